@@ -1,0 +1,5 @@
+"""medlt: fill the long tail of a radiograph collection with synthetic images, and prove whether it helps."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

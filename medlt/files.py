@@ -1,0 +1,85 @@
+"""Files that are whole or absent: temporary file, flush, rename. And digests of what they hold."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from torch import Tensor
+
+
+@contextmanager
+def atomic(path: Path) -> Iterator[Path]:
+    """Yield a temporary path beside `path`; rename it into place if the block ends well, remove it if not."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp{path.suffix}")
+    try:
+        yield temporary
+        with temporary.open("rb") as handle:
+            os.fsync(handle.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Write `data` to `path` atomically."""
+    with atomic(path) as temporary:
+        temporary.write_bytes(data)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write UTF-8 `text` to `path` atomically."""
+    write_bytes(path, text.encode())
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write `value` as sorted, indented JSON. Raises ValueError on NaN, which JSON does not know."""
+    write_text(path, json.dumps(value, indent=2, sort_keys=True, allow_nan=False) + "\n")
+
+
+def write_table(path: Path, table: pd.DataFrame) -> None:
+    """Write `table` as parquet with its index; equal tables give equal bytes."""
+    with atomic(path) as temporary:
+        table.to_parquet(temporary)
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
+    """Write named tensors as safetensors."""
+    from safetensors.torch import save_file
+
+    with atomic(path) as temporary:
+        save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, temporary, dict(metadata or {}))
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """Read named tensors from safetensors, onto the CPU."""
+    from safetensors.torch import load_file
+
+    return dict(load_file(path))
+
+
+def digest(*parts: object) -> str:
+    """16 hex digits that name `parts`: bytes as they are, everything else by its sorted JSON or printed form."""
+    state = hashlib.blake2b(digest_size=8)
+    for part in parts:
+        state.update(part if isinstance(part, bytes) else json.dumps(part, sort_keys=True, default=str).encode())
+        state.update(b"\x1f")
+    return state.hexdigest()
+
+
+def digest_file(path: Path) -> str:
+    """16 hex digits of a file's bytes, read in pieces."""
+    state = hashlib.blake2b(digest_size=8)
+    with Path(path).open("rb") as handle:
+        while piece := handle.read(1 << 20):
+            state.update(piece)
+    return state.hexdigest()

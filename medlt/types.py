@@ -1,0 +1,92 @@
+"""The seams every room of medlt is built on: protocols and small frozen dataclasses. Loads neither torch nor pandas.
+
+Notation: B batch, C latent channels, h x w latent size, H x W image size, K findings.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol, TypeAlias, runtime_checkable
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from torch import Tensor
+
+Denoiser: TypeAlias = "Callable[[Tensor, int], Tensor]"
+"""(x_t [B,C,h,w], t) -> estimate of x0, same shape. Hides eps / v / x0 parameterisation and the conditioning."""
+
+Guidance: TypeAlias = "Callable[[Denoiser], Denoiser]"
+"""A denoiser in, a guided denoiser out."""
+
+Signal: TypeAlias = "Callable[[Tensor, int], Tensor]"
+"""(x0 [B,C,h,w], t) -> [B]; larger means rarer."""
+
+
+class InputError(ValueError):
+    """A user's mistake, told in one line: what is wrong, where, and how to mend it. The command line exits 2 on it."""
+
+
+@runtime_checkable
+class Codec(Protocol):
+    """Images to latents and back. Images are float32 [B,1,H,W] in [0,1]; H and W are multiples of `factor`."""
+
+    channels: int
+    factor: int
+    digest: str
+
+    def moments(self, images: Tensor) -> Tensor:
+        """Raw statistics, mean | sd stacked, [B,2C,h,w]; a codec without spread gives 0 for the latter."""
+        ...
+
+    def latents(self, moments: Tensor, noise: Tensor | None = None) -> Tensor:
+        """(mean + sd * noise) * scaling factor, [B,C,h,w]; without `noise` the mode."""
+        ...
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """Images [B,1,H,W] in [0,1] from latents [B,C,h,w]."""
+        ...
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What one check says of one image: `value` held against `limit`. `reason` is one readable clause."""
+
+    check: str
+    uid: str
+    value: float
+    limit: float
+    passed: bool
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Synthetic images with what made them. `rows` and `labels` share the index `uid`, in the order of `images`.
+
+    images: float32 [B,1,H,W] in [0,1]; labels: one column a finding, in [0,1] or NaN; rows: the plan rows, with
+    whatever provenance the method adds as further columns.
+    """
+
+    rows: pd.DataFrame
+    images: Tensor
+    labels: pd.DataFrame
+
+
+Check: TypeAlias = "Callable[[Batch], Sequence[Finding]]"
+"""Looks at a batch, returns one Finding an image; decides nothing."""
+
+
+@runtime_checkable
+class Synthesizer(Protocol):
+    """A method. `plan` draws all chance; `run` is a pure function of plan rows."""
+
+    reads_real_images: bool
+
+    def plan(self, need: Mapping[str, int], seed: int) -> pd.DataFrame:
+        """One row a future image, indexed by uid, holding at least `finding`, `parents` and `seed`."""
+        ...
+
+    def run(self, rows: pd.DataFrame) -> Iterator[Batch]:
+        """Batches of finished images, in the order of `rows`."""
+        ...

@@ -1,0 +1,80 @@
+"""Synthetic images onto the disk: whole or absent, each with its provenance, shard by shard so that a kill loses one.
+
+A shard is a run of plan rows that hold whole slots. Its images are written first, its table last; a shard with a table
+is finished. Equal rows give equal bytes, so a shard made twice does no harm.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from PIL import Image
+from torch import Tensor
+
+from medlt.files import write_bytes, write_table, write_text
+from medlt.types import Batch, Finding
+
+COLUMNS = ("check", "uid", "value", "limit", "passed", "reason")
+
+
+def to_uint8(images: Tensor) -> np.ndarray:
+    """[B,1,H,W] in [0,1] -> uint8 [B,H,W], rounded half up. Raises ValueError on a value that is not finite."""
+    if not bool(torch.isfinite(images).all()):
+        raise ValueError("an image holds values that are not finite; it must not be written")
+    return (images[:, 0].clamp(0, 1) * 255 + 0.5).to(torch.uint8).numpy()
+
+
+def png(pixels: np.ndarray) -> bytes:
+    """8-bit grayscale [H,W] as PNG bytes."""
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+@dataclass(frozen=True)
+class DatasetWriter:
+    """Writes `folder`/images/UID.png, `folder`/stages/shards/*.parquet, and the tables drawn from them."""
+
+    folder: Path
+
+    def shard(self, name: str, kind: str) -> Path:
+        """The table of a shard: kind 'kept' (rows and labels of the images written) or 'findings'."""
+        return self.folder / "stages" / "shards" / f"{name}.{kind}.parquet"
+
+    def has(self, name: str) -> bool:
+        """Whether this shard is finished."""
+        return self.shard(name, "kept").exists()
+
+    def write(self, name: str, batch: Batch, findings: Sequence[Finding], kept: Sequence[str]) -> None:
+        """Write the images of `kept`, then the findings on all, then the rows of the kept."""
+        chosen = np.flatnonzero(batch.rows.index.isin(set(kept)))
+        for uid, pixels in zip(batch.rows.index[chosen], to_uint8(batch.images[chosen]), strict=True):
+            write_bytes(self.folder / "images" / f"{uid}.png", png(pixels))
+        write_table(self.shard(name, "findings"), pd.DataFrame([asdict(f) for f in findings], columns=COLUMNS))
+        rows = batch.rows.iloc[chosen].join(batch.labels.iloc[chosen])
+        write_table(self.shard(name, "kept"), rows.assign(path=[f"images/{uid}.png" for uid in rows.index]))
+
+    def _gather(self, kind: str) -> pd.DataFrame:
+        files = sorted((self.folder / "stages" / "shards").glob(f"*.{kind}.parquet"))
+        tables = [table for file in files if len(table := pd.read_parquet(file))]
+        return pd.concat(tables) if tables else pd.DataFrame()
+
+    def kept(self) -> pd.DataFrame:
+        """All kept rows with their labels, indexed by uid, in plan order."""
+        return self._gather("kept")
+
+    def findings(self) -> pd.DataFrame:
+        """All findings of all checks, one row a check and image."""
+        return self._gather("findings").reset_index(drop=True).reindex(columns=list(COLUMNS))
+
+
+def write_metadata(folder: Path, rows: pd.DataFrame, findings: Sequence[str]) -> None:
+    """images/metadata.csv, which makes `folder`/images a Hugging Face `imagefolder`: file_name, then the labels."""
+    table = rows[list(findings)].assign(file_name=[f"{uid}.png" for uid in rows.index])
+    write_text(folder / "images" / "metadata.csv", table[["file_name", *findings]].to_csv(index=False))

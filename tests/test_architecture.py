@@ -1,0 +1,129 @@
+"""The house itself: imports point down, functions and modules stay small, nothing heavy loads at the door."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+from statistics import median
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "medlt"
+LAYERS = (  # a module imports only from strictly lower layers, or from its own room
+    {"types", "config", "chance", "files", "_version"},
+    {"data", "diffusion", "sparse", "metrics"},
+    {"classify", "privacy", "checks"},
+    {"synthesis", "evaluation"},
+    {"writer", "report", "runs", "progress"},
+    {"doctor"},
+    {"cli"},
+    {"testing"},
+)
+RANK = {module: i for i, layer in enumerate(LAYERS) for module in layer}
+ORDERED_WITHIN_0 = {"config": {"types"}, "runs": set(), "chance": set(), "files": set(), "types": set()}
+
+
+def imported(source: str, here: tuple[str, ...], package: str = "medlt") -> set[str]:
+    """Rooms of `package` that this source imports; `here` is its dotted place."""
+    rooms: set[str] = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.ImportFrom):
+            base = here[: len(here) - node.level] if node.level else ()
+            base += tuple(node.module.split(".")) if node.module else ()
+            if base[:1] == (package,):
+                rooms |= {base[1]} if len(base) > 1 else {alias.name for alias in node.names}
+        elif isinstance(node, ast.Import):
+            rooms |= {alias.name.split(".")[1] for alias in node.names if alias.name.startswith(f"{package}.")}
+    return rooms
+
+
+def violations(files: dict[str, str]) -> list[str]:
+    """What breaks the layers in {path inside the package: source}."""
+    bad = []
+    for path, source in files.items():
+        me = path.split("/")[0].removesuffix(".py")
+        if me == "__init__":
+            continue
+        if me not in RANK:
+            bad.append(f"{path}: has no layer")
+            continue
+        here = ("medlt", *path.removesuffix(".py").split("/"))
+        for room in imported(source, here) - {me, "__version__"}:
+            within = room in ORDERED_WITHIN_0.get(me, set())
+            if RANK.get(room, -1) >= RANK[me] and not within:
+                bad.append(f"{path}: {me} -> {room}")
+    return bad
+
+
+def package_files() -> dict[str, str]:
+    return {p.relative_to(PACKAGE).as_posix(): p.read_text() for p in sorted(PACKAGE.rglob("*.py"))}
+
+
+def test_imports_point_down() -> None:
+    assert violations(package_files()) == []
+
+
+@pytest.mark.parametrize(
+    ("path", "source"),
+    [
+        ("utils.py", ""),
+        ("data/manifest.py", "from medlt.synthesis.fusion import x"),
+        ("data/manifest.py", "from ..diffusion import codec"),
+        ("sparse/cam.py", "import medlt.diffusion.codec"),
+        ("classify/train.py", "from medlt import cli"),
+    ],
+)
+def test_the_layer_test_sees_an_upward_import(path: str, source: str) -> None:
+    assert len(violations({path: source})) == 1
+
+
+def functions(path: Path) -> list[tuple[str, int]]:
+    tree = ast.parse(path.read_text())
+    kinds = (ast.FunctionDef, ast.AsyncFunctionDef)
+    return [
+        (f"{path.name}:{n.name}", (n.end_lineno or 0) - n.lineno + 1) for n in ast.walk(tree) if isinstance(n, kinds)
+    ]
+
+
+def test_functions_and_modules_are_small() -> None:
+    library = sorted(PACKAGE.rglob("*.py"))
+    recipes = sorted((ROOT / "pipelines").glob("*.py"))
+    sizes = [entry for path in library for entry in functions(path)]
+    assert [entry for entry in sizes if entry[1] > 40] == []
+    assert [entry for path in recipes for entry in functions(path) if entry[1] > 60] == []
+    assert median(size for _, size in sizes) <= 10
+    assert [p.name for p in library if len(p.read_text().splitlines()) > 300] == []
+    assert [p.name for p in recipes if len(p.read_text().splitlines()) > 120] == []
+
+
+@pytest.mark.parametrize("door", ["import medlt", "from medlt.cli import app; app(['--help'], standalone_mode=False)"])
+def test_nothing_heavy_loads_at_the_door(door: str) -> None:
+    heavy = "{'torch', 'monai', 'diffusers', 'pandas', 'pydicom', 'sklearn', 'cv2', 'PIL', 'pydantic'}"
+    code = (
+        f"import sys\n{door}\nsys.stderr.write(','.join(sorted({heavy} & set(sys.modules))) + f';{{len(sys.modules)}}')"
+    )
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stderr
+    loaded, count = said.split(";")
+    assert loaded == ""
+    assert int(count) < 600
+
+
+def test_the_public_namespace_is_what_the_stub_says() -> None:
+    import medlt
+
+    stub = ast.parse((PACKAGE / "__init__.pyi").read_text())
+    names = {alias.asname for node in stub.body if isinstance(node, ast.ImportFrom) for alias in node.names}
+    assert set(medlt.__all__) == names
+    for name in names:
+        assert getattr(medlt, name or "") is not None
+
+
+def test_nothing_names_a_machine() -> None:
+    kinds = {".py", ".md", ".yaml", ".yml", ".toml", ".ipynb", ".txt", ".sh"}
+    listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split(
+        "\n"
+    )
+    places = ("/" + "work/", "/" + "home/", "/" + "root/", "/" + "Users/", "/" + "mnt/")
+    texts = [ROOT / f for f in listed if f and Path(f).suffix in kinds and (ROOT / f).exists()]
+    assert [str(p) for p in texts if any(place in p.read_text() for place in places)] == []

@@ -1,0 +1,76 @@
+from pathlib import Path
+
+import pytest
+
+from medlt import config
+from medlt.types import InputError
+
+LEAST = """
+out: {out}
+data: {{kind: csv, table: labels.csv, findings: [Mass]}}
+codec: {{kind: folder, path: codec}}
+"""
+
+
+@pytest.fixture
+def least(tmp_path: Path) -> Path:
+    path = tmp_path / "least.yaml"
+    path.write_text(LEAST.format(out=tmp_path / "run"))
+    return path
+
+
+def test_the_resolved_config_reads_back_equal(least: Path, tmp_path: Path) -> None:
+    first = config.load(least, ["sparse.groups=4", "method.renoise=false"])
+    (tmp_path / "again.yaml").write_text(config.dump(first))
+    assert config.load(tmp_path / "again.yaml") == first
+    assert first.sparse.groups == 4
+    assert first.method.renoise is False
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("sparse.gruops=4", "sparse.gruops is not a known key"),
+        ("sparse.groups=none", "sparse.groups"),
+        ("seed", "has no '='"),
+        ("seed.deep=1", "not a section"),
+        ("checks.quantile=2", "less than 1"),
+        ("data.kind=dicoms", "data"),
+    ],
+)
+def test_a_mistake_is_one_clear_line(least: Path, override: str, said: str) -> None:
+    overrides = ["seed=1", override]
+    with pytest.raises(InputError, match=said.replace(".", r"\.")) as told:
+        config.load(least, overrides)
+    assert "\n" not in str(told.value)
+
+
+def test_a_missing_file_and_an_empty_one_are_told(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no such config file"):
+        config.load(tmp_path / "no.yaml")
+    (tmp_path / "empty.yaml").write_text("")
+    with pytest.raises(InputError, match="holds no settings"):
+        config.load(tmp_path / "empty.yaml")
+    (tmp_path / "bad.yaml").write_text("a: [")
+    with pytest.raises(InputError, match="not readable as YAML"):
+        config.load(tmp_path / "bad.yaml")
+
+
+def test_variables_are_read_from_the_environment(least: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    least.write_text(least.read_text().replace("labels.csv", "${PLACE_OF_DATA}/labels.csv"))
+    monkeypatch.delenv("PLACE_OF_DATA", raising=False)
+    with pytest.raises(InputError, match="PLACE_OF_DATA is not set"):
+        config.load(least)
+    monkeypatch.setenv("PLACE_OF_DATA", "here")
+    assert config.load(least).data.table == Path("here/labels.csv")  # type: ignore[union-attr]
+    least.write_text(least.read_text().replace("PLACE_OF_DATA", "PLACE_OF_NOTHING:-there"))
+    assert config.load(least).data.table == Path("there/labels.csv")  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("path", sorted(Path(__file__).parents[1].glob("pipelines/*.yaml")), ids=lambda p: p.name)
+def test_every_shipped_recipe_is_valid_and_opens_with_its_command(path: Path) -> None:
+    assert config.load(path).recipe in ("fusion",)
+    head = path.read_text().split("\nrecipe:")[0]
+    assert all(line.startswith("#") for line in head.splitlines() if line)
+    assert "medlt " in head
+    assert "minutes" in head

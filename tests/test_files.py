@@ -1,0 +1,47 @@
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+from medlt import files
+
+
+def test_a_write_that_fails_leaves_the_old_file_and_no_other(tmp_path: Path) -> None:
+    files.write_text(tmp_path / "a.txt", "old")
+
+    def interrupted() -> None:
+        with files.atomic(tmp_path / "a.txt") as temporary:
+            temporary.write_text("half")
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        interrupted()
+    assert (tmp_path / "a.txt").read_text() == "old"
+    assert os.listdir(tmp_path) == ["a.txt"]
+
+
+def test_tensors_come_back_equal(tmp_path: Path) -> None:
+    tensors = {"a.b": torch.randn(3, 4), "n": torch.tensor(7)}
+    files.write_tensors(tmp_path / "x.safetensors", tensors)
+    back = files.read_tensors(tmp_path / "x.safetensors")
+    assert back.keys() == tensors.keys()
+    assert all(torch.equal(back[k], tensors[k]) for k in tensors)
+
+
+def test_a_digest_sees_every_part_and_not_the_order_of_keys() -> None:
+    assert files.digest({"a": 1, "b": 2}) == files.digest({"b": 2, "a": 1})
+    assert len({files.digest("ab", "c"), files.digest("a", "bc"), files.digest("abc"), files.digest(b"abc")}) == 4
+
+
+def test_a_file_digest_is_that_of_its_bytes(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"x" * 3_000_000)
+    (tmp_path / "b").write_bytes(b"x" * 2_999_999 + b"y")
+    assert files.digest_file(tmp_path / "a") != files.digest_file(tmp_path / "b")
+    assert files.digest_file(tmp_path / "a") == files.digest_file(tmp_path / "a")
+
+
+def test_json_refuses_what_json_does_not_know(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="JSON"):
+        files.write_json(tmp_path / "a.json", {"x": float("nan")})
+    assert not (tmp_path / "a.json").exists()
