@@ -145,6 +145,7 @@ class Need(Strict):
     """How much of the tail to fill."""
 
     tail_below: int = Field(100, ge=1, description="a finding with fewer train positives is tail")
+    head_above: int = Field(1000, ge=1, description="a finding with more is head; if none has, thirds are taken")
     target: int = Field(100, ge=1, description="train positives wanted for each tail finding")
     most: int = Field(500, ge=1, description="never more than this many images a finding")
     candidates: int = Field(2, ge=1, description="candidates made for each wanted image; the judge keeps the best")
@@ -192,6 +193,7 @@ class RunConfig(Strict):
     threads: int | None = Field(None, ge=1, description="torch threads; equal bytes need an equal number")
     device: Literal["cpu", "cuda", "auto"] = "cpu"
     data: Data
+    skip_unreadable: bool = Field(False, description="go on without images that cannot be read, and list them")
     codec: CodecConfig
     sparse: SparseConfig = SparseConfig()
     denoiser: DenoiserConfig = DenoiserConfig()

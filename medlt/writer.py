@@ -39,13 +39,16 @@ def png(pixels: np.ndarray) -> bytes:
 
 @dataclass(frozen=True)
 class DatasetWriter:
-    """Writes `folder`/images/UID.png, `folder`/stages/shards/*.parquet, and the tables drawn from them."""
+    """Shards below `folder`/stages/shards, and the published images in `folder`/images."""
 
     folder: Path
 
     def shard(self, name: str, kind: str) -> Path:
         """The table of a shard: kind 'kept' (rows and labels of the images written) or 'findings'."""
         return self.folder / "stages" / "shards" / f"{name}.{kind}.parquet"
+
+    def _staged(self, uid: str) -> Path:
+        return self.folder / "stages" / "shards" / "images" / f"{uid}.png"
 
     def has(self, name: str) -> bool:
         """Whether this shard is finished."""
@@ -55,10 +58,21 @@ class DatasetWriter:
         """Write the images of `kept`, then the findings on all, then the rows of the kept."""
         chosen = np.flatnonzero(batch.rows.index.isin(set(kept)))
         for uid, pixels in zip(batch.rows.index[chosen], to_uint8(batch.images[chosen]), strict=True):
-            write_bytes(self.folder / "images" / f"{uid}.png", png(pixels))
+            write_bytes(self._staged(uid), png(pixels))
         write_table(self.shard(name, "findings"), pd.DataFrame([asdict(f) for f in findings], columns=COLUMNS))
         rows = batch.rows.iloc[chosen].join(batch.labels.iloc[chosen])
         write_table(self.shard(name, "kept"), rows.assign(path=[f"images/{uid}.png" for uid in rows.index]))
+
+    def read(self, uids: Sequence[str]) -> Tensor:
+        """Kept images of finished shards, uint8 [n,1,H,W]."""
+        return torch.stack([torch.from_numpy(np.array(Image.open(self._staged(uid))))[None] for uid in uids])
+
+    def publish(self, uids: Sequence[str]) -> None:
+        """Copy these kept images to images/, where users look; the shards stay for a resume."""
+        for uid in uids:
+            target = self.folder / "images" / f"{uid}.png"
+            if not target.exists():
+                write_bytes(target, self._staged(uid).read_bytes())
 
     def _gather(self, kind: str) -> pd.DataFrame:
         files = sorted((self.folder / "stages" / "shards").glob(f"*.{kind}.parquet"))

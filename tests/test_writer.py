@@ -38,7 +38,7 @@ def test_an_image_that_is_not_finite_is_never_written(tmp_path: Path, bad: float
         DatasetWriter(tmp_path).write("0", made, [], ["u0", "u1"])
     assert not DatasetWriter(tmp_path).has("0")
     DatasetWriter(tmp_path).write("0", made, [], ["u0"])
-    assert [p.name for p in (tmp_path / "images").iterdir()] == ["u0.png"]
+    assert [p.name for p in (tmp_path / "stages" / "shards" / "images").iterdir()] == ["u0.png"]
 
 
 def test_kept_images_have_their_own_rows_and_rejects_their_reasons(tmp_path: Path) -> None:
@@ -48,6 +48,7 @@ def test_kept_images_have_their_own_rows_and_rejects_their_reasons(tmp_path: Pat
     writer.write("0", made, findings, ["u2"])
     assert writer.has("0")
     kept = writer.kept()
+    writer.publish(kept.index)
     assert kept.index.tolist() == ["u2"]
     assert kept.loc["u2", "Mass"] == 0.25
     assert (np.asarray(Image.open(tmp_path / kept.loc["u2", "path"])) == to_uint8(made.images)[2]).all()
@@ -57,6 +58,7 @@ def test_kept_images_have_their_own_rows_and_rejects_their_reasons(tmp_path: Pat
 def test_an_image_folder_of_hugging_face_can_be_made_of_it(tmp_path: Path) -> None:
     writer = DatasetWriter(tmp_path)
     writer.write("0", batch(), [], ["u0", "u1"])
+    writer.publish(["u0", "u1"])
     write_metadata(tmp_path, writer.kept(), ["Mass"])
     table = pd.read_csv(tmp_path / "images" / "metadata.csv")
     assert table["file_name"].tolist() == ["u0.png", "u1.png"]

@@ -1,0 +1,82 @@
+"""Patient folds that share out every finding evenly, and judges that never saw the fold they judge.
+
+Folds follow iterative stratification (Sechidis et al. 2011): rarest finding first, each patient to the fold that wants
+it most. A patient is never divided.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import numpy as np
+import pandas as pd
+from torch import Tensor
+
+from medlt.chance import rng
+from medlt.types import InputError
+
+Judge: TypeAlias = Callable[[Tensor], Tensor]
+"""Images [B,1,H,W] -> probabilities [B,K]."""
+
+
+def folds(patients: pd.Series, labels: pd.DataFrame, k: int, seed: int) -> pd.Series:
+    """Fold 0..k-1 of every uid. patients: uid -> patient_id; labels: same index, one 0/1/NaN column a finding.
+
+    Raises InputError for fewer patients than folds.
+    """
+    held = (labels.reindex(patients.index) == 1).groupby(patients.to_numpy()).any().astype(float)  # [patients,K]
+    if len(held) < k:
+        raise InputError(f"{len(held)} patients cannot make {k} folds; lower checks.folds or give more patients")
+    held = held.iloc[rng(seed, "folds").permutation(len(held))]
+    rarity = np.where(held.to_numpy() > 0, held.sum().to_numpy(), np.inf).min(1)
+    order = np.argsort(rarity, kind="stable")
+    fold = pd.Series(_share_out(held.to_numpy()[order], k), index=held.index[order])
+    return pd.Series(fold.loc[patients.to_numpy()].to_numpy(), index=patients.index, name="fold")
+
+
+def _share_out(held: np.ndarray, k: int) -> np.ndarray:
+    """Fold of each patient [P], taken in order, from what each holds [P,K].
+
+    The fold that still lacks most of the patient's rarest finding takes it; ties go to the smallest, then the first.
+    """
+    wanted = np.tile(held.sum(0) / k, (k, 1))
+    count, chosen = held.sum(0), np.zeros(len(held), dtype=np.int64)
+    sizes = np.zeros(k)
+    for i, row in enumerate(held):
+        own = np.flatnonzero(row)
+        lack = wanted[:, own[np.argmin(count[own])]] if len(own) else np.zeros(k)
+        chosen[i] = fold = np.lexsort((np.arange(k), sizes, -lack))[0]
+        wanted[fold] -= row
+        sizes[fold] += 1
+    return chosen
+
+
+@dataclass(frozen=True)
+class Crossfit:
+    """judges[k] was trained without the rows of fold k. `held_out`: uid x finding, each row by its own fold's judge."""
+
+    judges: tuple[Judge, ...]
+    fold: pd.Series
+    held_out: pd.DataFrame
+
+
+def crossfit(
+    fold: pd.Series,
+    images: Callable[[Sequence[str]], Tensor],
+    train: Callable[[Sequence[str], int], Judge],
+    findings: Sequence[str],
+) -> Crossfit:
+    """One judge a fold, trained on the other folds' rows and asked about its own.
+
+    fold: uid -> 0..k-1; images(uids) -> [n,1,H,W]; train(uids, k) -> judge k, which is shown `uids` only.
+    """
+    judges, parts = [], []
+    for k in range(int(fold.max()) + 1):
+        judge = train(list(fold.index[fold != k]), k)
+        inside = list(fold.index[fold == k])
+        scores = judge(images(inside)).cpu().numpy()
+        parts.append(pd.DataFrame(scores, index=pd.Index(inside, name="uid"), columns=list(findings)))
+        judges.append(judge)
+    return Crossfit(tuple(judges), fold, pd.concat(parts).loc[fold.index])

@@ -1,0 +1,55 @@
+"""Images and labels a classifier reads, whole in memory as 8 bit, aligned by uid."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from medlt.files import digest
+from medlt.types import InputError
+
+
+@dataclass(frozen=True)
+class TrainingSet:
+    """images uint8 [N,1,S,S]; labels float32 [N,K] in [0,1] or NaN; weights float32 [N]; uids, N of them, distinct."""
+
+    images: Tensor
+    labels: np.ndarray
+    weights: np.ndarray
+    uids: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        sizes = {len(self.images), len(self.labels), len(self.weights), len(self.uids)}
+        if len(sizes) > 1:
+            raise InputError(f"images, labels, weights and uids differ in number: {sorted(sizes)}")
+        if self.images.dtype != torch.uint8 or self.images.ndim != 4 or self.images.shape[1] != 1:
+            raise InputError(f"images must be uint8 [N,1,S,S], got {self.images.dtype} {tuple(self.images.shape)}")
+        if len(set(self.uids)) != len(self.uids):
+            raise InputError("a uid occurs twice; give every image, copies too, a uid of its own")
+
+    def __len__(self) -> int:
+        return len(self.uids)
+
+    def take(self, uids: Sequence[str]) -> TrainingSet:
+        """The rows of `uids`, in that order. Raises InputError for a uid that is not here."""
+        at = {uid: i for i, uid in enumerate(self.uids)}
+        if missing := [uid for uid in uids if uid not in at]:
+            raise InputError(f"{len(missing)} uids are not in this set, the first {missing[0]}")
+        rows = np.array([at[uid] for uid in uids], dtype=np.int64)
+        return TrainingSet(self.images[torch.from_numpy(rows)], self.labels[rows], self.weights[rows], tuple(uids))
+
+    def digest(self) -> str:
+        """Names the content: uids, pixels, labels, weights, in order."""
+        parts = (self.images.contiguous().numpy(), self.labels.astype(np.float32), self.weights.astype(np.float32))
+        return digest(list(self.uids), *(part.tobytes() for part in parts))
+
+
+def to_uint8(images: Tensor) -> Tensor:
+    """[0,1] float -> 8 bit as a file would hold it; uint8 stays. What is not finite becomes 0."""
+    if images.dtype == torch.uint8:
+        return images
+    return images.nan_to_num(0, 0, 0).clamp(0, 1).mul(255).round().to(torch.uint8)

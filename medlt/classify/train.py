@@ -1,0 +1,249 @@
+"""Train one image classifier, the same way for every arm of a comparison and for every judge.
+
+Same steps, same schedule (linear warm-up, cosine to 0), same loss weights; step s is a function of (seed, s), so two
+arms with one seed start from equal weights and see equal real images but for the slots an arm gives to added ones.
+The weights that are kept are an exponential moving average, those with the best macro AP on the validation set.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from medlt import files
+from medlt.chance import batch_indices, generator, rng, seed_of
+from medlt.classify.augment import augment as move
+from medlt.classify.losses import loss as named_loss
+from medlt.classify.networks import network as named_network
+from medlt.classify.sets import TrainingSet, to_uint8
+from medlt.metrics.ranking import macro_average_precision
+
+__all__ = ["Classifier", "Settings", "TrainingSet", "fit"]
+
+log = logging.getLogger(__name__)
+FORMAT = 1  # part of the cache key: raise it when the same settings would train other weights
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a training is, beside its data."""
+
+    network: str = "small"
+    loss: str = "balanced"
+    steps: int = 500
+    batch: int = 32
+    learning_rate: float = 1e-3
+    weight_decay: float = 1e-2
+    evaluate_every: int = 50
+    patience: int = 4
+    mix: float = 0.2
+    augment: bool = True
+    seed: int = 0
+    warm_up: float = field(default=0.1, metadata={"unit": "share of steps"})
+    ema: float = 0.98
+
+
+@dataclass(frozen=True)
+class Classifier:
+    """A trained network on images of side `size`. `record` holds settings, history and digests, as written to JSON."""
+
+    net: nn.Module
+    size: int
+    record: dict[str, Any]
+
+    def __call__(self, images: Tensor) -> Tensor:
+        return self.predict(images)
+
+    @torch.no_grad()
+    def predict(self, images: Tensor, chunk: int = 64) -> Tensor:
+        """images uint8 or float in [0,1], [B,1,H,W] -> probabilities float32 [B,K].
+
+        Floats are rounded to 8 bit first, and other sizes brought to `size` by area, as a written file would be.
+        """
+        self.net.eval()
+        place = next(self.net.parameters()).device
+        parts = [
+            _logits(self.net, _resized(to_uint8(images[i : i + chunk]).to(place), self.size)).cpu()
+            for i in range(0, len(images), chunk)
+        ]
+        return torch.cat(parts).sigmoid() if parts else torch.zeros(0, len(self.record["positive"]))
+
+
+def _resized(images: Tensor, size: int) -> Tensor:
+    """uint8 [B,1,H,W] -> float [B,1,size,size] in [0,1]."""
+    images = images.float() / 255
+    return images if images.shape[-2:] == (size, size) else F.interpolate(images, (size, size), mode="area")
+
+
+def _logits(net: nn.Module, images: Tensor) -> Tensor:
+    """Logits float32 [B,K] of images [B,1,S,S] in [0,1], in bfloat16 with channels last: twice as fast on a CPU."""
+    standardised = ((images - 0.5) / 0.25).contiguous(memory_format=torch.channels_last)
+    with torch.autocast(images.device.type, torch.bfloat16):
+        logits: Tensor = net(standardised)
+    return logits.float()
+
+
+def fit(
+    real: TrainingSet,
+    val: TrainingSet,
+    *,
+    folder: Path,
+    added: TrainingSet | None = None,
+    progress: Callable[[str, int, int], None] | None = None,
+    name: str = "classifier",
+    device: str = "cpu",
+    **settings: Any,
+) -> Classifier:
+    """Train on `real`, with each slot of a batch given to `added` with probability `mix`; keep the best on `val`.
+
+    settings: the fields of Settings. The result is kept in `folder` under a digest of data and settings and read back
+    when it is there already. Raises InputError on unknown names; a TypeError on an unknown setting.
+    """
+    chosen = Settings(**settings)
+    key = _key(real, val, added, chosen, device)
+    place = Path(folder) / f"classifier-{key}.json"
+    if not place.exists():
+        _train(real, val, added, chosen, place, lambda done: progress and progress(name, done, chosen.steps), device)
+    return load(place, device)
+
+
+def _key(real: TrainingSet, val: TrainingSet, added: TrainingSet | None, settings: Settings, device: str) -> str:
+    extra = added.digest() if added is not None and len(added) else ""
+    return files.digest(FORMAT, real.digest(), val.digest(), extra, asdict(settings), device, torch.get_num_threads())
+
+
+def load(place: Path, device: str = "cpu") -> Classifier:
+    """Read a classifier back from its JSON record and the weights beside it."""
+    record = json.loads(place.read_text())
+    net = named_network(record["settings"]["network"], len(record["positive"]))
+    net.load_state_dict(files.read_tensors(place.with_suffix(".safetensors")))
+    return Classifier(net.to(device).eval(), record["size"], record)
+
+
+@contextmanager
+def _initial(seed: int) -> Iterator[None]:
+    """Weights are drawn from the seed, and the global generator is left as it was."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        yield
+
+
+def learning_rate(step: int, steps: int, peak: float, warm_up: float) -> float:
+    """Linear from 0 to `peak` over the first `warm_up` share of steps, then a half cosine to 0."""
+    rise = max(1, round(warm_up * steps))
+    if step < rise:
+        return peak * (step + 1) / rise
+    return peak * 0.5 * (1 + math.cos(math.pi * (step - rise) / max(1, steps - rise)))
+
+
+def _batch(
+    real: TrainingSet, added: TrainingSet | None, settings: Settings, step: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """images float [B,1,S,S], labels [B,K], weights [B] of one step: a function of (seed, step) and the data."""
+    key, size = settings.seed, settings.batch
+    rows = batch_indices(len(real), size, step, key, "real")
+    images, labels, weights = real.images[torch.from_numpy(rows)], real.labels[rows], real.weights[rows]
+    if added is not None and len(added):
+        slots = np.flatnonzero(rng(key, "mix", step).random(size) < settings.mix)
+        other = batch_indices(len(added), size, step, key, "added")[slots]
+        images[torch.from_numpy(slots)] = added.images[torch.from_numpy(other)]
+        labels[slots], weights[slots] = added.labels[other], added.weights[other]
+    floats = images.float() / 255
+    if settings.augment:
+        floats = move(floats, generator(key, "augment", step))
+    return floats, torch.from_numpy(labels), torch.from_numpy(weights)
+
+
+def _train(
+    real: TrainingSet,
+    val: TrainingSet,
+    added: TrainingSet | None,
+    settings: Settings,
+    place: Path,
+    tell: Callable[[int], Any],
+    device: str,
+) -> None:
+    """The loop. Writes the weights, then the record that names them: the record's presence means both are whole."""
+    findings = real.labels.shape[1]
+    loss = named_loss(settings.loss, torch.from_numpy(real.labels).to(device))
+    with _initial(seed_of(settings.seed, "weights")):
+        net = named_network(settings.network, findings).to(device)
+    decay: Any = get_ema_multi_avg_fn(settings.ema)  # type: ignore[no-untyped-call]
+    averaged = AveragedModel(net, multi_avg_fn=decay, use_buffers=True)
+    optimizer = torch.optim.AdamW(net.parameters(), lr=0.0, weight_decay=settings.weight_decay)
+    best = Best(settings.patience)
+    for step in range(settings.steps):
+        rate = learning_rate(step, settings.steps, settings.learning_rate, settings.warm_up)
+        optimizer.param_groups[0]["lr"] = rate
+        value = _step(net, optimizer, loss, _batch(real, added, settings, step))
+        averaged.update_parameters(net)
+        tell(step + 1)
+        if (step + 1) % settings.evaluate_every == 0 or step + 1 == settings.steps:
+            best.see(step + 1, value, averaged.module, val)
+            if best.stale:
+                break
+    record = _record(real, val, added, settings) | {"best_step": best.step, "history": best.history}
+    files.write_tensors(place.with_suffix(".safetensors"), best.weights)
+    files.write_json(place, record)
+
+
+def _step(net: nn.Module, optimizer: torch.optim.Optimizer, loss: Any, batch: tuple[Tensor, Tensor, Tensor]) -> float:
+    """One gradient step; the loss."""
+    images, labels, weights = (part.to(next(net.parameters()).device) for part in batch)
+    net.train()
+    value = loss(_logits(net, images), labels, weights)
+    optimizer.zero_grad(set_to_none=True)
+    value.backward()
+    nn.utils.clip_grad_norm_(net.parameters(), 1.0)
+    optimizer.step()
+    return float(value.detach())
+
+
+class Best:
+    """The best weights so far by validation macro AP, and whether `patience` evaluations went by without better."""
+
+    def __init__(self, patience: int) -> None:
+        self.patience, self.score, self.step, self.since = patience, -math.inf, 0, 0
+        self.history: list[dict[str, float | None]] = []
+        self.weights: dict[str, Tensor] = {}
+
+    def see(self, step: int, loss: float, net: nn.Module, val: TrainingSet) -> None:
+        """Evaluate `net` after `step` steps, the last of which had `loss`. A val set without positives never ranks."""
+        scores = Classifier(net, val.images.shape[-1], {"positive": [0] * val.labels.shape[1]}).predict(val.images)
+        found = macro_average_precision(val.labels, scores.numpy())
+        self.history.append({"step": step, "loss": loss, "val_macro_ap": None if math.isnan(found) else found})
+        self.since += 1
+        if not self.weights or math.isnan(found) or found > self.score:
+            self.score, self.step, self.since = found if not math.isnan(found) else self.score, step, 0
+            self.weights = {k: v.detach().clone() for k, v in net.state_dict().items()}
+
+    @property
+    def stale(self) -> bool:
+        """No better weights for `patience` evaluations."""
+        return self.since >= self.patience
+
+
+def _record(real: TrainingSet, val: TrainingSet, added: TrainingSet | None, settings: Settings) -> dict[str, Any]:
+    """What was trained on what. No times: a rerun gives the same bytes."""
+    return {
+        "settings": asdict(settings),
+        "size": int(real.images.shape[-1]),
+        "positive": [float(n) for n in np.nansum(real.labels, axis=0)],
+        "train_digest": real.digest(),
+        "train_rows": len(real),
+        "added_digest": added.digest() if added is not None else None,
+        "added_rows": len(added) if added is not None else 0,
+        "val_digest": val.digest(),
+    }

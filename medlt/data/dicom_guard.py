@@ -1,0 +1,198 @@
+"""Opening what a folder really holds: what is no readable radiograph is refused with a reason, never a crash.
+
+Reasons (`Unreadable.code`): missing, not_dicom, not_an_image, no_pixels, too_large, codec_missing, truncated, corrupt.
+"""
+
+from __future__ import annotations
+
+import zlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pydicom
+from pydicom.dataset import Dataset
+from pydicom.pixels import get_decoder, pixel_array
+from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian
+from pydicom.uid import ExplicitVRLittleEndian as ExplicitLE
+from pydicom.uid import ImplicitVRLittleEndian as ImplicitLE
+
+from medlt.data import dicom_codecs
+from medlt.types import InputError
+
+LIMIT_SAMPLES = 2**28  # 20 times a full-size radiograph
+LIMIT_INFLATED_BYTES = 2**30
+NO_IMAGE = frozenset({"SR", "PR", "KO", "DOC", "SEG", "REG", "RTDOSE", "RTPLAN", "RTSTRUCT", "RTRECORD"})
+
+
+class Unreadable(InputError):  # noqa: N818
+    """A file that is no usable image. `code` is the reason for failures.csv; the text is one line with a hint."""
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+
+    def __reduce__(self) -> tuple[type[Unreadable], tuple[str, str]]:
+        return Unreadable, (self.code, str(self))
+
+
+def open_dicom(path: Path) -> tuple[Dataset, tuple[str, ...]]:
+    """The data set and notes on what was wrong but mended. Raises Unreadable before any pixel is decoded."""
+    path = Path(path)
+    notes = () if _has_preamble(path) else ("no preamble",)
+    _refuse_bomb(path)
+    header = _parsed(path, stop_before_pixels=True)
+    _refuse_other_objects(header, path)
+    _refuse_giant(header, path)
+    data = _parsed(path)
+    if not any(k in data for k in ("PixelData", "FloatPixelData", "DoubleFloatPixelData")):
+        raise Unreadable("no_pixels", f"{path}: no pixel data ({_kind(data)}), or cut before it; leave the file out")
+    return data, notes + _mend(data, path)
+
+
+def stored_values(data: Dataset, path: Path) -> np.ndarray:
+    """Stored values of the first frame, [H,W] or [H,W,3]: upper bits cleared, sign extended, YBR already RGB.
+
+    PS3.5 section 8.1.1. Raises Unreadable on a missing codec, a truncated or a damaged stream.
+    """
+    syntax = data.file_meta.TransferSyntaxUID
+    _refuse_without_codec(syntax, path)
+    shift = _bits_below(data)
+    try:
+        if not shift or syntax.is_encapsulated:
+            return _native(pixel_array(data, index=0))
+        return _shifted(_native(pixel_array(data, index=0, correct_unused_bits=False)), data, shift)
+    except Exception as error:
+        raise _damaged(error, path) from None
+
+
+def _native(values: np.ndarray) -> np.ndarray:
+    """The same values in this machine's byte order."""
+    return np.asarray(values, values.dtype.newbyteorder("="))
+
+
+def _shifted(raw: np.ndarray, data: Dataset, shift: int) -> np.ndarray:
+    """Values whose HighBit is not BitsStored - 1: drop the `shift` bits below, then those above."""
+    unused = int(data.BitsAllocated) - int(data.BitsStored)
+    return np.asarray((raw << (unused - shift)) >> unused)
+
+
+def _bits_below(data: Dataset) -> int:
+    stored = int(data.get("BitsStored") or 0)
+    high = data.get("HighBit")
+    return 0 if high is None else max(0, int(high) + 1 - stored)
+
+
+def _has_preamble(path: Path) -> bool:
+    try:
+        with path.open("rb") as handle:
+            return handle.read(132)[128:] == b"DICM"
+    except OSError as error:
+        reason = error.strerror or "cannot be opened"
+        raise Unreadable("missing", f"{path}: {reason}; check the path and its permissions") from None
+
+
+def _parsed(path: Path, stop_before_pixels: bool = False) -> Dataset:
+    """dcmread behind a guard, as hostile bytes may raise anything; text that merely parses is refused."""
+    try:
+        data = pydicom.dcmread(path, force=True, stop_before_pixels=stop_before_pixels)
+        plausible = "SOPClassUID" in data or ("Rows" in data and "Columns" in data) or "PatientID" in data
+        plausible = plausible or "MediaStorageSOPClassUID" in data.file_meta
+    except Exception as error:
+        raise _damaged(error, path) from None
+    if not plausible:
+        raise Unreadable("not_dicom", f"{path}: neither DICOM nor PNG nor JPEG; leave the file out")
+    return data
+
+
+def _damaged(error: Exception, path: Path) -> Unreadable:
+    told = (str(error) or type(error).__name__).splitlines()[0]
+    code = "truncated" if "less than expected" in told or "End of" in told else "corrupt"
+    return Unreadable(code, f"{path}: damaged DICOM ({told}); restore the file from its source")
+
+
+def _kind(data: Dataset) -> str:
+    uid = data.get("SOPClassUID") or data.file_meta.get("MediaStorageSOPClassUID") or "no SOP class"
+    return str(UID(str(uid)).name)
+
+
+def _refuse_other_objects(header: Dataset, path: Path) -> None:
+    if str(header.get("Modality", "")) in NO_IMAGE or "DirectoryRecordSequence" in header:
+        raise Unreadable("not_an_image", f"{path}: a {_kind(header)}, not an image; leave the file out")
+
+
+def _refuse_giant(header: Dataset, path: Path) -> None:
+    """Rows x Columns x frames x samples against the cap, from the header alone."""
+    try:
+        sides = [int(header.get(k) or 1) for k in ("Rows", "Columns", "NumberOfFrames", "SamplesPerPixel")]
+    except (TypeError, ValueError) as error:
+        raise _damaged(error, path) from None
+    if np.prod(np.array(sides, dtype=object)) > LIMIT_SAMPLES:
+        size = " x ".join(map(str, sides))
+        raise Unreadable("too_large", f"{path}: {size} samples exceed the limit of {LIMIT_SAMPLES}; leave the file out")
+
+
+def _refuse_bomb(path: Path) -> None:
+    """A deflated data set is inflated piecewise and thrown away, until it ends or passes the cap."""
+    try:
+        with path.open("rb") as handle:
+            meta = pydicom.filereader.read_file_meta_info(path) if handle.read(132)[128:] == b"DICM" else Dataset()
+            if meta.get("TransferSyntaxUID") != DeflatedExplicitVRLittleEndian:
+                return
+            handle.seek(144 + int(meta.FileMetaInformationGroupLength))
+            deflated = handle.read()
+    except Exception as error:
+        raise _damaged(error, path) from None
+    if _inflated_size(deflated) > LIMIT_INFLATED_BYTES:
+        limit = f"more than {LIMIT_INFLATED_BYTES >> 20} MiB when inflated"
+        raise Unreadable("too_large", f"{path}: {limit}; leave the file out")
+
+
+def _inflated_size(deflated: bytes) -> int:
+    """Bytes after inflation, counted up to just past the cap; a damaged stream counts as far as it goes."""
+    inflater, size = zlib.decompressobj(-zlib.MAX_WBITS), 0
+    try:
+        while size <= LIMIT_INFLATED_BYTES and not inflater.eof:
+            piece = inflater.decompress(deflated, 2**24)
+            deflated = inflater.unconsumed_tail
+            if not piece:
+                break
+            size += len(piece)
+    except zlib.error:
+        return size
+    return size
+
+
+def _mend(data: Dataset, path: Path) -> tuple[str, ...]:
+    """Give a file without file meta its transfer syntax, and a nonsensical frame count the value 1."""
+    notes: list[str] = []
+    if "TransferSyntaxUID" not in data.file_meta:
+        data.file_meta.TransferSyntaxUID = _assumed_syntax(data, path)
+        notes.append("no transfer syntax")
+    frames: Any = data.get("NumberOfFrames", 1)
+    if frames in (None, "") or int(frames) < 1:
+        data.NumberOfFrames = 1
+        notes.append("no frame count")
+    elif int(frames) > 1:
+        notes.append(f"first of {int(frames)} frames")
+    return tuple(notes)
+
+
+def _assumed_syntax(data: Dataset, path: Path) -> UID:
+    """Uncompressed, in the encoding pydicom found. PS3.10 requires file meta, so a compressed stream is refused."""
+    if "PixelData" in data and data["PixelData"].is_undefined_length:
+        raise Unreadable("corrupt", f"{path}: compressed, but without a transfer syntax; export the file again")
+    implicit, little = data.original_encoding
+    return ImplicitLE if implicit else ExplicitLE if little else ExplicitVRBigEndian
+
+
+def _refuse_without_codec(syntax: UID, path: Path) -> None:
+    dicom_codecs.register()
+    try:
+        decoder = get_decoder(syntax)
+    except NotImplementedError:
+        hint = "convert the file to another transfer syntax"
+        raise Unreadable("codec_missing", f"{path}: transfer syntax {syntax.name} is not supported; {hint}") from None
+    if not decoder.is_available:
+        needed = "; ".join(decoder.missing_dependencies)
+        raise Unreadable("codec_missing", f"{path}: {syntax.name} needs a codec that is not installed: {needed}")

@@ -1,0 +1,203 @@
+"""MONAI transforms, data sets and loaders over a Manifest. Images stay upright (rows, columns) and are never flipped.
+
+MONAI's own readers hand back (width, height); files are read by `read_image` instead.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from monai.data import CacheDataset, Dataset, PersistentDataset
+from monai.transforms import Compose, MapTransform, RandAdjustContrastd, RandAffined, RandScaleIntensityd
+from torch import Tensor
+from torch.utils.data import DataLoader
+from torch.utils.data import Dataset as TorchDataset
+
+from medlt import chance
+from medlt.data.images import read_image
+from medlt.data.manifest import Manifest
+from medlt.data.validate import scan
+from medlt.files import digest, read_tensors, write_tensors
+from medlt.types import InputError
+
+__all__ = [
+    "Radiographs",
+    "ReadSquared",
+    "StoredDataset",
+    "augmentation",
+    "dataset",
+    "images",
+    "loader",
+    "scan",
+    "square",
+    "transforms",
+]
+
+_PREPARATION = 1  # raise it when `square` or `read_image` change what they return: it names the cached files
+
+
+def square(pixels: np.ndarray, size: int) -> np.ndarray:
+    """float32 [H,W] to [size,size]: centred on a square of the image's minimum, then area-averaged down.
+
+    An image smaller than `size` is enlarged bilinearly. Aspect ratio and orientation are kept.
+    """
+    high, wide = pixels.shape
+    side = max(high, wide)
+    top, left = (side - high) // 2, (side - wide) // 2
+    padded = np.pad(pixels, ((top, side - high - top), (left, side - wide - left)), constant_values=pixels.min())
+    if side == size:
+        return np.asarray(padded, np.float32)
+    way = cv2.INTER_AREA if side > size else cv2.INTER_LINEAR
+    resized = cv2.resize(padded.astype(np.float32), (size, size), interpolation=way)
+    return np.asarray(np.clip(resized, 0, 1), np.float32)
+
+
+class ReadSquared(MapTransform):  # type: ignore[misc]
+    """`path` -> `image`: float32 [1,size,size] in [0,1]. Raises Unreadable on a damaged file."""
+
+    def __init__(self, size: int, keys: Sequence[str] = ("path",), output: str = "image") -> None:
+        super().__init__(keys)
+        self.size = size
+        self.output = output
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        pixels = square(read_image(Path(data[self.keys[0]])), self.size)
+        return {**data, self.output: torch.from_numpy(pixels)[None]}
+
+
+def transforms(size: int) -> Compose:
+    """Dict transform: {"uid", "path"} gains "image", float32 [1,size,size] in [0,1]."""
+    return Compose([ReadSquared(size)])
+
+
+def augmentation(size: int, seed: int) -> Compose:
+    """Dict transform of "image" for training classifiers: small rotation, shift, zoom, contrast, brightness; no flip.
+
+    Draws come from `seed` alone; rebuild it with a key of (seed, step) where training must be resumable.
+    """
+    small = 0.04 * size
+    affine = RandAffined(
+        keys="image",
+        prob=0.8,
+        rotate_range=0.12,
+        translate_range=(small, small),
+        scale_range=0.08,
+        padding_mode="border",
+    )
+    contrast = RandAdjustContrastd(keys="image", prob=0.5, gamma=(0.8, 1.25))
+    brightness = RandScaleIntensityd(keys="image", prob=0.5, factors=0.1)
+    chain = Compose([affine, contrast, brightness], lazy=False)
+    chain.set_random_state(seed=chance.seed_of("augmentation", seed) % 2**32)
+    return chain
+
+
+class StoredDataset(PersistentDataset):  # type: ignore[misc]
+    """MONAI's PersistentDataset with safetensors files that are whole or absent: a kill leaves nothing damaged."""
+
+    def _cachecheck(self, item_transformed: dict[str, Any]) -> dict[str, Any]:
+        file = Path(self.cache_dir) / f"{item_transformed['key']}.safetensors"
+        if not file.is_file():
+            write_tensors(file, {"image": self._pre_transform(dict(item_transformed))["image"]})
+        return {**item_transformed, **read_tensors(file)}
+
+
+@contextmanager
+def _users_mistakes() -> Iterator[None]:
+    """MONAI turns every error of a transform into RuntimeError; give an InputError inside back as itself."""
+    try:
+        yield
+    except RuntimeError as error:
+        cause: BaseException | None = error
+        while cause is not None and not isinstance(cause, InputError):
+            cause = cause.__cause__
+        raise cause or error from None
+
+
+class Radiographs(TorchDataset[dict[str, Any]]):
+    """{"uid", "image" [1,S,S], "label" float32 [K] with NaN, "weight" float32} a row, in the manifest's order.
+
+    Labels come from the manifest, never from a cache: a corrected label is seen at once.
+    """
+
+    def __init__(self, manifest: Manifest, source: Dataset) -> None:
+        self.uids = tuple(manifest.rows.index)
+        self.source = source
+        self.labels = torch.from_numpy(manifest.labels())
+        weight = manifest.rows.get("weight")
+        values = np.ones(len(self.uids)) if weight is None else weight.fillna(1.0).to_numpy(np.float64)
+        self.weights = torch.from_numpy(values.astype(np.float32))
+
+    def __len__(self) -> int:
+        return len(self.uids)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        with _users_mistakes():
+            image = torch.as_tensor(self.source[index]["image"])
+        return {
+            "uid": self.uids[index],
+            "image": image,
+            "label": self.labels[index],
+            "weight": self.weights[index],
+        }
+
+
+def dataset(manifest: Manifest, size: int, cache_dir: Path | None = None, in_memory: bool = False) -> Radiographs:
+    """A data set of square images. With `cache_dir` each is prepared once and kept there, also after a kill.
+
+    A cached image is found by uid, size, and the file's length and time of change; so an edited file is read anew.
+    With `in_memory` all are held in memory (on top of the cache on disk, if both are asked for).
+    """
+    items = [_item(uid, str(manifest.file(uid)), size) for uid in manifest.rows.index]
+    source: Dataset = Dataset(items, transforms(size))
+    if cache_dir is not None:
+        source = StoredDataset(items, transforms(size), cache_dir=Path(cache_dir))
+    if in_memory:
+        source = _held(source)
+    return Radiographs(manifest, source)
+
+
+def loader(
+    source: TorchDataset[dict[str, Any]], *, batch: int, shuffle: bool = False, seed: int = 0, workers: int = 0
+) -> DataLoader[dict[str, Any]]:
+    """Batches {"uid": list, "image": [B,1,S,S], "label": [B,K], "weight": [B]}; the order depends on `seed` only."""
+    order = chance.generator("loader", seed)
+    return DataLoader(source, batch_size=batch, shuffle=shuffle, generator=order, num_workers=workers)
+
+
+def images(
+    manifest: Manifest,
+    size: int,
+    cache_dir: Path | None = None,
+    uids: Sequence[str] | None = None,
+    dtype: torch.dtype = torch.uint8,
+) -> Tensor:
+    """All images at once, [N,1,size,size] in the order of `uids`: uint8 (rounded x 255) or a float type in [0,1]."""
+    chosen = manifest if uids is None else Manifest(manifest.rows.loc[list(uids)], manifest.findings, manifest.root)
+    source = dataset(chosen, size, cache_dir)
+    held = torch.empty((len(source), 1, size, size), dtype=dtype)
+    for i in range(len(source)):
+        image = source[i]["image"]
+        held[i] = (image * 255).round().to(dtype) if dtype == torch.uint8 else image.to(dtype)
+    return held
+
+
+def _held(source: Dataset) -> CacheDataset:
+    """All prepared images in memory, read once, through the cache on disk where `source` has one."""
+    with _users_mistakes():
+        return CacheDataset([source[i] for i in range(len(source))], Compose([]), cache_rate=1.0, progress=False)
+
+
+def _item(uid: str, path: str, size: int) -> dict[str, Any]:
+    """What a transform sees; `key` names the cached file. Raises InputError if the file is missing."""
+    try:
+        state = os.stat(path)
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror} (uid {uid}); check the manifest's root and path") from None
+    return {"uid": uid, "path": path, "key": digest(uid, size, state.st_size, state.st_mtime_ns, _PREPARATION)}

@@ -1,0 +1,262 @@
+"""Nine findings, drawn as radiology describes them. Each is two functions of its own random stream:
+
+`reshape` changes the chest before it is projected (heart size, volume loss, shift); `draw` changes the path-length maps
+and returns the mask of what it drew. Both get a fresh stream of the same key, so that they agree on `Site`, and a label
+switched on or off leaves the rest of the image as it was.
+
+Definitions: Hansell et al., "Fleischner Society: Glossary of Terms for Thoracic Imaging", Radiology 246 (2008):
+a nodule measures up to 3 cm, a mass more; pneumothorax shows the visceral pleural line; cardiothoracic ratio > 0.5.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medlt.data.phantom.anatomy import Chest
+from medlt.data.phantom.devices import support_device
+from medlt.data.phantom.grid import Array, smoothstep
+from medlt.data.phantom.scene import Scene
+from medlt.data.phantom.vessels import tree
+
+Mask = NDArray[np.bool_]
+Rng = np.random.Generator
+
+
+@dataclass(frozen=True)
+class Site:
+    """Where and how much: side -1 right, +1 left; severity in [0,1], small values commoner; kind, a number in [0,1]."""
+
+    side: int
+    severity: float
+    kind: float
+
+    @classmethod
+    def draw(cls, rng: Rng) -> Site:
+        """The first three numbers of a finding's stream."""
+        side, severity, kind = rng.random(3)
+        return cls(-1 if side < 0.52 else 1, float(severity**1.3), float(kind))
+
+
+def enlarge_heart(chest: Chest, rng: Rng) -> Chest:
+    """Cardiothoracic ratio 0.52 to 0.66; the axis falls as the left ventricle grows."""
+    site = Site.draw(rng)
+    return replace(chest, cardiothoracic=0.52 + 0.13 * site.severity, tilt=chest.tilt - 0.12 * site.severity)
+
+
+def cardiomegaly(scene: Scene, rng: Rng) -> Mask:
+    """The heart itself; `enlarge_heart` has done the work. Fuller vessels in the upper zones go with it."""
+    scene.vessels *= 1 + 0.35 * float(rng.random())
+    return scene.heart
+
+
+def _fluid(scene: Scene, side: int, volume: float) -> Array:
+    """Share of the lung path filled with fluid: a meniscus, low medially and climbing along the chest wall."""
+    chest, y = scene.chest, scene.grid.y
+    across = np.clip(scene.ax / chest.outer(y), 0, 1)
+    angle = chest.dome(side) + 4.6
+    medial = angle - 1.2 - 8.5 * volume
+    lateral = medial - 1.4 - 2.6 * min(1.0, 3 * volume)
+    surface = medial + (lateral - medial) * across**3
+    supine = 0.18 * smoothstep((y - chest.apex - 6) / 12) if chest.view == "AP" else 0.0
+    return np.asarray(np.maximum(0.97 * smoothstep((y - surface) / 1.5 + 0.5), supine) * scene.on(side))
+
+
+def effusion(scene: Scene, rng: Rng) -> Mask:
+    """Free pleural fluid: blunted costophrenic angle, meniscus, lost dome; layers as a haze on supine films."""
+    site = Site.draw(rng)
+    volume = 0.06 + 0.9 * site.severity
+    share = _fluid(scene, site.side, volume)
+    if site.kind < 0.35:
+        share = np.maximum(share, _fluid(scene, -site.side, volume * (0.4 + 0.6 * float(rng.random()))))
+    scene.aeration *= 1 - share
+    return np.asarray((share > 0.5) & (scene.lung > 0))
+
+
+def _collapse(site: Site) -> tuple[float, float]:
+    """How far the visceral pleura has fallen from the apex and from the wall, cm."""
+    return 1.5 + 6.0 * site.severity, 0.7 + 4.2 * site.severity
+
+
+def push_away(chest: Chest, rng: Rng) -> Chest:
+    """A large pneumothorax pushes the mediastinum to the other side and the dome down."""
+    site = Site.draw(rng)
+    push = 1.4 * max(0.0, site.severity - 0.4)
+    lower = {"right_dome": push} if site.side < 0 else {"left_dome": push}
+    return chest.moved(shift=-site.side * push, **lower)
+
+
+def pneumothorax(scene: Scene, rng: Rng) -> Mask:
+    """Air between the pleurae: a thin visceral line, nothing but black beyond it, the lung inside a little denser."""
+    site = Site.draw(rng)
+    chest, y = scene.chest, scene.grid.y
+    top, lateral = _collapse(site)
+    fallen = replace(chest, apex=chest.apex + top, width=chest.width - lateral)
+    gap = lateral * (1 - smoothstep((y - chest.apex) / (1.15 * chest.height)))
+    pleura = np.where(y > fallen.apex, fallen.outer(y) + lateral - gap, 0)
+    here = scene.on(site.side) & (scene.lung > 0)
+    depth = scene.ax - pleura
+    beyond = here & (depth > 0)
+    slope = np.abs(np.gradient(pleura, axis=0)) / scene.grid.spacing
+    line = np.exp(-((depth / np.sqrt(1 + np.minimum(slope, 8) ** 2) / 0.09) ** 2)) * here * (gap > 0.15)
+    scene.vessels *= ~beyond
+    scene.aeration *= np.where(here & ~beyond, 1 - 0.06 - 0.14 * site.severity, 1)
+    scene.gas += np.where(beyond, 0.85 * scene.lung, 0)
+    scene.lung *= np.where(beyond, 0.15, 1)
+    scene.body += (0.9 * line).astype(np.float32)
+    return np.asarray(beyond)
+
+
+def _ball(scene: Scene, centre: tuple[float, float], radius: float, shape: tuple[float, ...]) -> Array:
+    """Path through a nearly round body: harmonics 2, 3, ... of its outline have the relative sizes in `shape`."""
+    dx, dy = scene.grid.x - centre[0], scene.grid.y - centre[1]
+    angle = np.arctan2(dy, dx)
+    outline = 1 + sum(size * np.cos((k + 2) * angle + 5 * k) for k, size in enumerate(shape))
+    q = np.hypot(dx, dy) / (radius * outline / (1 + sum(abs(size) for size in shape)))
+    return np.asarray(2 * radius * np.sqrt(np.maximum(1 - q * q, 0)), np.float32)
+
+
+def nodule(scene: Scene, rng: Rng) -> Mask:
+    """One round opacity, sometimes two or three, 1 to 2.8 cm across, free in the lung."""
+    site = Site.draw(rng)
+    mask = np.zeros(scene.lung.shape, bool)
+    for i in range(1 if site.kind < 0.7 else 2 + (site.kind > 0.9)):
+        down, across, size, again, wobble = rng.random(5)
+        side = site.side if i == 0 or again < 0.6 else -site.side
+        centre = scene.chest.point(side, 0.2 + 0.72 * down, 0.18 + 0.66 * across)
+        radius = 0.5 + 0.9 * (site.severity if i == 0 else size * site.severity)
+        ball = _ball(scene, centre, radius, (0.1 * wobble, 0.04))
+        scene.solid += (1.25 + 0.6 * (1 - site.severity)) * ball
+        mask |= ball > 0
+    return mask
+
+
+def mass(scene: Scene, rng: Rng) -> Mask:
+    """One opacity of 3.3 to 7.5 cm, lobulated or spiculated."""
+    site = Site.draw(rng)
+    down, across, a, b, c, d = rng.random(6)
+    radius = 1.85 + 1.9 * site.severity
+    centre = scene.chest.point(site.side, 0.15 + 0.7 * down, 0.15 + 0.6 * across)
+    ball = _ball(scene, centre, radius, (0.12 * a, 0.09 * b, 0.07 * c, 0.05 * d))
+    if site.kind > 0.5:
+        turns = rng.uniform(0, 2 * np.pi, 18)
+        length = radius * rng.uniform(1.05, 1.6, 18)
+        tips = np.stack([np.cos(turns), np.sin(turns)], axis=1) * length[:, None] + centre
+        scene.solid += 0.7 * scene.grid.stroke([np.stack([np.array(centre), tip]) for tip in tips], 0.12)
+    scene.solid += ball
+    return ball > 0
+
+
+def consolidation(scene: Scene, rng: Rng) -> Mask:
+    """Airspaces filled: a cloudy, fuzzy-edged opacity, sometimes cut off by a fissure, with air bronchograms."""
+    site = Site.draw(rng)
+    down, across, wide, tall, fissure, start = rng.random(6)
+    x, y = scene.chest.point(site.side, 0.25 + 0.7 * down, 0.15 + 0.5 * across)
+    a, b = 2.4 + 3.2 * wide * (0.4 + 0.6 * site.severity), 2.2 + 3.2 * tall * (0.4 + 0.6 * site.severity)
+    radius = np.hypot((scene.grid.x - x) / a, (scene.grid.y - y) / b)
+    cloud = 0.3 * scene.grid.texture(rng, 3.0) + 0.16 * scene.grid.texture(rng, 1.1)
+    share = smoothstep((1.15 - radius + cloud) / 0.8) * (0.4 + 0.45 * site.severity)
+    if fissure < 0.35:
+        share = share * smoothstep((y + 0.7 * b - 0.12 * scene.ax - scene.grid.y) / 0.3 + 0.5)
+    share = np.where(scene.on(site.side), share, 0).astype(np.float32)
+    bronchi = [c * [site.side, 1] + scene.chest.hilum(site.side) for g in tree(rng, 13.0, 7, 3) for c in g]
+    air = scene.grid.blur(scene.grid.stroke(bronchi, 0.3), 0.06) * share * (start < 0.75)
+    scene.vessels *= 1 - share
+    scene.aeration *= 1 - share * (1 - 0.55 * air)
+    return np.asarray((share > 0.2) & (scene.lung > 1))
+
+
+def lose_volume(chest: Chest, rng: Rng) -> Chest:
+    """Volume loss: the dome rises and the mediastinum comes over, more so in lobar than in plate-like collapse."""
+    site = Site.draw(rng)
+    amount = 0.5 + 0.8 * site.severity
+    pull, lift = ((0.5, 1.5), (1.3, 2.4), (1.6, 1.2))[_collapse_kind(site)]
+    raised = {"right_dome": -lift * amount} if site.side < 0 else {"left_dome": -lift * amount}
+    return chest.moved(shift=site.side * pull * amount, **raised)
+
+
+def _collapse_kind(site: Site) -> int:
+    """0 plate-like, 1 lower lobe, 2 upper lobe."""
+    return 0 if site.kind < 0.45 else 1 if site.kind < 0.8 else 2
+
+
+def _plates(scene: Scene, site: Site, rng: Rng) -> Array:
+    """Plate-like (discoid) atelectasis: one to three dense bands across a lower zone."""
+    bands = []
+    for down, across, slant, length in rng.random((1 + int(3 * site.severity), 4)):
+        x, y = scene.chest.point(site.side, 0.72 + 0.26 * down, 0.3 + 0.4 * across)
+        reach = np.array([1.6 + 1.8 * length, (0.8 * slant - 0.15) * 1.8])
+        bands.append(np.stack([(x, y) - reach, (x, y + 0.25), (x, y) + reach]))
+    return scene.grid.blur(scene.grid.stroke(bands, 0.35 + 0.35 * site.severity), 0.08) * (0.35 + 0.2 * site.severity)
+
+
+def _lower_lobe(scene: Scene, site: Site) -> Array:
+    """A collapsed lower lobe: a wedge behind the heart, from the hilum to the dome, with a straight lateral edge."""
+    chest = scene.chest
+    hx, hy = (abs(v) for v in (chest.hilum(site.side)[0], 0.0))
+    hy = chest.hilum(site.side)[1]
+    foot = chest.mediastinum + (0.30 + 0.25 * site.severity) * chest.width
+    run = np.clip((scene.grid.y - hy) / (chest.dome(site.side) + 1.0 - hy), 0, 1.3)
+    edge = 0.7 * hx + (foot - 0.7 * hx) * run
+    return np.asarray(smoothstep((edge - scene.ax) / 0.5 + 0.5) * smoothstep(run / 0.12))
+
+
+def _upper_lobe(scene: Scene, site: Site) -> Array:
+    """A collapsed upper lobe: dense above a raised, concave fissure that runs from the hilum to the wall."""
+    chest = scene.chest
+    hy = chest.hilum(site.side)[1]
+    across = np.clip(scene.ax / chest.width, 0, 1)
+    fissure = hy - 1.5 - (2.0 + 3.0 * site.severity) * across + 2.2 * (across - 0.5) ** 2
+    return np.asarray(smoothstep((fissure - scene.grid.y) / 0.5 + 0.5))
+
+
+def atelectasis(scene: Scene, rng: Rng) -> Mask:
+    """Airless lung that has shrunk; `lose_volume` has raised the dome and moved the mediastinum."""
+    site = Site.draw(rng)
+    kind = _collapse_kind(site)
+    if kind == 0:
+        share = _plates(scene, site, rng)
+    else:
+        share = (0.5 + 0.35 * site.severity) * (_lower_lobe if kind == 1 else _upper_lobe)(scene, site)
+    share = np.where(scene.on(site.side), share, 0).astype(np.float32)
+    scene.aeration *= 1 - share
+    return np.asarray((share > 0.15) & (scene.lung > 0.5))
+
+
+def pneumoperitoneum(scene: Scene, rng: Rng) -> Mask:
+    """Free air under the dome: a dark crescent between the thin white diaphragm and the liver, right before left."""
+    site = Site.draw(rng)
+    mask = np.zeros(scene.lung.shape, bool)
+    for side in (-1, 1) if site.kind > 0.5 else (-1,):
+        height = (0.45 + 1.5 * site.severity) * (1.0 if side < 0 else 0.4 + 0.6 * float(rng.random()))
+        crest = (0.5 + 0.1 * (float(rng.random()) - 0.5)) * scene.chest.width
+        across = np.clip(np.abs(scene.ax - crest) / (2.6 + 2.4 * site.severity), 0, 1)
+        under = scene.grid.y - scene.chest.diaphragm(scene.ax, side) - 0.3
+        thick = np.maximum(height * (1 - across**2), 1e-3)
+        inside = scene.on(side) & (under > 0) & (under < thick)
+        profile = np.clip(under / 0.2, 0, 1) * np.sqrt(np.clip((thick - under) / thick, 0, 1))
+        scene.gas += np.where(inside, (3.0 + 2.5 * site.severity) * profile, 0).astype(np.float32)
+        mask |= inside
+    return mask
+
+
+RESHAPE: Mapping[str, Callable[[Chest, Rng], Chest]] = {
+    "Cardiomegaly": enlarge_heart,
+    "Pneumothorax": push_away,
+    "Atelectasis": lose_volume,
+}
+DRAW: Mapping[str, Callable[[Scene, Rng], Mask]] = {
+    "Cardiomegaly": cardiomegaly,
+    "Consolidation": consolidation,
+    "Atelectasis": atelectasis,
+    "Nodule": nodule,
+    "Mass": mass,
+    "Pneumothorax": pneumothorax,
+    "Effusion": effusion,
+    "Pneumoperitoneum": pneumoperitoneum,
+    "Support_Device": support_device,
+}
+"""In the order they are drawn: fluid and free air displace what was there before, devices lie over everything."""

@@ -1,0 +1,63 @@
+"""The collection on disk: one DICOM file an image, and the table beside them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+
+from medlt import files
+from medlt.data.phantom.cohort import COMMON_TO_RARE, cohort
+from medlt.data.phantom.dicom import encode
+from medlt.data.phantom.render import film
+from medlt.types import InputError
+
+TABLE = "labels.csv"
+_STAMP = "phantom.json"
+_DRAWING = 1
+"""Raised whenever the drawing changes, so that an old folder is not taken for a new one."""
+
+
+def _claim(folder: Path, stamp: dict[str, object]) -> None:
+    """Mark the folder as this collection's. Raises InputError if it holds another one."""
+    path = folder / _STAMP
+    if path.exists() and json.loads(path.read_text()) != stamp:
+        raise InputError(f"{folder}: holds phantom images of other settings ({path.name}); choose another folder")
+    files.write_json(path, stamp)
+
+
+def _write_one(folder: Path, seed: int, size: int, row: dict[str, object]) -> None:
+    path = folder / str(row["path"])
+    if not path.exists():
+        files.write_bytes(path, encode(row, film(row, seed, size), seed))
+
+
+def write(
+    folder: Path,
+    *,
+    patients: int = 600,
+    seed: int = 0,
+    size: int = 256,
+    imbalance: float = 50.0,
+    evaluation_imbalance: float | None = None,
+    order: Sequence[str] = COMMON_TO_RARE,
+    workers: int = 1,
+) -> Path:
+    """Write a cohort as DICOM files of size x size and labels.csv (written last); returns the path of the table.
+
+    Columns: uid, path (relative to the folder), patient_id, study, split, view, sex, age, one 0/1 column a finding,
+    No_Finding. Bytes hang on the settings alone, not on `workers` (threads). Files that are there are kept, so a
+    stopped run goes on where it stopped. Raises InputError if the folder holds a collection of other settings.
+    """
+    folder = Path(folder)
+    table = cohort(patients, seed, imbalance, evaluation_imbalance=evaluation_imbalance, order=order)
+    table.insert(1, "path", "dicom/" + table["patient_id"] + "/" + table["uid"] + ".dcm")
+    text = table.to_csv(index=False, lineterminator="\n")
+    _claim(folder, {"drawing": _DRAWING, "seed": seed, "size": size, "table": files.digest(text)})
+    records: list[dict[str, object]] = table.to_dict("records")
+    with ThreadPoolExecutor(max_workers=max(1, workers)) as pool:
+        list(pool.map(partial(_write_one, folder, seed, size), records))
+    files.write_text(folder / TABLE, text)
+    return folder / TABLE

@@ -1,0 +1,165 @@
+"""Decoding many latents: as fast as the machine allows, within a memory budget, with bytes that do not depend on it.
+
+The reference decodes two rows a call on one thread (medlt.diffusion.batching says why that gives a row the same bytes
+in any company). Other layouts - more rows a call, or one call on all threads - are taken only when one call of theirs
+gives the reference's bytes on the rows at hand: kernels are picked by shape, so one call decides. Every slice of real
+work is timed, each layout gets its turns, and the fastest goes on; so measuring costs a few decoded images, once.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+import weakref
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from medlt.diffusion.batching import cores, fixed_batches, lanes
+from medlt.types import Codec
+
+REFERENCE_ROWS = 2
+TURNS = 2
+
+
+@dataclass(frozen=True)
+class Layout:
+    """`lanes` calls of `rows` rows side by side on one thread each; lanes 0: one call at a time on all threads."""
+
+    rows: int
+    lanes: int
+
+    @property
+    def chunk(self) -> int:
+        """Rows in flight."""
+        return self.rows * max(1, self.lanes)
+
+    def run(self, fn: Callable[..., Tensor], rows: Tensor) -> Tensor:
+        """fn over any number of rows [N,...]; a short last call is padded."""
+        if self.lanes:
+            return fixed_batches(fn, self.rows, at_once=self.lanes)(rows)
+        padding = -len(rows) % self.rows
+        padded = torch.cat([rows, rows[:1].expand(padding, *rows.shape[1:])])
+        return torch.cat([fn(piece.clone()) for piece in torch.split(padded, self.rows)])[: len(rows)]
+
+
+class LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Counts the bytes of the tensors made inside it that are alive at once; `peak` is the most. Workspaces of the
+    kernels are not seen."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.peak = 0
+        self._now = 0
+        self._alive: dict[int, int] = {}
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        for tensor in out if isinstance(out, list | tuple) else (out,):
+            if isinstance(tensor, Tensor):
+                self._count(tensor)
+        return out
+
+    def _count(self, tensor: Tensor) -> None:
+        storage = tensor.untyped_storage()
+        at = storage.data_ptr()
+        self._alive[at] = self._alive.get(at, 0) + 1
+        if self._alive[at] == 1:
+            self._now += storage.nbytes()
+        self.peak = max(self.peak, self._now)
+        weakref.finalize(tensor, self._drop, at, storage.nbytes())
+
+    def _drop(self, at: int, size: int) -> None:
+        self._alive[at] -= 1
+        if not self._alive[at]:
+            self._now -= size
+
+
+def bytes_per_row(fn: Callable[[Tensor], Tensor], rows: Tensor) -> int:
+    """Most bytes of tensors alive at once in fn(rows), a row."""
+    with torch.no_grad(), LiveBytes() as live:
+        fn(rows)
+    return max(1, int(live.peak) // len(rows))
+
+
+def usable(images: Tensor, flat_below: float = 0.01) -> Tensor:
+    """Which images [B,1,H,W] may be saved, bool [B]: all pixels finite and their standard deviation not below
+    `flat_below` (a black or blank image)."""
+    flat = images.flatten(1)
+    return flat.isfinite().all(1) & (flat.std(1) >= flat_below)
+
+
+class Decoder:
+    """Latents [B,C,h,w] of any number to images [B,1,H,W]; one that is not usable comes back as NaN throughout.
+
+    A NaN image cannot be mistaken for a picture: `usable` finds it, and it does not convert to bytes by accident.
+    On the CPU the bytes of a row depend on that row only. On an accelerator calls have a fixed number of rows, as many
+    as the budget holds, up to 64.
+    """
+
+    def __init__(self, codec: Codec, *, memory_budget_bytes: int = 1 << 30, layout: Layout | None = None) -> None:
+        self.codec = codec
+        self.memory_budget_bytes = memory_budget_bytes
+        self._given = layout
+        self._seconds: dict[Layout, list[float]] = {}
+        self._lock = threading.Lock()
+        self._shape: tuple[int, ...] | None = None
+
+    @property
+    def layout(self) -> Layout:
+        """The fastest layout measured so far, for the latents of the last shape."""
+        if self._given is not None:
+            return self._given
+        return min(self._seconds, key=lambda layout: min(self._seconds[layout], default=float("inf")))
+
+    def __call__(self, latents: Tensor) -> Tensor:
+        with self._lock:
+            if self._shape != tuple(latents.shape[1:]):
+                self._prepare(latents)
+            images, done = [], 0
+            while done < len(latents):
+                layout = self._next()
+                piece = latents[done : done + self._slice]
+                images.append(self._timed(layout, piece))
+                done += len(piece)
+        whole = torch.cat(images)
+        bad = ~(usable(whole) & latents.flatten(1).isfinite().all(1).to(whole.device))
+        whole[bad] = float("nan")
+        return whole
+
+    def _timed(self, layout: Layout, piece: Tensor) -> Tensor:
+        began = time.perf_counter()
+        images = layout.run(self.codec.decode, piece)
+        if len(piece) == self._slice and layout in self._seconds:
+            self._seconds[layout].append((time.perf_counter() - began) / len(piece))
+        return images
+
+    def _next(self) -> Layout:
+        """A layout whose turns are not over, else the fastest."""
+        waiting = [layout for layout, spent in self._seconds.items() if len(spent) < TURNS]
+        return self._given or (waiting[0] if waiting else self.layout)
+
+    def _prepare(self, latents: Tensor) -> None:
+        """Find the layouts that fit the budget and give the reference's bytes."""
+        self._shape = tuple(latents.shape[1:])
+        probe = torch.randn((REFERENCE_ROWS * 4, *self._shape), generator=torch.Generator().manual_seed(0)).to(latents)
+        room = self.memory_budget_bytes // bytes_per_row(self.codec.decode, probe[:REFERENCE_ROWS])
+        candidates = self._candidates(room, latents.device.type)
+        self._slice = max(layout.chunk for layout in candidates)
+        with lanes(1) as pool:
+            truth = pool.submit(Layout(REFERENCE_ROWS, 1).run, self.codec.decode, probe).result()
+        same = [c for c in candidates[1:] if torch.equal(c.run(self.codec.decode, probe[: c.rows]), truth[: c.rows])]
+        self._seconds = {layout: [] for layout in (candidates[0], *same)}
+
+    @staticmethod
+    def _candidates(room: int, device: str) -> list[Layout]:
+        """Layouts of at most `room` rows in flight, the reference first."""
+        if device != "cpu":
+            return [Layout(1 << (max(1, min(room, 64)).bit_length() - 1), 0)]
+        side = [Layout(rows, min(cores(), max(1, room // rows))) for rows in (2, 4, 8)]
+        wide = [Layout(rows, 0) for rows in (2, 8)] if cores() > 1 else []
+        return side[:1] + [layout for layout in side[1:] + wide if layout.chunk <= room]

@@ -1,0 +1,136 @@
+"""A run folder read into one frozen record. What is not there yet is None, never guessed."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from medlt.types import InputError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+NOT_FINDINGS = frozenset(
+    "path patient_id split view sex age synthetic weight parents method study slot candidate seed fold finding "
+    "finding_b parent_a parent_b q_a q_b p mask_share".split()
+)
+COLUMNS = {
+    "manifest": ("split",),
+    "plan": ("finding",),
+    "findings": ("check", "uid", "value", "limit", "passed", "reason"),
+    "health": ("generation",),
+    "panels": ("finding", "file", "kept"),
+    "scores": ("arm", "seed", "finding", "metric", "value"),
+    "differences": ("arm", "control", "finding", "metric", "difference", "low", "high", "word"),
+    "failures": ("uid", "reason"),
+}
+KEYED = frozenset({"manifest", "plan", "panels"})
+
+
+@dataclass(frozen=True)
+class Collected:
+    """The files of a run folder. Tables keyed by image have the index `uid`; the others have a plain index."""
+
+    folder: Path
+    config: str
+    run: dict[str, Any]
+    findings: tuple[str, ...]
+    manifest: pd.DataFrame | None
+    plan: pd.DataFrame | None
+    checks: pd.DataFrame | None
+    health: pd.DataFrame | None
+    panels: pd.DataFrame | None
+    scores: pd.DataFrame | None
+    differences: pd.DataFrame | None
+    failures: pd.DataFrame | None
+    verdict: dict[str, Any] | None
+    ledger: dict[str, Any] | None
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """config.yaml parsed; empty if it holds no mapping."""
+        import yaml
+
+        tree = yaml.safe_load(self.config)
+        return tree if isinstance(tree, dict) else {}
+
+
+def _table(folder: Path, name: str, suffix: str = ".parquet") -> pd.DataFrame | None:
+    """One table, its columns checked. An empty file or an absent one is None."""
+    import pandas as pd
+
+    file = folder / f"{name}{suffix}"
+    if not file.is_file() or not file.stat().st_size:
+        return None
+    try:
+        table = pd.read_parquet(file) if suffix == ".parquet" else pd.read_csv(file, dtype=str, keep_default_na=False)
+    except Exception as error:  # pyarrow and pandas raise many kinds
+        raise InputError(f"{file}: not readable as {suffix[1:]}: {_first_line(error)}; run the stage again") from None
+    return _keyed(table, name, file)
+
+
+def _keyed(table: pd.DataFrame, name: str, file: Path) -> pd.DataFrame:
+    """`table` with the index its kind asks for. Raises InputError on a missing column."""
+    if name in KEYED and table.index.name != "uid":
+        table = table.set_index("uid") if "uid" in table else table.rename_axis("uid")
+    elif name not in KEYED and table.index.name is not None:
+        table = table.reset_index(drop=table.index.name in table)
+    if missing := [column for column in COLUMNS[name] if column not in table]:
+        raise InputError(f"{file}: has no column {missing[0]!r}; run the stage that writes it again")
+    return table
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+def _json(file: Path) -> dict[str, Any] | None:
+    """A JSON object; an absent file is None."""
+    if not file.is_file():
+        return None
+    try:
+        value = json.loads(file.read_text())
+    except ValueError as error:
+        raise InputError(f"{file}: not readable as JSON: {_first_line(error)}; run the stage again") from None
+    if not isinstance(value, dict):
+        raise InputError(f"{file}: holds no JSON object; run the stage again")
+    return value
+
+
+def finding_columns(manifest: pd.DataFrame) -> tuple[str, ...]:
+    """The label columns: those the file names in its `findings` attribute, else every float column that is a label."""
+    if named := manifest.attrs.get("findings"):
+        return tuple(name for name in named if name in manifest)
+    return tuple(str(name) for name in manifest if name not in NOT_FINDINGS and _is_label(manifest[name]))
+
+
+def _is_label(column: pd.Series) -> bool:
+    return column.dtype.kind == "f" and bool(column.dropna().between(0, 1).all())
+
+
+def collect(folder: Path) -> Collected:
+    """Read a run folder. Raises InputError if it is none, or if a file in it cannot be read."""
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise InputError(f"{folder}: no such folder; give the folder a run wrote (its --out)")
+    if not (folder / "config.yaml").is_file():
+        raise InputError(f"{folder}: is no run folder, config.yaml is missing; give the folder a run wrote (its --out)")
+    manifest = _table(folder, "manifest")
+    return Collected(
+        folder=folder,
+        config=(folder / "config.yaml").read_text(),
+        run=_json(folder / "run.json") or {},
+        findings=() if manifest is None else finding_columns(manifest),
+        manifest=manifest,
+        plan=_table(folder, "plan"),
+        checks=_table(folder, "findings"),
+        health=_table(folder, "health"),
+        panels=_table(folder, "panels"),
+        scores=_table(folder, "scores"),
+        differences=_table(folder, "differences"),
+        failures=_table(folder, "failures", ".csv"),
+        verdict=_json(folder / "verdict.json"),
+        ledger=_json(folder / "ledger.json"),
+    )

@@ -1,0 +1,168 @@
+"""Geometry of the report's figures, in px. The SVG itself is drawn by the macros of figures.html.j2; no plot library.
+
+Colours are CSS variables there, so one drawing serves light, dark and print.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from medlt.report.panels import GAP
+from medlt.types import InputError
+
+ROW, LABEL, PLOT, TEXT = 22.0, 128.0, 250.0, 170.0
+BARS, COUNT = 420.0, 96.0
+SPARK_WIDTH, SPARK_HEIGHT = 88.0, 22.0
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A difference with its interval."""
+
+    name: str
+    value: float
+    low: float
+    high: float
+    word: str
+    group: bool = False
+
+
+@dataclass(frozen=True)
+class Mark:
+    """One drawn row: its data, and where it lies."""
+
+    row: Interval
+    y: float
+    x: float
+    left: float
+    right: float
+
+
+@dataclass(frozen=True)
+class Forest:
+    """A forest plot; `ticks` are (x, value), `rule` the y of the line between groups and findings, or None."""
+
+    width: float
+    height: float
+    base: float
+    zero: float
+    marks: tuple[Mark, ...]
+    ticks: tuple[tuple[float, float], ...]
+    rule: float | None
+
+
+def ticks(low: float, high: float, about: int = 5) -> list[float]:
+    """Round values inside [low, high] in steps of 1, 2 or 5 times a power of ten."""
+    raw = (high - low) / about
+    power = 10.0 ** math.floor(math.log10(raw))
+    step = next(m * power for m in (1, 2, 5, 10) if m * power >= raw * (1 - 1e-9))
+    first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
+    return [round(i * step, 12) for i in range(first, last + 1)]
+
+
+def limits(rows: Sequence[Interval]) -> tuple[float, float]:
+    """A scale that holds zero and every interval, with a margin."""
+    ends = [end for row in rows for end in (row.low, row.high, row.value) if math.isfinite(end)] + [0.0]
+    low, high = min(ends), max(ends)
+    margin = 0.06 * (high - low) or 0.01
+    return low - margin, high + margin
+
+
+def forest(rows: Sequence[Interval], scale: tuple[float, float]) -> Forest:
+    """Lay out a forest plot of `rows`, top to bottom, on `scale`. A row without a finite difference has x = NaN."""
+    low, high = scale
+
+    def x(value: float) -> float:
+        return LABEL + PLOT * (value - low) / (high - low)
+
+    groups = sum(row.group for row in rows)
+    gap = 10.0 if 0 < groups < len(rows) else 0.0
+    tops = [ROW * (i + 0.5) + (0 if row.group else gap) for i, row in enumerate(rows)]
+    marks = tuple(Mark(row, y, x(row.value), x(row.low), x(row.high)) for row, y in zip(rows, tops, strict=True))
+    base = ROW * len(rows) + gap + 4
+    rule = ROW * groups + gap / 2 if gap else None
+    lines = tuple((x(t), t) for t in ticks(low, high))
+    return Forest(LABEL + PLOT + TEXT, base + 22, base, x(0.0), marks, lines, rule)
+
+
+@dataclass(frozen=True)
+class Bar:
+    """Train positives of one finding: what was there, what was added; widths in px."""
+
+    name: str
+    y: float
+    real: int
+    added: int
+    real_width: float
+    added_width: float
+
+
+@dataclass(frozen=True)
+class Bars:
+    """A horizontal bar chart."""
+
+    width: float
+    height: float
+    left: float
+    rows: tuple[Bar, ...]
+
+
+def bars(names: Sequence[str], real: Sequence[int], added: Sequence[int]) -> Bars:
+    """Stacked bars from zero on one linear scale."""
+    most = max([a + b for a, b in zip(real, added, strict=True)] + [1])
+    rows = tuple(
+        Bar(name, ROW * (i + 0.5), int(r), int(a), BARS * r / most, BARS * a / most)
+        for i, (name, r, a) in enumerate(zip(names, real, added, strict=True))
+    )
+    return Bars(LABEL + BARS + COUNT, ROW * len(rows) + 4, LABEL, rows)
+
+
+@dataclass(frozen=True)
+class Spark:
+    """A sparkline: its points as SVG text, and its last point."""
+
+    points: str
+    x: float
+    y: float
+    width: float = SPARK_WIDTH
+    height: float = SPARK_HEIGHT
+
+
+def spark(values: Sequence[float]) -> Spark | None:
+    """A sparkline over the finite values, each at its own place; None if there are fewer than two."""
+    known = [(i, v) for i, v in enumerate(values) if math.isfinite(v)]
+    if len(known) < 2:
+        return None
+    low, high = min(v for _, v in known), max(v for _, v in known)
+    places = [
+        (4 + (SPARK_WIDTH - 8) * i / (len(values) - 1), SPARK_HEIGHT / 2 if high == low else _height(v, low, high))
+        for i, v in known
+    ]
+    return Spark(" ".join(f"{x:.1f},{y:.1f}" for x, y in places), *places[-1])
+
+
+def _height(value: float, low: float, high: float) -> float:
+    return SPARK_HEIGHT - 4 - (SPARK_HEIGHT - 8) * (value - low) / (high - low)
+
+
+def thumbnail(file: Path, last: int | None = None, height: int = 128) -> str:
+    """A strip as a base64 PNG data URI, shrunk to `height` px; `last` keeps only that many of its last tiles."""
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        with Image.open(file) as opened:
+            image = opened.convert("RGB")
+    except (UnidentifiedImageError, OSError):
+        raise InputError(f"{file}: is not a readable PNG; run the stage that writes the panels again") from None
+    if last is not None:
+        image = image.crop((image.width - last * (image.height + GAP) + GAP, 0, image.width, image.height))
+    if image.height > height:
+        image = image.resize((max(1, round(image.width * height / image.height)), height), Image.Resampling.LANCZOS)
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG", optimize=True)
+    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()

@@ -1,0 +1,241 @@
+"""report.html, one self-contained file, and its twin report.json: functions of the run folder's content alone.
+
+Times and memory differ between equal runs, so they stay in run.json and are not shown here.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from medlt.files import write_json, write_text
+from medlt.report import summary
+from medlt.report.collect import Collected, collect
+from medlt.report.figures import Forest, Interval, bars, forest, limits, spark, thumbnail
+from medlt.report.panels import NAMES
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from jinja2 import Environment
+
+STRIPS, REJECTS = 16, 50
+NONE = "–"
+HEALTH = {
+    "mean_max_probability": ("mean max probability", "above 0.8: the code is sparse"),
+    "entropy": ("entropy", "falls as the code settles"),
+    "agreement": ("teacher–student agreement", "rises over the generations"),
+    "reconstruction_l1": ("reconstruction L1", "lower is better"),
+    "val_macro_ap": ("validation macro AP", "of the classifier on codes"),
+    "probe_ap": ("linear probe AP", "findings readable from codes"),
+    "topographic_similarity": ("topographic similarity", "codes as near as their labels"),
+}
+
+
+def number(value: object, digits: int = 3) -> str:
+    """A number as shown: whole numbers whole, others to `digits`; a dash where there is none."""
+    if isinstance(value, bool) or not hasattr(value, "__float__"):
+        return NONE if value is None else str(value)
+    real = float(value)
+    if not math.isfinite(real):
+        return NONE
+    return f"{real:.0f}" if hasattr(value, "__index__") else f"{real:.{digits}f}"
+
+
+def signed(value: float) -> str:
+    """A difference to three digits with its sign, kept even where it rounds to zero: the side of zero decides."""
+    if not math.isfinite(value):
+        return NONE
+    return f"{value:+.3f}".replace("-", "\N{MINUS SIGN}") if value else "0.000"
+
+
+@cache
+def _environment() -> Environment:
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    here = FileSystemLoader(Path(__file__).parent)
+    env = Environment(loader=here, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    env.filters |= {"number": number, "signed": signed, "px": "{:.1f}".format}
+    env.tests["finite"] = math.isfinite
+    return env
+
+
+def _intervals(table: pd.DataFrame) -> list[Interval]:
+    return [
+        Interval(str(name), float(r.difference), float(r.low), float(r.high), str(r.word), name in summary.GROUPS)
+        for name, r in zip(table.index, table.itertuples(), strict=True)
+    ]
+
+
+def _forests(run: Collected) -> list[tuple[str, str, str, Forest]]:
+    """(metric, arm, control, plot) of every comparison; one scale a metric, so that its plots can be compared."""
+    plots = []
+    pairs = summary.comparisons(run)
+    for metric in summary.METRICS:
+        rows = {pair: _intervals(summary.differences(run, pair, metric)) for pair in pairs}
+        scale = limits([row for part in rows.values() for row in part])
+        plots += [(metric, *pair, forest(part, scale)) for pair, part in rows.items() if part]
+    return plots
+
+
+def _table(run: Collected) -> dict[str, Any] | None:
+    """The per-finding table: arms, metrics, and rows of (name, group?, train, added, test, cells)."""
+    if run.scores is None:
+        return None
+    scores, counts = summary.scores(run), summary.counts(run)
+    arms = summary.ordered(set(run.scores["arm"]), summary.ARMS)
+    metrics = summary.ordered(set(run.scores["metric"]), summary.METRICS)
+    cells = scores.to_dict("index")
+    rows = [
+        {
+            "name": name,
+            "group": name in summary.GROUPS,
+            "counts": dict(counts.loc[name]) if name in counts.index else None,
+            "cells": [[cells.get((name, metric, arm)) for arm in arms] for metric in metrics],
+        }
+        for name in summary.names(run, set(run.scores["finding"]))
+    ]
+    return {"arms": arms, "metrics": metrics, "rows": rows}
+
+
+def _file(run: Collected, name: str) -> Path | None:
+    """A file of the run folder, or None: never one outside it."""
+    file = (run.folder / name).resolve()
+    return file if file.is_relative_to(run.folder.resolve()) and file.is_file() else None
+
+
+def _chosen(panels: pd.DataFrame) -> pd.DataFrame:
+    """At most STRIPS rows: every finding in turn, kept images before rejected ones."""
+    sorted_rows = panels.assign(kept=panels["kept"].astype(bool)).rename_axis("uid").reset_index()
+    sorted_rows = sorted_rows.sort_values(["finding", "kept", "uid"], ascending=[True, False, True], kind="stable")
+    turn = sorted_rows.groupby("finding").cumcount()
+    first = sorted_rows.assign(turn=turn).sort_values(["turn", "finding"], kind="stable").head(STRIPS)
+    return first.sort_values(["finding", "turn"], kind="stable")
+
+
+def _strips(run: Collected, real_images: bool) -> list[dict[str, Any]]:
+    """The sample strips with what is known of each: parents, checks, kept or not."""
+    if run.panels is None:
+        return []
+    strips = []
+    for row in _chosen(run.panels).itertuples():
+        if file := _file(run, str(row.file)):
+            picture = thumbnail(file, None if real_images else 2)
+            strips.append(_caption(run, str(row.uid)) | {"kept": row.kept, "finding": row.finding, "src": picture})
+    return strips
+
+
+def _caption(run: Collected, uid: str) -> dict[str, Any]:
+    plan = run.plan
+    row = plan.loc[uid] if plan is not None and uid in plan.index else {}
+    parents = [str(row[name]) for name in ("parent_a", "parent_b") if name in row]
+    checks = [] if run.checks is None else run.checks[run.checks["uid"] == uid].to_dict("records")
+    return {"uid": uid, "parents": parents, "checks": checks}
+
+
+def _health(run: Collected) -> list[dict[str, Any]]:
+    """One entry a column of the health table: its words, values and sparkline."""
+    if run.health is None:
+        return []
+    table = run.health.sort_values("generation", kind="stable")
+    known = [name for name in HEALTH if name in table]
+    return [
+        {"name": HEALTH[name][0], "hint": HEALTH[name][1], "values": list(table[name]), "spark": spark(table[name])}
+        for name in known
+    ] + [{"name": "generation", "hint": "", "values": list(table["generation"]), "spark": None}]
+
+
+def _rejects(run: Collected) -> dict[str, Any] | None:
+    if run.checks is None:
+        return None
+    rows = summary.rejected(run)
+    return {
+        "images": int(rows["uid"].nunique()),
+        "of": int(run.checks["uid"].nunique()),
+        "reasons": summary.rejects_by_reason(run).to_dict("records"),
+        "rows": rows.head(REJECTS).to_dict("records"),
+        "total": len(rows),
+    }
+
+
+def _context(run: Collected, real_images: bool) -> dict[str, Any]:
+    """Everything the template shows."""
+    counts = summary.counts(run)
+    return {
+        "run": run,
+        "sizes": summary.sizes(run),
+        "seeds": summary.seeds(run),
+        "deciding": summary.deciding(run),
+        "cautions": summary.cautions(run),
+        "forests": _forests(run),
+        "table": _table(run),
+        "bars": bars(list(counts.index), list(counts["real"]), list(counts["added"])) if len(counts) else None,
+        "strips": _strips(run, real_images),
+        "tiles": NAMES if real_images else NAMES[-2:],
+        "real_images": real_images,
+        "rejects": _rejects(run),
+        "health": _health(run),
+        "health_now": _flat(run.run.get("health", {})),
+        "failures": [] if run.failures is None else run.failures.sort_values("uid").to_dict("records"),
+        "privacy": summary.privacy(run),
+    }
+
+
+def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested mappings as one, keys joined by dots and sorted."""
+    flat: dict[str, Any] = {}
+    for key, value in sorted(tree.items()):
+        name = f"{prefix}{key}"
+        flat |= _flat(value, f"{name}.") if isinstance(value, Mapping) else {name: value}
+    return flat
+
+
+def _plain(value: object) -> Any:
+    """JSON without NaN: numpy scalars to Python's, what is not finite to null."""
+    if isinstance(value, Mapping):
+        return {str(k): _plain(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(v) for v in value]
+    if hasattr(value, "item"):
+        return _plain(value.item())
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def as_json(run: Collected) -> dict[str, Any]:
+    """The report's numbers without its pictures; absent pieces are null."""
+    keep = ("versions", "device", "seed", "counts", "digests", "health")
+    tables = {"scores": summary.scores(run).reset_index(), "counts": summary.counts(run).reset_index()}
+    rejects = _rejects(run)
+    told = {
+        "verdict": run.verdict,
+        "cautions": summary.cautions(run),
+        "sizes": summary.sizes(run),
+        "seeds": summary.seeds(run),
+        "differences": None if run.differences is None else run.differences.to_dict("records"),
+        "scores": None if run.scores is None else tables["scores"].to_dict("records"),
+        "label_counts": tables["counts"].to_dict("records"),
+        "rejects": rejects and {name: rejects[name] for name in ("images", "of", "reasons")},
+        "health": None if run.health is None else run.health.to_dict("records"),
+        "privacy": summary.privacy(run),
+        "run": {name: run.run[name] for name in keep if name in run.run},
+    }
+    return dict(_plain(told))
+
+
+def render(run: Collected, *, real_images: bool = True) -> str:
+    """The report as HTML text. Without `real_images` the strips show the synthetic tiles only."""
+    return _environment().get_template("template.html.j2").render(_context(run, real_images))
+
+
+def write(run: Path, *, real_images: bool = True) -> Path:
+    """Write RUN/report.html and RUN/report.json, each whole or not at all; returns the path of the first.
+
+    Equal folder contents give equal bytes. Raises InputError if `run` is no run folder or a file in it is broken.
+    """
+    collected = collect(run)
+    page = render(collected, real_images=real_images)
+    write_json(Path(run) / "report.json", as_json(collected))
+    write_text(Path(run) / "report.html", page)
+    return Path(run) / "report.html"

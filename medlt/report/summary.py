@@ -1,0 +1,151 @@
+"""The numbers of a report, as tables: every form of the report (HTML, JSON, terminal) takes them from here."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from medlt.report.collect import Collected
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+ARMS = ("real", "duplicated", "fusion")
+GROUPS = ("macro", "all", "head", "medium", "tail")
+METRICS = ("AP", "AUROC")
+WORDS = ("helps", "no evidence", "harms")
+
+
+def ordered(names: Iterable[str], first: Sequence[str]) -> list[str]:
+    """The distinct names, those of `first` in its order, then the others sorted."""
+    left = set(names)
+    return [name for name in first if name in left] + sorted(left - set(first))
+
+
+def counts(run: Collected) -> pd.DataFrame:
+    """Index finding, from the most to the least frequent: train positives `real` and `added` (label > 0.5), `test`."""
+    import pandas as pd
+
+    columns = ["real", "added", "test"]
+    if run.manifest is None or not run.findings:
+        return pd.DataFrame(columns=columns, index=pd.Index([], name="finding"), dtype=int)
+    rows = run.manifest
+    synthetic = rows["synthetic"].fillna(False).astype(bool) if "synthetic" in rows else rows["split"].isna()
+    positive = rows[list(run.findings)] > 0.5
+    train, test = rows["split"] == "train", rows["split"] == "test"
+    chosen = {"real": train & ~synthetic, "added": train & synthetic, "test": test & ~synthetic}
+    table = pd.DataFrame({name: positive[where].sum() for name, where in chosen.items()}, columns=columns)
+    return table.rename_axis("finding").sort_values(["real", "added"], ascending=False, kind="stable")
+
+
+def sizes(run: Collected) -> dict[str, int]:
+    """How many images and patients of each kind there are; the patients themselves are never told."""
+    if run.manifest is None:
+        return {}
+    rows = run.manifest
+    synthetic = rows["synthetic"].fillna(False).astype(bool) if "synthetic" in rows else rows["split"].isna()
+    real = {split: rows[~synthetic & (rows["split"] == split)] for split in ("train", "val", "test")}
+    told = {f"{split}_images": len(part) for split, part in real.items()}
+    if "patient_id" in rows:
+        told |= {f"{split}_patients": int(part["patient_id"].nunique()) for split, part in real.items()}
+    return told | {"added_images": int(synthetic.sum())}
+
+
+def seeds(run: Collected) -> int:
+    """Training seeds of every arm that was compared: the smallest number any arm has."""
+    return 0 if run.scores is None else int(run.scores.groupby("arm")["seed"].nunique().min())
+
+
+def names(run: Collected, found: Iterable[str]) -> list[str]:
+    """Groups first, then findings from the most to the least frequent."""
+    return ordered(found, [*GROUPS, *counts(run).index])
+
+
+def scores(run: Collected) -> pd.DataFrame:
+    """Mean, standard deviation (n - 1; NaN for one seed) and number of seeds; index finding, metric, arm."""
+    import pandas as pd
+
+    if run.scores is None:
+        return pd.DataFrame(columns=["mean", "std", "count"])
+    return run.scores.groupby(["finding", "metric", "arm"])["value"].agg(["mean", "std", "count"])
+
+
+def comparisons(run: Collected) -> list[tuple[str, str]]:
+    """The (arm, control) pairs, the deciding one first: fusion - duplicated, then fusion - real, then others."""
+    if run.differences is None:
+        return []
+    pairs = {(str(a), str(c)) for a, c in zip(run.differences["arm"], run.differences["control"], strict=True)}
+    first = [("fusion", "duplicated"), ("fusion", "real")]
+    return [pair for pair in first if pair in pairs] + sorted(pairs - set(first))
+
+
+def differences(run: Collected, pair: tuple[str, str], metric: str) -> pd.DataFrame:
+    """The rows of one comparison, index finding in report order."""
+    assert run.differences is not None
+    table = run.differences
+    chosen = table[(table["arm"] == pair[0]) & (table["control"] == pair[1]) & (table["metric"] == metric)]
+    return chosen.set_index("finding").loc[names(run, chosen["finding"])]
+
+
+def deciding(run: Collected) -> dict[str, Any] | None:
+    """The difference the verdict rests on: the one verdict.json names, else macro AP of fusion - duplicated."""
+    if run.differences is None:
+        return None
+    named = (run.verdict or {}).get("comparison")
+    wanted = {"arm": "fusion", "control": "duplicated", "finding": "macro", "metric": "AP"}
+    wanted |= {k: v for k, v in named.items() if k in wanted} if isinstance(named, dict) else {}
+    table = run.differences
+    for column, value in wanted.items():
+        table = table[table[column] == value]
+    return dict(table.iloc[0]) if len(table) else None
+
+
+def rejected(run: Collected) -> pd.DataFrame:
+    """The failed checks, one row a check and image, sorted by check and uid; the finding is the plan's."""
+    assert run.checks is not None
+    failed = run.checks[~run.checks["passed"].astype(bool)].sort_values(["check", "uid"], kind="stable")
+    known = {} if run.plan is None else dict(run.plan["finding"])
+    return failed.assign(finding=[known.get(uid, "") for uid in failed["uid"]])
+
+
+def kind_of(reason: str) -> str:
+    """A reason without its particulars, so that equal reasons can be counted: words with digits become '…'."""
+    return re.sub(r"\S*\d\S*", "…", str(reason)).strip() or "no reason given"
+
+
+def rejects_by_reason(run: Collected) -> pd.DataFrame:
+    """Columns check, reason, images, of: failed images by check and kind of reason, and how many the check saw."""
+    failed = rejected(run)
+    assert run.checks is not None
+    seen = run.checks.groupby("check")["uid"].nunique()
+    table = failed.assign(reason=failed["reason"].map(kind_of)).groupby(["check", "reason"])["uid"].nunique()
+    table = table.rename("images").reset_index()
+    table["of"] = [int(seen[check]) for check in table["check"]]
+    return table.sort_values(["check", "images", "reason"], ascending=[True, False, True], kind="stable")
+
+
+def cautions(run: Collected) -> list[str]:
+    """What a reader must know before believing the verdict."""
+    told = []
+    n = seeds(run)
+    if run.scores is not None and n < 3:
+        told.append(f"Only {n} training seed{'' if n == 1 else 's'} an arm: a trial run, too few for a claim.")
+    elif run.scores is not None and n < 5:
+        told.append(f"{n} training seeds an arm: enough to look, five are asked for before a claim.")
+    if run.settings.get("data", {}).get("kind") == "phantom":
+        told.append("The radiographs are synthetic phantoms: the verdict says nothing about patients.")
+    few = [name for name, n in counts(run)["test"].items() if n < 10]
+    if few and run.differences is not None:
+        told.append(f"Fewer than 10 test positives: {', '.join(few)}. Their own rows decide nothing.")
+    return told
+
+
+def privacy(run: Collected) -> str:
+    """The one line on privacy: a ledger covers the denoiser alone, never images fused from real ones."""
+    none = "no privacy claim: fusion copies structure from real training images"
+    if run.ledger is None:
+        return f"{none}."
+    terms = ("epsilon", "delta", "unit")
+    told = ", ".join(f"{name} {run.ledger[name]}" for name in terms if name in run.ledger) or "no epsilon written"
+    return f"The denoiser has a ledger ({told}). It covers the denoiser alone; for the images: {none}."

@@ -1,0 +1,77 @@
+"""The report in one table for the terminal."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from medlt.report import summary
+from medlt.report.collect import Collected, collect
+from medlt.report.html import NONE, number, signed
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+STYLES = {"helps": "bold green", "harms": "bold red"}
+
+
+def table(run: Path) -> Table:
+    """Findings against label counts, AP of each arm, and the deciding difference. Raises InputError like `collect`."""
+    from rich.table import Table
+    from rich.text import Text
+
+    told = collect(Path(run))
+    arms = _arms(told)
+    caption = (told.verdict or {}).get("sentence", "not run yet: the evaluation")
+    built = Table(title=Text(_title(told)), caption=Text(str(caption)))
+    built.add_column("finding")
+    for name in ("positives", "after", *(f"AP {arm}" for arm in arms), "difference [interval]", "word"):
+        built.add_column(name, justify="left" if name == "word" else "right")
+    differences = _differences(told)
+    for name in _names(told):
+        value, word = differences.get(name, (NONE, NONE))
+        cells = [name, *_counts(told, name), *(_score(told, name, arm) for arm in arms), value]
+        built.add_row(*map(Text, cells), Text(word, style=STYLES.get(word, "")))
+    return built
+
+
+def _title(run: Collected) -> str:
+    return f"verdict: {run.verdict['verdict']}" if run.verdict else "no verdict yet"
+
+
+def _arms(run: Collected) -> list[str]:
+    return [] if run.scores is None else summary.ordered(set(run.scores["arm"]), summary.ARMS)
+
+
+def _names(run: Collected) -> list[str]:
+    scored = [] if run.scores is None else list(run.scores["finding"])
+    return summary.names(run, [*summary.counts(run).index, *scored])
+
+
+def _counts(run: Collected, name: str) -> tuple[str, str]:
+    counts = summary.counts(run)
+    if name not in counts.index:
+        return "", ""
+    return str(counts["real"][name]), str(counts["real"][name] + counts["added"][name])
+
+
+def _score(run: Collected, name: str, arm: str) -> str:
+    scores = summary.scores(run)
+    key = (name, "AP", arm)
+    if key not in scores.index:
+        return NONE
+    mean, sd = scores["mean"][key], scores["std"][key]
+    return number(mean) if math.isnan(sd) else f"{number(mean)} ± {number(sd)}"
+
+
+def _differences(run: Collected) -> dict[str, tuple[str, str]]:
+    """Finding -> (difference and interval, word) of the first comparison, in AP."""
+    pairs = summary.comparisons(run)
+    if not pairs:
+        return {}
+    rows = summary.differences(run, pairs[0], "AP")
+    return {
+        str(name): (f"{signed(r.difference)} [{signed(r.low)}, {signed(r.high)}]", str(r.word))
+        for name, r in zip(rows.index, rows.itertuples(), strict=True)
+    }

@@ -1,0 +1,203 @@
+"""Simplicial codes: a latent written as L words a pixel, each word drawn from a vocabulary of V.
+
+Lavoie et al., "Simplicial Embeddings in Self-Supervised Learning and Downstream Classification", arXiv 2204.00616;
+as the feature space of Elberg, Parra, Petrache, arXiv 2405.01705.
+
+| symbol | here | meaning | shape, range |
+|---|---|---|---|
+| z | z | codec latent, standardised per channel | [B,C,h,w] |
+| E | encoder | small U-Net, then a batch norm without gain: the logits | [B,L,V,h,w] |
+| tau | temperature | divides the logits before the softmax | > 0 |
+| s | code | softmax over V, inside each group and pixel | [B,L,V,h,w], sums to 1 over V |
+| D | decoder | small U-Net on s, linear output (a tanh could not reach abs(z) > 1) | [B,C,h,w] |
+| C | classifier | convolutions on s that keep h x w, global mean, linear | [B,K] logits |
+
+What we changed, and why. The published encoder ends in a tanh in front of the softmax, so that no word of 64 can pass
+a probability of 0.105 and nothing is ever sparse. Here the logits are batch-normalised without a learnt gain: every
+word has mean 0 and spread 1 over the data, so no word dies, none takes over, and the temperature alone sets how sharp
+a word is. With unit spread the two largest of 16 logits lie about 0.4 apart, hence a temperature well below 1.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from medlt.chance import generator
+from medlt.files import digest, write_tensors
+from medlt.types import InputError
+
+
+class PixelNorm(nn.LayerNorm):
+    """Layer norm over the channels of each pixel of [B,C,h,w]: mean 0, variance 1, learnt gain and offset."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        return super().forward(input.movedim(1, -1)).movedim(-1, 1)
+
+
+class ConvBlock(nn.Sequential):
+    """Convolution, norm a pixel, SiLU: [B,cin,h,w] -> [B,cout,h/stride,w/stride]."""
+
+    def __init__(self, cin: int, cout: int, *, kernel: int = 3, stride: int = 1) -> None:
+        convolution = nn.Conv2d(cin, cout, kernel, stride, kernel // 2, bias=False)
+        super().__init__(convolution, PixelNorm(cout), nn.SiLU())
+
+
+class SmallUNet(nn.Module):
+    """One-level U-Net: [B,cin,h,w] -> [B,cout,h,w], linear output. h and w are even. It sees about 4 pixels far."""
+
+    def __init__(self, cin: int, cout: int, width: int) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(ConvBlock(cin, width, kernel=1), ConvBlock(width, width))
+        self.down = nn.Sequential(ConvBlock(width, 2 * width, stride=2), ConvBlock(2 * width, width, kernel=1))
+        self.join = ConvBlock(2 * width, width)
+        self.head = nn.Conv2d(width, cout, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        skip = self.stem(x)
+        low = F.interpolate(self.down(skip), scale_factor=2.0, mode="nearest")
+        out: Tensor = self.head(self.join(torch.cat([skip, low], 1)))
+        return out
+
+
+class CodeClassifier(nn.Module):
+    """Logits [B,K] of codes [B,L*V,h,w]. `features` [B,2*width,h,w] keep the code's grid for class activation maps."""
+
+    def __init__(self, cin: int, findings: int, width: int) -> None:
+        super().__init__()
+        self.features = nn.Sequential(
+            ConvBlock(cin, width, kernel=1), ConvBlock(width, width), ConvBlock(width, 2 * width)
+        )
+        self.head = nn.Linear(2 * width, findings)
+
+    def logits(self, features: Tensor) -> Tensor:
+        """[B,F,h,w] -> [B,K]."""
+        out: Tensor = self.head(features.mean((2, 3)))
+        return out
+
+    def forward(self, flat: Tensor) -> Tensor:
+        return self.logits(self.features(flat))
+
+
+def initialise(module: nn.Module, *key: object) -> None:
+    """Fresh weights as a function of `key` alone: He-normal convolutions, zero biases, unit norms."""
+    chance = generator("initialise", *key)
+    for part in module.modules():
+        if isinstance(part, nn.Conv2d | nn.Linear):
+            nn.init.kaiming_normal_(part.weight, nonlinearity="linear", generator=chance)
+            if part.bias is not None:
+                nn.init.zeros_(part.bias)
+        elif isinstance(part, nn.LayerNorm | nn.BatchNorm2d):
+            part.reset_parameters()
+
+
+@contextmanager
+def evaluating(module: nn.Module) -> Iterator[None]:
+    """Eval mode inside the block, the former mode after it."""
+    training = module.training
+    module.eval()
+    try:
+        yield
+    finally:
+        module.train(training)
+
+
+class SimplicialCoder(nn.Module):
+    """Encoder E, decoder D and classifier C round one simplicial code (notation above).
+
+    `channels` is C, `findings` K, `groups` L, `vocabulary` V, `width` the channels of the networks (a multiple of 4).
+    Weights are a function of `seed`.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        findings: int,
+        *,
+        groups: int = 16,
+        vocabulary: int = 16,
+        temperature: float = 0.1,
+        width: int = 32,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        if width % 4:
+            raise InputError(f"sparse.width: {width} is not a multiple of 4; take {width // 4 * 4 + 4}")
+        self.config: dict[str, Any] = {
+            "channels": channels,
+            "findings": findings,
+            "groups": groups,
+            "vocabulary": vocabulary,
+            "temperature": temperature,
+            "width": width,
+        }
+        self.groups, self.vocabulary, self.temperature = groups, vocabulary, temperature
+        words = groups * vocabulary
+        self.encoder = nn.Sequential(SmallUNet(channels, words, width), nn.BatchNorm2d(words, affine=False))
+        self.decoder = SmallUNet(words, channels, width)
+        self.classifier = CodeClassifier(words, findings, width)
+        initialise(self, seed)
+
+    def logits(self, z: Tensor) -> Tensor:
+        """Normalised logits over the temperature, [B,L,V,h,w]. Raises InputError for a latent of odd side."""
+        if z.shape[-1] % 2 or z.shape[-2] % 2:
+            side = f"{z.shape[-2]}x{z.shape[-1]}"
+            raise InputError(f"latents are {side}, their sides must be even; choose an image size that makes them so")
+        flat: Tensor = self.encoder(z)
+        return flat.view(len(z), self.groups, self.vocabulary, *z.shape[2:]) / self.temperature
+
+    def code(self, z: Tensor) -> Tensor:
+        """s [B,L,V,h,w] of z [B,C,h,w]: each group of each pixel is a point of the simplex."""
+        return self.logits(z).softmax(2)
+
+    def decode(self, s: Tensor) -> Tensor:
+        """z [B,C,h,w] of codes [B,L,V,h,w], unbounded."""
+        z: Tensor = self.decoder(s.flatten(1, 2))
+        return z
+
+    def features(self, s: Tensor) -> Tensor:
+        """Spatial features [B,F,h,w] of the classifier, what a class activation map weighs."""
+        out: Tensor = self.classifier.features(s.flatten(1, 2))
+        return out
+
+    def classify(self, s: Tensor) -> Tensor:
+        """Logits [B,K] of codes [B,L,V,h,w]."""
+        return self.classifier.logits(self.features(s))
+
+    @property
+    def digest(self) -> str:
+        """16 hex digits of settings and weights."""
+        weights = (v.detach().cpu().contiguous().numpy().tobytes() for v in self.state_dict().values())
+        return digest(self.config, *weights)
+
+    def save(self, path: Path, **told: Any) -> None:
+        """Write weights, settings and `told` (anything JSON) to one safetensors file, atomically; equal bytes."""
+        # One metadata key: safetensors does not promise an order among several.
+        write_tensors(path, self.state_dict(), {"medlt": json.dumps({"config": self.config, **told}, sort_keys=True)})
+
+    @classmethod
+    def load(cls, path: Path) -> SimplicialCoder:
+        """The coder `save` wrote, in eval mode. Raises InputError for any other file."""
+        config, tensors = told(path)["config"], {}
+        with safe_open(path, framework="pt") as handle:
+            tensors = {name: handle.get_tensor(name) for name in handle.keys()}
+        coder = cls(**config)
+        coder.load_state_dict(tensors)
+        return coder.eval()
+
+
+def told(path: Path) -> dict[str, Any]:
+    """What `SimplicialCoder.save` wrote beside the weights. Raises InputError if `path` holds no coder."""
+    try:
+        with safe_open(path, framework="pt") as handle:
+            return dict(json.loads(handle.metadata()["medlt"]))
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError):
+        raise InputError(f"{path}: is not a sparse coder; remove it and run again to train one") from None

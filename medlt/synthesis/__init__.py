@@ -1,0 +1,5 @@
+"""Methods that make images: each a `medlt.types.Synthesizer`, by name in METHODS."""
+
+from medlt.synthesis.fusion import LatentFusion
+
+METHODS = {"fusion": LatentFusion}

@@ -1,0 +1,55 @@
+"""Fusing two codes pixel by pixel under two class activation maps.
+
+Chu et al., "Feature Space Augmentation for Long-Tailed Data", arXiv 2008.03673;
+Elberg, Parra, Petrache, arXiv 2405.01705.
+
+| symbol | meaning | shape |
+|---|---|---|
+| a, b | codes of the tail and the head image | [B,L,V,h,w] |
+| T | A_c(tail) > q_a: specific to the tail finding | bool [B,h,w] |
+| G | A_c'(head) < q_b: generic in the head image | bool [B,h,w] |
+| coin | true with probability p of its sample | bool [B,h,w] |
+| omega | pixels taken from the tail image, Omega_T | bool [B,h,w] |
+
+| T | G | fused pixel |
+|---|---|---|
+| 1 | 0 | a |
+| 0 | 1 | b |
+| equal | equal | a where the coin is true, else b |
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from medlt.chance import generator
+
+
+def _column(values: Sequence[float], like: Tensor) -> Tensor:
+    return torch.as_tensor(values, dtype=like.dtype, device=like.device)[:, None, None]
+
+
+def masks(cam_a: Tensor, cam_b: Tensor, q_a: Sequence[float], q_b: Sequence[float]) -> tuple[Tensor, Tensor]:
+    """T and G, bool [B,h,w], from maps [B,h,w] in [0,1] and one threshold a sample each."""
+    return cam_a > _column(q_a, cam_a), cam_b < _column(q_b, cam_b)
+
+
+def coins(seeds: Sequence[int], p: Sequence[float], shape: tuple[int, int]) -> Tensor:
+    """Independent tosses, bool [B,h,w]; those of sample i depend on seeds[i] and p[i] only."""
+    draws = [
+        torch.rand(shape, generator=generator("coin", int(seed))) < chance
+        for seed, chance in zip(seeds, p, strict=True)
+    ]
+    return torch.stack(draws)
+
+
+def fuse(a: Tensor, b: Tensor, tail: Tensor, generic: Tensor, coin: Tensor) -> tuple[Tensor, Tensor]:
+    """The fused code [B,L,V,h,w] and omega [B,h,w], by the table above.
+
+    Whole pixel vectors move, so the code stays on the simplex.
+    """
+    omega = torch.where(tail == generic, coin, tail)
+    return torch.where(omega[:, None, None], a, b), omega

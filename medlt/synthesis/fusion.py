@@ -1,0 +1,187 @@
+"""Latent fusion: a tail image's own pixels in the body of a head image, cleaned by the last steps of a diffusion model.
+
+Elberg, Parra, Petrache, "Long Tail Image Generation Through Feature Space Augmentation and Iterated Learning",
+arXiv 2405.01705. Notation: `medlt.sparse.embedding` (z, E, D, C, s) and `medlt.synthesis.fuse` (a, b, T, G, omega).
+
+    plan    tail image i with finding c; head partner j, another patient of the same fold; q_a, q_b ~ N; p ~ U(0,1)
+    fuse    s' from E(z_i), E(z_j) under A_c(i) > q_a and A_c'(j) < q_b;  z' = D(s')
+    refine  the last k of N steps from sqrt(abar) z' + sqrt(1-abar) eps (renoise; without it from z', as published),
+            classifier-free guidance with the label vector as prompt
+    decode  image = decode(un-standardised z)
+
+`plan` draws all chance; `run` is a function of each row alone, bit for bit on a CPU, whatever the image is made beside
+(`medlt.diffusion.batching`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from medlt.chance import noise_like, seed_of
+from medlt.diffusion.batching import fixed_batches
+from medlt.diffusion.guidance import contrast
+from medlt.diffusion.sampler import from_latent, sample
+from medlt.sparse.embedding import SimplicialCoder
+from medlt.synthesis.fuse import coins, fuse, masks
+from medlt.synthesis.gaze import Gaze, Latents
+from medlt.synthesis.labels import fused_labels, mass
+from medlt.synthesis.plan import Collection, Draws, plan
+from medlt.types import Batch, Denoiser, InputError
+
+PANELS = ("tail", "head", "cam_tail", "cam_head", "mask", "fused", "refined")
+
+
+class Standardises(Protocol):
+    """Latents to unit spread a channel, and back."""
+
+    def to(self, z: Tensor) -> Tensor: ...
+
+    def back(self, z: Tensor) -> Tensor: ...
+
+
+@dataclass(frozen=True)
+class _Fused:
+    """All that is known of rows before refinement; z_* standardised [B,C,h,w], maps and omega [B,h,w]."""
+
+    z_tail: Tensor
+    z_head: Tensor
+    cam_tail: Tensor
+    cam_head: Tensor
+    omega: Tensor
+    z: Tensor
+    labels: np.ndarray
+    tail_mass: np.ndarray
+
+
+@dataclass(kw_only=True)
+class LatentFusion:
+    """The method, with everything it needs passed in.
+
+    collection: train rows; coder: trained, of `collection.findings`; latents: uids -> standardised latents [N,C,h,w];
+    standardiser: as fitted on the train split; denoise: label vectors [B,K] (1/0/NaN, soft) or None (unconditional) to
+    a denoiser, safe to call from several threads; decode: codec latents [B,C,h,w] -> images [B,1,H,W] in [0,1], a row's
+    bytes a function of the row (as those of `medlt.diffusion.decode`); scheduler: makes a fresh one, timesteps set.
+    `space` says which latents the denoiser was trained on, `keep` is k; `batch` rows are in memory at once.
+    """
+
+    collection: Collection
+    coder: SimplicialCoder
+    latents: Latents
+    standardiser: Standardises
+    denoise: Callable[[Tensor | None], Denoiser]
+    decode: Callable[[Tensor], Tensor]
+    scheduler: Callable[[], Any]
+    draws: Draws = field(default_factory=Draws)
+    cam: str = "gradcam"
+    keep: int = 5
+    renoise: bool = True
+    guidance: float = 3.5
+    labels: str = "cam_mass"
+    space: Literal["standardised", "codec"] = "standardised"
+    batch: int = 32
+    reads_real_images: bool = field(default=True, init=False)
+
+    def __post_init__(self) -> None:
+        if self.coder.config["findings"] != len(self.collection.findings):
+            told, wanted = self.coder.config["findings"], len(self.collection.findings)
+            raise InputError(f"fusion: the coder knows {told} findings, the collection {wanted}; train it again")
+        if not 1 <= self.keep <= (steps := len(self.scheduler().timesteps)):
+            raise InputError(f"fusion: keep = {self.keep} of {steps} steps; keep between 1 and {steps}")
+        self.gaze = Gaze(self.coder, self.latents, self.cam)
+
+    def plan(self, need: Mapping[str, int], seed: int) -> pd.DataFrame:
+        """As `medlt.synthesis.plan.plan`: need[finding] slots with `draws.candidates` rows each, index uid."""
+        return plan(self.collection, self.gaze, self.draws, need, seed)
+
+    def run(self, rows: pd.DataFrame) -> Iterator[Batch]:
+        """Batches of finished images in the order of `rows`, each a function of its own row.
+
+        Rows gain `mask_share`, the share of latent pixels from the tail image, and `tail_mass`, the share of the tail
+        finding's class activation map on them. Raises InputError for a parent that is not in the collection.
+        """
+        for part in self._parts(rows):
+            fused = self._fuse(part)
+            images = self._picture(self._refine(part, fused))
+            share = fused.omega.double().mean((1, 2)).cpu().numpy()
+            labels = pd.DataFrame(fused.labels, index=part.index, columns=list(self.collection.findings))
+            yield Batch(part.assign(mask_share=share, tail_mass=fused.tail_mass), images, labels)
+
+    def explain(self, rows: pd.DataFrame) -> dict[str, Tensor]:
+        """How `rows` came about, images [B,1,H,W] in [0,1]: tail, head, cam_tail, cam_head, mask, fused, refined."""
+        shown = [self._panels(part) for part in self._parts(rows)]
+        return {name: torch.cat([panel[name] for panel in shown]) for name in shown[0]} if shown else {}
+
+    def _parts(self, rows: pd.DataFrame) -> Iterator[pd.DataFrame]:
+        """Rows in groups of `batch`."""
+        for column in ("parent_a", "parent_b"):
+            if len(lost := rows.loc[~rows[column].isin(self.collection.table.index), column]):
+                raise InputError(f"plan: {column} {lost.iloc[0]!r} is not a train row; plan again for this collection")
+        for start in range(0, len(rows), self.batch):
+            yield rows.iloc[start : start + self.batch]
+
+    def _fuse(self, rows: pd.DataFrame) -> _Fused:
+        """Codes, maps, masks, fused latents and labels."""
+        z_a, z_b = (self.gaze.see(rows[name].tolist()) for name in ("parent_a", "parent_b"))
+        a, b = self.gaze.code(z_a), self.gaze.code(z_b)
+        cam_a, cam_b = (self.gaze.maps(s, self._columns(rows[c])) for s, c in ((a, "finding"), (b, "finding_b")))
+        tail, generic = masks(cam_a, cam_b, rows["q_a"].tolist(), rows["q_b"].tolist())
+        coin = coins(rows["seed"].tolist(), rows["p"].tolist(), (a.shape[-2], a.shape[-1])).to(a.device)
+        s, omega = fuse(a, b, tail, generic, coin)
+        labels = self._labels(rows, a, b, omega)
+        return _Fused(z_a, z_b, cam_a, cam_b, omega, self.gaze.decode(s), labels, mass(cam_a, omega))
+
+    def _columns(self, names: Sequence[str]) -> np.ndarray:
+        return np.array([self.collection.findings.index(c) if c else -1 for c in names])
+
+    def _masses(self, s: Tensor, y: np.ndarray, pixels: Tensor) -> np.ndarray:
+        """Mass on `pixels` of the map of every finding each row has, [B,K]; 1 where it has not."""
+        found = np.ones_like(y)
+        row, column = np.nonzero(y == 1)
+        if len(row):
+            at = torch.from_numpy(row).to(s.device)
+            found[row, column] = mass(self.gaze.maps(s[at], column), pixels[at])
+        return found
+
+    def _labels(self, rows: pd.DataFrame, a: Tensor, b: Tensor, omega: Tensor) -> np.ndarray:
+        """Label vectors [B,K] by the rule, from the masses of every finding a parent has."""
+        names, table = list(self.collection.findings), self.collection.table
+        y_a, y_b = (table.loc[rows[c].tolist(), names].to_numpy(np.float64) for c in ("parent_a", "parent_b"))
+        mass_a, mass_b = self._masses(a, y_a, omega), self._masses(b, y_b, ~omega)
+        none = self.collection.no_finding
+        return fused_labels(self.labels, y_a, y_b, mass_a, mass_b, names.index(none) if none else None)
+
+    def _refine(self, rows: pd.DataFrame, fused: _Fused) -> Tensor:
+        """The last k steps from the fused latent; in and out standardised."""
+        z = fused.z if self.space == "standardised" else self.standardiser.back(fused.z)
+        seeds = [seed_of("noise", int(seed)) for seed in rows["seed"]]
+        noise, prompt = noise_like(seeds, z.shape[1:]).to(z), torch.from_numpy(fused.labels).to(z.device)
+        refined = fixed_batches(self._last_steps)(z, noise, prompt, torch.tensor(seeds))
+        return refined if self.space == "standardised" else self.standardiser.to(refined)
+
+    @torch.no_grad()
+    def _last_steps(self, z: Tensor, noise: Tensor, prompt: Tensor, seeds: Tensor) -> Tensor:
+        scheduler = self.scheduler()
+        denoiser = contrast(self.denoise(None), self.guidance)(self.denoise(prompt))
+        return sample(denoiser, from_latent(z, noise, scheduler, self.keep, self.renoise), scheduler, seeds.tolist())
+
+    def _picture(self, z: Tensor) -> Tensor:
+        """Images of standardised latents."""
+        return self.decode(self.standardiser.back(z)).cpu()
+
+    def _panels(self, rows: pd.DataFrame) -> dict[str, Tensor]:
+        fused = self._fuse(rows)
+        latents = {"tail": fused.z_tail, "head": fused.z_head, "fused": fused.z, "refined": self._refine(rows, fused)}
+        shown = {name: self._picture(z) for name, z in latents.items()}
+        size = shown["tail"].shape[-2:]
+        maps = {"cam_tail": fused.cam_tail, "cam_head": fused.cam_head}
+        smooth = {name: F.interpolate(m[:, None].cpu(), size, mode="bilinear") for name, m in maps.items()}
+        every = shown | smooth | {"mask": F.interpolate(fused.omega[:, None].float().cpu(), size, mode="nearest")}
+        return {name: every[name] for name in PANELS}

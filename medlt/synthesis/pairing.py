@@ -1,0 +1,107 @@
+"""Who is fused with whom: head partners for tail images, found by uid.
+
+Elberg, Parra, Petrache, arXiv 2405.01705. A partner carries no tail finding, is another patient, and lies in the same
+fold as the tail image, so that a classifier trained without that fold has seen neither parent.
+
+| metric | partners |
+|---|---|
+| saliency | the k nearest among all partners, Euclidean, between A_c(tail image) and A_c'(partner) |
+| confusing | the same among the partners with the head finding most confused with c |
+
+c' is the partner's own finding that the classifier on codes is surest of; the head finding most confused with c is the
+one of largest mean probability over the images with c.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from scipy.spatial.distance import cdist
+
+from medlt.synthesis.gaze import Gaze
+from medlt.types import InputError
+
+QUERIES = 64
+
+
+def is_no_finding(name: str) -> bool:
+    """Whether a column says that nothing was found: 'No Finding', 'No_Finding', 'no finding'."""
+    return name.replace("_", " ").replace("-", " ").lower() == "no finding"
+
+
+def partner_mask(table: pd.DataFrame, tail: Sequence[str], no_finding: str | None = None) -> np.ndarray:
+    """bool [N]: rows known to carry no tail finding. An unknown one counts as absent only beside 'no finding'."""
+    labels = table[list(tail)].to_numpy(float)
+    healthy = np.zeros(len(table), bool) if no_finding is None else table[no_finding].to_numpy(float) == 1
+    return np.asarray(((labels == 0) | (np.isnan(labels) & healthy[:, None])).all(1))
+
+
+def neighbours(queries: np.ndarray, candidates: np.ndarray, allowed: np.ndarray, k: int) -> np.ndarray:
+    """int64 [Q,k]: for each query [Q,D] the k nearest allowed candidates [N,D], nearest first; -1 where fewer.
+
+    `allowed` is bool [Q,N]. Ties go to the earlier candidate.
+    """
+    found = np.full((len(queries), k), -1)
+    for start in range(0, len(queries), QUERIES):
+        part = slice(start, start + QUERIES)
+        distance = np.where(allowed[part], cdist(queries[part], candidates), np.inf)
+        order = np.argsort(distance, axis=1, kind="stable")[:, :k]
+        near = np.where(np.isfinite(np.take_along_axis(distance, order, 1)), order, -1)
+        found[part, : order.shape[1]] = near
+    return found
+
+
+def head_finding(labels: np.ndarray, scores: np.ndarray, no_finding: int | None = None) -> np.ndarray:
+    """int64 [N]: the positive finding of largest score; 'no finding' only if it is the only one; -1 if there is none.
+
+    Labels [N,K] 1/0/NaN, scores [N,K] in [0,1].
+    """
+    rank = np.where(labels == 1, scores, -np.inf)
+    if no_finding is not None:
+        rank[:, no_finding] -= np.where(labels[:, no_finding] == 1, 2.0, 0.0)
+    return np.where((labels == 1).any(1), rank.argmax(1), -1)
+
+
+def most_confusing(scores: np.ndarray, heads: Sequence[int]) -> int:
+    """The head finding (column) of largest mean score over the images with the tail finding, scores [P,K]."""
+    return int(heads[int(np.argmax(scores[:, list(heads)].mean(0)))])
+
+
+@dataclass(frozen=True)
+class Partners:
+    """All possible head partners: their uids, sorted, the finding each is looked at for, and its map [N,h*w]."""
+
+    uids: tuple[str, ...]
+    finding: np.ndarray
+    maps: np.ndarray
+
+
+def partners(
+    table: pd.DataFrame, findings: Sequence[str], mask: np.ndarray, gaze: Gaze, only: str | None = None
+) -> Partners:
+    """The rows under `mask`; with `only`, those of them positive for that finding, looked at for it.
+
+    Raises InputError if there is none.
+    """
+    rows = table[mask if only is None else mask & (table[only].to_numpy(float) == 1)].sort_index()
+    if rows.empty:
+        raise InputError("pairing: no train row is known to carry no tail finding; lower need.tail_below")
+    uids = tuple(map(str, rows.index))
+    names = list(findings)
+    if only is None:
+        none = next((k for k, name in enumerate(names) if is_no_finding(name)), None)
+        finding = head_finding(rows[names].to_numpy(float), gaze.scores_of(uids), none)
+    else:
+        finding = np.full(len(uids), names.index(only))
+    return Partners(uids, finding, gaze.maps_of(uids, finding))
+
+
+def allowed(table: pd.DataFrame, tails: Sequence[str], heads: Sequence[str]) -> np.ndarray:
+    """bool [Q,N]: another patient of the same fold."""
+    a, b = table.loc[list(tails)], table.loc[list(heads)]
+    same_fold = a["fold"].to_numpy()[:, None] == b["fold"].to_numpy()[None]
+    same_patient = a["patient_id"].to_numpy()[:, None] == b["patient_id"].to_numpy()[None]
+    return np.asarray(same_fold & ~same_patient)

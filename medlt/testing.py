@@ -1,0 +1,149 @@
+"""Tiny real twins of every protocol: small enough for a unit test, true enough to test against.
+
+Each is exact where the real thing is only approximate, so that a test can state what the answer must be.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from medlt import chance
+from medlt.types import Denoiser, Finding, InputError, Signal
+
+
+class IdentityCodec:
+    """A codec that loses nothing: latents are the image's own pixels, `factor` x `factor` of them to the channels.
+
+    The spread is 0, or `spread` everywhere, so that sampling latents can be told from their mode.
+    """
+
+    def __init__(self, factor: int = 1, spread: float = 0.0, scale: float = 1.0) -> None:
+        self.factor = factor
+        self.channels = factor * factor
+        self.spread = spread
+        self.scale = scale
+        self.digest = f"identity-{factor}-{spread}-{scale}"
+
+    def moments(self, images: Tensor) -> Tensor:
+        """Pixels | spread, [B,2C,H/factor,W/factor]."""
+        if images.shape[-2] % self.factor or images.shape[-1] % self.factor:
+            raise InputError(f"images of {tuple(images.shape[-2:])} px; resize to a multiple of {self.factor} px")
+        mean = functional.pixel_unshuffle(images, self.factor)
+        return torch.cat([mean, torch.full_like(mean, self.spread)], 1)
+
+    def latents(self, moments: Tensor, noise: Tensor | None = None) -> Tensor:
+        """(mean + sd * noise) * scale."""
+        mean, sd = moments.chunk(2, 1)
+        return (mean if noise is None else mean + sd * noise) * self.scale
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """The pixels back, cut to [0,1]."""
+        return functional.pixel_shuffle(latents / self.scale, self.factor).clamp(0, 1)
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """Exact denoiser of a Gaussian mixture: the closed-form truth for samplers and guidance.
+
+    x0 ~ sum_k weights_k N(means_k, std^2 I), weights [K], means [K,D]; x_t = sqrt(abar) x0 + sqrt(1 - abar) n [B,D].
+    Given the component, E[x0 | x_t] = m + sqrt(abar) std^2 / var (x_t - sqrt(abar) m), var = abar std^2 + 1 - abar.
+    """
+
+    weights: Tensor
+    means: Tensor
+    std: float
+    abar: Tensor
+
+    def __call__(self, x_t: Tensor, t: int) -> Tensor:
+        a = self.abar[t]
+        var = a * self.std**2 + 1 - a
+        gap = x_t[:, None] - a.sqrt() * self.means
+        resp = (self.weights.log() - gap.pow(2).sum(-1) / (2 * var)).softmax(-1)
+        return (resp[..., None] * (self.means + a.sqrt() * self.std**2 / var * gap)).sum(1)
+
+    def fractions(self, x: Tensor) -> Tensor:
+        """Share of x [B,D] nearest to each mean, [K]."""
+        nearest = torch.cdist(x, self.means.to(x)).argmin(1)
+        return nearest.bincount(minlength=len(self.means)) / len(x)
+
+
+def constant_denoiser(x0: Tensor) -> Denoiser:
+    """A denoiser that answers x0 whatever it is shown."""
+    return lambda x_t, t: x0
+
+
+def constant_signal(value: float) -> Signal:
+    """A signal that is `value` everywhere; its gradient is 0."""
+    return lambda x0, t: x0.flatten(1).sum(1) * 0 + value
+
+
+def always(check: str, passed: bool) -> Any:
+    """A check that says the same of every image."""
+
+    def look(batch: Any) -> Sequence[Finding]:
+        return [Finding(check, str(uid), float(passed), 1.0, passed, f"always {passed}") for uid in batch.rows.index]
+
+    return look
+
+
+@dataclass(frozen=True)
+class Discs:
+    """A data set of `n` smooth discs on a gradient, {"uid", "image" [1,size,size] in [0,1]}; made when asked for."""
+
+    n: int
+    size: int = 32
+    seed: int = 0
+
+    @property
+    def uids(self) -> tuple[str, ...]:
+        """disc-0, disc-1, ..."""
+        return tuple(f"disc-{i}" for i in range(self.n))
+
+    def __len__(self) -> int:
+        return self.n
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        if not 0 <= index < self.n:
+            raise IndexError(index)
+        x, y, radius, light = chance.rng(self.seed, "disc", index).uniform([0.3, 0.3, 0.1, 0.4], [0.7, 0.7, 0.3, 0.8])
+        axis = torch.linspace(0, 1, self.size)
+        distance = ((axis[None, :] - x) ** 2 + (axis[:, None] - y) ** 2).sqrt()
+        image = 0.2 * axis[:, None] + light * torch.sigmoid((radius - distance) * 40)
+        return {"uid": self.uids[index], "image": image.float()[None].clamp(0, 1)}
+
+
+def tiny_autoencoder_kl(seed: int = 0, **changes: Any) -> Any:
+    """An untrained diffusers AutoencoderKL of a few thousand weights: 3 channels, 4 latent channels, factor 4."""
+    from diffusers import AutoencoderKL
+
+    settings: dict[str, Any] = {
+        "block_out_channels": (8, 16, 16),
+        "down_block_types": ("DownEncoderBlock2D",) * 3,
+        "up_block_types": ("UpDecoderBlock2D",) * 3,
+        "norm_num_groups": 4,
+        "scaling_factor": 0.5,
+    }
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return AutoencoderKL(**settings | changes).eval()
+
+
+def tiny_autoencoder_tiny(seed: int = 0, **changes: Any) -> Any:
+    """An untrained diffusers AutoencoderTiny of a few thousand weights: 3 channels, 4 latent channels, factor 4."""
+    from diffusers import AutoencoderTiny
+
+    settings: dict[str, Any] = {
+        "encoder_block_out_channels": (8, 8, 8),
+        "decoder_block_out_channels": (8, 8, 8),
+        "num_encoder_blocks": (1, 1, 1),
+        "num_decoder_blocks": (1, 1, 1),
+    }
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return AutoencoderTiny(**settings | changes).eval()

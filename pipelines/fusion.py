@@ -1,0 +1,89 @@
+"""Latent fusion, end to end: a long-tailed collection in, a filled tail and its evidence out (arXiv 2405.01705)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+import torch
+from medlt.diffusion.decode import Decoder
+from torch import Tensor
+
+from medlt import config as configs
+from medlt.checks.folds import Crossfit
+from medlt.diffusion.cache import Latents
+from medlt.diffusion.denoiser import LabelUNet, as_denoiser
+from medlt.diffusion.schedulers import abar, factory
+from medlt.files import digest, write_table
+from medlt.report.html import write as write_report
+from medlt.sparse.embedding import SimplicialCoder
+from medlt.synthesis.fusion import LatentFusion
+from medlt.synthesis.plan import Collection as FusionRows
+from medlt.synthesis.plan import Draws
+from medlt.types import Denoiser
+from pipelines import learning, making, proving, stages
+from pipelines.stages import Collection, Progress, quiet
+
+ARM = "fusion"
+
+
+def main(config: configs.RunConfig, progress: Progress = quiet) -> Path:
+    """Run or resume the recipe; returns the run folder. Raises InputError before anything is written on bad input."""
+    torch.set_num_threads(config.threads or torch.get_num_threads())
+    run, real = stages.collect(config)
+    codec = learning.codec(run, real, progress)
+    latents = learning.latents(run, real, codec, progress)
+    coder = learning.sparse(run, real, latents, progress)
+    denoiser = learning.denoiser(run, real, latents, progress)
+    judges = learning.judges(run, real, progress)
+    method = build(config, real, latents, coder, denoiser, judges)
+    with run.stage("synthesis"):
+        plan = method.plan(real.shortfall(), config.seed)
+        write_table(run.path("plan.parquet"), plan)
+        making.make(run, method, plan, making.checks(config, real, judges), progress)
+        made = making.publish(run, real, plan, ARM, digest(run.told()["digests"]))
+    with run.stage("evaluation"):
+        proving.evaluate(run, real, made, ARM, progress)
+    with run.stage("report"):
+        making.panels(run, method.explain)
+        write_report(run.folder)
+    return run.folder
+
+
+def build(
+    config: configs.RunConfig,
+    real: Collection,
+    latents: Latents,
+    coder: SimplicialCoder,
+    denoiser: LabelUNet,
+    judges: Crossfit,
+) -> LatentFusion:
+    """The method with everything it reads. Judges' folds decide who may be paired with whom."""
+    chosen, findings, levels = config.method, real.manifest.findings, abar()
+    table: pd.DataFrame = real.train.rows[["patient_id", *findings]].assign(fold=judges.fold)
+
+    def denoise(labels: Tensor | None) -> Denoiser:
+        return as_denoiser(denoiser, labels, levels)
+
+    draws = Draws(
+        metric=chosen.pairing,
+        neighbours=chosen.neighbours,
+        threshold_mean=chosen.threshold_mean,
+        threshold_sd=chosen.threshold_sd,
+        candidates=config.need.candidates,
+    )
+    return LatentFusion(
+        collection=FusionRows(table, findings, real.tail),
+        coder=coder,
+        latents=latents,
+        standardiser=latents.standardiser,
+        denoise=denoise,
+        decode=Decoder(latents.codec),
+        scheduler=factory(chosen.scheduler, chosen.steps),
+        draws=draws,
+        cam=chosen.cam,
+        keep=chosen.keep,
+        renoise=chosen.renoise,
+        guidance=chosen.guidance,
+        labels=chosen.labels,
+    )

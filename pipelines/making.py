@@ -1,0 +1,116 @@
+"""From plan rows to a published data set: make, check, keep the best of each slot, publish with provenance."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from functools import partial
+
+import pandas as pd
+import torch
+
+from medlt import config as configs
+from medlt.checks.asserted import Asserted
+from medlt.checks.consistency import Crossfit, LabelConsistency, best_of, thresholds
+from medlt.checks.sanity import copies, sanity
+from medlt.data.loaders import images
+from medlt.data.manifest import Manifest
+from medlt.files import write_table
+from medlt.report.panels import save
+from medlt.runs import Run
+from medlt.types import Batch, Check, Finding, Synthesizer
+from medlt.writer import DatasetWriter, write_metadata
+from pipelines.stages import Collection, Progress
+
+SLOTS = 32  # whole slots in a shard: what a kill can lose
+
+
+def checks(config: configs.RunConfig, real: Collection, judges: Crossfit) -> tuple[Check, ...]:
+    """Sanity against the parents, then the label as seen by the judge that saw neither parent."""
+    findings = list(real.manifest.findings)
+    limits = thresholds(judges.held_out, real.train.rows[findings], config.checks.quantile)
+    parents = partial(_parents, real, config.size)
+    usual = sanity(parents, black_below=config.checks.black_below, duplicate_above=config.checks.duplicate_above)
+    return (*usual, Asserted(), LabelConsistency(judges.judges, dict(limits), findings))
+
+
+def _parents(real: Collection, size: int, uids: list[str]) -> torch.Tensor:
+    return images(real.train, size, real.cache, uids)
+
+
+def shards(plan: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
+    """The plan cut between slots, each piece with its name."""
+    slot = plan.groupby(["finding", "slot"], sort=False).ngroup()
+    for number, rows in plan.groupby(slot // SLOTS):
+        yield f"{number:06d}", rows
+
+
+def make(run: Run, method: Synthesizer, plan: pd.DataFrame, looks: tuple[Check, ...], progress: Progress) -> None:
+    """Every shard that is not finished: images, findings, the kept ones on disk."""
+    writer, total = DatasetWriter(run.folder), len(plan)
+    done = 0
+    for name, rows in shards(plan):
+        if not writer.has(name):
+            batch = joined(list(method.run(rows)))
+            found = [finding for look in looks for finding in look(batch)]
+            found += best_of(batch.rows, found)
+            writer.write(name, batch, found, [f.uid for f in found if f.check == "best_of" and f.passed])
+        progress("images", done := done + len(rows), total)
+
+
+def joined(batches: list[Batch]) -> Batch:
+    """One batch of many."""
+    tables = [pd.concat([getattr(batch, name) for batch in batches]) for name in ("rows", "labels")]
+    return Batch(tables[0], torch.cat([batch.images for batch in batches]), tables[1])
+
+
+def publish(run: Run, real: Collection, plan: pd.DataFrame, method: str, models: str) -> Manifest:
+    """Kept images that copy no other one go to images/, all rows to manifest.parquet. Returns the synthetic rows."""
+    writer = DatasetWriter(run.folder)
+    kept, said = writer.kept(), writer.findings()
+    if len(kept):
+        twins = copies(list(kept.index), writer.read, run.config.checks.duplicate_above)
+        said = pd.concat([said, _table(twins)], ignore_index=True)
+        kept = kept.drop([finding.uid for finding in twins if not finding.passed])
+    write_table(run.path("findings.parquet"), said)
+    writer.publish(kept.index)
+    run.record(counts={"planned": len(plan), "kept": len(kept), "rejected": len(plan) - len(kept)})
+    if kept.empty:
+        real.manifest.write(run.path("manifest.parquet"))
+        return real.manifest.where(pd.Series(False, real.manifest.rows.index))
+    made = _manifest(run, real, kept, method, models)
+    write_metadata(run.folder, made.rows, made.findings)
+    real.manifest.join(made).write(run.path("manifest.parquet"))
+    return made
+
+
+def _table(findings: list[Finding]) -> pd.DataFrame:
+    return pd.DataFrame([vars(finding) for finding in findings])
+
+
+def _manifest(run: Run, real: Collection, kept: pd.DataFrame, method: str, models: str) -> Manifest:
+    """Synthetic rows: a patient of their own, the train split, the tail parent's view, and what made them."""
+    views = real.train.rows["view"].reindex(kept["parent_a"]).to_numpy()
+    rows = kept.assign(
+        patient_id=[f"synthetic-{uid}" for uid in kept.index],
+        split="train",
+        view=views,
+        synthetic=True,
+        weight=run.config.evaluation.weight,
+        method=method,
+        models=models,
+    )
+    return Manifest(rows, real.manifest.findings, run.folder)
+
+
+def panels(run: Run, explain: Callable[[pd.DataFrame], dict[str, torch.Tensor]], each: int = 3) -> None:
+    """Strips for the report: of every finding the first kept images, and one that the checks turned down."""
+    plan, made = pd.read_parquet(run.path("plan.parquet")), pd.read_parquet(run.path("manifest.parquet"))
+    kept = plan.index.isin(made.index)
+    chosen = pd.concat([plan[kept].groupby("finding").head(each), plan[~kept].groupby("finding").head(1)])
+    chosen = chosen.assign(kept=chosen.index.isin(made.index)).sort_values(["finding", "kept"], ascending=[True, False])
+    stages = explain(chosen)
+    files = [
+        save(run.folder, str(uid), {name: tiles[i] for name, tiles in stages.items()})
+        for i, uid in enumerate(chosen.index)
+    ]
+    write_table(run.path("panels.parquet"), chosen[["finding", "kept"]].assign(file=files))

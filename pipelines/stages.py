@@ -1,0 +1,92 @@
+"""How every recipe begins: the config's data opened, looked at and filed, before anything is learnt."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from medlt import config as configs
+from medlt.classify.sets import TrainingSet
+from medlt.data.loaders import images
+from medlt.data.manifest import Manifest
+from medlt.data.source import open_data, readable
+from medlt.diffusion.codec import load_codec
+from medlt.files import write_text
+from medlt.metrics.groups import Grouping, group
+from medlt.runs import Run
+from medlt.types import InputError
+
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True)
+class Collection:
+    """The real rows of a run, and what is read off them."""
+
+    manifest: Manifest
+    need: configs.Need
+    cache: Path
+
+    @cached_property
+    def train(self) -> Manifest:
+        return self.manifest.split("train")
+
+    @cached_property
+    def groups(self) -> Grouping:
+        """Head, medium, tail by train positives."""
+        positives = self.train.counts()["positive"]
+        return group(dict(positives), above=self.need.head_above, below=self.need.tail_below)
+
+    @cached_property
+    def tail(self) -> tuple[str, ...]:
+        return tuple(f for f in self.groups.members("tail") if f != self.manifest.no_finding)
+
+    def members(self) -> dict[str, tuple[str, ...]]:
+        """Group name -> findings, with the tail as it is filled."""
+        return {name: self.groups.members(name) for name in ("head", "medium")} | {"tail": self.tail}
+
+    def shortfall(self) -> dict[str, int]:
+        """Images wanted for each tail finding."""
+        positives = self.train.counts()["positive"]
+        lacking = {f: min(self.need.most, self.need.target - int(positives[f])) for f in self.tail}
+        return {f: n for f, n in lacking.items() if n > 0}
+
+    def training_set(self, split: str, size: int) -> TrainingSet:
+        """All images of a split as 8-bit squares of side `size`, with their labels."""
+        part = self.manifest.split(split)
+        pixels = images(part, size, self.cache)
+        return TrainingSet(pixels, part.labels(), np.ones(len(part.rows), np.float32), tuple(part.rows.index))
+
+
+def collect(config: configs.RunConfig) -> tuple[Run, Collection]:
+    """Look at everything that can be wrong, then open the run folder: bad input leaves nothing behind."""
+    folder = config.out / "stages" / "data"
+    run = Run(config.out, config) if isinstance(config.data, configs.PhantomData) else None
+    manifest = open_data(config.data, seed=config.seed, folder=folder / "phantom")
+    seen, listed = folder / "manifest.parquet", config.out / "failures.csv"
+    failures = pd.DataFrame(columns=["uid", "code", "reason"])
+    if seen.exists():
+        manifest, failures = Manifest.read(seen), pd.read_csv(listed)
+    else:
+        manifest, failures = readable(manifest, skip=config.skip_unreadable)
+        manifest.require_positives()
+    real = Collection(manifest, config.need, folder / "images")
+    if not real.shortfall():
+        raise InputError(f"no finding has fewer than {config.need.target} train positives and is tail: nothing to fill")
+    if isinstance(config.codec, configs.FolderCodec):
+        load_codec(config.codec.path)
+    run = run or Run(config.out, config)
+    if not seen.exists():
+        write_text(listed, failures.to_csv(index=False))
+        manifest.write(seen)
+    run.record(counts={"real": len(manifest.rows), "failed": len(failures)}, digests={"manifest": manifest.digest()})
+    return run, real
+
+
+def quiet(stage: str, done: int, total: int) -> None:
+    """No progress is shown."""

@@ -1,0 +1,46 @@
+"""Augmentation: drawn by its generator, identity at zero, never a mirror."""
+
+import torch
+
+from medlt.classify.augment import augment
+
+STILL = {"degrees": 0.0, "scale": 0.0, "shift": 0.0, "contrast": 0.0, "brightness": 0.0}
+
+
+def seeded(n: int) -> torch.Generator:
+    return torch.Generator().manual_seed(n)
+
+
+def test_zero_amounts_return_the_image() -> None:
+    images = torch.rand(3, 1, 16, 16, generator=seeded(0))
+    torch.testing.assert_close(augment(images, seeded(1), **STILL), images, atol=1e-5, rtol=0)
+
+
+def test_the_generator_decides_everything() -> None:
+    images = torch.rand(3, 1, 16, 16, generator=seeded(0))
+    assert torch.equal(augment(images, seeded(1)), augment(images, seeded(1)))
+    assert not torch.equal(augment(images, seeded(1)), augment(images, seeded(2)))
+    same = augment(images[:1].repeat(3, 1, 1, 1), seeded(1))
+    assert not torch.equal(same[0], same[1])
+
+
+def test_the_heart_stays_on_its_side_and_values_in_range() -> None:
+    images = torch.zeros(200, 1, 32, 32)
+    images[:, :, 12:20, 20:26] = 1
+    moved = augment(images, seeded(3))
+    assert moved.min() >= 0
+    assert moved.max() <= 1
+    columns = torch.arange(32.0)
+    bright = (moved - moved.amin((2, 3), keepdim=True)).sum((1, 2))
+    centre = (bright * columns).sum(1) / bright.sum(1)
+    assert (centre > 16).all()
+
+
+def test_each_amount_moves_what_it_names() -> None:
+    images = torch.rand(4, 1, 16, 16, generator=seeded(0))
+    for name in STILL:
+        moved = augment(images, seeded(1), **(STILL | {name: 5.0 if name == "degrees" else 0.2}))
+        assert not torch.allclose(moved, images, atol=1e-3), name
+    brighter = augment(images * 0.5 + 0.25, seeded(1), **(STILL | {"brightness": 0.1}))
+    shifts = brighter - (images * 0.5 + 0.25)
+    torch.testing.assert_close(shifts.amax((1, 2, 3)), shifts.amin((1, 2, 3)), atol=1e-5, rtol=0)

@@ -1,0 +1,213 @@
+"""Training: a function of data and settings, bit for bit; cached by digest; best weights kept; arms alike."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from medlt.classify import train
+from medlt.classify.networks import network
+from medlt.classify.sets import to_uint8
+from medlt.classify.train import Best, Settings, TrainingSet, fit, learning_rate, load
+from medlt.metrics.ranking import auroc
+from medlt.types import InputError
+
+FAST = {"steps": 6, "batch": 4, "evaluate_every": 3, "patience": 9}
+
+
+def blobs(n: int, seed: int, prefix: str = "u", size: int = 32) -> TrainingSet:
+    """Two findings one can see: a bright square on the left, one on the right; some labels unknown."""
+    rng = np.random.default_rng(seed)
+    labels = (rng.random((n, 2)) < 0.5).astype(np.float32)
+    images = rng.integers(0, 60, (n, 1, size, size)).astype(np.uint8)
+    for k in range(2):
+        images[labels[:, k] == 1, :, 12:20, 4 + 16 * k : 12 + 16 * k] += 120
+    labels[rng.random((n, 2)) < 0.1] = np.nan
+    weights = np.ones(n, dtype=np.float32)
+    return TrainingSet(torch.from_numpy(images), labels, weights, tuple(f"{prefix}{i}" for i in range(n)))
+
+
+REAL, VAL = blobs(24, 0), blobs(12, 1, "v")
+
+
+def bytes_in(folder: Path) -> dict[str, bytes]:
+    return {p.name: p.read_bytes() for p in sorted(folder.iterdir())}
+
+
+def test_a_rerun_is_bitwise_equal_and_leaves_the_global_generator_alone(tmp_path: Path) -> None:
+    torch.manual_seed(1)
+    before = torch.get_rng_state()
+    fit(REAL, VAL, folder=tmp_path / "a", **FAST)
+    assert torch.equal(torch.get_rng_state(), before)
+    torch.manual_seed(2)
+    fit(REAL, VAL, folder=tmp_path / "b", **FAST)
+    fit(REAL, VAL, folder=tmp_path / "c", seed=1, **FAST)
+    assert bytes_in(tmp_path / "a") == bytes_in(tmp_path / "b")
+    assert len(bytes_in(tmp_path / "a")) == 2
+    assert set(bytes_in(tmp_path / "a").values()).isdisjoint(bytes_in(tmp_path / "c").values())
+
+
+def test_a_finished_training_is_read_not_redone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = fit(REAL, VAL, folder=tmp_path, **FAST)
+
+    def never(*_: object) -> None:
+        raise AssertionError("trained again")
+
+    monkeypatch.setattr(train, "_train", never)
+    again = fit(REAL, VAL, folder=tmp_path, **FAST)
+    assert torch.equal(first.predict(VAL.images), again.predict(VAL.images))
+    assert first.record == again.record
+    changed = replace(REAL, labels=1 - REAL.labels)
+    for data, options in ((REAL, {"learning_rate": 2e-3}), (changed, {})):
+        with pytest.raises(AssertionError, match="trained again"):
+            fit(data, VAL, folder=tmp_path, **(FAST | options))
+
+
+def test_weights_without_a_record_are_not_trusted(tmp_path: Path) -> None:
+    """Killed between the two files: the record is missing, so the training is done again, to the same bytes."""
+    fit(REAL, VAL, folder=tmp_path, **FAST)
+    whole = bytes_in(tmp_path)
+    for record in tmp_path.glob("*.json"):
+        record.unlink()
+    for weights in tmp_path.glob("*.safetensors"):
+        weights.write_bytes(b"half")
+    fit(REAL, VAL, folder=tmp_path, **FAST)
+    assert bytes_in(tmp_path) == whole
+
+
+def test_it_learns_what_can_be_seen(tmp_path: Path) -> None:
+    judge = fit(blobs(200, 2), blobs(40, 3), folder=tmp_path, steps=60, batch=32, evaluate_every=20)
+    test = blobs(80, 4)
+    scores = judge.predict(test.images).numpy()
+    assert all(auroc(test.labels[:, k], scores[:, k]) > 0.9 for k in range(2))
+
+
+def test_arms_of_one_seed_differ_only_in_the_slots_given_to_added_rows() -> None:
+    added = replace(blobs(10, 5, "s"), weights=np.full(10, 0.3, dtype=np.float32))
+    settings = Settings(batch=16, mix=0.25, augment=False, seed=3)
+    shares = []
+    for step in range(40):
+        plain = train._batch(REAL, None, settings, step)
+        mixed = train._batch(REAL, added, settings, step)
+        given = mixed[2] == 0.3
+        assert torch.equal(plain[0][~given], mixed[0][~given])
+        assert torch.equal(plain[1][~given].nan_to_num(9), mixed[1][~given].nan_to_num(9))
+        assert all(any(torch.equal(image, one / 255) for one in added.images) for image in mixed[0][given])
+        shares.append(given.float().mean().item())
+    assert np.mean(shares) == pytest.approx(0.25, abs=0.06)
+
+
+def test_a_batch_is_a_function_of_seed_and_step() -> None:
+    settings = Settings(batch=8, seed=1)
+    later = train._batch(REAL, VAL, settings, 7)
+    for step in (3, 7, 1):
+        again = train._batch(REAL, VAL, settings, step)
+    again = train._batch(REAL, VAL, settings, 7)
+    assert all(torch.equal(a.nan_to_num(9), b.nan_to_num(9)) for a, b in zip(later, again, strict=True))
+    other = train._batch(REAL, VAL, replace(settings, seed=2), 7)
+    assert not torch.equal(later[0], other[0])
+
+
+def test_an_empty_added_set_is_the_real_arm(tmp_path: Path) -> None:
+    fit(REAL, VAL, folder=tmp_path / "a", **FAST)
+    fit(REAL, VAL, folder=tmp_path / "b", added=REAL.take([]), **FAST)
+    a, b = (next(iter((tmp_path / name).glob("*.safetensors"))).read_bytes() for name in "ab")
+    assert a == b
+
+
+def test_the_best_weights_are_kept_and_patience_ends() -> None:
+    class Fixed(torch.nn.Module):
+        """Scores finding 0 by mean brightness times `sign`."""
+
+        def __init__(self, sign: float) -> None:
+            super().__init__()
+            self.sign = torch.nn.Parameter(torch.tensor(sign))
+
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            return self.sign * images.mean((1, 2, 3))[:, None]
+
+    images = torch.arange(8, dtype=torch.uint8).view(8, 1, 1, 1).repeat(1, 1, 4, 4) * 30
+    labels = np.array([0, 0, 0, 0, 1, 1, 1, 1], dtype=np.float32)[:, None]
+    val = TrainingSet(images, labels, np.ones(8, dtype=np.float32), tuple("abcdefgh"))
+    best = Best(patience=2)
+    for step, sign in ((1, -1.0), (2, 1.0), (3, 0.5), (4, -1.0)):
+        assert not best.stale
+        best.see(step, 0.0, Fixed(sign), val)
+    assert best.stale
+    assert (best.step, best.score) == (2, 1.0)
+    assert best.weights["sign"] == 1.0
+    assert [h["step"] for h in best.history] == [1, 2, 3, 4]
+
+
+def test_without_a_val_positive_the_last_weights_are_kept(tmp_path: Path) -> None:
+    empty = replace(VAL, labels=np.zeros_like(VAL.labels))
+    record = fit(REAL, empty, folder=tmp_path, **(FAST | {"patience": 1})).record
+    assert record["best_step"] == FAST["steps"]
+    assert {h["val_macro_ap"] for h in record["history"]} == {None}
+
+
+def test_the_record_names_what_was_seen(tmp_path: Path) -> None:
+    record = fit(REAL, VAL, folder=tmp_path, added=blobs(5, 9, "s"), **FAST).record
+    assert record["train_digest"] == REAL.digest()
+    assert record["added_digest"] == blobs(5, 9, "s").digest()
+    assert (record["train_rows"], record["added_rows"], record["size"]) == (24, 5, 32)
+    assert record["positive"] == np.nansum(REAL.labels, axis=0).tolist()
+
+
+def test_learning_rate_rises_then_falls_to_nothing() -> None:
+    rates = [learning_rate(s, 100, 1e-3, 0.1) for s in range(100)]
+    assert rates[:10] == pytest.approx([1e-4 * (s + 1) for s in range(10)])
+    assert rates[10] == pytest.approx(1e-3)
+    assert all(a > b for a, b in zip(rates[10:], rates[11:], strict=False))
+    assert rates[-1] < 1e-6
+
+
+def test_predictions_do_not_hang_on_the_container(tmp_path: Path) -> None:
+    """8 bit, its float, and the same at twice the size give the same probabilities."""
+    judge = fit(REAL, VAL, folder=tmp_path, **FAST)
+    images = VAL.images[:4]
+    plain = judge.predict(images)
+    assert plain.shape == (4, 2)
+    assert torch.equal(plain, judge.predict(images.float() / 255 + 0.001))
+    assert torch.equal(plain, judge.predict(images.repeat_interleave(2, 2).repeat_interleave(2, 3)))
+    torch.testing.assert_close(plain, judge.predict(images, chunk=1), atol=5e-3, rtol=0)
+    assert torch.equal(load(next(tmp_path.glob("*.json")))(images), plain)
+    assert judge.predict(images[:0]).shape == (0, 2)
+    assert judge.predict(torch.full((1, 1, 32, 32), torch.nan)).isfinite().all()
+
+
+def test_eight_bit_rounds_and_clips() -> None:
+    values = torch.tensor([0.0, 0.5, 1.0, -3.0, 7.0, torch.nan, torch.inf]).view(1, 1, 1, 7)
+    assert to_uint8(values).flatten().tolist() == [0, 128, 255, 0, 255, 0, 0]
+
+
+@pytest.mark.parametrize("name", ["small", "densenet121"])
+def test_networks_answer_with_a_logit_a_finding(name: str) -> None:
+    with torch.no_grad():
+        assert network(name, 3).eval()(torch.zeros(2, 1, 64, 64)).shape == (2, 3)
+
+
+def test_sets_are_aligned_by_uid() -> None:
+    taken = REAL.take(["u5", "u2"])
+    assert taken.uids == ("u5", "u2")
+    assert torch.equal(taken.images[1], REAL.images[2])
+    np.testing.assert_array_equal(taken.labels[0], REAL.labels[5])
+    assert taken.digest() == REAL.take(["u5", "u2"]).digest() != REAL.take(["u2", "u5"]).digest()
+
+
+def test_bad_input_is_told(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="the first z9"):
+        REAL.take(["u1", "z9"])
+    with pytest.raises(InputError, match="twice"):
+        replace(REAL, uids=("u0",) * 24)
+    with pytest.raises(InputError, match="differ in number"):
+        replace(REAL, uids=("u0",))
+    with pytest.raises(InputError, match="uint8"):
+        replace(REAL, images=REAL.images.float())
+    with pytest.raises(InputError, match="'resnet'"):
+        fit(REAL, VAL, folder=tmp_path, network="resnet", **FAST)
+    with pytest.raises(TypeError):
+        fit(REAL, VAL, folder=tmp_path, stepz=3)
+    assert not list(tmp_path.iterdir())

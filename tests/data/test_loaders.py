@@ -1,0 +1,205 @@
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from medlt.data import loaders
+from medlt.data.images import read_image
+from medlt.data.loaders import augmentation, dataset, images, loader, square, transforms
+from medlt.data.manifest import Manifest
+from medlt.types import InputError
+
+FINDINGS = ("A", "B", "No_Finding")
+
+
+@pytest.fixture
+def manifest(folder: Path, table: pd.DataFrame) -> Manifest:
+    return Manifest(table.assign(weight=[1, 1, 0.3, 1, 1, None]).set_index("uid"), FINDINGS, folder)
+
+
+def area_oracle(pixels: np.ndarray, size: int) -> np.ndarray:
+    """Exact area average: each output pixel is the integral over its (fractional) footprint."""
+    side = len(pixels)
+    edges = np.linspace(0, side, size + 1)
+    cover = np.clip(
+        np.minimum(edges[1:, None], np.arange(1, side + 1)) - np.maximum(edges[:-1, None], np.arange(side)), 0, 1
+    )
+    weights = cover / cover.sum(axis=1, keepdims=True)
+    return weights @ pixels @ weights.T
+
+
+@given(high=st.integers(8, 40), wide=st.integers(8, 40), size=st.integers(3, 8), seed=st.integers(0, 99))
+@settings(deadline=None, max_examples=40)
+def test_square_is_padding_then_exact_area_average(high: int, wide: int, size: int, seed: int) -> None:
+    pixels = np.random.default_rng(seed).uniform(0.2, 1, (high, wide)).astype(np.float32)
+    side = max(high, wide)
+    padded = np.full((side, side), pixels.min(), np.float32)
+    top, left = (side - high) // 2, (side - wide) // 2
+    padded[top : top + high, left : left + wide] = pixels
+    np.testing.assert_allclose(square(pixels, size), area_oracle(padded, size), atol=1e-5)
+
+
+def test_square_leaves_a_fitting_image_alone_and_enlarges_a_small_one() -> None:
+    pixels = np.random.default_rng(0).random((16, 16)).astype(np.float32)
+    np.testing.assert_array_equal(square(pixels, 16), pixels)
+    ramp = np.tile(np.linspace(0, 1, 8, dtype=np.float32), (8, 1))
+    grown = square(ramp, 32)
+    assert (np.diff(grown, axis=1) >= 0).all()
+    np.testing.assert_allclose(grown[0], grown[-1])
+
+
+def corner(image: np.ndarray) -> tuple[bool, bool]:
+    """Where the bright corner is: (in the upper half, in the left half)."""
+    row, column = np.unravel_index(np.argmax(image), image.shape)
+    return bool(row < image.shape[0] / 2), bool(column < image.shape[1] / 2)
+
+
+@pytest.mark.parametrize("way", ["plain", "stored", "memory", "both"])
+def test_images_stay_upright_and_unmirrored_through_every_loader(manifest: Manifest, tmp_path: Path, way: str) -> None:
+    cache = tmp_path / "cache" if way in ("stored", "both") else None
+    source = dataset(manifest, 10, cache, in_memory=way in ("memory", "both"))
+    for _ in range(2):
+        batch = next(iter(loader(source, batch=6)))
+        assert batch["image"].shape == (6, 1, 10, 10)
+        assert batch["image"].dtype == torch.float32
+        assert {corner(i[0].numpy()) for i in batch["image"]} == {(True, True)}
+        direct = [square(read_image(manifest.file(u)), 10) for u in batch["uid"]]
+        np.testing.assert_array_equal(batch["image"][:, 0].numpy(), direct)
+
+
+def test_a_dicom_stays_upright_too(write_dicom: Callable[..., Path]) -> None:
+    pixels = np.zeros((40, 20), np.uint16)
+    pixels[:10, :5] = 4095
+    path = write_dicom(pixels)
+    shown = transforms(20)({"uid": "a", "path": str(path)})["image"][0].numpy()
+    assert corner(shown) == (True, True)
+    assert shown[:5, 5:7].min() == 1
+    assert shown[6:].max() == 0
+
+
+def test_batches_carry_uid_label_and_weight_by_uid(manifest: Manifest) -> None:
+    batch = next(iter(loader(dataset(manifest, 8), batch=6, shuffle=True, seed=5)))
+    np.testing.assert_array_equal(batch["label"].numpy(), manifest.labels(batch["uid"]))
+    assert batch["label"].dtype == batch["weight"].dtype == torch.float32
+    weights = dict(zip(batch["uid"], batch["weight"].tolist(), strict=True))
+    assert weights == pytest.approx({"u0": 1, "u1": 1, "u2": 0.3, "u3": 1, "u4": 1, "u5": 1})
+
+
+def test_the_order_depends_on_the_seed_only(manifest: Manifest) -> None:
+    source = dataset(manifest, 8)
+    orders = [[u for b in loader(source, batch=2, shuffle=True, seed=s) for u in b["uid"]] for s in (1, 1, 2, 3)]
+    assert orders[0] == orders[1]
+    assert len({tuple(o) for o in orders}) > 1
+    assert [u for b in loader(source, batch=4) for u in b["uid"]] == list(manifest.rows.index)
+
+
+def counted(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    read: list[str] = []
+
+    def count(path: Path) -> np.ndarray:
+        read.append(Path(path).name)
+        return read_image(path)
+
+    monkeypatch.setattr(loaders, "read_image", count)
+    return read
+
+
+def test_the_stored_dataset_reads_each_file_once_and_resumes(
+    manifest: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = counted(monkeypatch)
+    cache = tmp_path / "cache"
+    first = [dataset(manifest, 8, cache)[i]["image"] for i in (0, 1, 2)]
+    (cache / ".half-written.safetensors.1.tmp").write_bytes(b"killed here")
+    again = [dataset(manifest, 8, cache)[i]["image"] for i in range(6)]
+    assert read == [f"{i}.png" for i in range(6)]
+    assert all(torch.equal(a, b) for a, b in zip(first, again, strict=False))
+
+
+def test_a_kill_while_writing_leaves_nothing_that_is_read_as_whole(
+    manifest: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    cache = tmp_path / "cache"
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "replace", killed)
+        with pytest.raises(KeyboardInterrupt):
+            dataset(manifest, 8, cache)[0]
+    assert list(cache.glob("*.safetensors")) == []
+    expected = square(read_image(manifest.file("u0")), 8)
+    np.testing.assert_array_equal(dataset(manifest, 8, cache)[0]["image"][0].numpy(), expected)
+
+
+def test_a_changed_file_another_size_and_another_uid_are_not_taken_from_the_cache(
+    manifest: Manifest, table: pd.DataFrame, tmp_path: Path
+) -> None:
+    cache = tmp_path / "cache"
+    before = dataset(manifest, 8, cache)[0]["image"]
+    Image.fromarray(np.full((12, 20), 77, np.uint8)).save(manifest.file("u0"))
+    os.utime(manifest.file("u0"), ns=(1, 1))
+    after = dataset(manifest, 8, cache)[0]["image"]
+    assert not torch.equal(before, after)
+    assert torch.allclose(after, torch.full_like(after, 77 / 255))
+    assert dataset(manifest, 6, cache)[0]["image"].shape == (1, 6, 6)
+    swapped = Manifest(
+        table.assign(path=["images/1.png", "images/0.png", *table["path"][2:]]).set_index("uid"),
+        FINDINGS,
+        manifest.root,
+    )
+    assert torch.equal(dataset(swapped, 8, cache)[1]["image"], after)
+
+
+def test_a_corrected_label_is_seen_despite_the_cache(manifest: Manifest, table: pd.DataFrame, tmp_path: Path) -> None:
+    assert dataset(manifest, 8, tmp_path / "c")[0]["label"][0] == 1
+    mended = Manifest(table.assign(A=[0, 1, 0, 1, 1, 0]).set_index("uid"), FINDINGS, manifest.root)
+    assert dataset(mended, 8, tmp_path / "c")[0]["label"][0] == 0
+
+
+def test_a_missing_or_damaged_file_is_one_line(manifest: Manifest, tmp_path: Path) -> None:
+    manifest.file("u3").write_bytes(b"\x89PNG\r\n\x1a\nbroken")
+    for how in (
+        {},
+        {"in_memory": True},
+        {"cache_dir": tmp_path / "c"},
+        {"cache_dir": tmp_path / "c", "in_memory": True},
+    ):
+        with pytest.raises(InputError, match=r"3\.png: damaged image"):
+            dataset(manifest, 8, **how)[3]  # type: ignore[arg-type]
+    with pytest.raises(InputError, match=r"3\.png: damaged image"):
+        images(manifest, 8)
+    manifest.file("u1").unlink()
+    with pytest.raises(InputError, match=r"1\.png: No such file.*\(uid u1\)"):
+        dataset(manifest, 8)
+
+
+def test_images_come_in_the_order_of_the_uids(manifest: Manifest) -> None:
+    whole = images(manifest, 10)
+    assert (whole.shape, whole.dtype) == ((6, 1, 10, 10), torch.uint8)
+    assert torch.equal(images(manifest, 10, uids=["u4", "u1"]), whole[[4, 1]])
+    exact = images(manifest, 10, dtype=torch.float32)
+    assert (exact - whole.float() / 255).abs().max() <= 0.5 / 255 + 1e-6
+    assert images(manifest, 10, uids=[]).shape == (0, 1, 10, 10)
+
+
+def test_augmentation_is_light_seeded_and_never_flips() -> None:
+    image = torch.zeros(1, 64, 64)
+    image[:, 6:26, 6:26] = 0.9
+    image[:, 40:, 40:] = 0.3
+    chain, again, other = (augmentation(64, s) for s in (1, 1, 2))
+    shown = [chain({"image": image})["image"] for _ in range(40)]
+    same = [again({"image": image})["image"] for _ in range(40)]
+    assert all(torch.equal(a, b) for a, b in zip(shown, same, strict=True))
+    assert not torch.equal(shown[0], other({"image": image})["image"])
+    assert len({x.numpy().tobytes() for x in shown}) > 20
+    assert {corner(np.asarray(x[0])) for x in shown} == {(True, True)}
+    assert all(x.shape == image.shape and x.min() >= 0 for x in shown)
+    assert all((x - image).abs().mean() < 0.15 for x in shown)

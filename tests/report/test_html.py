@@ -1,0 +1,301 @@
+"""The report: every number it shows is one of the tables', and nothing in it reaches out or breaks out."""
+
+import json
+import re
+import shutil
+from html.parser import HTMLParser
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from medlt.report.html import number, signed, write
+from medlt.types import InputError
+
+VOID = {"meta", "img", "br", "link", "input", "hr"}
+
+
+class Page(HTMLParser):
+    """Checks nesting, keeps the elements (tag, attributes) and the text of each by its path of tags and ids."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(convert_charrefs=True)
+        self.open: list[str] = []
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.texts: dict[str, list[str]] = {}
+        self.rows: dict[str, list[list[str]]] = {}
+        self.section = ""
+        self.feed(text)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+        if tag == "section":
+            self.section = str(dict(attrs)["id"])
+        if tag == "tr":
+            self.rows.setdefault(self.section, []).append([])
+        if tag in ("td", "th"):
+            self.rows[self.section][-1].append("")
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if self.open and self.open[-1] != "style":
+            self.texts.setdefault(self.section, []).append(data)
+        if "td" in self.open or "th" in self.open:
+            self.rows[self.section][-1][-1] += data
+
+    def text(self, section: str) -> str:
+        return " ".join("".join(self.texts[section]).split())
+
+
+def page_of(run: Path) -> Page:
+    return Page(write(run).read_text())
+
+
+def test_scores_shown_are_mean_and_sd_over_seeds(evaluated: Path, known: SimpleNamespace) -> None:
+    table = pd.read_parquet(evaluated / "scores.parquet")
+    shown = {row[0]: row for row in page_of(evaluated).rows["findings"][2:]}
+    assert list(shown) == ["macro", "tail", *(name.replace("_", " ") for name in known.findings)]
+    for name in ("macro", "tail", *known.findings):
+        cells = iter(shown[name.replace("_", " ")][4:])
+        for metric in ("AP", "AUROC"):
+            for arm in known.arms:
+                chosen = (table["finding"] == name) & (table["metric"] == metric) & (table["arm"] == arm)
+                values = table.loc[chosen, "value"].to_numpy()
+                expected = f"{np.mean(values):.3f} ± {np.std(values, ddof=1):.3f}" if np.isfinite(values).all() else "–"
+                assert next(cells) == expected
+
+
+def test_label_counts_shown_are_the_manifests(evaluated: Path, known: SimpleNamespace) -> None:
+    page = page_of(evaluated)
+    shown = {row[0]: row[1:4] for row in page.rows["findings"][2:]}
+    assert shown["Effusion"] == ["60", "1", "30"]  # of the soft labels 0.9, 0.1 and unknown only the first counts
+    assert shown["Pneumothorax"] == ["5", "8", "2"]
+    assert shown[known.hostile] == ["3", "6", "1"]
+    assert "60 → 61" in page.text("labels")
+    assert "5 → 13" in page.text("labels")
+
+
+def test_differences_shown_are_the_tables(evaluated: Path) -> None:
+    table, text = pd.read_parquet(evaluated / "differences.parquet"), page_of(evaluated).text("differences")
+    shown = re.findall(r"([+−]\d\.\d{3}) \[([+−]\d\.\d{3}), ([+−]\d\.\d{3})\]", text)
+    expected = {tuple(signed(row[k]) for k in ("difference", "low", "high")) for _, row in table.iterrows()}
+    assert set(shown) == expected
+    assert len(shown) == len(table)
+
+
+def test_the_verdict_tells_word_interval_control_test_set_and_seeds(evaluated: Path) -> None:
+    text = page_of(evaluated).text("verdict")
+    table = pd.read_parquet(evaluated / "differences.parquet")
+    row = table[(table["control"] == "duplicated") & (table["metric"] == "AP") & (table["finding"] == "macro")].iloc[0]
+    assert text.startswith("No evidence")
+    assert f"{signed(row['difference'])}, interval [{signed(row['low'])}, {signed(row['high'])}]" in text
+    for told in ("The interval decides", "real images duplicated", "60 images of 30 patients", "3 training seeds"):
+        assert told in text
+
+
+def test_the_verdict_follows_the_comparison_its_file_names(evaluated: Path) -> None:
+    verdict = json.loads((evaluated / "verdict.json").read_text())
+    verdict["comparison"] |= {"finding": "tail", "metric": "AUROC", "control": "real"}
+    (evaluated / "verdict.json").write_text(json.dumps(verdict))
+    assert "fusion − real, tail AUROC" in page_of(evaluated).text("verdict")
+
+
+def test_reject_counts_by_check_and_reason(augmented: Path) -> None:
+    page = page_of(augmented)
+    assert "6 of 20 checked images failed" in page.text("rejects")
+    assert ["duplicate", "a copy of …", "1", "20"] in page.rows["rejects"]
+    assert ["label consistency", "the judge gives Pneumothorax … below …", "5", "20"] in page.rows["rejects"]
+    assert ["s0019", "Pneumothorax", "duplicate", "0.999", "0.995", "a copy of r0000"] in page.rows["rejects"]
+    assert ["r9999", "not a DICOM file, and not a PNG"] in page.rows["rejects"]
+
+
+def test_health_shown_is_the_table(augmented: Path) -> None:
+    rows = {row[0]: row[1:6] for row in page_of(augmented).rows["code"]}
+    assert rows["mean max probability"] == ["0.520", "0.710", "0.830", "0.880", "0.910"]
+    assert rows["teacher–student agreement"] == ["–", "0.410", "0.580", "0.660", "0.710"]
+
+
+def test_hostile_names_are_text_not_markup(evaluated: Path, known: SimpleNamespace) -> None:
+    page = page_of(evaluated)
+    assert "script" not in {tag for tag, _ in page.elements}
+    assert known.hostile in page.text("verdict")
+    assert "<b>out</b> & https://example.org" in page.text("provenance")
+
+
+def test_nothing_is_loaded_from_elsewhere(evaluated: Path) -> None:
+    page = page_of(evaluated)
+    for tag, attributes in page.elements:
+        assert tag not in ("script", "link", "iframe", "object")
+        assert str(attributes.get("src", "data:image/png;base64,")).startswith("data:image/png;base64,")
+        assert str(attributes.get("href", "#")).startswith("#")
+        assert not [name for name in attributes if name.startswith("on")]
+    style = (evaluated / "report.html").read_text().split("<style>")[1].split("</style>")[0]
+    assert "url(" not in style
+    assert "@import" not in style
+
+
+def test_no_patient_path_time_or_memory_is_told(evaluated: Path, known: SimpleNamespace) -> None:
+    write(evaluated)
+    for file in ("report.html", "report.json"):
+        text = (evaluated / file).read_text()
+        for secret in (known.secret, "/private/", "123.456", "1987.6", "peak_rss"):
+            assert secret not in text
+
+
+def test_equal_content_gives_equal_bytes_and_times_do_not_matter(evaluated: Path, tmp_path_factory) -> None:
+    other = tmp_path_factory.mktemp("elsewhere") / "copy"
+    shutil.copytree(evaluated, other)
+    told = json.loads((other / "run.json").read_text()) | {"seconds": {"codec": 1.0}, "peak_rss_mb": 1.0}
+    (other / "run.json").write_text(json.dumps(told))
+    first, second, again = write(evaluated).read_bytes(), write(other).read_bytes(), write(evaluated).read_bytes()
+    assert first == second == again
+    assert (evaluated / "report.json").read_bytes() == (other / "report.json").read_bytes()
+    assert not list(evaluated.glob(".*"))
+
+
+def test_a_changed_number_changes_the_report(evaluated: Path) -> None:
+    before = write(evaluated).read_bytes()
+    table = pd.read_parquet(evaluated / "differences.parquet")
+    table.assign(low=table["low"] - 0.1).to_parquet(evaluated / "differences.parquet")
+    assert write(evaluated).read_bytes() != before
+
+
+def test_a_run_without_evaluation_says_so(augmented: Path) -> None:
+    page = page_of(augmented)
+    for section in ("verdict", "differences", "findings"):
+        assert "Not run yet" in page.text(section)
+    assert "No verdict" in page.text("verdict")
+    assert "Not run yet" not in page.text("rejects")
+
+
+def test_a_bare_run_renders_every_section_as_not_run(bare: Path) -> None:
+    page = page_of(bare)
+    for section in ("verdict", "differences", "findings", "labels", "samples", "rejects", "code"):
+        assert "Not run yet" in page.text(section)
+    assert "Not a medical device" in page.text("limits")
+
+
+@pytest.mark.parametrize("absent", ["plan", "manifest", "panels", "health", "scores", "differences", "findings"])
+def test_any_one_table_may_be_missing(evaluated: Path, absent: str) -> None:
+    (evaluated / f"{absent}.parquet").unlink()
+    assert page_of(evaluated).text("limits")
+
+
+def test_no_rejects_and_one_seed_and_no_failures(evaluated: Path) -> None:
+    checks = pd.read_parquet(evaluated / "findings.parquet")
+    checks[checks["passed"]].to_parquet(evaluated / "findings.parquet")
+    scores = pd.read_parquet(evaluated / "scores.parquet")
+    scores[scores["seed"] == 0].to_parquet(evaluated / "scores.parquet")
+    (evaluated / "failures.csv").write_text("")
+    page = page_of(evaluated)
+    assert "0 of 20 checked images failed" in page.text("rejects")
+    assert "Only 1 training seed an arm" in page.text("verdict")
+    assert "±" not in "".join("".join(row) for row in page.rows["findings"])
+
+
+def test_strips_are_embedded_with_captions(augmented: Path) -> None:
+    page = page_of(augmented)
+    pictures = [attributes for tag, attributes in page.elements if tag == "img"]
+    assert len(pictures) == 6
+    assert {attributes["loading"] for attributes in pictures} == {"lazy"}
+    for told in ("s0014", "not kept", "= r0000 + r0001", "label consistency 0.250, limit 0.420"):
+        assert told in page.text("samples")
+
+
+def test_strips_without_real_images_keep_the_last_two_tiles(augmented: Path) -> None:
+    import base64
+    import io
+
+    from PIL import Image
+
+    page = Page(write(augmented, real_images=False).read_text())
+    whole = Image.open(augmented / "panels" / "s0008.png").convert("RGB")
+    sources = {str(a["alt"]): str(a["src"]) for tag, a in page.elements if tag == "img"}
+    shown = Image.open(io.BytesIO(base64.b64decode(sources["fused, refined of s0008"].partition(",")[2])))
+    assert shown.size == (48 * 2 + 2, 48)
+    assert shown.tobytes() == whole.crop((5 * 50, 0, 7 * 50 - 2, 48)).tobytes()
+    assert "tail parent" not in page.text("samples")
+
+
+def test_a_panel_outside_the_run_folder_is_not_read(augmented: Path, tmp_path_factory) -> None:
+    outside = tmp_path_factory.mktemp("outside") / "x.png"
+    shutil.copy(augmented / "panels" / "s0000.png", outside)
+    panels = pd.read_parquet(augmented / "panels.parquet")
+    panels.assign(file=str(outside)).to_parquet(augmented / "panels.parquet")
+    assert not [tag for tag, _ in page_of(augmented).elements if tag == "img"]
+
+
+def test_privacy_line_with_and_without_ledger(augmented: Path) -> None:
+    line = "privacy claim: fusion copies structure from real training images"
+    assert page_of(augmented).text("privacy") == f"Privacy No {line}."
+    (augmented / "ledger.json").write_text(json.dumps({"epsilon": 8.0, "delta": 1e-5, "unit": "patient"}))
+    text = page_of(augmented).text("privacy")
+    assert "epsilon 8.0, delta 1e-05, unit patient" in text
+    assert line in text
+
+
+def test_json_twin_holds_the_same_numbers(evaluated: Path, known: SimpleNamespace) -> None:
+    write(evaluated)
+    twin = json.loads((evaluated / "report.json").read_text())
+    table = pd.read_parquet(evaluated / "differences.parquet")
+    assert pd.DataFrame(twin["differences"])[list(table)].equals(table)
+    assert twin["verdict"]["verdict"] == "no evidence"
+    assert twin["rejects"]["images"] == 6
+    assert [row["finding"] for row in twin["label_counts"]] == list(known.findings)
+    missing = [row for row in twin["scores"] if row["finding"] == "Nodule" and row["metric"] == "AP"]
+    assert [row["mean"] for row in missing] == [None] * 3
+
+
+@pytest.mark.parametrize("make", ["absent", "empty", "file"])
+def test_a_folder_that_is_no_run_is_one_clear_line(tmp_path: Path, make: str) -> None:
+    run = tmp_path / "run"
+    if make == "empty":
+        run.mkdir()
+    if make == "file":
+        run.write_text("x")
+    with pytest.raises(InputError, match="give the folder a run wrote") as told:
+        write(run)
+    assert "\n" not in str(told.value)
+    assert not (run / "report.html").exists()
+
+
+@pytest.mark.parametrize("name", ["run.json", "verdict.json", "findings.parquet", "scores.parquet", "panels/s0000.png"])
+def test_a_broken_file_is_named_and_the_old_report_stays(evaluated: Path, name: str) -> None:
+    before = write(evaluated).read_bytes()
+    (evaluated / name).write_bytes(b"{broken")
+    with pytest.raises(InputError, match=Path(name).name) as told:
+        write(evaluated)
+    assert "\n" not in str(told.value)
+    assert (evaluated / "report.html").read_bytes() == before
+
+
+def test_a_table_without_a_column_is_named(evaluated: Path) -> None:
+    pd.read_parquet(evaluated / "scores.parquet").drop(columns="arm").to_parquet(evaluated / "scores.parquet")
+    with pytest.raises(InputError, match=r"scores.parquet: has no column 'arm'"):
+        write(evaluated)
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(0.12345, "+0.123"), (-0.5, "−0.500"), (-0.0001, "−0.000"), (0.0, "0.000"), (float("nan"), "–")],
+)
+def test_signed_keeps_the_side_of_zero(value: float, text: str) -> None:
+    assert signed(value) == text
+
+
+@pytest.mark.parametrize(
+    ("value", "text"), [(3, "3"), (np.int64(3), "3"), (0.5, "0.500"), (np.nan, "–"), (None, "–"), ("cpu", "cpu")]
+)
+def test_number(value: object, text: str) -> None:
+    assert number(value) == text

@@ -1,0 +1,42 @@
+"""The table for the terminal says what the report says."""
+
+import io
+from pathlib import Path
+from types import SimpleNamespace
+
+from rich.console import Console
+
+from medlt.report.html import write
+from medlt.report.terminal import table
+
+
+def shown(run: Path) -> str:
+    buffer = io.StringIO()
+    Console(file=buffer, width=200).print(table(run))
+    return buffer.getvalue()
+
+
+def test_rows_agree_with_the_report(evaluated: Path, known: SimpleNamespace) -> None:
+    text, page = shown(evaluated), write(evaluated).read_text()
+    assert "verdict: no evidence" in text
+    line = next(line for line in text.splitlines() if "Pneumothorax" in line)
+    cells = [cell.strip() for cell in line.strip("│").split("│")]
+    assert cells[1:3] == ["5", "13"]
+    assert cells[3].split(" ± ")[0] in page
+    assert cells[6] in page
+    assert known.hostile in text
+
+
+def test_without_evaluation_it_gives_the_counts(augmented: Path) -> None:
+    text = shown(augmented)
+    assert "no verdict yet" in text
+    assert "not run yet" in text
+    assert "13" in text
+
+
+def test_markup_in_a_name_is_printed_not_obeyed(evaluated: Path) -> None:
+    import pandas as pd
+
+    rows = pd.read_parquet(evaluated / "manifest.parquet").rename(columns={"Nodule": "[bold]Nodule[/x]"})
+    rows.to_parquet(evaluated / "manifest.parquet")
+    assert "[bold]Nodule[/x]" in shown(evaluated)

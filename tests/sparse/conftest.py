@@ -1,0 +1,53 @@
+"""A planted collection: each finding is a blob in a corner of its own, so where a map must look is known."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from medlt.chance import rng
+from medlt.sparse.iterated import Iterated, iterate
+
+CORNERS = ((slice(0, 3), slice(0, 3)), (slice(5, 8), slice(5, 8)))
+
+
+def planted(n: int, *key: object) -> tuple[Tensor, np.ndarray]:
+    """Latents [n,2,8,8] and labels [n,2]: finding c raises both channels in corner c."""
+    chance = rng("planted", *key)
+    z = chance.normal(size=(n, 2, 8, 8)) * 0.5
+    y = (chance.random((n, 2)) < 0.4).astype(np.float32)
+    for c, (rows, columns) in enumerate(CORNERS):
+        z[:, :, rows, columns] += 2.0 * y[:, c, None, None, None]
+    return torch.from_numpy(z).float(), y
+
+
+SMALL = {
+    "groups": 2,
+    "vocabulary": 4,
+    "temperature": 0.3,
+    "generations": 2,
+    "imitation_epochs": 4,
+    "adaptation_epochs": 1,
+    "interaction_epochs": 4,
+    "patience": 4,
+    "width": 8,
+    "batch": 16,
+    "learning_rate": 5e-3,
+    "seed": 3,
+}
+
+
+@pytest.fixture(scope="session")
+def toy_latents() -> tuple[Tensor, np.ndarray, Tensor, np.ndarray]:
+    return *planted(192, "train"), *planted(64, "val")
+
+
+@pytest.fixture(scope="session")
+def learnt(toy_latents: tuple[Tensor, np.ndarray, Tensor, np.ndarray], tmp_path_factory: pytest.TempPathFactory) -> tuple[Iterated, Path]:
+    """Two generations on the planted collection, and the folder they are in."""
+    folder = tmp_path_factory.mktemp("learnt")
+    return iterate(*toy_latents, folder=folder, **SMALL), folder
