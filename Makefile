@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 OUT ?= demo
 PYTEST_ARGS ?=
 
-.PHONY: demo test lint docs
+.PHONY: demo test lint docs notebooks
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -27,3 +27,6 @@ lint: $(READY)
 
 docs: $(READY)
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
+notebooks: $(READY)
+	$(BIN)/python -m pytest --nbmake --nbmake-timeout=900 -m '' -p no:cacheprovider notebooks

@@ -73,12 +73,11 @@ def _say(value: dict[str, Any], table: Callable[[], object], as_json: bool) -> N
 
 def _finish(run: Path, as_json: bool) -> None:
     """Print what a run came to; exit 1 if some of its input failed."""
-    from medlt.report.collect import collect
     from medlt.report.terminal import table
 
     told = json.loads((run / "run.json").read_text())
     verdict = json.loads((run / "verdict.json").read_text())
-    _say({"out": str(run), "verdict": verdict, **told}, lambda: table(collect(run)), as_json)
+    _say({"out": str(run), "verdict": verdict, **told}, lambda: table(run), as_json)
     if not as_json:
         typer.echo(f"report: {run / 'report.html'}")
     if told["counts"].get("failed", 0):

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
 import torch
-from medlt.diffusion.decode import Decoder
 from torch import Tensor
 
 from medlt import config as configs
 from medlt.checks.folds import Crossfit
 from medlt.diffusion.cache import Latents
+from medlt.diffusion.decode import Decoder
 from medlt.diffusion.denoiser import LabelUNet, as_denoiser
 from medlt.diffusion.schedulers import abar, factory
 from medlt.files import digest, write_table
 from medlt.report.html import write as write_report
+from medlt.runs import Run
 from medlt.sparse.embedding import SimplicialCoder
 from medlt.synthesis.fusion import LatentFusion
 from medlt.synthesis.plan import Collection as FusionRows
@@ -27,8 +29,18 @@ from pipelines.stages import Collection, Progress, quiet
 ARM = "fusion"
 
 
-def main(config: configs.RunConfig, progress: Progress = quiet) -> Path:
-    """Run or resume the recipe; returns the run folder. Raises InputError before anything is written on bad input."""
+@dataclass(frozen=True)
+class Prepared:
+    """All that is learnt, and the method made of it; `method.run(rows)` makes any row of the plan again."""
+
+    run: Run
+    real: Collection
+    judges: Crossfit
+    method: LatentFusion
+
+
+def prepare(config: configs.RunConfig, progress: Progress = quiet) -> Prepared:
+    """Open the data and learn what synthesis needs, or find it learnt. Raises InputError on bad input."""
     torch.set_num_threads(config.threads or torch.get_num_threads())
     run, real = stages.collect(config)
     codec = learning.codec(run, real, progress)
@@ -36,11 +48,17 @@ def main(config: configs.RunConfig, progress: Progress = quiet) -> Path:
     coder = learning.sparse(run, real, latents, progress)
     denoiser = learning.denoiser(run, real, latents, progress)
     judges = learning.judges(run, real, progress)
-    method = build(config, real, latents, coder, denoiser, judges)
+    return Prepared(run, real, judges, build(config, real, latents, coder, denoiser, judges))
+
+
+def main(config: configs.RunConfig, progress: Progress = quiet) -> Path:
+    """Run or resume the recipe; returns the run folder. Raises InputError before anything is written on bad input."""
+    ready = prepare(config, progress)
+    run, real, method = ready.run, ready.real, ready.method
     with run.stage("synthesis"):
         plan = method.plan(real.shortfall(), config.seed)
         write_table(run.path("plan.parquet"), plan)
-        making.make(run, method, plan, making.checks(config, real, judges), progress)
+        making.make(run, method, plan, making.checks(config, real, ready.judges), progress)
         made = making.publish(run, real, plan, ARM, digest(run.told()["digests"]))
     with run.stage("evaluation"):
         proving.evaluate(run, real, made, ARM, progress)

@@ -18,6 +18,7 @@ LAYERS = (  # a module imports only from strictly lower layers, or from its own 
     {"writer", "report", "runs", "progress"},
     {"doctor"},
     {"cli"},
+    {"__main__"},
     {"testing"},
 )
 RANK = {module: i for i, layer in enumerate(LAYERS) for module in layer}

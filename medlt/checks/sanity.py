@@ -53,7 +53,8 @@ class Flat:
 
     def __call__(self, batch: Batch) -> list[Finding]:
         """One Finding an image."""
-        spread = batch.images.flatten(1).std(1, correction=0)
+        pixels = batch.images.flatten(1)
+        spread = (pixels - pixels.mean(1, keepdim=True)).square().mean(1).sqrt()
         return _findings(batch, self.name, spread, self.limit, True, "the image is flat (black, white or grey)")
 
 

@@ -28,12 +28,14 @@ def densenet121(findings: int) -> nn.Module:
 NETWORKS = {"small": small, "densenet121": densenet121}
 
 
-def network(name: str, findings: int) -> nn.Module:
+def network(name: str, findings: int, seed: int = 0) -> nn.Module:
     """A fresh network by name, with `findings` logits, channels last.
 
-    Its weights come from torch's global generator: seed that around the call.
+    Its weights are drawn from `seed`; torch's global generator is left as it was.
     """
     if name not in NETWORKS:
         raise InputError(f"no classifier network named {name!r}; choose one of {', '.join(NETWORKS)}")
-    net: Any = NETWORKS[name](findings)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        net: Any = NETWORKS[name](findings)
     return net.to(memory_format=torch.channels_last)  # type: ignore[no-any-return]

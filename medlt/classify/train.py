@@ -10,8 +10,7 @@ from __future__ import annotations
 import json
 import logging
 import math
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -132,14 +131,6 @@ def load(place: Path, device: str = "cpu") -> Classifier:
     return Classifier(net.to(device).eval(), record["size"], record)
 
 
-@contextmanager
-def _initial(seed: int) -> Iterator[None]:
-    """Weights are drawn from the seed, and the global generator is left as it was."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        yield
-
-
 def learning_rate(step: int, steps: int, peak: float, warm_up: float) -> float:
     """Linear from 0 to `peak` over the first `warm_up` share of steps, then a half cosine to 0."""
     rise = max(1, round(warm_up * steps))
@@ -178,8 +169,7 @@ def _train(
     """The loop. Writes the weights, then the record that names them: the record's presence means both are whole."""
     findings = real.labels.shape[1]
     loss = named_loss(settings.loss, torch.from_numpy(real.labels).to(device))
-    with _initial(seed_of(settings.seed, "weights")):
-        net = named_network(settings.network, findings).to(device)
+    net = named_network(settings.network, findings, seed_of(settings.seed, "weights")).to(device)
     decay: Any = get_ema_multi_avg_fn(settings.ema)  # type: ignore[no-untyped-call]
     averaged = AveragedModel(net, multi_avg_fn=decay, use_buffers=True)
     optimizer = torch.optim.AdamW(net.parameters(), lr=0.0, weight_decay=settings.weight_decay)

@@ -66,7 +66,7 @@ def from_csv(
     carried = [c for c in keep if c in source.columns and c not in rows.columns]
     rows[carried] = source[carried]
     for finding in findings:
-        rows[finding] = source[finding].replace({-1: _UNCERTAIN[uncertain], "-1": _UNCERTAIN[uncertain]})
+        rows[finding] = source[finding].replace(-1, _UNCERTAIN[uncertain])
     return _born(rows.set_index(source[uid]), tuple(findings), Path(root or Path(table).parent), Path(table))
 
 

@@ -124,7 +124,10 @@ def train_denoiser(
 
 
 def autoencoder(channels: int, width: int, levels: int) -> Any:
-    """An untrained diffusers AutoencoderKL for one-channel images; the image shrinks by 2 ** (levels - 1)."""
+    """An untrained diffusers AutoencoderKL for one-channel images; the image shrinks by 2 ** (levels - 1).
+
+    `width` channels at the latent size, half as many at each larger size and at least 8: the full-size layers cost most.
+    """
     from diffusers import AutoencoderKL
 
     return AutoencoderKL(
@@ -132,7 +135,7 @@ def autoencoder(channels: int, width: int, levels: int) -> Any:
         out_channels=1,
         down_block_types=("DownEncoderBlock2D",) * levels,
         up_block_types=("UpDecoderBlock2D",) * levels,
-        block_out_channels=tuple(width * min(2**i, 2) for i in range(levels)),
+        block_out_channels=tuple(max(8, width >> (levels - 1 - i)) for i in range(levels)),
         layers_per_block=1,
         latent_channels=channels,
         norm_num_groups=8,

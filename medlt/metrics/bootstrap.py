@@ -62,8 +62,10 @@ def _run_noise(seeds: int, draws: int, rng: np.random.Generator) -> np.ndarray:
     """[draws]: quantiles of Student t (S - 1 degrees of freedom) over sqrt(S), shuffled; 0 for one seed."""
     if seeds == 1:
         return np.zeros(draws)
-    quantiles = stdtrit(seeds - 1, (np.arange(draws) + 0.5) / draws)
-    return rng.permutation(quantiles) / np.sqrt(seeds)
+    quantiles: np.ndarray = stdtrit(seeds - 1, (np.arange(draws) + 0.5) / draws)
+    rng.shuffle(quantiles)
+    quantiles /= np.sqrt(seeds)
+    return quantiles
 
 
 def metrics_per_draw(truth: np.ndarray, scores: np.ndarray, weights: np.ndarray) -> np.ndarray:

@@ -52,7 +52,8 @@ def test_the_table_equals_a_slow_loop() -> None:
     a, b = scored(truth, 1.0, 2, rng), scored(truth, 0.5, 2, rng)
     table = difference(truth, a, b, patients, FINDINGS, draws=40, rng=np.random.default_rng(5))
     same = np.random.default_rng(5)
-    weights, noise = patient_weights(patients, 40, same), same.permutation(cauchy.ppf((np.arange(40) + 0.5) / 40))
+    weights, noise = patient_weights(patients, 40, same), cauchy.ppf((np.arange(40) + 0.5) / 40)
+    same.shuffle(noise)
     drawn, point = np.zeros((40, 2, 2)), np.zeros((2, 2))
     for s, k in np.ndindex(2, 2):
         for d in range(-1, 40):
@@ -123,19 +124,19 @@ def test_arms_change_sign_with_their_roles() -> None:
 def test_coverage_of_a_null(seeds: int, luck: float) -> None:
     """Two arms of one quality: a 90 % interval misses the true difference, 0, about one time in ten.
 
-    luck: how much one training differs from the next as a whole. 120 experiments: with a true rate of 0.1 the count
-    lies outside 4..23 less than one time in a hundred.
+    luck: how much one training differs from the next as a whole. 100 experiments: with a true rate of 0.1 the count
+    lies outside 3..19 less than one time in a hundred.
     """
     missed = 0
-    for trial in range(120):
+    for trial in range(100):
         rng = np.random.default_rng(1000 * seeds + trial)
         truth, patients = cohort(trial, patients=80, findings=1, rate=0.4)
         shifts = luck * rng.normal(size=(2, seeds, 1, 1)) * truth
         a, b = (scored(truth, 1.0, seeds, rng) + shift for shift in shifts)
-        table = difference(truth, a, b, patients, ("x",), draws=150, rng=rng, level=0.9)
+        table = difference(truth, a, b, patients, ("x",), draws=100, rng=rng, level=0.9)
         row = table.query("level == 'macro' and metric == 'AUROC'").iloc[0]
         missed += not row["low"] <= 0 <= row["high"]
-    assert 4 <= missed <= 23
+    assert 3 <= missed <= 19
 
 
 def test_training_noise_is_in_the_interval() -> None:

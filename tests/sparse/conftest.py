@@ -47,7 +47,9 @@ def toy_latents() -> tuple[Tensor, np.ndarray, Tensor, np.ndarray]:
 
 
 @pytest.fixture(scope="session")
-def learnt(toy_latents: tuple[Tensor, np.ndarray, Tensor, np.ndarray], tmp_path_factory: pytest.TempPathFactory) -> tuple[Iterated, Path]:
+def learnt(
+    toy_latents: tuple[Tensor, np.ndarray, Tensor, np.ndarray], tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Iterated, Path]:
     """Two generations on the planted collection, and the folder they are in."""
     folder = tmp_path_factory.mktemp("learnt")
     return iterate(*toy_latents, folder=folder, **SMALL), folder

@@ -67,8 +67,8 @@ class Chest:
 
     def outer(self, y: Array) -> Array:
         """|x| of the inner chest wall at height y; APEX_X at the apex, `width` at the bases."""
-        t = np.clip((y - self.apex) / self.height, 0, 1)
-        return np.asarray(APEX_X + (self.width - APEX_X) * np.sqrt(1 - (1 - t) ** 3.2))
+        t = 1 - np.clip((y - self.apex) / self.height, 0, 1)
+        return np.asarray(APEX_X + (self.width - APEX_X) * np.sqrt(1 - t * t * (0.85 * t + 0.15)))
 
     def inner(self, y: Array, side: Array | int) -> Array:
         """Signed distance of the mediastinal border from the midline, measured towards `side`."""
@@ -88,10 +88,10 @@ class Chest:
 
     def point(self, side: int, down: float, across: float) -> tuple[float, float]:
         """A point of one lung: `down` 0 at the apex to 1 at the dome, `across` 0 at the mediastinum to 1 at the wall."""
-        y = np.float32(self.apex + down * (self.dome(side) - self.apex))
-        low = float(self.inner(np.asarray(y), side))
-        high = float(self.outer(np.asarray(y)))
-        return side * (low + across * (high - low)), float(y)
+        y = self.apex + down * (self.dome(side) - self.apex)
+        height = np.array(y, np.float32)
+        low, high = float(self.inner(height, side)), float(self.outer(height))
+        return side * (low + across * (high - low)), y
 
     def hilum(self, side: int) -> tuple[float, float]:
         """Where the vessels of one lung start; the left hilum is the higher."""
@@ -106,7 +106,7 @@ class Chest:
 def _build(sex: str, age: float, body: np.random.Generator) -> dict[str, float]:
     """What stays with the patient: frame, habitus, heart size, bone."""
     female = sex == "F"
-    frame, fat, heart, skeleton = body.standard_normal(4)
+    frame, fat, heart, skeleton = body.standard_normal(4).tolist()
     old = max(0.0, (age - 50) / 40)
     return {
         "width": (12.7 if female else 13.9) + 0.55 * frame,
@@ -127,7 +127,7 @@ def _build(sex: str, age: float, body: np.random.Generator) -> dict[str, float]:
 def chest(*, sex: str, age: float, view: str, body: np.random.Generator, study: np.random.Generator) -> Chest:
     """Draw a chest: `body` decides what stays with the patient, `study` the breath and the stance of the day."""
     build = _build(sex, age, body)
-    breath, step, rotation, lift = study.standard_normal(4)
+    breath, step, rotation, lift = study.standard_normal(4).tolist()
     portable = view == "AP"
     apex = -14.0 - 0.25 * (build["height"] - 21)
     right = apex + build["height"] + 0.8 * breath - (1.8 if portable else 0.0)

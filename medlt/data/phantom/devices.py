@@ -41,7 +41,7 @@ def pacemaker(scene: Scene, rng: Rng) -> Array:
     """A generator below one clavicle, usually the left, and one or two leads to the right atrium and ventricle."""
     chest = scene.chest
     side = -1 if rng.random() < 0.15 else 1
-    jitter = rng.uniform(-0.8, 0.8, 2)
+    jitter = rng.uniform(-0.8, 0.8, 2).tolist()
     cx, cy = side * (0.68 * chest.width) + jitter[0], chest.apex + 6.0 + jitter[1]
     turn = np.linspace(0, 2 * np.pi, 40)
     box = np.stack([cx + 2.1 * np.cos(turn), cy + 1.9 * np.sign(np.sin(turn)) * np.abs(np.sin(turn)) ** 0.6], axis=1)
@@ -131,7 +131,7 @@ def support_device(scene: Scene, rng: Rng) -> NDArray[np.bool_]:
 
 
 def _electrodes(scene: Scene, rng: Rng) -> None:
-    for down, across, bend in rng.random((3, 3)):
+    for down, across, bend in rng.random((3, 3)).tolist():
         x, y = scene.chest.point(-1 if bend < 0.5 else 1, 0.2 + 0.9 * down, 0.3 + 0.6 * across)
         scene.metal += 0.4 * (np.hypot(scene.grid.x - x, scene.grid.y - y) < 0.45)
 
@@ -152,13 +152,13 @@ def _nipples(scene: Scene, rng: Rng) -> None:
 
 
 def _granuloma(scene: Scene, rng: Rng) -> None:
-    side, down, across = rng.random(3)
+    side, down, across = rng.random(3).tolist()
     x, y = scene.chest.point(-1 if side < 0.5 else 1, 0.1 + 0.6 * down, 0.2 + 0.6 * across)
     scene.bone += 0.9 * (np.hypot(scene.grid.x - x, scene.grid.y - y) < 0.22)
 
 
 def _scar(scene: Scene, rng: Rng) -> None:
-    side, down, slant = rng.random(3)
+    side, down, slant = rng.random(3).tolist()
     x, y = scene.chest.point(-1 if side < 0.5 else 1, 0.75 + 0.2 * down, 0.5)
     line = np.array([[x - 1.2, y - 0.6 * slant], [x + 1.2, y + 0.6 * slant]])
     scene.solid += 0.7 * scene.grid.stroke([line], 0.15)

@@ -10,11 +10,13 @@ import uuid
 from collections.abc import Mapping
 from io import BytesIO
 
+import imagecodecs
 import numpy as np
 import pydicom
 from numpy.typing import NDArray
 from pydicom import uid as syntax
 from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.encaps import encapsulate
 from pydicom.sr.codedict import codes
 
 from medlt._version import __version__
@@ -22,13 +24,14 @@ from medlt.chance import rng
 from medlt.data.phantom.projection import TOP
 from medlt.data.phantom.render import Film
 
-TRANSFER_SYNTAXES: Mapping[str, tuple[float, str]] = {
-    syntax.ExplicitVRLittleEndian: (0.5, ""),
-    syntax.JPEG2000Lossless: (0.2, "pylibjpeg"),
-    syntax.JPEGLSLossless: (0.15, "pyjpegls"),
-    syntax.RLELossless: (0.15, "pydicom"),
+TRANSFER_SYNTAXES: Mapping[str, float] = {
+    syntax.ExplicitVRLittleEndian: 0.5,
+    syntax.JPEG2000Lossless: 0.2,
+    syntax.JPEGLSLossless: 0.15,
+    syntax.RLELossless: 0.15,
 }
-"""Transfer syntax: (share of the files, pydicom encoding plug-in)."""
+"""Transfer syntax: share of the files."""
+_PLUGINS = {syntax.JPEGLSLossless: "pyjpegls", syntax.RLELossless: "pylibjpeg"}
 MONOCHROME1_SHARE = 0.25
 _NAMESPACE = uuid.UUID("6d1f4b0e-8f0c-5a37-9a55-0f6a0c7d2b11")
 _DATE, _TIME = "20000101", "120000"
@@ -42,7 +45,7 @@ def dicom_uid(*key: object) -> str:
 def encoding(uid: str, seed: int) -> tuple[str, str]:
     """Transfer syntax and photometric interpretation of one file."""
     draw = rng(seed, "encoding", uid)
-    shares = [share for share, _ in TRANSFER_SYNTAXES.values()]
+    shares = list(TRANSFER_SYNTAXES.values())
     chosen = list(TRANSFER_SYNTAXES)[int(draw.choice(len(shares), p=shares))]
     return chosen, "MONOCHROME1" if draw.random() < MONOCHROME1_SHARE else "MONOCHROME2"
 
@@ -139,10 +142,23 @@ def dataset(row: Mapping[str, object], film: Film, seed: int, transfer_syntax: s
     _equipment(data)
     _projection(data, row, film)
     _pixels(data, film, photometric)
-    plugin = TRANSFER_SYNTAXES[transfer_syntax][1]
-    if plugin:
-        data.compress(transfer_syntax, encoding_plugin=plugin, generate_instance_uid=False)
+    _compress(data, transfer_syntax)
     return data
+
+
+def _compress(data: Dataset, transfer_syntax: str) -> None:
+    """Compress without loss, in place.
+
+    JPEG 2000 goes through imagecodecs: pylibjpeg-openjpeg 2.6 corrupts memory when it encodes beside other threads.
+    """
+    if transfer_syntax == syntax.JPEG2000Lossless:
+        stream = imagecodecs.jpeg2k_encode(data.pixel_array, level=0, reversible=True, codecformat="j2k", bitspersample=12)
+        data.PixelData = encapsulate([bytes(stream)])
+        data["PixelData"].is_undefined_length = True
+        data["PixelData"].VR = "OB"
+        data.file_meta.TransferSyntaxUID = transfer_syntax
+    elif transfer_syntax != syntax.ExplicitVRLittleEndian:
+        data.compress(transfer_syntax, encoding_plugin=_PLUGINS[transfer_syntax], generate_instance_uid=False)
 
 
 def encode(row: Mapping[str, object], film: Film, seed: int) -> bytes:

@@ -37,7 +37,7 @@ class Site:
     @classmethod
     def draw(cls, rng: Rng) -> Site:
         """The first three numbers of a finding's stream."""
-        side, severity, kind = rng.random(3)
+        side, severity, kind = rng.random(3).tolist()
         return cls(-1 if side < 0.52 else 1, float(severity**1.3), float(kind))
 
 
@@ -56,7 +56,7 @@ def cardiomegaly(scene: Scene, rng: Rng) -> Mask:
 def _fluid(scene: Scene, side: int, volume: float) -> Array:
     """Share of the lung path filled with fluid: a meniscus, low medially and climbing along the chest wall."""
     chest, y = scene.chest, scene.grid.y
-    across = np.clip(scene.ax / chest.outer(y), 0, 1)
+    across = np.clip(scene.ax / scene.wall, 0, 1)
     angle = chest.dome(side) + 4.6
     medial = angle - 1.2 - 8.5 * volume
     lateral = medial - 1.4 - 2.6 * min(1.0, 3 * volume)
@@ -96,17 +96,19 @@ def pneumothorax(scene: Scene, rng: Rng) -> Mask:
     top, lateral = _collapse(site)
     fallen = replace(chest, apex=chest.apex + top, width=chest.width - lateral)
     gap = lateral * (1 - smoothstep((y - chest.apex) / (1.15 * chest.height)))
-    pleura = np.where(y > fallen.apex, fallen.outer(y) + lateral - gap, 0)
     here = scene.on(site.side) & (scene.lung > 0)
-    depth = scene.ax - pleura
+    sideways = np.maximum(
+        scene.ax - (fallen.outer(y) + lateral - gap), (fallen.inner(y, site.side) - scene.ax) * (y < fallen.apex + 3)
+    )
+    depth = np.where(y > fallen.apex, sideways, fallen.apex - y + 0.3)
     beyond = here & (depth > 0)
-    slope = np.abs(np.gradient(pleura, axis=0)) / scene.grid.spacing
-    line = np.exp(-((depth / np.sqrt(1 + np.minimum(slope, 8) ** 2) / 0.09) ** 2)) * here * (gap > 0.15)
+    steep = np.hypot(*np.gradient(depth, scene.grid.spacing))
+    line = np.exp(-((depth / np.clip(steep, 1, 8) / 0.11) ** 2)) * here * (gap > 0.15)
     scene.vessels *= ~beyond
     scene.aeration *= np.where(here & ~beyond, 1 - 0.06 - 0.14 * site.severity, 1)
     scene.gas += np.where(beyond, 0.85 * scene.lung, 0)
     scene.lung *= np.where(beyond, 0.15, 1)
-    scene.body += (0.9 * line).astype(np.float32)
+    scene.body += (1.5 * line).astype(np.float32)
     return np.asarray(beyond)
 
 
@@ -124,7 +126,7 @@ def nodule(scene: Scene, rng: Rng) -> Mask:
     site = Site.draw(rng)
     mask = np.zeros(scene.lung.shape, bool)
     for i in range(1 if site.kind < 0.7 else 2 + (site.kind > 0.9)):
-        down, across, size, again, wobble = rng.random(5)
+        down, across, size, again, wobble = rng.random(5).tolist()
         side = site.side if i == 0 or again < 0.6 else -site.side
         centre = scene.chest.point(side, 0.2 + 0.72 * down, 0.18 + 0.66 * across)
         radius = 0.5 + 0.9 * (site.severity if i == 0 else size * site.severity)
@@ -137,7 +139,7 @@ def nodule(scene: Scene, rng: Rng) -> Mask:
 def mass(scene: Scene, rng: Rng) -> Mask:
     """One opacity of 3.3 to 7.5 cm, lobulated or spiculated."""
     site = Site.draw(rng)
-    down, across, a, b, c, d = rng.random(6)
+    down, across, a, b, c, d = rng.random(6).tolist()
     radius = 1.85 + 1.9 * site.severity
     centre = scene.chest.point(site.side, 0.15 + 0.7 * down, 0.15 + 0.6 * across)
     ball = _ball(scene, centre, radius, (0.12 * a, 0.09 * b, 0.07 * c, 0.05 * d))
@@ -153,12 +155,12 @@ def mass(scene: Scene, rng: Rng) -> Mask:
 def consolidation(scene: Scene, rng: Rng) -> Mask:
     """Airspaces filled: a cloudy, fuzzy-edged opacity, sometimes cut off by a fissure, with air bronchograms."""
     site = Site.draw(rng)
-    down, across, wide, tall, fissure, start = rng.random(6)
+    down, across, wide, tall, fissure, start = rng.random(6).tolist()
     x, y = scene.chest.point(site.side, 0.25 + 0.7 * down, 0.15 + 0.5 * across)
-    a, b = 2.4 + 3.2 * wide * (0.4 + 0.6 * site.severity), 2.2 + 3.2 * tall * (0.4 + 0.6 * site.severity)
+    a, b = 2.8 + 3.4 * wide * (0.4 + 0.6 * site.severity), 2.6 + 3.6 * tall * (0.4 + 0.6 * site.severity)
     radius = np.hypot((scene.grid.x - x) / a, (scene.grid.y - y) / b)
-    cloud = 0.3 * scene.grid.texture(rng, 3.0) + 0.16 * scene.grid.texture(rng, 1.1)
-    share = smoothstep((1.15 - radius + cloud) / 0.8) * (0.4 + 0.45 * site.severity)
+    cloud = 0.22 * scene.grid.texture(rng, 3.2) + 0.1 * scene.grid.texture(rng, 1.2)
+    share = smoothstep((1.3 - radius + cloud) / 1.1) * (0.35 + 0.4 * site.severity)
     if fissure < 0.35:
         share = share * smoothstep((y + 0.7 * b - 0.12 * scene.ax - scene.grid.y) / 0.3 + 0.5)
     share = np.where(scene.on(site.side), share, 0).astype(np.float32)
@@ -186,7 +188,7 @@ def _collapse_kind(site: Site) -> int:
 def _plates(scene: Scene, site: Site, rng: Rng) -> Array:
     """Plate-like (discoid) atelectasis: one to three dense bands across a lower zone."""
     bands = []
-    for down, across, slant, length in rng.random((1 + int(3 * site.severity), 4)):
+    for down, across, slant, length in rng.random((1 + int(3 * site.severity), 4)).tolist():
         x, y = scene.chest.point(site.side, 0.72 + 0.26 * down, 0.3 + 0.4 * across)
         reach = np.array([1.6 + 1.8 * length, (0.8 * slant - 0.15) * 1.8])
         bands.append(np.stack([(x, y) - reach, (x, y + 0.25), (x, y) + reach]))
@@ -196,8 +198,8 @@ def _plates(scene: Scene, site: Site, rng: Rng) -> Array:
 def _lower_lobe(scene: Scene, site: Site) -> Array:
     """A collapsed lower lobe: a wedge behind the heart, from the hilum to the dome, with a straight lateral edge."""
     chest = scene.chest
-    hx, hy = (abs(v) for v in (chest.hilum(site.side)[0], 0.0))
-    hy = chest.hilum(site.side)[1]
+    hx, hy = chest.hilum(site.side)
+    hx = abs(hx)
     foot = chest.mediastinum + (0.30 + 0.25 * site.severity) * chest.width
     run = np.clip((scene.grid.y - hy) / (chest.dome(site.side) + 1.0 - hy), 0, 1.3)
     edge = 0.7 * hx + (foot - 0.7 * hx) * run

@@ -44,7 +44,8 @@ class Grid:
         return np.asarray(image / self.spacing + (self.size - 1) / 2)
 
     def _fixed_point(self, lines: Sequence[NDArray[np.floating]]) -> list[NDArray[np.int32]]:
-        return [np.round(self.pixels(np.asarray(line)) * 2**_FRACTION_BITS).astype(np.int32) for line in lines]
+        pixels = np.round(self.pixels(np.concatenate(lines)) * 2**_FRACTION_BITS).astype(np.int32)
+        return np.split(pixels, np.cumsum([len(line) for line in lines])[:-1])
 
     def stroke(self, lines: Sequence[NDArray[np.floating]], width: float) -> Array:
         """Coverage in [0,1] of polylines ([n,2], cm) drawn `width` cm wide; thinner than a pixel becomes fainter."""

@@ -38,7 +38,7 @@ class Exposure:
     @classmethod
     def draw(cls, view: str, rng: np.random.Generator) -> Exposure:
         """Portable films get fewer photons and more scatter."""
-        dose, scatter, flatten, dark, bright, gamma = rng.random(6)
+        dose, scatter, flatten, dark, bright, gamma = rng.random(6).tolist()
         portable = view == "AP"
         return cls(
             photons=(4.0e3 if portable else 1.2e4) * 2 ** (2 * dose - 1),

@@ -72,7 +72,7 @@ def _scene(row: Mapping[str, object], seed: int, size: int) -> tuple[Scene, dict
     for name in present:
         if name in RESHAPE:
             built = RESHAPE[name](built, rng(*keys[name]))
-    turn, right, down, field = rng(seed, "pose", uid).standard_normal(4)
+    turn, right, down, field = rng(seed, "pose", uid).standard_normal(4).tolist()
     loose = 1.6 if built.view == "AP" else 1.0
     offset = (0.45 * loose * float(right), -0.6 + 0.5 * loose * float(down))
     plane = grid(size, 36.5 + 0.9 * float(np.clip(field, -2, 2)), 0.018 * loose * float(turn), offset)

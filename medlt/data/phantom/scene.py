@@ -6,7 +6,8 @@ the posterior recess goes on behind the liver, thinner and thinner, which is why
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import math
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,11 +43,13 @@ class Scene:
     """-1 where the patient's right, +1 where the left."""
     ax: Array
     """|x|, cm."""
-    thorax: NDArray[np.bool_] = field(init=False)
-    """Inside the rib cage, above the costophrenic skyline or not."""
+    wall: Array
+    """|x| of the inner chest wall at each pixel's height."""
 
-    def __post_init__(self) -> None:
-        self.thorax = (self.ax < self.chest.outer(self.grid.y)) & (self.grid.y > self.chest.apex)
+    @property
+    def thorax(self) -> NDArray[np.bool_]:
+        """Inside the rib cage, above the costophrenic skyline or not."""
+        return np.asarray((self.ax < self.wall) & (self.grid.y > self.chest.apex))
 
     def on(self, side: int) -> NDArray[np.bool_]:
         """Pixels of one side of the patient."""
@@ -66,22 +69,28 @@ def body(chest: Chest, grid: Grid) -> Array:
 
 
 def heart(chest: Chest, grid: Grid) -> Array:
-    """Squared elliptical radius of the cardiac shadow: 1 on its border; its horizontal extent is `heart_width`."""
+    """Squared elliptical radius of the cardiac shadow: 1 on its border; its horizontal extent is `heart_width`.
+
+    Two ellipses: the ventricles, long axis down to the patient's left, and the right atrium, upright, to the right.
+    """
     half = chest.heart_width / 2
-    cos, sin, ratio = np.cos(chest.tilt), np.sin(chest.tilt), 0.74
-    a = half / np.sqrt(cos**2 + (ratio * sin) ** 2)
-    tall = a * np.sqrt(sin**2 + (ratio * cos) ** 2)
-    x = grid.x - (0.36 * half + chest.shift + 0.35 * chest.turn)
-    y = grid.y - (max(chest.domes) + 1.2 - 0.92 * tall)
+    middle = 0.36 * half + chest.shift + 0.35 * chest.turn
+    cos, sin, ratio = math.cos(chest.tilt), math.sin(chest.tilt), 0.7
+    a = 0.78 * half / math.sqrt(cos**2 + (ratio * sin) ** 2)
+    tall = a * math.sqrt(sin**2 + (ratio * cos) ** 2)
+    level = max(chest.domes) + 1.2 - 0.95 * tall
+    x, y = grid.x - (middle + 0.22 * half), grid.y - level
     along, across = cos * x + sin * y, cos * y - sin * x
-    return np.asarray((along / a) ** 2 + (across / (ratio * a)) ** 2, np.float32)
+    ventricles = (along / a) ** 2 + (across / (ratio * a)) ** 2
+    atrium = ((x + 0.72 * half) / (0.5 * half)) ** 2 + ((y - 0.08 * tall) / (0.78 * tall)) ** 2
+    return np.asarray(np.minimum(ventricles, atrium), np.float32)
 
 
-def lung(chest: Chest, grid: Grid, ax: Array, side: NDArray[np.int8], radius2: Array) -> Array:
+def lung(chest: Chest, grid: Grid, wall: Array, side: NDArray[np.int8], radius2: Array) -> Array:
     """Path through lung, cm."""
-    y = grid.y
+    ax, y = np.abs(grid.x), grid.y
     level = np.clip((y - chest.apex) / (0.45 * chest.height), 0, 1)
-    cage = (chest.depth - 5.5) * (0.5 + 0.5 * np.sqrt(level)) * np.sqrt(np.maximum(1 - (ax / chest.outer(y)) ** 3, 0))
+    cage = (chest.depth - 5.5) * (0.5 + 0.5 * np.sqrt(level)) * np.sqrt(np.maximum(1 - (ax / wall) ** 3, 0))
     border = chest.inner(y, side) + side * (chest.shift + 0.3 * chest.turn)
     medial = np.sqrt(np.clip((side * grid.x - border) / 1.7, 0, 1))
     below = y - chest.diaphragm(ax, side)
@@ -116,7 +125,7 @@ def breasts(chest: Chest, grid: Grid) -> Array:
 
 def stomach(chest: Chest, grid: Grid, rng: np.random.Generator) -> Array:
     """The gastric air bubble under the left dome, with a fluid level when upright; absent in one of five."""
-    present, wide, tall, deep = rng.random(4)
+    present, wide, tall, deep = rng.random(4).tolist()
     if present < 0.2:
         return np.zeros_like(grid.x)
     b = 0.9 + 1.1 * tall
@@ -129,21 +138,22 @@ def stomach(chest: Chest, grid: Grid, rng: np.random.Generator) -> Array:
 def scene(chest: Chest, grid: Grid, rng: np.random.Generator) -> Scene:
     """The beam through a chest without findings."""
     side = np.where(grid.x < 0, np.int8(-1), np.int8(1))
-    ax = np.abs(grid.x)
+    wall = chest.outer(grid.y)
     radius2 = heart(chest, grid)
     blank = np.zeros_like(grid.x)
     return Scene(
         chest=chest,
         grid=grid,
         body=body(chest, grid) + breasts(chest, grid),
-        lung=lung(chest, grid, ax, side, radius2),
+        lung=lung(chest, grid, wall, side, radius2),
         aeration=np.ones_like(blank),
         vessels=vessels(chest, grid, rng),
-        bone=skeleton(chest, grid),
+        bone=skeleton(chest, grid, wall),
         solid=blank.copy(),
         gas=airway(chest, grid) + stomach(chest, grid, rng),
         metal=blank.copy(),
         heart=radius2 < 1,
         side=side,
-        ax=ax,
+        ax=np.abs(grid.x),
+        wall=wall,
     )

@@ -31,9 +31,9 @@ def _arcs(v: Array, slope: Array, count: int, radius: float) -> tuple[Array, Arr
     return _tube(distance, radius), nearest
 
 
-def ribs(chest: Chest, grid: Grid) -> Array:
+def ribs(chest: Chest, grid: Grid, wall: Array) -> Array:
     """Posterior and anterior arcs inside the thoracic cage; anterior ends fade into cartilage."""
-    ring = chest.outer(grid.y) + 0.45
+    ring = wall + 0.45
     ax = np.abs(grid.x)
     s = np.clip(ax / ring, 0, 1)
     root = np.sqrt(np.maximum(1 - s * s, 0.012))
@@ -81,16 +81,21 @@ def _humerus(chest: Chest, grid: Grid, side: int) -> Array:
 
 def spine(chest: Chest, grid: Grid) -> Array:
     """Vertebral bodies with disc spaces, pedicles and spinous processes."""
-    x = grid.x - 0.25 * chest.turn
-    level = (grid.y - chest.apex) / 2.45
+    columns = np.flatnonzero(np.abs(grid.x - 0.25 * chest.turn).min(axis=0) < 2.3)
+    near = slice(columns[0], columns[-1] + 1)
+    x, level = grid.x[:, near] - 0.25 * chest.turn, (grid.y[:, near] - chest.apex) / 2.45
     within = level - np.floor(level)
-    body = np.sqrt(np.maximum(1 - (x / 1.95) ** 2, 0)) * smoothstep(7 * np.minimum(within, 1 - within))
-    pedicles = np.exp(-(((np.abs(x) - 1.25) / 0.28) ** 2) - ((within - 0.4) / 0.16) ** 2)
-    process = np.exp(-((x / 0.3) ** 2) - ((within - 0.75) / 0.22) ** 2)
-    return np.asarray(chest.bone * (0.3 + 0.55 * body + 0.3 * pedicles + 0.4 * process) * (np.abs(x) < 1.95), np.float32)
+    waist = 1.75 + 0.25 * (2 * within - 1) ** 2
+    column = smoothstep((waist - np.abs(x)) / 0.45 + 0.5)
+    bodies = smoothstep(7 * np.minimum(within, 1 - within))
+    pedicles = np.exp(-(((np.abs(x) - 1.2) / 0.25) ** 2) - ((within - 0.4) / 0.16) ** 2)
+    process = np.exp(-((x / 0.28) ** 2) - ((within - 0.75) / 0.2) ** 2)
+    bone = np.zeros_like(grid.x)
+    bone[:, near] = chest.bone * (column * (0.35 + 0.35 * bodies) + 0.3 * pedicles + 0.35 * process)
+    return bone
 
 
-def skeleton(chest: Chest, grid: Grid) -> Array:
+def skeleton(chest: Chest, grid: Grid, wall: Array) -> Array:
     """All bone in the beam, cm."""
     girdle = sum(part(chest, grid, side) for part in (_clavicle, _scapula, _humerus) for side in (-1, 1))
-    return np.asarray(ribs(chest, grid) + spine(chest, grid) + chest.bone * grid.blur(np.asarray(girdle), 0.1))
+    return np.asarray(ribs(chest, grid, wall) + spine(chest, grid) + chest.bone * grid.blur(np.asarray(girdle), 0.1))

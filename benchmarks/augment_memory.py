@@ -1,0 +1,97 @@
+"""Does the memory of augmenting grow with the number of images?
+
+    python benchmarks/augment_memory.py [FEW MANY]
+
+Runs the real path (latent fusion, checks, shards on disk) with small untrained networks over FEW and MANY plan rows,
+each in a process of its own, and compares peak resident memory. Target: ratio < 1.2 for 500 and 5,000.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass, field
+from pathlib import Path
+
+ROWS = 60
+SIDE = 16
+
+
+@dataclass
+class Folder:
+    """The one thing `make` asks of a run: its folder."""
+
+    folder: Path
+    names: list[str] = field(default_factory=list)
+
+
+def child(count: int) -> None:
+    """Make `count` images; print peak memory and how many there are."""
+    import numpy as np
+    import pandas as pd
+    import torch
+
+    from medlt.chance import generator
+    from medlt.checks.sanity import sanity
+    from medlt.diffusion.cache import Standardiser
+    from medlt.diffusion.decode import Decoder
+    from medlt.diffusion.denoiser import LabelUNet, as_denoiser
+    from medlt.diffusion.schedulers import abar, factory
+    from medlt.runs import peak_rss_mb
+    from medlt.sparse.embedding import SimplicialCoder
+    from medlt.synthesis.fusion import LatentFusion
+    from medlt.synthesis.plan import Collection, Draws
+    from medlt.testing import IdentityCodec
+    from medlt.writer import DatasetWriter
+    from pipelines.making import make
+
+    torch.set_num_threads(1)
+    uids = pd.Index([f"u{i}" for i in range(ROWS)], name="uid")
+    labels = {"Rare": [float(i < 6) for i in range(ROWS)], "Common": [float(i >= 6) for i in range(ROWS)]}
+    table = pd.DataFrame({"patient_id": uids, "fold": 0, **labels}, index=uids)
+    latents = torch.randn(ROWS, 1, SIDE, SIDE, generator=generator("latents"))
+    images = (latents.sigmoid() * 255).to(torch.uint8)
+    net, levels = LabelUNet(1, 2, 8), abar()
+    at = {uid: i for i, uid in enumerate(uids)}
+    method = LatentFusion(
+        collection=Collection(table, ("Rare", "Common"), ("Rare",)),
+        coder=SimplicialCoder(1, 2, groups=4, vocabulary=4, width=8, temperature=0.3, seed=0),
+        latents=lambda names: latents[[at[name] for name in names]],
+        standardiser=Standardiser(torch.zeros(1), torch.ones(1)),
+        denoise=lambda said: as_denoiser(net, said, levels),
+        decode=Decoder(IdentityCodec()),
+        scheduler=factory("ddim", 20),
+        draws=Draws(candidates=1),
+        keep=2,
+    )
+    plan = method.plan({"Rare": count}, 0)
+    with tempfile.TemporaryDirectory() as place:
+        looks = sanity(lambda names: images[[at[name] for name in names]])
+        make(Folder(Path(place)), method, plan, looks, lambda *_: None)  # type: ignore[arg-type]
+        made = len(DatasetWriter(Path(place)).findings()["uid"].unique())
+    assert made == count == len(np.unique(plan.index))
+    print(json.dumps({"images": count, "peak_mb": peak_rss_mb()}))
+
+
+def main(few: int, many: int) -> None:
+    """Both counts, a table, the ratio."""
+    from common import table
+
+    found = []
+    for count in (few, many):
+        done = subprocess.run(
+            [sys.executable, __file__, "--child", str(count)], capture_output=True, text=True, check=True
+        )
+        found.append(json.loads(done.stdout.splitlines()[-1]))
+    ratio = found[1]["peak_mb"] / found[0]["peak_mb"]
+    lines = ["| images | peak RSS, MB |", "|---:|---:|", *(f"| {f['images']} | {f['peak_mb']:.0f} |" for f in found)]
+    table("augment_memory", [*lines, "", f"Ratio {ratio:.3f} (target < 1.2)."])
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["--child"]:
+        child(int(sys.argv[2]))
+    else:
+        main(*(map(int, sys.argv[1:3]) if len(sys.argv) > 2 else (500, 5000)))

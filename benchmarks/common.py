@@ -1,0 +1,32 @@
+"""What every benchmark says beside its figures: the machine, the versions, the command."""
+
+from __future__ import annotations
+
+import os
+import platform
+import sys
+from importlib.metadata import version
+from pathlib import Path
+
+RESULTS = Path(__file__).parent / "results"
+
+
+def machine() -> str:
+    """One line: processor kind, cores, versions."""
+    kinds = [line.split(":")[1].strip() for line in _cpuinfo() if line.startswith("model name")]
+    kind = kinds[0] if kinds else platform.machine()
+    return f"{kind}, {os.cpu_count()} cores, Python {platform.python_version()}, torch {version('torch')}"
+
+
+def _cpuinfo() -> list[str]:
+    path = Path("/proc/cpuinfo")
+    return path.read_text().splitlines() if path.exists() else []
+
+
+def table(name: str, lines: list[str]) -> None:
+    """Print the result and keep it in benchmarks/results/NAME.md, with the machine and the command that made it."""
+    command = " ".join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *sys.argv[1:]])
+    text = "\n".join([f"# {name}", "", f"`{command}` on {machine()}", "", *lines, ""])
+    print(text)
+    RESULTS.mkdir(exist_ok=True)
+    (RESULTS / f"{name}.md").write_text(text)

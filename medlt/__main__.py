@@ -1,0 +1,5 @@
+"""`python -m medlt` is `medlt`."""
+
+from medlt.cli import app
+
+app()

@@ -1,0 +1,94 @@
+"""Folds keep patients whole and findings even; a judge is never shown the fold it judges."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from medlt.checks.folds import crossfit, folds
+from medlt.types import InputError
+
+FINDINGS = ["Mass", "Nodule", "Hernia"]
+
+
+def cohort(seed: int, patients: int = 60) -> tuple[pd.Series, pd.DataFrame]:
+    """Patients of 1-4 images, findings of falling prevalence, some labels unknown."""
+    rng = np.random.default_rng(seed)
+    owner = np.repeat([f"p{n}" for n in range(patients)], rng.integers(1, 5, patients))
+    uids = pd.Index([f"u{n}" for n in range(len(owner))], name="uid")
+    labels = (rng.random((len(owner), 3)) < [0.4, 0.15, 0.05]).astype(float)
+    labels[rng.random(labels.shape) < 0.1] = np.nan
+    return pd.Series(owner, index=uids), pd.DataFrame(labels, index=uids, columns=FINDINGS)
+
+
+@settings(deadline=None, max_examples=40)
+@given(seed=st.integers(0, 10_000), k=st.integers(2, 5))
+def test_patients_stay_whole_and_findings_even(seed: int, k: int) -> None:
+    patients, labels = cohort(seed)
+    fold = folds(patients, labels, k, seed)
+    assert fold.index.equals(patients.index)
+    assert set(fold) == set(range(k))
+    assert (fold.groupby(patients).nunique() == 1).all()
+    held = (labels == 1).groupby(patients).any()
+    per_fold = held.groupby(fold.groupby(patients).first()).sum()
+    rarest = held.sum().idxmin()
+    assert per_fold[rarest].max() - per_fold[rarest].min() <= 1
+    assert (per_fold.max() - per_fold.min() <= 1 + per_fold.mean() / 2).all()
+
+
+def test_folds_follow_the_seed_and_not_the_row_order() -> None:
+    patients, labels = cohort(1)
+    fold = folds(patients, labels, 3, 0)
+    pd.testing.assert_series_equal(fold, folds(patients, labels, 3, 0))
+    assert not fold.equals(folds(patients, labels, 3, 1))
+    order = np.random.default_rng(0).permutation(len(patients))
+    shuffled = folds(patients.iloc[order], labels.iloc[order], 3, 0)
+    pd.testing.assert_series_equal(fold, shuffled.loc[fold.index])
+
+
+def test_too_few_patients_are_told() -> None:
+    patients, labels = cohort(2, patients=2)
+    with pytest.raises(InputError, match="2 patients cannot make 3 folds"):
+        folds(patients, labels, 3, 0)
+
+
+class Remembering:
+    """A judge that notes every image it is trained on and every image it is asked about; images hold their number."""
+
+    def __init__(self, uids: Sequence[str]) -> None:
+        self.trained, self.asked = set(uids), set[str]()
+
+    def __call__(self, images: torch.Tensor) -> torch.Tensor:
+        numbers = images[:, 0, 0, 0].long().tolist()
+        self.asked |= {f"u{n}" for n in numbers}
+        return torch.tensor([[n, 2 * n, 3 * n] for n in numbers]).float()
+
+
+def test_no_judge_ever_sees_its_own_fold() -> None:
+    patients, labels = cohort(3)
+    fold = folds(patients, labels, 3, 0)
+
+    def images(uids: Sequence[str]) -> torch.Tensor:
+        return torch.tensor([float(uid[1:]) for uid in uids]).view(-1, 1, 1, 1)
+
+    asked_for = []
+
+    def train(uids: Sequence[str], k: int) -> Remembering:
+        asked_for.append(k)
+        return Remembering(uids)
+
+    found = crossfit(fold, images, train, FINDINGS)
+    assert asked_for == [0, 1, 2]
+    for k, judge in enumerate(found.judges):
+        assert isinstance(judge, Remembering)
+        own = set(fold.index[fold == k])
+        assert judge.asked == own
+        assert judge.trained == set(fold.index) - own
+        assert not set(patients[list(judge.trained)]) & set(patients[list(own)])
+    assert found.held_out.index.equals(fold.index)
+    numbers = np.array([float(uid[1:]) for uid in fold.index])
+    np.testing.assert_array_equal(found.held_out.to_numpy(), numbers[:, None] * [1, 2, 3])

@@ -1,0 +1,84 @@
+"""A small collection with random latents, a random coder, a linear denoiser: every part is real, none is trained."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from torch import Tensor
+
+from medlt.chance import rng, seed_of
+from medlt.diffusion.schedulers import factory
+from medlt.sparse.embedding import SimplicialCoder
+from medlt.synthesis.fusion import LatentFusion
+from medlt.synthesis.plan import Collection, Draws
+from medlt.types import Denoiser
+
+FINDINGS = ("Effusion", "Mass", "Hernia", "Pleural Other", "No Finding")
+TAIL = ("Hernia", "Pleural Other")
+
+
+def collection(n: int = 60, seed: int = 0) -> Collection:
+    """Tail findings in every sixth row, two rows a patient, three patient folds."""
+    chance = rng("collection", seed)
+    table = pd.DataFrame((chance.random((n, 5)) < 0.4).astype(float), columns=list(FINDINGS))
+    table["Hernia"], table["Pleural Other"] = (np.arange(n) % 6 == 0) * 1.0, (np.arange(n) % 7 == 1) * 1.0
+    table["No Finding"] = (table[list(FINDINGS[:-1])].sum(axis=1) == 0) * 1.0
+    table["patient_id"] = [f"p{i // 2}" for i in range(n)]
+    table["fold"] = [i // 2 % 3 for i in range(n)]
+    table.index = pd.Index([f"u{i:03d}" for i in chance.permutation(n)], name="uid")
+    return Collection(table, FINDINGS, TAIL)
+
+
+def latents(uids: Sequence[str]) -> Tensor:
+    """Standardised latents [N,2,8,8], a function of the uid."""
+    return torch.stack([torch.randn(2, 8, 8, generator=torch.Generator().manual_seed(seed_of(u))) for u in uids])
+
+
+class Scale:
+    """A standardiser of known mean and spread."""
+
+    def to(self, z: Tensor) -> Tensor:
+        return (z - 0.25) / 2.0
+
+    def back(self, z: Tensor) -> Tensor:
+        return z * 2.0 + 0.25
+
+
+def denoise(labels: Tensor | None) -> Denoiser:
+    """Shrinks towards a level the labels set; convolves, so that batching could matter."""
+    level = 0.0 if labels is None else 0.1 * labels.nan_to_num(0.5).sum(1)[:, None, None, None]
+    kernel = torch.randn(2, 2, 3, 3, generator=torch.Generator().manual_seed(5)) * 0.2
+    return lambda x, t: torch.nn.functional.conv2d(x, kernel, padding=1) * (1 - t / 2000) + level
+
+
+def decode(z: Tensor) -> Tensor:
+    """Images [B,1,16,16] in [0,1]."""
+    return torch.nn.functional.interpolate(z.mean(1, keepdim=True), scale_factor=2.0).sigmoid()
+
+
+@pytest.fixture
+def build() -> Callable[..., LatentFusion]:
+    """LatentFusion on the collection above; keyword arguments replace its parts."""
+
+    def make(**changed: Any) -> LatentFusion:
+        coder = SimplicialCoder(2, len(FINDINGS), groups=2, vocabulary=4, width=8, seed=1)
+        parts: dict[str, Any] = {
+            "collection": collection(),
+            "coder": coder,
+            "latents": latents,
+            "standardiser": Scale(),
+            "denoise": denoise,
+            "decode": decode,
+            "scheduler": factory("ddim", 20),
+            "draws": Draws(candidates=2),
+            "keep": 3,
+            "batch": 5,
+        }
+        return LatentFusion(**(parts | changed))
+
+    return make

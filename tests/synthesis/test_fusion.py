@@ -1,0 +1,166 @@
+"""run is a function of each row alone, and does what the plan says."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from medlt.chance import noise_like, seed_of
+from medlt.diffusion.schedulers import factory
+from medlt.synthesis import METHODS
+from medlt.synthesis.fuse import coins, fuse, masks
+from medlt.synthesis.fusion import PANELS, LatentFusion
+from medlt.synthesis.labels import mass
+from medlt.types import Batch, InputError, Synthesizer
+
+Build = Callable[..., LatentFusion]
+NEED = {"Hernia": 4, "Pleural Other": 2}
+
+
+def whole(method: LatentFusion, rows: pd.DataFrame) -> Batch:
+    batches = list(method.run(rows))
+    return Batch(*(join([getattr(b, name) for b in batches]) for name, join in (
+        ("rows", pd.concat), ("images", torch.cat), ("labels", pd.concat))))  # fmt: skip
+
+
+def test_it_is_a_synthesizer_that_reads_real_images(build: Build) -> None:
+    assert METHODS == {"fusion": LatentFusion}
+    assert isinstance(build(), Synthesizer)
+    assert build().reads_real_images is True
+
+
+def test_a_row_alone_gives_the_bytes_it_gives_among_all(build: Build) -> None:
+    method = build()
+    rows = method.plan(NEED, 3)
+    together = whole(method, rows)
+    for i in range(len(rows)):
+        alone = whole(method, rows.iloc[[i]])
+        assert torch.equal(alone.images[0], together.images[i])
+        pd.testing.assert_frame_equal(alone.labels, together.labels.iloc[[i]])
+        pd.testing.assert_frame_equal(alone.rows, together.rows.iloc[[i]])
+
+
+# dpm++: diffusers calls numpy on tensors in a way numpy 2 deprecates.
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+@pytest.mark.parametrize("scheduler", ["ddim", "ddpm", "dpm++"])
+def test_order_and_batch_size_change_nothing(build: Build, scheduler: str) -> None:
+    made = factory(scheduler, 20)
+    rows = build().plan(NEED, 3)
+    straight = whole(build(batch=5, scheduler=made), rows)
+    turned = whole(build(batch=3, scheduler=made), rows.iloc[::-1])
+    assert torch.equal(straight.images, turned.images.flip(0))
+    pd.testing.assert_frame_equal(straight.labels, turned.labels.iloc[::-1])
+
+
+def test_the_plan_survives_parquet(build: Build, tmp_path) -> None:
+    method = build()
+    rows = method.plan(NEED, 3)
+    rows.to_parquet(tmp_path / "plan.parquet")
+    read = pd.read_parquet(tmp_path / "plan.parquet")
+    pd.testing.assert_frame_equal(rows, read)
+    assert torch.equal(whole(method, rows).images, whole(method, read).images)
+
+
+def test_batches_are_whole(build: Build) -> None:
+    rows = build().plan(NEED, 3)
+    batch = whole(build(), rows)
+    assert batch.images.shape == (len(rows), 1, 16, 16)
+    assert batch.images.dtype == torch.float32
+    assert batch.images.min() >= 0
+    assert batch.images.max() <= 1
+    assert batch.rows.index.equals(rows.index)
+    assert batch.labels.index.equals(rows.index)
+    assert tuple(batch.labels.columns) == build().collection.findings
+    assert (batch.labels["No Finding"] == 0).all()
+    assert batch.rows[["mask_share", "tail_mass"]].stack().between(0, 1).all()
+
+
+def test_one_row_step_by_step(build: Build) -> None:
+    """Guidance, noise, scheduler and un-standardising written out for a single row."""
+    method = build(guidance=2.0, labels="tail")
+    row = method.plan({"Hernia": 1}, 3).iloc[[0]]
+    coder, gaze, names = method.coder.eval(), method.gaze, method.collection.findings
+    with torch.no_grad():
+        a, b = (coder.code(method.latents([row[name].iloc[0]])) for name in ("parent_a", "parent_b"))
+        cams = [gaze.maps(s, np.array([names.index(row[c].iloc[0])])) for s, c in ((a, "finding"), (b, "finding_b"))]
+        tail, generic = masks(*cams, row["q_a"].tolist(), row["q_b"].tolist())
+        s, omega = fuse(a, b, tail, generic, coins(row["seed"].tolist(), row["p"].tolist(), (8, 8)))
+        z = coder.decode(s)
+        scheduler = method.scheduler()
+        steps = scheduler.timesteps[-3:]
+        abar = scheduler.alphas_cumprod[steps[0]]
+        x = abar.sqrt() * z + (1 - abar).sqrt() * noise_like([seed_of("noise", int(row["seed"].iloc[0]))], (2, 8, 8))
+        batch = next(iter(method.run(row)))
+        prompt = torch.tensor(batch.labels.to_numpy())
+        for t in steps.tolist():
+            free, told = method.denoise(None)(x, t), method.denoise(prompt)(x, t)
+            x0 = free + 2.0 * (told - free)
+            x = scheduler.step(x0, t, x).prev_sample
+        image = method.decode(method.standardiser.back(x0))
+    torch.testing.assert_close(batch.images, image, atol=1e-5, rtol=1e-5)
+    assert batch.rows["mask_share"].iloc[0] == pytest.approx(float(omega.float().mean()))
+    assert batch.rows["tail_mass"].iloc[0] == pytest.approx(mass(cams[0], omega)[0])
+    table = method.collection.table
+    for name in set(names) - {"No Finding"}:
+        y_a, y_b = (table.at[row[c].iloc[0], name] for c in ("parent_a", "parent_b"))
+        expected = 1.0 if y_a == 1 else 0.0 if y_b == 0 else np.nan
+        assert batch.labels[name].iloc[0] == pytest.approx(expected, nan_ok=True)
+
+
+def test_a_denoiser_in_codec_space_is_given_codec_latents(build: Build) -> None:
+    """A denoiser that returns its input leaves the fused latent alone, in whichever space it works."""
+    same = {"denoise": lambda labels: lambda x, t: x, "keep": 1, "renoise": False}
+    rows = build().plan(NEED, 3)
+    shown = build(**same).explain(rows)
+    torch.testing.assert_close(shown["fused"], shown["refined"])
+    codec = build(**same, space="codec").explain(rows)
+    torch.testing.assert_close(codec["refined"], shown["refined"], atol=1e-6, rtol=1e-6)
+    seen: list[torch.Tensor] = []
+
+    def spy(labels: torch.Tensor | None):
+        return lambda x, t: (seen.append(x), x)[1]
+
+    list(build(**{**same, "denoise": spy}, space="codec").run(rows.iloc[:1]))
+    list(build(**{**same, "denoise": spy}).run(rows.iloc[:1]))
+    torch.testing.assert_close(seen[0][:1], seen[-1][:1] * 2.0 + 0.25)
+
+
+def test_cam_mass_labels_hold_the_mass_of_the_map(build: Build) -> None:
+    batch = whole(build(labels="cam_mass"), build().plan(NEED, 3))
+    assert len(batch.rows) > 0
+    for uid, row in batch.rows.iterrows():
+        label, share = batch.labels.at[uid, row["finding"]], row["tail_mass"]
+        assert np.isnan(label) == (0.2 < share < 0.8)
+        assert np.isnan(label) or label == pytest.approx(share, abs=1e-6)
+
+
+def test_explain_shows_what_run_makes(build: Build) -> None:
+    method = build()
+    rows = method.plan(NEED, 3)
+    shown = method.explain(rows)
+    assert tuple(shown) == PANELS
+    assert all(panel.shape == (len(rows), 1, 16, 16) for panel in shown.values())
+    assert all(0 <= float(panel.min()) and float(panel.max()) <= 1 for panel in shown.values())
+    batch = whole(method, rows)
+    assert torch.equal(shown["refined"], batch.images)
+    share = shown["mask"].mean((1, 2, 3)).numpy()
+    assert share == pytest.approx(batch.rows["mask_share"].to_numpy(), abs=1e-6)
+    tails = method.decode(method.standardiser.back(method.latents(rows["parent_a"].tolist())))
+    torch.testing.assert_close(shown["tail"], tails)
+
+
+def test_bad_parts_are_told(build: Build) -> None:
+    method = build()
+    rows = method.plan(NEED, 3)
+    with pytest.raises(InputError, match="parent_b 'lost' is not a train row"):
+        list(method.run(rows.assign(parent_b="lost")))
+    with pytest.raises(InputError, match="keep = 21 of 20 steps"):
+        build(keep=21)
+    with pytest.raises(InputError, match="labels: 'best' is not a rule"):
+        list(build(labels="best").run(rows))
+    with pytest.raises(InputError, match="cam: 'attention' is not a method"):
+        list(build(cam="attention").run(rows))

@@ -1,0 +1,67 @@
+"""Neighbours against a double loop; who may be a partner."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from medlt.synthesis.pairing import head_finding, is_no_finding, most_confusing, neighbours, partner_mask
+
+NAN = float("nan")
+
+
+def slow(queries: np.ndarray, candidates: np.ndarray, allowed: np.ndarray, k: int) -> list[list[int]]:
+    """The k nearest allowed candidates of each query by looking at every pair."""
+    found = []
+    for i, query in enumerate(queries):
+        ranked = []
+        for j, candidate in enumerate(candidates):
+            if allowed[i, j]:
+                ranked.append((sum((q - c) ** 2 for q, c in zip(query, candidate, strict=True)), j))
+        near = [j for _, j in sorted(ranked)[:k]]
+        found.append(near + [-1] * (k - len(near)))
+    return found
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.data())
+def test_neighbours_equal_a_double_loop(data: st.DataObject) -> None:
+    q, n, d, k = (data.draw(st.integers(1, high)) for high in (70, 9, 4, 4))
+    whole = st.integers(-3, 3).map(float)  # whole numbers: sums are exact, so ties are ties
+    queries, candidates = (
+        data.draw(arrays(float, (q, d), elements=whole)),
+        data.draw(arrays(float, (n, d), elements=whole)),
+    )
+    allowed = data.draw(arrays(bool, (q, n)))
+    assert neighbours(queries, candidates, allowed, k).tolist() == slow(queries, candidates, allowed, k)
+
+
+def test_partners_carry_no_tail_finding() -> None:
+    table = pd.DataFrame(
+        {"A": [0, 1, 0, NAN, NAN, 0], "B": [0, 0, 1, 0, NAN, NAN], "No Finding": [0, 0, 0, 1, 0, 1.0]},
+        index=list("uvwxyz"),
+    )
+    assert partner_mask(table, ["A", "B"], "No Finding").tolist() == [True, False, False, True, False, True]
+    assert partner_mask(table, ["A", "B"]).tolist() == [True, False, False, False, False, False]
+
+
+def test_a_partner_is_looked_at_for_its_surest_finding() -> None:
+    labels = np.array([[1, 1, 0], [0, 0, 1], [1, 0, 1], [0, NAN, 0]])
+    scores = np.array([[0.2, 0.3, 0.9], [0.9, 0.8, 0.1], [0.1, 0.5, 0.9], [0.9, 0.9, 0.9]])
+    assert head_finding(labels, scores).tolist() == [1, 2, 2, -1]
+    assert head_finding(labels, scores, no_finding=2).tolist() == [1, 2, 0, -1]
+
+
+def test_most_confusing_is_the_head_of_largest_mean_score() -> None:
+    scores = np.array([[0.9, 0.2, 0.6], [0.9, 0.8, 0.3]])
+    assert most_confusing(scores, [1, 2]) == 1
+    assert most_confusing(scores, [2]) == 2
+
+
+@pytest.mark.parametrize(("name", "is_it"), [("No_Finding", True), ("no finding", True), ("Finding", False)])
+def test_no_finding_by_name(name: str, is_it: bool) -> None:
+    assert is_no_finding(name) is is_it
