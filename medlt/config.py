@@ -95,15 +95,15 @@ class SparseConfig(Strict):
 
     groups: int = Field(16, ge=1, description="L, simplices a pixel")
     vocabulary: int = Field(16, ge=2, description="V, words a simplex")
-    temperature: float = Field(1.0, gt=0)
+    temperature: float = Field(0.05, gt=0, description="not published; logits are normalised, see sparse.embedding")
     generations: int = Field(5, ge=1)
-    imitation_epochs: int = Field(2, ge=1)
-    adaptation_epochs: int = Field(2, ge=0)
-    interaction_epochs: int = Field(10, ge=1)
+    imitation_epochs: int = Field(8, ge=1)
+    adaptation_epochs: int = Field(1, ge=0)
+    interaction_epochs: int = Field(6, ge=1)
     patience: int = Field(3, ge=1)
-    width: int = Field(64, ge=8)
-    batch: int = Field(32, ge=2)
-    learning_rate: float = Field(1e-3, gt=0)
+    width: int = Field(32, ge=8)
+    batch: int = Field(16, ge=2)
+    learning_rate: float = Field(1e-2, gt=0)
     weight_decay: float = Field(1e-2, ge=0)
     classification_weight: float = Field(1.0, ge=0, description="lambda of the classification loss")
 
@@ -118,6 +118,7 @@ class DenoiserConfig(Strict):
     ema: float = Field(0.999, ge=0, lt=1)
     prediction: Literal["epsilon", "v_prediction", "sample"] = "v_prediction"
     drop_condition: float = Field(0.1, ge=0, le=1, description="share of samples trained without their label")
+    precision: Literal["fp32", "bf16"] = Field("fp32", description="of the network in training; weights stay fp32")
     checkpoint_every: int = Field(500, ge=1)
 
 
@@ -128,8 +129,9 @@ class Fusion(Strict):
     pairing: Literal["saliency", "confusing"] = "saliency"
     neighbours: int = Field(3, ge=1)
     cam: Literal["gradcam", "hirescam", "layercam"] = "gradcam"
-    threshold_mean: float = Field(0.5, ge=0, le=1)
-    threshold_sd: float = Field(0.1, ge=0)
+    rule: Literal["tail_first", "published"] = Field("tail_first", description="see synthesis.fuse")
+    threshold_mean: float = Field(0.2, ge=0, le=1, description="published: 0.5")
+    threshold_sd: float = Field(0.05, ge=0, description="published: 0.1")
     scheduler: str = "ddim"
     steps: int = Field(75, ge=1, description="N, the length of the full schedule")
     keep: int = Field(5, ge=1, description="k, how many of its last steps are run")

@@ -104,4 +104,5 @@ def build(
         renoise=chosen.renoise,
         guidance=chosen.guidance,
         labels=chosen.labels,
+        rule=chosen.rule,
     )

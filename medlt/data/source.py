@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -40,12 +39,12 @@ def _read(data: configs.Data, seed: int, folder: Path) -> Manifest:
     return from_csv(table=table, findings=(*phantom.FINDINGS, "No_Finding"))
 
 
-def readable(manifest: Manifest, *, skip: bool, workers: int | None = None) -> tuple[Manifest, pd.DataFrame]:
+def readable(manifest: Manifest, *, skip: bool) -> tuple[Manifest, pd.DataFrame]:
     """The rows whose image can be read, and a table uid, code, reason of the others, without their paths.
 
     Raises InputError if there is an unreadable one and `skip` is False.
     """
-    failures = scan(manifest, workers or os.cpu_count() or 1)
+    failures = scan(manifest)
     if len(failures) and not skip:
         more = f" (and {len(failures) - 1} more)" if len(failures) > 1 else ""
         raise InputError(f"{failures.iloc[0]['reason']}{more}; mend it, or set skip_unreadable: true to go on without")

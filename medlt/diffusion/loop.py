@@ -26,7 +26,7 @@ Loss = Callable[[nn.Module, int], Tensor]
 """(network, step) -> scalar loss; all chance comes from the step's number."""
 
 FILE = "checkpoint.safetensors"
-WARMUP_STEPS = 100
+WARMUP_STEPS = 50
 
 
 @dataclass
@@ -39,6 +39,14 @@ class State:
     step: int = 0
     losses: list[float] = field(default_factory=list)
     validation: dict[int, float] = field(default_factory=dict)
+
+    @classmethod
+    def new(cls, network: nn.Module, learning_rate: float, ema: float) -> State:
+        """Before the first step."""
+        from diffusers.training_utils import EMAModel
+
+        optimizer = torch.optim.AdamW(network.parameters(), lr=learning_rate, weight_decay=1e-2, fused=True)
+        return cls(network, optimizer, EMAModel(network.parameters(), decay=ema, foreach=True))
 
     def tensors(self) -> dict[str, Tensor]:
         """All of it under flat names, as safetensors wants it."""
@@ -147,19 +155,15 @@ def fit(
     checkpoint. Losses go to history.parquet.
     """
     from accelerate import Accelerator
-    from diffusers.training_utils import EMAModel
 
     accelerator = Accelerator(cpu=device == "cpu")
-    network = network.to(accelerator.device).train()
-    optimizer = torch.optim.AdamW(network.parameters(), lr=learning_rate, weight_decay=1e-2, fused=True)
-    state = State(network, optimizer, EMAModel(network.parameters(), decay=ema, foreach=True))
+    state = State.new(network.to(accelerator.device).train(), learning_rate, ema)
     _resume(state, folder, key, steps)
-    model, prepared = accelerator.prepare(network, optimizer)
-    state.optimizer = prepared
+    model, state.optimizer = accelerator.prepare(network, state.optimizer)
     while state.step < steps:
         _step(state, loss_of, learning_rate, accelerator, model)
         if state.step % checkpoint_every == 0 or state.step == steps:
-            if evaluate is not None and state.step not in state.validation:
+            if evaluate is not None:
                 state.validation[state.step] = _validated(state, evaluate)
             if accelerator.is_main_process:
                 _write(state, folder, key)

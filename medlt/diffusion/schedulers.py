@@ -17,7 +17,6 @@ BETAS = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.
 _CLASSES: dict[str, tuple[str, dict[str, Any]]] = {
     "ddim": ("DDIMScheduler", {"clip_sample": False}),
     "ddpm": ("DDPMScheduler", {"clip_sample": False}),
-    "deis": ("DEISMultistepScheduler", {}),
     "dpm++": ("DPMSolverMultistepScheduler", {}),
     "dpm++sde": ("DPMSolverMultistepScheduler", {"algorithm_type": "sde-dpmsolver++"}),
     "lcm": ("LCMScheduler", {"clip_sample": False}),

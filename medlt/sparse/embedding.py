@@ -12,10 +12,14 @@ as the feature space of Elberg, Parra, Petrache, arXiv 2405.01705.
 | D | decoder | small U-Net on s, linear output (a tanh could not reach abs(z) > 1) | [B,C,h,w] |
 | C | classifier | convolutions on s that keep h x w, global mean, linear | [B,K] logits |
 
-What we changed, and why. The published encoder ends in a tanh in front of the softmax, so that no word of 64 can pass
-a probability of 0.105 and nothing is ever sparse. Here the logits are batch-normalised without a learnt gain: every
-word has mean 0 and spread 1 over the data, so no word dies, none takes over, and the temperature alone sets how sharp
-a word is. With unit spread the two largest of 16 logits lie about 0.4 apart, hence a temperature well below 1.
+What we changed, and why.
+- The published encoder ends in a tanh before the softmax: no word of 64 can pass a probability of 0.105, so nothing is
+  ever sparse. Here the logits are batch-normalised without a learnt gain: every word has mean 0 and spread 1 over the
+  data, so no word dies and none takes over. (A layer norm over the words, tried before the drawn words of
+  `medlt.sparse.phases`, left 2 words of 16 in use.)
+- With unit spread the two largest of 16 logits lie about 0.4 apart, hence a temperature far below 1.
+- Inside the networks, norms are a pixel's own and the U-Nets have one level. With group norm over the image, or a deep
+  U-Net, every pixel knows the whole image, and a class activation map of a finding in the corner peaked at the centre.
 """
 
 from __future__ import annotations
@@ -44,10 +48,13 @@ class PixelNorm(nn.LayerNorm):
 
 
 class ConvBlock(nn.Sequential):
-    """Convolution, norm a pixel, SiLU: [B,cin,h,w] -> [B,cout,h/stride,w/stride]."""
+    """Convolution, norm a pixel, SiLU: [B,cin,h,w] -> [B,cout,h/stride,w/stride].
+
+    Borders are repeated: a frame of zeros makes border pixels unlike all others, and maps peak there.
+    """
 
     def __init__(self, cin: int, cout: int, *, kernel: int = 3, stride: int = 1) -> None:
-        convolution = nn.Conv2d(cin, cout, kernel, stride, kernel // 2, bias=False)
+        convolution = nn.Conv2d(cin, cout, kernel, stride, kernel // 2, bias=False, padding_mode="replicate")
         super().__init__(convolution, PixelNorm(cout), nn.SiLU())
 
 
@@ -69,12 +76,19 @@ class SmallUNet(nn.Module):
 
 
 class CodeClassifier(nn.Module):
-    """Logits [B,K] of codes [B,L*V,h,w]. `features` [B,2*width,h,w] keep the code's grid for class activation maps."""
+    """Logits [B,K] of codes [B,L*V,h,w]. `features` [B,2*width,h,w] keep the code's grid for class activation maps.
+
+    Features have mean 0 over the data, so the bias of the head carries a finding's rarity and a map is positive where
+    there is more evidence than usual. Without that the weights of a rare finding carry it: all its maps are negative.
+    """
 
     def __init__(self, cin: int, findings: int, width: int) -> None:
         super().__init__()
         self.features = nn.Sequential(
-            ConvBlock(cin, width, kernel=1), ConvBlock(width, width), ConvBlock(width, 2 * width)
+            ConvBlock(cin, width, kernel=1),
+            ConvBlock(width, width),
+            ConvBlock(width, 2 * width),
+            nn.BatchNorm2d(2 * width, affine=False),
         )
         self.head = nn.Linear(2 * width, findings)
 
@@ -124,7 +138,7 @@ class SimplicialCoder(nn.Module):
         *,
         groups: int = 16,
         vocabulary: int = 16,
-        temperature: float = 0.1,
+        temperature: float = 0.05,
         width: int = 32,
         seed: int = 0,
     ) -> None:

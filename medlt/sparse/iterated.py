@@ -12,7 +12,8 @@ Each finished generation is one file, generation_NN.safetensors: its coder and i
 generation depends on the one before and on (seed, step) only, so a run that was stopped ends with the same bytes.
 
 What we changed: words are sampled with the vocabulary moved last (the published code reshapes NCHW and samples image
-columns); D is linear; fusion uses the last generation (the published code loads the first).
+columns); D is linear; fusion uses the last generation (the published code loads the first); what keeps the code sparse
+is told in `embedding` and `phases`.
 """
 
 from __future__ import annotations
@@ -121,15 +122,15 @@ def iterate(
     *,
     groups: int = 16,
     vocabulary: int = 16,
-    temperature: float = 0.1,
+    temperature: float = 0.05,
     generations: int = 5,
-    imitation_epochs: int = 2,
-    adaptation_epochs: int = 2,
-    interaction_epochs: int = 10,
+    imitation_epochs: int = 8,
+    adaptation_epochs: int = 1,
+    interaction_epochs: int = 6,
     patience: int = 3,
     width: int = 32,
-    batch: int = 32,
-    learning_rate: float = 1e-3,
+    batch: int = 16,
+    learning_rate: float = 1e-2,
     weight_decay: float = 1e-2,
     classification_weight: float = 1.0,
     seed: int = 0,

@@ -11,11 +11,15 @@ Elberg, Parra, Petrache, arXiv 2405.01705.
 | coin | true with probability p of its sample | bool [B,h,w] |
 | omega | pixels taken from the tail image, Omega_T | bool [B,h,w] |
 
-| T | G | fused pixel |
-|---|---|---|
-| 1 | 0 | a |
-| 0 | 1 | b |
-| equal | equal | a where the coin is true, else b |
+| T | G | published | tail_first |
+|---|---|---|---|
+| 1 | 0 | a | a |
+| 1 | 1 | a where the coin is true, else b | a |
+| 0 | 1 | b | b |
+| 0 | 0 | a where the coin is true, else b | a where the coin is true, else b |
+
+What we added: `tail_first`. Most of what speaks for a tail finding lies where the head image is generic (T = G = 1),
+and the published table leaves just that to the coin.
 """
 
 from __future__ import annotations
@@ -26,6 +30,9 @@ import torch
 from torch import Tensor
 
 from medlt.chance import generator
+from medlt.types import InputError
+
+RULES = ("published", "tail_first")
 
 
 def _column(values: Sequence[float], like: Tensor) -> Tensor:
@@ -46,10 +53,16 @@ def coins(seeds: Sequence[int], p: Sequence[float], shape: tuple[int, int]) -> T
     return torch.stack(draws)
 
 
-def fuse(a: Tensor, b: Tensor, tail: Tensor, generic: Tensor, coin: Tensor) -> tuple[Tensor, Tensor]:
-    """The fused code [B,L,V,h,w] and omega [B,h,w], by the table above.
+def fuse(
+    a: Tensor, b: Tensor, tail: Tensor, generic: Tensor, coin: Tensor, rule: str = "published"
+) -> tuple[Tensor, Tensor]:
+    """The fused code [B,L,V,h,w] and omega [B,h,w], by the table above; `rule` is one of RULES.
 
-    Whole pixel vectors move, so the code stays on the simplex.
+    Whole pixel vectors move, so the code stays on the simplex. Raises InputError for another rule.
     """
+    if rule not in RULES:
+        raise InputError(f"fusion: {rule!r} is not a rule; choose one of {', '.join(RULES)}")
     omega = torch.where(tail == generic, coin, tail)
+    if rule == "tail_first":
+        omega = omega | tail
     return torch.where(omega[:, None, None], a, b), omega

@@ -85,6 +85,7 @@ class LatentFusion:
     renoise: bool = True
     guidance: float = 3.5
     labels: str = "cam_mass"
+    rule: str = "published"
     space: Literal["standardised", "codec"] = "standardised"
     batch: int = 32
     reads_real_images: bool = field(default=True, init=False)
@@ -134,7 +135,7 @@ class LatentFusion:
         cam_a, cam_b = (self.gaze.maps(s, self._columns(rows[c])) for s, c in ((a, "finding"), (b, "finding_b")))
         tail, generic = masks(cam_a, cam_b, rows["q_a"].tolist(), rows["q_b"].tolist())
         coin = coins(rows["seed"].tolist(), rows["p"].tolist(), (a.shape[-2], a.shape[-1])).to(a.device)
-        s, omega = fuse(a, b, tail, generic, coin)
+        s, omega = fuse(a, b, tail, generic, coin, self.rule)
         labels = self._labels(rows, a, b, omega)
         return _Fused(z_a, z_b, cam_a, cam_b, omega, self.gaze.decode(s), labels, mass(cam_a, omega))
 

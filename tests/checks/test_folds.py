@@ -40,6 +40,16 @@ def test_patients_stay_whole_and_findings_even(seed: int, k: int) -> None:
     assert (per_fold.max() - per_fold.min() <= 1 + per_fold.mean() / 2).all()
 
 
+def test_what_an_earlier_patient_brought_along_counts() -> None:
+    """Two hold a nodule, one of them placed early for its hernia: dealing patients out in turn would join them."""
+    table = [[0, 1, 1, 0], [0, 0, 0, 1], [0, 1, 0, 0]]
+    names = ["a", "b", "c"]
+    labels = pd.DataFrame(table, index=names, columns=["Mass", "Nodule", "Hernia", "Edema"])
+    for seed in range(10):
+        fold = folds(pd.Series(names, index=names), labels, 2, seed)
+        assert fold["a"] != fold["c"]
+
+
 def test_folds_follow_the_seed_and_not_the_row_order() -> None:
     patients, labels = cohort(1)
     fold = folds(patients, labels, 3, 0)

@@ -25,7 +25,7 @@ def real(uids: Sequence[str]) -> torch.Tensor:
     return torch.stack([REAL[uid] for uid in uids])
 
 
-def batch(images: torch.Tensor, parents: str = "a b") -> Batch:
+def batch(images: torch.Tensor, parents: str | list[str] = "a b") -> Batch:
     uids = pd.Index([f"s{n}" for n in range(len(images))], name="uid")
     return Batch(pd.DataFrame({"parents": parents}, index=uids), images, pd.DataFrame(index=uids))
 
@@ -75,6 +75,8 @@ def test_a_copy_of_a_parent_is_found_through_brightness_and_noise() -> None:
     assert Duplicate(real)(batch(images))[1].value == pytest.approx(1)
     assert rejected(Duplicate(real), images, parents="c") == [False, False, False, True]
     assert rejected(Duplicate(real), images, parents="") == [False] * 4
+    own = Duplicate(real)(batch(images, ["b", "c", "a b", "a"]))
+    assert [f.passed for f in own] == [True, True, False, True]
 
 
 def test_eight_bit_parents_do_as_well() -> None:

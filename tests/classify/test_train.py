@@ -142,6 +142,30 @@ def test_the_best_weights_are_kept_and_patience_ends() -> None:
     assert [h["step"] for h in best.history] == [1, 2, 3, 4]
 
 
+def test_fit_gives_back_the_best_evaluation_not_the_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[np.ndarray] = []
+
+    def worse_and_worse(_: np.ndarray, scores: np.ndarray) -> float:
+        seen.append(scores)
+        return 1 / len(seen)
+
+    monkeypatch.setattr(train, "macro_average_precision", worse_and_worse)
+    judge = fit(REAL, VAL, folder=tmp_path, **(FAST | {"learning_rate": 3e-3}))
+    assert (judge.record["best_step"], len(seen)) == (2, 2)
+    np.testing.assert_array_equal(judge.predict(VAL.images).numpy(), seen[0])
+    assert not np.array_equal(seen[0], seen[1])
+
+
+def test_the_record_comes_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(train.files, "write_tensors", killed)
+    with pytest.raises(KeyboardInterrupt):
+        fit(REAL, VAL, folder=tmp_path, **FAST)
+    assert not list(tmp_path.glob("*.json"))
+
+
 def test_without_a_val_positive_the_last_weights_are_kept(tmp_path: Path) -> None:
     empty = replace(VAL, labels=np.zeros_like(VAL.labels))
     record = fit(REAL, empty, folder=tmp_path, **(FAST | {"patience": 1})).record

@@ -28,15 +28,15 @@ def planted(n: int, *key: object) -> tuple[Tensor, np.ndarray]:
 SMALL = {
     "groups": 2,
     "vocabulary": 4,
-    "temperature": 0.3,
+    "temperature": 0.1,
     "generations": 2,
-    "imitation_epochs": 4,
+    "imitation_epochs": 6,
     "adaptation_epochs": 1,
-    "interaction_epochs": 4,
-    "patience": 4,
+    "interaction_epochs": 8,
+    "patience": 8,
     "width": 8,
     "batch": 16,
-    "learning_rate": 5e-3,
+    "learning_rate": 2e-2,
     "seed": 3,
 }
 

@@ -138,6 +138,24 @@ def test_cam_mass_labels_hold_the_mass_of_the_map(build: Build) -> None:
         assert np.isnan(label) or label == pytest.approx(share, abs=1e-6)
 
 
+def test_a_head_finding_is_weighed_by_its_own_pixels(build: Build) -> None:
+    """Its mass is that of its map in the head image, on the pixels that were not taken from the tail image."""
+    method = build()
+    rows, table, names = method.plan(NEED, 3), method.collection.table, method.collection.findings
+    batch, mask = whole(method, rows), method.explain(rows)["mask"][:, 0, ::2, ::2].bool()
+    weighed = 0
+    for i, (uid, row) in enumerate(rows.iterrows()):
+        for k, name in enumerate(names[:2]):
+            y_a, y_b = (table.at[row[c], name] for c in ("parent_a", "parent_b"))
+            if y_b == 1 and y_a == 0:
+                cam = method.gaze.maps_of([row["parent_b"]], np.array([k]))[0].reshape(8, 8)
+                share = cam[~mask[i].numpy()].sum() / cam.sum()
+                label = batch.labels.at[uid, name]
+                assert np.isnan(label) if 0.2 < share < 0.8 else label == pytest.approx(share, abs=1e-5)
+                weighed += 1
+    assert weighed >= 5
+
+
 def test_explain_shows_what_run_makes(build: Build) -> None:
     method = build()
     rows = method.plan(NEED, 3)

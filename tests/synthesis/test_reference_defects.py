@@ -1,4 +1,4 @@
-"""The thirteen known defects of the released reference of arXiv 2405.01705: each test shows the defect, then its absence."""
+"""The thirteen known defects of the released code of arXiv 2405.01705: each test shows the defect, then its absence."""
 
 from __future__ import annotations
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 import numpy as np
+from numpy.typing import NDArray
 
 from medlt.data.phantom.grid import Array
 
@@ -70,7 +71,7 @@ class Chest:
         t = 1 - np.clip((y - self.apex) / self.height, 0, 1)
         return np.asarray(APEX_X + (self.width - APEX_X) * np.sqrt(1 - t * t * (0.85 * t + 0.15)))
 
-    def inner(self, y: Array, side: Array | int) -> Array:
+    def inner(self, y: Array, side: NDArray[np.signedinteger] | int) -> Array:
         """Signed distance of the mediastinal border from the midline, measured towards `side`."""
         t = np.clip((y - self.apex) / (0.16 * self.height), 0, 1)
         border = APEX_X - (APEX_X - self.mediastinum) * np.sqrt(1 - (1 - t) ** 2)
@@ -79,7 +80,7 @@ class Chest:
         right = 0.45 * np.exp(-(((level - 9.0) / 3.5) ** 2))
         return np.asarray(border + np.where(np.asarray(side) > 0, left, right))
 
-    def diaphragm(self, ax: Array, side: Array | int) -> Array:
+    def diaphragm(self, ax: Array, side: NDArray[np.signedinteger] | int) -> Array:
         """y of the dome's skyline at distance ax from the midline: steep into the costophrenic angle, flat medially."""
         top = np.where(np.asarray(side) < 0, self.domes[0], self.domes[1])
         crest = 0.5 * self.width
@@ -87,7 +88,7 @@ class Chest:
         return np.asarray(top + np.where(ax > crest, 5.2 * u**2.3, 1.7 * u**2))
 
     def point(self, side: int, down: float, across: float) -> tuple[float, float]:
-        """A point of one lung: `down` 0 at the apex to 1 at the dome, `across` 0 at the mediastinum to 1 at the wall."""
+        """A point of one lung: `down` 0 at the apex, 1 at the dome; `across` 0 at the mediastinum, 1 at the wall."""
         y = self.apex + down * (self.dome(side) - self.apex)
         height = np.array(y, np.float32)
         low, high = float(self.inner(height, side)), float(self.outer(height))
@@ -113,7 +114,7 @@ def _build(sex: str, age: float, body: np.random.Generator) -> dict[str, float]:
         "height": (20.0 if female else 21.8) + 0.8 * frame - 0.5 * old,
         "depth": 21.5 + 2.2 * fat + 1.5 * old,
         "wall": float(np.clip(2.6 + 0.8 * fat, 1.3, 5.0)),
-        "cardiothoracic": float(np.clip(0.43 + 0.025 * heart + 0.02 * old, 0.36, 0.48)),
+        "cardiothoracic": float(np.clip(0.445 + 0.022 * heart + 0.015 * old, 0.37, 0.485)),
         "tilt": float(np.clip(0.66 - 0.1 * fat - 0.05 * frame, 0.4, 0.85)),
         "mediastinum": 2.3 + 0.15 * fat + 0.2 * old,
         "knob": 0.8 + 0.9 * old,

@@ -89,7 +89,7 @@ def _scores(rows: pd.DataFrame, finding: str, seed: int) -> NDArray[np.float64]:
     draw = rng(seed, "labels", finding)
     first = np.unique(rows["patient_id"], return_inverse=True)[1]
     frailty = draw.standard_normal(first.max() + 1)[first] * (2.5 if finding in CHRONIC else 0.8)
-    return score + frailty + draw.gumbel(size=len(rows))
+    return np.asarray(score + frailty + draw.gumbel(size=len(rows)))
 
 
 def _label(rows: pd.DataFrame, wanted: Mapping[str, Mapping[str, float]], seed: int) -> pd.DataFrame:

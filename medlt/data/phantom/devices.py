@@ -52,7 +52,7 @@ def pacemaker(scene: Scene, rng: Rng) -> Array:
     tip = [(0.0, floor - 1.4), (0.7 * half + chest.shift, floor - 1.0)]
     atrium = [*ventricle[:3], (-chest.mediastinum + chest.shift - 0.4, floor - 3.2), (-0.8, floor - 4.6)]
     leads = [_spline(ventricle + tip)] + ([_spline(atrium)] if rng.random() < 0.6 else [])
-    return 0.9 * scene.grid.fill(box) + 0.9 * scene.grid.stroke(leads, 0.16)
+    return 0.85 * scene.grid.fill(box) + 0.7 * scene.grid.stroke(leads, 0.2)
 
 
 def central_line(scene: Scene, rng: Rng) -> Array:
@@ -65,14 +65,14 @@ def central_line(scene: Scene, rng: Rng) -> Array:
         side = -1 if rng.random() < 0.6 else 1
         arm = [(side * (chest.width + 5), chest.apex + 7), (side * chest.width, chest.apex + 4.2)]
         points = [*arm, (side * 0.35 * chest.width, chest.apex + 3.2), _vena_cava(chest, 5.5), end]
-    return _catheter(scene, points, 0.22, 0.42)
+    return _catheter(scene, points, 0.32, 0.45)
 
 
 def tracheal_tube(scene: Scene, rng: Rng) -> Array:
     """A tube that ends 3 to 6 cm above the carina, with its radio-opaque stripe."""
     end = scene.chest.apex + 9.4 - float(rng.uniform(3, 6))
     points = [(0.4, scene.chest.apex - 6), (0.1, scene.chest.apex - 1), (0.0, end)]
-    return _catheter(scene, points, 0.9, 0.12) + _catheter(scene, [(x + 0.3, y) for x, y in points], 0.16, 0.5)
+    return _catheter(scene, points, 0.9, 0.12) + _catheter(scene, [(x + 0.3, y) for x, y in points], 0.24, 0.5)
 
 
 def gastric_tube(scene: Scene, rng: Rng) -> Array:
@@ -80,7 +80,7 @@ def gastric_tube(scene: Scene, rng: Rng) -> Array:
     chest = scene.chest
     floor = chest.domes[1]
     points = [(0.5, chest.apex - 6), (0.3, chest.apex + 6), (0.8 + chest.shift, floor - 4), (1.2, floor + 1.5)]
-    return _catheter(scene, [*points, (4.0 + 3 * float(rng.random()), floor + 5.5)], 0.3, 0.4)
+    return _catheter(scene, [*points, (4.0 + 3 * float(rng.random()), floor + 5.5)], 0.4, 0.42)
 
 
 def chest_drain(scene: Scene, rng: Rng) -> Array:
@@ -90,7 +90,7 @@ def chest_drain(scene: Scene, rng: Rng) -> Array:
     tip = chest.point(side, 0.12 + 0.3 * float(rng.random()), 0.5)
     entry = chest.point(side, 0.75, 1.0)
     points = [(side * (chest.width + 5), entry[1] + 2.5), entry, chest.point(side, 0.5, 0.75), tip]
-    return _catheter(scene, points, 0.75, 0.4) - _catheter(scene, points, 0.4, 0.22)
+    return _catheter(scene, points, 0.95, 0.42) - _catheter(scene, points, 0.5, 0.24)
 
 
 def sternal_wires(scene: Scene, rng: Rng) -> Array:
@@ -102,7 +102,7 @@ def sternal_wires(scene: Scene, rng: Rng) -> Array:
         np.stack([x + 0.75 * np.cos(turn), chest.apex + level + 0.32 * np.sin(turn)], axis=1)
         for level in 6.0 + 2.3 * np.arange(6) + rng.uniform(-0.2, 0.2, 6)
     ]
-    wires = 1.3 * scene.grid.stroke(loops, 0.12)
+    wires = 1.2 * scene.grid.stroke(loops, 0.13)
     if rng.random() < 0.5:
         valve = np.stack([1.6 + 1.3 * np.cos(turn), max(chest.domes) - 4.5 + 0.9 * np.sin(turn)], axis=1)
         wires = wires + 1.2 * scene.grid.stroke([valve], 0.22)

@@ -152,7 +152,9 @@ def _compress(data: Dataset, transfer_syntax: str) -> None:
     JPEG 2000 goes through imagecodecs: pylibjpeg-openjpeg 2.6 corrupts memory when it encodes beside other threads.
     """
     if transfer_syntax == syntax.JPEG2000Lossless:
-        stream = imagecodecs.jpeg2k_encode(data.pixel_array, level=0, reversible=True, codecformat="j2k", bitspersample=12)
+        stream = imagecodecs.jpeg2k_encode(
+            data.pixel_array, level=0, reversible=True, codecformat="j2k", bitspersample=12
+        )
         data.PixelData = encapsulate([bytes(stream)])
         data["PixelData"].is_undefined_length = True
         data["PixelData"].VR = "OB"

@@ -10,9 +10,11 @@ a nodule measures up to 3 cm, a mass more; pneumothorax shows the visceral pleur
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -42,9 +44,9 @@ class Site:
 
 
 def enlarge_heart(chest: Chest, rng: Rng) -> Chest:
-    """Cardiothoracic ratio 0.52 to 0.66; the axis falls as the left ventricle grows."""
+    """Cardiothoracic ratio 0.515 to 0.645; the axis falls as the left ventricle grows."""
     site = Site.draw(rng)
-    return replace(chest, cardiothoracic=0.52 + 0.13 * site.severity, tilt=chest.tilt - 0.12 * site.severity)
+    return replace(chest, cardiothoracic=0.515 + 0.13 * site.severity, tilt=chest.tilt - 0.12 * site.severity)
 
 
 def cardiomegaly(scene: Scene, rng: Rng) -> Mask:
@@ -61,14 +63,14 @@ def _fluid(scene: Scene, side: int, volume: float) -> Array:
     medial = angle - 1.2 - 8.5 * volume
     lateral = medial - 1.4 - 2.6 * min(1.0, 3 * volume)
     surface = medial + (lateral - medial) * across**3
-    supine = 0.18 * smoothstep((y - chest.apex - 6) / 12) if chest.view == "AP" else 0.0
-    return np.asarray(np.maximum(0.97 * smoothstep((y - surface) / 1.5 + 0.5), supine) * scene.on(side))
+    supine = min(0.16, volume) * smoothstep((y - chest.apex - 6) / 12) if chest.view == "AP" else 0.0
+    return np.asarray(np.maximum(0.97 * smoothstep((y - surface) / 1.5 + 0.5), supine) * scene.on(side), np.float32)
 
 
 def effusion(scene: Scene, rng: Rng) -> Mask:
     """Free pleural fluid: blunted costophrenic angle, meniscus, lost dome; layers as a haze on supine films."""
     site = Site.draw(rng)
-    volume = 0.06 + 0.9 * site.severity
+    volume = 0.02 + 0.8 * site.severity**1.6
     share = _fluid(scene, site.side, volume)
     if site.kind < 0.35:
         share = np.maximum(share, _fluid(scene, -site.side, volume * (0.4 + 0.6 * float(rng.random()))))
@@ -78,7 +80,7 @@ def effusion(scene: Scene, rng: Rng) -> Mask:
 
 def _collapse(site: Site) -> tuple[float, float]:
     """How far the visceral pleura has fallen from the apex and from the wall, cm."""
-    return 1.5 + 6.0 * site.severity, 0.7 + 4.2 * site.severity
+    return 1.1 + 6.0 * site.severity**1.5, 0.5 + 4.2 * site.severity**1.5
 
 
 def push_away(chest: Chest, rng: Rng) -> Chest:
@@ -97,19 +99,24 @@ def pneumothorax(scene: Scene, rng: Rng) -> Mask:
     fallen = replace(chest, apex=chest.apex + top, width=chest.width - lateral)
     gap = lateral * (1 - smoothstep((y - chest.apex) / (1.15 * chest.height)))
     here = scene.on(site.side) & (scene.lung > 0)
-    sideways = np.maximum(
-        scene.ax - (fallen.outer(y) + lateral - gap), (fallen.inner(y, site.side) - scene.ax) * (y < fallen.apex + 3)
-    )
+    lateral_pleura = scene.ax - (fallen.outer(y) + lateral - gap)
+    medial_pleura = np.where(y < fallen.apex + 3, fallen.inner(y, site.side) - scene.ax, -9)
+    sideways = np.maximum(lateral_pleura, medial_pleura)
     depth = np.where(y > fallen.apex, sideways, fallen.apex - y + 0.3)
     beyond = here & (depth > 0)
-    steep = np.hypot(*np.gradient(depth, scene.grid.spacing))
-    line = np.exp(-((depth / np.clip(steep, 1, 8) / 0.11) ** 2)) * here * (gap > 0.15)
     scene.vessels *= ~beyond
-    scene.aeration *= np.where(here & ~beyond, 1 - 0.06 - 0.14 * site.severity, 1)
+    scene.aeration *= np.where(here & ~beyond, 0.97 - 0.14 * site.severity, 1)
     scene.gas += np.where(beyond, 0.85 * scene.lung, 0)
     scene.lung *= np.where(beyond, 0.15, 1)
-    scene.body += (1.5 * line).astype(np.float32)
+    scene.body += _pleura(scene, here & ~beyond, beyond)
     return np.asarray(beyond)
+
+
+def _pleura(scene: Scene, lung: Mask, beyond: Mask) -> Array:
+    """The visceral line: tissue seen edge-on, about 2 mm wide, along the side of `lung` that faces `beyond`."""
+    away = cv2.distanceTransform((~beyond).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
+    distance = (away - 1) * scene.grid.spacing
+    return np.asarray(1.5 * min(1.0, 0.2 / scene.grid.spacing) * np.exp(-((distance / 0.13) ** 2)) * lung, np.float32)
 
 
 def _ball(scene: Scene, centre: tuple[float, float], radius: float, shape: tuple[float, ...]) -> Array:
@@ -122,16 +129,19 @@ def _ball(scene: Scene, centre: tuple[float, float], radius: float, shape: tuple
 
 
 def nodule(scene: Scene, rng: Rng) -> Mask:
-    """One round opacity, sometimes two or three, 1 to 2.8 cm across, free in the lung."""
+    """One round opacity, sometimes two or three, 1.2 to 2.8 cm across, free in the lung."""
     site = Site.draw(rng)
-    mask = np.zeros(scene.lung.shape, bool)
+    mask, centres = np.zeros(scene.lung.shape, bool), list[tuple[float, float]]()
     for i in range(1 if site.kind < 0.7 else 2 + (site.kind > 0.9)):
         down, across, size, again, wobble = rng.random(5).tolist()
         side = site.side if i == 0 or again < 0.6 else -site.side
         centre = scene.chest.point(side, 0.2 + 0.72 * down, 0.18 + 0.66 * across)
-        radius = 0.5 + 0.9 * (site.severity if i == 0 else size * site.severity)
+        if any(math.dist(centre, other) < 3.2 for other in centres):
+            continue
+        centres.append(centre)
+        radius = 0.6 + 0.8 * (site.severity if i == 0 else size * site.severity)
         ball = _ball(scene, centre, radius, (0.1 * wobble, 0.04))
-        scene.solid += (1.25 + 0.6 * (1 - site.severity)) * ball
+        scene.solid += (1.5 + 0.5 * (1 - site.severity)) * ball
         mask |= ball > 0
     return mask
 
@@ -165,7 +175,7 @@ def consolidation(scene: Scene, rng: Rng) -> Mask:
         share = share * smoothstep((y + 0.7 * b - 0.12 * scene.ax - scene.grid.y) / 0.3 + 0.5)
     share = np.where(scene.on(site.side), share, 0).astype(np.float32)
     bronchi = [c * [site.side, 1] + scene.chest.hilum(site.side) for g in tree(rng, 13.0, 7, 3) for c in g]
-    air = scene.grid.blur(scene.grid.stroke(bronchi, 0.3), 0.06) * share * (start < 0.75)
+    air = scene.grid.blur(scene.grid.stroke(bronchi, 0.42), 0.06) * share * (start < 0.75)
     scene.vessels *= 1 - share
     scene.aeration *= 1 - share * (1 - 0.55 * air)
     return np.asarray((share > 0.2) & (scene.lung > 1))
@@ -190,9 +200,10 @@ def _plates(scene: Scene, site: Site, rng: Rng) -> Array:
     bands = []
     for down, across, slant, length in rng.random((1 + int(3 * site.severity), 4)).tolist():
         x, y = scene.chest.point(site.side, 0.72 + 0.26 * down, 0.3 + 0.4 * across)
-        reach = np.array([1.6 + 1.8 * length, (0.8 * slant - 0.15) * 1.8])
-        bands.append(np.stack([(x, y) - reach, (x, y + 0.25), (x, y) + reach]))
-    return scene.grid.blur(scene.grid.stroke(bands, 0.35 + 0.35 * site.severity), 0.08) * (0.35 + 0.2 * site.severity)
+        reach = np.array([1.6 + 2.2 * length, (0.8 * slant - 0.15) * 1.8])
+        middle = np.array([x, y])
+        bands.append(np.stack([middle - reach, middle + np.array([0, 0.25]), middle + reach]))
+    return scene.grid.blur(scene.grid.stroke(bands, 0.35 + 0.35 * site.severity), 0.12) * (0.45 + 0.2 * site.severity)
 
 
 def _lower_lobe(scene: Scene, site: Site) -> Array:
@@ -225,7 +236,7 @@ def atelectasis(scene: Scene, rng: Rng) -> Mask:
         share = (0.5 + 0.35 * site.severity) * (_lower_lobe if kind == 1 else _upper_lobe)(scene, site)
     share = np.where(scene.on(site.side), share, 0).astype(np.float32)
     scene.aeration *= 1 - share
-    return np.asarray((share > 0.15) & (scene.lung > 0.5))
+    return np.asarray((share > 0.08) & (scene.lung > 0.5))
 
 
 def pneumoperitoneum(scene: Scene, rng: Rng) -> Mask:
@@ -233,14 +244,14 @@ def pneumoperitoneum(scene: Scene, rng: Rng) -> Mask:
     site = Site.draw(rng)
     mask = np.zeros(scene.lung.shape, bool)
     for side in (-1, 1) if site.kind > 0.5 else (-1,):
-        height = (0.45 + 1.5 * site.severity) * (1.0 if side < 0 else 0.4 + 0.6 * float(rng.random()))
+        height = (0.6 + 1.6 * site.severity) * (1.0 if side < 0 else 0.4 + 0.6 * float(rng.random()))
         crest = (0.5 + 0.1 * (float(rng.random()) - 0.5)) * scene.chest.width
-        across = np.clip(np.abs(scene.ax - crest) / (2.6 + 2.4 * site.severity), 0, 1)
+        across = np.clip(np.abs(scene.ax - crest) / (3.2 + 2.0 * site.severity), 0, 1)
         under = scene.grid.y - scene.chest.diaphragm(scene.ax, side) - 0.3
         thick = np.maximum(height * (1 - across**2), 1e-3)
         inside = scene.on(side) & (under > 0) & (under < thick)
         profile = np.clip(under / 0.2, 0, 1) * np.sqrt(np.clip((thick - under) / thick, 0, 1))
-        scene.gas += np.where(inside, (3.0 + 2.5 * site.severity) * profile, 0).astype(np.float32)
+        scene.gas += np.where(inside, (4.0 + 2.5 * site.severity) * profile, 0).astype(np.float32)
         mask |= inside
     return mask
 

@@ -76,7 +76,7 @@ def develop(signal: Array, scene: Scene, exposure: Exposure) -> NDArray[np.uint1
     low, high = np.percentile(trunk, (2, 99))
     tone = np.maximum((flat - low) / max(float(high - low), 1e-3), -0.3)
     curved = np.sign(tone) * np.abs(tone) ** exposure.gamma
-    return np.clip(np.round(LOW + SPAN * curved), 0, TOP).astype(np.uint16)
+    return np.asarray(np.clip(np.round(LOW + SPAN * curved), 0, TOP), np.uint16)
 
 
 def window(exposure: Exposure) -> tuple[int, int]:

@@ -52,13 +52,14 @@ class Film:
         return display(self.pixels, self.centre, self.width)
 
 
-def _labels(row: Mapping[str, object]) -> list[str]:
-    """Findings present in the row, in drawing order."""
-    return [name for name in DRAW if float(str(row.get(name, 0))) == 1]
+def check_size(size: int) -> None:
+    """Raise InputError if a chest cannot be drawn on so few pixels."""
+    if size < SMALLEST:
+        raise InputError(f"phantom size {size}: a chest needs at least {SMALLEST} px; choose 64 or more")
 
 
-def _scene(row: Mapping[str, object], seed: int, size: int) -> tuple[Scene, dict[str, NDArray[np.bool_]]]:
-    """The beam with every finding of the row in it, and the masks."""
+def beam(row: Mapping[str, object], seed: int, size: int) -> tuple[Scene, dict[str, NDArray[np.bool_]]]:
+    """The path lengths with every finding of the row in them, and a mask for each; arguments as `film`."""
     uid, patient = str(row["uid"]), str(row["patient_id"])
     keys = {name: (seed, name, patient if name in CHRONIC else uid) for name in DRAW}
     built = chest(
@@ -68,7 +69,7 @@ def _scene(row: Mapping[str, object], seed: int, size: int) -> tuple[Scene, dict
         body=rng(seed, "body", patient),
         study=rng(seed, "study", uid),
     )
-    present = _labels(row)
+    present = [name for name in DRAW if float(str(row.get(name, 0))) == 1]
     for name in present:
         if name in RESHAPE:
             built = RESHAPE[name](built, rng(*keys[name]))
@@ -76,9 +77,9 @@ def _scene(row: Mapping[str, object], seed: int, size: int) -> tuple[Scene, dict
     loose = 1.6 if built.view == "AP" else 1.0
     offset = (0.45 * loose * float(right), -0.6 + 0.5 * loose * float(down))
     plane = grid(size, 36.5 + 0.9 * float(np.clip(field, -2, 2)), 0.018 * loose * float(turn), offset)
-    beam = scene(built, plane, rng(seed, "vessels", patient))
-    incidentals(beam, rng(seed, "incidentals", uid))
-    return beam, {name: DRAW[name](beam, rng(*keys[name])) for name in present}
+    maps = scene(built, plane, rng(seed, "vessels", patient))
+    incidentals(maps, rng(seed, "incidentals", uid))
+    return maps, {name: DRAW[name](maps, rng(*keys[name])) for name in present}
 
 
 def film(row: Mapping[str, object], seed: int, size: int = 256) -> Film:
@@ -87,14 +88,13 @@ def film(row: Mapping[str, object], seed: int, size: int = 256) -> Film:
     A patient's anatomy hangs on (seed, patient_id), the rest on (seed, uid): never on the other rows or their order.
     Raises InputError for a size below 32 px.
     """
-    if size < SMALLEST:
-        raise InputError(f"phantom size {size}: a chest needs at least {SMALLEST} px; choose 64 or more")
+    check_size(size)
     uid = str(row["uid"])
-    beam, masks = _scene(row, seed, size)
-    exposure = Exposure.draw(beam.chest.view, rng(seed, "exposure", uid))
-    pixels = develop(expose(beam, exposure, rng(seed, "noise", uid)), beam, exposure)
-    anatomy = {"heart": beam.heart, "thorax": beam.thorax, "lung": beam.lung * beam.aeration > 0.5}
-    return Film(pixels, *window(exposure), 10 * beam.grid.spacing, masks, anatomy)
+    maps, masks = beam(row, seed, size)
+    exposure = Exposure.draw(maps.chest.view, rng(seed, "exposure", uid))
+    pixels = develop(expose(maps, exposure, rng(seed, "noise", uid)), maps, exposure)
+    anatomy = {"heart": maps.heart, "thorax": maps.thorax, "lung": maps.lung * maps.aeration > 0.5}
+    return Film(pixels, *window(exposure), 10 * maps.grid.spacing, masks, anatomy)
 
 
 def render(row: Mapping[str, object], seed: int, size: int = 256) -> tuple[Array, dict[str, NDArray[np.bool_]]]:

@@ -60,12 +60,17 @@ def body(chest: Chest, grid: Grid) -> Array:
     """Trunk, shoulders and neck as rounded slabs of soft tissue, cm."""
     ax, y = np.abs(grid.x), grid.y
     armpit = chest.apex + 9.5
-    half = chest.width + chest.wall + 9.5 * smoothstep((armpit + 0.5 * np.maximum(ax - 16, 0) - y) / 6.0) + 0.06 * np.maximum(y - chest.apex - 16, 0)
+    half = (
+        chest.width
+        + chest.wall
+        + 9.5 * smoothstep((armpit + 0.5 * np.maximum(ax - 16, 0) - y) / 6.0)
+        + 0.06 * np.maximum(y - chest.apex - 16, 0)
+    )
     trunk = np.sqrt(np.maximum(1 - (ax / half) ** 2.6, 0))
     shoulder = chest.apex - 4.6 + 0.12 * ax + 0.014 * np.maximum(ax - 6, 0) ** 2
     upper = 0.35 * (y > shoulder) + 0.65 * np.sqrt(np.clip((y - shoulder) / 8.0, 0, 1))
-    neck = 11.0 * np.sqrt(np.maximum(1 - (ax / 6.0) ** 2, 0)) * (y < shoulder + 6)
-    return np.asarray(np.maximum(chest.depth * trunk * upper, neck), np.float32)
+    neck = 11.0 * np.sqrt(np.maximum(1 - (ax / 6.0) ** 2, 0)) * smoothstep((shoulder + 8 - y) / 6)
+    return np.asarray(np.sqrt(np.hypot((chest.depth * trunk * upper) ** 2, neck**2)), np.float32)
 
 
 def heart(chest: Chest, grid: Grid) -> Array:
@@ -78,12 +83,13 @@ def heart(chest: Chest, grid: Grid) -> Array:
     cos, sin, ratio = math.cos(chest.tilt), math.sin(chest.tilt), 0.7
     a = 0.78 * half / math.sqrt(cos**2 + (ratio * sin) ** 2)
     tall = a * math.sqrt(sin**2 + (ratio * cos) ** 2)
-    level = max(chest.domes) + 1.2 - 0.95 * tall
+    level = max(chest.domes) + 1.7 - 0.95 * tall
     x, y = grid.x - (middle + 0.22 * half), grid.y - level
     along, across = cos * x + sin * y, cos * y - sin * x
     ventricles = (along / a) ** 2 + (across / (ratio * a)) ** 2
-    atrium = ((x + 0.72 * half) / (0.5 * half)) ** 2 + ((y - 0.08 * tall) / (0.78 * tall)) ** 2
-    return np.asarray(np.minimum(ventricles, atrium), np.float32)
+    atrium = ((x + 0.72 * half) / (0.5 * half)) ** 2 + ((y - 0.14 * tall) / (0.8 * tall)) ** 2
+    union = ventricles * atrium / np.cbrt(ventricles**3 + atrium**3 + 1e-9)
+    return np.asarray(union, np.float32)
 
 
 def lung(chest: Chest, grid: Grid, wall: Array, side: NDArray[np.int8], radius2: Array) -> Array:
@@ -96,7 +102,7 @@ def lung(chest: Chest, grid: Grid, wall: Array, side: NDArray[np.int8], radius2:
     below = y - chest.diaphragm(ax, side)
     recess = 0.42 * (1 - np.sqrt(1 - (1 - np.clip(below / 4.5, 0, 1)) ** 2))
     base = recess + (1 - recess) * np.clip(0.5 - below / (1.5 * grid.spacing), 0, 1)
-    beating = 2 * 0.5 * chest.heart_width * np.sqrt(np.maximum(1 - radius2, 0))
+    beating = 2 * 0.43 * chest.heart_width * np.sqrt(np.maximum(1 - radius2, 0))
     return np.asarray(np.maximum(cage * medial * base - beating * np.sqrt(base), 0) * (y > chest.apex), np.float32)
 
 

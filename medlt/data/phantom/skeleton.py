@@ -56,7 +56,7 @@ def _clavicle(chest: Chest, grid: Grid, side: int) -> Array:
     x = side * (1.9 + u * (chest.width + 1.2)) + chest.turn * (1 - u)
     y = chest.apex + 4.6 - 0.6 * lift - u * (3.6 - 0.4 * lift) + 0.55 * np.sin(2 * np.pi * u)
     line = [np.stack([x, y], axis=1)]
-    return 1.0 * grid.stroke(line, 1.3) - 0.4 * grid.stroke(line, 0.8)
+    return 1.0 * grid.stroke(line, 1.5) - 0.4 * grid.stroke(line, 0.95)
 
 
 def _scapula(chest: Chest, grid: Grid, side: int) -> Array:
@@ -67,7 +67,7 @@ def _scapula(chest: Chest, grid: Grid, side: int) -> Array:
     shape = np.stack([side * shape[:, 0], shape[:, 1] + chest.apex], axis=1)
     border = grid.stroke([np.concatenate([shape, shape[:1]])], 0.5)
     spine = grid.stroke([np.stack([side * np.array([x0 - 1.2, x0 + 5.5]), chest.apex + np.array([5.2, 1.8])], 1)], 0.8)
-    return 0.1 * grid.fill(shape) + 0.22 * border + 0.25 * spine
+    return np.asarray(0.1 * grid.fill(shape) + 0.22 * border + 0.25 * spine)
 
 
 def _humerus(chest: Chest, grid: Grid, side: int) -> Array:
@@ -90,7 +90,7 @@ def spine(chest: Chest, grid: Grid) -> Array:
     bodies = smoothstep(7 * np.minimum(within, 1 - within))
     pedicles = np.exp(-(((np.abs(x) - 1.2) / 0.25) ** 2) - ((within - 0.4) / 0.16) ** 2)
     process = np.exp(-((x / 0.28) ** 2) - ((within - 0.75) / 0.2) ** 2)
-    bone = np.zeros_like(grid.x)
+    bone: Array = np.zeros(grid.x.shape, np.float32)
     bone[:, near] = chest.bone * (column * (0.35 + 0.35 * bodies) + 0.3 * pedicles + 0.35 * process)
     return bone
 

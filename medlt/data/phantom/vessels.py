@@ -1,4 +1,4 @@
-"""Branching vessels from the hila outwards: four generations, each narrower, larger at the bases of an upright patient."""
+"""Branching vessels from the hila outwards: four generations, each narrower than the one before."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from medlt.data.phantom.grid import Array, Grid
 Curves = NDArray[np.float64]
 """[n, points, 2] in cm."""
 
-_DIAMETERS = (0.66, 0.42, 0.28, 0.18)
+_DIAMETERS = (0.58, 0.42, 0.29, 0.19)
 _TURNS = np.linspace(0, 1, 6)
 
 
@@ -49,7 +49,7 @@ def vessels(chest: Chest, grid: Grid, rng: np.random.Generator) -> Array:
     path = np.zeros((grid.size, grid.size), np.float32)
     for generation, diameter in enumerate(_DIAMETERS):
         curves = [curve for side, grown in trees for curve in grown[generation] * [side, 1] + chest.hilum(side)]
-        path += 1.9 * diameter * grid.stroke(curves, diameter)
+        path += 2.5 * diameter * grid.stroke(curves, diameter)
     for side in (-1, 1):
         x, y = chest.hilum(side)
         distance = ((grid.x - x) / 1.1) ** 2 + ((grid.y - y) / 2.0) ** 2

@@ -11,11 +11,12 @@ from pathlib import Path
 from medlt import files
 from medlt.data.phantom.cohort import COMMON_TO_RARE, cohort
 from medlt.data.phantom.dicom import encode
-from medlt.data.phantom.render import film
+from medlt.data.phantom.render import check_size, film
 from medlt.types import InputError
 
 TABLE = "labels.csv"
 _STAMP = "phantom.json"
+_IMAGES = "dicom"
 _DRAWING = 1
 """Raised whenever the drawing changes, so that an old folder is not taken for a new one."""
 
@@ -23,8 +24,9 @@ _DRAWING = 1
 def _claim(folder: Path, stamp: dict[str, object]) -> None:
     """Mark the folder as this collection's. Raises InputError if it holds another one."""
     path = folder / _STAMP
-    if path.exists() and json.loads(path.read_text()) != stamp:
-        raise InputError(f"{folder}: holds phantom images of other settings ({path.name}); choose another folder")
+    known = json.loads(path.read_text()) if path.exists() else None
+    if known != stamp and (known is not None or (folder / _IMAGES).exists()):
+        raise InputError(f"{folder}: holds images of other settings (see {path.name}); choose another folder")
     files.write_json(path, stamp)
 
 
@@ -51,9 +53,10 @@ def write(
     No_Finding. Bytes hang on the settings alone, not on `workers` (threads). Files that are there are kept, so a
     stopped run goes on where it stopped. Raises InputError if the folder holds a collection of other settings.
     """
+    check_size(size)
     folder = Path(folder)
     table = cohort(patients, seed, imbalance, evaluation_imbalance=evaluation_imbalance, order=order)
-    table.insert(1, "path", "dicom/" + table["patient_id"] + "/" + table["uid"] + ".dcm")
+    table.insert(1, "path", _IMAGES + "/" + table["patient_id"] + "/" + table["uid"] + ".dcm")
     text = table.to_csv(index=False, lineterminator="\n")
     _claim(folder, {"drawing": _DRAWING, "seed": seed, "size": size, "table": files.digest(text)})
     records: list[dict[str, object]] = table.to_dict("records")

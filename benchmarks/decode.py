@@ -1,0 +1,92 @@
+"""Is the batched decode ever slower than the better of one image at a time and all at once?
+
+    python benchmarks/decode.py [CODEC_FOLDER] [--size 128] [--count 32] [--rounds 5]
+
+Decodes the same latents three ways, in turns, and prints images a second (best of the rounds, which is what a machine
+shared with others leaves measurable) for a few counts: one call an image, one call for all, and medlt's Decoder, first
+with nothing measured (its first call) and then with what it learnt. Without a folder: the small AutoencoderKL that
+medlt trains itself, untrained, and an AutoencoderTiny of TAESD's size. Target: Decoder / better >= 0.95, which is the
+spread of the measurement.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from common import table
+from torch import Tensor
+
+from medlt.chance import noise_like
+from medlt.diffusion.autoencoder import autoencoder
+from medlt.diffusion.codec import AutoencoderCodec, load_codec
+from medlt.diffusion.decode import Decoder
+
+
+def codecs(folder: Path | None) -> dict[str, AutoencoderCodec]:
+    """What is measured, by name."""
+    if folder is not None:
+        return {folder.name: load_codec(folder)}
+    from diffusers import AutoencoderTiny
+
+    return {
+        "AutoencoderKL, width 32": AutoencoderCodec(autoencoder(4, 32, 3)),
+        "AutoencoderTiny, TAESD size": AutoencoderCodec(AutoencoderTiny()),
+    }
+
+
+def seconds(decode: Callable[[Tensor], Tensor], z: Tensor) -> float:
+    """Wall time of decoding z once."""
+    began = time.perf_counter()
+    decode(z)
+    return time.perf_counter() - began
+
+
+def measure(codec: AutoencoderCodec, z: Tensor, rounds: int) -> list[float]:
+    """Images a second: one at a time, all at once, Decoder at first, Decoder later."""
+    decoder = Decoder(codec)
+    codec.decode(z[:2])
+    first = seconds(Decoder(codec), z)
+    while any(len(spent) < 2 for spent in decoder._seconds.values()) or not decoder._seconds:
+        decoder(z.repeat(2, 1, 1, 1))
+    ways: list[Callable[[Tensor], Tensor]] = [
+        lambda z: torch.cat([codec.decode(row) for row in torch.split(z, 1)]),
+        codec.decode,
+        decoder,
+    ]
+    spent = [[seconds(way, z) for way in ways] for _ in range(rounds)]
+    one, whole, later = (len(z) / min(column) for column in zip(*spent, strict=True))
+    return [one, whole, len(z) / first, later]
+
+
+def main() -> None:
+    """Every codec and count, one line each."""
+    read = argparse.ArgumentParser()
+    read.add_argument("folder", nargs="?", type=Path)
+    read.add_argument("--size", type=int, default=128)
+    read.add_argument("--count", type=int, default=32)
+    read.add_argument("--rounds", type=int, default=5)
+    asked = read.parse_args()
+    lines = [
+        "| codec | images | one at a time | all at once | Decoder, first call | Decoder | Decoder / better |",
+        "|---|---:|---:|---:|---:|---:|---:|",
+    ]
+    for name, codec in codecs(asked.folder).items():
+        side = asked.size // codec.factor
+        for count in (asked.count // 4, asked.count):
+            one, whole, first, later = measure(
+                codec, noise_like(range(count), (codec.channels, side, side)), asked.rounds
+            )
+            ratio = later / max(one, whole)
+            lines.append(f"| {name} | {count} | {one:.1f} | {whole:.1f} | {first:.1f} | {later:.1f} | {ratio:.2f} |")
+    threads = (
+        f"Images a second, {asked.size} px, {torch.get_num_threads()} torch threads, best of {asked.rounds} rounds."
+    )
+    table("decode", [threads, "", *lines])
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,77 @@
+"""The small autoencoder that medlt trains itself: its making, its loss, its folder."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from medlt import chance
+from medlt.diffusion.cache import Images
+from medlt.files import write_json
+
+
+def autoencoder(channels: int, width: int, levels: int) -> Any:
+    """An untrained diffusers AutoencoderKL for one-channel images; the image shrinks by 2 ** (levels - 1).
+
+    `width` channels at the latent size, half as many at each larger size and at least 8: full-size layers cost most.
+    """
+    from diffusers import AutoencoderKL
+
+    return AutoencoderKL(
+        in_channels=1,
+        out_channels=1,
+        down_block_types=("DownEncoderBlock2D",) * levels,
+        up_block_types=("UpDecoderBlock2D",) * levels,
+        block_out_channels=tuple(max(8, width >> (levels - 1 - i)) for i in range(levels)),
+        layers_per_block=1,
+        latent_channels=channels,
+        norm_num_groups=8,
+        mid_block_add_attention=False,
+        scaling_factor=1.0,
+    )
+
+
+def stacked(images: Images, rows: np.ndarray) -> Tensor:
+    """Images [len(rows),1,H,W] of a data set of dicts."""
+    return torch.stack([torch.as_tensor(images[int(i)]["image"], dtype=torch.float32) for i in rows])
+
+
+@dataclass(frozen=True)
+class AutoencoderLoss:
+    """L1 of the image in [-1,1] plus kl_weight times the posterior's divergence from the unit normal, a pixel.
+
+    Called as loss(network, step): the batch and the posterior's noise are functions of (seed, step).
+    """
+
+    images: Images
+    batch: int
+    kl_weight: float
+    seed: int
+
+    def __call__(self, network: nn.Module, step: int) -> Tensor:
+        rows = chance.batch_indices(len(self.images), self.batch, step, self.seed, "codec")
+        x = (stacked(self.images, rows) * 2 - 1).to(next(network.parameters()).device)
+        posterior = network.encode(x).latent_dist  # type: ignore[operator]
+        draw = torch.randn(posterior.mean.shape, generator=chance.generator(self.seed, "codec", step))
+        out = network.decode(posterior.mean + posterior.std * draw.to(x)).sample  # type: ignore[operator]
+        loss: Tensor = (out - x).abs().mean() + self.kl_weight * posterior.kl().mean() / posterior.mean[0].numel()
+        return loss
+
+
+def save_codec(network: Any, images: Images, folder: Path, key: str) -> None:
+    """Scale latents to unit sd, and move the finished diffusers folder into place in one rename."""
+    with torch.no_grad():
+        few = np.linspace(0, len(images) - 1, min(64, len(images))).astype(int)
+        sd = float(network.encode(stacked(images, few) * 2 - 1).latent_dist.mean.std())
+    network.register_to_config(scaling_factor=1.0 / max(sd, 1e-6))
+    fresh = folder.with_name(f".{folder.name}.tmp")
+    shutil.rmtree(fresh, ignore_errors=True)
+    network.save_pretrained(fresh, safe_serialization=True)
+    write_json(fresh / "training.json", {"key": key})
+    fresh.rename(folder)

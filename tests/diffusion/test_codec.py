@@ -1,0 +1,207 @@
+"""The contract of every codec, and what is said of a folder that is none."""
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from medlt.diffusion.codec import AutoencoderCodec, encode, load_codec
+from medlt.diffusion.decode import Decoder
+from medlt.testing import Discs, IdentityCodec, tiny_autoencoder_kl, tiny_autoencoder_tiny
+from medlt.types import Codec, InputError
+
+
+def images(n: int = 3, size: int = 32) -> Tensor:
+    discs = Discs(n, size)
+    return torch.stack([discs[i]["image"] for i in range(n)])
+
+
+def real_taesd() -> Codec:
+    if not (data := os.environ.get("MEDLT_DATA")):
+        pytest.skip("set MEDLT_DATA to the folder that holds weights/taesd_diffusers")
+    return load_codec(Path(data) / "weights" / "taesd_diffusers")
+
+
+CODECS = [
+    pytest.param(IdentityCodec, id="identity"),
+    pytest.param(lambda: IdentityCodec(factor=2, spread=0.3, scale=0.7), id="identity-2"),
+    pytest.param(lambda: AutoencoderCodec(tiny_autoencoder_kl()), id="kl"),
+    pytest.param(lambda: AutoencoderCodec(tiny_autoencoder_kl(in_channels=1, out_channels=1)), id="kl-gray"),
+    pytest.param(lambda: AutoencoderCodec(tiny_autoencoder_kl(shift_factor=0.2)), id="kl-shift"),
+    pytest.param(
+        lambda: AutoencoderCodec(tiny_autoencoder_kl(latents_mean=[0.1, 0.2, 0.3, 0.4], latents_std=[1, 2, 3, 4])),
+        id="kl-whitened",
+    ),
+    pytest.param(lambda: AutoencoderCodec(tiny_autoencoder_tiny()), id="tiny"),
+    pytest.param(real_taesd, id="taesd", marks=pytest.mark.real_data),
+]
+
+
+@pytest.fixture(params=CODECS)
+def codec(request: pytest.FixtureRequest) -> Codec:
+    make: Callable[[], Codec] = request.param
+    return make()
+
+
+def test_it_is_a_codec(codec: Codec) -> None:
+    assert isinstance(codec, Codec)
+
+
+def test_shapes_and_ranges(codec: Codec) -> None:
+    x, factor, channels = images(), codec.factor, codec.channels
+    moments = codec.moments(x)
+    assert moments.shape == (3, 2 * channels, 32 // factor, 32 // factor)
+    assert moments.dtype == torch.float32
+    assert (moments[:, channels:] >= 0).all()
+    z = codec.latents(moments)
+    assert z.shape == (3, channels, 32 // factor, 32 // factor)
+    y = codec.decode(z)
+    assert y.shape == x.shape
+    assert y.dtype == torch.float32
+    assert 0 <= float(y.min()) <= float(y.max()) <= 1
+
+
+def test_latents_without_noise_are_those_of_zero_noise(codec: Codec) -> None:
+    moments = codec.moments(images())
+    assert torch.equal(codec.latents(moments), codec.latents(moments, torch.zeros_like(moments.chunk(2, 1)[0])))
+
+
+def test_latents_are_affine_in_the_noise_with_the_spread_as_slope(codec: Codec) -> None:
+    moments = codec.moments(images())
+    mean, sd = moments.chunk(2, 1)
+    z0, z1, z3 = (codec.latents(moments, torch.full_like(mean, k)) for k in (0.0, 1.0, 3.0))
+    torch.testing.assert_close(z3 - z0, 3 * (z1 - z0), atol=1e-4, rtol=1e-4)
+    assert (z1 - z0)[sd == 0].abs().sum() == 0
+    assert ((z1 - z0)[sd > 1e-3] > 0).all()
+
+
+def test_unscaling_gives_the_mean_back(codec: Codec) -> None:
+    """decode(latents(m)) must hand the network the mean itself: two codecs of one network that differ in scaling
+    alone decode to the same image."""
+    if not isinstance(codec, AutoencoderCodec):
+        pytest.skip("the identity codec is checked below, exactly")
+    moments = codec.moments(images())
+    seen: list[Tensor] = []
+    decode = codec.network.decode
+    codec.network.decode = lambda z: (seen.append(z), decode(z))[1]
+    codec.decode(codec.latents(moments))
+    torch.testing.assert_close(seen[0], moments.chunk(2, 1)[0], atol=1e-5, rtol=1e-5)
+
+
+def test_an_image_is_encoded_and_decoded_alike_in_any_company(codec: Codec) -> None:
+    x = images(5)
+    whole = encode(codec, x)
+    assert torch.equal(encode(codec, x[3:4]), whole[3:4])
+    z = codec.latents(whole)
+    assert torch.equal(Decoder(codec)(z).nan_to_num(2.0)[3:4], Decoder(codec)(z[3:4]).nan_to_num(2.0))
+    torch.testing.assert_close(whole, codec.moments(x), atol=1e-4, rtol=1e-4)
+
+
+def test_a_size_that_does_not_divide_is_refused(codec: Codec) -> None:
+    if codec.factor == 1:
+        pytest.skip("every size divides by 1")
+    with pytest.raises(InputError, match=f"multiple of {codec.factor}"):
+        codec.moments(images(1, 33))
+
+
+def test_the_digest_is_stable_and_tells_codecs_apart() -> None:
+    digests = [AutoencoderCodec(tiny_autoencoder_kl(seed)).digest for seed in (0, 0, 1)]
+    assert digests[0] == digests[1] != digests[2]
+    assert AutoencoderCodec(tiny_autoencoder_kl(scaling_factor=1.0)).digest != digests[0]
+
+
+@pytest.mark.parametrize("factor", [1, 2, 4])
+def test_the_identity_codec_loses_nothing(factor: int) -> None:
+    codec, x = IdentityCodec(factor, spread=0.5, scale=0.25), images()
+    torch.testing.assert_close(codec.decode(codec.latents(codec.moments(x))), x, atol=1e-7, rtol=1e-6)
+
+
+def test_scaling_is_the_configs() -> None:
+    """A whitened network: (mean - latents_mean) * scaling_factor / latents_std."""
+    network = tiny_autoencoder_kl(latents_mean=[1, 2, 3, 4], latents_std=[1, 2, 4, 8], scaling_factor=0.5)
+    moments = torch.cat([torch.ones(1, 4, 2, 2), torch.zeros(1, 4, 2, 2)], 1)
+    z = AutoencoderCodec(network).latents(moments)
+    torch.testing.assert_close(z[0, :, 0, 0], torch.tensor([0.0, -0.25, -0.25, -0.1875]))
+
+
+def test_gray_is_three_equal_channels_in_minus_one_to_one() -> None:
+    network, x = tiny_autoencoder_kl(), images()
+    expected = network.encode((x * 2 - 1).repeat(1, 3, 1, 1)).latent_dist.mean.detach()
+    torch.testing.assert_close(AutoencoderCodec(network).moments(x)[:, :4], expected)
+
+
+@pytest.mark.parametrize("make", [tiny_autoencoder_kl, tiny_autoencoder_tiny])
+def test_a_saved_folder_loads_to_the_same_codec(make: Callable[[], torch.nn.Module], tmp_path: Path) -> None:
+    network = make()
+    network.save_pretrained(tmp_path / "vae")  # type: ignore[operator]
+    loaded = load_codec(tmp_path / "vae")
+    assert loaded.digest == AutoencoderCodec(network).digest
+    (tmp_path / "model_index.json").write_text("{}")
+    assert load_codec(tmp_path).digest == loaded.digest
+
+
+def _break(folder: Path, how: str) -> None:
+    config = folder / "config.json"
+    weights = folder / "diffusion_pytorch_model.safetensors"
+    if how == "no config":
+        config.unlink()
+    elif how == "torn config":
+        config.write_text('{"_class_name"')
+    elif how == "a UNet":
+        config.write_text(json.dumps({"_class_name": "UNet2DModel"}))
+    elif how == "no weights":
+        weights.unlink()
+    elif how == "pickled weights":
+        weights.rename(folder / "diffusion_pytorch_model.bin")
+    elif how == "torn weights":
+        weights.write_bytes(weights.read_bytes()[:1000])
+    elif how == "other network":
+        config.write_text(config.read_text().replace('"layers_per_block": 1', '"layers_per_block": 2'))
+    elif how == "other width":
+        config.write_text(config.read_text().replace('"latent_channels": 4', '"latent_channels": 8'))
+
+
+@pytest.mark.parametrize(
+    ("how", "told"),
+    [
+        ("no config", "no config.json"),
+        ("torn config", "not readable as JSON"),
+        ("a UNet", "'UNet2DModel', which is no codec"),
+        ("no weights", r"no diffusion_pytorch_model\.safetensors"),
+        ("pickled weights", "pickled"),
+        ("torn weights", "cannot be loaded"),
+        ("other network", "its weights lack"),
+        ("other width", "cannot be loaded"),
+    ],
+)
+def test_a_folder_that_is_no_codec_is_told_in_one_line(how: str, told: str, tmp_path: Path) -> None:
+    tiny_autoencoder_kl().save_pretrained(tmp_path)
+    _break(tmp_path, how)
+    with pytest.raises(InputError, match=told) as raised:
+        load_codec(tmp_path)
+    assert "\n" not in str(raised.value)
+    assert str(tmp_path) in str(raised.value)
+
+
+def test_a_missing_folder_is_told(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="does not exist"):
+        load_codec(tmp_path / "nothing")
+
+
+@pytest.mark.real_data
+def test_taesd_keeps_real_radiographs() -> None:
+    """The folder's own notes say 31 dB at 256 px."""
+    from PIL import Image
+
+    codec = real_taesd()
+    files = sorted((Path(os.environ["MEDLT_DATA"]) / "nih14" / "images").glob("*.png"))[:4]
+    x = torch.stack(
+        [torch.frombuffer(bytearray(Image.open(f).convert("L").tobytes()), dtype=torch.uint8) for f in files]
+    )
+    x = x.reshape(-1, 1, 256, 256) / 255
+    error = (codec.decode(codec.latents(codec.moments(x))) - x).pow(2).mean((1, 2, 3))
+    assert float((-10 * error.log10()).mean()) > 28

@@ -1,0 +1,125 @@
+"""Decoding: layouts that give the reference's bytes, a memory budget, and no black or NaN image passed on."""
+
+import threading
+
+import pytest
+import torch
+from torch import Tensor
+
+from medlt import chance
+from medlt.diffusion.codec import AutoencoderCodec
+from medlt.diffusion.decode import Decoder, Layout, LiveBytes, bytes_per_row, usable
+from medlt.testing import IdentityCodec, tiny_autoencoder_kl, tiny_autoencoder_tiny
+from medlt.types import Codec
+
+
+def latents(n: int, channels: int = 4) -> Tensor:
+    return chance.noise_like(range(n), (channels, 8, 8))
+
+
+@pytest.fixture(params=[tiny_autoencoder_kl, tiny_autoencoder_tiny], ids=["kl", "tiny"])
+def codec(request: pytest.FixtureRequest) -> Codec:
+    return AutoencoderCodec(request.param())
+
+
+def test_images_are_the_codecs(codec: Codec) -> None:
+    z = latents(5)
+    torch.testing.assert_close(Decoder(codec)(z), codec.decode(z), atol=1e-5, rtol=1e-5)
+
+
+def test_bytes_stay_the_same_while_layouts_are_tried(codec: Codec) -> None:
+    z, decoder = latents(100), Decoder(codec)
+    first, later = decoder(z), decoder(z)
+    assert all(len(spent) >= 2 for spent in decoder._seconds.values())
+    assert torch.equal(first, later)
+    assert torch.equal(first[37:38], decoder(z[37:38]))
+    assert torch.equal(first, Decoder(codec, memory_budget_bytes=1)(z))
+
+
+@pytest.mark.parametrize("layout", [Layout(2, 1), Layout(4, 2), Layout(8, 0), Layout(3, 0)])
+@pytest.mark.parametrize("n", [1, 7, 8])
+def test_every_layout_returns_every_row_once(layout: Layout, n: int) -> None:
+    x = latents(n)
+    assert torch.equal(layout.run(lambda rows: rows * 2, x), x * 2)
+
+
+def test_only_layouts_with_the_reference_bytes_are_used() -> None:
+    class ShapeDependent(IdentityCodec):
+        """Answers differently when four or more rows come at once, as real kernels do in the last digits."""
+
+        def decode(self, z: Tensor) -> Tensor:
+            return super().decode(z) + (1e-6 if len(z) >= 4 else 0.0)
+
+    decoder = Decoder(ShapeDependent())
+    images = decoder(latents(64, 1).abs() / 4)
+    assert {layout.rows for layout in decoder._seconds} == {2}
+    assert torch.equal(images, IdentityCodec().decode(latents(64, 1).abs() / 4))
+
+
+def test_the_fastest_layout_is_kept() -> None:
+    decoder = Decoder(IdentityCodec())
+    decoder(latents(64, 1))
+    slow, fast = list(decoder._seconds)[:2]
+    decoder._seconds = {slow: [2.0, 3.0], fast: [9.0, 1.0]}
+    assert decoder.layout == decoder._next() == fast
+
+
+def test_the_memory_budget_limits_rows_in_flight(codec: Codec) -> None:
+    z = latents(16)
+    row = bytes_per_row(codec.decode, z[:2])
+    decoder = Decoder(codec, memory_budget_bytes=4 * row)
+    decoder(z)
+    assert max(layout.chunk for layout in decoder._seconds) <= 4
+    tight = Decoder(codec, memory_budget_bytes=1)
+    tight(z)
+    assert list(tight._seconds) == [Layout(2, 1)]
+
+
+def test_live_bytes_counts_what_is_alive_at_once() -> None:
+    with LiveBytes() as live:
+        kept = torch.ones(1000)
+        for _ in range(5):
+            kept = kept + 1
+    assert live.peak == 8000
+    with LiveBytes() as live:
+        pieces = [torch.ones(1000) for _ in range(5)]
+        total = torch.cat(pieces).view(5, 1000)
+    assert live.peak == 40000
+    assert len(total) == 5
+
+
+def test_usable_needs_finite_pixels_and_some_contrast() -> None:
+    images = torch.rand(5, 1, 8, 8, generator=chance.generator("images"))
+    images[1] = 0.0
+    images[2, 0, 3, 3] = float("nan")
+    images[3, 0, 0, 0] = float("inf")
+    images[4] = 0.5
+    assert usable(images).tolist() == [True, False, False, False, False]
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
+def test_an_unusable_image_comes_back_as_nan_and_only_that_one(bad: float, codec: Codec) -> None:
+    z = latents(5)
+    clean = Decoder(codec)(z)
+    z[2, 1, 4, 4] = bad
+    images = Decoder(codec)(z)
+    assert images[2].isnan().all()
+    assert torch.equal(images[[0, 1, 3, 4]], clean[[0, 1, 3, 4]])
+
+
+def test_a_black_image_comes_back_as_nan() -> None:
+    z = torch.cat([torch.zeros(1, 1, 8, 8), torch.rand(1, 1, 8, 8, generator=chance.generator("z"))])
+    images = Decoder(IdentityCodec())(z)
+    assert images[0].isnan().all()
+    assert torch.equal(images[1], z[1])
+
+
+def test_one_decoder_serves_several_threads_and_shapes() -> None:
+    decoder, found = Decoder(IdentityCodec()), dict[int, Tensor]()
+    inputs = {size: torch.rand(20, 1, size, size, generator=chance.generator(size)) for size in (4, 6, 8)}
+    work = [threading.Thread(target=lambda s=s: found.update({s: decoder(inputs[s])})) for s in inputs]
+    for thread in work:
+        thread.start()
+    for thread in work:
+        thread.join()
+    assert all(torch.equal(found[size], z) for size, z in inputs.items())

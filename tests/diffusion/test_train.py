@@ -1,0 +1,251 @@
+"""The denoiser and the codec learn, and a training that was cut goes on to the same bits."""
+
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from torch import Tensor, nn
+
+from medlt import chance
+from medlt.diffusion.autoencoder import AutoencoderLoss
+from medlt.diffusion.codec import load_codec
+from medlt.diffusion.denoiser import LabelUNet, Prediction, as_denoiser, target_of, x0_of
+from medlt.diffusion.loop import fit
+from medlt.diffusion.sampler import from_noise, sample
+from medlt.diffusion.schedulers import abar, scheduler
+from medlt.diffusion.train import NoisedLoss, snr_weight, train_codec, train_denoiser
+from medlt.files import read_tensors
+from medlt.testing import Discs
+from medlt.types import InputError
+
+PREDICTIONS: tuple[Prediction, ...] = ("epsilon", "v_prediction", "sample")
+N = 24
+UIDS = [f"u{i}" for i in range(N)]
+LABELS = np.stack([np.arange(N) % 2, np.where(np.arange(N) % 3, 1.0, np.nan)], 1)
+
+
+def latents(uids: Sequence[str]) -> Tensor:
+    """Odd uids are bright, even ones dark: the first label tells which."""
+    at = [int(uid[1:]) for uid in uids]
+    level = torch.tensor([2.0 * (i % 2) - 1 for i in at]).reshape(-1, 1, 1, 1)
+    return level + 0.1 * chance.noise_like(at, (2, 8, 8))
+
+
+def train(folder: Path, steps: int, **changes: Any) -> LabelUNet:
+    options: dict[str, Any] = {"width": 8, "batch": 4, "checkpoint_every": 3, "seed": 5} | changes
+    return train_denoiser(latents, UIDS, LABELS, folder=folder, steps=steps, **options)
+
+
+@pytest.mark.parametrize("prediction", PREDICTIONS)
+def test_every_parameterisation_gives_x0_back(prediction: Prediction) -> None:
+    x0, n = chance.noise_like([1, 2], (2, 4, 4)), chance.noise_like([3, 4], (2, 4, 4))
+    a = torch.tensor([0.9, 0.2]).reshape(-1, 1, 1, 1)
+    x_t = a.sqrt() * x0 + (1 - a).sqrt() * n
+    torch.testing.assert_close(x0_of(target_of(x0, n, a, prediction), x_t, a, prediction), x0, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("prediction", PREDICTIONS)
+def test_weighted_losses_are_one_loss_on_x0(prediction: Prediction) -> None:
+    """An error d in the network's answer is some error in x0, and SNR cut to 1..5 weighs that, whatever is said."""
+    a = torch.tensor([0.001, 0.3, 0.7, 0.99])
+    x_t, out, d = torch.zeros(4), torch.zeros(4), 0.1
+    x0_error = x0_of(out + d, x_t, a, prediction) - x0_of(out, x_t, a, prediction)
+    expected = (a / (1 - a)).clamp(1, 5) * x0_error**2
+    torch.testing.assert_close(snr_weight(a, prediction) * d**2, expected, atol=1e-6, rtol=1e-3)
+
+
+def test_a_perfect_network_has_no_loss_and_a_silent_one_that_of_its_target() -> None:
+    x0, labels = chance.noise_like(range(64), (2, 4, 4)), torch.zeros(64, 1)
+
+    class Silent(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.unused = nn.Parameter(torch.zeros(1))
+
+        def forward(self, x: Tensor, *_: Tensor) -> Tensor:
+            return torch.zeros_like(x)
+
+    class Perfect(Silent):
+        def forward(self, x: Tensor, *_: Tensor) -> Tensor:
+            return x0
+
+    assert float(NoisedLoss("sample")(Perfect(), x0, labels, 0.0, chance.generator(1))) == 0
+    t = torch.randint(0, 1000, (64,), generator=chance.generator(1))
+    weight = snr_weight(abar()[t], "sample")
+    expected = (weight * x0.pow(2).flatten(1).mean(1)).mean()
+    torch.testing.assert_close(NoisedLoss("sample")(Silent(), x0, labels, 0.0, chance.generator(1)), expected)
+
+
+def test_unknown_negative_positive_and_dropped_conditions_differ_and_nan_is_no_nan() -> None:
+    net = LabelUNet(2, 1, width=8)
+    nn.init.normal_(net.null, generator=chance.generator("null"))
+    said = net.condition(torch.tensor([[1.0], [0.0], [float("nan")], [1.0]]), torch.tensor([False, False, False, True]))
+    assert said.isfinite().all()
+    assert torch.cdist(said, said).add(torch.eye(4)).min() > 1e-4
+    torch.testing.assert_close(said[3], net.null)
+
+
+def test_the_denoiser_without_labels_is_that_of_the_dropped_condition() -> None:
+    net = LabelUNet(2, 1, width=8).eval()
+    x, t = chance.noise_like([1, 2], (2, 8, 8)), torch.tensor([5, 5])
+    dropped = net(x, t, torch.ones(2, 1), torch.tensor([True, True]))
+    assert torch.equal(net(x, t), dropped)
+    assert torch.equal(as_denoiser(net, None, abar(), "sample")(x, 5), dropped)
+
+
+def test_a_network_is_saved_and_loaded_whole(tmp_path: Path) -> None:
+    net = LabelUNet(2, 3, width=16, levels=3, prediction="epsilon").eval()
+    net.save(tmp_path)
+    again = LabelUNet.load(tmp_path)
+    x, t, labels = chance.noise_like([1], (2, 8, 8)), torch.tensor([300]), torch.tensor([[1.0, 0.0, float("nan")]])
+    assert again.prediction == "epsilon"
+    assert torch.equal(net(x, t, labels), again(x, t, labels))
+    with pytest.raises(InputError, match="holds no denoiser"):
+        LabelUNet.load(tmp_path / "nothing")
+
+
+def same(a: nn.Module, b: nn.Module) -> bool:
+    return all(torch.equal(x, y) for x, y in zip(a.state_dict().values(), b.state_dict().values(), strict=True))
+
+
+def test_a_cut_training_goes_on_to_the_same_bits(tmp_path: Path) -> None:
+    whole = train(tmp_path / "whole", 8)
+    train(tmp_path / "cut", 4)
+    resumed = train(tmp_path / "cut", 8)
+    assert same(whole, resumed)
+    files = [tmp_path / name / "checkpoint.safetensors" for name in ("whole", "cut")]
+    states = [read_tensors(file) for file in files]
+    assert states[0].keys() == states[1].keys()
+    assert all(torch.equal(states[0][name], states[1][name]) for name in states[0] if name != "validation")
+    pd.testing.assert_frame_equal(*(pd.read_parquet(file.with_name("history.parquet")) for file in files))
+
+
+def test_a_killed_training_goes_on_to_the_same_bits(tmp_path: Path) -> None:
+    def power_cut(stage: str, done: int, total: int) -> None:
+        if done == 5:
+            raise KeyboardInterrupt
+
+    whole = train(tmp_path / "whole", 7)
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path / "killed", 7, progress=power_cut)
+    seen: list[int] = []
+    assert same(whole, train(tmp_path / "killed", 7, progress=lambda stage, done, total: seen.append(done)))
+    assert seen == [4, 5, 6, 7]
+
+
+def test_a_finished_training_is_loaded_and_another_is_refused(tmp_path: Path) -> None:
+    net, seen = train(tmp_path, 3), list[int]()
+    assert same(net, train(tmp_path, 3, progress=lambda stage, done, total: seen.append(done)))
+    assert same(net, LabelUNet.load(tmp_path))
+    assert seen == []
+    with pytest.raises(InputError, match="other settings or data"):
+        train(tmp_path, 3, learning_rate=1e-2)
+    with pytest.raises(InputError, match="already trained for 3 steps"):
+        train(tmp_path, 2)
+
+
+def test_the_seed_decides(tmp_path: Path) -> None:
+    assert not same(train(tmp_path / "a", 2), train(tmp_path / "b", 2, seed=6))
+
+
+def test_rows_and_uids_must_match(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="23 uids but 24 label rows"):
+        train_denoiser(latents, UIDS[:23], LABELS, folder=tmp_path)
+
+
+def test_the_denoiser_learns_what_the_label_says(tmp_path: Path) -> None:
+    """Labelled bright or dark, samples have that level; the loss on held fixed noise falls."""
+    net = train(tmp_path, 90, batch=16, learning_rate=1e-2, ema=0.9, checkpoint_every=30, validation=(UIDS, LABELS))
+    history = pd.read_parquet(tmp_path / "history.parquet")
+    validation = history["validation"].dropna()
+    assert list(validation.index) == [30, 60, 90]
+    assert validation.iloc[-1] < 0.6 * validation.iloc[0]
+    assert history["loss"].notna().all()
+    steps = scheduler("ddim", 8)
+    said = torch.tensor([[1.0, float("nan")], [0.0, float("nan")]])
+    z = sample(as_denoiser(net, said, abar()), from_noise(chance.noise_like([1, 2], (2, 8, 8)), steps), steps)
+    assert z[0].mean() > 0.5 > -0.5 > z[1].mean()
+
+
+@pytest.mark.parametrize("prediction", PREDICTIONS)
+def test_bfloat16_is_the_same_loss_in_fewer_digits(prediction: Prediction) -> None:
+    net, x0 = LabelUNet(2, 1, width=8, prediction=prediction), chance.noise_like(range(8), (2, 8, 8))
+    net.requires_grad_(False)
+    whole, half = (
+        float(NoisedLoss(prediction, bf16)(net, x0, torch.ones(8, 1), 0.0, chance.generator(1)))
+        for bf16 in (False, True)
+    )
+    assert whole != half
+    assert half == pytest.approx(whole, rel=0.05)
+
+
+def test_a_loss_that_is_no_number_stops_the_training(tmp_path: Path) -> None:
+    net = nn.Linear(1, 1)
+    with pytest.raises(InputError, match="the loss is nan at step 1; lower the learning rate"):
+        fit(
+            net, lambda model, step: model(torch.full((1, 1), math.nan)).sum(), steps=2, learning_rate=1e-3, ema=0.9,
+            folder=tmp_path, key="k",
+        )  # fmt: skip
+
+
+def test_the_codec_learns_is_saved_as_a_diffusers_folder_and_found_again(tmp_path: Path) -> None:
+    images = Discs(32, 16)
+    options: dict[str, Any] = {"width": 16, "levels": 2, "batch": 8, "learning_rate": 5e-3, "seed": 1}
+    codec = train_codec(images, folder=tmp_path, steps=60, **options)
+    x = torch.stack([images[i]["image"] for i in range(8)])
+    z = codec.latents(codec.moments(x))
+    assert z.shape == (8, 4, 8, 8)
+    assert 0.5 < float(z.std()) < 2
+    assert (codec.decode(z) - x).abs().mean() < 0.5 * (x - x.mean((2, 3), keepdim=True)).abs().mean()
+    seen: list[int] = []
+    again = train_codec(images, folder=tmp_path, steps=60, progress=lambda *step: seen.append(step[1]), **options)
+    assert (again.digest, seen) == (codec.digest, [])
+    (folder,) = (path.parent for path in tmp_path.glob("*/config.json"))
+    assert load_codec(folder).digest == codec.digest
+
+
+def test_a_killed_codec_training_goes_on_to_the_same_weights(tmp_path: Path) -> None:
+    options: dict[str, Any] = {"width": 8, "levels": 2, "batch": 2, "steps": 12, "checkpoint_every": 10}
+
+    def cut(at: int) -> Callable[[str, int, int], None]:
+        def progress(stage: str, done: int, total: int) -> None:
+            if done == at:
+                raise KeyboardInterrupt
+
+        return progress
+
+    whole = train_codec(Discs(4, 8), folder=tmp_path / "whole", **options)
+    with pytest.raises(KeyboardInterrupt):
+        train_codec(Discs(4, 8), folder=tmp_path / "killed", progress=cut(11), **options)
+    assert train_codec(Discs(4, 8), folder=tmp_path / "killed", **options).digest == whole.digest
+
+
+def test_the_codec_loss_is_the_l1_of_a_perfect_network_plus_its_divergence() -> None:
+    class Posterior:
+        mean, std = torch.zeros(2, 1, 4, 4), torch.ones(2, 1, 4, 4)
+
+        def kl(self) -> Tensor:
+            return torch.full((2,), 16.0)
+
+    class Told:
+        latent_dist = Posterior()
+
+    class Off(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.unused = nn.Parameter(torch.zeros(1))
+
+        def encode(self, x: Tensor) -> Told:
+            self.x = x
+            return Told()
+
+        def decode(self, z: Tensor) -> Any:
+            return type("Out", (), {"sample": self.x + 0.25})
+
+    loss = AutoencoderLoss(Discs(4, 4), batch=2, kl_weight=0.1, seed=0)(Off(), 0)
+    assert float(loss) == pytest.approx(0.25 + 0.1 * 16 / 16)

@@ -1,0 +1,27 @@
+"""The tail-first table, row by row, beside the published one."""
+
+import itertools
+
+import pytest
+import torch
+
+from medlt.synthesis.fuse import fuse
+from medlt.types import InputError
+
+
+@pytest.mark.parametrize(("tail", "generic", "coin"), list(itertools.product([False, True], repeat=3)))
+def test_tail_first_differs_from_the_published_table_in_one_case_only(tail: bool, generic: bool, coin: bool) -> None:
+    a, b = torch.ones(1, 2, 3, 1, 1), torch.zeros(1, 2, 3, 1, 1)
+    flags = [torch.full((1, 1, 1), flag) for flag in (tail, generic, coin)]
+    expected = True if tail else (False if generic else coin)
+    fused, omega = fuse(a, b, *flags, rule="tail_first")
+    assert bool(omega) is expected
+    assert torch.equal(fused, a if expected else b)
+    published = bool(fuse(a, b, *flags, rule="published")[1])
+    assert (published != expected) == (tail and generic and not coin)
+
+
+def test_an_unknown_rule_is_told() -> None:
+    a, flag = torch.zeros(1, 1, 2, 1, 1), torch.zeros(1, 1, 1, dtype=torch.bool)
+    with pytest.raises(InputError, match="tail_first"):
+        fuse(a, a, flag, flag, flag, rule="head_first")
