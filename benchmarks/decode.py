@@ -23,7 +23,7 @@ from torch import Tensor
 from medlt.chance import noise_like
 from medlt.diffusion.autoencoder import autoencoder
 from medlt.diffusion.codec import AutoencoderCodec, load_codec
-from medlt.diffusion.decode import Decoder
+from medlt.diffusion.decode import TURNS, Decoder
 
 
 def codecs(folder: Path | None) -> dict[str, AutoencoderCodec]:
@@ -49,9 +49,9 @@ def measure(codec: AutoencoderCodec, z: Tensor, rounds: int) -> list[float]:
     """Images a second: one at a time, all at once, Decoder at first, Decoder later."""
     decoder = Decoder(codec)
     codec.decode(z[:2])
-    first = seconds(Decoder(codec), z)
-    while any(len(spent) < 2 for spent in decoder._seconds.values()) or not decoder._seconds:
-        decoder(z.repeat(2, 1, 1, 1))
+    first = seconds(decoder, z)
+    while min(len(spent) for spent in decoder._seconds.values()) < TURNS:
+        decoder(z.repeat(-(-decoder._slice // len(z)), 1, 1, 1))
     ways: list[Callable[[Tensor], Tensor]] = [
         lambda z: torch.cat([codec.decode(row) for row in torch.split(z, 1)]),
         codec.decode,

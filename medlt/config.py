@@ -103,7 +103,7 @@ class SparseConfig(Strict):
     patience: int = Field(3, ge=1)
     width: int = Field(32, ge=8)
     batch: int = Field(16, ge=2)
-    learning_rate: float = Field(1e-2, gt=0)
+    learning_rate: float = Field(5e-3, gt=0)
     weight_decay: float = Field(1e-2, ge=0)
     classification_weight: float = Field(1.0, ge=0, description="lambda of the classification loss")
 

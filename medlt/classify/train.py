@@ -41,12 +41,12 @@ class Settings:
 
     network: str = "small"
     loss: str = "balanced"
-    steps: int = 500
+    steps: int = 400
     batch: int = 32
     learning_rate: float = 1e-3
     weight_decay: float = 1e-2
     evaluate_every: int = 50
-    patience: int = 4
+    patience: int = 8
     mix: float = 0.2
     augment: bool = True
     seed: int = 0

@@ -113,6 +113,7 @@ def topographic_similarity(coder: SimplicialCoder, latents: Tensor, *key: object
 
 def probe_ap(train: np.ndarray, truth: np.ndarray, test: np.ndarray, test_truth: np.ndarray) -> float:
     """Macro AP on `test` codes [M,L*V] of one logistic regression a finding, fitted on `train` codes [N,L*V]."""
+    train, test = train.astype(np.float64), test.astype(np.float64)  # the spread of a word never said underflows
     scale = StandardScaler().fit(train)
     scores = np.zeros_like(test_truth)
     for k, y in enumerate(truth.T):

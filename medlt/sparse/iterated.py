@@ -115,29 +115,12 @@ def _table(loop: _Loop, generations: int) -> pd.DataFrame:
 
 
 def iterate(
-    latents: Tensor,
-    labels: np.ndarray,
-    val_latents: Tensor,
-    val_labels: np.ndarray,
-    *,
-    groups: int = 16,
-    vocabulary: int = 16,
-    temperature: float = 0.05,
-    generations: int = 5,
-    imitation_epochs: int = 8,
-    adaptation_epochs: int = 1,
-    interaction_epochs: int = 6,
-    patience: int = 3,
-    width: int = 32,
-    batch: int = 16,
-    learning_rate: float = 1e-2,
-    weight_decay: float = 1e-2,
-    classification_weight: float = 1.0,
-    seed: int = 0,
-    folder: Path,
-    device: str = "cpu",
-    progress: Callable[[str, int, int], None] | None = None,
-) -> Iterated:
+    latents: Tensor, labels: np.ndarray, val_latents: Tensor, val_labels: np.ndarray, *, folder: Path,
+    groups: int = 16, vocabulary: int = 16, temperature: float = 0.05, width: int = 32, generations: int = 5,
+    imitation_epochs: int = 8, adaptation_epochs: int = 1, interaction_epochs: int = 6, patience: int = 3,
+    batch: int = 16, learning_rate: float = 5e-3, weight_decay: float = 1e-2, classification_weight: float = 1.0,
+    seed: int = 0, device: str = "cpu", progress: Callable[[str, int, int], None] | None = None,
+) -> Iterated:  # fmt: skip
     """Learn a simplicial code of standardised latents [N,C,h,w], memory-mapped or not; labels float32 [N,K], 1/0/NaN.
 
     `folder` gets one file a generation; generations that are there already are not made again. Raises InputError for
@@ -153,15 +136,8 @@ def iterate(
     key = digest(settings, *_fingerprint(latents, labels), *_fingerprint(val_latents, val_labels))
     epochs = (imitation_epochs, adaptation_epochs, interaction_epochs)
     loop = _Loop(lesson, val_latents, val_labels, epochs, patience, Path(folder), key)
-    fresh = SimplicialCoder(
-        latents.shape[1],
-        labels.shape[1],
-        groups=groups,
-        vocabulary=vocabulary,
-        temperature=temperature,
-        width=width,
-        seed=seed,
-    ).to(device)
+    code: dict[str, Any] = {"groups": groups, "vocabulary": vocabulary, "temperature": temperature, "width": width}
+    fresh = SimplicialCoder(latents.shape[1], labels.shape[1], seed=seed, **code).to(device)
     for g in range(generations):
         if not loop.finished(g):
             loop.generation(g, fresh)

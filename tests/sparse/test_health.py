@@ -91,3 +91,11 @@ def test_the_probe_finds_what_is_there_and_nothing_else() -> None:
     first[:, 1] = np.nan
     assert health.probe_ap(codes[:200], first[:200], codes[200:], first[200:]) > 0.95
     assert 0.55 < health.probe_ap(codes[:200], both[:200], codes[200:], both[200:]) < 0.8
+
+
+def test_a_word_that_is_all_but_never_said_does_not_break_the_probe() -> None:
+    codes = np.random.default_rng(0).random((40, 3)).astype(np.float32)
+    codes[:, 1] = 0
+    codes[3, 1] = 1e-44
+    truth = (codes[:, :1] > 0.5).astype(np.float32)
+    assert health.probe_ap(codes, truth, codes, truth) == pytest.approx(1.0)
