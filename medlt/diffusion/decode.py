@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch.overrides import TorchFunctionMode
 
 from medlt.diffusion.batching import cores, fixed_batches, lanes
 from medlt.types import Codec
@@ -47,17 +47,17 @@ class Layout:
         return torch.cat([fn(piece.clone()) for piece in torch.split(padded, self.rows)])[: len(rows)]
 
 
-class LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Counts the bytes of the tensors made inside it that are alive at once; `peak` is the most. Workspaces of the
-    kernels are not seen."""
+class LiveBytes(TorchFunctionMode):
+    """Counts the bytes of the tensors that torch functions return inside it and that are alive at once; `peak` is the
+    most. What a function uses within itself is not seen."""
 
     def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()
         self.peak = 0
         self._now = 0
         self._alive: dict[int, int] = {}
 
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
         for tensor in out if isinstance(out, list | tuple) else (out,):
             if isinstance(tensor, Tensor):
