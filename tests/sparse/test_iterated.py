@@ -10,9 +10,10 @@ import pandas as pd
 import pytest
 import torch
 
-from medlt.sparse import health
-from medlt.sparse.embedding import SimplicialCoder, initialise, told
+from medlt.sparse import health, iterated
+from medlt.sparse.embedding import SimplicialCoder
 from medlt.sparse.iterated import Iterated, iterate
+from medlt.sparse.phases import Lesson
 from medlt.types import InputError
 
 Data = tuple[torch.Tensor, np.ndarray, torch.Tensor, np.ndarray]
@@ -64,13 +65,21 @@ def test_the_planted_findings_are_learnt(learnt: tuple[Iterated, Path], toy_late
     assert last["reconstruction_l1"] < 0.6
 
 
-def test_an_encoder_is_fresh_in_each_generation(learnt: tuple[Iterated, Path]) -> None:
-    """A student starts from weights of its own: initialise is another one for each generation."""
-    first, second = (SimplicialCoder(2, 2, width=4) for _ in range(2))
-    initialise(first.encoder, 3, 1)
-    initialise(second.encoder, 3, 2)
-    assert not torch.equal(first.encoder[0].head.weight, second.encoder[0].head.weight)
-    assert len({told(path)["health"]["reconstruction_l1"] for path in learnt[1].iterdir()}) == 2
+def test_an_encoder_is_fresh_in_each_generation(
+    toy_latents: Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A student starts from weights of its own, its teacher is the coder the generation before left behind."""
+    began: list[torch.Tensor] = []
+
+    def spy(lesson: Lesson, student: SimplicialCoder, teacher: SimplicialCoder, epochs: int, g: int) -> None:
+        began.append(student.encoder[0].head.weight.detach().clone())
+        assert teacher.digest == SimplicialCoder.load(tmp_path / f"generation_{g - 1:02d}.safetensors").digest
+        assert not torch.equal(began[-1], teacher.encoder[0].head.weight)
+
+    monkeypatch.setattr(iterated, "imitate", spy)
+    iterate(*toy_latents, folder=tmp_path, generations=3, **FAST)
+    assert len(began) == 2
+    assert not torch.equal(*began)
 
 
 def test_nan_labels_are_masked_all_the_way(toy_latents: Data, tmp_path: Path) -> None:
