@@ -53,7 +53,9 @@ def write_table(path: Path, table: pd.DataFrame) -> None:
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
-    """Write named tensors as safetensors."""
+    """Write named tensors as safetensors. The format keeps no order of metadata: two entries are a ValueError."""
+    if metadata and len(metadata) > 1:
+        raise ValueError(f"metadata of {path} has {len(metadata)} entries; put them into one, or equal files differ")
     from safetensors.torch import save_file
 
     with atomic(path) as temporary:

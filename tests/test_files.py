@@ -45,3 +45,8 @@ def test_json_refuses_what_json_does_not_know(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="JSON"):
         files.write_json(tmp_path / "a.json", {"x": float("nan")})
     assert not (tmp_path / "a.json").exists()
+
+
+def test_metadata_whose_order_would_be_left_to_chance_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="one"):
+        files.write_tensors(tmp_path / "x.safetensors", {"a": torch.zeros(1)}, {"a": "1", "b": "2"})

@@ -7,6 +7,7 @@ warms up and then stays, so that a longer training goes through the same states.
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -85,7 +86,7 @@ class State:
 
 def _write(state: State, folder: Path, key: str) -> None:
     write_table(folder / "history.parquet", state.history())
-    write_tensors(folder / FILE, state.tensors(), {"key": key, "step": str(state.step)})
+    write_tensors(folder / FILE, state.tensors(), {"training": json.dumps({"key": key, "step": state.step})})
 
 
 def _resume(state: State, folder: Path, key: str, steps: int) -> None:
@@ -95,14 +96,14 @@ def _resume(state: State, folder: Path, key: str, steps: int) -> None:
     if not (folder / FILE).is_file():
         return
     with safe_open(folder / FILE, "pt") as stored:
-        about = stored.metadata()
+        about = json.loads(stored.metadata()["training"])
         if about["key"] != key:
             raise InputError(
                 f"{folder} holds a training with other settings or data; choose another folder, or move it"
             )
-        if int(about["step"]) > steps:
+        if about["step"] > steps:
             raise InputError(f"{folder} was already trained for {about['step']} steps, more than {steps}; ask for more")
-        state.restore({name: stored.get_tensor(name) for name in stored.keys()}, int(about["step"]))
+        state.restore({name: stored.get_tensor(name) for name in stored.keys()}, about["step"])
 
 
 def _validated(state: State, evaluate: Callable[[nn.Module], float]) -> float:

@@ -34,9 +34,10 @@ def stop_at(stage: str, done: int) -> Callable[[str, int, int], None]:
 
 
 def content(run: Path) -> dict[str, bytes]:
-    """Every file but run.json, which holds times."""
-    files = sorted(p for p in run.rglob("*") if p.is_file() and p.name != "run.json")
-    return {p.relative_to(run).as_posix(): p.read_bytes() for p in files}
+    """Every file but run.json, which holds times, and the cache of prepared images, named by the sources' times."""
+    files = sorted(p.relative_to(run).as_posix() for p in run.rglob("*") if p.is_file())
+    kept = [name for name in files if name != "run.json" and not name.startswith("stages/data/images/")]
+    return {name: (run / name).read_bytes() for name in kept}
 
 
 def test_a_run_leaves_what_the_contract_says(finished: Path) -> None:
