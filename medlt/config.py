@@ -193,7 +193,7 @@ class RunConfig(Strict):
     seed: int = Field(0, ge=0)
     size: int = Field(128, ge=32, description="side of the square images, px")
     threads: int | None = Field(None, ge=1, description="torch threads; equal bytes need an equal number")
-    device: Literal["cpu", "cuda", "auto"] = "cpu"
+    device: Literal["cpu"] = "cpu"
     data: Data
     skip_unreadable: bool = Field(False, description="go on without images that cannot be read, and list them")
     codec: CodecConfig
