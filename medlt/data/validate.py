@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from medlt.data.dicom_guard import Unreadable
+from medlt.data.dicom.guard import Unreadable
 from medlt.data.images import read_image
 from medlt.data.manifest import SPLITS, Manifest
 from medlt.types import InputError

@@ -17,9 +17,8 @@ from pydicom.dataset import Dataset
 from pydicom.encaps import encapsulate
 from pydicom.uid import JPEG2000, UID, DeflatedExplicitVRLittleEndian, JPEGLosslessSV1
 
-from medlt.data import dicom_guard
-from medlt.data.dicom import Unreadable, modality_lut, presentation, read_dicom, voi_lut
-from medlt.data.dicom_guard import open_dicom, stored_values
+from medlt.data.dicom import Unreadable, guard, modality_lut, presentation, read_dicom, voi_lut
+from medlt.data.dicom.guard import open_dicom, stored_values
 from medlt.data.images import read_image
 from medlt.types import InputError
 
@@ -376,7 +375,7 @@ def test_no_preamble_and_no_extension_are_read_and_said(write_dicom: Write, tmp_
 
 def test_a_giant_is_refused_from_its_header(write_dicom: Write, monkeypatch: pytest.MonkeyPatch) -> None:
     opened = []
-    monkeypatch.setattr(dicom_guard, "pixel_array", lambda *a, **k: opened.append(a))
+    monkeypatch.setattr(guard, "pixel_array", lambda *a, **k: opened.append(a))
     assert code_of(write_dicom(RAMP, Rows=60000, Columns=60000)) == "too_large"
     assert code_of(write_dicom(RAMP, NumberOfFrames=100000)) == "too_large"
     assert opened == []
@@ -389,9 +388,9 @@ def test_a_deflate_bomb_is_refused_before_it_is_inflated(
     data.file_meta.TransferSyntaxUID = DeflatedExplicitVRLittleEndian
     data.save_as(tmp_path / "deflated.dcm", enforce_file_format=True)
     np.testing.assert_allclose(read_dicom(tmp_path / "deflated.dcm").pixels, RAMP / 4095, atol=1e-6)
-    size = dicom_guard._inflated_size(zlib.compress(bytes(10**6), wbits=-15))
+    size = guard._inflated_size(zlib.compress(bytes(10**6), wbits=-15))
     assert size == 10**6
-    monkeypatch.setattr(dicom_guard, "LIMIT_INFLATED_BYTES", 5000)
+    monkeypatch.setattr(guard, "LIMIT_INFLATED_BYTES", 5000)
     monkeypatch.setattr(pydicom, "dcmread", lambda *a, **k: pytest.fail("inflated"))
     assert code_of(tmp_path / "deflated.dcm") == "too_large"
 

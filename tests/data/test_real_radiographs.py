@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from medlt.data.dicom import Unreadable, read_dicom
-from medlt.data.dicom_guard import open_dicom, stored_values
+from medlt.data.dicom.guard import open_dicom, stored_values
 from medlt.data.images import read_image
 from medlt.data.layouts import NIH_FINDINGS, from_csv, from_nih
 from medlt.data.loaders import images, square

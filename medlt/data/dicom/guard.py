@@ -17,7 +17,7 @@ from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian
 from pydicom.uid import ExplicitVRLittleEndian as ExplicitLE
 from pydicom.uid import ImplicitVRLittleEndian as ImplicitLE
 
-from medlt.data import dicom_codecs
+from medlt.data.dicom import codecs
 from medlt.types import InputError
 
 LIMIT_SAMPLES = 2**28  # 20 times a full-size radiograph
@@ -187,7 +187,7 @@ def _assumed_syntax(data: Dataset, path: Path) -> UID:
 
 
 def _refuse_without_codec(syntax: UID, path: Path) -> None:
-    dicom_codecs.register()
+    codecs.register()
     try:
         decoder = get_decoder(syntax)
     except NotImplementedError:

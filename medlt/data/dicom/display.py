@@ -15,7 +15,7 @@ from pydicom.dataset import Dataset
 from pydicom.multival import MultiValue
 from pydicom.pixels import apply_color_lut
 
-from medlt.data.dicom_guard import Unreadable, open_dicom, stored_values
+from medlt.data.dicom.guard import Unreadable, open_dicom, stored_values
 
 __all__ = ["Radiograph", "Unreadable", "modality_lut", "presentation", "read_dicom", "voi_lut"]
 
