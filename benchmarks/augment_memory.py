@@ -12,8 +12,28 @@ import json
 import subprocess
 import sys
 import tempfile
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+
+import common
+import pandas as pd
+import torch
+from torch import Tensor
+
+from medlt.chance import generator
+from medlt.checks.sanity import sanity
+from medlt.diffusion.cache import Standardiser
+from medlt.diffusion.decode import Decoder
+from medlt.diffusion.denoiser import LabelUNet, as_denoiser
+from medlt.diffusion.schedulers import abar, factory
+from medlt.runs import peak_rss_mb
+from medlt.sparse.embedding import SimplicialCoder
+from medlt.synthesis.fusion import LatentFusion
+from medlt.synthesis.plan import Collection, Draws
+from medlt.testing import IdentityCodec
+from medlt.writer import DatasetWriter
+from pipelines.making import make
 
 ROWS = 60
 SIDE = 16
@@ -24,41 +44,29 @@ class Folder:
     """The one thing `make` asks of a run: its folder."""
 
     folder: Path
-    names: list[str] = field(default_factory=list)
 
 
-def child(count: int) -> None:
-    """Make `count` images; print peak memory and how many there are."""
-    import numpy as np
-    import pandas as pd
-    import torch
-
-    from medlt.chance import generator
-    from medlt.checks.sanity import sanity
-    from medlt.diffusion.cache import Standardiser
-    from medlt.diffusion.decode import Decoder
-    from medlt.diffusion.denoiser import LabelUNet, as_denoiser
-    from medlt.diffusion.schedulers import abar, factory
-    from medlt.runs import peak_rss_mb
-    from medlt.sparse.embedding import SimplicialCoder
-    from medlt.synthesis.fusion import LatentFusion
-    from medlt.synthesis.plan import Collection, Draws
-    from medlt.testing import IdentityCodec
-    from medlt.writer import DatasetWriter
-    from pipelines.making import make
-
-    torch.set_num_threads(1)
+def collection() -> Collection:
+    """Train rows u0, u1, ...: six rare ones, the others common."""
     uids = pd.Index([f"u{i}" for i in range(ROWS)], name="uid")
     labels = {"Rare": [float(i < 6) for i in range(ROWS)], "Common": [float(i >= 6) for i in range(ROWS)]}
     table = pd.DataFrame({"patient_id": uids, "fold": 0, **labels}, index=uids)
-    latents = torch.randn(ROWS, 1, SIDE, SIDE, generator=generator("latents"))
-    images = (latents.sigmoid() * 255).to(torch.uint8)
+    return Collection(table, ("Rare", "Common"), ("Rare",))
+
+
+def latents(uids: Sequence[str]) -> Tensor:
+    """Standard normal [n,1,SIDE,SIDE], the same for a uid each time."""
+    every = torch.randn(ROWS, 1, SIDE, SIDE, generator=generator("latents"))
+    return every[[int(uid[1:]) for uid in uids]]
+
+
+def fusion() -> LatentFusion:
+    """The method with untrained networks; latents are pixels."""
     net, levels = LabelUNet(1, 2, 8), abar()
-    at = {uid: i for i, uid in enumerate(uids)}
-    method = LatentFusion(
-        collection=Collection(table, ("Rare", "Common"), ("Rare",)),
+    return LatentFusion(
+        collection=collection(),
         coder=SimplicialCoder(1, 2, groups=4, vocabulary=4, width=8, temperature=0.3, seed=0),
-        latents=lambda names: latents[[at[name] for name in names]],
+        latents=latents,
         standardiser=Standardiser(torch.zeros(1), torch.ones(1)),
         denoise=lambda said: as_denoiser(net, said, levels),
         decode=Decoder(IdentityCodec()),
@@ -66,19 +74,23 @@ def child(count: int) -> None:
         draws=Draws(candidates=1),
         keep=2,
     )
+
+
+def child(count: int) -> None:
+    """Make `count` images; print peak memory and how many there are."""
+    torch.set_num_threads(1)
+    method = fusion()
     plan = method.plan({"Rare": count}, 0)
+    looks = sanity(lambda uids: (latents(uids).sigmoid() * 255).to(torch.uint8))
     with tempfile.TemporaryDirectory() as place:
-        looks = sanity(lambda names: images[[at[name] for name in names]])
         make(Folder(Path(place)), method, plan, looks, lambda *_: None)  # type: ignore[arg-type]
-        made = len(DatasetWriter(Path(place)).findings()["uid"].unique())
-    assert made == count == len(np.unique(plan.index))
+        made = DatasetWriter(Path(place)).findings()["uid"].nunique()
+    assert made == count == plan.index.nunique()
     print(json.dumps({"images": count, "peak_mb": peak_rss_mb()}))
 
 
 def main(few: int, many: int) -> None:
     """Both counts, a table, the ratio."""
-    from common import table
-
     found = []
     for count in (few, many):
         done = subprocess.run(
@@ -87,7 +99,7 @@ def main(few: int, many: int) -> None:
         found.append(json.loads(done.stdout.splitlines()[-1]))
     ratio = found[1]["peak_mb"] / found[0]["peak_mb"]
     lines = ["| images | peak RSS, MB |", "|---:|---:|", *(f"| {f['images']} | {f['peak_mb']:.0f} |" for f in found)]
-    table("augment_memory", [*lines, "", f"Ratio {ratio:.3f} (target < 1.2)."])
+    common.table("augment_memory", [*lines, "", f"Ratio {ratio:.3f} (target < 1.2)."])
 
 
 if __name__ == "__main__":

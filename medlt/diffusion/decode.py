@@ -38,6 +38,10 @@ class Layout:
         """Rows in flight."""
         return self.rows * max(1, self.lanes)
 
+    def padded(self, count: int) -> int:
+        """Rows that `count` rows cost: whole chunks."""
+        return -(-count // self.chunk) * self.chunk
+
     def run(self, fn: Callable[..., Tensor], rows: Tensor) -> Tensor:
         """fn over any number of rows [N,...]; a short last call is padded."""
         if self.lanes:
@@ -111,10 +115,13 @@ class Decoder:
 
     @property
     def layout(self) -> Layout:
-        """The fastest layout measured so far, for the latents of the last shape."""
-        if self._given is not None:
-            return self._given
-        return min(self._seconds, key=lambda layout: min(self._seconds[layout], default=float("inf")))
+        """The fastest layout measured so far, for whole slices of latents of the last shape."""
+        return self._given or self._fastest(self._slice)
+
+    def _fastest(self, count: int) -> Layout:
+        """The layout that should decode `count` rows soonest: seconds a row times the rows it would compute."""
+        unknown = [float("inf")]
+        return min(self._seconds, key=lambda layout: min(self._seconds[layout] or unknown) * layout.padded(count))
 
     def __call__(self, latents: Tensor) -> Tensor:
         with self._lock:
@@ -122,8 +129,8 @@ class Decoder:
                 self._prepare(latents)
             images, done = [], 0
             while done < len(latents):
-                layout = self._next()
                 piece = latents[done : done + self._slice]
+                layout = self._next(len(piece))
                 images.append(self._timed(layout, piece))
                 done += len(piece)
         whole = torch.cat(images)
@@ -138,10 +145,10 @@ class Decoder:
             self._seconds[layout].append((time.perf_counter() - began) / len(piece))
         return images
 
-    def _next(self) -> Layout:
-        """A layout whose turns are not over, else the fastest."""
+    def _next(self, count: int) -> Layout:
+        """A layout whose turns are not over, else the fastest for `count` rows."""
         waiting = [layout for layout, spent in self._seconds.items() if len(spent) < TURNS]
-        return self._given or (waiting[0] if waiting else self.layout)
+        return self._given or (waiting[0] if waiting else self._fastest(count))
 
     def _prepare(self, latents: Tensor) -> None:
         """Find the layouts that fit the budget and give the reference's bytes."""

@@ -56,12 +56,21 @@ def test_only_layouts_with_the_reference_bytes_are_used() -> None:
     assert torch.equal(images, IdentityCodec().decode(latents(64, 1).abs() / 4))
 
 
+def test_few_rows_take_a_layout_that_computes_few() -> None:
+    """8 rows cost 16 in calls of 8 on 2 lanes, however fast those are when full; 4 x 2 computes just the 8."""
+    decoder = Decoder(IdentityCodec())
+    wide, narrow = Layout(8, 2), Layout(4, 2)
+    decoder._seconds = {wide: [1.0, 1.0], narrow: [1.5, 1.5]}
+    assert decoder._next(16) == wide
+    assert decoder._next(8) == narrow
+
+
 def test_the_fastest_layout_is_kept() -> None:
     decoder = Decoder(IdentityCodec())
     decoder(latents(64, 1))
     slow, fast = list(decoder._seconds)[:2]
     decoder._seconds = {slow: [2.0, 3.0], fast: [9.0, 1.0]}
-    assert decoder.layout == decoder._next() == fast
+    assert decoder.layout == decoder._next(16) == fast
 
 
 def test_the_memory_budget_limits_rows_in_flight(codec: Codec) -> None:
