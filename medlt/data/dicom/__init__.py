@@ -1,6 +1,17 @@
 """DICOM radiographs: opened behind a guard, shown in the standard's order, written back."""
 
-from medlt.data.dicom.display import Radiograph, modality_lut, presentation, read_dicom, voi_lut
 from medlt.data.dicom.guard import Unreadable
+from medlt.data.dicom.luts import modality_lut, presentation, voi_lut
+from medlt.data.dicom.read import Radiograph, read_dicom
+from medlt.data.dicom.synthetic import Origin, write_synthetic
 
-__all__ = ["Radiograph", "Unreadable", "modality_lut", "presentation", "read_dicom", "voi_lut"]
+__all__ = [
+    "Origin",
+    "Radiograph",
+    "Unreadable",
+    "modality_lut",
+    "presentation",
+    "read_dicom",
+    "voi_lut",
+    "write_synthetic",
+]

@@ -5,23 +5,29 @@ Reasons (`Unreadable.code`): missing, not_dicom, not_an_image, no_pixels, too_la
 
 from __future__ import annotations
 
+import os
 import zlib
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pydicom
 from pydicom.dataset import Dataset
+from pydicom.encaps import get_frame
+from pydicom.filereader import read_dataset
 from pydicom.pixels import get_decoder, pixel_array
 from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian
 from pydicom.uid import ExplicitVRLittleEndian as ExplicitLE
 from pydicom.uid import ImplicitVRLittleEndian as ImplicitLE
 
 from medlt.data.dicom import codecs
+from medlt.data.dicom.streams import frame_size
 from medlt.types import InputError
 
 LIMIT_SAMPLES = 2**28  # 20 times a full-size radiograph
 LIMIT_INFLATED_BYTES = 2**30
+LIMIT_FILE_BYTES = 2**30
 NO_IMAGE = frozenset({"SR", "PR", "KO", "DOC", "SEG", "REG", "RTDOSE", "RTPLAN", "RTSTRUCT", "RTRECORD"})
 
 
@@ -39,12 +45,30 @@ class Unreadable(InputError):  # noqa: N818
 def open_dicom(path: Path) -> tuple[Dataset, tuple[str, ...]]:
     """The data set and notes on what was wrong but mended. Raises Unreadable before any pixel is decoded."""
     path = Path(path)
-    notes = () if _has_preamble(path) else ("no preamble",)
-    _refuse_bomb(path)
-    header = _parsed(path, stop_before_pixels=True)
-    _refuse_other_objects(header, path)
-    _refuse_giant(header, path)
-    data = _parsed(path)
+    return open_bytes(read_bytes(path), path)
+
+
+def read_bytes(path: Path) -> bytes:
+    """The file's bytes. Raises Unreadable if it cannot be opened or is larger than LIMIT_FILE_BYTES."""
+    try:
+        with Path(path).open("rb") as handle:
+            size = os.fstat(handle.fileno()).st_size
+            if size > LIMIT_FILE_BYTES:
+                told = f"{size >> 20} MiB exceed the limit of {LIMIT_FILE_BYTES >> 20} MiB"
+                raise Unreadable("too_large", f"{path}: {told}; leave the file out")
+            return handle.read()
+    except OSError as error:
+        reason = error.strerror or "cannot be opened"
+        raise Unreadable("missing", f"{path}: {reason}; check the path and its permissions") from None
+
+
+def open_bytes(raw: bytes, path: Path) -> tuple[Dataset, tuple[str, ...]]:
+    """`open_dicom` for a file that is in memory; `path` is what errors call it."""
+    notes = () if raw[128:132] == b"DICM" else ("no preamble",)
+    _refuse_bomb(raw, path)
+    data = _parsed(raw, path)
+    _refuse_other_objects(data, path)
+    _refuse_giant(data, path)
     if not any(k in data for k in ("PixelData", "FloatPixelData", "DoubleFloatPixelData")):
         raise Unreadable("no_pixels", f"{path}: no pixel data ({_kind(data)}), or cut before it; leave the file out")
     return data, notes + _mend(data, path)
@@ -53,28 +77,49 @@ def open_dicom(path: Path) -> tuple[Dataset, tuple[str, ...]]:
 def stored_values(data: Dataset, path: Path) -> np.ndarray:
     """Stored values of the first frame, [H,W] or [H,W,3]: upper bits cleared, sign extended, YBR already RGB.
 
-    PS3.5 section 8.1.1. Raises Unreadable on a missing codec, a truncated or a damaged stream.
+    PS3.5 section 8.1.1. The array may be a read-only view of the data set's bytes. Raises Unreadable on a missing
+    codec, a truncated or a damaged stream, and a stream of another size than the header says.
     """
     syntax = data.file_meta.TransferSyntaxUID
     _refuse_without_codec(syntax, path)
-    shift = _bits_below(data)
     try:
-        if not shift or syntax.is_encapsulated:
-            return _native(pixel_array(data, index=0))
-        return _shifted(_native(pixel_array(data, index=0, correct_unused_bits=False)), data, shift)
+        if syntax.is_encapsulated:
+            refuse_other_size(data, path)
+            return _native(_decoded(data))
+        raw = _native(pixel_array(data, index=0, correct_unused_bits=False, view_only=True))
+        return _cleared(raw, data)
+    except Unreadable:
+        raise
     except Exception as error:
         raise _damaged(error, path) from None
+
+
+def _decoded(data: Dataset) -> np.ndarray:
+    """By the preferred plugin; whatever else is installed if that one fails."""
+    first = codecs.preferred(data)
+    if not first:
+        return pixel_array(data, index=0)
+    try:
+        return pixel_array(data, index=0, decoding_plugin=first)
+    except Exception:
+        return pixel_array(data, index=0)
+
+
+def _cleared(raw: np.ndarray, data: Dataset) -> np.ndarray:
+    """Bits outside BitsStored dropped, as overlays once lived there; a copy only where there are such bits."""
+    if not np.issubdtype(raw.dtype, np.integer):
+        return raw
+    allocated, stored, shift = int(data.BitsAllocated), int(data.BitsStored), _bits_below(data)
+    unused = allocated - stored
+    limits = (-(2 ** (stored - 1)), 2 ** (stored - 1) - 1) if data.PixelRepresentation else (0, 2**stored - 1)
+    if unused <= 0 or (not shift and raw.size and limits[0] <= raw.min() and raw.max() <= limits[1]):
+        return raw
+    return np.asarray((raw << (unused - shift)) >> unused)
 
 
 def _native(values: np.ndarray) -> np.ndarray:
     """The same values in this machine's byte order."""
     return np.asarray(values, values.dtype.newbyteorder("="))
-
-
-def _shifted(raw: np.ndarray, data: Dataset, shift: int) -> np.ndarray:
-    """Values whose HighBit is not BitsStored - 1: drop the `shift` bits below, then those above."""
-    unused = int(data.BitsAllocated) - int(data.BitsStored)
-    return np.asarray((raw << (unused - shift)) >> unused)
 
 
 def _bits_below(data: Dataset) -> int:
@@ -83,19 +128,10 @@ def _bits_below(data: Dataset) -> int:
     return 0 if high is None else max(0, int(high) + 1 - stored)
 
 
-def _has_preamble(path: Path) -> bool:
-    try:
-        with path.open("rb") as handle:
-            return handle.read(132)[128:] == b"DICM"
-    except OSError as error:
-        reason = error.strerror or "cannot be opened"
-        raise Unreadable("missing", f"{path}: {reason}; check the path and its permissions") from None
-
-
-def _parsed(path: Path, stop_before_pixels: bool = False) -> Dataset:
+def _parsed(raw: bytes, path: Path) -> Dataset:
     """dcmread behind a guard, as hostile bytes may raise anything; text that merely parses is refused."""
     try:
-        data = pydicom.dcmread(path, force=True, stop_before_pixels=stop_before_pixels)
+        data = pydicom.dcmread(BytesIO(raw), force=True)
         plausible = "SOPClassUID" in data or ("Rows" in data and "Columns" in data) or "PatientID" in data
         plausible = plausible or "MediaStorageSOPClassUID" in data.file_meta
     except Exception as error:
@@ -132,15 +168,15 @@ def _refuse_giant(header: Dataset, path: Path) -> None:
         raise Unreadable("too_large", f"{path}: {size} samples exceed the limit of {LIMIT_SAMPLES}; leave the file out")
 
 
-def _refuse_bomb(path: Path) -> None:
+def _refuse_bomb(raw: bytes, path: Path) -> None:
     """A deflated data set is inflated piecewise and thrown away, until it ends or passes the cap."""
+    if raw[128:132] != b"DICM":
+        return
     try:
-        with path.open("rb") as handle:
-            meta = pydicom.filereader.read_file_meta_info(path) if handle.read(132)[128:] == b"DICM" else Dataset()
-            if meta.get("TransferSyntaxUID") != DeflatedExplicitVRLittleEndian:
-                return
-            handle.seek(144 + int(meta.FileMetaInformationGroupLength))
-            deflated = handle.read()
+        meta = read_dataset(BytesIO(raw[132:]), False, True, stop_when=lambda tag, vr, length: tag >= 0x00030000)
+        if meta.get("TransferSyntaxUID") != DeflatedExplicitVRLittleEndian:
+            return
+        deflated = raw[144 + int(meta.FileMetaInformationGroupLength) :]
     except Exception as error:
         raise _damaged(error, path) from None
     if _inflated_size(deflated) > LIMIT_INFLATED_BYTES:
@@ -161,6 +197,15 @@ def _inflated_size(deflated: bytes) -> int:
     except zlib.error:
         return size
     return size
+
+
+def refuse_other_size(data: Dataset, path: Path) -> None:
+    """Refuse a stream whose own header claims another size than the data set: a bomb, or somebody else's pixels."""
+    frame = get_frame(data.PixelData, 0, number_of_frames=int(data.get("NumberOfFrames") or 1))
+    said, size = (int(data.Rows), int(data.Columns)), frame_size(frame[:65536])
+    if size is not None and size != said:
+        told = f"the compressed stream is {size[0]} x {size[1]}, the header says {said[0]} x {said[1]}"
+        raise Unreadable("corrupt", f"{path}: {told}; restore the file from its source")
 
 
 def _mend(data: Dataset, path: Path) -> tuple[str, ...]:

@@ -1,0 +1,82 @@
+"""The look-up tables and functions of a radiograph's display, one value at a time: PS3.3 C.11.1 and C.11.2."""
+
+from __future__ import annotations
+
+import numpy as np
+from pydicom.dataset import Dataset
+from pydicom.multival import MultiValue
+
+
+def modality_lut(values: np.ndarray, header: Dataset) -> np.ndarray:
+    """Stored values to the modality's unit, float64: Modality LUT Sequence, else slope and intercept (C.11.1)."""
+    if sequence := header.get("ModalityLUTSequence"):
+        return _looked_up(values, sequence[0])
+    slope = header.get("RescaleSlope")
+    scale = 1.0 if slope is None or float(slope) == 0 else float(slope)
+    return np.asarray(values * scale + float(header.get("RescaleIntercept") or 0))
+
+
+def voi_lut(values: np.ndarray, header: Dataset, span: tuple[float, float]) -> np.ndarray:
+    """Modality values to [0,1], float64: VOI LUT Sequence, else the first window, else `span` as it is (C.11.2)."""
+    if sequence := header.get("VOILUTSequence"):
+        return _looked_up(values, sequence[0]) / largest(sequence[0])
+    if (window := first_window(header)) is not None:
+        return _windowed(values, *window, str(header.get("VOILUTFunction") or "LINEAR"))
+    low, high = span
+    return np.clip((values - low) / (high - low), 0, 1) if high > low else np.zeros_like(values, dtype=np.float64)
+
+
+def presentation(values: np.ndarray, header: Dataset) -> np.ndarray:
+    """Invert [0,1] once if told to: INVERSE and MONOCHROME1 say the same thing (C.8.11.3.1), so never twice."""
+    by_shape = header.get("PresentationLUTShape") == "INVERSE"
+    by_photometric = header.get("PhotometricInterpretation") == "MONOCHROME1"
+    return 1 - values if by_shape or by_photometric else values
+
+
+def first_window(header: Dataset) -> tuple[float, float] | None:
+    """(centre, width) of the first pair; None if there is none or its width is not positive."""
+    centre, width = (_first(header.get(k)) for k in ("WindowCenter", "WindowWidth"))
+    return None if centre is None or width is None or width <= 0 else (centre, width)
+
+
+def _first(value: object) -> float | None:
+    if isinstance(value, MultiValue | list | tuple):
+        value = value[0] if len(value) else None
+    return None if value in (None, "") else float(str(value))
+
+
+def _windowed(values: np.ndarray, centre: float, width: float, function: str) -> np.ndarray:
+    """The three functions of C.11.2.1.2 and C.11.2.1.3 with output range [0,1]."""
+    if function == "SIGMOID":
+        return np.asarray(1 / (1 + np.exp(np.clip(-4 * (values - centre) / width, -500, 500))))
+    if function == "LINEAR_EXACT":
+        return np.clip((values - centre) / width + 0.5, 0, 1)
+    if width <= 1:
+        return np.where(values > centre - 0.5, 1.0, 0.0)
+    return np.clip((values - (centre - 0.5)) / (width - 1) + 0.5, 0, 1)
+
+
+def _looked_up(values: np.ndarray, item: Dataset) -> np.ndarray:
+    """A LUT item of C.11.1.1 or C.11.2.1.1: values before the first entry take it, values past the last take that."""
+    table = _entries(item)
+    first = int(item.LUTDescriptor[1])
+    if first >= 2**15 and values.min() < 0:
+        first -= 2**16
+    return np.asarray(table[np.clip(np.rint(values).astype(np.int64) - first, 0, len(table) - 1)].astype(np.float64))
+
+
+def _entries(item: Dataset) -> np.ndarray:
+    """LUT Data as unsigned integers, 8-bit entries unpacked where two share a word."""
+    count = (int(item.LUTDescriptor[0]) & 0xFFFF) or 2**16
+    data = item.LUTData
+    if not isinstance(data, bytes):
+        data = (np.atleast_1d(np.asarray(data, np.int64)) & 0xFFFF).astype("<u2").tobytes()
+    entries = np.frombuffer(data, np.uint8 if len(data) < 2 * count else "<u2")[:count]
+    if not len(entries):
+        raise ValueError("empty look-up table")
+    return entries
+
+
+def largest(item: Dataset) -> float:
+    """The top of a LUT's output range: its declared bits, or its largest entry if that is beyond."""
+    return float(max(2 ** min(int(item.LUTDescriptor[2]), 16) - 1, int(_entries(item).max()), 1))

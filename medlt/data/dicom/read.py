@@ -1,0 +1,91 @@
+"""One DICOM file to a displayed radiograph with the tags that training needs."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from pydicom.dataset import Dataset
+
+from medlt.data.dicom.display import shown
+from medlt.data.dicom.guard import Unreadable, open_dicom, stored_values
+
+
+@dataclass(frozen=True)
+class Radiograph:
+    """pixels float32 [H,W] in [0,1], upright, bright means dense; spacing is (row, column) in mm, None if untold.
+
+    `frames` is what the file claims; only the first is read. `notes` say what was odd or assumed. Text is "" if absent.
+    """
+
+    pixels: np.ndarray
+    uid: str
+    patient_id: str
+    modality: str
+    body_part: str
+    view: str
+    photometric: str
+    transfer_syntax: str
+    bits_stored: int
+    spacing: tuple[float, float] | None
+    frames: int
+    notes: tuple[str, ...]
+
+
+def read_dicom(path: Path) -> Radiograph:
+    """Read one file. Raises Unreadable (an InputError with a reason code) on anything that is no image."""
+    path = Path(path)
+    with readable(path):
+        data, notes = open_dicom(path)
+        seen = shown(stored_values(data, path), data)
+        return _described(data, seen.unit(), notes + seen.notes)
+
+
+@contextmanager
+def readable(path: Path) -> Iterator[None]:
+    """Display tags that cannot be used become Unreadable; warnings on values are silenced, as hospital files break
+    value rules everywhere and what matters is in the notes."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            yield
+        except Unreadable:
+            raise
+        except (AttributeError, KeyError, IndexError, TypeError, ValueError, OverflowError) as error:
+            told = (str(error) or type(error).__name__).splitlines()[0]
+            raise Unreadable("corrupt", f"{path}: unusable display tags ({told}); export the file again") from None
+
+
+def _described(data: Dataset, pixels: np.ndarray, notes: tuple[str, ...]) -> Radiograph:
+    return Radiograph(
+        pixels=np.ascontiguousarray(pixels),
+        uid=text(data, "SOPInstanceUID"),
+        patient_id=text(data, "PatientID"),
+        modality=text(data, "Modality"),
+        body_part=text(data, "BodyPartExamined"),
+        view=text(data, "ViewPosition"),
+        photometric=text(data, "PhotometricInterpretation"),
+        transfer_syntax=str(data.file_meta.TransferSyntaxUID),
+        bits_stored=int(data.get("BitsStored") or 32),
+        spacing=spacing(data),
+        frames=int(data.get("NumberOfFrames") or 1),
+        notes=notes,
+    )
+
+
+def text(data: Dataset, keyword: str) -> str:
+    """The attribute as stripped text, "" if absent or empty."""
+    return str(data.get(keyword) or "").strip()
+
+
+def spacing(data: Dataset) -> tuple[float, float] | None:
+    """Pixel Spacing, else Imager Pixel Spacing (at the detector); None unless two positive numbers."""
+    for keyword in ("PixelSpacing", "ImagerPixelSpacing"):
+        value = data.get(keyword)
+        if value is not None and len(value) == 2 and min(float(v) for v in value) > 0:
+            return float(value[0]), float(value[1])
+    return None

@@ -1,0 +1,35 @@
+"""The size a compressed frame claims in its own header, read before anything is decoded."""
+
+from __future__ import annotations
+
+import struct
+
+_SOF = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC} | {0xF7}  # ISO 10918-1 B.2.2, ISO 14495-1 C.1.1 for 0xF7
+_ALONE = frozenset((0x01, *range(0xD0, 0xD9)))
+
+
+def frame_size(stream: bytes) -> tuple[int, int] | None:
+    """(rows, columns) of a JPEG, JPEG-LS, JPEG 2000 or HTJ2K stream; None where none can be read."""
+    if stream[:4] == b"\xff\x4f\xff\x51":  # SOC, SIZ: ISO 15444-1 A.5.1
+        if len(stream) < 24:
+            return None
+        right, bottom, left, top = struct.unpack(">4I", stream[8:24])
+        return bottom - top, right - left
+    return _jpeg_size(stream) if stream[:2] == b"\xff\xd8" else None
+
+
+def _jpeg_size(stream: bytes) -> tuple[int, int] | None:
+    """From the first start-of-frame marker."""
+    at = 2
+    while at + 9 <= len(stream):
+        if stream[at] != 0xFF:
+            return None
+        marker = stream[at + 1]
+        if marker in _SOF:
+            rows, columns = struct.unpack(">2H", stream[at + 5 : at + 9])
+            return rows, columns
+        if marker == 0xFF or marker in _ALONE:
+            at += 1 if marker == 0xFF else 2
+        else:
+            at += 2 + struct.unpack(">H", stream[at + 2 : at + 4])[0]
+    return None
