@@ -1,4 +1,4 @@
-"""Any radiograph file as one float image: DICOM, PNG or JPEG, told apart by what the file holds, not by its name."""
+"""Any radiograph file as one float image: DICOM, PNG, JPEG or NIfTI, told apart by content, not by name."""
 
 from __future__ import annotations
 
@@ -10,48 +10,74 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from medlt.data.dicom import Unreadable, read_dicom
+from medlt.data.dicom.guard import read_bytes
+from medlt.data.nifti import is_nifti, slice_of
 
 _COLOUR = ("RGB", "RGBA", "P", "PA", "LA", "CMYK", "YCbCr", "1")
+_ARCHIVES = (b"PK\x03\x04", b"\x1f\x8b", b"7z\xbc\xaf\x27\x1c", b"Rar!", b"BZh", b"\xfd7zXZ\x00", b"\x28\xb5\x2f\xfd")
 
 
 def read_image(path: Path) -> np.ndarray:
     """float32 [H,W] in [0,1], upright, never mirrored by us.
 
     DICOM goes through `read_dicom`. PNG and JPEG: 8-bit values / 255, 16-bit / 65535, colour to BT.601 luminance,
-    the EXIF orientation applied. Raises Unreadable (an InputError) in one line if the file is none of these.
+    the EXIF orientation applied. NIfTI: the middle slice, scaled from its lowest to its highest value. Raises
+    Unreadable (an InputError) in one line if the file is none of these.
     """
     path = Path(path)
     kind = sniff(path)
-    return read_dicom(path).pixels if kind == "dicom" else _read_picture(path)
+    if kind == "nifti":
+        values, _ = slice_of(read_bytes(path), path)
+        low, high = values.min(), values.max()
+        return np.asarray((values - low) / ((high - low) or 1), np.float32)
+    if kind in ("png", "jpeg"):
+        values = read_picture(read_bytes(path), path)
+        return np.asarray(np.clip(values / np.float32(255 if values.dtype == np.uint8 else 65535), 0, 1), np.float32)
+    return read_dicom(path).pixels
 
 
 def sniff(path: Path) -> str:
-    """'dicom', 'png' or 'jpeg'; a file that is none is taken for DICOM without its preamble. Raises Unreadable."""
+    """The kind of a file, see `kind_of`. Raises Unreadable."""
     try:
         with Path(path).open("rb") as handle:
-            head = handle.read(132)
+            return kind_of(handle.read(2048))
     except OSError as error:
         reason = error.strerror or "cannot be opened"
         raise Unreadable("missing", f"{path}: {reason}; check the path and its permissions") from None
+
+
+def kind_of(head: bytes) -> str:
+    """'png', 'jpeg', 'nifti', 'archive', 'document' or 'dicom' from a file's first 2,048 bytes or more.
+
+    What is none of the others is taken for DICOM without its preamble.
+    """
+    if head[128:132] == b"DICM":
+        return "dicom"
     if head.startswith(b"\x89PNG\r\n\x1a\n"):
         return "png"
-    return "jpeg" if head.startswith(b"\xff\xd8\xff") else "dicom"
+    if head.startswith(b"\xff\xd8\xff"):
+        return "jpeg"
+    if is_nifti(head):
+        return "nifti"
+    if head.startswith(_ARCHIVES) or head[257:262] == b"ustar":
+        return "archive"
+    return "document" if head.startswith(b"%PDF") else "dicom"
 
 
-def _read_picture(path: Path) -> np.ndarray:
+def read_picture(raw: bytes, path: Path) -> np.ndarray:
+    """Grey levels of a PNG or JPEG as stored, uint8 or uint16 [H,W]; errors call it `path`. Raises Unreadable."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            image = Image.open(io.BytesIO(path.read_bytes()), formats=("PNG", "JPEG"))
+            image = Image.open(io.BytesIO(raw), formats=("PNG", "JPEG"))
             values = np.asarray(_gray(ImageOps.exif_transpose(image)))
     except (Image.DecompressionBombWarning, Image.DecompressionBombError):
         raise Unreadable("too_large", f"{path}: too many pixels to be a radiograph; remove it or shrink it") from None
     except (OSError, SyntaxError, ValueError) as error:
         told = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise Unreadable("corrupt", f"{path}: damaged image ({told}); restore the file from its source") from None
-    limit = np.float32(255 if values.dtype == np.uint8 else 65535)
-    return np.asarray(np.clip(values / limit, 0, 1), np.float32)
+    return values if values.dtype == np.uint8 else np.clip(values, 0, 65535).astype(np.uint16)
 
 
 def _gray(image: Image.Image) -> Image.Image:

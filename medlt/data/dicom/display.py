@@ -46,14 +46,13 @@ class Shown:
         shown = self.levels.astype(np.float32)[np.clip(self.stored - self.low, 0, len(self.levels) - 1)]
         return np.where(self._padded(), np.float32(0), shown)
 
-    def quantised(self, top: int) -> np.ndarray:
-        """Whole numbers from 0 to `top`, rounded half up: uint8 [H,W] for a top of 255, else uint16."""
-        kind = np.uint8 if top < 256 else np.uint16
+    def uint16(self) -> np.ndarray:
+        """uint16 [H,W]: [0,1] on 0..65535, rounded half up."""
         if self.levels is not None:
-            table = self.table((self.levels * top + 0.5).astype(kind))
+            table = self.table((self.levels * 65535 + 0.5).astype(np.uint16))
             if table is not None:
                 return looked_up(self.stored, table)
-        return (self.unit().astype(np.float64) * top + 0.5).astype(kind)
+        return (self.unit().astype(np.float64) * 65535 + 0.5).astype(np.uint16)
 
     def table(self, levels: np.ndarray) -> np.ndarray | None:
         """`levels` by code, [256] or [65536], padding as 0; None if a stored value needs more than 16 bits."""
@@ -123,7 +122,9 @@ def _span(low: np.generic, high: np.generic, data: Dataset) -> tuple[tuple[float
         return (0.0, 1.0), "VOI LUT Sequence", ()
     if (window := first_window(data)) is not None:
         function = str(data.get("VOILUTFunction") or "LINEAR")
-        return (0.0, 1.0), f"{function} centre {window[0]:g} width {window[1]:g}", ()
+        count = np.size(data.WindowCenter)
+        more = f", the first of {count}" if count > 1 else ""
+        return (0.0, 1.0), f"{function} centre {window[0]:g} width {window[1]:g}{more}", ()
     used = modality_lut(np.array([low, high], np.float64), data)
     declared = _declared(data)
     note = "no window"

@@ -6,6 +6,7 @@ Reasons (`Unreadable.code`): missing, not_dicom, not_an_image, no_pixels, too_la
 from __future__ import annotations
 
 import os
+import warnings
 import zlib
 from io import BytesIO
 from pathlib import Path
@@ -66,12 +67,14 @@ def open_bytes(raw: bytes, path: Path) -> tuple[Dataset, tuple[str, ...]]:
     """`open_dicom` for a file that is in memory; `path` is what errors call it."""
     notes = () if raw[128:132] == b"DICM" else ("no preamble",)
     _refuse_bomb(raw, path)
-    data = _parsed(raw, path)
+    data, cut = _parsed(raw, path)
     _refuse_other_objects(data, path)
     _refuse_giant(data, path)
     if not any(k in data for k in ("PixelData", "FloatPixelData", "DoubleFloatPixelData")):
+        if cut:
+            raise Unreadable("truncated", f"{path}: the file ends before its pixel data do; restore it from its source")
         raise Unreadable("no_pixels", f"{path}: no pixel data ({_kind(data)}), or cut before it; leave the file out")
-    return data, notes + _mend(data, path)
+    return data, notes + (("ends early",) if cut else ()) + _mend(data, path)
 
 
 def stored_values(data: Dataset, path: Path) -> np.ndarray:
@@ -128,17 +131,22 @@ def _bits_below(data: Dataset) -> int:
     return 0 if high is None else max(0, int(high) + 1 - stored)
 
 
-def _parsed(raw: bytes, path: Path) -> Dataset:
-    """dcmread behind a guard, as hostile bytes may raise anything; text that merely parses is refused."""
+def _parsed(raw: bytes, path: Path) -> tuple[Dataset, bool]:
+    """The data set, and whether the file ends inside an element. Hostile bytes may raise anything, so anything is
+    caught; text that merely parses is refused."""
     try:
-        data = pydicom.dcmread(BytesIO(raw), force=True)
-        plausible = "SOPClassUID" in data or ("Rows" in data and "Columns" in data) or "PatientID" in data
-        plausible = plausible or "MediaStorageSOPClassUID" in data.file_meta
+        with warnings.catch_warnings(record=True) as told:
+            warnings.simplefilter("always")
+            data = pydicom.dcmread(BytesIO(raw), force=True)
+            plausible = "SOPClassUID" in data or ("Rows" in data and "Columns" in data) or "PatientID" in data
+            plausible = plausible or "MediaStorageSOPClassUID" in data.file_meta
     except Exception as error:
-        raise _damaged(error, path) from None
+        if raw[128:132] == b"DICM":
+            raise _damaged(error, path) from None
+        plausible = False
     if not plausible:
-        raise Unreadable("not_dicom", f"{path}: neither DICOM nor PNG nor JPEG; leave the file out")
-    return data
+        raise Unreadable("not_dicom", f"{path}: neither DICOM nor PNG, JPEG or NIfTI; leave the file out")
+    return data, any("End of file" in str(warning.message) for warning in told)
 
 
 def _damaged(error: Exception, path: Path) -> Unreadable:
@@ -173,7 +181,7 @@ def _refuse_bomb(raw: bytes, path: Path) -> None:
     if raw[128:132] != b"DICM":
         return
     try:
-        meta = read_dataset(BytesIO(raw[132:]), False, True, stop_when=lambda tag, vr, length: tag >= 0x00030000)
+        meta = read_dataset(BytesIO(raw[132:65668]), False, True, stop_when=lambda tag, vr, length: tag >= 0x00030000)
         if meta.get("TransferSyntaxUID") != DeflatedExplicitVRLittleEndian:
             return
         deflated = raw[144 + int(meta.FileMetaInformationGroupLength) :]

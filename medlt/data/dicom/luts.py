@@ -27,10 +27,14 @@ def voi_lut(values: np.ndarray, header: Dataset, span: tuple[float, float]) -> n
 
 
 def presentation(values: np.ndarray, header: Dataset) -> np.ndarray:
-    """Invert [0,1] once if told to: INVERSE and MONOCHROME1 say the same thing (C.8.11.3.1), so never twice."""
+    """Invert [0,1] once if told to."""
+    return 1 - values if inverted(header) else values
+
+
+def inverted(header: Dataset) -> bool:
+    """INVERSE and MONOCHROME1 say the same thing (C.8.11.3.1), so together they invert once, not twice."""
     by_shape = header.get("PresentationLUTShape") == "INVERSE"
-    by_photometric = header.get("PhotometricInterpretation") == "MONOCHROME1"
-    return 1 - values if by_shape or by_photometric else values
+    return bool(by_shape or header.get("PhotometricInterpretation") == "MONOCHROME1")
 
 
 def first_window(header: Dataset) -> tuple[float, float] | None:

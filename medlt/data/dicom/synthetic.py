@@ -111,7 +111,7 @@ def _identity(data: Dataset, stored: np.ndarray, origin: Origin) -> None:
     UIDs hang on all that is in the file, so two files that differ in a pixel or a label never share one.
     """
     pixels = hashlib.sha256(stored.tobytes()).hexdigest()
-    made = (origin.uid, origin.method, origin.models, dict(origin.labels))
+    made = (origin.uid, origin.method, origin.models, {k: float(v) for k, v in origin.labels.items()})
     key = json.dumps([__version__, stored.shape, stored.dtype.str, pixels, *made])
     meta = data.file_meta = FileMetaDataset()
     meta.MediaStorageSOPClassUID = data.SOPClassUID = SecondaryCaptureImageStorage
@@ -171,7 +171,7 @@ def _pixels(data: Dataset, stored: np.ndarray) -> None:
     data.BitsAllocated, data.BitsStored, data.HighBit, data.PixelRepresentation = bits, bits, bits - 1, 0
     data.WindowCenter, data.WindowWidth, data.VOILUTFunction = 2 ** (bits - 1), 2**bits, "LINEAR"
     data.LossyImageCompression = "00"
-    data.PixelData = stored.tobytes() + b"\0" * (stored.nbytes % 2)
+    data.PixelData = stored.tobytes()
 
 
 def _dicom_uid(*key: str) -> str:

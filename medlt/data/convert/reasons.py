@@ -1,0 +1,35 @@
+"""Why a file became no image, in fixed words: an exception's own text may quote the file, and so a patient."""
+
+from __future__ import annotations
+
+SKIPPED = {
+    "not_dicom": "neither DICOM nor PNG, JPEG or NIfTI; nothing to do",
+    "not_an_image": "a report, plan, presentation state, directory or other object without an image; nothing to do",
+    "no_pixels": "tags without pixel data; fetch the image object from the archive",
+    "archive": "a packed archive, which is not opened; unpack it and convert its folder",
+    "document": "a PDF; nothing to do",
+    "symlink": "a symbolic link, which is not followed; convert the folder it points to",
+    "empty": "0 bytes; copy the file again",
+    "filtered": "another modality or body part than asked for; change --modality or --body-part to have it",
+    "duplicate": "byte for byte the same as another file, which is converted; see duplicates.csv",
+}
+FAILED = {
+    "missing": "cannot be opened; check that it is still there and its permissions",
+    "truncated": "pixel data are cut short; fetch the file again from its source",
+    "corrupt": "damaged or contradictory DICOM; fetch the file again from its source",
+    "too_large": "beyond the limits on size, or a decompression bomb; convert it alone if it is genuine",
+    "too_deep": "more grey levels than this preset takes; use --preset viewer",
+    "colour": "a colour image, which this preset is not for; use --preset viewer",
+    "codec_missing": "its transfer syntax has no installed decoder; see 'medlt doctor'",
+    "burned_in_text": "text may be burned into the pixels; look at it in quarantine/, or add clean-pixel",
+    "out_of_memory": "needs more memory than --memory allows",
+    "timeout": "took longer than --timeout; raise it if the file is genuine",
+    "crashed": "a decoder crashed on it; the file is damaged or hostile",
+    "write_failed": "its output could not be written; check the output folder",
+}
+HINTS = {**SKIPPED, **FAILED}
+
+
+def kind_of_reason(code: str) -> str:
+    """'skipped' for what was never a convertible image, 'failed' for an image that could not be had."""
+    return "skipped" if code in SKIPPED else "failed"

@@ -1,0 +1,62 @@
+"""What a conversion is asked to do; frozen and picklable, so that every worker does the same."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from importlib import metadata
+
+from medlt.data.convert.encode import SUFFIX
+from medlt.data.convert.presets import PRESETS
+from medlt.data.deidentify import Profile
+from medlt.files import digest
+from medlt.types import InputError
+
+_PACKAGES = ("medlt", "pydicom", "numpy", "opencv-python-headless", "imagecodecs", "pillow", "nibabel")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """`size` is the short side in pixels, None as it is; `quality` is JPEG's; `key` is the secret of de-identification.
+
+    With `modalities` or `body_parts` (upper case), files whose tag says something else are skipped. `timeout_s` is for
+    one file; `memory_mb` caps a worker's address space, 0 is no cap. Raises InputError on values that do not fit.
+    """
+
+    preset: str = "viewer"
+    size: int | None = None
+    format: str = "png"
+    quality: int = 95
+    profile: Profile | None = None
+    key: bytes = b""
+    modalities: tuple[str, ...] = ()
+    body_parts: tuple[str, ...] = ()
+    timeout_s: float = 60.0
+    memory_mb: int = 4096
+    dry_run: bool = False
+
+    def __post_init__(self) -> None:
+        for name, value, known in (("preset", self.preset, PRESETS), ("format", self.format, SUFFIX)):
+            if value not in known:
+                raise InputError(f"--{name} {value}: not known; use one of {', '.join(known)}")
+        if self.size is not None and self.size < 1:
+            raise InputError(f"--size {self.size}: the short side must be 1 pixel or more")
+        if not 1 <= self.quality <= 100:
+            raise InputError(f"--quality {self.quality}: JPEG quality runs from 1 to 100")
+        if self.preset == "linear16" and self.format not in ("png16", "nifti"):
+            raise InputError(f"--preset linear16 needs 16 bits, and {self.format} has 8; use --format png16 or nifti")
+        if self.preset in ("mimic-cxr-jpg", "chexpert") and self.format == "png16":
+            raise InputError(f"--preset {self.preset} makes 8 bits; use --format png, jpeg or nifti")
+        if self.profile is not None and not self.key:
+            raise InputError("--deidentify needs --key FILE, a secret that keeps pseudonyms consistent")
+
+    def told(self) -> dict[str, object]:
+        """Everything that decides the bytes; the key only by its digest."""
+        names = ("preset", "size", "format", "quality", "modalities", "body_parts")
+        profile = None if self.profile is None else str(self.profile)
+        key = digest(b"medlt convert", self.key) if self.key else None
+        return {**{name: getattr(self, name) for name in names}, "deidentify": profile, "key": key}
+
+
+def versions() -> str:
+    """The libraries that make the pixels, as one line."""
+    return ", ".join(f"{name} {metadata.version(name)}" for name in _PACKAGES)
