@@ -11,10 +11,26 @@ class Progress:
 
     def __init__(self, enabled: bool = False) -> None:
         from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeRemainingColumn
+        from rich.progress import (
+            BarColumn,
+            MofNCompleteColumn,
+            ProgressColumn,
+            Task,
+            TaskID,
+            TextColumn,
+            TimeRemainingColumn,
+        )
         from rich.progress import Progress as Bars
+        from rich.text import Text
 
-        columns = (TextColumn("{task.description:<28}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        class Rate(ProgressColumn):
+            """Units a second."""
+
+            def render(self, task: Task) -> Text:
+                return Text(f"{task.speed:,.0f}/s" if task.speed else "")
+
+        name = TextColumn("{task.description:<28}")
+        columns = (name, BarColumn(), MofNCompleteColumn(), Rate(), TimeRemainingColumn())
         self._bars = Bars(*columns, console=Console(stderr=True), disable=not enabled)
         self._tasks: dict[str, TaskID] = {}
 

@@ -53,7 +53,7 @@ def kind_of(head: bytes) -> str:
     """
     if head[128:132] == b"DICM":
         return "dicom"
-    if head.startswith(b"\x89PNG\r\n\x1a\n"):
+    if head.startswith(b"\x89PNG\r\n\x1a\n") and head[12:16] == b"IHDR":
         return "png"
     if head.startswith(b"\xff\xd8\xff"):
         return "jpeg"

@@ -16,6 +16,7 @@ import cv2
 from medlt.data.convert.journal import Journal
 from medlt.data.convert.one import Outcome, convert_one
 from medlt.data.convert.pool import Pool, Stopped
+from medlt.data.convert.reasons import kind_of_reason
 from medlt.data.convert.scan import Found, scan
 from medlt.data.convert.settings import Settings, versions
 from medlt.data.convert.tables import write_tables
@@ -113,7 +114,7 @@ def _cap_memory(megabytes: int) -> None:
 
 
 def _dry(outcomes: Iterator[tuple[Found, Outcome]]) -> dict[str, Any]:
-    """What a run would meet, from headers alone; nothing is written."""
+    """What a run would meet, from headers alone; nothing is written, `converted` is what it would try."""
     reasons: Counter[str] = Counter()
     kinds: dict[str, Counter[str]] = {"transfer_syntax": Counter(), "modality": Counter()}
     for _, outcome in outcomes:
@@ -123,7 +124,9 @@ def _dry(outcomes: Iterator[tuple[Found, Outcome]]) -> dict[str, Any]:
             if outcome.row:
                 counter[str(outcome.row[name])] += 1
     return {
-        "readable": sum(kinds["modality"].values()),
+        "converted": sum(kinds["modality"].values()),
+        "skipped": sum(n for code, n in reasons.items() if kind_of_reason(code) == "skipped"),
+        "failed": sum(n for code, n in reasons.items() if kind_of_reason(code) == "failed"),
         "reasons": dict(sorted(reasons.items())),
         "transfer_syntaxes": dict(sorted(kinds["transfer_syntax"].items())),
         "modalities": dict(sorted(kinds["modality"].items())),

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from importlib import metadata
+from pathlib import Path
 
 from medlt.data.convert.encode import SUFFIX
 from medlt.data.convert.presets import PRESETS
-from medlt.data.deidentify import Profile
+from medlt.data.deidentify import Profile, read_key
 from medlt.files import digest
 from medlt.types import InputError
 
@@ -55,6 +56,39 @@ class Settings:
         profile = None if self.profile is None else str(self.profile)
         key = digest(b"medlt convert", self.key) if self.key else None
         return {**{name: getattr(self, name) for name in names}, "deidentify": profile, "key": key}
+
+
+def asked(
+    preset: str,
+    size: int | None,
+    kind: str,
+    quality: int,
+    profile: str | None,
+    key: Path | None,
+    modalities: str,
+    body_parts: str,
+    timeout_s: float,
+    memory_mb: int,
+    dry_run: bool,
+) -> Settings:
+    """Settings as the command line spells them: lists joined by commas, the profile by name, the key as a file."""
+    return Settings(
+        preset=preset,
+        size=size,
+        format=kind,
+        quality=quality,
+        profile=None if profile is None else Profile.parse(profile),
+        key=b"" if key is None else read_key(key),
+        modalities=_listed(modalities),
+        body_parts=_listed(body_parts),
+        timeout_s=timeout_s,
+        memory_mb=memory_mb,
+        dry_run=dry_run,
+    )
+
+
+def _listed(text: str) -> tuple[str, ...]:
+    return tuple(sorted({part.strip().upper() for part in text.split(",") if part.strip()}))
 
 
 def versions() -> str:
