@@ -190,6 +190,7 @@ class RunConfig(Strict):
 
     recipe: Literal["fusion"] = "fusion"
     out: Path
+    format: Literal["png", "dicom"] = Field("png", description="of kept images; dicom: in dicom/, beside the PNG")
     seed: int = Field(0, ge=0)
     size: int = Field(128, ge=32, description="side of the square images, px")
     threads: int | None = Field(None, ge=1, description="torch threads; equal bytes need an equal number")

@@ -17,6 +17,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from medlt.data.dicom.synthetic import Origin, write_synthetic
 from medlt.files import write_bytes, write_table, write_text
 from medlt.types import Batch, Finding
 
@@ -92,3 +93,13 @@ def write_metadata(folder: Path, rows: pd.DataFrame, findings: Sequence[str]) ->
     """images/metadata.csv, which makes `folder`/images a Hugging Face `imagefolder`: file_name, then the labels."""
     table = rows[list(findings)].assign(file_name=[f"{uid}.png" for uid in rows.index])
     write_text(folder / "images" / "metadata.csv", table[["file_name", *findings]].to_csv(index=False))
+
+
+def write_dicom(folder: Path, rows: pd.DataFrame, findings: Sequence[str]) -> None:
+    """dicom/<uid>.dcm beside each published PNG, the same pixels; `rows` hold `path`, `method` and `models`."""
+    for uid, row in rows.iterrows():
+        target = folder / "dicom" / f"{uid}.dcm"
+        if not target.exists():
+            labels = {name: float(row[name]) for name in findings}
+            origin = Origin(str(uid), row["method"], row["models"], labels)
+            write_synthetic(target, np.asarray(Image.open(folder / row["path"])), origin)

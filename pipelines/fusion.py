@@ -78,7 +78,7 @@ def build(
 ) -> LatentFusion:
     """The method with everything it reads. Judges' folds decide who may be paired with whom."""
     chosen, findings, levels = config.method, real.manifest.findings, abar()
-    table: pd.DataFrame = real.train.rows[["patient_id", *findings]].assign(fold=judges.fold)
+    table: pd.DataFrame = real.train.rows[["patient_id", "view", *findings]].assign(fold=judges.fold)
 
     def denoise(labels: Tensor | None) -> Denoiser:
         return as_denoiser(denoiser, labels, levels)

@@ -18,7 +18,7 @@ from medlt.files import write_table
 from medlt.report.panels import save
 from medlt.runs import Run
 from medlt.types import Batch, Check, Finding, Synthesizer
-from medlt.writer import DatasetWriter, write_metadata
+from medlt.writer import DatasetWriter, write_dicom, write_metadata
 from pipelines.stages import Collection, Progress
 
 SLOTS = 32  # whole slots in a shard: what a kill can lose
@@ -79,6 +79,8 @@ def publish(run: Run, real: Collection, plan: pd.DataFrame, method: str, models:
         return real.manifest.where(pd.Series(False, real.manifest.rows.index))
     made = _manifest(run, real, kept, method, models)
     write_metadata(run.folder, made.rows, made.findings)
+    if run.config.format == "dicom":
+        write_dicom(run.folder, made.rows, made.findings)
     real.manifest.join(made).write(run.path("manifest.parquet"))
     return made
 

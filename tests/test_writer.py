@@ -3,12 +3,14 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pydicom
 import pytest
 import torch
 from PIL import Image
 
+from medlt.data.images import read_image
 from medlt.types import Batch, Finding
-from medlt.writer import DatasetWriter, png, to_uint8, write_metadata
+from medlt.writer import DatasetWriter, png, to_uint8, write_dicom, write_metadata
 
 
 def batch(n: int = 3) -> Batch:
@@ -64,3 +66,34 @@ def test_an_image_folder_of_hugging_face_can_be_made_of_it(tmp_path: Path) -> No
     assert table["file_name"].tolist() == ["u0.png", "u1.png"]
     assert all((tmp_path / "images" / name).exists() for name in table["file_name"])
     assert np.isnan(table["Mass"][1])
+
+
+def test_dicom_files_hold_the_published_pixels_and_what_made_them(tmp_path: Path) -> None:
+    writer = DatasetWriter(tmp_path)
+    writer.write("0", batch(), [], ["u0", "u1"])
+    writer.publish(["u0", "u1"])
+    rows = writer.kept().assign(method="fusion", models="0123456789abcdef", parents="ward-7 ward-8", patient_id="ward")
+    write_dicom(tmp_path, rows, ["Mass"])
+    assert sorted(p.name for p in (tmp_path / "dicom").iterdir()) == ["u0.dcm", "u1.dcm"]
+    for uid in rows.index:
+        file = tmp_path / "dicom" / f"{uid}.dcm"
+        assert (read_image(file) == read_image(tmp_path / rows.loc[uid, "path"])).all()
+        data = pydicom.dcmread(file)
+        assert uid in data.DerivationDescription
+        assert "0123456789abcdef" in data.DerivationDescription
+        assert ("Mass 1" in data.ImageComments) == (uid == "u0")
+        assert b"ward" not in file.read_bytes()
+
+
+def test_dicom_files_lost_in_a_kill_come_back_and_the_others_stay(tmp_path: Path) -> None:
+    writer = DatasetWriter(tmp_path)
+    writer.write("0", batch(), [], ["u0", "u1"])
+    writer.publish(["u0", "u1"])
+    rows = writer.kept().assign(method="fusion", models="")
+    write_dicom(tmp_path, rows, ["Mass"])
+    lost, stays = tmp_path / "dicom" / "u0.dcm", tmp_path / "dicom" / "u1.dcm"
+    whole, written = lost.read_bytes(), stays.stat().st_mtime_ns
+    lost.unlink()
+    write_dicom(tmp_path, rows, ["Mass"])
+    assert lost.read_bytes() == whole
+    assert stays.stat().st_mtime_ns == written

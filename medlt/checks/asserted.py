@@ -9,6 +9,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
+import torch
+
+from medlt.checks.limit import held
 from medlt.types import Batch, Finding, InputError
 
 
@@ -24,10 +27,6 @@ class Asserted:
         """One Finding an image; batch.rows needs the column `finding`. Raises InputError without it."""
         if "finding" not in batch.rows:
             raise InputError("plan rows lack 'finding', which the check of the asserted label needs")
-        names = zip(batch.rows.index, batch.rows["finding"], strict=True)
-        return [self._finding(str(uid), name, float(batch.labels.at[uid, name])) for uid, name in names]
-
-    def _finding(self, uid: str, name: str, value: float) -> Finding:
-        passed = value >= self.limit
-        reason = "" if passed else f"too little of the evidence for {name} was carried over to call the image that"
-        return Finding(self.name, uid, value, self.limit, passed, reason)
+        own = zip(batch.rows.index, batch.rows["finding"], strict=True)
+        values = torch.tensor([batch.labels.at[uid, name] for uid, name in own], dtype=torch.float64)
+        return held(self, batch, values, "too little of the evidence for its finding was carried over to call it that")

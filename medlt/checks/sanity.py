@@ -1,7 +1,6 @@
 """Is it an image at all, and a new one? Non-finite, flat, saturated, or a copy of a parent or of another one.
 
-Every check is a frozen dataclass with `name`, `limit` and `passes_above`: an image passes when its value is at least
-(else at most) the limit. A value of NaN never passes.
+Every check is a frozen dataclass of one limit (`medlt.checks.limit`).
 """
 
 from __future__ import annotations
@@ -13,19 +12,11 @@ from typing import ClassVar, TypeAlias
 import torch
 from torch import Tensor
 
+from medlt.checks.limit import held
 from medlt.types import Batch, Check, Finding
 
 Images: TypeAlias = Callable[[Sequence[str]], Tensor]
 """uids -> real images [n,1,H,W], uint8 or float in [0,1], of the size of the synthetic ones."""
-
-
-def _findings(batch: Batch, check: str, values: Tensor, limit: float, above: bool, reason: str) -> list[Finding]:
-    """One Finding an image, its value held against the limit."""
-    out = []
-    for uid, value in zip(batch.rows.index, values.double().tolist(), strict=True):
-        passed = value >= limit if above else value <= limit
-        out.append(Finding(check, str(uid), value, limit, passed, "" if passed else reason))
-    return out
 
 
 @dataclass(frozen=True)
@@ -40,7 +31,7 @@ class Finite:
         """One Finding an image."""
         good = batch.images.isfinite() & (batch.images >= 0) & (batch.images <= 1)
         bad = (~good).flatten(1).sum(1)
-        return _findings(batch, self.name, bad, self.limit, False, "pixels that are not finite or not in [0,1]")
+        return held(self, batch, bad, "pixels that are not finite or not in [0,1]")
 
 
 @dataclass(frozen=True)
@@ -55,7 +46,7 @@ class Flat:
         """One Finding an image."""
         pixels = batch.images.flatten(1)
         spread = (pixels - pixels.mean(1, keepdim=True)).square().mean(1).sqrt()
-        return _findings(batch, self.name, spread, self.limit, True, "the image is flat (black, white or grey)")
+        return held(self, batch, spread, "the image is flat (black, white or grey)")
 
 
 @dataclass(frozen=True)
@@ -70,7 +61,7 @@ class Saturated:
         """One Finding an image."""
         pixels = batch.images.nan_to_num(0, 0, 0).flatten(1)
         share = ((pixels <= 0.5 / 255) | (pixels >= 254.5 / 255)).double().mean(1)
-        return _findings(batch, self.name, share, self.limit, False, "most of the image is clipped to black or white")
+        return held(self, batch, share, "most of the image is clipped to black or white")
 
 
 @dataclass(frozen=True)
@@ -95,7 +86,7 @@ class Duplicate:
         if known:
             mine = torch.tensor([[uid in row for uid in known] for row in parents])
             values = torch.where(mine, own @ standardised(self.parents(known)).T, -1.0).max(1).values
-        return _findings(batch, self.name, values, self.limit, False, "a copy of a real parent")
+        return held(self, batch, values, "a copy of a real parent")
 
 
 def standardised(images: Tensor) -> Tensor:

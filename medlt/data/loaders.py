@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 import torch
 from monai.data import CacheDataset, Dataset, PersistentDataset
-from monai.transforms import Compose, MapTransform, RandAdjustContrastd, RandAffined, RandScaleIntensityd
+from monai.transforms import Compose, MapTransform
 from torch import Tensor
 from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
@@ -31,7 +31,6 @@ __all__ = [
     "Radiographs",
     "ReadSquared",
     "StoredDataset",
-    "augmentation",
     "dataset",
     "images",
     "loader",
@@ -75,27 +74,6 @@ class ReadSquared(MapTransform):  # type: ignore[misc]
 def transforms(size: int) -> Compose:
     """Dict transform: {"uid", "path"} gains "image", float32 [1,size,size] in [0,1]."""
     return Compose([ReadSquared(size)])
-
-
-def augmentation(size: int, seed: int) -> Compose:
-    """Dict transform of "image" for training classifiers: small rotation, shift, zoom, contrast, brightness; no flip.
-
-    Draws come from `seed` alone; rebuild it with a key of (seed, step) where training must be resumable.
-    """
-    small = 0.04 * size
-    affine = RandAffined(
-        keys="image",
-        prob=0.8,
-        rotate_range=0.12,
-        translate_range=(small, small),
-        scale_range=0.08,
-        padding_mode="border",
-    )
-    contrast = RandAdjustContrastd(keys="image", prob=0.5, gamma=(0.8, 1.25))
-    brightness = RandScaleIntensityd(keys="image", prob=0.5, factors=0.1)
-    chain = Compose([affine, contrast, brightness], lazy=False)
-    chain.set_random_state(seed=chance.seed_of("augmentation", seed) % 2**32)
-    return chain
 
 
 class StoredDataset(PersistentDataset):  # type: ignore[misc]
@@ -166,7 +144,10 @@ def dataset(manifest: Manifest, size: int, cache_dir: Path | None = None, in_mem
 def loader(
     source: TorchDataset[dict[str, Any]], *, batch: int, shuffle: bool = False, seed: int = 0, workers: int = 0
 ) -> DataLoader[dict[str, Any]]:
-    """Batches {"uid": list, "image": [B,1,S,S], "label": [B,K], "weight": [B]}; the order depends on `seed` only."""
+    """Batches {"uid": list, "image": [B,1,S,S], "label": [B,K], "weight": [B]}; the order depends on `seed` only.
+
+    Images are as prepared; to train, pass each batch's through `medlt.classify.augment.augment`.
+    """
     order = chance.generator("loader", seed)
     return DataLoader(source, batch_size=batch, shuffle=shuffle, generator=order, num_workers=workers)
 

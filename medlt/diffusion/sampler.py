@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from medlt.chance import generator
 from medlt.diffusion.schedulers import draws_noise
 from medlt.types import Denoiser
 
@@ -48,13 +49,14 @@ def sample(denoiser: Denoiser, start: Start, scheduler: Any, seeds: Sequence[int
     """Clean estimates, shaped as start.x. `scheduler` is fresh (multistep ones keep state) and takes x0 estimates.
 
     `seeds`, one a row, feed the schedulers that draw noise on the way (ddpm, lcm, tcd, dpm++sde), so that a row's
-    noise is its own. The last step returns the estimate itself: no noise is left, whatever the number of steps.
+    noise is its own; they may be the seeds of the start's noise, for this is another stream. The last step returns the
+    estimate itself: no noise is left, whatever the number of steps.
     """
     extra: dict[str, Any] = {}
     if draws_noise(scheduler):
         if len(seeds) != len(start.x):
             raise ValueError(f"{type(scheduler).__name__} draws noise: give one seed a row, not {len(seeds)}")
-        extra["generator"] = [torch.Generator().manual_seed(int(seed)) for seed in seeds]
+        extra["generator"] = [generator("step noise", int(seed)) for seed in seeds]
     x = start.x
     for t in start.timesteps[:-1]:
         x = scheduler.step(denoiser(x, t), t, x, **extra).prev_sample

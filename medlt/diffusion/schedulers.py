@@ -44,6 +44,8 @@ def scheduler(name: str, steps: int) -> Any:
     built = getattr(diffusers, kind)(prediction_type="sample", **BETAS, **extra)
     if "timestep_spacing" in built.config:
         built.register_to_config(timestep_spacing="trailing")
+    if steps > built.config.get("original_inference_steps", steps):  # lcm and tcd pick from 50 steps; let them have all
+        built.register_to_config(original_inference_steps=TRAIN_STEPS)
     built.set_timesteps(steps)
     return built
 

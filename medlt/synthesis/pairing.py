@@ -1,7 +1,8 @@
 """Who is fused with whom: head partners for tail images, found by uid.
 
-Elberg, Parra, Petrache, arXiv 2405.01705. A partner carries no tail finding, is another patient, and lies in the same
-fold as the tail image, so that a classifier trained without that fold has seen neither parent.
+Elberg, Parra, Petrache, arXiv 2405.01705. A partner carries no tail finding, is another patient, shows the same
+projection (frontal or lateral: what we added), and lies in the same fold as the tail image, so that a classifier
+trained without that fold has seen neither parent.
 
 | metric | partners |
 |---|---|
@@ -25,6 +26,9 @@ from medlt.synthesis.gaze import Gaze
 from medlt.types import InputError
 
 QUERIES = 64
+PROJECTIONS = {name: "frontal" for name in ("PA", "AP", "FRONTAL")} | {
+    name: "lateral" for name in ("LATERAL", "LL", "RL")
+}
 
 
 def is_no_finding(name: str) -> bool:
@@ -99,9 +103,22 @@ def partners(
     return Partners(uids, finding, gaze.maps_of(uids, finding))
 
 
+def projection(view: object) -> str:
+    """'frontal' for PA, AP and FRONTAL, 'lateral' for LATERAL, LL and RL (DICOM View Position), '' for a blank.
+
+    Any other view (an oblique, a decubitus) is a projection of its own. Letter case does not matter.
+    """
+    name = "" if pd.isna(view) else str(view).strip().upper()
+    return PROJECTIONS.get(name, name)
+
+
 def allowed(table: pd.DataFrame, tails: Sequence[str], heads: Sequence[str]) -> np.ndarray:
-    """bool [Q,N]: another patient of the same fold."""
-    a, b = table.loc[list(tails)], table.loc[list(heads)]
-    same_fold = a["fold"].to_numpy()[:, None] == b["fold"].to_numpy()[None]
-    same_patient = a["patient_id"].to_numpy()[:, None] == b["patient_id"].to_numpy()[None]
-    return np.asarray(same_fold & ~same_patient)
+    """bool [Q,N]: another patient of the same fold, in the same projection.
+
+    An unknown view goes with unknown ones only: it might be either. Without a column `view` all are unknown.
+    """
+    shown = [projection(view) for view in table["view"]] if "view" in table else ""
+    keyed = table[["fold", "patient_id"]].assign(projection=shown)
+    a, b = keyed.loc[list(tails)], keyed.loc[list(heads)]
+    fold, patient, seen = (a[c].to_numpy()[:, None] == b[c].to_numpy()[None] for c in keyed)
+    return np.asarray(fold & ~patient & seen)

@@ -66,7 +66,10 @@ class Draws:
 
 @dataclass(frozen=True)
 class Collection:
-    """The train rows: index uid; patient_id, fold, one 1/0/NaN column a finding. `tail` are the findings to fill."""
+    """The train rows: index uid; patient_id, fold, one 1/0/NaN column a finding; view, where it is known.
+
+    `tail` are the findings to fill.
+    """
 
     table: pd.DataFrame
     findings: tuple[str, ...]
@@ -115,9 +118,12 @@ def _pairs(rows: Collection, gaze: Gaze, finding: str, pool: Partners, k: int) -
         for uid, found in zip(tails, near.tolist(), strict=True)
     }
     if alone := [uid for uid, found in pairs.items() if not found]:
-        logging.getLogger(__name__).warning("%d images with %s have no partner in their fold", len(alone), finding)
+        logging.getLogger(__name__).warning(
+            "%d images with %s have no partner of their fold and projection", len(alone), finding
+        )
     if len(alone) == len(tails):
-        raise InputError(f"pairing: no image with {finding} has a partner in its fold; use fewer folds")
+        why = f"no image with {finding} has a partner in its fold and projection"
+        raise InputError(f"pairing: {why}; use fewer folds, or fill in the column view")
     return {uid: found for uid, found in pairs.items() if found}
 
 

@@ -1,11 +1,16 @@
 """Every check keeps one contract: a Finding an image, in uid order, pure, passed exactly when value meets limit."""
 
+import inspect
+import pkgutil
 from collections.abc import Sequence
+from importlib import import_module
 
 import pandas as pd
 import pytest
 import torch
 
+import medlt.checks
+from medlt.checks.asserted import Asserted
 from medlt.checks.consistency import LabelConsistency
 from medlt.checks.sanity import Duplicate, Finite, Flat, Saturated
 from medlt.types import Batch, Check
@@ -26,18 +31,30 @@ CHECKS = [
     Flat(),
     Saturated(),
     Duplicate(parents),
+    Asserted(),
     LabelConsistency((judge, judge), {"Mass": 0.45, "Hernia": torch.nan}, ("Mass", "Hernia")),
 ]
 
 
 def planted() -> Batch:
-    """Noise, a copy, black, white, NaN, one infinite pixel, a stripe; uids in no alphabetical order."""
+    """Noise, a copy, black, white, NaN, one infinite pixel, a stripe; uids in no alphabetical order.
+
+    Labels from surely not to surely, and an unknown one.
+    """
     images = torch.rand(8, 1, 16, 16, generator=torch.Generator().manual_seed(1))
     images[1], images[2], images[3], images[4], images[5, 0, 0, 0] = REAL[1], 0, 1, torch.nan, torch.inf
     images[6] = torch.linspace(0, 1, 16)
     uids = pd.Index([f"s{n}" for n in (5, 3, 8, 1, 9, 2, 7, 4)], name="uid")
     rows = {"finding": ["Mass"] * 7 + ["Hernia"], "fold": [0, 1] * 4, "parents": "0 1", "slot": range(8)}
-    return Batch(pd.DataFrame(rows, index=uids), images, pd.DataFrame(index=uids))
+    said = {"Mass": [1, 0.9, 0.8, 0.79, 0, torch.nan, 1, 1], "Hernia": [0.0] * 7 + [torch.nan]}
+    return Batch(pd.DataFrame(rows, index=uids), images, pd.DataFrame(said, index=uids))
+
+
+def test_the_contract_is_asked_of_every_check() -> None:
+    modules = [import_module(f"medlt.checks.{found.name}") for found in pkgutil.iter_modules(medlt.checks.__path__)]
+    classes = {kind for module in modules for _, kind in inspect.getmembers(module, inspect.isclass)}
+    checks = {kind for kind in classes if hasattr(kind, "passes_above") and kind.__module__.startswith("medlt.checks")}
+    assert checks == {type(check) for check in CHECKS}
 
 
 @pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.name)

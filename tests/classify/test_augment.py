@@ -44,3 +44,18 @@ def test_each_amount_moves_what_it_names() -> None:
     brighter = augment(images * 0.5 + 0.25, seeded(1), **(STILL | {"brightness": 0.1}))
     shifts = brighter - (images * 0.5 + 0.25)
     torch.testing.assert_close(shifts.amax((1, 2, 3)), shifts.amin((1, 2, 3)), atol=1e-5, rtol=0)
+
+
+def test_greys_change_by_no_more_than_the_amounts_allow() -> None:
+    images = torch.rand(40, 1, 16, 16, generator=seeded(0))
+    moved = augment(images, seeded(3), **(STILL | {"contrast": 0.2, "brightness": 0.1}))
+    assert 0.1 < float((moved - images).abs().max()) <= 0.5 * 0.2 + 0.1 + 1e-5
+
+
+def test_a_corner_stays_a_corner() -> None:
+    images = torch.zeros(40, 1, 64, 64)
+    images[:, :, 6:26, 6:26], images[:, :, 40:, 40:] = 0.9, 0.3
+    brightest = augment(images, seeded(3)).flatten(1).argmax(1)
+    assert (brightest // 64 < 32).all()
+    assert (brightest % 64 < 32).all()
+    assert len(set(brightest.tolist())) > 20

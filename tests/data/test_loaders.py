@@ -2,6 +2,7 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
+import monai
 import numpy as np
 import pandas as pd
 import pytest
@@ -10,9 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from medlt.classify.augment import augment
 from medlt.data import loaders
 from medlt.data.images import read_image
-from medlt.data.loaders import augmentation, dataset, images, loader, square, transforms
+from medlt.data.loaders import dataset, images, loader, square, transforms
 from medlt.data.manifest import Manifest
 from medlt.types import InputError
 
@@ -190,16 +192,22 @@ def test_images_come_in_the_order_of_the_uids(manifest: Manifest) -> None:
     assert images(manifest, 10, uids=[]).shape == (0, 1, 10, 10)
 
 
-def test_augmentation_is_light_seeded_and_never_flips() -> None:
-    image = torch.zeros(1, 64, 64)
-    image[:, 6:26, 6:26] = 0.9
-    image[:, 40:, 40:] = 0.3
-    chain, again, other = (augmentation(64, s) for s in (1, 1, 2))
-    shown = [chain({"image": image})["image"] for _ in range(40)]
-    same = [again({"image": image})["image"] for _ in range(40)]
-    assert all(torch.equal(a, b) for a, b in zip(shown, same, strict=True))
-    assert not torch.equal(shown[0], other({"image": image})["image"])
-    assert len({x.numpy().tobytes() for x in shown}) > 20
-    assert {corner(np.asarray(x[0])) for x in shown} == {(True, True)}
-    assert all(x.shape == image.shape and x.min() >= 0 for x in shown)
-    assert all((x - image).abs().mean() < 0.15 for x in shown)
+def test_a_written_manifest_with_synthetic_rows_loads_in_monai(manifest: Manifest, tmp_path: Path) -> None:
+    made = manifest.rows.loc[["u0", "u1"]].assign(
+        patient_id=["s0", "s1"], split="train", synthetic=True, weight=0.5, A=[0.8, np.nan]
+    )
+    made.index = pd.Index(["s0", "s1"], name="uid")
+    manifest.join(Manifest(made, FINDINGS, manifest.root)).write(tmp_path / "manifest.parquet")
+    read = dataset(Manifest.read(tmp_path / "manifest.parquet"), 8)
+    batches = list(monai.data.DataLoader(read, batch_size=4, num_workers=0))
+    assert [uid for batch in batches for uid in batch["uid"]] == [*manifest.rows.index, "s0", "s1"]
+    assert torch.equal(batches[1]["image"][2:], batches[0]["image"][:2])
+    np.testing.assert_array_equal(batches[1]["label"][2:, 0].numpy(), np.float32([0.8, np.nan]))
+    assert batches[1]["weight"][2:].tolist() == [0.5, 0.5]
+
+
+def test_batches_of_a_loader_can_be_augmented_as_the_classifier_does(manifest: Manifest) -> None:
+    batch = next(iter(loader(dataset(manifest, 10), batch=6)))
+    moved = augment(batch["image"], torch.Generator().manual_seed(1))
+    assert {corner(image[0].numpy()) for image in moved} == {(True, True)}
+    assert not torch.equal(moved, batch["image"])

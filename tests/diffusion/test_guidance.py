@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from medlt.chance import noise_like
 from medlt.diffusion import schedulers
 from medlt.diffusion.denoiser import as_denoiser
 from medlt.diffusion.guidance import ascend, compose, contrast, only_at
@@ -63,6 +64,28 @@ def test_a_scheduler_that_draws_noise_asks_for_seeds(name: str) -> None:
     scheduler = schedulers.scheduler(name, 4)
     with pytest.raises(ValueError, match="one seed a row"):
         sample(MIXTURE, from_noise(noise(range(2)), scheduler), scheduler)
+
+
+def test_noise_on_the_way_is_not_the_starts_though_the_seeds_are() -> None:
+    """lcm keeps nothing of x but its x0 estimate, here 0: what is left of unit variance after a step is new noise."""
+    seen: list[Tensor] = []
+
+    def zero(x: Tensor, t: int) -> Tensor:
+        seen.append(x)
+        return torch.zeros_like(x)
+
+    scheduler, seeds = schedulers.scheduler("lcm", 4), list(range(3))
+    sample(zero, from_noise(noise_like(seeds, (1000,)), scheduler), scheduler, seeds)
+    for row in range(3):
+        together = torch.corrcoef(torch.stack([x[row] for x in seen]))
+        assert (together - torch.eye(4)).abs().max() < 0.15
+
+
+@pytest.mark.parametrize("name", ["lcm", "tcd"])
+@pytest.mark.parametrize("steps", [51, 75, 600])
+def test_more_steps_than_a_distillation_has_are_spread_over_the_whole_schedule(name: str, steps: int) -> None:
+    expected = schedulers.scheduler("ddim", steps).timesteps
+    assert (schedulers.scheduler(name, steps).timesteps - expected).abs().max() <= 1
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from medlt.chance import noise_like, seed_of
-from medlt.diffusion.schedulers import factory
+from medlt.diffusion.schedulers import NAMES, draws_noise, factory
 from medlt.synthesis import METHODS
 from medlt.synthesis.fuse import coins, fuse, masks
 from medlt.synthesis.fusion import PANELS, LatentFusion
@@ -46,14 +46,26 @@ def test_a_row_alone_gives_the_bytes_it_gives_among_all(build: Build) -> None:
 
 # dpm++: diffusers calls numpy on tensors in a way numpy 2 deprecates.
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
-@pytest.mark.parametrize("scheduler", ["ddim", "ddpm", "dpm++"])
+@pytest.mark.parametrize("scheduler", NAMES)
 def test_order_and_batch_size_change_nothing(build: Build, scheduler: str) -> None:
-    made = factory(scheduler, 20)
+    made = factory(scheduler, 75)
     rows = build().plan(NEED, 3)
     straight = whole(build(batch=5, scheduler=made), rows)
     turned = whole(build(batch=3, scheduler=made), rows.iloc[::-1])
     assert torch.equal(straight.images, turned.images.flip(0))
     pd.testing.assert_frame_equal(straight.labels, turned.labels.iloc[::-1])
+
+
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+@pytest.mark.parametrize("scheduler", NAMES)
+def test_noise_on_the_way_comes_from_the_rows_seed(build: Build, scheduler: str) -> None:
+    """All that chance does to refinement is in the seed: without renoising only a scheduler that draws sees it."""
+    method = build(scheduler=factory(scheduler, 20), renoise=False)
+    rows = method.plan({"Hernia": 1}, 3).iloc[[0]]
+    fused = method._fuse(rows)
+    first, again, other = (method._refine(rows.assign(seed=seed), fused) for seed in (1, 1, 2))
+    assert torch.equal(first, again)
+    assert torch.equal(first, other) is not draws_noise(method.scheduler())
 
 
 def test_the_plan_survives_parquet(build: Build, tmp_path) -> None:

@@ -9,7 +9,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from medlt.synthesis.pairing import head_finding, is_no_finding, most_confusing, neighbours, partner_mask
+from medlt.synthesis.pairing import (
+    allowed,
+    head_finding,
+    is_no_finding,
+    most_confusing,
+    neighbours,
+    partner_mask,
+    projection,
+)
 
 NAN = float("nan")
 
@@ -65,3 +73,44 @@ def test_most_confusing_is_the_head_of_largest_mean_score() -> None:
 @pytest.mark.parametrize(("name", "is_it"), [("No_Finding", True), ("no finding", True), ("Finding", False)])
 def test_no_finding_by_name(name: str, is_it: bool) -> None:
     assert is_no_finding(name) is is_it
+
+
+@pytest.mark.parametrize(
+    ("view", "name"),
+    [
+        ("PA", "frontal"),
+        ("AP", "frontal"),
+        ("Frontal", "frontal"),
+        ("LATERAL", "lateral"),
+        ("LL", "lateral"),
+        (" rl ", "lateral"),
+        ("LLO", "LLO"),
+        ("", ""),
+        (None, ""),
+        (NAN, ""),
+        (pd.NA, ""),
+    ],
+)
+def test_projections(view: object, name: str) -> None:
+    assert projection(view) == name
+
+
+def rows(**columns: list[object]) -> pd.DataFrame:
+    n = len(next(iter(columns.values())))
+    table = pd.DataFrame({"fold": [0] * n, "patient_id": [f"p{i}" for i in range(n)]} | columns)
+    return table.set_index(pd.Index(list("uvwxyz")[:n], name="uid"))
+
+
+@pytest.mark.parametrize("kind", ["object", "category", "string"])
+def test_a_partner_shows_the_same_projection(kind: str) -> None:
+    table = rows(view=["PA", "LATERAL", "AP", None, None, "LL"]).astype({"view": kind})
+    uids = list(table.index)
+    groups = ["f", "l", "f", "?", "?", "l"]
+    expected = [[a != b and groups[i] == groups[j] for j, b in enumerate(uids)] for i, a in enumerate(uids)]
+    assert allowed(table, uids, uids).tolist() == expected
+    assert allowed(table, ["v"], ["z", "u"]).tolist() == [[True, False]]
+
+
+def test_a_partner_is_another_patient_of_the_same_fold() -> None:
+    table = rows(fold=[0, 0, 1, 0], patient_id=["p", "q", "r", "p"])
+    assert allowed(table, ["u"], list("vwx")).tolist() == [[True, False, False]]

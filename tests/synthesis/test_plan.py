@@ -52,6 +52,22 @@ def test_partners_same_fold_other_patient_no_tail_finding(build: Build, metric: 
         assert 0 <= row["p"] <= 1
 
 
+def test_a_lateral_film_is_fused_with_a_lateral_one(build: Build, caplog: pytest.LogCaptureFixture) -> None:
+    rows = build().collection
+    views = dict(zip(rows.table.index, ["PA", "LATERAL", None, "AP"] * 15, strict=True))
+    table = rows.table.assign(view=rows.table.index.map(views))
+    made = build(collection=Collection(table, rows.findings, rows.tail)).plan(NEED, 7)
+    groups = {"PA": "frontal", "AP": "frontal"}
+    shown = [
+        made[parent].map(lambda uid: groups.get(views[uid], str(views[uid]))) for parent in ("parent_a", "parent_b")
+    ]
+    assert shown[0].tolist() == shown[1].tolist()
+    assert set(shown[0]) == {"frontal", "LATERAL", "None"}
+    lonely = table.assign(view=[*table["view"].where(table["Hernia"] == 0, "LLO")])
+    with pytest.raises(InputError, match="no image with Hernia has a partner in its fold and projection"):
+        build(collection=Collection(lonely, rows.findings, rows.tail)).plan({"Hernia": 1}, 7)
+
+
 def test_every_slot_has_its_candidates_from_one_tail_image(build: Build) -> None:
     rows = build(draws=Draws(candidates=3)).plan(NEED, 7)
     slots = rows.groupby(["finding", "slot"])
@@ -115,7 +131,7 @@ def test_bad_needs_are_told(build: Build) -> None:
     with pytest.raises(InputError, match="no train row is known to carry no tail finding"):
         build(collection=Collection(table, method.collection.findings, method.collection.tail)).plan({"Hernia": 1}, 0)
     table = method.collection.table.assign(fold=range(60))
-    with pytest.raises(InputError, match="has a partner in its fold; use fewer folds"):
+    with pytest.raises(InputError, match="has a partner in its fold and projection; use fewer folds"):
         build(collection=Collection(table, method.collection.findings, method.collection.tail)).plan({"Hernia": 1}, 0)
     with pytest.raises(InputError, match="choose one of saliency, confusing"):
         Draws(metric="nearest")
