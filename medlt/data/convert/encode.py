@@ -23,7 +23,7 @@ def png(pixels: np.ndarray) -> bytes:
 
     rows, columns = pixels.shape
     depth = 8 * pixels.dtype.itemsize
-    flat = pixels.astype(">u2").view(np.uint8) if depth == 16 else pixels
+    flat = np.ascontiguousarray(pixels, ">u2" if depth == 16 else np.uint8).view(np.uint8)
     filtered = np.empty((rows, flat.shape[1] + 1), np.uint8)
     filtered[:, 0] = 2
     filtered[0, 1:] = flat[0]

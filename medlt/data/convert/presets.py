@@ -73,9 +73,8 @@ def linear16(stored: np.ndarray, data: Dataset) -> Rendered:
     values = modality_lut(np.arange(int(ends[0]), int(ends[1]) + 1) if whole else stored, data)
     low, high = float(values.min()), float(values.max())
     step = (high - low) / 65535 or 1.0
-    levels = (values - low) / (high - low or 1.0)
     offset, scale = (high, -step) if inverted(data) else (low, step)
-    levels = 1 - levels if inverted(data) else levels
+    levels = (high - values if inverted(data) else values - low) / (high - low or 1.0)
     seen = Shown(stored, levels, int(ends[0]), padding, "", ()) if whole else Shown(levels, None, 0, None, "", ())
     return Rendered(seen.uint16(), f"linear {low:g} to {high:g}", (), scale, offset)
 
