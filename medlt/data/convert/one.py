@@ -60,12 +60,14 @@ def convert_one(path: Path, out: Path, settings: Settings) -> Outcome:
         return Outcome(error.code)
     except MemoryError:
         return Outcome("out_of_memory")
-    except RecursionError:
-        return Outcome("corrupt")
+    except Stopped:
+        raise
     except OSError as error:
         if error.errno in _FULL:
             raise Stopped(error.strerror) from None  # every later file would fail as well
         return Outcome("write_failed")
+    except Exception:  # hostile bytes may raise anything, and what was raised may quote them
+        return Outcome("corrupt")
 
 
 def _converted(source: Source, raw: bytes, out: Path, settings: Settings) -> Outcome:

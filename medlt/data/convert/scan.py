@@ -23,29 +23,36 @@ class Found(NamedTuple):
 
 
 def scan(source: Path) -> Iterator[Found]:
-    """Every file at or below `source`, folder by folder in the order of names. Raises InputError if it is not there."""
+    """Every file at or below `source`, folder by folder in the order of names; a folder that cannot be read comes as a
+    file of size -1. Raises InputError if `source` is not there."""
     source = Path(source)
     if not source.exists():
         raise InputError(f"{source}: no such file or folder; check the path")
     if source.is_file():
         yield _found(source.parent, source.name)
         return
-    yield from _below(str(source), "")
+    waiting = [""]
+    while waiting:
+        inside = waiting.pop()
+        folders = []
+        for name, folder in _entries(os.path.join(source, inside)):
+            relative = f"{inside}/{name}" if inside else name
+            if folder:
+                folders.append(relative)
+            elif name:
+                yield _found(source, relative)
+            else:
+                yield Found(inside, -1, 0, False)
+        waiting += reversed(folders)
 
 
-def _below(root: str, inside: str) -> Iterator[Found]:
+def _entries(folder: str) -> list[tuple[str, bool]]:
+    """(name, whether a folder) in order; one nameless entry if the folder cannot be read."""
     try:
-        with os.scandir(os.path.join(root, inside)) as entries:
-            names = sorted((entry.name, entry.is_dir(follow_symlinks=False)) for entry in entries)
+        with os.scandir(folder) as entries:
+            return sorted((entry.name, entry.is_dir(follow_symlinks=False)) for entry in entries)
     except OSError:
-        yield Found(inside, -1, 0, False)
-        return
-    for name, folder in names:
-        relative = f"{inside}/{name}" if inside else name
-        if folder:
-            yield from _below(root, relative)
-        else:
-            yield _found(Path(root), relative)
+        return [("", False)]
 
 
 def _found(root: Path, relative: str) -> Found:

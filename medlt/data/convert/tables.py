@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import os
 from collections import Counter
 from pathlib import Path
@@ -75,11 +76,10 @@ def _write(out: Path, rows: list[Any], duplicates: list[Any], failures: list[Any
 
 def _write_sources(path: Path, pairs: list[tuple[str, str]]) -> None:
     """Which file a source id is. Paths may name patients, so: readable by the owner only."""
-    table = pd.DataFrame(sorted(pairs), columns=["source", "file"]).to_csv(index=False)
     with atomic(path) as temporary:
         handle = os.open(temporary, os.O_WRONLY | os.O_CREAT, 0o600)
-        with open(handle, "wb") as file:
-            file.write(table.encode("utf-8", "surrogateescape"))
+        with open(handle, "w", encoding="utf-8", errors="surrogateescape", newline="") as file:
+            csv.writer(file, lineterminator="\n").writerows([("source", "file"), *sorted(pairs)])
 
 
 def _summary(rows: list[Any], duplicates: list[Any], failures: list[Any]) -> dict[str, Any]:

@@ -1,14 +1,16 @@
-"""Which decoder reads which transfer syntax: a pydicom plugin on imagecodecs beside those pydicom brings.
+"""Which decoder reads which transfer syntax: imagecodecs beside the plugins that pydicom brings.
 
 imagecodecs covers the JPEG processes that no permissively licensed plugin does (extended 12-bit, lossless), and is the
-fastest exact decoder measured for RLE and HTJ2K; docs/decisions says how each was chosen. pydicom asks `is_available`
-and `DECODER_DEPENDENCIES` of a plugin module, then calls `decode_frame` once a frame.
+fastest exact decoder measured for RLE, JPEG-LS and HTJ2K; docs/decisions says how each was chosen. As a pydicom plugin,
+this module is asked `is_available` and `DECODER_DEPENDENCIES`, then `decode_frame` once a frame.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 from pydicom import uid
 from pydicom.dataset import Dataset
 from pydicom.pixels import decoders
@@ -16,15 +18,11 @@ from pydicom.pixels import decoders
 _NEEDS = ("numpy", "imagecodecs>=2024.9")
 _JPEG = (uid.JPEGExtended12Bit, uid.JPEGLossless, uid.JPEGLosslessSV1)
 _HTJ2K = (uid.HTJ2KLossless, uid.HTJ2KLosslessRPCL, uid.HTJ2K)
-DECODER_DEPENDENCIES = dict.fromkeys((*_JPEG, *_HTJ2K, uid.RLELossless), _NEEDS)
+DECODER_DEPENDENCIES = dict.fromkeys(_JPEG, _NEEDS)
 _DECODERS = (
     decoders.JPEGExtended12BitDecoder,
     decoders.JPEGLosslessDecoder,
     decoders.JPEGLosslessSV1Decoder,
-    decoders.HTJ2KLosslessDecoder,
-    decoders.HTJ2KLosslessRPCLDecoder,
-    decoders.HTJ2KDecoder,
-    decoders.RLELosslessDecoder,
 )
 
 
@@ -34,38 +32,71 @@ def is_available(transfer_syntax: str) -> bool:
         import imagecodecs
     except ImportError:
         return False
-    codec = imagecodecs.JPEG8
-    if transfer_syntax in _HTJ2K:
-        codec = imagecodecs.HTJ2K
-    elif transfer_syntax == uid.RLELossless:
-        codec = imagecodecs.DICOMRLE
-    return transfer_syntax in DECODER_DEPENDENCIES and bool(codec.available)
+    return transfer_syntax in DECODER_DEPENDENCIES and bool(imagecodecs.JPEG8.available)
 
 
 def decode_frame(src: bytes, runner: Any) -> bytes:
-    """One frame to its stored samples, colour by pixel (PS3.5 A.4.1, A.4.2, A.4.4)."""
+    """One frame's JPEG stream to its stored samples, colour by pixel (PS3.5 A.4.1)."""
     import imagecodecs
 
-    if runner.transfer_syntax == uid.RLELossless:
-        return bytes(imagecodecs.dicomrle_decode(src, f"<u{runner.bits_allocated // 8}"))
-    decode = imagecodecs.htj2k_decode if runner.transfer_syntax in _HTJ2K else imagecodecs.jpeg8_decode
-    frame = decode(src)
+    frame = imagecodecs.jpeg8_decode(src)
     runner.set_option("bits_allocated", 8 * frame.dtype.itemsize)
     runner.set_option("planar_configuration", 0)
     return bytes(frame.tobytes())
 
 
+def direct(frame: bytes, data: Dataset) -> np.ndarray | None:
+    """One plain frame (one sample, unsigned) straight to [H,W], without the copies of the plugin's road.
+
+    None where that is not offered, the stream disagrees with the tags, or the decoder fails: pydicom then has its say.
+    """
+    decode = _DIRECT.get(data.file_meta.TransferSyntaxUID)
+    if decode is None or data.get("SamplesPerPixel", 1) != 1 or data.get("PixelRepresentation", 0):
+        return None
+    kind, shape = np.dtype(f"<u{int(data.BitsAllocated) // 8}"), (int(data.Rows), int(data.Columns))
+    try:
+        values = decode(frame, kind)
+        values = values if isinstance(values, np.ndarray) else np.frombuffer(values, kind).reshape(shape)
+    except Exception:
+        return None
+    return values if values.dtype == kind and values.shape == shape else None
+
+
+def _named(name: str) -> Callable[[bytes, np.dtype[Any]], Any]:
+    """imagecodecs' decoder of that name, looked up when it is first needed."""
+
+    def decode(frame: bytes, kind: np.dtype[Any]) -> Any:
+        import imagecodecs
+
+        return getattr(imagecodecs, name)(frame)
+
+    return decode
+
+
+def _rle(frame: bytes, kind: np.dtype[Any]) -> Any:
+    import imagecodecs
+
+    return imagecodecs.dicomrle_decode(frame, kind)
+
+
+_DIRECT: dict[str, Callable[[bytes, np.dtype[Any]], Any]] = {
+    uid.RLELossless: _rle,
+    **dict.fromkeys(_HTJ2K, _named("htj2k_decode")),
+    **dict.fromkeys(_JPEG, _named("jpeg8_decode")),
+    **dict.fromkeys(uid.JPEGLSTransferSyntaxes, _named("jpegls_decode")),
+}
+
+
 def preferred(data: Dataset) -> str:
     """The plugin to ask first, by pydicom's name for it; "" leaves the order to pydicom.
 
-    Named, because pydicom asks whatever else is installed first: python-gdcm reads JPEG-LS 1.6 times slower.
+    python-gdcm, when installed, is asked first and reads JPEG-LS 1.6 times slower. pylibjpeg-rle panics on a damaged
+    stream, which is no Python exception; pydicom's own decoder says what is wrong.
     """
     syntax = data.file_meta.TransferSyntaxUID
-    if syntax in uid.JPEGLSTransferSyntaxes:
-        return "pyjpegls"
-    plain = data.get("SamplesPerPixel", 1) == 1 and not data.get("PixelRepresentation", 0)
-    ours = syntax in _JPEG or (plain and syntax in DECODER_DEPENDENCIES)
-    return "medlt" if ours and is_available(syntax) else ""
+    if syntax == uid.RLELossless:
+        return "pydicom"
+    return "pyjpegls" if syntax in uid.JPEGLSTransferSyntaxes else ""
 
 
 def register() -> None:

@@ -16,14 +16,14 @@ import numpy as np
 import pydicom
 from pydicom.dataset import Dataset
 from pydicom.encaps import get_frame
-from pydicom.filereader import read_dataset
+from pydicom.filereader import read_dataset, read_preamble
 from pydicom.pixels import get_decoder, pixel_array
 from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian
 from pydicom.uid import ExplicitVRLittleEndian as ExplicitLE
 from pydicom.uid import ImplicitVRLittleEndian as ImplicitLE
 
 from medlt.data.dicom import codecs
-from medlt.data.dicom.streams import frame_size
+from medlt.data.dicom.streams import cut_short, frame_size
 from medlt.types import InputError
 
 LIMIT_SAMPLES = 2**28  # 20 times a full-size radiograph
@@ -87,10 +87,12 @@ def stored_values(data: Dataset, path: Path) -> np.ndarray:
     _refuse_without_codec(syntax, path)
     try:
         if syntax.is_encapsulated:
-            refuse_other_size(data, path)
-            return _native(_decoded(data))
+            frame = get_frame(data.PixelData, 0, number_of_frames=int(data.get("NumberOfFrames") or 1))
+            _refuse_other_size(frame, data, path)
+            values = codecs.direct(frame, data)
+            return _native(_decoded(data)) if values is None else _cleared(values, data, 0)
         raw = _native(pixel_array(data, index=0, correct_unused_bits=False, view_only=True))
-        return _cleared(raw, data)
+        return _cleared(raw, data, _bits_below(data))
     except Unreadable:
         raise
     except Exception as error:
@@ -98,21 +100,16 @@ def stored_values(data: Dataset, path: Path) -> np.ndarray:
 
 
 def _decoded(data: Dataset) -> np.ndarray:
-    """By the preferred plugin; whatever else is installed if that one fails."""
-    first = codecs.preferred(data)
-    if not first:
-        return pixel_array(data, index=0)
-    try:
-        return pixel_array(data, index=0, decoding_plugin=first)
-    except Exception:
-        return pixel_array(data, index=0)
+    """By the plugin that is preferred, else by the first that can."""
+    return pixel_array(data, index=0, decoding_plugin=codecs.preferred(data))
 
 
-def _cleared(raw: np.ndarray, data: Dataset) -> np.ndarray:
-    """Bits outside BitsStored dropped, as overlays once lived there; a copy only where there are such bits."""
+def _cleared(raw: np.ndarray, data: Dataset, shift: int) -> np.ndarray:
+    """Bits outside BitsStored dropped, as overlays once lived there; a copy only where there are such bits. `shift` is
+    the number of bits below."""
     if not np.issubdtype(raw.dtype, np.integer):
         return raw
-    allocated, stored, shift = int(data.BitsAllocated), int(data.BitsStored), _bits_below(data)
+    allocated, stored = int(data.BitsAllocated), int(data.BitsStored)
     unused = allocated - stored
     limits = (-(2 ** (stored - 1)), 2 ** (stored - 1) - 1) if data.PixelRepresentation else (0, 2**stored - 1)
     if unused <= 0 or (not shift and raw.size and limits[0] <= raw.min() and raw.max() <= limits[1]):
@@ -178,18 +175,25 @@ def _refuse_giant(header: Dataset, path: Path) -> None:
 
 def _refuse_bomb(raw: bytes, path: Path) -> None:
     """A deflated data set is inflated piecewise and thrown away, until it ends or passes the cap."""
-    if raw[128:132] != b"DICM":
-        return
     try:
-        meta = read_dataset(BytesIO(raw[132:65668]), False, True, stop_when=lambda tag, vr, length: tag >= 0x00030000)
-        if meta.get("TransferSyntaxUID") != DeflatedExplicitVRLittleEndian:
-            return
-        deflated = raw[144 + int(meta.FileMetaInformationGroupLength) :]
-    except Exception as error:
-        raise _damaged(error, path) from None
-    if _inflated_size(deflated) > LIMIT_INFLATED_BYTES:
+        at = _deflated_from(raw)
+    except Exception:  # what cannot be parsed here cannot be parsed, and so not inflated, by pydicom either
+        return
+    if at is not None and _inflated_size(raw[at:]) > LIMIT_INFLATED_BYTES:
         limit = f"more than {LIMIT_INFLATED_BYTES >> 20} MiB when inflated"
         raise Unreadable("too_large", f"{path}: {limit}; leave the file out")
+
+
+def _deflated_from(raw: bytes) -> int | None:
+    """Where pydicom starts to inflate: behind the file meta and command elements it finds, whatever their length tag
+    says. None if the data set is not deflated."""
+    stream = BytesIO(raw)
+    read_preamble(stream, force=True)
+    meta = read_dataset(stream, False, True, stop_when=lambda tag, vr, length: tag >> 16 != 2)
+    if meta.get("TransferSyntaxUID") != DeflatedExplicitVRLittleEndian:
+        return None
+    read_dataset(stream, True, True, stop_when=lambda tag, vr, length: tag >> 16 != 0)
+    return stream.tell()
 
 
 def _inflated_size(deflated: bytes) -> int:
@@ -207,9 +211,10 @@ def _inflated_size(deflated: bytes) -> int:
     return size
 
 
-def refuse_other_size(data: Dataset, path: Path) -> None:
+def _refuse_other_size(frame: bytes, data: Dataset, path: Path) -> None:
     """Refuse a stream whose own header claims another size than the data set: a bomb, or somebody else's pixels."""
-    frame = get_frame(data.PixelData, 0, number_of_frames=int(data.get("NumberOfFrames") or 1))
+    if cut_short(frame):
+        raise Unreadable("truncated", f"{path}: its JPEG stream has no end; restore the file from its source")
     said, size = (int(data.Rows), int(data.Columns)), frame_size(frame[:65536])
     if size is not None and size != said:
         told = f"the compressed stream is {size[0]} x {size[1]}, the header says {said[0]} x {said[1]}"

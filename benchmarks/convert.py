@@ -1,0 +1,226 @@
+"""How fast is the conversion, beside the loops and tools people use, and beside the codec alone?
+
+    python benchmarks/convert.py [--files 200] [--rounds 3] [--with FOLDER]
+
+Builds FILES radiographs of 2048x2500, 12 bits stored, in every transfer syntax, and makes 512-px 8-bit PNGs of them.
+Every way runs in a process of its own, pinned to one core, reading files that are in the page cache and writing to
+the same disk, after one file that warms it up. The clock is CPU time, user and system, its child processes included,
+so files a second are a core's, whoever else uses the machine; the median of the rounds, which take the ways in turn.
+FOLDER is a site-packages with dicom2jpg and dicomsdl, which medlt does not install; a tool that is missing is left out.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import convert_files
+from common import table
+
+Way = Callable[[Path, Path], None]
+
+
+def medlt(path: Path, out: Path) -> None:
+    """medlt, preset viewer: the whole work on a file, SHA-256 of input and output included."""
+    from medlt.data.convert.one import convert_one
+    from medlt.data.convert.settings import Settings
+
+    (out / "images").mkdir(exist_ok=True)
+    assert not convert_one(path, out, Settings(size=512)).reason
+
+
+def floor(path: Path, out: Path) -> None:
+    """Reading the file and the codec's decode, nothing else."""
+    from medlt.data.dicom.guard import open_bytes, stored_values
+
+    stored_values(open_bytes(path.read_bytes(), path)[0], path)
+
+
+def digest(path: Path, out: Path) -> None:
+    """What medlt's record of the input costs at least."""
+    hashlib.sha256(path.read_bytes()).digest()
+
+
+def plain(path: Path, out: Path) -> None:
+    """The loop of a tutorial: pydicom, VOI LUT, min-max, Pillow."""
+    import numpy as np
+    import pydicom
+    from PIL import Image
+    from pydicom.pixels import apply_voi_lut
+
+    data = pydicom.dcmread(path)
+    x = apply_voi_lut(data.pixel_array, data).astype(float)
+    x = ((x - x.min()) / (x.max() - x.min()) * 255).astype(np.uint8)
+    Image.fromarray(x).resize((512, 625), Image.Resampling.BOX).save(out / f"{path.stem}.png")
+
+
+def plain_minmax(path: Path, out: Path) -> None:
+    """The same without the VOI LUT, which is then wrong."""
+    import numpy as np
+    import pydicom
+    from PIL import Image
+
+    x = pydicom.dcmread(path).pixel_array.astype(float)
+    x = ((x - x.min()) / (x.max() - x.min()) * 255).astype(np.uint8)
+    Image.fromarray(x).resize((512, 625), Image.Resampling.BOX).save(out / f"{path.stem}.png")
+
+
+def monai(path: Path, out: Path) -> None:
+    """MONAI LoadImage and min-max (no VOI LUT), Pillow."""
+    import numpy as np
+    from monai.transforms import LoadImage
+    from PIL import Image
+
+    x = np.asarray(LoadImage(image_only=True, reader="PydicomReader")(path)).squeeze().T
+    x = ((x - x.min()) / (x.max() - x.min()) * 255).astype(np.uint8)
+    Image.fromarray(x).resize((512, 625), Image.Resampling.BOX).save(out / f"{path.stem}.png")
+
+
+def dcmtk(path: Path, out: Path) -> None:
+    """dcmtk's converter, first window, scaled by width."""
+    told = ["dcmj2pnm", "+on", "+Wi", "1", "+Sxv", "512", str(path), str(out / f"{path.stem}.png")]
+    subprocess.run(told, check=True, capture_output=True)
+
+
+def dicom2jpg(path: Path, out: Path) -> None:
+    """dicom2jpg, which writes full size only."""
+    import dicom2jpg as other
+
+    other.dicom2png(str(path), str(out))
+
+
+def dicomsdl(path: Path, out: Path) -> None:
+    """dicomsdl's decode and window, Pillow."""
+    import dicomsdl as other
+    import numpy as np
+    from PIL import Image
+
+    x = other.open(str(path)).pixelData().astype(float)
+    x = ((x - x.min()) / (x.max() - x.min()) * 255).astype(np.uint8)
+    Image.fromarray(x).resize((512, 625), Image.Resampling.BOX).save(out / f"{path.stem}.png")
+
+
+WAYS: dict[str, Way] = {
+    "floor: read + decode": floor,
+    "SHA-256 of the file alone": digest,
+    "medlt convert": medlt,
+    "pydicom + VOI + Pillow": plain,
+    "pydicom + Pillow, no VOI": plain_minmax,
+    "MONAI LoadImage + Pillow": monai,
+    "dcmtk dcmj2pnm": dcmtk,
+    "dicom2jpg": dicom2jpg,
+    "dicomsdl + Pillow": dicomsdl,
+}
+
+
+OURS = ("medlt convert", "floor: read + decode", "SHA-256 of the file alone")
+
+
+def child(way: str, folder: Path, limit: int) -> None:
+    """Run one way over the files of a folder on one core; print files a CPU second and peak memory."""
+    import cv2
+
+    os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
+    cv2.setNumThreads(1)
+    files = sorted(folder.glob("*.dcm"))
+    with tempfile.TemporaryDirectory(dir=folder.parent) as place:
+        out, warm = Path(place, "out"), Path(place, "warm")
+        out.mkdir()
+        warm.mkdir()
+        WAYS[way](files[0], warm)
+        began = cpu_seconds()
+        for path in files[:limit]:
+            WAYS[way](path, out)
+        rate = len(files[:limit]) / (cpu_seconds() - began)
+    print(json.dumps({"rate": rate, "peak_mb": peak_mb()}))
+
+
+def cpu_seconds() -> float:
+    """Of this process and of the children it has waited for."""
+    spent = os.times()
+    return spent.user + spent.system + spent.children_user + spent.children_system
+
+
+def peak_mb() -> float:
+    """Peak resident memory since exec; ru_maxrss would remember the parent's."""
+    status = Path("/proc/self/status").read_text()
+    return int(status.split("VmHWM:")[1].split()[0]) / 1024
+
+
+def asked_of_child(way: str, folder: Path, limit: int, extra: str) -> dict[str, float] | None:
+    """The child's figures; None if it cannot do that (a tool or codec is missing)."""
+    from medlt.data.convert.pool import worker_environment
+
+    with worker_environment():
+        environment = dict(os.environ)
+    if way not in OURS:
+        environment = {k: v for k, v in environment.items() if not k.startswith("MALLOC_")}
+    if way in ("dicom2jpg", "dicomsdl + Pillow"):
+        environment["PYTHONPATH"] = extra
+    told = [sys.executable, __file__, "--child", way, str(folder), str(limit)]
+    done = subprocess.run(told, capture_output=True, text=True, env=environment, check=False)
+    return json.loads(done.stdout.splitlines()[-1]) if done.returncode == 0 else None
+
+
+def compared(folder: Path, files: int, rounds: int, extra: str) -> list[str]:
+    """Table rows of one transfer syntax."""
+    found: dict[str, list[float]] = {way: [] for way in WAYS}
+    peak: dict[str, float] = {}
+    for _ in range(rounds):
+        for way in WAYS:
+            limit = files if way in OURS else max(4, files // 8)
+            told = asked_of_child(way, folder, limit, extra)
+            if told:
+                found[way].append(told["rate"])
+                peak[way] = told["peak_mb"]
+    ours, best = statistics.median(found["medlt convert"]), statistics.median(found["floor: read + decode"])
+    lines = []
+    for way, rates in found.items():
+        if rates:
+            rate = statistics.median(rates)
+            spread = f"{min(rates):.1f}-{max(rates):.1f}"
+            lines.append(f"| {folder.name} | {way} | {rate:.1f} | {spread} | {ours / rate:.2f} | {peak[way]:.0f} |")
+        else:
+            lines.append(f"| {folder.name} | {way} | cannot | | | |")
+    return [*lines, f"| {folder.name} | *floor / medlt* | | | {best / ours:.2f} | |"]
+
+
+def main() -> None:
+    """All syntaxes, one table."""
+    read = argparse.ArgumentParser()
+    read.add_argument("--files", type=int, default=200)
+    read.add_argument("--rounds", type=int, default=3)
+    read.add_argument("--with", dest="extra", default="")
+    read.add_argument("--only", default="")
+    read.add_argument("--child", nargs=3)
+    asked = read.parse_args()
+    if asked.child:
+        return child(asked.child[0], Path(asked.child[1]), int(asked.child[2]))
+    place = Path(tempfile.mkdtemp(prefix="medlt-convert-"))
+    lines = [
+        "Files a CPU second on one core, median and range of the rounds; 'times' is medlt's rate over this one's.",
+        "",
+        "| transfer syntax | way | files/s | range | times | peak MB |",
+        "|---|---|---:|---:|---:|---:|",
+    ]
+    try:
+        for name in asked.only.split(",") if asked.only else convert_files.SYNTAXES:
+            folder = convert_files.build(place / name, name, asked.files)
+            lines += compared(folder, asked.files, asked.rounds, asked.extra)
+            shutil.rmtree(folder)
+        table("convert", lines)
+    finally:
+        shutil.rmtree(place)
+
+
+if __name__ == "__main__":
+    main()
