@@ -74,7 +74,8 @@ class Shown:
 
 def code(stored: np.ndarray) -> np.ndarray:
     """8- or 16-bit integers as the unsigned index of their bit pattern."""
-    return stored.view(np.uint8 if stored.dtype.itemsize == 1 else np.uint16)
+    kind = np.uint8 if stored.dtype.itemsize == 1 else np.uint16
+    return np.asarray(stored.view(kind))
 
 
 def looked_up(stored: np.ndarray, table: np.ndarray) -> np.ndarray:

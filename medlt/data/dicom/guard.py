@@ -23,7 +23,7 @@ from pydicom.uid import ExplicitVRLittleEndian as ExplicitLE
 from pydicom.uid import ImplicitVRLittleEndian as ImplicitLE
 
 from medlt.data.dicom import codecs
-from medlt.data.dicom.streams import cut_short, frame_size
+from medlt.data.dicom.streams import frame_size, no_end
 from medlt.types import InputError
 
 LIMIT_SAMPLES = 2**28  # 20 times a full-size radiograph
@@ -101,7 +101,7 @@ def stored_values(data: Dataset, path: Path) -> np.ndarray:
 
 def _decoded(data: Dataset) -> np.ndarray:
     """By the plugin that is preferred, else by the first that can."""
-    return pixel_array(data, index=0, decoding_plugin=codecs.preferred(data))
+    return np.asarray(pixel_array(data, index=0, decoding_plugin=codecs.preferred(data)))
 
 
 def _cleared(raw: np.ndarray, data: Dataset, shift: int) -> np.ndarray:
@@ -213,8 +213,8 @@ def _inflated_size(deflated: bytes) -> int:
 
 def _refuse_other_size(frame: bytes, data: Dataset, path: Path) -> None:
     """Refuse a stream whose own header claims another size than the data set: a bomb, or somebody else's pixels."""
-    if cut_short(frame):
-        raise Unreadable("truncated", f"{path}: its JPEG stream has no end; restore the file from its source")
+    if no_end(frame) and not codecs.whole_without_end(frame):
+        raise Unreadable("truncated", f"{path}: its JPEG stream is cut short; restore the file from its source")
     said, size = (int(data.Rows), int(data.Columns)), frame_size(frame[:65536])
     if size is not None and size != said:
         told = f"the compressed stream is {size[0]} x {size[1]}, the header says {said[0]} x {said[1]}"

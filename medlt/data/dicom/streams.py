@@ -18,9 +18,9 @@ def frame_size(stream: bytes) -> tuple[int, int] | None:
     return _jpeg_size(stream) if stream[:2] == b"\xff\xd8" else None
 
 
-def cut_short(stream: bytes) -> bool:
-    """Whether a JPEG stream lacks its end-of-image marker: decoders then make up the rest of the picture."""
-    return stream[:2] == b"\xff\xd8" and not stream[-64:].rstrip(b"\0").endswith(b"\xff\xd9")
+def no_end(stream: bytes) -> bool:
+    """Whether a JPEG stream lacks its end-of-image marker."""
+    return stream[:2] == b"\xff\xd8" and not stream[-64:].rstrip(b"\0\xff").endswith(b"\xff\xd9")
 
 
 def _jpeg_size(stream: bytes) -> tuple[int, int] | None:
