@@ -61,7 +61,7 @@ class Settings:
 def asked(
     preset: str,
     size: int | None,
-    kind: str,
+    kind: str | None,
     quality: int,
     profile: str | None,
     key: Path | None,
@@ -71,11 +71,12 @@ def asked(
     memory_mb: int,
     dry_run: bool,
 ) -> Settings:
-    """Settings as the command line spells them: lists joined by commas, the profile by name, the key as a file."""
+    """Settings as the command line spells them: lists joined by commas, the profile by name, the key as a file, the
+    format the preset's own if None."""
     return Settings(
         preset=preset,
         size=size,
-        format=kind,
+        format=kind or ("png16" if preset == "linear16" else "png"),
         quality=quality,
         profile=None if profile is None else Profile.parse(profile),
         key=b"" if key is None else read_key(key),

@@ -10,6 +10,7 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 
+from medlt.data.layouts.reading import read_table, require
 from medlt.data.manifest import SPLITS, Manifest
 from medlt.files import digest
 from medlt.types import InputError
@@ -31,9 +32,9 @@ NIH_FINDINGS = (
     "Hernia",
     "No_Finding",
 )
-_NIH_COLUMNS = ("Image Index", "Finding Labels", "Patient ID", "Patient Age", "Patient Gender", "View Position")
-_SHARES = (0.7, 0.1, 0.2)
-_UNCERTAIN = {"unknown": np.nan, "positive": 1.0, "negative": 0.0}
+NIH_COLUMNS = ("Image Index", "Finding Labels", "Patient ID", "Patient Age", "Patient Gender", "View Position")
+SHARES = (0.7, 0.1, 0.2)
+UNCERTAIN = {"unknown": np.nan, "positive": 1.0, "negative": 0.0}
 
 
 def from_csv(
@@ -56,9 +57,9 @@ def from_csv(
     where that column is 1. Raises InputError in one line on a missing table, a missing column or a bad value.
     """
     names = dict.fromkeys((path, uid, patient_id, split, *([view] if view else [])))
-    source = _read(Path(table), text=tuple(names))
+    source = read_table(Path(table), text=tuple(names))
     flags = (train_flag,) if train_flag else ()
-    _require(source, (*names, *findings, *flags), Path(table))
+    require(source, (*names, *findings, *flags), Path(table))
     if train_flag:
         source = source[(source[split] != "train") | (pd.to_numeric(source[train_flag], errors="coerce") == 1)]
     rows = pd.DataFrame({"path": source[path], "patient_id": source[patient_id], "split": source[split]})
@@ -66,7 +67,7 @@ def from_csv(
     carried = [c for c in keep if c in source.columns and c not in rows.columns]
     rows[carried] = source[carried]
     for finding in findings:
-        rows[finding] = source[finding].replace(-1, _UNCERTAIN[uncertain])
+        rows[finding] = source[finding].replace(-1, UNCERTAIN[uncertain])
     return _born(rows.set_index(source[uid]), tuple(findings), Path(root or Path(table).parent), Path(table))
 
 
@@ -77,15 +78,15 @@ def from_nih(*, table: Path, images: Path, test_list: Path | None = None, seed: 
     `test_list` its images are test and the other patients are split 7:1 into train and val by `seed`; without, all
     patients are split 70/10/20. A patient's split depends on the seed and the patient's number only.
     """
-    source = _read(Path(table), text=("Image Index", "Patient ID", "Finding Labels"))
-    _require(source, _NIH_COLUMNS, Path(table))
+    source = read_table(Path(table), text=("Image Index", "Patient ID", "Finding Labels"))
+    require(source, NIH_COLUMNS, Path(table))
     names = source["Image Index"]
     rows = pd.DataFrame({"path": _located(names, Path(images)), "patient_id": source["Patient ID"]})
-    rows["split"] = _nih_split(source, test_list, seed)
+    rows["split"] = nih_split(source, test_list, seed)
     rows["view"] = source["View Position"]
     rows["sex"] = source["Patient Gender"]
-    rows["age"] = _years(source["Patient Age"])
-    rows = rows.join(_flags(source["Finding Labels"], Path(table)))
+    rows["age"] = years(source["Patient Age"])
+    rows = rows.join(nih_flags(source["Finding Labels"], Path(table)))
     stems = names.str.replace(r"\.\w+$", "", regex=True)
     return _born(rows.set_index(stems), NIH_FINDINGS, Path(images), Path(table))
 
@@ -100,19 +101,19 @@ def patient_split(patients: Sequence[str], shares: Sequence[float], seed: int) -
     return [known[p] for p in patients]
 
 
-def _nih_split(source: pd.DataFrame, test_list: Path | None, seed: int) -> pd.Series:
+def nih_split(source: pd.DataFrame, test_list: Path | None, seed: int) -> pd.Series:
     patients = list(source["Patient ID"])
     if test_list is None:
-        return pd.Series(patient_split(patients, _SHARES, seed), source.index)
+        return pd.Series(patient_split(patients, SHARES, seed), source.index)
     if not Path(test_list).is_file():
         raise InputError(f"{test_list}: no such test list; leave test_list out to split patients by the seed")
     listed = set(Path(test_list).read_text().split())
-    train, val, _ = _SHARES
+    train, val, _ = SHARES
     rest = pd.Series(patient_split(patients, (train / (train + val), val / (train + val), 0.0), seed), source.index)
     return rest.mask(source["Image Index"].isin(listed), "test")
 
 
-def _flags(labels: pd.Series, table: Path) -> pd.DataFrame:
+def nih_flags(labels: pd.Series, table: Path) -> pd.DataFrame:
     """One 0/1 column a finding from 'A|B'; raises InputError on a name the NIH table does not have."""
     flags = labels.fillna("").str.replace("No Finding", "No_Finding").str.get_dummies("|")
     if strange := [c for c in flags.columns if c not in NIH_FINDINGS]:
@@ -120,7 +121,7 @@ def _flags(labels: pd.Series, table: Path) -> pd.DataFrame:
     return flags.reindex(columns=list(NIH_FINDINGS), fill_value=0).astype(np.float64)
 
 
-def _years(ages: pd.Series) -> pd.Series:
+def years(ages: pd.Series) -> pd.Series:
     """Years from '58' or '058Y'; the table's impossible ages (up to 414) become NaN."""
     digits = ages.astype(str).str.extract(r"^0*(\d+)Y?(?:\.0)?$")[0]
     years = pd.to_numeric(digits, errors="coerce").astype(np.float64)
@@ -134,27 +135,6 @@ def _located(names: pd.Series, images: Path) -> pd.Series:
         below = os.path.relpath(folder, images)
         found.update((f, os.path.normpath(os.path.join(below, f))) for f in files)
     return names.map(lambda name: found.get(name, name))
-
-
-def _read(table: Path, text: Sequence[str]) -> pd.DataFrame:
-    """The CSV with its `text` columns kept as written (leading zeros stay)."""
-    if not table.is_file():
-        raise InputError(f"{table}: no such table; check the path")
-    try:
-        source = pd.read_csv(table, dtype=dict.fromkeys(text, str), low_memory=False)
-    except (ValueError, OSError) as error:
-        raise InputError(f"{table}: not readable as CSV: {str(error).splitlines()[0]}") from None
-    if not len(source):
-        raise InputError(f"{table}: the table has no row; check the source it was made from")
-    return source
-
-
-def _require(source: pd.DataFrame, columns: Sequence[str], table: Path) -> None:
-    missing = [c for c in columns if c not in source.columns]
-    if missing:
-        more = f" (and {len(missing) - 1} more)" if len(missing) > 1 else ""
-        present = ", ".join(map(str, source.columns))
-        raise InputError(f"{table}: missing column {missing[0]!r}{more}; it has {present}")
 
 
 def _born(rows: pd.DataFrame, findings: tuple[str, ...], root: Path, table: Path) -> Manifest:

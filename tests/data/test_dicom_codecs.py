@@ -1,0 +1,161 @@
+"""Streams made by other encoders come back exactly, by the short road and by pydicom's; bombs and cuts are seen."""
+
+import struct
+from collections.abc import Callable
+from typing import Any
+
+import imagecodecs
+import numpy as np
+import pydicom
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import array_shapes, arrays
+from pydicom.data import get_testdata_file
+from pydicom.dataset import Dataset
+from pydicom.encaps import encapsulate, get_frame
+from pydicom.pixels import pixel_array
+from pydicom.uid import (
+    UID,
+    HTJ2KLossless,
+    JPEG2000Lossless,
+    JPEGBaseline8Bit,
+    JPEGLosslessSV1,
+    JPEGLSLossless,
+    RLELossless,
+)
+
+from medlt.data.dicom import Unreadable, codecs
+from medlt.data.dicom.guard import stored_values
+from medlt.data.dicom.streams import frame_size, no_end
+
+Header = Callable[..., Dataset]
+ENCODE: dict[UID, Callable[[np.ndarray, int], bytes]] = {
+    JPEGLosslessSV1: lambda x, bits: imagecodecs.ljpeg_encode(x, bitspersample=bits),
+    JPEGLSLossless: lambda x, bits: imagecodecs.jpegls_encode(x),
+    JPEG2000Lossless: lambda x, bits: imagecodecs.jpeg2k_encode(
+        x, codecformat="j2k", reversible=True, bitspersample=bits
+    ),
+    HTJ2KLossless: lambda x, bits: imagecodecs.htj2k_encode(x),
+}
+
+
+def file(header: Header, pixels: np.ndarray, syntax: UID, stream: bytes | None = None, **more: Any) -> Dataset:
+    """A data set whose pixels are `stream`, or encoded in `syntax`."""
+    bits = 8 * pixels.dtype.itemsize
+    data = header(pixels, BitsStored=bits, HighBit=bits - 1, **more)
+    if syntax == RLELossless:
+        data.compress(RLELossless, generate_instance_uid=False)
+        return data
+    data.PixelData = encapsulate([bytes(stream or ENCODE[syntax](pixels, bits))])
+    data["PixelData"].VR = "OB"
+    data.file_meta.TransferSyntaxUID = syntax
+    return data
+
+
+PIXELS = st.sampled_from((np.uint8, np.uint16)).flatmap(
+    lambda kind: arrays(kind, array_shapes(min_dims=2, max_dims=2, min_side=8, max_side=24))
+)
+
+
+@pytest.mark.parametrize("syntax", [*ENCODE, RLELossless], ids=lambda uid: uid.name)
+@given(pixels=PIXELS)
+@settings(deadline=None, max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_every_stored_value_comes_back(syntax: UID, header: Header, pixels: np.ndarray) -> None:
+    data = file(header, pixels, syntax)
+    np.testing.assert_array_equal(stored_values(data, None), pixels)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("syntax", [JPEGLosslessSV1, JPEGLSLossless, HTJ2KLossless, RLELossless], ids=lambda u: u.name)
+def test_the_short_road_is_taken_and_agrees_with_pydicoms(syntax: UID, header: Header) -> None:
+    pixels = np.random.default_rng(0).integers(0, 65536, (40, 30), dtype=np.uint16)
+    data = file(header, pixels, syntax)
+    codecs.register()
+    straight = codecs.direct(get_frame(data.PixelData, 0, number_of_frames=1), data)
+    assert straight is not None
+    np.testing.assert_array_equal(straight, pixel_array(data))
+
+
+@pytest.mark.parametrize("tags", [{"PixelRepresentation": 1}, {"SamplesPerPixel": 3}])
+def test_signed_and_colour_never_take_the_short_road(tags: dict[str, int], header: Header) -> None:
+    data = file(header, np.zeros((8, 8), np.uint16), JPEGLSLossless, **tags)
+    assert codecs.direct(get_frame(data.PixelData, 0, number_of_frames=1), data) is None
+
+
+def test_signed_values_keep_their_sign(header: Header) -> None:
+    pixels = np.random.default_rng(0).integers(-3000, 3000, (16, 20), dtype=np.int16)
+    data = file(header, pixels, RLELossless)
+    np.testing.assert_array_equal(stored_values(data, None), pixels)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("syntax", ENCODE, ids=lambda uid: uid.name)
+@given(rows=st.integers(8, 300), columns=st.integers(8, 300))
+@settings(deadline=None, max_examples=15)
+def test_a_stream_tells_its_own_size(syntax: UID, rows: int, columns: int) -> None:
+    stream = bytes(ENCODE[syntax](np.zeros((rows, columns), np.uint16), 16))
+    assert frame_size(stream) == (rows, columns)
+
+
+@pytest.mark.parametrize("stream", [b"", b"\xff\xd8", b"\xff\x4f\xff\x51\0\0", b"text", b"\xff\xd8\xff\xc0\0"])
+def test_no_size_is_made_up(stream: bytes) -> None:
+    assert frame_size(stream) is None
+
+
+@pytest.mark.parametrize("syntax", ENCODE, ids=lambda uid: uid.name)
+def test_a_stream_of_another_size_is_refused_before_it_is_decoded(
+    syntax: UID, header: Header, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A 100-byte stream may claim 60,000 x 60,000 pixels; its file says 8 x 8."""
+    data = file(header, np.zeros((16, 16), np.uint16), syntax)
+    data.Rows = 8
+    monkeypatch.setattr(codecs, "direct", lambda *_: pytest.fail("was decoded"))
+    with pytest.raises(Unreadable, match="16 x 16, the header says 8 x 16") as refused:
+        stored_values(data, None)  # type: ignore[arg-type]
+    assert refused.value.code == "corrupt"
+
+
+@pytest.mark.parametrize("share", [0.3, 0.6, 0.95, 0.999])
+def test_a_cut_jpeg_is_not_filled_in(share: float, header: Header) -> None:
+    pixels = np.random.default_rng(0).integers(0, 4096, (64, 64), dtype=np.uint16)
+    whole = bytes(imagecodecs.ljpeg_encode(pixels, bitspersample=16))
+    data = file(header, pixels, JPEGLosslessSV1, whole[: int(share * len(whole))])
+    with pytest.raises(Unreadable) as refused:
+        stored_values(data, None)  # type: ignore[arg-type]
+    assert refused.value.code == "truncated"
+
+
+def test_a_whole_jpeg_without_its_end_marker_is_read(header: Header) -> None:
+    pixels = np.random.default_rng(0).integers(0, 4096, (64, 64), dtype=np.uint16)
+    whole = bytes(imagecodecs.ljpeg_encode(pixels, bitspersample=16))
+    assert no_end(whole[:-2])
+    data = file(header, pixels, JPEGLosslessSV1, whole[:-2])
+    np.testing.assert_array_equal(stored_values(data, None), pixels)  # type: ignore[arg-type]
+
+
+def test_padding_behind_the_end_marker_is_no_cut() -> None:
+    data = pydicom.dcmread(get_testdata_file("JPGExtended.dcm"))
+    frame = get_frame(data.PixelData, 0, number_of_frames=1)
+    assert not no_end(frame)
+    assert not no_end(b"\xff\xd8" + b"\xff\xd9\0")
+    assert no_end(b"\xff\xd8" + bytes(10))
+    assert not no_end(b"\xff\x4f\xff\x51 not a JPEG")
+
+
+def test_a_baseline_jpeg_takes_pydicoms_road(header: Header) -> None:
+    import cv2
+
+    pixels = np.random.default_rng(0).integers(0, 256, (32, 32), dtype=np.uint8)
+    stream = cv2.imencode(".jpg", pixels)[1].tobytes()
+    data = file(header, pixels, JPEGBaseline8Bit, stream)
+    read = stored_values(data, None)  # type: ignore[arg-type]
+    np.testing.assert_array_equal(read, cv2.imdecode(np.frombuffer(stream, np.uint8), cv2.IMREAD_GRAYSCALE))
+
+
+def test_a_damaged_rle_stream_is_an_error_not_a_panic(header: Header) -> None:
+    data = file(header, np.random.default_rng(0).integers(0, 9, (32, 32), dtype=np.uint16), RLELossless)
+    frame = bytearray(get_frame(data.PixelData, 0, number_of_frames=1))
+    frame[4:8] = struct.pack("<I", 2**31)
+    data.PixelData = encapsulate([bytes(frame)])
+    with pytest.raises(Unreadable) as refused:
+        stored_values(data, None)  # type: ignore[arg-type]
+    assert refused.value.code in ("corrupt", "truncated")
