@@ -25,7 +25,8 @@ def _cpuinfo() -> list[str]:
 
 def table(name: str, lines: list[str]) -> None:
     """Print the result and keep it in benchmarks/results/NAME.md, with the machine and the command that made it."""
-    command = " ".join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *sys.argv[1:]])
+    told = ["FOLDER" if os.path.isabs(arg) else arg for arg in sys.argv[1:]]
+    command = " ".join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *told])
     text = "\n".join([f"# {name}", "", f"`{command}` on {machine()}", "", *lines, ""])
     print(text)
     RESULTS.mkdir(exist_ok=True)

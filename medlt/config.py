@@ -9,10 +9,10 @@ import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from medlt.types import InputError
 
@@ -132,12 +132,18 @@ class Fusion(Strict):
     rule: Literal["tail_first", "published"] = Field("tail_first", description="see synthesis.fuse")
     threshold_mean: float = Field(0.2, ge=0, le=1, description="published: 0.5")
     threshold_sd: float = Field(0.05, ge=0, description="published: 0.1")
-    scheduler: str = "ddim"
+    scheduler: Literal["ddim", "ddpm", "dpm++", "dpm++sde", "lcm", "tcd", "unipc"] = "ddim"
     steps: int = Field(75, ge=1, description="N, the length of the full schedule")
     keep: int = Field(5, ge=1, description="k, how many of its last steps are run")
     renoise: bool = Field(True, description="add the noise step N-k expects (SDEdit); False is the published code")
     guidance: float = Field(3.5, ge=0)
     labels: Literal["cam_mass", "tail", "union"] = "cam_mass"
+
+    @model_validator(mode="after")
+    def _keep_fits(self) -> Self:
+        if self.keep > self.steps:
+            raise ValueError(f"keep {self.keep} is more than the {self.steps} steps there are; lower keep")
+        return self
 
 
 Method = Fusion

@@ -1,8 +1,10 @@
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
 from medlt import config
+from medlt.diffusion.schedulers import NAMES
 from medlt.types import InputError
 
 LEAST = """
@@ -74,3 +76,19 @@ def test_every_shipped_recipe_is_valid_and_opens_with_its_command(path: Path) ->
     assert all(line.startswith("#") for line in head.splitlines() if line)
     assert "medlt " in head
     assert "minutes" in head
+
+
+@pytest.mark.parametrize(
+    ("told", "words"),
+    [(["method.scheduler=ddmi"], "'ddim'"), (["method.steps=4", "method.keep=5"], "keep 5 is more than the 4 steps")],
+)
+def test_a_misspelt_scheduler_and_too_many_kept_steps_stop_at_the_door(
+    least: Path, told: list[str], words: str
+) -> None:
+    """Both used to fail only after everything was trained."""
+    with pytest.raises(InputError, match=words):
+        config.load(least, told)
+
+
+def test_the_config_knows_every_scheduler_there_is() -> None:
+    assert get_args(config.Fusion.model_fields["scheduler"].annotation) == NAMES

@@ -152,8 +152,8 @@ class Manifest:
 
     @property
     def no_finding(self) -> str | None:
-        """The column that says nothing was found, if there is one."""
-        same = (f for f in self.findings if f.lower().replace("_", "").replace(" ", "") == "nofinding")
+        """The column that says nothing was found, if there is one; CXR-LT 2024 calls it Normal."""
+        same = (f for f in self.findings if f.lower().replace("_", "").replace(" ", "") in ("nofinding", "normal"))
         return next(same, None)
 
     def _absolute(self, path: str) -> str:

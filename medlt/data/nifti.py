@@ -56,7 +56,7 @@ def _volume(raw: bytes, path: Path) -> np.ndarray:
             values = np.asarray(image.dataobj, np.float64).reshape(shape)
             turn = nibabel.io_orientation(image.affine)
             return np.asarray(values if np.isnan(turn).any() else nibabel.apply_orientation(values, turn))
-    except Unreadable:
+    except (Unreadable, MemoryError):
         raise
     except Exception as error:
         told = (str(error) or type(error).__name__).splitlines()[0]

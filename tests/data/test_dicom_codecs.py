@@ -66,7 +66,7 @@ def test_every_stored_value_comes_back(syntax: UID, header: Header, pixels: np.n
     np.testing.assert_array_equal(stored_values(data, None), pixels)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("syntax", [JPEGLosslessSV1, JPEGLSLossless, HTJ2KLossless, RLELossless], ids=lambda u: u.name)
+@pytest.mark.parametrize("syntax", [JPEGLosslessSV1, JPEGLSLossless, RLELossless], ids=lambda u: u.name)
 def test_the_short_road_is_taken_and_agrees_with_pydicoms(syntax: UID, header: Header) -> None:
     pixels = np.random.default_rng(0).integers(0, 65536, (40, 30), dtype=np.uint16)
     data = file(header, pixels, syntax)
@@ -114,14 +114,15 @@ def test_a_stream_of_another_size_is_refused_before_it_is_decoded(
     assert refused.value.code == "corrupt"
 
 
-@pytest.mark.parametrize("share", [0.3, 0.6, 0.95, 0.999])
-def test_a_cut_jpeg_is_not_filled_in(share: float, header: Header) -> None:
+@pytest.mark.parametrize("syntax", ENCODE, ids=lambda uid: uid.name)
+@pytest.mark.parametrize("share", [0.3, 0.6, 0.95])
+def test_a_cut_stream_is_not_filled_in(share: float, syntax: UID, header: Header) -> None:
     pixels = np.random.default_rng(0).integers(0, 4096, (64, 64), dtype=np.uint16)
-    whole = bytes(imagecodecs.ljpeg_encode(pixels, bitspersample=16))
-    data = file(header, pixels, JPEGLosslessSV1, whole[: int(share * len(whole))])
+    whole = bytes(ENCODE[syntax](pixels, 16))
+    data = file(header, pixels, syntax, whole[: int(share * len(whole))])
     with pytest.raises(Unreadable) as refused:
         stored_values(data, None)  # type: ignore[arg-type]
-    assert refused.value.code == "truncated"
+    assert refused.value.code in ("truncated", "corrupt")
 
 
 def test_a_whole_jpeg_without_its_end_marker_is_read(header: Header) -> None:

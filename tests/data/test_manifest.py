@@ -49,7 +49,7 @@ def test_tail_never_holds_the_no_finding_column(table: pd.DataFrame) -> None:
     assert train.tail(1) == ()
 
 
-@pytest.mark.parametrize("name", ["No Finding", "no_finding", "NoFinding"])
+@pytest.mark.parametrize("name", ["No Finding", "no_finding", "NoFinding", "Normal"])
 def test_no_finding_is_known_however_it_is_written(table: pd.DataFrame, name: str) -> None:
     rows = table.rename(columns={"No_Finding": name}).set_index("uid")
     assert Manifest(rows, ("A", name), Path("/")).no_finding == name

@@ -1,8 +1,8 @@
 """Which decoder reads which transfer syntax: imagecodecs beside the plugins that pydicom brings.
 
 imagecodecs covers the JPEG processes that no permissively licensed plugin does (extended 12-bit, lossless), and is the
-fastest exact decoder measured for RLE, JPEG-LS and HTJ2K; docs/decisions says how each was chosen. As a pydicom plugin,
-this module is asked `is_available` and `DECODER_DEPENDENCIES`, then `decode_frame` once a frame.
+fastest exact decoder measured for RLE and JPEG-LS; docs/decisions says how each was chosen. As a pydicom plugin, this
+module is asked `is_available` and `DECODER_DEPENDENCIES`, then `decode_frame` once a frame.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ from pydicom.pixels import decoders
 
 _NEEDS = ("numpy", "imagecodecs>=2024.9")
 _JPEG = (uid.JPEGExtended12Bit, uid.JPEGLossless, uid.JPEGLosslessSV1)
-_HTJ2K = (uid.HTJ2KLossless, uid.HTJ2KLosslessRPCL, uid.HTJ2K)
 DECODER_DEPENDENCIES = dict.fromkeys(_JPEG, _NEEDS)
 _DECODERS = (
     decoders.JPEGExtended12BitDecoder,
@@ -57,6 +56,8 @@ def direct(frame: bytes, data: Dataset) -> np.ndarray | None:
     try:
         values = decode(frame, kind)
         values = values if isinstance(values, np.ndarray) else np.frombuffer(values, kind).reshape(shape)
+    except MemoryError:
+        raise
     except Exception:
         return None
     return values if values.dtype == kind and values.shape == shape else None
@@ -96,7 +97,6 @@ def _rle(frame: bytes, kind: np.dtype[Any]) -> Any:
 
 _DIRECT: dict[str, Callable[[bytes, np.dtype[Any]], Any]] = {
     uid.RLELossless: _rle,
-    **dict.fromkeys(_HTJ2K, _named("htj2k_decode")),
     **dict.fromkeys(_JPEG, _named("jpeg8_decode")),
     **dict.fromkeys(uid.JPEGLSTransferSyntaxes, _named("jpegls_decode")),
 }

@@ -104,7 +104,7 @@ def shown(stored: np.ndarray, data: Dataset) -> Shown:
 
 def _level(values: np.ndarray, data: Dataset, span: tuple[float, float]) -> np.ndarray:
     """float64 in [0,1] for stored values of any shape."""
-    return np.clip(presentation(voi_lut(modality_lut(values, data), data, span), data), 0, 1)
+    return np.asarray(np.clip(presentation(voi_lut(modality_lut(values, data), data, span), data), 0, 1))
 
 
 def extremes(stored: np.ndarray, padding: tuple[int, int] | None) -> tuple[np.generic, np.generic] | None:

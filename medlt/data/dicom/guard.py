@@ -93,7 +93,7 @@ def stored_values(data: Dataset, path: Path) -> np.ndarray:
             return _native(_decoded(data)) if values is None else _cleared(values, data, 0)
         raw = _native(pixel_array(data, index=0, correct_unused_bits=False, view_only=True))
         return _cleared(raw, data, _bits_below(data))
-    except Unreadable:
+    except (Unreadable, MemoryError):
         raise
     except Exception as error:
         raise _damaged(error, path) from None
@@ -137,6 +137,8 @@ def _parsed(raw: bytes, path: Path) -> tuple[Dataset, bool]:
             data = pydicom.dcmread(BytesIO(raw), force=True)
             plausible = "SOPClassUID" in data or ("Rows" in data and "Columns" in data) or "PatientID" in data
             plausible = plausible or "MediaStorageSOPClassUID" in data.file_meta
+    except MemoryError:
+        raise
     except Exception as error:
         if raw[128:132] == b"DICM":
             raise _damaged(error, path) from None

@@ -115,9 +115,9 @@ def _identity(data: Dataset, stored: np.ndarray, origin: Origin) -> None:
     key = json.dumps([__version__, stored.shape, stored.dtype.str, pixels, *made])
     meta = data.file_meta = FileMetaDataset()
     meta.MediaStorageSOPClassUID = data.SOPClassUID = SecondaryCaptureImageStorage
-    meta.MediaStorageSOPInstanceUID = data.SOPInstanceUID = _dicom_uid("instance", key)
+    meta.MediaStorageSOPInstanceUID = data.SOPInstanceUID = dicom_uid("instance", key)
     meta.TransferSyntaxUID = ExplicitVRLittleEndian
-    meta.ImplementationClassUID = _dicom_uid("medlt")
+    meta.ImplementationClassUID = dicom_uid("medlt")
     meta.ImplementationVersionName = "MEDLT"
     data.SpecificCharacterSet = "ISO_IR 192"
     data.SyntheticData = "YES"
@@ -127,7 +127,7 @@ def _identity(data: Dataset, stored: np.ndarray, origin: Origin) -> None:
     data.PatientBirthDate = data.PatientSex = ""
     data.PatientIdentityRemoved = "YES"
     data.DeidentificationMethod = "Synthetic image: no patient exists"
-    data.StudyInstanceUID, data.SeriesInstanceUID = _dicom_uid("study", key), _dicom_uid("series", key)
+    data.StudyInstanceUID, data.SeriesInstanceUID = dicom_uid("study", key), dicom_uid("series", key)
     data.StudyDate = data.StudyTime = data.StudyID = data.AccessionNumber = data.ReferringPhysicianName = ""
     data.StudyDescription = "SYNTHETIC image, no patient"
     data.SeriesDescription = f"SYNTHETIC {origin.method}"[:64]
@@ -174,6 +174,6 @@ def _pixels(data: Dataset, stored: np.ndarray) -> None:
     data.PixelData = stored.tobytes()
 
 
-def _dicom_uid(*key: str) -> str:
+def dicom_uid(*key: object) -> str:
     """A UID under 2.25 (PS3.5 B.2) that hangs on the key alone."""
-    return f"2.25.{uuid.uuid5(_NAMESPACE, '/'.join(key)).int}"
+    return f"2.25.{uuid.uuid5(_NAMESPACE, '/'.join(map(str, key))).int}"

@@ -1,12 +1,11 @@
 """A film as a DICOM Digital X-Ray Image for presentation (PS3.3 A.26), 12 bits in 16, as a hospital would send it.
 
 Half are stored plainly, the others in JPEG 2000 lossless, JPEG-LS lossless or RLE; a quarter as MONOCHROME1. Every file
-says of itself that it is synthetic (PS3.3 C.7.6.1, (0008,001C)) and that no patient stands behind it.
+says of itself that it is synthetic (PS3.3 C.12.1, (0008,001C)) and that no patient stands behind it.
 """
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import Mapping
 from io import BytesIO
 
@@ -21,6 +20,7 @@ from pydicom.sr.codedict import codes
 
 from medlt._version import __version__
 from medlt.chance import rng
+from medlt.data.dicom.synthetic import dicom_uid
 from medlt.data.phantom.projection import TOP
 from medlt.data.phantom.render import Film
 
@@ -33,13 +33,7 @@ TRANSFER_SYNTAXES: Mapping[str, float] = {
 """Transfer syntax: share of the files."""
 _PLUGINS = {syntax.JPEGLSLossless: "pyjpegls", syntax.RLELossless: "pylibjpeg"}
 MONOCHROME1_SHARE = 0.25
-_NAMESPACE = uuid.UUID("6d1f4b0e-8f0c-5a37-9a55-0f6a0c7d2b11")
 _DATE, _TIME = "20000101", "120000"
-
-
-def dicom_uid(*key: object) -> str:
-    """A UID under 2.25 (PS3.5 B.2) that hangs on the key alone."""
-    return f"2.25.{uuid.uuid5(_NAMESPACE, '/'.join(map(str, key))).int}"
 
 
 def encoding(uid: str, seed: int) -> tuple[str, str]:
@@ -78,7 +72,7 @@ def _patient_and_study(data: Dataset, row: Mapping[str, object], seed: int) -> N
 
 def _equipment(data: Dataset) -> None:
     maker = Dataset()
-    maker.PurposeOfReferenceCodeSequence = [_code(("109103", "DCM", "Modifying Equipment"))]
+    maker.PurposeOfReferenceCodeSequence = [_code(("109100", "DCM", "Synthesizing Equipment"))]
     maker.Manufacturer = "medlt"
     maker.ManufacturerModelName = "parametric thorax"
     maker.SoftwareVersions = __version__
