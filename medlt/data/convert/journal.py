@@ -6,8 +6,9 @@ import json
 import os
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from medlt.data.convert.one import Outcome
 from medlt.data.convert.scan import Found
@@ -28,6 +29,7 @@ class Journal:
         self.folder = self._out / ".convert"
         self.path = self.folder / "files.jsonl"
         self._synced = time.monotonic()
+        self._reader: BinaryIO | None = None
 
     def open(self) -> dict[str, tuple[int, int]]:
         """Make or resume; {relative: (size, changed)} of what is finished and still there.
@@ -43,11 +45,19 @@ class Journal:
         else:
             self.folder.mkdir(parents=True, mode=0o700)
             write_json(settings, told)
-        done = {line["file"]: (line["size"], line["changed"]) for line in self.lines() if self._stands(line)}
+        done = {line["file"]: (line["size"], line["changed"]) for line in self._finished()}
         self._handle = open(os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), "ab")
-        if self.path.stat().st_size and not self.path.read_bytes()[-1:] == b"\n":
+        if self._torn():
             self._handle.write(b"\n")
         return done
+
+    def _torn(self) -> bool:
+        """Whether a kill cut the last line; the next one must not be glued to it."""
+        with self.path.open("rb") as handle:
+            if not handle.seek(0, os.SEEK_END):
+                return False
+            handle.seek(-1, os.SEEK_END)
+            return handle.read() != b"\n"
 
     def add(self, found: Found, outcome: Outcome) -> None:
         """Append what came of a file."""
@@ -67,16 +77,36 @@ class Journal:
         self.flush()
         self._handle.close()
 
-    def lines(self) -> Iterator[dict[str, Any]]:
-        """Every whole line; of a file that was done again the last one counts."""
+    def done(self) -> None:
+        """Let go of the file that `line` reads."""
+        if self._reader is not None:
+            self._reader.close()
+
+    def lines(self) -> Iterator[tuple[int, dict[str, Any]]]:
+        """(where it begins, line) of every whole line, in the order they were written."""
         if not self.path.exists():
             return
         with self.path.open("rb") as handle:
-            for line in handle:
-                try:
-                    yield json.loads(line)
-                except ValueError:
-                    continue
+            at = 0
+            for raw in handle:
+                with suppress(ValueError):
+                    yield at, json.loads(raw)
+                at += len(raw)
+
+    def last(self) -> dict[str, int]:
+        """{file: where its last line begins}; of a file that was done again, that one counts."""
+        return {line["file"]: at for at, line in self.lines()}
+
+    def line(self, at: int) -> dict[str, Any]:
+        """The line that begins there."""
+        if self._reader is None:
+            self._reader = self.path.open("rb")
+        self._reader.seek(at)
+        return dict(json.loads(self._reader.readline()))
+
+    def _finished(self) -> Iterator[dict[str, Any]]:
+        last = self.last()
+        return (line for at, line in self.lines() if last[line["file"]] == at and self._stands(line))
 
     def _stands(self, line: dict[str, Any]) -> bool:
         """Whether a line's output is still whole; failures that another try may mend are tried again."""

@@ -53,7 +53,10 @@ def convert(
         for file, outcome in _outcomes(todo, root, out, settings, workers, report):
             journal.add(file, outcome)
         journal.close()
-        return write_tables(out, journal, settings.key, versions())
+        try:
+            return write_tables(out, journal, settings.key, versions())
+        finally:
+            journal.done()
     except (Stopped, OSError) as error:
         raise InputError(f"{out}: {_why(error)}; free some space and give the same command to go on") from None
 

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import os
 from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +16,7 @@ import pandas as pd
 from medlt.data.convert.journal import Journal
 from medlt.data.convert.reasons import HINTS, kind_of_reason
 from medlt.data.convert.scan import path_id
-from medlt.files import atomic, write_table, write_text
+from medlt.files import atomic
 
 COLUMNS = (
     *("uid", "path", "patient_id", "view", "modality", "body_part", "laterality", "sex", "age"),
@@ -24,37 +27,101 @@ COLUMNS = (
 )
 
 
-def write_tables(out: Path, journal: Journal, key: bytes, versions: str) -> dict[str, Any]:
-    """manifest.parquet, failures.csv, duplicates.csv and sources.csv (for the owner only); what they add up to."""
-    last = {line["file"]: line for line in journal.lines()}
-    lines = [last[name] for name in sorted(last)]
-    rows, duplicates, failures = [], [], []
-    seen: dict[tuple[str, str], str] = {}
-    for line in lines:
-        source = path_id(line["file"], key)
-        row = line["row"]
-        if not line["reason"] and ("file", row["uid"]) in seen:
-            duplicates.append((source, row["uid"], "file"))
-            failures.append((source, "duplicate"))
-        elif line["reason"]:
-            failures.append((source, line["reason"]))
+_NUMBERS = ("quality", "scale", "offset", "row_spacing_mm", "column_spacing_mm")
+_COUNTS = ("rows", "columns", "bits_stored", "frames", "out_rows", "out_columns", "bytes_in", "bytes")
+_AT_ONCE = 2000
+
+
+@dataclass
+class Tally:
+    """What is kept of all lines: little, as there may be millions. `rows` is (uid, where its line begins)."""
+
+    rows: list[tuple[str, int]] = field(default_factory=list)
+    duplicates: list[tuple[str, str, str]] = field(default_factory=list)
+    failures: list[tuple[str, str]] = field(default_factory=list)
+    seen: dict[bytes, str] = field(default_factory=dict)
+    counts: dict[str, Counter[str]] = field(
+        default_factory=lambda: {"transfer_syntax": Counter(), "modality": Counter()}
+    )
+
+    def add(self, source: str, line: dict[str, Any], at: int) -> None:
+        """Count one file; lines come in the order of file names, so which of two equal ones is first is settled."""
+        row, reason = line["row"], line["reason"]
+        if reason:
+            self.failures.append((source, reason))
+        elif self._first("file", row["uid"], row["uid"]) is not None:
+            self.duplicates.append((source, row["uid"], "file"))
+            self.failures.append((source, "duplicate"))
         else:
-            duplicates += _same(row, source, seen)
-            rows.append(_row(row, source, versions))
-    _write(out, rows, duplicates, failures)
-    _write_sources(out / "sources.csv", [(path_id(line["file"], key), line["file"]) for line in lines])
-    return _summary(rows, duplicates, failures)
+            for kind, value in (("sop_uid", row["sop_uid"]), ("pixels", row["sha256_out"])):
+                if value and (other := self._first(kind, value, row["uid"])) is not None:
+                    self.duplicates.append((source, other, kind))
+            self.rows.append((row["uid"], at))
+            for name, counter in self.counts.items():
+                counter[row[name]] += 1
+
+    def _first(self, kind: str, value: str, uid: str) -> str | None:
+        """The uid that had this value first; None, and remembered, if it is new."""
+        key = hashlib.blake2b(f"{kind} {value}".encode(), digest_size=16).digest()
+        known = self.seen.get(key)
+        if known is None:
+            self.seen[key] = uid
+        return known
+
+    def told(self) -> dict[str, Any]:
+        """In numbers."""
+        kinds = Counter(kind_of_reason(code) for _, code in self.failures)
+        return {
+            "converted": len(self.rows),
+            "skipped": kinds["skipped"],
+            "failed": kinds["failed"],
+            "duplicates": _sorted(Counter(what for _, _, what in self.duplicates)),
+            "reasons": _sorted(Counter(code for _, code in self.failures)),
+            "transfer_syntaxes": _sorted(self.counts["transfer_syntax"]),
+            "modalities": _sorted(self.counts["modality"]),
+        }
 
 
-def _same(row: dict[str, Any], source: str, seen: dict[tuple[str, str], str]) -> list[tuple[str, str, str]]:
-    """Earlier images with this one's instance UID or with its pixels; and remember this one."""
-    found = []
-    for kind, value in (("sop_uid", row["sop_uid"]), ("pixels", row["sha256_out"])):
-        if value and (kind, value) in seen:
-            found.append((source, seen[kind, value], kind))
-        seen.setdefault((kind, value), row["uid"])
-    seen["file", row["uid"]] = row["uid"]
-    return found
+def _sorted(counts: Counter[str]) -> dict[str, int]:
+    return dict(sorted(counts.items()))
+
+
+def write_tables(out: Path, journal: Journal, key: bytes, versions: str) -> dict[str, Any]:
+    """manifest.parquet, failures.csv, duplicates.csv and sources.csv (for the owner only); what they add up to.
+
+    The journal is read line by line, and memory holds a few dozen bytes a file.
+    """
+    tally = Tally()
+    files = journal.last()
+    for file in sorted(files):
+        tally.add(path_id(file, key), journal.line(files[file]), files[file])
+    _write_manifest(out / "manifest.parquet", tally.rows, journal, key, versions)
+    failures = [(source, code, kind_of_reason(code), HINTS[code]) for source, code in sorted(tally.failures)]
+    _write_csv(out / "failures.csv", [("source", "reason", "kind", "hint"), *failures])
+    _write_csv(out / "duplicates.csv", [("source", "same_as_uid", "what"), *sorted(tally.duplicates)])
+    pairs = sorted((path_id(file, key), file) for file in files)
+    _write_csv(out / "sources.csv", [("source", "file"), *pairs], mode=0o600)
+    return tally.told()
+
+
+def _write_manifest(path: Path, rows: list[tuple[str, int]], journal: Journal, key: bytes, versions: str) -> None:
+    """In the order of uids, some thousand rows at a time."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    empty = _frame([])
+    with atomic(path) as temporary, pq.ParquetWriter(temporary, schema := pa.Schema.from_pandas(empty)) as writer:
+        ordered = sorted(rows)
+        for start in range(0, len(ordered), _AT_ONCE) or [0]:
+            lines = [journal.line(at) for _, at in ordered[start : start + _AT_ONCE]]
+            frame = _frame([_row(line["row"], path_id(line["file"], key), versions) for line in lines])
+            writer.write_table(pa.Table.from_pandas(frame, schema=schema))
+
+
+def _frame(rows: list[dict[str, Any]]) -> pd.DataFrame:
+    """The manifest's columns with types that do not depend on the rows."""
+    types = {name: "str" for name in COLUMNS} | dict.fromkeys(_NUMBERS, "float64") | dict.fromkeys(_COUNTS, "int64")
+    return pd.DataFrame(rows, columns=list(COLUMNS)).astype(types).set_index("uid")
 
 
 def _row(row: dict[str, Any], source: str, versions: str) -> dict[str, Any]:
@@ -62,35 +129,9 @@ def _row(row: dict[str, Any], source: str, versions: str) -> dict[str, Any]:
     return row | {"notes": notes, "source": source, "versions": versions}
 
 
-def _write(out: Path, rows: list[Any], duplicates: list[Any], failures: list[Any]) -> None:
-    manifest = pd.DataFrame(rows, columns=list(COLUMNS)).set_index("uid").sort_index()
-    numbers = ("quality", "scale", "offset", "row_spacing_mm", "column_spacing_mm")
-    write_table(out / "manifest.parquet", manifest.astype(dict.fromkeys(numbers, "float64")))
-    told = [(source, code, kind_of_reason(code), HINTS[code]) for source, code in sorted(failures)]
-    for name, columns, table in (
-        ("failures.csv", ["source", "reason", "kind", "hint"], told),
-        ("duplicates.csv", ["source", "same_as_uid", "what"], sorted(duplicates)),
-    ):
-        write_text(out / name, pd.DataFrame(table, columns=columns).to_csv(index=False))
-
-
-def _write_sources(path: Path, pairs: list[tuple[str, str]]) -> None:
-    """Which file a source id is. Paths may name patients, so: readable by the owner only."""
+def _write_csv(path: Path, rows: Sequence[tuple[str, ...]], mode: int = 0o644) -> None:
+    """A table; file names that are no UTF-8 keep their bytes. Paths may name patients, hence `mode`."""
     with atomic(path) as temporary:
-        handle = os.open(temporary, os.O_WRONLY | os.O_CREAT, 0o600)
+        handle = os.open(temporary, os.O_WRONLY | os.O_CREAT, mode)
         with open(handle, "w", encoding="utf-8", errors="surrogateescape", newline="") as file:
-            csv.writer(file, lineterminator="\n").writerows([("source", "file"), *sorted(pairs)])
-
-
-def _summary(rows: list[Any], duplicates: list[Any], failures: list[Any]) -> dict[str, Any]:
-    reasons = Counter(code for _, code in failures)
-    kinds = Counter(kind_of_reason(code) for _, code in failures)
-    return {
-        "converted": len(rows),
-        "skipped": kinds["skipped"],
-        "failed": kinds["failed"],
-        "duplicates": dict(sorted(Counter(what for _, _, what in duplicates).items())),
-        "reasons": dict(sorted(reasons.items())),
-        "transfer_syntaxes": dict(sorted(Counter(row["transfer_syntax"] for row in rows).items())),
-        "modalities": dict(sorted(Counter(row["modality"] for row in rows).items())),
-    }
+            csv.writer(file, lineterminator="\n").writerows(rows)
