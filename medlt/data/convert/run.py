@@ -22,6 +22,7 @@ from medlt.data.convert.settings import Settings, versions
 from medlt.data.convert.tables import write_tables
 from medlt.types import InputError
 
+_FOLDERS = {"images": 0o755, "dicom": 0o755, "quarantine": 0o700}  # its pixels may still hold a name
 Report = Callable[[str, int, int], None]
 
 
@@ -47,8 +48,9 @@ def convert(
     journal = Journal(out, settings.told())
     done = journal.open()
     try:
-        for folder in ("images", *(("dicom", "quarantine") if settings.profile else ())):
-            (out / folder).mkdir(exist_ok=True)
+        for folder, mode in _FOLDERS.items():
+            if folder == "images" or settings.profile:
+                (out / folder).mkdir(mode, exist_ok=True)
         todo = [f for f in found if done.get(f.relative) != (f.size, f.changed)]
         for file, outcome in _outcomes(todo, root, out, settings, workers, report):
             journal.add(file, outcome)
