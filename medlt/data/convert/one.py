@@ -127,7 +127,7 @@ def _released(clean: Deidentified, uid: str, out: Path) -> str:
     target = out / folder / f"{uid}.dcm"
     if not target.exists():
         write_deidentified(target, clean)
-    return "burned_in_text" if clean.quarantine else ""
+    return "quarantined" if clean.quarantine else ""
 
 
 def _refuse_filtered(data: Dataset, settings: Settings) -> None:

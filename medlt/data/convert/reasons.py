@@ -21,7 +21,7 @@ FAILED = {
     "too_deep": "more grey levels than this preset takes; use --preset viewer",
     "colour": "a colour image, which this preset is not for; use --preset viewer",
     "codec_missing": "its transfer syntax has no installed decoder; see 'medlt doctor'",
-    "burned_in_text": "text may be burned into the pixels; look at it in quarantine/, or add clean-pixel",
+    "quarantined": "its pixels may hold text, or cannot be checked; look at it in quarantine/, or add clean-pixel",
     "out_of_memory": "needs more memory than --memory allows",
     "timeout": "took longer than --timeout; raise it if the file is genuine",
     "crashed": "a decoder crashed on it; the file is damaged or hostile",

@@ -1,0 +1,172 @@
+"""The actions applied: one new data set, level by level, beside a source that is never written to.
+
+What Table E.1-1 does not list is kept, with these exceptions. Removed: private and unknown attributes, values that
+cannot be read or whose value representation is unknown, command groups, group lengths, whole curve and overlay groups
+(an overlay without its data is no overlay), and dates and the few attributes of `STRICTER`. Emptied: person names.
+Replaced: instance UIDs.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Any
+
+from pydicom.datadict import dictionary_has_tag
+from pydicom.dataelem import DataElement
+from pydicom.dataset import Dataset
+from pydicom.sequence import Sequence
+from pydicom.tag import BaseTag
+
+from medlt.data.deidentify import values
+from medlt.data.deidentify.keyed import Keyed
+from medlt.data.deidentify.profile import DATES, FAMILIES, Profile, letters
+from medlt.data.deidentify.residual import Identifiers
+
+PSEUDONYMS = {"PatientID": "patient", "PatientName": "patient", "AccessionNumber": "accession", "StudyID": "study"}
+"""Z attributes that get a keyed dummy instead of nothing, so that files of one patient or study stay together."""
+STRICTER = frozenset(
+    {
+        "PatientBirthDateInAlternativeCalendar",
+        "PatientDeathDateInAlternativeCalendar",
+        "PlacerOrderNumberProcedure",
+        "FillerOrderNumberProcedure",
+        "PlacerOrderNumberImagingServiceRequestRetired",
+        "FillerOrderNumberImagingServiceRequestRetired",
+        "HL7InstanceIdentifier",
+        "LocalNamespaceEntityID",
+        "UniversalEntityID",
+        "CommentsOnTheScheduledProcedureStep",
+        "BreedRegistrationNumber",
+        "NTPSourceAddress",
+        "DeidentificationMethod",
+        "DeidentificationMethodCodeSequence",
+        "PatientIdentityRemoved",
+        "LongitudinalTemporalInformationModified",
+    }
+)
+"""Not in the table (or claims of an earlier run, which this one cannot answer for), yet removed."""
+CODE_SYSTEMS = frozenset({"CodingSchemeUID", "ContextUID", "MappingResourceUID", "ContextGroupExtensionCreatorUID"})
+REGISTERED = "1.2.840.10008."
+_COMMAND_GROUPS = frozenset({0x0000, 0x0002, 0x0004})
+
+
+@dataclass
+class Actions:
+    """One run over one data set. `counts` goes by letter, `gone` is what the sweep looks for."""
+
+    profile: Profile
+    keyed: Keyed
+    counts: Counter[str] = field(default_factory=Counter)
+    gone: Identifiers = field(default_factory=Identifiers)
+
+    def level(self, source: Dataset, nested: bool) -> Dataset:
+        """The de-identified copy of one data set or sequence item."""
+        family = None if nested else FAMILIES.get(str(source.get("SOPClassUID", "")))
+        table = letters(self.profile, family)
+        out = Dataset()
+        for tag in sorted(source.keys()):
+            element = _readable(source, tag)
+            letter = "X" if element is None else table.get(int(tag)) or self._unlisted(element)
+            self.counts[letter.rstrip("*")] += 1
+            if element is not None:
+                self._apply(letter, element, out)
+        return out
+
+    def _unlisted(self, element: DataElement) -> str:
+        tag, keyword, vr = element.tag, element.keyword, element.VR
+        known = dictionary_has_tag(tag) and vr != "UN" and tag.group not in _COMMAND_GROUPS
+        if not known or tag.element == 0 or keyword in STRICTER or keyword.startswith("PrivateData"):
+            return "X"
+        if vr in ("DA", "DT"):
+            return "C" if DATES in self.profile else "X"
+        if vr == "PN":
+            return "Z"
+        return "U" if vr == "UI" and keyword not in CODE_SYSTEMS else "K"
+
+    def _apply(self, letter: str, element: DataElement, out: Dataset) -> None:
+        bare = element.VR == "SQ" and (letter[0] == "U" or _referring(letter, element))
+        if letter == "K" or bare:
+            out[element.tag] = self._kept(element, bare)
+            return
+        value = self._replaced(letter, element)
+        if value != element.value:
+            self.gone.note(element)
+        if value is not None:
+            out[element.tag] = DataElement(element.tag, element.VR, value, already_converted=element.VR == "SQ")
+
+    def _kept(self, element: DataElement, bare: bool = False) -> DataElement:
+        """A new element with the same value; sequences are walked, and if `bare` only their references stay."""
+        value: Any = element.value
+        if element.VR == "SQ":
+            items = [self.level(item, nested=True) for item in value or []]
+            value = Sequence([_reference(item) for item in items] if bare else items)
+        kept = DataElement(element.tag, element.VR, value, already_converted=True)
+        kept.is_undefined_length = element.is_undefined_length
+        return kept
+
+    def _replaced(self, letter: str, element: DataElement) -> Any:
+        """The new value, or None for an element that goes."""
+        if letter == "U":
+            return self._uids(element)
+        if letter == "C":
+            moved = self._moved(element)
+            return moved if moved is not None else self._replaced(self._fallback(element), element)
+        if letter == "D":
+            return self._dummy(element)
+        return self._empty(element) if letter == "Z" else None
+
+    def _dummy(self, element: DataElement) -> Any:
+        if element.VR == "UI":
+            return self._uids(element) or self.keyed.uid("")
+        if element.keyword in PSEUDONYMS:
+            return self._empty(element) or values.WORD
+        return values.dummy(element.VR, element.keyword)
+
+    def _empty(self, element: DataElement) -> Any:
+        kind = PSEUDONYMS.get(element.keyword)
+        if kind and (text := str(element.value or "").strip(" \0")):
+            return self.keyed.pseudonym(kind, self.keyed.patient if element.keyword == "PatientName" else text)
+        return Sequence() if element.VR == "SQ" else b"" if element.VR.startswith("O") else ""
+
+    def _uids(self, element: DataElement) -> Any:
+        texts = [str(t).strip(" \0") for t in (element.value if element.VM > 1 else [element.value or ""])]
+        new = [t if not t or t.startswith(REGISTERED) else self.keyed.uid(t) for t in texts]
+        return new if len(new) > 1 else new[0]
+
+    def _moved(self, element: DataElement) -> Any:
+        """Dates moved and times as they are; None where one value is no date, or this is neither."""
+        if element.VR not in ("DA", "DT", "TM"):
+            return None
+        texts = element.value if element.VM > 1 else [element.value or ""]
+        new = ["" if t == "" else values.shifted(element.VR, str(t), self.keyed.days) for t in texts]
+        if None in new:
+            return None
+        return new if len(new) > 1 else new[0]
+
+    def _fallback(self, element: DataElement) -> str:
+        """What the Basic Profile alone says of an attribute that could not be cleaned."""
+        return letters(Profile(self.profile.options - {DATES}), None).get(int(element.tag), "X")
+
+
+def _readable(source: Dataset, tag: BaseTag) -> DataElement | None:
+    """The element, parsed; None for what is removed unread: private, curves, overlays, unknown or broken."""
+    repeating = tag.group & 0xFF00 in (0x5000, 0x6000) and tag.group < 0x6100
+    if tag.is_private or repeating:
+        return None
+    try:
+        return source[tag]
+    except Exception:
+        return None
+
+
+def _referring(letter: str, element: DataElement) -> bool:
+    """A sequence that must not be empty and holds references: they stay, under their new UIDs."""
+    return letter == "D" and element.keyword.startswith("Referenced")
+
+
+def _reference(item: Dataset) -> Dataset:
+    """The UIDs and frame numbers of an item, nothing else."""
+    for tag in [element.tag for element in item if element.VR not in ("UI", "IS")]:
+        del item[tag]
+    return item

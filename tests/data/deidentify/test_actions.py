@@ -1,0 +1,197 @@
+"""The actions of PS3.15 Table E.1-1, held against facts of the standard and against what each letter demands."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydicom import config
+from pydicom.datadict import dictionary_keyword, dictionary_VR, tag_for_keyword
+from pydicom.dataelem import DataElement
+from pydicom.dataset import Dataset
+from pydicom.valuerep import validate_value
+
+from medlt.data.deidentify import Profile, deidentify, write_deidentified
+from medlt.data.deidentify.profile import letters, settle, table
+from medlt.types import InputError
+
+Make = Callable[..., Dataset]
+BASIC = Profile.parse("basic")
+ALL = Profile.parse("basic,retain-dates-modified,retain-patient-characteristics,clean-pixel")
+OLD = {
+    "DA": "19991231",
+    "DT": "19991231235959",
+    "TM": "235959",
+    "UI": "1.2.826.77.88.99",
+    "AS": "044Y",
+    "DS": "12.5",
+    "IS": "77",
+    "PN": "Sought^After",
+    "UR": "http://soughtafter.org",
+    "CS": "SOUGHTAFTER",
+}
+
+
+@pytest.mark.parametrize(
+    ("keyword", "basic", "dates", "characteristics"),
+    [  # read from PS3.15 Table E.1-1 itself
+        ("AccessionNumber", "Z", "", ""),
+        ("AcquisitionComments", "X", "", ""),
+        ("AcquisitionDate", "X/Z", "C", ""),
+        ("AcquisitionDateTime", "X/Z/D", "C", ""),
+        ("AcquisitionDeviceProcessingDescription", "X/D", "", ""),
+        ("AcquisitionUID", "U", "", ""),
+        ("Allergies", "X", "", "C"),
+        ("ContentDate", "Z/D", "C", ""),
+        ("ContentSequence", "D", "", ""),
+        ("DeviceSerialNumber", "X/Z/D", "", ""),
+        ("EthnicGroup", "X", "", "K"),
+        ("PatientAge", "X", "", "K"),
+        ("PatientBirthDate", "Z", "", ""),
+        ("PatientName", "Z", "", ""),
+        ("PatientSex", "Z", "", "K"),
+        ("PatientSexNeutered", "X/Z", "", "K"),
+        ("ReferencedImageSequence", "X/Z/U*", "", ""),
+        ("SOPInstanceUID", "U", "", ""),
+        ("StudyDate", "Z", "C", ""),
+        ("TimezoneOffsetFromUTC", "X", "C", ""),
+        ("VerifyingObserverName", "D", "", ""),
+    ],
+)
+def test_the_table_says_what_the_standard_says(keyword: str, basic: str, dates: str, characteristics: str) -> None:
+    row = table()[f"{tag_for_keyword(keyword):08X}"]
+    assert (row.name, row.basic, row.dates, row.characteristics) == (keyword, basic, dates, characteristics)
+
+
+def test_the_table_is_whole() -> None:
+    rows = table()
+    assert len(rows) == 655  # 652 attributes, curve data, overlay data, overlay comments; private ones are a rule
+    assert {r.basic for r in rows.values()} == {
+        *("D", "Z", "X", "U", "X/Z", "X/D", "Z/D", "X/Z/D", "X/Z/U*"),
+    }
+    for tag, row in rows.items():
+        if "X" not in tag and row.basic == "U":
+            assert dictionary_VR(int(tag, 16)) == "UI"
+
+
+@pytest.mark.parametrize(
+    ("action", "kind", "letter"),
+    [
+        *((a, k, a) for a in ("D", "Z", "X", "U") for k in ("1", "2", "3", "", None)),
+        *(("X/Z", k, w) for k, w in (("1", "Z"), ("1C", "Z"), ("2", "Z"), ("3", "X"), ("", "X"), (None, "Z"))),
+        *(("X/D", k, w) for k, w in (("1", "D"), ("1C", "D"), ("2", "D"), ("3", "X"), ("", "X"), (None, "D"))),
+        *(("Z/D", k, w) for k, w in (("1", "D"), ("2", "Z"), ("2C", "Z"), ("3", "Z"), ("", "Z"), (None, "D"))),
+        *(("X/Z/D", k, w) for k, w in (("1", "D"), ("2", "Z"), ("3", "X"), ("", "X"), (None, "D"))),
+        *(("X/Z/U*", k, "U*") for k in ("1", "2", "3", "", None)),
+    ],
+)
+def test_compound_actions_are_settled_by_type(action: str, kind: str | None, letter: str) -> None:
+    assert settle(action, kind) == letter
+
+
+def _old(vr: str) -> Any:
+    if vr == "SQ":
+        item = Dataset()
+        item.CodeValue, item.CodingSchemeDesignator, item.CodeMeaning = "SOUGHT", "99X", "soughtafter"
+        return [item]
+    numeric = ("US", "SS", "UL", "SL", "FL", "FD", "SV", "UV")
+    return 60001 if vr in numeric else b"soughtafter!" if vr[0] == "O" or vr == "UN" else OLD.get(vr, "soughtafter")
+
+
+def _demanded(letter: str, vr: str, old: Any, new: DataElement | None) -> bool:
+    """PS3.15 Table E.1-1a, letter by letter."""
+    if letter == "X":
+        return new is None
+    if new is None:
+        return False
+    if letter == "K":
+        return bool(new.value == old)
+    if letter == "Z" and new.is_empty:
+        return True
+    if letter == "U*":
+        return "sought" not in str(new.value).lower()
+    valid = vr in ("SQ", "OB", "UN") or validate_value(vr, new.value, config.RAISE) is None
+    return valid and not new.is_empty and new.value != old and "sought" not in str(new.value).lower()
+
+
+@pytest.mark.parametrize("family", ["dx", None])
+def test_every_row_is_done_as_its_letter_demands(make: Make, key: bytes, family: str | None) -> None:
+    wrong = []
+    wanted = letters(BASIC, family)
+    data, olds = make(), {}
+    inner = Dataset()
+    level = data if family else inner
+    for tag in wanted:
+        try:
+            keyword, vr = dictionary_keyword(tag), dictionary_VR(tag).split(" ")[0]
+        except KeyError:
+            continue
+        if tag >> 16 not in (0, 2, 4):
+            olds[tag] = keyword, vr, _old(vr)
+            level[tag] = DataElement(tag, vr, _old(vr))
+    data.AnatomicRegionSequence = [inner]
+    out = deidentify(data, BASIC, key, None).dataset
+    result = out if family else out.AnatomicRegionSequence[0]
+    for tag, (keyword, vr, old) in olds.items():
+        if not _demanded(wanted[tag], vr, old, result[tag] if tag in result else None):
+            wrong.append(f"{keyword} {wanted[tag]}: {result.get(tag)}")
+    assert len(olds) > 600
+    assert wrong == []
+
+
+def test_dates_move_and_characteristics_stay(make: Make, key: bytes) -> None:
+    source = make(PatientAge="070Y", AcquisitionDateTime="20190304101112.5+0100", PatientWeight="61")
+    source.add_new("DateOfSecondaryCapture", "DA", ["20190304", "20190310"])
+    out = deidentify(source, ALL, key, None).dataset
+    assert (out.PatientAge, out.PatientSex, str(out.PatientWeight), out.StudyTime) == ("070Y", "F", "61", "101112")
+    first, second = out.DateOfSecondaryCapture
+    assert first == out.StudyDate != "20190304"
+    assert out.AcquisitionDateTime == f"{first}101112.5+0100"
+    assert int(second[6:]) - int(first[6:]) in (6, 6 - 28, 6 - 29, 6 - 30, 6 - 31)
+    assert out.PatientBirthDate == ""
+    assert out.LongitudinalTemporalInformationModified == "MODIFIED"
+
+
+def test_a_date_that_is_none_falls_back_on_the_basic_profile(make: Make, key: bytes) -> None:
+    source = make()
+    for keyword, vr, value in (("StudyDate", "DA", "MARCH"), ("SeriesDate", "DA", "20191301")):
+        source[keyword] = DataElement(tag_for_keyword(keyword), vr, value, already_converted=True)
+    out = deidentify(source, ALL, key, None).dataset
+    assert out.StudyDate == ""
+    assert out.SeriesDate == "19000101"
+
+
+def test_what_the_table_does_not_list(make: Make, key: bytes) -> None:
+    source = make(KVP="120", EvaluatorName="Quimby^W", ContextUID="1.2.3", Manufacturer="Maker")
+    source.private_block(0x0011, "ACME", create=True).add_new(1, "LO", "Quimby")
+    source.add_new(0x00081FFF, "LO", "unknown tag")
+    source.add_new(0x50003000, "OW", b"curve")
+    source.add_new(0x60001500, "LO", "overlay of Quimby")
+    source.add_new(0x00100000, "UL", 12)
+    source.add_new("ModelGroupUID", "UI", "1.2.826.5")
+    source.PatientBirthDateInAlternativeCalendar = "Showa 23"
+    out = deidentify(source, BASIC, key, None).dataset
+    assert (str(out.KVP), out.ContextUID, out.Manufacturer, out.EvaluatorName) == ("120", "1.2.3", "Maker", "")
+    assert out.ModelGroupUID.startswith("2.25.")
+    gone = [0x00110010, 0x00111001, 0x00081FFF, 0x50003000, 0x60001500, 0x00100000, 0x00100033]
+    assert [tag for tag in gone if tag in out] == []
+
+
+def test_an_element_that_cannot_be_read_goes(make: Make, key: bytes, tmp_path: Path) -> None:
+    source = make()
+    source["NumberOfFrames"] = DataElement(0x00280008, "LO", "1A")
+    source["NumberOfFrames"].VR = "IS"
+    path = tmp_path / "bad.dcm"
+    path.write_bytes(b"")
+    write_deidentified(path, deidentify(source, BASIC, key, None))
+    assert path.stat().st_size > 0
+
+
+@pytest.mark.parametrize(
+    "text", ["", "basic,retain-uids", "retain-dates-modified", "basic,", "basic,retain-safe-private"]
+)
+def test_unknown_profiles_are_refused_in_one_line(text: str) -> None:
+    with pytest.raises(InputError) as told:
+        Profile.parse(text)
+    assert "\n" not in str(told.value)
+    assert "basic" in str(told.value)
