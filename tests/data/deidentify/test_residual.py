@@ -1,6 +1,7 @@
 """No identifier survives: planted by hand where it hurts, and by hypothesis anywhere at any depth."""
 
 import logging
+import warnings
 from collections.abc import Callable
 from io import BytesIO
 from pathlib import Path
@@ -29,7 +30,9 @@ SEQUENCES = sorted(t for t, v in DicomDictionary.items() if v[0] == "SQ" and t >
 def written(data: Dataset) -> bytes:
     """The bytes of the file."""
     buffer = BytesIO()
-    pydicom.dcmwrite(buffer, data)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # a planted word is no character set, and pydicom says so
+        pydicom.dcmwrite(buffer, data)
     return buffer.getvalue()
 
 
