@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, Self
 
 from medlt.data.convert.one import Outcome
 from medlt.data.convert.scan import Found
@@ -28,11 +28,10 @@ class Journal:
         self._out, self._told = Path(out), told
         self.folder = self._out / ".convert"
         self.path = self.folder / "files.jsonl"
-        self._synced = time.monotonic()
-        self._reader: BinaryIO | None = None
+        self.finished: dict[str, tuple[int, int]] = {}
 
-    def open(self) -> dict[str, tuple[int, int]]:
-        """Make or resume; {relative: (size, changed)} of what is finished and still there.
+    def __enter__(self) -> Self:
+        """Make or resume; `finished` is then {relative: (size, changed)} of what is done and still there.
 
         Raises InputError if the folder was made with other settings, or is not ours.
         """
@@ -45,19 +44,33 @@ class Journal:
         else:
             self.folder.mkdir(parents=True, mode=0o700)
             write_json(settings, told)
-        done = {line["file"]: (line["size"], line["changed"]) for line in self._finished()}
+        self._open()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        try:
+            self.flush()
+        finally:
+            self._handle.close()
+            self._reader.close()
+
+    def _open(self) -> None:
         self._handle = open(os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), "ab")
+        self._reader = self.path.open("rb")
+        self._synced = time.monotonic()
         if self._torn():
             self._handle.write(b"\n")
-        return done
+        last = self.last()
+        for at, line in self.lines():
+            if last[line["file"]] == at and self._stands(line):
+                self.finished[line["file"]] = (line["size"], line["changed"])
 
     def _torn(self) -> bool:
         """Whether a kill cut the last line; the next one must not be glued to it."""
-        with self.path.open("rb") as handle:
-            if not handle.seek(0, os.SEEK_END):
-                return False
-            handle.seek(-1, os.SEEK_END)
-            return handle.read() != b"\n"
+        if not self._reader.seek(0, os.SEEK_END):
+            return False
+        self._reader.seek(-1, os.SEEK_END)
+        return self._reader.read() != b"\n"
 
     def add(self, found: Found, outcome: Outcome) -> None:
         """Append what came of a file."""
@@ -72,20 +85,8 @@ class Journal:
         os.fsync(self._handle.fileno())
         self._synced = time.monotonic()
 
-    def close(self) -> None:
-        """Flush and close."""
-        self.flush()
-        self._handle.close()
-
-    def done(self) -> None:
-        """Let go of the file that `line` reads."""
-        if self._reader is not None:
-            self._reader.close()
-
     def lines(self) -> Iterator[tuple[int, dict[str, Any]]]:
         """(where it begins, line) of every whole line, in the order they were written."""
-        if not self.path.exists():
-            return
         with self.path.open("rb") as handle:
             at = 0
             for raw in handle:
@@ -99,14 +100,8 @@ class Journal:
 
     def line(self, at: int) -> dict[str, Any]:
         """The line that begins there."""
-        if self._reader is None:
-            self._reader = self.path.open("rb")
         self._reader.seek(at)
         return dict(json.loads(self._reader.readline()))
-
-    def _finished(self) -> Iterator[dict[str, Any]]:
-        last = self.last()
-        return (line for at, line in self.lines() if last[line["file"]] == at and self._stands(line))
 
     def _stands(self, line: dict[str, Any]) -> bool:
         """Whether a line's output is still whole; failures that another try may mend are tried again."""

@@ -22,7 +22,7 @@ from medlt.data.dicom.guard import Unreadable, read_bytes
 from medlt.data.dicom.read import readable, spacing, text
 
 _NOT_CHEST_FILM = frozenset({"CR", "DX", "DR", "RG", ""})
-_FULL = (errno.ENOSPC, errno.EDQUOT)
+FULL = (errno.ENOSPC, errno.EDQUOT)
 _TEXTS = {
     "patient_id": "PatientID",
     "view": "ViewPosition",
@@ -63,7 +63,7 @@ def convert_one(path: Path, out: Path, settings: Settings) -> Outcome:
     except Stopped:
         raise
     except OSError as error:
-        if error.errno in _FULL:
+        if error.errno in FULL:
             raise Stopped(error.strerror) from None  # every later file would fail as well
         return Outcome("write_failed")
     except Exception:  # hostile bytes may raise anything, and what was raised may quote them

@@ -124,7 +124,7 @@ class Pool(Generic[T, R]):
         if not worker.tasks:
             worker.since = time.monotonic()
         worker.tasks.extend(tasks)
-        with suppress(BrokenPipeError):  # it died this moment; reading from it will tell
+        with suppress(OSError):  # it died this moment; reading from it will tell
             worker.pipe.send(tasks)
 
     def _feed(self, worker: _Worker[T], queue: Iterator[T]) -> int:
@@ -145,7 +145,7 @@ class Pool(Generic[T, R]):
                     raise answer
                 done.append((worker.tasks.popleft(), answer))
                 worker.since = time.monotonic()
-        except (EOFError, ConnectionResetError, BrokenPipeError):
+        except (EOFError, OSError):
             done.append(self._give_up(worker, "crashed"))
         return done
 

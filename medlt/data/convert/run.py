@@ -8,13 +8,14 @@ import sys
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import cv2
 
 from medlt.data.convert.journal import Journal
-from medlt.data.convert.one import Outcome, convert_one
+from medlt.data.convert.one import FULL, Outcome, convert_one
 from medlt.data.convert.pool import Pool, Stopped
 from medlt.data.convert.reasons import kind_of_reason
 from medlt.data.convert.scan import Found, scan
@@ -45,26 +46,29 @@ def convert(
     report = progress or (lambda *_: None)
     if settings.dry_run:
         return _dry(_outcomes(found, root, out, settings, workers, report))
-    journal = Journal(out, settings.told())
-    done = journal.open()
-    try:
+    with _told_plainly(out), Journal(out, settings.told()) as journal:
         for folder, mode in _FOLDERS.items():
             if folder == "images" or settings.profile:
                 (out / folder).mkdir(mode, exist_ok=True)
-        todo = [f for f in found if done.get(f.relative) != (f.size, f.changed)]
+        todo = [f for f in found if journal.finished.get(f.relative) != (f.size, f.changed)]
         for file, outcome in _outcomes(todo, root, out, settings, workers, report):
             journal.add(file, outcome)
-        journal.close()
-        try:
-            return write_tables(out, journal, settings.key, versions())
-        finally:
-            journal.done()
-    except (Stopped, OSError) as error:
-        raise InputError(f"{out}: {_why(error)}; free some space and give the same command to go on") from None
+        journal.flush()
+        return write_tables(out, journal, settings.key, versions())
 
 
-def _why(error: Exception) -> str:
-    return (error.strerror or "cannot be written") if isinstance(error, OSError) else str(error)
+@contextmanager
+def _told_plainly(out: Path) -> Iterator[None]:
+    """What the system says of an output that cannot be written, as one line that says how to mend it."""
+    try:
+        yield
+    except Stopped as error:
+        raise InputError(f"{out}: {error}; free some space and give the same command to go on") from None
+    except OSError as error:
+        told = error.strerror or "cannot be written"
+        if error.errno in FULL:
+            raise InputError(f"{out}: {told}; free some space and give the same command to go on") from None
+        raise InputError(f"{out}: {told}; check the folder and its permissions") from None
 
 
 def _refuse_inside(source: Path, out: Path) -> None:

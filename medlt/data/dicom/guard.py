@@ -90,7 +90,7 @@ def stored_values(data: Dataset, path: Path) -> np.ndarray:
             frame = get_frame(data.PixelData, 0, number_of_frames=int(data.get("NumberOfFrames") or 1))
             _refuse_other_size(frame, data, path)
             values = codecs.direct(frame, data)
-            return _native(_decoded(data)) if values is None else _cleared(values, data, 0)
+            return _cleared(_native(_decoded(data)) if values is None else values, data, 0)
         raw = _native(pixel_array(data, index=0, correct_unused_bits=False, view_only=True))
         return _cleared(raw, data, _bits_below(data))
     except (Unreadable, MemoryError):
@@ -235,7 +235,18 @@ def _mend(data: Dataset, path: Path) -> tuple[str, ...]:
         notes.append("no frame count")
     elif int(frames) > 1:
         notes.append(f"first of {int(frames)} frames")
+    if _more_than_told(data):
+        notes.append("more pixel data than the header says")
     return tuple(notes)
+
+
+def _more_than_told(data: Dataset) -> bool:
+    """Whether uncompressed pixel data hold another whole frame that the header does not speak of."""
+    if data.file_meta.TransferSyntaxUID.is_encapsulated or "PixelData" not in data:
+        return False
+    sides = [int(data.get(k) or 1) for k in ("Rows", "Columns", "SamplesPerPixel", "NumberOfFrames")]
+    frame = sides[0] * sides[1] * sides[2] * int(data.get("BitsAllocated") or 8) // 8
+    return len(data.PixelData) >= frame * (sides[3] + 1) > 0
 
 
 def _assumed_syntax(data: Dataset, path: Path) -> UID:
