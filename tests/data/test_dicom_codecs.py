@@ -8,7 +8,7 @@ import imagecodecs
 import numpy as np
 import pydicom
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 from pydicom.data import get_testdata_file
@@ -63,6 +63,8 @@ PIXELS = st.sampled_from((np.uint8, np.uint16)).flatmap(
 @settings(deadline=None, max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_every_stored_value_comes_back(syntax: UID, header: Header, pixels: np.ndarray) -> None:
     data = file(header, pixels, syntax)
+    assume(len(data.PixelData) != pixels.nbytes)  # pydicom takes such a coincidence for a wrong transfer syntax
+    assume(len(get_frame(data.PixelData, 0, number_of_frames=1)) != pixels.nbytes)
     np.testing.assert_array_equal(stored_values(data, None), pixels)  # type: ignore[arg-type]
 
 

@@ -22,6 +22,7 @@ from medlt.data.dicom.guard import Unreadable, read_bytes
 from medlt.data.dicom.read import readable, spacing, text
 
 _NOT_CHEST_FILM = frozenset({"CR", "DX", "DR", "RG", ""})
+_LONGEST = 1024  # LO, the longest text read, has 64 (PS3.5 6.2)
 FULL = (errno.ENOSPC, errno.EDQUOT)
 _TEXTS = {
     "patient_id": "PatientID",
@@ -65,7 +66,7 @@ def convert_one(path: Path, out: Path, settings: Settings) -> Outcome:
     except OSError as error:
         if error.errno in FULL:
             raise Stopped(error.strerror) from None  # every later file would fail as well
-        return Outcome("write_failed")
+        return Outcome("write_failed" if error.errno else "corrupt")
     except Exception:  # hostile bytes may raise anything, and what was raised may quote them
         return Outcome("corrupt")
 
@@ -144,16 +145,24 @@ def _tags(source: Source) -> dict[str, Any]:
     modality = text(data, "Modality").upper()
     strange = (f"modality {modality}",) if modality not in _NOT_CHEST_FILM else ()
     return {
-        **{name: text(data, keyword) for name, keyword in _TEXTS.items()},
-        "rows": int(data.get("Rows") or 0),
-        "columns": int(data.get("Columns") or 0),
-        "bits_stored": int(data.get("BitsStored") or 0),
-        "frames": int(data.get("NumberOfFrames") or 1),
+        **{name: text(data, keyword)[:_LONGEST] for name, keyword in _TEXTS.items()},
+        "rows": _count(data, "Rows", 0),
+        "columns": _count(data, "Columns", 0),
+        "bits_stored": _count(data, "BitsStored", 0),
+        "frames": _count(data, "NumberOfFrames", 1),
         "row_spacing_mm": pixel[0] if pixel else None,
         "column_spacing_mm": pixel[1] if pixel else None,
         "transfer_syntax": syntax,
         "notes": [*source.notes, *strange],
     }
+
+
+def _count(data: Dataset, keyword: str, default: int) -> int:
+    """A number of the header; raises Unreadable if it is beyond what any image has."""
+    value = int(data.get(keyword) or default)
+    if not 0 <= value < 2**31:
+        raise Unreadable("corrupt", f"{keyword} is out of range")
+    return value
 
 
 def _made(rendered: Rendered, settings: Settings) -> dict[str, Any]:

@@ -37,7 +37,8 @@ Preset = Callable[[np.ndarray, Dataset], Rendered]
 def viewer(stored: np.ndarray, data: Dataset) -> Rendered:
     """The standard's order, scaled to the VOI output range, in 16 bits."""
     seen = shown(stored, data)
-    return Rendered(seen.uint16(), seen.window, seen.notes)
+    flat = seen.levels is not None and len(seen.levels) > 1 and np.ptp(seen.levels) == 0
+    return Rendered(seen.uint16(), seen.window, seen.notes + (("no contrast under its window",) if flat else ()))
 
 
 def mimic_cxr_jpg(stored: np.ndarray, data: Dataset) -> Rendered:

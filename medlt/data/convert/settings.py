@@ -12,6 +12,7 @@ from medlt.data.deidentify import Profile, read_key
 from medlt.files import digest
 from medlt.types import InputError
 
+LEAST_MB = 1024
 _PACKAGES = ("medlt", "pydicom", "numpy", "opencv-python-headless", "imagecodecs", "pillow", "nibabel")
 
 
@@ -43,6 +44,8 @@ class Settings:
             raise InputError(f"--size {self.size}: the short side must be 1 pixel or more")
         if not 1 <= self.quality <= 100:
             raise InputError(f"--quality {self.quality}: JPEG quality runs from 1 to 100")
+        if 0 < self.memory_mb < LEAST_MB:
+            raise InputError(f"--memory {self.memory_mb}: a worker needs {LEAST_MB} MiB or more; 0 is no cap")
         if self.preset == "linear16" and self.format not in ("png16", "nifti"):
             raise InputError(f"--preset linear16 needs 16 bits, and {self.format} has 8; use --format png16 or nifti")
         if self.preset in ("mimic-cxr-jpg", "chexpert") and self.format == "png16":
