@@ -50,7 +50,7 @@ def direct(frame: bytes, data: Dataset) -> np.ndarray | None:
     None where that is not offered, the stream disagrees with the tags, or the decoder fails: pydicom then has its say.
     """
     decode = _DIRECT.get(data.file_meta.TransferSyntaxUID)
-    if decode is None or data.get("SamplesPerPixel", 1) != 1 or data.get("PixelRepresentation", 0):
+    if decode is None or not _plain(data):
         return None
     kind, shape = np.dtype(f"<u{int(data.BitsAllocated) // 8}"), (int(data.Rows), int(data.Columns))
     try:
@@ -61,6 +61,13 @@ def direct(frame: bytes, data: Dataset) -> np.ndarray | None:
     except Exception:
         return None
     return values if values.dtype == kind and values.shape == shape else None
+
+
+def _plain(data: Dataset) -> bool:
+    """Whether the tags say so, in words the standard knows: pydicom refuses others, and this road must as well."""
+    gray = data.get("PhotometricInterpretation") in ("MONOCHROME1", "MONOCHROME2", "PALETTE COLOR")
+    unsigned = data.get("SamplesPerPixel") == 1 and data.get("PixelRepresentation") == 0
+    return bool(gray and unsigned and 1 <= int(data.BitsStored) <= int(data.BitsAllocated))
 
 
 def whole_without_end(frame: bytes) -> bool:

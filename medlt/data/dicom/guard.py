@@ -241,12 +241,13 @@ def _mend(data: Dataset, path: Path) -> tuple[str, ...]:
 
 
 def _more_than_told(data: Dataset) -> bool:
-    """Whether uncompressed pixel data hold another whole frame that the header does not speak of."""
+    """Whether uncompressed pixel data go on behind what the header speaks of, but for one byte that makes them even
+    (PS3.5 8.1.1)."""
     if "PixelData" not in data or data["PixelData"].is_undefined_length:
         return False
     sides = [int(data.get(k) or 1) for k in ("Rows", "Columns", "SamplesPerPixel", "NumberOfFrames")]
-    frame = sides[0] * sides[1] * sides[2] * int(data.get("BitsAllocated") or 8) // 8
-    return len(data.PixelData) >= frame * (sides[3] + 1) > 0
+    bits = int(np.prod(np.array(sides, dtype=object))) * int(data.get("BitsAllocated") or 8)
+    return len(data.PixelData) > (bits + 7) // 8 + 1
 
 
 def _assumed_syntax(data: Dataset, path: Path) -> UID:
