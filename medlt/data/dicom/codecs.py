@@ -48,6 +48,7 @@ def direct(frame: bytes, data: Dataset) -> np.ndarray | None:
     """One plain frame (one sample, unsigned) straight to [H,W], without the copies of the plugin's road.
 
     None where that is not offered, the stream disagrees with the tags, or the decoder fails: pydicom then has its say.
+    Raises whatever the RLE decoder raises.
     """
     decode = _DIRECT.get(data.file_meta.TransferSyntaxUID)
     if decode is None or not _plain(data):
@@ -56,9 +57,9 @@ def direct(frame: bytes, data: Dataset) -> np.ndarray | None:
     try:
         values = decode(frame, kind)
         values = values if isinstance(values, np.ndarray) else np.frombuffer(values, kind).reshape(shape)
-    except MemoryError:
-        raise
-    except Exception:
+    except Exception as error:
+        if isinstance(error, MemoryError) or decode is _rle:  # pydicom cuts or fills what does not fit, unasked
+            raise
         return None
     return values if values.dtype == kind and values.shape == shape else None
 
