@@ -1,0 +1,261 @@
+"""A whole run: its numbers, its bytes for any worker count, going on after any end, and what it refuses."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from medlt.data.convert import Settings, convert
+from medlt.types import InputError
+
+Film, Run, Tree = Callable[..., bytes], Callable[..., Any], Callable[[Path], dict[str, bytes]]
+
+
+@pytest.fixture
+def source(tmp_path: Path, film: Film) -> Path:
+    """24 films in three folders, two of them equal, and four files that become no image."""
+    rng = np.random.default_rng(0)
+    for i in range(24):
+        place = tmp_path / "in" / f"study{i % 3}"
+        place.mkdir(parents=True, exist_ok=True)
+        pixels = rng.integers(0, 4096, (16, 20)).astype(np.uint16)
+        (place / f"film{i:02}").write_bytes(film(pixels, SOPInstanceUID=f"1.2.{i}"))
+    (tmp_path / "in/study0/again").write_bytes((tmp_path / "in/study1/film01").read_bytes())
+    (tmp_path / "in/cut").write_bytes(film()[:-9])
+    (tmp_path / "in/note.txt").write_text("call back\n" * 50)
+    (tmp_path / "in/empty").touch()
+    return tmp_path / "in"
+
+
+TOLD = {
+    "converted": 24,
+    "skipped": 3,
+    "failed": 1,
+    "duplicates": {"file": 1},
+    "reasons": {"duplicate": 1, "empty": 1, "not_dicom": 1, "truncated": 1},
+    "transfer_syntaxes": {"1.2.840.10008.1.2.1": 24},
+    "modalities": {"DX": 24},
+}
+
+
+def test_one_bad_file_never_stops_a_batch_and_the_numbers_add_up(source: Path, run: Run, tmp_path: Path) -> None:
+    told = run(source, tmp_path / "out")
+    assert told.told == TOLD
+    assert told.reasons == {"cut": "truncated", "note.txt": "not_dicom", "empty": "empty", "study1/film01": "duplicate"}
+    assert len(list((tmp_path / "out/images").iterdir())) == 24
+
+
+def test_the_same_bytes_for_any_worker_count(source: Path, run: Run, tree: Tree, tmp_path: Path) -> None:
+    trees = []
+    for workers in (1, 2, 3):
+        run(source, tmp_path / f"out{workers}", workers=workers)
+        trees.append(tree(tmp_path / f"out{workers}"))
+    assert trees[0] == trees[1] == trees[2]
+    assert len(trees[0]) == 24 + 4
+
+
+def test_progress_counts_every_file(source: Path, tmp_path: Path) -> None:
+    told: list[tuple[str, int, int]] = []
+    convert(source, tmp_path / "out", Settings(), workers=1, progress=lambda *a: told.append(a))
+    assert told == [("files", i, 28) for i in range(29)]
+
+
+class _StopAt:
+    def __init__(self, count: int) -> None:
+        self.count = count
+
+    def __call__(self, stage: str, done: int, total: int) -> None:
+        if done == self.count:
+            raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize(
+    "count", [13, pytest.param(1, marks=pytest.mark.slow), pytest.param(28, marks=pytest.mark.slow)]
+)
+def test_a_run_that_was_interrupted_goes_on(source: Path, run: Run, tree: Tree, tmp_path: Path, count: int) -> None:
+    run(source, tmp_path / "whole")
+    with pytest.raises(KeyboardInterrupt):
+        convert(source, tmp_path / "out", Settings(), workers=1, progress=_StopAt(count))
+    assert not (tmp_path / "out/manifest.parquet").exists()
+    seen: list[int] = []
+    convert(source, tmp_path / "out", Settings(), workers=1, progress=lambda _, done, total: seen.append(total))
+    assert tree(tmp_path / "out") == tree(tmp_path / "whole")
+    assert seen[-1] <= 28 - max(0, count - 2)
+
+
+def test_a_second_run_has_nothing_to_do(source: Path, run: Run, tree: Tree, tmp_path: Path) -> None:
+    run(source, tmp_path / "out")
+    before = {p: p.stat().st_mtime_ns for p in (tmp_path / "out/images").iterdir()}
+    first, seen = tree(tmp_path / "out"), []
+    told = convert(source, tmp_path / "out", Settings(), workers=1, progress=lambda _, done, total: seen.append(total))
+    assert (told, seen[-1]) == (TOLD, 0)
+    assert tree(tmp_path / "out") == first
+    assert {p: p.stat().st_mtime_ns for p in (tmp_path / "out/images").iterdir()} == before
+
+
+@pytest.mark.slow
+def test_an_output_that_is_gone_is_made_again(source: Path, run: Run, tree: Tree, tmp_path: Path) -> None:
+    run(source, tmp_path / "out")
+    first = tree(tmp_path / "out")
+    for path in sorted((tmp_path / "out/images").iterdir())[::5]:
+        path.unlink()
+    run(source, tmp_path / "out")
+    assert tree(tmp_path / "out") == first
+
+
+@pytest.mark.parametrize(
+    "cut", [20, pytest.param(1, marks=pytest.mark.slow), pytest.param(200, marks=pytest.mark.slow)]
+)
+def test_a_journal_with_a_torn_last_line_is_read_up_to_it(
+    source: Path, run: Run, tree: Tree, tmp_path: Path, cut: int
+) -> None:
+    run(source, tmp_path / "out")
+    first, journal = tree(tmp_path / "out"), tmp_path / "out/.convert/files.jsonl"
+    journal.write_bytes(journal.read_bytes()[:-cut])
+    run(source, tmp_path / "out")
+    assert tree(tmp_path / "out") == first
+
+
+@pytest.mark.slow
+def test_new_files_are_added(source: Path, film: Film, run: Run, tree: Tree, tmp_path: Path) -> None:
+    run(source, tmp_path / "out")
+    (source / "a new one").write_bytes(film(SOPInstanceUID="1.9"))
+    assert run(source, tmp_path / "out").told["converted"] == 25
+    run(source, tmp_path / "whole")
+    assert tree(tmp_path / "out") == tree(tmp_path / "whole")
+
+
+KILLED = """
+import sys
+from pathlib import Path
+from medlt.data.convert import Settings, convert
+convert(Path(sys.argv[1]), Path(sys.argv[2]), Settings(), workers=2, progress=lambda s, d, n: print(d, flush=True))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(4))
+def test_a_killed_run_goes_on(film: Film, run: Run, tree: Tree, tmp_path: Path, seed: int) -> None:
+    """SIGKILL of the whole process at a random moment, three times, then to the end: the bytes of an unbroken run."""
+    rng = np.random.default_rng(seed)
+    (tmp_path / "in").mkdir()
+    for i in range(300):
+        pixels = rng.integers(0, 4096, (40, 50)).astype(np.uint16)
+        (tmp_path / "in" / f"{i:03}").write_bytes(film(pixels, SOPInstanceUID=f"1.2.{i}"))
+    run(tmp_path / "in", tmp_path / "whole", workers=2)
+    for _ in range(3):
+        command = [sys.executable, "-c", KILLED, str(tmp_path / "in"), str(tmp_path / "out")]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, start_new_session=True) as process:
+            assert process.stdout is not None
+            process.stdout.readline()
+            time.sleep(float(rng.uniform(0, 0.25)))
+            os.killpg(process.pid, signal.SIGKILL)
+    run(tmp_path / "in", tmp_path / "out", workers=2)
+    assert tree(tmp_path / "out") == tree(tmp_path / "whole")
+
+
+def refused(source: Path, out: Path, **settings: Any) -> str:
+    with pytest.raises(InputError) as error:
+        convert(source, out, Settings(**settings), workers=1)
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+def test_changed_settings_are_refused(source: Path, run: Run, tree: Tree, tmp_path: Path) -> None:
+    run(source, tmp_path / "out", size=8)
+    before = tree(tmp_path / "out")
+    assert "size 8, now 12" in refused(source, tmp_path / "out", size=12)
+    assert "preset" in refused(source, tmp_path / "out", size=8, preset="chexpert")
+    assert tree(tmp_path / "out") == before
+
+
+def test_a_folder_of_somebody_else_is_refused(source: Path, tree: Tree, tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/thesis.txt").write_text("precious")
+    assert "not empty" in refused(source, tmp_path / "out")
+    assert tree(tmp_path / "out") == {"thesis.txt": b"precious"}
+
+
+def test_an_out_that_is_a_file_is_refused(source: Path, tmp_path: Path) -> None:
+    (tmp_path / "out").write_text("precious")
+    refused(source, tmp_path / "out")
+    assert (tmp_path / "out").read_text() == "precious"
+
+
+def test_an_out_below_a_file_is_refused(source: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("precious")
+    assert str(tmp_path / "file") in refused(source, tmp_path / "file/out")
+
+
+@pytest.mark.parametrize("inside", [".", "out", "study0/out", "../in/out"])
+def test_an_out_inside_the_source_is_refused(source: Path, tree: Tree, inside: str) -> None:
+    before = tree(source)
+    assert "inside the source" in refused(source, source / inside)
+    assert tree(source) == before
+
+
+def test_an_out_inside_the_source_through_a_link_is_refused(source: Path, tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(source)
+    assert "inside the source" in refused(source, tmp_path / "link/out")
+
+
+def test_an_existing_different_output_is_never_overwritten(source: Path, run: Run, tmp_path: Path) -> None:
+    first = run(source, tmp_path / "out")
+    image = tmp_path / "out" / first.rows["study2/film02"]["path"]
+    image.write_bytes(b"annotated by hand")
+    again = run(source, tmp_path / "out")
+    assert image.read_bytes() == b"annotated by hand"
+    assert again.reasons["study2/film02"] == "write_failed"
+    assert again.told["converted"] == 23
+
+
+def test_empty_and_missing_folders_are_one_clear_line(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    assert "empty" in refused(tmp_path / "empty", tmp_path / "out")
+    assert "no such file" in refused(tmp_path / "none", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_dry_run_writes_nothing(source: Path, tree: Tree, tmp_path: Path) -> None:
+    before = tree(tmp_path)
+    told = convert(source, tmp_path / "out", Settings(dry_run=True), workers=2)
+    assert tree(tmp_path) == before
+    assert not (tmp_path / "out").exists()
+    assert told["converted"] == 26  # the cut file opens, and what is a duplicate is not known yet
+    assert told["reasons"] == {"empty": 1, "not_dicom": 1}
+
+
+def test_a_single_file_is_a_source(source: Path, run: Run, tmp_path: Path) -> None:
+    told = run(source / "study1/film01", tmp_path / "out")
+    assert list(told.rows) == ["film01"]
+    assert told.told["converted"] == 1
+
+
+def test_a_single_bad_file_is_a_reason(source: Path, run: Run, tmp_path: Path) -> None:
+    told = run(source / "note.txt", tmp_path / "out")
+    assert told.reasons == {"note.txt": "not_dicom"}
+    assert (told.told["converted"], len(told.rows)) == (0, 0)
+
+
+def test_filters_skip_what_was_not_asked_for(film: Film, run: Run, tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    kinds = {
+        "dx": ("DX", "CHEST"),
+        "cr": ("CR", "chest"),
+        "ct": ("CT", "CHEST"),
+        "hand": ("DX", "HAND"),
+        "no": ("DX", None),
+    }
+    for name, (modality, part) in kinds.items():
+        (tmp_path / "in" / name).write_bytes(film(Modality=modality, BodyPartExamined=part))
+    told = run(tmp_path / "in", tmp_path / "out", modalities=("CR", "DX"), body_parts=("CHEST",))
+    assert sorted(told.rows) == ["cr", "dx"]
+    assert told.reasons == {"ct": "filtered", "hand": "filtered", "no": "filtered"}
+    assert (told.told["skipped"], told.told["failed"]) == (3, 0)
