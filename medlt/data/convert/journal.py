@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, BinaryIO, Self
 
 from medlt.data.convert.one import Outcome
 from medlt.data.convert.scan import Found
@@ -56,6 +56,7 @@ class Journal:
 
     def _open(self) -> None:
         self._handle = open(os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), "ab")
+        _lock(self._handle, self._out)
         self._reader = self.path.open("rb")
         self._synced = time.monotonic()
         if self._torn():
@@ -118,3 +119,18 @@ class Journal:
             name = changed[0]
             told = f"{name} {before.get(name)!r}, now {now.get(name)!r}"
             raise InputError(f"{self._out}: begun with {told}; give the same settings or choose another OUT")
+
+
+def _lock(handle: BinaryIO, out: Path) -> None:
+    """One run at a time in a folder, as far as the system can lock; a lock goes with its process."""
+    try:
+        import fcntl
+    except ImportError:
+        return
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        handle.close()
+        raise InputError(
+            f"{out}: another 'medlt convert' is at work here; wait for it, or choose another OUT"
+        ) from None

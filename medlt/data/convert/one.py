@@ -80,12 +80,12 @@ def _converted(source: Source, raw: bytes, out: Path, settings: Settings) -> Out
             if held := _released(clean, uid, out):
                 return Outcome(held)
             source = replace(source, data=clean.dataset)
-        rendered = PRESETS[settings.preset](source.stored(), source.data)
-        rendered = resized(rendered, settings.size)
+        stored = source.stored()
+        rendered = resized(PRESETS[settings.preset](stored, source.data), settings.size)
         if settings.format in ("png", "jpeg") and rendered.pixels.dtype != "uint8":
             rendered = replace(rendered, pixels=to_uint8(rendered.pixels))
         data = _encoded(rendered, source.data, settings)
-        row = _tags(source) | _made(rendered, settings)
+        row = _tags(source) | {"rows": stored.shape[0], "columns": stored.shape[1]} | _made(rendered, settings)
     place = f"images/{uid}{SUFFIX[settings.format]}"
     put(out / place, data)
     digests = {"sha256_in": "" if settings.key else whole.hex(), "sha256_out": hashlib.sha256(data).hexdigest()}

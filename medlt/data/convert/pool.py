@@ -87,9 +87,9 @@ class Pool(Generic[T, R]):
         queue = iter(tasks)
         pending = sum(self._feed(worker, queue) for worker in self._workers)
         while pending:
-            ready = wait([w.pipe for w in self._workers if w.tasks], timeout=1.0)
-            for at, worker in enumerate(self._workers):
-                done = self._answers(worker) if worker.pipe in ready else self._overdue(worker)
+            wait([w.pipe for w in self._workers if w.tasks], timeout=1.0)
+            for at, worker in enumerate(self._workers):  # looked at anew: whoever takes the answers may be slow
+                done = self._answers(worker) if worker.tasks and worker.pipe.poll() else self._overdue(worker)
                 if worker.pipe.closed:
                     self._workers[at] = self._again(worker.tasks)
                 yield from done

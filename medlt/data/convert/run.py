@@ -50,6 +50,8 @@ def convert(
         for folder, mode in _FOLDERS.items():
             if folder == "images" or settings.profile:
                 (out / folder).mkdir(mode, exist_ok=True)
+        for torn in (out / "images").glob(".*.tmp"):  # what a killed worker was writing; no other run is at work
+            torn.unlink()
         todo = [f for f in found if journal.finished.get(f.relative) != (f.size, f.changed)]
         for file, outcome in _outcomes(todo, root, out, settings, workers, report):
             journal.add(file, outcome)

@@ -86,7 +86,7 @@ def test_pictures_and_volumes_come_in_as_they_are(tmp_path: Path, kind: str) -> 
     made = np.asarray(Image.open(tmp_path / "out" / row["path"])) / 65535
     np.testing.assert_allclose(made, read_image(path), atol=1e-4)
     assert row["transfer_syntax"] == kind
-    assert made.shape == (40, 60)
+    assert made.shape == (row["rows"], row["columns"]) == (40, 60)
 
 
 @pytest.mark.parametrize(

@@ -259,3 +259,28 @@ def test_filters_skip_what_was_not_asked_for(film: Film, run: Run, tmp_path: Pat
     assert sorted(told.rows) == ["cr", "dx"]
     assert told.reasons == {"ct": "filtered", "hand": "filtered", "no": "filtered"}
     assert (told.told["skipped"], told.told["failed"]) == (3, 0)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no file locks")
+def test_two_runs_never_work_in_one_folder(source: Path, run: Run, tmp_path: Path) -> None:
+    from medlt.data.convert.journal import Journal
+
+    run(source, tmp_path / "out", workers=1)
+    with (
+        Journal(tmp_path / "out", Settings().told()),
+        pytest.raises(InputError, match="another 'medlt convert' is at work"),
+    ):
+        convert(source, tmp_path / "out", Settings(), workers=1)
+
+
+def test_what_a_killed_worker_was_writing_is_swept_up(source: Path, run: Run, tree: Tree, tmp_path: Path) -> None:
+    run(source, tmp_path / "out", workers=1)
+    before = tree(tmp_path / "out")
+    (tmp_path / "out/images/.abc.png.17.tmp").write_bytes(b"half")
+    run(source, tmp_path / "out", workers=1)
+    assert tree(tmp_path / "out") == before
+
+
+def test_a_worker_needs_some_memory() -> None:
+    with pytest.raises(InputError, match="1024 MiB or more"):
+        Settings(memory_mb=64)
