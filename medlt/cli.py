@@ -179,6 +179,7 @@ def convert(
     timeout: Annotated[float, typer.Option(min=0.1, help="Seconds for one file.")] = 60.0,
     memory: Annotated[int, typer.Option(min=0, help="MiB of address space a worker may use; 0 is no cap.")] = 4096,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Read the headers, say what a run would do.")] = False,
+    digest: Annotated[bool, typer.Option(help="Without it inputs are not hashed whole: faster, no sha256_in.")] = True,
     as_json: Json = False,
     no_progress: NoProgress = False,
 ) -> None:
@@ -194,9 +195,9 @@ def convert(
 
         if engine != "local":
             raise InputError(f"--engine {engine}: not known; use local")
-        settings = asked(preset, size, kind, quality, deidentify, key, modality, body_part, timeout, memory, dry_run)
+        given = (preset, size, kind, quality, deidentify, key, modality, body_part, timeout, memory, dry_run, digest)
         with Progress(enabled=not no_progress and sys.stderr.isatty()) as progress:
-            told = work(src, out, settings, workers=workers, progress=progress)
+            told = work(src, out, asked(*given), workers=workers, progress=progress)
         _say({"out": str(out), **told}, lambda: table(out, told), as_json)
     if told["failed"] or not told["converted"]:
         raise typer.Exit(1 if told["converted"] else 2)

@@ -22,6 +22,7 @@ from medlt.data.dicom.guard import Unreadable, read_bytes
 from medlt.data.dicom.read import readable, spacing, text
 
 _NOT_CHEST_FILM = frozenset({"CR", "DX", "DR", "RG", ""})
+_PIECE = 4096
 _LONGEST = 1024  # LO, the longest text read, has 64 (PS3.5 6.2)
 FULL = (errno.ENOSPC, errno.EDQUOT)
 _TEXTS = {
@@ -72,7 +73,7 @@ def convert_one(path: Path, out: Path, settings: Settings) -> Outcome:
 
 
 def _converted(source: Source, raw: bytes, out: Path, settings: Settings) -> Outcome:
-    whole = hashlib.sha256(raw).digest()
+    whole = identity(raw, settings.digest)
     uid = name_of(whole, settings.key)
     with readable(Path("file")):
         if settings.profile is not None and source.kind == "dicom":
@@ -88,7 +89,8 @@ def _converted(source: Source, raw: bytes, out: Path, settings: Settings) -> Out
         row = _tags(source) | {"rows": stored.shape[0], "columns": stored.shape[1]} | _made(rendered, settings)
     place = f"images/{uid}{SUFFIX[settings.format]}"
     put(out / place, data)
-    digests = {"sha256_in": "" if settings.key else whole.hex(), "sha256_out": hashlib.sha256(data).hexdigest()}
+    told = whole.hex() if settings.digest and not settings.key else ""
+    digests = {"sha256_in": told, "sha256_out": hashlib.sha256(data).hexdigest()}
     return Outcome(row=row | digests | {"uid": uid, "path": place, "bytes_in": len(raw), "bytes": len(data)})
 
 
@@ -100,8 +102,18 @@ def _encoded(rendered: Rendered, data: Dataset, settings: Settings) -> bytes:
     return encode(rendered.pixels, settings.format, settings.quality, pixel, rendered.scale, rendered.offset)
 
 
+def identity(raw: bytes, whole: bool) -> bytes:
+    """SHA-256 of a file: of all of it, or of its size, its ends and 64 places between, which tells files apart at a
+    tenth of the cost but vouches for none."""
+    if whole or len(raw) <= _PIECE * 256:
+        return hashlib.sha256(raw).digest()
+    starts = range(0, len(raw) - _PIECE, (len(raw) - _PIECE) // 64)
+    pieces = [raw[at : at + _PIECE] for at in starts]
+    return hashlib.sha256(b"".join([str(len(raw)).encode(), *pieces, raw[-_PIECE:]])).digest()
+
+
 def name_of(whole: bytes, key: bytes) -> str:
-    """The uid of an image: 24 hex digits of its file's SHA-256 `whole`, under the key where there is one.
+    """The uid of an image: 24 hex digits of its file's `identity`, under the key where there is one.
 
     So neither a tag nor a path of the source is ever part of a name, and equal files have one name.
     """

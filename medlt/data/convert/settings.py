@@ -20,7 +20,7 @@ _PACKAGES = ("medlt", "pydicom", "numpy", "opencv-python-headless", "imagecodecs
 class Settings:
     """`size` is the short side in pixels, None as it is; `quality` is JPEG's; `key` is the secret of de-identification.
 
-    With `modalities` or `body_parts` (upper case), files whose tag says something else are skipped. `timeout_s` is for
+    Without `digest` inputs are not hashed whole, see `medlt.data.convert.one.identity`. With `modalities` or `body_parts` (upper case), files whose tag says something else are skipped. `timeout_s` is for
     one file; `memory_mb` caps a worker's address space, 0 is no cap. Raises InputError on values that do not fit.
     """
 
@@ -35,6 +35,7 @@ class Settings:
     timeout_s: float = 60.0
     memory_mb: int = 4096
     dry_run: bool = False
+    digest: bool = True
 
     def __post_init__(self) -> None:
         for name, value, known in (("preset", self.preset, PRESETS), ("format", self.format, SUFFIX)):
@@ -55,7 +56,7 @@ class Settings:
 
     def told(self) -> dict[str, object]:
         """Everything that decides the bytes; the key only by its digest."""
-        names = ("preset", "size", "format", "quality", "modalities", "body_parts")
+        names = ("preset", "size", "format", "quality", "modalities", "body_parts", "digest")
         profile = None if self.profile is None else str(self.profile)
         key = digest(b"medlt convert", self.key) if self.key else None
         return {**{name: getattr(self, name) for name in names}, "deidentify": profile, "key": key}
@@ -73,6 +74,7 @@ def asked(
     timeout_s: float,
     memory_mb: int,
     dry_run: bool,
+    digest: bool,
 ) -> Settings:
     """Settings as the command line spells them: lists joined by commas, the profile by name, the key as a file, the
     format the preset's own if None."""
@@ -88,6 +90,7 @@ def asked(
         timeout_s=timeout_s,
         memory_mb=memory_mb,
         dry_run=dry_run,
+        digest=digest,
     )
 
 

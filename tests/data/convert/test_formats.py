@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 
 from medlt.cli import app
 from medlt.data.convert import Settings
-from medlt.data.convert.one import convert_one
+from medlt.data.convert.one import convert_one, identity
 from medlt.data.dicom import read_dicom
 from medlt.data.images import read_image
 from medlt.types import InputError
@@ -71,6 +71,28 @@ def test_quality_and_digests_are_recorded(write_dicom: Write, tmp_path: Path) ->
     assert row["sha256_in"] == hashlib.sha256(path.read_bytes()).hexdigest()
     assert row["sha256_out"] == hashlib.sha256(data).hexdigest()
     assert row["uid"] == row["sha256_in"][:24]
+
+
+def test_without_a_digest_files_are_still_told_apart_and_equal_ones_are_one(tmp_path: Path) -> None:
+    """A change in size, at either end, or in one of 64 pieces between gives another name; small files are read whole."""
+    raw = np.random.default_rng(0).bytes(3 << 20)
+    spoilt = [
+        raw + b"x",
+        b"x" + raw[1:],
+        raw[:-1] + b"x",
+        raw[: 1 << 20] + bytes(1 << 17) + raw[(1 << 20) + (1 << 17) :],
+    ]
+    names = {identity(data, False) for data in (raw, *spoilt)}
+    assert len(names) == 5
+    assert identity(bytes(bytearray(raw)), False) == identity(raw, False) != identity(raw, True)
+    small = raw[:5000]
+    assert identity(small, False) == identity(small, True) == hashlib.sha256(small).digest()
+
+
+def test_no_digest_leaves_no_digest(write_dicom: Write, tmp_path: Path) -> None:
+    row = one(write_dicom(RAMP, **TAGS), tmp_path / "out", Settings(digest=False))
+    assert row["sha256_in"] == ""
+    assert len(row["sha256_out"]) == 64
 
 
 @pytest.mark.parametrize("kind", ["png", "jpeg", "nifti"])
