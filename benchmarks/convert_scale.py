@@ -4,8 +4,8 @@
 
 First `convert` of FILES uncompressed radiographs (see convert.py) with 1 and 2 workers, in turns, wall time from a
 running pool's first answer to its last, and each worker's peak memory. Then tiny files, 10, MANY / 10, MANY / 3 and
-MANY of them: seconds, the exponent of time over number, the parent's peak memory. Targets: 2 workers >= 1.8 times 1, below
-300 MB a worker whatever the number, exponent 1 +- 0.05.
+MANY of them: seconds, the exponent of time over number, the parent's peak memory. Targets: 2 workers >= 1.8 times 1,
+below 300 MB a worker whatever the number, exponent 1 +- 0.05.
 """
 
 from __future__ import annotations

@@ -74,7 +74,7 @@ def test_quality_and_digests_are_recorded(write_dicom: Write, tmp_path: Path) ->
 
 
 def test_without_a_digest_files_are_still_told_apart_and_equal_ones_are_one(tmp_path: Path) -> None:
-    """A change in size, at either end, or in one of 64 pieces between gives another name; small files are read whole."""
+    """A change in size, at either end, or in one of 64 pieces gives another name; small files are read whole."""
     raw = np.random.default_rng(0).bytes(3 << 20)
     spoilt = [
         raw + b"x",
