@@ -21,8 +21,8 @@ class Settings:
     """`size` is the short side in pixels, None as it is; `quality` is JPEG's; `key` is the secret of de-identification.
 
     Without `digest` inputs are not hashed whole, see `medlt.data.convert.one.identity`. With `modalities` or
-    `body_parts` (upper case), files whose tag says something else are skipped. `timeout_s` is for one file; `memory_mb` caps a
-    worker's address space, 0 is no cap. Raises InputError on values that do not fit.
+    `body_parts` (upper case), files whose tag says something else are skipped. `timeout_s` is for one file;
+    `memory_mb` caps a worker's address space, 0 is no cap. Raises InputError on values that do not fit.
     """
 
     preset: str = "viewer"
