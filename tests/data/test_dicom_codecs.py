@@ -162,3 +162,11 @@ def test_a_damaged_rle_stream_is_an_error_not_a_panic(header: Header) -> None:
     with pytest.raises(Unreadable) as refused:
         stored_values(data, None)  # type: ignore[arg-type]
     assert refused.value.code in ("corrupt", "truncated")
+
+
+@pytest.mark.parametrize("padding", [0, 1, 2, 64])
+def test_zeros_behind_an_rle_stream_are_padding(padding: int, header: Header) -> None:
+    pixels = np.random.default_rng(0).integers(0, 4096, (32, 32), dtype=np.uint16)
+    data = file(header, pixels, RLELossless)
+    data.PixelData = encapsulate([get_frame(data.PixelData, 0, number_of_frames=1) + bytes(padding)])
+    np.testing.assert_array_equal(stored_values(data, None), pixels)  # type: ignore[arg-type]

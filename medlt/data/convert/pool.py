@@ -21,6 +21,7 @@ from typing import Any, Generic, TypeVar
 T = TypeVar("T")
 R = TypeVar("R")
 
+_PATIENCE_S = 2.0
 AHEAD = 8  # tasks a worker is given at once, so that it never waits for the parent
 
 
@@ -48,7 +49,7 @@ def _serve(make: Callable[..., Callable[[Any], Any]], args: tuple[Any, ...], pip
                 except Stopped as error:
                     answer = error
                 pipe.send(answer)
-    except (EOFError, BrokenPipeError, KeyboardInterrupt):
+    except (EOFError, OSError, KeyboardInterrupt):
         return
 
 
@@ -80,6 +81,10 @@ class Pool(Generic[T, R]):
 
     def __exit__(self, *_: object) -> None:
         for worker in self._workers:
+            worker.pipe.close()
+        deadline = time.monotonic() + _PATIENCE_S  # time to finish a file, so that none is left half written
+        for worker in self._workers:
+            worker.process.join(max(0.0, deadline - time.monotonic()))
             self._stop(worker)
 
     def run(self, tasks: Iterable[T]) -> Iterator[tuple[T, R]]:

@@ -100,7 +100,10 @@ def _named(name: str) -> Callable[[bytes, np.dtype[Any]], Any]:
 def _rle(frame: bytes, kind: np.dtype[Any]) -> Any:
     import imagecodecs
 
-    return imagecodecs.dicomrle_decode(frame, kind)
+    try:
+        return imagecodecs.dicomrle_decode(frame, kind)
+    except RuntimeError:  # more padding than the one byte of PS3.5 G.3.1
+        return imagecodecs.dicomrle_decode(frame.rstrip(b"\0"), kind)
 
 
 _DIRECT: dict[str, Callable[[bytes, np.dtype[Any]], Any]] = {

@@ -8,9 +8,9 @@ import numpy as np
 import pydicom
 import pytest
 from pydicom.dataset import Dataset
-from pydicom.encaps import encapsulate, generate_frames
+from pydicom.encaps import encapsulate
 from pydicom.pixels import pixel_array
-from pydicom.uid import ExplicitVRLittleEndian, JPEGLSLossless, RLELossless
+from pydicom.uid import ExplicitVRLittleEndian, JPEGBaseline8Bit, JPEGLSLossless, RLELossless
 
 from medlt.data.deidentify import Box, Deidentified, Profile, deidentify, write_deidentified
 
@@ -160,9 +160,12 @@ def test_bytes_behind_the_pixels_go(make: Make, key: bytes) -> None:
 
 def test_a_name_in_a_compressed_stream_is_held_back(make: Make, key: bytes) -> None:
     source = make()
-    source.compress(RLELossless, generate_instance_uid=False)
-    frame = next(generate_frames(source.PixelData, number_of_frames=1))
-    source.PixelData = encapsulate([frame + b"Quimby  "])
+    source.BitsAllocated, source.BitsStored, source.HighBit = 8, 8, 7
+    stream = cv2.imencode(".jpg", np.zeros((source.Rows, source.Columns), np.uint8))[1].tobytes()
+    comment = b"\xff\xfe\x00\x0aQuimby  "
+    source.PixelData = encapsulate([stream[:2] + comment + stream[2:]])
+    source["PixelData"].VR = "OB"
+    source.file_meta.TransferSyntaxUID = JPEGBaseline8Bit
     result = deidentify(source, CLEAN, key, lambda image: [])
     assert "identifier" in str(result.quarantine)
     assert result.dataset.PatientIdentityRemoved == "NO"
