@@ -16,6 +16,7 @@ from medlt.files import write_json
 from medlt.types import InputError
 
 _FSYNC_S = 5.0
+_AGAIN = ("missing", "write_failed", "timeout", "crashed", "out_of_memory", "codec_missing")
 
 
 class Journal:
@@ -107,7 +108,7 @@ class Journal:
     def _stands(self, line: dict[str, Any]) -> bool:
         """Whether a line's output is still whole; failures that another try may mend are tried again."""
         if line["reason"]:
-            return line["reason"] not in ("missing", "write_failed", "timeout", "crashed", "out_of_memory")
+            return line["reason"] not in _AGAIN
         try:
             return bool((self._out / line["row"]["path"]).stat().st_size == line["row"]["bytes"])
         except OSError:

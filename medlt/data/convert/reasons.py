@@ -22,6 +22,7 @@ FAILED = {
     "colour": "a colour image, which this preset is not for; use --preset viewer",
     "codec_missing": "its transfer syntax has no installed decoder; see 'medlt doctor'",
     "quarantined": "its pixels may hold text, or cannot be checked; look at it in quarantine/, or add clean-pixel",
+    "not_deidentified": "PNG, JPEG or NIfTI, which --deidentify does not cover; check it and convert it apart",
     "out_of_memory": "needs more memory than --memory allows",
     "timeout": "took longer than --timeout; raise it if the file is genuine",
     "crashed": "a decoder crashed on it; the file is damaged or hostile",

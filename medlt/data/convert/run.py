@@ -92,12 +92,17 @@ def _outcomes(
             yield file, Outcome("symlink" if file.link else "missing")
     if not plain:
         return
-    count = min(workers or len(os.sched_getaffinity(0)), len(plain))
+    count = min(workers or _cores(), len(plain))
     with Pool(_worker, (root, out, settings), _lost, workers=count, timeout_s=settings.timeout_s) as pool:
         for file, outcome in pool.run(plain):
             done += 1
             report("files", done, len(files))
             yield file, outcome
+
+
+def _cores() -> int:
+    """CPU cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _lost(file: Found, how: str) -> Outcome:

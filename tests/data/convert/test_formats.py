@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 from medlt.cli import app
 from medlt.data.convert import Settings
 from medlt.data.convert.one import convert_one, identity
+from medlt.data.deidentify import Profile
 from medlt.data.dicom import read_dicom
 from medlt.data.images import read_image
 from medlt.types import InputError
@@ -109,6 +110,21 @@ def test_pictures_and_volumes_come_in_as_they_are(tmp_path: Path, kind: str) -> 
     np.testing.assert_allclose(made, read_image(path), atol=1e-4)
     assert row["transfer_syntax"] == kind
     assert made.shape == (row["rows"], row["columns"]) == (40, 60)
+
+
+@pytest.mark.parametrize("name", ["film.png", "film.jpg", "film.nii"])
+def test_a_picture_never_passes_for_de_identified(tmp_path: Path, name: str) -> None:
+    """A profile acts on DICOM; what it never looked at must not lie among what it cleaned."""
+    path = tmp_path / name
+    pixels = np.zeros((40, 60), np.uint8)
+    if name.endswith("nii"):
+        nibabel.Nifti1Image(pixels, np.eye(4)).to_filename(path)
+    else:
+        Image.fromarray(pixels).save(path)
+    (tmp_path / "out/images").mkdir(parents=True)
+    outcome = convert_one(path, tmp_path / "out", Settings(profile=Profile.parse("basic"), key=bytes(range(32))))
+    assert outcome.reason == "not_deidentified"
+    assert list((tmp_path / "out/images").iterdir()) == []
 
 
 @pytest.mark.parametrize(
