@@ -25,8 +25,8 @@ from medlt.chance import generator
 from medlt.checks.sanity import sanity
 from medlt.diffusion.cache import Standardiser
 from medlt.diffusion.decode import Decoder
-from medlt.diffusion.denoiser import LabelUNet, as_denoiser
-from medlt.diffusion.schedulers import abar, factory
+from medlt.diffusion.labels import LabelUNet
+from medlt.diffusion.schedulers import factory
 from medlt.runs import peak_rss_mb
 from medlt.sparse.embedding import SimplicialCoder
 from medlt.synthesis.fusion import LatentFusion
@@ -62,13 +62,12 @@ def latents(uids: Sequence[str]) -> Tensor:
 
 def fusion() -> LatentFusion:
     """The method with untrained networks; latents are pixels."""
-    net, levels = LabelUNet(1, 2, 8), abar()
     return LatentFusion(
         collection=collection(),
         coder=SimplicialCoder(1, 2, groups=4, vocabulary=4, width=8, temperature=0.3, seed=0),
         latents=latents,
         standardiser=Standardiser(torch.zeros(1), torch.ones(1)),
-        denoise=lambda said: as_denoiser(net, said, levels),
+        backbone=LabelUNet(1, 2, 8).backbone(),
         decode=Decoder(IdentityCodec()),
         scheduler=factory("ddim", 20),
         draws=Draws(candidates=1),

@@ -5,15 +5,17 @@ Each is exact where the real thing is only approximate, so that a test can state
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 from medlt import chance
+from medlt.diffusion.backbone import Backbone
+from medlt.diffusion.labels import LabelVector
 from medlt.types import Denoiser, Finding, InputError, Signal
 
 
@@ -76,6 +78,24 @@ class Mixture:
 def constant_denoiser(x0: Tensor) -> Denoiser:
     """A denoiser that answers x0 whatever it is shown."""
     return lambda x_t, t: x0
+
+
+class Answer(nn.Module):
+    """A network that is a plain function answer(x_t, t [B], condition) of its arguments."""
+
+    def __init__(self, answer: Callable[[Tensor, Tensor, Tensor], Tensor]) -> None:
+        super().__init__()
+        self.answer = answer
+
+    def forward(self, x_t: Tensor, t: Tensor, condition: Tensor) -> Tensor:
+        """What the function says."""
+        return self.answer(x_t, t, condition)
+
+
+def label_backbone(answer: Callable[[Tensor, Tensor, Tensor], Tensor], findings: int, **changes: Any) -> Backbone:
+    """A Backbone told label vectors whose network is `answer`: x0 estimates, unless `changes` names another."""
+    said: dict[str, Any] = {"prediction": "sample", "channels": 1, "digest": "answer"} | changes
+    return Backbone(Answer(answer), LabelVector(findings), **said)
 
 
 def constant_signal(value: float) -> Signal:

@@ -7,14 +7,13 @@ from pathlib import Path
 
 import pandas as pd
 import torch
-from torch import Tensor
 
 from medlt import config as configs
 from medlt.checks.folds import Crossfit
+from medlt.diffusion.backbone import Backbone
 from medlt.diffusion.cache import Latents
 from medlt.diffusion.decode import Decoder
-from medlt.diffusion.denoiser import LabelUNet, as_denoiser
-from medlt.diffusion.schedulers import abar, factory
+from medlt.diffusion.schedulers import factory
 from medlt.files import digest, write_table
 from medlt.report.html import write as write_report
 from medlt.runs import Run
@@ -22,7 +21,6 @@ from medlt.sparse.embedding import SimplicialCoder
 from medlt.synthesis.fusion import LatentFusion
 from medlt.synthesis.plan import Collection as FusionRows
 from medlt.synthesis.plan import Draws
-from medlt.types import Denoiser
 from pipelines import learning, making, proving, stages
 from pipelines.stages import Collection, Progress, quiet
 
@@ -46,9 +44,9 @@ def prepare(config: configs.RunConfig, progress: Progress = quiet) -> Prepared:
     codec = learning.codec(run, real, progress)
     latents = learning.latents(run, real, codec, progress)
     coder = learning.sparse(run, real, latents, progress)
-    denoiser = learning.denoiser(run, real, latents, progress)
+    backbone = learning.denoiser(run, real, latents, progress)
     judges = learning.judges(run, real, progress)
-    return Prepared(run, real, judges, build(config, real, latents, coder, denoiser, judges))
+    return Prepared(run, real, judges, build(config, real, latents, coder, backbone, judges))
 
 
 def main(config: configs.RunConfig, progress: Progress = quiet) -> Path:
@@ -73,16 +71,12 @@ def build(
     real: Collection,
     latents: Latents,
     coder: SimplicialCoder,
-    denoiser: LabelUNet,
+    backbone: Backbone,
     judges: Crossfit,
 ) -> LatentFusion:
     """The method with everything it reads. Judges' folds decide who may be paired with whom."""
-    chosen, findings, levels = config.method, real.manifest.findings, abar()
+    chosen, findings = config.method, real.manifest.findings
     table: pd.DataFrame = real.train.rows[["patient_id", "view", *findings]].assign(fold=judges.fold)
-
-    def denoise(labels: Tensor | None) -> Denoiser:
-        return as_denoiser(denoiser, labels, levels)
-
     draws = Draws(
         metric=chosen.pairing,
         neighbours=chosen.neighbours,
@@ -95,9 +89,9 @@ def build(
         coder=coder,
         latents=latents,
         standardiser=latents.standardiser,
-        denoise=denoise,
+        backbone=backbone,
         decode=Decoder(latents.codec),
-        scheduler=factory(chosen.scheduler, chosen.steps),
+        scheduler=factory(chosen.scheduler, chosen.steps, backbone.noise),
         draws=draws,
         cam=chosen.cam,
         keep=chosen.keep,

@@ -12,9 +12,9 @@ from medlt.chance import seed_of
 from medlt.checks.consistency import Crossfit, crossfit, folds
 from medlt.classify.train import Classifier, fit
 from medlt.data.loaders import dataset
+from medlt.diffusion.backbone import Backbone
 from medlt.diffusion.cache import Latents, Standardiser, cache_latents, channel_statistics
 from medlt.diffusion.codec import load_codec
-from medlt.diffusion.denoiser import LabelUNet
 from medlt.diffusion.train import train_codec, train_denoiser
 from medlt.files import digest_file, write_table
 from medlt.runs import Run
@@ -63,7 +63,7 @@ def sparse(run: Run, real: Collection, latents: Latents, progress: Progress) -> 
     return learnt.coder
 
 
-def denoiser(run: Run, real: Collection, latents: Latents, progress: Progress) -> LabelUNet:
+def denoiser(run: Run, real: Collection, latents: Latents, progress: Progress) -> Backbone:
     """The label-conditioned denoiser, trained on standardised latents of the train split."""
     options = run.config.denoiser.model_dump()
     train, val = real.train, real.manifest.split("val")
@@ -80,7 +80,7 @@ def denoiser(run: Run, real: Collection, latents: Latents, progress: Progress) -
             progress=progress,
         )
     run.record(digests={"denoiser": digest_file(folder / "model.safetensors")})
-    return net
+    return net.backbone()
 
 
 def classifier_options(config: configs.RunConfig) -> dict[str, Any]:

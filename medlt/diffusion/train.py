@@ -20,9 +20,9 @@ from medlt import chance
 from medlt.diffusion.autoencoder import AutoencoderLoss, autoencoder, save_codec
 from medlt.diffusion.cache import Images
 from medlt.diffusion.codec import AutoencoderCodec, load_codec
-from medlt.diffusion.denoiser import LabelUNet, Prediction, target_of
+from medlt.diffusion.labels import LabelUNet, LabelVector
 from medlt.diffusion.loop import fit
-from medlt.diffusion.schedulers import TRAIN_STEPS, abar
+from medlt.diffusion.noise import STABLE_DIFFUSION, NoiseSchedule, Prediction, target_of
 from medlt.files import digest
 from medlt.types import InputError
 
@@ -46,20 +46,23 @@ def snr_weight(a: Tensor, prediction: Prediction, low: float = 1.0, high: float 
 
 @dataclass(frozen=True)
 class NoisedLoss:
-    """Weighted squared error on x0 [B,C,h,w] under labels [B,K]; timesteps, noise and drops come from `draw`."""
+    """Weighted squared error on x0 [B,C,h,w] under conditions [B,...]; timesteps, noise and drops come from `draw`."""
 
     prediction: Prediction
+    null: Tensor
     bf16: bool = False
+    noise: NoiseSchedule = STABLE_DIFFUSION
 
-    def __call__(self, net: nn.Module, x0: Tensor, labels: Tensor, drop: float, draw: torch.Generator) -> Tensor:
-        t = torch.randint(0, TRAIN_STEPS, (len(x0),), generator=draw)
+    def __call__(self, net: nn.Module, x0: Tensor, condition: Tensor, drop: float, draw: torch.Generator) -> Tensor:
+        t = torch.randint(0, self.noise.train_steps, (len(x0),), generator=draw)
         n = torch.randn(x0.shape, generator=draw)
         dropped = torch.rand(len(x0), generator=draw) < drop
-        a = abar()[t].reshape(-1, 1, 1, 1)
+        said = torch.where(dropped.reshape(-1, *[1] * self.null.ndim), self.null, condition)
+        a = self.noise.abar()[t].reshape(-1, 1, 1, 1)
         x_t, target = a.sqrt() * x0 + (1 - a).sqrt() * n, target_of(x0, n, a, self.prediction)
         where = next(net.parameters()).device
         with torch.autocast(where.type, torch.bfloat16, enabled=self.bf16):
-            out = net(x_t.to(where), t.to(where), labels.to(where), dropped.to(where))
+            out = net(x_t.to(where), t.to(where), said.to(where))
         error: Tensor = (out.float() - target.to(where)).pow(2).flatten(1).mean(1)
         return (error * snr_weight(a.flatten(), self.prediction).to(where)).mean()
 
@@ -79,9 +82,9 @@ class LabelledLatents:
             )
 
     def rows(self, rows: np.ndarray) -> tuple[Tensor, Tensor]:
-        """x0 [B,C,h,w] and labels [B,K] at these positions."""
+        """x0 [B,C,h,w] and conditions [B,2K+1] at these positions."""
         said = torch.from_numpy(np.asarray(self.labels[rows], dtype=np.float32))
-        return self.latents([self.uids[i] for i in rows]), said
+        return self.latents([self.uids[i] for i in rows]), LabelVector(said.shape[1])(said)
 
     def digest(self) -> str:
         """Names uids, labels and, by the first few, the latents."""
@@ -101,10 +104,10 @@ class LabelledLatents:
 
 def _network(data: LabelledLatents, width: int, levels: int, prediction: Prediction, seed: int) -> LabelUNet:
     """A LabelUNet for these latents, its first weights drawn from the seed."""
-    x0, labels = data.rows(np.arange(1))
+    x0, _ = data.rows(np.arange(1))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(chance.seed_of(seed, "denoiser weights"))
-        return LabelUNet(x0.shape[1], labels.shape[1], width, levels, prediction)
+        return LabelUNet(x0.shape[1], np.shape(data.labels)[1], width, levels, prediction)
 
 
 def train_denoiser(
@@ -123,7 +126,7 @@ def train_denoiser(
     """
     data = LabelledLatents(latents, uids, labels)
     net = _network(data, width, levels, prediction, seed)
-    noised = NoisedLoss(prediction, precision == "bf16")
+    noised = NoisedLoss(prediction, net.backbone().condition.null, precision == "bf16")
 
     def loss_of(model: nn.Module, step: int) -> Tensor:
         x0, said = data.rows(chance.batch_indices(len(uids), batch, step, seed, "denoiser"))

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import pandas as pd
@@ -26,15 +26,15 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from medlt.chance import noise_like, seed_of
+from medlt.diffusion.backbone import Backbone
 from medlt.diffusion.batching import fixed_batches
-from medlt.diffusion.guidance import contrast
 from medlt.diffusion.sampler import from_latent, sample
 from medlt.sparse.embedding import SimplicialCoder
 from medlt.synthesis.fuse import coins, fuse, masks
 from medlt.synthesis.gaze import Gaze, Latents
 from medlt.synthesis.labels import fused_labels, mass
 from medlt.synthesis.plan import Collection, Draws, plan
-from medlt.types import Batch, Denoiser, InputError
+from medlt.types import Batch, InputError
 
 PANELS = ("tail", "head", "cam_tail", "cam_head", "mask", "fused", "refined")
 
@@ -66,17 +66,17 @@ class LatentFusion:
     """The method, with everything it needs passed in.
 
     collection: train rows; coder: trained, of `collection.findings`; latents: uids -> standardised latents [N,C,h,w];
-    standardiser: as fitted on the train split; denoise: label vectors [B,K] (1/0/NaN, soft) or None (unconditional) to
-    a denoiser, safe to call from several threads; decode: codec latents [B,C,h,w] -> images [B,1,H,W] in [0,1], a row's
-    bytes a function of the row (as those of `medlt.diffusion.decode`); scheduler: makes a fresh one, timesteps set.
-    `space` says which latents the denoiser was trained on, `keep` is k; `batch` rows are in memory at once.
+    standardiser: as fitted on the train split; backbone: safe to call from several threads, told the label vector and
+    the tail image's view; decode: codec latents [B,C,h,w] -> images [B,1,H,W] in [0,1], a row's bytes a function of the
+    row (as those of `medlt.diffusion.decode`); scheduler: makes a fresh one, timesteps set.
+    `keep` is k; `batch` rows are in memory at once.
     """
 
     collection: Collection
     coder: SimplicialCoder
     latents: Latents
     standardiser: Standardises
-    denoise: Callable[[Tensor | None], Denoiser]
+    backbone: Backbone
     decode: Callable[[Tensor], Tensor]
     scheduler: Callable[[], Any]
     draws: Draws = field(default_factory=Draws)
@@ -86,7 +86,6 @@ class LatentFusion:
     guidance: float = 3.5
     labels: str = "cam_mass"
     rule: str = "published"
-    space: Literal["standardised", "codec"] = "standardised"
     batch: int = 32
     reads_real_images: bool = field(default=True, init=False)
 
@@ -161,16 +160,22 @@ class LatentFusion:
 
     def _refine(self, rows: pd.DataFrame, fused: _Fused) -> Tensor:
         """The last k steps from the fused latent; in and out standardised."""
-        z = fused.z if self.space == "standardised" else self.standardiser.back(fused.z)
+        standardised = self.backbone.space == "standardised"
+        z = fused.z if standardised else self.standardiser.back(fused.z)
         seeds = [seed_of("noise", int(seed)) for seed in rows["seed"]]
-        noise, prompt = noise_like(seeds, z.shape[1:]).to(z), torch.from_numpy(fused.labels).to(z.device)
-        refined = fixed_batches(self._last_steps)(z, noise, prompt, torch.tensor(seeds))
-        return refined if self.space == "standardised" else self.standardiser.to(refined)
+        noise, condition = noise_like(seeds, z.shape[1:]).to(z), self._condition(rows, fused).to(z.device)
+        refined = fixed_batches(self._last_steps)(z, noise, condition, torch.tensor(seeds))
+        return refined if standardised else self.standardiser.to(refined)
+
+    def _condition(self, rows: pd.DataFrame, fused: _Fused) -> Tensor:
+        """What the network is told of each row: its label vector and the view it shares with its tail parent."""
+        table = self.collection.table
+        views = table["view"].reindex(rows["parent_a"]) if "view" in table else [None] * len(rows)
+        return self.backbone.condition(torch.from_numpy(fused.labels).float(), [{"view": view} for view in views])
 
     @torch.no_grad()
-    def _last_steps(self, z: Tensor, noise: Tensor, prompt: Tensor, seeds: Tensor) -> Tensor:
-        scheduler = self.scheduler()
-        denoiser = contrast(self.denoise(None), self.guidance)(self.denoise(prompt))
+    def _last_steps(self, z: Tensor, noise: Tensor, condition: Tensor, seeds: Tensor) -> Tensor:
+        scheduler, denoiser = self.scheduler(), self.backbone.guided(condition, self.guidance)
         return sample(denoiser, from_latent(z, noise, scheduler, self.keep, self.renoise), scheduler, seeds.tolist())
 
     def _picture(self, z: Tensor) -> Tensor:

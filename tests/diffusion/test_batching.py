@@ -9,8 +9,7 @@ from torch import Tensor
 from medlt import chance
 from medlt.diffusion import schedulers
 from medlt.diffusion.batching import fixed_batches, lanes, position_free
-from medlt.diffusion.denoiser import LabelUNet, as_denoiser
-from medlt.diffusion.guidance import contrast
+from medlt.diffusion.labels import LabelUNet
 from medlt.diffusion.sampler import from_noise, sample
 from medlt.testing import tiny_autoencoder_kl, tiny_autoencoder_tiny
 
@@ -30,8 +29,9 @@ def sampler() -> Callable[[Tensor, Tensor], Tensor]:
 
     def run(noise: Tensor, labels: Tensor) -> Tensor:
         scheduler = schedulers.scheduler("ddim", 2)
-        guided = contrast(as_denoiser(net, None, schedulers.abar()), 3.5)
-        return sample(guided(as_denoiser(net, labels, schedulers.abar())), from_noise(noise, scheduler), scheduler)
+        backbone = net.backbone()
+        guided = backbone.guided(backbone.condition(labels), 3.5)
+        return sample(guided, from_noise(noise, scheduler), scheduler)
 
     return run
 

@@ -8,16 +8,16 @@ from torch import Tensor
 
 from medlt.chance import noise_like
 from medlt.diffusion import schedulers
-from medlt.diffusion.denoiser import as_denoiser
 from medlt.diffusion.guidance import ascend, compose, contrast, only_at
+from medlt.diffusion.noise import STABLE_DIFFUSION
 from medlt.diffusion.sampler import from_latent, from_noise, sample
 from medlt.diffusion.signals import minority
-from medlt.testing import Mixture, constant_denoiser, constant_signal
+from medlt.testing import Mixture, constant_denoiser, constant_signal, label_backbone
 from medlt.types import Denoiser, Guidance, InputError
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy:DeprecationWarning")
 
-ABAR = schedulers.abar().double()
+ABAR = STABLE_DIFFUSION.abar().double()
 MEANS = torch.tensor([[2.0, 0.0], [-2.0, 1.5], [-1.0, -2.5]]).double()
 MIXTURE = Mixture(torch.tensor([0.90, 0.09, 0.01]).double(), MEANS, 0.25, ABAR)
 FLAT = Mixture(torch.ones(3).double() / 3, MEANS, 0.25, ABAR)
@@ -185,7 +185,9 @@ def test_a_start_beyond_the_schedule_is_refused(keep: int) -> None:
 
 
 def test_abar_is_that_of_the_schedulers() -> None:
-    torch.testing.assert_close(schedulers.abar(), schedulers.scheduler("ddim", 10).alphas_cumprod, atol=2e-7, rtol=1e-4)
+    torch.testing.assert_close(
+        STABLE_DIFFUSION.abar(), schedulers.scheduler("ddim", 10).alphas_cumprod, atol=2e-7, rtol=1e-4
+    )
 
 
 def test_an_unknown_scheduler_names_the_known_ones() -> None:
@@ -193,16 +195,9 @@ def test_an_unknown_scheduler_names_the_known_ones() -> None:
         schedulers.factory("euler", 10)
 
 
-class Stub(torch.nn.Module):
-    """A network whose answer does not look like a denoiser's, as a fixed nonlinearity of x."""
-
-    def forward(self, x: Tensor, t: Tensor, labels: Tensor | None = None) -> Tensor:
-        return torch.tanh(1.3 * x)
-
-
 @pytest.mark.parametrize("name", schedulers.NAMES)
 def test_x0_space_equals_epsilon_space_for_stock_schedulers(name: str) -> None:
-    net, denoiser = Stub(), as_denoiser(Stub(), None, ABAR, "epsilon")
+    denoiser = label_backbone(lambda x, t, condition: torch.tanh(1.3 * x), 1, prediction="epsilon").denoiser()
 
     def run(prediction: str, answer: Callable[[Tensor, int], Tensor]) -> Tensor:
         scheduler = schedulers.scheduler(name, 8)
@@ -213,4 +208,26 @@ def test_x0_space_equals_epsilon_space_for_stock_schedulers(name: str) -> None:
             x = scheduler.step(answer(x, t), t, x, **extra).prev_sample
         return x
 
-    torch.testing.assert_close(run("sample", denoiser), run("epsilon", lambda x, t: net(x, None)), atol=2e-4, rtol=2e-4)
+    torch.testing.assert_close(
+        run("sample", denoiser), run("epsilon", lambda x, t: torch.tanh(1.3 * x)), atol=2e-4, rtol=2e-4
+    )
+
+
+def said(x: Tensor, t: Tensor, condition: Tensor) -> Tensor:
+    return x * (1 + condition.sum(1)[:, None]) + t[:, None]
+
+
+@pytest.mark.parametrize("weight", [0.0, 0.5, 1.0, 3.5])
+def test_classifier_free_guidance_in_one_forward_is_the_contrast_of_two(weight: float) -> None:
+    calls: list[int] = []
+    backbone = label_backbone(lambda x, t, c: (calls.append(len(x)), said(x, t, c))[1], 2)
+    x, condition = (
+        noise([1, 2, 3]).float(),
+        backbone.condition(torch.tensor([[1.0, 0.0], [0.5, float("nan")], [0.0, 1.0]])),
+    )
+    expected = contrast(backbone.denoiser(), weight)(backbone.denoiser(condition))(x, 7)
+    if weight == 0:
+        expected = backbone.denoiser()(x, 7)
+    calls.clear()
+    assert torch.equal(backbone.guided(condition, weight)(x, 7), expected)
+    assert calls == [3 if weight in (0, 1) else 6]

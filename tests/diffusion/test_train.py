@@ -14,10 +14,11 @@ from torch import Tensor, nn
 from medlt import chance
 from medlt.diffusion.autoencoder import AutoencoderLoss
 from medlt.diffusion.codec import load_codec
-from medlt.diffusion.denoiser import LabelUNet, Prediction, as_denoiser, target_of, x0_of
+from medlt.diffusion.labels import LabelUNet, LabelVector
 from medlt.diffusion.loop import fit
+from medlt.diffusion.noise import STABLE_DIFFUSION, Prediction, target_of, x0_of
 from medlt.diffusion.sampler import from_noise, sample
-from medlt.diffusion.schedulers import abar, scheduler
+from medlt.diffusion.schedulers import scheduler
 from medlt.diffusion.train import NoisedLoss, snr_weight, train_codec, train_denoiser
 from medlt.files import read_tensors
 from medlt.testing import Discs
@@ -60,7 +61,7 @@ def test_weighted_losses_are_one_loss_on_x0(prediction: Prediction) -> None:
 
 
 def test_a_perfect_network_has_no_loss_and_a_silent_one_that_of_its_target() -> None:
-    x0, labels = chance.noise_like(range(64), (2, 4, 4)), torch.zeros(64, 1)
+    x0, labels, null = chance.noise_like(range(64), (2, 4, 4)), torch.zeros(64, 3), torch.zeros(3)
 
     class Silent(nn.Module):
         def __init__(self) -> None:
@@ -74,36 +75,35 @@ def test_a_perfect_network_has_no_loss_and_a_silent_one_that_of_its_target() -> 
         def forward(self, x: Tensor, *_: Tensor) -> Tensor:
             return x0
 
-    assert float(NoisedLoss("sample")(Perfect(), x0, labels, 0.0, chance.generator(1))) == 0
+    assert float(NoisedLoss("sample", null)(Perfect(), x0, labels, 0.0, chance.generator(1))) == 0
     t = torch.randint(0, 1000, (64,), generator=chance.generator(1))
-    weight = snr_weight(abar()[t], "sample")
+    weight = snr_weight(STABLE_DIFFUSION.abar()[t], "sample")
     expected = (weight * x0.pow(2).flatten(1).mean(1)).mean()
-    torch.testing.assert_close(NoisedLoss("sample")(Silent(), x0, labels, 0.0, chance.generator(1)), expected)
+    torch.testing.assert_close(NoisedLoss("sample", null)(Silent(), x0, labels, 0.0, chance.generator(1)), expected)
 
 
 def test_unknown_negative_positive_and_dropped_conditions_differ_and_nan_is_no_nan() -> None:
     net = LabelUNet(2, 1, width=8)
-    nn.init.normal_(net.null, generator=chance.generator("null"))
-    said = net.condition(torch.tensor([[1.0], [0.0], [float("nan")], [1.0]]), torch.tensor([False, False, False, True]))
+    nn.init.normal_(net.label.null, generator=chance.generator("null"))
+    vector = LabelVector(1)
+    told = vector(torch.tensor([[1.0], [0.0], [float("nan")]]))
+    said = net.label(torch.cat([told, vector.null[None]]))
     assert said.isfinite().all()
     assert torch.cdist(said, said).add(torch.eye(4)).min() > 1e-4
-    torch.testing.assert_close(said[3], net.null)
-
-
-def test_the_denoiser_without_labels_is_that_of_the_dropped_condition() -> None:
-    net = LabelUNet(2, 1, width=8).eval()
-    x, t = chance.noise_like([1, 2], (2, 8, 8)), torch.tensor([5, 5])
-    dropped = net(x, t, torch.ones(2, 1), torch.tensor([True, True]))
-    assert torch.equal(net(x, t), dropped)
-    assert torch.equal(as_denoiser(net, None, abar(), "sample")(x, 5), dropped)
+    torch.testing.assert_close(said[3], net.label.null)
 
 
 def test_a_network_is_saved_and_loaded_whole(tmp_path: Path) -> None:
     net = LabelUNet(2, 3, width=16, levels=3, prediction="epsilon").eval()
     net.save(tmp_path)
     again = LabelUNet.load(tmp_path)
-    x, t, labels = chance.noise_like([1], (2, 8, 8)), torch.tensor([300]), torch.tensor([[1.0, 0.0, float("nan")]])
-    assert again.prediction == "epsilon"
+    x, t, labels = (
+        chance.noise_like([1], (2, 8, 8)),
+        torch.tensor([300]),
+        LabelVector(3)(torch.tensor([[1.0, 0.0, float("nan")]])),
+    )
+    assert again.backbone().prediction == "epsilon"
+    assert again.backbone().digest == net.backbone().digest
     assert torch.equal(net(x, t, labels), again(x, t, labels))
     with pytest.raises(InputError, match="holds no denoiser"):
         LabelUNet.load(tmp_path / "nothing")
@@ -166,9 +166,11 @@ def test_the_denoiser_learns_what_the_label_says(tmp_path: Path) -> None:
     assert list(validation.index) == [30, 60, 90]
     assert validation.iloc[-1] < 0.6 * validation.iloc[0]
     assert history["loss"].notna().all()
-    steps = scheduler("ddim", 8)
+    steps, backbone = scheduler("ddim", 8), net.backbone()
     said = torch.tensor([[1.0, float("nan")], [0.0, float("nan")]])
-    z = sample(as_denoiser(net, said, abar()), from_noise(chance.noise_like([1, 2], (2, 8, 8)), steps), steps)
+    z = sample(
+        backbone.denoiser(backbone.condition(said)), from_noise(chance.noise_like([1, 2], (2, 8, 8)), steps), steps
+    )
     assert z[0].mean() > 0.5 > -0.5 > z[1].mean()
 
 
@@ -177,7 +179,7 @@ def test_bfloat16_is_the_same_loss_in_fewer_digits(prediction: Prediction) -> No
     net, x0 = LabelUNet(2, 1, width=8, prediction=prediction), chance.noise_like(range(8), (2, 8, 8))
     net.requires_grad_(False)
     whole, half = (
-        float(NoisedLoss(prediction, bf16)(net, x0, torch.ones(8, 1), 0.0, chance.generator(1)))
+        float(NoisedLoss(prediction, torch.zeros(3), bf16)(net, x0, torch.ones(8, 3), 0.0, chance.generator(1)))
         for bf16 in (False, True)
     )
     assert whole != half

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from medlt.diffusion.schedulers import abar
+from medlt.diffusion.noise import STABLE_DIFFUSION
 from medlt.testing import Discs, Mixture, always, constant_denoiser, constant_signal
 from medlt.types import InputError
 
@@ -11,7 +11,12 @@ from medlt.types import InputError
 @pytest.mark.parametrize("t", [10, 300, 700, 999])
 def test_the_mixture_denoiser_is_the_posterior_mean(t: int) -> None:
     """Against numerical integration of x0 p(x0) p(x_t | x0) in one dimension."""
-    weights, means, std, a = torch.tensor([0.7, 0.3]).double(), torch.tensor([-1.0, 2.0]).double(), 0.4, abar().double()
+    weights, means, std, a = (
+        torch.tensor([0.7, 0.3]).double(),
+        torch.tensor([-1.0, 2.0]).double(),
+        0.4,
+        STABLE_DIFFUSION.abar().double(),
+    )
     mixture = Mixture(weights, means[:, None], std, a)
     x_t = torch.linspace(-2, 2, 5).double()
     x0 = torch.linspace(-6, 7, 200_001).double()
@@ -22,7 +27,7 @@ def test_the_mixture_denoiser_is_the_posterior_mean(t: int) -> None:
 
 
 def test_fractions_count_the_nearest_mean() -> None:
-    mixture = Mixture(torch.ones(3) / 3, torch.tensor([[0.0], [1.0], [5.0]]), 0.1, abar())
+    mixture = Mixture(torch.ones(3) / 3, torch.tensor([[0.0], [1.0], [5.0]]), 0.1, STABLE_DIFFUSION.abar())
     assert mixture.fractions(torch.tensor([[0.1], [0.9], [0.8], [1.4]])).tolist() == [0.25, 0.75, 0.0]
 
 

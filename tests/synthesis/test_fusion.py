@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -15,6 +16,7 @@ from medlt.synthesis import METHODS
 from medlt.synthesis.fuse import coins, fuse, masks
 from medlt.synthesis.fusion import PANELS, LatentFusion
 from medlt.synthesis.labels import mass
+from medlt.testing import label_backbone
 from medlt.types import Batch, InputError, Synthesizer
 
 Build = Callable[..., LatentFusion]
@@ -107,9 +109,9 @@ def test_one_row_step_by_step(build: Build) -> None:
         abar = scheduler.alphas_cumprod[steps[0]]
         x = abar.sqrt() * z + (1 - abar).sqrt() * noise_like([seed_of("noise", int(row["seed"].iloc[0]))], (2, 8, 8))
         batch = next(iter(method.run(row)))
-        prompt = torch.tensor(batch.labels.to_numpy())
+        prompt = method.backbone.condition(torch.tensor(batch.labels.to_numpy()).float())
         for t in steps.tolist():
-            free, told = method.denoise(None)(x, t), method.denoise(prompt)(x, t)
+            free, told = method.backbone.denoiser()(x, t), method.backbone.denoiser(prompt)(x, t)
             x0 = free + 2.0 * (told - free)
             x = scheduler.step(x0, t, x).prev_sample
         image = method.decode(method.standardiser.back(x0))
@@ -125,19 +127,20 @@ def test_one_row_step_by_step(build: Build) -> None:
 
 def test_a_denoiser_in_codec_space_is_given_codec_latents(build: Build) -> None:
     """A denoiser that returns its input leaves the fused latent alone, in whichever space it works."""
-    same = {"denoise": lambda labels: lambda x, t: x, "keep": 1, "renoise": False}
+
+    def still(space: str) -> dict[str, Any]:
+        return {"backbone": label_backbone(lambda x, t, c: x, 5, space=space), "keep": 1, "renoise": False}
+
     rows = build().plan(NEED, 3)
-    shown = build(**same).explain(rows)
+    shown = build(**still("standardised")).explain(rows)
     torch.testing.assert_close(shown["fused"], shown["refined"])
-    codec = build(**same, space="codec").explain(rows)
+    codec = build(**still("codec")).explain(rows)
     torch.testing.assert_close(codec["refined"], shown["refined"], atol=1e-6, rtol=1e-6)
     seen: list[torch.Tensor] = []
 
-    def spy(labels: torch.Tensor | None):
-        return lambda x, t: (seen.append(x), x)[1]
-
-    list(build(**{**same, "denoise": spy}, space="codec").run(rows.iloc[:1]))
-    list(build(**{**same, "denoise": spy}).run(rows.iloc[:1]))
+    for space in ("codec", "standardised"):
+        spy = label_backbone(lambda x, t, c: (seen.append(x), x)[1], 5, space=space)
+        list(build(**still(space) | {"backbone": spy}).run(rows.iloc[:1]))
     torch.testing.assert_close(seen[0][:1], seen[-1][:1] * 2.0 + 0.25)
 
 

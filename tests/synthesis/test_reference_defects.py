@@ -20,6 +20,7 @@ from medlt.sparse.phases import masked_bce, sample_words
 from medlt.synthesis import pairing
 from medlt.synthesis.fusion import LatentFusion
 from medlt.synthesis.plan import Draws
+from medlt.testing import label_backbone
 from medlt.types import InputError
 
 Build = Callable[..., LatentFusion]
@@ -148,14 +149,12 @@ def test_09_the_most_confusing_class_may_have_a_negative_score() -> None:
 def test_10_noise_is_added_before_the_last_steps(build: Build, keep: int) -> None:
     first: list[torch.Tensor] = []
 
-    def spy(labels: torch.Tensor | None) -> Callable[[torch.Tensor, int], torch.Tensor]:
-        return lambda x, t: (first.append(x.clone()), x)[1]
-
+    spy = label_backbone(lambda x, t, condition: (first.append(x.clone()), x)[1], 5)
     rows = build().plan({"Hernia": 4}, 0).iloc[:4]
     starts = []
     for renoise in (False, True):
         first.clear()
-        list(build(denoise=spy, keep=keep, renoise=renoise, guidance=1.0).run(rows))
+        list(build(backbone=spy, keep=keep, renoise=renoise, guidance=1.0).run(rows))
         starts.append(first[0])
     scheduler = build().scheduler()
     abar = float(scheduler.alphas_cumprod[scheduler.timesteps[-keep]])

@@ -1,0 +1,66 @@
+"""How much noise a timestep has, and what a network says of it: the arithmetic between eps, v and x0.
+
+| symbol | meaning |
+|---|---|
+| x_t, x0, n | noisy latent, clean latent, unit noise, [B,C,h,w]; x_t = sqrt(abar) x0 + sqrt(1 - abar) n |
+| abar | cumulative signal share of a timestep, in [0,1] |
+| v | sqrt(abar) n - sqrt(1 - abar) x0 (arXiv 2202.00512) |
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal, TypeAlias
+
+import torch
+from torch import Tensor
+
+Prediction: TypeAlias = Literal["epsilon", "v_prediction", "sample"]
+
+
+@dataclass(frozen=True)
+class NoiseSchedule:
+    """The noise levels a network was trained on, in diffusers' words; the defaults are Stable Diffusion's.
+
+    `zero_terminal` rescales them so that the last timestep is pure noise (arXiv 2305.08891, Algorithm 1).
+    """
+
+    beta_schedule: Literal["scaled_linear", "linear"] = "scaled_linear"
+    beta_start: float = 0.00085
+    beta_end: float = 0.012
+    train_steps: int = 1000
+    zero_terminal: bool = False
+
+    def abar(self) -> Tensor:
+        """Cumulative signal share at each training timestep: float32 [train_steps]."""
+        power = 0.5 if self.beta_schedule == "scaled_linear" else 1.0
+        ends = self.beta_start**power, self.beta_end**power
+        betas = torch.linspace(*ends, self.train_steps, dtype=torch.float64) ** (1 / power)
+        root = (1 - betas).cumprod(0).sqrt()
+        if self.zero_terminal:
+            root = (root - root[-1]) * root[0] / (root[0] - root[-1])
+        return root.square().float()
+
+    def options(self) -> dict[str, Any]:
+        """The same as keyword arguments of a diffusers scheduler."""
+        told = {"beta_schedule": self.beta_schedule, "beta_start": self.beta_start, "beta_end": self.beta_end}
+        zero = {"rescale_betas_zero_snr": True} if self.zero_terminal else {}
+        return {**told, "num_train_timesteps": self.train_steps, **zero}
+
+
+STABLE_DIFFUSION = NoiseSchedule()
+
+
+def x0_of(out: Tensor, x_t: Tensor, a: Tensor, prediction: Prediction) -> Tensor:
+    """The clean estimate from a network's output, given a = abar at x_t's level (a scalar, or [B,1,1,1])."""
+    signal, noise = a.sqrt(), (1 - a).sqrt()
+    if prediction == "sample":
+        return out
+    return (x_t - noise * out) / signal if prediction == "epsilon" else signal * x_t - noise * out
+
+
+def target_of(x0: Tensor, n: Tensor, a: Tensor, prediction: Prediction) -> Tensor:
+    """What a network of this parameterisation should say: n, v or x0, given a = abar ([B,1,1,1])."""
+    if prediction == "sample":
+        return x0
+    return n if prediction == "epsilon" else a.sqrt() * n - (1 - a).sqrt() * x0
