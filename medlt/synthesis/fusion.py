@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -34,17 +34,10 @@ from medlt.synthesis.fuse import coins, fuse, masks
 from medlt.synthesis.gaze import Gaze, Latents
 from medlt.synthesis.labels import fused_labels, mass
 from medlt.synthesis.plan import Collection, Draws, plan
+from medlt.synthesis.space import Standardises
 from medlt.types import Batch, InputError
 
 PANELS = ("tail", "head", "cam_tail", "cam_head", "mask", "fused", "refined")
-
-
-class Standardises(Protocol):
-    """Latents to unit spread a channel, and back."""
-
-    def to(self, z: Tensor) -> Tensor: ...
-
-    def back(self, z: Tensor) -> Tensor: ...
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from torch import Tensor
 from medlt.chance import rng, seed_of
 from medlt.diffusion.schedulers import factory
 from medlt.sparse.embedding import SimplicialCoder
+from medlt.synthesis.from_noise import FromNoise
 from medlt.synthesis.fusion import LatentFusion
 from medlt.synthesis.plan import Collection, Draws
 from medlt.testing import label_backbone
@@ -59,6 +60,27 @@ def answer(x: Tensor, t: Tensor, condition: Tensor) -> Tensor:
 def decode(z: Tensor) -> Tensor:
     """Images [B,1,16,16] in [0,1]."""
     return torch.nn.functional.interpolate(z.mean(1, keepdim=True), scale_factor=2.0).sigmoid()
+
+
+def from_noise(**changed: Any) -> FromNoise:
+    """FromNoise on the collection above."""
+    parts: dict[str, Any] = {
+        "collection": collection(),
+        "backbone": label_backbone(answer, len(FINDINGS)),
+        "shape": (2, 8, 8),
+        "standardiser": Scale(),
+        "decode": decode,
+        "scheduler": factory("ddim", 10),
+        "candidates": 2,
+        "batch": 5,
+    }
+    return FromNoise(**(parts | changed))
+
+
+@pytest.fixture
+def methods(build: Callable[..., LatentFusion]) -> dict[str, Callable[..., Any]]:
+    """A builder of every method in METHODS, by name."""
+    return {"fusion": build, "noise": from_noise}
 
 
 @pytest.fixture

@@ -12,7 +12,6 @@ import torch
 
 from medlt.chance import noise_like, seed_of
 from medlt.diffusion.schedulers import NAMES, draws_noise, factory
-from medlt.synthesis import METHODS
 from medlt.synthesis.fuse import coins, fuse, masks
 from medlt.synthesis.fusion import PANELS, LatentFusion
 from medlt.synthesis.labels import mass
@@ -30,7 +29,6 @@ def whole(method: LatentFusion, rows: pd.DataFrame) -> Batch:
 
 
 def test_it_is_a_synthesizer_that_reads_real_images(build: Build) -> None:
-    assert METHODS == {"fusion": LatentFusion}
     assert isinstance(build(), Synthesizer)
     assert build().reads_real_images is True
 

@@ -1,0 +1,22 @@
+"""What every section of a recipe's YAML shares: closed, frozen models that stop a misspelt key at the door."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Discriminator
+
+
+class Strict(BaseModel):
+    """Closed and frozen: an unknown key is an error, a built config does not change."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+def by_kind(default: str) -> Discriminator:
+    """The tag of a union whose `kind` may be left out."""
+
+    def kind(value: Any) -> Any:
+        return value.get("kind", default) if isinstance(value, dict) else getattr(value, "kind", default)
+
+    return Discriminator(kind)

@@ -1,0 +1,166 @@
+"""What is learnt: codec, sparse code, denoiser, classifier."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, Tag
+
+from medlt.config.base import Strict, by_kind
+
+
+class CodecTuning(Strict):
+    """Fine-tuning of an autoencoder on the train split."""
+
+    decoder_only: bool = Field(True, description="leave the encoder, and with it every cached latent, as it is")
+    steps: int = Field(500, ge=1)
+    batch: int = Field(8, ge=1)
+    learning_rate: float = Field(1e-4, gt=0)
+
+
+class FolderCodec(Strict):
+    """A diffusers autoencoder folder (AutoencoderKL or AutoencoderTiny), as it is or tuned on the train split."""
+
+    kind: Literal["folder"] = "folder"
+    path: Path
+    tune: CodecTuning | None = None
+
+
+class TrainedCodec(Strict):
+    """A small AutoencoderKL trained here on the train split."""
+
+    kind: Literal["train"] = "train"
+    channels: int = Field(4, ge=1)
+    width: int = Field(32, ge=8)
+    levels: int = Field(3, ge=2, description="the image shrinks by 2 ** (levels - 1)")
+    steps: int = Field(600, ge=1)
+    batch: int = Field(16, ge=1)
+    learning_rate: float = Field(1e-3, gt=0)
+
+
+CodecConfig = Annotated[FolderCodec | TrainedCodec, Field(discriminator="kind")]
+
+
+class SparseConfig(Strict):
+    """Iterated learning of the simplicial code."""
+
+    groups: int = Field(16, ge=1, description="L, simplices a pixel")
+    vocabulary: int = Field(16, ge=2, description="V, words a simplex")
+    temperature: float = Field(0.05, gt=0, description="not published; logits are normalised, see sparse.embedding")
+    generations: int = Field(5, ge=1)
+    imitation_epochs: int = Field(8, ge=1)
+    adaptation_epochs: int = Field(1, ge=0)
+    interaction_epochs: int = Field(6, ge=1)
+    patience: int = Field(3, ge=1)
+    width: int = Field(32, ge=8)
+    batch: int = Field(16, ge=2)
+    learning_rate: float = Field(5e-3, gt=0)
+    weight_decay: float = Field(1e-2, ge=0)
+    classification_weight: float = Field(1.0, ge=0, description="lambda of the classification loss")
+
+
+class Training(Strict):
+    """How a denoiser is trained, of whatever family."""
+
+    steps: int = Field(3000, ge=1)
+    batch: int = Field(32, ge=1)
+    accumulate: int = Field(1, ge=1, description="pieces a batch is computed in; memory falls, the step is the same")
+    learning_rate: float = Field(3e-4, gt=0)
+    schedule: Literal["constant", "cosine"] = "constant"
+    warmup: int = Field(50, ge=0, description="steps over which the learning rate rises")
+    ema: float = Field(0.999, ge=0, lt=1)
+    drop_condition: float = Field(0.1, ge=0, le=1, description="share of samples trained without their label")
+    min_snr: float = Field(5.0, gt=0, description="gamma of min-SNR weighting")
+    offset_noise: float = Field(0.0, ge=0)
+    balanced: bool = Field(False, description="draw rare findings more often")
+    precision: Literal["fp32", "bf16", "fp16"] = Field("fp32", description="of the network; its weights stay fp32")
+    gradient_checkpointing: bool = False
+    checkpoint_every: int = Field(500, ge=1)
+    track: bool = Field(False, description="write TensorBoard files; needs the extra `tracking`")
+
+
+class UNetConfig(Training):
+    """A small label-conditioned latent UNet, trained from nothing."""
+
+    kind: Literal["unet"] = "unet"
+    width: int = Field(64, ge=8)
+    levels: int = Field(2, ge=1)
+    prediction: Literal["epsilon", "v_prediction", "sample"] = "v_prediction"
+
+
+class TransformerConfig(Training):
+    """A small label-conditioned latent transformer, trained from nothing."""
+
+    kind: Literal["transformer"] = "transformer"
+    width: int = Field(192, ge=16)
+    depth: int = Field(6, ge=1)
+    patch: int = Field(2, ge=1)
+    prediction: Literal["epsilon", "v_prediction", "sample"] = "v_prediction"
+
+
+class StableFolder(Strict):
+    """A Stable Diffusion 1.x or 2.x checkpoint: a diffusers folder, or one safetensors file."""
+
+    kind: Literal["folder"] = "folder"
+    path: Path
+    config: Path | None = Field(None, description="for a single file: a folder with the tokenizer and configs")
+    prediction: Literal["epsilon", "v_prediction"] | None = Field(None, description="for a single file of 2.x")
+    loras: tuple[Path, ...] = ()
+
+
+class StableUntrained(Strict):
+    """An untrained model in exactly Stable Diffusion's format, for a start without weights."""
+
+    kind: Literal["untrained"] = "untrained"
+    version: Literal["1.5", "2.1"] = "1.5"
+    width: int = Field(64, ge=32, description="channels at the latent size; Stable Diffusion has 320")
+    tokenizer: Path
+
+
+class PromptConfig(Strict):
+    """How a label vector is said in words."""
+
+    template: str | None = Field(
+        None, description="with {view}, {findings}, {sex}, {age}; default: see docs/prompts.md"
+    )
+    words: dict[str, str] = Field({}, description="finding -> phrase; default: its name in lower case")
+    view: bool = True
+    sex: bool = False
+    age: bool = False
+
+
+class StableConfig(Training):
+    """Stable Diffusion, as it is or fine-tuned."""
+
+    kind: Literal["stable-diffusion"] = "stable-diffusion"
+    model: Annotated[StableFolder | StableUntrained, Field(discriminator="kind")]
+    prompts: PromptConfig = PromptConfig()
+    train: Literal["none", "lora", "full"] = "lora"
+    train_text: bool = Field(False, description="fine-tune the text encoder along with the UNet")
+    rank: int = Field(16, ge=1, description="of LoRA")
+    lora_conv: bool = Field(False, description="LoRA on convolutions too")
+    learning_rate: float = Field(1e-4, gt=0)
+    schedule: Literal["constant", "cosine"] = "cosine"
+
+
+DenoiserConfig = Annotated[
+    Annotated[UNetConfig, Tag("unet")]
+    | Annotated[TransformerConfig, Tag("transformer")]
+    | Annotated[StableConfig, Tag("stable-diffusion")],
+    by_kind("unet"),
+]
+
+
+class ClassifierConfig(Strict):
+    """The image classifier, used for the judges and for every arm alike."""
+
+    network: Literal["small", "densenet121"] = "small"
+    size: int = Field(128, ge=32)
+    loss: Literal["balanced", "asymmetric"] = "balanced"
+    steps: int = Field(500, ge=1)
+    batch: int = Field(32, ge=2)
+    learning_rate: float = Field(1e-3, gt=0)
+    weight_decay: float = Field(1e-2, ge=0)
+    evaluate_every: int = Field(50, ge=1)
+    patience: int = Field(4, ge=1, description="evaluations without a better validation macro AP before the stop")

@@ -1,0 +1,79 @@
+"""From YAML to a validated config and back."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+
+from medlt.config.run import RunConfig
+from medlt.types import InputError
+
+
+def _expand(text: str, where: Path) -> str:
+    """Replace ${NAME} and ${NAME:-default} by the environment, as a shell does."""
+
+    def value(match: re.Match[str]) -> str:
+        name, default = match["name"], match["default"]
+        if (found := os.environ.get(name) or default) is None:
+            raise InputError(f"{where}: the variable {name} is not set; export {name}=... first")
+        return found
+
+    return re.sub(r"\$\{(?P<name>\w+)(?::-(?P<default>[^}]*))?\}", value, text)
+
+
+def _override(tree: dict[str, Any], assignment: str) -> None:
+    """Apply one `a.b=value` in place; the value is read as YAML."""
+    key, equals, value = assignment.partition("=")
+    if not equals:
+        raise InputError(f"override {assignment!r} has no '='; write it as section.key=value")
+    *parents, last = key.split(".")
+    for parent in parents:
+        tree = tree.setdefault(parent, {})
+        if not isinstance(tree, dict):
+            raise InputError(f"override {assignment!r}: {parent} is not a section")
+    tree[last] = yaml.safe_load(value)
+
+
+def _told(error: ValidationError, where: str) -> str:
+    """The first problem of a pydantic error as one line: what, where, how to mend."""
+    first = error.errors()[0]
+    key = ".".join(str(part) for part in first["loc"])
+    more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
+    if first["type"] == "extra_forbidden":
+        return f"{where}: {key} is not a known key; check its spelling and its section{more}"
+    return f"{where}: {key}: {first['msg']}, got {first['input']!r}{more}"
+
+
+def parse(tree: dict[str, Any], where: str = "config") -> RunConfig:
+    """Validate a mapping. Raises InputError with one clear line."""
+    try:
+        return RunConfig.model_validate(tree)
+    except ValidationError as error:
+        raise InputError(_told(error, where)) from None
+
+
+def load(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
+    """Read a recipe's YAML, apply `section.key=value` overrides, validate. Raises InputError with one clear line."""
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(f"{path}: no such config file; the ones that ship with medlt are in pipelines/")
+    try:
+        tree = yaml.safe_load(_expand(path.read_text(), path))
+    except yaml.YAMLError as error:
+        raise InputError(f"{path}: not readable as YAML: {str(error).splitlines()[0]}") from None
+    if not isinstance(tree, dict):
+        raise InputError(f"{path}: holds no settings; begin with 'recipe: fusion'")
+    for assignment in overrides:
+        _override(tree, assignment)
+    return parse(tree, str(path))
+
+
+def dump(config: RunConfig) -> str:
+    """The resolved config as YAML that `load` reads back to an equal config."""
+    return str(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))

@@ -1,0 +1,104 @@
+"""Conditional sampling: images from noise alone, told the label vector of a real train row.
+
+    plan    tail finding c; a real row that has it lends its label vector, view, sex and age; a seed
+    sample  the whole schedule from unit noise, classifier-free guidance (arXiv 2207.12598)
+    decode  image = decode(un-standardised x0)
+
+Label vectors are drawn among real ones, so that findings occur together as they do in patients. No pixel of a real
+image is read. A row is a function of itself, as in `medlt.synthesis.fusion`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import pandas as pd
+import torch
+from torch import Tensor
+
+from medlt.chance import noise_like, rng, seed_of
+from medlt.diffusion.backbone import Backbone
+from medlt.diffusion.batching import fixed_batches
+from medlt.diffusion.sampler import from_noise, sample
+from medlt.synthesis.plan import Collection
+from medlt.synthesis.space import Standardises
+from medlt.types import Batch, InputError
+
+ABOUT = ("view", "sex", "age")
+COLUMNS = ("finding", "slot", "candidate", "like", "parents", "seed", "fold", *ABOUT)
+
+
+@dataclass(kw_only=True)
+class FromNoise:
+    """The method, with everything it needs passed in.
+
+    collection: train rows; backbone: safe to call from several threads; shape: (C,h,w) of its latents; standardiser,
+    decode and scheduler as in `medlt.synthesis.fusion.LatentFusion`; `batch` rows are in memory at once.
+    """
+
+    collection: Collection
+    backbone: Backbone
+    shape: tuple[int, int, int]
+    standardiser: Standardises
+    decode: Callable[[Tensor], Tensor]
+    scheduler: Callable[[], Any]
+    candidates: int = 1
+    guidance: float = 3.5
+    batch: int = 32
+    reads_real_images: bool = field(default=False, init=False)
+
+    def plan(self, need: Mapping[str, int], seed: int) -> pd.DataFrame:
+        """need[finding] slots of `candidates` rows each, index uid. All candidates of a slot share the label vector.
+
+        Raises InputError for a finding that is not a tail finding or has no positive train row.
+        """
+        if strange := [name for name in need if name not in self.collection.tail]:
+            raise InputError(f"noise: {strange[0]!r} is wanted but is not a tail finding; correct the need")
+        made: list[dict[str, Any]] = []
+        for finding in (name for name in self.collection.findings if need.get(name, 0) > 0):
+            likes = rng(seed, "likes", finding).permutation(self.collection.positive(finding))
+            for slot in range(need[finding]):
+                like = str(likes[slot % len(likes)])
+                made += [self._row((seed, finding, slot, n), like) for n in range(self.candidates)]
+        return pd.DataFrame(made, columns=["uid", *COLUMNS]).set_index("uid")
+
+    def _row(self, key: tuple[int, str, int, int], like: str) -> dict[str, Any]:
+        """One future image; key is (seed, finding, slot, candidate)."""
+        _, finding, slot, candidate = key
+        named = re.sub(r"\W+", "-", finding)
+        uid = f"noise_{named}_{slot:05d}_{candidate}_{seed_of('uid', *key) % 16**6:06x}"
+        seed = int(rng("noise", *key).integers(2**63 - 1))
+        source = self.collection.table.loc[like]
+        said = (finding, slot, candidate, like, "", seed, source["fold"], *(source.get(name) for name in ABOUT))
+        return {"uid": uid} | dict(zip(COLUMNS, said, strict=True))
+
+    def run(self, rows: pd.DataFrame) -> Iterator[Batch]:
+        """Batches of finished images in the order of `rows`, each a function of its own row.
+
+        Raises InputError for a row whose label vector is not in the collection.
+        """
+        table, names = self.collection.table, list(self.collection.findings)
+        if len(lost := rows.loc[~rows["like"].isin(table.index), "like"]):
+            raise InputError(f"plan: like {lost.iloc[0]!r} is not a train row; plan again for this collection")
+        for start in range(0, len(rows), self.batch):
+            part = rows.iloc[start : start + self.batch]
+            labels = table.loc[part["like"], names].astype(float).set_index(part.index)
+            yield Batch(part, self._images(part, labels), labels)
+
+    def _images(self, rows: pd.DataFrame, labels: pd.DataFrame) -> Tensor:
+        """Images [B,1,H,W] of plan rows and their label vectors."""
+        seeds = [seed_of("noise", int(seed)) for seed in rows["seed"]]
+        about = rows[[name for name in ABOUT if name in rows]].to_dict("records")
+        condition = self.backbone.condition(torch.from_numpy(labels.to_numpy("float32")), about)
+        z = fixed_batches(self._sampled)(noise_like(seeds, self.shape), condition.cpu(), torch.tensor(seeds))
+        return self.decode(self.standardiser.back(z) if self.backbone.space == "standardised" else z).cpu()
+
+    @torch.no_grad()
+    def _sampled(self, noise: Tensor, condition: Tensor, seeds: Tensor) -> Tensor:
+        scheduler = self.scheduler()
+        return sample(
+            self.backbone.guided(condition, self.guidance), from_noise(noise, scheduler), scheduler, seeds.tolist()
+        )

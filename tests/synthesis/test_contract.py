@@ -1,0 +1,102 @@
+"""What every method promises, whatever it is: one test over METHODS."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import torch
+
+from medlt.synthesis import METHODS
+from medlt.types import Batch, InputError, Synthesizer
+
+NEED = {"Hernia": 4, "Pleural Other": 2}
+Methods = dict[str, Callable[..., Any]]
+
+
+def whole(method: Synthesizer, rows: pd.DataFrame) -> Batch:
+    parts = list(method.run(rows))
+    tables = [pd.concat([getattr(part, name) for part in parts]) for name in ("rows", "labels")]
+    return Batch(tables[0], torch.cat([part.images for part in parts]), tables[1])
+
+
+def test_every_method_is_built_here(methods: Methods) -> None:
+    assert set(methods) == set(METHODS)
+    assert all(isinstance(make(), METHODS[name]) and isinstance(make(), Synthesizer) for name, make in methods.items())
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_equal_seeds_give_equal_images_and_others_others(methods: Methods, name: str) -> None:
+    rows = methods[name]().plan(NEED, 3)
+    pd.testing.assert_frame_equal(rows, methods[name]().plan(NEED, 3))
+    first, again = (whole(methods[name](), rows) for _ in range(2))
+    assert torch.equal(first.images, again.images)
+    other = methods[name]().plan(NEED, 4)
+    assert set(other.index).isdisjoint(rows.index)
+    assert not torch.equal(whole(methods[name](), other).images, first.images)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_row_alone_reversed_and_read_from_disk_gives_its_bytes(methods: Methods, name: str, tmp_path: Path) -> None:
+    method = methods[name]()
+    rows = method.plan(NEED, 3)
+    together = whole(method, rows)
+    rows.to_parquet(tmp_path / "plan.parquet")
+    turned = whole(methods[name](batch=3), pd.read_parquet(tmp_path / "plan.parquet").iloc[::-1])
+    assert torch.equal(together.images, turned.images.flip(0))
+    for i in range(len(rows)):
+        alone = whole(method, rows.iloc[[i]])
+        assert torch.equal(alone.images[0], together.images[i])
+        pd.testing.assert_frame_equal(alone.labels, together.labels.iloc[[i]])
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_batches_are_whole(methods: Methods, name: str) -> None:
+    method = methods[name]()
+    rows = method.plan(NEED, 3)
+    batch = whole(method, rows)
+    assert batch.images.shape == (len(rows), 1, 16, 16)
+    assert batch.images.dtype == torch.float32
+    assert bool(batch.images.isfinite().all())
+    assert batch.images.min() >= 0
+    assert batch.images.max() <= 1
+    assert list(batch.rows.index) == list(batch.labels.index) == list(rows.index)
+    assert tuple(batch.labels.columns) == method.collection.findings
+    assert ((batch.labels >= 0) & (batch.labels <= 1) | batch.labels.isna()).all(axis=None)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_the_plan_counts_and_grows_without_changing(methods: Methods, name: str) -> None:
+    short, long = (methods[name]().plan({"Hernia": n, "Pleural Other": 0}, 3) for n in (2, 5))
+    assert set(short["finding"]) == {"Hernia"}
+    assert sorted(short["slot"].unique()) == [0, 1]
+    assert len(short) == 2 * short["candidate"].nunique()
+    pd.testing.assert_frame_equal(long.iloc[: len(short)], short)
+    assert long.index.is_unique
+    assert long["seed"].is_unique
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_what_is_read_is_a_train_row_and_all_else_is_refused(methods: Methods, name: str) -> None:
+    method = methods[name]()
+    rows, column = method.plan(NEED, 3), "parent_a" if method.reads_real_images else "like"
+    assert rows[column].isin(method.collection.table.index).all()
+    with pytest.raises(InputError, match="is not a train row"):
+        list(method.run(rows.assign(**{column: "a test row"})))
+    with pytest.raises(InputError, match="not a tail finding"):
+        method.plan({"Mass": 1}, 0)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_guidance_one_is_the_conditional_denoiser_alone(methods: Methods, name: str) -> None:
+    """At weight 1 the network is asked for as many rows as there are, at any other for twice as many."""
+    asked: dict[float, set[int]] = {1.0: set(), 2.0: set()}
+    for weight, seen in asked.items():
+        method = methods[name](guidance=weight)
+        answer = method.backbone.network.answer
+        method.backbone.network.answer = lambda x, t, c, answer=answer, seen=seen: (seen.add(len(x)), answer(x, t, c))[
+            1
+        ]
+        whole(method, method.plan({"Hernia": 1}, 0))
+    assert {2 * n for n in asked[1.0]} == asked[2.0]
