@@ -76,9 +76,10 @@ def _finish(run: Path, as_json: bool) -> None:
     from medlt.report.terminal import table
 
     told = json.loads((run / "run.json").read_text())
-    verdict = json.loads((run / "verdict.json").read_text())
+    judged = run / "verdict.json"
+    verdict = json.loads(judged.read_text()) if judged.is_file() else None
     _say({"out": str(run), "verdict": verdict, **told}, lambda: table(run), as_json)
-    if not as_json:
+    if not as_json and (run / "report.html").is_file():
         typer.echo(f"report: {run / 'report.html'}")
     if told["counts"].get("failed", 0):
         typer.echo(f"medlt: {told['counts']['failed']} images could not be read; see {run / 'failures.csv'}", err=True)
@@ -124,6 +125,29 @@ def run(
 
         place = [f"out={json.dumps(str(out))}"] if out else []
         _recipe(load(config, [*(overrides or []), *place]), no_progress, as_json)
+
+
+@app.command()
+def train(
+    part: Annotated[str, typer.Argument(metavar="PART", help="codec, sparse, denoiser or classifier.")],
+    config: Annotated[Path, typer.Argument(help="A recipe's YAML.")],
+    overrides: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="section.key=value")] = None,
+    out: Annotated[Path | None, typer.Option(help="Run folder; takes the place of the config's `out`.")] = None,
+    as_json: Json = False,
+    no_progress: NoProgress = False,
+) -> None:
+    """Train one part of a recipe, and what it stands on, into the run folder. `medlt run` then goes on from there."""
+    with _edge():
+        from medlt.config import load
+        from medlt.progress import Progress
+        from pipelines.training import main
+
+        place = [f"out={json.dumps(str(out))}"] if out else []
+        settings = load(config, [*(overrides or []), *place])
+        with Progress(enabled=not no_progress and sys.stderr.isatty()) as progress:
+            made = main(settings, part, progress)
+        told = json.loads((settings.out / "run.json").read_text())
+        _say({"out": str(settings.out), "part": part, "made": str(made), **told}, lambda: f"{part}: {made}", as_json)
 
 
 @app.command()

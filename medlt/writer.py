@@ -6,8 +6,8 @@ is finished. Equal rows give equal bytes, so a shard made twice does no harm.
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -17,10 +17,12 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from medlt.data.convert.encode import png
 from medlt.data.dicom.synthetic import Origin, write_synthetic
 from medlt.files import write_bytes, write_table, write_text
 from medlt.types import Batch, Finding
 
+WRITERS = 4
 COLUMNS = ("check", "uid", "value", "limit", "passed", "reason")
 
 
@@ -29,13 +31,6 @@ def to_uint8(images: Tensor) -> np.ndarray:
     if not bool(torch.isfinite(images).all()):
         raise ValueError("an image holds values that are not finite; it must not be written")
     return (images[:, 0].clamp(0, 1) * 255 + 0.5).to(torch.uint8).numpy()
-
-
-def png(pixels: np.ndarray) -> bytes:
-    """8-bit grayscale [H,W] as PNG bytes."""
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, "PNG")
-    return buffer.getvalue()
 
 
 @dataclass(frozen=True)
@@ -51,15 +46,22 @@ class DatasetWriter:
     def _staged(self, uid: str) -> Path:
         return self.folder / "stages" / "shards" / "images" / f"{uid}.png"
 
+    def _put(self, uid: str, pixels: np.ndarray) -> None:
+        write_bytes(self._staged(uid), png(pixels))
+
     def has(self, name: str) -> bool:
         """Whether this shard is finished."""
         return self.shard(name, "kept").exists()
 
     def write(self, name: str, batch: Batch, findings: Sequence[Finding], kept: Sequence[str]) -> None:
-        """Write the images of `kept`, then the findings on all, then the rows of the kept."""
+        """Write the images of `kept`, several at a time, then the findings on all, then the rows of the kept.
+
+        Raises what the first image that fails raises; the tables are then not written.
+        """
         chosen = np.flatnonzero(batch.rows.index.isin(set(kept)))
-        for uid, pixels in zip(batch.rows.index[chosen], to_uint8(batch.images[chosen]), strict=True):
-            write_bytes(self._staged(uid), png(pixels))
+        pixels = to_uint8(batch.images[chosen])
+        with ThreadPoolExecutor(WRITERS, "writer") as pool:  # encoding and fsync both let go of the interpreter
+            list(pool.map(self._put, batch.rows.index[chosen], pixels))
         write_table(self.shard(name, "findings"), pd.DataFrame([asdict(f) for f in findings], columns=COLUMNS))
         rows = batch.rows.iloc[chosen].join(batch.labels.iloc[chosen])
         write_table(self.shard(name, "kept"), rows.assign(path=[f"images/{uid}.png" for uid in rows.index]))

@@ -7,9 +7,14 @@ from pathlib import Path
 FOLDER = Path(__file__).parent
 
 
+def _finetune() -> Callable[..., Path]:
+    main: Callable[..., Path] = import_module("pipelines.finetune").main
+    return main
+
+
 def _fusion() -> Callable[..., Path]:
     main: Callable[..., Path] = import_module("pipelines.fusion").main
     return main
 
 
-RECIPES: dict[str, Callable[[], Callable[..., Path]]] = {"fusion": _fusion}
+RECIPES: dict[str, Callable[[], Callable[..., Path]]] = {"finetune": _finetune, "fusion": _fusion}

@@ -21,7 +21,7 @@ from medlt.sparse.embedding import SimplicialCoder
 from medlt.synthesis.fusion import LatentFusion
 from medlt.synthesis.plan import Collection as FusionRows
 from medlt.synthesis.plan import Draws
-from pipelines import learning, making, proving, stages
+from pipelines import denoising, learning, making, proving, showing, stages
 from pipelines.stages import Collection, Progress, quiet
 
 ARM = "fusion"
@@ -44,7 +44,7 @@ def prepare(config: configs.RunConfig, progress: Progress = quiet) -> Prepared:
     codec = learning.codec(run, real, progress)
     latents = learning.latents(run, real, codec, progress)
     coder = learning.sparse(run, real, latents, progress)
-    backbone = learning.denoiser(run, real, latents, progress)
+    backbone = denoising.denoiser(run, real, latents, progress)
     judges = learning.judges(run, real, progress)
     return Prepared(run, real, judges, build(config, real, latents, coder, backbone, judges))
 
@@ -61,7 +61,7 @@ def main(config: configs.RunConfig, progress: Progress = quiet) -> Path:
     with run.stage("evaluation"):
         proving.evaluate(run, real, made, ARM, progress)
     with run.stage("report"):
-        making.panels(run, method.explain)
+        showing.panels(run, method.explain)
         write_report(run.folder)
     return run.folder
 
@@ -76,6 +76,7 @@ def build(
 ) -> LatentFusion:
     """The method with everything it reads. Judges' folds decide who may be paired with whom."""
     chosen, findings = config.method, real.manifest.findings
+    assert isinstance(chosen, configs.Fusion)  # the config's own check
     table: pd.DataFrame = real.train.rows[["patient_id", "view", *findings]].assign(fold=judges.fold)
     draws = Draws(
         metric=chosen.pairing,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -12,10 +13,11 @@ from medlt.chance import seed_of
 from medlt.checks.consistency import Crossfit, crossfit, folds
 from medlt.classify.train import Classifier, fit
 from medlt.data.loaders import dataset
-from medlt.diffusion.backbone import Backbone
 from medlt.diffusion.cache import Latents, Standardiser, cache_latents, channel_statistics
 from medlt.diffusion.codec import load_codec
-from medlt.diffusion.train import train_codec, train_denoiser
+from medlt.diffusion.loop import Training
+from medlt.diffusion.train import train_codec
+from medlt.diffusion.vae import finetune_codec
 from medlt.files import digest_file, write_table
 from medlt.runs import Run
 from medlt.sparse.embedding import SimplicialCoder
@@ -28,14 +30,43 @@ def codec(run: Run, real: Collection, progress: Progress) -> Codec:
     """The codec of the config: a diffusers folder, or one trained here on the train split."""
     settings = run.config.codec
     with run.stage("codec") as folder:
-        if isinstance(settings, configs.FolderCodec):
-            found: Codec = load_codec(settings.path)
-        else:
-            source = dataset(real.train, run.config.size, real.cache)
+        source, seed = dataset(real.train, run.config.size, real.cache), run.config.seed
+        if isinstance(settings, configs.TrainedCodec):
             options = settings.model_dump(exclude={"kind"})
-            found = train_codec(source, **options, seed=run.config.seed, folder=folder, progress=progress)
+            found: Codec = train_codec(source, **options, seed=seed, folder=folder, progress=progress)
+        elif settings.tune is not None:
+            found = _tuned_codec(run, real, settings, folder, progress)
+        else:
+            found = load_codec(settings.path)
     run.record(digests={"codec": found.digest})
     return found
+
+
+def _tuned_codec(run: Run, real: Collection, settings: configs.FolderCodec, folder: Path, progress: Progress) -> Codec:
+    """The autoencoder of a folder, tuned on the train split and held against the validation split."""
+    assert settings.tune is not None
+    chosen, size = settings.tune, run.config.size
+    own, training = ("decoder_only", "edge", "ssim"), ("steps", "batch", "learning_rate")
+    val = real.manifest.split("val")
+    return finetune_codec(
+        settings.path,
+        dataset(real.train, size, real.cache),
+        folder=folder,
+        training=Training(**chosen.model_dump(include=set(training))),
+        held=dataset(val, size, real.cache) if len(val.rows) else None,
+        name_of_images=real.train.digest(),
+        seed=run.config.seed,
+        progress=progress,
+        **chosen.model_dump(include=set(own)),
+    )
+
+
+def codec_folder(run: Run) -> Path:
+    """Where the run's autoencoder lies as a diffusers folder."""
+    settings = run.config.codec
+    if isinstance(settings, configs.FolderCodec) and settings.tune is None:
+        return settings.path / "vae" if (settings.path / "model_index.json").is_file() else settings.path
+    return next(run.path("stages", "codec").glob("*/config.json")).parent
 
 
 def latents(run: Run, real: Collection, codec: Codec, progress: Progress) -> Latents:
@@ -61,26 +92,6 @@ def sparse(run: Run, real: Collection, latents: Latents, progress: Progress) -> 
     run.record(digests={"sparse": digest_file(weights)})
     run.record(health={"sparse": {name: None if pd.isna(last[name]) else float(last[name]) for name in names}})
     return learnt.coder
-
-
-def denoiser(run: Run, real: Collection, latents: Latents, progress: Progress) -> Backbone:
-    """The label-conditioned denoiser, trained on standardised latents of the train split."""
-    options = run.config.denoiser.model_dump()
-    train, val = real.train, real.manifest.split("val")
-    validation = (list(val.rows.index), val.labels())
-    with run.stage("denoiser") as folder:
-        net = train_denoiser(
-            latents,
-            list(train.rows.index),
-            train.labels(),
-            validation=validation,
-            **options,
-            seed=run.config.seed,
-            folder=folder,
-            progress=progress,
-        )
-    run.record(digests={"denoiser": digest_file(folder / "model.safetensors")})
-    return net.backbone()
 
 
 def classifier_options(config: configs.RunConfig) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import partial
 
 import pandas as pd
@@ -15,7 +15,6 @@ from medlt.checks.sanity import copies, sanity
 from medlt.data.loaders import images
 from medlt.data.manifest import Manifest
 from medlt.files import write_table
-from medlt.report.panels import save
 from medlt.runs import Run
 from medlt.types import Batch, Check, Finding, Synthesizer
 from medlt.writer import DatasetWriter, write_dicom, write_metadata
@@ -90,8 +89,8 @@ def _table(findings: list[Finding]) -> pd.DataFrame:
 
 
 def _manifest(run: Run, real: Collection, kept: pd.DataFrame, method: str, models: str) -> Manifest:
-    """Synthetic rows: a patient of their own, the train split, the tail parent's view, and what made them."""
-    views = real.train.rows["view"].reindex(kept["parent_a"]).to_numpy()
+    """Synthetic rows: a patient of their own, the train split, the view they were planned with, and what made them."""
+    views = kept["view"] if "view" in kept else real.train.rows["view"].reindex(kept["parent_a"]).to_numpy()
     rows = kept.assign(
         patient_id=[f"synthetic-{uid}" for uid in kept.index],
         split="train",
@@ -102,17 +101,3 @@ def _manifest(run: Run, real: Collection, kept: pd.DataFrame, method: str, model
         models=models,
     )
     return Manifest(rows, real.manifest.findings, run.folder)
-
-
-def panels(run: Run, explain: Callable[[pd.DataFrame], dict[str, torch.Tensor]], each: int = 3) -> None:
-    """Strips for the report: of every finding the first kept images, and one that the checks turned down."""
-    plan, made = pd.read_parquet(run.path("plan.parquet")), pd.read_parquet(run.path("manifest.parquet"))
-    kept = plan.index.isin(made.index)
-    chosen = pd.concat([plan[kept].groupby("finding").head(each), plan[~kept].groupby("finding").head(1)])
-    chosen = chosen.assign(kept=chosen.index.isin(made.index)).sort_values(["finding", "kept"], ascending=[True, False])
-    stages = explain(chosen)
-    files = [
-        save(run.folder, str(uid), {name: tiles[i] for name, tiles in stages.items()})
-        for i, uid in enumerate(chosen.index)
-    ]
-    write_table(run.path("panels.parquet"), chosen[["finding", "kept"]].assign(file=files))

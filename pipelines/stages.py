@@ -15,11 +15,11 @@ from medlt.classify.sets import TrainingSet
 from medlt.data.loaders import images
 from medlt.data.manifest import Manifest
 from medlt.data.source import open_data, readable
-from medlt.diffusion.codec import load_codec
 from medlt.files import write_text
 from medlt.metrics.groups import Grouping, group
 from medlt.runs import Run
 from medlt.types import InputError
+from pipelines.door import look
 
 Progress = Callable[[str, int, int], None]
 
@@ -78,8 +78,7 @@ def collect(config: configs.RunConfig) -> tuple[Run, Collection]:
     real = Collection(manifest, config.need, folder / "images")
     if not real.shortfall():
         raise InputError(f"no finding has fewer than {config.need.target} train positives and is tail: nothing to fill")
-    if isinstance(config.codec, configs.FolderCodec):
-        load_codec(config.codec.path)
+    look(config, manifest.findings)
     run = run or Run(config.out, config)
     if not seen.exists():
         write_text(listed, failures.to_csv(index=False))

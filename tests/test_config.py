@@ -92,3 +92,29 @@ def test_a_misspelt_scheduler_and_too_many_kept_steps_stop_at_the_door(
 
 def test_the_config_knows_every_scheduler_there_is() -> None:
     assert get_args(config.Fusion.model_fields["scheduler"].annotation) == NAMES
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("recipe=finetune method.kind=fusion", "recipe finetune has method noise, not fusion"),
+        ("method.kind=noise", "recipe fusion has method fusion, not noise"),
+        ("recipe=finetune method=3", "method"),
+        ("denoiser.kind=gan", "'gan' found using kind"),
+        ("denoiser.steps=0", "greater than or equal to 1"),
+        ("denoiser={kind: stable-diffusion}", "model: Field required"),
+        ("denoiser={kind: stable-diffusion, model: {kind: folder, path: m}, rank: 0}", "rank"),
+    ],
+)
+def test_a_recipe_its_method_and_its_denoiser_fit(least: Path, override: str, said: str) -> None:
+    parts = override.split(" ") if override.startswith(("recipe", "method")) else [override]
+    with pytest.raises(InputError, match=said) as told:
+        config.load(least, parts)
+    assert "\n" not in str(told.value)
+
+
+def test_a_recipe_brings_its_own_method_and_a_denoiser_without_kind_is_the_unet(least: Path) -> None:
+    made = config.load(least, ["recipe=finetune", "method.steps=7", "denoiser.width=16"])
+    assert (made.method.kind, made.method.steps) == ("noise", 7)
+    assert (made.denoiser.kind, made.denoiser.width) == ("unet", 16)
+    assert config.parse({**made.model_dump(mode="json")}) == made

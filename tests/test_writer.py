@@ -97,3 +97,24 @@ def test_dicom_files_lost_in_a_kill_come_back_and_the_others_stay(tmp_path: Path
     write_dicom(tmp_path, rows, ["Mass"])
     assert lost.read_bytes() == whole
     assert stays.stat().st_mtime_ns == written
+
+
+def test_an_image_that_cannot_be_written_surfaces_and_leaves_no_table(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from medlt import writer as module
+
+    whole = module.write_bytes
+
+    def full(path: Path, data: bytes) -> None:
+        if path.name == "u7.png":
+            raise OSError("no space left on device")
+        whole(path, data)
+
+    monkeypatch.setattr(module, "write_bytes", full)
+    uids = pd.Index([f"u{i}" for i in range(12)], name="uid")
+    made = Batch(pd.DataFrame({"seed": range(12)}, uids), torch.rand(12, 1, 4, 4), pd.DataFrame({"Mass": 1.0}, uids))
+    with pytest.raises(OSError, match="no space left"):
+        DatasetWriter(tmp_path).write("0", made, [], list(uids))
+    assert not DatasetWriter(tmp_path).has("0")
+    assert not list((tmp_path / "stages").rglob("*.parquet"))

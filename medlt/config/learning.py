@@ -14,9 +14,11 @@ class CodecTuning(Strict):
     """Fine-tuning of an autoencoder on the train split."""
 
     decoder_only: bool = Field(True, description="leave the encoder, and with it every cached latent, as it is")
+    edge: float = Field(1.0, ge=0, description="weight of the loss on image gradients")
+    ssim: float = Field(0.0, ge=0, description="weight of 1 - SSIM")
     steps: int = Field(500, ge=1)
     batch: int = Field(8, ge=1)
-    learning_rate: float = Field(1e-4, gt=0)
+    learning_rate: float = Field(1e-5, gt=0)
 
 
 class FolderCodec(Strict):
@@ -61,23 +63,26 @@ class SparseConfig(Strict):
 
 
 class Training(Strict):
-    """How a denoiser is trained, of whatever family."""
+    """How a denoiser is trained, of whatever family; see docs/fine-tuning.md."""
 
     steps: int = Field(3000, ge=1)
     batch: int = Field(32, ge=1)
     accumulate: int = Field(1, ge=1, description="pieces a batch is computed in; memory falls, the step is the same")
     learning_rate: float = Field(3e-4, gt=0)
     schedule: Literal["constant", "cosine"] = "constant"
-    warmup: int = Field(50, ge=0, description="steps over which the learning rate rises")
+    warmup_steps: int = Field(50, ge=0, description="over which the learning rate rises")
     ema: float = Field(0.999, ge=0, lt=1)
     drop_condition: float = Field(0.1, ge=0, le=1, description="share of samples trained without their label")
-    min_snr: float = Field(5.0, gt=0, description="gamma of min-SNR weighting")
+    min_snr: float = Field(5.0, gt=0, description="gamma: the SNR weight is never above it")
+    snr_floor: float = Field(1.0, ge=0, description="nor below it")
     offset_noise: float = Field(0.0, ge=0)
-    balanced: bool = Field(False, description="draw rare findings more often")
+    balance: Literal["inverse_sqrt", "effective_number"] | None = Field(
+        None, description="draw rare findings more often"
+    )
     precision: Literal["fp32", "bf16", "fp16"] = Field("fp32", description="of the network; its weights stay fp32")
-    gradient_checkpointing: bool = False
+    checkpointing: bool = Field(False, description="recompute activations: less memory, the same weights")
     checkpoint_every: int = Field(500, ge=1)
-    track: bool = Field(False, description="write TensorBoard files; needs the extra `tracking`")
+    tracker: Literal["tensorboard"] | None = Field(None, description="needs the extra `tracking`")
 
 
 class UNetConfig(Training):
@@ -95,6 +100,7 @@ class TransformerConfig(Training):
     kind: Literal["transformer"] = "transformer"
     width: int = Field(192, ge=16)
     depth: int = Field(6, ge=1)
+    heads: int = Field(6, ge=1)
     patch: int = Field(2, ge=1)
     prediction: Literal["epsilon", "v_prediction", "sample"] = "v_prediction"
 
@@ -105,7 +111,9 @@ class StableFolder(Strict):
     kind: Literal["folder"] = "folder"
     path: Path
     config: Path | None = Field(None, description="for a single file: a folder with the tokenizer and configs")
-    prediction: Literal["epsilon", "v_prediction"] | None = Field(None, description="for a single file of 2.x")
+    prediction: Literal["epsilon", "v_prediction"] | None = Field(
+        None, description="for a single file, which is silent"
+    )
     loras: tuple[Path, ...] = ()
 
 
@@ -114,20 +122,22 @@ class StableUntrained(Strict):
 
     kind: Literal["untrained"] = "untrained"
     version: Literal["1.5", "2.1"] = "1.5"
-    width: int = Field(64, ge=32, description="channels at the latent size; Stable Diffusion has 320")
-    tokenizer: Path
+    prediction: Literal["epsilon", "v_prediction"] | None = Field(None, description="default: the version's own")
+    widths: tuple[int, ...] = Field((64, 128, 256, 256), description="UNet channels a level, multiples of 32")
+    layers: int = Field(1, ge=1)
+    text_width: int = Field(128, ge=32)
+    text_layers: int = Field(2, ge=1)
+    tokenizer: Path | None = Field(None, description="a tokenizer folder to copy; default: a small one")
 
 
 class PromptConfig(Strict):
-    """How a label vector is said in words."""
+    """How a label vector is said in words; see docs/prompts.md."""
 
-    template: str | None = Field(
-        None, description="with {view}, {findings}, {sex}, {age}; default: see docs/prompts.md"
-    )
+    template: str | None = None
     words: dict[str, str] = Field({}, description="finding -> phrase; default: its name in lower case")
-    view: bool = True
-    sex: bool = False
-    age: bool = False
+    soft_above: float = Field(0.5, gt=0, le=1, description="a soft label is said from here upward")
+    most: int | None = Field(None, ge=1, description="name at most so many findings; tokenizers hold about 75 tokens")
+    age: Literal["decades", "years"] = "decades"
 
 
 class StableConfig(Training):
@@ -142,6 +152,7 @@ class StableConfig(Training):
     lora_conv: bool = Field(False, description="LoRA on convolutions too")
     learning_rate: float = Field(1e-4, gt=0)
     schedule: Literal["constant", "cosine"] = "cosine"
+    snr_floor: float = Field(0.0, ge=0)
 
 
 DenoiserConfig = Annotated[

@@ -47,7 +47,9 @@ def _told(error: ValidationError, where: str) -> str:
     more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
     if first["type"] == "extra_forbidden":
         return f"{where}: {key} is not a known key; check its spelling and its section{more}"
-    return f"{where}: {key}: {first['msg']}, got {first['input']!r}{more}"
+    said = first["msg"].removeprefix("Value error, ")
+    got = "" if isinstance(first["input"], dict) else f", got {first['input']!r}"
+    return f"{where}: {f'{key}: ' if key else ''}{said}{got}{more}"
 
 
 def parse(tree: dict[str, Any], where: str = "config") -> RunConfig:

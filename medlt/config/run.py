@@ -6,7 +6,7 @@ Defaults are the published ones (arXiv 2405.01705 for fusion) unless the field s
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, Tag, model_validator
 
@@ -81,6 +81,9 @@ class Evaluation(Strict):
     draws: int = Field(2000, ge=100, description="patient bootstrap draws")
 
 
+METHOD_OF = {"fusion": "fusion", "finetune": "noise"}
+
+
 class RunConfig(Strict):
     """One recipe, end to end."""
 
@@ -102,3 +105,20 @@ class RunConfig(Strict):
     checks: Checks = Checks()
     classifier: ClassifierConfig = ClassifierConfig()
     evaluation: Evaluation = Evaluation()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _own_method(cls, given: Any) -> Any:
+        """A recipe whose config names no method has its own."""
+        if not isinstance(given, dict) or given.get("recipe", "fusion") not in METHOD_OF:
+            return given
+        method = given.get("method") or {}
+        if not isinstance(method, dict):
+            return given
+        return {**given, "method": {"kind": METHOD_OF[given.get("recipe", "fusion")]} | method}
+
+    @model_validator(mode="after")
+    def _method_fits(self) -> Self:
+        if self.method.kind != METHOD_OF[self.recipe]:
+            raise ValueError(f"recipe {self.recipe} has method {METHOD_OF[self.recipe]}, not {self.method.kind}")
+        return self

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from medlt import chance
 from medlt.diffusion.cache import Images
+from medlt.diffusion.loop import WHOLE, Part
 from medlt.files import write_json
 
 
@@ -46,7 +47,7 @@ def stacked(images: Images, rows: np.ndarray) -> Tensor:
 class AutoencoderLoss:
     """L1 of the image in [-1,1] plus kl_weight times the posterior's divergence from the unit normal, a pixel.
 
-    Called as loss(network, step): the batch and the posterior's noise are functions of (seed, step).
+    Called as loss(network, step, part): the batch and the posterior's noise are functions of (seed, step).
     """
 
     images: Images
@@ -54,12 +55,15 @@ class AutoencoderLoss:
     kl_weight: float
     seed: int
 
-    def __call__(self, network: nn.Module, step: int) -> Tensor:
-        rows = chance.batch_indices(len(self.images), self.batch, step, self.seed, "codec")
+    def __call__(self, network: nn.Module, step: int, part: Part = WHOLE) -> Tensor:
+        rows = part.take(chance.batch_indices(len(self.images), self.batch, step, self.seed, "codec"))
         x = (stacked(self.images, rows) * 2 - 1).to(next(network.parameters()).device)
         posterior = network.encode(x).latent_dist  # type: ignore[operator]
-        draw = torch.randn(posterior.mean.shape, generator=chance.generator(self.seed, "codec", step))
-        out = network.decode(posterior.mean + posterior.std * draw.to(x)).sample  # type: ignore[operator]
+        drawn = torch.randn(
+            (len(x) * part.of, *posterior.mean.shape[1:]), generator=chance.generator(self.seed, "codec", step)
+        )
+        noise = part.take(drawn).to(x)
+        out = network.decode(posterior.mean + posterior.std * noise).sample  # type: ignore[operator]
         loss: Tensor = (out - x).abs().mean() + self.kl_weight * posterior.kl().mean() / posterior.mean[0].numel()
         return loss
 

@@ -7,7 +7,9 @@ x86 CPU, fp32, for AutoencoderTiny, AutoencoderKL and UNet2DModel with attention
 - one thread a call, fixed shape: a row's bytes depend on the row only, not on its neighbours, not on its position;
 - two or more threads a call: a row's bytes depend on its position in networks with attention or group norm, and on
   the number of threads;
-- another number of rows a call: other bytes (1 row against 2 or more always; 2 against 4 in the UNet).
+- another number of rows a call: other bytes (1 row against 2 or more always; 2 against 4 in the UNet);
+- a float32 matrix product of 2 or 3 rows depends on the row's place even so: rows are 1, or 4 and more, for networks
+  with an embedding (bfloat16 has no such gap).
 
 So rows are computed in calls of exactly `rows` rows (the last one padded) on one thread each, and the cores are
 filled by running several such calls at once. Bytes then depend on neither the batch, the number of threads nor how

@@ -7,7 +7,9 @@ of scaling.
 
 from __future__ import annotations
 
+import copy
 import json
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from medlt.diffusion.batching import fixed_batches
+from medlt.diffusion.overlap import to_host
 from medlt.files import digest
 from medlt.types import Codec, InputError
 
@@ -35,22 +38,46 @@ def _column(value: Any, default: float) -> Tensor:
 
 
 class AutoencoderCodec:
-    """A diffusers AutoencoderKL or AutoencoderTiny, fp32, in evaluation mode. See medlt.types.Codec.
+    """A diffusers AutoencoderKL or AutoencoderTiny in evaluation mode. See medlt.types.Codec.
 
     AutoencoderTiny has no spread: its sd is 0. Latents are (mean + sd * noise - shift) * scale, with shift and scale
     from the network's config: scaling_factor and shift_factor, or latents_mean and latents_std where given.
+
+    `dtype` is the precision of the network; images, moments and latents stay float32. Where float16 is asked for and
+    the config says `force_upcast`, float32 is used. An image that is not finite though its latent is, as float16 gives
+    without an error, is decoded again in float32. `digest` names the precision if it is not float32.
     """
 
-    def __init__(self, autoencoder: nn.Module, device: str = "cpu") -> None:
-        self.network = autoencoder.float().eval().requires_grad_(False).to(device)
+    def __init__(
+        self,
+        autoencoder: nn.Module,
+        device: str = "cpu",
+        dtype: torch.dtype = torch.float32,
+        channels_last: bool = False,
+    ) -> None:
         config: dict[str, Any] = dict(autoencoder.config)  # type: ignore[arg-type]
+        if dtype == torch.float16 and config.get("force_upcast"):
+            dtype = torch.float32
+        self.device, self.dtype = torch.device(device), dtype
+        named = weights_digest(autoencoder.float(), config)
+        way = [str(dtype), channels_last]
+        self.digest = named if way == [str(torch.float32), False] else digest(named, way)
+        self._layout = torch.channels_last if channels_last else torch.contiguous_format
+        moved: Any = nn.Module.to(autoencoder.eval().requires_grad_(False), device, dtype)
+        self.network: nn.Module = moved.to(memory_format=self._layout)
         self.channels = int(config["latent_channels"])
         self._image_channels = int(config["in_channels"])
         self.factor = 2 ** (len(config.get("block_out_channels") or config["encoder_block_out_channels"]) - 1)
-        self.digest = weights_digest(autoencoder, config)
-        self.device = torch.device(device)
         self._shift = _column(config.get("latents_mean") or config.get("shift_factor"), 0.0)
         self._scale = _column(config.get("scaling_factor"), 1.0) / _column(config.get("latents_std"), 1.0)
+
+    @cached_property
+    def _exact(self) -> nn.Module:
+        """The network in float32, for what does not fit its own precision."""
+        return copy.deepcopy(self.network).float()
+
+    def _in(self, x: Tensor) -> Tensor:
+        return x.to(self.device, self.dtype, non_blocking=True).contiguous(memory_format=self._layout)
 
     @torch.no_grad()
     def moments(self, images: Tensor) -> Tensor:
@@ -61,27 +88,51 @@ class AutoencoderCodec:
                 f"images of {height}x{width} px do not fit this codec; resize to a multiple of {self.factor} px"
             )
         x = (images.to(self.device) * 2 - 1).expand(-1, self._image_channels, -1, -1)
-        answer = self.network.encode(x)  # type: ignore[operator]
-        if hasattr(answer, "latents"):
-            return torch.cat([answer.latents, torch.zeros_like(answer.latents)], 1).cpu()
-        return torch.cat([answer.latent_dist.mean, answer.latent_dist.std], 1).cpu()
+        found = _moments(self.network, self._in(x))
+        if self.dtype != torch.float32 and not _finite(found).all():
+            found = torch.where(_finite(found), found, _moments(self._exact, x))
+        return to_host(found)
 
     def latents(self, moments: Tensor, noise: Tensor | None = None) -> Tensor:
         """Scaled latents [B,C,h,w]: the mode, or a draw when unit `noise` [B,C,h,w] is given."""
         mean, sd = moments.chunk(2, dim=1)
         z = mean if noise is None else mean + sd * noise
-        return (z - self._shift) * self._scale
+        return (z - self._shift.to(z.device)) * self._scale.to(z.device)
 
     @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:
         """Images [B,1,H,W] in [0,1] from scaled latents. A non-finite latent stays non-finite in the image."""
-        z = latents / self._scale + self._shift
-        return image_of(self.network.decode(z.to(self.device)).sample)  # type: ignore[operator]
+        z = latents / self._scale.to(latents.device) + self._shift.to(latents.device)
+        found = _decoded(self.network, self._in(z))
+        if self.dtype != torch.float32 and not (good := _finite(found) | ~_finite(z).to(found.device)).all():
+            found = torch.where(good, found, _decoded(self._exact, z.to(self.device)))
+        return image_of(found)
+
+
+def _finite(x: Tensor) -> Tensor:
+    """Which rows are finite throughout, bool [B,1,1,1]."""
+    return x.isfinite().all(1, keepdim=True).flatten(1).all(1)[:, None, None, None]
+
+
+def _decoded(network: nn.Module, z: Tensor) -> Tensor:
+    """Network output, float32."""
+    sample: Tensor = network.decode(z).sample.float()  # type: ignore[operator]
+    return sample
+
+
+def _moments(network: nn.Module, x: Tensor) -> Tensor:
+    """mean | sd, float32 [B,2C,h,w]."""
+    answer = network.encode(x)  # type: ignore[operator]
+    if hasattr(answer, "latents"):
+        mean, sd = answer.latents, torch.zeros_like(answer.latents)
+    else:
+        mean, sd = answer.latent_dist.mean, answer.latent_dist.std
+    return torch.cat([mean, sd], 1).float()
 
 
 def image_of(sample: Tensor) -> Tensor:
     """Network output [B,1 or 3,H,W] in [-1,1] as images [B,1,H,W] in [0,1]."""
-    return ((sample.mean(1, keepdim=True) + 1) / 2).clamp(0, 1).cpu()
+    return to_host(((sample.mean(1, keepdim=True) + 1) / 2).clamp(0, 1)).contiguous()
 
 
 def _config_of(folder: Path) -> dict[str, Any]:
@@ -111,8 +162,12 @@ def _variant_of(folder: Path) -> str | None:
     raise InputError(f"codec folder {folder} has no {WEIGHTS}.safetensors{pickled}; save the weights as safetensors")
 
 
-def load_codec(folder: Path, device: str = "cpu") -> AutoencoderCodec:
+def load_codec(
+    folder: Path, device: str = "cpu", dtype: torch.dtype = torch.float32, channels_last: bool = False
+) -> AutoencoderCodec:
     """The autoencoder of a diffusers folder, or of the `vae` folder of a whole pipeline. Nothing is downloaded.
+
+    `device`, `dtype` and `channels_last` as for `AutoencoderCodec`.
 
     Raises InputError: no folder, no config, another class, no safetensors, or weights that are not those of the config.
     """
@@ -134,7 +189,7 @@ def load_codec(folder: Path, device: str = "cpu") -> AutoencoderCodec:
             f"codec folder {folder}: its weights lack {len(missing)} tensors of its config, first {missing[0]}; "
             "config and weights belong to different networks"
         )
-    return AutoencoderCodec(network, device)
+    return AutoencoderCodec(network, device, dtype, channels_last)
 
 
 def encode(codec: Codec, images: Tensor, rows: int = 2) -> Tensor:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import threading
 import time
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,10 +20,15 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from medlt.diffusion.batching import cores, fixed_batches, lanes
-from medlt.types import Codec
+from medlt.diffusion.memory import out_of_memory
+from medlt.diffusion.overlap import ahead
+from medlt.diffusion.tiling import tiled
+from medlt.types import Codec, InputError
 
 REFERENCE_ROWS = 2
 TURNS = 2
+LARGEST_WHOLE = 128
+"""Latents with a longer side (1,024 px at factor 8) are decoded in tiles unless a tile size is given."""
 
 
 @dataclass(frozen=True)
@@ -101,13 +106,33 @@ class Decoder:
     """Latents [B,C,h,w] of any number to images [B,1,H,W]; one that is not usable comes back as NaN throughout.
 
     A NaN image cannot be mistaken for a picture: `usable` finds it, and it does not convert to bytes by accident.
-    On the CPU the bytes of a row depend on that row only. On an accelerator calls have a fixed number of rows, as many
-    as the budget holds, up to 64.
+    On the CPU the bytes of a row depend on that row only. On an accelerator calls of 1, 2, 4, ... 64 rows, as many as
+    the budget holds, are timed on the first real work, since more rows a call can be slower an image; a size that
+    runs out of memory is not tried again.
+
+    `tile` latent pixels a side cut larger latents into tiles (`medlt.diffusion.tiling`); None cuts only very large
+    ones. `preview` is a tiny codec of the same latents (TAESD for Stable Diffusion). Raises InputError if its channels
+    or factor differ.
     """
 
-    def __init__(self, codec: Codec, *, memory_budget_bytes: int = 1 << 30, layout: Layout | None = None) -> None:
+    def __init__(
+        self,
+        codec: Codec,
+        *,
+        memory_budget_bytes: int = 1 << 30,
+        layout: Layout | None = None,
+        tile: int | None = None,
+        preview: Codec | None = None,
+    ) -> None:
+        if preview is not None and (preview.channels, preview.factor) != (codec.channels, codec.factor):
+            raise InputError(
+                f"the preview codec has {preview.channels} channels and factor {preview.factor}, the codec "
+                f"{codec.channels} and {codec.factor}; choose one made for the same latents"
+            )
         self.codec = codec
         self.memory_budget_bytes = memory_budget_bytes
+        self.tile = tile
+        self._preview = preview
         self._given = layout
         self._seconds: dict[Layout, list[float]] = {}
         self._lock = threading.Lock()
@@ -124,26 +149,54 @@ class Decoder:
         return min(self._seconds, key=lambda layout: min(self._seconds[layout] or unknown) * layout.padded(count))
 
     def __call__(self, latents: Tensor) -> Tensor:
+        side, limit = max(latents.shape[-2:]), self.tile or LARGEST_WHOLE
+        size = self.tile or LARGEST_WHOLE // 2
         with self._lock:
-            if self._shape != tuple(latents.shape[1:]):
-                self._prepare(latents)
-            images, done = [], 0
-            while done < len(latents):
-                piece = latents[done : done + self._slice]
-                layout = self._next(len(piece))
-                images.append(self._timed(layout, piece))
-                done += len(piece)
-        whole = torch.cat(images)
+            whole = tiled(self._rows, latents, size, size // 4) if side > limit else self._rows(latents)
         bad = ~(usable(whole) & latents.flatten(1).isfinite().all(1).to(whole.device))
         whole[bad] = float("nan")
         return whole
 
+    def stream(self, latents: Iterable[Tensor], depth: int = 1) -> Iterator[Tensor]:
+        """Images of each batch of latents, in order; the next is sampled and decoded while this one is used."""
+        return ahead(map(self, latents), depth)
+
+    def preview(self, latents: Tensor) -> Tensor:
+        """Images of any quality, fast: by the tiny codec if there is one. Not checked for being usable."""
+        return (self._preview or self.codec).decode(latents)
+
+    def _rows(self, latents: Tensor) -> Tensor:
+        """Images of latents of one shape, slice by slice."""
+        if self._shape != tuple(latents.shape[1:]):
+            self._prepare(latents)
+        images: list[Tensor] = []
+        done = 0
+        while done < len(latents):
+            piece = latents[done : done + self._slice]
+            images.append(self._timed(self._next(len(piece)), piece))
+            done += len(piece)
+        return torch.cat(images)
+
     def _timed(self, layout: Layout, piece: Tensor) -> Tensor:
         began = time.perf_counter()
-        images = layout.run(self.codec.decode, piece)
-        if len(piece) == self._slice and layout in self._seconds:
-            self._seconds[layout].append((time.perf_counter() - began) / len(piece))
-        return images
+        try:
+            images = layout.run(self.codec.decode, piece)
+        except (RuntimeError, MemoryError) as error:
+            if not out_of_memory(error):
+                raise
+            self._forget(layout)
+        else:
+            if len(piece) == self._slice and layout in self._seconds:
+                self._seconds[layout].append((time.perf_counter() - began) / len(piece))
+            return images
+        return self._timed(self._next(len(piece)), piece)
+
+    def _forget(self, layout: Layout) -> None:
+        """Leave out layouts of as many rows in flight. Raises InputError if none is left."""
+        self._seconds = {known: spent for known, spent in self._seconds.items() if known.chunk < layout.chunk}
+        self._given = None
+        if not self._seconds:
+            raise InputError(f"decoding: {layout.chunk} images at once do not fit into memory; give a tile size")
 
     def _next(self, count: int) -> Layout:
         """A layout whose turns are not over, else the fastest for `count` rows."""
@@ -151,22 +204,25 @@ class Decoder:
         return self._given or (waiting[0] if waiting else self._fastest(count))
 
     def _prepare(self, latents: Tensor) -> None:
-        """Find the layouts that fit the budget and give the reference's bytes."""
+        """Find the layouts that fit the budget and, on a CPU, give the reference's bytes."""
         self._shape = tuple(latents.shape[1:])
         probe = torch.randn((REFERENCE_ROWS * 4, *self._shape), generator=torch.Generator().manual_seed(0)).to(latents)
         room = self.memory_budget_bytes // bytes_per_row(self.codec.decode, probe[:REFERENCE_ROWS])
-        candidates = self._candidates(room, latents.device.type)
+        device = getattr(self.codec, "device", latents.device).type
+        candidates = self._candidates(room, device)
         self._slice = max(layout.chunk for layout in candidates)
-        with lanes(1) as pool:
-            truth = pool.submit(Layout(REFERENCE_ROWS, 1).run, self.codec.decode, probe).result()
-        same = [c for c in candidates[1:] if torch.equal(c.run(self.codec.decode, probe[: c.rows]), truth[: c.rows])]
-        self._seconds = {layout: [] for layout in (candidates[0], *same)}
+        if device == "cpu":
+            with lanes(1) as pool:
+                truth = pool.submit(Layout(REFERENCE_ROWS, 1).run, self.codec.decode, probe).result()
+            same = [c for c in candidates if torch.equal(c.run(self.codec.decode, probe[: c.rows]), truth[: c.rows])]
+            candidates = [candidates[0], *(layout for layout in same if layout != candidates[0])]
+        self._seconds = {layout: [] for layout in candidates}
 
     @staticmethod
     def _candidates(room: int, device: str) -> list[Layout]:
         """Layouts of at most `room` rows in flight, the reference first."""
         if device != "cpu":
-            return [Layout(1 << (max(1, min(room, 64)).bit_length() - 1), 0)]
+            return [Layout(1 << power, 0) for power in range(max(1, min(room, 64)).bit_length())]
         side = [Layout(rows, min(cores(), max(1, room // rows))) for rows in (2, 4, 8)]
         wide = [Layout(rows, 0) for rows in (2, 8)] if cores() > 1 else []
         return side[:1] + [layout for layout in side[1:] + wide if layout.chunk <= room]

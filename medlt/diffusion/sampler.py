@@ -6,6 +6,7 @@ is inside the denoiser; so every method of medlt is a choice of those two.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,50 +15,76 @@ import torch
 from torch import Tensor
 
 from medlt.chance import generator
-from medlt.diffusion.schedulers import draws_noise
+from medlt.diffusion.schedulers import begin, draws_noise, evaluations, step
 from medlt.types import Denoiser
 
 
 @dataclass(frozen=True)
 class Start:
-    """Where sampling begins: x [B,...] at timesteps[0], and the timesteps still to run, falling."""
+    """Where sampling begins: x [B,...], as the scheduler keeps it, at timesteps[0]; the timesteps to ask at, falling.
+
+    Some schedulers keep x_t times a factor, see `medlt.diffusion.schedulers`.
+    """
 
     x: Tensor
-    timesteps: Sequence[int]
+    timesteps: Sequence[float]
 
 
 def from_noise(noise: Tensor, scheduler: Any) -> Start:
-    """The whole schedule from unit noise [B,...]."""
-    return Start(noise, scheduler.timesteps.tolist())
+    """The whole schedule from unit noise [B,...]. The scheduler is told, and serves this batch only."""
+    timesteps = evaluations(scheduler)
+    begin(scheduler, timesteps)
+    return Start(noise * float(scheduler.init_noise_sigma), timesteps)
 
 
 def from_latent(z: Tensor, noise: Tensor, scheduler: Any, keep: int, renoise: bool = True) -> Start:
     """The last `keep` steps from clean latents z [B,...], forward-noised to the level they expect (SDEdit, 2108.01073).
 
-    renoise=False hands z over as it is, as the published code of arXiv 2405.01705 does; `noise` is then not used.
+    renoise=False takes z for x_t as it is, as the published code of arXiv 2405.01705 does; `noise` is then not used.
+    The scheduler is told where it begins, and serves this batch only. Raises ValueError unless 1 <= keep <= steps.
     """
-    steps = scheduler.timesteps[-keep:]
-    if not 1 <= keep <= len(scheduler.timesteps):
-        raise ValueError(
-            f"keep is {keep}, but the schedule has {len(scheduler.timesteps)} steps; keep 1 to all of them"
-        )
-    return Start(scheduler.add_noise(z, noise, steps[:1]) if renoise else z, steps.tolist())
+    timesteps = evaluations(scheduler, keep)
+    begin(scheduler, timesteps)
+    if renoise:
+        at = torch.tensor(timesteps[:1], dtype=scheduler.timesteps.dtype)
+        return Start(scheduler.add_noise(z, noise, at), timesteps)
+    return Start(z / scheduler.scale_model_input(torch.ones((), device=z.device), timesteps[0]), timesteps)
+
+
+def _options(scheduler: Any, seeds: Sequence[int], rows: int) -> dict[str, Any]:
+    """What a step is told beside its tensors: a generator for each row. Raises ValueError if seeds are missing."""
+    if not draws_noise(scheduler):
+        return {}
+    if len(seeds) != rows:
+        raise ValueError(f"{type(scheduler).__name__} draws noise: give one seed a row, not {len(seeds)}")
+    return {"generator": [generator("step noise", int(seed)) for seed in seeds]}
+
+
+def _finite(x: Tensor) -> Tensor:
+    """Which rows of x [B,...] are finite throughout, bool [B]."""
+    return x.flatten(1).isfinite().all(1)
 
 
 @torch.no_grad()
 def sample(denoiser: Denoiser, start: Start, scheduler: Any, seeds: Sequence[int] = ()) -> Tensor:
-    """Clean estimates, shaped as start.x. `scheduler` is fresh (multistep ones keep state) and takes x0 estimates.
+    """Clean estimates, shaped as start.x. `scheduler` is the one that `start` was made with, used by nothing else.
 
-    `seeds`, one a row, feed the schedulers that draw noise on the way (ddpm, lcm, tcd, dpm++sde), so that a row's
-    noise is its own; they may be the seeds of the start's noise, for this is another stream. The last step returns the
-    estimate itself: no noise is left, whatever the number of steps.
+    `seeds`, one a row, feed the schedulers that draw noise on the way (ddpm, lcm, tcd, sa, ..., see
+    `schedulers.draws_noise`), so that a row's noise is its own; they may be the seeds of the start's noise, for this is
+    another stream. The last step returns the estimate itself: no noise is left, whatever the number of steps. A row
+    that was not finite at some step, as a network in low precision may answer, comes back as NaN throughout.
     """
-    extra: dict[str, Any] = {}
-    if draws_noise(scheduler):
-        if len(seeds) != len(start.x):
-            raise ValueError(f"{type(scheduler).__name__} draws noise: give one seed a row, not {len(seeds)}")
-        extra["generator"] = [generator("step noise", int(seed)) for seed in seeds]
-    x = start.x
-    for t in start.timesteps[:-1]:
-        x = scheduler.step(denoiser(x, t), t, x, **extra).prev_sample
-    return denoiser(x, start.timesteps[-1])
+    options = _options(scheduler, seeds, len(start.x))
+    memory = inspect.signature(scheduler.step).parameters.get("order")  # of lms: estimates it combines, if it has them
+    x, whole = start.x, _finite(start.x)
+    for done, t in enumerate(start.timesteps[:-1], 1):
+        seen = scheduler.scale_model_input(x, t)
+        x0 = denoiser(seen, round(t))
+        whole &= _finite(x0)
+        if memory is not None:
+            options["order"] = min(done, memory.default)
+        x = step(scheduler, x0, seen, t, x, **options)
+    last = start.timesteps[-1]
+    x0 = denoiser(scheduler.scale_model_input(x, last), round(last))
+    whole &= _finite(x0)
+    return torch.where(whole.reshape(-1, *[1] * (x0.ndim - 1)), x0, torch.nan)

@@ -1,41 +1,106 @@
-"""diffusers schedulers, set up to speak x0: one table of names."""
+"""diffusers schedulers, all made to take x0 estimates: one table of names, and the few ways in which they differ.
+
+Some keep x_t itself, others x_t / sqrt(abar) = x0 + sigma n (`scale_model_input` turns that into x_t). Most take x0 as
+it is. Some cannot, or place their steps between trained timesteps: a denoiser then sees the nearest trained timestep
+(as `quantize` of k-diffusion does) and its estimate is handed over as the noise, or v, that it implies there; that is
+what the network itself said, so nothing is lost by the detour.
+"""
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
-from medlt.diffusion.noise import STABLE_DIFFUSION, NoiseSchedule
+import numpy as np
+from torch import Tensor
+
+from medlt.diffusion.noise import STABLE_DIFFUSION, NoiseSchedule, target_of
 from medlt.types import InputError
 
-_CLASSES: dict[str, tuple[str, dict[str, Any]]] = {
-    "ddim": ("DDIMScheduler", {"clip_sample": False}),
-    "ddpm": ("DDPMScheduler", {"clip_sample": False}),
-    "dpm++": ("DPMSolverMultistepScheduler", {}),
-    "dpm++sde": ("DPMSolverMultistepScheduler", {"algorithm_type": "sde-dpmsolver++"}),
-    "lcm": ("LCMScheduler", {"clip_sample": False}),
-    "tcd": ("TCDScheduler", {"clip_sample": False}),
-    "unipc": ("UniPCMultistepScheduler", {}),
+
+@dataclass(frozen=True)
+class _Kind:
+    """A diffusers class and its settings; `takes_x0`: at trained timesteps, which it keeps to."""
+
+    name: str
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    takes_x0: bool = True
+
+
+_KINDS = {
+    "ddim": _Kind("DDIMScheduler", {"clip_sample": False}),
+    "ddpm": _Kind("DDPMScheduler", {"clip_sample": False}),
+    "pndm": _Kind("PNDMScheduler", {"skip_prk_steps": True}, takes_x0=False),
+    "lms": _Kind("LMSDiscreteScheduler"),
+    "euler": _Kind("EulerDiscreteScheduler"),
+    "euler_a": _Kind("EulerAncestralDiscreteScheduler", takes_x0=False),
+    "heun": _Kind("HeunDiscreteScheduler"),
+    "kdpm2": _Kind("KDPM2DiscreteScheduler", takes_x0=False),
+    "kdpm2_a": _Kind("KDPM2AncestralDiscreteScheduler", takes_x0=False),
+    "dpm++": _Kind("DPMSolverMultistepScheduler"),
+    "dpm++karras": _Kind("DPMSolverMultistepScheduler", {"use_karras_sigmas": True}, takes_x0=False),
+    "dpm++sde": _Kind("DPMSolverMultistepScheduler", {"algorithm_type": "sde-dpmsolver++"}),
+    "dpm++single": _Kind("DPMSolverSinglestepScheduler", {"lower_order_final": True}),
+    "deis": _Kind("DEISMultistepScheduler"),
+    "unipc": _Kind("UniPCMultistepScheduler"),
+    "sa": _Kind("SASolverScheduler"),
+    "lcm": _Kind("LCMScheduler", {"clip_sample": False}),
+    "tcd": _Kind("TCDScheduler", {"clip_sample": False}),
 }
-NAMES = tuple(_CLASSES)
-"""Schedulers that take an x0 estimate, whole timesteps and unscaled inputs. Euler, Heun and LMS scale theirs."""
+NAMES = tuple(_KINDS)
+
+UNFIT: Mapping[str, str] = {
+    "dpm_sde": "DPMSolverSDEScheduler needs the package torchsde, and draws one noise for a whole batch, so that an "
+    "image would depend on its neighbours; use dpm++sde",
+    "ipndm": "IPNDMScheduler has a noise schedule of its own and ignores the trained one; use pndm",
+    "edm_euler": "EDMEulerScheduler is for networks told log(sigma) / 4 instead of a timestep; use euler",
+    "edm_dpm++": "EDMDPMSolverMultistepScheduler is for networks told log(sigma) / 4 instead of a timestep; use dpm++",
+    "cosine_dpm++": "CosineDPMSolverMultistepScheduler is for networks told log(sigma) / 4; use dpm++",
+    "flow_euler": "FlowMatchEulerDiscreteScheduler is for networks trained by flow matching; use euler",
+    "consistency": "CMStochasticIterativeScheduler is for consistency models on EDM noise levels; use lcm or tcd",
+}
+"""Schedulers of diffusers that are left out, and why."""
+
+_DRAWING = {
+    "DDPMScheduler", "EulerAncestralDiscreteScheduler", "KDPM2AncestralDiscreteScheduler", "LCMScheduler",
+    "TCDScheduler", "SASolverScheduler",
+}  # fmt: skip
 
 
 def scheduler(name: str, steps: int, noise: NoiseSchedule = STABLE_DIFFUSION) -> Any:
-    """A fresh diffusers scheduler of `steps` steps that takes x0 estimates. Multistep ones serve one batch only."""
+    """A fresh diffusers scheduler of `steps` steps, for one batch: most of them keep state.
+
+    Timesteps are spaced "trailing" (arXiv 2305.08891) where the scheduler can, "linspace" at the few counts where
+    diffusers' trailing is wrong; the first is the noisiest there is.
+    Raises InputError for an unknown name, a number of steps that does not fit, or a schedule that ends in pure noise
+    (`zero_terminal`) where the scheduler cannot start from it.
+    """
     import diffusers
 
-    if name not in _CLASSES:
-        raise InputError(f"scheduler {name!r} is not known; use one of {', '.join(NAMES)}")
-    kind, extra = _CLASSES[name]
-    built = getattr(diffusers, kind)(prediction_type="sample", **noise.options(), **extra)
+    if name not in _KINDS:
+        why = f": {UNFIT[name]}" if name in UNFIT else f"; use one of {', '.join(NAMES)}"
+        raise InputError(f"scheduler {name!r} is not {'usable' if name in UNFIT else 'known'}{why}")
+    if not 1 <= steps <= noise.train_steps:
+        raise InputError(f"{steps} sampling steps do not fit a network of {noise.train_steps}; use 1 to all of them")
+    kind = _KINDS[name]
+    build = getattr(diffusers, kind.name)
+    if noise.zero_terminal and "rescale_betas_zero_snr" not in inspect.signature(build.__init__).parameters:
+        raise InputError(f"scheduler {name!r} cannot start from pure noise, as this model wants; use ddim or dpm++")
+    takes = "sample" if kind.takes_x0 else "v_prediction" if noise.zero_terminal else "epsilon"
+    built = build(prediction_type=takes, **noise.options(), **kind.settings)
     if "timestep_spacing" in built.config:
-        built.register_to_config(timestep_spacing="trailing")
+        built.register_to_config(timestep_spacing=_spacing(steps, noise.train_steps))
     if steps > built.config.get("original_inference_steps", steps):  # lcm and tcd pick from 50 steps; let them have all
         built.register_to_config(original_inference_steps=noise.train_steps)
     built.set_timesteps(steps)
     return built
+
+
+def _spacing(steps: int, train_steps: int) -> str:
+    """Trailing, but for the counts (61, 103, ...) whose rounding gives diffusers one step too many, at -1."""
+    return "trailing" if len(np.arange(train_steps, 0, -train_steps / steps)) == steps else "linspace"
 
 
 def factory(name: str, steps: int, noise: NoiseSchedule = STABLE_DIFFUSION) -> Callable[[], Any]:
@@ -46,7 +111,40 @@ def factory(name: str, steps: int, noise: NoiseSchedule = STABLE_DIFFUSION) -> C
 
 def draws_noise(built: Any) -> bool:
     """Whether a step of this scheduler draws random noise, so that it needs a generator to be repeatable."""
-    parameters = inspect.signature(built.step).parameters
-    if "generator" not in parameters or ("eta" in parameters and not parameters["eta"].default):
-        return False
-    return "sde" in built.config.get("algorithm_type", "sde")
+    return type(built).__name__ in _DRAWING or "sde" in built.config.get("algorithm_type", "")
+
+
+def evaluations(built: Any, keep: int | None = None) -> list[float]:
+    """The timesteps at which the denoiser is asked, falling, in all or in the last `keep` steps.
+
+    One a step; two, but for the last step, if the scheduler is of order 2; pndm asks twice at its second timestep.
+    Raises ValueError unless 1 <= keep <= steps.
+    """
+    steps: int = built.num_inference_steps
+    keep = steps if keep is None else keep
+    if not 1 <= keep <= steps:
+        raise ValueError(f"keep is {keep}, but the schedule has {steps} steps; keep 1 to all of them")
+    found: list[float] = built.timesteps.tolist()
+    if type(built).__name__ == "PNDMScheduler":
+        last = (found[:1] + found[2:])[-keep:]
+        return last[:2] + last[1:]
+    return found[-(built.order * keep - (built.order - 1)) :]
+
+
+def begin(built: Any, timesteps: list[float]) -> None:
+    """Let a fresh scheduler begin with the first of these, the last of its evaluations. ValueError if it was used."""
+    if getattr(built, "step_index", None) is not None or getattr(built, "counter", False):
+        raise ValueError(f"this {type(built).__name__} has been used; every batch needs a fresh one (see factory)")
+    if hasattr(built, "set_begin_index"):
+        built.set_begin_index(len(built.timesteps) - len(timesteps))
+
+
+def step(built: Any, x0: Tensor, seen: Tensor, t: float, x: Tensor, **options: Any) -> Tensor:
+    """The next x from this one and the estimate x0 that the denoiser gave of `seen`, which is x as x_t."""
+    if (takes := built.config.prediction_type) == "sample":
+        answer = x0
+    else:
+        a = built.alphas_cumprod[round(t)].to(x0)
+        answer = target_of(x0, (seen - a.sqrt() * x0) / (1 - a).sqrt(), a, takes)
+    following: Tensor = built.step(answer, t, x, **options).prev_sample
+    return following

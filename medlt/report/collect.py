@@ -22,6 +22,7 @@ COLUMNS = {
     "findings": ("check", "uid", "value", "limit", "passed", "reason"),
     "health": ("generation",),
     "panels": ("finding", "file", "kept"),
+    "training": ("loss", "validation"),
     "scores": ("arm", "seed", "finding", "metric", "value"),
     "differences": ("arm", "control", "finding", "metric", "difference", "low", "high", "word"),
     "failures": ("uid", "reason"),
@@ -42,6 +43,7 @@ class Collected:
     checks: pd.DataFrame | None
     health: pd.DataFrame | None
     panels: pd.DataFrame | None
+    training: pd.DataFrame | None
     scores: pd.DataFrame | None
     differences: pd.DataFrame | None
     failures: pd.DataFrame | None
@@ -128,6 +130,7 @@ def collect(folder: Path) -> Collected:
         checks=_table(folder, "findings"),
         health=_table(folder, "health"),
         panels=_table(folder, "panels"),
+        training=_table(folder, "training"),
         scores=_table(folder, "scores"),
         differences=_table(folder, "differences"),
         failures=_table(folder, "failures", ".csv"),

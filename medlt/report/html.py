@@ -147,6 +147,24 @@ def _health(run: Collected) -> list[dict[str, Any]]:
     ] + [{"name": "generation", "hint": "", "values": list(table["generation"]), "spark": None}]
 
 
+def _training(run: Collected) -> list[dict[str, Any]]:
+    """Loss and validation loss of the denoiser: first and last value, sparkline."""
+    if run.training is None:
+        return []
+    shown = {"loss": run.training["loss"], "validation loss (fixed noise, EMA weights)": run.training["validation"]}
+    known = {name: column.dropna() for name, column in shown.items() if column.notna().any()}
+    return [
+        {"name": name, "first": column.iloc[0], "last": column.iloc[-1], "spark": spark(list(column))}
+        for name, column in known.items()
+    ]
+
+
+def _grid(run: Collected) -> str | None:
+    """grid.png as a data URI, or None."""
+    file = _file(run, "grid.png")
+    return thumbnail(file, height=1200) if file else None
+
+
 def _rejects(run: Collected) -> dict[str, Any] | None:
     if run.checks is None:
         return None
@@ -175,6 +193,8 @@ def _context(run: Collected, real_images: bool) -> dict[str, Any]:
         "strips": _strips(run, real_images),
         "tiles": NAMES if real_images else NAMES[-2:],
         "real_images": real_images,
+        "grid": _grid(run),
+        "training": _training(run),
         "rejects": _rejects(run),
         "health": _health(run),
         "health_now": _flat(run.run.get("health", {})),

@@ -4,12 +4,14 @@ import json
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
-from medlt.diffusion.codec import AutoencoderCodec, encode, load_codec
+from medlt import chance
+from medlt.diffusion.codec import AutoencoderCodec, encode, image_of, load_codec
 from medlt.diffusion.decode import Decoder
 from medlt.testing import Discs, IdentityCodec, tiny_autoencoder_kl, tiny_autoencoder_tiny
 from medlt.types import Codec, InputError
@@ -205,3 +207,41 @@ def test_taesd_keeps_real_radiographs() -> None:
     x = x.reshape(-1, 1, 256, 256) / 255
     error = (codec.decode(codec.latents(codec.moments(x))) - x).pow(2).mean((1, 2, 3))
     assert float((-10 * error.log10()).mean()) > 28
+
+
+@pytest.mark.parametrize("make", [tiny_autoencoder_kl, tiny_autoencoder_tiny])
+def test_bfloat16_gives_nearly_the_same_images_and_moments(make: Any) -> None:
+    exact, fast = AutoencoderCodec(make()), AutoencoderCodec(make(), dtype=torch.bfloat16, channels_last=True)
+    image = torch.stack([item["image"] for item in Discs(3)])  # type: ignore[attr-defined]
+    z = exact.latents(exact.moments(image))
+    assert fast.decode(z).dtype == fast.moments(image).dtype == torch.float32
+    assert (fast.decode(z) - exact.decode(z)).abs().mean() < 0.02
+    assert (fast.moments(image) - exact.moments(image)).norm() < 0.05 * exact.moments(image).norm()
+    assert fast.digest != exact.digest
+
+
+def test_a_float16_vae_that_overflows_is_decoded_in_float32_for_the_rows_that_did() -> None:
+    """Activations beyond 65,504 are inf in float16: the image would be black, without an error."""
+
+    def hot() -> Any:
+        network = tiny_autoencoder_kl(force_upcast=False)
+        with torch.no_grad():
+            network.decoder.conv_in.weight *= 100
+        return network
+
+    codec, exact = AutoencoderCodec(hot(), dtype=torch.float16), AutoencoderCodec(hot())
+    z = torch.randn(4, 4, 8, 8, generator=chance.generator("z"))
+    z[2] *= 2000
+    raw = codec.network.decode((z / 0.5).half()).sample  # type: ignore[operator]
+    assert raw.isfinite().flatten(1).all(1).tolist() == [True, True, False, True]
+    images = codec.decode(z)
+    assert images.isfinite().all()
+    torch.testing.assert_close(images[2], exact.decode(z)[2], atol=0.02, rtol=0)
+    assert torch.equal(images[[0, 1, 3]], image_of(raw.float())[[0, 1, 3]])
+    z[1, 0, 0, 0] = torch.nan
+    assert not codec.decode(z)[1].isfinite().all()
+
+
+def test_a_vae_that_asks_for_float32_gets_it_instead_of_float16() -> None:
+    assert AutoencoderCodec(tiny_autoencoder_kl(force_upcast=True), dtype=torch.float16).dtype == torch.float32
+    assert AutoencoderCodec(tiny_autoencoder_kl(force_upcast=True), dtype=torch.bfloat16).dtype == torch.bfloat16

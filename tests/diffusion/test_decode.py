@@ -10,7 +10,7 @@ from medlt import chance
 from medlt.diffusion.codec import AutoencoderCodec
 from medlt.diffusion.decode import Decoder, Layout, LiveBytes, bytes_per_row, usable
 from medlt.testing import IdentityCodec, tiny_autoencoder_kl, tiny_autoencoder_tiny
-from medlt.types import Codec
+from medlt.types import Codec, InputError
 
 
 def latents(n: int, channels: int = 4) -> Tensor:
@@ -132,3 +132,69 @@ def test_one_decoder_serves_several_threads_and_shapes() -> None:
     for thread in work:
         thread.join()
     assert all(torch.equal(found[size], z) for size, z in inputs.items())
+
+
+class Cramped(IdentityCodec):
+    """Has room for `limit` rows a call, and says so as an accelerator does."""
+
+    def __init__(self, limit: int) -> None:
+        super().__init__()
+        self.limit, self.device, self.tried = limit, torch.device("meta"), list[int]()
+
+    def decode(self, z: Tensor) -> Tensor:
+        self.tried.append(len(z))
+        if len(z) > self.limit:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return super().decode(z)
+
+
+def test_an_accelerator_tries_sizes_on_real_work_and_backs_off_when_memory_runs_out() -> None:
+    codec, z = Cramped(5), torch.rand(900, 1, 8, 8, generator=chance.generator("z"))
+    decoder = Decoder(codec)
+    assert torch.equal(decoder(z), z)
+    assert {layout.rows for layout in decoder._seconds} == {1, 2, 4}
+    assert codec.tried.count(8) == 1
+    assert max(codec.tried) == 8
+
+
+def test_an_image_that_does_not_fit_is_one_clear_line() -> None:
+    class Full(Cramped):
+        """Has room until the real work begins."""
+
+        def decode(self, z: Tensor) -> Tensor:
+            self.limit = 2 if not self.tried else 0
+            return super().decode(z)
+
+    with pytest.raises(InputError, match="1 images at once do not fit into memory; give a tile size"):
+        Decoder(Full(2))(torch.rand(3, 1, 8, 8))
+
+
+def test_batches_are_streamed_in_order() -> None:
+    batches = [torch.rand(3, 1, 4, 4, generator=chance.generator(i)) for i in range(5)]
+    decoder = Decoder(IdentityCodec())
+    assert all(torch.equal(found, z) for found, z in zip(decoder.stream(batches), batches, strict=True))
+
+
+def test_a_preview_is_the_tiny_codecs_and_must_speak_of_the_same_latents() -> None:
+    full, tiny = AutoencoderCodec(tiny_autoencoder_kl()), AutoencoderCodec(tiny_autoencoder_tiny())
+    z = latents(2)
+    assert torch.equal(Decoder(full, preview=tiny).preview(z), tiny.decode(z))
+    assert torch.equal(Decoder(full).preview(z), full.decode(z))
+    with pytest.raises(InputError, match="1 channels and factor 1, the codec 4 and 4"):
+        Decoder(full, preview=IdentityCodec())
+
+
+def test_a_tile_size_cuts_large_latents_only() -> None:
+    sizes: list[int] = []
+
+    class Watched(IdentityCodec):
+        def decode(self, z: Tensor) -> Tensor:
+            sizes.append(max(z.shape[-2:]))
+            return super().decode(z)
+
+    z = torch.rand(2, 1, 20, 12, generator=chance.generator("z"))
+    torch.testing.assert_close(Decoder(Watched(), tile=8)(z), z, atol=1e-6, rtol=0)
+    assert set(sizes) == {8}
+    sizes.clear()
+    assert torch.equal(Decoder(Watched())(z), z)
+    assert set(sizes) == {20}

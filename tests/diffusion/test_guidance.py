@@ -1,19 +1,16 @@
 """Guidance and sampling against a mixture of Gaussians, whose denoiser is known in closed form."""
 
-from collections.abc import Callable
-
 import pytest
 import torch
 from torch import Tensor
 
-from medlt.chance import noise_like
 from medlt.diffusion import schedulers
 from medlt.diffusion.guidance import ascend, compose, contrast, only_at
 from medlt.diffusion.noise import STABLE_DIFFUSION
-from medlt.diffusion.sampler import from_latent, from_noise, sample
+from medlt.diffusion.sampler import from_noise, sample
 from medlt.diffusion.signals import minority
 from medlt.testing import Mixture, constant_denoiser, constant_signal, label_backbone
-from medlt.types import Denoiser, Guidance, InputError
+from medlt.types import Denoiser, Guidance
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy:DeprecationWarning")
 
@@ -31,61 +28,6 @@ def noise(seeds: range | list[int], shape: tuple[int, ...] = (2,)) -> Tensor:
 def draw(denoiser: Denoiser, n: int = 1500, steps: int = 30, name: str = "ddim") -> Tensor:
     scheduler = schedulers.scheduler(name, steps)
     return sample(denoiser, from_noise(noise(range(n)), scheduler), scheduler, range(n))
-
-
-@pytest.mark.parametrize("name", ["ddim", "ddpm", "dpm++", "dpm++sde", "unipc", "tcd"])
-def test_sampler_recovers_a_known_distribution(name: str) -> None:
-    x = draw(MIXTURE, name=name)
-    torch.testing.assert_close(MIXTURE.fractions(x).double(), MIXTURE.weights, atol=0.04, rtol=0)
-    big = x[(x - MEANS[0]).norm(dim=1) < 1.5]
-    torch.testing.assert_close(big.mean(0), MEANS[0], atol=0.05, rtol=0)
-    assert 0.15 < float(big.std(0).mean()) < 0.3  # of 0.25
-
-
-@pytest.mark.parametrize("name", schedulers.NAMES)
-@pytest.mark.parametrize("steps", [1, 2, 7, 30])
-def test_a_constant_denoiser_is_returned_exactly(name: str, steps: int) -> None:
-    scheduler, c = schedulers.scheduler(name, steps), torch.full((3, 2), 1.5).double()
-    start = from_noise(noise(range(3)), scheduler)
-    assert torch.equal(sample(constant_denoiser(c), start, scheduler, range(3)), c)
-
-
-@pytest.mark.parametrize("name", schedulers.NAMES)
-def test_an_image_depends_on_its_seed_not_on_its_batch(name: str) -> None:
-    def run(seeds: list[int]) -> Tensor:
-        scheduler = schedulers.scheduler(name, 10)
-        return sample(MIXTURE, from_noise(noise(seeds), scheduler), scheduler, seeds)
-
-    torch.testing.assert_close(run([3, 1, 4, 5]), torch.cat([run([seed]) for seed in (3, 1, 4, 5)]))
-
-
-@pytest.mark.parametrize("name", ["ddpm", "lcm", "tcd", "dpm++sde"])
-def test_a_scheduler_that_draws_noise_asks_for_seeds(name: str) -> None:
-    scheduler = schedulers.scheduler(name, 4)
-    with pytest.raises(ValueError, match="one seed a row"):
-        sample(MIXTURE, from_noise(noise(range(2)), scheduler), scheduler)
-
-
-def test_noise_on_the_way_is_not_the_starts_though_the_seeds_are() -> None:
-    """lcm keeps nothing of x but its x0 estimate, here 0: what is left of unit variance after a step is new noise."""
-    seen: list[Tensor] = []
-
-    def zero(x: Tensor, t: int) -> Tensor:
-        seen.append(x)
-        return torch.zeros_like(x)
-
-    scheduler, seeds = schedulers.scheduler("lcm", 4), list(range(3))
-    sample(zero, from_noise(noise_like(seeds, (1000,)), scheduler), scheduler, seeds)
-    for row in range(3):
-        together = torch.corrcoef(torch.stack([x[row] for x in seen]))
-        assert (together - torch.eye(4)).abs().max() < 0.15
-
-
-@pytest.mark.parametrize("name", ["lcm", "tcd"])
-@pytest.mark.parametrize("steps", [51, 75, 600])
-def test_more_steps_than_a_distillation_has_are_spread_over_the_whole_schedule(name: str, steps: int) -> None:
-    expected = schedulers.scheduler("ddim", steps).timesteps
-    assert (schedulers.scheduler(name, steps).timesteps - expected).abs().max() <= 1
 
 
 @pytest.mark.parametrize(
@@ -146,71 +88,6 @@ def test_minority_guidance_moves_mass_to_the_tail_monotonically() -> None:
 def test_contrast_moves_between_two_known_distributions() -> None:
     halfway = contrast(MIXTURE, 0.5)(FLAT)
     assert float(MIXTURE.fractions(draw(halfway, 800))[2]) > 3 * float(MIXTURE.fractions(draw(MIXTURE, 800))[2])
-
-
-@pytest.mark.parametrize("name", schedulers.NAMES)
-def test_few_step_start_keeps_the_mode_and_restores_its_spread(name: str) -> None:
-    scheduler = schedulers.scheduler(name, 50)
-    z = 0.8 * MEANS[2].expand(600, 2)
-    start = from_latent(z, noise(range(600)), scheduler, keep=10)
-    y = sample(MIXTURE, start, scheduler, range(600, 1200))
-    assert MIXTURE.fractions(y)[2] > 0.95
-    assert y.std(0).min() > 0.2
-
-
-def test_a_start_without_renoising_hands_the_latent_over() -> None:
-    scheduler = schedulers.scheduler("ddim", 75)
-    z = noise(range(3))
-    plain, noised = (from_latent(z, noise(range(3, 6)), scheduler, 5, renoise=flag) for flag in (False, True))
-    assert plain.x is z
-    assert list(plain.timesteps) == list(noised.timesteps) == scheduler.timesteps[-5:].tolist()
-    a = ABAR[noised.timesteps[0]]
-    torch.testing.assert_close(noised.x, a.sqrt() * z + (1 - a).sqrt() * noise(range(3, 6)), atol=1e-6, rtol=1e-6)
-
-
-@pytest.mark.parametrize(("keep", "level"), [(3, 0.16), (5, 0.23), (15, 0.47), (37, 0.83)])
-def test_the_noise_level_of_the_published_few_steps(keep: int, level: float) -> None:
-    """5 of 75 steps are a clean-up. The published levels count steps from 0; ours end at the last, a little higher."""
-    scheduler = schedulers.scheduler("ddim", 75)
-    start = from_latent(torch.zeros(1, 2).double(), torch.ones(1, 2).double(), scheduler, keep)
-    assert start.timesteps[0] == round(keep * 1000 / 75) - 1
-    assert level - 0.01 < float(start.x[0, 0]) < level + 0.04
-
-
-@pytest.mark.parametrize("keep", [0, 76, -1])
-def test_a_start_beyond_the_schedule_is_refused(keep: int) -> None:
-    scheduler = schedulers.scheduler("ddim", 75)
-    with pytest.raises(ValueError, match=f"keep is {keep}"):
-        from_latent(noise(range(3)), noise(range(3)), scheduler, keep)
-
-
-def test_abar_is_that_of_the_schedulers() -> None:
-    torch.testing.assert_close(
-        STABLE_DIFFUSION.abar(), schedulers.scheduler("ddim", 10).alphas_cumprod, atol=2e-7, rtol=1e-4
-    )
-
-
-def test_an_unknown_scheduler_names_the_known_ones() -> None:
-    with pytest.raises(InputError, match=r"'euler' is not known; use one of ddim, ddpm"):
-        schedulers.factory("euler", 10)
-
-
-@pytest.mark.parametrize("name", schedulers.NAMES)
-def test_x0_space_equals_epsilon_space_for_stock_schedulers(name: str) -> None:
-    denoiser = label_backbone(lambda x, t, condition: torch.tanh(1.3 * x), 1, prediction="epsilon").denoiser()
-
-    def run(prediction: str, answer: Callable[[Tensor, int], Tensor]) -> Tensor:
-        scheduler = schedulers.scheduler(name, 8)
-        scheduler.register_to_config(prediction_type=prediction)
-        x = noise([0], (4, 8, 8))
-        for t in scheduler.timesteps.tolist():
-            extra = {"generator": torch.Generator().manual_seed(t)} if schedulers.draws_noise(scheduler) else {}
-            x = scheduler.step(answer(x, t), t, x, **extra).prev_sample
-        return x
-
-    torch.testing.assert_close(
-        run("sample", denoiser), run("epsilon", lambda x, t: torch.tanh(1.3 * x)), atol=2e-4, rtol=2e-4
-    )
 
 
 def said(x: Tensor, t: Tensor, condition: Tensor) -> Tensor:

@@ -45,7 +45,7 @@ def test_a_row_alone_gives_the_bytes_it_gives_among_all(build: Build) -> None:
 
 
 # dpm++: diffusers calls numpy on tensors in a way numpy 2 deprecates.
-@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:__array:DeprecationWarning")
 @pytest.mark.parametrize("scheduler", NAMES)
 def test_order_and_batch_size_change_nothing(build: Build, scheduler: str) -> None:
     made = factory(scheduler, 75)
@@ -56,7 +56,7 @@ def test_order_and_batch_size_change_nothing(build: Build, scheduler: str) -> No
     pd.testing.assert_frame_equal(straight.labels, turned.labels.iloc[::-1])
 
 
-@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:__array:DeprecationWarning")
 @pytest.mark.parametrize("scheduler", NAMES)
 def test_noise_on_the_way_comes_from_the_rows_seed(build: Build, scheduler: str) -> None:
     """All that chance does to refinement is in the seed: without renoising only a scheduler that draws sees it."""
@@ -65,7 +65,8 @@ def test_noise_on_the_way_comes_from_the_rows_seed(build: Build, scheduler: str)
     fused = method._fuse(rows)
     first, again, other = (method._refine(rows.assign(seed=seed), fused) for seed in (1, 1, 2))
     assert torch.equal(first, again)
-    assert torch.equal(first, other) is not draws_noise(method.scheduler())
+    drawn = draws_noise(method.scheduler()) and scheduler != "sa"  # which draws between timesteps 200 and 800 only
+    assert torch.equal(first, other) is not drawn
 
 
 def test_the_plan_survives_parquet(build: Build, tmp_path) -> None:

@@ -1,0 +1,211 @@
+"""Training of any `Backbone` on latents with labels: in full or by LoRA, resumable to the bit on a CPU."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from medlt import chance
+from medlt.diffusion.adapt import FULL, How, make_trainable
+from medlt.diffusion.backbone import About, Backbone, Conditioner
+from medlt.diffusion.balanced import Balanced, Rule, row_weights
+from medlt.diffusion.loop import Part, Progress, Training, fit
+from medlt.diffusion.losses import Extra, NoisedLoss, Rows
+from medlt.diffusion.sampler import from_noise, sample
+from medlt.diffusion.schedulers import scheduler
+from medlt.diffusion.tracking import Picture
+from medlt.files import digest
+from medlt.types import InputError
+
+Accessor = Callable[[Sequence[str]], Tensor]
+"""uids -> latents float32 [len(uids),C,h,w], in the backbone's space."""
+
+Order = Callable[[int], np.ndarray]
+"""step -> row numbers [batch] of its whole batch."""
+
+
+@dataclass(frozen=True)
+class LabelledLatents:
+    """Latents found by uid; labels [N,K], NaN = unknown, in the order of `uids`. Validated at birth.
+
+    `about` and `patients` are empty, or one a row: circumstances for the conditioner, and who is in the image.
+    """
+
+    latents: Accessor
+    uids: Sequence[str]
+    labels: np.ndarray
+    about: Sequence[About] = ()
+    patients: Sequence[str] = ()
+
+    def __post_init__(self) -> None:
+        if len(self.uids) != len(self.labels) or not len(self.uids):
+            raise InputError(
+                f"{len(self.uids)} uids but {len(self.labels)} label rows; give one row a uid, at least one"
+            )
+        for name in ("about", "patients"):
+            if len(getattr(self, name)) not in (0, len(self.uids)):
+                raise InputError(f"{len(self.uids)} uids but {len(getattr(self, name))} of {name}; give one a uid")
+
+    def rows(self, rows: np.ndarray) -> tuple[Tensor, Rows]:
+        """x0 [B,C,h,w] at these positions, and what is known of them. Raises InputError if a latent is no number."""
+        uids = [self.uids[i] for i in rows]
+        x0 = self.latents(uids)
+        if not (fine := x0.flatten(1).isfinite().all(1)).all():
+            raise InputError(f"the latent of {uids[int((~fine).nonzero()[0])]} is not finite; encode it again in fp32")
+        labels = torch.from_numpy(np.asarray(self.labels[rows], dtype=np.float32))
+        return x0, Rows(uids, labels, [self.about[i] for i in rows] if self.about else ())
+
+    def digest(self) -> str:
+        """Names uids, labels, circumstances and, by the first few, the latents."""
+        first, _ = self.rows(np.arange(min(4, len(self.uids))))
+        told = [dict(row) for row in self.about]
+        labels = np.asarray(self.labels, np.float32).tobytes()
+        return digest(list(self.uids), labels, first.numpy().tobytes(), told, list(self.patients))
+
+    def loss(self, net: nn.Module, loss: NoisedLoss, condition: Conditioner, batch: int, most: int = 256) -> float:
+        """Mean loss on at most `most` fixed rows, with noise and timesteps that never change; no condition dropped."""
+        order = np.linspace(0, len(self.uids) - 1, min(most, len(self.uids))).astype(int)
+        total = 0.0
+        for i, start in enumerate(range(0, len(order), batch)):
+            x0, rows = self.rows(order[start : start + batch])
+            draw = chance.generator("denoiser validation", i)
+            total += float(loss(net, x0, _told(condition, rows), 0.0, draw, rows)) * len(x0)
+        return total / len(order)
+
+
+@dataclass(frozen=True)
+class Objective:
+    """What a step minimises: see `NoisedLoss` for offset, low and high.
+
+    `drop` is the share of rows that are told nothing. `balance` draws rare findings more often
+    (medlt.diffusion.balanced); None takes all rows in turn.
+    """
+
+    drop: float = 0.1
+    offset: float = 0.0
+    low: float = 0.0
+    high: float = 5.0
+    balance: Rule | None = None
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.drop <= 1:
+            raise InputError(f"objective: drop is {self.drop}; give a share from 0 to 1")
+        if not 0 <= self.low <= self.high:
+            raise InputError(f"objective: SNR is clamped to {self.low}..{self.high}; give 0 <= low <= high")
+
+
+PLAIN = Objective()
+
+
+@dataclass(frozen=True)
+class Samples:
+    """A sample grid: one image a row of labels [N,K], from the same noise whenever it is drawn.
+
+    `shape` is the latent's (h, w), `decode` takes latents [N,C,h,w] of the backbone's space to images [N,1,H,W],
+    `weight` is that of classifier-free guidance.
+    """
+
+    labels: Tensor
+    shape: tuple[int, int]
+    decode: Callable[[Tensor], Tensor]
+    about: Sequence[About] = ()
+    scheduler: str = "ddim"
+    steps: int = 20
+    weight: float = 4.0
+    seed: int = 0
+
+    def picture(self, backbone: Backbone) -> Picture:
+        """Images of the backbone with a network's present weights."""
+        seeds = [chance.seed_of(self.seed, "sample grid", i) for i in range(len(self.labels))]
+        noise = chance.noise_like(seeds, (backbone.channels, *self.shape))
+
+        def draw(network: nn.Module) -> Tensor:
+            device = next(network.parameters()).device
+            steps = scheduler(self.scheduler, self.steps, backbone.noise)
+            told = backbone.condition(self.labels, self.about).to(device)
+            denoiser = replace(backbone, network=network).guided(told, self.weight)
+            return self.decode(sample(denoiser, from_noise(noise.to(device), steps), steps, seeds).cpu())
+
+        return draw
+
+
+def _told(condition: Conditioner, rows: Rows) -> Tensor:
+    """Conditions [B,...] of these rows."""
+    if rows.labels is None:
+        raise ValueError("rows without labels have no condition")
+    return condition(rows.labels, rows.about)
+
+
+def _check(backbone: Backbone, data: LabelledLatents) -> None:
+    """Raises InputError if latents or labels are not what the backbone takes."""
+    x0, rows = data.rows(np.arange(1))
+    if x0.shape[1] != backbone.channels:
+        raise InputError(
+            f"the latents have {x0.shape[1]} channels, the backbone takes {backbone.channels}; encode with its codec"
+        )
+    told, null = _told(backbone.condition, rows).shape[1:], backbone.condition.null.shape
+    if told != null:
+        raise InputError(
+            f"labels of {np.shape(data.labels)[1]} findings give conditions {tuple(told)}, the backbone takes "
+            f"{tuple(null)}; train on the findings it was made for"
+        )
+
+
+def _weights_digest(network: nn.Module, names: Sequence[str]) -> str:
+    """Names the present values of some weights."""
+    state = network.state_dict()
+    return digest(*(part for name in names for part in (name, state[name].cpu().contiguous().numpy().tobytes())))
+
+
+def train_backbone(
+    backbone: Backbone, data: LabelledLatents, *, folder: Path, training: Training, how: How = FULL,
+    objective: Objective = PLAIN, extra: Sequence[Extra] = (), validation: LabelledLatents | None = None,
+    validation_rows: int = 256, samples: Samples | None = None, tracker: Literal["tensorboard"] | None = None,
+    seed: int = 0, device: str = "cpu", name: str = "denoiser", progress: Progress | None = None,
+) -> Backbone:  # fmt: skip
+    """Train a freshly loaded backbone; its network is changed in place and comes back with its EMA weights.
+
+    `folder` gets checkpoint.safetensors (what is trained, nothing frozen), history.parquet (loss, and the validation
+    loss on fixed noise at each checkpoint), samples/ and tracking/. Called again it goes on where it stopped, or
+    loads what is finished. `extra` losses are named in the key by their `digest` attribute, else by their name. Raises
+    InputError for latents or labels that do not fit, and when the folder holds another training.
+    """
+    _check(backbone, data)
+    net = backbone.network
+    make_trainable(net, how, seed)
+    trained = [label for label, weight in net.named_parameters() if weight.requires_grad]
+    noised = NoisedLoss(
+        backbone.prediction, backbone.condition.null, backbone.noise, objective.offset, objective.low, objective.high
+    )
+    full, chosen = replace(noised, extra=tuple(extra)), _order(data, objective, training.batch, seed, name)
+
+    def loss_of(model: nn.Module, step: int, part: Part) -> Tensor:
+        x0, rows = data.rows(part.take(chosen(step)))
+        draw = chance.generator(seed, name, step)
+        return full(model, x0, _told(backbone.condition, rows), objective.drop, draw, rows, part)
+
+    def evaluate(model: nn.Module) -> float:
+        assert validation is not None
+        rows = training.batch // training.accumulate
+        return validation.loss(model, noised, backbone.condition, rows, validation_rows)
+
+    named = [getattr(one, "digest", getattr(one, "__qualname__", type(one).__qualname__)) for one in extra]
+    key = digest(backbone.digest, type(how).__name__, asdict(how), asdict(objective), named, data.digest(), seed)
+    fit(net, loss_of, training, folder=Path(folder), key=key, device=device, name=name, tracker=tracker,
+        evaluate=None if validation is None else evaluate, progress=progress,
+        picture=None if samples is None else samples.picture(backbone))  # fmt: skip
+    return replace(backbone, digest=digest(backbone.digest, _weights_digest(net, trained)))
+
+
+def _order(data: LabelledLatents, objective: Objective, batch: int, seed: int, name: str) -> Order:
+    """Which rows each step takes."""
+    if objective.balance is None:
+        return lambda step: chance.batch_indices(len(data.uids), batch, step, seed, name)
+    balanced = Balanced(row_weights(data.labels, objective.balance), data.patients, seed)
+    return lambda step: balanced.rows(step, batch)

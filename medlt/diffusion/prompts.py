@@ -1,0 +1,153 @@
+"""From label vectors and circumstances to prompts: `chest radiograph, PA view, with cardiomegaly and pleural effusion`.
+
+Only what is known is said. Everything else in a prompt is the template's own words; of free text only what `scrub` and
+a guard against rare words let through.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from string import Formatter
+from typing import Literal
+
+from torch import Tensor
+
+from medlt.diffusion.backbone import About
+from medlt.diffusion.scrub import RareWords, scrub
+from medlt.files import digest
+from medlt.types import InputError
+
+TEMPLATE = "chest radiograph, {view} view, {sex} patient {age}, with {findings}"
+FIELDS = ("view", "sex", "age", "findings", "absent", "text")
+NORMAL = ("no finding", "normal")
+VIEWS = {"pa": "PA", "ap": "AP", "frontal": "frontal"} | dict.fromkeys(("lateral", "lat", "ll", "rl"), "lateral")
+SEXES = dict.fromkeys(("m", "male", "man"), "male") | dict.fromkeys(("f", "female", "woman"), "female")
+_PER_YEAR = {"D": 365.25, "W": 52.18, "M": 12.0, "Y": 1.0, "": 1.0}
+
+
+@dataclass(frozen=True)
+class Prompts:
+    """Label vectors [B,K] in the order of `findings` to B prompts. Chance-free; a prompt depends on its row only.
+
+    template: clauses parted by commas, with the fields {view}, {sex}, {age}, {findings}, {absent} and {text}. An
+        unknown field is left out, and so is a clause none of whose fields is known.
+    words: phrase of a finding; by default its name in lower case, blanks for underscores, and "no acute findings" for
+        No_Finding (or Normal). "" leaves the finding unsaid.
+    soft_above: {findings} names what is labelled this or more (soft labels), joined "a, b and c". Where nothing is,
+        and No_Finding is, it says so. {absent} names what is labelled 0, joined "a, b or c"; the default template
+        does not use it. NaN is never said.
+    most: {findings} and {absent} name at most so many, the first in the order of `findings`; None names all.
+    age: {age} in decades ("aged 40 to 49", so that fewer patients share no prompt) or in years; from 90 on both say
+        "aged 90 or older", as de-identification asks (45 CFR 164.514(b)(2)(i)(C)). Over 120 is unknown.
+    rare: a guard for {text}, which is always scrubbed.
+
+    Raises InputError for an unknown field, a phrase for an unknown finding, or words that `scrub` would take out.
+    """
+
+    findings: tuple[str, ...]
+    template: str = TEMPLATE
+    words: Mapping[str, str] = field(default_factory=dict)
+    soft_above: float = 0.5
+    most: int | None = None
+    age: Literal["decades", "years"] = "decades"
+    rare: RareWords | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "findings", tuple(self.findings))
+        if strange := sorted(set(self.words) - set(self.findings)):
+            raise InputError(f"words has a phrase for {strange[0]!r}, which is none of the findings; remove it")
+        for clause in self.template.split(","):
+            _check_fields(clause)
+            _check_marks(re.sub(r"\{\w+\}", "word", clause))
+        for finding in self.findings:
+            _check_marks(self.phrase(finding))
+        if not 0 < self.soft_above <= 1:
+            raise InputError(f"soft_above is {self.soft_above}; give a label above 0 and at most 1")
+        if self.most is not None and self.most < 1:
+            raise InputError(f"most is {self.most}; name at least 1 finding, or all (None)")
+
+    @property
+    def digest(self) -> str:
+        """Names all settings."""
+        guard = self.rare and self.rare.digest
+        said = self.template, dict(self.words), self.soft_above, self.most, self.age
+        return digest("prompts", self.findings, said, guard)
+
+    def phrase(self, finding: str) -> str:
+        """How a finding is said."""
+        plain = _spaced(finding.replace("_", " ")).lower()
+        return self.words.get(finding, "no acute findings" if plain in NORMAL else plain)
+
+    def __call__(self, labels: Tensor, about: Sequence[About] = ()) -> list[str]:
+        """Prompts of labels [B,K] (1, 0, soft, NaN = unknown); `about` (view, sex, age, text) is empty or one a row."""
+        if labels.ndim != 2 or labels.shape[1] != len(self.findings):
+            raise ValueError(f"labels {tuple(labels.shape)} for {len(self.findings)} findings; give [B,K]")
+        if about and len(about) != len(labels):
+            raise ValueError(f"{len(about)} circumstances for {len(labels)} rows; give none or one a row")
+        return [self._prompt(row, about[i] if about else {}) for i, row in enumerate(labels.tolist())]
+
+    def _prompt(self, labels: Sequence[float], about: About) -> str:
+        said = {
+            "view": VIEWS.get(_text(about, "view").lower(), ""),
+            "sex": SEXES.get(_text(about, "sex").lower(), ""),
+            "age": _aged(_text(about, "age"), self.age == "decades"),
+            "text": (self.rare or str)(scrub(_text(about, "text"))),
+            "findings": self._named(labels, lambda label: label >= self.soft_above, "and"),
+            "absent": self._named(labels, lambda label: label == 0, "or"),
+        }
+        return ", ".join(filter(None, (_clause(clause, said) for clause in self.template.split(","))))
+
+    def _named(self, labels: Sequence[float], holds: Callable[[float], bool], last: str) -> str:
+        """Phrases of the findings whose label holds; that of No_Finding only where it stands alone and is present."""
+        named = [finding for finding, label in zip(self.findings, labels, strict=True) if holds(label)]
+        normal = [finding for finding in named if _spaced(finding.replace("_", " ")).lower() in NORMAL]
+        found = [finding for finding in named if finding not in normal] or (normal[:1] if last == "and" else [])
+        phrases = [phrase for finding in found if (phrase := self.phrase(finding))][: self.most]
+        return f" {last} ".join(filter(None, (", ".join(phrases[:-1]), *phrases[-1:])))
+
+
+def _check_fields(clause: str) -> None:
+    """Raises InputError unless the clause is plain text and plain {field}s."""
+    try:
+        fields = [part[1:] for part in Formatter().parse(clause) if part[1] is not None]
+    except ValueError:
+        fields = [("", "", None)]
+    if any(name not in FIELDS or form or conversion for name, form, conversion in fields):
+        known = ", ".join(f"{{{name}}}" for name in FIELDS)
+        raise InputError(f"the template's {clause.strip()!r} has another field than {known}; use these only")
+
+
+def _check_marks(words: str) -> None:
+    if scrub(words) != _spaced(words):
+        raise InputError(f"the words {words.strip()!r} hold an identifying or a stray mark; say it otherwise")
+
+
+def _clause(clause: str, said: Mapping[str, str]) -> str:
+    """The clause filled in; "" where it has fields and none is known."""
+    fields = [name for _, name, _, _ in Formatter().parse(clause) if name]
+    return "" if fields and not any(said[name] for name in fields) else _spaced(clause.format(**said))
+
+
+def _spaced(text: str) -> str:
+    return " ".join(text.split())
+
+
+def _text(about: About, key: str) -> str:
+    """What is known as text; "" for None, NaN, NA and blanks."""
+    text = str(about.get(key, "")).strip()
+    return "" if text.lower() in ("none", "nan", "<na>", "nat") else text
+
+
+def _aged(age: str, decades: bool) -> str:
+    """How an age is said: a number of years, or a DICOM age string such as 045Y or 006M (PS3.5, 6.2)."""
+    read = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([DWMY]?)", age, re.IGNORECASE)
+    years = int(float(read[1]) / _PER_YEAR[read[2].upper()]) if read else -1
+    if not 0 <= years <= 120:
+        return ""
+    if years >= 90:
+        return "aged 90 or older"
+    if decades:
+        return f"aged {years // 10 * 10} to {years // 10 * 10 + 9}"
+    return f"aged {years}" if years else "aged under 1"

@@ -1,0 +1,165 @@
+"""What lies in a checkpoint folder: which files are needed, which are there, whether they are whole, and their hashes.
+
+Weights are read from safetensors only (https://huggingface.co/docs/safetensors: 8 bytes with the length n of the
+header, n bytes of JSON, then the tensors). Pickled files are named in messages and never opened.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from medlt.types import InputError
+
+UNET, TEXT = "diffusion_pytorch_model", "model"
+STEMS = {"unet": UNET, "text_encoder": TEXT, "vae": UNET}
+CONFIGS = ("model_index.json", "unet/config.json", "text_encoder/config.json", "scheduler/scheduler_config.json")
+TOKENIZER_FILES = (
+    "vocab.json", "merges.txt", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json",
+    "added_tokens.json",
+)  # fmt: skip
+VARIANTS = ("", "fp16", "bf16")
+PICKLED = ("*.bin", "*.ckpt", "*.pt", "*.pth")
+LONGEST_HEADER = 100_000_000  # the format's own limit
+
+
+def sha256(path: Path) -> str:
+    """64 hex digits of a file's bytes, read in pieces."""
+    with path.open("rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object. Raises InputError: no file, or something else."""
+    try:
+        value = json.loads(path.read_text())
+    except FileNotFoundError:
+        raise InputError(f"{path} is missing; copy it from the checkpoint's folder") from None
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path} cannot be read as JSON ({error}); copy it anew") from None
+    if not isinstance(value, dict):
+        raise InputError(f"{path} holds no JSON object; copy it anew")
+    return value
+
+
+def shapes(path: Path) -> dict[str, tuple[int, ...]]:
+    """Shapes of the tensors of a safetensors file, from its header alone.
+
+    Raises InputError: no file, a Git LFS pointer in its place, or a file cut short or not in this format.
+    """
+    return {k: tuple(v["shape"]) for k, v in header(path).items() if k != "__metadata__"}
+
+
+def header(path: Path) -> dict[str, Any]:
+    """The header of a safetensors file whose length agrees with it. Raises InputError as `shapes` does."""
+    if not path.is_file():
+        raise InputError(f"{path} is missing; copy it from the checkpoint's folder")
+    size = path.stat().st_size
+    with path.open("rb") as handle:
+        start = handle.read(8)
+        if start == b"version ":
+            raise InputError(f"{path} is a Git LFS pointer, not the weights; run `git lfs pull` where it was cloned")
+        length = int.from_bytes(start, "little")
+        if size < 8 or length > min(size - 8, LONGEST_HEADER):
+            raise InputError(f"{path} is cut short or no safetensors file ({size} bytes); copy it anew")
+        said = _parsed(handle.read(length), path)
+    whole = 8 + length + max((v["data_offsets"][1] for k, v in said.items() if k != "__metadata__"), default=0)
+    if size != whole:
+        raise InputError(f"{path} has {size} bytes where its header tells {whole}; it was cut short: copy it anew")
+    return said
+
+
+def _parsed(text: bytes, path: Path) -> dict[str, Any]:
+    try:
+        said = json.loads(text)
+        for name in said.keys() - {"__metadata__"}:
+            said[name]["shape"], said[name]["data_offsets"][1], said[name]["dtype"]
+    except (ValueError, AttributeError, KeyError, IndexError, TypeError):
+        raise InputError(f"{path} is no safetensors file (its header is not readable); copy it anew") from None
+    return dict(said)
+
+
+@dataclass(frozen=True)
+class Weights:
+    """The files that hold a part's weights: one, or an index and its shards (`tensors`)."""
+
+    tensors: tuple[Path, ...]
+    index: Path | None = None
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """All of them."""
+        return self.tensors if self.index is None else (self.index, *self.tensors)
+
+
+def weights(folder: Path, stem: str) -> Weights | None:
+    """The weights in a part's folder: the plain file, its shards, else the fp16 or bf16 variant; None without."""
+    for variant in VARIANTS:
+        dotted = f".{variant}" if variant else ""
+        if (whole := folder / f"{stem}{dotted}.safetensors").is_file():
+            return Weights((whole,))
+        if (index := folder / f"{stem}.safetensors.index{dotted}.json").is_file():
+            named = read_json(index).get("weight_map")
+            if not isinstance(named, dict) or not named:
+                raise InputError(f"{index} names no weights (weight_map is missing); copy it anew")
+            return Weights(tuple(folder / Path(str(name)).name for name in sorted(set(named.values()))), index)
+    return None
+
+
+def missing(folder: Path) -> list[str]:
+    """Names, relative to a checkpoint folder, of the files it lacks."""
+    lacking = [name for name in CONFIGS if not (folder / name).is_file()]
+    for part in ("unet", "text_encoder"):
+        found = weights(folder / part, STEMS[part])
+        if found is None:
+            lacking.append(f"{part}/{STEMS[part]}.safetensors")
+        else:
+            lacking += [f"{part}/{path.name}" for path in found.tensors if not path.is_file()]
+    words = ("tokenizer.json",) if (folder / "tokenizer" / "tokenizer.json").is_file() else ("vocab.json", "merges.txt")
+    names = [f"tokenizer/{name}" for name in (*words, "tokenizer_config.json")]
+    return lacking + [name for name in names if not (folder / name).is_file()]
+
+
+def require(folder: Path) -> None:
+    """Raise InputError unless every file is there that loading reads; it names each, and how to bring it over."""
+    if not (lacking := missing(folder)):
+        return
+    pickled = [path for kind in PICKLED for part in STEMS for path in sorted((folder / part).glob(kind))]
+    if pickled and any(name.endswith(".safetensors") for name in lacking):
+        raise InputError(
+            f"{folder} lacks {', '.join(lacking)} and holds pickled {pickled[0].relative_to(folder)}, which is never "
+            "opened; on a machine you trust, load it in diffusers and call save_pretrained, then copy the .safetensors"
+        )
+    raise InputError(
+        f"{folder} lacks {', '.join(lacking)}; copy them under these same names from the checkpoint's folder on a "
+        "machine that has it (docs/stable-diffusion.md lists the files)"
+    )
+
+
+def checkpoint_files(folder: Path) -> list[Path]:
+    """Every file that loading a whole checkpoint folder reads; the autoencoder is the codec's own affair."""
+    found = [weights(folder / part, STEMS[part]) for part in ("unet", "text_encoder")]
+    tokenizer = [folder / "tokenizer" / name for name in TOKENIZER_FILES]
+    configs = [folder / name for name in CONFIGS]
+    return [*configs, *(p for some in found if some for p in some.files), *(p for p in tokenizer if p.is_file())]
+
+
+def hashes(folder: Path, files: Iterable[Path]) -> dict[str, str]:
+    """SHA-256 of each file, by its name relative to `folder`."""
+    return {path.relative_to(folder).as_posix(): sha256(path) for path in sorted(files)}
+
+
+def first_difference(told: Mapping[str, tuple[int, ...]], found: Mapping[str, tuple[int, ...]]) -> str:
+    """What keeps tensors `found` from being those `told`, in one clause; "" if nothing does."""
+    if lost := sorted(told.keys() - found.keys()):
+        return f"{len(lost)} tensors are missing, first {lost[0]}"
+    if extra := sorted(found.keys() - told.keys()):
+        return f"{len(extra)} tensors are not in the config, first {extra[0]}"
+    for name in sorted(told):
+        if told[name] != found[name]:
+            return f"{name} is {list(found[name])} where the config tells {list(told[name])}"
+    return ""

@@ -1,0 +1,212 @@
+"""A Stable Diffusion 1.x or 2.x checkpoint, from a diffusers folder or a single file, offline and without pickle."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Protocol, get_args
+
+from medlt.diffusion.backbone import Backbone, Conditioner
+from medlt.diffusion.noise import NoiseSchedule, Prediction
+from medlt.diffusion.stable import files, network
+from medlt.diffusion.stable.lora import Adapter, add_loras
+from medlt.files import digest
+from medlt.types import InputError
+
+if TYPE_CHECKING:
+    from medlt.diffusion.prompts import Prompts
+
+CLASSES = {
+    "unet": ("UNet2DConditionModel",),
+    "text_encoder": ("CLIPTextModel",),
+    "tokenizer": ("CLIPTokenizer", "CLIPTokenizerFast"),
+}
+OTHER_INPUTS = {9: "an inpainting model", 5: "a depth-to-image model", 7: "an upscaler", 8: "an image-editing model"}
+OTHER_SETTINGS = (
+    "class_embed_type",
+    "addition_embed_type",
+    "encoder_hid_dim",
+    "time_cond_proj_dim",
+    "num_class_embeds",
+)
+
+
+@dataclass(frozen=True)
+class StableDiffusion:
+    """A loaded checkpoint: networks float32, in evaluation mode, frozen; adapters are fused into the weights.
+
+    `files` tells the SHA-256 of every file that was read, by its name in the checkpoint, adapters as loras/0/NAME;
+    `digest` names them all and the adapters' weights. `source` is the folder that was read.
+    """
+
+    unet: Any
+    text_encoder: Any
+    tokenizer: Any
+    prediction: Prediction
+    noise: NoiseSchedule
+    files: dict[str, str]
+    digest: str
+    source: Path
+
+    @property
+    def channels(self) -> int:
+        """Latent channels."""
+        return int(self.unet.config.in_channels)
+
+    def backbone(self, prompts: Prompts, text: Literal["frozen", "trained"] = "frozen") -> Backbone:
+        """This model told what `prompts` makes of labels, on the codec's own latents.
+
+        "frozen": conditions are embeddings [B,77,D], made once. "trained": token ids [B,77], which the network reads.
+        """
+        from medlt.diffusion.stable.text import TextConditioner, TokenConditioner
+
+        frozen = text == "frozen"
+        condition: Conditioner = (
+            TextConditioner(self.tokenizer, self.text_encoder, prompts)
+            if frozen
+            else TokenConditioner(self.tokenizer, prompts)
+        )
+        whole = network.StableNetwork(self.unet, None if frozen else self.text_encoder, self.tokenizer.eos_token_id)
+        named = digest("stable diffusion", self.digest, condition.digest, text)
+        return Backbone(whole, condition, self.prediction, self.channels, named, "codec", self.noise)
+
+
+class HasChannels(Protocol):
+    """Anything made of or for latents: a codec, a Backbone, a StableDiffusion."""
+
+    @property
+    def channels(self) -> int:
+        """Latent channels."""
+        ...
+
+
+def fits(model: HasChannels, codec: HasChannels) -> None:
+    """Raise InputError unless the model was made for latents of as many channels as the codec has."""
+    if model.channels != codec.channels:
+        raise InputError(
+            f"the model works on {model.channels} latent channels and the codec makes {codec.channels}; use the codec "
+            "of the model's own vae folder, or one made for its latents"
+        )
+
+
+def load_stable_diffusion(
+    path: Path, *, loras: Sequence[Adapter] = (), prediction: Prediction | None = None, config: Path | None = None
+) -> StableDiffusion:
+    """The checkpoint at `path`, a diffusers folder or a single .safetensors file (see single_file.as_folder).
+
+    `loras` are adapter files or folders, each alone or with its weight. `prediction` is for single files, which do not
+    say it; beside a folder it must agree. `config` lends a single file its tokenizer and whatever configs are in it.
+    Raises InputError, one line: what is missing, broken, another model's, or not Stable Diffusion 1.x or 2.x.
+    """
+    from medlt.diffusion.stable.single_file import as_folder
+
+    folder = as_folder(Path(path), prediction=prediction, config=config)
+    require_family(folder)
+    files.require(folder)
+    said, noise = read_schedule(folder / "scheduler" / "scheduler_config.json")
+    if prediction not in (None, said):
+        raise InputError(
+            f"{folder}/scheduler/scheduler_config.json says {said} and you say {prediction}; leave `prediction` out, "
+            "or mend prediction_type there if you know that it is wrong"
+        )
+    unet, text_encoder = _part(folder, "unet"), _part(folder, "text_encoder")
+    tokenizer = load_tokenizer(folder / "tokenizer", text_encoder.config)
+    adapters = add_loras(unet, text_encoder, loras)
+    read = files.hashes(folder, files.checkpoint_files(folder))
+    named = digest("stable diffusion", read, [(a.sha256, a.weight) for a in adapters])
+    known = read | {f"loras/{i}/{a.path.name}": a.sha256 for i, a in enumerate(adapters)}
+    return StableDiffusion(unet, text_encoder, tokenizer, said, noise, known, named, folder)
+
+
+def require_family(folder: Path) -> None:
+    """Raise InputError unless the folder is there and its model_index.json tells Stable Diffusion 1.x or 2.x parts."""
+    if not folder.is_dir():
+        raise InputError(f"checkpoint folder {folder} does not exist; give a diffusers folder or a .safetensors file")
+    if not (folder / "model_index.json").is_file():
+        files.require(folder)
+    index = files.read_json(folder / "model_index.json")
+    own = {part: str((index.get(part) or [None, None])[-1]) for part in CLASSES}
+    wrong = [f"{part} {own[part]}" for part, known in CLASSES.items() if own[part] not in known]
+    wrong += [part for part in ("text_encoder_2", "transformer") if (index.get(part) or [None])[-1]]
+    if wrong:
+        raise InputError(
+            f"{folder} is a {index.get('_class_name')} ({', '.join(wrong)}), which is not loaded; "
+            "give a Stable Diffusion 1.x or 2.x folder (UNet2DConditionModel, CLIPTextModel, CLIPTokenizer)"
+        )
+
+
+def read_schedule(path: Path) -> tuple[Prediction, NoiseSchedule]:
+    """Prediction type and noise levels as a scheduler's config tells them. Raises InputError on others."""
+    said = files.read_json(path)
+    prediction, shape = said.get("prediction_type", "epsilon"), said.get("beta_schedule")
+    if prediction not in get_args(Prediction):
+        raise InputError(f"{path}: prediction_type {prediction!r}; only {', '.join(get_args(Prediction))} are known")
+    if shape not in ("linear", "scaled_linear") or said.get("trained_betas") is not None:
+        raise InputError(f"{path}: beta_schedule {shape!r}; only scaled_linear and linear ones are known")
+    zero = bool(said.get("rescale_betas_zero_snr"))
+    if zero and prediction == "epsilon":
+        raise InputError(
+            f"{path}: epsilon says nothing of an image that is all noise (rescale_betas_zero_snr); mend it"
+        )
+    try:
+        ends = float(said["beta_start"]), float(said["beta_end"])
+        noise = NoiseSchedule(shape, *ends, int(said.get("num_train_timesteps", 1000)), zero)
+    except (KeyError, TypeError, ValueError) as error:
+        raise InputError(f"{path}: beta_start, beta_end or num_train_timesteps is no number ({error})") from None
+    if not (0 < ends[0] <= ends[1] < 1 and noise.train_steps > 1):
+        raise InputError(
+            f"{path}: betas from {ends[0]} to {ends[1]} in {noise.train_steps} steps are no noise schedule"
+        )
+    return prediction, noise
+
+
+def _part(folder: Path, part: str) -> Any:
+    """The UNet or the text encoder of a checkpoint folder, checked against its config before a weight is read."""
+    told = folder / part / "config.json"
+    config = files.read_json(told)
+    net = network.empty(part, config, told)
+    if part == "unet":
+        require_unet(config, net.config, told, files.read_json(folder / "text_encoder" / "config.json"))
+    rename = network.plain_names if part == "text_encoder" else dict
+    held = files.weights(folder / part, files.STEMS[part])
+    assert held is not None  # files.require came before
+    found = {name: shape for path in held.tensors for name, shape in files.shapes(path).items()}
+    network.check(net, rename(found), folder / part)
+    return network.fill(net, rename(network.read_all(held.tensors)), folder / part)
+
+
+def require_unet(raw: dict[str, Any], config: Any, where: Path, text: dict[str, Any]) -> None:
+    """Raise InputError unless this UNet maps noisy latents and text of the text encoder's width to a prediction."""
+    inside, outside = config.in_channels, config.out_channels
+    if inside != outside:
+        kind = OTHER_INPUTS.get(inside, "made for something else")
+        raise InputError(
+            f"{where}: {inside} channels in and {outside} out: this is {kind}; use the plain text-to-image checkpoint"
+        )
+    if other := [name for name in OTHER_SETTINGS if raw.get(name) is not None]:
+        raise InputError(f"{where}: {other[0]} is {raw[other[0]]!r}, which Stable Diffusion 1.x and 2.x do not have")
+    width = text.get("hidden_size", 512)
+    if config.cross_attention_dim != width:
+        raise InputError(
+            f"{where}: cross_attention_dim is {config.cross_attention_dim} and the text encoder is {width} wide; "
+            "unet and text_encoder come from different models: copy both from one checkpoint"
+        )
+
+
+def load_tokenizer(folder: Path, text: Any) -> Any:
+    """The CLIPTokenizer of a folder, held against the text encoder's config. Raises InputError."""
+    from transformers import CLIPTokenizer
+
+    try:
+        tokenizer = CLIPTokenizer.from_pretrained(folder, local_files_only=True)
+    except Exception as error:  # the tokenizers library raises bare Exception
+        why = str(error).strip().splitlines() or [type(error).__name__]
+        raise InputError(f"{folder} holds no CLIP tokenizer ({why[0]}); copy the folder anew") from None
+    if not 0.8 * text.vocab_size <= len(tokenizer) <= text.vocab_size:
+        raise InputError(
+            f"{folder} knows {len(tokenizer)} tokens and the text encoder {text.vocab_size}; "
+            "copy tokenizer and text_encoder from one checkpoint"
+        )
+    tokenizer.model_max_length = min(tokenizer.model_max_length, text.max_position_embeddings)
+    return tokenizer

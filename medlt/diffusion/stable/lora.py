@@ -1,0 +1,171 @@
+"""LoRA adapters (arXiv 2106.09685): a low-rank change of each weight, W + weight * alpha / r * B A, fused into it.
+
+| symbol | meaning |
+|---|---|
+| W | weight of a linear layer [out,in] or of a convolution [out,in,k,k] |
+| A, B | "down" [r,in,...] and "up" [out,r,...] |
+| alpha | the adapter's own scale; r where the file tells none |
+
+Read are diffusers', peft's and kohya's names. They differ only in separators, prefix and suffix, so that a layer's
+name with every dot made an underscore finds it.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from torch import Tensor, nn
+
+from medlt.diffusion.stable import files
+from medlt.diffusion.stable.network import read_all
+from medlt.types import InputError
+
+Adapter: TypeAlias = Path | str | tuple[Path | str, float]
+FILES = ("pytorch_lora_weights.safetensors", "adapter_model.safetensors")
+METADATA = "lora_adapter_metadata"  # diffusers' key in the file's header
+PREFIXES = {
+    "unet": ("unet.", "lora_unet_"),
+    "text_encoder": ("text_encoder.", "lora_te_", "lora_te1_"),
+}
+MATRIX = re.compile(r"(.+?)[._]lora(?:_linear_layer)?[._](A|B|down|up)(?:\.default)?\.weight")
+OLD_TEXT = {"to_q": "q_proj", "to_k": "k_proj", "to_v": "v_proj", "to_out": "out_proj"}
+
+
+@dataclass(frozen=True)
+class Lora:
+    """An adapter that was fused: its file, that file's SHA-256, and its weight."""
+
+    path: Path
+    sha256: str
+    weight: float
+
+
+@dataclass
+class Change:
+    """What a file says of one layer."""
+
+    matrices: dict[str, Tensor] = field(default_factory=dict)
+    alpha: float | None = None
+
+
+def add_loras(unet: nn.Module, text_encoder: nn.Module, loras: Sequence[Adapter]) -> list[Lora]:
+    """Fuse adapters into the networks, in order; each is checked whole before a weight changes.
+
+    Raises InputError: no file, a broken one, one for another model, or another kind of adapter (DoRA, LyCORIS).
+    """
+    networks = {"unet": unet, "text_encoder": text_encoder}
+    return [_add(networks, *(one if isinstance(one, tuple) else (one, 1.0))) for one in loras]
+
+
+def _add(networks: Mapping[str, nn.Module], path: Path | str, weight: float) -> Lora:
+    file = adapter_file(Path(path))
+    said = _settings(file)
+    layers = {part: _layers(network) for part, network in networks.items()}
+    changes = changes_of(file)
+    for (part, name), change in changes.items():
+        _require_fit(file, name, change, layers[part].get(name))
+    for (part, name), change in changes.items():
+        layer = layers[part][name]
+        delta = change.matrices["B"].float().flatten(1) @ change.matrices["A"].float().flatten(1)
+        scale = weight * _scale(said.get(part, {}), name, change)
+        layer.weight.data += (scale * delta).reshape(layer.weight.shape).to(layer.weight)
+    return Lora(file, files.sha256(file), float(weight))
+
+
+def adapter_file(path: Path) -> Path:
+    """The adapter's file: itself, or the one in a folder that diffusers or peft wrote. Raises InputError."""
+    for file in (path, *(path / name for name in FILES)):
+        if file.is_file():
+            if file.suffix != ".safetensors":
+                raise InputError(f"LoRA {file} is no .safetensors file; pickled ones are never opened: convert it")
+            return file
+    raise InputError(f"LoRA {path} does not exist or holds no {FILES[0]}; give the adapter's .safetensors file")
+
+
+def changes_of(file: Path) -> dict[tuple[str, str], Change]:
+    """What a file says, by part ("unet", "text_encoder") and layer, its name's dots made underscores."""
+    files.header(file)
+    changes: dict[tuple[str, str], Change] = {}
+    for key, value in read_all([file]).items():
+        if match := MATRIX.fullmatch(key):
+            side = "A" if match[2] in ("A", "down") else "B"
+            changes.setdefault(_layer_name(match[1]), Change()).matrices[side] = value
+        elif key.endswith(".alpha"):
+            changes.setdefault(_layer_name(key.removesuffix(".alpha")), Change()).alpha = float(value)
+        else:
+            raise InputError(f"LoRA {file} holds {key}, which is no LoRA matrix; DoRA and LyCORIS adapters do not load")
+    if not changes:
+        raise InputError(f"LoRA {file} is empty; copy it anew")
+    return changes
+
+
+def _layer_name(key: str) -> tuple[str, str]:
+    key = key.removeprefix("base_model.model.")
+    for part, prefixes in PREFIXES.items():
+        for prefix in prefixes:
+            if key.startswith(prefix):
+                return part, _flat(key.removeprefix(prefix), part)
+    part = "text_encoder" if key.startswith(("text_model", "encoder.")) else "unet"
+    return part, _flat(key, part)
+
+
+def _flat(name: str, part: str) -> str:
+    """A layer's name with underscores, as it is called today."""
+    flat = name.replace(".", "_").replace("_processor_", "_").removeprefix("text_model_")
+    if part == "unet":
+        return flat + "_0" if flat.endswith("_to_out") else flat
+    old = next((tail for tail in OLD_TEXT if flat.endswith("_" + tail)), None)
+    return flat.removesuffix(old) + OLD_TEXT[old] if old else flat
+
+
+def _layers(network: nn.Module) -> dict[str, Any]:
+    """Linear and convolution layers by their names with underscores."""
+    known = {n: m for n, m in network.named_modules() if isinstance(m, nn.Linear | nn.Conv2d)}
+    return {name.replace(".", "_").removeprefix("text_model_"): module for name, module in known.items()}
+
+
+def _settings(file: Path) -> dict[str, dict[str, Any]]:
+    """Each part's peft settings, from the file's header (diffusers) or the adapter_config.json beside it (peft)."""
+    if file.name == FILES[1]:
+        return dict.fromkeys(PREFIXES, files.read_json(file.with_name("adapter_config.json")))
+    text = (files.header(file).get("__metadata__") or {}).get(METADATA, "{}")
+    try:
+        told = dict(json.loads(text))
+    except (TypeError, ValueError):
+        raise InputError(f"LoRA {file} is broken: its settings ({METADATA}) are not readable; copy it anew") from None
+    return {
+        part: {k.removeprefix(f"{part}."): v for k, v in told.items() if k.startswith(f"{part}.")} for part in PREFIXES
+    }
+
+
+def _scale(settings: Mapping[str, Any], name: str, change: Change) -> float:
+    """alpha / r (alpha / sqrt(r) where the adapter is rank-stabilised, arXiv 2312.03732); 1 where no alpha is told."""
+    rank = change.matrices["A"].shape[0]
+    patterns: dict[str, float] = settings.get("alpha_pattern") or {}
+    own = [v for k, v in patterns.items() if name.endswith(k.strip("^$").replace(".", "_"))]
+    alpha = next((a for a in (change.alpha, *own, settings.get("lora_alpha")) if a is not None), None)
+    if alpha is None:
+        return 1.0
+    return float(alpha) / (rank**0.5 if settings.get("use_rslora") else rank)
+
+
+def _require_fit(file: Path, name: str, change: Change, layer: Any) -> None:
+    """Raise InputError where the layer or its shape is another model's, or half of the change is missing."""
+    if layer is None:
+        raise InputError(f"LoRA {file} is for another model: it changes {name}, which this one does not have")
+    if change.matrices.keys() != {"A", "B"}:
+        raise InputError(f"LoRA {file} is broken: {name} lacks one of its two matrices; copy it anew")
+    if not all(matrix.isfinite().all() for matrix in change.matrices.values()):
+        raise InputError(
+            f"LoRA {file}: {name} holds values that are no numbers; its training failed: take an earlier one"
+        )
+    down, up = (tuple(change.matrices[side].flatten(1).shape) for side in "AB")
+    own = tuple(layer.weight.flatten(1).shape)
+    if up[1] != down[0] or (up[0], down[1]) != own:
+        made = f"{list(up)} x {list(down)}"
+        raise InputError(f"LoRA {file} is for another model: {name} is {list(own)} here and its change {made}")

@@ -1,0 +1,120 @@
+"""A single-file checkpoint (the layout of the original latent-diffusion code) made into a diffusers folder, once.
+
+The file tells shapes and nothing else. What shapes do not tell is Stable Diffusion's: heads of 64 channels and gelu
+where the text encoder is OpenCLIP's (2.x), else 8 heads in the UNet and quick_gelu in the text encoder (1.x).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from medlt.diffusion.noise import NoiseSchedule, Prediction
+from medlt.diffusion.stable import files, infer, network
+from medlt.diffusion.stable.save import copy_tokenizer, whole_folder, write_index, write_parts, write_schedule
+from medlt.files import write_json
+from medlt.types import InputError
+
+ORIGIN = "single_file.json"
+
+
+def as_folder(path: Path, *, prediction: Prediction | None = None, config: Path | None = None) -> Path:
+    """The diffusers folder to read for `path`: itself, or for a single file the folder beside it, NAME.diffusers.
+
+    That folder is written by `convert_single_file` the first time and used again while the file's SHA-256 stays the
+    same. Raises InputError: a pickled file, what `convert_single_file` says, or a NAME.diffusers of another file.
+    """
+    if path.is_dir() or not path.exists():
+        if config is not None:
+            raise InputError(f"`config` is for single files and {path} is none; leave it out")
+        return path
+    if path.suffix != ".safetensors":
+        raise InputError(f"{path} is no .safetensors file; pickled checkpoints are never opened: convert it elsewhere")
+    folder = path.with_name(f"{path.stem}.diffusers")
+    if not folder.exists():
+        convert_single_file(path, folder, prediction=prediction, config=config)
+    elif files.read_json(folder / ORIGIN).get("sha256") != files.sha256(path):
+        raise InputError(f"{folder} was made from another file than {path.name}; move it away and run again")
+    return folder
+
+
+def convert_single_file(
+    file: Path,
+    folder: Path,
+    *,
+    prediction: Prediction | None = None,
+    config: Path | None = None,
+    tokenizer: Path | None = None,
+) -> None:
+    """Write the diffusers folder of a single-file checkpoint; numbers stay as they are, fp16 or fp32.
+
+    The tokenizer, which the file does not hold, is copied from `tokenizer` or `config` (a tokenizer's folder or a
+    checkpoint's). Configs in `config` (unet/config.json, ...) are taken before those told by the shapes. `prediction`:
+    what `config`'s scheduler says, else epsilon for 1.x and v_prediction for 2.x, which is right for 2.1 at 768 px and
+    wrong for the 2.x base models at 512 px: say it there. Raises InputError: another model's file, parts missing from
+    it, no tokenizer, or shapes that agree with no config.
+    """
+    shapes = files.shapes(file)
+    infer.require_stable(file, shapes)
+    place = tokenizer or config
+    if place is None:
+        raise InputError(f"{file} holds no tokenizer; give `config`, a folder with vocab.json and merges.txt")
+    told = {part: _config(file, part, shapes, config) for part in ("unet", "text_encoder", "vae")}
+    with whole_folder(folder) as fresh:
+        tensors = network.read_all([file])
+        write_parts(fresh, {part: _converted(file, part, said, tensors) for part, said in told.items()})
+        copy_tokenizer(Path(place), fresh / "tokenizer")
+        write_schedule(fresh, *_schedule(shapes, config, prediction))
+        write_index(fresh)
+        write_json(fresh / ORIGIN, {"file": file.name, "sha256": files.sha256(file)})
+
+
+def _config(file: Path, part: str, shapes: infer.Shapes, config: Path | None) -> dict[str, Any]:
+    """A part's config: the one given, or the one that its shapes tell."""
+    if config is not None and (given := config / part / "config.json").is_file():
+        return files.read_json(given)
+    try:
+        return infer.CONFIGS[part](shapes)
+    except (KeyError, IndexError, StopIteration) as error:
+        raise InputError(f"{file}: its {part} is of another make ({error} is not there); give `config`") from None
+
+
+def _schedule(
+    shapes: infer.Shapes, config: Path | None, prediction: Prediction | None
+) -> tuple[Prediction, NoiseSchedule]:
+    from medlt.diffusion.stable.load import read_schedule
+
+    said: Prediction = "v_prediction" if infer.is_open_clip(shapes) else "epsilon"
+    noise = NoiseSchedule()
+    if config is not None and (given := config / "scheduler" / "scheduler_config.json").is_file():
+        said, noise = read_schedule(given)
+    return prediction or said, noise
+
+
+def _converted(file: Path, part: str, config: dict[str, Any], tensors: Mapping[str, Tensor]) -> Any:
+    """A part as a network that holds the file's own numbers."""
+    net = network.empty(part, config, file)
+    if part == "unet" and (strange := sum(n.startswith(infer.UNET) for n in tensors) - len(net.state_dict())) > 0:
+        raise InputError(f"{file} (unet): {strange} tensors are not in the config; it is of another make")
+    own = _renamed(part, dict(net.config) if part != "text_encoder" else {}, net, dict(tensors))
+    network.check(net, {name: tuple(value.shape) for name, value in own.items()}, f"{file} ({part})")
+    net.load_state_dict({name: value.contiguous() for name, value in own.items()}, assign=True)
+    return net
+
+
+def _renamed(part: str, config: dict[str, Any], net: Any, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """A part's tensors under diffusers' names, by diffusers' own converters."""
+    from diffusers.loaders import single_file_utils as convert
+
+    if part == "unet":
+        return dict(convert.convert_ldm_unet_checkpoint(tensors, config))
+    if part == "vae":
+        return dict(convert.convert_ldm_vae_checkpoint(tensors, config))
+    if not infer.is_open_clip(tensors):
+        return network.plain_names(convert.convert_ldm_clip_checkpoint(tensors))
+    last = f"{infer.OPEN_CLIP}transformer.resblocks.{net.config.num_hidden_layers}."
+    used = {name: value for name, value in tensors.items() if not name.startswith(last)}
+    return network.plain_names(convert.convert_open_clip_checkpoint(net, used, infer.OPEN_CLIP))

@@ -1,0 +1,48 @@
+"""Large images tile by tile: overlapping pieces of a latent decoded as rows of one batch and blended.
+
+A tile sees no further than its edge. Networks that only convolve give the untiled image wherever the overlap is wider
+than their reach; those that normalise or attend over the whole image differ a little everywhere, as with
+`AutoencoderKL.enable_tiling`, which decodes one tile at a time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+
+def starts(size: int, tile: int, overlap: int) -> list[int]:
+    """Where tiles begin on an axis, so that they cover it, neighbours share `overlap` or more and none sticks out."""
+    if size <= tile:
+        return [0]
+    return [*range(0, size - tile, tile - overlap), size - tile]
+
+
+def ramp(size: int, edge: int) -> Tensor:
+    """Weights [size] that rise over the first `edge` pixels, stay 1 and fall over the last; nowhere 0."""
+    up = (torch.arange(size) + 1) / (edge + 1)
+    return torch.minimum(up, up.flip(0)).clamp(max=1)
+
+
+def tiled(decode: Callable[[Tensor], Tensor], latents: Tensor, tile: int = 64, overlap: int = 16) -> Tensor:
+    """Images [B,1,H,W] of latents [B,C,h,w], decoded in tiles of `tile` latent pixels that share `overlap`.
+
+    `decode` takes the tiles of all images as rows of one batch. Raises ValueError unless 0 <= overlap < tile.
+    """
+    if not 0 <= overlap < tile:
+        raise ValueError(f"tiles of {tile} pixels cannot share {overlap}; give 0 to {tile - 1}")
+    rows, _, height, width = latents.shape
+    corners = [(y, x) for y in starts(height, tile, overlap) for x in starts(width, tile, overlap)]
+    pieces = decode(torch.cat([latents[:, :, y : y + tile, x : x + tile] for y, x in corners]))
+    factor = pieces.shape[-1] // min(tile, width)
+    down, along = (ramp(side, overlap * factor).to(pieces) for side in pieces.shape[-2:])
+    weight = down[:, None] * along
+    total = pieces.new_zeros(1, 1, height * factor, width * factor)
+    image = total.repeat(rows, 1, 1, 1)
+    for piece, (y, x) in zip(torch.split(pieces, rows), corners, strict=True):
+        at = (..., slice(y * factor, y * factor + len(down)), slice(x * factor, x * factor + len(along)))
+        image[at] += piece * weight
+        total[at] += weight
+    return image / total

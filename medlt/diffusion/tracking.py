@@ -1,0 +1,86 @@
+"""What a training shows on its way: curves through accelerate's trackers, and sample grids on a fixed seed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from torch import Tensor, nn
+
+from medlt.files import atomic
+from medlt.types import InputError
+
+if TYPE_CHECKING:
+    from medlt.diffusion.checkpoint import State
+
+Picture = Callable[[nn.Module], Tensor]
+"""network -> images [N,1,H,W] in [0,1]; the same for the same weights."""
+
+
+def grid(images: Tensor, columns: int = 4) -> np.ndarray:
+    """Images [N,1,H,W] in [0,1] side by side, `columns` to a row, as uint8 [rows H, columns W]; gaps and NaN black."""
+    pixels = (images[:, 0].nan_to_num(0.0).clamp(0, 1) * 255).round().byte().cpu().numpy()
+    count, height, width = pixels.shape
+    columns = min(columns, count)
+    rows = -(-count // columns)
+    sheet = np.zeros((rows * columns, height, width), np.uint8)
+    sheet[:count] = pixels
+    return sheet.reshape(rows, columns, height, width).transpose(0, 2, 1, 3).reshape(rows * height, columns * width)
+
+
+def write_png(path: Path, pixels: np.ndarray) -> None:
+    """Write uint8 [H,W] as a PNG, whole or not at all."""
+    from PIL import Image
+
+    with atomic(path) as temporary:
+        Image.fromarray(pixels).save(temporary, format="PNG", compress_level=1)
+
+
+@dataclass(frozen=True)
+class Track:
+    """Loss, validation loss, learning rate and sample grids of one training, to files and to a tracker, if any."""
+
+    tracker: Literal["tensorboard"] | None
+    picture: Picture | None
+    name: str
+    folder: Path
+
+    def options(self) -> dict[str, Any]:
+        """What the Accelerator has to know. Raises InputError if the tracker is not installed."""
+        if self.tracker is None:
+            return {}
+        from accelerate.utils import is_tensorboard_available
+
+        if not is_tensorboard_available():
+            raise InputError("tracking with tensorboard needs the package; pip install 'medlt[tracking]'")
+        return {"log_with": self.tracker, "project_dir": str(Path(self.folder) / "tracking")}
+
+    def begin(self, accelerator: Any, step: int) -> None:
+        """Open the tracker; what an interrupted run told after its last checkpoint is struck out."""
+        if self.tracker is not None:
+            purge = {"purge_step": step + 1} if step else {}
+            accelerator.init_trackers(self.name, init_kwargs={self.tracker: purge})
+
+    def step(self, accelerator: Any, state: State, rate: float) -> None:
+        """Tell loss and learning rate of the step just done."""
+        if self.tracker is not None:
+            accelerator.log({"loss": state.losses[-1], "learning rate": rate}, step=state.step)
+
+    def checkpoint(self, accelerator: Any, state: State, folder: Path) -> None:
+        """Tell the validation loss; draw the grid into samples/step_XXXXXX.png and tell it too."""
+        if self.tracker is not None and state.step in state.validation:
+            accelerator.log({"validation": state.validation[state.step]}, step=state.step)
+        if self.picture is None:
+            return
+        sheet = grid(self.picture(state.network))
+        write_png(Path(folder) / "samples" / f"step_{state.step:06d}.png", sheet)
+        for tracker in accelerator.trackers:
+            tracker.log_images({"samples": sheet[None, None]}, step=state.step)
+
+    def end(self, accelerator: Any) -> None:
+        """Close the tracker; accelerate's own end would also take the process group away."""
+        for tracker in accelerator.trackers:
+            tracker.finish()

@@ -1,0 +1,41 @@
+"""The denoiser of a run, of whatever family its config names, as a backbone ready to sample."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+
+from medlt import config as configs
+from medlt.diffusion.adapt import FULL
+from medlt.diffusion.backbone import Backbone
+from medlt.diffusion.cache import Latents
+from medlt.diffusion.families import FAMILIES
+from medlt.diffusion.train import new_network
+from medlt.files import write_table
+from medlt.runs import Run
+from pipelines import stable, tuning
+from pipelines.stages import Collection, Progress
+
+
+def denoiser(run: Run, real: Collection, latents: Latents, progress: Progress) -> Backbone:
+    """Trained, or loaded, on the train split only; its history goes to training.parquet."""
+    make = stable.backbone if isinstance(run.config.denoiser, configs.StableConfig) else _label_network
+    with run.stage("denoiser") as folder:
+        made = make(run, real, latents, folder, progress)
+        if (folder / "history.parquet").is_file():
+            write_table(run.path("training.parquet"), pd.read_parquet(folder / "history.parquet"))
+    run.record(digests={"denoiser": made.digest})
+    return made
+
+
+def _label_network(run: Run, real: Collection, latents: Latents, folder: Path, progress: Progress) -> Backbone:
+    """A small network told label vectors, trained from nothing on standardised latents."""
+    chosen = run.config.denoiser
+    own = set(type(chosen).model_fields) - set(configs.Training.model_fields) - {"kind"}
+    net = new_network(
+        FAMILIES[chosen.kind], tuning.data(real, latents, "train"), run.config.seed, chosen.model_dump(include=own)
+    )
+    tuning.train(net.backbone(), run, real, latents, folder, FULL, progress)
+    net.save(folder)
+    return net.backbone()

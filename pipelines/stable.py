@@ -1,0 +1,89 @@
+"""Stable Diffusion in a run: loaded or made, fine-tuned, written out, and read back from what was written.
+
+RUN/denoiser is what a user takes away: a LoRA file that goes with the base model, or a whole diffusers folder. What is
+sampled is what it holds.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from medlt import config as configs
+from medlt.diffusion.adapt import Full, How, Lora
+from medlt.diffusion.backbone import Backbone
+from medlt.diffusion.cache import Latents
+from medlt.diffusion.prompts import Prompts
+from medlt.diffusion.stable.load import StableDiffusion, fits, load_stable_diffusion
+from medlt.diffusion.stable.save import save_lora, save_stable_diffusion
+from medlt.diffusion.stable.text import TokenConditioner
+from medlt.diffusion.stable.untrained import untrained
+from medlt.files import write_json
+from medlt.runs import Run
+from pipelines import learning, tuning
+from pipelines.door import prompts
+from pipelines.stages import Collection, Progress
+
+INDEX = {"full": "model_index.json", "lora": "pytorch_lora_weights.safetensors"}
+
+
+def load(chosen: configs.StableConfig, folder: Path, seed: int, more: tuple[Path, ...] = ()) -> StableDiffusion:
+    """The model the config names; an untrained one is written below `folder` once."""
+    model = chosen.model
+    if isinstance(model, configs.StableFolder):
+        loras = (*model.loras, *more)
+        return load_stable_diffusion(model.path, loras=loras, prediction=model.prediction, config=model.config)
+    place = folder / "untrained"
+    if not place.is_dir():
+        untrained(place, **model.model_dump(exclude={"kind"}), seed=seed)
+    return load_stable_diffusion(place, loras=more)
+
+
+def backbone(run: Run, real: Collection, latents: Latents, folder: Path, progress: Progress) -> Backbone:
+    """The model as the config wants it. Raises InputError where model, codec and prompts do not go together."""
+    chosen, seed = run.config.denoiser, run.config.seed
+    assert isinstance(chosen, configs.StableConfig)
+    words = prompts(chosen, real.manifest.findings)
+    model = load(chosen, folder, seed)
+    fits(model, latents.codec)
+    _all_fit(model, words, real)
+    home = run.path("denoiser")
+    if chosen.train != "none" and not (home / INDEX[chosen.train]).is_file():
+        _tuned(model, words, run, real, latents, folder, progress)
+        _write(model, chosen, run, home)
+    if chosen.train != "none":
+        model = load_stable_diffusion(home) if chosen.train == "full" else load(chosen, folder, seed, (home,))
+    write_json(folder / "files.json", model.files)
+    return model.backbone(words)
+
+
+def _all_fit(model: StableDiffusion, words: Prompts, real: Collection) -> None:
+    """Raises InputError if the prompt of any train row is too long, before anything is trained."""
+    known = tuning.about(real.train)
+    TokenConditioner(model.tokenizer, words)(torch.from_numpy(real.train.labels()), known)
+
+
+def _how(chosen: configs.StableConfig) -> How:
+    if chosen.train == "full":
+        return Full(chosen.train_text)
+    return Lora(chosen.rank, conv=chosen.lora_conv, text_encoder=chosen.train_text)
+
+
+def _tuned(
+    model: StableDiffusion, words: Prompts, run: Run, real: Collection, latents: Latents, folder: Path,
+    progress: Progress,
+) -> None:  # fmt: skip
+    """Train the model's networks in place."""
+    chosen = run.config.denoiser
+    assert isinstance(chosen, configs.StableConfig)
+    own = model.backbone(words, "trained" if chosen.train_text else "frozen")
+    tuning.train(own, run, real, latents, folder, _how(chosen), progress)
+
+
+def _write(model: StableDiffusion, chosen: configs.StableConfig, run: Run, home: Path) -> None:
+    """The adapter, or the whole folder with the codec as its vae."""
+    if chosen.train == "lora":
+        save_lora(model.unet, home, model.text_encoder if chosen.train_text else None)
+        return
+    save_stable_diffusion(model, home, vae=learning.codec_folder(run))

@@ -1,0 +1,80 @@
+"""Training of a backbone on a run's train split: what it is shown, how, and what is drawn on the way."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from medlt import config as configs
+from medlt.data.manifest import Manifest
+from medlt.diffusion.adapt import How
+from medlt.diffusion.backbone import About, Backbone
+from medlt.diffusion.cache import Latents
+from medlt.diffusion.decode import Decoder
+from medlt.diffusion.finetune import LabelledLatents, Objective, Samples, train_backbone
+from medlt.runs import Run
+from pipelines.door import training
+from pipelines.stages import Collection, Progress
+
+ABOUT = ("view", "sex", "age")
+SHOWN = 8
+
+
+def data(real: Collection, latents: Latents, split: str, space: str = "standardised") -> LabelledLatents:
+    """Latents in this space, labels and circumstances of a split."""
+    part = real.manifest.split(split)
+    patients = list(part.rows["patient_id"].astype(str))
+    return LabelledLatents(_accessor(latents, space), list(part.rows.index), part.labels(), about(part), patients)
+
+
+def about(part: Manifest) -> list[About]:
+    """What a manifest's rows tell of view, sex and age."""
+    known = part.rows[[name for name in ABOUT if name in part.rows]]
+    return [dict(row) for row in known.to_dict("records")]
+
+
+def _accessor(latents: Latents, space: str) -> Callable[..., Tensor]:
+    return latents if space == "standardised" else lambda uids: latents.codec.latents(latents.cache[uids])
+
+
+def train(
+    backbone: Backbone, run: Run, real: Collection, latents: Latents, folder: Path, how: How, progress: Progress
+) -> Backbone:
+    """Train it as the run's config says, or go on, or find it trained. Its network comes back with EMA weights."""
+    chosen, val = run.config.denoiser, data(real, latents, "val", backbone.space)
+    return train_backbone(
+        backbone,
+        data(real, latents, "train", backbone.space),
+        folder=folder,
+        training=training(chosen),
+        how=how,
+        objective=_objective(chosen),
+        validation=val if len(val.uids) else None,
+        samples=_samples(run, real, latents, backbone),
+        tracker=chosen.tracker,
+        seed=run.config.seed,
+        device=run.config.device,
+        progress=progress,
+    )
+
+
+def _objective(chosen: configs.Training) -> Objective:
+    return Objective(chosen.drop_condition, chosen.offset_noise, chosen.snr_floor, chosen.min_snr, chosen.balance)
+
+
+def _samples(run: Run, real: Collection, latents: Latents, backbone: Backbone) -> Samples:
+    """A grid at each checkpoint: the label vector of a real row for each of a few tail findings."""
+    height, width = latents.cache.shape[-2:]
+    own, decode = data(real, latents, "train", backbone.space), Decoder(latents.codec)
+    first = [int((real.train.rows[name] == 1).to_numpy().argmax()) for name in real.tail[:SHOWN]]
+    space = (lambda z: z) if backbone.space == "codec" else latents.standardiser.back
+    return Samples(
+        labels=torch.from_numpy(own.labels[first].astype("float32")),
+        shape=(height, width),
+        decode=lambda z: decode(space(z)),
+        about=[own.about[i] for i in first] if own.about else (),
+        seed=run.config.seed,
+    )

@@ -1,0 +1,272 @@
+"""What every family of networks must be to be a Backbone, and what loading one refuses."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from medlt import chance
+from medlt.diffusion.families import load_label_network, load_unet2d
+from medlt.diffusion.labels import LabelNetwork, LabelUNet, LabelVector, Unconditional
+from medlt.diffusion.noise import NoiseSchedule, target_of
+from medlt.diffusion.sampler import from_noise, sample
+from medlt.diffusion.schedulers import scheduler
+from medlt.diffusion.transformer import LabelTransformer
+from medlt.files import read_tensors, write_tensors
+from medlt.types import InputError
+
+NAN = float("nan")
+SMALL: dict[str, Any] = {"width": 32, "depth": 2, "heads": 2, "size": 8}
+FAMILIES: dict[str, Callable[[], LabelNetwork]] = {
+    "unet": lambda: LabelUNet(2, 2, width=8),
+    "transformer": lambda: LabelTransformer(2, 2, **SMALL),
+    "unet told nothing": lambda: LabelUNet(2, 0, width=8, prediction="epsilon"),
+    "transformer told nothing": lambda: LabelTransformer(2, 0, **SMALL, prediction="sample"),
+}
+family = pytest.mark.parametrize("family", FAMILIES)
+told = pytest.mark.parametrize("family", ["unet", "transformer"])
+LABELS = torch.tensor([[1.0, 0.0], [0.0, NAN], [NAN, NAN], [0.3, 1.0]])
+
+
+def made(name: str, trained: bool = True) -> LabelNetwork:
+    """A network of the family; `trained` as training leaves it, with no layer at zero."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        net = FAMILIES[name]().eval()
+        for weight in net.parameters():
+            if trained and not weight.any():
+                nn.init.normal_(weight, std=0.1)
+    return net
+
+
+def inputs(rows: int = 4, size: tuple[int, int] = (8, 8)) -> tuple[Tensor, Tensor]:
+    return chance.noise_like(range(rows), (2, *size)), torch.tensor([3, 400, 400, 999])[:rows]
+
+
+@family
+@torch.no_grad()
+def test_a_row_is_its_own_whatever_its_neighbours_and_latents_need_not_be_square(family: str) -> None:
+    net = made(family)
+    condition = net.backbone().condition(LABELS)
+    for size in ((8, 8), (8, 12)):
+        x_t, t = inputs(size=size)
+        together = net(x_t, t, condition)
+        assert together.shape == x_t.shape
+        alone = torch.cat([net(x_t[i : i + 1], t[i : i + 1], condition[i : i + 1]) for i in range(4)])
+        torch.testing.assert_close(together, alone, atol=2e-5, rtol=1e-4)
+
+
+@family
+def test_what_is_saved_is_loaded_and_names_its_weights(family: str, tmp_path: Path) -> None:
+    net = made(family)
+    net.save(tmp_path)
+    again = load_label_network(tmp_path)
+    backbone, (x_t, t) = net.backbone(), inputs()
+    assert type(again) is type(net)
+    assert again.backbone().digest == backbone.digest
+    assert (backbone.prediction, backbone.channels) == (net.settings["prediction"], 2)
+    condition = backbone.condition(LABELS)
+    assert torch.equal(net(x_t, t, condition), again(x_t, t, condition))
+    with torch.no_grad():
+        next(net.parameters()).flatten()[0] += 1e-3
+    assert net.backbone().digest != backbone.digest
+
+
+@family
+@torch.no_grad()
+def test_guidance_is_the_combination_of_two_separate_forwards(family: str) -> None:
+    backbone = made(family).backbone()
+    x_t, condition = inputs()[0], backbone.condition(LABELS)
+    null, said = backbone.denoiser()(x_t, 500), backbone.denoiser(condition)(x_t, 500)
+    torch.testing.assert_close(
+        backbone.guided(condition, 3.0)(x_t, 500), null + 3 * (said - null), atol=1e-4, rtol=1e-4
+    )
+    assert torch.equal(backbone.guided(condition, 0)(x_t, 500), null)
+    assert torch.equal(backbone.guided(condition, 1)(x_t, 500), said)
+
+
+@family
+def test_every_weight_learns(family: str) -> None:
+    net = made(family).train()
+    condition = net.backbone().condition
+    rows = torch.cat([condition(LABELS[:3]), condition.null[None]])
+    net(*inputs(), rows).pow(2).sum().backward()
+    assert [name for name, weight in net.named_parameters() if weight.grad is None or not weight.grad.any()] == []
+
+
+@told
+@torch.no_grad()
+def test_positive_negative_soft_unknown_and_unsaid_differ(family: str) -> None:
+    net = made(family)
+    condition = net.backbone().condition
+    labels = torch.tensor([[1.0, NAN], [0.0, NAN], [0.5, NAN], [NAN, NAN], [NAN, 1.0]])
+    rows = torch.cat([condition(labels), condition.null[None]])
+    x_t = inputs(1)[0].expand(6, -1, -1, -1)
+    out = net(x_t, torch.full((6,), 500), rows).flatten(1)
+    assert out.isfinite().all()
+    assert (torch.cdist(out, out) + torch.eye(6)).min() > 1e-3
+
+
+@pytest.mark.parametrize("family", ["unet told nothing", "transformer told nothing"])
+@torch.no_grad()
+def test_without_findings_nothing_said_changes_anything(family: str) -> None:
+    net = made(family)
+    condition, (x_t, t) = net.backbone().condition, inputs()
+    assert isinstance(condition, Unconditional)
+    assert torch.equal(condition(LABELS), condition.null.expand(4, -1))
+    assert torch.equal(net(x_t, t, torch.zeros(4, 1)), net(x_t, t, torch.ones(4, 1)))
+
+
+def fit(net: LabelNetwork, steps: int, rate: float) -> None:
+    """Plain denoising training on bright latents where the first label is 1 and dark ones where it is 0."""
+    backbone, draw = net.backbone(), chance.generator("toy")
+    abar, optimizer = backbone.noise.abar(), torch.optim.Adam(net.parameters(), rate)
+    for _ in range(steps):
+        labels = torch.randint(0, 2, (16, 2), generator=draw).float()
+        x0 = (2 * labels[:, :1, None, None] - 1) + 0.1 * torch.randn(16, 2, 8, 8, generator=draw)
+        n, t = torch.randn(x0.shape, generator=draw), torch.randint(0, 1000, (16,), generator=draw)
+        a = abar[t].reshape(-1, 1, 1, 1)
+        out = net(a.sqrt() * x0 + (1 - a).sqrt() * n, t, backbone.condition(labels))
+        loss = (out - target_of(x0, n, a, backbone.prediction)).pow(2).mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+
+
+@pytest.mark.parametrize(("family", "rate"), [("unet", 1e-2), ("transformer", 3e-3)])
+def test_a_family_learns_what_the_label_says(family: str, rate: float) -> None:
+    net = made(family, trained=False).train()
+    fit(net, 100, rate)
+    backbone, steps = net.eval().backbone(), scheduler("ddim", 8)
+    denoiser = backbone.denoiser(backbone.condition(torch.tensor([[1.0, 1.0], [0.0, 1.0]])))
+    z = sample(denoiser, from_noise(chance.noise_like([1, 2], (2, 8, 8)), steps), steps)
+    assert z[0].mean() > 0.5 > -0.5 > z[1].mean()
+
+
+def test_a_folder_from_before_there_were_families_holds_a_unet(tmp_path: Path) -> None:
+    net = made("unet")
+    net.save(tmp_path)
+    settings = json.loads((tmp_path / "model.json").read_text())
+    assert settings.pop("family") == "unet"
+    (tmp_path / "model.json").write_text(json.dumps(settings))
+    assert load_label_network(tmp_path).backbone().digest == net.backbone().digest
+
+
+def spoil(file: str, text: bytes) -> Callable[[Path], None]:
+    def change(folder: Path) -> None:
+        (folder / file).write_bytes(text)
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda folder: (folder / "model.json").unlink(), "model.json is missing"),
+        (lambda folder: (folder / "model.safetensors").unlink(), "cannot be read"),
+        (spoil("model.safetensors", b"cut"), "cannot be read"),
+        (spoil("model.json", b"{"), "is no JSON object"),
+        (spoil("model.json", b'{"family": "mamba"}'), "unknown family 'mamba'"),
+        (spoil("model.json", b'{"family": "unet", "channels": 2, "findings": 2}'), "cannot be read"),
+        (spoil("model.json", b'{"family": "unet", "wings": 2}'), "cannot be read"),
+    ],
+)
+def test_a_damaged_folder_is_one_clear_line(change: Callable[[Path], None], said: str, tmp_path: Path) -> None:
+    made("unet").save(tmp_path)
+    change(tmp_path)
+    with pytest.raises(InputError, match=said) as error:
+        load_label_network(tmp_path)
+    assert "\n" not in str(error.value)
+
+
+def test_one_family_does_not_load_another(tmp_path: Path) -> None:
+    made("transformer").save(tmp_path)
+    with pytest.raises(InputError, match="holds a transformer, not a unet"):
+        LabelUNet.load(tmp_path)
+
+
+def test_a_transformer_says_what_does_not_divide() -> None:
+    with pytest.raises(InputError, match="heads that divide the width"):
+        LabelTransformer(2, 2, width=32, heads=3)
+    with pytest.raises(InputError, match="9x8 for patches of 2"):
+        made("transformer")(torch.zeros(1, 2, 9, 8), torch.tensor([1]), LabelVector(2)(LABELS[:1]))
+
+
+def ddpm(folder: Path, unet: dict[str, Any] | None = None, noise: dict[str, Any] | None = None) -> Any:
+    """An untrained diffusers DDPM pipeline, saved; gives its UNet2DModel."""
+    from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
+
+    settings: dict[str, Any] = {
+        "in_channels": 2, "out_channels": 2, "block_out_channels": (8, 8), "layers_per_block": 1, "norm_num_groups": 4,
+        "down_block_types": ("DownBlock2D",) * 2, "up_block_types": ("UpBlock2D",) * 2, "add_attention": False,
+    }  # fmt: skip
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        net = UNet2DModel(**settings | (unet or {})).eval()
+    DDPMPipeline(net, DDPMScheduler(**(noise or {}))).save_pretrained(folder)
+    return net
+
+
+@torch.no_grad()
+def test_a_ddpm_folder_is_a_backbone_that_denoises_as_diffusers_does(tmp_path: Path) -> None:
+    from diffusers import DDPMScheduler
+
+    net, (x_t, _) = ddpm(tmp_path, noise={"prediction_type": "v_prediction"}), inputs()
+    backbone = load_unet2d(tmp_path)
+    expected = DDPMScheduler(prediction_type="v_prediction", clip_sample=False)
+    x0 = expected.step(net(x_t, 500).sample, 500, x_t, generator=torch.Generator()).pred_original_sample
+    torch.testing.assert_close(backbone.denoiser()(x_t, 500), x0, atol=1e-5, rtol=1e-4)
+    assert (backbone.space, backbone.channels) == ("codec", 2)
+    assert torch.equal(backbone.denoiser(backbone.condition(LABELS))(x_t, 500), backbone.denoiser()(x_t, 500))
+    alone = load_unet2d(tmp_path / "unet", prediction="v_prediction", noise=NoiseSchedule("linear", 0.0001, 0.02))
+    assert alone.digest == backbone.digest
+
+
+@torch.no_grad()
+def test_learnt_variances_are_left_out(tmp_path: Path) -> None:
+    net, (x_t, t) = ddpm(tmp_path, {"out_channels": 4}), inputs()
+    assert torch.equal(load_unet2d(tmp_path).network(x_t, t, torch.zeros(4, 1)), net(x_t, t).sample[:, :2])
+
+
+def lose(pattern: str) -> Callable[[Path], None]:
+    def change(folder: Path) -> None:
+        for file in folder.glob(pattern):
+            file.unlink()
+
+    return change
+
+
+def lose_a_weight(folder: Path) -> None:
+    file = folder / "unet" / "diffusion_pytorch_model.safetensors"
+    weights = read_tensors(file)
+    del weights["conv_in.bias"]
+    write_tensors(file, weights, {"format": "pt"})
+
+
+@pytest.mark.parametrize(
+    ("unet", "noise", "change", "said"),
+    [
+        ({"num_class_embeds": 3}, {}, None, "is told classes"),
+        ({}, {"beta_schedule": "squaredcos_cap_v2"}, None, "squaredcos_cap_v2"),
+        ({}, {}, lose("scheduler/*"), "give prediction and noise"),
+        ({}, {}, lose("unet/*.safetensors"), "copy its safetensors again"),
+        ({}, {}, lose("unet/config.json"), "config.json is missing"),
+        ({}, {}, spoil("unet/config.json", b'{"_class_name": "UNet2DConditionModel"}'), "not an unconditional"),
+        ({}, {}, spoil("unet/config.json", b"{"), "no JSON object"),
+        ({}, {}, lose_a_weight, "conv_in.bias"),
+        ({}, {}, spoil("unet/diffusion_pytorch_model.safetensors", b"cut"), "copy its safetensors again"),
+    ],
+)
+def test_an_unusable_unet2d_folder_is_one_clear_line(
+    unet: dict[str, Any], noise: dict[str, Any], change: Callable[[Path], None] | None, said: str, tmp_path: Path
+) -> None:
+    ddpm(tmp_path, unet, noise)
+    if change:
+        change(tmp_path)
+    with pytest.raises(InputError, match=said) as error:
+        load_unet2d(tmp_path)
+    assert "\n" not in str(error.value)

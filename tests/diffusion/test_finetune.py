@@ -1,0 +1,348 @@
+"""Any backbone is fine-tuned, in full or by LoRA, and a training that was cut goes on to the same bits."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from torch import Tensor
+
+from medlt import chance
+from medlt.diffusion.adapt import Full, How, Lora, has_adapters, make_trainable
+from medlt.diffusion.backbone import Backbone
+from medlt.diffusion.finetune import LabelledLatents, Objective, Samples, train_backbone
+from medlt.diffusion.labels import LabelUNet, LabelVector
+from medlt.diffusion.loop import Training
+from medlt.diffusion.losses import Noised
+from medlt.diffusion.prompts import Prompts
+from medlt.diffusion.stable.load import load_stable_diffusion
+from medlt.diffusion.stable.untrained import untrained
+from medlt.diffusion.train import new_network, train_denoiser
+from medlt.diffusion.transformer import LabelTransformer
+from medlt.files import read_tensors
+from medlt.types import InputError
+
+N = 16
+UIDS = [f"u{i}" for i in range(N)]
+LABELS = np.stack([np.arange(N) % 2, np.where(np.arange(N) % 3, 1.0, np.nan)], 1)
+ABOUT = [{"sex": "FM"[i % 2], "age": 40 + i} for i in range(N)]
+TRAINING = Training(steps=4, learning_rate=1e-3, batch=4, warmup_steps=1, checkpoint_every=3)
+LORA = Lora(rank=2)
+
+
+def latents(uids: Sequence[str]) -> Tensor:
+    at = [int(uid[1:]) for uid in uids]
+    level = torch.tensor([2.0 * (i % 2) - 1 for i in at]).reshape(-1, 1, 1, 1)
+    return level + 0.1 * chance.noise_like(at, (4, 8, 8))
+
+
+DATA = LabelledLatents(latents, UIDS, LABELS, ABOUT, [f"p{i // 2}" for i in range(N)])
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Stable Diffusion 1.5's format with a few thousand weights."""
+    return untrained(
+        tmp_path_factory.mktemp("sd") / "model", version="1.5", widths=(32, 64), layers=1, text_width=32, text_layers=2
+    )
+
+
+def stable(folder: Path, text: Any = "frozen") -> Backbone:
+    return load_stable_diffusion(folder).backbone(Prompts(("Mass", "Edema")), text)
+
+
+def small(**settings: Any) -> Backbone:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return LabelUNet(4, 2, width=8, **settings).backbone()
+
+
+class Linear(torch.nn.Module):
+    """Answers its one weight times the first label, or 0.5 when told nothing."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.ones(1))
+
+    def forward(self, x_t: Tensor, t: Tensor, condition: Tensor) -> Tensor:
+        said = torch.where(condition[:, -1] > 0, condition[:, 0], torch.tensor(0.5))
+        return self.weight * said.reshape(-1, 1, 1, 1).expand_as(x_t)
+
+    @classmethod
+    def backbone(cls) -> Backbone:
+        return Backbone(cls(), LabelVector(2), "sample", 4, "linear")
+
+
+def train(backbone: Backbone, folder: Path, training: Training = TRAINING, **more: Any) -> Backbone:
+    return train_backbone(backbone, DATA, folder=folder, training=training, **more)
+
+
+def same_files(a: Path, b: Path) -> bool:
+    one, two = (read_tensors(folder / "checkpoint.safetensors") for folder in (a, b))
+    return one.keys() == two.keys() and all(torch.equal(one[name], two[name]) for name in one)
+
+
+def weights(backbone: Backbone) -> dict[str, Tensor]:
+    return {name: value.clone() for name, value in backbone.network.state_dict().items()}
+
+
+def changed(before: dict[str, Tensor], after: dict[str, Tensor]) -> set[str]:
+    return {name for name in after if name not in before or not torch.equal(before[name], after[name])}
+
+
+@pytest.mark.parametrize(
+    ("text", "how"), [("frozen", LORA), ("trained", Full()), ("trained", Lora(rank=2, conv=True, dropout=0.2))]
+)
+def test_stable_diffusion_cut_and_gone_on_with_is_the_whole_to_the_bit(
+    tmp_path: Path, folder: Path, text: str, how: How
+) -> None:
+    training = replace(TRAINING, schedule="cosine")
+    whole = train(stable(folder, text), tmp_path / "whole", training, how=how)
+    train(stable(folder, text), tmp_path / "cut", replace(training, stop_at=3), how=how)
+    cut = train(stable(folder, text), tmp_path / "cut", training, how=how)
+    assert same_files(tmp_path / "whole", tmp_path / "cut")
+    assert not changed(weights(whole), weights(cut))
+    assert whole.digest == cut.digest != stable(folder, text).digest
+
+
+@pytest.mark.parametrize(
+    ("text", "how", "parts"),
+    [
+        ("frozen", Full(), {"unet"}),
+        ("trained", Full(), {"unet", "text_encoder"}),
+        ("trained", Full(text_encoder=False), {"unet"}),
+        ("trained", LORA, {"unet", "text_encoder"}),
+        ("trained", Lora(rank=2, text_encoder=False), {"unet"}),
+    ],
+)
+def test_what_is_asked_for_is_trained_and_nothing_else(
+    tmp_path: Path, folder: Path, text: str, how: How, parts: set[str]
+) -> None:
+    backbone = stable(folder, text)
+    before = weights(backbone)
+    after = weights(train(backbone, tmp_path, how=how))
+    moved = changed(before, {name.replace(".base_layer", ""): value for name, value in after.items()})
+    assert {name.split(".")[0] for name in moved} == parts
+    kept = {name for name in read_tensors(tmp_path / "checkpoint.safetensors") if name.startswith("network.")}
+    assert all("lora_" in name for name in moved | kept) == isinstance(how, Lora)
+    assert {f"network.{name}" for name in moved} <= kept
+
+
+def test_lora_starts_at_the_network_as_it_is_and_its_checkpoint_is_small(tmp_path: Path, folder: Path) -> None:
+    """The first loss of LoRA is that of full training; alpha / rank scales what it learns; files hold adapters only."""
+    for name, how in {"full": Full(), "lora": LORA, "twice": Lora(rank=2, alpha=4.0)}.items():
+        train(stable(folder), tmp_path / name, replace(TRAINING, steps=2), how=how)
+    first = [pd.read_parquet(tmp_path / name / "history.parquet")["loss"] for name in ("full", "lora", "twice")]
+    assert first[0].iloc[0] == first[1].iloc[0] == first[2].iloc[0]
+    assert first[1].iloc[1] != first[2].iloc[1]
+    sizes = [(tmp_path / name / "checkpoint.safetensors").stat().st_size for name in ("full", "lora")]
+    assert sizes[1] < sizes[0] / 5
+
+
+def test_lora_on_convolutions_has_them_too(folder: Path) -> None:
+    from peft.tuners.lora import Conv2d
+
+    found = {}
+    for conv in (False, True):
+        net = stable(folder).network
+        make_trainable(net, Lora(rank=2, conv=conv), 0)
+        found[conv] = {name.rsplit(".", 1)[1] for name, module in net.named_modules() if isinstance(module, Conv2d)}
+    assert found == {False: set(), True: {"conv1", "conv2", "conv_shortcut", "conv"}}
+
+
+def test_the_adapter_goes_into_diffusers_own_file_and_back(tmp_path: Path, folder: Path) -> None:
+    """Trained, saved as diffusers' LoRA and loaded anew with it: the same prediction."""
+    from medlt.diffusion.stable.save import save_lora
+
+    tuned = train(stable(folder, "trained"), tmp_path / "run", how=LORA)
+    saved = save_lora(tuned.network.unet, tmp_path / "lora", tuned.network.text_encoder)  # type: ignore[arg-type]
+    again = load_stable_diffusion(folder, loras=[saved]).backbone(Prompts(("Mass", "Edema")), "trained")
+    x, t = latents(UIDS[:2]), torch.tensor([10, 700])
+    told = tuned.condition(torch.tensor(LABELS[:2], dtype=torch.float32), ABOUT[:2])
+    with torch.no_grad():
+        outs = [one.network(x, t, told) for one in (tuned, again, stable(folder, "trained"))]
+    torch.testing.assert_close(outs[0], outs[1], atol=1e-5, rtol=1e-4)
+    assert (outs[0] - outs[2]).abs().max() > 1e-4
+
+
+def test_gradient_checkpointing_and_micro_batches_change_memory_and_not_the_training(
+    tmp_path: Path, folder: Path
+) -> None:
+    for name, changes in {"plain": {}, "memory": {"checkpointing": True}, "micro": {"accumulate": 2}}.items():
+        tuned = train(stable(folder, "trained"), tmp_path / name, replace(TRAINING, **changes), how=LORA)
+        assert not any(getattr(module, "gradient_checkpointing", False) for module in tuned.network.modules())
+    one, two, three = (
+        read_tensors(tmp_path / name / "checkpoint.safetensors") for name in ("plain", "memory", "micro")
+    )
+    for name in one:
+        torch.testing.assert_close(one[name], two[name], atol=1e-6, rtol=1e-5)
+        torch.testing.assert_close(one[name], three[name], atol=1e-5, rtol=1e-3)
+
+
+def test_gradient_checkpointing_recomputes(folder: Path, tmp_path: Path) -> None:
+    """A resnet's first convolution runs twice a step with it, once without."""
+    for checkpointing, runs in ((False, 1), (True, 2)):
+        backbone, seen = stable(folder), list[object]()
+        watched: Any = backbone.network.get_submodule("unet.down_blocks.0.resnets.0.conv1")
+        watched.register_forward_hook(lambda module, given, out, seen=seen: seen.append(module))
+        training = replace(TRAINING, steps=1, checkpointing=checkpointing)
+        train(backbone, tmp_path / str(runs), training)
+        assert len(seen) == runs
+
+
+@pytest.mark.parametrize("how", [Full(), LORA], ids=["full", "lora"])
+@pytest.mark.parametrize("family", [LabelUNet, LabelTransformer])
+def test_the_label_families_are_trained_alike(tmp_path: Path, family: Any, how: How) -> None:
+    own: dict[str, Any] = {"width": 8} if family is LabelUNet else {"width": 16, "depth": 1, "heads": 2, "size": 8}
+    for name, stops in {"whole": (4,), "cut": (2, 4)}.items():
+        for stop in stops:
+            backbone = new_network(family, DATA, 3, own).backbone()
+            tuned = train(backbone, tmp_path / name, replace(TRAINING, stop_at=stop), how=how)
+    assert same_files(tmp_path / "whole", tmp_path / "cut")
+    assert has_adapters(tuned.network) == isinstance(how, Lora)
+
+
+def test_train_denoiser_takes_a_family(tmp_path: Path) -> None:
+    settings = {"width": 16, "depth": 1, "heads": 2, "size": 8}
+    net = train_denoiser(latents, UIDS, LABELS, folder=tmp_path, family=LabelTransformer, settings=settings, steps=2)
+    assert isinstance(net, LabelTransformer)
+    again = LabelTransformer.load(tmp_path)
+    assert again.backbone().digest == net.backbone().digest
+
+
+def test_a_finished_training_is_loaded_and_gives_the_same_backbone(tmp_path: Path, folder: Path) -> None:
+    seen: list[int] = []
+    first = train(stable(folder), tmp_path, how=LORA)
+    again = train(stable(folder), tmp_path, how=LORA, progress=lambda *told: seen.append(told[1]))
+    assert (again.digest, seen) == (first.digest, [])
+    assert not changed(weights(first), weights(again))
+    for other in ({"how": Full()}, {"how": Lora(rank=3)}, {"seed": 1}, {"objective": Objective(drop=0.5)}):
+        with pytest.raises(InputError, match="other settings or data"):
+            train(stable(folder), tmp_path, **({"how": LORA} | other))
+
+
+def test_the_backbone_that_comes_back_is_the_moving_average(tmp_path: Path) -> None:
+    tuned = train(small(), tmp_path)
+    named = read_tensors(tmp_path / "checkpoint.safetensors")
+    for i, (name, weight) in enumerate(tuned.network.named_parameters()):
+        assert torch.equal(weight, named[f"ema.{i}"])
+        assert not torch.equal(weight, named[f"network.{name}"])
+    assert not tuned.network.training
+    assert not any(weight.requires_grad for weight in tuned.network.parameters())
+
+
+def loss_at(noised: Noised, _: torch.Generator) -> Tensor:
+    return noised.estimate.abs().flatten(1).mean(1)
+
+
+def test_further_losses_are_part_of_the_training(tmp_path: Path) -> None:
+    train(small(), tmp_path / "plain")
+    train(small(), tmp_path / "extra", extra=[loss_at], validation=DATA)
+    one, two = (pd.read_parquet(tmp_path / name / "history.parquet") for name in ("plain", "extra"))
+    assert two["loss"].iloc[0] > one["loss"].iloc[0]
+    with pytest.raises(InputError, match="other settings or data"):
+        train(small(), tmp_path / "extra")
+
+
+def test_the_validation_loss_is_on_fixed_noise_without_further_losses(tmp_path: Path) -> None:
+    """Two trainings, one with a further loss and no learning to speak of: the same validation loss."""
+    idle = replace(TRAINING, learning_rate=1e-12, ema=0.0)
+    for name, extra in {"plain": (), "extra": (loss_at,)}.items():
+        train(small(), tmp_path / name, idle, extra=extra, validation=DATA)
+    one, two = (
+        pd.read_parquet(tmp_path / name / "history.parquet")["validation"].dropna() for name in ("plain", "extra")
+    )
+    assert list(one.index) == [3, 4]
+    assert one.iloc[0] == pytest.approx(one.iloc[1], rel=1e-5)
+    np.testing.assert_allclose(one, two, rtol=1e-5)
+
+
+def test_balanced_rows_are_drawn_by_rarity_and_one_a_patient(tmp_path: Path) -> None:
+    rare = np.zeros((N, 2))
+    rare[3, 0] = 1
+    seen: list[list[str]] = []
+
+    def look(noised: Noised, _: torch.Generator) -> Tensor:
+        seen.append(list(noised.rows.uids))
+        return noised.out.sum() * 0
+
+    data = replace(DATA, labels=rare)
+    for rule in (None, "inverse_sqrt"):
+        train_backbone(Linear.backbone(), data, folder=tmp_path / str(rule), training=replace(TRAINING, steps=30),
+                       objective=Objective(balance=rule), extra=[look])  # fmt: skip
+    count = [sum("u3" in uids for uids in part) for part in (seen[:30], seen[30:])]
+    assert count[0] in (7, 8)  # 30 batches of 4 are 7.5 epochs
+    assert count[1] > 12  # it weighs sqrt(15) as much as any other row
+    patients = [{DATA.patients[int(uid[1:])] for uid in uids} for uids in seen[30:]]
+    assert all(len(names) == 4 for names in patients)
+
+
+def test_a_sample_grid_is_drawn_from_the_same_noise_each_time(tmp_path: Path, folder: Path) -> None:
+    from PIL import Image
+
+    labels = torch.tensor([[1.0, float("nan")], [0.0, 1.0]])
+    asked: list[Tensor] = []
+
+    def decode(z: Tensor) -> Tensor:
+        asked.append(z)
+        return z[:, :1].sigmoid()
+
+    samples = Samples(labels, (8, 8), decode, scheduler="ddpm", steps=3)
+    tuned = train(stable(folder), tmp_path / "a", how=LORA, samples=samples)
+    train(stable(folder), tmp_path / "b", how=LORA, samples=samples)
+    names = ["step_000003.png", "step_000004.png"]
+    files = [[(tmp_path / run / "samples" / name).read_bytes() for name in names] for run in "ab"]
+    assert files[0] == files[1]
+    assert files[0][0] != files[0][1]
+    torch.testing.assert_close(samples.picture(tuned)(tuned.network), asked[1][:, :1].sigmoid(), atol=1e-5, rtol=1e-4)
+    with Image.open(tmp_path / "a" / "samples" / names[0]) as image:
+        assert (image.size, image.mode) == ((16, 8), "L")
+
+
+def test_a_sample_grid_shows_what_the_labels_say() -> None:
+    """A network that answers the label, or 0.5 when told nothing, guided by weight w: 0.5 + w (label - 0.5)."""
+    backbone = Linear.backbone()
+    samples = Samples(torch.tensor([[1.0, 0.0], [0.0, 0.0]]), (4, 4), lambda z: z[:, :1], steps=4, weight=1.5)
+    bright, dark = samples.picture(backbone)(backbone.network)
+    torch.testing.assert_close(bright, torch.full((1, 4, 4), 1.25))
+    torch.testing.assert_close(dark, torch.full((1, 4, 4), -0.25))
+
+
+def bad(uids: Sequence[str]) -> Tensor:
+    return latents(uids).index_fill(0, torch.tensor([0]), float("nan"))
+
+
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [
+        (replace(DATA, latents=lambda uids: latents(uids)[:, :3]), "latents have 3 channels, the backbone takes 4"),
+        (replace(DATA, labels=LABELS[:, :1]), "labels of 1 findings give conditions .* the backbone takes"),
+        (replace(DATA, latents=bad), "the latent of u0 is not finite; encode it again in fp32"),
+    ],
+)
+def test_data_that_do_not_fit_are_one_line(tmp_path: Path, data: LabelledLatents, said: str) -> None:
+    with pytest.raises(InputError, match=said):
+        train_backbone(small(), data, folder=tmp_path, training=TRAINING)
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_cannot_be_asked_for_is_one_line(tmp_path: Path, folder: Path) -> None:
+    with pytest.raises(InputError, match="LoRA rank is 0; give at least 1"):
+        Lora(rank=0)
+    with pytest.raises(InputError, match="drop is 2; give a share"):
+        Objective(drop=2)
+    with pytest.raises(InputError, match=r"clamped to 6\.\.5\.0"):
+        Objective(low=6)
+    with pytest.raises(InputError, match="16 uids but 3 of patients"):
+        replace(DATA, patients=["p"] * 3)
+    with pytest.raises(InputError, match="balance 'rare' is not known"):
+        train(small(), tmp_path, objective=Objective(balance="rare"))  # type: ignore[arg-type]
+    tuned = train(stable(folder), tmp_path, how=LORA)
+    with pytest.raises(InputError, match="carries LoRA layers already"):
+        train(tuned, tmp_path / "again", how=LORA)
+    with pytest.raises(InputError, match="LoRA finds no layer to_q"):
+        make_trainable(torch.nn.Sequential(torch.nn.Conv2d(1, 1, 1)), LORA, 0)

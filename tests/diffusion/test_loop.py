@@ -1,0 +1,403 @@
+"""The training loop: rates, cut batches, cut trainings, what a checkpoint holds, and what it refuses."""
+
+import itertools
+import math
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from torch import Tensor, nn
+
+from medlt import chance
+from medlt.diffusion import checkpoint
+from medlt.diffusion.loop import WHOLE, Part, Training, fit
+from medlt.diffusion.tracking import grid
+from medlt.files import read_tensors
+from medlt.types import InputError
+
+INPUTS = chance.noise_like(range(32), (4,))
+TRAINING = Training(steps=8, learning_rate=1e-2, batch=8, warmup_steps=2, ema=0.9, checkpoint_every=3)
+
+
+def network(dropout: float = 0.0) -> nn.Module:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Dropout(dropout), nn.Linear(8, 1))
+
+
+def loss_of(net: nn.Module, step: int, part: Part) -> Tensor:
+    """Regression on rows of the step; part by part."""
+    x = part.take(INPUTS[chance.batch_indices(len(INPUTS), 8, step, "loop test")])
+    return (net(x) - x.sum(1, keepdim=True)).pow(2).mean()
+
+
+def train(folder: Path, training: Training = TRAINING, net: nn.Module | None = None, **more: Any) -> nn.Module:
+    return fit(network() if net is None else net, loss_of, training, folder=folder, key="k", **more)
+
+
+def same_files(a: Path, b: Path) -> bool:
+    one, two = (read_tensors(folder / checkpoint.FILE) for folder in (a, b))
+    return one.keys() == two.keys() and all(torch.equal(one[name], two[name]) for name in one)
+
+
+def losses(folder: Path) -> np.ndarray:
+    return pd.read_parquet(folder / "history.parquet")["loss"].to_numpy()
+
+
+def test_the_rate_warms_up_and_stays_or_falls_by_half_a_cosine() -> None:
+    constant = Training(steps=100, learning_rate=2.0, warmup_steps=4)
+    assert [constant.rate(i) for i in (0, 1, 3, 4, 99)] == [0.5, 1.0, 2.0, 2.0, 2.0]
+    cosine = replace(constant, schedule="cosine")
+    assert [cosine.rate(i) for i in (0, 3, 4)] == [0.5, 2.0, 2.0]
+    assert cosine.rate(52) == pytest.approx(1.0)
+    assert cosine.rate(99) == pytest.approx(1 + math.cos(math.pi * 95 / 96))
+    assert replace(constant, warmup_steps=0).rate(0) == 2.0
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{}, {"schedule": "cosine"}, {"accumulate": 4}, {"precision": "bf16"}, {"ema": 0.0}, {"clip": 0.1}],
+    ids=lambda changes: ",".join(map(str, changes)) or "plain",
+)
+def test_cut_and_gone_on_with_is_the_whole_to_the_bit(tmp_path: Path, changes: dict[str, Any]) -> None:
+    """Weights, optimizer, moving average, losses; with dropout, whose draws come from the step too."""
+    training = replace(TRAINING, **changes)
+    train(tmp_path / "whole", training, network(0.5))
+    train(tmp_path / "cut", replace(training, stop_at=3), network(0.5))
+    torch.rand(7)  # whatever the process drew in between
+    train(tmp_path / "cut", replace(training, stop_at=4), network(0.5))
+    train(tmp_path / "cut", training, network(0.5))
+    assert same_files(tmp_path / "whole", tmp_path / "cut")
+    assert len(losses(tmp_path / "cut")) == 8
+
+
+def test_dropout_is_drawn_anew_each_step_and_by_the_key(tmp_path: Path) -> None:
+    seen: list[Tensor] = []
+
+    def look(net: nn.Module, step: int, part: Part) -> Tensor:
+        seen.append(net[2](torch.ones(64)))  # type: ignore[index]
+        return loss_of(net, step, part)
+
+    for key in ("a", "b"):
+        fit(network(0.5), look, replace(TRAINING, steps=2), folder=tmp_path / key, key=key)
+    assert all(not torch.equal(a, b) for a, b in itertools.pairwise(seen))
+
+
+def test_channels_last_weights_go_on_to_the_same_bits(tmp_path: Path) -> None:
+    """Moments come back in their weight's memory format."""
+
+    def conv_loss(net: nn.Module, step: int, part: Part) -> Tensor:
+        return net(chance.noise_like([step], (3, 8, 8))).pow(2).mean()
+
+    def conv() -> nn.Module:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            return nn.Sequential(nn.Conv2d(3, 4, 3), nn.Conv2d(4, 2, 3)).to(memory_format=torch.channels_last)
+
+    for name, stops in {"whole": (6,), "cut": (2, 6)}.items():
+        for stop in stops:
+            fit(conv(), conv_loss, replace(TRAINING, steps=stop), folder=tmp_path / name, key="k")
+    assert same_files(tmp_path / "whole", tmp_path / "cut")
+
+
+@pytest.mark.parametrize("pieces", [2, 8])
+def test_micro_batches_are_one_big_batch(tmp_path: Path, pieces: int) -> None:
+    whole = train(tmp_path / "whole")
+    cut = train(tmp_path / "cut", replace(TRAINING, accumulate=pieces))
+    np.testing.assert_allclose(losses(tmp_path / "cut"), losses(tmp_path / "whole"), atol=1e-6)
+    for a, b in zip(whole.parameters(), cut.parameters(), strict=True):
+        torch.testing.assert_close(a, b, atol=1e-6, rtol=0)
+
+
+def test_a_training_may_be_cut_otherwise_when_gone_on_with(tmp_path: Path) -> None:
+    """Micro-batches, checkpoint distance and, at a constant rate, the number of steps are not what a training is."""
+    train(tmp_path, replace(TRAINING, stop_at=4))
+    train(tmp_path, replace(TRAINING, steps=12, accumulate=2, checkpoint_every=5))
+    assert len(losses(tmp_path)) == 12
+    for other in ({"batch": 16}, {"schedule": "cosine"}, {"precision": "bf16"}, {"weight_decay": 0.0}):
+        with pytest.raises(InputError, match="other settings or data"):
+            train(tmp_path, replace(TRAINING, steps=12, **other))
+
+
+def test_a_cosine_of_another_length_is_another_training(tmp_path: Path) -> None:
+    cosine = replace(TRAINING, schedule="cosine", stop_at=4)
+    train(tmp_path, cosine)
+    with pytest.raises(InputError, match="other settings or data"):
+        train(tmp_path, replace(cosine, steps=12))
+
+
+def test_the_moving_average_is_that_of_diffusers_by_hand(tmp_path: Path) -> None:
+    """shadow = d shadow + (1 - d) weights, d = min(ema, (1 + k) / (10 + k)) after the first step, 0 at it."""
+    shadow: list[Tensor] = []
+    weights: list[list[Tensor]] = []
+
+    def look(net: nn.Module, step: int, part: Part) -> Tensor:
+        weights.append([weight.detach().clone() for weight in net.parameters()])
+        return loss_of(net, step, part)
+
+    averaged = fit(network(), look, replace(TRAINING, steps=5), folder=tmp_path, key="k")
+    named = read_tensors(tmp_path / checkpoint.FILE)
+    weights.append([named[f"network.{name}"] for name, _ in averaged.named_parameters()])
+    for k, now in enumerate(weights[1:]):
+        decay = min(0.9, (1 + k) / (10 + k)) if k else 0.0
+        shadow = now if not k else [decay * s + (1 - decay) * w for s, w in zip(shadow, now, strict=True)]
+    for a, b in zip(averaged.parameters(), shadow, strict=True):
+        torch.testing.assert_close(a.data, b, atol=1e-6, rtol=1e-5)
+
+
+def test_only_what_is_trained_is_kept(tmp_path: Path) -> None:
+    net = network()
+    net[0].requires_grad_(False)  # type: ignore[index]
+    before = net[0].weight.clone()  # type: ignore[index]
+    after = train(tmp_path, net=net)
+    assert torch.equal(after[0].weight, before)  # type: ignore[index]
+    named = read_tensors(tmp_path / checkpoint.FILE)
+    assert {name for name in named if name.startswith("network.")} == {"network.3.weight", "network.3.bias"}
+    assert {name.split(".")[1] for name in named if name.startswith(("ema.", "optimizer."))} == {"0", "1"}
+
+
+def test_a_checkpoint_that_reads_back_otherwise_is_told_and_the_old_one_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train(tmp_path, replace(TRAINING, steps=3))
+    good, save = (tmp_path / checkpoint.FILE).read_bytes(), checkpoint.save
+
+    def flip_a_bit(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
+        other = tensors["ema.1"].clone()
+        other.view(torch.uint8)[2] ^= 1
+        save(path, tensors | {"ema.1": other}, metadata)
+
+    monkeypatch.setattr(checkpoint, "save", flip_a_bit)
+    with pytest.raises(InputError, match=r"ema\.1 reads back otherwise than it was written at step 6"):
+        train(tmp_path)
+    assert (tmp_path / checkpoint.FILE).read_bytes() == good
+    assert not list(tmp_path.glob(".*tmp*"))
+    monkeypatch.undo()
+    train(tmp_path)
+    assert len(losses(tmp_path)) == 8
+
+
+def test_the_file_is_one_of_the_safetensors_library(tmp_path: Path) -> None:
+    """It reads back the same and is as long: all kinds, empty tensors, other memory formats."""
+    from safetensors import safe_open
+    from safetensors.torch import save_file
+
+    made = {str(kind): (chance.noise_like([1, 2], (3, 4, 5)) * 9).to(kind) for kind in checkpoint.KINDS}
+    made |= {"empty": torch.empty(0, 2), "scalar": torch.tensor(7), "a name": torch.ones(3)}
+    made["turned"] = made["torch.float32"].to(memory_format=torch.channels_last)
+    checkpoint.save(tmp_path / "ours", made, {"training": "é"})
+    save_file({name: value.contiguous() for name, value in made.items()}, tmp_path / "theirs", {"training": "é"})
+    assert checkpoint.differing(tmp_path / "ours", made) is None
+    with safe_open(tmp_path / "ours", "pt") as stored:
+        assert stored.metadata() == {"training": "é"}
+    bodies = []
+    for name in ("ours", "theirs"):
+        raw = (tmp_path / name).read_bytes()
+        bodies.append(len(raw) - 8 - int.from_bytes(raw[:8], "little"))
+        assert int.from_bytes(raw[:8], "little") % 8 == 0
+    assert bodies[0] == bodies[1]
+
+
+def test_a_nan_in_a_checkpoint_equals_itself(tmp_path: Path) -> None:
+    """The comparison is of bits: what is no number (a validation loss) is no difference, and -0 is not 0."""
+    from safetensors.torch import save_file
+
+    kept = {"a": torch.tensor([math.nan, 0.0])}
+    save_file(kept, tmp_path / "x")
+    assert checkpoint.differing(tmp_path / "x", kept) is None
+    assert checkpoint.differing(tmp_path / "x", {"a": torch.tensor([math.nan, -0.0])}) == "a"
+    assert checkpoint.differing(tmp_path / "x", {"a": kept["a"].double()}) == "a"
+    assert checkpoint.differing(tmp_path / "x", kept | {"b": kept["a"]}) == "b"
+
+
+def test_a_damaged_checkpoint_is_one_line(tmp_path: Path) -> None:
+    train(tmp_path, replace(TRAINING, steps=3))
+    path = tmp_path / checkpoint.FILE
+    path.write_bytes(path.read_bytes()[:-40])
+    with pytest.raises(InputError, match=r"checkpoint\.safetensors is damaged .*; move it away to begin anew") as told:
+        train(tmp_path)
+    assert "\n" not in str(told.value)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"steps": 0}, "steps is 0; give at least 1"),
+        ({"batch": 0}, "batch is 0; give at least 1"),
+        ({"accumulate": 0}, "accumulate is 0; give at least 1"),
+        ({"learning_rate": 0.0}, "learning_rate is 0.0; give more than 0"),
+        ({"learning_rate": math.nan}, "learning_rate is nan; give more than 0"),
+        ({"ema": 1.0}, "ema is 1.0; give a decay from 0"),
+        ({"stop_at": 9}, "stop_at is 9; give 1 to 8"),
+    ],
+)
+def test_settings_that_cannot_work_are_one_line(changes: dict[str, Any], said: str) -> None:
+    with pytest.raises(InputError, match=said):
+        replace(TRAINING, **changes)
+
+
+def test_what_cannot_be_trained_is_one_line(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="a batch of 8 does not divide into 1 processes x 3 micro-batches"):
+        train(tmp_path, replace(TRAINING, accumulate=3))
+    with pytest.raises(InputError, match="precision fp16 needs a GPU; use bf16 or fp32"):
+        train(tmp_path, replace(TRAINING, precision="fp16"))
+    if not torch.cuda.is_available():
+        with pytest.raises(InputError, match="device cuda was asked for, but torch sees no GPU"):
+            train(tmp_path, device="cuda")
+    with pytest.raises(InputError, match="no weight of the network is trainable"):
+        train(tmp_path, net=network().requires_grad_(False))
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_network_whose_weights_do_not_move_is_told(tmp_path: Path) -> None:
+    """As when adapters were put in after the optimizer was made, or the loss has lost its graph."""
+    net = network()
+    with pytest.raises(InputError, match="no weight moved in the first step"):
+        fit(net, lambda model, step, part: loss_of(model, step, part) * 0, replace(TRAINING, weight_decay=0.0),
+            folder=tmp_path, key="k")  # fmt: skip
+    assert not list(tmp_path.iterdir())
+
+
+def test_bfloat16_runs_the_forward_and_leaves_no_trace(tmp_path: Path) -> None:
+    seen: list[torch.dtype] = []
+    net = network()
+    net[0].register_forward_hook(lambda module, given, out: seen.append(out.dtype))  # type: ignore[index]
+    train(tmp_path / "half", replace(TRAINING, steps=1, precision="bf16"), net)
+    train(tmp_path / "whole", replace(TRAINING, steps=1), network())
+    assert seen == [torch.bfloat16]
+    assert net(INPUTS).dtype == torch.float32
+    assert seen[1] == torch.float32
+    assert losses(tmp_path / "half") != losses(tmp_path / "whole")
+    assert all(value.dtype == torch.float32 for name, value in read_tensors(tmp_path / "half" / checkpoint.FILE).items()
+               if name.startswith(("network.", "ema.", "optimizer.")))  # fmt: skip
+
+
+def test_a_grid_puts_images_side_by_side() -> None:
+    images = torch.arange(5.0).reshape(5, 1, 1, 1).expand(5, 1, 2, 3) / 4
+    sheet = grid(images, columns=3)
+    assert sheet.shape == (4, 9)
+    assert sheet.dtype == np.uint8
+    assert sheet[::2, ::3].tolist() == [[0, 64, 128], [191, 255, 0]]
+    assert sheet[0, :3].tolist() == [0, 0, 0]
+    assert grid(torch.full((1, 1, 2, 2), math.nan)).tolist() == [[0, 0], [0, 0]]
+
+
+def picture(net: nn.Module) -> Tensor:
+    return net(INPUTS[:2]).sigmoid().reshape(2, 1, 1, 1).expand(2, 1, 4, 4)
+
+
+def test_pictures_are_of_the_moving_average_and_the_same_again(tmp_path: Path) -> None:
+    from PIL import Image
+
+    net = train(tmp_path / "a", picture=picture)
+    train(tmp_path / "b", replace(TRAINING, stop_at=4), picture=picture)
+    train(tmp_path / "b", picture=picture)
+    names = ["step_000003.png", "step_000006.png", "step_000008.png"]
+    assert sorted(path.name for path in (tmp_path / "a" / "samples").iterdir()) == names
+    assert all((tmp_path / "a" / "samples" / name).read_bytes() == (tmp_path / "b" / "samples" / name).read_bytes()
+               for name in names)  # fmt: skip
+    with Image.open(tmp_path / "a" / "samples" / names[-1]) as last:
+        np.testing.assert_array_equal(np.asarray(last), grid(picture(net)))
+
+
+def test_curves_go_to_tensorboard_and_a_kill_leaves_no_step_twice(tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    def power_cut(stage: str, done: int, total: int) -> None:
+        if done == 5:
+            raise KeyboardInterrupt
+
+    def held(net: nn.Module) -> float:
+        return float(net(INPUTS).mean())
+
+    options: dict[str, Any] = {"tracker": "tensorboard", "picture": picture, "evaluate": held, "name": "run"}
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path, progress=power_cut, **options)
+    train(tmp_path, **options)
+    told = EventAccumulator(str(tmp_path / "tracking" / "run")).Reload()
+    assert [event.step for event in told.Scalars("loss")] == list(range(1, 9))
+    np.testing.assert_allclose([event.value for event in told.Scalars("loss")], losses(tmp_path), rtol=1e-6)
+    assert [event.value for event in told.Scalars("learning rate")][:3] == pytest.approx([5e-3, 1e-2, 1e-2])
+    assert [event.step for event in told.Scalars("validation")] == [3, 6, 8]
+    assert [event.step for event in told.Images("samples")] == [3, 6, 8]
+
+
+def test_a_whole_batch_is_the_one_part_of_itself() -> None:
+    assert WHOLE.take([1, 2, 3]) == [1, 2, 3]
+    parts = Training(batch=12, accumulate=3).parts(1, 2)
+    assert [part.take(list(range(12))) for part in parts] == [[6, 7], [8, 9], [10, 11]]
+
+
+SCRIPT = """
+import sys
+from pathlib import Path
+import torch
+torch.set_num_threads(1)
+sys.path.insert(0, sys.argv[2])
+from test_loop import TRAINING, picture, replace, train
+where = Path(sys.argv[1])
+train(where, replace(TRAINING, stop_at=4, accumulate=2), picture=picture, evaluate=lambda net: 1.0)
+train(where, picture=picture, evaluate=lambda net: 1.0)
+assert torch.distributed.get_world_size() == 2
+torch.distributed.destroy_process_group()
+"""
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
+def test_on_a_gpu_a_cut_training_keeps_its_loss_scale_and_goes_on(tmp_path: Path, precision: Any) -> None:
+    """Close, not equal: a GPU adds in any order. The scaler of fp16 grows after 2,000 steps; here it is only kept."""
+    training = replace(TRAINING, precision=precision)
+    whole = train(tmp_path / "whole", training, network(0.5), device="cuda")
+    train(tmp_path / "cut", replace(training, stop_at=4), network(0.5), device="cuda")
+    cut = train(tmp_path / "cut", training, network(0.5), device="cuda")
+    for a, b in zip(whole.parameters(), cut.parameters(), strict=True):
+        assert a.device.type == "cpu"
+        torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-4)
+    named = read_tensors(tmp_path / "cut" / checkpoint.FILE)
+    assert ("scaler.scale" in named) == (precision == "fp16")
+
+
+class HalfScaler:
+    """What a GradScaler tells and takes."""
+
+    def __init__(self) -> None:
+        self.told: dict[str, Any] = {"scale": 65536.0, "growth_factor": 2.0, "_growth_tracker": 0}
+
+    def state_dict(self) -> dict[str, Any]:
+        return dict(self.told)
+
+    def load_state_dict(self, told: dict[str, Any]) -> None:
+        self.told = told
+
+
+def test_a_loss_scale_is_part_of_the_state() -> None:
+    states = [checkpoint.State.new("k", network(), 0.9, 0.0, HalfScaler()) for _ in range(2)]
+    states[0].scaler.told |= {"scale": 512.0, "_growth_tracker": 37}
+    states[1].restore(states[0].tensors(), 5)
+    assert states[1].scaler.told == {"scale": 512.0, "growth_factor": 2.0, "_growth_tracker": 37}
+
+
+@pytest.mark.slow
+def test_two_processes_walk_the_curve_of_one(tmp_path: Path) -> None:
+    """Each takes half of every batch; gradients are averaged; the first one measures, draws and writes."""
+    script = tmp_path / "script.py"
+    script.write_text(SCRIPT)
+    run = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    told = {**os.environ, "OMP_NUM_THREADS": "1"}
+    here = str(Path(__file__).parent)
+    subprocess.run([*run, str(script), str(tmp_path / "two"), here], check=True, env=told, timeout=240)
+    train(tmp_path / "one", picture=picture, evaluate=lambda net: 1.0)
+    assert len(losses(tmp_path / "two")) == 8
+    np.testing.assert_allclose(losses(tmp_path / "two"), losses(tmp_path / "one"), atol=1e-5)
+    one, two = (read_tensors(tmp_path / name / checkpoint.FILE) for name in ("one", "two"))
+    for name in set(one) - {"validation"}:  # measured at step 4 too by the one that stopped there
+        torch.testing.assert_close(one[name], two[name], atol=1e-5, rtol=1e-4)

@@ -1,0 +1,118 @@
+"""An autoencoder is fine-tuned on radiographs: better images, and with the encoder frozen the same latents."""
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from medlt.diffusion.codec import AutoencoderCodec, load_codec
+from medlt.diffusion.loop import WHOLE, Part, Training
+from medlt.diffusion.vae import Reconstruction, ReconstructionLoss, finetune_codec, gradient_error, quality
+from medlt.testing import Discs, tiny_autoencoder_kl, tiny_autoencoder_tiny
+from medlt.types import InputError
+
+IMAGES, HELD = Discs(24, 16), Discs(4, 16, seed=9)
+TRAINING = Training(steps=12, learning_rate=3e-3, batch=4, warmup_steps=2, ema=0.5, checkpoint_every=5)
+
+
+@pytest.fixture(params=[tiny_autoencoder_kl, tiny_autoencoder_tiny], ids=["kl", "tiny"])
+def source(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    request.param().save_pretrained(tmp_path / "source")
+    return tmp_path / "source"
+
+
+def tune(source: Path, folder: Path, training: Training = TRAINING, **more: Any) -> AutoencoderCodec:
+    return finetune_codec(source, IMAGES, folder=folder, training=training, held=HELD, **more)
+
+
+def told(folder: Path) -> dict[str, Any]:
+    (path,) = folder.glob("*/training.json")
+    return dict(json.loads(path.read_text()))
+
+
+def test_the_decoder_learns_and_latents_stay_valid(source: Path, tmp_path: Path) -> None:
+    before, after = load_codec(source), tune(source, tmp_path / "run", replace(TRAINING, steps=60))
+    x = torch.stack([HELD[i]["image"] for i in range(4)])
+    assert torch.equal(before.moments(x), after.moments(x))
+    assert before.digest != after.digest
+    about = told(tmp_path / "run")
+    assert about["encoder"] == "unchanged"
+    assert about["source"] == before.digest
+    assert about["before"] == quality(before, HELD)
+    assert about["after"] == pytest.approx(quality(after, HELD))
+    assert about["after"]["psnr"] > about["before"]["psnr"] + 1
+    assert about["after"]["l1"] < about["before"]["l1"]
+    assert len(list((tmp_path / "run").glob("*.training/samples/*.png"))) == 12
+
+
+def test_the_whole_autoencoder_learns_when_asked(source: Path, tmp_path: Path) -> None:
+    before, after = load_codec(source), tune(source, tmp_path / "run", decoder_only=False)
+    x = torch.stack([HELD[i]["image"] for i in range(4)])
+    assert not torch.equal(before.moments(x), after.moments(x))
+    assert told(tmp_path / "run")["encoder"] == "trained"
+
+
+def test_a_killed_tuning_goes_on_to_the_same_weights_and_a_finished_one_is_loaded(source: Path, tmp_path: Path) -> None:
+    def cut(at: int) -> Callable[[str, int, int], None]:
+        def progress(stage: str, done: int, total: int) -> None:
+            if done == at:
+                raise KeyboardInterrupt
+
+        return progress
+
+    whole = tune(source, tmp_path / "whole")
+    with pytest.raises(KeyboardInterrupt):
+        tune(source, tmp_path / "killed", progress=cut(8))
+    seen: list[int] = []
+    assert tune(source, tmp_path / "killed", progress=lambda *told: seen.append(told[1])).digest == whole.digest
+    assert seen == list(range(6, 13))
+    assert tune(source, tmp_path / "killed", progress=cut(1)).digest == whole.digest
+
+
+def test_the_folder_names_no_place_of_this_machine(source: Path, tmp_path: Path) -> None:
+    tune(source, tmp_path / "run")
+    (config,) = (tmp_path / "run").glob("*/config.json")
+    assert str(tmp_path) not in config.read_text()
+    assert load_codec(config.parent).digest == tune(source, tmp_path / "run").digest
+
+
+def test_bfloat16_trains_and_fp16_is_refused(source: Path, tmp_path: Path) -> None:
+    tuned = tune(source, tmp_path / "run", replace(TRAINING, precision="bf16"))
+    assert next(tuned.network.parameters()).dtype == torch.float32
+    with pytest.raises(InputError, match="overflows in fp16 and gives black images; train it in bf16 or fp32"):
+        tune(source, tmp_path / "half", replace(TRAINING, precision="fp16"))
+    with pytest.raises(InputError, match="images of 15x15 px do not fit this codec"):
+        finetune_codec(source, Discs(4, 15), folder=tmp_path / "odd", training=TRAINING)
+
+
+def test_the_gradient_error_is_that_of_its_definition() -> None:
+    """A ramp of slope s against a flat image: s at full size, 2 s and 4 s after one and two halvings."""
+    ramp = 0.1 * torch.arange(16.0).expand(2, 1, 16, 16)
+    expected = (0.1 + 0.2 + 0.4) / 6  # one of two directions, three sizes
+    assert float(gradient_error(ramp, torch.zeros_like(ramp))) == pytest.approx(expected, rel=1e-5)
+    assert float(gradient_error(ramp + 0.3, ramp)) == pytest.approx(0, abs=1e-6)
+
+
+@pytest.mark.parametrize("ssim", [0.0, 0.5])
+def test_the_loss_is_that_of_its_parts_and_adds_up_over_them(ssim: float) -> None:
+    network = Reconstruction(tiny_autoencoder_kl(), decoder_only=False)
+    loss = ReconstructionLoss(IMAGES, batch=4, edge=1.0, ssim=ssim, kl_weight=0.1, seed=0)
+    plain = replace(loss, edge=0.0, ssim=0.0, kl_weight=0.0)
+    with torch.no_grad():
+        whole = float(loss(network, 3, WHOLE))
+        parts = [float(loss(network, 3, Part(i, 4))) for i in range(4)]
+        assert float(plain(network, 3, WHOLE)) < whole
+    assert np.mean(parts) == pytest.approx(whole, rel=1e-4)
+
+
+def test_a_frozen_encoder_has_no_gradients() -> None:
+    network = Reconstruction(tiny_autoencoder_kl(), decoder_only=True)
+    loss = ReconstructionLoss(IMAGES, batch=2, edge=1.0, ssim=0.0, kl_weight=1.0, seed=0)
+    loss(network, 0, WHOLE).backward()
+    trained = {name.split(".")[1] for name, weight in network.named_parameters() if weight.grad is not None}
+    assert trained == {"decoder", "post_quant_conv"}

@@ -1,0 +1,180 @@
+"""The fine-tuning recipe end to end on every family: what it leaves, what a user can take away, resume."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import torch
+
+from medlt.config import RunConfig, parse
+from medlt.data.manifest import Manifest
+from medlt.files import read_tensors
+from medlt.types import InputError
+from medlt.writer import to_uint8
+from pipelines.finetune import main, prepare
+
+MODEL = {"kind": "untrained", "widths": [32, 32], "text_width": 32, "text_layers": 1}
+BRIEF: dict[str, Any] = {"steps": 4, "batch": 8, "checkpoint_every": 2, "warmup_steps": 0, "learning_rate": 1e-3}
+STABLE: dict[str, Any] = {"kind": "stable-diffusion", "model": MODEL, **BRIEF}
+FAMILIES: dict[str, dict[str, Any]] = {
+    "unet": {"width": 8, **BRIEF},
+    "transformer": {"kind": "transformer", "width": 32, "depth": 1, "heads": 2, **BRIEF},
+    "full": {**STABLE, "train": "full"},
+    "lora": {**STABLE, "model": {**MODEL, "version": "2.1"}, "train": "lora", "rank": 2, "train_text": True},
+}
+Make = Callable[..., RunConfig]
+
+
+@pytest.fixture(scope="session")
+def make(tiny: Callable[[Path], RunConfig]) -> Make:
+    """The tiny config as a fine-tuning of one family."""
+
+    def build(out: Path, family: str, **changes: Any) -> RunConfig:
+        told = tiny(out).model_dump(mode="json", exclude={"recipe", "method", "denoiser"})
+        own = {"recipe": "finetune", "method": {"steps": 3}, "denoiser": {**FAMILIES[family], **changes}}
+        return parse({**told, **own})
+
+    return build
+
+
+@pytest.fixture(scope="session")
+def full(tmp_path_factory: pytest.TempPathFactory, make: Make) -> Path:
+    """A finished run that trained a Stable Diffusion model in full, made once."""
+    place = tmp_path_factory.mktemp("full")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(place)
+        main(make(Path("run"), "full"))
+    return place / "run"
+
+
+def test_a_run_leaves_what_the_contract_says(full: Path) -> None:
+    names = (
+        "config.yaml run.json manifest.parquet plan.parquet findings.parquet failures.csv training.parquet report.html"
+    )
+    assert [name for name in names.split() if not (full / name).is_file()] == []
+    told, plan = json.loads((full / "run.json").read_text()), pd.read_parquet(full / "plan.parquet")
+    made = Manifest.read(full / "manifest.parquet").rows
+    made = made[made["synthetic"]]
+    assert told["counts"]["kept"] == len(made) > 0
+    assert told["counts"]["planned"] == len(plan) == told["counts"]["kept"] + told["counts"]["rejected"]
+    assert set(told["digests"]) == {"manifest", "codec", "denoiser"}
+    assert (made["split"] == "train").all()
+    history = pd.read_parquet(full / "training.parquet")
+    assert len(history) == 4
+    assert history["loss"].notna().all()
+    assert list(history.index[history["validation"].notna()]) == [2, 4]
+    assert (full / "stages/denoiser/samples/step_000004.png").is_file()
+    page = (full / "report.html").read_text()
+    assert 'id="training"' in page
+    assert "kept synthetic images, a row a finding" in page
+    assert not (full / "verdict.json").exists()
+
+
+def test_labels_and_views_are_those_of_the_row_that_lent_them(full: Path) -> None:
+    manifest = Manifest.read(full / "manifest.parquet")
+    made = manifest.rows[manifest.rows["synthetic"]]
+    like = manifest.rows.loc[made["like"]]
+    findings = list(manifest.findings)
+    assert (like[findings].to_numpy(float) == made[findings].to_numpy(float)).all()
+    assert list(like["view"]) == list(made["view"])
+    assert (like["split"] == "train").all()
+
+
+def test_diffusers_opens_what_was_trained(full: Path) -> None:
+    """The written folder is a StableDiffusionPipeline; its UNet is the EMA of the checkpoint, and was moved."""
+    from diffusers import StableDiffusionPipeline
+
+    pipe = StableDiffusionPipeline.from_pretrained(full / "denoiser", local_files_only=True, safety_checker=None)
+    started = read_tensors(full / "stages/denoiser/untrained/unet/diffusion_pytorch_model.safetensors")
+    held = pipe.unet.state_dict()
+    assert held.keys() == started.keys()
+    assert not all(torch.equal(held[name], started[name]) for name in held)
+    text = read_tensors(full / "stages/denoiser/untrained/text_encoder/model.safetensors")
+    kept = read_tensors(full / "denoiser/text_encoder/model.safetensors")
+    assert all(torch.equal(text[name], kept[name]) for name in text)
+
+
+def test_one_row_alone_gives_its_file_again(full: Path, make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    import numpy as np
+    from PIL import Image
+
+    monkeypatch.chdir(full.parent)
+    made = pd.read_parquet(full / "manifest.parquet").query("synthetic == True")
+    ready = prepare(make(Path("run"), "full"))
+    row = pd.read_parquet(full / "plan.parquet").loc[[made.index[0]]]
+    image = to_uint8(next(iter(ready.method.run(row))).images)[0]
+    np.testing.assert_array_equal(image, np.asarray(Image.open(full / made["path"].iloc[0])))
+
+
+def test_a_run_stopped_in_training_ends_as_one_that_was_not(full: Path, make: Make, tmp_path: Path) -> None:
+    def power_cut(stage: str, done: int, total: int) -> None:
+        if stage == "denoiser" and done == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        main(make(tmp_path / "run", "full"), power_cut)
+    assert not (tmp_path / "run/denoiser").exists()
+    main(make(tmp_path / "run", "full"))
+    for part in ("unet/diffusion_pytorch_model.safetensors", "model_index.json"):
+        assert (tmp_path / "run/denoiser" / part).read_bytes() == (full / "denoiser" / part).read_bytes()
+    images = sorted(path.name for path in (full / "images").glob("*.png"))
+    assert images == sorted(path.name for path in (tmp_path / "run/images").glob("*.png")) != []
+    assert all((tmp_path / "run/images" / n).read_bytes() == (full / "images" / n).read_bytes() for n in images)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", ["unet", "transformer", "lora"])
+def test_every_family_runs_end_to_end_and_is_found_done(family: str, make: Make, tmp_path: Path) -> None:
+    config = make(tmp_path / "run", family)
+    main(config)
+    first = {p.name: p.read_bytes() for p in (tmp_path / "run/images").glob("*.png")}
+    steps: list[str] = []
+    main(config, lambda stage, done, total: steps.append(stage))
+    assert "denoiser" not in steps
+    assert {p.name: p.read_bytes() for p in (tmp_path / "run/images").glob("*.png")} == first != {}
+    assert (tmp_path / "run/denoiser/pytorch_lora_weights.safetensors").is_file() == (family == "lora")
+
+
+@pytest.mark.slow
+def test_fusion_runs_on_stable_diffusion(tiny: Callable[[Path], RunConfig], tmp_path: Path) -> None:
+    from pipelines.fusion import main as fuse
+
+    told = tiny(tmp_path / "run").model_dump(mode="json", exclude={"denoiser"})
+    fuse(parse({**told, "denoiser": FAMILIES["full"], "evaluation": {"seeds": 1, "draws": 100}}))
+    told = json.loads((tmp_path / "run/run.json").read_text())
+    assert told["counts"]["kept"] > 0
+    assert (tmp_path / "run/verdict.json").is_file()
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"model": {"kind": "folder", "path": "nowhere"}}, "nowhere does not exist"),
+        ({"prompts": {"words": {"No such finding": "x"}}}, "none of the findings"),
+        ({"prompts": {"template": "a {colour} radiograph"}}, "colour"),
+        ({"batch": 7, "accumulate": 2}, "does not divide"),
+    ],
+)
+def test_a_mistake_stops_at_the_door(changes: dict[str, Any], said: str, make: Make, tmp_path: Path) -> None:
+    """One line, before anything is learnt: no codec, no latents, no denoiser."""
+    with pytest.raises(InputError, match=said) as told:
+        main(make(tmp_path / "run", "full", **changes))
+    assert "\n" not in str(told.value)
+    assert not (tmp_path / "run/stages/codec").exists()
+
+
+def test_training_one_part_is_found_by_the_whole(full: Path, make: Make, tmp_path: Path) -> None:
+    from pipelines.training import main as train
+
+    config = make(tmp_path / "run", "unet")
+    made = train(config, "denoiser")
+    assert (made / "model.safetensors").is_file()
+    assert not (tmp_path / "run/plan.parquet").exists()
+    steps: list[str] = []
+    train(config, "denoiser", lambda stage, done, total: steps.append(stage))
+    assert "denoiser" not in steps
+    with pytest.raises(InputError, match="no part of a recipe"):
+        train(config, "everything")
