@@ -11,10 +11,12 @@ from medlt.diffusion.adapt import FULL
 from medlt.diffusion.backbone import Backbone
 from medlt.diffusion.cache import Latents
 from medlt.diffusion.families import FAMILIES
+from medlt.diffusion.placement import place
 from medlt.diffusion.train import new_network
 from medlt.files import write_table
 from medlt.runs import Run
 from pipelines import stable, tuning
+from pipelines.encoding import way
 from pipelines.stages import Collection, Progress
 
 
@@ -25,8 +27,9 @@ def denoiser(run: Run, real: Collection, latents: Latents, progress: Progress) -
         made = make(run, real, latents, folder, progress)
         if (folder / "history.parquet").is_file():
             write_table(run.path("training.parquet"), pd.read_parquet(folder / "history.parquet"))
-    run.record(digests={"denoiser": made.digest})
-    return made
+    ready = place(made, **way(run.config), compile=run.config.compile, cuda_graphs=run.config.cuda_graphs)
+    run.record(digests={"denoiser": ready.digest})
+    return ready
 
 
 def _label_network(run: Run, real: Collection, latents: Latents, folder: Path, progress: Progress) -> Backbone:

@@ -14,14 +14,13 @@ from medlt import config as configs
 from medlt.checks.folds import Crossfit
 from medlt.diffusion.backbone import Backbone
 from medlt.diffusion.cache import Latents
-from medlt.diffusion.decode import Decoder
 from medlt.diffusion.schedulers import factory
 from medlt.files import digest, write_table
 from medlt.report.html import write as write_report
 from medlt.runs import Run
 from medlt.synthesis.from_noise import FromNoise
 from medlt.synthesis.plan import Collection as TrainRows
-from pipelines import denoising, learning, making, showing, stages
+from pipelines import denoising, encoding, learning, making, showing, stages
 from pipelines.stages import Collection, Progress, quiet
 
 ARM = "noise"
@@ -41,11 +40,11 @@ def prepare(config: configs.RunConfig, progress: Progress = quiet) -> Prepared:
     """Open the data and learn what sampling needs, or find it learnt. Raises InputError on bad input."""
     torch.set_num_threads(config.threads or torch.get_num_threads())
     run, real = stages.collect(config)
-    codec = learning.codec(run, real, progress)
+    codec = encoding.codec(run, real, progress)
     latents = learning.latents(run, real, codec, progress)
     backbone = denoising.denoiser(run, real, latents, progress)
     judges = learning.judges(run, real, progress)
-    return Prepared(run, real, judges, build(config, real, latents, backbone, judges))
+    return Prepared(run, real, judges, build(run, real, latents, backbone, judges))
 
 
 def main(config: configs.RunConfig, progress: Progress = quiet) -> Path:
@@ -63,10 +62,9 @@ def main(config: configs.RunConfig, progress: Progress = quiet) -> Path:
     return run.folder
 
 
-def build(
-    config: configs.RunConfig, real: Collection, latents: Latents, backbone: Backbone, judges: Crossfit
-) -> FromNoise:
+def build(run: Run, real: Collection, latents: Latents, backbone: Backbone, judges: Crossfit) -> FromNoise:
     """The method with everything it reads. A row is judged by the fold of the real row that lends its labels."""
+    config = run.config
     chosen, findings = config.method, real.manifest.findings
     assert isinstance(chosen, configs.FromNoise)  # the config's own check
     height, width = latents.cache.shape[-2:]
@@ -77,7 +75,7 @@ def build(
         backbone=backbone,
         shape=(backbone.channels, height, width),
         standardiser=latents.standardiser,
-        decode=Decoder(latents.codec),
+        decode=encoding.decoder(run, latents.codec),
         scheduler=factory(chosen.scheduler, chosen.steps, backbone.noise),
         candidates=config.need.candidates,
         guidance=chosen.guidance,

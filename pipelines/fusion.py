@@ -12,7 +12,6 @@ from medlt import config as configs
 from medlt.checks.folds import Crossfit
 from medlt.diffusion.backbone import Backbone
 from medlt.diffusion.cache import Latents
-from medlt.diffusion.decode import Decoder
 from medlt.diffusion.schedulers import factory
 from medlt.files import digest, write_table
 from medlt.report.html import write as write_report
@@ -21,7 +20,7 @@ from medlt.sparse.embedding import SimplicialCoder
 from medlt.synthesis.fusion import LatentFusion
 from medlt.synthesis.plan import Collection as FusionRows
 from medlt.synthesis.plan import Draws
-from pipelines import denoising, learning, making, proving, showing, stages
+from pipelines import denoising, encoding, learning, making, proving, showing, stages
 from pipelines.stages import Collection, Progress, quiet
 
 ARM = "fusion"
@@ -41,12 +40,12 @@ def prepare(config: configs.RunConfig, progress: Progress = quiet) -> Prepared:
     """Open the data and learn what synthesis needs, or find it learnt. Raises InputError on bad input."""
     torch.set_num_threads(config.threads or torch.get_num_threads())
     run, real = stages.collect(config)
-    codec = learning.codec(run, real, progress)
+    codec = encoding.codec(run, real, progress)
     latents = learning.latents(run, real, codec, progress)
     coder = learning.sparse(run, real, latents, progress)
     backbone = denoising.denoiser(run, real, latents, progress)
     judges = learning.judges(run, real, progress)
-    return Prepared(run, real, judges, build(config, real, latents, coder, backbone, judges))
+    return Prepared(run, real, judges, build(run, real, latents, coder, backbone, judges))
 
 
 def main(config: configs.RunConfig, progress: Progress = quiet) -> Path:
@@ -67,7 +66,7 @@ def main(config: configs.RunConfig, progress: Progress = quiet) -> Path:
 
 
 def build(
-    config: configs.RunConfig,
+    run: Run,
     real: Collection,
     latents: Latents,
     coder: SimplicialCoder,
@@ -75,6 +74,7 @@ def build(
     judges: Crossfit,
 ) -> LatentFusion:
     """The method with everything it reads. Judges' folds decide who may be paired with whom."""
+    config = run.config
     chosen, findings = config.method, real.manifest.findings
     assert isinstance(chosen, configs.Fusion)  # the config's own check
     table: pd.DataFrame = real.train.rows[["patient_id", "view", *findings]].assign(fold=judges.fold)
@@ -91,7 +91,7 @@ def build(
         latents=latents,
         standardiser=latents.standardiser,
         backbone=backbone,
-        decode=Decoder(latents.codec),
+        decode=encoding.decoder(run, latents.codec),
         scheduler=factory(chosen.scheduler, chosen.steps, backbone.noise),
         draws=draws,
         cam=chosen.cam,

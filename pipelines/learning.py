@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -14,59 +13,12 @@ from medlt.checks.consistency import Crossfit, crossfit, folds
 from medlt.classify.train import Classifier, fit
 from medlt.data.loaders import dataset
 from medlt.diffusion.cache import Latents, Standardiser, cache_latents, channel_statistics
-from medlt.diffusion.codec import load_codec
-from medlt.diffusion.loop import Training
-from medlt.diffusion.train import train_codec
-from medlt.diffusion.vae import finetune_codec
 from medlt.files import digest_file, write_table
 from medlt.runs import Run
 from medlt.sparse.embedding import SimplicialCoder
 from medlt.sparse.iterated import iterate
 from medlt.types import Codec
 from pipelines.stages import Collection, Progress
-
-
-def codec(run: Run, real: Collection, progress: Progress) -> Codec:
-    """The codec of the config: a diffusers folder, or one trained here on the train split."""
-    settings = run.config.codec
-    with run.stage("codec") as folder:
-        source, seed = dataset(real.train, run.config.size, real.cache), run.config.seed
-        if isinstance(settings, configs.TrainedCodec):
-            options = settings.model_dump(exclude={"kind"})
-            found: Codec = train_codec(source, **options, seed=seed, folder=folder, progress=progress)
-        elif settings.tune is not None:
-            found = _tuned_codec(run, real, settings, folder, progress)
-        else:
-            found = load_codec(settings.path)
-    run.record(digests={"codec": found.digest})
-    return found
-
-
-def _tuned_codec(run: Run, real: Collection, settings: configs.FolderCodec, folder: Path, progress: Progress) -> Codec:
-    """The autoencoder of a folder, tuned on the train split and held against the validation split."""
-    assert settings.tune is not None
-    chosen, size = settings.tune, run.config.size
-    own, training = ("decoder_only", "edge", "ssim"), ("steps", "batch", "learning_rate")
-    val = real.manifest.split("val")
-    return finetune_codec(
-        settings.path,
-        dataset(real.train, size, real.cache),
-        folder=folder,
-        training=Training(**chosen.model_dump(include=set(training))),
-        held=dataset(val, size, real.cache) if len(val.rows) else None,
-        name_of_images=real.train.digest(),
-        seed=run.config.seed,
-        progress=progress,
-        **chosen.model_dump(include=set(own)),
-    )
-
-
-def codec_folder(run: Run) -> Path:
-    """Where the run's autoencoder lies as a diffusers folder."""
-    settings = run.config.codec
-    if isinstance(settings, configs.FolderCodec) and settings.tune is None:
-        return settings.path / "vae" if (settings.path / "model_index.json").is_file() else settings.path
-    return next(run.path("stages", "codec").glob("*/config.json")).parent
 
 
 def latents(run: Run, real: Collection, codec: Codec, progress: Progress) -> Latents:

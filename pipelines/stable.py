@@ -21,7 +21,7 @@ from medlt.diffusion.stable.text import TokenConditioner
 from medlt.diffusion.stable.untrained import untrained
 from medlt.files import write_json
 from medlt.runs import Run
-from pipelines import learning, tuning
+from pipelines import encoding, tuning
 from pipelines.door import prompts
 from pipelines.stages import Collection, Progress
 
@@ -86,4 +86,4 @@ def _write(model: StableDiffusion, chosen: configs.StableConfig, run: Run, home:
     if chosen.train == "lora":
         save_lora(model.unet, home, model.text_encoder if chosen.train_text else None)
         return
-    save_stable_diffusion(model, home, vae=learning.codec_folder(run))
+    save_stable_diffusion(model, home, vae=encoding.codec_folder(run))

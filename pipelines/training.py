@@ -8,7 +8,7 @@ import torch
 
 from medlt import config as configs
 from medlt.types import InputError
-from pipelines import denoising, learning, stages
+from pipelines import denoising, encoding, learning, stages
 from pipelines.stages import Progress, quiet
 
 PARTS = ("codec", "sparse", "denoiser", "classifier")
@@ -23,7 +23,7 @@ def main(config: configs.RunConfig, part: str, progress: Progress = quiet) -> Pa
     if part == "classifier":
         learning.judges(run, real, progress)
         return run.path("stages", "judges")
-    codec = learning.codec(run, real, progress)
+    codec = encoding.codec(run, real, progress)
     if part != "codec":
         latents = learning.latents(run, real, codec, progress)
         learn = learning.sparse if part == "sparse" else denoising.denoiser

@@ -14,7 +14,10 @@ from medlt.config.base import Strict, by_kind
 from medlt.config.data import Data
 from medlt.config.learning import ClassifierConfig, CodecConfig, DenoiserConfig, SparseConfig, UNetConfig
 
-Scheduler = Literal["ddim", "ddpm", "dpm++", "dpm++sde", "lcm", "tcd", "unipc"]
+Scheduler = Literal[
+    "ddim", "ddpm", "pndm", "lms", "euler", "euler_a", "heun", "kdpm2", "kdpm2_a", "dpm++", "dpm++karras", "dpm++sde",
+    "dpm++single", "deis", "unipc", "sa", "lcm", "tcd",
+]  # fmt: skip
 
 
 class FromNoise(Strict):
@@ -95,6 +98,8 @@ class RunConfig(Strict):
     threads: int | None = Field(None, ge=1, description="torch threads; equal bytes need an equal number")
     device: Literal["cpu", "cuda"] = Field("cpu", description="where the denoiser and the codec run")
     precision: Literal["fp32", "bf16", "fp16"] = Field("fp32", description="of the denoiser and codec when sampling")
+    compile: bool | Literal["measure"] = Field(False, description="torch.compile; measure: if it is faster, on a GPU")
+    cuda_graphs: bool = False
     data: Data
     skip_unreadable: bool = Field(False, description="go on without images that cannot be read, and list them")
     codec: CodecConfig

@@ -54,6 +54,12 @@ class Backbone:
     space: Literal["standardised", "codec"] = "standardised"
     noise: NoiseSchedule = STABLE_DIFFUSION
 
+    @property
+    def device(self) -> torch.device:
+        """Where the network lives, and where latents and conditions are best kept while it is asked."""
+        first = next(self.network.parameters(), None)
+        return torch.device("cpu") if first is None else first.device
+
     def denoiser(self, condition: Tensor | None = None) -> Denoiser:
         """x0 estimates under these conditions [B,...], or the unconditional ones."""
         abar = self.noise.abar()

@@ -21,10 +21,9 @@ from torch import Tensor
 
 from medlt.chance import noise_like, rng, seed_of
 from medlt.diffusion.backbone import Backbone
-from medlt.diffusion.batching import fixed_batches
 from medlt.diffusion.sampler import from_noise, sample
 from medlt.synthesis.plan import Collection
-from medlt.synthesis.space import Standardises
+from medlt.synthesis.space import Standardises, in_calls
 from medlt.types import Batch, InputError
 
 ABOUT = ("view", "sex", "age")
@@ -93,8 +92,10 @@ class FromNoise:
         seeds = [seed_of("noise", int(seed)) for seed in rows["seed"]]
         about = rows[[name for name in ABOUT if name in rows]].to_dict("records")
         condition = self.backbone.condition(torch.from_numpy(labels.to_numpy("float32")), about)
-        z = fixed_batches(self._sampled)(noise_like(seeds, self.shape), condition.cpu(), torch.tensor(seeds))
-        return self.decode(self.standardiser.back(z) if self.backbone.space == "standardised" else z).cpu()
+        where = self.backbone.device
+        sampled = in_calls(self._sampled, where, self.batch)
+        z = sampled(noise_like(seeds, self.shape).to(where), condition.to(where), torch.tensor(seeds))
+        return self.decode(self.standardiser.back(z.cpu()) if self.backbone.space == "standardised" else z).cpu()
 
     @torch.no_grad()
     def _sampled(self, noise: Tensor, condition: Tensor, seeds: Tensor) -> Tensor:

@@ -27,14 +27,13 @@ from torch.nn import functional as F
 
 from medlt.chance import noise_like, seed_of
 from medlt.diffusion.backbone import Backbone
-from medlt.diffusion.batching import fixed_batches
 from medlt.diffusion.sampler import from_latent, sample
 from medlt.sparse.embedding import SimplicialCoder
 from medlt.synthesis.fuse import coins, fuse, masks
 from medlt.synthesis.gaze import Gaze, Latents
 from medlt.synthesis.labels import fused_labels, mass
 from medlt.synthesis.plan import Collection, Draws, plan
-from medlt.synthesis.space import Standardises
+from medlt.synthesis.space import Standardises, in_calls
 from medlt.types import Batch, InputError
 
 PANELS = ("tail", "head", "cam_tail", "cam_head", "mask", "fused", "refined")
@@ -156,8 +155,10 @@ class LatentFusion:
         standardised = self.backbone.space == "standardised"
         z = fused.z if standardised else self.standardiser.back(fused.z)
         seeds = [seed_of("noise", int(seed)) for seed in rows["seed"]]
-        noise, condition = noise_like(seeds, z.shape[1:]).to(z), self._condition(rows, fused).to(z.device)
-        refined = fixed_batches(self._last_steps)(z, noise, condition, torch.tensor(seeds))
+        where = self.backbone.device
+        told = (z, noise_like(seeds, z.shape[1:]), self._condition(rows, fused))
+        last_steps = in_calls(self._last_steps, where, self.batch)
+        refined = last_steps(*(part.to(where) for part in told), torch.tensor(seeds)).to(z.device)
         return refined if standardised else self.standardiser.to(refined)
 
     def _condition(self, rows: pd.DataFrame, fused: _Fused) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, get_args
@@ -167,7 +167,7 @@ def _part(folder: Path, part: str) -> Any:
     config = files.read_json(told)
     net = network.empty(part, config, told)
     if part == "unet":
-        require_unet(config, net.config, told, files.read_json(folder / "text_encoder" / "config.json"))
+        require_unet(dict(net.config), told, files.read_json(folder / "text_encoder" / "config.json"))
     rename = network.plain_names if part == "text_encoder" else dict
     held = files.weights(folder / part, files.STEMS[part])
     assert held is not None  # files.require came before
@@ -176,20 +176,20 @@ def _part(folder: Path, part: str) -> Any:
     return network.fill(net, rename(network.read_all(held.tensors)), folder / part)
 
 
-def require_unet(raw: dict[str, Any], config: Any, where: Path, text: dict[str, Any]) -> None:
+def require_unet(config: Mapping[str, Any], where: Path, text: Mapping[str, Any]) -> None:
     """Raise InputError unless this UNet maps noisy latents and text of the text encoder's width to a prediction."""
-    inside, outside = config.in_channels, config.out_channels
+    inside, outside = config.get("in_channels", 4), config.get("out_channels", 4)
     if inside != outside:
         kind = OTHER_INPUTS.get(inside, "made for something else")
         raise InputError(
             f"{where}: {inside} channels in and {outside} out: this is {kind}; use the plain text-to-image checkpoint"
         )
-    if other := [name for name in OTHER_SETTINGS if raw.get(name) is not None]:
-        raise InputError(f"{where}: {other[0]} is {raw[other[0]]!r}, which Stable Diffusion 1.x and 2.x do not have")
-    width = text.get("hidden_size", 512)
-    if config.cross_attention_dim != width:
+    if other := [name for name in OTHER_SETTINGS if config.get(name) is not None]:
+        raise InputError(f"{where}: {other[0]} is {config[other[0]]!r}, which Stable Diffusion 1.x and 2.x do not have")
+    reads, width = config.get("cross_attention_dim", 1280), text.get("hidden_size", 512)
+    if reads != width:
         raise InputError(
-            f"{where}: cross_attention_dim is {config.cross_attention_dim} and the text encoder is {width} wide; "
+            f"{where}: cross_attention_dim is {reads} and the text encoder is {width} wide; "
             "unet and text_encoder come from different models: copy both from one checkpoint"
         )
 

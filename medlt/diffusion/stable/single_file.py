@@ -57,12 +57,15 @@ def convert_single_file(
     wrong for the 2.x base models at 512 px: say it there. Raises InputError: another model's file, parts missing from
     it, no tokenizer, or shapes that agree with no config.
     """
+    from medlt.diffusion.stable.load import require_unet
+
     shapes = files.shapes(file)
     infer.require_stable(file, shapes)
     place = tokenizer or config
     if place is None:
         raise InputError(f"{file} holds no tokenizer; give `config`, a folder with vocab.json and merges.txt")
     told = {part: _config(file, part, shapes, config) for part in ("unet", "text_encoder", "vae")}
+    require_unet(told["unet"], file, told["text_encoder"])
     with whole_folder(folder) as fresh:
         tensors = network.read_all([file])
         write_parts(fresh, {part: _converted(file, part, said, tensors) for part, said in told.items()})

@@ -112,7 +112,7 @@ def peft_names(folder: Path, target: Path) -> None:
     """The UNet's half as peft itself writes it, with its settings beside it."""
     held = load_file(folder / "pytorch_lora_weights.safetensors")
     own = {k.replace("unet.", "base_model.model.", 1): v for k, v in held.items() if k.startswith("unet.")}
-    (target.parent / "adapter_config.json").write_text(json.dumps({"r": 4, "lora_alpha": 4}))
+    (target.parent / "adapter_config.json").write_text(json.dumps({"r": 4, "lora_alpha": 6}))
     save_file(own, target.with_name("adapter_model.safetensors"))
 
 
@@ -137,7 +137,7 @@ def test_diffusers_earlier_names(sd15: Path, pipeline: Open, tmp_path: Path, ren
 
 
 def test_pefts_own_folder(sd15: Path, tmp_path: Path) -> None:
-    model = adapted(sd15, alpha=4)
+    model = adapted(sd15, alpha=6)
     save_lora(model.unet, tmp_path / "from")
     (tmp_path / "to").mkdir()
     peft_names(tmp_path / "from", tmp_path / "to" / "x")

@@ -1,0 +1,307 @@
+"""Few-step sampling from latents beside diffusers' own img2img pipeline: same weights, same steps, same batch.
+
+    python benchmarks/sampling.py [--quick] [--rounds 3] [--device cpu] [--size small]
+    python benchmarks/sampling.py --device cuda --size sd15
+
+Makes an untrained Stable Diffusion folder, loads it both ways and times, in turns, one batch from its images or
+latents to PNG files on disk: diffusers' StableDiffusionImg2ImgPipeline in float32 (its default) and in bfloat16, and
+medlt in float32 and as it runs by default here (`best_dtype`). Best of the rounds; every part is timed where it runs.
+diffusers is given PIL images and prompts, encodes both at each call, and its images are saved by Pillow; medlt starts
+from cached latents and cached text, as its fusion method does, and encodes and writes as its writer does. So "img2img"
+compares the two flows, and "UNet" and "decode" compare like with like.
+
+On a GPU two more tables: achieved TFLOP/s of UNet and VAE against a measured matrix product, the share of the time the
+GPU was busy, and 5-step fusion against diffusers' 75 steps from noise.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ctypes
+import gc
+import tempfile
+import threading
+import time
+import warnings
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import psutil
+import torch
+from common import table
+from PIL import Image
+from torch import Tensor
+
+from medlt.chance import noise_like
+from medlt.data.convert.encode import png
+from medlt.diffusion import schedulers
+from medlt.diffusion.codec import load_codec
+from medlt.diffusion.decode import Decoder
+from medlt.diffusion.placement import best_dtype, place
+from medlt.diffusion.prompts import Prompts
+from medlt.diffusion.sampler import from_latent, sample
+from medlt.diffusion.stable.load import load_stable_diffusion
+from medlt.diffusion.stable.untrained import untrained
+from medlt.files import write_bytes
+from medlt.writer import to_uint8
+
+SIZES: dict[str, dict[str, Any]] = {
+    "small": {
+        "version": "2.1", "widths": (64, 128, 256, 256), "text_width": 256, "text_layers": 4,
+        "vae": (32, 64, 128, 128), "side": 256,
+    },
+    "sd15": {"version": "1.5", "vae": (128, 256, 512, 512), "side": 512},
+}  # fmt: skip
+FINDINGS = ("Cardiomegaly", "Effusion", "Hernia")
+FULL, WEIGHT = 75, 3.5
+PARTS = ("text", "VAE encode", "UNet", "decode", "PNG", "write")
+
+
+class Clock:
+    """Seconds of named parts; a part that runs inside another is taken out of it."""
+
+    def __init__(self, device: str) -> None:
+        self.device, self.spent, self._open = device, Counter[str](), list[str]()
+        self._since = 0.0
+
+    def _mark(self) -> None:
+        if self.device == "cuda":
+            torch.cuda.synchronize()
+        now = time.perf_counter()
+        if self._open:
+            self.spent[self._open[-1]] += now - self._since
+        self._since = now
+
+    @contextmanager
+    def part(self, name: str) -> Iterator[None]:
+        """Time this block as `name`."""
+        self._mark()
+        self._open.append(name)
+        yield
+        self._mark()
+        self._open.pop()
+
+    def watch(self, thing: Any, method: str, name: str) -> None:
+        """Time every call of thing.method as `name`."""
+        inner = getattr(thing, method)
+
+        def timed(*args: Any, **kwargs: Any) -> Any:
+            with self.part(name):
+                return inner(*args, **kwargs)
+
+        setattr(thing, method, timed)
+
+
+@contextmanager
+def peak_memory(device: str, found: list[int]) -> Iterator[None]:
+    """Append the most bytes above the start: of the allocator on a GPU, of the process (sampled) on a CPU."""
+    gc.collect()
+    if device == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        yield
+        found.append(torch.cuda.max_memory_allocated() - before)
+        return
+    ctypes.CDLL("libc.so.6").malloc_trim(0)
+    process, done = psutil.Process(), threading.Event()
+    sizes = [process.memory_info().rss]
+    watcher = threading.Thread(target=lambda: _sample(process, sizes, done))
+    watcher.start()
+    yield
+    done.set()
+    watcher.join()
+    found.append(max(sizes) - sizes[0])
+
+
+def _sample(process: psutil.Process, sizes: list[int], done: threading.Event) -> None:
+    while not done.wait(0.01):
+        sizes.append(process.memory_info().rss)
+
+
+class Stock:
+    """diffusers' image-to-image pipeline, and its text-to-image one for `from_noise`."""
+
+    def __init__(self, folder: Path, device: str, dtype: torch.dtype) -> None:
+        from diffusers import DDIMScheduler, StableDiffusionImg2ImgPipeline, StableDiffusionPipeline
+
+        self.pipe = StableDiffusionImg2ImgPipeline.from_pretrained(folder, safety_checker=None, dtype=dtype).to(device)
+        self.pipe.scheduler = DDIMScheduler.from_config(self.pipe.scheduler.config, timestep_spacing="trailing")
+        self.pipe.set_progress_bar_config(disable=True)
+        self.noise = StableDiffusionPipeline(**self.pipe.components, requires_safety_checker=False)
+        self.noise.set_progress_bar_config(disable=True)
+        self.clock = Clock(device)
+        for thing, method, name in (
+            (self.pipe, "encode_prompt", "text"), (self.pipe.vae, "encode", "VAE encode"),
+            (self.pipe.unet, "forward", "UNet"), (self.pipe.vae, "decode", "decode"),
+        ):  # fmt: skip
+            self.clock.watch(thing, method, name)
+
+    def __call__(self, images: Tensor, prompts: list[str], steps: int, folder: Path) -> None:
+        """Images [B,1,H,W] refined by the last steps, written to folder."""
+        pictures = [Image.fromarray(one).convert("RGB") for one in to_uint8(images)]
+        seeds = [torch.Generator().manual_seed(i) for i in range(len(prompts))]
+        with self.clock.part("rest"):
+            made = self.pipe(
+                prompts, pictures, strength=(steps + 1e-6) / FULL, num_inference_steps=FULL, guidance_scale=WEIGHT,
+                generator=seeds,
+            ).images  # fmt: skip
+        with self.clock.part("PNG"):  # Pillow encodes and writes in one call
+            for i, image in enumerate(made):
+                image.convert("L").save(folder / f"{i}.png")
+
+
+class Ours:
+    """medlt from cached latents, sequentially, so that its parts can be timed."""
+
+    def __init__(self, folder: Path, device: str, dtype: torch.dtype, side: int, rows: int) -> None:
+        prompts = Prompts(FINDINGS)
+        fast = dtype != torch.float32
+        backbone = load_stable_diffusion(folder).backbone(prompts)
+        self.backbone = place(backbone, device=device, dtype=dtype, channels_last=fast, rows=rows)
+        self.codec = load_codec(folder / "vae", device, dtype, channels_last=fast)
+        self.decode, self.device, self.shape = Decoder(self.codec), device, (4, side // 8, side // 8)
+        self.clock = Clock(device)
+
+    def __call__(self, z: Tensor, labels: Tensor, steps: int, folder: Path) -> None:
+        """Latents [B,C,h,w] refined by the last steps, written to folder."""
+        z = z.to(self.device)
+        with self.clock.part("text"):
+            condition = self.backbone.condition(labels).to(self.device)
+        with self.clock.part("UNet"):
+            scheduler = schedulers.scheduler("ddim", FULL, self.backbone.noise)
+            start = from_latent(z, noise_like(range(len(z)), self.shape).to(z), scheduler, steps)
+            refined = sample(self.backbone.guided(condition, WEIGHT), start, scheduler)
+        with self.clock.part("decode"):
+            images = self.decode(refined)
+        with self.clock.part("PNG"):  # an untrained model's images may be flat and so marked NaN
+            files = [png(pixels) for pixels in to_uint8(images.nan_to_num(0.5))]
+        with self.clock.part("write"):
+            for i, data in enumerate(files):
+                write_bytes(folder / f"{i}.png", data)
+
+
+Way = tuple[str, Callable[[int, int, Path], None], Clock]
+
+
+def ways(folder: Path, device: str, side: int) -> list[Way]:
+    """Everything that is measured, by name: (batch, steps, folder) -> files."""
+    labels = torch.tensor([[1.0, 0.0, 0.0], [0.0, 1.0, 1.0]]).repeat(16, 1)
+    said = Prompts(FINDINGS)(labels)
+    images = torch.rand(32, 1, side, side, generator=torch.Generator().manual_seed(0))
+    z = noise_like(range(32), (4, side // 8, side // 8))
+    found: list[Way] = []
+    for dtype in dict.fromkeys((torch.float32, best_dtype(device))):
+        stock = Stock(folder, device, dtype)
+        short = str(dtype).removeprefix("torch.")
+        found.append((f"diffusers {short}", lambda b, s, f, x=stock: x(images[:b], said[:b], s, f), stock.clock))
+        one, many = (Ours(folder, device, dtype, side, rows) for rows in (1, 8))
+        one.clock = many.clock
+
+        def ours(b: int, s: int, f: Path, one: Ours = one, many: Ours = many) -> None:
+            (one if b == 1 else many)(z[:b], labels[:b], s, f)
+
+        found.append((f"medlt {short}", ours, many.clock))
+    return found
+
+
+def cell(known: list[Way], batch: int, steps: int, rounds: int, folder: Path, device: str) -> list[str]:
+    """One line a way: images a second, the ratio to diffusers, peak memory, milliseconds an image by part."""
+    best: dict[str, tuple[float, Counter[str]]] = {}
+    memory: dict[str, list[int]] = {name: [] for name, _, _ in known}
+    for _ in range(rounds + 1):  # the first warms up: text is cached, decoding layouts are tried
+        for name, run, clock in known:
+            clock.spent = Counter()
+            with peak_memory(device, memory[name]):
+                began = time.perf_counter()
+                run(batch, steps, folder)
+                spent = time.perf_counter() - began
+            if name not in best or spent < best[name][0]:
+                best[name] = spent, clock.spent
+    stock = [best[name][0] for name in best if name.startswith("diffusers")]
+    lines: list[str] = []
+    for name, (spent, parts) in best.items():
+        split = " | ".join(f"{1000 * parts[part] / batch:.0f}" for part in PARTS)
+        ratios = f"{stock[0] / spent:.2f} | {stock[-1] / spent:.2f} | {max(memory[name][1:]) / 2**20:.0f}"
+        lines.append(f"| {batch} | {steps} | {name} | {batch / spent:.2f} | {ratios} | {split} |")
+    return lines
+
+
+def ceiling(device: str, dtype: torch.dtype, size: int = 8192) -> float:
+    """TFLOP/s of a square matrix product."""
+    a, b = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
+    return 2 * size**3 / seconds(lambda: a @ b) / 1e12
+
+
+def seconds(fn: Callable[[], Any], times: int = 10) -> float:
+    """Best of some calls on a GPU."""
+    found: list[float] = []
+    for _ in range(times):
+        torch.cuda.synchronize()
+        began = time.perf_counter()
+        fn()
+        torch.cuda.synchronize()
+        found.append(time.perf_counter() - began)
+    return min(found)
+
+
+@torch.no_grad()
+def on_gpu(folder: Path, side: int, work: Path) -> list[str]:
+    """Achieved TFLOP/s of UNet and VAE, the share of time the GPU was busy, 5 steps against 75 from noise."""
+    from torch.profiler import ProfilerActivity, profile
+    from torch.utils.flop_counter import FlopCounterMode
+
+    ours, most = Ours(folder, "cuda", torch.bfloat16, side, 8), ceiling("cuda", torch.bfloat16)
+    lines = ["", "| network | rows | TFLOP/s | of the ceiling |", "|---|---:|---:|---:|"]
+    for rows in (2, 16, 64):
+        z, t = noise_like(range(rows), ours.shape).cuda(), torch.full((rows,), 500, device="cuda")
+        said = ours.backbone.condition.null.cuda().expand(rows, -1, -1)
+        calls = {"UNet": partial(ours.backbone.network, z, t, said), "VAE": partial(ours.codec.decode, z)}
+        for name, fn in calls.items():
+            with FlopCounterMode(display=False) as counted:
+                fn()
+            rate = counted.get_total_flops() / seconds(fn) / 1e12
+            lines.append(f"| {name} | {rows} | {rate:.0f} | {rate / most:.0%} |")
+    z, labels = noise_like(range(32), ours.shape), torch.ones(32, 3)
+    ours(z, labels, 5, work)
+    fusion = seconds(lambda: ours(z, labels, 5, work), 3)
+    with profile(activities=[ProfilerActivity.CUDA]) as seen:
+        busy = seconds(lambda: ours(z, labels, 5, work), 1)
+    kernels = sum(event.self_device_time_total for event in seen.key_averages()) / 1e6
+    stock = Stock(folder, "cuda", torch.bfloat16)
+    made = seconds(lambda: stock.noise(["chest radiograph"] * 32, num_inference_steps=FULL, height=side, width=side), 2)
+    told = f"Ceiling {most:.0f} TFLOP/s (bfloat16 product). Busy {kernels / busy:.0%}. "
+    return [*lines, "", f"{told}5-step fusion {made / fusion:.1f} times diffusers' {FULL} steps from noise, 32 images."]
+
+
+def main() -> None:
+    """Every batch and number of steps."""
+    read = argparse.ArgumentParser()
+    read.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    read.add_argument("--size", choices=tuple(SIZES), default="small")
+    read.add_argument("--rounds", type=int, default=3)
+    read.add_argument("--quick", action="store_true", help="batches of 1 and 8, 5 steps")
+    asked = read.parse_args()
+    warnings.simplefilter("ignore")
+    made = dict(SIZES[asked.size])
+    side = made.pop("side")
+    cells = [(1, 5), (8, 5)] if asked.quick else [(batch, steps) for batch in (1, 8, 32) for steps in (5, 20, 50)]
+    with tempfile.TemporaryDirectory() as place_:
+        work = Path(place_)
+        folder = untrained(work / "model", **made)
+        known = ways(folder, asked.device, side)
+        head = ["batch", "steps", "way", "images/s", "x fp32", "x bf16", "peak MiB", *(f"{part} ms" for part in PARTS)]
+        lines = [f"{side} px, guidance {WEIGHT}, {torch.get_num_threads()} torch threads, best of {asked.rounds}.", ""]
+        lines += ["| " + " | ".join(head) + " |", "|---:|---:|---|" + "---:|" * (len(head) - 3)]
+        for batch, steps in cells:
+            lines += cell(known, batch, steps, asked.rounds, work, asked.device)
+        if asked.device == "cuda":
+            lines += on_gpu(folder, side, work)
+    table("sampling", lines)
+
+
+if __name__ == "__main__":
+    main()
