@@ -13,8 +13,9 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 
 import common
 import pandas as pd
@@ -41,9 +42,10 @@ SIDE = 16
 
 @dataclass
 class Folder:
-    """The one thing `make` asks of a run: its folder."""
+    """What `make` asks of a run: its folder and its device."""
 
     folder: Path
+    config: SimpleNamespace = field(default_factory=lambda: SimpleNamespace(device="cpu"))
 
 
 def collection() -> Collection:

@@ -8,8 +8,9 @@ noise, UNet, min-SNR loss, backward, clip, AdamW, scheduler. medlt reads latents
 once, and averages weights in both cases. Both train the same untrained network in the format of Stable Diffusion 1.5,
 whose UNet, VAE and text encoder are scaled alike (--width 320 is the real one), on the same images and prompts.
 
-Seconds are the fastest step, the two loops taking turns step by step, which is what a machine shared with others leaves
-measurable. Memory is the peak of a process of its own, over what it held before the model was loaded; on a GPU, the
+Seconds are those of the fastest step, the two loops taking turns step by step; on a CPU they are CPU seconds of the
+process (OMP_NUM_THREADS=1 makes them those of a quiet machine), which is what others on the machine leave measurable.
+Memory is the peak of a process of its own, over what it held before the model was loaded; on a GPU, the
 peak that torch allocated.
 """
 
@@ -148,9 +149,10 @@ class Reference:
 
 
 def now(device: torch.device | str) -> float:
-    """Seconds, when the device has done what it was told."""
-    if torch.device(device).type == "cuda":
-        torch.cuda.synchronize()
+    """Seconds: of this process's CPU time, or on a GPU of the wall clock when it has done what it was told."""
+    if torch.device(device).type != "cuda":
+        return time.process_time()
+    torch.cuda.synchronize()
     return time.perf_counter()
 
 
@@ -264,7 +266,7 @@ def main() -> None:
     lines = [
         f"UNet {args.width} channels wide, {args.pixels} px, batch {args.batch}, {args.precision}, {args.device}, "
         f"{torch.get_num_threads()} threads.", "",
-        "| training | loop | s a step | of which VAE and text | times as fast | peak MB | times the memory |",
+        "| training | loop | seconds a step | of which VAE and text | times as fast | peak MB | times the memory |",
         "|---|---|---:|---:|---:|---:|---:|",
     ]  # fmt: skip
     with model_folder(args.width) as folder:

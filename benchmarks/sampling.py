@@ -3,22 +3,18 @@
     python benchmarks/sampling.py [--quick] [--rounds 3] [--device cpu] [--size small]
     python benchmarks/sampling.py --device cuda --size sd15
 
-Makes an untrained Stable Diffusion folder, loads it both ways and times, in turns, one batch from its images or
-latents to PNG files on disk: diffusers' StableDiffusionImg2ImgPipeline in float32 (its default) and in bfloat16, and
-medlt in float32 and as it runs by default here (`best_dtype`). Best of the rounds; every part is timed where it runs.
-diffusers is given PIL images and prompts, encodes both at each call, and its images are saved by Pillow; medlt starts
-from cached latents and cached text, as its fusion method does, and encodes and writes as its writer does. So "img2img"
-compares the two flows, and "UNet" and "decode" compare like with like.
-
-On a GPU two more tables: achieved TFLOP/s of UNet and VAE against a measured matrix product, the share of the time the
-GPU was busy, and 5-step fusion against diffusers' 75 steps from noise.
+Times, in turns, one batch from images or latents to PNG files: diffusers' StableDiffusionImg2ImgPipeline in float32
+(its default) and in `best_dtype`, and medlt in both; best of the rounds. diffusers is given PIL images and prompts,
+encodes both at each call, and Pillow saves its images; medlt starts from cached latents and cached text and writes as
+its fusion recipe does. So images/s compares the two flows; "UNet" and "decode" compare like with like.
+On a GPU also: TFLOP/s of UNet and VAE against a measured matrix product, the share of time the GPU was busy, and
+5-step fusion against diffusers' 75 steps from noise.
 """
 
 from __future__ import annotations
 
 import argparse
 import ctypes
-import gc
 import tempfile
 import threading
 import time
@@ -27,9 +23,11 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any
 
+import diffusers
 import psutil
 import torch
 from common import table
@@ -50,10 +48,8 @@ from medlt.files import write_bytes
 from medlt.writer import to_uint8
 
 SIZES: dict[str, dict[str, Any]] = {
-    "small": {
-        "version": "2.1", "widths": (64, 128, 256, 256), "text_width": 256, "text_layers": 4,
-        "vae": (32, 64, 128, 128), "side": 256,
-    },
+    "small": {"version": "2.1", "widths": (64, 128, 256, 256), "text_width": 256, "text_layers": 4,
+              "vae": (32, 64, 128, 128), "side": 256},
     "sd15": {"version": "1.5", "vae": (128, 256, 512, 512), "side": 512},
 }  # fmt: skip
 FINDINGS = ("Cardiomegaly", "Effusion", "Hernia")
@@ -65,8 +61,7 @@ class Clock:
     """Seconds of named parts; a part that runs inside another is taken out of it."""
 
     def __init__(self, device: str) -> None:
-        self.device, self.spent, self._open = device, Counter[str](), list[str]()
-        self._since = 0.0
+        self.device, self.spent, self._open, self._since = device, Counter[str](), list[str](), 0.0
 
     def _mark(self) -> None:
         if self.device == "cuda":
@@ -99,7 +94,6 @@ class Clock:
 @contextmanager
 def peak_memory(device: str, found: list[int]) -> Iterator[None]:
     """Append the most bytes above the start: of the allocator on a GPU, of the process (sampled) on a CPU."""
-    gc.collect()
     if device == "cuda":
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
@@ -109,7 +103,12 @@ def peak_memory(device: str, found: list[int]) -> Iterator[None]:
     ctypes.CDLL("libc.so.6").malloc_trim(0)
     process, done = psutil.Process(), threading.Event()
     sizes = [process.memory_info().rss]
-    watcher = threading.Thread(target=lambda: _sample(process, sizes, done))
+
+    def look() -> None:
+        while not done.wait(0.01):
+            sizes.append(process.memory_info().rss)
+
+    watcher = threading.Thread(target=look)
     watcher.start()
     yield
     done.set()
@@ -117,28 +116,22 @@ def peak_memory(device: str, found: list[int]) -> Iterator[None]:
     found.append(max(sizes) - sizes[0])
 
 
-def _sample(process: psutil.Process, sizes: list[int], done: threading.Event) -> None:
-    while not done.wait(0.01):
-        sizes.append(process.memory_info().rss)
-
-
 class Stock:
     """diffusers' image-to-image pipeline, and its text-to-image one for `from_noise`."""
 
     def __init__(self, folder: Path, device: str, dtype: torch.dtype) -> None:
-        from diffusers import DDIMScheduler, StableDiffusionImg2ImgPipeline, StableDiffusionPipeline
-
-        self.pipe = StableDiffusionImg2ImgPipeline.from_pretrained(folder, safety_checker=None, dtype=dtype).to(device)
-        self.pipe.scheduler = DDIMScheduler.from_config(self.pipe.scheduler.config, timestep_spacing="trailing")
+        kind = diffusers.StableDiffusionImg2ImgPipeline
+        self.pipe = kind.from_pretrained(folder, safety_checker=None, dtype=dtype).to(device)
+        settings = self.pipe.scheduler.config
+        self.pipe.scheduler = diffusers.DDIMScheduler.from_config(settings, timestep_spacing="trailing")
         self.pipe.set_progress_bar_config(disable=True)
-        self.noise = StableDiffusionPipeline(**self.pipe.components, requires_safety_checker=False)
+        self.noise = diffusers.StableDiffusionPipeline(**self.pipe.components, requires_safety_checker=False)
         self.noise.set_progress_bar_config(disable=True)
         self.clock = Clock(device)
-        for thing, method, name in (
-            (self.pipe, "encode_prompt", "text"), (self.pipe.vae, "encode", "VAE encode"),
-            (self.pipe.unet, "forward", "UNet"), (self.pipe.vae, "decode", "decode"),
-        ):  # fmt: skip
-            self.clock.watch(thing, method, name)
+        self.clock.watch(self.pipe, "encode_prompt", "text")
+        self.clock.watch(self.pipe.vae, "encode", "VAE encode")
+        self.clock.watch(self.pipe.unet, "forward", "UNet")
+        self.clock.watch(self.pipe.vae, "decode", "decode")
 
     def __call__(self, images: Tensor, prompts: list[str], steps: int, folder: Path) -> None:
         """Images [B,1,H,W] refined by the last steps, written to folder."""
@@ -184,16 +177,12 @@ class Ours:
                 write_bytes(folder / f"{i}.png", data)
 
 
-Way = tuple[str, Callable[[int, int, Path], None], Clock]
-
-
-def ways(folder: Path, device: str, side: int) -> list[Way]:
-    """Everything that is measured, by name: (batch, steps, folder) -> files."""
-    labels = torch.tensor([[1.0, 0.0, 0.0], [0.0, 1.0, 1.0]]).repeat(16, 1)
-    said = Prompts(FINDINGS)(labels)
+def ways(folder: Path, device: str, side: int) -> list[tuple[Any, ...]]:
+    """Everything that is measured: its name, (batch, steps, folder) -> files, and its clock."""
+    said = Prompts(FINDINGS)(labels := torch.tensor([[1.0, 0.0, 0.0], [0.0, 1.0, 1.0]]).repeat(16, 1))
     images = torch.rand(32, 1, side, side, generator=torch.Generator().manual_seed(0))
     z = noise_like(range(32), (4, side // 8, side // 8))
-    found: list[Way] = []
+    found: list[tuple[Any, ...]] = []
     for dtype in dict.fromkeys((torch.float32, best_dtype(device))):
         stock = Stock(folder, device, dtype)
         short = str(dtype).removeprefix("torch.")
@@ -208,7 +197,7 @@ def ways(folder: Path, device: str, side: int) -> list[Way]:
     return found
 
 
-def cell(known: list[Way], batch: int, steps: int, rounds: int, folder: Path, device: str) -> list[str]:
+def cell(known: list[tuple[Any, ...]], batch: int, steps: int, rounds: int, folder: Path, device: str) -> list[str]:
     """One line a way: images a second, the ratio to diffusers, peak memory, milliseconds an image by part."""
     best: dict[str, tuple[float, Counter[str]]] = {}
     memory: dict[str, list[int]] = {name: [] for name, _, _ in known}
@@ -266,12 +255,13 @@ def on_gpu(folder: Path, side: int, work: Path) -> list[str]:
             rate = counted.get_total_flops() / seconds(fn) / 1e12
             lines.append(f"| {name} | {rows} | {rate:.0f} | {rate / most:.0%} |")
     z, labels = noise_like(range(32), ours.shape), torch.ones(32, 3)
+    stock = Stock(folder, "cuda", torch.bfloat16)
+    stock.clock.device = ours.clock.device = "cpu"  # parts are not timed here, so nothing waits for the GPU
     ours(z, labels, 5, work)
     fusion = seconds(lambda: ours(z, labels, 5, work), 3)
     with profile(activities=[ProfilerActivity.CUDA]) as seen:
         busy = seconds(lambda: ours(z, labels, 5, work), 1)
     kernels = sum(event.self_device_time_total for event in seen.key_averages()) / 1e6
-    stock = Stock(folder, "cuda", torch.bfloat16)
     made = seconds(lambda: stock.noise(["chest radiograph"] * 32, num_inference_steps=FULL, height=side, width=side), 2)
     told = f"Ceiling {most:.0f} TFLOP/s (bfloat16 product). Busy {kernels / busy:.0%}. "
     return [*lines, "", f"{told}5-step fusion {made / fusion:.1f} times diffusers' {FULL} steps from noise, 32 images."]
@@ -283,12 +273,14 @@ def main() -> None:
     read.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     read.add_argument("--size", choices=tuple(SIZES), default="small")
     read.add_argument("--rounds", type=int, default=3)
+    read.add_argument("--batches", type=int, nargs="+", default=[1, 8, 32])
+    read.add_argument("--steps", type=int, nargs="+", default=[5, 20, 50])
     read.add_argument("--quick", action="store_true", help="batches of 1 and 8, 5 steps")
     asked = read.parse_args()
     warnings.simplefilter("ignore")
-    made = dict(SIZES[asked.size])
-    side = made.pop("side")
-    cells = [(1, 5), (8, 5)] if asked.quick else [(batch, steps) for batch in (1, 8, 32) for steps in (5, 20, 50)]
+    diffusers.utils.logging.disable_progress_bar()
+    side = (made := dict(SIZES[asked.size])).pop("side")
+    cells = [(1, 5), (8, 5)] if asked.quick else list(product(asked.batches, asked.steps))
     with tempfile.TemporaryDirectory() as place_:
         work = Path(place_)
         folder = untrained(work / "model", **made)
@@ -297,7 +289,8 @@ def main() -> None:
         lines = [f"{side} px, guidance {WEIGHT}, {torch.get_num_threads()} torch threads, best of {asked.rounds}.", ""]
         lines += ["| " + " | ".join(head) + " |", "|---:|---:|---|" + "---:|" * (len(head) - 3)]
         for batch, steps in cells:
-            lines += cell(known, batch, steps, asked.rounds, work, asked.device)
+            lines += (found := cell(known, batch, steps, asked.rounds, work, asked.device))
+            print(*found, sep="\n", flush=True)
         if asked.device == "cuda":
             lines += on_gpu(folder, side, work)
     table("sampling", lines)

@@ -72,7 +72,7 @@ def _say(value: dict[str, Any], table: Callable[[], object], as_json: bool) -> N
 
 
 def _finish(run: Path, as_json: bool) -> None:
-    """Print what a run came to; exit 1 if some of its input failed."""
+    """Print what a run came to; exit 1 if some of its input failed or none of its images was kept."""
     from medlt.report.terminal import table
 
     told = json.loads((run / "run.json").read_text())
@@ -81,8 +81,15 @@ def _finish(run: Path, as_json: bool) -> None:
     _say({"out": str(run), "verdict": verdict, **told}, lambda: table(run), as_json)
     if not as_json and (run / "report.html").is_file():
         typer.echo(f"report: {run / 'report.html'}")
-    if told["counts"].get("failed", 0):
-        typer.echo(f"medlt: {told['counts']['failed']} images could not be read; see {run / 'failures.csv'}", err=True)
+    counts = told["counts"]
+    lines = []
+    if counts.get("failed", 0):
+        lines.append(f"{counts['failed']} images could not be read; see {run / 'failures.csv'}")
+    if counts.get("planned", 0) and not counts.get("kept", 0):
+        lines.append(f"none of {counts['planned']} images passed the checks; see {run / 'findings.parquet'}")
+    for line in lines:
+        typer.echo(f"medlt: {line}", err=True)
+    if lines:
         raise typer.Exit(1)
 
 

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from medlt import config as configs
 from medlt.diffusion.codec import load_codec
+from medlt.diffusion.finetune import Objective
 from medlt.diffusion.loop import Training
 from medlt.diffusion.prompts import Prompts
+from medlt.diffusion.schedulers import factory
 from medlt.types import InputError
+
+if TYPE_CHECKING:
+    from medlt.diffusion.stable.load import HasChannels
 
 TRAINING = ("steps", "learning_rate", "batch", "schedule", "warmup_steps", "ema", "accumulate", "precision",
             "checkpointing", "checkpoint_every")  # fmt: skip
@@ -19,12 +26,16 @@ def look(config: configs.RunConfig, findings: tuple[str, ...]) -> None:
 
         if not torch.cuda.is_available():
             raise InputError("device: cuda, but torch sees no such device here; write device: cpu, or mend the driver")
-    if isinstance(config.codec, configs.FolderCodec):
-        load_codec(config.codec.path)
-    training(config.denoiser).parts(0, 1)
+    codec = load_codec(config.codec.path) if isinstance(config.codec, configs.FolderCodec) else config.codec
+    trained = training(config.denoiser)
+    trained.parts(0, 1)
+    objective(config.denoiser)
+    if trained.precision == "fp16" and config.device == "cpu":
+        raise InputError("denoiser.precision: fp16 needs a GPU; use bf16 or fp32 on a CPU")
+    factory(config.method.scheduler, config.method.steps)
     if isinstance(config.denoiser, configs.StableConfig):
         prompts(config.denoiser, findings)
-        _model(config.denoiser)
+        _model(config.denoiser.model, codec)
 
 
 def training(chosen: configs.Training) -> Training:
@@ -32,16 +43,30 @@ def training(chosen: configs.Training) -> Training:
     return Training(**chosen.model_dump(include=set(TRAINING)))
 
 
+def objective(chosen: configs.Training) -> Objective:
+    """What each step of that training minimises."""
+    return Objective(chosen.drop_condition, chosen.offset_noise, chosen.snr_floor, chosen.min_snr, chosen.balance)
+
+
 def prompts(chosen: configs.StableConfig, findings: tuple[str, ...]) -> Prompts:
-    """How the run's labels are said."""
-    return Prompts(findings, **chosen.prompts.model_dump(exclude_none=True))
+    """How the run's labels are said. Raises InputError if they are not."""
+    said = Prompts(findings, **chosen.prompts.model_dump(exclude_none=True))
+    if "{findings}" not in said.template:
+        raise InputError(f"prompts.template {said.template!r} says no {{findings}}: all images would be told the same")
+    return said
 
 
-def _model(chosen: configs.StableConfig) -> None:
-    """A folder holds all that is needed; a single file is there."""
-    from medlt.diffusion.stable.files import require
-    from medlt.diffusion.stable.load import require_family
+def _model(chosen: configs.StableFolder | configs.StableUntrained, codec: HasChannels) -> None:
+    """The checkpoint's configs, headers and tokenizer, and the adapters' headers, are right; no weight is read."""
+    from medlt.diffusion.stable.load import fits, look_at, read_tokenizer
+    from medlt.diffusion.stable.save import tokenizer_folder
+    from medlt.diffusion.stable.single_file import as_folder, look_at_file
 
-    if isinstance(chosen.model, configs.StableFolder) and not chosen.model.path.is_file():
-        require_family(chosen.model.path)
-        require(chosen.model.path)
+    if isinstance(chosen, configs.StableUntrained):
+        if chosen.tokenizer is not None:
+            read_tokenizer(tokenizer_folder(chosen.tokenizer))
+    elif chosen.path.is_file():
+        look_at_file(chosen.path, chosen.config)
+    else:
+        folder = as_folder(chosen.path, config=chosen.config)
+        fits(look_at(folder, prediction=chosen.prediction, loras=chosen.loras), codec)

@@ -14,6 +14,7 @@ from medlt.checks.consistency import Crossfit, LabelConsistency, best_of, thresh
 from medlt.checks.sanity import copies, sanity
 from medlt.data.loaders import images
 from medlt.data.manifest import Manifest
+from medlt.diffusion.overlap import ahead
 from medlt.files import write_table
 from medlt.runs import Run
 from medlt.types import Batch, Check, Finding, Synthesizer
@@ -47,9 +48,10 @@ def make(run: Run, method: Synthesizer, plan: pd.DataFrame, looks: tuple[Check, 
     """Every shard that is not finished: images, findings, the kept ones on disk."""
     writer, total = DatasetWriter(run.folder), len(plan)
     done = 0
-    for name, rows in shards(plan):
-        if not writer.has(name):
-            batch = joined(list(method.run(rows)))
+    made = ((name, rows, None if writer.has(name) else joined(list(method.run(rows)))) for name, rows in shards(plan))
+    # an accelerator makes the next shard while this one is checked and written; a CPU is busy either way
+    for name, rows, batch in made if run.config.device == "cpu" else ahead(made):
+        if batch is not None:
             found = [finding for look in looks for finding in look(batch)]
             found += best_of(batch.rows, found)
             writer.write(name, batch, found, [f.uid for f in found if f.check == "best_of" and f.passed])

@@ -8,15 +8,14 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from medlt import config as configs
 from medlt.data.manifest import Manifest
 from medlt.diffusion.adapt import How
 from medlt.diffusion.backbone import About, Backbone
 from medlt.diffusion.cache import Latents
 from medlt.diffusion.decode import Decoder
-from medlt.diffusion.finetune import LabelledLatents, Objective, Samples, train_backbone
+from medlt.diffusion.finetune import LabelledLatents, Samples, train_backbone
 from medlt.runs import Run
-from pipelines.door import training
+from pipelines.door import objective, training
 from pipelines.stages import Collection, Progress
 
 ABOUT = ("view", "sex", "age")
@@ -44,25 +43,22 @@ def train(
     backbone: Backbone, run: Run, real: Collection, latents: Latents, folder: Path, how: How, progress: Progress
 ) -> Backbone:
     """Train it as the run's config says, or go on, or find it trained. Its network comes back with EMA weights."""
-    chosen, val = run.config.denoiser, data(real, latents, "val", backbone.space)
+    chosen = run.config.denoiser
+    held = len(real.manifest.split("val").rows) > 0
     return train_backbone(
         backbone,
         data(real, latents, "train", backbone.space),
         folder=folder,
         training=training(chosen),
         how=how,
-        objective=_objective(chosen),
-        validation=val if len(val.uids) else None,
+        objective=objective(chosen),
+        validation=data(real, latents, "val", backbone.space) if held else None,
         samples=_samples(run, real, latents, backbone),
         tracker=chosen.tracker,
         seed=run.config.seed,
         device=run.config.device,
         progress=progress,
     )
-
-
-def _objective(chosen: configs.Training) -> Objective:
-    return Objective(chosen.drop_condition, chosen.offset_noise, chosen.snr_floor, chosen.min_snr, chosen.balance)
 
 
 def _samples(run: Run, real: Collection, latents: Latents, backbone: Backbone) -> Samples:

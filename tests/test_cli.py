@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+import typer
 from PIL import Image
 from typer.testing import CliRunner
 
-from medlt.cli import app
+from medlt.cli import _finish, app
 
 FINDINGS = ("Mass", "Hernia", "No_Finding")
 Spoil = Callable[[pd.DataFrame, Path], pd.DataFrame]
@@ -79,6 +80,28 @@ def test_bad_data_is_one_clear_line_and_nothing_is_written(tmp_path: Path, name:
     assert said in told
     assert len(told.strip().splitlines()) == 1
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("counts", "said"),
+    [
+        ({"planned": 2, "kept": 0}, ["none of 2 images passed the checks"]),
+        ({"planned": 2, "kept": 0, "failed": 1}, ["1 images could not be read", "none of 2 images passed the checks"]),
+        ({"planned": 2, "kept": 1, "failed": 0}, []),
+    ],
+)
+def test_a_run_that_kept_nothing_says_so(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], counts: dict[str, int], said: list[str]
+) -> None:
+    (tmp_path / "run.json").write_text(json.dumps({"counts": counts}))
+    code = 0
+    try:
+        _finish(tmp_path, as_json=True)
+    except typer.Exit as ended:
+        code = ended.exit_code
+    lines = capsys.readouterr().err.splitlines()
+    assert code == bool(said)
+    assert [line.removeprefix("medlt: ").split(";")[0] for line in lines] == said
 
 
 @pytest.mark.parametrize(

@@ -119,3 +119,9 @@ def test_a_recipe_brings_its_own_method_and_a_denoiser_without_kind_is_the_unet(
     assert (made.method.kind, made.method.steps) == ("noise", 7)
     assert (made.denoiser.kind, made.denoiser.width) == ("unet", 16)
     assert config.parse({**made.model_dump(mode="json")}) == made
+
+
+@pytest.mark.parametrize("override", ["method.guidance=.inf", "denoiser.learning_rate=.inf", "checks.quantile=.nan"])
+def test_a_number_that_is_none_stops_at_the_door(least: Path, override: str) -> None:
+    with pytest.raises(InputError, match="finite number"):
+        config.load(least, [override])

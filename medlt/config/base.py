@@ -8,9 +8,9 @@ from pydantic import BaseModel, ConfigDict, Discriminator
 
 
 class Strict(BaseModel):
-    """Closed and frozen: an unknown key is an error, a built config does not change."""
+    """Closed and frozen: an unknown key is an error, so is a number that is none; a built config does not change."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 def by_kind(default: str) -> Discriminator:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from medlt.diffusion.noise import STABLE_DIFFUSION, NoiseSchedule, Prediction, x0_of
-from medlt.types import Denoiser
+from medlt.types import Denoiser, InputError
 
 About: TypeAlias = Mapping[str, Any]
 """What else is known of an image: `view`, `sex`, `age` (years). A missing key, None, NaN or "" is unknown."""
@@ -59,6 +59,10 @@ class Backbone:
         """Where the network lives, and where latents and conditions are best kept while it is asked."""
         first = next(self.network.parameters(), None)
         return torch.device("cpu") if first is None else first.device
+
+    def __post_init__(self) -> None:
+        if self.prediction == "epsilon" and self.noise.zero_terminal:
+            raise InputError("epsilon says nothing of an image that is all noise (zero terminal SNR); use v_prediction")
 
     def denoiser(self, condition: Tensor | None = None) -> Denoiser:
         """x0 estimates under these conditions [B,...], or the unconditional ones."""

@@ -144,12 +144,30 @@ def _config_of(folder: Path) -> dict[str, Any]:
         raise InputError(f"codec folder {folder} has no config.json; give a folder written by save_pretrained")
     try:
         config = json.loads(path.read_text())
-    except ValueError as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{path} is not readable as JSON ({error}); write the codec folder anew") from None
     found = config.get("_class_name") if isinstance(config, dict) else None
     if found not in CLASSES:
         raise InputError(f"{path} describes {found!r}, which is no codec; use one of {', '.join(CLASSES)}")
+    if config.get("quantization_config"):
+        raise InputError(f"{path}: quantised weights are no codec's here; save it in fp32 or fp16")
     return dict(config)
+
+
+def _require_numbers(network: Any, folder: Path) -> None:
+    """Raise InputError where weights or the scaling of latents are not finite, or a scale is 0 or of other length."""
+    if broken := [name for name, value in network.state_dict().items() if not value.isfinite().all()]:
+        raise InputError(
+            f"codec folder {folder}: {broken[0]} holds values that are no numbers; its training failed: take another"
+        )
+    for name in ("scaling_factor", "latents_std", "shift_factor", "latents_mean"):
+        try:
+            value = _column(network.config.get(name), 1.0)
+        except (TypeError, ValueError, RuntimeError, OverflowError):
+            value = torch.full((1,), torch.nan)
+        whole = value.isfinite().all() and (value.all() or name in ("shift_factor", "latents_mean"))
+        if not whole or value.numel() not in (1, network.config["latent_channels"]):
+            raise InputError(f"{folder / 'config.json'}: {name} is no scale or shift of latents; copy the folder anew")
 
 
 def _variant_of(folder: Path) -> str | None:
@@ -169,7 +187,8 @@ def load_codec(
 
     `device`, `dtype` and `channels_last` as for `AutoencoderCodec`.
 
-    Raises InputError: no folder, no config, another class, no safetensors, or weights that are not those of the config.
+    Raises InputError: no folder, no config, another class, no safetensors, weights that are not those of the config,
+    or weights or scaling that are no numbers.
     """
     import diffusers
 
@@ -181,7 +200,7 @@ def load_codec(
         network, loaded = kind.from_pretrained(
             folder, variant=variant, use_safetensors=True, local_files_only=True, output_loading_info=True
         )
-    except (OSError, ValueError, RuntimeError, KeyError, TypeError) as error:
+    except Exception as error:  # diffusers raises many kinds at a strange config
         why = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise InputError(f"codec folder {folder} cannot be loaded: {why}; write it anew with save_pretrained") from None
     if missing := loaded["missing_keys"]:
@@ -189,6 +208,7 @@ def load_codec(
             f"codec folder {folder}: its weights lack {len(missing)} tensors of its config, first {missing[0]}; "
             "config and weights belong to different networks"
         )
+    _require_numbers(network, folder)
     return AutoencoderCodec(network, device, dtype, channels_last)
 
 

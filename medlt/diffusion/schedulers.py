@@ -2,8 +2,8 @@
 
 Some keep x_t itself, others x_t / sqrt(abar) = x0 + sigma n (`scale_model_input` turns that into x_t). Most take x0 as
 it is. Some cannot, or place their steps between trained timesteps: a denoiser then sees the nearest trained timestep
-(as `quantize` of k-diffusion does) and its estimate is handed over as the noise, or v, that it implies there; that is
-what the network itself said, so nothing is lost by the detour.
+(as `quantize` of k-diffusion does) and its estimate is handed over as the noise that it implies there; that is what an
+epsilon network itself said, so nothing is lost by the detour.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from medlt.diffusion.noise import STABLE_DIFFUSION, NoiseSchedule, target_of
+from medlt.diffusion.noise import STABLE_DIFFUSION, NoiseSchedule
 from medlt.types import InputError
 
 
@@ -88,7 +88,7 @@ def scheduler(name: str, steps: int, noise: NoiseSchedule = STABLE_DIFFUSION) ->
     build = getattr(diffusers, kind.name)
     if noise.zero_terminal and "rescale_betas_zero_snr" not in inspect.signature(build.__init__).parameters:
         raise InputError(f"scheduler {name!r} cannot start from pure noise, as this model wants; use ddim or dpm++")
-    takes = "sample" if kind.takes_x0 else "v_prediction" if noise.zero_terminal else "epsilon"
+    takes = "sample" if kind.takes_x0 else "epsilon"
     built = build(prediction_type=takes, **noise.options(), **kind.settings)
     if "timestep_spacing" in built.config:
         built.register_to_config(timestep_spacing=_spacing(steps, noise.train_steps))
@@ -141,10 +141,9 @@ def begin(built: Any, timesteps: list[float]) -> None:
 
 def step(built: Any, x0: Tensor, seen: Tensor, t: float, x: Tensor, **options: Any) -> Tensor:
     """The next x from this one and the estimate x0 that the denoiser gave of `seen`, which is x as x_t."""
-    if (takes := built.config.prediction_type) == "sample":
-        answer = x0
-    else:
+    answer = x0
+    if built.config.prediction_type == "epsilon":
         a = built.alphas_cumprod[round(t)].to(x0)
-        answer = target_of(x0, (seen - a.sqrt() * x0) / (1 - a).sqrt(), a, takes)
+        answer = (seen - a.sqrt() * x0) / (1 - a).sqrt()
     following: Tensor = built.step(answer, t, x, **options).prev_sample
     return following

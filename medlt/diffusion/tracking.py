@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 Picture = Callable[[nn.Module], Tensor]
 """network -> images [N,1,H,W] in [0,1]; the same for the same weights."""
 
+Measure = Callable[[nn.Module], float]
+"""network -> validation loss."""
+
 
 def grid(images: Tensor, columns: int = 4) -> np.ndarray:
     """Images [N,1,H,W] in [0,1] side by side, `columns` to a row, as uint8 [rows H, columns W]; gaps and NaN black."""
@@ -44,6 +47,7 @@ class Track:
     """Loss, validation loss, learning rate and sample grids of one training, to files and to a tracker, if any."""
 
     tracker: Literal["tensorboard"] | None
+    evaluate: Measure | None
     picture: Picture | None
     name: str
     folder: Path
@@ -69,16 +73,16 @@ class Track:
         if self.tracker is not None:
             accelerator.log({"loss": state.losses[-1], "learning rate": rate}, step=state.step)
 
-    def checkpoint(self, accelerator: Any, state: State, folder: Path) -> None:
-        """Tell the validation loss; draw the grid into samples/step_XXXXXX.png and tell it too."""
-        if self.tracker is not None and state.step in state.validation:
+    def checkpoint(self, accelerator: Any, state: State) -> None:
+        """Measure the validation loss, draw the grid into samples/step_XXXXXX.png, and tell both."""
+        if self.evaluate is not None:
+            state.validation[state.step] = self.evaluate(state.network)
             accelerator.log({"validation": state.validation[state.step]}, step=state.step)
-        if self.picture is None:
-            return
-        sheet = grid(self.picture(state.network))
-        write_png(Path(folder) / "samples" / f"step_{state.step:06d}.png", sheet)
-        for tracker in accelerator.trackers:
-            tracker.log_images({"samples": sheet[None, None]}, step=state.step)
+        if self.picture is not None:
+            sheet = grid(self.picture(state.network))
+            write_png(Path(self.folder) / "samples" / f"step_{state.step:06d}.png", sheet)
+            for tracker in accelerator.trackers:
+                tracker.log_images({"samples": sheet[None, None]}, step=state.step)
 
     def end(self, accelerator: Any) -> None:
         """Close the tracker; accelerate's own end would also take the process group away."""

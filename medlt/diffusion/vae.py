@@ -129,7 +129,8 @@ def finetune_codec(
     `folder`/DIGEST becomes a diffusers folder for `load_codec`; it is loaded when it is there, and a killed training
     goes on. Its training.json tells the quality on `held` images (on `images` without them) before and after, and
     whether the encoder is the source's. `name_of_images` names the images' content (a manifest's digest). Raises
-    InputError for a source that is no codec, and for fp16, in which Stable Diffusion's autoencoder overflows.
+    InputError for a source that is no codec, for fp16, in which Stable Diffusion's autoencoder overflows, and for a
+    training that diverged.
     """
     if training.precision == "fp16":
         raise InputError("an autoencoder overflows in fp16 and gives black images; train it in bf16 or fp32")
@@ -147,6 +148,8 @@ def finetune_codec(
             progress=progress)  # fmt: skip
         tuned = AutoencoderCodec(network.autoencoder)
         after = quality(tuned, images if held is None else held)
+        if not np.isfinite(list(after.values())).all():
+            raise InputError("the tuned codec's images hold values that are no numbers; lower the learning rate")
         _save(tuned, finished, {**told, "before": before, "after": after})
     return load_codec(finished, device)
 

@@ -85,7 +85,7 @@ class LatentFusion:
         if self.coder.config["findings"] != len(self.collection.findings):
             told, wanted = self.coder.config["findings"], len(self.collection.findings)
             raise InputError(f"fusion: the coder knows {told} findings, the collection {wanted}; train it again")
-        if not 1 <= self.keep <= (steps := len(self.scheduler().timesteps)):
+        if not 1 <= self.keep <= (steps := int(self.scheduler().num_inference_steps)):
             raise InputError(f"fusion: keep = {self.keep} of {steps} steps; keep between 1 and {steps}")
         self.gaze = Gaze(self.coder, self.latents, self.cam)
 

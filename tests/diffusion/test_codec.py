@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from medlt import chance
@@ -165,6 +166,13 @@ def _break(folder: Path, how: str) -> None:
         config.write_text(config.read_text().replace('"layers_per_block": 1', '"layers_per_block": 2'))
     elif how == "other width":
         config.write_text(config.read_text().replace('"latent_channels": 4', '"latent_channels": 8'))
+    elif how == "nested config":
+        config.write_text("[" * 200_000)
+    elif how == "not numbers":
+        tensors = load_file(weights)
+        save_file(tensors | {"decoder.conv_in.bias": tensors["decoder.conv_in.bias"] / 0}, weights, {"format": "pt"})
+    else:
+        config.write_text(json.dumps(json.loads(config.read_text()) | json.loads(how)))
 
 
 @pytest.mark.parametrize(
@@ -178,6 +186,17 @@ def _break(folder: Path, how: str) -> None:
         ("torn weights", "cannot be loaded"),
         ("other network", "its weights lack"),
         ("other width", "cannot be loaded"),
+        ("nested config", "not readable as JSON"),
+        ("not numbers", "decoder.conv_in.bias holds values that are no numbers"),
+        ('{"block_out_channels": []}', "cannot be loaded"),
+        ('{"norm_num_groups": 0}', "cannot be loaded"),
+        ('{"quantization_config": {"quant_method": "bitsandbytes"}}', "quantised"),
+        ('{"scaling_factor": "x"}', "scaling_factor is no scale or shift"),
+        ('{"scaling_factor": [1, 2, 3]}', "scaling_factor is no scale or shift"),
+        ('{"scaling_factor": 0}', "scaling_factor is no scale or shift"),
+        ('{"scaling_factor": NaN}', "scaling_factor is no scale or shift"),
+        ('{"latents_std": [0, 0, 0, 0]}', "latents_std is no scale or shift"),
+        ('{"latents_mean": [0, 0, 0, 0, 0, 0, 0]}', "latents_mean is no scale or shift"),
     ],
 )
 def test_a_folder_that_is_no_codec_is_told_in_one_line(how: str, told: str, tmp_path: Path) -> None:

@@ -94,16 +94,19 @@ def test_channels_last_weights_go_on_to_the_same_bits(tmp_path: Path) -> None:
     """Moments come back in their weight's memory format."""
 
     def conv_loss(net: nn.Module, step: int, part: Part) -> Tensor:
+        assert net[0].weight.is_contiguous(memory_format=torch.channels_last)  # type: ignore[index]
         return net(chance.noise_like([step], (3, 8, 8))).pow(2).mean()
 
     def conv() -> nn.Module:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
-            return nn.Sequential(nn.Conv2d(3, 4, 3), nn.Conv2d(4, 2, 3)).to(memory_format=torch.channels_last)
+            return nn.Sequential(nn.Conv2d(3, 4, 3), nn.Conv2d(4, 2, 3))
 
     for name, stops in {"whole": (6,), "cut": (2, 6)}.items():
         for stop in stops:
-            fit(conv(), conv_loss, replace(TRAINING, steps=stop), folder=tmp_path / name, key="k")
+            training = replace(TRAINING, steps=stop, channels_last=True)
+            net = fit(conv(), conv_loss, training, folder=tmp_path / name, key="k")
+            assert net[0].weight.is_contiguous()  # type: ignore[index]
     assert same_files(tmp_path / "whole", tmp_path / "cut")
 
 

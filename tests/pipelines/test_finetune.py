@@ -11,7 +11,8 @@ import torch
 
 from medlt.config import RunConfig, parse
 from medlt.data.manifest import Manifest
-from medlt.files import read_tensors
+from medlt.diffusion.stable.untrained import untrained
+from medlt.files import read_tensors, write_tensors
 from medlt.types import InputError
 from medlt.writer import to_uint8
 from pipelines.finetune import main, prepare
@@ -26,6 +27,10 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "lora": {**STABLE, "model": {**MODEL, "version": "2.1"}, "train": "lora", "rank": 2, "train_text": True},
 }
 Make = Callable[..., RunConfig]
+
+
+def edit(path: Path, **changes: Any) -> None:
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
 
 
 @pytest.fixture(scope="session")
@@ -156,6 +161,9 @@ def test_fusion_runs_on_stable_diffusion(tiny: Callable[[Path], RunConfig], tmp_
         ({"prompts": {"words": {"No such finding": "x"}}}, "none of the findings"),
         ({"prompts": {"template": "a {colour} radiograph"}}, "colour"),
         ({"batch": 7, "accumulate": 2}, "does not divide"),
+        ({"prompts": {"template": "chest radiograph, {view} view"}}, "says no {findings}"),
+        ({"precision": "fp16"}, "fp16 needs a GPU"),
+        ({"snr_floor": 9}, "clamped to 9.0..5.0"),
     ],
 )
 def test_a_mistake_stops_at_the_door(changes: dict[str, Any], said: str, make: Make, tmp_path: Path) -> None:
@@ -163,6 +171,59 @@ def test_a_mistake_stops_at_the_door(changes: dict[str, Any], said: str, make: M
     with pytest.raises(InputError, match=said) as told:
         main(make(tmp_path / "run", "full", **changes))
     assert "\n" not in str(told.value)
+    assert not (tmp_path / "run/stages/codec").exists()
+
+
+def wider_unet(folder: Path) -> dict[str, Any]:
+    edit(folder / "unet" / "config.json", block_out_channels=[64, 64])
+    return {}
+
+
+def other_prediction(folder: Path) -> dict[str, Any]:
+    return {"prediction": "v_prediction"}
+
+
+def no_padding(folder: Path) -> dict[str, Any]:
+    for name in ("tokenizer_config.json", "special_tokens_map.json"):
+        edit(folder / "tokenizer" / name, pad_token=None)
+    return {}
+
+
+def other_lora(folder: Path) -> dict[str, Any]:
+    write_tensors(folder / "x.safetensors", {"unet.none.lora_A.weight": torch.zeros(1, 1)})
+    return {"loras": [str(folder / "x.safetensors")]}
+
+
+def no_stable_file(folder: Path) -> dict[str, Any]:
+    write_tensors(folder / "x.safetensors", {"a": torch.zeros(1)})
+    return {"path": str(folder / "x.safetensors")}
+
+
+@pytest.mark.parametrize(
+    ("spoil", "said"),
+    [
+        (wider_unet, "config and weights belong to different networks"),
+        (other_prediction, "says epsilon and you say v_prediction"),
+        (no_padding, "names no pad_token"),
+        (other_lora, "is for another model"),
+        (no_stable_file, "is no Stable Diffusion|holds no"),
+    ],
+)
+def test_a_wrong_checkpoint_stops_at_the_door(
+    spoil: Callable[[Path], dict[str, Any]], said: str, make: Make, tmp_path: Path
+) -> None:
+    folder = untrained(tmp_path / "model", widths=(32, 32), layers=1, text_width=32, text_layers=1)
+    model = {"kind": "folder", "path": str(folder), **spoil(folder)}
+    with pytest.raises(InputError, match=said) as told:
+        main(make(tmp_path / "run", "full", model=model))
+    assert "\n" not in str(told.value)
+    assert not (tmp_path / "run/stages/codec").exists()
+
+
+def test_a_codec_of_other_channels_stops_at_the_door(make: Make, tmp_path: Path) -> None:
+    folder = untrained(tmp_path / "model", widths=(32, 32), layers=1, text_width=32, text_layers=1, channels=8)
+    with pytest.raises(InputError, match="8 latent channels and the codec makes 4"):
+        main(make(tmp_path / "run", "full", model={"kind": "folder", "path": str(folder)}))
     assert not (tmp_path / "run/stages/codec").exists()
 
 

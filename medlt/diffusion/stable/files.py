@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,7 +40,7 @@ def read_json(path: Path) -> dict[str, Any]:
         value = json.loads(path.read_text())
     except FileNotFoundError:
         raise InputError(f"{path} is missing; copy it from the checkpoint's folder") from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{path} cannot be read as JSON ({error}); copy it anew") from None
     if not isinstance(value, dict):
         raise InputError(f"{path} holds no JSON object; copy it anew")
@@ -76,11 +77,23 @@ def header(path: Path) -> dict[str, Any]:
 def _parsed(text: bytes, path: Path) -> dict[str, Any]:
     try:
         said = json.loads(text)
-        for name in said.keys() - {"__metadata__"}:
-            said[name]["shape"], said[name]["data_offsets"][1], said[name]["dtype"]
-    except (ValueError, AttributeError, KeyError, IndexError, TypeError):
-        raise InputError(f"{path} is no safetensors file (its header is not readable); copy it anew") from None
-    return dict(said)
+    except (ValueError, RecursionError):
+        said = None
+    if not isinstance(said, dict) or not all(_is_entry(name, value) for name, value in said.items()):
+        raise InputError(f"{path} is no safetensors file (its header is not readable); copy it anew")
+    return said
+
+
+def _is_entry(name: str, said: Any) -> bool:
+    """Whether a header may say this: a tensor's dtype, shape and place (at least a byte a value), or the metadata."""
+    if name == "__metadata__" or not isinstance(said, dict):
+        return isinstance(said, dict)
+    shape, place = said.get("shape"), said.get("data_offsets")
+    if not (isinstance(shape, list) and isinstance(place, list) and len(place) == 2):
+        return False
+    whole = all(type(n) is int and n >= 0 for n in (*shape, *place))
+    values = math.prod(max(1, n) for n in shape) if whole else 0
+    return whole and isinstance(said.get("dtype"), str) and values <= max(1, place[1] - place[0])
 
 
 @dataclass(frozen=True)
@@ -104,10 +117,15 @@ def weights(folder: Path, stem: str) -> Weights | None:
             return Weights((whole,))
         if (index := folder / f"{stem}.safetensors.index{dotted}.json").is_file():
             named = read_json(index).get("weight_map")
-            if not isinstance(named, dict) or not named:
-                raise InputError(f"{index} names no weights (weight_map is missing); copy it anew")
-            return Weights(tuple(folder / Path(str(name)).name for name in sorted(set(named.values()))), index)
+            if not isinstance(named, dict) or not named or not all(_is_shard(name) for name in named.values()):
+                raise InputError(f"{index} names no weights (weight_map is missing or broken); copy it anew")
+            return Weights(tuple(folder / name for name in sorted(set(named.values()))), index)
     return None
+
+
+def _is_shard(name: Any) -> bool:
+    """Whether this names a safetensors file in the index's own folder."""
+    return isinstance(name, str) and name.endswith(".safetensors") and Path(name).name == name
 
 
 def missing(folder: Path) -> list[str]:

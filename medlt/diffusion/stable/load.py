@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, get_args
+
+from torch import Tensor
 
 from medlt.diffusion.backbone import Backbone, Conditioner
 from medlt.diffusion.noise import NoiseSchedule, Prediction
 from medlt.diffusion.stable import files, network
-from medlt.diffusion.stable.lora import Adapter, add_loras
+from medlt.diffusion.stable.lora import Adapter, add_loras, look_at_loras
 from medlt.files import digest
 from medlt.types import InputError
 
@@ -22,6 +24,8 @@ CLASSES = {
     "text_encoder": ("CLIPTextModel",),
     "tokenizer": ("CLIPTokenizer", "CLIPTokenizerFast"),
 }
+MOST_STEPS = 100_000  # of training; a table of noise levels is made of them
+SHORTEST = 3  # tokens: start, a word, end
 OTHER_INPUTS = {9: "an inpainting model", 5: "a depth-to-image model", 7: "an upscaler", 8: "an image-editing model"}
 OTHER_SETTINGS = (
     "class_embed_type",
@@ -38,6 +42,7 @@ class StableDiffusion:
 
     `files` tells the SHA-256 of every file that was read, by its name in the checkpoint, adapters as loras/0/NAME;
     `digest` names them all and the adapters' weights. `source` is the folder that was read.
+    One that was only looked at (`look_at`) has empty networks, on the meta device, and neither hashes nor a digest.
     """
 
     unet: Any
@@ -45,9 +50,9 @@ class StableDiffusion:
     tokenizer: Any
     prediction: Prediction
     noise: NoiseSchedule
-    files: dict[str, str]
-    digest: str
     source: Path
+    files: dict[str, str] = field(default_factory=dict)
+    digest: str = ""
 
     @property
     def channels(self) -> int:
@@ -102,6 +107,21 @@ def load_stable_diffusion(
     from medlt.diffusion.stable.single_file import as_folder
 
     folder = as_folder(Path(path), prediction=prediction, config=config)
+    model = look_at(folder, prediction=prediction, loras=loras)
+    for part, net in (("unet", model.unet), ("text_encoder", model.text_encoder)):
+        network.fill(net, _tensors(folder, part, network.read_all), folder / part)
+    adapters = add_loras(model.unet, model.text_encoder, loras)
+    read = files.hashes(folder, files.checkpoint_files(folder))
+    named = digest("stable diffusion", read, [(a.sha256, a.weight) for a in adapters])
+    known = read | {f"loras/{i}/{a.path.name}": a.sha256 for i, a in enumerate(adapters)}
+    return replace(model, files=known, digest=named)
+
+
+def look_at(folder: Path, *, prediction: Prediction | None = None, loras: Sequence[Adapter] = ()) -> StableDiffusion:
+    """A diffusers folder without its weights: all that configs, headers and the tokenizer tell, in a second or two.
+
+    Raises InputError for all that `load_stable_diffusion` does, but for values that are no numbers.
+    """
     require_family(folder)
     files.require(folder)
     said, noise = read_schedule(folder / "scheduler" / "scheduler_config.json")
@@ -110,13 +130,10 @@ def load_stable_diffusion(
             f"{folder}/scheduler/scheduler_config.json says {said} and you say {prediction}; leave `prediction` out, "
             "or mend prediction_type there if you know that it is wrong"
         )
-    unet, text_encoder = _part(folder, "unet"), _part(folder, "text_encoder")
+    unet, text_encoder = _empty(folder, "unet"), _empty(folder, "text_encoder")
     tokenizer = load_tokenizer(folder / "tokenizer", text_encoder.config)
-    adapters = add_loras(unet, text_encoder, loras)
-    read = files.hashes(folder, files.checkpoint_files(folder))
-    named = digest("stable diffusion", read, [(a.sha256, a.weight) for a in adapters])
-    known = read | {f"loras/{i}/{a.path.name}": a.sha256 for i, a in enumerate(adapters)}
-    return StableDiffusion(unet, text_encoder, tokenizer, said, noise, known, named, folder)
+    look_at_loras(unet, text_encoder, loras)
+    return StableDiffusion(unet, text_encoder, tokenizer, said, noise, folder)
 
 
 def require_family(folder: Path) -> None:
@@ -126,14 +143,19 @@ def require_family(folder: Path) -> None:
     if not (folder / "model_index.json").is_file():
         files.require(folder)
     index = files.read_json(folder / "model_index.json")
-    own = {part: str((index.get(part) or [None, None])[-1]) for part in CLASSES}
-    wrong = [f"{part} {own[part]}" for part, known in CLASSES.items() if own[part] not in known]
-    wrong += [part for part in ("text_encoder_2", "transformer") if (index.get(part) or [None])[-1]]
+    wrong = [f"{part} {_kind(index, part)}" for part, known in CLASSES.items() if _kind(index, part) not in known]
+    wrong += [part for part in ("text_encoder_2", "transformer") if _kind(index, part)]
     if wrong:
         raise InputError(
-            f"{folder} is a {index.get('_class_name')} ({', '.join(wrong)}), which is not loaded; "
+            f"{folder} is a {index.get('_class_name', 'nameless model')} ({', '.join(wrong)}), which is not loaded; "
             "give a Stable Diffusion 1.x or 2.x folder (UNet2DConditionModel, CLIPTextModel, CLIPTokenizer)"
         )
+
+
+def _kind(index: Mapping[str, Any], part: str) -> Any:
+    """The class that a model_index.json names for a part: the last of a list; None without."""
+    said = index.get(part)
+    return said[-1] if isinstance(said, list) and said else None
 
 
 def read_schedule(path: Path) -> tuple[Prediction, NoiseSchedule]:
@@ -152,28 +174,32 @@ def read_schedule(path: Path) -> tuple[Prediction, NoiseSchedule]:
     try:
         ends = float(said["beta_start"]), float(said["beta_end"])
         noise = NoiseSchedule(shape, *ends, int(said.get("num_train_timesteps", 1000)), zero)
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise InputError(f"{path}: beta_start, beta_end or num_train_timesteps is no number ({error})") from None
-    if not (0 < ends[0] <= ends[1] < 1 and noise.train_steps > 1):
+    if not (0 < ends[0] <= ends[1] < 1 and 1 < noise.train_steps <= MOST_STEPS):
         raise InputError(
             f"{path}: betas from {ends[0]} to {ends[1]} in {noise.train_steps} steps are no noise schedule"
         )
     return prediction, noise
 
 
-def _part(folder: Path, part: str) -> Any:
-    """The UNet or the text encoder of a checkpoint folder, checked against its config before a weight is read."""
+def _empty(folder: Path, part: str) -> Any:
+    """The UNet or the text encoder of a checkpoint folder without its weights, whose headers agree with it."""
     told = folder / part / "config.json"
     config = files.read_json(told)
     net = network.empty(part, config, told)
     if part == "unet":
         require_unet(dict(net.config), told, files.read_json(folder / "text_encoder" / "config.json"))
-    rename = network.plain_names if part == "text_encoder" else dict
+    network.check(net, _tensors(folder, part, network.outlined), folder / part)
+    return net
+
+
+def _tensors(folder: Path, part: str, read: Callable[[Iterable[Path]], dict[str, Tensor]]) -> dict[str, Tensor]:
+    """A part's tensors under present names, as `read` gives them."""
     held = files.weights(folder / part, files.STEMS[part])
     assert held is not None  # files.require came before
-    found = {name: shape for path in held.tensors for name, shape in files.shapes(path).items()}
-    network.check(net, rename(found), folder / part)
-    return network.fill(net, rename(network.read_all(held.tensors)), folder / part)
+    tensors = read(held.tensors)
+    return network.plain_names(tensors) if part == "text_encoder" else tensors
 
 
 def require_unet(config: Mapping[str, Any], where: Path, text: Mapping[str, Any]) -> None:
@@ -196,6 +222,19 @@ def require_unet(config: Mapping[str, Any], where: Path, text: Mapping[str, Any]
 
 def load_tokenizer(folder: Path, text: Any) -> Any:
     """The CLIPTokenizer of a folder, held against the text encoder's config. Raises InputError."""
+    tokenizer = read_tokenizer(folder)
+    known = max(len(tokenizer), 1 + max(tokenizer.get_vocab().values(), default=-1))
+    if not 0.8 * text.vocab_size <= known <= text.vocab_size:
+        raise InputError(
+            f"{folder} knows {known} tokens and the text encoder {text.vocab_size}; "
+            "copy tokenizer and text_encoder from one checkpoint"
+        )
+    tokenizer.model_max_length = int(min(tokenizer.model_max_length, text.max_position_embeddings))
+    return tokenizer
+
+
+def read_tokenizer(folder: Path) -> Any:
+    """The CLIPTokenizer of a folder. Raises InputError: none, a broken one, or one without padding, end or length."""
     from transformers import CLIPTokenizer
 
     try:
@@ -203,10 +242,9 @@ def load_tokenizer(folder: Path, text: Any) -> Any:
     except Exception as error:  # the tokenizers library raises bare Exception
         why = str(error).strip().splitlines() or [type(error).__name__]
         raise InputError(f"{folder} holds no CLIP tokenizer ({why[0]}); copy the folder anew") from None
-    if not 0.8 * text.vocab_size <= len(tokenizer) <= text.vocab_size:
-        raise InputError(
-            f"{folder} knows {len(tokenizer)} tokens and the text encoder {text.vocab_size}; "
-            "copy tokenizer and text_encoder from one checkpoint"
-        )
-    tokenizer.model_max_length = min(tokenizer.model_max_length, text.max_position_embeddings)
+    if tokenizer.pad_token_id is None or tokenizer.eos_token_id is None:
+        raise InputError(f"{folder} names no pad_token or eos_token (tokenizer_config.json); copy the folder anew")
+    length = tokenizer.model_max_length
+    if not isinstance(length, int | float) or not length >= SHORTEST:
+        raise InputError(f"{folder}: model_max_length is {length!r} (tokenizer_config.json); it is 77 where CLIP's is")
     return tokenizer

@@ -22,10 +22,12 @@ from typing import Any, TypeAlias
 from torch import Tensor, nn
 
 from medlt.diffusion.stable import files
-from medlt.diffusion.stable.network import read_all
+from medlt.diffusion.stable.network import outlined, read_all
 from medlt.types import InputError
 
 Adapter: TypeAlias = Path | str | tuple[Path | str, float]
+Settings: TypeAlias = Mapping[str, Any]
+Layers: TypeAlias = Mapping[str, Mapping[str, Any]]
 FILES = ("pytorch_lora_weights.safetensors", "adapter_model.safetensors")
 METADATA = "lora_adapter_metadata"  # diffusers' key in the file's header
 PREFIXES = {
@@ -50,31 +52,48 @@ class Change:
     """What a file says of one layer."""
 
     matrices: dict[str, Tensor] = field(default_factory=dict)
-    alpha: float | None = None
+    alpha: Tensor | None = None
 
 
 def add_loras(unet: nn.Module, text_encoder: nn.Module, loras: Sequence[Adapter]) -> list[Lora]:
-    """Fuse adapters into the networks, in order; each is checked whole before a weight changes.
+    """Fuse adapters into the networks, in order.
 
-    Raises InputError: no file, a broken one, one for another model, or another kind of adapter (DoRA, LyCORIS).
+    Raises InputError: no file, a broken one, one for another model, another kind of adapter (DoRA, LyCORIS), or one
+    that makes weights infinite or NaN; a weight may have changed by then.
     """
-    networks = {"unet": unet, "text_encoder": text_encoder}
-    return [_add(networks, *(one if isinstance(one, tuple) else (one, 1.0))) for one in loras]
+    layers = _layers(unet, text_encoder)
+    return [_add(layers, *(one if isinstance(one, tuple) else (one, 1.0))) for one in loras]
 
 
-def _add(networks: Mapping[str, nn.Module], path: Path | str, weight: float) -> Lora:
+def look_at_loras(unet: nn.Module, text_encoder: nn.Module, loras: Sequence[Adapter]) -> None:
+    """Raise InputError where the adapters' headers tell that they do not fit these networks, which may be empty."""
+    layers = _layers(unet, text_encoder)
+    for one in loras:
+        file = adapter_file(Path(one[0] if isinstance(one, tuple) else one))
+        for _, name, change, settings in _fitting(layers, file, outlined([file])):
+            _scale(file, settings, name, Change(change.matrices))
+
+
+def _add(layers: Layers, path: Path | str, weight: float) -> Lora:
     file = adapter_file(Path(path))
-    said = _settings(file)
-    layers = {part: _layers(network) for part, network in networks.items()}
-    changes = changes_of(file)
+    for layer, name, change, settings in _fitting(layers, file, read_all([file])):
+        delta = change.matrices["B"].float().flatten(1) @ change.matrices["A"].float().flatten(1)
+        delta *= weight * _scale(file, settings, name, change)
+        layer.weight.data += delta.reshape(layer.weight.shape).to(layer.weight)
+        if not layer.weight.isfinite().all():
+            raise InputError(
+                f"LoRA {file}: with it {name} holds values that are no numbers; its training failed or its alpha is "
+                "wrong: take another one"
+            )
+    return Lora(file, files.sha256(file), float(weight))
+
+
+def _fitting(layers: Layers, file: Path, tensors: Mapping[str, Tensor]) -> list[tuple[Any, str, Change, Settings]]:
+    """The layers that a file's tensors change, their names, the changes and the settings, all of which fit."""
+    settings, changes = _settings(file), changes_of(file, tensors)
     for (part, name), change in changes.items():
         _require_fit(file, name, change, layers[part].get(name))
-    for (part, name), change in changes.items():
-        layer = layers[part][name]
-        delta = change.matrices["B"].float().flatten(1) @ change.matrices["A"].float().flatten(1)
-        scale = weight * _scale(said.get(part, {}), name, change)
-        layer.weight.data += (scale * delta).reshape(layer.weight.shape).to(layer.weight)
-    return Lora(file, files.sha256(file), float(weight))
+    return [(layers[part][name], name, change, settings.get(part, {})) for (part, name), change in changes.items()]
 
 
 def adapter_file(path: Path) -> Path:
@@ -87,16 +106,15 @@ def adapter_file(path: Path) -> Path:
     raise InputError(f"LoRA {path} does not exist or holds no {FILES[0]}; give the adapter's .safetensors file")
 
 
-def changes_of(file: Path) -> dict[tuple[str, str], Change]:
-    """What a file says, by part ("unet", "text_encoder") and layer, its name's dots made underscores."""
-    files.header(file)
+def changes_of(file: Path, tensors: Mapping[str, Tensor]) -> dict[tuple[str, str], Change]:
+    """What a file's tensors say, by part ("unet", "text_encoder") and layer, its name's dots made underscores."""
     changes: dict[tuple[str, str], Change] = {}
-    for key, value in read_all([file]).items():
+    for key, value in tensors.items():
         if match := MATRIX.fullmatch(key):
             side = "A" if match[2] in ("A", "down") else "B"
             changes.setdefault(_layer_name(match[1]), Change()).matrices[side] = value
         elif key.endswith(".alpha"):
-            changes.setdefault(_layer_name(key.removesuffix(".alpha")), Change()).alpha = float(value)
+            changes.setdefault(_layer_name(key.removesuffix(".alpha")), Change()).alpha = value
         else:
             raise InputError(f"LoRA {file} holds {key}, which is no LoRA matrix; DoRA and LyCORIS adapters do not load")
     if not changes:
@@ -123,35 +141,51 @@ def _flat(name: str, part: str) -> str:
     return flat.removesuffix(old) + OLD_TEXT[old] if old else flat
 
 
-def _layers(network: nn.Module) -> dict[str, Any]:
-    """Linear and convolution layers by their names with underscores."""
-    known = {n: m for n, m in network.named_modules() if isinstance(m, nn.Linear | nn.Conv2d)}
-    return {name.replace(".", "_").removeprefix("text_model_"): module for name, module in known.items()}
+def _layers(unet: nn.Module, text_encoder: nn.Module) -> Layers:
+    """Each part's linear and convolution layers by their names with underscores."""
+    networks = {"unet": unet, "text_encoder": text_encoder}
+    return {
+        part: {
+            name.replace(".", "_").removeprefix("text_model_"): module
+            for name, module in network.named_modules()
+            if isinstance(module, nn.Linear | nn.Conv2d)
+        }
+        for part, network in networks.items()
+    }
 
 
-def _settings(file: Path) -> dict[str, dict[str, Any]]:
+def _settings(file: Path) -> dict[str, Settings]:
     """Each part's peft settings, from the file's header (diffusers) or the adapter_config.json beside it (peft)."""
     if file.name == FILES[1]:
         return dict.fromkeys(PREFIXES, files.read_json(file.with_name("adapter_config.json")))
-    text = (files.header(file).get("__metadata__") or {}).get(METADATA, "{}")
+    text = files.header(file).get("__metadata__", {}).get(METADATA, "{}")
     try:
-        told = dict(json.loads(text))
-    except (TypeError, ValueError):
-        raise InputError(f"LoRA {file} is broken: its settings ({METADATA}) are not readable; copy it anew") from None
+        told = json.loads(text)
+    except (TypeError, ValueError, RecursionError):
+        told = None
+    if not isinstance(told, dict):
+        raise _unreadable(file)
     return {
         part: {k.removeprefix(f"{part}."): v for k, v in told.items() if k.startswith(f"{part}.")} for part in PREFIXES
     }
 
 
-def _scale(settings: Mapping[str, Any], name: str, change: Change) -> float:
+def _unreadable(file: Path) -> InputError:
+    return InputError(f"LoRA {file} is broken: its settings (alpha, {METADATA}) are not readable; copy it anew")
+
+
+def _scale(file: Path, settings: Settings, name: str, change: Change) -> float:
     """alpha / r (alpha / sqrt(r) where the adapter is rank-stabilised, arXiv 2312.03732); 1 where no alpha is told."""
     rank = change.matrices["A"].shape[0]
-    patterns: dict[str, float] = settings.get("alpha_pattern") or {}
-    own = [v for k, v in patterns.items() if name.endswith(k.strip("^$").replace(".", "_"))]
-    alpha = next((a for a in (change.alpha, *own, settings.get("lora_alpha")) if a is not None), None)
+    patterns = settings.get("alpha_pattern") or {}
+    try:
+        own = [v for k, v in patterns.items() if name.endswith(k.strip("^$").replace(".", "_"))]
+        alpha = next((float(a) for a in (change.alpha, *own, settings.get("lora_alpha")) if a is not None), None)
+    except (AttributeError, TypeError, ValueError, OverflowError, RuntimeError):  # the last is torch's: many values
+        raise _unreadable(file) from None
     if alpha is None:
         return 1.0
-    return float(alpha) / (rank**0.5 if settings.get("use_rslora") else rank)
+    return alpha / (rank**0.5 if settings.get("use_rslora") else rank)
 
 
 def _require_fit(file: Path, name: str, change: Change, layer: Any) -> None:
@@ -160,10 +194,8 @@ def _require_fit(file: Path, name: str, change: Change, layer: Any) -> None:
         raise InputError(f"LoRA {file} is for another model: it changes {name}, which this one does not have")
     if change.matrices.keys() != {"A", "B"}:
         raise InputError(f"LoRA {file} is broken: {name} lacks one of its two matrices; copy it anew")
-    if not all(matrix.isfinite().all() for matrix in change.matrices.values()):
-        raise InputError(
-            f"LoRA {file}: {name} holds values that are no numbers; its training failed: take an earlier one"
-        )
+    if not all(matrix.is_floating_point() and matrix.ndim in (2, 4) for matrix in change.matrices.values()):
+        raise InputError(f"LoRA {file} is broken: {name} is changed by no matrices of floating point numbers")
     down, up = (tuple(change.matrices[side].flatten(1).shape) for side in "AB")
     own = tuple(layer.weight.flatten(1).shape)
     if up[1] != down[0] or (up[0], down[1]) != own:

@@ -9,9 +9,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from medlt.diffusion.stable.files import first_difference
+from medlt.diffusion.stable.files import first_difference, header
 from medlt.diffusion.stable.text import hidden_states
 from medlt.types import InputError
+
+TEXT_SETTINGS = (
+    "vocab_size", "hidden_size", "intermediate_size", "projection_dim", "num_hidden_layers", "num_attention_heads",
+    "max_position_embeddings", "hidden_act", "layer_norm_eps", "attention_dropout", "initializer_range",
+    "initializer_factor", "pad_token_id", "bos_token_id", "eos_token_id", "use_attention_mask",
+)  # fmt: skip
+FLOATING = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 
 
 class StableNetwork(nn.Module):
@@ -53,11 +60,16 @@ def empty(kind: str, config: Mapping[str, Any], told_by: object) -> Any:
 
 
 def built(kind: str, config: Mapping[str, Any]) -> Any:
-    """A network of this config, its weights drawn from torch's global generator."""
+    """A network of this config, its weights drawn from torch's global generator.
+
+    Of a text encoder's config only the architecture is taken: other keys (attn_implementation) can make transformers
+    fetch code and run it.
+    """
     if kind == "text_encoder":
         from transformers import CLIPTextConfig, CLIPTextModel
 
-        return CLIPTextModel(CLIPTextConfig.from_dict({"architectures": ["CLIPTextModel"], **config}))
+        own = {name: config[name] for name in TEXT_SETTINGS if name in config}
+        return CLIPTextModel(CLIPTextConfig.from_dict({"architectures": ["CLIPTextModel"], **own}))
     from diffusers import AutoencoderKL, UNet2DConditionModel
 
     return {"unet": UNet2DConditionModel, "vae": AutoencoderKL}[kind].from_config(dict(config))
@@ -73,11 +85,13 @@ def plain_names(tensors: Mapping[str, Any]) -> dict[str, Any]:
     return {k: v for k, v in plain.items() if not k.endswith(unused) and not k.startswith(("vision_", "visual_"))}
 
 
-def check(network: nn.Module, found: Mapping[str, tuple[int, ...]], where: object) -> None:
-    """Raise InputError unless tensors of these shapes are exactly the network's."""
-    told = {name: tuple(value.shape) for name, value in network.state_dict().items()}
-    if why := first_difference(told, found):
+def check(network: nn.Module, found: Mapping[str, Tensor], where: object) -> None:
+    """Raise InputError unless these tensors have exactly the network's names and shapes and hold floating numbers."""
+    told, own = ({n: tuple(v.shape) for n, v in some.items()} for some in (network.state_dict(), found))
+    if why := first_difference(told, own):
         raise InputError(f"{where}: {why}; config and weights belong to different networks")
+    if odd := sorted(name for name, value in found.items() if not value.is_floating_point()):
+        raise InputError(f"{where}: {odd[0]} holds no floating point numbers; give the checkpoint in fp16 or fp32")
 
 
 def fill(network: nn.Module, tensors: Mapping[str, Tensor], where: object) -> Any:
@@ -91,13 +105,26 @@ def fill(network: nn.Module, tensors: Mapping[str, Tensor], where: object) -> An
     return network.eval().requires_grad_(False)
 
 
+def outlined(files: Iterable[Path]) -> dict[str, Tensor]:
+    """The tensors of all these safetensors files as their headers tell them, on the meta device: nothing is read.
+
+    What no weight is stored in counts as int64. Raises InputError as `files.header` does.
+    """
+    told = {k: v for path in files for k, v in header(path).items() if k != "__metadata__"}
+    return {
+        name: torch.empty(value["shape"], dtype=FLOATING.get(value["dtype"], torch.int64), device="meta")
+        for name, value in told.items()
+    }
+
+
 def read_all(files: Iterable[Path]) -> dict[str, Tensor]:
-    """The tensors of all these safetensors files, mapped into memory and not copied."""
+    """The tensors of all these safetensors files, mapped into memory and not copied. Raises InputError."""
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
     tensors: dict[str, Tensor] = {}
     for path in files:
+        header(path)
         try:
             tensors |= load_file(path)
         except (SafetensorError, OSError) as error:

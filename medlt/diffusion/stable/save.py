@@ -82,13 +82,19 @@ def copy_tokenizer(source: Path, target: Path) -> None:
 
     They are copied, not written anew: transformers 5 writes no vocab.json and merges.txt, which other readers need.
     """
-    folder = source / "tokenizer" if (source / "tokenizer").is_dir() else source
-    names = [name for name in TOKENIZER_FILES if (folder / name).is_file()]
-    if not {"tokenizer.json", "vocab.json"} & set(names):
-        raise InputError(f"{folder} holds no tokenizer (vocab.json and merges.txt); copy it there from a checkpoint")
+    folder = tokenizer_folder(source)
     target.mkdir()
-    for name in names:
-        shutil.copyfile(folder / name, target / name)
+    for name in TOKENIZER_FILES:
+        if (folder / name).is_file():
+            shutil.copyfile(folder / name, target / name)
+
+
+def tokenizer_folder(source: Path) -> Path:
+    """Where the tokenizer's files of a checkpoint lie: `source` or its folder `tokenizer`. Raises InputError."""
+    folder = source / "tokenizer" if (source / "tokenizer").is_dir() else source
+    if not any((folder / name).is_file() for name in ("tokenizer.json", "vocab.json")):
+        raise InputError(f"{folder} holds no tokenizer (vocab.json and merges.txt); copy it there from a checkpoint")
+    return folder
 
 
 def copy_vae(source: Path, target: Path) -> None:

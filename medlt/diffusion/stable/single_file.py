@@ -6,7 +6,7 @@ where the text encoder is OpenCLIP's (2.x), else 8 heads in the UNet and quick_g
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,14 @@ from torch import Tensor
 
 from medlt.diffusion.noise import NoiseSchedule, Prediction
 from medlt.diffusion.stable import files, infer, network
-from medlt.diffusion.stable.save import copy_tokenizer, whole_folder, write_index, write_parts, write_schedule
+from medlt.diffusion.stable.save import (
+    copy_tokenizer,
+    tokenizer_folder,
+    whole_folder,
+    write_index,
+    write_parts,
+    write_schedule,
+)  # fmt: skip
 from medlt.files import write_json
 from medlt.types import InputError
 
@@ -31,14 +38,18 @@ def as_folder(path: Path, *, prediction: Prediction | None = None, config: Path 
         if config is not None:
             raise InputError(f"`config` is for single files and {path} is none; leave it out")
         return path
-    if path.suffix != ".safetensors":
-        raise InputError(f"{path} is no .safetensors file; pickled checkpoints are never opened: convert it elsewhere")
+    _require_safetensors(path)
     folder = path.with_name(f"{path.stem}.diffusers")
     if not folder.exists():
         convert_single_file(path, folder, prediction=prediction, config=config)
     elif files.read_json(folder / ORIGIN).get("sha256") != files.sha256(path):
         raise InputError(f"{folder} was made from another file than {path.name}; move it away and run again")
     return folder
+
+
+def _require_safetensors(path: Path) -> None:
+    if path.suffix != ".safetensors":
+        raise InputError(f"{path} is no .safetensors file; pickled checkpoints are never opened: convert it elsewhere")
 
 
 def convert_single_file(
@@ -57,22 +68,39 @@ def convert_single_file(
     wrong for the 2.x base models at 512 px: say it there. Raises InputError: another model's file, parts missing from
     it, no tokenizer, or shapes that agree with no config.
     """
-    from medlt.diffusion.stable.load import require_unet
-
-    shapes = files.shapes(file)
-    infer.require_stable(file, shapes)
-    place = tokenizer or config
-    if place is None:
-        raise InputError(f"{file} holds no tokenizer; give `config`, a folder with vocab.json and merges.txt")
-    told = {part: _config(file, part, shapes, config) for part in ("unet", "text_encoder", "vae")}
-    require_unet(told["unet"], file, told["text_encoder"])
+    told = look_at_file(file, config, tokenizer)
     with whole_folder(folder) as fresh:
         tensors = network.read_all([file])
         write_parts(fresh, {part: _converted(file, part, said, tensors) for part, said in told.items()})
-        copy_tokenizer(Path(place), fresh / "tokenizer")
-        write_schedule(fresh, *_schedule(shapes, config, prediction))
+        copy_tokenizer(_tokenizer(file, config, tokenizer), fresh / "tokenizer")
+        write_schedule(fresh, *_schedule(tensors, config, prediction))
         write_index(fresh)
         write_json(fresh / ORIGIN, {"file": file.name, "sha256": files.sha256(file)})
+
+
+def look_at_file(file: Path, config: Path | None = None, tokenizer: Path | None = None) -> dict[str, dict[str, Any]]:
+    """Configs of the three parts ("unet", "text_encoder", "vae") of a single file, from its header and `config`.
+
+    Raises InputError where `convert_single_file` would, without a weight being read.
+    """
+    from medlt.diffusion.stable.load import read_tokenizer, require_unet
+
+    _require_safetensors(file)
+    shapes = files.shapes(file)
+    infer.require_stable(file, shapes)
+    read_tokenizer(_tokenizer(file, config, tokenizer))
+    _schedule(shapes, config, None)
+    told = {part: _config(file, part, shapes, config) for part in ("unet", "text_encoder", "vae")}
+    require_unet(told["unet"], file, told["text_encoder"])
+    return told
+
+
+def _tokenizer(file: Path, config: Path | None, tokenizer: Path | None) -> Path:
+    """The folder that holds the tokenizer's own files."""
+    place = tokenizer or config
+    if place is None:
+        raise InputError(f"{file} holds no tokenizer; give `config`, a folder with vocab.json and merges.txt")
+    return tokenizer_folder(Path(place))
 
 
 def _config(file: Path, part: str, shapes: infer.Shapes, config: Path | None) -> dict[str, Any]:
@@ -86,11 +114,11 @@ def _config(file: Path, part: str, shapes: infer.Shapes, config: Path | None) ->
 
 
 def _schedule(
-    shapes: infer.Shapes, config: Path | None, prediction: Prediction | None
+    names: Iterable[str], config: Path | None, prediction: Prediction | None
 ) -> tuple[Prediction, NoiseSchedule]:
     from medlt.diffusion.stable.load import read_schedule
 
-    said: Prediction = "v_prediction" if infer.is_open_clip(shapes) else "epsilon"
+    said: Prediction = "v_prediction" if infer.is_open_clip(names) else "epsilon"
     noise = NoiseSchedule()
     if config is not None and (given := config / "scheduler" / "scheduler_config.json").is_file():
         said, noise = read_schedule(given)
@@ -103,7 +131,7 @@ def _converted(file: Path, part: str, config: dict[str, Any], tensors: Mapping[s
     if part == "unet" and (strange := sum(n.startswith(infer.UNET) for n in tensors) - len(net.state_dict())) > 0:
         raise InputError(f"{file} (unet): {strange} tensors are not in the config; it is of another make")
     own = _renamed(part, dict(net.config) if part != "text_encoder" else {}, net, dict(tensors))
-    network.check(net, {name: tuple(value.shape) for name, value in own.items()}, f"{file} ({part})")
+    network.check(net, own, f"{file} ({part})")
     net.load_state_dict({name: value.contiguous() for name, value in own.items()}, assign=True)
     return net
 

@@ -13,6 +13,7 @@ from medlt import chance
 from medlt.diffusion.noise import NoiseSchedule, Prediction
 from medlt.diffusion.stable import infer
 from medlt.diffusion.stable.files import read_json
+from medlt.diffusion.stable.load import read_tokenizer
 from medlt.diffusion.stable.network import built
 from medlt.diffusion.stable.save import (
     copy_tokenizer,
@@ -72,8 +73,8 @@ def untrained(
     32. `tokenizer` is a folder to copy, None writes `small_tokenizer`; `vae` a codec folder to copy, the widths of an
     untrained AutoencoderKL, or None for none. Raises InputError: other widths, a folder that exists, nothing to copy.
     """
-    if wrong := [w for w in widths if w < 32 or w % 32]:
-        raise InputError(f"widths {list(widths)}: {wrong[0]} is no multiple of 32, the groups of the UNet's norms")
+    if not widths or any(w < 32 or w % 32 for w in widths):
+        raise InputError(f"widths {list(widths)}: give one or more multiples of 32, the groups of the UNet's norms")
     form = FORMATS[version]
     width, depth = text_width or form.text_width, text_layers or form.text_layers
     with whole_folder(Path(folder)) as fresh:
@@ -172,6 +173,4 @@ def _tokenizer(folder: Path, source: Path | None, version: Version) -> None:
 
 
 def _vocabulary(tokenizer: Path) -> int:
-    from transformers import CLIPTokenizer
-
-    return len(CLIPTokenizer.from_pretrained(tokenizer, local_files_only=True))
+    return len(read_tokenizer(tokenizer))

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from medlt.diffusion.noise import NoiseSchedule
 from medlt.diffusion.prompts import Prompts
 from medlt.diffusion.stable import files
-from medlt.diffusion.stable.load import fits, load_stable_diffusion
+from medlt.diffusion.stable.load import fits, load_stable_diffusion, look_at
 from medlt.testing import IdentityCodec
 from medlt.types import InputError
 
@@ -190,6 +190,46 @@ def not_numbers(folder: Path) -> None:
     save_file(tensors, file, {"format": "pt"})
 
 
+def nested(name: str) -> Callable[[Path], None]:
+    return lambda folder: (folder / name).write_text("[" * 200_000) and None
+
+
+def with_header(file: Path, change: Callable[[Any], Any]) -> None:
+    """Write a safetensors file's header anew."""
+    data = file.read_bytes()
+    length = int.from_bytes(data[:8], "little")
+    text = change(json.loads(data[8 : 8 + length]))
+    new = (text if isinstance(text, str) else json.dumps(text)).encode()
+    file.write_bytes(len(new).to_bytes(8, "little") + new + data[8 + length :])
+
+
+def header(change: Callable[[Any], Any]) -> Callable[[Path], None]:
+    return lambda folder: with_header(folder / "unet" / f"{files.UNET}.safetensors", change)
+
+
+def entry(**changes: Any) -> Callable[[Path], None]:
+    return header(lambda told: told | {"conv_in.weight": told["conv_in.weight"] | changes})
+
+
+def shards(*names: Any) -> Callable[[Path], None]:
+    def put(folder: Path) -> None:
+        (folder / "unet" / f"{files.UNET}.safetensors").unlink()
+        index = folder / "unet" / f"{files.UNET}.safetensors.index.json"
+        index.write_text(json.dumps({"weight_map": dict(enumerate(names))}))
+
+    return put
+
+
+def without_padding(folder: Path) -> None:
+    for name in ("tokenizer_config.json", "special_tokens_map.json"):
+        edit(folder / "tokenizer" / name, pad_token=None)
+
+
+def far_token(folder: Path) -> None:
+    words = json.loads((folder / "tokenizer" / "vocab.json").read_text())
+    edit(folder / "tokenizer" / "vocab.json", **{next(iter(words)): 10**6})
+
+
 SCHEDULER = "scheduler/scheduler_config.json"
 BROKEN: list[tuple[Callable[[Path], None], str]] = [
     (shutil.rmtree, "does not exist; give a diffusers folder or a .safetensors file"),
@@ -224,7 +264,23 @@ BROKEN: list[tuple[Callable[[Path], None], str]] = [
     (told(SCHEDULER, beta_end=-1), "are no noise schedule"),
     (told(SCHEDULER, num_train_timesteps=0), "are no noise schedule"),
     (told(SCHEDULER, rescale_betas_zero_snr=True), "epsilon says nothing of an image that is all noise"),
+    (told(SCHEDULER, num_train_timesteps=float("inf")), "num_train_timesteps is no number"),
+    (told(SCHEDULER, num_train_timesteps=10**12), "are no noise schedule"),
     (two_tokens, "knows 2 tokens and the text encoder"),
+    (far_token, "knows 1000001 tokens and the text encoder"),
+    (without_padding, "names no pad_token or eos_token"),
+    *((told("tokenizer/tokenizer_config.json", model_max_length=n), "model_max_length is") for n in ("abc", 0, -5)),
+    *((nested(name), "cannot be read as JSON") for name in files.CONFIGS),
+    (nested("tokenizer/tokenizer_config.json"), "holds no CLIP tokenizer"),
+    (header(lambda said: "[" * 200_000), "its header is not readable"),
+    (header(lambda said: said | {"__metadata__": [1]}), "its header is not readable"),
+    *((entry(shape=shape), "its header is not readable") for shape in (5, None, ["a"], [-1], [2**70])),
+    *((entry(data_offsets=place), "its header is not readable") for place in (["a", "b"], [None, None], [0], 7)),
+    (entry(dtype=3), "its header is not readable"),
+    (entry(dtype="I32"), "conv_in.weight holds no floating point numbers"),
+    *((shards(name), "weight_map is missing or broken") for name in ({"b": 1}, 1, "../x.safetensors", "..", "")),
+    *((told("model_index.json", unet=said), "unet None., which is not loaded") for said in ({"a": 1}, 5, [])),
+    (told("model_index.json", text_encoder=[{}, {}]), "text_encoder {}., which is not loaded"),
     (
         told(
             "model_index.json", _class_name="StableDiffusionXLPipeline",
@@ -245,6 +301,28 @@ def test_what_does_not_load_says_why(copy: Path, break_it: Callable[[Path], None
     with pytest.raises(InputError, match=message) as error:
         load_stable_diffusion(copy)
     assert "\n" not in str(error.value)
+
+
+def test_a_config_chooses_no_code(sd15: Path, copy: Path) -> None:
+    """transformers would fetch and run a kernel of this name; what is loaded stays what it was."""
+    evil = dict.fromkeys(("attn_implementation", "_attn_implementation", "_attn_implementation_internal"), "x/kernel")
+    edit(copy / "text_encoder" / "config.json", **evil, torch_dtype="evil", quantization_config={"quant_method": "x"})
+    ours, plain = (load_stable_diffusion(folder).text_encoder for folder in (copy, sd15))
+    assert ours.config.to_dict() == plain.config.to_dict()
+    assert ours.config._attn_implementation == plain.config._attn_implementation == "sdpa"
+
+
+def test_a_look_tells_the_same_without_reading_a_weight(sd15: Path, copy: Path) -> None:
+    not_numbers(copy)
+    seen, model = look_at(copy), load_stable_diffusion(sd15)
+    assert all(value.is_meta for value in (*seen.unet.parameters(), *seen.text_encoder.parameters()))
+    assert (seen.channels, seen.prediction, seen.noise) == (model.channels, model.prediction, model.noise)
+    assert seen.tokenizer.get_vocab() == model.tokenizer.get_vocab()
+    fits(seen, IdentityCodec(2))
+    with pytest.raises(InputError, match="you say v_prediction"):
+        look_at(sd15, prediction="v_prediction")
+    with pytest.raises(InputError, match="does not exist or holds no pytorch_lora_weights"):
+        look_at(sd15, loras=[sd15])
 
 
 def test_a_folder_says_its_prediction_itself(sd15: Path) -> None:

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from medlt.diffusion.stable.load import StableDiffusion, load_stable_diffusion
+from medlt.diffusion.stable.load import StableDiffusion, load_stable_diffusion, look_at
 from medlt.diffusion.stable.save import save_lora
 from medlt.types import InputError
 
@@ -181,6 +181,10 @@ def adapter(sd15: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_lora(adapted(sd15).unet, tmp_path_factory.mktemp("adapter"))
 
 
+def alpha_of(tensors: dict[str, Tensor]) -> str:
+    return min(tensors).split(".lora_")[0] + ".alpha"
+
+
 @pytest.mark.parametrize(
     ("how", "message"),
     [
@@ -192,6 +196,12 @@ def adapter(sd15: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         (lambda t: {"lora_unet_x.hada_w1_a": torch.zeros(1)}, "DoRA and LyCORIS adapters do not load"),
         (lambda t: {}, "is empty"),
         (lambda t: {k: v / 0 for k, v in t.items()}, "holds values that are no numbers"),
+        (lambda t: {k: v * 1e30 for k, v in t.items()}, "holds values that are no numbers"),
+        (lambda t: {k: v.int() for k, v in t.items()}, "is changed by no matrices of floating point numbers"),
+        (lambda t: {k: v.flatten() for k, v in t.items()}, "is changed by no matrices of floating point numbers"),
+        (lambda t: {k: v[0, 0].clone() for k, v in t.items()}, "is changed by no matrices of floating point numbers"),
+        (lambda t: t | {alpha_of(t): torch.tensor(float("nan"))}, "holds values that are no numbers"),
+        (lambda t: t | {alpha_of(t): torch.ones(3)}, "its settings .* are not readable"),
     ],
 )
 def test_what_is_no_adapter_of_this_model(sd15: Path, adapter: Path, tmp_path: Path, how: Any, message: str) -> None:
@@ -199,6 +209,39 @@ def test_what_is_no_adapter_of_this_model(sd15: Path, adapter: Path, tmp_path: P
     with pytest.raises(InputError, match=message) as error:
         load_stable_diffusion(sd15, loras=[tmp_path / "changed.safetensors"])
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"unet.lora_alpha": "x"}, "its settings .* are not readable"),
+        ({"unet.lora_alpha": [1]}, "its settings .* are not readable"),
+        ({"unet.alpha_pattern": 5}, "its settings .* are not readable"),
+        ({"unet.alpha_pattern": {"to_q": "x"}}, "its settings .* are not readable"),
+        ([1], "its settings .* are not readable"),
+        ("[" * 100_000, "its settings .* are not readable"),
+        ({"unet.lora_alpha": float("nan")}, "holds values that are no numbers"),
+        ({"unet.lora_alpha": float("inf")}, "holds values that are no numbers"),
+        ({"unet.lora_alpha": 1e300}, "holds values that are no numbers"),
+    ],
+)
+def test_strange_settings(sd15: Path, adapter: Path, tmp_path: Path, settings: Any, message: str) -> None:
+    text = settings if isinstance(settings, str) else json.dumps(settings)
+    save_file(load_file(adapter), tmp_path / "told.safetensors", {"lora_adapter_metadata": text})
+    with pytest.raises(InputError, match=message) as error:
+        load_stable_diffusion(sd15, loras=[tmp_path / "told.safetensors"])
+    assert "\n" not in str(error.value)
+    if "settings" in message:
+        with pytest.raises(InputError, match=message):
+            look_at(sd15, loras=[tmp_path / "told.safetensors"])
+
+
+def test_a_look_finds_another_models_adapter(sd15: Path, adapter: Path, tmp_path: Path) -> None:
+    look_at(sd15, loras=[adapter, (adapter, 0.5)])
+    tensors = {k: torch.cat([v, v], 1) if "lora_A" in k else v for k, v in load_file(adapter).items()}
+    save_file(tensors, tmp_path / "other.safetensors")
+    with pytest.raises(InputError, match="is for another model"):
+        look_at(sd15, loras=[tmp_path / "other.safetensors"])
 
 
 def test_files_that_are_none(sd15: Path, tmp_path: Path) -> None:

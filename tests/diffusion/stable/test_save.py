@@ -91,9 +91,19 @@ def test_untrained_models_are_functions_of_their_arguments(tmp_path: Path, versi
 
 
 def test_untrained_widths(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"widths .32, 48.: 48 is no multiple of 32"):
+    with pytest.raises(InputError, match=r"widths .32, 48.: give one or more multiples of 32"):
         untrained(tmp_path / "model", widths=(32, 48))
+    with pytest.raises(InputError, match="give one or more multiples of 32"):
+        untrained(tmp_path / "model", widths=())
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_broken_tokenizer_makes_no_model(tmp_path: Path, sd15: Path) -> None:
+    words = Path(shutil.copytree(sd15 / "tokenizer", tmp_path / "words"))
+    (words / "vocab.json").write_text("{")
+    with pytest.raises(InputError, match="holds no CLIP tokenizer"):
+        untrained(tmp_path / "model", tokenizer=words, **SMALL)
+    assert not (tmp_path / "model").exists()
 
 
 def test_untrained_models_take_what_is_given(tmp_path: Path, sd15: Path) -> None:
