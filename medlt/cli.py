@@ -5,6 +5,7 @@ Exit codes: 0 all done, 1 done with some failures listed, 2 nothing done (bad in
 
 from __future__ import annotations
 
+import errno
 import json
 import sys
 from collections.abc import Callable, Iterator
@@ -25,6 +26,17 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
+)
+
+UNWRITABLE = (
+    errno.ENOSPC,
+    errno.EDQUOT,
+    errno.EROFS,
+    errno.EACCES,
+    errno.EPERM,
+    errno.ENOTDIR,
+    errno.EEXIST,
+    errno.EFBIG,
 )
 
 Json = Annotated[bool, typer.Option("--json", help="One JSON object on stdout; everything else goes to stderr.")]
@@ -50,11 +62,17 @@ def root(
 
 @contextmanager
 def _edge() -> Iterator[None]:
-    """A user's mistake becomes one line and exit 2; an interrupt says how to go on."""
+    """A user's mistake, or a place without room, becomes one line and exit 2; an interrupt says how to go on."""
     try:
         yield
     except InputError as error:
         typer.echo(f"medlt: {error}", err=True)
+        raise typer.Exit(2) from None
+    except OSError as error:
+        if error.errno not in UNWRITABLE:
+            raise
+        place = error.filename or "the disk"
+        typer.echo(f"medlt: {place}: {error.strerror}; give a place with room that you may read and write", err=True)
         raise typer.Exit(2) from None
     except KeyboardInterrupt:
         typer.echo("medlt: interrupted; the same command goes on from here", err=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -53,13 +54,22 @@ def write_table(path: Path, table: pd.DataFrame) -> None:
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
-    """Write named tensors as safetensors. The format keeps no order of metadata: two entries are a ValueError."""
+    """Write named tensors as safetensors. The format keeps no order of metadata: two entries are a ValueError.
+
+    Raises OSError, with its number, where there is no room or no permission.
+    """
     if metadata and len(metadata) > 1:
         raise ValueError(f"metadata of {path} has {len(metadata)} entries; put them into one, or equal files differ")
+    from safetensors import SafetensorError
     from safetensors.torch import save_file
 
     with atomic(path) as temporary:
-        save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, temporary, dict(metadata or {}))
+        try:
+            save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, temporary, dict(metadata or {}))
+        except SafetensorError as error:  # which tells the system's error in words only
+            if number := re.search(r"os error (\d+)", str(error)):
+                raise OSError(int(number[1]), os.strerror(int(number[1])), str(path)) from None
+            raise
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from medlt import config as configs
-from medlt.diffusion.codec import load_codec
+from medlt.diffusion.codec import AutoencoderCodec, load_codec
 from medlt.diffusion.finetune import Objective
 from medlt.diffusion.loop import Training
 from medlt.diffusion.prompts import Prompts
@@ -27,6 +27,7 @@ def look(config: configs.RunConfig, findings: tuple[str, ...]) -> None:
         if not torch.cuda.is_available():
             raise InputError("device: cuda, but torch sees no such device here; write device: cpu, or mend the driver")
     codec = load_codec(config.codec.path) if isinstance(config.codec, configs.FolderCodec) else config.codec
+    _size(config, codec)
     trained = training(config.denoiser)
     trained.parts(0, 1)
     objective(config.denoiser)
@@ -36,6 +37,21 @@ def look(config: configs.RunConfig, findings: tuple[str, ...]) -> None:
     if isinstance(config.denoiser, configs.StableConfig):
         prompts(config.denoiser, findings)
         _model(config.denoiser.model, codec)
+
+
+def _size(config: configs.RunConfig, codec: AutoencoderCodec | configs.TrainedCodec) -> None:
+    """Images make whole latents, and latents make whole pieces for the denoiser: halvings of a UNet, or patches."""
+    factor = 2 ** (codec.levels - 1) if isinstance(codec, configs.TrainedCodec) else codec.factor
+    chosen, piece = config.denoiser, 1
+    if isinstance(chosen, configs.UNetConfig):
+        piece = 2 ** (chosen.levels - 1)
+    elif isinstance(chosen, configs.TransformerConfig):
+        piece = chosen.patch
+    if config.size % (factor * piece):
+        raise InputError(
+            f"size: {config.size} px, the codec shrinks by {factor}, and the denoiser works on pieces of {piece}; "
+            f"give a multiple of {factor * piece}, or fewer denoiser.levels"
+        )
 
 
 def training(chosen: configs.Training) -> Training:
@@ -61,8 +77,10 @@ def _model(chosen: configs.StableFolder | configs.StableUntrained, codec: HasCha
     from medlt.diffusion.stable.load import fits, look_at, read_tokenizer
     from medlt.diffusion.stable.save import tokenizer_folder
     from medlt.diffusion.stable.single_file import as_folder, look_at_file
+    from medlt.diffusion.stable.untrained import require_widths
 
     if isinstance(chosen, configs.StableUntrained):
+        require_widths(chosen.widths)
         if chosen.tokenizer is not None:
             read_tokenizer(tokenizer_folder(chosen.tokenizer))
     elif chosen.path.is_file():

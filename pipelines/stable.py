@@ -6,6 +6,7 @@ sampled is what it holds.
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import torch
@@ -22,10 +23,9 @@ from medlt.diffusion.stable.untrained import untrained
 from medlt.files import write_json
 from medlt.runs import Run
 from pipelines import encoding, tuning
+from pipelines.belonging import FILES, INDEX, own, put, require_free
 from pipelines.door import prompts
 from pipelines.stages import Collection, Progress
-
-INDEX = {"full": "model_index.json", "lora": "pytorch_lora_weights.safetensors"}
 
 
 def load(chosen: configs.StableConfig, folder: Path, seed: int, more: tuple[Path, ...] = ()) -> StableDiffusion:
@@ -48,14 +48,24 @@ def backbone(run: Run, real: Collection, latents: Latents, folder: Path, progres
     model = load(chosen, folder, seed)
     fits(model, latents.codec)
     _all_fit(model, words, real)
-    home = run.path("denoiser")
-    if chosen.train != "none" and not (home / INDEX[chosen.train]).is_file():
-        _tuned(model, words, run, real, latents, folder, progress)
-        _write(model, chosen, run, home)
-    if chosen.train != "none":
-        model = load_stable_diffusion(home) if chosen.train == "full" else load(chosen, folder, seed, (home,))
-    write_json(folder / "files.json", model.files)
+    if chosen.train == "none":
+        write_json(folder / FILES, model.files)
+        return model.backbone(words)
+    home, place = run.path("denoiser"), folder / "fresh"
+    if (home / INDEX[chosen.train]).is_file():
+        return own(_read_back(chosen, home, folder, seed), folder, home).backbone(words)
+    require_free(home, chosen.train)
+    _tuned(model, words, run, real, latents, folder, progress)
+    _write(model, chosen, run, place)
+    model = _read_back(chosen, place, folder, seed)
+    write_json(folder / FILES, model.files)
+    put(place, home, chosen.train)  # after its hashes: a model without them is another's
     return model.backbone(words)
+
+
+def _read_back(chosen: configs.StableConfig, place: Path, folder: Path, seed: int) -> StableDiffusion:
+    """What was trained, as it was written at `place`."""
+    return load_stable_diffusion(place) if chosen.train == "full" else load(chosen, folder, seed, (place,))
 
 
 def _all_fit(model: StableDiffusion, words: Prompts, real: Collection) -> None:
@@ -81,9 +91,10 @@ def _tuned(
     tuning.train(own, run, real, latents, folder, _how(chosen), progress)
 
 
-def _write(model: StableDiffusion, chosen: configs.StableConfig, run: Run, home: Path) -> None:
-    """The adapter, or the whole folder with the codec as its vae."""
+def _write(model: StableDiffusion, chosen: configs.StableConfig, run: Run, place: Path) -> None:
+    """The adapter, or the whole folder with the codec as its vae, in place of what a killed run left there."""
+    shutil.rmtree(place, ignore_errors=True)
     if chosen.train == "lora":
-        save_lora(model.unet, home, model.text_encoder if chosen.train_text else None)
+        save_lora(model.unet, place, model.text_encoder if chosen.train_text else None)
         return
-    save_stable_diffusion(model, home, vae=encoding.codec_folder(run))
+    save_stable_diffusion(model, place, vae=encoding.codec_folder(run))

@@ -1,4 +1,4 @@
-"""Broken, foreign and hostile checkpoints, and configs as users get them wrong: one line, exit 2, nothing left behind."""
+"""Broken, foreign and hostile checkpoints, and configs as users get them wrong: one line, exit 2, nothing left."""
 
 import json
 import os
@@ -14,9 +14,8 @@ import pandas as pd
 import pytest
 import torch
 import yaml
-from click.testing import Result
 from PIL import Image
-from typer.testing import CliRunner
+from typer.testing import CliRunner, Result
 
 from medlt.cli import app
 from medlt.diffusion.stable.untrained import untrained
@@ -137,7 +136,12 @@ def pickled(name: str) -> Break:
 
 def moved(old: str, new: str) -> Break:
     """A pickle under another name in the place of a file."""
-    return lambda model: (pickled(new)(model), (model / old).unlink())
+
+    def edit(model: Path) -> None:
+        (model / old).unlink()
+        pickled(new)(model)
+
+    return edit
 
 
 def gone(name: str) -> Break:
@@ -186,7 +190,12 @@ def shards(**named: Any) -> Break:
 
 def linked(target: str) -> Break:
     """A symbolic link in the place of the UNet's weights."""
-    return lambda model: ((model / UNET).unlink(), (model / UNET).symlink_to(target))
+
+    def edit(model: Path) -> None:
+        (model / UNET).unlink()
+        (model / UNET).symlink_to(target)
+
+    return edit
 
 
 SCHEDULE, INDEX = "scheduler/scheduler_config.json", "model_index.json"
@@ -262,12 +271,12 @@ def test_a_broken_checkpoint_stops_at_the_door(name: str, sound: Path, place: Pa
 
 ADAPTERS: dict[str, tuple[Break, str]] = {
     "cut": (cut(LORA), "was cut short"),
-    "empty": (weights(LORA, lambda held: {}), "is empty"),
+    "empty": (weights(LORA, lambda held: {}), "lora"),
     "a pickle within": (pickled(LORA), "no safetensors file"),
     "half": (weights(LORA, lambda held: dict(list(held.items())[:1])), "lacks one of its two matrices"),
     "another width": (weights(LORA, lambda held: {k: v.repeat(2, 2) for k, v in held.items()}), "another model"),
     "another layer": (weights(LORA, lambda held: {k.replace("attn1", "attn9"): v for k, v in held.items()}), "attn9"),
-    "rank 0": (weights(LORA, lambda held: {k: torch.zeros(0, 32) for k in held}), "LoRA"),
+    "rank 0": (weights(LORA, lambda held: {k: torch.zeros(0, 32) for k in held}), "lora"),
     "numbers": (weights(LORA, lambda held: {k: torch.tensor(1.0) for k in held}), "LoRA"),
     "DoRA": (weights(LORA, lambda held: held | {f"{LAYER}.dora_scale": torch.ones(3)}), "DoRA"),
 }
@@ -354,9 +363,10 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "a record number": ({"denoiser.prompts.words": {"Mass": "MRN 1234567"}}, "identifying"),
     "a strange finding": ({"denoiser.prompts.words": {"Tumour": "x"}}, "none of the findings"),
     "soft above 1": ({"denoiser.prompts.soft_above": 2}, "soft_above"),
-    "33 px": ({"denoiser.model": {"kind": "untrained", "widths": [33]}}, "33"),
-    "no widths": ({"denoiser.model": {"kind": "untrained", "widths": []}}, "widths"),
     "no tokenizer": ({"denoiser.model": {"kind": "untrained", "tokenizer": "nowhere"}}, "nowhere"),
+    "a recipe in a list": ({"recipe": ["finetune"]}, "recipe"),
+    "a width of 9": ({"denoiser": {"kind": "unet", "width": 9}}, "multiple of 8"),
+    "too many levels": ({"denoiser": {"kind": "unet", "width": 8, "levels": 9}}, "fewer denoiser.levels"),
     "version": ({"denoiser.model": {"kind": "untrained", "version": "3"}}, "version"),
 }
 
@@ -364,11 +374,15 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
 @pytest.mark.parametrize("name", WRONG)
 def test_a_wrong_config_leaves_nothing(name: str, sound: Path, place: Path) -> None:
     changes, said = WRONG[name]
-    if any(value == 33 for value in changes.get("denoiser.model", {}).get("widths", [])):
-        changes = {**changes, "denoiser.train": "full"}
     assert_one_line(run(sound, changes), said)
     assert not (place / "run").exists()
     assert content(place / "model") == content(sound / "model")
+
+
+@pytest.mark.parametrize("widths", [[], [33]])
+def test_an_untrained_model_of_other_widths(widths: list[int], sound: Path, place: Path) -> None:
+    assert_one_line(run(sound, {"denoiser.model": {"kind": "untrained", "widths": widths}}), "widths")
+    assert list(place.rglob("untrained")) == []
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is such a device here")
@@ -404,6 +418,40 @@ def test_a_folder_of_the_users_own_is_left_alone(sound: Path, place: Path) -> No
     (place / "run/mine.txt").write_text("mine")
     assert_one_line(run(sound, {}), "is not empty and not a run folder")
     assert content(place / "run") == {"mine.txt": b"mine"}
+
+
+def test_a_file_in_the_place_of_the_run_folder(sound: Path, place: Path) -> None:
+    (place / "run").write_text("mine")
+    assert_one_line(run(sound, {}), "run")
+    assert (place / "run").read_text() == "mine"
+
+
+@pytest.mark.parametrize("found", ["another model", "a file", "files"])
+def test_what_lies_where_the_model_goes_is_not_taken_for_it(found: str, sound: Path, place: Path) -> None:
+    """RUN/denoiser holds a whole model of another origin, or the user's files: not sampled, not changed."""
+    full = {"denoiser.train": "full", "denoiser.steps": 1, "denoiser.batch": 2}
+    assert run(sound, full, "train", "codec").exit_code == 0
+    if found == "another model":
+        shutil.copytree(sound / "model", place / "run/denoiser")
+    elif found == "a file":
+        (place / "run/denoiser").write_text("mine")
+    else:
+        (place / "run/denoiser").mkdir()
+        (place / "run/denoiser/mine.txt").write_text("mine")
+    before = content(place / "run/denoiser")
+    assert_one_line(run(sound, full), "move it away")
+    assert content(place / "run/denoiser") == before
+    assert not (place / "run/plan.parquet").exists()
+
+
+@pytest.mark.slow
+def test_a_collection_without_validation_rows_trains(sound: Path, place: Path) -> None:
+    rows = pd.read_csv(sound / "table.csv").assign(split="train")
+    rows["path"] = [str(sound / path) for path in rows["path"]]
+    rows.to_csv("table.csv", index=False)
+    changes = {"data.table": "table.csv", "denoiser.train": "lora", "denoiser.steps": 1, "denoiser.batch": 2}
+    assert run(sound, changes).exit_code in (0, 1)
+    assert (place / "run/training.parquet").is_file()
 
 
 @pytest.mark.slow

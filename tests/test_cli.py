@@ -82,6 +82,15 @@ def test_bad_data_is_one_clear_line_and_nothing_is_written(tmp_path: Path, name:
     assert not (tmp_path / "run").exists()
 
 
+def test_a_place_that_cannot_be_written_is_one_clear_line(tmp_path: Path) -> None:
+    table(tmp_path).to_csv(tmp_path / "labels.csv", index=False)
+    (tmp_path / "run").write_text("in the way")
+    code, told = invoke(tmp_path)
+    assert code == 2
+    assert re.search(r"run.*; give a place with room", told)
+    assert len(told.strip().splitlines()) == 1
+
+
 @pytest.mark.parametrize(
     ("counts", "said"),
     [

@@ -54,9 +54,10 @@ def test_a_missing_file_and_an_empty_one_are_told(tmp_path: Path) -> None:
     (tmp_path / "empty.yaml").write_text("")
     with pytest.raises(InputError, match="holds no settings"):
         config.load(tmp_path / "empty.yaml")
-    (tmp_path / "bad.yaml").write_text("a: [")
-    with pytest.raises(InputError, match="not readable as YAML"):
-        config.load(tmp_path / "bad.yaml")
+    for text in ("a: [", "[" * 20_000):
+        (tmp_path / "bad.yaml").write_text(text)
+        with pytest.raises(InputError, match="not readable as YAML"):
+            config.load(tmp_path / "bad.yaml")
 
 
 def test_variables_are_read_from_the_environment(least: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -101,7 +102,9 @@ def test_the_config_knows_every_scheduler_there_is() -> None:
         ("recipe=finetune method.kind=fusion", "recipe finetune has method noise, not fusion"),
         ("method.kind=noise", "recipe fusion has method fusion, not noise"),
         ("recipe=finetune method=3", "method"),
+        ("recipe=[finetune]", "recipe"),
         ("denoiser.kind=gan", "'gan' found using kind"),
+        ("denoiser.width=9", "multiple of 8"),
         ("denoiser.steps=0", "greater than or equal to 1"),
         ("denoiser={kind: stable-diffusion}", "model: Field required"),
         ("denoiser={kind: stable-diffusion, model: {kind: folder, path: m}, rank: 0}", "rank"),

@@ -1,4 +1,6 @@
+import errno
 import os
+import resource
 from pathlib import Path
 
 import pytest
@@ -27,6 +29,18 @@ def test_tensors_come_back_equal(tmp_path: Path) -> None:
     back = files.read_tensors(tmp_path / "x.safetensors")
     assert back.keys() == tensors.keys()
     assert all(torch.equal(back[k], tensors[k]) for k in tensors)
+
+
+def test_tensors_without_room_are_an_error_of_the_system(tmp_path: Path) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
+    try:
+        with pytest.raises(OSError, match=r"x\.safetensors") as told:
+            files.write_tensors(tmp_path / "x.safetensors", {"a": torch.zeros(1000)})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert told.value.errno == errno.EFBIG
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_digest_sees_every_part_and_not_the_order_of_keys() -> None:

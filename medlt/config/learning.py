@@ -89,7 +89,7 @@ class UNetConfig(Training):
     """A small label-conditioned latent UNet, trained from nothing."""
 
     kind: Literal["unet"] = "unet"
-    width: int = Field(64, ge=8)
+    width: int = Field(64, ge=8, multiple_of=8)
     levels: int = Field(2, ge=1)
     prediction: Literal["epsilon", "v_prediction", "sample"] = "v_prediction"
 

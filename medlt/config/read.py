@@ -67,7 +67,7 @@ def load(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
         raise InputError(f"{path}: no such config file; the ones that ship with medlt are in pipelines/")
     try:
         tree = yaml.safe_load(_expand(path.read_text(), path))
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, RecursionError) as error:
         raise InputError(f"{path}: not readable as YAML: {str(error).splitlines()[0]}") from None
     if not isinstance(tree, dict):
         raise InputError(f"{path}: holds no settings; begin with 'recipe: fusion'")

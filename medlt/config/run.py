@@ -115,7 +115,7 @@ class RunConfig(Strict):
     @classmethod
     def _own_method(cls, given: Any) -> Any:
         """A recipe whose config names no method has its own."""
-        if not isinstance(given, dict) or given.get("recipe", "fusion") not in METHOD_OF:
+        if not isinstance(given, dict) or given.get("recipe", "fusion") not in list(METHOD_OF):
             return given
         method = given.get("method") or {}
         if not isinstance(method, dict):

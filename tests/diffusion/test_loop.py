@@ -404,3 +404,24 @@ def test_two_processes_walk_the_curve_of_one(tmp_path: Path) -> None:
     one, two = (read_tensors(tmp_path / name / checkpoint.FILE) for name in ("one", "two"))
     for name in set(one) - {"validation"}:  # measured at step 4 too by the one that stopped there
         torch.testing.assert_close(one[name], two[name], atol=1e-5, rtol=1e-4)
+
+
+def test_weights_that_are_no_numbers_after_the_last_step_are_no_checkpoint(tmp_path: Path) -> None:
+    """The last step's loss is of the weights before it, so it cannot tell; the checkpoint looks at the weights."""
+    train(tmp_path / "cut", replace(TRAINING, schedule="cosine", stop_at=3))
+    kept = (tmp_path / "cut" / checkpoint.FILE).read_bytes()
+
+    def explode(net: nn.Module, step: int, part: Part) -> Tensor:
+        if step == 7:
+            net[0].weight.data.fill_(math.inf)
+        return sum(weight.nan_to_num(0, 0, 0).sum() for weight in net.parameters())
+
+    with pytest.raises(InputError, match="weights are no numbers at step 8; lower the learning rate"):
+        fit(
+            network(),
+            explode,
+            replace(TRAINING, schedule="cosine", checkpoint_every=8),
+            folder=tmp_path / "cut",
+            key="k",
+        )
+    assert (tmp_path / "cut" / checkpoint.FILE).read_bytes() == kept

@@ -1,6 +1,7 @@
 """The fine-tuning recipe end to end on every family: what it leaves, what a user can take away, resume."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -161,6 +162,8 @@ def test_fusion_runs_on_stable_diffusion(tiny: Callable[[Path], RunConfig], tmp_
         ({"prompts": {"words": {"No such finding": "x"}}}, "none of the findings"),
         ({"prompts": {"template": "a {colour} radiograph"}}, "colour"),
         ({"batch": 7, "accumulate": 2}, "does not divide"),
+        ({"model": {**MODEL, "widths": [33]}}, "multiples of 32"),
+        ({"model": {**MODEL, "tokenizer": "nowhere"}}, "nowhere holds no tokenizer"),
         ({"prompts": {"template": "chest radiograph, {view} view"}}, "says no {findings}"),
         ({"precision": "fp16"}, "fp16 needs a GPU"),
         ({"snr_floor": 9}, "clamped to 9.0..5.0"),
@@ -218,6 +221,40 @@ def test_a_wrong_checkpoint_stops_at_the_door(
         main(make(tmp_path / "run", "full", model=model))
     assert "\n" not in str(told.value)
     assert not (tmp_path / "run/stages/codec").exists()
+
+
+def test_latents_that_the_network_cannot_halve_stop_at_the_door(make: Make, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="and the denoiser works on pieces of 256; give a multiple of"):
+        main(make(tmp_path / "run", "unet", levels=9))
+    assert not (tmp_path / "run/stages/codec").exists()
+
+
+@pytest.mark.parametrize("foreign", ["another model", "another file"])
+def test_a_denoiser_that_this_run_did_not_train_is_not_taken(
+    full: Path, make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, foreign: str
+) -> None:
+    shutil.copytree(full, tmp_path / "run")
+    monkeypatch.chdir(tmp_path)
+    if foreign == "another model":
+        edit(tmp_path / "run/denoiser/unet/config.json", sample_size=7)
+    else:
+        (tmp_path / "run/denoiser/model_index.json").unlink()
+    with pytest.raises(InputError, match="move it away and run again"):
+        prepare(make(Path("run"), "full"))
+
+
+def test_a_model_that_was_moved_away_is_written_again(
+    full: Path, make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(full, tmp_path / "run")
+    monkeypatch.chdir(tmp_path)
+    shutil.rmtree(tmp_path / "run/denoiser")
+    steps: list[str] = []
+    prepare(make(Path("run"), "full"), lambda stage, done, total: steps.append(stage))
+    assert "denoiser" not in steps
+    for part in ("unet/diffusion_pytorch_model.safetensors", "tokenizer/vocab.json", "model_index.json"):
+        assert (tmp_path / "run/denoiser" / part).read_bytes() == (full / "denoiser" / part).read_bytes()
+    prepare(make(Path("run"), "full"))
 
 
 def test_a_codec_of_other_channels_stops_at_the_door(make: Make, tmp_path: Path) -> None:

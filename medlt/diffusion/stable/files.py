@@ -25,6 +25,7 @@ TOKENIZER_FILES = (
 )  # fmt: skip
 VARIANTS = ("", "fp16", "bf16")
 PICKLED = ("*.bin", "*.ckpt", "*.pt", "*.pth")
+LARGEST = 2**63  # values that torch can count
 LONGEST_HEADER = 100_000_000  # the format's own limit
 
 
@@ -85,15 +86,17 @@ def _parsed(text: bytes, path: Path) -> dict[str, Any]:
 
 
 def _is_entry(name: str, said: Any) -> bool:
-    """Whether a header may say this: a tensor's dtype, shape and place (at least a byte a value), or the metadata."""
+    """Whether a header may say this: a tensor's dtype, shape and place (a byte a value or more), or the metadata."""
     if name == "__metadata__" or not isinstance(said, dict):
         return isinstance(said, dict)
     shape, place = said.get("shape"), said.get("data_offsets")
     if not (isinstance(shape, list) and isinstance(place, list) and len(place) == 2):
         return False
     whole = all(type(n) is int and n >= 0 for n in (*shape, *place))
-    values = math.prod(max(1, n) for n in shape) if whole else 0
-    return whole and isinstance(said.get("dtype"), str) and values <= max(1, place[1] - place[0])
+    if not whole or not isinstance(said.get("dtype"), str):
+        return False
+    room: int = place[1] - place[0]
+    return math.prod(shape) <= room and math.prod(max(1, n) for n in shape) < LARGEST
 
 
 @dataclass(frozen=True)

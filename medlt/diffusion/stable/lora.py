@@ -194,7 +194,7 @@ def _require_fit(file: Path, name: str, change: Change, layer: Any) -> None:
         raise InputError(f"LoRA {file} is for another model: it changes {name}, which this one does not have")
     if change.matrices.keys() != {"A", "B"}:
         raise InputError(f"LoRA {file} is broken: {name} lacks one of its two matrices; copy it anew")
-    if not all(matrix.is_floating_point() and matrix.ndim in (2, 4) for matrix in change.matrices.values()):
+    if not all(m.is_floating_point() and m.ndim in (2, 4) and m.numel() for m in change.matrices.values()):
         raise InputError(f"LoRA {file} is broken: {name} is changed by no matrices of floating point numbers")
     down, up = (tuple(change.matrices[side].flatten(1).shape) for side in "AB")
     own = tuple(layer.weight.flatten(1).shape)

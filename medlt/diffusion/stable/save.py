@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import glob
 import json
 import os
+import platform
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -29,12 +31,15 @@ LIBRARIES = {"CLIPTextModel": "transformers", "CLIPTokenizer": "transformers"}
 def whole_folder(folder: Path) -> Iterator[Path]:
     """Yield a temporary folder beside `folder`, renamed into place if the block ends well, removed if not.
 
-    Raises InputError where `folder` holds something already: nothing is overwritten.
+    What a killed process of this machine left of its own is removed. Raises InputError where `folder` holds something
+    already: nothing is overwritten.
     """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise InputError(f"{folder} exists already; give another folder, or move it away first")
-    fresh = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
-    shutil.rmtree(fresh, ignore_errors=True)
+    fresh = folder.with_name(f".{folder.name}.{platform.node()}.{os.getpid()}.tmp")
+    for left in folder.parent.glob(f".{glob.escape(folder.name)}.{platform.node()}.*.tmp"):
+        if left == fresh or not _runs(left.suffixes[-2][1:]):
+            shutil.rmtree(left, ignore_errors=True)
     try:
         fresh.mkdir(parents=True)
         yield fresh
@@ -43,6 +48,17 @@ def whole_folder(folder: Path) -> Iterator[Path]:
         raise InputError(f"{folder} cannot be written ({error.strerror or error}); choose a place with room") from None
     finally:
         shutil.rmtree(fresh, ignore_errors=True)
+
+
+def _runs(process: str) -> bool:
+    """Whether a process of this number runs on this machine; False for what is no number."""
+    try:
+        os.kill(int(process), 0)
+    except PermissionError:
+        return True
+    except (ValueError, OverflowError, ProcessLookupError):
+        return False
+    return True
 
 
 def save_stable_diffusion(model: StableDiffusion, folder: Path, *, vae: Path | None = None) -> None:

@@ -73,8 +73,7 @@ def untrained(
     32. `tokenizer` is a folder to copy, None writes `small_tokenizer`; `vae` a codec folder to copy, the widths of an
     untrained AutoencoderKL, or None for none. Raises InputError: other widths, a folder that exists, nothing to copy.
     """
-    if not widths or any(w < 32 or w % 32 for w in widths):
-        raise InputError(f"widths {list(widths)}: give one or more multiples of 32, the groups of the UNet's norms")
+    require_widths(widths)
     form = FORMATS[version]
     width, depth = text_width or form.text_width, text_layers or form.text_layers
     with whole_folder(Path(folder)) as fresh:
@@ -89,6 +88,12 @@ def untrained(
         write_schedule(fresh, prediction or form.prediction, noise or NoiseSchedule(), form.scheduler)
         write_index(fresh)
     return Path(folder)
+
+
+def require_widths(widths: Sequence[int]) -> None:
+    """Raise InputError unless a UNet can have these channels a level."""
+    if not widths or any(w < 32 or w % 32 for w in widths):
+        raise InputError(f"widths {list(widths)}: give one or more multiples of 32, the groups of the UNet's norms")
 
 
 def small_tokenizer(folder: Path) -> None:

@@ -198,6 +198,7 @@ def alpha_of(tensors: dict[str, Tensor]) -> str:
         (lambda t: {k: v / 0 for k, v in t.items()}, "holds values that are no numbers"),
         (lambda t: {k: v * 1e30 for k, v in t.items()}, "holds values that are no numbers"),
         (lambda t: {k: v.int() for k, v in t.items()}, "is changed by no matrices of floating point numbers"),
+        (lambda t: {k: v[:0] for k, v in t.items()}, "is changed by no matrices of floating point numbers"),
         (lambda t: {k: v.flatten() for k, v in t.items()}, "is changed by no matrices of floating point numbers"),
         (lambda t: {k: v[0, 0].clone() for k, v in t.items()}, "is changed by no matrices of floating point numbers"),
         (lambda t: t | {alpha_of(t): torch.tensor(float("nan"))}, "holds values that are no numbers"),

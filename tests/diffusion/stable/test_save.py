@@ -1,6 +1,9 @@
 """What is saved is whole, opens in diffusers, comes back equal, and is a function of what was given."""
 
+import os
+import platform
 import shutil
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,7 +16,7 @@ from medlt.diffusion.noise import NoiseSchedule
 from medlt.diffusion.stable import network
 from medlt.diffusion.stable.infer import text_settings
 from medlt.diffusion.stable.load import load_stable_diffusion
-from medlt.diffusion.stable.save import save_stable_diffusion
+from medlt.diffusion.stable.save import save_stable_diffusion, whole_folder
 from medlt.diffusion.stable.untrained import FORMATS, unet_config, untrained, vae_config
 from medlt.testing import tiny_autoencoder_tiny
 from medlt.types import InputError
@@ -96,6 +99,18 @@ def test_untrained_widths(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="give one or more multiples of 32"):
         untrained(tmp_path / "model", widths=())
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_a_killed_process_left_is_removed(tmp_path: Path) -> None:
+    ended = subprocess.Popen(["true"])
+    ended.wait()
+    own = f".model.{platform.node()}"
+    for name in (f"{own}.{ended.pid}.tmp", f"{own}.{os.getppid()}.tmp", ".model.elsewhere.1.tmp", ".other.1.tmp"):
+        (tmp_path / name).mkdir()
+    with whole_folder(tmp_path / "model") as fresh:
+        (fresh / "part").touch()
+    kept = {"model", f"{own}.{os.getppid()}.tmp", ".model.elsewhere.1.tmp", ".other.1.tmp"}
+    assert {path.name for path in tmp_path.iterdir()} == kept
 
 
 def test_a_broken_tokenizer_makes_no_model(tmp_path: Path, sd15: Path) -> None:
