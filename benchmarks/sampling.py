@@ -150,11 +150,11 @@ class Stock:
 class Ours:
     """medlt from cached latents, sequentially, so that its parts can be timed."""
 
-    def __init__(self, folder: Path, device: str, dtype: torch.dtype, side: int, rows: int) -> None:
+    def __init__(self, folder: Path, device: str, dtype: torch.dtype, side: int, rows: int | None) -> None:
         prompts = Prompts(FINDINGS)
         fast = dtype != torch.float32
         backbone = load_stable_diffusion(folder).backbone(prompts)
-        self.backbone = place(backbone, device=device, dtype=dtype, channels_last=fast, rows=rows)
+        self.backbone = place(backbone, device=device, dtype=dtype, channels_last=fast and rows is not None, rows=rows)
         self.codec = load_codec(folder / "vae", device, dtype, channels_last=fast)
         self.decode, self.device, self.shape = Decoder(self.codec), device, (4, side // 8, side // 8)
         self.clock = Clock(device)
@@ -187,7 +187,7 @@ def ways(folder: Path, device: str, side: int) -> list[tuple[Any, ...]]:
         stock = Stock(folder, device, dtype)
         short = str(dtype).removeprefix("torch.")
         found.append((f"diffusers {short}", lambda b, s, f, x=stock: x(images[:b], said[:b], s, f), stock.clock))
-        one, many = (Ours(folder, device, dtype, side, rows) for rows in (1, 8))
+        one, many = (Ours(folder, device, dtype, side, rows) for rows in (None, 8))  # one image: one call, all threads
         one.clock = many.clock
 
         def ours(b: int, s: int, f: Path, one: Ours = one, many: Ours = many) -> None:
@@ -201,7 +201,9 @@ def cell(known: list[tuple[Any, ...]], batch: int, steps: int, rounds: int, fold
     """One line a way: images a second, the ratio to diffusers, peak memory, milliseconds an image by part."""
     best: dict[str, tuple[float, Counter[str]]] = {}
     memory: dict[str, list[int]] = {name: [] for name, _, _ in known}
-    for _ in range(rounds + 1):  # the first warms up: text is cached, decoding layouts are tried
+    for _, run, _ in known:  # warm up: text is cached, decoding layouts are tried
+        run(batch, 1, folder)
+    for _ in range(rounds):
         for name, run, clock in known:
             clock.spent = Counter()
             with peak_memory(device, memory[name]):
@@ -214,7 +216,7 @@ def cell(known: list[tuple[Any, ...]], batch: int, steps: int, rounds: int, fold
     lines: list[str] = []
     for name, (spent, parts) in best.items():
         split = " | ".join(f"{1000 * parts[part] / batch:.0f}" for part in PARTS)
-        ratios = f"{stock[0] / spent:.2f} | {stock[-1] / spent:.2f} | {max(memory[name][1:]) / 2**20:.0f}"
+        ratios = f"{stock[0] / spent:.2f} | {stock[-1] / spent:.2f} | {max(memory[name]) / 2**20:.0f}"
         lines.append(f"| {batch} | {steps} | {name} | {batch / spent:.2f} | {ratios} | {split} |")
     return lines
 
@@ -275,18 +277,21 @@ def main() -> None:
     read.add_argument("--rounds", type=int, default=3)
     read.add_argument("--batches", type=int, nargs="+", default=[1, 8, 32])
     read.add_argument("--steps", type=int, nargs="+", default=[5, 20, 50])
+    read.add_argument("--most", type=int, default=10**9, help="leave out cells of more images x steps")
     read.add_argument("--quick", action="store_true", help="batches of 1 and 8, 5 steps")
     asked = read.parse_args()
     warnings.simplefilter("ignore")
     diffusers.utils.logging.disable_progress_bar()
     side = (made := dict(SIZES[asked.size])).pop("side")
-    cells = [(1, 5), (8, 5)] if asked.quick else list(product(asked.batches, asked.steps))
+    every = [(1, 5), (8, 5)] if asked.quick else product(asked.batches, asked.steps)
+    cells = [(batch, steps) for batch, steps in every if batch * steps <= asked.most]
     with tempfile.TemporaryDirectory() as place_:
         work = Path(place_)
         folder = untrained(work / "model", **made)
         known = ways(folder, asked.device, side)
         head = ["batch", "steps", "way", "images/s", "x fp32", "x bf16", "peak MiB", *(f"{part} ms" for part in PARTS)]
-        lines = [f"{side} px, guidance {WEIGHT}, {torch.get_num_threads()} torch threads, best of {asked.rounds}.", ""]
+        threads = f"{torch.get_num_threads()} torch threads"
+        lines = [f"Model {asked.size}, {side} px, guidance {WEIGHT}, {threads}, best of {asked.rounds}.", ""]
         lines += ["| " + " | ".join(head) + " |", "|---:|---:|---|" + "---:|" * (len(head) - 3)]
         for batch, steps in cells:
             lines += (found := cell(known, batch, steps, asked.rounds, work, asked.device))

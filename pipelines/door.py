@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from medlt import config as configs
+from medlt.data.manifest import Manifest
+from medlt.diffusion.backbone import About
 from medlt.diffusion.codec import AutoencoderCodec, load_codec
 from medlt.diffusion.finetune import Objective
 from medlt.diffusion.loop import Training
@@ -15,12 +17,15 @@ from medlt.types import InputError
 if TYPE_CHECKING:
     from medlt.diffusion.stable.load import HasChannels
 
+ABOUT = ("view", "sex", "age")
 TRAINING = ("steps", "learning_rate", "batch", "schedule", "warmup_steps", "ema", "accumulate", "precision",
             "checkpointing", "checkpoint_every")  # fmt: skip
 
 
-def look(config: configs.RunConfig, findings: tuple[str, ...]) -> None:
-    """Raises InputError, one line, for a device, codec, model, prompts or training that cannot work."""
+def look(config: configs.RunConfig, train: Manifest) -> None:
+    """Raises InputError, one line, for a device, codec, model, prompts, training or folds that cannot work."""
+    if (patients := train.rows["patient_id"].nunique()) < config.checks.folds:
+        raise InputError(f"{patients} train patients cannot make {config.checks.folds} folds; lower checks.folds")
     if config.device == "cuda":
         import torch
 
@@ -35,8 +40,9 @@ def look(config: configs.RunConfig, findings: tuple[str, ...]) -> None:
         raise InputError("denoiser.precision: fp16 needs a GPU; use bf16 or fp32 on a CPU")
     factory(config.method.scheduler, config.method.steps)
     if isinstance(config.denoiser, configs.StableConfig):
-        prompts(config.denoiser, findings)
-        _model(config.denoiser.model, codec)
+        words, tokenizer = prompts(config.denoiser, train.findings), _tokenizer(config.denoiser.model, codec)
+        if tokenizer is not None:
+            all_fit(tokenizer, words, train)
 
 
 def _size(config: configs.RunConfig, codec: AutoencoderCodec | configs.TrainedCodec) -> None:
@@ -72,8 +78,24 @@ def prompts(chosen: configs.StableConfig, findings: tuple[str, ...]) -> Prompts:
     return said
 
 
-def _model(chosen: configs.StableFolder | configs.StableUntrained, codec: HasChannels) -> None:
-    """The checkpoint's configs, headers and tokenizer, and the adapters' headers, are right; no weight is read."""
+def about(part: Manifest) -> list[About]:
+    """What a manifest's rows tell of view, sex and age."""
+    known = part.rows[[name for name in ABOUT if name in part.rows]]
+    return [dict(row) for row in known.to_dict("records")]
+
+
+def all_fit(tokenizer: Any, words: Prompts, train: Manifest) -> None:
+    """Raises InputError if the prompt of any train row is longer than the tokenizer takes."""
+    import torch
+
+    from medlt.diffusion.stable.text import TokenConditioner
+
+    TokenConditioner(tokenizer, words)(torch.from_numpy(train.labels()), about(train))
+
+
+def _tokenizer(chosen: configs.StableFolder | configs.StableUntrained, codec: HasChannels) -> Any:
+    """The checkpoint's tokenizer, None where it is not there yet; its configs and headers, and those of adapters, are
+    right. No weight is read."""
     from medlt.diffusion.stable.load import fits, look_at, read_tokenizer
     from medlt.diffusion.stable.save import tokenizer_folder
     from medlt.diffusion.stable.single_file import as_folder, look_at_file
@@ -81,10 +103,10 @@ def _model(chosen: configs.StableFolder | configs.StableUntrained, codec: HasCha
 
     if isinstance(chosen, configs.StableUntrained):
         require_widths(chosen.widths)
-        if chosen.tokenizer is not None:
-            read_tokenizer(tokenizer_folder(chosen.tokenizer))
-    elif chosen.path.is_file():
+        return None if chosen.tokenizer is None else read_tokenizer(tokenizer_folder(chosen.tokenizer))
+    if chosen.path.is_file():
         look_at_file(chosen.path, chosen.config)
-    else:
-        folder = as_folder(chosen.path, config=chosen.config)
-        fits(look_at(folder, prediction=chosen.prediction, loras=chosen.loras), codec)
+        return None
+    folder = as_folder(chosen.path, config=chosen.config)
+    fits(model := look_at(folder, prediction=chosen.prediction, loras=chosen.loras), codec)
+    return model.tokenizer

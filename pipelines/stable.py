@@ -9,8 +9,6 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-import torch
-
 from medlt import config as configs
 from medlt.diffusion.adapt import Full, How, Lora
 from medlt.diffusion.backbone import Backbone
@@ -18,13 +16,12 @@ from medlt.diffusion.cache import Latents
 from medlt.diffusion.prompts import Prompts
 from medlt.diffusion.stable.load import StableDiffusion, fits, load_stable_diffusion
 from medlt.diffusion.stable.save import save_lora, save_stable_diffusion
-from medlt.diffusion.stable.text import TokenConditioner
 from medlt.diffusion.stable.untrained import untrained
 from medlt.files import write_json
 from medlt.runs import Run
 from pipelines import encoding, tuning
 from pipelines.belonging import FILES, INDEX, own, put, require_free
-from pipelines.door import prompts
+from pipelines.door import all_fit, prompts
 from pipelines.stages import Collection, Progress
 
 
@@ -45,15 +42,15 @@ def backbone(run: Run, real: Collection, latents: Latents, folder: Path, progres
     chosen, seed = run.config.denoiser, run.config.seed
     assert isinstance(chosen, configs.StableConfig)
     words = prompts(chosen, real.manifest.findings)
-    model = load(chosen, folder, seed)
+    home, place = run.path("denoiser"), folder / "fresh"
+    found = chosen.train != "none" and (home / INDEX[chosen.train]).is_file()
+    model = own(_read_back(chosen, home, folder, seed), folder, home) if found else load(chosen, folder, seed)
     fits(model, latents.codec)
-    _all_fit(model, words, real)
+    all_fit(model.tokenizer, words, real.train)
     if chosen.train == "none":
         write_json(folder / FILES, model.files)
+    if found or chosen.train == "none":
         return model.backbone(words)
-    home, place = run.path("denoiser"), folder / "fresh"
-    if (home / INDEX[chosen.train]).is_file():
-        return own(_read_back(chosen, home, folder, seed), folder, home).backbone(words)
     require_free(home, chosen.train)
     _tuned(model, words, run, real, latents, folder, progress)
     _write(model, chosen, run, place)
@@ -66,12 +63,6 @@ def backbone(run: Run, real: Collection, latents: Latents, folder: Path, progres
 def _read_back(chosen: configs.StableConfig, place: Path, folder: Path, seed: int) -> StableDiffusion:
     """What was trained, as it was written at `place`."""
     return load_stable_diffusion(place) if chosen.train == "full" else load(chosen, folder, seed, (place,))
-
-
-def _all_fit(model: StableDiffusion, words: Prompts, real: Collection) -> None:
-    """Raises InputError if the prompt of any train row is too long, before anything is trained."""
-    known = tuning.about(real.train)
-    TokenConditioner(model.tokenizer, words)(torch.from_numpy(real.train.labels()), known)
 
 
 def _how(chosen: configs.StableConfig) -> How:

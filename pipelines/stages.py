@@ -78,7 +78,7 @@ def collect(config: configs.RunConfig) -> tuple[Run, Collection]:
     real = Collection(manifest, config.need, folder / "images")
     if not real.shortfall():
         raise InputError(f"no finding has fewer than {config.need.target} train positives and is tail: nothing to fill")
-    look(config, manifest.findings)
+    look(config, real.train)
     run = run or Run(config.out, config)
     if not seen.exists():
         write_text(listed, failures.to_csv(index=False))

@@ -8,17 +8,15 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from medlt.data.manifest import Manifest
 from medlt.diffusion.adapt import How
-from medlt.diffusion.backbone import About, Backbone
+from medlt.diffusion.backbone import Backbone
 from medlt.diffusion.cache import Latents
 from medlt.diffusion.decode import Decoder
 from medlt.diffusion.finetune import LabelledLatents, Samples, train_backbone
 from medlt.runs import Run
-from pipelines.door import objective, training
+from pipelines.door import about, objective, training
 from pipelines.stages import Collection, Progress
 
-ABOUT = ("view", "sex", "age")
 SHOWN = 8
 
 
@@ -27,12 +25,6 @@ def data(real: Collection, latents: Latents, split: str, space: str = "standardi
     part = real.manifest.split(split)
     patients = list(part.rows["patient_id"].astype(str))
     return LabelledLatents(_accessor(latents, space), list(part.rows.index), part.labels(), about(part), patients)
-
-
-def about(part: Manifest) -> list[About]:
-    """What a manifest's rows tell of view, sex and age."""
-    known = part.rows[[name for name in ABOUT if name in part.rows]]
-    return [dict(row) for row in known.to_dict("records")]
 
 
 def _accessor(latents: Latents, space: str) -> Callable[..., Tensor]:

@@ -1,9 +1,10 @@
 """Decoding many latents: as fast as the machine allows, within a memory budget, with bytes that do not depend on it.
 
-The reference decodes two rows a call on one thread (medlt.diffusion.batching says why that gives a row the same bytes
-in any company). Other layouts - more rows a call, or one call on all threads - are taken only when one call of theirs
-gives the reference's bytes on the rows at hand: kernels are picked by shape, so one call decides. Every slice of real
-work is timed, each layout gets its turns, and the fastest goes on; so measuring costs a few decoded images, once.
+On a CPU a reference says what a row's bytes are. Small latents: two rows a call on one thread (medlt.diffusion.batching
+says why that gives a row the same bytes in any company). Large ones, of which a single one keeps all threads busy: one
+row a call on all threads, so that its bytes are those of this number of threads. Other layouts are taken only when one
+call of theirs gives the reference's bytes: kernels are picked by shape, so one call decides. Every slice of real work is
+timed, each layout gets its turns, and the fastest goes on; so measuring costs a few decoded images, once.
 """
 
 from __future__ import annotations
@@ -25,8 +26,9 @@ from medlt.diffusion.overlap import ahead
 from medlt.diffusion.tiling import tiled
 from medlt.types import Codec, InputError
 
-REFERENCE_ROWS = 2
 TURNS = 2
+LARGE = 1024
+"""Latent pixels (256 x 256 px at factor 8) from which one row a call on all threads is the reference."""
 LARGEST_WHOLE = 128
 """Latents with a longer side (1,024 px at factor 8) are decoded in tiles unless a tile size is given."""
 
@@ -206,23 +208,31 @@ class Decoder:
     def _prepare(self, latents: Tensor) -> None:
         """Find the layouts that fit the budget and, on a CPU, give the reference's bytes."""
         self._shape = tuple(latents.shape[1:])
-        probe = torch.randn((REFERENCE_ROWS * 4, *self._shape), generator=torch.Generator().manual_seed(0)).to(latents)
-        room = self.memory_budget_bytes // bytes_per_row(self.codec.decode, probe[:REFERENCE_ROWS])
-        device = getattr(self.codec, "device", latents.device).type
-        candidates = self._candidates(room, device)
+        large, device = latents[0, 0].numel() >= LARGE, getattr(self.codec, "device", latents.device).type
+        probe = torch.randn((1 if large else 8, *self._shape), generator=torch.Generator().manual_seed(0)).to(latents)
+        room = self.memory_budget_bytes // bytes_per_row(self.codec.decode, probe[:2])
+        candidates = self._candidates(room, device, large)
         self._slice = max(layout.chunk for layout in candidates)
         if device == "cpu":
-            with lanes(1) as pool:
-                truth = pool.submit(Layout(REFERENCE_ROWS, 1).run, self.codec.decode, probe).result()
+            truth = self._truth(candidates[0], probe)
             same = [c for c in candidates if torch.equal(c.run(self.codec.decode, probe[: c.rows]), truth[: c.rows])]
             candidates = [candidates[0], *(layout for layout in same if layout != candidates[0])]
         self._seconds = {layout: [] for layout in candidates}
 
+    def _truth(self, reference: Layout, probe: Tensor) -> Tensor:
+        """The reference's images of the probe."""
+        if not reference.lanes:
+            return reference.run(self.codec.decode, probe)
+        with lanes(1) as pool:
+            return pool.submit(Layout(reference.rows, 1).run, self.codec.decode, probe).result()
+
     @staticmethod
-    def _candidates(room: int, device: str) -> list[Layout]:
+    def _candidates(room: int, device: str, large: bool) -> list[Layout]:
         """Layouts of at most `room` rows in flight, the reference first."""
         if device != "cpu":
             return [Layout(1 << power, 0) for power in range(max(1, min(room, 64)).bit_length())]
+        if large:
+            return [Layout(1, 0), Layout(1, cores())][: 1 if cores() == 1 or cores() > room else 2]
         side = [Layout(rows, min(cores(), max(1, room // rows))) for rows in (2, 4, 8)]
         wide = [Layout(rows, 0) for rows in (2, 8)] if cores() > 1 else []
         return side[:1] + [layout for layout in side[1:] + wide if layout.chunk <= room]

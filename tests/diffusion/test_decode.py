@@ -36,6 +36,16 @@ def test_bytes_stay_the_same_while_layouts_are_tried(codec: Codec) -> None:
     assert torch.equal(first, Decoder(codec, memory_budget_bytes=1)(z))
 
 
+def test_a_large_latent_alone_gives_the_bytes_it_gives_in_company(codec: Codec) -> None:
+    """From LARGE pixels a row is computed by itself on all threads, or in a way that gives the same bytes."""
+    z, decoder = chance.noise_like(range(5), (4, 32, 32)), Decoder(codec)
+    together = decoder(z)
+    assert all(layout.rows == 1 for layout in decoder._seconds)
+    assert next(iter(decoder._seconds)) == Layout(1, 0)
+    assert torch.equal(together, decoder(z))
+    assert all(torch.equal(Decoder(codec)(z[i : i + 1])[0], together[i]) for i in range(5))
+
+
 @pytest.mark.parametrize("layout", [Layout(2, 1), Layout(4, 2), Layout(8, 0), Layout(3, 0)])
 @pytest.mark.parametrize("n", [1, 7, 8])
 def test_every_layout_returns_every_row_once(layout: Layout, n: int) -> None:
