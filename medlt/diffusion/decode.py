@@ -3,8 +3,8 @@
 On a CPU a reference says what a row's bytes are. Small latents: two rows a call on one thread (medlt.diffusion.batching
 says why that gives a row the same bytes in any company). Large ones, of which a single one keeps all threads busy: one
 row a call on all threads, so that its bytes are those of this number of threads. Other layouts are taken only when one
-call of theirs gives the reference's bytes: kernels are picked by shape, so one call decides. Every slice of real work is
-timed, each layout gets its turns, and the fastest goes on; so measuring costs a few decoded images, once.
+call of theirs gives the reference's bytes: kernels are picked by shape, so one call decides. Every slice of real work
+is timed, each layout gets its turns, and the fastest goes on; so measuring costs a few decoded images, once.
 """
 
 from __future__ import annotations

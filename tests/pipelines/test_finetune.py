@@ -276,3 +276,20 @@ def test_training_one_part_is_found_by_the_whole(full: Path, make: Make, tmp_pat
     assert "denoiser" not in steps
     with pytest.raises(InputError, match="no part of a recipe"):
         train(config, "everything")
+
+
+def test_prompts_too_long_and_folds_too_many_stop_at_the_door(make: Make, tmp_path: Path) -> None:
+    """With a real tokenizer folder the prompts of all train rows are tried before the codec is trained."""
+    from medlt.diffusion.stable.untrained import small_tokenizer
+
+    small_tokenizer(tmp_path / "tokenizer")
+    words = {"prompts": {"words": {"Effusion": "a very long phrase " * 10}}}
+    model = {**MODEL, "tokenizer": str(tmp_path / "tokenizer")}
+    with pytest.raises(InputError, match="tokens"):
+        main(make(tmp_path / "run", "full", model=model, **words))
+    assert not (tmp_path / "run/stages/codec").exists()
+    config = make(tmp_path / "other", "unet")
+    many = config.model_copy(update={"checks": config.checks.model_copy(update={"folds": 1000})})
+    with pytest.raises(InputError, match="cannot make 1000 folds"):
+        main(many)
+    assert not (tmp_path / "other/stages/codec").exists()
