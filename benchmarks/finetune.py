@@ -5,9 +5,9 @@
 The reference is a loop of our own, written after diffusers' examples/text_to_image/train_text_to_image_lora.py and
 train_text_to_image.py with their defaults and --snr_gamma 5 (and --use_ema for full). A step: tokenise, VAE-encode,
 CLIP-encode, add noise, UNet, min-SNR loss, backward, clip, AdamW, scheduler. medlt reads latents from its cache,
-encodes each prompt once, and averages weights in both cases. Both train the same untrained network in the format of Stable
-Diffusion 1.5, whose UNet, VAE and text encoder are scaled alike (--width 320 is the real one), on the same images and
-prompts.
+encodes each prompt once, and averages weights in both cases. Both train the same untrained network in the format of
+Stable Diffusion 1.5, whose UNet, VAE and text encoder are scaled alike (--width 320 is the real one), on the same
+images and prompts.
 
 Seconds are those of the fastest step, the two loops taking turns step by step; on a CPU they are CPU seconds of the
 process (OMP_NUM_THREADS=1 makes them those of a quiet machine), which is what others on the machine leave measurable.
