@@ -5,6 +5,7 @@ Reasons (`Unreadable.code`): missing, not_dicom, not_an_image, no_pixels, too_la
 
 from __future__ import annotations
 
+import copy
 import os
 import warnings
 import zlib
@@ -100,8 +101,21 @@ def stored_values(data: Dataset, path: Path) -> np.ndarray:
 
 
 def _decoded(data: Dataset) -> np.ndarray:
-    """By the plugin that is preferred, else by the first that can."""
+    """By the plugin that is preferred, else by the first that can.
+
+    pydicom refuses compressed pixels that happen to be as long as uncompressed ones; a sequence delimiter behind them
+    (PS3.5 annex A.4) makes them longer and says nothing.
+    """
+    if data.file_meta.TransferSyntaxUID.is_encapsulated and len(data.PixelData) - _plain_length(data) in (0, 1):
+        data = copy.copy(data)
+        data.PixelData += b"\xfe\xff\xdd\xe0\0\0\0\0"
     return np.asarray(pixel_array(data, index=0, decoding_plugin=codecs.preferred(data)))
+
+
+def _plain_length(data: Dataset) -> int:
+    """Bytes of all frames uncompressed."""
+    bits = int(data.Rows) * int(data.Columns) * int(data.SamplesPerPixel) * int(data.BitsAllocated)
+    return -(-bits // 8) * int(data.get("NumberOfFrames") or 1)
 
 
 def _cleared(raw: np.ndarray, data: Dataset, shift: int) -> np.ndarray:
