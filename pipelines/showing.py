@@ -38,8 +38,8 @@ def grid(run: Run, each: int = 8) -> None:
     chosen = made[made["synthetic"].fillna(False).astype(bool)].groupby("finding", sort=True).head(each)
     side = run.config.size + GAP
     names = sorted(chosen["finding"].unique())
-    canvas = np.zeros((side * len(names) - GAP, side * each - GAP), np.uint8)
     column = chosen.groupby("finding").cumcount()
+    canvas = np.zeros((side * len(names) - GAP, side * (int(column.max()) + 1) - GAP), np.uint8)
     for uid, row in chosen.iterrows():
         top, left = side * names.index(row["finding"]), side * int(column[uid])
         with Image.open(run.path(row["path"])) as image:
