@@ -1,6 +1,6 @@
 """Few-step sampling from latents beside diffusers' own img2img pipeline: same weights, same steps, same batch.
 
-    python benchmarks/sampling.py [--quick] [--rounds 3] [--device cpu] [--size small]
+    python benchmarks/sampling.py [--rounds 3] [--device cpu] [--size small]
     python benchmarks/sampling.py --device cuda --size sd15
 
 Times, in turns, one batch from images or latents to PNG files: diffusers' StableDiffusionImg2ImgPipeline in float32
@@ -278,20 +278,20 @@ def main() -> None:
     read.add_argument("--batches", type=int, nargs="+", default=[1, 8, 32])
     read.add_argument("--steps", type=int, nargs="+", default=[5, 20, 50])
     read.add_argument("--most", type=int, default=10**9, help="leave out cells of more images x steps")
-    read.add_argument("--quick", action="store_true", help="batches of 1 and 8, 5 steps")
     asked = read.parse_args()
     warnings.simplefilter("ignore")
     diffusers.utils.logging.disable_progress_bar()
     side = (made := dict(SIZES[asked.size])).pop("side")
-    every = [(1, 5), (8, 5)] if asked.quick else product(asked.batches, asked.steps)
-    cells = [(batch, steps) for batch, steps in every if batch * steps <= asked.most]
+    cells = [(batch, steps) for batch, steps in product(asked.batches, asked.steps) if batch * steps <= asked.most]
     with tempfile.TemporaryDirectory() as place_:
         work = Path(place_)
         folder = untrained(work / "model", **made)
         known = ways(folder, asked.device, side)
         head = ["batch", "steps", "way", "images/s", "x fp32", "x bf16", "peak MiB", *(f"{part} ms" for part in PARTS)]
-        threads = f"{torch.get_num_threads()} torch threads"
-        lines = [f"Model {asked.size}, {side} px, guidance {WEIGHT}, {threads}, best of {asked.rounds}.", ""]
+        lines = [
+            f"{asked.size}, {side} px, guidance {WEIGHT}, {torch.get_num_threads()} threads, best of {asked.rounds}.",
+            "",
+        ]
         lines += ["| " + " | ".join(head) + " |", "|---:|---:|---|" + "---:|" * (len(head) - 3)]
         for batch, steps in cells:
             lines += (found := cell(known, batch, steps, asked.rounds, work, asked.device))

@@ -40,6 +40,9 @@ UNWRITABLE = (
 )
 
 Json = Annotated[bool, typer.Option("--json", help="One JSON object on stdout; everything else goes to stderr.")]
+Recipe = Annotated[Path, typer.Argument(help="A recipe's YAML, such as pipelines/nih14_fusion.yaml.")]
+Overrides = Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="section.key=value")]
+Out = Annotated[Path | None, typer.Option(help="Run folder; takes the place of the config's `out`.")]
 NoProgress = Annotated[bool, typer.Option("--no-progress", help="No progress bars (they are off in a pipe anyway).")]
 
 
@@ -111,6 +114,13 @@ def _finish(run: Path, as_json: bool) -> None:
         raise typer.Exit(1)
 
 
+def _settings(config: Path, overrides: list[str] | None, out: Path | None) -> RunConfig:
+    """The YAML with its overrides; --out is the last of them."""
+    from medlt.config import load
+
+    return load(config, [*(overrides or []), *([f"out={json.dumps(str(out))}"] if out else [])])
+
+
 def _recipe(config: RunConfig, no_progress: bool, as_json: bool) -> None:
     from medlt.progress import Progress
     from pipelines import RECIPES
@@ -138,37 +148,32 @@ def demo(
 
 @app.command()
 def run(
-    config: Annotated[Path, typer.Argument(help="A recipe's YAML, such as pipelines/nih14_fusion.yaml.")],
-    overrides: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="section.key=value")] = None,
-    out: Annotated[Path | None, typer.Option(help="Run folder; takes the place of the config's `out`.")] = None,
+    config: Recipe,
+    overrides: Overrides = None,
+    out: Out = None,
     as_json: Json = False,
     no_progress: NoProgress = False,
 ) -> None:
     """Run one recipe end to end. Run it again to resume; a finished stage is not repeated."""
     with _edge():
-        from medlt.config import load
-
-        place = [f"out={json.dumps(str(out))}"] if out else []
-        _recipe(load(config, [*(overrides or []), *place]), no_progress, as_json)
+        _recipe(_settings(config, overrides, out), no_progress, as_json)
 
 
 @app.command()
 def train(
     part: Annotated[str, typer.Argument(metavar="PART", help="codec, sparse, denoiser or classifier.")],
-    config: Annotated[Path, typer.Argument(help="A recipe's YAML.")],
-    overrides: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="section.key=value")] = None,
-    out: Annotated[Path | None, typer.Option(help="Run folder; takes the place of the config's `out`.")] = None,
+    config: Recipe,
+    overrides: Overrides = None,
+    out: Out = None,
     as_json: Json = False,
     no_progress: NoProgress = False,
 ) -> None:
     """Train one part of a recipe, and what it stands on, into the run folder. `medlt run` then goes on from there."""
     with _edge():
-        from medlt.config import load
         from medlt.progress import Progress
         from pipelines.training import main
 
-        place = [f"out={json.dumps(str(out))}"] if out else []
-        settings = load(config, [*(overrides or []), *place])
+        settings = _settings(config, overrides, out)
         with Progress(enabled=not no_progress and sys.stderr.isatty()) as progress:
             made = main(settings, part, progress)
         told = json.loads((settings.out / "run.json").read_text())

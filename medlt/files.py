@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import json
 import os
+import platform
 import re
+import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from medlt.types import InputError
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -29,6 +34,40 @@ def atomic(path: Path) -> Iterator[Path]:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def whole_folder(folder: Path) -> Iterator[Path]:
+    """Yield a temporary folder beside `folder`, renamed into place if the block ends well, removed if not.
+
+    What a killed process of this machine left of its own is removed. Raises InputError where `folder` holds something
+    already: nothing is overwritten.
+    """
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise InputError(f"{folder} exists already; give another folder, or move it away first")
+    fresh = folder.with_name(f".{folder.name}.{platform.node()}.{os.getpid()}.tmp")
+    for left in folder.parent.glob(f".{glob.escape(folder.name)}.{platform.node()}.*.tmp"):
+        if left == fresh or not _runs(left.suffixes[-2][1:]):
+            shutil.rmtree(left, ignore_errors=True)
+    try:
+        fresh.mkdir(parents=True)
+        yield fresh
+        fresh.rename(folder)
+    except OSError as error:
+        raise InputError(f"{folder} cannot be written ({error.strerror or error}); choose a place with room") from None
+    finally:
+        shutil.rmtree(fresh, ignore_errors=True)
+
+
+def _runs(process: str) -> bool:
+    """Whether a process of this number runs on this machine; False for what is no number."""
+    try:
+        os.kill(int(process), 0)
+    except PermissionError:
+        return True
+    except (ValueError, OverflowError, ProcessLookupError):
+        return False
+    return True
 
 
 def write_bytes(path: Path, data: bytes) -> None:
@@ -86,6 +125,18 @@ def digest(*parts: object) -> str:
         state.update(part if isinstance(part, bytes) else json.dumps(part, sort_keys=True, default=str).encode())
         state.update(b"\x1f")
     return state.hexdigest()
+
+
+def tensor_bytes(tensor: Tensor) -> bytes:
+    """The bytes of a tensor's values in order, of any kind (numpy knows no bfloat16)."""
+    import torch
+
+    return tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()
+
+
+def digest_tensors(tensors: Mapping[str, Tensor]) -> str:
+    """16 hex digits that name tensors: their names and bytes, in the order of the names."""
+    return digest(*(part for name in sorted(tensors) for part in (name, tensor_bytes(tensors[name]))))
 
 
 def digest_file(path: Path) -> str:

@@ -5,7 +5,6 @@ There is no verdict: whether such images help is for the experiment that compare
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -21,22 +20,13 @@ from medlt.runs import Run
 from medlt.synthesis.from_noise import FromNoise
 from medlt.synthesis.plan import Collection as TrainRows
 from pipelines import denoising, encoding, learning, making, showing, stages
+from pipelines.making import Prepared
 from pipelines.stages import Collection, Progress, quiet
 
 ARM = "noise"
 
 
-@dataclass(frozen=True)
-class Prepared:
-    """All that is learnt, and the method made of it; `method.run(rows)` makes any row of the plan again."""
-
-    run: Run
-    real: Collection
-    judges: Crossfit
-    method: FromNoise
-
-
-def prepare(config: configs.RunConfig, progress: Progress = quiet) -> Prepared:
+def prepare(config: configs.RunConfig, progress: Progress = quiet) -> Prepared[FromNoise]:
     """Open the data and learn what sampling needs, or find it learnt. Raises InputError on bad input."""
     torch.set_num_threads(config.threads or torch.get_num_threads())
     run, real = stages.collect(config)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
@@ -21,22 +20,13 @@ from medlt.synthesis.fusion import LatentFusion
 from medlt.synthesis.plan import Collection as FusionRows
 from medlt.synthesis.plan import Draws
 from pipelines import denoising, encoding, learning, making, proving, showing, stages
+from pipelines.making import Prepared
 from pipelines.stages import Collection, Progress, quiet
 
 ARM = "fusion"
 
 
-@dataclass(frozen=True)
-class Prepared:
-    """All that is learnt, and the method made of it; `method.run(rows)` makes any row of the plan again."""
-
-    run: Run
-    real: Collection
-    judges: Crossfit
-    method: LatentFusion
-
-
-def prepare(config: configs.RunConfig, progress: Progress = quiet) -> Prepared:
+def prepare(config: configs.RunConfig, progress: Progress = quiet) -> Prepared[LatentFusion]:
     """Open the data and learn what synthesis needs, or find it learnt. Raises InputError on bad input."""
     torch.set_num_threads(config.threads or torch.get_num_threads())
     run, real = stages.collect(config)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from functools import partial
+from typing import Generic, TypeVar
 
 import pandas as pd
 import torch
@@ -21,7 +23,18 @@ from medlt.types import Batch, Check, Finding, Synthesizer
 from medlt.writer import DatasetWriter, write_dicom, write_metadata
 from pipelines.stages import Collection, Progress
 
+M = TypeVar("M", bound=Synthesizer)
 SLOTS = 32  # whole slots in a shard: what a kill can lose
+
+
+@dataclass(frozen=True)
+class Prepared(Generic[M]):
+    """All that is learnt, and the method made of it; `method.run(rows)` makes any row of the plan again."""
+
+    run: Run
+    real: Collection
+    judges: Crossfit
+    method: M
 
 
 def checks(config: configs.RunConfig, real: Collection, judges: Crossfit) -> tuple[Check, ...]:

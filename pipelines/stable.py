@@ -7,6 +7,8 @@ sampled is what it holds.
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from medlt import config as configs
@@ -25,26 +27,27 @@ from pipelines.door import all_fit, prompts
 from pipelines.stages import Collection, Progress
 
 
-def load(chosen: configs.StableConfig, folder: Path, seed: int, more: tuple[Path, ...] = ()) -> StableDiffusion:
-    """The model the config names; an untrained one is written below `folder` once."""
+def load(chosen: configs.StableConfig, folder: Path, seed: int, channels: int, *more: Path) -> StableDiffusion:
+    """The model the config names; an untrained one, of `channels` latent channels, is written below `folder` once."""
     model = chosen.model
     if isinstance(model, configs.StableFolder):
         loras = (*model.loras, *more)
         return load_stable_diffusion(model.path, loras=loras, prediction=model.prediction, config=model.config)
     place = folder / "untrained"
     if not place.is_dir():
-        untrained(place, **model.model_dump(exclude={"kind"}), seed=seed)
+        untrained(place, **model.model_dump(exclude={"kind"}), channels=channels, seed=seed)
     return load_stable_diffusion(place, loras=more)
 
 
 def backbone(run: Run, real: Collection, latents: Latents, folder: Path, progress: Progress) -> Backbone:
     """The model as the config wants it. Raises InputError where model, codec and prompts do not go together."""
-    chosen, seed = run.config.denoiser, run.config.seed
+    chosen = run.config.denoiser
     assert isinstance(chosen, configs.StableConfig)
+    base = partial(load, chosen, folder, run.config.seed, latents.codec.channels)
     words = prompts(chosen, real.manifest.findings)
     home, place = run.path("denoiser"), folder / "fresh"
     found = chosen.train != "none" and (home / INDEX[chosen.train]).is_file()
-    model = own(_read_back(chosen, home, folder, seed), folder, home) if found else load(chosen, folder, seed)
+    model = own(_read_back(chosen, home, base), folder, home) if found else base()
     fits(model, latents.codec)
     all_fit(model.tokenizer, words, real.train)
     if chosen.train == "none":
@@ -54,15 +57,15 @@ def backbone(run: Run, real: Collection, latents: Latents, folder: Path, progres
     require_free(home, chosen.train)
     _tuned(model, words, run, real, latents, folder, progress)
     _write(model, chosen, run, place)
-    model = _read_back(chosen, place, folder, seed)
+    model = _read_back(chosen, place, base)
     write_json(folder / FILES, model.files)
     put(place, home, chosen.train)  # after its hashes: a model without them is another's
     return model.backbone(words)
 
 
-def _read_back(chosen: configs.StableConfig, place: Path, folder: Path, seed: int) -> StableDiffusion:
-    """What was trained, as it was written at `place`."""
-    return load_stable_diffusion(place) if chosen.train == "full" else load(chosen, folder, seed, (place,))
+def _read_back(chosen: configs.StableConfig, place: Path, base: Callable[..., StableDiffusion]) -> StableDiffusion:
+    """What was trained, as it was written at `place`: a whole model, or an adapter on the base."""
+    return load_stable_diffusion(place) if chosen.train == "full" else base(place)
 
 
 def _how(chosen: configs.StableConfig) -> How:

@@ -22,7 +22,7 @@ LAYERS = (  # a module imports only from strictly lower layers, or from its own 
     {"testing"},
 )
 RANK = {module: i for i, layer in enumerate(LAYERS) for module in layer}
-ORDERED_WITHIN_0 = {"config": {"types"}, "runs": set(), "chance": set(), "files": set(), "types": set()}
+ORDERED_WITHIN_0 = {"config": {"types"}, "runs": set(), "chance": set(), "files": {"types"}, "types": set()}
 
 
 def imported(source: str, here: tuple[str, ...], package: str = "medlt") -> set[str]:

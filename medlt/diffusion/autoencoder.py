@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ from torch import Tensor, nn
 from medlt import chance
 from medlt.diffusion.cache import Images
 from medlt.diffusion.loop import WHOLE, Part
-from medlt.files import write_json
+from medlt.files import whole_folder, write_json
 
 
 def autoencoder(channels: int, width: int, levels: int) -> Any:
@@ -74,8 +73,6 @@ def save_codec(network: Any, images: Images, folder: Path, key: str) -> None:
         few = np.linspace(0, len(images) - 1, min(64, len(images))).astype(int)
         sd = float(network.encode(stacked(images, few) * 2 - 1).latent_dist.mean.std())
     network.register_to_config(scaling_factor=1.0 / max(sd, 1e-6))
-    fresh = folder.with_name(f".{folder.name}.tmp")
-    shutil.rmtree(fresh, ignore_errors=True)
-    network.save_pretrained(fresh, safe_serialization=True)
-    write_json(fresh / "training.json", {"key": key})
-    fresh.rename(folder)
+    with whole_folder(folder) as fresh:
+        network.save_pretrained(fresh, safe_serialization=True)
+        write_json(fresh / "training.json", {"key": key})

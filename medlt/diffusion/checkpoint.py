@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from medlt.files import atomic, write_table
+from medlt.files import atomic, tensor_bytes, write_table, write_tensors
 from medlt.types import InputError
 
 if TYPE_CHECKING:
@@ -24,10 +24,6 @@ if TYPE_CHECKING:
 
 FILE = "checkpoint.safetensors"
 SCALER = ("scale", "_growth_tracker")
-KINDS = {
-    torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16",
-    torch.int64: "I64", torch.int32: "I32", torch.int16: "I16", torch.int8: "I8", torch.uint8: "U8", torch.bool: "BOOL",
-}  # fmt: skip
 
 
 @dataclass
@@ -131,31 +127,6 @@ def _laid_out(value: Tensor, like: Tensor) -> Tensor:
     return torch.empty_like(like, dtype=value.dtype).copy_(value) if value.shape == like.shape else value
 
 
-def _bytes(value: Tensor) -> Any:
-    """A tensor's bytes, uint8 [size], on the CPU and without a copy where it is there already."""
-    return value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
-
-
-def save(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
-    """Write safetensors one tensor at a time: the library's own writer first copies all of them in memory.
-
-    The format: the header's length in 8 bytes, little-endian; the header, JSON padded to 8 bytes; the tensors' bytes.
-    """
-    order = sorted(tensors, key=lambda name: (-tensors[name].element_size(), name))
-    header: dict[str, Any] = {"__metadata__": metadata}
-    end = 0
-    for name in order:
-        value, start = tensors[name], end
-        end += value.numel() * value.element_size()
-        header[name] = {"dtype": KINDS[value.dtype], "shape": list(value.shape), "data_offsets": [start, end]}
-    told = json.dumps(header).encode()
-    told += b" " * (-len(told) % 8)
-    with path.open("wb") as file:
-        file.write(len(told).to_bytes(8, "little") + told)
-        for name in order:
-            file.write(_bytes(tensors[name]))
-
-
 def differing(path: Path, tensors: dict[str, Tensor]) -> str | None:
     """The first tensor that `path` does not hold to the bit, or None."""
     from safetensors import safe_open
@@ -166,7 +137,7 @@ def differing(path: Path, tensors: dict[str, Tensor]) -> str | None:
         for name, value in tensors.items():
             there = stored.get_tensor(name)
             same = value.dtype == there.dtype and value.shape == there.shape
-            if not same or (_bytes(value) != _bytes(there)).any():
+            if not same or tensor_bytes(value) != tensor_bytes(there):
                 return name
     return None
 
@@ -176,7 +147,7 @@ def write(state: State, folder: Path) -> None:
     write_table(folder / "history.parquet", state.history())
     tensors = state.tensors()
     with atomic(folder / FILE) as temporary:
-        save(temporary, tensors, {"training": json.dumps({"key": state.key, "step": state.step})})
+        write_tensors(temporary, tensors, {"training": json.dumps({"key": state.key, "step": state.step})})
         if (name := differing(temporary, tensors)) is not None:
             raise InputError(
                 f"{folder / FILE}: {name} reads back otherwise than it was written at step {state.step}; the disk or "

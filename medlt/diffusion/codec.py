@@ -18,18 +18,11 @@ from torch import Tensor, nn
 
 from medlt.diffusion.batching import fixed_batches
 from medlt.diffusion.overlap import to_host
-from medlt.files import digest
+from medlt.files import digest, digest_tensors
 from medlt.types import Codec, InputError
 
 CLASSES = ("AutoencoderKL", "AutoencoderTiny")
 WEIGHTS = "diffusion_pytorch_model"
-
-
-def weights_digest(network: nn.Module, config: dict[str, Any]) -> str:
-    """16 hex digits of a network's weights and of its public settings."""
-    public = {key: value for key, value in config.items() if not key.startswith("_")}
-    state = sorted(network.state_dict().items())
-    return digest(public, *(part for name, w in state for part in (name, w.detach().cpu().numpy().tobytes())))
 
 
 def _column(value: Any, default: float) -> Tensor:
@@ -59,7 +52,8 @@ class AutoencoderCodec:
         if dtype == torch.float16 and config.get("force_upcast"):
             dtype = torch.float32
         self.device, self.dtype = torch.device(device), dtype
-        named = weights_digest(autoencoder.float(), config)
+        public = {key: value for key, value in config.items() if not key.startswith("_")}
+        named = digest(public, digest_tensors(autoencoder.float().state_dict()))
         way = [str(dtype), channels_last]
         self.digest = named if way == [str(torch.float32), False] else digest(named, way)
         self._layout = torch.channels_last if channels_last else torch.contiguous_format

@@ -9,10 +9,10 @@ from typing import Any, Literal, get_args
 from torch import Tensor, nn
 
 from medlt.diffusion.backbone import Backbone
-from medlt.diffusion.labels import LabelNetwork, LabelUNet, Unconditional, read_settings, weights_digest
+from medlt.diffusion.labels import LabelNetwork, LabelUNet, Unconditional, read_settings
 from medlt.diffusion.noise import NoiseSchedule, Prediction
 from medlt.diffusion.transformer import LabelTransformer
-from medlt.files import digest
+from medlt.files import digest, digest_tensors
 from medlt.types import InputError
 
 FAMILIES: dict[str, type[LabelNetwork]] = {net.family: net for net in (LabelUNet, LabelTransformer)}
@@ -58,7 +58,7 @@ def load_unet2d(
         told = _scheduler(place)
         prediction, noise = prediction or told[0], noise or told[1]
     network = UnconditionalNetwork(_unet(place)).eval().requires_grad_(False)
-    named = digest("unet2d", weights_digest(network), prediction, noise.options())
+    named = digest("unet2d", digest_tensors(network.state_dict()), prediction, noise.options())
     return Backbone(network, Unconditional(), prediction, config["in_channels"], named, space, noise)
 
 

@@ -20,7 +20,7 @@ from medlt.diffusion.losses import Extra, NoisedLoss, Rows
 from medlt.diffusion.sampler import from_noise, sample
 from medlt.diffusion.schedulers import scheduler
 from medlt.diffusion.tracking import Picture
-from medlt.files import digest
+from medlt.files import digest, digest_tensors
 from medlt.types import InputError
 
 Accessor = Callable[[Sequence[str]], Tensor]
@@ -157,12 +157,6 @@ def _check(backbone: Backbone, data: LabelledLatents) -> None:
         )
 
 
-def _weights_digest(network: nn.Module, names: Sequence[str]) -> str:
-    """Names the present values of some weights."""
-    state = network.state_dict()
-    return digest(*(part for name in names for part in (name, state[name].cpu().contiguous().numpy().tobytes())))
-
-
 def train_backbone(
     backbone: Backbone, data: LabelledLatents, *, folder: Path, training: Training, how: How = FULL,
     objective: Objective = PLAIN, extra: Sequence[Extra] = (), validation: LabelledLatents | None = None,
@@ -200,7 +194,8 @@ def train_backbone(
     fit(net, loss_of, training, folder=Path(folder), key=key, device=device, name=name, tracker=tracker,
         evaluate=None if validation is None else evaluate, progress=progress,
         picture=None if samples is None else samples.picture(backbone))  # fmt: skip
-    return replace(backbone, digest=digest(backbone.digest, _weights_digest(net, trained)))
+    state = net.state_dict()
+    return replace(backbone, digest=digest(backbone.digest, digest_tensors({name: state[name] for name in trained})))
 
 
 def _order(data: LabelledLatents, objective: Objective, batch: int, seed: int, name: str) -> Order:

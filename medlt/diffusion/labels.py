@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from medlt.diffusion.backbone import About, Backbone
 from medlt.diffusion.noise import Prediction
-from medlt.files import digest, read_tensors, write_json, write_tensors
+from medlt.files import digest, digest_tensors, read_tensors, write_json, write_tensors
 from medlt.types import InputError
 
 
@@ -63,17 +63,6 @@ class Unconditional:
         return torch.zeros(len(labels), 1, device=labels.device)
 
 
-def weights_digest(network: nn.Module) -> str:
-    """Names a network's weights: their names and bytes."""
-    weights = network.state_dict()
-    return digest(*(part for name in sorted(weights) for part in (name, _bytes(weights[name]))))
-
-
-def _bytes(tensor: Tensor) -> bytes:
-    flat = tensor.detach().cpu().contiguous().flatten()
-    return flat.view(torch.uint8).numpy().tobytes()  # numpy knows no bfloat16
-
-
 class LabelNetwork(nn.Module):
     """What the label-conditional families share: settings, files, and how they become a Backbone.
 
@@ -87,7 +76,7 @@ class LabelNetwork(nn.Module):
         """This network as it is now, on standardised latents. With no findings it is unconditional."""
         told = self.settings
         condition = LabelVector(told["findings"]) if told["findings"] else Unconditional()
-        named = digest(self.family, told, weights_digest(self))
+        named = digest(self.family, told, digest_tensors(self.state_dict()))
         return Backbone(self, condition, told["prediction"], told["channels"], named)
 
     def save(self, folder: Path) -> None:

@@ -193,12 +193,12 @@ def _step(state: State, loss_of: Loss, training: Training, accelerator: Any, mod
 def _checkpoint(state: State, accelerator: Any, track: Track) -> None:
     """Measure and picture the moving average, then save; the first process does, the others wait.
 
-    Raises InputError for weights that are no numbers; the checkpoint before stays.
+    Raises InputError, in every process, for weights that are no numbers; the checkpoint before stays.
     """
+    if not all(bool(weight.isfinite().all()) for weight in state.ema.shadow_params):
+        raise InputError(f"weights are no numbers at step {state.step}; lower the learning rate")
     if accelerator.is_main_process:
         with state.averaged(), torch.no_grad():
-            if not all(bool(weight.isfinite().all()) for weight in state.parameters):
-                raise InputError(f"weights are no numbers at step {state.step}; lower the learning rate")
             track.checkpoint(accelerator, state)
         write(state, Path(track.folder))
     accelerator.wait_for_everyone()

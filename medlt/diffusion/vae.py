@@ -7,7 +7,6 @@ frozen an image's latents stay what they were: caches made with the source codec
 
 from __future__ import annotations
 
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -22,7 +21,7 @@ from medlt.diffusion.autoencoder import stacked
 from medlt.diffusion.cache import Images
 from medlt.diffusion.codec import AutoencoderCodec, load_codec
 from medlt.diffusion.loop import Part, Progress, Training, fit
-from medlt.files import digest, write_json
+from medlt.files import digest, whole_folder, write_json
 from medlt.types import InputError
 
 TRAINING = Training(steps=1000, learning_rate=1e-5, batch=8, checkpoint_every=250)
@@ -112,11 +111,9 @@ def _save(codec: AutoencoderCodec, folder: Path, told: dict[str, Any]) -> None:
     """The diffusers folder and training.json, moved into place in one rename."""
     network: Any = codec.network
     network.register_to_config(_name_or_path="")
-    fresh = folder.with_name(f".{folder.name}.tmp")
-    shutil.rmtree(fresh, ignore_errors=True)
-    network.save_pretrained(fresh, safe_serialization=True)
-    write_json(fresh / "training.json", told)
-    fresh.rename(folder)
+    with whole_folder(folder) as fresh:
+        network.save_pretrained(fresh, safe_serialization=True)
+        write_json(fresh / "training.json", told)
 
 
 def finetune_codec(

@@ -49,6 +49,9 @@ class FromNoise:
     batch: int = 32
     reads_real_images: bool = field(default=False, init=False)
 
+    def __post_init__(self) -> None:
+        self._sample = in_calls(self._sampled, self.backbone.device, self.batch)
+
     def plan(self, need: Mapping[str, int], seed: int) -> pd.DataFrame:
         """need[finding] slots of `candidates` rows each, index uid. All candidates of a slot share the label vector.
 
@@ -93,8 +96,7 @@ class FromNoise:
         about = rows[[name for name in ABOUT if name in rows]].to_dict("records")
         condition = self.backbone.condition(torch.from_numpy(labels.to_numpy("float32")), about)
         where = self.backbone.device
-        sampled = in_calls(self._sampled, where, self.batch)
-        z = sampled(noise_like(seeds, self.shape).to(where), condition.to(where), torch.tensor(seeds))
+        z = self._sample(noise_like(seeds, self.shape).to(where), condition.to(where), torch.tensor(seeds))
         return self.decode(self.standardiser.back(z.cpu()) if self.backbone.space == "standardised" else z).cpu()
 
     @torch.no_grad()

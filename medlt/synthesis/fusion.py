@@ -88,6 +88,7 @@ class LatentFusion:
         if not 1 <= self.keep <= (steps := int(self.scheduler().num_inference_steps)):
             raise InputError(f"fusion: keep = {self.keep} of {steps} steps; keep between 1 and {steps}")
         self.gaze = Gaze(self.coder, self.latents, self.cam)
+        self._sample = in_calls(self._last_steps, self.backbone.device, self.batch)
 
     def plan(self, need: Mapping[str, int], seed: int) -> pd.DataFrame:
         """As `medlt.synthesis.plan.plan`: need[finding] slots with `draws.candidates` rows each, index uid."""
@@ -157,8 +158,7 @@ class LatentFusion:
         seeds = [seed_of("noise", int(seed)) for seed in rows["seed"]]
         where = self.backbone.device
         told = (z, noise_like(seeds, z.shape[1:]), self._condition(rows, fused))
-        last_steps = in_calls(self._last_steps, where, self.batch)
-        refined = last_steps(*(part.to(where) for part in told), torch.tensor(seeds)).to(z.device)
+        refined = self._sample(*(part.to(where) for part in told), torch.tensor(seeds)).to(z.device)
         return refined if standardised else self.standardiser.to(refined)
 
     def _condition(self, rows: pd.DataFrame, fused: _Fused) -> Tensor:

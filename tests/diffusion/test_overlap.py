@@ -86,9 +86,12 @@ def test_the_next_item_is_made_while_this_one_is_used() -> None:
         met.wait()
         yield 1
 
+    seen = []
     for item in ahead(items()):
+        seen.append(item)
         if item == 0:
             met.wait()  # would time out if the source waited for us
+    assert seen == [0, 1]
 
 
 def test_threads_and_gradient_mode_are_the_callers() -> None:

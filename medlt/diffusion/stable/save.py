@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import glob
 import json
-import os
-import platform
 import shutil
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +13,7 @@ from torch import Tensor, nn
 from medlt.diffusion.noise import NoiseSchedule, Prediction
 from medlt.diffusion.stable.files import STEMS, TOKENIZER_FILES, read_json, require, weights
 from medlt.diffusion.stable.lora import FILES, METADATA
-from medlt.files import write_json, write_tensors
+from medlt.files import whole_folder, write_json, write_tensors
 from medlt.types import InputError
 
 if TYPE_CHECKING:
@@ -25,40 +21,6 @@ if TYPE_CHECKING:
 
 PIPELINE = "StableDiffusionPipeline"
 LIBRARIES = {"CLIPTextModel": "transformers", "CLIPTokenizer": "transformers"}
-
-
-@contextmanager
-def whole_folder(folder: Path) -> Iterator[Path]:
-    """Yield a temporary folder beside `folder`, renamed into place if the block ends well, removed if not.
-
-    What a killed process of this machine left of its own is removed. Raises InputError where `folder` holds something
-    already: nothing is overwritten.
-    """
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise InputError(f"{folder} exists already; give another folder, or move it away first")
-    fresh = folder.with_name(f".{folder.name}.{platform.node()}.{os.getpid()}.tmp")
-    for left in folder.parent.glob(f".{glob.escape(folder.name)}.{platform.node()}.*.tmp"):
-        if left == fresh or not _runs(left.suffixes[-2][1:]):
-            shutil.rmtree(left, ignore_errors=True)
-    try:
-        fresh.mkdir(parents=True)
-        yield fresh
-        fresh.rename(folder)
-    except OSError as error:
-        raise InputError(f"{folder} cannot be written ({error.strerror or error}); choose a place with room") from None
-    finally:
-        shutil.rmtree(fresh, ignore_errors=True)
-
-
-def _runs(process: str) -> bool:
-    """Whether a process of this number runs on this machine; False for what is no number."""
-    try:
-        os.kill(int(process), 0)
-    except PermissionError:
-        return True
-    except (ValueError, OverflowError, ProcessLookupError):
-        return False
-    return True
 
 
 def save_stable_diffusion(model: StableDiffusion, folder: Path, *, vae: Path | None = None) -> None:

@@ -17,12 +17,11 @@ from medlt.diffusion.stable import files, infer, network
 from medlt.diffusion.stable.save import (
     copy_tokenizer,
     tokenizer_folder,
-    whole_folder,
     write_index,
     write_parts,
     write_schedule,
 )  # fmt: skip
-from medlt.files import write_json
+from medlt.files import whole_folder, write_json
 from medlt.types import InputError
 
 ORIGIN = "single_file.json"

@@ -18,9 +18,8 @@ from torch import Tensor
 
 from medlt.diffusion.backbone import About
 from medlt.diffusion.batching import fixed_batches
-from medlt.diffusion.labels import weights_digest
 from medlt.diffusion.prompts import Prompts
-from medlt.files import digest
+from medlt.files import digest, digest_tensors
 from medlt.types import InputError
 
 LONGEST = 4096  # tokens; a tokenizer without a length says 10^30
@@ -91,7 +90,7 @@ class TextConditioner:
     @cached_property
     def digest(self) -> str:
         """Names the prompts' settings, the tokenizer and the text encoder's weights."""
-        return digest("text", self.tokens.digest, weights_digest(self.text_encoder))
+        return digest("text", self.tokens.digest, digest_tensors(self.text_encoder.state_dict()))
 
     @property
     def null(self) -> Tensor:

@@ -18,12 +18,11 @@ from medlt.diffusion.stable.network import built
 from medlt.diffusion.stable.save import (
     copy_tokenizer,
     copy_vae,
-    whole_folder,
     write_index,
     write_parts,
     write_schedule,
 )  # fmt: skip
-from medlt.files import write_json, write_text
+from medlt.files import whole_folder, write_json, write_text
 from medlt.types import InputError
 
 WORDS = (

@@ -16,8 +16,9 @@ from medlt.diffusion.noise import NoiseSchedule
 from medlt.diffusion.stable import network
 from medlt.diffusion.stable.infer import text_settings
 from medlt.diffusion.stable.load import load_stable_diffusion
-from medlt.diffusion.stable.save import save_stable_diffusion, whole_folder
+from medlt.diffusion.stable.save import save_stable_diffusion
 from medlt.diffusion.stable.untrained import FORMATS, unet_config, untrained, vae_config
+from medlt.files import whole_folder
 from medlt.testing import tiny_autoencoder_tiny
 from medlt.types import InputError
 
