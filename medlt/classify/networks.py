@@ -1,4 +1,4 @@
-"""Image classifiers, built from MONAI networks: images [B,1,S,S] standardised -> logits [B,K]."""
+"""Image classifiers, built from MONAI networks: images [B,1,S,S] standardised -> features [B,D] -> logits [B,K]."""
 
 from __future__ import annotations
 
@@ -6,29 +6,51 @@ from typing import Any
 
 import torch
 from monai.networks.nets import DenseNet121, ResNet
-from torch import nn
+from torch import Tensor, nn
 
 from medlt.types import InputError
 
 NORM: tuple[str, dict[str, Any]] = ("group", {"num_groups": 8})
 
 
-def small(findings: int) -> nn.Module:
-    """A narrow ResNet-10 with a stride-2 stem (He et al. 2015, arXiv 1512.03385)."""
+class Network(nn.Module):
+    """A linear `head` [D] -> [K] on the pooled features of a `body`: images [B,1,S,S] -> logits [B,K]."""
+
+    def __init__(self, body: nn.Module, head: nn.Linear) -> None:
+        super().__init__()
+        self.body, self.head = body, head
+
+    def features(self, images: Tensor) -> Tensor:
+        """[B,D], what the head sees."""
+        found: Tensor = self.body(images)
+        return found
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits [B,K]."""
+        logits: Tensor = self.head(self.features(images))
+        return logits
+
+
+def small(findings: int) -> Network:
+    """A narrow ResNet-10 with a stride-2 stem (He et al. 2015, arXiv 1512.03385); D = 256."""
     planes = [32, 64, 128, 256]
     stem = {"n_input_channels": 1, "conv1_t_size": 7, "conv1_t_stride": 2, "spatial_dims": 2}
-    return ResNet("basic", [1, 1, 1, 1], planes, num_classes=findings, norm=NORM, **stem)  # type: ignore[no-any-return]
+    body = ResNet("basic", [1, 1, 1, 1], planes, num_classes=findings, norm=NORM, **stem)
+    head, body.fc = body.fc, nn.Identity()
+    return Network(body, head)
 
 
-def densenet121(findings: int) -> nn.Module:
-    """DenseNet-121 (Huang et al. 2016, arXiv 1608.06993), the network of CheXNet."""
-    return DenseNet121(spatial_dims=2, in_channels=1, out_channels=findings)  # type: ignore[no-any-return]
+def densenet121(findings: int) -> Network:
+    """DenseNet-121 (Huang et al. 2016, arXiv 1608.06993), the network of CheXNet; D = 1024."""
+    body = DenseNet121(spatial_dims=2, in_channels=1, out_channels=findings)
+    head, body.class_layers.out = body.class_layers.out, nn.Identity()
+    return Network(body, head)
 
 
 NETWORKS = {"small": small, "densenet121": densenet121}
 
 
-def network(name: str, findings: int, seed: int = 0) -> nn.Module:
+def network(name: str, findings: int, seed: int = 0) -> Network:
     """A fresh network by name, with `findings` logits, channels last.
 
     Its weights are drawn from `seed`; torch's global generator is left as it was.
@@ -37,5 +59,5 @@ def network(name: str, findings: int, seed: int = 0) -> nn.Module:
         raise InputError(f"no classifier network named {name!r}; choose one of {', '.join(NETWORKS)}")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        net: Any = NETWORKS[name](findings)
-    return net.to(memory_format=torch.channels_last)  # type: ignore[no-any-return]
+        net = NETWORKS[name](findings)
+    return net.to(memory_format=torch.channels_last)  # type: ignore[no-any-return, call-overload]

@@ -1,7 +1,9 @@
 """Conditional sampling: images from noise alone, told the label vector of a real train row.
 
+The methods that only guide this sampler, or choose its label vectors, are small subclasses of it.
+
     plan    tail finding c; a real row that has it lends its label vector, view, sex and age; a seed
-    sample  the whole schedule from unit noise, classifier-free guidance (arXiv 2207.12598)
+    sample  the whole schedule from unit noise, classifier-free guidance (arXiv 2207.12598), then any `guides`
     decode  image = decode(un-standardised x0)
 
 Label vectors are drawn among real ones, so that findings occur together as they do in patients. No pixel of a real
@@ -13,7 +15,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import pandas as pd
 import torch
@@ -22,6 +24,7 @@ from torch import Tensor
 from medlt.chance import noise_like, rng, seed_of
 from medlt.diffusion.backbone import Backbone
 from medlt.diffusion.sampler import from_noise, sample
+from medlt.synthesis.guides import Guide, Told, guided, targets
 from medlt.synthesis.plan import Collection
 from medlt.synthesis.space import Standardises, in_calls
 from medlt.types import Batch, InputError
@@ -46,8 +49,10 @@ class FromNoise:
     scheduler: Callable[[], Any]
     candidates: int = 1
     guidance: float = 3.5
+    guides: tuple[Guide, ...] = ()
     batch: int = 32
     reads_real_images: bool = field(default=False, init=False)
+    name: ClassVar[str] = "noise"
 
     def __post_init__(self) -> None:
         self._sample = in_calls(self._sampled, self.backbone.device, self.batch)
@@ -58,7 +63,7 @@ class FromNoise:
         Raises InputError for a finding that is not a tail finding or has no positive train row.
         """
         if strange := [name for name in need if name not in self.collection.tail]:
-            raise InputError(f"noise: {strange[0]!r} is wanted but is not a tail finding; correct the need")
+            raise InputError(f"{self.name}: {strange[0]!r} is wanted but is not a tail finding; correct the need")
         made: list[dict[str, Any]] = []
         for finding in (name for name in self.collection.findings if need.get(name, 0) > 0):
             likes = rng(seed, "likes", finding).permutation(self.collection.positive(finding))
@@ -71,7 +76,7 @@ class FromNoise:
         """One future image; key is (seed, finding, slot, candidate)."""
         _, finding, slot, candidate = key
         named = re.sub(r"\W+", "-", finding)
-        uid = f"noise_{named}_{slot:05d}_{candidate}_{seed_of('uid', *key) % 16**6:06x}"
+        uid = f"{self.name}_{named}_{slot:05d}_{candidate}_{seed_of('uid', *key) % 16**6:06x}"
         seed = int(rng("noise", *key).integers(2**63 - 1))
         source = self.collection.table.loc[like]
         said = (finding, slot, candidate, like, "", seed, source["fold"], *(source.get(name) for name in ABOUT))
@@ -94,14 +99,15 @@ class FromNoise:
         """Images [B,1,H,W] of plan rows and their label vectors."""
         seeds = [seed_of("noise", int(seed)) for seed in rows["seed"]]
         about = rows[[name for name in ABOUT if name in rows]].to_dict("records")
-        condition = self.backbone.condition(torch.from_numpy(labels.to_numpy("float32")), about)
-        where = self.backbone.device
-        z = self._sample(noise_like(seeds, self.shape).to(where), condition.to(where), torch.tensor(seeds))
+        vectors, where = torch.from_numpy(labels.to_numpy("float32")), self.backbone.device
+        told = (self.backbone.condition(vectors, about), vectors, targets(rows["finding"], self.collection.findings))
+        noise = noise_like(seeds, self.shape).to(where)
+        z = self._sample(noise, *(part.to(where) for part in told), torch.tensor(seeds))
         return self.decode(self.standardiser.back(z.cpu()) if self.backbone.space == "standardised" else z).cpu()
 
     @torch.no_grad()
-    def _sampled(self, noise: Tensor, condition: Tensor, seeds: Tensor) -> Tensor:
+    def _sampled(self, noise: Tensor, condition: Tensor, labels: Tensor, target: Tensor, seeds: Tensor) -> Tensor:
         scheduler = self.scheduler()
-        return sample(
-            self.backbone.guided(condition, self.guidance), from_noise(noise, scheduler), scheduler, seeds.tolist()
-        )
+        start = from_noise(noise, scheduler)
+        told = Told(self.backbone, condition, labels, target, seeds, start.timesteps)
+        return sample(guided(self.guides, told, self.guidance), start, scheduler, seeds.tolist())

@@ -6,7 +6,7 @@ arXiv 2405.01705. Notation: `medlt.sparse.embedding` (z, E, D, C, s) and `medlt.
     plan    tail image i with finding c; head partner j, another patient of the same fold; q_a, q_b ~ N; p ~ U(0,1)
     fuse    s' from E(z_i), E(z_j) under A_c(i) > q_a and A_c'(j) < q_b;  z' = D(s')
     refine  the last k of N steps from sqrt(abar) z' + sqrt(1-abar) eps (renoise; without it from z', as published),
-            classifier-free guidance with the label vector as prompt
+            classifier-free guidance with the label vector as prompt, then any `guides`
     decode  image = decode(un-standardised z)
 
 `plan` draws all chance; `run` is a function of each row alone, bit for bit on a CPU, whatever the image is made beside
@@ -31,6 +31,7 @@ from medlt.diffusion.sampler import from_latent, sample
 from medlt.sparse.embedding import SimplicialCoder
 from medlt.synthesis.fuse import coins, fuse, masks
 from medlt.synthesis.gaze import Gaze, Latents
+from medlt.synthesis.guides import Guide, Told, guided, targets
 from medlt.synthesis.labels import fused_labels, mass
 from medlt.synthesis.plan import Collection, Draws, plan
 from medlt.synthesis.space import Standardises, in_calls
@@ -76,6 +77,7 @@ class LatentFusion:
     keep: int = 5
     renoise: bool = True
     guidance: float = 3.5
+    guides: tuple[Guide, ...] = ()
     labels: str = "cam_mass"
     rule: str = "published"
     batch: int = 32
@@ -157,7 +159,8 @@ class LatentFusion:
         z = fused.z if standardised else self.standardiser.back(fused.z)
         seeds = [seed_of("noise", int(seed)) for seed in rows["seed"]]
         where = self.backbone.device
-        told = (z, noise_like(seeds, z.shape[1:]), self._condition(rows, fused))
+        names = targets(rows["finding"], self.collection.findings)
+        told = (z, noise_like(seeds, z.shape[1:]), self._condition(rows, fused), torch.from_numpy(fused.labels), names)
         refined = self._sample(*(part.to(where) for part in told), torch.tensor(seeds)).to(z.device)
         return refined if standardised else self.standardiser.to(refined)
 
@@ -168,9 +171,13 @@ class LatentFusion:
         return self.backbone.condition(torch.from_numpy(fused.labels).float(), [{"view": view} for view in views])
 
     @torch.no_grad()
-    def _last_steps(self, z: Tensor, noise: Tensor, condition: Tensor, seeds: Tensor) -> Tensor:
-        scheduler, denoiser = self.scheduler(), self.backbone.guided(condition, self.guidance)
-        return sample(denoiser, from_latent(z, noise, scheduler, self.keep, self.renoise), scheduler, seeds.tolist())
+    def _last_steps(
+        self, z: Tensor, noise: Tensor, condition: Tensor, labels: Tensor, target: Tensor, seeds: Tensor
+    ) -> Tensor:
+        scheduler = self.scheduler()
+        start = from_latent(z, noise, scheduler, self.keep, self.renoise)
+        told = Told(self.backbone, condition, labels, target, seeds, start.timesteps)
+        return sample(guided(self.guides, told, self.guidance), start, scheduler, seeds.tolist())
 
     def _picture(self, z: Tensor) -> Tensor:
         """Images of standardised latents."""

@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from medlt.classify import train
-from medlt.classify.networks import network
+from medlt.classify.networks import Network, network
 from medlt.classify.sets import to_uint8
-from medlt.classify.train import Best, Settings, TrainingSet, fit, learning_rate, load
+from medlt.classify.train import Best, Classifier, Settings, TrainingSet, fit, learning_rate, load
 from medlt.metrics.ranking import auroc
 from medlt.types import InputError
 
@@ -119,15 +119,14 @@ def test_an_empty_added_set_is_the_real_arm(tmp_path: Path) -> None:
 
 
 def test_the_best_weights_are_kept_and_patience_ends() -> None:
-    class Fixed(torch.nn.Module):
-        """Scores finding 0 by mean brightness times `sign`."""
-
-        def __init__(self, sign: float) -> None:
-            super().__init__()
-            self.sign = torch.nn.Parameter(torch.tensor(sign))
-
+    class Mean(torch.nn.Module):
         def forward(self, images: torch.Tensor) -> torch.Tensor:
-            return self.sign * images.mean((1, 2, 3))[:, None]
+            return images.mean((1, 2, 3))[:, None]
+
+    def fixed(sign: float) -> Network:
+        head = torch.nn.Linear(1, 1, bias=False)
+        head.weight.data.fill_(sign)
+        return Network(Mean(), head)
 
     images = torch.arange(8, dtype=torch.uint8).view(8, 1, 1, 1).repeat(1, 1, 4, 4) * 30
     labels = np.array([0, 0, 0, 0, 1, 1, 1, 1], dtype=np.float32)[:, None]
@@ -135,7 +134,7 @@ def test_the_best_weights_are_kept_and_patience_ends() -> None:
     best = Best(patience=2)
     for step, sign in ((1, -1.0), (2, 1.0), (3, 0.5), (4, -1.0)):
         assert not best.stale
-        best.see(step, 0.0, Fixed(sign), val)
+        best.see(step, 0.0, fixed(sign), val)
     assert best.stale
     assert (best.step, best.score) == (2, 1.0)
     assert best.weights["sign"] == 1.0
@@ -236,3 +235,14 @@ def test_bad_input_is_told(tmp_path: Path) -> None:
     with pytest.raises(TypeError):
         fit(REAL, VAL, folder=tmp_path, stepz=3)
     assert not list(tmp_path.iterdir())
+
+
+def test_the_head_on_the_features_gives_the_predictions() -> None:
+    """Features are those of the images as predictions see them: 8 bit, at the classifier's size."""
+    for name, width in (("small", 256), ("densenet121", 1024)):
+        judge = Classifier(network(name, 3, seed=1).eval(), 64, {"positive": [1.0] * 3})
+        images = torch.rand(3, 1, 96, 96, generator=torch.Generator().manual_seed(0))
+        features = judge.features(images)
+        assert features.shape == (3, width)
+        assert torch.allclose(judge.net.head(features).sigmoid(), judge.predict(images), atol=5e-3)
+        assert judge.features(images[:0]).shape == (0, width)

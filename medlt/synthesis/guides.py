@@ -1,0 +1,53 @@
+"""Guides: what a method adds to the unguided sampler, made anew for each call of the sampler.
+
+A guide is told of the rows in hand and answers a `Guidance` (medlt.diffusion.guidance), a function from denoiser to
+denoiser. So guides compose with each other and with any start, and a guide of weight 0 is the identity.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import pandas as pd
+import torch
+from torch import Tensor
+
+from medlt.diffusion.backbone import Backbone
+from medlt.diffusion.guidance import compose
+from medlt.types import Denoiser, Guidance
+
+
+@dataclass(frozen=True)
+class Told:
+    """The rows of one call of the sampler, B of them; tensors are on the backbone's device.
+
+    condition [B,...]: what the network is told; labels [B,K] in [0,1] or NaN; target int64 [B]: column of the finding
+    each row is made for; seeds int64 [B]: of each row's own chance; timesteps: those the sampler will ask at, falling.
+    """
+
+    backbone: Backbone
+    condition: Tensor
+    labels: Tensor
+    target: Tensor
+    seeds: Tensor
+    timesteps: Sequence[float]
+
+
+class Guide(Protocol):
+    """Told of the rows, answers how their denoiser is guided. A row's guidance depends on the row alone."""
+
+    def __call__(self, told: Told) -> Guidance:
+        """A denoiser in, a guided denoiser out, for these rows."""
+        ...
+
+
+def guided(guides: Sequence[Guide], told: Told, weight: float) -> Denoiser:
+    """Classifier-free guidance of `weight`, then the guides in order, the first innermost."""
+    return compose(*(guide(told) for guide in guides))(told.backbone.guided(told.condition, weight))
+
+
+def targets(names: pd.Series, findings: Sequence[str]) -> Tensor:
+    """int64 [B]: columns of the findings that rows are made for."""
+    return torch.tensor([list(findings).index(name) for name in names], dtype=torch.int64)
