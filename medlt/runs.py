@@ -23,6 +23,9 @@ from medlt import config as configs
 from medlt.files import write_json, write_text
 from medlt.types import InputError
 
+LEARNT = ("codec", "latents", "sparse", "denoiser", "diffult", "judges", "predictor", "epistemic", "eyes")
+"""Stages that hold what is learnt of the real images, which runs on one collection may share."""
+
 PACKAGES = ("medlt", "torch", "monai", "diffusers", "accelerate", "pydicom", "numpy", "pandas", "scikit-learn")
 
 
@@ -66,6 +69,11 @@ class Run:
         """A path inside the folder."""
         return self.folder.joinpath(*parts)
 
+    def home(self, stage: str) -> Path:
+        """The folder of a stage: below `learnt`, if the config names such a folder, for what is learnt."""
+        shared = self.config.learnt
+        return shared / stage if shared is not None and stage in LEARNT else self.path("stages", stage)
+
     def told(self) -> dict[str, Any]:
         """run.json as it stands."""
         file = self.path("run.json")
@@ -84,7 +92,7 @@ class Run:
         """Time a stage and yield its folder; the seconds of interrupted tries add up."""
         start, before = time.perf_counter(), self.told().get("seconds", {}).get(name, 0.0)
         try:
-            yield self.path("stages", name)
+            yield self.home(name)
         finally:
             self.record(seconds={name: round(before + time.perf_counter() - start, 2)})
 

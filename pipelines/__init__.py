@@ -7,14 +7,8 @@ from pathlib import Path
 FOLDER = Path(__file__).parent
 
 
-def _finetune() -> Callable[..., Path]:
-    main: Callable[..., Path] = import_module("pipelines.finetune").main
-    return main
-
-
-def _fusion() -> Callable[..., Path]:
-    main: Callable[..., Path] = import_module("pipelines.fusion").main
-    return main
-
-
-RECIPES: dict[str, Callable[[], Callable[..., Path]]] = {"finetune": _finetune, "fusion": _fusion}
+def job(recipe: str, kind: str = "main") -> Callable[..., Path]:
+    """What runs a recipe: its `main`, or its `augment`, which compares nothing."""
+    place = "ablation" if recipe == "ablation" else "recipe"
+    found: Callable[..., Path] = getattr(import_module(f"pipelines.{place}"), kind)
+    return found

@@ -20,11 +20,13 @@ from pipelines.encoding import way
 from pipelines.stages import Collection, Progress
 
 
-def denoiser(run: Run, real: Collection, latents: Latents, progress: Progress) -> Backbone:
-    """Trained, or loaded, on the train split only; its history goes to training.parquet."""
+def denoiser(
+    run: Run, real: Collection, latents: Latents, progress: Progress, further: tuning.Further = tuning.nothing
+) -> Backbone:
+    """Trained, or loaded, on the train split only, with `further` losses; its history goes to training.parquet."""
     make = stable.backbone if isinstance(run.config.denoiser, configs.StableConfig) else _label_network
-    with run.stage("denoiser") as folder:
-        made = make(run, real, latents, folder, progress)
+    with run.stage("denoiser" if further is tuning.nothing else "diffult") as folder:
+        made = make(run, real, latents, folder, progress, further)
         if (folder / "history.parquet").is_file():
             write_table(run.path("training.parquet"), pd.read_parquet(folder / "history.parquet"))
     ready = place(made, **way(run.config), compile=run.config.compile, cuda_graphs=run.config.cuda_graphs)
@@ -32,13 +34,15 @@ def denoiser(run: Run, real: Collection, latents: Latents, progress: Progress) -
     return ready
 
 
-def _label_network(run: Run, real: Collection, latents: Latents, folder: Path, progress: Progress) -> Backbone:
+def _label_network(
+    run: Run, real: Collection, latents: Latents, folder: Path, progress: Progress, further: tuning.Further
+) -> Backbone:
     """A small network told label vectors, trained from nothing on standardised latents."""
     chosen = run.config.denoiser
     own = set(type(chosen).model_fields) - set(configs.Training.model_fields) - {"kind"}
     net = new_network(
         FAMILIES[chosen.kind], tuning.data(real, latents, "train"), run.config.seed, chosen.model_dump(include=own)
     )
-    tuning.train(net.backbone(), run, real, latents, folder, FULL, progress)
+    tuning.train(net.backbone(), run, real, latents, folder, FULL, progress, further)
     net.save(folder)
     return net.backbone()

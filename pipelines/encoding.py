@@ -72,4 +72,4 @@ def codec_folder(run: Run) -> Path:
     settings = run.config.codec
     if isinstance(settings, configs.FolderCodec) and settings.tune is None:
         return settings.path / "vae" if (settings.path / "model_index.json").is_file() else settings.path
-    return next(run.path("stages", "codec").glob("*/config.json")).parent
+    return next(run.home("codec").glob("*/config.json")).parent

@@ -10,6 +10,8 @@ import pandas as pd
 from medlt import config as configs
 from medlt.chance import seed_of
 from medlt.checks.consistency import Crossfit, crossfit, folds
+from medlt.classify.epistemic import Epistemic, fit_epistemic
+from medlt.classify.latents import LatentClassifier, fit_latents
 from medlt.classify.train import Classifier, fit
 from medlt.data.loaders import dataset
 from medlt.diffusion.cache import Latents, Standardiser, cache_latents, channel_statistics
@@ -17,7 +19,9 @@ from medlt.files import digest_file, write_table
 from medlt.runs import Run
 from medlt.sparse.embedding import SimplicialCoder
 from medlt.sparse.iterated import iterate
+from medlt.synthesis.longtail import apart
 from medlt.types import Codec
+from pipelines import tuning
 from pipelines.stages import Collection, Progress
 
 
@@ -49,6 +53,38 @@ def sparse(run: Run, real: Collection, latents: Latents, progress: Progress) -> 
 def classifier_options(config: configs.RunConfig) -> dict[str, Any]:
     """The settings all classifiers of a run share."""
     return config.classifier.model_dump(exclude={"size"})
+
+
+def predictor(run: Run, real: Collection, judges: Crossfit, progress: Progress) -> Epistemic:
+    """The classifier that guides, of another architecture and seed than the judges that verify, and its epistemic head.
+
+    Raises InputError if it has a judge's weights.
+    """
+    config = run.config
+    other = "dense" if config.classifier.network == "small" else "small"
+    chosen = config.predictor or config.classifier.model_copy(update={"network": other})
+    train, val = (real.training_set(split, chosen.size) for split in ("train", "val"))
+    options, seed = chosen.model_dump(exclude={"size"}), seed_of(config.seed, "predictor")
+    with run.stage("predictor") as folder:
+        found = fit(train, val, folder=folder, name="predictor", progress=progress, seed=seed, **options)
+    apart({"guiding": found.net} | {f"verifying {k}": judge.net for k, judge in enumerate(_classifiers(judges))})
+    with run.stage("epistemic") as folder:
+        head = fit_epistemic(found, train, folder=folder, seed=seed, progress=progress)
+    run.record(digests={"predictor": head.digest})
+    return head
+
+
+def _classifiers(judges: Crossfit) -> list[Classifier]:
+    return [judge for judge in judges.judges if isinstance(judge, Classifier)]
+
+
+def eyes(run: Run, real: Collection, latents: Latents, progress: Progress) -> LatentClassifier:
+    """A small classifier of standardised latents, whose features say how far latents are apart."""
+    train, val = (tuning.data(real, latents, split) for split in ("train", "val"))
+    with run.stage("eyes") as folder:
+        found = fit_latents(train, val, folder=folder, progress=progress, seed=seed_of(run.config.seed, "eyes"))
+    run.record(digests={"eyes": found.digest})
+    return found
 
 
 def judges(run: Run, real: Collection, progress: Progress) -> Crossfit:

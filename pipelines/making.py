@@ -1,26 +1,20 @@
-"""From plan rows to a published data set: make, check, keep the best of each slot, publish with provenance."""
+"""From plan rows to kept images: make, check, keep the best of each slot, try empty slots again."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import partial
 from typing import Generic, TypeVar
 
 import pandas as pd
 import torch
 
-from medlt import config as configs
-from medlt.checks.asserted import Asserted
-from medlt.checks.consistency import Crossfit, LabelConsistency, best_of, thresholds
-from medlt.checks.sanity import copies, sanity
-from medlt.data.loaders import images
-from medlt.data.manifest import Manifest
+from medlt.checks.consistency import Crossfit, best_of
 from medlt.diffusion.overlap import ahead
 from medlt.files import write_table
 from medlt.runs import Run
-from medlt.types import Batch, Check, Finding, Synthesizer
-from medlt.writer import DatasetWriter, write_dicom, write_metadata
+from medlt.types import Batch, Check, Synthesizer
+from medlt.writer import DatasetWriter
 from pipelines.stages import Collection, Progress
 
 M = TypeVar("M", bound=Synthesizer)
@@ -37,31 +31,40 @@ class Prepared(Generic[M]):
     method: M
 
 
-def checks(config: configs.RunConfig, real: Collection, judges: Crossfit) -> tuple[Check, ...]:
-    """Sanity against the parents, then the label as seen by the judge that saw neither parent."""
-    findings = list(real.manifest.findings)
-    limits = thresholds(judges.held_out, real.train.rows[findings], config.checks.quantile)
-    parents = partial(_parents, real, config.size)
-    usual = sanity(parents, black_below=config.checks.black_below, duplicate_above=config.checks.duplicate_above)
-    return (*usual, Asserted(), LabelConsistency(judges.judges, dict(limits), findings))
-
-
-def _parents(real: Collection, size: int, uids: list[str]) -> torch.Tensor:
-    return images(real.train, size, real.cache, uids)
-
-
-def shards(plan: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
+def shards(plan: pd.DataFrame, prefix: str = "") -> Iterator[tuple[str, pd.DataFrame]]:
     """The plan cut between slots, each piece with its name."""
     slot = plan.groupby(["finding", "slot"], sort=False).ngroup()
     for number, rows in plan.groupby(slot // SLOTS):
-        yield f"{number:06d}", rows
+        yield f"{prefix}{number:06d}", rows
 
 
-def make(run: Run, method: Synthesizer, plan: pd.DataFrame, looks: tuple[Check, ...], progress: Progress) -> None:
+def make(ready: Prepared[M], looks: tuple[Check, ...], progress: Progress) -> pd.DataFrame:
+    """Images of the whole plan, checked, the best of each slot on disk; plan.parquet, what was tried, is returned.
+
+    Slots of which no candidate passed are tried again with candidates of their own, `need.refills` times. Every round
+    is a function of the one before, so a killed run goes on to the same end.
+    """
+    run, need, writer = ready.run, ready.run.config.need, DatasetWriter(ready.run.folder)
+    whole = ready.method.plan(ready.real.shortfall(), run.config.seed)
+    tried = whole.iloc[:0]
+    for turn in range(1 + need.refills):
+        filled = set(writer.kept()[["finding", "slot"]].itertuples(index=False, name=None)) if turn else set()
+        slots = whole[["finding", "slot"]].itertuples(index=False, name=None)
+        empty = pd.Series([slot not in filled for slot in slots], index=whole.index, dtype=bool)
+        rows = whole[empty & (whole["candidate"] // need.candidates == turn)]
+        tried = pd.concat([tried, rows])
+        write_table(run.path("plan.parquet"), tried)
+        _round(run, writer, ready.method, shards(rows, f"again{turn}-" if turn else ""), looks, progress, len(rows))
+    return tried
+
+
+def _round(
+    run: Run, writer: DatasetWriter, method: Synthesizer, cut: Iterator[tuple[str, pd.DataFrame]],
+    looks: tuple[Check, ...], progress: Progress, total: int,
+) -> None:  # fmt: skip
     """Every shard that is not finished: images, findings, the kept ones on disk."""
-    writer, total = DatasetWriter(run.folder), len(plan)
     done = 0
-    made = ((name, rows, None if writer.has(name) else joined(list(method.run(rows)))) for name, rows in shards(plan))
+    made = ((name, rows, None if writer.has(name) else joined(list(method.run(rows)))) for name, rows in cut)
     # an accelerator makes the next shard while this one is checked and written; a CPU is busy either way
     for name, rows, batch in made if run.config.device == "cpu" else ahead(made):
         if batch is not None:
@@ -75,44 +78,3 @@ def joined(batches: list[Batch]) -> Batch:
     """One batch of many."""
     tables = [pd.concat([getattr(batch, name) for batch in batches]) for name in ("rows", "labels")]
     return Batch(tables[0], torch.cat([batch.images for batch in batches]), tables[1])
-
-
-def publish(run: Run, real: Collection, plan: pd.DataFrame, method: str, models: str) -> Manifest:
-    """Kept images that copy no other one go to images/, all rows to manifest.parquet. Returns the synthetic rows."""
-    writer = DatasetWriter(run.folder)
-    kept, said = writer.kept(), writer.findings()
-    if len(kept):
-        twins = copies(list(kept.index), writer.read, run.config.checks.duplicate_above)
-        said = pd.concat([said, _table(twins)], ignore_index=True)
-        kept = kept.drop([finding.uid for finding in twins if not finding.passed])
-    write_table(run.path("findings.parquet"), said)
-    writer.publish(kept.index)
-    run.record(counts={"planned": len(plan), "kept": len(kept), "rejected": len(plan) - len(kept)})
-    if kept.empty:
-        real.manifest.write(run.path("manifest.parquet"))
-        return real.manifest.where(pd.Series(False, real.manifest.rows.index))
-    made = _manifest(run, real, kept, method, models)
-    write_metadata(run.folder, made.rows, made.findings)
-    if run.config.format == "dicom":
-        write_dicom(run.folder, made.rows, made.findings)
-    real.manifest.join(made).write(run.path("manifest.parquet"))
-    return made
-
-
-def _table(findings: list[Finding]) -> pd.DataFrame:
-    return pd.DataFrame([vars(finding) for finding in findings])
-
-
-def _manifest(run: Run, real: Collection, kept: pd.DataFrame, method: str, models: str) -> Manifest:
-    """Synthetic rows: a patient of their own, the train split, the view they were planned with, and what made them."""
-    views = kept["view"] if "view" in kept else real.train.rows["view"].reindex(kept["parent_a"]).to_numpy()
-    rows = kept.assign(
-        patient_id=[f"synthetic-{uid}" for uid in kept.index],
-        split="train",
-        view=views,
-        synthetic=True,
-        weight=run.config.evaluation.weight,
-        method=method,
-        models=models,
-    )
-    return Manifest(rows, real.manifest.findings, run.folder)

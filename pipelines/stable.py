@@ -25,6 +25,7 @@ from pipelines import encoding, tuning
 from pipelines.belonging import FILES, INDEX, own, put, require_free
 from pipelines.door import all_fit, prompts
 from pipelines.stages import Collection, Progress
+from pipelines.tuning import Further, nothing
 
 
 def load(chosen: configs.StableConfig, folder: Path, seed: int, channels: int, *more: Path) -> StableDiffusion:
@@ -39,7 +40,14 @@ def load(chosen: configs.StableConfig, folder: Path, seed: int, channels: int, *
     return load_stable_diffusion(place, loras=more)
 
 
-def backbone(run: Run, real: Collection, latents: Latents, folder: Path, progress: Progress) -> Backbone:
+def backbone(
+    run: Run,
+    real: Collection,
+    latents: Latents,
+    folder: Path,
+    progress: Progress,
+    further: Further = nothing,
+) -> Backbone:
     """The model as the config wants it. Raises InputError where model, codec and prompts do not go together."""
     chosen = run.config.denoiser
     assert isinstance(chosen, configs.StableConfig)
@@ -55,7 +63,7 @@ def backbone(run: Run, real: Collection, latents: Latents, folder: Path, progres
     if found or chosen.train == "none":
         return model.backbone(words)
     require_free(home, chosen.train)
-    _tuned(model, words, run, real, latents, folder, progress)
+    _tuned(model, words, run, real, latents, folder, progress, further)
     _write(model, chosen, run, place)
     model = _read_back(chosen, place, base)
     write_json(folder / FILES, model.files)
@@ -76,13 +84,13 @@ def _how(chosen: configs.StableConfig) -> How:
 
 def _tuned(
     model: StableDiffusion, words: Prompts, run: Run, real: Collection, latents: Latents, folder: Path,
-    progress: Progress,
+    progress: Progress, further: Further,
 ) -> None:  # fmt: skip
     """Train the model's networks in place."""
     chosen = run.config.denoiser
     assert isinstance(chosen, configs.StableConfig)
     own = model.backbone(words, "trained" if chosen.train_text else "frozen")
-    tuning.train(own, run, real, latents, folder, _how(chosen), progress)
+    tuning.train(own, run, real, latents, folder, _how(chosen), progress, further)
 
 
 def _write(model: StableDiffusion, chosen: configs.StableConfig, run: Run, place: Path) -> None:

@@ -52,8 +52,9 @@ class Collection:
 
     def shortfall(self) -> dict[str, int]:
         """Images wanted for each tail finding."""
-        positives = self.train.counts()["positive"]
-        lacking = {f: min(self.need.most, self.need.target - int(positives[f])) for f in self.tail}
+        positives, need = self.train.counts()["positive"], self.need
+        wanted = {f: round(need.times * positives[f]) if need.times else need.target for f in self.tail}
+        lacking = {f: min(need.most, n - int(positives[f])) for f, n in wanted.items()}
         return {f: n for f, n in lacking.items() if n > 0}
 
     def training_set(self, split: str, size: int) -> TrainingSet:

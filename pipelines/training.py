@@ -22,10 +22,10 @@ def main(config: configs.RunConfig, part: str, progress: Progress = quiet) -> Pa
     run, real = stages.collect(config)
     if part == "classifier":
         learning.judges(run, real, progress)
-        return run.path("stages", "judges")
+        return run.home("judges")
     codec = encoding.codec(run, real, progress)
     if part != "codec":
         latents = learning.latents(run, real, codec, progress)
         learn = learning.sparse if part == "sparse" else denoising.denoiser
         learn(run, real, latents, progress)
-    return run.path("stages", part)
+    return run.home(part)

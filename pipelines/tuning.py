@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -13,11 +13,19 @@ from medlt.diffusion.backbone import Backbone
 from medlt.diffusion.cache import Latents
 from medlt.diffusion.decode import Decoder
 from medlt.diffusion.finetune import LabelledLatents, Samples, train_backbone
+from medlt.diffusion.losses import Extra
 from medlt.runs import Run
 from pipelines.door import about, objective, training
 from pipelines.stages import Collection, Progress
 
 SHOWN = 8
+Further = Callable[[Backbone], Sequence[Extra]]
+"""The backbone to be trained -> losses of its training beside the usual one."""
+
+
+def nothing(backbone: Backbone) -> Sequence[Extra]:
+    """No further loss."""
+    return ()
 
 
 def data(real: Collection, latents: Latents, split: str, space: str = "standardised") -> LabelledLatents:
@@ -32,8 +40,9 @@ def _accessor(latents: Latents, space: str) -> Callable[..., Tensor]:
 
 
 def train(
-    backbone: Backbone, run: Run, real: Collection, latents: Latents, folder: Path, how: How, progress: Progress
-) -> Backbone:
+    backbone: Backbone, run: Run, real: Collection, latents: Latents, folder: Path, how: How, progress: Progress,
+    further: Further = nothing,
+) -> Backbone:  # fmt: skip
     """Train it as the run's config says, or go on, or find it trained. Its network comes back with EMA weights."""
     chosen = run.config.denoiser
     held = len(real.manifest.split("val").rows) > 0
@@ -44,6 +53,7 @@ def train(
         training=training(chosen),
         how=how,
         objective=objective(chosen),
+        extra=further(backbone),
         validation=data(real, latents, "val", backbone.space) if held else None,
         samples=_samples(run, real, latents, backbone),
         tracker=chosen.tracker,

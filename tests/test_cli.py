@@ -11,7 +11,8 @@ import typer
 from PIL import Image
 from typer.testing import CliRunner
 
-from medlt.cli import _finish, app
+from medlt.cli import app
+from medlt.cli.recipes import _finish
 
 FINDINGS = ("Mass", "Hernia", "No_Finding")
 Spoil = Callable[[pd.DataFrame, Path], pd.DataFrame]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from monai.networks.nets import DenseNet121, ResNet
+from monai.networks.nets import DenseNet, DenseNet121, ResNet
 from torch import Tensor, nn
 
 from medlt.types import InputError
@@ -42,12 +42,22 @@ def small(findings: int) -> Network:
 
 def densenet121(findings: int) -> Network:
     """DenseNet-121 (Huang et al. 2016, arXiv 1608.06993), the network of CheXNet; D = 1024."""
-    body = DenseNet121(spatial_dims=2, in_channels=1, out_channels=findings)
+    return _split(DenseNet121(spatial_dims=2, in_channels=1, out_channels=findings))
+
+
+def dense(findings: int) -> Network:
+    """A DenseNet as narrow as `small` is, for a second opinion from another architecture; D = 120."""
+    options = {"init_features": 32, "growth_rate": 16, "block_config": (2, 4, 4, 4), "norm": NORM}
+    return _split(DenseNet(spatial_dims=2, in_channels=1, out_channels=findings, **options))
+
+
+def _split(body: Any) -> Network:
+    """A MONAI DenseNet, its last layer apart."""
     head, body.class_layers.out = body.class_layers.out, nn.Identity()
     return Network(body, head)
 
 
-NETWORKS = {"small": small, "densenet121": densenet121}
+NETWORKS = {"small": small, "dense": dense, "densenet121": densenet121}
 
 
 def network(name: str, findings: int, seed: int = 0) -> Network:

@@ -24,6 +24,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from medlt import files
 from medlt.chance import batch_indices, generator, rng, seed_of
 from medlt.classify.augment import augment as move
+from medlt.classify.losses import Loss
 from medlt.classify.losses import loss as named_loss
 from medlt.classify.networks import Network
 from medlt.classify.networks import network as named_network
@@ -37,10 +38,9 @@ FORMAT = 2  # part of the cache key: raise it when the same settings would train
 
 
 @dataclass(frozen=True)
-class Settings:
-    """What a training is, beside its data."""
+class Schedule:
+    """How weights move and when they are looked at, whatever the network sees."""
 
-    network: str = "small"
     loss: str = "balanced"
     steps: int = 400
     batch: int = 32
@@ -48,11 +48,18 @@ class Settings:
     weight_decay: float = 1e-2
     evaluate_every: int = 50
     patience: int = 8
-    mix: float = 0.2
-    augment: bool = True
     seed: int = 0
     warm_up: float = field(default=0.1, metadata={"unit": "share of steps"})
     ema: float = 0.98
+
+
+@dataclass(frozen=True)
+class Settings(Schedule):
+    """What a training is, beside its data."""
+
+    network: str = "small"
+    mix: float = 0.2
+    augment: bool = True
 
 
 @dataclass(frozen=True)
@@ -182,35 +189,57 @@ def _train(
     findings = real.labels.shape[1]
     loss = named_loss(settings.loss, torch.from_numpy(real.labels).to(device))
     net = named_network(settings.network, findings, seed_of(settings.seed, "weights")).to(device)
-    decay: Any = get_ema_multi_avg_fn(settings.ema)  # type: ignore[no-untyped-call]
-    averaged = AveragedModel(net, multi_avg_fn=decay, use_buffers=True)
-    optimizer = torch.optim.AdamW(net.parameters(), lr=0.0, weight_decay=settings.weight_decay)
     best = Best(settings.patience)
-    for step in range(settings.steps):
-        rate = learning_rate(step, settings.steps, settings.learning_rate, settings.warm_up)
-        optimizer.param_groups[0]["lr"] = rate
-        value = _step(net, optimizer, loss, _batch(real, added, settings, step))
-        averaged.update_parameters(net)
-        tell(step + 1)
-        if (step + 1) % settings.evaluate_every == 0 or step + 1 == settings.steps:
-            best.see(step + 1, value, cast(Network, averaged.module), val)
-            if best.stale:
-                break
+
+    def see(step: int, value: float, averaged: nn.Module) -> bool:
+        best.see(step, value, cast(Network, averaged), val)
+        return best.stale
+
+    optimise(net, settings, lambda step: _step_loss(net, loss, _batch(real, added, settings, step)), see, tell)
     record = _record(real, val, added, settings) | {"best_step": best.step, "history": best.history}
     files.write_tensors(place.with_suffix(".safetensors"), best.weights)
     files.write_json(place, record)
 
 
-def _step(net: Network, optimizer: torch.optim.Optimizer, loss: Any, batch: tuple[Tensor, Tensor, Tensor]) -> float:
-    """One gradient step; the loss."""
+def _step_loss(net: Network, loss: Loss, batch: tuple[Tensor, Tensor, Tensor]) -> Tensor:
+    """The loss of one batch, with its graph."""
     images, labels, weights = (part.to(next(net.parameters()).device) for part in batch)
-    net.train()
-    value = loss(_half(net, images), labels, weights)
+    return loss(_half(net, images), labels, weights)
+
+
+def optimise(
+    net: nn.Module,
+    schedule: Schedule,
+    loss_of: Callable[[int], Tensor],
+    see: Callable[[int, float, nn.Module], bool],
+    tell: Callable[[int], Any],
+) -> None:
+    """Move the weights of `net` down loss_of(step), step 0, 1, ...
+
+    After every `evaluate_every` steps and the last, see(steps done, loss, averaged network) says whether to stop.
+    """
+    decay: Any = get_ema_multi_avg_fn(schedule.ema)  # type: ignore[no-untyped-call]
+    averaged = AveragedModel(net, multi_avg_fn=decay, use_buffers=True)
+    optimizer = torch.optim.AdamW(net.parameters(), lr=0.0, weight_decay=schedule.weight_decay)
+    for step in range(schedule.steps):
+        rate = learning_rate(step, schedule.steps, schedule.learning_rate, schedule.warm_up)
+        optimizer.param_groups[0]["lr"] = rate
+        net.train()
+        value = _step(net, optimizer, loss_of(step))
+        averaged.update_parameters(net)
+        tell(step + 1)
+        due = (step + 1) % schedule.evaluate_every == 0 or step + 1 == schedule.steps
+        if due and see(step + 1, value, averaged.module):
+            break
+
+
+def _step(net: nn.Module, optimizer: torch.optim.Optimizer, loss: Tensor) -> float:
+    """One gradient step; the loss."""
     optimizer.zero_grad(set_to_none=True)
-    value.backward()
+    loss.backward()  # type: ignore[no-untyped-call]
     nn.utils.clip_grad_norm_(net.parameters(), 1.0)
     optimizer.step()
-    return float(value.detach())
+    return float(loss.detach())
 
 
 class Best:
@@ -224,7 +253,10 @@ class Best:
     def see(self, step: int, loss: float, net: Network, val: TrainingSet) -> None:
         """Evaluate `net` after `step` steps, the last of which had `loss`. A val set without positives never ranks."""
         scores = Classifier(net, val.images.shape[-1], {"positive": [0] * val.labels.shape[1]}).predict(val.images)
-        found = macro_average_precision(val.labels, scores.numpy())
+        self.rank(step, loss, net, macro_average_precision(val.labels, scores.numpy()))
+
+    def rank(self, step: int, loss: float, net: nn.Module, found: float) -> None:
+        """The same when the macro AP is known: `found`, NaN where nothing could be ranked."""
         self.history.append({"step": step, "loss": loss, "val_macro_ap": None if math.isnan(found) else found})
         self.since += 1
         if not self.weights or math.isnan(found) or found > self.score:

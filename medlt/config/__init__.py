@@ -1,7 +1,9 @@
 """What a user may write in a recipe's YAML."""
 
+from medlt.config.ablation import Ablation
 from medlt.config.base import Strict
 from medlt.config.data import CsvData, Data, ManifestData, NihData, PhantomData
+from medlt.config.guides import GuideConfig, JepaGuide, LongtailGuide, MinorityGuide
 from medlt.config.learning import (
     ClassifierConfig,
     CodecConfig,
@@ -19,27 +21,55 @@ from medlt.config.learning import (
     UNetConfig,
 )
 from medlt.config.read import dump, load, parse
-from medlt.config.run import Checks, Evaluation, FromNoise, Fusion, Method, Need, RunConfig, Scheduler
+from medlt.config.run import (
+    Checks,
+    ClassBalancing,
+    Diffult,
+    Evaluation,
+    FromNoise,
+    Fusion,
+    InBand,
+    InBandLoss,
+    Longtail,
+    Method,
+    Minority,
+    Need,
+    RunConfig,
+    Sampling,
+    Scheduler,
+)
 
 __all__ = [
+    "Ablation",
     "Checks",
+    "ClassBalancing",
     "ClassifierConfig",
     "CodecConfig",
     "CodecTuning",
     "CsvData",
     "Data",
     "DenoiserConfig",
+    "Diffult",
     "Evaluation",
     "FolderCodec",
     "FromNoise",
     "Fusion",
+    "GuideConfig",
+    "InBand",
+    "InBandLoss",
+    "JepaGuide",
+    "Longtail",
+    "LongtailGuide",
     "ManifestData",
     "Method",
+    "Minority",
+    "MinorityGuide",
     "Need",
     "NihData",
     "PhantomData",
     "PromptConfig",
     "RunConfig",
+    "Sampling",
     "Scheduler",
     "SparseConfig",
     "StableConfig",

@@ -166,7 +166,7 @@ DenoiserConfig = Annotated[
 class ClassifierConfig(Strict):
     """The image classifier, used for the judges and for every arm alike."""
 
-    network: Literal["small", "densenet121"] = "small"
+    network: Literal["small", "dense", "densenet121"] = "small"
     size: int = Field(128, ge=32)
     loss: Literal["balanced", "asymmetric"] = "balanced"
     steps: int = Field(500, ge=1)

@@ -60,8 +60,21 @@ def parse(tree: dict[str, Any], where: str = "config") -> RunConfig:
         raise InputError(_told(error, where)) from None
 
 
-def load(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
-    """Read a recipe's YAML, apply `section.key=value` overrides, validate. Raises InputError with one clear line."""
+def _by_method(tree: dict[str, Any], method: str, out_given: bool) -> dict[str, Any]:
+    """The config as a recipe of another method: its own defaults, its own folder, and what was learnt for the old."""
+    if tree.get("recipe", "fusion") == method:
+        return tree
+    out = Path(tree.get("out", "runs"))
+    changed = {**tree, "recipe": method, "learnt": tree.get("learnt") or str(out / "stages")}
+    changed.pop("method", None)
+    return changed if out_given else {**changed, "out": f"{out}-{method}"}
+
+
+def load(path: Path, overrides: Sequence[str] = (), method: str | None = None) -> RunConfig:
+    """Read a recipe's YAML, make it one of `method`, apply `section.key=value` overrides, validate.
+
+    Raises InputError with one clear line.
+    """
     path = Path(path)
     if not path.is_file():
         raise InputError(f"{path}: no such config file; the ones that ship with medlt are in pipelines/")
@@ -71,6 +84,8 @@ def load(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
         raise InputError(f"{path}: not readable as YAML: {str(error).splitlines()[0]}") from None
     if not isinstance(tree, dict):
         raise InputError(f"{path}: holds no settings; begin with 'recipe: fusion'")
+    if method is not None:
+        tree = _by_method(tree, method, any(given.startswith("out=") for given in overrides))
     for assignment in overrides:
         _override(tree, assignment)
     return parse(tree, str(path))

@@ -10,8 +10,10 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, Tag, model_validator
 
+from medlt.config.ablation import Ablation
 from medlt.config.base import Strict, by_kind
 from medlt.config.data import Data
+from medlt.config.guides import GuideConfig, LongtailGuide, MinorityGuide
 from medlt.config.learning import ClassifierConfig, CodecConfig, DenoiserConfig, SparseConfig, UNetConfig
 
 Scheduler = Literal[
@@ -20,13 +22,67 @@ Scheduler = Literal[
 ]  # fmt: skip
 
 
-class FromNoise(Strict):
+class Sampling(Strict):
     """Sampling from noise under the label vectors of real train rows."""
 
-    kind: Literal["noise"] = "noise"
     scheduler: Scheduler = "dpm++"
     steps: int = Field(25, ge=1)
-    guidance: float = Field(3.5, ge=0)
+    guidance: float = Field(3.5, ge=0, description="of classifier-free guidance; 1 is the conditional network alone")
+    guides: tuple[GuideConfig, ...] = ()
+    boost: float = Field(
+        1.0, gt=0, description="gamma of Boost-and-Skip (arXiv 2502.06516), 1.5-2.5 with ddpm; 1 is off"
+    )
+    skip: int = Field(0, ge=0, description="first steps left out, of Boost-and-Skip")
+
+    @model_validator(mode="after")
+    def _skip_fits(self) -> Self:
+        if self.skip >= self.steps:
+            raise ValueError(f"skip {self.skip} leaves none of {self.steps} steps; lower skip")
+        return self
+
+
+class FromNoise(Sampling):
+    """Nothing but classifier-free guidance, unless guides are given."""
+
+    kind: Literal["noise"] = "noise"
+
+
+class Minority(Sampling):
+    """Self-guided minority sampling (arXiv 2407.11555)."""
+
+    kind: Literal["minority"] = "minority"
+    guides: tuple[GuideConfig, ...] = (MinorityGuide(),)
+
+
+class Longtail(Sampling):
+    """Longtail Guidance (arXiv 2502.01980)."""
+
+    kind: Literal["longtail"] = "longtail"
+    guides: tuple[GuideConfig, ...] = (LongtailGuide(),)
+
+
+class ClassBalancing(Strict):
+    """The class-balancing loss of a denoiser (CBDM, arXiv 2305.00562)."""
+
+    weight: float = Field(1.0, ge=0, description="tau; 0 is off; begin with 0.1 on a pretrained denoiser")
+    power: float = Field(0.5, ge=0, description="y' is drawn by its rarest finding's count to the -power; 0 from "
+                         "scratch and 1 for fine-tuning as published")  # fmt: skip
+
+
+class InBandLoss(Strict):
+    """The loss that moves samples into the band around real images (DiffuLT's L_AID) on a classifier of latents."""
+
+    weight: float = Field(0.05, ge=0, description="alpha; 0 is off")
+    share: float = Field(0.25, gt=0, le=1, description="of the training steps")
+    window: tuple[float, float] = Field((0.02, 0.6), description="timesteps it is taken at, shares of T")
+
+
+class Diffult(Sampling):
+    """DiffuLT (arXiv 2403.05170)."""
+
+    kind: Literal["diffult"] = "diffult"
+    cbdm: ClassBalancing | None = ClassBalancing()
+    aid: InBandLoss | None = InBandLoss()
 
 
 class Fusion(Strict):
@@ -44,6 +100,7 @@ class Fusion(Strict):
     keep: int = Field(5, ge=1, description="k, how many of its last steps are run")
     renoise: bool = Field(True, description="add the noise step N-k expects (SDEdit); False is the published code")
     guidance: float = Field(3.5, ge=0)
+    guides: tuple[GuideConfig, ...] = ()
     labels: Literal["cam_mass", "tail", "union"] = "cam_mass"
 
     @model_validator(mode="after")
@@ -53,7 +110,14 @@ class Fusion(Strict):
         return self
 
 
-Method = Annotated[Annotated[Fusion, Tag("fusion")] | Annotated[FromNoise, Tag("noise")], by_kind("fusion")]
+Method = Annotated[
+    Annotated[Fusion, Tag("fusion")]
+    | Annotated[FromNoise, Tag("noise")]
+    | Annotated[Minority, Tag("minority")]
+    | Annotated[Longtail, Tag("longtail")]
+    | Annotated[Diffult, Tag("diffult")],
+    by_kind("fusion"),
+]
 
 
 class Need(Strict):
@@ -62,8 +126,19 @@ class Need(Strict):
     tail_below: int = Field(100, ge=1, description="a finding with fewer train positives is tail")
     head_above: int = Field(1000, ge=1, description="a finding with more is head; if none has, thirds are taken")
     target: int = Field(100, ge=1, description="train positives wanted for each tail finding")
+    times: float | None = Field(None, gt=1, description="in place of target: so many times the positives there are")
     most: int = Field(500, ge=1, description="never more than this many images a finding")
     candidates: int = Field(2, ge=1, description="candidates made for each wanted image; the judge keeps the best")
+    refills: int = Field(0, ge=0, description="how often a wanted image of which no candidate passed is tried again")
+
+
+class InBand(Strict):
+    """How far from real positives an image may lie; beyond it is out of distribution (DiffuLT, arXiv 2403.05170)."""
+
+    form: Literal["neighbours", "centre"] = Field("neighbours", description="centre: the published one")
+    k: int = Field(5, ge=1)
+    quantile: float = Field(0.95, gt=0, le=1, description="of held-out positives' distance, the width of one band")
+    limit: float = Field(2.0, gt=0, description="bands that are kept")
 
 
 class Checks(Strict):
@@ -73,6 +148,7 @@ class Checks(Strict):
     quantile: float = Field(0.5, gt=0, lt=1, description="threshold: this quantile of the judge on held-out positives")
     black_below: float = Field(0.02, ge=0, le=1, description="an image of lower standard deviation is called flat")
     duplicate_above: float = Field(0.995, ge=0, le=1, description="correlation with another image that makes a copy")
+    in_band: InBand | None = Field(None, description="on for diffult unless it is null")
 
 
 class Evaluation(Strict):
@@ -84,14 +160,16 @@ class Evaluation(Strict):
     draws: int = Field(2000, ge=100, description="patient bootstrap draws")
 
 
-METHOD_OF = {"fusion": "fusion", "finetune": "noise"}
+METHOD_OF = {"fusion": "fusion", "ablation": "fusion", "finetune": "noise"}
+METHOD_OF |= {name: name for name in ("diffult", "minority", "longtail")}
 
 
 class RunConfig(Strict):
     """One recipe, end to end."""
 
-    recipe: Literal["fusion", "finetune"] = "fusion"
+    recipe: Literal["fusion", "diffult", "minority", "longtail", "finetune", "ablation"] = "fusion"
     out: Path
+    learnt: Path | None = Field(None, description="folder of what is learnt, shared by runs on one collection")
     format: Literal["png", "dicom"] = Field("png", description="of kept images; dicom: in dicom/, beside the PNG")
     seed: int = Field(0, ge=0)
     size: int = Field(128, ge=32, description="side of the square images, px")
@@ -109,21 +187,30 @@ class RunConfig(Strict):
     need: Need = Need()
     checks: Checks = Checks()
     classifier: ClassifierConfig = ClassifierConfig()
+    predictor: ClassifierConfig | None = Field(
+        None, description="what longtail guidance asks; default: the classifier's settings, another network"
+    )
     evaluation: Evaluation = Evaluation()
+    ablation: Ablation | None = Field(None, description="of recipe ablation: what is varied")
 
     @model_validator(mode="before")
     @classmethod
     def _own_method(cls, given: Any) -> Any:
-        """A recipe whose config names no method has its own."""
+        """A recipe whose config names no method has its own; DiffuLT drops what is out of distribution."""
         if not isinstance(given, dict) or given.get("recipe", "fusion") not in list(METHOD_OF):
             return given
         method = given.get("method") or {}
         if not isinstance(method, dict):
             return given
-        return {**given, "method": {"kind": METHOD_OF[given.get("recipe", "fusion")]} | method}
+        recipe, checks = given.get("recipe", "fusion"), given.get("checks") or {}
+        if recipe == "diffult" and isinstance(checks, dict):
+            given = {**given, "checks": {"in_band": {}} | checks}
+        return {**given, "method": {"kind": METHOD_OF[recipe]} | method}
 
     @model_validator(mode="after")
     def _method_fits(self) -> Self:
         if self.method.kind != METHOD_OF[self.recipe]:
             raise ValueError(f"recipe {self.recipe} has method {METHOD_OF[self.recipe]}, not {self.method.kind}")
+        if (self.recipe == "ablation") != (self.ablation is not None):
+            raise ValueError("recipe ablation and the section ablation go together: give both, or neither")
         return self

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import copy
 import json
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from medlt.diffusion.batching import fixed_batches
 from medlt.diffusion.overlap import to_host
@@ -23,6 +24,7 @@ from medlt.types import Codec, InputError
 
 CLASSES = ("AutoencoderKL", "AutoencoderTiny")
 WEIGHTS = "diffusion_pytorch_model"
+BLOCKS = ("ResnetBlock2D", "Attention", "Upsample2D", "AutoencoderTinyBlock")
 
 
 def _column(value: Any, default: float) -> Tensor:
@@ -101,6 +103,29 @@ class AutoencoderCodec:
         if self.dtype != torch.float32 and not (good := _finite(found) | ~_finite(z).to(found.device)).all():
             found = torch.where(good, found, _decoded(self._exact, z.to(self.device)))
         return image_of(found)
+
+    def picture(self, latents: Tensor, checkpointed: bool = False) -> Tensor:
+        """As `decode`, differentiable in the latents, on the codec's device and without a second try in float32.
+
+        checkpointed: what the backward pass needs is computed again, not kept: row by row, of a single row block by
+        block.
+        """
+        if checkpointed and len(latents) > 1:
+            way = partial(checkpoint, self.picture, use_reentrant=False, preserve_rng_state=False)
+            return torch.cat([way(row) for row in torch.split(latents, 1)])
+        z = latents / self._scale.to(latents.device) + self._shift.to(latents.device)
+        sample = _decoded(self._thrifty if checkpointed else self.network, self._in(z))
+        return ((sample.mean(1, keepdim=True) + 1) / 2).clamp(0, 1)
+
+    @cached_property
+    def _thrifty(self) -> nn.Module:
+        """The network, weights shared, whose decoder keeps each block's input only; diffusers' own way keeps more."""
+        weights = [*self.network.parameters(), *self.network.buffers()]
+        twin: nn.Module = copy.deepcopy(self.network, {id(weight): weight for weight in weights})
+        for block in twin.decoder.modules():  # type: ignore[union-attr]
+            if type(block).__name__ in BLOCKS:
+                block.forward = partial(checkpoint, block.forward, use_reentrant=False, preserve_rng_state=False)
+        return twin
 
 
 def _finite(x: Tensor) -> Tensor:

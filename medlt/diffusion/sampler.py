@@ -16,7 +16,7 @@ from torch import Tensor
 
 from medlt.chance import generator
 from medlt.diffusion.schedulers import begin, draws_noise, evaluations, step
-from medlt.types import Denoiser
+from medlt.types import Denoiser, InputError
 
 
 @dataclass(frozen=True)
@@ -30,11 +30,25 @@ class Start:
     timesteps: Sequence[float]
 
 
-def from_noise(noise: Tensor, scheduler: Any) -> Start:
-    """The whole schedule from unit noise [B,...]. The scheduler is told, and serves this batch only."""
-    timesteps = evaluations(scheduler)
+def from_noise(noise: Tensor, scheduler: Any, boost: float = 1.0, skip: int = 0) -> Start:
+    """The whole schedule from unit noise [B,...]. The scheduler is told, and serves this batch only.
+
+    Boost-and-Skip (arXiv 2502.06516): x_T is scaled by `boost` (gamma), and the first `skip` steps are left out, so
+    that sampling begins at T - skip with the noise as it is. Raises InputError for a skip that leaves no step, a boost
+    that is not positive, or any but 1 under a scheduler that draws no noise: there the whole latent stays scaled.
+    """
+    steps = scheduler.num_inference_steps
+    if not 0 <= skip < steps:
+        raise InputError(f"skip is {skip}, but the schedule has {steps} steps; leave out 0 to {steps - 1} of them")
+    if boost <= 0 or (boost != 1 and not draws_noise(scheduler)):
+        named = type(scheduler).__name__
+        raise InputError(f"boost {boost} under {named}; boosting is above 0 and for ddpm, euler_a and their like only")
+    timesteps = evaluations(scheduler, steps - skip)
     begin(scheduler, timesteps)
-    return Start(noise * float(scheduler.init_noise_sigma), timesteps)
+    if skip:
+        one = torch.ones((), device=noise.device)
+        return Start(boost * noise / scheduler.scale_model_input(one, timesteps[0]), timesteps)
+    return Start(noise * (boost * float(scheduler.init_noise_sigma)), timesteps)
 
 
 def from_latent(z: Tensor, noise: Tensor, scheduler: Any, keep: int, renoise: bool = True) -> Start:

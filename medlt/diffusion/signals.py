@@ -1,26 +1,67 @@
-"""Signals: scalar fields over clean estimates; larger means rarer."""
+"""Signals: scalar fields over clean estimates; larger means rarer.
+
+| symbol | meaning |
+|---|---|
+| x0(x_t) | clean estimate [B,C,h,w] of the noisy latent x_t |
+| s | the timestep an estimate is sent back to |
+| d | a distance between two estimates, [B] |
+| sg | stop-gradient |
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
 
+from medlt.chance import noise_like, seed_of
 from medlt.types import Denoiser, Signal
 
+Distance: TypeAlias = Callable[[Tensor, Tensor], Tensor]
+"""(estimate with gradient [B,...], estimate without) -> [B]."""
 
-def minority(denoiser: Denoiser, noise: Callable[[Tensor], Tensor], abar: Tensor, t_probe: int) -> Signal:
-    """Distance between x0 and its own re-noised, re-denoised copy: rare content is pulled back to the modes.
+Noise: TypeAlias = Callable[[Tensor, int], Tensor]
+"""(x [B,...], t) -> unit noise of the shape of x."""
 
-    `noise` gives unit noise of the shape of its argument; `t_probe` is the timestep noised to. The gradient is taken
-    through x0 alone. Um and Ye, arXiv 2301.12334, Eq. 7, in the latent form of arXiv 2410.07838.
+
+def l2(x0: Tensor, pulled: Tensor) -> Tensor:
+    """Euclidean distance of each row, [B]."""
+    distance: Tensor = torch.linalg.vector_norm((x0 - pulled).flatten(1), dim=1)
+    return distance
+
+
+def between(features: Callable[[Tensor], Tensor]) -> Distance:
+    """Euclidean distance of features [B,D] of latents [B,C,h,w], where the published code has LPIPS.
+
+    `features` must be differentiable, draw nothing, and see each row alone (a network in evaluation mode).
     """
 
-    def signal(x0: Tensor, t: int) -> Tensor:
-        z = abar[t_probe].sqrt() * x0.detach() + (1 - abar[t_probe]).sqrt() * noise(x0)
-        gap: Tensor = x0 - denoiser(z, t_probe).detach()
-        distance: Tensor = torch.linalg.vector_norm(gap.flatten(1), dim=1)
-        return distance
+    def distance(x0: Tensor, pulled: Tensor) -> Tensor:
+        with torch.no_grad():
+            still = features(pulled)
+        return l2(features(x0), still)
 
-    return signal
+    return distance
+
+
+def own_noise(seeds: Iterable[int], stream: str) -> Noise:
+    """Noise of which a row depends on its own seed, the name of the stream and the timestep, never on its batch."""
+    whose = [int(seed) for seed in seeds]
+    return lambda x, t: noise_like([seed_of(stream, seed, t) for seed in whose], x.shape[1:]).to(x)
+
+
+def minority(denoiser: Denoiser, noise: Noise, abar: Tensor, t_probe: int, distance: Distance = l2) -> Signal:
+    """L(x_t; s) = d(x0(x_t), sg x0(x_s)), x_s = x0(x_t) noised to s: rare content is pulled back to the modes.
+
+    Um and Ye, arXiv 2407.11555; one Monte-Carlo sample, `t_probe` is s. The gradient is taken through the first
+    estimate alone, so the second forward keeps no graph and one backward pass is all.
+    """
+
+    @torch.no_grad()
+    def pulled(x0: Tensor, t: int) -> Tensor:
+        a = abar[t_probe].to(x0)
+        return denoiser(a.sqrt() * x0 + (1 - a).sqrt() * noise(x0, t), t_probe)
+
+    return lambda x0, t: distance(x0, pulled(x0, t))

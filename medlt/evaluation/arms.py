@@ -1,7 +1,8 @@
 """The arms of the comparison: one classifier, one number of steps, one schedule; only the added rows differ.
 
 The control is the one that no radiograph study has beaten: each synthetic image replaced by the real tail image it was
-made from, with that image's real labels. Same count, same share of every batch, same loss weight.
+made from, or whose label vector it was told, with that image's real labels. Same count, same share of every batch, same
+loss weight.
 """
 
 from __future__ import annotations
@@ -31,12 +32,14 @@ class Arms:
 
 
 def duplicated(kept: pd.DataFrame, real: TrainingSet, weight: float) -> TrainingSet:
-    """The count-matched control: for every kept synthetic row its tail parent's real image and labels, again.
+    """The count-matched control: for every kept synthetic row its real tail image and labels, again.
 
-    kept: plan rows of the synthetic images, with `parent_a`. Raises KeyError for a parent that is no train row.
+    kept: plan rows of the synthetic images, with `parent_a`, or with `like` where a method begins with noise. Raises
+    KeyError for one that is no train row.
     """
     at = {uid: i for i, uid in enumerate(real.uids)}
-    rows = np.array([at[parent] for parent in kept["parent_a"]], dtype=np.int64)
+    source = kept["parent_a" if "parent_a" in kept else "like"]
+    rows = np.array([at[uid] for uid in source], dtype=np.int64)
     uids = tuple(f"{real.uids[i]}-copy-{n}" for n, i in enumerate(rows))
     weights = np.full(len(rows), weight, dtype=np.float32)
     return TrainingSet(real.images[rows], real.labels[rows], weights, uids)

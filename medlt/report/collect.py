@@ -26,8 +26,10 @@ COLUMNS = {
     "scores": ("arm", "seed", "finding", "metric", "value"),
     "differences": ("arm", "control", "finding", "metric", "difference", "low", "high", "word"),
     "failures": ("uid", "reason"),
+    "introspection": ("attribute", "value", "share_top", "share_rest", "log_odds", "z"),
+    "introspection_gallery": ("finding", "signal", "nearest", "file"),
 }
-KEYED = frozenset({"manifest", "plan", "panels"})
+KEYED = frozenset({"manifest", "plan", "panels", "introspection_gallery"})
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,8 @@ class Collected:
     scores: pd.DataFrame | None
     differences: pd.DataFrame | None
     failures: pd.DataFrame | None
+    introspection: pd.DataFrame | None
+    gallery: pd.DataFrame | None
     verdict: dict[str, Any] | None
     ledger: dict[str, Any] | None
 
@@ -134,6 +138,8 @@ def collect(folder: Path) -> Collected:
         scores=_table(folder, "scores"),
         differences=_table(folder, "differences"),
         failures=_table(folder, "failures", ".csv"),
+        introspection=_table(folder, "introspection"),
+        gallery=_table(folder, "introspection_gallery"),
         verdict=_json(folder / "verdict.json"),
         ledger=_json(folder / "ledger.json"),
     )

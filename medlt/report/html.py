@@ -15,6 +15,7 @@ from medlt.files import write_json, write_text
 from medlt.report import summary
 from medlt.report.collect import Collected, collect
 from medlt.report.figures import Forest, Interval, bars, forest, limits, spark, thumbnail
+from medlt.report.introspection import section
 from medlt.report.panels import NAMES
 
 if TYPE_CHECKING:
@@ -200,6 +201,7 @@ def _context(run: Collected, real_images: bool) -> dict[str, Any]:
         "health_now": _flat(run.run.get("health", {})),
         "failures": [] if run.failures is None else run.failures.sort_values("uid").to_dict("records"),
         "privacy": summary.privacy(run),
+        "introspection": section(run.introspection, run.gallery, lambda name: _file(run, name), real_images),
     }
 
 
@@ -239,6 +241,7 @@ def as_json(run: Collected) -> dict[str, Any]:
         "rejects": rejects and {name: rejects[name] for name in ("images", "of", "reasons")},
         "health": None if run.health is None else run.health.to_dict("records"),
         "privacy": summary.privacy(run),
+        "introspection": None if run.introspection is None else run.introspection.to_dict("records"),
         "run": {name: run.run[name] for name in keep if name in run.run},
     }
     return dict(_plain(told))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 from urllib.parse import quote
@@ -70,9 +70,6 @@ def strip(stages: Mapping[str, Tensor], side: int = 128) -> Image:
 
     CAMs are laid over their own parent, the mask (1 = taken from the tail parent) over both.
     """
-    import numpy as np
-    from PIL.Image import fromarray
-
     if missing := [name for name in STAGES if name not in stages]:
         raise InputError(f"panel: the stage {missing[0]!r} is missing; give all of {', '.join(STAGES)}")
     flat = {name: _square(stages[name], side, nearest=name == "mask") for name in STAGES}
@@ -81,10 +78,24 @@ def strip(stages: Mapping[str, Tensor], side: int = 128) -> Image:
         "cam_head": heat(flat["head"], flat["cam_head"]),
         "mask": tint(flat["tail"], flat["head"], flat["mask"]),
     }
-    canvas = np.full((side, len(STAGES) * (side + GAP) - GAP, 3), 128, np.uint8)
-    for place, name in enumerate(STAGES):
+    return _row([drawn.get(name, _gray(flat[name])) for name in STAGES])
+
+
+def pair(left: Tensor, right: Tensor, side: int = 128) -> Image:
+    """Two images [1,H,W] in [0,1] side by side, as square tiles."""
+    return _row([_gray(_square(image, side)) for image in (left, right)])
+
+
+def _row(tiles: Sequence[Colour]) -> Image:
+    """Square tiles [S,S,3] in [0,1] beside each other, `GAP` px apart."""
+    import numpy as np
+    from PIL.Image import fromarray
+
+    side = len(tiles[0])
+    canvas = np.full((side, len(tiles) * (side + GAP) - GAP, 3), 128, np.uint8)
+    for place, tile in enumerate(tiles):
         left = place * (side + GAP)
-        canvas[:, left : left + side] = (drawn.get(name, _gray(flat[name])) * 255 + 0.5).astype(np.uint8)
+        canvas[:, left : left + side] = (tile * 255 + 0.5).astype(np.uint8)
     return fromarray(canvas)
 
 

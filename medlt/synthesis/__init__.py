@@ -1,6 +1,15 @@
 """Methods that make images: each a `medlt.types.Synthesizer`, by name in METHODS."""
 
+from medlt.synthesis.diffult import DiffuLT
 from medlt.synthesis.from_noise import FromNoise
 from medlt.synthesis.fusion import LatentFusion
+from medlt.synthesis.longtail import LongtailGuidance
+from medlt.synthesis.minority import MinoritySampling
 
-METHODS = {"fusion": LatentFusion, "noise": FromNoise}
+METHODS = {
+    "fusion": LatentFusion,
+    "noise": FromNoise,
+    "diffult": DiffuLT,
+    "minority": MinoritySampling,
+    "longtail": LongtailGuidance,
+}

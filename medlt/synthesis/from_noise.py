@@ -38,7 +38,8 @@ class FromNoise:
     """The method, with everything it needs passed in.
 
     collection: train rows; backbone: safe to call from several threads; shape: (C,h,w) of its latents; standardiser,
-    decode and scheduler as in `medlt.synthesis.fusion.LatentFusion`; `batch` rows are in memory at once.
+    decode and scheduler as in `medlt.synthesis.fusion.LatentFusion`; boost and skip as in
+    `medlt.diffusion.sampler.from_noise`, which refuses what does not go together; `batch` rows are in memory at once.
     """
 
     collection: Collection
@@ -50,11 +51,14 @@ class FromNoise:
     candidates: int = 1
     guidance: float = 3.5
     guides: tuple[Guide, ...] = ()
+    boost: float = 1.0
+    skip: int = 0
     batch: int = 32
     reads_real_images: bool = field(default=False, init=False)
     name: ClassVar[str] = "noise"
 
     def __post_init__(self) -> None:
+        from_noise(torch.zeros(1, *self.shape), self.scheduler(), self.boost, self.skip)
         self._sample = in_calls(self._sampled, self.backbone.device, self.batch)
 
     def plan(self, need: Mapping[str, int], seed: int) -> pd.DataFrame:
@@ -108,6 +112,6 @@ class FromNoise:
     @torch.no_grad()
     def _sampled(self, noise: Tensor, condition: Tensor, labels: Tensor, target: Tensor, seeds: Tensor) -> Tensor:
         scheduler = self.scheduler()
-        start = from_noise(noise, scheduler)
+        start = from_noise(noise, scheduler, self.boost, self.skip)
         told = Told(self.backbone, condition, labels, target, seeds, start.timesteps)
         return sample(guided(self.guides, told, self.guidance), start, scheduler, seeds.tolist())

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Protocol
 
 import pandas as pd
@@ -34,6 +35,11 @@ class Told:
     seeds: Tensor
     timesteps: Sequence[float]
 
+    @cached_property
+    def conditional(self) -> Denoiser:
+        """x0 estimates under the rows' conditions alone; one object, so that a guide can tell whether it guides it."""
+        return self.backbone.denoiser(self.condition)
+
 
 class Guide(Protocol):
     """Told of the rows, answers how their denoiser is guided. A row's guidance depends on the row alone."""
@@ -45,7 +51,8 @@ class Guide(Protocol):
 
 def guided(guides: Sequence[Guide], told: Told, weight: float) -> Denoiser:
     """Classifier-free guidance of `weight`, then the guides in order, the first innermost."""
-    return compose(*(guide(told) for guide in guides))(told.backbone.guided(told.condition, weight))
+    bare = told.conditional if weight == 1 else told.backbone.guided(told.condition, weight)
+    return compose(*(guide(told) for guide in guides))(bare)
 
 
 def targets(names: pd.Series, findings: Sequence[str]) -> Tensor:

@@ -11,6 +11,7 @@ import torch
 
 import medlt.checks
 from medlt.checks.asserted import Asserted
+from medlt.checks.bands import Band, InBand
 from medlt.checks.consistency import LabelConsistency
 from medlt.checks.sanity import Duplicate, Finite, Flat, Saturated
 from medlt.types import Batch, Check
@@ -33,6 +34,7 @@ CHECKS = [
     Duplicate(parents),
     Asserted(),
     LabelConsistency((judge, judge), {"Mass": 0.45, "Hernia": torch.nan}, ("Mass", "Hernia")),
+    InBand((judge, judge), [{"Mass": Band(torch.full((2, 2), 0.5).numpy(), 0.02)}] * 2),
 ]
 
 

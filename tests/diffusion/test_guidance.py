@@ -1,16 +1,19 @@
 """Guidance and sampling against a mixture of Gaussians, whose denoiser is known in closed form."""
 
+from itertools import pairwise
+
 import pytest
 import torch
 from torch import Tensor
 
+from medlt.chance import generator
 from medlt.diffusion import schedulers
-from medlt.diffusion.guidance import ascend, compose, contrast, only_at
+from medlt.diffusion.guidance import Schedule, ascend, compose, contrast, every_nth, levels, mean_shifts, only_at
 from medlt.diffusion.noise import STABLE_DIFFUSION
 from medlt.diffusion.sampler import from_noise, sample
 from medlt.diffusion.signals import minority
 from medlt.testing import Mixture, constant_denoiser, constant_signal, label_backbone
-from medlt.types import Denoiser, Guidance
+from medlt.types import Denoiser, Guidance, InputError
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy:DeprecationWarning")
 
@@ -80,9 +83,133 @@ def test_ascend_follows_tweedie_for_one_gaussian() -> None:
 
 
 def test_minority_guidance_moves_mass_to_the_tail_monotonically() -> None:
-    signal = minority(MIXTURE, lambda x: noise(range(len(x)), tuple(x.shape[1:])), ABAR, 900)
+    signal = minority(MIXTURE, lambda x, t: noise(range(len(x)), tuple(x.shape[1:])), ABAR, 900)
     tail = [float(MIXTURE.fractions(draw(ascend(signal, w, ABAR)(MIXTURE), 800))[2]) for w in (0.0, 0.25, 0.5)]
     assert tail[0] < tail[1] < tail[2]
+
+
+def posterior(a: float, b: float) -> tuple[float, float, float]:
+    """Shares of x0 and x_t in the mean of q(x_u | x_t, x0), and its variance (arXiv 2006.11239, Eq. 7)."""
+    alpha = a / b
+    return b**0.5 * (1 - alpha) / (1 - a), alpha**0.5 * (1 - b) / (1 - a), (1 - b) / (1 - a) * (1 - alpha)
+
+
+@pytest.mark.parametrize("schedule", ["variance", "fixed", "switch-off"])
+def test_an_x0_shift_moves_the_posterior_mean_as_published(schedule: Schedule) -> None:
+    timesteps = schedulers.evaluations(schedulers.scheduler("ddpm", 20))
+    shift = mean_shifts(timesteps, ABAR, schedule, switch=0.5)
+    for t, u in pairwise(timesteps):
+        share, _, variance = posterior(float(ABAR[int(t)]), float(ABAR[int(u)]))
+        published = variance if schedule == "variance" else float(schedule == "fixed" or t > 500)
+        assert share * shift(int(t)) == pytest.approx(published, rel=1e-9)
+    assert shift(int(timesteps[-1])) == (1 if schedule == "fixed" else 0)
+
+
+def test_many_small_steps_make_the_shift_of_the_mean_a_shift_of_the_score() -> None:
+    """With b -> a the variance schedule is Tweedie's (1 - abar) / sqrt(abar), whatever the sampler."""
+    shift = mean_shifts(range(999, -1, -1), ABAR)
+    tweedie = (1 - ABAR) / ABAR.sqrt()
+    assert [shift(t) for t in range(100, 1000, 100)] == pytest.approx(tweedie[100::100].tolist(), rel=0.03)
+
+
+def slow(schedule: Schedule, weight: float, every: int, rows: int, steps: int) -> Tensor:
+    """Ancestral sampling as published: the gradient moves the posterior mean; nothing of medlt's guidance is used."""
+    timesteps = [int(t) for t in schedulers.evaluations(schedulers.scheduler("ddpm", steps))]
+    draws = [generator("step noise", seed) for seed in range(rows)]
+    x, guided = noise(range(rows)), timesteps[::every]
+    for t, u in pairwise(timesteps):
+        with torch.enable_grad():
+            leaf = x.detach().requires_grad_()
+            x0 = MIXTURE(leaf, t)
+            there = ABAR[800].sqrt() * x0.detach() + (1 - ABAR[800]).sqrt() * noise(range(t, t + rows))
+            (g,) = torch.autograd.grad((x0 - MIXTURE(there, 800).detach()).norm(dim=1).sum(), leaf)
+        share, rest, variance = posterior(float(ABAR[t]), float(ABAR[u]))
+        size = {"variance": variance, "fixed": 1.0, "switch-off": float(t > 500)}[schedule] * (t in guided)
+        mean = share * x0.detach() + rest * x + weight * size * g / g.abs().amax(1, keepdim=True)
+        x = mean + variance**0.5 * torch.cat([torch.randn(1, 2, generator=d, dtype=x.dtype) for d in draws])
+    return MIXTURE(x, timesteps[-1])
+
+
+@pytest.mark.parametrize(("schedule", "weight"), [("variance", 0.6), ("fixed", 0.02), ("switch-off", 0.02)])
+def test_guidance_in_x0_space_is_the_published_shift_of_the_mean_under_ddpm(schedule: Schedule, weight: float) -> None:
+    scheduler = schedulers.scheduler("ddpm", 25)
+    start = from_noise(noise(range(40)), scheduler)
+    signal = minority(MIXTURE, lambda x, t: noise(range(t, t + len(x))), ABAR, 800)
+    pushed = ascend(signal, weight, ABAR, shift=mean_shifts(start.timesteps, ABAR, schedule))
+    at = every_nth(start.timesteps[:-1], 3, (0, 1), 1000)
+    ours = sample(only_at(pushed, at)(MIXTURE), start, scheduler, range(40))
+    expected = slow(schedule, weight, 3, 40, 25)
+    assert float((expected - slow(schedule, 0, 3, 40, 25)).abs().max()) > 0.05  # there is something to see
+    torch.testing.assert_close(ours, expected, rtol=0, atol=2e-5)
+
+
+def test_guided_levels_are_counted_inside_the_window_and_a_level_asked_twice_counts_once() -> None:
+    assert sorted(every_nth(range(990, -1, -10), 5, (0.3, 0.8), 1000), reverse=True) == list(range(800, 299, -50))
+    assert every_nth([999.5, 500.4, 100], 1, (0.4, 0.6), 1000) == {500}
+    heun = schedulers.evaluations(schedulers.scheduler("heun", 10))
+    assert levels(heun) == [999, 899, 799, 699, 599, 499, 399, 299, 199, 99]
+    assert every_nth(heun, 2, (0, 1), 1000) == {999, 799, 599, 399, 199}
+    between = schedulers.evaluations(schedulers.scheduler("kdpm2", 5))  # a step is taken by what is seen half-way
+    assert [t == round(t) for t in between] == [True, False] * 4 + [True]
+    assert every_nth(between, 2, (0, 1), 1000) == {round(between[i]) for i in (0, 1, 4, 5, 8)}
+    fractional = schedulers.evaluations(schedulers.scheduler("euler", 61))
+    assert len(every_nth(fractional, 1, (0, 1), 1000)) == 61
+    assert every_nth([500.4, 499.6], 1, (0, 1), 1000) == {500}
+
+
+def test_what_the_metric_is_of_may_differ_from_what_is_pushed() -> None:
+    x, t = noise(range(6)), 400
+    pushed = ascend(lambda x0, t: x0.sum(1), 1.0, ABAR, through=FLAT, shift=lambda t: 1.0)
+    leaf = x.clone().requires_grad_()
+    (g,) = torch.autograd.grad(FLAT(leaf, t).sum(), leaf)
+    torch.testing.assert_close(pushed(MIXTURE)(x, t), MIXTURE(x, t) + g / g.abs().amax(1, keepdim=True))
+
+
+def test_fading_is_a_share_of_each_row_alone_and_no_share_is_the_bare_estimate() -> None:
+    x, share = noise(range(4)), torch.tensor([0.0, 0.25, 1.0, 0.0]).double()
+    full = ascend(lambda x0, t: x0.sum(1), 0.5, ABAR)(MIXTURE)(x, 500) - MIXTURE(x, 500)
+    faded = ascend(lambda x0, t: x0.sum(1), 0.5, ABAR, fade=lambda value, t: share)(MIXTURE)(x, 500)
+    torch.testing.assert_close(faded - MIXTURE(x, 500), share[:, None] * full)
+    assert torch.equal(faded[[0, 3]], MIXTURE(x, 500)[[0, 3]])
+
+
+def test_boost_one_and_skip_none_are_the_plain_start() -> None:
+    for name in schedulers.NAMES:
+        plain, said = (schedulers.scheduler(name, 10) for _ in range(2))
+        first, second = from_noise(noise(range(3)), plain), from_noise(noise(range(3)), said, boost=1.0, skip=0)
+        assert torch.equal(first.x, second.x)
+        assert first.timesteps == second.timesteps == schedulers.evaluations(plain)
+
+
+@pytest.mark.parametrize("name", ["ddpm", "euler_a"])
+@pytest.mark.parametrize(("boost", "skip"), [(1.0, 0), (3.0, 0), (3.0, 10)])
+def test_a_boosted_gaussian_has_the_spread_that_ancestral_steps_leave(name: str, boost: float, skip: int) -> None:
+    """For x0 ~ N(0, s^2) every ancestral step is linear, so the variance obeys a recursion from boost^2 on."""
+    gaussian, rows = Mixture(torch.ones(1).double(), torch.zeros(1, 2).double(), 0.5, ABAR), 3000
+    scheduler = schedulers.scheduler(name, 25)
+    start = from_noise(noise(range(rows)), scheduler, boost=boost, skip=skip)
+    whole = schedulers.evaluations(schedulers.scheduler(name, 25))
+    assert start.timesteps == whole[skip:]
+    spread = sample(gaussian, start, scheduler, range(rows)).var()
+    one, variance = torch.ones(1, 2).double(), boost**2
+    for t, u in pairwise([round(t) for t in start.timesteps]):
+        share, rest, drawn = posterior(float(ABAR[t]), float(ABAR[u]))
+        variance = (share * float(gaussian(one, t)[0, 0]) + rest) ** 2 * variance + drawn
+    expected = float(gaussian(one, u)[0, 0]) ** 2 * variance
+    assert float(spread) == pytest.approx(expected, rel=0.08)
+    if skip:
+        assert expected > 1.1 * 0.25  # without a boost these few steps leave less than the 0.25 of the data
+
+
+def test_boosting_is_refused_where_it_would_scale_the_whole_image() -> None:
+    for name in ("ddim", "dpm++", "heun"):
+        with pytest.raises(InputError, match="for ddpm, euler_a and their like only"):
+            from_noise(noise(range(2)), schedulers.scheduler(name, 10), boost=2.0)
+    for skip in (-1, 10):
+        with pytest.raises(InputError, match="leave out 0 to 9"):
+            from_noise(noise(range(2)), schedulers.scheduler("ddpm", 10), skip=skip)
+    with pytest.raises(InputError, match="boost 0"):
+        from_noise(noise(range(2)), schedulers.scheduler("ddpm", 10), boost=0.0)
 
 
 def test_contrast_moves_between_two_known_distributions() -> None:

@@ -32,7 +32,7 @@ def tiny() -> Callable[[Path], RunConfig]:
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory: pytest.TempPathFactory, tiny: Callable[[Path], RunConfig]) -> Path:
     """A finished tiny run, made once."""
-    from pipelines.fusion import main
+    from pipelines.recipe import main
 
     place = tmp_path_factory.mktemp("finished")
     with pytest.MonkeyPatch.context() as patch:

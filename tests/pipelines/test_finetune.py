@@ -16,7 +16,7 @@ from medlt.diffusion.stable.untrained import untrained
 from medlt.files import read_tensors, write_tensors
 from medlt.types import InputError
 from medlt.writer import to_uint8
-from pipelines.finetune import main, prepare
+from pipelines.recipe import main, prepare
 
 MODEL = {"kind": "untrained", "widths": [32, 32], "text_width": 32, "text_layers": 1}
 BRIEF: dict[str, Any] = {"steps": 4, "batch": 8, "checkpoint_every": 2, "warmup_steps": 0, "learning_rate": 1e-3}
@@ -146,7 +146,7 @@ def test_every_family_runs_end_to_end_and_is_found_done(family: str, make: Make,
 
 @pytest.mark.slow
 def test_fusion_runs_on_stable_diffusion(tiny: Callable[[Path], RunConfig], tmp_path: Path) -> None:
-    from pipelines.fusion import main as fuse
+    from pipelines.recipe import main as fuse
 
     told = tiny(tmp_path / "run").model_dump(mode="json", exclude={"denoiser"})
     fuse(parse({**told, "denoiser": FAMILIES["full"], "evaluation": {"seeds": 1, "draws": 100}}))

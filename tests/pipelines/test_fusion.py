@@ -12,7 +12,7 @@ from PIL import Image
 from medlt.config import RunConfig
 from medlt.data.manifest import Manifest
 from medlt.writer import to_uint8
-from pipelines.fusion import main, prepare
+from pipelines.recipe import main, prepare
 
 Tiny = Callable[[Path], RunConfig]
 CONTRACT = (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -13,9 +14,13 @@ from torch import Tensor
 
 from medlt.chance import rng, seed_of
 from medlt.diffusion.schedulers import factory
+from medlt.diffusion.signals import between
 from medlt.sparse.embedding import SimplicialCoder
+from medlt.synthesis import METHODS
 from medlt.synthesis.from_noise import FromNoise
 from medlt.synthesis.fusion import LatentFusion
+from medlt.synthesis.longtail import LongtailGuide
+from medlt.synthesis.minority import JepaGuide, MinorityGuide
 from medlt.synthesis.plan import Collection, Draws
 from medlt.testing import label_backbone
 
@@ -62,8 +67,32 @@ def decode(z: Tensor) -> Tensor:
     return torch.nn.functional.interpolate(z.mean(1, keepdim=True), scale_factor=2.0).sigmoid()
 
 
-def from_noise(**changed: Any) -> FromNoise:
-    """FromNoise on the collection above."""
+def predictor(images: Tensor) -> tuple[Tensor, Tensor]:
+    """Logits [B,K] and of three members [3,B,K]: quadratic in a few pixels, so that the members' spread has a slope."""
+    pixels = images[:, 0, ::4, ::4].flatten(1)
+    weights = torch.randn(4, pixels.shape[1], len(FINDINGS), generator=torch.Generator().manual_seed(7)) * 0.3
+    logits = (pixels - 0.5) @ weights + (pixels - 0.3).square() @ weights.roll(1, 0)
+    return logits[0], logits[1:]
+
+
+def features(z: Tensor) -> Tensor:
+    """Smooth features [B,6] of latents, different in every direction."""
+    weights = torch.randn(z[0].numel(), 6, generator=torch.Generator().manual_seed(3)) * 0.1
+    return (z.flatten(1) @ weights).tanh()
+
+
+EVERY_STEP: dict[str, Any] = {"every": 1, "window": (0.0, 1.0)}
+GUIDES: dict[str, Callable[..., Any]] = {
+    "minority": lambda **changed: MinorityGuide(**(EVERY_STEP | changed)),
+    "features": lambda **changed: MinorityGuide(**(EVERY_STEP | {"distance": between(features)} | changed)),
+    "jepa": lambda **changed: JepaGuide(**(EVERY_STEP | {"features": features} | changed)),
+    "longtail": lambda **changed: LongtailGuide(**(EVERY_STEP | {"decode": decode, "predictor": predictor} | changed)),
+}
+"""A builder of every guide, at work at every step of the sampler unless told otherwise."""
+
+
+def from_noise(kind: type[FromNoise] = FromNoise, **changed: Any) -> FromNoise:
+    """FromNoise, or a method that is a kind of it, on the collection above."""
     parts: dict[str, Any] = {
         "collection": collection(),
         "backbone": label_backbone(answer, len(FINDINGS)),
@@ -74,13 +103,25 @@ def from_noise(**changed: Any) -> FromNoise:
         "candidates": 2,
         "batch": 5,
     }
-    return FromNoise(**(parts | changed))
+    return kind(**(parts | changed))
 
 
 @pytest.fixture
 def methods(build: Callable[..., LatentFusion]) -> dict[str, Callable[..., Any]]:
     """A builder of every method in METHODS, by name."""
-    return {"fusion": build, "noise": from_noise}
+    guided = {name: (GUIDES[name](),) for name in ("minority", "longtail")}
+    sampling = {
+        name: partial(from_noise, kind, **({"guides": guided[name]} if name in guided else {}))
+        for name, kind in METHODS.items()
+        if issubclass(kind, FromNoise)
+    }
+    return {"fusion": build, **sampling}
+
+
+@pytest.fixture
+def guides() -> dict[str, Callable[..., Any]]:
+    """A builder of every guide, by name."""
+    return GUIDES
 
 
 @pytest.fixture

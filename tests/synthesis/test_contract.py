@@ -12,7 +12,9 @@ from medlt.synthesis import METHODS
 from medlt.types import Batch, InputError, Synthesizer
 
 NEED = {"Hernia": 4, "Pleural Other": 2}
+GUIDES = ("minority", "features", "jepa", "longtail")
 Methods = dict[str, Callable[..., Any]]
+Guides = dict[str, Callable[..., Any]]
 
 
 def whole(method: Synthesizer, rows: pd.DataFrame) -> Batch:
@@ -100,3 +102,37 @@ def test_guidance_one_is_the_conditional_denoiser_alone(methods: Methods, name: 
         ]
         whole(method, method.plan({"Hernia": 1}, 0))
     assert {2 * n for n in asked[1.0]} == asked[2.0]
+
+
+@pytest.mark.parametrize("guide", GUIDES)
+@pytest.mark.parametrize("name", METHODS)
+def test_a_guide_of_weight_zero_is_no_guide_bit_for_bit(
+    methods: Methods, guides: Guides, name: str, guide: str
+) -> None:
+    assert set(guides) == set(GUIDES)
+    bare, off, on = (methods[name](guides=g) for g in ((), (guides[guide](weight=0.0),), (guides[guide](),)))
+    rows = bare.plan({"Hernia": 2}, 3)
+    images = whole(bare, rows).images
+    assert torch.equal(whole(off, rows).images, images)
+    assert not torch.equal(whole(on, rows).images, images)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_guides_compose_and_a_row_keeps_its_bytes(methods: Methods, guides: Guides, name: str) -> None:
+    """Classifier-free guidance, minority and longtail guidance on any start, alone and in company."""
+    both = (guides["minority"](), guides["longtail"]())
+    method = methods[name](guides=both)
+    rows = method.plan(NEED, 3)
+    together = whole(method, rows).images
+    assert torch.equal(whole(methods[name](guides=both, batch=2), rows.iloc[::-1]).images.flip(0), together)
+    assert torch.equal(whole(method, rows.iloc[[3]]).images[0], together[3])
+    for alone in both:
+        assert not torch.equal(whole(methods[name](guides=(alone,)), rows).images, together)
+
+
+@pytest.mark.parametrize("kind", [name for name in METHODS if name not in ("fusion", "diffult")])
+def test_methods_that_only_guide_share_the_unguided_samplers_plan(methods: Methods, kind: str) -> None:
+    """So that the same row with and without guidance can be laid side by side."""
+    rows, plain = (methods[name]().plan(NEED, 3) for name in (kind, "noise"))
+    shared = [column for column in rows if column != "uid"]
+    pd.testing.assert_frame_equal(rows[shared].reset_index(drop=True), plain[shared].reset_index(drop=True))

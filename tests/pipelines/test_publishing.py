@@ -11,7 +11,7 @@ import pytest
 from medlt.config import RunConfig, dump
 from medlt.data.images import read_image
 from medlt.data.manifest import Manifest
-from pipelines import making, stages
+from pipelines import publishing, stages
 
 Tiny = Callable[[Path], RunConfig]
 
@@ -29,7 +29,7 @@ def test_dicom_is_published_beside_the_png_and_changes_nothing_else(
     Path("run/config.yaml").write_text(dump(config))
     run, real = stages.collect(config)
     before, plan = Manifest.read(Path("run/manifest.parquet")).rows, pd.read_parquet("run/plan.parquet")
-    made = making.publish(run, real, plan, "fusion", str(before["models"].dropna().iloc[0])).rows
+    made = publishing.publish(run, real, plan, "fusion", str(before["models"].dropna().iloc[0])).rows
     pd.testing.assert_frame_equal(Manifest.read(Path("run/manifest.parquet")).rows, before)
     assert files(Path("run/images")) == files(finished / "images")
     assert sorted(files(Path("run/dicom"))) == sorted(f"{uid}.dcm" for uid in made.index) != []

@@ -1,0 +1,72 @@
+"""Finished runs side by side: what each method tried, kept and lost, and how its images stand against held-out real ones.
+
+    python benchmarks/methods.py runs/nih14_fusion runs/nih14_diffult runs/nih14_minority runs/nih14_longtail
+
+Reads the run folders' own files; trains and samples nothing. Shares of tried images have Wilson 95 % intervals.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from math import sqrt
+from pathlib import Path
+
+import pandas as pd
+
+from common import table
+
+CHECKS = ("finite", "flat", "saturated", "duplicate", "asserted", "label_consistency", "in_band", "copy")
+METRICS = ("KID", "KID sd", "precision", "recall", "density", "coverage", "AvgkNN", "LOF", "rarity outside")
+
+
+def wilson(hits: int, of: int, z: float = 1.96) -> str:
+    """Share with its interval."""
+    if not of:
+        return "-"
+    share, spread = hits / of, z * sqrt(hits / of * (1 - hits / of) / of + z * z / (4 * of * of))
+    low, high = ((share + z * z / (2 * of) + sign * spread) / (1 + z * z / of) for sign in (-1, 1))
+    return f"{share:.2f} [{low:.2f}, {high:.2f}]"
+
+
+def counts(run: Path) -> dict[str, str]:
+    """What was tried and kept, and the share of tried images that passed each check."""
+    told, said = json.loads((run / "run.json").read_text()), pd.read_parquet(run / "findings.parquet")
+    rows = {"tried": str(told["counts"]["planned"]), "kept": str(told["counts"]["kept"])}
+    for check in CHECKS:
+        mine = said[said["check"] == check]
+        rows[f"passed: {check}"] = wilson(int(mine["passed"].sum()), len(mine))
+    label = said[said["check"] == "label_consistency"]["value"]
+    rows["judge's probability of the finding"] = f"{label.mean():.3f} ± {label.sem():.3f}"
+    seconds = told["seconds"]
+    rows["seconds: learning, synthesis"] = f"{sum(v for k, v in seconds.items() if k not in LOOKING):.0f}, " + (
+        f"{seconds.get('synthesis', 0):.0f}"
+    )
+    return rows
+
+
+LOOKING = ("synthesis", "looking", "report", "evaluation")
+
+
+def looks(run: Path) -> dict[str, str]:
+    """Overall quality of the kept images against the validation split."""
+    if not (place := run / "quality.parquet").is_file():
+        return {}
+    found = pd.read_parquet(place).query("finding == 'overall'").set_index("metric")
+    counted = {"kept, held-out real": f"{found['n_synthetic'].iloc[0]}, {found['n_real'].iloc[0]}"}
+    return counted | {name: f"{found.at[name, 'value']:.3f}" for name in METRICS if name in found.index}
+
+
+def main() -> None:
+    read = argparse.ArgumentParser()
+    read.add_argument("runs", nargs="+", type=Path)
+    runs = read.parse_args().runs
+    columns = {run.name: counts(run) | looks(run) for run in runs}
+    whole = pd.DataFrame(columns).fillna("-")
+    lines = [" | ".join(["", *whole.columns]), "|".join(["---"] * (1 + len(columns)))]
+    lines += [" | ".join([str(name), *row]) for name, row in zip(whole.index, whole.to_numpy(), strict=True)]
+    table(f"methods_{runs[0].name.split('_')[0]}", [f"| {line} |" for line in lines])
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,242 @@
+"""Is an image in the band of its finding? In distribution (ID), approximately so (AID), or out of it (OOD).
+
+Shao et al., "DiffuLT", NeurIPS 2024, arXiv 2403.05170: in a feature space an image of finding c is ID up to a distance
+d_f from the real ones, AID up to 2 d_f, OOD beyond; OOD images harm the classifier trained on them.
+
+| form | distance d | limit d_f |
+|---|---|---|
+| neighbours | mean distance to the k nearest real positives | 95 % quantile of d of real positives not among them |
+| centre (published) | distance to the mean of the real positives | largest distance between two real positives |
+
+The maximum is an outlier's, and grows with the number of images; hence the quantile. Below n = 30 calibrating images it
+is shrunk towards what the pool of all findings says of its shape, not of its scale:
+
+    d_f = s q_c + (1 - s) m_c r,    s = min(1, n_c / 30)
+
+| symbol | meaning |
+|---|---|
+| n_c, m_c, q_c | calibrating images of finding c; median and quantile of their distances |
+| r | the same quantile of d / m_c over the calibrating images of all findings |
+
+Distances grow with the rarity of a finding, so the scale stays its own, and the median is what few images tell well.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import ClassVar, Literal, TypeAlias
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from medlt.types import Batch, Finding, InputError
+
+Features: TypeAlias = Callable[[Tensor], Tensor]
+"""Images [B,1,H,W] -> features [B,D]."""
+
+Form: TypeAlias = Literal["neighbours", "centre"]
+
+ENOUGH = 30
+LEAST = 2
+"""Fewer real positives than this make no band."""
+
+
+@dataclass(frozen=True)
+class Rule:
+    """How bands are made; see the module. `k` neighbours, or all there are of fewer."""
+
+    form: Form = "neighbours"
+    k: int = 5
+    quantile: float = 0.95
+
+    def __post_init__(self) -> None:
+        if self.form not in ("neighbours", "centre"):
+            raise InputError(f"bands: {self.form!r} is not a form; choose neighbours or centre")
+        if self.k < 1 or not 0 < self.quantile <= 1:
+            raise InputError(f"bands: k is {self.k}, quantile is {self.quantile}; give k from 1, a quantile in (0, 1]")
+
+
+PLAIN = Rule()
+
+
+def neighbour_distance(reference: np.ndarray, points: np.ndarray | None = None, k: int = 5) -> np.ndarray:
+    """Mean Euclidean distance of points [n,D] to their k nearest of `reference` [m,D], [n].
+
+    Without points those of the reference itself, each without itself. With fewer than k others the mean of all.
+    """
+    from sklearn.neighbors import NearestNeighbors
+
+    others = len(reference) - (points is None)
+    finder = NearestNeighbors(n_neighbors=min(k, others), algorithm="brute").fit(reference)
+    distance: np.ndarray = finder.kneighbors(points)[0].mean(1)
+    return distance
+
+
+def centre_distance(reference: np.ndarray, points: np.ndarray) -> np.ndarray:
+    """Distance of points [n,D] to the mean of `reference` [m,D], [n]."""
+    distance: np.ndarray = np.linalg.norm(points - reference.mean(0), axis=1)
+    return distance
+
+
+def widest(reference: np.ndarray) -> float:
+    """Largest Euclidean distance between two rows of `reference` [m,D]; holds a few rows' distances at a time."""
+    from sklearn.metrics import pairwise_distances_chunked
+
+    return max(float(part.max()) for part in pairwise_distances_chunked(reference))
+
+
+@dataclass(frozen=True, eq=False)
+class Band:
+    """The band of one finding in one feature space: real positives [m,D] and the limit d_f, NaN where there is none.
+
+    `calibration` are the distances [n] of the real positives by which d_f was set.
+    """
+
+    reference: np.ndarray
+    limit: float
+    rule: Rule = PLAIN
+    calibration: np.ndarray = field(default_factory=lambda: np.empty(0))
+
+    def value(self, features: np.ndarray) -> np.ndarray:
+        """d / d_f of features [n,D], [n]; NaN without a limit, and for features that are not finite."""
+        value, good = np.full(len(features), np.nan), np.isfinite(features).all(1)
+        if self.limit > 0 and good.any():
+            value[good] = self._distance(features[good].astype(np.float64)) / self.limit
+        return value
+
+    def _distance(self, points: np.ndarray) -> np.ndarray:
+        if self.rule.form == "centre":
+            return centre_distance(self.reference, points)
+        return neighbour_distance(self.reference, points, self.rule.k)
+
+
+def band(reference: np.ndarray, held_out: np.ndarray | None = None, rule: Rule = PLAIN) -> Band:
+    """The band of one finding by itself, without shrinkage (`shrunk` sees to that).
+
+    reference: features of real positives [m,D]; held_out: of further ones [n,D], or None for leave-one-out.
+    The centre form needs none. Fewer than 2 in the reference, or none to calibrate by, gives no limit.
+    """
+    reference = np.asarray(reference, np.float64)
+    if len(reference) < LEAST:
+        return Band(reference, np.nan, rule)
+    if rule.form == "centre":
+        return Band(reference, widest(reference), rule)
+    points = None if held_out is None else np.asarray(held_out, np.float64)
+    if points is not None and not len(points):
+        return Band(reference, np.nan, rule)
+    distance = neighbour_distance(reference, points, rule.k)
+    return Band(reference, float(np.quantile(distance, rule.quantile)), rule, distance)
+
+
+def shrunk(bands: Sequence[Band]) -> list[Band]:
+    """The same bands with limits shrunk as above; those of the centre form, or without a limit, as they are."""
+    middle = [float(np.median(one.calibration)) if len(one.calibration) else np.nan for one in bands]
+    ratios = [one.calibration / m for one, m in zip(bands, middle, strict=True) if m > 0]
+    if not ratios:
+        return list(bands)
+    return [_shrink(one, m, np.concatenate(ratios)) for one, m in zip(bands, middle, strict=True)]
+
+
+def _shrink(one: Band, middle: float, ratios: np.ndarray) -> Band:
+    if not middle > 0:
+        return one
+    share = min(1.0, len(one.calibration) / ENOUGH)
+    shape = float(np.quantile(ratios, one.rule.quantile))
+    return replace(one, limit=share * one.limit + (1 - share) * middle * shape)
+
+
+def limits(features: np.ndarray, labels: np.ndarray, rule: Rule = PLAIN) -> np.ndarray:
+    """d_f of each finding [K], leave-one-out among features [N,D] of rows with labels [N,K]; NaN where none can be."""
+    made = [band(features[column == 1], rule=rule) for column in labels.T]
+    return np.array([one.limit for one in shrunk(made)])
+
+
+def group(value: float) -> str:
+    """ID, AID or OOD, from d / d_f; OOD for what has no value."""
+    return "ID" if value <= 1 else "AID" if value <= 2 else "OOD"
+
+
+@dataclass(frozen=True, eq=False)
+class InBand:
+    """Value: d / d_f of an image and its row's `finding`, in the features of the judge of its row's `fold`.
+
+    features[k] is what judge k sees, which was trained without fold k; bands[k][finding] holds the real positives that
+    judge k saw, calibrated by those of fold k, which it did not see: so neither is nearer than an image it never saw
+    can be. An image passes up to `limit`: 2 keeps ID and AID, 1 keeps ID. Without a band it fails, and the reason
+    says so. Rows need columns `finding` and `fold`.
+    """
+
+    features: Sequence[Features]
+    bands: Sequence[dict[str, Band]]
+    limit: float = 2.0
+    name: ClassVar[str] = "in_band"
+    passes_above: ClassVar[bool] = False
+
+    def __call__(self, batch: Batch) -> list[Finding]:
+        """One Finding an image. Raises InputError where the rows lack a column."""
+        if missing := {"fold", "finding"} - set(batch.rows.columns):
+            raise InputError(f"plan rows lack {sorted(missing)}, which the band check needs")
+        names = batch.rows["finding"]
+        told = zip(batch.rows.index, names, self._values(batch), strict=True)
+        return [self._finding(str(uid), str(name), float(value)) for uid, name, value in told]
+
+    def _values(self, batch: Batch) -> np.ndarray:
+        """d / d_f [B] in the order of the batch."""
+        fold, names = batch.rows["fold"].to_numpy(), batch.rows["finding"].to_numpy()
+        values = np.full(len(batch.rows), np.nan)
+        for k in np.unique(fold):
+            rows = np.flatnonzero(fold == k)
+            seen = self.features[int(k)](batch.images[torch.from_numpy(rows)]).float().cpu().numpy()
+            for name in np.unique(names[rows]):
+                mine = names[rows] == name
+                if (known := self.bands[int(k)].get(str(name))) is not None:
+                    values[rows[mine]] = known.value(seen[mine])
+        return values
+
+    def _finding(self, uid: str, name: str, value: float) -> Finding:
+        reason = f"{group(value)}: {value:.2f} times as far from real {name} as most of them are from each other"
+        if np.isnan(value):
+            reason = f"no band for {name}: too few real positives, or the features of the image are not finite"
+        return Finding(self.name, uid, value, self.limit, value <= self.limit, reason)
+
+
+def in_band(
+    features: Sequence[Features],
+    images: Callable[[Sequence[str]], Tensor],
+    fold: pd.Series,
+    labels: pd.DataFrame,
+    findings: Iterable[str],
+    *,
+    rule: Rule = PLAIN,
+    limit: float = 2.0,
+) -> InBand:
+    """The check from real train rows. fold: uid -> 0..k-1, one of `features` each; labels: uid x finding, 1 / 0 / NaN.
+
+    images(uids) -> [n,1,H,W]; only positives of `findings`, those to be filled, are asked for. Limits are shrunk over
+    all folds and findings together. Raises InputError where folds and features differ in number.
+    """
+    if len(features) != int(fold.max()) + 1:
+        raise InputError(f"{len(features)} judges for {int(fold.max()) + 1} folds; give one a fold")
+    names, keys, made = list(findings), [], []
+    positive = labels.loc[fold.index, names] == 1
+    uids = [str(uid) for uid in fold.index[positive.any(axis=1)]]
+    for k, look in enumerate(features):
+        seen = pd.DataFrame(_seen(look, images, uids), index=uids)
+        for name in names:
+            has = positive.index[positive[name]]
+            own = fold.loc[has].to_numpy() == k
+            keys.append((k, name))
+            made.append(band(seen.loc[has[~own]].to_numpy(), seen.loc[has[own]].to_numpy(), rule))
+    found = dict(zip(keys, shrunk(made), strict=True))
+    return InBand(features, [{name: found[k, name] for name in names} for k in range(len(features))], limit)
+
+
+def _seen(
+    look: Features, images: Callable[[Sequence[str]], Tensor], uids: Sequence[str], chunk: int = 256
+) -> np.ndarray:
+    """Features float32 [n,D] of these images, a few hundred at a time."""
+    parts = [look(images(uids[i : i + chunk])).float().cpu().numpy() for i in range(0, len(uids), chunk)]
+    return np.concatenate(parts) if parts else np.zeros((0, 1), np.float32)

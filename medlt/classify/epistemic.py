@@ -1,0 +1,263 @@
+"""An epistemic head on a frozen classifier: how much members of an ensemble disagree, in one forward pass.
+
+Longtail guidance, arXiv 2502.01980, asks for a differentiable signal of what a predictor does not know that leaves the
+predictor as it is. Its equations were not available to us; this head is our completion: bootstrapped small networks
+with random prior functions (Osband, Aslanides, Cassirer, arXiv 1806.03335).
+
+| symbol | meaning |
+|---|---|
+| h | pooled features of the classifier, standardised by the training rows, [B,D] |
+| l | logits of the classifier, [B,K] |
+| g_m, p_m | trained small network and fixed random one of member m, both [B,D] -> [B,K]; M members |
+| l_m | l + g_m(h) + beta p_m(h); member m sees row i Poisson(1) times, p = sigmoid(l_m) |
+| H | entropy of a coin in nats, H(p) = -p log p - (1-p) log(1-p) |
+
+Statistics of a finding; all grow with what is not known, or hard:
+
+| name | formula | saturates | of what |
+|---|---|---|---|
+| bald | H(mean_m p_m) - mean_m H(p_m) | at log 2 | members (arXiv 1112.5745): for ranking |
+| variance | mean_m (l_m - mean l_m)^2 | no | members: for guidance |
+| entropy | H(sigmoid(l)) | at log 2 | the classifier |
+| margin | 1 - abs(2 sigmoid(l) - 1) | at 1 | the classifier |
+| energy | -log(1 + exp(l)), the free energy of one finding (arXiv 2109.14162) | at 0 | the classifier |
+
+Over all findings at once the largest energy means "nothing is there" and the largest entropy "nothing is said": climb
+either for the finding that an image is made for only, with an anchor on its label (`medlt.synthesis.longtail`).
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from medlt import files
+from medlt.chance import batch_indices, generator, rng
+from medlt.classify.networks import Network
+from medlt.classify.sets import TrainingSet
+from medlt.classify.train import Classifier, standardised
+from medlt.types import InputError
+
+FORMAT = 1  # part of the cache key: raise it when the same settings would train other weights
+Statistic: TypeAlias = Callable[[Tensor, Tensor], Tensor]
+"""(logits of the classifier [B,K], of the members [M,B,K]) -> [B,K]; larger means less known, or harder."""
+
+
+def _coin(logits: Tensor) -> Tensor:
+    """H(sigmoid(l)), nats."""
+    return F.softplus(logits) - logits * logits.sigmoid()
+
+
+def bald(base: Tensor, members: Tensor) -> Tensor:
+    """Mutual information of the label and the member, nats; 0 where the members agree."""
+    yes, no = (F.logsigmoid(way).logsumexp(0) - math.log(len(members)) for way in (members, -members))
+    return -(yes.exp() * yes + no.exp() * no) - _coin(members).mean(0)
+
+
+STATISTICS: Mapping[str, Statistic] = {
+    "bald": bald,
+    "variance": lambda base, members: members.var(0, correction=0),
+    "entropy": lambda base, members: _coin(base),
+    "margin": lambda base, members: 1 - (2 * base.sigmoid() - 1).abs(),
+    "energy": lambda base, members: -F.softplus(base),
+}
+
+
+def statistic(name: str) -> Statistic:
+    """A statistic by name. Raises InputError for an unknown one."""
+    if name not in STATISTICS:
+        raise InputError(f"no statistic named {name!r}; choose one of {', '.join(STATISTICS)}")
+    return STATISTICS[name]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What an epistemic head is, beside its classifier and data; `beta` scales the random prior networks."""
+
+    members: int = 12
+    hidden: int = 64
+    beta: float = 3.0
+    steps: int = 200
+    batch: int = 256
+    learning_rate: float = 1e-3
+    weight_decay: float = 1e-3
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.members < 2:
+            raise InputError(f"epistemic head: {self.members} members cannot disagree; take 8 to 16")
+
+
+class Members(nn.Module):
+    """M two-layer networks and their fixed priors side by side: features [B,D] -> g_m(h) + beta p_m(h), [M,B,K]."""
+
+    mean: Tensor
+    sd: Tensor
+    g_w1: Tensor
+    g_w2: Tensor
+    p_w1: Tensor
+    p_w2: Tensor
+
+    def __init__(self, members: int, width: int, hidden: int, findings: int, beta: float, seed: int) -> None:
+        super().__init__()
+        self.beta = beta
+        self.register_buffer("mean", torch.zeros(width))
+        self.register_buffer("sd", torch.ones(width))
+        shapes = {"w1": (members, width, hidden), "w2": (members, hidden, findings)}
+        for name, shape in shapes.items():
+            scale = math.sqrt((2 if name == "w1" else 1) / shape[1])
+            draws = [torch.randn(shape, generator=generator(seed, name, of)) * scale for of in ("g", "p")]
+            self.register_parameter(f"g_{name}", nn.Parameter(draws[0]))
+            self.register_buffer(f"p_{name}", draws[1])
+        self.g_b1, self.g_b2 = (nn.Parameter(torch.zeros(members, 1, n)) for n in (hidden, findings))
+
+    def forward(self, features: Tensor) -> Tensor:
+        """What each member adds to the classifier's logits."""
+        h = (features - self.mean) / self.sd
+        g = (h @ self.g_w1 + self.g_b1).relu() @ self.g_w2 + self.g_b2
+        return g + self.beta * ((h @ self.p_w1).relu() @ self.p_w2)
+
+
+class Epistemic:
+    """A classifier with its epistemic head: images -> (logits [B,K], members' logits [M,B,K]), differentiable.
+
+    Images are float [B,1,H,W] in [0,1], brought to the classifier's size by area; all in float32. The classifier is
+    read through a frozen copy, so that nothing done here can change it. `record` holds settings and digests.
+    """
+
+    def __init__(self, net: Network, size: int, members: Members, record: dict[str, Any]) -> None:
+        self.net: Network = copy.deepcopy(net).eval().requires_grad_(False)
+        self.members = members.eval().requires_grad_(False)
+        self.size, self.record = size, record
+
+    @property
+    def digest(self) -> str:
+        """Names the classifier and the head."""
+        return files.digest(self.record["classifier"], files.digest_tensors(self.members.state_dict()))
+
+    def __call__(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        with torch.autocast(images.device.type, enabled=False):
+            features = self.net.features(standardised(_sized(images, self.size)))
+            base: Tensor = self.net.head(features)
+            return base, base + self.members(features)
+
+    def logits(self, images: Tensor) -> Tensor:
+        """Logits of the members, [M,B,K]."""
+        return self(images)[1]
+
+    @torch.no_grad()
+    def score(self, images: Tensor, name: str, chunk: int = 64) -> Tensor:
+        """A statistic of every finding, [B,K] on the CPU, of images uint8 or float; see the table above."""
+        known, place = statistic(name), self.members.mean.device
+        floats = (
+            part.to(place).float() / (255 if part.dtype == torch.uint8 else 1) for part in torch.split(images, chunk)
+        )
+        return torch.cat([known(*self(part)).cpu() for part in floats])
+
+
+def _sized(images: Tensor, size: int) -> Tensor:
+    """Images [B,1,H,W] brought to [B,1,size,size] by area."""
+    return images if images.shape[-2:] == (size, size) else F.interpolate(images, (size, size), mode="area")
+
+
+def weights_digest(net: nn.Module) -> str:
+    """16 hex digits that name the weights of a network."""
+    return files.digest_tensors(net.state_dict())
+
+
+def fit_epistemic(
+    classifier: Classifier,
+    train: TrainingSet,
+    *,
+    folder: Path,
+    seed: int = 0,
+    progress: Callable[[str, int, int], None] | None = None,
+    **settings: Any,
+) -> Epistemic:
+    """Train an epistemic head on the features of `train`, which are computed once; the classifier stays as it is.
+
+    settings: the fields of Settings. The result is kept in `folder` under a digest of classifier, data and settings,
+    and read back when it is there already. Raises InputError where the findings differ in number.
+    """
+    if (found := train.labels.shape[1]) != (told := classifier.net.head.out_features):
+        raise InputError(f"epistemic head: the classifier knows {told} findings, the labels {found}; use its own set")
+    chosen = Settings(seed=seed, **settings)
+    named = weights_digest(classifier.net)
+    place = next(classifier.net.parameters()).device
+    key = files.digest(FORMAT, named, train.digest(), asdict(chosen), str(place), torch.get_num_threads())
+    record = Path(folder) / f"epistemic-{key}.json"
+    if not record.exists():
+        members = _trained(classifier, train, chosen, lambda step: progress and progress("epistemic", *step))
+        files.write_tensors(record.with_suffix(".safetensors"), members.state_dict())
+        told_of = {"classifier": named, "train_digest": train.digest(), "train_rows": len(train)}
+        files.write_json(record, {"settings": asdict(chosen), **told_of})
+    return load_epistemic(record, classifier)
+
+
+def load_epistemic(record: Path, classifier: Classifier) -> Epistemic:
+    """Read a head back for its classifier. Raises InputError for another classifier's head."""
+    told = json.loads(record.read_text())
+    if told["classifier"] != weights_digest(classifier.net):
+        raise InputError(f"{record}: is the head of another classifier; fit one for this classifier")
+    members = _fresh(classifier, Settings(**told["settings"]))
+    members.load_state_dict(files.read_tensors(record.with_suffix(".safetensors")))
+    return Epistemic(classifier.net, classifier.size, members, told)
+
+
+def _fresh(classifier: Classifier, chosen: Settings) -> Members:
+    """Untrained members on the classifier's device."""
+    head = classifier.net.head
+    shape = chosen.members, head.in_features, chosen.hidden, head.out_features
+    return Members(*shape, chosen.beta, chosen.seed).to(head.weight.device)
+
+
+@torch.no_grad()
+def _features(classifier: Classifier, train: TrainingSet, chunk: int = 64) -> Tensor:
+    """Features [N,D] in float32, as `Epistemic` sees them."""
+    net, place = copy.deepcopy(classifier.net).eval(), classifier.net.head.weight.device
+    parts = (_sized(part.to(place).float() / 255, classifier.size) for part in torch.split(train.images, chunk))
+    return torch.cat([net.features(standardised(part)) for part in parts])
+
+
+def _trained(
+    classifier: Classifier, train: TrainingSet, chosen: Settings, tell: Callable[[tuple[int, int]], Any]
+) -> Members:
+    """The loop: AdamW on the summed masked cross-entropies of the members, rows by the bootstrap weights of each."""
+    features, members = _features(classifier, train), _fresh(classifier, chosen)
+    members.mean, members.sd = features.mean(0), features.std(0, correction=0).clamp(min=1e-6)
+    with torch.no_grad():
+        base = classifier.net.head(features)
+    labels = torch.from_numpy(train.labels).to(features)
+    pulls = torch.from_numpy(_bootstrap(train, chosen)).to(features)
+    optimizer = torch.optim.AdamW(members.parameters(), lr=chosen.learning_rate, weight_decay=chosen.weight_decay)
+    for step in range(chosen.steps):
+        at = torch.from_numpy(batch_indices(len(train), chosen.batch, step, chosen.seed, "epistemic")).to(base.device)
+        loss = masked_bce(base[at] + members(features[at]), labels[at], pulls[:, at])
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+        tell((step + 1, chosen.steps))
+    return members
+
+
+def _bootstrap(train: TrainingSet, chosen: Settings) -> Any:
+    """float32 [M,N]: how hard each row pulls at each member, Poisson(1) times its own weight; a function of its uid."""
+    counts = [rng(chosen.seed, "bootstrap", uid).poisson(1.0, chosen.members) for uid in train.uids]
+    return (train.weights[:, None] * counts).T.astype("float32")
+
+
+def masked_bce(logits: Tensor, labels: Tensor, pulls: Tensor) -> Tensor:
+    """Sum over members of sum(pull * known * l) / sum(known): logits [M,B,K], labels [B,K] or NaN, pulls [M,B]."""
+    known = ~labels.isnan()
+    told = labels.nan_to_num(0).expand_as(logits)
+    values = F.binary_cross_entropy_with_logits(logits, told, reduction="none")
+    return (values * known * pulls[..., None]).sum() / known.sum().clamp(min=1)

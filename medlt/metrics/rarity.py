@@ -1,0 +1,57 @@
+"""How far out a sample lies, seen from real samples: larger is rarer.
+
+| metric | of one sample | source |
+|---|---|---|
+| AvgkNN | mean distance to its k nearest real samples | as in minority guidance, arXiv 2301.12334 |
+| LOF | density of its real neighbours over its own; about 1 inside | Breunig et al. 2000, scikit-learn's |
+| Rarity | radius of the smallest real ball that holds it; NaN outside all of them | Han et al., arXiv 2206.08549 |
+
+A real sample's ball reaches to its k-th real neighbour, without its surface. The Rarity score of an image outside every
+ball is undefined, so its mean never stands without the share outside. A sample far from all data is rare by these
+metrics too: read them beside precision. Distances are Euclidean: scale the features first.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from medlt.metrics.features import nearest_squared, pair, squared_distances, squared_radii
+from medlt.types import InputError
+
+
+def _pair(real: ArrayLike, samples: ArrayLike, k: int, least: int) -> tuple[np.ndarray, np.ndarray]:
+    if k < 1:
+        raise InputError(f"k = {k} neighbours; give at least 1")
+    return pair(real, samples, f"a neighbourhood of {k}", least)
+
+
+def avg_knn(real: ArrayLike, samples: ArrayLike, k: int = 5) -> np.ndarray:
+    """AvgkNN [M] of samples [M,D] against real [N,D]. Raises InputError for N < k."""
+    real, samples = _pair(real, samples, k, k)
+    return np.asarray(np.sqrt(nearest_squared(samples, real, k)).mean(1))
+
+
+def lof(real: ArrayLike, samples: ArrayLike, k: int = 20) -> np.ndarray:
+    """Local outlier factor [M] of samples [M,D] as new to real [N,D]. Raises InputError for N < k + 1."""
+    from sklearn.neighbors import LocalOutlierFactor
+
+    real, samples = _pair(real, samples, k, k + 1)
+    return np.asarray(-LocalOutlierFactor(n_neighbors=k, novelty=True).fit(real).score_samples(samples))
+
+
+def rarity(real: ArrayLike, samples: ArrayLike, k: int = 3) -> np.ndarray:
+    """Rarity score [M] of samples [M,D] among the balls of real [N,D]; NaN outside. Raises InputError for N < k + 1."""
+    real, samples = _pair(real, samples, k, k + 1)
+    radius = squared_radii(real, k)
+    found = np.empty(len(samples))
+    for part, squared in squared_distances(samples, real):
+        found[part] = np.sqrt(np.where(squared < radius, radius, np.inf).min(1))
+    return np.where(np.isinf(found), np.nan, found)
+
+
+def rarity_summary(real: ArrayLike, samples: ArrayLike, k: int = 3) -> tuple[float, float]:
+    """(mean Rarity score of the samples inside, share of samples outside); the mean is NaN if none is inside."""
+    found = rarity(real, samples, k)
+    inside = ~np.isnan(found)
+    return (float(found[inside].mean()) if inside.any() else float("nan")), float(1 - inside.mean())

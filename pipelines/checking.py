@@ -1,0 +1,44 @@
+"""What an image of a run must pass before it is kept."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+
+import torch
+
+from medlt import config as configs
+from medlt.checks.asserted import Asserted
+from medlt.checks.bands import Rule, in_band
+from medlt.checks.consistency import Crossfit, LabelConsistency, thresholds
+from medlt.checks.sanity import sanity
+from medlt.classify.train import Classifier
+from medlt.data.loaders import images
+from medlt.types import Check
+from pipelines.stages import Collection
+
+
+def checks(config: configs.RunConfig, real: Collection, judges: Crossfit) -> tuple[Check, ...]:
+    """Sanity against the parents, then the label as seen by the judge that saw neither parent, then the band."""
+    findings = list(real.manifest.findings)
+    limits = thresholds(judges.held_out, real.train.rows[findings], config.checks.quantile)
+    parents = partial(_parents, real, config.size)
+    usual = sanity(parents, black_below=config.checks.black_below, duplicate_above=config.checks.duplicate_above)
+    label = LabelConsistency(judges.judges, dict(limits), findings)
+    return (*usual, Asserted(), label, *_bands(config, real, judges))
+
+
+def _bands(config: configs.RunConfig, real: Collection, judges: Crossfit) -> tuple[Check, ...]:
+    """The check that drops what is out of distribution, where the config has it."""
+    chosen, rows = config.checks.in_band, real.train.rows
+    if chosen is None:
+        return ()
+    looks = [judge.features for judge in judges.judges if isinstance(judge, Classifier)]
+    rule = Rule(chosen.form, chosen.k, chosen.quantile)
+    pixels = partial(_parents, real, config.classifier.size)
+    labels = rows[list(real.manifest.findings)]
+    return (in_band(looks, pixels, judges.fold, labels, real.tail, rule=rule, limit=chosen.limit),)
+
+
+def _parents(real: Collection, size: int, uids: Sequence[str]) -> torch.Tensor:
+    return images(real.train, size, real.cache, uids)

@@ -1,0 +1,45 @@
+"""What every method stands on, learnt once or found learnt: codec, latents, judges."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from medlt import config as configs
+from medlt.checks.folds import Crossfit
+from medlt.diffusion.cache import Latents
+from medlt.runs import Run
+from medlt.synthesis.plan import Collection as TrainRows
+from pipelines import encoding, learning, stages
+from pipelines.stages import Collection, Progress, quiet
+
+KNOWN = ("patient_id", "view", "sex", "age")
+
+
+@dataclass(frozen=True)
+class Learnt:
+    """A run, its real rows, their latents, and the judges whose folds decide who may judge and be paired with whom."""
+
+    run: Run
+    real: Collection
+    latents: Latents
+    judges: Crossfit
+    progress: Progress
+
+    @property
+    def rows(self) -> TrainRows:
+        """The train rows as a method sees them."""
+        rows, findings = self.real.train.rows, self.real.manifest.findings
+        known = [name for name in KNOWN if name in rows]
+        return TrainRows(rows[[*known, *findings]].assign(fold=self.judges.fold), findings, self.real.tail)
+
+
+def learn(config: configs.RunConfig, progress: Progress = quiet) -> Learnt:
+    """Open the data and learn from it. Raises InputError, before anything is written, on bad input."""
+    torch.set_num_threads(config.threads or torch.get_num_threads())
+    run, real = stages.collect(config)
+    codec = encoding.codec(run, real, progress)
+    latents = learning.latents(run, real, codec, progress)
+    judges = learning.judges(run, real, progress)
+    return Learnt(run, real, latents, judges, progress)

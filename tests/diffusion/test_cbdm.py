@@ -1,0 +1,247 @@
+"""Class balancing: the published loss where there is one label, and the means it moves to, in closed form."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+from torch.nn import functional
+
+from medlt import chance
+from medlt.diffusion.cbdm import ClassBalancing, pool_weights, similarity
+from medlt.diffusion.finetune import LabelledLatents, train_backbone
+from medlt.diffusion.labels import LabelUNet, LabelVector
+from medlt.diffusion.loop import Part, Training
+from medlt.diffusion.losses import Noised, NoisedLoss, Rows
+from medlt.diffusion.noise import STABLE_DIFFUSION, Prediction, x0_of
+from medlt.types import InputError
+
+NAN = float("nan")
+CLASSES = torch.eye(3)[[0] * 8 + [1] * 3 + [2]]  # 8, 3 and 1 rows of three classes
+VECTOR = LabelVector(3)
+PREDICTIONS: tuple[Prediction, ...] = ("epsilon", "v_prediction", "sample")
+
+
+def draw(key: object = 0) -> torch.Generator:
+    return chance.generator("cbdm", key)
+
+
+def unet(seed: int = 0, prediction: Prediction = "epsilon") -> LabelUNet:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return LabelUNet(2, 3, width=8, prediction=prediction)
+
+
+def seen(net: nn.Module, prediction: Prediction = "epsilon", drop: float = 0.0, labels: Tensor = CLASSES) -> Noised:
+    """One forward of 12 rows."""
+    x0 = chance.noise_like(range(len(labels)), (2, 8, 8))
+    loss = NoisedLoss(prediction, VECTOR.null)
+    rows = Rows([f"u{i}" for i in range(len(labels))], labels)
+    return loss.forward(net, x0, VECTOR(labels), drop, draw("forward"), rows, Part())
+
+
+def noise_estimate(x0: Tensor, x_t: Tensor, a: Tensor) -> Tensor:
+    return (x_t - a.sqrt() * x0) / (1 - a).sqrt()
+
+
+@pytest.mark.parametrize("prediction", PREDICTIONS)
+@pytest.mark.parametrize("power", [0.0, 1.0])
+def test_one_label_a_row_is_the_published_loss(prediction: Prediction, power: float) -> None:
+    """The formula of the paper, term by term, on noise estimates made from whatever the network predicts."""
+    net, other = unet(prediction=prediction), unet(prediction=prediction)
+    extra = ClassBalancing(VECTOR, CLASSES.numpy(), tau=0.7, power=power)
+    noised = seen(net, prediction)
+    value = extra(noised, draw())
+    value.sum().backward()  # type: ignore[no-untyped-call]
+
+    again = seen(other, prediction)
+    y = extra.drawn(12, draw())
+    h = noise_estimate(again.estimate, again.x_t, again.a)
+    said = x0_of(other(again.x_t, again.t, VECTOR(y)), again.x_t, again.a, prediction)
+    h_bal = noise_estimate(said, again.x_t, again.a)
+    weight = again.t[:, None, None, None] / 1000 * 0.7
+    reg = weight * functional.mse_loss(h, h_bal.detach(), reduction="none")
+    com = weight * functional.mse_loss(h.detach(), h_bal, reduction="none")
+    published = (reg + 1 / 4 * com).flatten(1).mean(1)
+    published.sum().backward()  # type: ignore[no-untyped-call]
+    assert (value > 0).sum() >= 4
+    torch.testing.assert_close(value, published, rtol=1e-3, atol=1e-7)
+    for (name, mine), (_, theirs) in zip(net.named_parameters(), other.named_parameters(), strict=True):
+        assert mine.grad is not None, name
+        torch.testing.assert_close(mine.grad, theirs.grad, rtol=2e-3, atol=2e-5)
+
+
+def test_rows_that_are_told_nothing_and_equal_labels_are_not_pulled() -> None:
+    net = unet()
+    asked: list[int] = []
+    net.register_forward_hook(lambda module, given, out: asked.append(len(given[0])))
+    extra = ClassBalancing(VECTOR, CLASSES.numpy(), power=1.0)
+    noised = seen(net, drop=0.5)
+    value = extra(noised, draw())
+    same = (extra.drawn(12, draw()) == CLASSES).all(1)
+    assert noised.dropped.any()
+    assert same.any()
+    assert torch.equal(value > 0, ~noised.dropped & ~same)
+    assert asked == [12, int((value > 0).sum())]
+    assert ClassBalancing(VECTOR, CLASSES[:8].numpy())(seen(net, labels=CLASSES[:8]), draw()).tolist() == [0.0] * 8
+    assert asked[2:] == [8, 1]  # nothing to pull: still a second forward, for processes wait for each other in it
+
+
+class Means(nn.Module):
+    """The network whose x0 estimate of class c is one number m_c, whatever it is shown."""
+
+    def __init__(self, means: Tensor) -> None:
+        super().__init__()
+        self.means = nn.Parameter(means.clone())
+
+    def forward(self, x_t: Tensor, t: Tensor, condition: Tensor) -> Tensor:
+        """[B,1,1,1]."""
+        return (condition[:, :3] @ self.means)[:, None, None, None].expand_as(x_t)
+
+
+def stationary(mu: Tensor, p: Tensor, q: Tensor, pull: float) -> Tensor:
+    """Where the gradient of both losses vanishes: for each class k, with y ~ p and y' ~ q drawn independently,
+
+    p_k (m_k - mu_k) + pull [ p_k (m_k - sum_c q_c m_c) + 1/4 q_k (m_k - sum_c p_c m_c) ] = 0.
+    """
+    matrix = torch.diag(p * (1 + pull) + pull / 4 * q) - pull * torch.outer(p, q) - pull / 4 * torch.outer(q, p)
+    return torch.linalg.solve(matrix, p * mu)
+
+
+@pytest.mark.parametrize(("power", "tau"), [(0.0, 0.0), (0.0, 1.0), (1.0, 1.0), (0.5, 0.3)])
+def test_class_means_move_towards_the_pools_as_derived(power: float, tau: float) -> None:
+    """Gaussian classes at mu, a network of one mean a class, trained by the whole loss until it stands still.
+
+    With the training frequencies (power 0) the solution is m = (mu + L mean) / (1 + L), L = 5/4 pull: the overall mean
+    stays, and each class moves towards it by the same share.
+    """
+    mu, counts = torch.tensor([0.0, 1.0, 4.0]), torch.tensor([24, 6, 2])
+    p = counts / counts.sum()
+    q = torch.from_numpy(counts.numpy() * counts.numpy() ** -power).float()
+    q = q / q.sum()
+    a, t = STABLE_DIFFUSION.abar(), torch.arange(1000)
+    pull = float((tau * t / 1000 * a / (1 - a)).mean())
+    wanted = stationary(mu, p, q, pull)
+    if power == 0:
+        torch.testing.assert_close(wanted, (mu + 1.25 * pull * (p @ mu)) / (1 + 1.25 * pull))
+
+    labels = torch.eye(3).repeat_interleave(counts, 0)
+    loss = NoisedLoss("sample", VECTOR.null, low=1, high=1, extra=(ClassBalancing(VECTOR, labels.numpy(), tau, power),))
+    net, batch = Means(mu + 1), labels.repeat(64, 1)
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.5)
+    track = []
+    for step in range(300):
+        x0 = (batch @ mu)[:, None, None, None]
+        value = loss(net, x0, VECTOR(batch), 0.0, draw(step), Rows(labels=batch))
+        optimizer.zero_grad()
+        value.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+        track.append(net.means.detach().clone())
+    torch.testing.assert_close(torch.stack(track[150:]).mean(0), wanted, atol=0.03, rtol=0.02)
+    if tau:
+        assert (wanted - mu).abs().max() > 0.2  # it moved by much more than the tolerance
+
+
+def test_tau_zero_leaves_a_training_as_it_was(tmp_path: Path) -> None:
+    """Same weights, to the bit, as without the loss, and a further loss after it finds its chance unmoved."""
+    data = LabelledLatents(
+        lambda uids: chance.noise_like([int(uid) for uid in uids], (2, 8, 8)),
+        [str(i) for i in range(12)],
+        CLASSES.numpy(),
+    )
+
+    def chancy(noised: Noised, stream: torch.Generator) -> Tensor:
+        return noised.out.flatten(1).mean(1) * noised.drawn(lambda rows: torch.rand(rows, generator=stream))
+
+    def weights(*extra: Any) -> list[Tensor]:
+        training = Training(steps=2, batch=4, learning_rate=1e-2, warmup_steps=0)
+        name = "-".join(str(getattr(one, "tau", "")) for one in extra)
+        net = train_backbone(unet().backbone(), data, folder=tmp_path / name, training=training, extra=extra).network
+        return list(net.state_dict().values())
+
+    off, on = (ClassBalancing(VECTOR, CLASSES.numpy(), tau=tau) for tau in (0.0, 1.0))
+    plain = weights(chancy)
+    assert all(torch.equal(a, b) for a, b in zip(plain, weights(off, chancy), strict=True))
+    assert not all(torch.equal(a, b) for a, b in zip(plain, weights(on, chancy), strict=True))
+
+
+@pytest.mark.parametrize("cut", [2, 4])
+def test_the_parts_of_a_batch_add_up_to_it(cut: int) -> None:
+    net, x0 = unet(), chance.noise_like(range(12), (2, 8, 8))
+    loss = NoisedLoss("epsilon", VECTOR.null, extra=(ClassBalancing(VECTOR, CLASSES.numpy(), tau=5.0, power=1.0),))
+
+    @torch.no_grad()
+    def total(of: int) -> float:
+        parts = [Part(i, of) for i in range(of)]
+        told = [(part.take(x0), part.take(CLASSES), part) for part in parts]
+        return sum(float(loss(net, x, VECTOR(y), 0.2, draw(), Rows(labels=y), part)) for x, y, part in told) / of
+
+    assert total(cut) == pytest.approx(total(1), rel=1e-5)
+
+
+def test_circumstances_stay_the_rows_own() -> None:
+    told: list[Any] = []
+
+    class Listening(LabelVector):
+        def __call__(self, labels: Tensor, about: Any = ()) -> Tensor:
+            told.append((labels, about))
+            return super().__call__(labels)
+
+    noised = seen(unet())
+    about = [{"age": i} for i in range(12)]
+    noised = replace(noised, rows=replace(noised.rows, about=about))
+    extra = ClassBalancing(Listening(3), CLASSES.numpy(), power=1.0)
+    value = extra(noised, draw())
+    ((labels, ages),) = told
+    pulled = (value > 0).nonzero().flatten().tolist()
+    assert [row["age"] for row in ages] == pulled
+    assert torch.equal(labels, extra.drawn(12, draw())[pulled])
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.lists(st.lists(st.sampled_from([0.0, 1.0, NAN]), min_size=4, max_size=4), min_size=2, max_size=2))
+def test_similarity_is_jaccards_over_what_both_know(pair: list[list[float]]) -> None:
+    known = [c for c in range(4) if not (np.isnan(pair[0][c]) or np.isnan(pair[1][c]))]
+    one, two = ({c for c in known if row[c] == 1} for row in pair)
+    expected = len(one & two) / len(one | two) if one | two else 1.0
+    assert float(similarity(torch.tensor(pair[:1]), torch.tensor(pair[1:]))) == pytest.approx(expected)
+
+
+def test_soft_labels_are_partly_similar() -> None:
+    y, other = torch.tensor([[0.5, 1.0, 0.0]]), torch.tensor([[1.0, 0.5, 0.0]])
+    assert float(similarity(y, other)) == pytest.approx(0.5)
+
+
+def test_the_pool_is_drawn_by_its_rarest_finding() -> None:
+    """Weights by hand, drawn shares, one more class without findings, unknown rows never."""
+    labels = np.array([[1, 0]] * 9 + [[1, 1]] + [[0, 0]] * 4 + [[NAN, NAN]] * 5, float)  # n = 10, 1, and 4 without
+    weight = pool_weights(labels, 0.5)
+    np.testing.assert_allclose(weight / weight[9], [10**-0.5] * 9 + [1] + [0.5] * 4 + [0] * 5)
+    assert weight.sum() == pytest.approx(1)
+    drawn = ClassBalancing(LabelVector(2), labels, power=0.5).drawn(40_000, draw())
+    assert float((drawn[:, 1] == 1).float().mean()) == pytest.approx(weight[9], abs=0.01)
+    assert not drawn.isnan().any()
+    even = pool_weights(CLASSES.numpy(), 1.0)
+    np.testing.assert_allclose(even @ CLASSES.numpy(), [1 / 3] * 3)  # the paper's, for fine-tuning
+    np.testing.assert_allclose(pool_weights(CLASSES.numpy(), 0.0) @ CLASSES.numpy(), [8 / 12, 3 / 12, 1 / 12])
+
+
+def test_each_setting_has_its_digest() -> None:
+    plain = ClassBalancing(VECTOR, CLASSES.numpy())
+    others = [replace(plain, tau=0.2), replace(plain, power=1.0), replace(plain, labels=CLASSES[:9].numpy())]
+    assert len({one.digest for one in (plain, *others)}) == 4
+    assert plain.digest == ClassBalancing(VECTOR, CLASSES.numpy().astype(np.float64)).digest
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [({"tau": -1.0}, "tau is -1"), ({"power": -1.0}, "power is -1"), ({"labels": np.full((3, 3), NAN)}, "no row of")],
+)
+def test_bad_values_are_told(settings: dict[str, Any], said: str) -> None:
+    with pytest.raises(InputError, match=said):
+        ClassBalancing(**({"condition": VECTOR, "labels": CLASSES.numpy()} | settings))

@@ -1,0 +1,153 @@
+"""DiffuLT's images: the plan fills every finding, the sampler is the unguided one, the contract holds."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from torch import Tensor
+
+from medlt.chance import noise_like, seed_of
+from medlt.checks.bands import in_band, limits
+from medlt.classify.latents import fit_latents
+from medlt.diffusion.aid import AidLoss
+from medlt.diffusion.backbone import Backbone
+from medlt.diffusion.cbdm import ClassBalancing
+from medlt.diffusion.finetune import LabelledLatents, train_backbone
+from medlt.diffusion.labels import LabelUNet, LabelVector
+from medlt.diffusion.loop import Training
+from medlt.diffusion.schedulers import factory
+from medlt.diffusion.train import new_network
+from medlt.synthesis.diffult import DiffuLT
+from medlt.synthesis.fill import fill
+from medlt.synthesis.from_noise import COLUMNS
+from medlt.types import InputError, Synthesizer
+
+
+def latents_of(uids: Sequence[str]) -> Tensor:
+    """Standardised latents [N,2,8,8], a function of the uid."""
+    return noise_like([seed_of(uid) for uid in uids], (2, 8, 8))
+
+
+def decode(z: Tensor) -> Tensor:
+    """Images [B,1,8,8] in [0,1]."""
+    return z.mean(1, keepdim=True).sigmoid()
+
+
+NEED = {"Hernia": 4, "Pleural Other": 2}
+
+
+@pytest.fixture
+def build(methods: dict[str, Callable[..., Any]]) -> Callable[..., DiffuLT]:
+    """DiffuLT from the parts of the unguided method."""
+
+    def make(**changed: Any) -> DiffuLT:
+        parts = vars(methods["noise"]())
+        wanted = ("collection", "backbone", "shape", "standardiser", "decode", "scheduler", "candidates", "batch")
+        return DiffuLT(**({name: parts[name] for name in wanted} | changed))
+
+    return make
+
+
+def images(method: DiffuLT, rows: pd.DataFrame) -> torch.Tensor:
+    return torch.cat([batch.images for batch in method.run(rows)])
+
+
+def test_the_plan_is_the_fill_rule_with_candidates(build: Callable[..., DiffuLT]) -> None:
+    method = build(candidates=3)
+    rows = method.plan(NEED, 5)
+    chosen = fill(method.collection.table, NEED, 5)
+    assert isinstance(method, Synthesizer)
+    assert tuple(rows.columns) == COLUMNS
+    assert list(zip(rows["finding"], rows["like"], strict=True)) == [one for one in chosen for _ in range(3)]
+    assert rows["candidate"].tolist() == [0, 1, 2] * len(chosen)
+    for finding, part in rows.groupby("finding"):
+        assert part["slot"].tolist() == [n for n in range(len(part) // 3) for _ in range(3)], finding
+    labels = pd.concat([batch.labels for batch in method.run(rows[rows["candidate"] == 0])])
+    assert all((labels[name] == 1).sum() >= count for name, count in NEED.items())
+
+
+def test_a_row_is_the_unguided_methods_row(build: Callable[..., DiffuLT], methods: dict[str, Any]) -> None:
+    """Equal seeds and equal labels: the same image, bit for bit; only which labels and the name differ."""
+    rows = build().plan(NEED, 3)
+    assert torch.equal(images(build(), rows), images(methods["noise"](), rows))
+    plain = methods["noise"]().plan(NEED, 3)
+    key = ["finding", "slot", "candidate"]
+    both = rows.merge(plain, on=key, suffixes=("", "_plain"))
+    assert len(both) == len(rows)
+    assert (both["seed"] == both["seed_plain"]).all()
+    assert rows.index.str.startswith("diffult_").all()
+
+
+def test_rounds_of_candidates_keep_what_was_made(build: Callable[..., DiffuLT]) -> None:
+    """More candidates add rows to each slot; those of earlier rounds stay as they were."""
+    few, more = build(candidates=2).plan(NEED, 3), build(candidates=6).plan(NEED, 3)
+    pd.testing.assert_frame_equal(more[more["candidate"] < 2], few)
+    assert more.index.is_unique
+    assert more["seed"].is_unique
+
+
+def test_contract(build: Callable[..., DiffuLT], tmp_path: Path) -> None:
+    """As tests/synthesis/test_contract.py asks of all methods."""
+    rows = build().plan(NEED, 3)
+    pd.testing.assert_frame_equal(rows, build().plan(NEED, 3))
+    assert set(build().plan(NEED, 4).index).isdisjoint(rows.index)
+    together = images(build(), rows)
+    rows.to_parquet(tmp_path / "plan.parquet")
+    turned = images(build(batch=3), pd.read_parquet(tmp_path / "plan.parquet").iloc[::-1])
+    assert torch.equal(together, turned.flip(0))
+    assert torch.equal(images(build(), rows.iloc[[4]])[0], together[4])
+    short, long = (build().plan({"Hernia": n, "Pleural Other": 0}, 3) for n in (2, 5))
+    pd.testing.assert_frame_equal(long.iloc[: len(short)], short)
+    assert rows["like"].isin(build().collection.table.index).all()
+    with pytest.raises(InputError, match="is not a train row"):
+        list(build().run(rows.assign(like="a test row")))
+    with pytest.raises(InputError, match="not a tail finding"):
+        build().plan({"Mass": 1}, 0)
+
+
+def test_nothing_to_fill_is_an_empty_plan(build: Callable[..., DiffuLT]) -> None:
+    rows = build().plan({"Hernia": 0}, 0)
+    assert len(rows) == 0
+    assert tuple(rows.columns) == COLUMNS
+
+
+def test_the_parts_of_the_method_fit_together(build: Callable[..., DiffuLT], tmp_path: Path) -> None:
+    """phi0 on latents, its band limits, a denoiser trained with both losses and stopped on the way, images, bands."""
+    rows = build().collection.table
+    names = list(build().collection.findings)
+    data = LabelledLatents(latents_of, list(rows.index), rows[names].to_numpy(float))
+    phi = fit_latents(data, data, folder=tmp_path / "phi", steps=2, batch=8)
+    features = phi.features(data.rows(np.arange(len(rows)))[0]).numpy()
+    edge, counts = limits(features, data.labels), np.nansum(data.labels, 0)
+    vector = LabelVector(len(names))
+    extra = (
+        ClassBalancing(vector, data.labels),
+        AidLoss(phi.features, phi.digest, edge, counts, share=1.0, unit=float(np.nanmedian(edge))),
+    )
+
+    def trained(folder: str, *stops: int) -> Backbone:
+        made = [
+            train_backbone(
+                new_network(LabelUNet, data, 1, {"width": 8}).backbone(), data, folder=tmp_path / folder, extra=extra,
+                training=Training(steps=2, batch=4, warmup_steps=0, stop_at=stop, checkpoint_every=1),
+            )
+            for stop in stops
+        ]  # fmt: skip
+        return made[-1]
+
+    backbone = trained("whole", 2)
+    assert backbone.digest == trained("stopped", 1, 2).digest
+    method = build(backbone=backbone, scheduler=factory("ddim", 2), decode=decode)
+    plan = method.plan({"Pleural Other": 2}, 0)
+    looks = [lambda images: images.flatten(1)] * 3
+    real = {uid: decode(latents_of([uid])) for uid in rows.index}
+    check = in_band(
+        looks, lambda uids: torch.cat([real[uid] for uid in uids]), rows["fold"], rows[names], ["Pleural Other"]
+    )
+    found = [one for batch in method.run(plan) for one in check(batch)]
+    assert [one.uid for one in found] == list(plan.index)
+    assert all(np.isfinite(one.value) for one in found)

@@ -1,0 +1,207 @@
+"""Longtail guidance: its objective by hand, its window and cap, what the anchor holds, and three judges kept apart."""
+
+import math
+from collections.abc import Callable
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from torch import Tensor
+
+from medlt.classify.epistemic import STATISTICS, fit_epistemic
+from medlt.classify.networks import network
+from medlt.classify.sets import TrainingSet
+from medlt.classify.train import Classifier
+from medlt.diffusion.batching import fixed_batches
+from medlt.diffusion.codec import AutoencoderCodec
+from medlt.diffusion.guidance import compose
+from medlt.diffusion.noise import STABLE_DIFFUSION
+from medlt.diffusion.sampler import from_noise, sample
+from medlt.diffusion.schedulers import scheduler
+from medlt.synthesis.guides import Told
+from medlt.synthesis.longtail import LongtailGuide, apart, objective, pictures
+from medlt.testing import Mixture, constant_denoiser, label_backbone, tiny_autoencoder_kl
+from medlt.types import Denoiser, InputError
+
+SPREAD = torch.tensor([-1.0, 0.0, 1.0]).double()
+MODES = torch.tensor([[2.0, 0.5], [2.0, 1.5], [-2.0, 0.5]]).double()
+MIXTURE = Mixture(torch.tensor([0.7, 0.1, 0.2]).double(), MODES, 0.4, STABLE_DIFFUSION.abar().double())
+
+
+def decode(z: Tensor) -> Tensor:
+    """Points [B,2] as images of two pixels."""
+    return z[:, None, None]
+
+
+def predictor(images: Tensor) -> tuple[Tensor, Tensor]:
+    """One finding, logit 2 x; members apart by y: variance 2/3 y^2, whatever the logit."""
+    x, y = images[:, 0, 0, :1], images[:, 0, 0, 1:]
+    return 2 * x, 2 * x + SPREAD[:, None, None] * y
+
+
+def told(rows: int, timesteps: list[float], labels: Tensor | None = None, target: int = 0) -> Told:
+    labels = torch.ones(rows, 1) if labels is None else labels
+    backbone = label_backbone(lambda x, t, c: x, labels.shape[1])
+    where = torch.full((rows,), target)
+    return Told(backbone, backbone.condition(labels), labels, where, torch.arange(rows), timesteps)
+
+
+def plain(**changed: Any) -> LongtailGuide:
+    return LongtailGuide(**({"decode": decode, "predictor": predictor, "shifts": 0, "cap": 10.0} | changed))
+
+
+def drawn(guide: LongtailGuide | None, n: int = 1000, steps: int = 30) -> Tensor:
+    """Samples [n,2] of the mixture, guided."""
+    made = scheduler("ddim", steps)
+    noise = torch.stack([torch.randn(2, generator=torch.Generator().manual_seed(s)) for s in range(n)]).double()
+    start = from_noise(noise, made)
+    denoiser: Denoiser = MIXTURE if guide is None else compose(guide(told(n, list(start.timesteps))))(MIXTURE)
+    return sample(denoiser, start, made)
+
+
+def test_the_objective_by_hand() -> None:
+    """Mean over the target findings, and the log likelihood of what is known of the label."""
+    base = torch.tensor([[0.5, -1.0, 2.0], [1.5, 0.0, -0.5]]).double()
+    members = base + torch.tensor([1.0, -1.0, 0.5]).double()[:, None, None] * torch.tensor([1.0, 2.0, 3.0]).double()
+    labels = torch.tensor([[1.0, math.nan, 0.0], [0.25, 1.0, math.nan]]).double()
+    targets = torch.tensor([[True, False, True], [False, True, False]])
+    found = objective(lambda images: (base, members), STATISTICS["variance"], targets, labels, 0.3)(torch.zeros(2), 0)
+    for b in range(2):
+        chosen = [np.var(members[:, b, k].numpy()) for k in range(3) if targets[b, k]]
+        likelihood = 0.0
+        for k in range(3):
+            y, p = float(labels[b, k]), 1 / (1 + math.exp(-base[b, k]))
+            likelihood += 0 if math.isnan(y) else y * math.log(p) + (1 - y) * math.log(1 - p)
+        assert found[b].item() == pytest.approx(np.mean(chosen) + 0.3 * likelihood)
+
+
+def test_unknown_labels_and_other_findings_have_no_pull() -> None:
+    base = torch.zeros(1, 3).requires_grad_()
+    labels, targets = torch.tensor([[math.nan, 1.0, math.nan]]), torch.tensor([[True, False, False]])
+    value = objective(lambda images: (base, base[None]), STATISTICS["energy"], targets, labels)(torch.zeros(1), 0)
+    (g,) = torch.autograd.grad(value.sum(), base)
+    torch.testing.assert_close(g, torch.tensor([[-0.5, 0.5, 0.0]]))
+
+
+def test_weight_zero_is_the_same_denoiser() -> None:
+    bare = constant_denoiser(torch.ones(2, 2))
+    assert plain(weight=0.0, statistic="nonsense")(told(2, [999.0]))(bare) is bare
+
+
+def test_the_window_the_interval_and_the_cap() -> None:
+    """Steps at 1000/30 apart: eleven or so lie in the middle third, every third of them is guided, together by cap."""
+    z = torch.tensor([[1.0, 0.5], [2.0, 1.0]]).double()
+    timesteps = list(from_noise(torch.zeros(1, 2), scheduler("ddim", 30)).timesteps)
+    for weight, cap, length in ((0.02, 10.0, 0.02), (0.02, 0.04, 0.01), (0.5, 0.4, 0.1)):
+        guided = plain(weight=weight, cap=cap)(told(2, timesteps))(constant_denoiser(z))
+        moved = {t: (guided(z, round(t)) - z).norm(dim=1) / z.norm(dim=1) for t in timesteps}
+        on = [t for t in timesteps if moved[t].max() > 0]
+        assert on == [t for t in timesteps if 1000 / 3 <= t <= 2000 / 3][::3]
+        assert len(on) == 4
+        for t in on:
+            torch.testing.assert_close(moved[t], torch.full((2,), length).double())
+
+
+def test_one_guided_step_by_hand() -> None:
+    """Energy of the logit 2 x without an anchor falls in x alone: the step is -w ||z|| along x."""
+    z = torch.tensor([[1.0, 0.5], [2.0, -1.0]]).double()
+    guided = plain(statistic="energy", anchor=0.0, weight=0.05)(told(2, [500.0]))(constant_denoiser(z))(z, 500)
+    torch.testing.assert_close(guided, z - 0.05 * z.norm(dim=1, keepdim=True) * torch.tensor([1.0, 0.0]).double())
+    anchored = plain(statistic="energy", anchor=100.0, weight=0.05)(told(2, [500.0]))(constant_denoiser(z))(z, 500)
+    assert bool((anchored[:, 0] > z[:, 0]).all())
+
+
+def test_guidance_raises_the_statistic_of_a_mixture_monotonically_and_the_anchor_holds_the_label() -> None:
+    plainly, values, held = drawn(None), [], []
+    for weight in (0.0, 0.03, 0.06, 0.12):
+        z = drawn(plain(weight=weight)) if weight else drawn(plain(weight=0.0))
+        values.append(float((2 / 3 * z[:, 1] ** 2).mean()))
+        held.append(float((z[:, 0] > 0).double().mean()))
+        assert weight or torch.equal(z, plainly)
+    assert all(low < high for low, high in pairwise(values))
+    assert all(share >= held[0] - 0.01 for share in held)
+
+
+def test_without_the_anchor_the_label_goes() -> None:
+    """The energy of the finding is largest where it is absent. Held by an anchor a, its slope is a (1-p) - p, so that
+    samples are drawn to the logit log a; without one they leave the label."""
+    options: dict[str, Any] = {"statistic": "energy", "weight": 0.3, "window": (0.0, 1.0), "every": 1}
+    logits = {a: predictor(decode(drawn(plain(**options, anchor=a))))[0][:, 0] for a in (0.0, 5.0)}
+    before = predictor(decode(drawn(None)))[0][:, 0]
+    assert logits[0.0].mean() < before.mean() - 1
+    assert logits[0.0].mean() < logits[5.0].mean() - 1
+    shares = {a: float((found > 0).double().mean()) for a, found in logits.items()}
+    assert shares[0.0] < float((before > 0).double().mean()) - 0.02 < shares[5.0]
+    assert (logits[5.0] - math.log(5)).square().mean() < (before - math.log(5)).square().mean()
+
+
+def test_further_findings_count_where_a_row_has_them() -> None:
+    labels = torch.tensor([[1.0, 1.0, 0.0], [1.0, 0.0, math.nan], [1.0, 0.6, 1.0]])
+    targets = plain(also=(1, 2))._targets(told(3, [500.0], labels))
+    assert targets.tolist() == [[True, True, False], [True, False, False], [True, True, True]]
+    assert plain()._targets(told(3, [500.0], labels, target=1)).tolist() == [[False, True, False]] * 3
+
+
+def test_what_cannot_guide_is_refused() -> None:
+    with pytest.raises(InputError, match="none of the sampler's 2 steps lies in the window"):
+        plain()(told(2, [100.0, 50.0]))
+    with pytest.raises(InputError, match="no statistic named 'doubt'"):
+        plain(statistic="doubt")(told(2, [500.0]))
+
+
+def test_three_roles_need_three_classifiers() -> None:
+    nets = {role: network("small", 2, seed) for seed, role in enumerate(("guiding", "verifying", "reporting"))}
+    apart(nets)
+    with pytest.raises(InputError, match="the guiding and the reporting classifier have the same weights"):
+        apart(nets | {"reporting": network("small", 2, 0)})
+
+
+@pytest.fixture
+def real_parts(tmp_path: Path) -> dict[str, Any]:
+    """An autoencoder, a classifier with its head and a guide through both, all untrained but for the head."""
+    rows = torch.randint(0, 255, (40, 1, 32, 32), generator=torch.Generator().manual_seed(0)).to(torch.uint8)
+    labels = (torch.rand(40, 5, generator=torch.Generator().manual_seed(1)) < 0.4).numpy().astype(np.float32)
+    known = TrainingSet(rows, labels, np.ones(40, np.float32), tuple(map(str, range(40))))
+    judge = Classifier(network("small", 5, 1), 32, {})
+    head = fit_epistemic(judge, known, folder=tmp_path, members=3, hidden=4, steps=3)
+    codec = AutoencoderCodec(tiny_autoencoder_kl())
+
+    def answer(x: Tensor, t: Tensor, condition: Tensor) -> Tensor:
+        kernel = torch.randn(4, 4, 3, 3, generator=torch.Generator().manual_seed(5)) * 0.2
+        return torch.nn.functional.conv2d(x, kernel, padding=1) + 0.1 * condition.sum(1)[:, None, None, None]
+
+    told_of = {
+        "shape": (4, 8, 8),
+        "backbone": label_backbone(answer, 5, channels=4),
+        "decode": fixed_batches(codec.decode),
+    }
+    return {"codec": codec, "head": head, "method": told_of}
+
+
+def test_with_real_parts_a_row_keeps_its_bytes_with_and_without_checkpointing(
+    methods: dict[str, Callable[..., Any]], real_parts: dict[str, Any]
+) -> None:
+    """Through autoencoder, standardiser and classifier, in lanes of four rows: alone, in company, reversed."""
+    images = []
+    for checkpointing in (False, True):
+        make = methods["longtail"]
+        decoding = pictures(real_parts["codec"], make().standardiser, checkpointing)
+        guide = LongtailGuide(decoding, real_parts["head"], weight=0.2)
+        method = make(**real_parts["method"], guides=(guide,))
+        rows = method.plan({"Hernia": 3}, 3)
+        images.append(torch.cat([batch.images for batch in method.run(rows)]))
+        alone = next(iter(method.run(rows.iloc[[2]]))).images
+        turned = make(**real_parts["method"], guides=(guide,), batch=2).run(rows.iloc[::-1])
+        assert torch.equal(alone[0], images[-1][2])
+        assert torch.equal(torch.cat([batch.images for batch in turned]).flip(0), images[-1])
+    torch.testing.assert_close(images[0], images[1], rtol=0, atol=1e-3)
+    noise = methods["noise"](**real_parts["method"], guides=())
+    unguided = torch.cat([batch.images for batch in noise.run(pd.DataFrame(rows))])
+    assert not torch.equal(unguided, images[0])
+    off = LongtailGuide(decoding, real_parts["head"], weight=0.0)
+    quiet = methods["longtail"](**real_parts["method"], guides=(off,))
+    assert torch.equal(torch.cat([batch.images for batch in quiet.run(rows)]), unguided)
