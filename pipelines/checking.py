@@ -35,7 +35,7 @@ def _bands(config: configs.RunConfig, real: Collection, judges: Crossfit) -> tup
         return ()
     looks = [judge.features for judge in judges.judges if isinstance(judge, Classifier)]
     rule = Rule(chosen.form, chosen.k, chosen.quantile)
-    pixels = partial(_parents, real, config.classifier.size)
+    pixels = partial(_parents, real, config.size)
     labels = rows[list(real.manifest.findings)]
     return (in_band(looks, pixels, judges.fold, labels, real.tail, rule=rule, limit=chosen.limit),)
 

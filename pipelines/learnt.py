@@ -1,8 +1,9 @@
-"""What every method stands on, learnt once or found learnt: codec, latents, judges."""
+"""What every method stands on, learnt once or found learnt."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 
@@ -19,13 +20,17 @@ KNOWN = ("patient_id", "view", "sex", "age")
 
 @dataclass(frozen=True)
 class Learnt:
-    """A run, its real rows, their latents, and the judges whose folds decide who may judge and be paired with whom."""
+    """A run, its real rows and their latents; the judges, trained when first asked for."""
 
     run: Run
     real: Collection
     latents: Latents
-    judges: Crossfit
     progress: Progress
+
+    @cached_property
+    def judges(self) -> Crossfit:
+        """Their folds decide who may judge, and be paired with, whom."""
+        return learning.judges(self.run, self.real, self.progress)
 
     @property
     def rows(self) -> TrainRows:
@@ -41,5 +46,4 @@ def learn(config: configs.RunConfig, progress: Progress = quiet) -> Learnt:
     run, real = stages.collect(config)
     codec = encoding.codec(run, real, progress)
     latents = learning.latents(run, real, codec, progress)
-    judges = learning.judges(run, real, progress)
-    return Learnt(run, real, latents, judges, progress)
+    return Learnt(run, real, latents, progress)

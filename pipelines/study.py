@@ -24,7 +24,7 @@ from pipelines.learnt import Learnt
 from pipelines.making import joined
 from pipelines.variant import Variant
 
-HEALTH = ("mean_max_probability", "agreement", "reconstruction_l1", "probe_ap", "val_macro_ap")
+HEALTH = ("mean_max_probability", "words_used", "agreement", "reconstruction_l1", "probe_ap", "val_macro_ap")
 
 
 @dataclass(frozen=True)

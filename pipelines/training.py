@@ -8,10 +8,11 @@ import torch
 
 from medlt import config as configs
 from medlt.types import InputError
-from pipelines import denoising, encoding, learning, stages
+from pipelines import balancing, denoising, encoding, learning, learnt, stages
 from pipelines.stages import Progress, quiet
+from pipelines.tuning import nothing
 
-PARTS = ("codec", "sparse", "denoiser", "classifier")
+PARTS = ("codec", "sparse", "denoiser", "classifier", "epistemic")
 
 
 def main(config: configs.RunConfig, part: str, progress: Progress = quiet) -> Path:
@@ -23,9 +24,21 @@ def main(config: configs.RunConfig, part: str, progress: Progress = quiet) -> Pa
     if part == "classifier":
         learning.judges(run, real, progress)
         return run.home("judges")
+    if part == "epistemic":
+        learning.predictor(run, real, learning.judges(run, real, progress), progress)
+        return run.home(part)
+    if part == "denoiser":
+        return _denoiser(config, progress)
     codec = encoding.codec(run, real, progress)
-    if part != "codec":
-        latents = learning.latents(run, real, codec, progress)
-        learn = learning.sparse if part == "sparse" else denoising.denoiser
-        learn(run, real, latents, progress)
+    if part == "sparse":
+        learning.sparse(run, real, learning.latents(run, real, codec, progress), progress)
     return run.home(part)
+
+
+def _denoiser(config: configs.RunConfig, progress: Progress) -> Path:
+    """The denoiser, with DiffuLT's losses where the recipe has them."""
+    ready = learnt.learn(config, progress)
+    chosen = config.method
+    further = balancing.losses(ready, chosen) if isinstance(chosen, configs.Diffult) else nothing
+    denoising.denoiser(ready.run, ready.real, ready.latents, progress, further)
+    return ready.run.home("denoiser" if further is nothing else "diffult")

@@ -72,7 +72,7 @@ class ClassBalancing(Strict):
 class InBandLoss(Strict):
     """The loss that moves samples into the band around real images (DiffuLT's L_AID) on a classifier of latents."""
 
-    weight: float = Field(0.05, ge=0, description="alpha; 0 is off")
+    weight: float = Field(0.02, ge=0, description="alpha; 0 is off")
     share: float = Field(0.25, gt=0, le=1, description="of the training steps")
     window: tuple[float, float] = Field((0.02, 0.6), description="timesteps it is taken at, shares of T")
 

@@ -26,8 +26,8 @@ all, share of pixels from the tail image, share of its class activation map on t
 SHOWN = {
     "value": "value", "seed": "seed", "kept": "kept", "passed": "judge passes", "judge": "judge",
     "judge_difference": "to base", "asserted": "asserted", "mask_share": "mask", "tail_mass": "map",
-    "reconstruction_l1": "L1", "mean_max_probability": "max p", "agreement": "agreement", "probe_ap": "probe AP",
-    "kid": "KID", "seconds": "s",
+    "reconstruction_l1": "L1", "mean_max_probability": "max p", "words_used": "words", "agreement": "agreement",
+    "probe_ap": "probe AP", "kid": "KID", "seconds": "s",
 }  # fmt: skip
 DOWNSTREAM = {"tail_ap_difference": "tail AP to duplicated"}
 
@@ -78,7 +78,7 @@ def _cell(row: Mapping[str, Any], name: str) -> str:
         error = row["kid_sd" if name == "kid" else f"{name}_se"]
         return f"{value:{'+' if name == 'judge_difference' else ''}.3f} ± {error:.3f}"
     if name == "value":
-        return f"**{value}**" if row["is_base"] else str(value)
+        return f"**{value}**" if row["is_base"] and value else str(value)
     return f"{value:.0f}" if name in ("seed", "kept", "seconds") else f"{value:.3f}"
 
 

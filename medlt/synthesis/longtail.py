@@ -48,7 +48,7 @@ def objective(predictor: Predictor, value: Statistic, targets: Tensor, labels: T
         told, known = labels.to(base).nan_to_num(0), ~labels.isnan().to(base.device)
         wanted = (value(base, members) * share.to(base)).sum(1)
         held = F.binary_cross_entropy_with_logits(base, told, reduction="none")
-        return wanted + anchor * torch.where(known, held, 0).sum(1)
+        return wanted - anchor * torch.where(known, held, 0).sum(1)
 
     return look
 
@@ -118,7 +118,7 @@ def pictures(
     """
 
     def decode(z: Tensor) -> Tensor:
-        return codec.picture(z if standardiser is None else standardiser.back(z), checkpointing)
+        return codec.picture(z if standardiser is None else standardiser.back(z.cpu()), checkpointing)
 
     return decode
 

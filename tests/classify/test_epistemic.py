@@ -114,6 +114,22 @@ def test_the_members_loss_against_a_double_loop() -> None:
     assert found.item() == pytest.approx(total / 6)
 
 
+def test_members_side_by_side_are_what_each_is_alone() -> None:
+    """g_m(h) + beta p_m(h) of standardised features, a member at a time; priors differ and are not trained."""
+    members = Members(3, 6, 5, FINDINGS, 2.5, 1)
+    features = torch.randn(7, 6, generator=torch.Generator().manual_seed(2)) * 3 + 1
+    members.mean, members.sd = features.mean(0), features.std(0)
+    h = (features - features.mean(0)) / features.std(0)
+    found = members(features)
+    for m in range(3):
+        g = (h @ members.g_w1[m]).relu() @ members.g_w2[m]
+        p = (h @ members.p_w1[m]).relu() @ members.p_w2[m]
+        torch.testing.assert_close(found[m], g + 2.5 * p)
+        assert p.abs().sum() > 0
+    assert {name for name, _ in members.named_parameters()} == {"g_w1", "g_w2", "g_b1", "g_b2"}
+    assert not torch.equal(members.p_w1[0], members.p_w1[1])
+
+
 def test_nothing_is_learnt_from_a_row_whose_labels_are_unknown() -> None:
     features = torch.randn(6, 8, generator=torch.Generator().manual_seed(0))
     labels, pulls = torch.ones(6, FINDINGS), torch.ones(3, 6)

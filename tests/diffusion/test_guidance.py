@@ -190,6 +190,8 @@ def test_a_boosted_gaussian_has_the_spread_that_ancestral_steps_leave(name: str,
     start = from_noise(noise(range(rows)), scheduler, boost=boost, skip=skip)
     whole = schedulers.evaluations(schedulers.scheduler(name, 25))
     assert start.timesteps == whole[skip:]
+    begun = scheduler.scale_model_input(start.x, start.timesteps[0])  # as x_t: unit noise, boosted, wherever it begins
+    torch.testing.assert_close(begun, boost * noise(range(rows)), rtol=0.01, atol=1e-6)
     spread = sample(gaussian, start, scheduler, range(rows)).var()
     one, variance = torch.ones(1, 2).double(), boost**2
     for t, u in pairwise([round(t) for t in start.timesteps]):

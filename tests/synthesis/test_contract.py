@@ -95,7 +95,7 @@ def test_guidance_one_is_the_conditional_denoiser_alone(methods: Methods, name: 
     """At weight 1 the network is asked for as many rows as there are, at any other for twice as many."""
     asked: dict[float, set[int]] = {1.0: set(), 2.0: set()}
     for weight, seen in asked.items():
-        method = methods[name](guidance=weight)
+        method = methods[name](guidance=weight, guides=())
         answer = method.backbone.network.answer
         method.backbone.network.answer = lambda x, t, c, answer=answer, seen=seen: (seen.add(len(x)), answer(x, t, c))[
             1
