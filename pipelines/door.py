@@ -11,8 +11,8 @@ from medlt.diffusion.codec import AutoencoderCodec, load_codec
 from medlt.diffusion.finetune import Objective
 from medlt.diffusion.loop import Training
 from medlt.diffusion.prompts import Prompts
-from medlt.diffusion.schedulers import factory
 from medlt.types import InputError
+from pipelines import windows
 
 if TYPE_CHECKING:
     from medlt.diffusion.stable.load import HasChannels
@@ -38,7 +38,7 @@ def look(config: configs.RunConfig, train: Manifest) -> None:
     objective(config.denoiser)
     if trained.precision == "fp16" and config.device == "cpu":
         raise InputError("denoiser.precision: fp16 needs a GPU; use bf16 or fp32 on a CPU")
-    factory(config.method.scheduler, config.method.steps)
+    windows.look(config)
     if isinstance(config.denoiser, configs.StableConfig):
         words, tokenizer = prompts(config.denoiser, train.findings), _tokenizer(config.denoiser.model, codec)
         if tokenizer is not None:

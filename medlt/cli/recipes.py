@@ -104,7 +104,10 @@ def augment(
     with edge():
         if engine != "local":
             raise InputError(f"--engine {engine}: not known; use local")
-        _recipe(_settings(config, overrides, out, method), no_progress, as_json, "augment")
+        settings = _settings(config, overrides, out, method)
+        if settings.recipe == "ablation":
+            raise InputError(f"{config}: an ablation makes no data set; use `medlt run`")
+        _recipe(settings, no_progress, as_json, "augment")
 
 
 @app.command()

@@ -118,3 +118,28 @@ def test_diffult_drops_what_is_out_of_band_unless_told_otherwise() -> None:
     assert parse({**tree, "checks": {"in_band": None}}).checks.in_band is None
     assert parse({**tree, "recipe": "minority"}).checks.in_band is None
     assert yaml.safe_load(dump(parse(tree)))["checks"]["in_band"]["form"] == "neighbours"
+
+
+GUIDE = {"kind": "minority", "window": [0.3, 0.8]}
+NEVER: dict[str, tuple[dict[str, Any], str]] = {
+    "fusion's few steps": ({"kind": "fusion", "steps": 75, "keep": 5, "guides": [GUIDE]}, "no step of the sampler"),
+    "a narrow window": (
+        {"kind": "noise", "steps": 4, "guides": [{**GUIDE, "window": [0.5, 0.51]}]},
+        "widen the window",
+    ),
+    "a boost without drawn noise": (
+        {"kind": "noise", "scheduler": "ddim", "boost": 2.0},
+        "boosting is above 0 and for",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", NEVER)
+def test_what_could_never_work_is_refused_before_anything_is_written(name: str, tiny: Tiny, tmp_path: Path) -> None:
+    method, said = NEVER[name]
+    recipe = {"fusion": "fusion", "noise": "finetune"}[method["kind"]]
+    told = tiny(tmp_path / "run").model_dump(mode="json", exclude={"recipe", "method"})
+    config = parse({**told, "recipe": recipe, "method": method})
+    with pytest.raises(InputError, match=said):
+        augment(config)
+    assert not (tmp_path / "run" / "stages" / "codec").exists()
