@@ -8,15 +8,12 @@ of distribution (medlt.checks.bands), whose slots the recipe then fills again wi
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
-
-import pandas as pd
+from typing import ClassVar
 
 from medlt.synthesis.fill import fill
-from medlt.synthesis.from_noise import COLUMNS, FromNoise
-from medlt.types import InputError
+from medlt.synthesis.from_noise import FromNoise
 
 
 @dataclass(kw_only=True)
@@ -25,17 +22,10 @@ class DiffuLT(FromNoise):
 
     name: ClassVar[str] = "diffult"
 
-    def plan(self, need: Mapping[str, int], seed: int) -> pd.DataFrame:
-        """need[finding] = N_t - n_c: slots of `candidates` rows each, index uid, until every finding has its need.
-
-        A finding's slots are those made for it; where images made for others carry it too it has fewer than its need.
-        All candidates of a slot share the label vector. Raises InputError as `FromNoise.plan` does.
-        """
-        if strange := [name for name in need if name not in self.collection.tail]:
-            raise InputError(f"{self.name}: {strange[0]!r} is wanted but is not a tail finding; correct the need")
-        made, slots = list[dict[str, Any]](), Counter[str]()
+    def _slots(self, need: Mapping[str, int], seed: int) -> Iterator[tuple[str, int, str]]:
+        """By the fill rule; need[finding] = N_t - n_c. A finding's slots are those made for it: where images made for
+        others carry it too it has fewer than its need."""
+        slots = Counter[str]()
         for finding, like in fill(self.collection.table, need, seed):
-            slot = slots[finding]
-            made += [self._row((seed, finding, slot, n), like) for n in range(self.candidates)]
+            yield finding, slots[finding], like
             slots[finding] += 1
-        return pd.DataFrame(made, columns=["uid", *COLUMNS]).set_index("uid")

@@ -68,13 +68,15 @@ class FromNoise:
         """
         if strange := [name for name in need if name not in self.collection.tail]:
             raise InputError(f"{self.name}: {strange[0]!r} is wanted but is not a tail finding; correct the need")
-        made: list[dict[str, Any]] = []
+        chosen = ((*slot, n) for slot in self._slots(need, seed) for n in range(self.candidates))
+        made = [self._row((seed, finding, slot, n), like) for finding, slot, like, n in chosen]
+        return pd.DataFrame(made, columns=["uid", *COLUMNS]).set_index("uid")
+
+    def _slots(self, need: Mapping[str, int], seed: int) -> Iterator[tuple[str, int, str]]:
+        """(finding, slot, uid whose label vector it gets): every positive row of a finding in turn."""
         for finding in (name for name in self.collection.findings if need.get(name, 0) > 0):
             likes = rng(seed, "likes", finding).permutation(self.collection.positive(finding))
-            for slot in range(need[finding]):
-                like = str(likes[slot % len(likes)])
-                made += [self._row((seed, finding, slot, n), like) for n in range(self.candidates)]
-        return pd.DataFrame(made, columns=["uid", *COLUMNS]).set_index("uid")
+            yield from ((finding, slot, str(likes[slot % len(likes)])) for slot in range(need[finding]))
 
     def _row(self, key: tuple[int, str, int, int], like: str) -> dict[str, Any]:
         """One future image; key is (seed, finding, slot, candidate)."""

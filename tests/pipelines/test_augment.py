@@ -52,6 +52,15 @@ def test_a_run_leaves_what_the_contract_says(recipe: str, tiny: Tiny, learnt: Pa
     assert (made["method"] == recipe).all()
     train = manifest.rows.query("split == 'train' and not synthetic")
     assert plan["like"].isin(train.index).all()
+    page = (run / "report.html").read_text()
+    assert ('id="introspection"' in page) == (recipe == "longtail")
+    assert [name for name in manifest.rows["patient_id"].unique() if f"{name}<" in page] == []
+    if recipe == "longtail":
+        table, gallery = (pd.read_parquet(run / f"introspection{part}.parquet") for part in ("", "_gallery"))
+        assert {"finding", "view", "nearest real"} <= set(table["attribute"])
+        assert set(gallery.index) <= set(made.index)
+        assert gallery["nearest"].isin(train.index).all()
+        assert all((run / file).is_file() for file in gallery["file"])
     before = {p: p.read_bytes() for p in (run / "images").glob("*.png")}
     augment(config)
     assert {p: p.read_bytes() for p in (run / "images").glob("*.png")} == before
