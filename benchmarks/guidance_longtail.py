@@ -1,14 +1,12 @@
-"""What longtail guidance costs: time over the unguided sampler, memory of the gradient through the decoder.
+"""How much memory the gradient of longtail guidance through a decoder takes, with checkpointing and without.
 
-    python benchmarks/guidance_longtail.py [--rounds 3] [--steps 50] [--batch 8] [--side 128]
-    python benchmarks/guidance_longtail.py --memory [TAESD] [AutoencoderKL]
+    python benchmarks/guidance_longtail.py [TAESD] [AutoencoderKL] [--side 512]
 
-Time: every third step of the middle third, both samplers in turns, best of the rounds, classifier-free guidance in
-both; the last decoding is in neither. The decoder is TAESD of $MEDLT_DATA/weights where that is set, else one of its
-shape with random weights; the classifier is the small one at 64 px. What guidance adds is a cost an image, so the ratio
-is that of the sampled network: the recipes' small label UNet, and one of four times its width.
-Memory: most resident memory above the start, each case in a process of its own, one gradient at 512 px. AutoencoderKL
-has Stable Diffusion's shape and random weights.
+Most resident memory above the start, each case in a process of its own, one gradient; the classifier is the small one
+at 64 px. TAESD is that of $MEDLT_DATA/weights where that is set, else one of its shape with random weights;
+AutoencoderKL has Stable Diffusion's shape and random weights. What the guidance takes in time is in guidance.py.
+
+Target: at 512 px at most half with checkpointing.
 """
 
 from __future__ import annotations
@@ -19,32 +17,23 @@ import resource
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import psutil
 import torch
 from common import table
-from torch import Tensor
 
 from medlt.chance import noise_like
 from medlt.classify.epistemic import STATISTICS, Epistemic, Members
 from medlt.classify.networks import network
-from medlt.diffusion import schedulers
-from medlt.diffusion.backbone import Backbone
-from medlt.diffusion.batching import fixed_batches
 from medlt.diffusion.codec import AutoencoderCodec, load_codec
-from medlt.diffusion.labels import LabelUNet
-from medlt.diffusion.placement import best_dtype
-from medlt.diffusion.sampler import from_noise, sample
 from medlt.diffusion.through import climb, seen
-from medlt.synthesis.guides import Told, guided
-from medlt.synthesis.longtail import LongtailGuide, objective, pictures
+from medlt.synthesis.longtail import objective, pictures
 from medlt.testing import constant_denoiser, tiny_autoencoder_kl, tiny_autoencoder_tiny
 
-FINDINGS, WEIGHT = 14, 3.5
-ROWS = {"TAESD": (1, 4), "AutoencoderKL": (1, 2)}
+FINDINGS = 14
+ROWS = {"TAESD": (1, 4), "AutoencoderKL": (1,)}
 LARGE: dict[str, Any] = {
     "block_out_channels": (128, 256, 512, 512), "down_block_types": ("DownEncoderBlock2D",) * 4,
     "up_block_types": ("UpDecoderBlock2D",) * 4, "layers_per_block": 2, "norm_num_groups": 32,
@@ -55,77 +44,25 @@ TAESD: dict[str, Any] = {
 }  # fmt: skip
 
 
-def taesd(dtype: torch.dtype) -> AutoencoderCodec:
+def taesd(dtype: torch.dtype = torch.float32, device: str = "cpu") -> AutoencoderCodec:
     """The tiny autoencoder of Stable Diffusion 1.x, or one of its shape."""
     folder = Path(os.environ.get("MEDLT_DATA", "")) / "weights" / "taesd_diffusers"
-    fast = {"dtype": dtype, "channels_last": dtype != torch.float32}
+    fast: dict[str, Any] = {"device": device, "dtype": dtype, "channels_last": dtype != torch.float32}
     if folder.is_dir() and "MEDLT_DATA" in os.environ:
         return load_codec(folder, **fast)
     return AutoencoderCodec(tiny_autoencoder_tiny(**TAESD), **fast)
 
 
-def epistemic(side: int = 64) -> Epistemic:
+def epistemic(device: str = "cpu", side: int = 64) -> Epistemic:
     """The small classifier and a head of the default size, untrained: their cost is what counts."""
-    net = network("small", FINDINGS)
-    return Epistemic(net, side, Members(12, net.head.in_features, 64, FINDINGS, 3.0, 0), {"classifier": ""})
-
-
-def backbones() -> dict[str, Backbone]:
-    """What is sampled with."""
-    widths = {"small label UNet": 64, "label UNet, four times as wide": 256}
-    return {
-        name: LabelUNet(4, FINDINGS, width=width).eval().requires_grad_(False).backbone()
-        for name, width in widths.items()
-    }
-
-
-def sampler(backbone: Backbone, guide: LongtailGuide, steps: int) -> Callable[[Tensor, Tensor], Tensor]:
-    """Noise and labels to latents, as the method does it: in calls of four rows on one thread each."""
-
-    @torch.no_grad()
-    def sampled(noise: Tensor, labels: Tensor, target: Tensor, seeds: Tensor) -> Tensor:
-        made = schedulers.scheduler("ddim", steps)
-        start = from_noise(noise, made)
-        told = Told(backbone, backbone.condition(labels), labels, target, seeds, start.timesteps)
-        return sample(guided((guide,), told, WEIGHT), start, made, seeds.tolist())
-
-    calls = fixed_batches(sampled)
-    return lambda noise, labels: calls(noise, labels, labels.argmax(1), torch.arange(len(noise)))
-
-
-def longtail_rows(rounds: int = 3, steps: int = 50, batch: int = 8, side: int = 128) -> list[str]:
-    """Lines of a table: seconds of the unguided and the guided sampler, and their ratio, a network and a precision."""
-    noise = noise_like(range(batch), (4, side // 8, side // 8))
-    labels = torch.nn.functional.one_hot(torch.arange(batch) % FINDINGS, FINDINGS).float()
-    lines = [
-        f"{batch} images of {side} px, {steps} steps, guidance {WEIGHT}, every third step of the middle third.",
-        "",
-        "| sampled network | decoder | unguided s | guided s | ratio |",
-        "|---|---|---:|---:|---:|",
-    ]
-    for name, backbone in backbones().items():
-        for dtype in dict.fromkeys((torch.float32, best_dtype("cpu"))):
-            guide = LongtailGuide(pictures(taesd(dtype)), epistemic())
-            ways = [sampler(backbone, LongtailGuide(guide.decode, guide.predictor, weight=w), steps) for w in (0, 0.02)]
-            spent = [min(times) for times in zip(*(timed(ways, noise, labels) for _ in range(rounds)), strict=True)]
-            told = f"| {name} | TAESD {str(dtype).removeprefix('torch.')} | {spent[0]:.2f} | {spent[1]:.2f} |"
-            lines.append(f"{told} {spent[1] / spent[0]:.2f} |")
-    return lines
-
-
-def timed(ways: list[Callable[[Tensor, Tensor], Tensor]], noise: Tensor, labels: Tensor) -> list[float]:
-    """Seconds of each, one after the other."""
-    found: list[float] = []
-    for way in ways:
-        began = time.perf_counter()
-        way(noise, labels)
-        found.append(time.perf_counter() - began)
-    return found
+    net = network("small", FINDINGS).to(device)
+    members = Members(12, net.head.in_features, 64, FINDINGS, 3.0, 0).to(device)
+    return Epistemic(net, side, members, {"classifier": ""})
 
 
 def one_gradient(kind: str, checkpointing: bool, rows: int, side: int) -> tuple[float, float]:
     """MiB of resident memory above the start at most, and seconds, of one guided step at `side` px."""
-    codec = taesd(torch.float32) if kind == "TAESD" else AutoencoderCodec(tiny_autoencoder_kl(**LARGE))
+    codec = taesd() if kind == "TAESD" else AutoencoderCodec(tiny_autoencoder_kl(**LARGE))
     decode, z = pictures(codec, checkpointing=checkpointing), noise_like(range(rows), (4, side // 8, side // 8))
     look = objective(
         epistemic(), STATISTICS["variance"], torch.ones(rows, FINDINGS).bool(), torch.zeros(rows, FINDINGS)
@@ -158,22 +95,17 @@ def memory_rows(kinds: list[str], side: int = 512) -> list[str]:
 
 
 def main() -> None:
-    """Time, or memory."""
+    """Every decoder, or one case of one in this process."""
     read = argparse.ArgumentParser()
-    read.add_argument("--rounds", type=int, default=3)
-    read.add_argument("--steps", type=int, default=50)
-    read.add_argument("--batch", type=int, default=8)
-    read.add_argument("--side", type=int, default=128)
-    read.add_argument("--memory", nargs="*", choices=("TAESD", "AutoencoderKL"), help="decoders to measure instead")
+    read.add_argument("kinds", nargs="*", help="TAESD, AutoencoderKL; default: both")
+    read.add_argument("--side", type=int, default=512)
     read.add_argument("--one", nargs=4, help=argparse.SUPPRESS)
     asked = read.parse_args()
     if asked.one:
         kind, checkpointing, rows, side = asked.one
         print(*one_gradient(kind, checkpointing == "1", int(rows), int(side)))
-    elif asked.memory is not None:
-        table("guidance_longtail_memory", memory_rows(asked.memory or ["TAESD", "AutoencoderKL"]))
     else:
-        table("guidance_longtail", longtail_rows(asked.rounds, asked.steps, asked.batch, asked.side))
+        table("guidance_memory", memory_rows(asked.kinds or list(ROWS), asked.side))
 
 
 if __name__ == "__main__":

@@ -1,8 +1,9 @@
-"""Finished runs side by side: what each method tried, kept and lost, and how its images stand against held-out real ones.
+"""Finished runs side by side: what each method tried, kept and lost; its images against held-out real ones.
 
     python benchmarks/methods.py runs/nih14_fusion runs/nih14_diffult runs/nih14_minority runs/nih14_longtail
 
-Reads the run folders' own files; trains and samples nothing. Shares of tried images have Wilson 95 % intervals.
+Reads the run folders' own files; trains and samples nothing. Shares of tried images have Wilson 95 % intervals. With
+--picture FILE.png the kept images too: a panel a run, a row a finding, the first images of each, with no choice made.
 """
 
 from __future__ import annotations
@@ -12,9 +13,10 @@ import json
 from math import sqrt
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
-
 from common import table
+from PIL import Image
 
 CHECKS = ("finite", "flat", "saturated", "duplicate", "asserted", "label_consistency", "in_band", "copy")
 METRICS = ("KID", "KID sd", "precision", "recall", "density", "coverage", "AvgkNN", "LOF", "rarity outside")
@@ -57,10 +59,34 @@ def looks(run: Path) -> dict[str, str]:
     return counted | {name: f"{found.at[name, 'value']:.3f}" for name in METRICS if name in found.index}
 
 
+def panel(run: Path, findings: list[str], columns: int = 5, side: int = 64) -> np.ndarray:
+    """uint8 [rows x side, columns x side]: the first kept images of each finding; black where there is none."""
+    made = pd.read_parquet(run / "manifest.parquet")
+    made = made[made["synthetic"].fillna(False).astype(bool)]
+    canvas = np.zeros((len(findings) * side, columns * side), np.uint8)
+    for row, name in enumerate(findings):
+        for column, path in enumerate(made.loc[made["finding"] == name, "path"].head(columns)):
+            tile = Image.open(run / path).convert("L").resize((side, side), Image.Resampling.BOX)
+            canvas[row * side : (row + 1) * side, column * side : (column + 1) * side] = np.asarray(tile)
+    return canvas
+
+
+def picture(runs: list[Path], place: Path) -> None:
+    """Panels side by side, the findings of the first run's plan from top to bottom."""
+    findings = sorted(pd.read_parquet(runs[0] / "plan.parquet")["finding"].unique())
+    panels = [np.pad(panel(run, findings), ((0, 0), (0, 12)), constant_values=255) for run in runs]
+    Image.fromarray(np.hstack(panels)[:, :-12]).save(place, optimize=True)
+    print("rows:", ", ".join(findings), "| panels:", ", ".join(run.name for run in runs))
+
+
 def main() -> None:
     read = argparse.ArgumentParser()
     read.add_argument("runs", nargs="+", type=Path)
-    runs = read.parse_args().runs
+    read.add_argument("--picture", type=Path)
+    asked = read.parse_args()
+    runs = asked.runs
+    if asked.picture:
+        picture(runs, asked.picture)
     columns = {run.name: counts(run) | looks(run) for run in runs}
     whole = pd.DataFrame(columns).fillna("-")
     lines = [" | ".join(["", *whole.columns]), "|".join(["---"] * (1 + len(columns)))]

@@ -8,7 +8,8 @@ unless that is what it varies.
     variants/NAME.parquet, NAME.json    images and figures of one variant; one that is there is not made again
     ablation.parquet, .csv, .md         factor, value, is_base, seed and the figures (`medlt.evaluation.variants`)
 
-`kid` holds all images made, seen by the judges that never saw their parents, against test images with a tail finding.
+`kid` holds all images made, seen by the judges that never saw their parents, against validation images with a tail
+finding, so that a setting may be chosen by it.
 The first row, factor "real", says the same of real train images with a tail finding.
 """
 
@@ -55,12 +56,12 @@ def _place(run: Run, one: Variant, kind: str) -> Path:
 
 
 def _finish(study: Study, one: Variant) -> None:
-    """Its images' figures, and then its own, unless they are there."""
-    run = study.ready.run
-    if not _place(run, one, "json").exists():
+    """Its images' figures, and then its own, unless they are there, with those of its arms if they are wanted."""
+    run, place = study.ready.run, _place(study.ready.run, one, "json")
+    if not place.exists() or (study.downstream and "tail_ap_difference" not in json.loads(place.read_text())):
         images, figures = study.figures(one)
         write_table(_place(run, one, "parquet"), images)
-        write_json(_place(run, one, "json"), {k: None if math.isnan(v) else v for k, v in figures.items()})
+        write_json(place, {k: None if math.isnan(v) else v for k, v in figures.items()})
 
 
 def _row(run: Run, one: Variant, base: pd.DataFrame) -> dict[str, Any]:

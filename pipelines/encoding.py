@@ -72,4 +72,6 @@ def codec_folder(run: Run) -> Path:
     settings = run.config.codec
     if isinstance(settings, configs.FolderCodec) and settings.tune is None:
         return settings.path / "vae" if (settings.path / "model_index.json").is_file() else settings.path
-    return next(run.home("codec").glob("*/config.json")).parent
+    named = run.told()["digests"]["codec"]
+    found = (place.parent for place in sorted(run.home("codec").glob("*/config.json")))
+    return next(place for place in found if load_codec(place).digest == named)

@@ -40,7 +40,8 @@ class Seen:
 def introspect(ready: Prepared[Any], made: Manifest, progress: Progress) -> None:
     """introspection.parquet and its gallery, where a longtail guide was at work and images were kept."""
     guide = next((one for one in ready.method.guides if isinstance(one, LongtailGuide)), None)
-    if guide is None or not guide.weight or not len(made.rows) or not isinstance(guide.predictor, Epistemic):
+    gallery = ready.run.path("introspection_gallery.parquet")  # written last
+    if guide is None or not len(made.rows) or not isinstance(guide.predictor, Epistemic) or gallery.is_file():
         return
     progress("introspection", 0, 1)
     guided = _seen(ready, guide, made.rows, images(made, guide.predictor.size).float() / 255)
@@ -53,7 +54,7 @@ def introspect(ready: Prepared[Any], made: Manifest, progress: Progress) -> None
     highest = [uid for uid, high in zip(uids, top, strict=True) if high]
     table = told.introspect(known, highest, [uid + UNGUIDED for uid in uids])
     write_table(ready.run.path("introspection.parquet"), table)
-    write_table(ready.run.path("introspection_gallery.parquet"), _gallery(ready, guided, top))
+    write_table(gallery, _gallery(ready, guided, top))
     progress("introspection", 1, 1)
 
 

@@ -44,7 +44,7 @@ def sparse(run: Run, real: Collection, latents: Latents, progress: Progress) -> 
     write_table(run.path("health.parquet"), learnt.health)
     last = learnt.health.iloc[-1]
     names = ("mean_max_probability", "agreement", "reconstruction_l1")
-    weights = sorted(folder.glob("generation_*.safetensors"))[-1]
+    weights = folder / f"generation_{run.config.sparse.generations - 1:02d}.safetensors"
     run.record(digests={"sparse": digest_file(weights)})
     run.record(health={"sparse": {name: None if pd.isna(last[name]) else float(last[name]) for name in names}})
     return learnt.coder
@@ -66,7 +66,9 @@ def predictor(run: Run, real: Collection, judges: Crossfit, progress: Progress) 
     train, val = (real.training_set(split, chosen.size) for split in ("train", "val"))
     options, seed = chosen.model_dump(exclude={"size"}), seed_of(config.seed, "predictor")
     with run.stage("predictor") as folder:
-        found = fit(train, val, folder=folder, name="predictor", progress=progress, seed=seed, **options)
+        found = fit(
+            train, val, folder=folder, name="predictor", progress=progress, seed=seed, device=config.device, **options
+        )
     apart({"guiding": found.net} | {f"verifying {k}": judge.net for k, judge in enumerate(_classifiers(judges))})
     with run.stage("epistemic") as folder:
         head = fit_epistemic(found, train, folder=folder, seed=seed, progress=progress)
@@ -82,7 +84,8 @@ def eyes(run: Run, real: Collection, latents: Latents, progress: Progress) -> La
     """A small classifier of standardised latents, whose features say how far latents are apart."""
     train, val = (tuning.data(real, latents, split) for split in ("train", "val"))
     with run.stage("eyes") as folder:
-        found = fit_latents(train, val, folder=folder, progress=progress, seed=seed_of(run.config.seed, "eyes"))
+        seed, device = seed_of(run.config.seed, "eyes"), run.config.device
+        found = fit_latents(train, val, folder=folder, progress=progress, seed=seed, device=device)
     run.record(digests={"eyes": found.digest})
     return found
 

@@ -48,7 +48,7 @@ def make(ready: Prepared[M], looks: tuple[Check, ...], progress: Progress) -> pd
     whole = ready.method.plan(ready.real.shortfall(), run.config.seed)
     tried = whole.iloc[:0]
     for turn in range(1 + need.refills):
-        filled = set(writer.kept()[["finding", "slot"]].itertuples(index=False, name=None)) if turn else set()
+        filled = _filled(writer.kept(), turn * need.candidates)
         slots = whole[["finding", "slot"]].itertuples(index=False, name=None)
         empty = pd.Series([slot not in filled for slot in slots], index=whole.index, dtype=bool)
         rows = whole[empty & (whole["candidate"] // need.candidates == turn)]
@@ -56,6 +56,13 @@ def make(ready: Prepared[M], looks: tuple[Check, ...], progress: Progress) -> pd
         write_table(run.path("plan.parquet"), tried)
         _round(run, writer, ready.method, shards(rows, f"again{turn}-" if turn else ""), looks, progress, len(rows))
     return tried
+
+
+def _filled(kept: pd.DataFrame, before: int) -> set[tuple[str, int]]:
+    """(finding, slot) of images kept of candidates numbered below `before`: of the rounds before this one."""
+    if kept.empty:
+        return set()
+    return set(kept.loc[kept["candidate"] < before, ["finding", "slot"]].itertuples(index=False, name=None))
 
 
 def _round(

@@ -19,8 +19,8 @@ FEWEST = 2
 def quality(ready: Prepared[Any], made: Manifest) -> None:
     """quality.parquet: medlt.evaluation.quality, of kept images against the validation split.
 
-    The features are those of the first judge, which never saw the validation images and was not what guided. Written
-    only where both sides have images.
+    The features are those of the first judge, which was not fitted to the validation images (its best step was chosen
+    on them) and is not what guided. Written only where both sides have images.
     """
     judge, held = ready.judges.judges[0], ready.real.manifest.split("val")
     if not isinstance(judge, Classifier) or min(len(held.rows), len(made.rows)) < FEWEST:

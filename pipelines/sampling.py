@@ -6,7 +6,7 @@ from medlt import config as configs
 from medlt.diffusion.schedulers import factory
 from medlt.synthesis import METHODS
 from medlt.synthesis.from_noise import FromNoise
-from pipelines import balancing, denoising, encoding, guiding, tuning
+from pipelines import balancing, denoising, encoding, guiding
 from pipelines.learnt import Learnt
 
 
@@ -15,8 +15,7 @@ def build(ready: Learnt) -> FromNoise:
     run, config, latents = ready.run, ready.run.config, ready.latents
     chosen = config.method
     assert isinstance(chosen, configs.Sampling)  # the config's own check
-    further = balancing.losses(ready, chosen) if isinstance(chosen, configs.Diffult) else tuning.nothing
-    backbone = denoising.denoiser(run, ready.real, latents, ready.progress, further)
+    backbone = denoising.denoiser(run, ready.real, latents, ready.progress, balancing.losses(ready, chosen))
     height, width = latents.cache.shape[-2:]
     kind: type[FromNoise] = METHODS[chosen.kind]
     return kind(

@@ -78,7 +78,8 @@ def collect(config: configs.RunConfig) -> tuple[Run, Collection]:
         manifest.require_positives()
     real = Collection(manifest, config.need, folder / "images")
     if not real.shortfall():
-        raise InputError(f"no finding has fewer than {config.need.target} train positives and is tail: nothing to fill")
+        wanted = f"{config.need.times} times its" if config.need.times else f"{config.need.target}"
+        raise InputError(f"no tail finding has fewer than {wanted} train positives: nothing to fill; change need")
     look(config, real.train)
     run = run or Run(config.out, config)
     if not seen.exists():

@@ -45,11 +45,11 @@ class Study:
 
     @cached_property
     def held_out(self) -> list[np.ndarray]:
-        """What each judge sees of the test images that have a tail finding: features [N,D]."""
+        """What each judge sees of the validation images that have a tail finding: features [N,D]."""
         real, size = self.ready.real, self.ready.run.config.classifier.size
-        test = real.training_set("test", size)
+        val = real.training_set("val", size)
         tail = [real.manifest.findings.index(name) for name in real.tail]
-        images = test.images[torch.from_numpy((test.labels[:, tail] == 1).any(1))]
+        images = val.images[torch.from_numpy((val.labels[:, tail] == 1).any(1))]
         return [judge.features(images).numpy() for judge in self.judges]
 
     @property

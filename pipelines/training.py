@@ -38,7 +38,6 @@ def main(config: configs.RunConfig, part: str, progress: Progress = quiet) -> Pa
 def _denoiser(config: configs.RunConfig, progress: Progress) -> Path:
     """The denoiser, with DiffuLT's losses where the recipe has them."""
     ready = learnt.learn(config, progress)
-    chosen = config.method
-    further = balancing.losses(ready, chosen) if isinstance(chosen, configs.Diffult) else nothing
+    further = balancing.losses(ready, config.method)
     denoising.denoiser(ready.run, ready.real, ready.latents, progress, further)
     return ready.run.home("denoiser" if further is nothing else "diffult")

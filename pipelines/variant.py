@@ -10,6 +10,7 @@ from medlt import config as configs
 from medlt.config.ablation import Ablation
 from medlt.files import digest
 from medlt.types import InputError
+from pipelines import windows
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,7 @@ def variants(base: configs.RunConfig, asked: Ablation) -> list[Variant]:
                 tree = base.model_dump(mode="json")
                 tree[section][name] = value
                 changed = configs.parse(tree, f"ablation of {key}")
+                windows.look(changed)
                 one = Variant(name, value, changed, seed, False)
                 found.append(Variant(name, value, changed, seed, one.name == own.name))
     return found

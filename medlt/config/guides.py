@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
-from medlt.config.base import Strict
+from medlt.config.base import Strict, Window
 
 
 class Windowed(Strict):
@@ -14,14 +14,7 @@ class Windowed(Strict):
 
     weight: float = Field(0.4, ge=0, description="0 is off, bit for bit")
     every: int = Field(5, ge=1)
-    window: tuple[float, float] = (0.3, 0.8)
-
-    @model_validator(mode="after")
-    def _window_is_one(self) -> Self:
-        low, high = self.window
-        if not 0 <= low < high <= 1:
-            raise ValueError(f"window {low}..{high}: give 0 <= low < high <= 1")
-        return self
+    window: Window = (0.3, 0.8)
 
 
 class MinorityGuide(Windowed):
@@ -50,7 +43,7 @@ class LongtailGuide(Windowed):
     statistic: Literal["variance", "bald", "entropy", "margin", "energy"] = "variance"
     anchor: float = Field(1.0, ge=0, description="weight of the label's cross-entropy, which keeps the finding there")
     every: int = Field(3, ge=1)
-    window: tuple[float, float] = (1 / 3, 2 / 3)
+    window: Window = (1 / 3, 2 / 3)
     cap: float = Field(0.2, gt=0, description="the most that all guided steps move a latent, as a share of it")
     shifts: int = Field(2, ge=0, description="small moves of the image that the gradient is averaged over")
     checkpointing: bool = Field(False, description="compute activations twice: less memory, more time")

@@ -66,7 +66,8 @@ def _by_method(tree: dict[str, Any], method: str, out_given: bool) -> dict[str, 
         return tree
     out = Path(tree.get("out", "runs"))
     changed = {**tree, "recipe": method, "learnt": tree.get("learnt") or str(out / "stages")}
-    changed.pop("method", None)
+    for own in ("method", "ablation"):
+        changed.pop(own, None)
     return changed if out_given else {**changed, "out": f"{out}-{method}"}
 
 

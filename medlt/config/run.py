@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, Tag, model_validator
 
 from medlt.config.ablation import Ablation
-from medlt.config.base import Strict, by_kind
+from medlt.config.base import Strict, Window, by_kind
 from medlt.config.data import Data
 from medlt.config.guides import GuideConfig, LongtailGuide, MinorityGuide
 from medlt.config.learning import ClassifierConfig, CodecConfig, DenoiserConfig, SparseConfig, UNetConfig
@@ -74,7 +74,8 @@ class InBandLoss(Strict):
 
     weight: float = Field(0.02, ge=0, description="alpha; 0 is off")
     share: float = Field(0.25, gt=0, le=1, description="of the training steps")
-    window: tuple[float, float] = Field((0.02, 0.6), description="timesteps it is taken at, shares of T")
+    window: Window = Field((0.02, 0.6), description="timesteps it is taken at, shares of T")
+    estimate: Literal["clean", "published"] = Field("clean", description="see docs/explanation/diffult.md")
 
 
 class Diffult(Sampling):

@@ -22,7 +22,7 @@ from typing import Literal, TypeAlias
 import torch
 from torch import Tensor
 
-from medlt.types import Denoiser, Guidance, Signal
+from medlt.types import Denoiser, Guidance, InputError, Signal
 
 Schedule: TypeAlias = Literal["variance", "fixed", "switch-off"]
 """How the published shift of the posterior mean varies with the step, see `mean_shifts`."""
@@ -65,6 +65,19 @@ def every_nth(timesteps: Sequence[float], every: int, window: tuple[float, float
     low, high = (share * train_steps for share in window)
     chosen = [look for look in looks if low <= look[0] <= high][::every]
     return frozenset(t for look in chosen for t in look)
+
+
+def guided_levels(
+    timesteps: Sequence[float], every: int, window: tuple[float, float], train_steps: int, name: str
+) -> frozenset[int]:
+    """`every_nth`, of which there must be one. Raises InputError, for the guide of this `name`, where there is none."""
+    if not (found := every_nth(timesteps, every, window, train_steps)):
+        first = round(timesteps[0] / train_steps, 2)
+        raise InputError(
+            f"{name} guide: no step of the sampler, which goes from {first} to 0 in {len(timesteps)}, lies in its "
+            f"window {window[0]:.2f}..{window[1]:.2f}; widen the window"
+        )
+    return found
 
 
 def contrast(other: Denoiser, weight: float) -> Guidance:
@@ -125,7 +138,8 @@ def ascend(
                 return denoiser(x_t, t)
             x0, value, g = _climb(signal, asked, x_t, t)
             push = length * g if fade is None else length * _rows(fade(value, t), g) * g
-            return (x0 if asked is denoiser else denoiser(x_t, t)) + push
+            alone = asked is not denoiser or x_t.requires_grad  # a guide outside may want the graph, which _climb cuts
+            return (denoiser(x_t, t) if alone else x0) + push
 
         return denoiser if scale == 0 else guided
 

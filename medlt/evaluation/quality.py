@@ -1,8 +1,8 @@
 """Are the synthetic images like real ones, as varied, and as rare? One table, per finding and overall.
 
-Real images are held out: neither the method nor the feature extractor has seen them. For a finding its real positives
-stand against the synthetic images made for it; overall (`finding` = "overall") all real ones that have any of the
-findings against all synthetic ones. Features are scaled by mean and sd of all real rows given.
+Real images are held out: neither the method nor the feature extractor was fitted to them. For a finding its real
+positives stand against the synthetic images made for it; overall (`finding` = "overall") all real ones that have any of
+the findings against all synthetic ones. Features are scaled by mean and sd of all real rows given.
 
 | metric | what | better |
 |---|---|---|

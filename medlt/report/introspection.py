@@ -44,6 +44,8 @@ def section(
     """
     if table is None and gallery is None:
         return None
+    if table is not None and not real_images:
+        table = table[table["attribute"] != "nearest real"]
     return {
         "more": [] if table is None else _rows(table[table["z"] > 0], ascending=False),
         "less": [] if table is None else _rows(table[table["z"] < 0], ascending=True),

@@ -25,7 +25,7 @@ from torch.nn import functional as F
 
 from medlt.classify.epistemic import Statistic, statistic, weights_digest
 from medlt.diffusion.codec import AutoencoderCodec
-from medlt.diffusion.guidance import every_nth, only_at
+from medlt.diffusion.guidance import guided_levels, only_at
 from medlt.diffusion.through import climb, seen, shifted
 from medlt.synthesis.from_noise import FromNoise
 from medlt.synthesis.guides import Told
@@ -83,11 +83,7 @@ class LongtailGuide:
         if self.weight == 0:
             return lambda denoiser: denoiser
         train_steps = told.backbone.noise.train_steps
-        if not (at := every_nth(told.timesteps, self.every, self.window, train_steps)):
-            raise InputError(
-                f"longtail: none of the sampler's {len(told.timesteps)} steps lies in the window {self.window} of "
-                f"{train_steps} timesteps; widen the window"
-            )
+        at = guided_levels(told.timesteps, self.every, self.window, train_steps, "longtail")
         look = objective(
             self.predictor, statistic(self.statistic), self._targets(told), told.labels, anchor=self.anchor
         )

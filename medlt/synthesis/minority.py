@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from medlt.diffusion.backbone import Backbone
-from medlt.diffusion.guidance import Fade, Schedule, ascend, compose, every_nth, mean_shifts, only_at
+from medlt.diffusion.guidance import Fade, Schedule, ascend, compose, guided_levels, mean_shifts, only_at
 from medlt.diffusion.jepa import Features, jepa
 from medlt.diffusion.signals import Distance, l2, minority, own_noise
 from medlt.synthesis.from_noise import FromNoise
@@ -42,6 +42,7 @@ class Intermittent(ABC):
     every: int = 5
     window: tuple[float, float] = (0.3, 0.8)
     schedule: Schedule = "variance"
+    name: ClassVar[str]
 
     def __post_init__(self) -> None:
         low, high = self.window
@@ -64,11 +65,7 @@ class Intermittent(ABC):
         if self.weight == 0:
             return compose()
         noise = told.backbone.noise
-        if not (at := every_nth(told.timesteps, self.every, self.window, noise.train_steps)):
-            raise InputError(
-                f"{type(self).__name__}: no step of the sampler lies in window {self.window} of {noise.train_steps} "
-                "timesteps; widen the window or take more steps"
-            )
+        at = guided_levels(told.timesteps, self.every, self.window, noise.train_steps, self.name)
         shift = mean_shifts(told.timesteps, abar := noise.abar(), self.schedule)
         fade, signal = self.fade(told), self.signal(told)
         return only_at(ascend(signal, self.weight, abar, through=told.conditional, shift=shift, fade=fade), at)
@@ -105,6 +102,7 @@ class MinorityGuide(Intermittent):
     distance: Distance = l2
     reference: Levels | None = None
     rare: float = 2.0
+    name: ClassVar[str] = "minority"
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -132,6 +130,7 @@ class JepaGuide(Intermittent):
     top: int = 3
     extra: int = 2
     powers: int = 2
+    name: ClassVar[str] = "jepa"
 
     def signal(self, told: Told) -> Signal:
         """Minus the score, with a sketch of the rows' own."""

@@ -14,7 +14,7 @@ IMAGES = torch.rand(5, 1, 64, 64, generator=torch.Generator().manual_seed(0))
 FINDING = torch.tensor([0, 2, 1, 2, 0])
 
 
-@pytest.mark.parametrize("name", ["small", "densenet121"])
+@pytest.mark.parametrize("name", ["small", "dense"])
 def test_a_batch_gives_what_one_at_a_time_gives(name: str) -> None:
     judge = Classifier(network(name, 3, 1), 64, {})
     together = class_activation_map(judge, IMAGES, FINDING)

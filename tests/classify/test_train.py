@@ -239,7 +239,7 @@ def test_bad_input_is_told(tmp_path: Path) -> None:
 
 def test_the_head_on_the_features_gives_the_predictions() -> None:
     """Features are those of the images as predictions see them: 8 bit, at the classifier's size."""
-    for name, width in (("small", 256), ("densenet121", 1024)):
+    for name, width in (("small", 256), ("dense", 120), ("densenet121", 1024)):
         judge = Classifier(network(name, 3, seed=1).eval(), 64, {"positive": [1.0] * 3})
         images = torch.rand(3, 1, 96, 96, generator=torch.Generator().manual_seed(0))
         features = judge.features(images)

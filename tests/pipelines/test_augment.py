@@ -105,6 +105,8 @@ def test_empty_slots_are_tried_again_with_other_candidates(tiny: Tiny, tmp_path:
     assert {(row.finding, row.slot) for row in again.query("candidate < 4").itertuples()} == empty
     assert set(again["candidate"]) <= {2, 3, 4, 5}
     assert set(made[0].index) <= set(made[1].index)
+    augment(config)
+    pd.testing.assert_frame_equal(pd.read_parquet(runs[1] / "plan.parquet"), more)
     assert not made[1].duplicated(["finding", "slot"]).any()
 
 

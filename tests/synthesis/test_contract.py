@@ -136,3 +136,11 @@ def test_methods_that_only_guide_share_the_unguided_samplers_plan(methods: Metho
     rows, plain = (methods[name]().plan(NEED, 3) for name in (kind, "noise"))
     shared = [column for column in rows if column != "uid"]
     pd.testing.assert_frame_equal(rows[shared].reset_index(drop=True), plain[shared].reset_index(drop=True))
+
+
+def test_guides_that_want_the_network_gradient_compose(methods: Methods, guides: Guides) -> None:
+    """A guide outside differentiates through the ones inside, also where one forward serves both."""
+    both = (guides["minority"](), guides["longtail"](network=True))
+    method = methods["noise"](guides=both, guidance=1.0)
+    rows = method.plan({"Hernia": 2}, 3)
+    assert bool(whole(method, rows).images.isfinite().all())

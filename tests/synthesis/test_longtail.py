@@ -147,10 +147,28 @@ def test_further_findings_count_where_a_row_has_them() -> None:
 
 
 def test_what_cannot_guide_is_refused() -> None:
-    with pytest.raises(InputError, match="none of the sampler's 2 steps lies in the window"):
+    with pytest.raises(InputError, match=r"longtail.*window.*widen the window"):
         plain()(told(2, [100.0, 50.0]))
     with pytest.raises(InputError, match="no statistic named 'doubt'"):
         plain(statistic="doubt")(told(2, [500.0]))
+
+
+@pytest.mark.parametrize("guidance", [1.0, 3.5])
+@pytest.mark.parametrize("inner", ["minority", "longtail"])
+def test_a_gradient_through_the_network_passes_a_guide_inside_or_outside(
+    methods: dict[str, Callable[..., Any]], guides: dict[str, Callable[..., Any]], inner: str, guidance: float
+) -> None:
+    """Without classifier-free guidance one forward serves the inner guide and the sampler; its graph is not lost."""
+    both = [guides["minority"](), guides["longtail"](network=True, weight=0.2)]
+    order = both if inner == "minority" else both[::-1]
+    rows = methods["noise"]().plan({"Hernia": 1}, 0)
+
+    def images(*chosen: Any) -> Tensor:
+        method = methods["noise"](guides=chosen, guidance=guidance)
+        return torch.cat([batch.images for batch in method.run(rows)])
+
+    assert not torch.equal(images(*order), images(order[0]))
+    assert not torch.equal(images(*order), images(order[1]))
 
 
 def test_three_roles_need_three_classifiers() -> None:
