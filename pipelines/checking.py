@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from functools import partial
 
@@ -24,7 +25,7 @@ def checks(config: configs.RunConfig, real: Collection, judges: Crossfit) -> tup
     limits = thresholds(judges.held_out, real.train.rows[findings], config.checks.quantile)
     parents = partial(_parents, real, config.size)
     usual = sanity(parents, black_below=config.checks.black_below, duplicate_above=config.checks.duplicate_above)
-    label = LabelConsistency(judges.judges, dict(limits), findings)
+    label = LabelConsistency(judges.judges, dict(limits), findings, config.checks.quantile)
     return (*usual, Asserted(), label, *_bands(config, real, judges))
 
 
@@ -37,7 +38,16 @@ def _bands(config: configs.RunConfig, real: Collection, judges: Crossfit) -> tup
     rule = Rule(chosen.form, chosen.k, chosen.quantile)
     pixels = partial(_parents, real, config.size)
     labels = rows[list(real.manifest.findings)]
-    return (in_band(looks, pixels, judges.fold, labels, real.tail, rule=rule, limit=chosen.limit),)
+    check = in_band(looks, pixels, judges.fold, labels, real.tail, rule=rule, limit=chosen.limit)
+    if without := [
+        f"{name} (fold {k})" for k, held in enumerate(check.bands) for name in held if not held[name].limit > 0
+    ]:
+        logging.getLogger(__name__).warning(
+            "no band of %s: too few real positives; their images will all be dropped. Fewer folds (checks.folds), "
+            "checks.in_band.form: centre, or checks.in_band: null keep them",
+            ", ".join(without),
+        )
+    return (check,)
 
 
 def _parents(real: Collection, size: int, uids: Sequence[str]) -> torch.Tensor:

@@ -15,7 +15,9 @@ from medlt.diffusion.placement import place
 from medlt.diffusion.train import new_network
 from medlt.files import write_table
 from medlt.runs import Run
+from medlt.types import InputError
 from pipelines import stable, tuning
+from pipelines.belonging import FILES
 from pipelines.encoding import way
 from pipelines.stages import Collection, Progress
 
@@ -26,6 +28,7 @@ def denoiser(
     """Trained, or loaded, on the train split only, with `further` losses; its history goes to training.parquet."""
     make = stable.backbone if isinstance(run.config.denoiser, configs.StableConfig) else _label_network
     with run.stage("denoiser" if further is tuning.nothing else "diffult") as folder:
+        _require_equal_steps(run, folder)
         made = make(run, real, latents, folder, progress, further)
         if (folder / "history.parquet").is_file():
             write_table(run.path("training.parquet"), pd.read_parquet(folder / "history.parquet"))
@@ -46,3 +49,19 @@ def _label_network(
     tuning.train(net.backbone(), run, real, latents, folder, FULL, progress, further)
     net.save(folder)
     return net.backbone()
+
+
+def _require_equal_steps(run: Run, folder: Path) -> None:
+    """Raises InputError for a finished training in a shared folder with another number of steps.
+
+    By itself a run would train it on; but others stand on it as it is.
+    """
+    history = folder / "history.parquet"
+    finished = any((folder / name).is_file() for name in ("model.json", FILES))
+    if run.config.learnt is None or not finished or not history.is_file():
+        return
+    if (done := int(pd.read_parquet(history).index.max())) != run.config.denoiser.steps:
+        raise InputError(
+            f"{folder}: was trained for {done} steps, and other runs may stand on it; the config asks for "
+            f"{run.config.denoiser.steps}: give another `learnt`, or as many steps"
+        )

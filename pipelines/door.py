@@ -22,8 +22,13 @@ TRAINING = ("steps", "learning_rate", "batch", "schedule", "warmup_steps", "ema"
             "checkpointing", "checkpoint_every")  # fmt: skip
 
 
-def look(config: configs.RunConfig, train: Manifest) -> None:
-    """Raises InputError, one line, for a device, codec, model, prompts, training or folds that cannot work."""
+def look(config: configs.RunConfig, train: Manifest, held: int) -> None:
+    """Raises InputError, one line, for a device, codec, model, prompts, training or folds that cannot work.
+
+    `held` is the number of validation images.
+    """
+    if not held and any(one.weight for one in config.method.guides):
+        raise InputError("no image has split val, on which what guides is chosen; give some, or method.guides: []")
     if (patients := train.rows["patient_id"].nunique()) < config.checks.folds:
         raise InputError(f"{patients} train patients cannot make {config.checks.folds} folds; lower checks.folds")
     if config.device == "cuda":

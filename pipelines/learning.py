@@ -84,8 +84,15 @@ def eyes(run: Run, real: Collection, latents: Latents, progress: Progress) -> La
     """A small classifier of standardised latents, whose features say how far latents are apart."""
     train, val = (tuning.data(real, latents, split) for split in ("train", "val"))
     with run.stage("eyes") as folder:
-        seed, device = seed_of(run.config.seed, "eyes"), run.config.device
-        found = fit_latents(train, val, folder=folder, progress=progress, seed=seed, device=device)
+        found = fit_latents(
+            train,
+            val,
+            folder=folder,
+            progress=progress,
+            seed=seed_of(run.config.seed, "eyes"),
+            device=run.config.device,
+            steps=run.config.classifier.steps,
+        )
     run.record(digests={"eyes": found.digest})
     return found
 

@@ -80,7 +80,7 @@ def collect(config: configs.RunConfig) -> tuple[Run, Collection]:
     if not real.shortfall():
         wanted = f"{config.need.times} times its" if config.need.times else f"{config.need.target}"
         raise InputError(f"no tail finding has fewer than {wanted} train positives: nothing to fill; change need")
-    look(config, real.train)
+    look(config, real.train, len(real.manifest.split("val").rows))
     run = run or Run(config.out, config)
     if not seen.exists():
         write_text(listed, failures.to_csv(index=False))

@@ -179,9 +179,8 @@ class InBand:
         """One Finding an image. Raises InputError where the rows lack a column."""
         if missing := {"fold", "finding"} - set(batch.rows.columns):
             raise InputError(f"plan rows lack {sorted(missing)}, which the band check needs")
-        names = batch.rows["finding"]
-        told = zip(batch.rows.index, names, self._values(batch), strict=True)
-        return [self._finding(str(uid), str(name), float(value)) for uid, name, value in told]
+        told = zip(batch.rows.index, batch.rows["finding"], batch.rows["fold"], self._values(batch), strict=True)
+        return [self._finding(str(uid), str(name), int(k), float(value)) for uid, name, k, value in told]
 
     def _values(self, batch: Batch) -> np.ndarray:
         """d / d_f [B] in the order of the batch."""
@@ -196,10 +195,12 @@ class InBand:
                     values[rows[mine]] = known.value(seen[mine])
         return values
 
-    def _finding(self, uid: str, name: str, value: float) -> Finding:
+    def _finding(self, uid: str, name: str, fold: int, value: float) -> Finding:
         reason = f"{group(value)}: {value:.2f} times as far from real {name} as most of them are from each other"
         if np.isnan(value):
-            reason = f"no band for {name}: too few real positives, or the features of the image are not finite"
+            known = self.bands[fold].get(name)
+            few = known is None or not known.limit > 0
+            reason = f"no band for {name} in its fold: too few real positives" if few else "features are not finite"
         return Finding(self.name, uid, value, self.limit, value <= self.limit, reason)
 
 

@@ -32,11 +32,12 @@ def thresholds(held_out: pd.DataFrame, labels: pd.DataFrame, quantile: float = 0
 
 @dataclass(frozen=True)
 class LabelConsistency:
-    """Passes when judge `fold` of the row gives its `finding` at least limits[finding]."""
+    """Passes when judge `fold` of the row gives its `finding` at least limits[finding], the `quantile` of positives."""
 
     judges: Sequence[Judge]
     limits: Mapping[str, float]
     findings: Sequence[str]
+    quantile: float = 0.5
     name: ClassVar[str] = "label_consistency"
     passes_above: ClassVar[bool] = True
 
@@ -67,7 +68,8 @@ class LabelConsistency:
             reason = f"no real positive of {name} to set a limit by"
         else:
             verb = "agrees" if passed else "does not agree"
-            reason = f"the judge {verb} that this is {name}: {value:.3f}, half of real positives reach {limit:.3f}"
+            share = "half of" if self.quantile == 0.5 else f"{1 - self.quantile:.0%} of"
+            reason = f"the judge {verb} that this is {name}: {value:.3f}, {share} real positives reach {limit:.3f}"
         return Finding(self.name, uid, value, limit, passed, reason)
 
 

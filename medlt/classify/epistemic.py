@@ -47,7 +47,7 @@ from medlt.classify.sets import TrainingSet
 from medlt.classify.train import Classifier, standardised
 from medlt.types import InputError
 
-FORMAT = 1  # part of the cache key: raise it when the same settings would train other weights
+FORMAT = 2  # part of the cache key: raise it when the same settings would train other weights
 Statistic: TypeAlias = Callable[[Tensor, Tensor], Tensor]
 """(logits of the classifier [B,K], of the members [M,B,K]) -> [B,K]; larger means less known, or harder."""
 
@@ -233,7 +233,7 @@ def _trained(
 ) -> Members:
     """The loop: AdamW on the summed masked cross-entropies of the members, rows by the bootstrap weights of each."""
     features, members = _features(classifier, train), _fresh(classifier, chosen)
-    members.mean, members.sd = features.mean(0), features.std(0, correction=0).clamp(min=1e-6)
+    members.mean, members.sd = features.mean(0), _spread(features)
     with torch.no_grad():
         base = classifier.net.head(features)
     labels = torch.from_numpy(train.labels).to(features)
@@ -247,6 +247,16 @@ def _trained(
         optimizer.step()
         tell((step + 1, chosen.steps))
     return members
+
+
+def _spread(features: Tensor) -> Tensor:
+    """Standard deviations [D] of features [N,D], none below a tenth of their mean.
+
+    Half the features of a small classifier may be 0 on every training image. Divided by next to nothing, the least
+    stir of one of them would drown all that the members say.
+    """
+    spread = features.std(0, correction=0)
+    return spread.clamp(min=max(0.1 * float(spread.mean()), 1e-6))
 
 
 def _bootstrap(train: TrainingSet, chosen: Settings) -> Any:

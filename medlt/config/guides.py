@@ -12,7 +12,7 @@ from medlt.config.base import Strict, Window
 class Windowed(Strict):
     """A guide at every `every`-th of the sampler's steps whose t lies within `window`, as shares of all timesteps."""
 
-    weight: float = Field(0.4, ge=0, description="0 is off, bit for bit")
+    weight: float = Field(0.4, ge=0, le=100, description="0 is off, bit for bit")
     every: int = Field(5, ge=1)
     window: Window = (0.3, 0.8)
 
@@ -39,13 +39,15 @@ class LongtailGuide(Windowed):
     """Longtail Guidance (arXiv 2502.01980)."""
 
     kind: Literal["longtail"] = "longtail"
-    weight: float = Field(0.02, ge=0, description="of the gradient, as long as the latent; 0 is off, bit for bit")
+    weight: float = Field(0.02, ge=0, le=1, description="of the gradient, as long as the latent; 0 is off, bit for bit")
     statistic: Literal["variance", "bald", "entropy", "margin", "energy"] = "variance"
-    anchor: float = Field(1.0, ge=0, description="weight of the label's cross-entropy, which keeps the finding there")
+    anchor: float = Field(
+        1.0, ge=0, le=1000, description="weight of the label's cross-entropy, which keeps the finding there"
+    )
     every: int = Field(3, ge=1)
     window: Window = (1 / 3, 2 / 3)
     cap: float = Field(0.2, gt=0, description="the most that all guided steps move a latent, as a share of it")
-    shifts: int = Field(2, ge=0, description="small moves of the image that the gradient is averaged over")
+    shifts: int = Field(2, ge=0, le=64, description="small moves of the image that the gradient is averaged over")
     checkpointing: bool = Field(False, description="compute activations twice: less memory, more time")
     network: bool = Field(False, description="take the gradient through the denoiser too")
 

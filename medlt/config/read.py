@@ -37,7 +37,10 @@ def _override(tree: dict[str, Any], assignment: str) -> None:
         tree = tree.setdefault(parent, {})
         if not isinstance(tree, dict):
             raise InputError(f"override {assignment!r}: {parent} is not a section")
-    tree[last] = yaml.safe_load(value)
+    try:
+        tree[last] = yaml.safe_load(value)
+    except yaml.YAMLError as error:
+        raise InputError(f"override {assignment!r} is not readable as YAML: {str(error).splitlines()[0]}") from None
 
 
 def _told(error: ValidationError, where: str) -> str:

@@ -27,7 +27,9 @@ class Sampling(Strict):
 
     scheduler: Scheduler = "dpm++"
     steps: int = Field(25, ge=1)
-    guidance: float = Field(3.5, ge=0, description="of classifier-free guidance; 1 is the conditional network alone")
+    guidance: float = Field(
+        3.5, ge=0, le=100, description="of classifier-free guidance; 1 is the conditional network alone"
+    )
     guides: tuple[GuideConfig, ...] = ()
     boost: float = Field(
         1.0, gt=0, description="gamma of Boost-and-Skip (arXiv 2502.06516), 1.5-2.5 with ddpm; 1 is off"
@@ -100,7 +102,7 @@ class Fusion(Strict):
     steps: int = Field(75, ge=1, description="N, the length of the full schedule")
     keep: int = Field(5, ge=1, description="k, how many of its last steps are run")
     renoise: bool = Field(True, description="add the noise step N-k expects (SDEdit); False is the published code")
-    guidance: float = Field(3.5, ge=0)
+    guidance: float = Field(3.5, ge=0, le=100)
     guides: tuple[GuideConfig, ...] = ()
     labels: Literal["cam_mass", "tail", "union"] = "cam_mass"
 
@@ -127,10 +129,14 @@ class Need(Strict):
     tail_below: int = Field(100, ge=1, description="a finding with fewer train positives is tail")
     head_above: int = Field(1000, ge=1, description="a finding with more is head; if none has, thirds are taken")
     target: int = Field(100, ge=1, description="train positives wanted for each tail finding")
-    times: float | None = Field(None, gt=1, description="in place of target: so many times the positives there are")
+    times: float | None = Field(
+        None, gt=1, le=100, description="in place of target: so many times the positives there are"
+    )
     most: int = Field(500, ge=1, description="never more than this many images a finding")
     candidates: int = Field(2, ge=1, description="candidates made for each wanted image; the judge keeps the best")
-    refills: int = Field(0, ge=0, description="how often a wanted image of which no candidate passed is tried again")
+    refills: int = Field(
+        0, ge=0, le=100, description="how often a wanted image of which no candidate passed is tried again"
+    )
 
 
 class InBand(Strict):
@@ -200,7 +206,7 @@ class RunConfig(Strict):
         """A recipe whose config names no method has its own; DiffuLT drops what is out of distribution."""
         if not isinstance(given, dict) or given.get("recipe", "fusion") not in list(METHOD_OF):
             return given
-        method = given.get("method") or {}
+        method = {} if given.get("method") is None else given["method"]
         if not isinstance(method, dict):
             return given
         recipe, checks = given.get("recipe", "fusion"), given.get("checks") or {}

@@ -201,6 +201,7 @@ def _context(run: Collected, real_images: bool) -> dict[str, Any]:
         "health_now": _flat(run.run.get("health", {})),
         "failures": [] if run.failures is None else run.failures.sort_values("uid").to_dict("records"),
         "privacy": summary.privacy(run),
+        "fused": run.settings.get("method", {}).get("kind", "fusion") == "fusion",
         "introspection": section(run.introspection, run.gallery, lambda name: _file(run, name), real_images),
     }
 

@@ -143,9 +143,12 @@ def cautions(run: Collected) -> list[str]:
 
 def privacy(run: Collected) -> str:
     """The one line on privacy: a ledger covers the denoiser alone, never images fused from real ones."""
-    none = "no privacy claim: fusion copies structure from real training images"
+    fused = run.settings.get("method", {}).get("kind", "fusion") == "fusion"
+    why = "fusion copies structure from real training images" if fused else "the denoiser was not trained privately"
+    none = f"no privacy claim: {why}"
     if run.ledger is None:
         return f"{none}."
     terms = ("epsilon", "delta", "unit")
     told = ", ".join(f"{name} {run.ledger[name]}" for name in terms if name in run.ledger) or "no epsilon written"
-    return f"The denoiser has a ledger ({told}). It covers the denoiser alone; for the images: {none}."
+    covered = f"The denoiser has a ledger ({told}). It covers the denoiser alone"
+    return f"{covered}; for the images: {none}." if fused else f"{covered}, not the checks that chose among its images."
