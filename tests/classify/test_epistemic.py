@@ -282,3 +282,22 @@ def test_doubt_is_larger_far_from_the_training_data(tmp_path: Path, seed: int) -
     for name in ("bald", "variance"):
         near = known.score(rows.images, name).mean()
         assert known.score(far, name).min() > 3 * near, name
+
+
+class Brightness(torch.nn.Module):
+    """Two features: the mean of an image, and what it has above a brightness that no training image has."""
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        mean = images.mean((1, 2, 3))
+        return torch.stack([mean, (mean - 1.9).relu()], 1)
+
+
+def test_a_feature_that_no_training_image_has_does_not_drown_what_the_members_say(tmp_path: Path) -> None:
+    """The least stir of it would, were it divided by its own spread, which is nothing."""
+    torch.manual_seed(0)
+    classifier = Classifier(Network(Brightness(), torch.nn.Linear(2, FINDINGS)), SIZE, {})
+    head = fit_epistemic(classifier, toy(), folder=tmp_path, **FAST)  # type: ignore[arg-type]
+    spread = head.members.sd
+    assert float(spread[1]) == pytest.approx(0.1 * float(spread.mean() * 2 - spread[1]) / 2, rel=1e-5)
+    barely, known = (torch.full((1, 1, SIZE, SIZE), value) for value in (0.976, 0.974))  # 1.904 and 1.896 standardised
+    assert float(head.score(barely, "variance").max()) < 2 * float(head.score(known, "variance").max())

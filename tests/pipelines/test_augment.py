@@ -13,6 +13,7 @@ from medlt.config import RunConfig, dump, load, parse
 from medlt.data.manifest import Manifest
 from medlt.types import InputError
 from pipelines.recipe import augment, main, prepare
+from pipelines.training import main as train
 
 Tiny = Callable[[Path], RunConfig]
 BRIEF: dict[str, dict[str, Any]] = {
@@ -83,6 +84,9 @@ def test_runs_of_one_collection_share_what_is_learnt(tiny: Tiny, tmp_path: Path)
     again = prepare(of(tiny, tmp_path / "c", "longtail", learnt=str(shared)))
     assert {p: p.read_bytes() for p in weights} == weights
     assert again.method.backbone.digest == prepare(first).method.backbone.digest
+    longer = {"width": 8, "steps": 9, "batch": 8, "checkpoint_every": 3}
+    with pytest.raises(InputError, match="trained for 6 steps, and other runs may stand on it"):
+        augment(of(tiny, tmp_path / "d", "minority", learnt=str(shared), denoiser=longer))
     images = [{p.name: p.read_bytes() for p in (place / "images").glob("*.png")} for place in (tmp_path / "a", alone)]
     assert images[0] == images[1] != {}
 
@@ -154,3 +158,18 @@ def test_what_could_never_work_is_refused_before_anything_is_written(name: str, 
     with pytest.raises(InputError, match=said):
         augment(config)
     assert not (tmp_path / "run" / "stages" / "codec").exists()
+
+
+@pytest.mark.parametrize(
+    ("part", "left"), [("epistemic", "epistemic-*.safetensors"), ("denoiser", "model.safetensors")]
+)
+def test_a_part_trained_by_itself_is_the_one_a_run_finds(
+    part: str, left: str, tiny: Tiny, learnt: Path, tmp_path: Path
+) -> None:
+    """In the folder that the runs above share nothing is learnt anew."""
+    before = {p.name for p in (learnt / part).glob(left)} if (learnt / part).is_dir() else set()
+    made = train(of(tiny, tmp_path / "run", "longtail", learnt=str(learnt)), part)
+    found = {p.name for p in made.glob(left)}
+    assert made == learnt / part
+    assert len(found) == 1
+    assert before in (set(), found)
