@@ -16,7 +16,7 @@ from medlt.files import digest, read_tensors, write_tensors
 from medlt.synthesis.guides import Guide
 from medlt.synthesis.longtail import LongtailGuide, pictures
 from medlt.synthesis.minority import JepaGuide, Levels, MinorityGuide, reference_levels
-from pipelines import learning, tuning
+from pipelines import encoding, learning, tuning
 from pipelines.learnt import Learnt
 
 MOST = 200
@@ -41,7 +41,7 @@ def _guide(ready: Learnt, chosen: configs.GuideConfig, backbone: Backbone) -> Gu
 
 def longtail(ready: Learnt, chosen: configs.LongtailGuide, backbone: Backbone) -> LongtailGuide:
     """The predictor is asked of images decoded by the run's codec."""
-    codec = ready.latents.codec
+    codec = encoding.decoder(ready.run, ready.latents.codec).codec  # in the run's precision
     assert isinstance(codec, AutoencoderCodec)
     standardised = ready.latents.standardiser if backbone.space == "standardised" else None
     decode = pictures(codec, standardised, chosen.checkpointing)
