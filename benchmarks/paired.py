@@ -1,0 +1,86 @@
+"""Did a guide move what it climbs? The same plan rows with and without it, image beside image.
+
+    python benchmarks/paired.py runs/nih14_longtail runs/nih14_unguided
+
+Both runs share `learnt`. Of rows kept by both: the guiding predictor's statistics of the row's finding, the verifying
+judge's probability, the distance in a judge's features to the five nearest real training images, and how far pixels
+differ; the mean difference, guided less unguided, with its standard error.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from common import table
+from torch import Tensor
+
+from medlt import config as configs
+from medlt.classify.epistemic import STATISTICS
+from medlt.classify.train import Classifier
+from medlt.data.loaders import images
+from medlt.data.manifest import Manifest
+from medlt.metrics.rarity import avg_knn
+from medlt.synthesis.guides import targets
+from pipelines import learning, learnt
+
+SLOT = ["finding", "slot", "candidate"]
+
+
+def kept(run: Path) -> Manifest:
+    """The synthetic rows of a run."""
+    whole = Manifest.read(run / "manifest.parquet")
+    return whole.where(whole.rows["synthetic"].fillna(False).astype(bool))
+
+
+def pairs(one: Manifest, other: Manifest) -> pd.DataFrame:
+    """uid_x, uid_y of rows kept by both, and what they were made for."""
+    rows = [made.rows[SLOT].reset_index(names="uid") for made in (one, other)]
+    return rows[0].merge(rows[1], on=SLOT)
+
+
+def main() -> None:
+    read = argparse.ArgumentParser()
+    read.add_argument("guided", type=Path)
+    read.add_argument("unguided", type=Path)
+    asked = read.parse_args()
+    ready = learnt.learn(configs.load(asked.guided / "config.yaml"))
+    both = pairs(*(made := [kept(run) for run in (asked.guided, asked.unguided)]))
+    size = ready.run.config.size
+    shown = [images(m, size, None, list(both[uid])) for m, uid in zip(made, ("uid_x", "uid_y"), strict=True)]
+    head = learning.predictor(ready.run, ready.real, ready.judges, ready.progress)
+    column = targets(both["finding"], ready.real.manifest.findings)
+    judge = ready.judges.judges[0]
+    assert isinstance(judge, Classifier)
+    real = judge.features(ready.real.training_set("train", judge.size).images).numpy()
+
+    def values(pixels: Tensor) -> dict[str, np.ndarray]:
+        at = torch.arange(len(pixels))
+        said = {f"predictor: {name}": head.score(pixels, name)[at, column].numpy() for name in STATISTICS}
+        seen = judge.features(pixels).numpy()
+        return said | {"judge's probability": judge.predict(pixels)[at, column].numpy(), "AvgkNN": avg_knn(real, seen)}
+
+    guided, unguided = (values(pixels) for pixels in shown)
+    lines = [
+        f"{len(both)} rows kept by both runs.",
+        "",
+        "| value | unguided | difference | standard error |",
+        "|---|---:|---:|---:|",
+    ]
+    for name in guided:
+        gap = guided[name] - unguided[name]
+        lines.append(
+            f"| {name} | {unguided[name].mean():.4f} | {gap.mean():+.4f} | {gap.std(ddof=1) / len(gap) ** 0.5:.4f} |"
+        )
+    moved = (shown[0].float() - shown[1].float()).abs().mean() / 255
+    table(
+        f"paired_{asked.guided.name}",
+        [*lines, "", f"Mean absolute difference of pixels: {float(moved):.4f} of the range."],
+    )
+
+
+if __name__ == "__main__":
+    main()
