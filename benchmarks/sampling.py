@@ -284,15 +284,11 @@ def main() -> None:
     side = (made := dict(SIZES[asked.size])).pop("side")
     cells = [(batch, steps) for batch, steps in product(asked.batches, asked.steps) if batch * steps <= asked.most]
     with tempfile.TemporaryDirectory() as place_:
-        work = Path(place_)
-        folder = untrained(work / "model", **made)
+        folder = untrained((work := Path(place_)) / "model", **made)
         known = ways(folder, asked.device, side)
         head = ["batch", "steps", "way", "images/s", "x fp32", "x bf16", "peak MiB", *(f"{part} ms" for part in PARTS)]
-        lines = [
-            f"{asked.size}, {side} px, guidance {WEIGHT}, {torch.get_num_threads()} threads, best of {asked.rounds}.",
-            "",
-        ]
-        lines += ["| " + " | ".join(head) + " |", "|---:|---:|---|" + "---:|" * (len(head) - 3)]
+        told = f"{asked.size}, {side} px, guidance {WEIGHT}, {torch.get_num_threads()} threads, best of {asked.rounds}."
+        lines = [told, "", "| " + " | ".join(head) + " |", "|---:|---:|---|" + "---:|" * (len(head) - 3)]
         for batch, steps in cells:
             lines += (found := cell(known, batch, steps, asked.rounds, work, asked.device))
             print(*found, sep="\n", flush=True)

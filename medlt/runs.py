@@ -23,7 +23,18 @@ from medlt import config as configs
 from medlt.files import write_json, write_text
 from medlt.types import InputError
 
-LEARNT = ("codec", "latents", "sparse", "denoiser", "diffult", "judges", "predictor", "epistemic", "eyes", "levels")
+LEARNT = (
+    "codec",
+    "latents",
+    "sparse",
+    "denoiser",
+    "diffult",
+    "judges",
+    "predictor",
+    "epistemic",
+    "latent_classifier",
+    "levels",
+)
 """Stages that hold what is learnt of the real images, which runs on one collection may share."""
 
 PACKAGES = ("medlt", "torch", "monai", "diffusers", "accelerate", "pydicom", "numpy", "pandas", "scikit-learn")

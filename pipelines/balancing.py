@@ -10,7 +10,7 @@ from medlt.diffusion.aid import AidLoss
 from medlt.diffusion.backbone import Backbone
 from medlt.diffusion.cbdm import ClassBalancing
 from medlt.diffusion.losses import Extra
-from pipelines import learning, tuning
+from pipelines import tuning
 from pipelines.guiding import features
 from pipelines.learnt import Learnt
 from pipelines.tuning import Further
@@ -47,10 +47,9 @@ def _aid(ready: Learnt, chosen: configs.InBandLoss, backbone: Backbone) -> AidLo
     seen = np.concatenate([look(part).cpu().numpy() for part in parts])
     labels = np.asarray(data.labels)
     widths = limits(seen, labels)
-    eyes = learning.eyes(ready.run, ready.real, ready.latents, ready.progress)
     return AidLoss(
         phi=look,
-        named=eyes.digest,
+        named=ready.run.told()["digests"]["latent_classifier"],
         limits=widths.tolist(),
         counts=(labels == 1).sum(0).tolist(),
         alpha=chosen.weight,

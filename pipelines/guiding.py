@@ -52,17 +52,17 @@ def longtail(ready: Learnt, chosen: configs.LongtailGuide, backbone: Backbone) -
 
 def features(ready: Learnt, backbone: Backbone) -> Callable[[Tensor], Tensor]:
     """Features of latents as the backbone has them."""
-    eyes = learning.eyes(ready.run, ready.real, ready.latents, ready.progress)
+    found = learning.latent_classifier(ready.run, ready.real, ready.latents, ready.progress)
     if backbone.space == "standardised":
-        return eyes.features
-    return lambda z: eyes.features(ready.latents.standardiser.to(z))
+        return found.features
+    return lambda z: found.features(ready.latents.standardiser.to(z))
 
 
 def _levels(ready: Learnt, chosen: configs.MinorityGuide, backbone: Backbone, distance: Distance) -> Levels:
     """How rare the real train images of each finding are, of at most `MOST` images a finding; kept for other runs."""
     data, seed = tuning.data(ready.real, ready.latents, "train", backbone.space), ready.run.config.seed
-    eyes = ready.run.told()["digests"].get("eyes") if chosen.distance == "features" else None
-    key = digest("levels", backbone.digest, data.digest(), chosen.probe, eyes, seed, MOST)
+    seen_by = ready.run.told()["digests"]["latent_classifier"] if chosen.distance == "features" else None
+    key = digest("levels", backbone.digest, data.digest(), chosen.probe, seen_by, seed, MOST)
     with ready.run.stage("levels") as folder:
         place = folder / f"{key}.safetensors"
         if not place.is_file():

@@ -80,20 +80,20 @@ def _classifiers(judges: Crossfit) -> list[Classifier]:
     return [judge for judge in judges.judges if isinstance(judge, Classifier)]
 
 
-def eyes(run: Run, real: Collection, latents: Latents, progress: Progress) -> LatentClassifier:
+def latent_classifier(run: Run, real: Collection, latents: Latents, progress: Progress) -> LatentClassifier:
     """A small classifier of standardised latents, whose features say how far latents are apart."""
     train, val = (tuning.data(real, latents, split) for split in ("train", "val"))
-    with run.stage("eyes") as folder:
+    with run.stage("latent_classifier") as folder:
         found = fit_latents(
             train,
             val,
             folder=folder,
             progress=progress,
-            seed=seed_of(run.config.seed, "eyes"),
+            seed=seed_of(run.config.seed, "eyes"),  # an old name, kept: the figures in docs/ stand on this stream
             device=run.config.device,
             steps=run.config.classifier.steps,
         )
-    run.record(digests={"eyes": found.digest})
+    run.record(digests={"latent_classifier": found.digest})
     return found
 
 

@@ -19,6 +19,8 @@ def main(config: configs.RunConfig, part: str, progress: Progress = quiet) -> Pa
     """Train or resume `part`; returns the folder that holds it. Raises InputError on bad input."""
     if part not in PARTS:
         raise InputError(f"{part!r} is no part of a recipe; train one of {', '.join(PARTS)}")
+    if part == "denoiser":
+        return _denoiser(config, progress)
     torch.set_num_threads(config.threads or torch.get_num_threads())
     run, real = stages.collect(config)
     if part == "classifier":
@@ -27,8 +29,6 @@ def main(config: configs.RunConfig, part: str, progress: Progress = quiet) -> Pa
     if part == "epistemic":
         learning.predictor(run, real, learning.judges(run, real, progress), progress)
         return run.home(part)
-    if part == "denoiser":
-        return _denoiser(config, progress)
     codec = encoding.codec(run, real, progress)
     if part == "sparse":
         learning.sparse(run, real, learning.latents(run, real, codec, progress), progress)

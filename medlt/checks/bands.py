@@ -29,9 +29,9 @@ from typing import ClassVar, Literal, TypeAlias
 
 import numpy as np
 import pandas as pd
-import torch
 from torch import Tensor
 
+from medlt.checks.folds import by_fold
 from medlt.types import Batch, Finding, InputError
 
 Features: TypeAlias = Callable[[Tensor], Tensor]
@@ -184,14 +184,12 @@ class InBand:
 
     def _values(self, batch: Batch) -> np.ndarray:
         """d / d_f [B] in the order of the batch."""
-        fold, names = batch.rows["fold"].to_numpy(), batch.rows["finding"].to_numpy()
-        values = np.full(len(batch.rows), np.nan)
-        for k in np.unique(fold):
-            rows = np.flatnonzero(fold == k)
-            seen = self.features[int(k)](batch.images[torch.from_numpy(rows)]).float().cpu().numpy()
+        names, values = batch.rows["finding"].to_numpy(), np.full(len(batch.rows), np.nan)
+        for k, rows, images in by_fold(batch):
+            seen = self.features[k](images).float().cpu().numpy()
             for name in np.unique(names[rows]):
                 mine = names[rows] == name
-                if (known := self.bands[int(k)].get(str(name))) is not None:
+                if (known := self.bands[k].get(str(name))) is not None:
                     values[rows[mine]] = known.value(seen[mine])
         return values
 

@@ -13,9 +13,8 @@ from typing import ClassVar
 
 import numpy as np
 import pandas as pd
-import torch
 
-from medlt.checks.folds import Crossfit, Judge, crossfit, folds
+from medlt.checks.folds import Crossfit, Judge, by_fold, crossfit, folds
 from medlt.types import Batch, Finding, InputError
 
 __all__ = ["Crossfit", "Judge", "LabelConsistency", "best_of", "crossfit", "folds", "thresholds"]
@@ -54,10 +53,9 @@ class LabelConsistency:
     def _values(self, batch: Batch) -> np.ndarray:
         """Probability [B] of each row's own finding, from the judge of its fold."""
         column = np.array([list(self.findings).index(name) for name in batch.rows["finding"]], dtype=np.int64)
-        fold, values = batch.rows["fold"].to_numpy(), np.full(len(batch.rows), np.nan)
-        for k in np.unique(fold):
-            rows = np.flatnonzero(fold == k)
-            scores = self.judges[int(k)](batch.images[torch.from_numpy(rows)]).cpu().numpy()
+        values = np.full(len(batch.rows), np.nan)
+        for k, rows, images in by_fold(batch):
+            scores = self.judges[k](images).cpu().numpy()
             values[rows] = scores[np.arange(len(rows)), column[rows]]
         return values
 

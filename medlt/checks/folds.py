@@ -6,19 +6,28 @@ it most. A patient is never divided.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
 import numpy as np
 import pandas as pd
+import torch
 from torch import Tensor
 
 from medlt.chance import rng
-from medlt.types import InputError
+from medlt.types import Batch, InputError
 
 Judge: TypeAlias = Callable[[Tensor], Tensor]
 """Images [B,1,H,W] -> probabilities [B,K]."""
+
+
+def by_fold(batch: Batch) -> Iterator[tuple[int, np.ndarray, Tensor]]:
+    """(k, row numbers, images) of every fold k among a batch's rows, which need the column `fold`."""
+    fold = batch.rows["fold"].to_numpy()
+    for k in np.unique(fold):
+        rows = np.flatnonzero(fold == k)
+        yield int(k), rows, batch.images[torch.from_numpy(rows)]
 
 
 def folds(patients: pd.Series, labels: pd.DataFrame, k: int, seed: int) -> pd.Series:

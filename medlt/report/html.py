@@ -15,7 +15,7 @@ from medlt.files import write_json, write_text
 from medlt.report import summary
 from medlt.report.collect import Collected, collect
 from medlt.report.figures import Forest, Interval, bars, forest, limits, spark, thumbnail
-from medlt.report.introspection import section
+from medlt.report.introspection import anonymous, section
 from medlt.report.panels import NAMES
 
 if TYPE_CHECKING:
@@ -230,7 +230,7 @@ def as_json(run: Collected) -> dict[str, Any]:
     """The report's numbers without its pictures; absent pieces are null."""
     keep = ("versions", "device", "seed", "counts", "digests", "health")
     tables = {"scores": summary.scores(run).reset_index(), "counts": summary.counts(run).reset_index()}
-    rejects = _rejects(run)
+    rejects, known = _rejects(run), anonymous(run.introspection)
     told = {
         "verdict": run.verdict,
         "cautions": summary.cautions(run),
@@ -242,7 +242,7 @@ def as_json(run: Collected) -> dict[str, Any]:
         "rejects": rejects and {name: rejects[name] for name in ("images", "of", "reasons")},
         "health": None if run.health is None else run.health.to_dict("records"),
         "privacy": summary.privacy(run),
-        "introspection": None if run.introspection is None else run.introspection.to_dict("records"),
+        "introspection": None if known is None else known.to_dict("records"),
         "run": {name: run.run[name] for name in keep if name in run.run},
     }
     return dict(_plain(told))

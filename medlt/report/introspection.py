@@ -44,14 +44,18 @@ def section(
     """
     if table is None and gallery is None:
         return None
-    if table is not None and not real_images:
-        table = table[table["attribute"] != "nearest real"]
+    table = anonymous(table)
     return {
         "more": [] if table is None else _rows(table[table["z"] > 0], ascending=False),
         "less": [] if table is None else _rows(table[table["z"] < 0], ascending=True),
         "pairs": [] if gallery is None else _pairs(gallery, find, real_images),
         "of": 0 if gallery is None else len(gallery),
     }
+
+
+def anonymous(table: pd.DataFrame | None) -> pd.DataFrame | None:
+    """The table without the attribute whose values are uids of real images."""
+    return None if table is None else table[table["attribute"] != "nearest real"]
 
 
 def _rows(table: pd.DataFrame, ascending: bool) -> list[dict[str, Any]]:

@@ -55,13 +55,18 @@ def test_a_run_leaves_what_the_contract_says(recipe: str, tiny: Tiny, learnt: Pa
     assert plan["like"].isin(train.index).all()
     page = (run / "report.html").read_text()
     assert ('id="introspection"' in page) == (recipe == "longtail")
-    assert [name for name in manifest.rows["patient_id"].unique() if f"{name}<" in page] == []
+    real = manifest.rows.index[~manifest.rows["synthetic"]]
+    assert [uid for uid in real if uid in (run / "report.json").read_text()] == []
+    shown = {uid for uid in real if uid in page}
     if recipe == "longtail":
         table, gallery = (pd.read_parquet(run / f"introspection{part}.parquet") for part in ("", "_gallery"))
         assert {"finding", "view", "nearest real"} <= set(table["attribute"])
         assert set(gallery.index) <= set(made.index)
         assert gallery["nearest"].isin(train.index).all()
+        assert shown == set(gallery["nearest"])  # each beside its own picture
         assert all((run / file).is_file() for file in gallery["file"])
+    else:
+        assert shown == set()
     before = {p: p.read_bytes() for p in (run / "images").glob("*.png")}
     augment(config)
     assert {p: p.read_bytes() for p in (run / "images").glob("*.png")} == before
