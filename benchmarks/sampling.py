@@ -292,8 +292,7 @@ def main() -> None:
         for batch, steps in cells:
             lines += (found := cell(known, batch, steps, asked.rounds, work, asked.device))
             print(*found, sep="\n", flush=True)
-        if asked.device == "cuda":
-            lines += on_gpu(folder, side, work)
+        lines += on_gpu(folder, side, work) if asked.device == "cuda" else []
     table("sampling", lines)
 
 
