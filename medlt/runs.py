@@ -19,6 +19,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from medlt import config as configs
 from medlt.files import write_json, write_text
 from medlt.types import InputError
@@ -36,6 +38,9 @@ LEARNT = (
     "levels",
 )
 """Stages that hold what is learnt of the real images, which runs on one collection may share."""
+
+CHANGEABLE = ("arms", "sources", "evaluation", "reporter", "workers")
+"""Sections of an experiment's config that may change between two calls."""
 
 PACKAGES = ("medlt", "torch", "monai", "diffusers", "accelerate", "pydicom", "numpy", "pandas", "scikit-learn")
 
@@ -58,16 +63,16 @@ def peak_rss_mb() -> float:
 
 
 @dataclass(frozen=True)
-class Run:
+class Folder:
     """A run folder opened for work. Raises InputError if the folder belongs to another config."""
 
     folder: Path
-    config: configs.RunConfig
+    config: configs.RunConfig | configs.VerdictConfig
 
     def __post_init__(self) -> None:
         written, text = self.folder / "config.yaml", configs.dump(self.config)
-        if written.exists() and written.read_text() != text:
-            changed = _first_difference(written.read_text(), text)
+        if written.exists() and (before := self._fixed(written.read_text())) != (now := self._fixed(text)):
+            changed = _first_difference(before, now)
             raise InputError(
                 f"{self.folder}: was made by another config ({changed}); choose another --out, or restore it"
             )
@@ -75,6 +80,10 @@ class Run:
             raise InputError(f"{self.folder}: is not empty and not a run folder; choose another --out")
         write_text(written, text)
         self.record(versions=versions(), seed=self.config.seed, device=self.config.device)
+
+    def _fixed(self, text: str) -> str:
+        """What of a config's text may not change from call to call: all of it."""
+        return text
 
     def path(self, *parts: str) -> Path:
         """A path inside the folder."""
@@ -106,6 +115,39 @@ class Run:
             yield self.home(name)
         finally:
             self.record(seconds={name: round(before + time.perf_counter() - start, 2)})
+
+
+@dataclass(frozen=True)
+class Run(Folder):
+    """The folder of a recipe."""
+
+    config: configs.RunConfig
+
+
+@dataclass(frozen=True)
+class Finished(Run):
+    """The folder of a recipe that has ended, wherever it lies now; nothing in it is changed.
+
+    Raises InputError if it has not ended.
+    """
+
+    def __post_init__(self) -> None:
+        if not (self.folder / "manifest.parquet").is_file():
+            raise InputError(f"{self.folder}: has no manifest.parquet; finish the run with `medlt augment` first")
+
+    def record(self, **sections: Any) -> None:
+        """Nothing is told of reading."""
+
+
+@dataclass(frozen=True)
+class Experiment(Folder):
+    """The folder of a comparison. Arms may be added and taken away: those that are trained are found again."""
+
+    config: configs.VerdictConfig
+
+    def _fixed(self, text: str) -> str:
+        tree = yaml.safe_load(text)
+        return str(yaml.safe_dump({k: v for k, v in tree.items() if k not in CHANGEABLE}, sort_keys=False))
 
 
 def _first_difference(old: str, new: str) -> str:

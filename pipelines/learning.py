@@ -9,6 +9,7 @@ import pandas as pd
 
 from medlt import config as configs
 from medlt.chance import seed_of
+from medlt.checks.apart import apart, digest_network
 from medlt.checks.consistency import Crossfit, crossfit, folds
 from medlt.classify.epistemic import Epistemic, fit_epistemic
 from medlt.classify.latents import LatentClassifier, fit_latents
@@ -19,7 +20,6 @@ from medlt.files import digest_file, write_table
 from medlt.runs import Run
 from medlt.sparse.embedding import SimplicialCoder
 from medlt.sparse.iterated import iterate
-from medlt.synthesis.longtail import apart
 from medlt.types import Codec
 from pipelines import tuning
 from pipelines.stages import Collection, Progress
@@ -69,7 +69,7 @@ def predictor(run: Run, real: Collection, judges: Crossfit, progress: Progress) 
         found = fit(
             train, val, folder=folder, name="predictor", progress=progress, seed=seed, device=config.device, **options
         )
-    apart({"guiding": found.net} | {f"verifying {k}": judge.net for k, judge in enumerate(_classifiers(judges))})
+    apart({"guiding": [digest_network(found.net)], "verifying": [digest_network(j.net) for j in _classifiers(judges)]})
     with run.stage("epistemic") as folder:
         head = fit_epistemic(found, train, folder=folder, seed=seed, progress=progress)
     run.record(digests={"predictor": head.digest})

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import numpy as np
-import torch
-
-from medlt.classify.train import TrainingSet, fit
+from medlt.classify.train import TrainingSet
 from medlt.data.loaders import images
 from medlt.data.manifest import Manifest
-from medlt.evaluation.arms import CONTROL, Arms, duplicated, train
+from medlt.evaluation.arms import CONTROL, REAL, Arm, Arms, duplicated
 from medlt.evaluation.verdict import compare, decide, score_table
 from medlt.files import write_json, write_table
 from medlt.runs import Run
+from pipelines import arm_training
+from pipelines.arm_training import Rows
 from pipelines.learning import classifier_options
 from pipelines.stages import Collection, Progress
 
@@ -20,7 +19,7 @@ NOTHING = "no evidence: no synthetic image passed the checks, so there was nothi
 
 def _added(run: Run, made: Manifest) -> TrainingSet:
     """The synthetic rows as the classifier sees them."""
-    weights = made.rows["weight"].to_numpy(np.float32)
+    weights = made.rows["weight"].to_numpy("float32")
     return TrainingSet(images(made, run.config.classifier.size), made.labels(), weights, tuple(made.rows.index))
 
 
@@ -29,22 +28,21 @@ def evaluate(run: Run, real: Collection, made: Manifest, method: str, progress: 
     if made.rows.empty:
         write_json(run.path("verdict.json"), {"verdict": "no evidence", "sentence": NOTHING, "comparison": None})
         return
-    config, folder = run.config.evaluation, run.path("stages", "arms")
-    rows, val, test = (real.training_set(split, run.config.classifier.size) for split in ("train", "val", "test"))
-    arms = {"real": None, CONTROL: duplicated(made.rows, rows, config.weight), method: _added(run, made)}
-
-    def one(added: TrainingSet | None, seed: int, name: str) -> np.ndarray:
-        options = classifier_options(run.config) | {"mix": config.mix, "seed": run.config.seed + seed}
-        title = f"{name}, seed {seed}"
-        judge = fit(rows, val, added=added, folder=folder, name=title, progress=progress, **options)
-        with torch.no_grad():
-            return judge.predict(test.images).numpy()
-
-    scores = train(arms, range(config.seeds), one)
+    config = run.config.evaluation
+    train, val, test = (real.training_set(split, run.config.classifier.size) for split in ("train", "val", "test"))
+    settings = classifier_options(run.config) | {"mix": config.mix}
+    whole = [
+        Arm(REAL, "real", settings),
+        Arm(CONTROL, "control", settings, duplicated(made.rows, train, config.weight), REAL),
+        Arm(method, "synthetic", settings, _added(run, made), CONTROL),
+    ]
+    rows = Rows(train, val, test, run.path("stages", "arms"), run.config.threads, "cpu")
+    seeds = [run.config.seed + seed for seed in range(config.seeds)]
+    trained = arm_training.train(rows, whole, seeds, 1, progress)
     patients = [str(patient) for patient in real.manifest.split("test").rows["patient_id"]]
-    result = Arms(scores, test.labels, patients, real.manifest.findings)
-    pairs = [(method, CONTROL), (method, "real"), (CONTROL, "real")]
-    differences = compare(result, pairs, real.members(), draws=config.draws, seed=run.config.seed)
-    write_table(run.path("scores.parquet"), score_table(result, real.members()))
+    arms = Arms(trained.test, test.labels, patients, real.manifest.findings, trained.val, val.labels)
+    pairs = [(method, CONTROL), (method, REAL), (CONTROL, REAL)]
+    differences = compare(arms, pairs, real.members(), draws=config.draws, seed=run.config.seed)
+    write_table(run.path("scores.parquet"), score_table(arms, real.members()))
     write_table(run.path("differences.parquet"), differences)
-    write_json(run.path("verdict.json"), decide(differences, result, method))
+    write_json(run.path("verdict.json"), decide(differences, arms, method, CONTROL))

@@ -1,4 +1,4 @@
-"""Light augmentation of a batch: small rotation, scale, shift; contrast and brightness. Never a left-right flip.
+"""Classical augmentation of a batch, by name: "none", "light" or "monai". Never a left-right flip.
 
 A mirrored chest is situs inversus; the heart's side is a finding, not a nuisance.
 """
@@ -6,10 +6,17 @@ A mirrored chest is situs inversus; the heart's side is a finding, not a nuisanc
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+
+from medlt.types import InputError
+
+Augment: TypeAlias = Callable[[Tensor, torch.Generator], Tensor]
+"""(images float [B,1,S,S] in [0,1], a CPU generator that all draws come from) -> the same, moved."""
 
 
 def augment(
@@ -22,11 +29,12 @@ def augment(
     contrast: float = 0.2,
     brightness: float = 0.1,
 ) -> Tensor:
-    """images float [B,1,S,S] in [0,1] -> the same, each moved by draws of its own, uniform in +- the named amounts.
+    """Small rotation, scale, shift; contrast and brightness, of images float [B,1,S,S] in [0,1] on any device.
 
-    shift is a share of the side; borders are repeated. All draws come from `generator`.
+    Each image is moved by draws of its own, uniform in +- the named amounts. shift is a share of the side; borders are
+    repeated. All draws come from `generator`.
     """
-    draws = torch.rand(6, len(images), generator=generator) * 2 - 1
+    draws = (torch.rand(6, len(images), generator=generator) * 2 - 1).to(images.device)
     angle, zoom = draws[0] * math.radians(degrees), 1 + draws[1] * scale
     cos, sin = zoom * angle.cos(), zoom * angle.sin()
     rows = torch.stack([cos, -sin, draws[2] * 2 * shift, sin, cos, draws[3] * 2 * shift], dim=1)
@@ -34,3 +42,54 @@ def augment(
     moved = F.grid_sample(images, grid, padding_mode="border", align_corners=False)
     gain, offset = (1 + draws[4] * contrast).view(-1, 1, 1, 1), (draws[5] * brightness).view(-1, 1, 1, 1)
     return ((moved - 0.5) * gain + 0.5 + offset).clamp(0, 1)
+
+
+def monai_transforms(side: int) -> Any:
+    """MONAI's random transforms as a chest pipeline composes them, for images [1,side,side] in [0,1].
+
+    Affine, gamma, blur, noise and coarse dropout; no flip. The composed transform holds its random state: share none
+    between threads.
+    """
+    from monai import transforms as t
+
+    reach, hole = 0.05 * side, max(1, side // 16)
+    holes = {"holes": 1, "max_holes": 4, "spatial_size": hole, "max_spatial_size": 2 * hole, "fill_value": 0.0}
+    affine = t.RandAffine(
+        prob=0.8,
+        rotate_range=math.radians(10),
+        translate_range=(reach, reach),
+        scale_range=(0.1, 0.1),
+        padding_mode="border",
+        mode="bilinear",
+    )
+    return t.Compose(
+        [
+            affine,
+            t.RandAdjustContrast(prob=0.5, gamma=(0.7, 1.5)),
+            t.RandGaussianSmooth(prob=0.2, sigma_x=(0.25, 1.0), sigma_y=(0.25, 1.0)),
+            t.RandGaussianNoise(prob=0.3, std=0.03),
+            t.RandCoarseDropout(
+                prob=0.2, holes=1, max_holes=4, spatial_size=hole, max_spatial_size=2 * hole, fill_value=0.0
+            ),
+        ]
+    )
+
+
+def with_monai(images: Tensor, generator: torch.Generator) -> Tensor:
+    """MONAI's transforms, image by image as they are made for; their state is set from the generator.
+
+    Of copies: RandCoarseDropout writes into the image it is given.
+    """
+    moved = monai_transforms(images.shape[-1])
+    moved.set_random_state(seed=int(torch.randint(2**32 - 1, (), generator=generator)))
+    return torch.stack([moved(image.clone()).as_tensor() for image in images]).clamp(0, 1)
+
+
+AUGMENTS: dict[str, Augment] = {"light": augment, "none": lambda images, generator: images, "monai": with_monai}
+
+
+def augmentation(name: str) -> Augment:
+    """An augmentation by name. Raises InputError for an unknown one."""
+    if name not in AUGMENTS:
+        raise InputError(f"no augmentation named {name!r}; choose one of {', '.join(AUGMENTS)}")
+    return AUGMENTS[name]

@@ -48,6 +48,21 @@ class TrainingSet:
         return digest(list(self.uids), *(part.tobytes() for part in parts))
 
 
+def require_one_label(rows: TrainingSet, name: str, soft: bool = False) -> None:
+    """Raises InputError, naming a uid, for a row of a single-label set that has not exactly one positive.
+
+    soft: labels in [0,1] that sum to 1 will do. A row with an unknown label (NaN) passes: the loss leaves it out.
+    """
+    labels = np.asarray(rows.labels, np.float64)
+    fits = np.abs(labels.sum(1) - 1) < 1e-3
+    fits &= (labels >= 0).all(1) if soft else np.isin(labels, (0, 1)).all(1)
+    bad = np.flatnonzero(~fits & ~np.isnan(labels).any(1))
+    if len(bad):
+        rule = "labels that sum to 1" if soft else "exactly one positive"
+        told = f"{len(bad)} {name} rows without {rule}, the first {rows.uids[bad[0]]}"
+        raise InputError(f"single-label task: {told}; mend these rows, or choose task multi-label")
+
+
 def to_uint8(images: Tensor) -> Tensor:
     """[0,1] float -> 8 bit as a file would hold it; uint8 stays. What is not finite becomes 0."""
     if images.dtype == torch.uint8:

@@ -1,116 +1,97 @@
 """Train one image classifier, the same way for every arm of a comparison and for every judge.
 
-Same steps, same schedule (linear warm-up, cosine to 0), same loss weights; step s is a function of (seed, s), so two
-arms with one seed start from equal weights and see equal real images but for the slots an arm gives to added ones.
-The weights that are kept are an exponential moving average, those with the best macro AP on the validation set.
+An arm is a choice of Settings: task, loss, course, sampling, mixup, augmentation. All arms make the same number of
+gradient steps under one rule of schedule (linear warm-up, cosine to 0, for each stage of the course) and one rule of
+early stopping (macro AP on the validation set, of both tasks); step s is a function of (seed, s), so two arms with one
+seed start from equal weights and see equal real images but for the slots an arm gives to added ones or samples by
+class. The weights that are kept are an exponential moving average, those of the last stage with the best macro AP.
 """
 
 from __future__ import annotations
 
 import json
 import logging
-import math
+from collections import Counter
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from medlt import files
-from medlt.chance import batch_indices, generator, rng, seed_of
-from medlt.classify.augment import augment as move
-from medlt.classify.losses import Loss
+from medlt.chance import seed_of
+from medlt.classify.augment import augmentation
+from medlt.classify.batches import Ahead, Batches
+from medlt.classify.classifier import Classifier, Pace, half, standardised
+from medlt.classify.courses import Stage, stages
+from medlt.classify.heads import best_tau, classifier_network, redraw, tau_normalise
+from medlt.classify.losses import Loss, known_loss
 from medlt.classify.losses import loss as named_loss
+from medlt.classify.mixup import MIXUPS, Batch
 from medlt.classify.networks import Network
-from medlt.classify.networks import network as named_network
-from medlt.classify.sets import TrainingSet, to_uint8
+from medlt.classify.sets import TrainingSet, require_one_label
+from medlt.classify.steps import Best, Clock, Schedule, learning_rate, optimise
 from medlt.metrics.ranking import macro_average_precision
+from medlt.types import InputError
 
-__all__ = ["Classifier", "Settings", "TrainingSet", "fit"]
+__all__ = [
+    "Best",
+    "Classifier",
+    "Pace",
+    "Schedule",
+    "Settings",
+    "TrainingSet",
+    "fit",
+    "learning_rate",
+    "load",
+    "optimise",
+    "standardised",
+]
 
 log = logging.getLogger(__name__)
-FORMAT = 2  # part of the cache key: raise it when the same settings would train other weights
-
-
-@dataclass(frozen=True)
-class Schedule:
-    """How weights move and when they are looked at, whatever the network sees."""
-
-    loss: str = "balanced"
-    steps: int = 400
-    batch: int = 32
-    learning_rate: float = 1e-3
-    weight_decay: float = 1e-2
-    evaluate_every: int = 50
-    patience: int = 8
-    seed: int = 0
-    warm_up: float = field(default=0.1, metadata={"unit": "share of steps"})
-    ema: float = 0.98
+FORMAT = 3  # part of the cache key: raise it when the same settings would train other weights
+Tell = Callable[[int], Any]
 
 
 @dataclass(frozen=True)
 class Settings(Schedule):
-    """What a training is, beside its data."""
+    """What a training is, beside its data. Raises InputError for unknown names and pairs that do not go together.
+
+    task: multi-label or single-label; loss: see medlt.classify.losses; course, last_share (of its last stage; None:
+    the course's own), sampling: see medlt.classify.courses; mixup, mixup_alpha: see medlt.classify.mixup; augment:
+    none, light or monai; tau_norm: see medlt.classify.heads; mix: probability that a slot holds an added row.
+    """
 
     network: str = "small"
     mix: float = 0.2
-    augment: bool = True
+    augment: str | bool = "light"
+    task: str = "multi-label"
+    course: str = "one"
+    last_share: float | None = None
+    sampling: str = "instance"
+    mixup: str = "none"
+    mixup_alpha: float = 0.2
+    tau_norm: bool = False
 
+    def __post_init__(self) -> None:
+        if isinstance(self.augment, bool):
+            object.__setattr__(self, "augment", "light" if self.augment else "none")
+        known_loss(self.loss, self.task)
+        augmentation(str(self.augment))
+        self.stages()
+        if self.mixup not in MIXUPS:
+            raise InputError(f"no mixup named {self.mixup!r}; choose one of {', '.join(MIXUPS)}")
+        if self.mixup_alpha <= 0 or not 0 <= self.mix <= 1:
+            raise InputError(f"mix {self.mix} must be in [0,1], mixup_alpha {self.mixup_alpha} above 0")
+        if self.tau_norm and self.loss == "ldam":
+            raise InputError("tau_norm changes nothing in the head of cosines of loss ldam; leave one of them out")
 
-@dataclass(frozen=True)
-class Classifier:
-    """A trained network on images of side `size`. `record` holds settings, history and digests, as written to JSON."""
-
-    net: Network
-    size: int
-    record: dict[str, Any]
-
-    def __call__(self, images: Tensor) -> Tensor:
-        return self.predict(images)
-
-    @torch.no_grad()
-    def predict(self, images: Tensor, chunk: int = 64) -> Tensor:
-        """images uint8 or float in [0,1], [B,1,H,W] -> probabilities float32 [B,K].
-
-        Floats are rounded to 8 bit first, and other sizes brought to `size` by area, as a written file would be.
-        """
-        return self._in_chunks(self.net, images, chunk, self.net.head.out_features).sigmoid()
-
-    @torch.no_grad()
-    def features(self, images: Tensor, chunk: int = 64) -> Tensor:
-        """What the head sees of images as in `predict`: float32 [B,D]."""
-        return self._in_chunks(self.net.features, images, chunk, self.net.head.in_features)
-
-    def _in_chunks(self, fn: Callable[[Tensor], Tensor], images: Tensor, chunk: int, width: int) -> Tensor:
-        self.net.eval()
-        place = next(self.net.parameters()).device
-        parts = [
-            _half(fn, _resized(to_uint8(images[i : i + chunk]).to(place), self.size)).cpu()
-            for i in range(0, len(images), chunk)
-        ]
-        return torch.cat(parts) if parts else torch.zeros(0, width)
-
-
-def _resized(images: Tensor, size: int) -> Tensor:
-    """uint8 [B,1,H,W] -> float [B,1,size,size] in [0,1]."""
-    images = images.float() / 255
-    return images if images.shape[-2:] == (size, size) else F.interpolate(images, (size, size), mode="area")
-
-
-def standardised(images: Tensor) -> Tensor:
-    """Images [B,1,S,S] in [0,1] as the networks take them, channels last."""
-    return ((images - 0.5) / 0.25).contiguous(memory_format=torch.channels_last)
-
-
-def _half(fn: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
-    """float32 [B,...] of images [B,1,S,S] in [0,1], computed in bfloat16: twice as fast on a CPU."""
-    with torch.autocast(images.device.type, torch.bfloat16):
-        return fn(standardised(images)).float()
+    def stages(self) -> tuple[Stage, ...]:
+        """The stages of the course."""
+        return stages(self.course, self.steps, self.sampling, self.last_share)
 
 
 def fit(
@@ -124,56 +105,116 @@ def fit(
     device: str = "cpu",
     **settings: Any,
 ) -> Classifier:
-    """Train on `real`, with each slot of a batch given to `added` with probability `mix`; keep the best on `val`.
+    """Train on `real` and `added` rows as the course says; keep the best on `val`.
 
     settings: the fields of Settings. The result is kept in `folder` under a digest of data and settings and read back
-    when it is there already. Raises InputError on unknown names; a TypeError on an unknown setting.
+    when it is there already; only one trained now has a `pace`. Raises InputError for unknown names, sets that do not
+    fit each other, rows without exactly one positive in the single-label task (of added rows: labels that do not sum
+    to 1), and a course that needs added rows and has none; a TypeError on an unknown setting.
     """
     chosen = Settings(**settings)
+    added = added if added is not None and len(added) else None
+    _check(real, val, added, chosen)
     key = _key(real, val, added, chosen, device)
-    place = Path(folder) / f"classifier-{key}.json"
-    if not place.exists():
-        _train(real, val, added, chosen, place, lambda done: progress and progress(name, done, chosen.steps), device)
-    return load(place, device)
+    place, pace = Path(folder) / f"classifier-{key}.json", None
+    if not place.exists() and chosen.tau_norm:
+        options = asdict(replace(chosen, tau_norm=False))
+        plain = fit(real, val, folder=folder, added=added, progress=progress, name=name, device=device, **options)
+        pace = plain.pace
+        _normalise(plain, val, chosen, place)
+    elif not place.exists():
+        tell = progress or (lambda *_: None)
+        pace = _train(real, val, added, chosen, place, lambda done: tell(name, done, chosen.steps), device)
+    return replace(load(place, device), pace=pace)
+
+
+def _check(real: TrainingSet, val: TrainingSet, added: TrainingSet | None, settings: Settings) -> None:
+    """Raises InputError where the sets do not fit the settings or each other."""
+    if not len(real):
+        raise InputError("there is no train row; check the split")
+    widths = {len(rows.labels[0]) for rows in (real, val, added) if rows is not None and len(rows)}
+    sizes = {tuple(rows.images.shape[-2:]) for rows in (real, added) if rows is not None}
+    if len(widths) > 1 or len(sizes) > 1:
+        told = f"findings {sorted(widths)}, image sizes {sorted(sizes)}"
+        raise InputError(f"train, validation and added rows must be alike, got {told}; load them alike")
+    if added is None and any(stage.rows == "added" for stage in settings.stages()):
+        raise InputError(f"course {settings.course!r} needs added rows and there are none; give a source of images")
+    if settings.task == "single-label":
+        require_one_label(real, "train")
+        require_one_label(val, "validation")
+        if added is not None:
+            require_one_label(added, "added", soft=True)
 
 
 def _key(real: TrainingSet, val: TrainingSet, added: TrainingSet | None, settings: Settings, device: str) -> str:
-    extra = added.digest() if added is not None and len(added) else ""
+    extra = added.digest() if added is not None else ""
     return files.digest(FORMAT, real.digest(), val.digest(), extra, asdict(settings), device, torch.get_num_threads())
 
 
 def load(place: Path, device: str = "cpu") -> Classifier:
     """Read a classifier back from its JSON record and the weights beside it."""
     record = json.loads(place.read_text())
-    net = named_network(record["settings"]["network"], len(record["positive"]))
+    settings = record["settings"]
+    net = classifier_network(settings["network"], settings["loss"], len(record["positive"]))
     net.load_state_dict(files.read_tensors(place.with_suffix(".safetensors")))
     return Classifier(net.to(device).eval(), record["size"], record)
 
 
-def learning_rate(step: int, steps: int, peak: float, warm_up: float) -> float:
-    """Linear from 0 to `peak` over the first `warm_up` share of steps, then a half cosine to 0."""
-    rise = max(1, round(warm_up * steps))
-    if step < rise:
-        return peak * (step + 1) / rise
-    return peak * 0.5 * (1 + math.cos(math.pi * (step - rise) / max(1, steps - rise)))
+@dataclass
+class _Training:
+    """One training under way: its network, data, and what was counted so far."""
+
+    net: Network
+    real: TrainingSet
+    val: TrainingSet
+    added: TrainingSet | None
+    settings: Settings
+    device: str
+
+    def __post_init__(self) -> None:
+        self.clock, self.rows, self.done = Clock(), Counter(real=0, added=0), list[int]()
+        self.history: list[dict[str, Any]] = []
+        self.labels = torch.from_numpy(self.real.labels).to(self.device)
+
+    def run(self, number: int, stage: Stage, tell: Tell) -> Best:
+        """One stage; `net` has its best weights afterwards."""
+        chosen, best = self.settings, Best(self.settings.patience)
+        loss = named_loss(chosen.loss, self.labels, chosen.task, stage.reweighted)
+        if stage.head:
+            redraw(self.net.head, seed_of(chosen.seed, "head"))
+            self.net.eval()
+        batches = _batches(self.real, self.added, stage, chosen, self.device)
+
+        def see(step: int, value: float, averaged: nn.Module) -> bool:
+            with self.clock.on("evaluating"):
+                whole: Any = Network(self.net.body, averaged) if stage.head else averaged  # type: ignore[arg-type]
+                best.rank(stage.start + step, value, whole, _macro_ap(whole, self.val, chosen.task))
+            return best.stale
+
+        def step_loss(step: int) -> Tensor:
+            with self.clock.on("waiting"):
+                batch = ahead(stage.start + step)
+            self.rows.update(added=batch.added, real=len(batch.labels) - batch.added)
+            done[0] = step + 1
+            return _loss(self.net, loss, batch.to(self.labels.device), stage.head)
+
+        done = [0]
+        with Ahead(batches, stage.start + stage.steps) as ahead:
+            ema = chosen.ema ** (chosen.steps / stage.steps)
+            schedule = replace(chosen, course="one", steps=stage.steps, ema=ema)
+            moving = self.net.head if stage.head else self.net
+            optimise(moving, schedule, step_loss, see, lambda n: tell(stage.start + n))
+        self.net.load_state_dict(best.weights)
+        self.done.append(done[0])
+        self.history += [entry | {"stage": number} for entry in best.history]
+        return best
 
 
-def _batch(
-    real: TrainingSet, added: TrainingSet | None, settings: Settings, step: int
-) -> tuple[Tensor, Tensor, Tensor]:
-    """images float [B,1,S,S], labels [B,K], weights [B] of one step: a function of (seed, step) and the data."""
-    key, size = settings.seed, settings.batch
-    rows = batch_indices(len(real), size, step, key, "real")
-    images, labels, weights = real.images[torch.from_numpy(rows)], real.labels[rows], real.weights[rows]
-    if added is not None and len(added):
-        slots = np.flatnonzero(rng(key, "mix", step).random(size) < settings.mix)
-        other = batch_indices(len(added), size, step, key, "added")[slots]
-        images[torch.from_numpy(slots)] = added.images[torch.from_numpy(other)]
-        labels[slots], weights[slots] = added.labels[other], added.weights[other]
-    floats = images.float() / 255
-    if settings.augment:
-        floats = move(floats, generator(key, "augment", step))
-    return floats, torch.from_numpy(labels), torch.from_numpy(weights)
+def _batches(
+    real: TrainingSet, added: TrainingSet | None, stage: Stage, settings: Settings, device: str = "cpu"
+) -> Batches:
+    names = ("seed", "batch", "mix", "augment", "mixup", "mixup_alpha")
+    return Batches(real, added, stage, device=device, **{name: getattr(settings, name) for name in names})
 
 
 def _train(
@@ -182,91 +223,44 @@ def _train(
     added: TrainingSet | None,
     settings: Settings,
     place: Path,
-    tell: Callable[[int], Any],
+    tell: Tell,
     device: str,
-) -> None:
-    """The loop. Writes the weights, then the record that names them: the record's presence means both are whole."""
-    findings = real.labels.shape[1]
-    loss = named_loss(settings.loss, torch.from_numpy(real.labels).to(device))
-    net = named_network(settings.network, findings, seed_of(settings.seed, "weights")).to(device)
-    best = Best(settings.patience)
-
-    def see(step: int, value: float, averaged: nn.Module) -> bool:
-        best.see(step, value, cast(Network, averaged), val)
-        return best.stale
-
-    optimise(net, settings, lambda step: _step_loss(net, loss, _batch(real, added, settings, step)), see, tell)
-    record = _record(real, val, added, settings) | {"best_step": best.step, "history": best.history}
+) -> Pace:
+    """All stages. Writes the weights, then the record that names them: the record's presence means both are whole."""
+    seed = seed_of(settings.seed, "weights")
+    net = classifier_network(settings.network, settings.loss, real.labels.shape[1], seed).to(device)
+    training = _Training(net, real, val, added, settings, device)
+    for number, stage in enumerate(settings.stages()):
+        best = training.run(number, stage, tell)
+    record = _record(real, val, added, settings) | {"best_step": best.step, "history": training.history}
+    record |= {"steps_done": training.done, "rows_seen": dict(training.rows)}
     files.write_tensors(place.with_suffix(".safetensors"), best.weights)
     files.write_json(place, record)
+    return training.clock.pace(sum(training.rows.values()))
 
 
-def _step_loss(net: Network, loss: Loss, batch: tuple[Tensor, Tensor, Tensor]) -> Tensor:
-    """The loss of one batch, with its graph."""
-    images, labels, weights = (part.to(next(net.parameters()).device) for part in batch)
-    return loss(_half(net, images), labels, weights)
+def _loss(net: Network, loss: Loss, batch: Batch, head: bool) -> Tensor:
+    """The loss of one batch, with its graph; the graph begins at the head where that alone moves."""
+    with torch.set_grad_enabled(not head):
+        logits = half(net.features if head else net, batch.images)
+    return loss(net.head(logits) if head else logits, batch.labels, batch.weights)
 
 
-def optimise(
-    net: nn.Module,
-    schedule: Schedule,
-    loss_of: Callable[[int], Tensor],
-    see: Callable[[int, float, nn.Module], bool],
-    tell: Callable[[int], Any],
-) -> None:
-    """Move the weights of `net` down loss_of(step), step 0, 1, ...
-
-    After every `evaluate_every` steps and the last, see(steps done, loss, averaged network) says whether to stop.
-    """
-    decay: Any = get_ema_multi_avg_fn(schedule.ema)  # type: ignore[no-untyped-call]
-    averaged = AveragedModel(net, multi_avg_fn=decay, use_buffers=True)
-    optimizer = torch.optim.AdamW(net.parameters(), lr=0.0, weight_decay=schedule.weight_decay)
-    for step in range(schedule.steps):
-        rate = learning_rate(step, schedule.steps, schedule.learning_rate, schedule.warm_up)
-        optimizer.param_groups[0]["lr"] = rate
-        net.train()
-        value = _step(net, optimizer, loss_of(step))
-        averaged.update_parameters(net)
-        tell(step + 1)
-        due = (step + 1) % schedule.evaluate_every == 0 or step + 1 == schedule.steps
-        if due and see(step + 1, value, averaged.module):
-            break
+def _macro_ap(net: Network, val: TrainingSet, task: str) -> float:
+    """Macro AP on the validation set; NaN without a positive."""
+    record = {"settings": {"task": task}}
+    scores = Classifier(net, val.images.shape[-1], record).predict(val.images)
+    return macro_average_precision(val.labels, scores.numpy())
 
 
-def _step(net: nn.Module, optimizer: torch.optim.Optimizer, loss: Tensor) -> float:
-    """One gradient step; the loss."""
-    optimizer.zero_grad(set_to_none=True)
-    loss.backward()  # type: ignore[no-untyped-call]
-    nn.utils.clip_grad_norm_(net.parameters(), 1.0)
-    optimizer.step()
-    return float(loss.detach())
-
-
-class Best:
-    """The best weights so far by validation macro AP, and whether `patience` evaluations went by without better."""
-
-    def __init__(self, patience: int) -> None:
-        self.patience, self.score, self.step, self.since = patience, -math.inf, 0, 0
-        self.history: list[dict[str, float | None]] = []
-        self.weights: dict[str, Tensor] = {}
-
-    def see(self, step: int, loss: float, net: Network, val: TrainingSet) -> None:
-        """Evaluate `net` after `step` steps, the last of which had `loss`. A val set without positives never ranks."""
-        scores = Classifier(net, val.images.shape[-1], {"positive": [0] * val.labels.shape[1]}).predict(val.images)
-        self.rank(step, loss, net, macro_average_precision(val.labels, scores.numpy()))
-
-    def rank(self, step: int, loss: float, net: nn.Module, found: float) -> None:
-        """The same when the macro AP is known: `found`, NaN where nothing could be ranked."""
-        self.history.append({"step": step, "loss": loss, "val_macro_ap": None if math.isnan(found) else found})
-        self.since += 1
-        if not self.weights or math.isnan(found) or found > self.score:
-            self.score, self.step, self.since = found if not math.isnan(found) else self.score, step, 0
-            self.weights = {k: v.detach().clone() for k, v in net.state_dict().items()}
-
-    @property
-    def stale(self) -> bool:
-        """No better weights for `patience` evaluations."""
-        return self.since >= self.patience
+def _normalise(plain: Classifier, val: TrainingSet, settings: Settings, place: Path) -> None:
+    """Write the tau-normalised twin of a classifier. The multi-label one is as it was: see medlt.classify.heads."""
+    tau = None
+    if settings.task == "single-label":
+        tau = best_tau(plain.net.head, plain.features(val.images), val.labels)
+        tau_normalise(plain.net.head, tau)
+    files.write_tensors(place.with_suffix(".safetensors"), plain.net.state_dict())
+    files.write_json(place, plain.record | {"settings": asdict(settings), "tau": tau})
 
 
 def _record(real: TrainingSet, val: TrainingSet, added: TrainingSet | None, settings: Settings) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Commands that run recipes: demo, run, train, augment."""
+"""Commands that run recipes: demo, run, train, augment, evaluate."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def augment(
     config: Recipe,
     overrides: Overrides = None,
     method: Annotated[
-        str | None, typer.Option(help="fusion, diffult, minority or longtail; takes the place of the config's recipe.")
+        str | None, typer.Option(help="fusion, edit, noise, diffult, minority or longtail, not the config's recipe.")
     ] = None,
     out: Out = None,
     engine: Annotated[str, typer.Option(help="local.")] = "local",
@@ -129,3 +129,27 @@ def train(
             made = main(settings, part, progress)
         told = json.loads((settings.out / "run.json").read_text())
         say({"out": str(settings.out), "part": part, "made": str(made), **told}, lambda: f"{part}: {made}", as_json)
+
+
+@app.command()
+def evaluate(
+    config: Annotated[Path, typer.Argument(help="An experiment's YAML, such as pipelines/nih14_verdict.yaml.")],
+    overrides: Overrides = None,
+    out: Out = None,
+    as_json: Json = False,
+    no_progress: NoProgress = False,
+) -> None:
+    """The experiment that decides: does the augmentation help, by how much, how sure. Run it again to go on.
+
+    Every arm is trained alike with several seeds; one is chosen on validation and tested once, against duplicated real
+    images. An arm that is trained already is not trained again, so adding one trains one.
+    """
+    with edge():
+        from medlt.config import load_verdict
+        from medlt.progress import Progress
+        from pipelines.verdict import main
+
+        settings = load_verdict(config, [*(overrides or []), *([f"out={json.dumps(str(out))}"] if out else [])])
+        with Progress(enabled=not no_progress and sys.stderr.isatty()) as progress:
+            run = main(settings, progress)
+    _finish(run, as_json)

@@ -20,11 +20,12 @@ from medlt.config.learning import (
     TransformerConfig,
     UNetConfig,
 )
-from medlt.config.read import dump, load, parse
+from medlt.config.read import dump, load, load_verdict, parse
 from medlt.config.run import (
     Checks,
     ClassBalancing,
     Diffult,
+    Edit,
     Evaluation,
     FromNoise,
     Fusion,
@@ -38,18 +39,22 @@ from medlt.config.run import (
     Sampling,
     Scheduler,
 )
+from medlt.config.verdict import ArmConfig, Comparison, Recipe, Source, VerdictConfig
 
 __all__ = [
     "Ablation",
+    "ArmConfig",
     "Checks",
     "ClassBalancing",
     "ClassifierConfig",
     "CodecConfig",
     "CodecTuning",
+    "Comparison",
     "CsvData",
     "Data",
     "DenoiserConfig",
     "Diffult",
+    "Edit",
     "Evaluation",
     "FolderCodec",
     "FromNoise",
@@ -68,9 +73,11 @@ __all__ = [
     "NihData",
     "PhantomData",
     "PromptConfig",
+    "Recipe",
     "RunConfig",
     "Sampling",
     "Scheduler",
+    "Source",
     "SparseConfig",
     "StableConfig",
     "StableFolder",
@@ -80,7 +87,9 @@ __all__ = [
     "Training",
     "TransformerConfig",
     "UNetConfig",
+    "VerdictConfig",
     "dump",
     "load",
+    "load_verdict",
     "parse",
 ]

@@ -50,6 +50,7 @@ class PhantomData(Strict):
     patients: int = Field(600, ge=20)
     size: int = Field(256, ge=64, description="rows and columns of the DICOM images")
     imbalance: float = Field(50.0, ge=1, description="prevalence of the most frequent finding over the rarest")
+    shares: tuple[float, float, float] = Field((0.6, 0.15, 0.25), description="of the patients, in train, val, test")
 
 
 Data = Annotated[CsvData | NihData | ManifestData | PhantomData, Field(discriminator="kind")]

@@ -6,13 +6,17 @@ import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
 from pydantic import ValidationError
 
+from medlt.config.base import Strict
 from medlt.config.run import RunConfig
+from medlt.config.verdict import VerdictConfig
 from medlt.types import InputError
+
+C = TypeVar("C", RunConfig, VerdictConfig)
 
 
 def _expand(text: str, where: Path) -> str:
@@ -57,8 +61,12 @@ def _told(error: ValidationError, where: str) -> str:
 
 def parse(tree: dict[str, Any], where: str = "config") -> RunConfig:
     """Validate a mapping. Raises InputError with one clear line."""
+    return _valid(RunConfig, tree, where)
+
+
+def _valid(kind: type[C], tree: dict[str, Any], where: str) -> C:
     try:
-        return RunConfig.model_validate(tree)
+        return kind.model_validate(tree)
     except ValidationError as error:
         raise InputError(_told(error, where)) from None
 
@@ -74,12 +82,8 @@ def _by_method(tree: dict[str, Any], method: str, out_given: bool) -> dict[str, 
     return changed if out_given else {**changed, "out": f"{out}-{method}"}
 
 
-def load(path: Path, overrides: Sequence[str] = (), method: str | None = None) -> RunConfig:
-    """Read a recipe's YAML, make it one of `method`, apply `section.key=value` overrides, validate.
-
-    Raises InputError with one clear line.
-    """
-    path = Path(path)
+def _read(path: Path) -> dict[str, Any]:
+    """The YAML as a mapping, its variables replaced."""
     if not path.is_file():
         raise InputError(f"{path}: no such config file; the ones that ship with medlt are in pipelines/")
     try:
@@ -88,6 +92,17 @@ def load(path: Path, overrides: Sequence[str] = (), method: str | None = None) -
         raise InputError(f"{path}: not readable as YAML: {str(error).splitlines()[0]}") from None
     if not isinstance(tree, dict):
         raise InputError(f"{path}: holds no settings; begin with 'recipe: fusion'")
+    return tree
+
+
+def load(path: Path, overrides: Sequence[str] = (), method: str | None = None) -> RunConfig:
+    """Read a recipe's YAML, make it one of `method`, apply `section.key=value` overrides, validate.
+
+    Raises InputError with one clear line.
+    """
+    tree = _read(Path(path))
+    if tree.get("recipe") == "verdict":
+        raise InputError(f"{path}: is an experiment; use `medlt evaluate`")
     if method is not None:
         tree = _by_method(tree, method, any(given.startswith("out=") for given in overrides))
     for assignment in overrides:
@@ -95,6 +110,22 @@ def load(path: Path, overrides: Sequence[str] = (), method: str | None = None) -
     return parse(tree, str(path))
 
 
-def dump(config: RunConfig) -> str:
+def load_verdict(path: Path, overrides: Sequence[str] = ()) -> VerdictConfig:
+    """Read an experiment's YAML, as `load` does a recipe's. A source's config is looked for beside the file first."""
+    tree = _read(path := Path(path))
+    for assignment in overrides:
+        _override(tree, assignment)
+    if tree.get("recipe") != "verdict":
+        raise InputError(f"{path}: is no experiment; begin with 'recipe: verdict', or use `medlt run`")
+    config = _valid(VerdictConfig, tree, str(path))
+    beside = {
+        name: source.model_copy(update={"config": path.parent / source.config})
+        for name, source in config.sources.items()
+        if source.config is not None and (path.parent / source.config).is_file()
+    }
+    return config.model_copy(update={"sources": {**config.sources, **beside}})
+
+
+def dump(config: Strict) -> str:
     """The resolved config as YAML that `load` reads back to an equal config."""
     return str(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))

@@ -80,6 +80,20 @@ class InBandLoss(Strict):
     estimate: Literal["clean", "published"] = Field("clean", description="see docs/explanation/diffult.md")
 
 
+class Edit(Strict):
+    """Image-guided edits of real tail images (SDEdit, arXiv 2108.01073): the label-safe end of fusion."""
+
+    kind: Literal["edit"] = "edit"
+    scheduler: Scheduler = "ddim"
+    steps: int = Field(50, ge=1, description="N, the length of the full schedule")
+    strengths: tuple[Annotated[float, Field(gt=0, le=1)], ...] = Field(
+        (0.1, 0.2, 0.3, 0.4), min_length=1, description="shares of its last steps that are run, each image one"
+    )
+    mixed: float = Field(0.0, ge=0, le=0.5, description="the most that another positive of the finding is mixed in")
+    guidance: float = Field(2.0, ge=0, le=100)
+    guides: tuple[GuideConfig, ...] = ()
+
+
 class Diffult(Sampling):
     """DiffuLT (arXiv 2403.05170)."""
 
@@ -116,6 +130,7 @@ class Fusion(Strict):
 Method = Annotated[
     Annotated[Fusion, Tag("fusion")]
     | Annotated[FromNoise, Tag("noise")]
+    | Annotated[Edit, Tag("edit")]
     | Annotated[Minority, Tag("minority")]
     | Annotated[Longtail, Tag("longtail")]
     | Annotated[Diffult, Tag("diffult")],
@@ -168,13 +183,13 @@ class Evaluation(Strict):
 
 
 METHOD_OF = {"fusion": "fusion", "ablation": "fusion", "finetune": "noise"}
-METHOD_OF |= {name: name for name in ("diffult", "minority", "longtail")}
+METHOD_OF |= {name: name for name in ("noise", "edit", "diffult", "minority", "longtail")}
 
 
 class RunConfig(Strict):
     """One recipe, end to end."""
 
-    recipe: Literal["fusion", "diffult", "minority", "longtail", "finetune", "ablation"] = "fusion"
+    recipe: Literal["fusion", "noise", "edit", "diffult", "minority", "longtail", "finetune", "ablation"] = "fusion"
     out: Path
     learnt: Path | None = Field(None, description="folder of what is learnt, shared by runs on one collection")
     format: Literal["png", "dicom"] = Field("png", description="of kept images; dicom: in dicom/, beside the PNG")

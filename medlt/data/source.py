@@ -35,7 +35,8 @@ def _read(data: configs.Data, seed: int, folder: Path) -> Manifest:
         return from_nih(table=data.table, images=data.images, test_list=data.test_list, seed=seed)
     from medlt.data import phantom
 
-    table = phantom.write(folder, patients=data.patients, seed=seed, size=data.size, imbalance=data.imbalance)
+    told = data.model_dump(exclude={"kind"})
+    table = phantom.write(folder, seed=seed, **told)
     return from_csv(table=table, findings=(*phantom.FINDINGS, "No_Finding"))
 
 

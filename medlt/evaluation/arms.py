@@ -1,34 +1,95 @@
-"""The arms of the comparison: one classifier, one number of steps, one schedule; only the added rows differ.
+"""The arms of the comparison: one network, one number of steps, one schedule; only what an arm is about differs.
 
 The control is the one that no radiograph study has beaten: each synthetic image replaced by the real tail image it was
 made from, or whose label vector it was told, with that image's real labels. Same count, same share of every batch, same
-loss weight.
+loss weight, same use. Notation: S seeds, N test images, V validation images, K findings.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
-from medlt.classify.train import TrainingSet
-
-Fit = Callable[[TrainingSet | None, int, str], np.ndarray]
-"""(added rows, seed, name of the arm) -> test probabilities [N,K]."""
+from medlt.classify.sets import TrainingSet
+from medlt.metrics.decisions import decided, one_of, thresholds
+from medlt.metrics.ranking import macro, per_finding
+from medlt.types import InputError
 
 CONTROL = "duplicated"
+REAL = "real"
+Role = Literal["real", "reweighted", "control", "synthetic"]
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One way of training. `settings` are those of `medlt.classify.train.fit` but for the seed; `added` are rows beside
+    the real ones; `control` names the arm it is held against; `about` is what tables say of it."""
+
+    name: str
+    role: Role
+    settings: Mapping[str, Any]
+    added: TrainingSet | None = None
+    control: str = ""
+    about: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Held:
+    """Rows no arm is trained on: truth [N,K] in {0,1,NaN}, patient of each."""
+
+    truth: np.ndarray
+    patients: Sequence[str]
 
 
 @dataclass(frozen=True)
 class Arms:
-    """Test probabilities of every arm: scores[arm] is [S,N,K], over the same seeds, rows and findings."""
+    """Probabilities of every arm on the test rows, scores[arm] [S,N,K], and on the validation rows, val[arm] [S,V,K].
+
+    `single`: one finding a row, so the most probable one is decided on; else a finding is decided on where its
+    probability reaches the threshold of best F1 on validation, seed by seed.
+    """
 
     scores: Mapping[str, np.ndarray]
     truth: np.ndarray
     patients: Sequence[str]
     findings: tuple[str, ...]
+    val: Mapping[str, np.ndarray] = field(default_factory=dict)
+    val_truth: np.ndarray | None = None
+    single: bool = False
+
+    @property
+    def seeds(self) -> int:
+        return len(next(iter(self.scores.values())))
+
+    @cached_property
+    def _decided(self) -> dict[str, np.ndarray]:
+        return {}
+
+    def decided(self, arm: str) -> NDArray[np.floating] | None:
+        """[S,N,K]: 1 where the finding is decided to be there, 0 where not, NaN without a threshold; None without
+        validation rows to choose thresholds by."""
+        if arm not in self._decided:
+            if self.single:
+                self._decided[arm] = one_of(self.scores[arm])
+            elif self.val_truth is None:
+                return None
+            else:
+                cut = np.stack([thresholds(self.val_truth, scores) for scores in self.val[arm]])
+                self._decided[arm] = decided(self.scores[arm], cut)
+        return self._decided[arm]
+
+    def on_validation(self, arm: str, members: Sequence[str]) -> NDArray[np.floating]:
+        """[S]: macro AP of `members` on the validation rows, NaN where none of them has a positive there."""
+        if self.val_truth is None:
+            raise InputError("no validation rows, so no arm can be chosen; give rows split val")
+        tables = [per_finding(self.val_truth, scores, self.findings) for scores in self.val[arm]]
+        return macro(np.array([table.loc[list(members), "AP"].to_numpy() for table in tables]))
 
 
 def duplicated(kept: pd.DataFrame, real: TrainingSet, weight: float) -> TrainingSet:
@@ -45,6 +106,36 @@ def duplicated(kept: pd.DataFrame, real: TrainingSet, weight: float) -> Training
     return TrainingSet(real.images[rows], real.labels[rows], weights, uids)
 
 
-def train(arms: Mapping[str, TrainingSet | None], seeds: Sequence[int], fit: Fit) -> dict[str, np.ndarray]:
-    """Every arm with every seed: {arm: [S,N,K]}. Seed s of one arm starts from the weights of seed s of another."""
-    return {name: np.stack([fit(added, seed, name) for seed in seeds]) for name, added in arms.items()}
+def dosed(
+    kept: pd.DataFrame, positives: Mapping[str, int], dose: float | None = None, best: float = 1.0
+) -> tuple[list[str], int]:
+    """Uids of the images an arm is given, and how many its dose asks for.
+
+    kept: index uid; columns finding, slot, and judge, the probability the verifying judge gave. Of each finding first
+    the `best` share by judge (ties: the earlier slot), then the first round(dose * train positives) in order of slots;
+    `dose` None takes all. So a larger dose holds every image of a smaller one, and fewer than wanted is possible.
+    """
+    chosen: list[str] = []
+    wanted = 0
+    for finding, part in kept.groupby("finding", sort=False):
+        part = part.sort_values("slot", kind="stable")
+        sure = part["judge"].rank(method="first", ascending=False) <= np.ceil(best * len(part))
+        part = part[sure] if best < 1 else part
+        n = len(part) if dose is None else round(dose * positives[str(finding)])
+        wanted += n
+        chosen += [str(uid) for uid in part.index[:n]]
+    return chosen, wanted
+
+
+def relabelled(labels: pd.DataFrame, kind: str, judged: pd.DataFrame | None = None) -> pd.DataFrame:
+    """Labels of synthetic images as an arm reads them: soft as they are, hard cut at one half, or as judges say.
+
+    judged: uid x finding, probabilities by judges. NaN stays unknown in soft and hard labels.
+    """
+    if kind == "soft":
+        return labels
+    if kind == "hard":
+        return (labels >= 0.5).astype(np.float32).where(labels.notna())
+    if judged is None:
+        raise InputError("labels: judged, but the source has no judges; use soft or hard")
+    return judged.loc[labels.index, labels.columns]

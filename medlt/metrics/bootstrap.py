@@ -1,104 +1,188 @@
 """Does it help? Patient-level paired bootstrap of the difference between two arms, and the word it allows.
 
 A draw resamples patients with replacement, all images of a patient together, the same patients for both arms. Arms
-trained with S seeds are compared by the mean of their S metrics, never by the metric of averaged scores.
+trained with S seeds are compared by the mean of their S metrics, never by the metric of averaged scores; how much whole
+runs differ is part of the interval (see `draws`).
 
-Training is a second source of noise: other seeds would give another mean. Resampling patients already holds the part
-of it that differs from image to image; what is left is how much whole runs differ,
+| metric | needs | better |
+|---|---|---|
+| AP, AUROC | any score | higher |
+| sensitivity, balanced accuracy, F1 | decisions, by thresholds that validation chose | higher |
+| ECE | probabilities: it is left out where a score is outside [0,1] | lower |
 
-    v = max(0, var_s(d_s) - (sum_s var*(d_s - mean d)) / (S - 1)),
-
-the variance between seeds of the differences d_s less what the draws (*) explain of it. Every draw is moved by
-sqrt(v / S) times a Student t variate of S - 1 degrees of freedom. Simulated 95 % intervals with S = 3 cover 93-96 %
-from no such noise to nothing but it; patients alone fall to 13 %, resampling seeds as well swings from 82 to 99.5 %.
-
-Intervals are percentiles, not corrected for the number of findings: macro AP is the headline.
-Reference: Efron & Tibshirani, An Introduction to the Bootstrap (1993), ch. 13. Notation as in `ranking`.
+A finding without a positive (or what else the metric needs) has no number, and `reason` says why. One without a number
+in an arm or a seed is left out of all of them, so that means are over the same findings. Intervals and words are not
+corrected for the number of findings: tail and macro AP are the headline, and `p_holm` is what one finding's word is
+worth among all of them. Notation as in `ranking`; M metrics.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 import numpy as np
 import pandas as pd
-from scipy.special import stdtrit
 
-from medlt.metrics.ranking import METRICS, Ranking, macro
+from medlt.metrics.calibration import calibration_error, probabilities
+from medlt.metrics.decisions import DECISIONS, decision_metrics
+from medlt.metrics.draws import owners, patient_weights, resampled, run_noise, spread
+from medlt.metrics.power import smallest_gain
+from medlt.metrics.ranking import METRICS, macro, ranked_per_draw
+from medlt.metrics.reasons import FEWEST_PATIENTS, doubt, missing, positive_patients
+from medlt.metrics.several import holm
 from medlt.types import InputError
 
 Word: TypeAlias = Literal["helps", "no evidence", "harms"]
+Groups: TypeAlias = Mapping[str, Sequence[str]]
 
-FEWEST_PATIENTS = 6
-"""Positive patients below which no word but "no evidence" is given: 2 * 0.5 ** 5 > 0.05, so even when every positive
-moves the same way a two-sided 5 % test cannot reject; the percentile interval would, on three patients, one in four."""
+LOWER_IS_BETTER = ("ECE",)
 
-_CHUNK = 1 << 24  # weights held at once: 128 MB of float64
+_CHUNK = 1 << 23  # weights drawn at once: 64 MB as they come, 32 MB as they are kept
+
+__all__ = ["FEWEST_PATIENTS", "difference", "interval", "metrics_per_draw", "patient_weights", "table", "word"]
 
 
 def word(low: float, high: float) -> Word:
-    """What an interval of a difference allows one to say."""
+    """What an interval of a difference allows one to say, where more is better."""
     return "helps" if low > 0 else "harms" if high < 0 else "no evidence"
 
 
-def patient_weights(patients: Sequence[str], draws: int, rng: np.random.Generator) -> np.ndarray:
-    """[draws, N]: how often each row is in each resample of the patients."""
-    names, owner = np.unique(np.asarray(patients, dtype=str), return_inverse=True)
-    chance = np.full(len(names), 1 / len(names))
-    return rng.multinomial(len(names), chance, size=draws)[:, owner]
+def names(scores: np.ndarray, decided: np.ndarray | None) -> tuple[str, ...]:
+    """The metrics these scores, and decisions if there are any, allow."""
+    return (*METRICS, *(DECISIONS if decided is not None else ()), *(("ECE",) if probabilities(scores) else ()))
 
 
-def _run_variance(point: np.ndarray, drawn: np.ndarray) -> float:
-    """v of the module's docstring, from differences of each seed, point [S] and resampled [D,S]; 0 for one seed."""
-    seeds = len(point)
-    if seeds == 1:
-        return 0.0
-    within = (drawn - drawn.mean(1, keepdims=True)).var(0).sum() / (seeds - 1)
-    return max(0.0, float(point.var(ddof=1) - within))
+def metrics_per_draw(
+    truth: np.ndarray,
+    scores: np.ndarray,
+    weights: np.ndarray,
+    decided: np.ndarray | None = None,
+    owner: np.ndarray | None = None,
+) -> np.ndarray:
+    """The metrics of `names`, of every draw, seed and finding: truth [N,K], scores [S,N,K], weights [D,O] -> [M,D,S,K].
+
+    decided: [S,N,K] in {0,1,NaN}; owner: [N], each row's column of `weights`, its own where absent.
+    """
+    parts = [ranked_per_draw(truth, scores, weights, owner)]
+    if decided is not None:
+        parts.append(np.stack([decision_metrics(truth, one, weights, owner) for one in decided], 2))
+    if probabilities(scores):
+        parts.append(np.stack([calibration_error(truth, one, weights, owner) for one in scores], 1)[None])
+    return np.concatenate(parts)
 
 
-def _run_noise(seeds: int, draws: int, rng: np.random.Generator) -> np.ndarray:
-    """[draws]: quantiles of Student t (S - 1 degrees of freedom) over sqrt(S), shuffled; 0 for one seed."""
-    if seeds == 1:
-        return np.zeros(draws)
-    quantiles: np.ndarray = stdtrit(seeds - 1, (np.arange(draws) + 0.5) / draws)
-    rng.shuffle(quantiles)
-    quantiles /= np.sqrt(seeds)
-    return quantiles
+@dataclass(frozen=True)
+class Measured:
+    """Values of A arms, point [M,A,S,K], and of the draws [M,D,S,K]: the first arm's, less the second's if there is.
+
+    noise: [D], what whole runs add (`draws.run_noise`). A finding without a value in one arm or seed has none in any.
+    """
+
+    metrics: tuple[str, ...]
+    point: np.ndarray
+    drawn: np.ndarray
+    noise: np.ndarray
 
 
-def metrics_per_draw(truth: np.ndarray, scores: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """(AP, AUROC) of every draw, seed and finding: truth [N,K], scores [S,N,K], weights [D,N] -> [2,D,S,K]."""
-    pairs = [[Ranking.of(truth[:, k], one[:, k]).metrics(weights) for k in range(truth.shape[1])] for one in scores]
-    return np.moveaxis(np.array(pairs), (0, 1), (2, 3))
+def measured(
+    truth: np.ndarray,
+    arms: np.ndarray,
+    decided: np.ndarray | None,
+    patients: Sequence[str],
+    draws: int,
+    rng: np.random.Generator,
+) -> Measured:
+    """One arm or two, [A,S,N,K], and its decisions of that shape, under `draws` resamples of the patients."""
+    owner, shape, step = owners(patients), arms.shape, max(1, _CHUNK // len(set(patients)))
+    metrics, flat = names(arms, decided), arms.reshape(-1, *arms.shape[2:])
+    given = None if decided is None else decided.reshape(flat.shape)
+    count, parts = int(owner.max()) + 1, []
+    point = metrics_per_draw(truth, flat, np.ones((1, count)), given, owner)
+    point = point.reshape(len(metrics), *shape[:2], shape[3])
+    for start in range(0, draws, step):
+        weights = np.asfortranarray(resampled(count, min(step, draws - start), rng), np.float32)
+        found = metrics_per_draw(truth, flat, weights, given, owner)
+        parts.append(found[:, :, : shape[1]] - found[:, :, shape[1] :] if len(arms) == 2 else found)
+    lost = np.isnan(point).any((1, 2))[:, None, None]
+    drawn = np.where(lost, np.nan, np.concatenate(parts, 1))
+    return Measured(metrics, np.where(lost, np.nan, point), drawn, run_noise(shape[1], draws, rng))
 
 
-def _checked(truth: np.ndarray, scores: np.ndarray, control: np.ndarray, patients: Sequence[str], k: int) -> None:
-    """Raise InputError unless all shapes agree."""
-    if scores.shape != control.shape or scores.ndim != 3 or scores.shape[1:] != truth.shape or truth.shape[1] != k:
-        shapes = f"{truth.shape}, {scores.shape}, {control.shape}"
-        raise InputError(f"truth, scores, control have shapes {shapes}; need [N,{k}] and twice [S,N,{k}]")
-    if len(patients) != len(truth):
+def _checked(truth: np.ndarray, k: int, patients: Sequence[str] | None = None, **given: np.ndarray | None) -> None:
+    """Raise InputError unless truth is [N,k], all given arrays one [S,N,k], and there is a patient a row."""
+    arrays = {name: array for name, array in given.items() if array is not None}
+    shapes = {array.shape for array in arrays.values()}
+    shape = next(iter(shapes))
+    if len(shapes) > 1 or len(shape) != 3 or shape[1:] != truth.shape or truth.shape[1] != k or not truth.size:
+        told = ", ".join(f"{name} {array.shape}" for name, array in {"truth": truth, **arrays}.items())
+        raise InputError(f"the shapes {told} do not fit; need truth [N,{k}] and all others one [S,N,{k}], none empty")
+    if patients is not None and len(patients) != len(truth):
         raise InputError(f"{len(patients)} patients for {len(truth)} rows; give one patient_id a row")
 
 
-def _columns(findings: Sequence[str], groups: Mapping[str, Sequence[str]]) -> dict[tuple[str, str], list[int]]:
+def _columns(findings: Sequence[str], groups: Groups | None) -> dict[tuple[str, str], list[int]]:
     """(level, name) -> columns averaged over, for macro, each group and each finding."""
     at = {finding: k for k, finding in enumerate(findings)}
-    grouped = {("group", name): [at[f] for f in members] for name, members in groups.items() if members}
+    grouped = {("group", name): [at[f] for f in members] for name, members in (groups or {}).items() if members}
     return {("macro", "macro"): list(at.values()), **grouped, **{("finding", f): [k] for f, k in at.items()}}
 
 
-def _draws(
-    truth: np.ndarray, both: np.ndarray, patients: Sequence[str], draws: int, rng: np.random.Generator
-) -> np.ndarray:
-    """Resampled differences [2 metrics, D, S, K] of both [2S,N,K], its first S minus its last S."""
-    seeds, step, parts = len(both) // 2, max(1, _CHUNK // len(truth)), []
-    for start in range(0, draws, step):
-        values = metrics_per_draw(truth, both, patient_weights(patients, min(step, draws - start), rng))
-        parts.append(values[:, :, :seeds] - values[:, :, seeds:])
-    return np.concatenate(parts, axis=1)
+def table(
+    truth: np.ndarray,
+    scores: np.ndarray,
+    findings: Sequence[str],
+    groups: Groups | None = None,
+    decided: np.ndarray | None = None,
+) -> pd.DataFrame:
+    """One arm with one seed: columns finding, metric, value. truth, scores, decided: [N,K].
+
+    finding: each finding's name, "macro" (the mean over findings that have a value) and each group's name.
+    """
+    truth, scores = np.asarray(truth, np.float64), np.asarray(scores)[None]
+    given = None if decided is None else np.asarray(decided)[None]
+    _checked(truth, len(findings), scores=scores, decided=given)
+    found = metrics_per_draw(truth, scores, np.ones((1, len(truth))), given)[:, 0, 0]
+    rows = [
+        {"finding": name, "metric": metric, "value": float(macro(values[columns]))}
+        for (_, name), columns in _columns(findings, groups).items()
+        for metric, values in zip(names(scores, given), found, strict=True)
+    ]
+    return pd.DataFrame(rows)
+
+
+def interval(
+    truth: np.ndarray,
+    scores: np.ndarray,
+    patients: Sequence[str],
+    findings: Sequence[str],
+    *,
+    groups: Groups | None = None,
+    draws: int = 2000,
+    rng: np.random.Generator,
+    decided: np.ndarray | None = None,
+    level: float = 0.95,
+) -> pd.DataFrame:
+    """Value of one arm, mean of its seeds, with its interval. truth [N,K]; scores, decided [S,N,K]; patients [N].
+
+    Returns one row each of (level, name, metric): value, low, high (within [0,1]), se, patients, reason.
+    """
+    truth, scores = np.asarray(truth, np.float64), np.asarray(scores)
+    decided = None if decided is None else np.asarray(decided)
+    _checked(truth, len(findings), patients, scores=scores, decided=decided)
+    found = measured(truth, scores[None], None if decided is None else decided[None], patients, draws, rng)
+    rows: list[dict[str, object]] = []
+    for (kind, name), columns in _columns(findings, groups).items():
+        positive = positive_patients(truth[:, columns], patients)
+        for m, metric in enumerate(found.metrics):
+            point = macro(found.point[m, 0][:, columns])
+            seen = spread(point, macro(found.drawn[m][..., columns]), found.noise, level, centred=True)
+            ends = {"low": float(np.clip(seen.low, 0, 1)), "high": float(np.clip(seen.high, 0, 1)), "se": seen.se}
+            why = missing(metric, truth[:, columns]) if np.isnan(point).any() else doubt(seen.low, FEWEST_PATIENTS)
+            line = {"level": kind, "name": name, "metric": metric, "value": float(point.mean()), **ends}
+            rows.append({**line, "patients": positive, "reason": why})
+    return pd.DataFrame(rows)
 
 
 def difference(
@@ -108,47 +192,58 @@ def difference(
     patients: Sequence[str],
     findings: Sequence[str],
     *,
-    groups: Mapping[str, Sequence[str]] | None = None,
+    groups: Groups | None = None,
     draws: int = 2000,
     rng: np.random.Generator,
     level: float = 0.95,
+    decided: tuple[np.ndarray, np.ndarray] | None = None,
 ) -> pd.DataFrame:
-    """Difference `scores` - `control` in AP and AUROC: macro, by group and by finding, with interval and word.
+    """Difference `scores` - `control` in every metric: macro, by group and by finding, with interval and word.
 
     truth: [N,K] in {0,1,NaN}; scores, control: [S,N,K], seed s of one paired with seed s of the other; patients: [N];
-    groups: name -> its findings. Returns one row each of (level, name, metric): value, control_value,
-    difference, low, high (NaN when most draws hold no positive), patients (those positive for any of its findings),
-    word.
+    groups: name -> its findings; decided: the decisions of both, [S,N,K] in {0,1,NaN}. Returns one row each of
+    (level, name, metric): value, control_value, difference, low, high (NaN when most draws hold no positive), se, p,
+    p_holm (over findings; NaN for macro and groups), smallest (`power.smallest_gain`), patients (those positive for any
+    of its findings), word, reason ("" or why there is no number or no word). Raises InputError for shapes that differ.
     """
-    truth, scores, control = np.asarray(truth), np.asarray(scores), np.asarray(control)
-    _checked(truth, scores, control, patients, len(findings))
-    seeds, shape = len(scores), (2, 2, len(scores), len(findings))
-    both = np.concatenate([scores, control])
-    point = metrics_per_draw(truth, both, np.ones((1, len(truth)))).reshape(shape)  # [metric, arm, S, K]
-    drawn = _draws(truth, both, patients, draws, rng)
-    noise = _run_noise(seeds, draws, rng)
+    truth, scores, control = np.asarray(truth, np.float64), np.asarray(scores), np.asarray(control)
+    both = None if decided is None else np.stack([np.asarray(one) for one in decided])
+    first, second = (None, None) if both is None else both
+    _checked(truth, len(findings), patients, scores=scores, control=control, decided=first, control_decided=second)
+    found = measured(truth, np.stack([scores, control]), both, patients, draws, rng)
     rows = []
-    for (kind, name), columns in _columns(findings, groups or {}).items():
-        positive = _positive(truth[:, columns], patients)
-        for m, metric in enumerate(METRICS):
-            numbers = _row(macro(point[m][..., columns]), macro(drawn[m][..., columns]), noise, level)
-            said = word(numbers["low"], numbers["high"]) if positive >= FEWEST_PATIENTS else "no evidence"
-            rows.append({"level": kind, "name": name, "metric": metric, **numbers, "patients": positive, "word": said})
-    return pd.DataFrame(rows)
+    for (kind, name), columns in _columns(findings, groups).items():
+        positive, known = positive_patients(truth[:, columns], patients), truth[:, columns]
+        for m, metric in enumerate(found.metrics):
+            point, drawn = macro(found.point[m][..., columns]), macro(found.drawn[m][..., columns])
+            line = _line(metric, point, drawn, found.noise, level, positive, known)
+            rows.append({"level": kind, "name": name, "metric": metric, **line})
+    return _corrected(pd.DataFrame(rows))
 
 
-def _positive(truth: np.ndarray, patients: Sequence[str]) -> int:
-    """Number of patients with a positive in any of these columns."""
-    return len(np.unique(np.asarray(patients, dtype=str)[(truth == 1).any(1)]))
+def _line(
+    metric: str,
+    point: np.ndarray,
+    drawn: np.ndarray,
+    noise: np.ndarray,
+    level: float,
+    positive: int,
+    truth: np.ndarray,
+) -> dict[str, object]:
+    """One line of `difference`: point [2,S], resampled differences [D,S], t [D], truth [N,C] of its findings."""
+    lower, (value, control) = metric in LOWER_IS_BETTER, point.mean(1)
+    seen = spread(point[0] - point[1], drawn, noise, level, lower)
+    why = missing(metric, truth) if np.isnan(value) else doubt(seen.low, positive)
+    ends = (-seen.high, -seen.low) if lower else (seen.low, seen.high)
+    numbers = {"value": value, "control_value": control, "difference": value - control}
+    numbers |= {"low": seen.low, "high": seen.high, "se": seen.se, "p": np.nan if why else seen.p, "p_holm": np.nan}
+    numbers["smallest"] = np.nan if why else smallest_gain(seen.se, seen.df, level=level)
+    said = "no evidence" if why else word(*ends)
+    return {k: float(v) for k, v in numbers.items()} | {"patients": positive, "word": said, "reason": why}
 
 
-def _row(point: np.ndarray, drawn: np.ndarray, noise: np.ndarray, level: float) -> dict[str, float]:
-    """Numbers of one line: point [2 arms, S], resampled differences [D, S] (NaN: a draw without positives), t [D]."""
-    value, control = point.mean(1)
-    usable = ~np.isnan(drawn).any(1)
-    low = high = np.nan
-    if 2 * usable.sum() > len(drawn):
-        moved = drawn[usable].mean(1) + np.sqrt(_run_variance(point[0] - point[1], drawn[usable])) * noise[usable]
-        low, high = np.quantile(moved, [(1 - level) / 2, (1 + level) / 2])
-    numbers = {"value": value, "control_value": control, "difference": value - control, "low": low, "high": high}
-    return {name: float(number) for name, number in numbers.items()}
+def _corrected(rows: pd.DataFrame) -> pd.DataFrame:
+    """With `p_holm` of the findings, metric by metric."""
+    for _, part in rows[rows["level"] == "finding"].groupby("metric", sort=False):
+        rows.loc[part.index, "p_holm"] = holm(part["p"].to_numpy())
+    return rows

@@ -1,6 +1,7 @@
 """Methods that make images: each a `medlt.types.Synthesizer`, by name in METHODS."""
 
 from medlt.synthesis.diffult import DiffuLT
+from medlt.synthesis.edit import ImageEdit
 from medlt.synthesis.from_noise import FromNoise
 from medlt.synthesis.fusion import LatentFusion
 from medlt.synthesis.longtail import LongtailGuidance
@@ -9,6 +10,7 @@ from medlt.synthesis.minority import MinoritySampling
 METHODS = {
     "fusion": LatentFusion,
     "noise": FromNoise,
+    "edit": ImageEdit,
     "diffult": DiffuLT,
     "minority": MinoritySampling,
     "longtail": LongtailGuidance,

@@ -27,11 +27,12 @@ from torch.nn import functional as F
 
 from medlt.chance import noise_like, seed_of
 from medlt.diffusion.backbone import Backbone
-from medlt.diffusion.sampler import from_latent, sample
+from medlt.diffusion.sampler import from_latent
 from medlt.sparse.embedding import SimplicialCoder
+from medlt.synthesis.conditional import drawn
 from medlt.synthesis.fuse import coins, fuse, masks
 from medlt.synthesis.gaze import Gaze, Latents
-from medlt.synthesis.guides import Guide, Told, guided, targets
+from medlt.synthesis.guides import Guide, targets
 from medlt.synthesis.labels import fused_labels, mass
 from medlt.synthesis.plan import Collection, Draws, plan
 from medlt.synthesis.space import Standardises, in_calls
@@ -170,14 +171,8 @@ class LatentFusion:
         views = table["view"].reindex(rows["parent_a"]) if "view" in table else [None] * len(rows)
         return self.backbone.condition(torch.from_numpy(fused.labels).float(), [{"view": view} for view in views])
 
-    @torch.no_grad()
-    def _last_steps(
-        self, z: Tensor, noise: Tensor, condition: Tensor, labels: Tensor, target: Tensor, seeds: Tensor
-    ) -> Tensor:
-        scheduler = self.scheduler()
-        start = from_latent(z, noise, scheduler, self.keep, self.renoise)
-        told = Told(self.backbone, condition, labels, target, seeds, start.timesteps)
-        return sample(guided(self.guides, told, self.guidance), start, scheduler, seeds.tolist())
+    def _last_steps(self, z: Tensor, noise: Tensor, *told: Tensor) -> Tensor:
+        return drawn(self, lambda scheduler: from_latent(z, noise, scheduler, self.keep, self.renoise), *told)
 
     def _picture(self, z: Tensor) -> Tensor:
         """Images of standardised latents."""

@@ -9,28 +9,27 @@ completion (`medlt.classify.epistemic`, `medlt.diffusion.through`). The objectiv
 The anchor is minus the cross-entropy of the predictor: without it the easiest way to be uncertain is to lose the label.
 
 The images please the predictor they were made against. So three classifiers are needed: A guides, B verifies the
-labels, C, trained from scratch, reports whether the images help; `apart` holds that they are three.
+labels, C, trained from scratch, reports whether the images help; `medlt.checks.apart` holds that they are three.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import combinations
 from typing import ClassVar, TypeAlias
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
-from medlt.classify.epistemic import Statistic, statistic, weights_digest
+from medlt.classify.epistemic import Statistic, statistic
 from medlt.diffusion.codec import AutoencoderCodec
 from medlt.diffusion.guidance import guided_levels, only_at
 from medlt.diffusion.through import climb, seen, shifted
 from medlt.synthesis.from_noise import FromNoise
 from medlt.synthesis.guides import Told
 from medlt.synthesis.space import Standardises
-from medlt.types import Guidance, InputError, Signal
+from medlt.types import Guidance, Signal
 
 Predictor: TypeAlias = Callable[[Tensor], tuple[Tensor, Tensor]]
 """Images [B,1,H,W] -> logits [B,K] and members' logits [M,B,K], differentiable: a medlt.classify Epistemic."""
@@ -117,17 +116,3 @@ def pictures(
         return codec.picture(z if standardiser is None else standardiser.back(z.cpu()), checkpointing)
 
     return decode
-
-
-def apart(networks: Mapping[str, nn.Module]) -> None:
-    """Hold that classifiers in different roles (guiding, verifying, reporting; role -> network) differ in weights.
-
-    Raises InputError for two that are one: what an image was made to please cannot say whether it is right.
-    """
-    named = {role: weights_digest(net) for role, net in networks.items()}
-    for one, other in combinations(named, 2):
-        if named[one] == named[other]:
-            raise InputError(
-                f"the {one} and the {other} classifier have the same weights ({named[one]}), so the one would agree "
-                "with itself; train another from another seed"
-            )

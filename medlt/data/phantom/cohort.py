@@ -32,6 +32,7 @@ COMMON_TO_RARE = (
 )
 NO_FINDING = "No_Finding"
 SPLITS = ("train", "val", "test")
+SHARES = (0.6, 0.15, 0.25)
 
 _ODDS: Mapping[str, Mapping[str, float]] = {
     "Cardiomegaly": {"old": 0.8, "AP": 0.3},
@@ -106,7 +107,9 @@ def _label(rows: pd.DataFrame, wanted: Mapping[str, Mapping[str, float]], seed: 
     return rows
 
 
-def _check(patients: int, order: Sequence[str], most: float, imbalances: Sequence[float]) -> None:
+def _check(
+    patients: int, order: Sequence[str], most: float, imbalances: Sequence[float], shares: Sequence[float]
+) -> None:
     if patients < 20:
         raise InputError(f"phantom cohort of {patients} patients: three splits need at least 20; ask for more")
     if sorted(order) != sorted(FINDINGS):
@@ -115,6 +118,8 @@ def _check(patients: int, order: Sequence[str], most: float, imbalances: Sequenc
         raise InputError(f"phantom imbalance {min(imbalances)}: most frequent over rarest, so at least 1")
     if not 0 < most <= 0.5:
         raise InputError(f"phantom prevalence of the most frequent finding {most}: choose it in (0, 0.5]")
+    if len(shares) != 3 or min(shares) * patients < 1 or abs(sum(shares) - 1) > 1e-6:
+        raise InputError(f"phantom shares {tuple(shares)}: of train, val and test, each a patient or more, 1 together")
 
 
 def cohort(
@@ -125,7 +130,7 @@ def cohort(
     evaluation_imbalance: float | None = None,
     order: Sequence[str] = COMMON_TO_RARE,
     most: float = 0.3,
-    shares: Sequence[float] = (0.6, 0.15, 0.25),
+    shares: Sequence[float] = SHARES,
 ) -> pd.DataFrame:
     """The table of a collection, one row an image: uid, patient_id, study, split, view, sex, age, findings, No_Finding.
 
@@ -136,7 +141,7 @@ def cohort(
     """
     mild = float(np.sqrt(imbalance)) if evaluation_imbalance is None and imbalance >= 1 else evaluation_imbalance
     mild = imbalance if mild is None else mild
-    _check(patients, order, most, (imbalance, mild))
+    _check(patients, order, most, (imbalance, mild), shares)
     wanted = {split: prevalences(order, most, imbalance if split == "train" else mild) for split in SPLITS}
     rows = _label(_studies(_people(patients, seed, shares), seed), wanted, seed)
     return rows[["uid", "patient_id", "study", "split", "view", "sex", "age", *FINDINGS, NO_FINDING]]

@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 
 from medlt import files
-from medlt.data.phantom.cohort import COMMON_TO_RARE, cohort
+from medlt.data.phantom.cohort import COMMON_TO_RARE, SHARES, cohort
 from medlt.data.phantom.dicom import encode
 from medlt.data.phantom.render import check_size, film
 from medlt.types import InputError
@@ -45,6 +45,7 @@ def write(
     imbalance: float = 50.0,
     evaluation_imbalance: float | None = None,
     order: Sequence[str] = COMMON_TO_RARE,
+    shares: Sequence[float] = SHARES,
     workers: int = 1,
 ) -> Path:
     """Write a cohort as DICOM files of size x size and labels.csv (written last); returns the path of the table.
@@ -55,7 +56,7 @@ def write(
     """
     check_size(size)
     folder = Path(folder)
-    table = cohort(patients, seed, imbalance, evaluation_imbalance=evaluation_imbalance, order=order)
+    table = cohort(patients, seed, imbalance, evaluation_imbalance=evaluation_imbalance, order=order, shares=shares)
     table.insert(1, "path", _IMAGES + "/" + table["patient_id"] + "/" + table["uid"] + ".dcm")
     text = table.to_csv(index=False, lineterminator="\n")
     _claim(folder, {"drawing": _DRAWING, "seed": seed, "size": size, "table": files.digest(text)})

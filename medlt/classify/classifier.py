@@ -1,0 +1,87 @@
+"""A trained image classifier: probabilities and features of images of any size."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from medlt.classify.networks import Network
+from medlt.classify.sets import to_uint8
+
+
+@dataclass(frozen=True)
+class Pace:
+    """How fast a training ran, evaluations apart: images/s, and the share of time not spent waiting for a batch.
+
+    On a GPU, which works on while the next batch is made, the share it was `busy` is at least this.
+    """
+
+    images_per_second: float
+    busy: float
+
+
+@dataclass(frozen=True)
+class Classifier:
+    """A trained network on images of side `size`. `record` holds settings, history and digests, as written to JSON.
+
+    `pace` is that of its training, None for one that was read from disk.
+    """
+
+    net: Network
+    size: int
+    record: dict[str, Any]
+    pace: Pace | None = None
+
+    def __call__(self, images: Tensor) -> Tensor:
+        return self.predict(images)
+
+    @property
+    def task(self) -> str:
+        """multi-label or single-label."""
+        return str(self.record.get("settings", {}).get("task", "multi-label"))
+
+    @torch.no_grad()
+    def predict(self, images: Tensor, chunk: int = 64) -> Tensor:
+        """images uint8 or float in [0,1], [B,1,H,W] -> probabilities float32 [B,K].
+
+        Sigmoids of the multi-label task, a softmax of the single-label one, whose rows sum to 1. Floats are rounded to
+        8 bit first, and other sizes brought to `size` by area, as a written file would be.
+        """
+        logits = self._in_chunks(self.net, images, chunk, self.net.head.out_features)
+        return logits.softmax(1) if self.task == "single-label" else logits.sigmoid()
+
+    @torch.no_grad()
+    def features(self, images: Tensor, chunk: int = 64) -> Tensor:
+        """What the head sees of images as in `predict`: float32 [B,D]."""
+        return self._in_chunks(self.net.features, images, chunk, self.net.head.in_features)
+
+    def _in_chunks(self, fn: Callable[[Tensor], Tensor], images: Tensor, chunk: int, width: int) -> Tensor:
+        self.net.eval()
+        place = next(self.net.parameters()).device
+        parts = [
+            half(fn, _resized(to_uint8(images[i : i + chunk]).to(place), self.size)).cpu()
+            for i in range(0, len(images), chunk)
+        ]
+        return torch.cat(parts) if parts else torch.zeros(0, width)
+
+
+def _resized(images: Tensor, size: int) -> Tensor:
+    """uint8 [B,1,H,W] -> float [B,1,size,size] in [0,1]."""
+    images = images.float() / 255
+    return images if images.shape[-2:] == (size, size) else F.interpolate(images, (size, size), mode="area")
+
+
+def standardised(images: Tensor) -> Tensor:
+    """Images [B,1,S,S] in [0,1] as the networks take them, channels last."""
+    return ((images - 0.5) / 0.25).contiguous(memory_format=torch.channels_last)
+
+
+def half(fn: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
+    """float32 [B,...] of images [B,1,S,S] in [0,1], computed in bfloat16: twice as fast on a CPU."""
+    with torch.autocast(images.device.type, torch.bfloat16):
+        return fn(standardised(images)).float()

@@ -1,0 +1,144 @@
+"""What an experiment compares: sources of synthetic images, and arms, each a row of the YAML."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from pydantic import Field, field_validator, model_validator
+
+from medlt.config.base import Strict
+from medlt.config.data import Data
+from medlt.config.learning import ClassifierConfig
+from medlt.config.run import Need
+
+Loss = Literal[
+    "balanced", "plain", "asymmetric", "class_balanced", "focal", "ldam", "logit_adjusted", "balanced_softmax"
+]
+Course = Literal["one", "drw", "crt", "pretrain", "second_stage", "head"]
+WITH_ADDED: tuple[Course, ...] = ("one", "pretrain", "second_stage", "head")
+"""Courses that say when added images are seen; the others re-balance real ones."""
+
+REAL = "real"
+
+
+class Recipe(ClassifierConfig):
+    """How the classifier of an arm is trained; docs/explanation/verdict.md says what each does."""
+
+    task: Literal["multi-label", "single-label"] = "multi-label"
+    size: int = Field(64, ge=32)
+    steps: int = Field(400, ge=1)
+    loss: Loss = "balanced"  # type: ignore[assignment]  # a wider choice than a judge's
+    course: Course = "one"
+    sampling: Literal["instance", "class_balanced"] = "instance"
+    mixup: Literal["none", "mixup", "balanced"] = "none"
+    augment: Literal["light", "none", "monai"] = "light"
+    tau_norm: bool = False
+
+
+class Source(Strict):
+    """Synthetic images: a finished run folder, or the config whose `medlt augment` makes it when it is not there."""
+
+    run: Path | None = Field(None, description="a run folder of `medlt augment` or `medlt run`")
+    config: Path | None = Field(None, description="a recipe's YAML; read beside this file first, then as given")
+    set: tuple[str, ...] = Field((), description="overrides of that YAML, `section.key=value`")
+
+    @model_validator(mode="after")
+    def _one_of_both(self) -> Self:
+        if (self.run is None) == (self.config is None):
+            raise ValueError("give either run, a finished folder, or config, the YAML that makes it")
+        if self.set and self.config is None:
+            raise ValueError("set changes a config; give config in place of run")
+        return self
+
+
+class ArmConfig(Strict):
+    """One row: a way of training, on real rows alone or with the images of a source. What is left out is as in
+    `classifier` and `evaluation`."""
+
+    source: str | None = None
+    dose: float | None = Field(
+        None, gt=0, le=100, description="images of a finding, times its train positives; null: all"
+    )
+    best: float = Field(1.0, gt=0, le=1, description="share of a finding's images kept, those its judge is surest of")
+    labels: Literal["soft", "hard", "judged"] = Field(
+        "soft", description="hard: 0 or 1; judged: what the source's judges say of every finding"
+    )
+    duplicate: bool = Field(False, description="real parents in place of the images: a control by itself")
+    mix: float | None = Field(None, gt=0, lt=1)
+    weight: float | None = Field(None, gt=0, le=1)
+    loss: Loss | None = None
+    course: Course | None = None
+    sampling: Literal["instance", "class_balanced"] | None = None
+    mixup: Literal["none", "mixup", "balanced"] | None = None
+    augment: Literal["light", "none", "monai"] | None = None
+    tau_norm: bool | None = None
+
+    @model_validator(mode="after")
+    def _source_fits(self) -> Self:
+        given = [name for name in ("dose", "mix", "weight") if getattr(self, name) is not None]
+        given += [name for name, usual in (("best", 1.0), ("labels", "soft")) if getattr(self, name) != usual]
+        if self.source is None and (given or self.duplicate):
+            raise ValueError(f"{(given or ['duplicate'])[0]} is about added images; give the arm a source")
+        if self.source is None and self.course in ("pretrain", "second_stage", "head"):
+            raise ValueError(f"course {self.course} is about added images; give the arm a source")
+        if self.source is not None and self.course not in (None, *WITH_ADDED):
+            raise ValueError(f"course {self.course} re-balances real rows; choose one of {', '.join(WITH_ADDED)}")
+        return self
+
+
+class Comparison(Strict):
+    """Seeds, and what all arms with added images share."""
+
+    seeds: int = Field(3, ge=1, description="5 for a claim; below 2 there is no verdict")
+    mix: float = Field(0.2, gt=0, lt=1, description="share of each batch drawn from the added rows")
+    weight: float = Field(0.3, gt=0, le=1, description="loss weight of an added row")
+    draws: int = Field(2000, ge=100, description="patient bootstrap draws")
+    chosen: str | None = Field(None, description="the arm to decide on; default: the best on validation")
+
+
+class VerdictConfig(Strict):
+    """One experiment: `medlt evaluate`."""
+
+    recipe: Literal["verdict"] = "verdict"
+    out: Path
+    seed: int = Field(0, ge=0)
+    threads: int | None = Field(1, ge=1, description="torch threads of a worker; equal bytes need an equal number")
+    workers: int = Field(1, ge=1, le=64, description="processes that train arms; on a GPU leave it at 1")
+    device: Literal["cpu", "cuda"] = "cpu"
+    data: Data
+    skip_unreadable: bool = False
+    need: Need = Need()
+    classifier: Recipe = Recipe()
+    reporter: ClassifierConfig | None = Field(
+        None, description="of the judges that report and neither guide nor verify; default: the classifier's settings"
+    )
+    evaluation: Comparison = Comparison()
+    sources: Mapping[str, Source] = Field({}, description="synthetic images by name")
+    arms: Mapping[str, ArmConfig] = Field(description="rows of the experiment by name; `real` is always there")
+
+    @field_validator("arms", mode="before")
+    @classmethod
+    def _empty_rows(cls, given: Any) -> Any:
+        """`name:` with nothing behind it is an arm that changes nothing."""
+        return {name: {} if arm is None else arm for name, arm in given.items()} if isinstance(given, dict) else given
+
+    @property
+    def learnt(self) -> None:
+        """An experiment shares nothing that is learnt."""
+        return
+
+    @model_validator(mode="after")
+    def _arms_fit(self) -> Self:
+        for name, arm in self.arms.items():
+            if not name.strip() or len(name) > 60 or not name.isprintable():
+                raise ValueError(f"arms: {name[:60]!r} is no name; use up to 60 printable characters")
+            if arm.source is not None and arm.source not in self.sources:
+                raise ValueError(f"arms.{name}: no source named {arm.source!r}; sources: {', '.join(self.sources)}")
+        if REAL in self.arms and self.arms[REAL] != ArmConfig():
+            raise ValueError("arms.real is the classifier as it is; give another name to one that differs")
+        chosen = self.evaluation.chosen
+        if chosen and (chosen not in self.arms or not self.arms[chosen].source or self.arms[chosen].duplicate):
+            raise ValueError(f"evaluation.chosen: {chosen!r} is no arm with synthetic images")
+        return self

@@ -1,0 +1,42 @@
+"""Why a number is missing, or allows no word, in one clause for the reader of the table."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+FEWEST_PATIENTS = 6
+"""Positive patients below which no word but "no evidence" is given: 2 * 0.5 ** 5 > 0.05, so even when every positive
+moves the same way a two-sided 5 % test cannot reject; the percentile interval would, on three patients, one in four."""
+
+NEEDS_NEGATIVES = ("AUROC", "balanced accuracy")
+
+
+def positive_patients(truth: np.ndarray, patients: Sequence[str] | np.ndarray) -> int:
+    """Number of patients with a positive in any column of truth [N,C]."""
+    return len(np.unique(np.asarray(patients)[(truth == 1).any(1)]))
+
+
+def missing(metric: str, truth: np.ndarray) -> str:
+    """Why the mean of a metric over the findings of truth [N,C] has no value."""
+    reasons = {_missing(metric, column) for column in truth.T}
+    return reasons.pop() if len(reasons) == 1 else "no finding has a value"
+
+
+def _missing(metric: str, truth: np.ndarray) -> str:
+    """As `missing`, of one finding [N]."""
+    if np.isnan(truth).all():
+        return "no known test label"
+    if not (truth == 1).any():
+        return "no positive test image"
+    if metric in NEEDS_NEGATIVES and not (truth == 0).any():
+        return "no negative test image"
+    return "no validation positive to choose a threshold by"
+
+
+def doubt(low: float, patients: int) -> str:
+    """Why an interval that begins at `low`, of this many positive patients, allows no word; "" where it does."""
+    if np.isnan(low):
+        return "most draws hold no positive: no interval"
+    return f"fewer than {FEWEST_PATIENTS} positive patients: no word" if patients < FEWEST_PATIENTS else ""

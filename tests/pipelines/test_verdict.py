@@ -1,0 +1,160 @@
+"""A whole experiment on a tiny run's images: what it leaves, what it refuses, what a second call costs."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from typer.testing import CliRunner
+
+from medlt.cli import app
+from medlt.config import VerdictConfig, dump
+from medlt.types import InputError
+from pipelines.verdict import main
+
+ARMS: dict[str, Any] = {
+    "focal": {"loss": "focal"},
+    "fusion": {"source": "fusion"},
+    "fusion, half": {"source": "fusion", "dose": 0.5},
+    "fusion first": {"source": "fusion", "course": "pretrain", "labels": "hard"},
+}
+
+
+def experiment(finished: Path, out: Path, **changes: Any) -> VerdictConfig:
+    told = json.loads((finished / "run.json").read_text())
+    assert told["counts"]["kept"]
+    return VerdictConfig.model_validate(
+        {
+            "out": str(out),
+            "seed": 3,
+            "data": {"kind": "manifest", "path": str(finished / "stages" / "data" / "manifest.parquet")},
+            "need": {"tail_below": 8, "head_above": 20},
+            "classifier": {"size": 32, "steps": 4, "batch": 8, "evaluate_every": 2},
+            "evaluation": {"seeds": 2, "draws": 100},
+            "sources": {"fusion": {"run": str(finished)}},
+            "arms": ARMS,
+            **changes,
+        }
+    )
+
+
+@pytest.fixture(scope="module")
+def done(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return main(experiment(finished, tmp_path_factory.mktemp("verdict") / "run"))
+
+
+def test_every_table_is_there_and_every_arm_has_its_control(done: Path) -> None:
+    names = "arms scores differences reliability subgroups agreement confusion filtering rejects"
+    assert [name for name in names.split() if not (done / f"{name}.parquet").is_file()] == []
+    arms = pd.read_parquet(done / "arms.parquet").set_index("arm")
+    assert list(arms.index[:2]) == ["real", "focal"]
+    synthetic = arms[arms["role"] == "synthetic"]
+    assert list(synthetic.index) == ["fusion", "fusion, half", "fusion first"]
+    for name, arm in synthetic.iterrows():
+        control = arms.loc[arm["control"]]
+        assert control["role"] == "control", name
+        same = ["added", "wanted", "weight", "mix", "course", "loss", "dose", "steps"]
+        assert control[same].astype(str).tolist() == arm[same].astype(str).tolist()
+    assert arms.loc["fusion, half", "added"] < arms.loc["fusion", "added"]
+    scores = pd.read_parquet(done / "scores.parquet")
+    assert set(scores["arm"]) == set(arms.index)
+    assert {"AP", "AUROC", "balanced accuracy", "F1", "ECE"} <= set(scores["metric"])
+    assert (scores.groupby(["arm", "finding", "metric"]).size() == 2).all()
+
+
+def test_the_verdict_is_on_the_arm_validation_likes_best(done: Path) -> None:
+    verdict = json.loads((done / "verdict.json").read_text())
+    arms = pd.read_parquet(done / "arms.parquet").set_index("arm")
+    synthetic = arms[arms["role"] == "synthetic"]
+    best = synthetic["val_tail_ap"].idxmax()
+    assert verdict["comparison"]["arm"] == best
+    assert arms.index[arms["chosen"]].tolist() == [best]
+    assert verdict["comparison"]["control"] == arms.loc[best, "control"]
+    unaided = arms[arms["role"].isin(["real", "reweighted"])]["val_tail_ap"].idxmax()
+    assert verdict["against_real"]["control"] == unaided
+    assert {line["arm"] for line in verdict["arms"]} == set(arms.index) - {"real"}
+    assert verdict["verdict"] in ("helps", "no evidence", "harms")
+    table = pd.read_parquet(done / "differences.parquet")
+    row = table[(table["arm"] == best) & (table["control"] == arms.loc[best, "control"])]
+    row = row.query("finding == 'tail' and metric == 'AP'")
+    assert row["difference"].item() == verdict["comparison"]["difference"]
+
+
+def test_an_added_arm_trains_itself_alone(finished: Path, done: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(done, run)
+    (run / "config.yaml").write_text(dump(experiment(finished, run)))
+    first = pd.read_parquet(done / "scores.parquet")
+    main(experiment(finished, run, arms={**ARMS, "plain": {"loss": "plain"}}))
+    counts = json.loads((run / "run.json").read_text())["counts"]
+    assert counts["trained"] == 2  # two seeds
+    again = pd.read_parquet(run / "scores.parquet")
+    pd.testing.assert_frame_equal(again[again["arm"] != "plain"].reset_index(drop=True), first)
+    assert json.loads((run / "verdict.json").read_text())["looks"] == 2
+    assert len(list((run / "earlier").glob("verdict-*.json"))) == 1
+    with pytest.raises(InputError, match="another config"):
+        main(experiment(finished, run, seed=4))
+
+
+def test_workers_change_no_byte(finished: Path, done: Path, tmp_path: Path) -> None:
+    run = main(experiment(finished, tmp_path / "run", workers=2))
+    for name in ("scores", "differences", "arms"):
+        assert (run / f"{name}.parquet").read_bytes() == (done / f"{name}.parquet").read_bytes()
+
+
+def test_one_seed_gives_no_verdict(finished: Path, tmp_path: Path) -> None:
+    arms = {"fusion": {"source": "fusion"}}
+    run = main(experiment(finished, tmp_path / "run", arms=arms, evaluation={"seeds": 1, "draws": 100}))
+    verdict = json.loads((run / "verdict.json").read_text())
+    assert verdict["verdict"] == "no verdict"
+    assert "one seed" in verdict["sentence"]
+
+
+def test_without_synthetic_images_there_is_no_verdict_but_a_table(finished: Path, tmp_path: Path) -> None:
+    run = main(experiment(finished, tmp_path / "run", sources={}, arms={"focal": {"loss": "focal"}}))
+    assert json.loads((run / "verdict.json").read_text())["verdict"] == "no verdict"
+    assert set(pd.read_parquet(run / "differences.parquet")["arm"]) == {"focal"}
+
+
+def test_test_patients_in_train_are_refused_before_training(finished: Path, tmp_path: Path) -> None:
+    from medlt.data.manifest import Manifest
+
+    held = Manifest.read(finished / "stages" / "data" / "manifest.parquet")
+    rows = held.rows.copy()
+    train = rows.index[rows["split"] == "train"]
+    someone = rows.loc[train[rows.loc[train, "No_Finding"] == 1][0], "patient_id"]
+    rows.loc[rows["patient_id"] == someone, "split"] = "test"
+    Manifest(rows, held.findings, held.root).write(tmp_path / "leaky.parquet")
+    config = experiment(finished, tmp_path / "run", data={"kind": "manifest", "path": str(tmp_path / "leaky.parquet")})
+    with pytest.raises(InputError, match="source fusion"):
+        main(config)
+    assert not (tmp_path / "run" / "stages" / "arms").exists()
+
+
+def test_a_finding_without_test_positives_is_nan_with_its_reason(finished: Path, tmp_path: Path) -> None:
+    from medlt.data.manifest import Manifest
+
+    held = Manifest.read(finished / "stages" / "data" / "manifest.parquet")
+    rows = held.rows.copy()
+    lost = held.findings[0]
+    rows.loc[rows["split"] == "test", lost] = np.nan
+    Manifest(rows, held.findings, held.root).write(tmp_path / "unknown.parquet")
+    data = {"kind": "manifest", "path": str(tmp_path / "unknown.parquet")}
+    run = main(experiment(finished, tmp_path / "run", data=data, arms={"fusion": {"source": "fusion"}}))
+    lines = pd.read_parquet(run / "differences.parquet").query("finding == @lost")
+    assert lines["difference"].isna().all()
+    assert (lines["reason"] != "").all()
+
+
+def test_the_command_says_what_came_out(finished: Path, done: Path, tmp_path: Path) -> None:
+    file = tmp_path / "experiment.yaml"
+    file.write_text(dump(experiment(finished, done)))
+    said = CliRunner().invoke(app, ["evaluate", str(file), "--json"])
+    assert said.exit_code == 0, said.output
+    assert json.loads(said.stdout)["verdict"]["comparison"]["metric"] == "AP"
+    wrong = CliRunner().invoke(app, ["run", str(file)])
+    assert wrong.exit_code == 2
+    assert "medlt evaluate" in wrong.stderr
