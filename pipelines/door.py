@@ -31,8 +31,6 @@ def look(config: configs.RunConfig, train: Manifest, held: int) -> None:
         raise InputError("no image has split val, on which what guides is chosen; give some, or method.guides: []")
     if (patients := train.rows["patient_id"].nunique()) < config.checks.folds:
         raise InputError(f"{patients} train patients cannot make {config.checks.folds} folds; lower checks.folds")
-    if config.device == "cuda":
-        require_cuda()
     codec = load_codec(config.codec.path) if isinstance(config.codec, configs.FolderCodec) else config.codec
     _size(config, codec)
     trained = training(config.denoiser)
@@ -45,14 +43,6 @@ def look(config: configs.RunConfig, train: Manifest, held: int) -> None:
         words, tokenizer = prompts(config.denoiser, train.findings), _tokenizer(config.denoiser.model, codec)
         if tokenizer is not None:
             all_fit(tokenizer, words, train)
-
-
-def require_cuda() -> None:
-    """Raises InputError where torch sees no GPU."""
-    import torch
-
-    if not torch.cuda.is_available():
-        raise InputError("device: cuda, but torch sees no such device here; write device: cpu, or mend the driver")
 
 
 def _size(config: configs.RunConfig, codec: AutoencoderCodec | configs.TrainedCodec) -> None:

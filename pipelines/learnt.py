@@ -12,7 +12,7 @@ from medlt.checks.folds import Crossfit
 from medlt.diffusion.cache import Latents
 from medlt.runs import Run
 from medlt.synthesis.plan import Collection as TrainRows
-from pipelines import encoding, learning, stages
+from pipelines import encoding, learning, opening
 from pipelines.stages import Collection, Progress, quiet
 
 KNOWN = ("patient_id", "view", "sex", "age")
@@ -43,7 +43,7 @@ class Learnt:
 def learn(config: configs.RunConfig, progress: Progress = quiet) -> Learnt:
     """Open the data and learn from it. Raises InputError, before anything is written, on bad input."""
     torch.set_num_threads(config.threads or torch.get_num_threads())
-    run, real = stages.collect(config)
+    run, real = opening.collect(config)
     codec = encoding.codec(run, real, progress)
     latents = learning.latents(run, real, codec, progress)
     return Learnt(run, real, latents, progress)

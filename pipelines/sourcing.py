@@ -16,7 +16,7 @@ from medlt.data.manifest import Manifest
 from medlt.evaluation import provenance
 from medlt.runs import Run
 from medlt.types import InputError
-from pipelines import learning, recipe, stages
+from pipelines import learning, opening, recipe
 from pipelines.stages import Collection, Progress, quiet
 
 
@@ -52,6 +52,10 @@ def _source(name: str, given: configs.Source, real: Collection, progress: Progre
         config = configs.load(given.config, given.set)
         if not (config.out / "manifest.parquet").is_file():
             recipe.augment(config, progress)
+        if (config.out / "config.yaml").read_text() != configs.dump(config):
+            raise InputError(
+                f"sources.{name}: {config.out} was made by another config; give it as `run`, or change out"
+            )
         return _opened(name, config, real)
     folder = Path(str(given.run))
     if not (written := folder / "config.yaml").is_file():
@@ -61,7 +65,7 @@ def _source(name: str, given: configs.Source, real: Collection, progress: Progre
 
 def _opened(name: str, config: configs.RunConfig, real: Collection) -> Source:
     """What a finished run left, held against the experiment's real rows before anything is trained."""
-    run, own = stages.finished(config)
+    run, own = opening.finished(config)
     whole = Manifest.read(config.out / "manifest.parquet")
     made = whole.where(whole.rows["synthetic"] if "synthetic" in whole.rows else pd.Series(False, whole.rows.index))
     findings = pd.read_parquet(config.out / "findings.parquet")

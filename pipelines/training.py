@@ -8,7 +8,7 @@ import torch
 
 from medlt import config as configs
 from medlt.types import InputError
-from pipelines import balancing, denoising, encoding, learning, learnt, stages
+from pipelines import balancing, denoising, encoding, learning, learnt, opening
 from pipelines.stages import Progress, quiet
 from pipelines.tuning import nothing
 
@@ -22,7 +22,7 @@ def main(config: configs.RunConfig, part: str, progress: Progress = quiet) -> Pa
     if part == "denoiser":
         return _denoiser(config, progress)
     torch.set_num_threads(config.threads or torch.get_num_threads())
-    run, real = stages.collect(config)
+    run, real = opening.collect(config)
     if part == "classifier":
         learning.judges(run, real, progress)
         return run.home("judges")

@@ -11,7 +11,7 @@ from medlt import config as configs
 from medlt.evaluation.arms import Arm, Arms
 from medlt.report.html import write as write_report
 from medlt.runs import Experiment
-from pipelines import arm_training, arming, concluding, labelling, sourcing, stages
+from pipelines import arm_training, arming, concluding, labelling, opening, sourcing
 from pipelines.arm_training import Rows, Trained
 from pipelines.stages import Collection, Progress, quiet
 
@@ -21,7 +21,7 @@ def main(config: configs.VerdictConfig, progress: Progress = quiet) -> Path:
 
     Raises InputError before anything is trained on bad input.
     """
-    run, real = stages.collect_held(config)
+    run, real = opening.collect_held(config)
     with run.stage("sources"):
         given = sourcing.sources(config, real, progress)
     train, val, test = (real.training_set(split, config.classifier.size) for split in ("train", "val", "test"))

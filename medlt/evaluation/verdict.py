@@ -67,7 +67,7 @@ def pairs(whole: Sequence[Arm], also: tuple[str | None, str]) -> list[tuple[str,
     """What is held against what: each arm against its control, each against the real rows alone, and `also`."""
     asked = [(arm.name, arm.control) for arm in whole if arm.control]
     asked += [(arm.name, REAL) for arm in whole if arm.name != REAL]
-    return list(dict.fromkeys(asked + [(also[0], also[1])] if also[0] else asked))
+    return list(dict.fromkeys([*asked, (also[0], also[1])] if also[0] else asked))
 
 
 def choose(arms: Arms, names: Sequence[str], members: Sequence[str]) -> str | None:

@@ -11,7 +11,7 @@ import pytest
 from medlt.config import RunConfig, dump
 from medlt.data.images import read_image
 from medlt.data.manifest import Manifest
-from pipelines import publishing, stages
+from pipelines import opening, publishing
 
 Tiny = Callable[[Path], RunConfig]
 
@@ -27,7 +27,7 @@ def test_dicom_is_published_beside_the_png_and_changes_nothing_else(
     monkeypatch.chdir(tmp_path)
     config = tiny(Path("run")).model_copy(update={"format": "dicom"})
     Path("run/config.yaml").write_text(dump(config))
-    run, real = stages.collect(config)
+    run, real = opening.collect(config)
     before, plan = Manifest.read(Path("run/manifest.parquet")).rows, pd.read_parquet("run/plan.parquet")
     made = publishing.publish(run, real, plan, "fusion", str(before["models"].dropna().iloc[0])).rows
     pd.testing.assert_frame_equal(Manifest.read(Path("run/manifest.parquet")).rows, before)

@@ -17,6 +17,7 @@ from medlt.diffusion.schedulers import factory
 from medlt.diffusion.signals import between
 from medlt.sparse.embedding import SimplicialCoder
 from medlt.synthesis import METHODS
+from medlt.synthesis.edit import ImageEdit
 from medlt.synthesis.from_noise import FromNoise
 from medlt.synthesis.fusion import LatentFusion
 from medlt.synthesis.longtail import LongtailGuide
@@ -91,19 +92,27 @@ GUIDES: dict[str, Callable[..., Any]] = {
 """A builder of every guide, at work at every step of the sampler unless told otherwise."""
 
 
-def from_noise(kind: type[FromNoise] = FromNoise, **changed: Any) -> FromNoise:
-    """FromNoise, or a method that is a kind of it, on the collection above."""
-    parts: dict[str, Any] = {
+def conditional() -> dict[str, Any]:
+    """What every method is built of that is told a real label vector, on the collection above."""
+    return {
         "collection": collection(),
         "backbone": label_backbone(answer, len(FINDINGS)),
-        "shape": (2, 8, 8),
         "standardiser": Scale(),
         "decode": decode,
         "scheduler": factory("ddim", 10),
         "candidates": 2,
         "batch": 5,
     }
-    return kind(**(parts | changed))
+
+
+def from_noise(kind: type[FromNoise] = FromNoise, **changed: Any) -> FromNoise:
+    """FromNoise, or a method that is a kind of it."""
+    return kind(**(conditional() | {"shape": (2, 8, 8)} | changed))
+
+
+def edit(**changed: Any) -> ImageEdit:
+    """Edits of three strengths, half of them mixed with a partner."""
+    return ImageEdit(**(conditional() | {"latents": latents, "strengths": (0.2, 0.4, 0.5), "mixed": 0.5} | changed))
 
 
 @pytest.fixture
@@ -115,7 +124,7 @@ def methods(build: Callable[..., LatentFusion]) -> dict[str, Callable[..., Any]]
         for name, kind in METHODS.items()
         if issubclass(kind, FromNoise)
     }
-    return {"fusion": build, **sampling}
+    return {"fusion": build, "edit": edit, **sampling}
 
 
 @pytest.fixture

@@ -1,0 +1,101 @@
+"""On synthetic radiographs truth can be asked: which labels of made images are wrong, what they add, what they cost.
+
+    python benchmarks/phantom_truth.py runs/phantom_verdict_edit runs/phantom_verdict_fusion
+
+The oracle is a classifier of the drawings trained on a fresh cohort many times the size of the runs' own, with every
+finding frequent; it shares no image, patient or seed with them. On another fresh cohort its rates are measured, so that
+of the images made for a finding the share p that shows it follows from the share a that it accepts (Rogan & Gladen,
+Am J Epidemiol 1978): p = (a - FPR) / (TPR - FPR). Coverage is the share of fresh positives that have a neighbour among
+the images, nearer than their own fifth neighbour among fresh positives, in the oracle's features; beside it the same of
+the real positives the images were made from, which is what duplicates can cover.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+from common import table
+
+from medlt.classify.sets import TrainingSet
+from medlt.classify.train import Classifier, fit
+from medlt.data import phantom
+from medlt.data.layouts import from_csv
+from medlt.data.loaders import images
+from medlt.data.manifest import Manifest
+from medlt.metrics.decisions import thresholds
+from medlt.metrics.manifold import prdc
+from medlt.metrics.ranking import per_finding
+
+HOME, SIZE, FINDINGS = Path("runs/phantom_oracle"), 64, (*phantom.FINDINGS, "No_Finding")
+FRESH = {"oracle": (2400, 9001), "rates": (1200, 9002)}
+COLUMNS = ("source", "finding", "images", "accepted", "TPR", "FPR", "shows it", "coverage", "coverage of parents")
+
+
+def _cohort(name: str) -> Manifest:
+    patients, seed = FRESH[name]
+    return from_csv(
+        table=phantom.write(HOME / name, patients=patients, seed=seed, size=128, imbalance=2.0), findings=FINDINGS
+    )
+
+
+def _set(part: Manifest, cache: Path | None = None) -> TrainingSet:
+    pixels = images(part, SIZE, cache)
+    return TrainingSet(pixels, part.labels(), np.ones(len(part.rows), np.float32), tuple(part.rows.index))
+
+
+def _oracle() -> Classifier:
+    cohort = _cohort("oracle")
+    train, held = (cohort.where(cohort.rows["split"].isin(splits)) for splits in (("train", "test"), ("val",)))
+    options = {"steps": 2500, "batch": 32, "patience": 100, "evaluate_every": 250, "seed": 1}
+    return fit(_set(train, HOME / "cache"), _set(held, HOME / "cache"), folder=HOME / "net", **options)
+
+
+def _rows(run: Path, oracle: Classifier, fresh: TrainingSet) -> list[dict[str, object]]:
+    """One line a finding of a run's kept images."""
+    whole = Manifest.read(run / "manifest.parquet")
+    made = whole.where(whole.rows["synthetic"])
+    pixels, own = _set(made), whole.where(~whole.rows["synthetic"] & (whole.rows["split"] == "train"))
+    scores, said = oracle.predict(pixels.images).numpy(), oracle.predict(fresh.images).numpy()
+    limits, features = thresholds(fresh.labels, said), oracle.features(fresh.images).numpy()
+    seen, rows = oracle.features(pixels.images).numpy(), []
+    for name, part in made.rows.groupby("finding"):
+        k = FINDINGS.index(str(name))
+        here, truth = made.rows.index.isin(part.index), fresh.labels[:, k] == 1
+        tpr, fpr = (float((said[chosen, k] >= limits[k]).mean()) for chosen in (truth, ~truth))
+        accepted = float((scores[here, k] >= limits[k]).mean())
+        parents = oracle.features(images(own, SIZE, None, own.rows.index[own.rows[name] == 1])).numpy()
+        covered = [float(prdc(features[truth], other)["coverage"]) for other in (seen[here], parents)]
+        shows = (accepted - fpr) / (tpr - fpr)
+        rows.append(
+            dict(zip(COLUMNS, (run.name, name, int(here.sum()), accepted, tpr, fpr, shows, *covered), strict=True))
+        )
+    return rows
+
+
+def _cells(row: dict[str, object]) -> str:
+    return "| " + " | ".join(f"{v:.3f}" if isinstance(v, float) else str(v) for v in row.values()) + " |"
+
+
+def main(runs: list[Path]) -> None:
+    """The oracle's AUROC, a table of all runs, and what each cost."""
+    torch.set_num_threads(1)
+    oracle, fresh = _oracle(), _set(_cohort("rates"), HOME / "cache")
+    able = per_finding(fresh.labels, oracle.predict(fresh.images).numpy(), FINDINGS)
+    told = ", ".join(f"{name} {value:.3f}" for name, value in able["AUROC"].items())
+    lines = [f"The oracle on {len(fresh)} fresh images, AUROC: {told}.", ""]
+    lines += ["| " + " | ".join(COLUMNS) + " |", "|---|---|" + "---:|" * (len(COLUMNS) - 2)]
+    lines += [_cells(row) for run in runs for row in _rows(run, oracle, fresh)]
+    for run in runs:
+        said = json.loads((run / "run.json").read_text())
+        kept, seconds = said["counts"]["kept"], said["seconds"]["synthesis"]
+        cost = f"{seconds / max(kept, 1):.2f} s a kept image"
+        lines += ["", f"{run.name}: {kept} of {said['counts']['planned']} candidates kept, {cost}."]
+    table("phantom_truth", lines)
+
+
+if __name__ == "__main__":
+    main([Path(given) for given in sys.argv[1:]])
