@@ -72,7 +72,12 @@ def test_variables_are_read_from_the_environment(least: Path, monkeypatch: pytes
 
 @pytest.mark.parametrize("path", sorted(Path(__file__).parents[1].glob("pipelines/*.yaml")), ids=lambda p: p.name)
 def test_every_shipped_recipe_is_valid_and_opens_with_its_command(path: Path) -> None:
-    assert config.load(path).recipe in get_args(config.RunConfig.model_fields["recipe"].annotation)
+    if path.stem.endswith("_verdict"):
+        for source in config.load_verdict(path).sources.values():
+            if source.config is not None:
+                config.load(source.config, source.set)
+    else:
+        assert config.load(path).recipe in get_args(config.RunConfig.model_fields["recipe"].annotation)
     head = path.read_text().split("\nrecipe:")[0]
     assert all(line.startswith("#") for line in head.splitlines() if line)
     assert "medlt " in head
@@ -127,3 +132,64 @@ def test_a_recipe_brings_its_own_method_and_a_denoiser_without_kind_is_the_unet(
 def test_a_number_that_is_none_stops_at_the_door(least: Path, override: str) -> None:
     with pytest.raises(InputError, match="finite number"):
         config.load(least, [override])
+
+
+EXPERIMENT = """
+recipe: verdict
+out: runs/x
+data: {kind: phantom}
+sources:
+  fusion: {config: own.yaml, set: [threads=1]}
+  made: {run: runs/edit}
+arms:
+  real:
+  focal: {loss: focal}
+  fusion: {source: fusion, dose: 0.5, course: pretrain}
+"""
+
+
+@pytest.fixture
+def experiment(tmp_path: Path) -> Path:
+    (tmp_path / "own.yaml").write_text("")
+    path = tmp_path / "experiment.yaml"
+    path.write_text(EXPERIMENT)
+    return path
+
+
+def test_an_experiment_is_read_and_written_back(experiment: Path) -> None:
+    first = config.load_verdict(experiment, ["evaluation.seeds=5", "workers=2"])
+    assert (first.evaluation.seeds, first.workers) == (5, 2)
+    assert first.arms["real"] == config.ArmConfig()
+    assert first.sources["fusion"].config == experiment.parent / "own.yaml"  # beside the file
+    assert first.sources["made"].run == Path("runs/edit")
+    experiment.write_text(config.dump(first))
+    assert config.load_verdict(experiment) == first
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("arms.fusion.source=fusoin", "no source named 'fusoin'"),
+        ("arms.focal.dose=2", "dose is about added images"),
+        ("arms.focal.course=pretrain", "pretrain is about added images"),
+        ("arms.fusion.course=crt", "crt re-balances real rows"),
+        ("arms.real.loss=focal", "arms.real is the classifier as it is"),
+        ("evaluation.chosen=focal", "'focal' is no arm with synthetic images"),
+        ("sources.made.config=a.yaml", "either run, a finished folder, or config"),
+        ("sources.made.set=[seed=1]", "set changes a config"),
+        ("arms.fusion.dose=0", "greater than 0"),
+        ("arms.fusion.loss=foacl", "'focal'"),
+        ("workers=0", "greater than or equal to 1"),
+        ("arms.focal.sauce=fusion", "not a known key"),
+    ],
+)
+def test_what_does_not_go_together_in_an_experiment_is_told(experiment: Path, override: str, said: str) -> None:
+    with pytest.raises(InputError, match=said):
+        config.load_verdict(experiment, [override])
+
+
+def test_recipes_and_experiments_are_told_apart(experiment: Path, least: Path) -> None:
+    with pytest.raises(InputError, match="medlt evaluate"):
+        config.load(experiment)
+    with pytest.raises(InputError, match="medlt run"):
+        config.load_verdict(least)

@@ -38,7 +38,9 @@ def _override(tree: dict[str, Any], assignment: str) -> None:
         raise InputError(f"override {assignment!r} has no '='; write it as section.key=value")
     *parents, last = key.split(".")
     for parent in parents:
-        tree = tree.setdefault(parent, {})
+        if tree.get(parent) is None:
+            tree[parent] = {}
+        tree = tree[parent]
         if not isinstance(tree, dict):
             raise InputError(f"override {assignment!r}: {parent} is not a section")
     try:

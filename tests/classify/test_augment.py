@@ -1,8 +1,10 @@
 """Augmentation: drawn by its generator, identity at zero, never a mirror."""
 
+import pytest
 import torch
 
-from medlt.classify.augment import augment
+from medlt.classify.augment import AUGMENTS, augment, augmentation
+from medlt.types import InputError
 
 STILL = {"degrees": 0.0, "scale": 0.0, "shift": 0.0, "contrast": 0.0, "brightness": 0.0}
 
@@ -59,3 +61,51 @@ def test_a_corner_stays_a_corner() -> None:
     assert (brightest // 64 < 32).all()
     assert (brightest % 64 < 32).all()
     assert len(set(brightest.tolist())) > 20
+
+
+@pytest.mark.parametrize("name", list(AUGMENTS))
+def test_every_augmentation_is_drawn_by_its_generator_and_keeps_shape_and_range(name: str) -> None:
+    images = torch.rand(6, 1, 32, 32, generator=seeded(0))
+    before, state = images.clone(), torch.get_rng_state()
+    moved, again, other = (augmentation(name)(images, seeded(n)) for n in (1, 1, 2))
+    assert torch.equal(images, before)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert type(moved) is torch.Tensor
+    assert moved.shape == images.shape
+    assert moved.dtype == torch.float32
+    assert 0 <= moved.min() <= moved.max() <= 1
+    assert torch.equal(moved, again)
+    assert torch.equal(moved, other) == (name == "none")
+    assert torch.equal(moved, images) == (name == "none")
+
+
+@pytest.mark.parametrize("name", list(AUGMENTS))
+def test_no_augmentation_mirrors_a_chest(name: str) -> None:
+    """A heart right of the middle stays there: its weight, and never the mirrored picture."""
+    images = torch.full((60, 1, 32, 32), 0.2)
+    images[:, :, 12:20, 20:26] = 0.9
+    moved = augmentation(name)(images, seeded(3))
+    right, left = moved[..., 17:].flatten(1).amax(1), moved[..., :15].mean((1, 2, 3))
+    assert (right > left + 0.2).all()
+    centre = (moved.clamp(min=0.5) - 0.5).sum((1, 2)) @ torch.arange(32.0) / (moved.clamp(min=0.5) - 0.5).sum((1, 2, 3))
+    assert (centre.nan_to_num(20) > 16).all()
+
+
+def test_monai_moves_geometry_greys_and_holes() -> None:
+    """Of images with a grey middle: a fifth has holes of 0, half another grey. Of a bright square: its place."""
+    images = torch.full((200, 1, 32, 32), 0.5)
+    images[:, :, :8], images[:, :, 24:] = 0.1, 0.9
+    moved = augmentation("monai")(images, seeded(5)).flatten(1)
+    holes = (moved == 0).float().mean(1)
+    assert float((holes > 0).float().mean()) == pytest.approx(0.2, abs=0.08)
+    assert float(holes.max()) < 0.1
+    assert float((moved.median(1).values - 0.5).abs().gt(0.01).float().mean()) == pytest.approx(0.5, abs=0.1)
+    bright = torch.zeros(100, 1, 32, 32)
+    bright[:, :, 10:14, 10:14] = 1
+    places = augmentation("monai")(bright, seeded(6)).flatten(1).argmax(1)
+    assert len(set(places.tolist())) > 10
+
+
+def test_an_unknown_augmentation_is_told() -> None:
+    with pytest.raises(InputError, match="'flip'; choose one of light, none, monai"):
+        augmentation("flip")

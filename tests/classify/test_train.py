@@ -1,21 +1,27 @@
 """Training: a function of data and settings, bit for bit; cached by digest; best weights kept; arms alike."""
 
-from dataclasses import replace
+import json
+from dataclasses import asdict, replace
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from medlt.classify import train
+from medlt.classify import steps, train
+from medlt.classify.courses import Stage
+from medlt.classify.heads import best_tau, tau_normalise
 from medlt.classify.networks import Network, network
 from medlt.classify.sets import to_uint8
-from medlt.classify.train import Best, Classifier, Settings, TrainingSet, fit, learning_rate, load
+from medlt.classify.steps import Clock
+from medlt.classify.train import Best, Classifier, Pace, Settings, TrainingSet, fit, learning_rate, load
 from medlt.metrics.ranking import auroc
 from medlt.types import InputError
 
-FAST = {"steps": 4, "batch": 4, "evaluate_every": 2, "patience": 9}
+FAST: dict[str, Any] = {"steps": 4, "batch": 4, "evaluate_every": 2, "patience": 9}
+STAGE = Stage()
 
 
 def blobs(n: int, seed: int, prefix: str = "u", size: int = 32) -> TrainingSet:
@@ -87,28 +93,38 @@ def test_it_learns_what_can_be_seen(tmp_path: Path) -> None:
 
 def test_arms_of_one_seed_differ_only_in_the_slots_given_to_added_rows() -> None:
     added = replace(blobs(10, 5, "s"), weights=np.full(10, 0.3, dtype=np.float32))
-    settings = Settings(batch=16, mix=0.25, augment=False, seed=3)
+    settings = Settings(batch=16, mix=0.25, augment="none", seed=3)
     shares = []
     for step in range(40):
-        plain = train._batch(REAL, None, settings, step)
-        mixed = train._batch(REAL, added, settings, step)
-        given = mixed[2] == 0.3
-        assert torch.equal(plain[0][~given], mixed[0][~given])
-        assert torch.equal(plain[1][~given].nan_to_num(9), mixed[1][~given].nan_to_num(9))
-        assert all(any(torch.equal(image, one / 255) for one in added.images) for image in mixed[0][given])
+        plain = train._batches(REAL, None, STAGE, settings)(step)
+        mixed = train._batches(REAL, added, STAGE, settings)(step)
+        given = mixed.weights == 0.3
+        assert mixed.added == int(given.sum())
+        assert torch.equal(plain.images[~given], mixed.images[~given])
+        assert torch.equal(plain.labels[~given].nan_to_num(9), mixed.labels[~given].nan_to_num(9))
+        assert all(any(torch.equal(image, one / 255) for one in added.images) for image in mixed.images[given])
         shares.append(given.float().mean().item())
     assert np.mean(shares) == pytest.approx(0.25, abs=0.06)
 
 
-def test_a_batch_is_a_function_of_seed_and_step() -> None:
-    settings = Settings(batch=8, seed=1)
-    later = train._batch(REAL, VAL, settings, 7)
-    for step in (3, 7, 1):
-        again = train._batch(REAL, VAL, settings, step)
-    again = train._batch(REAL, VAL, settings, 7)
-    assert all(torch.equal(a.nan_to_num(9), b.nan_to_num(9)) for a, b in zip(later, again, strict=True))
-    other = train._batch(REAL, VAL, replace(settings, seed=2), 7)
-    assert not torch.equal(later[0], other[0])
+@pytest.mark.parametrize("options", [{}, {"mixup": "mixup"}, {"mixup": "balanced"}, {"augment": "monai"}])
+def test_a_batch_is_a_function_of_seed_and_step(options: dict[str, str]) -> None:
+    settings = Settings(batch=8, seed=1, **options)
+    later = train._batches(REAL, VAL, STAGE, settings)(7)
+    same = train._batches(REAL, VAL, STAGE, settings)
+    again = [same(step) for step in (3, 7, 1)][1]
+    for name in ("images", "labels", "weights"):
+        assert torch.equal(getattr(later, name).nan_to_num(9), getattr(again, name).nan_to_num(9))
+    other = train._batches(REAL, VAL, STAGE, replace(settings, seed=2))(7)
+    assert not torch.equal(later.images, other.images)
+
+
+def test_a_batch_may_be_larger_than_the_set(tmp_path: Path) -> None:
+    few = REAL.take(REAL.uids[:3])
+    judge = fit(few, VAL, folder=tmp_path, **(FAST | {"batch": 20, "mixup": "balanced"}))
+    assert judge.predict(VAL.images).isfinite().all()
+    images = train._batches(few, None, STAGE, Settings(batch=21, augment="none"))(2).images
+    assert [sum(torch.equal(image, one / 255) for image in images) for one in few.images] == [7, 7, 7]
 
 
 def test_an_empty_added_set_is_the_real_arm(tmp_path: Path) -> None:
@@ -119,6 +135,8 @@ def test_an_empty_added_set_is_the_real_arm(tmp_path: Path) -> None:
 
 
 def test_the_best_weights_are_kept_and_patience_ends() -> None:
+    """A network that ranks by brightness, its sign turned: macro AP is 1 or the least there is."""
+
     class Mean(torch.nn.Module):
         def forward(self, images: torch.Tensor) -> torch.Tensor:
             return images.mean((1, 2, 3))[:, None]
@@ -134,7 +152,8 @@ def test_the_best_weights_are_kept_and_patience_ends() -> None:
     best = Best(patience=2)
     for step, sign in ((1, -1.0), (2, 1.0), (3, 0.5), (4, -1.0)):
         assert not best.stale
-        best.see(step, 0.0, fixed(sign), val)
+        net = fixed(sign)
+        best.rank(step, 0.0, net, train._macro_ap(net, val, "multi-label"))
     assert best.stale
     assert (best.step, best.score) == (2, 1.0)
     assert float(best.weights["head.weight"]) == 1.0
@@ -246,3 +265,135 @@ def test_the_head_on_the_features_gives_the_predictions() -> None:
         assert features.shape == (3, width)
         assert torch.allclose(judge.net.head(features).sigmoid(), judge.predict(images), atol=5e-3)
         assert judge.features(images[:0]).shape == (0, width)
+
+
+def one_of_three(n: int, seed: int, prefix: str = "u") -> TrainingSet:
+    """A single label: a bright square on the left, the right, or none; in 6, 3 and 1 of 10 rows."""
+    rng = np.random.default_rng(seed)
+    kind = rng.choice(3, n, p=[0.6, 0.3, 0.1])
+    images = rng.integers(0, 60, (n, 1, 32, 32)).astype(np.uint8)
+    for k in range(2):
+        images[kind == k, :, 12:20, 4 + 16 * k : 12 + 16 * k] += 120
+    uids = tuple(f"{prefix}{i}" for i in range(n))
+    return TrainingSet(torch.from_numpy(images), np.eye(3, dtype=np.float32)[kind], np.ones(n, np.float32), uids)
+
+
+@pytest.mark.parametrize("loss", ["balanced_softmax", "ldam"])
+def test_a_single_label_is_learnt_with_a_softmax(tmp_path: Path, loss: str) -> None:
+    options = {"steps": 40, "batch": 16, "evaluate_every": 20, "ema": 0.9, "loss": loss, "task": "single-label"}
+    judge = fit(one_of_three(200, 2), one_of_three(40, 3), folder=tmp_path, **options)
+    test = one_of_three(80, 4)
+    scores = judge.predict(test.images)
+    torch.testing.assert_close(scores.sum(1), torch.ones(80))
+    assert np.mean(scores.argmax(1).numpy() == test.labels.argmax(1)) > 0.8  # 0.6 are of the first class
+    assert torch.equal(load(next(tmp_path.glob("*.json"))).predict(test.images), scores)
+
+
+def test_rows_without_exactly_one_label_are_told(tmp_path: Path) -> None:
+    real, val = one_of_three(10, 0), one_of_three(6, 1, "v")
+    options = FAST | {"folder": tmp_path, "task": "single-label", "loss": "plain"}
+    for bad in ([1, 1, 0], [0, 0, 0], [0.5, 0.5, 0]):
+        labels = real.labels.copy()
+        labels[3] = bad
+        with pytest.raises(InputError, match="1 train rows without exactly one positive, the first u3"):
+            fit(replace(real, labels=labels), val, **options)
+    with pytest.raises(InputError, match=r"validation rows .* the first v0"):
+        fit(real, replace(val, labels=val.labels * 0), **options)
+    added = replace(one_of_three(4, 2, "s"), labels=np.full((4, 3), 0.5, np.float32))
+    with pytest.raises(InputError, match="4 added rows without labels that sum to 1, the first s0"):
+        fit(real, val, added=added, **options)
+    assert not list(tmp_path.iterdir())
+    labels = real.labels.copy()
+    labels[3] = np.nan
+    soft = replace(added, labels=np.full((4, 3), 1 / 3, np.float32))
+    assert fit(replace(real, labels=labels), val, added=soft, **options).task == "single-label"
+
+
+@pytest.mark.parametrize("kind", ["positive", "negative", "unknown"])
+@pytest.mark.parametrize("loss", ["balanced", "class_balanced", "ldam", "logit_adjusted"])
+def test_a_fold_of_one_class_trains_to_finite_weights(tmp_path: Path, kind: str, loss: str) -> None:
+    labels = REAL.labels.copy()
+    labels[:, 1] = {"positive": 1, "negative": 0, "unknown": np.nan}[kind]
+    options = FAST | {"steps": 2, "loss": loss, "course": "drw", "sampling": "class_balanced", "mixup": "balanced"}
+    judge = fit(replace(REAL, labels=labels), VAL, folder=tmp_path, **options)
+    assert all(weights.isfinite().all() for weights in judge.net.state_dict().values())
+
+
+def test_the_tau_arm_is_its_plain_twin_but_for_the_head(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real, val = one_of_three(60, 2), one_of_three(30, 3, "v")
+    options = FAST | {"folder": tmp_path, "task": "single-label", "loss": "plain"}
+    plain = fit(real, val, **options)
+    with monkeypatch.context() as patch:
+        patch.setattr(train, "_train", lambda *_: pytest.fail("trained again"))
+        normed = fit(real, val, tau_norm=True, **options)
+    assert normed.record["tau"] == best_tau(plain.net.head, plain.features(val.images), val.labels)
+    assert normed.record["settings"] == plain.record["settings"] | {"tau_norm": True}
+    tau_normalise(plain.net.head, normed.record["tau"])
+    for name, part in normed.net.state_dict().items():
+        assert torch.equal(part, plain.net.state_dict()[name])
+    multi = fit(REAL, VAL, folder=tmp_path, tau_norm=True, **FAST)
+    assert multi.record["tau"] is None
+    assert torch.equal(multi.predict(VAL.images), fit(REAL, VAL, folder=tmp_path, **FAST).predict(VAL.images))
+
+
+def test_a_training_tells_its_pace_and_a_reading_none(tmp_path: Path) -> None:
+    pace = fit(REAL, VAL, folder=tmp_path, **FAST).pace
+    assert pace is not None
+    assert pace.images_per_second > 1
+    assert 0 < pace.busy < 1
+    assert fit(REAL, VAL, folder=tmp_path, **FAST).pace is None
+
+
+def test_the_pace_leaves_evaluations_out_and_counts_what_was_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """100 images in 20 s, of which 10 s went into evaluations and 2 s into waiting: 10 a second, busy 8 of 10."""
+    times = iter([0.0, 1.0, 3.0, 5.0, 15.0, 20.0])
+    monkeypatch.setattr(steps, "perf_counter", lambda: next(times))
+    clock = Clock()
+    with clock.on("waiting"):
+        pass
+    with clock.on("evaluating"):
+        pass
+    assert clock.pace(100) == Pace(10.0, 0.8)
+
+
+def test_every_setting_is_part_of_the_key_and_of_the_record(tmp_path: Path) -> None:
+    changes: list[dict[str, Any]] = [{}, {"mixup": "mixup"}, {"augment": "none"}, {"course": "drw"}, {"loss": "focal"}]
+    changes += [{"sampling": "class_balanced"}, {"mixup": "mixup", "mixup_alpha": 0.4}]
+    keys = {train._key(REAL, VAL, None, Settings(**change), "cpu") for change in changes}
+    assert len(keys) == len(changes)
+    assert train._key(REAL, VAL, None, Settings(augment=True), "cpu") in keys
+    assert Settings(augment=True) == Settings()
+    assert Settings(augment=False) == Settings(augment="none")
+    record = fit(REAL, VAL, folder=tmp_path, course="drw", **FAST).record
+    assert record["settings"] == asdict(Settings(course="drw", **FAST))
+    assert record["steps_done"] == [3, 1]
+    assert record["rows_seen"] == {"real": 16, "added": 0}
+    assert json.loads(next(tmp_path.glob("*.json")).read_text()) == record
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"task": "ordinal"}, "multi-label, single-label"),
+        ({"loss": "asymmetric", "task": "single-label"}, "'asymmetric' for the single-label task"),
+        ({"course": "warm"}, "no course named 'warm'"),
+        ({"mixup": "cutmix"}, "one of none, mixup, balanced"),
+        ({"augment": "flip"}, "one of light, none, monai"),
+        ({"sampling": "sqrt"}, "one of instance, class_balanced"),
+        ({"mix": 1.5}, "mix 1.5"),
+        ({"mixup_alpha": 0.0}, "mixup_alpha 0.0"),
+        ({"tau_norm": True, "loss": "ldam"}, "leave one of them out"),
+    ],
+)
+def test_settings_that_do_not_exist_or_go_together_are_told(options: dict[str, Any], told: str) -> None:
+    with pytest.raises(InputError, match=told):
+        Settings(**options)
+
+
+def test_sets_that_do_not_fit_each_other_are_told(tmp_path: Path) -> None:
+    for real, added in ((REAL, blobs(4, 1, "s", 64)), (one_of_three(9, 0), blobs(4, 1, "s"))):
+        with pytest.raises(InputError, match="must be alike"):
+            fit(real, VAL, folder=tmp_path, added=added, **FAST)
+    with pytest.raises(InputError, match="no train row"):
+        fit(REAL.take([]), VAL, folder=tmp_path, **FAST)
+    assert not list(tmp_path.iterdir())

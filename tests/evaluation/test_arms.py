@@ -1,10 +1,15 @@
+import math
+
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from medlt.classify.sets import TrainingSet
-from medlt.evaluation.arms import duplicated, train
+from medlt.evaluation.arms import Arms, dosed, duplicated, relabelled
+from medlt.types import InputError
 
 LABELS = np.array([[1, 0], [0, np.nan], [0, 1]], dtype=np.float32)
 
@@ -28,14 +33,74 @@ def test_a_parent_that_is_no_train_row_is_an_error() -> None:
         duplicated(pd.DataFrame({"parent_a": ["test-row"]}), real(), 0.3)
 
 
-def test_every_arm_meets_every_seed_once_in_order() -> None:
-    met: list[tuple[bool, int, str]] = []
+def kept(counts: dict[str, int], seed: int = 0) -> pd.DataFrame:
+    """Kept images, slots in no order, with what the verifying judge said."""
+    draw = np.random.default_rng(seed)
+    rows = [(name, slot) for name, n in counts.items() for slot in draw.permutation(n)]
+    table = pd.DataFrame(rows, columns=["finding", "slot"]).assign(judge=draw.random(len(rows)))
+    return table.set_index(table["finding"].astype(str) + table["slot"].astype(str))
 
-    def fit(added: TrainingSet | None, seed: int, name: str) -> np.ndarray:
-        met.append((added is None, seed, name))
-        return np.full((2, 1), seed)
 
-    scores = train({"real": None, "more": real()}, [4, 5], fit)
-    assert met == [(True, 4, "real"), (True, 5, "real"), (False, 4, "more"), (False, 5, "more")]
-    assert scores["more"].shape == (2, 2, 1)
-    assert scores["more"][:, 0, 0].tolist() == [4, 5]
+def test_a_dose_is_so_many_times_the_train_positives_in_order_of_slots() -> None:
+    uids, wanted = dosed(kept({"Hernia": 20, "Mass": 4}), {"Hernia": 8, "Mass": 10}, dose=0.5)
+    assert uids == ["Hernia0", "Hernia1", "Hernia2", "Hernia3", "Mass0", "Mass1", "Mass2", "Mass3"]
+    assert wanted == 4 + 5  # one Mass fewer than asked for
+    assert sorted(dosed(kept({"Hernia": 20, "Mass": 4}), {})[0]) == sorted(kept({"Hernia": 20, "Mass": 4}).index)
+
+
+@given(small=st.floats(0.1, 4), more=st.floats(1, 3), best=st.floats(0.05, 1), n=st.integers(1, 30))
+def test_doses_are_nested(small: float, more: float, best: float, n: int) -> None:
+    table, positives = kept({"Hernia": n, "Mass": 7}), {"Hernia": 8, "Mass": 10}
+    less, larger = (dosed(table, positives, dose, best)[0] for dose in (small, small * more))
+    assert set(less) <= set(larger)
+    assert len(set(larger)) == len(larger)
+
+
+@given(best=st.floats(0.05, 1), n=st.integers(1, 30))
+def test_best_keeps_those_the_judge_is_surest_of(best: float, n: int) -> None:
+    table = kept({"Hernia": n})
+    chosen, _ = dosed(table, {"Hernia": 8}, best=best)
+    assert len(chosen) == math.ceil(best * n)
+    left_out = table["judge"].drop(chosen)
+    assert left_out.empty or left_out.max() <= table.loc[chosen, "judge"].min()
+
+
+def test_labels_soft_hard_and_judged() -> None:
+    labels = pd.DataFrame({"a": [0.2, 0.5, np.nan], "b": [1.0, 0.49, 0.0]}, index=list("xyz"))
+    judged = pd.DataFrame(0.3, index=list("zyx"), columns=["b", "a"])
+    assert relabelled(labels, "soft") is labels
+    pd.testing.assert_frame_equal(
+        relabelled(labels, "hard"),
+        pd.DataFrame({"a": [0, 1, np.nan], "b": [1, 0, 0]}, index=list("xyz")).astype(np.float32),
+    )
+    assert relabelled(labels, "judged", judged).equals(judged.loc[labels.index, labels.columns])
+    with pytest.raises(InputError, match="no judges"):
+        relabelled(labels, "judged")
+
+
+def arms(single: bool = False) -> Arms:
+    truth = np.array([[1, 0], [0, 1], [1, np.nan], [0, 0]], dtype=float)
+    scores = np.array([[[0.9, 0.2], [0.4, 0.6], [0.3, 0.1], [0.1, 0.5]]])
+    val_truth = np.array([[1, 0], [0, 0], [1, 0]], dtype=float)
+    val = np.array([[[0.8, 0.2], [0.5, 0.6], [0.35, 0.1]]])
+    return Arms({"real": scores}, truth, list("pqrs"), ("a", "b"), {"real": val}, val_truth, single)
+
+
+def test_a_finding_is_decided_on_at_its_validation_threshold() -> None:
+    said = arms().decided("real")
+    assert said is not None
+    # best F1 on validation: at 0.35 all three are called a, precision 2/3 and recall 1, F1 0.8; at 0.8 F1 is 2/3
+    np.testing.assert_array_equal(said[0, :, 0], [1, 1, 0, 0])
+    assert np.isnan(said[0, :, 1]).all()  # no positive of b on validation: no threshold
+
+
+def test_of_single_labels_the_most_probable_is_decided_on() -> None:
+    said = arms(single=True).decided("real")
+    assert said is not None
+    np.testing.assert_array_equal(said[0], [[1, 0], [0, 1], [1, 0], [0, 1]])
+
+
+def test_validation_macro_ap_leaves_out_what_has_no_positive() -> None:
+    assert arms().on_validation("real", ["a", "b"]).tolist() == pytest.approx([(1 + 2 / 3) / 2])
+    with pytest.raises(InputError, match="split val"):
+        Arms({}, np.zeros((1, 1)), ["p"], ("a",)).on_validation("real", ["a"])

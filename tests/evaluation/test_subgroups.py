@@ -5,6 +5,7 @@ import pandas as pd
 import pytest
 from sklearn.metrics import average_precision_score, roc_auc_score
 
+from medlt.evaluation import subgroups as subgroups_module
 from medlt.evaluation.subgroups import COLUMNS, TOO_FEW, subgroups
 from medlt.metrics.draws import patient_weights
 from medlt.types import InputError
@@ -100,6 +101,24 @@ def test_both_sides_of_a_gap_are_of_the_same_findings() -> None:
     assert rows.loc["AUROC", "gap"] == pytest.approx(wanted[0] - wanted[1])
     assert rows.loc["tail AP", ["score", "low", "high", "gap", "gap_low", "gap_high"]].isna().all()
     assert rows["reason"].to_dict() == {"AP": "", "AUROC": "", "tail AP": TOO_FEW, "tail AUROC": TOO_FEW}
+
+
+def test_a_draw_without_a_finding_on_one_side_leaves_it_out_on_both(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Mass is ranked right everywhere, Edema right in its one patient here and wrong there: gaps 0 and 1, mean 1/2.
+
+    A draw without that patient compares Mass alone, a gap of 0, and not the Mass of here with the mean of there.
+    """
+    monkeypatch.setattr(subgroups_module, "FEWEST_PATIENTS", 1)
+    about = pd.DataFrame({"source": ["here"] * 60 + ["there"] * 60})
+    truth = np.tile([[1.0, 0], [0, 0]], (60, 1))
+    truth[0, 1], truth[60::4, 1] = 1, 1
+    scores = truth.copy()
+    scores[60:, 1] *= -1
+    names = [str(n) for n in range(120)]
+    found = subgroups(truth, scores[None], names, about, FINDINGS[:2], (), draws=200, rng=np.random.default_rng(0))
+    row = found.query("value == 'here' and metric == 'AUROC'").iloc[0]
+    assert row["gap"] == 0.5
+    assert row["gap_high"] - row["gap_low"] == pytest.approx(0.5)
 
 
 def test_unknown_values_are_a_part_of_their_own_and_last() -> None:

@@ -5,8 +5,8 @@ import pandas as pd
 import pytest
 from sklearn.metrics import average_precision_score
 
-from medlt.evaluation.arms import Arms
-from medlt.evaluation.verdict import compare, decide, score_table
+from medlt.evaluation.arms import Arm, Arms
+from medlt.evaluation.verdict import choose, compare, decide, pairs, score_table
 
 FINDINGS = ("Common", "Rare")
 GROUPS = {"head": ("Common",), "medium": (), "tail": ("Rare",)}
@@ -28,7 +28,9 @@ def arms(synthetic: float, control: float, n: int = 600) -> Arms:
 @pytest.mark.parametrize(("synthetic", "word"), [(3.0, "helps"), (0.0, "harms")])
 def test_a_planted_effect_gets_its_word(synthetic: float, word: str) -> None:
     tested = arms(synthetic, control=1.0)
-    told = decide(compare(tested, [("fusion", "duplicated")], GROUPS, draws=300, seed=0), tested, "fusion")
+    told = decide(
+        compare(tested, [("fusion", "duplicated")], GROUPS, draws=300, seed=0), tested, "fusion", "duplicated"
+    )
     assert told["verdict"] == word
     assert told["sentence"].startswith(word)
     low, high = told["comparison"]["low"], told["comparison"]["high"]
@@ -40,7 +42,7 @@ def test_identical_scores_show_nothing() -> None:
     tested = arms(1.0, 1.0)
     scores = {"duplicated": tested.scores["real"], "fusion": tested.scores["real"]}
     same = Arms(scores, tested.truth, tested.patients, FINDINGS)
-    told = decide(compare(same, [("fusion", "duplicated")], GROUPS, draws=300, seed=0), same, "fusion")
+    told = decide(compare(same, [("fusion", "duplicated")], GROUPS, draws=300, seed=0), same, "fusion", "duplicated")
     assert told["verdict"] == "no evidence"
     assert told["comparison"]["difference"] == 0
 
@@ -58,4 +60,55 @@ def test_the_table_holds_sklearns_numbers_and_the_group_means() -> None:
 def test_a_table_without_the_question_is_an_error() -> None:
     table = pd.DataFrame(columns=["arm", "control", "metric", "finding"])
     with pytest.raises(ValueError, match="no tail row"):
-        decide(table, arms(1, 1), "fusion")
+        decide(table, arms(1, 1), "fusion", "duplicated")
+
+
+def test_one_seed_is_no_verdict_whatever_it_says() -> None:
+    two = arms(3.0, control=0.0)
+    one = Arms({name: scores[:1] for name, scores in two.scores.items()}, two.truth, two.patients, FINDINGS)
+    told = decide(compare(one, [("fusion", "duplicated")], GROUPS, draws=200, seed=0), one, "fusion", "duplicated")
+    assert told["verdict"] == "no verdict"
+    assert "one seed" in told["sentence"]
+    assert told["comparison"]["difference"] > 0
+
+
+def test_a_tail_without_test_positives_is_no_verdict() -> None:
+    tested = arms(3.0, control=0.0)
+    truth = tested.truth.copy()
+    truth[:, 1] = 0
+    empty = Arms(tested.scores, truth, tested.patients, FINDINGS)
+    told = decide(compare(empty, [("fusion", "duplicated")], GROUPS, draws=200, seed=0), empty, "fusion", "duplicated")
+    assert told["verdict"] == "no verdict"
+    assert told["comparison"]["difference"] is None
+
+
+def chosen_from(strengths: dict[str, float]) -> Arms:
+    draw = np.random.default_rng(1)
+    truth = (draw.random((400, 2)) < 0.2).astype(np.float32)
+    val = {name: (truth * s + draw.normal(size=truth.shape))[None] for name, s in strengths.items()}
+    return Arms(val, truth, [f"p{i}" for i in range(400)], FINDINGS, val, truth)
+
+
+def test_the_arm_is_chosen_on_validation_alone() -> None:
+    tested = chosen_from({"weak": 0.1, "strong": 2.0, "middle": 0.7})
+    assert choose(tested, ["weak", "strong", "middle"], ["Rare"]) == "strong"
+    assert choose(tested, ["weak", "middle"], ["Rare"]) == "middle"
+    assert choose(tested, [], ["Rare"]) is None
+    reversed_test = Arms(
+        {"weak": tested.val["strong"], "strong": tested.val["weak"]}, tested.truth, tested.patients, FINDINGS,
+        tested.val, tested.val_truth,
+    )  # fmt: skip
+    assert choose(reversed_test, ["weak", "strong"], ["Rare"]) == "strong"
+
+
+def test_everything_is_held_against_its_control_and_against_real_rows_once() -> None:
+    whole = [
+        Arm("real", "real", {}), Arm("focal", "reweighted", {}, control="real"),
+        Arm("fusion", "synthetic", {}, control="copies"), Arm("copies", "control", {}, control="real"),
+    ]  # fmt: skip
+    found = pairs(whole, ("fusion", "focal"))
+    assert found == [
+        ("focal", "real"), ("fusion", "copies"), ("copies", "real"), ("fusion", "real"), ("fusion", "focal"),
+    ]  # fmt: skip
+    assert pairs(whole, (None, "focal")) == found[:-1]
+    assert pairs(whole, ("fusion", "real")) == found[:-1]

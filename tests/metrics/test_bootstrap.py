@@ -4,10 +4,15 @@ import numpy as np
 import pandas as pd
 import pytest
 from scipy.stats import cauchy  # Student t of one degree of freedom
-from sklearn.metrics import average_precision_score, roc_auc_score
+from sklearn.metrics import average_precision_score, balanced_accuracy_score, f1_score, recall_score, roc_auc_score
 
 from medlt.metrics import bootstrap
-from medlt.metrics.bootstrap import difference, metrics_per_draw, patient_weights, word
+from medlt.metrics.bootstrap import difference, interval, metrics_per_draw, table, word
+from medlt.metrics.decisions import decided
+from medlt.metrics.draws import patient_weights
+from medlt.metrics.ranking import auroc
+from medlt.metrics.reasons import missing
+from medlt.metrics.several import holm
 from medlt.types import InputError
 
 FINDINGS = ("Mass", "Hernia")
@@ -216,3 +221,255 @@ def test_shapes_must_agree() -> None:
         difference(truth, good[0], good[0], patients, FINDINGS, rng=rng)
     with pytest.raises(InputError, match="one patient_id a row"):
         difference(truth, good, good, patients[1:], FINDINGS, rng=rng)
+
+
+METRICS = ("AP", "AUROC", "sensitivity", "balanced accuracy", "F1", "ECE")
+NUMBERS = ["value", "difference", "low", "high", "se", "p", "smallest"]
+
+
+def probable(truth: np.ndarray, signal: float, seeds: int, rng: np.random.Generator) -> np.ndarray:
+    """Probabilities in single precision, as classifiers give them."""
+    return (1 / (1 + np.exp(1 - scored(truth, signal, seeds, rng)))).astype(np.float32)
+
+
+def plain(truth: np.ndarray, score: np.ndarray) -> float:
+    """Calibration error in 15 bins, bin by bin; the definition is tested in test_calibration."""
+    at = np.floor(score.astype(float) * 15)
+    return sum(abs((score - truth)[at == b].sum(dtype=float)) for b in range(15)) / len(truth)
+
+
+def line(table: pd.DataFrame, name: str, metric: str) -> pd.Series:
+    [found] = np.flatnonzero((table["name"] == name) & (table["metric"] == metric))
+    return table.iloc[found]
+
+
+def slowly(metric: str, truth: np.ndarray, score: np.ndarray) -> float:
+    """One metric of one finding by scikit-learn, decisions at 0.4."""
+    said = score >= 0.4
+    by = {"AP": average_precision_score, "AUROC": roc_auc_score, "ECE": plain}
+    decisions = {"sensitivity": recall_score, "balanced accuracy": balanced_accuracy_score, "F1": f1_score}
+    return float(by[metric](truth, score) if metric in by else decisions[metric](truth, said))
+
+
+def test_every_metric_of_the_table_is_scikit_learns_and_its_error_that_of_the_draws() -> None:
+    truth, patients = cohort(30, patients=40)
+    truth[:4, 0] = np.nan
+    draw = np.random.default_rng(31)
+    a, b = probable(truth, 1.0, 2, draw), probable(truth, 0.5, 2, draw)
+    said = decided(a, np.full((2, 2), 0.4)), decided(b, np.full((2, 2), 0.4))
+    found = difference(truth, a, b, patients, FINDINGS, draws=16, rng=np.random.default_rng(32), decided=said)
+    assert tuple(dict.fromkeys(found["metric"])) == METRICS
+    weights = patient_weights(patients, 16, np.random.default_rng(32))
+    for (k, finding), metric in [(one, m) for one in enumerate(FINDINGS) for m in METRICS]:
+        known = np.flatnonzero(~np.isnan(truth[:, k]))
+        drawn = np.zeros((17, 2, 2))
+        for d, arm, s in np.ndindex(17, 2, 2):
+            rows = known if d == 16 else np.repeat(known, weights[d, known])
+            drawn[d, arm, s] = slowly(metric, truth[rows, k], (a, b)[arm][s, rows, k])
+        row = line(found, finding, metric)
+        assert [row["value"], row["control_value"]] == pytest.approx(drawn[16].mean(1).tolist(), abs=1e-7)
+        gain = drawn[:, 0] - drawn[:, 1]
+        within = np.var(gain[:16] - gain[:16].mean(1, keepdims=True), axis=0).sum()
+        runs = max(0.0, gain[16].var(ddof=1) - within)
+        assert row["se"] == pytest.approx(np.sqrt(gain[:16].mean(1).var() + runs / 2), rel=1e-5)
+        if metric == "ECE" and runs == 0:
+            ends = np.quantile(gain[:16].mean(1), [0.025, 0.975]) - gain[:16].mean() + gain[16].mean()
+            np.testing.assert_allclose([row["low"], row["high"]], ends, atol=1e-7)
+
+
+def test_a_smaller_calibration_error_helps() -> None:
+    truth, patients = cohort(33)
+    rate = np.full((1, *truth.shape), 0.3) + 0.001 * np.random.default_rng(34).random((1, *truth.shape))
+    for a, b, said in ((rate, rate + 0.4, "helps"), (rate + 0.4, rate, "harms"), (rate, rate, "no evidence")):
+        found = difference(truth, a, b, patients, FINDINGS, draws=100, rng=np.random.default_rng(35))
+        row = found.query("metric == 'ECE' and level == 'macro'").iloc[0]
+        assert row["word"] == said
+        assert (row["high"] < 0) == (said == "helps")
+
+
+def test_scores_that_are_no_probabilities_have_no_calibration() -> None:
+    truth, patients = cohort(36)
+    a = scored(truth, 1.0, 1, np.random.default_rng(37))
+    found = difference(truth, a, a, patients, FINDINGS, draws=5, rng=np.random.default_rng(0))
+    assert set(found["metric"]) == {"AP", "AUROC"}
+    assert set(table(truth, a[0], FINDINGS)["metric"]) == {"AP", "AUROC"}
+
+
+def test_p_holm_is_over_the_findings_of_one_metric() -> None:
+    truth, patients = cohort(38, findings=4)
+    draw = np.random.default_rng(39)
+    names = ("a", "b", "c", "d")
+    a, b = probable(truth, 1.3, 1, draw), probable(truth, 1.0, 1, draw)
+    found = difference(truth, a, b, patients, names, groups={"tail": names[:2]}, draws=200, rng=draw)
+    assert found.query("level != 'finding'")["p_holm"].isna().all()
+    for _, part in found.query("level == 'finding'").groupby("metric"):
+        np.testing.assert_array_equal(part["p_holm"], holm(part["p"].to_numpy()))
+    assert (found["p"] > 0).all()
+    excluded = (found["low"] > 0) | (found["high"] < 0)
+    assert (excluded == (found["p"] < 0.05)).mean() > 0.9
+
+
+def planted(reason: str) -> tuple[np.ndarray, np.ndarray, list[str]]:
+    """Truth [N,2], thresholds [2] and patients; what `reason` says is wrong with the second finding."""
+    truth, patients = cohort(40, patients=200)
+    cut = np.full(2, 0.4)
+    if reason == "no known test label":
+        truth[:, 1] = np.nan
+    elif reason == "no positive test image":
+        truth[:, 1] = np.where(np.arange(len(truth)) % 3, 0, np.nan)
+    elif reason == "no negative test image":
+        truth[:, 1] = 1
+    elif reason.startswith("no validation positive"):
+        cut[1] = np.nan
+    elif reason:
+        one = int(reason.split()[2]) - 1 if reason.startswith("fewer") else 1
+        truth[:, 1] = [int(name[1:]) < one for name in patients]
+    return truth, cut, patients
+
+
+@pytest.mark.parametrize(
+    ("reason", "which"),
+    [
+        ("no known test label", METRICS),
+        ("no positive test image", METRICS),
+        ("no negative test image", ("AUROC", "balanced accuracy")),
+        ("no validation positive to choose a threshold by", ("sensitivity", "balanced accuracy", "F1")),
+        ("fewer than 6 positive patients: no word", METRICS),
+        ("", ()),
+    ],
+)
+def test_what_is_missing_has_a_reason_and_leaves_the_macro_alone(reason: str, which: tuple[str, ...]) -> None:
+    truth, cut, patients = planted(reason)
+    draw = np.random.default_rng(41)
+    a, b = probable(np.nan_to_num(truth), 1.5, 2, draw), probable(np.nan_to_num(truth), 0.8, 2, draw)
+    said = decided(a, np.stack([cut, cut])), decided(b, np.stack([cut, cut]))
+    found = difference(truth, a, b, patients, FINDINGS, draws=60, rng=np.random.default_rng(1), decided=said)
+    second = found.query("name == 'Hernia'").set_index("metric")
+    assert {metric for metric in METRICS if second.loc[metric, "reason"]} == set(which)
+    assert set(second.loc[list(which), "reason"]) <= {reason}
+    assert set(second.loc[list(which), "word"]) <= {"no evidence"}
+    assert second.loc[list(which), ["p", "p_holm", "smallest"]].isna().all(axis=None)
+    rest = second.loc[[m for m in METRICS if m not in which]]
+    assert rest[[*NUMBERS, "p_holm"]].notna().all(axis=None)
+    if not reason.startswith("fewer"):
+        assert second.loc[list(which), NUMBERS].isna().all(axis=None)
+        alone = [x[..., :1] for x in (truth, a, b, *said)]
+        one = difference(*alone[:3], patients, FINDINGS[:1], draws=60, rng=np.random.default_rng(1), decided=alone[3:])
+        for metric in which:
+            both = [line(one, "macro", metric), line(found, "macro", metric)]
+            np.testing.assert_allclose(*[row[NUMBERS].to_numpy(float) for row in both])
+            assert both[0]["word"] == both[1]["word"]
+
+
+def test_only_metrics_that_need_negatives_are_missing_for_want_of_them() -> None:
+    truth = np.array([[1.0, np.nan], [1, 0]])
+    assert missing("AUROC", truth[:, :1]) == "no negative test image"
+    assert missing("F1", truth[:, :1]) == "no validation positive to choose a threshold by"
+    assert missing("AUROC", truth) == "no finding has a value"
+
+
+def test_without_a_positive_in_half_of_the_draws_there_is_no_interval() -> None:
+    truth, names = np.zeros((30, 1)), [str(n) for n in range(30)]
+    truth[0], lost = 1, []
+    for seed in range(20):
+        few = difference(
+            truth, truth[None] / 2, 1 - truth[None], names, ("x",), draws=11, rng=np.random.default_rng(seed)
+        )
+        usable = (np.random.default_rng(seed).multinomial(30, [1 / 30] * 30, size=11)[:, 0] > 0).sum()
+        lost.append(2 * usable <= 11)
+        assert set(few["reason"] == "most draws hold no positive: no interval") == {lost[-1]}
+        assert set(few[["low", "high", "se"]].isna().all(axis=1)) == {lost[-1]}
+        assert few["value"].notna().all()
+        assert few[["p", "smallest"]].isna().all(axis=None)
+    assert len(set(lost)) == 2
+
+
+def test_one_patient_says_nothing_and_breaks_nothing() -> None:
+    truth, draw = np.array([[1.0], [0], [1], [0]]), np.random.default_rng(42)
+    a, b = probable(truth, 3.0, 2, draw), probable(truth, 0.0, 2, draw)
+    found = difference(truth, a, b, ["p"] * 4, ("x",), draws=20, rng=draw)
+    assert set(found["word"]) == {"no evidence"}
+    assert set(found["reason"]) == {"fewer than 6 positive patients: no word"}
+
+
+def test_labels_unknown_everywhere_are_a_table_without_numbers() -> None:
+    truth, draw = np.full((6, 2), np.nan), np.random.default_rng(43)
+    a = probable(np.zeros((6, 2)), 1.0, 2, draw)
+    found = difference(truth, a, a, [*"aabbcc"], FINDINGS, draws=10, rng=draw, decided=(a > 0.5, a > 0.5))
+    assert len(found) == 3 * 6
+    assert found[[*NUMBERS, "p_holm"]].isna().all(axis=None)
+    assert set(found["reason"]) == {"no known test label"}
+    alone = interval(truth, a, [*"aabbcc"], FINDINGS, draws=10, rng=draw)
+    assert alone[["value", "low", "high", "se"]].isna().all(axis=None)
+
+
+def test_a_threshold_missing_in_one_seed_leaves_the_finding_out_of_all() -> None:
+    """Else the mean of one arm would be over other findings than that of the other."""
+    truth, patients = cohort(44)
+    draw = np.random.default_rng(45)
+    a, b = probable(truth, 1.0, 2, draw), probable(truth, 1.0, 2, draw)
+    cut = np.full((2, 2), 0.4)
+    whole = decided(b, cut)
+    cut[1, 1] = np.nan
+    found = difference(truth, a, b, patients, FINDINGS, draws=20, rng=draw, decided=(decided(a, cut), whole))
+    f1 = found.query("metric == 'F1'").set_index("name")
+    assert np.isnan(f1.loc["Hernia", "control_value"])
+    np.testing.assert_allclose(*f1.loc[["macro", "Mass"], NUMBERS].to_numpy(float))
+
+
+def test_the_order_of_rows_does_not_matter() -> None:
+    truth, patients = cohort(46)
+    draw = np.random.default_rng(47)
+    a, b = probable(truth, 1.0, 2, draw), probable(truth, 0.7, 2, draw)
+    mixed = draw.permutation(len(truth))
+    one = difference(truth, a, b, patients, FINDINGS, draws=20, rng=np.random.default_rng(1))
+    other = [np.asarray(patients)[mixed], FINDINGS]
+    two = difference(truth[mixed], a[:, mixed], b[:, mixed], *other, draws=20, rng=np.random.default_rng(1))
+    pd.testing.assert_frame_equal(one, two)
+
+
+def test_the_table_of_one_seed_holds_what_the_difference_compares() -> None:
+    truth, patients = cohort(48, findings=3)
+    truth[:, 2] = 0
+    draw = np.random.default_rng(49)
+    a, names, groups = probable(truth, 1.0, 1, draw), ("a", "b", "c"), {"tail": ("b", "c"), "head": ()}
+    said = decided(a, np.full((1, 3), 0.4))
+    found = table(truth, a[0], names, groups, said[0])
+    assert list(found.columns) == ["finding", "metric", "value"]
+    assert set(found["finding"]) == {"macro", "tail", "a", "b", "c"}
+    same = difference(truth, a, a, patients, names, groups=groups, draws=5, rng=draw, decided=(said, said))
+    wanted = same.set_index(["name", "metric"])["value"]
+    np.testing.assert_allclose(found["value"], [wanted[row.finding, row.metric] for row in found.itertuples()])
+    assert found.query("finding == 'c'")["value"].isna().all()
+    by = found.set_index(["finding", "metric"])["value"]
+    assert by["tail", "AUROC"] == by["b", "AUROC"] == pytest.approx(auroc(truth[:, 1], a[0, :, 1]))
+
+
+def test_the_interval_of_one_arm_covers_its_true_value() -> None:
+    """AUROC of signal 1 is Phi(1 / sqrt 2); AP and ECE are held against a test set of 200,000."""
+    missed, trials = np.zeros(3), 100
+    big = (np.random.default_rng(0).random((200_000, 1)) < 0.3).astype(float)
+    score = probable(big, 1.0, 1, np.random.default_rng(1))[0, :, 0]
+    true = [slowly(metric, big[:, 0], score) for metric in ("AP", "AUROC")]
+    for trial in range(trials):
+        draw = np.random.default_rng(trial)
+        truth, patients = cohort(trial, patients=100, findings=1)
+        found = interval(truth, probable(truth, 1.0, 1, draw), patients, ("x",), draws=100, rng=draw, level=0.9)
+        ends = found.query("level == 'finding'").set_index("metric")[["low", "high"]]
+        missed[:2] += [
+            not ends.loc[m, "low"] <= v <= ends.loc[m, "high"] for m, v in zip(("AP", "AUROC"), true, strict=True)
+        ]
+        assert (ends["low"] <= found.query("level == 'finding'")["value"].to_numpy()).all()
+    assert ((missed[:2] >= 3) & (missed[:2] <= 19)).all()
+
+
+def test_the_interval_of_one_arm_stays_between_zero_and_one() -> None:
+    truth, patients = cohort(50)
+    a = np.stack([probable(truth, signal, 1, np.random.default_rng(51))[0] for signal in (6.0, 0.0)])
+    found = interval(
+        truth, a, patients, FINDINGS, groups={"tail": FINDINGS[:1]}, draws=50, rng=np.random.default_rng(0)
+    )
+    assert list(found.columns) == ["level", "name", "metric", "value", "low", "high", "se", "patients", "reason"]
+    assert found[["low", "high"]].stack().between(0, 1).all()
+    assert found["high"].max() == 1
+    assert set(found["reason"]) == {""}

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.metrics import average_precision_score, roc_auc_score
 
+from medlt.metrics import ranking
 from medlt.metrics.ranking import (
     Ranking,
     auroc,
@@ -50,6 +51,35 @@ def test_weights_are_repetitions(case: tuple[np.ndarray, np.ndarray], seed: int)
         rows = np.repeat(np.arange(len(truth)), counts)
         slow = [average_precision(truth[rows], score[rows]), auroc(truth[rows], score[rows])]
         np.testing.assert_allclose(fast[:, draw], slow, atol=1e-12)
+
+
+@given(rankings(), st.integers(0, 2**32 - 1))
+def test_images_of_one_owner_share_its_weight(case: tuple[np.ndarray, np.ndarray], seed: int) -> None:
+    truth, score = case
+    draw = np.random.default_rng(seed)
+    owner, weights = draw.integers(0, 7, len(truth)), draw.integers(0, 4, size=(5, 7))
+    by_owner, by_row = (
+        Ranking.of(truth, score, owner).metrics(weights),
+        Ranking.of(truth, score).metrics(weights[:, owner]),
+    )
+    np.testing.assert_array_equal(by_owner, by_row)
+
+
+def test_more_examples_than_halves_fit_in_single_precision() -> None:
+    """Weights of 2^25 are beyond float32's whole numbers; the odd one must still count."""
+    truth, score = np.array([1.0, 0, 0, 1]), np.array([0.9, 0.8, 0.4, 0.1])
+    weights = np.array([[2**25, 2**25 + 1, 1, 2**25 + 1]])
+    p, n = weights[0, [0, 3]].astype(float), weights[0, [1, 2]].astype(float)
+    area = (p[0] + p[1] * p.sum() / (p.sum() + n.sum())) / p.sum()
+    np.testing.assert_array_equal(Ranking.of(truth, score).metrics(weights)[:, 0], [area, p[0] / p.sum()])
+
+
+def test_draws_in_pieces_are_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    draw = np.random.default_rng(0)
+    truth, score, weights = draw.integers(0, 2, 50), draw.integers(0, 20, 50), draw.integers(0, 3, size=(101, 50))
+    whole = Ranking.of(truth, score).metrics(weights)
+    monkeypatch.setattr(ranking, "_HELD", 1)
+    np.testing.assert_array_equal(Ranking.of(truth, score).metrics(weights), whole)
 
 
 def test_a_row_whose_label_is_unknown_changes_nothing() -> None:
@@ -120,3 +150,19 @@ def test_published_auroc_of_a_chexnet_reproduction(real_data: Path) -> None:
     assert set(table.index) == set(PUBLISHED)
     for finding, value in PUBLISHED.items():
         assert table.loc[finding, "AUROC"] == pytest.approx(value, abs=1e-4), finding
+
+
+MACRO = {"searched_nonrec": 0.7305, "densenet121": 0.7025, "resnet18": 0.7007, "mobilenet_v2": 0.6754}
+
+
+@pytest.mark.real_data
+@pytest.mark.parametrize("model", MACRO)
+def test_published_macro_auroc_of_models_at_28_px(real_data: Path, model: str) -> None:
+    """github.com/INQUIRELAB/casp-chestmnist, code/bench_nih_results.json, seed 0; the logits are its, as float16."""
+    folder = real_data / "predictions"
+    with np.load(folder / "truth.npz", allow_pickle=False) as held:
+        truth = held["test_labels"].astype(float)
+    with np.load(folder / f"{model}_seed0_logits_f16.npz", allow_pickle=False) as held:
+        scores = held["test_logits"].astype(float)
+    table = per_finding(truth, scores, [str(k) for k in range(truth.shape[1])])
+    assert table["AUROC"].mean() == pytest.approx(MACRO[model], abs=5.1e-5)

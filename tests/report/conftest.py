@@ -1,6 +1,8 @@
 """A fabricated run folder: small tables of known content, hostile names included."""
 
 import json
+from collections.abc import Callable
+from html.parser import HTMLParser
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -10,6 +12,7 @@ import pytest
 import torch
 
 from medlt.chance import generator, rng
+from medlt.report.html import write
 from medlt.report.panels import STAGES, save
 
 HOSTILE = "<script>alert('x')</script>"
@@ -17,6 +20,50 @@ FINDINGS = ("Effusion", "Cardiomegaly", "Nodule", "Pneumothorax", HOSTILE)
 POSITIVES = (60, 31, 12, 5, 3)
 SECRET = "PATIENT-4711-DOE"
 ARMS = ("real", "duplicated", "fusion")
+
+
+VOID = {"meta", "img", "br", "link", "input", "hr"}
+
+
+class Page(HTMLParser):
+    """Checks nesting, keeps the elements (tag, attributes) and the text of each by its path of tags and ids."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(convert_charrefs=True)
+        self.open: list[str] = []
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.texts: dict[str, list[str]] = {}
+        self.rows: dict[str, list[list[str]]] = {}
+        self.section = ""
+        self.feed(text)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+        if tag == "section":
+            self.section = str(dict(attrs)["id"])
+        if tag == "tr":
+            self.rows.setdefault(self.section, []).append([])
+        if tag in ("td", "th"):
+            self.rows[self.section][-1].append("")
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if self.open and self.open[-1] != "style":
+            self.texts.setdefault(self.section, []).append(data)
+        if "td" in self.open or "th" in self.open:
+            self.rows[self.section][-1][-1] += data
+
+    def text(self, section: str) -> str:
+        return " ".join("".join(self.texts[section]).split())
 
 
 def manifest() -> pd.DataFrame:
@@ -110,8 +157,9 @@ def stages(uid: str, size: int = 48) -> dict[str, torch.Tensor]:
 
 @pytest.fixture
 def known() -> SimpleNamespace:
-    """What the fabricated folder holds."""
-    return SimpleNamespace(findings=FINDINGS, hostile=HOSTILE, secret=SECRET, arms=ARMS, manifest=manifest)
+    """What the fabricated folders hold."""
+    tried = {"experiment": tuple(EXPERIMENT_ARMS), "sought": EXPERIMENT_FINDINGS}
+    return SimpleNamespace(findings=FINDINGS, hostile=HOSTILE, secret=SECRET, arms=ARMS, manifest=manifest, **tried)
 
 
 @pytest.fixture
@@ -161,3 +209,165 @@ def evaluated(augmented: Path) -> Path:
     }
     (augmented / "verdict.json").write_text(json.dumps(verdict))
     return augmented
+
+
+EXPERIMENT_FINDINGS = ("Effusion", "Nodule", "Hernia")  # of Hernia there is no test positive
+EXPERIMENT_METRICS = ("AP", "AUROC", "sensitivity", "balanced accuracy", "F1", "ECE")
+EXPERIMENT_ARMS = {  # control, role, source, dose, added, wanted, validation tail AP
+    "real": ("", "real", "", np.nan, 0, 0, 0.20),
+    "crt": ("real", "reweighted", "", np.nan, 0, 0, 0.23),
+    "copies_half": ("real", "control", "fusion", 0.5, 10, 10, 0.22),
+    "copies_one": ("real", "control", "fusion", 1.0, 18, 20, 0.24),
+    HOSTILE: ("copies_half", "synthetic", "fusion", 0.5, 10, 10, 0.21),
+    "fusion_one": ("copies_one", "synthetic", "fusion", 1.0, 18, 20, 0.27),
+}
+
+
+def arms() -> pd.DataFrame:
+    """Six arms; the last one is chosen on validation."""
+    columns = ["control", "role", "source", "dose", "added", "wanted", "val_tail_ap"]
+    rows = pd.DataFrame.from_dict(EXPERIMENT_ARMS, orient="index", columns=columns).rename_axis("arm").reset_index()
+    usual = {"best": 1.0, "labels": "soft", "loss": "balanced", "course": "one", "mixup": "none", "augment": "light"}
+    more = {"use": "mix", "tau_norm": False, "mix": 0.2, "weight": 0.3, "steps": 40, "digest": "0123456789abcdef"}
+    return rows.assign(**usual, **more, val_tail_ap_sd=0.011, chosen=rows["arm"] == "fusion_one")
+
+
+def arm_scores() -> pd.DataFrame:
+    """Every arm, three seeds, three findings and their groups; without test positives there is no AP."""
+    draw = rng("report", "experiment scores")
+    names = ("macro", "head", "tail", *EXPERIMENT_FINDINGS)
+    rows = [
+        (arm, seed, name, metric, float(draw.uniform(0.1, 0.9)))
+        for arm in EXPERIMENT_ARMS
+        for seed in range(3)
+        for name in names
+        for metric in EXPERIMENT_METRICS
+    ]
+    table = pd.DataFrame(rows, columns=["arm", "seed", "finding", "metric", "value"])
+    table.loc[(table["finding"] == "Hernia") & (table["metric"] == "AP"), "value"] = np.nan
+    return table
+
+
+def arm_differences() -> pd.DataFrame:
+    """Every arm against its control and against the real one; words follow from the intervals."""
+    draw, rows = rng("report", "experiment differences"), []
+    pairs = {(arm, told[0]) for arm, told in EXPERIMENT_ARMS.items() if told[0]}
+    pairs |= {(arm, "real") for arm in EXPERIMENT_ARMS if arm != "real"}
+    for arm, control in sorted(pairs):
+        for metric in ("AP", "AUROC"):
+            for name in ("macro", "head", "tail", *EXPERIMENT_FINDINGS):
+                known = name != "Hernia"
+                middle, half = draw.normal(0, 0.05), draw.uniform(0.01, 0.08)
+                low, high = middle - half, middle + half
+                word = "helps" if low > 0 else "harms" if high < 0 else "no evidence"
+                numbers = (middle, low, high, half / 2, draw.uniform(0, 1), draw.uniform(0, 1), 1.4 * half)
+                level = {"macro": "macro", "head": "group", "tail": "group"}.get(name, "finding")
+                reason = "" if known else "no test patient has it"
+                told = numbers if known else (np.nan,) * len(numbers)
+                rows.append((arm, control, level, name, metric, *told, 21, word if known else "no evidence", reason))
+    columns = "arm control level finding metric difference low high se p p_holm smallest patients word reason".split()
+    return pd.DataFrame(rows, columns=columns).assign(value=0.4, control_value=0.3)
+
+
+def arm_subgroups() -> pd.DataFrame:
+    """Two views and two sexes of three arms; one part is too small for an interval."""
+    draw = rng("report", "experiment subgroups")
+    rows = [
+        (
+            arm,
+            attribute,
+            value,
+            30 if value != "lateral" else 3,
+            15,
+            metric,
+            *draw.uniform(0.2, 0.8, 3),
+            *draw.normal(0, 0.1, 3),
+        )
+        for arm in ("real", "copies_one", "fusion_one")
+        for attribute, value in (("view", "frontal"), ("view", "lateral"), ("sex", "F"), ("sex", "M"))
+        for metric in ("AP", "AUROC")
+    ]
+    columns = "arm attribute value images patients metric score low high gap gap_low gap_high".split()
+    table = pd.DataFrame(rows, columns=columns)
+    small = table["value"] == "lateral"
+    table.loc[small, ["low", "high", "gap", "gap_low", "gap_high"]] = np.nan
+    return table.assign(reason=np.where(small, "fewer than 6 positive patients in it", ""))
+
+
+def arm_reliability() -> pd.DataFrame:
+    """Five bins an arm; the last is empty."""
+    draw = rng("report", "experiment reliability")
+    rows = []
+    for arm in EXPERIMENT_ARMS:
+        for b in range(5):
+            score, rate = 0.1 * b + 0.05, float(draw.uniform(0.1, 0.4))
+            told = (9, score, rate, rate - 0.05, rate + 0.05) if b < 4 else (0, *[np.nan] * 4)
+            rows.append((arm, "all", b, b / 5, (b + 1) / 5, *told))
+    columns = "arm finding bin low high images mean_score rate rate_low rate_high".split()
+    return pd.DataFrame(rows, columns=columns)
+
+
+def label_tables() -> dict[str, pd.DataFrame]:
+    """Agreement, confusion, filtering and rejects of one source."""
+    quantiles = [0.0, 0.25, 0.5, 0.75]
+    pooled = pd.DataFrame({"source": "fusion", "finding": "all", "quantile": quantiles, "images": 40})
+    agreed = pooled.assign(limit=quantiles, real=[1, 0.75, 0.5, 0.25], synthetic=[0.9, 0.6, 0.4, 0.1])
+    agreed = agreed.assign(
+        low=agreed["synthetic"] - 0.08, high=agreed["synthetic"] + 0.08, asserted_kept=[40, 30, 20, 4]
+    )
+    rows = [
+        ("fusion", a, j, 0.61 if a == j else 0.11, 0.82 if a == j else 0.07, 20)
+        for a in EXPERIMENT_FINDINGS
+        for j in EXPERIMENT_FINDINGS
+    ]
+    filtering = pooled.drop(columns="images").assign(
+        kept=[40, 30, 20, 4], accepted_by_reporter=[0.31, 0.37, 0.43, np.nan]
+    )
+    one = {"low": 0.21, "high": 0.47, "real_reference": 0.74}
+    return {
+        "agreement": agreed,
+        "confusion": pd.DataFrame(rows, columns="source asserted judged share real_share images".split()),
+        "filtering": pd.concat([filtering.assign(**one), filtering.assign(**one, finding="Nodule")]),
+        "rejects": pd.DataFrame({"source": "fusion", "check": ["label", "duplicate"], "images": [7, 2], "planned": 51}),
+    }
+
+
+@pytest.fixture
+def experiment(tmp_path: Path) -> Path:
+    """The folder of an evaluate run, every table of it."""
+    data = f"data: {{kind: csv, table: /private/{SECRET}/list.csv}}"
+    config = f"recipe: verdict\nseed: 7\nout: /private/runs/x\n{data}\nnote: <b>bold</b>\n"
+    (tmp_path / "config.yaml").write_text(config)
+    tables = {"arms": arms(), "scores": arm_scores(), "differences": arm_differences()}
+    tables |= {"subgroups": arm_subgroups(), "reliability": arm_reliability()} | label_tables()
+    for name, table in tables.items():
+        table.reset_index(drop=True).to_parquet(tmp_path / f"{name}.parquet")
+    row = tables["differences"].query("arm == 'fusion_one' and control == 'copies_one' and metric == 'AP'")
+    numbers = {k: float(row.set_index("finding")[k]["tail"]) for k in ("difference", "low", "high")}
+    told = {
+        "verdict": str(row.set_index("finding")["word"]["tail"]),
+        "sentence": f"As the interval says, not as {HOSTILE} would.",
+        "comparison": {"arm": "fusion_one", "control": "copies_one", "metric": "AP", "finding": "tail", **numbers},
+        "against_real": {"control": "crt", "difference": 0.0123, "low": -0.0456, "high": 0.0702},
+        "chosen_by": "validation tail macro AP",
+        "smallest": 0.0432,
+        "test_images": 345,
+        "test_patients": 123,
+        "seeds": 3,
+    }
+    (tmp_path / "verdict.json").write_text(json.dumps(told))
+    health = {"training": {"images_per_second": 321.4, "busy": 0.97}}
+    counts = {"train": 500, "val": 80, "test": 345, "arms": 6, "trained": 4, "cached": 2}
+    ran = {"versions": {"torch": "2.13.0"}, "device": "cpu", "seed": 7, "seconds": {"train": 123.456}}
+    (tmp_path / "run.json").write_text(json.dumps(ran | {"counts": counts, "health": health}))
+    return tmp_path
+
+
+@pytest.fixture
+def page_of() -> Callable[..., Page]:
+    """Writes the report of a run folder and reads it."""
+
+    def read(run: Path, **options: bool) -> Page:
+        return Page(write(run, **options).read_text())
+
+    return read

@@ -3,66 +3,23 @@
 import json
 import re
 import shutil
-from html.parser import HTMLParser
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from medlt.report.html import number, signed, write
+from medlt.report.html import write
+from medlt.report.shown import number, signed
 from medlt.types import InputError
 
-VOID = {"meta", "img", "br", "link", "input", "hr"}
+Read = Callable[..., Any]
 
 
-class Page(HTMLParser):
-    """Checks nesting, keeps the elements (tag, attributes) and the text of each by its path of tags and ids."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__(convert_charrefs=True)
-        self.open: list[str] = []
-        self.elements: list[tuple[str, dict[str, str | None]]] = []
-        self.texts: dict[str, list[str]] = {}
-        self.rows: dict[str, list[list[str]]] = {}
-        self.section = ""
-        self.feed(text)
-        self.close()
-        assert self.open == []
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.elements.append((tag, dict(attrs)))
-        if tag == "section":
-            self.section = str(dict(attrs)["id"])
-        if tag == "tr":
-            self.rows.setdefault(self.section, []).append([])
-        if tag in ("td", "th"):
-            self.rows[self.section][-1].append("")
-        if tag not in VOID:
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.elements.append((tag, dict(attrs)))
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open.pop() == tag
-
-    def handle_data(self, data: str) -> None:
-        if self.open and self.open[-1] != "style":
-            self.texts.setdefault(self.section, []).append(data)
-        if "td" in self.open or "th" in self.open:
-            self.rows[self.section][-1][-1] += data
-
-    def text(self, section: str) -> str:
-        return " ".join("".join(self.texts[section]).split())
-
-
-def page_of(run: Path) -> Page:
-    return Page(write(run).read_text())
-
-
-def test_scores_shown_are_mean_and_sd_over_seeds(evaluated: Path, known: SimpleNamespace) -> None:
+def test_scores_shown_are_mean_and_sd_over_seeds(evaluated: Path, known: SimpleNamespace, page_of: Read) -> None:
     table = pd.read_parquet(evaluated / "scores.parquet")
     shown = {row[0]: row for row in page_of(evaluated).rows["findings"][2:]}
     assert list(shown) == ["macro", "tail", *(name.replace("_", " ") for name in known.findings)]
@@ -76,7 +33,7 @@ def test_scores_shown_are_mean_and_sd_over_seeds(evaluated: Path, known: SimpleN
                 assert next(cells) == expected
 
 
-def test_label_counts_shown_are_the_manifests(evaluated: Path, known: SimpleNamespace) -> None:
+def test_label_counts_shown_are_the_manifests(evaluated: Path, known: SimpleNamespace, page_of: Read) -> None:
     page = page_of(evaluated)
     shown = {row[0]: row[1:4] for row in page.rows["findings"][2:]}
     assert shown["Effusion"] == ["60", "1", "30"]  # of the soft labels 0.9, 0.1 and unknown only the first counts
@@ -86,7 +43,7 @@ def test_label_counts_shown_are_the_manifests(evaluated: Path, known: SimpleName
     assert "5 → 13" in page.text("labels")
 
 
-def test_differences_shown_are_the_tables(evaluated: Path) -> None:
+def test_differences_shown_are_the_tables(evaluated: Path, page_of: Read) -> None:
     table, text = pd.read_parquet(evaluated / "differences.parquet"), page_of(evaluated).text("differences")
     shown = re.findall(r"([+−]\d\.\d{3}) \[([+−]\d\.\d{3}), ([+−]\d\.\d{3})\]", text)
     expected = {tuple(signed(row[k]) for k in ("difference", "low", "high")) for _, row in table.iterrows()}
@@ -94,7 +51,7 @@ def test_differences_shown_are_the_tables(evaluated: Path) -> None:
     assert len(shown) == len(table)
 
 
-def test_the_verdict_tells_word_interval_control_test_set_and_seeds(evaluated: Path) -> None:
+def test_the_verdict_tells_word_interval_control_test_set_and_seeds(evaluated: Path, page_of: Read) -> None:
     text = page_of(evaluated).text("verdict")
     table = pd.read_parquet(evaluated / "differences.parquet")
     row = table[(table["control"] == "duplicated") & (table["metric"] == "AP") & (table["finding"] == "macro")].iloc[0]
@@ -104,14 +61,14 @@ def test_the_verdict_tells_word_interval_control_test_set_and_seeds(evaluated: P
         assert told in text
 
 
-def test_the_verdict_follows_the_comparison_its_file_names(evaluated: Path) -> None:
+def test_the_verdict_follows_the_comparison_its_file_names(evaluated: Path, page_of: Read) -> None:
     verdict = json.loads((evaluated / "verdict.json").read_text())
     verdict["comparison"] |= {"finding": "tail", "metric": "AUROC", "control": "real"}
     (evaluated / "verdict.json").write_text(json.dumps(verdict))
     assert "fusion − real, tail AUROC" in page_of(evaluated).text("verdict")
 
 
-def test_reject_counts_by_check_and_reason(augmented: Path) -> None:
+def test_reject_counts_by_check_and_reason(augmented: Path, page_of: Read) -> None:
     page = page_of(augmented)
     assert "6 of 20 checked images failed" in page.text("rejects")
     assert ["duplicate", "a copy of …", "1", "20"] in page.rows["rejects"]
@@ -120,20 +77,20 @@ def test_reject_counts_by_check_and_reason(augmented: Path) -> None:
     assert ["r9999", "not a DICOM file, and not a PNG"] in page.rows["rejects"]
 
 
-def test_health_shown_is_the_table(augmented: Path) -> None:
+def test_health_shown_is_the_table(augmented: Path, page_of: Read) -> None:
     rows = {row[0]: row[1:6] for row in page_of(augmented).rows["code"]}
     assert rows["mean max probability"] == ["0.520", "0.710", "0.830", "0.880", "0.910"]
     assert rows["teacher–student agreement"] == ["–", "0.410", "0.580", "0.660", "0.710"]
 
 
-def test_hostile_names_are_text_not_markup(evaluated: Path, known: SimpleNamespace) -> None:
+def test_hostile_names_are_text_not_markup(evaluated: Path, known: SimpleNamespace, page_of: Read) -> None:
     page = page_of(evaluated)
     assert "script" not in {tag for tag, _ in page.elements}
     assert known.hostile in page.text("verdict")
     assert "<b>out</b> & https://example.org" in page.text("provenance")
 
 
-def test_nothing_is_loaded_from_elsewhere(evaluated: Path) -> None:
+def test_nothing_is_loaded_from_elsewhere(evaluated: Path, page_of: Read) -> None:
     page = page_of(evaluated)
     for tag, attributes in page.elements:
         assert tag not in ("script", "link", "iframe", "object")
@@ -171,7 +128,7 @@ def test_a_changed_number_changes_the_report(evaluated: Path) -> None:
     assert write(evaluated).read_bytes() != before
 
 
-def test_a_run_without_evaluation_says_so(augmented: Path) -> None:
+def test_a_run_without_evaluation_says_so(augmented: Path, page_of: Read) -> None:
     page = page_of(augmented)
     for section in ("verdict", "differences", "findings"):
         assert "Not run yet" in page.text(section)
@@ -179,7 +136,7 @@ def test_a_run_without_evaluation_says_so(augmented: Path) -> None:
     assert "Not run yet" not in page.text("rejects")
 
 
-def test_a_bare_run_renders_every_section_as_not_run(bare: Path) -> None:
+def test_a_bare_run_renders_every_section_as_not_run(bare: Path, page_of: Read) -> None:
     page = page_of(bare)
     for section in ("verdict", "differences", "findings", "labels", "samples", "rejects", "code"):
         assert "Not run yet" in page.text(section)
@@ -187,12 +144,12 @@ def test_a_bare_run_renders_every_section_as_not_run(bare: Path) -> None:
 
 
 @pytest.mark.parametrize("absent", ["plan", "manifest", "panels", "health", "scores", "differences", "findings"])
-def test_any_one_table_may_be_missing(evaluated: Path, absent: str) -> None:
+def test_any_one_table_may_be_missing(evaluated: Path, absent: str, page_of: Read) -> None:
     (evaluated / f"{absent}.parquet").unlink()
     assert page_of(evaluated).text("limits")
 
 
-def test_no_rejects_and_one_seed_and_no_failures(evaluated: Path) -> None:
+def test_no_rejects_and_one_seed_and_no_failures(evaluated: Path, page_of: Read) -> None:
     checks = pd.read_parquet(evaluated / "findings.parquet")
     checks[checks["passed"]].to_parquet(evaluated / "findings.parquet")
     scores = pd.read_parquet(evaluated / "scores.parquet")
@@ -204,7 +161,7 @@ def test_no_rejects_and_one_seed_and_no_failures(evaluated: Path) -> None:
     assert "±" not in "".join("".join(row) for row in page.rows["findings"])
 
 
-def test_strips_are_embedded_with_captions(augmented: Path) -> None:
+def test_strips_are_embedded_with_captions(augmented: Path, page_of: Read) -> None:
     page = page_of(augmented)
     pictures = [attributes for tag, attributes in page.elements if tag == "img"]
     assert len(pictures) == 6
@@ -213,13 +170,13 @@ def test_strips_are_embedded_with_captions(augmented: Path) -> None:
         assert told in page.text("samples")
 
 
-def test_strips_without_real_images_keep_the_last_two_tiles(augmented: Path) -> None:
+def test_strips_without_real_images_keep_the_last_two_tiles(augmented: Path, page_of: Read) -> None:
     import base64
     import io
 
     from PIL import Image
 
-    page = Page(write(augmented, real_images=False).read_text())
+    page = page_of(augmented, real_images=False)
     whole = Image.open(augmented / "panels" / "s0008.png").convert("RGB")
     sources = {str(a["alt"]): str(a["src"]) for tag, a in page.elements if tag == "img"}
     shown = Image.open(io.BytesIO(base64.b64decode(sources["fused, refined of s0008"].partition(",")[2])))
@@ -228,7 +185,7 @@ def test_strips_without_real_images_keep_the_last_two_tiles(augmented: Path) -> 
     assert "tail parent" not in page.text("samples")
 
 
-def test_a_panel_outside_the_run_folder_is_not_read(augmented: Path, tmp_path_factory) -> None:
+def test_a_panel_outside_the_run_folder_is_not_read(augmented: Path, tmp_path_factory, page_of: Read) -> None:
     outside = tmp_path_factory.mktemp("outside") / "x.png"
     shutil.copy(augmented / "panels" / "s0000.png", outside)
     panels = pd.read_parquet(augmented / "panels.parquet")
@@ -236,7 +193,7 @@ def test_a_panel_outside_the_run_folder_is_not_read(augmented: Path, tmp_path_fa
     assert not [tag for tag, _ in page_of(augmented).elements if tag == "img"]
 
 
-def test_privacy_line_with_and_without_ledger(augmented: Path) -> None:
+def test_privacy_line_with_and_without_ledger(augmented: Path, page_of: Read) -> None:
     line = "privacy claim: fusion copies structure from real training images"
     assert page_of(augmented).text("privacy") == f"Privacy No {line}."
     (augmented / "ledger.json").write_text(json.dumps({"epsilon": 8.0, "delta": 1e-5, "unit": "patient"}))

@@ -40,3 +40,17 @@ def test_markup_in_a_name_is_printed_not_obeyed(evaluated: Path) -> None:
     rows = pd.read_parquet(evaluated / "manifest.parquet").rename(columns={"Nodule": "[bold]Nodule[/x]"})
     rows.to_parquet(evaluated / "manifest.parquet")
     assert "[bold]Nodule[/x]" in shown(evaluated)
+
+
+def test_an_experiment_lists_its_arms_with_the_verdict_above(experiment: Path, known: SimpleNamespace) -> None:
+    import pandas as pd
+
+    from medlt.report.shown import interval
+
+    text = shown(experiment)
+    lines = [[cell.strip() for cell in line.strip("│").split("│")] for line in text.splitlines() if "│" in line]
+    assert [line[0] for line in lines] == [*known.experiment[:-1], "fusion_one (chosen)"]
+    table = pd.read_parquet(experiment / "differences.parquet")
+    row = table.query("arm == 'fusion_one' and control == 'copies_one' and finding == 'tail' and metric == 'AP'")
+    assert lines[-1][4:] == [interval(row.iloc[0].to_dict()), row["word"].iloc[0]]
+    assert "As the interval says" in text

@@ -1,0 +1,74 @@
+"""A gain as small as the table says is found four times in five, and as many patients as asked for find a given one."""
+
+import numpy as np
+import pytest
+from scipy.stats import nct, norm, t
+
+from medlt.metrics.bootstrap import difference
+from medlt.metrics.power import degrees, patients_needed, reach, smallest_gain
+
+
+def test_without_runs_that_differ_it_is_the_normal_formula() -> None:
+    wanted = (norm.ppf(0.975) + norm.ppf(0.8)) * 0.01
+    assert smallest_gain(0.01) == pytest.approx(wanted, rel=1e-5)
+    assert smallest_gain(0.01, power=0.9, level=0.9) == pytest.approx(0.01 * (norm.ppf(0.95) + norm.ppf(0.9)), rel=1e-5)
+    assert np.isnan(smallest_gain(np.nan))
+
+
+@pytest.mark.parametrize("df", [1, 2, 4, 30])
+def test_with_few_seeds_it_is_the_power_of_a_t_test(df: float) -> None:
+    assert nct.sf(t.ppf(0.975, df), df, reach(df)) == pytest.approx(0.8, abs=1e-5)
+
+
+def test_degrees_are_those_of_the_seeds_or_of_the_patients_at_the_ends() -> None:
+    assert degrees(0.0, 0.3, 5) == pytest.approx(4)
+    assert degrees(0.2, 0.0, 5) == np.inf
+    assert degrees(0.2, 0.3, 1) == np.inf
+    assert degrees(0.1, 0.1, 3) == pytest.approx(8)
+
+
+def test_a_t_test_of_seeds_shows_its_smallest_gain_four_times_in_five() -> None:
+    """Nothing but runs that differ: normal differences of 3 seeds, the interval mean +- t s / sqrt(3)."""
+    draw, seeds, sd = np.random.default_rng(0), 3, 0.7
+    gain = smallest_gain(sd / np.sqrt(seeds), degrees(0.0, sd**2 / seeds, seeds))
+    seen = gain + sd * draw.normal(size=(4000, seeds))
+    found = seen.mean(1) - t.ppf(0.975, seeds - 1) * seen.std(1, ddof=1) / np.sqrt(seeds) > 0
+    assert found.mean() == pytest.approx(0.8, abs=0.025)
+
+
+def test_four_times_the_patients_find_half_the_gain() -> None:
+    se, patients = 0.02, 500
+    assert patients_needed(se, patients, smallest_gain(se)) == pytest.approx(patients, abs=1)
+    assert patients_needed(se, patients, smallest_gain(se) / 2) == pytest.approx(4 * patients, abs=1)
+    assert np.isnan(patients_needed(np.nan, patients, 0.1))
+
+
+def test_patients_cannot_make_up_for_seeds() -> None:
+    assert patients_needed(0.02, 500, 0.05, runs=0.019) == np.inf
+    with_runs = patients_needed(np.hypot(0.02, 0.005), 500, 0.05, runs=0.005)
+    assert 500 < patients_needed(0.02, 500, 0.05) < with_runs < np.inf
+    shrunk = 0.02**2 * 500 / with_runs + 0.005**2  # only the patients' part does
+    assert smallest_gain(np.sqrt(shrunk)) == pytest.approx(0.05, rel=1e-3)
+
+
+def experiment(signal: float, patients: int, trial: int) -> dict[str, float]:
+    """AUROC line of one finding at a rate of 0.3, an arm of this signal against one of signal 1, two images each."""
+    draw = np.random.default_rng([trial, patients])
+    truth = np.repeat(draw.random((patients, 1)) < 0.3, 2, axis=0).astype(float)
+    names = [str(n // 2) for n in range(2 * patients)]
+    arms = [s * truth + draw.normal(size=(1, *truth.shape)) for s in (signal, 1.0)]
+    table = difference(truth, *arms, names, ("x",), draws=200, rng=draw)
+    return dict(table.query("level == 'finding' and metric == 'AUROC'").iloc[0])
+
+
+def test_the_patients_asked_for_find_the_gain_four_times_in_five() -> None:
+    """The true gain is known, Phi(1.5 / sqrt 2) - Phi(1 / sqrt 2); pilots of 120 patients say how many it needs.
+
+    200 experiments: with a true rate of 0.8 the share lies outside 0.7..0.9 less than one time in a thousand.
+    """
+    gain = norm.cdf(1.5 / np.sqrt(2)) - norm.cdf(1 / np.sqrt(2))
+    pilots = [experiment(1.5, 120, 1000 + trial) for trial in range(20)]
+    needed = int(np.mean([patients_needed(one["se"], 120, gain) for one in pilots]))
+    lines = [experiment(1.5, needed, trial) for trial in range(200)]
+    assert np.mean([one["smallest"] for one in lines]) == pytest.approx(gain, rel=0.1)
+    assert 0.7 < np.mean([one["word"] == "helps" for one in lines]) < 0.9

@@ -1,0 +1,302 @@
+"""The page of an experiment: its numbers are the tables', what is absent is left out, and nothing breaks out of it."""
+
+import json
+import re
+import shutil
+from collections.abc import Callable
+from html import unescape
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+from xml.etree import ElementTree
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from medlt.report.collect import collect
+from medlt.report.html import write
+from medlt.report.shown import chance, interval, number, signed
+from medlt.report.verdict import without_places
+from medlt.types import InputError
+
+Read = Callable[..., Any]
+OPTIONAL = ("subgroups", "reliability", "agreement", "confusion", "filtering", "rejects", "differences", "scores")
+
+
+def told(name: str) -> str:
+    """A name as the page shows it."""
+    return name.replace("_", " ")
+
+
+def mean_sd(table: pd.DataFrame, arm: str, finding: str, metric: str) -> str:
+    """By the slow path: mean ± sd over the seeds."""
+    asked = (table["arm"] == arm) & (table["finding"] == finding) & (table["metric"] == metric)
+    values = table.loc[asked, "value"].to_numpy()
+    if not len(values) or np.isnan(values).any():
+        return "–"
+    return f"{np.mean(values):.3f} ± {np.std(values, ddof=1):.3f}"
+
+
+def difference(
+    table: pd.DataFrame, arm: str, control: str, finding: str = "tail", metric: str = "AP"
+) -> dict[str, Any]:
+    asked = (table["arm"] == arm) & (table["control"] == control)
+    return table[asked & (table["finding"] == finding) & (table["metric"] == metric)].iloc[0].to_dict()
+
+
+def test_the_verdict_is_on_top_in_words_with_its_numbers(experiment: Path, page_of: Read) -> None:
+    verdict, text = json.loads((experiment / "verdict.json").read_text()), page_of(experiment).text("verdict")
+    assert text.startswith(verdict["verdict"].capitalize())
+    assert verdict["sentence"] in text
+    one = verdict["comparison"]
+    assert f"fusion_one − copies_one, tail macro AP: {signed(one['difference'])}" in text
+    assert f"[{signed(one['low'])}, {signed(one['high'])}]" in text
+    assert "crt (by validation too): +0.012, interval [−0.046, +0.070]" in text
+    assert "chosen among 2 with synthetic images by validation tail macro AP" in text
+    assert "a gain below 0.043 would have gone unseen" in text
+    for count in ("3seeds an arm", "345real test images", "123test patients", "6arms"):
+        assert count in text
+    intervals = pd.read_parquet(experiment / "differences.parquet")["low"].notna().sum()
+    assert f"holds {intervals} intervals" in text
+
+
+def test_every_arm_is_in_the_table_in_its_order_with_its_numbers(experiment: Path, page_of: Read) -> None:
+    arms, scores = pd.read_parquet(experiment / "arms.parquet"), pd.read_parquet(experiment / "scores.parquet")
+    differences = pd.read_parquet(experiment / "differences.parquet")
+    shown = page_of(experiment).rows["arms"][2 : 2 + len(arms)]
+    for row, arm in zip(shown, arms.to_dict("records"), strict=True):
+        name = arm["arm"]
+        assert row[0] == told(name) + (" chosen" if name == "fusion_one" else "")
+        assert row[1] == arm["role"]
+        assert row[2] == ("18 of 20" if arm["added"] == 18 else str(arm["added"]))
+        assert row[3] == f"{arm['val_tail_ap']:.3f} ± 0.011"
+        assert row[4:8] == [mean_sd(scores, name, group, "AP") for group in ("tail", "medium", "head", "macro")]
+        for cell, metric in zip(row[8:12], ("AUROC", "balanced accuracy", "F1", "ECE"), strict=True):
+            assert cell == mean_sd(scores, name, "macro", metric).split(" ± ")[0]
+        against = difference(differences, name, arm["control"]) if arm["control"] else None
+        assert row[12] == interval(against)
+        assert row[13] == (against["word"] if against else "–")
+
+
+def test_both_forest_plots_hold_every_arm_by_role(experiment: Path, page_of: Read, known: SimpleNamespace) -> None:
+    table, text = pd.read_parquet(experiment / "differences.parquet"), page_of(experiment).text("differences")
+    own, to_real = text.split("arm − real", 1)
+    controls = pd.read_parquet(experiment / "arms.parquet").set_index("arm")["control"]
+    order = [known.hostile, "fusion_one", "copies_half", "copies_one", "crt"]
+    for part, pairs in ((own, controls), (to_real, dict.fromkeys(order, "real"))):
+        shown = re.findall(r"[+−]\d\.\d{3} \[[+−]\d\.\d{3}, [+−]\d\.\d{3}\]", part)
+        assert shown == [interval(difference(table, arm, pairs[arm])) for arm in order]
+    assert own.index("synthetic, each against its duplicated") < own.index("control, against real")
+
+
+def test_the_chosen_arm_alone_is_a_diamond_among_arms(experiment: Path) -> None:
+    part = write(experiment).read_text().split('<section id="differences"')[1].split("</section>")[0]
+    assert [unescape(name) for name in re.findall(r'<g class="[\w-]+ group">\s*<text[^>]*>([^<]*)', part)] == [
+        "fusion one"
+    ] * 2
+
+
+def test_findings_show_scores_p_and_the_reason_for_what_is_missing(
+    experiment: Path, page_of: Read, known: SimpleNamespace
+) -> None:
+    table, scores = (pd.read_parquet(experiment / f"{name}.parquet") for name in ("differences", "scores"))
+    rows = {row[0]: row for row in page_of(experiment).rows["findings"][2:]}
+    assert list(rows) == ["macro", "head", "tail", *known.sought]
+    for name in ("macro", "tail", "Effusion", "Nodule"):
+        row, test = rows[name], difference(table, "fusion_one", "copies_one", name)
+        assert row[1:3] == [mean_sd(scores, arm, name, "AP") for arm in ("copies_one", "fusion_one")]
+        assert row[3:7] == [interval(test), chance(test["p"]), chance(test["p_holm"]), test["word"]]
+        assert row[7] == mean_sd(scores, "copies_one", name, "AUROC").split(" ± ")[0]
+    assert rows["Hernia"][1:4] == ["–", "–", "no test patient has it"]
+    assert len(rows["Hernia"]) == len(rows["Nodule"]) - 3
+
+
+def test_power_shows_the_smallest_gain_of_each_finding(experiment: Path, page_of: Read) -> None:
+    table = pd.read_parquet(experiment / "differences.parquet")
+    for name, patients, smallest, _ in page_of(experiment).rows["power"][1:]:
+        assert patients == "21"
+        assert smallest == number(difference(table, "fusion_one", "copies_one", name)["smallest"])
+
+
+def test_the_dose_curve_names_dose_and_score_of_arm_and_control(experiment: Path, page_of: Read) -> None:
+    text, scores = page_of(experiment).text("dose"), pd.read_parquet(experiment / "scores.parquet")
+    for dose, arm in (("0.5", "copies_half"), ("1", "fusion_one")):
+        assert f"{dose} gives {mean_sd(scores, arm, 'tail', 'AP').split(' ± ')[0]}" in text
+
+
+def test_arms_of_one_dose_make_no_curve(experiment: Path, page_of: Read) -> None:
+    arms = pd.read_parquet(experiment / "arms.parquet")
+    arms.assign(loss=[f"loss {i}" for i in range(len(arms))]).to_parquet(experiment / "arms.parquet")
+    assert "dose" not in page_of(experiment).rows.keys() | page_of(experiment).texts.keys()
+
+
+def test_subgroups_show_gaps_with_intervals_or_the_reason(experiment: Path, page_of: Read) -> None:
+    table, rows = pd.read_parquet(experiment / "subgroups.parquet"), page_of(experiment).rows["subgroups"][2:]
+    assert len(rows) == 8
+    for row in rows:
+        asked = (table["attribute"] == row[0]) & (table["value"] == row[1]) & (table["metric"] == row[4])
+        cells = table[asked].set_index("arm").loc[["real", "copies_one", "fusion_one"]]
+        for i, cell in enumerate(cells.to_dict("records")):
+            score, gap = row[5 + 2 * i : 7 + 2 * i]
+            assert score.split(" ")[0] == number(cell["score"])
+            if cell["reason"]:
+                assert (score, gap) == (number(cell["score"]), f"– {cell['reason']}")
+            else:
+                assert gap == f"{signed(cell['gap'])} [{signed(cell['gap_low'])}, {signed(cell['gap_high'])}]"
+
+
+def test_labels_show_filtering_confusion_and_rejects(experiment: Path, page_of: Read) -> None:
+    page = page_of(experiment)
+    rows = page.rows["labels"]
+    for row in (["label", "7", "51"], ["duplicate", "2", "51"], ["Effusion", "0.61", "0.11", "0.11"]):
+        assert row in rows
+    assert ["all", "0.50", "20", "0.430 [0.210, 0.470]", "0.740"] in rows
+    assert ["Hernia", "0.07", "0.07", "0.82"] in rows
+    assert "0.25 gives 0.600" in page.text("labels")
+
+
+def test_reliability_shows_the_three_arms_and_their_error(experiment: Path, page_of: Read) -> None:
+    scores, page = pd.read_parquet(experiment / "scores.parquet"), page_of(experiment)
+    expected = [[told(arm), mean_sd(scores, arm, "macro", "ECE")] for arm in ("real", "copies_one", "fusion_one")]
+    assert page.rows["reliability"][1:] == expected
+    table = pd.read_parquet(experiment / "reliability.parquet").query("arm == 'fusion_one' and images > 0")
+    shown = page.text("reliability").split("fusion_one:")[1]
+    for row in table.itertuples():
+        assert f"{row.mean_score:g} gives {row.rate:.3f}" in shown
+
+
+@pytest.mark.parametrize("absent", [*OPTIONAL, "verdict.json", "run.json"])
+def test_any_one_file_may_be_missing(experiment: Path, page_of: Read, absent: str) -> None:
+    (experiment / (absent if "." in absent else f"{absent}.parquet")).unlink()
+    page = page_of(experiment)
+    assert page.text("limits")
+    if absent in ("subgroups", "reliability"):
+        assert absent not in page.texts
+    if absent == "verdict.json":
+        assert "No verdict Not run yet" in page.text("verdict")
+
+
+def test_only_arms_are_enough_for_a_page(experiment: Path, page_of: Read) -> None:
+    for name in OPTIONAL:
+        (experiment / f"{name}.parquet").unlink()
+    (experiment / "verdict.json").unlink()
+    page = page_of(experiment)
+    assert "Nothing was compared" in page.text("differences")
+    assert set(page.texts) >= {"verdict", "arms", "findings", "power", "limits", "repeat"}
+    assert not set(page.texts) & {"dose", "reliability", "labels", "subgroups"}
+
+
+def test_without_a_chosen_arm_there_is_no_verdict(experiment: Path, page_of: Read) -> None:
+    arms = pd.read_parquet(experiment / "arms.parquet")
+    arms[arms["role"] != "synthetic"].assign(chosen=False).to_parquet(experiment / "arms.parquet")
+    verdict = {"verdict": "no verdict", "sentence": "no arm has synthetic images", "comparison": None}
+    (experiment / "verdict.json").write_text(json.dumps(verdict))
+    page = page_of(experiment)
+    assert page.text("verdict").startswith("No verdict no arm has synthetic images")
+    assert "No arm was chosen" in page.text("findings")
+
+
+def test_after_one_seed_no_arm_gets_a_word(experiment: Path, page_of: Read) -> None:
+    scores = pd.read_parquet(experiment / "scores.parquet")
+    scores[scores["seed"] == 0].to_parquet(experiment / "scores.parquet")
+    page = page_of(experiment)
+    assert {row[13] for row in page.rows["arms"][2:8]} == {"–", "no verdict"}
+    assert "word-helps" not in (experiment / "report.html").read_text().split("</style>")[1]
+
+
+def test_hostile_names_are_text_not_markup(experiment: Path, page_of: Read, known: SimpleNamespace) -> None:
+    page = page_of(experiment)
+    assert "script" not in {tag for tag, _ in page.elements}
+    for section in ("verdict", "arms", "dose"):
+        assert known.hostile in page.text(section)
+    assert known.hostile not in (experiment / "report.html").read_text()
+
+
+def test_nothing_is_loaded_and_no_patient_place_or_time_is_told(
+    experiment: Path, page_of: Read, known: SimpleNamespace
+) -> None:
+    for tag, attributes in page_of(experiment).elements:
+        assert tag not in ("script", "link", "iframe", "object", "img")
+        assert str(attributes.get("href", "#")).startswith("#")
+        assert not [name for name in attributes if name.startswith("on")]
+    texts = [(experiment / name).read_text() for name in ("report.html", "report.json", "verdict.svg")]
+    for secret in (known.secret, "/private", "123.456"):
+        assert not [text for text in texts if secret in text]
+    assert sum(map(len, texts)) < 1_000_000
+
+
+def test_every_drawing_has_a_name_and_a_description(experiment: Path) -> None:
+    drawings = re.findall(r"<svg.*?</svg>", write(experiment).read_text(), re.DOTALL)
+    assert len(drawings) == 8
+    for text in drawings:
+        root = ElementTree.fromstring(text)
+        assert root.get("role") == "img"
+        assert root.get("aria-label")
+        assert (root.findtext("desc") or "").strip()
+
+
+def test_equal_content_gives_equal_bytes(experiment: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    other = tmp_path_factory.mktemp("elsewhere") / "copy"
+    shutil.copytree(experiment, other)
+    write(experiment), write(other)
+    for name in ("report.html", "report.json", "verdict.svg"):
+        assert (experiment / name).read_bytes() == (other / name).read_bytes()
+
+
+def test_json_twin_holds_the_same_numbers(experiment: Path) -> None:
+    write(experiment)
+    twin = json.loads((experiment / "report.json").read_text())
+    for name in ("differences", "subgroups", "confusion"):
+        table = pd.read_parquet(experiment / f"{name}.parquet")
+        pd.testing.assert_frame_equal(pd.DataFrame(twin[name])[list(table)], table, check_dtype=False)
+    assert twin["verdict"]["smallest"] == 0.0432
+    assert twin["chosen"] == "fusion_one"
+    assert len(twin["turned_down"]) == 2
+    (experiment / "agreement.parquet").unlink()
+    write(experiment)
+    assert json.loads((experiment / "report.json").read_text())["agreement"] is None
+
+
+def test_counts_and_speed_are_shown(experiment: Path, page_of: Read) -> None:
+    text = page_of(experiment).text("repeat")
+    for shown in ("trained4", "cached2", "training.busy0.97", "training.images per second321.40"):
+        assert shown in text
+
+
+@pytest.mark.parametrize("column", ["val_tail_ap", "role", "chosen"])
+def test_an_arm_table_without_a_column_is_named(experiment: Path, column: str) -> None:
+    pd.read_parquet(experiment / "arms.parquet").drop(columns=column).to_parquet(experiment / "arms.parquet")
+    with pytest.raises(InputError, match=rf"arms.parquet: has no column '{column}'"):
+        write(experiment)
+
+
+def test_differences_of_an_experiment_need_p_and_power(experiment: Path) -> None:
+    table = pd.read_parquet(experiment / "differences.parquet").drop(columns="smallest")
+    table.to_parquet(experiment / "differences.parquet")
+    with pytest.raises(InputError, match=r"differences.parquet: has no column 'smallest'"):
+        write(experiment)
+    (experiment / "arms.parquet").unlink()
+    assert collect(experiment).differences is not None
+
+
+def test_an_arm_named_twice_is_refused(experiment: Path) -> None:
+    arms = pd.read_parquet(experiment / "arms.parquet")
+    pd.concat([arms, arms.tail(1)]).to_parquet(experiment / "arms.parquet")
+    with pytest.raises(InputError, match="names an arm twice"):
+        write(experiment)
+
+
+@pytest.mark.parametrize(
+    ("text", "left"),
+    [
+        ("table: /data/x/list.csv", "table: …/list.csv"),
+        ("out: runs/x", "out: runs/x"),
+        (r"table: C:\data\x\list.csv", "table: …/list.csv"),
+        ("url: https://example.org/a", "url: https://example.org/a"),
+        ("'~/secret/a.csv'", "'…/a.csv'"),
+        ("window: [0.3, 0.8]", "window: [0.3, 0.8]"),
+    ],
+)
+def test_places_of_this_machine_are_left_out(text: str, left: str) -> None:
+    assert without_places(text) == left
