@@ -68,9 +68,7 @@ def monai_transforms(side: int) -> Any:
             t.RandAdjustContrast(prob=0.5, gamma=(0.7, 1.5)),
             t.RandGaussianSmooth(prob=0.2, sigma_x=(0.25, 1.0), sigma_y=(0.25, 1.0)),
             t.RandGaussianNoise(prob=0.3, std=0.03),
-            t.RandCoarseDropout(
-                prob=0.2, holes=1, max_holes=4, spatial_size=hole, max_spatial_size=2 * hole, fill_value=0.0
-            ),
+            t.RandCoarseDropout(prob=0.2, **holes),
         ]
     )
 

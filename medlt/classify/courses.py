@@ -11,7 +11,8 @@
 
 "real + added" gives each slot of a batch to an added row with probability `mix`; without added rows it is real.
 cRT as published trains its head for 10 epochs after 90; of a few hundred steps a tenth is too little for a fresh head,
-hence 0.2.
+hence 0.2 and ten times the learning rate: AdamW moves no weight further than the rate in a step, and at the body's rate
+the head would stay near its random draw.
 
 Each stage has a warm-up, a cosine and an optimiser of its own over its own steps: one cosine over all would be near 0
 when the last stage begins, and that stage would train nothing. For the same reason its moving average looks back over

@@ -10,7 +10,6 @@ class. The weights that are kept are an exponential moving average, those of the
 from __future__ import annotations
 
 import json
-import logging
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
@@ -51,8 +50,8 @@ __all__ = [
     "standardised",
 ]
 
-log = logging.getLogger(__name__)
 FORMAT = 3  # part of the cache key: raise it when the same settings would train other weights
+HEAD_RATE = 10.0  # times the learning rate where a fresh head alone is trained: see medlt.classify.courses
 Tell = Callable[[int], Any]
 
 
@@ -201,7 +200,8 @@ class _Training:
         done = [0]
         with Ahead(batches, stage.start + stage.steps) as ahead:
             ema = chosen.ema ** (chosen.steps / stage.steps)
-            schedule = replace(chosen, course="one", steps=stage.steps, ema=ema)
+            rate = chosen.learning_rate * (HEAD_RATE if stage.head else 1)
+            schedule = replace(chosen, course="one", steps=stage.steps, ema=ema, learning_rate=rate)
             moving = self.net.head if stage.head else self.net
             optimise(moving, schedule, step_loss, see, lambda n: tell(stage.start + n))
         self.net.load_state_dict(best.weights)
