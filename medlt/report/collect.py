@@ -28,13 +28,26 @@ COLUMNS = {
     "failures": ("uid", "reason"),
     "introspection": ("attribute", "value", "share_top", "share_rest", "log_odds", "z"),
     "introspection_gallery": ("finding", "signal", "nearest", "file"),
+    "arms": ("arm", "source", "control", "role", "dose", "added", "wanted", "val_tail_ap", "val_tail_ap_sd", "chosen"),
+    "subgroups": tuple("arm attribute value images patients metric score low high gap gap_low gap_high reason".split()),
+    "reliability": ("arm", "finding", "images", "mean_score", "rate", "rate_low", "rate_high"),
+    "agreement": ("source", "finding", "quantile", "real", "synthetic", "low", "high", "images", "asserted_kept"),
+    "confusion": ("source", "asserted", "judged", "share", "real_share", "images"),
+    "filtering": tuple("source finding quantile kept accepted_by_reporter low high real_reference".split()),
+    "rejects": ("source", "check", "images", "planned"),
 }
+COMPARED = ("value", "control_value", "p", "p_holm", "smallest", "patients", "reason")
+"""What differences.parquet holds beside the above where arms.parquet stands beside it."""
+
 KEYED = frozenset({"manifest", "plan", "panels", "introspection_gallery"})
 
 
 @dataclass(frozen=True)
 class Collected:
-    """The files of a run folder. Tables keyed by image have the index `uid`; the others have a plain index."""
+    """The files of a run folder; with `arms`, that of an experiment.
+
+    Tables keyed by image have the index `uid`; the others have a plain index.
+    """
 
     folder: Path
     config: str
@@ -51,6 +64,13 @@ class Collected:
     failures: pd.DataFrame | None
     introspection: pd.DataFrame | None
     gallery: pd.DataFrame | None
+    arms: pd.DataFrame | None
+    subgroups: pd.DataFrame | None
+    reliability: pd.DataFrame | None
+    agreement: pd.DataFrame | None
+    confusion: pd.DataFrame | None
+    filtering: pd.DataFrame | None
+    turned_down: pd.DataFrame | None
     verdict: dict[str, Any] | None
     ledger: dict[str, Any] | None
 
@@ -83,7 +103,10 @@ def _keyed(table: pd.DataFrame, name: str, file: Path) -> pd.DataFrame:
         table = table.set_index("uid") if "uid" in table else table.rename_axis("uid")
     elif name not in KEYED and table.index.name is not None:
         table = table.reset_index(drop=table.index.name in table)
-    if missing := [column for column in COLUMNS[name] if column not in table]:
+    wanted = COLUMNS[name]
+    if name == "differences" and (file.parent / "arms.parquet").is_file():
+        wanted += COMPARED
+    if missing := [column for column in wanted if column not in table]:
         raise InputError(f"{file}: has no column {missing[0]!r}; run the stage that writes it again")
     return table
 
@@ -140,6 +163,13 @@ def collect(folder: Path) -> Collected:
         failures=_table(folder, "failures", ".csv"),
         introspection=_table(folder, "introspection"),
         gallery=_table(folder, "introspection_gallery"),
+        arms=_table(folder, "arms"),
+        subgroups=_table(folder, "subgroups"),
+        reliability=_table(folder, "reliability"),
+        agreement=_table(folder, "agreement"),
+        confusion=_table(folder, "confusion"),
+        filtering=_table(folder, "filtering"),
+        turned_down=_table(folder, "rejects"),
         verdict=_json(folder / "verdict.json"),
         ledger=_json(folder / "ledger.json"),
     )

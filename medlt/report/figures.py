@@ -10,6 +10,7 @@ import io
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 
 from medlt.report.panels import GAP
@@ -18,18 +19,20 @@ from medlt.types import InputError
 ROW, LABEL, PLOT, TEXT = 22.0, 128.0, 250.0, 170.0
 BARS, COUNT = 420.0, 96.0
 SPARK_WIDTH, SPARK_HEIGHT = 88.0, 22.0
+GAP_PARTS, LETTER = 10.0, 6.4
 
 
 @dataclass(frozen=True)
 class Interval:
-    """A difference with its interval."""
+    """A difference with its interval. Rows of one `part` stand together; `bold` ones are drawn as diamonds."""
 
     name: str
     value: float
     low: float
     high: float
     word: str
-    group: bool = False
+    bold: bool = False
+    part: str = ""
 
 
 @dataclass(frozen=True)
@@ -45,7 +48,7 @@ class Mark:
 
 @dataclass(frozen=True)
 class Forest:
-    """A forest plot; `ticks` are (x, value), `rule` the y of the line between groups and findings, or None."""
+    """A forest plot; `ticks` are (x, value), `rules` the y of lines between parts, `headings` (y, name of a part)."""
 
     width: float
     height: float
@@ -53,7 +56,9 @@ class Forest:
     zero: float
     marks: tuple[Mark, ...]
     ticks: tuple[tuple[float, float], ...]
-    rule: float | None
+    rules: tuple[float, ...]
+    headings: tuple[tuple[float, str], ...]
+    letters: int
 
 
 def ticks(low: float, high: float, about: int = 5) -> list[float]:
@@ -73,21 +78,37 @@ def limits(rows: Sequence[Interval]) -> tuple[float, float]:
     return low - margin, high + margin
 
 
-def forest(rows: Sequence[Interval], scale: tuple[float, float]) -> Forest:
-    """Lay out a forest plot of `rows`, top to bottom, on `scale`. A row without a finite difference has x = NaN."""
+def forest(
+    rows: Sequence[Interval], scale: tuple[float, float], label: float = LABEL, *, headed: bool = False
+) -> Forest:
+    """Lay out a forest plot of `rows`, top to bottom, on `scale`. A row without a finite difference has x = NaN.
+
+    A line is drawn wherever the part changes; with `headed`, the part's name above its rows. Names get `label` px.
+    """
     low, high = scale
 
     def x(value: float) -> float:
-        return LABEL + PLOT * (value - low) / (high - low)
+        return label + PLOT * (value - low) / (high - low)
 
-    groups = sum(row.group for row in rows)
-    gap = 10.0 if 0 < groups < len(rows) else 0.0
-    tops = [ROW * (i + 0.5) + (0 if row.group else gap) for i, row in enumerate(rows)]
-    marks = tuple(Mark(row, y, x(row.value), x(row.low), x(row.high)) for row, y in zip(rows, tops, strict=True))
-    base = ROW * len(rows) + gap + 4
-    rule = ROW * groups + gap / 2 if gap else None
+    marks: list[Mark] = []
+    rules: list[float] = []
+    headings: list[tuple[float, str]] = []
+    y = 0.0
+    for part, members in groupby(rows, key=lambda row: row.part):
+        if marks:
+            rules.append(y + GAP_PARTS / 2)
+            y += GAP_PARTS
+        if headed:
+            headings.append((y + ROW / 2, part))
+            y += ROW
+        for row in members:
+            marks.append(Mark(row, y + ROW / 2, x(row.value), x(row.low), x(row.high)))
+            y += ROW
     lines = tuple((x(t), t) for t in ticks(low, high))
-    return Forest(LABEL + PLOT + TEXT, base + 22, base, x(0.0), marks, lines, rule)
+    letters = int(label / LETTER)
+    return Forest(
+        label + PLOT + TEXT, y + 26, y + 4, x(0.0), tuple(marks), lines, tuple(rules), tuple(headings), letters
+    )
 
 
 @dataclass(frozen=True)

@@ -5,25 +5,21 @@ Times and memory differ between equal runs, so they stay in run.json and are not
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
-from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from medlt.files import write_json, write_text
-from medlt.report import summary
+from medlt.report import picture, summary, verdict
 from medlt.report.collect import Collected, collect
 from medlt.report.figures import Forest, Interval, bars, forest, limits, spark, thumbnail
 from medlt.report.introspection import anonymous, section
 from medlt.report.panels import NAMES
+from medlt.report.shown import environment, flat, plain
 
 if TYPE_CHECKING:
     import pandas as pd
-    from jinja2 import Environment
 
 STRIPS, REJECTS = 16, 50
-NONE = "–"
 HEALTH = {
     "mean_max_probability": ("mean max probability", "above 0.8: the code is sparse"),
     "entropy": ("entropy", "falls as the code settles"),
@@ -35,38 +31,11 @@ HEALTH = {
 }
 
 
-def number(value: object, digits: int = 3) -> str:
-    """A number as shown: whole numbers whole, others to `digits`; a dash where there is none."""
-    if isinstance(value, bool) or not hasattr(value, "__float__"):
-        return NONE if value is None else str(value)
-    real = float(value)
-    if not math.isfinite(real):
-        return NONE
-    return f"{real:.0f}" if hasattr(value, "__index__") else f"{real:.{digits}f}"
-
-
-def signed(value: float) -> str:
-    """A difference to three digits with its sign, kept even where it rounds to zero: the side of zero decides."""
-    if not math.isfinite(value):
-        return NONE
-    return f"{value:+.3f}".replace("-", "\N{MINUS SIGN}") if value else "0.000"
-
-
-@cache
-def _environment() -> Environment:
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
-    here = FileSystemLoader(Path(__file__).parent)
-    env = Environment(loader=here, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    env.filters |= {"number": number, "signed": signed, "px": "{:.1f}".format}
-    env.tests["finite"] = math.isfinite
-    return env
-
-
 def _intervals(table: pd.DataFrame) -> list[Interval]:
     return [
-        Interval(str(name), float(r.difference), float(r.low), float(r.high), str(r.word), name in summary.GROUPS)
+        Interval(str(name), float(r.difference), float(r.low), float(r.high), str(r.word), bold, str(bold))
         for name, r in zip(table.index, table.itertuples(), strict=True)
+        for bold in [name in summary.GROUPS]
     ]
 
 
@@ -184,6 +153,7 @@ def _context(run: Collected, real_images: bool) -> dict[str, Any]:
     counts = summary.counts(run)
     return {
         "run": run,
+        "config_text": run.config,
         "sizes": summary.sizes(run),
         "seeds": summary.seeds(run),
         "deciding": summary.deciding(run),
@@ -198,32 +168,12 @@ def _context(run: Collected, real_images: bool) -> dict[str, Any]:
         "training": _training(run),
         "rejects": _rejects(run),
         "health": _health(run),
-        "health_now": _flat(run.run.get("health", {})),
+        "health_now": flat(run.run.get("health", {})),
         "failures": [] if run.failures is None else run.failures.sort_values("uid").to_dict("records"),
         "privacy": summary.privacy(run),
         "fused": run.settings.get("method", {}).get("kind", "fusion") == "fusion",
         "introspection": section(run.introspection, run.gallery, lambda name: _file(run, name), real_images),
     }
-
-
-def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested mappings as one, keys joined by dots and sorted."""
-    flat: dict[str, Any] = {}
-    for key, value in sorted(tree.items()):
-        name = f"{prefix}{key}"
-        flat |= _flat(value, f"{name}.") if isinstance(value, Mapping) else {name: value}
-    return flat
-
-
-def _plain(value: object) -> Any:
-    """JSON without NaN: numpy scalars to Python's, what is not finite to null."""
-    if isinstance(value, Mapping):
-        return {str(k): _plain(v) for k, v in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(v) for v in value]
-    if hasattr(value, "item"):
-        return _plain(value.item())
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def as_json(run: Collected) -> dict[str, Any]:
@@ -245,21 +195,26 @@ def as_json(run: Collected) -> dict[str, Any]:
         "introspection": None if known is None else known.to_dict("records"),
         "run": {name: run.run[name] for name in keep if name in run.run},
     }
-    return dict(_plain(told))
+    return dict(plain(told))
 
 
 def render(run: Collected, *, real_images: bool = True) -> str:
     """The report as HTML text. Without `real_images` the strips show the synthetic tiles only."""
-    return _environment().get_template("template.html.j2").render(_context(run, real_images))
+    return environment().get_template("template.html.j2").render(_context(run, real_images))
 
 
 def write(run: Path, *, real_images: bool = True) -> Path:
     """Write RUN/report.html and RUN/report.json, each whole or not at all; returns the path of the first.
 
-    Equal folder contents give equal bytes. Raises InputError if `run` is no run folder or a file in it is broken.
+    The run of an experiment (`medlt evaluate`) gets its own page, and RUN/verdict.svg. Equal folder contents give equal
+    bytes. Raises InputError if `run` is no run folder or a file in it is broken.
     """
-    collected = collect(run)
-    page = render(collected, real_images=real_images)
-    write_json(Path(run) / "report.json", as_json(collected))
-    write_text(Path(run) / "report.html", page)
-    return Path(run) / "report.html"
+    folder, collected = Path(run), collect(run)
+    if collected.arms is None:
+        page, told = render(collected, real_images=real_images), as_json(collected)
+    else:
+        page, told = verdict.render(collected), verdict.as_json(collected)
+        write_text(folder / "verdict.svg", picture.draw(collected))
+    write_json(folder / "report.json", told)
+    write_text(folder / "report.html", page)
+    return folder / "report.html"

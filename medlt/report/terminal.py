@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from medlt.report import summary
+from medlt.report.arms import Experiment, rows
 from medlt.report.collect import Collected, collect
-from medlt.report.html import NONE, number, signed
+from medlt.report.shown import NONE, interval, number, signed, spread
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -17,14 +18,17 @@ STYLES = {"helps": "bold green", "harms": "bold red"}
 
 
 def table(run: Path) -> Table:
-    """Findings against label counts, AP of each arm, and the deciding difference. Raises InputError like `collect`."""
-    from rich.table import Table
+    """Findings against label counts, AP of each arm, and the deciding difference; of an experiment, its arms.
+
+    Raises InputError like `collect`.
+    """
     from rich.text import Text
 
     told = collect(Path(run))
+    built = _empty(told)
+    if told.arms is not None:
+        return _compared(built, Experiment.of(told))
     arms = _arms(told)
-    caption = (told.verdict or {}).get("sentence", "not run yet: the evaluation")
-    built = Table(title=Text(_title(told)), caption=Text(str(caption)))
     built.add_column("finding")
     for name in ("positives", "after", *(f"AP {arm}" for arm in arms), "difference [interval]", "word"):
         built.add_column(name, justify="left" if name == "word" else "right")
@@ -33,6 +37,30 @@ def table(run: Path) -> Table:
         value, word = differences.get(name, (NONE, NONE))
         cells = [name, *_counts(told, name), *(_score(told, name, arm) for arm in arms), value]
         built.add_row(*map(Text, cells), Text(word, style=STYLES.get(word, "")))
+    return built
+
+
+def _empty(run: Collected) -> Table:
+    """A table without columns: the verdict above, its sentence below."""
+    from rich.table import Table
+    from rich.text import Text
+
+    caption = (run.verdict or {}).get("sentence", "not run yet: the evaluation")
+    return Table(title=Text(_title(run)), caption=Text(str(caption)))
+
+
+def _compared(built: Table, study: Experiment) -> Table:
+    """One row an arm of an experiment; the chosen one is marked."""
+    from rich.text import Text
+
+    built.add_column("arm")
+    for name in ("added", "validation tail AP", "test tail AP", "difference to its control [interval]", "word"):
+        built.add_column(name, justify="left" if name == "word" else "right")
+    for row in rows(study):
+        name = f"{row['name']} (chosen)" if row["chosen"] else row["name"]
+        scores = (spread(row["val"]), spread(row["ap"]["tail"]), interval(row["to_control"]))
+        cells = (name, number(row["added"], 0), *scores)
+        built.add_row(*map(Text, cells), Text(row["word"] or NONE, style=STYLES.get(row["word"], "")))
     return built
 
 
@@ -70,8 +98,8 @@ def _differences(run: Collected) -> dict[str, tuple[str, str]]:
     pairs = summary.comparisons(run)
     if not pairs:
         return {}
-    rows = summary.differences(run, pairs[0], "AP")
+    table = summary.differences(run, pairs[0], "AP")
     return {
         str(name): (f"{signed(r.difference)} [{signed(r.low)}, {signed(r.high)}]", str(r.word))
-        for name, r in zip(rows.index, rows.itertuples(), strict=True)
+        for name, r in zip(table.index, table.itertuples(), strict=True)
     }

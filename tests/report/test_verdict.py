@@ -205,6 +205,16 @@ def test_after_one_seed_no_arm_gets_a_word(experiment: Path, page_of: Read) -> N
     assert "word-helps" not in (experiment / "report.html").read_text().split("</style>")[1]
 
 
+def test_a_later_look_at_the_test_set_is_told(experiment: Path, page_of: Read) -> None:
+    verdict = json.loads((experiment / "verdict.json").read_text())
+    (experiment / "verdict.json").write_text(json.dumps(verdict | {"looks": 1}))
+    assert "Look " not in page_of(experiment).text("verdict")
+    assert "tested once" in (experiment / "verdict.svg").read_text()
+    (experiment / "verdict.json").write_text(json.dumps(verdict | {"looks": 3}))
+    assert "Look 3 of this folder at its test set" in page_of(experiment).text("verdict")
+    assert "tested once" not in (experiment / "verdict.svg").read_text()
+
+
 def test_hostile_names_are_text_not_markup(experiment: Path, page_of: Read, known: SimpleNamespace) -> None:
     page = page_of(experiment)
     assert "script" not in {tag for tag, _ in page.elements}

@@ -1,0 +1,73 @@
+"""Are the synthetic images labelled right? What the judges said of each source, beside what they say of real images."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from medlt.report.collect import Collected
+from medlt.report.curves import Axis, Chart, Known, Series, chart
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+ALL = "all"
+
+
+def sources(run: Collected) -> list[dict[str, Any]]:
+    """One mapping a source, in the order the tables name them; a part that has no table is None or empty."""
+    tables = [t for t in (run.agreement, run.confusion, run.filtering, run.turned_down) if t is not None]
+    names = dict.fromkeys(str(name) for table in tables for name in table["source"])
+    return [
+        {
+            "name": name,
+            "agreement": _agreement(_of(run.agreement, name)),
+            "confusion": _confusion(_of(run.confusion, name)),
+            "filtering": _filtering(_of(run.filtering, name)),
+            "rejects": _records(_of(run.turned_down, name)),
+        }
+        for name in names
+    ]
+
+
+def _of(table: pd.DataFrame | None, source: str) -> pd.DataFrame | None:
+    if table is None or not (rows := table[table["source"].astype(str) == source]).size:
+        return None
+    return rows
+
+
+def _records(table: pd.DataFrame | None) -> list[dict[str, Any]]:
+    if table is None:
+        return []
+    return [{str(name): value for name, value in row.items()} for row in table.to_dict("records")]
+
+
+def _agreement(table: pd.DataFrame | None) -> Chart | None:
+    """Share accepted against the quantile of the limit, synthetic with its interval, real images as the reference."""
+    pooled = [] if table is None else _records(table[table["finding"] == ALL])
+    real = [Known(row["quantile"], row["real"]) for row in pooled]
+    made = [Known(row["quantile"], row["synthetic"], row["low"], row["high"]) for row in pooled]
+    lines = [Series("held-out real positives", "reference", real), Series("synthetic", "synthetic", made)]
+    drawn = chart(lines, Axis(0.0, 1.0), Axis(0.0, 1.0))
+    return drawn if drawn.lines else None
+
+
+def _filtering(table: pd.DataFrame | None) -> dict[str, list[dict[str, Any]]] | None:
+    """Rows of all findings pooled, and the others."""
+    if table is None:
+        return None
+    pooled = table["finding"] == ALL
+    return {"all": _records(table[pooled]), "each": _records(table[~pooled])}
+
+
+def _confusion(table: pd.DataFrame | None) -> dict[str, Any] | None:
+    """Asserted by judged labels: names, and for synthetic and real images rows of shares, NaN where there is none."""
+    if table is None:
+        return None
+    columns = list(dict.fromkeys(str(name) for name in table["judged"]))
+    asserted = list(dict.fromkeys(str(name) for name in table["asserted"]))
+    heat = {}
+    for name, column in (("synthetic", "share"), ("real", "real_share")):
+        share = {(str(r["asserted"]), str(r["judged"])): float(r[column]) for r in table.to_dict("records")}
+        heat[name] = [[share.get((row, judged), float("nan")) for judged in columns] for row in asserted]
+    images = {str(r["asserted"]): r["images"] for r in table.to_dict("records")}
+    return {"asserted": asserted, "judged": columns, "images": [images[name] for name in asserted], "heat": heat}
