@@ -95,9 +95,12 @@ class Folder:
         return shared / stage if shared is not None and stage in LEARNT else self.path("stages", stage)
 
     def told(self) -> dict[str, Any]:
-        """run.json as it stands."""
+        """run.json as it stands. Raises InputError for a damaged one."""
         file = self.path("run.json")
-        return dict(json.loads(file.read_text())) if file.exists() else {}
+        try:
+            return dict(json.loads(file.read_text())) if file.exists() else {}
+        except ValueError:
+            raise InputError(f"{file}: damaged; remove it, and the same command writes it again") from None
 
     def record(self, **sections: Any) -> None:
         """Merge sections into run.json, one level deep."""
@@ -146,7 +149,10 @@ class Experiment(Folder):
     config: configs.VerdictConfig
 
     def _fixed(self, text: str) -> str:
-        tree = yaml.safe_load(text)
+        try:
+            tree = dict(yaml.safe_load(text))
+        except (yaml.YAMLError, TypeError, ValueError):
+            raise InputError(f"{self.folder}/config.yaml: damaged; restore it, or choose another --out") from None
         return str(yaml.safe_dump({k: v for k, v in tree.items() if k not in CHANGEABLE}, sort_keys=False))
 
 

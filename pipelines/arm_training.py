@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, field
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
+from multiprocessing.process import BaseProcess
 from pathlib import Path
+from threading import Thread
 
 import numpy as np
 import torch
 
-from medlt.classify.sets import TrainingSet
-from medlt.classify.train import fit
+from medlt.classify.sets import TrainingSet, require_one_label
+from medlt.classify.train import Settings, fit, require_trainable
 from medlt.evaluation.arms import Arm
 from pipelines.stages import Progress, quiet
 
@@ -51,15 +54,9 @@ def one(rows: Rows, arm: Arm, seed: int, progress: Progress = quiet) -> Told:
     """Train one arm with one seed, or find it trained. Raises InputError for settings that do not go together."""
     torch.set_num_threads(rows.threads or torch.get_num_threads())
     found = fit(
-        rows.train,
-        rows.val,
-        added=arm.added,
-        folder=rows.folder,
-        name=f"{arm.name}, seed {seed}",
-        progress=progress,
-        device=rows.device,
-        **{**arm.settings, "seed": seed},
-    )
+        rows.train, rows.val, added=arm.added, folder=rows.folder, name=f"{arm.name}, seed {seed}", progress=progress,
+        device=rows.device, **{**arm.settings, "seed": seed},
+    )  # fmt: skip
     val, test = (found.predict(part.images).numpy() for part in (rows.val, rows.test))
     pace = (found.pace.images_per_second, found.pace.busy) if found.pace else None
     return Told(val, test, pace)
@@ -69,8 +66,14 @@ _shared: list[Rows] = []
 
 
 def _share(rows: Rows) -> None:
-    """Each worker is given the rows once."""
+    """Each worker is given the rows once, and ends with the process that began it, however that one ends."""
     _shared[:] = [rows]
+    Thread(target=_end_with, args=(parent_process(),), daemon=True).start()
+
+
+def _end_with(parent: BaseProcess) -> None:
+    parent.join()
+    os._exit(1)
 
 
 def _in_worker(arm: Arm, seed: int) -> Told:
@@ -90,7 +93,14 @@ def _everywhere(rows: Rows, arms: Sequence[Arm], seeds: Sequence[int], workers: 
 
 
 def train(rows: Rows, arms: Sequence[Arm], seeds: Sequence[int], workers: int, progress: Progress) -> Trained:
-    """Seed s of one arm starts from the weights of seed s of another. Equal arms are trained once."""
+    """Seed s of one arm starts from the weights of seed s of another. Equal arms are trained once.
+
+    Raises InputError, before any is trained, for an arm that cannot be.
+    """
+    for arm in arms:
+        require_trainable(rows.train, rows.val, arm.added, Settings(**arm.settings))
+        if arm.settings.get("task") == "single-label":
+            require_one_label(rows.test, "test")
     found: Iterable[tuple[str, int, Told]]
     if workers > 1:
         found = _everywhere(rows, arms, seeds, workers)

@@ -11,7 +11,8 @@ import pandas as pd
 
 from medlt import config as configs
 from medlt.classify.sets import TrainingSet
-from medlt.data.loaders import images
+from medlt.classify.train import Settings
+from medlt.evaluation.agreement import sighted
 from medlt.evaluation.arms import REAL, Arm, Role, dosed, duplicated, relabelled
 from medlt.types import InputError
 from pipelines.sourcing import Source
@@ -19,6 +20,15 @@ from pipelines.stages import Collection
 
 OWN = ("loss", "course", "sampling", "mixup", "augment", "tau_norm")
 log = logging.getLogger(__name__)
+
+
+def look(config: configs.VerdictConfig) -> None:
+    """Raises InputError, before any row is read, for an arm whose settings do not go together."""
+    for name, chosen in {REAL: configs.ArmConfig(), **config.arms}.items():
+        try:
+            Settings(**_settings(config, chosen))
+        except InputError as error:
+            raise InputError(f"arms.{name}: {error}") from None
 
 
 def arms(config: configs.VerdictConfig, real: Collection, train: TrainingSet, given: Mapping[str, Source]) -> list[Arm]:
@@ -58,7 +68,9 @@ def _with_added(
     positives = {str(k): int(v) for k, v in real.train.counts()["positive"].items()}
     uids, wanted = dosed(source.kept, positives, chosen.dose, chosen.best)
     if not uids:
-        raise InputError(f"arms.{name}: source {chosen.source} has no image to add; lower need or checks of its run")
+        raise InputError(
+            f"arms.{name}: dose {chosen.dose}, best {chosen.best} leave no image of source {chosen.source}; raise them"
+        )
     if len(uids) < wanted:
         log.warning("arms.%s: its dose asks for %d images, %s has %d of them", name, wanted, chosen.source, len(uids))
     weight = config.evaluation.weight if chosen.weight is None else chosen.weight
@@ -69,7 +81,7 @@ def _with_added(
             copies = _judged_copies(copies, source.kept.loc[uids], source)
         return [Arm(name, "control", settings, copies, REAL, _about(chosen, settings, **told))]
     made = _made(source, uids, chosen.labels, config.classifier.size, weight)
-    control = f"duplicated for {name}"
+    control = f"{configs.CONTROL_OF}{name}"
     return [
         Arm(name, "synthetic", settings, made, control, _about(chosen, settings, **told)),
         Arm(control, "control", settings, copies, REAL, _about(chosen, settings, **told) | {"labels": "soft"}),
@@ -80,22 +92,22 @@ def _made(source: Source, uids: list[str], labels: str, size: int, weight: float
     """Synthetic rows as the classifier sees them."""
     names = list(source.made.findings)
     told = relabelled(source.made.rows.loc[uids, names], labels, _judged(source, uids) if labels == "judged" else None)
-    pixels = images(source.made, size, None, uids)
+    pixels = source.images(size, uids)
     return TrainingSet(pixels, told.to_numpy(np.float32), np.full(len(uids), weight, np.float32), tuple(uids))
 
 
 def _judged(source: Source, uids: list[str]) -> pd.DataFrame:
-    """Probabilities [uid, finding] of synthetic images by the judge of each one's fold, which saw neither parent."""
-    parts, names = [], list(source.made.findings)
-    for fold, rows in source.kept.loc[uids].groupby("fold"):
-        judge = source.judges.judges[int(str(fold))]
-        scores = judge(images(source.made, source.run.config.classifier.size, None, list(rows.index))).numpy()
-        parts.append(pd.DataFrame(scores, index=rows.index, columns=names))
-    return pd.concat(parts).loc[uids]
+    """Probabilities [uid, finding] of synthetic images by the verifying judge of each one's fold."""
+    return _sighted(source.judged(source.judges, source.run.config.classifier.size, uids), source.kept["fold"], source)
+
+
+def _sighted(scores: pd.DataFrame, judge: pd.Series, source: Source) -> pd.DataFrame:
+    """Scores of the verifying judges, NaN where one never saw the finding both present and absent."""
+    return sighted(scores, judge, source.learnt.rows[list(source.made.findings)], source.judges.fold)
 
 
 def _judged_copies(copies: TrainingSet, kept: pd.DataFrame, source: Source) -> TrainingSet:
     """Real parents under the labels that the judge which never saw them gives: distillation without synthesis."""
     parents = kept["parent_a" if "parent_a" in kept else "like"]
-    labels = source.judges.held_out.loc[parents, list(source.made.findings)].to_numpy(np.float32)
-    return TrainingSet(copies.images, labels, copies.weights, copies.uids)
+    labels = _sighted(source.judges.held_out, source.judges.fold, source).loc[parents, list(source.made.findings)]
+    return TrainingSet(copies.images, labels.to_numpy(np.float32), copies.weights, copies.uids)

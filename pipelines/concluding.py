@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -11,14 +12,13 @@ import pandas as pd
 from medlt.chance import rng
 from medlt.config import dump
 from medlt.evaluation.arms import REAL, Arm, Arms
-from medlt.evaluation.subgroups import subgroups
-from medlt.evaluation.verdict import NOTHING, choose, compare, decide, line, lines, pairs, score_table
+from medlt.evaluation.subgroups import ATTRIBUTES, subgroups
+from medlt.evaluation.verdict import NOTHING, choose, chosen_by, compare, decide, line, lines, pairs, score_table
 from medlt.files import digest, write_json, write_table
 from medlt.metrics.calibration import reliability
 from medlt.runs import Experiment
+from medlt.types import InputError
 from pipelines.stages import Collection
-
-ATTRIBUTES = ("view", "sex", "age", "source")
 
 
 def conclude(run: Experiment, real: Collection, whole: Sequence[Arm], arms: Arms) -> None:
@@ -39,8 +39,8 @@ def conclude(run: Experiment, real: Collection, whole: Sequence[Arm], arms: Arms
         told = decide(table, arms, chosen, _control(whole, chosen)) | {
             "against_real": line(table, arms, chosen, unaided)
         }
-    told["chosen_by"] = "the config" if setting.chosen else "validation tail macro AP"
-    told |= {"arms": lines(table, whole, arms, tail), "config": (named := digest(dump(run.config)))}
+    told["chosen_by"] = "the config" if setting.chosen else chosen_by(arms, tail)
+    told |= {"arms": lines(table, whole, arms, tail), "config": (named := _named(run))}
     write_json(run.path("verdict.json"), told | {"looks": _look(run, named)})
 
 
@@ -50,11 +50,24 @@ def _look(run: Experiment, named: str) -> int:
     The more often a test set is asked, the more often it says yes by chance.
     """
     place, seen = run.path("verdict.json"), dict(run.told().get("looks", {}))
-    if place.is_file() and (old := json.loads(place.read_text())["config"]) != named:
-        write_json(run.path("earlier", f"verdict-{old}.json"), json.loads(place.read_text()))
+    if place.is_file() and (before := _read(place)).get("config") != named:
+        write_json(run.path("earlier", f"verdict-{before.get('config')}.json"), before)
     seen.setdefault(named, len(seen) + 1)
     run.record(looks=seen)
     return len(seen)
+
+
+def _named(run: Experiment) -> str:
+    """Names the experiment: its config, but for where it lies and how many processes train it."""
+    return digest(dump(run.config.model_copy(update={"out": Path(), "workers": 1})))
+
+
+def _read(place: Path) -> dict[str, Any]:
+    """A verdict. Raises InputError for a damaged one."""
+    try:
+        return dict(json.loads(place.read_text()))
+    except ValueError:
+        raise InputError(f"{place}: damaged; remove it, and the same command writes it again") from None
 
 
 def _control(whole: Sequence[Arm], name: str) -> str:

@@ -7,10 +7,9 @@ from collections.abc import Iterator, Sequence
 import pandas as pd
 
 from medlt.chance import seed_of
-from medlt.checks.apart import apart, digest_network, judged_apart, parents_of
+from medlt.checks.apart import apart, digest_network
 from medlt.checks.folds import Crossfit, crossfit
 from medlt.classify.train import Classifier, fit
-from medlt.data.loaders import images
 from medlt.evaluation.agreement import agreement, confusion, filtering, sighted
 from medlt.files import write_table
 from medlt.runs import Experiment
@@ -27,6 +26,8 @@ def consistency(run: Experiment, real: Collection, given: Sequence[Source], prog
     for name, parts in tables.items():
         if parts:
             write_table(run.path(f"{name}.parquet"), pd.concat(parts, ignore_index=True))
+        else:  # of sources that were taken out
+            run.path(f"{name}.parquet").unlink(missing_ok=True)
 
 
 def _of(run: Experiment, real: Collection, source: Source, progress: Progress) -> Iterator[tuple[str, pd.DataFrame]]:
@@ -35,7 +36,9 @@ def _of(run: Experiment, real: Collection, source: Source, progress: Progress) -
     labels, made_for = real.train.rows[list(real.train.findings)], source.kept["finding"]
     held_out = sighted(judges.held_out, fold, labels, fold)
     verifying = sighted(source.judges.held_out, fold, labels, fold)
-    scores = sighted(_scores(run, source, judges), source.kept["fold"], labels, fold)
+    size = (run.config.reporter or run.config.classifier).size
+    scores = source.judged(judges, size, list(source.kept.index))
+    scores = sighted(scores, source.kept["fold"], labels, fold)
     yield "agreement", agreement(held_out, labels, scores, made_for)
     yield "confusion", confusion(held_out, labels, scores, made_for)
     yield "filtering", filtering(verifying, held_out, labels, source.kept["judge"], scores, made_for)
@@ -44,8 +47,8 @@ def _of(run: Experiment, real: Collection, source: Source, progress: Progress) -
 
 
 def _reporters(run: Experiment, real: Collection, source: Source, progress: Progress) -> Crossfit:
-    """Judges of the same folds as the source's, of other seeds. Raises InputError where one of them had another role
-    or saw a parent of an image it would judge."""
+    """Judges of the same folds as the source's, of other seeds, so that they too saw no parent of what they judge.
+    Raises InputError where one of them had another role."""
     config = run.config
     chosen = config.reporter or config.classifier
     options = chosen.model_dump(exclude={"size"})
@@ -55,21 +58,12 @@ def _reporters(run: Experiment, real: Collection, source: Source, progress: Prog
 
         def judge(uids: Sequence[str], k: int) -> Classifier:
             seed, name = seed_of(config.seed, "reporter", k), f"reporting judge {k}"
-            return fit(train.take(uids), val, folder=folder, name=name, progress=progress, seed=seed, **options)
+            return fit(
+                train.take(uids), val, folder=folder, name=name, progress=progress, seed=seed, device=config.device,
+                **options,
+            )  # fmt: skip
 
         found = crossfit(fold, lambda uids: train.take(uids).images, judge, real.train.findings)
     reporting = tuple(digest_network(judge.net) for judge in found.judges if isinstance(judge, Classifier))
     apart({"guiding": source.guiding, "verifying": source.verifying, "reporting": reporting})
-    seen = {int(k): set(fold.index[fold != k]) for k in fold.unique()}
-    judged_apart(source.kept["fold"], seen, parents_of(source.kept))
     return found
-
-
-def _scores(run: Experiment, source: Source, judges: Crossfit) -> pd.DataFrame:
-    """Probabilities [uid, finding] of the source's images, each by the reporting judge that saw neither parent."""
-    size = (run.config.reporter or run.config.classifier).size
-    parts = []
-    for k, rows in source.kept.groupby("fold"):
-        found = judges.judges[int(str(k))](images(source.made, size, None, list(rows.index)))
-        parts.append(pd.DataFrame(found.numpy(), index=rows.index, columns=list(source.made.findings)))
-    return pd.concat(parts).loc[source.kept.index]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TypeVar
 
 import pandas as pd
@@ -62,8 +63,24 @@ def finished(config: configs.RunConfig) -> tuple[Finished, Collection]:
     return run, Collection(Manifest.read(folder / "manifest.parquet"), config.need, folder / "images")
 
 
+def source(name: str, given: configs.Source) -> configs.RunConfig:
+    """The config of a source's run, in its folder. Raises InputError if it is not there nor can be made."""
+    if given.config is None:
+        folder = Path(str(given.run))
+        if not all((folder / file).is_file() for file in ("config.yaml", "manifest.parquet")):
+            raise InputError(f"sources.{name}: {folder} is no finished run; give one that `medlt augment` made")
+        return configs.load(folder / "config.yaml").model_copy(update={"out": folder})
+    config = configs.load(given.config, given.set)
+    told = (config.out / "config.yaml").read_text() if (config.out / "config.yaml").is_file() else ""
+    if told != configs.dump(config) and (told or (config.out / "manifest.parquet").is_file()):
+        raise InputError(f"sources.{name}: {config.out} was made by another config; give it as `run`, or change out")
+    return config
+
+
 def collect_held(config: configs.VerdictConfig) -> tuple[Experiment, Collection]:
     """The same for an experiment, which needs all three splits and a tail."""
+    for name, given in config.sources.items():
+        source(name, given)
     real, failures = _opened(config)
     for split in ("train", "val", "test"):
         if real.manifest.split(split).rows.empty:

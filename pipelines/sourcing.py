@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pandas as pd
+import torch
+from torch import Tensor
 
 from medlt import config as configs
-from medlt.checks.apart import digest_network
+from medlt.checks.apart import digest_network, judged_apart, parents_of
 from medlt.checks.consistency import LabelConsistency
 from medlt.checks.folds import Crossfit
 from medlt.classify.train import Classifier
+from medlt.data.loaders import images
 from medlt.data.manifest import Manifest
 from medlt.evaluation import provenance
 from medlt.runs import Run
 from medlt.types import InputError
 from pipelines import learning, opening, recipe
-from pipelines.stages import Collection, Progress, quiet
+from pipelines.stages import Collection, Progress, quiet, threads
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -35,6 +42,22 @@ class Source:
     findings: pd.DataFrame
     planned: int
     guiding: tuple[str, ...]
+    learnt: Manifest
+    _decoded: dict[int, Tensor] = field(default_factory=dict)
+
+    def images(self, size: int, uids: Sequence[str]) -> Tensor:
+        """Kept images [n,1,size,size], uint8; all are decoded the first time a size is asked for."""
+        if size not in self._decoded:
+            self._decoded[size] = images(self.made, size)
+        return self._decoded[size][torch.from_numpy(self.made.rows.index.get_indexer(list(uids)))]
+
+    def judged(self, judges: Crossfit, size: int, uids: Sequence[str]) -> pd.DataFrame:
+        """Probabilities [uid, finding] of kept images, each by the judge of its fold, which saw neither parent."""
+        parts = []
+        for k, rows in self.kept.loc[list(uids)].groupby("fold"):
+            scores = judges.judges[int(str(k))](self.images(size, list(rows.index))).numpy()
+            parts.append(pd.DataFrame(scores, index=rows.index, columns=list(self.made.findings)))
+        return pd.concat(parts).loc[list(uids)]
 
     @property
     def verifying(self) -> tuple[str, ...]:
@@ -48,19 +71,10 @@ def sources(config: configs.VerdictConfig, real: Collection, progress: Progress)
 
 
 def _source(name: str, given: configs.Source, real: Collection, progress: Progress) -> Source:
-    if given.config is not None:
-        config = configs.load(given.config, given.set)
-        if not (config.out / "manifest.parquet").is_file():
-            recipe.augment(config, progress)
-        if (config.out / "config.yaml").read_text() != configs.dump(config):
-            raise InputError(
-                f"sources.{name}: {config.out} was made by another config; give it as `run`, or change out"
-            )
-        return _opened(name, config, real)
-    folder = Path(str(given.run))
-    if not (written := folder / "config.yaml").is_file():
-        raise InputError(f"sources.{name}: {folder} is no run folder; give one that `medlt augment` made")
-    return _opened(name, configs.load(written).model_copy(update={"out": folder}), real)
+    config = opening.source(name, given)
+    if not (config.out / "manifest.parquet").is_file():
+        recipe.augment(config, progress)
+    return _opened(name, config, real)
 
 
 def _opened(name: str, config: configs.RunConfig, real: Collection) -> Source:
@@ -68,14 +82,26 @@ def _opened(name: str, config: configs.RunConfig, real: Collection) -> Source:
     run, own = opening.finished(config)
     whole = Manifest.read(config.out / "manifest.parquet")
     made = whole.where(whole.rows["synthetic"] if "synthetic" in whole.rows else pd.Series(False, whole.rows.index))
-    findings = pd.read_parquet(config.out / "findings.parquet")
-    provenance.require_fit(name, made, own.train, real.manifest)
-    judges = learning.judges(run, own, quiet)
+    findings, planned = (_table(name, config.out / f"{table}.parquet") for table in ("findings", "plan"))
+    provenance.require_fit(name, made, own.train, real.manifest, stopped_by=own.manifest.split("val"))
+    with threads(config.threads):  # what was trained is found by their number too
+        judges = learning.judges(run, own, quiet)
+        guiding = _guiding(run, own, judges)
+    if any(isinstance(judge, Classifier) and judge.pace for judge in judges.judges):
+        log.warning("source %s: the judges that chose its images were not found, they were trained again", name)
     judged = findings[findings["check"] == LabelConsistency.name].set_index("uid")["value"]
     numbers = made.rows[["slot", "fold"]].astype(int)  # beside real rows, which have none, they were floats
     kept = made.rows.assign(judge=judged.reindex(made.rows.index), **numbers)
-    planned = len(pd.read_parquet(config.out / "plan.parquet", columns=[]).index)
-    return Source(name, run, judges, made, kept, findings, planned, _guiding(run, own, judges))
+    judged_apart(kept["fold"], judges.seen, parents_of(kept))
+    return Source(name, run, judges, made, kept, findings, len(planned), guiding, own.train)
+
+
+def _table(name: str, path: Path) -> pd.DataFrame:
+    """A table of a source's run. Raises InputError if it is not there or damaged."""
+    try:
+        return pd.read_parquet(path)
+    except (OSError, ValueError):
+        raise InputError(f"source {name}: {path} is missing or damaged; finish the run again") from None
 
 
 def _guiding(run: Run, own: Collection, judges: Crossfit) -> tuple[str, ...]:

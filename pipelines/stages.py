@@ -1,13 +1,15 @@
-"""The real rows of a run as every stage sees them, and how progress is told."""
+"""The real rows of a run as every stage sees them, how progress is told, and on how many threads torch works."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from medlt import config as configs
 from medlt.classify.sets import TrainingSet
@@ -60,3 +62,14 @@ class Collection:
 
 def quiet(stage: str, done: int, total: int) -> None:
     """No progress is shown."""
+
+
+@contextmanager
+def threads(asked: int | None) -> Iterator[None]:
+    """torch on so many threads, None: as many as it has; afterwards as before."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(asked or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

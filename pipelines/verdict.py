@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from medlt import config as configs
 from medlt.evaluation.arms import Arm, Arms
@@ -21,9 +22,11 @@ def main(config: configs.VerdictConfig, progress: Progress = quiet) -> Path:
 
     Raises InputError before anything is trained on bad input.
     """
+    arming.look(config)
     run, real = opening.collect_held(config)
     with run.stage("sources"):
         given = sourcing.sources(config, real, progress)
+    torch.set_num_threads(config.threads or torch.get_num_threads())
     train, val, test = (real.training_set(split, config.classifier.size) for split in ("train", "val", "test"))
     whole = arming.arms(config, real, train, given)
     with run.stage("arms") as folder:

@@ -181,11 +181,29 @@ def test_an_experiment_is_read_and_written_back(experiment: Path) -> None:
         ("arms.fusion.loss=foacl", "'focal'"),
         ("workers=0", "greater than or equal to 1"),
         ("arms.focal.sauce=fusion", "not a known key"),
+        ("arms={}", "nothing to compare with `real`"),
+        ("arms={real: }", "nothing to compare with `real`"),
+        ("classifier.course=pretrain", "`real` has none"),
+        ('arms={"a\\nb": {loss: focal}}', "is no name"),
+        ('sources={"a\\nb": {run: x}}', "sources: 'a"),
+        ("arms={duplicated for fusion: {loss: focal}}", "control's name"),
     ],
 )
 def test_what_does_not_go_together_in_an_experiment_is_told(experiment: Path, override: str, said: str) -> None:
     with pytest.raises(InputError, match=said):
         config.load_verdict(experiment, [override])
+
+
+def test_the_classifiers_course_is_held_against_arms_with_a_source(experiment: Path) -> None:
+    config.load_verdict(experiment, ["classifier.course=crt"])  # its arm has a course of its own
+    with pytest.raises(InputError, match=r"arms\.plain: classifier\.course crt re-balances real rows"):
+        config.load_verdict(experiment, ["classifier.course=crt", "arms.plain.source=fusion"])
+
+
+def test_a_row_that_is_there_twice_is_told_in_place_of_lost(experiment: Path) -> None:
+    experiment.write_text(EXPERIMENT + "  focal: {loss: plain}\n")
+    with pytest.raises(InputError, match=r"'focal' is there twice, again in line 12"):
+        config.load_verdict(experiment)
 
 
 def test_recipes_and_experiments_are_told_apart(experiment: Path, least: Path) -> None:

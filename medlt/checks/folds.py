@@ -70,6 +70,11 @@ class Crossfit:
     fold: pd.Series
     held_out: pd.DataFrame
 
+    @property
+    def seen(self) -> dict[int, set[str]]:
+        """Uids that each judge was trained on."""
+        return {int(k): set(self.fold.index[self.fold != k]) for k in self.fold.unique()}
+
 
 def crossfit(
     fold: pd.Series,

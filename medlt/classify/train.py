@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from medlt import files
@@ -47,6 +48,7 @@ __all__ = [
     "learning_rate",
     "load",
     "optimise",
+    "require_trainable",
     "standardised",
 ]
 
@@ -113,7 +115,7 @@ def fit(
     """
     chosen = Settings(**settings)
     added = added if added is not None and len(added) else None
-    _check(real, val, added, chosen)
+    require_trainable(real, val, added, chosen)
     key = _key(real, val, added, chosen, device)
     place, pace = Path(folder) / f"classifier-{key}.json", None
     if not place.exists() and chosen.tau_norm:
@@ -127,8 +129,8 @@ def fit(
     return replace(load(place, device), pace=pace)
 
 
-def _check(real: TrainingSet, val: TrainingSet, added: TrainingSet | None, settings: Settings) -> None:
-    """Raises InputError where the sets do not fit the settings or each other."""
+def require_trainable(real: TrainingSet, val: TrainingSet, added: TrainingSet | None, settings: Settings) -> None:
+    """Raises InputError where the sets do not fit the settings or each other, as `fit` does."""
     if not len(real):
         raise InputError("there is no train row; check the split")
     widths = {len(rows.labels[0]) for rows in (real, val, added) if rows is not None and len(rows)}
@@ -151,11 +153,14 @@ def _key(real: TrainingSet, val: TrainingSet, added: TrainingSet | None, setting
 
 
 def load(place: Path, device: str = "cpu") -> Classifier:
-    """Read a classifier back from its JSON record and the weights beside it."""
-    record = json.loads(place.read_text())
+    """Read a classifier back from its JSON record and the weights beside it. Raises InputError for damaged ones."""
+    try:
+        record, weights = json.loads(place.read_text()), files.read_tensors(place.with_suffix(".safetensors"))
+    except (ValueError, FileNotFoundError, SafetensorError):
+        raise InputError(f"{place}: it or its weights are damaged; remove it, and it is trained again") from None
     settings = record["settings"]
     net = classifier_network(settings["network"], settings["loss"], len(record["positive"]))
-    net.load_state_dict(files.read_tensors(place.with_suffix(".safetensors")))
+    net.load_state_dict(weights)
     return Classifier(net.to(device).eval(), record["size"], record)
 
 

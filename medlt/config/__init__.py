@@ -39,9 +39,10 @@ from medlt.config.run import (
     Sampling,
     Scheduler,
 )
-from medlt.config.verdict import ArmConfig, Comparison, Recipe, Source, VerdictConfig
+from medlt.config.verdict import CONTROL_OF, ArmConfig, Comparison, Recipe, Source, VerdictConfig
 
 __all__ = [
+    "CONTROL_OF",
     "Ablation",
     "ArmConfig",
     "Checks",

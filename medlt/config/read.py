@@ -19,6 +19,18 @@ from medlt.types import InputError
 C = TypeVar("C", RunConfig, VerdictConfig)
 
 
+class _Loader(yaml.SafeLoader):  # type: ignore[misc]
+    """Safe, and strict: a key that stands twice in one section would silently lose what stands behind the first."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode) and key.value in seen:
+                raise yaml.YAMLError(f"{key.value!r} is there twice, again in line {key.start_mark.line + 1}")
+            seen.add(str(key.value))
+        return dict(super().construct_mapping(node, deep))
+
+
 def _expand(text: str, where: Path) -> str:
     """Replace ${NAME} and ${NAME:-default} by the environment, as a shell does."""
 
@@ -89,7 +101,7 @@ def _read(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise InputError(f"{path}: no such config file; the ones that ship with medlt are in pipelines/")
     try:
-        tree = yaml.safe_load(_expand(path.read_text(), path))
+        tree = yaml.load(_expand(path.read_text(), path), _Loader)
     except (yaml.YAMLError, RecursionError) as error:
         raise InputError(f"{path}: not readable as YAML: {str(error).splitlines()[0]}") from None
     if not isinstance(tree, dict):

@@ -21,6 +21,8 @@ WITH_ADDED: tuple[Course, ...] = ("one", "pretrain", "second_stage", "head")
 """Courses that say when added images are seen; the others re-balance real ones."""
 
 REAL = "real"
+CONTROL_OF = "duplicated for "
+"""Begins the name of an arm's count-matched control."""
 
 
 class Recipe(ClassifierConfig):
@@ -131,9 +133,16 @@ class VerdictConfig(Strict):
 
     @model_validator(mode="after")
     def _arms_fit(self) -> Self:
-        for name, arm in self.arms.items():
+        if not {*self.arms} - {REAL}:
+            raise ValueError("arms: nothing to compare with `real`; give at least one more, as `focal: {loss: focal}`")
+        for section, name in [*(("arms", name) for name in self.arms), *(("sources", name) for name in self.sources)]:
             if not name.strip() or len(name) > 60 or not name.isprintable():
-                raise ValueError(f"arms: {name[:60]!r} is no name; use up to 60 printable characters")
+                raise ValueError(f"{section}: {name[:60]!r} is no name; use up to 60 printable characters")
+        for name, arm in self.arms.items():
+            if name.startswith(CONTROL_OF):
+                raise ValueError(f"arms: {name!r} is a control's name, which are made by themselves; choose another")
+            if arm.labels == "judged" and self.classifier.task == "single-label":
+                raise ValueError(f"arms.{name}: judges give each finding a probability of its own; use labels soft")
             if arm.source is not None and arm.source not in self.sources:
                 raise ValueError(f"arms.{name}: no source named {arm.source!r}; sources: {', '.join(self.sources)}")
         if REAL in self.arms and self.arms[REAL] != ArmConfig():
@@ -141,4 +150,15 @@ class VerdictConfig(Strict):
         chosen = self.evaluation.chosen
         if chosen and (chosen not in self.arms or not self.arms[chosen].source or self.arms[chosen].duplicate):
             raise ValueError(f"evaluation.chosen: {chosen!r} is no arm with synthetic images")
+        return self
+
+    @model_validator(mode="after")
+    def _course_fits(self) -> Self:
+        usual = self.classifier.course
+        if usual in WITH_ADDED[1:]:
+            raise ValueError(f"classifier.course: {usual} is about added images, `real` has none; give it to the arms")
+        for name, arm in self.arms.items():
+            if arm.source is not None and arm.course is None and usual not in WITH_ADDED:
+                fits = ", ".join(WITH_ADDED)
+                raise ValueError(f"arms.{name}: classifier.course {usual} re-balances real rows; give it one of {fits}")
         return self

@@ -40,14 +40,6 @@ class Arm:
 
 
 @dataclass(frozen=True)
-class Held:
-    """Rows no arm is trained on: truth [N,K] in {0,1,NaN}, patient of each."""
-
-    truth: np.ndarray
-    patients: Sequence[str]
-
-
-@dataclass(frozen=True)
 class Arms:
     """Probabilities of every arm on the test rows, scores[arm] [S,N,K], and on the validation rows, val[arm] [S,V,K].
 

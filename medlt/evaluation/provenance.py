@@ -1,8 +1,9 @@
 """May this source be added to these train rows? Asked before any arm is trained.
 
 A source is a run's synthetic images and the real rows it learnt from. Whatever it was made of must be train rows of the
-experiment: neither a model nor an image may have seen a patient of the validation or test split. Messages count
-patients and name images, never patients.
+experiment: neither a model nor an image may have seen a patient of the validation or test split, or real rows that no
+arm is given. Models may be stopped by validation rows, as the arms are, never by test rows. Messages count patients and
+name images, never patients.
 """
 
 from __future__ import annotations
@@ -16,12 +17,17 @@ from medlt.data.manifest import Manifest
 from medlt.types import InputError
 
 HELD = ("val", "test")
+PLANNED = ("finding", "slot", "fold")
+"""Columns of a plan that say for which finding an image was made, as which one, and which judge knows no parent."""
 
 
-def require_fit(name: str, made: Manifest, learnt: Manifest, real: Manifest) -> None:
+def require_fit(
+    name: str, made: Manifest, learnt: Manifest, real: Manifest, stopped_by: Manifest | None = None
+) -> None:
     """Raise InputError, one line, unless the images of source `name` may be added to the train rows of `real`.
 
-    made: its synthetic rows; learnt: the real rows its models were trained on; real: the experiment's rows, all splits.
+    made: its synthetic rows; learnt: the real rows its models were trained on; real: the experiment's rows, all splits;
+    stopped_by: the real rows its models were chosen on, if there were any.
     """
     require_findings(name, made.findings, real.findings)
     require_rows(name, made, real)
@@ -30,7 +36,19 @@ def require_fit(name: str, made: Manifest, learnt: Manifest, real: Manifest) -> 
     patients = {*learnt.rows["patient_id"], *real.rows["patient_id"].reindex(sorted(parents)).dropna()}
     require_disjoint(name, patients, {split: rows["patient_id"] for split, rows in held.items()})
     require_disjoint(name, learnt.rows.index, {split: rows.index for split, rows in held.items()}, "images")
-    require_parents(name, made.rows, real.split("train").rows.index)
+    if stopped_by is not None:
+        test = {"test": held["test"]["patient_id"]}
+        require_disjoint(name, stopped_by.rows["patient_id"], test, "patients, as validation rows,")
+    train = real.split("train").rows.index
+    require_parents(name, made.rows, train)
+    if len(more := learnt.rows.index.difference(train)):
+        mend = "its gain could be theirs; make it from the experiment's own train rows"
+        raise InputError(f"source {name}: learnt from {len(more)} real images that no arm is given, so {mend}")
+    names = list(real.findings)
+    own, now = learnt.rows[names], real.rows.loc[learnt.rows.index, names]
+    if other := int((~(own.eq(now) | (own.isna() & now.isna()))).any(axis=1).sum()):
+        mend = "what differs could be theirs; make it again from the experiment's labels"
+        raise InputError(f"source {name}: learnt from other labels of {other} train images, so {mend}")
 
 
 def require_findings(name: str, own: Sequence[str], wanted: Sequence[str]) -> None:
@@ -53,10 +71,13 @@ def require_rows(name: str, made: Manifest, real: Manifest) -> None:
     rows = made.rows
     if rows.empty:
         raise InputError(f"source {name}: no synthetic image; see why in its rejects, or leave the source out")
+    if lost := [column for column in PLANNED if column not in rows]:
+        raise InputError(f"source {name}: no column {lost[0]}; use the manifest.parquet that `medlt augment` left")
     flag = rows["synthetic"] if "synthetic" in rows else pd.Series(False, rows.index)
     checks = {
         "is not marked synthetic; give only rows that a run made": ~flag.fillna(False).astype(bool),
         "is a real row's uid too; make the source again with another seed": rows.index.isin(real.rows.index),
+        "is made for no finding of the experiment; make it again": ~rows["finding"].isin(real.findings),
         "has no known label, so nothing is said of it; leave it out": rows[list(made.findings)].isna().all(axis=1),
     }
     for what, mask in checks.items():

@@ -12,7 +12,7 @@ Notation: N images, K findings, D draws, S seeds, P patients.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import pandas as pd
@@ -39,12 +39,18 @@ class _Test:
     weights: np.ndarray
     noise: np.ndarray
     level: float
+    found: dict[bytes, tuple[np.ndarray, np.ndarray]] = field(default_factory=dict)
 
     def of(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """(value [2,1,S,K], in each draw [2,D,S,K]) of AP and AUROC on these rows, bool [N]."""
-        given = self.truth[rows], self.scores[:, rows]
-        point = ranked_per_draw(*given, np.ones((1, self.weights.shape[1])), self.owner[rows])
-        return point, ranked_per_draw(*given, self.weights, self.owner[rows])
+        """(value [2,1,S,K], in each draw [2,D,S,K]) of AP and AUROC on these rows, bool [N].
+
+        Measured once: of two values of an attribute, each is the other's rest.
+        """
+        if (key := rows.tobytes()) not in self.found:
+            given = self.truth[rows], self.scores[:, rows]
+            point = ranked_per_draw(*given, np.ones((1, self.weights.shape[1])), self.owner[rows])
+            self.found[key] = point, ranked_per_draw(*given, self.weights, self.owner[rows])
+        return self.found[key]
 
     def enough(self, rows: np.ndarray) -> np.ndarray:
         """bool [K]: findings with FEWEST_PATIENTS positive patients among these rows."""
@@ -78,21 +84,29 @@ def subgroups(
     owner, columns = owners(patients), {"": list(range(len(findings)))}
     if tail:
         columns["tail "] = [list(findings).index(name) for name in tail]
-    weights = np.asfortranarray(resampled(int(owner.max(initial=0)) + 1, draws, rng), np.float32)
+    weights = _weights(int(owner.max(initial=0)) + 1, draws, rng)
     test = _Test(truth, scores, owner, weights, run_noise(len(scores), draws, rng), level)
     rows = [line for part in _parts(attributes) for line in _lines(test, *part, columns)]
     return pd.DataFrame(rows, columns=COLUMNS)
+
+
+def _weights(count: int, draws: int, rng: np.random.Generator) -> np.ndarray:
+    """[draws,count] as `resampled` draws them, in parts: as they come they are twice as large."""
+    weights = np.empty((draws, count), np.float32, order="F")
+    for start in range(0, draws, 100):
+        weights[start : start + 100] = resampled(count, min(100, draws - start), rng)
+    return weights
 
 
 def _parts(attributes: pd.DataFrame) -> Iterator[tuple[str, str, np.ndarray]]:
     """(attribute, value, rows that have it, bool [N]), unknown last and only where some are."""
     for name in ATTRIBUTES:
         if name in attributes:
-            given = [_value(name, value) for value in attributes[name]]
-            order = [band for _, band in AGES] if name == "age" else sorted(set(given) - {UNKNOWN})
+            given = np.array([_value(name, value) for value in attributes[name]])
+            order = [band for _, band in AGES] if name == "age" else sorted({*given.tolist()} - {UNKNOWN})
             for value in (*order, UNKNOWN):
-                if value in given:
-                    yield name, value, np.array([own == value for own in given])
+                if (rows := given == value).any():
+                    yield name, value, rows
 
 
 def _value(name: str, value: object) -> str:

@@ -77,6 +77,13 @@ def choose(arms: Arms, names: Sequence[str], members: Sequence[str]) -> str | No
     return max(ranked, key=lambda name: ranked[name]) if ranked else next(iter(names), None)
 
 
+def chosen_by(arms: Arms, members: Sequence[str]) -> str:
+    """What `choose` goes by: validation, or the order of arms where no finding of `members` has a positive there."""
+    if np.isnan(arms.on_validation(REAL, members)).all():
+        return "its place in the config, as no tail finding has a validation positive"
+    return "validation tail macro AP"
+
+
 def _asked(table: pd.DataFrame, arm: str, control: str) -> pd.Series:
     """The line that decides: tail macro AP of one arm against one control."""
     found = table.query("arm == @arm and control == @control and metric == 'AP' and finding == @TAIL")

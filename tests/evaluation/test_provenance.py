@@ -27,7 +27,8 @@ def made(root: Path, findings: tuple[str, ...] = FINDINGS, **changed: object) ->
     """Three images of the first train rows, one of them between two parents."""
     parents = {"parents": ["u00 u01", "u02", "u05"], "parent_a": ["u00", "u02", "u05"]}
     rows = pd.DataFrame({"path": ["a.png", "b.png", "c.png"], "split": "train", "view": "PA", "synthetic": True,
-                         "patient_id": ["synthetic-s0", "synthetic-s1", "synthetic-s2"], **parents},
+                         "patient_id": ["synthetic-s0", "synthetic-s1", "synthetic-s2"], **parents,
+                         "finding": findings[0], "slot": [0, 1, 2], "fold": 0},
                         index=["s0", "s1", "s2"]).assign(**{f: [1.0, 0.4, np.nan] for f in findings})  # fmt: skip
     rows.loc["s2", findings[0]] = 0.0
     return Manifest(rows.assign(**changed), findings, root)
@@ -85,6 +86,22 @@ def test_the_same_images_under_other_patient_names_are_a_leak_too(root: Path) ->
 def test_a_parent_that_is_held_out_is_a_leak_though_no_model_saw_it(root: Path) -> None:
     told = {"parents": ["u00 u18", "u02", "u05"]}
     refused(root, r"learnt from patients of split test \(1\)", made(root, **told))
+
+
+def test_models_may_be_stopped_by_validation_rows_but_not_by_test_rows(root: Path) -> None:
+    whole = real(root)
+    train, val, test = (whole.split(split) for split in ("train", "val", "test"))
+    require_fit("edits", made(root), train, whole, stopped_by=val)
+    require_fit("edits", made(root), train, whole, stopped_by=train)
+    with pytest.raises(InputError, match=r"learnt from patients, as validation rows, of split test \(2\); make it"):
+        require_fit("edits", made(root), train, whole, stopped_by=test)
+
+
+def test_real_images_that_no_arm_is_given_are_refused(root: Path) -> None:
+    """They could be the gain: neither the arm nor its control is trained on them."""
+    old = real(root).split("train").rows
+    more = pd.concat([old, old.iloc[[0]].rename(index={"u00": "w00"}).assign(patient_id="secret-77")])
+    refused(root, "learnt from 1 real images that no arm is given", made(root), Manifest(more, FINDINGS, root))
 
 
 def test_parents_must_be_train_rows(root: Path) -> None:

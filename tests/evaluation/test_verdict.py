@@ -6,7 +6,7 @@ import pytest
 from sklearn.metrics import average_precision_score
 
 from medlt.evaluation.arms import Arm, Arms
-from medlt.evaluation.verdict import choose, compare, decide, pairs, score_table
+from medlt.evaluation.verdict import choose, chosen_by, compare, decide, pairs, score_table
 
 FINDINGS = ("Common", "Rare")
 GROUPS = {"head": ("Common",), "medium": (), "tail": ("Rare",)}
@@ -85,7 +85,7 @@ def test_a_tail_without_test_positives_is_no_verdict() -> None:
 def chosen_from(strengths: dict[str, float]) -> Arms:
     draw = np.random.default_rng(1)
     truth = (draw.random((400, 2)) < 0.2).astype(np.float32)
-    val = {name: (truth * s + draw.normal(size=truth.shape))[None] for name, s in strengths.items()}
+    val = {"real": truth[None], **{n: (truth * s + draw.normal(size=truth.shape))[None] for n, s in strengths.items()}}
     return Arms(val, truth, [f"p{i}" for i in range(400)], FINDINGS, val, truth)
 
 
@@ -99,6 +99,15 @@ def test_the_arm_is_chosen_on_validation_alone() -> None:
         tested.val, tested.val_truth,
     )  # fmt: skip
     assert choose(reversed_test, ["weak", "strong"], ["Rare"]) == "strong"
+
+
+def test_without_a_validation_positive_the_first_is_taken_and_said_to_be() -> None:
+    tested = chosen_from({"weak": 0.1, "strong": 2.0})
+    assert chosen_by(tested, ["Rare"]).startswith("validation")
+    blank = np.where([False, True], 0, tested.truth)
+    empty = Arms(tested.scores, tested.truth, tested.patients, FINDINGS, tested.val, blank)
+    assert choose(empty, ["weak", "strong"], ["Rare"]) == "weak"
+    assert "no tail finding" in chosen_by(empty, ["Rare"])
 
 
 def test_everything_is_held_against_its_control_and_against_real_rows_once() -> None:

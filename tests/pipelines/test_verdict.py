@@ -8,11 +8,16 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from typer.testing import CliRunner
 
 from medlt.cli import app
 from medlt.config import VerdictConfig, dump
+from medlt.data.loaders import images
+from medlt.data.manifest import Manifest
 from medlt.types import InputError
+from pipelines import opening, sourcing
+from pipelines.stages import quiet, threads
 from pipelines.verdict import main
 
 ARMS: dict[str, Any] = {
@@ -39,6 +44,13 @@ def experiment(finished: Path, out: Path, **changes: Any) -> VerdictConfig:
             **changes,
         }
     )
+
+
+def once_more(done: Path, finished: Path, out: Path, **changes: Any) -> Path:
+    """The experiment once more in a copy of its folder, with other sections."""
+    shutil.copytree(done, out)
+    (out / "config.yaml").write_text(dump(experiment(finished, out)))
+    return main(experiment(finished, out, **changes))
 
 
 @pytest.fixture(scope="module")
@@ -84,11 +96,8 @@ def test_the_verdict_is_on_the_arm_validation_likes_best(done: Path) -> None:
 
 
 def test_an_added_arm_trains_itself_alone(finished: Path, done: Path, tmp_path: Path) -> None:
-    run = tmp_path / "run"
-    shutil.copytree(done, run)
-    (run / "config.yaml").write_text(dump(experiment(finished, run)))
     first = pd.read_parquet(done / "scores.parquet")
-    main(experiment(finished, run, arms={**ARMS, "plain": {"loss": "plain"}}))
+    run = once_more(done, finished, tmp_path / "run", arms={**ARMS, "plain": {"loss": "plain"}})
     counts = json.loads((run / "run.json").read_text())["counts"]
     assert counts["trained"] == 2  # two seeds
     again = pd.read_parquet(run / "scores.parquet")
@@ -99,29 +108,29 @@ def test_an_added_arm_trains_itself_alone(finished: Path, done: Path, tmp_path: 
         main(experiment(finished, run, seed=4))
 
 
+@pytest.mark.slow
 def test_workers_change_no_byte(finished: Path, done: Path, tmp_path: Path) -> None:
     run = main(experiment(finished, tmp_path / "run", workers=2))
     for name in ("scores", "differences", "arms"):
         assert (run / f"{name}.parquet").read_bytes() == (done / f"{name}.parquet").read_bytes()
 
 
-def test_one_seed_gives_no_verdict(finished: Path, tmp_path: Path) -> None:
-    arms = {"fusion": {"source": "fusion"}}
-    run = main(experiment(finished, tmp_path / "run", arms=arms, evaluation={"seeds": 1, "draws": 100}))
+def test_one_seed_gives_no_verdict(finished: Path, done: Path, tmp_path: Path) -> None:
+    one = {"arms": {"fusion": {"source": "fusion"}}, "evaluation": {"seeds": 1, "draws": 100}}
+    run = once_more(done, finished, tmp_path / "run", **one)
+    assert json.loads((run / "run.json").read_text())["counts"]["trained"] == 0
     verdict = json.loads((run / "verdict.json").read_text())
     assert verdict["verdict"] == "no verdict"
     assert "one seed" in verdict["sentence"]
 
 
-def test_without_synthetic_images_there_is_no_verdict_but_a_table(finished: Path, tmp_path: Path) -> None:
-    run = main(experiment(finished, tmp_path / "run", sources={}, arms={"focal": {"loss": "focal"}}))
+def test_without_synthetic_images_there_is_no_verdict_but_a_table(finished: Path, done: Path, tmp_path: Path) -> None:
+    run = once_more(done, finished, tmp_path / "run", sources={}, arms={"focal": {"loss": "focal"}})
     assert json.loads((run / "verdict.json").read_text())["verdict"] == "no verdict"
     assert set(pd.read_parquet(run / "differences.parquet")["arm"]) == {"focal"}
 
 
 def test_test_patients_in_train_are_refused_before_training(finished: Path, tmp_path: Path) -> None:
-    from medlt.data.manifest import Manifest
-
     held = Manifest.read(finished / "stages" / "data" / "manifest.parquet")
     rows = held.rows.copy()
     train = rows.index[rows["split"] == "train"]
@@ -134,9 +143,32 @@ def test_test_patients_in_train_are_refused_before_training(finished: Path, tmp_
     assert not (tmp_path / "run" / "stages" / "arms").exists()
 
 
-def test_a_finding_without_test_positives_is_nan_with_its_reason(finished: Path, tmp_path: Path) -> None:
-    from medlt.data.manifest import Manifest
+def test_a_source_is_only_read_whatever_the_threads(finished: Path, tmp_path: Path) -> None:
+    """Judges are found by the number of threads that trained them: with another they would be trained again."""
+    config = experiment(finished, tmp_path / "run")
+    real = opening.collect_held(config)[1]
+    before = {file: file.stat().st_mtime_ns for file in finished.rglob("*") if file.is_file()}
+    with threads(torch.get_num_threads() + 1):
+        given = sourcing.sources(config, real, quiet)["fusion"]
+    assert {file: file.stat().st_mtime_ns for file in finished.rglob("*") if file.is_file()} == before
+    uids = list(given.kept.index[::-1])
+    assert torch.equal(given.images(32, uids), images(given.made, 32, None, uids))
+    scores = given.judged(given.judges, 32, uids)
+    own = [scores.at[uid, finding] for uid, finding in given.kept.loc[uids, "finding"].items()]
+    np.testing.assert_allclose(own, given.kept.loc[uids, "judge"], atol=1e-6)  # as the run's check has found them
 
+
+def test_images_whose_judge_saw_a_parent_are_refused_before_training(finished: Path, tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    shutil.copytree(finished, source)
+    held = Manifest.read(source / "manifest.parquet")
+    Manifest(held.rows.assign(fold=1 - held.rows["fold"]), held.findings, held.root).write(source / "manifest.parquet")
+    with pytest.raises(InputError, match=r"was trained on .* a parent of image"):
+        main(experiment(finished, tmp_path / "run", sources={"fusion": {"run": str(source)}}))
+    assert not (tmp_path / "run" / "stages" / "arms").exists()
+
+
+def test_a_finding_without_test_positives_is_nan_with_its_reason(finished: Path, tmp_path: Path) -> None:
     held = Manifest.read(finished / "stages" / "data" / "manifest.parquet")
     rows = held.rows.copy()
     lost = held.findings[0]
@@ -155,6 +187,7 @@ def test_the_command_says_what_came_out(finished: Path, done: Path, tmp_path: Pa
     said = CliRunner().invoke(app, ["evaluate", str(file), "--json"])
     assert said.exit_code == 0, said.output
     assert json.loads(said.stdout)["verdict"]["comparison"]["metric"] == "AP"
+    assert json.loads((done / "verdict.json").read_text())["looks"] == 1  # the same question asked twice is one look
     wrong = CliRunner().invoke(app, ["run", str(file)])
     assert wrong.exit_code == 2
     assert "medlt evaluate" in wrong.stderr
