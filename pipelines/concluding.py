@@ -24,7 +24,7 @@ from pipelines.stages import Collection
 def conclude(run: Experiment, real: Collection, whole: Sequence[Arm], arms: Arms) -> None:
     """arms, scores, differences, reliability and subgroups.parquet, and verdict.json."""
     setting, tail = run.config.evaluation, real.tail
-    chosen = setting.chosen or choose(arms, [arm.name for arm in whole if arm.role == "synthetic"], tail)
+    chosen = setting.chosen or choose(arms, candidates(whole), tail)
     unaided = choose(arms, [arm.name for arm in whole if arm.role in ("real", "reweighted")], tail) or REAL
     asked = pairs(whole, (chosen, unaided))
     table = compare(arms, asked, real.members(), draws=setting.draws, seed=run.config.seed)
@@ -42,6 +42,14 @@ def conclude(run: Experiment, real: Collection, whole: Sequence[Arm], arms: Arms
     told["chosen_by"] = "the config" if setting.chosen else chosen_by(arms, tail)
     told |= {"arms": lines(table, whole, arms, tail), "config": (named := _named(run))}
     write_json(run.path("verdict.json"), told | {"looks": _look(run, named)})
+
+
+def candidates(whole: Sequence[Arm]) -> list[str]:
+    """Arms that may be chosen: with synthetic images, under labels that do not come from judges.
+
+    An arm of judged labels differs from its control in what the judges know as well as in the images.
+    """
+    return [arm.name for arm in whole if arm.role == "synthetic" and arm.about.get("labels") != "judged"]
 
 
 def _look(run: Experiment, named: str) -> int:

@@ -19,6 +19,7 @@ from medlt.data.manifest import Manifest
 from medlt.evaluation.arms import REAL, Arm
 from medlt.types import InputError
 from pipelines.arming import arms
+from pipelines.concluding import candidates
 from pipelines.sourcing import Source
 from pipelines.stages import Collection, threads
 
@@ -175,3 +176,13 @@ def test_threads_are_given_back() -> None:
     assert [*seen, torch.get_num_threads()] == [before + 1, before]
     with threads(None):
         assert torch.get_num_threads() == before
+
+
+def test_an_arm_of_judged_labels_is_not_chosen() -> None:
+    whole = [
+        Arm("real", "real", {}),
+        Arm("a", "synthetic", {}, about={"labels": "judged"}),
+        Arm("b", "synthetic", {}, about={"labels": "soft"}),
+        Arm("duplicated for b", "control", {}, about={"labels": "soft"}),
+    ]
+    assert candidates(whole) == ["b"]
