@@ -70,7 +70,7 @@ def test_too_few_steps_for_the_stages_of_a_course_are_told_with_the_arm(make: Ma
 
 
 def test_a_dose_below_one_image_is_what_is_blamed(make: Make, source: Path, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"arms\.little: dose 0\.001 .* raise them"):
+    with pytest.raises(InputError, match=r"arms\.little: dose 0\.001, .* raise them"):
         main(make(arms={"little": {"source": "fusion", "dose": 0.001}}))
     assert not (tmp_path / "run" / "stages" / "arms").exists()
 
