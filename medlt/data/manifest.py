@@ -249,7 +249,8 @@ def _check_patients(rows: pd.DataFrame) -> None:
     torn = pairs["patient_id"][pairs["patient_id"].duplicated()].unique()
     if len(torn):
         where = " and ".join(sorted(pairs["split"][pairs["patient_id"] == torn[0]]))
-        raise InputError(f"patient {torn[0]} is in splits {where}{_more(list(torn))}; keep each patient in one split")
+        uid = rows.index[rows["patient_id"] == torn[0]][0]  # an id of a patient is not for logs
+        raise InputError(f"the patient of uid {uid} is in splits {where}{_more(list(torn))}; keep each in one split")
 
 
 def _check_labels(rows: pd.DataFrame, findings: tuple[str, ...]) -> None:

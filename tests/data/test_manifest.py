@@ -74,7 +74,7 @@ def test_split_and_where_keep_uid_and_order(table: pd.DataFrame) -> None:
         (lambda t: t.assign(A=[0.5, 0, 0, 0, 0, 0]), "finding A, uid u0: label 0.5"),
         (lambda t: t.assign(A=["yes", "0", "1", None, "0", "0"]), "finding A, uid u0: label 'yes'"),
         (lambda t: t.assign(A=[np.inf, 0, 0, 0, 0, 0]), "finding A, uid u0: label inf"),
-        (lambda t: t.assign(patient_id="p"), "patient p is in splits test and train and val"),
+        (lambda t: t.assign(patient_id="p"), "the patient of uid u0 is in splits test and train and val"),
         (lambda t: t.assign(split="training"), "uid u0: unknown split 'training' (and 5 more)"),
         (lambda t: t.assign(patient_id=["p0", None, "p1", "p2", "p3", "p4"]), "uid u1: patient_id is blank"),
         (lambda t: t.assign(path=["", "a", "b", "c", "d", "e"]), "uid u0: path is blank"),
@@ -220,7 +220,7 @@ def test_join_keeps_both_and_checks_again(folder: Path, table: pd.DataFrame) -> 
     np.testing.assert_array_equal(both.labels(["s0"]), np.array([[0.7, np.nan, np.nan]], np.float32))
     with pytest.raises(InputError, match="uid u0 appears more than once"):
         real.join(real)
-    with pytest.raises(InputError, match="patient p0 is in splits train and val"):
+    with pytest.raises(InputError, match="is in splits train and val"):
         real.join(Manifest(made.assign(patient_id="p0", split="val"), ("A",), folder / "run"))
 
 
