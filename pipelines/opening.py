@@ -21,7 +21,7 @@ def _opened(config: configs.RunConfig | configs.VerdictConfig) -> tuple[Collecti
     """The real rows, as filed by an earlier try or as they are, and what could not be read."""
     folder = config.out / "stages" / "data"
     if isinstance(config.data, configs.PhantomData):
-        Folder(config.out, config)  # its rows are written into the run folder
+        _folder(config)  # its rows are written into it
     manifest = open_data(config.data, seed=config.seed, folder=folder / "phantom")
     failures = pd.DataFrame(columns=["uid", "code", "reason"])
     if (seen := folder / "manifest.parquet").exists():
@@ -30,6 +30,11 @@ def _opened(config: configs.RunConfig | configs.VerdictConfig) -> tuple[Collecti
         manifest, failures = readable(manifest, skip=config.skip_unreadable)
         manifest.require_positives()
     return Collection(manifest, config.need, folder / "images"), failures
+
+
+def _folder(config: configs.RunConfig | configs.VerdictConfig) -> Run | Experiment:
+    """The run folder of a recipe, or of an experiment, some of whose config may change."""
+    return Run(config.out, config) if isinstance(config, configs.RunConfig) else Experiment(config.out, config)
 
 
 F = TypeVar("F", bound=Folder)

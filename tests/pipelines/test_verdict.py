@@ -191,3 +191,17 @@ def test_the_command_says_what_came_out(finished: Path, done: Path, tmp_path: Pa
     wrong = CliRunner().invoke(app, ["run", str(file)])
     assert wrong.exit_code == 2
     assert "medlt evaluate" in wrong.stderr
+
+
+def test_arms_may_change_where_the_rows_are_drawn_into_the_folder(tmp_path: Path) -> None:
+    told = {
+        "out": str(tmp_path / "run"),
+        "data": {"kind": "phantom", "patients": 40, "size": 64, "imbalance": 8},
+        "need": {"tail_below": 8, "head_above": 20},
+        "classifier": {"size": 32, "steps": 1, "batch": 8},
+        "evaluation": {"seeds": 1, "draws": 100},
+        "arms": {"focal": {"loss": "focal"}},
+    }
+    main(VerdictConfig.model_validate(told))
+    run = main(VerdictConfig.model_validate({**told, "arms": {"plain": {"loss": "plain"}}, "workers": 1}))
+    assert set(pd.read_parquet(run / "arms.parquet")["arm"]) == {"real", "plain"}
