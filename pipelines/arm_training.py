@@ -105,7 +105,7 @@ def train(rows: Rows, arms: Sequence[Arm], seeds: Sequence[int], workers: int, p
     if workers > 1:
         found = _everywhere(rows, arms, seeds, workers)
     else:
-        found = ((arm.name, seed, one(rows, arm, seed)) for arm in arms for seed in seeds)
+        found = ((arm.name, seed, one(rows, arm, seed, progress)) for arm in arms for seed in seeds)
     told: dict[tuple[str, int], Told] = {}
     progress("arms", 0, len(arms) * len(seeds))
     for name, seed, said in found:

@@ -64,7 +64,7 @@ MISTAKES: dict[str, tuple[Spoil, str]] = {
     "missing column": (lambda rows, folder: rows.drop(columns="Hernia"), "missing column 'Hernia'"),
     "duplicated uid": (edit("uid", "u1"), "u1"),
     "label 2": (edit("Mass", 2), "label 2"),
-    "patient in two splits": (edit("patient_id", "p2"), "p2"),
+    "patient in two splits": (edit("patient_id", "p2"), "the patient of uid u0 is in splits"),
     "missing file": (edit("path", "gone.png"), "gone.png"),
     "unreadable image": (unreadable, "0.png"),
     "no positive": (lambda rows, folder: rows.assign(Hernia=0.0), "Hernia has no positive"),
