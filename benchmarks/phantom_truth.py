@@ -27,7 +27,7 @@ from medlt.data.layouts import from_csv
 from medlt.data.loaders import images
 from medlt.data.manifest import Manifest
 from medlt.metrics.decisions import thresholds
-from medlt.metrics.manifold import prdc
+from medlt.metrics.features import nearest_squared, squared_radii
 from medlt.metrics.ranking import per_finding
 
 HOME, SIZE, FINDINGS = Path("runs/phantom_oracle"), 64, (*phantom.FINDINGS, "No_Finding")
@@ -54,6 +54,11 @@ def _oracle() -> Classifier:
     return fit(_set(train, HOME / "cache"), _set(held, HOME / "cache"), folder=HOME / "net", **options)
 
 
+def _coverage(real: np.ndarray, others: np.ndarray, k: int = 5) -> float:
+    """Share of `real` that has one of `others` nearer than its own k-th neighbour, however few there are."""
+    return float((nearest_squared(real, others, 1)[:, 0] <= squared_radii(real, k)).mean())
+
+
 def _rows(run: Path, oracle: Classifier, fresh: TrainingSet) -> list[dict[str, object]]:
     """One line a finding of a run's kept images."""
     whole = Manifest.read(run / "manifest.parquet")
@@ -68,7 +73,7 @@ def _rows(run: Path, oracle: Classifier, fresh: TrainingSet) -> list[dict[str, o
         tpr, fpr = (float((said[chosen, k] >= limits[k]).mean()) for chosen in (truth, ~truth))
         accepted = float((scores[here, k] >= limits[k]).mean())
         parents = oracle.features(images(own, SIZE, None, own.rows.index[own.rows[name] == 1])).numpy()
-        covered = [float(prdc(features[truth], other)["coverage"]) for other in (seen[here], parents)]
+        covered = [_coverage(features[truth], other) for other in (seen[here], parents)]
         shows = (accepted - fpr) / (tpr - fpr)
         rows.append(
             dict(zip(COLUMNS, (run.name, name, int(here.sum()), accepted, tpr, fpr, shows, *covered), strict=True))

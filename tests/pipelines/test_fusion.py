@@ -92,7 +92,7 @@ def test_the_same_seed_gives_the_same_bytes(
 
 @pytest.mark.parametrize(
     "moment",
-    [("codec", 5), ("iterated learning", 1), ("denoiser", 5), ("judge 1", 4), ("images", 1), ("duplicated, seed 1", 2)],
+    [("codec", 5), ("iterated learning", 1), ("denoiser", 5), ("judge 1", 4), ("images", 1), ("duplicated, seed 4", 2)],
     ids=lambda m: m[0],
 )
 def test_a_killed_run_goes_on_to_the_same_bytes(
