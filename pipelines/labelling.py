@@ -26,8 +26,9 @@ def consistency(run: Experiment, real: Collection, given: Sequence[Source], prog
     for name, parts in tables.items():
         if parts:
             write_table(run.path(f"{name}.parquet"), pd.concat(parts, ignore_index=True))
-        else:  # of sources that were taken out
-            run.path(f"{name}.parquet").unlink(missing_ok=True)
+        elif (old := run.path(f"{name}.parquet")).exists():  # of sources that were taken out
+            run.path("earlier").mkdir(exist_ok=True)
+            old.replace(run.path("earlier", old.name))
 
 
 def _of(run: Experiment, real: Collection, source: Source, progress: Progress) -> Iterator[tuple[str, pd.DataFrame]]:

@@ -134,6 +134,7 @@ def test_a_source_taken_out_leaves_no_table_and_a_damaged_file_is_named(
     main(make(**ALONE))
     tables = ("agreement", "confusion", "filtering", "rejects")
     assert [name for name in tables if (run / f"{name}.parquet").exists()] == []
+    assert [name for name in tables if not (run / "earlier" / f"{name}.parquet").is_file()] == []
     file = tmp_path / "experiment.yaml"
     file.write_text(dump(make(**ALONE)))
     for pattern in ("run.json", "config.yaml", "verdict.json", "stages/arms/*.safetensors", "stages/arms/*.json"):
