@@ -24,7 +24,7 @@ WORDS = {
 ONE_SEED = "no verdict: one seed. How much training varies is unknown; give evaluation.seeds: 3, or 5 for a claim."
 NO_TAIL = "no verdict: no tail finding has a positive test image, so nothing can be ranked."
 TAIL = "tail"
-NOTHING = "no verdict: no arm has synthetic images; give one a source."
+NOTHING = "no verdict: no arm has synthetic images under labels of their own; give one a source, labels not judged."
 
 
 def score_table(arms: Arms, groups: Mapping[str, Sequence[str]]) -> pd.DataFrame:

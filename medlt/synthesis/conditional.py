@@ -11,6 +11,7 @@ each row alone, bit for bit on a CPU, whatever the image is made beside (`medlt.
 from __future__ import annotations
 
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Protocol
@@ -57,7 +58,7 @@ def drawn(
 
 
 @dataclass(kw_only=True)
-class Conditional:
+class Conditional(ABC):
     """Such a method, with everything it needs passed in. A kind of it says where sampling begins: `_begin`, `_start`.
 
     collection: train rows; backbone: safe to call from several threads; standardiser: as fitted on the train split;
@@ -111,9 +112,9 @@ class Conditional:
         row = {"uid": uid, "finding": finding, "slot": slot, "candidate": candidate, "seed": seed}
         return row | {"fold": source["fold"]} | {name: source.get(name) for name in ABOUT} | self._own(key, like)
 
+    @abstractmethod
     def _own(self, key: Key, like: str) -> dict[str, Any]:
         """The columns of a row that only this method has."""
-        raise NotImplementedError
 
     def run(self, rows: pd.DataFrame) -> Iterator[Batch]:
         """Batches of finished images in the order of `rows`, each a function of its own row.
@@ -151,10 +152,10 @@ class Conditional:
         *begun, condition, labels, target, seeds = tensors
         return drawn(self, lambda scheduler: self._start(scheduler, *begun), condition, labels, target, seeds)
 
+    @abstractmethod
     def _begin(self, rows: pd.DataFrame, seeds: list[int]) -> tuple[Tensor, ...]:
         """What sampling begins with, tensors [B,...]; `seeds` are those of the rows' noise."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _start(self, scheduler: Any, *begun: Tensor) -> Start:
         """Where the loop begins, of what `_begin` gave."""
-        raise NotImplementedError
