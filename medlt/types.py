@@ -7,11 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol, TypeAlias, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, runtime_checkable
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
+    import numpy as np
     import pandas as pd
-    from torch import Tensor
+    from torch import Generator, Tensor, nn
 
 Denoiser: TypeAlias = "Callable[[Tensor, int], Tensor]"
 """(x_t [B,C,h,w], t) -> estimate of x0, same shape. Hides eps / v / x0 parameterisation and the conditioning."""
@@ -89,4 +92,38 @@ class Synthesizer(Protocol):
 
     def run(self, rows: pd.DataFrame) -> Iterator[Batch]:
         """Batches of finished images, in the order of `rows`."""
+        ...
+
+
+class RowLoss(Protocol):
+    """The loss of each row of a data set by itself, as private training needs it: a row's depends on no other row."""
+
+    def __call__(self, network: nn.Module, rows: np.ndarray, draw: Generator, /) -> Tensor:
+        """Losses float32 [B], with their graph, of rows int64 [B] (one may come several times); chance from `draw`."""
+        ...
+
+
+class PrivateFit(Protocol):
+    """Training under differential privacy: what takes the place of a training loop (`medlt.privacy.training`)."""
+
+    def __call__(
+        self,
+        network: nn.Module,
+        loss: RowLoss,
+        units: Sequence[str],
+        *,
+        training: Mapping[str, Any],
+        folder: Path,
+        key: str,
+        name: str,
+        evaluate: Callable[[nn.Module], float] | None = None,
+        picture: Callable[[nn.Module], Tensor] | None = None,
+    ) -> nn.Module:
+        """Train, in place, the weights of `network` that require gradients; it comes back with its averaged weights.
+
+        units: whose row each is, one a row: the patient's id, or the row's own uid; training: fields of
+        `medlt.diffusion.loop.Training`, with `batch` the expected number of units a step; `key` names network and
+        data; `name` the stage, as the ledger tells of it. Stopped and called again, it goes on. Raises InputError for
+        a network that cannot be trained so, and for a budget that is spent.
+        """
         ...

@@ -20,6 +20,7 @@ from medlt.config.learning import (
     TransformerConfig,
     UNetConfig,
 )
+from medlt.config.privacy import Privacy
 from medlt.config.read import dump, load, load_verdict, parse
 from medlt.config.run import (
     Checks,
@@ -73,6 +74,7 @@ __all__ = [
     "Need",
     "NihData",
     "PhantomData",
+    "Privacy",
     "PromptConfig",
     "Recipe",
     "RunConfig",

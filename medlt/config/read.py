@@ -142,4 +142,7 @@ def load_verdict(path: Path, overrides: Sequence[str] = ()) -> VerdictConfig:
 
 def dump(config: Strict) -> str:
     """The resolved config as YAML that `load` reads back to an equal config."""
-    return str(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
+    tree = config.model_dump(mode="json")
+    if tree.get("privacy", "") is None:  # as runs had it that were made before there was such a section
+        del tree["privacy"]
+    return str(yaml.safe_dump(tree, sort_keys=False))

@@ -15,6 +15,7 @@ from medlt.config.base import Strict, Window, by_kind
 from medlt.config.data import Data
 from medlt.config.guides import GuideConfig, LongtailGuide, MinorityGuide
 from medlt.config.learning import ClassifierConfig, CodecConfig, DenoiserConfig, SparseConfig, UNetConfig
+from medlt.config.privacy import Privacy
 
 Scheduler = Literal[
     "ddim", "ddpm", "pndm", "lms", "euler", "euler_a", "heun", "kdpm2", "kdpm2_a", "dpm++", "dpm++karras", "dpm++sde",
@@ -214,6 +215,7 @@ class RunConfig(Strict):
     )
     evaluation: Evaluation = Evaluation()
     ablation: Ablation | None = Field(None, description="of recipe ablation: what is varied")
+    privacy: Privacy | None = None
 
     @model_validator(mode="before")
     @classmethod

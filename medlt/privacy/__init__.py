@@ -1,0 +1,1 @@
+"""Training that hides who was in the collection, its ledger, its claim, and the audit of any run."""

@@ -1,0 +1,1 @@
+"""What a run gives away, measured: copies, membership, identity, canaries."""
