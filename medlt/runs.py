@@ -36,6 +36,8 @@ LEARNT = (
     "epistemic",
     "latent_classifier",
     "levels",
+    "privacy",
+    "embedding",
 )
 """Stages that hold what is learnt of the real images, which runs on one collection may share."""
 

@@ -12,7 +12,7 @@ from medlt import config as configs
 from medlt.checks.asserted import Asserted
 from medlt.checks.bands import Rule, in_band
 from medlt.checks.consistency import Crossfit, LabelConsistency, thresholds
-from medlt.checks.sanity import sanity
+from medlt.checks.sanity import Finite, Flat, Saturated, sanity
 from medlt.classify.train import Classifier
 from medlt.data.loaders import images
 from medlt.types import Check
@@ -20,7 +20,12 @@ from pipelines.stages import Collection
 
 
 def checks(config: configs.RunConfig, real: Collection, judges: Crossfit) -> tuple[Check, ...]:
-    """Sanity against the parents, then the label as seen by the judge that saw neither parent, then the band."""
+    """Sanity against the parents, then the label as seen by the judge that saw neither parent, then the band.
+
+    A blind run looks at the image alone.
+    """
+    if config.blind:
+        return Finite(), Flat(config.checks.black_below), Saturated(), Asserted()
     findings = list(real.manifest.findings)
     limits = thresholds(judges.held_out, real.train.rows[findings], config.checks.quantile)
     parents = partial(_parents, real, config.size)

@@ -10,7 +10,7 @@ from medlt import config as configs
 from medlt.diffusion.adapt import FULL
 from medlt.diffusion.backbone import Backbone
 from medlt.diffusion.cache import Latents
-from medlt.diffusion.families import FAMILIES
+from medlt.diffusion.families import FAMILIES, begin, load_label_network
 from medlt.diffusion.placement import place
 from medlt.diffusion.train import new_network
 from medlt.files import write_table
@@ -19,7 +19,7 @@ from medlt.types import InputError
 from pipelines import stable, tuning
 from pipelines.belonging import FILES
 from pipelines.encoding import way
-from pipelines.stages import Collection, Progress
+from pipelines.stages import Collection, Progress, quiet
 
 
 def denoiser(
@@ -42,13 +42,26 @@ def _label_network(
 ) -> Backbone:
     """A small network told label vectors, trained from nothing on standardised latents."""
     chosen = run.config.denoiser
-    own = set(type(chosen).model_fields) - set(configs.Training.model_fields) - {"kind"}
+    own = set(type(chosen).model_fields) - set(configs.Training.model_fields) - {"kind", "start"}
+    assert isinstance(chosen, configs.UNetConfig | configs.TransformerConfig)
     net = new_network(
         FAMILIES[chosen.kind], tuning.data(real, latents, "train"), run.config.seed, chosen.model_dump(include=own)
     )
+    if chosen.start is not None:
+        begin(net, chosen.start)
     tuning.train(net.backbone(), run, real, latents, folder, FULL, progress, further)
     net.save(folder)
     return net.backbone()
+
+
+def found(run: Run, real: Collection, latents: Latents) -> Backbone:
+    """The denoiser that made a finished run's images, as it was saved. Raises InputError where it is gone."""
+    folder = run.home("diffult" if run.config.method.kind == "diffult" else "denoiser")
+    if isinstance(run.config.denoiser, configs.StableConfig):
+        return stable.backbone(run, real, latents, folder, quiet)
+    if not (folder / "model.json").is_file():
+        raise InputError(f"{folder}: the run's denoiser is not there; put it back, or finish the run again")
+    return load_label_network(folder).backbone()
 
 
 def _require_equal_steps(run: Run, folder: Path) -> None:

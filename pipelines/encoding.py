@@ -16,6 +16,7 @@ from medlt.diffusion.train import train_codec
 from medlt.diffusion.vae import finetune_codec
 from medlt.runs import Run
 from medlt.types import Codec
+from pipelines import guarding
 from pipelines.stages import Collection, Progress
 
 
@@ -24,18 +25,27 @@ def codec(run: Run, real: Collection, progress: Progress) -> Codec:
     settings = run.config.codec
     with run.stage("codec") as folder:
         source, seed = dataset(real.train, run.config.size, real.cache), run.config.seed
+        own = guarding.fit(run, real, progress)
+        private: dict[str, Any] = {"private": own, "patients": patients(real)} if own else {}
         if isinstance(settings, configs.TrainedCodec):
-            options = settings.model_dump(exclude={"kind"})
+            options = settings.model_dump(exclude={"kind"}) | private
             found: Codec = train_codec(source, **options, seed=seed, folder=folder, progress=progress)
         elif settings.tune is not None:
-            found = _tuned_codec(run, real, settings, folder, progress)
+            found = _tuned_codec(run, real, settings, folder, private, progress)
         else:
             found = load_codec(settings.path, run.config.device)
     run.record(digests={"codec": found.digest})
     return found
 
 
-def _tuned_codec(run: Run, real: Collection, settings: configs.FolderCodec, folder: Path, progress: Progress) -> Codec:
+def patients(real: Collection) -> list[str]:
+    """Whose each train row is."""
+    return list(real.train.rows["patient_id"].astype(str))
+
+
+def _tuned_codec(
+    run: Run, real: Collection, settings: configs.FolderCodec, folder: Path, private: dict[str, Any], progress: Progress
+) -> Codec:
     """The autoencoder of a folder, tuned on the train split and held against the validation split."""
     assert settings.tune is not None
     chosen, size = settings.tune, run.config.size
@@ -51,6 +61,7 @@ def _tuned_codec(run: Run, real: Collection, settings: configs.FolderCodec, fold
         seed=run.config.seed,
         progress=progress,
         **chosen.model_dump(include=set(own)),
+        **private,
     )
 
 

@@ -2,26 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
-
 import pandas as pd
+import torch
 
-from medlt import config as configs
 from medlt.chance import seed_of
 from medlt.checks.apart import apart, digest_network
-from medlt.checks.consistency import Crossfit, crossfit, folds
+from medlt.checks.consistency import Crossfit
 from medlt.classify.epistemic import Epistemic, fit_epistemic
 from medlt.classify.latents import LatentClassifier, fit_latents
 from medlt.classify.train import Classifier, fit
 from medlt.data.loaders import dataset
-from medlt.diffusion.cache import Latents, Standardiser, cache_latents, channel_statistics
+from medlt.diffusion.cache import LatentCache, Latents, Standardiser, cache_latents, channel_statistics
 from medlt.files import digest_file, write_table
 from medlt.runs import Run
 from medlt.sparse.embedding import SimplicialCoder
 from medlt.sparse.iterated import iterate
 from medlt.types import Codec
-from pipelines import tuning
+from pipelines import guarding, tuning
 from pipelines.stages import Collection, Progress
 
 
@@ -30,15 +27,22 @@ def latents(run: Run, real: Collection, codec: Codec, progress: Progress) -> Lat
     with run.stage("latents") as folder:
         source = dataset(real.manifest, run.config.size, real.cache)
         cache = cache_latents(codec, source, folder, source=real.manifest.digest(), progress=progress)
-        mean, sd = channel_statistics(cache, codec, list(real.train.rows.index))
-    return Latents(cache, codec, Standardiser(mean, sd))
+    return Latents(cache, codec, _standardiser(run, real, cache, codec))
+
+
+def _standardiser(run: Run, real: Collection, cache: LatentCache, codec: Codec) -> Standardiser:
+    """Of the train split, or none: in a private run statistics of its patients would be outside the ledger."""
+    if run.config.privacy is not None or run.config.latents == "as_coded":
+        return Standardiser(torch.zeros(codec.channels), torch.ones(codec.channels))
+    return Standardiser(*channel_statistics(cache, codec, list(real.train.rows.index)))
 
 
 def sparse(run: Run, real: Collection, latents: Latents, progress: Progress) -> SimplicialCoder:
     """Iterated learning of the sparse code; its health goes to health.parquet and run.json."""
     val, train = real.manifest.split("val"), real.train
     pairs = [(latents(list(part.rows.index)), part.labels()) for part in (train, val)]
-    options = run.config.sparse.model_dump()
+    options, own = run.config.sparse.model_dump(), guarding.fit(run, real, progress)
+    options |= {"private": own, "patients": list(train.rows["patient_id"].astype(str))} if own else {}
     with run.stage("sparse") as folder:
         learnt = iterate(*pairs[0], *pairs[1], **options, seed=run.config.seed, folder=folder, progress=progress)
     write_table(run.path("health.parquet"), learnt.health)
@@ -48,11 +52,6 @@ def sparse(run: Run, real: Collection, latents: Latents, progress: Progress) -> 
     run.record(digests={"sparse": digest_file(weights)})
     run.record(health={"sparse": {name: None if pd.isna(last[name]) else float(last[name]) for name in names}})
     return learnt.coder
-
-
-def classifier_options(config: configs.RunConfig) -> dict[str, Any]:
-    """The settings all classifiers of a run share."""
-    return config.classifier.model_dump(exclude={"size"})
 
 
 def predictor(run: Run, real: Collection, judges: Crossfit, progress: Progress) -> Epistemic:
@@ -95,17 +94,3 @@ def latent_classifier(run: Run, real: Collection, latents: Latents, progress: Pr
         )
     run.record(digests={"latent_classifier": found.digest})
     return found
-
-
-def judges(run: Run, real: Collection, progress: Progress) -> Crossfit:
-    """Cross-fitted classifiers on real train images: judge k never saw the patients of fold k."""
-    rows, config = real.train.rows, run.config
-    fold = folds(rows["patient_id"], rows[list(real.train.findings)], config.checks.folds, config.seed)
-    train, val = (real.training_set(split, config.classifier.size) for split in ("train", "val"))
-    with run.stage("judges") as folder:
-
-        def judge(uids: Sequence[str], k: int) -> Classifier:
-            seed, options = seed_of(config.seed, "judge", k), classifier_options(config)
-            return fit(train.take(uids), val, folder=folder, name=f"judge {k}", progress=progress, seed=seed, **options)
-
-        return crossfit(fold, lambda uids: train.take(uids).images, judge, real.train.findings)

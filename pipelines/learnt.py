@@ -12,7 +12,7 @@ from medlt.checks.folds import Crossfit
 from medlt.diffusion.cache import Latents
 from medlt.runs import Run
 from medlt.synthesis.plan import Collection as TrainRows
-from pipelines import encoding, learning, opening
+from pipelines import blindness, encoding, judging, learning, opening
 from pipelines.stages import Collection, Progress, quiet
 
 KNOWN = ("patient_id", "view", "sex", "age")
@@ -29,13 +29,17 @@ class Learnt:
 
     @cached_property
     def judges(self) -> Crossfit:
-        """Their folds decide who may judge, and be paired with, whom."""
-        return learning.judges(self.run, self.real, self.progress)
+        """Their folds decide who may judge, and be paired with, whom; a blind run has none."""
+        if self.run.config.blind:
+            return blindness.unjudged(self.real.asked, self.real.manifest.findings)
+        return judging.judges(self.run, self.real, self.progress)
 
     @property
     def rows(self) -> TrainRows:
-        """The train rows as a method sees them."""
+        """The train rows as a method sees them; in a blind run, one made-up row a finding in their place."""
         rows, findings = self.real.train.rows, self.real.manifest.findings
+        if self.run.config.blind:
+            return blindness.only(self.real.asked, findings)
         known = [name for name in KNOWN if name in rows]
         return TrainRows(rows[[*known, *findings]].assign(fold=self.judges.fold), findings, self.real.tail)
 

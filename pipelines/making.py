@@ -9,7 +9,8 @@ from typing import Generic, TypeVar
 import pandas as pd
 import torch
 
-from medlt.checks.consistency import Crossfit, best_of
+from medlt.checks.asserted import Asserted
+from medlt.checks.consistency import Crossfit, LabelConsistency, best_of
 from medlt.diffusion.overlap import ahead
 from medlt.files import write_table
 from medlt.runs import Run
@@ -76,7 +77,7 @@ def _round(
     for name, rows, batch in made if run.config.device == "cpu" else ahead(made):
         if batch is not None:
             found = [finding for look in looks for finding in look(batch)]
-            found += best_of(batch.rows, found)
+            found += best_of(batch.rows, found, Asserted.name if run.config.blind else LabelConsistency.name)
             writer.write(name, batch, found, [f.uid for f in found if f.check == "best_of" and f.passed])
         progress("images", done := done + len(rows), total)
 

@@ -22,7 +22,7 @@ def quality(ready: Prepared[Any], made: Manifest) -> None:
     The features are those of the first judge, which was not fitted to the validation images (its best step was chosen
     on them) and is not what guided. Written only where both sides have images.
     """
-    judge, held = ready.judges.judges[0], ready.real.manifest.split("val")
+    judge, held = next(iter(ready.judges.judges), None), ready.real.manifest.split("val")
     if not isinstance(judge, Classifier) or min(len(held.rows), len(made.rows)) < FEWEST:
         return
     real = judge.features(torch.as_tensor(images(held, judge.size, ready.real.cache))).numpy()

@@ -13,6 +13,7 @@ from medlt.data.source import open_data, readable
 from medlt.files import write_text
 from medlt.runs import Experiment, Finished, Folder, Run
 from medlt.types import InputError
+from pipelines import budgeting
 from pipelines.door import look
 from pipelines.stages import Collection
 
@@ -29,7 +30,17 @@ def _opened(config: configs.RunConfig | configs.VerdictConfig) -> tuple[Collecti
     else:
         manifest, failures = readable(manifest, skip=config.skip_unreadable)
         manifest.require_positives()
-    return Collection(manifest, config.need, folder / "images"), failures
+    return Collection(manifest, config.need, folder / "images", _asked(config, manifest)), failures
+
+
+def _asked(config: configs.RunConfig | configs.VerdictConfig, manifest: Manifest) -> tuple[str, ...]:
+    """What a blind run makes: what its config says, not what the counts of its patients say."""
+    if not isinstance(config, configs.RunConfig) or config.privacy is None or not config.blind:
+        return ()
+    given, known = config.privacy.findings, [name for name in manifest.findings if name != manifest.no_finding]
+    if strange := [name for name in given if name not in known]:
+        raise InputError(f"privacy.findings: {strange[0]!r} is no finding of the data ({', '.join(known)})")
+    return given or tuple(known)
 
 
 def _folder(config: configs.RunConfig | configs.VerdictConfig) -> Run | Experiment:
@@ -59,13 +70,15 @@ def collect(config: configs.RunConfig) -> tuple[Run, Collection]:
     if config.device == "cuda":
         require_cuda()
     look(config, real.train, len(real.manifest.split("val").rows))
+    budgeting.look(config, real)
     return _filed(Run(config.out, config), real, failures), real
 
 
 def finished(config: configs.RunConfig) -> tuple[Finished, Collection]:
     """A run that has ended, and its real rows as it filed them. Raises InputError if it has not."""
     run, folder = Finished(config.out, config), config.out / "stages" / "data"
-    return run, Collection(Manifest.read(folder / "manifest.parquet"), config.need, folder / "images")
+    manifest = Manifest.read(folder / "manifest.parquet")
+    return run, Collection(manifest, config.need, folder / "images", _asked(config, manifest))
 
 
 def source(name: str, given: configs.Source) -> configs.RunConfig:

@@ -5,13 +5,13 @@ from __future__ import annotations
 from medlt.classify.train import TrainingSet
 from medlt.data.loaders import images
 from medlt.data.manifest import Manifest
-from medlt.evaluation.arms import CONTROL, REAL, Arm, Arms, duplicated
+from medlt.evaluation.arms import CONTROL, REAL, Arm, Arms, duplicated, lent
 from medlt.evaluation.verdict import compare, decide, score_table
 from medlt.files import write_json, write_table
 from medlt.runs import Run
 from pipelines import arm_training
 from pipelines.arm_training import Rows
-from pipelines.learning import classifier_options
+from pipelines.judging import classifier_options
 from pipelines.stages import Collection, Progress
 
 NOTHING = "no evidence: no synthetic image passed the checks, so there was nothing to compare."
@@ -28,17 +28,19 @@ def evaluate(run: Run, real: Collection, made: Manifest, method: str, progress: 
     if made.rows.empty:
         write_json(run.path("verdict.json"), {"verdict": "no evidence", "sentence": NOTHING, "comparison": None})
         return
-    config = run.config.evaluation
+    config, rows = run.config.evaluation, made.rows
+    if run.config.blind:
+        rows = rows.assign(like=lent(rows, real.train.rows))
     train, val, test = (real.training_set(split, run.config.classifier.size) for split in ("train", "val", "test"))
     settings = classifier_options(run.config) | {"mix": config.mix}
     whole = [
         Arm(REAL, "real", settings),
-        Arm(CONTROL, "control", settings, duplicated(made.rows, train, config.weight), REAL),
+        Arm(CONTROL, "control", settings, duplicated(rows, train, config.weight), REAL),
         Arm(method, "synthetic", settings, _added(run, made), CONTROL),
     ]
-    rows = Rows(train, val, test, run.path("stages", "arms"), run.config.threads, "cpu")
+    shared = Rows(train, val, test, run.path("stages", "arms"), run.config.threads, "cpu")
     seeds = [run.config.seed + seed for seed in range(config.seeds)]
-    trained = arm_training.train(rows, whole, seeds, 1, progress)
+    trained = arm_training.train(shared, whole, seeds, 1, progress)
     patients = [str(patient) for patient in real.manifest.split("test").rows["patient_id"]]
     arms = Arms(trained.test, test.labels, patients, real.manifest.findings, trained.val, val.labels)
     pairs = [(method, CONTROL), (method, REAL), (CONTROL, REAL)]

@@ -6,12 +6,27 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from medlt.privacy.card import datasheet, model_card
+
 from medlt import config as configs
 from medlt.data.manifest import Manifest
-from medlt.files import digest
+from medlt.files import digest, write_text
 from medlt.report.html import write as write_report
+from medlt.runs import Run
 from medlt.types import Synthesizer
-from pipelines import checking, fusing, introspecting, learnt, making, measuring, proving, publishing, sampling, showing
+from pipelines import (
+    checking,
+    fusing,
+    introspecting,
+    learnt,
+    making,
+    measuring,
+    proving,
+    publishing,
+    sampling,
+    screening,
+    showing,
+)
 from pipelines.making import Prepared
 from pipelines.stages import Progress, quiet
 
@@ -33,8 +48,7 @@ def augment(config: configs.RunConfig, progress: Progress = quiet) -> Path:
     """
     ready = prepare(config, progress)
     _made(ready, progress)
-    with ready.run.stage("report"):
-        write_report(ready.run.folder)
+    _told(ready.run)
     return ready.run.folder
 
 
@@ -45,16 +59,24 @@ def main(config: configs.RunConfig, progress: Progress = quiet) -> Path:
     if config.recipe not in WITHOUT_VERDICT:
         with ready.run.stage("evaluation"):
             proving.evaluate(ready.run, ready.real, made, config.method.kind, progress)
-    with ready.run.stage("report"):
-        write_report(ready.run.folder)
+    _told(ready.run)
     return ready.run.folder
+
+
+def _told(run: Run) -> None:
+    """The page, and what goes with the model and with the images when they are handed on."""
+    with run.stage("report"):
+        write_report(run.folder)
+        write_text(run.path("MODEL_CARD.md"), model_card(run.folder))
+        write_text(run.path("DATASHEET.md"), datasheet(run.folder))
 
 
 def _made(ready: Prepared[Any], progress: Progress) -> Manifest:
     """Everything but the comparison and the page."""
     run, real, method = ready.run, ready.real, ready.method
     with run.stage("synthesis"):
-        plan = making.make(ready, checking.checks(run.config, real, ready.judges), progress)
+        looks = (*checking.checks(run.config, real, ready.judges), *screening.near_copies(run, real, progress))
+        plan = making.make(ready, looks, progress)
         made = publishing.publish(run, real, plan, run.config.method.kind, digest(run.told()["digests"]))
     with run.stage("looking"):
         measuring.quality(ready, made)

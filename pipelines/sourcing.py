@@ -19,9 +19,10 @@ from medlt.classify.train import Classifier
 from medlt.data.loaders import images
 from medlt.data.manifest import Manifest
 from medlt.evaluation import provenance
+from medlt.evaluation.arms import lent
 from medlt.runs import Run
 from medlt.types import InputError
-from pipelines import learning, opening, recipe
+from pipelines import judging, learning, opening, recipe
 from pipelines.stages import Collection, Progress, quiet, threads
 
 log = logging.getLogger(__name__)
@@ -83,15 +84,19 @@ def _opened(name: str, config: configs.RunConfig, real: Collection) -> Source:
     whole = Manifest.read(config.out / "manifest.parquet")
     made = whole.where(whole.rows["synthetic"] if "synthetic" in whole.rows else pd.Series(False, whole.rows.index))
     findings, planned = (_table(name, config.out / f"{table}.parquet") for table in ("findings", "plan"))
+    if config.blind:
+        made = Manifest(made.rows.assign(like=lent(made.rows, own.train.rows)), made.findings, made.root)
     provenance.require_fit(name, made, own.train, real.manifest, stopped_by=own.manifest.split("val"))
     with threads(config.threads):  # what was trained is found by their number too
-        judges = learning.judges(run, own, quiet)
+        judges = judging.judges(run, own, quiet)
         guiding = _guiding(run, own, judges)
-    if any(isinstance(judge, Classifier) and judge.pace for judge in judges.judges):
+    if not config.blind and any(isinstance(judge, Classifier) and judge.pace for judge in judges.judges):
         log.warning("source %s: the judges that chose its images were not found, they were trained again", name)
     judged = findings[findings["check"] == LabelConsistency.name].set_index("uid")["value"]
     numbers = made.rows[["slot", "fold"]].astype(int)  # beside real rows, which have none, they were floats
     kept = made.rows.assign(judge=judged.reindex(made.rows.index), **numbers)
+    if config.blind:  # made beside no judge; each is asked by the one that never saw the real row it is held against
+        kept = kept.assign(fold=judges.fold.loc[kept["like"]].to_numpy())
     judged_apart(kept["fold"], judges.seen, parents_of(kept))
     return Source(name, run, judges, made, kept, findings, len(planned), guiding, own.train)
 

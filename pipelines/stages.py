@@ -22,11 +22,12 @@ Progress = Callable[[str, int, int], None]
 
 @dataclass(frozen=True)
 class Collection:
-    """The real rows of a run, and what is read off them."""
+    """The real rows of a run, and what is read off them; `asked`: findings to be made whatever their counts say."""
 
     manifest: Manifest
     need: configs.Need
     cache: Path
+    asked: tuple[str, ...] = ()
 
     @cached_property
     def train(self) -> Manifest:
@@ -47,7 +48,9 @@ class Collection:
         return {name: self.groups.members(name) for name in ("head", "medium")} | {"tail": self.tail}
 
     def shortfall(self) -> dict[str, int]:
-        """Images wanted for each tail finding."""
+        """Images wanted for each tail finding, or each that was asked for."""
+        if self.asked:
+            return dict.fromkeys(self.asked, min(self.need.most, self.need.target))
         positives, need = self.train.counts()["positive"], self.need
         wanted = {f: round(need.times * positives[f]) if need.times else need.target for f in self.tail}
         lacking = {f: min(need.most, n - int(positives[f])) for f, n in wanted.items()}

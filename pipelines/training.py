@@ -8,7 +8,7 @@ import torch
 
 from medlt import config as configs
 from medlt.types import InputError
-from pipelines import balancing, denoising, encoding, learning, learnt, opening
+from pipelines import balancing, denoising, encoding, judging, learning, learnt, opening
 from pipelines.stages import Progress, quiet
 from pipelines.tuning import nothing
 
@@ -24,10 +24,10 @@ def main(config: configs.RunConfig, part: str, progress: Progress = quiet) -> Pa
     torch.set_num_threads(config.threads or torch.get_num_threads())
     run, real = opening.collect(config)
     if part == "classifier":
-        learning.judges(run, real, progress)
+        judging.judges(run, real, progress)
         return run.home("judges")
     if part == "epistemic":
-        learning.predictor(run, real, learning.judges(run, real, progress), progress)
+        learning.predictor(run, real, judging.judges(run, real, progress), progress)
         return run.home(part)
     codec = encoding.codec(run, real, progress)
     if part == "sparse":

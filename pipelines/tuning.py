@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -15,6 +16,7 @@ from medlt.diffusion.decode import Decoder
 from medlt.diffusion.finetune import LabelledLatents, Samples, train_backbone
 from medlt.diffusion.losses import Extra
 from medlt.runs import Run
+from pipelines import guarding
 from pipelines.door import about, objective, training
 from pipelines.stages import Collection, Progress
 
@@ -33,6 +35,24 @@ def data(real: Collection, latents: Latents, split: str, space: str = "standardi
     part = real.manifest.split(split)
     patients = list(part.rows["patient_id"].astype(str))
     return LabelledLatents(_accessor(latents, space), list(part.rows.index), part.labels(), about(part), patients)
+
+
+def taken(data: LabelledLatents, rows: np.ndarray) -> LabelledLatents:
+    """These rows alone."""
+    about, patients = ([part[i] for i in rows] if part else () for part in (data.about, data.patients))
+    return LabelledLatents(data.latents, [data.uids[i] for i in rows], data.labels[rows], about, patients)
+
+
+def joined(parts: Sequence[LabelledLatents]) -> LabelledLatents:
+    """All rows of several sets of one form, one after the other."""
+    home = {uid: part for part in parts for uid in part.uids}
+
+    def latents(uids: Sequence[str]) -> Tensor:
+        return torch.cat([home[uid].latents([uid]) for uid in uids])
+
+    about, patients = ([one for part in parts for one in getattr(part, name)] for name in ("about", "patients"))
+    labels = np.concatenate([part.labels for part in parts])
+    return LabelledLatents(latents, list(home), labels, about, patients)
 
 
 def _accessor(latents: Latents, space: str) -> Callable[..., Tensor]:
@@ -60,6 +80,7 @@ def train(
         seed=run.config.seed,
         device=run.config.device,
         progress=progress,
+        private=guarding.fit(run, real, progress),
     )
 
 

@@ -92,6 +92,7 @@ class UNetConfig(Training):
     width: int = Field(64, ge=8, multiple_of=8)
     levels: int = Field(2, ge=1)
     prediction: Literal["epsilon", "v_prediction", "sample"] = "v_prediction"
+    start: Path | None = Field(None, description="folder of a denoiser to begin with, such as one of synthetic data")
 
 
 class TransformerConfig(Training):
@@ -103,6 +104,7 @@ class TransformerConfig(Training):
     heads: int = Field(6, ge=1)
     patch: int = Field(2, ge=1)
     prediction: Literal["epsilon", "v_prediction", "sample"] = "v_prediction"
+    start: Path | None = Field(None, description="folder of a denoiser to begin with, such as one of synthetic data")
 
 
 class StableFolder(Strict):

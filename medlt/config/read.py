@@ -140,9 +140,22 @@ def load_verdict(path: Path, overrides: Sequence[str] = ()) -> VerdictConfig:
     return config.model_copy(update={"sources": {**config.sources, **beside}})
 
 
+LATER = (("privacy",), ("latents",), ("denoiser", "start"), ("checks", "near_copy"))
+"""Keys that came after runs had been made; where their default holds they stay unsaid, so those runs can go on."""
+
+
 def dump(config: Strict) -> str:
     """The resolved config as YAML that `load` reads back to an equal config."""
     tree = config.model_dump(mode="json")
-    if tree.get("privacy", "") is None:  # as runs had it that were made before there was such a section
-        del tree["privacy"]
+    for keys in LATER if isinstance(config, RunConfig) else ():
+        without = _without(tree, keys)
+        tree = without if RunConfig.model_validate(without) == config else tree
     return str(yaml.safe_dump(tree, sort_keys=False))
+
+
+def _without(tree: dict[str, Any], keys: Sequence[str]) -> dict[str, Any]:
+    """The tree less one key, which lies in nested sections."""
+    key, *inner = keys
+    if not inner:
+        return {name: value for name, value in tree.items() if name != key}
+    return {**tree, key: _without(tree[key], inner)}

@@ -164,6 +164,13 @@ class InBand(Strict):
     limit: float = Field(2.0, gt=0, description="bands that are kept")
 
 
+class NearCopy(Strict):
+    """Drops images that lie nearer to one real train image than validation images do."""
+
+    false_positive: float = Field(0.02, gt=0, lt=1, description="share of unseen real images it would drop")
+    steps: int = Field(300, ge=1, description="training of the embedding that images are compared in")
+
+
 class Checks(Strict):
     """What an image must pass before it is kept."""
 
@@ -172,6 +179,9 @@ class Checks(Strict):
     black_below: float = Field(0.02, ge=0, le=1, description="an image of lower standard deviation is called flat")
     duplicate_above: float = Field(0.995, ge=0, le=1, description="correlation with another image that makes a copy")
     in_band: InBand | None = Field(None, description="on for diffult unless it is null")
+    near_copy: NearCopy | None = Field(
+        None, description="on, unless it is null, for methods that begin with noise; a private run needs none"
+    )
 
 
 class Evaluation(Strict):
@@ -185,6 +195,8 @@ class Evaluation(Strict):
 
 METHOD_OF = {"fusion": "fusion", "ablation": "fusion", "finetune": "noise"}
 METHOD_OF |= {name: name for name in ("noise", "edit", "diffult", "minority", "longtail")}
+FROM_NOISE = ("noise", "diffult", "minority", "longtail")
+"""Recipes that read no pixel of a real image when they make one, so that one that looks alike should not be there."""
 
 
 class RunConfig(Strict):
@@ -204,6 +216,9 @@ class RunConfig(Strict):
     data: Data
     skip_unreadable: bool = Field(False, description="go on without images that cannot be read, and list them")
     codec: CodecConfig
+    latents: Literal["standardised", "as_coded"] = Field(
+        "standardised", description="as_coded: without statistics of the train split; private runs always are"
+    )
     sparse: SparseConfig = SparseConfig()
     denoiser: DenoiserConfig = UNetConfig()
     method: Method = Fusion()
@@ -220,15 +235,18 @@ class RunConfig(Strict):
     @model_validator(mode="before")
     @classmethod
     def _own_method(cls, given: Any) -> Any:
-        """A recipe whose config names no method has its own; DiffuLT drops what is out of distribution."""
+        """A recipe whose config names no method has its own, and the checks that its images call for."""
         if not isinstance(given, dict) or given.get("recipe", "fusion") not in list(METHOD_OF):
             return given
         method = {} if given.get("method") is None else given["method"]
         if not isinstance(method, dict):
             return given
         recipe, checks = given.get("recipe", "fusion"), given.get("checks") or {}
-        if recipe == "diffult" and isinstance(checks, dict):
-            given = {**given, "checks": {"in_band": {}} | checks}
+        if isinstance(checks, dict):
+            private = given.get("privacy") is not None
+            usual: dict[str, Any] = {"in_band": {}} if recipe == "diffult" else {}
+            usual |= {"near_copy": {}} if recipe in FROM_NOISE and not private else {}
+            given = {**given, "checks": usual | checks} if usual else given
         return {**given, "method": {"kind": METHOD_OF[recipe]} | method}
 
     @model_validator(mode="after")
@@ -238,3 +256,18 @@ class RunConfig(Strict):
         if (self.recipe == "ablation") != (self.ablation is not None):
             raise ValueError("recipe ablation and the section ablation go together: give both, or neither")
         return self
+
+    @model_validator(mode="after")
+    def _private_can_be(self) -> Self:
+        if self.privacy is None:
+            return self
+        if self.recipe in ("diffult", "ablation"):
+            raise ValueError(f"privacy: recipe {self.recipe} weighs losses by the classes of all; use recipe: noise")
+        if self.denoiser.balance is not None:
+            raise ValueError("privacy: denoiser.balance draws patients by their findings; leave it out")
+        return self
+
+    @property
+    def blind(self) -> bool:
+        """Whether images are made without a look at any real row: label vectors and numbers are not theirs either."""
+        return self.privacy is not None and self.method.kind not in ("fusion", "edit")

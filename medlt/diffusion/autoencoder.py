@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from medlt import chance
 from medlt.diffusion.cache import Images
 from medlt.diffusion.loop import WHOLE, Part
 from medlt.files import whole_folder, write_json
+from medlt.types import InputError
 
 
 def autoencoder(channels: int, width: int, levels: int) -> Any:
@@ -42,6 +44,13 @@ def stacked(images: Images, rows: np.ndarray) -> Tensor:
     return torch.stack([torch.as_tensor(images[int(i)]["image"], dtype=torch.float32) for i in rows])
 
 
+def require_patients(patients: Sequence[str], images: Images) -> Sequence[str]:
+    """The same, one an image. Raises InputError where that is not so."""
+    if len(patients) != len(images):
+        raise InputError(f"private training: {len(patients)} patients for {len(images)} images; give one an image")
+    return patients
+
+
 @dataclass(frozen=True)
 class AutoencoderLoss:
     """L1 of the image in [-1,1] plus kl_weight times the posterior's divergence from the unit normal, a pixel.
@@ -56,23 +65,37 @@ class AutoencoderLoss:
 
     def __call__(self, network: nn.Module, step: int, part: Part = WHOLE) -> Tensor:
         rows = part.take(chance.batch_indices(len(self.images), self.batch, step, self.seed, "codec"))
-        x = (stacked(self.images, rows) * 2 - 1).to(next(network.parameters()).device)
-        posterior = network.encode(x).latent_dist  # type: ignore[operator]
-        drawn = torch.randn(
-            (len(x) * part.of, *posterior.mean.shape[1:]), generator=chance.generator(self.seed, "codec", step)
-        )
-        noise = part.take(drawn).to(x)
-        out = network.decode(posterior.mean + posterior.std * noise).sample  # type: ignore[operator]
+        x, out, posterior = self.forward(network, rows, chance.generator(self.seed, "codec", step), part)
         loss: Tensor = (out - x).abs().mean() + self.kl_weight * posterior.kl().mean() / posterior.mean[0].numel()
         return loss
 
+    def each(self, network: nn.Module, rows: np.ndarray, draw: torch.Generator) -> Tensor:
+        """The same of each row by itself [B]: a medlt.types.RowLoss."""
+        x, out, posterior = self.forward(network, rows, draw)
+        pull: Tensor = posterior.kl().mean() / posterior.mean[0].numel()
+        return (out - x).abs().flatten(1).mean(1) + self.kl_weight * pull
 
-def save_codec(network: Any, images: Images, folder: Path, key: str) -> None:
-    """Scale latents to unit sd, and move the finished diffusers folder into place in one rename."""
-    with torch.no_grad():
-        few = np.linspace(0, len(images) - 1, min(64, len(images))).astype(int)
-        sd = float(network.encode(stacked(images, few) * 2 - 1).latent_dist.mean.std())
-    network.register_to_config(scaling_factor=1.0 / max(sd, 1e-6))
+    def forward(
+        self, network: Any, rows: np.ndarray, draw: torch.Generator, part: Part = WHOLE
+    ) -> tuple[Tensor, Tensor, Any]:
+        """Images of these rows in [-1,1], what the network makes of them, [B,1,H,W] both, and its posteriors."""
+        x = (stacked(self.images, rows) * 2 - 1).to(next(network.parameters()).device)
+        posterior = network.encode(x).latent_dist
+        drawn = torch.randn((len(x) * part.of, *posterior.mean.shape[1:]), generator=draw)
+        noise = part.take(drawn).to(x)
+        return x, network.decode(posterior.mean + posterior.std * noise).sample, posterior
+
+
+def save_codec(network: Any, images: Images | None, folder: Path, key: str) -> None:
+    """Scale latents to unit sd, and move the finished diffusers folder into place in one rename.
+
+    Without `images` the scaling factor is 1: a spread measured on patients' images would tell of them.
+    """
+    if images is not None:
+        with torch.no_grad():
+            few = np.linspace(0, len(images) - 1, min(64, len(images))).astype(int)
+            sd = float(network.encode(stacked(images, few) * 2 - 1).latent_dist.mean.std())
+        network.register_to_config(scaling_factor=1.0 / max(sd, 1e-6))
     with whole_folder(folder) as fresh:
         network.save_pretrained(fresh, safe_serialization=True)
         write_json(fresh / "training.json", {"key": key})

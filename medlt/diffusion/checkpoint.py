@@ -28,7 +28,7 @@ SCALER = ("scale", "_growth_tracker")
 
 @dataclass
 class State:
-    """Everything the next step depends on, and the losses on record."""
+    """Everything the next step depends on, and the losses on record. `about`: JSON kept beside, by whoever sets it."""
 
     key: str
     network: nn.Module
@@ -39,6 +39,7 @@ class State:
     step: int = 0
     losses: list[float] = field(default_factory=list)
     validation: dict[int, float] = field(default_factory=dict)
+    about: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
     def new(cls, key: str, network: nn.Module, ema: float, weight_decay: float, scaler: Any = None) -> State:
@@ -147,7 +148,8 @@ def write(state: State, folder: Path) -> None:
     write_table(folder / "history.parquet", state.history())
     tensors = state.tensors()
     with atomic(folder / FILE) as temporary:
-        write_tensors(temporary, tensors, {"training": json.dumps({"key": state.key, "step": state.step})})
+        told = {"key": state.key, "step": state.step} | ({"about": state.about} if state.about else {})
+        write_tensors(temporary, tensors, {"training": json.dumps(told)})
         if (name := differing(temporary, tensors)) is not None:
             raise InputError(
                 f"{folder / FILE}: {name} reads back otherwise than it was written at step {state.step}; the disk or "
@@ -173,3 +175,4 @@ def resume(state: State, folder: Path, steps: int) -> None:
     if about["step"] > steps:
         raise InputError(f"{folder} was already trained for {about['step']} steps, more than {steps}; ask for more")
     state.restore(named, about["step"])
+    state.about = about.get("about", {})

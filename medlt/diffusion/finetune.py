@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -15,13 +15,13 @@ from medlt import chance
 from medlt.diffusion.adapt import FULL, How, make_trainable
 from medlt.diffusion.backbone import About, Backbone, Conditioner
 from medlt.diffusion.balanced import Balanced, Rule, row_weights
-from medlt.diffusion.loop import Part, Progress, Training, fit
+from medlt.diffusion.loop import WHOLE, Part, Progress, Training, fit
 from medlt.diffusion.losses import Extra, NoisedLoss, Rows
 from medlt.diffusion.sampler import from_noise, sample
 from medlt.diffusion.schedulers import scheduler
 from medlt.diffusion.tracking import Picture
 from medlt.files import digest, digest_tensors
-from medlt.types import InputError
+from medlt.types import InputError, PrivateFit, RowLoss
 
 Accessor = Callable[[Sequence[str]], Tensor]
 """uids -> latents float32 [len(uids),C,h,w], in the backbone's space."""
@@ -142,8 +142,10 @@ def _told(condition: Conditioner, rows: Rows) -> Tensor:
     return condition(rows.labels, rows.about)
 
 
-def _check(backbone: Backbone, data: LabelledLatents) -> None:
-    """Raises InputError if latents or labels are not what the backbone takes."""
+def _check(
+    backbone: Backbone, data: LabelledLatents, objective: Objective, extra: Sequence[Extra], private: bool
+) -> None:
+    """Raises InputError if latents or labels are not what the backbone takes, or cannot be hidden row by row."""
     x0, rows = data.rows(np.arange(1))
     if x0.shape[1] != backbone.channels:
         raise InputError(
@@ -155,6 +157,15 @@ def _check(backbone: Backbone, data: LabelledLatents) -> None:
             f"labels of {np.shape(data.labels)[1]} findings give conditions {tuple(told)}, the backbone takes "
             f"{tuple(null)}; train on the findings it was made for"
         )
+    if private and extra:
+        raise InputError(
+            "private training: further losses (cbdm, aid) read other rows' labels or a classifier of the same "
+            "patients; leave them out"
+        )
+    if private and objective.balance is not None:
+        raise InputError("private training: balance changes how often a patient is drawn; leave it out")
+    if private and not data.patients:
+        raise InputError("private training: nothing says whose image each row is; give the patients of the rows")
 
 
 def train_backbone(
@@ -162,40 +173,70 @@ def train_backbone(
     objective: Objective = PLAIN, extra: Sequence[Extra] = (), validation: LabelledLatents | None = None,
     validation_rows: int = 256, samples: Samples | None = None, tracker: Literal["tensorboard"] | None = None,
     seed: int = 0, device: str = "cpu", name: str = "denoiser", progress: Progress | None = None,
+    private: PrivateFit | None = None,
 ) -> Backbone:  # fmt: skip
     """Train a freshly loaded backbone; its network is changed in place and comes back with its EMA weights.
 
     `folder` gets checkpoint.safetensors (what is trained, nothing frozen), history.parquet (loss, and the validation
     loss on fixed noise at each checkpoint), samples/ and tracking/. Called again it goes on where it stopped, or
-    loads what is finished. `extra` losses are named in the key by their `digest` attribute, else by their name. Raises
-    InputError for latents or labels that do not fit, and when the folder holds another training.
+    loads what is finished. `extra` losses are named in the key by their `digest` attribute, else by their name.
+    `private` takes the place of the loop, with data.patients as units; device, tracker and progress are its own then.
+    Raises InputError for latents or labels that do not fit, and when the folder holds another training.
     """
-    _check(backbone, data)
+    _check(backbone, data, objective, extra, private is not None)
     net = backbone.network
     make_trainable(net, how, seed)
     trained = [label for label, weight in net.named_parameters() if weight.requires_grad]
-    noised = NoisedLoss(
-        backbone.prediction, backbone.condition.null, backbone.noise, objective.offset, objective.low, objective.high
-    )
-    full, chosen = replace(noised, extra=tuple(extra)), _order(data, objective, training.batch, seed, name)
+    noised, chosen = _noised(backbone, objective), _order(data, objective, training.batch, seed, name)
 
     def loss_of(model: nn.Module, step: int, part: Part) -> Tensor:
         x0, rows = data.rows(part.take(chosen(step)))
-        draw = chance.generator(seed, name, step)
-        return full(model, x0, _told(backbone.condition, rows), objective.drop, draw, rows, part)
+        told, draw = _told(backbone.condition, rows), chance.generator(seed, name, step)
+        return replace(noised, extra=tuple(extra))(model, x0, told, objective.drop, draw, rows, part)
 
     def evaluate(model: nn.Module) -> float:
         assert validation is not None
         rows = training.batch // training.accumulate
         return validation.loss(model, noised, backbone.condition, rows, validation_rows)
 
-    named = [getattr(one, "digest", getattr(one, "__qualname__", type(one).__qualname__)) for one in extra]
-    key = digest(backbone.digest, type(how).__name__, asdict(how), asdict(objective), named, data.digest(), seed)
-    fit(net, loss_of, training, folder=Path(folder), key=key, device=device, name=name, tracker=tracker,
-        evaluate=None if validation is None else evaluate, progress=progress,
-        picture=None if samples is None else samples.picture(backbone))  # fmt: skip
+    shown: dict[str, Any] = {"folder": Path(folder), "key": _key(backbone, how, objective, extra, data, seed),
+                             "evaluate": evaluate if validation is not None else None, "name": name,
+                             "picture": samples.picture(backbone) if samples is not None else None}  # fmt: skip
+    if private is None:
+        fit(net, loss_of, training, device=device, tracker=tracker, progress=progress, **shown)
+    else:
+        private(net, row_loss(backbone, data, objective), data.patients, training=asdict(training), **shown)
     state = net.state_dict()
     return replace(backbone, digest=digest(backbone.digest, digest_tensors({name: state[name] for name in trained})))
+
+
+def _key(
+    backbone: Backbone, how: How, objective: Objective, extra: Sequence[Extra], data: LabelledLatents, seed: int
+) -> str:
+    """Names network, data and what is minimised."""
+    named = [getattr(one, "digest", getattr(one, "__qualname__", type(one).__qualname__)) for one in extra]
+    return digest(backbone.digest, type(how).__name__, asdict(how), asdict(objective), named, data.digest(), seed)
+
+
+def _noised(backbone: Backbone, objective: Objective) -> NoisedLoss:
+    return NoisedLoss(
+        backbone.prediction, backbone.condition.null, backbone.noise, objective.offset, objective.low, objective.high
+    )
+
+
+def row_loss(backbone: Backbone, data: LabelledLatents, objective: Objective = PLAIN) -> RowLoss:
+    """The loss of each row of `data` by itself, as private training needs it.
+
+    Its mean over a batch is what `train_backbone` minimises, without further losses, for the same rows and chance.
+    """
+    noised = _noised(backbone, objective)
+
+    def each(network: nn.Module, rows: np.ndarray, draw: torch.Generator) -> Tensor:
+        x0, known = data.rows(rows)
+        told = _told(backbone.condition, known)
+        return noised.each(noised.forward(network, x0, told, objective.drop, draw, known, WHOLE))
+
+    return each
 
 
 def _order(data: LabelledLatents, objective: Objective, batch: int, seed: int, name: str) -> Order:

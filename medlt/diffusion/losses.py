@@ -106,12 +106,16 @@ class NoisedLoss:
         rows: Rows = UNTOLD, part: Part = WHOLE,
     ) -> Tensor:  # fmt: skip
         noised = self.forward(net, x0, condition, drop, draw, rows, part)
-        target = target_of(noised.x0, noised.n, noised.a, self.prediction)
-        error = (noised.out - target).pow(2).flatten(1).mean(1)
-        loss = (error * snr_weight(noised.a.flatten(), self.prediction, self.low, self.high)).mean()
+        loss = self.each(noised).mean()
         for extra in self.extra:
             loss = loss + extra(noised, draw).mean()
         return loss
+
+    def each(self, noised: Noised) -> Tensor:
+        """Weighted squared error of each row by itself [B], without further losses."""
+        target = target_of(noised.x0, noised.n, noised.a, self.prediction)
+        error = (noised.out - target).pow(2).flatten(1).mean(1)
+        return error * snr_weight(noised.a.flatten(), self.prediction, self.low, self.high)
 
     def forward(
         self, net: nn.Module, x0: Tensor, condition: Tensor, drop: float, draw: torch.Generator, rows: Rows, part: Part

@@ -7,6 +7,7 @@ The denoiser is trained as any backbone is (medlt.diffusion.finetune), with the 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,7 +15,7 @@ import numpy as np
 import torch
 
 from medlt import chance
-from medlt.diffusion.autoencoder import AutoencoderLoss, autoencoder, save_codec
+from medlt.diffusion.autoencoder import AutoencoderLoss, autoencoder, require_patients, save_codec
 from medlt.diffusion.cache import Images
 from medlt.diffusion.codec import AutoencoderCodec, load_codec
 from medlt.diffusion.finetune import Accessor, LabelledLatents, Objective, train_backbone
@@ -22,6 +23,7 @@ from medlt.diffusion.labels import LabelNetwork, LabelUNet
 from medlt.diffusion.loop import Progress, Training, fit
 from medlt.diffusion.noise import Prediction
 from medlt.files import digest
+from medlt.types import PrivateFit
 
 
 def new_network(
@@ -69,22 +71,29 @@ def train_codec(
     images: Images, *, folder: Path, channels: int = 4, width: int = 32, levels: int = 3, steps: int = 600,
     batch: int = 16, learning_rate: float = 1e-3, ema: float = 0.99, kl_weight: float = 1e-3,
     checkpoint_every: int = 100, seed: int = 0, source: str = "", device: str = "cpu", progress: Progress | None = None,
+    private: PrivateFit | None = None, patients: Sequence[str] = (),
 ) -> AutoencoderCodec:  # fmt: skip
     """A small AutoencoderKL trained on `images`, a dataset of dicts with `image` [1,H,W] in [0,1], saved in `folder`.
 
     `folder`/DIGEST becomes a diffusers folder that `load_codec` reads; it is loaded when it is there, and a killed
     training goes on from its checkpoint. `source` names the images (a manifest's digest). `width` channels at the
-    latent size, half as many at each larger one.
+    latent size, half as many at each larger one. `private` takes the place of the loop, with `patients`, one an image,
+    as units; latents then keep the network's own scale (`save_codec`).
     """
-    key = digest([channels, width, levels, steps, batch, learning_rate, ema, kl_weight, seed, source, len(images)])
-    finished = Path(folder) / key
-    if not (finished / "training.json").is_file():
+    told = [channels, width, levels, steps, batch, learning_rate, ema, kl_weight, seed, source, len(images)]
+    key = digest(told if private is None else [*told, "private"])
+    finished, loss = Path(folder) / key, AutoencoderLoss(images, batch, kl_weight, seed)
+    training = Training(steps=steps, learning_rate=learning_rate, batch=batch, ema=ema,
+                        checkpoint_every=checkpoint_every)  # fmt: skip
+    if private is not None or not (finished / "training.json").is_file():
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(chance.seed_of(seed, "codec weights"))
             network = autoencoder(channels, width, levels)
-        training = Training(steps=steps, learning_rate=learning_rate, batch=batch, ema=ema,
-                            checkpoint_every=checkpoint_every)  # fmt: skip
-        fit(network, AutoencoderLoss(images, batch, kl_weight, seed), training, folder=Path(folder) / f"{key}.training",
-            key=key, device=device, name="codec", progress=progress)  # fmt: skip
-        save_codec(network, images, finished, key)
+        shown: dict[str, Any] = {"folder": Path(folder) / f"{key}.training", "key": key, "name": "codec"}
+        if private is None:
+            fit(network, loss, training, device=device, progress=progress, **shown)
+        else:  # also when it is finished: the ledger learns of it then
+            private(network, loss.each, require_patients(patients, images), training=asdict(training), **shown)
+    if not (finished / "training.json").is_file():
+        save_codec(network, images if private is None else None, finished, key)
     return load_codec(finished, device)

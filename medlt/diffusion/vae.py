@@ -7,7 +7,8 @@ frozen an image's latents stay what they were: caches made with the source codec
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,12 +18,12 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from medlt import chance
-from medlt.diffusion.autoencoder import stacked
+from medlt.diffusion.autoencoder import require_patients, stacked
 from medlt.diffusion.cache import Images
 from medlt.diffusion.codec import AutoencoderCodec, load_codec
-from medlt.diffusion.loop import Part, Progress, Training, fit
+from medlt.diffusion.loop import WHOLE, Part, Progress, Training, fit
 from medlt.files import digest, whole_folder, write_json
-from medlt.types import InputError
+from medlt.types import InputError, PrivateFit
 
 TRAINING = Training(steps=1000, learning_rate=1e-5, batch=8, checkpoint_every=250)
 DECODER = ("decoder", "post_quant_conv")
@@ -41,24 +42,38 @@ class Reconstruction(nn.Module):
 
     def forward(self, x: Tensor, draw: torch.Generator, part: Part) -> tuple[Tensor, Tensor]:
         """Images [B,c,H,W] of images x [B,c,H,W], both in [-1,1], and the posterior's divergence, a scalar."""
+        out, divergence, numbers = self.answer(x, draw, part)
+        return out, divergence.mean() / numbers
+
+    def answer(self, x: Tensor, draw: torch.Generator, part: Part = WHOLE) -> tuple[Tensor, Tensor, int]:
+        """The images, each row's divergence [B], and of how many numbers a latent it is the sum."""
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.decoder_only):
             answer = self.autoencoder.encode(x)
         if hasattr(answer, "latents"):
-            return self.autoencoder.decode(answer.latents).sample, x.new_zeros(())
+            return self.autoencoder.decode(answer.latents).sample, x.new_zeros(len(x)), 1
         posterior = answer.latent_dist
         shape = (len(x) * part.of, *posterior.mean.shape[1:])
         noise = part.take(torch.randn(shape, generator=draw)).to(posterior.mean)
-        divergence = posterior.kl().mean() / posterior.mean[0].numel()
-        return self.autoencoder.decode(posterior.mean + posterior.std * noise).sample, divergence
+        out = self.autoencoder.decode(posterior.mean + posterior.std * noise).sample
+        return out, posterior.kl(), posterior.mean[0].numel()
 
 
 def gradient_error(out: Tensor, x: Tensor, scales: int = 3) -> Tensor:
     """Mean L1 between the finite differences of two image batches [B,c,H,W], over `scales` halvings of their size."""
+    return torch.stack([error.mean() for error in _gradient_errors(out, x, scales)]).mean()
+
+
+def gradient_errors(out: Tensor, x: Tensor, scales: int = 3) -> Tensor:
+    """The same of each image by itself, [B]."""
+    return torch.stack([error.flatten(1).mean(1) for error in _gradient_errors(out, x, scales)]).mean(0)
+
+
+def _gradient_errors(out: Tensor, x: Tensor, scales: int) -> list[Tensor]:
     errors = []
     for _ in range(scales):
-        errors += [(out.diff(dim=dim) - x.diff(dim=dim)).abs().mean() for dim in (2, 3)]
+        errors += [(out.diff(dim=dim) - x.diff(dim=dim)).abs() for dim in (2, 3)]
         out, x = functional.avg_pool2d(out, 2), functional.avg_pool2d(x, 2)
-    return torch.stack(errors).mean()
+    return errors
 
 
 @dataclass(frozen=True)
@@ -81,6 +96,19 @@ class ReconstructionLoss:
             from monai.losses import SSIMLoss
 
             loss = loss + self.ssim * SSIMLoss(spatial_dims=2)((out + 1) / 2, (x + 1) / 2)
+        total: Tensor = loss
+        return total
+
+    def each(self, network: nn.Module, rows: np.ndarray, draw: torch.Generator) -> Tensor:
+        """The same of each row by itself [B]: a medlt.types.RowLoss, of a `Reconstruction`."""
+        x = _shown(network, stacked(self.images, rows))
+        out, divergence, numbers = network.answer(x, draw)  # type: ignore[operator]
+        loss = (out - x).abs().flatten(1).mean(1) + self.edge * gradient_errors(out, x)
+        loss = loss + self.kl_weight * divergence / numbers
+        if self.ssim:
+            from monai.losses import SSIMLoss
+
+            loss = loss + self.ssim * SSIMLoss(spatial_dims=2, reduction="none")((out + 1) / 2, (x + 1) / 2).flatten()
         total: Tensor = loss
         return total
 
@@ -120,35 +148,46 @@ def finetune_codec(
     source: Path, images: Images, *, folder: Path, training: Training = TRAINING, decoder_only: bool = True,
     edge: float = 1.0, ssim: float = 0.0, kl_weight: float = 1e-6, held: Images | None = None, name_of_images: str = "",
     tracker: Literal["tensorboard"] | None = None, seed: int = 0, device: str = "cpu", progress: Progress | None = None,
+    private: PrivateFit | None = None, patients: Sequence[str] = (),
 ) -> AutoencoderCodec:  # fmt: skip
     """Train the autoencoder of a diffusers folder on `images`, dicts with `image` [1,H,W] in [0,1]; gives its EMA.
 
     `folder`/DIGEST becomes a diffusers folder for `load_codec`; it is loaded when it is there, and a killed training
     goes on. Its training.json tells the quality on `held` images (on `images` without them) before and after, and
-    whether the encoder is the source's. `name_of_images` names the images' content (a manifest's digest). Raises
-    InputError for a source that is no codec, for fp16, in which Stable Diffusion's autoencoder overflows, and for a
-    training that diverged.
+    whether the encoder is the source's. `name_of_images` names the images' content (a manifest's digest). `private`
+    takes the place of the loop, with `patients`, one an image, as units; it is measured on `held` images or not at all.
+    Raises InputError for a source that is no codec, for fp16, in which Stable Diffusion's autoencoder overflows, and
+    for a training that diverged.
     """
     if training.precision == "fp16":
         raise InputError("an autoencoder overflows in fp16 and gives black images; train it in bf16 or fp32")
-    codec = load_codec(source)
+    codec, seen = load_codec(source), held if held is not None or private is not None else images
     settings = [decoder_only, edge, ssim, kl_weight, seed, name_of_images, len(images)]
-    key = digest(codec.digest, training.digest(), settings)
+    key = digest(codec.digest, training.digest(), settings if private is None else [*settings, "private"])
     finished = Path(folder) / digest(key, training.steps, training.last)
-    if not (finished / "training.json").is_file():
+    if private is not None or not (finished / "training.json").is_file():
         told = {"source": codec.digest, "encoder": "unchanged" if decoder_only else "trained", "steps": training.last}
-        before = quality(codec, images if held is None else held)
+        before = {"before": quality(codec, seen)} if seen is not None else {}
         network = Reconstruction(codec.network, decoder_only)
         loss = ReconstructionLoss(images, training.batch, edge, ssim, kl_weight, seed)
-        fit(network, loss, training, folder=Path(folder) / f"{key}.training", key=key,
-            picture=_Shown(images if held is None else held), tracker=tracker, device=device, name="vae",
-            progress=progress)  # fmt: skip
+        shown: dict[str, Any] = {"folder": Path(folder) / f"{key}.training", "key": key, "name": "vae",
+                                 "picture": None if seen is None else _Shown(seen)}  # fmt: skip
+        if private is None:
+            fit(network, loss, training, tracker=tracker, device=device, progress=progress, **shown)
+        else:  # also when it is finished: the ledger learns of it then
+            private(network, loss.each, require_patients(patients, images), training=asdict(training), **shown)
         tuned = AutoencoderCodec(network.autoencoder)
-        after = quality(tuned, images if held is None else held)
-        if not np.isfinite(list(after.values())).all():
-            raise InputError("the tuned codec's images hold values that are no numbers; lower the learning rate")
-        _save(tuned, finished, {**told, "before": before, "after": after})
+        after = {"after": _finite(quality(tuned, seen))} if seen is not None else {}
+        if not (finished / "training.json").is_file():
+            _save(tuned, finished, {**told, **before, **after})
     return load_codec(finished, device)
+
+
+def _finite(found: dict[str, float]) -> dict[str, float]:
+    """The same. Raises InputError for a value that is no number."""
+    if not np.isfinite(list(found.values())).all():
+        raise InputError("the tuned codec's images hold values that are no numbers; lower the learning rate")
+    return found
 
 
 @dataclass(frozen=True)

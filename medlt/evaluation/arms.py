@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import cycle
 from typing import Any, Literal
 
 import numpy as np
@@ -96,6 +97,23 @@ def duplicated(kept: pd.DataFrame, real: TrainingSet, weight: float) -> Training
     uids = tuple(f"{real.uids[i]}-copy-{n}" for n, i in enumerate(rows))
     weights = np.full(len(rows), weight, dtype=np.float32)
     return TrainingSet(real.images[rows], real.labels[rows], weights, uids)
+
+
+def lent(rows: pd.DataFrame, labels: pd.DataFrame) -> pd.Series:
+    """uid -> a real row that has its finding, each in turn: the control of images that were made from no real row.
+
+    rows: synthetic images with `finding`; labels: uid x finding of real train rows. Raises InputError for a finding
+    without a positive.
+    """
+    lenders, likes = {}, []
+    for finding in rows["finding"]:
+        if finding not in lenders:
+            found = sorted(map(str, labels.index[labels[finding] == 1]))
+            if not found:
+                raise InputError(f"{finding} has no positive train row, so no control can be made; leave it out")
+            lenders[finding] = cycle(found)
+        likes.append(next(lenders[finding]))
+    return pd.Series(likes, index=rows.index, name="like", dtype=object)
 
 
 def dosed(

@@ -72,7 +72,7 @@ class Collected:
     filtering: pd.DataFrame | None
     turned_down: pd.DataFrame | None
     verdict: dict[str, Any] | None
-    ledger: dict[str, Any] | None
+    audit: dict[str, Any] | None
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -171,5 +171,5 @@ def collect(folder: Path) -> Collected:
         filtering=_table(folder, "filtering"),
         turned_down=_table(folder, "rejects"),
         verdict=_json(folder / "verdict.json"),
-        ledger=_json(folder / "ledger.json"),
+        audit=_json(folder / "audit.json"),
     )

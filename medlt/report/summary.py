@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from medlt.report.collect import Collected
+from medlt.types import InputError
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -141,14 +143,12 @@ def cautions(run: Collected) -> list[str]:
     return told
 
 
-def privacy(run: Collected) -> str:
-    """The one line on privacy: a ledger covers the denoiser alone, never images fused from real ones."""
-    fused = run.settings.get("method", {}).get("kind", "fusion") == "fusion"
-    why = "fusion copies structure from real training images" if fused else "the denoiser was not trained privately"
-    none = f"no privacy claim: {why}"
-    if run.ledger is None:
-        return f"{none}."
-    terms = ("epsilon", "delta", "unit")
-    told = ", ".join(f"{name} {run.ledger[name]}" for name in terms if name in run.ledger) or "no epsilon written"
-    covered = f"The denoiser has a ledger ({told}). It covers the denoiser alone"
-    return f"{covered}; for the images: {none}." if fused else f"{covered}, not the checks that chose among its images."
+def privacy(run: Collected) -> dict[str, Any]:
+    """What the run's provenance lets be claimed (`medlt.privacy.claim`): sentence, reasons; and what an audit found."""
+    from medlt.privacy import claim
+
+    try:
+        told = asdict(claim(run.folder))
+    except InputError as error:
+        told = {"sentence": f"No privacy claim: {error}.", "reasons": (), "epsilon": None}
+    return {**told, "audit": run.audit}

@@ -17,6 +17,10 @@ What we changed, and why.
   ever sparse. Here the logits are batch-normalised without a learnt gain: every word has mean 0 and spread 1 over the
   data, so no word dies and none takes over. (A layer norm over the words, tried before the drawn words of
   `medlt.sparse.phases`, left 2 words of 16 in use.)
+- A batch norm mixes the images of a batch, which private training cannot bear. With norm "group" every word has mean 0
+  and spread 1 over the pixels of each image instead, and the classifier's features in four groups of channels. On NIH
+  latents (1,100 train images, two short generations, no noise) 14.5 and 12.7 words of 16 were in use, 12.7 and 11.7
+  with the batch norm; norms over the words of a group, in a pixel or in the image, left 4 to 6.
 - With unit spread the two largest of 16 logits lie about 0.4 apart, hence a temperature far below 1.
 - Inside the networks, norms are a pixel's own and the U-Nets have one level. With group norm over the image, or a deep
   U-Net, every pixel knows the whole image, and a class activation map of a finding in the corner peaked at the centre.
@@ -28,7 +32,7 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -38,6 +42,8 @@ from torch.nn import functional as F
 from medlt.chance import generator
 from medlt.files import digest, write_tensors
 from medlt.types import InputError
+
+Norm = Literal["batch", "group"]
 
 
 class PixelNorm(nn.LayerNorm):
@@ -56,6 +62,13 @@ class ConvBlock(nn.Sequential):
     def __init__(self, cin: int, cout: int, *, kernel: int = 3, stride: int = 1) -> None:
         convolution = nn.Conv2d(cin, cout, kernel, stride, kernel // 2, bias=False, padding_mode="replicate")
         super().__init__(convolution, PixelNorm(cout), nn.SiLU())
+
+
+def plain_norm(norm: Norm, channels: int, groups: int) -> nn.Module:
+    """A norm of [B,channels,h,w] without gain: over the batch, or over each image's `groups` groups of channels."""
+    if norm == "batch":
+        return nn.BatchNorm2d(channels, affine=False)
+    return nn.GroupNorm(groups, channels, affine=False)
 
 
 class SmallUNet(nn.Module):
@@ -82,13 +95,13 @@ class CodeClassifier(nn.Module):
     there is more evidence than usual. Without that the weights of a rare finding carry it: all its maps are negative.
     """
 
-    def __init__(self, cin: int, findings: int, width: int) -> None:
+    def __init__(self, cin: int, findings: int, width: int, norm: Norm = "batch") -> None:
         super().__init__()
         self.features = nn.Sequential(
             ConvBlock(cin, width, kernel=1),
             ConvBlock(width, width),
             ConvBlock(width, 2 * width),
-            nn.BatchNorm2d(2 * width, affine=False),
+            plain_norm(norm, 2 * width, 4),
         )
         self.head = nn.Linear(2 * width, findings)
 
@@ -127,7 +140,8 @@ def evaluating(module: nn.Module) -> Iterator[None]:
 class SimplicialCoder(nn.Module):
     """Encoder E, decoder D and classifier C round one simplicial code (notation above).
 
-    `channels` is C, `findings` K, `groups` L, `vocabulary` V, `width` the channels of the networks (a multiple of 4).
+    `channels` is C, `findings` K, `groups` L, `vocabulary` V, `width` the channels of the networks (a multiple of 4);
+    `norm` is told above, "batch" where an image may be seen beside others, "group" where not.
     Weights are a function of `seed`.
     """
 
@@ -141,6 +155,7 @@ class SimplicialCoder(nn.Module):
         temperature: float = 0.05,
         width: int = 32,
         seed: int = 0,
+        norm: Norm = "batch",
     ) -> None:
         super().__init__()
         if width % 4:
@@ -152,12 +167,12 @@ class SimplicialCoder(nn.Module):
             "vocabulary": vocabulary,
             "temperature": temperature,
             "width": width,
-        }
+        } | ({"norm": norm} if norm != "batch" else {})
         self.groups, self.vocabulary, self.temperature = groups, vocabulary, temperature
         words = groups * vocabulary
-        self.encoder = nn.Sequential(SmallUNet(channels, words, width), nn.BatchNorm2d(words, affine=False))
+        self.encoder = nn.Sequential(SmallUNet(channels, words, width), plain_norm(norm, words, words))
         self.decoder = SmallUNet(words, channels, width)
-        self.classifier = CodeClassifier(words, findings, width)
+        self.classifier = CodeClassifier(words, findings, width, norm)
         initialise(self, seed)
 
     def logits(self, z: Tensor) -> Tensor:

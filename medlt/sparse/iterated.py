@@ -20,8 +20,8 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +35,8 @@ from medlt.files import digest
 from medlt.sparse import health
 from medlt.sparse.embedding import SimplicialCoder, evaluating, initialise, told
 from medlt.sparse.phases import Lesson, adapt, imitate, interact
-from medlt.types import InputError
+from medlt.sparse.private import Private, private_steps, require_patients
+from medlt.types import InputError, PrivateFit
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,7 @@ class _Loop:
     patience: int
     folder: Path
     key: str
+    private: Private | None = None
 
     def path(self, g: int) -> Path:
         """The file of generation g."""
@@ -86,6 +88,8 @@ class _Loop:
         """Make generation g from the file of g-1 (g = 0: from `fresh`) and write its file."""
         imitation, adaptation, interaction = self.epochs
         seed, agreement, coder = self.lesson.seed, math.nan, fresh
+        if self.private is not None:
+            return self.private_generation(g, fresh, self.private)
         if g > 0:
             teacher = SimplicialCoder.load(self.path(g - 1)).to(self.lesson.device)
             coder = copy.deepcopy(teacher)
@@ -96,7 +100,25 @@ class _Loop:
         interact(self.lesson, coder, interaction, self.patience, g, lambda: self.score(coder))
         labels = self.lesson.labels.numpy()
         row = health.measure(coder, self.lesson.latents, labels, self.val_latents, self.val_labels, seed)
-        row = {"generation": float(g), "agreement": agreement} | row
+        self.save(g, coder, {"generation": float(g), "agreement": agreement} | row)
+
+    def private_generation(self, g: int, fresh: SimplicialCoder, private: Private) -> None:
+        """The same by private trainings (medlt.sparse.private), each asked again where it is finished."""
+        teacher = SimplicialCoder.load(self.path(g - 1)).to(self.lesson.device) if g else None
+        agreement, coder = math.nan, fresh
+        if teacher is not None:
+            coder = copy.deepcopy(teacher)
+            initialise(coder.encoder, self.lesson.seed, g)
+        for phase in private.phases(g, self.lesson, coder, teacher):
+            if teacher is not None and phase == "imitation" and not self.finished(g):
+                agreement = health.agreement(coder, teacher, self.val_latents)
+        if not self.finished(g):
+            held = (self.val_latents, self.val_labels)
+            row = health.measure(coder, *held, *held, self.lesson.seed) | {"probe_ap": math.nan}
+            self.save(g, coder, {"generation": float(g), "agreement": agreement} | row)
+
+    def save(self, g: int, coder: SimplicialCoder, row: dict[str, float]) -> None:
+        """Write the file of generation g."""
         coder.save(self.path(g), key=self.key, health={k: None if math.isnan(v) else v for k, v in row.items()})
 
 
@@ -120,11 +142,14 @@ def iterate(
     imitation_epochs: int = 8, adaptation_epochs: int = 1, interaction_epochs: int = 6, patience: int = 3,
     batch: int = 16, learning_rate: float = 5e-3, weight_decay: float = 1e-2, classification_weight: float = 1.0,
     seed: int = 0, device: str = "cpu", progress: Callable[[str, int, int], None] | None = None,
+    private: PrivateFit | None = None, patients: Sequence[str] = (),
 ) -> Iterated:  # fmt: skip
     """Learn a simplicial code of standardised latents [N,C,h,w], memory-mapped or not; labels float32 [N,K], 1/0/NaN.
 
-    `folder` gets one file a generation; generations that are there already are not made again. Raises InputError for
-    labels that are not 1/0/NaN, lengths that differ, latents of odd side, and a folder made with other settings.
+    `folder` gets one file a generation; generations that are there already are not made again. `private` takes the
+    place of every phase's loop, with `patients`, one a latent, as units (medlt.sparse.private says what changes then).
+    Raises InputError for labels that are not 1/0/NaN, lengths that differ, latents of odd side, and a folder made with
+    other settings.
     """
     settings: dict[str, Any] = {k: v for k, v in locals().items() if isinstance(v, int | float)}
     labels, val_labels = (np.asarray(y, np.float32) for y in (labels, val_labels))
@@ -137,13 +162,23 @@ def iterate(
     epochs = (imitation_epochs, adaptation_epochs, interaction_epochs)
     loop = _Loop(lesson, val_latents, val_labels, epochs, patience, Path(folder), key)
     code: dict[str, Any] = {"groups": groups, "vocabulary": vocabulary, "temperature": temperature, "width": width}
+    if private is not None:
+        loop, code["norm"] = _private(loop, private, patients, generations), "group"
     fresh = SimplicialCoder(latents.shape[1], labels.shape[1], seed=seed, **code).to(device)
     for g in range(generations):
-        if not loop.finished(g):
+        if not loop.finished(g) or private is not None:
             loop.generation(g, fresh)
         if progress:
             progress("iterated learning", g + 1, generations)
     return Iterated(SimplicialCoder.load(loop.path(generations - 1)).to(device), _table(loop, generations))
+
+
+def _private(loop: _Loop, fit: PrivateFit, patients: Sequence[str], generations: int) -> _Loop:
+    """The same loop, private."""
+    units = len(set(require_patients(patients, len(loop.lesson.latents))))
+    steps = private_steps(units, loop.lesson.batch, generations, *loop.epochs)
+    key = digest(loop.key, "private")
+    return replace(loop, key=key, private=Private(fit, patients, steps, loop.folder / "private", key))
 
 
 def _fingerprint(latents: Tensor, labels: np.ndarray) -> Iterator[bytes]:

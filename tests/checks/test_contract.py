@@ -13,6 +13,7 @@ import medlt.checks
 from medlt.checks.asserted import Asserted
 from medlt.checks.bands import Band, InBand
 from medlt.checks.consistency import LabelConsistency
+from medlt.checks.near_copy import near_copy
 from medlt.checks.sanity import Duplicate, Finite, Flat, Saturated
 from medlt.types import Batch, Check
 
@@ -21,6 +22,10 @@ REAL = torch.rand(3, 1, 16, 16, generator=torch.Generator().manual_seed(0))
 
 def parents(uids: Sequence[str]) -> torch.Tensor:
     return REAL[[int(uid) for uid in uids]]
+
+
+def flat(images: torch.Tensor) -> torch.Tensor:
+    return torch.nn.functional.normalize(images.flatten(1) - images.flatten(1).mean(1, keepdim=True))
 
 
 def judge(images: torch.Tensor) -> torch.Tensor:
@@ -35,6 +40,7 @@ CHECKS = [
     Asserted(),
     LabelConsistency((judge, judge), {"Mass": 0.45, "Hernia": torch.nan}, ("Mass", "Hernia")),
     InBand((judge, judge), [{"Mass": Band(torch.full((2, 2), 0.5).numpy(), 0.02)}] * 2),
+    near_copy((flat,), torch.rand(20, 1, 16, 16, generator=torch.Generator().manual_seed(7)), REAL, 0.05),
 ]
 
 

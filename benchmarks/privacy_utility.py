@@ -1,0 +1,136 @@
+"""What privacy costs: the same denoiser at several epsilon, from nothing and from a public start.
+
+    MEDLT_DATA=... python benchmarks/privacy_utility.py runs/privacy_utility [EPSILON ...]
+
+Every row is `medlt augment pipelines/nih14_private.yaml` with another epsilon and start; "ordinary" is the same run
+with the usual training in place of the private one: no clipping, no noise, equal steps. Measured afterwards, by
+classifiers that had no part in any run: KID to real test images (features of a judge), the share of images that a judge takes for
+their finding as surely as half of the real positives it never saw, and macro AP of the made findings on the test split
+when the images are added to the real ones, against as many duplicated real images.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import numpy as np
+import pandas as pd
+import torch
+from common import table
+
+from medlt import config as configs
+from medlt.checks.consistency import thresholds
+from medlt.classify.sets import TrainingSet
+from medlt.data.loaders import images
+from medlt.data.manifest import Manifest
+from medlt.evaluation.arms import CONTROL, REAL, Arm, Arms, duplicated, lent
+from medlt.evaluation.verdict import compare
+from medlt.files import write_table
+from medlt.metrics.fidelity import kid
+from medlt.privacy import claim
+from pipelines import arm_training, guarding, judging, opening, recipe
+from pipelines.arm_training import Rows
+from pipelines.stages import quiet
+
+CONFIG = Path("pipelines/nih14_private.yaml")
+STARTS = {"nothing": "null", "synthetic radiographs": "runs/phantom_public/stages/denoiser"}
+SIZE, SEEDS, WEIGHT = 64, (0, 1, 2), 0.3
+SETTINGS: dict[str, Any] = {"steps": 300, "batch": 32, "mix": 0.2}
+NEVER = "ordinary"
+
+
+def made(out: Path, epsilon: str, start: str) -> Path:
+    """The run of one row, made or found."""
+    name = f"{epsilon}_{start.split()[0]}"
+    told = [f"out={out / name}", f"denoiser.start={STARTS[start]}", "threads=1"]
+    if epsilon != NEVER:
+        return recipe.augment(configs.load(CONFIG, [*told, f"privacy.epsilon={epsilon}"]))
+    with patch.object(guarding, "fit", lambda *_: None):
+        return recipe.augment(configs.load(CONFIG, told))
+
+
+def synthetic(run: Path) -> Manifest:
+    """The kept images of a run."""
+    whole = Manifest.read(run / "manifest.parquet")
+    return whole.where(whole.rows["synthetic"].astype(bool))
+
+
+def main(out: Path, epsilons: list[str]) -> None:
+    """Make all runs, judge and compare them, write the table."""
+    runs = {(epsilon, start): made(out, epsilon, start) for start in STARTS for epsilon in [*epsilons, NEVER]}
+    base = configs.load(CONFIG, [f"out={out / 'judges'}", "privacy=null", "threads=1"])
+    run, real = opening.collect(base)
+    judges = judging.judges(run, real, quiet)
+    limits = thresholds(judges.held_out, real.train.rows[list(real.manifest.findings)])
+    findings = tuple(synthetic(next(iter(runs.values()))).rows["finding"].unique())
+    features = judges.judges[0].features  # type: ignore[attr-defined]
+    held = real.training_set("test", base.classifier.size).images
+    seen = features(held).numpy()
+    rows = {
+        key: _looked_at(synthetic(place), judges.judges, limits, real, features, seen) for key, place in runs.items()
+    }
+    half = len(seen) // 2
+    floor = kid(seen[:half], seen[half:])
+    scores = _compared(runs, real, findings, out)
+    lines = [
+        "| epsilon | start | claim | KID to test | label agreement | tail AP | against duplicated |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for (epsilon, start), told in rows.items():
+        said = claim(runs[epsilon, start])
+        word = "none" if said.epsilon is None else f"({said.epsilon:.2f}, {said.delta:g}) by {said.unit}"
+        lines.append(f"| {epsilon} | {start} | {word} | {told} | {scores[f'{epsilon}, {start}']} |")
+    lines += [
+        f"| - | real test images, one half against the other | - | {floor.value:.3f} ± {floor.sd:.3f} | 0.50 by its rule | | |",
+        f"| - | real alone | - | | | {scores[REAL]} |",
+        f"| - | duplicated real | - | | | {scores[CONTROL]} |",
+        "",
+        f"Findings: {', '.join(findings)}. {len(SEEDS)} seeds; intervals by patient bootstrap with the runs' variance.",
+    ]
+    table("privacy_utility", lines)
+
+
+def _looked_at(made: Manifest, judges: Any, limits: pd.Series, real: Any, features: Any, seen: np.ndarray) -> str:
+    """KID and label agreement."""
+    pixels = images(made, 96)
+    found = kid(seen, features(pixels).numpy())
+    scores = np.mean([judge.predict(pixels).numpy() for judge in judges], axis=0)
+    column = [list(made.findings).index(name) for name in made.rows["finding"]]
+    own = scores[np.arange(len(column)), column]
+    right = int((own >= limits.loc[list(made.rows["finding"])].to_numpy()).sum())
+    return f"{found.value:.3f} ± {found.sd:.3f} | {right / len(own):.2f} ({right} of {len(own)})"
+
+
+def _compared(runs: dict[Any, Path], real: Any, findings: tuple[str, ...], out: Path) -> dict[str, str]:
+    """Tail AP of every arm, and its difference to duplicated real images."""
+    train, val, test = (real.training_set(split, SIZE) for split in ("train", "val", "test"))
+    sets = {f"{epsilon}, {start}": synthetic(place) for (epsilon, start), place in runs.items()}
+    first = next(iter(sets.values())).rows
+    copies = duplicated(first.assign(like=lent(first, real.train.rows)), train, WEIGHT)
+    arms = [Arm(REAL, "real", SETTINGS), Arm(CONTROL, "control", SETTINGS, copies, REAL)]
+    arms += [Arm(name, "synthetic", SETTINGS, _set(one), CONTROL) for name, one in sets.items()]
+    trained = arm_training.train(Rows(train, val, test, out / "arms", 1, "cpu"), arms, SEEDS, 1, quiet)
+    patients = [str(one) for one in real.manifest.split("test").rows["patient_id"]]
+    known = Arms(trained.test, test.labels, patients, real.manifest.findings, trained.val, val.labels)
+    pairs = [(name, CONTROL) for name in [REAL, *sets]]
+    differences = compare(known, pairs, {"tail": findings}, draws=2000, seed=0)
+    write_table(out / "differences.parquet", differences)
+    chosen = differences.query("finding == 'tail' and metric == 'AP'").set_index("arm")
+    told = {
+        name: f"{row['value']:.3f} | {row['difference']:+.3f} [{row['low']:+.3f}, {row['high']:+.3f}]"
+        for name, row in chosen.iterrows()
+    }
+    return {**told, CONTROL: f"{chosen['control_value'].iloc[0]:.3f} | "}
+
+
+def _set(made: Manifest) -> TrainingSet:
+    weights = np.full(len(made.rows), WEIGHT, np.float32)
+    return TrainingSet(images(made, SIZE), made.labels(), weights, tuple(made.rows.index))
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    main(Path(sys.argv[1]), sys.argv[2:] or ["1", "4", "8"])

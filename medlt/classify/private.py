@@ -1,0 +1,137 @@
+"""A classifier trained under differential privacy: plain losses a row, no counts, no early stop, no best step.
+
+What `medlt.classify.train` does beside that reads all patients at once: class weights and tau are counts, sampling by
+class and mixup join rows, and an early stop is a choice by data. Rows are augmented anew whenever they are drawn, so
+several draws of an image a step are the augmentation multiplicity of De et al., arXiv 2204.13650, section 3.3.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from medlt import files
+from medlt.chance import seed_of
+from medlt.classify.augment import augmentation
+from medlt.classify.classifier import Classifier, standardised
+from medlt.classify.losses import known_loss
+from medlt.classify.networks import network
+from medlt.classify.sets import TrainingSet, require_one_label
+from medlt.types import InputError, PrivateFit, RowLoss
+
+FORMAT = 1  # part of the cache key: raise it when the same settings would train other weights
+Prepare = Callable[[nn.Module], Any]
+"""Changes a network in place as the training does before its first step (`medlt.privacy.preflight.prepare`)."""
+
+
+@dataclass(frozen=True)
+class PrivateSettings:
+    """What a private training of a classifier is, beside its data and its privacy.
+
+    network: see medlt.classify.networks; task: multi-label or single-label; augment: none, light or monai; batch:
+    expected number of units a step. Raises InputError for unknown names.
+    """
+
+    network: str = "small"
+    task: str = "multi-label"
+    augment: str = "light"
+    steps: int = 400
+    batch: int = 256
+    learning_rate: float = 1e-3
+    weight_decay: float = 1e-2
+    warm_up: float = 0.1
+    ema: float = 0.98
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        known_loss("plain", self.task)
+        augmentation(self.augment)
+
+    @property
+    def training(self) -> dict[str, Any]:
+        """Fields of `medlt.diffusion.loop.Training`: a rise over `warm_up` of the steps, then half a cosine to 0."""
+        same = ("steps", "batch", "learning_rate", "weight_decay", "ema")
+        told = {name: getattr(self, name) for name in same}
+        return told | {"schedule": "cosine", "warmup_steps": round(self.warm_up * self.steps)}
+
+
+def row_loss(images: Tensor, labels: np.ndarray, augment: str = "light", task: str = "multi-label") -> RowLoss:
+    """Cross-entropy of each row of images uint8 [N,1,S,S] under labels [N,K], 1, 0, soft or NaN.
+
+    multi-label: binary, the mean over the row's known labels, 0 where none is known; single-label: of a softmax, 0
+    where a label is unknown. The augmentation is drawn for each row from the generator.
+    """
+    known_loss("plain", task)
+    truth, moved = torch.as_tensor(np.asarray(labels, np.float32)), augmentation(augment)
+
+    def each(network: nn.Module, rows: np.ndarray, draw: torch.Generator) -> Tensor:
+        at, where = torch.as_tensor(rows), next(network.parameters()).device
+        logits = network(standardised(moved(images[at].to(where).float() / 255, draw))).float()
+        return losses(logits, truth[at].to(where), task)
+
+    return each
+
+
+def losses(logits: Tensor, labels: Tensor, task: str) -> Tensor:
+    """Losses [B] of logits [B,K] under labels [B,K], as `row_loss` says."""
+    known, said = ~labels.isnan(), labels.nan_to_num(0)
+    if task == "single-label":
+        return torch.where(known.all(1), -(said * logits.log_softmax(1)).sum(1), 0)
+    values = F.binary_cross_entropy_with_logits(logits, said, reduction="none")
+    return torch.where(known, values, 0).sum(1) / known.sum(1).clamp(min=1)
+
+
+def private_classifier(
+    real: TrainingSet, patients: Sequence[str], *, folder: Path, private: PrivateFit, prepare: Prepare,
+    name: str = "classifier", device: str = "cpu", **settings: Any,
+) -> Classifier:  # fmt: skip
+    """Train a classifier on `real` rows by `private`, with `patients`, one a row, as units.
+
+    settings: the fields of PrivateSettings. `folder` gets the record, the weights beside it and what `private` writes;
+    called again `private` is asked again, so that it can go on, or tell its ledger of what is finished. The record
+    holds no count of labels. Raises InputError for unknown names, and rows that do not fit patients or task.
+    """
+    chosen = PrivateSettings(**settings)
+    _require(real, patients, chosen)
+    key = files.digest(FORMAT, real.digest(), asdict(chosen), "private")
+    place = Path(folder) / f"private-classifier-{key}.json"
+    net = network(chosen.network, real.labels.shape[1], seed_of(chosen.seed, "weights"))
+    loss = row_loss(real.images, real.labels, chosen.augment, chosen.task)
+    private(net, loss, patients, training=chosen.training, folder=place.with_suffix(".training"), key=key, name=name)
+    files.write_tensors(place.with_suffix(".safetensors"), net.state_dict())
+    files.write_json(place, {"settings": asdict(chosen), "size": int(real.images.shape[-1]), "private": True,
+                             "findings": real.labels.shape[1], "train_digest": real.digest()})  # fmt: skip
+    return load_private(place, prepare, device)
+
+
+def _require(real: TrainingSet, patients: Sequence[str], settings: PrivateSettings) -> None:
+    if not len(real) or len(patients) != len(real):
+        raise InputError(f"private training: {len(patients)} patients for {len(real)} rows; give one a row")
+    if not (np.asarray(real.weights) == 1).all():
+        raise InputError("private training: rows have weights, which would count some patients more; give none")
+    if settings.task == "single-label":
+        require_one_label(real, "train")
+
+
+def load_private(place: Path, prepare: Prepare, device: str = "cpu") -> Classifier:
+    """Read back what `private_classifier` wrote; `prepare` makes of a fresh network what was trained.
+
+    Raises InputError for a damaged record or weights.
+    """
+    try:
+        record, weights = json.loads(place.read_text()), files.read_tensors(place.with_suffix(".safetensors"))
+        net = network(record["settings"]["network"], record["findings"])
+        prepare(net)
+        net.load_state_dict(weights)
+    except (ValueError, KeyError, RuntimeError, FileNotFoundError, SafetensorError):
+        raise InputError(f"{place}: it or its weights are damaged; remove both, and it is trained again") from None
+    return Classifier(net.to(device).eval(), record["size"], record)

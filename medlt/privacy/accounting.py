@@ -1,0 +1,275 @@
+"""What private training costs: from noise, sampling rate and steps to epsilon, and back.
+
+A step is the Gaussian mechanism on a Poisson sample: each unit is in it with probability q (rate), and normal noise of
+sigma (noise multiplier) times the clipping norm is added to the sum. Neighbours: one unit added or removed.
+
+Two accountants of Opacus, both upper bounds: PRV (Gopi et al. 2021, arXiv 2106.02848), which is tight, and RDP (Mironov
+et al. 2019, arXiv 1908.10530), which is proved for both directions and never breaks down. PRV is what is told; it is
+held against RDP every time. Where every unit is in every step the closed form is (Balle & Wang 2018, arXiv 1805.06530).
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import numpy as np
+
+from medlt.types import InputError
+
+Step: TypeAlias = tuple[float, float, int]
+"""(noise multiplier, sampling rate, steps)"""
+
+ERROR, SHARE, LARGEST_SHARE = 0.01, 0.003, 0.05
+"""PRV's bound is this much above its estimate: absolutely, or as a share of epsilon, at most (a long history)."""
+
+TOLERANCE = 1e-3
+"""Of a calibrated noise multiplier, relative."""
+
+SMALLEST_DELTA = 1e-12
+LARGEST_GRID = 1 << 20
+LARGEST_LOSS = 300.0
+LARGEST_NOISE = 1e5
+MOST_STEPS = 1 << 40
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A training that is planned; `times`: how many like it one unit can be in (three of four folds: 3)."""
+
+    rate: float
+    steps: int
+    times: int = 1
+
+
+@dataclass(frozen=True)
+class Spent:
+    """What was spent at `delta`. `epsilon` and `rdp` are upper bounds; `accountant` says which gave `epsilon`, why."""
+
+    epsilon: float
+    rdp: float
+    delta: float
+    accountant: str = "PRV"
+
+
+def spent(done: Sequence[Step], delta: float) -> Spent:
+    """What all steps of `done`, on the same units, cost together.
+
+    No steps cost 0, steps without noise infinity. Raises InputError for values out of range, RuntimeError where PRV is
+    above RDP by more than its error: then one of them is wrong, and neither may be told.
+    """
+    _require_delta(delta)
+    history = _merged(done)
+    if not history:
+        return Spent(0.0, 0.0, delta, "none: no step was taken")
+    if min(noise for noise, _, _ in history) == 0:
+        return Spent(math.inf, math.inf, delta, "none: steps without noise")
+    upper = _rdp(history, delta)
+    if all(rate == 1 for _, rate, _ in history):
+        mu = math.sqrt(sum(steps / noise**2 for noise, _, steps in history))
+        return Spent(gaussian(mu, delta), upper, delta, "closed form of the Gaussian mechanism")
+    try:
+        tight = _prv(history, delta)
+    except (ValueError, ArithmeticError, RuntimeError) as error:
+        return Spent(upper, upper, delta, f"RDP, an upper bound: {error}")
+    if tight > upper + 3 * max(ERROR, LARGEST_SHARE * upper):
+        raise RuntimeError(f"the accountants contradict each other: PRV {tight:.4g} is above RDP {upper:.4g}")
+    return Spent(min(tight, upper), upper, delta)
+
+
+def calibrate(plans: Sequence[Planned], epsilon: float, delta: float) -> float:
+    """The smallest noise multiplier, within 0.1 %, at which all `plans` together cost at most `epsilon` at `delta`.
+
+    Raises InputError for values out of range, no steps, and an epsilon that no noise reaches.
+    """
+    _require_epsilon(epsilon)
+    if not sum(plan.steps * plan.times for plan in plans):
+        raise InputError("no private step is planned, so there is no noise to find; give a training steps")
+
+    def done(noise: float) -> list[Step]:
+        return [(noise, plan.rate, plan.steps * plan.times) for plan in plans]
+
+    high = _enough(lambda noise: _rdp(_merged(done(noise)), delta) <= epsilon, epsilon, delta)
+    return _smallest(lambda noise: spent(done(noise), delta).epsilon, epsilon, high)
+
+
+def affordable(noise: float, rate: float, epsilon: float, delta: float, before: Sequence[Step] = ()) -> int:
+    """How many steps can be taken after `before` so that all together cost at most `epsilon`; 0 if none can.
+
+    Exact: one step more would cost more. Raises InputError for values out of range, and for noise that never ends.
+    """
+    _require_epsilon(epsilon)
+
+    def bound(steps: int) -> float:
+        return _rdp(_merged([*before, (noise, rate, steps)]), delta) - epsilon
+
+    def tight(steps: int) -> float:
+        return spent([*before, (noise, rate, steps)], delta).epsilon - epsilon
+
+    if tight(0) > 0 or noise == 0:
+        return 0
+    return _last(tight, _last(bound, 0) if bound(0) <= 0 else 0)
+
+
+def gaussian(mu: float, delta: float) -> float:
+    """Epsilon of one Gaussian mechanism of sensitivity / noise `mu`; k of noise s are one of mu = sqrt(k) / s.
+
+    Balle & Wang 2018, theorem 8: delta(epsilon) = Phi(mu/2 - epsilon/mu) - exp(epsilon) Phi(-mu/2 - epsilon/mu).
+    """
+    from scipy.optimize import brentq
+    from scipy.special import log_ndtr, ndtr
+
+    def over(epsilon: float) -> float:
+        kept = ndtr(mu / 2 - epsilon / mu) - math.exp(epsilon + log_ndtr(-mu / 2 - epsilon / mu))
+        return float(kept - delta)
+
+    if over(0.0) <= 0:
+        return 0.0
+    high = mu**2 / 2 + mu * math.sqrt(2 * math.log(1 / delta)) + 1  # of the tail bound of a normal
+    return float(brentq(over, 0.0, high, xtol=1e-12, rtol=1e-12))
+
+
+def single(noise: float, rate: float, delta: float) -> float:
+    """Epsilon of one step, in closed form: amplification by sampling is tight (Balle, Barthe & Gaboardi 2018).
+
+    delta_q(log(1 + q (exp(epsilon) - 1))) = q delta(epsilon), arXiv 1807.01647, theorem 8.
+    """
+    if delta >= rate:
+        return 0.0
+    whole = gaussian(1 / noise, delta / rate)
+    return math.log1p(rate * math.expm1(whole)) if whole < LARGEST_LOSS else whole + math.log(rate)
+
+
+def warn_of_delta(delta: float, units: int) -> str | None:
+    """A sentence where `delta` is 1 / `units` or more: then giving one unit's record away outright would pass."""
+    if delta * units < 1:
+        return None
+    wanted = 10.0 ** math.floor(math.log10(0.1 / units))
+    return (
+        f"delta {delta:g} is at least 1/{units}: a mechanism that publishes one unit's record whole would meet it; "
+        f"take delta well below 1 / number of units, here {wanted:.0e} or less"
+    )
+
+
+def _merged(done: Sequence[Step]) -> list[Step]:
+    """Like steps counted together, in a fixed order; order does not matter to what is spent. Raises InputError."""
+    counts: dict[tuple[float, float], int] = {}
+    for noise, rate, steps in done:
+        if not (math.isfinite(noise) and noise >= 0):
+            raise InputError(f"the noise multiplier is {noise}; it must be a finite number, 0 or more")
+        if not 0 < rate <= 1:
+            raise InputError(f"the sampling rate is {rate:g}; it must be in (0, 1]: take a smaller batch")
+        if steps < 0 or steps != int(steps):
+            raise InputError(f"the number of steps is {steps}; it must be a whole number, 0 or more")
+        counts[float(noise), float(rate)] = counts.get((float(noise), float(rate)), 0) + int(steps)
+    return [(noise, rate, steps) for (noise, rate), steps in sorted(counts.items()) if steps]
+
+
+def _require_delta(delta: float) -> None:
+    if not 0 < delta < 1:
+        raise InputError(f"delta is {delta}; it must lie between 0 and 1, well below 1 / number of patients")
+
+
+def _require_epsilon(epsilon: float) -> None:
+    if not (math.isfinite(epsilon) and epsilon > 0):
+        raise InputError(f"epsilon is {epsilon}; it must be above 0: 8 is usual, 1 is strict")
+
+
+def _rdp(history: Sequence[Step], delta: float) -> float:
+    """Epsilon by RDP; with larger orders than Opacus has by default, for small epsilon."""
+    from opacus.accountants import RDPAccountant
+
+    _require_delta(delta)
+    if not history:
+        return 0.0
+    if min(noise for noise, _, _ in history) == 0:
+        return math.inf
+    accountant = RDPAccountant()
+    accountant.history = list(history)
+    orders = [*RDPAccountant.DEFAULT_ALPHAS, 96, 128, 192, 256, 512, 1000]
+    with warnings.catch_warnings(), np.errstate(all="ignore"):
+        warnings.simplefilter("ignore", UserWarning)  # that the best order is the last: the bound is loose but holds
+        found = float(accountant.get_epsilon(delta, alphas=orders))
+    return max(found, 0.0) if math.isfinite(found) else math.inf
+
+
+def _prv(history: Sequence[Step], delta: float) -> float:
+    """Epsilon by PRV, an upper bound. Raises ValueError, ArithmeticError or RuntimeError where PRV cannot tell."""
+    from opacus.accountants import PRVAccountant
+
+    if delta < SMALLEST_DELTA:
+        raise ValueError(f"PRV is not exact for delta below {SMALLEST_DELTA:g}")
+    off = delta / 1000
+    error = _error(history, delta, off)
+    accountant = PRVAccountant()
+    accountant.history = list(history)
+    with warnings.catch_warnings(), np.errstate(all="ignore"):
+        warnings.simplefilter("ignore", UserWarning)  # of the orders that set the grid, and of quadrature
+        found = float(accountant.get_epsilon(delta, eps_error=error, delta_error=off))
+    least = max(single(noise, rate, delta) for noise, rate, _ in history)
+    if not math.isfinite(found) or found < least:
+        raise ArithmeticError("PRV lost its precision")
+    return found
+
+
+def _error(history: Sequence[Step], delta: float, off: float) -> float:
+    """The error of epsilon that PRV is asked for: small, and large enough that its grid fits. Raises ValueError."""
+    upper, widest = _rdp(history, delta), _rdp(history, off / 4) + 3
+    steps = sum(count for _, _, count in history)
+    fits = 2 * widest * math.sqrt(steps * math.log(12 / off) / 2) / LARGEST_GRID
+    error = max(ERROR, SHARE * upper, fits)
+    if widest > LARGEST_LOSS or error > max(2 * ERROR, LARGEST_SHARE * upper):
+        raise ValueError("the history is too long or too costly for PRV")
+    return error
+
+
+def _enough(fits: Callable[[float], bool], epsilon: float, delta: float) -> float:
+    """A noise multiplier that is surely large enough, in steps of a quarter."""
+    noise = 0.2
+    while not fits(noise):
+        noise *= 1.25
+        if noise > LARGEST_NOISE:
+            raise InputError(f"no noise gives epsilon {epsilon:g} at delta {delta:g}; ask for more epsilon")
+    return noise
+
+
+def _smallest(cost: Callable[[float], float], epsilon: float, high: float) -> float:
+    """The smallest noise of cost at most `epsilon`, which `high` has; on a logarithmic scale by Brent's method."""
+    from scipy.optimize import brentq
+
+    low = 0.85 * high
+    while cost(low) <= epsilon:
+        high, low = low, 0.85 * low
+    within = TOLERANCE / 4
+    root = brentq(lambda x: math.log(cost(math.exp(x)) / epsilon), math.log(low), math.log(high), xtol=within)
+    noise = math.exp(root + within)
+    while cost(noise) > epsilon:
+        noise *= 1 + within
+    return noise
+
+
+def _last(over: Callable[[int], float], surely: int) -> int:
+    """The last number of steps at which `over`, which rises, is not above 0; at `surely` it is not.
+
+    By doubling, then by false position with the Illinois weights: each look is dear.
+    """
+    low, high = surely, surely + max(surely // 8, 1)
+    below = over(low)
+    while (above := over(high)) <= 0:
+        low, below, high = high, above, high + 2 * (high - low)
+        if high > MOST_STEPS:
+            raise InputError("so much noise affords any number of steps; give less noise or a smaller epsilon")
+    side = 0
+    while high - low > 1:
+        share = 0.5 if below == above or math.isinf(above) else below / (below - above)
+        middle = min(max(round(low + share * (high - low)), low + 1), high - 1)
+        if (found := over(middle)) <= 0:
+            low, below, above = middle, found, above / 2 if side < 0 else above
+            side = -1
+        else:
+            high, above, below = middle, found, below / 2 if side > 0 else below
+            side = 1
+    return low

@@ -1,0 +1,159 @@
+"""Membership inference on a denoiser: can one who holds an image tell whether the model was trained on it?
+
+The score is minus the loss at a few timesteps under a few fixed noises, the same for every image, members and others
+alike (Matsumoto, Miura & Yanai, arXiv 2302.03262; Carlini et al., arXiv 2301.13188, sec. 5). Losses of different
+timesteps are brought to one scale by median and quartiles of all images together. A patient's score is the mean over
+their images; the patient is the unit of every claim, images are told beside it.
+
+What counts is not how often the attack is right on average but how many it finds while accusing hardly anyone wrongly
+(Carlini et al., arXiv 2112.03570): TPR at a low FPR, with exact intervals. With n held-out patients an FPR below 1/n
+cannot be seen; then the TPR at no false positive is told, with the highest true FPR that this still allows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from medlt import chance
+from medlt.diffusion.backbone import Backbone
+from medlt.privacy.audit.rates import Share, area, by_patient, share
+from medlt.types import InputError
+
+TIMESTEPS = (50, 100, 200, 300, 500)
+FEWEST = 10  # patients on either side, below which silence means nothing
+
+
+@torch.no_grad()
+def loss_scores(
+    backbone: Backbone, latents: Tensor, condition: Tensor | None = None, *, seed: int,
+    timesteps: Sequence[int] = TIMESTEPS, noises: int = 2, batch: int = 64,
+) -> np.ndarray:  # fmt: skip
+    """Minus the squared error on x0 at each timestep, mean over `noises` fixed noises: [N,T] of latents [N,C,h,w].
+
+    latents in the space the backbone was trained on; condition [N,...] what it was told of each, the null without it.
+    """
+    seeds = [chance.seed_of(seed, "membership noise", k) for k in range(noises)]
+    noise, abar = chance.noise_like(seeds, latents.shape[1:]), backbone.noise.abar()
+    out = np.zeros((len(latents), len(timesteps)))
+    for start in range(0, len(latents), batch):
+        rows = slice(start, start + batch)
+        x0 = latents[rows].to(backbone.device)
+        ask = backbone.denoiser(None if condition is None else condition[rows].to(backbone.device))
+        for column, t in enumerate(timesteps):
+            for one in noise.to(backbone.device):
+                x_t = abar[t].sqrt() * x0 + (1 - abar[t]).sqrt() * one
+                out[rows, column] -= (ask(x_t, t) - x0).square().flatten(1).mean(1).double().cpu().numpy() / noises
+    return out
+
+
+def calibrated(scores: np.ndarray) -> np.ndarray:
+    """[N,T] -> [N]: each column less its median, over its interquartile range, averaged. Blind to who is a member."""
+    low, middle, high = np.quantile(scores, [0.25, 0.5, 0.75], axis=0)
+    return np.asarray(((scores - middle) / np.maximum(high - low, 1e-12)).mean(1))
+
+
+class Found(NamedTuple):
+    """TPR with its exact interval, at the threshold that lets `false_positives` of the others pass.
+
+    fpr_high: the highest true FPR this count allows (exact, same level). resolved: whether there are others enough for
+    the FPR asked for; if not, this is the TPR at no false positive.
+    """
+
+    tpr: float
+    low: float
+    high: float
+    false_positives: int
+    fpr_high: float
+    resolved: bool
+
+
+def tpr_at(inside: np.ndarray, outside: np.ndarray, fpr: float, level: float = 0.95) -> Found:
+    """TPR of scores `inside` [n] at a false-positive rate of at most `fpr` among `outside` [m]; independent scores.
+
+    The threshold is the highest score of others that must not pass; ties with it do not. The intervals (Clopper &
+    Pearson) are of both rates at this very threshold. Raises InputError without scores on either side.
+    """
+    inside, outside = np.asarray(inside, np.float64), np.asarray(outside, np.float64)
+    if not len(inside) or not len(outside) or not 0 <= fpr < 1:
+        raise InputError(f"{len(inside)} members, {len(outside)} others, FPR {fpr}; give one of each and 0 <= FPR < 1")
+    allowed = int(fpr * len(outside) + 1e-9)
+    threshold = np.sort(outside)[::-1][allowed]
+    passing = int((outside > threshold).sum())
+    rate = share(int((inside > threshold).sum()), len(inside), level, "exact")
+    return Found(*rate, passing, share(passing, len(outside), level, "exact").high, allowed >= 1)
+
+
+@dataclass(frozen=True)
+class Membership:
+    """What the attack learnt. `images` and `patients`: `member`, `score`, numbered, no ids; `rates`: unit x FPR asked.
+
+    auc: by patient; image_auc: by image, patients resampled; name: of the attack.
+    """
+
+    images: pd.DataFrame
+    patients: pd.DataFrame
+    rates: pd.DataFrame
+    auc: Share
+    image_auc: Share
+    name: str
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Patients trained on, and others."""
+        inside = int(self.patients["member"].sum())
+        return {"members": inside, "others": len(self.patients) - inside}
+
+    @property
+    def passed(self) -> bool | None:
+        """False: members can be told; True: not by this attack; None: too few patients to know."""
+        told = self.rates.loc["patient"]
+        if self.auc.low > 0.5 or (told["low"] > told["fpr_high"]).any():
+            return False
+        return True if min(self.counts.values()) >= FEWEST else None
+
+    @property
+    def sentence(self) -> str:
+        """The result in words."""
+        members, others = self.counts.values()
+        said = {True: "cannot be told from", False: "CAN be told from", None: "cannot be compared with"}[self.passed]
+        parts = []
+        for fpr, row in self.rates.loc["patient"].iterrows():
+            where = f"{fpr:.1%} FPR" if row["resolved"] else "no false positive"
+            parts.append(f"{row['tpr']:.3f} [{row['low']:.3f}, {row['high']:.3f}] at {where}")
+            if not row["resolved"]:
+                parts[-1] += f" ({others} others cannot resolve {fpr:.1%}; true FPR up to {row['fpr_high']:.1%})"
+        return (
+            f"{self.name}: {members} patients trained on {said} {others} others; TPR {', '.join(parts)}; AUC {self.auc}"
+        )
+
+
+def membership(
+    scores: np.ndarray, member: np.ndarray, patients: Sequence[str], *, seed: int, name: str = "Loss",
+    fprs: Sequence[float] = (0.001, 0.01), draws: int = 1000, level: float = 0.95,
+) -> Membership:  # fmt: skip
+    """Judge scores [N] (higher: rather a member) of images of `patients` [N] against who was one, bool [N].
+
+    Raises InputError for scores that are not finite, patients on both sides, or an empty side.
+    """
+    scores, member = np.asarray(scores, np.float64), np.asarray(member, bool)
+    if not scores.shape == member.shape == (len(patients),) or not np.isfinite(scores).all():
+        raise InputError(f"scores {scores.shape}, members {member.shape} and {len(patients)} patients: one finite each")
+    means, of = by_patient(scores, patients)
+    inside = by_patient(member, patients)[0]
+    if not np.isin(inside, (0, 1)).all():
+        raise InputError(f"{(inside % 1 > 0).sum()} patients are members and others at once; split by patient")
+    whose = inside == 1
+    units = {"patient": (means, whose), "image": (scores, member)}
+    told = {(u, f): tpr_at(s[m], s[~m], f, level)._asdict() for u, (s, m) in units.items() for f in fprs}
+    rates = pd.DataFrame.from_dict(told, orient="index").rename_axis(["unit", "fpr"])
+    auc = area(whose, means, np.arange(len(means)), chance.rng(seed, "patient auc"), draws, level)
+    image_auc = area(member, scores, of, chance.rng(seed, "image auc"), draws, level)
+    images = pd.DataFrame({"member": member, "score": scores})
+    return Membership(images, pd.DataFrame({"member": whose, "score": means}), rates, auc, image_auc, name)

@@ -1,0 +1,128 @@
+"""Iterated learning of a simplicial code under differential privacy: the same phases, each a private training.
+
+What differs from `medlt.sparse.iterated`, and why: batch norms mix rows, so group norms stand in their place
+(`SimplicialCoder(norm="group")`); class weights are counts of patients, so no label weighs more than another; an early
+stop and the best epoch would be choices by data outside the ledger, so all steps are made and the last weights kept;
+a probe fitted on the trained rows would be one more statistic of them, so `probe_ap` is NaN.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from medlt.files import digest
+from medlt.sparse.embedding import SimplicialCoder
+from medlt.sparse.phases import Lesson, sample_words, speak
+from medlt.types import InputError, PrivateFit, RowLoss
+
+
+def private_steps(
+    n_units: int, batch: int, generations: int = 5, imitation_epochs: int = 8, adaptation_epochs: int = 1,
+    interaction_epochs: int = 6,
+) -> dict[str, int]:  # fmt: skip
+    """Steps of each private training that `iterate` makes of `n_units` patients, by name, in their order.
+
+    An epoch is as many steps of `batch` units as there are whole batches, at least one.
+    """
+    epoch = max(1, n_units // batch)
+    first = {"imitation": imitation_epochs, "adaptation": adaptation_epochs, "interaction": interaction_epochs}
+    return {
+        f"sparse {phase} {g}": epochs * epoch
+        for g in range(generations)
+        for phase, epochs in first.items()
+        if epochs and (g or phase == "interaction")
+    }
+
+
+@dataclass(frozen=True)
+class Private:
+    """Who trains, whose each row is, and the steps of each phase by its name (`private_steps`)."""
+
+    fit: PrivateFit
+    patients: Sequence[str]
+    steps: dict[str, int]
+    folder: Path
+    key: str
+
+    def phase(
+        self, name: str, coder: SimplicialCoder, parts: Sequence[nn.Module], loss: RowLoss, lesson: Lesson
+    ) -> None:
+        """One private training of `parts` of the coder, which ends in eval mode on the lesson's device."""
+        if steps := self.steps.get(name, 0):
+            coder.requires_grad_(False).train()
+            for part in parts:
+                part.requires_grad_(True)
+            self.fit(coder, loss, self.patients, training=training(lesson, steps),
+                     folder=self.folder / name.replace(" ", "_"), key=digest(self.key, name), name=name)  # fmt: skip
+        coder.to(lesson.device).eval()
+
+    def phases(self, g: int, lesson: Lesson, coder: SimplicialCoder, teacher: SimplicialCoder | None) -> Iterator[str]:
+        """Make the phases of generation g, in place; yields the name of each one that was made."""
+        whole: list[tuple[str, list[nn.Module], RowLoss]] = [("interaction", [coder], interaction_loss(lesson))]
+        if teacher is not None:
+            reading: list[nn.Module] = [coder.decoder, coder.classifier]
+            whole = [("imitation", [coder.encoder], imitation_loss(lesson, teacher)),
+                     ("adaptation", reading, interaction_loss(lesson)), *whole]  # fmt: skip
+        for phase, parts, loss in whole:
+            self.phase(f"sparse {phase} {g}", coder, parts, loss, lesson)
+            yield phase
+
+
+def training(lesson: Lesson, steps: int) -> dict[str, Any]:
+    """Fields of `medlt.diffusion.loop.Training`; the learning rate goes as in `medlt.sparse.phases`."""
+    return {"steps": steps, "batch": lesson.batch, "learning_rate": lesson.learning_rate, "schedule": "cosine",
+            "warmup_steps": round(0.1 * steps), "weight_decay": lesson.weight_decay, "ema": 0.0}  # fmt: skip
+
+
+def require_patients(patients: Sequence[str], rows: int) -> Sequence[str]:
+    """The same, one a row. Raises InputError where that is not so."""
+    if len(patients) != rows:
+        raise InputError(f"private training: {len(patients)} patients for {rows} latents; give one a latent")
+    return patients
+
+
+def masked_bces(logits: Tensor, labels: Tensor) -> Tensor:
+    """Binary cross-entropy of each row [B], the mean over its known labels; 0 where none is. Both [B,K]."""
+    known = ~labels.isnan()
+    losses = F.binary_cross_entropy_with_logits(logits, labels.nan_to_num(0.0), reduction="none")
+    return torch.where(known, losses, 0.0).sum(1) / known.sum(1).clamp_min(1)
+
+
+def _taken(lesson: Lesson, rows: np.ndarray, network: nn.Module) -> tuple[Tensor, Tensor]:
+    """Latents [B,C,h,w] and labels [B,K] of these rows, where the network is."""
+    at, where = torch.as_tensor(rows), next(network.parameters()).device
+    return lesson.latents[at].float().to(where), lesson.labels[at].to(where)
+
+
+def imitation_loss(lesson: Lesson, teacher: SimplicialCoder) -> RowLoss:
+    """Cross-entropy of each row with the words that the teacher says of it."""
+    teacher.eval().requires_grad_(False)
+
+    def each(coder: Any, rows: np.ndarray, draw: torch.Generator) -> Tensor:
+        z, _ = _taken(lesson, rows, coder)
+        with torch.no_grad():
+            said = sample_words(teacher.to(z.device).code(z), draw)
+        losses = F.cross_entropy(coder.logits(z).movedim(2, 1), said, reduction="none")
+        return losses.flatten(1).mean(1)
+
+    return each
+
+
+def interaction_loss(lesson: Lesson) -> RowLoss:
+    """L1(D(s), z) + lambda BCE(C(s), Y) of each row; in adaptation the encoder is frozen, and s has no gradient."""
+
+    def each(coder: Any, rows: np.ndarray, draw: torch.Generator) -> Tensor:
+        z, y = _taken(lesson, rows, coder)
+        s = speak(coder.code(z), draw)
+        reconstruction: Tensor = (coder.decode(s) - z).abs().flatten(1).mean(1)
+        return reconstruction + lesson.classification_weight * masked_bces(coder.classify(s), y)
+
+    return each

@@ -1,0 +1,169 @@
+"""Copies are found among fresh images, none where there are none, and nothing is said where planted ones are missed."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from PIL import Image
+from torch import Generator, Tensor
+
+from medlt import chance
+from medlt.privacy.audit.copies import Screening, low_pass, screen
+from medlt.privacy.audit.plants import COMMON, img2img, round_trip
+from medlt.privacy.audit.views import noised, warped
+from medlt.types import InputError
+
+NOISE = {"noise": lambda images, draw: noised(images, draw, 0.05)}
+
+
+def fine(images: Tensor) -> Tensor:
+    """A second measure, of finer pixels, in the embedding's place."""
+    return low_pass(images, 16)
+
+
+def asked(synthetic: Tensor, train: Tensor, held: Tensor, seed: int = 0, **changes: Any) -> Screening:
+    uids = [f"s{i}" for i in range(len(synthetic))]
+    names = [f"h{i}" for i in range(len(held))]
+    settings = {"plants": NOISE, "uids": uids, "held_patients": names, "planted": 30} | changes
+    return screen(fine, synthetic, train, held, seed=seed, **settings)
+
+
+def test_fresh_images_are_no_copies_and_planted_ones_are_seen(images: Callable[..., Tensor]) -> None:
+    train, held, fresh = images(150, 1), images(120, 2), images(80, 3)
+    found = asked(fresh, train, held, plants=NOISE | {"jpeg": COMMON["JPEG of quality 30"]})
+    assert found.conclusion == "no copies found"
+    assert found.passed is True
+    assert found.hits <= 5
+    assert found.unmistakable == 0
+    assert (found.plants["recall"] == 1).all()
+    assert (found.plants["named"] == 1).all()
+    assert found.measured.low < found.rate < found.measured.high
+    assert 0 < found.hidden < 0.2
+    assert found.sentence.startswith("No copies found")
+
+
+def test_a_twelfth_of_copies_is_found_by_name(images: Callable[..., Tensor]) -> None:
+    train, held = images(150, 1), images(120, 2)
+    copied = warped(noised(train[30:40], chance.generator(0), 0.05), chance.generator(1), angle=0.02)
+    found = asked(torch.cat([images(110, 3), copied]), train, held)
+    assert found.conclusion == "copies found"
+    assert found.passed is False
+    last = found.images.iloc[-10:]
+    assert last["hit"].all()
+    assert last["train"].tolist() == list(range(30, 40))
+    assert found.p < 0.05
+    assert found.leaning.value > 0.5
+
+
+def test_one_plain_copy_among_many_is_enough(images: Callable[..., Tensor]) -> None:
+    train = images(150, 1)
+    found = asked(torch.cat([images(110, 3), train[7:8]]), train, images(120, 2))
+    assert found.unmistakable == 1
+    assert found.conclusion == "copies found"
+    assert found.images["train"].iloc[-1] == 7
+
+
+def test_the_error_rate_is_what_it_says(images: Callable[..., Tensor]) -> None:
+    """Exchangeable images over many nulls: hits at the stated rate, and copies claimed in at most one of twenty.
+
+    A limit is the second lowest of 100 ratios, so each measure hits 2 of 101; here the two measures are nearly one.
+    """
+    some, hits, claimed = images(4000, 9, size=8, sigma=0.8), [], []
+    for seed in range(60):
+        rows = torch.from_numpy(np.random.default_rng(seed).permutation(4000))
+        synthetic, train, held = some[rows[:60]], some[rows[60:160]], some[rows[160:260]]
+        found = asked(synthetic, train, held, seed, rate=0.05, planted=2)
+        hits.append(found.hits / 60)
+        claimed.append(found.p < 0.05)
+    assert 0.7 * 2 / 101 < np.mean(hits) < 1.5 * 2 / 101
+    assert np.mean(claimed) <= 0.1
+
+
+def test_missed_plants_forbid_a_conclusion_unless_they_are_out_of_reach(images: Callable[..., Tensor]) -> None:
+    train, held, fresh = images(150, 1), images(120, 2), images(80, 3)
+    other = {"another image": lambda shown, draw: torch.rand(shown.shape, generator=draw)}
+    found = asked(fresh, train, held, plants=NOISE | other)
+    assert found.conclusion == "cannot conclude"
+    assert found.passed is None
+    assert "another image: recall 0" in found.sentence
+    told = asked(fresh, train, held, plants=NOISE | other, required=["noise"])
+    assert told.conclusion == "no copies found"
+    assert told.plants.loc["another image", "recall"] < 0.2
+    assert asked(fresh, train, held, plants={}).conclusion == "cannot conclude"
+
+
+def test_bytes_or_floats_and_the_same_again(images: Callable[..., Tensor]) -> None:
+    parts = [(images(n, seed) * 255).round().byte() for n, seed in ((40, 3), (60, 1), (60, 2))]
+    one, two = asked(*parts), asked(*[part.float() / 255 for part in parts])
+    assert (
+        one.images.drop(columns="measure")
+        .astype(float)
+        .round(4)
+        .equals(two.images.drop(columns="measure").astype(float).round(4))
+    )
+    assert asked(*parts).images.equals(one.images)
+
+
+def test_images_of_one_held_out_patient_count_once(images: Callable[..., Tensor]) -> None:
+    held = images(20, 2).repeat_interleave(10, 0)
+    found = asked(images(40, 3), images(60, 1), held, held_patients=[f"h{i // 10}" for i in range(200)])
+    assert found.held_out == 20
+    assert found.rate == pytest.approx(2 / 11)
+
+
+def test_an_overtrained_model_is_caught_and_strangers_are_not(overtrained: Any) -> None:
+    """Eleven images seen hundreds of times: its samples are copies of them, and of no image it was not shown."""
+    latents, made = overtrained.latents, overtrained.samples
+    pictures, samples = (latents * 0.15 + 0.5).clamp(0, 1), (made * 0.15 + 0.5).clamp(0, 1)
+    caught = asked(samples, pictures[:11], pictures[60:], rate=0.03)
+    assert caught.conclusion == "copies found"
+    assert caught.hits > 24
+    assert caught.leaning.low > 0.5
+    never = asked(samples, pictures[11:60], pictures[60:], rate=0.03)
+    assert never.conclusion == "no copies found"
+
+
+def test_codec_and_denoiser_plants(overtrained: Any) -> None:
+    """One step from a member leads back to it; the whole way from noise need not."""
+    from medlt.diffusion.schedulers import factory
+
+    pictures = (overtrained.latents * 0.15 + 0.5).clamp(0, 1)
+    ends = (lambda images: (images - 0.5) / 0.15, lambda latents: latents * 0.15 + 0.5)
+    draw: Callable[[], Generator] = lambda: chance.generator("plants")  # noqa: E731
+    assert round_trip(*ends)(pictures[:4], draw()).allclose(pictures[:4], atol=1e-6)
+    schedule = factory("ddim", 15)
+    gentle = img2img(*ends, overtrained.backbone.denoiser(), schedule, 2)
+    harsh = img2img(*ends, overtrained.backbone.denoiser(), schedule, 15)
+    near, far = (float((p(pictures[:11], draw()) - pictures[:11]).square().mean()) for p in (gentle, harsh))
+    assert near < 0.5 * far
+    assert gentle(pictures[:3], draw()).equal(gentle(pictures[:3], draw()))
+
+
+@pytest.mark.parametrize(("n", "train", "held"), [(0, 20, 20), (5, 2, 20), (5, 20, 7)])
+def test_too_little_is_refused(images: Callable[..., Tensor], n: int, train: int, held: int) -> None:
+    with pytest.raises(InputError, match="cannot be screened"):
+        asked(images(20, 1)[:n], images(20, 2)[:train], images(20, 3)[:held])
+    with pytest.raises(InputError, match="one each"):
+        asked(images(5, 1), images(20, 2), images(20, 3), uids=["a"])
+
+
+@pytest.mark.real_data
+@pytest.mark.slow
+def test_real_patients_are_no_copies_of_each_other_and_planted_ones_are_found(real_data: Path) -> None:
+    """ChestX-ray14: test patients in the place of synthetic images are hit at the stated rate, relit copies all."""
+    table = pd.read_csv(real_data / "nih14" / "labels.csv")
+    pixels = [np.asarray(Image.open(real_data / "nih14" / p).convert("L").resize((64, 64))) for p in table["path"]]
+    shown, split = torch.from_numpy(np.stack(pixels))[:, None], table["split"].to_numpy()
+    train, val, test = (shown[torch.from_numpy(split == name)] for name in ("train", "val", "test"))
+    names = {"held_patients": table["patient_id"][split == "val"].tolist(), "rate": 0.02}
+    plants = {name: COMMON[name] for name in ("brightness and contrast", "noise of 0.05", "JPEG of quality 30")}
+    fresh = asked(test, train, val, plants=plants, **names)
+    assert fresh.conclusion == "no copies found"
+    assert fresh.plants["recall"].min() > 0.95
+    caught = asked(torch.cat([test, train[:40]]), train, val, plants=plants, **names)
+    assert caught.conclusion == "copies found"
+    assert caught.images["train"].tolist()[-40:] == list(range(40))

@@ -1,0 +1,257 @@
+"""What may be said of a run: the truth table of its folder, and that any one flaw takes the claim away."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from medlt import config as configs
+from medlt.data.manifest import Manifest
+from medlt.files import write_json, write_table, write_text
+from medlt.privacy import claim
+from medlt.privacy.claims import foreseen
+from medlt.privacy.ledger import Mechanism, read, write
+from medlt.types import InputError
+
+LEAST: dict[str, Any] = {
+    "recipe": "noise",
+    "data": {"kind": "csv", "table": "labels.csv", "findings": ["Mass"]},
+    "codec": {"kind": "folder", "path": "codec"},
+    "privacy": {"epsilon": 8, "delta": 1e-6},
+}
+UNTRAINED = {"kind": "stable-diffusion", "model": {"kind": "folder", "path": "base"}, "train": "none"}
+
+
+def manifest() -> Manifest:
+    index = pd.Index([f"real-{i}" for i in range(4)], name="uid")
+    about = {"path": [f"{uid}.png" for uid in index], "patient_id": list("abcd"), "split": "train", "view": "PA"}
+    return Manifest(pd.DataFrame({**about, "Mass": [1.0, 0.0, 0.0, 1.0]}, index=index), ("Mass",), Path("images"))
+
+
+def mechanism(stage: str = "denoiser", **changed: Any) -> Mechanism:
+    given = {
+        "stage": stage, "unit": "patient", "units": 4, "sample_rate": 0.01, "noise_multiplier": 2.0, "clip": 1.0,
+        "steps": 20, "planned": 20, "images_per_unit": 1, "multiplicity": 4, "way": "hooks",
+        "randomness": "from the operating system", "secure": True, "data": manifest().split("train").digest(),
+        "weights": f"weights of {stage}",
+    }  # fmt: skip
+    return Mechanism(**{**given, **changed})
+
+
+def folder(run: Path, *stages: Mechanism, **changed: Any) -> Path:
+    """A run folder as a recipe leaves it, its config changed so."""
+    stages = stages or (mechanism(),)
+    config = configs.parse({**LEAST, "out": str(run), **changed})
+    write_text(run / "config.yaml", configs.dump(config))
+    weights = {one.stage: f"weights of {one.stage}" for one in stages}
+    write_json(run / "run.json", {"digests": {"codec": "1", "denoiser": "2"}, "weights": weights})
+    write(run / "ledger.json", stages, 1e-6, 8.0)
+    manifest().write(run / "stages" / "data" / "manifest.parquet")
+    looks = pd.DataFrame({"check": ["finite", "flat", "saturated", "asserted", "best_of", "copy"], "uid": "noise_1"})
+    write_table(run / "findings.parquet", looks)
+    write_table(run / "plan.parquet", pd.DataFrame({"like": ["only-Mass"]}, index=pd.Index(["noise_1"], name="uid")))
+    return run
+
+
+@pytest.fixture(scope="module")
+def sound(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return folder(tmp_path_factory.mktemp("runs") / "sound")
+
+
+def test_a_sound_run_carries_what_its_ledger_says(sound: Path) -> None:
+    found = claim(sound)
+    assert found.reasons == ()
+    assert found.epsilon == read(sound / "ledger.json").spent.epsilon
+    assert (found.delta, found.unit, found.secure) == (1e-6, "patient", True)
+    assert found.covers == "the denoiser's weights, the synthetic images with their labels"
+    assert "one patient, with all of their images" in found.sentence
+    assert "codec is taken as public" in found.sentence
+    assert "other runs on the same patients" in found.sentence
+
+
+FLAWS: dict[str, tuple[dict[str, Any], str]] = {
+    "no privacy": ({"privacy": None, "checks": {"near_copy": None}}, "no section privacy"),
+    "seeded": ({"privacy": {"epsilon": 8, "delta": 1e-6, "secure": False}}, "randomness was not secure"),
+    "fusion": ({"recipe": "fusion"}, "method fusion reads real images"),
+    "edit": ({"recipe": "edit"}, "method edit reads real images"),
+    "diffult": ({"recipe": "diffult", "privacy": None}, "recipe diffult"),
+    "longtail": ({"recipe": "longtail"}, "longtail guide"),
+    "minority": ({"recipe": "minority"}, "rarity of real ones"),
+    "features": (
+        {"method": {"guides": [{"kind": "minority", "distance": "features", "reference": False}]}},
+        "latent classifier",
+    ),
+    "jepa": ({"method": {"guides": [{"kind": "jepa"}]}}, "jepa guide"),
+    "near copies": ({"checks": {"near_copy": {}}}, "near-copy filter"),
+    "codec trained": ({"codec": {"kind": "train"}}, "codec was trained without privacy"),
+    "codec tuned": ({"codec": {"kind": "folder", "path": "codec", "tune": {}}}, "codec was trained without privacy"),
+    "budget": ({"privacy": {"epsilon": 1, "delta": 1e-6}}, "another budget"),
+    "unit": ({"privacy": {"epsilon": 8, "delta": 1e-6, "unit": "image"}}, "another unit"),
+}
+AT_THE_DOOR = set(FLAWS) - {"codec trained", "codec tuned", "budget", "unit"}
+
+
+@pytest.mark.parametrize("name", FLAWS)
+def test_a_flaw_of_the_config(tmp_path: Path, name: str) -> None:
+    changed, said = FLAWS[name]
+    found = claim(run := folder(tmp_path / "run", **changed))
+    assert found.epsilon is None
+    assert any(said in reason for reason in found.reasons)
+    assert found.sentence.startswith("No privacy is claimed")
+    assert all(reason in found.sentence for reason in found.reasons)
+    config = configs.load(run / "config.yaml")
+    assert any(said in reason for reason in foreseen(config)) == (name in AT_THE_DOOR)
+    assert set(foreseen(config)) <= set(found.reasons)
+
+
+@pytest.mark.parametrize(
+    "guides", [[], [{"kind": "minority", "reference": False}], [{"kind": "longtail", "weight": 0}]]
+)
+def test_guides_that_read_nothing_real_are_no_reason(tmp_path: Path, guides: list[dict[str, Any]]) -> None:
+    assert claim(folder(tmp_path / "run", method={"guides": guides})).reasons == ()
+
+
+@pytest.mark.parametrize("codec", [{"kind": "train"}, {"kind": "folder", "path": "codec", "tune": {}}])
+def test_a_codec_in_the_ledger_is_covered_and_paid_for(tmp_path: Path, codec: dict[str, Any]) -> None:
+    found = claim(folder(tmp_path / "run", mechanism(), mechanism("codec"), codec=codec))
+    assert found.reasons == ()
+    assert "codec's weights" in found.covers
+    assert (found.epsilon or 0) > (claim(folder(tmp_path / "one")).epsilon or 0)
+
+
+def test_given_weights_are_said_to_be_assumed_public(tmp_path: Path) -> None:
+    base = {"kind": "stable-diffusion", "model": {"kind": "folder", "path": "base"}}
+    for denoiser in (base, {"kind": "unet", "start": "pretrained"}):
+        found = claim(folder(tmp_path / denoiser["kind"], denoiser=denoiser))
+        assert found.reasons == ()
+        assert "began from given weights" in found.sentence
+    assert "began from given weights" not in claim(folder(tmp_path / "own")).sentence
+
+
+def test_what_never_saw_a_patient_costs_nothing(tmp_path: Path) -> None:
+    run = folder(tmp_path / "run", denoiser=UNTRAINED)
+    (run / "ledger.json").unlink()
+    found = claim(run)
+    assert (found.epsilon, found.reasons) == (0.0, ())
+    assert found.covers == "the synthetic images with their labels"
+    (run / "ledger.json").write_text("{}")
+    assert claim(run).epsilon is None
+
+
+def test_the_same_model_with_labels_of_real_rows_carries_none(tmp_path: Path) -> None:
+    found = claim(folder(tmp_path / "run", denoiser=UNTRAINED, privacy=None))
+    assert found.epsilon is None
+    assert any("label vectors" in reason for reason in found.reasons)
+
+
+def test_a_delta_too_large_is_warned_of(tmp_path: Path) -> None:
+    run = folder(tmp_path / "run", privacy={"epsilon": 8, "delta": 0.3})
+    write(run / "ledger.json", [mechanism()], 0.3, 8.0)
+    found = claim(run)
+    assert found.reasons == ()
+    assert "1/4" in found.sentence
+
+
+def rewrite(run: Path, *stages: Mechanism) -> None:
+    write(run / "ledger.json", stages, 1e-6, 8.0)
+
+
+def retell(run: Path, **sections: Any) -> None:
+    told = json.loads((run / "run.json").read_text())
+    write_json(run / "run.json", {**told, **{k: {**told.get(k, {}), **v} for k, v in sections.items()}})
+
+
+def look(run: Path, check: str) -> None:
+    table = pd.read_parquet(run / "findings.parquet")
+    write_table(run / "findings.parquet", pd.concat([table, pd.DataFrame({"check": [check], "uid": ["noise_1"]})]))
+
+
+def hand(run: Path) -> None:
+    file = run / "ledger.json"
+    file.write_text(file.read_text().replace('"noise_multiplier": 2.0', '"noise_multiplier": 9.0'))
+
+
+def lend(run: Path, column: str) -> None:
+    plan = pd.read_parquet(run / "plan.parquet")
+    write_table(run / "plan.parquet", plan.assign(**{column: "real-2"}))
+
+
+BREAKS: dict[str, tuple[Callable[[Path], object], str]] = {
+    "no ledger": (lambda run: (run / "ledger.json").unlink(), "no ledger"),
+    "edited": (hand, "edited by hand"),
+    "damaged": (lambda run: (run / "ledger.json").write_text("{"), "damaged"),
+    "other stage": (lambda run: rewrite(run, mechanism("codec")), "denoiser was trained without privacy"),
+    "unfinished": (lambda run: rewrite(run, mechanism(weights="")), "did not finish"),
+    "other weights": (lambda run: rewrite(run, mechanism(weights="x")), "weights differ"),
+    "weights unknown": (lambda run: write_json(run / "run.json", {}), "weights differ"),
+    "seeded": (lambda run: rewrite(run, mechanism(secure=False)), "not secure"),
+    "one seeded": (lambda run: rewrite(run, mechanism(), mechanism("codec", secure=False)), "not secure"),
+    "other rows": (lambda run: rewrite(run, mechanism(data="0")), "other rows"),
+    "rows gone": (lambda run: shutil.rmtree(run / "stages"), "rows the run filed are gone"),
+    "other budget": (lambda run: write(run / "ledger.json", [mechanism()], 1e-5, 8.0), "another budget"),
+    "other unit": (lambda run: rewrite(run, mechanism(unit="image")), "another unit"),
+    "judge": (lambda run: look(run, "label_consistency"), "label_consistency"),
+    "band": (lambda run: look(run, "in_band"), "in_band"),
+    "near copy": (lambda run: look(run, "near_copy"), "near_copy"),
+    "unknown check": (lambda run: look(run, "of tomorrow"), "of tomorrow"),
+    "predictor": (lambda run: retell(run, digests={"predictor": "1"}), "predictor"),
+    "latent classifier": (lambda run: retell(run, digests={"latent_classifier": "1"}), "latent classifier"),
+    "levels": (lambda run: retell(run, digests={"levels": "1"}), "levels of rarity"),
+    "lent labels": (lambda run: lend(run, "like"), "lent their labels"),
+    "lent pixels": (lambda run: lend(run, "parent_a"), "lent their labels or pixels"),
+}
+
+
+@pytest.mark.parametrize("name", BREAKS)
+def test_a_flaw_of_the_folder(sound: Path, tmp_path: Path, name: str) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(sound, run)
+    spoil, said = BREAKS[name]
+    spoil(run)
+    found = claim(run)
+    assert found.epsilon is None
+    assert any(said in reason for reason in found.reasons), found.reasons
+    assert len(found.reasons) == 1
+    assert str(tmp_path) not in found.sentence
+    assert "real-" not in found.sentence
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(changed=st.sampled_from(sorted(FLAWS)), spoilt=st.sets(st.sampled_from(sorted(BREAKS)), max_size=3))
+def test_no_flaw_mends_another(sound: Path, tmp_path: Path, changed: str, spoilt: set[str]) -> None:
+    run = tmp_path / "run"
+    shutil.rmtree(run, ignore_errors=True)
+    folder(run, **FLAWS[changed][0])
+    for name in sorted(spoilt - {"no ledger", "damaged", "rows gone", "lent pixels"}):
+        BREAKS[name][0](run)
+    found = claim(run)
+    assert found.epsilon is None
+    assert found.reasons
+    assert "epsilon 8" not in found.sentence.replace("epsilon: 8", "")
+
+
+def test_a_stage_in_the_ledger_is_no_flaw(sound: Path, tmp_path: Path) -> None:
+    """A predictor that was trained privately too is paid for."""
+    run = tmp_path / "run"
+    shutil.copytree(sound, run)
+    retell(run, digests={"predictor": "1"})
+    rewrite(run, mechanism(), mechanism("predictor"))
+    assert claim(run).reasons == ()
+
+
+def test_what_is_no_run_is_told(tmp_path: Path) -> None:
+    with pytest.raises(InputError):
+        claim(tmp_path)
+
+
+def test_a_damaged_record_is_told(sound: Path, tmp_path: Path) -> None:
+    shutil.copytree(sound, run := tmp_path / "run")
+    (run / "run.json").write_text("{")
+    with pytest.raises(InputError, match="damaged"):
+        claim(run)

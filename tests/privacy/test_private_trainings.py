@@ -1,0 +1,350 @@
+"""Everything that is trained on patients, by the real private loop: it learns, and what is kept is what it is.
+
+Losses a row are those of the ordinary training: their mean is its loss, and none sees another row.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from medlt import chance
+from medlt.classify.networks import NETWORKS
+from medlt.classify.private import load_private, losses, private_classifier
+from medlt.classify.private import row_loss as classifier_loss
+from medlt.classify.sets import TrainingSet
+from medlt.diffusion.adapt import FULL, Lora
+from medlt.diffusion.autoencoder import AutoencoderLoss, autoencoder
+from medlt.diffusion.backbone import Backbone
+from medlt.diffusion.codec import load_codec
+from medlt.diffusion.finetune import LabelledLatents, Objective, row_loss, train_backbone
+from medlt.diffusion.labels import LabelUNet
+from medlt.diffusion.loop import WHOLE, Training
+from medlt.diffusion.losses import NoisedLoss
+from medlt.diffusion.prompts import Prompts
+from medlt.diffusion.stable.load import load_stable_diffusion
+from medlt.diffusion.stable.untrained import untrained
+from medlt.diffusion.train import train_codec
+from medlt.diffusion.vae import Reconstruction, ReconstructionLoss, finetune_codec, gradient_error, gradient_errors
+from medlt.privacy.ledger import Mechanism
+from medlt.privacy.preflight import assert_reads_back, prepare
+from medlt.privacy.training import Private, fit
+from medlt.sparse.embedding import SimplicialCoder
+from medlt.sparse.iterated import iterate
+from medlt.sparse.phases import Lesson
+from medlt.sparse.private import imitation_loss, interaction_loss, masked_bces, private_steps
+from medlt.testing import Discs, tiny_autoencoder_kl, tiny_autoencoder_tiny
+from medlt.types import InputError, RowLoss
+
+N = 12
+UIDS = [f"u{i}" for i in range(N)]
+PATIENTS = [f"p{i // 2}" for i in range(N)]
+LABELS = np.stack([np.arange(N) % 2, np.where(np.arange(N) % 3, 1.0, np.nan)], 1).astype(np.float32)
+QUIET = Private(0.5, math.inf, 1e-5, multiplicity=2, way="book", secure=False)
+TRAINING = Training(steps=3, learning_rate=1e-2, batch=3, warmup_steps=0, ema=0.0, checkpoint_every=2)
+
+
+def latents(uids: Sequence[str]) -> Tensor:
+    return chance.noise_like([int(uid[1:]) for uid in uids], (4, 8, 8))
+
+
+DATA = LabelledLatents(latents, UIDS, LABELS, [{"age": 40 + i} for i in range(N)], PATIENTS)
+
+
+class Asked:
+    """A PrivateFit: the real loop, and what it gave back."""
+
+    def __init__(self, private: Private = QUIET) -> None:
+        self.private, self.told = private, list[Mechanism]()
+
+    def __call__(self, network: nn.Module, loss: RowLoss, units: Sequence[str], **more: Any) -> nn.Module:
+        self.told.append(fit(network, loss, units, private=self.private, data="tests", **more))
+        return network
+
+
+@pytest.fixture
+def asked() -> Asked:
+    return Asked()
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return untrained(
+        tmp_path_factory.mktemp("sd") / "model", version="1.5", widths=(32, 32), layers=1, text_width=32, text_layers=1
+    )
+
+
+def small() -> Backbone:
+    torch.manual_seed(0)
+    return LabelUNet(4, 2, width=16).backbone()
+
+
+def weights(network: nn.Module) -> dict[str, Tensor]:
+    return {name: value.clone() for name, value in network.state_dict().items()}
+
+
+def moved(before: dict[str, Tensor], after: nn.Module) -> set[str]:
+    return {name for name, value in after.state_dict().items() if not torch.equal(before[name], value)}
+
+
+def by_rows(loss: RowLoss, network: nn.Module, rows: Sequence[int], *key: object) -> Tensor:
+    with torch.no_grad():
+        return loss(network, np.array(rows), chance.generator("rows", *key))
+
+
+def see_no_other_row(loss: RowLoss, network: nn.Module) -> None:
+    """The loss of the second of three rows, whatever the others are."""
+    network.train()
+    first, second = by_rows(loss, network, [0, 4, 2]), by_rows(loss, network, [7, 4, 4])
+    assert first.shape == second.shape == (3,)
+    torch.testing.assert_close(first[1], second[1])
+    assert not torch.isclose(second[1], second[2])  # the same row, other chance
+    assert not torch.isclose(first[0], second[0])
+
+
+# --- losses a row ------------------------------------------------------------
+
+
+def test_the_mean_of_rows_losses_is_the_denoisers_loss_to_the_bit() -> None:
+    backbone, rows = small(), np.array([3, 1, 8])
+    objective = Objective(drop=0.5, offset=0.1)
+    x0, known = DATA.rows(rows)
+    told = backbone.condition(torch.from_numpy(LABELS[rows]))
+    plain = NoisedLoss(backbone.prediction, backbone.condition.null, backbone.noise, 0.1, 0.0, 5.0)
+    whole = plain(backbone.network, x0, told, 0.5, chance.generator("rows"), known)
+    each = row_loss(backbone, DATA, objective)
+    assert torch.equal(by_rows(each, backbone.network, [3, 1, 8]).mean(), whole.detach())
+    see_no_other_row(row_loss(backbone, DATA, Objective(drop=0.0)), backbone.network)
+
+
+def test_the_mean_of_rows_losses_is_the_autoencoders_loss() -> None:
+    images, network = Discs(N, 16), autoencoder(2, 8, 2)
+    loss = AutoencoderLoss(images, 4, 0.1, 0)
+    rows = chance.batch_indices(N, 4, 5, 0, "codec")
+    each = loss.each(network, rows, chance.generator(0, "codec", 5))
+    torch.testing.assert_close(each.mean(), loss(network, 5))
+    see_no_other_row(loss.each, network)
+
+
+@pytest.mark.parametrize("make", [tiny_autoencoder_kl, tiny_autoencoder_tiny])
+@pytest.mark.parametrize("ssim", [0.0, 0.5])
+def test_the_mean_of_rows_losses_is_that_of_a_reconstruction(make: Callable[[], Any], ssim: float) -> None:
+    images, network = Discs(N, 16), Reconstruction(make(), decoder_only=False)
+    loss = ReconstructionLoss(images, 4, 1.0, ssim, 0.1, 0)
+    rows = chance.batch_indices(N, 4, 5, 0, "vae")
+    each = loss.each(network, rows, chance.generator(0, "vae", 5))
+    torch.testing.assert_close(each.mean(), loss(network, 5, WHOLE))
+    if make is tiny_autoencoder_kl:
+        see_no_other_row(loss.each, network)
+
+
+def test_gradient_errors_are_those_of_each_image() -> None:
+    out, x = (chance.noise_like([i, i + 1, i + 2], (1, 16, 16)) for i in (0, 10))
+    alone = torch.stack([gradient_error(out[[i]], x[[i]]) for i in range(3)])
+    torch.testing.assert_close(gradient_errors(out, x), alone)
+
+
+def test_rows_losses_of_a_simplicial_code_see_no_other_row() -> None:
+    z = chance.noise_like(range(N), (2, 8, 8))
+    lesson = Lesson(z, torch.from_numpy(LABELS), 4, 1e-3, 0.0, 1.0, 0, "cpu")
+    coder, teacher = (SimplicialCoder(2, 2, groups=2, vocabulary=4, width=8, norm="group", seed=i) for i in (0, 1))
+    see_no_other_row(interaction_loss(lesson), coder)
+    see_no_other_row(imitation_loss(lesson, teacher), coder)
+    unlike = SimplicialCoder(2, 2, groups=2, vocabulary=4, width=8)
+    with pytest.raises(AssertionError):
+        see_no_other_row(interaction_loss(lesson), unlike)
+
+
+def test_unknown_labels_weigh_nothing() -> None:
+    logits, none = torch.tensor([[2.0, -1.0], [2.0, -1.0]], requires_grad=True), math.nan
+    labels = torch.tensor([[1.0, none], [none, none]])
+    expected = torch.tensor([math.log1p(math.exp(-2.0)), 0.0])
+    for found in (losses(logits, labels, "multi-label"), masked_bces(logits, labels)):
+        torch.testing.assert_close(found.detach(), expected)
+        (gradient,) = torch.autograd.grad(found.sum(), logits)
+        assert gradient.isfinite().all()
+        assert (gradient[1] == 0).all()
+        assert gradient[0, 1] == 0
+    single = losses(logits, torch.tensor([[1.0, 0.0], [none, 0.0]]), "single-label")
+    torch.testing.assert_close(single.detach(), torch.tensor([math.log1p(math.exp(-3.0)), 0.0]))
+
+
+@pytest.mark.parametrize("augment", ["none", "light"])
+def test_rows_losses_of_a_classifier_see_no_other_row(augment: str) -> None:
+    network = NETWORKS["small"](2)
+    prepare(network)
+    loss = classifier_loss(radiographs().images, LABELS, augment)
+    if augment == "light":
+        see_no_other_row(loss, network)
+    else:
+        network.eval()
+        alone = torch.cat([by_rows(loss, network, [row]) for row in range(4)])
+        torch.testing.assert_close(by_rows(loss, network, range(4)), alone, rtol=1e-4, atol=1e-5)
+
+
+# --- the denoiser ------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("text", "how"), [(None, FULL), ("frozen", Lora(rank=2)), ("trained", Lora(rank=2, conv=True)),
+                                           ("trained", FULL)])  # fmt: skip
+def test_a_denoiser_is_trained_privately(text: Any, how: Any, folder: Path, tmp_path: Path, asked: Asked) -> None:
+    def fresh() -> Backbone:
+        return small() if text is None else load_stable_diffusion(folder).backbone(Prompts(("Mass", "Edema")), text)
+
+    train = partial(train_backbone, data=DATA, folder=tmp_path, training=TRAINING, how=how, validation=DATA)
+    first = train(fresh(), private=asked)
+    again = train(fresh(), private=asked)
+    assert first.digest == again.digest != fresh().digest
+    assert_reads_back(again.network, weights(first.network))
+    one, other = asked.told
+    assert (one.steps, one.units, one.unit, one.stage, one.weights) == (3, N // 2, "patient", "denoiser", other.weights)
+    trained = {name for name in weights(first.network) if isinstance(how, Lora) is ("lora_" in name)}
+    start = weights(fresh().network) if how is FULL else {}
+    assert not start or moved(start, first.network) == trained
+    assert all(bool(first.network.state_dict()[name].any()) for name in trained if "lora_B" in name)
+
+
+class Further:
+    digest = "further"
+
+    def __call__(self, noised: Any, draw: torch.Generator) -> Tensor:
+        return noised.out.mean()
+
+
+@pytest.mark.parametrize(
+    ("more", "match"),
+    [
+        ({"extra": [Further()]}, "further losses"),
+        ({"objective": Objective(balance="inverse_sqrt")}, "balance changes how often"),
+        ({"data": replace(DATA, patients=())}, "give the patients"),
+    ],
+)
+def test_what_is_no_rows_own_is_refused(more: dict[str, Any], match: str, tmp_path: Path, asked: Asked) -> None:
+    told = {"data": DATA, "folder": tmp_path, "training": TRAINING, "private": asked} | more
+    with pytest.raises(InputError, match=match):
+        train_backbone(small(), **told)
+    assert not asked.told
+    assert not list(tmp_path.iterdir())
+
+
+# --- codecs ------------------------------------------------------------------
+
+
+def test_a_codec_is_trained_privately_and_measures_no_scale(tmp_path: Path, asked: Asked) -> None:
+    train = partial(train_codec, Discs(N, 16), folder=tmp_path, width=8, levels=2, steps=3, batch=3, ema=0.0)
+    codec = train(private=asked, patients=PATIENTS)
+    assert codec.network.config.scaling_factor == 1.0
+    assert train(private=asked, patients=PATIENTS).digest == codec.digest
+    assert [one.weights for one in asked.told] == [asked.told[0].weights] * 2
+    plain = train()
+    assert plain.digest != codec.digest
+    assert plain.network.config.scaling_factor != 1.0
+    with pytest.raises(InputError, match="3 patients for 12 images"):
+        train_codec(Discs(N, 16), folder=tmp_path / "other", private=asked, patients=PATIENTS[:3])
+
+
+@pytest.mark.parametrize("make", [tiny_autoencoder_kl, tiny_autoencoder_tiny])
+@pytest.mark.parametrize("held", [None, Discs(3, 16, seed=9)])
+def test_a_codec_is_tuned_privately(make: Callable[[], Any], held: Any, tmp_path: Path, asked: Asked) -> None:
+    make().save_pretrained(tmp_path / "source")
+    tune = partial(finetune_codec, tmp_path / "source", Discs(N, 16), folder=tmp_path / "run", training=TRAINING)
+    codec = tune(private=asked, patients=PATIENTS, held=held)
+    assert codec.digest != load_codec(tmp_path / "source").digest
+    assert tune(private=asked, patients=PATIENTS, held=held).digest == codec.digest
+    changed = moved(weights(load_codec(tmp_path / "source").network), codec.network)
+    assert changed
+    assert all(name.startswith(("decoder", "post_quant")) for name in changed)
+    (told,) = (tmp_path / "run").glob("*/training.json")
+    assert ("after" in json.loads(told.read_text())) is (held is not None)
+
+
+# --- sparse ------------------------------------------------------------------
+
+CODE: dict[str, Any] = {"groups": 2, "vocabulary": 4, "width": 8, "generations": 2, "imitation_epochs": 2,
+                        "adaptation_epochs": 1, "interaction_epochs": 2, "batch": 3}  # fmt: skip
+
+
+def test_a_simplicial_code_is_learnt_privately_phase_by_phase(tmp_path: Path, asked: Asked) -> None:
+    z = chance.noise_like(range(N + 4), (2, 8, 8))
+    learn = partial(iterate, z[:N], LABELS, z[N:], LABELS[:4], **CODE)
+    found = learn(folder=tmp_path / "a", private=asked, patients=PATIENTS)
+    planned = private_steps(N // 2, 3, 2, 2, 1, 2)
+    assert {one.stage: one.steps for one in asked.told} == planned
+    assert [one.stage for one in asked.told] == list(planned)
+    assert found.coder.config["norm"] == "group"
+    assert found.health["probe_ap"].isna().all()
+    assert found.health["agreement"].isna().tolist() == [True, False]
+    assert found.coder.digest != SimplicialCoder.load(tmp_path / "a" / "generation_00.safetensors").digest
+    again = learn(folder=tmp_path / "a", private=asked, patients=PATIENTS)
+    assert again.coder.digest == found.coder.digest
+    assert len({one.weights for one in asked.told}) == len(planned) == len(asked.told) // 2
+    with pytest.raises(InputError, match="made from other"):
+        learn(folder=tmp_path / "a")
+    with pytest.raises(InputError, match="3 patients for 12 latents"):
+        learn(folder=tmp_path / "b", private=asked, patients=PATIENTS[:3])
+
+
+def test_planned_steps_count_units_not_rows() -> None:
+    assert private_steps(100, 16, 2, 8, 1, 6) == {
+        "sparse interaction 0": 36, "sparse imitation 1": 48, "sparse adaptation 1": 6, "sparse interaction 1": 36,
+    }  # fmt: skip
+    assert list(private_steps(5, 16, 1).values()) == [6]
+
+
+def test_the_ordinary_coder_is_what_it_was() -> None:
+    assert "norm" not in SimplicialCoder(2, 2, groups=2, vocabulary=4, width=8).config
+
+
+# --- classifiers -------------------------------------------------------------
+
+
+def radiographs(**more: Any) -> TrainingSet:
+    images = torch.stack([Discs(N, 64)[i]["image"] for i in range(N)]).mul(255).to(torch.uint8)
+    return TrainingSet(images, more.get("labels", LABELS), more.get("weights", np.ones(N, np.float32)), tuple(UIDS))
+
+
+@pytest.mark.parametrize("name", ["small", "dense"])
+def test_a_classifier_is_trained_privately_and_read_back(name: str, tmp_path: Path, asked: Asked) -> None:
+    real = radiographs()
+    train = partial(
+        private_classifier, real, PATIENTS, folder=tmp_path, prepare=prepare, network=name, steps=3, batch=3, ema=0.0
+    )
+    first = train(private=asked)
+    again = train(private=asked)
+    assert_reads_back(again.net, weights(first.net))
+    (place,) = tmp_path.glob("*.json")
+    assert torch.equal(load_private(place, prepare).predict(real.images), first.predict(real.images))
+    assert ("Batch norms became" in " ".join(asked.told[0].changes)) is (name == "small")
+    assert not any(isinstance(part, nn.BatchNorm2d) for part in first.net.modules())
+    assert "positive" not in first.record
+    assert first.task == "multi-label"
+    place.with_suffix(".safetensors").unlink()
+    with pytest.raises(InputError, match="damaged"):
+        load_private(place, prepare)
+
+
+@pytest.mark.parametrize(
+    ("more", "settings", "match"),
+    [
+        ({}, {"task": "single-label"}, "exactly one positive"),
+        ({"weights": np.full(N, 2.0, np.float32)}, {}, "rows have weights"),
+        ({}, {"network": "vast"}, "no classifier network"),
+        ({}, {"augment": "flip"}, "no augmentation"),
+    ],
+)
+def test_sets_that_do_not_fit_are_refused(
+    more: dict[str, Any], settings: dict[str, Any], match: str, tmp_path: Path, asked: Asked
+) -> None:
+    with pytest.raises(InputError, match=match):
+        private_classifier(radiographs(**more), PATIENTS, folder=tmp_path, private=asked, prepare=prepare, **settings)
+    assert not asked.told

@@ -1,0 +1,311 @@
+"""The private loop: what a step is, what is spent, and that it can be killed."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from safetensors import safe_open
+from torch import Tensor, nn
+
+from medlt.diffusion.checkpoint import FILE
+from medlt.files import digest_tensors
+from medlt.privacy.accounting import spent
+from medlt.privacy.ledger import Mechanism
+from medlt.privacy.stepping import Run
+from medlt.privacy.training import Private, budget, fit
+from medlt.types import InputError
+
+ROWS = 40
+X, Y = torch.randn(ROWS, 3, generator=torch.Generator().manual_seed(1)), torch.linspace(-1, 1, ROWS)[:, None]
+UNITS = [f"p{i % 16}" for i in range(ROWS)]
+TRAINING = {"steps": 8, "batch": 4, "learning_rate": 0.05, "warmup_steps": 0, "checkpoint_every": 3, "ema": 0.9}
+OPEN = Private(noise_multiplier=1.0, epsilon=math.inf, delta=1e-3, way="book", secure=False, images_per_patient=2)
+
+
+def net(seed: int = 0) -> nn.Module:
+    torch.manual_seed(seed)
+    return nn.Sequential(nn.Linear(3, 5), nn.Tanh(), nn.Linear(5, 1))
+
+
+def loss(network: nn.Module, rows: np.ndarray, draw: torch.Generator) -> Tensor:
+    return (network(X[rows]) - Y[rows]).pow(2).flatten(1).mean(1)
+
+
+def train(
+    folder: Path, private: Private = OPEN, network: nn.Module | None = None, **other: Any
+) -> tuple[Any, Mechanism]:
+    network = net() if network is None else network
+    training = TRAINING | other.pop("training", {})
+    told = {"loss": loss, "units": UNITS, "key": "k", "name": "probe", "data": "d"} | other
+    return network, fit(network, training=training, private=private, folder=folder, **told)
+
+
+def changed(private: Private, **other: Any) -> Private:
+    return replace(private, **other)
+
+
+def weights(network: nn.Module) -> Tensor:
+    return torch.cat([weight.detach().flatten() for weight in network.parameters()])
+
+
+def test_without_noise_and_clip_at_rate_one_it_is_an_ordinary_full_batch_step(tmp_path: Path) -> None:
+    private = changed(OPEN, noise_multiplier=0.0, clip=math.inf, images_per_patient=3, multiplicity=2)
+    plain = net()
+    trained, told = train(tmp_path, private, training={"batch": 16, "steps": 3, "ema": 0.0})
+    optimizer = torch.optim.AdamW(plain.parameters(), lr=0.05, weight_decay=1e-2)
+    for _ in range(3):
+        optimizer.zero_grad()
+        each = loss(plain, np.arange(ROWS), torch.Generator())
+        torch.stack([each[[u == name for u in UNITS]].mean() for name in set(UNITS)]).mean().backward()
+        optimizer.step()
+    torch.testing.assert_close(weights(trained), weights(plain), rtol=1e-5, atol=1e-6)
+    assert (told.sample_rate, told.units, told.steps, told.way) == (1.0, 16, 3, "book")
+
+
+class Still(nn.Module):
+    """Its loss is 0 with a gradient that the clip makes as good as nothing: what moves is the noise."""
+
+    def __init__(self, count: int) -> None:
+        super().__init__()
+        self.layer = nn.Linear(count, 1, bias=False)
+
+
+def test_noise_has_the_deviation_that_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[Tensor] = []
+    noised = Run._noised
+
+    def watched(run: Run, weight: Any, drawn: Any) -> Tensor:
+        seen.append(noised(run, weight, drawn))
+        return seen[-1]
+
+    monkeypatch.setattr(Run, "_noised", watched)
+    private = changed(OPEN, noise_multiplier=1.5, clip=0.2, secure=True)
+    count = 20_000
+    train(
+        tmp_path, private, Still(count), training={"steps": 4},
+        loss=lambda network, rows, draw: network.layer(torch.full((len(rows), count), 1e-9)).flatten(),
+    )  # fmt: skip
+    drawn = torch.stack(seen).flatten(1)
+    deviation, wanted = float(drawn.std()), 1.5 * 0.2 / 4
+    assert deviation == pytest.approx(wanted, rel=6 / math.sqrt(2 * drawn.numel()))
+    assert abs(float(drawn.mean())) < 6 * wanted / math.sqrt(drawn.numel())
+    assert abs(float(torch.corrcoef(drawn)[0, 1])) < 6 / math.sqrt(count)
+
+
+def test_multiplicity_is_a_mean_within_the_unit_and_no_more_weight(tmp_path: Path) -> None:
+    clip = 0.3
+    private = changed(OPEN, noise_multiplier=0.0, clip=clip, images_per_patient=9, multiplicity=1)
+    told = {"training": {"batch": 16, "steps": 2}}
+    once, _ = train(tmp_path / "a", private, **told)
+    thrice, _ = train(tmp_path / "b", changed(private, multiplicity=3), **told)
+    torch.testing.assert_close(weights(once), weights(thrice), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("physical", [1, 5, 128])
+def test_rows_at_once_do_not_change_the_result(tmp_path: Path, physical: int) -> None:
+    one, _ = train(tmp_path / "a", changed(OPEN, physical=16))
+    other, _ = train(tmp_path / "b", changed(OPEN, physical=physical))
+    torch.testing.assert_close(weights(one), weights(other), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("way", ["hooks", "ghost", "functorch"])
+def test_the_way_does_not_change_the_result(tmp_path: Path, way: str) -> None:
+    one, _ = train(tmp_path / "a")
+    other, told = train(tmp_path / "b", changed(OPEN, way=way))
+    assert told.way == way
+    torch.testing.assert_close(weights(one), weights(other), rtol=1e-3, atol=1e-4)
+
+
+def test_killed_and_resumed_is_the_same_to_the_byte(tmp_path: Path) -> None:
+    whole, told = train(tmp_path / "whole")
+    for stop in (2, 5):
+        train(tmp_path / "parts", training={"stop_at": stop})
+
+    def killed(name: str, step: int, steps: int) -> None:
+        if step == 7:  # after the checkpoint of step 6
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path / "parts", progress=killed)
+    parts, again = train(tmp_path / "parts")
+    assert torch.equal(weights(whole), weights(parts))
+    assert again == told
+    assert (tmp_path / "whole" / FILE).read_bytes() == (tmp_path / "parts" / FILE).read_bytes()
+    assert spent([again.cost], 1e-3) == spent([told.cost], 1e-3)
+    loaded, same = train(tmp_path / "whole", network=net(5))
+    assert same == told
+    assert torch.equal(weights(loaded), weights(whole))
+    assert told.weights == digest_tensors({str(i): weight for i, weight in enumerate(whole.parameters())})
+
+
+def test_secure_noise_never_comes_again(tmp_path: Path) -> None:
+    one, told = train(tmp_path / "a", changed(OPEN, secure=True))
+    other, _ = train(tmp_path / "b", changed(OPEN, secure=True))
+    assert told.secure
+    assert not torch.equal(weights(one), weights(other))
+    stored = (tmp_path / "a" / FILE).read_bytes()
+    assert b"seed" not in stored
+
+
+@pytest.mark.parametrize(
+    ("other", "name"),
+    [
+        ({"noise_multiplier": 1.1}, "noise_multiplier 1.0, now 1.1"), ({"clip": 2.0}, "clip"),
+        ({"unit": "image"}, "unit"),
+        ({"images_per_patient": 1}, "images_per_unit"), ({"multiplicity": 2}, "multiplicity"),
+        ({"secure": True}, "secure"),
+    ],
+)  # fmt: skip
+def test_it_does_not_go_on_as_another_mechanism(tmp_path: Path, other: dict[str, Any], name: str) -> None:
+    train(tmp_path, training={"stop_at": 2})
+    with pytest.raises(InputError, match=name):
+        train(tmp_path, changed(OPEN, **other))
+
+
+def test_other_data_or_settings_are_another_training(tmp_path: Path) -> None:
+    train(tmp_path, training={"stop_at": 2})
+    for other in ({"data": "e"}, {"key": "l"}, {"training": {"learning_rate": 0.1}}):
+        with pytest.raises(InputError, match="other settings or data"):
+            train(tmp_path, **other)  # type: ignore[arg-type]
+
+
+FULL = changed(OPEN, noise_multiplier=4.0, epsilon=3.0)
+"""At rate 1, where the accountant has a closed form."""
+
+
+def test_it_stops_at_the_budget_and_says_so(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    pays = budget(FULL, 1.0, 80)
+    assert spent([(4.0, 1.0, pays)], 1e-3).epsilon <= 3.0 < spent([(4.0, 1.0, pays + 1)], 1e-3).epsilon
+    assert 3 < pays < 60
+    asked = {"training": {"steps": 80, "batch": 16}}
+    with caplog.at_level(logging.WARNING):
+        _, told = train(tmp_path, FULL, **asked)
+    assert f"after {pays} of 80" in caplog.text
+    assert (told.steps, told.planned) == (pays, 80)
+    assert spent([told.cost], 1e-3).epsilon <= 3.0
+    _, again = train(tmp_path, FULL, **asked)  # asked the same again: it is finished
+    assert again == told
+    with pytest.raises(InputError, match=f"budget spent: epsilon 3 pays for {pays} steps of probe, {pays} were taken"):
+        train(tmp_path, FULL, training={"steps": 90, "batch": 16})
+    before = changed(FULL, before=((4.0, 1.0, pays),))
+    with pytest.raises(InputError, match="pays for 0 steps"):
+        train(tmp_path / "next", before, training={"steps": 1, "batch": 16})
+
+
+def test_a_finished_training_goes_on_as_far_as_the_budget_pays(tmp_path: Path) -> None:
+    pays = budget(FULL, 1.0, 80)
+    train(tmp_path / "parts", FULL, training={"steps": 3, "batch": 16})
+    parts, told = train(tmp_path / "parts", FULL, training={"steps": 80, "batch": 16})
+    whole, _ = train(tmp_path / "whole", FULL, training={"steps": 80, "batch": 16})
+    assert told.steps == pays
+    assert torch.equal(weights(parts), weights(whole))
+
+
+def test_several_like_trainings_of_a_unit_share_the_budget() -> None:
+    assert budget(changed(FULL, times=3), 1.0, 80) == budget(FULL, 1.0, 80) // 3
+    assert budget(OPEN, 0.25, 80) == 80
+    assert budget(FULL, 1.0, 2) == 2
+
+
+def test_the_checkpoint_holds_the_mechanism_so_far(tmp_path: Path) -> None:
+    train(tmp_path, training={"stop_at": 5})
+    with safe_open(tmp_path / FILE, "pt") as stored:
+        about = json.loads(stored.metadata()["training"])
+    assert about["step"] == 5
+    assert about["about"]["way"] == "book"
+    assert about["about"]["mechanism"]["noise_multiplier"] == 1.0
+    assert about["about"]["mechanism"]["rate"] == 0.25
+
+
+def test_empty_steps_are_steps(tmp_path: Path) -> None:
+    """Noise moves the weights, the loss on record is NaN, and the step counts."""
+    _, told = train(tmp_path, units=[str(i) for i in range(ROWS)], training={"batch": 1, "steps": 12})
+    history = pd.read_parquet(tmp_path / "history.parquet")
+    assert told.steps == len(history) == 12
+    assert 0 < history["loss"].isna().sum() < 12
+
+
+def test_the_way_is_measured_once_and_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from medlt.privacy import training
+
+    asked: list[int] = []
+
+    def chosen(network: nn.Module, losses: Any, groups: Any) -> str:
+        assert len(losses()) == len(groups) == 6
+        asked.append(1)
+        return "hooks"
+
+    monkeypatch.setattr(training, "measured", chosen)
+    private = changed(OPEN, way="measure", physical=6, multiplicity=3, images_per_patient=1)
+    _, told = train(tmp_path, private, training={"stop_at": 2})
+    _, again = train(tmp_path, private)
+    assert told.way == again.way == "hooks"
+    assert len(asked) == 1
+
+
+def test_measuring_really_runs(tmp_path: Path) -> None:
+    _, told = train(tmp_path, changed(OPEN, way="measure"), training={"steps": 2})
+    assert told.way in ("book", "hooks", "ghost", "functorch")
+
+
+def test_a_loss_that_does_not_reach_the_weights_is_refused(tmp_path: Path) -> None:
+    """Noise alone would move them."""
+
+    def blind(network: nn.Module, rows: np.ndarray, draw: torch.Generator) -> Tensor:
+        return network(X[rows]).flatten() * 0
+
+    with pytest.raises(InputError, match="no trainable weight has a gradient"):
+        train(tmp_path, loss=blind, training={"batch": 16})
+
+
+def test_losses_that_are_no_numbers_are_refused(tmp_path: Path) -> None:
+    def bad(network: nn.Module, rows: np.ndarray, draw: torch.Generator) -> Tensor:
+        return loss(network, rows, draw) / torch.as_tensor(rows != 7)
+
+    with pytest.raises(InputError, match="1 of 40 losses are no number at step 1"):
+        train(tmp_path, changed(OPEN, images_per_patient=9), loss=bad, training={"batch": 16})
+
+
+def test_bad_settings(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="at most the number of units"):
+        train(tmp_path, training={"batch": 17})
+    with pytest.raises(InputError, match="finite clip"):
+        changed(OPEN, clip=math.inf)
+    with pytest.raises(InputError, match="cannot meet epsilon"):
+        changed(OPEN, noise_multiplier=0.0, epsilon=1.0)
+    with pytest.raises(InputError, match="fp16"):
+        train(tmp_path, training={"precision": "fp16"})
+    assert not any(tmp_path.iterdir())
+
+
+def test_bf16_channels_last_evaluation_and_recomputing(tmp_path: Path) -> None:
+    from medlt.diffusion.labels import LabelUNet
+
+    torch.manual_seed(0)
+    network = LabelUNet(channels=4, findings=2, width=16, levels=2)
+    x = torch.randn(12, 4, 8, 8)
+
+    def denoise(of: Any, rows: np.ndarray, draw: torch.Generator) -> Tensor:
+        t = torch.randint(0, 1000, (len(rows),), generator=draw)
+        return (of(x[rows], t, torch.ones(len(rows), 5)).float() - x[rows]).pow(2).flatten(1).mean(1)
+
+    how = {"precision": "bf16", "channels_last": True, "checkpointing": True, "steps": 2, "batch": 3}
+    _, told = train(
+        tmp_path, changed(OPEN, multiplicity=2), network, loss=denoise, units=[str(i) for i in range(12)], training=how,
+        evaluate=lambda of: float(of.training), picture=lambda of: torch.rand(2, 1, 8, 8),
+    )  # fmt: skip
+    history = pd.read_parquet(tmp_path / "history.parquet")
+    assert history["validation"].tolist()[-1] == 0.0
+    assert (tmp_path / "samples" / "step_000002.png").is_file()
+    assert not network.training
+    assert all(not weight.requires_grad and weight.is_contiguous() for weight in network.parameters())
+    assert told.steps == 2
