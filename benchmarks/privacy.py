@@ -4,19 +4,19 @@
 
 A step is forward, backward and AdamW; a private one takes the clipped sum of the units' gradients (medlt's four ways)
 and adds noise from the operating system. `--multiplicity` rows are of one unit. Ways take turns; the best of the rounds
-counts. `--keep` writes the table. Figures are ratios to the ordinary step. `--memory` measures each way's peak in a process of its own, above what
-the network and its optimizer hold. Networks: LoRA of rank 8 on the attention of a latent UNet with cross-attention; the
-default denoiser (`LabelUNet`), in full; DenseNet-121 with group norms, in full.
+counts. Figures are ratios to the ordinary step. `--memory` measures the peak of a step in a process of its own, above
+what it holds before the first. `--keep` writes the table. Networks: LoRA of rank 8 on the attention of a latent UNet
+with cross-attention; the default denoiser (`LabelUNet`), in full; DenseNet-121 with group norms, in full.
 """
 
 from __future__ import annotations
 
 import argparse
 import multiprocessing
-import resource
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -164,18 +164,22 @@ def timed(name: str, args: argparse.Namespace) -> dict[str, float]:
     return best
 
 
+def _kilobytes(field: str) -> int:
+    """Of Linux' account of this process: VmRSS now, VmHWM at most since it was last reset."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(field))
+
+
 def _peak(name: str, way: str, args: argparse.Namespace, answer: Any) -> None:
     torch.set_num_threads(args.threads)
     task = made(name, args)
-    if args.device == "cpu":
-        held = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    Path("/proc/self/clear_refs").write_text("5")  # resets the high-water mark
+    held = _kilobytes("VmRSS")
     step, _ = stepper(task, way, args.multiplicity)
     for _ in range(2):
         step()
-    if args.device == "cpu":
-        answer.put((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - held) / 1024)
-    else:
-        answer.put(torch.cuda.max_memory_allocated() / 2**20)
+    cpu = args.device == "cpu"
+    answer.put((_kilobytes("VmHWM") - held) / 1024 if cpu else torch.cuda.max_memory_allocated() / 2**20)
 
 
 def peak(name: str, way: str, args: argparse.Namespace) -> float:

@@ -77,7 +77,7 @@ def main() -> None:
     asked = read.parse_args()
     hernias(Path(os.environ["MEDLT_DATA"]), asked.out / "hernia.csv")
     lines = [
-        "| denoiser | claim | copies | membership | TPR at 0.1 % FPR | TPR at 1 % FPR | re-identified | epsilon at least |",
+        "| denoiser | claim | copies | membership | TPR, 0.1 % FPR | TPR, 1 % FPR | re-identified | epsilon at least |",
         "|---|---|---|---|---|---|---|---|",
     ]
     sentences = []

@@ -6,9 +6,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import torch
-from medlt.privacy.card import datasheet, model_card
 
 from medlt import config as configs
 from medlt.data.convert.encode import png
@@ -17,6 +17,7 @@ from medlt.data.manifest import Manifest
 from medlt.files import write_bytes, write_json, write_table, write_text
 from medlt.privacy.audit.copies import Screening
 from medlt.privacy.audit.summary import summary, tables
+from medlt.privacy.card import datasheet, model_card
 from medlt.report.html import write as write_report
 from medlt.types import InputError
 from pipelines import attacks, opening, shadowing
@@ -48,12 +49,12 @@ def main(folder: Path, asked: Asked, progress: Progress = quiet) -> dict[str, An
     told = summary(parts)
     for name, table in tables(parts).items():
         write_table(folder / f"{name.replace(', ', '_').replace(' ', '_')}.parquet", table)
-    if asked.show_pairs:
-        _show(subject, parts["copies"])
     write_json(folder / "audit.json", told)
     write_text(folder / "MODEL_CARD.md", model_card(folder))
     write_text(folder / "DATASHEET.md", datasheet(folder))
     write_report(folder)
+    if asked.show_pairs:
+        _show(subject, parts["copies"])
     return told
 
 
@@ -84,7 +85,8 @@ def _show(subject: Subject, found: Any) -> None:
         return
     near = found.images.sort_values("similarity", ascending=False).head(SHOWN)
     size, train = subject.run.config.size, subject.real.train
-    real = images(train, size, subject.real.cache, [str(train.rows.index[row]) for row in near["train"]])
+    known, which = np.unique(near["train"], return_inverse=True)  # one real image may be nearest to several
+    real = images(train, size, subject.real.cache, [str(train.rows.index[row]) for row in known])
     at = torch.from_numpy(subject.made.rows.index.get_indexer(near.index))
-    rows = torch.cat([images(subject.made, size)[at], real], dim=3)[:, 0]
+    rows = torch.cat([images(subject.made, size)[at], real[torch.from_numpy(which)]], dim=3)[:, 0]
     write_bytes(subject.run.path("audit_pairs.png"), png(rows.flatten(0, 1).numpy()))

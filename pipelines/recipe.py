@@ -6,11 +6,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from medlt.privacy.card import datasheet, model_card
-
 from medlt import config as configs
 from medlt.data.manifest import Manifest
 from medlt.files import digest, write_text
+from medlt.privacy.card import datasheet, model_card
 from medlt.report.html import write as write_report
 from medlt.runs import Run
 from medlt.types import Synthesizer
@@ -63,6 +62,12 @@ def main(config: configs.RunConfig, progress: Progress = quiet) -> Path:
     return ready.run.folder
 
 
+def _models(run: Run) -> str:
+    """Names what made the images. In a blind run not the rows: who knew all of them but one could tell that one."""
+    digests = run.told()["digests"]
+    return digest({name: value for name, value in digests.items() if name != "manifest" or not run.config.blind})
+
+
 def _told(run: Run) -> None:
     """The page, and what goes with the model and with the images when they are handed on."""
     with run.stage("report"):
@@ -77,7 +82,7 @@ def _made(ready: Prepared[Any], progress: Progress) -> Manifest:
     with run.stage("synthesis"):
         looks = (*checking.checks(run.config, real, ready.judges), *screening.near_copies(run, real, progress))
         plan = making.make(ready, looks, progress)
-        made = publishing.publish(run, real, plan, run.config.method.kind, digest(run.told()["digests"]))
+        made = publishing.publish(run, real, plan, run.config.method.kind, _models(run))
     with run.stage("looking"):
         measuring.quality(ready, made)
         introspecting.introspect(ready, made, progress)

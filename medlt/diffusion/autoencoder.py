@@ -72,7 +72,7 @@ class AutoencoderLoss:
     def each(self, network: nn.Module, rows: np.ndarray, draw: torch.Generator) -> Tensor:
         """The same of each row by itself [B]: a medlt.types.RowLoss."""
         x, out, posterior = self.forward(network, rows, draw)
-        pull: Tensor = posterior.kl().mean() / posterior.mean[0].numel()
+        pull: Tensor = posterior.kl() / posterior.mean[0].numel()
         return (out - x).abs().flatten(1).mean(1) + self.kl_weight * pull
 
     def forward(

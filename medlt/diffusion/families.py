@@ -30,15 +30,15 @@ def begin(net: LabelNetwork, folder: Path) -> tuple[str, ...]:
     """Give `net` the weights of a network saved in `folder`; returns the names of those that stay as they were.
 
     A tensor is taken over where name and shape agree: what reads the label vector of other findings is learnt anew.
-    Raises InputError where `folder` holds no network, one of another family, or one of which nothing fits.
+    Raises InputError where `folder` holds no network, one of another family, or one of which less than half fits.
     """
     known, own = load_label_network(folder), net.state_dict()
     if known.family != net.family:
         raise InputError(f"start: {folder} holds a {known.family}, the run makes a {net.family}; give one alike")
     fits = {name: value for name, value in known.state_dict().items() if name in own}
     found = {name: value for name, value in fits.items() if value.shape == own[name].shape}
-    if not found:
-        raise InputError(f"start: no weight of {folder} fits the run's denoiser; give the same width and levels")
+    if 2 * sum(value.numel() for value in found.values()) < sum(value.numel() for value in own.values()):
+        raise InputError(f"start: {folder} fits less than half of the run's denoiser; give the same width and levels")
     net.load_state_dict(found, strict=False)
     return tuple(sorted(set(own) - set(found)))
 

@@ -26,6 +26,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils._pytree import tree_map
 
 from medlt.privacy.groups import Groups, Loss, check_rows, coefficients, trainable
 from medlt.privacy.heavy import Entry, bias_gradient, input_gradient, output, padded
@@ -241,16 +243,21 @@ def _affine(y: Tensor, weight: Tensor | None, bias: Tensor | None, shape: tuple[
 
 
 def _any(book: Book, layer: Any, *inputs: Any, **named: Any) -> Any:
-    """A layer not known here, a row at a time with weights of its own, under vmap."""
-    rows = len(inputs[0])
+    """A layer not known here, a row at a time with weights of its own, under vmap; tensors may be told by name too."""
+    rows = len(next(x for x in (*inputs, *named.values()) if isinstance(x, Tensor)))
     weights = {name: book.spread(weight, rows) for name, weight in layer.named_parameters()}
+    told = {name: x for name, x in named.items() if isinstance(x, Tensor)}
+    fixed = {name: x for name, x in named.items() if name not in told}
 
-    def one(own: Any, *row: Tensor) -> Any:
-        return torch.func.functional_call(layer, own, tuple(x[None] for x in row), named)[0]
+    def one(own: Any, told: dict[str, Tensor], *row: Tensor) -> Any:
+        alone = {name: x[None] for name, x in told.items()}
+        answer = torch.func.functional_call(layer, own, tuple(x[None] for x in row), fixed | alone)
+        return tree_map(lambda y: y[0], answer)
 
     keeps = layer.forward
     _restore(layer, book.own(layer))
     try:
-        return torch.func.vmap(one, randomness="different")(weights, *inputs)
+        with sdpa_kernel(SDPBackend.MATH):  # vmap loops over rows, with a warning, in the faster kernels
+            return torch.func.vmap(one, randomness="different")(weights, told, *inputs)
     finally:
         layer.forward = keeps

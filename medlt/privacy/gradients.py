@@ -119,6 +119,9 @@ def measured(network: nn.Module, loss: Loss, groups: Any, ways: Sequence[str] = 
     """
     best, fastest, reason = "", math.inf, InputError("no way was given to take gradients by")
     for way in ways:
+        if way in ("hooks", "functorch") and not _fits(network, len(groups)):
+            reason = InputError(f"{way} would hold {len(groups)} gradients of all weights, for which memory is short")
+            continue
         try:
             spent = _timed(network, loss, groups, way, fastest)
         except InputError as error:
@@ -128,6 +131,16 @@ def measured(network: nn.Module, loss: Loss, groups: Any, ways: Sequence[str] = 
     if not best:
         raise reason
     return best
+
+
+def _fits(network: nn.Module, rows: int) -> bool:
+    """Whether two copies of every trained weight a row go into half of the memory that is free."""
+    import psutil
+
+    weights = list(trainable(network).values())
+    device = weights[0].device
+    free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else psutil.virtual_memory().available
+    return 2 * 4 * rows * sum(weight.numel() for weight in weights) < free / 2
 
 
 def _timed(network: nn.Module, loss: Loss, groups: Any, way: str, bar: float, rounds: int = 2) -> float:

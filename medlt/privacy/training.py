@@ -82,14 +82,17 @@ def _way(run: Callable[[str], Run], units: Units, private: Private) -> str:
 
 def _loop(run: Run, last: int, track: Track, progress: Progress | None) -> None:
     track.begin(run.accelerator, run.state.step)
-    while run.state.step < last:
-        run.step()
-        track.step(run.accelerator, run.state, run.training.rate(run.state.step - 1))
-        if run.state.step % run.training.checkpoint_every == 0 or run.state.step == last:
-            run.checkpoint(track)
-        if progress:
-            progress(run.name, run.state.step, last)
-    track.end(run.accelerator)
+    try:
+        while run.state.step < last:
+            run.step()
+            track.step(run.accelerator, run.state, run.training.rate(run.state.step - 1))
+            if run.state.step % run.training.checkpoint_every == 0 or run.state.step == last:
+                run.checkpoint(track)
+            if progress:
+                progress(run.name, run.state.step, last)
+    finally:
+        run.gradients.close()
+        track.end(run.accelerator)
 
 
 def fit(
@@ -126,11 +129,7 @@ def fit(
     way = state.about.get("way") or (_way(run, members, private) if measure else private.way)
     state.about |= {"mechanism": private.mechanism(rate), "way": way, "planned": paced.last}
     if state.step < last:
-        under_way = run(way)
-        try:
-            _loop(under_way, last, track, progress)
-        finally:
-            under_way.gradients.close()
+        _loop(run(way), last, track, progress)
     _finish(network, state, paced)
     return _told(state, members, private, name, data, changes)
 

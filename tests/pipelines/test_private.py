@@ -23,7 +23,7 @@ from pipelines.training import main as train
 from pipelines.verdict import main as evaluate
 
 Tiny = Callable[[Path], RunConfig]
-PRIVACY = {"epsilon": 8.0, "delta": 1e-5, "multiplicity": 1, "way": "hooks", "physical": 16}
+PRIVACY = {"epsilon": 8.0, "delta": 1e-5, "multiplicity": 1, "way": "book", "physical": 16}
 BRIEF = Asked(embedding_steps=2)
 
 
@@ -158,11 +158,14 @@ def test_a_config_that_cannot_be_private_is_refused(tiny: Tiny, tmp_path: Path, 
         private(tiny, tmp_path / "run", **changes)
 
 
-def test_a_batch_larger_than_the_patients_is_refused_before_anything_is_written(tiny: Tiny, tmp_path: Path) -> None:
-    config = private(tiny, tmp_path / "run", denoiser={"width": 8, "steps": 6, "batch": 500})
+def test_a_batch_larger_than_the_patients_is_refused_before_anything_is_written(
+    tiny: Tiny, tmp_path: Path, made: Path
+) -> None:
+    data = {"kind": "manifest", "path": str(made / "stages" / "data" / "manifest.parquet")}
+    config = private(tiny, tmp_path / "run", data=data, denoiser={"width": 8, "steps": 6, "batch": 500})
     with pytest.raises(InputError, match="draws 500 of"):
         augment(config)
-    assert not (tmp_path / "run" / "config.yaml").exists()
+    assert not (tmp_path / "run").exists()
     with pytest.raises(InputError, match="'Elbow' is no finding"):
         augment(private(tiny, tmp_path / "other", privacy={**PRIVACY, "findings": ["Elbow"]}))
 
@@ -182,7 +185,7 @@ def test_a_start_is_taken_over_where_it_fits(tiny: Tiny, tmp_path: Path, made: P
     for name, value in other.state_dict().items():
         if name not in fresh:
             assert value.equal(known.state_dict()[name])
-    with pytest.raises(InputError, match="no weight"):
+    with pytest.raises(InputError, match="less than half"):
         begin(type(known)(**{**known.settings, "width": 16}), made / "stages" / "denoiser")
 
 

@@ -101,8 +101,8 @@ def test_noise_has_the_deviation_that_is_told(tmp_path: Path, monkeypatch: pytes
     assert abs(float(torch.corrcoef(drawn)[0, 1])) < 6 / math.sqrt(count)
 
 
-def test_multiplicity_is_a_mean_within_the_unit_and_no_more_weight(tmp_path: Path) -> None:
-    clip = 0.3
+@pytest.mark.parametrize("clip", [0.3, 1.0, 3.0])
+def test_multiplicity_is_a_mean_within_the_unit_and_no_more_weight(tmp_path: Path, clip: float) -> None:
     private = changed(OPEN, noise_multiplier=0.0, clip=clip, images_per_patient=9, multiplicity=1)
     told = {"training": {"batch": 16, "steps": 2}}
     once, _ = train(tmp_path / "a", private, **told)

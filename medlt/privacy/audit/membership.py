@@ -94,7 +94,8 @@ def tpr_at(inside: np.ndarray, outside: np.ndarray, fpr: float, level: float = 0
 class Membership:
     """What the attack learnt. `images` and `patients`: `member`, `score`, numbered, no ids; `rates`: unit x FPR asked.
 
-    auc: by patient; image_auc: by image, patients resampled; name: of the attack.
+    auc: by patient; image_auc: by image, patients resampled; name: of the attack; control: the AUC by patient of a
+    model trained on none of them, away from 1/2 where members and others are of another kind.
     """
 
     images: pd.DataFrame
@@ -103,6 +104,7 @@ class Membership:
     auc: Share
     image_auc: Share
     name: str
+    control: Share | None = None
 
     @property
     def counts(self) -> dict[str, int]:
@@ -114,7 +116,8 @@ class Membership:
     def passed(self) -> bool | None:
         """False: members can be told; True: not by this attack; None: too few patients to know."""
         told = self.rates.loc["patient"]
-        if self.auc.low > 0.5 or (told["low"] > told["fpr_high"]).any():
+        chance_level = 0.5 if self.control is None else max(0.5, self.control.value)
+        if self.auc.low > chance_level or (told["low"] > told["fpr_high"]).any():
             return False
         return True if min(self.counts.values()) >= FEWEST else None
 
@@ -129,17 +132,18 @@ class Membership:
             parts.append(f"{row['tpr']:.3f} [{row['low']:.3f}, {row['high']:.3f}] at {where}")
             if not row["resolved"]:
                 parts[-1] += f" ({others} others cannot resolve {fpr:.1%}; true FPR up to {row['fpr_high']:.1%})"
-        return (
-            f"{self.name}: {members} patients trained on {said} {others} others; TPR {', '.join(parts)}; AUC {self.auc}"
-        )
+        beside = "" if self.control is None else f", of a model trained on none {self.control}"
+        told = f"{self.name}: {members} patients trained on {said} {others} others"
+        return f"{told}; TPR {', '.join(parts)}; AUC {self.auc}{beside}"
 
 
 def membership(
     scores: np.ndarray, member: np.ndarray, patients: Sequence[str], *, seed: int, name: str = "Loss",
-    fprs: Sequence[float] = (0.001, 0.01), draws: int = 1000, level: float = 0.95,
+    fprs: Sequence[float] = (0.001, 0.01), draws: int = 1000, level: float = 0.95, control: np.ndarray | None = None,
 ) -> Membership:  # fmt: skip
     """Judge scores [N] (higher: rather a member) of images of `patients` [N] against who was one, bool [N].
 
+    control: scores [N] by a like model trained on none of them (an untrained one), to see what their kind alone tells.
     Raises InputError for scores that are not finite, patients on both sides, or an empty side.
     """
     scores, member = np.asarray(scores, np.float64), np.asarray(member, bool)
@@ -156,4 +160,9 @@ def membership(
     auc = area(whose, means, np.arange(len(means)), chance.rng(seed, "patient auc"), draws, level)
     image_auc = area(member, scores, of, chance.rng(seed, "image auc"), draws, level)
     images = pd.DataFrame({"member": member, "score": scores})
-    return Membership(images, pd.DataFrame({"member": whose, "score": means}), rates, auc, image_auc, name)
+    beside = None
+    if control is not None:
+        blind = by_patient(control, patients)[0]
+        beside = area(whose, blind, np.arange(len(blind)), chance.rng(seed, "control auc"), draws, level)
+    table = pd.DataFrame({"member": whose, "score": means})
+    return Membership(images, table, rates, auc, image_auc, name, beside)

@@ -86,6 +86,20 @@ def test_an_overtrained_model_tells_its_members_and_nobody_else(overtrained: Any
     assert "cannot resolve 0.1%" in never.sentence
 
 
+@pytest.mark.parametrize("learnt", [0.0, 3.0])
+def test_a_control_takes_out_the_kind_and_leaves_what_was_learnt(learnt: float) -> None:
+    """Members are easier images: a model that learnt nothing is accused, but not where a control stands beside it."""
+    rng, member = np.random.default_rng(0), np.arange(400) < 200
+    easy, names = rng.normal(size=400) + 0.5 * member, [f"p{i}" for i in range(400)]
+    scores = easy + learnt * member + 0.1 * rng.normal(size=400)
+    assert membership(scores, member, names, seed=0).passed is False
+    fair = membership(scores, member, names, seed=0, control=easy)
+    assert fair.passed is (learnt == 0)
+    assert fair.control is not None
+    assert fair.control.low > 0.5
+    assert "trained on none" in fair.sentence
+
+
 def test_two_images_of_a_patient_are_one_member() -> None:
     rng = np.random.default_rng(0)
     names = [f"p{i // 2}" for i in range(120)]

@@ -58,7 +58,7 @@ def test_plain_training_gives_canaries_away_and_private_training_keeps_its_ledge
     plain = scored(plainly(given.latents[inside], 4 * STEPS), given)
     caught = membership(plain, given.included, names, seed=0)
     assert caught.passed is False
-    assert caught.auc.value > 0.8
+    assert caught.auc.value > 0.8, caught.sentence
     refuted: CanaryTest = canary_test(lambda _: plain, given.included, delta=DELTA, ledger=0.5)
     assert refuted.passed is False
 
