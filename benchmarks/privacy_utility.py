@@ -65,7 +65,7 @@ def main(out: Path, epsilons: list[str]) -> None:
     runs = {(epsilon, start): made(out, epsilon, start) for start in STARTS for epsilon in [*epsilons, NEVER]}
     base = configs.load(CONFIG, [f"out={out / 'judges'}", "privacy=null", "threads=1"])
     run, real = opening.collect(base)
-    judges = judging.judges(run, real, quiet)
+    judges = judging.judges(run, real, quiet, plain=True)
     limits = thresholds(judges.held_out, real.train.rows[list(real.manifest.findings)])
     findings = tuple(synthetic(next(iter(runs.values()))).rows["finding"].unique())
     features = judges.judges[0].features  # type: ignore[attr-defined]

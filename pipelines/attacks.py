@@ -5,10 +5,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from medlt import config as configs
 from medlt.chance import seed_of
 from medlt.diffusion.backbone import Backbone
+from medlt.diffusion.families import FAMILIES
 from medlt.diffusion.finetune import LabelledLatents
 from medlt.diffusion.schedulers import factory
+from medlt.diffusion.train import new_network
 from medlt.privacy.audit import copies, embedding, membership, plants, reidentify
 from pipelines import encoding
 from pipelines.subject import Subject
@@ -16,6 +19,8 @@ from pipelines.subject import Subject
 STRENGTHS = (0.1, 0.3, 0.5)
 """Of planted copies that went through the run's own denoiser: shares of its steps."""
 SIZE = 64
+OWN = {"kind", "start", *configs.Training.model_fields}
+"""Fields of a denoiser's config that are not its network's."""
 
 
 def _embedding(subject: Subject) -> embedding.Embedding:
@@ -88,4 +93,16 @@ def members(subject: Subject) -> membership.Membership:
     """Can one who holds an image tell by the denoiser's loss whether it was trained on it?"""
     data, member = subject.rows
     found = scores(subject, subject.backbone, data).numpy()
-    return membership.membership(found, member, data.patients, seed=_seed(subject, "membership rates"))
+    fresh = untrained(subject, data)
+    control = None if fresh is None else scores(subject, fresh, data).numpy()
+    seed = _seed(subject, "membership rates")
+    return membership.membership(found, member, data.patients, seed=seed, control=control)
+
+
+def untrained(subject: Subject, data: LabelledLatents) -> Backbone | None:
+    """A denoiser of the run's shape that saw nobody: what it can tell members by is no leak. None of a given model."""
+    chosen = subject.run.config.denoiser
+    if isinstance(chosen, configs.StableConfig):
+        return None
+    seed = _seed(subject, "untrained")
+    return new_network(FAMILIES[chosen.kind], data, seed, chosen.model_dump(exclude=OWN)).eval().backbone()

@@ -55,8 +55,9 @@ def _units(config: configs.RunConfig, rows: pd.DataFrame) -> int:
 
 
 def _judged(config: configs.RunConfig, real: Collection) -> dict[int, int]:
-    """Number of a judge -> among how many it hides who it was trained on; none in a blind run."""
-    if config.blind:
+    """Number of a judge -> among how many it hides who it was trained on; in a blind run only if asked for."""
+    assert config.privacy is not None
+    if config.blind and not config.privacy.classifier:
         return {}
     rows = real.train.rows
     fold = folds(rows["patient_id"], rows[list(real.train.findings)], config.checks.folds, config.seed)

@@ -31,7 +31,7 @@ def fit(run: Run, real: Collection, progress: Progress, kept: bool = True) -> Pr
         from medlt.privacy import training as private
 
         others = tuple((sigma, one.rate, one.steps) for stage, one in planned.items() if stage != name) if kept else ()
-        own = chosen.model_dump(exclude={"findings"})
+        own = chosen.model_dump(exclude={"findings", "classifier"})
         how = private.Private(noise_multiplier=sigma, seed=config.seed, before=others, **own)
         rows = list(units) if chosen.unit == "patient" else [str(i) for i in range(len(units))]
         done = private.fit(network, loss, rows, training=training, private=how, folder=folder, key=key, name=name,

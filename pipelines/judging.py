@@ -24,13 +24,16 @@ def classifier_options(config: configs.RunConfig) -> dict[str, Any]:
     return config.classifier.model_dump(exclude={"size"})
 
 
-def judges(run: Run, real: Collection, progress: Progress) -> Crossfit:
-    """Cross-fitted classifiers on real train images: judge k never saw the patients of fold k."""
+def judges(run: Run, real: Collection, progress: Progress, *, plain: bool = False) -> Crossfit:
+    """Cross-fitted classifiers on real train images: judge k never saw the patients of fold k.
+
+    Trained privately in a private run, unless `plain`: such may measure a run, and must not touch its images.
+    """
     rows, config = real.train.rows, run.config
     fold = folds(rows["patient_id"], rows[list(real.train.findings)], config.checks.folds, config.seed)
     train, val = (real.training_set(split, config.classifier.size) for split in ("train", "val"))
     with run.stage("judges") as folder:
-        own = None if config.blind else guarding.fit(run, real, progress)
+        own = None if plain else guarding.fit(run, real, progress)
 
         def judge(uids: Sequence[str], k: int) -> Classifier:
             seed, options = seed_of(config.seed, "judge", k), classifier_options(config)

@@ -23,15 +23,13 @@ from pipelines import attacks, guarding, tuning
 from pipelines.door import objective, training
 from pipelines.subject import Subject
 
-OWN = {"kind", "start", *configs.Training.model_fields}
-
 
 def _trained(subject: Subject, data: LabelledLatents, name: str, seed: int) -> Backbone:
     """A denoiser as the run's, privately if that was, of these rows. Raises InputError for Stable Diffusion."""
     run, chosen = subject.run, subject.run.config.denoiser
     if isinstance(chosen, configs.StableConfig):
         raise InputError("shadows and canaries train the run's denoiser anew; that is built for kind unet, transformer")
-    net = new_network(FAMILIES[chosen.kind], data, seed, chosen.model_dump(exclude=OWN))
+    net = new_network(FAMILIES[chosen.kind], data, seed, chosen.model_dump(exclude=attacks.OWN))
     if chosen.start is not None:
         begin(net, chosen.start)
     place = run.path("stages", "audit", name)

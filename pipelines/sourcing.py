@@ -88,7 +88,7 @@ def _opened(name: str, config: configs.RunConfig, real: Collection) -> Source:
         made = Manifest(made.rows.assign(like=lent(made.rows, own.train.rows)), made.findings, made.root)
     provenance.require_fit(name, made, own.train, real.manifest, stopped_by=own.manifest.split("val"))
     with threads(config.threads):  # what was trained is found by their number too
-        judges = judging.judges(run, own, quiet)
+        judges = judging.judges(run, own, quiet, plain=config.blind)
         guiding = _guiding(run, own, judges)
     if not config.blind and any(isinstance(judge, Classifier) and judge.pace for judge in judges.judges):
         log.warning("source %s: the judges that chose its images were not found, they were trained again", name)

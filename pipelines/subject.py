@@ -29,7 +29,7 @@ class Asked:
     false_positive: float = 0.01
     show_pairs: bool = False
     seed: int = 0
-    embedding_steps: int = 300
+    embedding_steps: int = 250
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,7 @@ def main(config: configs.RunConfig, part: str, progress: Progress = quiet) -> Pa
     if part == "denoiser":
         return _denoiser(config, progress)
     torch.set_num_threads(config.threads or torch.get_num_threads())
+    _look(config, part)
     run, real = opening.collect(config)
     if part == "classifier":
         judging.judges(run, real, progress)
@@ -33,6 +34,14 @@ def main(config: configs.RunConfig, part: str, progress: Progress = quiet) -> Pa
     if part == "sparse":
         learning.sparse(run, real, learning.latents(run, real, codec, progress), progress)
     return run.home(part)
+
+
+def _look(config: configs.RunConfig, part: str) -> None:
+    """Raises InputError for what a private run does not train, or has not put by for."""
+    if config.privacy is not None and part == "epistemic":
+        raise InputError("privacy: the epistemic head has no private form; train it in a run without privacy")
+    if config.blind and part == "classifier" and not (config.privacy and config.privacy.classifier):
+        raise InputError("privacy: the budget of this run pays for no classifier; write privacy.classifier: true")
 
 
 def _denoiser(config: configs.RunConfig, progress: Progress) -> Path:

@@ -29,7 +29,7 @@ def audit(
     ] = False,
     embedding_steps: Annotated[
         int, typer.Option(min=1, help="Training of the embedding that images are compared in; it tells if too little.")
-    ] = 300,
+    ] = 250,
     as_json: Json = False,
     no_progress: NoProgress = False,
 ) -> None:

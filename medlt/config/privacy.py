@@ -26,4 +26,5 @@ class Privacy(Strict):
     )
     physical: int = Field(128, ge=1, description="rows computed at once; memory grows with it, the result does not")
     secure: bool = Field(True, description="noise and sampling from the system's secret randomness; false: for tests")
+    classifier: bool = Field(False, description="whether the budget also pays for `medlt train classifier`")
     findings: tuple[str, ...] = Field((), description="to be made, need.target images each; default: all of them")

@@ -168,7 +168,7 @@ class NearCopy(Strict):
     """Drops images that lie nearer to one real train image than validation images do."""
 
     false_positive: float = Field(0.02, gt=0, lt=1, description="share of unseen real images it would drop")
-    steps: int = Field(300, ge=1, description="training of the embedding that images are compared in")
+    steps: int = Field(250, ge=1, description="training of the embedding that images are compared in")
 
 
 class Checks(Strict):

@@ -92,7 +92,7 @@ def calibrate(plans: Sequence[Planned], epsilon: float, delta: float) -> float:
     def done(noise: float) -> list[Step]:
         return [(noise, plan.rate, plan.steps * plan.times) for plan in plans]
 
-    high = _enough(lambda noise: _rdp(_merged(done(noise)), delta) <= epsilon, epsilon, delta)
+    high = _enough(lambda noise: _rdp(_merged(done(noise)), delta, FEW) <= epsilon, epsilon, delta)
     return _smallest(lambda noise: spent(done(noise), delta).epsilon, epsilon, high)
 
 
@@ -178,8 +178,13 @@ def _require_epsilon(epsilon: float) -> None:
         raise InputError(f"epsilon is {epsilon}; it must be above 0: 8 is usual, 1 is strict")
 
 
-def _rdp(history: Sequence[Step], delta: float) -> float:
-    """Epsilon by RDP; with larger orders than Opacus has by default, for small epsilon."""
+FEW = (1.25, 1.5, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 128, 256, 1000)
+ORDERS = (*(1 + i / 10 for i in range(1, 30)), *range(4, 64), 96, 128, 192, 256, 512, 1000)
+"""Of RDP, which is an upper bound at any of them. Whole ones are cheap; large ones serve small epsilon."""
+
+
+def _rdp(history: Sequence[Step], delta: float, orders: Sequence[float] = ORDERS) -> float:
+    """Epsilon by RDP."""
     from opacus.accountants import RDPAccountant
 
     _require_delta(delta)
@@ -189,10 +194,9 @@ def _rdp(history: Sequence[Step], delta: float) -> float:
         return math.inf
     accountant = RDPAccountant()
     accountant.history = list(history)
-    orders = [*RDPAccountant.DEFAULT_ALPHAS, 96, 128, 192, 256, 512, 1000]
     with warnings.catch_warnings(), np.errstate(all="ignore"):
         warnings.simplefilter("ignore", UserWarning)  # that the best order is the last: the bound is loose but holds
-        found = float(accountant.get_epsilon(delta, alphas=orders))
+        found = float(accountant.get_epsilon(delta, alphas=list(orders)))
     return max(found, 0.0) if math.isfinite(found) else math.inf
 
 
@@ -217,7 +221,7 @@ def _prv(history: Sequence[Step], delta: float) -> float:
 
 def _error(history: Sequence[Step], delta: float, off: float) -> float:
     """The error of epsilon that PRV is asked for: small, and large enough that its grid fits. Raises ValueError."""
-    upper, widest = _rdp(history, delta), _rdp(history, off / 4) + 3
+    upper, widest = _rdp(history, delta, FEW), _rdp(history, off / 4, FEW) + 3
     steps = sum(count for _, _, count in history)
     fits = 2 * widest * math.sqrt(steps * math.log(12 / off) / 2) / LARGEST_GRID
     error = max(ERROR, SHARE * upper, fits)

@@ -170,6 +170,18 @@ def test_a_batch_larger_than_the_patients_is_refused_before_anything_is_written(
         augment(private(tiny, tmp_path / "other", privacy={**PRIVACY, "findings": ["Elbow"]}))
 
 
+def test_a_classifier_is_private_too_and_paid_for_or_refused(tiny: Tiny, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"privacy\.classifier: true"):
+        train(private(tiny, tmp_path / "run"), "classifier")
+    with pytest.raises(InputError, match="no private form"):
+        train(private(tiny, tmp_path / "run"), "epistemic")
+    paid = private(tiny, tmp_path / "paid", privacy={**PRIVACY, "classifier": True})
+    assert not list(train(paid, "classifier").glob("classifier-*"))
+    kept = ledger.read(tmp_path / "paid" / "ledger.json")
+    assert [one.stage for one in kept.mechanisms] == ["judge 0", "judge 1"]
+    assert kept.spent.epsilon < 8
+
+
 def test_a_delta_that_protects_nobody_is_warned_of(tiny: Tiny, tmp_path: Path, caplog: Any) -> None:
     train(private(tiny, tmp_path / "run", privacy={**PRIVACY, "delta": 0.2}), "codec")
     assert "delta 0.2 is at least 1/" in caplog.text

@@ -99,13 +99,13 @@ class Embedding:
 
 
 def fit_embedding(
-    images: Tensor, patients: Sequence[str], *, folder: Path | None = None, seed: int, steps: int = 300,
+    images: Tensor, patients: Sequence[str], *, folder: Path | None = None, seed: int, steps: int = 250,
     size: int = 64, batch: int = 96, learning_rate: float = 3e-3, temperature: float = 0.1, device: str = "cpu",
     progress: Progress | None = None,
 ) -> Embedding:  # fmt: skip
     """Train the embedding on all real images uint8 [N,1,S,S] of `patients` [N]; read from `folder` where it is there.
 
-    Give members and held-out images together (see the module). 300 steps take some 40 s on one core. `size` is a
+    Give members and held-out images together (see the module). 250 steps take about a minute on one core. `size` is a
     multiple of 16. Raises InputError for fewer than 8 patients or another number of patients than images.
     """
     if len(images) != len(patients) or images.ndim != 4:
