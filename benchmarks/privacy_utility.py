@@ -12,6 +12,7 @@ test split when the images are added to the real ones, against as many duplicate
 from __future__ import annotations
 
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -42,16 +43,28 @@ SETTINGS: dict[str, Any] = {"steps": 300, "batch": 32, "mix": 0.2}
 NEVER = "ordinary"
 
 
+def home(out: Path, epsilon: str, start: str) -> Path:
+    """Where the run of one row lies; the config's own is its own run."""
+    own = configs.load(CONFIG)
+    mine = (
+        own.privacy is not None and epsilon == f"{own.privacy.epsilon:g}" and str(own.denoiser.start) == STARTS[start]
+    )
+    return own.out if mine else out / f"{epsilon}_{start.split()[0]}"
+
+
+def asked(out: Path, epsilon: str, start: str) -> configs.RunConfig:
+    """The config of one row."""
+    told = [f"out={home(out, epsilon, start)}", f"denoiser.start={STARTS[start]}", "threads=1"]
+    return configs.load(CONFIG, told if epsilon == NEVER else [*told, f"privacy.epsilon={epsilon}"])
+
+
 def made(out: Path, epsilon: str, start: str) -> Path:
     """The run of one row, made or found."""
-    name = f"{epsilon}_{start.split()[0]}"
-    if (out / name / "manifest.parquet").is_file():
-        return out / name
-    told = [f"out={out / name}", f"denoiser.start={STARTS[start]}", "threads=1"]
-    if epsilon != NEVER:
-        return recipe.augment(configs.load(CONFIG, [*told, f"privacy.epsilon={epsilon}"]))
-    with patch.object(guarding, "fit", lambda *_: None):
-        return recipe.augment(configs.load(CONFIG, told))
+    config = asked(out, epsilon, start)
+    if (config.out / "manifest.parquet").is_file():
+        return config.out
+    with patch.object(guarding, "fit", lambda *_: None) if epsilon == NEVER else nullcontext():
+        return recipe.augment(config)
 
 
 def synthetic(run: Path) -> Manifest:

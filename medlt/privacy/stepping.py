@@ -42,7 +42,7 @@ class Run:
         drawn = self.randomness.at(self.state.step)
         rows, groups = self.units.draw(drawn)
         self.gradients.clear()
-        losses = self._accumulate(rows, groups)
+        losses = self._accumulate(rows, groups, float(drawn.uniform(1)[0]))
         if len(losses) and not any(map(math.isfinite, self.state.losses)):
             self._assert_reached()
         for weight in self.state.parameters:
@@ -53,12 +53,16 @@ class Run:
         self.state.optimizer.zero_grad()
         self.state.advance(float(np.mean(losses)) if len(losses) else math.nan)
 
-    def _accumulate(self, rows: np.ndarray, groups: np.ndarray) -> np.ndarray:
-        """Clipped sums onto the weights, piece by piece; losses [B]."""
+    def _accumulate(self, rows: np.ndarray, groups: np.ndarray, secret: float) -> np.ndarray:
+        """Clipped sums onto the weights, piece by piece; losses [B].
+
+        What losses draw (timesteps, noise, augmentation) must be as secret as who is drawn: a row's draws depend on the
+        rows before it, so whoever knew them could see one unit in the gradients of all others, which no clip bounds.
+        """
         losses: list[Tensor] = []
-        draw = chance.generator(self.state.key, self.name, self.state.step)
+        draw = chance.generator(self.state.key, self.name, self.state.step, secret)
         for i, piece in enumerate(chunks(groups, self.private.physical)):
-            with _stream(self.accelerator, self.state.key, self.state.step, i):
+            with _stream(self.accelerator, self.state.key, self.state.step, i, secret):
                 norms = self.gradients.accumulate(partial(self.losses, rows[piece], draw, losses), groups[piece])
             self._assert_finite(losses[-1], norms)
         return torch.cat(losses).cpu().numpy() if losses else np.zeros(0)

@@ -91,6 +91,30 @@ def test_a_ledger_edited_by_hand_claims_nothing(made: Path) -> None:
         (made / "ledger.json").write_text(text)
 
 
+MODEL = {"kind": "untrained", "widths": [32, 32], "text_width": 32, "text_layers": 1}
+BRIEF_TRAINING = {"steps": 3, "batch": 8, "warmup_steps": 0, "learning_rate": 1e-3}
+FAMILIES: dict[str, dict[str, Any]] = {
+    "lora": {"kind": "stable-diffusion", "model": MODEL, "train": "lora", "rank": 2, "train_text": True},
+    "full": {"kind": "stable-diffusion", "model": MODEL, "train": "full"},
+    "transformer": {"kind": "transformer", "width": 32, "depth": 1, "heads": 2},
+}
+
+
+@pytest.mark.parametrize(
+    "family", ["lora", *(pytest.param(name, marks=pytest.mark.slow) for name in ("full", "transformer"))]
+)
+def test_every_family_is_trained_privately_and_sampled_as_it_was_saved(
+    family: str, tiny: Tiny, made: Path, tmp_path: Path
+) -> None:
+    data = {"kind": "manifest", "path": str(made / "stages" / "data" / "manifest.parquet")}
+    own = {"data": data, "denoiser": {**FAMILIES[family], **BRIEF_TRAINING}, "need": {"target": 1, "candidates": 1}}
+    done = augment(private(tiny, tmp_path / "run", **own))
+    said = claim(done)
+    assert said.epsilon is not None, said.sentence
+    assert said.epsilon <= 8
+    assert "began from given weights" not in said.sentence
+
+
 def test_its_control_in_the_comparison_is_lent_by_real_rows(made: Path) -> None:
     assert json.loads((made / "verdict.json").read_text())["verdict"] in ("helps", "no evidence", "harms")
     scores = pd.read_parquet(made / "scores.parquet")

@@ -309,3 +309,23 @@ def test_bf16_channels_last_evaluation_and_recomputing(tmp_path: Path) -> None:
     assert not network.training
     assert all(not weight.requires_grad and weight.is_contiguous() for weight in network.parameters())
     assert told.steps == 2
+
+
+def test_what_losses_draw_is_as_secret_as_the_noise(tmp_path: Path) -> None:
+    """Else a row's draws, which follow those of the rows before it, would show one unit in the gradients of others."""
+
+    def heard(folder: str, private: Private) -> list[float]:
+        seen: list[float] = []
+
+        def listening(network: nn.Module, rows: np.ndarray, draw: torch.Generator) -> Tensor:
+            seen.append(
+                float(torch.rand((), generator=draw)) + float(torch.rand(()))
+            )  # torch's own is what dropout reads
+            return loss(network, rows, draw)
+
+        train(tmp_path / folder, private, training={"steps": 2, "batch": 16}, loss=listening)
+        return seen
+
+    secret = changed(OPEN, secure=True)
+    assert set(heard("a", secret)).isdisjoint(heard("b", secret))
+    assert heard("c", OPEN) == heard("d", OPEN)
