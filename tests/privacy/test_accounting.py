@@ -163,7 +163,7 @@ def test_where_prv_cannot_tell_rdp_does_and_says_so(
 
 
 def test_accountants_that_contradict_each_other_are_not_believed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(accounting, "_rdp", lambda history, delta: 0.5)  # below what it can be
+    monkeypatch.setattr(accounting, "_rdp", lambda history, delta, orders=(): 0.5)  # below what it can be
     with pytest.raises(RuntimeError, match="contradict"):
         spent([(1.0, 0.02, 2000)], 1e-6)
 
