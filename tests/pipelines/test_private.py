@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 
 from medlt.cli import app
 from medlt.config import RunConfig, dump, load, load_verdict, parse
+from medlt.data.loaders import images
 from medlt.data.manifest import Manifest
 from medlt.privacy import claim, ledger
 from medlt.types import InputError
@@ -278,3 +279,29 @@ def test_the_command_exits_1_where_something_is_not_ruled_out_and_2_without_a_ru
 def test_ordinary_runs_are_audited_too_and_claim_nothing(finished: Path) -> None:
     assert claim(finished).epsilon is None
     assert [one["name"] for one in audit(finished, BRIEF)["findings"]] == ["copies", "reidentification", "membership"]
+
+
+def test_near_copies_are_not_kept_and_are_counted(tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run whose images are real train images: with validation patients enough to set a limit by, none is kept."""
+    from pipelines import making
+
+    told = tiny(tmp_path / "run").model_dump(mode="json", exclude={"recipe", "method", "checks"})
+    told["data"] |= {"patients": 60, "shares": [0.4, 0.5, 0.1]}
+    checks = {"folds": 2, "quantile": 0.01, "duplicate_above": 1.0, "near_copy": {"false_positive": 0.08, "steps": 3}}
+    config = parse({**told, "recipe": "noise", "method": {"steps": 3}, "checks": checks})
+    honest = making.joined
+
+    def copied(batches: Any) -> Any:
+        batch = honest(batches)
+        real = Manifest.read(tmp_path / "run/stages/data/manifest.parquet").split("train")
+        likes = pd.read_parquet(tmp_path / "run/plan.parquet").loc[batch.rows.index, "like"]
+        pixels = images(real, batch.images.shape[-1], uids=sorted(set(likes))).float() / 255
+        return replace(batch, images=pixels[[sorted(set(likes)).index(like) for like in likes]])
+
+    monkeypatch.setattr(making, "joined", copied)
+    run = augment(config)
+    found = pd.read_parquet(run / "findings.parquet").query("check == 'near_copy'")
+    assert len(found)
+    assert not found["passed"].any()
+    assert json.loads((run / "run.json").read_text())["counts"]["kept"] == 0
+    assert "near_copy" in (run / "report.html").read_text()
