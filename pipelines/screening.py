@@ -17,6 +17,7 @@ from pipelines.stages import Collection, Progress
 
 SIZE = 64
 MEASURES = 2
+"""The embedding and small pixels, which share the rate."""
 
 
 def near_copies(run: Run, real: Collection, progress: Progress) -> tuple[Check, ...]:
@@ -32,7 +33,7 @@ def near_copies(run: Run, real: Collection, progress: Progress) -> tuple[Check, 
     one_each = [whose[1].index(patient) for patient in dict.fromkeys(whose[1])]
     if (enough := math.ceil(MEASURES / chosen.false_positive)) > len(one_each):
         logging.getLogger(__name__).warning(
-            "no near-copy filter: %d validation patients cannot show a rate of %g, that takes %d; give more, or a higher "
+            "no near-copy filter: %d validation patients cannot show a rate of %g, that takes %d; give more, or raise "
             "checks.near_copy.false_positive", len(one_each), chosen.false_positive, enough
         )  # fmt: skip
         return ()
