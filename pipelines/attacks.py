@@ -8,7 +8,7 @@ from torch import Tensor
 from medlt import config as configs
 from medlt.chance import seed_of
 from medlt.diffusion.backbone import Backbone
-from medlt.diffusion.families import FAMILIES
+from medlt.diffusion.families import FAMILIES, begin
 from medlt.diffusion.finetune import LabelledLatents
 from medlt.diffusion.schedulers import factory
 from medlt.diffusion.train import new_network
@@ -105,4 +105,7 @@ def untrained(subject: Subject, data: LabelledLatents) -> Backbone | None:
     if isinstance(chosen, configs.StableConfig):
         return None
     seed = _seed(subject, "untrained")
-    return new_network(FAMILIES[chosen.kind], data, seed, chosen.model_dump(exclude=OWN)).eval().backbone()
+    net = new_network(FAMILIES[chosen.kind], data, seed, chosen.model_dump(exclude=OWN)).eval()
+    if chosen.start is not None:
+        begin(net, chosen.start)
+    return net.backbone()

@@ -17,7 +17,7 @@ from medlt.files import digest_tensors, write_table
 from medlt.runs import Run
 from medlt.types import InputError
 from pipelines import stable, tuning
-from pipelines.belonging import FILES
+from pipelines.belonging import FILES, INDEX
 from pipelines.encoding import way
 from pipelines.stages import Collection, Progress, quiet
 
@@ -60,7 +60,10 @@ def _label_network(
 def found(run: Run, real: Collection, latents: Latents) -> Backbone:
     """The denoiser that made a finished run's images, as it was saved. Raises InputError where it is gone."""
     folder = run.home("diffult" if run.config.method.kind == "diffult" else "denoiser")
-    if isinstance(run.config.denoiser, configs.StableConfig):
+    chosen = run.config.denoiser
+    if isinstance(chosen, configs.StableConfig):
+        if chosen.train != "none" and not (run.path("denoiser") / INDEX[chosen.train]).is_file():
+            raise InputError(f"{run.path('denoiser')}: the run's denoiser is not there; put it back")
         return stable.backbone(run, real, latents, folder, quiet)
     if not (folder / "model.json").is_file():
         raise InputError(f"{folder}: the run's denoiser is not there; put it back, or finish the run again")

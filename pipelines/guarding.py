@@ -38,7 +38,7 @@ def fit(run: Run, real: Collection, progress: Progress, kept: bool = True) -> Pr
                            data=real.train.digest(), device=config.device, evaluate=evaluate, picture=picture,
                            progress=progress)  # fmt: skip
         if kept and not isinstance(run, Finished):
-            ledger.write(_home(run, name), [done], chosen.delta, chosen.epsilon)
+            ledger.write(_home(run, name), [*_earlier(run, done), done], chosen.delta, chosen.epsilon)
             write(run, real)
         return network
 
@@ -48,6 +48,13 @@ def fit(run: Run, real: Collection, progress: Progress, kept: bool = True) -> Pr
 def alike(run: Run, real: Collection, progress: Progress) -> PrivateFit | None:
     """The same mechanism for trainings that an audit makes and throws away: they are in no ledger."""
     return fit(run, real, progress, kept=False)
+
+
+def _earlier(run: Run, done: ledger.Mechanism) -> list[ledger.Mechanism]:
+    """Other trainings of this stage in this folder, whose weights have gone: what they told of patients has not."""
+    place = _home(run, done.stage)
+    known = ledger.read(place).mechanisms if place.is_file() else ()
+    return [one for one in known if one.weights != done.weights]
 
 
 def _home(run: Run, name: str) -> Path:
@@ -62,4 +69,4 @@ def write(run: Run, real: Collection) -> None:
     places = [_home(run, name) for name in plans(run.config, real)]
     done = [one for place in places if place.is_file() for one in ledger.read(place).mechanisms]
     ledger.write(run.path("ledger.json"), done, chosen.delta, chosen.epsilon)
-    run.record(weights={one.stage: one.weights for one in done})
+    run.record(weights={one.stage: one.weights for one in done})  # of several the last

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Generic, TypeVar
@@ -12,9 +13,9 @@ import torch
 from medlt.checks.asserted import Asserted
 from medlt.checks.consistency import Crossfit, LabelConsistency, best_of
 from medlt.diffusion.overlap import ahead
-from medlt.files import write_table
+from medlt.files import write_json, write_table
 from medlt.runs import Run
-from medlt.types import Batch, Check, Synthesizer
+from medlt.types import Batch, Check, InputError, Synthesizer
 from medlt.writer import DatasetWriter
 from pipelines.stages import Collection, Progress
 
@@ -46,6 +47,7 @@ def make(ready: Prepared[M], looks: tuple[Check, ...], progress: Progress) -> pd
     is a function of the one before, so a killed run goes on to the same end.
     """
     run, need, writer = ready.run, ready.run.config.need, DatasetWriter(ready.run.folder)
+    _own(run)
     whole = ready.method.plan(ready.real.shortfall(), run.config.seed)
     tried = whole.iloc[:0]
     for turn in range(1 + need.refills):
@@ -57,6 +59,15 @@ def make(ready: Prepared[M], looks: tuple[Check, ...], progress: Progress) -> pd
         write_table(run.path("plan.parquet"), tried)
         _round(run, writer, ready.method, shards(rows, f"again{turn}-" if turn else ""), looks, progress, len(rows))
     return tried
+
+
+def _own(run: Run) -> None:
+    """Raises InputError where images of another denoiser lie in the run's folder, which no ledger would speak for."""
+    place, named = run.path("stages", "shards", "denoiser.json"), run.told()["digests"]["denoiser"]
+    if not place.is_file():
+        write_json(place, {"denoiser": named})
+    elif json.loads(place.read_text())["denoiser"] != named:
+        raise InputError(f"{place.parent}: images there are of another denoiser; move stages/shards and images away")
 
 
 def _filled(kept: pd.DataFrame, before: int) -> set[tuple[str, int]]:

@@ -29,7 +29,8 @@ def _opened(config: configs.RunConfig | configs.VerdictConfig) -> tuple[Collecti
         manifest, failures = Manifest.read(seen), pd.read_csv(config.out / "failures.csv")
     else:
         manifest, failures = readable(manifest, skip=config.skip_unreadable)
-        manifest.require_positives()
+        if not (isinstance(config, configs.RunConfig) and config.blind):  # whether it starts must not tell of a patient
+            manifest.require_positives()
     return Collection(manifest, config.need, folder / "images", _asked(config, manifest)), failures
 
 

@@ -24,17 +24,21 @@ from pipelines.door import objective, training
 from pipelines.subject import Subject
 
 
-def _trained(subject: Subject, data: LabelledLatents, name: str, seed: int) -> Backbone:
-    """A denoiser as the run's, privately if that was, of these rows. Raises InputError for Stable Diffusion."""
+def _trained(subject: Subject, data: LabelledLatents, name: str, seed: int, more: float = 1.0) -> Backbone:
+    """A denoiser as the run's, privately if that was, of these rows. Raises InputError for Stable Diffusion.
+
+    `more`: times as many patients as the run's; the batch grows with them, lest a patient be drawn more rarely.
+    """
     run, chosen = subject.run, subject.run.config.denoiser
     if isinstance(chosen, configs.StableConfig):
         raise InputError("shadows and canaries train the run's denoiser anew; that is built for kind unet, transformer")
     net = new_network(FAMILIES[chosen.kind], data, seed, chosen.model_dump(exclude=attacks.OWN))
     if chosen.start is not None:
         begin(net, chosen.start)
-    place = run.path("stages", "audit", name)
+    place = run.path("stages", "audit", f"{name} of {len(data.uids)}")
+    larger = replace(training(chosen), batch=max(1, int(chosen.batch * more)))
     return train_backbone(
-        net.backbone(), data, folder=place, training=training(chosen), objective=objective(chosen), seed=seed,
+        net.backbone(), data, folder=place, training=larger, objective=objective(chosen), seed=seed,
         device=run.config.device, name=name, progress=subject.progress,
         private=guarding.alike(run, subject.real, subject.progress),
     )  # fmt: skip
@@ -64,7 +68,8 @@ def canaries(subject: Subject) -> canary.CanaryTest:
 
     def train(included: np.ndarray) -> np.ndarray:
         inside = tuning.taken(rows, np.flatnonzero(included))
-        learnt = _trained(subject, tuning.joined([real, inside]), f"canaries {seed:x}", seed)
+        more = 1 + len(inside.uids) / len(set(real.patients))
+        learnt = _trained(subject, tuning.joined([real, inside]), f"canaries {seed:x}", seed, more)
         return attacks.scores(subject, learnt, rows).numpy()
 
     spent = _spent(subject.run.path(ledger.NAME))

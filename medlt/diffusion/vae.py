@@ -170,7 +170,8 @@ def finetune_codec(
         before = {"before": quality(codec, seen)} if seen is not None else {}
         network = Reconstruction(codec.network, decoder_only)
         loss = ReconstructionLoss(images, training.batch, edge, ssim, kl_weight, seed)
-        shown: dict[str, Any] = {"folder": Path(folder) / f"{key}.training", "key": key, "name": "vae",
+        name = "vae" if private is None else "codec"  # as the ledger of a run has it
+        shown: dict[str, Any] = {"folder": Path(folder) / f"{key}.training", "key": key, "name": name,
                                  "picture": None if seen is None else _Shown(seen)}  # fmt: skip
         if private is None:
             fit(network, loss, training, tracker=tracker, device=device, progress=progress, **shown)

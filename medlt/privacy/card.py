@@ -50,7 +50,7 @@ def model_card(run: Path) -> str:
     parts["Factors"] = _items(f"What it is told of an image: {_condition(config)}.")
     parts["Training data"] = _items(*_training_data(seen))
     parts["Training"] = _items(*_training(config))
-    parts["Privacy"] = "\n\n".join([said.sentence, _ledger(seen), *_not_covered(said)])
+    parts["Privacy"] = "\n\n".join([said.sentence, _ledger(seen, said), *_not_covered(said)])
     parts["Audit"] = _audit(seen.folder)
     parts["Not shown here"] = _not_shown(config)
     parts["Caveats"] = _items(*LIMITS)
@@ -73,7 +73,7 @@ def datasheet(run: Path) -> str:
         *_training_data(seen),
     )
     parts["Labelling"] = _labelling(config)
-    parts["Privacy"] = "\n\n".join([said.sentence, _ledger(seen), *_not_covered(said)])
+    parts["Privacy"] = "\n\n".join([said.sentence, _ledger(seen, said), *_not_covered(said)])
     parts["Audit"] = _audit(seen.folder)
     parts["Uses"] = _items(*USES, f"Not for: {NOT_FOR}")
     parts["Distribution"] = _distribution(config)
@@ -166,8 +166,8 @@ def _training(config: configs.RunConfig) -> list[str]:
     ]
 
 
-def _ledger(seen: Provenance) -> str:
-    """The mechanisms, one a row, without the number of patients."""
+def _ledger(seen: Provenance, said: Claim) -> str:
+    """The mechanisms, one a row, without the number of patients; what they cost together where it may be claimed."""
     ledger = seen.ledger
     if not isinstance(ledger, Ledger) or not ledger.mechanisms:
         return "There is no ledger of private training."
@@ -182,7 +182,7 @@ def _ledger(seen: Provenance) -> str:
         f"{shown(ledger.spent.rdp)} by RDP alone; neighbours: {ledger.neighbours}. The number of units is taken as "
         "public: rate and noise follow from it."
     )
-    return f"{_table(columns, rows)}\n\n{composed}"
+    return f"{_table(columns, rows)}\n\n{composed}" if said.epsilon is not None else _table(columns, rows)
 
 
 def _not_covered(said: Claim) -> list[str]:

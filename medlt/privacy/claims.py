@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from medlt import config as configs
+from medlt.files import digest_tensors
 from medlt.privacy.ledger import NAME, NEIGHBOURS, Ledger, read, shown
 from medlt.types import InputError
 
@@ -164,6 +165,7 @@ def _found(seen: Provenance) -> Iterator[str]:
     for name, what in LEARNT_OF_PATIENTS.items():
         if name in digests and not any(stage.split()[0] == name for stage in seen.stages()):
             yield f"{what} was learnt without privacy ({name} is in run.json and not in {NAME}; run without it)"
+    yield from _bases_seen(seen)
     yield from _looked(seen.folder)
 
 
@@ -177,6 +179,7 @@ def _of_ledger(seen: Provenance, ledger: Ledger) -> Iterator[str]:
             yield f"the training of the {stage} did not finish (run the same command again)"
         elif weights.get(stage) not in [one.weights for one in own]:
             yield f"the {stage} is not the one that {NAME} tells of: its weights differ (train it again)"
+    yield from _on_disk(seen, ledger)
     if not ledger.secure:
         yield "randomness was not secure, so a rerun could take the noise off (leave privacy.secure at true)"
     if chosen is not None and (ledger.delta, ledger.epsilon_asked) != (chosen.delta, chosen.epsilon):
@@ -187,6 +190,36 @@ def _of_ledger(seen: Provenance, ledger: Ledger) -> Iterator[str]:
         yield "the rows the run filed are gone, so it cannot be told whose ledger it is (restore stages/data)"
     elif any(one.data != seen.data for one in ledger.mechanisms):
         yield f"{NAME} tells of other rows than the run's (restore the one of this run)"
+
+
+def _on_disk(seen: Provenance, ledger: Ledger) -> Iterator[str]:
+    """Weights that lie there now and are not those the ledger tells of; Stable Diffusion's have their file hashes."""
+    from medlt.diffusion.families import load_label_network
+
+    home = (seen.config.learnt or seen.folder / "stages") / "denoiser"
+    if not (home / "model.json").is_file() or not ledger.of("denoiser"):
+        return
+    saved = {str(i): weight for i, weight in enumerate(load_label_network(home).parameters())}
+    if digest_tensors(saved) not in [one.weights for one in ledger.of("denoiser")]:
+        yield f"the denoiser's weights on disk are not those that {NAME} tells of (restore them, or train it again)"
+
+
+def _bases_seen(seen: Provenance) -> Iterator[str]:
+    """Given weights that lie in a run folder whose patients are this run's too."""
+    from medlt.data.manifest import Manifest
+
+    config = seen.config
+    given = {"start": getattr(config.denoiser, "start", None), "codec": getattr(config.codec, "path", None)}
+    given["model"] = getattr(getattr(config.denoiser, "model", None), "path", None)
+    own = seen.folder / "stages" / "data" / "manifest.parquet"
+    patients = set(Manifest.read(own).rows["patient_id"]) if own.is_file() else set()
+    for name, place in given.items():
+        homes = [] if place is None else [folder for folder in (place, *place.parents) if folder != seen.folder]
+        rows = (folder / "stages" / "data" / "manifest.parquet" for folder in homes)
+        if (file := next((one for one in rows if one.is_file()), None)) is None:
+            continue
+        if patients & set(Manifest.read(file).rows["patient_id"]):
+            yield f"the {name} was learnt in a run on some of the same patients (give one that saw none of them)"
 
 
 def _looked(folder: Path) -> Iterator[str]:

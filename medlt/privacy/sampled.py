@@ -107,6 +107,12 @@ class Ghost:
 
     def _norms(self, count: int) -> Tensor:
         found = [getattr(weight, "_norm_sample", None) for weight in self.weights]
+        for weight, norm in zip(self.weights, found, strict=True):
+            if norm is None and weight.grad is not None and bool(weight.grad.any()):
+                raise InputError(
+                    f"ghost clipping has no norm of a weight of shape {tuple(weight.shape)}: it is used outside of its "
+                    "layer, and would not be clipped; choose book"
+                )
         told = [one.float() for one in found if one is not None]
         return torch.stack(told).norm(dim=0) if told else torch.zeros(count, device=self.weights[0].device)
 

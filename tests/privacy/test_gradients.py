@@ -412,3 +412,12 @@ def test_the_fastest_way_is_one_that_works() -> None:
     assert told == "hooks"
     with pytest.raises(InputError, match="used twice"):
         measured(twice, lambda: twice(torch.ones(2, 3)).sum(1), [0, 1], ways=["ghost"])
+
+
+def test_ghost_refuses_a_weight_that_is_used_outside_of_its_layer() -> None:
+    """It has no norm of such a weight, which would then pass without a clip."""
+    layer = nn.Linear(3, 3)
+    x = torch.randn(6, 3, generator=torch.Generator().manual_seed(0))
+    gradients = PerUnit(layer, 1.0, "ghost")
+    with pytest.raises(InputError, match="choose book"):
+        gradients.accumulate(lambda: (x @ layer.weight.T).pow(2).sum(1), torch.arange(6))

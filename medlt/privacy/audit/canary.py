@@ -25,6 +25,7 @@ from scipy import stats
 from torch import Tensor
 
 from medlt import chance
+from medlt.privacy.ledger import shown
 from medlt.types import InputError
 
 _HIGHEST = 100.0  # epsilon beyond which nothing is looked for
@@ -115,17 +116,25 @@ class CanaryTest:
 
     @property
     def passed(self) -> bool | None:
-        """Whether the bound keeps below the ledger's epsilon; None without a ledger to hold it against."""
-        return None if self.ledger is None else self.bound <= self.ledger
+        """False: the ledger is refuted. True: it could have been, and was not. None: so few canaries could not."""
+        if self.ledger is None or (self.bound <= self.ledger and self.ceiling <= self.ledger):
+            return None
+        return self.bound <= self.ledger
+
+    @property
+    def ceiling(self) -> float:
+        """The bound if every guess had been right: what this test could have shown at most."""
+        return epsilon_lower_bound(self.made, self.made, self.m, self.delta, self.confidence)
 
     @property
     def sentence(self) -> str:
         """The result in words."""
-        held = "" if self.ledger is None else f"; the ledger says at most {self.ledger:.3g}"
+        held = "" if self.ledger is None else f"; the ledger says at most {shown(self.ledger)}"
         broken = ", WHICH IS REFUTED" if self.passed is False else ""
         return (
             f"{self.correct} of {self.made} guesses on {self.m} canaries were right: epsilon is at least"
-            f" {self.bound:.3g} at {self.confidence:.0%} confidence and delta {self.delta:g}{held}{broken}"
+            f" {self.bound:.2f} at {self.confidence:.0%} confidence and delta {self.delta:g}{held}{broken}"
+            f" (all right would have shown {self.ceiling:.2f})"
         )
 
 

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from medlt import chance
 from medlt.diffusion.backbone import Backbone
-from medlt.privacy.audit.rates import Share, area, by_patient, share
+from medlt.privacy.audit.rates import Share, area, by_patient, larger, share
 from medlt.types import InputError
 
 TIMESTEPS = (50, 100, 200, 300, 500)
@@ -95,7 +95,8 @@ class Membership:
     """What the attack learnt. `images` and `patients`: `member`, `score`, numbered, no ids; `rates`: unit x FPR asked.
 
     auc: by patient; image_auc: by image, patients resampled; name: of the attack; control: the AUC by patient of a
-    model trained on none of them, away from 1/2 where members and others are of another kind.
+    model trained on none of them, away from 1/2 where members and others are of another kind; above: by how much the
+    AUC is larger than the control's, the same patients resampled for both.
     """
 
     images: pd.DataFrame
@@ -105,6 +106,7 @@ class Membership:
     image_auc: Share
     name: str
     control: Share | None = None
+    above: Share | None = None
 
     @property
     def counts(self) -> dict[str, int]:
@@ -116,8 +118,8 @@ class Membership:
     def passed(self) -> bool | None:
         """False: members can be told; True: not by this attack; None: too few patients to know."""
         told = self.rates.loc["patient"]
-        chance_level = 0.5 if self.control is None else max(0.5, self.control.value)
-        if self.auc.low > chance_level or (told["low"] > told["fpr_high"]).any():
+        known = self.auc.low > 0.5 if self.above is None else self.above.low > 0
+        if known or (told["low"] > told["fpr_high"]).any():
             return False
         return True if min(self.counts.values()) >= FEWEST else None
 
@@ -132,7 +134,7 @@ class Membership:
             parts.append(f"{row['tpr']:.3f} [{row['low']:.3f}, {row['high']:.3f}] at {where}")
             if not row["resolved"]:
                 parts[-1] += f" ({others} others cannot resolve {fpr:.1%}; true FPR up to {row['fpr_high']:.1%})"
-        beside = "" if self.control is None else f", of a model trained on none {self.control}"
+        beside = "" if self.control is None else f", of a model trained on none {self.control}, difference {self.above}"
         told = f"{self.name}: {members} patients trained on {said} {others} others"
         return f"{told}; TPR {', '.join(parts)}; AUC {self.auc}{beside}"
 
@@ -160,9 +162,10 @@ def membership(
     auc = area(whose, means, np.arange(len(means)), chance.rng(seed, "patient auc"), draws, level)
     image_auc = area(member, scores, of, chance.rng(seed, "image auc"), draws, level)
     images = pd.DataFrame({"member": member, "score": scores})
-    beside = None
+    beside = above = None
     if control is not None:
         blind = by_patient(control, patients)[0]
-        beside = area(whose, blind, np.arange(len(blind)), chance.rng(seed, "control auc"), draws, level)
+        beside = area(whose, blind, np.arange(len(blind)), chance.rng(seed, "patient auc"), draws, level)
+        above = larger(whose, means, blind, chance.rng(seed, "patient auc"), draws, level)
     table = pd.DataFrame({"member": whose, "score": means})
-    return Membership(images, table, rates, auc, image_auc, name, beside)
+    return Membership(images, table, rates, auc, image_auc, name, beside, above)

@@ -56,6 +56,21 @@ def area(
     return Share(point, float(low), float(high))
 
 
+def larger(
+    truth: np.ndarray, one: np.ndarray, other: np.ndarray, seed: np.random.Generator, draws: int = 1000,
+    level: float = 0.95,
+) -> Share:  # fmt: skip
+    """AUROC of `one` less that of `other`, both [N] scores of `truth` [N]; both see the same resamples of rows."""
+    count = len(truth)
+    weights = np.concatenate([np.ones((1, count), dtype=np.int64), resampled(count, draws, seed)])
+    same, whose = np.asarray(truth, np.float64), np.arange(count)
+    areas = [Ranking.of(same, score, whose).metrics(weights)[1] for score in (one, other)]
+    found = areas[0] - areas[1]
+    drawn = found[1:][~np.isnan(found[1:])]
+    low, high = np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2]) if len(drawn) else (np.nan, np.nan)
+    return Share(float(found[0]), float(low), float(high))
+
+
 def by_patient(scores: np.ndarray, patients: Sequence[str] | np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """(mean score of each patient [P], number of each row's patient [N]); the patients' names are not kept."""
     of = owners([str(one) for one in patients])

@@ -8,10 +8,12 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
+from sklearn.metrics import roc_auc_score
 
 from medlt import chance
 from medlt.privacy.audit.lira import attack, halves, lira
 from medlt.privacy.audit.membership import calibrated, loss_scores, membership, tpr_at
+from medlt.privacy.audit.rates import larger
 from medlt.testing import label_backbone
 from medlt.types import InputError
 
@@ -166,3 +168,25 @@ def test_lira_finds_what_the_plain_score_does_not() -> None:
     assert read.auc.low > 0.9
     assert read.rates.loc[("patient", 0.01), "tpr"] > 0.5
     assert read.sentence.startswith("LiRA")
+
+
+def test_a_difference_of_areas_is_that_of_the_two_areas_and_of_itself_nothing() -> None:
+    rng = np.random.default_rng(0)
+    truth = np.arange(80) % 2
+    one, other = truth + rng.normal(size=80), rng.normal(size=80)
+    found = larger(truth, one, other, np.random.default_rng(1))
+    assert found.value == pytest.approx(roc_auc_score(truth, one) - roc_auc_score(truth, other))
+    assert found.low < found.value < found.high
+    assert larger(truth, one, one, np.random.default_rng(1)) == (0, 0, 0)
+
+
+def test_what_a_model_that_saw_nobody_tells_as_well_is_no_leak() -> None:
+    """Members of another kind than the others: the target's score is the control's, so nothing is above it."""
+    member = np.arange(200) < 100
+    kind = member + np.random.default_rng(2).normal(size=200)
+    names = [f"p{i}" for i in range(200)]
+    assert membership(kind, member, names, seed=0).passed is False
+    alike = membership(kind, member, names, seed=0, control=kind, fprs=(0.0,))
+    assert alike.above == (0, 0, 0)
+    worse = membership(kind + member, member, names, seed=0, control=kind)
+    assert worse.passed is False
