@@ -3,13 +3,14 @@
     MEDLT_DATA=... python benchmarks/privacy_audit.py runs/privacy_audit [--canaries N]
 
 The over-trained one saw the eleven train images with a hernia some 4,000 times each (pipelines/nih14_overtrained.yaml),
-the ordinary one is pipelines/nih14_unguided.yaml, the private one pipelines/nih14_private.yaml. Runs that are there are
-not made again. Members are each run's own train patients, the others the validation and test patients.
+the ordinary one is pipelines/nih14_unguided.yaml, the private one pipelines/nih14_private.yaml. Runs and audits that
+are there are not made again. Members are each run's own train patients, the others the validation and test patients.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
 from pathlib import Path
 from typing import Any
@@ -85,7 +86,9 @@ def main() -> None:
         folder = configs.load(Path(config)).out
         if not (folder / "manifest.parquet").is_file():
             recipe.augment(configs.load(Path(config)))
-        found = audit(folder, Asked(canaries=asked.canaries if name == "private" else 0))
+        if not (folder / "audit.json").is_file():
+            audit(folder, Asked(canaries=asked.canaries if name == "private" else 0))
+        found = json.loads((folder / "audit.json").read_text())
         said = claim(folder)
         word = "none" if said.epsilon is None else f"({said.epsilon:.2f}, {said.delta:g}) by {said.unit}"
         lines.append(f"| {name} | {word} | {told(found, folder)} |")

@@ -23,6 +23,7 @@ import torch
 from common import table
 
 from medlt import config as configs
+from medlt.chance import rng
 from medlt.checks.consistency import thresholds
 from medlt.classify.sets import TrainingSet
 from medlt.data.loaders import images
@@ -87,8 +88,8 @@ def main(out: Path, epsilons: list[str]) -> None:
     rows = {
         key: _looked_at(synthetic(place), judges.judges, limits, real, features, seen) for key, place in runs.items()
     }
-    half = len(seen) // 2
-    floor = kid(seen[:half], seen[half:])
+    order, half = rng("halves of the test images").permutation(len(seen)), len(seen) // 2
+    floor = kid(seen[order[:half]], seen[order[half:]])
     scores = _compared(runs, real, findings, out)
     lines = [
         "| epsilon | start | claim | KID to test | label agreement | tail AP | against duplicated |",
@@ -127,7 +128,7 @@ def _compared(runs: dict[Any, Path], real: Any, findings: tuple[str, ...], out: 
     copies = duplicated(first.assign(like=lent(first, real.train.rows)), train, WEIGHT)
     arms = [Arm(REAL, "real", SETTINGS), Arm(CONTROL, "control", SETTINGS, copies, REAL)]
     arms += [Arm(name, "synthetic", SETTINGS, _set(one), CONTROL) for name, one in sets.items()]
-    trained = arm_training.train(Rows(train, val, test, out / "arms", 1, "cpu"), arms, SEEDS, 1, quiet)
+    trained = arm_training.train(Rows(train, val, test, out / "arms", 1, "cpu"), arms, SEEDS, 2, quiet)
     patients = [str(one) for one in real.manifest.split("test").rows["patient_id"]]
     known = Arms(trained.test, test.labels, patients, real.manifest.findings, trained.val, val.labels)
     pairs = [(name, CONTROL) for name in [REAL, *sets]]

@@ -149,6 +149,7 @@ def privacy(run: Collected) -> dict[str, Any]:
 
     try:
         told = asdict(claim(run.folder))
-    except InputError as error:
-        told = {"sentence": f"No privacy claim: {error}.", "reasons": (), "epsilon": None}
+    except InputError:  # which names a place on this machine
+        why = "its config.yaml, or a file it stands on, cannot be read as a recipe's"
+        told = {"sentence": f"No privacy is claimed for this run, because {why}.", "reasons": (), "epsilon": None}
     return {**told, "audit": run.audit}

@@ -193,13 +193,27 @@ def test_a_panel_outside_the_run_folder_is_not_read(augmented: Path, tmp_path_fa
     assert not [tag for tag, _ in page_of(augmented).elements if tag == "img"]
 
 
-def test_privacy_line_with_and_without_ledger(augmented: Path, page_of: Read) -> None:
-    line = "privacy claim: fusion copies structure from real training images"
-    assert page_of(augmented).text("privacy") == f"Privacy No {line}."
+def test_nothing_is_claimed_of_a_run_that_cannot_be_walked_and_no_epsilon_is_repeated(
+    augmented: Path, page_of: Read
+) -> None:
+    line = "No privacy is claimed for this run"
+    assert line in page_of(augmented).text("privacy")
     (augmented / "ledger.json").write_text(json.dumps({"epsilon": 8.0, "delta": 1e-5, "unit": "patient"}))
     text = page_of(augmented).text("privacy")
-    assert "epsilon 8.0, delta 1e-05, unit patient" in text
     assert line in text
+    assert "8.0" not in text
+
+
+def test_what_an_audit_found_is_on_the_page(augmented: Path, page_of: Read) -> None:
+    assert "Not audited" in page_of(augmented).text("privacy")
+    told = {
+        "conclusion": "Leaks were found (copies).",
+        "findings": [{"name": "copies", "sentence": "5 of 9 <are> copies"}],
+    }
+    (augmented / "audit.json").write_text(json.dumps(told))
+    text = page_of(augmented).text("privacy")
+    assert "Leaks were found (copies)." in text
+    assert "5 of 9 <are> copies" in text
 
 
 def test_json_twin_holds_the_same_numbers(evaluated: Path, known: SimpleNamespace) -> None:
