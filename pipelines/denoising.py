@@ -14,6 +14,7 @@ from medlt.diffusion.families import FAMILIES, begin, load_label_network
 from medlt.diffusion.placement import place
 from medlt.diffusion.train import new_network
 from medlt.files import digest_tensors, write_table
+from medlt.privacy.preflight import assert_reads_back
 from medlt.runs import Run
 from medlt.types import InputError
 from pipelines import stable, tuning
@@ -52,6 +53,7 @@ def _label_network(
     tuning.train(net.backbone(), run, real, latents, folder, FULL, progress, further)
     net.save(folder)
     if run.config.privacy is not None:  # as it can be read back, which is what is handed on
+        assert_reads_back(net, folder / "model.safetensors")
         saved = list(load_label_network(folder).parameters())
         run.record(weights={"denoiser": digest_tensors({str(i): weight for i, weight in enumerate(saved)})})
     return net.backbone()

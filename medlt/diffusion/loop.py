@@ -124,7 +124,7 @@ class Training:
         return digest({name: value for name, value in asdict(self).items() if name not in free})
 
 
-def _accelerator(training: Training, device: str, track: Track) -> Any:
+def accelerated(training: Training, device: str, track: Track) -> Any:
     """accelerate, set up for one training. Raises InputError where the device is missing or cannot do the precision."""
     from accelerate import Accelerator
     from accelerate.state import AcceleratorState
@@ -144,7 +144,7 @@ def _accelerator(training: Training, device: str, track: Track) -> Any:
 
 
 @contextmanager
-def _stream(accelerator: Any, *key: object) -> Iterator[None]:
+def stream(accelerator: Any, *key: object) -> Iterator[None]:
     """torch's global stream, which dropout reads, as a function of the key."""
     device = accelerator.device
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
@@ -152,7 +152,7 @@ def _stream(accelerator: Any, *key: object) -> Iterator[None]:
         yield
 
 
-def _recompute(network: nn.Module, on: bool) -> None:
+def recompute(network: nn.Module, on: bool) -> None:
     """Recompute activations in the backward pass, in each direct part that can: diffusers' and transformers' models."""
     verb = "enable" if on else "disable"
     parts: list[Any] = [network, *network.children()]
@@ -164,7 +164,8 @@ def _recompute(network: nn.Module, on: bool) -> None:
             getattr(part, f"{'gradient' if older else 'activation'}_checkpointing_{verb}")()
 
 
-def _lay_out(network: Any, layout: torch.memory_format) -> None:
+def lay_out(network: Any, layout: torch.memory_format) -> None:
+    """Weights of convolutions in this memory format."""
     network.to(memory_format=layout)
 
 
@@ -174,7 +175,7 @@ def _step(state: State, loss_of: Loss, training: Training, accelerator: Any, mod
         group["lr"] = training.rate(state.step)
     total = torch.zeros((), device=accelerator.device)
     for part in training.parts(accelerator.process_index, accelerator.num_processes):
-        with accelerator.accumulate(model), _stream(accelerator, state.key, state.step, part.index):
+        with accelerator.accumulate(model), stream(accelerator, state.key, state.step, part.index):
             loss = loss_of(model, state.step, part)
             accelerator.backward(loss)
             if accelerator.sync_gradients:
@@ -216,11 +217,11 @@ def fit(
     history.parquet. Under torchrun each process takes its part of every batch, and the first one writes.
     """
     track = Track(tracker, evaluate, picture, name, folder)
-    accelerator = _accelerator(training, device, track)
+    accelerator = accelerated(training, device, track)
     if training.checkpointing:
-        _recompute(network, True)
+        recompute(network, True)
     if training.channels_last:
-        _lay_out(network, torch.channels_last)
+        lay_out(network, torch.channels_last)
     network.to(accelerator.device).train()
     named = digest(key, training.digest())
     state = State.new(named, network, training.ema, training.weight_decay, accelerator.scaler)
@@ -238,7 +239,7 @@ def fit(
     state.ema.copy_to(state.parameters)
     accelerator.unwrap_model(model, keep_fp32_wrapper=False)
     if training.checkpointing:
-        _recompute(network, False)
+        recompute(network, False)
     if training.channels_last:
-        _lay_out(network, torch.contiguous_format)
+        lay_out(network, torch.contiguous_format)
     return network.cpu().eval().requires_grad_(False)

@@ -13,7 +13,7 @@ from medlt.privacy.groups import Groups
 
 GRAM = 60
 """A unit's gradient is p d numbers, written once and read twice; its norm by Gram matrices takes T^2 (p + d) products.
-So many products take as long as one number, as measured on CPUs."""
+So many products are reckoned to take as long as one number on a CPU; the figure decides speed alone, no result."""
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from medlt import chance
 from medlt.diffusion.checkpoint import State, write
-from medlt.diffusion.loop import Training, _stream
+from medlt.diffusion.loop import Training, stream
 from medlt.diffusion.tracking import Track
 from medlt.privacy.budget import Private
 from medlt.privacy.gradients import PerUnit
@@ -62,7 +62,7 @@ class Run:
         losses: list[Tensor] = []
         draw = chance.generator(self.state.key, self.name, self.state.step, secret)
         for i, piece in enumerate(chunks(groups, self.private.physical)):
-            with _stream(self.accelerator, self.state.key, self.state.step, i, secret):
+            with stream(self.accelerator, self.state.key, self.state.step, i, secret):
                 norms = self.gradients.accumulate(partial(self.losses, rows[piece], draw, losses), groups[piece])
             self._assert_finite(losses[-1], norms)
         return torch.cat(losses).cpu().numpy() if losses else np.zeros(0)

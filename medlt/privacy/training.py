@@ -20,7 +20,7 @@ from torch import nn
 
 from medlt import chance
 from medlt.diffusion.checkpoint import State, resume
-from medlt.diffusion.loop import Progress, Training, _accelerator, _lay_out, _recompute, _stream
+from medlt.diffusion.loop import Progress, Training, accelerated, lay_out, recompute, stream
 from medlt.diffusion.tracking import Measure, Picture, Track
 from medlt.files import digest, digest_tensors
 from medlt.privacy.budget import Private, assert_same, budget, last_step
@@ -40,7 +40,7 @@ def _alone(training: Training, device: str, track: Track) -> Any:
     """accelerate, for device and trackers. Raises InputError for several processes, and for fp16."""
     if training.precision == "fp16":
         raise InputError("private training: fp16 scales losses, and with them what is clipped; use bf16 or fp32")
-    accelerator = _accelerator(replace(training, precision="fp32"), device, track)
+    accelerator = accelerated(replace(training, precision="fp32"), device, track)
     if accelerator.num_processes > 1:
         raise InputError(
             f"private training: {accelerator.num_processes} processes were started, it runs in one; start it without "
@@ -52,9 +52,9 @@ def _alone(training: Training, device: str, track: Track) -> Any:
 def _shape(network: nn.Module, training: Training, on: bool) -> None:
     """Recomputed activations and channels last, where the training wants them; or as they were."""
     if training.checkpointing:
-        _recompute(network, on)
+        recompute(network, on)
     if training.channels_last:
-        _lay_out(network, torch.channels_last if on else torch.contiguous_format)
+        lay_out(network, torch.channels_last if on else torch.contiguous_format)
 
 
 def _begun(network: nn.Module, training: Training, private: Private, rate: float, folder: Path, key: str) -> State:
@@ -76,7 +76,7 @@ def _way(run: Callable[[str], Run], units: Units, private: Private) -> str:
     groups = np.repeat(np.arange(len(chosen)), [len(one) for one in chosen])
     probe, draw = run("book"), chance.generator("measuring private training")
     probe.gradients.close()
-    with _stream(probe.accelerator, "measuring private training"):
+    with stream(probe.accelerator, "measuring private training"):
         return measured(probe.state.network, lambda: probe.losses(np.concatenate(chosen), draw, []), groups)
 
 
