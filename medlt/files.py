@@ -5,6 +5,7 @@ from __future__ import annotations
 import glob
 import hashlib
 import json
+import logging
 import os
 import platform
 import re
@@ -68,6 +69,33 @@ def _runs(process: str) -> bool:
     except (ValueError, OverflowError, ProcessLookupError):
         return False
     return True
+
+
+WAIT = 5.0  # seconds before it is said that another process is waited for
+
+
+@contextmanager
+def locked(path: Path, what: str, *, wait: bool = True) -> Iterator[None]:
+    """Hold the lock file `path` (filelock) during the block; the operating system frees it when the process dies.
+
+    `what` is the thing that only one process may work on. Waits for another process, and says so; without `wait` it
+    raises InputError instead.
+    """
+    from filelock import FileLock, Timeout
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(path)
+    try:
+        lock.acquire(timeout=WAIT if wait else 0)
+    except Timeout:
+        if not wait:
+            raise InputError(f"{what}: another process is working on it; wait until it ends, or stop it") from None
+        logging.getLogger(__name__).warning("waiting for another process that works on %s", what)
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def write_bytes(path: Path, data: bytes) -> None:

@@ -16,6 +16,12 @@ if TYPE_CHECKING:
     import pandas as pd
     from torch import Generator, Tensor, nn
 
+    from medlt.training.runtime import Runtime
+    from medlt.training.settings import Training
+
+Progress: TypeAlias = "Callable[[str, int, int], None]"
+"""(stage, done, total): `done` of `total` units of the stage are finished."""
+
 Denoiser: TypeAlias = "Callable[[Tensor, int], Tensor]"
 """(x_t [B,C,h,w], t) -> estimate of x0, same shape. Hides eps / v / x0 parameterisation and the conditioning."""
 
@@ -104,7 +110,10 @@ class RowLoss(Protocol):
 
 
 class PrivateFit(Protocol):
-    """Training under differential privacy: what takes the place of a training loop (`medlt.privacy.training`)."""
+    """Training under differential privacy: what takes the place of the ordinary step (`medlt.privacy.dpsgd`)."""
+
+    digest: str
+    """Names the mechanism (noise, clip, unit, ...), for the key of what is trained by it."""
 
     def __call__(
         self,
@@ -112,18 +121,23 @@ class PrivateFit(Protocol):
         loss: RowLoss,
         units: Sequence[str],
         *,
-        training: Mapping[str, Any],
+        training: Training,
+        runtime: Runtime,
         folder: Path,
         key: str,
         name: str,
         evaluate: Callable[[nn.Module], float] | None = None,
         picture: Callable[[nn.Module], Tensor] | None = None,
-    ) -> nn.Module:
+    ) -> None:
         """Train, in place, the weights of `network` that require gradients; it comes back with its averaged weights.
 
-        units: whose row each is, one a row: the patient's id, or the row's own uid; training: fields of
-        `medlt.diffusion.loop.Training`, with `batch` the expected number of units a step; `key` names network and
-        data; `name` the stage, as the ledger tells of it. Stopped and called again, it goes on. Raises InputError for
-        a network that cannot be trained so, and for a budget that is spent.
+        units: whose row each is, one a row: the patient's id, or the row's own uid; training: with `batch` the expected
+        number of units a step; `key` names network and data; `name` the stage, as the ledger names it. Writes
+        `folder`/mechanism.json, what the ledger keeps of it. Stopped and called again, it continues. Raises InputError
+        for a network that cannot be trained so, and for a budget that is spent.
         """
+        ...
+
+    def account(self, mechanism: Path) -> None:
+        """Put a finished training's mechanism.json into the run's ledger; called for every artifact, made or found."""
         ...

@@ -14,17 +14,17 @@ from medlt.files import atomic
 from medlt.types import InputError
 
 if TYPE_CHECKING:
-    from medlt.diffusion.checkpoint import State
+    from medlt.training.checkpoint import State
 
 Picture = Callable[[nn.Module], Tensor]
 """network -> images [N,1,H,W] in [0,1]; the same for the same weights."""
 
 Measure = Callable[[nn.Module], float]
-"""network -> validation loss."""
+"""network -> validation loss, or with `Training.patience` a score, larger being better."""
 
 
 def grid(images: Tensor, columns: int = 4) -> np.ndarray:
-    """Images [N,1,H,W] in [0,1] side by side, `columns` to a row, as uint8 [rows H, columns W]; gaps and NaN black."""
+    """Lay images [N,1,H,W] in [0,1] side by side, `columns` to a row, uint8 [rows H, columns W]; gaps and NaN black."""
     pixels = (images[:, 0].nan_to_num(0.0).clamp(0, 1) * 255).round().byte().cpu().numpy()
     count, height, width = pixels.shape
     columns = min(columns, count)
@@ -44,17 +44,20 @@ def write_png(path: Path, pixels: np.ndarray) -> None:
 
 @dataclass(frozen=True)
 class Track:
-    """Loss, validation loss, learning rate and sample grids of one training, to files and to a tracker, if any."""
+    """Loss, validation loss, learning rate and sample grids of one training, to files and to a tracker, if any.
+
+    Without a folder nothing is written.
+    """
 
     tracker: Literal["tensorboard"] | None
     evaluate: Measure | None
     picture: Picture | None
     name: str
-    folder: Path
+    folder: Path | None
 
     def options(self) -> dict[str, Any]:
-        """What the Accelerator has to know. Raises InputError if the tracker is not installed."""
-        if self.tracker is None:
+        """Return what the Accelerator has to know. Raises InputError if the tracker is not installed."""
+        if self.tracker is None or self.folder is None:
             return {}
         from accelerate.utils import is_tensorboard_available
 
@@ -63,22 +66,26 @@ class Track:
         return {"log_with": self.tracker, "project_dir": str(Path(self.folder) / "tracking")}
 
     def begin(self, accelerator: Any, step: int) -> None:
-        """Open the tracker; what an interrupted run told after its last checkpoint is struck out."""
-        if self.tracker is not None:
+        """Open the tracker; what an interrupted run logged after its last checkpoint is struck out."""
+        if self.tracker is not None and self.folder is not None:
             purge = {"purge_step": step + 1} if step else {}
             accelerator.init_trackers(self.name, init_kwargs={self.tracker: purge})
 
     def step(self, accelerator: Any, state: State, rate: float) -> None:
-        """Tell loss and learning rate of the step just done."""
-        if self.tracker is not None:
+        """Log loss and learning rate of the step just done."""
+        if accelerator.trackers:
             accelerator.log({"loss": state.losses[-1], "learning rate": rate}, step=state.step)
 
-    def checkpoint(self, accelerator: Any, state: State) -> None:
-        """Measure the validation loss, draw the grid into samples/step_XXXXXX.png, and tell both."""
+    def measure(self, accelerator: Any, state: State) -> None:
+        """Measure the averaged network."""
         if self.evaluate is not None:
-            state.validation[state.step] = self.evaluate(state.network)
-            accelerator.log({"validation": state.validation[state.step]}, step=state.step)
-        if self.picture is not None:
+            state.measured(self.evaluate(state.network))
+            if accelerator.trackers:
+                accelerator.log({"validation": state.validation[state.step]}, step=state.step)
+
+    def draw(self, accelerator: Any, state: State) -> None:
+        """Draw the grid of the averaged network into samples/step_XXXXXX.png."""
+        if self.picture is not None and self.folder is not None:
             sheet = grid(self.picture(state.network))
             write_png(Path(self.folder) / "samples" / f"step_{state.step:06d}.png", sheet)
             for tracker in accelerator.trackers:

@@ -1,0 +1,1 @@
+"""One training loop for everything that is trained: exact resume, moving average, schedules, and where it runs."""
