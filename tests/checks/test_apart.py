@@ -2,7 +2,7 @@
 
 import pandas as pd
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from medlt.checks.apart import apart, digest_network, judged_apart, parents_of
@@ -21,7 +21,6 @@ def test_networks_of_other_seeds_are_apart_and_one_under_two_names_is_not() -> N
         apart(named | {"reporting": again})
 
 
-@settings(deadline=None)
 @given(st.dictionaries(st.sampled_from(ROLES), st.lists(st.sampled_from("abcdef"), max_size=3)))
 def test_it_refuses_just_what_is_shared(roles: dict[str, list[str]]) -> None:
     everyone = [digest for named in roles.values() for digest in set(named)]

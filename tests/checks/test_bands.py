@@ -53,7 +53,7 @@ def test_the_published_form_by_hand() -> None:
     assert [group(value) for value in known.value(away)] == ["ID", "AID", "OOD"]
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(n=st.integers(2, 40), m=st.integers(1, 12), k=st.integers(1, 7), seed=st.integers(0, 99), apart=st.booleans())
 def test_distances_and_limits_are_those_of_a_slow_loop(n: int, m: int, k: int, seed: int, apart: bool) -> None:
     reference, points = spread(n, seed), spread(m, seed + 1000) * 2
@@ -70,7 +70,7 @@ def test_distances_and_limits_are_those_of_a_slow_loop(n: int, m: int, k: int, s
     np.testing.assert_allclose(published.value(points), np.array(far) / widest, atol=1e-6)
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(
     scale=st.floats(0.01, 100),
     angle=st.floats(0, 6),

@@ -25,7 +25,7 @@ def cohort(seed: int, patients: int = 60) -> tuple[pd.Series, pd.DataFrame]:
     return pd.Series(owner, index=uids), pd.DataFrame(labels, index=uids, columns=FINDINGS)
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(seed=st.integers(0, 10_000), k=st.integers(2, 5))
 def test_patients_stay_whole_and_findings_even(seed: int, k: int) -> None:
     patients, labels = cohort(seed)

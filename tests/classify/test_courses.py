@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -43,7 +43,6 @@ def rows(n: int, prefix: str, grey: int, weight: float = 1.0) -> TrainingSet:
 REAL, ADDED, VAL = rows(12, "r", 10), rows(6, "a", 200, 0.3), rows(8, "v", 30)
 
 
-@settings(deadline=None)
 @given(steps=st.integers(2, 3000), share=st.none() | st.floats(0.001, 0.999), course=st.sampled_from(list(COURSES)))
 def test_stages_follow_each_other_and_sum_to_the_steps(steps: int, share: float | None, course: str) -> None:
     found = stages(course, steps, last_share=share)

@@ -64,7 +64,7 @@ LOGITS = arrays(np.float64, (5, 3, 2), elements=st.floats(-12, 12))
 
 
 @given(LOGITS)
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_statistics_are_their_formulas(logits: np.ndarray) -> None:
     base, members = torch.from_numpy(logits[0]), torch.from_numpy(logits)
     p = 1 / (1 + np.exp(-logits))

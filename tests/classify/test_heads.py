@@ -74,7 +74,7 @@ def test_tau_is_the_first_with_the_best_balanced_accuracy() -> None:
     assert best_tau(trained, features, labels * np.nan) == 0
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(seed=st.integers(0, 2**16), tau=st.sampled_from(TAUS))
 def test_of_sigmoids_it_changes_no_ranking_and_no_decision(seed: int, tau: float) -> None:
     g = torch.Generator().manual_seed(seed)

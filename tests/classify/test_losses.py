@@ -6,7 +6,7 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional as F
@@ -63,7 +63,6 @@ def ones(findings: int) -> Pull:
 
 
 @pytest.mark.parametrize("name", MULTI)
-@settings(deadline=None)
 @given(seed=st.integers(0, 2**20))
 def test_an_unknown_label_has_no_gradient_and_a_known_one_has(name: str, seed: int) -> None:
     logits, labels, weights = case(seed)
@@ -77,7 +76,6 @@ def test_an_unknown_label_has_no_gradient_and_a_known_one_has(name: str, seed: i
 
 
 @pytest.mark.parametrize("name", SINGLE)
-@settings(deadline=None)
 @given(seed=st.integers(0, 2**20))
 def test_a_row_with_an_unknown_class_is_left_out_whole(name: str, seed: int) -> None:
     logits, labels, weights = classes(seed)
@@ -125,7 +123,6 @@ def test_the_known_labels_are_averaged_alone(name: str) -> None:
 
 
 @pytest.mark.parametrize(("task", "name"), BOTH)
-@settings(deadline=None)
 @given(seed=st.integers(0, 2**20), share=st.floats(0, 1))
 def test_the_loss_of_mixed_labels_is_the_mix_of_losses(task: str, name: str, seed: int, share: float) -> None:
     logits, a, weights = classes(seed)

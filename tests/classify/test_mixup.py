@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import beta, kstest
 
@@ -35,7 +35,6 @@ def batches(mixup: str, **options: object) -> Batches:
     return Batches(shades(), None, Stage(), seed=3, batch=64, augment="none", mixup=mixup, **options)  # type: ignore[arg-type]
 
 
-@settings(deadline=None)
 @given(seed=st.integers(0, 2**16), part=st.floats(0, 1))
 def test_everything_is_mixed_by_the_same_number(seed: int, part: float) -> None:
     a, b = batch(seed), batch(seed + 1)

@@ -54,7 +54,6 @@ def by_the_standard(x: float, centre: float, width: float, function: str) -> flo
     function=st.sampled_from(("LINEAR", "LINEAR_EXACT", "SIGMOID")),
     values=st.lists(st.integers(-2048, 4095), min_size=1, max_size=20),
 )
-@settings(deadline=None)
 def test_windows_follow_the_standard(centre: float, width: float, function: str, values: list[int]) -> None:
     tags = Dataset()
     tags.WindowCenter, tags.WindowWidth, tags.VOILUTFunction = f"{centre:.6g}", f"{width:.6g}", function
@@ -336,7 +335,7 @@ def test_text_empty_and_missing_files_are_no_dicom(tmp_path: Path) -> None:
     assert code_of(tmp_path) == "missing"
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(cut=st.floats(0, 1), byte=st.integers(0, 255), spot=st.floats(0, 1))
 def test_no_damage_raises_anything_but_a_reason(
     tmp_path_factory: pytest.TempPathFactory, cut: float, byte: int, spot: float

@@ -60,7 +60,7 @@ PIXELS = st.sampled_from((np.uint8, np.uint16)).flatmap(
 
 @pytest.mark.parametrize("syntax", [*ENCODE, RLELossless], ids=lambda uid: uid.name)
 @given(pixels=PIXELS)
-@settings(deadline=None, max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 def test_every_stored_value_comes_back(syntax: UID, header: Header, pixels: np.ndarray) -> None:
     data = file(header, pixels, syntax)
     assume(len(get_frame(data.PixelData, 0, number_of_frames=1)) != pixels.nbytes)
@@ -102,7 +102,7 @@ def test_signed_values_keep_their_sign(header: Header) -> None:
 
 @pytest.mark.parametrize("syntax", ENCODE, ids=lambda uid: uid.name)
 @given(rows=st.integers(8, 300), columns=st.integers(8, 300))
-@settings(deadline=None, max_examples=15)
+@settings(max_examples=15)
 def test_a_stream_tells_its_own_size(syntax: UID, rows: int, columns: int) -> None:
     stream = bytes(ENCODE[syntax](np.zeros((rows, columns), np.uint16), 16))
     assert frame_size(stream) == (rows, columns)

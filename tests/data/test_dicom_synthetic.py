@@ -88,7 +88,7 @@ def test_every_stored_level_comes_back_as_itself(tmp_path: Path, dtype: type[np.
     assert read.notes == ()
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(pixels=INTEGERS)
 def test_any_gray_image_is_stored_and_read_as_it_is(tmp_path: Path, pixels: np.ndarray) -> None:
     path = tmp_path / "any.dcm"
@@ -100,7 +100,7 @@ def test_any_gray_image_is_stored_and_read_as_it_is(tmp_path: Path, pixels: np.n
     np.testing.assert_array_equal(read_dicom(path).pixels, (pixels / np.iinfo(pixels.dtype).max).astype(np.float32))
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(pixels=FLOATS)
 def test_floats_come_back_within_half_a_level_of_sixteen_bits(tmp_path: Path, pixels: np.ndarray) -> None:
     path = tmp_path / "any.dcm"

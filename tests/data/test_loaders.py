@@ -38,7 +38,7 @@ def area_oracle(pixels: np.ndarray, size: int) -> np.ndarray:
 
 
 @given(high=st.integers(8, 40), wide=st.integers(8, 40), size=st.integers(3, 8), seed=st.integers(0, 99))
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 def test_square_is_padding_then_exact_area_average(high: int, wide: int, size: int, seed: int) -> None:
     pixels = np.random.default_rng(seed).uniform(0.2, 1, (high, wide)).astype(np.float32)
     side = max(high, wide)

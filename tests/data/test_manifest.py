@@ -253,7 +253,7 @@ def manifests(draw: st.DrawFn) -> pd.DataFrame:
     )
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(rows=manifests(), seed=st.integers(0, 99))
 def test_round_trip_is_exact(tmp_path_factory: pytest.TempPathFactory, rows: pd.DataFrame, seed: int) -> None:
     folder = tmp_path_factory.mktemp("round")

@@ -153,7 +153,7 @@ def test_a_constant_channel_gets_unit_sd_and_no_uids_are_refused(tmp_path: Path)
         channel_statistics(cache, IdentityCodec(), [])
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(
     st.lists(st.floats(-50, 50, width=32), min_size=3, max_size=3),
     st.lists(st.floats(0.125, 50, width=32), min_size=3, max_size=3),

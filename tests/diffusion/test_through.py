@@ -50,7 +50,7 @@ def test_through_the_network_it_is_the_gradient_at_the_noisy_latent() -> None:
 
 
 @given(st.integers(1, 5), st.floats(1e-12, 1e12), st.integers(0, 99))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_the_step_has_the_norm_of_the_latent_whatever_the_gradients_scale(rows: int, scale: float, seed: int) -> None:
     g, z = draws(rows, 2, 3, 3, seed=seed), draws(rows, 2, 3, 3, seed=seed + 100)
     step = matched(g * scale, z)

@@ -148,7 +148,7 @@ probabilities = st.lists(
 )
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(probabilities, probabilities, st.data())
 def test_any_table_equals_the_loop_and_falls_with_the_quantile(
     real: list[list[float]], made: list[list[float]], data: st.DataObject
@@ -179,7 +179,7 @@ def test_any_table_equals_the_loop_and_falls_with_the_quantile(
             assert (part[column].dropna().diff().dropna() <= 1e-12).all()
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.integers(1, 30), st.integers(1, 30), st.booleans())
 def test_all_agree_and_all_disagree(n: int, m: int, agree: bool) -> None:
     chance = rng(n, m)

@@ -17,7 +17,7 @@ COUNTS = st.lists(st.tuples(st.integers(0, 40), st.integers(0, 40)), min_size=2,
 
 
 @given(COUNTS, st.floats(0.5, 200))
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 def test_log_odds_are_the_published_ones(rows: list[tuple[int, int]], prior: float) -> None:
     delta, z = log_odds(*np.array(rows, dtype=float).T, prior)
     n = [sum(row[i] for row in rows) for i in range(2)]
@@ -102,7 +102,7 @@ def test_ages_have_bands() -> None:
 
 
 @given(st.integers(1, 60), st.floats(0.01, 1), st.integers(0, 50))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_most_are_the_largest_that_passed(n: int, share: float, seed: int) -> None:
     rng = np.random.default_rng(seed)
     signal, passed = rng.normal(size=n).round(1), rng.random(n) < 0.7

@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.special import ndtr
 
@@ -12,7 +12,7 @@ from medlt.privacy import accounting
 from medlt.privacy.accounting import Planned, affordable, calibrate, gaussian, single, spent, warn_of_delta
 from medlt.types import InputError
 
-FEW = settings(max_examples=5, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+FEW = settings(max_examples=5)
 NOISES, RATES, STEPS = st.floats(0.9, 8), st.floats(0.002, 0.1), st.integers(1, 150)
 
 

@@ -222,7 +222,7 @@ def test_a_flaw_of_the_folder(sound: Path, tmp_path: Path, name: str) -> None:
     assert "real-" not in found.sentence
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(changed=st.sampled_from(sorted(FLAWS)), spoilt=st.sets(st.sampled_from(sorted(BREAKS)), max_size=3))
 def test_no_flaw_mends_another(sound: Path, tmp_path: Path, changed: str, spoilt: set[str]) -> None:
     run = tmp_path / "run"

@@ -113,7 +113,7 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.data())
 def test_any_value_edited_by_hand_is_refused(written: Path, data: st.DataObject) -> None:
     path = written.with_name("edited.json")

@@ -20,7 +20,7 @@ CODER = SimplicialCoder(2, 3, groups=2, vocabulary=4, temperature=0.5, width=8, 
 
 
 @pytest.mark.parametrize("method", sorted(MAPS))
-@settings(deadline=None, max_examples=8)
+@settings(max_examples=8)
 @given(st.integers(1, 5), st.integers(0, 100))
 def test_a_batch_equals_one_at_a_time(method: str, n: int, seed: int) -> None:
     z = torch.randn(n, 2, 6, 8, generator=generator(seed))

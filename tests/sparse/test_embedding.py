@@ -18,7 +18,7 @@ def latents(n: int, channels: int = 2, side: int = 8) -> torch.Tensor:
     return torch.randn(n, channels, side, side, generator=generator("latents", n, channels, side))
 
 
-@settings(deadline=None, max_examples=15)
+@settings(max_examples=15)
 @given(st.integers(1, 3), st.integers(1, 4), st.integers(2, 6), st.sampled_from([2, 4, 6]), st.floats(0.05, 2))
 def test_a_code_is_on_the_simplex(n: int, groups: int, vocabulary: int, side: int, temperature: float) -> None:
     coder = SimplicialCoder(2, 3, groups=groups, vocabulary=vocabulary, temperature=temperature, width=4).eval()

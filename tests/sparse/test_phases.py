@@ -55,7 +55,7 @@ def test_pos_weight_by_hand() -> None:
     assert pos_weight(labels).tolist() == pytest.approx([4 / (2 * 3), 4 / (1 * 3), 2 / (1 * 3)])
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(st.lists(st.tuples(st.floats(-5, 5), st.sampled_from([0.0, 1.0, NAN])), min_size=1, max_size=8))
 def test_masked_bce_equals_a_loop_over_known_labels(cells: list[tuple[float, float]]) -> None:
     logits, labels = (torch.tensor([column]) for column in zip(*cells, strict=True))

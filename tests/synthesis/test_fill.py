@@ -36,7 +36,7 @@ def cases(draw: st.DrawFn) -> tuple[pd.DataFrame, dict[str, int], int]:
     return labels, {name: draw(st.integers(0, 9)) for name in "ABC"}, draw(st.integers(0, 99))
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(cases())
 def test_every_finding_reaches_its_need_and_none_by_a_row_without_it(
     case: tuple[pd.DataFrame, dict[str, int], int],
@@ -50,7 +50,7 @@ def test_every_finding_reaches_its_need_and_none_by_a_row_without_it(
         assert got(labels, chosen[:i])[name] < need[name]
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(cases())
 def test_each_choice_is_the_best_by_the_rule_written_out(case: tuple[pd.DataFrame, dict[str, int], int]) -> None:
     """A slow loop over all rows: fewest overshot, then least used, then most helped; ties by any fixed order."""
@@ -69,7 +69,7 @@ def test_each_choice_is_the_best_by_the_rule_written_out(case: tuple[pd.DataFram
             have[c] += labels.at[uid, c] == 1
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(st.lists(st.integers(0, 2), min_size=3, max_size=12), st.tuples(*[st.integers(0, 9)] * 3))
 def test_one_label_a_row_is_the_published_rule(labels: list[int], wanted: tuple[int, int, int]) -> None:
     """Exactly N_t - n_c images of each class, its rows taken in turn."""

@@ -43,7 +43,7 @@ def test_table_is_complete() -> None:
     assert [row[:3] for row in TABLE] == list(itertools.product((0, 1), repeat=3))
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(st.integers(1, 3), st.integers(1, 4), st.integers(1, 4), st.integers(0, 1000))
 def test_whole_pixel_vectors_move_and_stay_on_the_simplex(n: int, h: int, w: int, seed: int) -> None:
     a, b = codes(n, h, w, seed)

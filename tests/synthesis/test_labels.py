@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from medlt.synthesis.labels import RULES, fused_labels, mass
@@ -46,7 +46,6 @@ def test_by_hand(rule: str, y_i: float, y_j: float, m_i: float, m_j: float, expe
     assert one(rule, y_i, y_j, m_i, m_j) == pytest.approx(expected, abs=1e-6, nan_ok=True)
 
 
-@settings(deadline=None)
 @given(
     st.sampled_from(sorted(RULES)),
     st.lists(st.tuples(*[st.sampled_from([0.0, 1.0, NAN])] * 2, *[st.floats(0, 1)] * 2), min_size=2, max_size=6),

@@ -35,7 +35,7 @@ def slow(queries: np.ndarray, candidates: np.ndarray, allowed: np.ndarray, k: in
     return found
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(st.data())
 def test_neighbours_equal_a_double_loop(data: st.DataObject) -> None:
     q, n, d, k = (data.draw(st.integers(1, high)) for high in (70, 9, 4, 4))

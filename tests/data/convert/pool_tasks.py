@@ -40,7 +40,7 @@ def work(task: Task) -> Any:
     if kind == "big":
         return bytes(2_000_000)
     if kind == "slow":
-        time.sleep(0.05)
+        time.sleep(0.25)
     if kind == "stop":
         from medlt.data.convert.pool import Stopped
 

@@ -23,7 +23,7 @@ PIXELS = st.sampled_from((np.uint8, np.uint16)).flatmap(
 
 
 @given(pixels=PIXELS)
-@settings(deadline=None, max_examples=80)
+@settings(max_examples=80)
 def test_pillow_and_opencv_read_the_same_pixels(pixels: np.ndarray) -> None:
     data = png(pixels)
     with Image.open(io.BytesIO(data)) as image:
@@ -49,7 +49,7 @@ def test_jpeg_quality_is_what_was_asked() -> None:
 
 
 @given(pixels=PIXELS, scale=st.floats(-4, 4).filter(lambda s: abs(s) > 1e-3), offset=st.floats(-3000, 3000))
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 def test_nifti_holds_the_values_upright_with_their_spacing(pixels: np.ndarray, scale: float, offset: float) -> None:
     data = nifti(pixels, (0.2, 0.1), scale, offset)
     assert kind_of(data[:2048]) == "nifti"

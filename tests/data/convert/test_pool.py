@@ -5,6 +5,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterator
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ def tasks() -> Iterator[Any]:
     sys.path.remove(str(Path(__file__).parent))
 
 
-def answered(tasks: Any, given: list[Task], workers: int, timeout_s: float = 1.0, pause: float = 0.0) -> list[Any]:
+def answered(tasks: Any, given: list[Task], workers: int, timeout_s: float = 4.0, pause: float = 0.0) -> list[Any]:
     with Pool(tasks.make, (), tasks.lost, workers=workers, timeout_s=timeout_s) as pool:
         found = []
         for task, answer in pool.run(iter(given)):
@@ -42,7 +43,7 @@ def right(given: list[Task]) -> list[tuple[Task, Any]]:
 @pytest.mark.parametrize(("count", "workers"), [(0, 1), (1, 2), (AHEAD, 1), (3 * AHEAD + 1, 3)])
 def test_every_task_is_answered_once(tasks: Any, count: int, workers: int) -> None:
     given = [("ok", i) for i in range(count)]
-    assert sorted(answered(tasks, given, workers, timeout_s=20.0)) == right(given)
+    assert sorted(answered(tasks, given, workers, timeout_s=60.0)) == right(given)
 
 
 @pytest.mark.parametrize("kind", FATE)
@@ -52,7 +53,9 @@ def test_every_task_is_answered_once(tasks: Any, count: int, workers: int) -> No
 def test_a_task_that_ends_its_worker_costs_itself_only(tasks: Any, kind: str, place: int) -> None:
     given = [("ok", i) for i in range(2 * AHEAD + 1)]
     given[place] = (kind, place)
-    assert sorted(answered(tasks, given, 1, timeout_s=1.5), key=str) == sorted(right(given), key=str)
+    assert sorted(answered(tasks, given, 1, timeout_s=4.0 if kind == "hang" else 60.0), key=str) == sorted(
+        right(given), key=str
+    )
 
 
 @pytest.mark.slow
@@ -80,31 +83,32 @@ def test_a_large_answer_passes_whole(tasks: Any) -> None:
 def test_a_slow_reader_is_no_reason_to_give_up_on_workers(tasks: Any) -> None:
     """The time limit is for a task, not for the run that waits to hear of it."""
     given = [("ok", i) for i in range(2 * AHEAD)]
-    assert sorted(answered(tasks, given, 2, timeout_s=1.5, pause=1.8)) == right(given)
+    assert sorted(answered(tasks, given, 2, timeout_s=3.0, pause=3.3)) == right(given)
 
 
 @pytest.mark.slow
 def test_the_time_limit_is_for_one_task(tasks: Any) -> None:
     given = [("slow", i) for i in range(12)]
-    assert sorted(answered(tasks, given, 1, timeout_s=0.4)) == right(given)
+    assert sorted(answered(tasks, given, 1, timeout_s=2.0)) == right(given)
 
 
 @pytest.mark.slow
 def test_a_hanging_worker_does_not_hold_up_the_others(tasks: Any) -> None:
     given = [("hang", 0), *(("ok", i) for i in range(1, 60))]
-    found = answered(tasks, given, 2, timeout_s=1.0)
+    found = answered(tasks, given, 2)
     assert sorted(found, key=str) == sorted(right(given), key=str)
     assert [task for task, _ in found].index(("hang", 0)) > 40
 
 
 def test_stopped_stops_the_run_and_its_workers(tasks: Any) -> None:
     seen: list[Task] = []
-    pool = Pool(tasks.make, (), tasks.lost, workers=2, timeout_s=5)
+    pool = Pool(tasks.make, (), tasks.lost, workers=2, timeout_s=60)
     workers = [worker.process.pid for worker in pool._workers]
-    given = [("ok", 0), ("stop", 1), *(("ok", i) for i in range(2, 500))]
+    many = 100_000  # more than the other worker can answer while the first comes to its second task
+    given = chain([("ok", 0), ("stop", 1)], (("ok", i) for i in range(2, many)))
     with pool, pytest.raises(Stopped, match="No space left"):
         seen.extend(task for task, _ in pool.run(given))
-    assert len(seen) < 400
+    assert len(seen) < 0.9 * many
     for pid in workers:
         with pytest.raises(ProcessLookupError):
             os.kill(pid or 0, 0)

@@ -39,7 +39,7 @@ def chexpert_by_its_author(x: np.ndarray, mono1: bool) -> np.ndarray:
 
 @pytest.mark.parametrize("mono1", [False, True])
 @given(stored=STORED.filter(lambda x: np.ptp(x) > 0))
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 def test_mimic_cxr_jpg_is_the_published_recipe_bit_for_bit(mono1: bool, stored: np.ndarray) -> None:
     data = tags("MONOCHROME1" if mono1 else "MONOCHROME2", RescaleSlope=3, WindowCenter=9, WindowWidth=5)
     np.testing.assert_array_equal(mimic_cxr_jpg(stored, data).pixels, mimic_by_the_paper(stored, mono1))
@@ -47,7 +47,7 @@ def test_mimic_cxr_jpg_is_the_published_recipe_bit_for_bit(mono1: bool, stored: 
 
 @pytest.mark.parametrize("mono1", [False, True])
 @given(stored=STORED.filter(lambda x: x.max() > 0))
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 def test_chexpert_is_its_authors_recipe_bit_for_bit(mono1: bool, stored: np.ndarray) -> None:
     data = tags("MONOCHROME1" if mono1 else "MONOCHROME2")
     np.testing.assert_array_equal(chexpert(stored, data).pixels, chexpert_by_its_author(stored, mono1))
@@ -68,7 +68,7 @@ def test_a_constant_image_is_converted_without_a_warning(name: str) -> None:
 
 
 @given(stored=STORED, mono1=st.booleans(), centre=st.integers(1, 4000), width=st.integers(2, 4000))
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 def test_viewer_is_the_display_pipeline_in_16_bits(stored: np.ndarray, mono1: bool, centre: int, width: int) -> None:
     data = tags("MONOCHROME1" if mono1 else "MONOCHROME2", WindowCenter=centre, WindowWidth=width, RescaleSlope=2)
     shown = presentation(voi_lut(modality_lut(stored.astype(float), data), data, (0, 1)), data)
@@ -96,7 +96,7 @@ def test_padding_is_black_and_plays_no_part_in_the_scale() -> None:
 
 
 @given(stored=STORED, mono1=st.booleans(), slope=st.floats(0.1, 9), intercept=st.floats(-2000, 2000))
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 def test_linear16_gives_the_modality_values_back(
     stored: np.ndarray, mono1: bool, slope: float, intercept: float
 ) -> None:
@@ -136,7 +136,7 @@ def test_a_whole_factor_averages_blocks(kind: type) -> None:
 
 
 @given(rows=st.integers(20, 60), columns=st.integers(20, 60), size=st.integers(5, 19))
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 def test_any_factor_is_the_mean_over_the_covered_area(rows: int, columns: int, size: int) -> None:
     """Oracle: overlap of each output pixel with each input pixel, by rows and by columns."""
     pixels = np.random.default_rng(rows * columns).integers(0, TOP, (rows, columns), dtype=np.uint16)

@@ -142,7 +142,7 @@ def listed(data: Dataset) -> set[str]:
     return words
 
 
-@settings(max_examples=40, deadline=None, derandomize=True, phases=PHASES, suppress_health_check=list(HealthCheck))
+@settings(max_examples=40, derandomize=True, phases=PHASES, suppress_health_check=list(HealthCheck))
 @given(data=planted(), profile=st.sampled_from([BASIC, ALL]))
 def test_nothing_planted_survives_and_a_second_run_changes_nothing(data: Dataset, profile: Profile) -> None:
     key = bytes(range(32))
@@ -159,7 +159,7 @@ def test_nothing_planted_survives_and_a_second_run_changes_nothing(data: Dataset
     assert second.codes == first.codes
 
 
-@settings(max_examples=15, deadline=None, derandomize=True, phases=PHASES, suppress_health_check=list(HealthCheck))
+@settings(max_examples=15, derandomize=True, phases=PHASES, suppress_health_check=list(HealthCheck))
 @given(data=planted())
 def test_equal_inputs_give_equal_bytes(data: Dataset) -> None:
     first, second = (written(deidentify(data, ALL, bytes(range(32))).dataset) for _ in range(2))

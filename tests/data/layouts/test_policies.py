@@ -38,7 +38,7 @@ def expected(row: tuple[float, ...], uncertain: str, blank: str) -> list[float]:
     return [UNCERTAIN[uncertain] if v == -1 else v for v in filled]
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(
     values=TABLE,
     uncertain=st.sampled_from(list(UNCERTAIN)),
@@ -75,7 +75,7 @@ def test_labels_follow_the_rule(
     np.testing.assert_array_equal(manifest.labels(), np.array(plain, np.float32))
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(rows=st.sets(st.sampled_from("abcdefgh"), min_size=1), files=st.sets(st.sampled_from("abcdefgh"), min_size=1))
 def test_orphans_are_the_two_differences_of_sets(rows: set[str], files: set[str]) -> None:
     index = pd.Index(sorted(rows), name="uid")
@@ -88,7 +88,7 @@ def test_orphans_are_the_two_differences_of_sets(rows: set[str], files: set[str]
         assert set(placed.rows.index[placed.rows["found"]]) == rows & files
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(
     prefix=st.sampled_from(["", "miccai2023_", "miccai2022_", "121722_", "061322-"]),
     dash=st.sampled_from("-_"),

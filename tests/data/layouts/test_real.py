@@ -1,7 +1,6 @@
 """The published NIH tables themselves."""
 
 import gzip
-import time
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +16,10 @@ pytestmark = pytest.mark.real_data
 ENTRY = "Data_Entry_2017_v2020.csv.gz"
 
 
-def test_the_table_of_112120_rows_in_seconds(real_data: Path, read: Any, tmp_path: Path) -> None:
+def test_the_table_of_112120_rows(real_data: Path, read: Any, tmp_path: Path) -> None:
     table = real_data / "labels_only" / ENTRY
-    began = time.process_time()
     found = read("nih-cxr-lt", table, missing="keep")
     found.write(tmp_path / "m.parquet")
-    assert time.process_time() - began < 20
     rows = Manifest.read(tmp_path / "m.parquet").rows
     assert len(rows) == found.failures == 112120  # Wang et al. 2017; no image is here
     assert rows["patient_id"].nunique() == 30805

@@ -18,7 +18,7 @@ def large() -> pd.DataFrame:
     return cohort(4000, 3, 50.0)
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(seed=st.integers(0, 10**6), patients=st.integers(20, 150), imbalance=st.floats(1, 200))
 def test_counts_are_the_prevalences_asked_for(seed, patients, imbalance):
     table = cohort(patients, seed, imbalance)
