@@ -8,7 +8,7 @@ loss weight, same use. Notation: S seeds, N test images, V validation images, K 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from itertools import cycle
 from typing import Any, Literal
@@ -18,6 +18,8 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from medlt.classify.sets import TrainingSet
+from medlt.classify.train import Settings
+from medlt.files import digest
 from medlt.metrics.decisions import decided, one_of, thresholds
 from medlt.metrics.ranking import macro, per_finding
 from medlt.types import InputError
@@ -29,8 +31,8 @@ Role = Literal["real", "reweighted", "control", "synthetic"]
 
 @dataclass(frozen=True)
 class Arm:
-    """One way of training. `settings` are those of `medlt.classify.train.fit` but for the seed; `added` are rows beside
-    the real ones; `control` names the arm it is held against; `about` is what tables say of it."""
+    """One way of training. `settings` are those of `medlt.classify.train.fit`; `added` are rows beside the real ones;
+    `control` names the arm it is held against; `about` is what tables say of it."""
 
     name: str
     role: Role
@@ -38,6 +40,59 @@ class Arm:
     added: TrainingSet | None = None
     control: str = ""
     about: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def empty(self) -> bool:
+        """Whether it is about added rows and there are none: no image of its source was kept."""
+        return self.role in ("control", "synthetic") and self.added is None
+
+    def digest(self) -> str:
+        """Return 16 hex digits that name what is trained: settings, those left out too, and added rows."""
+        return digest(asdict(Settings(**self.settings)), "" if self.added is None else self.added.digest())
+
+
+@dataclass(frozen=True)
+class HeldOutRows:
+    """What all arms share: train rows, validation rows that choose, test rows that decide; and what is known of them.
+
+    groups: name (head, medium, tail) -> findings; `tail` is what the verdict is about. patients: whose each test row
+    is; attributes: view, sex, age, source of the test rows, as far as they are known, in their order. Raises InputError
+    where these do not fit the rows.
+    """
+
+    train: TrainingSet
+    val: TrainingSet
+    test: TrainingSet
+    findings: tuple[str, ...]
+    groups: Mapping[str, Sequence[str]]
+    patients: Sequence[str]
+    attributes: pd.DataFrame
+
+    def __post_init__(self) -> None:
+        if {len(self.patients), len(self.attributes)} != {len(self.test)}:
+            told = f"{len(self.patients)} patients, {len(self.attributes)} rows of attributes, {len(self.test)} images"
+            raise InputError(f"the test rows do not fit together: {told}; give one of each an image")
+        for name, rows in (("train", self.train), ("validation", self.val), ("test", self.test)):
+            if rows.labels.shape[1] != len(self.findings):
+                told = f"{rows.labels.shape[1]} labels, there are {len(self.findings)} findings"
+                raise InputError(f"{name} rows have {told}; load all rows with the same findings")
+        if "tail" not in self.groups:
+            raise InputError(f"no group is named tail, only {', '.join(self.groups)}; the verdict is about the tail")
+
+    @property
+    def tail(self) -> tuple[str, ...]:
+        """The findings the verdict is about."""
+        return tuple(self.groups["tail"])
+
+    def positives(self) -> dict[str, int]:
+        """Return how many train rows are known to have each finding."""
+        return dict(zip(self.findings, (self.train.labels == 1).sum(0).tolist(), strict=True))
+
+    def digest(self) -> str:
+        """Return 16 hex digits that name pixels and labels of all rows, findings and groups."""
+        groups = {name: list(members) for name, members in self.groups.items()}
+        parts = (part.digest() for part in (self.train, self.val, self.test))
+        return digest(*parts, list(self.findings), groups)
 
 
 @dataclass(frozen=True)

@@ -66,11 +66,12 @@ def require_findings(name: str, own: Sequence[str], wanted: Sequence[str]) -> No
 def require_rows(name: str, made: Manifest, real: Manifest) -> None:
     """Raise InputError unless all rows are synthetic, new, labelled, and there with their files.
 
-    That labels are in [0,1] or NaN and uids distinct a Manifest has seen to.
+    That labels are in [0,1] or NaN and uids distinct a Manifest has seen to. A source that kept no image passes: its
+    arms are empty, and the verdict says so.
     """
     rows = made.rows
     if rows.empty:
-        raise InputError(f"source {name}: no synthetic image; see why in its rejects, or leave the source out")
+        return
     if lost := [column for column in PLANNED if column not in rows]:
         raise InputError(f"source {name}: no column {lost[0]}; use the manifest.parquet that `medlt augment` left")
     flag = rows["synthetic"] if "synthetic" in rows else pd.Series(False, rows.index)
@@ -94,6 +95,8 @@ def require_parents(name: str, rows: pd.DataFrame, train: pd.Index) -> None:
 
     By `parent_a`, or `like`, its control is made: duplicated real images, count for count.
     """
+    if rows.empty:
+        return
     if not {"parent_a", "like"} & set(rows.columns):
         raise InputError(f"source {name}: no column parent_a or like, so no control can be made; use rows of a run")
     parents, known = parents_of(rows), set(train)

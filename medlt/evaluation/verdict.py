@@ -24,6 +24,7 @@ WORDS = {
 ONE_SEED = "no verdict: one seed. How much training varies is unknown; give evaluation.seeds: 3, or 5 for a claim."
 NO_TAIL = "no verdict: no tail finding has a positive test image, so nothing can be ranked."
 TAIL = "tail"
+NOT_KEPT = "no evidence: nothing to compare, as no synthetic image passed the checks."
 NOTHING = "no verdict: no arm has synthetic images under labels of their own; give one a source, labels not judged."
 
 
