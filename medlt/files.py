@@ -83,15 +83,18 @@ def locked(path: Path, what: str, *, wait: bool = True) -> Iterator[None]:
     """
     from filelock import FileLock, Timeout
 
-    path.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(path)
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         lock.acquire(timeout=WAIT if wait else 0)
     except Timeout:
         if not wait:
             raise InputError(f"{what}: another process is working on it; wait until it ends, or stop it") from None
         logging.getLogger(__name__).warning("waiting for another process that works on %s", what)
         lock.acquire()
+    except OSError as error:
+        told = f"{path.parent} cannot be written ({error.strerror or error})"
+        raise InputError(f"{told}; choose a place with room and permission") from None
     try:
         yield
     finally:
@@ -115,9 +118,27 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def write_table(path: Path, table: pd.DataFrame) -> None:
-    """Write `table` as parquet with its index; equal tables give equal bytes."""
+    """Write `table` as parquet with its index; equal tables give equal bytes. Empty lists are lists of text."""
+    import pyarrow as pa
+
     with atomic(path) as temporary:
-        table.to_parquet(temporary)
+        schema = pa.Schema.from_pandas(table)
+        for at, column in enumerate(schema):
+            if column.type == pa.list_(pa.null()):
+                schema = schema.set(at, column.with_type(pa.list_(pa.string())))
+        table.to_parquet(temporary, schema=schema)
+
+
+def read_table(path: Path) -> pd.DataFrame:
+    """Read a table as `write_table` wrote it; lists come back as lists. Raises OSError or ValueError for any other."""
+    import numpy as np
+    import pandas as pd
+
+    table = pd.read_parquet(path)
+    for name in table.select_dtypes(object).columns:
+        if table[name].map(lambda value: isinstance(value, np.ndarray)).any():
+            table[name] = table[name].map(lambda value: value.tolist() if isinstance(value, np.ndarray) else value)
+    return table
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
@@ -167,10 +188,12 @@ def digest_tensors(tensors: Mapping[str, Tensor]) -> str:
     return digest(*(part for name in sorted(tensors) for part in (name, tensor_bytes(tensors[name]))))
 
 
+def digest_bytes(data: bytes) -> str:
+    """32 hex digits that name these bytes; as `digest_file` of a file that holds them."""
+    return hashlib.blake2b(data, digest_size=16).hexdigest()
+
+
 def digest_file(path: Path) -> str:
-    """16 hex digits of a file's bytes, read in pieces."""
-    state = hashlib.blake2b(digest_size=8)
+    """32 hex digits that name a file's bytes, read in pieces."""
     with Path(path).open("rb") as handle:
-        while piece := handle.read(1 << 20):
-            state.update(piece)
-    return state.hexdigest()
+        return hashlib.file_digest(handle, lambda: hashlib.blake2b(digest_size=16)).hexdigest()

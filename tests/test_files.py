@@ -3,10 +3,12 @@ import os
 import resource
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import torch
 
 from medlt import files
+from medlt.types import InputError
 
 
 def test_a_write_that_fails_leaves_the_old_file_and_no_other(tmp_path: Path) -> None:
@@ -64,3 +66,35 @@ def test_json_refuses_what_json_does_not_know(tmp_path: Path) -> None:
 def test_metadata_whose_order_would_be_left_to_chance_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="one"):
         files.write_tensors(tmp_path / "x.safetensors", {"a": torch.zeros(1)}, {"a": "1", "b": "2"})
+
+
+def test_a_table_comes_back_with_its_lists_and_whole_numbers(tmp_path: Path) -> None:
+    rows = {
+        "parents": [["Viral Pneumonia-1", "a,b"], []],
+        "none": [[], []],
+        "seed": pd.array([2**63 - 1, None], "Int64"),
+    }
+    table = pd.DataFrame(rows, index=pd.Index(["é", "b"], name="uid"))
+    table.attrs = {"findings": ["A"]}
+    files.write_table(tmp_path / "a.parquet", table)
+    back = files.read_table(tmp_path / "a.parquet")
+    pd.testing.assert_frame_equal(back, table)
+    assert back.attrs == table.attrs
+    files.write_table(tmp_path / "b.parquet", back)
+    assert (tmp_path / "a.parquet").read_bytes() == (tmp_path / "b.parquet").read_bytes()
+
+
+def test_a_lock_that_is_held_is_refused_in_one_line_and_free_afterwards(tmp_path: Path) -> None:
+    with files.locked(tmp_path / "run.lock", "the run"):
+        with pytest.raises(InputError, match="the run: another process is working on it") as told:
+            with files.locked(tmp_path / "run.lock", "the run", wait=False):
+                pass
+        assert "\n" not in str(told.value)
+    with files.locked(tmp_path / "run.lock", "the run", wait=False):
+        pass
+
+
+def test_a_lock_that_cannot_be_made_is_told_in_one_line(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match="cannot be written"), files.locked(tmp_path / "file" / "a.lock", "it"):
+        pass
