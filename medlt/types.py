@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, runtime_checkable
 
 if TYPE_CHECKING:
@@ -91,14 +92,35 @@ class Synthesizer(Protocol):
     """A method. `plan` draws all chance; `run` is a pure function of plan rows."""
 
     reads_real_images: bool
+    guides: tuple[Any, ...]
+    """What guides it beside the label, innermost first (`medlt.synthesis.guides.Guide`)."""
 
     def plan(self, need: Mapping[str, int], seed: int) -> pd.DataFrame:
-        """One row a future image, indexed by uid, holding at least `finding`, `parents` and `seed`."""
+        """Return one row a future image, indexed by uid, holding at least `finding`, `slot`, `candidate` and `seed`."""
         ...
 
     def run(self, rows: pd.DataFrame) -> Iterator[Batch]:
-        """Batches of finished images, in the order of `rows`."""
+        """Yield batches of finished images, in the order of `rows`."""
         ...
+
+    def explain(self, rows: pd.DataFrame) -> Mapping[str, Tensor]:
+        """Return how `rows` came about, stage -> images [B,1,H,W] in [0,1]; empty for a method with none to show."""
+        ...
+
+    def with_guides(self, guides: tuple[Any, ...]) -> Synthesizer:
+        """Return the same method with other guides."""
+        ...
+
+
+class GradSampleMode(StrEnum):
+    """How private training takes each unit's gradient (`medlt.privacy.dpsgd.gradients`); all give the same sums."""
+
+    MEASURE = "measure"
+    """The fastest of the others for the network at hand, by the clock."""
+    BOOK = "book"
+    HOOKS = "hooks"
+    FUNCTORCH = "functorch"
+    GHOST = "ghost"
 
 
 class RowLoss(Protocol):

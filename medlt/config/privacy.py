@@ -7,6 +7,7 @@ from typing import Literal
 from pydantic import Field
 
 from medlt.config.base import Strict
+from medlt.types import GradSampleMode
 
 
 class Privacy(Strict):
@@ -21,8 +22,9 @@ class Privacy(Strict):
     clip: float = Field(1.0, gt=0, description="norm a unit's gradient is clipped to")
     images_per_patient: int = Field(1, ge=1, description="of a patient who is drawn, at most so many images a step")
     multiplicity: int = Field(4, ge=1, description="draws of timestep and noise (of augmentation) an image and step")
-    way: Literal["measure", "book", "hooks", "functorch", "ghost"] = Field(
-        "measure", description="how gradients are taken one by one; measure: the fastest for this network, here"
+    way: GradSampleMode = Field(
+        GradSampleMode.MEASURE,
+        description="how gradients are taken one by one; measure: the fastest for this network, here",
     )
     physical: int = Field(128, ge=1, description="rows computed at once; memory grows with it, the result does not")
     secure: bool = Field(True, description="noise and sampling from the system's secret randomness; false: for tests")

@@ -13,9 +13,9 @@ from torch import Tensor, nn
 
 from medlt import chance
 from medlt.diffusion.cache import Images
-from medlt.diffusion.loop import WHOLE, Part
-from medlt.files import whole_folder, write_json
-from medlt.types import InputError
+from medlt.files import digest
+from medlt.training.settings import WHOLE, Part
+from medlt.types import InputError, PrivateFit
 
 
 def autoencoder(channels: int, width: int, levels: int) -> Any:
@@ -44,11 +44,16 @@ def stacked(images: Images, rows: np.ndarray) -> Tensor:
     return torch.stack([torch.as_tensor(images[int(i)]["image"], dtype=torch.float32) for i in rows])
 
 
-def require_patients(patients: Sequence[str], images: Images) -> Sequence[str]:
-    """The same, one an image. Raises InputError where that is not so."""
+def private_key(private: PrivateFit | None, images: Images, patients: Sequence[str]) -> str | None:
+    """Name a private training's mechanism and whose image each is; None where it is not private.
+
+    Raises InputError unless there is one patient an image.
+    """
+    if private is None:
+        return None
     if len(patients) != len(images):
         raise InputError(f"private training: {len(patients)} patients for {len(images)} images; give one an image")
-    return patients
+    return digest(private.digest, list(patients))
 
 
 @dataclass(frozen=True)
@@ -86,8 +91,8 @@ class AutoencoderLoss:
         return x, network.decode(posterior.mean + posterior.std * noise).sample, posterior
 
 
-def save_codec(network: Any, images: Images | None, folder: Path, key: str) -> None:
-    """Scale latents to unit sd, and move the finished diffusers folder into place in one rename.
+def save_codec(network: Any, images: Images | None, folder: Path) -> None:
+    """Scale latents to unit sd, and write the diffusers folder that `load_codec` reads.
 
     Without `images` the scaling factor is 1: a spread measured on patients' images would tell of them.
     """
@@ -96,6 +101,4 @@ def save_codec(network: Any, images: Images | None, folder: Path, key: str) -> N
             few = np.linspace(0, len(images) - 1, min(64, len(images))).astype(int)
             sd = float(network.encode(stacked(images, few) * 2 - 1).latent_dist.mean.std())
         network.register_to_config(scaling_factor=1.0 / max(sd, 1e-6))
-    with whole_folder(folder) as fresh:
-        network.save_pretrained(fresh, safe_serialization=True)
-        write_json(fresh / "training.json", {"key": key})
+    network.save_pretrained(folder, safe_serialization=True)

@@ -46,7 +46,7 @@ class AutoencoderCodec:
     def __init__(
         self,
         autoencoder: nn.Module,
-        device: str = "cpu",
+        device: str | torch.device,
         dtype: torch.dtype = torch.float32,
         channels_last: bool = False,
     ) -> None:
@@ -200,7 +200,7 @@ def _variant_of(folder: Path) -> str | None:
 
 
 def load_codec(
-    folder: Path, device: str = "cpu", dtype: torch.dtype = torch.float32, channels_last: bool = False
+    folder: Path, device: str | torch.device, dtype: torch.dtype = torch.float32, channels_last: bool = False
 ) -> AutoencoderCodec:
     """The autoencoder of a diffusers folder, or of the `vae` folder of a whole pipeline. Nothing is downloaded.
 

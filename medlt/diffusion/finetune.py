@@ -15,13 +15,17 @@ from medlt import chance
 from medlt.diffusion.adapt import FULL, How, make_trainable
 from medlt.diffusion.backbone import About, Backbone, Conditioner
 from medlt.diffusion.balanced import Balanced, Rule, row_weights
-from medlt.diffusion.loop import WHOLE, Part, Progress, Training, fit
 from medlt.diffusion.losses import Extra, NoisedLoss, Rows
 from medlt.diffusion.sampler import from_noise, sample
 from medlt.diffusion.schedulers import scheduler
-from medlt.diffusion.tracking import Picture
 from medlt.files import digest, digest_tensors
+from medlt.training.loop import fit
+from medlt.training.runtime import Runtime
+from medlt.training.settings import WHOLE, Part, Training
+from medlt.training.tracking import Picture
 from medlt.types import InputError, PrivateFit, RowLoss
+
+FORMAT = 1  # of a trained backbone: raise it when the same settings would train other weights
 
 Accessor = Callable[[Sequence[str]], Tensor]
 """uids -> latents float32 [len(uids),C,h,w], in the backbone's space."""
@@ -34,12 +38,14 @@ Order = Callable[[int], np.ndarray]
 class LabelledLatents:
     """Latents found by uid; labels [N,K], NaN = unknown, in the order of `uids`. Validated at birth.
 
+    `contents` names what `latents` gives for any uid: a digest of codec, standardiser and the images' pixels.
     `about` and `patients` are empty, or one a row: circumstances for the conditioner, and who is in the image.
     """
 
     latents: Accessor
     uids: Sequence[str]
     labels: np.ndarray
+    contents: str
     about: Sequence[About] = ()
     patients: Sequence[str] = ()
 
@@ -62,11 +68,10 @@ class LabelledLatents:
         return x0, Rows(uids, labels, [self.about[i] for i in rows] if self.about else ())
 
     def digest(self) -> str:
-        """Names uids, labels, circumstances and, by the first few, the latents."""
-        first, _ = self.rows(np.arange(min(4, len(self.uids))))
-        told = [dict(row) for row in self.about]
-        labels = np.asarray(self.labels, np.float32).tobytes()
-        return digest(list(self.uids), labels, first.numpy().tobytes(), told, list(self.patients))
+        """Name the latents by their contents, uids, labels, circumstances and patients."""
+        about = [dict(row) for row in self.about]
+        labels = np.asarray(self.labels, np.float32)
+        return digest(self.contents, list(self.uids), list(labels.shape), labels.tobytes(), about, list(self.patients))
 
     def loss(self, net: nn.Module, loss: NoisedLoss, condition: Conditioner, batch: int, most: int = 256) -> float:
         """Mean loss on at most `most` fixed rows, with noise and timesteps that never change; no condition dropped."""
@@ -143,8 +148,9 @@ def _told(condition: Conditioner, rows: Rows) -> Tensor:
 
 
 def _check(
-    backbone: Backbone, data: LabelledLatents, objective: Objective, extra: Sequence[Extra], private: bool
-) -> None:
+    backbone: Backbone, data: LabelledLatents, objective: Objective, extra: Sequence[Extra], training: Training,
+    private: bool,
+) -> None:  # fmt: skip
     """Raises InputError if latents or labels are not what the backbone takes, or cannot be hidden row by row."""
     x0, rows = data.rows(np.arange(1))
     if x0.shape[1] != backbone.channels:
@@ -157,6 +163,8 @@ def _check(
             f"labels of {np.shape(data.labels)[1]} findings give conditions {tuple(told)}, the backbone takes "
             f"{tuple(null)}; train on the findings it was made for"
         )
+    if training.patience is not None:
+        raise InputError("a denoiser is not stopped by its validation loss, which is no score; leave patience out")
     if private and extra:
         raise InputError(
             "private training: further losses (cbdm, aid) read other rows' labels or a classifier of the same "
@@ -169,22 +177,21 @@ def _check(
 
 
 def train_backbone(
-    backbone: Backbone, data: LabelledLatents, *, folder: Path, training: Training, how: How = FULL,
+    backbone: Backbone, data: LabelledLatents, *, folder: Path, training: Training, runtime: Runtime, how: How = FULL,
     objective: Objective = PLAIN, extra: Sequence[Extra] = (), validation: LabelledLatents | None = None,
     validation_rows: int = 256, samples: Samples | None = None, tracker: Literal["tensorboard"] | None = None,
-    seed: int = 0, device: str = "cpu", name: str = "denoiser", progress: Progress | None = None,
-    private: PrivateFit | None = None,
+    name: str = "denoiser", private: PrivateFit | None = None,
 ) -> Backbone:  # fmt: skip
-    """Train a freshly loaded backbone; its network is changed in place and comes back with its EMA weights.
+    """Train a freshly loaded backbone; its network is changed in place and comes back with its averaged weights.
 
-    `folder` gets checkpoint.safetensors (what is trained, nothing frozen), history.parquet (loss, and the validation
-    loss on fixed noise at each checkpoint), samples/ and tracking/. Called again it goes on where it stopped, or
-    loads what is finished. `extra` losses are named in the key by their `digest` attribute, else by their name.
-    `private` takes the place of the loop, with data.patients as units; device, tracker and progress are its own then.
-    Raises InputError for latents or labels that do not fit, and when the folder holds another training.
+    `folder` gets checkpoint/ (what is trained, nothing frozen), history.parquet (loss, and the validation loss on fixed
+    noise at each checkpoint), samples/ and tracking/. Called again it continues where it stopped, or loads what is
+    finished. `backbone_key` names the training. `private` takes the place of the ordinary step, with data.patients as
+    units, and writes mechanism.json; it has no tracker. Raises InputError for latents or labels that do not fit, and
+    when the folder holds another training.
     """
-    _check(backbone, data, objective, extra, private is not None)
-    net = backbone.network
+    _check(backbone, data, objective, extra, training, private is not None)
+    net, seed = backbone.network, runtime.seed
     make_trainable(net, how, seed)
     trained = [label for label, weight in net.named_parameters() if weight.requires_grad]
     noised, chosen = _noised(backbone, objective), _order(data, objective, training.batch, seed, name)
@@ -199,23 +206,38 @@ def train_backbone(
         rows = training.batch // training.accumulate
         return validation.loss(model, noised, backbone.condition, rows, validation_rows)
 
-    shown: dict[str, Any] = {"folder": Path(folder), "key": _key(backbone, how, objective, extra, data, seed),
-                             "evaluate": evaluate if validation is not None else None, "name": name,
+    key = backbone_key(backbone, data, training=training, runtime=runtime, how=how, objective=objective, extra=extra,
+                       validation=validation, validation_rows=validation_rows, name=name, private=private,
+                       steps=False)  # fmt: skip
+    shown: dict[str, Any] = {"runtime": runtime, "folder": Path(folder), "key": digest(key), "name": name,
+                             "evaluate": evaluate if validation is not None else None,
                              "picture": samples.picture(backbone) if samples is not None else None}  # fmt: skip
     if private is None:
-        fit(net, loss_of, training, device=device, tracker=tracker, progress=progress, **shown)
+        fit(net, loss_of, training, tracker=tracker, **shown)
     else:
-        private(net, row_loss(backbone, data, objective), data.patients, training=asdict(training), **shown)
+        private(net, row_loss(backbone, data, objective), data.patients, training=training, **shown)
     state = net.state_dict()
     return replace(backbone, digest=digest(backbone.digest, digest_tensors({name: state[name] for name in trained})))
 
 
-def _key(
-    backbone: Backbone, how: How, objective: Objective, extra: Sequence[Extra], data: LabelledLatents, seed: int
-) -> str:
-    """Names network, data and what is minimised."""
+def backbone_key(
+    backbone: Backbone, data: LabelledLatents, *, training: Training, runtime: Runtime, how: How = FULL,
+    objective: Objective = PLAIN, extra: Sequence[Extra] = (), validation: LabelledLatents | None = None,
+    validation_rows: int = 256, name: str = "denoiser", private: PrivateFit | None = None, steps: bool = True,
+) -> dict[str, Any]:  # fmt: skip
+    """Return all that decides what `train_backbone` leaves with the same arguments: a key of `medlt.store.Store.make`.
+
+    Without `steps` it names the trainings that can be continued into one another, as the `work` of a store does. `extra`
+    losses are named by their `digest` attribute, else by their name. Where private, the mechanism is part of it.
+    """
     named = [getattr(one, "digest", getattr(one, "__qualname__", type(one).__qualname__)) for one in extra]
-    return digest(backbone.digest, type(how).__name__, asdict(how), asdict(objective), named, data.digest(), seed)
+    return {
+        "format": FORMAT, "backbone": backbone.digest, "how": [type(how).__name__, asdict(how)],
+        "objective": asdict(objective), "extra": named, "data": data.digest(), "training": training.digest(steps),
+        "stop": training.last if steps else None, "seed": runtime.seed, "precision": runtime.precision, "name": name,
+        "validation": None if validation is None else [validation.digest(), validation_rows],
+        "private": None if private is None else private.digest,
+    }  # fmt: skip
 
 
 def _noised(backbone: Backbone, objective: Objective) -> NoisedLoss:

@@ -21,8 +21,8 @@ import torch
 from torch import Tensor, nn
 
 from medlt.diffusion.backbone import About
-from medlt.diffusion.loop import WHOLE, Part
 from medlt.diffusion.noise import STABLE_DIFFUSION, NoiseSchedule, Prediction, target_of, x0_of
+from medlt.training.settings import WHOLE, Part
 
 
 def snr_weight(a: Tensor, prediction: Prediction, low: float = 1.0, high: float = 5.0) -> Tensor:

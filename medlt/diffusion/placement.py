@@ -24,7 +24,7 @@ Call = Callable[[Tensor, Tensor, Tensor], Tensor]
 Compile = bool | Literal["measure"]
 
 
-def best_dtype(device: str | torch.device = "cpu") -> torch.dtype:
+def best_dtype(device: str | torch.device) -> torch.dtype:
     """The fastest precision this device is built for: bfloat16 if it multiplies it itself (AVX512-BF16, AMX, Ampere and
     later), else float16 on a GPU and float32 on a CPU. A function of the hardware, not of a measurement."""
     if torch.device(device).type == "cuda":
@@ -39,7 +39,7 @@ def best_dtype(device: str | torch.device = "cpu") -> torch.dtype:
 def place(
     backbone: Backbone,
     *,
-    device: str | torch.device = "cpu",
+    device: str | torch.device,
     dtype: torch.dtype | None = None,
     channels_last: bool = True,
     rows: int | None = None,

@@ -8,7 +8,7 @@ frozen an image's latents stay what they were: caches made with the source codec
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,13 +18,17 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from medlt import chance
-from medlt.diffusion.autoencoder import require_patients, stacked
+from medlt.diffusion.autoencoder import private_key, stacked
 from medlt.diffusion.cache import Images
 from medlt.diffusion.codec import AutoencoderCodec, load_codec
-from medlt.diffusion.loop import WHOLE, Part, Progress, Training, fit
-from medlt.files import digest, whole_folder, write_json
+from medlt.files import digest, digest_tensors, write_json
+from medlt.store import Store
+from medlt.training.loop import fit
+from medlt.training.runtime import Runtime
+from medlt.training.settings import WHOLE, Part, Training
 from medlt.types import InputError, PrivateFit
 
+FORMAT = 1  # of a tuned codec: raise it when the same settings would train other weights
 TRAINING = Training(steps=1000, learning_rate=1e-5, batch=8, checkpoint_every=250)
 DECODER = ("decoder", "post_quant_conv")
 
@@ -120,13 +124,17 @@ def _shown(network: nn.Module, images: Tensor) -> Tensor:
     return (images * 2 - 1).expand(-1, channels, -1, -1).to(next(network.parameters()).device)
 
 
-def quality(codec: AutoencoderCodec, images: Images, most: int = 64) -> dict[str, float]:
-    """Means over at most `most` evenly spaced images: l1, psnr (dB), ssim (7 px window)."""
+def _evenly(images: Images, most: int = 64) -> np.ndarray:
+    """Return at most `most` evenly spaced rows."""
+    return np.linspace(0, len(images) - 1, min(most, len(images))).astype(int)
+
+
+def quality(codec: AutoencoderCodec, images: Images) -> dict[str, float]:
+    """Return means over at most 64 evenly spaced images: l1, psnr (dB), ssim (7 px window)."""
     from skimage.metrics import structural_similarity
 
-    rows = np.linspace(0, len(images) - 1, min(most, len(images))).astype(int)
     found = []
-    for i in rows:
+    for i in _evenly(images):
         x = stacked(images, np.array([i]))
         back = codec.decode(codec.latents(codec.moments(x)))
         ssim = structural_similarity(x[0, 0].numpy(), back[0, 0].numpy(), data_range=1.0)
@@ -135,53 +143,57 @@ def quality(codec: AutoencoderCodec, images: Images, most: int = 64) -> dict[str
     return dict(zip(("l1", "psnr", "ssim"), map(float, np.mean(found, 0)), strict=True))
 
 
-def _save(codec: AutoencoderCodec, folder: Path, told: dict[str, Any]) -> None:
-    """The diffusers folder and training.json, moved into place in one rename."""
-    network: Any = codec.network
-    network.register_to_config(_name_or_path="")
-    with whole_folder(folder) as fresh:
-        network.save_pretrained(fresh, safe_serialization=True)
-        write_json(fresh / "training.json", told)
-
-
 def finetune_codec(
-    source: Path, images: Images, *, folder: Path, training: Training = TRAINING, decoder_only: bool = True,
-    edge: float = 1.0, ssim: float = 0.0, kl_weight: float = 1e-6, held: Images | None = None, name_of_images: str = "",
-    tracker: Literal["tensorboard"] | None = None, seed: int = 0, device: str = "cpu", progress: Progress | None = None,
-    private: PrivateFit | None = None, patients: Sequence[str] = (),
+    source: Path, images: Images, *, contents: str, runtime: Runtime, store: Store, training: Training = TRAINING,
+    decoder_only: bool = True, edge: float = 1.0, ssim: float = 0.0, kl_weight: float = 1e-6,
+    held: Images | None = None, tracker: Literal["tensorboard"] | None = None, private: PrivateFit | None = None,
+    patients: Sequence[str] = (),
 ) -> AutoencoderCodec:  # fmt: skip
-    """Train the autoencoder of a diffusers folder on `images`, dicts with `image` [1,H,W] in [0,1]; gives its EMA.
+    """Train the autoencoder of a diffusers folder on `images`, dicts with `image` [1,H,W] in [0,1]; returns its average.
 
-    `folder`/DIGEST becomes a diffusers folder for `load_codec`; it is loaded when it is there, and a killed training
-    goes on. Its training.json tells the quality on `held` images (on `images` without them) before and after, and
-    whether the encoder is the source's. `name_of_images` names the images' content (a manifest's digest). `private`
-    takes the place of the loop, with `patients`, one an image, as units; it is measured on `held` images or not at all.
-    Raises InputError for a source that is no codec, for fp16, in which Stable Diffusion's autoencoder overflows, and
-    for a training that diverged.
+    It is an artifact of the kind "codec", a diffusers folder for `load_codec`: found in the store where it was made,
+    and a killed training continues. `contents` is a digest of the images' pixels in their order. Its training.json
+    tells the quality on `held` images (on `images` without them) before and after, and whether the encoder is the
+    source's. `private` takes the place of the ordinary step, with `patients`, one an image, as units; it is measured on
+    `held` images or not at all. Raises InputError for a source that is no codec, for fp16, in which Stable Diffusion's
+    autoencoder overflows, and for a training that diverged.
     """
-    if training.precision == "fp16":
+    if runtime.precision == "fp16":
         raise InputError("an autoencoder overflows in fp16 and gives black images; train it in bf16 or fp32")
-    codec, seen = load_codec(source), held if held is not None or private is not None else images
-    settings = [decoder_only, edge, ssim, kl_weight, seed, name_of_images, len(images)]
-    key = digest(codec.digest, training.digest(), settings if private is None else [*settings, "private"])
-    finished = Path(folder) / digest(key, training.steps, training.last)
-    if private is not None or not (finished / "training.json").is_file():
+    codec = load_codec(source, runtime.device)
+    seen = held if held is not None or private is not None else images
+    key = {"made": "tuned", "format": FORMAT, "source": codec.digest, "contents": contents, "images": len(images),
+           "training": training.digest(), "stop": training.last, "losses": [decoder_only, edge, ssim, kl_weight],
+           "measured": None if seen is None else digest_tensors({"images": stacked(seen, _evenly(seen))}),
+           "seed": runtime.seed, "precision": runtime.precision,
+           "private": private_key(private, images, patients)}  # fmt: skip
+
+    def build(folder: Path) -> None:
         told = {"source": codec.digest, "encoder": "unchanged" if decoder_only else "trained", "steps": training.last}
-        before = {"before": quality(codec, seen)} if seen is not None else {}
+        before = {} if seen is None else {"before": quality(codec, seen)}
         network = Reconstruction(codec.network, decoder_only)
-        loss = ReconstructionLoss(images, training.batch, edge, ssim, kl_weight, seed)
-        name = "vae" if private is None else "codec"  # as the ledger of a run has it
-        shown: dict[str, Any] = {"folder": Path(folder) / f"{key}.training", "key": key, "name": name,
+        loss = ReconstructionLoss(images, training.batch, edge, ssim, kl_weight, runtime.seed)
+        shown: dict[str, Any] = {"runtime": runtime, "folder": folder, "key": digest(key), "name": "codec",
                                  "picture": None if seen is None else _Shown(seen)}  # fmt: skip
         if private is None:
-            fit(network, loss, training, tracker=tracker, device=device, progress=progress, **shown)
-        else:  # also when it is finished: the ledger learns of it then
-            private(network, loss.each, require_patients(patients, images), training=asdict(training), **shown)
-        tuned = AutoencoderCodec(network.autoencoder)
-        after = {"after": _finite(quality(tuned, seen))} if seen is not None else {}
-        if not (finished / "training.json").is_file():
-            _save(tuned, finished, {**told, **before, **after})
-    return load_codec(finished, device)
+            fit(network, loss, training, tracker=tracker, **shown)
+        else:
+            private(network, loss.each, patients, training=training, **shown)
+        tuned = AutoencoderCodec(network.autoencoder, runtime.device)
+        after = {} if seen is None else {"after": _finite(quality(tuned, seen))}
+        _save(tuned.network, folder, {**told, **before, **after})
+
+    made = store.make("codec", key, build)
+    if private is not None:
+        private.account(made.path("mechanism.json"))
+    return load_codec(made.folder, runtime.device)
+
+
+def _save(network: Any, folder: Path, told: dict[str, Any]) -> None:
+    """Write the diffusers folder, without a place of this machine, and training.json."""
+    network.register_to_config(_name_or_path="")
+    network.save_pretrained(folder, safe_serialization=True)
+    write_json(folder / "training.json", told)
 
 
 def _finite(found: dict[str, float]) -> dict[str, float]:

@@ -22,6 +22,9 @@ from medlt.types import InputError
 
 FORMAT = "medlt ledger 1"
 NAME = "ledger.json"
+MECHANISM_FORMAT = "medlt mechanism 1"
+MECHANISM = "mechanism.json"
+"""What one private training leaves in its folder, for the ledger."""
 UNITS = ("patient", "image")
 NEIGHBOURS = {
     "patient": "one patient, with all of their images, added or removed",
@@ -144,6 +147,25 @@ def read(path: Path) -> Ledger:
     if known != FORMAT:
         raise InputError(f"{path}: is {known!r}, this version reads {FORMAT!r}; use the version that wrote it")
     return _checked(tree, path)
+
+
+def write_mechanism(path: Path, mechanism: Mechanism) -> None:
+    """Write mechanism.json, whole or not at all."""
+    told = asdict(mechanism) | {"clip": _finite(mechanism.clip)}
+    tree = json.loads(json.dumps({"format": MECHANISM_FORMAT, **told}, allow_nan=False))
+    write_json(path, {**tree, "digest": digest(tree)})
+
+
+def read_mechanism(path: Path) -> Mechanism:
+    """Return the mechanism of a finished private training. Raises InputError for one that is missing or damaged."""
+    try:
+        tree = json.loads(Path(path).read_text())
+        told, known = tree.pop("digest"), tree.pop("format")
+        if told == digest({"format": known, **tree}) and known == MECHANISM_FORMAT:
+            return _mechanism(tree | {"clip": _number(tree["clip"])})
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        pass
+    raise InputError(f"{path}: missing or damaged; remove its folder, and the training is made again")
 
 
 def shown(epsilon: float) -> str:

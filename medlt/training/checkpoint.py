@@ -7,8 +7,10 @@ compared to the bit before it replaces the one before.
 from __future__ import annotations
 
 import json
+import logging
 import math
-from collections.abc import Callable, Iterator
+import warnings
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,9 +19,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
-from torch.optim.swa_utils import AveragedModel
 
 from medlt.files import atomic, tensor_bytes, write_table, write_tensors
+from medlt.training.averaging import Moving, averaged_model
 from medlt.training.settings import Training
 from medlt.types import InputError
 
@@ -30,37 +32,7 @@ FILE = "checkpoint/state.safetensors"
 """Inside a training's folder; what lies below checkpoint/ is no part of an artifact (`medlt.store`)."""
 
 SCALER = ("scale", "_growth_tracker")
-
-
-class _Moving(nn.Module):
-    """The weights that are trained and the buffers that follow them: what a moving average is taken of."""
-
-    def __init__(self, network: nn.Module, parameters: list[nn.Parameter]) -> None:
-        super().__init__()
-        self.weights = nn.ParameterList(parameters)
-        for number, buffer in enumerate(network.buffers()):
-            self.register_buffer(f"buffer_{number}", buffer)
-
-    def tensors(self) -> list[Tensor]:
-        """All of them, in one order."""
-        return [*self.parameters(), *self.buffers()]
-
-
-def _averaging(decay: float, warmup: bool) -> Callable[[Any, Any, Any], None]:
-    """Return the update of torch's AveragedModel: an exponential moving average whose decay may rise to its value.
-
-    The rise is that of diffusers' EMAModel: (1 + n) / (10 + n) after n updates.
-    """
-
-    def update(averages: list[Tensor], values: list[Tensor], updates: Tensor) -> None:
-        n = int(updates)
-        now = min(decay, (1 + n) / (10 + n)) if warmup else decay
-        if averages[0].is_floating_point():
-            torch._foreach_lerp_(averages, values, 1 - now)
-        else:  # counts of batches
-            torch._foreach_copy_(averages, values)
-
-    return update
+log = logging.getLogger(__name__)
 
 
 @dataclass
@@ -89,7 +61,7 @@ class State:
     settings: Training
     parameters: list[nn.Parameter]
     optimizer: Any
-    moving: _Moving
+    moving: Moving
     average: Any
     best: Best = field(default_factory=Best)
     scheduler: Any = None
@@ -108,8 +80,8 @@ class State:
         optimizer = torch.optim.AdamW(
             trainable, settings.learning_rate, betas=settings.betas, weight_decay=settings.weight_decay, fused=True
         )
-        moving, how = _Moving(network, trainable), _averaging(settings.ema, settings.ema_warmup)
-        average: Any = AveragedModel(moving, multi_avg_fn=how, use_buffers=True)
+        moving = Moving(network, trainable)
+        average: Any = averaged_model(moving, settings.ema, settings.ema_warmup)
         return cls(key, network, settings, trainable, optimizer, moving, average, scaler=scaler)
 
     def begin_schedule(self) -> None:
@@ -133,7 +105,9 @@ class State:
     def advance(self, loss: float) -> None:
         """After an update of the weights: the moving average follows, the loss is on record."""
         self.average.update_parameters(self.moving)
-        self.scheduler.step()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # a step that fp16's loss scale skipped is a step
+            self.scheduler.step()
         self.step += 1
         self.losses.append(loss)
 
@@ -269,9 +243,10 @@ def write(state: State, folder: Path) -> None:
 
 
 def resume(state: State, folder: Path, *, restart: bool = False) -> None:
-    """Load the checkpoint in `folder`, if any. Raises InputError if it is damaged or belongs to another training.
+    """Load the checkpoint in `folder`, if any. Raises InputError if it belongs to another training.
 
-    One with more steps than are wanted is refused, or with `restart` left alone: the training then begins anew.
+    A damaged one, and one with more steps than are wanted, is refused too; with `restart` the training begins anew
+    instead, and the damaged file is set aside with a warning.
     """
     from safetensors import SafetensorError, safe_open
 
@@ -283,7 +258,12 @@ def resume(state: State, folder: Path, *, restart: bool = False) -> None:
             about = json.loads((stored.metadata() or {}).get("training", "{}"))
             named = {name: stored.get_tensor(name) for name in stored.keys()} if about.get("key") == state.key else {}
     except (SafetensorError, ValueError) as error:
-        raise InputError(f"{path} is damaged ({error}); move it away to begin anew") from None
+        if not restart:
+            raise InputError(f"{path} is damaged ({error}); move it away to begin anew") from None
+        aside = path.with_suffix(".damaged")
+        path.replace(aside)
+        log.warning("%s is damaged; it was moved to %s and the training begins anew", path, aside.name)
+        return
     if not named:
         raise InputError(f"{folder} holds a training with other settings or data; choose another folder, or move it")
     if about["step"] > steps:

@@ -45,6 +45,8 @@ def accelerated(settings: Training, runtime: Runtime, track: Track) -> Any:
     from accelerate.state import AcceleratorState
 
     device = runtime.torch_device(track.name)
+    if device.index is not None and not torch.distributed.is_initialized():
+        torch.cuda.set_device(device)
     # accelerate keeps device and precision of the first training of a process for all that follow
     AcceleratorState._reset_state(reset_partial_state=not torch.distributed.is_initialized())
     return Accelerator(
@@ -115,24 +117,26 @@ def run(state: State, step: Step, track: Track, accelerator: Any, runtime: Runti
     settings = state.settings
     state.begin_schedule()
     track.begin(accelerator, state.step)
-    while not state.ended:
-        rate = state.rate
-        state.advance(step(state))
-        track.step(accelerator, state, rate)
-        _look(state, track, accelerator)
-        if accelerator.is_main_process:
-            runtime.progress(track.name, state.step, settings.last)
-    track.end(accelerator)
+    try:
+        with runtime.limited():
+            while not state.ended:
+                rate = state.rate
+                state.advance(step(state))
+                track.step(accelerator, state, rate)
+                _evaluate(state, track, accelerator)
+                if accelerator.is_main_process:
+                    runtime.progress(track.name, state.step, settings.last)
+    finally:
+        track.end(accelerator)
 
 
-def _look(state: State, track: Track, accelerator: Any) -> None:
+def _evaluate(state: State, track: Track, accelerator: Any) -> None:
     """Measure, draw and save where it is due; the first process does, the others wait.
 
     Raises InputError, in every process, for weights that are no numbers; the checkpoint before stays.
     """
     settings = state.settings
-    saved = settings.due(state.step, settings.checkpoint_every)
-    measured = settings.due(state.step, settings.evaluate_every or settings.checkpoint_every)
+    measured, saved = settings.measures(state.step), settings.saves(state.step)
     if not (saved or measured):
         return
     state.assert_finite()
@@ -140,6 +144,7 @@ def _look(state: State, track: Track, accelerator: Any) -> None:
         with state.averaged(), torch.no_grad():
             if measured:
                 track.measure(accelerator, state)
+            saved = saved or (state.ended and settings.checkpoint_every is not None)
             if saved and accelerator.is_main_process:
                 track.draw(accelerator, state)
     if saved and track.folder is not None and accelerator.is_main_process:
@@ -156,7 +161,7 @@ def fit(
 
     The network comes back on the CPU in evaluation mode with its averaged weights, or the best that were measured where
     `settings.patience` is given. `key` names network and data: a checkpoint of another key, or of another training, is
-    refused. `evaluate` measures the averaged network, `picture` shows it (folder/samples/step_XXXXXX.png). Losses go to
+    refused, one that is damaged or has more steps is not used. `evaluate` measures the averaged network, `picture` shows it (folder/samples/step_XXXXXX.png). Losses go to
     folder/history.parquet. Without a folder nothing is written, and a stopped training begins anew. Under torchrun each
     process takes its part of every batch, and the first one writes.
     """

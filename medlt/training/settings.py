@@ -14,8 +14,8 @@ from medlt.types import InputError
 T = TypeVar("T", bound=Any)
 
 LEAST = {"steps": 1, "batch": 1, "accumulate": 1, "warmup_steps": 0, "weight_decay": 0}
-FREE = {"accumulate", "checkpointing", "channels_last", "checkpoint_every", "stop_at"}
-"""Settings that do not decide the weights."""
+FREE = {"accumulate", "checkpointing", "channels_last", "checkpoint_every", "evaluate_every", "stop_at"}
+"""Settings that do not decide the weights; how often is measured does where patience is given."""
 
 
 @dataclass(frozen=True)
@@ -79,6 +79,8 @@ class Training:
                 raise InputError(f"training: {name} is {getattr(self, name)}; give more than 0")
         if not 0 <= self.ema < 1:
             raise InputError(f"training: ema is {self.ema}; give a decay from 0 up to, not including, 1")
+        if self.patience is not None and self.measured_every is None:
+            raise InputError("training: patience counts measurements; give evaluate_every or checkpoint_every too")
         if self.stop_at is not None and not 1 <= self.stop_at <= self.steps:
             raise InputError(f"training: stop_at is {self.stop_at}; give 1 to {self.steps}, the number of steps")
 
@@ -104,17 +106,33 @@ class Training:
             raise InputError(f"a batch of {self.batch} does not divide into {pieces}; choose a multiple of {of}")
         return [Part(process * self.accumulate + i, of) for i in range(self.accumulate)]
 
-    def due(self, step: int, every: int | None) -> bool:
-        """Return whether something done every so many steps, and at the end, is due after `step` steps."""
+    @property
+    def measured_every(self) -> int | None:
+        """The steps between two measurements."""
+        return self.checkpoint_every if self.evaluate_every is None else self.evaluate_every
+
+    def saves(self, step: int) -> bool:
+        """Return whether a checkpoint is due after `step` steps."""
+        every = self.checkpoint_every
         return every is not None and (step % every == 0 or step == self.last)
+
+    def measures(self, step: int) -> bool:
+        """Return whether a measurement is due after `step` steps.
+
+        With `patience` measurements decide the weights, and then none depends on where this call stops.
+        """
+        every, last = self.measured_every, self.last if self.patience is None else self.steps
+        return every is not None and (step % every == 0 or step == last)
 
     def digest(self, steps: bool = True) -> str:
         """Name what decides the weights: neither how a batch is computed, nor where this call stops.
 
         Without `steps`, trainings that can be continued into one another have one name: those of a constant rate.
         """
-        free = FREE if steps or self.schedule == "cosine" else FREE | {"steps"}
-        return digest({name: value for name, value in asdict(self).items() if name not in free})
+        continued = not steps and self.schedule == "constant" and self.patience is None
+        free = FREE | {"steps"} if continued else FREE
+        every = None if self.patience is None else self.measured_every
+        return digest({name: value for name, value in asdict(self).items() if name not in free}, every)
 
 
 def layout(on: bool) -> torch.memory_format:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
+from medlt.files import digest
 from medlt.privacy.accounting import affordable, spent
-from medlt.types import InputError
+from medlt.types import GradSampleMode, InputError
 
 
 @dataclass(frozen=True)
@@ -30,10 +31,9 @@ class Private:
     clip: float = 1.0
     images_per_patient: int = 1
     multiplicity: int = 1
-    way: str = "measure"
+    way: GradSampleMode = GradSampleMode.MEASURE
     physical: int = 128
     secure: bool = True
-    seed: int = 0
     before: tuple[tuple[float, float, int], ...] = ()
     times: int = 1
 
@@ -44,6 +44,12 @@ class Private:
             raise InputError("private training: without a finite clip no noise is enough; give a clip")
         if not self.noise_multiplier and math.isfinite(self.epsilon):
             raise InputError(f"private training: no noise cannot meet epsilon {self.epsilon:g}; calibrate the noise")
+
+    @property
+    def digest(self) -> str:
+        """Name what decides the weights: the mechanism and its budget, neither how nor in what pieces it is computed."""
+        computed = ("way", "physical")
+        return digest("private", {name: value for name, value in asdict(self).items() if name not in computed})
 
     def mechanism(self, rate: float) -> dict[str, Any]:
         """What a training that goes on must have in common with its beginning."""

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from medlt.privacy.groups import Groups
+from medlt.privacy.dpsgd.groups import Groups
 
 GRAM = 60
 """A unit's gradient is p d numbers, written once and read twice; its norm by Gram matrices takes T^2 (p + d) products.

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from medlt.privacy.randomness import Randomness
+from medlt.privacy.dpsgd.randomness import Randomness
 from medlt.types import InputError
 
 

@@ -8,7 +8,6 @@ A unit's gradient must depend on no other unit, and nothing but weights may chan
 | BatchNorm in a frozen part | stays in evaluation mode |
 | activations that write into their input, `x += y` | a new tensor: gradients taken one by one need the old one |
 | CLIP's position embedding, one row for all | one row a text |
-| trainable weights elsewhere than the device | moved, before adapters' or Opacus' hooks hold the old ones |
 | one weight in two places, recurrent layers, attention of torch, running statistics | refused |
 | a group of a group norm that has one value: its output is 0 | refused in the first forward |
 | a buffer that a forward changes: statistics of patients without noise | refused in the first forward |
@@ -27,7 +26,7 @@ import torch
 from torch import Tensor, nn
 
 from medlt.files import read_tensors, tensor_bytes
-from medlt.privacy.inplace import anew, writes
+from medlt.privacy.dpsgd.inplace import anew, writes
 from medlt.types import InputError
 
 BATCH_NORMS = nn.modules.batchnorm._BatchNorm
@@ -37,14 +36,14 @@ SOUND = ("diffusers.", "transformers.")
 RULES_OF_THEIR_OWN = "have no formula for gradients one by one in Opacus; torch.func takes theirs"
 
 
-def prepare(network: nn.Module, device: str | torch.device = "cpu") -> tuple[str, ...]:
+def prepare(network: nn.Module) -> tuple[str, ...]:
     """Change a network, in place, so that it can be trained privately; one plain sentence a change.
 
     Called again it finds nothing to change. Weights keep their names but those of a norm over the batch, whose running
     statistics go. Raises InputError, with the reason, for what cannot be made to work.
     """
     _refuse(network)
-    told = (_place(network, device), _norms(network), _frozen(network), _activations(network), _sums(network),
+    told = (_norms(network), _frozen(network), _activations(network), _sums(network),
             _positions(network), _without_formula(network))  # fmt: skip
     _watch(network)
     return tuple(sentence for sentence in told if sentence)
@@ -117,13 +116,6 @@ def _refuse(network: nn.Module) -> None:
             raise InputError(
                 f"private training: {name} is a {type(module).__name__}: {reason}; replace it, or freeze it"
             )
-
-
-def _place(network: nn.Module, device: str | torch.device) -> str:
-    where = torch.empty(0, device=device).device
-    elsewhere = [name for name, weight in network.named_parameters() if weight.device != where]
-    network.to(where)
-    return f"{len(elsewhere)} weights were moved to {where}." if elsewhere else ""
 
 
 def groups_for(channels: int) -> int:

@@ -8,7 +8,7 @@ timesteps and noises of an image (noise multiplicity, arXiv 2210.09929). Four wa
 | hooks | held whole, one a row | Opacus, a formula a layer |
 | functorch | held whole, one a row | Opacus, torch.func.vmap a layer |
 | ghost | norms only, then a second backward pass (arXiv 2110.05679) | Opacus, formulas a layer |
-| book | held a unit, or norms only, whichever is smaller; one backward pass | `medlt.privacy.book` |
+| book | held a unit, or norms only, whichever is smaller; one backward pass | `medlt.privacy.dpsgd.bookkeeping` |
 
 Nothing wraps the network, so a loss may call any of its methods.
 """
@@ -17,17 +17,18 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from medlt.privacy.groups import Engine, Groups, Loss, trainable
-from medlt.types import InputError
+from medlt.privacy.dpsgd.groups import Engine, Groups, Loss, trainable
+from medlt.types import GradSampleMode, InputError
 
-Way = Literal["hooks", "functorch", "ghost", "book"]
-WAYS: tuple[Way, ...] = ("book", "hooks", "ghost", "functorch")
+WAYS = (GradSampleMode.BOOK, GradSampleMode.HOOKS, GradSampleMode.GHOST, GradSampleMode.FUNCTORCH)
+HOLD_EACH_ROW = (GradSampleMode.HOOKS, GradSampleMode.FUNCTORCH)
+BY_FORMULA = (GradSampleMode.HOOKS, GradSampleMode.GHOST)
 
 
 def recomputes(network: nn.Module) -> bool:
@@ -43,25 +44,20 @@ def _unlike_zeros(network: nn.Module) -> bool:
     )
 
 
-def _engine(network: nn.Module, way: str) -> Engine:
-    if way == "book":
-        from medlt.privacy.book import Book
+def _engine(network: nn.Module, way: GradSampleMode) -> Engine:
+    if way is GradSampleMode.BOOK:
+        from medlt.privacy.dpsgd.bookkeeping import Book
 
         return Book(network)
-    from medlt.privacy.sampled import Ghost, Sampled
+    from medlt.privacy.dpsgd.grad_samples import Ghost, Sampled
 
     if recomputes(network):
         raise InputError(f"gradients by {way} cannot be taken where activations are recomputed; choose book")
-    if way in ("hooks", "ghost") and _unlike_zeros(network):
+    if way in BY_FORMULA and _unlike_zeros(network):
         raise InputError(f"gradients by {way} take a convolution's padding for zeros; choose book or functorch")
-    made: dict[str, Callable[[], Engine]] = {
-        "hooks": lambda: Sampled(network),
-        "functorch": lambda: Sampled(network, functorch=True),
-        "ghost": lambda: Ghost(network),
-    }
-    if way not in made:
-        raise InputError(f"gradients are taken by {', '.join(WAYS)}, not by {way}")
-    return made[way]()
+    if way is GradSampleMode.GHOST:
+        return Ghost(network)
+    return Sampled(network, functorch=way is GradSampleMode.FUNCTORCH)
 
 
 class PerUnit:
@@ -71,12 +67,14 @@ class PerUnit:
     largest norm a unit's gradient keeps, over all trainable weights together; inf is off.
     """
 
-    def __init__(self, network: nn.Module, clip: float, way: str) -> None:
+    def __init__(self, network: nn.Module, clip: float, way: GradSampleMode) -> None:
+        if way not in WAYS:
+            raise ValueError(f"{way} takes no gradients; choose one of {', '.join(WAYS)}")
         self.network, self.clip = network, clip
         self.weights: dict[str, Any] = dict(trainable(network))
         if not self.weights:
             raise InputError("no weight of the network is trainable; choose full training, or LoRA layers")
-        self.engine = _engine(network, way)
+        self.engine = _engine(network, GradSampleMode(way))
         self.clear()
 
     def clear(self) -> None:
@@ -112,14 +110,15 @@ class PerUnit:
             weight.__dict__.pop("summed_grad", None)
 
 
-def measured(network: nn.Module, loss: Loss, groups: Any, ways: Sequence[str] = WAYS) -> str:
+def measured(network: nn.Module, loss: Loss, groups: Any, ways: Sequence[GradSampleMode] = WAYS) -> GradSampleMode:
     """The fastest of `ways` on this network and this batch, here and now; one that cannot do it is passed over.
 
     Raises InputError, the last way's reason, where none can.
     """
-    best, fastest, reason = "", math.inf, InputError("no way was given to take gradients by")
+    best: GradSampleMode | None = None
+    fastest, reason = math.inf, InputError("no way was given to take gradients by")
     for way in ways:
-        if way in ("hooks", "functorch") and not _fits(network, len(groups)):
+        if way in HOLD_EACH_ROW and not _fits(network, len(groups)):
             reason = InputError(f"{way} would hold {len(groups)} gradients of all weights, for which memory is short")
             continue
         try:
@@ -128,7 +127,7 @@ def measured(network: nn.Module, loss: Loss, groups: Any, ways: Sequence[str] = 
             reason = error
             continue
         best, fastest = (way, spent) if spent < fastest else (best, fastest)
-    if not best:
+    if best is None:
         raise reason
     return best
 
@@ -143,7 +142,7 @@ def _fits(network: nn.Module, rows: int) -> bool:
     return 2 * 4 * rows * sum(weight.numel() for weight in weights) < free / 2
 
 
-def _timed(network: nn.Module, loss: Loss, groups: Any, way: str, bar: float, rounds: int = 2) -> float:
+def _timed(network: nn.Module, loss: Loss, groups: Any, way: GradSampleMode, bar: float, rounds: int = 2) -> float:
     """Seconds of the best of `rounds` after a first that is not counted; no more rounds where that is far over."""
     per_unit = PerUnit(network, 1.0, way)
     try:

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from medlt.privacy.groups import Groups, Loss, check_rows, coefficients, trainable
+from medlt.privacy.dpsgd.groups import Groups, Loss, check_rows, coefficients, trainable
 from medlt.types import InputError
 
 

@@ -29,8 +29,8 @@ from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._pytree import tree_map
 
-from medlt.privacy.groups import Groups, Loss, check_rows, coefficients, trainable
-from medlt.privacy.heavy import Entry, bias_gradient, input_gradient, output, padded
+from medlt.privacy.dpsgd.groups import Groups, Loss, check_rows, coefficients, trainable
+from medlt.privacy.dpsgd.layers import Entry, bias_gradient, input_gradient, output, padded
 from medlt.types import InputError
 
 
@@ -124,7 +124,7 @@ class _Spread(torch.autograd.Function):
 
 
 class Book:
-    """The way "book" of `medlt.privacy.gradients`."""
+    """GradSampleMode.BOOK of `medlt.privacy.dpsgd.gradients`."""
 
     step: Step
 

@@ -1,0 +1,107 @@
+"""One step of DP-SGD: units drawn, their clipped gradients summed, noise on the sum, an update of the weights."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from medlt import chance
+from medlt.privacy.dpsgd.budget import Private
+from medlt.privacy.dpsgd.gradients import PerUnit
+from medlt.privacy.dpsgd.randomness import Randomness
+from medlt.privacy.dpsgd.units import Units, chunks
+from medlt.training.checkpoint import State
+from medlt.training.loop import stream
+from medlt.training.runtime import Precision
+from medlt.types import InputError, RowLoss
+
+
+@dataclass
+class Losses:
+    """A row loss in the training's precision, on its device."""
+
+    loss: RowLoss
+    device: torch.device
+    precision: Precision
+
+    def __call__(self, network: nn.Module, rows: np.ndarray, draw: torch.Generator, told: list[Tensor]) -> Tensor:
+        """Return losses float32 [B] with their graph; without it, they are appended to `told`."""
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
+            found = self.loss(network, rows, draw).float()
+        told.append(found.detach())
+        return found
+
+
+@dataclass
+class PrivateStep:
+    """The private `Step` of `medlt.training.loop.run`."""
+
+    losses: Losses
+    units: Units
+    private: Private
+    gradients: PerUnit
+    randomness: Randomness
+    name: str
+
+    def __call__(self, state: State) -> float:
+        """Update the weights once; the mean loss, NaN where no unit was drawn.
+
+        Raises InputError for losses that are no numbers, and where no weight is reached.
+        """
+        drawn = self.randomness.at(state.step)
+        rows, groups = self.units.draw(drawn)
+        self.gradients.clear()
+        losses = self._accumulate(state, rows, groups, float(drawn.uniform(1)[0]))
+        if len(losses) and not any(map(math.isfinite, state.losses)):
+            self._assert_reached()
+        for weight in state.parameters:
+            weight.grad = self._noised(weight, drawn, state.settings.batch)
+        state.optimizer.step()
+        state.optimizer.zero_grad()
+        return float(np.mean(losses)) if len(losses) else math.nan
+
+    def _accumulate(self, state: State, rows: np.ndarray, groups: np.ndarray, secret: float) -> np.ndarray:
+        """Clipped sums onto the weights, piece by piece; losses [B].
+
+        What losses draw (timesteps, noise, augmentation) must be as secret as who is drawn: a row's draws depend on the
+        rows before it, so whoever knew them could see one unit in the gradients of all others, which no clip bounds.
+        """
+        losses: list[Tensor] = []
+        draw = chance.generator(state.key, self.name, state.step, secret)
+        for i, piece in enumerate(chunks(groups, self.private.physical)):
+            with stream(self.losses.device, state.key, state.step, i, secret):
+                loss = partial(self.losses, state.network, rows[piece], draw, losses)
+                norms = self.gradients.accumulate(loss, groups[piece])
+            _assert_finite(losses[-1], norms, state.step)
+        return torch.cat(losses).cpu().numpy() if losses else np.zeros(0)
+
+    def _assert_reached(self) -> None:
+        """Noise alone moves weights, so that weights moved says nothing: the gradient before noise has to be there."""
+        if not any(bool(weight.summed_grad.any()) for weight in self.gradients.weights.values()):
+            raise InputError(
+                "private training: no trainable weight has a gradient in the first step; the loss does not depend on "
+                "them, and only noise would be learnt"
+            )
+
+    def _noised(self, weight: Any, drawn: Randomness, batch: int) -> Tensor:
+        """(clipped sum + noise) / batch, added up in float64 and rounded once, for the reason `randomness` gives."""
+        total: Tensor = weight.summed_grad.double()
+        if self.private.noise_multiplier:
+            scale = self.private.noise_multiplier * self.private.clip
+            total += scale * drawn.normal(weight.shape, torch.float64).to(total.device)
+        return (total / batch).to(weight.dtype)
+
+
+def _assert_finite(losses: Tensor, norms: Tensor, step: int) -> None:
+    bad = int((~losses.isfinite()).sum())
+    if bad or not norms.isfinite().all():
+        what = f"{bad} of {len(losses)} losses are" if bad else "a gradient is"
+        raise InputError(
+            f"private training: {what} no number at step {step + 1}; lower the learning rate, or mend the rows"
+        )
