@@ -6,6 +6,7 @@ same real rows at the same step wherever both sample real rows alike.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
@@ -47,11 +48,11 @@ class Batches:
         *,
         seed: int,
         batch: int,
+        device: torch.device,
         mix: float = 0.0,
         augment: str = "light",
         mixup: str = "none",
         mixup_alpha: float = 0.2,
-        device: str = "cpu",
     ) -> None:
         self.real, self.stage = real, stage
         self.added = added if added is not None and len(added) and stage.rows != "real" else None
@@ -70,6 +71,24 @@ class Batches:
         if self.mixup == "mixup":
             return blend(first, shuffled(first, drawn), part)
         return blend(first, self._moved(self._balanced(step, "partner"), "augment partner", step), part)
+
+    def count(self, steps: int) -> Counter[str]:
+        """Return how many "real" and "added" rows the first `steps` steps of the stage hold."""
+        seen = Counter(real=0, added=0)
+        for step in range(self.stage.start, self.stage.start + steps):
+            added = self._added(step)
+            seen.update(added=added, real=self.size - added)
+        return seen
+
+    def _added(self, step: int) -> int:
+        """How many added rows the step holds."""
+        if self.added is None:
+            return 0
+        return self.size if self.stage.rows == "added" else len(self._slots(step))
+
+    def _slots(self, step: int) -> np.ndarray:
+        """The slots of the step that are given to added rows."""
+        return np.flatnonzero(rng(self.seed, "mix", step).random(self.size) < self.mix)
 
     def _rows(self, step: int) -> Batch:
         """The 8-bit rows of one step."""
@@ -90,7 +109,7 @@ class Batches:
         """Each slot given to an added row with probability `mix`."""
         if self.added is None:
             return batch
-        slots = np.flatnonzero(rng(self.seed, "mix", step).random(self.size) < self.mix)
+        slots = self._slots(step)
         other = _take(self.added, batch_indices(len(self.added), self.size, step, self.seed, "added")[slots])
         at = torch.from_numpy(slots)
         batch.images[at], batch.labels[at], batch.weights[at] = other.images, other.labels, other.weights

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from time import perf_counter
 from typing import Any
 
 import torch
@@ -23,6 +25,25 @@ class Pace:
 
     images_per_second: float
     busy: float
+
+
+class Clock:
+    """Measures a training: the images it saw, what it waited for batches, what it spent on evaluations, and all."""
+
+    def __init__(self) -> None:
+        self.begun, self.spent, self.images = perf_counter(), {"waiting": 0.0, "evaluating": 0.0}, 0
+
+    @contextmanager
+    def on(self, name: str) -> Iterator[None]:
+        """Add the time of the block to `name`."""
+        begun = perf_counter()
+        yield
+        self.spent[name] += perf_counter() - begun
+
+    def pace(self) -> Pace:
+        """Return the pace of a training that began when this clock was made."""
+        time = max(perf_counter() - self.begun - self.spent["evaluating"], 1e-9)
+        return Pace(self.images / time, 1 - self.spent["waiting"] / time)
 
 
 @dataclass(frozen=True)

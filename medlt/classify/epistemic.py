@@ -45,9 +45,14 @@ from medlt.chance import batch_indices, generator, rng
 from medlt.classify.networks import Network
 from medlt.classify.sets import TrainingSet
 from medlt.classify.train import Classifier, standardised
+from medlt.store import Store
+from medlt.training import loop
+from medlt.training.runtime import Runtime
+from medlt.training.settings import Part, Training
 from medlt.types import InputError
 
-FORMAT = 2  # part of the cache key: raise it when the same settings would train other weights
+FORMAT = 3  # part of the key: raise it when the same settings would train other weights
+RECORD, WEIGHTS = "epistemic.json", "epistemic.safetensors"
 Statistic: TypeAlias = Callable[[Tensor, Tensor], Tensor]
 """(logits of the classifier [B,K], of the members [M,B,K]) -> [B,K]; larger means less known, or harder."""
 
@@ -90,11 +95,15 @@ class Settings:
     batch: int = 256
     learning_rate: float = 1e-3
     weight_decay: float = 1e-3
-    seed: int = 0
 
     def __post_init__(self) -> None:
         if self.members < 2:
             raise InputError(f"epistemic head: {self.members} members cannot disagree; take 8 to 16")
+
+    def training(self) -> Training:
+        """Return the settings of the loop: a constant rate, neither moving average nor clipping."""
+        same = {name: getattr(self, name) for name in ("steps", "batch", "learning_rate", "weight_decay")}
+        return Training(**same, warmup_steps=0, ema=0.0, clip=math.inf, checkpoint_every=None)
 
 
 class Members(nn.Module):
@@ -178,74 +187,75 @@ def fit_epistemic(
     classifier: Classifier,
     train: TrainingSet,
     *,
-    folder: Path,
-    seed: int = 0,
-    progress: Callable[[str, int, int], None] | None = None,
+    runtime: Runtime,
+    store: Store,
     **settings: Any,
 ) -> Epistemic:
     """Train an epistemic head on the features of `train`, which are computed once; the classifier stays as it is.
 
-    settings: the fields of Settings. The result is kept in `folder` under a digest of classifier, data and settings,
-    and read back when it is there already. Raises InputError where the findings differ in number.
+    settings: the fields of Settings; the seed is the runtime's. The head is kept in the store under classifier, data,
+    settings and seed. It computes in float32, whatever the runtime's precision. Raises InputError where the findings
+    differ in number.
     """
     if (found := train.labels.shape[1]) != (told := classifier.net.head.out_features):
         raise InputError(f"epistemic head: the classifier knows {told} findings, the labels {found}; use its own set")
-    chosen = Settings(seed=seed, **settings)
-    named = weights_digest(classifier.net)
-    place = next(classifier.net.parameters()).device
-    key = files.digest(FORMAT, named, train.digest(), asdict(chosen), str(place), torch.get_num_threads())
-    record = Path(folder) / f"epistemic-{key}.json"
-    if not record.exists():
-        members = _trained(classifier, train, chosen, lambda step: progress and progress("epistemic", *step))
-        files.write_tensors(record.with_suffix(".safetensors"), members.state_dict())
-        told_of = {"classifier": named, "train_digest": train.digest(), "train_rows": len(train)}
-        files.write_json(record, {"settings": asdict(chosen), **told_of})
-    return load_epistemic(record, classifier)
+    chosen, runtime = Settings(**settings), runtime.at("fp32")
+    device = str(runtime.torch_device("epistemic"))
+    key = {"format": FORMAT, "classifier": weights_digest(classifier.net), "size": classifier.size}
+    key |= {"train": train.digest(), "settings": asdict(chosen), "seed": runtime.seed}
+
+    def build(folder: Path) -> None:
+        members = _trained(classifier, train, chosen, runtime, files.digest(key))
+        files.write_tensors(folder / WEIGHTS, members.state_dict())
+        told_of = {"classifier": key["classifier"], "train_digest": key["train"], "train_rows": len(train)}
+        files.write_json(folder / RECORD, {"settings": asdict(chosen), "seed": runtime.seed, **told_of})
+
+    return load_epistemic(store.make("epistemic", key, build).folder, classifier, device)
 
 
-def load_epistemic(record: Path, classifier: Classifier) -> Epistemic:
-    """Read a head back for its classifier. Raises InputError for another classifier's head."""
-    told = json.loads(record.read_text())
+def load_epistemic(folder: Path, classifier: Classifier, device: str) -> Epistemic:
+    """Read a head back from its folder in the store, onto `device`. Raises InputError for another classifier's head."""
+    told = json.loads((folder / RECORD).read_text())
     if told["classifier"] != weights_digest(classifier.net):
-        raise InputError(f"{record}: is the head of another classifier; fit one for this classifier")
-    members = _fresh(classifier, Settings(**told["settings"]))
-    members.load_state_dict(files.read_tensors(record.with_suffix(".safetensors")))
-    return Epistemic(classifier.net, classifier.size, members, told)
+        raise InputError(f"{folder}: is the head of another classifier; fit one for this classifier")
+    members = _fresh(classifier, Settings(**told["settings"]), told["seed"])
+    members.load_state_dict(files.read_tensors(folder / WEIGHTS))
+    head = Epistemic(classifier.net, classifier.size, members, told)
+    head.net.to(device), head.members.to(device)
+    return head
 
 
-def _fresh(classifier: Classifier, chosen: Settings) -> Members:
-    """Untrained members on the classifier's device."""
+def _fresh(classifier: Classifier, chosen: Settings, seed: int) -> Members:
+    """Untrained members."""
     head = classifier.net.head
-    shape = chosen.members, head.in_features, chosen.hidden, head.out_features
-    return Members(*shape, chosen.beta, chosen.seed).to(head.weight.device)
+    return Members(chosen.members, head.in_features, chosen.hidden, head.out_features, chosen.beta, seed)
 
 
 @torch.no_grad()
-def _features(classifier: Classifier, train: TrainingSet, chunk: int = 64) -> Tensor:
-    """Features [N,D] in float32, as `Epistemic` sees them."""
+def _features(classifier: Classifier, train: TrainingSet, chunk: int = 64) -> tuple[Tensor, Tensor]:
+    """Features [N,D] and logits [N,K] in float32, as `Epistemic` sees them."""
     net, place = copy.deepcopy(classifier.net).eval(), classifier.net.head.weight.device
     parts = (_sized(part.to(place).float() / 255, classifier.size) for part in torch.split(train.images, chunk))
-    return torch.cat([net.features(standardised(part)) for part in parts])
+    features = torch.cat([net.features(standardised(part)) for part in parts])
+    return features, net.head(features)
 
 
 def _trained(
-    classifier: Classifier, train: TrainingSet, chosen: Settings, tell: Callable[[tuple[int, int]], Any]
-) -> Members:
-    """The loop: AdamW on the summed masked cross-entropies of the members, rows by the bootstrap weights of each."""
-    features, members = _features(classifier, train), _fresh(classifier, chosen)
+    classifier: Classifier, train: TrainingSet, chosen: Settings, runtime: Runtime, key: str
+) -> Members:  # fmt: skip
+    """Members trained on their summed masked cross-entropies, rows by the bootstrap weights of each."""
+    device, members = runtime.torch_device("epistemic"), _fresh(classifier, chosen, runtime.seed)
+    features, base = (part.to(device) for part in _features(classifier, train))
     members.mean, members.sd = features.mean(0), _spread(features)
-    with torch.no_grad():
-        base = classifier.net.head(features)
     labels = torch.from_numpy(train.labels).to(features)
-    pulls = torch.from_numpy(_bootstrap(train, chosen)).to(features)
-    optimizer = torch.optim.AdamW(members.parameters(), lr=chosen.learning_rate, weight_decay=chosen.weight_decay)
-    for step in range(chosen.steps):
-        at = torch.from_numpy(batch_indices(len(train), chosen.batch, step, chosen.seed, "epistemic")).to(base.device)
-        loss = masked_bce(base[at] + members(features[at]), labels[at], pulls[:, at])
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
-        optimizer.step()
-        tell((step + 1, chosen.steps))
+    pulls = torch.from_numpy(_bootstrap(train, chosen.members, runtime.seed)).to(features)
+
+    def loss_of(network: nn.Module, step: int, part: Part) -> Tensor:
+        rows = batch_indices(len(train), chosen.batch, step, runtime.seed, "epistemic")
+        at = torch.from_numpy(part.take(rows)).to(device)
+        return masked_bce(base[at] + network(features[at]), labels[at], pulls[:, at])
+
+    loop.fit(members, loss_of, chosen.training(), runtime=runtime, folder=None, key=key, name="epistemic")
     return members
 
 
@@ -259,9 +269,9 @@ def _spread(features: Tensor) -> Tensor:
     return spread.clamp(min=max(0.1 * float(spread.mean()), 1e-6))
 
 
-def _bootstrap(train: TrainingSet, chosen: Settings) -> Any:
+def _bootstrap(train: TrainingSet, members: int, seed: int) -> Any:
     """float32 [M,N]: how hard each row pulls at each member, Poisson(1) times its own weight; a function of its uid."""
-    counts = [rng(chosen.seed, "bootstrap", uid).poisson(1.0, chosen.members) for uid in train.uids]
+    counts = [rng(seed, "bootstrap", uid).poisson(1.0, members) for uid in train.uids]
     return (train.weights[:, None] * counts).T.astype("float32")
 
 

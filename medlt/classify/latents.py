@@ -1,13 +1,13 @@
 """A small classifier of latents, phi0 of DiffuLT (arXiv 2403.05170): its features say how far an estimate is from real.
 
-Trained as image classifiers are (medlt.classify.train): class-balanced masked cross-entropy, the moving average with
-the best validation macro AP kept. Latents are standardised, [B,C,h,w] of 8 to 32 px a side.
+Trained as image classifiers are (medlt.classify.train), by the one training loop: class-balanced masked cross-entropy,
+the moving average with the best validation macro AP kept. Latents are standardised, [B,C,h,w] of 8 to 32 px a side.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -19,17 +19,21 @@ from torch import Tensor, nn
 
 from medlt import files
 from medlt.chance import batch_indices, seed_of
-from medlt.classify.losses import Loss
 from medlt.classify.losses import loss as named_loss
 from medlt.classify.networks import Network
-from medlt.classify.train import Best, Schedule, optimise
+from medlt.classify.settings import Schedule
 from medlt.diffusion.finetune import LabelledLatents
 from medlt.metrics.ranking import macro_average_precision
+from medlt.store import Store
+from medlt.training import loop
+from medlt.training.runtime import Runtime
+from medlt.training.settings import Part
 from medlt.types import InputError
 
-FORMAT = 1  # part of the cache key: raise it when the same settings would train other weights
+FORMAT = 2  # part of the key: raise it when the same settings would train other weights
 PLANES = (32, 64, 128, 256)
 GROUPS = 8
+RECORD, WEIGHTS = "classifier.json", "classifier.safetensors"
 
 
 def latent_network(channels: int, findings: int, seed: int = 0) -> Network:
@@ -85,32 +89,32 @@ def fit_latents(
     train: LabelledLatents,
     val: LabelledLatents,
     *,
-    folder: Path,
-    progress: Callable[[str, int, int], None] | None = None,
+    runtime: Runtime,
+    store: Store,
     name: str = "latent classifier",
-    device: str = "cpu",
     **schedule: Any,
 ) -> LatentClassifier:
     """Train on `train`, keep the best on `val`; latents are those of standardised space.
 
-    schedule: the fields of medlt.classify.train.Schedule. The result is kept in `folder` under a digest of data and
-    settings and read back when it is there already. Raises InputError for sets whose latents or findings differ in
-    shape or are not finite; a TypeError on an unknown setting.
+    schedule: the fields of medlt.classify.settings.Schedule; the seed is the runtime's, and `name` is what its progress
+    is told. The classifier is kept in the store under data, settings and seed. It computes in bfloat16 with weights in
+    float32, whatever the runtime's precision. Raises InputError for sets whose latents or findings differ in shape or
+    are not finite; a TypeError on an unknown setting.
     """
-    chosen = Schedule(**schedule)
+    chosen, runtime = Schedule(**schedule), runtime.at("fp32")
     _check(train, val)
-    told = (FORMAT, PLANES, train.digest(), val.digest(), asdict(chosen), device, torch.get_num_threads())
-    place = Path(folder) / f"latents-{files.digest(*told)}.json"
-    if not place.exists():
-        _train(train, val, chosen, place, lambda done: progress and progress(name, done, chosen.steps), device)
-    return load(place, device)
+    device = str(runtime.torch_device(name))
+    key = {"format": FORMAT, "planes": PLANES, "settings": asdict(chosen), "seed": runtime.seed}
+    key |= {"train": train.digest(), "val": val.digest()}
+    made = store.make("latent_classifier", key, lambda folder: _train(train, val, chosen, runtime, name, folder, key))
+    return load(made.folder, device)
 
 
-def load(place: Path, device: str = "cpu") -> LatentClassifier:
-    """Read a classifier back from its JSON record and the weights beside it."""
-    record = json.loads(place.read_text())
+def load(folder: Path, device: str) -> LatentClassifier:
+    """Read a classifier back from its folder in the store."""
+    record = json.loads((folder / RECORD).read_text())
     net = latent_network(record["channels"], len(record["positive"]))
-    net.load_state_dict(files.read_tensors(place.with_suffix(".safetensors")))
+    net.load_state_dict(files.read_tensors(folder / WEIGHTS))
     return LatentClassifier(net.to(device).eval().requires_grad_(False), record)
 
 
@@ -128,14 +132,6 @@ def _half(net: nn.Module, z: Tensor) -> Tensor:
     return logits.float()
 
 
-def _loss(net: nn.Module, loss: Loss, data: LabelledLatents, schedule: Schedule, step: int) -> Tensor:
-    """The loss of one step: a function of (seed, step) and the data."""
-    z, rows = data.rows(batch_indices(len(data.uids), schedule.batch, step, schedule.seed, "latents"))
-    assert rows.labels is not None
-    logits = _half(net, z)
-    return loss(logits, rows.labels.to(logits), torch.ones(len(z)).to(logits))
-
-
 @torch.no_grad()
 def _macro_ap(net: nn.Module, data: LabelledLatents, chunk: int = 256) -> float:
     """Macro AP on all rows; NaN without a positive."""
@@ -147,32 +143,31 @@ def _macro_ap(net: nn.Module, data: LabelledLatents, chunk: int = 256) -> float:
 
 
 def _train(
-    train: LabelledLatents,
-    val: LabelledLatents,
-    schedule: Schedule,
-    place: Path,
-    tell: Callable[[int], Any],
-    device: str,
-) -> None:
-    """Writes the weights, then the record that names them: the record's presence means both are whole."""
-    labels = np.asarray(train.labels, np.float32)
+    train: LabelledLatents, val: LabelledLatents, schedule: Schedule, runtime: Runtime, name: str, folder: Path,
+    key: dict[str, Any],
+) -> None:  # fmt: skip
+    """Write the weights and their record."""
+    labels, device = np.asarray(train.labels, np.float32), runtime.torch_device(name)
     channels = train.rows(np.arange(1))[0].shape[1]
-    net = latent_network(channels, labels.shape[1], seed_of(schedule.seed, "latent weights")).to(device)
-    loss, best = named_loss(schedule.loss, torch.from_numpy(labels).to(device)), Best(schedule.patience)
+    net = latent_network(channels, labels.shape[1], seed_of(runtime.seed, "latent weights"))
+    loss = named_loss(schedule.loss, torch.from_numpy(labels).to(device))
 
-    def see(step: int, value: float, averaged: nn.Module) -> bool:
-        best.rank(step, value, averaged, _macro_ap(averaged, val))
-        return best.stale
+    def loss_of(network: nn.Module, step: int, part: Part) -> Tensor:
+        chosen = batch_indices(len(train.uids), schedule.batch, step, runtime.seed, "latents")
+        z, rows = train.rows(part.take(chosen))
+        assert rows.labels is not None
+        logits = _half(network, z)
+        return loss(logits, rows.labels.to(logits), torch.ones(len(z)).to(logits))
 
-    optimise(net, schedule, lambda step: _loss(net, loss, train, schedule, step), see, tell)
-    record = {
-        "settings": asdict(schedule),
-        "channels": channels,
-        "positive": [float(n) for n in np.nansum(labels, axis=0)],
-        "train_digest": train.digest(),
-        "val_digest": val.digest(),
-        "best_step": best.step,
-        "history": best.history,
-    }
-    files.write_tensors(place.with_suffix(".safetensors"), best.weights)
-    files.write_json(place, record)
+    state = loop.fit(net, loss_of, schedule.training(), runtime=runtime, folder=folder / "checkpoint", name=name,
+                     key=files.digest(key), evaluate=lambda network: _macro_ap(network, val))  # fmt: skip
+    history = [
+        {"step": step, "loss": state.losses[step - 1], "val_macro_ap": None if math.isnan(found) else found}
+        for step, found in state.validation.items()
+    ]
+    positive = [float(n) for n in np.nansum(labels, axis=0)]
+    record = {"settings": asdict(schedule), "seed": runtime.seed, "channels": channels, "positive": positive,
+              "train_digest": key["train"], "val_digest": key["val"], "best_step": state.best.step,
+              "history": history}  # fmt: skip
+    files.write_tensors(folder / WEIGHTS, net.state_dict())
+    files.write_json(folder / RECORD, record)

@@ -26,9 +26,14 @@ from medlt.classify.classifier import Classifier, standardised
 from medlt.classify.losses import known_loss
 from medlt.classify.networks import network
 from medlt.classify.sets import TrainingSet, require_one_label
+from medlt.metrics.draws import owners
+from medlt.store import Store
+from medlt.training.runtime import Runtime
+from medlt.training.settings import Training
 from medlt.types import InputError, PrivateFit, RowLoss
 
-FORMAT = 1  # part of the cache key: raise it when the same settings would train other weights
+FORMAT = 2  # part of the key: raise it when the same settings would train other weights
+RECORD, WEIGHTS, MECHANISM = "classifier.json", "classifier.safetensors", "mechanism.json"
 Prepare = Callable[[nn.Module], Any]
 """Changes a network in place as the training does before its first step (`medlt.privacy.preflight.prepare`)."""
 
@@ -50,18 +55,16 @@ class PrivateSettings:
     weight_decay: float = 1e-2
     warm_up: float = 0.1
     ema: float = 0.98
-    seed: int = 0
 
     def __post_init__(self) -> None:
         known_loss("plain", self.task)
         augmentation(self.augment)
 
     @property
-    def training(self) -> dict[str, Any]:
-        """Fields of `medlt.diffusion.loop.Training`: a rise over `warm_up` of the steps, then half a cosine to 0."""
-        same = ("steps", "batch", "learning_rate", "weight_decay", "ema")
-        told = {name: getattr(self, name) for name in same}
-        return told | {"schedule": "cosine", "warmup_steps": round(self.warm_up * self.steps)}
+    def training(self) -> Training:
+        """Settings of the loop: a rise over `warm_up` of the steps, then half a cosine to 0."""
+        same = {name: getattr(self, name) for name in ("steps", "batch", "learning_rate", "weight_decay", "ema")}
+        return Training(**same, schedule="cosine", warmup_steps=round(self.warm_up * self.steps))
 
 
 def row_loss(images: Tensor, labels: np.ndarray, augment: str = "light", task: str = "multi-label") -> RowLoss:
@@ -91,26 +94,34 @@ def losses(logits: Tensor, labels: Tensor, task: str) -> Tensor:
 
 
 def private_classifier(
-    real: TrainingSet, patients: Sequence[str], *, folder: Path, private: PrivateFit, prepare: Prepare,
-    name: str = "classifier", device: str = "cpu", **settings: Any,
+    real: TrainingSet, patients: Sequence[str], *, runtime: Runtime, store: Store, private: PrivateFit,
+    prepare: Prepare, name: str = "classifier", **settings: Any,
 ) -> Classifier:  # fmt: skip
     """Train a classifier on `real` rows by `private`, with `patients`, one a row, as units.
 
-    settings: the fields of PrivateSettings. `folder` gets the record, the weights beside it and what `private` writes;
-    called again `private` is asked again, so that it can go on, or tell its ledger of what is finished. The record
-    holds no count of labels. Raises InputError for unknown names, and rows that do not fit patients or task.
+    settings: the fields of PrivateSettings; the seed is the runtime's. The classifier is kept in the store under data,
+    patients, settings, seed and mechanism; made or found, `private` is told what it cost. The record holds no count of
+    labels. It computes in float32, whatever the runtime's precision. Raises InputError for unknown names, and rows that
+    do not fit patients or task.
     """
-    chosen = PrivateSettings(**settings)
+    chosen, runtime = PrivateSettings(**settings), runtime.at("fp32")
     _require(real, patients, chosen)
-    key = files.digest(FORMAT, real.digest(), asdict(chosen), "private")
-    place = Path(folder) / f"private-classifier-{key}.json"
-    net = network(chosen.network, real.labels.shape[1], seed_of(chosen.seed, "weights"))
-    loss = row_loss(real.images, real.labels, chosen.augment, chosen.task)
-    private(net, loss, patients, training=chosen.training, folder=place.with_suffix(".training"), key=key, name=name)
-    files.write_tensors(place.with_suffix(".safetensors"), net.state_dict())
-    files.write_json(place, {"settings": asdict(chosen), "size": int(real.images.shape[-1]), "private": True,
-                             "findings": real.labels.shape[1], "train_digest": real.digest()})  # fmt: skip
-    return load_private(place, prepare, device)
+    device = str(runtime.torch_device(name))
+    key = {"format": FORMAT, "private": private.digest, "settings": asdict(chosen), "seed": runtime.seed}
+    key |= {"train": real.digest(), "patients": files.digest(owners([str(one) for one in patients]).tolist())}
+
+    def build(folder: Path) -> None:
+        net = network(chosen.network, real.labels.shape[1], seed_of(runtime.seed, "weights"))
+        loss = row_loss(real.images, real.labels, chosen.augment, chosen.task)
+        private(net, loss, patients, training=chosen.training, runtime=runtime, folder=folder,
+                key=files.digest(key), name=name)  # fmt: skip
+        files.write_tensors(folder / WEIGHTS, net.state_dict())
+        told = {"settings": asdict(chosen), "seed": runtime.seed, "size": int(real.images.shape[-1]), "private": True}
+        files.write_json(folder / RECORD, told | {"findings": real.labels.shape[1], "train_digest": key["train"]})
+
+    made = store.make("classifier", key, build)
+    private.account(made.path(MECHANISM))
+    return load_private(made.folder, prepare, device)
 
 
 def _require(real: TrainingSet, patients: Sequence[str], settings: PrivateSettings) -> None:
@@ -122,16 +133,18 @@ def _require(real: TrainingSet, patients: Sequence[str], settings: PrivateSettin
         require_one_label(real, "train")
 
 
-def load_private(place: Path, prepare: Prepare, device: str = "cpu") -> Classifier:
-    """Read back what `private_classifier` wrote; `prepare` makes of a fresh network what was trained.
+def load_private(folder: Path, prepare: Prepare, device: str) -> Classifier:
+    """Read back what `private_classifier` keeps; `prepare` makes of a fresh network what was trained.
 
-    Raises InputError for a damaged record or weights.
+    Raises InputError where there is no such classifier.
     """
     try:
-        record, weights = json.loads(place.read_text()), files.read_tensors(place.with_suffix(".safetensors"))
+        record, weights = json.loads((folder / RECORD).read_text()), files.read_tensors(folder / WEIGHTS)
         net = network(record["settings"]["network"], record["findings"])
         prepare(net)
         net.load_state_dict(weights)
     except (ValueError, KeyError, RuntimeError, FileNotFoundError, SafetensorError):
-        raise InputError(f"{place}: it or its weights are damaged; remove both, and it is trained again") from None
+        raise InputError(
+            f"{folder}: holds no private classifier, or a damaged one; move it away and run again"
+        ) from None
     return Classifier(net.to(device).eval(), record["size"], record)

@@ -8,8 +8,9 @@ iterated learning of simplicial codes: Ren et al., arXiv 2310.18777.
         adaptation (g > 0)  D and C of generation g-1 learn to read the student
         interaction         E, D, C together, early stop on validation macro AP, the best epoch is kept
 
-Each finished generation is one file, generation_NN.safetensors: its coder and its row of the health table. A
-generation depends on the one before and on (seed, step) only, so a run that was stopped ends with the same bytes.
+Each finished generation is one artifact of the store: its coder and its row of the health table. A generation depends
+on the one before and on (seed, step) only, so a run that was stopped ends with the same bytes, and runs of fewer and of
+more generations share what they have in common.
 
 What we changed: words are sampled with the vocabulary moved last (the published code reshapes NCHW and samples image
 columns); D is linear; fusion uses the last generation (the published code loads the first); what keeps the code sparse
@@ -20,8 +21,8 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,11 +33,17 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from medlt.files import digest
+from medlt.metrics.draws import owners
 from medlt.sparse import health
 from medlt.sparse.embedding import SimplicialCoder, evaluating, initialise, told
 from medlt.sparse.phases import Lesson, adapt, imitate, interact
 from medlt.sparse.private import Private, private_steps, require_patients
+from medlt.store import Artifact, Store
+from medlt.training.runtime import Runtime
 from medlt.types import InputError, PrivateFit
+
+FORMAT = 1  # part of the key: raise it when the same settings would learn another code
+FILE = "coder.safetensors"
 
 
 @dataclass(frozen=True)
@@ -49,27 +56,16 @@ class Iterated:
 
 @dataclass(frozen=True)
 class _Loop:
-    """The settings of all generations. `key` names them together with the data."""
+    """The settings of all generations. `key` names them together with the data; `made` are the finished ones."""
 
     lesson: Lesson
     val_latents: Tensor
     val_labels: np.ndarray
     epochs: tuple[int, int, int]
     patience: int
-    folder: Path
-    key: str
+    key: Mapping[str, Any]
     private: Private | None = None
-
-    def path(self, g: int) -> Path:
-        """The file of generation g."""
-        return self.folder / f"generation_{g:02d}.safetensors"
-
-    def finished(self, g: int) -> bool:
-        """Whether generation g is there. Raises InputError if its file belongs to another run."""
-        path = self.path(g)
-        if path.exists() and told(path)["key"] != self.key:
-            raise InputError(f"{path}: was made from other latents, labels or settings; choose another folder")
-        return path.exists()
+    made: list[Artifact] = field(default_factory=list)
 
     @torch.no_grad()
     def score(self, coder: SimplicialCoder) -> float:
@@ -84,42 +80,51 @@ class _Loop:
         found = health.macro_ap(self.val_labels, np.concatenate(scores))
         return found if math.isfinite(found) else -float(np.mean(errors))
 
-    def generation(self, g: int, fresh: SimplicialCoder) -> None:
-        """Make generation g from the file of g-1 (g = 0: from `fresh`) and write its file."""
-        imitation, adaptation, interaction = self.epochs
-        seed, agreement, coder = self.lesson.seed, math.nan, fresh
+    def advance(self, store: Store, fresh: SimplicialCoder) -> None:
+        """Make or find the next generation, from the last one (the first: from `fresh`)."""
+        g = len(self.made)
+        build = self.generation if self.private is None else self.private_generation
+        made = store.make("sparse", {**self.key, "generation": g}, lambda folder: build(g, fresh, folder))
         if self.private is not None:
-            return self.private_generation(g, fresh, self.private)
+            self.private.account(g, made)
+        self.made.append(made)
+
+    def generation(self, g: int, fresh: SimplicialCoder, folder: Path) -> None:
+        """Make generation g and write its file."""
+        imitation, adaptation, interaction = self.epochs
+        agreement, coder, lesson = math.nan, fresh, self.lesson
         if g > 0:
-            teacher = SimplicialCoder.load(self.path(g - 1)).to(self.lesson.device)
-            coder = copy.deepcopy(teacher)
-            initialise(coder.encoder, seed, g)
-            imitate(self.lesson, coder, teacher, imitation, g)
+            teacher, coder = self.pair(g)
+            imitate(lesson, coder, teacher, imitation, g, folder)
             agreement = health.agreement(coder, teacher, self.val_latents)
-            adapt(self.lesson, coder, adaptation, g)
-        interact(self.lesson, coder, interaction, self.patience, g, lambda: self.score(coder))
-        labels = self.lesson.labels.numpy()
-        row = health.measure(coder, self.lesson.latents, labels, self.val_latents, self.val_labels, seed)
-        self.save(g, coder, {"generation": float(g), "agreement": agreement} | row)
+            adapt(lesson, coder, adaptation, g, folder)
+        interact(lesson, coder, interaction, self.patience, g, lambda: self.score(coder), folder)
+        train = (lesson.latents, lesson.labels.numpy())
+        row = health.measure(coder, *train, self.val_latents, self.val_labels, lesson.seed)
+        _save(folder, coder, {"generation": float(g), "agreement": agreement} | row)
 
-    def private_generation(self, g: int, fresh: SimplicialCoder, private: Private) -> None:
-        """The same by private trainings (medlt.sparse.private), each asked again where it is finished."""
-        teacher = SimplicialCoder.load(self.path(g - 1)).to(self.lesson.device) if g else None
-        agreement, coder = math.nan, fresh
-        if teacher is not None:
-            coder = copy.deepcopy(teacher)
-            initialise(coder.encoder, self.lesson.seed, g)
-        for phase in private.phases(g, self.lesson, coder, teacher):
-            if teacher is not None and phase == "imitation" and not self.finished(g):
+    def private_generation(self, g: int, fresh: SimplicialCoder, folder: Path) -> None:
+        """The same by private trainings (medlt.sparse.private)."""
+        assert self.private is not None
+        teacher, coder = self.pair(g) if g else (None, fresh)
+        agreement = math.nan
+        for phase in self.private.phases(g, self.lesson, coder, teacher, folder):
+            if teacher is not None and phase == "imitation":
                 agreement = health.agreement(coder, teacher, self.val_latents)
-        if not self.finished(g):
-            held = (self.val_latents, self.val_labels)
-            row = health.measure(coder, *held, *held, self.lesson.seed) | {"probe_ap": math.nan}
-            self.save(g, coder, {"generation": float(g), "agreement": agreement} | row)
+        held = (self.val_latents, self.val_labels)
+        row = health.measure(coder, *held, *held, self.lesson.seed) | {"probe_ap": math.nan}
+        _save(folder, coder, {"generation": float(g), "agreement": agreement} | row)
 
-    def save(self, g: int, coder: SimplicialCoder, row: dict[str, float]) -> None:
-        """Write the file of generation g."""
-        coder.save(self.path(g), key=self.key, health={k: None if math.isnan(v) else v for k, v in row.items()})
+    def pair(self, g: int) -> tuple[SimplicialCoder, SimplicialCoder]:
+        """The teacher of generation g, and its student: the teacher's decoder and classifier, a fresh encoder."""
+        teacher = SimplicialCoder.load(self.made[g - 1].path(FILE)).to(self.lesson.device)
+        student = copy.deepcopy(teacher)
+        initialise(student.encoder, self.lesson.seed, g)
+        return teacher, student
+
+
+def _save(folder: Path, coder: SimplicialCoder, row: dict[str, float]) -> None:
+    coder.save(folder / FILE, health={k: None if math.isnan(v) else v for k, v in row.items()})
 
 
 def _check(latents: Tensor, labels: np.ndarray, name: str) -> None:
@@ -130,59 +135,59 @@ def _check(latents: Tensor, labels: np.ndarray, name: str) -> None:
         raise InputError(f"{name}: a label is {known[~np.isin(known, (0.0, 1.0))][0]:g}; labels are 0, 1 or NaN")
 
 
-def _table(loop: _Loop, generations: int) -> pd.DataFrame:
-    rows = [told(loop.path(g))["health"] for g in range(generations)]
+def _table(loop: _Loop) -> pd.DataFrame:
+    rows = [told(made.path(FILE))["health"] for made in loop.made]
     table = pd.DataFrame([{k: math.nan if v is None else v for k, v in row.items()} for row in rows])
     return table.astype({"generation": int})[list(health.COLUMNS)]
 
 
 def iterate(
-    latents: Tensor, labels: np.ndarray, val_latents: Tensor, val_labels: np.ndarray, *, folder: Path,
+    latents: Tensor, labels: np.ndarray, val_latents: Tensor, val_labels: np.ndarray, *, contents: str,
+    val_contents: str, runtime: Runtime, store: Store,
     groups: int = 16, vocabulary: int = 16, temperature: float = 0.05, width: int = 32, generations: int = 5,
     imitation_epochs: int = 8, adaptation_epochs: int = 1, interaction_epochs: int = 6, patience: int = 3,
     batch: int = 16, learning_rate: float = 5e-3, weight_decay: float = 1e-2, classification_weight: float = 1.0,
-    seed: int = 0, device: str = "cpu", progress: Callable[[str, int, int], None] | None = None,
     private: PrivateFit | None = None, patients: Sequence[str] = (),
 ) -> Iterated:  # fmt: skip
     """Learn a simplicial code of standardised latents [N,C,h,w], memory-mapped or not; labels float32 [N,K], 1/0/NaN.
 
-    `folder` gets one file a generation; generations that are there already are not made again. `private` takes the
-    place of every phase's loop, with `patients`, one a latent, as units (medlt.sparse.private says what changes then).
-    Raises InputError for labels that are not 1/0/NaN, lengths that differ, latents of odd side, and a folder made with
-    other settings.
+    `contents` and `val_contents` name the latents, all of them: a digest of their bytes, or of the pixels, the codec
+    and the standardiser they come from. Each generation is kept in the store under them, labels, settings and the
+    runtime's seed, and not made again where it is there. `private` takes the place of every phase's loop, with
+    `patients`, one a latent, as units (medlt.sparse.private says what changes then); made or found, it is told what
+    each phase cost. Raises InputError for labels that are not 1/0/NaN, lengths that differ, and latents of odd side.
     """
     settings: dict[str, Any] = {k: v for k, v in locals().items() if isinstance(v, int | float)}
     labels, val_labels = (np.asarray(y, np.float32) for y in (labels, val_labels))
     _check(latents, labels, "train split")
     _check(val_latents, val_labels, "val split")
-    truth = torch.from_numpy(labels)
-    lesson = Lesson(latents, truth, batch, learning_rate, weight_decay, classification_weight, seed, device)
+    lesson = Lesson(
+        latents, torch.from_numpy(labels), batch, learning_rate, weight_decay, classification_weight, runtime
+    )
     del settings["generations"]
-    key = digest(settings, *_fingerprint(latents, labels), *_fingerprint(val_latents, val_labels))
+    key = {"format": FORMAT, "settings": settings, "seed": runtime.seed, "train": _named(contents, latents, labels),
+           "val": _named(val_contents, val_latents, val_labels)}  # fmt: skip
     epochs = (imitation_epochs, adaptation_epochs, interaction_epochs)
-    loop = _Loop(lesson, val_latents, val_labels, epochs, patience, Path(folder), key)
+    loop = _Loop(lesson, val_latents, val_labels, epochs, patience, key)
     code: dict[str, Any] = {"groups": groups, "vocabulary": vocabulary, "temperature": temperature, "width": width}
     if private is not None:
         loop, code["norm"] = _private(loop, private, patients, generations), "group"
-    fresh = SimplicialCoder(latents.shape[1], labels.shape[1], seed=seed, **code).to(device)
+    fresh = SimplicialCoder(latents.shape[1], labels.shape[1], seed=runtime.seed, **code)
     for g in range(generations):
-        if not loop.finished(g) or private is not None:
-            loop.generation(g, fresh)
-        if progress:
-            progress("iterated learning", g + 1, generations)
-    return Iterated(SimplicialCoder.load(loop.path(generations - 1)).to(device), _table(loop, generations))
+        loop.advance(store, fresh)
+        runtime.progress("iterated learning", g + 1, generations)
+    coder = SimplicialCoder.load(loop.made[-1].path(FILE)).to(lesson.device)
+    return Iterated(coder, _table(loop))
 
 
 def _private(loop: _Loop, fit: PrivateFit, patients: Sequence[str], generations: int) -> _Loop:
     """The same loop, private."""
-    units = len(set(require_patients(patients, len(loop.lesson.latents))))
-    steps = private_steps(units, loop.lesson.batch, generations, *loop.epochs)
-    key = digest(loop.key, "private")
-    return replace(loop, key=key, private=Private(fit, patients, steps, loop.folder / "private", key))
+    of = owners([str(one) for one in require_patients(patients, len(loop.lesson.latents))])
+    steps = private_steps(int(of.max()) + 1, loop.lesson.batch, generations, *loop.epochs)
+    key = {**loop.key, "private": fit.digest, "patients": digest(of.tolist())}
+    return replace(loop, key=key, private=Private(fit, patients, steps, digest(key)))
 
 
-def _fingerprint(latents: Tensor, labels: np.ndarray) -> Iterator[bytes]:
-    """Bytes that name the data: all labels, and at most 64 latents, lest a memory-mapped cache be read whole."""
-    yield str(tuple(latents.shape)).encode()
-    yield labels.tobytes()
-    yield latents[:: max(1, len(latents) // 64)].float().contiguous().numpy().tobytes()
+def _named(contents: str, latents: Tensor, labels: np.ndarray) -> str:
+    """Names latents and labels."""
+    return digest(contents, list(latents.shape), labels.tobytes())

@@ -11,18 +11,19 @@ In adaptation and interaction D and C are given words drawn from the code, one-h
 code drifts away from sparse: mean max-probability fell from 0.82 to 0.29 in one generation on NIH radiographs. Drawn
 words make doubt cost reconstruction, and D and C are what a fused code, near one-hot, needs.
 
-BCE is class-balanced (pos_weight = N / (n_c K)) and masked where Y is NaN. AdamW; in each phase the learning rate rises
-over a tenth of the steps, then falls as half a cosine. A low one keeps a student from agreeing with its teacher (0.26
-against 0.72); a high one without the rise lost the code in the first epoch of an interaction (2 words of 16 in use).
+BCE is class-balanced (pos_weight = N / (n_c K)) and masked where Y is NaN. Each phase is one call of the one training
+loop (`medlt.training.loop.fit`): AdamW, whose learning rate rises over a tenth of the steps, then falls as half a
+cosine. A low one keeps a student from agreeing with its teacher (0.26 against 0.72); a high one without the rise lost
+the code in the first epoch of an interaction (2 words of 16 in use).
 Batch and words of a step are functions of (seed, generation, phase, step).
 """
 
 from __future__ import annotations
 
-import copy
-import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -30,9 +31,17 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from medlt.chance import batch_indices, generator
+from medlt.files import digest
 from medlt.sparse.embedding import SimplicialCoder
+from medlt.training import loop
+from medlt.training.runtime import Runtime, silent
+from medlt.training.settings import Part, Training
 
 Loss = Callable[[Tensor, Tensor, int], Tensor]
+"""(latents [B,C,h,w], labels [B,K], step) -> the loss of the step, with its graph."""
+
+CHECKPOINT = 1000
+"""Steps between two checkpoints; a phase of no more steps writes none, and begins anew when it was killed."""
 
 
 def pos_weight(labels: Tensor) -> Tensor:
@@ -68,7 +77,11 @@ def imitation_loss(logits: Tensor, words: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Lesson:
-    """What every phase of every generation shares. latents [N,C,h,w] may be memory-mapped; labels float32 [N,K]."""
+    """What every phase of every generation shares. latents [N,C,h,w] may be memory-mapped; labels float32 [N,K].
+
+    Seed and device are the runtime's; all is computed in float32, whatever its precision: at temperatures far below 1
+    the rounding of bfloat16 would choose words.
+    """
 
     latents: Tensor
     labels: Tensor
@@ -76,68 +89,84 @@ class Lesson:
     learning_rate: float
     weight_decay: float
     classification_weight: float
-    seed: int
-    device: str
+    runtime: Runtime
+
+    @property
+    def seed(self) -> int:
+        """The runtime's seed."""
+        return self.runtime.seed
+
+    @property
+    def device(self) -> torch.device:
+        """The runtime's device. Raises InputError where torch has none such."""
+        return self.runtime.at("fp32").torch_device("sparse code")
 
     @property
     def steps(self) -> int:
         """Steps of one epoch."""
         return max(1, len(self.latents) // self.batch)
 
-    def draw(self, step: int, *key: object) -> tuple[Tensor, Tensor]:
-        """Latents [B,C,h,w] and labels [B,K] of one step."""
-        rows = torch.from_numpy(np.sort(batch_indices(len(self.latents), self.batch, step, self.seed, *key)))
-        return self.latents[rows].float().to(self.device), self.labels[rows].to(self.device)
+    def training(self, steps: int, **more: Any) -> Training:
+        """Return the settings of the loop for a phase of `steps`; more: further fields of Training."""
+        same = {name: getattr(self, name) for name in ("batch", "learning_rate", "weight_decay")}
+        return Training(steps=steps, schedule="cosine", warmup_steps=round(0.1 * steps), ema=0.0, betas=(0.9, 0.99),
+                        checkpoint_every=CHECKPOINT if steps > CHECKPOINT else None, **same, **more)  # fmt: skip
+
+    def draw(self, step: int, part: Part, *key: object) -> tuple[Tensor, Tensor]:
+        """Latents [B,C,h,w] and labels [B,K] of a part of one step."""
+        rows = np.sort(batch_indices(len(self.latents), self.batch, step, self.seed, *key))
+        at = torch.from_numpy(part.take(rows))
+        return self.latents[at].float().to(self.device), self.labels[at].to(self.device)
 
     def task_loss(self, coder: SimplicialCoder, s: Tensor, z: Tensor, y: Tensor, weight: Tensor) -> Tensor:
         """L1(D(s), z) + lambda BCE(C(s), Y)."""
         reconstruction = F.l1_loss(coder.decode(s), z)
         return reconstruction + self.classification_weight * masked_bce(coder.classify(s), y, weight)
 
+    def fit(
+        self, coder: SimplicialCoder, parts: nn.Module, loss: Loss, phase: str, g: int, epochs: int,
+        folder: Path | None, evaluate: Callable[[nn.Module], float] | None = None, **more: Any,
+    ) -> None:  # fmt: skip
+        """Train `parts` of the coder for `epochs`, maybe none; the coder ends on the device, in evaluation mode."""
+        coder.to(self.device).eval().requires_grad_(False)
+        if epochs:
+            parts.requires_grad_(True)
 
-def pace(step: int, steps: int) -> float:
-    """Share of the learning rate at a step: up in a line over the first tenth, then down half a cosine. In (0,1]."""
-    return min(1.0, (step + 1) / (0.1 * steps + 1)) * (1 + math.cos(math.pi * step / steps)) / 2
+            def loss_of(network: nn.Module, step: int, part: Part) -> Tensor:
+                z, y = self.draw(step, part, phase, g)
+                return loss(z, y, step)
 
-
-class Phase:
-    """One optimiser over `parts` for `steps` steps; `run` does some of them."""
-
-    def __init__(self, lesson: Lesson, parts: Sequence[nn.Module], steps: int, *key: object) -> None:
-        self.lesson, self.steps, self.key = lesson, steps, key
-        self.parameters = [p for part in parts for p in part.parameters()]
-        self.optimiser = torch.optim.AdamW(
-            self.parameters, lesson.learning_rate, betas=(0.9, 0.99), weight_decay=lesson.weight_decay
-        )
-
-    def run(self, loss: Loss, steps: range) -> None:
-        """Do the steps numbered `steps`, 0 <= step < self.steps."""
-        for step in steps:
-            z, y = self.lesson.draw(step, *self.key)
-            for group in self.optimiser.param_groups:
-                group["lr"] = self.lesson.learning_rate * pace(step, self.steps)
-            self.optimiser.zero_grad(set_to_none=True)
-            torch.autograd.backward(loss(z, y, step))
-            nn.utils.clip_grad_norm_(self.parameters, 1.0)
-            self.optimiser.step()
+            loop.fit(
+                parts,
+                loss_of,
+                self.training(epochs * self.steps, **more),
+                runtime=replace(self.runtime.at("fp32"), progress=silent),
+                folder=None if folder is None else folder / "checkpoint" / phase,
+                key=digest("sparse", phase, g, self.seed),
+                name=f"sparse {phase} {g}",
+                evaluate=evaluate,
+            )
+        coder.to(self.device).eval().requires_grad_(False)
 
 
-def imitate(lesson: Lesson, student: SimplicialCoder, teacher: SimplicialCoder, epochs: int, g: int) -> None:
-    """The student's encoder learns to say what the teacher, frozen and in eval mode, says."""
+def imitate(
+    lesson: Lesson, student: SimplicialCoder, teacher: SimplicialCoder, epochs: int, g: int, folder: Path | None = None
+) -> None:
+    """The student's encoder learns to say what the teacher, frozen and in eval mode, says.
+
+    `folder`, here and below, is the work folder that checkpoints of this generation go into.
+    """
+    teacher.to(lesson.device).eval().requires_grad_(False)
 
     def loss(z: Tensor, y: Tensor, step: int) -> Tensor:
         with torch.no_grad():
             said = sample_words(teacher.code(z), generator(lesson.seed, "words", g, step))
         return imitation_loss(student.logits(z), said)
 
-    teacher.eval()
-    student.train()
-    steps = epochs * lesson.steps
-    Phase(lesson, [student.encoder], steps, "imitation", g).run(loss, range(steps))
-    student.eval()
+    lesson.fit(student, student.encoder, loss, "imitation", g, epochs, folder)
 
 
-def adapt(lesson: Lesson, student: SimplicialCoder, epochs: int, g: int) -> None:
+def adapt(lesson: Lesson, student: SimplicialCoder, epochs: int, g: int, folder: Path | None = None) -> None:
     """Decoder and classifier learn to read the student; its encoder stays."""
     weight = pos_weight(lesson.labels).to(lesson.device)
 
@@ -146,32 +175,20 @@ def adapt(lesson: Lesson, student: SimplicialCoder, epochs: int, g: int) -> None
             s = speak(student.code(z), generator(lesson.seed, "adaptation words", g, step))
         return lesson.task_loss(student, s, z, y, weight)
 
-    student.train()
-    student.encoder.eval()
-    steps = epochs * lesson.steps
-    Phase(lesson, [student.decoder, student.classifier], steps, "adaptation", g).run(loss, range(steps))
-    student.eval()
+    reading = nn.ModuleList([student.decoder, student.classifier])
+    lesson.fit(student, reading, loss, "adaptation", g, epochs, folder)
 
 
 def interact(
-    lesson: Lesson, coder: SimplicialCoder, epochs: int, patience: int, g: int, score: Callable[[], float]
-) -> None:
+    lesson: Lesson, coder: SimplicialCoder, epochs: int, patience: int, g: int, score: Callable[[], float],
+    folder: Path | None = None,
+) -> None:  # fmt: skip
     """Train all three; stop after `patience` epochs without a better `score()`; the coder ends as its best epoch."""
     weight = pos_weight(lesson.labels).to(lesson.device)
-    phase = Phase(lesson, [coder], epochs * lesson.steps, "interaction", g)
-    best, best_state, best_epoch = -math.inf, copy.deepcopy(coder.state_dict()), -1
 
     def loss(z: Tensor, y: Tensor, step: int) -> Tensor:
         s = speak(coder.code(z), generator(lesson.seed, "interaction words", g, step))
         return lesson.task_loss(coder, s, z, y, weight)
 
-    for epoch in range(epochs):
-        coder.train()
-        phase.run(loss, range(epoch * lesson.steps, (epoch + 1) * lesson.steps))
-        coder.eval()
-        found = score()
-        if found > best:
-            best, best_state, best_epoch = found, copy.deepcopy(coder.state_dict()), epoch
-        elif epoch - best_epoch >= patience:
-            break
-    coder.load_state_dict(best_state)
+    lesson.fit(coder, coder, loss, "interaction", g, epochs, folder, evaluate=lambda network: score(),
+               evaluate_every=lesson.steps, patience=patience)  # fmt: skip

@@ -9,7 +9,7 @@ a probe fitted on the trained rows would be one more statistic of them, so `prob
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,8 @@ from torch.nn import functional as F
 from medlt.files import digest
 from medlt.sparse.embedding import SimplicialCoder
 from medlt.sparse.phases import Lesson, sample_words, speak
+from medlt.store import Artifact
+from medlt.training.settings import Training
 from medlt.types import InputError, PrivateFit, RowLoss
 
 
@@ -49,37 +51,51 @@ class Private:
     fit: PrivateFit
     patients: Sequence[str]
     steps: dict[str, int]
-    folder: Path
     key: str
 
     def phase(
-        self, name: str, coder: SimplicialCoder, parts: Sequence[nn.Module], loss: RowLoss, lesson: Lesson
+        self, name: str, coder: SimplicialCoder, parts: Sequence[nn.Module], loss: RowLoss, lesson: Lesson, folder: Path
     ) -> None:
         """One private training of `parts` of the coder, which ends in eval mode on the lesson's device."""
         if steps := self.steps.get(name, 0):
             coder.requires_grad_(False).train()
             for part in parts:
                 part.requires_grad_(True)
-            self.fit(coder, loss, self.patients, training=training(lesson, steps),
-                     folder=self.folder / name.replace(" ", "_"), key=digest(self.key, name), name=name)  # fmt: skip
-        coder.to(lesson.device).eval()
+            self.fit(coder, loss, self.patients, training=training(lesson, steps), runtime=lesson.runtime.at("fp32"),
+                     folder=folder / underscored(name), key=digest(self.key, name), name=name)  # fmt: skip
+        coder.to(lesson.device).eval().requires_grad_(False)
 
-    def phases(self, g: int, lesson: Lesson, coder: SimplicialCoder, teacher: SimplicialCoder | None) -> Iterator[str]:
-        """Make the phases of generation g, in place; yields the name of each one that was made."""
+    def phases(
+        self, g: int, lesson: Lesson, coder: SimplicialCoder, teacher: SimplicialCoder | None, folder: Path
+    ) -> Iterator[str]:
+        """Make the phases of generation g, in place; yields the name of each one that was made.
+
+        Each writes its mechanism.json into a folder of its own below `folder`.
+        """
         whole: list[tuple[str, list[nn.Module], RowLoss]] = [("interaction", [coder], interaction_loss(lesson))]
         if teacher is not None:
             reading: list[nn.Module] = [coder.decoder, coder.classifier]
             whole = [("imitation", [coder.encoder], imitation_loss(lesson, teacher)),
                      ("adaptation", reading, interaction_loss(lesson)), *whole]  # fmt: skip
         for phase, parts, loss in whole:
-            self.phase(f"sparse {phase} {g}", coder, parts, loss, lesson)
+            self.phase(f"sparse {phase} {g}", coder, parts, loss, lesson, folder)
             yield phase
 
+    def account(self, g: int, artifact: Artifact) -> None:
+        """Tell the ledger of the phases of a finished generation, made or found."""
+        for name in self.steps:
+            if name.endswith(f" {g}"):
+                self.fit.account(artifact.path(f"{underscored(name)}/mechanism.json"))
 
-def training(lesson: Lesson, steps: int) -> dict[str, Any]:
-    """Fields of `medlt.diffusion.loop.Training`; the learning rate goes as in `medlt.sparse.phases`."""
-    return {"steps": steps, "batch": lesson.batch, "learning_rate": lesson.learning_rate, "schedule": "cosine",
-            "warmup_steps": round(0.1 * steps), "weight_decay": lesson.weight_decay, "ema": 0.0}  # fmt: skip
+
+def underscored(name: str) -> str:
+    """Return the name of a phase as that of its folder."""
+    return name.replace(" ", "_")
+
+
+def training(lesson: Lesson, steps: int) -> Training:
+    """Settings of one private phase; the learning rate goes as in `medlt.sparse.phases`."""
+    return replace(lesson.training(steps), betas=(0.9, 0.999), checkpoint_every=500)
 
 
 def require_patients(patients: Sequence[str], rows: int) -> Sequence[str]:

@@ -17,6 +17,7 @@ held-out ones alike: an embedding that had seen only the one kind would tell the
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -32,14 +33,17 @@ from medlt import chance
 from medlt.files import digest, digest_tensors, read_tensors, tensor_bytes, write_tensors
 from medlt.metrics.draws import owners
 from medlt.privacy.audit.views import training_view
+from medlt.store import Store
+from medlt.training import loop
+from medlt.training.runtime import Runtime
+from medlt.training.settings import Part, Training
 from medlt.types import InputError
 
 Embed: TypeAlias = Callable[[Tensor], Tensor]
 """Images [B,1,H,W], uint8 or float in [0,1] -> unit vectors float32 [B,D], on the CPU."""
 
-Progress: TypeAlias = Callable[[str, int, int], None]
-"""(stage, done, total)."""
-
+FORMAT = 2  # part of the key: raise it when the same settings would train other weights
+FILE = "embedding.safetensors"
 WIDTHS = (16, 32, 48, 64)
 
 
@@ -99,56 +103,67 @@ class Embedding:
 
 
 def fit_embedding(
-    images: Tensor, patients: Sequence[str], *, folder: Path | None = None, seed: int, steps: int = 250,
-    size: int = 64, batch: int = 96, learning_rate: float = 3e-3, temperature: float = 0.1, device: str = "cpu",
-    progress: Progress | None = None,
+    images: Tensor, patients: Sequence[str], *, runtime: Runtime, store: Store, steps: int = 250, size: int = 64,
+    batch: int = 96, learning_rate: float = 3e-3, temperature: float = 0.1,
 ) -> Embedding:  # fmt: skip
-    """Train the embedding on all real images uint8 [N,1,S,S] of `patients` [N]; read from `folder` where it is there.
+    """Train the embedding on all real images uint8 [N,1,S,S] of `patients` [N].
 
-    Give members and held-out images together (see the module). 250 steps take about a minute on one core. `size` is a
-    multiple of 16. Raises InputError for fewer than 8 patients or another number of patients than images.
+    Give members and held-out images together (see the module). It is kept in the store under images, patients, settings
+    and the runtime's seed. 250 steps take about a minute on one core. `size` is a multiple of 16. It computes in
+    float32, whatever the runtime's precision. Raises InputError for fewer than 8 patients or another number of patients
+    than images.
     """
     if len(images) != len(patients) or images.ndim != 4:
         raise InputError(f"images {tuple(images.shape)} and {len(patients)} patients; give one [1,S,S] image a patient")
     of = owners([str(one) for one in patients])
     if of.max(initial=-1) < 7:
         raise InputError(f"{of.max(initial=-1) + 1} patients cannot train an embedding; give at least 8")
-    settings = [steps, size, batch, learning_rate, temperature, seed, WIDTHS]
-    key = digest("embedding", settings, of.tolist(), images.shape, tensor_bytes(images))
-    path = None if folder is None else Path(folder) / f"embedding-{key}.safetensors"
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(chance.seed_of(seed, "embedding weights"))
-        network = SiameseNetwork(size).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    if path is not None and path.is_file():
-        network.load_state_dict(read_tensors(path))
-    else:
-        _train(network, images, size, of, steps, batch, learning_rate, temperature, seed, progress)
-        if path is not None:
-            write_tensors(path, network.state_dict())
-    network.eval().requires_grad_(False)
+    settings = {"steps": steps, "size": size, "batch": batch, "learning_rate": learning_rate,
+                "temperature": temperature, "widths": WIDTHS}  # fmt: skip
+    pixels = digest(str(images.dtype), list(images.shape), tensor_bytes(images))
+    key = {"format": FORMAT, "settings": settings, "seed": runtime.seed, "images": pixels,
+           "patients": digest(of.tolist())}  # fmt: skip
+    runtime, network = runtime.at("fp32"), _fresh(size, runtime.seed)
+    device = runtime.torch_device("embedding")
+    pace = Training(steps, learning_rate, batch, "cosine", warmup_steps=round(0.05 * steps), ema=0.0,
+                    clip=math.inf, weight_decay=0.05, checkpoint_every=None)  # fmt: skip
+
+    def build(folder: Path) -> None:
+        loss = PairLoss(images, of, batch, size, temperature, runtime.seed)
+        trained = _fresh(size, runtime.seed)
+        loop.fit(trained, loss, pace, runtime=runtime, folder=None, key=digest(key), name="embedding")
+        write_tensors(folder / FILE, trained.state_dict())
+
+    network.load_state_dict(read_tensors(store.make("embedding", key, build).path(FILE)))
+    network.to(device).eval().requires_grad_(False)
     return Embedding(network, size, digest_tensors(network.state_dict()))
 
 
-def _train(
-    network: SiameseNetwork, images: Tensor, size: int, of: np.ndarray, steps: int, batch: int, rate: float,
-    temperature: float, seed: int, progress: Progress | None,
-) -> None:  # fmt: skip
-    device = next(network.parameters()).device
-    optimizer = torch.optim.AdamW(network.parameters(), rate, weight_decay=0.05)
-    course = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, total_steps=steps, pct_start=0.05)
-    pairs = _Pairs(of, batch)
-    for step in range(steps):
-        left, right = pairs.draw(chance.rng(seed, "embedding pairs", step))
-        shown = prepared(images[torch.from_numpy(np.concatenate([left, right]))], size)
-        seen = training_view(shown, chance.generator(seed, "embedding views", step))
+def _fresh(size: int, seed: int) -> SiameseNetwork:
+    """An untrained network, channels last; torch's global generator is left as it was."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(chance.seed_of(seed, "embedding weights"))
+        network = SiameseNetwork(size)
+    return network.to(memory_format=torch.channels_last)  # type: ignore[no-any-return, call-overload]
+
+
+class PairLoss:
+    """The loss of a step: views of its patients' images, each told from all others; a function of (seed, step)."""
+
+    def __init__(
+        self, images: Tensor, of: np.ndarray, batch: int, size: int, temperature: float, seed: int
+    ) -> None:  # fmt: skip
+        self.images, self.size, self.temperature, self.seed = images, size, temperature, seed
+        self.pairs = _Pairs(of, batch)
+
+    def __call__(self, network: nn.Module, step: int, part: Part) -> Tensor:
+        """Partners stay together when a batch is cut."""
+        left, right = (part.take(rows) for rows in self.pairs.draw(chance.rng(self.seed, "embedding pairs", step)))
+        shown = prepared(self.images[torch.from_numpy(np.concatenate([left, right]))], self.size)
+        seen = training_view(shown, chance.generator(self.seed, "embedding views", step))
+        device = next(network.parameters()).device
         found = network(seen.to(device).contiguous(memory_format=torch.channels_last))
-        loss = contrastive(found, temperature)
-        optimizer.zero_grad(set_to_none=True)
-        torch.autograd.backward(loss)
-        optimizer.step()
-        course.step()
-        if progress is not None:
-            progress("embedding", step + 1, steps)
+        return contrastive(found, self.temperature)
 
 
 def contrastive(vectors: Tensor, temperature: float) -> Tensor:

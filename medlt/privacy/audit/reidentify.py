@@ -24,6 +24,8 @@ from medlt import chance
 from medlt.metrics.draws import owners
 from medlt.privacy.audit.embedding import Embed, fit_embedding
 from medlt.privacy.audit.rates import Share, area, share
+from medlt.store import Store
+from medlt.training.runtime import Runtime
 from medlt.types import InputError
 
 
@@ -46,7 +48,8 @@ def verify(
     images: Tensor,
     patients: Sequence[str],
     *,
-    seed: int,
+    runtime: Runtime,
+    store: Store,
     rate: float = 0.05,
     folds: int = 2,
     most: int = 2000,
@@ -54,17 +57,18 @@ def verify(
 ) -> Verification:
     """Train an embedding without each fold of patients in turn, and ask it about that fold, or `most` patients of it.
 
-    images uint8 [N,1,S,S]; settings as of `fit_embedding`. Raises InputError where fewer than 2 patients of a fold have
-    two images.
+    images uint8 [N,1,S,S]; settings as of `fit_embedding`; the seed is the runtime's. Raises InputError where fewer than
+    2 patients of a fold have two images.
     """
     of = owners([str(one) for one in patients])
-    rng = chance.rng(seed, "verification folds")
+    seed, rng = runtime.seed, chance.rng(runtime.seed, "verification folds")
     fold = rng.permutation(of.max() + 1)[of] % folds
     found = []
     for k in range(folds):
         rest, asked = np.flatnonzero(fold != k), rng.permutation(np.unique(of[fold == k]))[:most]
         own = np.flatnonzero(np.isin(of, asked))
-        embed = fit_embedding(images[torch.from_numpy(rest)], of[rest].tolist(), seed=seed, **settings)
+        known = images[torch.from_numpy(rest)]
+        embed = fit_embedding(known, of[rest].tolist(), runtime=runtime, store=store, **settings)
         found.append(_asked(embed(images[torch.from_numpy(own)]), of[own], rate, seed))
     same, near, owner, linked, gallery = (np.concatenate([one[i] for one in found]) for i in range(5))
     auc = area(same, near, owner, chance.rng(seed, "verification auc"))
