@@ -24,7 +24,7 @@ class Privacy(Strict):
     multiplicity: int = Field(4, ge=1, description="draws of timestep and noise (of augmentation) an image and step")
     way: GradSampleMode = Field(
         GradSampleMode.MEASURE,
-        description="how gradients are taken one by one; measure: the fastest for this network, here",
+        description="how gradients are taken one by one; measure: the fastest for this network here",
     )
     physical: int = Field(128, ge=1, description="rows computed at once; memory grows with it, the result does not")
     secure: bool = Field(True, description="noise and sampling from the system's secret randomness; false: for tests")

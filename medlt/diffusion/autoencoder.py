@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,10 @@ from torch import Tensor, nn
 
 from medlt import chance
 from medlt.diffusion.cache import Images
+from medlt.diffusion.codec import AutoencoderCodec, load_codec
 from medlt.files import digest
+from medlt.store import Build, Store
+from medlt.training.runtime import Runtime
 from medlt.training.settings import WHOLE, Part
 from medlt.types import InputError, PrivateFit
 
@@ -102,3 +105,13 @@ def save_codec(network: Any, images: Images | None, folder: Path) -> None:
             sd = float(network.encode(stacked(images, few) * 2 - 1).latent_dist.mean.std())
         network.register_to_config(scaling_factor=1.0 / max(sd, 1e-6))
     network.save_pretrained(folder, safe_serialization=True)
+
+
+def made_codec(
+    store: Store, key: Mapping[str, Any], build: Build, runtime: Runtime, private: PrivateFit | None
+) -> AutoencoderCodec:
+    """Return the codec of this key from the store, built where it is not there; the ledger learns of a private one."""
+    made = store.make("codec", key, build)
+    if private is not None:
+        private.account(made.path("mechanism.json"))
+    return load_codec(made.folder, runtime.device)

@@ -22,7 +22,7 @@ from medlt.files import digest, digest_tensors
 from medlt.training.loop import fit
 from medlt.training.runtime import Runtime
 from medlt.training.settings import WHOLE, Part, Training
-from medlt.training.tracking import Picture
+from medlt.training.tracking import Measure, Picture
 from medlt.types import InputError, PrivateFit, RowLoss
 
 FORMAT = 1  # of a trained backbone: raise it when the same settings would train other weights
@@ -184,40 +184,45 @@ def train_backbone(
 ) -> Backbone:  # fmt: skip
     """Train a freshly loaded backbone; its network is changed in place and comes back with its averaged weights.
 
-    `folder` gets checkpoint/ (what is trained, nothing frozen), history.parquet (loss, and the validation loss on fixed
-    noise at each checkpoint), samples/ and tracking/. Called again it continues where it stopped, or loads what is
-    finished. `backbone_key` names the training. `private` takes the place of the ordinary step, with data.patients as
-    units, and writes mechanism.json; it has no tracker. Raises InputError for latents or labels that do not fit, and
-    when the folder holds another training.
+    `folder` gets checkpoint/ (what is trained, nothing frozen), history.parquet (losses; that of validation is on fixed
+    noise), samples/ and tracking/. Called again it continues where it stopped, or loads what is finished.
+    `backbone_key` names it. `private` takes the place of the ordinary step, with data.patients as units, and writes
+    mechanism.json. Raises InputError for latents or labels that do not fit, and when the folder holds another training.
     """
     _check(backbone, data, objective, extra, training, private is not None)
     net, seed = backbone.network, runtime.seed
     make_trainable(net, how, seed)
     trained = [label for label, weight in net.named_parameters() if weight.requires_grad]
     noised, chosen = _noised(backbone, objective), _order(data, objective, training.batch, seed, name)
+    loss, row_losses = replace(noised, extra=tuple(extra)), row_loss(backbone, data, objective)
 
     def loss_of(model: nn.Module, step: int, part: Part) -> Tensor:
         x0, rows = data.rows(part.take(chosen(step)))
         told, draw = _told(backbone.condition, rows), chance.generator(seed, name, step)
-        return replace(noised, extra=tuple(extra))(model, x0, told, objective.drop, draw, rows, part)
+        return loss(model, x0, told, objective.drop, draw, rows, part)
 
-    def evaluate(model: nn.Module) -> float:
-        assert validation is not None
-        rows = training.batch // training.accumulate
-        return validation.loss(model, noised, backbone.condition, rows, validation_rows)
-
-    key = backbone_key(backbone, data, training=training, runtime=runtime, how=how, objective=objective, extra=extra,
-                       validation=validation, validation_rows=validation_rows, name=name, private=private,
-                       steps=False)  # fmt: skip
-    shown: dict[str, Any] = {"runtime": runtime, "folder": Path(folder), "key": digest(key), "name": name,
-                             "evaluate": evaluate if validation is not None else None,
+    decides: dict[str, Any] = {"training": training, "runtime": runtime, "how": how, "objective": objective,
+                               "extra": extra, "validation": validation, "validation_rows": validation_rows,
+                               "name": name, "private": private}  # fmt: skip
+    shown: dict[str, Any] = {"runtime": runtime, "folder": Path(folder), "name": name,
+                             "key": digest(backbone_key(backbone, data, steps=False, **decides)),
+                             "evaluate": _evaluate(noised, backbone, training, validation, validation_rows),
                              "picture": samples.picture(backbone) if samples is not None else None}  # fmt: skip
     if private is None:
         fit(net, loss_of, training, tracker=tracker, **shown)
     else:
-        private(net, row_loss(backbone, data, objective), data.patients, training=training, **shown)
-    state = net.state_dict()
-    return replace(backbone, digest=digest(backbone.digest, digest_tensors({name: state[name] for name in trained})))
+        private(net, row_losses, data.patients, training=training, **shown)
+    learnt = {label: value for label, value in net.state_dict().items() if label in trained}
+    return replace(backbone, digest=digest(backbone.digest, digest_tensors(learnt)))
+
+
+def _evaluate(
+    noised: NoisedLoss, backbone: Backbone, training: Training, validation: LabelledLatents | None, most: int
+) -> Measure | None:
+    """Return the measurement of a network on the validation rows; None without them."""
+    if validation is None:
+        return None
+    return lambda model: validation.loss(model, noised, backbone.condition, training.rows, most)
 
 
 def backbone_key(
@@ -227,7 +232,7 @@ def backbone_key(
 ) -> dict[str, Any]:  # fmt: skip
     """Return all that decides what `train_backbone` leaves with the same arguments: a key of `medlt.store.Store.make`.
 
-    Without `steps` it names the trainings that can be continued into one another, as the `work` of a store does. `extra`
+    Without `steps` it names the trainings that can be continued into one another: the `work` of Store.make. `extra`
     losses are named by their `digest` attribute, else by their name. Where private, the mechanism is part of it.
     """
     named = [getattr(one, "digest", getattr(one, "__qualname__", type(one).__qualname__)) for one in extra]

@@ -14,9 +14,9 @@ import numpy as np
 import torch
 
 from medlt import chance
-from medlt.diffusion.autoencoder import AutoencoderLoss, autoencoder, private_key, save_codec
+from medlt.diffusion.autoencoder import AutoencoderLoss, autoencoder, made_codec, private_key, save_codec
 from medlt.diffusion.cache import Images
-from medlt.diffusion.codec import AutoencoderCodec, load_codec
+from medlt.diffusion.codec import AutoencoderCodec
 from medlt.diffusion.finetune import Accessor, LabelledLatents, Objective, train_backbone
 from medlt.diffusion.labels import LabelNetwork, LabelUNet
 from medlt.diffusion.noise import Prediction
@@ -102,7 +102,4 @@ def train_codec(
             private(network, loss.each, patients, training=training, **shown)
         save_codec(network, images if private is None else None, folder)
 
-    made = store.make("codec", key, build)
-    if private is not None:
-        private.account(made.path("mechanism.json"))
-    return load_codec(made.folder, runtime.device)
+    return made_codec(store, key, build, runtime, private)

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from medlt import chance
-from medlt.diffusion.autoencoder import private_key, stacked
+from medlt.diffusion.autoencoder import made_codec, private_key, stacked
 from medlt.diffusion.cache import Images
 from medlt.diffusion.codec import AutoencoderCodec, load_codec
 from medlt.files import digest, digest_tensors, write_json
@@ -149,14 +149,14 @@ def finetune_codec(
     held: Images | None = None, tracker: Literal["tensorboard"] | None = None, private: PrivateFit | None = None,
     patients: Sequence[str] = (),
 ) -> AutoencoderCodec:  # fmt: skip
-    """Train the autoencoder of a diffusers folder on `images`, dicts with `image` [1,H,W] in [0,1]; returns its average.
+    """Train the autoencoder of a diffusers folder on `images`, dicts with `image` [1,H,W] in [0,1].
 
-    It is an artifact of the kind "codec", a diffusers folder for `load_codec`: found in the store where it was made,
-    and a killed training continues. `contents` is a digest of the images' pixels in their order. Its training.json
-    tells the quality on `held` images (on `images` without them) before and after, and whether the encoder is the
-    source's. `private` takes the place of the ordinary step, with `patients`, one an image, as units; it is measured on
-    `held` images or not at all. Raises InputError for a source that is no codec, for fp16, in which Stable Diffusion's
-    autoencoder overflows, and for a training that diverged.
+    Returns its moving average. It is an artifact of the kind "codec", a diffusers folder for `load_codec`: found in the
+    store where it was made, and a killed training continues. `contents` is a digest of the images' pixels in their
+    order. Its training.json tells the quality on `held` images (on `images` without them) before and after, and whether
+    the encoder is the source's. `private` takes the place of the ordinary step, with `patients`, one an image, as
+    units; it is measured on `held` images or not at all. Raises InputError for a source that is no codec, for fp16, in
+    which Stable Diffusion's autoencoder overflows, and for a training that diverged.
     """
     if runtime.precision == "fp16":
         raise InputError("an autoencoder overflows in fp16 and gives black images; train it in bf16 or fp32")
@@ -169,8 +169,8 @@ def finetune_codec(
            "private": private_key(private, images, patients)}  # fmt: skip
 
     def build(folder: Path) -> None:
-        told = {"source": codec.digest, "encoder": "unchanged" if decoder_only else "trained", "steps": training.last}
-        before = {} if seen is None else {"before": quality(codec, seen)}
+        told: dict[str, Any] = {"source": codec.digest, "encoder": "unchanged" if decoder_only else "trained",
+                                "steps": training.last} | _measured("before", codec, seen)  # fmt: skip
         network = Reconstruction(codec.network, decoder_only)
         loss = ReconstructionLoss(images, training.batch, edge, ssim, kl_weight, runtime.seed)
         shown: dict[str, Any] = {"runtime": runtime, "folder": folder, "key": digest(key), "name": "codec",
@@ -180,13 +180,9 @@ def finetune_codec(
         else:
             private(network, loss.each, patients, training=training, **shown)
         tuned = AutoencoderCodec(network.autoencoder, runtime.device)
-        after = {} if seen is None else {"after": _finite(quality(tuned, seen))}
-        _save(tuned.network, folder, {**told, **before, **after})
+        _save(tuned.network, folder, told | _measured("after", tuned, seen))
 
-    made = store.make("codec", key, build)
-    if private is not None:
-        private.account(made.path("mechanism.json"))
-    return load_codec(made.folder, runtime.device)
+    return made_codec(store, key, build, runtime, private)
 
 
 def _save(network: Any, folder: Path, told: dict[str, Any]) -> None:
@@ -196,11 +192,12 @@ def _save(network: Any, folder: Path, told: dict[str, Any]) -> None:
     write_json(folder / "training.json", told)
 
 
-def _finite(found: dict[str, float]) -> dict[str, float]:
-    """The same. Raises InputError for a value that is no number."""
+def _measured(when: str, codec: AutoencoderCodec, images: Images | None) -> dict[str, dict[str, float]]:
+    """Return the quality under the name `when`; {} without images. Raises InputError for a value that is no number."""
+    found = {} if images is None else quality(codec, images)
     if not np.isfinite(list(found.values())).all():
         raise InputError("the tuned codec's images hold values that are no numbers; lower the learning rate")
-    return found
+    return {} if images is None else {when: found}
 
 
 @dataclass(frozen=True)

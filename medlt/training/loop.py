@@ -161,9 +161,10 @@ def fit(
 
     The network comes back on the CPU in evaluation mode with its averaged weights, or the best that were measured where
     `settings.patience` is given. `key` names network and data: a checkpoint of another key, or of another training, is
-    refused, one that is damaged or has more steps is not used. `evaluate` measures the averaged network, `picture` shows it (folder/samples/step_XXXXXX.png). Losses go to
-    folder/history.parquet. Without a folder nothing is written, and a stopped training begins anew. Under torchrun each
-    process takes its part of every batch, and the first one writes.
+    refused; one that is damaged or has more steps is not used. `evaluate` measures the averaged network, `picture`
+    shows it (folder/samples/step_XXXXXX.png). Losses go to folder/history.parquet. Without a folder nothing is written,
+    and a stopped training begins anew. Under torchrun each process takes its part of every batch, and the first one
+    writes.
     """
     track = Track(tracker, evaluate, picture, name, folder)
     accelerator = accelerated(settings, runtime, track)

@@ -89,6 +89,11 @@ class Training:
         """The step this call ends at."""
         return self.steps if self.stop_at is None else self.stop_at
 
+    @property
+    def rows(self) -> int:
+        """How many images one forward pass sees, of one process."""
+        return self.batch // self.accumulate
+
     def share(self, step: int) -> float:
         """Return the share of the learning rate at step 0, 1, ..., in [0,1]; a lambda of torch's LambdaLR."""
         if step < self.warmup_steps:

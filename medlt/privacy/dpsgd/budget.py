@@ -47,7 +47,7 @@ class Private:
 
     @property
     def digest(self) -> str:
-        """Name what decides the weights: the mechanism and its budget, neither how nor in what pieces it is computed."""
+        """Name what decides the weights: mechanism and budget, neither how nor in what pieces it is computed."""
         computed = ("way", "physical")
         return digest("private", {name: value for name, value in asdict(self).items() if name not in computed})
 
