@@ -135,7 +135,7 @@ def read_table(path: Path) -> pd.DataFrame:
     import pandas as pd
 
     table = pd.read_parquet(path)
-    for name in table.select_dtypes(object).columns:
+    for name in (column for column, kind in table.dtypes.items() if kind == np.dtype(object)):
         if table[name].map(lambda value: isinstance(value, np.ndarray)).any():
             table[name] = table[name].map(lambda value: value.tolist() if isinstance(value, np.ndarray) else value)
     return table

@@ -177,10 +177,11 @@ class Store:
         """The artifact in this folder, the name of its first damaged file, or None where there is no folder."""
         if not place.is_dir():
             return None
+        sums: dict[str, str] = {}
         try:
             record = json.loads((place / RECORD).read_text())
             checksum = record.pop("checksum")
-            sums, made_by = dict[str, str](record["files"]), dict[str, str](record["versions"])
+            sums, made_by = dict(record["files"]), dict(record["versions"])
             whole = checksum == digest(record) and (record["kind"], digest(record["key"])) == (kind, place.name)
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             whole = False

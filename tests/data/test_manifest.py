@@ -1,3 +1,4 @@
+import os
 from pathlib import Path
 
 import numpy as np
@@ -6,7 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from medlt.data.columns import LONGEST, uids_in, unfit_for_a_file
 from medlt.data.manifest import Manifest
+from medlt.files import digest_file
 from medlt.types import InputError
 
 FINDINGS = ("A", "B", "No_Finding")
@@ -79,6 +82,12 @@ def test_split_and_where_keep_uid_and_order(table: pd.DataFrame) -> None:
         (lambda t: t.assign(patient_id=["p0", None, "p1", "p2", "p3", "p4"]), "uid u1: patient_id is blank"),
         (lambda t: t.assign(path=["", "a", "b", "c", "d", "e"]), "uid u0: path is blank"),
         (lambda t: t.assign(uid=[None, "a", "b", "c", "d", "e"]), "1 row(s) have no uid"),
+        (lambda t: t.assign(uid=["a/b", "c\\d", *"cdef"]), "uid 'a/b' holds a slash (and 1 more); it names files"),
+        (lambda t: t.assign(uid=[".a", *"bcdef"]), "uid '.a' begins with a dot; it names files, so give another"),
+        (lambda t: t.assign(uid=["a\nb", *"bcdef"]), "holds a line break or another sign that cannot be printed"),
+        (lambda t: t.assign(uid=[" a", *"bcdef"]), "uid ' a' begins or ends with a blank"),
+        (lambda t: t.assign(uid=["é" * 101, *"bcdef"]), "is longer than 200 bytes"),
+        (lambda t: t.assign(parents=["u1 u2", *[None] * 5]), "uid u0: parents is 'u1 u2'; give a list of uids"),
     ],
 )
 def test_bad_input_is_one_line_that_names_the_place(table: pd.DataFrame, change: object, told: str) -> None:
@@ -179,21 +188,96 @@ def test_reading_what_is_no_manifest(tmp_path: Path, table: pd.DataFrame) -> Non
 
 
 def test_digest_ignores_order_and_place_but_nothing_else(table: pd.DataFrame) -> None:
+    table = table.assign(content=list("abcdef"))
     digest = of(table).digest()
     assert of(table.sample(frac=1, random_state=1)).digest() == digest
     assert of(table, Path("/elsewhere")).digest() == digest
+    assert of(table.assign(path=["images/9.png", *table["path"][1:]])).digest() == digest
     changes = (
         table.assign(A=[0.0, 1, 0, np.nan, 1, 0]),
         table.assign(A=[1.0, 1, 0, 0, 1, 0]),
         table.assign(uid=["x", *table["uid"][1:]]),
         table.assign(patient_id=["p9", "p9", *table["patient_id"][2:]]),
-        table.assign(path=["images/9.png", *table["path"][1:]]),
+        table.assign(content=list("zbcdef")),
+        table.assign(content=list("bacdef")),
         table.assign(split=["train", "train", "train", "val", "val", "test"]),
         table.assign(weight=0.3),
         table[1:],
     )
     assert len({digest, *(of(t).digest() for t in changes)}) == len(changes) + 1
     assert Manifest(table.set_index("uid"), ("B", "A"), Path("/")).digest() != digest
+
+
+def test_digest_is_of_the_bytes_of_files_not_of_their_names(folder: Path, table: pd.DataFrame) -> None:
+    digest = of(table, folder).digest()
+    named = table.assign(content=[digest_file(folder / path) for path in table["path"]])
+    assert of(named, Path("/nowhere")).digest() == digest
+    assert of(named.assign(content=[None, *named["content"][1:]]), folder).digest() == digest
+    (folder / "images/0.png").write_bytes((folder / "images/1.png").read_bytes())
+    assert of(table, folder).digest() != digest
+    (folder / "images/0.png").unlink()
+    with pytest.raises(InputError, match=r"images/0\.png: No such file or directory \(uid u0\); check root") as error:
+        of(table, folder).digest()
+    one_line(error)
+
+
+def test_whole_numbers_of_synthetic_rows_keep_every_digit_beside_real_rows(folder: Path, table: pd.DataFrame) -> None:
+    real, seeds = of(table, folder), [2**63 - 1, 2**62 + 1, 0]
+    rows = {"path": "images/0.png", "split": "train", "view": "PA", "synthetic": True, "seed": seeds, "A": 1.0}
+    made = pd.DataFrame(rows, index=pd.Index(["s0", "s1", "s2"], name="uid"))
+    made = made.assign(patient_id=made.index, slot=[0, 1, 2], fold=np.uint8(2), name="x")
+    synthetic = Manifest(made, ("A",), folder)
+    both = real.join(synthetic)
+    both.write(folder / "manifest.parquet")
+    for manifest in (both, Manifest.read(folder / "manifest.parquet"), real.join(both.where(both.rows["synthetic"]))):
+        assert manifest.rows["seed"].dtype == "Int64"
+        assert manifest.rows["seed"].loc[["s0", "s1", "s2"]].tolist() == seeds
+        assert manifest.rows["seed"].isna().sum() == 6
+        own = manifest.where(manifest.rows["synthetic"]).rows
+        assert (own["seed"].dtype, own["slot"].dtype, own["fold"].dtype.kind) == (np.int64, np.int64, "u")
+        assert own["seed"].tolist() == seeds
+
+
+UIDS = ["Viral Pneumonia-1", "a, b", "Ärzte \u4f8b", "'quoted\"", "%2F~$"]
+
+
+def test_uids_with_blanks_commas_and_any_letters_are_parents_one_by_one(folder: Path, table: pd.DataFrame) -> None:
+    real = of(table.assign(uid=[*UIDS, "u5"]), folder)
+    made = pd.DataFrame(
+        {
+            "path": "images/0.png",
+            "split": "train",
+            "view": "PA",
+            "synthetic": True,
+            "A": 1.0,
+            "parents": [UIDS, UIDS[1:2], []],
+        },
+        index=pd.Index(["s0", "s1", "s2"], name="uid"),
+    )
+    both = real.join(Manifest(made.assign(patient_id=made.index), ("A",), folder))
+    both.write(folder / "manifest.parquet")
+    again = Manifest.read(folder / "manifest.parquet")
+    pd.testing.assert_frame_equal(again.rows, both.rows)
+    assert again.rows["parents"].tolist() == [[]] * 6 + [UIDS, UIDS[1:2], []]
+
+
+@pytest.mark.parametrize(("value", "uids"), [(["a b"], ["a b"]), (("a",), ["a"]), (np.array(["a"], object), ["a"]),
+                                             (None, []), (np.nan, []), (pd.NA, []), ([], [])])  # fmt: skip
+def test_an_entry_of_parents(value: object, uids: list[str]) -> None:
+    assert uids_in(value) == uids
+    with pytest.raises(TypeError):
+        uids_in("a b")
+
+
+@given(st.text(min_size=1, max_size=LONGEST))
+def test_a_uid_that_is_taken_names_a_file(tmp_path_factory: pytest.TempPathFactory, uid: str) -> None:
+    if unfit_for_a_file(uid):
+        return
+    folder = tmp_path_factory.mktemp("names")
+    (folder / f".{uid}.12345.tmp.png").write_bytes(b"1")
+    (folder / f"{uid}.png").write_bytes(b"1")
+    assert [path.parent for path in folder.iterdir()] == [folder, folder]
+    assert f"{uid}.png" in os.listdir(folder)
 
 
 def test_join_keeps_both_and_checks_again(folder: Path, table: pd.DataFrame) -> None:
@@ -208,7 +292,7 @@ def test_join_keeps_both_and_checks_again(folder: Path, table: pd.DataFrame) -> 
             "A": [0.7],
             "synthetic": [True],
             "weight": [0.3],
-            "parents": ["u0 u2"],
+            "parents": [["u0", "u2"]],
         }
     ).set_index("uid")
     (folder / "run").mkdir()
@@ -227,13 +311,14 @@ def test_join_keeps_both_and_checks_again(folder: Path, table: pd.DataFrame) -> 
 NAME = st.text(
     st.characters(codec="utf-8", exclude_categories=("Cs", "Cc"), exclude_characters="/"), min_size=1, max_size=9
 )
+UID = NAME.filter(lambda uid: not unfit_for_a_file(uid))
 LABEL = st.sampled_from((0.0, 1.0, np.nan))
 
 
 @st.composite
 def manifests(draw: st.DrawFn) -> pd.DataFrame:
     """Any uids, patients, unicode paths, labels and soft labels, with one split a patient."""
-    uids = draw(st.lists(NAME, min_size=1, max_size=8, unique=True))
+    uids = draw(st.lists(UID, min_size=1, max_size=8, unique=True))
     patients = draw(st.lists(NAME, min_size=len(uids), max_size=len(uids)))
     home = {p: draw(st.sampled_from(("train", "val", "test"))) for p in sorted(set(patients))}
     synthetic = draw(st.lists(st.booleans(), min_size=len(uids), max_size=len(uids)))
@@ -246,6 +331,9 @@ def manifests(draw: st.DrawFn) -> pd.DataFrame:
             "view": [draw(st.sampled_from(("PA", "AP", None))) for _ in uids],
             "age": [draw(st.one_of(st.integers(0, 120).map(float), st.just(np.nan))) for _ in uids],
             "synthetic": synthetic,
+            "content": [draw(st.text("0123456789abcdef", min_size=4, max_size=4)) for _ in uids],
+            "parents": [draw(st.lists(UID, max_size=3)) for _ in uids],
+            "seed": [draw(st.integers(0, 2**63 - 1)) for _ in uids],
             "É pleural": [draw(soft if s else LABEL) for s in synthetic],
             "No Finding": [draw(LABEL) for _ in uids],
         },
