@@ -1,9 +1,10 @@
 """The command line: a thin edge over the recipes. Heavy imports live inside the commands.
 
-Exit codes: 0 all done, 1 done with some failures listed, 2 nothing done (bad input or usage), 130 interrupted.
+Exit codes: 0 all done, 1 done with some failures listed, 2 nothing done (bad input or usage), 130 interrupted,
+143 terminated.
 """
 
-from medlt.cli import collections, recipes, runs
+from medlt.cli import collections, configs, recipes, runs
 from medlt.cli.app import app
 
-__all__ = ["app", "collections", "recipes", "runs"]
+__all__ = ["app", "collections", "configs", "recipes", "runs"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -46,13 +46,14 @@ def _settings(config: Path, overrides: list[str] | None, out: Path | None, metho
     return load(config, [*(overrides or []), *([f"out={json.dumps(str(out))}"] if out else [])], method)
 
 
-def _recipe(config: RunConfig, no_progress: bool, as_json: bool, kind: Literal["main", "augment"] = "main") -> None:
+def _run(config: RunConfig, no_progress: bool, as_json: bool) -> None:
     from medlt.progress import Progress
-    from pipelines import job
+    from medlt.recipes import ablate, run
 
+    recipe = ablate if config.recipe == "ablation" else run
     with Progress(enabled=not no_progress and sys.stderr.isatty()) as progress:
-        run = job(config.recipe, kind)(config, progress)
-    _finish(run, as_json)
+        folder = recipe.main(config, progress)
+    _finish(folder, as_json)
 
 
 @app.command()
@@ -64,11 +65,10 @@ def demo(
 ) -> None:
     """The whole job on built-in synthetic radiographs: DICOM in, a filled tail, a verdict and a report out."""
     with edge():
-        from medlt.config import load
-        from pipelines import FOLDER
+        from medlt.config import catalogue, load
 
-        config = load(FOLDER / "demo.yaml", [f"out={json.dumps(str(out))}", f"seed={seed}"])
-        _recipe(config, no_progress, as_json)
+        config = load(catalogue.path("demo/demo"), [f"out={json.dumps(str(out))}", f"seed={seed}"])
+        _run(config, no_progress, as_json)
 
 
 @app.command()
@@ -81,7 +81,7 @@ def run(
 ) -> None:
     """Run one recipe end to end. Run it again to resume; a finished stage is not repeated."""
     with edge():
-        _recipe(_settings(config, overrides, out), no_progress, as_json)
+        _run(_settings(config, overrides, out), no_progress, as_json)
 
 
 @app.command()
@@ -107,7 +107,12 @@ def augment(
         settings = _settings(config, overrides, out, method)
         if settings.recipe == "ablation":
             raise InputError(f"{config}: an ablation makes no data set; use `medlt run`")
-        _recipe(settings, no_progress, as_json, "augment")
+        from medlt.progress import Progress
+        from medlt.recipes import augment as recipe
+
+        with Progress(enabled=not no_progress and sys.stderr.isatty()) as progress:
+            folder = recipe.main(settings, progress)
+        _finish(folder, as_json)
 
 
 @app.command()
@@ -122,18 +127,18 @@ def train(
     """Train one part of a recipe, and what it stands on, into the run folder. `medlt run` then goes on from there."""
     with edge():
         from medlt.progress import Progress
-        from pipelines.training import main
+        from medlt.recipes import train as recipe
 
         settings = _settings(config, overrides, out)
         with Progress(enabled=not no_progress and sys.stderr.isatty()) as progress:
-            made = main(settings, part, progress)
+            made = recipe.main(settings, part, progress)
         told = json.loads((settings.out / "run.json").read_text())
         say({"out": str(settings.out), "part": part, "made": str(made), **told}, lambda: f"{part}: {made}", as_json)
 
 
 @app.command()
 def evaluate(
-    config: Annotated[Path, typer.Argument(help="An experiment's YAML, such as pipelines/nih14_verdict.yaml.")],
+    config: Annotated[Path, typer.Argument(help="An experiment's YAML, or a name from `medlt config list`.")],
     overrides: Overrides = None,
     out: Out = None,
     as_json: Json = False,
@@ -147,9 +152,9 @@ def evaluate(
     with edge():
         from medlt.config import load_verdict
         from medlt.progress import Progress
-        from pipelines.verdict import main
+        from medlt.recipes import evaluate as recipe
 
         settings = load_verdict(config, [*(overrides or []), *([f"out={json.dumps(str(out))}"] if out else [])])
         with Progress(enabled=not no_progress and sys.stderr.isatty()) as progress:
-            run = main(settings, progress)
-    _finish(run, as_json)
+            folder = recipe.main(settings, progress)
+        _finish(folder, as_json)

@@ -39,13 +39,12 @@ def audit(
     """
     with edge():
         from medlt.progress import Progress
-        from pipelines.auditing import main
-        from pipelines.subject import Asked
+        from medlt.recipes import audit as recipe
 
-        asked = Asked(shadows=shadows, canaries=canaries, false_positive=false_positive, show_pairs=show_pairs,
-                      embedding_steps=embedding_steps)  # fmt: skip
+        options = recipe.AuditOptions(shadows=shadows, canaries=canaries, false_positive=false_positive,
+                                      show_pairs=show_pairs, embedding_steps=embedding_steps)  # fmt: skip
         with Progress(enabled=not no_progress and sys.stderr.isatty()) as progress:
-            told = main(run, asked, progress)
+            told = recipe.main(run, options, progress)
         say(told, lambda: _table(told), as_json)
     if any(one["passed"] is not True for one in told["findings"]):
         typer.echo(f"medlt: {told['conclusion']}", err=True)

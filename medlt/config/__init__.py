@@ -3,6 +3,7 @@
 from medlt.config.ablation import Ablation
 from medlt.config.base import Strict
 from medlt.config.data import CsvData, Data, ManifestData, NihData, PhantomData
+from medlt.config.evaluation import EvaluationConfig
 from medlt.config.guides import GuideConfig, JepaGuide, LongtailGuide, MinorityGuide
 from medlt.config.learning import (
     ClassifierConfig,
@@ -21,13 +22,12 @@ from medlt.config.learning import (
     UNetConfig,
 )
 from medlt.config.privacy import Privacy
-from medlt.config.read import dump, load, load_verdict, parse
+from medlt.config.read import dump, find, load, load_verdict, parse, schema
 from medlt.config.run import (
     Checks,
     ClassBalancing,
     Diffult,
     Edit,
-    Evaluation,
     FromNoise,
     Fusion,
     InBand,
@@ -40,7 +40,7 @@ from medlt.config.run import (
     Sampling,
     Scheduler,
 )
-from medlt.config.verdict import CONTROL_OF, ArmConfig, Comparison, Recipe, Source, VerdictConfig
+from medlt.config.verdict import CONTROL_OF, ArmConfig, Recipe, Source, VerdictConfig
 
 __all__ = [
     "CONTROL_OF",
@@ -51,13 +51,12 @@ __all__ = [
     "ClassifierConfig",
     "CodecConfig",
     "CodecTuning",
-    "Comparison",
     "CsvData",
     "Data",
     "DenoiserConfig",
     "Diffult",
     "Edit",
-    "Evaluation",
+    "EvaluationConfig",
     "FolderCodec",
     "FromNoise",
     "Fusion",
@@ -92,7 +91,9 @@ __all__ = [
     "UNetConfig",
     "VerdictConfig",
     "dump",
+    "find",
     "load",
     "load_verdict",
     "parse",
+    "schema",
 ]

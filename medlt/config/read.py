@@ -6,14 +6,15 @@ import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import yaml
 from pydantic import ValidationError
 
+from medlt.config import catalogue
 from medlt.config.base import Strict
 from medlt.config.run import RunConfig
-from medlt.config.verdict import VerdictConfig
+from medlt.config.verdict import Source, VerdictConfig
 from medlt.types import InputError
 
 C = TypeVar("C", RunConfig, VerdictConfig)
@@ -96,13 +97,23 @@ def _by_method(tree: dict[str, Any], method: str, out_given: bool) -> dict[str, 
     return changed if out_given else {**changed, "out": f"{out}-{method}"}
 
 
+def find(given: Path) -> Path:
+    """Return a config's file: the one that is given, or where there is none the shipped one of that name.
+
+    Raises InputError where there is neither.
+    """
+    if given.is_file():
+        return given
+    if str(given) in catalogue.names():
+        return catalogue.path(str(given))
+    raise InputError(f"{given}: no such config file; `medlt config list` names those that ship with medlt")
+
+
 def _read(path: Path) -> dict[str, Any]:
     """The YAML as a mapping, its variables replaced."""
-    if not path.is_file():
-        raise InputError(f"{path}: no such config file; the ones that ship with medlt are in pipelines/")
     try:
         tree = yaml.load(_expand(path.read_text(), path), _Loader)
-    except (yaml.YAMLError, RecursionError) as error:
+    except (yaml.YAMLError, RecursionError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: not readable as YAML: {str(error).splitlines()[0]}") from None
     if not isinstance(tree, dict):
         raise InputError(f"{path}: holds no settings; begin with 'recipe: fusion'")
@@ -114,7 +125,7 @@ def load(path: Path, overrides: Sequence[str] = (), method: str | None = None) -
 
     Raises InputError with one clear line.
     """
-    tree = _read(Path(path))
+    tree = _read(path := find(Path(path)))
     if tree.get("recipe") == "verdict":
         raise InputError(f"{path}: is an experiment; use `medlt evaluate`")
     if method is not None:
@@ -125,37 +136,47 @@ def load(path: Path, overrides: Sequence[str] = (), method: str | None = None) -
 
 
 def load_verdict(path: Path, overrides: Sequence[str] = ()) -> VerdictConfig:
-    """Read an experiment's YAML, as `load` does a recipe's. A source's config is looked for beside the file first."""
-    tree = _read(path := Path(path))
+    """Read an experiment's YAML, as `load` does a recipe's. Configs of its sources are relative to the file.
+
+    Raises InputError with one clear line, for a source's config that is not there too.
+    """
+    tree = _read(path := find(Path(path)))
     for assignment in overrides:
         _override(tree, assignment)
     if tree.get("recipe") != "verdict":
         raise InputError(f"{path}: is no experiment; begin with 'recipe: verdict', or use `medlt run`")
     config = _valid(VerdictConfig, tree, str(path))
-    beside = {
-        name: source.model_copy(update={"config": path.parent / source.config})
-        for name, source in config.sources.items()
-        if source.config is not None and (path.parent / source.config).is_file()
-    }
-    return config.model_copy(update={"sources": {**config.sources, **beside}})
+    placed = {name: _placed(name, source, path) for name, source in config.sources.items()}
+    return config.model_copy(update={"sources": placed})
 
 
-LATER = (("privacy",), ("latents",), ("denoiser", "start"), ("checks", "near_copy"))
-"""Keys that came after runs had been made; where their default holds they stay unsaid, so those runs can go on."""
+def _placed(name: str, source: Source, experiment: Path) -> Source:
+    """The source with its config's place made absolute. Raises InputError if it is not there."""
+    if source.config is None:
+        return source
+    found = (experiment.parent / source.config).absolute()
+    if not found.is_file():
+        raise InputError(f"{experiment}: sources.{name}.config: {found} is not there; name it relative to this file")
+    return source.model_copy(update={"config": found})
 
 
 def dump(config: Strict) -> str:
-    """The resolved config as YAML that `load` reads back to an equal config."""
-    tree = config.model_dump(mode="json")
-    for keys in LATER if isinstance(config, RunConfig) else ():
-        without = _without(tree, keys)
-        tree = without if RunConfig.model_validate(without) == config else tree
-    return str(yaml.safe_dump(tree, sort_keys=False))
+    """Return the resolved config as YAML that `load` reads back to an equal config."""
+    return str(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
 
 
-def _without(tree: dict[str, Any], keys: Sequence[str]) -> dict[str, Any]:
-    """The tree less one key, which lies in nested sections."""
-    key, *inner = keys
-    if not inner:
-        return {name: value for name, value in tree.items() if name != key}
-    return {**tree, key: _without(tree[key], inner)}
+def schema(kind: Literal["run", "verdict"] = "run") -> dict[str, Any]:
+    """Return the JSON schema of a config, for editors: of a recipe's, or of an experiment's."""
+    model: type[Strict] = RunConfig if kind == "run" else VerdictConfig
+    found = dict(_any_of(model.model_json_schema()))
+    arms = found.get("properties", {}).get("arms")
+    if arms is not None:  # `real:` with nothing behind it is an arm that changes nothing
+        arms["additionalProperties"] = {"anyOf": [arms["additionalProperties"], {"type": "null"}]}
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **found}
+
+
+def _any_of(node: Any) -> Any:
+    """The schema with `anyOf` for every `oneOf`: a section whose `kind` is left out fits more than one form."""
+    if isinstance(node, dict):
+        return {"anyOf" if name == "oneOf" else name: _any_of(value) for name, value in node.items()}
+    return [_any_of(one) for one in node] if isinstance(node, list) else node

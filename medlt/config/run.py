@@ -13,6 +13,7 @@ from pydantic import Field, Tag, model_validator
 from medlt.config.ablation import Ablation
 from medlt.config.base import Strict, Window, by_kind
 from medlt.config.data import Data
+from medlt.config.evaluation import EvaluationConfig
 from medlt.config.guides import GuideConfig, LongtailGuide, MinorityGuide
 from medlt.config.learning import ClassifierConfig, CodecConfig, DenoiserConfig, SparseConfig, UNetConfig
 from medlt.config.privacy import Privacy
@@ -184,15 +185,6 @@ class Checks(Strict):
     )
 
 
-class Evaluation(Strict):
-    """The controlled comparison: real, duplicated, synthetic."""
-
-    seeds: int = Field(3, ge=1)
-    mix: float = Field(0.2, gt=0, lt=1, description="share of each batch drawn from the added rows")
-    weight: float = Field(0.3, gt=0, le=1, description="loss weight of an added row")
-    draws: int = Field(2000, ge=100, description="patient bootstrap draws")
-
-
 METHOD_OF = {"fusion": "fusion", "ablation": "fusion", "finetune": "noise"}
 METHOD_OF |= {name: name for name in ("noise", "edit", "diffult", "minority", "longtail")}
 FROM_NOISE = ("noise", "diffult", "minority", "longtail")
@@ -228,7 +220,7 @@ class RunConfig(Strict):
     predictor: ClassifierConfig | None = Field(
         None, description="what longtail guidance asks; default: the classifier's settings, another network"
     )
-    evaluation: Evaluation = Evaluation()
+    evaluation: EvaluationConfig = EvaluationConfig()
     ablation: Ablation | None = Field(None, description="of recipe ablation: what is varied")
     privacy: Privacy | None = None
 
@@ -255,6 +247,8 @@ class RunConfig(Strict):
             raise ValueError(f"recipe {self.recipe} has method {METHOD_OF[self.recipe]}, not {self.method.kind}")
         if (self.recipe == "ablation") != (self.ablation is not None):
             raise ValueError("recipe ablation and the section ablation go together: give both, or neither")
+        if self.evaluation.chosen is not None:
+            raise ValueError("evaluation.chosen: one arm of a recipe has synthetic images, and it is decided on")
         return self
 
     @model_validator(mode="after")

@@ -10,6 +10,7 @@ from pydantic import Field, field_validator, model_validator
 
 from medlt.config.base import Strict
 from medlt.config.data import Data
+from medlt.config.evaluation import EvaluationConfig
 from medlt.config.learning import ClassifierConfig
 from medlt.config.run import Need
 
@@ -43,7 +44,7 @@ class Source(Strict):
     """Synthetic images: a finished run folder, or the config whose `medlt augment` makes it when it is not there."""
 
     run: Path | None = Field(None, description="a run folder of `medlt augment` or `medlt run`")
-    config: Path | None = Field(None, description="a recipe's YAML; read beside this file first, then as given")
+    config: Path | None = Field(None, description="a recipe's YAML, relative to this file")
     set: tuple[str, ...] = Field((), description="overrides of that YAML, `section.key=value`")
 
     @model_validator(mode="after")
@@ -90,16 +91,6 @@ class ArmConfig(Strict):
         return self
 
 
-class Comparison(Strict):
-    """Seeds, and what all arms with added images share."""
-
-    seeds: int = Field(3, ge=1, description="5 for a claim; below 2 there is no verdict")
-    mix: float = Field(0.2, gt=0, lt=1, description="share of each batch drawn from the added rows")
-    weight: float = Field(0.3, gt=0, le=1, description="loss weight of an added row")
-    draws: int = Field(2000, ge=100, description="patient bootstrap draws")
-    chosen: str | None = Field(None, description="the arm to decide on; default: the best on validation")
-
-
 class VerdictConfig(Strict):
     """One experiment: `medlt evaluate`."""
 
@@ -107,7 +98,6 @@ class VerdictConfig(Strict):
     out: Path
     seed: int = Field(0, ge=0)
     threads: int | None = Field(1, ge=1, description="torch threads of a worker; equal bytes need an equal number")
-    workers: int = Field(1, ge=1, le=64, description="processes that train arms; on a GPU leave it at 1")
     device: Literal["cpu", "cuda"] = "cpu"
     data: Data
     skip_unreadable: bool = False
@@ -116,7 +106,7 @@ class VerdictConfig(Strict):
     reporter: ClassifierConfig | None = Field(
         None, description="of the judges that report and neither guide nor verify; default: the classifier's settings"
     )
-    evaluation: Comparison = Comparison()
+    evaluation: EvaluationConfig = EvaluationConfig()
     sources: Mapping[str, Source] = Field({}, description="synthetic images by name")
     arms: Mapping[str, ArmConfig] = Field(description="rows of the experiment by name; `real` is always there")
 

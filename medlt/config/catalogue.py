@@ -1,0 +1,68 @@
+"""The configs that ship with medlt, by name: COLLECTION/NAME, such as nih14/fusion.
+
+In the wheel they lie in medlt/pipelines/, in a checkout of the sources in pipelines/ beside medlt/.
+"""
+
+from __future__ import annotations
+
+from difflib import get_close_matches
+from pathlib import Path
+
+import yaml
+
+from medlt.types import InputError
+
+_ROOM = Path(__file__).parents[1]
+_PLACES = (_ROOM / "pipelines", _ROOM.parent / "pipelines")
+
+
+def folder() -> Path:
+    """Return the folder of all shipped configs."""
+    return next((place for place in _PLACES if (place / "demo" / "demo.yaml").is_file()), _PLACES[0])
+
+
+def names() -> tuple[str, ...]:
+    """Return the name of every shipped config, sorted."""
+    root = folder()
+    return tuple(sorted(f"{path.parent.name}/{path.stem}" for path in root.glob("*/*.yaml")))
+
+
+def path(name: str) -> Path:
+    """Return the file of a shipped config. Raises InputError for a name that is none."""
+    if name not in (known := names()):
+        near = get_close_matches(name, known, 1) or get_close_matches(f"nih14/{name}", known, 1, 0.8)
+        meant = f"; did you mean {near[0]}?" if near else ""
+        raise InputError(f"{name}: no config that ships with medlt{meant or ';'} `medlt config list` shows all")
+    return folder() / f"{name}.yaml"
+
+
+def recipe(name: str) -> str:
+    """Return the recipe of a shipped config. Raises InputError for a name that is none."""
+    return str(yaml.safe_load(path(name).read_text())["recipe"])
+
+
+def copy(name: str, to: Path | None = None) -> list[Path]:
+    """Copy a shipped config, and the configs that its sources name; return the files that were written.
+
+    `to` is a folder or a file ending in .yaml; the current folder without it. Raises InputError for an unknown name,
+    and where another file than the one to be written is there already; nothing is written then.
+    """
+    origin = path(name)
+    target = Path(to or ".")
+    target = target if target.suffix in (".yaml", ".yml") else target / origin.name
+    wanted = {target: origin} | {target.parent / source: origin.parent / source for source in _sources(origin)}
+    for place, file in wanted.items():
+        if place.exists() and (place == target or not place.is_file() or place.read_bytes() != file.read_bytes()):
+            raise InputError(f"{place}: is there already; move it away, or give another place as TO")
+    fresh = {place: file for place, file in wanted.items() if not place.exists()}
+    for place, file in fresh.items():
+        place.parent.mkdir(parents=True, exist_ok=True)
+        with place.open("xb") as target_file:
+            target_file.write(file.read_bytes())
+    return list(fresh)
+
+
+def _sources(file: Path) -> list[Path]:
+    """The configs that an experiment's sources name, relative to its folder."""
+    tree = yaml.safe_load(file.read_text())
+    return list(dict.fromkeys(Path(one["config"]) for one in tree.get("sources", {}).values() if "config" in one))
