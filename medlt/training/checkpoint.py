@@ -198,9 +198,10 @@ class State:
 
     def history(self) -> pd.DataFrame:
         """Return one row a step: loss, and validation (NaN where it was not measured)."""
+        import numpy as np
         import pandas as pd
 
-        steps = pd.RangeIndex(1, self.step + 1, name="step")
+        steps = pd.Index(np.arange(1, self.step + 1), name="step")  # written as a column, unlike a range
         table = pd.DataFrame({"loss": self.losses}, index=steps)
         return table.assign(validation=pd.Series(self.validation, dtype="float64").reindex(steps))
 

@@ -1,6 +1,7 @@
 """The training loop: rates, cut batches, cut trainings, what a checkpoint holds, and what it refuses."""
 
 import itertools
+import json
 import math
 import os
 import subprocess
@@ -16,12 +17,15 @@ import torch
 from torch import Tensor, nn
 
 from medlt import chance
-from medlt.diffusion import checkpoint
-from medlt.diffusion.loop import WHOLE, Part, Training, fit
-from medlt.diffusion.tracking import grid
 from medlt.files import read_tensors
+from medlt.training import checkpoint
+from medlt.training.loop import fit
+from medlt.training.runtime import Runtime
+from medlt.training.settings import WHOLE, Part, Training
+from medlt.training.tracking import grid
 from medlt.types import InputError
 
+CPU = Runtime("cpu", "fp32", None, 0)
 INPUTS = chance.noise_like(range(32), (4,))
 TRAINING = Training(steps=8, learning_rate=1e-2, batch=8, warmup_steps=2, ema=0.9, checkpoint_every=3)
 
@@ -38,8 +42,14 @@ def loss_of(net: nn.Module, step: int, part: Part) -> Tensor:
     return (net(x) - x.sum(1, keepdim=True)).pow(2).mean()
 
 
-def train(folder: Path, training: Training = TRAINING, net: nn.Module | None = None, **more: Any) -> nn.Module:
-    return fit(network() if net is None else net, loss_of, training, folder=folder, key="k", **more)
+def run(net: nn.Module, loss: Any, training: Training, folder: Path | None, **more: Any) -> nn.Module:
+    told: dict[str, Any] = {"runtime": CPU, "key": "k", "name": "test"} | more
+    fit(net, loss, training, folder=folder, **told)
+    return net
+
+
+def train(folder: Path | None, training: Training = TRAINING, net: nn.Module | None = None, **more: Any) -> nn.Module:
+    return run(network() if net is None else net, loss_of, training, folder, **more)
 
 
 def same_files(a: Path, b: Path) -> bool:
@@ -47,33 +57,65 @@ def same_files(a: Path, b: Path) -> bool:
     return one.keys() == two.keys() and all(torch.equal(one[name], two[name]) for name in one)
 
 
+def _key(folder: Path) -> str:
+    from safetensors import safe_open
+
+    with safe_open(folder / checkpoint.FILE, "pt") as stored:
+        return str(json.loads(stored.metadata()["training"])["key"])
+
+
 def losses(folder: Path) -> np.ndarray:
     return pd.read_parquet(folder / "history.parquet")["loss"].to_numpy()
 
 
-def test_the_rate_warms_up_and_stays_or_falls_by_half_a_cosine() -> None:
-    constant = Training(steps=100, learning_rate=2.0, warmup_steps=4)
-    assert [constant.rate(i) for i in (0, 1, 3, 4, 99)] == [0.5, 1.0, 2.0, 2.0, 2.0]
+def test_the_share_of_the_rate_warms_up_and_stays_or_falls_by_half_a_cosine() -> None:
+    constant = Training(steps=100, warmup_steps=4)
+    assert [constant.share(i) for i in (0, 1, 3, 4, 99)] == [0.25, 0.5, 1.0, 1.0, 1.0]
     cosine = replace(constant, schedule="cosine")
-    assert [cosine.rate(i) for i in (0, 3, 4)] == [0.5, 2.0, 2.0]
-    assert cosine.rate(52) == pytest.approx(1.0)
-    assert cosine.rate(99) == pytest.approx(1 + math.cos(math.pi * 95 / 96))
-    assert replace(constant, warmup_steps=0).rate(0) == 2.0
+    assert [cosine.share(i) for i in (0, 3, 4)] == [0.25, 1.0, 1.0]
+    assert cosine.share(52) == pytest.approx(0.5)
+    assert cosine.share(99) == pytest.approx((1 + math.cos(math.pi * 95 / 96)) / 2)
+    assert replace(constant, warmup_steps=0).share(0) == 1.0
+
+
+@pytest.mark.parametrize("schedule", ["constant", "cosine"])
+@pytest.mark.parametrize("stops", [(8,), (1, 2, 5, 8)])
+def test_steps_are_made_at_the_rates_of_the_closed_form(tmp_path: Path, schedule: Any, stops: tuple[int, ...]) -> None:
+    """Also when the training was cut: plain SGD would move by rate times gradient, AdamW's decay tells its rate.
+
+    With no gradient but a decay of 1, step s multiplies a weight by 1 - rate(s).
+    """
+    training = replace(TRAINING, schedule=schedule, learning_rate=0.1, weight_decay=1.0, checkpoint_every=1)
+    seen: list[float] = []
+
+    def still(net: nn.Module, step: int, part: Part) -> Tensor:
+        seen.append(float(net.weight.detach()))  # type: ignore[arg-type]
+        return net(torch.zeros(1, 1)).sum()  # its bias alone has a gradient
+
+    for stop in stops:
+        net = nn.Linear(1, 1)
+        nn.init.ones_(net.weight)
+        run(net, still, replace(training, stop_at=stop), tmp_path)
+    found = [1 - b / a for a, b in itertools.pairwise(seen)]
+    wanted = [0.05, 0.1, *[0.1 * (1 + math.cos(math.pi * i / 6)) / 2 for i in range(5)]]
+    assert found == pytest.approx(wanted if schedule == "cosine" else [0.05, *[0.1] * 6], rel=1e-4)
 
 
 @pytest.mark.parametrize(
     "changes",
-    [{}, {"schedule": "cosine"}, {"accumulate": 4}, {"precision": "bf16"}, {"ema": 0.0}, {"clip": 0.1}],
+    [{}, {"schedule": "cosine"}, {"accumulate": 4}, {"precision": "bf16"}, {"ema": 0.0}, {"clip": 0.1},
+     {"ema_warmup": False}, {"betas": (0.5, 0.9)}],
     ids=lambda changes: ",".join(map(str, changes)) or "plain",
-)
-def test_cut_and_gone_on_with_is_the_whole_to_the_bit(tmp_path: Path, changes: dict[str, Any]) -> None:
+)  # fmt: skip
+def test_cut_and_continued_is_the_whole_to_the_bit(tmp_path: Path, changes: dict[str, Any]) -> None:
     """Weights, optimizer, moving average, losses; with dropout, whose draws come from the step too."""
-    training = replace(TRAINING, **changes)
-    train(tmp_path / "whole", training, network(0.5))
-    train(tmp_path / "cut", replace(training, stop_at=3), network(0.5))
+    training = replace(TRAINING, **{name: value for name, value in changes.items() if name != "precision"})
+    more = {"runtime": CPU.at(changes.get("precision", "fp32"))}
+    train(tmp_path / "whole", training, network(0.5), **more)
+    train(tmp_path / "cut", replace(training, stop_at=3), network(0.5), **more)
     torch.rand(7)  # whatever the process drew in between
-    train(tmp_path / "cut", replace(training, stop_at=4), network(0.5))
-    train(tmp_path / "cut", training, network(0.5))
+    train(tmp_path / "cut", replace(training, stop_at=4), network(0.5), **more)
+    train(tmp_path / "cut", training, network(0.5), **more)
     assert same_files(tmp_path / "whole", tmp_path / "cut")
     assert len(losses(tmp_path / "cut")) == 8
 
@@ -86,7 +128,7 @@ def test_dropout_is_drawn_anew_each_step_and_by_the_key(tmp_path: Path) -> None:
         return loss_of(net, step, part)
 
     for key in ("a", "b"):
-        fit(network(0.5), look, replace(TRAINING, steps=2), folder=tmp_path / key, key=key)
+        run(network(0.5), look, replace(TRAINING, steps=2), tmp_path / key, key=key)
     assert all(not torch.equal(a, b) for a, b in itertools.pairwise(seen))
 
 
@@ -105,7 +147,7 @@ def test_channels_last_weights_go_on_to_the_same_bits(tmp_path: Path) -> None:
     for name, stops in {"whole": (6,), "cut": (2, 6)}.items():
         for stop in stops:
             training = replace(TRAINING, steps=stop, channels_last=True)
-            net = fit(conv(), conv_loss, training, folder=tmp_path / name, key="k")
+            net = run(conv(), conv_loss, training, tmp_path / name)
             assert net[0].weight.is_contiguous()  # type: ignore[index]
     assert same_files(tmp_path / "whole", tmp_path / "cut")
 
@@ -124,9 +166,12 @@ def test_a_training_may_be_cut_otherwise_when_gone_on_with(tmp_path: Path) -> No
     train(tmp_path, replace(TRAINING, stop_at=4))
     train(tmp_path, replace(TRAINING, steps=12, accumulate=2, checkpoint_every=5))
     assert len(losses(tmp_path)) == 12
-    for other in ({"batch": 16}, {"schedule": "cosine"}, {"precision": "bf16"}, {"weight_decay": 0.0}):
+    others: list[dict[str, Any]] = [{"batch": 16}, {"schedule": "cosine"}, {"weight_decay": 0.0}, {"ema_warmup": False}]
+    for other in others:
         with pytest.raises(InputError, match="other settings or data"):
             train(tmp_path, replace(TRAINING, steps=12, **other))
+    with pytest.raises(InputError, match="other settings or data"):
+        train(tmp_path, replace(TRAINING, steps=12), runtime=CPU.at("bf16"))
 
 
 def test_a_cosine_of_another_length_is_another_training(tmp_path: Path) -> None:
@@ -134,25 +179,6 @@ def test_a_cosine_of_another_length_is_another_training(tmp_path: Path) -> None:
     train(tmp_path, cosine)
     with pytest.raises(InputError, match="other settings or data"):
         train(tmp_path, replace(cosine, steps=12))
-
-
-def test_the_moving_average_is_that_of_diffusers_by_hand(tmp_path: Path) -> None:
-    """shadow = d shadow + (1 - d) weights, d = min(ema, (1 + k) / (10 + k)) after the first step, 0 at it."""
-    shadow: list[Tensor] = []
-    weights: list[list[Tensor]] = []
-
-    def look(net: nn.Module, step: int, part: Part) -> Tensor:
-        weights.append([weight.detach().clone() for weight in net.parameters()])
-        return loss_of(net, step, part)
-
-    averaged = fit(network(), look, replace(TRAINING, steps=5), folder=tmp_path, key="k")
-    named = read_tensors(tmp_path / checkpoint.FILE)
-    weights.append([named[f"network.{name}"] for name, _ in averaged.named_parameters()])
-    for k, now in enumerate(weights[1:]):
-        decay = min(0.9, (1 + k) / (10 + k)) if k else 0.0
-        shadow = now if not k else [decay * s + (1 - decay) * w for s, w in zip(shadow, now, strict=True)]
-    for a, b in zip(averaged.parameters(), shadow, strict=True):
-        torch.testing.assert_close(a.data, b, atol=1e-6, rtol=1e-5)
 
 
 def test_only_what_is_trained_is_kept(tmp_path: Path) -> None:
@@ -163,7 +189,7 @@ def test_only_what_is_trained_is_kept(tmp_path: Path) -> None:
     assert torch.equal(after[0].weight, before)  # type: ignore[index]
     named = read_tensors(tmp_path / checkpoint.FILE)
     assert {name for name in named if name.startswith("network.")} == {"network.3.weight", "network.3.bias"}
-    assert {name.split(".")[1] for name in named if name.startswith(("ema.", "optimizer."))} == {"0", "1"}
+    assert {name.split(".")[1] for name in named if name.startswith(("average.", "optimizer."))} == {"0", "1"}
 
 
 def test_a_checkpoint_that_reads_back_otherwise_is_told_and_the_old_one_kept(
@@ -173,12 +199,12 @@ def test_a_checkpoint_that_reads_back_otherwise_is_told_and_the_old_one_kept(
     good, save = (tmp_path / checkpoint.FILE).read_bytes(), checkpoint.write_tensors
 
     def flip_a_bit(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
-        other = tensors["ema.1"].clone()
+        other = tensors["average.1"].clone()
         other.view(torch.uint8)[2] ^= 1
-        save(path, tensors | {"ema.1": other}, metadata)
+        save(path, tensors | {"average.1": other}, metadata)
 
     monkeypatch.setattr(checkpoint, "write_tensors", flip_a_bit)
-    with pytest.raises(InputError, match=r"ema\.1 reads back otherwise than it was written at step 6"):
+    with pytest.raises(InputError, match=r"average\.1 reads back otherwise than it was written at step 6"):
         train(tmp_path)
     assert (tmp_path / checkpoint.FILE).read_bytes() == good
     assert not list(tmp_path.glob(".*tmp*"))
@@ -199,13 +225,38 @@ def test_a_nan_in_a_checkpoint_equals_itself(tmp_path: Path) -> None:
     assert checkpoint.differing(tmp_path / "x", kept | {"b": kept["a"]}) == "b"
 
 
-def test_a_damaged_checkpoint_is_one_line(tmp_path: Path) -> None:
+def test_a_damaged_checkpoint_is_set_aside_and_the_training_begins_anew(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    train(tmp_path / "whole")
+    train(tmp_path / "cut", replace(TRAINING, steps=3))
+    path = tmp_path / "cut" / checkpoint.FILE
+    path.write_bytes(path.read_bytes()[:-40])
+    train(tmp_path / "cut")
+    assert same_files(tmp_path / "whole", tmp_path / "cut")
+    assert "state.safetensors is damaged; it was moved to state.damaged" in caplog.text
+    assert path.with_suffix(".damaged").is_file()
+
+
+def test_a_damaged_checkpoint_is_one_line_where_it_may_not_begin_anew(tmp_path: Path) -> None:
     train(tmp_path, replace(TRAINING, steps=3))
     path = tmp_path / checkpoint.FILE
     path.write_bytes(path.read_bytes()[:-40])
-    with pytest.raises(InputError, match=r"checkpoint\.safetensors is damaged .*; move it away to begin anew") as told:
-        train(tmp_path)
+    state = checkpoint.State.new("k", network(), TRAINING)
+    with pytest.raises(InputError, match=r"state\.safetensors is damaged .*; move it away to begin anew") as told:
+        checkpoint.resume(state, tmp_path)
     assert "\n" not in str(told.value)
+
+
+def test_fewer_steps_than_were_made_begin_anew(tmp_path: Path) -> None:
+    train(tmp_path / "few", replace(TRAINING, steps=4))
+    train(tmp_path / "many")
+    train(tmp_path / "many", replace(TRAINING, steps=4))
+    assert same_files(tmp_path / "few", tmp_path / "many")
+    with pytest.raises(InputError, match="was already trained for 4 steps, more than 2"):
+        checkpoint.resume(
+            checkpoint.State.new(_key(tmp_path / "few"), network(), replace(TRAINING, steps=2)), tmp_path / "few"
+        )
 
 
 @pytest.mark.parametrize(
@@ -218,6 +269,8 @@ def test_a_damaged_checkpoint_is_one_line(tmp_path: Path) -> None:
         ({"learning_rate": math.nan}, "learning_rate is nan; give more than 0"),
         ({"ema": 1.0}, "ema is 1.0; give a decay from 0"),
         ({"stop_at": 9}, "stop_at is 9; give 1 to 8"),
+        ({"checkpoint_every": 0}, "checkpoint_every is 0; give at least 1"),
+        ({"checkpoint_every": None, "patience": 2}, "patience counts measurements; give evaluate_every"),
     ],
 )
 def test_settings_that_cannot_work_are_one_line(changes: dict[str, Any], said: str) -> None:
@@ -228,11 +281,12 @@ def test_settings_that_cannot_work_are_one_line(changes: dict[str, Any], said: s
 def test_what_cannot_be_trained_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="a batch of 8 does not divide into 1 processes x 3 micro-batches"):
         train(tmp_path, replace(TRAINING, accumulate=3))
-    with pytest.raises(InputError, match="precision fp16 needs a GPU; use bf16 or fp32"):
-        train(tmp_path, replace(TRAINING, precision="fp16"))
+    with pytest.raises(InputError, match="test: precision fp16 needs a GPU; use bf16 or fp32"):
+        train(tmp_path, runtime=CPU.at("fp16"))
     if not torch.cuda.is_available():
-        with pytest.raises(InputError, match="device cuda was asked for, but torch sees no GPU"):
-            train(tmp_path, device="cuda")
+        for device in ("cuda", "cuda:1"):
+            with pytest.raises(InputError, match=f"device: {device}, but torch finds no GPU; write device: cpu"):
+                train(tmp_path, runtime=replace(CPU, device=device))
     with pytest.raises(InputError, match="no weight of the network is trainable"):
         train(tmp_path, net=network().requires_grad_(False))
     assert not list(tmp_path.iterdir())
@@ -242,8 +296,9 @@ def test_a_network_whose_weights_do_not_move_is_told(tmp_path: Path) -> None:
     """As when adapters were put in after the optimizer was made, or the loss has lost its graph."""
     net = network()
     with pytest.raises(InputError, match="no weight moved in the first step"):
-        fit(net, lambda model, step, part: loss_of(model, step, part) * 0, replace(TRAINING, weight_decay=0.0),
-            folder=tmp_path, key="k")  # fmt: skip
+        run(
+            net, lambda model, step, part: loss_of(model, step, part) * 0, replace(TRAINING, weight_decay=0.0), tmp_path
+        )
     assert not list(tmp_path.iterdir())
 
 
@@ -251,14 +306,14 @@ def test_bfloat16_runs_the_forward_and_leaves_no_trace(tmp_path: Path) -> None:
     seen: list[torch.dtype] = []
     net = network()
     net[0].register_forward_hook(lambda module, given, out: seen.append(out.dtype))  # type: ignore[index]
-    train(tmp_path / "half", replace(TRAINING, steps=1, precision="bf16"), net)
+    train(tmp_path / "half", replace(TRAINING, steps=1), net, runtime=CPU.at("bf16"))
     train(tmp_path / "whole", replace(TRAINING, steps=1), network())
     assert seen == [torch.bfloat16]
     assert net(INPUTS).dtype == torch.float32
     assert seen[1] == torch.float32
     assert losses(tmp_path / "half") != losses(tmp_path / "whole")
     assert all(value.dtype == torch.float32 for name, value in read_tensors(tmp_path / "half" / checkpoint.FILE).items()
-               if name.startswith(("network.", "ema.", "optimizer.")))  # fmt: skip
+               if name.startswith(("network.", "average.", "optimizer.")))  # fmt: skip
 
 
 def test_a_grid_puts_images_side_by_side() -> None:
@@ -302,7 +357,7 @@ def test_curves_go_to_tensorboard_and_a_kill_leaves_no_step_twice(tmp_path: Path
 
     options: dict[str, Any] = {"tracker": "tensorboard", "picture": picture, "evaluate": held, "name": "run"}
     with pytest.raises(KeyboardInterrupt):
-        train(tmp_path, progress=power_cut, **options)
+        train(tmp_path, runtime=replace(CPU, progress=power_cut), **options)
     train(tmp_path, **options)
     told = EventAccumulator(str(tmp_path / "tracking" / "run")).Reload()
     assert [event.step for event in told.Scalars("loss")] == list(range(1, 9))
@@ -337,10 +392,10 @@ torch.distributed.destroy_process_group()
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
 def test_on_a_gpu_a_cut_training_keeps_its_loss_scale_and_goes_on(tmp_path: Path, precision: Any) -> None:
     """Close, not equal: a GPU adds in any order. The scaler of fp16 grows after 2,000 steps; here it is only kept."""
-    training = replace(TRAINING, precision=precision)
-    whole = train(tmp_path / "whole", training, network(0.5), device="cuda")
-    train(tmp_path / "cut", replace(training, stop_at=4), network(0.5), device="cuda")
-    cut = train(tmp_path / "cut", training, network(0.5), device="cuda")
+    gpu = {"runtime": Runtime("cuda", precision, None, 0)}
+    whole = train(tmp_path / "whole", TRAINING, network(0.5), **gpu)
+    train(tmp_path / "cut", replace(TRAINING, stop_at=4), network(0.5), **gpu)
+    cut = train(tmp_path / "cut", TRAINING, network(0.5), **gpu)
     for a, b in zip(whole.parameters(), cut.parameters(), strict=True):
         assert a.device.type == "cpu"
         torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-4)
@@ -362,7 +417,7 @@ class HalfScaler:
 
 
 def test_a_loss_scale_is_part_of_the_state() -> None:
-    states = [checkpoint.State.new("k", network(), 0.9, 0.0, HalfScaler()) for _ in range(2)]
+    states = [checkpoint.State.new("k", network(), TRAINING, HalfScaler()) for _ in range(2)]
     states[0].scaler.told |= {"scale": 512.0, "_growth_tracker": 37}
     states[1].restore(states[0].tensors(), 5)
     assert states[1].scaler.told == {"scale": 512.0, "growth_factor": 2.0, "_growth_tracker": 37}
@@ -396,11 +451,5 @@ def test_weights_that_are_no_numbers_after_the_last_step_are_no_checkpoint(tmp_p
         return sum(weight.nan_to_num(0, 0, 0).sum() for weight in net.parameters())
 
     with pytest.raises(InputError, match="weights are no numbers at step 8; lower the learning rate"):
-        fit(
-            network(),
-            explode,
-            replace(TRAINING, schedule="cosine", checkpoint_every=8),
-            folder=tmp_path / "cut",
-            key="k",
-        )
+        run(network(), explode, replace(TRAINING, schedule="cosine", checkpoint_every=8), tmp_path / "cut")
     assert (tmp_path / "cut" / checkpoint.FILE).read_bytes() == kept
