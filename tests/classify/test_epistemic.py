@@ -3,6 +3,7 @@
 import math
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -26,10 +27,12 @@ from medlt.classify.sets import TrainingSet
 from medlt.classify.train import Classifier
 from medlt.diffusion.batching import fixed_batches
 from medlt.files import digest_tensors, tensor_bytes
+from medlt.store import Store
+from medlt.training.runtime import Runtime
 from medlt.types import InputError
 
 SIZE, FINDINGS = 32, 2
-FAST = {"members": 4, "hidden": 8, "steps": 5, "batch": 16}
+FAST: dict[str, Any] = {"members": 4, "hidden": 8, "steps": 5, "batch": 16}
 
 
 def toy(n: int = 40, seed: int = 0) -> TrainingSet:
@@ -47,8 +50,13 @@ def judge(seed: int = 0) -> Classifier:
     return Classifier(network("small", FINDINGS, seed), SIZE, {})
 
 
-def fitted(folder: Path, **changed: object) -> Epistemic:
-    return fit_epistemic(judge(), toy(), folder=folder, **(FAST | changed))  # type: ignore[arg-type]
+def at(folder: Path, seed: int = 0) -> dict[str, Any]:
+    """Where and how a training runs, and where it is kept."""
+    return {"runtime": Runtime("cpu", "fp32", None, seed), "store": Store(folder)}
+
+
+def fitted(folder: Path, seed: int = 0, **changed: Any) -> Epistemic:
+    return fit_epistemic(judge(), toy(), **at(folder, seed), **(FAST | changed))
 
 
 def oracle(p: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -150,7 +158,7 @@ def test_the_classifier_is_bit_for_bit_what_it_was(tmp_path: Path) -> None:
     weights = {name: tensor_bytes(value) for name, value in classifier.net.state_dict().items()}
     flags = [weight.requires_grad for weight in classifier.net.parameters()]
     before = tensor_bytes(classifier.predict(images))
-    head = fit_epistemic(classifier, toy(), folder=tmp_path, **FAST)  # type: ignore[arg-type]
+    head = fit_epistemic(classifier, toy(), **at(tmp_path), **FAST)
     seen = (images.float() / 255).requires_grad_()
     torch.autograd.grad(head.logits(seen).var(0).sum(), seen)
     assert {name: tensor_bytes(value) for name, value in classifier.net.state_dict().items()} == weights
@@ -229,31 +237,42 @@ def test_a_finished_head_is_read_not_trained_and_another_is_another(
         with pytest.raises(AssertionError, match="trained again"):
             fitted(tmp_path, **changed)
     with pytest.raises(AssertionError, match="trained again"):
-        fit_epistemic(judge(1), toy(), folder=tmp_path, **FAST)  # type: ignore[arg-type]
+        fit_epistemic(judge(1), toy(), **at(tmp_path), **FAST)
+
+
+def test_a_flipped_byte_is_found_set_aside_and_made_again(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    first = fitted(tmp_path)
+    (place,) = Store(tmp_path).folders("epistemic")
+    weights = place / "epistemic.safetensors"
+    whole = weights.read_bytes()
+    weights.write_bytes(whole[:-100] + bytes([whole[-100] ^ 1]) + whole[-99:])
+    assert fitted(tmp_path).digest == first.digest
+    assert weights.read_bytes() == whole
+    assert f"{weights} is damaged" in caplog.text
 
 
 def test_a_head_is_refused_by_another_classifier(tmp_path: Path) -> None:
     fitted(tmp_path)
-    (record,) = tmp_path.glob("*.json")
+    (place,) = Store(tmp_path).folders("epistemic")
     with pytest.raises(InputError, match="another classifier"):
-        epistemic.load_epistemic(record, judge(1))
+        epistemic.load_epistemic(place, judge(1), "cpu")
     wide = replace(toy(), labels=np.zeros((40, 3), np.float32))
     with pytest.raises(InputError, match="knows 2 findings, the labels 3"):
-        fit_epistemic(judge(), wide, folder=tmp_path)
+        fit_epistemic(judge(), wide, **at(tmp_path))
     with pytest.raises(InputError, match="1 members cannot disagree"):
         fitted(tmp_path, members=1)
     assert weights_digest(judge().net) != weights_digest(judge(1).net)
 
 
 def test_bootstrap_weights_are_poisson_a_function_of_the_uid_and_of_the_rows_weight() -> None:
-    rows, chosen = toy(4000), epistemic.Settings(members=8)
-    pulls = epistemic._bootstrap(rows, chosen)
+    rows = toy(4000)
+    pulls = epistemic._bootstrap(rows, 8, 0)
     assert pulls.mean() == pytest.approx(1, abs=0.03)
     assert pulls.var() == pytest.approx(1, abs=0.05)
     some = rows.take(["u7", "u3"])
-    assert np.array_equal(epistemic._bootstrap(some, chosen), pulls[:, [7, 3]])
+    assert np.array_equal(epistemic._bootstrap(some, 8, 0), pulls[:, [7, 3]])
     half = replace(some, weights=np.full(2, 0.5, np.float32))
-    assert np.array_equal(epistemic._bootstrap(half, chosen), 0.5 * pulls[:, [7, 3]])
+    assert np.array_equal(epistemic._bootstrap(half, 8, 0), 0.5 * pulls[:, [7, 3]])
 
 
 class Flat(torch.nn.Module):
@@ -276,7 +295,7 @@ def test_doubt_is_larger_far_from_the_training_data(tmp_path: Path, seed: int) -
     head = torch.nn.Linear(2, 1)
     torch.nn.init.zeros_(head.weight), torch.nn.init.zeros_(head.bias)
     flat = Classifier(Network(Flat(), head), 2, {})
-    known = fit_epistemic(flat, rows, folder=tmp_path, seed=seed)
+    known = fit_epistemic(flat, rows, **at(tmp_path, seed))
     far = torch.zeros(2, 1, 2, 2)
     far[:, 0, 0] = torch.tensor([[110.0, 250.0], [110.0, 5.0]]) / 255
     for name in ("bald", "variance"):
@@ -296,7 +315,7 @@ def test_a_feature_that_no_training_image_has_does_not_drown_what_the_members_sa
     """The least stir of it would, were it divided by its own spread, which is nothing."""
     torch.manual_seed(0)
     classifier = Classifier(Network(Brightness(), torch.nn.Linear(2, FINDINGS)), SIZE, {})
-    head = fit_epistemic(classifier, toy(), folder=tmp_path, **FAST)  # type: ignore[arg-type]
+    head = fit_epistemic(classifier, toy(), **at(tmp_path), **FAST)
     spread = head.members.sd
     assert float(spread[1]) == pytest.approx(0.1 * float(spread.mean() * 2 - spread[1]) / 2, rel=1e-5)
     barely, known = (torch.full((1, 1, SIZE, SIZE), value) for value in (0.976, 0.974))  # 1.904 and 1.896 standardised

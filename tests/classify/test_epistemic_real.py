@@ -27,6 +27,8 @@ from medlt.data.images import read_image
 from medlt.data.layouts import NIH_FINDINGS
 from medlt.data.loaders import square
 from medlt.metrics.ranking import auroc
+from medlt.store import Store
+from medlt.training.runtime import Runtime
 
 pytestmark = [pytest.mark.real_data, pytest.mark.slow]
 SIZE, SEEDS = 64, (0, 1, 2)
@@ -65,8 +67,9 @@ def known(real_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable
     train, val = rows(table, images, "train"), rows(table, images, "val")
 
     def make(seed: int) -> Epistemic:
-        judge = fit(train, val, folder=folder, seed=seed, steps=300)
-        return fit_epistemic(judge, train, folder=folder, seed=seed)
+        runtime, store = Runtime("cpu", "fp32", None, seed), Store(folder)
+        judge = fit(train, val, runtime=runtime, store=store, steps=300)
+        return fit_epistemic(judge, train, runtime=runtime, store=store)
 
     return make
 

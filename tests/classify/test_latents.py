@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from copy import deepcopy
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,18 @@ from medlt import chance
 from medlt.classify import latents
 from medlt.classify.latents import LatentClassifier, fit_latents, latent_network
 from medlt.diffusion.finetune import LabelledLatents
+from medlt.files import digest_tensors
 from medlt.metrics.ranking import auroc
+from medlt.store import RECORD, Store
+from medlt.training import loop
+from medlt.training.runtime import Runtime
 from medlt.types import InputError
+
+
+def at(folder: Path, seed: int = 0) -> dict[str, Any]:
+    """Where and how a training runs, and where it is kept."""
+    return {"runtime": Runtime("cpu", "fp32", None, seed), "store": Store(folder)}
+
 
 FAST: dict[str, Any] = {"steps": 4, "batch": 8, "evaluate_every": 2, "patience": 9}
 
@@ -31,21 +42,28 @@ def shown(n: int, seed: int, channels: int = 3) -> LabelledLatents:
     def get(uids: Sequence[str]) -> Tensor:
         return noise[[int(uid) for uid in uids]]
 
-    return LabelledLatents(get, [str(i) for i in range(n)], labels)
+    return LabelledLatents(get, [str(i) for i in range(n)], labels, digest_tensors({"noise": noise}))
 
 
 TRAIN, VAL = shown(48, 0), shown(24, 1)
 
 
+def kept(folder: Path) -> Path:
+    """The folder of the only classifier in a store."""
+    (found,) = Store(folder).folders("latent_classifier")
+    return found
+
+
 def bytes_in(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
+    """The files of the only classifier in a store, but for the store's own."""
+    return {path.name: path.read_bytes() for path in sorted(kept(folder).iterdir()) if path.name != RECORD}
 
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> LatentClassifier:
     """Trained for a few seconds."""
     folder = tmp_path_factory.mktemp("latents")
-    return fit_latents(shown(200, 2), VAL, folder=folder, steps=40, batch=16, evaluate_every=20, ema=0.9)
+    return fit_latents(shown(200, 2), VAL, **at(folder), steps=40, batch=16, evaluate_every=20, ema=0.9)
 
 
 def test_it_learns_what_latents_show(trained: LatentClassifier) -> None:
@@ -70,32 +88,36 @@ def test_features_are_what_the_head_sees_and_gradients_reach_latents_only(traine
 def test_a_rerun_is_bitwise_equal_and_found_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(1)
     before = torch.get_rng_state()
-    first = fit_latents(TRAIN, VAL, folder=tmp_path / "a", **FAST)
+    first = fit_latents(TRAIN, VAL, **at(tmp_path / "a"), **FAST)
     assert torch.equal(torch.get_rng_state(), before)
-    again = fit_latents(TRAIN, VAL, folder=tmp_path / "b", **FAST)
-    other = fit_latents(TRAIN, VAL, folder=tmp_path / "c", seed=1, **FAST)
+    again = fit_latents(TRAIN, VAL, **at(tmp_path / "b"), **FAST)
+    other = fit_latents(TRAIN, VAL, **at(tmp_path / "c", 1), **FAST)
     assert bytes_in(tmp_path / "a") == bytes_in(tmp_path / "b")
     assert len(bytes_in(tmp_path / "a")) == 2
     assert set(bytes_in(tmp_path / "a").values()).isdisjoint(bytes_in(tmp_path / "c").values())
     assert first.digest == again.digest != other.digest
 
-    def never(*_: object) -> None:
+    def never(*_: object, **__: object) -> None:
         raise AssertionError("trained again")
 
-    monkeypatch.setattr(latents, "_train", never)
-    assert fit_latents(TRAIN, VAL, folder=tmp_path / "a", **FAST).digest == first.digest
-    for data, changed in ((TRAIN, {"learning_rate": 2e-3}), (shown(48, 9), {})):
+    monkeypatch.setattr(loop, "fit", never)
+    assert fit_latents(TRAIN, VAL, **at(tmp_path / "a"), **FAST).digest == first.digest
+    other_pixels = replace(TRAIN, contents="those of other images")
+    for data, changed in ((TRAIN, {"learning_rate": 2e-3}), (shown(48, 9), {}), (other_pixels, {})):
         with pytest.raises(AssertionError, match="trained again"):
-            fit_latents(data, VAL, folder=tmp_path / "a", **(FAST | changed))
+            fit_latents(data, VAL, **at(tmp_path / "a"), **(FAST | changed))
 
 
-def test_killed_between_its_files_it_is_trained_again_to_the_same_bytes(tmp_path: Path) -> None:
-    fit_latents(TRAIN, VAL, folder=tmp_path, **FAST)
-    whole = bytes_in(tmp_path)
-    next(tmp_path.glob("*.json")).unlink()
-    next(tmp_path.glob("*.safetensors")).write_bytes(b"half")
-    fit_latents(TRAIN, VAL, folder=tmp_path, **FAST)
+def test_a_flipped_byte_is_found_set_aside_and_made_again(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    first = fit_latents(TRAIN, VAL, **at(tmp_path), **FAST)
+    whole, place = bytes_in(tmp_path), kept(tmp_path)
+    damaged = bytearray(whole["classifier.safetensors"])
+    damaged[-100] ^= 1
+    (place / "classifier.safetensors").write_bytes(damaged)
+    assert fit_latents(TRAIN, VAL, **at(tmp_path), **FAST).digest == first.digest
     assert bytes_in(tmp_path) == whole
+    assert (place.with_suffix(".damaged-1") / "classifier.safetensors").read_bytes() == damaged
+    assert "is damaged" in caplog.text
 
 
 def test_the_best_evaluation_is_kept_and_patience_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -107,7 +129,7 @@ def test_the_best_evaluation_is_kept_and_patience_ends(tmp_path: Path, monkeypat
 
     monkeypatch.setattr(latents, "macro_average_precision", worse_and_worse)
     options = FAST | {"steps": 40, "patience": 2, "learning_rate": 3e-3, "warm_up": 0.0}
-    record = fit_latents(TRAIN, VAL, folder=tmp_path, **options).record
+    record = fit_latents(TRAIN, VAL, **at(tmp_path), **options).record
     assert (record["best_step"], len(seen)) == (2, 3)
     assert [row["step"] for row in record["history"]] == [2, 4, 6]
 
@@ -123,9 +145,9 @@ def test_a_row_is_seen_by_itself_and_one_of_unknown_labels_not_at_all() -> None:
 
 def test_sets_that_do_not_fit_are_told(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="latents and findings of train"):
-        fit_latents(TRAIN, shown(4, 0, channels=4), folder=tmp_path)
+        fit_latents(TRAIN, shown(4, 0, channels=4), **at(tmp_path))
     with pytest.raises(TypeError, match="unexpected keyword"):
-        fit_latents(TRAIN, VAL, folder=tmp_path, sweeps=3)
+        fit_latents(TRAIN, VAL, **at(tmp_path), sweeps=3)
 
 
 @pytest.mark.parametrize("size", [8, 16, 32])

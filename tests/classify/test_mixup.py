@@ -32,7 +32,8 @@ def shades(rare: int = 2, common: int = 18) -> TrainingSet:
 
 
 def batches(mixup: str, **options: object) -> Batches:
-    return Batches(shades(), None, Stage(), seed=3, batch=64, augment="none", mixup=mixup, **options)  # type: ignore[arg-type]
+    where = {"device": torch.device("cpu"), **options}
+    return Batches(shades(), None, Stage(), seed=3, batch=64, augment="none", mixup=mixup, **where)  # type: ignore[arg-type]
 
 
 @given(seed=st.integers(0, 2**16), part=st.floats(0, 1))
