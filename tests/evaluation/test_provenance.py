@@ -25,7 +25,7 @@ def real(root: Path) -> Manifest:
 
 def made(root: Path, findings: tuple[str, ...] = FINDINGS, **changed: object) -> Manifest:
     """Three images of the first train rows, one of them between two parents."""
-    parents = {"parents": ["u00 u01", "u02", "u05"], "parent_a": ["u00", "u02", "u05"]}
+    parents = {"parents": [["u00", "u01"], ["u02"], ["u05"]], "parent_a": ["u00", "u02", "u05"]}
     rows = pd.DataFrame({"path": ["a.png", "b.png", "c.png"], "split": "train", "view": "PA", "synthetic": True,
                          "patient_id": ["synthetic-s0", "synthetic-s1", "synthetic-s2"], **parents,
                          "finding": findings[0], "slot": [0, 1, 2], "fold": 0},
@@ -57,7 +57,7 @@ def test_a_source_of_the_experiments_own_train_rows_passes(root: Path) -> None:
     require_fit("edits", made(root), whole.split("train"), whole)
     part = whole.where(whole.rows["split"].eq("train") & (whole.rows.index < "u08"))
     require_fit("edits", made(root), part, whole)
-    likes = Manifest(made(root).rows.drop(columns="parent_a").assign(parents="", like="u03"), FINDINGS, root)
+    likes = Manifest(made(root).rows.drop(columns="parent_a").assign(parents=[[]] * 3, like="u03"), FINDINGS, root)
     require_fit("noise", likes, whole.split("train"), whole)
 
 
@@ -84,7 +84,7 @@ def test_the_same_images_under_other_patient_names_are_a_leak_too(root: Path) ->
 
 
 def test_a_parent_that_is_held_out_is_a_leak_though_no_model_saw_it(root: Path) -> None:
-    told = {"parents": ["u00 u18", "u02", "u05"]}
+    told = {"parents": [["u00", "u18"], ["u02"], ["u05"]]}
     refused(root, r"learnt from patients of split test \(1\)", made(root, **told))
 
 
@@ -105,10 +105,10 @@ def test_real_images_that_no_arm_is_given_are_refused(root: Path) -> None:
 
 
 def test_parents_must_be_train_rows(root: Path) -> None:
-    lost = made(root, parents=["u00", "gone", "u05"], parent_a=["u00", "gone", "away"])
+    lost = made(root, parents=[["u00"], ["gone"], ["u05"]], parent_a=["u00", "gone", "away"])
     refused(root, r"image 's1' \(and 1 more\) has a parent that is no train row here; make the source", lost)
     refused(
-        root, "image 's1' names no real parent", made(root, parents=["u00", "", "u05"], parent_a=["u00", "", "u05"])
+        root, "image 's1' names no real parent", made(root, parents=[["u00"], [], ["u05"]], parent_a=["u00", "", "u05"])
     )
     bare = Manifest(made(root).rows.drop(columns="parent_a"), FINDINGS, root)
     refused(root, "no column parent_a or like, so no control can be made", bare)
@@ -133,9 +133,11 @@ def test_rows_are_synthetic_new_labelled_and_there(root: Path) -> None:
     refused(root, r"b\.png: no such file \(uid s1\)", made(root))
 
 
-def test_an_empty_source_is_refused(root: Path) -> None:
-    own = made(root)
-    refused(root, "no synthetic image; see why", own.where(pd.Series(False, own.rows.index)))
+def test_a_source_that_kept_nothing_passes_and_what_it_learnt_from_is_still_looked_at(root: Path) -> None:
+    own, whole = made(root), real(root)
+    none = own.where(pd.Series(False, own.rows.index))
+    require_fit("edits", none, whole.split("train"), whole)
+    refused(root, "learnt from patients of split test", none, whole.where(whole.rows["split"] != "val"))
 
 
 def test_numbers_and_texts_name_the_same_patient() -> None:

@@ -1,0 +1,217 @@
+"""From what arms said to tables and the word: planted truth, what an earlier call left, and what is not there."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from medlt.evaluation.arms import REAL, Arm, HeldOutRows
+from medlt.evaluation.conclude import Conclusion, conclude, experiment
+from medlt.evaluation.design import ArmSpec, build_arms
+from medlt.evaluation.engine import TrainedArms
+from medlt.evaluation.sources import SourceImages
+from medlt.types import InputError
+
+MakeSource = Callable[..., SourceImages]
+SHARED = {"steps": 2, "batch": 4, "mix": 0.2}
+METHODS = ("fusion", "edit", "noise", "minority", "longtail", "diffult", "a new one")
+
+
+def built(rows: HeldOutRows, source: SourceImages, **specs: ArmSpec) -> list[Arm]:
+    return build_arms(specs, rows, {"x": source}, settings=SHARED, weight=0.3)
+
+
+def said(rows: HeldOutRows, arms: Sequence[Arm], val: Mapping[str, float], test: Mapping[str, float]) -> TrainedArms:
+    """Probabilities of two seeds, truth * strength + noise through a logistic; strength 1 where none is given."""
+    draw = np.random.default_rng(0)
+
+    def of(truth: np.ndarray, strength: float) -> np.ndarray:
+        noisy = np.stack([truth * strength + draw.normal(size=truth.shape) for _ in range(2)])
+        return np.asarray(1 / (1 + np.exp(-noisy)))
+
+    names = [arm.name for arm in arms if not arm.empty]
+    return TrainedArms(
+        (0, 1),
+        {name: of(rows.val.labels, val.get(name, 1.0)) for name in names},
+        {name: of(rows.test.labels, test.get(name, 1.0)) for name in names},
+    )
+
+
+@pytest.fixture
+def many(rows: HeldOutRows) -> HeldOutRows:
+    """Ten times the test rows, so that a planted effect is seen."""
+    test = rows.test
+    wide = replace(
+        test,
+        images=test.images.repeat(10, 1, 1, 1),
+        labels=np.tile(test.labels, (10, 1)),
+        weights=np.tile(test.weights, 10),
+        uids=tuple(f"{uid}-{n}" for n in range(10) for uid in test.uids),
+    )
+    about = pd.concat([rows.attributes] * 10, ignore_index=True)
+    return replace(rows, test=wide, patients=[str(i) for i in range(400)], attributes=about)
+
+
+def concluded(rows: HeldOutRows, arms: Sequence[Arm], folder: Path, **more: Any) -> Conclusion:
+    strength = {name: more.pop(name, {}) for name in ("val", "test")}
+    options = {"draws": 200, "seed": 0} | more
+    return conclude(rows, arms, said(rows, arms, **strength), folder, **options)
+
+
+@pytest.mark.parametrize(("strength", "word"), [(6.0, "helps"), (-2.0, "harms")])
+@pytest.mark.parametrize("method", METHODS)
+def test_the_verdict_is_of_the_arm_against_its_control_whatever_it_is_called(
+    many: HeldOutRows, source: MakeSource, tmp_path: Path, method: str, strength: float, word: str
+) -> None:
+    arms = built(many, source(), **{method: ArmSpec("x", control="duplicated")})
+    found = concluded(many, arms, tmp_path, test={method: strength})
+    assert (found.word, found.chosen) == (word, method)
+    told = json.loads((tmp_path / "verdict.json").read_text())
+    assert (told["comparison"]["arm"], told["comparison"]["control"]) == (method, "duplicated")
+    assert (told["comparison"]["finding"], told["comparison"]["metric"]) == ("tail", "AP")
+    assert told["against_real"]["control"] == REAL
+    assert told["chosen_by"] == "being the only one"
+    assert told["smallest"] > 0
+    assert (told["test_images"], told["test_patients"], told["seeds"]) == (400, 400, 2)
+    table = pd.read_parquet(tmp_path / "arms.parquet").set_index("arm")
+    assert table["role"].to_dict() == {REAL: "real", method: "synthetic", "duplicated": "control"}
+    assert table.index[table["chosen"]].tolist() == [method]
+
+
+def test_every_table_is_there_with_its_arms(rows: HeldOutRows, source: MakeSource, tmp_path: Path) -> None:
+    arms = built(rows, source(), fusion=ArmSpec("x"), half=ArmSpec("x", dose=0.5), focal=ArmSpec(loss="focal"))
+    found = concluded(rows, arms, tmp_path, val={"half": 9.0, "focal": 5.0})
+    assert found.chosen == "half"
+    read = {name: pd.read_parquet(tmp_path / f"{name}.parquet") for name in ("arms", "scores", "differences")}
+    read |= {name: pd.read_parquet(tmp_path / f"{name}.parquet") for name in ("reliability", "subgroups")}
+    names = [arm.name for arm in arms]
+    assert list(read["arms"]["arm"]) == names
+    assert set(read["scores"]["arm"]) == set(names)
+    assert set(read["reliability"]["arm"]) == set(read["subgroups"]["arm"]) == {REAL, "half", "duplicated for half"}
+    assert set(read["subgroups"]["attribute"]) == {"view", "sex"}
+    pairs = set(zip(read["differences"]["arm"], read["differences"]["control"], strict=True))
+    controls = {("fusion", "duplicated for fusion"), ("half", "duplicated for half"), ("half", "focal")}
+    assert pairs == controls | {(name, REAL) for name in names if name != REAL}
+    assert found.verdict["against_real"]["control"] == "focal"  # the best without images, on validation
+    assert found.verdict["chosen_by"] == "validation tail macro AP"
+    assert {line["arm"] for line in found.verdict["arms"]} == set(names) - {REAL}
+    assert {"AP", "AUROC", "balanced accuracy", "F1", "ECE"} <= set(read["scores"]["metric"])
+    assert found.tables is not None
+    pd.testing.assert_frame_equal(found.tables.scores, read["scores"])
+    told = concluded(rows, arms, tmp_path / "given", val={"half": 9.0}, chosen="fusion")
+    assert (told.chosen, told.verdict["chosen_by"]) == ("fusion", "the config")
+
+
+def test_a_chosen_arm_without_images_is_refused(rows: HeldOutRows, source: MakeSource, tmp_path: Path) -> None:
+    arms = built(rows, source(), fusion=ArmSpec("x"), focal=ArmSpec(loss="focal"))
+    for name in ("focal", "nobody", "duplicated for fusion"):
+        with pytest.raises(InputError, match=f"'{name}' is no arm with synthetic images; choose one of fusion"):
+            concluded(rows, arms, tmp_path, chosen=name)
+
+
+def empty(source: MakeSource) -> SourceImages:
+    return source(kept=pd.DataFrame(index=pd.Index([], name="uid")))
+
+
+def test_without_a_kept_image_there_is_nothing_to_compare(
+    rows: HeldOutRows, source: MakeSource, tmp_path: Path
+) -> None:
+    """The same from one source as from an experiment that has another arm beside it."""
+    alone = built(rows, empty(source), fusion=ArmSpec("x", control="duplicated"))
+    beside = built(rows, empty(source), fusion=ArmSpec("x"), focal=ArmSpec(loss="focal"))
+    found = [concluded(rows, arms, tmp_path / str(n)) for n, arms in enumerate((alone, beside))]
+    for one in found:
+        assert (one.word, one.chosen) == ("no evidence", None)
+        assert one.verdict["sentence"].startswith("no evidence: nothing to compare")
+        assert one.verdict["comparison"] is None
+        assert pd.read_parquet(tmp_path / "0" / "arms.parquet")["val_tail_ap"].isna().all()
+    assert (found[0].tables, found[0].experiments) == (None, ())  # the test set was not asked
+    assert found[1].tables is not None
+    assert set(found[1].tables.scores["arm"]) == {REAL, "focal"}
+    assert len(found[1].experiments) == 1
+
+
+def test_an_empty_arm_does_not_stop_another_from_being_chosen(
+    rows: HeldOutRows, source: MakeSource, tmp_path: Path
+) -> None:
+    specs = {"fusion": ArmSpec("x"), "edit": ArmSpec("y")}
+    arms = build_arms(specs, rows, {"x": empty(source), "y": source()}, settings=SHARED, weight=0.3)
+    assert concluded(rows, arms, tmp_path).chosen == "edit"
+    found = concluded(rows, arms, tmp_path, chosen="fusion")
+    assert (found.word, found.chosen) == ("no evidence", None)
+
+
+def test_reweighted_arms_alone_are_no_verdict(rows: HeldOutRows, source: MakeSource, tmp_path: Path) -> None:
+    found = concluded(rows, built(rows, source(), focal=ArmSpec(loss="focal")), tmp_path)
+    assert (found.word, found.chosen) == ("no verdict", None)
+    assert found.tables is not None
+
+
+def test_tables_of_an_earlier_comparison_do_not_stay(rows: HeldOutRows, source: MakeSource, tmp_path: Path) -> None:
+    first = concluded(rows, built(rows, source(), fusion=ArmSpec("x")), tmp_path)
+    found = concluded(rows, built(rows, empty(source), fusion=ArmSpec("x")), tmp_path, experiments=first.experiments)
+    tables = ("scores", "differences", "reliability", "subgroups")
+    assert [name for name in tables if (tmp_path / f"{name}.parquet").exists()] == []
+    assert [name for name in tables if not (tmp_path / "superseded" / f"{name}-1.parquet").is_file()] == []
+    assert found.experiments == first.experiments
+    kept = json.loads((tmp_path / "superseded" / f"verdict-{first.experiments[0]}.json").read_text())
+    assert kept == first.verdict
+
+
+def test_each_other_question_to_the_test_set_counts(rows: HeldOutRows, source: MakeSource, tmp_path: Path) -> None:
+    one, other = built(rows, source(), fusion=ArmSpec("x")), built(rows, source(), fusion=ArmSpec("x", dose=0.5))
+    first = concluded(rows, one, tmp_path)
+    again = concluded(rows, one, tmp_path, experiments=first.experiments)
+    assert first.verdict["test_set_evaluations"] == again.verdict["test_set_evaluations"] == 1
+    assert not (tmp_path / "superseded").exists()
+    second = concluded(rows, other, tmp_path, experiments=again.experiments)
+    assert second.verdict["test_set_evaluations"] == 2
+    assert len(list((tmp_path / "superseded").glob("verdict-*.json"))) == 1
+    back = concluded(rows, one, tmp_path, experiments=second.experiments)
+    assert back.verdict["test_set_evaluations"] == 2  # it was asked before
+    assert back.experiments == second.experiments
+
+
+def test_an_experiment_is_named_by_contents(rows: HeldOutRows, source: MakeSource) -> None:
+    arms = built(rows, source(), fusion=ArmSpec("x"))
+    options: dict[str, Any] = {"draws": 100, "seed": 0, "chosen": None}
+    named = experiment(rows, arms, [0, 1], **options)
+    assert experiment(rows, built(rows, source(), fusion=ArmSpec("x")), [0, 1], **options) == named
+    pixels = rows.test.images.clone()
+    pixels[0, 0, 0, 0] ^= 1
+    others = [
+        experiment(replace(rows, test=replace(rows.test, images=pixels)), arms, [0, 1], **options),
+        experiment(rows, arms, [0], **options),
+        experiment(rows, arms, [0, 1], **options | {"chosen": "fusion"}),
+        experiment(rows, arms, [0, 1], **options | {"seed": 1}),
+        experiment(rows, built(rows, source(), fusion=ArmSpec("x", weight=0.4)), [0, 1], **options),
+    ]
+    assert len({named, *others}) == 6
+
+
+@pytest.mark.parametrize("left", [b"{[", b"", b"[]", b'{"verdict": "helps"}', b"\xff\xfe"])
+def test_a_damaged_verdict_is_named_and_set_aside(
+    rows: HeldOutRows, source: MakeSource, tmp_path: Path, left: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "verdict.json").write_bytes(left)
+    with caplog.at_level(logging.WARNING):
+        found = concluded(rows, built(rows, source(), fusion=ArmSpec("x")), tmp_path)
+    assert "verdict.json is damaged" in caplog.text
+    assert (tmp_path / "superseded" / "verdict-1.json").read_bytes() == left
+    assert json.loads((tmp_path / "verdict.json").read_text()) == found.verdict
+
+
+def test_arms_that_were_not_trained_are_not_concluded_on(
+    rows: HeldOutRows, source: MakeSource, tmp_path: Path
+) -> None:
+    arms = built(rows, source(), fusion=ArmSpec("x"))
+    with pytest.raises(InputError, match="'duplicated for fusion' was not trained"):
+        conclude(rows, arms, said(rows, arms[:2], {}, {}), tmp_path, draws=100, seed=0)

@@ -1,0 +1,65 @@
+"""Label checks of sources: reporting judges that had no other part, and tables that hold what there is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from medlt.checks.apart import digest_network
+from medlt.classify.classifier import Classifier
+from medlt.evaluation.arms import HeldOutRows
+from medlt.evaluation.labelling import TABLES, check_labels, reporting_judges
+from medlt.evaluation.sources import SourceImages
+from medlt.store import Store
+from medlt.training.runtime import Runtime
+from medlt.types import InputError
+
+MakeSource = Callable[..., SourceImages]
+
+
+@pytest.fixture
+def options(tmp_path: Path) -> dict[str, Any]:
+    settings = {"steps": 2, "batch": 4, "evaluate_every": 1}
+    return {"settings": settings, "runtime": Runtime("cpu", "fp32", 1, 0), "store": Store(tmp_path / "store")}
+
+
+def test_a_block_a_source_in_every_table(
+    rows: HeldOutRows, source: MakeSource, options: dict[str, Any], tmp_path: Path
+) -> None:
+    none = source(name="none", kept=pd.DataFrame(index=pd.Index([], name="uid")))
+    found = check_labels([source(), none], rows.train, rows.val, tmp_path, **options)
+    assert set(found) == set(TABLES)
+    for name in TABLES:
+        pd.testing.assert_frame_equal(pd.read_parquet(tmp_path / f"{name}.parquet"), found[name])
+        assert set(found[name]["source"]) == ({"x", "none"} if name == "rejects" else {"x"})
+    assert found["rejects"][["check", "images", "planned"]].values.tolist() == [["label", 1, 5]] * 2
+    agreed = found["agreement"].set_index(["finding", "quantile"])
+    assert agreed.loc[("Hernia", 0.5), "images"] == 4
+    again = check_labels([], rows.train, rows.val, tmp_path, **options)
+    assert again == {}
+    assert [name for name in TABLES if (tmp_path / f"{name}.parquet").exists()] == []
+    assert len(list((tmp_path / "superseded").glob("*.parquet"))) == len(TABLES)
+
+
+def test_a_judge_that_guided_the_images_does_not_report(
+    rows: HeldOutRows, source: MakeSource, options: dict[str, Any]
+) -> None:
+    judges = reporting_judges(source(), rows.train, rows.val, **options)
+    one, other = judges.judges
+    assert isinstance(one, Classifier)
+    assert isinstance(other, Classifier)
+    assert digest_network(one.net) != digest_network(other.net)
+    with pytest.raises(InputError, match="both a guiding and a reporting classifier"):
+        reporting_judges(source(guiding=(digest_network(one.net),)), rows.train, rows.val, **options)
+
+
+def test_reporting_judges_run_where_the_runtime_says(
+    rows: HeldOutRows, source: MakeSource, options: dict[str, Any]
+) -> None:
+    runtime = Runtime("cuda:7", "fp32", 1, 0)
+    with pytest.raises((InputError, RuntimeError)):
+        reporting_judges(source(), rows.train, rows.val, **options | {"runtime": runtime})
