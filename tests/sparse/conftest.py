@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,6 +12,8 @@ from torch import Tensor
 
 from medlt.chance import rng
 from medlt.sparse.iterated import Iterated, iterate
+from medlt.store import Store
+from medlt.training.runtime import Runtime
 
 CORNERS = ((slice(0, 3), slice(0, 3)), (slice(5, 8), slice(5, 8)))
 
@@ -25,7 +28,7 @@ def planted(n: int, *key: object) -> tuple[Tensor, np.ndarray]:
     return torch.from_numpy(z).float(), y
 
 
-SMALL = {
+SMALL: dict[str, Any] = {
     "groups": 2,
     "vocabulary": 4,
     "temperature": 0.1,
@@ -37,7 +40,6 @@ SMALL = {
     "width": 8,
     "batch": 16,
     "learning_rate": 2e-2,
-    "seed": 3,
 }
 
 
@@ -50,6 +52,8 @@ def toy_latents() -> tuple[Tensor, np.ndarray, Tensor, np.ndarray]:
 def learnt(
     toy_latents: tuple[Tensor, np.ndarray, Tensor, np.ndarray], tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[Iterated, Path]:
-    """Two generations on the planted collection, and the folder they are in."""
+    """Two generations on the planted collection, and the folder of their store."""
     folder = tmp_path_factory.mktemp("learnt")
-    return iterate(*toy_latents, folder=folder, **SMALL), folder
+    names = {"contents": "planted train", "val_contents": "planted val"}
+    runtime = Runtime("cpu", "fp32", None, 3)
+    return iterate(*toy_latents, runtime=runtime, store=Store(folder), **names, **SMALL), folder

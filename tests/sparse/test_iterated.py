@@ -3,46 +3,117 @@
 from __future__ import annotations
 
 import inspect
+import json
+import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 
-from medlt.sparse import health, iterated
+from medlt.sparse import health, iterated, phases
 from medlt.sparse.embedding import SimplicialCoder
-from medlt.sparse.iterated import Iterated, iterate
+from medlt.sparse.iterated import FILE, Iterated, iterate
 from medlt.sparse.phases import Lesson
-from medlt.types import InputError
+from medlt.store import RECORD, Store
+from medlt.training.runtime import Runtime, silent
+from medlt.types import InputError, Progress
 
 Data = tuple[torch.Tensor, np.ndarray, torch.Tensor, np.ndarray]
-FAST = {
+FAST: dict[str, Any] = {
     "groups": 2, "vocabulary": 4, "temperature": 0.2, "imitation_epochs": 1, "adaptation_epochs": 1,
     "interaction_epochs": 2, "width": 4, "batch": 16, "learning_rate": 5e-3,
 }  # fmt: skip
 
 
-def files(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
+def at(folder: Path, seed: int = 0, progress: Progress = silent, contents: str = "planted train") -> dict[str, Any]:
+    """Where and how a code is learnt, from what, and where it is kept."""
+    runtime = Runtime("cpu", "fp32", None, seed, progress)
+    return {"runtime": runtime, "store": Store(folder), "contents": contents, "val_contents": "planted val"}
 
 
-def test_a_run_stopped_after_a_generation_ends_with_the_same_bytes(toy_latents: Data, tmp_path: Path) -> None:
-    whole = iterate(*toy_latents, folder=tmp_path / "whole", generations=3, **FAST)
-    iterate(*toy_latents, folder=tmp_path / "stopped", generations=2, **FAST)
-    kept = (tmp_path / "stopped" / "generation_01.safetensors").stat().st_mtime_ns
-    resumed = iterate(*toy_latents, folder=tmp_path / "stopped", generations=3, **FAST)
-    assert (tmp_path / "stopped" / "generation_01.safetensors").stat().st_mtime_ns == kept, "made once"
+def generations(folder: Path) -> list[Path]:
+    """The generations in a store, in their order."""
+    found = {
+        json.loads((one / RECORD).read_text())["key"]["generation"]: one for one in Store(folder).folders("sparse")
+    }
+    return [found[g] for g in sorted(found)]
+
+
+def files(folder: Path) -> list[tuple[str, bytes]]:
+    """The generations in a store: their digests, and their coders' bytes."""
+    return [(one.name, (one / FILE).read_bytes()) for one in generations(folder)]
+
+
+def test_a_run_of_more_generations_begins_with_those_of_fewer(toy_latents: Data, tmp_path: Path) -> None:
+    whole = iterate(*toy_latents, **at(tmp_path / "whole"), generations=3, **FAST)
+    iterate(*toy_latents, **at(tmp_path / "stopped"), generations=2, **FAST)
+    kept = (generations(tmp_path / "stopped")[1] / FILE).stat().st_mtime_ns
+    resumed = iterate(*toy_latents, **at(tmp_path / "stopped"), generations=3, **FAST)
+    assert (generations(tmp_path / "stopped")[1] / FILE).stat().st_mtime_ns == kept, "made once"
     assert files(tmp_path / "whole") == files(tmp_path / "stopped")
+    assert len(files(tmp_path / "whole")) == 3
     pd.testing.assert_frame_equal(whole.health, resumed.health)
     assert whole.coder.digest == resumed.coder.digest
 
 
+def test_a_generation_killed_in_a_phase_goes_on_to_the_same_bytes(
+    toy_latents: Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(phases, "CHECKPOINT", 5)
+    iterate(*toy_latents, **at(tmp_path / "whole"), generations=2, **FAST)
+    inner, seen = phases.masked_bce, list[int]()
+
+    def killed(*parts: torch.Tensor) -> torch.Tensor:
+        seen.append(len(seen))
+        if len(seen) == 24 + 12 + 14:  # interaction, adaptation, and in the second epoch of the second interaction
+            raise KeyboardInterrupt
+        return inner(*parts)
+
+    monkeypatch.setattr(phases, "masked_bce", killed)
+    with pytest.raises(KeyboardInterrupt):
+        iterate(*toy_latents, **at(tmp_path / "killed"), generations=2, **FAST)
+    assert len(generations(tmp_path / "killed")) == 1
+    seen.clear()
+    iterate(*toy_latents, **at(tmp_path / "killed"), generations=2, **FAST)
+    assert len(seen) == 24 - 10, "from the checkpoint at step 10 of 24"
+    assert files(tmp_path / "killed") == files(tmp_path / "whole")
+
+
+def test_a_flipped_byte_is_found_set_aside_and_made_again(
+    toy_latents: Data, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    first = iterate(*toy_latents, **at(tmp_path), generations=2, **FAST)
+    before, place = files(tmp_path), generations(tmp_path)[0]
+    damaged = before[0][1][:-100] + bytes([before[0][1][-100] ^ 1]) + before[0][1][-99:]
+    (place / FILE).write_bytes(damaged)
+    again = iterate(*toy_latents, **at(tmp_path), generations=2, **FAST)
+    assert again.coder.digest == first.coder.digest
+    assert files(tmp_path) == before
+    assert (place.with_suffix(".damaged-1") / FILE).read_bytes() == damaged
+    assert f"{place / FILE} is damaged" in caplog.text
+
+
+def test_other_latents_of_the_same_labels_are_another_code(toy_latents: Data, tmp_path: Path) -> None:
+    """All of them count, not some: the caller names them whole."""
+    z, y, val_z, val_y = toy_latents
+    other = z.clone()
+    other[1] += 1
+    one = iterate(z, y, val_z, val_y, **at(tmp_path), generations=1, **FAST)
+    two = iterate(other, y, val_z, val_y, **at(tmp_path, contents="others"), generations=1, **FAST)
+    three = iterate(z, 1 - y, val_z, val_y, **at(tmp_path), generations=1, **FAST)
+    four = iterate(z, y, val_z, val_y, **at(tmp_path, seed=1), generations=1, **FAST)
+    assert len({found.coder.digest for found in (one, two, three, four)}) == 4
+    assert len(Store(tmp_path).folders("sparse")) == 4
+
+
 def test_a_lost_generation_is_made_again_the_same(toy_latents: Data, tmp_path: Path) -> None:
-    iterate(*toy_latents, folder=tmp_path, generations=2, **FAST)
+    iterate(*toy_latents, **at(tmp_path), generations=2, **FAST)
     before = files(tmp_path)
-    (tmp_path / "generation_01.safetensors").unlink()
-    iterate(*toy_latents, folder=tmp_path, generations=2, **FAST)
+    shutil.rmtree(generations(tmp_path)[1])
+    iterate(*toy_latents, **at(tmp_path), generations=2, **FAST)
     assert files(tmp_path) == before
 
 
@@ -53,7 +124,7 @@ def test_the_table_is_what_the_files_measure(learnt: tuple[Iterated, Path], toy_
     assert np.isnan(made.health["agreement"][0])
     z, y, val_z, val_y = toy_latents
     for g, row in made.health.iterrows():
-        coder = SimplicialCoder.load(folder / f"generation_{g:02d}.safetensors")
+        coder = SimplicialCoder.load(generations(folder)[int(str(g))] / FILE)
         again = health.measure(coder, z, y, val_z, val_y, seed=3)
         assert {name: row[name] for name in again} == pytest.approx(again, rel=1e-5)
 
@@ -71,13 +142,15 @@ def test_an_encoder_is_fresh_in_each_generation(
     """A student starts from weights of its own, its teacher is the coder the generation before left behind."""
     began: list[torch.Tensor] = []
 
-    def spy(lesson: Lesson, student: SimplicialCoder, teacher: SimplicialCoder, epochs: int, g: int) -> None:
+    def spy(
+        lesson: Lesson, student: SimplicialCoder, teacher: SimplicialCoder, epochs: int, g: int, folder: Path
+    ) -> None:
         began.append(student.encoder[0].head.weight.detach().clone())
-        assert teacher.digest == SimplicialCoder.load(tmp_path / f"generation_{g - 1:02d}.safetensors").digest
+        assert teacher.digest == SimplicialCoder.load(generations(tmp_path)[g - 1] / FILE).digest
         assert not torch.equal(began[-1], teacher.encoder[0].head.weight)
 
     monkeypatch.setattr(iterated, "imitate", spy)
-    iterate(*toy_latents, folder=tmp_path, generations=3, **FAST)
+    iterate(*toy_latents, **at(tmp_path), generations=3, **FAST)
     assert len(began) == 2
     assert not torch.equal(*began)
 
@@ -86,13 +159,13 @@ def test_nan_labels_are_masked_all_the_way(toy_latents: Data, tmp_path: Path) ->
     z, y, val_z, val_y = toy_latents
     holes = np.where(np.random.default_rng(0).random(y.shape) < 0.3, np.nan, y)
     blind = np.stack([holes[:, 0], np.full(len(y), np.nan)], 1)
-    table = iterate(z, blind, val_z, val_y, folder=tmp_path, generations=1, **FAST).health
+    table = iterate(z, blind, val_z, val_y, **at(tmp_path), generations=1, **FAST).health
     assert np.isfinite(table.drop(columns="agreement").to_numpy()).all()
 
 
 def test_progress_is_told(toy_latents: Data, tmp_path: Path) -> None:
     seen: list[tuple[str, int, int]] = []
-    iterate(*toy_latents, folder=tmp_path, generations=1, progress=lambda *step: seen.append(step), **FAST)
+    iterate(*toy_latents, **at(tmp_path, progress=lambda *step: seen.append(step)), generations=1, **FAST)
     assert seen == [("iterated learning", 1, 1)]
 
 
@@ -100,14 +173,9 @@ def test_progress_is_told(toy_latents: Data, tmp_path: Path) -> None:
 def test_labels_that_are_not_labels_are_refused(toy_latents: Data, tmp_path: Path, value: float) -> None:
     z, y, val_z, val_y = toy_latents
     with pytest.raises(InputError, match=f"train split: a label is {value:g}"):
-        iterate(z, np.full_like(y, value), val_z, val_y, folder=tmp_path, **FAST)
+        iterate(z, np.full_like(y, value), val_z, val_y, **at(tmp_path), **FAST)
     with pytest.raises(InputError, match="val split: 64 latents but 63 label rows"):
-        iterate(z, y, val_z, val_y[1:], folder=tmp_path, **FAST)
-
-
-def test_another_run_s_folder_is_refused(learnt: tuple[Iterated, Path], toy_latents: Data) -> None:
-    with pytest.raises(InputError, match="was made from other latents, labels or settings"):
-        iterate(*toy_latents, folder=learnt[1], generations=1, **FAST)
+        iterate(z, y, val_z, val_y[1:], **at(tmp_path), **FAST)
 
 
 def test_defaults_make_a_sharp_code() -> None:

@@ -21,29 +21,30 @@ from medlt.sparse.phases import (
     imitation_loss,
     interact,
     masked_bce,
-    pace,
     pos_weight,
     sample_words,
     speak,
 )
+from medlt.training.runtime import Runtime
 
-NAN = float("nan")
+NAN, RUN = float("nan"), Runtime("cpu", "fp32", None, 0)
 
 
 def test_the_learning_rate_rises_falls_and_never_leaves_the_interval() -> None:
-    rates = [pace(step, 200) for step in range(200)]
+    training = lesson().training(200)
+    rates = [training.share(step) for step in range(200)]
     assert rates[0] < 0.1
-    assert max(rates) > 0.95
+    assert max(rates) == 1
     assert rates.index(max(rates)) in range(15, 25)
     assert all(a > b for a, b in itertools.pairwise(rates[25:]))
     assert 0 < rates[-1] < 0.001
-    assert 0 < pace(0, 1) <= 1
+    assert 0 < lesson().training(1).share(0) <= 1
 
 
 def lesson(n: int = 24) -> Lesson:
     z = torch.randn(n, 2, 4, 4, generator=generator("z"))
     y = torch.randint(2, (n, 3), generator=generator("y")).float()
-    return Lesson(z, y, 8, 2e-2, 1e-2, 1.0, 0, "cpu")
+    return Lesson(z, y, 8, 2e-2, 1e-2, 1.0, RUN)
 
 
 def coder(seed: int = 0, temperature: float = 0.5, width: int = 4) -> SimplicialCoder:
@@ -143,7 +144,7 @@ def test_an_imitating_student_comes_to_agree() -> None:
 
 def test_unknown_labels_do_not_move_the_coder() -> None:
     task = lesson()
-    blank = Lesson(task.latents, torch.full_like(task.labels, NAN), 8, 1e-2, 0.0, 1.0, 0, "cpu")
+    blank = Lesson(task.latents, torch.full_like(task.labels, NAN), 8, 1e-2, 0.0, 1.0, RUN)
     student = coder()
     start = {k: v.clone() for k, v in student.state_dict().items()}
     adapt(blank, student, 1, 0)
