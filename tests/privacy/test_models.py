@@ -20,11 +20,12 @@ from medlt.diffusion.prompts import Prompts
 from medlt.diffusion.stable.load import load_stable_diffusion
 from medlt.diffusion.stable.untrained import untrained
 from medlt.diffusion.vae import Reconstruction
-from medlt.privacy.gradients import WAYS, PerUnit
-from medlt.privacy.preflight import prepare
+from medlt.privacy.dpsgd.gradients import WAYS, PerUnit
+from medlt.privacy.dpsgd.preflight import prepare
 from medlt.sparse.embedding import SimplicialCoder
 from medlt.sparse.phases import imitation_loss, speak
 from medlt.testing import tiny_autoencoder_kl, tiny_autoencoder_tiny
+from medlt.types import GradSampleMode as Mode
 from medlt.types import InputError
 
 Losses = Callable[[Sequence[int]], Tensor]
@@ -146,10 +147,12 @@ def classifier(network: nn.Module, side: int = 32) -> Case:
 
 
 REFUSED = {
-    "family transformer": {"hooks", "functorch", "ghost"},  # weights beside layers in one part, and told by name
-    **{f"sparse {phase}": {"hooks", "ghost"} for phase in ("imitation", "adaptation", "interaction")},  # padding
+    # weights beside layers in one part, and told by name
+    "family transformer": {Mode.HOOKS, Mode.FUNCTORCH, Mode.GHOST},
+    # padding
+    **{f"sparse {phase}": {Mode.HOOKS, Mode.GHOST} for phase in ("imitation", "adaptation", "interaction")},
 }
-"""Which ways say that they cannot; "book" always can."""
+"""Which ways say that they cannot; Mode.BOOK always can."""
 
 
 def seeded(name: str) -> nn.Module:
@@ -210,13 +213,13 @@ def test_units_gradients_are_those_of_a_loop(name: str, folder: Path) -> None:
             continue
         assert torch.allclose(found.double(), norms, rtol=WITHIN), way
         assert apart(total, clipped) < WITHIN, way
-        if way != "ghost":
+        if way != Mode.GHOST:
             for one, other in zip(truth, by_way(network, lambda: losses(rows), way), strict=True):
                 assert apart(one, other) < WITHIN, way
     assert set(refused) == REFUSED.get(name, set()), refused
 
 
-def summed(network: nn.Module, losses: Losses, way: str, clip: float) -> tuple[Tensor, Tensor]:
+def summed(network: nn.Module, losses: Losses, way: Mode, clip: float) -> tuple[Tensor, Tensor]:
     """Norms [G] and the clipped sum over all weights."""
     unit = PerUnit(network, clip, way)
     try:
@@ -226,7 +229,7 @@ def summed(network: nn.Module, losses: Losses, way: str, clip: float) -> tuple[T
         unit.close()
 
 
-def by_way(network: nn.Module, loss: Callable[[], Tensor], way: str) -> Tensor:
+def by_way(network: nn.Module, loss: Callable[[], Tensor], way: Mode) -> Tensor:
     """Gradients [G, all weights]."""
     unit = PerUnit(network, math.inf, way)
     try:

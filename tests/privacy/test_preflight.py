@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from medlt.diffusion.adapt import Lora, make_trainable
 from medlt.diffusion.labels import LabelUNet
 from medlt.files import write_tensors
-from medlt.privacy.preflight import assert_reads_back, groups_for, prepare
+from medlt.privacy.dpsgd.preflight import assert_reads_back, groups_for, prepare
 from medlt.types import InputError
 
 
@@ -210,13 +210,6 @@ def test_frozen_parts_may_be_what_trained_ones_may_not() -> None:
 def test_layers_that_opacus_has_no_formula_for_are_told() -> None:
     (told,) = prepare(LabelUNet(2, 2, width=16))
     assert told.endswith("torch.func takes theirs: 1 (LabelEmbedding; the first is label).")
-
-
-def test_weights_are_moved_and_it_is_said() -> None:
-    network = nn.Linear(2, 3, device="meta")
-    with pytest.raises(NotImplementedError):  # a meta weight holds nothing that could be moved
-        prepare(network)
-    assert prepare(nn.Linear(2, 3), "meta") == ("2 weights were moved to meta.",)
 
 
 class Adapted(nn.Module):

@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from medlt.privacy import randomness
-from medlt.privacy.randomness import BITS, PIECE, Randomness, Secure, Seeded, box_muller
+from medlt.privacy.dpsgd import randomness
+from medlt.privacy.dpsgd.randomness import BITS, PIECE, Randomness, Secure, Seeded, box_muller
 
 BOTH = pytest.mark.parametrize("source", [Secure(), Seeded(3)], ids=["secure", "seeded"])
 COUNT = 400_000

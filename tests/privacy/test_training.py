@@ -16,19 +16,30 @@ import torch
 from safetensors import safe_open
 from torch import Tensor, nn
 
-from medlt.diffusion.checkpoint import FILE
 from medlt.files import digest_tensors
 from medlt.privacy.accounting import spent
-from medlt.privacy.ledger import Mechanism
-from medlt.privacy.stepping import Run
-from medlt.privacy.training import Private, budget, fit
-from medlt.types import InputError
+from medlt.privacy.dpsgd.step import PrivateStep
+from medlt.privacy.dpsgd.training import Private, budget, fit
+from medlt.privacy.ledger import Mechanism, read_mechanism
+from medlt.training.checkpoint import FILE
+from medlt.training.runtime import Runtime
+from medlt.training.settings import Training
+from medlt.types import GradSampleMode, InputError
 
 ROWS = 40
 X, Y = torch.randn(ROWS, 3, generator=torch.Generator().manual_seed(1)), torch.linspace(-1, 1, ROWS)[:, None]
 UNITS = [f"p{i % 16}" for i in range(ROWS)]
-TRAINING = {"steps": 8, "batch": 4, "learning_rate": 0.05, "warmup_steps": 0, "checkpoint_every": 3, "ema": 0.9}
-OPEN = Private(noise_multiplier=1.0, epsilon=math.inf, delta=1e-3, way="book", secure=False, images_per_patient=2)
+TRAINING: dict[str, Any] = {
+    "steps": 8,
+    "batch": 4,
+    "learning_rate": 0.05,
+    "warmup_steps": 0,
+    "checkpoint_every": 3,
+    "ema": 0.9,
+}
+CPU = Runtime("cpu", "fp32", None, 0)
+OPEN = Private(noise_multiplier=1.0, epsilon=math.inf, delta=1e-3, way=GradSampleMode.BOOK, secure=False,
+               images_per_patient=2)  # fmt: skip
 
 
 def net(seed: int = 0) -> nn.Module:
@@ -44,9 +55,11 @@ def train(
     folder: Path, private: Private = OPEN, network: nn.Module | None = None, **other: Any
 ) -> tuple[Any, Mechanism]:
     network = net() if network is None else network
-    training = TRAINING | other.pop("training", {})
-    told = {"loss": loss, "units": UNITS, "key": "k", "name": "probe", "data": "d"} | other
-    return network, fit(network, training=training, private=private, folder=folder, **told)
+    training = Training(**TRAINING | other.pop("training", {}))
+    told = {"loss": loss, "units": UNITS, "key": "k", "name": "probe", "data": "d", "runtime": CPU} | other
+    mechanism = fit(network, training=training, private=private, folder=folder, **told)
+    assert read_mechanism(folder / "mechanism.json") == mechanism
+    return network, mechanism
 
 
 def changed(private: Private, **other: Any) -> Private:
@@ -81,13 +94,13 @@ class Still(nn.Module):
 
 def test_noise_has_the_deviation_that_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[Tensor] = []
-    noised = Run._noised
+    noised = PrivateStep._noised
 
-    def watched(run: Run, weight: Any, drawn: Any) -> Tensor:
-        seen.append(noised(run, weight, drawn))
+    def watched(step: PrivateStep, weight: Any, drawn: Any, batch: int) -> Tensor:
+        seen.append(noised(step, weight, drawn, batch))
         return seen[-1]
 
-    monkeypatch.setattr(Run, "_noised", watched)
+    monkeypatch.setattr(PrivateStep, "_noised", watched)
     private = changed(OPEN, noise_multiplier=1.5, clip=0.2, secure=True)
     count = 20_000
     train(
@@ -117,8 +130,8 @@ def test_rows_at_once_do_not_change_the_result(tmp_path: Path, physical: int) ->
     torch.testing.assert_close(weights(one), weights(other), rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("way", ["hooks", "ghost", "functorch"])
-def test_the_way_does_not_change_the_result(tmp_path: Path, way: str) -> None:
+@pytest.mark.parametrize("way", [GradSampleMode.HOOKS, GradSampleMode.GHOST, GradSampleMode.FUNCTORCH])
+def test_the_way_does_not_change_the_result(tmp_path: Path, way: GradSampleMode) -> None:
     one, _ = train(tmp_path / "a")
     other, told = train(tmp_path / "b", changed(OPEN, way=way))
     assert told.way == way
@@ -135,7 +148,7 @@ def test_killed_and_resumed_is_the_same_to_the_byte(tmp_path: Path) -> None:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        train(tmp_path / "parts", progress=killed)
+        train(tmp_path / "parts", runtime=replace(CPU, progress=killed))
     parts, again = train(tmp_path / "parts")
     assert torch.equal(weights(whole), weights(parts))
     assert again == told
@@ -235,17 +248,17 @@ def test_empty_steps_are_steps(tmp_path: Path) -> None:
 
 
 def test_the_way_is_measured_once_and_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from medlt.privacy import training
+    from medlt.privacy.dpsgd import training
 
     asked: list[int] = []
 
-    def chosen(network: nn.Module, losses: Any, groups: Any) -> str:
+    def chosen(network: nn.Module, losses: Any, groups: Any) -> GradSampleMode:
         assert len(losses()) == len(groups) == 6
         asked.append(1)
-        return "hooks"
+        return GradSampleMode.HOOKS
 
     monkeypatch.setattr(training, "measured", chosen)
-    private = changed(OPEN, way="measure", physical=6, multiplicity=3, images_per_patient=1)
+    private = changed(OPEN, way=GradSampleMode.MEASURE, physical=6, multiplicity=3, images_per_patient=1)
     _, told = train(tmp_path, private, training={"stop_at": 2})
     _, again = train(tmp_path, private)
     assert told.way == again.way == "hooks"
@@ -253,8 +266,8 @@ def test_the_way_is_measured_once_and_kept(tmp_path: Path, monkeypatch: pytest.M
 
 
 def test_measuring_really_runs(tmp_path: Path) -> None:
-    _, told = train(tmp_path, changed(OPEN, way="measure"), training={"steps": 2})
-    assert told.way in ("book", "hooks", "ghost", "functorch")
+    _, told = train(tmp_path, changed(OPEN, way=GradSampleMode.MEASURE), training={"steps": 2})
+    assert told.way in set(GradSampleMode) - {GradSampleMode.MEASURE}
 
 
 def test_a_loss_that_does_not_reach_the_weights_is_refused(tmp_path: Path) -> None:
@@ -283,7 +296,9 @@ def test_bad_settings(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="cannot meet epsilon"):
         changed(OPEN, noise_multiplier=0.0, epsilon=1.0)
     with pytest.raises(InputError, match="fp16"):
-        train(tmp_path, training={"precision": "fp16"})
+        train(tmp_path, runtime=CPU.at("fp16"))
+    with pytest.raises(InputError, match="patience chooses weights by patients' images"):
+        train(tmp_path, training={"patience": 2})
     assert not any(tmp_path.iterdir())
 
 
@@ -298,10 +313,10 @@ def test_bf16_channels_last_evaluation_and_recomputing(tmp_path: Path) -> None:
         t = torch.randint(0, 1000, (len(rows),), generator=draw)
         return (of(x[rows], t, torch.ones(len(rows), 5)).float() - x[rows]).pow(2).flatten(1).mean(1)
 
-    how = {"precision": "bf16", "channels_last": True, "checkpointing": True, "steps": 2, "batch": 3}
+    how = {"channels_last": True, "checkpointing": True, "steps": 2, "batch": 3}
     _, told = train(
         tmp_path, changed(OPEN, multiplicity=2), network, loss=denoise, units=[str(i) for i in range(12)], training=how,
-        evaluate=lambda of: float(of.training), picture=lambda of: torch.rand(2, 1, 8, 8),
+        evaluate=lambda of: float(of.training), picture=lambda of: torch.rand(2, 1, 8, 8), runtime=CPU.at("bf16"),
     )  # fmt: skip
     history = pd.read_parquet(tmp_path / "history.parquet")
     assert history["validation"].tolist()[-1] == 0.0
@@ -327,3 +342,55 @@ def test_what_losses_draw_is_as_secret_as_the_noise(tmp_path: Path) -> None:
     secret = changed(OPEN, secure=True)
     assert set(heard("a", secret)).isdisjoint(heard("b", secret))
     assert heard("c", OPEN) == heard("d", OPEN)
+
+
+def test_a_damaged_checkpoint_is_not_begun_anew_in_silence(tmp_path: Path) -> None:
+    train(tmp_path, training={"stop_at": 2})
+    (tmp_path / FILE).write_bytes((tmp_path / FILE).read_bytes()[:-9])
+    with pytest.raises(InputError, match="is damaged"):
+        train(tmp_path)
+
+
+def test_a_training_of_more_steps_is_not_begun_anew_for_fewer(tmp_path: Path) -> None:
+    train(tmp_path)
+    with pytest.raises(InputError, match="already trained for 8 steps, more than 4"):
+        train(tmp_path, training={"steps": 4})
+
+
+def test_where_images_are_the_unit_each_row_is_one(tmp_path: Path) -> None:
+    """Whoever they are of: that a patient has several is nothing the mechanism knows then."""
+    _, told = train(tmp_path, changed(OPEN, unit="image"))
+    assert (told.unit, told.units, told.sample_rate) == ("image", ROWS, 4 / ROWS)
+
+
+def test_what_names_a_mechanism_is_not_how_it_is_computed() -> None:
+    same = changed(OPEN, way=GradSampleMode.GHOST, physical=3)
+    assert same.digest == OPEN.digest
+    others: list[dict[str, Any]] = [
+        {"noise_multiplier": 2.0}, {"clip": 2.0}, {"unit": "image"}, {"images_per_patient": 1}, {"multiplicity": 3},
+        {"secure": True}, {"epsilon": 5.0}, {"delta": 1e-4}, {"before": ((1.0, 0.5, 3),)}, {"times": 2},
+    ]  # fmt: skip
+    assert len({OPEN.digest} | {changed(OPEN, **other).digest for other in others}) == 1 + len(others)
+
+
+def test_the_mechanisms_names_are_one_enum() -> None:
+    """What the config may say, what is tried in turn and what a mechanism holds."""
+    from medlt.config import Privacy
+    from medlt.privacy.dpsgd.gradients import WAYS, PerUnit
+
+    assert set(WAYS) | {GradSampleMode.MEASURE} == set(GradSampleMode)
+    assert Privacy.model_fields["way"].annotation is GradSampleMode
+    assert Privacy(epsilon=1, delta=1e-5, way="ghost").way is GradSampleMode.GHOST  # type: ignore[arg-type]
+    assert Private(1.0, math.inf, 1e-3).way is Privacy(epsilon=1, delta=1e-5).way is GradSampleMode.MEASURE
+    with pytest.raises(ValueError, match="measure takes no gradients"):
+        PerUnit(net(), 1.0, GradSampleMode.MEASURE)
+
+
+def test_a_mechanism_that_was_changed_is_refused(tmp_path: Path) -> None:
+    train(tmp_path)
+    file = tmp_path / "mechanism.json"
+    file.write_text(file.read_text().replace('"noise_multiplier": 1.0', '"noise_multiplier": 9.0'))
+    for _ in range(2):
+        with pytest.raises(InputError, match=r"mechanism\.json: missing or damaged"):
+            read_mechanism(file)
+        file.unlink(missing_ok=True)

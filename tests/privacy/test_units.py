@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from medlt.privacy.randomness import Secure, Seeded
-from medlt.privacy.units import Units, chunks
+from medlt.privacy.dpsgd.randomness import Secure, Seeded
+from medlt.privacy.dpsgd.units import Units, chunks
 from medlt.types import InputError
 
 NAMES = st.lists(st.sampled_from("abcdefg"), min_size=1, max_size=20)
