@@ -1,0 +1,138 @@
+"""What can be seen to be wrong with a config before anything is learnt or written."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from medlt import config as configs
+from medlt.data.manifest import Manifest
+from medlt.diffusion.codec import AutoencoderCodec, load_codec
+from medlt.diffusion.finetune import Objective
+from medlt.diffusion.guidance import guided_levels
+from medlt.diffusion.noise import STABLE_DIFFUSION
+from medlt.diffusion.prompts import Prompts
+from medlt.diffusion.sampler import from_noise
+from medlt.diffusion.schedulers import evaluations, factory
+from medlt.recipes._cohort import Cohort, about
+from medlt.training.settings import Training
+from medlt.types import InputError
+
+if TYPE_CHECKING:
+    from medlt.diffusion.stable.load import HasChannels
+
+TRAINING = {"steps", "learning_rate", "batch", "schedule", "warmup_steps", "ema", "accumulate", "checkpointing",
+            "checkpoint_every"}  # fmt: skip
+
+
+def training(chosen: configs.Training) -> Training:
+    """Return how the config wants the denoiser trained."""
+    return Training(**chosen.model_dump(include=TRAINING))
+
+
+def objective(chosen: configs.Training) -> Objective:
+    """Return what each step of that training minimises."""
+    return Objective(chosen.drop_condition, chosen.offset_noise, chosen.snr_floor, chosen.min_snr, chosen.balance)
+
+
+def check_config(config: configs.RunConfig) -> None:
+    """Raises InputError, one line, for a device, codec, model, training or guide that cannot work."""
+    codec = load_codec(config.codec.path, "cpu") if isinstance(config.codec, configs.FolderCodec) else config.codec
+    _check_size(config, codec)
+    training(config.denoiser).parts(0, 1)
+    objective(config.denoiser)
+    if config.denoiser.precision == "fp16" and config.device == "cpu":
+        raise InputError("denoiser.precision: fp16 needs a GPU; use bf16 or fp32 on a CPU")
+    check_guides(config)
+
+
+def check_rows(config: configs.RunConfig, manifest: Manifest) -> None:
+    """Raises InputError for rows that the config's folds, guides or prompts cannot work with; no image is read."""
+    train = manifest.split("train")
+    if not len(manifest.split("val").rows) and any(one.weight for one in config.method.guides):
+        raise InputError("no image has split val, on which what guides is chosen; give some, or method.guides: []")
+    if (count := train.rows["patient_id"].nunique()) < config.checks.folds:
+        raise InputError(f"{count} train patients cannot make {config.checks.folds} folds; lower checks.folds")
+    if isinstance(config.denoiser, configs.StableConfig):
+        codec = load_codec(config.codec.path, "cpu") if isinstance(config.codec, configs.FolderCodec) else config.codec
+        words, tokenizer = prompts(config.denoiser, train.findings), _tokenizer(config.denoiser.model, codec)
+        if tokenizer is not None:
+            check_prompts(tokenizer, words, train)
+
+
+def check_shortfall(cohort: Cohort) -> None:
+    """Raises InputError where nothing is to be filled."""
+    if not cohort.shortfall():
+        need = cohort.need
+        wanted = f"{need.times} times its" if need.times else f"{need.target}"
+        raise InputError(f"no tail finding has fewer than {wanted} train positives: nothing to fill; change need")
+
+
+def check_guides(config: configs.RunConfig) -> None:
+    """Raises InputError for a guide that would never be at work, or a start that its scheduler cannot have."""
+    method = config.method
+    scheduler = factory(method.scheduler, method.steps)()
+    for timesteps in _timesteps(method, scheduler):
+        for one in method.guides:
+            if one.weight:
+                guided_levels(timesteps, one.every, one.window, STABLE_DIFFUSION.train_steps, one.kind)
+
+
+def _timesteps(method: configs.Method, scheduler: Any) -> list[Sequence[float]]:
+    """What is run of the schedule: a list for each strength a method has."""
+    if isinstance(method, configs.Fusion):
+        return [evaluations(scheduler, method.keep)]
+    if isinstance(method, configs.Edit):
+        return [evaluations(scheduler, max(1, round(strength * method.steps))) for strength in method.strengths]
+    return [from_noise(torch.zeros(1, 1, 1, 1), scheduler, method.boost, method.skip).timesteps]
+
+
+def _check_size(config: configs.RunConfig, codec: AutoencoderCodec | configs.TrainedCodec) -> None:
+    """Images make whole latents, and latents make whole pieces for the denoiser: halvings of a UNet, or patches."""
+    factor = 2 ** (codec.levels - 1) if isinstance(codec, configs.TrainedCodec) else codec.factor
+    chosen, piece = config.denoiser, 1
+    if isinstance(chosen, configs.UNetConfig):
+        piece = 2 ** (chosen.levels - 1)
+    elif isinstance(chosen, configs.TransformerConfig):
+        piece = chosen.patch
+    if config.size % (factor * piece):
+        raise InputError(
+            f"size: {config.size} px, the codec shrinks by {factor}, and the denoiser works on pieces of {piece}; "
+            f"give a multiple of {factor * piece}, or fewer denoiser.levels"
+        )
+
+
+def prompts(chosen: configs.StableConfig, findings: tuple[str, ...]) -> Prompts:
+    """Return how the run's labels are put in words. Raises InputError if the template leaves them out."""
+    words = Prompts(findings, **chosen.prompts.model_dump(exclude_none=True))
+    if "{findings}" not in words.template:
+        raise InputError(f"prompts.template {words.template!r} has no {{findings}}: all images would get one prompt")
+    return words
+
+
+def check_prompts(tokenizer: Any, words: Prompts, train: Manifest) -> None:
+    """Raises InputError if the prompt of any train row is longer than the tokenizer takes."""
+    from medlt.diffusion.stable.text import TokenConditioner
+
+    TokenConditioner(tokenizer, words)(torch.from_numpy(train.labels()), about(train))
+
+
+def _tokenizer(chosen: configs.StableFolder | configs.StableUntrained, codec: HasChannels) -> Any:
+    """The checkpoint's tokenizer, None where it is not there yet; its configs and headers, and those of adapters, are
+    right. No weight is read."""
+    from medlt.diffusion.stable.load import fits, look_at, read_tokenizer
+    from medlt.diffusion.stable.save import tokenizer_folder
+    from medlt.diffusion.stable.single_file import as_folder, look_at_file
+    from medlt.diffusion.stable.untrained import require_widths
+
+    if isinstance(chosen, configs.StableUntrained):
+        require_widths(chosen.widths)
+        return None if chosen.tokenizer is None else read_tokenizer(tokenizer_folder(chosen.tokenizer))
+    if chosen.path.is_file():
+        look_at_file(chosen.path, chosen.config)
+        return None
+    folder = as_folder(chosen.path, config=chosen.config)
+    fits(model := look_at(folder, prediction=chosen.prediction, loras=chosen.loras), codec)
+    return model.tokenizer

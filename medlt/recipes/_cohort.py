@@ -1,0 +1,217 @@
+"""The real rows of a run: read, decoded once, filed, and seen alike by every stage."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from torch import Tensor
+
+from medlt import config as configs
+from medlt.classify.sets import TrainingSet
+from medlt.data.manifest import Manifest
+from medlt.data.pixels import PixelCache
+from medlt.data.source import open_data
+from medlt.diffusion.backbone import About
+from medlt.files import digest, write_text
+from medlt.metrics.groups import Grouping, group
+from medlt.recipes._setup import FILED, Run
+from medlt.types import InputError
+
+ABOUT = ("view", "sex", "age")
+EMBEDDING_SIZE = 64
+"""Side of the images that the near-copy filter and the audit compare, px."""
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Cohort:
+    """The real rows of a run. `requested`: findings to be made whatever their counts say; `need`: how much of the tail.
+
+    Its properties count; none of them trains anything.
+    """
+
+    manifest: Manifest
+    need: configs.Need
+    pixels: PixelCache
+    requested: tuple[str, ...] = ()
+
+    @cached_property
+    def train(self) -> Manifest:
+        """The rows that synthesis may read."""
+        return self.manifest.split("train")
+
+    @cached_property
+    def val(self) -> Manifest:
+        """The rows that choices are made on."""
+        return self.manifest.split("val")
+
+    @cached_property
+    def test(self) -> Manifest:
+        """The rows that the verdict is read from."""
+        return self.manifest.split("test")
+
+    @property
+    def findings(self) -> tuple[str, ...]:
+        """All findings, in the order of every label vector."""
+        return self.manifest.findings
+
+    @cached_property
+    def groups(self) -> Grouping:
+        """Head, medium, tail by train positives."""
+        positives = self.train.counts()["positive"]
+        return group(dict(positives), above=self.need.head_above, below=self.need.tail_below)
+
+    @cached_property
+    def tail(self) -> tuple[str, ...]:
+        """The tail findings; that nothing was found is none."""
+        return tuple(name for name in self.groups.members("tail") if name != self.manifest.no_finding)
+
+    def members(self) -> dict[str, tuple[str, ...]]:
+        """Return group name -> findings, with the tail as it is filled."""
+        return {name: self.groups.members(name) for name in ("head", "medium")} | {"tail": self.tail}
+
+    def shortfall(self) -> dict[str, int]:
+        """Return how many images are wanted for each tail finding, or for each that was requested."""
+        if self.requested:
+            return dict.fromkeys(self.requested, min(self.need.most, self.need.target))
+        positives, need = self.train.counts()["positive"], self.need
+        wanted = {f: round(need.times * positives[f]) if need.times else need.target for f in self.tail}
+        lacking = {f: min(need.most, n - int(positives[f])) for f, n in wanted.items()}
+        return {f: n for f, n in lacking.items() if n > 0}
+
+    def contents(self, part: Manifest) -> dict[str, str]:
+        """Return uid -> digest of the image's bytes."""
+        return {str(uid): str(content) for uid, content in part.rows["content"].items()}
+
+    def named(self, part: Manifest) -> str:
+        """Return a digest of the images of a part, in their order."""
+        return digest(list(part.rows["content"].astype(str)))
+
+    def images(self, part: Manifest, size: int, uids: Sequence[str] | None = None) -> Tensor:
+        """Return images of a part, uint8 [N,1,size,size]."""
+        return self.pixels.images(part, size, uids)
+
+    def dataset(self, part: Manifest, size: int) -> Any:
+        """Return a part as a data set of dicts with `uid` and `image` [1,size,size] in [0,1]."""
+        return self.pixels.dataset(part, size)
+
+    def training_set(self, part: Manifest, size: int) -> TrainingSet:
+        """Return all images of a part as 8-bit squares of side `size`, with their labels."""
+        weights = np.ones(len(part.rows), np.float32)
+        return TrainingSet(self.images(part, size), part.labels(), weights, tuple(part.rows.index))
+
+
+def patients(part: Manifest) -> list[str]:
+    """Return whose image each row is."""
+    return list(part.rows["patient_id"].astype(str))
+
+
+def about(part: Manifest) -> list[About]:
+    """Return what the rows say of view, sex and age."""
+    known = part.rows[[name for name in ABOUT if name in part.rows]]
+    return [dict(row) for row in known.to_dict("records")]
+
+
+def requested(config: configs.RunConfig | configs.VerdictConfig, manifest: Manifest) -> tuple[str, ...]:
+    """Return what a data-independent run makes: what its config says, not what the counts of its patients say."""
+    if not isinstance(config, configs.RunConfig) or config.privacy is None or not config.blind:
+        return ()
+    given, known = config.privacy.findings, [name for name in manifest.findings if name != manifest.no_finding]
+    if strange := [name for name in given if name not in known]:
+        raise InputError(f"privacy.findings: {strange[0]!r} is no finding of the data ({', '.join(known)})")
+    return given or tuple(known)
+
+
+def image_sizes(config: configs.RunConfig | configs.VerdictConfig) -> tuple[int, ...]:
+    """Return every size of image that the config's stages look at, so that each original is decoded once."""
+    classifiers = [config.classifier, getattr(config, "predictor", None), getattr(config, "reporter", None)]
+    sizes = {one.size for one in classifiers if one is not None}
+    if isinstance(config, configs.RunConfig):
+        sizes |= {config.size}
+        if config.checks.near_copy is not None:
+            sizes |= {EMBEDDING_SIZE}
+    return tuple(sorted(sizes))
+
+
+def read_rows(config: configs.RunConfig | configs.VerdictConfig) -> Manifest | None:
+    """Return the rows of the config's data before any image is read; None for synthetic radiographs yet to be written.
+
+    Raises InputError for bad labels, missing files, and findings without a positive in the train split.
+    """
+    if isinstance(config.data, configs.PhantomData):
+        return None
+    manifest = open_data(config.data, seed=config.seed, folder=Path())
+    _require_positives(config, manifest)
+    return manifest
+
+
+def open_cohort(run: Run[Any], manifest: Manifest | None = None) -> Cohort:
+    """Decode the images of `manifest`, or of the config's data, once, and file the rows that can be read.
+
+    Raises InputError for an unreadable image, unless the config goes on without, and for images that changed since the
+    run began: half a run on each would be neither.
+    """
+    config = run.config
+    with run.stage("data"):
+        if manifest is None:
+            manifest = open_data(config.data, seed=config.seed, folder=run.path("stages", "data", "phantom"))
+        pixels = PixelCache(run.store, workers=run.runtime.threads or 2)
+        whole, failures = pixels.prepare(manifest, image_sizes(config), run.runtime.progress)
+        _require_readable(failures, manifest, config.skip_unreadable)
+        _require_positives(config, whole)
+        _require_unchanged(run, whole)
+        write_text(run.path("failures.csv"), failures.to_csv(index=False))
+        whole.write(run.path(str(FILED)))
+        run.record(counts={"real": len(whole.rows), "failed": len(failures)}, digests={"manifest": whole.digest()})
+    return Cohort(whole, config.need, pixels, requested(config, whole))
+
+
+def filed_cohort(run: Run[configs.RunConfig]) -> Cohort:
+    """Return the real rows of a finished run as it filed them, their images read from the cache or decoded again.
+
+    Raises InputError where an image is gone or is not what it was.
+    """
+    manifest = Manifest.read(run.path(str(FILED)))
+    pixels = PixelCache(run.store, workers=run.runtime.threads or 2)
+    whole, failures = pixels.prepare(manifest, image_sizes(run.config), run.runtime.progress)
+    _require_readable(failures, manifest, skip=False)
+    _require_unchanged(run, whole)
+    return Cohort(whole, run.config.need, pixels, requested(run.config, whole))
+
+
+def _require_readable(failures: pd.DataFrame, manifest: Manifest, skip: bool) -> None:
+    """Raises InputError for the first unreadable image, and where none is left."""
+    if len(failures) and (not skip or len(failures) == len(manifest.rows)):
+        more = f" (and {len(failures) - 1} more)" if len(failures) > 1 else ""
+        go_on = "" if len(failures) == len(manifest.rows) else ", or set skip_unreadable: true to go on without"
+        raise InputError(f"{failures.iloc[0]['reason']}{more}; mend it{go_on}")
+
+
+def _require_positives(config: configs.RunConfig | configs.VerdictConfig, manifest: Manifest) -> None:
+    """Raises InputError for a finding without a positive; not in a data-independent run, whose start must tell nothing
+    of a patient."""
+    if not (isinstance(config, configs.RunConfig) and config.blind):
+        manifest.require_positives()
+
+
+def _require_unchanged(run: Run[Any], now: Manifest) -> None:
+    """Raises InputError where rows, labels or images differ from those the run filed when it began."""
+    file = run.path(str(FILED))
+    if not file.is_file():
+        return
+    before = Manifest.read(file)
+    if before.digest() == now.digest():
+        return
+    shared = before.rows.index.intersection(now.rows.index)
+    changed = shared[(before.rows.loc[shared, "content"] != now.rows.loc[shared, "content"]).to_numpy()]
+    count = len(changed) or len(before.rows.index.symmetric_difference(now.rows.index))
+    what = f"{count} images" if len(changed) else f"{count} rows" if count else "labels, splits or patients"
+    first = f", the first uid {changed[0]}" if len(changed) else ""
+    raise InputError(f"{run.folder}: {what} changed since this run began{first}; restore them, or choose another --out")

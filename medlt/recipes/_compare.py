@@ -1,0 +1,73 @@
+"""The comparison that gives the verdict, the same for every command: arms, controls, training, testing and the word."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from medlt import config as configs
+from medlt.evaluation.arms import Arm, HeldOutRows
+from medlt.evaluation.conclude import Conclusion, conclude
+from medlt.evaluation.design import ArmSpec, build_arms
+from medlt.evaluation.engine import TrainedArms, train_arms
+from medlt.evaluation.sources import SourceImages
+from medlt.evaluation.subgroups import ATTRIBUTES
+from medlt.files import write_json
+from medlt.recipes._cohort import Cohort
+from medlt.recipes._setup import Run
+from medlt.types import InputError
+
+EVALUATIONS = "test_set_evaluations.json"
+
+
+def held_out_rows(cohort: Cohort, size: int) -> HeldOutRows:
+    """Return what all arms share: the splits as 8-bit images with labels, and what is known of the test rows."""
+    train, val, test = (cohort.training_set(part, size) for part in (cohort.train, cohort.val, cohort.test))
+    rows = cohort.test.rows
+    patients = [str(patient) for patient in rows["patient_id"]]
+    attributes = rows[[name for name in ATTRIBUTES if name in rows]]
+    return HeldOutRows(train, val, test, cohort.findings, cohort.members(), patients, attributes)
+
+
+def arm_settings(config: configs.RunConfig | configs.VerdictConfig) -> dict[str, Any]:
+    """Return the settings that all arms share."""
+    return config.classifier.model_dump(exclude={"size"}) | {"mix": config.evaluation.mix}
+
+
+def compare(
+    run: Run[Any], rows: HeldOutRows, specs: Mapping[str, ArmSpec], sources: Mapping[str, SourceImages]
+) -> Conclusion:
+    """Build, train and test the arms, and write tables and verdict into the run folder."""
+    chosen = run.config.evaluation
+    arms = build_arms(specs, rows, sources, settings=arm_settings(run.config), weight=chosen.weight)
+    seeds = [run.config.seed + number for number in range(chosen.seeds)]
+    with run.stage("arms"):
+        runtime = run.runtime.at("fp32")
+        trained = train_arms(rows, arms, seeds, runtime=runtime, store=run.store, workers=chosen.workers)
+    _record(run, rows, arms, trained)
+    with run.stage("verdict"):
+        conclusion = conclude(
+            rows, arms, trained, run.folder, draws=chosen.draws, seed=run.config.seed, chosen=chosen.chosen,
+            experiments=_evaluations(run),
+        )  # fmt: skip
+        write_json(run.path(EVALUATIONS), list(conclusion.experiments))
+    return conclusion
+
+
+def _evaluations(run: Run[Any]) -> Sequence[str]:
+    """Names of the experiments that were concluded on the test rows of this folder before."""
+    file = run.path(EVALUATIONS)
+    try:
+        return [str(one) for one in json.loads(file.read_text())] if file.is_file() else []
+    except (ValueError, TypeError):
+        raise InputError(f"{file}: damaged; restore it: it counts how often the test images were asked") from None
+
+
+def _record(run: Run[Any], rows: HeldOutRows, arms: Sequence[Arm], trained: TrainedArms) -> None:
+    """Counts, and how fast and how busy the training was, into run.json."""
+    counts = {"train": len(rows.train), "val": len(rows.val), "test": len(rows.test), "arms": len(arms)}
+    run.record(counts=counts | {"trained": trained.trained, "cached": trained.cached})
+    if (pace := trained.pace) is not None:
+        health = {"images_per_second": round(pace.images_per_second, 1), "busy": round(pace.busy, 4)}
+        run.record(health={"training": health | {"workers": run.config.evaluation.workers}})

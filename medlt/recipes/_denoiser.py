@@ -1,0 +1,294 @@
+"""The denoiser of a run, of whatever family its config names, as a backbone ready to sample.
+
+A small network is trained from nothing; a Stable Diffusion is loaded or made, fine-tuned, and read back from what was
+written. What is sampled is always what the artifact holds. RUN/denoiser is a copy of a fine-tuned Stable Diffusion for
+the user to take away: a LoRA file that goes with the base model, or a whole diffusers folder.
+"""
+
+from __future__ import annotations
+
+import filecmp
+import shutil
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from medlt import config as configs
+from medlt.data.manifest import Manifest
+from medlt.diffusion.adapt import FULL, Full, How, Lora
+from medlt.diffusion.backbone import Backbone
+from medlt.diffusion.cache import Latents
+from medlt.diffusion.codec import AutoencoderCodec
+from medlt.diffusion.decode import Decoder
+from medlt.diffusion.families import FAMILIES, begin, load_label_network
+from medlt.diffusion.finetune import LabelledLatents, Samples, backbone_key, train_backbone
+from medlt.diffusion.labels import LabelNetwork
+from medlt.diffusion.losses import Extra
+from medlt.diffusion.placement import place
+from medlt.diffusion.stable.load import StableDiffusion, fits, load_stable_diffusion
+from medlt.diffusion.stable.save import save_lora, save_stable_diffusion
+from medlt.diffusion.stable.untrained import untrained
+from medlt.diffusion.train import new_network
+from medlt.files import atomic, digest_tensors, write_table
+from medlt.recipes._checks import check_prompts, objective, prompts, training
+from medlt.recipes._codec import placement
+from medlt.recipes._cohort import Cohort, about, patients
+from medlt.recipes._setup import Run
+from medlt.store import Artifact
+from medlt.types import InputError, PrivateFit
+
+SHOWN = 8
+KIND = "denoiser"
+INDEX = {"full": "model_index.json", "lora": "pytorch_lora_weights.safetensors"}
+OWN = {"kind", "start", *configs.Training.model_fields}
+"""Fields of a denoiser's config that are not its network's."""
+
+Losses = Callable[[Backbone], Sequence[Extra]]
+"""The backbone to be trained -> losses of its training beside the usual one."""
+
+
+def no_losses(backbone: Backbone) -> Sequence[Extra]:
+    """Return no further loss."""
+    return ()
+
+
+def labelled_latents(cohort: Cohort, latents: Latents, part: Manifest, space: str = "standardised") -> LabelledLatents:
+    """Return latents in this space, labels and circumstances of a part of the cohort."""
+    accessor: Callable[..., Tensor] = latents
+    if space != "standardised":
+        accessor = lambda uids: latents.codec.latents(latents.cache[uids])  # noqa: E731
+    named = f"{latents.contents} {space}"
+    return LabelledLatents(accessor, list(part.rows.index), part.labels(), named, about(part), patients(part))
+
+
+def taken(data: LabelledLatents, rows: np.ndarray) -> LabelledLatents:
+    """Return these rows alone."""
+    circumstances, whose = ([part[i] for i in rows] if part else () for part in (data.about, data.patients))
+    uids = [data.uids[i] for i in rows]
+    return LabelledLatents(data.latents, uids, data.labels[rows], data.contents, circumstances, whose)
+
+
+def joined(parts: Sequence[LabelledLatents]) -> LabelledLatents:
+    """Return all rows of several sets of one form, one after the other."""
+    home = {uid: part for part in parts for uid in part.uids}
+
+    def latents(uids: Sequence[str]) -> Tensor:
+        return torch.cat([home[uid].latents([uid]) for uid in uids])
+
+    circumstances, whose = ([one for part in parts for one in getattr(part, name)] for name in ("about", "patients"))
+    labels = np.concatenate([part.labels for part in parts])
+    contents = " + ".join(dict.fromkeys(part.contents for part in parts))
+    return LabelledLatents(latents, list(home), labels, contents, circumstances, whose)
+
+
+def train_denoiser(
+    run: Run[configs.RunConfig], cohort: Cohort, latents: Latents, private: PrivateFit | None,
+    losses: Losses = no_losses,
+) -> Backbone:  # fmt: skip
+    """Train the config's denoiser on the train split, with further `losses`, or load it; ready to sample.
+
+    Its history goes to training.parquet.
+    """
+    config = run.config
+    make = _stable_diffusion if isinstance(config.denoiser, configs.StableConfig) else _label_network
+    with run.stage("denoiser"):
+        backbone, artifact = make(run, cohort, latents, private, losses)
+        if artifact is not None and artifact.path("history.parquet").is_file():
+            write_table(run.path("training.parquet"), pd.read_parquet(artifact.path("history.parquet")))
+        ready = place(backbone, **placement(run.runtime), compile=config.compile, cuda_graphs=config.cuda_graphs)
+    run.record(digests={"denoiser": ready.digest})
+    if artifact is not None:
+        run.record(denoiser={"artifact": artifact.digest})
+    return ready
+
+
+def fresh_network(config: configs.RunConfig, data: LabelledLatents, seed: int) -> LabelNetwork:
+    """Return the config's small network before its training: untrained, or as the denoiser it starts from."""
+    chosen = config.denoiser
+    assert isinstance(chosen, configs.UNetConfig | configs.TransformerConfig)
+    net = new_network(FAMILIES[chosen.kind], data, seed, chosen.model_dump(exclude=OWN))
+    if chosen.start is not None:
+        begin(net, chosen.start)
+    return net
+
+
+def _label_network(
+    run: Run[configs.RunConfig], cohort: Cohort, latents: Latents, private: PrivateFit | None, losses: Losses
+) -> tuple[Backbone, Artifact]:
+    """A small network told label vectors, trained on standardised latents."""
+    net = fresh_network(run.config, labelled_latents(cohort, latents, cohort.train), run.config.seed)
+
+    def save(folder: Path) -> None:
+        net.save(folder)
+        if private is not None and not _equal(net, load_label_network(folder)):
+            raise InputError(f"{folder}: the denoiser reads back otherwise than it was trained; the disk is at fault")
+
+    artifact = _trained(run, cohort, latents, net.backbone(), FULL, private, losses, save)
+    saved = load_label_network(artifact.folder)
+    if private is not None:  # what can be read back is what is handed on
+        weights = digest_tensors({str(i): weight for i, weight in enumerate(saved.parameters())})
+        run.record(weights={"denoiser": weights})
+    return saved.backbone(), artifact
+
+
+def _equal(net: LabelNetwork, other: LabelNetwork) -> bool:
+    return all(torch.equal(a.cpu(), b.cpu()) for a, b in zip(net.parameters(), other.parameters(), strict=True))
+
+
+def _trained(
+    run: Run[configs.RunConfig], cohort: Cohort, latents: Latents, backbone: Backbone, how: How,
+    private: PrivateFit | None, losses: Losses, save: Callable[[Path], None], **key: Any,
+) -> Artifact:  # fmt: skip
+    """Train a backbone as the config says and `save` it, or find that done."""
+    chosen = run.config.denoiser
+    runtime, space = run.runtime.at(chosen.precision), backbone.space
+    data = labelled_latents(cohort, latents, cohort.train, space)
+    settings: dict[str, Any] = {
+        "training": training(chosen), "how": how, "objective": objective(chosen), "extra": losses(backbone),
+        "validation": labelled_latents(cohort, latents, cohort.val, space) if len(cohort.val.rows) else None,
+        "runtime": runtime, "name": "denoiser", "private": private,
+    }  # fmt: skip
+
+    def build(folder: Path) -> None:
+        train_backbone(
+            backbone,
+            data,
+            folder=folder,
+            **settings,
+            samples=_samples(run, cohort, latents, data, space),
+            tracker=chosen.tracker,
+        )
+        save(folder)
+
+    whole, shared = ({**backbone_key(backbone, data, **settings, steps=steps), **key} for steps in (True, False))
+    artifact = run.store.make(KIND, whole, build, work=shared)
+    if private is not None:
+        private.account(artifact.path("mechanism.json"))
+    return artifact
+
+
+def _samples(
+    run: Run[configs.RunConfig], cohort: Cohort, latents: Latents, data: LabelledLatents, space: str
+) -> Samples:
+    """A grid at each checkpoint: the label vector of a real row for each of a few tail findings."""
+    height, width = latents.cache.shape[-2:]
+    decode = Decoder(latents.codec)
+    first = [int((cohort.train.rows[name] == 1).to_numpy().argmax()) for name in cohort.tail[:SHOWN]]
+    back = (lambda z: z) if space == "codec" else latents.standardiser.back
+    return Samples(
+        labels=torch.from_numpy(data.labels[first].astype("float32")),
+        shape=(height, width),
+        decode=lambda z: decode(back(z)),
+        about=[data.about[i] for i in first] if data.about else (),
+        seed=run.config.seed,
+    )
+
+
+def base_model(
+    run: Run[configs.RunConfig], chosen: configs.StableConfig, channels: int, *more: Path
+) -> StableDiffusion:
+    """Return the model the config names; an untrained one, of `channels` latent channels, is made once."""
+    model = chosen.model
+    if isinstance(model, configs.StableFolder):
+        loras = (*model.loras, *more)
+        return load_stable_diffusion(model.path, loras=loras, prediction=model.prediction, config=model.config)
+    settings: dict[str, Any] = model.model_dump(exclude={"kind"}) | {"channels": channels, "seed": run.config.seed}
+    key = {"format": 1, **{name: str(value) for name, value in settings.items()}}
+
+    def build(folder: Path) -> None:
+        shutil.rmtree(folder / "model", ignore_errors=True)  # what a killed process left
+        untrained(folder / "model", **settings)
+
+    artifact = run.store.make("untrained", key, build)
+    return load_stable_diffusion(artifact.path("model"), loras=more)
+
+
+def _stable_diffusion(
+    run: Run[configs.RunConfig], cohort: Cohort, latents: Latents, private: PrivateFit | None, losses: Losses
+) -> tuple[Backbone, Artifact | None]:
+    """The model as the config wants it. Raises InputError where model, codec and prompts do not go together."""
+    chosen = run.config.denoiser
+    assert isinstance(chosen, configs.StableConfig)
+    base = partial(base_model, run, chosen, latents.codec.channels)
+    words, model = prompts(chosen, cohort.findings), base()
+    fits(model, latents.codec)
+    check_prompts(model.tokenizer, words, cohort.train)
+    if chosen.train == "none":
+        return model.backbone(words), None
+    _require_free(run.path("denoiser"), chosen.train)
+    backbone = model.backbone(words, "trained" if chosen.train_text else "frozen")
+
+    def save(folder: Path) -> None:
+        shutil.rmtree(folder / "model", ignore_errors=True)  # what a killed process left
+        if chosen.train == "lora":
+            save_lora(model.unet, folder / "model", model.text_encoder if chosen.train_text else None)
+        else:
+            _save_whole(model, latents.codec, folder)
+
+    artifact = _trained(
+        run, cohort, latents, backbone, _how(chosen), private, losses, save,
+        codec=latents.codec.digest, prompts=words.digest, train=chosen.train,
+    )  # fmt: skip
+    _hand_over(artifact.path("model"), run.path("denoiser"))
+    trained = artifact.path("model")
+    saved = load_stable_diffusion(trained) if chosen.train == "full" else base(trained)
+    return saved.backbone(words), artifact
+
+
+def _save_whole(model: StableDiffusion, codec: Any, folder: Path) -> None:
+    """The whole diffusers folder with the codec as its vae."""
+    assert isinstance(codec, AutoencoderCodec)
+    vae = folder / "checkpoint" / "vae"
+    shutil.rmtree(vae, ignore_errors=True)
+    codec.network.save_pretrained(vae, safe_serialization=True)  # type: ignore[operator]
+    save_stable_diffusion(model, folder / "model", vae=vae)
+
+
+def _how(chosen: configs.StableConfig) -> How:
+    if chosen.train == "full":
+        return Full(chosen.train_text)
+    return Lora(chosen.rank, conv=chosen.lora_conv, text_encoder=chosen.train_text)
+
+
+def _require_free(home: Path, train: str) -> None:
+    """Raises InputError, before anything is trained, where its result could not be put."""
+    others = home.is_dir() and any(home.iterdir()) and not (home / INDEX[train]).is_file()
+    if home.is_file() or (train == "full" and others):
+        raise InputError(f"{home} is in the way of what this run trains; move it away and run again")
+
+
+def _hand_over(model: Path, home: Path) -> None:
+    """Copy the model to where the user finds it; an adapter may lie beside other files.
+
+    Raises InputError for a file there that is another model's.
+    """
+    for file in sorted(path for path in model.rglob("*") if path.is_file()):
+        target = home / file.relative_to(model)
+        if not target.exists():
+            with atomic(target) as temporary:
+                shutil.copyfile(file, temporary)
+        elif not filecmp.cmp(file, target, shallow=False):
+            raise InputError(f"{target}: is not what this run trained; move {home} away and run again")
+
+
+def saved_denoiser(run: Run[configs.RunConfig], cohort: Cohort, latents: Latents) -> Backbone:
+    """Return the denoiser that made a finished run's images, as it was saved. Raises InputError where it is gone."""
+    chosen = run.config.denoiser
+    if isinstance(chosen, configs.StableConfig) and chosen.train == "none":
+        return _stable_diffusion(run, cohort, latents, None, no_losses)[0]
+    name = run.summary().get("denoiser", {}).get("artifact", "")
+    artifact = run.store.open(KIND, run.store.root / KIND / name) if name else None
+    if artifact is None:
+        raise InputError(f"{run.folder}: the run's denoiser is not there; put it back, or finish the run again")
+    if not isinstance(chosen, configs.StableConfig):
+        return load_label_network(artifact.folder).backbone()
+    trained, words = artifact.path("model"), prompts(chosen, cohort.findings)
+    channels = latents.codec.channels
+    model = load_stable_diffusion(trained) if chosen.train == "full" else base_model(run, chosen, channels, trained)
+    return model.backbone(words)

@@ -1,0 +1,283 @@
+"""The method of a run, built from its config and from what the run has learnt: start, guidance and their parts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from medlt import config as configs
+from medlt.chance import seed_of
+from medlt.checks.bands import limits
+from medlt.checks.folds import Crossfit
+from medlt.classify.latents import LatentClassifier
+from medlt.diffusion.aid import AidLoss
+from medlt.diffusion.backbone import Backbone
+from medlt.diffusion.cache import Latents
+from medlt.diffusion.cbdm import ClassBalancing
+from medlt.diffusion.codec import AutoencoderCodec
+from medlt.diffusion.losses import Extra
+from medlt.diffusion.schedulers import factory
+from medlt.diffusion.signals import Distance, between, l2
+from medlt.files import digest, read_tensors, write_tensors
+from medlt.recipes._codec import decoder
+from medlt.recipes._cohort import ABOUT, Cohort
+from medlt.recipes._denoiser import Losses, labelled_latents, no_losses, train_denoiser
+from medlt.recipes._models import learn_sparse_code, train_guidance_classifier, train_latent_classifier
+from medlt.recipes._privacy import independent_rows
+from medlt.recipes._setup import Run
+from medlt.sparse.embedding import SimplicialCoder
+from medlt.synthesis import METHODS
+from medlt.synthesis.edit import ImageEdit
+from medlt.synthesis.from_noise import FromNoise
+from medlt.synthesis.fusion import LatentFusion
+from medlt.synthesis.guides import Guide
+from medlt.synthesis.longtail import LongtailGuide, pictures
+from medlt.synthesis.minority import JepaGuide, Levels, MinorityGuide, reference_levels
+from medlt.synthesis.plan import Collection as TrainTable
+from medlt.synthesis.plan import Draws
+from medlt.types import PrivateFit, Synthesizer
+
+MOST = 200
+"""Train positives of a finding by which its level is set: the mean of so many is good to 7 % of their spread."""
+
+
+@dataclass(frozen=True)
+class Learnt:
+    """What every method stands on, trained or loaded already: typed values, none of which trains when it is read."""
+
+    cohort: Cohort
+    latents: Latents
+    verifiers: Crossfit
+    private: PrivateFit | None
+
+
+def train_table(run: Run[configs.RunConfig], cohort: Cohort, verifiers: Crossfit) -> TrainTable:
+    """Return the train rows as a method sees them; in a data-independent run one made-up row a finding instead."""
+    rows, findings = cohort.train.rows, cohort.findings
+    if run.config.blind:
+        return independent_rows(cohort.requested, findings)
+    known = [name for name in ("patient_id", *ABOUT) if name in rows]
+    return TrainTable(rows[[*known, *findings]].assign(fold=verifiers.fold), findings, cohort.tail)
+
+
+@dataclass(frozen=True)
+class Built:
+    """A method, and the digests of the models that make its images, by name."""
+
+    method: Synthesizer
+    models: Mapping[str, str]
+
+
+def build_method(run: Run[configs.RunConfig], learnt: Learnt) -> Built:
+    """Train or load what the config's method needs, and return the method with the names of its models."""
+    chosen, codec = run.config.method, learnt.latents.codec.digest
+    if isinstance(chosen, configs.Fusion):
+        coder = learn_sparse_code(run, learnt.cohort, learnt.latents, learnt.private)
+        backbone = train_denoiser(run, learnt.cohort, learnt.latents, learnt.private)
+        guides, models = build_guides(run, learnt, chosen.guides, backbone)
+        models |= {"codec": codec, "sparse": coder.digest, "denoiser": backbone.digest}
+        return Built(latent_fusion(run, learnt, chosen, coder, backbone, guides), models)
+    backbone = train_denoiser(run, learnt.cohort, learnt.latents, learnt.private, further_losses(run, learnt))
+    guides, models = build_guides(run, learnt, chosen.guides, backbone)
+    models |= {"codec": codec, "denoiser": backbone.digest}
+    return Built(conditional(run, learnt, chosen, backbone, guides), models)
+
+
+def latent_fusion(
+    run: Run[configs.RunConfig], learnt: Learnt, chosen: configs.Fusion, coder: SimplicialCoder, backbone: Backbone,
+    guides: tuple[Guide, ...] = (),
+) -> LatentFusion:  # fmt: skip
+    """Return latent fusion (arXiv 2405.01705). The verifiers' folds decide who may be paired with whom."""
+    need, latents = run.config.need, learnt.latents
+    draws = Draws(
+        metric=chosen.pairing,
+        neighbours=chosen.neighbours,
+        threshold_mean=chosen.threshold_mean,
+        threshold_sd=chosen.threshold_sd,
+        candidates=need.candidates * (1 + need.refills),
+    )
+    return LatentFusion(
+        collection=train_table(run, learnt.cohort, learnt.verifiers),
+        coder=coder,
+        latents=latents,
+        standardiser=latents.standardiser,
+        backbone=backbone,
+        decode=decoder(run.runtime, latents.codec),
+        scheduler=factory(chosen.scheduler, chosen.steps, backbone.noise),
+        draws=draws,
+        cam=chosen.cam,
+        keep=chosen.keep,
+        renoise=chosen.renoise,
+        guidance=chosen.guidance,
+        guides=guides,
+        labels=chosen.labels,
+        rule=chosen.rule,
+    )
+
+
+FROM_NOISE = configs.FromNoise | configs.Diffult | configs.Minority | configs.Longtail
+
+
+def conditional(
+    run: Run[configs.RunConfig], learnt: Learnt, chosen: FROM_NOISE | configs.Edit, backbone: Backbone,
+    guides: tuple[Guide, ...] = (),
+) -> Synthesizer:  # fmt: skip
+    """Return a method that samples under real label vectors, each row verified by the fold of the row that lends it."""
+    latents, need = learnt.latents, run.config.need
+    shared: dict[str, Any] = {
+        "collection": train_table(run, learnt.cohort, learnt.verifiers),
+        "backbone": backbone,
+        "standardiser": latents.standardiser,
+        "decode": decoder(run.runtime, latents.codec),
+        "scheduler": factory(chosen.scheduler, chosen.steps, backbone.noise),
+        "candidates": need.candidates * (1 + need.refills),
+        "guidance": chosen.guidance,
+        "guides": guides,
+    }
+    if isinstance(chosen, configs.Edit):
+        return ImageEdit(latents=latents, strengths=chosen.strengths, mixed=chosen.mixed, **shared)
+    height, width = latents.cache.shape[-2:]
+    kind: type[FromNoise] = METHODS[chosen.kind]
+    return kind(shape=(backbone.channels, height, width), boost=chosen.boost, skip=chosen.skip, **shared)
+
+
+Named = tuple[Guide, dict[str, str]]
+"""A guide, and the digests of the models it asks, by name."""
+
+
+def build_guides(
+    run: Run[configs.RunConfig], learnt: Learnt, chosen: Sequence[configs.GuideConfig], backbone: Backbone
+) -> tuple[tuple[Guide, ...], dict[str, str]]:
+    """Return the guides of a config in their order, and what they ask.
+
+    Those of weight 0 are left out: nothing is learnt for what does nothing.
+    """
+    made = [_guide(run, learnt, one, backbone) for one in chosen if one.weight]
+    return tuple(guide for guide, _ in made), {name: digest for _, named in made for name, digest in named.items()}
+
+
+def _guide(run: Run[configs.RunConfig], learnt: Learnt, chosen: configs.GuideConfig, backbone: Backbone) -> Named:
+    if isinstance(chosen, configs.LongtailGuide):
+        return _longtail_guide(run, learnt, chosen, backbone)
+    options = chosen.model_dump(include={"weight", "every", "window", "schedule"})
+    if isinstance(chosen, configs.JepaGuide):
+        classifier = train_latent_classifier(run, learnt.cohort, learnt.latents)
+        guide = JepaGuide(**options, features=features(classifier, learnt.latents, backbone))
+        return guide, {"latent_classifier": classifier.digest}
+    distance: Distance = l2
+    named: dict[str, str] = {}
+    if chosen.distance == "features":
+        classifier = train_latent_classifier(run, learnt.cohort, learnt.latents)
+        distance = between(features(classifier, learnt.latents, backbone))
+        named = {"latent_classifier": classifier.digest}
+    levels = None
+    if chosen.reference:
+        levels, named["levels"] = _levels(run, learnt, chosen, backbone, distance, named.get("latent_classifier", ""))
+    return MinorityGuide(**options, probe=chosen.probe, distance=distance, reference=levels, rare=chosen.rare), named
+
+
+def _longtail_guide(
+    run: Run[configs.RunConfig], learnt: Learnt, chosen: configs.LongtailGuide, backbone: Backbone
+) -> Named:
+    """Longtail Guidance: its classifier sees images decoded by the run's codec, in the run's precision."""
+    codec = decoder(run.runtime, learnt.latents.codec).codec
+    assert isinstance(codec, AutoencoderCodec)
+    standardised = learnt.latents.standardiser if backbone.space == "standardised" else None
+    decode = pictures(codec, standardised, chosen.checkpointing)
+    head = train_guidance_classifier(run, learnt.cohort, learnt.verifiers)
+    options = chosen.model_dump(exclude={"kind", "checkpointing"})
+    return LongtailGuide(decode=decode, predictor=head, **options), {"predictor": head.digest}
+
+
+def features(classifier: LatentClassifier, latents: Latents, backbone: Backbone) -> Callable[[Tensor], Tensor]:
+    """Return the classifier's features of latents as the backbone has them."""
+    if backbone.space == "standardised":
+        return classifier.features
+    return lambda z: classifier.features(latents.standardiser.to(z))
+
+
+def _levels(
+    run: Run[configs.RunConfig], learnt: Learnt, chosen: configs.MinorityGuide, backbone: Backbone,
+    distance: Distance, named: str,
+) -> tuple[Levels, str]:  # fmt: skip
+    """How rare the real train images of each finding are, of at most `MOST` images a finding; and their digest."""
+    data = labelled_latents(learnt.cohort, learnt.latents, learnt.cohort.train, backbone.space)
+    seed = run.config.seed
+    key = {"format": 1, "backbone": backbone.digest, "data": data.digest(), "probe": chosen.probe, "distance": named,
+           "seed": seed, "most": MOST}  # fmt: skip
+
+    def build(folder: Any) -> None:
+        latents, known = data.rows(few(data.labels, data.uids, seed))
+        assert known.labels is not None
+        condition, seeds = backbone.condition(known.labels, known.about), [seed_of("level", uid) for uid in known.uids]
+        levels = reference_levels(
+            backbone, latents, condition, known.labels, seeds, probe=chosen.probe, distance=distance
+        )
+        write_tensors(folder / "levels.safetensors", vars(levels))
+
+    with run.stage("levels"):
+        artifact = run.store.make("levels", key, build)
+    run.record(digests={"levels": artifact.digest})
+    return Levels(**read_tensors(artifact.path("levels.safetensors"))), artifact.digest
+
+
+def few(labels: np.ndarray, uids: Sequence[str], seed: int) -> np.ndarray:
+    """Return row numbers, rising, of at most `MOST` positives of each finding [N,K], drawn by the seed and the uids."""
+    order = np.argsort([seed_of(seed, "level", uid) for uid in uids], kind="stable")
+    chosen = [order[np.asarray(column)[order] == 1][:MOST] for column in np.asarray(labels).T]
+    return np.unique(np.concatenate(chosen))
+
+
+def further_losses(run: Run[configs.RunConfig], learnt: Learnt) -> Losses:
+    """Return DiffuLT's further losses (arXiv 2403.05170), CBDM first, then L_AID, each where the config has it.
+
+    `no_losses` for any other method, or where both are off: the denoiser is then the one all methods share.
+    """
+    chosen = run.config.method
+    if not isinstance(chosen, configs.Diffult):
+        return no_losses
+    cbdm = chosen.cbdm if chosen.cbdm is not None and chosen.cbdm.weight else None
+    aid = chosen.aid if chosen.aid is not None and chosen.aid.weight else None
+    if cbdm is None and aid is None:
+        return no_losses
+    classifier = train_latent_classifier(run, learnt.cohort, learnt.latents) if aid is not None else None
+
+    def losses(backbone: Backbone) -> tuple[Extra, ...]:
+        made: list[Extra] = []
+        if cbdm is not None:
+            pool = learnt.cohort.train.labels()
+            made.append(ClassBalancing(backbone.condition, pool, cbdm.weight, cbdm.power, backbone.noise))
+        if aid is not None and classifier is not None:
+            made.append(_in_band_loss(learnt, aid, classifier, backbone))
+        return tuple(made)
+
+    return losses
+
+
+def _in_band_loss(
+    learnt: Learnt, chosen: configs.InBandLoss, classifier: LatentClassifier, backbone: Backbone
+) -> AidLoss:
+    """Bands among the real train latents in the features of a small classifier of latents; lengths in their median."""
+    data = labelled_latents(learnt.cohort, learnt.latents, learnt.cohort.train, backbone.space)
+    look = features(classifier, learnt.latents, backbone)
+    parts = (data.latents(data.uids[i : i + 256]).to(backbone.device) for i in range(0, len(data.uids), 256))
+    seen = np.concatenate([look(part).cpu().numpy() for part in parts])
+    labels = np.asarray(data.labels)
+    widths = limits(seen, labels)
+    return AidLoss(
+        phi=look,
+        named=digest("latent classifier", classifier.digest),
+        limits=widths.tolist(),
+        counts=(labels == 1).sum(0).tolist(),
+        alpha=chosen.weight,
+        share=chosen.share,
+        low=round(chosen.window[0] * backbone.noise.train_steps),
+        high=chosen.window[1],
+        estimate=chosen.estimate,
+        unit=float(np.nanmedian(widths)),
+        noise=backbone.noise,
+    )

@@ -1,0 +1,116 @@
+"""What is learnt of the real images beside codec and denoiser: sparse code, verifiers, what guides, what compares."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import pandas as pd
+
+from medlt import config as configs
+from medlt.checks.apart import apart, digest_network
+from medlt.checks.consistency import Crossfit, crossfit, folds
+from medlt.classify.epistemic import Epistemic, fit_epistemic
+from medlt.classify.latents import LatentClassifier, fit_latents
+from medlt.classify.private import private_classifier
+from medlt.classify.train import Classifier, fit
+from medlt.diffusion.cache import Latents
+from medlt.files import digest, write_table
+from medlt.privacy.dpsgd.preflight import prepare
+from medlt.recipes._cohort import Cohort, patients
+from medlt.recipes._denoiser import labelled_latents
+from medlt.recipes._setup import Run
+from medlt.sparse.embedding import SimplicialCoder
+from medlt.sparse.iterated import Iterated, iterate
+from medlt.training.runtime import Runtime
+from medlt.types import PrivateFit
+
+PRIVATE = ("network", "steps", "batch", "learning_rate", "weight_decay")
+"""Settings that hold for a private verifier too; class weights and early stops read all patients at once."""
+HEALTH = ("mean_max_probability", "agreement", "reconstruction_l1")
+
+
+def learn_sparse_code(
+    run: Run[configs.RunConfig], cohort: Cohort, latents: Latents, private: PrivateFit | None
+) -> SimplicialCoder:
+    """Learn the sparse code by iterated learning; its measurements go to health.parquet and run.json."""
+    options: dict[str, Any] = run.config.sparse.model_dump()
+    if private is not None:
+        options |= {"private": private, "patients": patients(cohort.train)}
+    with run.stage("sparse"):
+        learnt = iterate_on(run, cohort, latents, run.runtime.at("fp32"), **options)
+    write_table(run.path("health.parquet"), learnt.health)
+    last = learnt.health.iloc[-1]
+    run.record(digests={"sparse": learnt.coder.digest})
+    run.record(health={"sparse": {name: None if pd.isna(last[name]) else float(last[name]) for name in HEALTH}})
+    return learnt.coder
+
+
+def iterate_on(
+    run: Run[configs.RunConfig], cohort: Cohort, latents: Latents, runtime: Runtime, **options: Any
+) -> Iterated:
+    """Learn or load a sparse code of the train latents, its generations measured on the validation latents."""
+    train, val = (list(part.rows.index) for part in (cohort.train, cohort.val))
+    named = [digest(latents.contents, uids) for uids in (train, val)]
+    return iterate(
+        latents(train), cohort.train.labels(), latents(val), cohort.val.labels(), contents=named[0],
+        val_contents=named[1], runtime=runtime, store=run.store, **options,
+    )  # fmt: skip
+
+
+def train_verifiers(run: Run[configs.RunConfig], cohort: Cohort, private: PrivateFit | None) -> Crossfit:
+    """Train cross-fitted classifiers on real train images: verifier k never saw the patients of fold k.
+
+    Trained privately where `private` is given.
+    """
+    rows, config = cohort.train.rows, run.config
+    fold = folds(rows["patient_id"], rows[list(cohort.findings)], config.checks.folds, config.seed)
+    train, val = (cohort.training_set(part, config.classifier.size) for part in (cohort.train, cohort.val))
+    options = config.classifier.model_dump(exclude={"size"})
+    with run.stage("judges"):
+
+        def verifier(uids: Sequence[str], k: int) -> Classifier:
+            runtime = run.runtime.seeded("judge", k)
+            if private is not None:
+                whose = list(rows.loc[list(uids), "patient_id"].astype(str))
+                chosen = {name: options[name] for name in PRIVATE}
+                return private_classifier(train.take(uids), whose, private=private, prepare=prepare, runtime=runtime,
+                                          store=run.store, name=f"judge {k}", **chosen)  # fmt: skip
+            return fit(train.take(uids), val, runtime=runtime, store=run.store, name=f"judge {k}", **options)
+
+        return crossfit(fold, lambda uids: train.take(uids).images, verifier, cohort.findings)
+
+
+def train_guidance_classifier(run: Run[configs.RunConfig], cohort: Cohort, verifiers: Crossfit) -> Epistemic:
+    """Train the classifier that guides, of another architecture and seed than the verifiers, and its epistemic head.
+
+    Raises InputError if it has a verifier's weights.
+    """
+    config = run.config
+    other = "dense" if config.classifier.network == "small" else "small"
+    chosen = config.predictor or config.classifier.model_copy(update={"network": other})
+    train, val = (cohort.training_set(part, chosen.size) for part in (cohort.train, cohort.val))
+    options, runtime = chosen.model_dump(exclude={"size"}), run.runtime.seeded("predictor")
+    with run.stage("predictor"):
+        classifier = fit(train, val, runtime=runtime, store=run.store, name="predictor", **options)
+    verifying = [digest_network(one.net) for one in verifiers.judges if isinstance(one, Classifier)]
+    apart({"guiding": [digest_network(classifier.net)], "verifying": verifying})
+    with run.stage("epistemic"):
+        head = fit_epistemic(classifier, train, runtime=runtime, store=run.store)
+    run.record(digests={"predictor": head.digest})
+    return head
+
+
+def train_latent_classifier(run: Run[configs.RunConfig], cohort: Cohort, latents: Latents) -> LatentClassifier:
+    """Train a small classifier of standardised latents, whose features say how far latents are apart."""
+    train, val = (labelled_latents(cohort, latents, part) for part in (cohort.train, cohort.val))
+    with run.stage("latent_classifier"):
+        classifier = fit_latents(
+            train,
+            val,
+            runtime=run.runtime.seeded("eyes"),  # an old name, kept: the figures in docs/ stand on this stream
+            store=run.store,
+            steps=run.config.classifier.steps,
+        )
+    run.record(digests={"latent_classifier": classifier.digest})
+    return classifier

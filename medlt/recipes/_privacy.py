@@ -1,0 +1,191 @@
+"""Privacy of a run: what it plans to train on its patients, the noise all of it needs, and the ledger it keeps.
+
+A private run that begins from noise is data-independent where images are made: label vectors are not those of real rows
+but state one finding and deny the others; how many are made is what the config says; no verifier trained on the
+patients chooses among them. So the ledger of its denoiser speaks for its images too.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import pandas as pd
+from torch import Tensor, nn
+
+from medlt import config as configs
+from medlt.checks.consistency import folds
+from medlt.checks.folds import Crossfit
+from medlt.files import digest
+from medlt.privacy import accounting, ledger
+from medlt.privacy.claims import foreseen
+from medlt.recipes._cohort import Cohort
+from medlt.recipes._setup import Run
+from medlt.sparse.private import private_steps
+from medlt.synthesis.plan import Collection as TrainTable
+from medlt.training.runtime import Runtime
+from medlt.training.settings import Training
+from medlt.types import InputError, PrivateFit, RowLoss
+
+SPARSE = {"batch", "generations", "imitation_epochs", "adaptation_epochs", "interaction_epochs"}
+Plans = dict[str, accounting.Planned]
+
+
+def plans(config: configs.RunConfig, cohort: Cohort) -> Plans:
+    """Return every training on patients that this run plans, by its name in the ledger.
+
+    A patient is counted in every verifier, though each is left out of one. Raises InputError where a step would draw
+    more than there are.
+    """
+    found: Plans = {}
+    whole = _units(config, cohort.train.rows)
+
+    def add(name: str, batch: int, steps: int, units: int = whole) -> None:
+        if batch > units:
+            raise InputError(f"privacy: a step of the {name} draws {batch} of {units} on average; give a smaller batch")
+        found[name] = accounting.Planned(batch / units, steps)
+
+    if isinstance(config.codec, configs.TrainedCodec):
+        add("codec", config.codec.batch, config.codec.steps)
+    elif config.codec.tune is not None:
+        add("codec", config.codec.tune.batch, config.codec.tune.steps)
+    if config.method.kind == "fusion":
+        count = int(cohort.train.rows["patient_id"].nunique())
+        for name, steps in private_steps(count, **config.sparse.model_dump(include=SPARSE)).items():
+            add(name, config.sparse.batch, steps)
+    if getattr(config.denoiser, "train", "full") != "none":
+        add("denoiser", config.denoiser.batch, config.denoiser.steps)
+    for k, units in _judged(config, cohort).items():
+        add(f"judge {k}", config.classifier.batch, config.classifier.steps, units)
+    return found
+
+
+def _units(config: configs.RunConfig, rows: pd.DataFrame) -> int:
+    """How many patients, or images, there are to hide among."""
+    assert config.privacy is not None
+    return len(rows) if config.privacy.unit == "image" else int(rows["patient_id"].nunique())
+
+
+def _judged(config: configs.RunConfig, cohort: Cohort) -> dict[int, int]:
+    """Number of a verifier -> among how many it hides who it was trained on; data-independent runs only if asked."""
+    assert config.privacy is not None
+    if config.blind and not config.privacy.classifier:
+        return {}
+    rows = cohort.train.rows
+    fold = folds(rows["patient_id"], rows[list(cohort.findings)], config.checks.folds, config.seed)
+    return {k: _units(config, rows[fold != k]) for k in range(config.checks.folds)}
+
+
+def check_budget(config: configs.RunConfig, cohort: Cohort) -> None:
+    """Raises InputError, before anything is trained, for a budget that cannot be kept; warns of what ends the claim."""
+    if config.privacy is None:
+        return
+    log, units = logging.getLogger(__name__), _units(config, cohort.train.rows)
+    noise(config, cohort)
+    if (warning := accounting.warn_of_delta(config.privacy.delta, units)) is not None:
+        log.warning("privacy: %s", warning)
+    for reason in foreseen(config):
+        log.warning("privacy: this run will carry no claim: %s", reason)
+
+
+@cache
+def _noise(planned: tuple[tuple[float, int], ...], epsilon: float, delta: float) -> float:
+    return accounting.calibrate([accounting.Planned(*one) for one in planned], epsilon, delta)
+
+
+def noise(config: configs.RunConfig, cohort: Cohort) -> float:
+    """Return the noise multiplier at which everything that is planned costs the budget."""
+    assert config.privacy is not None
+    planned = tuple((one.rate, one.steps) for one in plans(config, cohort).values())
+    return _noise(planned, config.privacy.epsilon, config.privacy.delta)
+
+
+@dataclass(frozen=True)
+class PrivateTraining:
+    """What trains in place of the ordinary step in a private run, and keeps its ledger; a `medlt.types.PrivateFit`.
+
+    With `kept` False it is for trainings that an audit makes and throws away, which are in no ledger.
+    """
+
+    run: Run[configs.RunConfig]
+    cohort: Cohort
+    kept: bool = True
+
+    @property
+    def chosen(self) -> configs.Privacy:
+        """The run's section `privacy`."""
+        assert self.run.config.privacy is not None
+        return self.run.config.privacy
+
+    @property
+    def digest(self) -> str:
+        """Names the mechanism that every stage of the run shares."""
+        own = self.chosen.model_dump(exclude={"physical", "way", "findings", "classifier"})
+        return digest("private", own, noise(self.run.config, self.cohort))
+
+    def __call__(
+        self, network: nn.Module, loss: RowLoss, units: Sequence[str], *, training: Training, runtime: Runtime,
+        folder: Path, key: str, name: str, evaluate: Callable[[nn.Module], float] | None = None,
+        picture: Callable[[nn.Module], Tensor] | None = None,
+    ) -> None:  # fmt: skip
+        """Train as `medlt.types.PrivateFit` says, within what the other stages leave of the budget."""
+        from medlt.privacy.dpsgd.training import Private, fit
+
+        config, chosen = self.run.config, self.chosen
+        sigma, planned = noise(config, self.cohort), plans(config, self.cohort)
+        others = tuple((sigma, one.rate, one.steps) for stage, one in planned.items() if stage != name)
+        own = chosen.model_dump(exclude={"findings", "classifier"})
+        private = Private(noise_multiplier=sigma, seed=config.seed, before=others if self.kept else (), **own)
+        fit(network, loss, units, training=training, private=private, runtime=runtime, folder=folder, key=key,
+            name=name, data=self.cohort.train.digest(), evaluate=evaluate, picture=picture)  # fmt: skip
+
+    def account(self, mechanism: Path) -> None:
+        """Put a finished training into its stage's ledger and the run's.
+
+        Other trainings of the stage in this store, whose weights have gone, stay: what they told of patients has not.
+        """
+        if not self.kept or not self.run.writable:
+            return
+        done = ledger.read_mechanism(mechanism)
+        place = self._place(done.stage)
+        known = ledger.read(place).mechanisms if place.is_file() else ()
+        earlier = [one for one in known if one.weights != done.weights]
+        ledger.write(place, [*earlier, done], self.chosen.delta, self.chosen.epsilon)
+        self.write()
+
+    def write(self) -> None:
+        """Write RUN/ledger.json: what of the plan has been done, together."""
+        places = [self._place(name) for name in plans(self.run.config, self.cohort)]
+        done = [one for place in places if place.is_file() for one in ledger.read(place).mechanisms]
+        ledger.write(self.run.path("ledger.json"), done, self.chosen.delta, self.chosen.epsilon)
+        self.run.record(weights={one.stage: one.weights for one in done})  # of several the last
+
+    def _place(self, stage: str) -> Path:
+        return Path(self.run.store.root) / "privacy" / (re.sub(r"\W+", "-", stage) + ".json")
+
+
+def private_fit(run: Run[configs.RunConfig], cohort: Cohort) -> PrivateFit | None:
+    """Return what trains in place of the ordinary step, or None in a run without privacy."""
+    return None if run.config.privacy is None else PrivateTraining(run, cohort)
+
+
+def independent_rows(requested: Sequence[str], findings: tuple[str, ...]) -> TrainTable:
+    """Return one row a finding, `only-FINDING`, which has that finding and no other; of no patient, in fold 0."""
+    index = pd.Index([independent_uid(name) for name in requested], name="uid")
+    rows = {name: [float(name == one) for one in requested] for name in findings}
+    return TrainTable(pd.DataFrame({"patient_id": "", "fold": 0, **rows}, index=index), findings, tuple(requested))
+
+
+def independent_uid(finding: str) -> str:
+    """Return the uid of a finding's made-up row, as plans name it."""
+    return "only-" + re.sub(r"\W+", "-", finding)
+
+
+def no_verifiers(requested: Sequence[str], findings: tuple[str, ...]) -> Crossfit:
+    """Return cross-fitted classifiers without a classifier, for a run in which none may look at the images."""
+    fold = independent_rows(requested, findings).table["fold"]
+    return Crossfit((), fold, pd.DataFrame(index=fold.index, columns=list(findings), dtype=float))

@@ -1,0 +1,236 @@
+"""What an image must pass before it is kept, and what is measured and shown of those that are."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+import pandas as pd
+import torch
+from PIL import Image
+from torch import Tensor
+
+from medlt import config as configs
+from medlt.checks.asserted import Asserted
+from medlt.checks.bands import Rule, in_band
+from medlt.checks.consistency import Crossfit, LabelConsistency, thresholds
+from medlt.checks.near_copy import near_copy
+from medlt.checks.sanity import Finite, Flat, Saturated, sanity
+from medlt.classify.cam import class_activation_map
+from medlt.classify.epistemic import Epistemic
+from medlt.classify.train import Classifier
+from medlt.data.loaders import images
+from medlt.data.manifest import Manifest
+from medlt.evaluation import introspection
+from medlt.evaluation.quality import quality
+from medlt.files import write_bytes, write_table, write_text
+from medlt.privacy.audit.copies import low_pass
+from medlt.privacy.audit.embedding import fit_embedding
+from medlt.recipes._cohort import EMBEDDING_SIZE, Cohort, patients
+from medlt.recipes._setup import Run
+from medlt.report.introspection import save_pair
+from medlt.report.panels import png, save
+from medlt.synthesis.guides import targets
+from medlt.synthesis.longtail import LongtailGuide
+from medlt.types import Check, Synthesizer
+
+MEASURES = 2
+"""The embedding and small pixels, which share the near-copy filter's rate."""
+FEWEST = 2
+GAP = 2
+UNGUIDED = " unguided"  # no uid of an image ends so
+log = logging.getLogger(__name__)
+
+
+def build_checks(run: Run[configs.RunConfig], cohort: Cohort, verifiers: Crossfit) -> tuple[Check, ...]:
+    """Return the checks: sanity against the parents, then the label as the verifier sees it that saw neither parent,
+    then the band, then near copies. A data-independent run looks at the image alone."""
+    chosen = run.config.checks
+    if run.config.blind:
+        own: tuple[Check, ...] = (Finite(), Flat(chosen.black_below), Saturated(), Asserted())
+        return (*own, *_near_copies(run, cohort))
+    findings = list(cohort.findings)
+    limits = thresholds(verifiers.held_out, cohort.train.rows[findings], chosen.quantile)
+    parents = partial(_parents, cohort, run.config.size)
+    usual = sanity(parents, black_below=chosen.black_below, duplicate_above=chosen.duplicate_above)
+    label = LabelConsistency(verifiers.judges, dict(limits), findings, chosen.quantile)
+    return (*usual, Asserted(), label, *_bands(run, cohort, verifiers), *_near_copies(run, cohort))
+
+
+def _bands(run: Run[configs.RunConfig], cohort: Cohort, verifiers: Crossfit) -> tuple[Check, ...]:
+    """The check that drops what is out of distribution, where the config has it."""
+    chosen, rows = run.config.checks.in_band, cohort.train.rows
+    if chosen is None:
+        return ()
+    looks = [one.features for one in verifiers.judges if isinstance(one, Classifier)]
+    rule = Rule(chosen.form, chosen.k, chosen.quantile)
+    pixels = partial(_parents, cohort, run.config.size)
+    labels = rows[list(cohort.findings)]
+    check = in_band(looks, pixels, verifiers.fold, labels, cohort.tail, rule=rule, limit=chosen.limit)
+    if without := [
+        f"{name} (fold {k})" for k, held in enumerate(check.bands) for name in held if not held[name].limit > 0
+    ]:
+        log.warning(
+            "no band of %s: too few real positives; their images will all be dropped. Fewer folds (checks.folds), "
+            "checks.in_band.form: centre, or checks.in_band: null keep them",
+            ", ".join(without),
+        )
+    return (check,)
+
+
+def _parents(cohort: Cohort, size: int, uids: Sequence[str]) -> Tensor:
+    return cohort.images(cohort.train, size, uids)
+
+
+def _near_copies(run: Run[configs.RunConfig], cohort: Cohort) -> tuple[Check, ...]:
+    """The near-copy filter: what lies nearer to one real train image than unseen images do is not kept.
+
+    It needs validation patients enough to set its limit by. Its embedding is trained on train and validation images
+    alike, so that it does not know the ones better.
+    """
+    chosen = run.config.checks.near_copy
+    if chosen is None:
+        return ()
+    train, val = (cohort.images(part, EMBEDDING_SIZE) for part in (cohort.train, cohort.val))
+    whose = [patients(part) for part in (cohort.train, cohort.val)]
+    one_each = [whose[1].index(patient) for patient in dict.fromkeys(whose[1])]
+    if (enough := math.ceil(MEASURES / chosen.false_positive)) > len(one_each):
+        log.warning(
+            "no near-copy filter: %d validation patients cannot show a rate of %g, that takes %d; give more, or raise "
+            "checks.near_copy.false_positive", len(one_each), chosen.false_positive, enough
+        )  # fmt: skip
+        return ()
+    with run.stage("embedding"):
+        embed = fit_embedding(
+            torch.cat([train, val]), whose[0] + whose[1], runtime=run.runtime.seeded("embedding"), store=run.store,
+            steps=chosen.steps,
+        )  # fmt: skip
+    return (near_copy([embed, low_pass], val[one_each], train, chosen.false_positive),)
+
+
+def measure(run: Run[configs.RunConfig], cohort: Cohort, verifiers: Crossfit, made: Manifest) -> None:
+    """Write quality.parquet: are the kept images like real ones of the validation split, as varied, and as rare?
+
+    The features are those of the first verifier, which was not fitted to the validation images (its best step was
+    chosen on them) and is not what guided. Written only where both sides have images.
+    """
+    verifier, held = next(iter(verifiers.judges), None), cohort.val
+    if not isinstance(verifier, Classifier) or min(len(held.rows), len(made.rows)) < FEWEST:
+        return
+    real = verifier.features(cohort.images(held, verifier.size)).numpy()
+    synthetic = verifier.features(images(made, verifier.size)).numpy()
+    table = quality(real, held.labels(), synthetic, list(made.rows["finding"]), cohort.findings)
+    write_table(run.path("quality.parquet"), table)
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """What is known of some images [B,1,S,S] in [0,1]: signal [B], near [B,k], maps [B,h,w]; in the order of rows."""
+
+    rows: pd.DataFrame
+    images: Tensor
+    signal: np.ndarray
+    near: np.ndarray
+    maps: np.ndarray
+
+
+def introspect(
+    run: Run[configs.RunConfig], cohort: Cohort, method: Synthesizer, plan: pd.DataFrame, made: Manifest
+) -> None:
+    """Write introspection.parquet and its gallery, where a longtail guide was at work and images were kept.
+
+    They say what the guidance classifier does not know: its least sure images beside unguided ones.
+    """
+    guide = next((one for one in method.guides if isinstance(one, LongtailGuide)), None)
+    gallery = run.path("introspection_gallery.parquet")  # written last
+    if guide is None or not len(made.rows) or not isinstance(guide.predictor, Epistemic) or gallery.is_file():
+        return
+    run.runtime.progress("introspection", 0, 1)
+    guided = _seen(cohort, guide, made.rows, images(made, guide.predictor.size).float() / 255)
+    top = introspection.most(guided.signal, np.ones(len(made.rows), dtype=bool))
+    plain = method.with_guides(tuple(one for one in method.guides if one is not guide))
+    pixels = torch.cat([batch.images for batch in plain.run(plan.loc[made.rows.index])])
+    unguided = _seen(cohort, guide, made.rows, pixels)
+    known = pd.concat([_known(made, guided, ""), _known(made, unguided, UNGUIDED)])
+    uids = list(made.rows.index.astype(str))
+    highest = [uid for uid, high in zip(uids, top, strict=True) if high]
+    table = introspection.introspect(known, highest, [uid + UNGUIDED for uid in uids])
+    write_table(run.path("introspection.parquet"), table)
+    write_table(gallery, _gallery(run, cohort, guided, top))
+    run.runtime.progress("introspection", 1, 1)
+
+
+def _seen(cohort: Cohort, guide: LongtailGuide, rows: pd.DataFrame, pixels: Tensor) -> _Seen:
+    """What the guidance classifier makes of images."""
+    head = guide.predictor
+    assert isinstance(head, Epistemic)
+    real = cohort.training_set(cohort.train, head.size)
+    column = targets(rows["finding"], cohort.findings)
+    base = Classifier(head.net, head.size, {"positive": [0] * len(cohort.findings)})
+    signal = head.score(pixels, guide.statistic)[torch.arange(len(rows)), column].numpy()
+    near = introspection.nearest(base.features(pixels).numpy(), base.features(real.images).numpy(), real.uids)
+    sized = torch.nn.functional.interpolate(pixels, (head.size, head.size), mode="area")
+    return _Seen(rows, pixels, signal, near, class_activation_map(base, sized, column).numpy())
+
+
+def _known(made: Manifest, seen: _Seen, suffix: str) -> pd.DataFrame:
+    """Attributes of images, whose uids end in `suffix`."""
+    uids = [f"{uid}{suffix}" for uid in made.rows.index]
+    labels = pd.DataFrame(made.labels(), index=uids, columns=list(made.findings))
+    about = made.rows[[name for name in ("view", "sex", "age") if name in made.rows]].set_axis(uids)
+    return introspection.describe(labels, about, seen.maps, seen.near)
+
+
+def _gallery(run: Run[configs.RunConfig], cohort: Cohort, seen: _Seen, top: np.ndarray) -> pd.DataFrame:
+    """The top images beside their nearest real ones, one picture each."""
+    at = np.flatnonzero(top)
+    near = [str(seen.near[i][0]) for i in at]
+    real = cohort.images(cohort.train, seen.images.shape[-1], near).float() / 255
+    uids = seen.rows.index[at].astype(str)
+    files = [save_pair(run.folder, uid, seen.images[i], one) for uid, i, one in zip(uids, at, real, strict=True)]
+    columns = {
+        "finding": list(seen.rows["finding"].iloc[at]),
+        "signal": seen.signal[at],
+        "nearest": near,
+        "file": files,
+    }
+    return pd.DataFrame(columns, index=pd.Index(uids, name="uid"))
+
+
+def show_panels(
+    run: Run[configs.RunConfig], method: Synthesizer, plan: pd.DataFrame, made: Manifest, each: int = 3
+) -> None:
+    """Write strips for the report, where the method can explain its images: of every finding the first kept images,
+    and one that the checks rejected."""
+    kept = plan.index.isin(made.rows.index)
+    chosen = pd.concat([plan[kept].groupby("finding").head(each), plan[~kept].groupby("finding").head(1)])
+    chosen = chosen.assign(kept=chosen.index.isin(made.rows.index))
+    chosen = chosen.sort_values(["finding", "kept"], ascending=[True, False])
+    if not (stages := method.explain(chosen)):
+        return
+    files = [
+        save(run.folder, str(uid), {name: tiles[i] for name, tiles in stages.items()})
+        for i, uid in enumerate(chosen.index)
+    ]
+    write_table(run.path("panels.parquet"), chosen[["finding", "kept"]].assign(file=files))
+
+
+def show_grid(run: Run[configs.RunConfig], made: Manifest, each: int = 8) -> None:
+    """Write grid.png, a row of kept images for every finding that was filled, and grid.csv, which names them."""
+    if made.rows.empty:
+        return
+    chosen = made.rows.groupby("finding", sort=True).head(each)
+    side = run.config.size + GAP
+    names = sorted(chosen["finding"].unique())
+    column = chosen.groupby("finding").cumcount()
+    canvas = np.zeros((side * len(names) - GAP, side * (int(column.max()) + 1) - GAP), np.uint8)
+    for uid, row in chosen.iterrows():
+        top, left = side * names.index(row["finding"]), side * int(column[uid])
+        with Image.open(made.file(str(uid))) as image:
+            canvas[top : top + run.config.size, left : left + run.config.size] = np.asarray(image)
+    write_bytes(run.path("grid.png"), png(Image.fromarray(canvas)))
+    write_text(run.path("grid.csv"), chosen[["finding"]].assign(column=column).to_csv())

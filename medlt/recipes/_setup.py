@@ -1,0 +1,188 @@
+"""The run folder: one config, one process at a time, and run.json, which records what happened.
+
+Every stage leaves artifacts in the store or files in the folder, and finds them again when it is called again; so a
+killed run repeats nothing that was finished, and ends with the bytes of an uninterrupted one. run.json is a record for
+people and for the report: no stage reads another stage's result from it. It alone holds times and memory, and so is the
+one file that differs between two equal runs.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import resource
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+import yaml
+
+from medlt import config as configs
+from medlt.files import locked, write_json, write_text
+from medlt.store import Store
+from medlt.training.runtime import Runtime
+from medlt.types import InputError, Progress
+from medlt.versions import versions
+
+C = TypeVar("C", configs.RunConfig, configs.VerdictConfig)
+
+FILED = Path("stages/data/manifest.parquet")
+"""The rows a run stands on; once they are there, its config is fixed."""
+CHANGEABLE = ("arms", "sources", "evaluation", "reporter")
+"""Sections of an experiment's config that may change between two calls."""
+LOCK = ".lock"
+UNRECORDED = ("images", "shard")
+"""Kinds of artifacts, many a run, whose versions are not worth a line each."""
+log = logging.getLogger(__name__)
+
+
+def peak_rss_mb() -> float:
+    """Return the largest resident set this process has had, MB (getrusage counts kB on Linux, bytes on macOS)."""
+    unit = 2**20 if sys.platform == "darwin" else 2**10
+    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit, 1)
+
+
+def runtime_of(config: configs.RunConfig | configs.VerdictConfig, progress: Progress) -> Runtime:
+    """Return where and how the config wants its work done. Raises InputError where there is no such device."""
+    precision = config.precision if isinstance(config, configs.RunConfig) else "fp32"
+    runtime = Runtime(config.device, precision, config.threads, config.seed, progress)
+    runtime.torch_device("this run")
+    return runtime
+
+
+@dataclass(frozen=True)
+class Run(Generic[C]):
+    """A run folder opened for work, or with `writable` False for reading only."""
+
+    folder: Path
+    config: C
+    runtime: Runtime
+    store: Store
+    writable: bool = True
+
+    def path(self, *parts: str) -> Path:
+        """Return a path inside the folder."""
+        return self.folder.joinpath(*parts)
+
+    def summary(self) -> dict[str, Any]:
+        """Return run.json as it stands. Raises InputError for a damaged one."""
+        return read_summary(self.folder)
+
+    def record(self, **sections: Any) -> None:
+        """Merge sections into run.json, one level deep."""
+        if not self.writable:
+            return
+        summary = self.summary()
+        for name, value in sections.items():
+            summary[name] = {**summary.get(name, {}), **value} if isinstance(value, dict) else value
+        summary["peak_rss_mb"] = max(peak_rss_mb(), summary.get("peak_rss_mb", 0.0))
+        write_json(self.path("run.json"), summary)
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Time a stage, and record the artifacts it used with the versions that made them.
+
+        The seconds of interrupted calls add up.
+        """
+        start, before = time.perf_counter(), self.summary().get("seconds", {}).get(name, 0.0)
+        known = len(self.store.used)
+        try:
+            yield
+        finally:
+            used = {
+                f"{one.kind}/{one.digest}": dict(one.versions)
+                for one in self.store.used[known:]
+                if not one.kind.startswith(UNRECORDED)
+            }
+            seconds = {name: round(before + time.perf_counter() - start, 2)}
+            self.record(seconds=seconds, **({"artifacts": used} if used else {}))
+
+
+def read_summary(folder: Path) -> dict[str, Any]:
+    """Return run.json of a folder, {} where there is none. Raises InputError for a damaged one."""
+    file = Path(folder) / "run.json"
+    try:
+        return dict(json.loads(file.read_text())) if file.exists() else {}
+    except (ValueError, TypeError):
+        raise InputError(f"{file}: damaged; remove it, and the same command writes it again") from None
+
+
+@contextmanager
+def opened(config: C, progress: Progress) -> Iterator[Run[C]]:
+    """Open the run folder of a config, for this process alone; yields it with torch on its threads.
+
+    Raises InputError if another process works in it, if it was made by another config, or if it is not empty and no run
+    folder. What cannot be seen to be wrong before is checked here: call the checks of `_checks` first.
+    """
+    folder, runtime = Path(config.out), runtime_of(config, progress)
+    _require_own(folder)
+    with locked(folder / LOCK, str(folder), wait=False):
+        text, written = configs.dump(config), folder / "config.yaml"
+        if (folder / FILED).is_file() and written.is_file():
+            _require_same(folder, written.read_text(), text)
+        write_text(written, text)
+        shared = config.learnt if isinstance(config, configs.RunConfig) else None
+        run = Run(folder, config, runtime, Store(Path(shared or folder / "artifacts")))
+        _record_begin(run)
+        with runtime.limited():
+            yield run
+
+
+def finished(folder: Path, progress: Progress, learnt: Path | None = None) -> Run[configs.RunConfig]:
+    """Open a run that has ended, wherever it lies now, for reading only. Raises InputError if it has not ended."""
+    for name in ("config.yaml", "manifest.parquet"):
+        if not (folder / name).is_file():
+            raise InputError(f"{folder}: has no {name}, so it is no finished run; run `medlt augment` for it first")
+    config = configs.load(folder / "config.yaml").model_copy(update={"out": folder})
+    store = Store(Path(learnt or config.learnt or folder / "artifacts"))
+    return Run(folder, config, runtime_of(config, progress), store, writable=False)
+
+
+def _require_own(folder: Path) -> None:
+    """Raises InputError for a folder that is not empty and not a run folder, or that is none."""
+    if folder.is_file():
+        raise InputError(f"{folder}: is a file; choose another --out")
+    others = [path.name for path in folder.iterdir() if path.name != LOCK] if folder.is_dir() else []
+    if others and not (folder / "config.yaml").is_file():
+        raise InputError(f"{folder}: is not empty and not a run folder; choose another --out")
+
+
+def _fixed(text: str, where: Path) -> dict[str, Any]:
+    """What of a config's text may not change from call to call. Raises InputError for a damaged one.
+
+    Where the folder lies is no part of it: a run folder may be renamed.
+    """
+    try:
+        tree = dict(yaml.safe_load(text))
+    except (yaml.YAMLError, TypeError, ValueError):
+        raise InputError(f"{where}/config.yaml: damaged; restore it, or choose another --out") from None
+    free = {"out", *(CHANGEABLE if tree.get("recipe") == "verdict" else ())}
+    return {name: value for name, value in tree.items() if name not in free}
+
+
+def _require_same(folder: Path, before: str, now: str) -> None:
+    """Raises InputError, with the first difference, for another config than the folder's."""
+    old, new = (yaml.safe_dump(_fixed(text, folder), sort_keys=False).splitlines() for text in (before, now))
+    if old != new:
+        pairs = zip(old, new, strict=False)
+        changed = next((f"{a.strip()!r} there, {b.strip()!r} now" for a, b in pairs if a != b), "other keys")
+        raise InputError(f"{folder}: was made by another config ({changed}); choose another --out, or restore it")
+
+
+def _record_begin(run: Run[C]) -> None:
+    """Record versions, seed and device; other versions than before are said, and those before stay on record."""
+    summary, now = run.summary(), versions()
+    before = summary.get("versions", now)
+    earlier = list(summary.get("earlier_versions", []))
+    if changed := [
+        f"{name} {before.get(name)}, now {value}" for name, value in now.items() if before.get(name) != value
+    ]:
+        log.warning("%s was begun with %s; what is there stays as it is", run.folder, "; ".join(changed))
+        earlier.append(before)
+    run.record(versions=now, seed=run.config.seed, device=run.config.device)
+    if earlier:
+        run.record(earlier_versions=earlier)

@@ -1,0 +1,139 @@
+"""Where the synthetic images of a comparison come from: this run's own, or those of finished runs."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pandas as pd
+import torch
+from torch import Tensor
+
+from medlt import config as configs
+from medlt.checks.apart import digest_network, judged_apart, parents_of
+from medlt.checks.consistency import LabelConsistency
+from medlt.checks.folds import Crossfit
+from medlt.classify.train import Classifier
+from medlt.data.loaders import images
+from medlt.data.manifest import Manifest
+from medlt.evaluation import provenance
+from medlt.evaluation.arms import lent
+from medlt.evaluation.sources import SourceImages, Verifiers
+from medlt.recipes import augment
+from medlt.recipes._cohort import Cohort, filed_cohort
+from medlt.recipes._models import train_guidance_classifier, train_verifiers
+from medlt.recipes._privacy import private_fit
+from medlt.recipes._setup import Run, finished
+from medlt.types import InputError, Progress
+
+log = logging.getLogger(__name__)
+
+
+def own_images(name: str, run: Run[configs.RunConfig], filled: augment.Filled) -> SourceImages:
+    """Return the images that this run has just made, as the source of its comparison."""
+    cohort, made = filled.cohort, filled.published.made
+    kept = _kept(made, filled.published.results, cohort, run.config)
+    verifiers = _verifiers(run, cohort, filled.verifiers) if filled.verifiers.judges else None
+    if verifiers is None and len(kept):
+        kept = kept.drop(columns="fold")
+    return SourceImages(name, kept, _labels(made), _pixels(made), verifiers, filled.published.results, len(filled.plan))
+
+
+def open_sources(config: configs.VerdictConfig, cohort: Cohort, progress: Progress) -> dict[str, SourceImages]:
+    """Return every source of an experiment, its images made if need be.
+
+    Raises InputError for one that does not fit the experiment.
+    """
+    return {name: _source(name, given, cohort, progress) for name, given in config.sources.items()}
+
+
+def source_config(name: str, given: configs.Source) -> configs.RunConfig:
+    """Return the config of a source's run, in its folder. Raises InputError if it is not there nor can be made."""
+    if given.config is None:
+        folder = Path(str(given.run))
+        if not all((folder / file).is_file() for file in ("config.yaml", "manifest.parquet")):
+            raise InputError(f"sources.{name}: {folder} is no finished run; give one that `medlt augment` made")
+        return configs.load(folder / "config.yaml").model_copy(update={"out": folder})
+    config = configs.load(given.config, given.set)
+    written = (config.out / "config.yaml").read_text() if (config.out / "config.yaml").is_file() else ""
+    if written != configs.dump(config) and (written or (config.out / "manifest.parquet").is_file()):
+        raise InputError(f"sources.{name}: {config.out} was made by another config; give it as `run`, or change out")
+    return config
+
+
+def _source(name: str, given: configs.Source, cohort: Cohort, progress: Progress) -> SourceImages:
+    config = source_config(name, given)
+    if not (config.out / "manifest.parquet").is_file():
+        augment.main(config, progress)
+    run = finished(config.out, progress, config.learnt)
+    with run.runtime.limited():
+        return _opened(name, run, filed_cohort(run), cohort)
+
+
+def _opened(name: str, run: Run[configs.RunConfig], own: Cohort, cohort: Cohort) -> SourceImages:
+    """What a finished run left, compared with the experiment's real rows before anything is trained."""
+    whole = Manifest.read(run.path("manifest.parquet"))
+    made = whole.where(whole.rows["synthetic"] if "synthetic" in whole.rows else pd.Series(False, whole.rows.index))
+    results, planned = (_table(name, run.path(f"{table}.parquet")) for table in ("findings", "plan"))
+    kept = _kept(made, results, own, run.config)
+    provenance.require_fit(
+        name, Manifest(kept, made.findings, made.root), own.train, cohort.manifest, stopped_by=own.val
+    )
+    # a data-independent run had no verifiers: these measure its images and choose none
+    private = None if run.config.blind else private_fit(run, own)
+    verifiers = train_verifiers(run, own, private)
+    if not run.config.blind and any(isinstance(one, Classifier) and one.pace for one in verifiers.judges):
+        log.warning("source %s: the verifiers that chose its images were not found, they were trained again", name)
+    if run.config.blind and len(kept):  # each is judged by the one that never saw the real row it is held against
+        kept = kept.assign(fold=verifiers.fold.loc[kept["like"]].to_numpy())
+    judged_apart(kept["fold"], verifiers.seen, parents_of(kept))
+    return SourceImages(
+        name, kept, _labels(made), _pixels(made), _verifiers(run, own, verifiers), results, len(planned),
+        _guiding(run, own, verifiers),
+    )  # fmt: skip
+
+
+def _kept(made: Manifest, results: pd.DataFrame, own: Cohort, config: configs.RunConfig) -> pd.DataFrame:
+    """Kept images with their verifier's probability, and the real row each is held against."""
+    rows = made.rows
+    if rows.empty:
+        return rows.assign(judge=pd.Series(dtype=float))
+    if config.blind:
+        rows = rows.assign(like=lent(rows, own.train.rows))
+    verified = results[results["check"] == LabelConsistency.name].set_index("uid")["value"]
+    return rows.assign(judge=verified.reindex(rows.index), **rows[["slot", "fold"]].astype(int))
+
+
+def _labels(made: Manifest) -> pd.DataFrame:
+    return made.rows[list(made.findings)]
+
+
+def _pixels(made: Manifest) -> Callable[[int, Sequence[str]], Tensor]:
+    """images(size, uids); all are decoded the first time a size is asked for."""
+    decoded: dict[int, Tensor] = {}
+
+    def pixels(size: int, uids: Sequence[str]) -> Tensor:
+        if size not in decoded:
+            decoded[size] = images(made, size)
+        return decoded[size][torch.from_numpy(made.rows.index.get_indexer(list(uids)))]
+
+    return pixels
+
+
+def _verifiers(run: Run[configs.RunConfig], own: Cohort, verifiers: Crossfit) -> Verifiers:
+    return Verifiers(verifiers, own.train.rows[list(own.findings)], run.config.classifier.size)
+
+
+def _table(name: str, path: Path) -> pd.DataFrame:
+    """A table of a source's run. Raises InputError if it is not there or damaged."""
+    try:
+        return pd.read_parquet(path)
+    except (OSError, ValueError):
+        raise InputError(f"source {name}: {path} is missing or damaged; finish the run again") from None
+
+
+def _guiding(run: Run[configs.RunConfig], own: Cohort, verifiers: Crossfit) -> tuple[str, ...]:
+    """Digests of the classifiers that guided the images, none for a method without."""
+    asked = any(isinstance(one, configs.LongtailGuide) and one.weight for one in run.config.method.guides)
+    return (digest_network(train_guidance_classifier(run, own, verifiers).net),) if asked else ()

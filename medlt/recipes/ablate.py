@@ -1,0 +1,255 @@
+"""Ablation of latent fusion: one setting at a time round a base config, all else shared, one row a variant.
+
+Data, codec, latents, denoiser and verifiers are those of one run folder. A sparse code is learnt once for each of its
+settings and seeds; fewer generations are the beginning of more (`medlt.sparse.iterated`), so all counts of generations
+come from one learning. Every variant has the same plan rows as the base: same parents, thresholds' draws and noise,
+unless that is what it varies.
+
+    variants/NAME.parquet, NAME.json    images and figures of one variant; one that is there is not made again
+    ablation.parquet, .csv, .md         factor, value, is_base, seed and the figures (`medlt.evaluation.variants`)
+
+`kid` compares all images made, in the features of the verifiers that never saw their parents, with validation images
+that have a tail finding, so that a setting may be chosen by it. The first row, factor "real", says the same of real
+train images with a tail finding.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+
+from medlt import config as configs
+from medlt.checks.asserted import Asserted
+from medlt.checks.consistency import LabelConsistency, best_of, thresholds
+from medlt.classify.train import Classifier
+from medlt.config.ablation import Ablation
+from medlt.diffusion.backbone import Backbone
+from medlt.evaluation.design import ArmSpec
+from medlt.evaluation.variants import against, as_markdown, kid_by_fold, measured
+from medlt.files import digest, write_json, write_table, write_text
+from medlt.recipes._checks import check_guides
+from medlt.recipes._cohort import open_cohort
+from medlt.recipes._compare import compare, held_out_rows
+from medlt.recipes._denoiser import train_denoiser
+from medlt.recipes._methods import Learnt, build_guides, latent_fusion
+from medlt.recipes._models import iterate_on
+from medlt.recipes._publish import joined, publish, write_best
+from medlt.recipes._quality import build_checks
+from medlt.recipes._setup import Run, opened
+from medlt.recipes._sources import own_images
+from medlt.recipes.augment import Filled, check, learn
+from medlt.sparse.iterated import Iterated
+from medlt.training.runtime import silent
+from medlt.types import Batch, Check, Finding, InputError, Progress
+from medlt.writer import DatasetWriter
+
+HEALTH = ("mean_max_probability", "words_used", "agreement", "reconstruction_l1", "probe_ap", "val_macro_ap")
+ARM = "fusion"
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A base config with one setting changed; `seed` is added to that of the sparse code and of the plan."""
+
+    factor: str
+    value: Any
+    config: configs.RunConfig
+    seed: int
+    is_base: bool
+
+    @property
+    def method(self) -> configs.Fusion:
+        """Its settings of latent fusion."""
+        if not isinstance(self.config.method, configs.Fusion):
+            raise InputError(f"an ablation is one of latent fusion, not of {self.config.method.kind}")
+        return self.config.method
+
+    @cached_property
+    def name(self) -> str:
+        """The same for two variants that are one, such as the base and its own value of a factor."""
+        return f"{digest(self.method.model_dump(), self.config.sparse.model_dump())}-{self.seed}"
+
+
+def variants(base: configs.RunConfig, wanted: Ablation) -> list[Variant]:
+    """Return the base and every value of every factor, for every seed. Raises InputError for a value not allowed."""
+    found = []
+    for seed in range(wanted.seeds):
+        own = Variant("base", "", base, seed, True)
+        found.append(own)
+        for key, values in wanted.vary.items():
+            section, _, name = key.partition(".")
+            for value in values:
+                tree = base.model_dump(mode="json")
+                tree[section][name] = value
+                changed = configs.parse(tree, f"ablation of {key}")
+                check_guides(changed)
+                one = Variant(name, value, changed, seed, False)
+                found.append(Variant(name, value, changed, seed, one.name == own.name))
+    return found
+
+
+def main(config: configs.RunConfig, progress: Progress = silent) -> Path:
+    """Run or continue; returns the run folder, which is one of recipe fusion: more may be varied in it later.
+
+    Raises InputError, before anything is made, for a value that is not allowed.
+    """
+    assert config.ablation is not None  # the config's own check
+    base = config.model_copy(update={"recipe": "fusion", "ablation": None})
+    wanted, rows = variants(base, config.ablation), check(base)
+    with opened(base, progress) as run:
+        cohort = open_cohort(run, rows)
+        learnt = learn(run, cohort)
+        backbone = train_denoiser(run, cohort, learnt.latents, learnt.private)
+        checks = build_checks(run, cohort, learnt.verifiers)
+        runner = AblationRunner(run, learnt, backbone, checks, config.ablation.downstream)
+        with run.stage("ablation"):
+            for done, one in enumerate(wanted):
+                runner.finish(one)
+                progress("variants", done + 1, len(wanted))
+            real = {"factor": "real", "value": "train", "is_base": False, "seed": 0, **runner.reference()}
+            table = pd.concat([pd.DataFrame([real]), _table(run, wanted)], ignore_index=True)
+        write_table(run.path("ablation.parquet"), table)
+        write_text(run.path("ablation.csv"), table.to_csv(index=False))
+        write_text(run.path("ablation.md"), as_markdown(table))
+    return run.folder
+
+
+@dataclass(frozen=True)
+class AblationRunner:
+    """What all variants share, and how one of them is measured."""
+
+    run: Run[configs.RunConfig]
+    learnt: Learnt
+    backbone: Backbone
+    checks: tuple[Check, ...]
+    downstream: bool = False
+
+    @property
+    def verifiers(self) -> list[Classifier]:
+        """The verifiers as classifiers, which have features."""
+        return [one for one in self.learnt.verifiers.judges if isinstance(one, Classifier)]
+
+    def finish(self, one: Variant) -> None:
+        """Write its images' figures, and then its own, unless they are there, with those of its arms if wanted."""
+        place = _place(self.run, one, "json")
+        if not place.exists() or (self.downstream and "tail_ap_difference" not in json.loads(place.read_text())):
+            images, figures = self.figures(one)
+            write_table(_place(self.run, one, "parquet"), images)
+            write_json(place, {k: None if math.isnan(v) else v for k, v in figures.items()})
+
+    def code(self, one: Variant) -> Iterated:
+        """Learn or load its sparse code; fewer generations are the beginning of more."""
+        runtime = replace(self.run.runtime.at("fp32"), seed=self.run.config.seed + one.seed)
+        options = one.config.sparse.model_dump()
+        return iterate_on(self.run, self.learnt.cohort, self.learnt.latents, runtime, **options)
+
+    def make(self, one: Variant, code: Iterated) -> tuple[Batch, list[Finding]]:
+        """Make all its images, and what the checks say of them, the best of each slot last."""
+        guides, _ = build_guides(self.run, self.learnt, one.method.guides, self.backbone)
+        method = latent_fusion(self.run, self.learnt, one.method, code.coder, self.backbone, guides)
+        plan = method.plan(self.learnt.cohort.shortfall(), self.run.config.seed + one.seed)
+        batch = joined(list(method.run(plan[plan["candidate"] < self.run.config.need.candidates])))
+        results = [result for check in self.checks for result in check(batch)]
+        return batch, [*results, *best_of(batch.rows, results)]
+
+    def figures(self, one: Variant) -> tuple[pd.DataFrame, dict[str, float]]:
+        """Return its images, columns as in `medlt.evaluation.variants.IMAGES`, and what they amount to."""
+        code, start = self.code(one), time.perf_counter()
+        batch, results = self.make(one, code)
+        seconds, images = time.perf_counter() - start, _images(batch, results)
+        kid, error = self.kid(batch.images, torch.tensor(batch.rows["fold"].to_numpy(np.int64, copy=True)))
+        health = code.health.iloc[-1]
+        known = {name: float(health[name]) for name in HEALTH} | {"kid": kid, "kid_sd": error}
+        proved = self.prove(one, batch, results) if self.downstream else {}
+        return images, measured(images) | known | proved | {"seconds": round(seconds, 2)}
+
+    def held_out(self) -> list[np.ndarray]:
+        """Return each verifier's features [N,D] of the validation images that have a tail finding."""
+        cohort, size = self.learnt.cohort, self.run.config.classifier.size
+        val = cohort.training_set(cohort.val, size)
+        tail = [cohort.findings.index(name) for name in cohort.tail]
+        images = val.images[torch.from_numpy((val.labels[:, tail] == 1).any(1))]
+        return [verifier.features(images).numpy() for verifier in self.verifiers]
+
+    def kid(self, images: torch.Tensor, fold: torch.Tensor) -> tuple[float, float]:
+        """Return the KID of images [N,1,H,W], each in the features of the verifier of its fold [N], to `held_out`."""
+        seen = [verifier.features(images[fold == k]).numpy() for k, verifier in enumerate(self.verifiers)]
+        return kid_by_fold(list(zip(self.held_out(), seen, strict=True)))
+
+    def reference(self) -> dict[str, float]:
+        """Return real train images of the tail as verifiers see them that never saw them: what can be hoped for."""
+        cohort, verifiers = self.learnt.cohort, self.learnt.verifiers
+        rows, findings = cohort.train.rows, list(cohort.tail)
+        positive, held_out = rows[findings] == 1, verifiers.held_out[findings]
+        limits = thresholds(held_out, rows[findings], self.run.config.checks.quantile)
+        table = pd.DataFrame(
+            {"judge": held_out.where(positive).stack(), "passed": held_out.ge(limits).stack()}
+        ).dropna()
+        parent = table.index.get_level_values(0).to_numpy()
+        blank = {"asserted": 1.0, "kept": False, "mask_share": float("nan"), "tail_mass": float("nan")}
+        train = cohort.training_set(cohort.train, self.run.config.classifier.size)
+        chosen = positive.any(axis=1).to_numpy()
+        fold = torch.tensor(np.where(chosen, verifiers.fold.loc[rows.index].to_numpy(), -1))
+        kid, error = self.kid(train.images, fold)
+        return measured(table.assign(parent_a=parent, **blank)) | {"kid": kid, "kid_sd": error}
+
+    def prove(self, one: Variant, batch: Batch, results: list[Finding]) -> dict[str, float]:
+        """Compare its kept images: tail macro AP against the duplicated control."""
+        base, cohort = self.run, self.learnt.cohort
+        home = base.path("variants", one.name)
+        run = Run(home, one.config.model_copy(update={"out": home}), base.runtime, base.store)
+        models = digest(one.name, batch.rows.index.tolist())
+        writer = DatasetWriter(home, models=models)
+        if not writer.has(batch.rows):
+            write_best(writer, batch.rows, batch, results)
+        published = publish(run, cohort, batch.rows, writer, models)
+        filled = Filled(cohort, self.learnt.verifiers, batch.rows, published)
+        rows = held_out_rows(cohort, run.config.classifier.size)
+        conclusion = compare(run, rows, {ARM: ArmSpec(source=ARM)}, {ARM: own_images(ARM, run, filled)})
+        numbers = dict(conclusion.verdict.get("comparison") or {})
+        values = {name: numbers.get(name) for name in ("difference", "low", "high")}
+        return {f"tail_ap_{name}": float("nan") if value is None else value for name, value in values.items()}
+
+
+def _place(run: Run[configs.RunConfig], one: Variant, kind: str) -> Path:
+    return run.path("variants", f"{one.name}.{kind}")
+
+
+def _row(run: Run[configs.RunConfig], one: Variant, base: pd.DataFrame) -> dict[str, Any]:
+    figures = json.loads(_place(run, one, "json").read_text())
+    images = pd.read_parquet(_place(run, one, "parquet"))
+    known = {name: math.nan if value is None else value for name, value in figures.items()}
+    named = {"factor": one.factor, "value": str(one.value), "is_base": one.is_base, "seed": one.seed}
+    return named | known | against(images, base)
+
+
+def _table(run: Run[configs.RunConfig], wanted: list[Variant]) -> pd.DataFrame:
+    bases = {one.seed: pd.read_parquet(_place(run, one, "parquet")) for one in wanted if one.factor == "base"}
+    table = pd.DataFrame([_row(run, one, bases[one.seed]) for one in wanted])
+    order = {name: n for n, name in enumerate(table["factor"].unique())}
+    return table.sort_values("factor", key=lambda c: c.map(order), kind="stable", ignore_index=True)
+
+
+def kept_uids(results: list[Finding]) -> set[str]:
+    """Return uids of the best of each slot."""
+    return {result.uid for result in results if result.check == "best_of" and result.passed}
+
+
+def _images(batch: Batch, results: list[Finding]) -> pd.DataFrame:
+    said = pd.DataFrame([vars(result) for result in results]).set_index(["check", "uid"])
+    verifier, asserted = said.loc[LabelConsistency.name], said.loc[Asserted.name]
+    return batch.rows[["finding", "parent_a", "mask_share", "tail_mass"]].assign(
+        judge=verifier["value"],
+        passed=verifier["passed"],
+        asserted=asserted["passed"],
+        kept=batch.rows.index.isin(kept_uids(results)),
+    )

@@ -1,0 +1,306 @@
+"""The audit of a finished run: what its images and its denoiser give away of the patients it learnt from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from medlt import config as configs
+from medlt.chance import seed_of
+from medlt.data.convert.encode import png
+from medlt.data.loaders import images
+from medlt.data.manifest import Manifest
+from medlt.diffusion.backbone import About, Backbone
+from medlt.diffusion.cache import Latents
+from medlt.diffusion.finetune import LabelledLatents, train_backbone
+from medlt.diffusion.schedulers import factory
+from medlt.files import write_bytes, write_json, write_table, write_text
+from medlt.privacy import ledger
+from medlt.privacy.audit import canary, copies, embedding, lira, membership, plants, reidentify
+from medlt.privacy.audit.summary import summary, tables
+from medlt.privacy.card import datasheet, model_card
+from medlt.recipes._checks import objective, training
+from medlt.recipes._codec import decoder, encode, make_codec
+from medlt.recipes._cohort import EMBEDDING_SIZE, Cohort, filed_cohort, patients
+from medlt.recipes._denoiser import fresh_network, joined, labelled_latents, saved_denoiser, taken
+from medlt.recipes._privacy import PrivateTraining
+from medlt.recipes._setup import Run, finished
+from medlt.report.html import write as write_report
+from medlt.training.runtime import Runtime, silent
+from medlt.types import InputError, Progress
+
+HELD = ("val", "test")
+SHOWN = 8
+STRENGTHS = (0.1, 0.3, 0.5)
+"""Of planted copies that went through the run's own denoiser: shares of its steps."""
+
+
+@dataclass(frozen=True)
+class AuditOptions:
+    """What an audit shall do beside the usual."""
+
+    shadows: int = 0
+    canaries: int = 0
+    false_positive: float = 0.01
+    show_pairs: bool = False
+    seed: int = 0
+    embedding_steps: int = 250
+
+
+@dataclass(frozen=True)
+class Unknown:
+    """A part of an audit that could not be done, and why."""
+
+    reason: str
+    passed: bool | None = None
+
+    @property
+    def sentence(self) -> str:
+        """The reason, as the report shows it."""
+        return f"Cannot conclude: {self.reason}"
+
+
+@dataclass(frozen=True)
+class AuditTarget:
+    """A finished run under audit: members are its train rows, the others its validation and test rows."""
+
+    run: Run[configs.RunConfig]
+    cohort: Cohort
+    made: Manifest
+    latents: Latents
+    backbone: Backbone
+    embed: embedding.Embedding
+    options: AuditOptions
+
+    @property
+    def held(self) -> Manifest:
+        """Real rows of patients that the run was not trained on."""
+        return self.cohort.manifest.where(self.cohort.manifest.rows["split"].isin(HELD))
+
+    def pixels(self, part: Manifest, size: int | None = None) -> Tensor:
+        """Return real images uint8 [N,1,S,S], of the run's size unless said."""
+        return self.cohort.images(part, size or self.run.config.size)
+
+    def runtime(self, *key: object) -> Runtime:
+        """Return the audit's own runtime, seeded by the key."""
+        return replace(self.run.runtime.at("fp32"), seed=self.seed(*key))
+
+    def seed(self, *key: object) -> int:
+        """Return the seed of one part of the audit."""
+        return seed_of(self.options.seed, "audit", *key)
+
+    def rows(self) -> tuple[LabelledLatents, np.ndarray]:
+        """Return all real rows as a denoiser sees them, members first, and which are members, bool [N]."""
+        splits = [self.cohort.manifest.split(name) for name in ("train", *HELD)]
+        filled = [part for part in splits if len(part.rows)]
+        parts = [labelled_latents(self.cohort, self.latents, part, self.backbone.space) for part in filled]
+        member = np.repeat([part.rows["split"].iloc[0] == "train" for part in filled], [len(p.uids) for p in parts])
+        return joined(parts), member
+
+
+def main(folder: Path, options: AuditOptions, progress: Progress = silent) -> dict[str, Any]:
+    """Audit a run; writes audit.json, its tables, the cards and the report anew.
+
+    Raises InputError where there is no finished run, no image, or no patient to compare with those trained on.
+    """
+    run = finished(Path(folder), progress)
+    with run.runtime.limited():
+        target = _target(run, options)
+        wanted: dict[str, Callable[[AuditTarget], Any]] = {
+            "copies": copies_found, "reidentification": reidentified, "membership": membership_by_loss,
+        }  # fmt: skip
+        wanted |= {"membership, shadow models": likelihood_ratio} if options.shadows else {}
+        wanted |= {"canaries": canary_test} if options.canaries else {}
+        parts = {name: _tried(part, target) for name, part in wanted.items()}
+    found = summary(parts)
+    for name, table in tables(parts).items():
+        write_table(run.path(f"{name.replace(', ', '_').replace(' ', '_')}.parquet"), table)
+    write_json(run.path("audit.json"), found)
+    write_text(run.path("MODEL_CARD.md"), model_card(run.folder))
+    write_text(run.path("DATASHEET.md"), datasheet(run.folder))
+    write_report(run.folder)
+    if options.show_pairs:
+        _show_pairs(target, parts["copies"])
+    return found
+
+
+def _target(run: Run[configs.RunConfig], options: AuditOptions) -> AuditTarget:
+    """The run, opened for reading, with its denoiser as it was saved and an embedding that compares images.
+
+    The embedding is trained on members and others alike, so that it cannot tell them apart.
+    """
+    cohort = filed_cohort(run)
+    whole = Manifest.read(run.path("manifest.parquet"))
+    made = whole.where(whole.rows.get("synthetic", pd.Series(False, whole.rows.index)))
+    if made.rows.empty:
+        raise InputError(f"{run.folder}: no synthetic image was kept, so there is nothing to audit")
+    if not cohort.manifest.rows["split"].isin(HELD).any():
+        raise InputError(f"{run.folder}: no real image of split val or test; the audit needs patients not trained on")
+    private = None if run.config.privacy is None else PrivateTraining(run, cohort, kept=False)
+    latents = encode(run, cohort, make_codec(run, cohort, private))
+    backbone = saved_denoiser(run, cohort, latents)
+    runtime = replace(run.runtime.at("fp32"), seed=seed_of(options.seed, "audit", "embedding"))
+    embed = embedding.fit_embedding(
+        cohort.images(cohort.manifest, EMBEDDING_SIZE), patients(cohort.manifest), runtime=runtime, store=run.store,
+        steps=options.embedding_steps,
+    )  # fmt: skip
+    return AuditTarget(run, cohort, made, latents, backbone, embed, options)
+
+
+def _tried(part: Callable[[AuditTarget], Any], target: AuditTarget) -> Any:
+    """What a part found, or why it could not look."""
+    try:
+        return part(target)
+    except InputError as error:
+        return Unknown(str(error))
+
+
+def _plants(target: AuditTarget) -> dict[str, plants.Plant]:
+    """What a copy may have been through, the run's own codec and denoiser among it."""
+    latents, backbone, chosen = target.latents, target.backbone, target.run.config.method
+    decode_latents, own = decoder(target.run.runtime, latents.codec), backbone.space == "standardised"
+
+    def encode_images(pixels: Tensor) -> Tensor:
+        z = latents.codec.latents(latents.codec.moments(pixels))
+        return latents.standardiser.to(z) if own else z
+
+    def decode(z: Tensor) -> Tensor:
+        return decode_latents(latents.standardiser.back(z) if own else z)
+
+    found = {**plants.COMMON, "codec round trip": plants.round_trip(encode_images, decode)}
+    schedule, denoiser = factory(chosen.scheduler, chosen.steps, backbone.noise), backbone.denoiser()
+    for strength in STRENGTHS:
+        keep = max(1, round(strength * chosen.steps))
+        found[f"denoiser, strength {strength}"] = plants.img2img(encode_images, decode, denoiser, schedule, keep)
+    return found
+
+
+def copies_found(target: AuditTarget) -> copies.Screening:
+    """Is an image nearer to a train image than images of other patients are?"""
+    planted, held = _plants(target), target.held
+    return copies.screen(
+        target.embed, images(target.made, target.run.config.size), target.pixels(target.cohort.train),
+        target.pixels(held), planted, uids=list(target.made.rows.index), held_patients=patients(held),
+        seed=target.seed("copies"), rate=target.options.false_positive,
+        required=[name for name in planted if not name.startswith("denoiser")],
+    )  # fmt: skip
+
+
+def reidentified(target: AuditTarget) -> reidentify.Reidentification:
+    """Do images lead back to patients of the training more often than to others?"""
+    whole, train, held = target.cohort.manifest, target.cohort.train, target.held
+    known = reidentify.verify(target.pixels(whole, EMBEDDING_SIZE), patients(whole), store=target.run.store,
+                              runtime=target.runtime("verification"), steps=target.options.embedding_steps)  # fmt: skip
+    return reidentify.reidentify(
+        target.embed, images(target.made, target.run.config.size), target.pixels(train), target.pixels(held), known,
+        uids=list(target.made.rows.index), train_patients=patients(train), held_patients=patients(held),
+        seed=target.seed("re-identification"),
+    )  # fmt: skip
+
+
+def scores(target: AuditTarget, backbone: Backbone, data: LabelledLatents) -> Tensor:
+    """Return how well a denoiser knows each row, float64 [N]; higher: rather one it was trained on."""
+    labels = torch.from_numpy(data.labels.astype("float32"))
+    condition = backbone.condition(labels, data.about)
+    found = membership.loss_scores(backbone, data.latents(data.uids), condition, seed=target.seed("membership"))
+    return torch.from_numpy(membership.calibrated(found))
+
+
+def membership_by_loss(target: AuditTarget) -> membership.Membership:
+    """Can one who holds an image tell by the denoiser's loss whether it was trained on it?
+
+    The control is a denoiser of the run's shape that saw nobody: what it can tell members by is no leak.
+    """
+    data, member = target.rows()
+    found = scores(target, target.backbone, data).numpy()
+    control = None
+    if not isinstance(target.run.config.denoiser, configs.StableConfig):
+        fresh = fresh_network(target.run.config, data, target.seed("untrained")).eval().backbone()
+        control = scores(target, fresh, data).numpy()
+    seed = target.seed("membership rates")
+    return membership.membership(found, member, data.patients, seed=seed, control=control)
+
+
+def _trained(target: AuditTarget, data: LabelledLatents, name: str, seed: int, more: float = 1.0) -> Backbone:
+    """A denoiser as the run's, privately if that was, of these rows. Raises InputError for Stable Diffusion.
+
+    `more`: times as many patients as the run's; the batch grows with them, lest a patient be drawn more rarely.
+    """
+    run, chosen = target.run, target.run.config.denoiser
+    if isinstance(chosen, configs.StableConfig):
+        raise InputError("shadows and canaries train the run's denoiser anew; that is built for kind unet, transformer")
+    net = fresh_network(run.config, data, seed)
+    private = None if run.config.privacy is None else PrivateTraining(run, target.cohort, kept=False)
+    larger = replace(training(chosen), batch=max(1, int(chosen.batch * more)))
+    place = run.path("stages", "audit", f"{name} of {len(data.uids)} {data.digest()}")
+    return train_backbone(
+        net.backbone(), data, folder=place, training=larger, objective=objective(chosen),
+        runtime=replace(run.runtime.at(chosen.precision), seed=seed), name=name, private=private,
+    )  # fmt: skip
+
+
+def likelihood_ratio(target: AuditTarget) -> membership.Membership:
+    """LiRA: the run's score of each image against scores of shadows trained with and without its patient."""
+    data, member = target.rows()
+    own = scores(target, target.backbone, data).numpy()
+
+    def shadow(inside: np.ndarray, seed: int) -> np.ndarray:
+        rows = taken(data, np.flatnonzero(inside))
+        return scores(target, _trained(target, rows, f"shadow {seed:x}", seed), data).numpy()
+
+    count, seed = target.options.shadows, target.seed("shadows")
+    found = lira.attack(own, shadow, data.patients, models=count, seed=seed)
+    return membership.membership(found, member, data.patients, seed=seed, name=f"Likelihood ratio, {count} shadows")
+
+
+def canary_test(target: AuditTarget) -> canary.CanaryTest:
+    """One more training, with made-up patients put in by coin flips: what it gives away bounds epsilon from below."""
+    data, member = target.rows()
+    real = taken(data, np.flatnonzero(member))
+    first, seed = data.latents(data.uids[:1]), target.seed("canaries")
+    planted = canary.canaries(target.options.canaries, tuple(first.shape[1:]), seed, real.labels.shape[1])
+    rows = _planted(planted, real)
+
+    def train(included: np.ndarray) -> np.ndarray:
+        inside = taken(rows, np.flatnonzero(included))
+        more = 1 + len(inside.uids) / len(set(real.patients))
+        learnt = _trained(target, joined([real, inside]), f"canaries {seed:x}", seed, more)
+        return scores(target, learnt, rows).numpy()
+
+    kept, chosen = target.run.path(ledger.NAME), target.run.config.privacy
+    spent = ledger.read(kept).spent.epsilon if kept.is_file() else None
+    return canary.canary_test(train, planted.included, delta=chosen.delta if chosen else 0.0, ledger=spent)
+
+
+def _planted(given: canary.Canaries, real: LabelledLatents) -> LabelledLatents:
+    """Canaries as rows of data, each a patient of its own."""
+    uids = [f"canary-{i}" for i in range(len(given.latents))]
+    at = {uid: i for i, uid in enumerate(uids)}
+
+    def latents(wanted: Any) -> Tensor:
+        return given.latents[torch.tensor([at[uid] for uid in wanted], dtype=torch.int64)]
+
+    about: list[About] = [{} for _ in uids] if real.about else []
+    return replace(
+        real, latents=latents, uids=uids, labels=given.labels.numpy(), about=about, patients=uids, contents="canaries"
+    )
+
+
+def _show_pairs(target: AuditTarget, found: Any) -> None:
+    """RUN/audit_pairs.png: the images nearest to a real one, each beside it. Shows REAL patients' images."""
+    if not isinstance(found, copies.Screening):
+        return
+    near = found.images.sort_values("similarity", ascending=False).head(SHOWN)
+    size, train = target.run.config.size, target.cohort.train
+    known, which = np.unique(near["train"], return_inverse=True)  # one real image may be nearest to several
+    real = target.cohort.images(train, size, [str(train.rows.index[row]) for row in known])
+    at = torch.from_numpy(target.made.rows.index.get_indexer(near.index))
+    rows = torch.cat([images(target.made, size)[at], real[torch.from_numpy(which)]], dim=3)[:, 0]
+    write_bytes(target.run.path("audit_pairs.png"), png(rows.flatten(0, 1).numpy()))

@@ -1,0 +1,103 @@
+"""Fill the tail: a long-tailed collection in; synthetic images, checked, with labels, provenance and a report, out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
+from medlt import config as configs
+from medlt.checks.folds import Crossfit
+from medlt.data.manifest import Manifest
+from medlt.files import digest, write_text
+from medlt.privacy.card import datasheet, model_card
+from medlt.recipes._checks import check_config, check_rows, check_shortfall
+from medlt.recipes._codec import encode, make_codec
+from medlt.recipes._cohort import Cohort, open_cohort, read_rows
+from medlt.recipes._methods import Built, Learnt, build_method
+from medlt.recipes._models import train_verifiers
+from medlt.recipes._privacy import check_budget, no_verifiers, private_fit
+from medlt.recipes._publish import Published, make_images, publish
+from medlt.recipes._quality import build_checks, introspect, measure, show_grid, show_panels
+from medlt.recipes._setup import Run, opened
+from medlt.report.html import write as write_report
+from medlt.training.runtime import silent
+from medlt.types import Progress
+
+
+@dataclass(frozen=True)
+class Filled:
+    """What filling the tail gave: the real rows, their verifiers, the plan as tried, and what was published."""
+
+    cohort: Cohort
+    verifiers: Crossfit
+    plan: pd.DataFrame
+    published: Published
+
+
+def main(config: configs.RunConfig, progress: Progress = silent) -> Path:
+    """Learn, fill the tail, check and report, or continue an interrupted run; returns the run folder.
+
+    Raises InputError before anything is learnt on bad input.
+    """
+    rows = check(config)
+    with opened(config, progress) as run:
+        fill(run, open_cohort(run, rows))
+        write_documents(run)
+    return run.folder
+
+
+def check(config: configs.RunConfig) -> Manifest | None:
+    """Look at everything that can be wrong before a folder is made; returns the rows, no image of which is read yet."""
+    check_config(config)
+    rows = read_rows(config)
+    if rows is not None:
+        check_rows(config, rows)
+    return rows
+
+
+def learn(run: Run[configs.RunConfig], cohort: Cohort) -> Learnt:
+    """Train or load what every method stands on: the codec, all images as latents, and the verifiers."""
+    check_rows(run.config, cohort.manifest)
+    check_shortfall(cohort)
+    check_budget(run.config, cohort)
+    private = private_fit(run, cohort)
+    codec = make_codec(run, cohort, private)
+    latents = encode(run, cohort, codec)
+    if run.config.blind:
+        verifiers = no_verifiers(cohort.requested, cohort.findings)
+    else:
+        verifiers = train_verifiers(run, cohort, private)
+    return Learnt(cohort, latents, verifiers, private)
+
+
+def fill(run: Run[configs.RunConfig], cohort: Cohort) -> Filled:
+    """Make, check and publish the images of the whole plan; write what is measured and shown of them."""
+    learnt = learn(run, cohort)
+    built = build_method(run, learnt)
+    method, checks = built.method, build_checks(run, cohort, learnt.verifiers)
+    with run.stage("synthesis"):
+        models = _named(run, cohort, built)
+        plan, images = make_images(run, cohort, method, checks, models)
+        published = publish(run, cohort, plan, images, models)
+    with run.stage("quality"):
+        made = published.made
+        measure(run, cohort, learnt.verifiers, made)
+        introspect(run, cohort, method, plan, made)
+        show_grid(run, made)
+        show_panels(run, method, plan, made)
+    return Filled(cohort, learnt.verifiers, plan, published)
+
+
+def _named(run: Run[configs.RunConfig], cohort: Cohort, built: Built) -> str:
+    """Name what made the images. In a data-independent run not the rows: who knew all but one could tell that one."""
+    return digest({**built.models, **({} if run.config.blind else {"manifest": cohort.manifest.digest()})})
+
+
+def write_documents(run: Run[configs.RunConfig]) -> None:
+    """Write the report, and what goes with the model and with the images when they are handed on."""
+    with run.stage("report"):
+        write_report(run.folder)
+        write_text(run.path("MODEL_CARD.md"), model_card(run.folder))
+        write_text(run.path("DATASHEET.md"), datasheet(run.folder))

@@ -1,0 +1,67 @@
+"""The experiment that gives the verdict: arms trained alike, one chosen on validation and tested once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from medlt import config as configs
+from medlt.data.manifest import Manifest
+from medlt.evaluation.design import ArmSpec, check_arms
+from medlt.evaluation.labelling import check_labels
+from medlt.recipes._cohort import Cohort, open_cohort, read_rows
+from medlt.recipes._compare import arm_settings, compare, held_out_rows
+from medlt.recipes._setup import opened
+from medlt.recipes._sources import open_sources, source_config
+from medlt.report.html import write as write_report
+from medlt.training.runtime import silent
+from medlt.types import InputError, Progress
+
+
+def main(config: configs.VerdictConfig, progress: Progress = silent) -> Path:
+    """Sources, arms, tables, verdict, report; returns the run folder, made or continued.
+
+    Raises InputError before anything is trained on bad input.
+    """
+    specs = {name: ArmSpec(**arm.model_dump()) for name, arm in config.arms.items()}
+    rows = check(config, specs)
+    with opened(config, progress) as run:
+        cohort = open_cohort(run, rows)
+        _require_splits(cohort.manifest)
+        _require_tail(cohort)
+        with run.stage("sources"):
+            sources = open_sources(config, cohort, progress)
+        compare(run, held_out_rows(cohort, config.classifier.size), specs, sources)
+        with run.stage("labels"):
+            chosen = config.reporter or config.classifier
+            train, val = (cohort.training_set(part, chosen.size) for part in (cohort.train, cohort.val))
+            check_labels(
+                list(sources.values()), train, val, run.folder, settings=chosen.model_dump(exclude={"size"}),
+                runtime=run.runtime.at("fp32"), store=run.store,
+            )  # fmt: skip
+        with run.stage("report"):
+            write_report(run.folder)
+    return run.folder
+
+
+def check(config: configs.VerdictConfig, specs: dict[str, ArmSpec]) -> Manifest | None:
+    """Look at arms, sources and rows before a folder is made; returns the rows, no image of which is read yet."""
+    check_arms(specs, arm_settings(config))
+    for name, given in config.sources.items():
+        source_config(name, given)
+    rows = read_rows(config)
+    if rows is not None:
+        _require_splits(rows)
+    return rows
+
+
+def _require_splits(manifest: Manifest) -> None:
+    """Raises InputError where a split has no image."""
+    for split in ("train", "val", "test"):
+        if manifest.split(split).rows.empty:
+            raise InputError(f"no image has split {split}: arms train on train, are chosen on val and tested on test")
+
+
+def _require_tail(cohort: Cohort) -> None:
+    """Raises InputError where no finding is tail."""
+    if not cohort.tail:
+        raise InputError(f"no finding is tail ({cohort.groups.rule}): nothing to decide on; raise need.tail_below")

@@ -1,0 +1,31 @@
+"""The whole job: fill the tail, then compare, and say whether it helps."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from medlt import config as configs
+from medlt.evaluation.design import ArmSpec
+from medlt.recipes._cohort import open_cohort
+from medlt.recipes._compare import compare, held_out_rows
+from medlt.recipes._setup import opened
+from medlt.recipes._sources import own_images
+from medlt.recipes.augment import check, fill, write_documents
+from medlt.training.runtime import silent
+from medlt.types import Progress
+
+WITHOUT_VERDICT = ("finetune",)
+"""Recipes that show what a model makes and compare nothing."""
+
+
+def main(config: configs.RunConfig, progress: Progress = silent) -> Path:
+    """As `medlt.recipes.augment.main`, and then the arms that say whether it helps; returns the run folder."""
+    rows, name = check(config), config.method.kind
+    with opened(config, progress) as run:
+        cohort = open_cohort(run, rows)
+        filled = fill(run, cohort)
+        if config.recipe not in WITHOUT_VERDICT:
+            held_out = held_out_rows(cohort, config.classifier.size)
+            compare(run, held_out, {name: ArmSpec(source=name)}, {name: own_images(name, run, filled)})
+        write_documents(run)
+    return run.folder

@@ -1,0 +1,55 @@
+"""Train one part of a run by itself, with what it stands on; the run finds it in its store later."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from medlt import config as configs
+from medlt.recipes._checks import check_rows, check_shortfall
+from medlt.recipes._codec import encode, make_codec
+from medlt.recipes._cohort import open_cohort
+from medlt.recipes._denoiser import train_denoiser
+from medlt.recipes._methods import further_losses
+from medlt.recipes._models import learn_sparse_code, train_guidance_classifier, train_verifiers
+from medlt.recipes._privacy import check_budget, private_fit
+from medlt.recipes._setup import opened
+from medlt.recipes.augment import check, learn
+from medlt.training.runtime import silent
+from medlt.types import InputError, Progress
+
+PARTS = ("codec", "sparse", "denoiser", "classifier", "epistemic")
+
+
+def main(config: configs.RunConfig, part: str, progress: Progress = silent) -> Path:
+    """Train `part`, or continue; returns the run folder. Raises InputError on bad input."""
+    if part not in PARTS:
+        raise InputError(f"{part!r} is no part of a run; train one of {', '.join(PARTS)}")
+    _check_privacy(config, part)
+    rows = check(config)
+    with opened(config, progress) as run:
+        cohort = open_cohort(run, rows)
+        if part == "denoiser":
+            learnt = learn(run, cohort)
+            train_denoiser(run, cohort, learnt.latents, learnt.private, further_losses(run, learnt))
+            return run.folder
+        check_rows(config, cohort.manifest)
+        check_shortfall(cohort)
+        check_budget(config, cohort)
+        private = private_fit(run, cohort)
+        if part == "classifier":
+            train_verifiers(run, cohort, private)
+        elif part == "epistemic":
+            train_guidance_classifier(run, cohort, train_verifiers(run, cohort, private))
+        else:
+            codec = make_codec(run, cohort, private)
+            if part == "sparse":
+                learn_sparse_code(run, cohort, encode(run, cohort, codec), private)
+    return run.folder
+
+
+def _check_privacy(config: configs.RunConfig, part: str) -> None:
+    """Raises InputError for what a private run does not train, or whose budget does not pay for it."""
+    if config.privacy is not None and part == "epistemic":
+        raise InputError("privacy: the epistemic head has no private form; train it in a run without privacy")
+    if config.blind and part == "classifier" and not (config.privacy and config.privacy.classifier):
+        raise InputError("privacy: the budget of this run pays for no classifier; write privacy.classifier: true")

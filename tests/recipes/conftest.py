@@ -1,0 +1,59 @@
+"""A whole run small enough for a test: thirty phantom patients at 32 px, real networks of a few thousand weights."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from medlt.config import RunConfig, parse
+from medlt.types import Synthesizer
+
+TINY = {
+    "seed": 3,
+    "size": 32,
+    "threads": 1,
+    "data": {"kind": "phantom", "patients": 40, "size": 64, "imbalance": 8},
+    "codec": {"kind": "train", "width": 8, "levels": 3, "steps": 8, "batch": 4},
+    "sparse": {"groups": 4, "vocabulary": 4, "generations": 2, "interaction_epochs": 2, "width": 8, "batch": 8},
+    "denoiser": {"width": 8, "steps": 6, "batch": 8, "checkpoint_every": 3},
+    "method": {"labels": "tail", "steps": 10, "keep": 2},
+    "need": {"tail_below": 8, "head_above": 20, "target": 10, "most": 3, "candidates": 2},
+    "checks": {"folds": 2, "quantile": 0.01},
+    "classifier": {"size": 32, "steps": 6, "batch": 8, "evaluate_every": 3},
+    "evaluation": {"seeds": 2, "draws": 100},
+}
+
+
+@pytest.fixture(scope="session")
+def tiny() -> Callable[[Path], RunConfig]:
+    """The tiny config with its run folder."""
+    return lambda out: parse({**TINY, "out": str(out)})
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory: pytest.TempPathFactory, tiny: Callable[[Path], RunConfig]) -> Path:
+    """A finished tiny run, made once."""
+    from medlt.recipes.run import main
+
+    place = tmp_path_factory.mktemp("finished")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(place)
+        main(tiny(Path("run")))
+    return place / "run"
+
+
+@pytest.fixture(scope="session")
+def method_of() -> Callable[[RunConfig], Synthesizer]:
+    """The method of a config, its parts trained or found in the run's folder."""
+    from medlt.recipes._cohort import open_cohort
+    from medlt.recipes._methods import build_method
+    from medlt.recipes._setup import opened
+    from medlt.recipes.augment import check, learn
+    from medlt.training.runtime import silent
+
+    def build(config: RunConfig) -> Synthesizer:
+        rows = check(config)
+        with opened(config, silent) as run:
+            return build_method(run, learn(run, open_cohort(run, rows))).method
+
+    return build

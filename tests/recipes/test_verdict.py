@@ -1,0 +1,219 @@
+"""A whole experiment on a tiny run's images: what it leaves, what it refuses, what a second call costs."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from medlt.cli import app
+from medlt.config import VerdictConfig, dump
+from medlt.data.loaders import images
+from medlt.data.manifest import Manifest
+from medlt.recipes._cohort import open_cohort
+from medlt.recipes._setup import opened
+from medlt.recipes._sources import open_sources
+from medlt.recipes.evaluate import main
+from medlt.training.runtime import silent
+from medlt.types import InputError
+
+ARMS: dict[str, Any] = {
+    "focal": {"loss": "focal"},
+    "fusion": {"source": "fusion"},
+    "fusion, half": {"source": "fusion", "dose": 0.5},
+    "fusion first": {"source": "fusion", "course": "pretrain", "labels": "hard"},
+}
+
+
+def experiment(finished: Path, out: Path, **changes: Any) -> VerdictConfig:
+    told = json.loads((finished / "run.json").read_text())
+    assert told["counts"]["kept"]
+    return VerdictConfig.model_validate(
+        {
+            "out": str(out),
+            "seed": 3,
+            "data": {"kind": "manifest", "path": str(finished / "stages" / "data" / "manifest.parquet")},
+            "need": {"tail_below": 8, "head_above": 20},
+            "classifier": {"size": 32, "steps": 4, "batch": 8, "evaluate_every": 2},
+            "evaluation": {"seeds": 2, "draws": 100},
+            "sources": {"fusion": {"run": str(finished)}},
+            "arms": ARMS,
+            **changes,
+        }
+    )
+
+
+def once_more(done: Path, finished: Path, out: Path, **changes: Any) -> Path:
+    """The experiment once more in a copy of its folder, with other sections."""
+    shutil.copytree(done, out)
+    (out / "config.yaml").write_text(dump(experiment(finished, out)))
+    return main(experiment(finished, out, **changes))
+
+
+@pytest.fixture(scope="module")
+def done(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return main(experiment(finished, tmp_path_factory.mktemp("verdict") / "run"))
+
+
+def test_every_table_is_there_and_every_arm_has_its_control(done: Path) -> None:
+    names = "arms scores differences reliability subgroups agreement confusion filtering rejects"
+    assert [name for name in names.split() if not (done / f"{name}.parquet").is_file()] == []
+    arms = pd.read_parquet(done / "arms.parquet").set_index("arm")
+    assert list(arms.index[:2]) == ["real", "focal"]
+    synthetic = arms[arms["role"] == "synthetic"]
+    assert list(synthetic.index) == ["fusion", "fusion, half", "fusion first"]
+    for name, arm in synthetic.iterrows():
+        control = arms.loc[arm["control"]]
+        assert control["role"] == "control", name
+        same = ["added", "wanted", "weight", "mix", "course", "loss", "dose", "steps"]
+        assert control[same].astype(str).tolist() == arm[same].astype(str).tolist()
+    assert arms.loc["fusion, half", "added"] < arms.loc["fusion", "added"]
+    scores = pd.read_parquet(done / "scores.parquet")
+    assert set(scores["arm"]) == set(arms.index)
+    assert {"AP", "AUROC", "balanced accuracy", "F1", "ECE"} <= set(scores["metric"])
+    assert (scores.groupby(["arm", "finding", "metric"]).size() == 2).all()
+
+
+def test_the_verdict_is_on_the_arm_validation_likes_best(done: Path) -> None:
+    verdict = json.loads((done / "verdict.json").read_text())
+    arms = pd.read_parquet(done / "arms.parquet").set_index("arm")
+    synthetic = arms[arms["role"] == "synthetic"]
+    best = synthetic["val_tail_ap"].idxmax()
+    assert verdict["comparison"]["arm"] == best
+    assert arms.index[arms["chosen"]].tolist() == [best]
+    assert verdict["comparison"]["control"] == arms.loc[best, "control"]
+    unaided = arms[arms["role"].isin(["real", "reweighted"])]["val_tail_ap"].idxmax()
+    assert verdict["against_real"]["control"] == unaided
+    assert {line["arm"] for line in verdict["arms"]} == set(arms.index) - {"real"}
+    assert verdict["verdict"] in ("helps", "no evidence", "harms")
+    table = pd.read_parquet(done / "differences.parquet")
+    row = table[(table["arm"] == best) & (table["control"] == arms.loc[best, "control"])]
+    row = row.query("finding == 'tail' and metric == 'AP'")
+    assert row["difference"].item() == verdict["comparison"]["difference"]
+
+
+def test_an_added_arm_trains_itself_alone(finished: Path, done: Path, tmp_path: Path) -> None:
+    first = pd.read_parquet(done / "scores.parquet")
+    run = once_more(done, finished, tmp_path / "run", arms={**ARMS, "plain": {"loss": "plain"}})
+    counts = json.loads((run / "run.json").read_text())["counts"]
+    assert counts["trained"] == 2  # two seeds
+    again = pd.read_parquet(run / "scores.parquet")
+    pd.testing.assert_frame_equal(again[again["arm"] != "plain"].reset_index(drop=True), first)
+    assert json.loads((run / "verdict.json").read_text())["test_set_evaluations"] == 2
+    assert len(list((run / "superseded").glob("verdict-*.json"))) == 1
+    with pytest.raises(InputError, match="another config"):
+        main(experiment(finished, run, seed=4))
+
+
+@pytest.mark.slow
+def test_workers_change_no_byte(finished: Path, done: Path, tmp_path: Path) -> None:
+    run = main(experiment(finished, tmp_path / "run", evaluation={"seeds": 2, "draws": 100, "workers": 2}))
+    for name in ("scores", "differences", "arms"):
+        assert (run / f"{name}.parquet").read_bytes() == (done / f"{name}.parquet").read_bytes()
+
+
+def test_one_seed_gives_no_verdict(finished: Path, done: Path, tmp_path: Path) -> None:
+    one = {"arms": {"fusion": {"source": "fusion"}}, "evaluation": {"seeds": 1, "draws": 100}}
+    run = once_more(done, finished, tmp_path / "run", **one)
+    assert json.loads((run / "run.json").read_text())["counts"]["trained"] == 0
+    verdict = json.loads((run / "verdict.json").read_text())
+    assert verdict["verdict"] == "no verdict"
+    assert "one seed" in verdict["sentence"]
+
+
+def test_without_synthetic_images_there_is_no_verdict_but_a_table(finished: Path, done: Path, tmp_path: Path) -> None:
+    run = once_more(done, finished, tmp_path / "run", sources={}, arms={"focal": {"loss": "focal"}})
+    assert json.loads((run / "verdict.json").read_text())["verdict"] == "no verdict"
+    assert set(pd.read_parquet(run / "differences.parquet")["arm"]) == {"focal"}
+
+
+def test_test_patients_in_train_are_refused_before_training(finished: Path, tmp_path: Path) -> None:
+    held = Manifest.read(finished / "stages" / "data" / "manifest.parquet")
+    rows = held.rows.copy()
+    train = rows.index[rows["split"] == "train"]
+    someone = rows.loc[train[rows.loc[train, "No_Finding"] == 1][0], "patient_id"]
+    rows.loc[rows["patient_id"] == someone, "split"] = "test"
+    Manifest(rows, held.findings, held.root).write(tmp_path / "leaky.parquet")
+    config = experiment(finished, tmp_path / "run", data={"kind": "manifest", "path": str(tmp_path / "leaky.parquet")})
+    with pytest.raises(InputError, match="source fusion"):
+        main(config)
+    assert not (tmp_path / "run" / "artifacts" / "classifier").exists()
+
+
+def test_a_source_is_only_read_whatever_the_threads(finished: Path, tmp_path: Path) -> None:
+    """Nothing of a finished run is trained again or written, with another number of threads either."""
+    config = experiment(finished, tmp_path / "run")
+
+    def written() -> dict[Path, int]:
+        files = (file for file in finished.rglob("*") if file.is_file() and file.suffix != ".lock")
+        return {file: file.stat().st_mtime_ns for file in files}
+
+    before, threads = written(), torch.get_num_threads()
+    with opened(config, silent) as run:
+        cohort = open_cohort(run)
+        torch.set_num_threads(threads + 1)
+        given = open_sources(config, cohort, silent)["fusion"]
+    assert torch.get_num_threads() == threads
+    assert written() == before
+    uids = list(given.kept.index[::-1])
+    made = Manifest.read(finished / "manifest.parquet")
+    assert torch.equal(given.images(32, uids), images(made, 32, uids=uids))
+    scores = given.judged(given.verified().crossfit, 32, uids)
+    own = [scores.at[uid, finding] for uid, finding in given.kept.loc[uids, "finding"].items()]
+    np.testing.assert_allclose(own, given.kept.loc[uids, "judge"], atol=1e-6)  # as the run's check has found them
+
+
+def test_images_whose_judge_saw_a_parent_are_refused_before_training(finished: Path, tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    shutil.copytree(finished, source)
+    held = Manifest.read(source / "manifest.parquet")
+    Manifest(held.rows.assign(fold=1 - held.rows["fold"]), held.findings, held.root).write(source / "manifest.parquet")
+    with pytest.raises(InputError, match=r"was trained on .* a parent of image"):
+        main(experiment(finished, tmp_path / "run", sources={"fusion": {"run": str(source)}}))
+    assert not (tmp_path / "run" / "artifacts" / "classifier").exists()
+
+
+def test_a_finding_without_test_positives_is_nan_with_its_reason(finished: Path, tmp_path: Path) -> None:
+    held = Manifest.read(finished / "stages" / "data" / "manifest.parquet")
+    rows = held.rows.copy()
+    lost = held.findings[0]
+    rows.loc[rows["split"] == "test", lost] = np.nan
+    Manifest(rows, held.findings, held.root).write(tmp_path / "unknown.parquet")
+    data = {"kind": "manifest", "path": str(tmp_path / "unknown.parquet")}
+    run = main(experiment(finished, tmp_path / "run", data=data, arms={"fusion": {"source": "fusion"}}))
+    lines = pd.read_parquet(run / "differences.parquet").query("finding == @lost")
+    assert lines["difference"].isna().all()
+    assert (lines["reason"] != "").all()
+
+
+def test_the_command_says_what_came_out(finished: Path, done: Path, tmp_path: Path) -> None:
+    file = tmp_path / "experiment.yaml"
+    file.write_text(dump(experiment(finished, done)))
+    said = CliRunner().invoke(app, ["evaluate", str(file), "--json"])
+    assert said.exit_code == 0, said.output
+    assert json.loads(said.stdout)["verdict"]["comparison"]["metric"] == "AP"
+    assert (
+        json.loads((done / "verdict.json").read_text())["test_set_evaluations"] == 1
+    )  # the same question asked twice is one look
+    wrong = CliRunner().invoke(app, ["run", str(file)])
+    assert wrong.exit_code == 2
+    assert "medlt evaluate" in wrong.stderr
+
+
+def test_arms_may_change_where_the_rows_are_drawn_into_the_folder(tmp_path: Path) -> None:
+    told = {
+        "out": str(tmp_path / "run"),
+        "data": {"kind": "phantom", "patients": 40, "size": 64, "imbalance": 8},
+        "need": {"tail_below": 8, "head_above": 20},
+        "classifier": {"size": 32, "steps": 1, "batch": 8},
+        "evaluation": {"seeds": 1, "draws": 100},
+        "arms": {"focal": {"loss": "focal"}},
+    }
+    main(VerdictConfig.model_validate(told))
+    run = main(VerdictConfig.model_validate({**told, "arms": {"plain": {"loss": "plain"}}}))
+    assert set(pd.read_parquet(run / "arms.parquet")["arm"]) == {"real", "plain"}
