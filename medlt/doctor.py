@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from rich.table import Table
 
-from medlt.runs import versions
+from medlt.versions import versions
 
 SYNTAXES = (
     "JPEGBaseline8Bit",

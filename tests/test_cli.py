@@ -1,7 +1,11 @@
 """The command line as a user meets it: help, one clear line for a mistake, exit codes, nothing half-written."""
 
 import json
+import os
 import re
+import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,7 +15,9 @@ import typer
 from PIL import Image
 from typer.testing import CliRunner
 
+from medlt import config
 from medlt.cli import app
+from medlt.cli.edge import edge
 from medlt.cli.recipes import _finish
 
 FINDINGS = ("Mass", "Hernia", "No_Finding")
@@ -88,7 +94,7 @@ def test_a_place_that_cannot_be_written_is_one_clear_line(tmp_path: Path) -> Non
     (tmp_path / "run").write_text("in the way")
     code, told = invoke(tmp_path)
     assert code == 2
-    assert re.search(r"run.*; give a place with room", told)
+    assert re.search(r"run: is a file; choose another --out", told)
     assert len(told.strip().splitlines()) == 1
 
 
@@ -139,9 +145,12 @@ def test_a_codec_folder_that_is_none_is_told(tmp_path: Path) -> None:
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize("command", ["demo", "run", "validate", "report", "doctor"])
+COMMANDS = ["demo", "run", "augment", "train denoiser", "evaluate", "audit", "validate", "manifest", "convert"]
+
+
+@pytest.mark.parametrize("command", [*COMMANDS, "report", "doctor", "config list", "config copy"])
 def test_every_command_has_help(command: str) -> None:
-    done = CliRunner().invoke(app, [command, "--help"])
+    done = CliRunner().invoke(app, [*command.split(), "--help"])
     assert done.exit_code == 0
     assert "--json" in re.sub(r"\x1b\[[0-9;]*m", "", done.stdout)
 
@@ -172,3 +181,132 @@ def test_report_of_no_run_is_one_clear_line(tmp_path: Path) -> None:
     done = CliRunner().invoke(app, ["report", str(tmp_path)])
     assert done.exit_code == 2
     assert len(done.stderr.strip().splitlines()) == 1
+
+
+@pytest.mark.parametrize("command", ["run", "augment", "train denoiser", "evaluate"])
+def test_a_config_that_is_nowhere_is_one_clear_line(tmp_path: Path, command: str) -> None:
+    done = CliRunner().invoke(app, [*command.split(), "nih14/fusoin"])
+    assert done.exit_code == 2
+    assert (
+        done.stderr
+        == "medlt: nih14/fusoin: no such config file; `medlt config list` names those that ship with medlt\n"
+    )
+
+
+def test_configs_are_listed_copied_and_described(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    listed = CliRunner().invoke(app, ["config", "list"]).stdout.splitlines()
+    assert "demo/demo fusion" in [" ".join(line.split()) for line in listed]
+    told = json.loads(CliRunner().invoke(app, ["config", "list", "--json"]).stdout)["configs"]
+    assert [line.split()[0] for line in listed] == list(told)
+    copied = CliRunner().invoke(app, ["config", "copy", "phantom/verdict", "mine", "--json"])
+    assert json.loads(copied.stdout)["written"] == ["mine/verdict.yaml", "mine/fusion.yaml", "mine/edit.yaml"]
+    again = CliRunner().invoke(app, ["config", "copy", "phantom/verdict", "mine"])
+    assert (again.exit_code, again.stdout) == (2, "")
+    assert again.stderr == "medlt: mine/verdict.yaml: is there already; move it away, or give another place as TO\n"
+    for kind, title in (("run", "RunConfig"), ("verdict", "VerdictConfig")):
+        schema = json.loads(CliRunner().invoke(app, ["config", "schema", kind]).stdout)
+        assert (schema["title"], schema["additionalProperties"]) == (title, False)
+    assert CliRunner().invoke(app, ["config", "schema", "recipe"]).exit_code == 2
+
+
+WAITING = """
+import os, signal, sys, time
+from medlt.cli import app
+from medlt.cli.edge import edge
+
+@app.command()
+def wait() -> None:
+    with edge():
+        child = os.fork()
+        if not child:
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(600)
+        try:
+            print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+            time.sleep(600)
+        finally:
+            print("cleaned up", flush=True)
+
+app(["wait"])
+"""
+
+
+@pytest.mark.parametrize(
+    ("number", "code", "said"), [(signal.SIGTERM, 143, "terminated"), (signal.SIGINT, 130, "interrupted")]
+)
+def test_a_signal_ends_in_one_line_after_cleaning_up(number: signal.Signals, code: int, said: str) -> None:
+    """A process that was forked dies of SIGTERM as ever, without a word."""
+    command = [sys.executable, "-c", WAITING]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == f"{-signal.SIGTERM}\n"
+        process.send_signal(number)
+        out, err = process.communicate(timeout=120)
+    assert (process.returncode, out) == (code, "cleaned up\n")
+    assert err == f"medlt: {said}; the same command goes on from here\n"
+
+
+def test_signals_are_handled_as_before_once_a_command_has_ended() -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    with edge():
+        assert signal.getsignal(signal.SIGTERM) is not before
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_the_configs_for_mimic_read_what_manifest_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A tree of MIMIC-CXR-JPG's names with the lists of MIMIC-CXR-LT, and the command that the configs open with."""
+    from medlt.data.layouts.mimic_cxr_lt import FINDINGS as MIMIC
+    from medlt.data.source import open_data
+
+    monkeypatch.chdir(tmp_path)
+    for split, patient in (("train", 10000032), ("val", 11000032), ("test", 12000032)):
+        image = f"0{split}"
+        path = Path(f"files/p{str(patient)[:2]}/p{patient}/s5041426{patient % 7}/{image}.jpg")
+        (tmp_path / "jpg" / path).parent.mkdir(parents=True)
+        Image.new("L", (64, 64), 90).save(tmp_path / "jpg" / path)
+        row = {"subject_id": patient, "study_id": int(path.parent.name[1:]), "dicom_id": image, "path": str(path)}
+        labels = {finding: [1] for finding in MIMIC}
+        table = pd.DataFrame({name: [value] for name, value in row.items()} | labels)
+        table.to_csv(tmp_path / "jpg" / f"miccai2023_mimic-cxr-lt_labels_{split}.csv", index=False)
+    done = CliRunner().invoke(app, ["manifest", "mimic-cxr-lt", "jpg", "mimic.parquet", "--release", "2023"])
+    assert done.exit_code == 0, done.stderr
+    for name in ("fusion", "longtail"):
+        settings = config.load(Path(f"mimic_cxr_lt/{name}"))
+        found = open_data(settings.data, seed=0, folder=tmp_path)
+        assert (len(found.rows), found.findings) == (3, tuple(MIMIC))
+    assert config.load_verdict(Path("mimic_cxr_lt/verdict")).data == settings.data
+
+
+def test_the_configs_for_a_dicom_folder_read_what_convert_and_manifest_write(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from medlt.data import phantom
+    from medlt.data.source import open_data
+
+    monkeypatch.chdir(tmp_path)
+    archive = phantom.write(tmp_path / "archive", patients=20, seed=0, size=64).parent
+    convert = ["convert", str(archive / "dicom"), "converted", "--size", "32", "--workers", "1", "--no-progress"]
+    assert CliRunner().invoke(app, convert).exit_code == 0
+    made = pd.read_parquet("converted/manifest.parquet")
+    labels = pd.DataFrame({"sop_uid": made["sop_uid"], "Mass": 1, "No_Finding": 0}).reset_index(drop=True)
+    labels["No_Finding"] = 1 - (mass := labels.index % 2)
+    labels.assign(Mass=mass).to_csv("labels.csv", index=False)
+    manifest = ["manifest", "folder", "converted", "labelled.parquet", "--labels", "labels.csv", "--key", "sop_uid"]
+    done = CliRunner().invoke(app, [*manifest, "--findings", "Mass,No_Finding"])
+    assert done.exit_code == 0, done.stderr
+    settings = config.load(Path("dicom_folder/fusion"))
+    found = open_data(settings.data, seed=0, folder=tmp_path)
+    assert (len(found.rows), found.findings) == (len(made), ("Mass", "No_Finding"))
+    assert config.load_verdict(Path("dicom_folder/verdict")).data == settings.data
+
+
+@pytest.mark.slow
+def test_the_demo_runs_where_a_package_named_pipelines_is(tmp_path: Path) -> None:
+    (tmp_path / "pipelines").mkdir()
+    (tmp_path / "pipelines/__init__.py").write_text("raise SystemExit('the wrong package')\n")
+    command = [sys.executable, "-m", "medlt", "demo", "--no-progress", "--json"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=3600, env={**os.environ})
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["verdict"]["verdict"] in ("helps", "no evidence", "harms")
+    assert (tmp_path / "demo/report.html").is_file()

@@ -1,9 +1,15 @@
+import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import get_args
 
+import jsonschema
 import pytest
+import yaml
 
 from medlt import config
+from medlt.config import catalogue
 from medlt.diffusion.schedulers import NAMES
 from medlt.types import InputError
 
@@ -70,18 +76,102 @@ def test_variables_are_read_from_the_environment(least: Path, monkeypatch: pytes
     assert config.load(least).data.table == Path("there/labels.csv")  # type: ignore[union-attr]
 
 
-@pytest.mark.parametrize("path", sorted(Path(__file__).parents[1].glob("pipelines/*.yaml")), ids=lambda p: p.name)
-def test_every_shipped_recipe_is_valid_and_opens_with_its_command(path: Path) -> None:
-    if path.stem.endswith("_verdict"):
+SHIPPED = catalogue.names()
+
+
+def is_experiment(name: str) -> bool:
+    return catalogue.recipe(name) == "verdict"
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_every_shipped_config_is_valid_and_opens_with_its_command(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MEDLT_DATA", "/data")
+    path = catalogue.path(name)
+    if is_experiment(name):
         for source in config.load_verdict(path).sources.values():
-            if source.config is not None:
-                config.load(source.config, source.set)
+            assert source.config is not None
+            config.load(source.config, source.set)
     else:
         assert config.load(path).recipe in get_args(config.RunConfig.model_fields["recipe"].annotation)
     head = path.read_text().split("\nrecipe:")[0]
-    assert all(line.startswith("#") for line in head.splitlines() if line)
-    assert "medlt " in head
-    assert "minutes" in head
+    assert all(line.startswith("#") and len(line) <= 120 for line in head.splitlines())
+    assert f"medlt config copy {name}" in head
+    assert "minutes" in head or "not measured" in head
+    told = re.findall(r"medlt (?:run|augment|evaluate|train denoiser) (\S+)", head)
+    assert f"{path.stem}.yaml" in told or "benchmarks/" in head
+
+
+def test_no_shipped_config_defaults_to_a_place_of_somebody_elses(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Data comes from a variable without a default, or from below the folder that one works in."""
+    monkeypatch.delenv("MEDLT_DATA", raising=False)
+    named = 0
+    for name in SHIPPED:
+        body = catalogue.path(name).read_text().split("\nrecipe:")[1]
+        assert ":-" not in body
+        assert not re.search(r"(?:[ :=]|path: )(?:/|~|\.\./)", body), name
+        if "${" in body and not is_experiment(name):
+            named += 1
+            with pytest.raises(InputError, match=r"the variable MEDLT_DATA is not set; export MEDLT_DATA=\.\.\. first"):
+                config.load(Path(name))
+    assert named > 5
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_every_shipped_config_fits_the_schema_that_editors_get(name: str) -> None:
+    tree = yaml.safe_load(catalogue.path(name).read_text())
+    schema = config.schema("verdict" if is_experiment(name) else "run")
+    jsonschema.Draft202012Validator.check_schema(schema)
+    jsonschema.validate(tree, schema)
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate(tree | {"sede": 1}, schema)
+    for section in ("need", "classifier"):
+        with pytest.raises(jsonschema.ValidationError):
+            jsonschema.validate(tree | {section: {"sizze": 1}}, schema)
+
+
+def test_a_shipped_config_is_found_by_its_name_where_no_file_has_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, least: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert config.load(Path("phantom/fusion")).out == Path("runs/phantom_fusion")
+    sources = config.load_verdict(Path("phantom/verdict")).sources
+    assert sources["edit"].config == catalogue.path("phantom/edit").absolute()
+    (tmp_path / "phantom").mkdir()
+    least.rename("phantom/fusion")  # the user's own file comes first
+    assert config.load(Path("phantom/fusion")).out == tmp_path / "run"
+    with pytest.raises(InputError, match=r"phantom/fusoin: no such config file; `medlt config list` names those"):
+        config.load(Path("phantom/fusoin"))
+
+
+def test_a_copy_takes_its_sources_along_and_overwrites_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MEDLT_DATA", "/data")
+    made = catalogue.copy("nih14/fresh_verdict", tmp_path / "mine")
+    assert [path.name for path in made] == ["fresh_verdict.yaml", "unguided.yaml", "fusion.yaml", "edit.yaml"]
+    for source in config.load_verdict(made[0]).sources.values():
+        assert source.config is not None
+        assert source.config.parent == tmp_path / "mine"
+    own = tmp_path / "mine/fusion.yaml"
+    assert catalogue.copy("nih14/small_verdict", tmp_path / "mine") == [tmp_path / "mine/small_verdict.yaml"]
+    own.write_text("changed")
+    before = {path: path.read_bytes() for path in (tmp_path / "mine").iterdir()}
+    for name, said in (("nih14/verdict", "fusion"), ("nih14/fresh_verdict", "fresh_verdict"), ("nih14/edit", "edit")):
+        with pytest.raises(InputError, match=rf"/{said}\.yaml: is there already"):
+            catalogue.copy(name, tmp_path / "mine")
+    assert {path: path.read_bytes() for path in (tmp_path / "mine").iterdir()} == before
+    assert catalogue.copy("nih14/edit", tmp_path / "new/own.yaml") == [tmp_path / "new/own.yaml"]
+
+
+@pytest.mark.parametrize("name", ["nih14/fusoin", "../nih14/fusion", "nih14", "", "fusion", "demo/demo.yaml"])
+def test_a_name_that_is_none_is_told(name: str, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"no config that ships with medlt.*`medlt config list` shows all"):
+        catalogue.copy(name, tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_configs_need_no_torch() -> None:
+    said = "import sys, medlt.config, medlt.config.catalogue; print({'torch', 'pandas', 'numpy'} & {*sys.modules})"
+    found = subprocess.run([sys.executable, "-c", said], capture_output=True, text=True, check=True, timeout=120)
+    assert found.stdout.strip() == "set()"
 
 
 @pytest.mark.parametrize(
@@ -157,10 +247,10 @@ def experiment(tmp_path: Path) -> Path:
 
 
 def test_an_experiment_is_read_and_written_back(experiment: Path) -> None:
-    first = config.load_verdict(experiment, ["evaluation.seeds=5", "workers=2"])
-    assert (first.evaluation.seeds, first.workers) == (5, 2)
+    first = config.load_verdict(experiment, ["evaluation.seeds=5", "evaluation.workers=2"])
+    assert (first.evaluation.seeds, first.evaluation.workers) == (5, 2)
     assert first.arms["real"] == config.ArmConfig()
-    assert first.sources["fusion"].config == experiment.parent / "own.yaml"  # beside the file
+    assert first.sources["fusion"].config == experiment.parent / "own.yaml"
     assert first.sources["made"].run == Path("runs/edit")
     experiment.write_text(config.dump(first))
     assert config.load_verdict(experiment) == first
@@ -179,7 +269,9 @@ def test_an_experiment_is_read_and_written_back(experiment: Path) -> None:
         ("sources.made.set=[seed=1]", "set changes a config"),
         ("arms.fusion.dose=0", "greater than 0"),
         ("arms.fusion.loss=foacl", "'focal'"),
-        ("workers=0", "greater than or equal to 1"),
+        ("evaluation.workers=0", "greater than or equal to 1"),
+        ("workers=2", "workers is not a known key"),
+        ("sources.fusion.config=gone.yaml", "gone.yaml is not there; name it relative to this file"),
         ("arms.focal.sauce=fusion", "not a known key"),
         ("arms={}", "nothing to compare with `real`"),
         ("arms={real: }", "nothing to compare with `real`"),
@@ -211,3 +303,27 @@ def test_recipes_and_experiments_are_told_apart(experiment: Path, least: Path) -
         config.load(experiment)
     with pytest.raises(InputError, match="medlt run"):
         config.load_verdict(least)
+
+
+def test_a_source_is_found_from_the_file_wherever_one_works(
+    experiment: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file of the source's name in the working folder was taken before."""
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    Path("own.yaml").write_text("another")
+    found = config.load_verdict(Path("../experiment.yaml")).sources["fusion"].config
+    assert found is not None
+    assert found.is_absolute()
+    assert found.resolve() == tmp_path / "own.yaml"
+    (tmp_path / "own.yaml").unlink()
+    with pytest.raises(InputError, match="is not there"):
+        config.load_verdict(experiment)
+
+
+def test_recipes_and_experiments_share_the_section_of_the_comparison(least: Path, experiment: Path) -> None:
+    given = [f"evaluation.{name}" for name in ("seeds=4", "mix=0.5", "weight=0.7", "draws=300", "workers=3")]
+    one, other = config.load(least, given).evaluation, config.load_verdict(experiment, given).evaluation
+    assert one == other == config.EvaluationConfig(seeds=4, mix=0.5, weight=0.7, draws=300, workers=3)
+    with pytest.raises(InputError, match="one arm of a recipe has synthetic images"):
+        config.load(least, ["evaluation.chosen=fusion"])
