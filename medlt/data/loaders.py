@@ -9,12 +9,12 @@ import os
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import cv2
 import numpy as np
 import torch
-from monai.data import CacheDataset, Dataset, PersistentDataset
+from monai.data import Dataset
 from monai.transforms import Compose, MapTransform
 from torch import Tensor
 from torch.utils.data import DataLoader
@@ -24,13 +24,11 @@ from medlt import chance
 from medlt.data.images import read_image
 from medlt.data.manifest import Manifest
 from medlt.data.validate import scan
-from medlt.files import digest, read_tensors, write_tensors
 from medlt.types import InputError
 
 __all__ = [
     "Radiographs",
     "ReadSquared",
-    "StoredDataset",
     "dataset",
     "images",
     "loader",
@@ -38,8 +36,6 @@ __all__ = [
     "square",
     "transforms",
 ]
-
-_PREPARATION = 1  # raise it when `square` or `read_image` change what they return: it names the cached files
 
 
 def square(pixels: np.ndarray, size: int) -> np.ndarray:
@@ -76,16 +72,6 @@ def transforms(size: int) -> Compose:
     return Compose([ReadSquared(size)])
 
 
-class StoredDataset(PersistentDataset):  # type: ignore[misc]
-    """MONAI's PersistentDataset with safetensors files that are whole or absent: a kill leaves nothing damaged."""
-
-    def _cachecheck(self, item_transformed: dict[str, Any]) -> dict[str, Any]:
-        file = Path(self.cache_dir) / f"{item_transformed['key']}.safetensors"
-        if not file.is_file():
-            write_tensors(file, {"image": self._pre_transform(dict(item_transformed))["image"]})
-        return {**item_transformed, **read_tensors(file)}
-
-
 @contextmanager
 def _users_mistakes() -> Iterator[None]:
     """MONAI turns every error of a transform into RuntimeError; give an InputError inside back as itself."""
@@ -98,13 +84,19 @@ def _users_mistakes() -> Iterator[None]:
         raise cause or error from None
 
 
+class Source(Protocol):
+    """Dicts that hold `image` [1,S,S] in [0,1], by the number of the row."""
+
+    def __getitem__(self, index: int, /) -> Mapping[str, Any]: ...
+
+
 class Radiographs(TorchDataset[dict[str, Any]]):
     """{"uid", "image" [1,S,S], "label" float32 [K] with NaN, "weight" float32} a row, in the manifest's order.
 
     Labels come from the manifest, never from a cache: a corrected label is seen at once.
     """
 
-    def __init__(self, manifest: Manifest, source: Dataset) -> None:
+    def __init__(self, manifest: Manifest, source: Source) -> None:
         self.uids = tuple(manifest.rows.index)
         self.source = source
         self.labels = torch.from_numpy(manifest.labels())
@@ -126,19 +118,13 @@ class Radiographs(TorchDataset[dict[str, Any]]):
         }
 
 
-def dataset(manifest: Manifest, size: int, cache_dir: Path | None = None, in_memory: bool = False) -> Radiographs:
-    """A data set of square images. With `cache_dir` each is prepared once and kept there, also after a kill.
+def dataset(manifest: Manifest, size: int) -> Radiographs:
+    """A data set of square images, each read and decoded whenever it is asked for: for few images.
 
-    A cached image is found by uid, size, and the file's length and time of change; so an edited file is read anew.
-    With `in_memory` all are held in memory (on top of the cache on disk, if both are asked for).
+    `medlt.data.pixels.PixelCache.dataset` is the same for many. Raises InputError if a file is missing.
     """
-    items = [_item(uid, str(manifest.file(uid)), size) for uid in manifest.rows.index]
-    source: Dataset = Dataset(items, transforms(size))
-    if cache_dir is not None:
-        source = StoredDataset(items, transforms(size), cache_dir=Path(cache_dir))
-    if in_memory:
-        source = _held(source)
-    return Radiographs(manifest, source)
+    items = [_item(uid, str(manifest.file(uid))) for uid in manifest.rows.index]
+    return Radiographs(manifest, Dataset(items, transforms(size)))
 
 
 def loader(
@@ -153,15 +139,14 @@ def loader(
 
 
 def images(
-    manifest: Manifest,
-    size: int,
-    cache_dir: Path | None = None,
-    uids: Sequence[str] | None = None,
-    dtype: torch.dtype = torch.uint8,
+    manifest: Manifest, size: int, uids: Sequence[str] | None = None, dtype: torch.dtype = torch.uint8
 ) -> Tensor:
-    """All images at once, [N,1,size,size] in the order of `uids`: uint8 (rounded x 255) or a float type in [0,1]."""
+    """All images at once, [N,1,size,size] in the order of `uids`: uint8 (rounded x 255) or a float type in [0,1].
+
+    Each is read and decoded here; `medlt.data.pixels.PixelCache.images` decodes an image once for all runs.
+    """
     chosen = manifest if uids is None else Manifest(manifest.rows.loc[list(uids)], manifest.findings, manifest.root)
-    source = dataset(chosen, size, cache_dir)
+    source = dataset(chosen, size)
     held = torch.empty((len(source), 1, size, size), dtype=dtype)
     for i in range(len(source)):
         image = source[i]["image"]
@@ -169,16 +154,10 @@ def images(
     return held
 
 
-def _held(source: Dataset) -> CacheDataset:
-    """All prepared images in memory, read once, through the cache on disk where `source` has one."""
-    with _users_mistakes():
-        return CacheDataset([source[i] for i in range(len(source))], Compose([]), cache_rate=1.0, progress=False)
-
-
-def _item(uid: str, path: str, size: int) -> dict[str, Any]:
-    """What a transform sees; `key` names the cached file. Raises InputError if the file is missing."""
+def _item(uid: str, path: str) -> dict[str, Any]:
+    """What a transform sees. Raises InputError if the file is missing."""
     try:
-        state = os.stat(path)
+        os.stat(path)
     except OSError as error:
         raise InputError(f"{path}: {error.strerror} (uid {uid}); check the manifest's root and path") from None
-    return {"uid": uid, "path": path, "key": digest(uid, size, state.st_size, state.st_mtime_ns, _PREPARATION)}
+    return {"uid": uid, "path": path}

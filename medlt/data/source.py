@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from medlt import config as configs
 from medlt.data.layouts import from_csv, from_nih
-from medlt.data.loaders import scan
 from medlt.data.manifest import Manifest
-from medlt.types import InputError
+from medlt.data.pixels import PixelCache
+from medlt.training.runtime import silent
+from medlt.types import InputError, Progress
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -40,16 +42,18 @@ def _read(data: configs.Data, seed: int, folder: Path) -> Manifest:
     return from_csv(table=table, findings=(*phantom.FINDINGS, "No_Finding"))
 
 
-def readable(manifest: Manifest, *, skip: bool) -> tuple[Manifest, pd.DataFrame]:
-    """The rows whose image can be read, and a table uid, code, reason of the others, without their paths.
+def readable(
+    manifest: Manifest, *, cache: PixelCache, sizes: Sequence[int], skip: bool, progress: Progress = silent
+) -> tuple[Manifest, pd.DataFrame]:
+    """The rows whose image can be read, with `content`, and a table uid, code, reason of the others, without paths.
 
-    Raises InputError if there is an unreadable one and `skip` is False.
+    Their squares of every size of `sizes` are in the cache afterwards (`PixelCache.prepare`). Raises InputError if
+    there is an unreadable file and `skip` is False.
     """
-    failures = scan(manifest)
+    kept, failures = cache.prepare(manifest, sizes, progress)
     if len(failures) and not skip:
+        uid, reason = failures.iloc[0][["uid", "reason"]]
+        told = reason.replace(uid, str(manifest.file(uid)), 1)
         more = f" (and {len(failures) - 1} more)" if len(failures) > 1 else ""
-        raise InputError(f"{failures.iloc[0]['reason']}{more}; mend it, or set skip_unreadable: true to go on without")
-    paths = {uid: str(manifest.file(uid)) for uid in failures["uid"]}
-    reasons = [reason.replace(paths[uid], uid) for uid, reason in zip(failures["uid"], failures["reason"], strict=True)]
-    kept = manifest.where(~manifest.rows.index.to_series().isin(failures["uid"]))
-    return kept, failures.assign(reason=reasons)
+        raise InputError(f"{told}{more}; mend it, or set skip_unreadable: true to go on without")
+    return kept, failures

@@ -1,4 +1,3 @@
-import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,13 +8,13 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image
 
 from medlt.classify.augment import augment
-from medlt.data import loaders
 from medlt.data.images import read_image
 from medlt.data.loaders import dataset, images, loader, square, transforms
 from medlt.data.manifest import Manifest
+from medlt.data.pixels import PixelCache
+from medlt.store import Store
 from medlt.types import InputError
 
 FINDINGS = ("A", "B", "No_Finding")
@@ -63,17 +62,18 @@ def corner(image: np.ndarray) -> tuple[bool, bool]:
     return bool(row < image.shape[0] / 2), bool(column < image.shape[1] / 2)
 
 
-@pytest.mark.parametrize("way", ["plain", "stored", "memory", "both"])
+@pytest.mark.parametrize("way", ["plain", "cached"])
 def test_images_stay_upright_and_unmirrored_through_every_loader(manifest: Manifest, tmp_path: Path, way: str) -> None:
-    cache = tmp_path / "cache" if way in ("stored", "both") else None
-    source = dataset(manifest, 10, cache, in_memory=way in ("memory", "both"))
+    cache = PixelCache(Store(tmp_path / "store"), 2)
+    source = dataset(manifest, 10) if way == "plain" else cache.dataset(manifest, 10)
     for _ in range(2):
         batch = next(iter(loader(source, batch=6)))
         assert batch["image"].shape == (6, 1, 10, 10)
         assert batch["image"].dtype == torch.float32
         assert {corner(i[0].numpy()) for i in batch["image"]} == {(True, True)}
-        direct = [square(read_image(manifest.file(u)), 10) for u in batch["uid"]]
-        np.testing.assert_array_equal(batch["image"][:, 0].numpy(), direct)
+        direct = np.stack([square(read_image(manifest.file(u)), 10) for u in batch["uid"]])
+        shown = direct if way == "plain" else np.rint(direct * 255).astype(np.float32) / np.float32(255)
+        np.testing.assert_array_equal(batch["image"][:, 0].numpy(), shown)
 
 
 def test_a_dicom_stays_upright_too(write_dicom: Callable[..., Path]) -> None:
@@ -102,80 +102,10 @@ def test_the_order_depends_on_the_seed_only(manifest: Manifest) -> None:
     assert [u for b in loader(source, batch=4) for u in b["uid"]] == list(manifest.rows.index)
 
 
-def counted(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    read: list[str] = []
-
-    def count(path: Path) -> np.ndarray:
-        read.append(Path(path).name)
-        return read_image(path)
-
-    monkeypatch.setattr(loaders, "read_image", count)
-    return read
-
-
-def test_the_stored_dataset_reads_each_file_once_and_resumes(
-    manifest: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    read = counted(monkeypatch)
-    cache = tmp_path / "cache"
-    first = [dataset(manifest, 8, cache)[i]["image"] for i in (0, 1, 2)]
-    (cache / ".half-written.safetensors.1.tmp").write_bytes(b"killed here")
-    again = [dataset(manifest, 8, cache)[i]["image"] for i in range(6)]
-    assert read == [f"{i}.png" for i in range(6)]
-    assert all(torch.equal(a, b) for a, b in zip(first, again, strict=False))
-
-
-def test_a_kill_while_writing_leaves_nothing_that_is_read_as_whole(
-    manifest: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def killed(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    cache = tmp_path / "cache"
-    with monkeypatch.context() as patched:
-        patched.setattr(Path, "replace", killed)
-        with pytest.raises(KeyboardInterrupt):
-            dataset(manifest, 8, cache)[0]
-    assert list(cache.glob("*.safetensors")) == []
-    expected = square(read_image(manifest.file("u0")), 8)
-    np.testing.assert_array_equal(dataset(manifest, 8, cache)[0]["image"][0].numpy(), expected)
-
-
-def test_a_changed_file_another_size_and_another_uid_are_not_taken_from_the_cache(
-    manifest: Manifest, table: pd.DataFrame, tmp_path: Path
-) -> None:
-    cache = tmp_path / "cache"
-    before = dataset(manifest, 8, cache)[0]["image"]
-    Image.fromarray(np.full((12, 20), 77, np.uint8)).save(manifest.file("u0"))
-    os.utime(manifest.file("u0"), ns=(1, 1))
-    after = dataset(manifest, 8, cache)[0]["image"]
-    assert not torch.equal(before, after)
-    assert torch.allclose(after, torch.full_like(after, 77 / 255))
-    assert dataset(manifest, 6, cache)[0]["image"].shape == (1, 6, 6)
-    swapped = Manifest(
-        table.assign(path=["images/1.png", "images/0.png", *table["path"][2:]]).set_index("uid"),
-        FINDINGS,
-        manifest.root,
-    )
-    assert torch.equal(dataset(swapped, 8, cache)[1]["image"], after)
-
-
-def test_a_corrected_label_is_seen_despite_the_cache(manifest: Manifest, table: pd.DataFrame, tmp_path: Path) -> None:
-    assert dataset(manifest, 8, tmp_path / "c")[0]["label"][0] == 1
-    mended = Manifest(table.assign(A=[0, 1, 0, 1, 1, 0]).set_index("uid"), FINDINGS, manifest.root)
-    assert dataset(mended, 8, tmp_path / "c")[0]["label"][0] == 0
-
-
-def test_a_missing_or_damaged_file_is_one_line(manifest: Manifest, tmp_path: Path) -> None:
+def test_a_missing_or_damaged_file_is_one_line(manifest: Manifest) -> None:
     manifest.file("u3").write_bytes(manifest.file("u3").read_bytes()[:40])
-    for how in (
-        {},
-        {"in_memory": True},
-        {"cache_dir": tmp_path / "c"},
-        {"cache_dir": tmp_path / "c", "in_memory": True},
-    ):
-        with pytest.raises(InputError, match=r"3\.png: damaged image"):
-            dataset(manifest, 8, **how)[3]  # type: ignore[arg-type]
+    with pytest.raises(InputError, match=r"3\.png: damaged image"):
+        dataset(manifest, 8)[3]
     with pytest.raises(InputError, match=r"3\.png: damaged image"):
         images(manifest, 8)
     manifest.file("u1").unlink()
