@@ -29,28 +29,31 @@ from medlt.diffusion.backbone import Backbone
 from medlt.diffusion.codec import load_codec
 from medlt.diffusion.finetune import LabelledLatents, Objective, row_loss, train_backbone
 from medlt.diffusion.labels import LabelUNet
-from medlt.diffusion.loop import WHOLE, Training
 from medlt.diffusion.losses import NoisedLoss
 from medlt.diffusion.prompts import Prompts
 from medlt.diffusion.stable.load import load_stable_diffusion
 from medlt.diffusion.stable.untrained import untrained
 from medlt.diffusion.train import train_codec
 from medlt.diffusion.vae import Reconstruction, ReconstructionLoss, finetune_codec, gradient_error, gradient_errors
-from medlt.privacy.ledger import Mechanism
-from medlt.privacy.preflight import assert_reads_back, prepare
-from medlt.privacy.training import Private, fit
+from medlt.privacy.dpsgd.preflight import assert_reads_back, prepare
+from medlt.privacy.dpsgd.training import Private, fit
+from medlt.privacy.ledger import Mechanism, read_mechanism
 from medlt.sparse.embedding import SimplicialCoder
 from medlt.sparse.iterated import iterate
 from medlt.sparse.phases import Lesson
 from medlt.sparse.private import imitation_loss, interaction_loss, masked_bces, private_steps
+from medlt.store import Store
 from medlt.testing import Discs, tiny_autoencoder_kl, tiny_autoencoder_tiny
-from medlt.types import InputError, RowLoss
+from medlt.training.runtime import Runtime
+from medlt.training.settings import WHOLE, Training
+from medlt.types import GradSampleMode, InputError, RowLoss
 
 N = 12
 UIDS = [f"u{i}" for i in range(N)]
 PATIENTS = [f"p{i // 2}" for i in range(N)]
 LABELS = np.stack([np.arange(N) % 2, np.where(np.arange(N) % 3, 1.0, np.nan)], 1).astype(np.float32)
-QUIET = Private(0.5, math.inf, 1e-5, multiplicity=2, way="book", secure=False)
+CPU = Runtime("cpu", "fp32", None, 0)
+QUIET = Private(0.5, math.inf, 1e-5, multiplicity=2, way=GradSampleMode.BOOK, secure=False)
 TRAINING = Training(steps=3, learning_rate=1e-2, batch=3, warmup_steps=0, ema=0.0, checkpoint_every=2)
 
 
@@ -58,18 +61,24 @@ def latents(uids: Sequence[str]) -> Tensor:
     return chance.noise_like([int(uid[1:]) for uid in uids], (4, 8, 8))
 
 
-DATA = LabelledLatents(latents, UIDS, LABELS, [{"age": 40 + i} for i in range(N)], PATIENTS)
+DATA = LabelledLatents(latents, UIDS, LABELS, "normal noise by uid", [{"age": 40 + i} for i in range(N)], PATIENTS)
 
 
 class Asked:
-    """A PrivateFit: the real loop, and what it gave back."""
+    """A PrivateFit: the real training, what each call gave back, and what the ledger was told."""
 
     def __init__(self, private: Private = QUIET) -> None:
-        self.private, self.told = private, list[Mechanism]()
+        self.private, self.trained, self.told = private, list[Mechanism](), list[Mechanism]()
 
-    def __call__(self, network: nn.Module, loss: RowLoss, units: Sequence[str], **more: Any) -> nn.Module:
-        self.told.append(fit(network, loss, units, private=self.private, data="tests", **more))
-        return network
+    @property
+    def digest(self) -> str:
+        return self.private.digest
+
+    def __call__(self, network: nn.Module, loss: RowLoss, units: Sequence[str], **more: Any) -> None:
+        self.trained.append(fit(network, loss, units, private=self.private, data="tests", **more))
+
+    def account(self, mechanism: Path) -> None:
+        self.told.append(read_mechanism(mechanism))
 
 
 @pytest.fixture
@@ -156,7 +165,7 @@ def test_gradient_errors_are_those_of_each_image() -> None:
 
 def test_rows_losses_of_a_simplicial_code_see_no_other_row() -> None:
     z = chance.noise_like(range(N), (2, 8, 8))
-    lesson = Lesson(z, torch.from_numpy(LABELS), 4, 1e-3, 0.0, 1.0, 0, "cpu")
+    lesson = Lesson(z, torch.from_numpy(LABELS), 4, 1e-3, 0.0, 1.0, CPU)
     coder, teacher = (SimplicialCoder(2, 2, groups=2, vocabulary=4, width=8, norm="group", seed=i) for i in (0, 1))
     see_no_other_row(interaction_loss(lesson), coder)
     see_no_other_row(imitation_loss(lesson, teacher), coder)
@@ -201,12 +210,15 @@ def test_a_denoiser_is_trained_privately(text: Any, how: Any, folder: Path, tmp_
     def fresh() -> Backbone:
         return small() if text is None else load_stable_diffusion(folder).backbone(Prompts(("Mass", "Edema")), text)
 
-    train = partial(train_backbone, data=DATA, folder=tmp_path, training=TRAINING, how=how, validation=DATA)
+    train = partial(
+        train_backbone, data=DATA, folder=tmp_path, training=TRAINING, how=how, validation=DATA, runtime=CPU
+    )
     first = train(fresh(), private=asked)
     again = train(fresh(), private=asked)
     assert first.digest == again.digest != fresh().digest
     assert_reads_back(again.network, weights(first.network))
-    one, other = asked.told
+    one, other = asked.trained
+    assert read_mechanism(tmp_path / "mechanism.json") == one
     assert (one.steps, one.units, one.unit, one.stage, one.weights) == (3, N // 2, "patient", "denoiser", other.weights)
     trained = {name for name in weights(first.network) if isinstance(how, Lora) is ("lora_" in name)}
     start = weights(fresh().network) if how is FULL else {}
@@ -230,10 +242,10 @@ class Further:
     ],
 )
 def test_what_is_no_rows_own_is_refused(more: dict[str, Any], match: str, tmp_path: Path, asked: Asked) -> None:
-    told = {"data": DATA, "folder": tmp_path, "training": TRAINING, "private": asked} | more
+    told = {"data": DATA, "folder": tmp_path, "training": TRAINING, "private": asked, "runtime": CPU} | more
     with pytest.raises(InputError, match=match):
         train_backbone(small(), **told)
-    assert not asked.told
+    assert not asked.trained
     assert not list(tmp_path.iterdir())
 
 
@@ -241,30 +253,47 @@ def test_what_is_no_rows_own_is_refused(more: dict[str, Any], match: str, tmp_pa
 
 
 def test_a_codec_is_trained_privately_and_measures_no_scale(tmp_path: Path, asked: Asked) -> None:
-    train = partial(train_codec, Discs(N, 16), folder=tmp_path, width=8, levels=2, steps=3, batch=3, ema=0.0)
+    told: dict[str, Any] = {"contents": "discs", "runtime": CPU, "store": Store(tmp_path), "width": 8, "levels": 2,
+                            "steps": 3, "batch": 3, "ema": 0.0}  # fmt: skip
+    train = partial(train_codec, Discs(N, 16), **told)
     codec = train(private=asked, patients=PATIENTS)
     assert codec.network.config.scaling_factor == 1.0
     assert train(private=asked, patients=PATIENTS).digest == codec.digest
-    assert [one.weights for one in asked.told] == [asked.told[0].weights] * 2
+    assert (len(asked.trained), len(asked.told)) == (1, 2)  # the second was found, and accounted for all the same
+    assert asked.told == [asked.trained[0]] * 2
     plain = train()
     assert plain.digest != codec.digest
     assert plain.network.config.scaling_factor != 1.0
     with pytest.raises(InputError, match="3 patients for 12 images"):
-        train_codec(Discs(N, 16), folder=tmp_path / "other", private=asked, patients=PATIENTS[:3])
+        train(private=asked, patients=PATIENTS[:3])
+
+
+def test_another_mechanism_or_other_patients_make_another_codec(tmp_path: Path, asked: Asked) -> None:
+    train = partial(train_codec, Discs(N, 16), contents="discs", runtime=CPU, store=Store(tmp_path), width=8, levels=2,
+                    steps=2, batch=3)  # fmt: skip
+    train(private=asked, patients=PATIENTS)
+    louder = Asked(replace(QUIET, noise_multiplier=2.0))
+    train(private=louder, patients=PATIENTS)
+    train(private=asked, patients=[f"q{i // 3}" for i in range(N)])
+    assert [one.noise_multiplier for one in louder.told] == [2.0]
+    assert [one.units for one in asked.told] == [N // 2, N // 3]
+    assert len(Store(tmp_path).folders("codec")) == 3
 
 
 @pytest.mark.parametrize("make", [tiny_autoencoder_kl, tiny_autoencoder_tiny])
 @pytest.mark.parametrize("held", [None, Discs(3, 16, seed=9)])
 def test_a_codec_is_tuned_privately(make: Callable[[], Any], held: Any, tmp_path: Path, asked: Asked) -> None:
     make().save_pretrained(tmp_path / "source")
-    tune = partial(finetune_codec, tmp_path / "source", Discs(N, 16), folder=tmp_path / "run", training=TRAINING)
+    tune = partial(finetune_codec, tmp_path / "source", Discs(N, 16), contents="discs", training=TRAINING, runtime=CPU,
+                   store=Store(tmp_path / "run"))  # fmt: skip
     codec = tune(private=asked, patients=PATIENTS, held=held)
-    assert codec.digest != load_codec(tmp_path / "source").digest
+    assert codec.digest != load_codec(tmp_path / "source", "cpu").digest
     assert tune(private=asked, patients=PATIENTS, held=held).digest == codec.digest
-    changed = moved(weights(load_codec(tmp_path / "source").network), codec.network)
+    assert (len(asked.trained), len(asked.told)) == (1, 2)
+    changed = moved(weights(load_codec(tmp_path / "source", "cpu").network), codec.network)
     assert changed
     assert all(name.startswith(("decoder", "post_quant")) for name in changed)
-    (told,) = (tmp_path / "run").glob("*/training.json")
+    (told,) = (tmp_path / "run").glob("codec/*/training.json")
     assert ("after" in json.loads(told.read_text())) is (held is not None)
 
 
@@ -276,22 +305,20 @@ CODE: dict[str, Any] = {"groups": 2, "vocabulary": 4, "width": 8, "generations":
 
 def test_a_simplicial_code_is_learnt_privately_phase_by_phase(tmp_path: Path, asked: Asked) -> None:
     z = chance.noise_like(range(N + 4), (2, 8, 8))
-    learn = partial(iterate, z[:N], LABELS, z[N:], LABELS[:4], **CODE)
-    found = learn(folder=tmp_path / "a", private=asked, patients=PATIENTS)
+    learn = partial(iterate, z[:N], LABELS, z[N:], LABELS[:4], contents="a", val_contents="b", runtime=CPU,
+                    store=Store(tmp_path), **CODE)  # fmt: skip
+    found = learn(private=asked, patients=PATIENTS)
     planned = private_steps(N // 2, 3, 2, 2, 1, 2)
     assert {one.stage: one.steps for one in asked.told} == planned
-    assert [one.stage for one in asked.told] == list(planned)
     assert found.coder.config["norm"] == "group"
     assert found.health["probe_ap"].isna().all()
     assert found.health["agreement"].isna().tolist() == [True, False]
-    assert found.coder.digest != SimplicialCoder.load(tmp_path / "a" / "generation_00.safetensors").digest
-    again = learn(folder=tmp_path / "a", private=asked, patients=PATIENTS)
+    again = learn(private=asked, patients=PATIENTS)
     assert again.coder.digest == found.coder.digest
-    assert len({one.weights for one in asked.told}) == len(planned) == len(asked.told) // 2
-    with pytest.raises(InputError, match="made from other"):
-        learn(folder=tmp_path / "a")
+    assert len(asked.trained) == len(planned) == len(asked.told) // 2
+    assert learn().coder.digest != found.coder.digest
     with pytest.raises(InputError, match="3 patients for 12 latents"):
-        learn(folder=tmp_path / "b", private=asked, patients=PATIENTS[:3])
+        learn(private=asked, patients=PATIENTS[:3])
 
 
 def test_planned_steps_count_units_not_rows() -> None:
@@ -317,20 +344,22 @@ def radiographs(**more: Any) -> TrainingSet:
 def test_a_classifier_is_trained_privately_and_read_back(name: str, tmp_path: Path, asked: Asked) -> None:
     real = radiographs()
     train = partial(
-        private_classifier, real, PATIENTS, folder=tmp_path, prepare=prepare, network=name, steps=3, batch=3, ema=0.0
-    )
+        private_classifier, real, PATIENTS, prepare=prepare, network=name, steps=3, batch=3, ema=0.0, runtime=CPU,
+        store=Store(tmp_path),
+    )  # fmt: skip
     first = train(private=asked)
     again = train(private=asked)
     assert_reads_back(again.net, weights(first.net))
-    (place,) = tmp_path.glob("*.json")
-    assert torch.equal(load_private(place, prepare).predict(real.images), first.predict(real.images))
+    (place,) = Store(tmp_path).folders("classifier")
+    assert torch.equal(load_private(place, prepare, "cpu").predict(real.images), first.predict(real.images))
     assert ("Batch norms became" in " ".join(asked.told[0].changes)) is (name == "small")
     assert not any(isinstance(part, nn.BatchNorm2d) for part in first.net.modules())
     assert "positive" not in first.record
     assert first.task == "multi-label"
-    place.with_suffix(".safetensors").unlink()
+    assert (len(asked.trained), len(asked.told)) == (1, 2)
+    next(place.glob("*.safetensors")).unlink()
     with pytest.raises(InputError, match="damaged"):
-        load_private(place, prepare)
+        load_private(place, prepare, "cpu")
 
 
 @pytest.mark.parametrize(
@@ -346,5 +375,6 @@ def test_sets_that_do_not_fit_are_refused(
     more: dict[str, Any], settings: dict[str, Any], match: str, tmp_path: Path, asked: Asked
 ) -> None:
     with pytest.raises(InputError, match=match):
-        private_classifier(radiographs(**more), PATIENTS, folder=tmp_path, private=asked, prepare=prepare, **settings)
-    assert not asked.told
+        private_classifier(radiographs(**more), PATIENTS, runtime=CPU, store=Store(tmp_path), private=asked,
+                           prepare=prepare, **settings)  # fmt: skip
+    assert not asked.trained
