@@ -44,7 +44,7 @@ KEYED = frozenset({"manifest", "plan", "panels", "introspection_gallery"})
 
 @dataclass(frozen=True)
 class Collected:
-    """The files of a run folder; with `arms`, that of an experiment.
+    """The files of a run folder, of a recipe or of an experiment.
 
     Tables keyed by image have the index `uid`; the others have a plain index.
     """
@@ -75,20 +75,28 @@ class Collected:
     audit: dict[str, Any] | None
 
     @property
+    def is_experiment(self) -> bool:
+        """Whether arms are all there is (`medlt evaluate`): no image was planned here."""
+        return self.arms is not None and self.plan is None
+
+    @property
     def settings(self) -> dict[str, Any]:
-        """config.yaml parsed; empty if it holds no mapping."""
+        """config.yaml parsed; empty if it holds no mapping. Raises InputError where it is no YAML."""
         import yaml
 
-        tree = yaml.safe_load(self.config)
+        try:
+            tree = yaml.safe_load(self.config)
+        except yaml.YAMLError as error:
+            raise InputError(f"{self.folder / 'config.yaml'}: not readable as YAML: {_first_line(error)}") from None
         return tree if isinstance(tree, dict) else {}
 
 
 def _table(folder: Path, name: str, suffix: str = ".parquet") -> pd.DataFrame | None:
-    """One table, its columns checked. An empty file or an absent one is None."""
+    """One table, its columns checked. An absent file is None, and so is a list of no failures without a header."""
     import pandas as pd
 
     file = folder / f"{name}{suffix}"
-    if not file.is_file() or not file.stat().st_size:
+    if not file.is_file() or (suffix == ".csv" and not file.stat().st_size):
         return None
     try:
         table = pd.read_parquet(file) if suffix == ".parquet" else pd.read_csv(file, dtype=str, keep_default_na=False)
@@ -113,6 +121,14 @@ def _keyed(table: pd.DataFrame, name: str, file: Path) -> pd.DataFrame:
 
 def _first_line(error: Exception) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+def _text(file: Path) -> str:
+    """A text file. Raises InputError where it is none."""
+    try:
+        return file.read_text()
+    except UnicodeDecodeError:
+        raise InputError(f"{file}: not readable as text; run the stage again") from None
 
 
 def _json(file: Path) -> dict[str, Any] | None:
@@ -149,7 +165,7 @@ def collect(folder: Path) -> Collected:
     manifest = _table(folder, "manifest")
     return Collected(
         folder=folder,
-        config=(folder / "config.yaml").read_text(),
+        config=_text(folder / "config.yaml"),
         run=_json(folder / "run.json") or {},
         findings=() if manifest is None else finding_columns(manifest),
         manifest=manifest,

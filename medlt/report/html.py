@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from medlt.files import write_json, write_text
 from medlt.report import picture, summary, verdict
+from medlt.report.arms import Experiment
 from medlt.report.collect import Collected, collect
 from medlt.report.figures import Forest, Interval, bars, forest, limits, spark, thumbnail
 from medlt.report.introspection import anonymous, section
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
     import pandas as pd
 
 STRIPS, REJECTS = 16, 50
+COMPARED = ("arms", "differences", "reliability", "subgroups")
+"""Tables of the comparison that the JSON twin repeats."""
+
 HEALTH = {
     "mean_max_probability": ("mean max probability", "above 0.8: the code is sparse"),
     "entropy": ("entropy", "falls as the code settles"),
@@ -55,7 +59,7 @@ def _table(run: Collected) -> dict[str, Any] | None:
     if run.scores is None:
         return None
     scores, counts = summary.scores(run), summary.counts(run)
-    arms = summary.ordered(set(run.scores["arm"]), summary.ARMS)
+    arms, known = summary.in_order(run, run.scores["arm"]), summary.roles(run)
     metrics = summary.ordered(set(run.scores["metric"]), summary.METRICS)
     cells = scores.to_dict("index")
     rows = [
@@ -67,7 +71,7 @@ def _table(run: Collected) -> dict[str, Any] | None:
         }
         for name in summary.names(run, set(run.scores["finding"]))
     ]
-    return {"arms": arms, "metrics": metrics, "rows": rows}
+    return {"arms": arms, "roles": [known.get(arm, "real") for arm in arms], "metrics": metrics, "rows": rows}
 
 
 def _file(run: Collected, name: str) -> Path | None:
@@ -151,6 +155,7 @@ def _rejects(run: Collected) -> dict[str, Any] | None:
 def _context(run: Collected, real_images: bool) -> dict[str, Any]:
     """Everything the template shows."""
     counts = summary.counts(run)
+    study = None if run.arms is None else Experiment.of(run)
     return {
         "run": run,
         "config_text": run.config,
@@ -160,6 +165,8 @@ def _context(run: Collected, real_images: bool) -> dict[str, Any]:
         "cautions": summary.cautions(run),
         "forests": _forests(run),
         "table": _table(run),
+        "reliability": study and verdict.reliability(study),
+        "subgroups": study and verdict.subgroups(study),
         "bars": bars(list(counts.index), list(counts["real"]), list(counts["added"])) if len(counts) else None,
         "strips": _strips(run, real_images),
         "tiles": NAMES if real_images else NAMES[-2:],
@@ -186,7 +193,7 @@ def as_json(run: Collected) -> dict[str, Any]:
         "cautions": summary.cautions(run),
         "sizes": summary.sizes(run),
         "seeds": summary.seeds(run),
-        "differences": None if run.differences is None else run.differences.to_dict("records"),
+        **{name: None if (t := getattr(run, name)) is None else t.to_dict("records") for name in COMPARED},
         "scores": None if run.scores is None else tables["scores"].to_dict("records"),
         "label_counts": tables["counts"].to_dict("records"),
         "rejects": rejects and {name: rejects[name] for name in ("images", "of", "reasons")},
@@ -210,7 +217,7 @@ def write(run: Path, *, real_images: bool = True) -> Path:
     bytes. Raises InputError if `run` is no run folder or a file in it is broken.
     """
     folder, collected = Path(run), collect(run)
-    if collected.arms is None:
+    if not collected.is_experiment:
         page, told = render(collected, real_images=real_images), as_json(collected)
     else:
         page, told = verdict.render(collected), verdict.as_json(collected)

@@ -13,7 +13,9 @@ from medlt.types import InputError
 if TYPE_CHECKING:
     import pandas as pd
 
-ARMS = ("real", "duplicated", "fusion")
+ROLES = ("real", "reweighted", "", "control", "synthetic")
+"""What an arm may be, in the order of columns; "" where nothing tells."""
+
 GROUPS = ("macro", "all", "head", "medium", "tail")
 METRICS = ("AP", "AUROC")
 WORDS = ("helps", "no evidence", "harms")
@@ -73,13 +75,45 @@ def scores(run: Collected) -> pd.DataFrame:
     return run.scores.groupby(["finding", "metric", "arm"])["value"].agg(["mean", "std", "count"])
 
 
+def roles(run: Collected) -> dict[str, str]:
+    """Arm -> its role, as arms.parquet tells it, else as far as verdict.json names it."""
+    if run.arms is not None:
+        return {str(arm): str(role) for arm, role in zip(run.arms["arm"], run.arms["role"], strict=True)}
+    pair = deciding_pair(run)
+    return {} if pair is None else {pair[1]: "control", pair[0]: "synthetic"}
+
+
+def in_order(run: Collected, found: Iterable[str]) -> list[str]:
+    """The distinct arms by their roles, real ones first; those of one role as arms.parquet has them."""
+    known = roles(run)
+    place = {name: (ROLES.index(role) if role in ROLES else 2) for name, role in known.items()}
+    rank = {name: n for n, name in enumerate(known)}
+    return sorted(set(found), key=lambda name: (place.get(name, 2), rank.get(name, len(rank)), name))
+
+
+def deciding_pair(run: Collected) -> tuple[str, str] | None:
+    """The arm the verdict is about and what it is held against: verdict.json names them, else the roles of arms.parquet
+    do; None where neither does. Never a matter of position or of a method's name."""
+    compared = (run.verdict or {}).get("comparison")
+    if isinstance(compared, dict) and compared.get("arm") and compared.get("control"):
+        return str(compared["arm"]), str(compared["control"])
+    if run.arms is None or run.verdict is not None:  # a verdict without a comparison decides nothing
+        return None
+    made = run.arms[run.arms["role"] == "synthetic"]
+    marked = made[made["chosen"].fillna(False).astype(bool)]
+    if len(marked) != 1 and len(made) != 1:
+        return None
+    one = (marked if len(marked) == 1 else made).iloc[0]
+    return str(one["arm"]), str(one["control"])
+
+
 def comparisons(run: Collected) -> list[tuple[str, str]]:
-    """The (arm, control) pairs, the deciding one first: fusion - duplicated, then fusion - real, then others."""
+    """The (arm, control) pairs: the deciding one, what else the same arm is held against, then the others."""
     if run.differences is None:
         return []
     pairs = {(str(a), str(c)) for a, c in zip(run.differences["arm"], run.differences["control"], strict=True)}
-    first = [("fusion", "duplicated"), ("fusion", "real")]
-    return [pair for pair in first if pair in pairs] + sorted(pairs - set(first))
+    first = deciding_pair(run)
+    return sorted(pairs, key=lambda pair: (pair != first, first is None or pair[0] != first[0], pair))
 
 
 def differences(run: Collected, pair: tuple[str, str], metric: str) -> pd.DataFrame:
@@ -91,14 +125,15 @@ def differences(run: Collected, pair: tuple[str, str], metric: str) -> pd.DataFr
 
 
 def deciding(run: Collected) -> dict[str, Any] | None:
-    """The difference the verdict rests on: the one verdict.json names, else macro AP of fusion - duplicated."""
-    if run.differences is None:
+    """The difference the verdict rests on: the one verdict.json names, tail macro AP where it names none."""
+    pair = deciding_pair(run)
+    if run.differences is None or pair is None:
         return None
-    named = (run.verdict or {}).get("comparison")
-    wanted = {"arm": "fusion", "control": "duplicated", "finding": "macro", "metric": "AP"}
-    wanted |= {k: v for k, v in named.items() if k in wanted} if isinstance(named, dict) else {}
+    named = (run.verdict or {}).get("comparison") or {}
+    wanted = {"finding": "tail", "metric": "AP"}
+    wanted |= {name: value for name, value in named.items() if name in wanted}
     table = run.differences
-    for column, value in wanted.items():
+    for column, value in {"arm": pair[0], "control": pair[1], **wanted}.items():
         table = table[table[column] == value]
     return dict(table.iloc[0]) if len(table) else None
 
@@ -130,7 +165,12 @@ def rejects_by_reason(run: Collected) -> pd.DataFrame:
 def cautions(run: Collected) -> list[str]:
     """What a reader must know before believing the verdict."""
     told = []
-    n = seeds(run)
+    n, asked = seeds(run), (run.verdict or {}).get("test_set_evaluations") or 1
+    if asked > 1:
+        told.append(
+            f"Evaluation {asked} of the test set in this folder: what was changed after an earlier one was chosen by "
+            "the test set, and the interval does not know."
+        )
     if run.scores is not None and n < 3:
         told.append(f"Only {n} training seed{'' if n == 1 else 's'} an arm: a trial run, too few for a claim.")
     elif run.scores is not None and n < 5:

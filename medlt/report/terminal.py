@@ -26,7 +26,7 @@ def table(run: Path) -> Table:
 
     told = collect(Path(run))
     built = _empty(told)
-    if told.arms is not None:
+    if told.is_experiment:
         return _compared(built, Experiment.of(told))
     arms = _arms(told)
     built.add_column("finding")
@@ -69,7 +69,7 @@ def _title(run: Collected) -> str:
 
 
 def _arms(run: Collected) -> list[str]:
-    return [] if run.scores is None else summary.ordered(set(run.scores["arm"]), summary.ARMS)
+    return [] if run.scores is None else summary.in_order(run, run.scores["arm"])
 
 
 def _names(run: Collected) -> list[str]:
@@ -94,11 +94,11 @@ def _score(run: Collected, name: str, arm: str) -> str:
 
 
 def _differences(run: Collected) -> dict[str, tuple[str, str]]:
-    """Finding -> (difference and interval, word) of the first comparison, in AP."""
-    pairs = summary.comparisons(run)
-    if not pairs:
+    """Finding -> (difference and interval, word) of the deciding comparison, in AP."""
+    pair = summary.deciding_pair(run)
+    if pair is None or run.differences is None:
         return {}
-    table = summary.differences(run, pairs[0], "AP")
+    table = summary.differences(run, pair, "AP")
     return {
         str(name): (f"{signed(r.difference)} [{signed(r.low)}, {signed(r.high)}]", str(r.word))
         for name, r in zip(table.index, table.itertuples(), strict=True)

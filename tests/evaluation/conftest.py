@@ -18,7 +18,7 @@ from medlt.evaluation.sources import SourceImages, Verifiers
 
 FINDINGS = ("Mass", "Hernia")
 PARENTS = {"s0": "r3", "s1": "r0", "s2": "r3", "s3": "r1"}
-FOLDS = (0, 1, 0, 1, 0, 1)
+FOLD_OF = {"r0": 0, "r1": 1, "r2": 0, "r3": 1, "r4": 0, "r5": 1}
 Rows = Callable[[], HeldOutRows]
 MakeSource = Callable[..., SourceImages]
 
@@ -53,7 +53,9 @@ def judge(k: int) -> Judge:
 def rows() -> HeldOutRows:
     """Train rows r0..r5 of grey 10 .. 60: two with Mass, three with Hernia; 30 validation and 40 test rows."""
     labels = np.array([[1, 0], [1, 1], [0, 1], [0, 1], [0, 0], [0, 0]], dtype=np.float32)
-    train = TrainingSet(grey([10, 20, 30, 40, 50, 60]), labels, np.ones(6, np.float32), tuple(f"r{n}" for n in range(6)))
+    train = TrainingSet(
+        grey([10, 20, 30, 40, 50, 60]), labels, np.ones(6, np.float32), tuple(f"r{n}" for n in range(6))
+    )
     about = pd.DataFrame({"view": ["PA", "AP"] * 20, "sex": ["F"] * 20 + ["M"] * 20})
     groups = {"head": ("Mass",), "medium": (), "tail": ("Hernia",)}
     patients = [f"p{n // 2}" for n in range(40)]
@@ -68,7 +70,7 @@ def source(rows: HeldOutRows) -> MakeSource:
         index = pd.Index(list(PARENTS), name="uid")
         labels = pd.DataFrame({"Mass": [0.2, 0.6, np.nan, 0], "Hernia": 1.0}, index=index)
         known = pd.DataFrame(rows.train.labels, index=list(rows.train.uids), columns=list(FINDINGS))
-        fold = pd.Series(FOLDS, index=known.index)
+        fold = pd.Series(FOLD_OF)
         kept = pd.DataFrame({"finding": "Hernia", "slot": [1, 0, 2, 3], "judge": [0.9, 0.8, 0.2, 0.1]}, index=index)
         kept = kept.assign(parent_a=list(PARENTS.values()), fold=fold.loc[list(PARENTS.values())].to_numpy())
         held = pd.DataFrame([[0.5, 0.01 * n] for n in range(6)], index=fold.index, columns=list(FINDINGS))

@@ -209,9 +209,7 @@ def test_a_damaged_verdict_is_named_and_set_aside(
     assert json.loads((tmp_path / "verdict.json").read_text()) == found.verdict
 
 
-def test_arms_that_were_not_trained_are_not_concluded_on(
-    rows: HeldOutRows, source: MakeSource, tmp_path: Path
-) -> None:
+def test_arms_that_were_not_trained_are_not_concluded_on(rows: HeldOutRows, source: MakeSource, tmp_path: Path) -> None:
     arms = built(rows, source(), fusion=ArmSpec("x"))
     with pytest.raises(InputError, match="'duplicated for fusion' was not trained"):
         conclude(rows, arms, said(rows, arms[:2], {}, {}), tmp_path, draws=100, seed=0)

@@ -78,7 +78,7 @@ def manifest() -> pd.DataFrame:
     added = pd.DataFrame(0.0, columns=list(FINDINGS), index=pd.Index([f"s{i:04d}" for i in range(14)], name="uid"))
     added.loc[added.index[:8], "Pneumothorax"], added.loc[added.index[8:], HOSTILE] = 1.0, 1.0
     added.loc["s0000", "Effusion"], added.loc["s0001", "Effusion"], added.loc["s0002", "Effusion"] = 0.9, 0.1, np.nan
-    added = added.assign(split="train", synthetic=True, weight=0.3, parents="r0000 r0001", method="fusion")
+    added = added.assign(split="train", synthetic=True, weight=0.3, parents=[["r0000", "r0001"]] * 14, method="fusion")
     return pd.concat([rows, added.assign(patient_id="none", path="images/x.png")])
 
 
@@ -208,6 +208,36 @@ def evaluated(augmented: Path) -> Path:
         "comparison": {"arm": "fusion", "control": "duplicated", "finding": "macro", "metric": "AP"},
     }
     (augmented / "verdict.json").write_text(json.dumps(verdict))
+    return augmented
+
+
+METHODS = ("fusion", "edit", "noise", "minority", "longtail", "diffult", "a_new_one")
+
+
+@pytest.fixture(params=METHODS)
+def method(request: pytest.FixtureRequest) -> str:
+    """A method's name, which is that of its arm."""
+    return str(request.param)
+
+
+@pytest.fixture
+def compared(augmented: Path, method: str) -> Path:
+    """A run of any method as the comparison leaves it: arms by role, all differences, subgroups and reliability."""
+    told = {"real": ("", "real"), method: ("duplicated", "synthetic"), "duplicated": ("real", "control")}
+    rows = pd.DataFrame.from_dict(told, orient="index", columns=["control", "role"]).rename_axis("arm").reset_index()
+    rows = rows.assign(source=["", method, method], dose=np.nan, added=[0, 14, 14], wanted=[0, 14, 14], weight=0.3)
+    rows = rows.assign(val_tail_ap=0.2, val_tail_ap_sd=0.01, chosen=rows["role"] == "synthetic")
+    rows.to_parquet(augmented / "arms.parquet")
+    scores().replace({"arm": {"fusion": method}}).to_parquet(augmented / "scores.parquet")
+    table = pd.concat([differences(), differences().query("control == 'real'").assign(arm="duplicated")])
+    table = table.replace({"arm": {"fusion": method}}).assign(p=0.5, p_holm=1.0, smallest=0.05, patients=10, reason="")
+    table.assign(value=0.4, control_value=0.3).reset_index(drop=True).to_parquet(augmented / "differences.parquet")
+    for name, more in (("subgroups", arm_subgroups()), ("reliability", arm_reliability())):
+        named = {"fusion_one": method, "copies_one": "duplicated"}
+        more[more["arm"].isin(["real", *named])].replace({"arm": named}).to_parquet(augmented / f"{name}.parquet")
+    pair = {"arm": method, "control": "duplicated", "finding": "tail", "metric": "AP"}
+    verdict = {"verdict": "no evidence", "sentence": "No evidence.", "comparison": pair, "test_set_evaluations": 1}
+    (augmented / "verdict.json").write_text(json.dumps(verdict | {"chosen_by": "being the only one"}))
     return augmented
 
 

@@ -9,6 +9,7 @@ import pytest
 
 from medlt.report import summary
 from medlt.report.collect import collect, finding_columns
+from medlt.types import InputError
 
 
 def test_label_columns_by_attribute_and_by_their_values(known: SimpleNamespace) -> None:
@@ -74,3 +75,63 @@ def test_groups_come_first_then_findings_by_frequency(evaluated: Path, known: Si
     assert list(table.index) == ["macro", "tail", *known.findings]
     assert summary.comparisons(run) == [("fusion", "duplicated"), ("fusion", "real")]
     assert np.isfinite(table["low"]).all()
+
+
+def test_the_arm_minus_its_control_comes_first_for_every_method(compared: Path, method: str) -> None:
+    """Of duplicated, fusion and real only fusion would be first by name; of the others duplicated would."""
+    pairs = [(method, "duplicated"), (method, "real"), ("duplicated", "real")]
+    assert summary.comparisons(collect(compared)) == pairs
+    deciding = summary.deciding(collect(compared))
+    assert deciding is not None
+    assert [deciding[k] for k in ("arm", "control", "finding", "metric")] == [method, "duplicated", "tail", "AP"]
+    assert summary.in_order(collect(compared), [method, "duplicated", "real"]) == ["real", "duplicated", method]
+
+
+@pytest.mark.parametrize("known_by", ["verdict.json", "arms.parquet"])
+def test_either_file_tells_the_deciding_pair_whatever_the_order_of_rows(
+    compared: Path, method: str, known_by: str
+) -> None:
+    other = {"verdict.json": "arms.parquet", "arms.parquet": "verdict.json"}[known_by]
+    (compared / other).unlink()
+    for name in {"arms.parquet", "differences.parquet"} - {other}:
+        pd.read_parquet(compared / name).iloc[::-1].reset_index(drop=True).to_parquet(compared / name)
+    run = collect(compared)
+    assert summary.deciding_pair(run) == (method, "duplicated")
+    assert summary.comparisons(run)[0] == (method, "duplicated")
+    assert summary.in_order(run, [method, "duplicated", "real"]) == ["real", "duplicated", method]
+
+
+def test_names_do_not_decide(evaluated: Path) -> None:
+    """Arms called fusion and duplicated whose roles no file tells."""
+    (evaluated / "verdict.json").unlink()
+    run = collect(evaluated)
+    assert (summary.deciding_pair(run), summary.deciding(run)) == (None, None)
+
+
+def test_a_verdict_without_a_comparison_decides_nothing(compared: Path) -> None:
+    (compared / "verdict.json").write_text('{"verdict": "no evidence", "sentence": "-", "comparison": null}')
+    assert summary.deciding(collect(compared)) is None
+
+
+def test_a_run_with_arms_is_no_experiment(compared: Path) -> None:
+    assert not collect(compared).is_experiment
+    (compared / "plan.parquet").unlink()
+    assert collect(compared).is_experiment
+
+
+@pytest.mark.parametrize("name", ["arms", "subgroups", "plan", "health"])
+@pytest.mark.parametrize("left", [b"", b"PAR1", b"{["])
+def test_a_damaged_table_is_named_and_a_missing_one_is_none(compared: Path, name: str, left: bytes) -> None:
+    (compared / f"{name}.parquet").write_bytes(left)
+    with pytest.raises(InputError, match=rf"{name}\.parquet: not readable as parquet"):
+        collect(compared)
+    (compared / f"{name}.parquet").unlink()
+    assert getattr(collect(compared), name) is None
+
+
+@pytest.mark.parametrize("left", [b"a: [", b"\xff\xfe\x00"])
+def test_a_damaged_config_is_named(compared: Path, left: bytes) -> None:
+    (compared / "config.yaml").write_bytes(left)
+    with pytest.raises(InputError, match=r"config\.yaml: not readable") as told:
+        _ = collect(compared).settings
+    assert "\n" not in str(told.value)

@@ -270,3 +270,34 @@ def test_signed_keeps_the_side_of_zero(value: float, text: str) -> None:
 )
 def test_number(value: object, text: str) -> None:
     assert number(value) == text
+
+
+def test_every_method_shows_its_own_deciding_pair_first(compared: Path, method: str, page_of: Read) -> None:
+    page = page_of(compared)
+    table = pd.read_parquet(compared / "differences.parquet")
+    asked = table[(table["arm"] == method) & (table["control"] == "duplicated") & (table["metric"] == "AP")]
+    row = asked.set_index("finding").loc["tail"]
+    shown = f"{method} − duplicated, tail AP: {signed(row['difference'])}"
+    assert shown in page.text("verdict")
+    titles = re.findall(r"AP: (\S+) − (\S+)", page.text("differences"))
+    assert titles[0] == (method, "duplicated")
+    heads = [dict(a) for tag, a in page.elements if tag == "th" and "arm" in str(a.get("class", "")).split()]
+    assert [head["class"] for head in heads[:3]] == ["n arm real", "n arm control", "n arm synthetic"]
+
+
+def test_a_run_tells_subgroups_calibration_and_later_evaluations_as_an_experiment_does(
+    compared: Path, method: str, page_of: Read
+) -> None:
+    page = page_of(compared)
+    assert [row[0] for row in page.rows["reliability"][1:]] == ["real", "duplicated", method.replace("_", " ")]
+    assert len(page.rows["subgroups"]) == 2 + 8
+    assert "of the test set in this folder" not in page.text("verdict")
+    told = json.loads((compared / "verdict.json").read_text()) | {"test_set_evaluations": 4}
+    (compared / "verdict.json").write_text(json.dumps(told))
+    assert "Evaluation 4 of the test set in this folder" in page_of(compared).text("verdict")
+    twin = json.loads((compared / "report.json").read_text())
+    assert [row["role"] for row in twin["arms"]] == ["real", "synthetic", "control"]
+    assert len(twin["subgroups"]) == len(pd.read_parquet(compared / "subgroups.parquet"))
+    for name in ("subgroups", "reliability", "arms"):
+        (compared / f"{name}.parquet").unlink()
+        assert page_of(compared).text("limits")

@@ -54,3 +54,15 @@ def test_an_experiment_lists_its_arms_with_the_verdict_above(experiment: Path, k
     row = table.query("arm == 'fusion_one' and control == 'copies_one' and finding == 'tail' and metric == 'AP'")
     assert lines[-1][4:] == [interval(row.iloc[0].to_dict()), row["word"].iloc[0]]
     assert "As the interval says" in text
+
+
+def test_a_run_shows_its_findings_and_the_difference_to_its_control(compared: Path, method: str) -> None:
+    import pandas as pd
+
+    from medlt.report.shown import signed
+
+    table = pd.read_parquet(compared / "differences.parquet")
+    asked = table[(table["arm"] == method) & (table["control"] == "duplicated") & (table["metric"] == "AP")]
+    row = asked.set_index("finding").loc["Pneumothorax"]
+    line = next(line for line in shown(compared).splitlines() if "Pneumothorax" in line)
+    assert f"{signed(row['difference'])} [{signed(row['low'])}, {signed(row['high'])}]" in line

@@ -207,11 +207,11 @@ def test_after_one_seed_no_arm_gets_a_word(experiment: Path, page_of: Read) -> N
 
 def test_a_later_look_at_the_test_set_is_told(experiment: Path, page_of: Read) -> None:
     verdict = json.loads((experiment / "verdict.json").read_text())
-    (experiment / "verdict.json").write_text(json.dumps(verdict | {"looks": 1}))
-    assert "Look " not in page_of(experiment).text("verdict")
+    (experiment / "verdict.json").write_text(json.dumps(verdict | {"test_set_evaluations": 1}))
+    assert "of the test set in this folder" not in page_of(experiment).text("verdict")
     assert "tested once" in (experiment / "verdict.svg").read_text()
-    (experiment / "verdict.json").write_text(json.dumps(verdict | {"looks": 3}))
-    assert "Look 3 of this folder at its test set" in page_of(experiment).text("verdict")
+    (experiment / "verdict.json").write_text(json.dumps(verdict | {"test_set_evaluations": 3}))
+    assert "Evaluation 3 of the test set in this folder" in page_of(experiment).text("verdict")
     assert "tested once" not in (experiment / "verdict.svg").read_text()
 
 
