@@ -22,19 +22,24 @@ CODECS = ("identity", "kl")
 def child(kind: str, count: int) -> None:
     """Cache `count` images, read their statistics; print peak memory and time."""
     import torch
+    from medlt.runs import peak_rss_mb
 
     from medlt.diffusion.autoencoder import autoencoder
     from medlt.diffusion.cache import cache_latents, channel_statistics
     from medlt.diffusion.codec import AutoencoderCodec
-    from medlt.runs import peak_rss_mb
+    from medlt.store import Store
     from medlt.testing import Discs, IdentityCodec
+    from medlt.training.runtime import Runtime
     from medlt.types import Codec
 
     torch.set_num_threads(1)
-    codec: Codec = IdentityCodec() if kind == "identity" else AutoencoderCodec(autoencoder(4, 16, 3))
+    codec: Codec = IdentityCodec() if kind == "identity" else AutoencoderCodec(autoencoder(4, 16, 3), "cpu")
     began = time.perf_counter()
     with tempfile.TemporaryDirectory() as place:
-        cache = cache_latents(codec, Discs(count, 64), Path(place))
+        images = Discs(count, 64)
+        runtime = Runtime("cpu", "fp32", 1, 0)
+        named = dict(zip(images.uids, images.uids, strict=True))
+        cache = cache_latents(codec, images, contents=named, store=Store(Path(place)), dtype="float32", runtime=runtime)
         channel_statistics(cache, codec, cache.uids)
         size = (cache.folder / "moments.npy").stat().st_size
     assert len(cache) == count

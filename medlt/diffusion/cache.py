@@ -1,15 +1,19 @@
 """The latent cache: raw moments of every image, computed once, on disk, looked up by uid.
 
-One folder, named by a digest of the codec, the image size, the uids and the source, holds `moments.npy` [N,2C,h,w] and
-`cache.json`. Rows are appended as they are computed and a broken-off file is gone on with, so a kill costs one batch.
-Memory does not grow with the number of images: rows are written past memory and mapped only while they are read.
+An artifact of the store holds `moments.npy` [N,2C,h,w] and `cache.json`, which says whose each row is. Its key names
+the codec, the shape of an image, and the bytes of every image's file. Rows are appended as they are computed, each with
+a checksum until the artifact has its own, and a broken-off file is continued, so a kill costs one batch. Memory does
+not grow with the number of images: rows are written past memory and mapped only while they are read.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from io import BytesIO
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -18,10 +22,14 @@ import torch
 from torch import Tensor
 
 from medlt.diffusion.codec import encode
-from medlt.files import digest, write_json
+from medlt.files import digest, digest_tensors, write_json
+from medlt.store import Artifact, Store
+from medlt.training.runtime import Runtime
 from medlt.types import Codec, InputError
 
+FORMAT = 1  # raise it when the same images through the same codec give other rows
 DTYPES = {"float16": np.float16, "float32": np.float32}
+SUM = 16  # bytes of a row's checksum
 
 
 class Images(Protocol):
@@ -34,48 +42,48 @@ class Images(Protocol):
 
 @dataclass(frozen=True)
 class LatentCache:
-    """A finished cache folder. `cache[uids]` gives raw moments float32 [len(uids),2C,h,w], in the order asked."""
+    """A finished cache. `cache[uids]` gives raw moments float32 [len(uids),2C,h,w], in the order asked.
+
+    `contents` names the codec and the pixels.
+    """
 
     folder: Path
     uids: tuple[str, ...]
     shape: tuple[int, ...]
+    contents: str
+    _row: dict[str, int] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "_row", {uid: row for row, uid in enumerate(self.uids)})
+        self._row.update({uid: row for row, uid in enumerate(self.uids)})
 
     def __len__(self) -> int:
         return len(self.uids)
 
     def __getitem__(self, uids: Sequence[str]) -> Tensor:
-        known: dict[str, int] = self._row  # type: ignore[attr-defined]
-        if unknown := [uid for uid in uids if uid not in known]:
+        if unknown := [uid for uid in uids if uid not in self._row]:
             raise InputError(f"{self.folder} has no latents of {unknown[0]} ({len(unknown)} such); cache them first")
         mapped = np.load(self.folder / "moments.npy", mmap_mode="r", allow_pickle=False)
-        rows = np.array([known[uid] for uid in uids], dtype=np.intp)
+        rows = np.array([self._row[uid] for uid in uids], dtype=np.intp)
         return torch.from_numpy(np.asarray(mapped[rows], dtype=np.float32))
 
     @classmethod
-    def open(cls, folder: Path) -> LatentCache:
-        """Read a finished cache folder. Raises InputError where there is none."""
-        about = folder / "cache.json"
-        if not about.is_file():
-            raise InputError(
-                f"{folder} is no finished latent cache; run the caching again, it goes on where it stopped"
-            )
-        told = json.loads(about.read_text())
-        return cls(Path(folder), tuple(told["uids"]), tuple(told["shape"]))
+    def of(cls, artifact: Artifact) -> LatentCache:
+        """The cache in a finished artifact of kind "latents"."""
+        told = json.loads(artifact.path("cache.json").read_text())
+        return cls(artifact.folder, tuple(told["uids"]), tuple(told["shape"]), artifact.digest)
 
 
-def _uids(dataset: Images, uids: Sequence[str] | None) -> list[str]:
-    """The uids asked for, or those a dataset tells without reading images: its `uids`, or the dicts of its `data`."""
-    if uids is None:
-        told = getattr(dataset, "uids", None)
-        uids = told if told is not None else [row["uid"] for row in dataset.data]  # type: ignore[attr-defined]
-    if len(uids) != len(dataset) or not len(uids):
+def _uids(dataset: Images, contents: Mapping[str, str]) -> list[str]:
+    """The uids a dataset tells without reading images: its `uids`, or the dicts of its `data`."""
+    told = getattr(dataset, "uids", None)
+    uids = [str(uid) for uid in (told if told is not None else [row["uid"] for row in dataset.data])]  # type: ignore[attr-defined]
+    if len(uids) != len(dataset) or not uids:
         raise InputError(
             f"{len(uids)} uids for a dataset of {len(dataset)} images; give one uid an image, at least one"
         )
-    return [str(uid) for uid in uids]
+    if lost := [uid for uid in uids if not contents.get(uid)]:
+        raise InputError(f"latents: what the image of uid {lost[0]} holds is not known ({len(lost)} such); name it")
+    return uids
 
 
 def _read(dataset: Images, uids: Sequence[str], start: int, stop: int) -> Tensor:
@@ -87,58 +95,100 @@ def _read(dataset: Images, uids: Sequence[str], start: int, stop: int) -> Tensor
     return torch.stack([torch.as_tensor(item["image"], dtype=torch.float32) for item in items])
 
 
-def _begin(part: Path, row: np.dtype[Any], shape: tuple[int, ...]) -> int:
-    """Open or go on with the unfinished array: write its header or cut a torn row. Gives the rows already there."""
-    if not part.exists():
-        with part.open("wb") as handle:
-            told = {"descr": row.str, "fortran_order": False, "shape": shape}
-            np.lib.format.write_array_header_1_0(handle, told)
-    with part.open("r+b") as handle:
-        np.lib.format.read_magic(handle)
-        np.lib.format.read_array_header_1_0(handle)
-        header, size = handle.tell(), row.itemsize * int(np.prod(shape[1:]))
-        done = (part.stat().st_size - header) // size
-        handle.truncate(header + done * size)
-    return done
+@dataclass(frozen=True)
+class _Growing:
+    """A moments.npy that is being written, and beside it a checksum of each finished row."""
+
+    folder: Path
+    row: np.dtype[Any]
+    shape: tuple[int, ...]
+
+    @property
+    def array(self) -> Path:
+        return self.folder / "moments.npy"
+
+    @property
+    def sums(self) -> Path:
+        return self.folder / ".moments.sums"
+
+    @property
+    def size(self) -> int:
+        """Bytes of a row."""
+        return self.row.itemsize * int(np.prod(self.shape[1:]))
+
+    def begin(self) -> int:
+        """Write the header, or keep what is whole of what a killed process left. Gives the number of rows kept."""
+        head = _header(self.row, self.shape)
+        if not self.sums.exists() or not self.array.exists() or _first(self.array, len(head)) != head:
+            self.array.write_bytes(head)
+            self.sums.write_bytes(b"")
+        done = self._whole(len(head))
+        os.truncate(self.array, len(head) + done * self.size)
+        os.truncate(self.sums, done * SUM)
+        return done
+
+    def _whole(self, head: int) -> int:
+        """Rows, from the first, that have their checksum."""
+        done, sums = 0, self.sums.read_bytes()
+        with self.array.open("rb") as handle:
+            handle.seek(head)
+            while (told := sums[done * SUM : (done + 1) * SUM]) and _sum(handle.read(self.size)) == told:
+                done += 1
+        return done
+
+    def add(self, rows: np.ndarray) -> None:
+        """Append rows [b,2C,h,w]."""
+        parts = [row.tobytes() for row in rows.astype(self.row)]
+        with self.array.open("ab") as array, self.sums.open("ab") as sums:
+            array.write(b"".join(parts))
+            array.flush()
+            sums.write(b"".join(map(_sum, parts)))
+
+
+def _first(file: Path, size: int) -> bytes:
+    with file.open("rb") as handle:
+        return handle.read(size)
+
+
+def _sum(data: bytes) -> bytes:
+    return hashlib.blake2b(data, digest_size=SUM).digest()
+
+
+def _header(row: np.dtype[Any], shape: tuple[int, ...]) -> bytes:
+    """The header of an npy file of rows of this kind, in this shape."""
+    held = BytesIO()
+    told = {"descr": row.str, "fortran_order": False, "shape": shape}
+    np.lib.format.write_array_header_1_0(held, told)
+    return held.getvalue()
 
 
 def cache_latents(
-    codec: Codec,
-    dataset: Images,
-    folder: Path,
-    *,
-    uids: Sequence[str] | None = None,
+    codec: Codec, dataset: Images, *, contents: Mapping[str, str], store: Store, dtype: str, runtime: Runtime,
     batch: int = 16,
-    dtype: str = "float32",
-    source: str = "",
-    progress: Callable[[str, int, int], None] | None = None,
-) -> LatentCache:
-    """Encode `dataset` into `folder`/DIGEST, or open what is there, or go on where a killed run stopped.
+) -> LatentCache:  # fmt: skip
+    """Encode `dataset`, or open what is there, or continue where a killed process stopped.
 
-    The digest names the codec, the image shape, the uids, `dtype` (float16 or float32) and `source`, any text that
-    names the images' content (a manifest's digest). The bytes do not depend on `batch`, on threads or on interruptions.
+    contents: uid -> what names the bytes of the image's file, of every image at least; dtype: float16 or float32. The
+    bytes do not depend on `batch`, on threads or on interruptions. Progress is told as "latents". Raises InputError
+    for a dataset that does not give the images its uids announce, or whose contents are not named.
     """
-    names = _uids(dataset, uids)
-    first = _read(dataset, names, 0, 1)
-    key = digest(codec.digest, list(first.shape), names, dtype, source)
-    place = Path(folder) / key
-    if (place / "cache.json").is_file():
-        return LatentCache.open(place)
-    place.mkdir(parents=True, exist_ok=True)
-    row = np.dtype(DTYPES[dtype])
-    shape = (len(names), *encode(codec, first).shape[1:])
-    part = place / "moments.part.npy"
-    done = _begin(part, row, shape)
-    with part.open("ab") as handle:
-        for start in range(done, len(names), batch):
-            stop = min(start + batch, len(names))
-            handle.write(encode(codec, _read(dataset, names, start, stop)).numpy().astype(row).tobytes())
-            handle.flush()
-            if progress:
-                progress("latents", stop, len(names))
-    part.replace(place / "moments.npy")
-    write_json(place / "cache.json", {"codec": codec.digest, "uids": names, "shape": list(shape), "dtype": dtype})
-    return LatentCache.open(place)
+    uids = _uids(dataset, contents)
+    first = _read(dataset, uids, 0, 1)
+    held = digest([[uid, contents[uid]] for uid in uids])
+    key = {"format": FORMAT, "codec": codec.digest, "image": list(first.shape[1:]), "dtype": dtype, "contents": held}
+
+    def build(folder: Path) -> None:
+        shape = (len(uids), *encode(codec, first).shape[1:])
+        growing = _Growing(folder, np.dtype(DTYPES[dtype]), shape)
+        for start in range(growing.begin(), len(uids), batch):
+            stop = min(start + batch, len(uids))
+            growing.add(encode(codec, _read(dataset, uids, start, stop)).cpu().numpy())
+            runtime.progress("latents", stop, len(uids))
+        about = {"codec": codec.digest, "uids": uids, "shape": list(shape), "dtype": dtype}
+        write_json(folder / "cache.json", about)
+
+    with runtime.limited():
+        return LatentCache.of(store.make("latents", key, build))
 
 
 @dataclass(frozen=True)
@@ -155,6 +205,11 @@ class Standardiser:
     def back(self, z: Tensor) -> Tensor:
         """z * sd + mean, the inverse of `to`."""
         return z * self.sd[:, None, None] + self.mean[:, None, None]
+
+    @property
+    def digest(self) -> str:
+        """Names mean and sd."""
+        return digest_tensors({"mean": self.mean, "sd": self.sd})
 
 
 def _chunks(uids: Sequence[str], size: int = 256) -> Iterator[Sequence[str]]:
@@ -191,3 +246,8 @@ class Latents:
 
     def __call__(self, uids: Sequence[str]) -> Tensor:
         return self.standardiser.to(self.codec.latents(self.cache[uids]))
+
+    @property
+    def contents(self) -> str:
+        """Names the codec, the standardiser and the pixels: equal names and uids have equal latents."""
+        return digest(self.cache.contents, self.codec.digest, self.standardiser.digest)
