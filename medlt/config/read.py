@@ -91,7 +91,7 @@ def _by_method(tree: dict[str, Any], method: str, out_given: bool) -> dict[str, 
     if tree.get("recipe", "fusion") == method:
         return tree
     out = Path(tree.get("out", "runs"))
-    changed = {**tree, "recipe": method, "learnt": tree.get("learnt") or str(out / "stages")}
+    changed = {**tree, "recipe": method, "learnt": tree.get("learnt") or str(out / "artifacts")}
     for own in ("method", "ablation"):
         changed.pop(own, None)
     return changed if out_given else {**changed, "out": f"{out}-{method}"}
