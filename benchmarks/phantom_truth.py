@@ -24,13 +24,17 @@ from medlt.classify.sets import TrainingSet
 from medlt.classify.train import Classifier, fit
 from medlt.data import phantom
 from medlt.data.layouts import from_csv
-from medlt.data.loaders import images
 from medlt.data.manifest import Manifest
+from medlt.data.pixels import PixelCache
 from medlt.metrics.decisions import thresholds
 from medlt.metrics.features import nearest_squared, squared_radii
 from medlt.metrics.ranking import per_finding
+from medlt.store import Store
+from medlt.training.runtime import Runtime
 
 HOME, SIZE, FINDINGS = Path("runs/phantom_oracle"), 64, (*phantom.FINDINGS, "No_Finding")
+STORE = Store(HOME / "store")
+PIXELS = PixelCache(STORE, 2)
 FRESH = {"oracle": (2400, 9001), "rates": (1200, 9002)}
 COLUMNS = ("source", "finding", "images", "accepted", "TPR", "FPR", "shows it", "coverage", "coverage of parents")
 
@@ -42,16 +46,16 @@ def _cohort(name: str) -> Manifest:
     )
 
 
-def _set(part: Manifest, cache: Path | None = None) -> TrainingSet:
-    pixels = images(part, SIZE, cache)
+def _set(part: Manifest) -> TrainingSet:
+    pixels = PIXELS.images(part, SIZE)
     return TrainingSet(pixels, part.labels(), np.ones(len(part.rows), np.float32), tuple(part.rows.index))
 
 
 def _oracle() -> Classifier:
     cohort = _cohort("oracle")
     train, held = (cohort.where(cohort.rows["split"].isin(splits)) for splits in (("train", "test"), ("val",)))
-    options = {"steps": 2500, "batch": 32, "patience": 100, "evaluate_every": 250, "seed": 1}
-    return fit(_set(train, HOME / "cache"), _set(held, HOME / "cache"), folder=HOME / "net", **options)
+    options = {"steps": 2500, "batch": 32, "patience": 100, "evaluate_every": 250}
+    return fit(_set(train), _set(held), runtime=Runtime("cpu", "fp32", 1, 1), store=STORE, **options)
 
 
 def _coverage(real: np.ndarray, others: np.ndarray, k: int = 5) -> float:
@@ -72,7 +76,7 @@ def _rows(run: Path, oracle: Classifier, fresh: TrainingSet) -> list[dict[str, o
         here, truth = made.rows.index.isin(part.index), fresh.labels[:, k] == 1
         tpr, fpr = (float((said[chosen, k] >= limits[k]).mean()) for chosen in (truth, ~truth))
         accepted = float((scores[here, k] >= limits[k]).mean())
-        parents = oracle.features(images(own, SIZE, None, own.rows.index[own.rows[name] == 1])).numpy()
+        parents = oracle.features(PIXELS.images(own, SIZE, own.rows.index[own.rows[name] == 1])).numpy()
         covered = [_coverage(features[truth], other) for other in (seen[here], parents)]
         shows = (accepted - fpr) / (tpr - fpr)
         rows.append(
@@ -88,7 +92,7 @@ def _cells(row: dict[str, object]) -> str:
 def main(runs: list[Path]) -> None:
     """The oracle's AUROC, a table of all runs, and what each cost."""
     torch.set_num_threads(1)
-    oracle, fresh = _oracle(), _set(_cohort("rates"), HOME / "cache")
+    oracle, fresh = _oracle(), _set(_cohort("rates"))
     able = per_finding(fresh.labels, oracle.predict(fresh.images).numpy(), FINDINGS)
     told = ", ".join(f"{name} {value:.3f}" for name, value in able["AUROC"].items())
     lines = [f"The oracle on {len(fresh)} fresh images, AUROC: {told}.", ""]

@@ -30,6 +30,8 @@ from medlt.classify.augment import augmentation
 from medlt.classify.classifier import Pace, standardised
 from medlt.classify.networks import network
 from medlt.classify.train import TrainingSet, fit
+from medlt.store import Store
+from medlt.training.runtime import Runtime
 
 FINDINGS = 14
 
@@ -88,7 +90,8 @@ def ours(rows: TrainingSet, args: argparse.Namespace) -> Pace:
     options = {"batch": args.batch, "augment": args.augment, "network": args.network, "evaluate_every": args.steps}
     with tempfile.TemporaryDirectory() as folder:
         val = rows.take(rows.uids[:8])
-        pace = fit(rows, val, folder=Path(folder), device=args.device, steps=args.steps, **options).pace
+        runtime = Runtime(args.device, "fp32", None, 0)
+        pace = fit(rows, val, runtime=runtime, store=Store(Path(folder)), steps=args.steps, **options).pace
     assert pace is not None
     return pace
 
