@@ -1,9 +1,9 @@
 """ChestX-ray14 with a test set of other patients, for an arm that was named beforehand.
 
     python benchmarks/nih14_fresh.py DATA/nih14 runs/nih14_fresh
-    medlt evaluate pipelines/nih14_fresh_verdict.yaml
+    medlt evaluate nih14/fresh_verdict
 
-Train and validation rows are those of pipelines/nih14_verdict.yaml. The test rows are all images of the cut that it
+Train and validation rows are those of nih14/verdict. The test rows are all images of the cut that it
 does not use: train images that the long-tailed subset leaves out, and those that only `nih14_mini_64.npz` holds, at 64
 px. An image of both is told by its patient and a correlation above 0.97 at 64 px. Whoever has a train, validation or
 test image there is left out here, so no patient of the fresh test set had any part in what is learnt and chosen there.

@@ -18,14 +18,16 @@ import torch
 from common import table
 from torch import Tensor
 
-from medlt import config as configs
 from medlt.classify.epistemic import STATISTICS
 from medlt.classify.train import Classifier
 from medlt.data.loaders import images
 from medlt.data.manifest import Manifest
 from medlt.metrics.rarity import avg_knn
+from medlt.recipes._cohort import filed_cohort
+from medlt.recipes._models import train_guidance_classifier, train_verifiers
+from medlt.recipes._setup import finished
 from medlt.synthesis.guides import targets
-from pipelines import learning, learnt
+from medlt.training.runtime import silent
 
 SLOT = ["finding", "slot", "candidate"]
 
@@ -47,15 +49,17 @@ def main() -> None:
     read.add_argument("guided", type=Path)
     read.add_argument("unguided", type=Path)
     asked = read.parse_args()
-    ready = learnt.learn(configs.load(asked.guided / "config.yaml"))
+    run = finished(asked.guided, silent)
+    cohort = filed_cohort(run)
+    verifiers = train_verifiers(run, cohort, None)  # found in the store
     both = pairs(*(made := [kept(run) for run in (asked.guided, asked.unguided)]))
-    size = ready.run.config.size
-    shown = [images(m, size, None, list(both[uid])) for m, uid in zip(made, ("uid_x", "uid_y"), strict=True)]
-    head = learning.predictor(ready.run, ready.real, ready.judges, ready.progress)
-    column = targets(both["finding"], ready.real.manifest.findings)
-    judge = ready.judges.judges[0]
+    size = run.config.size
+    shown = [images(m, size, list(both[uid])) for m, uid in zip(made, ("uid_x", "uid_y"), strict=True)]
+    head = train_guidance_classifier(run, cohort, verifiers)
+    column = targets(both["finding"], cohort.findings)
+    judge = verifiers.judges[0]
     assert isinstance(judge, Classifier)
-    real = judge.features(ready.real.training_set("train", judge.size).images).numpy()
+    real = judge.features(cohort.images(cohort.train, judge.size)).numpy()
 
     def values(pixels: Tensor) -> dict[str, np.ndarray]:
         at = torch.arange(len(pixels))
