@@ -13,7 +13,6 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -22,30 +21,24 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from medlt import config as configs
 from medlt.chance import generator
 from medlt.checks.sanity import sanity
 from medlt.diffusion.cache import Standardiser
 from medlt.diffusion.decode import Decoder
 from medlt.diffusion.labels import LabelUNet
 from medlt.diffusion.schedulers import factory
-from medlt.runs import peak_rss_mb
+from medlt.recipes._publish import make_images
+from medlt.recipes._setup import Run, peak_rss_mb
 from medlt.sparse.embedding import SimplicialCoder
+from medlt.store import Store
 from medlt.synthesis.fusion import LatentFusion
 from medlt.synthesis.plan import Collection, Draws
 from medlt.testing import IdentityCodec
-from medlt.writer import DatasetWriter
-from pipelines.making import make
+from medlt.training.runtime import Runtime
 
 ROWS = 60
 SIDE = 16
-
-
-@dataclass
-class Folder:
-    """What `make` asks of a run: its folder and its device."""
-
-    folder: Path
-    config: SimpleNamespace = field(default_factory=lambda: SimpleNamespace(device="cpu"))
 
 
 def collection() -> Collection:
@@ -80,12 +73,13 @@ def fusion() -> LatentFusion:
 def child(count: int) -> None:
     """Make `count` images; print peak memory and how many there are."""
     torch.set_num_threads(1)
-    method = fusion()
-    plan = method.plan({"Rare": count}, 0)
+    tree = {"data": {"kind": "phantom"}, "codec": {"kind": "train"}, "need": {"candidates": 1}}
+    cohort = SimpleNamespace(shortfall=lambda: {"Rare": count}, manifest=SimpleNamespace(digest=lambda: "rows"))
     looks = sanity(lambda uids: (latents(uids).sigmoid() * 255).to(torch.uint8))
     with tempfile.TemporaryDirectory() as place:
-        make(Folder(Path(place)), method, plan, looks, lambda *_: None)  # type: ignore[arg-type]
-        made = DatasetWriter(Path(place)).findings()["uid"].nunique()
+        run = Run(Path(place), configs.parse(tree | {"out": place}), Runtime("cpu", "fp32", 1, 0), Store(Path(place)))
+        plan, writer = make_images(run, cohort, fusion(), looks, "untrained")  # type: ignore[arg-type]
+        made = writer.findings()["uid"].nunique()
     assert made == count == plan.index.nunique()
     print(json.dumps({"images": count, "peak_mb": peak_rss_mb()}))
 

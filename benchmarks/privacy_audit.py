@@ -2,8 +2,8 @@
 
     MEDLT_DATA=... python benchmarks/privacy_audit.py runs/privacy_audit [--canaries N]
 
-The over-trained one saw the eleven train images with a hernia some 4,000 times each (pipelines/nih14_overtrained.yaml),
-the ordinary one is pipelines/nih14_unguided.yaml, the private one pipelines/nih14_private.yaml. Runs and audits that
+The over-trained one saw the eleven train images with a hernia some 4,000 times each (nih14/overtrained),
+the ordinary one is nih14/unguided, the private one nih14/private. Runs and audits that
 are there are not made again. Members are each run's own train patients, the others the validation and test patients.
 """
 
@@ -20,14 +20,12 @@ from common import table
 
 from medlt import config as configs
 from medlt.privacy import claim
-from pipelines import recipe
-from pipelines.auditing import main as audit
-from pipelines.subject import Asked
+from medlt.recipes import audit, augment
 
 RUNS = {
-    "over-trained, 11 images": "pipelines/nih14_overtrained.yaml",
-    "ordinary": "pipelines/nih14_unguided.yaml",
-    "private": "pipelines/nih14_private.yaml",
+    "over-trained, 11 images": "nih14/overtrained",
+    "ordinary": "nih14/unguided",
+    "private": "nih14/private",
 }
 
 
@@ -85,9 +83,9 @@ def main() -> None:
     for name, config in RUNS.items():
         folder = configs.load(Path(config)).out
         if not (folder / "manifest.parquet").is_file():
-            recipe.augment(configs.load(Path(config)))
+            augment.main(configs.load(Path(config)))
         if not (folder / "audit.json").is_file():
-            audit(folder, Asked(canaries=asked.canaries if name == "private" else 0))
+            audit.main(folder, audit.AuditOptions(canaries=asked.canaries if name == "private" else 0))
         found = json.loads((folder / "audit.json").read_text())
         said = claim(folder)
         word = "none" if said.epsilon is None else f"({said.epsilon:.2f}, {said.delta:g}) by {said.unit}"
