@@ -2,7 +2,7 @@
 
     MEDLT_DATA=... python benchmarks/privacy_utility.py runs/privacy_utility [EPSILON ...]
 
-Every row is `medlt augment pipelines/nih14_private.yaml` with another epsilon and start; "ordinary" is the same run
+Every row is `medlt augment nih14/private` with another epsilon and start; "ordinary" is the same run
 with the usual training in place of the private one: no clipping, no noise, equal steps. Measured afterwards, by
 classifiers that had no part in any run: KID to real test images (features of a judge), the share of images that judges
 take for their finding as surely as half of the real positives they never saw, and macro AP of the made findings on the
@@ -28,17 +28,23 @@ from medlt.checks.consistency import thresholds
 from medlt.classify.sets import TrainingSet
 from medlt.data.loaders import images
 from medlt.data.manifest import Manifest
-from medlt.evaluation.arms import CONTROL, REAL, Arm, Arms, duplicated, lent
+from medlt.evaluation.arms import REAL, Arm, Arms, duplicated, lent
+from medlt.evaluation.engine import train_arms
 from medlt.evaluation.verdict import compare
 from medlt.files import write_table
 from medlt.metrics.fidelity import kid
 from medlt.privacy import claim
-from pipelines import arm_training, guarding, judging, opening, recipe
-from pipelines.arm_training import Rows
-from pipelines.stages import quiet
+from medlt.recipes import augment
+from medlt.recipes._cohort import open_cohort
+from medlt.recipes._compare import held_out_rows
+from medlt.recipes._models import train_verifiers
+from medlt.recipes._setup import opened
+from medlt.store import Store
+from medlt.training.runtime import Runtime, silent
 
-CONFIG = Path("pipelines/nih14_private.yaml")
-STARTS = {"nothing": "null", "synthetic radiographs": "runs/phantom_public/stages/denoiser"}
+CONFIG = Path("nih14/private")
+STARTS = {"nothing": "null", "synthetic radiographs": "runs/phantom_public/denoiser"}
+CONTROL = "duplicated"
 SIZE, SEEDS, WEIGHT = 64, (0, 1, 2), 0.3
 SETTINGS: dict[str, Any] = {"steps": 300, "batch": 32, "mix": 0.2}
 NEVER = "ordinary"
@@ -64,8 +70,8 @@ def made(out: Path, epsilon: str, start: str) -> Path:
     config = asked(out, epsilon, start)
     if (config.out / "manifest.parquet").is_file():
         return config.out
-    with patch.object(guarding, "fit", lambda *_: None) if epsilon == NEVER else nullcontext():
-        return recipe.augment(config)
+    with patch.object(augment, "private_fit", lambda *_: None) if epsilon == NEVER else nullcontext():
+        return augment.main(config)
 
 
 def synthetic(run: Path) -> Manifest:
@@ -78,12 +84,13 @@ def main(out: Path, epsilons: list[str]) -> None:
     """Make all runs, judge and compare them, write the table."""
     runs = {(epsilon, start): made(out, epsilon, start) for start in STARTS for epsilon in [*epsilons, NEVER]}
     base = configs.load(CONFIG, [f"out={out / 'judges'}", "privacy=null", "threads=1"])
-    run, real = opening.collect(base)
-    judges = judging.judges(run, real, quiet, plain=True)
-    limits = thresholds(judges.held_out, real.train.rows[list(real.manifest.findings)])
+    with opened(base, silent) as run:
+        real = open_cohort(run)
+        judges = train_verifiers(run, real, None)
+    limits = thresholds(judges.held_out, real.train.rows[list(real.findings)])
     findings = tuple(synthetic(next(iter(runs.values()))).rows["finding"].unique())
     features = judges.judges[0].features  # type: ignore[attr-defined]
-    held = real.training_set("test", base.classifier.size).images
+    held = real.images(real.test, base.classifier.size)
     seen = features(held).numpy()
     rows = {
         key: _looked_at(synthetic(place), judges.judges, limits, real, features, seen) for key, place in runs.items()
@@ -122,15 +129,14 @@ def _looked_at(made: Manifest, judges: Any, limits: pd.Series, real: Any, featur
 
 def _compared(runs: dict[Any, Path], real: Any, findings: tuple[str, ...], out: Path) -> dict[str, str]:
     """Tail AP of every arm, and its difference to duplicated real images."""
-    train, val, test = (real.training_set(split, SIZE) for split in ("train", "val", "test"))
+    rows = held_out_rows(real, SIZE)
     sets = {f"{epsilon}, {start}": synthetic(place) for (epsilon, start), place in runs.items()}
     first = next(iter(sets.values())).rows
-    copies = duplicated(first.assign(like=lent(first, real.train.rows)), train, WEIGHT)
+    copies = duplicated(first.assign(like=lent(first, real.train.rows)), rows.train, WEIGHT)
     arms = [Arm(REAL, "real", SETTINGS), Arm(CONTROL, "control", SETTINGS, copies, REAL)]
     arms += [Arm(name, "synthetic", SETTINGS, _set(one), CONTROL) for name, one in sets.items()]
-    trained = arm_training.train(Rows(train, val, test, out / "arms", 1, "cpu"), arms, SEEDS, 2, quiet)
-    patients = [str(one) for one in real.manifest.split("test").rows["patient_id"]]
-    known = Arms(trained.test, test.labels, patients, real.manifest.findings, trained.val, val.labels)
+    trained = train_arms(rows, arms, SEEDS, runtime=Runtime("cpu", "fp32", 1, 0), store=Store(out / "arms"), workers=2)
+    known = Arms(trained.test, rows.test.labels, rows.patients, rows.findings, trained.val, rows.val.labels)
     pairs = [(name, CONTROL) for name in [REAL, *sets]]
     differences = compare(known, pairs, {"tail": findings}, draws=2000, seed=0)
     write_table(out / "differences.parquet", differences)
