@@ -60,13 +60,19 @@ def _split(body: Any) -> Network:
 NETWORKS = {"small": small, "dense": dense, "densenet121": densenet121}
 
 
+def known_network(name: str) -> None:
+    """Raises InputError for a name that is no network's."""
+    if name not in NETWORKS:
+        raise InputError(f"no classifier network named {name!r}; choose one of {', '.join(NETWORKS)}")
+
+
 def network(name: str, findings: int, seed: int = 0) -> Network:
     """A fresh network by name, with `findings` logits, channels last.
 
-    Its weights are drawn from `seed`; torch's global generator is left as it was.
+    Its weights are drawn from `seed`; torch's global generator is left as it was. Raises InputError for an unknown
+    name.
     """
-    if name not in NETWORKS:
-        raise InputError(f"no classifier network named {name!r}; choose one of {', '.join(NETWORKS)}")
+    known_network(name)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         net = NETWORKS[name](findings)

@@ -24,7 +24,7 @@ from medlt.chance import seed_of
 from medlt.classify.augment import augmentation
 from medlt.classify.classifier import Classifier, standardised
 from medlt.classify.losses import known_loss
-from medlt.classify.networks import network
+from medlt.classify.networks import known_network, network
 from medlt.classify.sets import TrainingSet, require_one_label
 from medlt.metrics.draws import owners
 from medlt.store import Store
@@ -57,6 +57,7 @@ class PrivateSettings:
     ema: float = 0.98
 
     def __post_init__(self) -> None:
+        known_network(self.network)
         known_loss("plain", self.task)
         augmentation(self.augment)
 

@@ -8,6 +8,7 @@ from medlt.classify.augment import augmentation
 from medlt.classify.courses import Stage, stages
 from medlt.classify.losses import known_loss
 from medlt.classify.mixup import MIXUPS
+from medlt.classify.networks import known_network
 from medlt.training.settings import Training
 from medlt.types import InputError
 
@@ -75,6 +76,7 @@ class Settings(Schedule):
     def __post_init__(self) -> None:
         if isinstance(self.augment, bool):
             object.__setattr__(self, "augment", "light" if self.augment else "none")
+        known_network(self.network)
         known_loss(self.loss, self.task)
         augmentation(str(self.augment))
         self.training()
