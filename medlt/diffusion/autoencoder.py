@@ -59,11 +59,44 @@ def private_key(private: PrivateFit | None, images: Images, patients: Sequence[s
     return digest(private.digest, list(patients))
 
 
+DECODER = ("decoder", "post_quant_conv")
+
+
+class Reconstruction(nn.Module):
+    """An AutoencoderKL or AutoencoderTiny as one forward: image in, image out."""
+
+    def __init__(self, autoencoder: Any, decoder_only: bool) -> None:
+        super().__init__()
+        self.autoencoder: Any = autoencoder.requires_grad_(not decoder_only)
+        self.decoder_only = decoder_only
+        for name in DECODER:
+            if isinstance(part := getattr(autoencoder, name, None), nn.Module):
+                part.requires_grad_(True)
+
+    def forward(self, x: Tensor, draw: torch.Generator, part: Part) -> tuple[Tensor, Tensor]:
+        """Images [B,c,H,W] of images x [B,c,H,W], both in [-1,1], and the posterior's divergence, a scalar."""
+        out, divergence, numbers = self.answer(x, draw, part)
+        return out, divergence.mean() / numbers
+
+    def answer(self, x: Tensor, draw: torch.Generator, part: Part = WHOLE) -> tuple[Tensor, Tensor, int]:
+        """The images, each row's divergence [B], and of how many numbers a latent it is the sum."""
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.decoder_only):
+            answer = self.autoencoder.encode(x)
+        if hasattr(answer, "latents"):
+            return self.autoencoder.decode(answer.latents).sample, x.new_zeros(len(x)), 1
+        posterior = answer.latent_dist
+        shape = (len(x) * part.of, *posterior.mean.shape[1:])
+        noise = part.take(torch.randn(shape, generator=draw)).to(posterior.mean)
+        out = self.autoencoder.decode(posterior.mean + posterior.std * noise).sample
+        return out, posterior.kl(), posterior.mean[0].numel()
+
+
 @dataclass(frozen=True)
 class AutoencoderLoss:
     """L1 of the image in [-1,1] plus kl_weight times the posterior's divergence from the unit normal, a pixel.
 
-    Called as loss(network, step, part): the batch and the posterior's noise are functions of (seed, step).
+    Called as loss(network, step, part) with a `Reconstruction`: the batch and the posterior's noise are functions of
+    (seed, step).
     """
 
     images: Images
@@ -72,26 +105,23 @@ class AutoencoderLoss:
     seed: int
 
     def __call__(self, network: nn.Module, step: int, part: Part = WHOLE) -> Tensor:
-        rows = part.take(chance.batch_indices(len(self.images), self.batch, step, self.seed, "codec"))
-        x, out, posterior = self.forward(network, rows, chance.generator(self.seed, "codec", step), part)
-        loss: Tensor = (out - x).abs().mean() + self.kl_weight * posterior.kl().mean() / posterior.mean[0].numel()
+        x = self._shown(
+            network, part.take(chance.batch_indices(len(self.images), self.batch, step, self.seed, "codec"))
+        )
+        out, divergence = network(x, chance.generator(self.seed, "codec", step), part)
+        loss: Tensor = (out - x).abs().mean() + self.kl_weight * divergence
         return loss
 
     def each(self, network: nn.Module, rows: np.ndarray, draw: torch.Generator) -> Tensor:
         """The same of each row by itself [B]: a medlt.types.RowLoss."""
-        x, out, posterior = self.forward(network, rows, draw)
-        pull: Tensor = posterior.kl() / posterior.mean[0].numel()
-        return (out - x).abs().flatten(1).mean(1) + self.kl_weight * pull
+        x = self._shown(network, rows)
+        out, divergence, numbers = network.answer(x, draw)  # type: ignore[operator]
+        loss: Tensor = (out - x).abs().flatten(1).mean(1) + self.kl_weight * divergence / numbers
+        return loss
 
-    def forward(
-        self, network: Any, rows: np.ndarray, draw: torch.Generator, part: Part = WHOLE
-    ) -> tuple[Tensor, Tensor, Any]:
-        """Images of these rows in [-1,1], what the network makes of them, [B,1,H,W] both, and its posteriors."""
-        x = (stacked(self.images, rows) * 2 - 1).to(next(network.parameters()).device)
-        posterior = network.encode(x).latent_dist
-        drawn = torch.randn((len(x) * part.of, *posterior.mean.shape[1:]), generator=draw)
-        noise = part.take(drawn).to(x)
-        return x, network.decode(posterior.mean + posterior.std * noise).sample, posterior
+    def _shown(self, network: nn.Module, rows: np.ndarray) -> Tensor:
+        """Images [B,1,H,W] of these rows in [-1,1], where the network is."""
+        return (stacked(self.images, rows) * 2 - 1).to(next(network.parameters()).device)
 
 
 def save_codec(network: Any, images: Images | None, folder: Path) -> None:

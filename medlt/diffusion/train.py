@@ -14,7 +14,14 @@ import numpy as np
 import torch
 
 from medlt import chance
-from medlt.diffusion.autoencoder import AutoencoderLoss, autoencoder, made_codec, private_key, save_codec
+from medlt.diffusion.autoencoder import (
+    AutoencoderLoss,
+    Reconstruction,
+    autoencoder,
+    made_codec,
+    private_key,
+    save_codec,
+)
 from medlt.diffusion.cache import Images
 from medlt.diffusion.codec import AutoencoderCodec
 from medlt.diffusion.finetune import Accessor, LabelledLatents, Objective, train_backbone
@@ -93,13 +100,13 @@ def train_codec(
     def build(folder: Path) -> None:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(chance.seed_of(runtime.seed, "codec weights"))
-            network = autoencoder(channels, width, levels)
+            network = Reconstruction(autoencoder(channels, width, levels), decoder_only=False)
         loss = AutoencoderLoss(images, batch, kl_weight, runtime.seed)
         shown: dict[str, Any] = {"runtime": runtime, "folder": folder, "key": digest(key), "name": "codec"}
         if private is None:
             fit(network, loss, training, **shown)
         else:
             private(network, loss.each, patients, training=training, **shown)
-        save_codec(network, images if private is None else None, folder)
+        save_codec(network.autoencoder, images if private is None else None, folder)
 
     return made_codec(store, key, build, runtime, private)

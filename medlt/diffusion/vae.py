@@ -18,48 +18,18 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from medlt import chance
-from medlt.diffusion.autoencoder import made_codec, private_key, stacked
+from medlt.diffusion.autoencoder import Reconstruction, made_codec, private_key, stacked
 from medlt.diffusion.cache import Images
 from medlt.diffusion.codec import AutoencoderCodec, load_codec
 from medlt.files import digest, digest_tensors, write_json
 from medlt.store import Store
 from medlt.training.loop import fit
 from medlt.training.runtime import Runtime
-from medlt.training.settings import WHOLE, Part, Training
+from medlt.training.settings import Part, Training
 from medlt.types import InputError, PrivateFit
 
 FORMAT = 1  # of a tuned codec: raise it when the same settings would train other weights
 TRAINING = Training(steps=1000, learning_rate=1e-5, batch=8, checkpoint_every=250)
-DECODER = ("decoder", "post_quant_conv")
-
-
-class Reconstruction(nn.Module):
-    """An AutoencoderKL or AutoencoderTiny as one forward: image in, image out."""
-
-    def __init__(self, autoencoder: Any, decoder_only: bool) -> None:
-        super().__init__()
-        self.autoencoder: Any = autoencoder.requires_grad_(not decoder_only)
-        self.decoder_only = decoder_only
-        for name in DECODER:
-            if isinstance(part := getattr(autoencoder, name, None), nn.Module):
-                part.requires_grad_(True)
-
-    def forward(self, x: Tensor, draw: torch.Generator, part: Part) -> tuple[Tensor, Tensor]:
-        """Images [B,c,H,W] of images x [B,c,H,W], both in [-1,1], and the posterior's divergence, a scalar."""
-        out, divergence, numbers = self.answer(x, draw, part)
-        return out, divergence.mean() / numbers
-
-    def answer(self, x: Tensor, draw: torch.Generator, part: Part = WHOLE) -> tuple[Tensor, Tensor, int]:
-        """The images, each row's divergence [B], and of how many numbers a latent it is the sum."""
-        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.decoder_only):
-            answer = self.autoencoder.encode(x)
-        if hasattr(answer, "latents"):
-            return self.autoencoder.decode(answer.latents).sample, x.new_zeros(len(x)), 1
-        posterior = answer.latent_dist
-        shape = (len(x) * part.of, *posterior.mean.shape[1:])
-        noise = part.take(torch.randn(shape, generator=draw)).to(posterior.mean)
-        out = self.autoencoder.decode(posterior.mean + posterior.std * noise).sample
-        return out, posterior.kl(), posterior.mean[0].numel()
 
 
 def gradient_error(out: Tensor, x: Tensor, scales: int = 3) -> Tensor:

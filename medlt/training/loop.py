@@ -34,7 +34,8 @@ Step: TypeAlias = Callable[[State], float]
 
 class Loss(Protocol):
     """(network, step, part) -> scalar, the mean over that part of the step's batch; randomness is drawn for the whole
-    batch from the step's number, and cut like the batch."""
+    batch from the step's number, and cut like the batch. It calls the network itself, not its methods: precision and
+    the exchange between processes are wrapped round the forward alone."""
 
     def __call__(self, network: nn.Module, step: int, part: Part, /) -> Tensor: ...
 
@@ -45,7 +46,7 @@ def accelerated(settings: Training, runtime: Runtime, track: Track) -> Any:
     from accelerate.state import AcceleratorState
 
     device = runtime.torch_device(track.name)
-    if device.index is not None and not torch.distributed.is_initialized():
+    if device.type == "cuda" and device.index is not None and not torch.distributed.is_initialized():
         torch.cuda.set_device(device)
     # accelerate keeps device and precision of the first training of a process for all that follow
     AcceleratorState._reset_state(reset_partial_state=not torch.distributed.is_initialized())

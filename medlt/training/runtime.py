@@ -55,7 +55,7 @@ class Runtime:
         """
         if self.device.startswith("cuda") and not torch.cuda.is_available():
             raise InputError(f"device: {self.device}, but torch finds no GPU; write device: cpu, or mend the driver")
-        if self.precision == "fp16" and self.device == "cpu":
+        if self.precision == "fp16" and not self.device.startswith("cuda"):
             raise InputError(f"{purpose}: precision fp16 needs a GPU; use bf16 or fp32 on a CPU")
         return torch.device(self.device)
 

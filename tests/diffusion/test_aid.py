@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from medlt import chance
 from medlt.diffusion.aid import AidLoss, rarest
 from medlt.diffusion.labels import LabelUNet, LabelVector
-from medlt.diffusion.loop import Part
 from medlt.diffusion.losses import Noised, NoisedLoss, Rows
 from medlt.diffusion.noise import STABLE_DIFFUSION, Prediction
+from medlt.training.settings import Part
 from medlt.types import InputError
 
 NAN = float("nan")

@@ -16,9 +16,10 @@ from medlt import chance
 from medlt.diffusion.cbdm import ClassBalancing, pool_weights, similarity
 from medlt.diffusion.finetune import LabelledLatents, train_backbone
 from medlt.diffusion.labels import LabelUNet, LabelVector
-from medlt.diffusion.loop import Part, Training
 from medlt.diffusion.losses import Noised, NoisedLoss, Rows
 from medlt.diffusion.noise import STABLE_DIFFUSION, Prediction, x0_of
+from medlt.training.runtime import Runtime
+from medlt.training.settings import Part, Training
 from medlt.types import InputError
 
 NAN = float("nan")
@@ -153,6 +154,7 @@ def test_tau_zero_leaves_a_training_as_it_was(tmp_path: Path) -> None:
         lambda uids: chance.noise_like([int(uid) for uid in uids], (2, 8, 8)),
         [str(i) for i in range(12)],
         CLASSES.numpy(),
+        contents="noise by uid",
     )
 
     def chancy(noised: Noised, stream: torch.Generator) -> Tensor:
@@ -161,8 +163,11 @@ def test_tau_zero_leaves_a_training_as_it_was(tmp_path: Path) -> None:
     def weights(*extra: Any) -> list[Tensor]:
         training = Training(steps=2, batch=4, learning_rate=1e-2, warmup_steps=0)
         name = "-".join(str(getattr(one, "tau", "")) for one in extra)
-        net = train_backbone(unet().backbone(), data, folder=tmp_path / name, training=training, extra=extra).network
-        return list(net.state_dict().values())
+        trained = train_backbone(
+            unet().backbone(), data, folder=tmp_path / name, training=training, extra=extra,
+            runtime=Runtime("cpu", "fp32", None, 0),
+        )  # fmt: skip
+        return list(trained.network.state_dict().values())
 
     off, on = (ClassBalancing(VECTOR, CLASSES.numpy(), tau=tau) for tau in (0.0, 1.0))
     plain = weights(chancy)
@@ -203,7 +208,7 @@ def test_circumstances_stay_the_rows_own() -> None:
     assert torch.equal(labels, extra.drawn(12, draw())[pulled])
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(st.lists(st.lists(st.sampled_from([0.0, 1.0, NAN]), min_size=4, max_size=4), min_size=2, max_size=2))
 def test_similarity_is_jaccards_over_what_both_know(pair: list[list[float]]) -> None:
     known = [c for c in range(4) if not (np.isnan(pair[0][c]) or np.isnan(pair[1][c]))]

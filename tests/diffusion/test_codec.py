@@ -26,20 +26,22 @@ def images(n: int = 3, size: int = 32) -> Tensor:
 def real_taesd() -> Codec:
     if not (data := os.environ.get("MEDLT_DATA")):
         pytest.skip("set MEDLT_DATA to the folder that holds weights/taesd_diffusers")
-    return load_codec(Path(data) / "weights" / "taesd_diffusers")
+    return load_codec(Path(data) / "weights" / "taesd_diffusers", "cpu")
 
 
 CODECS = [
     pytest.param(IdentityCodec, id="identity"),
     pytest.param(lambda: IdentityCodec(factor=2, spread=0.3, scale=0.7), id="identity-2"),
-    pytest.param(lambda: AutoencoderCodec(tiny_autoencoder_kl()), id="kl"),
-    pytest.param(lambda: AutoencoderCodec(tiny_autoencoder_kl(in_channels=1, out_channels=1)), id="kl-gray"),
-    pytest.param(lambda: AutoencoderCodec(tiny_autoencoder_kl(shift_factor=0.2)), id="kl-shift"),
+    pytest.param(lambda: AutoencoderCodec(tiny_autoencoder_kl(), "cpu"), id="kl"),
+    pytest.param(lambda: AutoencoderCodec(tiny_autoencoder_kl(in_channels=1, out_channels=1), "cpu"), id="kl-gray"),
+    pytest.param(lambda: AutoencoderCodec(tiny_autoencoder_kl(shift_factor=0.2), "cpu"), id="kl-shift"),
     pytest.param(
-        lambda: AutoencoderCodec(tiny_autoencoder_kl(latents_mean=[0.1, 0.2, 0.3, 0.4], latents_std=[1, 2, 3, 4])),
+        lambda: AutoencoderCodec(
+            tiny_autoencoder_kl(latents_mean=[0.1, 0.2, 0.3, 0.4], latents_std=[1, 2, 3, 4]), "cpu"
+        ),
         id="kl-whitened",
     ),
-    pytest.param(lambda: AutoencoderCodec(tiny_autoencoder_tiny()), id="tiny"),
+    pytest.param(lambda: AutoencoderCodec(tiny_autoencoder_tiny(), "cpu"), id="tiny"),
     pytest.param(real_taesd, id="taesd", marks=pytest.mark.real_data),
 ]
 
@@ -112,9 +114,9 @@ def test_a_size_that_does_not_divide_is_refused(codec: Codec) -> None:
 
 
 def test_the_digest_is_stable_and_tells_codecs_apart() -> None:
-    digests = [AutoencoderCodec(tiny_autoencoder_kl(seed)).digest for seed in (0, 0, 1)]
+    digests = [AutoencoderCodec(tiny_autoencoder_kl(seed), "cpu").digest for seed in (0, 0, 1)]
     assert digests[0] == digests[1] != digests[2]
-    assert AutoencoderCodec(tiny_autoencoder_kl(scaling_factor=1.0)).digest != digests[0]
+    assert AutoencoderCodec(tiny_autoencoder_kl(scaling_factor=1.0), "cpu").digest != digests[0]
 
 
 @pytest.mark.parametrize("factor", [1, 2, 4])
@@ -127,24 +129,24 @@ def test_scaling_is_the_configs() -> None:
     """A whitened network: (mean - latents_mean) * scaling_factor / latents_std."""
     network = tiny_autoencoder_kl(latents_mean=[1, 2, 3, 4], latents_std=[1, 2, 4, 8], scaling_factor=0.5)
     moments = torch.cat([torch.ones(1, 4, 2, 2), torch.zeros(1, 4, 2, 2)], 1)
-    z = AutoencoderCodec(network).latents(moments)
+    z = AutoencoderCodec(network, "cpu").latents(moments)
     torch.testing.assert_close(z[0, :, 0, 0], torch.tensor([0.0, -0.25, -0.25, -0.1875]))
 
 
 def test_gray_is_three_equal_channels_in_minus_one_to_one() -> None:
     network, x = tiny_autoencoder_kl(), images()
     expected = network.encode((x * 2 - 1).repeat(1, 3, 1, 1)).latent_dist.mean.detach()
-    torch.testing.assert_close(AutoencoderCodec(network).moments(x)[:, :4], expected)
+    torch.testing.assert_close(AutoencoderCodec(network, "cpu").moments(x)[:, :4], expected)
 
 
 @pytest.mark.parametrize("make", [tiny_autoencoder_kl, tiny_autoencoder_tiny])
 def test_a_saved_folder_loads_to_the_same_codec(make: Callable[[], torch.nn.Module], tmp_path: Path) -> None:
     network = make()
     network.save_pretrained(tmp_path / "vae")  # type: ignore[operator]
-    loaded = load_codec(tmp_path / "vae")
-    assert loaded.digest == AutoencoderCodec(network).digest
+    loaded = load_codec(tmp_path / "vae", "cpu")
+    assert loaded.digest == AutoencoderCodec(network, "cpu").digest
     (tmp_path / "model_index.json").write_text("{}")
-    assert load_codec(tmp_path).digest == loaded.digest
+    assert load_codec(tmp_path, "cpu").digest == loaded.digest
 
 
 def _break(folder: Path, how: str) -> None:
@@ -203,14 +205,14 @@ def test_a_folder_that_is_no_codec_is_told_in_one_line(how: str, told: str, tmp_
     tiny_autoencoder_kl().save_pretrained(tmp_path)
     _break(tmp_path, how)
     with pytest.raises(InputError, match=told) as raised:
-        load_codec(tmp_path)
+        load_codec(tmp_path, "cpu")
     assert "\n" not in str(raised.value)
     assert str(tmp_path) in str(raised.value)
 
 
 def test_a_missing_folder_is_told(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="does not exist"):
-        load_codec(tmp_path / "nothing")
+        load_codec(tmp_path / "nothing", "cpu")
 
 
 @pytest.mark.real_data
@@ -230,7 +232,10 @@ def test_taesd_keeps_real_radiographs() -> None:
 
 @pytest.mark.parametrize("make", [tiny_autoencoder_kl, tiny_autoencoder_tiny])
 def test_bfloat16_gives_nearly_the_same_images_and_moments(make: Any) -> None:
-    exact, fast = AutoencoderCodec(make()), AutoencoderCodec(make(), dtype=torch.bfloat16, channels_last=True)
+    exact, fast = (
+        AutoencoderCodec(make(), "cpu"),
+        AutoencoderCodec(make(), "cpu", dtype=torch.bfloat16, channels_last=True),
+    )
     image = torch.stack([item["image"] for item in Discs(3)])  # type: ignore[attr-defined]
     z = exact.latents(exact.moments(image))
     assert fast.decode(z).dtype == fast.moments(image).dtype == torch.float32
@@ -248,7 +253,7 @@ def test_a_float16_vae_that_overflows_is_decoded_in_float32_for_the_rows_that_di
             network.decoder.conv_in.weight *= 100
         return network
 
-    codec, exact = AutoencoderCodec(hot(), dtype=torch.float16), AutoencoderCodec(hot())
+    codec, exact = AutoencoderCodec(hot(), "cpu", dtype=torch.float16), AutoencoderCodec(hot(), "cpu")
     z = torch.randn(4, 4, 8, 8, generator=chance.generator("z"))
     z[2] *= 2000
     raw = codec.network.decode((z / 0.5).half()).sample  # type: ignore[operator]
@@ -262,5 +267,5 @@ def test_a_float16_vae_that_overflows_is_decoded_in_float32_for_the_rows_that_di
 
 
 def test_a_vae_that_asks_for_float32_gets_it_instead_of_float16() -> None:
-    assert AutoencoderCodec(tiny_autoencoder_kl(force_upcast=True), dtype=torch.float16).dtype == torch.float32
-    assert AutoencoderCodec(tiny_autoencoder_kl(force_upcast=True), dtype=torch.bfloat16).dtype == torch.bfloat16
+    assert AutoencoderCodec(tiny_autoencoder_kl(force_upcast=True), "cpu", dtype=torch.float16).dtype == torch.float32
+    assert AutoencoderCodec(tiny_autoencoder_kl(force_upcast=True), "cpu", dtype=torch.bfloat16).dtype == torch.bfloat16

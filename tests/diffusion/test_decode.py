@@ -19,7 +19,7 @@ def latents(n: int, channels: int = 4) -> Tensor:
 
 @pytest.fixture(params=[tiny_autoencoder_kl, tiny_autoencoder_tiny], ids=["kl", "tiny"])
 def codec(request: pytest.FixtureRequest) -> Codec:
-    return AutoencoderCodec(request.param())
+    return AutoencoderCodec(request.param(), "cpu")
 
 
 def test_images_are_the_codecs(codec: Codec) -> None:
@@ -186,7 +186,7 @@ def test_batches_are_streamed_in_order() -> None:
 
 
 def test_a_preview_is_the_tiny_codecs_and_must_speak_of_the_same_latents() -> None:
-    full, tiny = AutoencoderCodec(tiny_autoencoder_kl()), AutoencoderCodec(tiny_autoencoder_tiny())
+    full, tiny = AutoencoderCodec(tiny_autoencoder_kl(), "cpu"), AutoencoderCodec(tiny_autoencoder_tiny(), "cpu")
     z = latents(2)
     assert torch.equal(Decoder(full, preview=tiny).preview(z), tiny.decode(z))
     assert torch.equal(Decoder(full).preview(z), full.decode(z))

@@ -14,9 +14,8 @@ from torch import Tensor
 from medlt import chance
 from medlt.diffusion.adapt import Full, How, Lora, has_adapters, make_trainable
 from medlt.diffusion.backbone import Backbone
-from medlt.diffusion.finetune import LabelledLatents, Objective, Samples, train_backbone
+from medlt.diffusion.finetune import LabelledLatents, Objective, Samples, backbone_key, train_backbone
 from medlt.diffusion.labels import LabelUNet, LabelVector
-from medlt.diffusion.loop import Training
 from medlt.diffusion.losses import Noised
 from medlt.diffusion.prompts import Prompts
 from medlt.diffusion.stable.load import load_stable_diffusion
@@ -24,6 +23,10 @@ from medlt.diffusion.stable.untrained import untrained
 from medlt.diffusion.train import new_network, train_denoiser
 from medlt.diffusion.transformer import LabelTransformer
 from medlt.files import read_tensors
+from medlt.store import Store
+from medlt.training.checkpoint import FILE
+from medlt.training.runtime import Runtime
+from medlt.training.settings import Training
 from medlt.types import InputError
 
 N = 16
@@ -32,6 +35,7 @@ LABELS = np.stack([np.arange(N) % 2, np.where(np.arange(N) % 3, 1.0, np.nan)], 1
 ABOUT = [{"sex": "FM"[i % 2], "age": 40 + i} for i in range(N)]
 TRAINING = Training(steps=4, learning_rate=1e-3, batch=4, warmup_steps=1, checkpoint_every=3)
 LORA = Lora(rank=2)
+CPU = Runtime("cpu", "fp32", None, 0)
 
 
 def latents(uids: Sequence[str]) -> Tensor:
@@ -40,7 +44,7 @@ def latents(uids: Sequence[str]) -> Tensor:
     return level + 0.1 * chance.noise_like(at, (4, 8, 8))
 
 
-DATA = LabelledLatents(latents, UIDS, LABELS, ABOUT, [f"p{i // 2}" for i in range(N)])
+DATA = LabelledLatents(latents, UIDS, LABELS, "bright or dark", ABOUT, [f"p{i // 2}" for i in range(N)])
 
 
 @pytest.fixture(scope="module")
@@ -78,11 +82,12 @@ class Linear(torch.nn.Module):
 
 
 def train(backbone: Backbone, folder: Path, training: Training = TRAINING, **more: Any) -> Backbone:
-    return train_backbone(backbone, DATA, folder=folder, training=training, **more)
+    told: dict[str, Any] = {"runtime": CPU} | more
+    return train_backbone(backbone, DATA, folder=folder, training=training, **told)
 
 
 def same_files(a: Path, b: Path) -> bool:
-    one, two = (read_tensors(folder / "checkpoint.safetensors") for folder in (a, b))
+    one, two = (read_tensors(folder / FILE) for folder in (a, b))
     return one.keys() == two.keys() and all(torch.equal(one[name], two[name]) for name in one)
 
 
@@ -127,7 +132,7 @@ def test_what_is_asked_for_is_trained_and_nothing_else(
     after = weights(train(backbone, tmp_path, how=how))
     moved = changed(before, {name.replace(".base_layer", ""): value for name, value in after.items()})
     assert {name.split(".")[0] for name in moved} == parts
-    kept = {name for name in read_tensors(tmp_path / "checkpoint.safetensors") if name.startswith("network.")}
+    kept = {name for name in read_tensors(tmp_path / FILE) if name.startswith("network.")}
     assert all("lora_" in name for name in moved | kept) == isinstance(how, Lora)
     assert {f"network.{name}" for name in moved} <= kept
 
@@ -139,7 +144,7 @@ def test_lora_starts_at_the_network_as_it_is_and_its_checkpoint_is_small(tmp_pat
     first = [pd.read_parquet(tmp_path / name / "history.parquet")["loss"] for name in ("full", "lora", "twice")]
     assert first[0].iloc[0] == first[1].iloc[0] == first[2].iloc[0]
     assert first[1].iloc[1] != first[2].iloc[1]
-    sizes = [(tmp_path / name / "checkpoint.safetensors").stat().st_size for name in ("full", "lora")]
+    sizes = [(tmp_path / name / FILE).stat().st_size for name in ("full", "lora")]
     assert sizes[1] < sizes[0] / 5
 
 
@@ -175,9 +180,7 @@ def test_gradient_checkpointing_and_micro_batches_change_memory_and_not_the_trai
     for name, changes in {"plain": {}, "memory": {"checkpointing": True}, "micro": {"accumulate": 2}}.items():
         tuned = train(stable(folder, "trained"), tmp_path / name, replace(TRAINING, **changes), how=LORA)
         assert not any(getattr(module, "gradient_checkpointing", False) for module in tuned.network.modules())
-    one, two, three = (
-        read_tensors(tmp_path / name / "checkpoint.safetensors") for name in ("plain", "memory", "micro")
-    )
+    one, two, three = (read_tensors(tmp_path / name / FILE) for name in ("plain", "memory", "micro"))
     for name in one:
         torch.testing.assert_close(one[name], two[name], atol=1e-6, rtol=1e-5)
         torch.testing.assert_close(one[name], three[name], atol=1e-5, rtol=1e-3)
@@ -208,7 +211,8 @@ def test_the_label_families_are_trained_alike(tmp_path: Path, family: Any, how: 
 
 def test_train_denoiser_takes_a_family(tmp_path: Path) -> None:
     settings = {"width": 16, "depth": 1, "heads": 2, "size": 8}
-    net = train_denoiser(latents, UIDS, LABELS, folder=tmp_path, family=LabelTransformer, settings=settings, steps=2)
+    net = train_denoiser(latents, UIDS, LABELS, contents="levels", folder=tmp_path, family=LabelTransformer,
+                         settings=settings, steps=2, runtime=CPU)  # fmt: skip
     assert isinstance(net, LabelTransformer)
     again = LabelTransformer.load(tmp_path)
     assert again.backbone().digest == net.backbone().digest
@@ -217,19 +221,23 @@ def test_train_denoiser_takes_a_family(tmp_path: Path) -> None:
 def test_a_finished_training_is_loaded_and_gives_the_same_backbone(tmp_path: Path, folder: Path) -> None:
     seen: list[int] = []
     first = train(stable(folder), tmp_path, how=LORA)
-    again = train(stable(folder), tmp_path, how=LORA, progress=lambda *told: seen.append(told[1]))
+    again = train(stable(folder), tmp_path, how=LORA, runtime=replace(CPU, progress=lambda *told: seen.append(told[1])))
     assert (again.digest, seen) == (first.digest, [])
     assert not changed(weights(first), weights(again))
-    for other in ({"how": Full()}, {"how": Lora(rank=3)}, {"seed": 1}, {"objective": Objective(drop=0.5)}):
+    others: list[dict[str, Any]] = [
+        {"how": Full()}, {"how": Lora(rank=3)}, {"objective": Objective(drop=0.5)}, {"validation": DATA},
+        {"runtime": replace(CPU, seed=1)}, {"runtime": CPU.at("bf16")},
+    ]  # fmt: skip
+    for other in others:
         with pytest.raises(InputError, match="other settings or data"):
             train(stable(folder), tmp_path, **({"how": LORA} | other))
 
 
 def test_the_backbone_that_comes_back_is_the_moving_average(tmp_path: Path) -> None:
     tuned = train(small(), tmp_path)
-    named = read_tensors(tmp_path / "checkpoint.safetensors")
+    named = read_tensors(tmp_path / FILE)
     for i, (name, weight) in enumerate(tuned.network.named_parameters()):
-        assert torch.equal(weight, named[f"ema.{i}"])
+        assert torch.equal(weight, named[f"average.{i}"])
         assert not torch.equal(weight, named[f"network.{name}"])
     assert not tuned.network.training
     assert not any(weight.requires_grad for weight in tuned.network.parameters())
@@ -273,7 +281,7 @@ def test_balanced_rows_are_drawn_by_rarity_and_one_a_patient(tmp_path: Path) -> 
     data = replace(DATA, labels=rare)
     for rule in (None, "inverse_sqrt"):
         train_backbone(Linear.backbone(), data, folder=tmp_path / str(rule), training=replace(TRAINING, steps=30),
-                       objective=Objective(balance=rule), extra=[look])  # fmt: skip
+                       objective=Objective(balance=rule), extra=[look], runtime=CPU)  # fmt: skip
     count = [sum("u3" in uids for uids in part) for part in (seen[:30], seen[30:])]
     assert count[0] in (7, 8)  # 30 batches of 4 are 7.5 epochs
     assert count[1] > 12  # it weighs sqrt(15) as much as any other row
@@ -326,7 +334,7 @@ def bad(uids: Sequence[str]) -> Tensor:
 )
 def test_data_that_do_not_fit_are_one_line(tmp_path: Path, data: LabelledLatents, said: str) -> None:
     with pytest.raises(InputError, match=said):
-        train_backbone(small(), data, folder=tmp_path, training=TRAINING)
+        train_backbone(small(), data, folder=tmp_path, training=TRAINING, runtime=CPU)
     assert not list(tmp_path.iterdir())
 
 
@@ -341,8 +349,68 @@ def test_what_cannot_be_asked_for_is_one_line(tmp_path: Path, folder: Path) -> N
         replace(DATA, patients=["p"] * 3)
     with pytest.raises(InputError, match="balance 'rare' is not known"):
         train(small(), tmp_path, objective=Objective(balance="rare"))  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="not stopped by its validation loss"):
+        train(small(), tmp_path, replace(TRAINING, patience=2))
     tuned = train(stable(folder), tmp_path, how=LORA)
     with pytest.raises(InputError, match="carries LoRA layers already"):
         train(tuned, tmp_path / "again", how=LORA)
     with pytest.raises(InputError, match="LoRA finds no layer to_q"):
         make_trainable(torch.nn.Sequential(torch.nn.Conv2d(1, 1, 1)), LORA, 0)
+
+
+def test_latents_are_named_by_their_contents_all_of_them() -> None:
+    """Not by a look at the first few: data that differ in their last latent alone are other data."""
+    assert DATA.digest() == replace(DATA).digest()
+    others: list[dict[str, Any]] = [
+        {"contents": "dark or bright"}, {"uids": [*UIDS[:-1], "u99"]}, {"labels": 1 - LABELS},
+        {"about": [*ABOUT[:-1], {"sex": "F"}]}, {"patients": ["p"] * N},
+    ]  # fmt: skip
+    assert len({DATA.digest()} | {replace(DATA, **other).digest() for other in others}) == 1 + len(others)
+    with pytest.raises(TypeError, match="contents"):
+        LabelledLatents(latents, UIDS, LABELS)  # type: ignore[call-arg]
+
+
+def test_a_key_holds_all_that_decides_a_backbone() -> None:
+    plain: dict[str, Any] = {"training": TRAINING, "runtime": CPU}
+    others: list[dict[str, Any]] = [
+        {"training": replace(TRAINING, steps=5)}, {"training": replace(TRAINING, learning_rate=1.0)},
+        {"training": replace(TRAINING, stop_at=2)}, {"runtime": replace(CPU, seed=1)}, {"runtime": CPU.at("bf16")},
+        {"how": LORA}, {"objective": Objective(drop=0.2)}, {"extra": [loss_at]}, {"validation": DATA}, {"name": "b"},
+    ]  # fmt: skip
+    keys = [backbone_key(small(), DATA, **plain | other) for other in [{}, *others]]
+    keys.append(backbone_key(small(), replace(DATA, contents="other"), **plain))
+    keys.append(backbone_key(small(prediction="epsilon"), DATA, **plain))
+    assert len({str(key) for key in keys}) == len(keys)
+    same = {"training": replace(TRAINING, accumulate=2, checkpoint_every=1), "runtime": replace(CPU, threads=3)}
+    assert backbone_key(small(), DATA, **same) == keys[0]  # type: ignore[arg-type]
+    continued = [
+        backbone_key(small(), DATA, **plain | {"training": replace(TRAINING, steps=n)}, steps=False) for n in (4, 9)
+    ]
+    assert continued[0] == continued[1]
+
+
+def test_in_a_store_a_longer_training_continues_a_shorter_one(tmp_path: Path) -> None:
+    """Each is an artifact of its own; their work folder is shared, and other latents under the same uids are not."""
+    store, seen = Store(tmp_path), list[int]()
+
+    def make(steps: int, data: LabelledLatents = DATA) -> Path:
+        training, runtime = replace(TRAINING, steps=steps), replace(CPU, progress=lambda *told: seen.append(told[1]))
+        told: dict[str, Any] = {"training": training, "runtime": runtime}
+        return store.make(
+            "denoiser", backbone_key(small(), data, **told), work=backbone_key(small(), data, steps=False, **told),
+            build=lambda folder: weights_of(train_backbone(small(), data, folder=folder, **told), folder),
+        ).folder  # fmt: skip
+
+    def weights_of(backbone: Backbone, folder: Path) -> None:
+        backbone.network.save(folder)  # type: ignore[operator]
+
+    short = make(3)
+    long = make(5)
+    assert seen == [1, 2, 3, 4, 5]
+    assert short != long
+    assert make(3) == short
+    assert seen == [1, 2, 3, 4, 5]
+    other = make(3, replace(DATA, latents=lambda uids: -latents(uids), contents="inverted"))
+    assert seen == [1, 2, 3, 4, 5, 1, 2, 3]
+    found = [read_tensors(folder / "model.safetensors") for folder in (short, other)]
+    assert any(not torch.equal(value, found[1][name]) for name, value in found[0].items())

@@ -12,10 +12,10 @@ from torch import Tensor
 from medlt import chance
 from medlt.diffusion.balanced import Balanced, finding_weights, row_weights
 from medlt.diffusion.labels import LabelUNet, LabelVector
-from medlt.diffusion.loop import Part
 from medlt.diffusion.losses import Noised, NoisedLoss, Rows, snr_weight
 from medlt.diffusion.noise import STABLE_DIFFUSION
 from medlt.testing import Answer
+from medlt.training.settings import Part
 from medlt.types import InputError
 
 X0, LABELS = chance.noise_like(range(8), (2, 8, 8)), torch.tensor([[1.0], [0.0]] * 4)

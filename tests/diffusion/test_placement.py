@@ -38,7 +38,7 @@ def run(backbone: Backbone) -> Callable[[Tensor, Tensor], Tensor]:
 
 
 def test_float32_as_it_was_changes_nothing(backbone: Backbone) -> None:
-    placed = place(copy.deepcopy(backbone), dtype=torch.float32, channels_last=False)
+    placed = place(copy.deepcopy(backbone), device="cpu", dtype=torch.float32, channels_last=False)
     z, labels = rows(4)
     assert torch.equal(run(placed)(z, labels), run(backbone)(z, labels))
     assert placed.digest == backbone.digest
@@ -51,7 +51,7 @@ def test_another_precision_says_nearly_the_same_in_float32(
     z, labels = rows(4)
     told, at = backbone.condition(labels), torch.full((4,), 300)
     truth = backbone.network(z, at, told)
-    placed = place(backbone, dtype=dtype)
+    placed = place(backbone, device="cpu", dtype=dtype)
     assert next(placed.network.parameters()).dtype == dtype
     said = placed.network(z, at, told)
     assert said.dtype == torch.float32
@@ -61,7 +61,7 @@ def test_another_precision_says_nearly_the_same_in_float32(
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_bytes_of_a_row_are_its_own_in_fixed_batches(backbone: Backbone, dtype: torch.dtype) -> None:
-    fn = fixed_batches(run(place(backbone, dtype=dtype)), 4)
+    fn = fixed_batches(run(place(backbone, device="cpu", dtype=dtype)), 4)
     z, labels = rows(7)
     whole, order = fn(z, labels), torch.tensor([6, 2, 5, 0, 3])
     assert torch.equal(fn(z[order], labels[order]), whole[order])
@@ -74,7 +74,7 @@ def test_bytes_of_a_row_are_its_own_with_rows_cut_in_the_network(
     backbone: Backbone, dtype: torch.dtype, count: int
 ) -> None:
     """Cut at every network call, no other care is needed: any batch, any number of threads."""
-    fn, before = run(place(backbone, dtype=dtype, rows=count)), torch.get_num_threads()
+    fn, before = run(place(backbone, device="cpu", dtype=dtype, rows=count)), torch.get_num_threads()
     z, labels = rows(5)
     try:
         torch.set_num_threads(1)
@@ -94,13 +94,13 @@ def test_digests_tell_ways_of_running_apart(backbone: Backbone) -> None:
         {"dtype": torch.bfloat16},
         {"dtype": torch.bfloat16, "rows": 1},
     ]
-    digests = [place(copy.deepcopy(backbone), **way).digest for way in ways]  # type: ignore[arg-type]
+    digests = [place(copy.deepcopy(backbone), device="cpu", **way).digest for way in ways]  # type: ignore[arg-type]
     assert len(set(digests)) == len(ways)
-    assert place(copy.deepcopy(backbone), dtype=torch.bfloat16).digest == digests[2]
+    assert place(copy.deepcopy(backbone), device="cpu", dtype=torch.bfloat16).digest == digests[2]
 
 
 def test_guidance_by_gradients_reaches_through_a_placed_network(backbone: Backbone) -> None:
-    placed = place(backbone, dtype=torch.float32, rows=1)
+    placed = place(backbone, device="cpu", dtype=torch.float32, rows=1)
     z, labels = rows(2)
     z.requires_grad_()
     (slope,) = torch.autograd.grad(placed.denoiser(placed.condition(labels))(z, 300).sum(), z)
@@ -117,7 +117,7 @@ def test_token_ids_stay_whole_numbers() -> None:
 
     from medlt.diffusion.labels import LabelVector
 
-    placed = place(Backbone(Ids(), LabelVector(1), "sample", 4, "ids"), dtype=torch.bfloat16)
+    placed = place(Backbone(Ids(), LabelVector(1), "sample", 4, "ids"), device="cpu", dtype=torch.bfloat16)
     placed.network(rows(1)[0], torch.zeros(1).long(), torch.ones(1, 77).long())
     assert seen == [torch.int64]
 
@@ -149,7 +149,7 @@ def test_what_a_cpu_cannot_do_is_refused_in_one_line(backbone: Backbone, bad: di
     if bad.get("device") == "cuda" and torch.cuda.is_available():
         pytest.skip("there is a CUDA device")
     with pytest.raises(InputError, match=r"no CUDA device here|for accelerators"):
-        place(backbone, **bad)  # type: ignore[arg-type]
+        place(backbone, **{"device": "cpu"} | bad)  # type: ignore[arg-type]
 
 
 def test_the_precision_of_a_device_is_a_fact_not_a_measurement() -> None:
@@ -162,7 +162,7 @@ def test_the_precision_of_a_device_is_a_fact_not_a_measurement() -> None:
 def test_a_compiled_network_says_the_same(backbone: Backbone) -> None:
     z, labels = rows(4)
     truth = run(backbone)(z, labels)
-    placed = place(backbone, dtype=torch.float32, compile=True)
+    placed = place(backbone, device="cpu", dtype=torch.float32, compile=True)
     torch.testing.assert_close(run(placed)(z, labels), truth, atol=1e-4, rtol=1e-4)
 
 

@@ -123,7 +123,7 @@ def test_shifts_are_each_rows_own_whole_pixels_and_the_border_is_repeated() -> N
 
 @MAKERS
 def test_a_codecs_picture_is_its_decoding_and_checkpointing_changes_no_number(make: Callable[..., object]) -> None:
-    codec, z = AutoencoderCodec(make()), draws(2, 4, 8, 8).requires_grad_()  # type: ignore[arg-type]
+    codec, z = AutoencoderCodec(make(), "cpu"), draws(2, 4, 8, 8).requires_grad_()  # type: ignore[arg-type]
     torch.testing.assert_close(codec.picture(z.detach()), codec.decode(z.detach()))
     slopes = [
         torch.autograd.grad(codec.picture(z, checkpointed).square().sum(), z)[0] for checkpointed in (False, True)
@@ -136,7 +136,7 @@ def test_a_codecs_picture_is_its_decoding_and_checkpointing_changes_no_number(ma
 @MAKERS
 def test_the_gradient_through_a_codec_is_the_slope(make: Callable[..., object]) -> None:
     network = make()
-    codec = AutoencoderCodec(network, dtype=torch.float64)  # type: ignore[arg-type]
+    codec = AutoencoderCodec(network, "cpu", dtype=torch.float64)  # type: ignore[arg-type]
     z, way = draws(1, 4, 8, 8).requires_grad_(), draws(1, 4, 8, 8, seed=1)
     (g,) = torch.autograd.grad(codec.picture(z).double().square().mean(), z)
     up, down = (codec.picture((z + h * way).detach()).double().square().mean() for h in (1e-3, -1e-3))
@@ -145,7 +145,7 @@ def test_the_gradient_through_a_codec_is_the_slope(make: Callable[..., object]) 
 
 @MAKERS
 def test_a_row_keeps_its_bytes_in_any_company_and_lane(make: Callable[..., object]) -> None:
-    codec = AutoencoderCodec(make())  # type: ignore[arg-type]
+    codec = AutoencoderCodec(make(), "cpu")  # type: ignore[arg-type]
     z = draws(9, 4, 8, 8)
     for checkpointed in (False, True):
 
@@ -164,7 +164,7 @@ def test_a_row_keeps_its_bytes_in_any_company_and_lane(make: Callable[..., objec
 @pytest.mark.parametrize(("rows", "most"), [(1, 0.7), (4, 0.01)])
 def test_checkpointing_keeps_less(make: Callable[..., object], rows: int, most: float) -> None:
     """Bytes that autograd holds between the passes, the weights left out."""
-    codec, z = AutoencoderCodec(make()), draws(rows, 4, 32, 32).requires_grad_()  # type: ignore[arg-type]
+    codec, z = AutoencoderCodec(make(), "cpu"), draws(rows, 4, 32, 32).requires_grad_()  # type: ignore[arg-type]
     weights = {weight.untyped_storage().data_ptr() for weight in codec.network.parameters()}
     kept = []
     for checkpointed in (False, True):

@@ -34,7 +34,7 @@ def test_a_codec_without_neighbours_gives_the_untiled_image(shape: tuple[int, ..
 
 def test_a_convolutional_decoder_gives_the_untiled_image_away_from_seams() -> None:
     """Where one tile alone speaks, further from its edge than the network reaches, the pixels are the untiled ones."""
-    codec, z = AutoencoderCodec(tiny_autoencoder_tiny()), chance.noise_like([0], (4, 64, 64))
+    codec, z = AutoencoderCodec(tiny_autoencoder_tiny(), "cpu"), chance.noise_like([0], (4, 64, 64))
     whole, parts = codec.decode(z), tiled(codec.decode, z, 40, 16)
     gap = (whole - parts).abs()[0, 0]
     alone = slice(0, 24 * 4)

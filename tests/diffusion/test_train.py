@@ -1,7 +1,8 @@
 """The denoiser and the codec learn, and a training that was cut goes on to the same bits."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,21 +13,27 @@ import torch
 from torch import Tensor, nn
 
 from medlt import chance
-from medlt.diffusion.autoencoder import AutoencoderLoss
+from medlt.diffusion.autoencoder import AutoencoderLoss, Reconstruction
 from medlt.diffusion.codec import load_codec
 from medlt.diffusion.labels import LabelUNet, LabelVector
-from medlt.diffusion.loop import Training, fit
 from medlt.diffusion.losses import NoisedLoss, snr_weight
 from medlt.diffusion.noise import STABLE_DIFFUSION, Prediction, target_of, x0_of
 from medlt.diffusion.sampler import from_noise, sample
 from medlt.diffusion.schedulers import scheduler
 from medlt.diffusion.train import train_codec, train_denoiser
+from medlt.diffusion.vae import finetune_codec
 from medlt.files import read_tensors
+from medlt.store import Store
 from medlt.testing import Discs
+from medlt.training.checkpoint import FILE
+from medlt.training.loop import fit
+from medlt.training.runtime import Precision, Runtime
+from medlt.training.settings import Training
 from medlt.types import InputError
 
 PREDICTIONS: tuple[Prediction, ...] = ("epsilon", "v_prediction", "sample")
 N = 24
+CPU = Runtime("cpu", "fp32", None, 5)
 UIDS = [f"u{i}" for i in range(N)]
 LABELS = np.stack([np.arange(N) % 2, np.where(np.arange(N) % 3, 1.0, np.nan)], 1)
 
@@ -39,8 +46,8 @@ def latents(uids: Sequence[str]) -> Tensor:
 
 
 def train(folder: Path, steps: int, **changes: Any) -> LabelUNet:
-    options: dict[str, Any] = {"width": 8, "batch": 4, "checkpoint_every": 3, "seed": 5} | changes
-    return train_denoiser(latents, UIDS, LABELS, folder=folder, steps=steps, **options)
+    options: dict[str, Any] = {"width": 8, "batch": 4, "checkpoint_every": 3, "runtime": CPU} | changes
+    return train_denoiser(latents, UIDS, LABELS, contents="levels", folder=folder, steps=steps, **options)
 
 
 @pytest.mark.parametrize("prediction", PREDICTIONS)
@@ -119,11 +126,10 @@ def test_a_cut_training_goes_on_to_the_same_bits(tmp_path: Path) -> None:
     train(tmp_path / "cut", 4)
     resumed = train(tmp_path / "cut", 8)
     assert same(whole, resumed)
-    files = [tmp_path / name / "checkpoint.safetensors" for name in ("whole", "cut")]
-    states = [read_tensors(file) for file in files]
+    states = [read_tensors(tmp_path / name / FILE) for name in ("whole", "cut")]
     assert states[0].keys() == states[1].keys()
     assert all(torch.equal(states[0][name], states[1][name]) for name in states[0] if name != "validation")
-    pd.testing.assert_frame_equal(*(pd.read_parquet(file.with_name("history.parquet")) for file in files))
+    pd.testing.assert_frame_equal(*(pd.read_parquet(tmp_path / name / "history.parquet") for name in ("whole", "cut")))
 
 
 def test_a_killed_training_goes_on_to_the_same_bits(tmp_path: Path) -> None:
@@ -133,30 +139,30 @@ def test_a_killed_training_goes_on_to_the_same_bits(tmp_path: Path) -> None:
 
     whole = train(tmp_path / "whole", 7)
     with pytest.raises(KeyboardInterrupt):
-        train(tmp_path / "killed", 7, progress=power_cut)
+        train(tmp_path / "killed", 7, runtime=replace(CPU, progress=power_cut))
     seen: list[int] = []
-    assert same(whole, train(tmp_path / "killed", 7, progress=lambda stage, done, total: seen.append(done)))
+    watched = replace(CPU, progress=lambda stage, done, total: seen.append(done))
+    assert same(whole, train(tmp_path / "killed", 7, runtime=watched))
     assert seen == [4, 5, 6, 7]
 
 
 def test_a_finished_training_is_loaded_and_another_is_refused(tmp_path: Path) -> None:
     net, seen = train(tmp_path, 3), list[int]()
-    assert same(net, train(tmp_path, 3, progress=lambda stage, done, total: seen.append(done)))
+    watched = replace(CPU, progress=lambda stage, done, total: seen.append(done))
+    assert same(net, train(tmp_path, 3, runtime=watched))
     assert same(net, LabelUNet.load(tmp_path))
     assert seen == []
     with pytest.raises(InputError, match="other settings or data"):
         train(tmp_path, 3, learning_rate=1e-2)
-    with pytest.raises(InputError, match="already trained for 3 steps"):
-        train(tmp_path, 2)
 
 
 def test_the_seed_decides(tmp_path: Path) -> None:
-    assert not same(train(tmp_path / "a", 2), train(tmp_path / "b", 2, seed=6))
+    assert not same(train(tmp_path / "a", 2), train(tmp_path / "b", 2, runtime=replace(CPU, seed=6)))
 
 
 def test_rows_and_uids_must_match(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="23 uids but 24 label rows"):
-        train_denoiser(latents, UIDS[:23], LABELS, folder=tmp_path)
+        train_denoiser(latents, UIDS[:23], LABELS, contents="levels", folder=tmp_path, runtime=CPU)
 
 
 def test_the_denoiser_learns_what_the_label_says(tmp_path: Path) -> None:
@@ -177,8 +183,9 @@ def test_the_denoiser_learns_what_the_label_says(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("prediction", PREDICTIONS)
 def test_bfloat16_is_the_same_loss_in_fewer_digits(tmp_path: Path, prediction: Prediction) -> None:
-    for precision in ("fp32", "bf16"):
-        train(tmp_path / precision, 2, prediction=prediction, precision=precision)
+    precisions: tuple[Precision, ...] = ("fp32", "bf16")
+    for precision in precisions:
+        train(tmp_path / precision, 2, prediction=prediction, runtime=CPU.at(precision))
     whole, half = (pd.read_parquet(tmp_path / name / "history.parquet")["loss"] for name in ("fp32", "bf16"))
     assert (whole != half).all()
     np.testing.assert_allclose(half, whole, rtol=0.05)
@@ -189,40 +196,120 @@ def test_a_loss_that_is_no_number_stops_the_training(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="the loss is nan at step 1; lower the learning rate"):
         fit(
             net, lambda model, step, part: model(torch.full((1, 1), math.nan)).sum(),
-            Training(steps=2, batch=1), folder=tmp_path, key="k",
+            Training(steps=2, batch=1), folder=tmp_path, key="k", name="test", runtime=CPU,
         )  # fmt: skip
 
 
+SMALL: dict[str, Any] = {"contents": "discs", "runtime": CPU, "width": 8, "levels": 2, "batch": 2, "steps": 12,
+                         "checkpoint_every": 10}  # fmt: skip
+
+
 def test_the_codec_learns_is_saved_as_a_diffusers_folder_and_found_again(tmp_path: Path) -> None:
-    images = Discs(32, 16)
-    options: dict[str, Any] = {"width": 16, "levels": 2, "batch": 8, "learning_rate": 5e-3, "seed": 1}
-    codec = train_codec(images, folder=tmp_path, steps=60, **options)
+    images, store, seen = Discs(32, 16), Store(tmp_path), list[int]()
+    watched = replace(CPU, progress=lambda *step: seen.append(step[1]))
+    options: dict[str, Any] = {"contents": "32 discs", "width": 16, "levels": 2, "batch": 8, "learning_rate": 5e-3,
+                               "steps": 60, "store": store}  # fmt: skip
+    codec = train_codec(images, runtime=CPU, **options)
     x = torch.stack([images[i]["image"] for i in range(8)])
     z = codec.latents(codec.moments(x))
     assert z.shape == (8, 4, 8, 8)
     assert 0.5 < float(z.std()) < 2
     assert (codec.decode(z) - x).abs().mean() < 0.5 * (x - x.mean((2, 3), keepdim=True)).abs().mean()
-    seen: list[int] = []
-    again = train_codec(images, folder=tmp_path, steps=60, progress=lambda *step: seen.append(step[1]), **options)
+    again = train_codec(images, runtime=watched, **options)
     assert (again.digest, seen) == (codec.digest, [])
-    (folder,) = (path.parent for path in tmp_path.glob("*/config.json"))
-    assert load_codec(folder).digest == codec.digest
+    (folder,) = store.folders("codec")
+    assert load_codec(folder, "cpu").digest == codec.digest
 
 
-def test_a_killed_codec_training_goes_on_to_the_same_weights(tmp_path: Path) -> None:
-    options: dict[str, Any] = {"width": 8, "levels": 2, "batch": 2, "steps": 12, "checkpoint_every": 10}
-
-    def cut(at: int) -> Callable[[str, int, int], None]:
+def test_a_killed_codec_training_continues_to_the_same_weights(tmp_path: Path) -> None:
+    def cut(at: int) -> Runtime:
         def progress(stage: str, done: int, total: int) -> None:
+            seen.append(done)
             if done == at:
                 raise KeyboardInterrupt
 
-        return progress
+        return replace(CPU, progress=progress)
 
-    whole = train_codec(Discs(4, 8), folder=tmp_path / "whole", **options)
+    seen: list[int] = []
+    whole = train_codec(Discs(4, 8), store=Store(tmp_path / "whole"), **SMALL)
     with pytest.raises(KeyboardInterrupt):
-        train_codec(Discs(4, 8), folder=tmp_path / "killed", progress=cut(11), **options)
-    assert train_codec(Discs(4, 8), folder=tmp_path / "killed", **options).digest == whole.digest
+        train_codec(Discs(4, 8), store=Store(tmp_path / "killed"), **SMALL | {"runtime": cut(11)})
+    again = train_codec(Discs(4, 8), store=Store(tmp_path / "killed"), **SMALL | {"runtime": cut(99)})
+    assert again.digest == whole.digest
+    assert seen == [*range(1, 12), 11, 12]
+
+
+def test_the_codec_of_other_images_is_not_taken_though_there_are_as_many(tmp_path: Path) -> None:
+    """Two hospitals with equally many images and one store."""
+    store = Store(tmp_path)
+    one = train_codec(Discs(4, 8), store=store, **SMALL)
+    other = train_codec(Discs(4, 8, seed=9), store=store, **SMALL | {"contents": "other discs"})
+    assert one.digest != other.digest
+    assert len(store.folders("codec")) == 2
+
+
+@pytest.mark.parametrize("change", [{"steps": 3}, {"width": 16}, {"kl_weight": 0.1}, {"learning_rate": 1e-2},
+                                    {"runtime": replace(CPU, seed=1)}, {"runtime": CPU.at("bf16")}])  # fmt: skip
+def test_what_decides_a_codec_names_it(tmp_path: Path, change: dict[str, Any]) -> None:
+    store = Store(tmp_path)
+    few = SMALL | {"steps": 2}
+    one, other = (train_codec(Discs(4, 8), store=store, **few | more) for more in ({}, change))
+    assert one.digest != other.digest
+    assert len(store.folders("codec")) == 2
+
+
+def test_a_damaged_codec_is_made_again(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    few = SMALL | {"steps": 2}
+    codec = train_codec(Discs(4, 8), store=Store(tmp_path), **few)
+    (folder,) = Store(tmp_path).folders("codec")
+    weights = next(folder.glob("*.safetensors"))
+    data = bytearray(weights.read_bytes())
+    data[-5] ^= 1
+    weights.write_bytes(bytes(data))
+    assert train_codec(Discs(4, 8), store=Store(tmp_path), **few).digest == codec.digest
+    assert f"{weights.name} is damaged" in caplog.text
+
+
+def test_every_training_here_is_made_on_the_device_that_is_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """torch knows the CPU by a second name, which no default would choose."""
+    asked: list[tuple[str, str]] = []
+    known = Runtime.torch_device
+
+    def recorded(runtime: Runtime, purpose: str) -> torch.device:
+        asked.append((purpose, runtime.device))
+        return known(runtime, purpose)
+
+    monkeypatch.setattr(Runtime, "torch_device", recorded)
+    there, store = replace(CPU, device="cpu:0"), Store(tmp_path / "store")
+    codec = train_codec(Discs(4, 8), store=store, **SMALL | {"steps": 2, "runtime": there})
+    (folder,) = store.folders("codec")
+    tuned = finetune_codec(folder, Discs(4, 8), contents="discs", training=Training(steps=2, batch=2),
+                           runtime=there, store=store)  # fmt: skip
+    train(tmp_path / "denoiser", 2, runtime=there)
+    assert asked == [("codec", "cpu:0"), ("codec", "cpu:0"), ("denoiser", "cpu:0")]
+    assert codec.device == tuned.device == torch.device("cpu:0")
+
+
+def test_nothing_here_has_a_device_of_its_own() -> None:
+    """No function of this room says where it runs unless it was told."""
+    import importlib
+    import inspect
+    import pkgutil
+
+    import medlt.diffusion
+
+    for module in pkgutil.iter_modules(medlt.diffusion.__path__, "medlt.diffusion."):
+        for name, found in inspect.getmembers(importlib.import_module(module.name)):
+            if not callable(found) or not str(getattr(found, "__module__", "")).startswith("medlt"):
+                continue
+            try:
+                parameters = inspect.signature(found).parameters
+            except (TypeError, ValueError):
+                continue
+            told = {"device", "runtime", "store"} & set(parameters)
+            assert all(parameters[one].default is inspect.Parameter.empty for one in told), f"{module.name}.{name}"
 
 
 def test_the_codec_loss_is_the_l1_of_a_perfect_network_plus_its_divergence() -> None:
@@ -247,5 +334,5 @@ def test_the_codec_loss_is_the_l1_of_a_perfect_network_plus_its_divergence() -> 
         def decode(self, z: Tensor) -> Any:
             return type("Out", (), {"sample": self.x + 0.25})
 
-    loss = AutoencoderLoss(Discs(4, 4), batch=2, kl_weight=0.1, seed=0)(Off(), 0)
+    loss = AutoencoderLoss(Discs(4, 4), batch=2, kl_weight=0.1, seed=0)(Reconstruction(Off(), decoder_only=False), 0)
     assert float(loss) == pytest.approx(0.25 + 0.1 * 16 / 16)

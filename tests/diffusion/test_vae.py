@@ -1,7 +1,6 @@
 """An autoencoder is fine-tuned on radiographs: better images, and with the encoder frozen the same latents."""
 
 import json
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,12 +9,16 @@ import numpy as np
 import pytest
 import torch
 
+from medlt.diffusion.autoencoder import Reconstruction
 from medlt.diffusion.codec import AutoencoderCodec, load_codec
-from medlt.diffusion.loop import WHOLE, Part, Training
-from medlt.diffusion.vae import Reconstruction, ReconstructionLoss, finetune_codec, gradient_error, quality
+from medlt.diffusion.vae import ReconstructionLoss, finetune_codec, gradient_error, quality
+from medlt.store import Store
 from medlt.testing import Discs, tiny_autoencoder_kl, tiny_autoencoder_tiny
+from medlt.training.runtime import Runtime
+from medlt.training.settings import WHOLE, Part, Training
 from medlt.types import InputError
 
+CPU = Runtime("cpu", "fp32", None, 0)
 IMAGES, HELD = Discs(24, 16), Discs(4, 16, seed=9)
 TRAINING = Training(steps=12, learning_rate=3e-3, batch=4, warmup_steps=2, ema=0.5, checkpoint_every=5)
 
@@ -27,16 +30,17 @@ def source(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
 
 
 def tune(source: Path, folder: Path, training: Training = TRAINING, **more: Any) -> AutoencoderCodec:
-    return finetune_codec(source, IMAGES, folder=folder, training=training, held=HELD, **more)
+    told: dict[str, Any] = {"contents": "discs", "held": HELD, "runtime": CPU} | more
+    return finetune_codec(source, IMAGES, store=Store(folder), training=training, **told)
 
 
 def told(folder: Path) -> dict[str, Any]:
-    (path,) = folder.glob("*/training.json")
+    (path,) = folder.glob("codec/*/training.json")
     return dict(json.loads(path.read_text()))
 
 
 def test_the_decoder_learns_and_latents_stay_valid(source: Path, tmp_path: Path) -> None:
-    before, after = load_codec(source), tune(source, tmp_path / "run", replace(TRAINING, steps=60))
+    before, after = load_codec(source, "cpu"), tune(source, tmp_path / "run", replace(TRAINING, steps=60))
     x = torch.stack([HELD[i]["image"] for i in range(4)])
     assert torch.equal(before.moments(x), after.moments(x))
     assert before.digest != after.digest
@@ -47,47 +51,50 @@ def test_the_decoder_learns_and_latents_stay_valid(source: Path, tmp_path: Path)
     assert about["after"] == pytest.approx(quality(after, HELD))
     assert about["after"]["psnr"] > about["before"]["psnr"] + 1
     assert about["after"]["l1"] < about["before"]["l1"]
-    assert len(list((tmp_path / "run").glob("*.training/samples/*.png"))) == 12
+    assert len(list((tmp_path / "run").glob("codec/*/samples/*.png"))) == 12
 
 
 def test_the_whole_autoencoder_learns_when_asked(source: Path, tmp_path: Path) -> None:
-    before, after = load_codec(source), tune(source, tmp_path / "run", decoder_only=False)
+    before, after = load_codec(source, "cpu"), tune(source, tmp_path / "run", decoder_only=False)
     x = torch.stack([HELD[i]["image"] for i in range(4)])
     assert not torch.equal(before.moments(x), after.moments(x))
     assert told(tmp_path / "run")["encoder"] == "trained"
 
 
 def test_a_killed_tuning_goes_on_to_the_same_weights_and_a_finished_one_is_loaded(source: Path, tmp_path: Path) -> None:
-    def cut(at: int) -> Callable[[str, int, int], None]:
+    def cut(at: int) -> Runtime:
         def progress(stage: str, done: int, total: int) -> None:
             if done == at:
                 raise KeyboardInterrupt
 
-        return progress
+        return replace(CPU, progress=progress)
 
     whole = tune(source, tmp_path / "whole")
     with pytest.raises(KeyboardInterrupt):
-        tune(source, tmp_path / "killed", progress=cut(8))
+        tune(source, tmp_path / "killed", runtime=cut(8))
     seen: list[int] = []
-    assert tune(source, tmp_path / "killed", progress=lambda *told: seen.append(told[1])).digest == whole.digest
+    watched = replace(CPU, progress=lambda *told: seen.append(told[1]))
+    assert tune(source, tmp_path / "killed", runtime=watched).digest == whole.digest
     assert seen == list(range(6, 13))
-    assert tune(source, tmp_path / "killed", progress=cut(1)).digest == whole.digest
+    assert tune(source, tmp_path / "killed", runtime=cut(1)).digest == whole.digest
 
 
 def test_the_folder_names_no_place_of_this_machine(source: Path, tmp_path: Path) -> None:
     tune(source, tmp_path / "run")
-    (config,) = (tmp_path / "run").glob("*/config.json")
+    (config,) = (tmp_path / "run").glob("codec/*/config.json")
     assert str(tmp_path) not in config.read_text()
-    assert load_codec(config.parent).digest == tune(source, tmp_path / "run").digest
+    assert load_codec(config.parent, "cpu").digest == tune(source, tmp_path / "run").digest
 
 
 def test_bfloat16_trains_and_fp16_is_refused(source: Path, tmp_path: Path) -> None:
-    tuned = tune(source, tmp_path / "run", replace(TRAINING, precision="bf16"))
+    tuned = tune(source, tmp_path / "run", runtime=CPU.at("bf16"))
     assert next(tuned.network.parameters()).dtype == torch.float32
     with pytest.raises(InputError, match="overflows in fp16 and gives black images; train it in bf16 or fp32"):
-        tune(source, tmp_path / "half", replace(TRAINING, precision="fp16"))
+        tune(source, tmp_path / "half", runtime=CPU.at("fp16"))
     with pytest.raises(InputError, match="images of 15x15 px do not fit this codec"):
-        finetune_codec(source, Discs(4, 15), folder=tmp_path / "odd", training=TRAINING)
+        finetune_codec(
+            source, Discs(4, 15), contents="odd", store=Store(tmp_path / "odd"), training=TRAINING, runtime=CPU
+        )
 
 
 def test_a_training_that_diverges_is_told_and_leaves_no_codec(tmp_path: Path) -> None:
@@ -95,7 +102,7 @@ def test_a_training_that_diverges_is_told_and_leaves_no_codec(tmp_path: Path) ->
     wild = replace(TRAINING, steps=1, learning_rate=1e30, warmup_steps=0, ema=0.0)
     with pytest.raises(InputError, match=r"no numbers.*; lower the learning rate"):
         tune(tmp_path / "source", tmp_path / "run", wild)
-    assert not list((tmp_path / "run").glob("*/config.json"))
+    assert not Store(tmp_path / "run").folders("codec")
 
 
 def test_the_gradient_error_is_that_of_its_definition() -> None:
@@ -126,3 +133,15 @@ def test_a_frozen_encoder_has_no_gradients() -> None:
         trained = {name.split(".")[1] for name, weight in network.named_parameters() if getattr(weight, of) is not None
                    and getattr(weight, of) is not False}  # fmt: skip
         assert trained == {"decoder", "post_quant_conv"}
+
+
+def test_what_decides_a_tuned_codec_names_it(source: Path, tmp_path: Path) -> None:
+    """Among it the images by their contents, and those that its quality is told of."""
+    few = replace(TRAINING, steps=1)
+    others: list[dict[str, Any]] = [
+        {}, {"contents": "other discs"}, {"held": Discs(4, 16, seed=8)}, {"held": None}, {"edge": 0.5},
+        {"runtime": replace(CPU, seed=1)}, {"training": replace(few, batch=8)}, {"decoder_only": False},
+    ]  # fmt: skip
+    for other in others:
+        tune(source, tmp_path / "run", **{"training": few} | other)
+    assert len(Store(tmp_path / "run").folders("codec")) == len(others)

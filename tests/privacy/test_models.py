@@ -14,12 +14,11 @@ from torch import Tensor, nn
 from medlt import chance
 from medlt.classify.networks import NETWORKS
 from medlt.diffusion.adapt import FULL, How, Lora, make_trainable
-from medlt.diffusion.autoencoder import autoencoder
+from medlt.diffusion.autoencoder import Reconstruction, autoencoder
 from medlt.diffusion.families import FAMILIES
 from medlt.diffusion.prompts import Prompts
 from medlt.diffusion.stable.load import load_stable_diffusion
 from medlt.diffusion.stable.untrained import untrained
-from medlt.diffusion.vae import Reconstruction
 from medlt.privacy.dpsgd.gradients import WAYS, PerUnit
 from medlt.privacy.dpsgd.preflight import prepare
 from medlt.sparse.embedding import SimplicialCoder

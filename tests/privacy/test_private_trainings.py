@@ -24,7 +24,7 @@ from medlt.classify.private import load_private, losses, private_classifier
 from medlt.classify.private import row_loss as classifier_loss
 from medlt.classify.sets import TrainingSet
 from medlt.diffusion.adapt import FULL, Lora
-from medlt.diffusion.autoencoder import AutoencoderLoss, autoencoder
+from medlt.diffusion.autoencoder import AutoencoderLoss, Reconstruction, autoencoder
 from medlt.diffusion.backbone import Backbone
 from medlt.diffusion.codec import load_codec
 from medlt.diffusion.finetune import LabelledLatents, Objective, row_loss, train_backbone
@@ -34,7 +34,7 @@ from medlt.diffusion.prompts import Prompts
 from medlt.diffusion.stable.load import load_stable_diffusion
 from medlt.diffusion.stable.untrained import untrained
 from medlt.diffusion.train import train_codec
-from medlt.diffusion.vae import Reconstruction, ReconstructionLoss, finetune_codec, gradient_error, gradient_errors
+from medlt.diffusion.vae import ReconstructionLoss, finetune_codec, gradient_error, gradient_errors
 from medlt.privacy.dpsgd.preflight import assert_reads_back, prepare
 from medlt.privacy.dpsgd.training import Private, fit
 from medlt.privacy.ledger import Mechanism, read_mechanism
@@ -137,7 +137,7 @@ def test_the_mean_of_rows_losses_is_the_denoisers_loss_to_the_bit() -> None:
 
 
 def test_the_mean_of_rows_losses_is_the_autoencoders_loss() -> None:
-    images, network = Discs(N, 16), autoencoder(2, 8, 2)
+    images, network = Discs(N, 16), Reconstruction(autoencoder(2, 8, 2), decoder_only=False)
     loss = AutoencoderLoss(images, 4, 0.1, 0)
     rows = chance.batch_indices(N, 4, 5, 0, "codec")
     each = loss.each(network, rows, chance.generator(0, "codec", 5))

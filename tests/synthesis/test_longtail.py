@@ -179,7 +179,7 @@ def real_parts(tmp_path: Path) -> dict[str, Any]:
     known = TrainingSet(rows, labels, np.ones(40, np.float32), tuple(map(str, range(40))))
     judge = Classifier(network("small", 5, 1), 32, {})
     head = fit_epistemic(judge, known, folder=tmp_path, members=3, hidden=4, steps=3)
-    codec = AutoencoderCodec(tiny_autoencoder_kl())
+    codec = AutoencoderCodec(tiny_autoencoder_kl(), "cpu")
 
     def answer(x: Tensor, t: Tensor, condition: Tensor) -> Tensor:
         kernel = torch.randn(4, 4, 3, 3, generator=torch.Generator().manual_seed(5)) * 0.2

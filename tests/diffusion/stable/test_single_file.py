@@ -85,7 +85,7 @@ def test_the_inferred_configs_are_the_written_ones(both: tuple[Path, Path], file
 
 def test_its_autoencoder_is_a_codec(both: tuple[Path, Path], file: Path) -> None:
     load_stable_diffusion(file, config=both[0] / "tokenizer")
-    ours, theirs = load_codec(file.with_name("one.diffusers")), load_codec(both[0])
+    ours, theirs = load_codec(file.with_name("one.diffusers"), "cpu"), load_codec(both[0], "cpu")
     z = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(0))
     assert torch.allclose(ours.decode(z), theirs.decode(z), atol=2e-2)
     assert ours.factor == theirs.factor
