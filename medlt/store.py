@@ -59,6 +59,8 @@ class Store:
     """Artifacts below `root`, which several runs and processes may share."""
 
     root: Path
+    used: list[Artifact] = field(default_factory=list, repr=False, compare=False)
+    """What was made or found, in the order of the calls, for whoever keeps a record of it."""
     _verified: dict[Path, tuple[int, ...]] = field(default_factory=dict, repr=False, compare=False)
     _others: set[str] = field(default_factory=set, repr=False, compare=False)
 
@@ -97,10 +99,10 @@ class Store:
         """
         place = self.place(kind, key)
         if isinstance(found := self._read(kind, place), Artifact):
-            return found
+            return self._noted(found)
         with locked(place.with_suffix(".lock"), f"the {kind} {place.name}"):
             if (artifact := self._open(kind, place)) is not None:
-                return artifact
+                return self._noted(artifact)
             folder = self.place(kind, work if work is not None else key).with_suffix(".work")
             with locked(folder.with_suffix(".work.lock"), f"the {kind} {place.name}"), _told(folder):
                 folder.mkdir(parents=True, exist_ok=True)
@@ -110,6 +112,10 @@ class Store:
             artifact = self._open(kind, place)
         if artifact is None:
             raise InputError(f"{place}: reads back otherwise than it was written; check the disk, and run again")
+        return self._noted(artifact)
+
+    def _noted(self, artifact: Artifact) -> Artifact:
+        self.used.append(artifact)
         return artifact
 
     def open(self, kind: str, place: Path) -> Artifact | None:

@@ -139,7 +139,7 @@ class PrivateTraining:
         sigma, planned = noise(config, self.cohort), plans(config, self.cohort)
         others = tuple((sigma, one.rate, one.steps) for stage, one in planned.items() if stage != name)
         own = chosen.model_dump(exclude={"findings", "classifier"})
-        private = Private(noise_multiplier=sigma, seed=config.seed, before=others if self.kept else (), **own)
+        private = Private(noise_multiplier=sigma, before=others if self.kept else (), **own)
         fit(network, loss, units, training=training, private=private, runtime=runtime, folder=folder, key=key,
             name=name, data=self.cohort.train.digest(), evaluate=evaluate, picture=picture)  # fmt: skip
 
