@@ -57,8 +57,8 @@ def verify(
 ) -> Verification:
     """Train an embedding without each fold of patients in turn, and ask it about that fold, or `most` patients of it.
 
-    images uint8 [N,1,S,S]; settings as of `fit_embedding`; the seed is the runtime's. Raises InputError where fewer than
-    2 patients of a fold have two images.
+    images uint8 [N,1,S,S]; settings as of `fit_embedding`; the seed is the runtime's. Raises InputError where fewer
+    than 2 patients of a fold have two images.
     """
     of = owners([str(one) for one in patients])
     seed, rng = runtime.seed, chance.rng(runtime.seed, "verification folds")
