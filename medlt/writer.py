@@ -1,15 +1,19 @@
 """Synthetic images onto the disk: whole or absent, each with its provenance, shard by shard so that a kill loses one.
 
-A shard is a run of plan rows that hold whole slots. Its images are written first, its table last; a shard with a table
-is finished. Equal rows give equal bytes, so a shard made twice does no harm.
+A shard is a run of plan rows that hold whole slots: an artifact of the store below RUN/stages, found by the contents of
+its rows and by the name of all that makes and checks images. It holds the kept images, their rows, and what the checks
+say of all; each file has a checksum. So rows of another plan, another denoiser or a flipped byte never pass as its own.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -18,10 +22,14 @@ from PIL import Image
 from torch import Tensor
 
 from medlt.data.convert.encode import png
-from medlt.data.dicom.synthetic import Origin, write_synthetic
-from medlt.files import write_bytes, write_table, write_text
-from medlt.types import Batch, Finding
+from medlt.data.dicom.synthetic import Origin, synthetic_bytes
+from medlt.data.manifest import uids_in
+from medlt.files import digest, read_table, write_bytes, write_table, write_text
+from medlt.store import Artifact, Store
+from medlt.types import Batch, Finding, InputError
 
+FORMAT = 1
+KIND = "shards"
 WRITERS = 4
 COLUMNS = ("check", "uid", "value", "limit", "passed", "reason")
 
@@ -33,62 +41,136 @@ def to_uint8(images: Tensor) -> np.ndarray:
     return (images[:, 0].clamp(0, 1) * 255 + 0.5).to(torch.uint8).numpy()
 
 
+def digest_rows(rows: pd.DataFrame) -> str:
+    """16 hex digits that name plan rows: their uids, in order, and every value, exactly, but not the kind of a column.
+
+    Equal for rows in memory and the same rows read back from a parquet file.
+    """
+    values = {str(name): [_plain(value) for value in column] for name, column in rows.items()}
+    return digest([str(uid) for uid in rows.index], values)
+
+
+def _plain(value: Any) -> Any:
+    """A number, a text, a list of texts, or None where there is nothing."""
+    if isinstance(value, list | tuple | np.ndarray):
+        return uids_in(value)
+    return None if pd.isna(value) else value.item() if isinstance(value, np.generic) else value
+
+
 @dataclass(frozen=True)
 class DatasetWriter:
-    """Shards below `folder`/stages/shards, and the published images in `folder`/images."""
+    """The shards of one plan below `folder`/stages/shards, and the published images in `folder`/images.
+
+    `models` names all that decides what an image of a given plan row is, and whether it is kept: models, checks,
+    settings. A shard belongs to the plan once `has`, `write` or `shard` was called for its rows, in that order.
+    """
 
     folder: Path
+    models: str
+    _shards: dict[str, Artifact | None] = field(default_factory=dict, init=False, repr=False, compare=False)
+    _home: dict[str, Artifact] = field(default_factory=dict, init=False, repr=False, compare=False)
 
-    def shard(self, name: str, kind: str) -> Path:
-        """The table of a shard: kind 'kept' (rows and labels of the images written) or 'findings'."""
-        return self.folder / "stages" / "shards" / f"{name}.{kind}.parquet"
+    @cached_property
+    def store(self) -> Store:
+        """Where the shards lie."""
+        return Store(self.folder / "stages")
 
-    def _staged(self, uid: str) -> Path:
-        return self.folder / "stages" / "shards" / "images" / f"{uid}.png"
+    def _key(self, rows: pd.DataFrame) -> dict[str, Any]:
+        return {"format": FORMAT, "rows": digest_rows(rows), "models": self.models}
 
-    def _put(self, uid: str, pixels: np.ndarray) -> None:
-        write_bytes(self._staged(uid), png(pixels))
+    def has(self, rows: pd.DataFrame) -> bool:
+        """Whether the shard of these rows is there, whole; a damaged one is named and set aside."""
+        key = self._key(rows)
+        return self._belongs(key["rows"], self.store.find(KIND, key))
 
-    def has(self, name: str) -> bool:
-        """Whether this shard is finished."""
-        return self.shard(name, "kept").exists()
+    def _belongs(self, named: str, shard: Artifact | None) -> bool:
+        """Count a shard, or its place in the order, as one of the plan's; whether it is there."""
+        self._shards[named] = shard
+        if shard is not None:
+            self._home.update({path.stem: shard for path in shard.path("images").glob("*.png")})
+        return shard is not None
 
-    def write(self, name: str, batch: Batch, findings: Sequence[Finding], kept: Sequence[str]) -> None:
-        """Write the images of `kept`, several at a time, then the findings on all, then the rows of the kept.
+    def write(self, rows: pd.DataFrame, batch: Batch, findings: Sequence[Finding], kept: Sequence[str]) -> None:
+        """Write the shard of plan rows `rows`: the images of `kept`, their rows and labels, the findings on all.
 
-        Raises what the first image that fails raises; the tables are then not written.
+        batch: the images of just these rows. Raises what the first image that fails raises; there is no shard then.
         """
-        chosen = np.flatnonzero(batch.rows.index.isin(set(kept)))
-        pixels = to_uint8(batch.images[chosen])
-        with ThreadPoolExecutor(WRITERS, "writer") as pool:  # encoding and fsync both let go of the interpreter
-            list(pool.map(self._put, batch.rows.index[chosen], pixels))
-        write_table(self.shard(name, "findings"), pd.DataFrame([asdict(f) for f in findings], columns=COLUMNS))
-        rows = batch.rows.iloc[chosen].join(batch.labels.iloc[chosen])
-        write_table(self.shard(name, "kept"), rows.assign(path=[f"images/{uid}.png" for uid in rows.index]))
+        self.shard(rows, lambda: (batch, findings, kept))
 
-    def read(self, uids: Sequence[str]) -> Tensor:
-        """Kept images of finished shards, uint8 [n,1,H,W]."""
-        return torch.stack([torch.from_numpy(np.array(Image.open(self._staged(uid))))[None] for uid in uids])
+    def shard(self, rows: pd.DataFrame, make: Callable[[], tuple[Batch, Sequence[Finding], Sequence[str]]]) -> None:
+        """Find the shard of these rows, or have it made under a lock; `make` as the arguments of `write`."""
 
-    def publish(self, uids: Sequence[str]) -> None:
-        """Copy these kept images to images/, where users look; the shards stay for a resume."""
-        for uid in uids:
-            target = self.folder / "images" / f"{uid}.png"
-            if not target.exists():
-                write_bytes(target, self._staged(uid).read_bytes())
+        def build(folder: Path) -> None:
+            batch, findings, kept = make()
+            if list(batch.rows.index) != list(rows.index):
+                raise ValueError("a batch of other rows than the plan's; give the images of just these rows")
+            _fill(folder, batch, findings, kept)
 
-    def _gather(self, kind: str) -> pd.DataFrame:
-        files = sorted((self.folder / "stages" / "shards").glob(f"*.{kind}.parquet"))
-        tables = [table for file in files if len(table := pd.read_parquet(file))]
-        return pd.concat(tables) if tables else pd.DataFrame()
+        key = self._key(rows)
+        self._belongs(key["rows"], self.store.make(KIND, key, build))
+
+    def _opened(self) -> list[Path]:
+        """Folders of the plan's shards, in its order."""
+        return [self._sound(shard) for shard in self._shards.values() if shard is not None]
+
+    def _sound(self, shard: Artifact) -> Path:
+        """The folder of a shard. Raises InputError if it was damaged meanwhile."""
+        if self.store.open(KIND, shard.folder) is None:
+            raise InputError(f"{shard.folder}: damaged while it was used; run again, it is made again")
+        return shard.folder
 
     def kept(self) -> pd.DataFrame:
-        """All kept rows with their labels, indexed by uid, in plan order."""
-        return self._gather("kept")
+        """All kept rows with their labels, indexed by uid, in plan order; integers as the plan has them."""
+        return _joined(folder / "kept.parquet" for folder in self._opened())
 
     def findings(self) -> pd.DataFrame:
         """All findings of all checks, one row a check and image."""
-        return self._gather("findings").reset_index(drop=True).reindex(columns=list(COLUMNS))
+        table = _joined(folder / "findings.parquet" for folder in self._opened())
+        return table.reset_index(drop=True).reindex(columns=list(COLUMNS))
+
+    def _files(self, uids: Iterable[str]) -> list[Path]:
+        """Files of these kept images, their shards verified."""
+        homes = [(uid, self._home[uid]) for uid in uids]
+        folders = {name: self._sound(shard) for name, shard in {shard.digest: shard for _, shard in homes}.items()}
+        return [folders[shard.digest] / "images" / f"{uid}.png" for uid, shard in homes]
+
+    def read(self, uids: Sequence[str]) -> Tensor:
+        """Kept images of the plan's shards, uint8 [n,1,H,W]. Raises KeyError for a uid that is none of them."""
+        return torch.stack([torch.from_numpy(np.array(Image.open(file)))[None] for file in self._files(uids)])
+
+    def publish(self, uids: Sequence[str]) -> None:
+        """Copy these kept images to images/, where users look; the shards stay for a resume.
+
+        An image that lies there under such a name with other bytes is replaced; others are left, and told of.
+        """
+        place = self.folder / "images"
+        for file in self._files(uids):
+            target, data = place / file.name, file.read_bytes()
+            if not target.exists() or target.read_bytes() != data:
+                write_bytes(target, data)
+        known = {f"{uid}.png" for uid in uids}
+        if strange := sorted(path.name for path in place.glob("*.png") if path.name not in known):
+            told = "%s: %d images there are not of this run's plan, such as %s; manifest.parquet leaves them out"
+            logging.getLogger(__name__).warning(told, place, len(strange), strange[0])
+
+
+def _fill(folder: Path, batch: Batch, findings: Sequence[Finding], kept: Sequence[str]) -> None:
+    """The files of a shard: images, several at a time, then the tables."""
+    chosen = np.flatnonzero(batch.rows.index.isin(set(kept)))
+    uids, pixels = [str(uid) for uid in batch.rows.index[chosen]], to_uint8(batch.images[chosen])
+    for left in (folder / "images").glob("*.png"):  # of an interrupted call, which may have kept others
+        left.unlink()
+    with ThreadPoolExecutor(WRITERS, "writer") as pool:  # encoding and fsync both let go of the interpreter
+        list(pool.map(lambda uid, image: write_bytes(folder / "images" / f"{uid}.png", png(image)), uids, pixels))
+    write_table(folder / "findings.parquet", pd.DataFrame([asdict(f) for f in findings], columns=COLUMNS))
+    rows = batch.rows.iloc[chosen].join(batch.labels.iloc[chosen])
+    write_table(folder / "kept.parquet", rows.assign(path=[f"images/{uid}.png" for uid in uids]))
+
+
+def _joined(files: Iterable[Path]) -> pd.DataFrame:
+    """Tables one below the other, those without a row left out."""
+    tables = [table for file in files if len(table := read_table(file))]
+    return pd.concat(tables) if tables else pd.DataFrame()
 
 
 def write_metadata(folder: Path, rows: pd.DataFrame, findings: Sequence[str]) -> None:
@@ -98,10 +180,14 @@ def write_metadata(folder: Path, rows: pd.DataFrame, findings: Sequence[str]) ->
 
 
 def write_dicom(folder: Path, rows: pd.DataFrame, findings: Sequence[str]) -> None:
-    """dicom/<uid>.dcm beside each published PNG, the same pixels; `rows` hold `path`, `method` and `models`."""
+    """dicom/<uid>.dcm beside each published PNG, the same pixels; `rows` hold `path`, `method` and `models`.
+
+    A file that is there and is the same is left as it is.
+    """
     for uid, row in rows.iterrows():
         target = folder / "dicom" / f"{uid}.dcm"
-        if not target.exists():
-            labels = {name: float(row[name]) for name in findings}
-            origin = Origin(str(uid), row["method"], row["models"], labels)
-            write_synthetic(target, np.asarray(Image.open(folder / row["path"])), origin)
+        labels = {name: float(row[name]) for name in findings}
+        origin = Origin(str(uid), row["method"], row["models"], labels)
+        data = synthetic_bytes(np.asarray(Image.open(folder / row["path"])), origin)
+        if not target.exists() or target.read_bytes() != data:
+            write_bytes(target, data)

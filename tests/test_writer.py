@@ -1,4 +1,6 @@
 import io
+import os
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -9,16 +11,21 @@ import torch
 from PIL import Image
 
 from medlt.data.images import read_image
-from medlt.types import Batch, Finding
-from medlt.writer import DatasetWriter, png, to_uint8, write_dicom, write_metadata
+from medlt.data.manifest import Manifest
+from medlt.types import Batch, Finding, InputError
+from medlt.writer import DatasetWriter, digest_rows, png, to_uint8, write_dicom, write_metadata
 
 
 def batch(n: int = 3) -> Batch:
     uids = pd.Index([f"u{i}" for i in range(n)], name="uid")
-    rows = pd.DataFrame({"seed": range(n), "parents": ["a b"] * n}, index=uids)
+    rows = pd.DataFrame({"seed": range(n), "parents": [["Viral Pneumonia-1", "a, b"]] * n}, index=uids)
     labels = pd.DataFrame({"Mass": [1.0, np.nan, 0.25][:n]}, index=uids)
     images = torch.arange(n * 16, dtype=torch.float32).reshape(n, 1, 4, 4) / (n * 16)
     return Batch(rows, images, labels)
+
+
+def writer(place: Path) -> DatasetWriter:
+    return DatasetWriter(place, models="0123456789abcdef")
 
 
 def test_rounding_is_to_the_nearest_level() -> None:
@@ -37,31 +44,178 @@ def test_an_image_that_is_not_finite_is_never_written(tmp_path: Path, bad: float
     made = batch()
     made.images[1, 0, 0, 0] = bad
     with pytest.raises(ValueError, match="not finite"):
-        DatasetWriter(tmp_path).write("0", made, [], ["u0", "u1"])
-    assert not DatasetWriter(tmp_path).has("0")
-    DatasetWriter(tmp_path).write("0", made, [], ["u0"])
-    assert [p.name for p in (tmp_path / "stages" / "shards" / "images").iterdir()] == ["u0.png"]
+        writer(tmp_path).write(made.rows, made, [], ["u0", "u1"])
+    assert not writer(tmp_path).has(made.rows)
+    writer(tmp_path).write(made.rows, made, [], ["u0"])
+    assert [p.name for p in (tmp_path / "stages" / "shards").glob("*/images/*")] == ["u0.png"]
 
 
 def test_kept_images_have_their_own_rows_and_rejects_their_reasons(tmp_path: Path) -> None:
-    writer, made = DatasetWriter(tmp_path), batch()
+    one, made = writer(tmp_path), batch()
     findings = [Finding("judge", u, 0.1 * i, 0.15, i > 1, "why") for i, u in enumerate(made.rows.index)]
-    assert not writer.has("0")
-    writer.write("0", made, findings, ["u2"])
-    assert writer.has("0")
-    kept = writer.kept()
-    writer.publish(kept.index)
+    assert not one.has(made.rows)
+    one.write(made.rows, made, findings, ["u2"])
+    assert one.has(made.rows)
+    kept = one.kept()
+    one.publish(kept.index)
     assert kept.index.tolist() == ["u2"]
     assert kept.loc["u2", "Mass"] == 0.25
+    assert kept.loc["u2", "parents"] == ["Viral Pneumonia-1", "a, b"]
     assert (np.asarray(Image.open(tmp_path / kept.loc["u2", "path"])) == to_uint8(made.images)[2]).all()
-    assert writer.findings().query("not passed")["uid"].tolist() == ["u0", "u1"]
+    assert one.findings().query("not passed")["uid"].tolist() == ["u0", "u1"]
+
+
+def test_a_shard_is_made_once_and_found_by_another_process(tmp_path: Path) -> None:
+    calls = []
+
+    def make() -> tuple[Batch, list[Finding], list[str]]:
+        calls.append(1)
+        return batch(), [], ["u1"]
+
+    for _ in range(2):
+        one = writer(tmp_path)
+        one.shard(batch().rows, make)
+        assert one.kept().index.tolist() == ["u1"]
+    assert len(calls) == 1
+
+
+def test_rows_of_another_plan_and_other_models_are_other_shards(tmp_path: Path) -> None:
+    made = batch()
+    writer(tmp_path).write(made.rows, made, [], ["u0"])
+    others = (
+        made.rows.assign(seed=[0, 1, 3]),
+        made.rows.assign(parents=[["Viral", "Pneumonia-1"], ["a, b"], []]),
+        made.rows.rename(index={"u2": "u3"}),
+        made.rows.iloc[::-1],
+        made.rows.iloc[:2],
+        made.rows.assign(q=0.1),
+    )
+    assert writer(tmp_path).has(made.rows)
+    assert not any(writer(tmp_path).has(rows) for rows in others)
+    assert not DatasetWriter(tmp_path, models="another denoiser").has(made.rows)
+    assert writer(tmp_path).kept().empty
+
+
+def test_only_shards_of_the_plan_in_hand_are_read_and_in_its_order(tmp_path: Path) -> None:
+    made = batch()
+    parts = [Batch(made.rows.iloc[[i]], made.images[[i]], made.labels.iloc[[i]]) for i in range(3)]
+    for part in parts:
+        found = [Finding("finite", str(part.rows.index[0]), 0.0, 0.0, True)]
+        writer(tmp_path).write(part.rows, part, found, list(part.rows.index))
+    one = writer(tmp_path)
+    assert one.has(parts[2].rows)
+    assert one.has(parts[0].rows)
+    assert one.kept().index.tolist() == one.findings()["uid"].tolist() == ["u2", "u0"]
+    assert torch.equal(one.read(["u0", "u2", "u0"])[:, 0], torch.from_numpy(to_uint8(made.images[[0, 2, 0]])))
+    with pytest.raises(KeyError):
+        one.read(["u1"])
+
+
+def test_the_order_is_the_plans_although_a_later_shard_is_there_already(tmp_path: Path) -> None:
+    made = batch()
+    parts = [Batch(made.rows.iloc[[i]], made.images[[i]], made.labels.iloc[[i]]) for i in range(2)]
+    writer(tmp_path).write(parts[1].rows, parts[1], [], ["u1"])
+    one = writer(tmp_path)
+    assert [one.has(part.rows) for part in parts] == [False, True]
+    one.write(parts[0].rows, parts[0], [], ["u0"])
+    assert one.kept().index.tolist() == ["u0", "u1"]
+
+
+def flip(file: Path) -> None:
+    data = bytearray(file.read_bytes())
+    data[len(data) // 2] ^= 1
+    file.write_bytes(bytes(data))
+
+
+@pytest.mark.parametrize("name", ["images/u1.png", "kept.parquet", "findings.parquet", "artifact.json"])
+@pytest.mark.parametrize(
+    "damage", [flip, lambda file: os.truncate(file, 9), lambda file: os.truncate(file, 0), Path.unlink]
+)
+def test_a_damaged_shard_is_named_set_aside_and_made_again(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, damage: Callable[[Path], object], name: str
+) -> None:
+    made, one = batch(), writer(tmp_path)
+    one.write(made.rows, made, [], ["u0", "u1"])
+    whole, images = one.kept(), one.read(["u0", "u1"])
+    (shard,) = (tmp_path / "stages" / "shards").glob("*/images")
+    damage(shard.parent / name)
+    again = writer(tmp_path)
+    assert not again.has(made.rows)
+    assert f"{name} is damaged" in caplog.text
+    again.write(made.rows, made, [], ["u0", "u1"])
+    pd.testing.assert_frame_equal(again.kept(), whole)
+    assert torch.equal(again.read(["u0", "u1"]), images)
+
+
+def test_damage_while_a_run_uses_a_shard_ends_it_in_one_line(tmp_path: Path) -> None:
+    made, one = batch(), writer(tmp_path)
+    one.write(made.rows, made, [], ["u0"])
+    flip(next((tmp_path / "stages").rglob("u0.png")))
+    for use in (one.kept, lambda: one.read(["u0"]), lambda: one.publish(["u0"])):
+        with pytest.raises(InputError, match="damaged while it was used; run again") as told:
+            use()
+        assert "\n" not in str(told.value)
+
+
+def test_a_batch_of_other_rows_is_refused(tmp_path: Path) -> None:
+    made = batch()
+    with pytest.raises(ValueError, match="a batch of other rows than the plan's"):
+        writer(tmp_path).write(made.rows.iloc[::-1], made, [], ["u0"])
+
+
+def test_seeds_are_the_plans_bit_for_bit_in_every_table(tmp_path: Path) -> None:
+    made = batch()
+    made.rows["seed"] = [2**63 - 1, 2**62 + 1, 2**53 + 1]
+    made.rows["fold"] = np.array([0, 1, 2], np.int64)
+    one = writer(tmp_path)
+    one.write(made.rows, made, [], ["u0", "u2"])
+    kept = one.kept()
+    one.publish(kept.index)
+    assert (kept["seed"].dtype, kept["fold"].dtype) == (np.int64, np.int64)
+    rows = kept.assign(patient_id=[f"synthetic-{uid}" for uid in kept.index], split="train", view="PA", synthetic=True)
+    real = pd.DataFrame(
+        {"path": "r.png", "patient_id": "p", "split": "train", "view": "PA", "Mass": 1.0, "content": "0"},
+        index=pd.Index(["real"], name="uid"),
+    )
+    both = Manifest(real, ("Mass",), tmp_path).join(Manifest(rows, ("Mass",), tmp_path))
+    both.write(tmp_path / "manifest.parquet")
+    for table in (
+        both.rows,
+        Manifest.read(tmp_path / "manifest.parquet").rows,
+        pd.read_parquet(tmp_path / "manifest.parquet"),
+    ):
+        assert [table.loc[uid, "seed"] for uid in ("u0", "u2")] == [2**63 - 1, 2**53 + 1]
+        assert table["seed"].dtype == table["fold"].dtype == "Int64"
+
+
+def test_rows_have_one_name_in_memory_and_from_disk(tmp_path: Path) -> None:
+    rows = batch().rows.assign(view=["PA", None, np.nan], q=[0.1, np.nan, 1.0], age=pd.array([1, None, 3], "Int64"))
+    rows.to_parquet(tmp_path / "plan.parquet")
+    assert digest_rows(pd.read_parquet(tmp_path / "plan.parquet")) == digest_rows(rows)
+    assert digest_rows(rows.assign(q=[0.1 + 2**-53, np.nan, 1.0])) != digest_rows(rows)
+    assert digest_rows(rows.assign(seed=rows["seed"].astype("Int64"))) == digest_rows(rows)
+
+
+def test_published_images_are_those_of_the_plan_whatever_lay_there(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    made, one = batch(), writer(tmp_path)
+    one.write(made.rows, made, [], ["u0", "u1"])
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images" / "u0.png").write_bytes(png(np.zeros((4, 4), np.uint8)))
+    (tmp_path / "images" / "old.png").write_bytes(b"another run's")
+    one.publish(["u0", "u1"])
+    published = torch.stack([torch.from_numpy(np.array(Image.open(tmp_path / "images" / f"u{i}.png"))) for i in (0, 1)])
+    assert torch.equal(published[:, None], one.read(["u0", "u1"]))
+    assert (tmp_path / "images" / "old.png").read_bytes() == b"another run's"
+    assert "1 images there are not of this run's plan, such as old.png" in caplog.text
 
 
 def test_an_image_folder_of_hugging_face_can_be_made_of_it(tmp_path: Path) -> None:
-    writer = DatasetWriter(tmp_path)
-    writer.write("0", batch(), [], ["u0", "u1"])
-    writer.publish(["u0", "u1"])
-    write_metadata(tmp_path, writer.kept(), ["Mass"])
+    one = writer(tmp_path)
+    one.write(batch().rows, batch(), [], ["u0", "u1"])
+    one.publish(["u0", "u1"])
+    write_metadata(tmp_path, one.kept(), ["Mass"])
     table = pd.read_csv(tmp_path / "images" / "metadata.csv")
     assert table["file_name"].tolist() == ["u0.png", "u1.png"]
     assert all((tmp_path / "images" / name).exists() for name in table["file_name"])
@@ -69,10 +223,12 @@ def test_an_image_folder_of_hugging_face_can_be_made_of_it(tmp_path: Path) -> No
 
 
 def test_dicom_files_hold_the_published_pixels_and_what_made_them(tmp_path: Path) -> None:
-    writer = DatasetWriter(tmp_path)
-    writer.write("0", batch(), [], ["u0", "u1"])
-    writer.publish(["u0", "u1"])
-    rows = writer.kept().assign(method="fusion", models="0123456789abcdef", parents="ward-7 ward-8", patient_id="ward")
+    one = writer(tmp_path)
+    one.write(batch().rows, batch(), [], ["u0", "u1"])
+    one.publish(["u0", "u1"])
+    rows = one.kept().assign(
+        method="fusion", models="0123456789abcdef", parents=[["ward-7"], ["ward-8"]], patient_id="ward"
+    )
     write_dicom(tmp_path, rows, ["Mass"])
     assert sorted(p.name for p in (tmp_path / "dicom").iterdir()) == ["u0.dcm", "u1.dcm"]
     for uid in rows.index:
@@ -86,10 +242,10 @@ def test_dicom_files_hold_the_published_pixels_and_what_made_them(tmp_path: Path
 
 
 def test_dicom_files_lost_in_a_kill_come_back_and_the_others_stay(tmp_path: Path) -> None:
-    writer = DatasetWriter(tmp_path)
-    writer.write("0", batch(), [], ["u0", "u1"])
-    writer.publish(["u0", "u1"])
-    rows = writer.kept().assign(method="fusion", models="")
+    one = writer(tmp_path)
+    one.write(batch().rows, batch(), [], ["u0", "u1"])
+    one.publish(["u0", "u1"])
+    rows = one.kept().assign(method="fusion", models="")
     write_dicom(tmp_path, rows, ["Mass"])
     lost, stays = tmp_path / "dicom" / "u0.dcm", tmp_path / "dicom" / "u1.dcm"
     whole, written = lost.read_bytes(), stays.stat().st_mtime_ns
@@ -97,6 +253,17 @@ def test_dicom_files_lost_in_a_kill_come_back_and_the_others_stay(tmp_path: Path
     write_dicom(tmp_path, rows, ["Mass"])
     assert lost.read_bytes() == whole
     assert stays.stat().st_mtime_ns == written
+
+
+def test_dicom_files_of_other_pixels_are_written_anew(tmp_path: Path) -> None:
+    one = writer(tmp_path)
+    one.write(batch().rows, batch(), [], ["u0"])
+    one.publish(["u0"])
+    rows = one.kept().assign(method="fusion", models="")
+    write_dicom(tmp_path, rows, ["Mass"])
+    Image.fromarray(np.full((4, 4), 9, np.uint8)).save(tmp_path / "images" / "u0.png")
+    write_dicom(tmp_path, rows, ["Mass"])
+    assert (read_image(tmp_path / "dicom" / "u0.dcm") == read_image(tmp_path / "images" / "u0.png")).all()
 
 
 def test_an_image_that_cannot_be_written_surfaces_and_leaves_no_table(
@@ -115,6 +282,8 @@ def test_an_image_that_cannot_be_written_surfaces_and_leaves_no_table(
     uids = pd.Index([f"u{i}" for i in range(12)], name="uid")
     made = Batch(pd.DataFrame({"seed": range(12)}, uids), torch.rand(12, 1, 4, 4), pd.DataFrame({"Mass": 1.0}, uids))
     with pytest.raises(OSError, match="no space left"):
-        DatasetWriter(tmp_path).write("0", made, [], list(uids))
-    assert not DatasetWriter(tmp_path).has("0")
-    assert not list((tmp_path / "stages").rglob("*.parquet"))
+        writer(tmp_path).write(made.rows, made, [], list(uids))
+    assert not writer(tmp_path).has(made.rows)
+    monkeypatch.undo()
+    writer(tmp_path).write(made.rows, made, [], list(uids)[:3])
+    assert len(list((tmp_path / "stages").rglob("*.png"))) == 3

@@ -12,11 +12,12 @@ from itertools import combinations
 import pandas as pd
 from torch import nn
 
+from medlt.data.manifest import uids_in
 from medlt.files import digest_tensors
 from medlt.types import InputError
 
-SOURCES = ("parents", "parent_a", "parent_b", "like")
-"""Columns of plan rows that name real rows, by uids joined by a blank."""
+LISTED, SINGLE = "parents", ("parent_a", "parent_b", "like")
+"""Columns of plan rows that name real rows: one holds a list of uids, the others a uid each."""
 
 
 def digest_network(net: nn.Module) -> str:
@@ -38,11 +39,19 @@ def apart(roles: Mapping[str, Iterable[str]]) -> None:
             )
 
 
+def pixels_of(rows: pd.DataFrame) -> pd.Series:
+    """uid -> uids of the real rows whose pixels went into an image, a tuple as the column `parents` lists them."""
+    listed = [tuple(uids_in(value)) for value in rows[LISTED]] if LISTED in rows else [()] * len(rows)
+    return pd.Series(listed, index=rows.index, name="parents", dtype=object)
+
+
 def parents_of(rows: pd.DataFrame) -> pd.Series:
     """uid -> uids of the real rows each image was made from, or whose label vector it was told; as a tuple, sorted."""
-    named = [rows[column].fillna("").astype(str) for column in SOURCES if column in rows]
-    said = [tuple(sorted({uid for text in texts for uid in text.split()})) for texts in zip(*named, strict=True)]
-    return pd.Series(said if named else [()] * len(rows), index=rows.index, name="parents", dtype=object)
+    single = [rows[column].tolist() for column in SINGLE if column in rows]
+    named = zip(*single, strict=True) if single else [()] * len(rows)
+    told = [{str(uid) for uid in uids if not pd.isna(uid) and uid != ""} for uids in named]
+    said = [tuple(sorted({*some, *more})) for some, more in zip(pixels_of(rows), told, strict=True)]
+    return pd.Series(said, index=rows.index, name="parents", dtype=object)
 
 
 def judged_apart(judged: pd.Series, seen: Mapping[int, Collection[str]], parents: pd.Series) -> None:

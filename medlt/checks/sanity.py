@@ -12,6 +12,7 @@ from typing import ClassVar, TypeAlias
 import torch
 from torch import Tensor
 
+from medlt.checks.apart import pixels_of
 from medlt.checks.limit import held
 from medlt.types import Batch, Check, Finding
 
@@ -78,9 +79,9 @@ class Duplicate:
     passes_above: ClassVar[bool] = False
 
     def __call__(self, batch: Batch) -> list[Finding]:
-        """One Finding an image; batch.rows needs a column `parents`, uids joined by a space."""
+        """One Finding an image; batch.rows needs a column `parents`, a list of uids each."""
         own = standardised(batch.images)
-        parents = [str(text).split() for text in batch.rows["parents"]]
+        parents = list(pixels_of(batch.rows))
         known = sorted({uid for row in parents for uid in row})
         values = torch.full((len(own),), -1.0, dtype=own.dtype)
         if known:

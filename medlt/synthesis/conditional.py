@@ -13,8 +13,8 @@ from __future__ import annotations
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
-from typing import Any, ClassVar, Protocol
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar, Protocol, Self
 
 import pandas as pd
 import torch
@@ -128,6 +128,14 @@ class Conditional(ABC):
             part = rows.iloc[start : start + self.batch]
             labels = self._labels(part)
             yield Batch(part, self._images(part, labels), labels)
+
+    def explain(self, rows: pd.DataFrame) -> Mapping[str, Tensor]:
+        """Return no stages: nothing is to be seen between noise and image."""
+        return {}
+
+    def with_guides(self, guides: tuple[Guide, ...]) -> Self:
+        """Return the same method with other guides."""
+        return replace(self, guides=guides)
 
     def _labels(self, rows: pd.DataFrame) -> pd.DataFrame:
         """Label vectors of plan rows, uid x finding."""

@@ -15,7 +15,7 @@ finding of one parent alone becomes a soft label, and an unknown one stays unkno
 
 | column of the plan | meaning |
 |---|---|
-| parent_a, parent_b, parents | uids of a and b (a again where there is no b); all that were read, joined by a blank |
+| parent_a, parent_b, parents | uids of a and b (a again where there is no b); a list of all that were read |
 | keep, share | k; m |
 
 The others are those of `medlt.synthesis.plan` and `medlt.synthesis.from_noise`; with one seed and equal need, finding,
@@ -79,7 +79,7 @@ class ImageEdit(Conditional):
         share = float(chance.uniform(0, self.mixed))
         others = self._partners(key[1], like) if self.mixed else []
         partner = others[int(chance.integers(len(others)))] if others else like
-        said = {"parent_a": like, "parent_b": partner, "parents": " ".join(dict.fromkeys((like, partner)))}
+        said = {"parent_a": like, "parent_b": partner, "parents": list(dict.fromkeys((like, partner)))}
         return said | {"keep": keep, "share": share if others else 0.0}
 
     def _partners(self, finding: str, like: str) -> list[str]:

@@ -40,7 +40,7 @@ class FromNoise(Conditional):
         super().__post_init__()
 
     def _own(self, key: Key, like: str) -> dict[str, Any]:
-        return {"like": like, "parents": ""}
+        return {"like": like, "parents": []}
 
     def _begin(self, rows: pd.DataFrame, seeds: list[int]) -> tuple[Tensor, ...]:
         return (noise_like(seeds, self.shape),)

@@ -16,7 +16,7 @@ arXiv 2405.01705. Notation: `medlt.sparse.embedding` (z, E, D, C, s) and `medlt.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -114,6 +114,10 @@ class LatentFusion:
         """How `rows` came about, images [B,1,H,W] in [0,1]: tail, head, cam_tail, cam_head, mask, fused, refined."""
         shown = [self._panels(part) for part in self._parts(rows)]
         return {name: torch.cat([panel[name] for panel in shown]) for name in shown[0]} if shown else {}
+
+    def with_guides(self, guides: tuple[Guide, ...]) -> LatentFusion:
+        """Return the same method with other guides."""
+        return replace(self, guides=guides)
 
     def _parts(self, rows: pd.DataFrame) -> Iterator[pd.DataFrame]:
         """Rows in groups of `batch`."""

@@ -4,7 +4,7 @@
 |---|---|
 | uid (index) | of the future image |
 | finding, slot, candidate | the finding to fill; which of the wanted images; which attempt at it |
-| parent_a, parent_b, parents | uids of the tail and the head image; both, joined by a blank |
+| parent_a, parent_b, parents | uids of the tail and the head image; a list of both |
 | finding_b | what the head image is looked at for; empty if it has no positive label |
 | q_a, q_b | thresholds of the two class activation maps, N(mean, sd), within [0,1] |
 | p | chance of the tail's pixel where the masks do not decide, U(0,1) |
@@ -133,7 +133,7 @@ def _row(rows: Collection, pairs: Pairs, draws: Draws, key: tuple[int, str, int,
     chance = rng("fusion", *key)
     partner, partner_finding = pairs[parent][int(chance.integers(len(pairs[parent])))]
     q_a, q_b = np.clip(chance.normal(draws.threshold_mean, draws.threshold_sd, 2), 0.0, 1.0)
-    values = (finding, slot, candidate, parent, partner, partner_finding, f"{parent} {partner}", float(q_a), float(q_b),
+    values = (finding, slot, candidate, parent, partner, partner_finding, [parent, partner], float(q_a), float(q_b),
               float(chance.random()), int(chance.integers(2**63 - 1)), rows.table.at[parent, "fold"])  # fmt: skip
     name = re.sub(r"\W+", "-", finding)
     uid = f"fusion_{name}_{slot:05d}_{candidate}_{seed_of('uid', *key) % 16**6:06x}"

@@ -1,11 +1,13 @@
 """Three roles are three networks, and no judge saw a parent of what it judges."""
 
+from pathlib import Path
+
 import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from medlt.checks.apart import apart, digest_network, judged_apart, parents_of
+from medlt.checks.apart import apart, digest_network, judged_apart, parents_of, pixels_of
 from medlt.checks.folds import crossfit, folds
 from medlt.classify.networks import network
 from medlt.types import InputError
@@ -33,12 +35,25 @@ def test_it_refuses_just_what_is_shared(roles: dict[str, list[str]]) -> None:
 
 def test_parents_are_all_that_any_column_names() -> None:
     rows = pd.DataFrame(
-        {"parents": ["a b", "", "c"], "parent_a": ["a", "d", "c"], "like": [None, "e", ""], "finding": "Mass"},
+        {"parents": [["a", "b"], [], ["c"]], "parent_a": ["a", "d", "c"], "like": [None, "e", ""], "finding": "Mass"},
         index=["s0", "s1", "s2"],
     )
     assert parents_of(rows).to_dict() == {"s0": ("a", "b"), "s1": ("d", "e"), "s2": ("c",)}
+    assert parents_of(rows[["like"]]).to_dict() == {"s0": (), "s1": ("e",), "s2": ()}
     assert parents_of(rows[["finding"]]).to_dict() == {"s0": (), "s1": (), "s2": ()}
     assert len(parents_of(rows.iloc[:0])) == 0
+
+
+def test_parents_may_be_called_anything_and_come_back_from_disk(tmp_path: Path) -> None:
+    names = ["Viral Pneumonia-1", "a, b", "\u4f8b 1"]
+    rows = pd.DataFrame({"parents": [names, [], names[:1]], "parent_a": names}, index=["s0", "s1", "s2"])
+    said = {"s0": tuple(sorted(names)), "s1": ("a, b",), "s2": tuple(sorted((names[0], names[2])))}
+    assert parents_of(rows).to_dict() == said
+    rows.to_parquet(tmp_path / "plan.parquet")
+    assert parents_of(pd.read_parquet(tmp_path / "plan.parquet")).to_dict() == said
+    assert pixels_of(rows).to_dict() == {"s0": tuple(names), "s1": (), "s2": (names[0],)}
+    with pytest.raises(TypeError, match="no list of uids"):
+        parents_of(rows.assign(parents="Viral Pneumonia-1"))
 
 
 JUDGED = pd.Series({"s0": 0, "s1": 1, "s2": 1})

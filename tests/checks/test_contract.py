@@ -53,7 +53,7 @@ def planted() -> Batch:
     images[1], images[2], images[3], images[4], images[5, 0, 0, 0] = REAL[1], 0, 1, torch.nan, torch.inf
     images[6] = torch.linspace(0, 1, 16)
     uids = pd.Index([f"s{n}" for n in (5, 3, 8, 1, 9, 2, 7, 4)], name="uid")
-    rows = {"finding": ["Mass"] * 7 + ["Hernia"], "fold": [0, 1] * 4, "parents": "0 1", "slot": range(8)}
+    rows = {"finding": ["Mass"] * 7 + ["Hernia"], "fold": [0, 1] * 4, "parents": [["0", "1"]] * 8, "slot": range(8)}
     said = {"Mass": [1, 0.9, 0.8, 0.79, 0, torch.nan, 1, 1], "Hernia": [0.0] * 7 + [torch.nan]}
     return Batch(pd.DataFrame(rows, index=uids), images, pd.DataFrame(said, index=uids))
 

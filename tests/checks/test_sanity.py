@@ -25,12 +25,15 @@ def real(uids: Sequence[str]) -> torch.Tensor:
     return torch.stack([REAL[uid] for uid in uids])
 
 
-def batch(images: torch.Tensor, parents: str | list[str] = "a b") -> Batch:
+def batch(images: torch.Tensor, parents: Sequence[str] | Sequence[Sequence[str]] = ("a", "b")) -> Batch:
+    """Rows that all have these parents, or, of a list of lists, each its own."""
     uids = pd.Index([f"s{n}" for n in range(len(images))], name="uid")
-    return Batch(pd.DataFrame({"parents": parents}, index=uids), images, pd.DataFrame(index=uids))
+    own = bool(parents) and not isinstance(parents[0], str)
+    listed = list(parents) if own else [list(parents)] * len(images)
+    return Batch(pd.DataFrame({"parents": listed}, index=uids), images, pd.DataFrame(index=uids))
 
 
-def rejected(check: object, images: torch.Tensor, parents: str = "a b") -> list[bool]:
+def rejected(check: object, images: torch.Tensor, parents: Sequence[str] = ("a", "b")) -> list[bool]:
     return [not f.passed for f in check(batch(images, parents))]  # type: ignore[operator]
 
 
@@ -73,9 +76,9 @@ def test_a_copy_of_a_parent_is_found_through_brightness_and_noise() -> None:
     images[3] = REAL["c"]  # no parent of this row
     assert rejected(Duplicate(real), images) == [False, True, True, False]
     assert Duplicate(real)(batch(images))[1].value == pytest.approx(1)
-    assert rejected(Duplicate(real), images, parents="c") == [False, False, False, True]
-    assert rejected(Duplicate(real), images, parents="") == [False] * 4
-    own = Duplicate(real)(batch(images, ["b", "c", "a b", "a"]))
+    assert rejected(Duplicate(real), images, parents=["c"]) == [False, False, False, True]
+    assert rejected(Duplicate(real), images, parents=[]) == [False] * 4
+    own = Duplicate(real)(batch(images, [["b"], ["c"], ["a", "b"], ["a"]]))
     assert [f.passed for f in own] == [True, True, False, True]
 
 

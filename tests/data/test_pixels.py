@@ -22,7 +22,6 @@ from medlt.data.images import read_image
 from medlt.data.loaders import images, square
 from medlt.data.manifest import Manifest
 from medlt.data.pixels import PixelCache
-from medlt.data.source import readable
 from medlt.files import digest_file
 from medlt.store import Store
 from medlt.types import InputError
@@ -223,18 +222,6 @@ def test_a_mended_file_is_taken_the_next_time(manifest: Manifest, tmp_path: Path
     assert cache(tmp_path).prepare(manifest, (8,))[1]["uid"].tolist() == ["u1", "u3"]
     manifest.file("u1").write_bytes(whole)
     assert cache(tmp_path).prepare(manifest, (8,))[1]["uid"].tolist() == ["u3"]
-
-
-def test_readable_stops_or_goes_on_as_asked(manifest: Manifest, tmp_path: Path) -> None:
-    asked = {"cache": cache(tmp_path), "sizes": (8, 6)}
-    assert len(readable(manifest, skip=False, **asked)[0].rows) == 6  # type: ignore[arg-type]
-    manifest.file("u1").write_bytes(b"")
-    manifest.file("u3").write_bytes(b"")
-    with pytest.raises(InputError, match=r"images/1\.png: .* \(and 1 more\); mend it, or set skip_unreadable") as told:
-        readable(manifest, skip=False, **asked)  # type: ignore[arg-type]
-    assert "\n" not in str(told.value)
-    kept, failures = readable(manifest, skip=True, **asked)  # type: ignore[arg-type]
-    assert (len(kept.rows), failures["uid"].tolist()) == (4, ["u1", "u3"])
 
 
 @pytest.mark.parametrize("levels", [4096, 65536])

@@ -118,6 +118,24 @@ def test_a_guide_of_weight_zero_is_no_guide_bit_for_bit(
 
 
 @pytest.mark.parametrize("name", METHODS)
+def test_a_method_with_other_guides_is_the_same_method_otherwise(methods: Methods, guides: Guides, name: str) -> None:
+    bare, other = methods[name](guides=()), (guides["minority"](),)
+    rows, built = bare.plan({"Hernia": 2}, 3), methods[name](guides=other)
+    changed = bare.with_guides(other)
+    assert (type(changed), changed.guides, bare.guides) == (type(bare), other, ())
+    assert torch.equal(whole(changed, rows).images, whole(built, rows).images)
+    assert torch.equal(whole(changed.with_guides(()), rows).images, whole(bare, rows).images)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_what_a_method_explains_are_images_of_its_rows(methods: Methods, name: str) -> None:
+    method = methods[name]()
+    rows = method.plan({"Hernia": 1}, 3)
+    assert all(images.shape == (len(rows), 1, 16, 16) for images in method.explain(rows).values())
+    assert bool(method.explain(rows)) == (name == "fusion")
+
+
+@pytest.mark.parametrize("name", METHODS)
 def test_guides_compose_and_a_row_keeps_its_bytes(methods: Methods, guides: Guides, name: str) -> None:
     """Classifier-free guidance, minority and longtail guidance on any start, alone and in company."""
     both = (guides["minority"](), guides["longtail"]())

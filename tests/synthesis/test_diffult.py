@@ -18,12 +18,14 @@ from medlt.diffusion.backbone import Backbone
 from medlt.diffusion.cbdm import ClassBalancing
 from medlt.diffusion.finetune import LabelledLatents, train_backbone
 from medlt.diffusion.labels import LabelUNet, LabelVector
-from medlt.diffusion.loop import Training
 from medlt.diffusion.schedulers import factory
 from medlt.diffusion.train import new_network
+from medlt.store import Store
 from medlt.synthesis.diffult import DiffuLT
 from medlt.synthesis.fill import fill
 from medlt.synthesis.from_noise import COLUMNS
+from medlt.training.runtime import Runtime
+from medlt.training.settings import Training
 
 
 def latents_of(uids: Sequence[str]) -> Tensor:
@@ -98,8 +100,9 @@ def test_the_parts_of_the_method_fit_together(build: Callable[..., DiffuLT], tmp
     """phi0 on latents, its band limits, a denoiser trained with both losses and stopped on the way, images, bands."""
     rows = build().collection.table
     names = list(build().collection.findings)
-    data = LabelledLatents(latents_of, list(rows.index), rows[names].to_numpy(float))
-    phi = fit_latents(data, data, folder=tmp_path / "phi", steps=2, batch=8)
+    data = LabelledLatents(latents_of, list(rows.index), rows[names].to_numpy(float), contents="latents by uid")
+    runtime = Runtime("cpu", "fp32", None, 0)
+    phi = fit_latents(data, data, runtime=runtime, store=Store(tmp_path / "store"), steps=2, batch=8)
     features = phi.features(data.rows(np.arange(len(rows)))[0]).numpy()
     edge, counts = limits(features, data.labels), np.nansum(data.labels, 0)
     vector = LabelVector(len(names))
@@ -112,7 +115,7 @@ def test_the_parts_of_the_method_fit_together(build: Callable[..., DiffuLT], tmp
         made = [
             train_backbone(
                 new_network(LabelUNet, data, 1, {"width": 8}).backbone(), data, folder=tmp_path / folder, extra=extra,
-                training=Training(steps=2, batch=4, warmup_steps=0, stop_at=stop, checkpoint_every=1),
+                runtime=runtime, training=Training(steps=2, batch=4, warmup_steps=0, stop_at=stop, checkpoint_every=1),
             )
             for stop in stops
         ]  # fmt: skip

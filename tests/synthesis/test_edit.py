@@ -84,7 +84,7 @@ def test_the_label_vector_is_the_parents(methods: Methods) -> None:
     expected = method.collection.table.loc[rows["parent_a"], list(method.collection.findings)]
     np.testing.assert_array_equal(labels(method, rows).to_numpy(), expected.to_numpy(float))
     assert all(expected.iloc[i][finding] == 1 for i, finding in enumerate(rows["finding"]))
-    assert (rows["parents"] == rows["parent_a"]).all()
+    assert rows["parents"].tolist() == [[uid] for uid in rows["parent_a"]]
     assert (rows["parent_b"] == rows["parent_a"]).all()
     assert (rows["fold"].to_numpy() == method.collection.table.loc[rows["parent_a"], "fold"].to_numpy()).all()
 
@@ -152,9 +152,9 @@ def test_a_partner_is_another_patient_with_the_finding_in_the_same_fold_and_view
     assert (a["fold"].to_numpy() == b["fold"].to_numpy()).all()
     assert (frontal[0] == frontal[1]).all()
     assert all(table.at[uid, finding] == 1 for uid, finding in zip(mixed["parent_b"], mixed["finding"], strict=True))
-    assert (mixed["parents"] == mixed["parent_a"] + " " + mixed["parent_b"]).all()
+    assert mixed["parents"].tolist() == mixed[["parent_a", "parent_b"]].to_numpy().tolist()
     alone = rows[rows["share"] == 0]
-    assert (alone["parents"] == alone["parent_a"]).all()
+    assert alone["parents"].tolist() == [[uid] for uid in alone["parent_a"]]
     assert (alone["parent_b"] == alone["parent_a"]).all()
 
 

@@ -29,7 +29,7 @@ def test_labels_are_those_of_a_real_row_that_has_the_finding(methods: dict[str, 
         np.testing.assert_array_equal(batch.labels.to_numpy(float), expected)
         assert all(batch.labels.at[uid, row["finding"]] == 1 for uid, row in batch.rows.iterrows())
     assert method.reads_real_images is False
-    assert (rows["parents"] == "").all()
+    assert rows["parents"].tolist() == [[]] * len(rows)
 
 
 def test_every_positive_row_lends_its_labels_before_one_does_twice(methods: dict[str, Any]) -> None:

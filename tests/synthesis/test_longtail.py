@@ -22,9 +22,11 @@ from medlt.diffusion.guidance import compose
 from medlt.diffusion.noise import STABLE_DIFFUSION
 from medlt.diffusion.sampler import from_noise, sample
 from medlt.diffusion.schedulers import scheduler
+from medlt.store import Store
 from medlt.synthesis.guides import Told
 from medlt.synthesis.longtail import LongtailGuide, objective, pictures
 from medlt.testing import Mixture, constant_denoiser, label_backbone, tiny_autoencoder_kl
+from medlt.training.runtime import Runtime
 from medlt.types import Denoiser, InputError
 
 SPREAD = torch.tensor([-1.0, 0.0, 1.0]).double()
@@ -178,7 +180,9 @@ def real_parts(tmp_path: Path) -> dict[str, Any]:
     labels = (torch.rand(40, 5, generator=torch.Generator().manual_seed(1)) < 0.4).numpy().astype(np.float32)
     known = TrainingSet(rows, labels, np.ones(40, np.float32), tuple(map(str, range(40))))
     judge = Classifier(network("small", 5, 1), 32, {})
-    head = fit_epistemic(judge, known, folder=tmp_path, members=3, hidden=4, steps=3)
+    head = fit_epistemic(
+        judge, known, runtime=Runtime("cpu", "fp32", None, 0), store=Store(tmp_path), members=3, hidden=4, steps=3
+    )
     codec = AutoencoderCodec(tiny_autoencoder_kl(), "cpu")
 
     def answer(x: Tensor, t: Tensor, condition: Tensor) -> Tensor:

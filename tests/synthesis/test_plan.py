@@ -47,7 +47,7 @@ def test_partners_same_fold_other_patient_no_tail_finding(build: Build, metric: 
         assert a["fold"] == b["fold"] == row["fold"]
         assert a[row["finding"]] == 1
         assert not b[list(method.collection.tail)].any()
-        assert row["parents"] == f"{row['parent_a']} {row['parent_b']}"
+        assert row["parents"] == [row["parent_a"], row["parent_b"]]
         assert row["finding_b"] == "" or b[row["finding_b"]] == 1
         assert 0 <= row["p"] <= 1
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,20 +14,23 @@ import torch
 from torch.nn import functional as F
 
 from medlt.chance import generator, rng
+from medlt.files import digest_file
 from medlt.sparse.cam import class_activation_map
 from medlt.sparse.embedding import SimplicialCoder
-from medlt.sparse.iterated import iterate
+from medlt.sparse.iterated import FILE, iterate
 from medlt.sparse.phases import masked_bce, sample_words
+from medlt.store import RECORD, Store
 from medlt.synthesis import pairing
 from medlt.synthesis.fusion import LatentFusion
 from medlt.synthesis.plan import Draws
 from medlt.testing import label_backbone
+from medlt.training.runtime import Runtime
 from medlt.types import InputError
 
 Build = Callable[..., LatentFusion]
 TINY: dict[str, Any] = {
     "groups": 2, "vocabulary": 4, "temperature": 0.1, "generations": 3, "imitation_epochs": 2, "adaptation_epochs": 1,
-    "interaction_epochs": 2, "patience": 2, "width": 8, "batch": 16, "learning_rate": 5e-3, "seed": 3,
+    "interaction_epochs": 2, "patience": 2, "width": 8, "batch": 16, "learning_rate": 5e-3,
 }  # fmt: skip
 
 
@@ -38,8 +42,20 @@ def toy(n: int) -> tuple[torch.Tensor, np.ndarray]:
     return torch.from_numpy((z - z.mean()) / z.std()).float(), y
 
 
-def learn(folder: Path, **changed: Any) -> Any:
-    return iterate(*toy(64), *toy(32), folder=folder, **(TINY | changed))
+def at(folder: Path, seed: int = 3) -> dict[str, Any]:
+    """Where and from which seed the code is learnt, and what its latents are called."""
+    runtime = Runtime("cpu", "fp32", None, seed)
+    return {"runtime": runtime, "store": Store(folder), "contents": "toy 64", "val_contents": "toy 32"}
+
+
+def learn(folder: Path, seed: int = 3, **changed: Any) -> Any:
+    return iterate(*toy(64), *toy(32), **at(folder, seed), **(TINY | changed))
+
+
+def weights(folder: Path) -> dict[str, str]:
+    """The artifacts of a store -> what names their files' bytes: those of every generation."""
+    found = [Store(folder).open("sparse", place) for place in Store(folder).folders("sparse")]
+    return {one.digest: digest_file(one.path(FILE)) for one in found if one is not None}
 
 
 @pytest.fixture(scope="module")
@@ -118,9 +134,11 @@ def test_06_words_are_sampled_over_the_vocabulary(build: Build) -> None:
 
 def test_07_fusion_gets_the_last_generation(learnt: tuple[SimplicialCoder, Path]) -> None:
     coder, folder = learnt
-    made = [SimplicialCoder.load(folder / f"generation_{g:02d}.safetensors").digest for g in range(3)]
+    made = {}
+    for place in Store(folder).folders("sparse"):
+        made[json.loads((place / RECORD).read_text())["key"]["generation"]] = SimplicialCoder.load(place / FILE).digest
     assert coder.digest == made[2]
-    assert coder.digest not in made[:2]
+    assert coder.digest not in (made[0], made[1])
 
 
 def test_08_networks_are_looked_at_in_eval_mode(build: Build) -> None:
@@ -187,7 +205,7 @@ def test_12_unknown_labels_are_masked_and_minus_one_is_refused(tmp_path: Path) -
     assert gradient[0, 1] == 0
     z, y = toy(32)
     with pytest.raises(InputError, match="a label is -1; labels are 0, 1 or NaN"):
-        iterate(z, y - 1, z, y, folder=tmp_path)
+        iterate(z, y - 1, z, y, **at(tmp_path))
 
 
 def test_13_seeded_resumable_measured_and_from_disk(learnt: tuple[SimplicialCoder, Path], tmp_path: Path) -> None:
@@ -196,12 +214,12 @@ def test_13_seeded_resumable_measured_and_from_disk(learnt: tuple[SimplicialCode
     mapped = torch.from_numpy(np.load(tmp_path / "latents.npy", mmap_mode="c"))
     global_state = torch.random.get_rng_state()
     torch.manual_seed(99)  # a seed nobody asked for must not matter
-    iterate(mapped, y, *toy(32), folder=tmp_path / "a", **(TINY | {"generations": 1}))
+    iterate(mapped, y, *toy(32), **at(tmp_path / "a"), **(TINY | {"generations": 1}))
     torch.manual_seed(100)
-    resumed = iterate(mapped, y, *toy(32), folder=tmp_path / "a", device="cpu", **TINY)
+    resumed = iterate(mapped, y, *toy(32), **at(tmp_path / "a"), **TINY)
     torch.random.set_rng_state(global_state)
-    for name in (f"generation_{g:02d}.safetensors" for g in range(3)):
-        assert (tmp_path / "a" / name).read_bytes() == (learnt[1] / name).read_bytes()
+    assert len(weights(tmp_path / "a")) == 3
+    assert weights(tmp_path / "a") == weights(learnt[1])
     assert resumed.health["generation"].tolist() == [0, 1, 2]
     assert resumed.health.drop(columns="agreement").notna().all(axis=None)
     assert learn(tmp_path / "b", seed=4, generations=1).coder.digest != resumed.coder.digest

@@ -24,7 +24,7 @@ from medlt._version import __version__
 from medlt.files import write_bytes
 from medlt.types import InputError
 
-__all__ = ["Origin", "synthetic_dataset", "write_synthetic"]
+__all__ = ["Origin", "synthetic_bytes", "synthetic_dataset", "write_synthetic"]
 
 _NAMESPACE = uuid.UUID("6d1f4b0e-8f0c-5a37-9a55-0f6a0c7d2b11")
 _LONGEST_NAME = 256  # four of them fit a Short Text, 1024 characters (PS3.5 6.2)
@@ -50,12 +50,18 @@ def write_synthetic(path: Path, pixels: np.ndarray, origin: Origin) -> None:
 
     Raises InputError as that does, and where `path` already holds something else: nothing is overwritten.
     """
-    path, buffer = Path(path), BytesIO()
-    pydicom.dcmwrite(buffer, synthetic_dataset(pixels, origin), enforce_file_format=True)
+    path, data = Path(path), synthetic_bytes(pixels, origin)
     if not path.exists():
-        write_bytes(path, buffer.getvalue())
-    elif path.read_bytes() != buffer.getvalue():
+        write_bytes(path, data)
+    elif path.read_bytes() != data:
         raise InputError(f"{path}: holds something else; choose another name, or move the file away")
+
+
+def synthetic_bytes(pixels: np.ndarray, origin: Origin) -> bytes:
+    """The file of `synthetic_dataset(pixels, origin)`, equal for equal arguments. Raises InputError as that does."""
+    buffer = BytesIO()
+    pydicom.dcmwrite(buffer, synthetic_dataset(pixels, origin), enforce_file_format=True)
+    return buffer.getvalue()
 
 
 def synthetic_dataset(pixels: np.ndarray, origin: Origin) -> Dataset:
