@@ -29,12 +29,12 @@ from medlt.diffusion.decode import TURNS, Decoder
 def codecs(folder: Path | None) -> dict[str, AutoencoderCodec]:
     """What is measured, by name."""
     if folder is not None:
-        return {folder.name: load_codec(folder)}
+        return {folder.name: load_codec(folder, "cpu")}
     from diffusers import AutoencoderTiny
 
     return {
-        "AutoencoderKL, width 32": AutoencoderCodec(autoencoder(4, 32, 3)),
-        "AutoencoderTiny, TAESD size": AutoencoderCodec(AutoencoderTiny()),
+        "AutoencoderKL, width 32": AutoencoderCodec(autoencoder(4, 32, 3), "cpu"),
+        "AutoencoderTiny, TAESD size": AutoencoderCodec(AutoencoderTiny(), "cpu"),
     }
 
 

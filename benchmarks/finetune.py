@@ -38,10 +38,11 @@ from torch.nn import functional
 from medlt.chance import noise_like
 from medlt.diffusion.adapt import Full, How, Lora
 from medlt.diffusion.finetune import LabelledLatents, train_backbone
-from medlt.diffusion.loop import Training
 from medlt.diffusion.prompts import Prompts
 from medlt.diffusion.stable.load import load_stable_diffusion
 from medlt.diffusion.stable.untrained import untrained
+from medlt.training.runtime import Runtime
+from medlt.training.settings import Training
 
 IMAGES, RANK = 64, 4
 FINDINGS = ("Cardiomegaly", "Effusion", "Edema", "Mass")
@@ -162,13 +163,13 @@ def medlt(folder: Path, how: How, args: argparse.Namespace, after: Callable[[int
     backbone = load_stable_diffusion(folder).backbone(Prompts(FINDINGS))
     z = noise_like(range(IMAGES), (4, args.pixels // 8, args.pixels // 8))
     data = LabelledLatents(
-        lambda uids: z[[int(uid) for uid in uids]], [str(i) for i in range(IMAGES)], labels().numpy()
+        lambda uids: z[[int(uid) for uid in uids]], [str(i) for i in range(IMAGES)], labels().numpy(), "noise"
     )
-    training = Training(steps=args.steps + 1, batch=args.batch, precision=args.precision, checkpoint_every=10**6,
+    training = Training(steps=args.steps + 1, batch=args.batch, checkpoint_every=10**6,
                         checkpointing=args.checkpointing)  # fmt: skip
+    runtime = Runtime(args.device, args.precision, None, 0, lambda stage, done, total: after(done))
     with tempfile.TemporaryDirectory() as out:
-        train_backbone(backbone, data, folder=Path(out), training=training, how=how, device=args.device,
-                       progress=lambda stage, done, total: after(done))  # fmt: skip
+        train_backbone(backbone, data, folder=Path(out), training=training, how=how, runtime=runtime)
 
 
 def turns(folder: Path, full: bool, args: argparse.Namespace) -> tuple[list[float], list[float], list[float]]:

@@ -24,9 +24,9 @@ from common import table
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from medlt.privacy.gradients import WAYS, PerUnit
-from medlt.privacy.randomness import Secure
-from medlt.types import InputError
+from medlt.privacy.dpsgd.gradients import WAYS, PerUnit
+from medlt.privacy.dpsgd.randomness import Secure
+from medlt.types import GradSampleMode, InputError
 
 Losses = Callable[[], Tensor]
 
@@ -86,10 +86,10 @@ def densenet(rows: int, device: str) -> tuple[nn.Module, Losses]:
     """A classifier, 224 px."""
     from monai.networks.nets import DenseNet121
 
-    from medlt.privacy.preflight import prepare
+    from medlt.privacy.dpsgd.preflight import prepare
 
-    net = DenseNet121(spatial_dims=2, in_channels=1, out_channels=14)
-    prepare(net, device)
+    net = DenseNet121(spatial_dims=2, in_channels=1, out_channels=14).to(device)
+    prepare(net)
     x, y = torch.randn(rows, 1, 224, 224, device=device), (torch.rand(rows, 14, device=device) < 0.1).float()
     return net, lambda: F.binary_cross_entropy_with_logits(net(x).float(), y, reduction="none").mean(1)
 
@@ -121,7 +121,11 @@ def stepper(task: Task, way: str, multiplicity: int) -> tuple[Callable[[], None]
         return plain, lambda: None
     with torch.no_grad():
         rows = len(task.loss())
-    groups, gradients, noise = torch.arange(rows) // multiplicity, PerUnit(task.network, 1.0, way), Secure()
+    groups, gradients, noise = (
+        torch.arange(rows) // multiplicity,
+        PerUnit(task.network, 1.0, GradSampleMode(way)),
+        Secure(),
+    )
 
     def private() -> None:
         gradients.clear()

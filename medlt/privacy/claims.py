@@ -196,7 +196,8 @@ def _on_disk(seen: Provenance, ledger: Ledger) -> Iterator[str]:
     """Weights that lie there now and are not those the ledger tells of; Stable Diffusion's have their file hashes."""
     from medlt.diffusion.families import load_label_network
 
-    home = (seen.config.learnt or seen.folder / "stages") / "denoiser"
+    name = str(seen.told.get("denoiser", {}).get("artifact"))
+    home = (seen.config.learnt or seen.folder / "artifacts") / "denoiser" / name
     if not (home / "model.json").is_file() or not ledger.of("denoiser"):
         return
     saved = {str(i): weight for i, weight in enumerate(load_label_network(home).parameters())}

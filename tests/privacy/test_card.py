@@ -18,7 +18,8 @@ from medlt.types import InputError
 
 def manifest() -> Manifest:
     index = pd.Index([f"real-{i}" for i in range(4)], name="uid")
-    about = {"path": [f"{uid}.png" for uid in index], "patient_id": list("abcd"), "split": "train", "view": "PA"}
+    about = {"path": [f"{uid}.png" for uid in index], "patient_id": list("abcd"), "split": "train", "view": "PA",
+             "content": list("wxyz")}  # fmt: skip
     return Manifest(pd.DataFrame({**about, "Mass": [1.0, 0.0, 0.0, 1.0]}, index=index), ("Mass",), Path("images"))
 
 

@@ -8,12 +8,14 @@ from typing import Any
 
 import pandas as pd
 import pytest
+import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from medlt import config as configs
 from medlt.data.manifest import Manifest
-from medlt.files import write_json, write_table, write_text
+from medlt.diffusion.labels import LabelUNet
+from medlt.files import digest_tensors, write_json, write_table, write_text
 from medlt.privacy import claim
 from medlt.privacy.claims import foreseen
 from medlt.privacy.ledger import Mechanism, read, write
@@ -30,7 +32,8 @@ UNTRAINED = {"kind": "stable-diffusion", "model": {"kind": "folder", "path": "ba
 
 def manifest() -> Manifest:
     index = pd.Index([f"real-{i}" for i in range(4)], name="uid")
-    about = {"path": [f"{uid}.png" for uid in index], "patient_id": list("abcd"), "split": "train", "view": "PA"}
+    about = {"path": [f"{uid}.png" for uid in index], "patient_id": list("abcd"), "split": "train", "view": "PA",
+             "content": list("wxyz")}  # fmt: skip
     return Manifest(pd.DataFrame({**about, "Mass": [1.0, 0.0, 0.0, 1.0]}, index=index), ("Mass",), Path("images"))
 
 
@@ -243,6 +246,21 @@ def test_a_stage_in_the_ledger_is_no_flaw(sound: Path, tmp_path: Path) -> None:
     retell(run, digests={"predictor": "1"})
     rewrite(run, mechanism(), mechanism("predictor"))
     assert claim(run).reasons == ()
+
+
+def test_weights_on_disk_are_those_of_the_ledger(sound: Path, tmp_path: Path) -> None:
+    """The artifact that run.json names; another one under its name takes the claim away."""
+    shutil.copytree(sound, run := tmp_path / "run")
+    torch.manual_seed(0)
+    net = LabelUNet(channels=2, findings=1, width=8)
+    net.save(run / "artifacts" / "denoiser" / "abc")
+    weights = digest_tensors({str(i): weight for i, weight in enumerate(net.parameters())})
+    rewrite(run, mechanism(weights=weights))
+    retell(run, weights={"denoiser": weights}, denoiser={"artifact": "abc"})
+    assert claim(run).reasons == ()
+    LabelUNet(channels=2, findings=1, width=8).save(run / "artifacts" / "denoiser" / "abc")
+    (reason,) = claim(run).reasons
+    assert "weights on disk are not those" in reason
 
 
 def test_what_is_no_run_is_told(tmp_path: Path) -> None:
