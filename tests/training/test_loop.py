@@ -453,3 +453,13 @@ def test_weights_that_are_no_numbers_after_the_last_step_are_no_checkpoint(tmp_p
     with pytest.raises(InputError, match="weights are no numbers at step 8; lower the learning rate"):
         run(network(), explode, replace(TRAINING, schedule="cosine", checkpoint_every=8), tmp_path / "cut")
     assert (tmp_path / "cut" / checkpoint.FILE).read_bytes() == kept
+
+
+def test_a_step_that_the_loss_scale_skipped_is_a_step_of_the_schedule() -> None:
+    """torch warns where the optimizer did not step, and where its step is no longer the one that torch wrapped."""
+    state = checkpoint.State.new("k", network(), TRAINING)
+    state.begin_schedule()
+    del state.optimizer.step  # as accelerate puts its own in place of it
+    assert state.rate == 0.005
+    state.advance(1.0)
+    assert (state.rate, state.step) == (0.01, 1)
