@@ -14,6 +14,8 @@ from medlt.types import InputError
 SPLITS = ("train", "val", "test")
 REQUIRED = ("path", "patient_id", "split", "view")
 RESERVED = frozenset((*REQUIRED, "uid", "sex", "age", "content", "synthetic", "weight", "parents", "method"))
+UNPRINTED = ("Cc", "Cs", "Zl", "Zp")
+"""Unicode's categories of signs that are no text in a line: controls, surrogates, ends of lines and paragraphs."""
 LONGEST = 200
 """Bytes of a uid in UTF-8: it names files, beside an ending and what marks a file as unfinished."""
 
@@ -140,13 +142,20 @@ def unfit_for_a_file(uid: str) -> str:
         return "holds a slash"
     if uid.startswith("."):
         return "begins with a dot"
-    if any(unicodedata.category(sign) in ("Cc", "Cs", "Zl", "Zp") for sign in uid):
+    if any(unicodedata.category(sign) in UNPRINTED for sign in uid):
         return "holds a line break or another sign that cannot be printed"
     if uid != uid.strip():
         return "begins or ends with a blank"
     if len(uid.encode()) > LONGEST:
         return f"is longer than {LONGEST} bytes"
     return ""
+
+
+def fit_for_a_file(name: str) -> str:
+    """The same name with '_' for every sign that a uid may not hold, and without a blank or dot where it may not be."""
+    signs = ("_" if sign in "/\\" or unicodedata.category(sign) in UNPRINTED else sign for sign in name)
+    named = "".join(signs).strip()
+    return f"_{named[1:]}" if named.startswith(".") else named
 
 
 def _check_required(rows: pd.DataFrame) -> None:

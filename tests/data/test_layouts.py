@@ -34,9 +34,16 @@ def test_columns_may_have_other_names_and_zeros_stay_in_front(tmp_path: Path, ta
 
 
 def test_one_column_may_serve_twice_and_the_view_may_be_absent(tmp_path: Path, table: pd.DataFrame) -> None:
-    manifest = csv(table.drop(columns="view"), tmp_path, uid="path", view=None)
-    assert list(manifest.rows.index) == list(manifest.rows["path"])
+    manifest = csv(table.drop(columns="view"), tmp_path, patient_id="uid", view=None)
+    assert list(manifest.rows.index) == list(manifest.rows["patient_id"])
     assert manifest.rows["view"].isna().all()
+
+
+def test_a_path_is_no_uid(tmp_path: Path, table: pd.DataFrame) -> None:
+    with pytest.raises(
+        InputError, match=r"labels\.csv: uid 'images/0\.png' holds a slash \(and 5 more\); it names files"
+    ):
+        csv(table, tmp_path, uid="path")
 
 
 def test_root_defaults_to_the_tables_folder(folder: Path, table: pd.DataFrame) -> None:

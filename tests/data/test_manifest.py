@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from medlt.data.columns import LONGEST, uids_in, unfit_for_a_file
+from medlt.data.columns import LONGEST, fit_for_a_file, uids_in, unfit_for_a_file
 from medlt.data.manifest import Manifest
 from medlt.files import digest_file
 from medlt.types import InputError
@@ -271,8 +271,11 @@ def test_an_entry_of_parents(value: object, uids: list[str]) -> None:
 
 @given(st.text(min_size=1, max_size=LONGEST))
 def test_a_uid_that_is_taken_names_a_file(tmp_path_factory: pytest.TempPathFactory, uid: str) -> None:
-    if unfit_for_a_file(uid):
+    if why := unfit_for_a_file(uid):
+        mended = fit_for_a_file(uid)
+        assert why.startswith("is longer") or mended == "" or not unfit_for_a_file(mended)
         return
+    assert fit_for_a_file(uid) == uid
     folder = tmp_path_factory.mktemp("names")
     (folder / f".{uid}.12345.tmp.png").write_bytes(b"1")
     (folder / f"{uid}.png").write_bytes(b"1")

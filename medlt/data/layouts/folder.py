@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from medlt.data.columns import fit_for_a_file
 from medlt.data.layouts import tree
 from medlt.data.layouts.csv_table import ROLES, by_role, chosen_findings, identified
 from medlt.data.layouts.found import PARTS, Draft, Found, finish
@@ -67,7 +68,9 @@ def _bare(files: pd.DataFrame, root: Path) -> pd.DataFrame:
         raise InputError(f"{root}: no PNG, JPEG or DICOM file below it; check SRC and --images")
     inside = files["path"].str.replace("/", "__")
     uid = tree.stems(inside) if files["stem"].duplicated().any() else files["stem"]
-    rows = pd.DataFrame({"uid": uid, "path": files["path"], "name": files["path"].str.rsplit("/", n=1).str[-1]})
+    rows = pd.DataFrame(
+        {"uid": uid.map(fit_for_a_file), "path": files["path"], "name": files["path"].str.rsplit("/", n=1).str[-1]}
+    )
     return rows.assign(patient_id=pd.NA, split=_part(files["path"]), view=pd.NA)
 
 

@@ -162,7 +162,8 @@ def test_files_are_written_once_and_never_replaced(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"m\.orphans\.csv: something else is there"):
         Found(found.manifest, lone.assign(uid="y"), ()).write(out)
     assert {p: (p.read_bytes(), p.stat().st_mtime_ns) for p in out.parent.iterdir()} == before
-    assert Manifest.read(out).digest() == found.manifest.digest()
+    again, rows = (one.rows.drop(columns="path") for one in (Manifest.read(out), found.manifest))
+    pd.testing.assert_frame_equal(again, rows)
 
 
 @pytest.mark.parametrize("name", ["m.csv", "m"])
