@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from collections.abc import Sequence, Sized
 from typing import Any
@@ -16,6 +17,8 @@ REQUIRED = ("path", "patient_id", "split", "view")
 RESERVED = frozenset((*REQUIRED, "uid", "sex", "age", "content", "synthetic", "weight", "parents", "method"))
 UNPRINTED = ("Cc", "Cs", "Zl", "Zp")
 """Unicode's categories of signs that are no text in a line: controls, surrogates, ends of lines and paragraphs."""
+PLAIN = re.compile(r"[A-Za-z0-9_-](?:[A-Za-z0-9_ .,+=@-]*[A-Za-z0-9_.,+=@-])?")
+"""Most uids, known as fit at a glance."""
 LONGEST = 200
 """Bytes of a uid in UTF-8: it names files, beside an ending and what marks a file as unfinished."""
 
@@ -138,6 +141,8 @@ def _check_uids(rows: pd.DataFrame) -> None:
 
 def unfit_for_a_file(uid: str) -> str:
     """Why this uid cannot be the name of a file, a clause; empty if it can."""
+    if len(uid) <= LONGEST and PLAIN.fullmatch(uid):
+        return ""
     if "/" in uid or "\\" in uid:
         return "holds a slash"
     if uid.startswith("."):

@@ -8,8 +8,14 @@ import pandas as pd
 import pytest
 import torch
 
+from medlt.checks.apart import parents_of
+from medlt.checks.sanity import Duplicate
+from medlt.data.manifest import Manifest
+from medlt.files import read_table, write_table
 from medlt.synthesis import METHODS
+from medlt.synthesis.plan import Collection
 from medlt.types import Batch, InputError, Synthesizer
+from medlt.writer import DatasetWriter
 
 NEED = {"Hernia": 4, "Pleural Other": 2}
 GUIDES = ("minority", "features", "jepa", "longtail")
@@ -51,6 +57,34 @@ def test_a_row_alone_reversed_and_read_from_disk_gives_its_bytes(methods: Method
         alone = whole(method, rows.iloc[[i]])
         assert torch.equal(alone.images[0], together.images[i])
         pd.testing.assert_frame_equal(alone.labels, together.labels.iloc[[i]])
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_train_rows_may_be_called_anything_from_plan_to_manifest(methods: Methods, name: str, tmp_path: Path) -> None:
+    """Uids with blanks, commas, quotes and any letters: planned, read from disk, made, checked, written, published."""
+    plain = methods[name]()
+    rows = plain.collection
+    called = {uid: f'Viral Pneumonia-{i}, "é\u4f8b"' for i, uid in enumerate(rows.table.index)}
+    own = {new: old for old, new in called.items()}
+    told: dict[str, Any] = {"collection": Collection(rows.table.rename(index=called), rows.findings, rows.tail)}
+    if name in ("fusion", "edit"):
+        told["latents"] = lambda uids: plain.latents([own[uid] for uid in uids])
+    method = methods[name](**told)
+    write_table(tmp_path / "plan.parquet", method.plan(NEED, 3))
+    plan = read_table(tmp_path / "plan.parquet")
+    batch = whole(method, plan)
+    read = parents_of(batch.rows)
+    assert {uid for uids in read for uid in uids} <= set(called.values())
+    assert all(len(uids) == (2 if name == "fusion" else len(uids)) >= 1 for uids in read)
+    found = Duplicate(lambda uids: torch.rand(len(uids), 1, 16, 16))(batch)
+    writer = DatasetWriter(tmp_path, models="untrained")
+    writer.write(plan, batch, found, list(plan.index))
+    kept = writer.kept()
+    pd.testing.assert_series_equal(parents_of(kept), read)
+    assert kept["seed"].tolist() == plan["seed"].tolist()
+    new = {"patient_id": kept.index, "split": "train", "view": "PA", "synthetic": True}
+    Manifest(kept.assign(**new), rows.findings, tmp_path).write(tmp_path / "manifest.parquet")
+    pd.testing.assert_series_equal(parents_of(Manifest.read(tmp_path / "manifest.parquet").rows), read)
 
 
 @pytest.mark.parametrize("name", METHODS)
