@@ -22,11 +22,11 @@ CODECS = ("identity", "kl")
 def child(kind: str, count: int) -> None:
     """Cache `count` images, read their statistics; print peak memory and time."""
     import torch
-    from medlt.runs import peak_rss_mb
 
     from medlt.diffusion.autoencoder import autoencoder
     from medlt.diffusion.cache import cache_latents, channel_statistics
     from medlt.diffusion.codec import AutoencoderCodec
+    from medlt.recipes._setup import peak_rss_mb
     from medlt.store import Store
     from medlt.testing import Discs, IdentityCodec
     from medlt.training.runtime import Runtime
