@@ -141,17 +141,27 @@ class DatasetWriter:
     def publish(self, uids: Sequence[str]) -> None:
         """Copy these kept images to images/, where users look; the shards stay for a resume.
 
-        An image that lies there under such a name with other bytes is replaced; others are left, and told of.
+        An image that lies there under such a name with other bytes is replaced; others are moved to superseded/images/.
         """
         place = self.folder / "images"
         for file in self._files(uids):
             target, data = place / file.name, file.read_bytes()
             if not target.exists() or target.read_bytes() != data:
                 write_bytes(target, data)
-        known = {f"{uid}.png" for uid in uids}
-        if strange := sorted(path.name for path in place.glob("*.png") if path.name not in known):
-            told = "%s: %d images there are not of this run's plan, such as %s; manifest.parquet leaves them out"
-            logging.getLogger(__name__).warning(told, place, len(strange), strange[0])
+        self._set_aside({f"{uid}.png" for uid in uids})
+
+    def _set_aside(self, known: set[str]) -> None:
+        """Move images that are not of the plan from images/ to superseded/images/, and say so."""
+        place, aside = self.folder / "images", self.folder / "superseded" / "images"
+        strange = sorted(path for path in place.glob("*.png") if path.name not in known)
+        for path in strange:
+            aside.mkdir(parents=True, exist_ok=True)
+            path.replace(aside / path.name)
+        if strange:
+            logging.getLogger(__name__).warning(
+                "%s: %d images were not of this run's plan, such as %s; they were moved to %s",
+                place, len(strange), strange[0].name, aside,
+            )  # fmt: skip
 
 
 def _fill(folder: Path, batch: Batch, findings: Sequence[Finding], kept: Sequence[str]) -> None:

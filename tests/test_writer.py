@@ -207,8 +207,8 @@ def test_published_images_are_those_of_the_plan_whatever_lay_there(
     one.publish(["u0", "u1"])
     published = torch.stack([torch.from_numpy(np.array(Image.open(tmp_path / "images" / f"u{i}.png"))) for i in (0, 1)])
     assert torch.equal(published[:, None], one.read(["u0", "u1"]))
-    assert (tmp_path / "images" / "old.png").read_bytes() == b"another run's"
-    assert "1 images there are not of this run's plan, such as old.png" in caplog.text
+    assert (tmp_path / "superseded" / "images" / "old.png").read_bytes() == b"another run's"
+    assert "1 images were not of this run's plan, such as old.png" in caplog.text
 
 
 def test_an_image_folder_of_hugging_face_can_be_made_of_it(tmp_path: Path) -> None:

@@ -28,9 +28,10 @@ from medlt.classify.networks import known_network, network
 from medlt.classify.sets import TrainingSet, require_one_label
 from medlt.metrics.draws import owners
 from medlt.store import Store
+from medlt.training.protocols import PrivateFit, RowLoss
 from medlt.training.runtime import Runtime
 from medlt.training.settings import Training
-from medlt.types import InputError, PrivateFit, RowLoss
+from medlt.types import InputError
 
 FORMAT = 2  # part of the key: raise it when the same settings would train other weights
 RECORD, WEIGHTS, MECHANISM = "classifier.json", "classifier.safetensors", "mechanism.json"

@@ -16,9 +16,10 @@ from medlt.diffusion.cache import Images
 from medlt.diffusion.codec import AutoencoderCodec, load_codec
 from medlt.files import digest
 from medlt.store import Build, Store
+from medlt.training.protocols import PrivateFit
 from medlt.training.runtime import Runtime
 from medlt.training.settings import WHOLE, Part
-from medlt.types import InputError, PrivateFit
+from medlt.types import InputError
 
 
 def autoencoder(channels: int, width: int, levels: int) -> Any:
@@ -113,7 +114,7 @@ class AutoencoderLoss:
         return loss
 
     def each(self, network: nn.Module, rows: np.ndarray, draw: torch.Generator) -> Tensor:
-        """The same of each row by itself [B]: a medlt.types.RowLoss."""
+        """The same of each row by itself [B]: a medlt.training.protocols.RowLoss."""
         x = self._shown(network, rows)
         out, divergence, numbers = network.answer(x, draw)  # type: ignore[operator]
         loss: Tensor = (out - x).abs().flatten(1).mean(1) + self.kl_weight * divergence / numbers

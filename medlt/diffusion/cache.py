@@ -163,8 +163,8 @@ def _header(row: np.dtype[Any], shape: tuple[int, ...]) -> bytes:
 
 
 def cache_latents(
-    codec: Codec, dataset: Images, *, contents: Mapping[str, str], store: Store, runtime: Runtime, dtype: str = "float32",
-    batch: int = 16,
+    codec: Codec, dataset: Images, *, contents: Mapping[str, str], store: Store, runtime: Runtime,
+    dtype: str = "float32", batch: int = 16,
 ) -> LatentCache:  # fmt: skip
     """Encode `dataset`, or open what is there, or continue where a killed process stopped.
 

@@ -20,10 +20,11 @@ from medlt.diffusion.sampler import from_noise, sample
 from medlt.diffusion.schedulers import scheduler
 from medlt.files import digest, digest_tensors
 from medlt.training.loop import fit
+from medlt.training.protocols import PrivateFit, RowLoss
 from medlt.training.runtime import Runtime
 from medlt.training.settings import WHOLE, Part, Training
 from medlt.training.tracking import Measure, Picture
-from medlt.types import InputError, PrivateFit, RowLoss
+from medlt.types import InputError
 
 FORMAT = 1  # of a trained backbone: raise it when the same settings would train other weights
 

@@ -30,9 +30,9 @@ from medlt.diffusion.noise import Prediction
 from medlt.files import digest
 from medlt.store import Store
 from medlt.training.loop import fit
+from medlt.training.protocols import PrivateFit
 from medlt.training.runtime import Runtime
 from medlt.training.settings import Training
-from medlt.types import PrivateFit
 
 FORMAT = 1  # of a codec trained here: raise it when the same settings would train other weights
 

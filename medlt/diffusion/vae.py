@@ -24,9 +24,10 @@ from medlt.diffusion.codec import AutoencoderCodec, load_codec
 from medlt.files import digest, digest_tensors, write_json
 from medlt.store import Store
 from medlt.training.loop import fit
+from medlt.training.protocols import PrivateFit
 from medlt.training.runtime import Runtime
 from medlt.training.settings import Part, Training
-from medlt.types import InputError, PrivateFit
+from medlt.types import InputError
 
 FORMAT = 1  # of a tuned codec: raise it when the same settings would train other weights
 TRAINING = Training(steps=1000, learning_rate=1e-5, batch=8, checkpoint_every=250)
@@ -74,7 +75,7 @@ class ReconstructionLoss:
         return total
 
     def each(self, network: nn.Module, rows: np.ndarray, draw: torch.Generator) -> Tensor:
-        """The same of each row by itself [B]: a medlt.types.RowLoss, of a `Reconstruction`."""
+        """The same of each row by itself [B]: a medlt.training.protocols.RowLoss, of a `Reconstruction`."""
         x = _shown(network, stacked(self.images, rows))
         out, divergence, numbers = network.answer(x, draw)  # type: ignore[operator]
         loss = (out - x).abs().flatten(1).mean(1) + self.edge * gradient_errors(out, x)

@@ -16,7 +16,7 @@ from medlt.diffusion.noise import STABLE_DIFFUSION
 from medlt.diffusion.prompts import Prompts
 from medlt.diffusion.sampler import from_noise
 from medlt.diffusion.schedulers import evaluations, factory
-from medlt.recipes._cohort import Cohort, about
+from medlt.recipes._cohort import RealRows, about
 from medlt.training.settings import Training
 from medlt.types import InputError
 
@@ -48,10 +48,10 @@ def check_config(config: configs.RunConfig) -> None:
     check_guides(config)
 
 
-def check_rows(config: configs.RunConfig, manifest: Manifest) -> None:
+def check_rows(config: configs.RunConfig, rows: RealRows) -> None:
     """Raises InputError for rows that the config's folds, guides or prompts cannot work with; no image is read."""
-    train = manifest.split("train")
-    if not len(manifest.split("val").rows) and any(one.weight for one in config.method.guides):
+    train = rows.train
+    if not len(rows.val.rows) and any(one.weight for one in config.method.guides):
         raise InputError("no image has split val, on which what guides is chosen; give some, or method.guides: []")
     if (count := train.rows["patient_id"].nunique()) < config.checks.folds:
         raise InputError(f"{count} train patients cannot make {config.checks.folds} folds; lower checks.folds")
@@ -62,7 +62,7 @@ def check_rows(config: configs.RunConfig, manifest: Manifest) -> None:
             check_prompts(tokenizer, words, train)
 
 
-def check_shortfall(cohort: Cohort) -> None:
+def check_shortfall(cohort: RealRows) -> None:
     """Raises InputError where nothing is to be filled."""
     if not cohort.shortfall():
         need = cohort.need

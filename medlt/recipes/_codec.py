@@ -15,9 +15,10 @@ from medlt.diffusion.train import train_codec
 from medlt.diffusion.vae import finetune_codec
 from medlt.recipes._cohort import Cohort, patients
 from medlt.recipes._setup import Run
+from medlt.training.protocols import PrivateFit
 from medlt.training.runtime import Runtime
 from medlt.training.settings import Training
-from medlt.types import Codec, PrivateFit
+from medlt.types import Codec
 
 TUNING, LOSSES = ("steps", "batch", "learning_rate"), ("decoder_only", "edge", "ssim")
 

@@ -31,15 +31,15 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Cohort:
-    """The real rows of a run. `requested`: findings to be made whatever their counts say; `need`: how much of the tail.
+class RealRows:
+    """The real rows of a run before any image is read. `need`: how much of the tail; `requested`: findings to be made
+    whatever their counts say.
 
     Its properties count; none of them trains anything.
     """
 
     manifest: Manifest
     need: configs.Need
-    pixels: PixelCache
     requested: tuple[str, ...] = ()
 
     @cached_property
@@ -85,6 +85,13 @@ class Cohort:
         wanted = {f: round(need.times * positives[f]) if need.times else need.target for f in self.tail}
         lacking = {f: min(need.most, n - int(positives[f])) for f, n in wanted.items()}
         return {f: n for f, n in lacking.items() if n > 0}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cohort(RealRows):
+    """The real rows of a run whose images were read, with their pixels."""
+
+    pixels: PixelCache
 
     def contents(self, part: Manifest) -> dict[str, str]:
         """Return uid -> digest of the image's bytes."""
@@ -140,7 +147,7 @@ def image_sizes(config: configs.RunConfig | configs.VerdictConfig) -> tuple[int,
     return tuple(sorted(sizes))
 
 
-def read_rows(config: configs.RunConfig | configs.VerdictConfig) -> Manifest | None:
+def read_rows(config: configs.RunConfig | configs.VerdictConfig) -> RealRows | None:
     """Return the rows of the config's data before any image is read; None for synthetic radiographs yet to be written.
 
     Raises InputError for bad labels, missing files, and findings without a positive in the train split.
@@ -149,18 +156,20 @@ def read_rows(config: configs.RunConfig | configs.VerdictConfig) -> Manifest | N
         return None
     manifest = open_data(config.data, seed=config.seed, folder=Path())
     _require_positives(config, manifest)
-    return manifest
+    return RealRows(manifest, config.need, requested(config, manifest))
 
 
-def open_cohort(run: Run[Any], manifest: Manifest | None = None) -> Cohort:
-    """Decode the images of `manifest`, or of the config's data, once, and file the rows that can be read.
+def open_cohort(run: Run[Any], rows: RealRows | None = None) -> Cohort:
+    """Decode the images of `rows`, or of the config's data, once, and file the rows that can be read.
 
     Raises InputError for an unreadable image, unless the config goes on without, and for images that changed since the
     run began: half a run on each would be neither.
     """
     config = run.config
     with run.stage("data"):
-        if manifest is None:
+        if rows is not None:
+            manifest = rows.manifest
+        else:
             manifest = open_data(config.data, seed=config.seed, folder=run.path("stages", "data", "phantom"))
         pixels = PixelCache(run.store, workers=run.runtime.threads or 2)
         whole, failures = pixels.prepare(manifest, image_sizes(config), run.runtime.progress)
@@ -170,7 +179,7 @@ def open_cohort(run: Run[Any], manifest: Manifest | None = None) -> Cohort:
         write_text(run.path("failures.csv"), failures.to_csv(index=False))
         whole.write(run.path(str(FILED)))
         run.record(counts={"real": len(whole.rows), "failed": len(failures)}, digests={"manifest": whole.digest()})
-    return Cohort(whole, config.need, pixels, requested(config, whole))
+    return Cohort(whole, config.need, requested(config, whole), pixels=pixels)
 
 
 def filed_cohort(run: Run[configs.RunConfig]) -> Cohort:
@@ -183,7 +192,7 @@ def filed_cohort(run: Run[configs.RunConfig]) -> Cohort:
     whole, failures = pixels.prepare(manifest, image_sizes(run.config), run.runtime.progress)
     _require_readable(failures, manifest, skip=False)
     _require_unchanged(run, whole)
-    return Cohort(whole, run.config.need, pixels, requested(run.config, whole))
+    return Cohort(whole, run.config.need, requested(run.config, whole), pixels=pixels)
 
 
 def _require_readable(failures: pd.DataFrame, manifest: Manifest, skip: bool) -> None:

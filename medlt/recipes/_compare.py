@@ -65,9 +65,10 @@ def _evaluations(run: Run[Any]) -> Sequence[str]:
 
 
 def _record(run: Run[Any], rows: HeldOutRows, arms: Sequence[Arm], trained: TrainedArms) -> None:
-    """Counts, and how fast and how busy the training was, into run.json."""
-    counts = {"train": len(rows.train), "val": len(rows.val), "test": len(rows.test), "arms": len(arms)}
-    run.record(counts=counts | {"trained": trained.trained, "cached": trained.cached})
+    """Counts into run.json; and how many arms were trained now, how fast and how busy, which is no part of a result."""
+    run.record(counts={"train": len(rows.train), "val": len(rows.val), "test": len(rows.test), "arms": len(arms)})
+    work: dict[str, float] = {"trained": trained.trained, "cached": trained.cached}
     if (pace := trained.pace) is not None:
-        health = {"images_per_second": round(pace.images_per_second, 1), "busy": round(pace.busy, 4)}
-        run.record(health={"training": health | {"workers": run.config.evaluation.workers}})
+        work |= {"images_per_second": round(pace.images_per_second, 1), "busy": round(pace.busy, 4)}
+        work |= {"workers": run.config.evaluation.workers}
+    run.record(training_of_arms=work)

@@ -1,15 +1,15 @@
 """The denoiser of a run, of whatever family its config names, as a backbone ready to sample.
 
 A small network is trained from nothing; a Stable Diffusion is loaded or made, fine-tuned, and read back from what was
-written. What is sampled is always what the artifact holds. RUN/denoiser is a copy of a fine-tuned Stable Diffusion for
-the user to take away: a LoRA file that goes with the base model, or a whole diffusers folder.
+written. What is sampled is always what the artifact holds. RUN/denoiser is a copy for the user to take
+away: the small network, a LoRA file that goes with the base model, or a whole diffusers folder.
 """
 
 from __future__ import annotations
 
 import filecmp
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -41,10 +41,12 @@ from medlt.recipes._codec import placement
 from medlt.recipes._cohort import Cohort, about, patients
 from medlt.recipes._setup import Run
 from medlt.store import Artifact
-from medlt.types import InputError, PrivateFit
+from medlt.training.protocols import PrivateFit
+from medlt.types import InputError
 
 SHOWN = 8
 KIND = "denoiser"
+LABEL_FILES = ("model.json", "model.safetensors")
 INDEX = {"full": "model_index.json", "lora": "pytorch_lora_weights.safetensors"}
 OWN = {"kind", "start", *configs.Training.model_fields}
 """Fields of a denoiser's config that are not its network's."""
@@ -130,6 +132,7 @@ def _label_network(
             raise InputError(f"{folder}: the denoiser reads back otherwise than it was trained; the disk is at fault")
 
     artifact = _trained(run, cohort, latents, net.backbone(), FULL, private, losses, save)
+    _hand_over({artifact.path(name): run.path("denoiser", name) for name in LABEL_FILES})
     saved = load_label_network(artifact.folder)
     if private is not None:  # what can be read back is what is handed on
         weights = digest_tensors({str(i): weight for i, weight in enumerate(saved.parameters())})
@@ -235,8 +238,8 @@ def _stable_diffusion(
         run, cohort, latents, backbone, _how(chosen), private, losses, save,
         codec=latents.codec.digest, prompts=words.digest, train=chosen.train,
     )  # fmt: skip
-    _hand_over(artifact.path("model"), run.path("denoiser"))
-    trained = artifact.path("model")
+    trained, home = artifact.path("model"), run.path("denoiser")
+    _hand_over({file: home / file.relative_to(trained) for file in trained.rglob("*") if file.is_file()})
     saved = load_stable_diffusion(trained) if chosen.train == "full" else base(trained)
     return saved.backbone(words), artifact
 
@@ -263,18 +266,17 @@ def _require_free(home: Path, train: str) -> None:
         raise InputError(f"{home} is in the way of what this run trains; move it away and run again")
 
 
-def _hand_over(model: Path, home: Path) -> None:
-    """Copy the model to where the user finds it; an adapter may lie beside other files.
+def _hand_over(files: Mapping[Path, Path]) -> None:
+    """Copy files of a model to where the user finds them; an adapter may lie beside other files.
 
     Raises InputError for a file there that is another model's.
     """
-    for file in sorted(path for path in model.rglob("*") if path.is_file()):
-        target = home / file.relative_to(model)
+    for file, target in sorted(files.items()):
         if not target.exists():
             with atomic(target) as temporary:
                 shutil.copyfile(file, temporary)
         elif not filecmp.cmp(file, target, shallow=False):
-            raise InputError(f"{target}: is not what this run trained; move {home} away and run again")
+            raise InputError(f"{target}: is not what this run trained; move it away and run again")
 
 
 def saved_denoiser(run: Run[configs.RunConfig], cohort: Cohort, latents: Latents) -> Backbone:

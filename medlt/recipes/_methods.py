@@ -39,7 +39,8 @@ from medlt.synthesis.longtail import LongtailGuide, pictures
 from medlt.synthesis.minority import JepaGuide, Levels, MinorityGuide, reference_levels
 from medlt.synthesis.plan import Collection as TrainTable
 from medlt.synthesis.plan import Draws
-from medlt.types import PrivateFit, Synthesizer
+from medlt.training.protocols import PrivateFit
+from medlt.types import Synthesizer
 
 MOST = 200
 """Train positives of a finding by which its level is set: the mean of so many is good to 7 % of their spread."""

@@ -22,8 +22,8 @@ from medlt.recipes._denoiser import labelled_latents
 from medlt.recipes._setup import Run
 from medlt.sparse.embedding import SimplicialCoder
 from medlt.sparse.iterated import Iterated, iterate
+from medlt.training.protocols import PrivateFit
 from medlt.training.runtime import Runtime
-from medlt.types import PrivateFit
 
 PRIVATE = ("network", "steps", "batch", "learning_rate", "weight_decay")
 """Settings that hold for a private verifier too; class weights and early stops read all patients at once."""

@@ -23,19 +23,20 @@ from medlt.checks.folds import Crossfit
 from medlt.files import digest
 from medlt.privacy import accounting, ledger
 from medlt.privacy.claims import foreseen
-from medlt.recipes._cohort import Cohort
+from medlt.recipes._cohort import Cohort, RealRows
 from medlt.recipes._setup import Run
 from medlt.sparse.private import private_steps
 from medlt.synthesis.plan import Collection as TrainTable
+from medlt.training.protocols import PrivateFit, RowLoss
 from medlt.training.runtime import Runtime
 from medlt.training.settings import Training
-from medlt.types import InputError, PrivateFit, RowLoss
+from medlt.types import InputError
 
 SPARSE = {"batch", "generations", "imitation_epochs", "adaptation_epochs", "interaction_epochs"}
 Plans = dict[str, accounting.Planned]
 
 
-def plans(config: configs.RunConfig, cohort: Cohort) -> Plans:
+def plans(config: configs.RunConfig, cohort: RealRows) -> Plans:
     """Return every training on patients that this run plans, by its name in the ledger.
 
     A patient is counted in every verifier, though each is left out of one. Raises InputError where a step would draw
@@ -70,7 +71,7 @@ def _units(config: configs.RunConfig, rows: pd.DataFrame) -> int:
     return len(rows) if config.privacy.unit == "image" else int(rows["patient_id"].nunique())
 
 
-def _judged(config: configs.RunConfig, cohort: Cohort) -> dict[int, int]:
+def _judged(config: configs.RunConfig, cohort: RealRows) -> dict[int, int]:
     """Number of a verifier -> among how many it hides who it was trained on; data-independent runs only if asked."""
     assert config.privacy is not None
     if config.blind and not config.privacy.classifier:
@@ -80,7 +81,7 @@ def _judged(config: configs.RunConfig, cohort: Cohort) -> dict[int, int]:
     return {k: _units(config, rows[fold != k]) for k in range(config.checks.folds)}
 
 
-def check_budget(config: configs.RunConfig, cohort: Cohort) -> None:
+def check_budget(config: configs.RunConfig, cohort: RealRows) -> None:
     """Raises InputError, before anything is trained, for a budget that cannot be kept; warns of what ends the claim."""
     if config.privacy is None:
         return
@@ -97,7 +98,7 @@ def _noise(planned: tuple[tuple[float, int], ...], epsilon: float, delta: float)
     return accounting.calibrate([accounting.Planned(*one) for one in planned], epsilon, delta)
 
 
-def noise(config: configs.RunConfig, cohort: Cohort) -> float:
+def noise(config: configs.RunConfig, cohort: RealRows) -> float:
     """Return the noise multiplier at which everything that is planned costs the budget."""
     assert config.privacy is not None
     planned = tuple((one.rate, one.steps) for one in plans(config, cohort).values())
@@ -106,7 +107,9 @@ def noise(config: configs.RunConfig, cohort: Cohort) -> float:
 
 @dataclass(frozen=True)
 class PrivateTraining:
-    """What trains in place of the ordinary step in a private run, and keeps its ledger; a `medlt.types.PrivateFit`.
+    """What trains in place of the ordinary step in a private run, and keeps its ledger.
+
+    See `medlt.training.protocols.PrivateFit`.
 
     With `kept` False it is for trainings that an audit makes and throws away, which are in no ledger.
     """
@@ -132,7 +135,7 @@ class PrivateTraining:
         folder: Path, key: str, name: str, evaluate: Callable[[nn.Module], float] | None = None,
         picture: Callable[[nn.Module], Tensor] | None = None,
     ) -> None:  # fmt: skip
-        """Train as `medlt.types.PrivateFit` says, within what the other stages leave of the budget."""
+        """Train as `medlt.training.protocols.PrivateFit` says, within what the other stages leave of the budget."""
         from medlt.privacy.dpsgd.training import Private, fit
 
         config, chosen = self.run.config, self.chosen

@@ -32,8 +32,9 @@ log = logging.getLogger(__name__)
 
 def own_images(name: str, run: Run[configs.RunConfig], filled: augment.Filled) -> SourceImages:
     """Return the images that this run has just made, as the source of its comparison."""
-    cohort, made = filled.cohort, filled.published.made
-    kept = _kept(made, filled.published.results, cohort, run.config)
+    cohort = filled.cohort
+    made = _lent(filled.published.made, cohort, run.config)
+    kept = _kept(made, filled.published.results)
     verifiers = _verifiers(run, cohort, filled.verifiers) if filled.verifiers.judges else None
     if verifiers is None and len(kept):
         kept = kept.drop(columns="fold")
@@ -76,10 +77,9 @@ def _opened(name: str, run: Run[configs.RunConfig], own: Cohort, cohort: Cohort)
     whole = Manifest.read(run.path("manifest.parquet"))
     made = whole.where(whole.rows["synthetic"] if "synthetic" in whole.rows else pd.Series(False, whole.rows.index))
     results, planned = (_table(name, run.path(f"{table}.parquet")) for table in ("findings", "plan"))
-    kept = _kept(made, results, own, run.config)
-    provenance.require_fit(
-        name, Manifest(kept, made.findings, made.root), own.train, cohort.manifest, stopped_by=own.val
-    )
+    made = _lent(made, own, run.config)
+    provenance.require_fit(name, made, own.train, cohort.manifest, stopped_by=own.val)
+    kept = _kept(made, results)
     # a data-independent run had no verifiers: these measure its images and choose none
     private = None if run.config.blind else private_fit(run, own)
     verifiers = train_verifiers(run, own, private)
@@ -87,20 +87,26 @@ def _opened(name: str, run: Run[configs.RunConfig], own: Cohort, cohort: Cohort)
         log.warning("source %s: the verifiers that chose its images were not found, they were trained again", name)
     if run.config.blind and len(kept):  # each is judged by the one that never saw the real row it is held against
         kept = kept.assign(fold=verifiers.fold.loc[kept["like"]].to_numpy())
-    judged_apart(kept["fold"], verifiers.seen, parents_of(kept))
+    if len(kept):
+        judged_apart(kept["fold"], verifiers.seen, parents_of(kept))
     return SourceImages(
         name, kept, _labels(made), _pixels(made), _verifiers(run, own, verifiers), results, len(planned),
         _guiding(run, own, verifiers),
     )  # fmt: skip
 
 
-def _kept(made: Manifest, results: pd.DataFrame, own: Cohort, config: configs.RunConfig) -> pd.DataFrame:
-    """Kept images with their verifier's probability, and the real row each is held against."""
+def _lent(made: Manifest, own: Cohort, config: configs.RunConfig) -> Manifest:
+    """The images of a data-independent run, each with a real row of its finding that its control repeats."""
+    if not config.blind or made.rows.empty:
+        return made
+    return Manifest(made.rows.assign(like=lent(made.rows, own.train.rows)), made.findings, made.root)
+
+
+def _kept(made: Manifest, results: pd.DataFrame) -> pd.DataFrame:
+    """Kept images with their verifier's probability."""
     rows = made.rows
     if rows.empty:
         return rows.assign(judge=pd.Series(dtype=float))
-    if config.blind:
-        rows = rows.assign(like=lent(rows, own.train.rows))
     verified = results[results["check"] == LabelConsistency.name].set_index("uid")["value"]
     return rows.assign(judge=verified.reindex(rows.index), **rows[["slot", "fold"]].astype(int))
 

@@ -9,12 +9,11 @@ import pandas as pd
 
 from medlt import config as configs
 from medlt.checks.folds import Crossfit
-from medlt.data.manifest import Manifest
 from medlt.files import digest, write_text
 from medlt.privacy.card import datasheet, model_card
 from medlt.recipes._checks import check_config, check_rows, check_shortfall
 from medlt.recipes._codec import encode, make_codec
-from medlt.recipes._cohort import Cohort, open_cohort, read_rows
+from medlt.recipes._cohort import Cohort, RealRows, open_cohort, read_rows
 from medlt.recipes._methods import Built, Learnt, build_method
 from medlt.recipes._models import train_verifiers
 from medlt.recipes._privacy import check_budget, no_verifiers, private_fit
@@ -48,18 +47,20 @@ def main(config: configs.RunConfig, progress: Progress = silent) -> Path:
     return run.folder
 
 
-def check(config: configs.RunConfig) -> Manifest | None:
+def check(config: configs.RunConfig) -> RealRows | None:
     """Look at everything that can be wrong before a folder is made; returns the rows, no image of which is read yet."""
     check_config(config)
     rows = read_rows(config)
     if rows is not None:
         check_rows(config, rows)
+        check_shortfall(rows)
+        check_budget(config, rows)
     return rows
 
 
 def learn(run: Run[configs.RunConfig], cohort: Cohort) -> Learnt:
     """Train or load what every method stands on: the codec, all images as latents, and the verifiers."""
-    check_rows(run.config, cohort.manifest)
+    check_rows(run.config, cohort)
     check_shortfall(cohort)
     check_budget(run.config, cohort)
     private = private_fit(run, cohort)

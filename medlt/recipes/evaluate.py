@@ -5,10 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from medlt import config as configs
-from medlt.data.manifest import Manifest
 from medlt.evaluation.design import ArmSpec, check_arms
 from medlt.evaluation.labelling import check_labels
-from medlt.recipes._cohort import Cohort, open_cohort, read_rows
+from medlt.recipes._cohort import RealRows, open_cohort, read_rows
 from medlt.recipes._compare import arm_settings, compare, held_out_rows
 from medlt.recipes._setup import opened
 from medlt.recipes._sources import open_sources, source_config
@@ -26,7 +25,7 @@ def main(config: configs.VerdictConfig, progress: Progress = silent) -> Path:
     rows = check(config, specs)
     with opened(config, progress) as run:
         cohort = open_cohort(run, rows)
-        _require_splits(cohort.manifest)
+        _require_splits(cohort)
         _require_tail(cohort)
         with run.stage("sources"):
             sources = open_sources(config, cohort, progress)
@@ -43,7 +42,7 @@ def main(config: configs.VerdictConfig, progress: Progress = silent) -> Path:
     return run.folder
 
 
-def check(config: configs.VerdictConfig, specs: dict[str, ArmSpec]) -> Manifest | None:
+def check(config: configs.VerdictConfig, specs: dict[str, ArmSpec]) -> RealRows | None:
     """Look at arms, sources and rows before a folder is made; returns the rows, no image of which is read yet."""
     check_arms(specs, arm_settings(config))
     for name, given in config.sources.items():
@@ -51,17 +50,18 @@ def check(config: configs.VerdictConfig, specs: dict[str, ArmSpec]) -> Manifest 
     rows = read_rows(config)
     if rows is not None:
         _require_splits(rows)
+        _require_tail(rows)
     return rows
 
 
-def _require_splits(manifest: Manifest) -> None:
+def _require_splits(rows: RealRows) -> None:
     """Raises InputError where a split has no image."""
     for split in ("train", "val", "test"):
-        if manifest.split(split).rows.empty:
+        if rows.manifest.split(split).rows.empty:
             raise InputError(f"no image has split {split}: arms train on train, are chosen on val and tested on test")
 
 
-def _require_tail(cohort: Cohort) -> None:
+def _require_tail(cohort: RealRows) -> None:
     """Raises InputError where no finding is tail."""
     if not cohort.tail:
         raise InputError(f"no finding is tail ({cohort.groups.rule}): nothing to decide on; raise need.tail_below")

@@ -32,7 +32,7 @@ def main(config: configs.RunConfig, part: str, progress: Progress = silent) -> P
             learnt = learn(run, cohort)
             train_denoiser(run, cohort, learnt.latents, learnt.private, further_losses(run, learnt))
             return run.folder
-        check_rows(config, cohort.manifest)
+        check_rows(config, cohort)
         check_shortfall(cohort)
         check_budget(config, cohort)
         private = private_fit(run, cohort)

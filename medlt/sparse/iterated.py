@@ -39,8 +39,9 @@ from medlt.sparse.embedding import SimplicialCoder, evaluating, initialise, told
 from medlt.sparse.phases import Lesson, adapt, imitate, interact
 from medlt.sparse.private import Private, private_steps, require_patients
 from medlt.store import Artifact, Store
+from medlt.training.protocols import PrivateFit
 from medlt.training.runtime import Runtime
-from medlt.types import InputError, PrivateFit
+from medlt.types import InputError
 
 FORMAT = 1  # part of the key: raise it when the same settings would learn another code
 FILE = "coder.safetensors"

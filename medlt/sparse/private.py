@@ -22,8 +22,9 @@ from medlt.files import digest
 from medlt.sparse.embedding import SimplicialCoder
 from medlt.sparse.phases import Lesson, sample_words, speak
 from medlt.store import Artifact
+from medlt.training.protocols import PrivateFit, RowLoss
 from medlt.training.settings import Training
-from medlt.types import InputError, PrivateFit, RowLoss
+from medlt.types import InputError
 
 
 def private_steps(

@@ -44,9 +44,10 @@ from medlt.sparse.phases import Lesson
 from medlt.sparse.private import imitation_loss, interaction_loss, masked_bces, private_steps
 from medlt.store import Store
 from medlt.testing import Discs, tiny_autoencoder_kl, tiny_autoencoder_tiny
+from medlt.training.protocols import RowLoss
 from medlt.training.runtime import Runtime
 from medlt.training.settings import WHOLE, Training
-from medlt.types import GradSampleMode, InputError, RowLoss
+from medlt.types import GradSampleMode, InputError
 
 N = 12
 UIDS = [f"u{i}" for i in range(N)]

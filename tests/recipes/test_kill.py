@@ -62,7 +62,9 @@ def working_for(place: Path, seconds: float) -> Moment:
 def content(run: Path) -> dict[str, bytes]:
     """Every file but run.json, which holds times, locks, and the index of files, which holds their times."""
     files = sorted(p.relative_to(run).as_posix() for p in run.rglob("*") if p.is_file())
-    kept = [name for name in files if name != "run.json" and not name.endswith(".lock") and "/files" not in name]
+    kept = [
+        name for name in files if name != "run.json" and not name.endswith(".lock") and "artifacts/pixels/" not in name
+    ]
     return {name: (run / name).read_bytes() for name in kept}
 
 

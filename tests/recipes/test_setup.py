@@ -63,7 +63,7 @@ def test_a_renamed_run_folder_continues(
     monkeypatch.chdir(tmp_path)
     stages: list[str] = []
     augment(tiny(Path("renamed")), lambda stage, done, total: stages.append(stage))
-    assert not {"codec", "denoiser", "iterated learning"} & set(stages)
+    assert not {"codec", "denoiser", "latents"} & set(stages)
     assert pictures(tmp_path / "renamed") == pictures(finished) != {}
 
 

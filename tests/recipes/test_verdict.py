@@ -100,8 +100,8 @@ def test_the_verdict_is_on_the_arm_validation_likes_best(done: Path) -> None:
 def test_an_added_arm_trains_itself_alone(finished: Path, done: Path, tmp_path: Path) -> None:
     first = pd.read_parquet(done / "scores.parquet")
     run = once_more(done, finished, tmp_path / "run", arms={**ARMS, "plain": {"loss": "plain"}})
-    counts = json.loads((run / "run.json").read_text())["counts"]
-    assert counts["trained"] == 2  # two seeds
+    work = json.loads((run / "run.json").read_text())["training_of_arms"]
+    assert work["trained"] == 2  # two seeds
     again = pd.read_parquet(run / "scores.parquet")
     pd.testing.assert_frame_equal(again[again["arm"] != "plain"].reset_index(drop=True), first)
     assert json.loads((run / "verdict.json").read_text())["test_set_evaluations"] == 2
@@ -120,7 +120,7 @@ def test_workers_change_no_byte(finished: Path, done: Path, tmp_path: Path) -> N
 def test_one_seed_gives_no_verdict(finished: Path, done: Path, tmp_path: Path) -> None:
     one = {"arms": {"fusion": {"source": "fusion"}}, "evaluation": {"seeds": 1, "draws": 100}}
     run = once_more(done, finished, tmp_path / "run", **one)
-    assert json.loads((run / "run.json").read_text())["counts"]["trained"] == 0
+    assert json.loads((run / "run.json").read_text())["training_of_arms"]["trained"] == 0
     verdict = json.loads((run / "verdict.json").read_text())
     assert verdict["verdict"] == "no verdict"
     assert "one seed" in verdict["sentence"]

@@ -386,10 +386,9 @@ def experiment(tmp_path: Path) -> Path:
         "seeds": 3,
     }
     (tmp_path / "verdict.json").write_text(json.dumps(told))
-    health = {"training": {"images_per_second": 321.4, "busy": 0.97}}
-    counts = {"train": 500, "val": 80, "test": 345, "arms": 6, "trained": 4, "cached": 2}
+    counts = {"train": 500, "val": 80, "test": 345, "arms": 6}
     ran = {"versions": {"torch": "2.13.0"}, "device": "cpu", "seed": 7, "seconds": {"train": 123.456}}
-    (tmp_path / "run.json").write_text(json.dumps(ran | {"counts": counts, "health": health}))
+    (tmp_path / "run.json").write_text(json.dumps(ran | {"counts": counts}))
     return tmp_path
 
 

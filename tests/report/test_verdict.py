@@ -268,9 +268,9 @@ def test_json_twin_holds_the_same_numbers(experiment: Path) -> None:
     assert json.loads((experiment / "report.json").read_text())["agreement"] is None
 
 
-def test_counts_and_speed_are_shown(experiment: Path, page_of: Read) -> None:
+def test_counts_are_shown(experiment: Path, page_of: Read) -> None:
     text = page_of(experiment).text("repeat")
-    for shown in ("trained4", "cached2", "training.busy0.97", "training.images per second321.40"):
+    for shown in ("train500", "test345", "arms6"):
         assert shown in text
 
 

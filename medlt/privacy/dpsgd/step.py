@@ -18,8 +18,9 @@ from medlt.privacy.dpsgd.randomness import Randomness
 from medlt.privacy.dpsgd.units import Units, chunks
 from medlt.training.checkpoint import State
 from medlt.training.loop import stream
+from medlt.training.protocols import RowLoss
 from medlt.training.runtime import Precision
-from medlt.types import InputError, RowLoss
+from medlt.types import InputError
 
 
 @dataclass

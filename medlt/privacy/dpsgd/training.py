@@ -29,10 +29,11 @@ from medlt.privacy.dpsgd.units import Units
 from medlt.privacy.ledger import MECHANISM, Mechanism, write_mechanism
 from medlt.training.checkpoint import State, resume
 from medlt.training.loop import accelerated, run, shape, stream
+from medlt.training.protocols import RowLoss
 from medlt.training.runtime import Runtime
 from medlt.training.settings import Training
 from medlt.training.tracking import Measure, Picture, Track
-from medlt.types import GradSampleMode, InputError, RowLoss
+from medlt.types import GradSampleMode, InputError
 
 __all__ = ["Private", "budget", "fit"]
 
