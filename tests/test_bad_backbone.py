@@ -387,7 +387,7 @@ def test_an_untrained_model_of_other_widths(widths: list[int], sound: Path, plac
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is such a device here")
 def test_a_missing_device_leaves_nothing(sound: Path, place: Path) -> None:
-    assert_one_line(run(sound, {"device": "cuda"}), "torch sees no such device here")
+    assert_one_line(run(sound, {"device": "cuda"}), "torch finds no GPU")
     assert not (place / "run").exists()
 
 

@@ -80,8 +80,9 @@ class PixelCache:
         table = self.store.root / "pixels" / f"{digest(sorted(paths.values()))}.parquet"
         with locked(table.with_suffix(".lock"), "preparing the same images"):
             began = time.time_ns()
-            read = self._read_all(paths, tuple(dict.fromkeys(sizes)), _remembered(table), progress)
-            _remember(table, read.values(), began)
+            remembered = _remembered(table)
+            read = self._read_all(paths, tuple(dict.fromkeys(sizes)), remembered, progress)
+            _remember(table, read.values(), began, remembered)
         failures = [(uid, *one.failure) for uid, one in read.items() if one.failure]
         rows = manifest.rows[[read[uid].failure is None for uid in manifest.rows.index]]
         rows = rows.assign(content=pd.Series({uid: read[uid].content for uid in rows.index}, rows.index, dtype="str"))
@@ -275,8 +276,11 @@ def _remembered(table: Path) -> dict[State, str]:
     return {tuple(state): str(content) for *state, content in rows.itertuples(index=False, name=None)}
 
 
-def _remember(table: Path, read: Iterable[_Read], began: int) -> None:
+def _remember(table: Path, read: Iterable[_Read], began: int, before: Mapping[State, str]) -> None:
     """Keep what names the bytes of files that had stopped changing before the pass began."""
-    kept = {one.state: one.content for one in read if one.state and one.failure is None}
-    rows = [(*state, content) for state, content in kept.items() if max(state[2:4]) < began - RACY_NS]
+    known = {one.state: one.content for one in read if one.state and one.failure is None}
+    kept = {state: content for state, content in known.items() if max(state[2:4]) < began - RACY_NS}
+    if kept == before:
+        return
+    rows = [(*state, content) for state, content in kept.items()]
     write_table(table, pd.DataFrame(rows, columns=[*STATE, "content"]))

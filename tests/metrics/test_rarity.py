@@ -33,7 +33,7 @@ def test_equal_to_the_definitions_sample_by_sample(seed: int, k: int, width: int
     real, samples = chance.normal(size=(12, width)), chance.normal(0, 1.5, size=(6, width))
     wanted = np.array([slow(real, x, k) for x in samples]).T
     found = [fn(real, samples, k) for fn in (avg_knn, lof, rarity)]
-    np.testing.assert_allclose(found, wanted, rtol=1e-7)
+    np.testing.assert_allclose(found, wanted, rtol=1e-6, atol=1e-9)  # distances may cancel
 
 
 def test_lof_is_scikit_learns() -> None:

@@ -166,7 +166,8 @@ def test_only_what_comes_after_the_shared_parts_can_be_varied(vary: dict[str, tu
 
 
 @pytest.mark.parametrize("name", ["nih14/ablation", "phantom/ablation"])
-def test_the_shipped_configs_ask_for_every_open_question(name: str) -> None:
+def test_the_shipped_configs_ask_for_every_open_question(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MEDLT_DATA", "data")
     config = load(catalogue.path(name))
     assert config.ablation is not None
     asked = config.ablation

@@ -142,14 +142,15 @@ def test_damaged_artifacts_are_named_set_aside_and_made_again(
     before = pictures(finished)
     spoilt = []
     for pattern in PLACES:
-        file = next(path for path in sorted(Path("run").glob(pattern)) if path.is_file() and path.stat().st_size > 20)
+        files = [path for path in sorted(Path("run").glob(pattern)) if path.is_file() and ".work" not in path.parts[-2]]
+        file = next(path for path in files if path.stat().st_size > 20)
         file.write_bytes(DAMAGE[damage](file.read_bytes()))
         spoilt.append(file)
-    for file in sorted(path for path in Path("run/artifacts").glob("shard*/**/*") if path.is_file())[:1]:
+    for file in sorted(path for path in Path("run/stages").glob("shard*/*/images/*.png"))[:1]:
         file.write_bytes(DAMAGE[damage](file.read_bytes()))
         spoilt.append(file)
     with caplog.at_level(logging.WARNING):
-        augment(tiny(Path("run")))
+        run(tiny(Path("run")))
     assert pictures(Path("run")) == before
     named = [file for file in spoilt if file.as_posix() in caplog.text or str(file.parent) in caplog.text]
     assert named == spoilt

@@ -273,7 +273,8 @@ def test_training_one_part_is_found_by_the_whole(full: Path, make: Make, tmp_pat
 
     config = make(tmp_path / "run", "unet")
     made = train(config, "denoiser")
-    assert len(list(made.glob("artifacts/denoiser/*/model.safetensors"))) == 1
+    assert len(list(made.glob("artifacts/denoiser/*/artifact.json"))) == 1
+    assert (made / "denoiser/model.safetensors").is_file()
     assert not (tmp_path / "run/plan.parquet").exists()
     steps: list[str] = []
     train(config, "denoiser", lambda stage, done, total: steps.append(stage))

@@ -144,6 +144,9 @@ def test_a_training_that_was_thrown_away_is_counted_and_its_images_are_not_taken
     write_text(copied / "config.yaml", dump(config))
     shutil.rmtree(copied / "artifacts" / "denoiser")
     before = {path.name: path.read_bytes() for path in (copied / "images").glob("*.png")}
+    with pytest.raises(InputError, match="is not what this run trained"):
+        augment(config)
+    (copied / "denoiser").rename(copied / "the first denoiser")
     augment(config)
     assert {path.name: path.read_bytes() for path in (copied / "images").glob("*.png")} != before
     kept = ledger.read(copied / "ledger.json")

@@ -151,6 +151,7 @@ def test_a_source_is_only_read_whatever_the_threads(finished: Path, tmp_path: Pa
 
     def written() -> dict[Path, int]:
         files = (file for file in finished.rglob("*") if file.is_file() and file.suffix != ".lock")
+        files = (file for file in files if file.parent.name != "pixels")  # what names the bytes of unchanged files
         return {file: file.stat().st_mtime_ns for file in files}
 
     before, threads = written(), torch.get_num_threads()
