@@ -35,7 +35,7 @@ from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.encaps import encapsulate, get_frame
 from pydicom.pixels import pixel_array
 
-from medlt.data.convert import PRESETS, Settings, convert
+from medlt.data.convert import PRESETS, ConversionSettings, convert
 from medlt.data.convert.pool import Pool
 from medlt.data.convert.presets import to_uint8
 from medlt.data.dicom.guard import _bits_below, _cleared, open_bytes
@@ -303,7 +303,7 @@ def chunk(files: list[tuple[str, str, bytes]], tally: Tally, workers: int, timeo
             tally.silence, last = max(tally.silence, time.monotonic() - last), time.monotonic()
 
         with heard(tally.said):
-            convert(source, out, Settings(timeout_s=timeout), workers=workers, progress=answered)
+            convert(source, out, ConversionSettings(timeout_s=timeout), workers=workers, progress=answered)
         tally.seconds += time.monotonic() - started
         _count(files, source, out, tally, timeout, keep)
 

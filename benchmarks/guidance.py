@@ -24,14 +24,14 @@ from common import table
 from guidance_longtail import FINDINGS, epistemic, taesd
 from torch import Tensor
 
-from medlt.chance import noise_like
 from medlt.diffusion.backbone import Backbone
 from medlt.diffusion.labels import LabelUNet
 from medlt.diffusion.placement import best_dtype
 from medlt.diffusion.sampler import from_noise, sample
 from medlt.diffusion.schedulers import scheduler
 from medlt.diffusion.signals import between
-from medlt.synthesis.guides import Guide, Told, guided
+from medlt.rng import noise_like
+from medlt.synthesis.guides import Guide, SamplingContext, guided
 from medlt.synthesis.longtail import LongtailGuide, pictures
 from medlt.synthesis.minority import JepaGuide, MinorityGuide
 from medlt.synthesis.space import in_calls
@@ -75,7 +75,7 @@ def sampler(backbone: Backbone, chosen: Sequence[Guide], weight: float, steps: i
     def sampled(noise: Tensor, condition: Tensor, labels: Tensor, target: Tensor, seeds: Tensor) -> Tensor:
         built = scheduler("ddpm", steps)
         start = from_noise(noise, built)
-        told = Told(backbone, condition, labels, target, seeds, start.timesteps)
+        told = SamplingContext(backbone, condition, labels, target, seeds, start.timesteps)
         return sample(guided(chosen, told, weight), start, built, seeds.tolist())
 
     call = in_calls(sampled, backbone.device, batch)

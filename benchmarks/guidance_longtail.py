@@ -24,11 +24,11 @@ import psutil
 import torch
 from common import table
 
-from medlt.chance import noise_like
 from medlt.classify.epistemic import STATISTICS, Epistemic, Members
 from medlt.classify.networks import network
 from medlt.diffusion.codec import AutoencoderCodec, load_codec
-from medlt.diffusion.through import climb, seen
+from medlt.diffusion.decoded_signal import climb, seen
+from medlt.rng import noise_like
 from medlt.synthesis.longtail import objective, pictures
 from medlt.testing import constant_denoiser, tiny_autoencoder_kl, tiny_autoencoder_tiny
 

@@ -23,12 +23,11 @@ import torch
 from common import table
 
 from medlt import config as configs
-from medlt.chance import rng
 from medlt.checks.consistency import thresholds
 from medlt.classify.sets import TrainingSet
 from medlt.data.loaders import images
 from medlt.data.manifest import Manifest
-from medlt.evaluation.arms import REAL, Arm, Arms, duplicated, lent
+from medlt.evaluation.arms import REAL, Arm, Arms, count_matched_control, match_real_rows
 from medlt.evaluation.engine import train_arms
 from medlt.evaluation.verdict import compare
 from medlt.files import write_table
@@ -39,6 +38,7 @@ from medlt.recipes._cohort import open_cohort
 from medlt.recipes._compare import held_out_rows
 from medlt.recipes._models import train_verifiers
 from medlt.recipes._setup import opened
+from medlt.rng import numpy_generator
 from medlt.store import Store
 from medlt.training.runtime import Runtime, silent
 
@@ -95,7 +95,7 @@ def main(out: Path, epsilons: list[str]) -> None:
     rows = {
         key: _looked_at(synthetic(place), judges.judges, limits, real, features, seen) for key, place in runs.items()
     }
-    order, half = rng("halves of the test images").permutation(len(seen)), len(seen) // 2
+    order, half = numpy_generator("halves of the test images").permutation(len(seen)), len(seen) // 2
     floor = kid(seen[order[:half]], seen[order[half:]])
     scores = _compared(runs, real, findings, out)
     lines = [
@@ -132,7 +132,7 @@ def _compared(runs: dict[Any, Path], real: Any, findings: tuple[str, ...], out: 
     rows = held_out_rows(real, SIZE)
     sets = {f"{epsilon}, {start}": synthetic(place) for (epsilon, start), place in runs.items()}
     first = next(iter(sets.values())).rows
-    copies = duplicated(first.assign(like=lent(first, real.train.rows)), rows.train, WEIGHT)
+    copies = count_matched_control(first.assign(like=match_real_rows(first, real.train.rows)), rows.train, WEIGHT)
     arms = [Arm(REAL, "real", SETTINGS), Arm(CONTROL, "control", SETTINGS, copies, REAL)]
     arms += [Arm(name, "synthetic", SETTINGS, _set(one), CONTROL) for name, one in sets.items()]
     trained = train_arms(rows, arms, SEEDS, runtime=Runtime("cpu", "fp32", 1, 0), store=Store(out / "arms"), workers=2)

@@ -13,10 +13,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from medlt import chance
 from medlt.diffusion.backbone import Backbone
 from medlt.diffusion.labels import LabelVector
-from medlt.types import Denoiser, Finding, InputError, Signal
+from medlt.rng import numpy_generator
+from medlt.types import CheckResult, Denoiser, InputError, Signal
 
 
 class IdentityCodec:
@@ -106,8 +106,10 @@ def constant_signal(value: float) -> Signal:
 def always(check: str, passed: bool) -> Any:
     """A check that says the same of every image."""
 
-    def look(batch: Any) -> Sequence[Finding]:
-        return [Finding(check, str(uid), float(passed), 1.0, passed, f"always {passed}") for uid in batch.rows.index]
+    def look(batch: Any) -> Sequence[CheckResult]:
+        return [
+            CheckResult(check, str(uid), float(passed), 1.0, passed, f"always {passed}") for uid in batch.rows.index
+        ]
 
     return look
 
@@ -131,7 +133,9 @@ class Discs:
     def __getitem__(self, index: int) -> dict[str, Any]:
         if not 0 <= index < self.n:
             raise IndexError(index)
-        x, y, radius, light = chance.rng(self.seed, "disc", index).uniform([0.3, 0.3, 0.1, 0.4], [0.7, 0.7, 0.3, 0.8])
+        x, y, radius, light = numpy_generator(self.seed, "disc", index).uniform(
+            [0.3, 0.3, 0.1, 0.4], [0.7, 0.7, 0.3, 0.8]
+        )
         axis = torch.linspace(0, 1, self.size)
         distance = ((axis[None, :] - x) ** 2 + (axis[:, None] - y) ** 2).sqrt()
         image = 0.2 * axis[:, None] + light * torch.sigmoid((radius - distance) * 40)

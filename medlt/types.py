@@ -53,7 +53,7 @@ class Codec(Protocol):
 
 
 @dataclass(frozen=True)
-class Finding:
+class CheckResult:
     """What one check says of one image: `value` held against `limit`. `reason` is one readable clause."""
 
     check: str
@@ -77,8 +77,8 @@ class Batch:
     labels: pd.DataFrame
 
 
-Check: TypeAlias = "Callable[[Batch], Sequence[Finding]]"
-"""Looks at a batch, returns one Finding an image; decides nothing."""
+Check: TypeAlias = "Callable[[Batch], Sequence[CheckResult]]"
+"""Looks at a batch, returns one CheckResult an image; decides nothing."""
 
 
 @runtime_checkable

@@ -26,7 +26,7 @@ from medlt.data.dicom.synthetic import Origin, synthetic_bytes
 from medlt.data.manifest import uids_in
 from medlt.files import digest, read_table, write_bytes, write_table, write_text
 from medlt.store import Artifact, Store
-from medlt.types import Batch, Finding, InputError
+from medlt.types import Batch, CheckResult, InputError
 
 FORMAT = 1
 KIND = "shards"
@@ -90,14 +90,14 @@ class DatasetWriter:
             self._home.update({path.stem: shard for path in shard.path("images").glob("*.png")})
         return shard is not None
 
-    def write(self, rows: pd.DataFrame, batch: Batch, findings: Sequence[Finding], kept: Sequence[str]) -> None:
+    def write(self, rows: pd.DataFrame, batch: Batch, findings: Sequence[CheckResult], kept: Sequence[str]) -> None:
         """Write the shard of plan rows `rows`: the images of `kept`, their rows and labels, the findings on all.
 
         batch: the images of just these rows. Raises what the first image that fails raises; there is no shard then.
         """
         self.shard(rows, lambda: (batch, findings, kept))
 
-    def shard(self, rows: pd.DataFrame, make: Callable[[], tuple[Batch, Sequence[Finding], Sequence[str]]]) -> None:
+    def shard(self, rows: pd.DataFrame, make: Callable[[], tuple[Batch, Sequence[CheckResult], Sequence[str]]]) -> None:
         """Find the shard of these rows, or have it made under a lock; `make` as the arguments of `write`."""
 
         def build(folder: Path) -> None:
@@ -164,7 +164,7 @@ class DatasetWriter:
             )  # fmt: skip
 
 
-def _fill(folder: Path, batch: Batch, findings: Sequence[Finding], kept: Sequence[str]) -> None:
+def _fill(folder: Path, batch: Batch, findings: Sequence[CheckResult], kept: Sequence[str]) -> None:
     """The files of a shard: images, several at a time, then the tables."""
     chosen = np.flatnonzero(batch.rows.index.isin(set(kept)))
     uids, pixels = [str(uid) for uid in batch.rows.index[chosen]], to_uint8(batch.images[chosen])

@@ -12,7 +12,7 @@ from PIL import Image
 
 from medlt.data.images import read_image
 from medlt.data.manifest import Manifest
-from medlt.types import Batch, Finding, InputError
+from medlt.types import Batch, CheckResult, InputError
 from medlt.writer import DatasetWriter, digest_rows, png, to_uint8, write_dicom, write_metadata
 
 
@@ -52,7 +52,7 @@ def test_an_image_that_is_not_finite_is_never_written(tmp_path: Path, bad: float
 
 def test_kept_images_have_their_own_rows_and_rejects_their_reasons(tmp_path: Path) -> None:
     one, made = writer(tmp_path), batch()
-    findings = [Finding("judge", u, 0.1 * i, 0.15, i > 1, "why") for i, u in enumerate(made.rows.index)]
+    findings = [CheckResult("judge", u, 0.1 * i, 0.15, i > 1, "why") for i, u in enumerate(made.rows.index)]
     assert not one.has(made.rows)
     one.write(made.rows, made, findings, ["u2"])
     assert one.has(made.rows)
@@ -68,7 +68,7 @@ def test_kept_images_have_their_own_rows_and_rejects_their_reasons(tmp_path: Pat
 def test_a_shard_is_made_once_and_found_by_another_process(tmp_path: Path) -> None:
     calls = []
 
-    def make() -> tuple[Batch, list[Finding], list[str]]:
+    def make() -> tuple[Batch, list[CheckResult], list[str]]:
         calls.append(1)
         return batch(), [], ["u1"]
 
@@ -100,7 +100,7 @@ def test_only_shards_of_the_plan_in_hand_are_read_and_in_its_order(tmp_path: Pat
     made = batch()
     parts = [Batch(made.rows.iloc[[i]], made.images[[i]], made.labels.iloc[[i]]) for i in range(3)]
     for part in parts:
-        found = [Finding("finite", str(part.rows.index[0]), 0.0, 0.0, True)]
+        found = [CheckResult("finite", str(part.rows.index[0]), 0.0, 0.0, True)]
         writer(tmp_path).write(part.rows, part, found, list(part.rows.index))
     one = writer(tmp_path)
     assert one.has(parts[2].rows)

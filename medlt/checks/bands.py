@@ -32,7 +32,7 @@ import pandas as pd
 from torch import Tensor
 
 from medlt.checks.folds import by_fold
-from medlt.types import Batch, Finding, InputError
+from medlt.types import Batch, CheckResult, InputError
 
 Features: TypeAlias = Callable[[Tensor], Tensor]
 """Images [B,1,H,W] -> features [B,D]."""
@@ -175,8 +175,8 @@ class InBand:
     name: ClassVar[str] = "in_band"
     passes_above: ClassVar[bool] = False
 
-    def __call__(self, batch: Batch) -> list[Finding]:
-        """One Finding an image. Raises InputError where the rows lack a column."""
+    def __call__(self, batch: Batch) -> list[CheckResult]:
+        """One CheckResult an image. Raises InputError where the rows lack a column."""
         if missing := {"fold", "finding"} - set(batch.rows.columns):
             raise InputError(f"plan rows lack {sorted(missing)}, which the band check needs")
         told = zip(batch.rows.index, batch.rows["finding"], batch.rows["fold"], self._values(batch), strict=True)
@@ -193,13 +193,13 @@ class InBand:
                     values[rows[mine]] = known.value(seen[mine])
         return values
 
-    def _finding(self, uid: str, name: str, fold: int, value: float) -> Finding:
+    def _finding(self, uid: str, name: str, fold: int, value: float) -> CheckResult:
         reason = f"{group(value)}: {value:.2f} times as far from real {name} as most of them are from each other"
         if np.isnan(value):
             known = self.bands[fold].get(name)
             few = known is None or not known.limit > 0
             reason = f"no band for {name} in its fold: too few real positives" if few else "features are not finite"
-        return Finding(self.name, uid, value, self.limit, value <= self.limit, reason)
+        return CheckResult(self.name, uid, value, self.limit, value <= self.limit, reason)
 
 
 def in_band(

@@ -14,16 +14,16 @@ from typing import ClassVar
 import numpy as np
 import pandas as pd
 
-from medlt.checks.folds import Crossfit, Judge, by_fold, crossfit, folds
-from medlt.types import Batch, Finding, InputError
+from medlt.checks.folds import CrossFitClassifiers, Judge, by_fold, crossfit, folds
+from medlt.types import Batch, CheckResult, InputError
 
-__all__ = ["Crossfit", "Judge", "LabelConsistency", "best_of", "crossfit", "folds", "thresholds"]
+__all__ = ["CrossFitClassifiers", "Judge", "LabelConsistency", "best_of", "crossfit", "folds", "thresholds"]
 
 
 def thresholds(held_out: pd.DataFrame, labels: pd.DataFrame, quantile: float = 0.5) -> pd.Series:
     """Per finding the `quantile` of held-out probabilities over real positives; NaN where there is no positive.
 
-    held_out: uid x finding, each row from a judge that never saw it (Crossfit.held_out); labels: uid x finding.
+    held_out: uid x finding, each row from a judge that never saw it (CrossFitClassifiers.held_out); labels: uid x finding.
     """
     positive = labels.loc[held_out.index, held_out.columns] == 1
     return held_out.where(positive).quantile(quantile).rename("threshold")
@@ -40,8 +40,8 @@ class LabelConsistency:
     name: ClassVar[str] = "label_consistency"
     passes_above: ClassVar[bool] = True
 
-    def __call__(self, batch: Batch) -> list[Finding]:
-        """One Finding an image; batch.rows needs columns `fold` and `finding`."""
+    def __call__(self, batch: Batch) -> list[CheckResult]:
+        """One CheckResult an image; batch.rows needs columns `fold` and `finding`."""
         if missing := {"fold", "finding"} - set(batch.rows.columns):
             raise InputError(f"plan rows lack {sorted(missing)}, which the label check needs")
         values = self._values(batch)
@@ -59,7 +59,7 @@ class LabelConsistency:
             values[rows] = scores[np.arange(len(rows)), column[rows]]
         return values
 
-    def _finding(self, uid: str, name: str, value: float) -> Finding:
+    def _finding(self, uid: str, name: str, value: float) -> CheckResult:
         limit = float(self.limits[name])
         passed = value >= limit
         if np.isnan(limit):
@@ -68,14 +68,14 @@ class LabelConsistency:
             verb = "agrees" if passed else "does not agree"
             share = "half of" if self.quantile == 0.5 else f"{1 - self.quantile:.0%} of"
             reason = f"the judge {verb} that this is {name}: {value:.3f}, {share} real positives reach {limit:.3f}"
-        return Finding(self.name, uid, value, limit, passed, reason)
+        return CheckResult(self.name, uid, value, limit, passed, reason)
 
 
-def best_of(rows: pd.DataFrame, findings: Sequence[Finding], by: str = LabelConsistency.name) -> list[Finding]:
+def best_of(rows: pd.DataFrame, findings: Sequence[CheckResult], by: str = LabelConsistency.name) -> list[CheckResult]:
     """Rank the candidates of each (finding, slot) that passed every check; only rank 1 passes.
 
     rows: index uid, columns finding, slot, candidate; findings: what the checks said of them, `by` among them. One
-    Finding an eligible image, in the order of rows; value is its rank (ties: the lower candidate first), limit is 1.
+    CheckResult an eligible image, in the order of rows; value is its rank (ties: the lower candidate first), limit is 1.
     A slot without an eligible candidate keeps none.
     """
     failed = {f.uid for f in findings if not f.passed}
@@ -88,7 +88,7 @@ def best_of(rows: pd.DataFrame, findings: Sequence[Finding], by: str = LabelCons
     said = {1: "the most convincing candidate of its slot"}
     other = "another candidate of the slot convinced the judge more"
     return [
-        Finding("best_of", uid, float(rank[uid]), 1.0, rank[uid] == 1, said.get(rank[uid], other))
+        CheckResult("best_of", uid, float(rank[uid]), 1.0, rank[uid] == 1, said.get(rank[uid], other))
         for uid in map(str, rows.index)
         if uid in rank
     ]

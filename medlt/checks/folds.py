@@ -15,7 +15,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from medlt.chance import rng
+from medlt.rng import numpy_generator
 from medlt.types import Batch, InputError
 
 Judge: TypeAlias = Callable[[Tensor], Tensor]
@@ -38,7 +38,7 @@ def folds(patients: pd.Series, labels: pd.DataFrame, k: int, seed: int) -> pd.Se
     held = (labels.reindex(patients.index) == 1).groupby(patients.to_numpy()).any().astype(float)  # [patients,K]
     if len(held) < k:
         raise InputError(f"{len(held)} patients cannot make {k} folds; lower checks.folds or give more patients")
-    held = held.iloc[rng(seed, "folds").permutation(len(held))]
+    held = held.iloc[numpy_generator(seed, "folds").permutation(len(held))]
     rarity = np.where(held.to_numpy() > 0, held.sum().to_numpy(), np.inf).min(1)
     order = np.argsort(rarity, kind="stable")
     fold = pd.Series(_share_out(held.to_numpy()[order], k), index=held.index[order])
@@ -63,7 +63,7 @@ def _share_out(held: np.ndarray, k: int) -> np.ndarray:
 
 
 @dataclass(frozen=True)
-class Crossfit:
+class CrossFitClassifiers:
     """judges[k] was trained without the rows of fold k. `held_out`: uid x finding, each row by its own fold's judge."""
 
     judges: tuple[Judge, ...]
@@ -81,7 +81,7 @@ def crossfit(
     images: Callable[[Sequence[str]], Tensor],
     train: Callable[[Sequence[str], int], Judge],
     findings: Sequence[str],
-) -> Crossfit:
+) -> CrossFitClassifiers:
     """One judge a fold, trained on the other folds' rows and asked about its own.
 
     fold: uid -> 0..k-1; images(uids) -> [n,1,H,W]; train(uids, k) -> judge k, which is shown `uids` only.
@@ -93,4 +93,4 @@ def crossfit(
         scores = judge(images(inside)).cpu().numpy()
         parts.append(pd.DataFrame(scores, index=pd.Index(inside, name="uid"), columns=list(findings)))
         judges.append(judge)
-    return Crossfit(tuple(judges), fold, pd.concat(parts).loc[fold.index])
+    return CrossFitClassifiers(tuple(judges), fold, pd.concat(parts).loc[fold.index])

@@ -6,7 +6,7 @@ from typing import ClassVar, Protocol
 
 from torch import Tensor
 
-from medlt.types import Batch, Finding
+from medlt.types import Batch, CheckResult
 
 
 class Limited(Protocol):
@@ -19,10 +19,10 @@ class Limited(Protocol):
     def limit(self) -> float: ...
 
 
-def held(check: Limited, batch: Batch, values: Tensor, reason: str) -> list[Finding]:
-    """One Finding an image, from values [B] in the order of the batch; `reason` is said of those that fail."""
+def check_limit(check: Limited, batch: Batch, values: Tensor, reason: str) -> list[CheckResult]:
+    """One CheckResult an image, from values [B] in the order of the batch; `reason` is said of those that fail."""
     out = []
     for uid, value in zip(batch.rows.index, values.double().tolist(), strict=True):
         passed = value >= check.limit if check.passes_above else value <= check.limit
-        out.append(Finding(check.name, str(uid), value, check.limit, passed, "" if passed else reason))
+        out.append(CheckResult(check.name, str(uid), value, check.limit, passed, "" if passed else reason))
     return out

@@ -15,16 +15,16 @@ from typing import ClassVar, TypeAlias
 import torch
 from torch import Tensor
 
-from medlt.checks.limit import held
+from medlt.checks.limit import check_limit
 from medlt.metrics.nearest import isolation
-from medlt.types import Batch, Finding, InputError
+from medlt.types import Batch, CheckResult, InputError
 
 Measure: TypeAlias = Callable[[Tensor], Tensor]
 """Images [B,1,H,W], uint8 or float in [0,1] -> unit vectors [B,D], on the CPU."""
 
 
 @dataclass(frozen=True)
-class Against:
+class NearCopyMetric:
     """One measure, all training images under it, [N,D], and the ratio below which an image is a near-copy."""
 
     measure: Measure
@@ -42,18 +42,18 @@ class Against:
 class NearCopy:
     """Value: isolation with the nearest training image, as a multiple of the measure's limit, the lowest of all."""
 
-    against: tuple[Against, ...]
+    against: tuple[NearCopyMetric, ...]
     neighbours: int = 50
     limit: float = 1.0
     name: ClassVar[str] = "near_copy"
     passes_above: ClassVar[bool] = True
 
-    def __call__(self, batch: Batch) -> list[Finding]:
-        """One Finding an image."""
+    def __call__(self, batch: Batch) -> list[CheckResult]:
+        """One CheckResult an image."""
         values = torch.ones(0)
         if len(batch.images):
             values = torch.stack([one.value(batch.images, self.neighbours) for one in self.against]).min(0).values
-        return held(self, batch, values, "nearer to one real training image than images of other patients are")
+        return check_limit(self, batch, values, "nearer to one real training image than images of other patients are")
 
 
 def near_copy_limit(
@@ -83,5 +83,5 @@ def near_copy(
     against = []
     for measure in measures:
         vectors, rate = measure(train), false_positive_rate / len(measures)
-        against.append(Against(measure, vectors, near_copy_limit(measure, held_out, vectors, rate, neighbours)))
+        against.append(NearCopyMetric(measure, vectors, near_copy_limit(measure, held_out, vectors, rate, neighbours)))
     return NearCopy(tuple(against), neighbours)

@@ -12,9 +12,9 @@ from typing import ClassVar, TypeAlias
 import torch
 from torch import Tensor
 
-from medlt.checks.apart import pixels_of
-from medlt.checks.limit import held
-from medlt.types import Batch, Check, Finding
+from medlt.checks.limit import check_limit
+from medlt.checks.separation import pixels_of
+from medlt.types import Batch, Check, CheckResult
 
 Images: TypeAlias = Callable[[Sequence[str]], Tensor]
 """uids -> real images [n,1,H,W], uint8 or float in [0,1], of the size of the synthetic ones."""
@@ -28,11 +28,11 @@ class Finite:
     name: ClassVar[str] = "finite"
     passes_above: ClassVar[bool] = False
 
-    def __call__(self, batch: Batch) -> list[Finding]:
-        """One Finding an image."""
+    def __call__(self, batch: Batch) -> list[CheckResult]:
+        """One CheckResult an image."""
         good = batch.images.isfinite() & (batch.images >= 0) & (batch.images <= 1)
         bad = (~good).flatten(1).sum(1)
-        return held(self, batch, bad, "pixels that are not finite or not in [0,1]")
+        return check_limit(self, batch, bad, "pixels that are not finite or not in [0,1]")
 
 
 @dataclass(frozen=True)
@@ -43,11 +43,11 @@ class Flat:
     name: ClassVar[str] = "flat"
     passes_above: ClassVar[bool] = True
 
-    def __call__(self, batch: Batch) -> list[Finding]:
-        """One Finding an image."""
+    def __call__(self, batch: Batch) -> list[CheckResult]:
+        """One CheckResult an image."""
         pixels = batch.images.flatten(1)
         spread = (pixels - pixels.mean(1, keepdim=True)).square().mean(1).sqrt()
-        return held(self, batch, spread, "the image is flat (black, white or grey)")
+        return check_limit(self, batch, spread, "the image is flat (black, white or grey)")
 
 
 @dataclass(frozen=True)
@@ -58,11 +58,11 @@ class Saturated:
     name: ClassVar[str] = "saturated"
     passes_above: ClassVar[bool] = False
 
-    def __call__(self, batch: Batch) -> list[Finding]:
-        """One Finding an image."""
+    def __call__(self, batch: Batch) -> list[CheckResult]:
+        """One CheckResult an image."""
         pixels = batch.images.nan_to_num(0, 0, 0).flatten(1)
         share = ((pixels <= 0.5 / 255) | (pixels >= 254.5 / 255)).double().mean(1)
-        return held(self, batch, share, "most of the image is clipped to black or white")
+        return check_limit(self, batch, share, "most of the image is clipped to black or white")
 
 
 @dataclass(frozen=True)
@@ -78,8 +78,8 @@ class Duplicate:
     name: ClassVar[str] = "duplicate"
     passes_above: ClassVar[bool] = False
 
-    def __call__(self, batch: Batch) -> list[Finding]:
-        """One Finding an image; batch.rows needs a column `parents`, a list of uids each."""
+    def __call__(self, batch: Batch) -> list[CheckResult]:
+        """One CheckResult an image; batch.rows needs a column `parents`, a list of uids each."""
         own = standardised(batch.images)
         parents = list(pixels_of(batch.rows))
         known = sorted({uid for row in parents for uid in row})
@@ -87,7 +87,7 @@ class Duplicate:
         if known:
             mine = torch.tensor([[uid in row for uid in known] for row in parents])
             values = torch.where(mine, own @ standardised(self.parents(known)).T, -1.0).max(1).values
-        return held(self, batch, values, "a copy of a real parent")
+        return check_limit(self, batch, values, "a copy of a real parent")
 
 
 def standardised(images: Tensor) -> Tensor:
@@ -105,8 +105,8 @@ def _before(own: Tensor) -> Tensor:
     return torch.where(earlier, own @ own.T, -1.0)
 
 
-def copies(uids: Sequence[str], images: Images, limit: float = 0.995, chunk: int = 256) -> list[Finding]:
-    """Search a whole set for pairs: one Finding an image, the later of a pair failing. Holds two chunks at a time."""
+def copies(uids: Sequence[str], images: Images, limit: float = 0.995, chunk: int = 256) -> list[CheckResult]:
+    """Search a whole set for pairs: one CheckResult an image, the later of a pair failing. Holds two chunks at a time."""
     values = torch.full((len(uids),), -1.0, dtype=torch.float64)
     for i in range(0, len(uids), chunk):
         own = standardised(images(uids[i : i + chunk]))
@@ -116,7 +116,9 @@ def copies(uids: Sequence[str], images: Images, limit: float = 0.995, chunk: int
         values[i : i + chunk] = values[i : i + chunk].maximum(_before(own).max(1).values)
     reason = "a copy of an earlier image of the set"
     said = zip(uids, values.tolist(), strict=True)
-    return [Finding("copy", uid, value, limit, value <= limit, "" if value <= limit else reason) for uid, value in said]
+    return [
+        CheckResult("copy", uid, value, limit, value <= limit, "" if value <= limit else reason) for uid, value in said
+    ]
 
 
 def sanity(parents: Images, *, black_below: float = 0.02, duplicate_above: float = 0.995) -> tuple[Check, ...]:

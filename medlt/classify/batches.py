@@ -14,11 +14,11 @@ from types import TracebackType
 import numpy as np
 import torch
 
-from medlt.chance import batch_indices, generator, rng
 from medlt.classify.augment import augmentation
-from medlt.classify.courses import Stage
-from medlt.classify.mixup import Batch, blend, share, shuffled
+from medlt.classify.mixup import ClassifierBatch, blend, share, shuffled
 from medlt.classify.sets import TrainingSet
+from medlt.classify.training_strategies import Stage
+from medlt.rng import batch_indices, numpy_generator, torch_generator
 
 
 def pools(labels: np.ndarray) -> list[np.ndarray]:
@@ -32,7 +32,7 @@ def balanced_indices(pools: list[np.ndarray], size: int, step: int, *key: object
 
     Of multi-label rows those without a positive never come. A pure function of its arguments.
     """
-    drawn = rng(*key, "balanced", step)
+    drawn = numpy_generator(*key, "balanced", step)
     which, where = drawn.integers(len(pools), size=size), drawn.random(size)
     return np.array([pools[k][int(u * len(pools[k]))] for k, u in zip(which, where, strict=True)])
 
@@ -61,12 +61,12 @@ class Batches:
         self.mixup, self.alpha = mixup, mixup_alpha
         self.pools = pools(real.labels) if stage.balanced or mixup == "balanced" else []
 
-    def __call__(self, step: int) -> Batch:
+    def __call__(self, step: int) -> ClassifierBatch:
         """The batch of step `step` of the course."""
         first = self._moved(self._rows(step), "augment", step)
         if self.mixup == "none":
             return first
-        drawn = rng(self.seed, "mixup", step)
+        drawn = numpy_generator(self.seed, "mixup", step)
         part = share(self.mixup, self.alpha, drawn)
         if self.mixup == "mixup":
             return blend(first, shuffled(first, drawn), part)
@@ -88,9 +88,9 @@ class Batches:
 
     def _slots(self, step: int) -> np.ndarray:
         """The slots of the step that are given to added rows."""
-        return np.flatnonzero(rng(self.seed, "mix", step).random(self.size) < self.mix)
+        return np.flatnonzero(numpy_generator(self.seed, "mix", step).random(self.size) < self.mix)
 
-    def _rows(self, step: int) -> Batch:
+    def _rows(self, step: int) -> ClassifierBatch:
         """The 8-bit rows of one step."""
         if self.stage.rows == "added" and self.added is not None:
             rows = batch_indices(len(self.added), self.size, step, self.seed, "added")
@@ -99,13 +99,13 @@ class Batches:
             return self._mixed(self._balanced(step, "real"), step)
         return self._mixed(_take(self.real, batch_indices(len(self.real), self.size, step, self.seed, "real")), step)
 
-    def _balanced(self, step: int, name: str) -> Batch:
+    def _balanced(self, step: int, name: str) -> ClassifierBatch:
         """Real rows sampled by class; as they come where no finding has a positive."""
         if not self.pools:
             return _take(self.real, batch_indices(len(self.real), self.size, step, self.seed, name))
         return _take(self.real, balanced_indices(self.pools, self.size, step, self.seed, name))
 
-    def _mixed(self, batch: Batch, step: int) -> Batch:
+    def _mixed(self, batch: ClassifierBatch, step: int) -> ClassifierBatch:
         """Each slot given to an added row with probability `mix`."""
         if self.added is None:
             return batch
@@ -113,28 +113,28 @@ class Batches:
         other = _take(self.added, batch_indices(len(self.added), self.size, step, self.seed, "added")[slots])
         at = torch.from_numpy(slots)
         batch.images[at], batch.labels[at], batch.weights[at] = other.images, other.labels, other.weights
-        return Batch(batch.images, batch.labels, batch.weights, len(slots))
+        return ClassifierBatch(batch.images, batch.labels, batch.weights, len(slots))
 
-    def _moved(self, batch: Batch, name: str, step: int) -> Batch:
+    def _moved(self, batch: ClassifierBatch, name: str, step: int) -> ClassifierBatch:
         """8 bit -> float in [0,1], augmented."""
         floats = batch.images.to(self.device).float() / 255
-        images = self.augment(floats, generator(self.seed, name, step))
-        return Batch(images, batch.labels, batch.weights, batch.added)
+        images = self.augment(floats, torch_generator(self.seed, name, step))
+        return ClassifierBatch(images, batch.labels, batch.weights, batch.added)
 
 
-def _take(rows: TrainingSet, at: np.ndarray, added: int = 0) -> Batch:
+def _take(rows: TrainingSet, at: np.ndarray, added: int = 0) -> ClassifierBatch:
     """A copy of the rows `at`, images uint8."""
     labels, weights = (torch.from_numpy(part[at].astype(np.float32)) for part in (rows.labels, rows.weights))
-    return Batch(rows.images[torch.from_numpy(at)], labels, weights, added)
+    return ClassifierBatch(rows.images[torch.from_numpy(at)], labels, weights, added)
 
 
 class Ahead:
     """make(step) for steps asked for in order, the next one made by a background thread meanwhile."""
 
-    def __init__(self, make: Callable[[int], Batch], end: int) -> None:
+    def __init__(self, make: Callable[[int], ClassifierBatch], end: int) -> None:
         self.make, self.end = make, end
         self.pool = ThreadPoolExecutor(1, thread_name_prefix="batches")
-        self.next: tuple[int, Future[Batch]] | None = None
+        self.next: tuple[int, Future[ClassifierBatch]] | None = None
 
     def __enter__(self) -> Ahead:
         return self
@@ -142,7 +142,7 @@ class Ahead:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self.pool.shutdown(wait=True, cancel_futures=True)
 
-    def __call__(self, step: int) -> Batch:
+    def __call__(self, step: int) -> ClassifierBatch:
         """The batch of `step`; the one after it is begun, if it is before `end`."""
         asked = self.next[1] if self.next and self.next[0] == step else self.pool.submit(self.make, step)
         batch = asked.result()

@@ -41,14 +41,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from medlt import files
-from medlt.chance import batch_indices, generator, rng
 from medlt.classify.networks import Network
 from medlt.classify.sets import TrainingSet
 from medlt.classify.train import Classifier, standardised
+from medlt.rng import batch_indices, numpy_generator, torch_generator
 from medlt.store import Store
 from medlt.training import loop
 from medlt.training.runtime import Runtime
-from medlt.training.settings import Part, Training
+from medlt.training.settings import BatchPart, Training
 from medlt.types import InputError
 
 FORMAT = 3  # part of the key: raise it when the same settings would train other weights
@@ -85,7 +85,7 @@ def statistic(name: str) -> Statistic:
 
 
 @dataclass(frozen=True)
-class Settings:
+class EpistemicSettings:
     """What an epistemic head is, beside its classifier and data; `beta` scales the random prior networks."""
 
     members: int = 12
@@ -124,7 +124,7 @@ class Members(nn.Module):
         shapes = {"w1": (members, width, hidden), "w2": (members, hidden, findings)}
         for name, shape in shapes.items():
             scale = math.sqrt((2 if name == "w1" else 1) / shape[1])
-            draws = [torch.randn(shape, generator=generator(seed, name, of)) * scale for of in ("g", "p")]
+            draws = [torch.randn(shape, generator=torch_generator(seed, name, of)) * scale for of in ("g", "p")]
             self.register_parameter(f"g_{name}", nn.Parameter(draws[0]))
             self.register_buffer(f"p_{name}", draws[1])
         self.g_b1, self.g_b2 = (nn.Parameter(torch.zeros(members, 1, n)) for n in (hidden, findings))
@@ -193,13 +193,13 @@ def fit_epistemic(
 ) -> Epistemic:
     """Train an epistemic head on the features of `train`, which are computed once; the classifier stays as it is.
 
-    settings: the fields of Settings; the seed is the runtime's. The head is kept in the store under classifier, data,
+    settings: the fields of EpistemicSettings; the seed is the runtime's. The head is kept in the store under classifier, data,
     settings and seed. It computes in float32, whatever the runtime's precision. Raises InputError where the findings
     differ in number.
     """
     if (found := train.labels.shape[1]) != (told := classifier.net.head.out_features):
         raise InputError(f"epistemic head: the classifier knows {told} findings, the labels {found}; use its own set")
-    chosen, runtime = Settings(**settings), runtime.at("fp32")
+    chosen, runtime = EpistemicSettings(**settings), runtime.at("fp32")
     device = str(runtime.torch_device("epistemic"))
     key = {"format": FORMAT, "classifier": weights_digest(classifier.net), "size": classifier.size}
     key |= {"train": train.digest(), "settings": asdict(chosen), "seed": runtime.seed}
@@ -218,14 +218,14 @@ def load_epistemic(folder: Path, classifier: Classifier, device: str) -> Epistem
     told = json.loads((folder / RECORD).read_text())
     if told["classifier"] != weights_digest(classifier.net):
         raise InputError(f"{folder}: is the head of another classifier; fit one for this classifier")
-    members = _fresh(classifier, Settings(**told["settings"]), told["seed"])
+    members = _fresh(classifier, EpistemicSettings(**told["settings"]), told["seed"])
     members.load_state_dict(files.read_tensors(folder / WEIGHTS))
     head = Epistemic(classifier.net, classifier.size, members, told)
     head.net.to(device), head.members.to(device)
     return head
 
 
-def _fresh(classifier: Classifier, chosen: Settings, seed: int) -> Members:
+def _fresh(classifier: Classifier, chosen: EpistemicSettings, seed: int) -> Members:
     """Untrained members."""
     head = classifier.net.head
     return Members(chosen.members, head.in_features, chosen.hidden, head.out_features, chosen.beta, seed)
@@ -241,7 +241,7 @@ def _features(classifier: Classifier, train: TrainingSet, chunk: int = 64) -> tu
 
 
 def _trained(
-    classifier: Classifier, train: TrainingSet, chosen: Settings, runtime: Runtime, key: str
+    classifier: Classifier, train: TrainingSet, chosen: EpistemicSettings, runtime: Runtime, key: str
 ) -> Members:  # fmt: skip
     """Members trained on their summed masked cross-entropies, rows by the bootstrap weights of each."""
     device, members = runtime.torch_device("epistemic"), _fresh(classifier, chosen, runtime.seed)
@@ -250,7 +250,7 @@ def _trained(
     labels = torch.from_numpy(train.labels).to(features)
     pulls = torch.from_numpy(_bootstrap(train, chosen.members, runtime.seed)).to(features)
 
-    def loss_of(network: nn.Module, step: int, part: Part) -> Tensor:
+    def loss_of(network: nn.Module, step: int, part: BatchPart) -> Tensor:
         rows = batch_indices(len(train), chosen.batch, step, runtime.seed, "epistemic")
         at = torch.from_numpy(part.take(rows)).to(device)
         return masked_bce(base[at] + network(features[at]), labels[at], pulls[:, at])
@@ -271,7 +271,7 @@ def _spread(features: Tensor) -> Tensor:
 
 def _bootstrap(train: TrainingSet, members: int, seed: int) -> Any:
     """float32 [M,N]: how hard each row pulls at each member, Poisson(1) times its own weight; a function of its uid."""
-    counts = [rng(seed, "bootstrap", uid).poisson(1.0, members) for uid in train.uids]
+    counts = [numpy_generator(seed, "bootstrap", uid).poisson(1.0, members) for uid in train.uids]
     return (train.weights[:, None] * counts).T.astype("float32")
 
 

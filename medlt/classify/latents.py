@@ -18,16 +18,16 @@ from monai.networks.nets import ResNet
 from torch import Tensor, nn
 
 from medlt import files
-from medlt.chance import batch_indices, seed_of
 from medlt.classify.losses import loss as named_loss
 from medlt.classify.networks import Network
 from medlt.classify.settings import Schedule
 from medlt.diffusion.finetune import LabelledLatents
 from medlt.metrics.ranking import macro_average_precision
+from medlt.rng import batch_indices, seed_of
 from medlt.store import Store
 from medlt.training import loop
 from medlt.training.runtime import Runtime
-from medlt.training.settings import Part
+from medlt.training.settings import BatchPart
 from medlt.types import InputError
 
 FORMAT = 2  # part of the key: raise it when the same settings would train other weights
@@ -152,7 +152,7 @@ def _train(
     net = latent_network(channels, labels.shape[1], seed_of(runtime.seed, "latent weights"))
     loss = named_loss(schedule.loss, torch.from_numpy(labels).to(device))
 
-    def loss_of(network: nn.Module, step: int, part: Part) -> Tensor:
+    def loss_of(network: nn.Module, step: int, part: BatchPart) -> Tensor:
         chosen = batch_indices(len(train.uids), schedule.batch, step, runtime.seed, "latents")
         z, rows = train.rows(part.take(chosen))
         assert rows.labels is not None

@@ -26,7 +26,7 @@ MIXUPS = ("none", "mixup", "balanced")
 
 
 @dataclass(frozen=True)
-class Batch:
+class ClassifierBatch:
     """images float [B,1,S,S] in [0,1], labels [B,K] in [0,1] or NaN, weights [B]; `added`: how many are added rows."""
 
     images: Tensor
@@ -34,9 +34,9 @@ class Batch:
     weights: Tensor
     added: int = 0
 
-    def to(self, device: torch.device) -> Batch:
+    def to(self, device: torch.device) -> ClassifierBatch:
         """The same on a device."""
-        return Batch(self.images.to(device), self.labels.to(device), self.weights.to(device), self.added)
+        return ClassifierBatch(self.images.to(device), self.labels.to(device), self.weights.to(device), self.added)
 
 
 def share(name: str, alpha: float, generator: np.random.Generator) -> float:
@@ -46,7 +46,7 @@ def share(name: str, alpha: float, generator: np.random.Generator) -> float:
     return float(generator.beta(alpha, 1.0 if name == "balanced" else alpha))
 
 
-def blend(a: Batch, b: Batch, share: float) -> Batch:
+def blend(a: ClassifierBatch, b: ClassifierBatch, share: float) -> ClassifierBatch:
     """(1 - share) a + share b, of images, labels and row weights. A label unknown on a side that counts is unknown."""
     if share in (0.0, 1.0):
         return b if share else a
@@ -54,10 +54,10 @@ def blend(a: Batch, b: Batch, share: float) -> Batch:
     def mean(one: Tensor, other: Tensor) -> Tensor:
         return (1 - share) * one + share * other
 
-    return Batch(mean(a.images, b.images), mean(a.labels, b.labels), mean(a.weights, b.weights), a.added)
+    return ClassifierBatch(mean(a.images, b.images), mean(a.labels, b.labels), mean(a.weights, b.weights), a.added)
 
 
-def shuffled(batch: Batch, generator: np.random.Generator) -> Batch:
+def shuffled(batch: ClassifierBatch, generator: np.random.Generator) -> ClassifierBatch:
     """The same rows in another order."""
     order = torch.from_numpy(generator.permutation(len(batch.labels))).to(batch.images.device)
-    return Batch(batch.images[order], batch.labels[order], batch.weights[order], batch.added)
+    return ClassifierBatch(batch.images[order], batch.labels[order], batch.weights[order], batch.added)

@@ -20,13 +20,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from medlt import files
-from medlt.chance import seed_of
 from medlt.classify.augment import augmentation
 from medlt.classify.classifier import Classifier, standardised
 from medlt.classify.losses import known_loss
 from medlt.classify.networks import known_network, network
 from medlt.classify.sets import TrainingSet, require_one_label
 from medlt.metrics.draws import owners
+from medlt.rng import seed_of
 from medlt.store import Store
 from medlt.training.protocols import PrivateFit, RowLoss
 from medlt.training.runtime import Runtime

@@ -1,14 +1,14 @@
-"""Settings of classifier trainings: how weights move, and what an arm of a comparison is."""
+"""ClassifierSettings of classifier trainings: how weights move, and what an arm of a comparison is."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 
 from medlt.classify.augment import augmentation
-from medlt.classify.courses import Stage, stages
 from medlt.classify.losses import known_loss
 from medlt.classify.mixup import MIXUPS
 from medlt.classify.networks import known_network
+from medlt.classify.training_strategies import Stage, stages
 from medlt.training.settings import Training
 from medlt.types import InputError
 
@@ -53,7 +53,7 @@ class Schedule:
 
 
 @dataclass(frozen=True)
-class Settings(Schedule):
+class ClassifierSettings(Schedule):
     """What a training is, beside its data and its seed. Raises InputError for unknown names and pairs that do not go
     together.
 

@@ -1,6 +1,6 @@
 """Train one image classifier, the same way for every arm of a comparison and for every judge.
 
-An arm is a choice of Settings: task, loss, course, sampling, mixup, augmentation. All arms make the same number of
+An arm is a choice of ClassifierSettings: task, loss, course, sampling, mixup, augmentation. All arms make the same number of
 gradient steps under one rule of schedule (linear warm-up, cosine to 0, for each stage of the course) and one rule of
 early stopping (macro AP on the validation set, of both tasks); step s is a function of (seed, s), so two arms with one
 seed start from equal weights and see equal real images but for the slots an arm gives to added ones or samples by
@@ -23,30 +23,30 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from medlt import files
-from medlt.chance import seed_of
 from medlt.classify.batches import Ahead, Batches
 from medlt.classify.classifier import Classifier, Clock, Pace, half, standardised
-from medlt.classify.courses import Stage
 from medlt.classify.heads import best_tau, classifier_network, redraw, tau_normalise
 from medlt.classify.losses import Loss
 from medlt.classify.losses import loss as named_loss
-from medlt.classify.mixup import Batch
+from medlt.classify.mixup import ClassifierBatch
 from medlt.classify.networks import Network
 from medlt.classify.sets import TrainingSet, require_one_label
-from medlt.classify.settings import Schedule, Settings
+from medlt.classify.settings import ClassifierSettings, Schedule
+from medlt.classify.training_strategies import Stage
 from medlt.metrics.ranking import macro_average_precision
+from medlt.rng import seed_of
 from medlt.store import Store
 from medlt.training import loop
 from medlt.training.checkpoint import State
 from medlt.training.runtime import Runtime
-from medlt.training.settings import Part
+from medlt.training.settings import BatchPart
 from medlt.types import InputError
 
 __all__ = [
     "Classifier",
+    "ClassifierSettings",
     "Pace",
     "Schedule",
-    "Settings",
     "TrainingSet",
     "fit",
     "load",
@@ -71,13 +71,13 @@ def fit(
 ) -> Classifier:
     """Train on `real` and `added` rows as the course says; keep the best on `val`.
 
-    settings: the fields of Settings; the seed is the runtime's, and `name` is what its progress is told. The classifier
+    settings: the fields of ClassifierSettings; the seed is the runtime's, and `name` is what its progress is told. The classifier
     is kept in the store under data, settings and seed; only one trained now has a `pace`. It computes in bfloat16 with
     weights in float32, whatever the runtime's precision. Raises InputError for unknown names, sets that do not fit each
     other, rows without exactly one positive in the single-label task (of added rows: labels that do not sum to 1), and
     a course that needs added rows and has none; a TypeError on an unknown setting.
     """
-    chosen, runtime = Settings(**settings), runtime.at("fp32")
+    chosen, runtime = ClassifierSettings(**settings), runtime.at("fp32")
     added = added if added is not None and len(added) else None
     require_trainable(real, val, added, chosen)
     device = str(runtime.torch_device(name))
@@ -96,7 +96,9 @@ def fit(
     return replace(load(made.folder, device), pace=pace[0])
 
 
-def require_trainable(real: TrainingSet, val: TrainingSet, added: TrainingSet | None, settings: Settings) -> None:
+def require_trainable(
+    real: TrainingSet, val: TrainingSet, added: TrainingSet | None, settings: ClassifierSettings
+) -> None:
     """Raises InputError where the sets do not fit the settings or each other, as `fit` does."""
     if not len(real):
         raise InputError("there is no train row; check the split")
@@ -115,7 +117,7 @@ def require_trainable(real: TrainingSet, val: TrainingSet, added: TrainingSet | 
 
 
 def _key(
-    real: TrainingSet, val: TrainingSet, added: TrainingSet | None, settings: Settings, seed: int
+    real: TrainingSet, val: TrainingSet, added: TrainingSet | None, settings: ClassifierSettings, seed: int
 ) -> dict[str, Any]:
     """All that decides the weights."""
     sets = {"real": real.digest(), "val": val.digest(), "added": added.digest() if added is not None else None}
@@ -141,7 +143,7 @@ class _Training:
     real: TrainingSet
     val: TrainingSet
     added: TrainingSet | None
-    settings: Settings
+    settings: ClassifierSettings
     runtime: Runtime
     name: str
     folder: Path
@@ -165,7 +167,7 @@ class _Training:
             self.net.eval()
         resting = self.net.features if stage.head else None
 
-        def loss_of(network: nn.Module, step: int, part: Part) -> Tensor:
+        def loss_of(network: nn.Module, step: int, part: BatchPart) -> Tensor:
             with self.clock.on("waiting"):
                 batch = ahead(stage.start + step)
             self.clock.images += len(batch.labels) // part.of
@@ -222,12 +224,12 @@ def _train(training: _Training) -> Pace:
     return training.clock.pace()
 
 
-def _taken(batch: Batch, part: Part, device: torch.device) -> Batch:
+def _taken(batch: ClassifierBatch, part: BatchPart, device: torch.device) -> ClassifierBatch:
     """A part of a batch, on the device."""
-    return Batch(part.take(batch.images), part.take(batch.labels), part.take(batch.weights)).to(device)
+    return ClassifierBatch(part.take(batch.images), part.take(batch.labels), part.take(batch.weights)).to(device)
 
 
-def _loss(network: nn.Module, resting: Any, loss: Loss, batch: Batch) -> Tensor:
+def _loss(network: nn.Module, resting: Any, loss: Loss, batch: ClassifierBatch) -> Tensor:
     """The loss of one batch, with its graph; it begins at the head where that alone moves, on `resting` features."""
     if resting is None:
         return loss(half(network, batch.images), batch.labels, batch.weights)
@@ -243,7 +245,7 @@ def _macro_ap(net: Network, val: TrainingSet, task: str) -> float:
     return macro_average_precision(val.labels, scores.numpy())
 
 
-def _normalise(plain: Classifier, val: TrainingSet, settings: Settings, folder: Path) -> None:
+def _normalise(plain: Classifier, val: TrainingSet, settings: ClassifierSettings, folder: Path) -> None:
     """Write the tau-normalised twin of a classifier. The multi-label one is as it was: see medlt.classify.heads."""
     tau = None
     if settings.task == "single-label":

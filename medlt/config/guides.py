@@ -17,7 +17,7 @@ class Windowed(Strict):
     window: Window = (0.3, 0.8)
 
 
-class MinorityGuide(Windowed):
+class MinorityGuideConfig(Windowed):
     """Self-guided minority sampling (arXiv 2407.11555)."""
 
     kind: Literal["minority"] = "minority"
@@ -28,14 +28,14 @@ class MinorityGuide(Windowed):
     rare: float = Field(2.0, description="that rare: standard deviations above the finding's real train images")
 
 
-class JepaGuide(Windowed):
+class JepaGuideConfig(Windowed):
     """Descent of the JEPA score of a classifier on latents (arXiv 2605.24631)."""
 
     kind: Literal["jepa"] = "jepa"
     schedule: Literal["variance", "fixed", "switch-off"] = "variance"
 
 
-class LongtailGuide(Windowed):
+class LongtailGuideConfig(Windowed):
     """Longtail Guidance (arXiv 2502.01980)."""
 
     kind: Literal["longtail"] = "longtail"
@@ -52,4 +52,4 @@ class LongtailGuide(Windowed):
     network: bool = Field(False, description="take the gradient through the denoiser too")
 
 
-GuideConfig = Annotated[MinorityGuide | JepaGuide | LongtailGuide, Field(discriminator="kind")]
+GuideConfig = Annotated[MinorityGuideConfig | JepaGuideConfig | LongtailGuideConfig, Field(discriminator="kind")]

@@ -62,7 +62,7 @@ class SparseConfig(Strict):
     classification_weight: float = Field(1.0, ge=0, description="lambda of the classification loss")
 
 
-class Training(Strict):
+class DenoiserTraining(Strict):
     """How a denoiser is trained, of whatever family; see docs/fine-tuning.md."""
 
     steps: int = Field(3000, ge=1)
@@ -85,7 +85,7 @@ class Training(Strict):
     tracker: Literal["tensorboard"] | None = Field(None, description="needs the extra `tracking`")
 
 
-class UNetConfig(Training):
+class UNetConfig(DenoiserTraining):
     """A small label-conditioned latent UNet, trained from nothing."""
 
     kind: Literal["unet"] = "unet"
@@ -95,7 +95,7 @@ class UNetConfig(Training):
     start: Path | None = Field(None, description="folder of a denoiser to begin with, such as one of synthetic data")
 
 
-class TransformerConfig(Training):
+class TransformerConfig(DenoiserTraining):
     """A small label-conditioned latent transformer, trained from nothing."""
 
     kind: Literal["transformer"] = "transformer"
@@ -142,7 +142,7 @@ class PromptConfig(Strict):
     age: Literal["decades", "years"] = "decades"
 
 
-class StableConfig(Training):
+class StableConfig(DenoiserTraining):
     """Stable Diffusion, as it is or fine-tuned."""
 
     kind: Literal["stable-diffusion"] = "stable-diffusion"

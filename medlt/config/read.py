@@ -14,10 +14,10 @@ from pydantic import ValidationError
 from medlt.config import catalogue
 from medlt.config.base import Strict
 from medlt.config.run import RunConfig
-from medlt.config.verdict import Source, VerdictConfig
+from medlt.config.verdict import EvaluateConfig, SourceConfig
 from medlt.types import InputError
 
-C = TypeVar("C", RunConfig, VerdictConfig)
+C = TypeVar("C", RunConfig, EvaluateConfig)
 
 
 class _Loader(yaml.SafeLoader):  # type: ignore[misc]
@@ -135,7 +135,7 @@ def load(path: Path, overrides: Sequence[str] = (), method: str | None = None) -
     return parse(tree, str(path))
 
 
-def load_verdict(path: Path, overrides: Sequence[str] = ()) -> VerdictConfig:
+def load_verdict(path: Path, overrides: Sequence[str] = ()) -> EvaluateConfig:
     """Read an experiment's YAML, as `load` does a recipe's. Configs of its sources are relative to the file.
 
     Raises InputError with one clear line, for a source's config that is not there too.
@@ -145,12 +145,12 @@ def load_verdict(path: Path, overrides: Sequence[str] = ()) -> VerdictConfig:
         _override(tree, assignment)
     if tree.get("recipe") != "verdict":
         raise InputError(f"{path}: is no experiment; begin with 'recipe: verdict', or use `medlt run`")
-    config = _valid(VerdictConfig, tree, str(path))
+    config = _valid(EvaluateConfig, tree, str(path))
     placed = {name: _placed(name, source, path) for name, source in config.sources.items()}
     return config.model_copy(update={"sources": placed})
 
 
-def _placed(name: str, source: Source, experiment: Path) -> Source:
+def _placed(name: str, source: SourceConfig, experiment: Path) -> SourceConfig:
     """The source with its config's place made absolute. Raises InputError if it is not there."""
     if source.config is None:
         return source
@@ -167,7 +167,7 @@ def dump(config: Strict) -> str:
 
 def schema(kind: Literal["run", "verdict"] = "run") -> dict[str, Any]:
     """Return the JSON schema of a config, for editors: of a recipe's, or of an experiment's."""
-    model: type[Strict] = RunConfig if kind == "run" else VerdictConfig
+    model: type[Strict] = RunConfig if kind == "run" else EvaluateConfig
     found = dict(_any_of(model.model_json_schema()))
     arms = found.get("properties", {}).get("arms")
     if arms is not None:  # `real:` with nothing behind it is an arm that changes nothing

@@ -14,7 +14,7 @@ from medlt.config.ablation import Ablation
 from medlt.config.base import Strict, Window, by_kind
 from medlt.config.data import Data
 from medlt.config.evaluation import EvaluationConfig
-from medlt.config.guides import GuideConfig, LongtailGuide, MinorityGuide
+from medlt.config.guides import GuideConfig, LongtailGuideConfig, MinorityGuideConfig
 from medlt.config.learning import ClassifierConfig, CodecConfig, DenoiserConfig, SparseConfig, UNetConfig
 from medlt.config.privacy import Privacy
 
@@ -45,7 +45,7 @@ class Sampling(Strict):
         return self
 
 
-class FromNoise(Sampling):
+class FromNoiseConfig(Sampling):
     """Nothing but classifier-free guidance, unless guides are given."""
 
     kind: Literal["noise"] = "noise"
@@ -55,17 +55,17 @@ class Minority(Sampling):
     """Self-guided minority sampling (arXiv 2407.11555)."""
 
     kind: Literal["minority"] = "minority"
-    guides: tuple[GuideConfig, ...] = (MinorityGuide(),)
+    guides: tuple[GuideConfig, ...] = (MinorityGuideConfig(),)
 
 
 class Longtail(Sampling):
     """Longtail Guidance (arXiv 2502.01980)."""
 
     kind: Literal["longtail"] = "longtail"
-    guides: tuple[GuideConfig, ...] = (LongtailGuide(),)
+    guides: tuple[GuideConfig, ...] = (LongtailGuideConfig(),)
 
 
-class ClassBalancing(Strict):
+class ClassBalancingConfig(Strict):
     """The class-balancing loss of a denoiser (CBDM, arXiv 2305.00562)."""
 
     weight: float = Field(1.0, ge=0, description="tau; 0 is off; begin with 0.1 on a pretrained denoiser")
@@ -100,7 +100,7 @@ class Diffult(Sampling):
     """DiffuLT (arXiv 2403.05170)."""
 
     kind: Literal["diffult"] = "diffult"
-    cbdm: ClassBalancing | None = ClassBalancing()
+    cbdm: ClassBalancingConfig | None = ClassBalancingConfig()
     aid: InBandLoss | None = InBandLoss()
 
 
@@ -131,7 +131,7 @@ class Fusion(Strict):
 
 Method = Annotated[
     Annotated[Fusion, Tag("fusion")]
-    | Annotated[FromNoise, Tag("noise")]
+    | Annotated[FromNoiseConfig, Tag("noise")]
     | Annotated[Edit, Tag("edit")]
     | Annotated[Minority, Tag("minority")]
     | Annotated[Longtail, Tag("longtail")]
@@ -156,7 +156,7 @@ class Need(Strict):
     )
 
 
-class InBand(Strict):
+class InBandConfig(Strict):
     """How far from real positives an image may lie; beyond it is out of distribution (DiffuLT, arXiv 2403.05170)."""
 
     form: Literal["neighbours", "centre"] = Field("neighbours", description="centre: the published one")
@@ -165,7 +165,7 @@ class InBand(Strict):
     limit: float = Field(2.0, gt=0, description="bands that are kept")
 
 
-class NearCopy(Strict):
+class NearCopyConfig(Strict):
     """Drops images that lie nearer to one real train image than validation images do."""
 
     false_positive: float = Field(0.02, gt=0, lt=1, description="share of unseen real images it would drop")
@@ -179,8 +179,8 @@ class Checks(Strict):
     quantile: float = Field(0.5, gt=0, lt=1, description="threshold: this quantile of the judge on held-out positives")
     black_below: float = Field(0.02, ge=0, le=1, description="an image of lower standard deviation is called flat")
     duplicate_above: float = Field(0.995, ge=0, le=1, description="correlation with another image that makes a copy")
-    in_band: InBand | None = Field(None, description="on for diffult unless it is null")
-    near_copy: NearCopy | None = Field(
+    in_band: InBandConfig | None = Field(None, description="on for diffult unless it is null")
+    near_copy: NearCopyConfig | None = Field(
         None, description="on, unless it is null, for methods that begin with noise; a private run needs none"
     )
 

@@ -26,7 +26,7 @@ CONTROL_OF = "duplicated for "
 """Begins the name of an arm's count-matched control."""
 
 
-class Recipe(ClassifierConfig):
+class ArmClassifierConfig(ClassifierConfig):
     """How the classifier of an arm is trained; docs/explanation/verdict.md says what each does."""
 
     task: Literal["multi-label", "single-label"] = "multi-label"
@@ -40,7 +40,7 @@ class Recipe(ClassifierConfig):
     tau_norm: bool = False
 
 
-class Source(Strict):
+class SourceConfig(Strict):
     """Synthetic images: a finished run folder, or the config whose `medlt augment` makes it when it is not there."""
 
     run: Path | None = Field(None, description="a run folder of `medlt augment` or `medlt run`")
@@ -91,7 +91,7 @@ class ArmConfig(Strict):
         return self
 
 
-class VerdictConfig(Strict):
+class EvaluateConfig(Strict):
     """One experiment: `medlt evaluate`."""
 
     recipe: Literal["verdict"] = "verdict"
@@ -102,12 +102,12 @@ class VerdictConfig(Strict):
     data: Data
     skip_unreadable: bool = False
     need: Need = Need()
-    classifier: Recipe = Recipe()
+    classifier: ArmClassifierConfig = ArmClassifierConfig()
     reporter: ClassifierConfig | None = Field(
         None, description="of the judges that report and neither guide nor verify; default: the classifier's settings"
     )
     evaluation: EvaluationConfig = EvaluationConfig()
-    sources: Mapping[str, Source] = Field({}, description="synthetic images by name")
+    sources: Mapping[str, SourceConfig] = Field({}, description="synthetic images by name")
     arms: Mapping[str, ArmConfig] = Field(description="rows of the experiment by name; `real` is always there")
 
     @field_validator("arms", mode="before")

@@ -20,10 +20,10 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
-from medlt import chance
 from medlt.data.images import read_image
 from medlt.data.manifest import Manifest
 from medlt.data.validate import scan
+from medlt.rng import torch_generator
 from medlt.types import InputError
 
 __all__ = [
@@ -84,7 +84,7 @@ def _users_mistakes() -> Iterator[None]:
         raise cause or error from None
 
 
-class Source(Protocol):
+class ImageSource(Protocol):
     """Dicts that hold `image` [1,S,S] in [0,1], by the number of the row."""
 
     def __getitem__(self, index: int, /) -> Mapping[str, Any]: ...
@@ -96,7 +96,7 @@ class Radiographs(TorchDataset[dict[str, Any]]):
     Labels come from the manifest, never from a cache: a corrected label is seen at once.
     """
 
-    def __init__(self, manifest: Manifest, source: Source) -> None:
+    def __init__(self, manifest: Manifest, source: ImageSource) -> None:
         self.uids = tuple(manifest.rows.index)
         self.source = source
         self.labels = torch.from_numpy(manifest.labels())
@@ -134,7 +134,7 @@ def loader(
 
     Images are as prepared; to train, pass each batch's through `medlt.classify.augment.augment`.
     """
-    order = chance.generator("loader", seed)
+    order = torch_generator("loader", seed)
     return DataLoader(source, batch_size=batch, shuffle=shuffle, generator=order, num_workers=workers)
 
 

@@ -8,7 +8,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import nn
 
-from medlt import chance
+from medlt.rng import seed_of
 from medlt.types import InputError
 
 ATTENTION = ("to_q", "to_k", "to_v", "to_out.0")
@@ -18,17 +18,17 @@ CONVOLUTIONS = ("conv1", "conv2", "conv_shortcut", "conv")
 
 
 @dataclass(frozen=True)
-class Full:
+class FullFinetuning:
     """All weights; the text encoder's too, where the network holds one, unless `text_encoder` is False."""
 
     text_encoder: bool = True
 
 
-FULL = Full()
+FULL = FullFinetuning()
 
 
 @dataclass(frozen=True)
-class Lora:
+class LoraFinetuning:
     """W x + alpha / rank B A x, A and B of `rank`, on attention layers, with `conv` on convolutions too.
 
     `alpha` None is `rank`. B starts at 0, so training starts at the network as it is. The text encoder's attention is
@@ -52,7 +52,7 @@ class Lora:
         return TEXT if text else ATTENTION + (CONVOLUTIONS if self.conv else ())
 
 
-How: TypeAlias = Full | Lora
+Finetuning: TypeAlias = FullFinetuning | LoraFinetuning
 
 
 def has_adapters(network: nn.Module) -> bool:
@@ -62,7 +62,7 @@ def has_adapters(network: nn.Module) -> bool:
     return any(isinstance(module, BaseTunerLayer) for module in network.modules())
 
 
-def _adapt(module: Any, how: Lora, text: bool) -> bool:
+def _adapt(module: Any, how: LoraFinetuning, text: bool) -> bool:
     """Attach adapters to the layers of `module` that `how` names; False if it has none."""
     from peft import LoraConfig, inject_adapter_in_model
 
@@ -81,18 +81,18 @@ def _adapt(module: Any, how: Lora, text: bool) -> bool:
     return True
 
 
-def make_trainable(network: nn.Module, how: How, seed: int) -> None:
+def make_trainable(network: nn.Module, how: Finetuning, seed: int) -> None:
     """Set requires_grad, in place; LoRA's first A is drawn from the seed.
 
     Raises InputError if adapters are attached already, or LoRA finds no layer.
     """
     if has_adapters(network):
         raise InputError("the network carries LoRA layers already; load it anew, merged or without them")
-    network.requires_grad_(isinstance(how, Full))
+    network.requires_grad_(isinstance(how, FullFinetuning))
     text: nn.Module | None = getattr(network, "text_encoder", None)
-    if isinstance(how, Lora):
+    if isinstance(how, LoraFinetuning):
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(chance.seed_of(seed, "adapters"))
+            torch.manual_seed(seed_of(seed, "adapters"))
             parts = [part for part in network.children() if part is not text or how.text_encoder]
             found = [_adapt(part, how, part is text) for part in parts]
         if not any(found):

@@ -11,14 +11,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from medlt import chance
 from medlt.diffusion.cache import Images
 from medlt.diffusion.codec import AutoencoderCodec, load_codec
 from medlt.files import digest
+from medlt.rng import batch_indices, torch_generator
 from medlt.store import Build, Store
 from medlt.training.protocols import PrivateFit
 from medlt.training.runtime import Runtime
-from medlt.training.settings import WHOLE, Part
+from medlt.training.settings import WHOLE, BatchPart
 from medlt.types import InputError
 
 
@@ -74,12 +74,12 @@ class Reconstruction(nn.Module):
             if isinstance(part := getattr(autoencoder, name, None), nn.Module):
                 part.requires_grad_(True)
 
-    def forward(self, x: Tensor, draw: torch.Generator, part: Part) -> tuple[Tensor, Tensor]:
+    def forward(self, x: Tensor, draw: torch.Generator, part: BatchPart) -> tuple[Tensor, Tensor]:
         """Images [B,c,H,W] of images x [B,c,H,W], both in [-1,1], and the posterior's divergence, a scalar."""
         out, divergence, numbers = self.answer(x, draw, part)
         return out, divergence.mean() / numbers
 
-    def answer(self, x: Tensor, draw: torch.Generator, part: Part = WHOLE) -> tuple[Tensor, Tensor, int]:
+    def answer(self, x: Tensor, draw: torch.Generator, part: BatchPart = WHOLE) -> tuple[Tensor, Tensor, int]:
         """The images, each row's divergence [B], and of how many numbers a latent it is the sum."""
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.decoder_only):
             answer = self.autoencoder.encode(x)
@@ -105,11 +105,9 @@ class AutoencoderLoss:
     kl_weight: float
     seed: int
 
-    def __call__(self, network: nn.Module, step: int, part: Part = WHOLE) -> Tensor:
-        x = self._shown(
-            network, part.take(chance.batch_indices(len(self.images), self.batch, step, self.seed, "codec"))
-        )
-        out, divergence = network(x, chance.generator(self.seed, "codec", step), part)
+    def __call__(self, network: nn.Module, step: int, part: BatchPart = WHOLE) -> Tensor:
+        x = self._shown(network, part.take(batch_indices(len(self.images), self.batch, step, self.seed, "codec")))
+        out, divergence = network(x, torch_generator(self.seed, "codec", step), part)
         loss: Tensor = (out - x).abs().mean() + self.kl_weight * divergence
         return loss
 

@@ -11,7 +11,7 @@ from typing import Literal, TypeAlias
 
 import numpy as np
 
-from medlt import chance
+from medlt.rng import numpy_generator
 from medlt.types import InputError
 
 Rule: TypeAlias = Literal["inverse_sqrt", "effective_number"]
@@ -64,7 +64,7 @@ class Balanced:
 
     def rows(self, step: int, size: int) -> np.ndarray:
         """Row numbers [size] of this step."""
-        u = chance.rng(self._seed, "balanced", step).random(CANDIDATES * size) * self._edges[-1]
+        u = numpy_generator(self._seed, "balanced", step).random(CANDIDATES * size) * self._edges[-1]
         drawn = np.searchsorted(self._edges, u, side="right").clip(max=len(self._edges) - 1)
         first = np.sort(np.unique(self._patient[drawn], return_index=True)[1])
         again = np.setdiff1d(np.arange(len(drawn)), first)

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from medlt.diffusion.batching import fixed_batches
-from medlt.diffusion.overlap import to_host
+from medlt.diffusion.prefetch import to_host
 from medlt.files import digest, digest_tensors
 from medlt.types import Codec, InputError
 

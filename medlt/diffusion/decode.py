@@ -22,7 +22,7 @@ from torch.overrides import TorchFunctionMode
 
 from medlt.diffusion.batching import cores, fixed_batches, lanes
 from medlt.diffusion.memory import out_of_memory
-from medlt.diffusion.overlap import ahead
+from medlt.diffusion.prefetch import ahead
 from medlt.diffusion.tiling import tiled
 from medlt.types import Codec, InputError
 

@@ -11,18 +11,18 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from medlt import chance
-from medlt.diffusion.adapt import FULL, How, make_trainable
+from medlt.diffusion.adapt import FULL, Finetuning, make_trainable
 from medlt.diffusion.backbone import About, Backbone, Conditioner
 from medlt.diffusion.balanced import Balanced, Rule, row_weights
 from medlt.diffusion.losses import Extra, NoisedLoss, Rows
 from medlt.diffusion.sampler import from_noise, sample
 from medlt.diffusion.schedulers import scheduler
 from medlt.files import digest, digest_tensors
+from medlt.rng import batch_indices, noise_like, seed_of, torch_generator
 from medlt.training.loop import fit
 from medlt.training.protocols import PrivateFit, RowLoss
 from medlt.training.runtime import Runtime
-from medlt.training.settings import WHOLE, Part, Training
+from medlt.training.settings import WHOLE, BatchPart, Training
 from medlt.training.tracking import Measure, Picture
 from medlt.types import InputError
 
@@ -80,7 +80,7 @@ class LabelledLatents:
         total = 0.0
         for i, start in enumerate(range(0, len(order), batch)):
             x0, rows = self.rows(order[start : start + batch])
-            draw = chance.generator("denoiser validation", i)
+            draw = torch_generator("denoiser validation", i)
             total += float(loss(net, x0, _told(condition, rows), 0.0, draw, rows)) * len(x0)
         return total / len(order)
 
@@ -110,7 +110,7 @@ PLAIN = Objective()
 
 
 @dataclass(frozen=True)
-class Samples:
+class SampleGrid:
     """A sample grid: one image a row of labels [N,K], from the same noise whenever it is drawn.
 
     `shape` is the latent's (h, w), `decode` takes latents [N,C,h,w] of the backbone's space to images [N,1,H,W],
@@ -128,8 +128,8 @@ class Samples:
 
     def picture(self, backbone: Backbone) -> Picture:
         """Images of the backbone with a network's present weights."""
-        seeds = [chance.seed_of(self.seed, "sample grid", i) for i in range(len(self.labels))]
-        noise = chance.noise_like(seeds, (backbone.channels, *self.shape))
+        seeds = [seed_of(self.seed, "sample grid", i) for i in range(len(self.labels))]
+        noise = noise_like(seeds, (backbone.channels, *self.shape))
 
         def draw(network: nn.Module) -> Tensor:
             device = next(network.parameters()).device
@@ -178,9 +178,9 @@ def _check(
 
 
 def train_backbone(
-    backbone: Backbone, data: LabelledLatents, *, folder: Path, training: Training, runtime: Runtime, how: How = FULL,
+    backbone: Backbone, data: LabelledLatents, *, folder: Path, training: Training, runtime: Runtime, how: Finetuning = FULL,
     objective: Objective = PLAIN, extra: Sequence[Extra] = (), validation: LabelledLatents | None = None,
-    validation_rows: int = 256, samples: Samples | None = None, tracker: Literal["tensorboard"] | None = None,
+    validation_rows: int = 256, samples: SampleGrid | None = None, tracker: Literal["tensorboard"] | None = None,
     name: str = "denoiser", private: PrivateFit | None = None,
 ) -> Backbone:  # fmt: skip
     """Train a freshly loaded backbone; its network is changed in place and comes back with its averaged weights.
@@ -197,9 +197,9 @@ def train_backbone(
     noised, chosen = _noised(backbone, objective), _order(data, objective, training.batch, seed, name)
     loss, row_losses = replace(noised, extra=tuple(extra)), row_loss(backbone, data, objective)
 
-    def loss_of(model: nn.Module, step: int, part: Part) -> Tensor:
+    def loss_of(model: nn.Module, step: int, part: BatchPart) -> Tensor:
         x0, rows = data.rows(part.take(chosen(step)))
-        told, draw = _told(backbone.condition, rows), chance.generator(seed, name, step)
+        told, draw = _told(backbone.condition, rows), torch_generator(seed, name, step)
         return loss(model, x0, told, objective.drop, draw, rows, part)
 
     decides: dict[str, Any] = {"training": training, "runtime": runtime, "how": how, "objective": objective,
@@ -227,7 +227,7 @@ def _evaluate(
 
 
 def backbone_key(
-    backbone: Backbone, data: LabelledLatents, *, training: Training, runtime: Runtime, how: How = FULL,
+    backbone: Backbone, data: LabelledLatents, *, training: Training, runtime: Runtime, how: Finetuning = FULL,
     objective: Objective = PLAIN, extra: Sequence[Extra] = (), validation: LabelledLatents | None = None,
     validation_rows: int = 256, name: str = "denoiser", private: PrivateFit | None = None, steps: bool = True,
 ) -> dict[str, Any]:  # fmt: skip
@@ -270,6 +270,6 @@ def row_loss(backbone: Backbone, data: LabelledLatents, objective: Objective = P
 def _order(data: LabelledLatents, objective: Objective, batch: int, seed: int, name: str) -> Order:
     """Which rows each step takes."""
     if objective.balance is None:
-        return lambda step: chance.batch_indices(len(data.uids), batch, step, seed, name)
+        return lambda step: batch_indices(len(data.uids), batch, step, seed, name)
     balanced = Balanced(row_weights(data.labels, objective.balance), data.patients, seed)
     return lambda step: balanced.rows(step, batch)

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from medlt.diffusion.backbone import About
 from medlt.diffusion.noise import STABLE_DIFFUSION, NoiseSchedule, Prediction, target_of, x0_of
-from medlt.training.settings import WHOLE, Part
+from medlt.training.settings import WHOLE, BatchPart
 
 
 def snr_weight(a: Tensor, prediction: Prediction, low: float = 1.0, high: float = 5.0) -> Tensor:
@@ -68,7 +68,7 @@ class Noised:
     out: Tensor
     prediction: Prediction
     rows: Rows
-    part: Part
+    part: BatchPart
 
     @property
     def estimate(self) -> Tensor:
@@ -103,7 +103,7 @@ class NoisedLoss:
 
     def __call__(
         self, net: nn.Module, x0: Tensor, condition: Tensor, drop: float, draw: torch.Generator,
-        rows: Rows = UNTOLD, part: Part = WHOLE,
+        rows: Rows = UNTOLD, part: BatchPart = WHOLE,
     ) -> Tensor:  # fmt: skip
         noised = self.forward(net, x0, condition, drop, draw, rows, part)
         loss = self.each(noised).mean()
@@ -118,7 +118,14 @@ class NoisedLoss:
         return error * snr_weight(noised.a.flatten(), self.prediction, self.low, self.high)
 
     def forward(
-        self, net: nn.Module, x0: Tensor, condition: Tensor, drop: float, draw: torch.Generator, rows: Rows, part: Part
+        self,
+        net: nn.Module,
+        x0: Tensor,
+        condition: Tensor,
+        drop: float,
+        draw: torch.Generator,
+        rows: Rows,
+        part: BatchPart,
     ) -> Noised:
         """Draw, add noise, and ask the network."""
         count = len(x0) * part.of

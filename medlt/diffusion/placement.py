@@ -68,7 +68,7 @@ def place(
             f"rows {rows}: with 2 or 3 rows a call an image would depend on its place; use 1, or 4 or more"
         )
     kind = dtype or best_dtype(where)
-    network = Placed(backbone.network, where, kind, channels_last, rows)
+    network = CastNetwork(backbone.network, where, kind, channels_last, rows)
     network.arrange(compile, cuda_graphs)
     way = [str(kind), channels_last, rows, compile is True]
     plain = [str(torch.float32), False, None, False]
@@ -76,7 +76,7 @@ def place(
     return replace(backbone, network=network, digest=named)
 
 
-class Placed(nn.Module):
+class CastNetwork(nn.Module):
     """A network called in its own precision and memory format; arguments and answer stay where and as they were."""
 
     def __init__(

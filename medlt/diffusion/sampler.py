@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from medlt.chance import generator
 from medlt.diffusion.schedulers import begin, draws_noise, evaluations, step
+from medlt.rng import torch_generator
 from medlt.types import Denoiser, InputError
 
 
@@ -71,7 +71,7 @@ def _options(scheduler: Any, seeds: Sequence[int], rows: int) -> dict[str, Any]:
         return {}
     if len(seeds) != rows:
         raise ValueError(f"{type(scheduler).__name__} draws noise: give one seed a row, not {len(seeds)}")
-    return {"generator": [generator("step noise", int(seed)) for seed in seeds]}
+    return {"generator": [torch_generator("step noise", int(seed)) for seed in seeds]}
 
 
 def _finite(x: Tensor) -> Tensor:

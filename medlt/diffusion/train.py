@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from medlt import chance
 from medlt.diffusion.autoencoder import (
     AutoencoderLoss,
     Reconstruction,
@@ -28,6 +27,7 @@ from medlt.diffusion.finetune import Accessor, LabelledLatents, Objective, train
 from medlt.diffusion.labels import LabelNetwork, LabelUNet
 from medlt.diffusion.noise import Prediction
 from medlt.files import digest
+from medlt.rng import seed_of
 from medlt.store import Store
 from medlt.training.loop import fit
 from medlt.training.protocols import PrivateFit
@@ -46,7 +46,7 @@ def new_network(
     """
     x0, _ = data.rows(np.arange(1))
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(chance.seed_of(seed, "denoiser weights"))
+        torch.manual_seed(seed_of(seed, "denoiser weights"))
         return family(channels=x0.shape[1], findings=np.shape(data.labels)[1], **settings)
 
 
@@ -99,7 +99,7 @@ def train_codec(
 
     def build(folder: Path) -> None:
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(chance.seed_of(runtime.seed, "codec weights"))
+            torch.manual_seed(seed_of(runtime.seed, "codec weights"))
             network = Reconstruction(autoencoder(channels, width, levels), decoder_only=False)
         loss = AutoencoderLoss(images, batch, kl_weight, runtime.seed)
         shown: dict[str, Any] = {"runtime": runtime, "folder": folder, "key": digest(key), "name": "codec"}

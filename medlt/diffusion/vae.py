@@ -17,16 +17,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from medlt import chance
 from medlt.diffusion.autoencoder import Reconstruction, made_codec, private_key, stacked
 from medlt.diffusion.cache import Images
 from medlt.diffusion.codec import AutoencoderCodec, load_codec
 from medlt.files import digest, digest_tensors, write_json
+from medlt.rng import batch_indices, torch_generator
 from medlt.store import Store
 from medlt.training.loop import fit
 from medlt.training.protocols import PrivateFit
 from medlt.training.runtime import Runtime
-from medlt.training.settings import Part, Training
+from medlt.training.settings import BatchPart, Training
 from medlt.types import InputError
 
 FORMAT = 1  # of a tuned codec: raise it when the same settings would train other weights
@@ -62,10 +62,10 @@ class ReconstructionLoss:
     kl_weight: float
     seed: int
 
-    def __call__(self, network: nn.Module, step: int, part: Part) -> Tensor:
-        rows = part.take(chance.batch_indices(len(self.images), self.batch, step, self.seed, "vae"))
+    def __call__(self, network: nn.Module, step: int, part: BatchPart) -> Tensor:
+        rows = part.take(batch_indices(len(self.images), self.batch, step, self.seed, "vae"))
         x = _shown(network, stacked(self.images, rows))
-        out, divergence = network(x, chance.generator(self.seed, "vae", step), part)
+        out, divergence = network(x, torch_generator(self.seed, "vae", step), part)
         loss = (out - x).abs().mean() + self.edge * gradient_error(out, x) + self.kl_weight * divergence
         if self.ssim:
             from monai.losses import SSIMLoss
@@ -179,5 +179,5 @@ class _Shown:
 
     def __call__(self, network: nn.Module) -> Tensor:
         x = stacked(self.images, np.arange(min(4, len(self.images))))
-        out, _ = network(_shown(network, x), chance.generator("vae picture"), Part())
+        out, _ = network(_shown(network, x), torch_generator("vae picture"), BatchPart())
         return torch.cat([x, (out.mean(1, keepdim=True).cpu() + 1) / 2])

@@ -192,7 +192,7 @@ def _passed(scores: pd.Series, limit: float) -> pd.Index:
     return scores.index if np.isneginf(limit) else scores.index[scores >= limit]
 
 
-def sighted(scores: pd.DataFrame, judge: pd.Series, labels: pd.DataFrame, fold: pd.Series) -> pd.DataFrame:
+def mask_unobserved(scores: pd.DataFrame, judge: pd.Series, labels: pd.DataFrame, fold: pd.Series) -> pd.DataFrame:
     """Probabilities, NaN where the judge that gave them never saw the finding both present and absent.
 
     scores: uid x finding, of real rows or images; judge: uid -> number of its judge; labels: uid x finding of the train

@@ -18,7 +18,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from medlt.classify.sets import TrainingSet
-from medlt.classify.train import Settings
+from medlt.classify.train import ClassifierSettings
 from medlt.files import digest
 from medlt.metrics.decisions import decided, one_of, thresholds
 from medlt.metrics.ranking import macro, per_finding
@@ -48,7 +48,7 @@ class Arm:
 
     def digest(self) -> str:
         """Return 16 hex digits that name what is trained: settings, those left out too, and added rows."""
-        return digest(asdict(Settings(**self.settings)), "" if self.added is None else self.added.digest())
+        return digest(asdict(ClassifierSettings(**self.settings)), "" if self.added is None else self.added.digest())
 
 
 @dataclass(frozen=True)
@@ -140,7 +140,7 @@ class Arms:
         return macro(np.array([table.loc[list(members), "AP"].to_numpy() for table in tables]))
 
 
-def duplicated(kept: pd.DataFrame, real: TrainingSet, weight: float) -> TrainingSet:
+def count_matched_control(kept: pd.DataFrame, real: TrainingSet, weight: float) -> TrainingSet:
     """The count-matched control: for every kept synthetic row its real tail image and labels, again.
 
     kept: plan rows of the synthetic images, with `parent_a`, or with `like` where a method begins with noise. Raises
@@ -154,7 +154,7 @@ def duplicated(kept: pd.DataFrame, real: TrainingSet, weight: float) -> Training
     return TrainingSet(real.images[rows], real.labels[rows], weights, uids)
 
 
-def lent(rows: pd.DataFrame, labels: pd.DataFrame) -> pd.Series:
+def match_real_rows(rows: pd.DataFrame, labels: pd.DataFrame) -> pd.Series:
     """uid -> a real row that has its finding, each in turn: the control of images that were made from no real row.
 
     rows: synthetic images with `finding`; labels: uid x finding of real train rows. Raises InputError for a finding
@@ -171,7 +171,7 @@ def lent(rows: pd.DataFrame, labels: pd.DataFrame) -> pd.Series:
     return pd.Series(likes, index=rows.index, name="like", dtype=object)
 
 
-def dosed(
+def select_by_ratio(
     kept: pd.DataFrame, positives: Mapping[str, int], dose: float | None = None, best: float = 1.0
 ) -> tuple[list[str], int]:
     """Uids of the images an arm is given, and how many its dose asks for.

@@ -15,7 +15,6 @@ from typing import Any
 
 import pandas as pd
 
-from medlt.chance import rng
 from medlt.evaluation.arms import REAL, Arm, Arms, HeldOutRows
 from medlt.evaluation.engine import TrainedArms, trainable
 from medlt.evaluation.subgroups import ATTRIBUTES, subgroups
@@ -33,6 +32,7 @@ from medlt.evaluation.verdict import (
 )  # fmt: skip
 from medlt.files import digest, write_json, write_table
 from medlt.metrics.calibration import reliability
+from medlt.rng import numpy_generator
 from medlt.types import InputError
 
 VERDICT = "verdict.json"
@@ -209,7 +209,7 @@ def _subgroups(rows: HeldOutRows, said: Arms, shown: Sequence[str], *, draws: in
     parts = [
         subgroups(
             said.truth, said.scores[name], said.patients, about, said.findings, rows.tail, draws=draws,
-            rng=rng(seed, "subgroups"),
+            rng=numpy_generator(seed, "subgroups"),
         ).assign(arm=name)
         for name in shown
     ]  # fmt: skip

@@ -10,14 +10,14 @@ from typing import Any, Literal
 import numpy as np
 
 from medlt.classify.sets import TrainingSet
-from medlt.classify.train import Settings
+from medlt.classify.train import ClassifierSettings
 from medlt.config import CONTROL_OF
-from medlt.evaluation.arms import REAL, Arm, HeldOutRows, Role, dosed, duplicated, relabelled
+from medlt.evaluation.arms import REAL, Arm, HeldOutRows, Role, count_matched_control, relabelled, select_by_ratio
 from medlt.evaluation.sources import SourceImages
 from medlt.types import InputError
 
 OWN = ("loss", "course", "sampling", "mixup", "augment", "tau_norm", "mix")
-"""Settings of `medlt.classify.train.fit` that an arm may have of its own."""
+"""ClassifierSettings of `medlt.classify.train.fit` that an arm may have of its own."""
 
 log = logging.getLogger(__name__)
 
@@ -60,7 +60,7 @@ def check_arms(specs: Mapping[str, ArmSpec], settings: Mapping[str, Any]) -> Non
     """
     for name, spec in {REAL: ArmSpec(), **specs}.items():
         try:
-            Settings(**spec.settings(settings))
+            ClassifierSettings(**spec.settings(settings))
         except InputError as error:
             raise InputError(f"arms.{name}: {error}") from None
 
@@ -105,7 +105,7 @@ def _fitting(name: str, sources: Mapping[str, SourceImages], rows: HeldOutRows) 
 
 def _about(spec: ArmSpec, settings: Mapping[str, Any], **added: Any) -> dict[str, Any]:
     """What arms.parquet says of an arm."""
-    resolved = asdict(Settings(**settings))
+    resolved = asdict(ClassifierSettings(**settings))
     told = {name: resolved[name] for name in (*OWN, "steps")} | {"use": resolved["course"]}
     own = {"source": spec.source or "", "dose": spec.dose, "best": spec.best, "labels": spec.labels}
     return {**told, **own, "weight": np.nan, "added": 0, "wanted": 0, **added}
@@ -119,7 +119,7 @@ def _with_added(
     about = _about(spec, settings, added=len(uids), wanted=wanted, weight=weight)
     made = copies = None
     if uids:
-        copies = duplicated(source.kept.loc[uids], rows.train, weight)
+        copies = count_matched_control(source.kept.loc[uids], rows.train, weight)
         if spec.duplicate and spec.labels == "judged":
             copies = _judged_copies(copies, source, uids)
     if spec.duplicate:
@@ -138,7 +138,7 @@ def _dosed(name: str, spec: ArmSpec, rows: HeldOutRows, source: SourceImages) ->
     if source.empty:
         log.warning("arms.%s: no image of source %s was kept, so there is nothing to train", name, source.name)
         return [], 0
-    uids, wanted = dosed(source.kept, rows.positives(), spec.dose, spec.best)
+    uids, wanted = select_by_ratio(source.kept, rows.positives(), spec.dose, spec.best)
     if not uids:
         told = f"dose {spec.dose}, best {spec.best} leave no image of source {spec.source}"
         raise InputError(f"arms.{name}: {told}; raise them")

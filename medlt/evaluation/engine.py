@@ -9,7 +9,7 @@ import numpy as np
 
 from medlt.classify.classifier import Pace
 from medlt.classify.sets import TrainingSet, require_one_label
-from medlt.classify.train import Settings, fit, require_trainable
+from medlt.classify.train import ClassifierSettings, fit, require_trainable
 from medlt.evaluation.arms import Arm, HeldOutRows
 from medlt.evaluation.workers import in_processes
 from medlt.store import Store
@@ -18,7 +18,7 @@ from medlt.types import InputError
 
 
 @dataclass(frozen=True)
-class Said:
+class Predictions:
     """What one trained classifier says of validation and test rows, [V,K] and [N,K]; its pace if it was trained now."""
 
     val: np.ndarray
@@ -87,12 +87,12 @@ def train_arms(
     alone = workers == 1 or len(tasks) < 2
     own = runtime if alone else replace(runtime, threads=runtime.threads or 1, progress=silent)
     shared = _Shared(rows.train, rows.val, rows.test, own, store)
-    found: Iterable[tuple[tuple[str, int], Said]]
+    found: Iterable[tuple[tuple[str, int], Predictions]]
     if alone:
         found = ((key, _train(shared, *task)) for key, task in tasks.items())
     else:
         found = in_processes(_train, tasks, shared=shared, workers=min(workers, len(tasks)))
-    said: dict[tuple[str, int], Said] = {}
+    said: dict[tuple[str, int], Predictions] = {}
     runtime.progress("arms", 0, len(tasks))
     for key, one in found:
         said[key] = one
@@ -103,7 +103,7 @@ def train_arms(
 def _check(rows: HeldOutRows, arms: Sequence[Arm]) -> None:
     """Raise InputError for an arm that cannot be trained or tested."""
     for arm in arms:
-        settings = Settings(**arm.settings)
+        settings = ClassifierSettings(**arm.settings)
         try:
             require_trainable(rows.train, rows.val, arm.added, settings)
         except InputError as error:
@@ -112,7 +112,7 @@ def _check(rows: HeldOutRows, arms: Sequence[Arm]) -> None:
             require_one_label(rows.test, "test")
 
 
-def _train(shared: _Shared, arm: Arm, seed: int) -> Said:
+def _train(shared: _Shared, arm: Arm, seed: int) -> Predictions:
     """Train one arm with one seed, or find it trained."""
     runtime = replace(shared.runtime, seed=seed)
     with runtime.limited():
@@ -121,10 +121,10 @@ def _train(shared: _Shared, arm: Arm, seed: int) -> Said:
             name=f"{arm.name}, seed {seed}", **arm.settings,
         )  # fmt: skip
         val, test = (found.predict(part.images).cpu().numpy() for part in (shared.val, shared.test))
-    return Said(val, test, found.pace)
+    return Predictions(val, test, found.pace)
 
 
-def _gathered(arms: Sequence[Arm], seeds: tuple[int, ...], said: dict[tuple[str, int], Said]) -> TrainedArms:
+def _gathered(arms: Sequence[Arm], seeds: tuple[int, ...], said: dict[tuple[str, int], Predictions]) -> TrainedArms:
     """All that was said, an array an arm."""
     paces = tuple(one.pace for one in said.values() if one.pace is not None)
     val = {arm.name: np.stack([said[arm.name, seed].val for seed in seeds]) for arm in arms}

@@ -8,8 +8,8 @@ from typing import Any
 
 import pandas as pd
 
-from medlt.checks.apart import apart, digest_network
-from medlt.checks.folds import Crossfit, crossfit
+from medlt.checks.folds import CrossFitClassifiers, crossfit
+from medlt.checks.separation import digest_network, require_disjoint_networks
 from medlt.classify.classifier import Classifier
 from medlt.classify.sets import TrainingSet
 from medlt.classify.train import fit
@@ -83,7 +83,7 @@ def reporting_judges(
     settings: Mapping[str, Any],
     runtime: Runtime,
     store: Store,
-) -> Crossfit:
+) -> CrossFitClassifiers:
     """Train judges of the same folds as the source's, of other seeds: they too saw no parent of what they judge.
 
     Raises InputError where one of them had another role.
@@ -97,10 +97,10 @@ def reporting_judges(
     verifying = source.verified().crossfit
     found = crossfit(verifying.fold, lambda uids: train.take(uids).images, judge, source.findings)
     roles = {"guiding": source.guiding, "verifying": _named(verifying), "reporting": _named(found)}
-    apart(roles)
+    require_disjoint_networks(roles)
     return found
 
 
-def _named(judges: Crossfit) -> tuple[str, ...]:
+def _named(judges: CrossFitClassifiers) -> tuple[str, ...]:
     """Digests of the judges that are networks."""
     return tuple(digest_network(judge.net) for judge in judges.judges if isinstance(judge, Classifier))

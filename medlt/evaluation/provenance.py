@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import pandas as pd
 
-from medlt.checks.apart import parents_of
+from medlt.checks.separation import parents_of
 from medlt.data.manifest import Manifest
 from medlt.types import InputError
 

@@ -13,8 +13,8 @@ import numpy as np
 import pandas as pd
 from torch import Tensor
 
-from medlt.checks.folds import Crossfit
-from medlt.evaluation.agreement import sighted
+from medlt.checks.folds import CrossFitClassifiers
+from medlt.evaluation.agreement import mask_unobserved
 from medlt.types import InputError
 
 KEPT = ("finding", "slot", "judge")
@@ -29,13 +29,13 @@ class Verifiers:
     uid x finding of these train rows, 1 / 0 / NaN; size: side of the images they take, px.
     """
 
-    crossfit: Crossfit
+    crossfit: CrossFitClassifiers
     labels: pd.DataFrame
     size: int
 
     def sighted(self, scores: pd.DataFrame, judge: pd.Series) -> pd.DataFrame:
         """Return scores, NaN where the judge (uid -> its number) never saw the finding both present and absent."""
-        return sighted(scores, judge, self.labels, self.crossfit.fold)
+        return mask_unobserved(scores, judge, self.labels, self.crossfit.fold)
 
     def held_out(self) -> pd.DataFrame:
         """Return probabilities [uid, finding] of the train rows, each by the judge that did not see it."""
@@ -85,7 +85,7 @@ class SourceImages:
             raise InputError(f"source {self.name} has no judges that could label or check its images; use soft or hard")
         return self.verifiers
 
-    def judged(self, judges: Crossfit, size: int, uids: Sequence[str]) -> pd.DataFrame:
+    def judged(self, judges: CrossFitClassifiers, size: int, uids: Sequence[str]) -> pd.DataFrame:
         """Return probabilities [uid, finding] of kept images, each by the judge of its fold; size: of the judges'."""
         parts = [pd.DataFrame(np.zeros((0, len(self.findings))), columns=self.findings)]
         for k, rows in self.kept.loc[list(uids)].groupby("fold"):

@@ -19,7 +19,7 @@ import pandas as pd
 from medlt import config as configs
 from medlt._version import __version__
 from medlt.privacy.claims import Claim, Provenance, claim
-from medlt.privacy.ledger import Ledger, shown
+from medlt.privacy.ledger import Ledger, format_epsilon
 from medlt.types import InputError
 
 AUDIT = "audit.json"
@@ -178,8 +178,8 @@ def _ledger(seen: Provenance, said: Claim) -> str:
     ]  # fmt: skip
     columns = "stage,unit,noise,clip,rate,steps,times,images a unit,multiplicity,secure".split(",")
     composed = (
-        f"All together, at delta {ledger.delta:g}: epsilon {shown(ledger.spent.epsilon)} ({ledger.spent.accountant}), "
-        f"{shown(ledger.spent.rdp)} by RDP alone; neighbours: {ledger.neighbours}. The number of units is taken as "
+        f"All together, at delta {ledger.delta:g}: epsilon {format_epsilon(ledger.spent.epsilon)} ({ledger.spent.accountant}), "
+        f"{format_epsilon(ledger.spent.rdp)} by RDP alone; neighbours: {ledger.neighbours}. The number of units is taken as "
         "public: rate and noise follow from it."
     )
     return f"{_table(columns, rows)}\n\n{composed}" if said.epsilon is not None else _table(columns, rows)

@@ -17,7 +17,7 @@ from typing import Any
 
 from medlt import config as configs
 from medlt.files import digest_tensors
-from medlt.privacy.ledger import NAME, NEIGHBOURS, Ledger, read, shown
+from medlt.privacy.ledger import NAME, NEIGHBOURS, Ledger, format_epsilon, read
 from medlt.types import InputError
 
 BLIND_CHECKS = {"finite", "flat", "saturated", "asserted", "best_of", "copy"}
@@ -88,7 +88,7 @@ class Provenance:
 def claim(run: Path) -> Claim:
     """Walk the provenance of a run folder. Raises InputError where it is none."""
     seen = Provenance(Path(run))
-    reasons = tuple(dict.fromkeys((*foreseen(seen.config), *_found(seen))))
+    reasons = tuple(dict.fromkeys((*config_violations(seen.config), *_found(seen))))
     covers, ledger, chosen = _covers(seen.config), seen.ledger, seen.config.privacy
     if isinstance(ledger, str):
         delta, secure, epsilon = 0.0, False, 0.0
@@ -100,13 +100,17 @@ def claim(run: Path) -> Claim:
     if reasons:
         sentence = f"No privacy is claimed for {covers}, because {'; and '.join(reasons)}."
         return Claim(None, delta, unit, secure, reasons, covers, sentence)
-    given = "epsilon 0 (no patient was read for it)" if epsilon == 0 else f"epsilon {shown(epsilon)} at delta {delta:g}"
+    given = (
+        "epsilon 0 (no patient was read for it)"
+        if epsilon == 0
+        else f"epsilon {format_epsilon(epsilon)} at delta {delta:g}"
+    )
     further = " ".join(f"{one[0].upper()}{one[1:]}." for one in _assumed(seen.config, ledger))
     sentence = f"Differential privacy with {given}, for {covers}; neighbours: {neighbours}. {further}"
     return Claim(epsilon, delta, unit, secure or epsilon == 0, (), covers, sentence)
 
 
-def foreseen(config: configs.RunConfig) -> tuple[str, ...]:
+def config_violations(config: configs.RunConfig) -> tuple[str, ...]:
     """The reasons against a claim that the config alone gives, each with how to mend it; known before any training."""
     return tuple(_foreseen(config))
 
@@ -142,9 +146,9 @@ def _foreseen(config: configs.RunConfig) -> Iterator[str]:
 
 def _guided(guide: configs.GuideConfig) -> Iterator[str]:
     """What a guide asks that was learnt from patients outside the ledger."""
-    if isinstance(guide, configs.LongtailGuide):
+    if isinstance(guide, configs.LongtailGuideConfig):
         yield "the longtail guide asks a predictor trained without privacy (take recipe: noise or minority)"
-    elif isinstance(guide, configs.JepaGuide):
+    elif isinstance(guide, configs.JepaGuideConfig):
         yield "the jepa guide asks a latent classifier trained without privacy (leave the guide out)"
     else:
         if guide.distance == "features":
@@ -260,7 +264,7 @@ def _assumed(config: configs.RunConfig, ledger: Ledger | str) -> Iterator[str]:
     if len({one.unit for one in ledger.mechanisms}) > 1:
         yield "stages differ in their unit; the weaker one is told"
     if ledger.spent.epsilon > ledger.epsilon_asked:
-        yield f"that is more than the {shown(ledger.epsilon_asked)} that was asked for"
+        yield f"that is more than the {format_epsilon(ledger.epsilon_asked)} that was asked for"
     if ledger.warning:
         yield ledger.warning
 

@@ -27,12 +27,12 @@ TRAINING = {"steps", "learning_rate", "batch", "schedule", "warmup_steps", "ema"
             "checkpoint_every"}  # fmt: skip
 
 
-def training(chosen: configs.Training) -> Training:
+def training(chosen: configs.DenoiserTraining) -> Training:
     """Return how the config wants the denoiser trained."""
     return Training(**chosen.model_dump(include=TRAINING))
 
 
-def objective(chosen: configs.Training) -> Objective:
+def objective(chosen: configs.DenoiserTraining) -> Objective:
     """Return what each step of that training minimises."""
     return Objective(chosen.drop_condition, chosen.offset_noise, chosen.snr_floor, chosen.min_snr, chosen.balance)
 

@@ -126,7 +126,7 @@ def about(part: Manifest) -> list[About]:
     return [dict(row) for row in known.to_dict("records")]
 
 
-def requested(config: configs.RunConfig | configs.VerdictConfig, manifest: Manifest) -> tuple[str, ...]:
+def requested(config: configs.RunConfig | configs.EvaluateConfig, manifest: Manifest) -> tuple[str, ...]:
     """Return what a data-independent run makes: what its config says, not what the counts of its patients say."""
     if not isinstance(config, configs.RunConfig) or config.privacy is None or not config.blind:
         return ()
@@ -136,7 +136,7 @@ def requested(config: configs.RunConfig | configs.VerdictConfig, manifest: Manif
     return given or tuple(known)
 
 
-def image_sizes(config: configs.RunConfig | configs.VerdictConfig) -> tuple[int, ...]:
+def image_sizes(config: configs.RunConfig | configs.EvaluateConfig) -> tuple[int, ...]:
     """Return every size of image that the config's stages look at, so that each original is decoded once."""
     classifiers = [config.classifier, getattr(config, "predictor", None), getattr(config, "reporter", None)]
     sizes = {one.size for one in classifiers if one is not None}
@@ -147,7 +147,7 @@ def image_sizes(config: configs.RunConfig | configs.VerdictConfig) -> tuple[int,
     return tuple(sorted(sizes))
 
 
-def read_rows(config: configs.RunConfig | configs.VerdictConfig) -> RealRows | None:
+def read_rows(config: configs.RunConfig | configs.EvaluateConfig) -> RealRows | None:
     """Return the rows of the config's data before any image is read; None for synthetic radiographs yet to be written.
 
     Raises InputError for bad labels, missing files, and findings without a positive in the train split.
@@ -203,7 +203,7 @@ def _require_readable(failures: pd.DataFrame, manifest: Manifest, skip: bool) ->
         raise InputError(f"{failures.iloc[0]['reason']}{more}; mend it{go_on}")
 
 
-def _require_positives(config: configs.RunConfig | configs.VerdictConfig, manifest: Manifest) -> None:
+def _require_positives(config: configs.RunConfig | configs.EvaluateConfig, manifest: Manifest) -> None:
     """Raises InputError for a finding without a positive; not in a data-independent run, whose start must tell nothing
     of a patient."""
     if not (isinstance(config, configs.RunConfig) and config.blind):

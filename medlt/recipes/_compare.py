@@ -30,7 +30,7 @@ def held_out_rows(cohort: Cohort, size: int) -> HeldOutRows:
     return HeldOutRows(train, val, test, cohort.findings, cohort.members(), patients, attributes)
 
 
-def arm_settings(config: configs.RunConfig | configs.VerdictConfig) -> dict[str, Any]:
+def arm_settings(config: configs.RunConfig | configs.EvaluateConfig) -> dict[str, Any]:
     """Return the settings that all arms share."""
     return config.classifier.model_dump(exclude={"size"}) | {"mix": config.evaluation.mix}
 

@@ -21,13 +21,13 @@ from torch import Tensor
 
 from medlt import config as configs
 from medlt.data.manifest import Manifest
-from medlt.diffusion.adapt import FULL, Full, How, Lora
+from medlt.diffusion.adapt import FULL, Finetuning, FullFinetuning, LoraFinetuning
 from medlt.diffusion.backbone import Backbone
 from medlt.diffusion.cache import Latents
 from medlt.diffusion.codec import AutoencoderCodec
 from medlt.diffusion.decode import Decoder
 from medlt.diffusion.families import FAMILIES, begin, load_label_network
-from medlt.diffusion.finetune import LabelledLatents, Samples, backbone_key, train_backbone
+from medlt.diffusion.finetune import LabelledLatents, SampleGrid, backbone_key, train_backbone
 from medlt.diffusion.labels import LabelNetwork
 from medlt.diffusion.losses import Extra
 from medlt.diffusion.placement import place
@@ -48,7 +48,7 @@ SHOWN = 8
 KIND = "denoiser"
 LABEL_FILES = ("model.json", "model.safetensors")
 INDEX = {"full": "model_index.json", "lora": "pytorch_lora_weights.safetensors"}
-OWN = {"kind", "start", *configs.Training.model_fields}
+OWN = {"kind", "start", *configs.DenoiserTraining.model_fields}
 """Fields of a denoiser's config that are not its network's."""
 
 Losses = Callable[[Backbone], Sequence[Extra]]
@@ -145,7 +145,7 @@ def _equal(net: LabelNetwork, other: LabelNetwork) -> bool:
 
 
 def _trained(
-    run: Run[configs.RunConfig], cohort: Cohort, latents: Latents, backbone: Backbone, how: How,
+    run: Run[configs.RunConfig], cohort: Cohort, latents: Latents, backbone: Backbone, how: Finetuning,
     private: PrivateFit | None, losses: Losses, save: Callable[[Path], None], **key: Any,
 ) -> Artifact:  # fmt: skip
     """Train a backbone as the config says and `save` it, or find that done."""
@@ -178,13 +178,13 @@ def _trained(
 
 def _samples(
     run: Run[configs.RunConfig], cohort: Cohort, latents: Latents, data: LabelledLatents, space: str
-) -> Samples:
+) -> SampleGrid:
     """A grid at each checkpoint: the label vector of a real row for each of a few tail findings."""
     height, width = latents.cache.shape[-2:]
     decode = Decoder(latents.codec)
     first = [int((cohort.train.rows[name] == 1).to_numpy().argmax()) for name in cohort.tail[:SHOWN]]
     back = (lambda z: z) if space == "codec" else latents.standardiser.back
-    return Samples(
+    return SampleGrid(
         labels=torch.from_numpy(data.labels[first].astype("float32")),
         shape=(height, width),
         decode=lambda z: decode(back(z)),
@@ -253,10 +253,10 @@ def _save_whole(model: StableDiffusion, codec: Any, folder: Path) -> None:
     save_stable_diffusion(model, folder / "model", vae=vae)
 
 
-def _how(chosen: configs.StableConfig) -> How:
+def _how(chosen: configs.StableConfig) -> Finetuning:
     if chosen.train == "full":
-        return Full(chosen.train_text)
-    return Lora(chosen.rank, conv=chosen.lora_conv, text_encoder=chosen.train_text)
+        return FullFinetuning(chosen.train_text)
+    return LoraFinetuning(chosen.rank, conv=chosen.lora_conv, text_encoder=chosen.train_text)
 
 
 def _require_free(home: Path, train: str) -> None:

@@ -10,15 +10,14 @@ import numpy as np
 from torch import Tensor
 
 from medlt import config as configs
-from medlt.chance import seed_of
 from medlt.checks.bands import limits
-from medlt.checks.folds import Crossfit
+from medlt.checks.folds import CrossFitClassifiers
 from medlt.classify.latents import LatentClassifier
-from medlt.diffusion.aid import AidLoss
 from medlt.diffusion.backbone import Backbone
 from medlt.diffusion.cache import Latents
 from medlt.diffusion.cbdm import ClassBalancing
 from medlt.diffusion.codec import AutoencoderCodec
+from medlt.diffusion.in_band_loss import AidLoss
 from medlt.diffusion.losses import Extra
 from medlt.diffusion.schedulers import factory
 from medlt.diffusion.signals import Distance, between, l2
@@ -29,6 +28,7 @@ from medlt.recipes._denoiser import Losses, labelled_latents, no_losses, train_d
 from medlt.recipes._models import learn_sparse_code, train_guidance_classifier, train_latent_classifier
 from medlt.recipes._privacy import independent_rows
 from medlt.recipes._setup import Run
+from medlt.rng import seed_of
 from medlt.sparse.embedding import SimplicialCoder
 from medlt.synthesis import METHODS
 from medlt.synthesis.edit import ImageEdit
@@ -37,8 +37,8 @@ from medlt.synthesis.fusion import LatentFusion
 from medlt.synthesis.guides import Guide
 from medlt.synthesis.longtail import LongtailGuide, pictures
 from medlt.synthesis.minority import JepaGuide, Levels, MinorityGuide, reference_levels
-from medlt.synthesis.plan import Collection as TrainTable
-from medlt.synthesis.plan import Draws
+from medlt.synthesis.plan import PlanSettings
+from medlt.synthesis.plan import TrainTable as TrainTable
 from medlt.training.protocols import PrivateFit
 from medlt.types import Synthesizer
 
@@ -52,11 +52,11 @@ class Learnt:
 
     cohort: Cohort
     latents: Latents
-    verifiers: Crossfit
+    verifiers: CrossFitClassifiers
     private: PrivateFit | None
 
 
-def train_table(run: Run[configs.RunConfig], cohort: Cohort, verifiers: Crossfit) -> TrainTable:
+def train_table(run: Run[configs.RunConfig], cohort: Cohort, verifiers: CrossFitClassifiers) -> TrainTable:
     """Return the train rows as a method sees them; in a data-independent run one made-up row a finding instead."""
     rows, findings = cohort.train.rows, cohort.findings
     if run.config.blind:
@@ -94,7 +94,7 @@ def latent_fusion(
 ) -> LatentFusion:  # fmt: skip
     """Return latent fusion (arXiv 2405.01705). The verifiers' folds decide who may be paired with whom."""
     need, latents = run.config.need, learnt.latents
-    draws = Draws(
+    draws = PlanSettings(
         metric=chosen.pairing,
         neighbours=chosen.neighbours,
         threshold_mean=chosen.threshold_mean,
@@ -120,7 +120,7 @@ def latent_fusion(
     )
 
 
-FROM_NOISE = configs.FromNoise | configs.Diffult | configs.Minority | configs.Longtail
+FROM_NOISE = configs.FromNoiseConfig | configs.Diffult | configs.Minority | configs.Longtail
 
 
 def conditional(
@@ -162,10 +162,10 @@ def build_guides(
 
 
 def _guide(run: Run[configs.RunConfig], learnt: Learnt, chosen: configs.GuideConfig, backbone: Backbone) -> Named:
-    if isinstance(chosen, configs.LongtailGuide):
+    if isinstance(chosen, configs.LongtailGuideConfig):
         return _longtail_guide(run, learnt, chosen, backbone)
     options = chosen.model_dump(include={"weight", "every", "window", "schedule"})
-    if isinstance(chosen, configs.JepaGuide):
+    if isinstance(chosen, configs.JepaGuideConfig):
         classifier = train_latent_classifier(run, learnt.cohort, learnt.latents)
         guide = JepaGuide(**options, features=features(classifier, learnt.latents, backbone))
         return guide, {"latent_classifier": classifier.digest}
@@ -182,7 +182,7 @@ def _guide(run: Run[configs.RunConfig], learnt: Learnt, chosen: configs.GuideCon
 
 
 def _longtail_guide(
-    run: Run[configs.RunConfig], learnt: Learnt, chosen: configs.LongtailGuide, backbone: Backbone
+    run: Run[configs.RunConfig], learnt: Learnt, chosen: configs.LongtailGuideConfig, backbone: Backbone
 ) -> Named:
     """Longtail Guidance: its classifier sees images decoded by the run's codec, in the run's precision."""
     codec = decoder(run.runtime, learnt.latents.codec).codec
@@ -202,7 +202,7 @@ def features(classifier: LatentClassifier, latents: Latents, backbone: Backbone)
 
 
 def _levels(
-    run: Run[configs.RunConfig], learnt: Learnt, chosen: configs.MinorityGuide, backbone: Backbone,
+    run: Run[configs.RunConfig], learnt: Learnt, chosen: configs.MinorityGuideConfig, backbone: Backbone,
     distance: Distance, named: str,
 ) -> tuple[Levels, str]:  # fmt: skip
     """How rare the real train images of each finding are, of at most `MOST` images a finding; and their digest."""

@@ -8,8 +8,8 @@ from typing import Any
 import pandas as pd
 
 from medlt import config as configs
-from medlt.checks.apart import apart, digest_network
-from medlt.checks.consistency import Crossfit, crossfit, folds
+from medlt.checks.consistency import CrossFitClassifiers, crossfit, folds
+from medlt.checks.separation import digest_network, require_disjoint_networks
 from medlt.classify.epistemic import Epistemic, fit_epistemic
 from medlt.classify.latents import LatentClassifier, fit_latents
 from medlt.classify.private import private_classifier
@@ -58,7 +58,7 @@ def iterate_on(
     )  # fmt: skip
 
 
-def train_verifiers(run: Run[configs.RunConfig], cohort: Cohort, private: PrivateFit | None) -> Crossfit:
+def train_verifiers(run: Run[configs.RunConfig], cohort: Cohort, private: PrivateFit | None) -> CrossFitClassifiers:
     """Train cross-fitted classifiers on real train images: verifier k never saw the patients of fold k.
 
     Trained privately where `private` is given.
@@ -81,7 +81,7 @@ def train_verifiers(run: Run[configs.RunConfig], cohort: Cohort, private: Privat
         return crossfit(fold, lambda uids: train.take(uids).images, verifier, cohort.findings)
 
 
-def train_guidance_classifier(run: Run[configs.RunConfig], cohort: Cohort, verifiers: Crossfit) -> Epistemic:
+def train_guidance_classifier(run: Run[configs.RunConfig], cohort: Cohort, verifiers: CrossFitClassifiers) -> Epistemic:
     """Train the classifier that guides, of another architecture and seed than the verifiers, and its epistemic head.
 
     Raises InputError if it has a verifier's weights.
@@ -94,7 +94,7 @@ def train_guidance_classifier(run: Run[configs.RunConfig], cohort: Cohort, verif
     with run.stage("predictor"):
         classifier = fit(train, val, runtime=runtime, store=run.store, name="predictor", **options)
     verifying = [digest_network(one.net) for one in verifiers.judges if isinstance(one, Classifier)]
-    apart({"guiding": [digest_network(classifier.net)], "verifying": verifying})
+    require_disjoint_networks({"guiding": [digest_network(classifier.net)], "verifying": verifying})
     with run.stage("epistemic"):
         head = fit_epistemic(classifier, train, runtime=runtime, store=run.store)
     run.record(digests={"predictor": head.digest})

@@ -19,14 +19,14 @@ from torch import Tensor, nn
 
 from medlt import config as configs
 from medlt.checks.consistency import folds
-from medlt.checks.folds import Crossfit
+from medlt.checks.folds import CrossFitClassifiers
 from medlt.files import digest
 from medlt.privacy import accounting, ledger
-from medlt.privacy.claims import foreseen
+from medlt.privacy.claims import config_violations
 from medlt.recipes._cohort import Cohort, RealRows
 from medlt.recipes._setup import Run
 from medlt.sparse.private import private_steps
-from medlt.synthesis.plan import Collection as TrainTable
+from medlt.synthesis.plan import TrainTable as TrainTable
 from medlt.training.protocols import PrivateFit, RowLoss
 from medlt.training.runtime import Runtime
 from medlt.training.settings import Training
@@ -89,7 +89,7 @@ def check_budget(config: configs.RunConfig, cohort: RealRows) -> None:
     noise(config, cohort)
     if (warning := accounting.warn_of_delta(config.privacy.delta, units)) is not None:
         log.warning("privacy: %s", warning)
-    for reason in foreseen(config):
+    for reason in config_violations(config):
         log.warning("privacy: this run will carry no claim: %s", reason)
 
 
@@ -136,13 +136,13 @@ class PrivateTraining:
         picture: Callable[[nn.Module], Tensor] | None = None,
     ) -> None:  # fmt: skip
         """Train as `medlt.training.protocols.PrivateFit` says, within what the other stages leave of the budget."""
-        from medlt.privacy.dpsgd.training import Private, fit
+        from medlt.privacy.dpsgd.training import PrivacySettings, fit
 
         config, chosen = self.run.config, self.chosen
         sigma, planned = noise(config, self.cohort), plans(config, self.cohort)
         others = tuple((sigma, one.rate, one.steps) for stage, one in planned.items() if stage != name)
         own = chosen.model_dump(exclude={"findings", "classifier"})
-        private = Private(noise_multiplier=sigma, before=others if self.kept else (), **own)
+        private = PrivacySettings(noise_multiplier=sigma, before=others if self.kept else (), **own)
         fit(network, loss, units, training=training, private=private, runtime=runtime, folder=folder, key=key,
             name=name, data=self.cohort.train.digest(), evaluate=evaluate, picture=picture)  # fmt: skip
 
@@ -188,7 +188,7 @@ def independent_uid(finding: str) -> str:
     return "only-" + re.sub(r"\W+", "-", finding)
 
 
-def no_verifiers(requested: Sequence[str], findings: tuple[str, ...]) -> Crossfit:
+def no_verifiers(requested: Sequence[str], findings: tuple[str, ...]) -> CrossFitClassifiers:
     """Return cross-fitted classifiers without a classifier, for a run in which none may look at the images."""
     fold = independent_rows(requested, findings).table["fold"]
-    return Crossfit((), fold, pd.DataFrame(index=fold.index, columns=list(findings), dtype=float))
+    return CrossFitClassifiers((), fold, pd.DataFrame(index=fold.index, columns=list(findings), dtype=float))

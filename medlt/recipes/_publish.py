@@ -9,15 +9,15 @@ import pandas as pd
 import torch
 
 from medlt import config as configs
-from medlt.checks.asserted import Asserted
 from medlt.checks.consistency import LabelConsistency, best_of
 from medlt.checks.sanity import copies
+from medlt.checks.target_label import TargetLabelCheck
 from medlt.data.manifest import Manifest
-from medlt.diffusion.overlap import ahead
+from medlt.diffusion.prefetch import ahead
 from medlt.files import digest, write_table
 from medlt.recipes._cohort import Cohort
 from medlt.recipes._setup import Run
-from medlt.types import Batch, Check, Finding, Synthesizer
+from medlt.types import Batch, Check, CheckResult, Synthesizer
 from medlt.writer import DatasetWriter, write_dicom, write_metadata
 
 SLOTS = 32  # whole slots in a shard: what a kill can lose
@@ -84,7 +84,7 @@ def _make_round(
 ) -> None:  # fmt: skip
     """Every shard that is not there yet: images, check results, the kept ones on disk."""
     made = ((piece, None if writer.has(piece) else joined(list(method.run(piece)))) for piece in shards(rows))
-    by = Asserted.name if run.config.blind else LabelConsistency.name
+    by = TargetLabelCheck.name if run.config.blind else LabelConsistency.name
     done = 0
     # an accelerator makes the next shard while this one is checked and written; a CPU is busy either way
     for piece, batch in made if run.runtime.device == "cpu" else ahead(made):
@@ -94,7 +94,7 @@ def _make_round(
         run.runtime.progress("images", done := done + len(piece), len(rows))
 
 
-def write_best(writer: DatasetWriter, rows: pd.DataFrame, batch: Batch, results: Sequence[Finding]) -> None:
+def write_best(writer: DatasetWriter, rows: pd.DataFrame, batch: Batch, results: Sequence[CheckResult]) -> None:
     """Write a shard with the best of each of its slots."""
     kept = [result.uid for result in results if result.check == "best_of" and result.passed]
     writer.write(rows, batch, results, kept)

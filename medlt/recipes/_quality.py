@@ -15,11 +15,11 @@ from PIL import Image
 from torch import Tensor
 
 from medlt import config as configs
-from medlt.checks.asserted import Asserted
 from medlt.checks.bands import Rule, in_band
-from medlt.checks.consistency import Crossfit, LabelConsistency, thresholds
+from medlt.checks.consistency import CrossFitClassifiers, LabelConsistency, thresholds
 from medlt.checks.near_copy import near_copy
 from medlt.checks.sanity import Finite, Flat, Saturated, sanity
+from medlt.checks.target_label import TargetLabelCheck
 from medlt.classify.cam import class_activation_map
 from medlt.classify.epistemic import Epistemic
 from medlt.classify.train import Classifier
@@ -46,22 +46,22 @@ UNGUIDED = " unguided"  # no uid of an image ends so
 log = logging.getLogger(__name__)
 
 
-def build_checks(run: Run[configs.RunConfig], cohort: Cohort, verifiers: Crossfit) -> tuple[Check, ...]:
+def build_checks(run: Run[configs.RunConfig], cohort: Cohort, verifiers: CrossFitClassifiers) -> tuple[Check, ...]:
     """Return the checks: sanity against the parents, then the label as the verifier sees it that saw neither parent,
     then the band, then near copies. A data-independent run looks at the image alone."""
     chosen = run.config.checks
     if run.config.blind:
-        own: tuple[Check, ...] = (Finite(), Flat(chosen.black_below), Saturated(), Asserted())
+        own: tuple[Check, ...] = (Finite(), Flat(chosen.black_below), Saturated(), TargetLabelCheck())
         return (*own, *_near_copies(run, cohort))
     findings = list(cohort.findings)
     limits = thresholds(verifiers.held_out, cohort.train.rows[findings], chosen.quantile)
     parents = partial(_parents, cohort, run.config.size)
     usual = sanity(parents, black_below=chosen.black_below, duplicate_above=chosen.duplicate_above)
     label = LabelConsistency(verifiers.judges, dict(limits), findings, chosen.quantile)
-    return (*usual, Asserted(), label, *_bands(run, cohort, verifiers), *_near_copies(run, cohort))
+    return (*usual, TargetLabelCheck(), label, *_bands(run, cohort, verifiers), *_near_copies(run, cohort))
 
 
-def _bands(run: Run[configs.RunConfig], cohort: Cohort, verifiers: Crossfit) -> tuple[Check, ...]:
+def _bands(run: Run[configs.RunConfig], cohort: Cohort, verifiers: CrossFitClassifiers) -> tuple[Check, ...]:
     """The check that drops what is out of distribution, where the config has it."""
     chosen, rows = run.config.checks.in_band, cohort.train.rows
     if chosen is None:
@@ -112,7 +112,7 @@ def _near_copies(run: Run[configs.RunConfig], cohort: Cohort) -> tuple[Check, ..
     return (near_copy([embed, low_pass], val[one_each], train, chosen.false_positive),)
 
 
-def measure(run: Run[configs.RunConfig], cohort: Cohort, verifiers: Crossfit, made: Manifest) -> None:
+def measure(run: Run[configs.RunConfig], cohort: Cohort, verifiers: CrossFitClassifiers, made: Manifest) -> None:
     """Write quality.parquet: are the kept images like real ones of the validation split, as varied, and as rare?
 
     The features are those of the first verifier, which was not fitted to the validation images (its best step was

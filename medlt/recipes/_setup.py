@@ -28,7 +28,7 @@ from medlt.training.runtime import Runtime
 from medlt.types import InputError, Progress
 from medlt.versions import versions
 
-C = TypeVar("C", configs.RunConfig, configs.VerdictConfig)
+C = TypeVar("C", configs.RunConfig, configs.EvaluateConfig)
 
 FILED = Path("stages/data/manifest.parquet")
 """The rows a run stands on; once they are there, its config is fixed."""
@@ -46,7 +46,7 @@ def peak_rss_mb() -> float:
     return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit, 1)
 
 
-def runtime_of(config: configs.RunConfig | configs.VerdictConfig, progress: Progress) -> Runtime:
+def runtime_of(config: configs.RunConfig | configs.EvaluateConfig, progress: Progress) -> Runtime:
     """Return where and how the config wants its work done. Raises InputError where there is no such device."""
     precision = config.precision if isinstance(config, configs.RunConfig) else "fp32"
     runtime = Runtime(config.device, precision, config.threads, config.seed, progress)

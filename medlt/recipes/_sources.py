@@ -11,14 +11,14 @@ import torch
 from torch import Tensor
 
 from medlt import config as configs
-from medlt.checks.apart import digest_network, judged_apart, parents_of
 from medlt.checks.consistency import LabelConsistency
-from medlt.checks.folds import Crossfit
+from medlt.checks.folds import CrossFitClassifiers
+from medlt.checks.separation import digest_network, judged_apart, parents_of
 from medlt.classify.train import Classifier
 from medlt.data.loaders import images
 from medlt.data.manifest import Manifest
 from medlt.evaluation import provenance
-from medlt.evaluation.arms import lent
+from medlt.evaluation.arms import match_real_rows
 from medlt.evaluation.sources import SourceImages, Verifiers
 from medlt.recipes import augment
 from medlt.recipes._cohort import Cohort, filed_cohort
@@ -41,7 +41,7 @@ def own_images(name: str, run: Run[configs.RunConfig], filled: augment.Filled) -
     return SourceImages(name, kept, _labels(made), _pixels(made), verifiers, filled.published.results, len(filled.plan))
 
 
-def open_sources(config: configs.VerdictConfig, cohort: Cohort, progress: Progress) -> dict[str, SourceImages]:
+def open_sources(config: configs.EvaluateConfig, cohort: Cohort, progress: Progress) -> dict[str, SourceImages]:
     """Return every source of an experiment, its images made if need be.
 
     Raises InputError for one that does not fit the experiment.
@@ -49,7 +49,7 @@ def open_sources(config: configs.VerdictConfig, cohort: Cohort, progress: Progre
     return {name: _source(name, given, cohort, progress) for name, given in config.sources.items()}
 
 
-def source_config(name: str, given: configs.Source) -> configs.RunConfig:
+def source_config(name: str, given: configs.SourceConfig) -> configs.RunConfig:
     """Return the config of a source's run, in its folder. Raises InputError if it is not there nor can be made."""
     if given.config is None:
         folder = Path(str(given.run))
@@ -63,7 +63,7 @@ def source_config(name: str, given: configs.Source) -> configs.RunConfig:
     return config
 
 
-def _source(name: str, given: configs.Source, cohort: Cohort, progress: Progress) -> SourceImages:
+def _source(name: str, given: configs.SourceConfig, cohort: Cohort, progress: Progress) -> SourceImages:
     config = source_config(name, given)
     if not (config.out / "manifest.parquet").is_file():
         augment.main(config, progress)
@@ -99,7 +99,7 @@ def _lent(made: Manifest, own: Cohort, config: configs.RunConfig) -> Manifest:
     """The images of a data-independent run, each with a real row of its finding that its control repeats."""
     if not config.blind or made.rows.empty:
         return made
-    return Manifest(made.rows.assign(like=lent(made.rows, own.train.rows)), made.findings, made.root)
+    return Manifest(made.rows.assign(like=match_real_rows(made.rows, own.train.rows)), made.findings, made.root)
 
 
 def _kept(made: Manifest, results: pd.DataFrame) -> pd.DataFrame:
@@ -127,7 +127,7 @@ def _pixels(made: Manifest) -> Callable[[int, Sequence[str]], Tensor]:
     return pixels
 
 
-def _verifiers(run: Run[configs.RunConfig], own: Cohort, verifiers: Crossfit) -> Verifiers:
+def _verifiers(run: Run[configs.RunConfig], own: Cohort, verifiers: CrossFitClassifiers) -> Verifiers:
     return Verifiers(verifiers, own.train.rows[list(own.findings)], run.config.classifier.size)
 
 
@@ -139,7 +139,7 @@ def _table(name: str, path: Path) -> pd.DataFrame:
         raise InputError(f"source {name}: {path} is missing or damaged; finish the run again") from None
 
 
-def _guiding(run: Run[configs.RunConfig], own: Cohort, verifiers: Crossfit) -> tuple[str, ...]:
+def _guiding(run: Run[configs.RunConfig], own: Cohort, verifiers: CrossFitClassifiers) -> tuple[str, ...]:
     """Digests of the classifiers that guided the images, none for a method without."""
-    asked = any(isinstance(one, configs.LongtailGuide) and one.weight for one in run.config.method.guides)
+    asked = any(isinstance(one, configs.LongtailGuideConfig) and one.weight for one in run.config.method.guides)
     return (digest_network(train_guidance_classifier(run, own, verifiers).net),) if asked else ()

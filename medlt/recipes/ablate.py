@@ -28,8 +28,8 @@ import pandas as pd
 import torch
 
 from medlt import config as configs
-from medlt.checks.asserted import Asserted
 from medlt.checks.consistency import LabelConsistency, best_of, thresholds
+from medlt.checks.target_label import TargetLabelCheck
 from medlt.classify.train import Classifier
 from medlt.config.ablation import Ablation
 from medlt.diffusion.backbone import Backbone
@@ -49,7 +49,7 @@ from medlt.recipes._sources import own_images
 from medlt.recipes.augment import Filled, check, learn
 from medlt.sparse.iterated import Iterated
 from medlt.training.runtime import silent
-from medlt.types import Batch, Check, Finding, InputError, Progress
+from medlt.types import Batch, Check, CheckResult, InputError, Progress
 from medlt.writer import DatasetWriter
 
 HEALTH = ("mean_max_probability", "words_used", "agreement", "reconstruction_l1", "probe_ap", "val_macro_ap")
@@ -152,7 +152,7 @@ class AblationRunner:
         options = one.config.sparse.model_dump()
         return iterate_on(self.run, self.learnt.cohort, self.learnt.latents, runtime, **options)
 
-    def make(self, one: Variant, code: Iterated) -> tuple[Batch, list[Finding]]:
+    def make(self, one: Variant, code: Iterated) -> tuple[Batch, list[CheckResult]]:
         """Make all its images, and what the checks say of them, the best of each slot last."""
         guides, _ = build_guides(self.run, self.learnt, one.method.guides, self.backbone)
         method = latent_fusion(self.run, self.learnt, one.method, code.coder, self.backbone, guides)
@@ -202,7 +202,7 @@ class AblationRunner:
         kid, error = self.kid(train.images, fold)
         return measured(table.assign(parent_a=parent, **blank)) | {"kid": kid, "kid_sd": error}
 
-    def prove(self, one: Variant, batch: Batch, results: list[Finding]) -> dict[str, float]:
+    def prove(self, one: Variant, batch: Batch, results: list[CheckResult]) -> dict[str, float]:
         """Compare its kept images: tail macro AP against the duplicated control."""
         base, cohort = self.run, self.learnt.cohort
         home = base.path("variants", one.name)
@@ -239,14 +239,14 @@ def _table(run: Run[configs.RunConfig], wanted: list[Variant]) -> pd.DataFrame:
     return table.sort_values("factor", key=lambda c: c.map(order), kind="stable", ignore_index=True)
 
 
-def kept_uids(results: list[Finding]) -> set[str]:
+def kept_uids(results: list[CheckResult]) -> set[str]:
     """Return uids of the best of each slot."""
     return {result.uid for result in results if result.check == "best_of" and result.passed}
 
 
-def _images(batch: Batch, results: list[Finding]) -> pd.DataFrame:
+def _images(batch: Batch, results: list[CheckResult]) -> pd.DataFrame:
     said = pd.DataFrame([vars(result) for result in results]).set_index(["check", "uid"])
-    verifier, asserted = said.loc[LabelConsistency.name], said.loc[Asserted.name]
+    verifier, asserted = said.loc[LabelConsistency.name], said.loc[TargetLabelCheck.name]
     return batch.rows[["finding", "parent_a", "mask_share", "tail_mass"]].assign(
         judge=verifier["value"],
         passed=verifier["passed"],

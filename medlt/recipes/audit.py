@@ -13,7 +13,6 @@ import torch
 from torch import Tensor
 
 from medlt import config as configs
-from medlt.chance import seed_of
 from medlt.data.convert.encode import png
 from medlt.data.loaders import images
 from medlt.data.manifest import Manifest
@@ -33,6 +32,7 @@ from medlt.recipes._denoiser import fresh_network, joined, labelled_latents, sav
 from medlt.recipes._privacy import PrivateTraining
 from medlt.recipes._setup import Run, finished
 from medlt.report.html import write as write_report
+from medlt.rng import seed_of
 from medlt.training.runtime import Runtime, silent
 from medlt.types import InputError, Progress
 
@@ -182,10 +182,10 @@ def _plants(target: AuditTarget) -> dict[str, plants.Plant]:
     return found
 
 
-def copies_found(target: AuditTarget) -> copies.Screening:
+def copies_found(target: AuditTarget) -> copies.CopySearch:
     """Is an image nearer to a train image than images of other patients are?"""
     planted, held = _plants(target), target.held
-    return copies.screen(
+    return copies.search_copies(
         target.embed, images(target.made, target.run.config.size), target.pixels(target.cohort.train),
         target.pixels(held), planted, uids=list(target.made.rows.index), held_patients=patients(held),
         seed=target.seed("copies"), rate=target.options.false_positive,
@@ -295,7 +295,7 @@ def _planted(given: canary.Canaries, real: LabelledLatents) -> LabelledLatents:
 
 def _show_pairs(target: AuditTarget, found: Any) -> None:
     """RUN/audit_pairs.png: the images nearest to a real one, each beside it. Shows REAL patients' images."""
-    if not isinstance(found, copies.Screening):
+    if not isinstance(found, copies.CopySearch):
         return
     near = found.images.sort_values("similarity", ascending=False).head(SHOWN)
     size, train = target.run.config.size, target.cohort.train

@@ -8,7 +8,7 @@ from pathlib import Path
 import pandas as pd
 
 from medlt import config as configs
-from medlt.checks.folds import Crossfit
+from medlt.checks.folds import CrossFitClassifiers
 from medlt.files import digest, write_text
 from medlt.privacy.card import datasheet, model_card
 from medlt.recipes._checks import check_config, check_rows, check_shortfall
@@ -30,7 +30,7 @@ class Filled:
     """What filling the tail gave: the real rows, their verifiers, the plan as tried, and what was published."""
 
     cohort: Cohort
-    verifiers: Crossfit
+    verifiers: CrossFitClassifiers
     plan: pd.DataFrame
     published: Published
 

@@ -16,7 +16,7 @@ from medlt.training.runtime import silent
 from medlt.types import InputError, Progress
 
 
-def main(config: configs.VerdictConfig, progress: Progress = silent) -> Path:
+def main(config: configs.EvaluateConfig, progress: Progress = silent) -> Path:
     """Sources, arms, tables, verdict, report; returns the run folder, made or continued.
 
     Raises InputError before anything is trained on bad input.
@@ -42,7 +42,7 @@ def main(config: configs.VerdictConfig, progress: Progress = silent) -> Path:
     return run.folder
 
 
-def check(config: configs.VerdictConfig, specs: dict[str, ArmSpec]) -> RealRows | None:
+def check(config: configs.EvaluateConfig, specs: dict[str, ArmSpec]) -> RealRows | None:
     """Look at arms, sources and rows before a folder is made; returns the rows, no image of which is read yet."""
     check_arms(specs, arm_settings(config))
     for name, given in config.sources.items():

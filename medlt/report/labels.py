@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from medlt.report.collect import Collected
-from medlt.report.curves import Axis, Chart, Known, Series, chart
+from medlt.report.curves import Axis, Chart, DataPoint, Series, chart
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -44,8 +44,8 @@ def _records(table: pd.DataFrame | None) -> list[dict[str, Any]]:
 def _agreement(table: pd.DataFrame | None) -> Chart | None:
     """Share accepted against the quantile of the limit, synthetic with its interval, real images as the reference."""
     pooled = [] if table is None else _records(table[table["finding"] == ALL])
-    real = [Known(row["quantile"], row["real"]) for row in pooled]
-    made = [Known(row["quantile"], row["synthetic"], row["low"], row["high"]) for row in pooled]
+    real = [DataPoint(row["quantile"], row["real"]) for row in pooled]
+    made = [DataPoint(row["quantile"], row["synthetic"], row["low"], row["high"]) for row in pooled]
     lines = [Series("held-out real positives", "reference", real), Series("synthetic", "synthetic", made)]
     drawn = chart(lines, Axis(0.0, 1.0), Axis(0.0, 1.0))
     return drawn if drawn.lines else None

@@ -10,7 +10,7 @@ from typing import Any
 from medlt.report import arms, labels, summary
 from medlt.report.arms import DECIDING, OTHERS, Experiment
 from medlt.report.collect import Collected
-from medlt.report.curves import Axis, Chart, Known, Series, chart, fit
+from medlt.report.curves import Axis, Chart, DataPoint, Series, chart, fit
 from medlt.report.figures import Forest, forest, limits
 from medlt.report.shown import environment, flat, plain
 
@@ -53,7 +53,9 @@ def doses(study: Experiment) -> list[dict[str, Any]]:
         lines = [_by_dose(study, family, "control"), _by_dose(study, family, "synthetic")]
         gain = [_gain(row) for row in family]
         across = Axis(*_doubled([row["dose"] for row in family]), log=True)
-        zero = Series("no difference", "reference", [Known(across.low, 0.0), Known(across.high, 0.0)], marked=False)
+        zero = Series(
+            "no difference", "reference", [DataPoint(across.low, 0.0), DataPoint(across.high, 0.0)], marked=False
+        )
         ends = [end for p in gain for end in (p.y, p.low, p.high)]
         value = [end for line in lines for p in line.points for end in (p.y, p.low, p.high)]
         pair = [chart(lines, across, fit(value), dodge=6.0)]
@@ -75,13 +77,13 @@ def _by_dose(study: Experiment, family: list[dict[str, Any]], kind: str) -> Seri
         cell = study.score(row["control"] if kind == "control" else row["name"], *DECIDING)
         if cell is not None:
             mean, sd = float(cell["mean"]), float(cell["std"])
-            points.append(Known(row["dose"], mean, mean - sd, mean + sd))
+            points.append(DataPoint(row["dose"], mean, mean - sd, mean + sd))
     return Series("duplicated real images" if kind == "control" else "synthetic images", kind, points)
 
 
-def _gain(row: dict[str, Any]) -> Known:
+def _gain(row: dict[str, Any]) -> DataPoint:
     told = row["to_control"] or {"difference": math.nan, "low": math.nan, "high": math.nan}
-    return Known(row["dose"], *(float(told[key]) for key in ("difference", "low", "high")))
+    return DataPoint(row["dose"], *(float(told[key]) for key in ("difference", "low", "high")))
 
 
 def reliability(study: Experiment) -> tuple[Chart, list[tuple[str, str, dict[str, Any] | None]]] | None:
@@ -94,8 +96,8 @@ def reliability(study: Experiment) -> tuple[Chart, list[tuple[str, str, dict[str
     columns = ["mean_score", "rate", "rate_low", "rate_high"]
     bins = {name: pooled.loc[pooled["arm"] == name, columns].to_numpy(dtype=float) for name in names}
     top = min(1.0, math.ceil(10 * max([0.1, *(v for part in bins.values() for v in part.ravel() if v == v)])) / 10)
-    even = Series("calibrated", "reference", [Known(0.0, 0.0), Known(top, top)], marked=False)
-    lines = [Series(name, kinds[name], [Known(*map(float, row)) for row in bins[name]]) for name in names]
+    even = Series("calibrated", "reference", [DataPoint(0.0, 0.0), DataPoint(top, top)], marked=False)
+    lines = [Series(name, kinds[name], [DataPoint(*map(float, row)) for row in bins[name]]) for name in names]
     drawn = chart([even, *lines], Axis(0.0, top), Axis(0.0, top))
     return (drawn, [(kinds[n], n, study.score(n, "macro", "ECE")) for n in names]) if len(drawn.lines) > 1 else None
 

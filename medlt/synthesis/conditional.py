@@ -20,11 +20,11 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from medlt.chance import rng, seed_of
 from medlt.diffusion.backbone import Backbone
 from medlt.diffusion.sampler import Start, sample
-from medlt.synthesis.guides import Guide, Told, guided, targets
-from medlt.synthesis.plan import Collection
+from medlt.rng import numpy_generator, seed_of
+from medlt.synthesis.guides import Guide, SamplingContext, guided, targets
+from medlt.synthesis.plan import TrainTable
 from medlt.synthesis.space import Standardises, in_calls
 from medlt.types import Batch, InputError
 
@@ -33,7 +33,7 @@ Key = tuple[int, str, int, int]
 """Of one future image: (seed, finding, slot, candidate)."""
 
 
-class Samples(Protocol):
+class SamplingMethod(Protocol):
     """What a method samples with: a network, a maker of fresh schedulers, and what guides them."""
 
     @property
@@ -48,12 +48,17 @@ class Samples(Protocol):
 
 @torch.no_grad()
 def drawn(
-    method: Samples, begin: Callable[[Any], Start], condition: Tensor, labels: Tensor, target: Tensor, seeds: Tensor
+    method: SamplingMethod,
+    begin: Callable[[Any], Start],
+    condition: Tensor,
+    labels: Tensor,
+    target: Tensor,
+    seeds: Tensor,
 ) -> Tensor:
-    """Clean estimates [B,C,h,w] of the rows told of as in `Told`, from where `begin` puts a fresh scheduler."""
+    """Clean estimates [B,C,h,w] of the rows told of as in `SamplingContext`, from where `begin` puts a fresh scheduler."""
     scheduler = method.scheduler()
     start = begin(scheduler)
-    told = Told(method.backbone, condition, labels, target, seeds, start.timesteps)
+    told = SamplingContext(method.backbone, condition, labels, target, seeds, start.timesteps)
     return sample(guided(method.guides, told, method.guidance), start, scheduler, seeds.tolist())
 
 
@@ -68,7 +73,7 @@ class Conditional(ABC):
     `columns` are those of the plan; `reads` those that name real rows, the first of which lends its label vector.
     """
 
-    collection: Collection
+    collection: TrainTable
     backbone: Backbone
     standardiser: Standardises
     decode: Callable[[Tensor], Tensor]
@@ -99,7 +104,7 @@ class Conditional(ABC):
     def _slots(self, need: Mapping[str, int], seed: int) -> Iterator[tuple[str, int, str]]:
         """(finding, slot, uid whose label vector it gets): every positive row of a finding in turn."""
         for finding in (name for name in self.collection.findings if need.get(name, 0) > 0):
-            likes = rng(seed, "likes", finding).permutation(self.collection.positive(finding))
+            likes = numpy_generator(seed, "likes", finding).permutation(self.collection.positive(finding))
             yield from ((finding, slot, str(likes[slot % len(likes)])) for slot in range(need[finding]))
 
     def _row(self, key: Key, like: str) -> dict[str, Any]:
@@ -107,7 +112,7 @@ class Conditional(ABC):
         _, finding, slot, candidate = key
         named = re.sub(r"\W+", "-", finding)
         uid = f"{self.name}_{named}_{slot:05d}_{candidate}_{seed_of('uid', *key) % 16**6:06x}"
-        seed = int(rng("noise", *key).integers(2**63 - 1))
+        seed = int(numpy_generator("noise", *key).integers(2**63 - 1))
         source = self.collection.table.loc[like]
         row = {"uid": uid, "finding": finding, "slot": slot, "candidate": candidate, "seed": seed}
         return row | {"fold": source["fold"]} | {name: source.get(name) for name in ABOUT} | self._own(key, like)

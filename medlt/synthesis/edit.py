@@ -32,10 +32,10 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from medlt.chance import noise_like, rng
 from medlt.diffusion.sampler import Start, from_latent
+from medlt.rng import noise_like, numpy_generator
+from medlt.synthesis.code_explainer import Latents
 from medlt.synthesis.conditional import ABOUT, Conditional, Key
-from medlt.synthesis.gaze import Latents
 from medlt.synthesis.pairing import allowed
 from medlt.types import InputError
 
@@ -74,11 +74,11 @@ class ImageEdit(Conditional):
         self._steps = int(self.scheduler().num_inference_steps)
 
     def _own(self, key: Key, like: str) -> dict[str, Any]:
-        chance = rng("edit", *key)
-        keep = max(1, round(self.strengths[int(chance.integers(len(self.strengths)))] * self._steps))
-        share = float(chance.uniform(0, self.mixed))
+        rng = numpy_generator("edit", *key)
+        keep = max(1, round(self.strengths[int(rng.integers(len(self.strengths)))] * self._steps))
+        share = float(rng.uniform(0, self.mixed))
         others = self._partners(key[1], like) if self.mixed else []
-        partner = others[int(chance.integers(len(others)))] if others else like
+        partner = others[int(rng.integers(len(others)))] if others else like
         said = {"parent_a": like, "parent_b": partner, "parents": list(dict.fromkeys((like, partner)))}
         return said | {"keep": keep, "share": share if others else 0.0}
 

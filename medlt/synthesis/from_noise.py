@@ -13,8 +13,8 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from medlt.chance import noise_like
 from medlt.diffusion.sampler import Start, from_noise
+from medlt.rng import noise_like
 from medlt.synthesis.conditional import ABOUT, Conditional, Key
 
 COLUMNS = ("finding", "slot", "candidate", "like", "parents", "seed", "fold", *ABOUT)

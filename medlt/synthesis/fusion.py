@@ -25,16 +25,16 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from medlt.chance import noise_like, seed_of
 from medlt.diffusion.backbone import Backbone
 from medlt.diffusion.sampler import from_latent
+from medlt.rng import noise_like, seed_of
 from medlt.sparse.embedding import SimplicialCoder
+from medlt.synthesis.code_explainer import CodeExplainer, Latents
 from medlt.synthesis.conditional import drawn
 from medlt.synthesis.fuse import coins, fuse, masks
-from medlt.synthesis.gaze import Gaze, Latents
 from medlt.synthesis.guides import Guide, targets
 from medlt.synthesis.labels import fused_labels, mass
-from medlt.synthesis.plan import Collection, Draws, plan
+from medlt.synthesis.plan import PlanSettings, TrainTable, plan
 from medlt.synthesis.space import Standardises, in_calls
 from medlt.types import Batch, InputError
 
@@ -66,14 +66,14 @@ class LatentFusion:
     `keep` is k; `batch` rows are in memory at once.
     """
 
-    collection: Collection
+    collection: TrainTable
     coder: SimplicialCoder
     latents: Latents
     standardiser: Standardises
     backbone: Backbone
     decode: Callable[[Tensor], Tensor]
     scheduler: Callable[[], Any]
-    draws: Draws = field(default_factory=Draws)
+    draws: PlanSettings = field(default_factory=PlanSettings)
     cam: str = "gradcam"
     keep: int = 5
     renoise: bool = True
@@ -90,7 +90,7 @@ class LatentFusion:
             raise InputError(f"fusion: the coder knows {told} findings, the collection {wanted}; train it again")
         if not 1 <= self.keep <= (steps := int(self.scheduler().num_inference_steps)):
             raise InputError(f"fusion: keep = {self.keep} of {steps} steps; keep between 1 and {steps}")
-        self.gaze = Gaze(self.coder, self.latents, self.cam)
+        self.gaze = CodeExplainer(self.coder, self.latents, self.cam)
         self._sample = in_calls(self._last_steps, self.backbone.device, self.batch)
 
     def plan(self, need: Mapping[str, int], seed: int) -> pd.DataFrame:

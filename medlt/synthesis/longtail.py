@@ -24,10 +24,10 @@ from torch.nn import functional as F
 
 from medlt.classify.epistemic import Statistic, statistic
 from medlt.diffusion.codec import AutoencoderCodec
+from medlt.diffusion.decoded_signal import climb, seen, shifted
 from medlt.diffusion.guidance import guided_levels, only_at
-from medlt.diffusion.through import climb, seen, shifted
 from medlt.synthesis.from_noise import FromNoise
-from medlt.synthesis.guides import Told
+from medlt.synthesis.guides import SamplingContext
 from medlt.synthesis.space import Standardises
 from medlt.types import Guidance, Signal
 
@@ -78,7 +78,7 @@ class LongtailGuide:
     also: tuple[int, ...] = ()
     network: bool = False
 
-    def __call__(self, told: Told) -> Guidance:
+    def __call__(self, told: SamplingContext) -> Guidance:
         if self.weight == 0:
             return lambda denoiser: denoiser
         train_steps = told.backbone.noise.train_steps
@@ -89,7 +89,7 @@ class LongtailGuide:
         signal = seen(self.decode, shifted(look, told.seeds.tolist(), self.shifts))
         return only_at(climb(signal, min(self.weight, self.cap / len(at)), self.network), at)
 
-    def _targets(self, told: Told) -> Tensor:
+    def _targets(self, told: SamplingContext) -> Tensor:
         """Findings whose statistic counts, bool [B,K]: the target, and those of `also` that a row has."""
         extra = torch.zeros(told.labels.shape[1], dtype=torch.bool, device=told.labels.device)
         extra[list(self.also)] = True

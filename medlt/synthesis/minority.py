@@ -26,7 +26,7 @@ from medlt.diffusion.guidance import Fade, Schedule, ascend, compose, guided_lev
 from medlt.diffusion.jepa import Features, jepa
 from medlt.diffusion.signals import Distance, l2, minority, own_noise
 from medlt.synthesis.from_noise import FromNoise
-from medlt.synthesis.guides import Guide, Told
+from medlt.synthesis.guides import Guide, SamplingContext
 from medlt.synthesis.space import in_calls
 from medlt.types import Guidance, InputError, Signal
 
@@ -53,14 +53,14 @@ class Intermittent(ABC):
             )
 
     @abstractmethod
-    def signal(self, told: Told) -> Signal:
+    def signal(self, told: SamplingContext) -> Signal:
         """What is ascended for these rows."""
 
-    def fade(self, told: Told) -> Fade | None:
+    def fade(self, told: SamplingContext) -> Fade | None:
         """What share of the guidance a row gets; None: all of it."""
         return None
 
-    def __call__(self, told: Told) -> Guidance:
+    def __call__(self, told: SamplingContext) -> Guidance:
         """See `medlt.synthesis.guides.Guide`."""
         if self.weight == 0:
             return compose()
@@ -109,12 +109,12 @@ class MinorityGuide(Intermittent):
         if not 0 < self.probe < 1:
             raise InputError(f"MinorityGuide: probe {self.probe}; give a share of all timesteps between 0 and 1")
 
-    def signal(self, told: Told) -> Signal:
+    def signal(self, told: SamplingContext) -> Signal:
         """L(x_t; s), with noise of the rows' own."""
         noise, probes = told.backbone.noise, own_noise(told.seeds.tolist(), "minority probe")
         return minority(told.conditional, probes, noise.abar(), int(self.probe * noise.train_steps), self.distance)
 
-    def fade(self, told: Told) -> Fade | None:
+    def fade(self, told: SamplingContext) -> Fade | None:
         """(rare - z) cut to [0,1], or None without a reference."""
         levels = self.reference
         if levels is None:
@@ -132,7 +132,7 @@ class JepaGuide(Intermittent):
     powers: int = 2
     name: ClassVar[str] = "jepa"
 
-    def signal(self, told: Told) -> Signal:
+    def signal(self, told: SamplingContext) -> Signal:
         """Minus the score, with a sketch of the rows' own."""
         return jepa(self.features, own_noise(told.seeds.tolist(), "jepa sketch"), self.top, self.extra, self.powers)
 

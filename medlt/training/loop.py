@@ -20,11 +20,11 @@ from typing import Any, Literal, Protocol, TypeAlias
 import torch
 from torch import Tensor, nn
 
-from medlt import chance
 from medlt.files import digest
+from medlt.rng import seed_of
 from medlt.training.checkpoint import State, resume, write
 from medlt.training.runtime import Runtime
-from medlt.training.settings import Part, Training, layout
+from medlt.training.settings import BatchPart, Training, layout
 from medlt.training.tracking import Measure, Picture, Track
 from medlt.types import InputError
 
@@ -37,7 +37,7 @@ class Loss(Protocol):
     batch from the step's number, and cut like the batch. It calls the network itself, not its methods: precision and
     the exchange between processes are wrapped round the forward alone."""
 
-    def __call__(self, network: nn.Module, step: int, part: Part, /) -> Tensor: ...
+    def __call__(self, network: nn.Module, step: int, part: BatchPart, /) -> Tensor: ...
 
 
 def accelerated(settings: Training, runtime: Runtime, track: Track) -> Any:
@@ -62,7 +62,7 @@ def accelerated(settings: Training, runtime: Runtime, track: Track) -> Any:
 def stream(device: torch.device, *key: object) -> Iterator[None]:
     """torch's global stream, which dropout reads, as a function of the key."""
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        torch.manual_seed(chance.seed_of(*key))
+        torch.manual_seed(seed_of(*key))
         yield
 
 

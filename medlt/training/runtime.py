@@ -9,7 +9,7 @@ from typing import Literal
 
 import torch
 
-from medlt import chance
+from medlt.rng import seed_of
 from medlt.types import InputError, Progress
 
 Precision = Literal["fp32", "bf16", "fp16"]
@@ -25,7 +25,7 @@ class Runtime:
     """Required by every training and by every method that samples; nothing has a device of its own.
 
     device: "cpu", "cuda" or "cuda:N"; precision: of the network's arithmetic, weights stay fp32; threads: of torch,
-    None for as many as it has; seed: of every stream of randomness, see `medlt.chance`; progress: see
+    None for as many as it has; seed: of every stream of randomness, see `medlt.rng`; progress: see
     `medlt.types.Progress`.
     """
 
@@ -37,7 +37,7 @@ class Runtime:
 
     def seeded(self, *key: object) -> Runtime:
         """Return the same with a seed of its own, a function of this one and the key."""
-        return replace(self, seed=chance.seed_of(self.seed, *key))
+        return replace(self, seed=seed_of(self.seed, *key))
 
     def at(self, precision: Precision) -> Runtime:
         """Return the same at another precision."""

@@ -19,7 +19,7 @@ FREE = {"accumulate", "checkpointing", "channels_last", "checkpoint_every", "eva
 
 
 @dataclass(frozen=True)
-class Part:
+class BatchPart:
     """Piece `index` of `of` equal pieces of a step's batch: what one process sees in one forward pass."""
 
     index: int = 0
@@ -32,7 +32,7 @@ class Part:
         return piece
 
 
-WHOLE = Part()
+WHOLE = BatchPart()
 
 
 @dataclass(frozen=True)
@@ -103,13 +103,13 @@ class Training:
         done = (step - self.warmup_steps) / max(1, self.steps - self.warmup_steps)
         return 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
 
-    def parts(self, process: int, processes: int) -> list[Part]:
+    def parts(self, process: int, processes: int) -> list[BatchPart]:
         """Return what this process computes of a step. Raises InputError if the batch does not divide."""
         of = processes * self.accumulate
         if self.batch % of:
             pieces = f"{processes} processes x {self.accumulate} micro-batches"
             raise InputError(f"a batch of {self.batch} does not divide into {pieces}; choose a multiple of {of}")
-        return [Part(process * self.accumulate + i, of) for i in range(self.accumulate)]
+        return [BatchPart(process * self.accumulate + i, of) for i in range(self.accumulate)]
 
     @property
     def measured_every(self) -> int | None:

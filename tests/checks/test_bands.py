@@ -13,8 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from medlt.chance import rng
 from medlt.checks.bands import Band, Features, InBand, Rule, band, group, in_band, limits, neighbour_distance, shrunk
+from medlt.rng import numpy_generator
 from medlt.types import Batch, InputError
 
 SQUARE = np.array([[0.0, 0], [1, 0], [0, 1], [1, 1]])
@@ -22,7 +22,7 @@ NEAREST, CENTRE = Rule(k=1), Rule(form="centre")
 
 
 def spread(n: int, seed: int = 0, size: int = 3) -> np.ndarray:
-    return rng("bands", seed, n).normal(size=(n, size))
+    return numpy_generator("bands", seed, n).normal(size=(n, size))
 
 
 def brute(reference: np.ndarray, points: np.ndarray | None, k: int) -> list[float]:
@@ -86,7 +86,7 @@ def test_what_moves_all_features_alike_changes_nothing(scale: float, angle: floa
     def value(real: np.ndarray, points: np.ndarray) -> np.ndarray:
         return shrunk([band(real, rule=rule)])[0].value(points)
 
-    order = rng(seed).permutation(12)
+    order = numpy_generator(seed).permutation(12)
     moved = value(scale * real[order] @ turn + 3 * scale, scale * points @ turn + 3 * scale)
     np.testing.assert_allclose(moved, value(real, points), rtol=1e-4, atol=1e-5)
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from medlt.checks.consistency import LabelConsistency, best_of, thresholds
-from medlt.types import Batch, Finding, InputError
+from medlt.types import Batch, CheckResult, InputError
 
 FINDINGS = ("Mass", "Hernia")
 
@@ -72,11 +72,11 @@ def test_rows_without_a_fold_are_told() -> None:
         )
 
 
-def candidates(*values: tuple[str, int, int, float, bool]) -> tuple[pd.DataFrame, list[Finding]]:
+def candidates(*values: tuple[str, int, int, float, bool]) -> tuple[pd.DataFrame, list[CheckResult]]:
     """(finding, slot, candidate, value, passed) -> rows and what the label check said of them."""
     uids = [f"{name}-{slot}-{n}" for name, slot, n, _, _ in values]
     rows = pd.DataFrame([v[:3] for v in values], columns=["finding", "slot", "candidate"], index=uids)
-    said = [Finding("label_consistency", u, v[3], 0.5, v[4]) for u, v in zip(uids, values, strict=True)]
+    said = [CheckResult("label_consistency", u, v[3], 0.5, v[4]) for u, v in zip(uids, values, strict=True)]
     return rows, said
 
 
@@ -105,5 +105,5 @@ def test_the_most_convincing_candidate_of_a_slot_is_kept() -> None:
 
 def test_a_candidate_that_fails_any_check_is_not_kept_however_convincing() -> None:
     rows, said = candidates(("Mass", 0, 0, 0.6, True), ("Mass", 0, 1, 0.9, True))
-    found = best_of(rows, [*said, Finding("flat", "Mass-0-1", 0.0, 0.02, False)])
+    found = best_of(rows, [*said, CheckResult("flat", "Mass-0-1", 0.0, 0.02, False)])
     assert [(f.uid, f.passed) for f in found] == [("Mass-0-0", True)]

@@ -10,11 +10,11 @@ import pytest
 import torch
 
 import medlt.checks
-from medlt.checks.asserted import Asserted
 from medlt.checks.bands import Band, InBand
 from medlt.checks.consistency import LabelConsistency
 from medlt.checks.near_copy import near_copy
 from medlt.checks.sanity import Duplicate, Finite, Flat, Saturated
+from medlt.checks.target_label import TargetLabelCheck
 from medlt.types import Batch, Check
 
 REAL = torch.rand(3, 1, 16, 16, generator=torch.Generator().manual_seed(0))
@@ -37,7 +37,7 @@ CHECKS = [
     Flat(),
     Saturated(),
     Duplicate(parents),
-    Asserted(),
+    TargetLabelCheck(),
     LabelConsistency((judge, judge), {"Mass": 0.45, "Hernia": torch.nan}, ("Mass", "Hernia")),
     InBand((judge, judge), [{"Mass": Band(torch.full((2, 2), 0.5).numpy(), 0.02)}] * 2),
     near_copy((flat,), torch.rand(20, 1, 16, 16, generator=torch.Generator().manual_seed(7)), REAL, 0.05),

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import torch
 
-from medlt.chance import noise_like
 from medlt.classify.epistemic import fit_epistemic
 from medlt.classify.latents import fit_latents
 from medlt.classify.networks import network
@@ -18,6 +17,7 @@ from medlt.classify.train import Classifier, fit
 from medlt.diffusion.finetune import LabelledLatents
 from medlt.privacy.audit.embedding import fit_embedding
 from medlt.privacy.audit.reidentify import verify
+from medlt.rng import noise_like
 from medlt.sparse.iterated import iterate
 from medlt.store import Store
 from medlt.training import loop

@@ -11,12 +11,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from medlt import chance
 from medlt.classify import latents
 from medlt.classify.latents import LatentClassifier, fit_latents, latent_network
 from medlt.diffusion.finetune import LabelledLatents
 from medlt.files import digest_tensors
 from medlt.metrics.ranking import auroc
+from medlt.rng import noise_like, numpy_generator, seed_of
 from medlt.store import RECORD, Store
 from medlt.training import loop
 from medlt.training.runtime import Runtime
@@ -33,11 +33,11 @@ FAST: dict[str, Any] = {"steps": 4, "batch": 8, "evaluate_every": 2, "patience":
 
 def shown(n: int, seed: int, channels: int = 3) -> LabelledLatents:
     """Latents [n,3,8,8] of noise; a finding lights up one half of its channel. Some labels are unknown."""
-    truth = chance.rng("latent labels", seed).random((n, 2)) < 0.4
-    noise = chance.noise_like([chance.seed_of(seed, i) for i in range(n)], (channels, 8, 8))
+    truth = numpy_generator("latent labels", seed).random((n, 2)) < 0.4
+    noise = noise_like([seed_of(seed, i) for i in range(n)], (channels, 8, 8))
     for c in range(2):
         noise[:, c, :, 4 * c : 4 * c + 4] += 1.5 * torch.from_numpy(truth[:, c]).float()[:, None, None]
-    labels = np.where(chance.rng("unknown", seed).random((n, 2)) < 0.1, np.nan, truth.astype(float))
+    labels = np.where(numpy_generator("unknown", seed).random((n, 2)) < 0.1, np.nan, truth.astype(float))
 
     def get(uids: Sequence[str]) -> Tensor:
         return noise[[int(uid) for uid in uids]]
@@ -73,7 +73,7 @@ def test_it_learns_what_latents_show(trained: LatentClassifier) -> None:
 
 
 def test_features_are_what_the_head_sees_and_gradients_reach_latents_only(trained: LatentClassifier) -> None:
-    z = chance.noise_like(range(5), (3, 8, 8)).requires_grad_()
+    z = noise_like(range(5), (3, 8, 8)).requires_grad_()
     features = trained.features(z)
     assert features.shape == (5, 256)
     torch.testing.assert_close(trained.net.head(features), trained(z))
@@ -137,7 +137,7 @@ def test_the_best_evaluation_is_kept_and_patience_ends(tmp_path: Path, monkeypat
 def test_a_row_is_seen_by_itself_and_one_of_unknown_labels_not_at_all() -> None:
     """No batch statistics even in training: the loss of a batch is that of its known rows alone."""
     net, loss = latent_network(3, 2), latents.named_loss("balanced", torch.zeros(4, 2))
-    z = chance.noise_like(range(8), (3, 8, 8))
+    z = noise_like(range(8), (3, 8, 8))
     labels = torch.tensor([[1.0, 0.0]] * 4 + [[torch.nan, torch.nan]] * 4)
     whole = loss(net(z), labels, torch.ones(8))
     torch.testing.assert_close(whole, loss(net(z[:4]), labels[:4], torch.ones(4)))
@@ -153,7 +153,7 @@ def test_sets_that_do_not_fit_are_told(tmp_path: Path) -> None:
 @pytest.mark.parametrize("size", [8, 16, 32])
 def test_any_latent_size_has_features(size: int) -> None:
     net = latent_network(4, 3, seed=1)
-    z = chance.noise_like(range(2), (4, size, size))
+    z = noise_like(range(2), (4, size, size))
     assert net.features(z).shape == (2, 256)
     assert net(z).shape == (2, 3)
     assert net.body.conv1.stride == (1, 1)

@@ -13,11 +13,11 @@ import torch
 from medlt.classify import classifier, train
 from medlt.classify.batches import Batches
 from medlt.classify.classifier import Clock
-from medlt.classify.courses import Stage
 from medlt.classify.heads import best_tau, tau_normalise
 from medlt.classify.networks import Network, network
 from medlt.classify.sets import to_uint8
-from medlt.classify.train import Classifier, Pace, Settings, TrainingSet, fit, load
+from medlt.classify.train import Classifier, ClassifierSettings, Pace, TrainingSet, fit, load
+from medlt.classify.training_strategies import Stage
 from medlt.files import digest
 from medlt.metrics.ranking import auroc
 from medlt.store import RECORD, Store
@@ -36,7 +36,7 @@ def at(folder: Path, seed: int = 0, threads: int | None = None) -> dict[str, Any
     return {"runtime": Runtime("cpu", "fp32", threads, seed), "store": Store(folder)}
 
 
-def batches(real: TrainingSet, added: TrainingSet | None, settings: Settings, seed: int = 0) -> Batches:
+def batches(real: TrainingSet, added: TrainingSet | None, settings: ClassifierSettings, seed: int = 0) -> Batches:
     names = ("batch", "mix", "augment", "mixup", "mixup_alpha")
     return Batches(real, added, STAGE, seed=seed, device=CPU, **{name: getattr(settings, name) for name in names})
 
@@ -154,7 +154,7 @@ def test_it_learns_what_can_be_seen(tmp_path: Path) -> None:
 
 def test_arms_of_one_seed_differ_only_in_the_slots_given_to_added_rows() -> None:
     added = replace(blobs(10, 5, "s"), weights=np.full(10, 0.3, dtype=np.float32))
-    settings = Settings(batch=16, mix=0.25, augment="none")
+    settings = ClassifierSettings(batch=16, mix=0.25, augment="none")
     shares = []
     for step in range(40):
         plain = batches(REAL, None, settings, 3)(step)
@@ -170,7 +170,7 @@ def test_arms_of_one_seed_differ_only_in_the_slots_given_to_added_rows() -> None
 
 @pytest.mark.parametrize("options", [{}, {"mixup": "mixup"}, {"mixup": "balanced"}, {"augment": "monai"}])
 def test_a_batch_is_a_function_of_seed_and_step(options: dict[str, str]) -> None:
-    settings = Settings(batch=8, **options)
+    settings = ClassifierSettings(batch=8, **options)
     later = batches(REAL, VAL, settings, 1)(7)
     same = batches(REAL, VAL, settings, 1)
     again = [same(step) for step in (3, 7, 1)][1]
@@ -184,7 +184,7 @@ def test_a_batch_may_be_larger_than_the_set(tmp_path: Path) -> None:
     few = REAL.take(REAL.uids[:3])
     judge = fit(few, VAL, **at(tmp_path), **(FAST | {"batch": 20, "mixup": "balanced"}))
     assert judge.predict(VAL.images).isfinite().all()
-    images = batches(few, None, Settings(batch=21, augment="none"))(2).images
+    images = batches(few, None, ClassifierSettings(batch=21, augment="none"))(2).images
     assert [sum(torch.equal(image, one / 255) for image in images) for one in few.images] == [7, 7, 7]
 
 
@@ -264,13 +264,16 @@ def test_the_record_names_what_was_seen(tmp_path: Path) -> None:
 
 def test_learning_rate_rises_then_falls_to_nothing() -> None:
     """Of a stage as of the whole; the moving average looks back over the same share of either."""
-    for training in (Settings(steps=100).training(), Settings(steps=500).training(100)):
+    for training in (ClassifierSettings(steps=100).training(), ClassifierSettings(steps=500).training(100)):
         rates = [training.share(step) for step in range(100)]
         assert rates[:10] == pytest.approx([0.1 * (step + 1) for step in range(10)])
         assert rates[10] == pytest.approx(1)
         assert all(a > b for a, b in pairwise(rates[10:]))
         assert rates[-1] < 1e-3
-    whole, part = Settings(steps=500, ema=0.98).training(), Settings(steps=500, ema=0.98).training(100, 10.0)
+    whole, part = (
+        ClassifierSettings(steps=500, ema=0.98).training(),
+        ClassifierSettings(steps=500, ema=0.98).training(100, 10.0),
+    )
     assert part.ema**100 == pytest.approx(whole.ema**500)
     assert part.learning_rate == pytest.approx(10 * whole.learning_rate)
 
@@ -432,14 +435,14 @@ def test_the_pace_leaves_evaluations_out_and_counts_what_was_waited_for(monkeypa
 def test_every_setting_is_part_of_the_key_and_of_the_record(tmp_path: Path) -> None:
     changes: list[dict[str, Any]] = [{}, {"mixup": "mixup"}, {"augment": "none"}, {"course": "drw"}, {"loss": "focal"}]
     changes += [{"sampling": "class_balanced"}, {"mixup": "mixup", "mixup_alpha": 0.4}]
-    keys = [train._key(REAL, VAL, None, Settings(**change), 0) for change in changes]
-    keys += [train._key(REAL, VAL, None, Settings(), 1), train._key(REAL, VAL, VAL, Settings(), 0)]
+    keys = [train._key(REAL, VAL, None, ClassifierSettings(**change), 0) for change in changes]
+    keys += [train._key(REAL, VAL, None, ClassifierSettings(), 1), train._key(REAL, VAL, VAL, ClassifierSettings(), 0)]
     assert len({digest(key) for key in keys}) == len(keys)
-    assert train._key(REAL, VAL, None, Settings(augment=True), 0) == keys[0]
-    assert Settings(augment=True) == Settings()
-    assert Settings(augment=False) == Settings(augment="none")
+    assert train._key(REAL, VAL, None, ClassifierSettings(augment=True), 0) == keys[0]
+    assert ClassifierSettings(augment=True) == ClassifierSettings()
+    assert ClassifierSettings(augment=False) == ClassifierSettings(augment="none")
     record = fit(REAL, VAL, **at(tmp_path), course="drw", **FAST).record
-    assert record["settings"] == asdict(Settings(course="drw", **FAST))
+    assert record["settings"] == asdict(ClassifierSettings(course="drw", **FAST))
     assert record["steps_done"] == [3, 1]
     assert record["rows_seen"] == {"real": 16, "added": 0}
     assert json.loads((kept(tmp_path) / "classifier.json").read_text()) == record
@@ -461,7 +464,7 @@ def test_every_setting_is_part_of_the_key_and_of_the_record(tmp_path: Path) -> N
 )
 def test_settings_that_do_not_exist_or_go_together_are_told(options: dict[str, Any], told: str) -> None:
     with pytest.raises(InputError, match=told):
-        Settings(**options)
+        ClassifierSettings(**options)
 
 
 def test_sets_that_do_not_fit_each_other_are_told(tmp_path: Path) -> None:

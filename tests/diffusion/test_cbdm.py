@@ -12,14 +12,14 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn import functional
 
-from medlt import chance
 from medlt.diffusion.cbdm import ClassBalancing, pool_weights, similarity
 from medlt.diffusion.finetune import LabelledLatents, train_backbone
 from medlt.diffusion.labels import LabelUNet, LabelVector
 from medlt.diffusion.losses import Noised, NoisedLoss, Rows
 from medlt.diffusion.noise import STABLE_DIFFUSION, Prediction, x0_of
+from medlt.rng import noise_like, torch_generator
 from medlt.training.runtime import Runtime
-from medlt.training.settings import Part, Training
+from medlt.training.settings import BatchPart, Training
 from medlt.types import InputError
 
 NAN = float("nan")
@@ -29,7 +29,7 @@ PREDICTIONS: tuple[Prediction, ...] = ("epsilon", "v_prediction", "sample")
 
 
 def draw(key: object = 0) -> torch.Generator:
-    return chance.generator("cbdm", key)
+    return torch_generator("cbdm", key)
 
 
 def unet(seed: int = 0, prediction: Prediction = "epsilon") -> LabelUNet:
@@ -40,10 +40,10 @@ def unet(seed: int = 0, prediction: Prediction = "epsilon") -> LabelUNet:
 
 def seen(net: nn.Module, prediction: Prediction = "epsilon", drop: float = 0.0, labels: Tensor = CLASSES) -> Noised:
     """One forward of 12 rows."""
-    x0 = chance.noise_like(range(len(labels)), (2, 8, 8))
+    x0 = noise_like(range(len(labels)), (2, 8, 8))
     loss = NoisedLoss(prediction, VECTOR.null)
     rows = Rows([f"u{i}" for i in range(len(labels))], labels)
-    return loss.forward(net, x0, VECTOR(labels), drop, draw("forward"), rows, Part())
+    return loss.forward(net, x0, VECTOR(labels), drop, draw("forward"), rows, BatchPart())
 
 
 def noise_estimate(x0: Tensor, x_t: Tensor, a: Tensor) -> Tensor:
@@ -151,7 +151,7 @@ def test_class_means_move_towards_the_pools_as_derived(power: float, tau: float)
 def test_tau_zero_leaves_a_training_as_it_was(tmp_path: Path) -> None:
     """Same weights, to the bit, as without the loss, and a further loss after it finds its chance unmoved."""
     data = LabelledLatents(
-        lambda uids: chance.noise_like([int(uid) for uid in uids], (2, 8, 8)),
+        lambda uids: noise_like([int(uid) for uid in uids], (2, 8, 8)),
         [str(i) for i in range(12)],
         CLASSES.numpy(),
         contents="noise by uid",
@@ -177,12 +177,12 @@ def test_tau_zero_leaves_a_training_as_it_was(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("cut", [2, 4])
 def test_the_parts_of_a_batch_add_up_to_it(cut: int) -> None:
-    net, x0 = unet(), chance.noise_like(range(12), (2, 8, 8))
+    net, x0 = unet(), noise_like(range(12), (2, 8, 8))
     loss = NoisedLoss("epsilon", VECTOR.null, extra=(ClassBalancing(VECTOR, CLASSES.numpy(), tau=5.0, power=1.0),))
 
     @torch.no_grad()
     def total(of: int) -> float:
-        parts = [Part(i, of) for i in range(of)]
+        parts = [BatchPart(i, of) for i in range(of)]
         told = [(part.take(x0), part.take(CLASSES), part) for part in parts]
         return sum(float(loss(net, x, VECTOR(y), 0.2, draw(), Rows(labels=y), part)) for x, y, part in told) / of
 

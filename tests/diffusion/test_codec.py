@@ -11,9 +11,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from medlt import chance
 from medlt.diffusion.codec import AutoencoderCodec, encode, image_of, load_codec
 from medlt.diffusion.decode import Decoder
+from medlt.rng import torch_generator
 from medlt.testing import Discs, IdentityCodec, tiny_autoencoder_kl, tiny_autoencoder_tiny
 from medlt.types import Codec, InputError
 
@@ -254,7 +254,7 @@ def test_a_float16_vae_that_overflows_is_decoded_in_float32_for_the_rows_that_di
         return network
 
     codec, exact = AutoencoderCodec(hot(), "cpu", dtype=torch.float16), AutoencoderCodec(hot(), "cpu")
-    z = torch.randn(4, 4, 8, 8, generator=chance.generator("z"))
+    z = torch.randn(4, 4, 8, 8, generator=torch_generator("z"))
     z[2] *= 2000
     raw = codec.network.decode((z / 0.5).half()).sample  # type: ignore[operator]
     assert raw.isfinite().flatten(1).all(1).tolist() == [True, True, False, True]

@@ -11,10 +11,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from medlt import chance
-from medlt.diffusion.adapt import Full, How, Lora, has_adapters, make_trainable
+from medlt.diffusion.adapt import Finetuning, FullFinetuning, LoraFinetuning, has_adapters, make_trainable
 from medlt.diffusion.backbone import Backbone
-from medlt.diffusion.finetune import LabelledLatents, Objective, Samples, backbone_key, train_backbone
+from medlt.diffusion.finetune import LabelledLatents, Objective, SampleGrid, backbone_key, train_backbone
 from medlt.diffusion.labels import LabelUNet, LabelVector
 from medlt.diffusion.losses import Noised
 from medlt.diffusion.prompts import Prompts
@@ -23,6 +22,7 @@ from medlt.diffusion.stable.untrained import untrained
 from medlt.diffusion.train import new_network, train_denoiser
 from medlt.diffusion.transformer import LabelTransformer
 from medlt.files import read_tensors
+from medlt.rng import noise_like
 from medlt.store import Store
 from medlt.training.checkpoint import FILE
 from medlt.training.runtime import Runtime
@@ -34,14 +34,14 @@ UIDS = [f"u{i}" for i in range(N)]
 LABELS = np.stack([np.arange(N) % 2, np.where(np.arange(N) % 3, 1.0, np.nan)], 1)
 ABOUT = [{"sex": "FM"[i % 2], "age": 40 + i} for i in range(N)]
 TRAINING = Training(steps=4, learning_rate=1e-3, batch=4, warmup_steps=1, checkpoint_every=3)
-LORA = Lora(rank=2)
+LORA = LoraFinetuning(rank=2)
 CPU = Runtime("cpu", "fp32", None, 0)
 
 
 def latents(uids: Sequence[str]) -> Tensor:
     at = [int(uid[1:]) for uid in uids]
     level = torch.tensor([2.0 * (i % 2) - 1 for i in at]).reshape(-1, 1, 1, 1)
-    return level + 0.1 * chance.noise_like(at, (4, 8, 8))
+    return level + 0.1 * noise_like(at, (4, 8, 8))
 
 
 DATA = LabelledLatents(latents, UIDS, LABELS, "bright or dark", ABOUT, [f"p{i // 2}" for i in range(N)])
@@ -100,10 +100,11 @@ def changed(before: dict[str, Tensor], after: dict[str, Tensor]) -> set[str]:
 
 
 @pytest.mark.parametrize(
-    ("text", "how"), [("frozen", LORA), ("trained", Full()), ("trained", Lora(rank=2, conv=True, dropout=0.2))]
+    ("text", "how"),
+    [("frozen", LORA), ("trained", FullFinetuning()), ("trained", LoraFinetuning(rank=2, conv=True, dropout=0.2))],
 )
 def test_stable_diffusion_cut_and_gone_on_with_is_the_whole_to_the_bit(
-    tmp_path: Path, folder: Path, text: str, how: How
+    tmp_path: Path, folder: Path, text: str, how: Finetuning
 ) -> None:
     training = replace(TRAINING, schedule="cosine")
     whole = train(stable(folder, text), tmp_path / "whole", training, how=how)
@@ -117,15 +118,15 @@ def test_stable_diffusion_cut_and_gone_on_with_is_the_whole_to_the_bit(
 @pytest.mark.parametrize(
     ("text", "how", "parts"),
     [
-        ("frozen", Full(), {"unet"}),
-        ("trained", Full(), {"unet", "text_encoder"}),
-        ("trained", Full(text_encoder=False), {"unet"}),
+        ("frozen", FullFinetuning(), {"unet"}),
+        ("trained", FullFinetuning(), {"unet", "text_encoder"}),
+        ("trained", FullFinetuning(text_encoder=False), {"unet"}),
         ("trained", LORA, {"unet", "text_encoder"}),
-        ("trained", Lora(rank=2, text_encoder=False), {"unet"}),
+        ("trained", LoraFinetuning(rank=2, text_encoder=False), {"unet"}),
     ],
 )
 def test_what_is_asked_for_is_trained_and_nothing_else(
-    tmp_path: Path, folder: Path, text: str, how: How, parts: set[str]
+    tmp_path: Path, folder: Path, text: str, how: Finetuning, parts: set[str]
 ) -> None:
     backbone = stable(folder, text)
     before = weights(backbone)
@@ -133,13 +134,13 @@ def test_what_is_asked_for_is_trained_and_nothing_else(
     moved = changed(before, {name.replace(".base_layer", ""): value for name, value in after.items()})
     assert {name.split(".")[0] for name in moved} == parts
     kept = {name for name in read_tensors(tmp_path / FILE) if name.startswith("network.")}
-    assert all("lora_" in name for name in moved | kept) == isinstance(how, Lora)
+    assert all("lora_" in name for name in moved | kept) == isinstance(how, LoraFinetuning)
     assert {f"network.{name}" for name in moved} <= kept
 
 
 def test_lora_starts_at_the_network_as_it_is_and_its_checkpoint_is_small(tmp_path: Path, folder: Path) -> None:
     """The first loss of LoRA is that of full training; alpha / rank scales what it learns; files hold adapters only."""
-    for name, how in {"full": Full(), "lora": LORA, "twice": Lora(rank=2, alpha=4.0)}.items():
+    for name, how in {"full": FullFinetuning(), "lora": LORA, "twice": LoraFinetuning(rank=2, alpha=4.0)}.items():
         train(stable(folder), tmp_path / name, replace(TRAINING, steps=2), how=how)
     first = [pd.read_parquet(tmp_path / name / "history.parquet")["loss"] for name in ("full", "lora", "twice")]
     assert first[0].iloc[0] == first[1].iloc[0] == first[2].iloc[0]
@@ -154,7 +155,7 @@ def test_lora_on_convolutions_has_them_too(folder: Path) -> None:
     found = {}
     for conv in (False, True):
         net = stable(folder).network
-        make_trainable(net, Lora(rank=2, conv=conv), 0)
+        make_trainable(net, LoraFinetuning(rank=2, conv=conv), 0)
         found[conv] = {name.rsplit(".", 1)[1] for name, module in net.named_modules() if isinstance(module, Conv2d)}
     assert found == {False: set(), True: {"conv1", "conv2", "conv_shortcut", "conv"}}
 
@@ -197,16 +198,16 @@ def test_gradient_checkpointing_recomputes(folder: Path, tmp_path: Path) -> None
         assert len(seen) == runs
 
 
-@pytest.mark.parametrize("how", [Full(), LORA], ids=["full", "lora"])
+@pytest.mark.parametrize("how", [FullFinetuning(), LORA], ids=["full", "lora"])
 @pytest.mark.parametrize("family", [LabelUNet, LabelTransformer])
-def test_the_label_families_are_trained_alike(tmp_path: Path, family: Any, how: How) -> None:
+def test_the_label_families_are_trained_alike(tmp_path: Path, family: Any, how: Finetuning) -> None:
     own: dict[str, Any] = {"width": 8} if family is LabelUNet else {"width": 16, "depth": 1, "heads": 2, "size": 8}
     for name, stops in {"whole": (4,), "cut": (2, 4)}.items():
         for stop in stops:
             backbone = new_network(family, DATA, 3, own).backbone()
             tuned = train(backbone, tmp_path / name, replace(TRAINING, stop_at=stop), how=how)
     assert same_files(tmp_path / "whole", tmp_path / "cut")
-    assert has_adapters(tuned.network) == isinstance(how, Lora)
+    assert has_adapters(tuned.network) == isinstance(how, LoraFinetuning)
 
 
 def test_train_denoiser_takes_a_family(tmp_path: Path) -> None:
@@ -225,7 +226,7 @@ def test_a_finished_training_is_loaded_and_gives_the_same_backbone(tmp_path: Pat
     assert (again.digest, seen) == (first.digest, [])
     assert not changed(weights(first), weights(again))
     others: list[dict[str, Any]] = [
-        {"how": Full()}, {"how": Lora(rank=3)}, {"objective": Objective(drop=0.5)}, {"validation": DATA},
+        {"how": FullFinetuning()}, {"how": LoraFinetuning(rank=3)}, {"objective": Objective(drop=0.5)}, {"validation": DATA},
         {"runtime": replace(CPU, seed=1)}, {"runtime": CPU.at("bf16")},
     ]  # fmt: skip
     for other in others:
@@ -299,7 +300,7 @@ def test_a_sample_grid_is_drawn_from_the_same_noise_each_time(tmp_path: Path, fo
         asked.append(z)
         return z[:, :1].sigmoid()
 
-    samples = Samples(labels, (8, 8), decode, scheduler="ddpm", steps=3)
+    samples = SampleGrid(labels, (8, 8), decode, scheduler="ddpm", steps=3)
     tuned = train(stable(folder), tmp_path / "a", how=LORA, samples=samples)
     train(stable(folder), tmp_path / "b", how=LORA, samples=samples)
     names = ["step_000003.png", "step_000004.png"]
@@ -314,7 +315,7 @@ def test_a_sample_grid_is_drawn_from_the_same_noise_each_time(tmp_path: Path, fo
 def test_a_sample_grid_shows_what_the_labels_say() -> None:
     """A network that answers the label, or 0.5 when told nothing, guided by weight w: 0.5 + w (label - 0.5)."""
     backbone = Linear.backbone()
-    samples = Samples(torch.tensor([[1.0, 0.0], [0.0, 0.0]]), (4, 4), lambda z: z[:, :1], steps=4, weight=1.5)
+    samples = SampleGrid(torch.tensor([[1.0, 0.0], [0.0, 0.0]]), (4, 4), lambda z: z[:, :1], steps=4, weight=1.5)
     bright, dark = samples.picture(backbone)(backbone.network)
     torch.testing.assert_close(bright, torch.full((1, 4, 4), 1.25))
     torch.testing.assert_close(dark, torch.full((1, 4, 4), -0.25))
@@ -340,7 +341,7 @@ def test_data_that_do_not_fit_are_one_line(tmp_path: Path, data: LabelledLatents
 
 def test_what_cannot_be_asked_for_is_one_line(tmp_path: Path, folder: Path) -> None:
     with pytest.raises(InputError, match="LoRA rank is 0; give at least 1"):
-        Lora(rank=0)
+        LoraFinetuning(rank=0)
     with pytest.raises(InputError, match="drop is 2; give a share"):
         Objective(drop=2)
     with pytest.raises(InputError, match=r"clamped to 6\.\.5\.0"):

@@ -6,12 +6,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from medlt.chance import generator
 from medlt.diffusion import schedulers
 from medlt.diffusion.guidance import Schedule, ascend, compose, contrast, every_nth, levels, mean_shifts, only_at
 from medlt.diffusion.noise import STABLE_DIFFUSION
 from medlt.diffusion.sampler import from_noise, sample
 from medlt.diffusion.signals import minority
+from medlt.rng import torch_generator
 from medlt.testing import Mixture, constant_denoiser, constant_signal, label_backbone
 from medlt.types import Denoiser, Guidance, InputError
 
@@ -115,7 +115,7 @@ def test_many_small_steps_make_the_shift_of_the_mean_a_shift_of_the_score() -> N
 def slow(schedule: Schedule, weight: float, every: int, rows: int, steps: int) -> Tensor:
     """Ancestral sampling as published: the gradient moves the posterior mean; nothing of medlt's guidance is used."""
     timesteps = [int(t) for t in schedulers.evaluations(schedulers.scheduler("ddpm", steps))]
-    draws = [generator("step noise", seed) for seed in range(rows)]
+    draws = [torch_generator("step noise", seed) for seed in range(rows)]
     x, guided = noise(range(rows)), timesteps[::every]
     for t, u in pairwise(timesteps):
         with torch.enable_grad():

@@ -9,16 +9,16 @@ import pytest
 import torch
 from torch import Tensor
 
-from medlt import chance
 from medlt.diffusion.balanced import Balanced, finding_weights, row_weights
 from medlt.diffusion.labels import LabelUNet, LabelVector
 from medlt.diffusion.losses import Noised, NoisedLoss, Rows, snr_weight
 from medlt.diffusion.noise import STABLE_DIFFUSION
+from medlt.rng import noise_like, torch_generator
 from medlt.testing import Answer
-from medlt.training.settings import Part
+from medlt.training.settings import BatchPart
 from medlt.types import InputError
 
-X0, LABELS = chance.noise_like(range(8), (2, 8, 8)), torch.tensor([[1.0], [0.0]] * 4)
+X0, LABELS = noise_like(range(8), (2, 8, 8)), torch.tensor([[1.0], [0.0]] * 4)
 VECTOR = LabelVector(1)
 NAN = float("nan")
 
@@ -35,7 +35,7 @@ SILENT = Still(lambda x, t, said: torch.zeros_like(x))
 
 
 def draw() -> torch.Generator:
-    return chance.generator("loss test")
+    return torch_generator("loss test")
 
 
 def test_unweighted_and_min_snr_are_those_of_diffusers() -> None:
@@ -122,7 +122,7 @@ def test_the_parts_of_a_batch_add_up_to_it(cut: int, extra: tuple[Any, ...]) -> 
     def gradients(of: int) -> tuple[float, list[Tensor]]:
         net.zero_grad()
         total = torch.zeros(())
-        for part in (Part(i, of) for i in range(of)):
+        for part in (BatchPart(i, of) for i in range(of)):
             x0, labels = part.take(X0), part.take(LABELS)
             value = loss(net, x0, VECTOR(labels), 0.3, draw(), Rows(part.take(uids), labels), part) / of
             value.backward()

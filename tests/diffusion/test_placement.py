@@ -7,13 +7,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from medlt import chance
 from medlt.diffusion import schedulers
 from medlt.diffusion.backbone import Backbone
 from medlt.diffusion.batching import fixed_batches
 from medlt.diffusion.labels import LabelUNet
 from medlt.diffusion.placement import Faster, best_dtype, place
 from medlt.diffusion.sampler import from_noise, sample
+from medlt.rng import noise_like
 from medlt.types import InputError
 
 
@@ -26,7 +26,7 @@ def backbone() -> Backbone:
 
 
 def rows(n: int) -> tuple[Tensor, Tensor]:
-    return chance.noise_like(range(n), (4, 8, 8)), chance.noise_like(range(50, 50 + n), (3,))
+    return noise_like(range(n), (4, 8, 8)), noise_like(range(50, 50 + n), (3,))
 
 
 def run(backbone: Backbone) -> Callable[[Tensor, Tensor], Tensor]:

@@ -12,7 +12,6 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from medlt import chance
 from medlt.diffusion.autoencoder import AutoencoderLoss, Reconstruction
 from medlt.diffusion.codec import load_codec
 from medlt.diffusion.labels import LabelUNet, LabelVector
@@ -23,6 +22,7 @@ from medlt.diffusion.schedulers import scheduler
 from medlt.diffusion.train import train_codec, train_denoiser
 from medlt.diffusion.vae import finetune_codec
 from medlt.files import read_tensors
+from medlt.rng import noise_like, torch_generator
 from medlt.store import Store
 from medlt.testing import Discs
 from medlt.training.checkpoint import FILE
@@ -42,7 +42,7 @@ def latents(uids: Sequence[str]) -> Tensor:
     """Odd uids are bright, even ones dark: the first label tells which."""
     at = [int(uid[1:]) for uid in uids]
     level = torch.tensor([2.0 * (i % 2) - 1 for i in at]).reshape(-1, 1, 1, 1)
-    return level + 0.1 * chance.noise_like(at, (2, 8, 8))
+    return level + 0.1 * noise_like(at, (2, 8, 8))
 
 
 def train(folder: Path, steps: int, **changes: Any) -> LabelUNet:
@@ -52,7 +52,7 @@ def train(folder: Path, steps: int, **changes: Any) -> LabelUNet:
 
 @pytest.mark.parametrize("prediction", PREDICTIONS)
 def test_every_parameterisation_gives_x0_back(prediction: Prediction) -> None:
-    x0, n = chance.noise_like([1, 2], (2, 4, 4)), chance.noise_like([3, 4], (2, 4, 4))
+    x0, n = noise_like([1, 2], (2, 4, 4)), noise_like([3, 4], (2, 4, 4))
     a = torch.tensor([0.9, 0.2]).reshape(-1, 1, 1, 1)
     x_t = a.sqrt() * x0 + (1 - a).sqrt() * n
     torch.testing.assert_close(x0_of(target_of(x0, n, a, prediction), x_t, a, prediction), x0, atol=1e-5, rtol=1e-5)
@@ -69,7 +69,7 @@ def test_weighted_losses_are_one_loss_on_x0(prediction: Prediction) -> None:
 
 
 def test_a_perfect_network_has_no_loss_and_a_silent_one_that_of_its_target() -> None:
-    x0, labels, null = chance.noise_like(range(64), (2, 4, 4)), torch.zeros(64, 3), torch.zeros(3)
+    x0, labels, null = noise_like(range(64), (2, 4, 4)), torch.zeros(64, 3), torch.zeros(3)
 
     class Silent(nn.Module):
         def __init__(self) -> None:
@@ -83,16 +83,16 @@ def test_a_perfect_network_has_no_loss_and_a_silent_one_that_of_its_target() -> 
         def forward(self, x: Tensor, *_: Tensor) -> Tensor:
             return x0
 
-    assert float(NoisedLoss("sample", null)(Perfect(), x0, labels, 0.0, chance.generator(1))) == 0
-    t = torch.randint(0, 1000, (64,), generator=chance.generator(1))
+    assert float(NoisedLoss("sample", null)(Perfect(), x0, labels, 0.0, torch_generator(1))) == 0
+    t = torch.randint(0, 1000, (64,), generator=torch_generator(1))
     weight = snr_weight(STABLE_DIFFUSION.abar()[t], "sample")
     expected = (weight * x0.pow(2).flatten(1).mean(1)).mean()
-    torch.testing.assert_close(NoisedLoss("sample", null)(Silent(), x0, labels, 0.0, chance.generator(1)), expected)
+    torch.testing.assert_close(NoisedLoss("sample", null)(Silent(), x0, labels, 0.0, torch_generator(1)), expected)
 
 
 def test_unknown_negative_positive_and_dropped_conditions_differ_and_nan_is_no_nan() -> None:
     net = LabelUNet(2, 1, width=8)
-    nn.init.normal_(net.label.null, generator=chance.generator("null"))
+    nn.init.normal_(net.label.null, generator=torch_generator("null"))
     vector = LabelVector(1)
     told = vector(torch.tensor([[1.0], [0.0], [float("nan")]]))
     said = net.label(torch.cat([told, vector.null[None]]))
@@ -106,7 +106,7 @@ def test_a_network_is_saved_and_loaded_whole(tmp_path: Path) -> None:
     net.save(tmp_path)
     again = LabelUNet.load(tmp_path)
     x, t, labels = (
-        chance.noise_like([1], (2, 8, 8)),
+        noise_like([1], (2, 8, 8)),
         torch.tensor([300]),
         LabelVector(3)(torch.tensor([[1.0, 0.0, float("nan")]])),
     )
@@ -175,9 +175,7 @@ def test_the_denoiser_learns_what_the_label_says(tmp_path: Path) -> None:
     assert history["loss"].notna().all()
     steps, backbone = scheduler("ddim", 8), net.backbone()
     said = torch.tensor([[1.0, float("nan")], [0.0, float("nan")]])
-    z = sample(
-        backbone.denoiser(backbone.condition(said)), from_noise(chance.noise_like([1, 2], (2, 8, 8)), steps), steps
-    )
+    z = sample(backbone.denoiser(backbone.condition(said)), from_noise(noise_like([1, 2], (2, 8, 8)), steps), steps)
     assert z[0].mean() > 0.5 > -0.5 > z[1].mean()
 
 

@@ -15,7 +15,7 @@ from medlt.diffusion.vae import ReconstructionLoss, finetune_codec, gradient_err
 from medlt.store import Store
 from medlt.testing import Discs, tiny_autoencoder_kl, tiny_autoencoder_tiny
 from medlt.training.runtime import Runtime
-from medlt.training.settings import WHOLE, Part, Training
+from medlt.training.settings import WHOLE, BatchPart, Training
 from medlt.types import InputError
 
 CPU = Runtime("cpu", "fp32", None, 0)
@@ -120,7 +120,7 @@ def test_the_loss_is_that_of_its_parts_and_adds_up_over_them(ssim: float) -> Non
     plain = replace(loss, edge=0.0, ssim=0.0, kl_weight=0.0)
     with torch.no_grad():
         whole = float(loss(network, 3, WHOLE))
-        parts = [float(loss(network, 3, Part(i, 4))) for i in range(4)]
+        parts = [float(loss(network, 3, BatchPart(i, 4))) for i in range(4)]
         assert float(plain(network, 3, WHOLE)) < whole
     assert np.mean(parts) == pytest.approx(whole, rel=1e-4)
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from medlt.checks.folds import Crossfit, Judge
+from medlt.checks.folds import CrossFitClassifiers, Judge
 from medlt.classify.sets import TrainingSet
 from medlt.evaluation.arms import HeldOutRows
 from medlt.evaluation.sources import SourceImages, Verifiers
@@ -80,7 +80,7 @@ def source(rows: HeldOutRows) -> MakeSource:
             "kept": kept,
             "labels": labels,
             "images": lambda size, uids: grey([level[uid] for uid in uids], size),
-            "verifiers": Verifiers(Crossfit((judge(0), judge(1)), fold, held), known, 32),
+            "verifiers": Verifiers(CrossFitClassifiers((judge(0), judge(1)), fold, held), known, 32),
             "checks": pd.DataFrame({"check": ["label"] * 5, "uid": list("abcde"), "passed": [True] * 4 + [False]}),
             "planned": 5,
         }

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from medlt.chance import rng
-from medlt.evaluation.agreement import AGREEMENT, CONFUSION, FILTERING, agreement, confusion, filtering, sighted
+from medlt.evaluation.agreement import AGREEMENT, CONFUSION, FILTERING, agreement, confusion, filtering, mask_unobserved
+from medlt.rng import numpy_generator
 from medlt.types import InputError
 
 FINDINGS = ("Mass", "Hernia", "Edema")
@@ -76,8 +76,8 @@ def test_confusion_by_hand() -> None:
 
 def test_findings_that_occur_together_in_patients_are_not_a_confusion() -> None:
     """Every real Hernia comes with Mass; images made alike show both as often as patients do."""
-    n, chance = 400, rng("together")
-    both = chance.random((n, 3)) * 0.5
+    n, rng = 400, numpy_generator("together")
+    both = rng.random((n, 3)) * 0.5
     labels = table(np.column_stack([np.ones(n), np.arange(n) < n // 2, np.zeros(n)]), "u")
     both[:, 0] += 0.4
     both[: n // 2, 1] += 0.4
@@ -121,10 +121,10 @@ def test_a_mixture_of_right_and_wrong_images_is_measured_and_filtering_mends_it(
 
     Two judges err independently given the truth, so what B lets pass is right more often, by Bayes.
     """
-    n, right, chance = 20000, 0.6, rng("mixture")
-    positive, negative = chance.normal(2, 1, (2, n)), chance.normal(0, 1, (2, n))
+    n, right, rng = 20000, 0.6, numpy_generator("mixture")
+    positive, negative = rng.normal(2, 1, (2, n)), rng.normal(0, 1, (2, n))
     true = np.arange(n) < right * n
-    b, c = (np.where(true, chance.normal(2, 1, n), chance.normal(0, 1, n)) for _ in range(2))
+    b, c = (np.where(true, rng.normal(2, 1, n), rng.normal(0, 1, n)) for _ in range(2))
     labels = table([[1, 0, 0]] * n + [[0, 0, 0]] * n, "u")
     verifying, reporting = (
         table(np.outer(np.concatenate([p, q]), [1, 0, 0]), "u") for p, q in zip(positive, negative, strict=True)
@@ -182,10 +182,10 @@ def test_any_table_equals_the_loop_and_falls_with_the_quantile(
 @settings(max_examples=40)
 @given(st.integers(1, 30), st.integers(1, 30), st.booleans())
 def test_all_agree_and_all_disagree(n: int, m: int, agree: bool) -> None:
-    chance = rng(n, m)
-    held_out, labels = table(0.2 + 0.6 * chance.random((n, 3)), "u"), table(np.ones((n, 3)), "u")
+    rng = numpy_generator(n, m)
+    held_out, labels = table(0.2 + 0.6 * rng.random((n, 3)), "u"), table(np.ones((n, 3)), "u")
     scores = table(np.full((m, 3), 0.9 if agree else 0.1), "s")
-    made_for = pd.Series(chance.choice(FINDINGS, m), index=scores.index)
+    made_for = pd.Series(rng.choice(FINDINGS, m), index=scores.index)
     found = agreement(held_out, labels, scores, made_for)
     assert (found["synthetic"] == float(agree)).all()
     np.testing.assert_allclose(found["high" if agree else "low"], float(agree), atol=1e-12)
@@ -214,14 +214,14 @@ def test_a_judge_that_never_saw_a_finding_both_ways_cannot_tell_it() -> None:
     fold = pd.Series([0, 0, 1, 1, 2, 2], index=[f"u{i}" for i in range(6)])
     labels = table([[1, 1, 1], [0, 0, 1], [0, 1, 1], [0, 0, np.nan], [np.nan, 1, 1], [0, 0, 1]], "u")
     scores = table(np.full((6, 3), 0.5), "u")
-    found = sighted(scores, fold, labels, fold)
+    found = mask_unobserved(scores, fold, labels, fold)
     assert found["Mass"].isna().tolist() == [True, True, False, False, False, False]
     assert found["Hernia"].notna().all()
     assert found["Edema"].isna().all()
     assert scores.notna().all(axis=None)
     images = table(np.full((3, 3), 0.5), "s")
     judge = pd.Series([2, 0, 1], index=["s2", "s0", "s1"])
-    assert sighted(images, judge, labels, fold)["Mass"].isna().tolist() == [True, False, False]
+    assert mask_unobserved(images, judge, labels, fold)["Mass"].isna().tolist() == [True, False, False]
     limits = agreement(found, labels, images, pd.Series("Mass", index=images.index), (0.5,))
     assert limits["reason"].iloc[0].startswith("no real positive of Mass that a judge could tell")
 

@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from medlt.checks.apart import digest_network
+from medlt.checks.separation import digest_network
 from medlt.classify.classifier import Classifier
 from medlt.evaluation.arms import HeldOutRows
 from medlt.evaluation.labelling import TABLES, check_labels, reporting_judges

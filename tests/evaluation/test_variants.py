@@ -10,17 +10,17 @@ from medlt.metrics.fidelity import kid
 
 
 def images(n: int = 40, seed: int = 0) -> pd.DataFrame:
-    chance = np.random.default_rng(seed)
-    judge = chance.random(n)
+    rng = np.random.default_rng(seed)
+    judge = rng.random(n)
     return pd.DataFrame(
         {
             "parent_a": [f"p{i // 4}" for i in range(n)],
             "judge": judge,
             "passed": judge > 0.4,
-            "asserted": chance.random(n) > 0.5,
+            "asserted": rng.random(n) > 0.5,
             "kept": judge > 0.8,
-            "mask_share": chance.random(n),
-            "tail_mass": chance.random(n),
+            "mask_share": rng.random(n),
+            "tail_mass": rng.random(n),
         },
         index=pd.Index([f"u{i}" for i in range(n)], name="uid"),
     )
@@ -49,8 +49,8 @@ def test_one_parent_tells_nothing_of_the_error() -> None:
 def test_the_clustered_error_is_the_scatter_of_the_mean() -> None:
     found = []
     for seed in range(400):
-        chance = np.random.default_rng(seed)
-        values = pd.Series(np.repeat(chance.normal(size=30), 4) + chance.normal(0, 0.5, 120))
+        rng = np.random.default_rng(seed)
+        values = pd.Series(np.repeat(rng.normal(size=30), 4) + rng.normal(0, 0.5, 120))
         found.append(clustered(values, pd.Series(np.repeat(np.arange(30), 4))))
     means, errors = np.array(found).T
     assert np.sqrt((errors**2).mean()) == pytest.approx(means.std(), rel=0.1)
@@ -85,8 +85,8 @@ def test_the_base_differs_from_itself_by_nothing_and_pairs_are_found_by_uid() ->
 
 
 def test_kid_is_the_mean_over_extractors_that_saw_enough() -> None:
-    chance = np.random.default_rng(2)
-    pairs = [(chance.normal(size=(30, 4)), chance.normal(1, 1, size=(n, 4))) for n in (20, 40, 5)]
+    rng = np.random.default_rng(2)
+    pairs = [(rng.normal(size=(30, 4)), rng.normal(1, 1, size=(n, 4))) for n in (20, 40, 5)]
     value, error = kid_by_fold(pairs)
     first, second = (kid(*scaled(*pair)) for pair in pairs[:2])
     assert value == pytest.approx((first.value * 20 + second.value * 40) / 60)

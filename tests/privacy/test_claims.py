@@ -17,7 +17,7 @@ from medlt.data.manifest import Manifest
 from medlt.diffusion.labels import LabelUNet
 from medlt.files import digest_tensors, write_json, write_table, write_text
 from medlt.privacy import claim
-from medlt.privacy.claims import foreseen
+from medlt.privacy.claims import config_violations
 from medlt.privacy.ledger import Mechanism, read, write
 from medlt.types import InputError
 
@@ -109,8 +109,8 @@ def test_a_flaw_of_the_config(tmp_path: Path, name: str) -> None:
     assert found.sentence.startswith("No privacy is claimed")
     assert all(reason in found.sentence for reason in found.reasons)
     config = configs.load(run / "config.yaml")
-    assert any(said in reason for reason in foreseen(config)) == (name in AT_THE_DOOR)
-    assert set(foreseen(config)) <= set(found.reasons)
+    assert any(said in reason for reason in config_violations(config)) == (name in AT_THE_DOOR)
+    assert set(config_violations(config)) <= set(found.reasons)
 
 
 @pytest.mark.parametrize(

@@ -293,10 +293,10 @@ def test_label_unet_with_attention(way: Mode) -> None:
 
 @pytest.mark.parametrize("way", WAYS)
 def test_lora_layers(way: Mode) -> None:
-    from medlt.diffusion.adapt import Lora, make_trainable
+    from medlt.diffusion.adapt import LoraFinetuning, make_trainable
 
     net, loss = unet()
-    make_trainable(net, Lora(rank=2, conv=True), seed=0)
+    make_trainable(net, LoraFinetuning(rank=2, conv=True), seed=0)
     for name, weight in net.named_parameters():
         if "lora_B" in name:
             nn.init.normal_(weight, std=0.1)

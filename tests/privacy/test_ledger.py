@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from medlt.files import digest
 from medlt.privacy.accounting import spent
-from medlt.privacy.ledger import Mechanism, compose, read, shown, write
+from medlt.privacy.ledger import Mechanism, compose, format_epsilon, read, write
 from medlt.types import InputError
 
 ROOT = Path(__file__).parents[2]
@@ -190,11 +190,11 @@ def test_a_mechanism_out_of_range_is_refused(wrong: dict[str, object]) -> None:
 
 @given(st.floats(0, 1e6))
 def test_epsilon_is_never_printed_smaller_than_it_is(epsilon: float) -> None:
-    assert epsilon - 1e-6 <= float(shown(epsilon)) <= epsilon + 0.0101
+    assert epsilon - 1e-6 <= float(format_epsilon(epsilon)) <= epsilon + 0.0101
 
 
 def test_epsilon_in_words() -> None:
-    assert [shown(value) for value in (8.0, 7.991, 0.0, math.inf)] == ["8.00", "8.00", "0.00", "infinite"]
+    assert [format_epsilon(value) for value in (8.0, 7.991, 0.0, math.inf)] == ["8.00", "8.00", "0.00", "infinite"]
 
 
 OWN = {"medlt/privacy/ledger.py", "medlt/privacy/claims.py", "medlt/privacy/card.py"}

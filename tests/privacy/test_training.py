@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from medlt.files import digest_tensors
 from medlt.privacy.accounting import spent
 from medlt.privacy.dpsgd.step import PrivateStep
-from medlt.privacy.dpsgd.training import Private, budget, fit
+from medlt.privacy.dpsgd.training import PrivacySettings, budget, fit
 from medlt.privacy.ledger import Mechanism, read_mechanism
 from medlt.training.checkpoint import FILE
 from medlt.training.runtime import Runtime
@@ -38,7 +38,7 @@ TRAINING: dict[str, Any] = {
     "ema": 0.9,
 }
 CPU = Runtime("cpu", "fp32", None, 0)
-OPEN = Private(noise_multiplier=1.0, epsilon=math.inf, delta=1e-3, way=GradSampleMode.BOOK, secure=False,
+OPEN = PrivacySettings(noise_multiplier=1.0, epsilon=math.inf, delta=1e-3, way=GradSampleMode.BOOK, secure=False,
                images_per_patient=2)  # fmt: skip
 
 
@@ -52,7 +52,7 @@ def loss(network: nn.Module, rows: np.ndarray, draw: torch.Generator) -> Tensor:
 
 
 def train(
-    folder: Path, private: Private = OPEN, network: nn.Module | None = None, **other: Any
+    folder: Path, private: PrivacySettings = OPEN, network: nn.Module | None = None, **other: Any
 ) -> tuple[Any, Mechanism]:
     network = net() if network is None else network
     training = Training(**TRAINING | other.pop("training", {}))
@@ -62,7 +62,7 @@ def train(
     return network, mechanism
 
 
-def changed(private: Private, **other: Any) -> Private:
+def changed(private: PrivacySettings, **other: Any) -> PrivacySettings:
     return replace(private, **other)
 
 
@@ -329,7 +329,7 @@ def test_bf16_channels_last_evaluation_and_recomputing(tmp_path: Path) -> None:
 def test_what_losses_draw_is_as_secret_as_the_noise(tmp_path: Path) -> None:
     """Else a row's draws, which follow those of the rows before it, would show one unit in the gradients of others."""
 
-    def heard(folder: str, private: Private) -> list[float]:
+    def heard(folder: str, private: PrivacySettings) -> list[float]:
         seen: list[float] = []
 
         def listening(network: nn.Module, rows: np.ndarray, draw: torch.Generator) -> Tensor:
@@ -381,7 +381,7 @@ def test_the_mechanisms_names_are_one_enum() -> None:
     assert set(WAYS) | {GradSampleMode.MEASURE} == set(GradSampleMode)
     assert Privacy.model_fields["way"].annotation is GradSampleMode
     assert Privacy(epsilon=1, delta=1e-5, way="ghost").way is GradSampleMode.GHOST  # type: ignore[arg-type]
-    assert Private(1.0, math.inf, 1e-3).way is Privacy(epsilon=1, delta=1e-5).way is GradSampleMode.MEASURE
+    assert PrivacySettings(1.0, math.inf, 1e-3).way is Privacy(epsilon=1, delta=1e-5).way is GradSampleMode.MEASURE
     with pytest.raises(ValueError, match="measure takes no gradients"):
         PerUnit(net(), 1.0, GradSampleMode.MEASURE)
 

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from medlt.chance import rng
 from medlt.config import RunConfig, dump
+from medlt.rng import numpy_generator
 
 pytestmark = pytest.mark.slow
 
@@ -104,6 +104,6 @@ def test_killed_as_soon_as_files_appear(finished: Path, place: Path, patterns: S
 def test_killed_at_random_times(finished: Path, place: Path, seed: int) -> None:
     """Three kills, each within the first third of the work there is, so that even the last strikes a run at work."""
     work = sum(json.loads((finished / "run.json").read_text())["seconds"].values())
-    times = rng("kill", seed).uniform(0, work / 3, 3)
+    times = numpy_generator("kill", seed).uniform(0, work / 3, 3)
     assert any([killed(place, working_for(place, seconds)) for seconds in times])
     assert_finishes_as(finished, place)

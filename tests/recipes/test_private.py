@@ -53,7 +53,7 @@ def test_a_private_run_leaves_one_ledger_and_one_claim(made: Path) -> None:
     assert 6 < said.epsilon <= 8
     assert (said.unit, said.delta, said.secure) == ("patient", 1e-5, True)
     for name in ("report.html", "MODEL_CARD.md", "DATASHEET.md"):
-        assert ledger.shown(said.epsilon) in (made / name).read_text()
+        assert ledger.format_epsilon(said.epsilon) in (made / name).read_text()
 
 
 def test_nothing_that_may_leave_names_a_real_row(made: Path) -> None:

@@ -12,7 +12,7 @@ import torch
 from typer.testing import CliRunner
 
 from medlt.cli import app
-from medlt.config import VerdictConfig, dump
+from medlt.config import EvaluateConfig, dump
 from medlt.data.loaders import images
 from medlt.data.manifest import Manifest
 from medlt.recipes._cohort import open_cohort
@@ -30,10 +30,10 @@ ARMS: dict[str, Any] = {
 }
 
 
-def experiment(finished: Path, out: Path, **changes: Any) -> VerdictConfig:
+def experiment(finished: Path, out: Path, **changes: Any) -> EvaluateConfig:
     told = json.loads((finished / "run.json").read_text())
     assert told["counts"]["kept"]
-    return VerdictConfig.model_validate(
+    return EvaluateConfig.model_validate(
         {
             "out": str(out),
             "seed": 3,
@@ -215,6 +215,6 @@ def test_arms_may_change_where_the_rows_are_drawn_into_the_folder(tmp_path: Path
         "evaluation": {"seeds": 1, "draws": 100},
         "arms": {"focal": {"loss": "focal"}},
     }
-    main(VerdictConfig.model_validate(told))
-    run = main(VerdictConfig.model_validate({**told, "arms": {"plain": {"loss": "plain"}}}))
+    main(EvaluateConfig.model_validate(told))
+    run = main(EvaluateConfig.model_validate({**told, "arms": {"plain": {"loss": "plain"}}}))
     assert set(pd.read_parquet(run / "arms.parquet")["arm"]) == {"real", "plain"}

@@ -13,11 +13,11 @@ import pytest
 from typer.testing import CliRunner
 
 from medlt.cli import app
-from medlt.config import VerdictConfig, dump
+from medlt.config import EvaluateConfig, dump
 from medlt.recipes.evaluate import main
 from medlt.types import InputError
 
-Make = Callable[..., VerdictConfig]
+Make = Callable[..., EvaluateConfig]
 
 
 @pytest.fixture
@@ -28,8 +28,8 @@ def source(finished: Path, tmp_path: Path) -> Path:
 
 @pytest.fixture
 def make(finished: Path, tmp_path: Path) -> Make:
-    def experiment(**changes: Any) -> VerdictConfig:
-        return VerdictConfig.model_validate(
+    def experiment(**changes: Any) -> EvaluateConfig:
+        return EvaluateConfig.model_validate(
             {
                 "out": str(tmp_path / "run"),
                 "seed": 3,
@@ -159,8 +159,8 @@ def test_the_number_of_processes_asks_no_new_question(make: Make, source: Path) 
 def test_a_controls_name_is_taken_and_judges_do_not_speak_of_one_label() -> None:
     least = {"out": "run", "data": {"kind": "manifest", "path": "m"}, "sources": {"x": {"run": "x"}}}
     with pytest.raises(ValueError, match="control's name"):
-        VerdictConfig.model_validate({**least, "arms": {"a": {"source": "x"}, "duplicated for a": {"loss": "focal"}}})
+        EvaluateConfig.model_validate({**least, "arms": {"a": {"source": "x"}, "duplicated for a": {"loss": "focal"}}})
     judged = {"a": {"source": "x", "labels": "judged"}}
-    VerdictConfig.model_validate({**least, "arms": judged})
+    EvaluateConfig.model_validate({**least, "arms": judged})
     with pytest.raises(ValueError, match="use labels soft"):
-        VerdictConfig.model_validate({**least, "arms": judged, "classifier": {"task": "single-label"}})
+        EvaluateConfig.model_validate({**least, "arms": judged, "classifier": {"task": "single-label"}})

@@ -11,9 +11,9 @@ import pandas as pd
 import pytest
 import torch
 
-from medlt.chance import generator, rng
 from medlt.report.html import write
 from medlt.report.panels import STAGES, save
+from medlt.rng import numpy_generator, torch_generator
 
 HOSTILE = "<script>alert('x')</script>"
 FINDINGS = ("Effusion", "Cardiomegaly", "Nodule", "Pneumothorax", HOSTILE)
@@ -104,7 +104,7 @@ def checks() -> pd.DataFrame:
 
 def scores() -> pd.DataFrame:
     """Three arms, three seeds, all findings and two groups, two metrics; one finding without a value."""
-    draw = rng("report", "scores")
+    draw = numpy_generator("report", "scores")
     rows = [
         (arm, seed, name, metric, float(np.clip(base + draw.normal(0, 0.02), 0, 1)))
         for metric, base in (("AP", 0.35), ("AUROC", 0.75))
@@ -119,7 +119,7 @@ def scores() -> pd.DataFrame:
 
 def differences() -> pd.DataFrame:
     """Fusion against both controls; words follow from the intervals."""
-    draw, rows = rng("report", "differences"), []
+    draw, rows = numpy_generator("report", "differences"), []
     for control in ("real", "duplicated"):
         for metric in ("AP", "AUROC"):
             for name in ("macro", "tail", *FINDINGS):
@@ -149,7 +149,7 @@ def health() -> pd.DataFrame:
 
 def stages(uid: str, size: int = 48) -> dict[str, torch.Tensor]:
     """Seven tiles of smooth noise; the mask is binary."""
-    noise = torch.rand(len(STAGES), 1, 6, 6, generator=generator("strip", uid))
+    noise = torch.rand(len(STAGES), 1, 6, 6, generator=torch_generator("strip", uid))
     images = torch.nn.functional.interpolate(noise, (size, size), mode="bilinear")
     images[STAGES.index("mask")] = (images[STAGES.index("mask")] > 0.5).float()
     return dict(zip(STAGES, images, strict=True))
@@ -264,7 +264,7 @@ def arms() -> pd.DataFrame:
 
 def arm_scores() -> pd.DataFrame:
     """Every arm, three seeds, three findings and their groups; without test positives there is no AP."""
-    draw = rng("report", "experiment scores")
+    draw = numpy_generator("report", "experiment scores")
     names = ("macro", "head", "tail", *EXPERIMENT_FINDINGS)
     rows = [
         (arm, seed, name, metric, float(draw.uniform(0.1, 0.9)))
@@ -280,7 +280,7 @@ def arm_scores() -> pd.DataFrame:
 
 def arm_differences() -> pd.DataFrame:
     """Every arm against its control and against the real one; words follow from the intervals."""
-    draw, rows = rng("report", "experiment differences"), []
+    draw, rows = numpy_generator("report", "experiment differences"), []
     pairs = {(arm, told[0]) for arm, told in EXPERIMENT_ARMS.items() if told[0]}
     pairs |= {(arm, "real") for arm in EXPERIMENT_ARMS if arm != "real"}
     for arm, control in sorted(pairs):
@@ -301,7 +301,7 @@ def arm_differences() -> pd.DataFrame:
 
 def arm_subgroups() -> pd.DataFrame:
     """Two views and two sexes of three arms; one part is too small for an interval."""
-    draw = rng("report", "experiment subgroups")
+    draw = numpy_generator("report", "experiment subgroups")
     rows = [
         (
             arm,
@@ -326,7 +326,7 @@ def arm_subgroups() -> pd.DataFrame:
 
 def arm_reliability() -> pd.DataFrame:
     """Five bins an arm; the last is empty."""
-    draw = rng("report", "experiment reliability")
+    draw = numpy_generator("report", "experiment reliability")
     rows = []
     for arm in EXPERIMENT_ARMS:
         for b in range(5):

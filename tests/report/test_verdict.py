@@ -16,7 +16,7 @@ import pytest
 
 from medlt.report.collect import collect
 from medlt.report.html import write
-from medlt.report.shown import chance, interval, number, signed
+from medlt.report.shown import interval, number, rng, signed
 from medlt.report.verdict import without_places
 from medlt.types import InputError
 
@@ -106,7 +106,7 @@ def test_findings_show_scores_p_and_the_reason_for_what_is_missing(
     for name in ("macro", "tail", "Effusion", "Nodule"):
         row, test = rows[name], difference(table, "fusion_one", "copies_one", name)
         assert row[1:3] == [mean_sd(scores, arm, name, "AP") for arm in ("copies_one", "fusion_one")]
-        assert row[3:7] == [interval(test), chance(test["p"]), chance(test["p_holm"]), test["word"]]
+        assert row[3:7] == [interval(test), rng(test["p"]), rng(test["p_holm"]), test["word"]]
         assert row[7] == mean_sd(scores, "copies_one", name, "AUROC").split(" ± ")[0]
     assert rows["Hernia"][1:4] == ["–", "–", "no test patient has it"]
     assert len(rows["Hernia"]) == len(rows["Nodule"]) - 3

@@ -13,10 +13,10 @@ import pandas as pd
 import pytest
 import torch
 
-from medlt.sparse import health, iterated, phases
+from medlt.sparse import code_metrics, iterated, phases
 from medlt.sparse.embedding import SimplicialCoder
 from medlt.sparse.iterated import FILE, Iterated, iterate
-from medlt.sparse.phases import Lesson
+from medlt.sparse.phases import TrainingSetup
 from medlt.store import RECORD, Store
 from medlt.training.runtime import Runtime, silent
 from medlt.types import InputError, Progress
@@ -119,13 +119,13 @@ def test_a_lost_generation_is_made_again_the_same(toy_latents: Data, tmp_path: P
 
 def test_the_table_is_what_the_files_measure(learnt: tuple[Iterated, Path], toy_latents: Data) -> None:
     made, folder = learnt
-    assert list(made.health.columns) == list(health.COLUMNS)
+    assert list(made.health.columns) == list(code_metrics.COLUMNS)
     assert made.health["generation"].tolist() == [0, 1]
     assert np.isnan(made.health["agreement"][0])
     z, y, val_z, val_y = toy_latents
     for g, row in made.health.iterrows():
         coder = SimplicialCoder.load(generations(folder)[int(str(g))] / FILE)
-        again = health.measure(coder, z, y, val_z, val_y, seed=3)
+        again = code_metrics.measure(coder, z, y, val_z, val_y, seed=3)
         assert {name: row[name] for name in again} == pytest.approx(again, rel=1e-5)
 
 
@@ -143,7 +143,7 @@ def test_an_encoder_is_fresh_in_each_generation(
     began: list[torch.Tensor] = []
 
     def spy(
-        lesson: Lesson, student: SimplicialCoder, teacher: SimplicialCoder, epochs: int, g: int, folder: Path
+        lesson: TrainingSetup, student: SimplicialCoder, teacher: SimplicialCoder, epochs: int, g: int, folder: Path
     ) -> None:
         began.append(student.encoder[0].head.weight.detach().clone())
         assert teacher.digest == SimplicialCoder.load(generations(tmp_path)[g - 1] / FILE).digest

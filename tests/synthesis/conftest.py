@@ -12,9 +12,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from medlt.chance import rng, seed_of
 from medlt.diffusion.schedulers import factory
 from medlt.diffusion.signals import between
+from medlt.rng import numpy_generator, seed_of
 from medlt.sparse.embedding import SimplicialCoder
 from medlt.synthesis import METHODS
 from medlt.synthesis.edit import ImageEdit
@@ -22,23 +22,23 @@ from medlt.synthesis.from_noise import FromNoise
 from medlt.synthesis.fusion import LatentFusion
 from medlt.synthesis.longtail import LongtailGuide
 from medlt.synthesis.minority import JepaGuide, MinorityGuide
-from medlt.synthesis.plan import Collection, Draws
+from medlt.synthesis.plan import PlanSettings, TrainTable
 from medlt.testing import label_backbone
 
 FINDINGS = ("Effusion", "Mass", "Hernia", "Pleural Other", "No Finding")
 TAIL = ("Hernia", "Pleural Other")
 
 
-def collection(n: int = 60, seed: int = 0) -> Collection:
+def collection(n: int = 60, seed: int = 0) -> TrainTable:
     """Tail findings in every sixth row, two rows a patient, three patient folds."""
-    chance = rng("collection", seed)
-    table = pd.DataFrame((chance.random((n, 5)) < 0.4).astype(float), columns=list(FINDINGS))
+    rng = numpy_generator("collection", seed)
+    table = pd.DataFrame((rng.random((n, 5)) < 0.4).astype(float), columns=list(FINDINGS))
     table["Hernia"], table["Pleural Other"] = (np.arange(n) % 6 == 0) * 1.0, (np.arange(n) % 7 == 1) * 1.0
     table["No Finding"] = (table[list(FINDINGS[:-1])].sum(axis=1) == 0) * 1.0
     table["patient_id"] = [f"p{i // 2}" for i in range(n)]
     table["fold"] = [i // 2 % 3 for i in range(n)]
-    table.index = pd.Index([f"u{i:03d}" for i in chance.permutation(n)], name="uid")
-    return Collection(table, FINDINGS, TAIL)
+    table.index = pd.Index([f"u{i:03d}" for i in rng.permutation(n)], name="uid")
+    return TrainTable(table, FINDINGS, TAIL)
 
 
 def latents(uids: Sequence[str]) -> Tensor:
@@ -147,7 +147,7 @@ def build() -> Callable[..., LatentFusion]:
             "backbone": label_backbone(answer, len(FINDINGS)),
             "decode": decode,
             "scheduler": factory("ddim", 20),
-            "draws": Draws(candidates=2),
+            "draws": PlanSettings(candidates=2),
             "keep": 3,
             "batch": 5,
         }

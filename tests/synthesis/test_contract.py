@@ -8,12 +8,12 @@ import pandas as pd
 import pytest
 import torch
 
-from medlt.checks.apart import parents_of
 from medlt.checks.sanity import Duplicate
+from medlt.checks.separation import parents_of
 from medlt.data.manifest import Manifest
 from medlt.files import read_table, write_table
 from medlt.synthesis import METHODS
-from medlt.synthesis.plan import Collection
+from medlt.synthesis.plan import TrainTable
 from medlt.types import Batch, InputError, Synthesizer
 from medlt.writer import DatasetWriter
 
@@ -66,7 +66,7 @@ def test_train_rows_may_be_called_anything_from_plan_to_manifest(methods: Method
     rows = plain.collection
     called = {uid: f'Viral Pneumonia-{i}, "é\u4f8b"' for i, uid in enumerate(rows.table.index)}
     own = {new: old for old, new in called.items()}
-    told: dict[str, Any] = {"collection": Collection(rows.table.rename(index=called), rows.findings, rows.tail)}
+    told: dict[str, Any] = {"collection": TrainTable(rows.table.rename(index=called), rows.findings, rows.tail)}
     if name in ("fusion", "edit"):
         told["latents"] = lambda uids: plain.latents([own[uid] for uid in uids])
     method = methods[name](**told)

@@ -10,16 +10,16 @@ import pytest
 import torch
 from torch import Tensor
 
-from medlt.chance import noise_like, seed_of
 from medlt.checks.bands import in_band, limits
 from medlt.classify.latents import fit_latents
-from medlt.diffusion.aid import AidLoss
 from medlt.diffusion.backbone import Backbone
 from medlt.diffusion.cbdm import ClassBalancing
 from medlt.diffusion.finetune import LabelledLatents, train_backbone
+from medlt.diffusion.in_band_loss import AidLoss
 from medlt.diffusion.labels import LabelUNet, LabelVector
 from medlt.diffusion.schedulers import factory
 from medlt.diffusion.train import new_network
+from medlt.rng import noise_like, seed_of
 from medlt.store import Store
 from medlt.synthesis.diffult import DiffuLT
 from medlt.synthesis.fill import fill

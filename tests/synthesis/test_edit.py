@@ -11,12 +11,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from medlt.chance import noise_like, seed_of
 from medlt.classify.sets import TrainingSet
 from medlt.diffusion.noise import STABLE_DIFFUSION
 from medlt.diffusion.schedulers import factory
+from medlt.rng import noise_like, seed_of
 from medlt.synthesis.edit import COLUMNS, ImageEdit, in_groups
-from medlt.synthesis.plan import Collection
+from medlt.synthesis.plan import TrainTable
 from medlt.testing import label_backbone
 from medlt.types import InputError
 
@@ -102,14 +102,14 @@ def test_the_plan_is_the_one_from_noise_with_parents_and_steps(methods: Methods)
 
 
 def test_the_control_repeats_the_parents(methods: Methods) -> None:
-    from medlt.evaluation.arms import duplicated
+    from medlt.evaluation.arms import count_matched_control
 
     method = methods["edit"]()
     rows, table = method.plan(NEED, 3), method.collection.table
     known = table[list(method.collection.findings)].to_numpy(np.float32)
     pixels = torch.arange(len(table), dtype=torch.uint8).reshape(-1, 1, 1, 1).expand(-1, 1, 4, 4)
     real = TrainingSet(pixels, known, np.ones(len(table), np.float32), tuple(table.index))
-    control = duplicated(rows, real, 0.3)
+    control = count_matched_control(rows, real, 0.3)
     at = [list(table.index).index(uid) for uid in rows["parent_a"]]
     assert control.images[:, 0, 0, 0].tolist() == at
     np.testing.assert_array_equal(control.labels, known[at])
@@ -129,7 +129,7 @@ def test_view_sex_and_age_of_the_parent_are_told(methods: Methods) -> None:
             return inner(vectors, about)
 
     backbone = type(method.backbone)(method.backbone.network, Spy(), "sample", 2, "spied")
-    collection = Collection(table, method.collection.findings, method.collection.tail)
+    collection = TrainTable(table, method.collection.findings, method.collection.tail)
     spied = built(methods, collection=collection, backbone=backbone)
     rows = spied.plan(NEED, 3)
     images(spied, rows)
@@ -140,7 +140,7 @@ def test_view_sex_and_age_of_the_parent_are_told(methods: Methods) -> None:
 def test_a_partner_is_another_patient_with_the_finding_in_the_same_fold_and_view(methods: Methods) -> None:
     table = methods["edit"]().collection.table.copy()
     table["view"] = ["PA", "AP", "LATERAL"] * (len(table) // 3)
-    collection = Collection(table, methods["edit"]().collection.findings, ("Hernia", "Pleural Other"))
+    collection = TrainTable(table, methods["edit"]().collection.findings, ("Hernia", "Pleural Other"))
     rows = methods["edit"](collection=collection, candidates=6).plan(NEED, 3)
     mixed = rows[rows["share"] > 0]
     a, b = (table.loc[mixed[name]] for name in ("parent_a", "parent_b"))
@@ -165,7 +165,7 @@ def test_a_mixture_of_two_latents_is_labelled_as_it_is_mixed(methods: Methods) -
     a, b = table.index[table["Hernia"] == 1][:2]
     table.loc[[a, b], names[:3]] = [[1.0, 0.0, 1.0], [0.0, np.nan, 1.0]]
     table.loc[[a, b], "No Finding"] = 0.0
-    method = built(methods, collection=Collection(table, method.collection.findings, ("Hernia",)),
+    method = built(methods, collection=TrainTable(table, method.collection.findings, ("Hernia",)),
                    backbone=label_backbone(flat, 5), guidance=1.0)  # fmt: skip
     row = method.plan({"Hernia": 1}, 3).iloc[[0]].assign(parent_a=a, parent_b=b, share=0.25, keep=4)
     said = labels(method, row).iloc[0]

@@ -7,8 +7,8 @@ import pandas as pd
 import pytest
 import torch
 
-from medlt.chance import noise_like, seed_of
 from medlt.diffusion.schedulers import factory
+from medlt.rng import noise_like, seed_of
 from medlt.synthesis.from_noise import FromNoise
 from medlt.testing import label_backbone
 

@@ -10,8 +10,8 @@ import pandas as pd
 import pytest
 import torch
 
-from medlt.chance import noise_like, seed_of
 from medlt.diffusion.schedulers import NAMES, draws_noise, factory
+from medlt.rng import noise_like, seed_of
 from medlt.synthesis.fuse import coins, fuse, masks
 from medlt.synthesis.fusion import PANELS, LatentFusion
 from medlt.synthesis.labels import mass

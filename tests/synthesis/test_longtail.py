@@ -23,7 +23,7 @@ from medlt.diffusion.noise import STABLE_DIFFUSION
 from medlt.diffusion.sampler import from_noise, sample
 from medlt.diffusion.schedulers import scheduler
 from medlt.store import Store
-from medlt.synthesis.guides import Told
+from medlt.synthesis.guides import SamplingContext
 from medlt.synthesis.longtail import LongtailGuide, objective, pictures
 from medlt.testing import Mixture, constant_denoiser, label_backbone, tiny_autoencoder_kl
 from medlt.training.runtime import Runtime
@@ -45,11 +45,11 @@ def predictor(images: Tensor) -> tuple[Tensor, Tensor]:
     return 2 * x, 2 * x + SPREAD[:, None, None] * y
 
 
-def told(rows: int, timesteps: list[float], labels: Tensor | None = None, target: int = 0) -> Told:
+def told(rows: int, timesteps: list[float], labels: Tensor | None = None, target: int = 0) -> SamplingContext:
     labels = torch.ones(rows, 1) if labels is None else labels
     backbone = label_backbone(lambda x, t, c: x, labels.shape[1])
     where = torch.full((rows,), target)
-    return Told(backbone, backbone.condition(labels), labels, where, torch.arange(rows), timesteps)
+    return SamplingContext(backbone, backbone.condition(labels), labels, where, torch.arange(rows), timesteps)
 
 
 def plain(**changed: Any) -> LongtailGuide:

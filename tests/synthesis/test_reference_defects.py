@@ -13,16 +13,16 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from medlt.chance import generator, rng
 from medlt.files import digest_file
+from medlt.rng import numpy_generator, torch_generator
 from medlt.sparse.cam import class_activation_map
 from medlt.sparse.embedding import SimplicialCoder
 from medlt.sparse.iterated import FILE, iterate
-from medlt.sparse.phases import masked_bce, sample_words
+from medlt.sparse.phases import masked_bce, sample_tokens
 from medlt.store import RECORD, Store
 from medlt.synthesis import pairing
 from medlt.synthesis.fusion import LatentFusion
-from medlt.synthesis.plan import Draws
+from medlt.synthesis.plan import PlanSettings
 from medlt.testing import label_backbone
 from medlt.training.runtime import Runtime
 from medlt.types import InputError
@@ -36,9 +36,9 @@ TINY: dict[str, Any] = {
 
 def toy(n: int) -> tuple[torch.Tensor, np.ndarray]:
     """Unit-normal latents [n,2,8,8]; the label says whether the first channel is raised."""
-    chance = rng("defects", n)
-    y = (chance.random((n, 2)) < 0.5).astype(np.float32)
-    z = chance.normal(size=(n, 2, 8, 8)) + y[:, :, None, None]
+    rng = numpy_generator("defects", n)
+    y = (rng.random((n, 2)) < 0.5).astype(np.float32)
+    z = rng.normal(size=(n, 2, 8, 8)) + y[:, :, None, None]
     return torch.from_numpy((z - z.mean()) / z.std()).float(), y
 
 
@@ -65,7 +65,7 @@ def learnt(tmp_path_factory: pytest.TempPathFactory) -> tuple[SimplicialCoder, P
 
 
 def test_01_a_neighbour_s_position_in_the_head_subset_does_not_index_the_whole_table(build: Build) -> None:
-    method = build(draws=Draws(neighbours=1))
+    method = build(draws=PlanSettings(neighbours=1))
     table, tail = method.collection.table, list(method.collection.tail)
     mask = pairing.partner_mask(table, tail, "No Finding")
     pool = pairing.partners(table, method.collection.findings, mask, method.gaze)
@@ -105,7 +105,7 @@ def test_03_maps_differ_by_class(learnt: tuple[SimplicialCoder, Path]) -> None:
 
 
 def test_04_a_word_can_be_certain(learnt: tuple[SimplicialCoder, Path]) -> None:
-    logits = torch.randn(1000, 64, generator=generator("logits")) * 50
+    logits = torch.randn(1000, 64, generator=torch_generator("logits")) * 50
     assert logits.tanh().softmax(1).max() < 0.106, "a softmax of a tanh over 64 words is nearly uniform"
     s = learnt[0].code(toy(32)[0])
     assert s.amax(2).mean() > 0.8
@@ -113,7 +113,7 @@ def test_04_a_word_can_be_certain(learnt: tuple[SimplicialCoder, Path]) -> None:
 
 
 def test_05_the_decoder_reaches_beyond_one(build: Build) -> None:
-    normal = torch.randn(100_000, generator=generator("normal"))
+    normal = torch.randn(100_000, generator=torch_generator("normal"))
     assert (normal != normal.clamp(-1, 1)).float().mean() == pytest.approx(0.317, abs=0.01)
     coder = SimplicialCoder(2, 2, groups=2, vocabulary=4, width=8)
     s = coder.code(toy(8)[0])
@@ -125,11 +125,11 @@ def test_05_the_decoder_reaches_beyond_one(build: Build) -> None:
 
 
 def test_06_words_are_sampled_over_the_vocabulary(build: Build) -> None:
-    words = torch.randint(5, (2, 3, 4, 6), generator=generator("words"))  # [B,L,h,w]
+    words = torch.randint(5, (2, 3, 4, 6), generator=torch_generator("words"))  # [B,L,h,w]
     s = F.one_hot(words, 5).movedim(-1, 2).float()
     published = s.reshape(-1, 5)
     assert not (published.sum(1) == 1).all(), "rows of a reshaped NCHW are image columns, not words"
-    assert torch.equal(sample_words(s, generator("draw")), words)
+    assert torch.equal(sample_tokens(s, torch_generator("draw")), words)
 
 
 def test_07_fusion_gets_the_last_generation(learnt: tuple[SimplicialCoder, Path]) -> None:
@@ -142,7 +142,7 @@ def test_07_fusion_gets_the_last_generation(learnt: tuple[SimplicialCoder, Path]
 
 
 def test_08_networks_are_looked_at_in_eval_mode(build: Build) -> None:
-    z = torch.randn(8, 2, 8, 8, generator=generator("eval"))
+    z = torch.randn(8, 2, 8, 8, generator=torch_generator("eval"))
     coder = SimplicialCoder(2, 5, groups=2, vocabulary=4, width=8).train()
     one = torch.zeros(1, dtype=torch.long)
     assert not torch.allclose(coder.code(z)[:1], coder.code(z[:1]), atol=1e-3), "in train mode a code knows its batch"

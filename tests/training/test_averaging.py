@@ -7,12 +7,12 @@ import torch
 from diffusers.training_utils import EMAModel
 from torch import Tensor, nn
 
-from medlt import chance
+from medlt.rng import noise_like
 from medlt.training.averaging import Moving, averaged_model
 
 
 def moves(count: int) -> list[Tensor]:
-    return list(chance.noise_like(range(count), (4,)).double().float())
+    return list(noise_like(range(count), (4,)).double().float())
 
 
 def averages(decay: float, warmup: bool, count: int) -> tuple[list[Tensor], list[Tensor]]:

@@ -15,7 +15,7 @@ from medlt.training import checkpoint
 from medlt.training.checkpoint import Best, State
 from medlt.training.loop import fit
 from medlt.training.runtime import Runtime
-from medlt.training.settings import Part, Training
+from medlt.training.settings import BatchPart, Training
 
 CPU = Runtime("cpu", "fp32", None, 0)
 TRAINING = Training(
@@ -30,7 +30,7 @@ class Point(nn.Module):
         self.x = nn.Parameter(torch.zeros(()))
 
 
-def climb(net: nn.Module, step: int, part: Part) -> Tensor:
+def climb(net: nn.Module, step: int, part: BatchPart) -> Tensor:
     """x rises by about 0.1 a step."""
     return -net.x  # type: ignore[operator, return-value]
 

@@ -16,17 +16,17 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from medlt import chance
 from medlt.files import read_tensors
+from medlt.rng import batch_indices, noise_like
 from medlt.training import checkpoint
 from medlt.training.loop import fit
 from medlt.training.runtime import Runtime
-from medlt.training.settings import WHOLE, Part, Training
+from medlt.training.settings import WHOLE, BatchPart, Training
 from medlt.training.tracking import grid
 from medlt.types import InputError
 
 CPU = Runtime("cpu", "fp32", None, 0)
-INPUTS = chance.noise_like(range(32), (4,))
+INPUTS = noise_like(range(32), (4,))
 TRAINING = Training(steps=8, learning_rate=1e-2, batch=8, warmup_steps=2, ema=0.9, checkpoint_every=3)
 
 
@@ -36,9 +36,9 @@ def network(dropout: float = 0.0) -> nn.Module:
         return nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Dropout(dropout), nn.Linear(8, 1))
 
 
-def loss_of(net: nn.Module, step: int, part: Part) -> Tensor:
+def loss_of(net: nn.Module, step: int, part: BatchPart) -> Tensor:
     """Regression on rows of the step; part by part."""
-    x = part.take(INPUTS[chance.batch_indices(len(INPUTS), 8, step, "loop test")])
+    x = part.take(INPUTS[batch_indices(len(INPUTS), 8, step, "loop test")])
     return (net(x) - x.sum(1, keepdim=True)).pow(2).mean()
 
 
@@ -88,7 +88,7 @@ def test_steps_are_made_at_the_rates_of_the_closed_form(tmp_path: Path, schedule
     training = replace(TRAINING, schedule=schedule, learning_rate=0.1, weight_decay=1.0, checkpoint_every=1)
     seen: list[float] = []
 
-    def still(net: nn.Module, step: int, part: Part) -> Tensor:
+    def still(net: nn.Module, step: int, part: BatchPart) -> Tensor:
         seen.append(float(net.weight.detach()))  # type: ignore[arg-type]
         return net(torch.zeros(1, 1)).sum()  # its bias alone has a gradient
 
@@ -123,7 +123,7 @@ def test_cut_and_continued_is_the_whole_to_the_bit(tmp_path: Path, changes: dict
 def test_dropout_is_drawn_anew_each_step_and_by_the_key(tmp_path: Path) -> None:
     seen: list[Tensor] = []
 
-    def look(net: nn.Module, step: int, part: Part) -> Tensor:
+    def look(net: nn.Module, step: int, part: BatchPart) -> Tensor:
         seen.append(net[2](torch.ones(64)))  # type: ignore[index]
         return loss_of(net, step, part)
 
@@ -135,9 +135,9 @@ def test_dropout_is_drawn_anew_each_step_and_by_the_key(tmp_path: Path) -> None:
 def test_channels_last_weights_go_on_to_the_same_bits(tmp_path: Path) -> None:
     """Moments come back in their weight's memory format."""
 
-    def conv_loss(net: nn.Module, step: int, part: Part) -> Tensor:
+    def conv_loss(net: nn.Module, step: int, part: BatchPart) -> Tensor:
         assert net[0].weight.is_contiguous(memory_format=torch.channels_last)  # type: ignore[index]
-        return net(chance.noise_like([step], (3, 8, 8))).pow(2).mean()
+        return net(noise_like([step], (3, 8, 8))).pow(2).mean()
 
     def conv() -> nn.Module:
         with torch.random.fork_rng(devices=[]):
@@ -445,7 +445,7 @@ def test_weights_that_are_no_numbers_after_the_last_step_are_no_checkpoint(tmp_p
     train(tmp_path / "cut", replace(TRAINING, schedule="cosine", stop_at=3))
     kept = (tmp_path / "cut" / checkpoint.FILE).read_bytes()
 
-    def explode(net: nn.Module, step: int, part: Part) -> Tensor:
+    def explode(net: nn.Module, step: int, part: BatchPart) -> Tensor:
         if step == 7:
             net[0].weight.data.fill_(math.inf)
         return sum(weight.nan_to_num(0, 0, 0).sum() for weight in net.parameters())

@@ -2,6 +2,6 @@
 
 from medlt.data.convert.presets import PRESETS
 from medlt.data.convert.run import convert
-from medlt.data.convert.settings import Settings
+from medlt.data.convert.settings import ConversionSettings
 
-__all__ = ["PRESETS", "Settings", "convert"]
+__all__ = ["PRESETS", "ConversionSettings", "convert"]

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, Self
 
 from medlt.data.convert.one import Outcome
-from medlt.data.convert.scan import Found
+from medlt.data.convert.scan import FileEntry
 from medlt.files import write_json
 from medlt.types import InputError
 
@@ -74,7 +74,7 @@ class Journal:
         self._reader.seek(-1, os.SEEK_END)
         return self._reader.read() != b"\n"
 
-    def add(self, found: Found, outcome: Outcome) -> None:
+    def add(self, found: FileEntry, outcome: Outcome) -> None:
         """Append what came of a file."""
         line = {"file": found.relative, "size": found.size, "changed": found.changed, "reason": outcome.reason}
         self._handle.write(json.dumps(line | {"row": outcome.row}).encode() + b"\n")

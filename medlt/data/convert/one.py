@@ -15,8 +15,8 @@ from pydicom.dataset import Dataset
 from medlt.data.convert.encode import SUFFIX, encode
 from medlt.data.convert.pool import Stopped
 from medlt.data.convert.presets import PRESETS, Rendered, resized, to_uint8
-from medlt.data.convert.settings import Settings
-from medlt.data.convert.source import Source, open_source
+from medlt.data.convert.settings import ConversionSettings
+from medlt.data.convert.source import ConversionSource, open_source
 from medlt.data.deidentify import Deidentified, deidentify, write_deidentified
 from medlt.data.dicom.guard import Unreadable, read_bytes
 from medlt.data.dicom.read import readable, spacing, text
@@ -49,7 +49,7 @@ class Outcome:
     row: dict[str, Any] = field(default_factory=dict)
 
 
-def convert_one(path: Path, out: Path, settings: Settings) -> Outcome:
+def convert_one(path: Path, out: Path, settings: ConversionSettings) -> Outcome:
     """Convert the file at `path` into `out`. Never raises on a bad file; raises Stopped if the disk is full."""
     try:
         raw = read_bytes(path)
@@ -73,7 +73,7 @@ def convert_one(path: Path, out: Path, settings: Settings) -> Outcome:
         return Outcome("corrupt")
 
 
-def _converted(source: Source, raw: bytes, out: Path, settings: Settings) -> Outcome:
+def _converted(source: ConversionSource, raw: bytes, out: Path, settings: ConversionSettings) -> Outcome:
     whole = identity(raw, settings.digest)
     uid = name_of(whole, settings.key)
     with readable(Path("file")):
@@ -89,13 +89,13 @@ def _converted(source: Source, raw: bytes, out: Path, settings: Settings) -> Out
         data = _encoded(rendered, source.data, settings)
         row = _tags(source) | {"rows": stored.shape[0], "columns": stored.shape[1]} | _made(rendered, settings)
     place = f"images/{uid}{SUFFIX[settings.format]}"
-    put(out / place, data)
+    write_once(out / place, data)
     told = whole.hex() if settings.digest and not settings.key else ""
     digests = {"sha256_in": told, "sha256_out": hashlib.sha256(data).hexdigest()}
     return Outcome(row=row | digests | {"uid": uid, "path": place, "bytes_in": len(raw), "bytes": len(data)})
 
 
-def _encoded(rendered: Rendered, data: Dataset, settings: Settings) -> bytes:
+def _encoded(rendered: Rendered, data: Dataset, settings: ConversionSettings) -> bytes:
     pixel = spacing(data)
     if pixel is not None and "Rows" in data:
         ratio = int(data.Rows) / rendered.pixels.shape[0], int(data.Columns) / rendered.pixels.shape[1]
@@ -121,7 +121,7 @@ def name_of(whole: bytes, key: bytes) -> str:
     return (hmac.new(key, b"image" + whole, hashlib.sha256).hexdigest() if key else whole.hex())[:24]
 
 
-def put(path: Path, data: bytes) -> None:
+def write_once(path: Path, data: bytes) -> None:
     """Write whole or not at all. A file that is there already must hold the same bytes; raises FileExistsError."""
     if path.exists():
         if path.read_bytes() == data:
@@ -144,19 +144,19 @@ def _released(clean: Deidentified, uid: str, out: Path) -> str:
     return "quarantined" if clean.quarantine else ""
 
 
-def _refuse_unchecked(source: Source, settings: Settings) -> None:
+def _refuse_unchecked(source: ConversionSource, settings: ConversionSettings) -> None:
     """PS3.15 is about DICOM: a picture's pixels are not looked at, so it must not pass for de-identified."""
     if settings.profile is not None and source.kind != "dicom":
         raise Unreadable("not_deidentified", "a picture without DICOM tags, which no profile covers")
 
 
-def _refuse_filtered(data: Dataset, settings: Settings) -> None:
+def _refuse_filtered(data: Dataset, settings: ConversionSettings) -> None:
     for keyword, allowed in (("Modality", settings.modalities), ("BodyPartExamined", settings.body_parts)):
         if allowed and text(data, keyword).upper() not in allowed:
             raise Unreadable("filtered", f"{keyword} is not asked for")
 
 
-def _tags(source: Source) -> dict[str, Any]:
+def _tags(source: ConversionSource) -> dict[str, Any]:
     """What the manifest says of the source."""
     data = source.data
     pixel = spacing(data)
@@ -184,7 +184,7 @@ def _count(data: Dataset, keyword: str, default: int) -> int:
     return value
 
 
-def _made(rendered: Rendered, settings: Settings) -> dict[str, Any]:
+def _made(rendered: Rendered, settings: ConversionSettings) -> dict[str, Any]:
     """What the manifest says of the output."""
     rows, columns = rendered.pixels.shape
     return {

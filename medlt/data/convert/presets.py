@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 from pydicom.dataset import Dataset
 
-from medlt.data.dicom.display import Shown, extremes, looked_up, padding_range, shown
+from medlt.data.dicom.display import DisplayLut, apply_display, apply_lut, extremes, padding_range
 from medlt.data.dicom.guard import Unreadable
 from medlt.data.dicom.luts import inverted, modality_lut
 
@@ -36,7 +36,7 @@ Preset = Callable[[np.ndarray, Dataset], Rendered]
 
 def viewer(stored: np.ndarray, data: Dataset) -> Rendered:
     """The standard's order, scaled to the VOI output range, in 16 bits."""
-    seen = shown(stored, data)
+    seen = apply_display(stored, data)
     flat = seen.levels is not None and len(seen.levels) > 1 and np.ptp(seen.levels) == 0
     return Rendered(seen.uint16(), seen.window, seen.notes + (("no contrast under its window",) if flat else ()))
 
@@ -76,7 +76,11 @@ def linear16(stored: np.ndarray, data: Dataset) -> Rendered:
     step = (high - low) / 65535 or 1.0
     offset, scale = (high, -step) if inverted(data) else (low, step)
     levels = (high - values if inverted(data) else values - low) / (high - low or 1.0)
-    seen = Shown(stored, levels, int(ends[0]), padding, "", ()) if whole else Shown(levels, None, 0, None, "", ())
+    seen = (
+        DisplayLut(stored, levels, int(ends[0]), padding, "", ())
+        if whole
+        else DisplayLut(levels, None, 0, None, "", ())
+    )
     return Rendered(seen.uint16(), f"linear {low:g} to {high:g}", (), scale, offset)
 
 
@@ -100,8 +104,8 @@ def _equalised(stored: np.ndarray, low: int, levels: np.ndarray, data: Dataset) 
     """`levels` looked up, inverted if MONOCHROME1, then OpenCV's histogram equalisation."""
     if data.get("PhotometricInterpretation") == "MONOCHROME1":
         levels = 255 - levels
-    table = Shown(stored, levels, low, None, "", ()).table(levels)
-    pixels = levels[stored - low] if table is None else looked_up(stored, table)
+    table = DisplayLut(stored, levels, low, None, "", ()).table(levels)
+    pixels = levels[stored - low] if table is None else apply_lut(stored, table)
     return Rendered(cv2.equalizeHist(pixels), "none")
 
 

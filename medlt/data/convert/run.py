@@ -18,8 +18,8 @@ from medlt.data.convert.journal import Journal
 from medlt.data.convert.one import FULL, Outcome, convert_one
 from medlt.data.convert.pool import Pool, Stopped
 from medlt.data.convert.reasons import kind_of_reason
-from medlt.data.convert.scan import Found, scan
-from medlt.data.convert.settings import Settings, versions
+from medlt.data.convert.scan import FileEntry, scan
+from medlt.data.convert.settings import ConversionSettings, versions
 from medlt.data.convert.tables import write_tables
 from medlt.types import InputError
 
@@ -28,7 +28,7 @@ Report = Callable[[str, int, int], None]
 
 
 def convert(
-    source: Path, out: Path, settings: Settings, *, workers: int = 0, progress: Report | None = None
+    source: Path, out: Path, settings: ConversionSettings, *, workers: int = 0, progress: Report | None = None
 ) -> dict[str, Any]:
     """Convert every file at or below `source` into the folder `out`; what came of them, in numbers.
 
@@ -80,8 +80,8 @@ def _refuse_inside(source: Path, out: Path) -> None:
 
 
 def _outcomes(
-    files: list[Found], root: Path, out: Path, settings: Settings, workers: int, report: Report
-) -> Iterator[tuple[Found, Outcome]]:
+    files: list[FileEntry], root: Path, out: Path, settings: ConversionSettings, workers: int, report: Report
+) -> Iterator[tuple[FileEntry, Outcome]]:
     """(file, outcome) as they come; links and unreadable folders never reach a worker."""
     report("files", 0, len(files))
     plain = [f for f in files if not f.link and f.size >= 0]
@@ -105,11 +105,11 @@ def _cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _lost(file: Found, how: str) -> Outcome:
+def _lost(file: FileEntry, how: str) -> Outcome:
     return Outcome(how)
 
 
-def _worker(root: Path, out: Path, settings: Settings) -> Callable[[Found], Outcome]:
+def _worker(root: Path, out: Path, settings: ConversionSettings) -> Callable[[FileEntry], Outcome]:
     """Runs in the worker: one thread, quiet, a cap on memory."""
     cv2.setNumThreads(1)
     warnings.simplefilter("ignore")
@@ -129,7 +129,7 @@ def _cap_memory(megabytes: int) -> None:
         resource.setrlimit(resource.RLIMIT_AS, (limit if hard < 0 else min(limit, hard), hard))
 
 
-def _dry(outcomes: Iterator[tuple[Found, Outcome]]) -> dict[str, Any]:
+def _dry(outcomes: Iterator[tuple[FileEntry, Outcome]]) -> dict[str, Any]:
     """What a run would meet, from headers alone; nothing is written, `converted` is what it would try."""
     reasons: Counter[str] = Counter()
     kinds: dict[str, Counter[str]] = {"transfer_syntax": Counter(), "modality": Counter()}

@@ -13,7 +13,7 @@ from typing import NamedTuple
 from medlt.types import InputError
 
 
-class Found(NamedTuple):
+class FileEntry(NamedTuple):
     """A file: `relative` to the folder, its size in bytes and time in ns, which a resume compares."""
 
     relative: str
@@ -22,7 +22,7 @@ class Found(NamedTuple):
     link: bool
 
 
-def scan(source: Path) -> Iterator[Found]:
+def scan(source: Path) -> Iterator[FileEntry]:
     """Every file at or below `source`, folder by folder in the order of names; a folder that cannot be read comes as a
     file of size -1. Raises InputError if `source` is not there."""
     source = Path(source)
@@ -42,7 +42,7 @@ def scan(source: Path) -> Iterator[Found]:
             elif name:
                 yield _found(source, relative)
             else:
-                yield Found(inside, -1, 0, False)
+                yield FileEntry(inside, -1, 0, False)
         waiting += reversed(folders)
 
 
@@ -55,13 +55,13 @@ def _entries(folder: str) -> list[tuple[str, bool]]:
         return [("", False)]
 
 
-def _found(root: Path, relative: str) -> Found:
+def _found(root: Path, relative: str) -> FileEntry:
     try:
         told = os.lstat(os.path.join(root, relative))
     except OSError:
-        return Found(relative, -1, 0, False)
+        return FileEntry(relative, -1, 0, False)
     plain = stat.S_ISREG(told.st_mode)
-    return Found(relative, told.st_size, told.st_mtime_ns, not plain)
+    return FileEntry(relative, told.st_size, told.st_mtime_ns, not plain)
 
 
 def path_id(relative: str, key: bytes) -> str:

@@ -17,7 +17,7 @@ _PACKAGES = ("medlt", "pydicom", "numpy", "opencv-python-headless", "imagecodecs
 
 
 @dataclass(frozen=True)
-class Settings:
+class ConversionSettings:
     """`size` is the short side in pixels, None as it is; `quality` is JPEG's; `key` is the secret of de-identification.
 
     Without `digest` inputs are not hashed whole, see `medlt.data.convert.one.identity`. With `modalities` or
@@ -76,10 +76,10 @@ def asked(
     memory_mb: int,
     dry_run: bool,
     digest: bool,
-) -> Settings:
-    """Settings as the command line spells them: lists joined by commas, the profile by name, the key as a file, the
+) -> ConversionSettings:
+    """ConversionSettings as the command line spells them: lists joined by commas, the profile by name, the key as a file, the
     format the preset's own if None."""
-    return Settings(
+    return ConversionSettings(
         preset=preset,
         size=size,
         format=kind or ("png16" if preset == "linear16" else "png"),

@@ -16,7 +16,7 @@ NO_NAME = Path("file")  # errors are told by reason code: a path may hold a name
 
 
 @dataclass(frozen=True)
-class Source:
+class ConversionSource:
     """`data` holds the tags; for PNG, JPEG and NIfTI just those that their display needs."""
 
     kind: str
@@ -29,7 +29,7 @@ class Source:
         return stored_values(self.data, NO_NAME) if self.pixels is None else self.pixels
 
 
-def open_source(raw: bytes) -> Source:
+def open_source(raw: bytes) -> ConversionSource:
     """What these bytes are. Raises Unreadable with a reason code."""
     kind = kind_of(raw[:2048])
     if not raw:
@@ -38,12 +38,12 @@ def open_source(raw: bytes) -> Source:
         raise Unreadable(kind, f"an {kind}, which is not opened")
     if kind == "nifti":
         values, notes = slice_of(raw, NO_NAME)
-        return Source(kind, Dataset(), notes, values)
+        return ConversionSource(kind, Dataset(), notes, values)
     if kind in ("png", "jpeg"):
         values = read_picture(raw, NO_NAME)
-        return Source(kind, _as_it_is(8 * values.dtype.itemsize), (), values)
+        return ConversionSource(kind, _as_it_is(8 * values.dtype.itemsize), (), values)
     data, notes = open_bytes(raw, NO_NAME)
-    return Source(kind, data, notes)
+    return ConversionSource(kind, data, notes)
 
 
 def _as_it_is(bits: int) -> Dataset:

@@ -19,7 +19,15 @@ from medlt._version import __version__
 from medlt.data.deidentify import proof
 from medlt.data.deidentify.actions import Actions
 from medlt.data.deidentify.keyed import Keyed
-from medlt.data.deidentify.pixels import PIXEL_ATTRIBUTES, Risk, Verdict, hidden_overlay, inspect, rewrite, trimmed
+from medlt.data.deidentify.pixels import (
+    PIXEL_ATTRIBUTES,
+    PixelDecision,
+    Risk,
+    hidden_overlay,
+    inspect,
+    rewrite,
+    trimmed,
+)
 from medlt.data.deidentify.profile import CODES, DATES, EDITION, PIXELS, Profile
 from medlt.data.deidentify.residual import sweep
 from medlt.data.deidentify.text import Detector, text_boxes
@@ -131,15 +139,15 @@ def _file_meta(source: Dataset, out: Dataset) -> FileMetaDataset:
     return meta
 
 
-def _with_stream(verdict: Verdict, out: Dataset, run: Actions) -> Verdict:
+def _with_stream(verdict: PixelDecision, out: Dataset, run: Actions) -> PixelDecision:
     """A compressed stream may carry comments: one that holds an identifier is held back."""
     if verdict.quarantine or not out.file_meta.TransferSyntaxUID.is_encapsulated or "PixelData" not in out:
         return verdict
     told = "the compressed pixel stream holds an identifier of the patient"
-    return Verdict(verdict.risk, told if run.gone.inside(out.PixelData) else None)
+    return PixelDecision(verdict.risk, told if run.gone.inside(out.PixelData) else None)
 
 
-def _claim(out: Dataset, profile: Profile, verdict: Verdict) -> tuple[str, ...]:
+def _claim(out: Dataset, profile: Profile, verdict: PixelDecision) -> tuple[str, ...]:
     """Write what was done, and no more: 113101 and BurnedInAnnotation NO only after the pixels were looked at."""
     image = any(name in out for name in PIXEL_ATTRIBUTES)
     safe = verdict.quarantine is None and (verdict.risk.looked or not image)

@@ -33,7 +33,7 @@ class Risk:
 
 
 @dataclass(frozen=True)
-class Verdict:
+class PixelDecision:
     """The risk, why the pixels must be held back (None: they need not), and cleaned stored values if any changed."""
 
     risk: Risk
@@ -58,7 +58,7 @@ def header_risk(data: Dataset) -> Risk:
     return Risk(100 if hints[0][1] else min(99, score), reasons)
 
 
-def inspect(data: Dataset, clean: bool, detector: Detector | None, hidden: str | None = None) -> Verdict:
+def inspect(data: Dataset, clean: bool, detector: Detector | None, hidden: str | None = None) -> PixelDecision:
     """The verdict on the pixels of `data`, which is not changed; only the first frame can be looked at.
 
     `hidden` tells what lies where no detector looks, if anything does (`hidden_overlay`).
@@ -66,23 +66,23 @@ def inspect(data: Dataset, clean: bool, detector: Detector | None, hidden: str |
     risk = header_risk(data)
     declared = "BurnedInAnnotation is YES, and nothing was cleaned" if risk.header == 100 else None
     if not any(name in data for name in PIXEL_ATTRIBUTES):
-        return Verdict(risk, None)
+        return PixelDecision(risk, None)
     if detector is None:
-        return Verdict(risk, declared or hidden)
+        return PixelDecision(risk, declared or hidden)
     try:
         values = _readable(data)
     except InputError as error:
-        return Verdict(risk, str(error))
+        return PixelDecision(risk, str(error))
     found = tuple(detector(values))
     risk = replace(risk, looked=True, found=found, left=found)
     if clean and (found or (hidden and not declared)):
         return _cleaned(data, values, risk, detector)
     if found:
-        return Verdict(risk, f"{len(found)} boxes of what reads as text; add clean-pixel to paint them over")
-    return Verdict(risk, declared or hidden)
+        return PixelDecision(risk, f"{len(found)} boxes of what reads as text; add clean-pixel to paint them over")
+    return PixelDecision(risk, declared or hidden)
 
 
-def _cleaned(data: Dataset, values: np.ndarray, risk: Risk, detector: Detector) -> Verdict:
+def _cleaned(data: Dataset, values: np.ndarray, risk: Risk, detector: Detector) -> PixelDecision:
     """Paint until the detector is silent, twice at most: what it sees only once the first boxes are gone counts too."""
     dark = values.max() if data.get("PhotometricInterpretation") == "MONOCHROME1" else values.min()
     boxes = risk.found
@@ -90,8 +90,8 @@ def _cleaned(data: Dataset, values: np.ndarray, risk: Risk, detector: Detector) 
         values = painted(values, boxes, int(dark))
         boxes = tuple(detector(values))
         if not boxes:
-            return Verdict(replace(risk, left=()), None, values)
-    return Verdict(replace(risk, left=boxes), f"{len(boxes)} boxes still read as text after cleaning", values)
+            return PixelDecision(replace(risk, left=()), None, values)
+    return PixelDecision(replace(risk, left=boxes), f"{len(boxes)} boxes still read as text after cleaning", values)
 
 
 def _readable(data: Dataset) -> np.ndarray:

@@ -22,7 +22,7 @@ _UNUSED_SHARE = 0.25
 
 
 @dataclass(frozen=True)
-class Shown:
+class DisplayLut:
     """How an image's stored values are to be seen.
 
     `stored` [H,W] holds integers from `low` to `high` outside the padding, and `levels[i]` in [0,1] is what low + i
@@ -51,7 +51,7 @@ class Shown:
         if self.levels is not None:
             table = self.table((self.levels * 65535 + 0.5).astype(np.uint16))
             if table is not None:
-                return looked_up(self.stored, table)
+                return apply_lut(self.stored, table)
         return (self.unit().astype(np.float64) * 65535 + 0.5).astype(np.uint16)
 
     def table(self, levels: np.ndarray) -> np.ndarray | None:
@@ -78,28 +78,28 @@ def code(stored: np.ndarray) -> np.ndarray:
     return np.asarray(stored.view(kind))
 
 
-def looked_up(stored: np.ndarray, table: np.ndarray) -> np.ndarray:
+def apply_lut(stored: np.ndarray, table: np.ndarray) -> np.ndarray:
     """table[code(stored)] for uint8 and uint16 tables."""
     return np.asarray(cv2.LUT(np.ascontiguousarray(code(stored)), table.reshape(1, -1)))
 
 
-def shown(stored: np.ndarray, data: Dataset) -> Shown:
+def apply_display(stored: np.ndarray, data: Dataset) -> DisplayLut:
     """The display of `stored` ([H,W] or [H,W,3]) under the tags of `data`; padding plays no part in statistics."""
     if stored.ndim == 3 or data.get("PhotometricInterpretation") == "PALETTE COLOR":
-        return Shown(_gray(stored, data), None, 0, None, "none", ("colour",))
+        return DisplayLut(_gray(stored, data), None, 0, None, "none", ("colour",))
     padding = padding_range(data)
     ends = extremes(stored, padding)
     if ends is None:
-        return Shown(np.zeros(stored.shape, np.float32), None, 0, None, "none", ("all padding",))
+        return DisplayLut(np.zeros(stored.shape, np.float32), None, 0, None, "none", ("all padding",))
     low, high = ends
     span, window, notes = _span(low, high, data)
     if np.issubdtype(stored.dtype, np.integer) and int(high) - int(low) < 2**16:
         levels = _level(np.arange(int(low), int(high) + 1), data, span)
-        return Shown(stored, levels, int(low), padding, window, notes)
+        return DisplayLut(stored, levels, int(low), padding, window, notes)
     values = _level(np.clip(stored, low, high), data, span)
     if padding is not None:
         values[(stored >= padding[0]) & (stored <= padding[1])] = 0
-    return Shown(values.astype(np.float32), None, 0, None, window, notes)
+    return DisplayLut(values.astype(np.float32), None, 0, None, window, notes)
 
 
 def _level(values: np.ndarray, data: Dataset, span: tuple[float, float]) -> np.ndarray:

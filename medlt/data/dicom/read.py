@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from pydicom.dataset import Dataset
 
-from medlt.data.dicom.display import shown
+from medlt.data.dicom.display import apply_display
 from medlt.data.dicom.guard import Unreadable, open_dicom, stored_values
 
 
@@ -41,7 +41,7 @@ def read_dicom(path: Path) -> Radiograph:
     path = Path(path)
     with readable(path):
         data, notes = open_dicom(path)
-        seen = shown(stored_values(data, path), data)
+        seen = apply_display(stored_values(data, path), data)
         return _described(data, seen.unit(), notes + seen.notes)
 
 

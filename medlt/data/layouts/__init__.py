@@ -8,13 +8,13 @@ from medlt.data.layouts import options
 from medlt.data.layouts.csv_table import csv_table
 from medlt.data.layouts.cxr_lt import cxr_lt
 from medlt.data.layouts.folder import folder
-from medlt.data.layouts.found import Found
+from medlt.data.layouts.layout_result import LayoutResult
 from medlt.data.layouts.mimic_cxr_lt import mimic_cxr_lt
 from medlt.data.layouts.nih_cxr_lt import nih_cxr_lt
 from medlt.data.layouts.tables import NIH_FINDINGS, from_csv, from_nih, patient_split
 from medlt.types import InputError
 
-LAYOUTS: dict[str, Callable[[Path, Any], Found]] = {
+LAYOUTS: dict[str, Callable[[Path, Any], LayoutResult]] = {
     "mimic-cxr-lt": mimic_cxr_lt,
     "nih-cxr-lt": nih_cxr_lt,
     "cxr-lt": cxr_lt,
@@ -30,7 +30,7 @@ OPTIONS: dict[str, type[options.Options]] = {
 }
 
 
-def read_layout(layout: str, src: Path, given: Mapping[str, object] | None = None) -> Found:
+def read_layout(layout: str, src: Path, given: Mapping[str, object] | None = None) -> LayoutResult:
     """Read `src`, which is laid out as `layout` says, with the options `given` (see `options`); None means the default.
 
     Raises InputError in one line on an unknown layout or option, and on whatever is wrong with tables and folders.
@@ -43,4 +43,4 @@ def read_layout(layout: str, src: Path, given: Mapping[str, object] | None = Non
     return LAYOUTS[layout](Path(src), options.checked(OPTIONS[layout], layout, chosen))
 
 
-__all__ = ["LAYOUTS", "NIH_FINDINGS", "OPTIONS", "Found", "from_csv", "from_nih", "patient_split", "read_layout"]
+__all__ = ["LAYOUTS", "NIH_FINDINGS", "OPTIONS", "LayoutResult", "from_csv", "from_nih", "patient_split", "read_layout"]

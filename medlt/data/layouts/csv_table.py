@@ -9,7 +9,7 @@ from pathlib import Path
 import pandas as pd
 
 from medlt.data.layouts import tree
-from medlt.data.layouts.found import Draft, Found, finish, renamed_parts
+from medlt.data.layouts.layout_result import Draft, LayoutResult, finish, renamed_parts
 from medlt.data.layouts.options import TableOptions
 from medlt.data.layouts.reading import read_table, require
 from medlt.data.manifest import RESERVED
@@ -18,7 +18,7 @@ from medlt.types import InputError
 ROLES = ("uid", "path", "patient_id", "split", "view")
 
 
-def csv_table(src: Path, options: TableOptions) -> Found:
+def csv_table(src: Path, options: TableOptions) -> LayoutResult:
     """Read the table `src`, plain or gzipped. Raises InputError in one line.
 
     Without a `path` column images are found by their name, the uid; without a `uid` column the file's name is the

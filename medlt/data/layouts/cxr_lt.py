@@ -14,7 +14,7 @@ from pathlib import Path
 import pandas as pd
 
 from medlt.data.layouts import tree
-from medlt.data.layouts.found import PARTS, Draft, Found, finish
+from medlt.data.layouts.layout_result import PARTS, Draft, LayoutResult, finish
 from medlt.data.layouts.mimic_cxr_lt import IDS, labelled, own_tables, with_views
 from medlt.data.layouts.options import CxrLtOptions
 from medlt.data.layouts.reading import known_findings, named_twice, read_table, require
@@ -62,7 +62,7 @@ FINDINGS_2024 = tuple(
 """2024 says Normal for No Finding. The last five named are task 3's."""
 
 
-def cxr_lt(src: Path, options: CxrLtOptions) -> Found:
+def cxr_lt(src: Path, options: CxrLtOptions) -> LayoutResult:
     """Read the folder `src`, which holds the tables, and the images unless they are named. Raises InputError."""
     files = tree.listing(src)
     root = options.images or src

@@ -13,7 +13,7 @@ import pandas as pd
 from medlt.data.columns import fit_for_a_file
 from medlt.data.layouts import tree
 from medlt.data.layouts.csv_table import ROLES, by_role, chosen_findings, identified
-from medlt.data.layouts.found import PARTS, Draft, Found, finish
+from medlt.data.layouts.layout_result import PARTS, Draft, LayoutResult, finish
 from medlt.data.layouts.options import FolderOptions
 from medlt.data.layouts.reading import read_table, require
 from medlt.types import InputError
@@ -22,7 +22,7 @@ NAMES = ("name", "source file", "source name", "source stem")
 """Of an image, to be joined by. What a hospital calls its files may name a patient: none of it reaches the manifest."""
 
 
-def folder(src: Path, options: FolderOptions) -> Found:
+def folder(src: Path, options: FolderOptions) -> LayoutResult:
     """Read the folder `src`. Raises InputError in one line."""
     root = options.images or src
     files = tree.images(tree.listing(root), root)

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from medlt.data.layouts.found import PARTS
+from medlt.data.layouts.layout_result import PARTS
 from medlt.data.layouts.reading import named_twice, read_table
 from medlt.types import InputError
 

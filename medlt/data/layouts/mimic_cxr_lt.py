@@ -16,7 +16,7 @@ from pathlib import Path
 import pandas as pd
 
 from medlt.data.layouts import tree
-from medlt.data.layouts.found import Draft, Found, finish, renamed_parts
+from medlt.data.layouts.layout_result import Draft, LayoutResult, finish, renamed_parts
 from medlt.data.layouts.lists import lists, one_release, read_lists
 from medlt.data.layouts.options import MimicOptions
 from medlt.data.layouts.reading import known_findings, named_twice, read_table, require
@@ -50,7 +50,7 @@ _OWN = re.compile(r"mimic-cxr-[\d.]+-(?P<kind>chexpert|negbio|split|metadata)\.c
 _PLACE = r"(?:^|/)p(?P<subject_id>\d+)/s(?P<study_id>\d+)/[^/]+$"
 
 
-def mimic_cxr_lt(src: Path, options: MimicOptions) -> Found:
+def mimic_cxr_lt(src: Path, options: MimicOptions) -> LayoutResult:
     """Read the folder `src`, which holds the tables, and the images unless they are named. Raises InputError."""
     files = tree.listing(src)
     root = options.images or src

@@ -13,7 +13,7 @@ from pathlib import Path
 import pandas as pd
 
 from medlt.data.layouts import tree
-from medlt.data.layouts.found import Draft, Found, finish
+from medlt.data.layouts.layout_result import Draft, LayoutResult, finish
 from medlt.data.layouts.lists import lists, one_release, read_lists
 from medlt.data.layouts.options import NihOptions
 from medlt.data.layouts.reading import known_findings, named_twice, read_table, require
@@ -49,7 +49,7 @@ _ENTRY = re.compile(r"Data_Entry_2017\w*\.csv(?:\.gz)?", re.IGNORECASE)
 _TESTS = re.compile(r"test_list\w*\.txt", re.IGNORECASE)
 
 
-def nih_cxr_lt(src: Path, options: NihOptions) -> Found:
+def nih_cxr_lt(src: Path, options: NihOptions) -> LayoutResult:
     """Read the folder `src`, or a Data_Entry table. Raises InputError in one line."""
     folder = src.parent if src.is_file() else src
     files = tree.listing(folder)

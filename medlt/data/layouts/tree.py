@@ -17,7 +17,7 @@ LABEL, IMAGE = "label_without_image", "image_without_label"
 
 
 @dataclass(frozen=True)
-class Placed:
+class ImageFile:
     """`rows` with the path of each image below the root and `found`; files that belong to no row; what to tell."""
 
     rows: pd.DataFrame
@@ -65,26 +65,26 @@ def stems(names: pd.Series) -> pd.Series:
     return names.str.rsplit("/", n=1).str[-1].str.replace(_ENDING, "", regex=True)
 
 
-def by_stem(rows: pd.DataFrame, files: pd.DataFrame) -> Placed:
+def by_stem(rows: pd.DataFrame, files: pd.DataFrame) -> ImageFile:
     """Give each row the file whose stem is its uid: the one at the row's own path, else the first by path."""
     first = files.drop_duplicates("stem").set_index("stem")["path"]
     path = rows["path"].where(rows["path"].isin(files["path"]), rows.index.to_series().map(first))
     placed = rows.assign(path=path.fillna(rows["path"]), found=path.notna())
     twins = files.loc[files["stem"].duplicated() & files["stem"].isin(rows.index), "stem"].nunique()
     told = f"{twins} image(s) lie at more than one place; the published path, else the first by name, was taken"
-    return Placed(placed, files[~files["stem"].isin(rows.index)], (told,) if twins else ())
+    return ImageFile(placed, files[~files["stem"].isin(rows.index)], (told,) if twins else ())
 
 
-def by_path(rows: pd.DataFrame, files: pd.DataFrame, root: Path) -> Placed:
+def by_path(rows: pd.DataFrame, files: pd.DataFrame, root: Path) -> ImageFile:
     """Look each row's path up, relative to `root` or absolute."""
     base = str(root.absolute()).rstrip(os.sep) + os.sep
     near = rows["path"].str.removeprefix(base).str.removeprefix("./")
     known = set(files.loc[files["plain"].astype(bool), "path"])
     found = [p in known or os.path.isfile(os.path.join(base, p)) for p in near.fillna("?")]
-    return Placed(rows.assign(path=near, found=found), files[~files["path"].isin(near)])
+    return ImageFile(rows.assign(path=near, found=found), files[~files["path"].isin(near)])
 
 
-def orphans(placed: Placed) -> pd.DataFrame:
+def orphans(placed: ImageFile) -> pd.DataFrame:
     """Columns kind, uid, path: rows without their file, then files without a row."""
     lost = placed.rows[~placed.rows["found"]]
     labels = pd.DataFrame({"kind": LABEL, "uid": lost.index, "path": lost["path"].to_numpy()})

@@ -15,8 +15,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from medlt.chance import rng
 from medlt.data.phantom.render import CHRONIC, FINDINGS
+from medlt.rng import numpy_generator
 from medlt.types import InputError
 
 COMMON_TO_RARE = (
@@ -56,7 +56,7 @@ def prevalences(order: Sequence[str], most: float, imbalance: float) -> dict[str
 
 def _people(patients: int, seed: int, shares: Sequence[float]) -> pd.DataFrame:
     """One row a patient."""
-    draw = rng(seed, "patients")
+    draw = numpy_generator(seed, "patients")
     cuts = np.round(np.cumsum(shares[:2]) * patients).astype(int)
     place = draw.permutation(patients)
     return pd.DataFrame(
@@ -76,8 +76,8 @@ def _studies(people: pd.DataFrame, seed: int) -> pd.DataFrame:
     rows = people.loc[people.index.repeat(people["studies"])].reset_index(drop=True)
     rows["study"] = rows.groupby("patient_id").cumcount() + 1
     rows.insert(0, "uid", rows["patient_id"] + "-" + rows["study"].astype(str))
-    chance = 0.75 * rows["bedridden"] + 0.25 * rng(seed, "views").random(len(rows))
-    rows["view"] = np.where(chance < 0.28 + 0.003 * (rows["age"] - 50), "AP", "PA")
+    rng = 0.75 * rows["bedridden"] + 0.25 * numpy_generator(seed, "views").random(len(rows))
+    rows["view"] = np.where(rng < 0.28 + 0.003 * (rows["age"] - 50), "AP", "PA")
     return rows[["uid", "patient_id", "study", "split", "view", "sex", "age"]]
 
 
@@ -87,7 +87,7 @@ def _scores(rows: pd.DataFrame, finding: str, seed: int) -> NDArray[np.float64]:
     score = np.zeros(len(rows))
     for cause, odds in _ODDS[finding].items():
         score += odds * (traits[cause] if cause in traits else rows[cause]).to_numpy(float)
-    draw = rng(seed, "labels", finding)
+    draw = numpy_generator(seed, "labels", finding)
     first = np.unique(rows["patient_id"], return_inverse=True)[1]
     frailty = draw.standard_normal(first.max() + 1)[first] * (2.5 if finding in CHRONIC else 0.8)
     return np.asarray(score + frailty + draw.gumbel(size=len(rows)))

@@ -174,6 +174,6 @@ def incidentals(scene: Scene, rng: Rng) -> None:
         (_granuloma, 0.16 if old else 0.05),
         (_scar, 0.22 if old else 0.06),
     )
-    for (draw, rate), chance in zip(rates, rng.random(len(rates)), strict=True):
-        if chance < rate:
+    for (draw, rate), drawn in zip(rates, rng.random(len(rates)), strict=True):
+        if drawn < rate:
             draw(scene, rng)

@@ -19,10 +19,10 @@ from pydicom.encaps import encapsulate
 from pydicom.sr.codedict import codes
 
 from medlt._version import __version__
-from medlt.chance import rng
 from medlt.data.dicom.synthetic import dicom_uid
 from medlt.data.phantom.projection import TOP
 from medlt.data.phantom.render import Film
+from medlt.rng import numpy_generator
 
 TRANSFER_SYNTAXES: Mapping[str, float] = {
     syntax.ExplicitVRLittleEndian: 0.5,
@@ -38,7 +38,7 @@ _DATE, _TIME = "20000101", "120000"
 
 def encoding(uid: str, seed: int) -> tuple[str, str]:
     """Transfer syntax and photometric interpretation of one file."""
-    draw = rng(seed, "encoding", uid)
+    draw = numpy_generator(seed, "encoding", uid)
     shares = list(TRANSFER_SYNTAXES.values())
     chosen = list(TRANSFER_SYNTAXES)[int(draw.choice(len(shares), p=shares))]
     return chosen, "MONOCHROME1" if draw.random() < MONOCHROME1_SHARE else "MONOCHROME2"

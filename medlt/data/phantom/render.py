@@ -8,13 +8,13 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from medlt.chance import rng
 from medlt.data.phantom.anatomy import chest
 from medlt.data.phantom.devices import incidentals
 from medlt.data.phantom.findings import DRAW, RESHAPE
 from medlt.data.phantom.grid import Array, grid
 from medlt.data.phantom.projection import Exposure, develop, display, expose, window
 from medlt.data.phantom.scene import Scene, scene
+from medlt.rng import numpy_generator
 from medlt.types import InputError
 
 FINDINGS = (
@@ -66,20 +66,20 @@ def beam(row: Mapping[str, object], seed: int, size: int) -> tuple[Scene, dict[s
         sex=str(row["sex"]),
         age=float(str(row["age"])),
         view=str(row["view"]),
-        body=rng(seed, "body", patient),
-        study=rng(seed, "study", uid),
+        body=numpy_generator(seed, "body", patient),
+        study=numpy_generator(seed, "study", uid),
     )
     present = [name for name in DRAW if float(str(row.get(name, 0))) == 1]
     for name in present:
         if name in RESHAPE:
-            built = RESHAPE[name](built, rng(*keys[name]))
-    turn, right, down, field = rng(seed, "pose", uid).standard_normal(4).tolist()
+            built = RESHAPE[name](built, numpy_generator(*keys[name]))
+    turn, right, down, field = numpy_generator(seed, "pose", uid).standard_normal(4).tolist()
     loose = 1.6 if built.view == "AP" else 1.0
     offset = (0.45 * loose * float(right), -0.6 + 0.5 * loose * float(down))
     plane = grid(size, 36.5 + 0.9 * float(np.clip(field, -2, 2)), 0.018 * loose * float(turn), offset)
-    maps = scene(built, plane, rng(seed, "vessels", patient))
-    incidentals(maps, rng(seed, "incidentals", uid))
-    return maps, {name: DRAW[name](maps, rng(*keys[name])) for name in present}
+    maps = scene(built, plane, numpy_generator(seed, "vessels", patient))
+    incidentals(maps, numpy_generator(seed, "incidentals", uid))
+    return maps, {name: DRAW[name](maps, numpy_generator(*keys[name])) for name in present}
 
 
 def film(row: Mapping[str, object], seed: int, size: int = 256) -> Film:
@@ -91,8 +91,8 @@ def film(row: Mapping[str, object], seed: int, size: int = 256) -> Film:
     check_size(size)
     uid = str(row["uid"])
     maps, masks = beam(row, seed, size)
-    exposure = Exposure.draw(maps.chest.view, rng(seed, "exposure", uid))
-    pixels = develop(expose(maps, exposure, rng(seed, "noise", uid)), maps, exposure)
+    exposure = Exposure.draw(maps.chest.view, numpy_generator(seed, "exposure", uid))
+    pixels = develop(expose(maps, exposure, numpy_generator(seed, "noise", uid)), maps, exposure)
     anatomy = {"heart": maps.heart, "thorax": maps.thorax, "lung": maps.lung * maps.aeration > 0.5}
     return Film(pixels, *window(exposure), 10 * maps.grid.spacing, masks, anatomy)
 

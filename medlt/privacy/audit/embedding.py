@@ -29,14 +29,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from medlt import chance
 from medlt.files import digest, digest_tensors, read_tensors, tensor_bytes, write_tensors
 from medlt.metrics.draws import owners
 from medlt.privacy.audit.views import training_view
+from medlt.rng import numpy_generator, seed_of, torch_generator
 from medlt.store import Store
 from medlt.training import loop
 from medlt.training.runtime import Runtime
-from medlt.training.settings import Part, Training
+from medlt.training.settings import BatchPart, Training
 from medlt.types import InputError
 
 Embed: TypeAlias = Callable[[Tensor], Tensor]
@@ -142,7 +142,7 @@ def fit_embedding(
 def _fresh(size: int, seed: int) -> SiameseNetwork:
     """An untrained network, channels last; torch's global generator is left as it was."""
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(chance.seed_of(seed, "embedding weights"))
+        torch.manual_seed(seed_of(seed, "embedding weights"))
         network = SiameseNetwork(size)
     return network.to(memory_format=torch.channels_last)  # type: ignore[no-any-return, call-overload]
 
@@ -156,11 +156,11 @@ class PairLoss:
         self.images, self.size, self.temperature, self.seed = images, size, temperature, seed
         self.pairs = _Pairs(of, batch)
 
-    def __call__(self, network: nn.Module, step: int, part: Part) -> Tensor:
+    def __call__(self, network: nn.Module, step: int, part: BatchPart) -> Tensor:
         """Partners stay together when a batch is cut."""
-        left, right = (part.take(rows) for rows in self.pairs.draw(chance.rng(self.seed, "embedding pairs", step)))
+        left, right = (part.take(rows) for rows in self.pairs.draw(numpy_generator(self.seed, "embedding pairs", step)))
         shown = prepared(self.images[torch.from_numpy(np.concatenate([left, right]))], self.size)
-        seen = training_view(shown, chance.generator(self.seed, "embedding views", step))
+        seen = training_view(shown, torch_generator(self.seed, "embedding views", step))
         device = next(network.parameters()).device
         found = network(seen.to(device).contiguous(memory_format=torch.channels_last))
         return contrastive(found, self.temperature)

@@ -16,7 +16,7 @@ from medlt.types import GradSampleMode, InputError
 
 
 @dataclass(frozen=True)
-class Private:
+class PrivacySettings:
     """What makes a training private: fields of a run's section `privacy`, and the noise found for all its stages.
 
     noise_multiplier: standard deviation of the noise over `clip`; epsilon: the budget, inf is none; before: (noise,
@@ -59,7 +59,7 @@ class Private:
         }  # fmt: skip
 
 
-def budget(private: Private, rate: float, steps: int) -> int:
+def budget(private: PrivacySettings, rate: float, steps: int) -> int:
     """How many of `steps` epsilon pays for, after what was spent before."""
     if math.isinf(private.epsilon):
         return steps
@@ -72,7 +72,7 @@ def budget(private: Private, rate: float, steps: int) -> int:
 _affordable = lru_cache(64)(affordable)  # it looks many times at an accountant that takes a second a look
 
 
-def last_step(private: Private, rate: float, asked: int, done: int, planned: int, name: str) -> int:
+def last_step(private: PrivacySettings, rate: float, asked: int, done: int, planned: int, name: str) -> int:
     """The step at which a training that is asked for `asked` steps ends, `done` of which are.
 
     Raises InputError where the budget is spent and more is asked for than was `planned` before; less is told.

@@ -46,9 +46,9 @@ def _unlike_zeros(network: nn.Module) -> bool:
 
 def _engine(network: nn.Module, way: GradSampleMode) -> Engine:
     if way is GradSampleMode.BOOK:
-        from medlt.privacy.dpsgd.bookkeeping import Book
+        from medlt.privacy.dpsgd.bookkeeping import BookkeepingEngine
 
-        return Book(network)
+        return BookkeepingEngine(network)
     from medlt.privacy.dpsgd.grad_samples import Ghost, Sampled
 
     if recomputes(network):

@@ -11,11 +11,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from medlt import chance
-from medlt.privacy.dpsgd.budget import Private
+from medlt.privacy.dpsgd.budget import PrivacySettings
 from medlt.privacy.dpsgd.gradients import PerUnit
 from medlt.privacy.dpsgd.randomness import Randomness
 from medlt.privacy.dpsgd.units import Units, chunks
+from medlt.rng import torch_generator
 from medlt.training.checkpoint import State
 from medlt.training.loop import stream
 from medlt.training.protocols import RowLoss
@@ -45,7 +45,7 @@ class PrivateStep:
 
     losses: Losses
     units: Units
-    private: Private
+    private: PrivacySettings
     gradients: PerUnit
     randomness: Randomness
     name: str
@@ -74,7 +74,7 @@ class PrivateStep:
         rows before it, so whoever knew them could see one unit in the gradients of all others, which no clip bounds.
         """
         losses: list[Tensor] = []
-        draw = chance.generator(state.key, self.name, state.step, secret)
+        draw = torch_generator(state.key, self.name, state.step, secret)
         for i, piece in enumerate(chunks(groups, self.private.physical)):
             with stream(self.losses.device, state.key, state.step, i, secret):
                 loss = partial(self.losses, state.network, rows[piece], draw, losses)

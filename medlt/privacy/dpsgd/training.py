@@ -19,14 +19,14 @@ from typing import Any, Literal
 import numpy as np
 from torch import nn
 
-from medlt import chance
 from medlt.files import digest, digest_tensors
-from medlt.privacy.dpsgd.budget import Private, assert_same, budget, last_step
+from medlt.privacy.dpsgd.budget import PrivacySettings, assert_same, budget, last_step
 from medlt.privacy.dpsgd.gradients import PerUnit, measured
 from medlt.privacy.dpsgd.randomness import Randomness, Secure, Seeded
 from medlt.privacy.dpsgd.step import Losses, PrivateStep
 from medlt.privacy.dpsgd.units import Units
 from medlt.privacy.ledger import MECHANISM, Mechanism, write_mechanism
+from medlt.rng import torch_generator
 from medlt.training.checkpoint import State, resume
 from medlt.training.loop import accelerated, run, shape, stream
 from medlt.training.protocols import RowLoss
@@ -35,7 +35,7 @@ from medlt.training.settings import Training
 from medlt.training.tracking import Measure, Picture, Track
 from medlt.types import GradSampleMode, InputError
 
-__all__ = ["Private", "budget", "fit"]
+__all__ = ["PrivacySettings", "budget", "fit"]
 
 VERSIONS = ("torch", "opacus")
 
@@ -55,7 +55,9 @@ def _accelerator(training: Training, runtime: Runtime, track: Track) -> Any:
     return accelerator
 
 
-def _state(network: nn.Module, training: Training, private: Private, rate: float, folder: Path, key: str) -> State:
+def _state(
+    network: nn.Module, training: Training, private: PrivacySettings, rate: float, folder: Path, key: str
+) -> State:
     """The state as far as it was taken. Raises InputError for another training, or another mechanism, in `folder`."""
     state = State.new(digest(key, training.digest(steps=False), "private"), network, training)
     resume(state, folder)
@@ -63,18 +65,18 @@ def _state(network: nn.Module, training: Training, private: Private, rate: float
     return state
 
 
-def _fastest(network: nn.Module, losses: Losses, units: Units, private: Private) -> GradSampleMode:
+def _fastest(network: nn.Module, losses: Losses, units: Units, private: PrivacySettings) -> GradSampleMode:
     """The fastest way to take gradients here, on a piece as large as pieces will be."""
     count = max(1, private.physical // (units.most * units.multiplicity))
     chosen = [np.repeat(rows[: units.most], units.multiplicity) for rows in units.rows[:count]]
     groups = np.repeat(np.arange(len(chosen)), [len(one) for one in chosen])
-    draw, rows = chance.generator("measuring private training"), np.concatenate(chosen)
+    draw, rows = torch_generator("measuring private training"), np.concatenate(chosen)
     with stream(losses.device, "measuring private training"):
         return measured(network, lambda: losses(network, rows, draw, []), groups)
 
 
 def fit(
-    network: nn.Module, loss: RowLoss, units: Sequence[str], *, training: Training, private: Private, runtime: Runtime,
+    network: nn.Module, loss: RowLoss, units: Sequence[str], *, training: Training, private: PrivacySettings, runtime: Runtime,
     folder: Path, key: str, name: str, data: str, evaluate: Measure | None = None, picture: Picture | None = None,
     tracker: Literal["tensorboard"] | None = None,
 ) -> Mechanism:  # fmt: skip
@@ -109,7 +111,9 @@ def fit(
     return told
 
 
-def _step(losses: Losses, units: Units, private: Private, runtime: Runtime, name: str, state: State) -> PrivateStep:
+def _step(
+    losses: Losses, units: Units, private: PrivacySettings, runtime: Runtime, name: str, state: State
+) -> PrivateStep:
     """The step of this training; how it takes gradients is chosen once, and kept with the state."""
     way = GradSampleMode(state.about.get("way", private.way))
     if way is GradSampleMode.MEASURE:
@@ -126,7 +130,7 @@ def _run(state: State, step: PrivateStep, track: Track, accelerator: Any, runtim
         step.gradients.close()
 
 
-def _randomness(private: Private, seed: int) -> Randomness:
+def _randomness(private: PrivacySettings, seed: int) -> Randomness:
     return Secure() if private.secure else Seeded(seed)
 
 
@@ -137,7 +141,7 @@ def _finish(state: State, training: Training) -> None:
 
 
 def _mechanism(
-    state: State, units: Units, private: Private, name: str, data: str, changes: tuple[str, ...]
+    state: State, units: Units, private: PrivacySettings, name: str, data: str, changes: tuple[str, ...]
 ) -> Mechanism:  # fmt: skip
     """What the ledger keeps of it."""
     return Mechanism(

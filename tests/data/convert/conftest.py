@@ -19,7 +19,7 @@ from pydicom import uid
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.encaps import encapsulate, get_frame
 
-from medlt.data.convert import Settings, convert
+from medlt.data.convert import ConversionSettings, convert
 
 RAMP = np.arange(4096, dtype=np.uint16).reshape(64, 64)
 
@@ -164,7 +164,7 @@ def run() -> Callable[..., Result]:
     """run(source, out, workers=1, **settings) -> Result."""
 
     def go(source: Path, out: Path, workers: int = 1, **settings: Any) -> Result:
-        return read_result(out, convert(source, out, Settings(**settings), workers=workers))
+        return read_result(out, convert(source, out, ConversionSettings(**settings), workers=workers))
 
     return go
 

@@ -20,7 +20,7 @@ from PIL import Image, PngImagePlugin
 from pydicom import uid
 from pydicom.dataelem import RawDataElement
 
-from medlt.data.convert import Settings, convert
+from medlt.data.convert import ConversionSettings, convert
 from medlt.data.convert.one import convert_one
 from medlt.data.convert.reasons import HINTS
 from medlt.data.convert.scan import scan
@@ -192,7 +192,10 @@ def test_hostile_values_in_every_tag_that_is_read(
 
 def test_hostile_values_in_a_dry_run_and_under_filters(hostile: Path, tmp_path: Path) -> None:
     told = convert(
-        hostile, tmp_path / "out", Settings(dry_run=True, modalities=("DX",), body_parts=("CHEST",)), workers=1
+        hostile,
+        tmp_path / "out",
+        ConversionSettings(dry_run=True, modalities=("DX",), body_parts=("CHEST",)),
+        workers=1,
     )
     assert told["converted"] + told["skipped"] + told["failed"] == len(READ) * len(HOSTILE)
     assert set(told["reasons"]) <= KNOWN - {"crashed", "timeout"}
@@ -431,7 +434,7 @@ def test_a_folder_that_cannot_be_written_is_one_clear_line(film: Film, tmp_path:
     if os.geteuid() == 0:
         pytest.skip("permissions do not bind root")
     with pytest.raises(InputError) as error:
-        convert(source, tmp_path / "shut/out", Settings(), workers=1)
+        convert(source, tmp_path / "shut/out", ConversionSettings(), workers=1)
     assert "\n" not in str(error.value)
 
 
@@ -459,7 +462,7 @@ def test_a_full_disk_stops_the_run_and_it_goes_on(
     run(source, tmp_path / "whole")
     whole = tree(tmp_path / "whole")
     with pytest.raises(InputError, match="free some space") as error:
-        convert(source, small_disk / "out", Settings(), workers=2)
+        convert(source, small_disk / "out", ConversionSettings(), workers=2)
     assert "\n" not in str(error.value)
     left = tree(small_disk / "out")
     assert 0 < len(left) < 30
@@ -472,7 +475,7 @@ def test_a_full_disk_stops_the_run_and_it_goes_on(
 def test_a_read_only_disk_is_one_clear_line(small_disk: Path, film: Film, tmp_path: Path) -> None:
     subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
     with pytest.raises(InputError) as error:
-        convert(folder(tmp_path / "in", {"film": film()}), small_disk / "out", Settings(), workers=1)
+        convert(folder(tmp_path / "in", {"film": film()}), small_disk / "out", ConversionSettings(), workers=1)
     assert "\n" not in str(error.value)
 
 
@@ -480,7 +483,7 @@ def test_a_write_that_fails_leaves_no_file(film: Film, tmp_path: Path) -> None:
     """The target is a folder that is not there: a reason, no exception, nothing beside it."""
     path = tmp_path / "film"
     path.write_bytes(film())
-    assert convert_one(path, tmp_path / "none", Settings()).reason == "write_failed"
+    assert convert_one(path, tmp_path / "none", ConversionSettings()).reason == "write_failed"
     assert sorted(p.name for p in tmp_path.iterdir()) == ["film"]
 
 

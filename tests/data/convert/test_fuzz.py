@@ -29,13 +29,13 @@ def test_mutations_depend_on_the_seed_alone(fuzz: Any) -> None:
 def test_the_judge_sees_a_wrong_pixel(fuzz: Any, tmp_path: Path) -> None:
     import cv2
 
-    from medlt.data.convert import Settings
+    from medlt.data.convert import ConversionSettings
     from medlt.data.convert.one import convert_one
 
     (tmp_path / "images").mkdir()
     for name, raw in fuzz.made().items():
         (tmp_path / "film").write_bytes(raw)
-        image = tmp_path / convert_one(tmp_path / "film", tmp_path, Settings()).row["path"]
+        image = tmp_path / convert_one(tmp_path / "film", tmp_path, ConversionSettings()).row["path"]
         said = fuzz.verdict(raw, image)
         assert said in ("same", "no other"), name
         pixels = cv2.imread(str(image), cv2.IMREAD_UNCHANGED)

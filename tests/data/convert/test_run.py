@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from medlt.data.convert import Settings, convert
+from medlt.data.convert import ConversionSettings, convert
 from medlt.types import InputError
 
 Film, Run, Tree = Callable[..., bytes], Callable[..., Any], Callable[[Path], dict[str, bytes]]
@@ -63,7 +63,7 @@ def test_the_same_bytes_for_any_worker_count(source: Path, run: Run, tree: Tree,
 
 def test_progress_counts_every_file(source: Path, tmp_path: Path) -> None:
     told: list[tuple[str, int, int]] = []
-    convert(source, tmp_path / "out", Settings(), workers=1, progress=lambda *a: told.append(a))
+    convert(source, tmp_path / "out", ConversionSettings(), workers=1, progress=lambda *a: told.append(a))
     assert told == [("files", i, 28) for i in range(29)]
 
 
@@ -82,10 +82,12 @@ class _StopAt:
 def test_a_run_that_was_interrupted_goes_on(source: Path, run: Run, tree: Tree, tmp_path: Path, count: int) -> None:
     run(source, tmp_path / "whole")
     with pytest.raises(KeyboardInterrupt):
-        convert(source, tmp_path / "out", Settings(), workers=1, progress=_StopAt(count))
+        convert(source, tmp_path / "out", ConversionSettings(), workers=1, progress=_StopAt(count))
     assert not (tmp_path / "out/manifest.parquet").exists()
     seen: list[int] = []
-    convert(source, tmp_path / "out", Settings(), workers=1, progress=lambda _, done, total: seen.append(total))
+    convert(
+        source, tmp_path / "out", ConversionSettings(), workers=1, progress=lambda _, done, total: seen.append(total)
+    )
     assert tree(tmp_path / "out") == tree(tmp_path / "whole")
     assert seen[-1] <= 28 - max(0, count - 2)
 
@@ -94,7 +96,9 @@ def test_a_second_run_has_nothing_to_do(source: Path, run: Run, tree: Tree, tmp_
     run(source, tmp_path / "out")
     before = {p: p.stat().st_mtime_ns for p in (tmp_path / "out/images").iterdir()}
     first, seen = tree(tmp_path / "out"), []
-    told = convert(source, tmp_path / "out", Settings(), workers=1, progress=lambda _, done, total: seen.append(total))
+    told = convert(
+        source, tmp_path / "out", ConversionSettings(), workers=1, progress=lambda _, done, total: seen.append(total)
+    )
     assert (told, seen[-1]) == (TOLD, 0)
     assert tree(tmp_path / "out") == first
     assert {p: p.stat().st_mtime_ns for p in (tmp_path / "out/images").iterdir()} == before
@@ -135,8 +139,8 @@ def test_new_files_are_added(source: Path, film: Film, run: Run, tree: Tree, tmp
 KILLED = """
 import sys
 from pathlib import Path
-from medlt.data.convert import Settings, convert
-convert(Path(sys.argv[1]), Path(sys.argv[2]), Settings(), workers=2, progress=lambda s, d, n: print(d, flush=True))
+from medlt.data.convert import ConversionSettings, convert
+convert(Path(sys.argv[1]), Path(sys.argv[2]), ConversionSettings(), workers=2, progress=lambda s, d, n: print(d, flush=True))
 """
 
 
@@ -163,7 +167,7 @@ def test_a_killed_run_goes_on(film: Film, run: Run, tree: Tree, tmp_path: Path, 
 
 def refused(source: Path, out: Path, **settings: Any) -> str:
     with pytest.raises(InputError) as error:
-        convert(source, out, Settings(**settings), workers=1)
+        convert(source, out, ConversionSettings(**settings), workers=1)
     assert "\n" not in str(error.value)
     return str(error.value)
 
@@ -225,7 +229,7 @@ def test_empty_and_missing_folders_are_one_clear_line(tmp_path: Path) -> None:
 
 def test_a_dry_run_writes_nothing(source: Path, tree: Tree, tmp_path: Path) -> None:
     before = tree(tmp_path)
-    told = convert(source, tmp_path / "out", Settings(dry_run=True), workers=2)
+    told = convert(source, tmp_path / "out", ConversionSettings(dry_run=True), workers=2)
     assert tree(tmp_path) == before
     assert not (tmp_path / "out").exists()
     assert told["converted"] == 26  # the cut file opens, and what is a duplicate is not known yet
@@ -267,10 +271,10 @@ def test_two_runs_never_work_in_one_folder(source: Path, run: Run, tmp_path: Pat
 
     run(source, tmp_path / "out", workers=1)
     with (
-        Journal(tmp_path / "out", Settings().told()),
+        Journal(tmp_path / "out", ConversionSettings().told()),
         pytest.raises(InputError, match="another 'medlt convert' is at work"),
     ):
-        convert(source, tmp_path / "out", Settings(), workers=1)
+        convert(source, tmp_path / "out", ConversionSettings(), workers=1)
 
 
 def test_what_a_killed_worker_was_writing_is_swept_up(source: Path, run: Run, tree: Tree, tmp_path: Path) -> None:
@@ -283,4 +287,4 @@ def test_what_a_killed_worker_was_writing_is_swept_up(source: Path, run: Run, tr
 
 def test_a_worker_needs_some_memory() -> None:
     with pytest.raises(InputError, match="1024 MiB or more"):
-        Settings(memory_mb=64)
+        ConversionSettings(memory_mb=64)

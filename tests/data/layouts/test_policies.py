@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from medlt.data.layouts import LAYOUTS, OPTIONS, read_layout, tree
-from medlt.data.layouts.found import Draft, Found, finish
+from medlt.data.layouts.layout_result import Draft, LayoutResult, finish
 from medlt.data.layouts.lists import lists
 from medlt.data.layouts.options import Options
 from medlt.data.layouts.reading import canonical
@@ -24,11 +24,11 @@ TABLE = st.lists(st.tuples(LABELS, LABELS, LABELS), min_size=1, max_size=12)
 UNCERTAIN = {"unknown": math.nan, "positive": 1.0, "negative": 0.0}
 
 
-def found_from(values: list[tuple[float, ...]], findings: tuple[str, ...], **options: Any) -> Found:
+def found_from(values: list[tuple[float, ...]], findings: tuple[str, ...], **options: Any) -> LayoutResult:
     index = pd.Index([f"u{i}" for i in range(len(values))], name="uid")
     rows = pd.DataFrame(values, columns=list(findings), index=index, dtype="float64")
     rows = rows.assign(path="x.png", found=True, patient_id=list(index), split="train", view="PA")
-    placed = tree.Placed(rows, tree.images([]))
+    placed = tree.ImageFile(rows, tree.images([]))
     return finish(Draft(placed, findings, Path("root"), Path("src")), Options(**options))
 
 
@@ -151,16 +151,16 @@ def test_a_new_split_depends_on_seed_and_patient_alone() -> None:
 def test_files_are_written_once_and_never_replaced(tmp_path: Path) -> None:
     found = found_from([(1.0, 0.0)], ("A", "B"))
     lone = pd.DataFrame({"kind": ["image_without_label"], "uid": ["x"], "path": ["x.png"]}, dtype="str")
-    found = Found(found.manifest, lone, ())
+    found = LayoutResult(found.manifest, lone, ())
     out = tmp_path / "deep" / "m.parquet"
     assert found.write(out) == out.with_name("m.orphans.csv")
     assert pd.read_csv(out.with_name("m.orphans.csv")).to_dict("records") == lone.to_dict("records")
     before = {p: (p.read_bytes(), p.stat().st_mtime_ns) for p in out.parent.iterdir()}
     found.write(out)
     with pytest.raises(InputError, match=r"m\.parquet: something else is there"):
-        Found(found_from([(0.0, 1.0)], ("A", "B")).manifest, lone, ()).write(out)
+        LayoutResult(found_from([(0.0, 1.0)], ("A", "B")).manifest, lone, ()).write(out)
     with pytest.raises(InputError, match=r"m\.orphans\.csv: something else is there"):
-        Found(found.manifest, lone.assign(uid="y"), ()).write(out)
+        LayoutResult(found.manifest, lone.assign(uid="y"), ()).write(out)
     assert {p: (p.read_bytes(), p.stat().st_mtime_ns) for p in out.parent.iterdir()} == before
     again, rows = (one.rows.drop(columns="path") for one in (Manifest.read(out), found.manifest))
     pd.testing.assert_frame_equal(again, rows)

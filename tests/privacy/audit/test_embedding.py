@@ -11,13 +11,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from medlt import chance
 from medlt.privacy.audit.embedding import FILE, PairLoss, SiameseNetwork, _Pairs, contrastive, fit_embedding
 from medlt.privacy.audit.reidentify import verify
 from medlt.privacy.audit.views import blurred, jpeg, noised, relit, training_view, warped
+from medlt.rng import torch_generator
 from medlt.store import Store
 from medlt.training.runtime import Runtime, silent
-from medlt.training.settings import WHOLE, Part
+from medlt.training.settings import WHOLE, BatchPart
 from medlt.types import InputError, Progress
 
 
@@ -27,7 +27,7 @@ def at(folder: Path, seed: int = 0, progress: Progress = silent) -> dict[str, An
 
 
 def moved(images: Tensor, seed: int) -> Tensor:
-    return warped(relit(images, chance.generator(seed), gamma=0.4), chance.generator(seed, 1), 0.1, 0.05, 0.04)
+    return warped(relit(images, torch_generator(seed), gamma=0.4), torch_generator(seed, 1), 0.1, 0.05, 0.04)
 
 
 def bytes_of(images: Tensor) -> Tensor:
@@ -105,7 +105,7 @@ def test_the_loss_of_a_step_is_a_function_of_seed_and_step_and_parts_keep_partne
     fooled = torch.nn.Module()
     fooled.register_parameter("weight", torch.nn.Parameter(torch.zeros(1)))
     fooled.forward = lambda seen: torch.eye(len(seen) // 2).repeat(2, 1) + 0 * fooled.weight  # type: ignore[method-assign]
-    for part in (Part(0, 2), Part(1, 2)):  # four pairs, partners alike and all others at right angles
+    for part in (BatchPart(0, 2), BatchPart(1, 2)):  # four pairs, partners alike and all others at right angles
         expected = float(np.log1p(6 * np.exp(-10.0)))
         assert float(loss(fooled, 3, part)) == pytest.approx(expected, rel=1e-3)
 
@@ -147,7 +147,7 @@ def test_batches_hold_a_patient_once_and_two_of_their_images() -> None:
 
 
 def test_views_do_what_they_say(images: Callable[..., Tensor]) -> None:
-    some, draw = images(4, 0), chance.generator
+    some, draw = images(4, 0), torch_generator
     assert warped(some, draw(0)).allclose(some, atol=1e-5)
     assert relit(some, draw(0)).allclose(some.clamp(1e-3, 1), atol=1e-6)
     assert noised(some, draw(0), 0.0).equal(some)

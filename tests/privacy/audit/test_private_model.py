@@ -13,7 +13,7 @@ from medlt.diffusion.labels import LabelUNet
 from medlt.privacy.accounting import Planned, calibrate, spent
 from medlt.privacy.audit.canary import Canaries, CanaryTest, canaries, canary_test
 from medlt.privacy.audit.membership import calibrated, loss_scores, membership
-from medlt.privacy.dpsgd.training import Private, fit
+from medlt.privacy.dpsgd.training import PrivacySettings, fit
 from medlt.training.runtime import Runtime
 from medlt.training.settings import Training
 from medlt.types import GradSampleMode
@@ -37,7 +37,7 @@ def privately(latents: Tensor, folder: Path) -> tuple[Backbone, float]:
 
     rate = 16 / len(latents)
     noise = calibrate([Planned(rate, STEPS)], EPSILON, DELTA)
-    private = Private(noise_multiplier=noise, epsilon=EPSILON, delta=DELTA, multiplicity=1, secure=False,
+    private = PrivacySettings(noise_multiplier=noise, epsilon=EPSILON, delta=DELTA, multiplicity=1, secure=False,
                       way=GradSampleMode.HOOKS)  # fmt: skip
     training = Training(steps=STEPS, batch=16, learning_rate=3e-3, checkpoint_every=STEPS, warmup_steps=0)
     units = [f"p{i}" for i in range(len(latents))]

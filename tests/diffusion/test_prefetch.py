@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from medlt.diffusion.overlap import ahead, to_host
+from medlt.diffusion.prefetch import ahead, to_host
 
 
 def counted(n: int, log: list[str], fail_at: int | None = None) -> Iterator[int]:

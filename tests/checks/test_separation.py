@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from medlt.checks.apart import apart, digest_network, judged_apart, parents_of, pixels_of
 from medlt.checks.folds import crossfit, folds
+from medlt.checks.separation import digest_network, judged_apart, parents_of, pixels_of, require_disjoint_networks
 from medlt.classify.networks import network
 from medlt.types import InputError
 
@@ -17,20 +17,20 @@ ROLES = ("guiding", "verifying", "reporting")
 
 def test_networks_of_other_seeds_are_apart_and_one_under_two_names_is_not() -> None:
     named = {role: [digest_network(network("small", 2, seed))] for seed, role in enumerate(ROLES)}
-    apart(named)
+    require_disjoint_networks(named)
     again = [digest_network(network("small", 2, 5)), digest_network(network("small", 2, 0))]
     with pytest.raises(InputError, match=f"both a guiding and a reporting classifier .weights {again[1]}"):
-        apart(named | {"reporting": again})
+        require_disjoint_networks(named | {"reporting": again})
 
 
 @given(st.dictionaries(st.sampled_from(ROLES), st.lists(st.sampled_from("abcdef"), max_size=3)))
 def test_it_refuses_just_what_is_shared(roles: dict[str, list[str]]) -> None:
     everyone = [digest for named in roles.values() for digest in set(named)]
     if len(everyone) == len(set(everyone)):
-        apart(roles)
+        require_disjoint_networks(roles)
     else:
         with pytest.raises(InputError, match="would agree with itself"):
-            apart(roles)
+            require_disjoint_networks(roles)
 
 
 def test_parents_are_all_that_any_column_names() -> None:

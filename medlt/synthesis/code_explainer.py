@@ -16,7 +16,7 @@ Latents = Callable[[Sequence[str]], Tensor]
 """uids to standardised latents, [N,C,h,w]."""
 
 
-class Gaze:
+class CodeExplainer:
     """`coder` (put into eval mode) looking at `latents` by uid; `method` as in `medlt.sparse.cam`.
 
     Networks are called with `rows` rows at a time; of images asked for by uid, `held` are in memory at once.

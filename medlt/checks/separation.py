@@ -25,7 +25,7 @@ def digest_network(net: nn.Module) -> str:
     return digest_tensors(net.state_dict())
 
 
-def apart(roles: Mapping[str, Iterable[str]]) -> None:
+def require_disjoint_networks(roles: Mapping[str, Iterable[str]]) -> None:
     """Hold that networks in different roles differ; roles: role (guiding, verifying, reporting) -> digests as of
     `digest_network`.
 

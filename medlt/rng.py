@@ -20,12 +20,12 @@ def seed_of(*key: object) -> int:
     return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "big") >> 1
 
 
-def rng(*key: object) -> np.random.Generator:
+def numpy_generator(*key: object) -> np.random.Generator:
     """A numpy generator for this key."""
     return np.random.default_rng(seed_of(*key))
 
 
-def generator(*key: object) -> torch.Generator:
+def torch_generator(*key: object) -> torch.Generator:
     """A CPU torch generator for this key."""
     return torch.Generator().manual_seed(seed_of(*key))
 
@@ -42,5 +42,5 @@ def batch_indices(n: int, size: int, step: int, *key: object) -> np.ndarray:
     A pure function of its arguments; the last rows of an epoch that do not fill a batch open the next one.
     """
     wanted = np.arange(step * size, (step + 1) * size)
-    orders = {int(e): rng(*key, "epoch", int(e)).permutation(n) for e in np.unique(wanted // n)}
+    orders = {int(e): numpy_generator(*key, "epoch", int(e)).permutation(n) for e in np.unique(wanted // n)}
     return np.array([orders[int(i // n)][i % n] for i in wanted])

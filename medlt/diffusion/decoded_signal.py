@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from medlt.chance import generator
+from medlt.rng import torch_generator
 from medlt.types import Denoiser, Guidance, Signal
 
 
@@ -76,6 +76,6 @@ def _moved(images: Tensor, keys: Sequence[tuple[int, int, int]], reach: float) -
     height, width = images.shape[-2:]
     r = max(1, round(reach * min(height, width)))
     wide = F.pad(images, (r, r, r, r), mode="replicate")
-    places = [torch.randint(2 * r + 1, (2,), generator=generator("shift", *key)).tolist() for key in keys]
+    places = [torch.randint(2 * r + 1, (2,), generator=torch_generator("shift", *key)).tolist() for key in keys]
     rows = [row[:, y : y + height, x : x + width] for row, (y, x) in zip(wide, places, strict=True)]
     return torch.stack(rows)

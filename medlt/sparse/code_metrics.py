@@ -24,7 +24,7 @@ from sklearn.metrics import average_precision_score
 from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 
-from medlt.chance import rng
+from medlt.rng import numpy_generator
 from medlt.sparse.embedding import SimplicialCoder, evaluating
 
 COLUMNS = (
@@ -71,7 +71,7 @@ def agreement(student: SimplicialCoder, teacher: SimplicialCoder, latents: Tenso
 
 
 @torch.no_grad()
-def look(coder: SimplicialCoder, latents: Tensor) -> tuple[dict[str, float], np.ndarray, np.ndarray]:
+def read_code(coder: SimplicialCoder, latents: Tensor) -> tuple[dict[str, float], np.ndarray, np.ndarray]:
     """Sparsity and reconstruction, the classifier's probabilities [N,K], and the mean codes [N,L*V]."""
     total, pixels, scores, pooled = np.zeros(3), 0, [], []
     used = torch.zeros(coder.groups, coder.vocabulary, dtype=torch.float64)
@@ -99,10 +99,10 @@ def topographic_similarity(coder: SimplicialCoder, latents: Tensor, *key: object
     """Spearman correlation, over random pairs, of latent distance with the share of words that differ."""
     if len(latents) < 3:
         return float("nan")
-    chance = rng("pairs", *key)
-    some = latents[np.sort(chance.permutation(len(latents))[:256])]
+    rng = numpy_generator("pairs", *key)
+    some = latents[np.sort(rng.permutation(len(latents))[:256])]
     first, second = np.triu_indices(len(some), 1)
-    drawn = chance.permutation(len(first))[:pairs]
+    drawn = rng.permutation(len(first))[:pairs]
     said, flat = words(coder, some), some.flatten(1).numpy()
     apart = [np.linalg.norm(flat[i] - flat[j]) for i, j in zip(first[drawn], second[drawn], strict=True)]
     differ = [(said[i] != said[j]).mean() for i, j in zip(first[drawn], second[drawn], strict=True)]
@@ -129,9 +129,9 @@ def measure(
     coder: SimplicialCoder, latents: Tensor, labels: np.ndarray, val_latents: Tensor, val_labels: np.ndarray, seed: int
 ) -> dict[str, float]:
     """All columns of the table above but `agreement`. At most 2,000 seeded train rows are read for the probe."""
-    rows = np.sort(rng(seed, "probe").permutation(len(latents))[:MOST_ROWS])
-    told, scores, pooled = look(coder, val_latents)
-    _, _, seen = look(coder, latents[rows])
+    rows = np.sort(numpy_generator(seed, "probe").permutation(len(latents))[:MOST_ROWS])
+    told, scores, pooled = read_code(coder, val_latents)
+    _, _, seen = read_code(coder, latents[rows])
     return told | {
         "val_macro_ap": macro_ap(val_labels, scores),
         "probe_ap": probe_ap(seen, labels[rows], pooled, val_labels),

@@ -10,11 +10,11 @@ from torch import Tensor
 
 from medlt.diffusion.batching import fixed_batches
 from medlt.diffusion.codec import AutoencoderCodec
+from medlt.diffusion.decoded_signal import climb, matched, seen, shifted
 from medlt.diffusion.guidance import only_at
 from medlt.diffusion.noise import STABLE_DIFFUSION
 from medlt.diffusion.sampler import from_noise, sample
 from medlt.diffusion.schedulers import scheduler
-from medlt.diffusion.through import climb, matched, seen, shifted
 from medlt.testing import Mixture, constant_denoiser, constant_signal, tiny_autoencoder_kl, tiny_autoencoder_tiny
 
 ABAR = STABLE_DIFFUSION.abar().double()

@@ -8,12 +8,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from medlt import chance
-from medlt.diffusion.aid import AidLoss, rarest
+from medlt.diffusion.in_band_loss import AidLoss, rarest
 from medlt.diffusion.labels import LabelUNet, LabelVector
 from medlt.diffusion.losses import Noised, NoisedLoss, Rows
 from medlt.diffusion.noise import STABLE_DIFFUSION, Prediction
-from medlt.training.settings import Part
+from medlt.rng import noise_like, torch_generator
+from medlt.training.settings import BatchPart
 from medlt.types import InputError
 
 NAN = float("nan")
@@ -27,7 +27,7 @@ def flat(z: Tensor) -> Tensor:
 
 
 def draw(key: object = 0) -> torch.Generator:
-    return chance.generator("aid", key)
+    return torch_generator("aid", key)
 
 
 def loss(phi: Callable[[Tensor], Tensor] = flat, **changed: Any) -> AidLoss:
@@ -41,9 +41,9 @@ def seen(prediction: Prediction = "epsilon", drop: float = 0.0, key: int = 0) ->
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         net = LabelUNet(2, 3, width=8, prediction=prediction)
-    x0 = chance.noise_like(range(len(LABELS)), (2, 8, 8))
+    x0 = noise_like(range(len(LABELS)), (2, 8, 8))
     whole = NoisedLoss(prediction, VECTOR.null)
-    return whole.forward(net, x0, VECTOR(LABELS), drop, draw(("forward", key)), Rows(labels=LABELS), Part())
+    return whole.forward(net, x0, VECTOR(LABELS), drop, draw(("forward", key)), Rows(labels=LABELS), BatchPart())
 
 
 @pytest.mark.parametrize("prediction", ["epsilon", "v_prediction", "sample"])
@@ -87,7 +87,7 @@ def test_estimates_move_to_where_it_is_derived() -> None:
     for step in range(150):
         whole = NoisedLoss("sample", VECTOR.null)
         noised = whole.forward(
-            net, torch.zeros(512, 1, 1, 1), VECTOR(labels), 0.0, draw(step), Rows(labels=labels), Part()
+            net, torch.zeros(512, 1, 1, 1), VECTOR(labels), 0.0, draw(step), Rows(labels=labels), BatchPart()
         )
         value = extra(noised, draw()).mean()
         optimizer.zero_grad()
@@ -119,7 +119,7 @@ def test_a_share_of_batches_is_used_the_same_for_all_parts() -> None:
     noised, extra = seen(), loss(share=0.25)
     on = [bool(extra(noised, draw(step)).any()) for step in range(400)]
     assert 0.18 < sum(on) / 400 < 0.32
-    part = replace(noised, part=Part(1, 2))
+    part = replace(noised, part=BatchPart(1, 2))
     assert [bool(extra(part, draw(step)).any()) for step in range(40)] == on[:40]
     assert not any(loss(share=0.0)(noised, draw(step)).any() for step in range(40))
 

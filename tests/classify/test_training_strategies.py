@@ -12,16 +12,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from medlt.chance import batch_indices, seed_of
 from medlt.classify import train
 from medlt.classify.batches import Ahead, Batches, balanced_indices, pools
-from medlt.classify.courses import COURSES, Stage, stages
 from medlt.classify.losses import loss
-from medlt.classify.mixup import Batch
+from medlt.classify.mixup import ClassifierBatch
 from medlt.classify.networks import network
 from medlt.classify.sets import TrainingSet
-from medlt.classify.train import Settings, fit
+from medlt.classify.train import ClassifierSettings, fit
+from medlt.classify.training_strategies import COURSES, Stage, stages
 from medlt.files import read_tensors
+from medlt.rng import batch_indices, seed_of
 from medlt.store import Store
 from medlt.training.runtime import Runtime, silent
 from medlt.types import InputError, Progress
@@ -79,12 +79,12 @@ def test_bad_courses_are_told() -> None:
 
 def seen_by(
     course: str, monkeypatch: pytest.MonkeyPatch, folder: Path, added: TrainingSet | None = ADDED, **options: Any
-) -> list[Batch]:
+) -> list[ClassifierBatch]:
     """The batches that a training consumes, in order."""
-    seen: list[Batch] = []
+    seen: list[ClassifierBatch] = []
     inner = train._loss
 
-    def spy(network: Any, resting: Any, of: Any, batch: Batch) -> Tensor:
+    def spy(network: Any, resting: Any, of: Any, batch: ClassifierBatch) -> Tensor:
         seen.append(batch)
         return inner(network, resting, of, batch)
 
@@ -94,7 +94,7 @@ def seen_by(
     return seen
 
 
-def greys(batch: Batch) -> set[int]:
+def greys(batch: ClassifierBatch) -> set[int]:
     return set((batch.images[:, 0, 0, 0] * 255).round().int().tolist())
 
 
@@ -133,7 +133,7 @@ def test_real_rows_are_those_of_the_plain_arm_at_the_same_step(monkeypatch: pyte
 
 def run(course: str, folder: Path, net: str = "small", seed: int = 0, **options: Any) -> list[dict[str, Tensor]]:
     """The weights after each stage."""
-    chosen = Settings(course=course, network=net, **(FAST | options))
+    chosen = ClassifierSettings(course=course, network=net, **(FAST | options))
     runtime, key = Runtime("cpu", "fp32", None, seed), train._key(REAL, VAL, ADDED, chosen, seed)
     training, found = train._Training(REAL, VAL, ADDED, chosen, runtime, "classifier", folder, key), []
     for number, stage in enumerate(chosen.stages()):
@@ -264,7 +264,7 @@ def test_batches_made_ahead_are_the_same_and_their_errors_arrive() -> None:
             assert torch.equal(ahead(step).images, make(step).images)
     calls: Counter[int] = Counter()
 
-    def broken(step: int) -> Batch:
+    def broken(step: int) -> ClassifierBatch:
         calls[step] += 1
         raise ValueError(f"step {step}")
 

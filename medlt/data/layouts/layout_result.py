@@ -34,7 +34,7 @@ class Draft:
     A blank `split` column means that none is published. `orphans` are those the layout saw itself.
     """
 
-    placed: tree.Placed
+    placed: tree.ImageFile
     findings: tuple[str, ...]
     root: Path
     source: Path
@@ -43,7 +43,7 @@ class Draft:
 
 
 @dataclass(frozen=True)
-class Found:
+class LayoutResult:
     """The manifest; `orphans` (kind, uid, path): labels without an image, images without a label; `notes` to tell."""
 
     manifest: Manifest
@@ -124,7 +124,7 @@ def _write_new(writers: Mapping[Path, Callable[[Path], object]]) -> None:
             path.unlink(missing_ok=True)
 
 
-def finish(draft: Draft, options: Options) -> Found:
+def finish(draft: Draft, options: Options) -> LayoutResult:
     """Apply the policies for missing files, -1, blanks, rows of zeros and splits. Raises InputError in one line."""
     rows = draft.placed.rows
     if repeated := rows.index[rows.index.duplicated()].unique().tolist():
@@ -150,7 +150,7 @@ def finish(draft: Draft, options: Options) -> Found:
         raise InputError(f"{draft.source}: {error}{_way_out(str(error), split)}") from None
     unknown = int(np.isnan(manifest.labels()).all(axis=1).sum())
     blank = (f"{unknown} image(s) without any known label",) if unknown else ()
-    return Found(manifest, orphans, (*draft.notes, *draft.placed.notes, *split, *zeros, *blank))
+    return LayoutResult(manifest, orphans, (*draft.notes, *draft.placed.notes, *split, *zeros, *blank))
 
 
 def settled(labels: pd.DataFrame, options: Options) -> pd.DataFrame:
