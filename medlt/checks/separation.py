@@ -16,7 +16,7 @@ from medlt.data.manifest import uids_in
 from medlt.files import digest_tensors
 from medlt.types import InputError
 
-LISTED, SINGLE = "parents", ("parent_a", "parent_b", "like")
+LISTED, SINGLE = "parents", ("tail_parent", "head_parent", "like")
 """Columns of plan rows that name real rows: one holds a list of uids, the others a uid each."""
 
 

@@ -143,11 +143,11 @@ class Arms:
 def count_matched_control(kept: pd.DataFrame, real: TrainingSet, weight: float) -> TrainingSet:
     """The count-matched control: for every kept synthetic row its real tail image and labels, again.
 
-    kept: plan rows of the synthetic images, with `parent_a`, or with `like` where a method begins with noise. Raises
+    kept: plan rows of the synthetic images, with `tail_parent`, or with `like` where a method begins with noise. Raises
     KeyError for one that is no train row.
     """
     at = {uid: i for i, uid in enumerate(real.uids)}
-    source = kept["parent_a" if "parent_a" in kept else "like"]
+    source = kept["tail_parent" if "tail_parent" in kept else "like"]
     rows = np.array([at[uid] for uid in source], dtype=np.int64)
     uids = tuple(f"{real.uids[i]}-copy-{n}" for n, i in enumerate(rows))
     weights = np.full(len(rows), weight, dtype=np.float32)

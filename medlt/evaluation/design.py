@@ -159,6 +159,6 @@ def _made(source: SourceImages, uids: list[str], labels: str, size: int, weight:
 
 def _judged_copies(copies: TrainingSet, source: SourceImages, uids: list[str]) -> TrainingSet:
     """Real parents under the labels that the judge which never saw them gives: distillation without synthesis."""
-    parents = source.kept.loc[uids, "parent_a" if "parent_a" in source.kept else "like"]
+    parents = source.kept.loc[uids, "tail_parent" if "tail_parent" in source.kept else "like"]
     labels = source.verified().held_out().loc[parents, source.findings]
     return TrainingSet(copies.images, labels.to_numpy(np.float32), copies.weights, copies.uids)

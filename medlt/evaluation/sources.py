@@ -46,7 +46,7 @@ class Verifiers:
 class SourceImages:
     """The kept images of one run.
 
-    kept: index uid; the columns KEPT, the real row each is held against as `parent_a` or `like`, and `fold`, the number
+    kept: index uid; the columns KEPT, the real row each is held against as `tail_parent` or `like`, and `fold`, the number
     of its verifying judge, where there are `verifiers`. labels: uid x finding in [0,1] or NaN, of at least the kept
     images; images(size, uids) -> uint8 [n,1,size,size]. For label checks also: `checks`, the run's table of results
     (check, uid, passed), `planned`, how many images it planned, and `guiding`, the digests of networks that guided
@@ -66,8 +66,8 @@ class SourceImages:
         wanted = (*KEPT, *(("fold",) if self.verifiers is not None else ()))
         if not self.empty and (lost := [name for name in wanted if name not in self.kept]):
             raise InputError(f"source {self.name}: its images have no column {lost[0]!r}; give those of a run's plan")
-        if not self.empty and not {"parent_a", "like"} & set(self.kept.columns):
-            raise InputError(f"source {self.name}: no column parent_a or like, so no control can be made")
+        if not self.empty and not {"tail_parent", "like"} & set(self.kept.columns):
+            raise InputError(f"source {self.name}: no column tail_parent or like, so no control can be made")
 
     @property
     def empty(self) -> bool:

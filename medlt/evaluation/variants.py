@@ -18,7 +18,7 @@ from medlt.evaluation.quality import FEWEST_FOR_KID
 from medlt.metrics.features import scaled
 from medlt.metrics.fidelity import kid
 
-IMAGES = ("parent_a", "judge", "passed", "asserted", "kept", "mask_share", "tail_mass")
+IMAGES = ("tail_parent", "judge", "passed", "asserted", "kept", "mask_share", "tail_mass")
 """Columns of a variant's images, index uid: tail parent, probability of the tail finding by the judge that saw neither
 parent, whether that passes, whether the label still says the finding, whether it is the best of its slot and passed
 all, share of pixels from the tail image, share of its class activation map on them."""
@@ -45,7 +45,7 @@ def measured(images: pd.DataFrame) -> dict[str, float]:
     """Counts, shares and means of a variant's images (columns: IMAGES), at least one."""
     passed = binomtest(int(images["passed"].sum()), len(images))
     interval = passed.proportion_ci(method="wilson")
-    judge, error = clustered(images["judge"], images["parent_a"])
+    judge, error = clustered(images["judge"], images["tail_parent"])
     return {
         "planned": len(images),
         "kept": int(images["kept"].sum()),
@@ -61,7 +61,7 @@ def measured(images: pd.DataFrame) -> dict[str, float]:
 def against(images: pd.DataFrame, base: pd.DataFrame) -> dict[str, float]:
     """Paired difference of the judge's probability to the base's images of the same plan rows, with its error."""
     both = images.join(base["judge"].rename("base"), how="inner")
-    difference, error = clustered(both["judge"] - both["base"], both["parent_a"])
+    difference, error = clustered(both["judge"] - both["base"], both["tail_parent"])
     return {"judge_difference": difference, "judge_difference_se": error}
 
 

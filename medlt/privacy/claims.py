@@ -241,7 +241,7 @@ def _looked(folder: Path) -> Iterator[str]:
     plan, rows = folder / "plan.parquet", folder / "stages" / "data" / "manifest.parquet"
     if plan.is_file() and rows.is_file():
         made, real = pd.read_parquet(plan), set(pd.read_parquet(rows, columns=[]).index)
-        columns = [name for name in ("like", "parent_a", "parent_b") if name in made]
+        columns = [name for name in ("like", "tail_parent", "head_parent") if name in made]
         if any(made[name].isin(real).any() for name in columns):
             yield "images were made from real rows, which lent their labels or pixels (run with a section privacy)"
 

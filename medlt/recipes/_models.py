@@ -39,8 +39,8 @@ def learn_sparse_code(
         options |= {"private": private, "patients": patients(cohort.train)}
     with run.stage("sparse"):
         learnt = iterate_on(run, cohort, latents, run.runtime.at("fp32"), **options)
-    write_table(run.path("health.parquet"), learnt.health)
-    last = learnt.health.iloc[-1]
+    write_table(run.path("health.parquet"), learnt.metrics)
+    last = learnt.metrics.iloc[-1]
     run.record(digests={"sparse": learnt.coder.digest})
     run.record(health={"sparse": {name: None if pd.isna(last[name]) else float(last[name]) for name in HEALTH}})
     return learnt.coder

@@ -131,7 +131,7 @@ def publish(
 
 def _manifest(run: Run[configs.RunConfig], cohort: Cohort, kept: pd.DataFrame, models: str) -> Manifest:
     """Synthetic rows: a patient of their own, the train split, the view they were planned with, and what made them."""
-    views = kept["view"] if "view" in kept else cohort.train.rows["view"].reindex(kept["parent_a"]).to_numpy()
+    views = kept["view"] if "view" in kept else cohort.train.rows["view"].reindex(kept["tail_parent"]).to_numpy()
     rows = kept.assign(
         patient_id=[f"synthetic-{uid}" for uid in kept.index],
         split="train",

@@ -167,7 +167,7 @@ class AblationRunner:
         batch, results = self.make(one, code)
         seconds, images = time.perf_counter() - start, _images(batch, results)
         kid, error = self.kid(batch.images, torch.tensor(batch.rows["fold"].to_numpy(np.int64, copy=True)))
-        health = code.health.iloc[-1]
+        health = code.metrics.iloc[-1]
         known = {name: float(health[name]) for name in HEALTH} | {"kid": kid, "kid_sd": error}
         proved = self.prove(one, batch, results) if self.downstream else {}
         return images, measured(images) | known | proved | {"seconds": round(seconds, 2)}
@@ -200,7 +200,7 @@ class AblationRunner:
         chosen = positive.any(axis=1).to_numpy()
         fold = torch.tensor(np.where(chosen, verifiers.fold.loc[rows.index].to_numpy(), -1))
         kid, error = self.kid(train.images, fold)
-        return measured(table.assign(parent_a=parent, **blank)) | {"kid": kid, "kid_sd": error}
+        return measured(table.assign(tail_parent=parent, **blank)) | {"kid": kid, "kid_sd": error}
 
     def prove(self, one: Variant, batch: Batch, results: list[CheckResult]) -> dict[str, float]:
         """Compare its kept images: tail macro AP against the duplicated control."""
@@ -247,7 +247,7 @@ def kept_uids(results: list[CheckResult]) -> set[str]:
 def _images(batch: Batch, results: list[CheckResult]) -> pd.DataFrame:
     said = pd.DataFrame([vars(result) for result in results]).set_index(["check", "uid"])
     verifier, asserted = said.loc[LabelConsistency.name], said.loc[TargetLabelCheck.name]
-    return batch.rows[["finding", "parent_a", "mask_share", "tail_mass"]].assign(
+    return batch.rows[["finding", "tail_parent", "mask_share", "tail_mass"]].assign(
         judge=verifier["value"],
         passed=verifier["passed"],
         asserted=asserted["passed"],

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 NOT_FINDINGS = frozenset(
     "path patient_id split view sex age synthetic weight parents method study slot candidate seed fold finding "
-    "finding_b parent_a parent_b q_a q_b p mask_share tail_mass content like models keep share".split()
+    "finding_b tail_parent head_parent q_a q_b p mask_share tail_mass content like models keep share".split()
 )
 COLUMNS = {
     "manifest": ("split",),

@@ -104,7 +104,7 @@ def _strips(run: Collected, real_images: bool) -> list[dict[str, Any]]:
 def _caption(run: Collected, uid: str) -> dict[str, Any]:
     plan = run.plan
     row = plan.loc[uid] if plan is not None and uid in plan.index else {}
-    parents = [str(row[name]) for name in ("parent_a", "parent_b") if name in row]
+    parents = [str(row[name]) for name in ("tail_parent", "head_parent") if name in row]
     checks = [] if run.checks is None else run.checks[run.checks["uid"] == uid].to_dict("records")
     return {"uid": uid, "parents": parents, "checks": checks}
 

@@ -49,10 +49,10 @@ FILE = "coder.safetensors"
 
 @dataclass(frozen=True)
 class Iterated:
-    """The last generation's coder, in eval mode, and one row of measurements a generation (columns: `health`)."""
+    """The last generation's coder, in eval mode, and one row of measurements a generation (columns: `code_metrics`)."""
 
     coder: SimplicialCoder
-    health: pd.DataFrame
+    metrics: pd.DataFrame
 
 
 @dataclass(frozen=True)
@@ -125,7 +125,7 @@ class _Loop:
 
 
 def _save(folder: Path, coder: SimplicialCoder, row: dict[str, float]) -> None:
-    coder.save(folder / FILE, code_metrics={k: None if math.isnan(v) else v for k, v in row.items()})
+    coder.save(folder / FILE, metrics={k: None if math.isnan(v) else v for k, v in row.items()})
 
 
 def _check(latents: Tensor, labels: np.ndarray, name: str) -> None:
@@ -137,7 +137,7 @@ def _check(latents: Tensor, labels: np.ndarray, name: str) -> None:
 
 
 def _table(loop: _Loop) -> pd.DataFrame:
-    rows = [told(made.path(FILE))["health"] for made in loop.made]
+    rows = [told(made.path(FILE))["metrics"] for made in loop.made]
     table = pd.DataFrame([{k: math.nan if v is None else v for k, v in row.items()} for row in rows])
     return table.astype({"generation": int})[list(code_metrics.COLUMNS)]
 

@@ -15,7 +15,7 @@ finding of one parent alone becomes a soft label, and an unknown one stays unkno
 
 | column of the plan | meaning |
 |---|---|
-| parent_a, parent_b, parents | uids of a and b (a again where there is no b); a list of all that were read |
+| tail_parent, head_parent, parents | uids of a and b (a again where there is no b); a list of all that were read |
 | keep, share | k; m |
 
 The others are those of `medlt.synthesis.plan` and `medlt.synthesis.from_noise`; with one seed and equal need, finding,
@@ -40,7 +40,7 @@ from medlt.synthesis.pairing import allowed
 from medlt.types import InputError
 
 COLUMNS = (
-    "finding", "slot", "candidate", "parent_a", "parent_b", "parents", "keep", "share", "seed", "fold", *ABOUT,
+    "finding", "slot", "candidate", "tail_parent", "head_parent", "parents", "keep", "share", "seed", "fold", *ABOUT,
 )  # fmt: skip
 KEEP = 2
 """Which of the tensors that sampling begins with holds k."""
@@ -62,7 +62,7 @@ class ImageEdit(Conditional):
     reads_real_images: bool = field(default=True, init=False)
     name: ClassVar[str] = "edit"
     columns: ClassVar[tuple[str, ...]] = COLUMNS
-    reads: ClassVar[tuple[str, ...]] = ("parent_a", "parent_b")
+    reads: ClassVar[tuple[str, ...]] = ("tail_parent", "head_parent")
 
     def __post_init__(self) -> None:
         if not self.strengths or not all(0 < strength <= 1 for strength in self.strengths):
@@ -79,7 +79,7 @@ class ImageEdit(Conditional):
         share = float(rng.uniform(0, self.mixed))
         others = self._partners(key[1], like) if self.mixed else []
         partner = others[int(rng.integers(len(others)))] if others else like
-        said = {"parent_a": like, "parent_b": partner, "parents": list(dict.fromkeys((like, partner)))}
+        said = {"tail_parent": like, "head_parent": partner, "parents": list(dict.fromkeys((like, partner)))}
         return said | {"keep": keep, "share": share if others else 0.0}
 
     def _partners(self, finding: str, like: str) -> list[str]:

@@ -121,7 +121,7 @@ class LatentFusion:
 
     def _parts(self, rows: pd.DataFrame) -> Iterator[pd.DataFrame]:
         """Rows in groups of `batch`."""
-        for column in ("parent_a", "parent_b"):
+        for column in ("tail_parent", "head_parent"):
             if len(lost := rows.loc[~rows[column].isin(self.collection.table.index), column]):
                 raise InputError(f"plan: {column} {lost.iloc[0]!r} is not a train row; plan again for this collection")
         for start in range(0, len(rows), self.batch):
@@ -129,7 +129,7 @@ class LatentFusion:
 
     def _fuse(self, rows: pd.DataFrame) -> _Fused:
         """Codes, maps, masks, fused latents and labels."""
-        z_a, z_b = (self.gaze.see(rows[name].tolist()) for name in ("parent_a", "parent_b"))
+        z_a, z_b = (self.gaze.see(rows[name].tolist()) for name in ("tail_parent", "head_parent"))
         a, b = self.gaze.code(z_a), self.gaze.code(z_b)
         cam_a, cam_b = (self.gaze.maps(s, self._columns(rows[c])) for s, c in ((a, "finding"), (b, "finding_b")))
         tail, generic = masks(cam_a, cam_b, rows["q_a"].tolist(), rows["q_b"].tolist())
@@ -153,7 +153,7 @@ class LatentFusion:
     def _labels(self, rows: pd.DataFrame, a: Tensor, b: Tensor, omega: Tensor) -> np.ndarray:
         """Label vectors [B,K] by the rule, from the masses of every finding a parent has."""
         names, table = list(self.collection.findings), self.collection.table
-        y_a, y_b = (table.loc[rows[c].tolist(), names].to_numpy(np.float64) for c in ("parent_a", "parent_b"))
+        y_a, y_b = (table.loc[rows[c].tolist(), names].to_numpy(np.float64) for c in ("tail_parent", "head_parent"))
         mass_a, mass_b = self._masses(a, y_a, omega), self._masses(b, y_b, ~omega)
         none = self.collection.no_finding
         return fused_labels(self.labels, y_a, y_b, mass_a, mass_b, names.index(none) if none else None)
@@ -172,7 +172,7 @@ class LatentFusion:
     def _condition(self, rows: pd.DataFrame, fused: _Fused) -> Tensor:
         """What the network is told of each row: its label vector and the view it shares with its tail parent."""
         table = self.collection.table
-        views = table["view"].reindex(rows["parent_a"]) if "view" in table else [None] * len(rows)
+        views = table["view"].reindex(rows["tail_parent"]) if "view" in table else [None] * len(rows)
         return self.backbone.condition(torch.from_numpy(fused.labels).float(), [{"view": view} for view in views])
 
     def _last_steps(self, z: Tensor, noise: Tensor, *told: Tensor) -> Tensor:

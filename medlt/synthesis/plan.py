@@ -4,7 +4,7 @@
 |---|---|
 | uid (index) | of the future image |
 | finding, slot, candidate | the finding to fill; which of the wanted images; which attempt at it |
-| parent_a, parent_b, parents | uids of the tail and the head image; a list of both |
+| tail_parent, head_parent, parents | uids of the tail and the head image; a list of both |
 | finding_b | what the head image is looked at for; empty if it has no positive label |
 | q_a, q_b | thresholds of the two class activation maps, N(mean, sd), within [0,1] |
 | p | chance of the tail's pixel where the masks do not decide, U(0,1) |
@@ -35,8 +35,8 @@ COLUMNS = (
     "finding",
     "slot",
     "candidate",
-    "parent_a",
-    "parent_b",
+    "tail_parent",
+    "head_parent",
     "finding_b",
     "parents",
     "q_a",

@@ -35,7 +35,12 @@ def test_it_refuses_just_what_is_shared(roles: dict[str, list[str]]) -> None:
 
 def test_parents_are_all_that_any_column_names() -> None:
     rows = pd.DataFrame(
-        {"parents": [["a", "b"], [], ["c"]], "parent_a": ["a", "d", "c"], "like": [None, "e", ""], "finding": "Mass"},
+        {
+            "parents": [["a", "b"], [], ["c"]],
+            "tail_parent": ["a", "d", "c"],
+            "like": [None, "e", ""],
+            "finding": "Mass",
+        },
         index=["s0", "s1", "s2"],
     )
     assert parents_of(rows).to_dict() == {"s0": ("a", "b"), "s1": ("d", "e"), "s2": ("c",)}
@@ -46,7 +51,7 @@ def test_parents_are_all_that_any_column_names() -> None:
 
 def test_parents_may_be_called_anything_and_come_back_from_disk(tmp_path: Path) -> None:
     names = ["Viral Pneumonia-1", "a, b", "\u4f8b 1"]
-    rows = pd.DataFrame({"parents": [names, [], names[:1]], "parent_a": names}, index=["s0", "s1", "s2"])
+    rows = pd.DataFrame({"parents": [names, [], names[:1]], "tail_parent": names}, index=["s0", "s1", "s2"])
     said = {"s0": tuple(sorted(names)), "s1": ("a, b",), "s2": tuple(sorted((names[0], names[2])))}
     assert parents_of(rows).to_dict() == said
     rows.to_parquet(tmp_path / "plan.parquet")

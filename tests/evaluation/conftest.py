@@ -72,7 +72,7 @@ def source(rows: HeldOutRows) -> MakeSource:
         known = pd.DataFrame(rows.train.labels, index=list(rows.train.uids), columns=list(FINDINGS))
         fold = pd.Series(FOLD_OF)
         kept = pd.DataFrame({"finding": "Hernia", "slot": [1, 0, 2, 3], "judge": [0.9, 0.8, 0.2, 0.1]}, index=index)
-        kept = kept.assign(parent_a=list(PARENTS.values()), fold=fold.loc[list(PARENTS.values())].to_numpy())
+        kept = kept.assign(tail_parent=list(PARENTS.values()), fold=fold.loc[list(PARENTS.values())].to_numpy())
         held = pd.DataFrame([[0.5, 0.01 * n] for n in range(6)], index=fold.index, columns=list(FINDINGS))
         level = dict(zip(PARENTS, (110, 120, 130, 140), strict=True))
         given: dict[str, Any] = {

@@ -20,7 +20,7 @@ def real() -> TrainingSet:
 
 
 def test_the_control_repeats_the_tail_parents_count_for_count() -> None:
-    kept = pd.DataFrame({"parent_a": ["c", "a", "c"]}, index=["s0", "s1", "s2"])
+    kept = pd.DataFrame({"tail_parent": ["c", "a", "c"]}, index=["s0", "s1", "s2"])
     control = count_matched_control(kept, real(), 0.3)
     assert control.images[:, 0, 0, 0].tolist() == [2, 0, 2]
     np.testing.assert_array_equal(control.labels, LABELS[[2, 0, 2]])
@@ -30,7 +30,7 @@ def test_the_control_repeats_the_tail_parents_count_for_count() -> None:
 
 def test_a_parent_that_is_no_train_row_is_an_error() -> None:
     with pytest.raises(KeyError, match="test-row"):
-        count_matched_control(pd.DataFrame({"parent_a": ["test-row"]}), real(), 0.3)
+        count_matched_control(pd.DataFrame({"tail_parent": ["test-row"]}), real(), 0.3)
 
 
 def kept(counts: dict[str, int], seed: int = 0) -> pd.DataFrame:

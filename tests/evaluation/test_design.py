@@ -56,9 +56,9 @@ def test_one_arm_of_one_source_may_name_its_control(rows: HeldOutRows, source: M
 
 
 def test_images_from_noise_are_held_against_the_rows_they_are_like(rows: HeldOutRows, source: MakeSource) -> None:
-    kept = source().kept.rename(columns={"parent_a": "like"})
+    kept = source().kept.rename(columns={"tail_parent": "like"})
     assert greys(of(rows, source(kept=kept), a=ArmSpec("x"))["duplicated for a"]) == [10, 40, 40, 20]
-    with pytest.raises(InputError, match="no column parent_a or like"):
+    with pytest.raises(InputError, match="no column tail_parent or like"):
         source(kept=kept.drop(columns="like"))
 
 

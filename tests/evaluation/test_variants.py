@@ -14,7 +14,7 @@ def images(n: int = 40, seed: int = 0) -> pd.DataFrame:
     judge = rng.random(n)
     return pd.DataFrame(
         {
-            "parent_a": [f"p{i // 4}" for i in range(n)],
+            "tail_parent": [f"p{i // 4}" for i in range(n)],
             "judge": judge,
             "passed": judge > 0.4,
             "asserted": rng.random(n) > 0.5,

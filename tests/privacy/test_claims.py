@@ -207,7 +207,7 @@ BREAKS: dict[str, tuple[Callable[[Path], object], str]] = {
     "latent classifier": (lambda run: retell(run, digests={"latent_classifier": "1"}), "latent classifier"),
     "levels": (lambda run: retell(run, digests={"levels": "1"}), "levels of rarity"),
     "lent labels": (lambda run: lend(run, "like"), "lent their labels"),
-    "lent pixels": (lambda run: lend(run, "parent_a"), "lent their labels or pixels"),
+    "lent pixels": (lambda run: lend(run, "tail_parent"), "lent their labels or pixels"),
 }
 
 

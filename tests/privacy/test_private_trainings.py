@@ -312,8 +312,8 @@ def test_a_simplicial_code_is_learnt_privately_phase_by_phase(tmp_path: Path, as
     planned = private_steps(N // 2, 3, 2, 2, 1, 2)
     assert {one.stage: one.steps for one in asked.told} == planned
     assert found.coder.config["norm"] == "group"
-    assert found.health["probe_ap"].isna().all()
-    assert found.health["agreement"].isna().tolist() == [True, False]
+    assert found.metrics["probe_ap"].isna().all()
+    assert found.metrics["agreement"].isna().tolist() == [True, False]
     again = learn(private=asked, patients=PATIENTS)
     assert again.coder.digest == found.coder.digest
     assert len(asked.trained) == len(planned) == len(asked.told) // 2

@@ -61,9 +61,9 @@ def test_a_run_leaves_what_the_contract_says(finished: Path) -> None:
 def test_parents_are_train_rows_of_one_fold_and_two_patients(finished: Path) -> None:
     rows = Manifest.read(finished / "manifest.parquet").rows
     plan = pd.read_parquet(finished / "plan.parquet")
-    for parent in ("parent_a", "parent_b"):
+    for parent in ("tail_parent", "head_parent"):
         assert (rows.loc[plan[parent], "split"] == "train").all()
-    patients = [rows.loc[plan[parent], "patient_id"].to_numpy() for parent in ("parent_a", "parent_b")]
+    patients = [rows.loc[plan[parent], "patient_id"].to_numpy() for parent in ("tail_parent", "head_parent")]
     assert (patients[0] != patients[1]).all()
 
 

@@ -86,7 +86,15 @@ def plan() -> pd.DataFrame:
     """20 planned rows: the 14 kept ones and six that were rejected."""
     uids = [f"s{i:04d}" for i in range(20)]
     finding = ["Pneumothorax"] * 8 + [HOSTILE] * 6 + ["Pneumothorax"] * 6
-    rows = {"finding": finding, "parent_a": "r0000", "parent_b": "r0001", "q_a": 0.5, "q_b": 0.5, "p": 0.5, "seed": 1}
+    rows = {
+        "finding": finding,
+        "tail_parent": "r0000",
+        "head_parent": "r0001",
+        "q_a": 0.5,
+        "q_b": 0.5,
+        "p": 0.5,
+        "seed": 1,
+    }
     return pd.DataFrame(rows, index=pd.Index(uids, name="uid"))
 
 

@@ -116,7 +116,7 @@ def test_the_plan_counts_and_grows_without_changing(methods: Methods, name: str)
 @pytest.mark.parametrize("name", METHODS)
 def test_what_is_read_is_a_train_row_and_all_else_is_refused(methods: Methods, name: str) -> None:
     method = methods[name]()
-    rows, column = method.plan(NEED, 3), "parent_a" if method.reads_real_images else "like"
+    rows, column = method.plan(NEED, 3), "tail_parent" if method.reads_real_images else "like"
     assert rows[column].isin(method.collection.table.index).all()
     with pytest.raises(InputError, match="is not a train row"):
         list(method.run(rows.assign(**{column: "a test row"})))

@@ -44,7 +44,7 @@ def labels(method: ImageEdit, rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def parents(method: ImageEdit, rows: pd.DataFrame) -> Tensor:
-    return method.decode(method.standardiser.back(method.latents(rows["parent_a"].tolist())))
+    return method.decode(method.standardiser.back(method.latents(rows["tail_parent"].tolist())))
 
 
 @pytest.mark.parametrize("space", ["standardised", "codec"])
@@ -59,7 +59,7 @@ def test_under_a_flat_prior_an_edit_is_its_parent_and_the_noise_of_its_own_stren
     first = method.scheduler().timesteps[[-int(keep) for keep in rows["keep"]]]
     noise = noise_like([seed_of("noise", int(seed)) for seed in rows["seed"]], (2, 8, 8))
     shift = (1 / ABAR[first] - 1).sqrt()[:, None, None, None] * noise
-    z = method.latents(rows["parent_a"].tolist())
+    z = method.latents(rows["tail_parent"].tolist())
     codec = method.standardiser.back(z) + shift if space == "codec" else method.standardiser.back(z + shift)
     torch.testing.assert_close(images(method, rows), method.decode(codec), atol=1e-5, rtol=1e-5)
 
@@ -81,12 +81,12 @@ def test_strength_towards_zero_is_the_codecs_round_trip(methods: Methods) -> Non
 def test_the_label_vector_is_the_parents(methods: Methods) -> None:
     method = built(methods)
     rows = method.plan(NEED, 3)
-    expected = method.collection.table.loc[rows["parent_a"], list(method.collection.findings)]
+    expected = method.collection.table.loc[rows["tail_parent"], list(method.collection.findings)]
     np.testing.assert_array_equal(labels(method, rows).to_numpy(), expected.to_numpy(float))
     assert all(expected.iloc[i][finding] == 1 for i, finding in enumerate(rows["finding"]))
-    assert rows["parents"].tolist() == [[uid] for uid in rows["parent_a"]]
-    assert (rows["parent_b"] == rows["parent_a"]).all()
-    assert (rows["fold"].to_numpy() == method.collection.table.loc[rows["parent_a"], "fold"].to_numpy()).all()
+    assert rows["parents"].tolist() == [[uid] for uid in rows["tail_parent"]]
+    assert (rows["head_parent"] == rows["tail_parent"]).all()
+    assert (rows["fold"].to_numpy() == method.collection.table.loc[rows["tail_parent"], "fold"].to_numpy()).all()
 
 
 def test_the_plan_is_the_one_from_noise_with_parents_and_steps(methods: Methods) -> None:
@@ -94,7 +94,7 @@ def test_the_plan_is_the_one_from_noise_with_parents_and_steps(methods: Methods)
     assert tuple(rows.columns) == COLUMNS
     same = ["finding", "slot", "candidate", "seed", "fold", "view", "sex", "age"]
     pd.testing.assert_frame_equal(rows[same].reset_index(drop=True), plain[same].reset_index(drop=True))
-    assert rows["parent_a"].tolist() == plain["like"].tolist()
+    assert rows["tail_parent"].tolist() == plain["like"].tolist()
     long = built(methods, candidates=300, scheduler=factory("ddim", 50), strengths=(0.001, 0.1, 0.25))
     shares = long.plan({"Hernia": 1}, 3)["keep"].value_counts(normalize=True)
     assert set(shares.index) == {1, 5, 12}
@@ -110,7 +110,7 @@ def test_the_control_repeats_the_parents(methods: Methods) -> None:
     pixels = torch.arange(len(table), dtype=torch.uint8).reshape(-1, 1, 1, 1).expand(-1, 1, 4, 4)
     real = TrainingSet(pixels, known, np.ones(len(table), np.float32), tuple(table.index))
     control = count_matched_control(rows, real, 0.3)
-    at = [list(table.index).index(uid) for uid in rows["parent_a"]]
+    at = [list(table.index).index(uid) for uid in rows["tail_parent"]]
     assert control.images[:, 0, 0, 0].tolist() == at
     np.testing.assert_array_equal(control.labels, known[at])
 
@@ -133,7 +133,7 @@ def test_view_sex_and_age_of_the_parent_are_told(methods: Methods) -> None:
     spied = built(methods, collection=collection, backbone=backbone)
     rows = spied.plan(NEED, 3)
     images(spied, rows)
-    expected = table.loc[rows["parent_a"], ["view", "sex", "age"]].to_dict("records")
+    expected = table.loc[rows["tail_parent"], ["view", "sex", "age"]].to_dict("records")
     pd.testing.assert_frame_equal(pd.DataFrame(told), pd.DataFrame(expected))
 
 
@@ -143,7 +143,7 @@ def test_a_partner_is_another_patient_with_the_finding_in_the_same_fold_and_view
     collection = TrainTable(table, methods["edit"]().collection.findings, ("Hernia", "Pleural Other"))
     rows = methods["edit"](collection=collection, candidates=6).plan(NEED, 3)
     mixed = rows[rows["share"] > 0]
-    a, b = (table.loc[mixed[name]] for name in ("parent_a", "parent_b"))
+    a, b = (table.loc[mixed[name]] for name in ("tail_parent", "head_parent"))
     frontal = [np.where(part["view"] == "LATERAL", "lateral", "frontal") for part in (a, b)]
     assert 0 < len(mixed) < len(rows)
     assert mixed["share"].max() < 0.5
@@ -151,11 +151,11 @@ def test_a_partner_is_another_patient_with_the_finding_in_the_same_fold_and_view
     assert (a["patient_id"].to_numpy() != b["patient_id"].to_numpy()).all()
     assert (a["fold"].to_numpy() == b["fold"].to_numpy()).all()
     assert (frontal[0] == frontal[1]).all()
-    assert all(table.at[uid, finding] == 1 for uid, finding in zip(mixed["parent_b"], mixed["finding"], strict=True))
-    assert mixed["parents"].tolist() == mixed[["parent_a", "parent_b"]].to_numpy().tolist()
+    assert all(table.at[uid, finding] == 1 for uid, finding in zip(mixed["head_parent"], mixed["finding"], strict=True))
+    assert mixed["parents"].tolist() == mixed[["tail_parent", "head_parent"]].to_numpy().tolist()
     alone = rows[rows["share"] == 0]
-    assert alone["parents"].tolist() == [[uid] for uid in alone["parent_a"]]
-    assert (alone["parent_b"] == alone["parent_a"]).all()
+    assert alone["parents"].tolist() == [[uid] for uid in alone["tail_parent"]]
+    assert (alone["head_parent"] == alone["tail_parent"]).all()
 
 
 def test_a_mixture_of_two_latents_is_labelled_as_it_is_mixed(methods: Methods) -> None:
@@ -167,7 +167,7 @@ def test_a_mixture_of_two_latents_is_labelled_as_it_is_mixed(methods: Methods) -
     table.loc[[a, b], "No Finding"] = 0.0
     method = built(methods, collection=TrainTable(table, method.collection.findings, ("Hernia",)),
                    backbone=label_backbone(flat, 5), guidance=1.0)  # fmt: skip
-    row = method.plan({"Hernia": 1}, 3).iloc[[0]].assign(parent_a=a, parent_b=b, share=0.25, keep=4)
+    row = method.plan({"Hernia": 1}, 3).iloc[[0]].assign(tail_parent=a, head_parent=b, share=0.25, keep=4)
     said = labels(method, row).iloc[0]
     assert said["Effusion"] == pytest.approx(0.75)
     assert np.isnan(said["Mass"])
@@ -212,5 +212,5 @@ def test_bad_parts_are_told(methods: Methods) -> None:
     with pytest.raises(InputError, match=r"mixed is 0.7; a partner counts 0 \(none\) to 0.5"):
         built(methods, mixed=0.7)
     method = built(methods)
-    with pytest.raises(InputError, match="parent_b 'a test row' is not a train row"):
-        images(method, method.plan(NEED, 3).assign(parent_b="a test row"))
+    with pytest.raises(InputError, match="head_parent 'a test row' is not a train row"):
+        images(method, method.plan(NEED, 3).assign(head_parent="a test row"))

@@ -19,7 +19,7 @@ NEED = {"Hernia": 13, "Pleural Other": 4}
 def test_same_seed_same_plan_other_seed_other_plan(build: Build) -> None:
     first, again, other = build().plan(NEED, 7), build().plan(NEED, 7), build().plan(NEED, 8)
     pd.testing.assert_frame_equal(first, again)
-    assert not first["parent_b"].tolist() == other["parent_b"].tolist()
+    assert not first["head_parent"].tolist() == other["head_parent"].tolist()
     assert not set(first.index) & set(other.index)
 
 
@@ -42,12 +42,12 @@ def test_partners_same_fold_other_patient_no_tail_finding(build: Build, metric: 
     assert rows.index.is_unique
     assert list(rows.columns) == list(COLUMNS)
     for _, row in rows.iterrows():
-        a, b = table.loc[row["parent_a"]], table.loc[row["parent_b"]]
+        a, b = table.loc[row["tail_parent"]], table.loc[row["head_parent"]]
         assert a["patient_id"] != b["patient_id"]
         assert a["fold"] == b["fold"] == row["fold"]
         assert a[row["finding"]] == 1
         assert not b[list(method.collection.tail)].any()
-        assert row["parents"] == [row["parent_a"], row["parent_b"]]
+        assert row["parents"] == [row["tail_parent"], row["head_parent"]]
         assert row["finding_b"] == "" or b[row["finding_b"]] == 1
         assert 0 <= row["p"] <= 1
 
@@ -59,7 +59,8 @@ def test_a_lateral_film_is_fused_with_a_lateral_one(build: Build, caplog: pytest
     made = build(collection=TrainTable(table, rows.findings, rows.tail)).plan(NEED, 7)
     groups = {"PA": "frontal", "AP": "frontal"}
     shown = [
-        made[parent].map(lambda uid: groups.get(views[uid], str(views[uid]))) for parent in ("parent_a", "parent_b")
+        made[parent].map(lambda uid: groups.get(views[uid], str(views[uid])))
+        for parent in ("tail_parent", "head_parent")
     ]
     assert shown[0].tolist() == shown[1].tolist()
     assert set(shown[0]) == {"frontal", "LATERAL", "None"}
@@ -73,14 +74,14 @@ def test_every_slot_has_its_candidates_from_one_tail_image(build: Build) -> None
     slots = rows.groupby(["finding", "slot"])
     assert {name: len(group) for name, group in rows.groupby("finding")} == {k: 3 * v for k, v in NEED.items()}
     assert (slots["candidate"].apply(list).map(lambda found: found == [0, 1, 2])).all()
-    assert (slots["parent_a"].nunique() == 1).all()
+    assert (slots["tail_parent"].nunique() == 1).all()
     assert (slots["seed"].nunique() == 3).all()
 
 
 def test_tail_images_take_turns(build: Build) -> None:
     method = build()
     rows = method.plan({"Hernia": 25}, 7).query("candidate == 0")
-    used = rows["parent_a"].value_counts()
+    used = rows["tail_parent"].value_counts()
     assert set(used.index) == set(method.collection.positive("Hernia"))
     assert used.max() - used.min() <= 1
 
@@ -100,8 +101,10 @@ def test_saliency_partners_are_among_the_k_nearest_maps(build: Build) -> None:
     rows, table, gaze = method.plan({"Hernia": 5}, 7), method.collection.table, method.gaze
     names = method.collection.findings
     for _, row in rows.iterrows():
-        own = gaze.maps_of([row["parent_a"]], np.array([names.index("Hernia")]))[0]
-        fit = table[(table["fold"] == row["fold"]) & (table["patient_id"] != table.at[row["parent_a"], "patient_id"])]
+        own = gaze.maps_of([row["tail_parent"]], np.array([names.index("Hernia")]))[0]
+        fit = table[
+            (table["fold"] == row["fold"]) & (table["patient_id"] != table.at[row["tail_parent"], "patient_id"])
+        ]
         fit = fit[(fit[list(method.collection.tail)] == 0).all(axis=1)]
         scores = gaze.scores_of(list(fit.index))
         far = []
@@ -110,7 +113,7 @@ def test_saliency_partners_are_among_the_k_nearest_maps(build: Build) -> None:
             ill = [k for k in has if names[k] != "No Finding"] or has
             best = max(ill, key=lambda k: score[k]) if ill else -1
             far.append(np.linalg.norm(own - gaze.maps_of([uid], np.array([best]))[0]))
-        assert row["parent_b"] == fit.index[int(np.argmin(far))]
+        assert row["head_parent"] == fit.index[int(np.argmin(far))]
 
 
 def test_confusing_partners_carry_the_most_confused_head_finding(build: Build) -> None:

@@ -73,15 +73,15 @@ def test_01_a_neighbour_s_position_in_the_head_subset_does_not_index_the_whole_t
     near = pairing.neighbours(maps, pool.maps, np.ones((len(tails), len(pool.uids)), bool), 3).ravel()
     assert table.iloc[near][tail].any(axis=None), "the published indexing would fuse tail images with tail images"
     assert not table.loc[[pool.uids[j] for j in near], tail].any(axis=None)
-    assert not table.loc[method.plan({"Hernia": 9}, 0)["parent_b"], tail].any(axis=None)
+    assert not table.loc[method.plan({"Hernia": 9}, 0)["head_parent"], tail].any(axis=None)
 
 
 def test_02_the_tail_map_and_label_are_those_of_the_tail_image(build: Build) -> None:
     method = build(labels="tail")
     rows = method.plan({"Hernia": 3}, 0).query("candidate == 0")
     table, tails = method.collection.table, method.collection.positive("Hernia")
-    by_rank = [str(table.index[tails.index(uid)]) for uid in rows["parent_a"]]
-    own, other = (method.gaze.maps_of(uids, np.full(len(uids), 2)) for uids in (rows["parent_a"].tolist(), by_rank))
+    by_rank = [str(table.index[tails.index(uid)]) for uid in rows["tail_parent"]]
+    own, other = (method.gaze.maps_of(uids, np.full(len(uids), 2)) for uids in (rows["tail_parent"].tolist(), by_rank))
     shown = method.explain(rows)["cam_tail"]
     size = shown.shape[-2:]
     for maps, same in ((own, True), (other, False)):
@@ -189,7 +189,7 @@ def test_11_a_row_keeps_its_own_labels_among_several_findings(build: Build) -> N
     in_table_order = table.loc[table.index.isin(tails), list(method.collection.tail)].to_numpy()[: len(tails)]
     assert not np.array_equal(in_class_order[: len(in_table_order)], in_table_order), "paths by class, labels by row"
     labels = pd.concat([batch.labels for batch in method.run(rows)])
-    both = np.maximum(*(table.loc[rows[c], list(table.columns[:4])].to_numpy() for c in ("parent_a", "parent_b")))
+    both = np.maximum(*(table.loc[rows[c], list(table.columns[:4])].to_numpy() for c in ("tail_parent", "head_parent")))
     assert np.array_equal(labels[list(table.columns[:4])].to_numpy(), both)
     assert all(labels.at[uid, finding] == 1 for uid, finding in rows["finding"].items())
 
@@ -220,6 +220,6 @@ def test_13_seeded_resumable_measured_and_from_disk(learnt: tuple[SimplicialCode
     torch.random.set_rng_state(global_state)
     assert len(weights(tmp_path / "a")) == 3
     assert weights(tmp_path / "a") == weights(learnt[1])
-    assert resumed.health["generation"].tolist() == [0, 1, 2]
-    assert resumed.health.drop(columns="agreement").notna().all(axis=None)
+    assert resumed.metrics["generation"].tolist() == [0, 1, 2]
+    assert resumed.metrics.drop(columns="agreement").notna().all(axis=None)
     assert learn(tmp_path / "b", seed=4, generations=1).coder.digest != resumed.coder.digest
