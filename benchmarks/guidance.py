@@ -52,9 +52,9 @@ class Features(torch.nn.Sequential):
 
 def guides(device: str) -> dict[str, Guide]:
     """What is measured against no guide."""
-    features, predictor = Features().eval().requires_grad_(False).to(device), epistemic(device)
+    features, guidance_classifier = Features().eval().requires_grad_(False).to(device), epistemic(device)
     longtail: dict[str, Guide] = {
-        f"longtail, TAESD {str(dtype).removeprefix('torch.')}": LongtailGuide(pictures(taesd(dtype, device)), predictor)
+        f"longtail, TAESD {str(dtype).removeprefix('torch.')}": LongtailGuide(pictures(taesd(dtype, device)), guidance_classifier)
         for dtype in dict.fromkeys((torch.float32, best_dtype(device)))
     }
     return {

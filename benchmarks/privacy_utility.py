@@ -89,11 +89,11 @@ def main(out: Path, epsilons: list[str]) -> None:
         judges = train_verifiers(run, real, None)
     limits = thresholds(judges.held_out, real.train.rows[list(real.findings)])
     findings = tuple(synthetic(next(iter(runs.values()))).rows["finding"].unique())
-    features = judges.judges[0].features  # type: ignore[attr-defined]
+    features = judges.verifiers[0].features  # type: ignore[attr-defined]
     held = real.images(real.test, base.classifier.size)
     seen = features(held).numpy()
     rows = {
-        key: _looked_at(synthetic(place), judges.judges, limits, real, features, seen) for key, place in runs.items()
+        key: _looked_at(synthetic(place), judges.verifiers, limits, real, features, seen) for key, place in runs.items()
     }
     order, half = numpy_generator("halves of the test images").permutation(len(seen)), len(seen) // 2
     floor = kid(seen[order[:half]], seen[order[half:]])
@@ -132,14 +132,14 @@ def _compared(runs: dict[Any, Path], real: Any, findings: tuple[str, ...], out: 
     rows = held_out_rows(real, SIZE)
     sets = {f"{epsilon}, {start}": synthetic(place) for (epsilon, start), place in runs.items()}
     first = next(iter(sets.values())).rows
-    copies = count_matched_control(first.assign(like=match_real_rows(first, real.train.rows)), rows.train, WEIGHT)
+    copies = count_matched_control(first.assign(label_source=match_real_rows(first, real.train.rows)), rows.train, WEIGHT)
     arms = [Arm(REAL, "real", SETTINGS), Arm(CONTROL, "control", SETTINGS, copies, REAL)]
     arms += [Arm(name, "synthetic", SETTINGS, _set(one), CONTROL) for name, one in sets.items()]
     trained = train_arms(rows, arms, SEEDS, runtime=Runtime("cpu", "fp32", 1, 0), store=Store(out / "arms"), workers=2)
     known = Arms(trained.test, rows.test.labels, rows.patients, rows.findings, trained.val, rows.val.labels)
     pairs = [(name, CONTROL) for name in [REAL, *sets]]
     differences = compare(known, pairs, {"tail": findings}, draws=2000, seed=0)
-    write_table(out / "differences.parquet", differences)
+    write_table(out / "comparisons.parquet", differences)
     chosen = differences.query("finding == 'tail' and metric == 'AP'").set_index("arm")
     told = {
         name: f"{row['value']:.3f} | {row['difference']:+.3f} [{row['low']:+.3f}, {row['high']:+.3f}]"

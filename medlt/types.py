@@ -109,9 +109,9 @@ class Synthesizer(Protocol):
 class GradSampleMode(StrEnum):
     """How private training takes each unit's gradient (`medlt.privacy.dpsgd.gradients`); all give the same sums."""
 
-    MEASURE = "measure"
+    AUTO = "auto"
     """The fastest of the others for the network at hand, by the clock."""
-    BOOK = "book"
+    BOOKKEEPING = "bookkeeping"
     HOOKS = "hooks"
     FUNCTORCH = "functorch"
     GHOST = "ghost"

@@ -161,10 +161,10 @@ def group(value: float) -> str:
 
 @dataclass(frozen=True, eq=False)
 class InBand:
-    """Value: d / d_f of an image and its row's `finding`, in the features of the judge of its row's `fold`.
+    """Value: d / d_f of an image and its row's `finding`, in the features of the verifier of its row's `fold`.
 
-    features[k] is what judge k sees, which was trained without fold k; bands[k][finding] holds the real positives that
-    judge k saw, calibrated by those of fold k, which it did not see: so neither is nearer than an image it never saw
+    features[k] is what verifier k sees, which was trained without fold k; bands[k][finding] holds the real positives that
+    verifier k saw, calibrated by those of fold k, which it did not see: so neither is nearer than an image it never saw
     can be. An image passes up to `limit`: 2 keeps ID and AID, 1 keeps ID. Without a band it fails, and the reason
     says so. Rows need columns `finding` and `fold`.
     """
@@ -218,7 +218,7 @@ def in_band(
     all folds and findings together. Raises InputError where folds and features differ in number.
     """
     if len(features) != int(fold.max()) + 1:
-        raise InputError(f"{len(features)} judges for {int(fold.max()) + 1} folds; give one a fold")
+        raise InputError(f"{len(features)} verifiers for {int(fold.max()) + 1} folds; give one a fold")
     names, keys, made = list(findings), [], []
     positive = labels.loc[fold.index, names] == 1
     uids = [str(uid) for uid in fold.index[positive.any(axis=1)]]

@@ -1,6 +1,6 @@
 """Does an image show what its label says? Judged by a classifier that saw neither of its parents.
 
-An image passes when its fold's judge gives its tail finding at least the probability that judges give to half of the
+An image passes when its fold's verifier gives its tail finding at least the probability that verifiers give to half of the
 real positives they never saw. Of the candidates of one slot the most convincing that passed everything is kept.
 """
 
@@ -14,16 +14,16 @@ from typing import ClassVar
 import numpy as np
 import pandas as pd
 
-from medlt.checks.folds import CrossFitClassifiers, Judge, by_fold, crossfit, folds
+from medlt.checks.folds import CrossFitClassifiers, Verifier, by_fold, cross_fit, folds
 from medlt.types import Batch, CheckResult, InputError
 
-__all__ = ["CrossFitClassifiers", "Judge", "LabelConsistency", "best_of", "crossfit", "folds", "thresholds"]
+__all__ = ["CrossFitClassifiers", "Verifier", "LabelConsistency", "best_of", "cross_fit", "folds", "thresholds"]
 
 
 def thresholds(held_out: pd.DataFrame, labels: pd.DataFrame, quantile: float = 0.5) -> pd.Series:
     """Per finding the `quantile` of held-out probabilities over real positives; NaN where there is no positive.
 
-    held_out: uid x finding, each row from a judge that never saw it (CrossFitClassifiers.held_out); labels: uid x finding.
+    held_out: uid x finding, each row from a verifier that never saw it (CrossFitClassifiers.held_out); labels: uid x finding.
     """
     positive = labels.loc[held_out.index, held_out.columns] == 1
     return held_out.where(positive).quantile(quantile).rename("threshold")
@@ -31,9 +31,9 @@ def thresholds(held_out: pd.DataFrame, labels: pd.DataFrame, quantile: float = 0
 
 @dataclass(frozen=True)
 class LabelConsistency:
-    """Passes when judge `fold` of the row gives its `finding` at least limits[finding], the `quantile` of positives."""
+    """Passes when verifier `fold` of the row gives its `finding` at least limits[finding], the `quantile` of positives."""
 
-    judges: Sequence[Judge]
+    verifiers: Sequence[Verifier]
     limits: Mapping[str, float]
     findings: Sequence[str]
     quantile: float = 0.5
@@ -51,11 +51,11 @@ class LabelConsistency:
         ]
 
     def _values(self, batch: Batch) -> np.ndarray:
-        """Probability [B] of each row's own finding, from the judge of its fold."""
+        """Probability [B] of each row's own finding, from the verifier of its fold."""
         column = np.array([list(self.findings).index(name) for name in batch.rows["finding"]], dtype=np.int64)
         values = np.full(len(batch.rows), np.nan)
         for k, rows, images in by_fold(batch):
-            scores = self.judges[k](images).cpu().numpy()
+            scores = self.verifiers[k](images).cpu().numpy()
             values[rows] = scores[np.arange(len(rows)), column[rows]]
         return values
 
@@ -67,7 +67,7 @@ class LabelConsistency:
         else:
             verb = "agrees" if passed else "does not agree"
             share = "half of" if self.quantile == 0.5 else f"{1 - self.quantile:.0%} of"
-            reason = f"the judge {verb} that this is {name}: {value:.3f}, {share} real positives reach {limit:.3f}"
+            reason = f"the verifier {verb} that this is {name}: {value:.3f}, {share} real positives reach {limit:.3f}"
         return CheckResult(self.name, uid, value, limit, passed, reason)
 
 
@@ -86,7 +86,7 @@ def best_of(rows: pd.DataFrame, findings: Sequence[CheckResult], by: str = Label
             slots[row["finding"], row["slot"]].append((-value[str(uid)], row["candidate"], str(uid)))
     rank = {uid: n for found in slots.values() for n, (_, _, uid) in enumerate(sorted(found), 1)}
     said = {1: "the most convincing candidate of its slot"}
-    other = "another candidate of the slot convinced the judge more"
+    other = "another candidate of the slot convinced the verifier more"
     return [
         CheckResult("best_of", uid, float(rank[uid]), 1.0, rank[uid] == 1, said.get(rank[uid], other))
         for uid in map(str, rows.index)

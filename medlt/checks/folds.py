@@ -1,4 +1,4 @@
-"""Patient folds that share out every finding evenly, and judges that never saw the fold they judge.
+"""Patient folds that share out every finding evenly, and verifiers that never saw the fold they verifier.
 
 Folds follow iterative stratification (Sechidis et al. 2011): rarest finding first, each patient to the fold that wants
 it most. A patient is never divided.
@@ -18,7 +18,7 @@ from torch import Tensor
 from medlt.rng import numpy_generator
 from medlt.types import Batch, InputError
 
-Judge: TypeAlias = Callable[[Tensor], Tensor]
+Verifier: TypeAlias = Callable[[Tensor], Tensor]
 """Images [B,1,H,W] -> probabilities [B,K]."""
 
 
@@ -64,33 +64,33 @@ def _share_out(held: np.ndarray, k: int) -> np.ndarray:
 
 @dataclass(frozen=True)
 class CrossFitClassifiers:
-    """judges[k] was trained without the rows of fold k. `held_out`: uid x finding, each row by its own fold's judge."""
+    """verifiers[k] was trained without the rows of fold k. `held_out`: uid x finding, each row by its own fold's verifier."""
 
-    judges: tuple[Judge, ...]
+    verifiers: tuple[Verifier, ...]
     fold: pd.Series
     held_out: pd.DataFrame
 
     @property
     def seen(self) -> dict[int, set[str]]:
-        """Uids that each judge was trained on."""
+        """Uids that each verifier was trained on."""
         return {int(k): set(self.fold.index[self.fold != k]) for k in self.fold.unique()}
 
 
-def crossfit(
+def cross_fit(
     fold: pd.Series,
     images: Callable[[Sequence[str]], Tensor],
-    train: Callable[[Sequence[str], int], Judge],
+    train: Callable[[Sequence[str], int], Verifier],
     findings: Sequence[str],
 ) -> CrossFitClassifiers:
-    """One judge a fold, trained on the other folds' rows and asked about its own.
+    """One verifier a fold, trained on the other folds' rows and asked about its own.
 
-    fold: uid -> 0..k-1; images(uids) -> [n,1,H,W]; train(uids, k) -> judge k, which is shown `uids` only.
+    fold: uid -> 0..k-1; images(uids) -> [n,1,H,W]; train(uids, k) -> verifier k, which is shown `uids` only.
     """
-    judges, parts = [], []
+    verifiers, parts = [], []
     for k in range(int(fold.max()) + 1):
-        judge = train(list(fold.index[fold != k]), k)
+        verifier = train(list(fold.index[fold != k]), k)
         inside = list(fold.index[fold == k])
-        scores = judge(images(inside)).cpu().numpy()
+        scores = verifier(images(inside)).cpu().numpy()
         parts.append(pd.DataFrame(scores, index=pd.Index(inside, name="uid"), columns=list(findings)))
-        judges.append(judge)
-    return CrossFitClassifiers(tuple(judges), fold, pd.concat(parts).loc[fold.index])
+        verifiers.append(verifier)
+    return CrossFitClassifiers(tuple(verifiers), fold, pd.concat(parts).loc[fold.index])

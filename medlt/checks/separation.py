@@ -16,7 +16,7 @@ from medlt.data.manifest import uids_in
 from medlt.files import digest_tensors
 from medlt.types import InputError
 
-LISTED, SINGLE = "parents", ("tail_parent", "head_parent", "like")
+LISTED, SINGLE = "parents", ("tail_parent", "head_parent", "label_source")
 """Columns of plan rows that name real rows: one holds a list of uids, the others a uid each."""
 
 
@@ -54,7 +54,7 @@ def parents_of(rows: pd.DataFrame) -> pd.Series:
     return pd.Series(said, index=rows.index, name="parents", dtype=object)
 
 
-def judged_apart(judged: pd.Series, seen: Mapping[int, Collection[str]], parents: pd.Series) -> None:
+def require_unseen_parents(judged: pd.Series, seen: Mapping[int, Collection[str]], parents: pd.Series) -> None:
     """Hold that no judge was trained on a parent of an image it judges.
 
     judged: uid of an image -> number of its judge; seen: number -> uids that judge was trained on; parents: uid -> uids

@@ -57,8 +57,8 @@ class ClassifierSettings(Schedule):
     """What a training is, beside its data and its seed. Raises InputError for unknown names and pairs that do not go
     together.
 
-    task: multi-label or single-label; loss: see medlt.classify.losses; course, last_share (of its last stage; None:
-    the course's own), sampling: see medlt.classify.courses; mixup, mixup_alpha: see medlt.classify.mixup; augment:
+    task: multi-label or single-label; loss: see medlt.classify.losses; training_strategy, last_share (of its last stage; None:
+    its own), sampling: see medlt.classify.training_strategies; mixup, mixup_alpha: see medlt.classify.mixup; augment:
     none, light or monai; tau_norm: see medlt.classify.heads; mix: probability that a slot holds an added row.
     """
 
@@ -66,7 +66,7 @@ class ClassifierSettings(Schedule):
     mix: float = 0.2
     augment: str | bool = "light"
     task: str = "multi-label"
-    course: str = "one"
+    training_strategy: str = "one"
     last_share: float | None = None
     sampling: str = "instance"
     mixup: str = "none"
@@ -89,5 +89,5 @@ class ClassifierSettings(Schedule):
             raise InputError("tau_norm changes nothing in the head of cosines of loss ldam; leave one of them out")
 
     def stages(self) -> tuple[Stage, ...]:
-        """Return the stages of the course."""
-        return stages(self.course, self.steps, self.sampling, self.last_share)
+        """Return the stages of the training strategy."""
+        return stages(self.training_strategy, self.steps, self.sampling, self.last_share)

@@ -108,7 +108,7 @@ def require_trainable(
         told = f"findings {sorted(widths)}, image sizes {sorted(sizes)}"
         raise InputError(f"train, validation and added rows must be alike, got {told}; load them alike")
     if added is None and any(stage.rows == "added" for stage in settings.stages()):
-        raise InputError(f"course {settings.course!r} needs added rows and there are none; give a source of images")
+        raise InputError(f"course {settings.training_strategy!r} needs added rows and there are none; give a source of images")
     if settings.task == "single-label":
         require_one_label(real, "train")
         require_one_label(val, "validation")

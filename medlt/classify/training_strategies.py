@@ -44,7 +44,7 @@ class Stage:
     start: int = 0
 
 
-COURSES: dict[str, tuple[tuple[Stage, ...], float]] = {
+TRAINING_STRATEGIES: dict[str, tuple[tuple[Stage, ...], float]] = {
     "one": ((Stage(),), 1.0),
     "drw": ((Stage(), Stage(reweighted=True)), 0.2),
     "crt": ((Stage(), Stage("real", balanced=True, head=True)), 0.2),
@@ -63,11 +63,11 @@ def stages(course: str, steps: int, sampling: str = "instance", last_share: floa
     sampling: of real rows in every stage; last_share: in (0,1), else the course's own. Raises InputError for unknown
     names, a share out of range, and too few steps.
     """
-    if course not in COURSES:
-        raise InputError(f"no course named {course!r}; choose one of {', '.join(COURSES)}")
+    if course not in TRAINING_STRATEGIES:
+        raise InputError(f"no course named {course!r}; choose one of {', '.join(TRAINING_STRATEGIES)}")
     if sampling not in SAMPLING:
         raise InputError(f"no sampling named {sampling!r}; choose one of {', '.join(SAMPLING)}")
-    kinds, share = COURSES[course]
+    kinds, share = TRAINING_STRATEGIES[course]
     if last_share is not None and not 0 < last_share < 1:
         raise InputError(f"last_share is {last_share}; give a share of the steps between 0 and 1")
     if steps < len(kinds):

@@ -23,7 +23,7 @@ class Privacy(Strict):
     images_per_patient: int = Field(1, ge=1, description="of a patient who is drawn, at most so many images a step")
     multiplicity: int = Field(4, ge=1, description="draws of timestep and noise (of augmentation) an image and step")
     way: GradSampleMode = Field(
-        GradSampleMode.MEASURE,
+        GradSampleMode.AUTO,
         description="how gradients are taken one by one; measure: the fastest for this network here",
     )
     physical: int = Field(128, ge=1, description="rows computed at once; memory grows with it, the result does not")

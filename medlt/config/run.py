@@ -217,7 +217,7 @@ class RunConfig(Strict):
     need: Need = Need()
     checks: Checks = Checks()
     classifier: ClassifierConfig = ClassifierConfig()
-    predictor: ClassifierConfig | None = Field(
+    guidance_classifier: ClassifierConfig | None = Field(
         None, description="what longtail guidance asks; default: the classifier's settings, another network"
     )
     evaluation: EvaluationConfig = EvaluationConfig()
@@ -262,6 +262,6 @@ class RunConfig(Strict):
         return self
 
     @property
-    def blind(self) -> bool:
+    def data_independent(self) -> bool:
         """Whether images are made without a look at any real row: label vectors and numbers are not theirs either."""
         return self.privacy is not None and self.method.kind not in ("fusion", "edit")

@@ -17,8 +17,8 @@ from medlt.config.run import Need
 Loss = Literal[
     "balanced", "plain", "asymmetric", "class_balanced", "focal", "ldam", "logit_adjusted", "balanced_softmax"
 ]
-Course = Literal["one", "drw", "crt", "pretrain", "second_stage", "head"]
-WITH_ADDED: tuple[Course, ...] = ("one", "pretrain", "second_stage", "head")
+TrainingStrategy = Literal["one", "drw", "crt", "pretrain", "second_stage", "head"]
+WITH_ADDED: tuple[TrainingStrategy, ...] = ("one", "pretrain", "second_stage", "head")
 """Courses that say when added images are seen; the others re-balance real ones."""
 
 REAL = "real"
@@ -33,7 +33,7 @@ class ArmClassifierConfig(ClassifierConfig):
     size: int = Field(64, ge=32)
     steps: int = Field(400, ge=1)
     loss: Loss = "balanced"  # type: ignore[assignment]  # a wider choice than a judge's
-    course: Course = "one"
+    training_strategy: TrainingStrategy = "one"
     sampling: Literal["instance", "class_balanced"] = "instance"
     mixup: Literal["none", "mixup", "balanced"] = "none"
     augment: Literal["light", "none", "monai"] = "light"
@@ -72,7 +72,7 @@ class ArmConfig(Strict):
     mix: float | None = Field(None, gt=0, lt=1)
     weight: float | None = Field(None, gt=0, le=1)
     loss: Loss | None = None
-    course: Course | None = None
+    training_strategy: TrainingStrategy | None = None
     sampling: Literal["instance", "class_balanced"] | None = None
     mixup: Literal["none", "mixup", "balanced"] | None = None
     augment: Literal["light", "none", "monai"] | None = None
@@ -84,10 +84,12 @@ class ArmConfig(Strict):
         given += [name for name, usual in (("best", 1.0), ("labels", "soft")) if getattr(self, name) != usual]
         if self.source is None and (given or self.duplicate):
             raise ValueError(f"{(given or ['duplicate'])[0]} is about added images; give the arm a source")
-        if self.source is None and self.course in ("pretrain", "second_stage", "head"):
-            raise ValueError(f"course {self.course} is about added images; give the arm a source")
-        if self.source is not None and self.course not in (None, *WITH_ADDED):
-            raise ValueError(f"course {self.course} re-balances real rows; choose one of {', '.join(WITH_ADDED)}")
+        if self.source is None and self.training_strategy in ("pretrain", "second_stage", "head"):
+            raise ValueError(f"training_strategy {self.training_strategy} is about added images; give the arm a source")
+        if self.source is not None and self.training_strategy not in (None, *WITH_ADDED):
+            raise ValueError(
+                f"training_strategy {self.training_strategy} re-balances real rows; choose one of {', '.join(WITH_ADDED)}"
+            )
         return self
 
 
@@ -143,12 +145,16 @@ class EvaluateConfig(Strict):
         return self
 
     @model_validator(mode="after")
-    def _course_fits(self) -> Self:
-        usual = self.classifier.course
+    def _training_strategy_fits(self) -> Self:
+        usual = self.classifier.training_strategy
         if usual in WITH_ADDED[1:]:
-            raise ValueError(f"classifier.course: {usual} is about added images, `real` has none; give it to the arms")
+            raise ValueError(
+                f"classifier.training_strategy: {usual} is about added images, `real` has none; give it to the arms"
+            )
         for name, arm in self.arms.items():
-            if arm.source is not None and arm.course is None and usual not in WITH_ADDED:
+            if arm.source is not None and arm.training_strategy is None and usual not in WITH_ADDED:
                 fits = ", ".join(WITH_ADDED)
-                raise ValueError(f"arms.{name}: classifier.course {usual} re-balances real rows; give it one of {fits}")
+                raise ValueError(
+                    f"arms.{name}: classifier.training_strategy {usual} re-balances real rows; give it one of {fits}"
+                )
         return self

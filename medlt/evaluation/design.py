@@ -16,7 +16,7 @@ from medlt.evaluation.arms import REAL, Arm, HeldOutRows, Role, count_matched_co
 from medlt.evaluation.sources import SourceImages
 from medlt.types import InputError
 
-OWN = ("loss", "course", "sampling", "mixup", "augment", "tau_norm", "mix")
+OWN = ("loss", "training_strategy", "sampling", "mixup", "augment", "tau_norm", "mix")
 """ClassifierSettings of `medlt.classify.train.fit` that an arm may have of its own."""
 
 log = logging.getLogger(__name__)
@@ -41,7 +41,7 @@ class ArmSpec:
     mix: float | None = None
     weight: float | None = None
     loss: str | None = None
-    course: str | None = None
+    training_strategy: str | None = None
     sampling: str | None = None
     mixup: str | None = None
     augment: str | None = None
@@ -106,8 +106,8 @@ def _fitting(name: str, sources: Mapping[str, SourceImages], rows: HeldOutRows) 
 def _about(spec: ArmSpec, settings: Mapping[str, Any], **added: Any) -> dict[str, Any]:
     """What arms.parquet says of an arm."""
     resolved = asdict(ClassifierSettings(**settings))
-    told = {name: resolved[name] for name in (*OWN, "steps")} | {"use": resolved["course"]}
-    own = {"source": spec.source or "", "dose": spec.dose, "best": spec.best, "labels": spec.labels}
+    told = {name: resolved[name] for name in (*OWN, "steps")} | {"use": resolved["training_strategy"]}
+    own = {"source": spec.source or "", "synthetic_ratio": spec.dose, "best": spec.best, "labels": spec.labels}
     return {**told, **own, "weight": np.nan, "added": 0, "wanted": 0, **added}
 
 
@@ -152,13 +152,13 @@ def _made(source: SourceImages, uids: list[str], labels: str, size: int, weight:
     said = None
     if labels == "judged":
         known = source.verified()
-        said = known.sighted(source.judged(known.crossfit, known.size, uids), source.kept["fold"])
+        said = known.sighted(source.judged(known.cross_fit, known.size, uids), source.kept["fold"])
     told = relabelled(source.labels.loc[uids], labels, said).to_numpy(np.float32)
     return TrainingSet(source.images(size, uids), told, np.full(len(uids), weight, np.float32), tuple(uids))
 
 
 def _judged_copies(copies: TrainingSet, source: SourceImages, uids: list[str]) -> TrainingSet:
     """Real parents under the labels that the judge which never saw them gives: distillation without synthesis."""
-    parents = source.kept.loc[uids, "tail_parent" if "tail_parent" in source.kept else "like"]
+    parents = source.kept.loc[uids, "tail_parent" if "tail_parent" in source.kept else "label_source"]
     labels = source.verified().held_out().loc[parents, source.findings]
     return TrainingSet(copies.images, labels.to_numpy(np.float32), copies.weights, copies.uids)

@@ -8,19 +8,19 @@ from typing import Any
 
 import pandas as pd
 
-from medlt.checks.folds import CrossFitClassifiers, crossfit
+from medlt.checks.folds import CrossFitClassifiers, cross_fit
 from medlt.checks.separation import digest_network, require_disjoint_networks
 from medlt.classify.classifier import Classifier
 from medlt.classify.sets import TrainingSet
 from medlt.classify.train import fit
-from medlt.evaluation.agreement import agreement, confusion, filtering
+from medlt.evaluation.agreement import agreement, confusion, filter_effect
 from medlt.evaluation.conclude import set_aside
 from medlt.evaluation.sources import SourceImages
 from medlt.files import write_table
 from medlt.store import Store
 from medlt.training.runtime import Runtime
 
-TABLES = ("agreement", "confusion", "filtering", "rejects")
+TABLES = ("agreement", "confusion", "filter_effect", "rejections")
 
 
 def check_labels(
@@ -33,7 +33,7 @@ def check_labels(
     runtime: Runtime,
     store: Store,
 ) -> dict[str, pd.DataFrame]:
-    """Train reporting judges for every source and write agreement, confusion, filtering and rejects.parquet.
+    """Train reporting judges for every source and write agreement, confusion, filtering and rejections.parquet.
 
     train, val: the real rows at the size the judges take; settings: of `medlt.classify.train.fit`. A table has a block
     a source, named in the column `source`; one without a kept image has rejects only. Tables of sources that are gone
@@ -65,14 +65,14 @@ def _tables(
         known = source.verified()
         judges = reporting_judges(source, train, val, settings=settings, runtime=runtime, store=store)
         labels, made_for = known.labels[source.findings], source.kept["finding"]
-        held_out = known.sighted(judges.held_out, known.crossfit.fold)
+        held_out = known.sighted(judges.held_out, known.cross_fit.fold)
         scores = source.judged(judges, int(train.images.shape[-1]), list(source.kept.index))
         scores = known.sighted(scores, source.kept["fold"])
         yield "agreement", agreement(held_out, labels, scores, made_for)
         yield "confusion", confusion(held_out, labels, scores, made_for)
-        yield "filtering", filtering(known.held_out(), held_out, labels, source.kept["judge"], scores, made_for)
+        yield "filter_effect", filter_effect(known.held_out(), held_out, labels, source.kept["verifier"], scores, made_for)
     turned = source.checks[~source.checks["passed"].astype(bool)].groupby("check").size()
-    yield "rejects", turned.rename("images").rename_axis("check").reset_index().assign(planned=source.planned)
+    yield "rejections", turned.rename("images").rename_axis("check").reset_index().assign(planned=source.planned)
 
 
 def reporting_judges(
@@ -94,8 +94,8 @@ def reporting_judges(
         rows = train.take(uids)
         return fit(rows, val, runtime=own, store=store, name=f"reporting judge {k}", **settings)
 
-    verifying = source.verified().crossfit
-    found = crossfit(verifying.fold, lambda uids: train.take(uids).images, judge, source.findings)
+    verifying = source.verified().cross_fit
+    found = cross_fit(verifying.fold, lambda uids: train.take(uids).images, judge, source.findings)
     roles = {"guiding": source.guiding, "verifying": _named(verifying), "reporting": _named(found)}
     require_disjoint_networks(roles)
     return found
@@ -103,4 +103,4 @@ def reporting_judges(
 
 def _named(judges: CrossFitClassifiers) -> tuple[str, ...]:
     """Digests of the judges that are networks."""
-    return tuple(digest_network(judge.net) for judge in judges.judges if isinstance(judge, Classifier))
+    return tuple(digest_network(judge.net) for judge in judges.verifiers if isinstance(judge, Classifier))

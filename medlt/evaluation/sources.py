@@ -17,7 +17,7 @@ from medlt.checks.folds import CrossFitClassifiers
 from medlt.evaluation.agreement import mask_unobserved
 from medlt.types import InputError
 
-KEPT = ("finding", "slot", "judge")
+KEPT = ("finding", "slot", "verifier")
 """Columns of kept images that every arm needs: for which finding, as which one, and how sure its judge is."""
 
 
@@ -25,28 +25,28 @@ KEPT = ("finding", "slot", "judge")
 class Verifiers:
     """The judges that chose a source's images.
 
-    crossfit: the judges, the fold of every train row, and what was said of it by the judge that did not see it; labels:
+    cross_fit: the judges, the fold of every train row, and what was said of it by the judge that did not see it; labels:
     uid x finding of these train rows, 1 / 0 / NaN; size: side of the images they take, px.
     """
 
-    crossfit: CrossFitClassifiers
+    cross_fit: CrossFitClassifiers
     labels: pd.DataFrame
     size: int
 
     def sighted(self, scores: pd.DataFrame, judge: pd.Series) -> pd.DataFrame:
         """Return scores, NaN where the judge (uid -> its number) never saw the finding both present and absent."""
-        return mask_unobserved(scores, judge, self.labels, self.crossfit.fold)
+        return mask_unobserved(scores, judge, self.labels, self.cross_fit.fold)
 
     def held_out(self) -> pd.DataFrame:
         """Return probabilities [uid, finding] of the train rows, each by the judge that did not see it."""
-        return self.sighted(self.crossfit.held_out, self.crossfit.fold)
+        return self.sighted(self.cross_fit.held_out, self.cross_fit.fold)
 
 
 @dataclass(frozen=True)
 class SourceImages:
     """The kept images of one run.
 
-    kept: index uid; the columns KEPT, the real row each is held against as `tail_parent` or `like`, and `fold`, the number
+    kept: index uid; the columns KEPT, the real row each is held against as `tail_parent` or `label_source`, and `fold`, the number
     of its verifying judge, where there are `verifiers`. labels: uid x finding in [0,1] or NaN, of at least the kept
     images; images(size, uids) -> uint8 [n,1,size,size]. For label checks also: `checks`, the run's table of results
     (check, uid, passed), `planned`, how many images it planned, and `guiding`, the digests of networks that guided
@@ -66,8 +66,8 @@ class SourceImages:
         wanted = (*KEPT, *(("fold",) if self.verifiers is not None else ()))
         if not self.empty and (lost := [name for name in wanted if name not in self.kept]):
             raise InputError(f"source {self.name}: its images have no column {lost[0]!r}; give those of a run's plan")
-        if not self.empty and not {"tail_parent", "like"} & set(self.kept.columns):
-            raise InputError(f"source {self.name}: no column tail_parent or like, so no control can be made")
+        if not self.empty and not {"tail_parent", "label_source"} & set(self.kept.columns):
+            raise InputError(f"source {self.name}: no column tail_parent or label_source, so no control can be made")
 
     @property
     def empty(self) -> bool:
@@ -89,6 +89,6 @@ class SourceImages:
         """Return probabilities [uid, finding] of kept images, each by the judge of its fold; size: of the judges'."""
         parts = [pd.DataFrame(np.zeros((0, len(self.findings))), columns=self.findings)]
         for k, rows in self.kept.loc[list(uids)].groupby("fold"):
-            scores = judges.judges[int(str(k))](self.images(size, list(rows.index))).cpu().numpy()
+            scores = judges.verifiers[int(str(k))](self.images(size, list(rows.index))).cpu().numpy()
             parts.append(pd.DataFrame(scores, index=rows.index, columns=self.findings))
         return pd.concat(parts[1:] or parts).loc[list(uids)]

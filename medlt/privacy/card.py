@@ -242,7 +242,7 @@ def _counts(made: pd.DataFrame) -> str:
 
 
 def _labelling(config: configs.RunConfig) -> str:
-    if config.blind:
+    if config.data_independent:
         return "Each image is labelled with the one finding it was asked to show, and denies the others."
     return "Label vectors are those of real images, as the method passes them on."
 

@@ -24,7 +24,7 @@ BLIND_CHECKS = {"finite", "flat", "saturated", "asserted", "best_of", "copy"}
 """Checks that look at synthetic images alone."""
 
 LEARNT_OF_PATIENTS = {
-    "predictor": "the predictor that guided",
+    "guidance_classifier": "the predictor that guided",
     "latent_classifier": "the latent classifier that guided",
     "levels": "the levels of rarity that guided",
     "sparse": "the sparse code",
@@ -132,7 +132,7 @@ def _foreseen(config: configs.RunConfig) -> Iterator[str]:
         yield f"method {kind} reads real images when it makes one (take recipe: noise or minority)"
     if kind == "diffult":
         yield "recipe diffult trains with losses and a classifier that no ledger counts (take recipe: noise)"
-    if not config.blind:
+    if not config.data_independent:
         yield (
             "label vectors, numbers and checks of the images are taken from real rows and images "
             "(with a section privacy and a method from noise they are not)"
@@ -231,7 +231,7 @@ def _looked(folder: Path) -> Iterator[str]:
     """Judges and real rows at work on the images, as the tables of the folder tell."""
     import pandas as pd
 
-    if (file := folder / "findings.parquet").is_file():
+    if (file := folder / "checks.parquet").is_file():
         names = set(pd.read_parquet(file, columns=["check"])["check"]) - BLIND_CHECKS
         if names:
             yield (
@@ -241,7 +241,7 @@ def _looked(folder: Path) -> Iterator[str]:
     plan, rows = folder / "plan.parquet", folder / "stages" / "data" / "manifest.parquet"
     if plan.is_file() and rows.is_file():
         made, real = pd.read_parquet(plan), set(pd.read_parquet(rows, columns=[]).index)
-        columns = [name for name in ("like", "tail_parent", "head_parent") if name in made]
+        columns = [name for name in ("label_source", "tail_parent", "head_parent") if name in made]
         if any(made[name].isin(real).any() for name in columns):
             yield "images were made from real rows, which lent their labels or pixels (run with a section privacy)"
 

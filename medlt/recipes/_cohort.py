@@ -128,7 +128,7 @@ def about(part: Manifest) -> list[About]:
 
 def requested(config: configs.RunConfig | configs.EvaluateConfig, manifest: Manifest) -> tuple[str, ...]:
     """Return what a data-independent run makes: what its config says, not what the counts of its patients say."""
-    if not isinstance(config, configs.RunConfig) or config.privacy is None or not config.blind:
+    if not isinstance(config, configs.RunConfig) or config.privacy is None or not config.data_independent:
         return ()
     given, known = config.privacy.findings, [name for name in manifest.findings if name != manifest.no_finding]
     if strange := [name for name in given if name not in known]:
@@ -138,7 +138,7 @@ def requested(config: configs.RunConfig | configs.EvaluateConfig, manifest: Mani
 
 def image_sizes(config: configs.RunConfig | configs.EvaluateConfig) -> tuple[int, ...]:
     """Return every size of image that the config's stages look at, so that each original is decoded once."""
-    classifiers = [config.classifier, getattr(config, "predictor", None), getattr(config, "reporter", None)]
+    classifiers = [config.classifier, getattr(config, "guidance_classifier", None), getattr(config, "reporter", None)]
     sizes = {one.size for one in classifiers if one is not None}
     if isinstance(config, configs.RunConfig):
         sizes |= {config.size}
@@ -206,7 +206,7 @@ def _require_readable(failures: pd.DataFrame, manifest: Manifest, skip: bool) ->
 def _require_positives(config: configs.RunConfig | configs.EvaluateConfig, manifest: Manifest) -> None:
     """Raises InputError for a finding without a positive; not in a data-independent run, whose start must tell nothing
     of a patient."""
-    if not (isinstance(config, configs.RunConfig) and config.blind):
+    if not (isinstance(config, configs.RunConfig) and config.data_independent):
         manifest.require_positives()
 
 

@@ -59,7 +59,7 @@ class Learnt:
 def train_table(run: Run[configs.RunConfig], cohort: Cohort, verifiers: CrossFitClassifiers) -> TrainTable:
     """Return the train rows as a method sees them; in a data-independent run one made-up row a finding instead."""
     rows, findings = cohort.train.rows, cohort.findings
-    if run.config.blind:
+    if run.config.data_independent:
         return independent_rows(cohort.requested, findings)
     known = [name for name in ("patient_id", *ABOUT) if name in rows]
     return TrainTable(rows[[*known, *findings]].assign(fold=verifiers.fold), findings, cohort.tail)
@@ -191,7 +191,7 @@ def _longtail_guide(
     decode = pictures(codec, standardised, chosen.checkpointing)
     head = train_guidance_classifier(run, learnt.cohort, learnt.verifiers)
     options = chosen.model_dump(exclude={"kind", "checkpointing"})
-    return LongtailGuide(decode=decode, predictor=head, **options), {"predictor": head.digest}
+    return LongtailGuide(decode=decode, guidance_classifier=head, **options), {"guidance_classifier": head.digest}
 
 
 def features(classifier: LatentClassifier, latents: Latents, backbone: Backbone) -> Callable[[Tensor], Tensor]:

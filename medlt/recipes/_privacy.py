@@ -74,7 +74,7 @@ def _units(config: configs.RunConfig, rows: pd.DataFrame) -> int:
 def _judged(config: configs.RunConfig, cohort: RealRows) -> dict[int, int]:
     """Number of a verifier -> among how many it hides who it was trained on; data-independent runs only if asked."""
     assert config.privacy is not None
-    if config.blind and not config.privacy.classifier:
+    if config.data_independent and not config.privacy.classifier:
         return {}
     rows = cohort.train.rows
     fold = folds(rows["patient_id"], rows[list(cohort.findings)], config.checks.folds, config.seed)

@@ -60,7 +60,7 @@ def _named(run: Run[configs.RunConfig], cohort: Cohort, models: str) -> str:
     config = run.config
     chosen = [config.method.model_dump(mode="json"), config.checks.model_dump(mode="json"), config.size, config.seed,
               config.precision, config.latents]  # fmt: skip
-    real = [] if config.blind else [cohort.manifest.digest(), config.classifier.model_dump(mode="json")]
+    real = [] if config.data_independent else [cohort.manifest.digest(), config.classifier.model_dump(mode="json")]
     return digest("images", 1, models, chosen, real)
 
 
@@ -84,7 +84,7 @@ def _make_round(
 ) -> None:  # fmt: skip
     """Every shard that is not there yet: images, check results, the kept ones on disk."""
     made = ((piece, None if writer.has(piece) else joined(list(method.run(piece)))) for piece in shards(rows))
-    by = TargetLabelCheck.name if run.config.blind else LabelConsistency.name
+    by = TargetLabelCheck.name if run.config.data_independent else LabelConsistency.name
     done = 0
     # an accelerator makes the next shard while this one is checked and written; a CPU is busy either way
     for piece, batch in made if run.runtime.device == "cpu" else ahead(made):
@@ -110,12 +110,12 @@ def publish(
     run: Run[configs.RunConfig], cohort: Cohort, plan: pd.DataFrame, writer: DatasetWriter, models: str
 ) -> Published:
     """Put kept images that copy no other one into images/, and all rows into manifest.parquet."""
-    kept, results = writer.kept(), writer.findings()
+    kept, results = writer.kept(), writer.results()
     if len(kept):
         twins = copies(list(kept.index), writer.read, run.config.checks.duplicate_above)
         results = pd.concat([results, pd.DataFrame([vars(twin) for twin in twins])], ignore_index=True)
         kept = kept.drop([twin.uid for twin in twins if not twin.passed])
-    write_table(run.path("findings.parquet"), results)
+    write_table(run.path("checks.parquet"), results)
     writer.publish(kept.index)
     run.record(counts={"planned": len(plan), "kept": len(kept), "rejected": len(plan) - len(kept)})
     if kept.empty:

@@ -50,14 +50,14 @@ def build_checks(run: Run[configs.RunConfig], cohort: Cohort, verifiers: CrossFi
     """Return the checks: sanity against the parents, then the label as the verifier sees it that saw neither parent,
     then the band, then near copies. A data-independent run looks at the image alone."""
     chosen = run.config.checks
-    if run.config.blind:
+    if run.config.data_independent:
         own: tuple[Check, ...] = (Finite(), Flat(chosen.black_below), Saturated(), TargetLabelCheck())
         return (*own, *_near_copies(run, cohort))
     findings = list(cohort.findings)
     limits = thresholds(verifiers.held_out, cohort.train.rows[findings], chosen.quantile)
     parents = partial(_parents, cohort, run.config.size)
     usual = sanity(parents, black_below=chosen.black_below, duplicate_above=chosen.duplicate_above)
-    label = LabelConsistency(verifiers.judges, dict(limits), findings, chosen.quantile)
+    label = LabelConsistency(verifiers.verifiers, dict(limits), findings, chosen.quantile)
     return (*usual, TargetLabelCheck(), label, *_bands(run, cohort, verifiers), *_near_copies(run, cohort))
 
 
@@ -66,7 +66,7 @@ def _bands(run: Run[configs.RunConfig], cohort: Cohort, verifiers: CrossFitClass
     chosen, rows = run.config.checks.in_band, cohort.train.rows
     if chosen is None:
         return ()
-    looks = [one.features for one in verifiers.judges if isinstance(one, Classifier)]
+    looks = [one.features for one in verifiers.verifiers if isinstance(one, Classifier)]
     rule = Rule(chosen.form, chosen.k, chosen.quantile)
     pixels = partial(_parents, cohort, run.config.size)
     labels = rows[list(cohort.findings)]
@@ -118,7 +118,7 @@ def measure(run: Run[configs.RunConfig], cohort: Cohort, verifiers: CrossFitClas
     The features are those of the first verifier, which was not fitted to the validation images (its best step was
     chosen on them) and is not what guided. Written only where both sides have images.
     """
-    verifier, held = next(iter(verifiers.judges), None), cohort.val
+    verifier, held = next(iter(verifiers.verifiers), None), cohort.val
     if not isinstance(verifier, Classifier) or min(len(held.rows), len(made.rows)) < FEWEST:
         return
     real = verifier.features(cohort.images(held, verifier.size)).numpy()
@@ -147,10 +147,10 @@ def introspect(
     """
     guide = next((one for one in method.guides if isinstance(one, LongtailGuide)), None)
     gallery = run.path("introspection_gallery.parquet")  # written last
-    if guide is None or not len(made.rows) or not isinstance(guide.predictor, Epistemic) or gallery.is_file():
+    if guide is None or not len(made.rows) or not isinstance(guide.guidance_classifier, Epistemic) or gallery.is_file():
         return
     run.runtime.progress("introspection", 0, 1)
-    guided = _seen(cohort, guide, made.rows, images(made, guide.predictor.size).float() / 255)
+    guided = _seen(cohort, guide, made.rows, images(made, guide.guidance_classifier.size).float() / 255)
     top = introspection.most(guided.signal, np.ones(len(made.rows), dtype=bool))
     plain = method.with_guides(tuple(one for one in method.guides if one is not guide))
     pixels = torch.cat([batch.images for batch in plain.run(plan.loc[made.rows.index])])
@@ -166,7 +166,7 @@ def introspect(
 
 def _seen(cohort: Cohort, guide: LongtailGuide, rows: pd.DataFrame, pixels: Tensor) -> _Seen:
     """What the guidance classifier makes of images."""
-    head = guide.predictor
+    head = guide.guidance_classifier
     assert isinstance(head, Epistemic)
     real = cohort.training_set(cohort.train, head.size)
     column = targets(rows["finding"], cohort.findings)

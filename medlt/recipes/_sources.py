@@ -13,7 +13,7 @@ from torch import Tensor
 from medlt import config as configs
 from medlt.checks.consistency import LabelConsistency
 from medlt.checks.folds import CrossFitClassifiers
-from medlt.checks.separation import digest_network, judged_apart, parents_of
+from medlt.checks.separation import digest_network, require_unseen_parents, parents_of
 from medlt.classify.train import Classifier
 from medlt.data.loaders import images
 from medlt.data.manifest import Manifest
@@ -35,7 +35,7 @@ def own_images(name: str, run: Run[configs.RunConfig], filled: augment.Filled) -
     cohort = filled.cohort
     made = _lent(filled.published.made, cohort, run.config)
     kept = _kept(made, filled.published.results)
-    verifiers = _verifiers(run, cohort, filled.verifiers) if filled.verifiers.judges else None
+    verifiers = _verifiers(run, cohort, filled.verifiers) if filled.verifiers.verifiers else None
     if verifiers is None and len(kept):
         kept = kept.drop(columns="fold")
     return SourceImages(name, kept, _labels(made), _pixels(made), verifiers, filled.published.results, len(filled.plan))
@@ -81,14 +81,14 @@ def _opened(name: str, run: Run[configs.RunConfig], own: Cohort, cohort: Cohort)
     provenance.require_fit(name, made, own.train, cohort.manifest, stopped_by=own.val)
     kept = _kept(made, results)
     # a data-independent run had no verifiers: these measure its images and choose none
-    private = None if run.config.blind else private_fit(run, own)
+    private = None if run.config.data_independent else private_fit(run, own)
     verifiers = train_verifiers(run, own, private)
-    if not run.config.blind and any(isinstance(one, Classifier) and one.pace for one in verifiers.judges):
+    if not run.config.data_independent and any(isinstance(one, Classifier) and one.pace for one in verifiers.verifiers):
         log.warning("source %s: the verifiers that chose its images were not found, they were trained again", name)
-    if run.config.blind and len(kept):  # each is judged by the one that never saw the real row it is held against
-        kept = kept.assign(fold=verifiers.fold.loc[kept["like"]].to_numpy())
+    if run.config.data_independent and len(kept):  # each is judged by the one that never saw the real row it is held against
+        kept = kept.assign(fold=verifiers.fold.loc[kept["label_source"]].to_numpy())
     if len(kept):
-        judged_apart(kept["fold"], verifiers.seen, parents_of(kept))
+        require_unseen_parents(kept["fold"], verifiers.seen, parents_of(kept))
     return SourceImages(
         name, kept, _labels(made), _pixels(made), _verifiers(run, own, verifiers), results, len(planned),
         _guiding(run, own, verifiers),
@@ -97,18 +97,18 @@ def _opened(name: str, run: Run[configs.RunConfig], own: Cohort, cohort: Cohort)
 
 def _lent(made: Manifest, own: Cohort, config: configs.RunConfig) -> Manifest:
     """The images of a data-independent run, each with a real row of its finding that its control repeats."""
-    if not config.blind or made.rows.empty:
+    if not config.data_independent or made.rows.empty:
         return made
-    return Manifest(made.rows.assign(like=match_real_rows(made.rows, own.train.rows)), made.findings, made.root)
+    return Manifest(made.rows.assign(label_source=match_real_rows(made.rows, own.train.rows)), made.findings, made.root)
 
 
 def _kept(made: Manifest, results: pd.DataFrame) -> pd.DataFrame:
     """Kept images with their verifier's probability."""
     rows = made.rows
     if rows.empty:
-        return rows.assign(judge=pd.Series(dtype=float))
+        return rows.assign(verifier=pd.Series(dtype=float))
     verified = results[results["check"] == LabelConsistency.name].set_index("uid")["value"]
-    return rows.assign(judge=verified.reindex(rows.index), **rows[["slot", "fold"]].astype(int))
+    return rows.assign(verifier=verified.reindex(rows.index), **rows[["slot", "fold"]].astype(int))
 
 
 def _labels(made: Manifest) -> pd.DataFrame:

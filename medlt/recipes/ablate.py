@@ -52,7 +52,7 @@ from medlt.training.runtime import silent
 from medlt.types import Batch, Check, CheckResult, InputError, Progress
 from medlt.writer import DatasetWriter
 
-HEALTH = ("mean_max_probability", "words_used", "agreement", "reconstruction_l1", "probe_ap", "val_macro_ap")
+CODE_METRICS = ("mean_max_probability", "words_used", "agreement", "reconstruction_l1", "probe_ap", "val_macro_ap")
 ARM = "fusion"
 
 
@@ -136,7 +136,7 @@ class AblationRunner:
     @property
     def verifiers(self) -> list[Classifier]:
         """The verifiers as classifiers, which have features."""
-        return [one for one in self.learnt.verifiers.judges if isinstance(one, Classifier)]
+        return [one for one in self.learnt.verifiers.verifiers if isinstance(one, Classifier)]
 
     def finish(self, one: Variant) -> None:
         """Write its images' figures, and then its own, unless they are there, with those of its arms if wanted."""
@@ -167,8 +167,8 @@ class AblationRunner:
         batch, results = self.make(one, code)
         seconds, images = time.perf_counter() - start, _images(batch, results)
         kid, error = self.kid(batch.images, torch.tensor(batch.rows["fold"].to_numpy(np.int64, copy=True)))
-        health = code.metrics.iloc[-1]
-        known = {name: float(health[name]) for name in HEALTH} | {"kid": kid, "kid_sd": error}
+        last = code.metrics.iloc[-1]
+        known = {name: float(last[name]) for name in CODE_METRICS} | {"kid": kid, "kid_sd": error}
         proved = self.prove(one, batch, results) if self.downstream else {}
         return images, measured(images) | known | proved | {"seconds": round(seconds, 2)}
 
@@ -192,10 +192,10 @@ class AblationRunner:
         positive, held_out = rows[findings] == 1, verifiers.held_out[findings]
         limits = thresholds(held_out, rows[findings], self.run.config.checks.quantile)
         table = pd.DataFrame(
-            {"judge": held_out.where(positive).stack(), "passed": held_out.ge(limits).stack()}
+            {"verifier": held_out.where(positive).stack(), "passed": held_out.ge(limits).stack()}
         ).dropna()
         parent = table.index.get_level_values(0).to_numpy()
-        blank = {"asserted": 1.0, "kept": False, "mask_share": float("nan"), "tail_mass": float("nan")}
+        blank = {"labelled": 1.0, "kept": False, "mask_share": float("nan"), "tail_mass": float("nan")}
         train = cohort.training_set(cohort.train, self.run.config.classifier.size)
         chosen = positive.any(axis=1).to_numpy()
         fold = torch.tensor(np.where(chosen, verifiers.fold.loc[rows.index].to_numpy(), -1))
@@ -248,8 +248,8 @@ def _images(batch: Batch, results: list[CheckResult]) -> pd.DataFrame:
     said = pd.DataFrame([vars(result) for result in results]).set_index(["check", "uid"])
     verifier, asserted = said.loc[LabelConsistency.name], said.loc[TargetLabelCheck.name]
     return batch.rows[["finding", "tail_parent", "mask_share", "tail_mass"]].assign(
-        judge=verifier["value"],
+        verifier=verifier["value"],
         passed=verifier["passed"],
-        asserted=asserted["passed"],
+        labelled=asserted["passed"],
         kept=batch.rows.index.isin(kept_uids(results)),
     )

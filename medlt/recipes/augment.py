@@ -66,7 +66,7 @@ def learn(run: Run[configs.RunConfig], cohort: Cohort) -> Learnt:
     private = private_fit(run, cohort)
     codec = make_codec(run, cohort, private)
     latents = encode(run, cohort, codec)
-    if run.config.blind:
+    if run.config.data_independent:
         verifiers = no_verifiers(cohort.requested, cohort.findings)
     else:
         verifiers = train_verifiers(run, cohort, private)
@@ -93,7 +93,7 @@ def fill(run: Run[configs.RunConfig], cohort: Cohort) -> Filled:
 
 def _named(run: Run[configs.RunConfig], cohort: Cohort, built: Built) -> str:
     """Name what made the images. In a data-independent run not the rows: who knew all but one could tell that one."""
-    return digest({**built.models, **({} if run.config.blind else {"manifest": cohort.manifest.digest()})})
+    return digest({**built.models, **({} if run.config.data_independent else {"manifest": cohort.manifest.digest()})})
 
 
 def write_documents(run: Run[configs.RunConfig]) -> None:

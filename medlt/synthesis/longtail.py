@@ -35,7 +35,9 @@ Predictor: TypeAlias = Callable[[Tensor], tuple[Tensor, Tensor]]
 """Images [B,1,H,W] -> logits [B,K] and members' logits [M,B,K], differentiable: a medlt.classify Epistemic."""
 
 
-def objective(predictor: Predictor, value: Statistic, targets: Tensor, labels: Tensor, anchor: float = 1.0) -> Signal:
+def objective(
+    guidance_classifier: Predictor, value: Statistic, targets: Tensor, labels: Tensor, anchor: float = 1.0
+) -> Signal:
     """Over images: the mean of `value` over each row's targets, bool [B,K], plus anchor x log p(y | image).
 
     labels [B,K] in [0,1], NaN where nothing is known and nothing is held.
@@ -43,7 +45,7 @@ def objective(predictor: Predictor, value: Statistic, targets: Tensor, labels: T
     share = targets / targets.sum(1, keepdim=True)
 
     def look(images: Tensor, t: int) -> Tensor:
-        base, members = predictor(images)
+        base, members = guidance_classifier(images)
         told, known = labels.to(base).nan_to_num(0), ~labels.isnan().to(base.device)
         wanted = (value(base, members) * share.to(base)).sum(1)
         held = F.binary_cross_entropy_with_logits(base, told, reduction="none")
@@ -54,7 +56,7 @@ def objective(predictor: Predictor, value: Statistic, targets: Tensor, labels: T
 
 @dataclass(frozen=True)
 class LongtailGuide:
-    """Guides rows towards what `predictor` does not know of their findings. A medlt.synthesis.guides.Guide.
+    """Guides rows towards what `guidance_classifier` does not know of their findings. A medlt.synthesis.guides.Guide.
 
     decode: latents as the backbone has them -> images [B,1,H,W] in [0,1], differentiable (`pictures`). weight: how far
     one guided step moves an estimate, a share of its norm (0.01 to 0.05); 0 is the identity. cap: the most that all
@@ -67,7 +69,7 @@ class LongtailGuide:
     """
 
     decode: Callable[[Tensor], Tensor]
-    predictor: Predictor
+    guidance_classifier: Predictor
     weight: float = 0.02
     statistic: str = "variance"
     anchor: float = 1.0
@@ -84,7 +86,7 @@ class LongtailGuide:
         train_steps = told.backbone.noise.train_steps
         at = guided_levels(told.timesteps, self.every, self.window, train_steps, "longtail")
         look = objective(
-            self.predictor, statistic(self.statistic), self._targets(told), told.labels, anchor=self.anchor
+            self.guidance_classifier, statistic(self.statistic), self._targets(told), told.labels, anchor=self.anchor
         )
         signal = seen(self.decode, shifted(look, told.seeds.tolist(), self.shifts))
         return only_at(climb(signal, min(self.weight, self.cap / len(at)), self.network), at)

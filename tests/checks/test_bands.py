@@ -232,7 +232,7 @@ def test_an_image_is_judged_alike_alone_and_in_company() -> None:
 
 
 def test_bad_input_is_told() -> None:
-    with pytest.raises(InputError, match="2 judges for 3 folds"):
+    with pytest.raises(InputError, match="2 verifiers for 3 folds"):
         in_band([lambda shown: shown] * 2, images, FOLD, LABELS, ["A"])
     check = InBand([], [])
     with pytest.raises(InputError, match="lack \\['fold'\\]"):

@@ -14,11 +14,11 @@ FINDINGS = ("Mass", "Hernia")
 def judge(mass: float, hernia: float) -> torch.nn.Module:
     """Says the mean brightness times its two factors."""
 
-    class Judge(torch.nn.Module):
+    class Verifier(torch.nn.Module):
         def forward(self, images: torch.Tensor) -> torch.Tensor:
             return images.mean((1, 2, 3))[:, None] * torch.tensor([mass, hernia])
 
-    return Judge()
+    return Verifier()
 
 
 def batch(finding: list[str], fold: list[int], value: list[float]) -> Batch:

@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from medlt.checks.folds import crossfit, folds
+from medlt.checks.folds import cross_fit, folds
 from medlt.types import InputError
 
 FINDINGS = ["Mass", "Nodule", "Hernia"]
@@ -91,9 +91,9 @@ def test_no_judge_ever_sees_its_own_fold() -> None:
         asked_for.append(k)
         return Remembering(uids)
 
-    found = crossfit(fold, images, train, FINDINGS)
+    found = cross_fit(fold, images, train, FINDINGS)
     assert asked_for == [0, 1, 2]
-    for k, judge in enumerate(found.judges):
+    for k, judge in enumerate(found.verifiers):
         assert isinstance(judge, Remembering)
         own = set(fold.index[fold == k])
         assert judge.asked == own

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from medlt.checks.folds import crossfit, folds
-from medlt.checks.separation import digest_network, judged_apart, parents_of, pixels_of, require_disjoint_networks
+from medlt.checks.folds import cross_fit, folds
+from medlt.checks.separation import digest_network, require_unseen_parents, parents_of, pixels_of, require_disjoint_networks
 from medlt.classify.networks import network
 from medlt.types import InputError
 
@@ -38,13 +38,13 @@ def test_parents_are_all_that_any_column_names() -> None:
         {
             "parents": [["a", "b"], [], ["c"]],
             "tail_parent": ["a", "d", "c"],
-            "like": [None, "e", ""],
+            "label_source": [None, "e", ""],
             "finding": "Mass",
         },
         index=["s0", "s1", "s2"],
     )
     assert parents_of(rows).to_dict() == {"s0": ("a", "b"), "s1": ("d", "e"), "s2": ("c",)}
-    assert parents_of(rows[["like"]]).to_dict() == {"s0": (), "s1": ("e",), "s2": ()}
+    assert parents_of(rows[["label_source"]]).to_dict() == {"s0": (), "s1": ("e",), "s2": ()}
     assert parents_of(rows[["finding"]]).to_dict() == {"s0": (), "s1": (), "s2": ()}
     assert len(parents_of(rows.iloc[:0])) == 0
 
@@ -66,18 +66,18 @@ PARENTS = pd.Series({"s2": ("b", "c"), "s1": ("c",), "s0": ("a",)})
 
 
 def test_a_judge_trained_on_a_parent_is_refused_by_name() -> None:
-    judged_apart(JUDGED, {0: {"b", "c"}, 1: {"a"}}, PARENTS)
+    require_unseen_parents(JUDGED, {0: {"b", "c"}, 1: {"a"}}, PARENTS)
     with pytest.raises(InputError, match="judge 1 was trained on 'b', a parent of image 's2' that it judges; let"):
-        judged_apart(JUDGED, {0: {"b", "c"}, 1: ["a", "b"]}, PARENTS)
+        require_unseen_parents(JUDGED, {0: {"b", "c"}, 1: ["a", "b"]}, PARENTS)
     with pytest.raises(InputError, match=r"judge 1 was trained on 'c', a parent of image 's1'.*\(2 images in all\)"):
-        judged_apart(JUDGED, {0: {"b"}, 1: {"c"}}, PARENTS)
+        require_unseen_parents(JUDGED, {0: {"b"}, 1: {"c"}}, PARENTS)
 
 
 def test_what_is_not_known_is_refused() -> None:
     with pytest.raises(InputError, match="judge 1 is not among"):
-        judged_apart(JUDGED, {0: {"b"}}, PARENTS)
+        require_unseen_parents(JUDGED, {0: {"b"}}, PARENTS)
     with pytest.raises(InputError, match="image 's2' has no parents on record"):
-        judged_apart(JUDGED, {0: {"b"}, 1: {"a"}}, PARENTS.drop("s2"))
+        require_unseen_parents(JUDGED, {0: {"b"}, 1: {"a"}}, PARENTS.drop("s2"))
 
 
 def test_the_judge_of_the_parents_fold_passes_and_any_other_does_not() -> None:
@@ -93,10 +93,10 @@ def test_the_judge_of_the_parents_fold_passes_and_any_other_does_not() -> None:
         seen[k] = set(shown)
         return lambda images: torch.zeros(len(images), 1)
 
-    crossfit(fold, lambda rows: torch.zeros(len(rows), 1, 4, 4), train, ["Mass"])
+    cross_fit(fold, lambda rows: torch.zeros(len(rows), 1, 4, 4), train, ["Mass"])
     parents = pd.Series({f"s-{uid}": (uid,) for uid in uids})
     own = pd.Series({f"s-{uid}": int(fold[uid]) for uid in uids})
-    judged_apart(own, seen, parents)
+    require_unseen_parents(own, seen, parents)
     for uid in parents.index:
         with pytest.raises(InputError, match=repr(uid)):
-            judged_apart(own.where(own.index != uid, (own + 1) % 3), seen, parents)
+            require_unseen_parents(own.where(own.index != uid, (own + 1) % 3), seen, parents)

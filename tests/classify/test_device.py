@@ -61,7 +61,7 @@ def learn(where: dict[str, Any], **more: Any) -> object:
 
 TRAININGS: dict[str, tuple[int, Callable[[dict[str, Any]], object]]] = {
     "classifier": (1, lambda at: fit(ROWS, ROWS, **SHORT, **at)),
-    "two stages": (2, lambda at: fit(ROWS, ROWS, course="crt", **SHORT, **at)),
+    "two stages": (2, lambda at: fit(ROWS, ROWS, training_strategy="crt", **SHORT, **at)),
     "latent classifier": (1, lambda at: fit_latents(DATA, DATA, **SHORT, **at)),
     "epistemic head": (1, lambda at: fit_epistemic(Classifier(network("small", 2), 16, {}), ROWS, **SHORT, **at)),
     "sparse code": (4, learn),

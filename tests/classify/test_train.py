@@ -124,7 +124,7 @@ def test_a_killed_training_goes_on_from_its_checkpoint_to_the_same_bytes(
 ) -> None:
     """Killed in the second stage: the first is not made again, and rows and history are those of one go."""
     monkeypatch.setattr("medlt.classify.settings.CHECKPOINT", 2)
-    options = FAST | {"steps": 12, "course": "drw", "last_share": 0.5}
+    options = FAST | {"steps": 12, "training_strategy": "drw", "last_share": 0.5}
     added = blobs(5, 9, "s")
     fit(REAL, VAL, added=added, **at(tmp_path / "whole"), **options)
     inner, seen = train._loss, list[int]()
@@ -389,7 +389,7 @@ def test_rows_without_exactly_one_label_are_told(tmp_path: Path) -> None:
 def test_a_fold_of_one_class_trains_to_finite_weights(tmp_path: Path, kind: str, loss: str) -> None:
     labels = REAL.labels.copy()
     labels[:, 1] = {"positive": 1, "negative": 0, "unknown": np.nan}[kind]
-    options = FAST | {"steps": 2, "loss": loss, "course": "drw", "sampling": "class_balanced", "mixup": "balanced"}
+    options = FAST | {"steps": 2, "loss": loss, "training_strategy": "drw", "sampling": "class_balanced", "mixup": "balanced"}
     judge = fit(replace(REAL, labels=labels), VAL, **at(tmp_path), **options)
     assert all(weights.isfinite().all() for weights in judge.net.state_dict().values())
 
@@ -433,7 +433,7 @@ def test_the_pace_leaves_evaluations_out_and_counts_what_was_waited_for(monkeypa
 
 
 def test_every_setting_is_part_of_the_key_and_of_the_record(tmp_path: Path) -> None:
-    changes: list[dict[str, Any]] = [{}, {"mixup": "mixup"}, {"augment": "none"}, {"course": "drw"}, {"loss": "focal"}]
+    changes: list[dict[str, Any]] = [{}, {"mixup": "mixup"}, {"augment": "none"}, {"training_strategy": "drw"}, {"loss": "focal"}]
     changes += [{"sampling": "class_balanced"}, {"mixup": "mixup", "mixup_alpha": 0.4}]
     keys = [train._key(REAL, VAL, None, ClassifierSettings(**change), 0) for change in changes]
     keys += [train._key(REAL, VAL, None, ClassifierSettings(), 1), train._key(REAL, VAL, VAL, ClassifierSettings(), 0)]
@@ -441,8 +441,8 @@ def test_every_setting_is_part_of_the_key_and_of_the_record(tmp_path: Path) -> N
     assert train._key(REAL, VAL, None, ClassifierSettings(augment=True), 0) == keys[0]
     assert ClassifierSettings(augment=True) == ClassifierSettings()
     assert ClassifierSettings(augment=False) == ClassifierSettings(augment="none")
-    record = fit(REAL, VAL, **at(tmp_path), course="drw", **FAST).record
-    assert record["settings"] == asdict(ClassifierSettings(course="drw", **FAST))
+    record = fit(REAL, VAL, **at(tmp_path), training_strategy="drw", **FAST).record
+    assert record["settings"] == asdict(ClassifierSettings(training_strategy="drw", **FAST))
     assert record["steps_done"] == [3, 1]
     assert record["rows_seen"] == {"real": 16, "added": 0}
     assert json.loads((kept(tmp_path) / "classifier.json").read_text()) == record
@@ -453,7 +453,7 @@ def test_every_setting_is_part_of_the_key_and_of_the_record(tmp_path: Path) -> N
     [
         ({"task": "ordinal"}, "multi-label, single-label"),
         ({"loss": "asymmetric", "task": "single-label"}, "'asymmetric' for the single-label task"),
-        ({"course": "warm"}, "no course named 'warm'"),
+        ({"training_strategy": "warm"}, "no training_strategy named 'warm'"),
         ({"mixup": "cutmix"}, "one of none, mixup, balanced"),
         ({"augment": "flip"}, "one of light, none, monai"),
         ({"sampling": "sqrt"}, "one of instance, class_balanced"),

@@ -19,7 +19,7 @@ from medlt.classify.mixup import ClassifierBatch
 from medlt.classify.networks import network
 from medlt.classify.sets import TrainingSet
 from medlt.classify.train import ClassifierSettings, fit
-from medlt.classify.training_strategies import COURSES, Stage, stages
+from medlt.classify.training_strategies import TRAINING_STRATEGIES, Stage, stages
 from medlt.files import read_tensors
 from medlt.rng import batch_indices, seed_of
 from medlt.store import Store
@@ -56,14 +56,14 @@ def kept(folder: Path) -> list[dict[str, Tensor]]:
     return [read_tensors(found / "classifier.safetensors") for found in Store(folder).folders("classifier")]
 
 
-@given(steps=st.integers(2, 3000), share=st.none() | st.floats(0.001, 0.999), course=st.sampled_from(list(COURSES)))
-def test_stages_follow_each_other_and_sum_to_the_steps(steps: int, share: float | None, course: str) -> None:
-    found = stages(course, steps, last_share=share)
+@given(steps=st.integers(2, 3000), share=st.none() | st.floats(0.001, 0.999), training_strategy=st.sampled_from(list(TRAINING_STRATEGIES)))
+def test_stages_follow_each_other_and_sum_to_the_steps(steps: int, share: float | None, training_strategy: str) -> None:
+    found = stages(training_strategy, steps, last_share=share)
     assert sum(stage.steps for stage in found) == steps
     assert all(stage.steps >= 1 for stage in found)
     assert [stage.start for stage in found] == [0, *np.cumsum([stage.steps for stage in found])[:-1]]
     if len(found) == 2 and share is None:
-        assert abs(found[1].steps - COURSES[course][1] * steps) <= 1
+        assert abs(found[1].steps - TRAINING_STRATEGIES[training_strategy][1] * steps) <= 1
 
 
 def test_bad_courses_are_told() -> None:
@@ -78,7 +78,7 @@ def test_bad_courses_are_told() -> None:
 
 
 def seen_by(
-    course: str, monkeypatch: pytest.MonkeyPatch, folder: Path, added: TrainingSet | None = ADDED, **options: Any
+    training_strategy: str, monkeypatch: pytest.MonkeyPatch, folder: Path, added: TrainingSet | None = ADDED, **options: Any
 ) -> list[ClassifierBatch]:
     """The batches that a training consumes, in order."""
     seen: list[ClassifierBatch] = []
@@ -90,7 +90,7 @@ def seen_by(
 
     with monkeypatch.context() as patch:
         patch.setattr(train, "_loss", spy)
-        fit(REAL, VAL, **at(folder), added=added, course=course, **(FAST | {"mix": 0.5} | options))
+        fit(REAL, VAL, **at(folder), added=added, training_strategy=training_strategy, **(FAST | {"mix": 0.5} | options))
     return seen
 
 
@@ -99,7 +99,7 @@ def greys(batch: ClassifierBatch) -> set[int]:
 
 
 @pytest.mark.parametrize(
-    ("course", "first", "last"),
+    ("training_strategy", "first", "last"),
     [
         ("one", {10, 200}, {10, 200}),
         ("drw", {10, 200}, {10, 200}),
@@ -110,30 +110,30 @@ def greys(batch: ClassifierBatch) -> set[int]:
     ],
 )
 def test_each_stage_sees_its_rows(
-    course: str, first: set[int], last: set[int], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    training_strategy: str, first: set[int], last: set[int], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    seen = seen_by(course, monkeypatch, tmp_path, last_share=0.5)
+    seen = seen_by(training_strategy, monkeypatch, tmp_path, last_share=0.5)
     assert len(seen) == 10
     assert set().union(*map(greys, seen[:5])) == first
     assert set().union(*map(greys, seen[5:])) == last
-    (record,) = (fit(REAL, VAL, **at(tmp_path), added=ADDED, course=course, last_share=0.5, mix=0.5, **FAST).record,)
+    (record,) = (fit(REAL, VAL, **at(tmp_path), added=ADDED, training_strategy=training_strategy, last_share=0.5, mix=0.5, **FAST).record,)
     added = sum(int((batch.weights == np.float32(0.3)).sum()) for batch in seen)
     assert record["rows_seen"] == {"real": 40 - added, "added": added}
 
 
 def test_real_rows_are_those_of_the_plain_arm_at_the_same_step(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     plain = seen_by("one", monkeypatch, tmp_path, None)
-    for course in ("drw", "second_stage", "pretrain"):
-        seen = seen_by(course, monkeypatch, tmp_path)
+    for training_strategy in ("drw", "second_stage", "pretrain"):
+        seen = seen_by(training_strategy, monkeypatch, tmp_path)
         for step, (batch, want) in enumerate(zip(seen, plain, strict=True)):
             real = batch.weights == 1
-            assert torch.equal(batch.images[real], want.images[real]), (course, step)
+            assert torch.equal(batch.images[real], want.images[real]), (training_strategy, step)
             assert torch.equal(want.images, REAL.images[batch_indices(12, 4, step, 0, "real")] / 255)
 
 
-def run(course: str, folder: Path, net: str = "small", seed: int = 0, **options: Any) -> list[dict[str, Tensor]]:
+def run(training_strategy: str, folder: Path, net: str = "small", seed: int = 0, **options: Any) -> list[dict[str, Tensor]]:
     """The weights after each stage."""
-    chosen = ClassifierSettings(course=course, network=net, **(FAST | options))
+    chosen = ClassifierSettings(training_strategy=training_strategy, network=net, **(FAST | options))
     runtime, key = Runtime("cpu", "fp32", None, seed), train._key(REAL, VAL, ADDED, chosen, seed)
     training, found = train._Training(REAL, VAL, ADDED, chosen, runtime, "classifier", folder, key), []
     for number, stage in enumerate(chosen.stages()):
@@ -142,10 +142,10 @@ def run(course: str, folder: Path, net: str = "small", seed: int = 0, **options:
     return found
 
 
-@pytest.mark.parametrize(("course", "net"), [("crt", "small"), ("crt", "dense"), ("head", "densenet121")])
-def test_a_last_stage_on_the_head_leaves_the_body_bit_for_bit(course: str, net: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("training_strategy", "net"), [("crt", "small"), ("crt", "dense"), ("head", "densenet121")])
+def test_a_last_stage_on_the_head_leaves_the_body_bit_for_bit(training_strategy: str, net: str, tmp_path: Path) -> None:
     """Its weights and the statistics of its norms."""
-    before, after = run(course, tmp_path, net, steps=4)
+    before, after = run(training_strategy, tmp_path, net, steps=4)
     body = [name for name in before if name.startswith("body.")]
     assert any("running_mean" in name for name in body) or net == "dense"
     assert all(torch.equal(before[name], after[name]) for name in body)
@@ -186,7 +186,7 @@ def test_every_arm_of_a_seed_starts_from_the_same_weights(tmp_path: Path) -> Non
     """At next to no learning rate what is kept is the start."""
     want = network("small", 2, seed_of(0, "weights"))
     names = [name for name, _ in want.named_parameters()]
-    for options in ({}, {"course": "drw"}, {"course": "second_stage", "mixup": "balanced"}, {"loss": "logit_adjusted"}):
+    for options in ({}, {"training_strategy": "drw"}, {"training_strategy": "second_stage", "mixup": "balanced"}, {"loss": "logit_adjusted"}):
         fit(REAL, VAL, **at(tmp_path), added=ADDED, learning_rate=STILL, **options, **(FAST | {"steps": 2}))
     found = kept(tmp_path)
     assert len(found) == 4
@@ -205,7 +205,7 @@ def test_the_best_weights_of_a_stage_start_the_next_and_those_of_the_last_are_ke
         return next(values)
 
     monkeypatch.setattr(train, "_macro_ap", judged)
-    record = fit(REAL, VAL, **at(tmp_path), course="crt", last_share=0.4, **(FAST | {"evaluate_every": 2})).record
+    record = fit(REAL, VAL, **at(tmp_path), training_strategy="crt", last_share=0.4, **(FAST | {"evaluate_every": 2})).record
     assert [entry["stage"] for entry in record["history"]] == [0, 0, 0, 1, 1]
     assert [entry["step"] for entry in record["history"]] == [2, 4, 6, 8, 10]
     (weights,) = kept(tmp_path)
@@ -221,7 +221,7 @@ def test_early_stopping_ends_a_stage_and_lengthens_no_other(tmp_path: Path, monk
     options = FAST | {"steps": 20, "patience": 2, "evaluate_every": 2}
     told: list[int] = []
     where = at(tmp_path, progress=lambda *step: told.append(step[1]))
-    record = fit(REAL, VAL, **where, course="drw", last_share=0.3, **options).record
+    record = fit(REAL, VAL, **where, training_strategy="drw", last_share=0.3, **options).record
     assert record["steps_done"] == [6, 6]  # of 14 and 6
     assert [entry["step"] for entry in record["history"]] == [2, 4, 6, 16, 18, 20]
     assert told == [*range(1, 7), *range(15, 21)]
@@ -230,8 +230,8 @@ def test_early_stopping_ends_a_stage_and_lengthens_no_other(tmp_path: Path, monk
 
 def test_pretraining_without_added_rows_is_told(tmp_path: Path) -> None:
     for added in (None, ADDED.take([])):
-        with pytest.raises(InputError, match="course 'pretrain' needs added rows"):
-            fit(REAL, VAL, **at(tmp_path), added=added, course="pretrain", **FAST)
+        with pytest.raises(InputError, match="training_strategy 'pretrain' needs added rows"):
+            fit(REAL, VAL, **at(tmp_path), added=added, training_strategy="pretrain", **FAST)
     assert not list(tmp_path.iterdir())
 
 

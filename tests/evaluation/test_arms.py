@@ -37,7 +37,7 @@ def kept(counts: dict[str, int], seed: int = 0) -> pd.DataFrame:
     """Kept images, slots in no order, with what the verifying judge said."""
     draw = np.random.default_rng(seed)
     rows = [(name, slot) for name, n in counts.items() for slot in draw.permutation(n)]
-    table = pd.DataFrame(rows, columns=["finding", "slot"]).assign(judge=draw.random(len(rows)))
+    table = pd.DataFrame(rows, columns=["finding", "slot"]).assign(verifier=draw.random(len(rows)))
     return table.set_index(table["finding"].astype(str) + table["slot"].astype(str))
 
 
@@ -63,8 +63,8 @@ def test_best_keeps_those_the_judge_is_surest_of(best: float, n: int) -> None:
     table = kept({"Hernia": n})
     chosen, _ = select_by_ratio(table, {"Hernia": 8}, best=best)
     assert len(chosen) == math.ceil(best * n)
-    left_out = table["judge"].drop(chosen)
-    assert left_out.empty or left_out.max() <= table.loc[chosen, "judge"].min()
+    left_out = table["verifier"].drop(chosen)
+    assert left_out.empty or left_out.max() <= table.loc[chosen, "verifier"].min()
 
 
 def test_labels_soft_hard_and_judged() -> None:

@@ -56,10 +56,10 @@ def test_one_arm_of_one_source_may_name_its_control(rows: HeldOutRows, source: M
 
 
 def test_images_from_noise_are_held_against_the_rows_they_are_like(rows: HeldOutRows, source: MakeSource) -> None:
-    kept = source().kept.rename(columns={"tail_parent": "like"})
+    kept = source().kept.rename(columns={"tail_parent": "label_source"})
     assert greys(of(rows, source(kept=kept), a=ArmSpec("x"))["duplicated for a"]) == [10, 40, 40, 20]
-    with pytest.raises(InputError, match="no column tail_parent or like"):
-        source(kept=kept.drop(columns="like"))
+    with pytest.raises(InputError, match="no column tail_parent or label_source"):
+        source(kept=kept.drop(columns="label_source"))
 
 
 def test_dose_and_best_choose_the_same_rows_for_both(rows: HeldOutRows, source: MakeSource) -> None:
@@ -93,7 +93,7 @@ def test_copies_under_judged_labels_are_an_arm_of_their_own(rows: HeldOutRows, s
 
 
 def test_what_a_judge_never_saw_it_does_not_label(rows: HeldOutRows, source: MakeSource) -> None:
-    """Judge 1 is trained on fold 0, rows r0, r2 and r4; if all have Mass it cannot tell what Mass is."""
+    """Verifier 1 is trained on fold 0, rows r0, r2 and r4; if all have Mass it cannot tell what Mass is."""
     known = source().verifiers
     assert known is not None
     given = source(verifiers=replace(known, labels=known.labels.assign(Mass=[1.0, 1, 1, 0, 1, 0])))
@@ -129,11 +129,11 @@ def test_without_a_kept_image_the_arm_and_its_control_are_empty(rows: HeldOutRow
     [
         ({"loss": "ldam", "tau_norm": True}, "tau_norm changes nothing"),
         ({"loss": "balanced_softmax"}, "no loss named 'balanced_softmax' for the multi-label task"),
-        ({"course": "drw"}, "1 steps are too few"),
+        ({"training_strategy": "drw"}, "1 steps are too few"),
     ],
 )
 def test_settings_that_do_not_go_together_are_told_with_the_arm(changes: dict[str, Any], said: str) -> None:
-    steps = {"steps": 1} if "course" in changes else {}
+    steps = {"steps": 1} if "training_strategy" in changes else {}
     with pytest.raises(InputError, match=rf"^arms\.wrong: ({said})"):
         check_arms({"focal": ArmSpec(loss="focal"), "wrong": ArmSpec(**changes)}, SHARED | steps)
 

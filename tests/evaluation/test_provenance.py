@@ -57,7 +57,7 @@ def test_a_source_of_the_experiments_own_train_rows_passes(root: Path) -> None:
     require_fit("edits", made(root), whole.split("train"), whole)
     part = whole.where(whole.rows["split"].eq("train") & (whole.rows.index < "u08"))
     require_fit("edits", made(root), part, whole)
-    likes = Manifest(made(root).rows.drop(columns="tail_parent").assign(parents=[[]] * 3, like="u03"), FINDINGS, root)
+    likes = Manifest(made(root).rows.drop(columns="tail_parent").assign(parents=[[]] * 3, label_source="u03"), FINDINGS, root)
     require_fit("noise", likes, whole.split("train"), whole)
 
 
@@ -113,7 +113,7 @@ def test_parents_must_be_train_rows(root: Path) -> None:
         made(root, parents=[["u00"], [], ["u05"]], tail_parent=["u00", "", "u05"]),
     )
     bare = Manifest(made(root).rows.drop(columns="tail_parent"), FINDINGS, root)
-    refused(root, "no column tail_parent or like, so no control can be made", bare)
+    refused(root, "no column tail_parent or label_source, so no control can be made", bare)
 
 
 def test_findings_are_the_experiments_in_its_order(root: Path) -> None:

@@ -15,9 +15,9 @@ def images(n: int = 40, seed: int = 0) -> pd.DataFrame:
     return pd.DataFrame(
         {
             "tail_parent": [f"p{i // 4}" for i in range(n)],
-            "judge": judge,
+            "verifier": judge,
             "passed": judge > 0.4,
-            "asserted": rng.random(n) > 0.5,
+            "labelled": rng.random(n) > 0.5,
             "kept": judge > 0.8,
             "mask_share": rng.random(n),
             "tail_mass": rng.random(n),
@@ -77,11 +77,11 @@ def test_nothing_passed_still_has_an_interval() -> None:
 
 def test_the_base_differs_from_itself_by_nothing_and_pairs_are_found_by_uid() -> None:
     base = images()
-    assert against(base, base) == {"judge_difference": 0, "judge_difference_se": 0}
-    other = base.assign(judge=base["judge"] + 0.1).sample(frac=1, random_state=0)
+    assert against(base, base) == {"verifier_difference": 0, "verifier_difference_se": 0}
+    other = base.assign(verifier=base["verifier"] + 0.1).sample(frac=1, random_state=0)
     found = against(pd.concat([other, images(3, 9).set_axis(["a", "b", "c"])]), base)
-    assert found["judge_difference"] == pytest.approx(0.1)
-    assert found["judge_difference_se"] == pytest.approx(0, abs=1e-12)
+    assert found["verifier_difference"] == pytest.approx(0.1)
+    assert found["verifier_difference_se"] == pytest.approx(0, abs=1e-12)
 
 
 def test_kid_is_the_mean_over_extractors_that_saw_enough() -> None:
@@ -95,8 +95,8 @@ def test_kid_is_the_mean_over_extractors_that_saw_enough() -> None:
 
 
 def test_the_table_in_words_has_a_section_a_factor_and_says_which_is_the_base() -> None:
-    health = dict.fromkeys(("reconstruction_l1", "mean_max_probability", "probe_ap", "kid", "kid_sd", "seconds"), 0.25)
-    row = measured(images()) | against(images(), images()) | health | {"agreement": np.nan, "seed": 0}
+    metrics = dict.fromkeys(("reconstruction_l1", "mean_max_probability", "probe_ap", "kid", "kid_sd", "seconds"), 0.25)
+    row = measured(images()) | against(images(), images()) | metrics | {"agreement": np.nan, "seed": 0}
     table = pd.DataFrame(
         [
             {"factor": "keep", "value": "5", "is_base": True} | row,

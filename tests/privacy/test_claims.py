@@ -57,8 +57,8 @@ def folder(run: Path, *stages: Mechanism, **changed: Any) -> Path:
     write(run / "ledger.json", stages, 1e-6, 8.0)
     manifest().write(run / "stages" / "data" / "manifest.parquet")
     looks = pd.DataFrame({"check": ["finite", "flat", "saturated", "asserted", "best_of", "copy"], "uid": "noise_1"})
-    write_table(run / "findings.parquet", looks)
-    write_table(run / "plan.parquet", pd.DataFrame({"like": ["only-Mass"]}, index=pd.Index(["noise_1"], name="uid")))
+    write_table(run / "checks.parquet", looks)
+    write_table(run / "plan.parquet", pd.DataFrame({"label_source": ["only-Mass"]}, index=pd.Index(["noise_1"], name="uid")))
     return run
 
 
@@ -171,8 +171,8 @@ def retell(run: Path, **sections: Any) -> None:
 
 
 def look(run: Path, check: str) -> None:
-    table = pd.read_parquet(run / "findings.parquet")
-    write_table(run / "findings.parquet", pd.concat([table, pd.DataFrame({"check": [check], "uid": ["noise_1"]})]))
+    table = pd.read_parquet(run / "checks.parquet")
+    write_table(run / "checks.parquet", pd.concat([table, pd.DataFrame({"check": [check], "uid": ["noise_1"]})]))
 
 
 def hand(run: Path) -> None:
@@ -203,10 +203,10 @@ BREAKS: dict[str, tuple[Callable[[Path], object], str]] = {
     "band": (lambda run: look(run, "in_band"), "in_band"),
     "near copy": (lambda run: look(run, "near_copy"), "near_copy"),
     "unknown check": (lambda run: look(run, "of tomorrow"), "of tomorrow"),
-    "predictor": (lambda run: retell(run, digests={"predictor": "1"}), "predictor"),
+    "guidance_classifier": (lambda run: retell(run, digests={"guidance_classifier": "1"}), "guidance_classifier"),
     "latent classifier": (lambda run: retell(run, digests={"latent_classifier": "1"}), "latent classifier"),
     "levels": (lambda run: retell(run, digests={"levels": "1"}), "levels of rarity"),
-    "lent labels": (lambda run: lend(run, "like"), "lent their labels"),
+    "lent labels": (lambda run: lend(run, "label_source"), "lent their labels"),
     "lent pixels": (lambda run: lend(run, "tail_parent"), "lent their labels or pixels"),
 }
 
@@ -244,8 +244,8 @@ def test_a_stage_in_the_ledger_is_no_flaw(sound: Path, tmp_path: Path) -> None:
     """A predictor that was trained privately too is paid for."""
     run = tmp_path / "run"
     shutil.copytree(sound, run)
-    retell(run, digests={"predictor": "1"})
-    rewrite(run, mechanism(), mechanism("predictor"))
+    retell(run, digests={"guidance_classifier": "1"})
+    rewrite(run, mechanism(), mechanism("guidance_classifier"))
     assert claim(run).reasons == ()
 
 

@@ -151,7 +151,7 @@ REFUSED = {
     # padding
     **{f"sparse {phase}": {Mode.HOOKS, Mode.GHOST} for phase in ("imitation", "adaptation", "interaction")},
 }
-"""Which ways say that they cannot; Mode.BOOK always can."""
+"""Which ways say that they cannot; Mode.BOOKKEEPING always can."""
 
 
 def seeded(name: str) -> nn.Module:

@@ -54,7 +54,7 @@ UIDS = [f"u{i}" for i in range(N)]
 PATIENTS = [f"p{i // 2}" for i in range(N)]
 LABELS = np.stack([np.arange(N) % 2, np.where(np.arange(N) % 3, 1.0, np.nan)], 1).astype(np.float32)
 CPU = Runtime("cpu", "fp32", None, 0)
-QUIET = PrivacySettings(0.5, math.inf, 1e-5, multiplicity=2, way=GradSampleMode.BOOK, secure=False)
+QUIET = PrivacySettings(0.5, math.inf, 1e-5, multiplicity=2, way=GradSampleMode.BOOKKEEPING, secure=False)
 TRAINING = Training(steps=3, learning_rate=1e-2, batch=3, warmup_steps=0, ema=0.0, checkpoint_every=2)
 
 

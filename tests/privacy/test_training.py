@@ -38,7 +38,7 @@ TRAINING: dict[str, Any] = {
     "ema": 0.9,
 }
 CPU = Runtime("cpu", "fp32", None, 0)
-OPEN = PrivacySettings(noise_multiplier=1.0, epsilon=math.inf, delta=1e-3, way=GradSampleMode.BOOK, secure=False,
+OPEN = PrivacySettings(noise_multiplier=1.0, epsilon=math.inf, delta=1e-3, way=GradSampleMode.BOOKKEEPING, secure=False,
                images_per_patient=2)  # fmt: skip
 
 
@@ -81,7 +81,7 @@ def test_without_noise_and_clip_at_rate_one_it_is_an_ordinary_full_batch_step(tm
         torch.stack([each[[u == name for u in UNITS]].mean() for name in set(UNITS)]).mean().backward()
         optimizer.step()
     torch.testing.assert_close(weights(trained), weights(plain), rtol=1e-5, atol=1e-6)
-    assert (told.sample_rate, told.units, told.steps, told.way) == (1.0, 16, 3, "book")
+    assert (told.sample_rate, told.units, told.steps, told.way) == (1.0, 16, 3, "bookkeeping")
 
 
 class Still(nn.Module):
@@ -234,7 +234,7 @@ def test_the_checkpoint_holds_the_mechanism_so_far(tmp_path: Path) -> None:
     with safe_open(tmp_path / FILE, "pt") as stored:
         about = json.loads(stored.metadata()["training"])
     assert about["step"] == 5
-    assert about["about"]["way"] == "book"
+    assert about["about"]["way"] == "bookkeeping"
     assert about["about"]["mechanism"]["noise_multiplier"] == 1.0
     assert about["about"]["mechanism"]["rate"] == 0.25
 
@@ -258,7 +258,7 @@ def test_the_way_is_measured_once_and_kept(tmp_path: Path, monkeypatch: pytest.M
         return GradSampleMode.HOOKS
 
     monkeypatch.setattr(training, "measured", chosen)
-    private = changed(OPEN, way=GradSampleMode.MEASURE, physical=6, multiplicity=3, images_per_patient=1)
+    private = changed(OPEN, way=GradSampleMode.AUTO, physical=6, multiplicity=3, images_per_patient=1)
     _, told = train(tmp_path, private, training={"stop_at": 2})
     _, again = train(tmp_path, private)
     assert told.way == again.way == "hooks"
@@ -266,8 +266,8 @@ def test_the_way_is_measured_once_and_kept(tmp_path: Path, monkeypatch: pytest.M
 
 
 def test_measuring_really_runs(tmp_path: Path) -> None:
-    _, told = train(tmp_path, changed(OPEN, way=GradSampleMode.MEASURE), training={"steps": 2})
-    assert told.way in set(GradSampleMode) - {GradSampleMode.MEASURE}
+    _, told = train(tmp_path, changed(OPEN, way=GradSampleMode.AUTO), training={"steps": 2})
+    assert told.way in set(GradSampleMode) - {GradSampleMode.AUTO}
 
 
 def test_a_loss_that_does_not_reach_the_weights_is_refused(tmp_path: Path) -> None:
@@ -378,12 +378,12 @@ def test_the_mechanisms_names_are_one_enum() -> None:
     from medlt.config import Privacy
     from medlt.privacy.dpsgd.gradients import WAYS, PerUnit
 
-    assert set(WAYS) | {GradSampleMode.MEASURE} == set(GradSampleMode)
+    assert set(WAYS) | {GradSampleMode.AUTO} == set(GradSampleMode)
     assert Privacy.model_fields["way"].annotation is GradSampleMode
     assert Privacy(epsilon=1, delta=1e-5, way="ghost").way is GradSampleMode.GHOST  # type: ignore[arg-type]
-    assert PrivacySettings(1.0, math.inf, 1e-3).way is Privacy(epsilon=1, delta=1e-5).way is GradSampleMode.MEASURE
+    assert PrivacySettings(1.0, math.inf, 1e-3).way is Privacy(epsilon=1, delta=1e-5).way is GradSampleMode.AUTO
     with pytest.raises(ValueError, match="measure takes no gradients"):
-        PerUnit(net(), 1.0, GradSampleMode.MEASURE)
+        PerUnit(net(), 1.0, GradSampleMode.AUTO)
 
 
 def test_a_mechanism_that_was_changed_is_refused(tmp_path: Path) -> None:

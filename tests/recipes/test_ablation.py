@@ -51,7 +51,7 @@ def test_every_value_has_a_row_with_its_figures(ablated: Path) -> None:
     assert list(table.index) == wanted
     assert (table["planned"] == table["planned"].iloc[0]).all()
     assert (table["kept"] <= table["planned"]).all()
-    shares = table[["passed", "asserted", "mask_share", "tail_mass", "judge"]]
+    shares = table[["passed", "labelled", "mask_share", "tail_mass", "verifier"]]
     assert ((shares >= 0) & (shares <= 1)).all(axis=None)
     assert (table["passed_low"] <= table["passed"]).all()
     assert (table["passed"] <= table["passed_high"]).all()
@@ -78,13 +78,13 @@ def test_a_value_that_is_the_bases_is_the_base(ablated: Path) -> None:
 
 def test_what_a_factor_does_not_touch_stays_and_what_it_does_changes(ablated: Path) -> None:
     table = read(ablated)
-    base, health = table.loc[("base", "", 0)], ["reconstruction_l1", "probe_ap", "mean_max_probability"]
+    base, metrics = table.loc[("base", "", 0)], ["reconstruction_l1", "probe_ap", "mean_max_probability"]
     for row in (("keep", "1", 0), ("labels", "union", 0)):
         assert (
-            table.loc[row, [*health, "mask_share", "tail_mass"]] == base[[*health, "mask_share", "tail_mass"]]
+            table.loc[row, [*metrics, "mask_share", "tail_mass"]] == base[[*metrics, "mask_share", "tail_mass"]]
         ).all()
-        assert table.loc[row, "judge"] != base["judge"]
-    assert (table.loc[("generations", "1", 0), health] != base[health]).all()
+        assert table.loc[row, "verifier"] != base["verifier"]
+    assert (table.loc[("generations", "1", 0), metrics] != base[metrics]).all()
 
 
 def test_all_generations_come_from_one_learning(ablated: Path) -> None:
@@ -93,8 +93,8 @@ def test_all_generations_come_from_one_learning(ablated: Path) -> None:
 
 def test_differences_are_paired_with_the_base(ablated: Path) -> None:
     table = read(ablated)
-    plain = table["judge"] - table.loc[("base", "", 0), "judge"]
-    np.testing.assert_allclose(table["judge_difference"], plain, atol=1e-9)  # all variants have the base's plan rows
+    plain = table["verifier"] - table.loc[("base", "", 0), "verifier"]
+    np.testing.assert_allclose(table["verifier_difference"], plain, atol=1e-9)  # all variants have the base's plan rows
 
 
 def test_a_killed_ablation_goes_on_and_makes_nothing_twice(
@@ -124,7 +124,7 @@ def test_more_may_be_asked_of_a_finished_one(ablated: Path, tiny: Tiny, monkeypa
     table = read(ablated)
     assert list(table.index.get_level_values("seed")) == [0, 1, 0, 1]
     first, second = table.loc[("base", "", 0)], table.loc[("base", "", 1)]
-    assert first["judge"] != second["judge"]
+    assert first["verifier"] != second["verifier"]
     assert first["reconstruction_l1"] != second["reconstruction_l1"]
     for name, bytes_ in kept.items():
         (ablated / name).write_bytes(bytes_)

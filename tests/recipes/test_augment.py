@@ -42,7 +42,7 @@ def learnt(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_run_leaves_what_the_contract_says(recipe: str, tiny: Tiny, learnt: Path, tmp_path: Path) -> None:
     config = of(tiny, tmp_path / "run", recipe, learnt=str(learnt))
     run = augment(config)
-    names = "config.yaml run.json manifest.parquet plan.parquet findings.parquet quality.parquet report.html grid.png"
+    names = "config.yaml run.json manifest.parquet plan.parquet checks.parquet quality.parquet report.html grid.png"
     assert [name for name in names.split() if not (run / name).is_file()] == []
     assert not (run / "verdict.json").exists()
     told, plan = json.loads((run / "run.json").read_text()), pd.read_parquet(run / "plan.parquet")
@@ -54,7 +54,7 @@ def test_a_run_leaves_what_the_contract_says(recipe: str, tiny: Tiny, learnt: Pa
     assert (made["split"] == "train").all()
     assert (made["method"] == recipe).all()
     train = manifest.rows.query("split == 'train' and not synthetic")
-    assert plan["like"].isin(train.index).all()
+    assert plan["label_source"].isin(train.index).all()
     page = (run / "report.html").read_text()
     assert ('id="introspection"' in page) == (recipe == "longtail")
     real = manifest.rows.index[~manifest.rows["synthetic"]]

@@ -190,10 +190,10 @@ def test_damaged_tables_of_a_run_are_written_again(
 ) -> None:
     shutil.copytree(finished, tmp_path / "run")
     monkeypatch.chdir(tmp_path)
-    for name in ("failures.csv", "plan.parquet", "findings.parquet", "health.parquet"):
+    for name in ("failures.csv", "plan.parquet", "checks.parquet", "sparse_code_metrics.parquet"):
         Path("run", name).write_bytes(b"\x00")
     run(tiny(Path("run")))
-    for name in ("failures.csv", "plan.parquet", "findings.parquet", "health.parquet"):
+    for name in ("failures.csv", "plan.parquet", "checks.parquet", "sparse_code_metrics.parquet"):
         assert Path("run", name).read_bytes() == (finished / name).read_bytes()
 
 
@@ -237,7 +237,7 @@ def test_every_training_gets_the_device_of_the_config(
     method = {"steps": 4, "guides": guides}
     augment(parse({**tree, "recipe": "longtail", "method": method, "checks": checks}))
     said = " | ".join(Recording.asked)
-    wanted = ("codec", "imitation", "adaptation", "interaction", "denoiser", "judge 0", "judge 1", "predictor",
+    wanted = ("codec", "imitation", "adaptation", "interaction", "denoiser", "judge 0", "judge 1", "guidance_classifier",
               "epistemic", "latent classifier", "embedding", "real, seed 3", "fusion, seed 4",
               "duplicated for fusion, seed 3")  # fmt: skip
     assert [name for name in wanted if name not in said] == [], said

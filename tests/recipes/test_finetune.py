@@ -59,7 +59,7 @@ def full(tmp_path_factory: pytest.TempPathFactory, make: Make) -> Path:
 
 def test_a_run_leaves_what_the_contract_says(full: Path) -> None:
     names = (
-        "config.yaml run.json manifest.parquet plan.parquet findings.parquet failures.csv training.parquet report.html"
+        "config.yaml run.json manifest.parquet plan.parquet checks.parquet failures.csv training.parquet report.html"
     )
     assert [name for name in names.split() if not (full / name).is_file()] == []
     told, plan = json.loads((full / "run.json").read_text()), pd.read_parquet(full / "plan.parquet")
@@ -83,7 +83,7 @@ def test_a_run_leaves_what_the_contract_says(full: Path) -> None:
 def test_labels_and_views_are_those_of_the_row_that_lent_them(full: Path) -> None:
     manifest = Manifest.read(full / "manifest.parquet")
     made = manifest.rows[manifest.rows["synthetic"]]
-    like = manifest.rows.loc[made["like"]]
+    like = manifest.rows.loc[made["label_source"]]
     findings = list(manifest.findings)
     assert (like[findings].to_numpy(float) == made[findings].to_numpy(float)).all()
     assert list(like["view"]) == list(made["view"])

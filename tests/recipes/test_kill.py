@@ -75,7 +75,7 @@ def assert_finishes_as(finished: Path, place: Path) -> None:
     assert [name for name in whole if whole[name] != resumed.get(name)] == []
     assert [name for name in resumed if name not in whole and ".tmp" not in name] == []
     told = [json.loads((run / "run.json").read_text()) for run in (finished, place / "run")]
-    assert [told[1][key] == told[0][key] for key in ("counts", "digests", "health")] == [True] * 3
+    assert [told[1][key] == told[0][key] for key in ("counts", "digests", "metrics")] == [True] * 3
 
 
 @pytest.fixture

@@ -26,7 +26,7 @@ from medlt.recipes.train import main as train
 from medlt.types import InputError
 
 Tiny = Callable[[Path], RunConfig]
-PRIVACY = {"epsilon": 8.0, "delta": 1e-5, "multiplicity": 1, "way": "book", "physical": 16}
+PRIVACY = {"epsilon": 8.0, "delta": 1e-5, "multiplicity": 1, "way": "bookkeeping", "physical": 16}
 BRIEF = AuditOptions(embedding_steps=2)
 
 
@@ -63,7 +63,7 @@ def test_nothing_that_may_leave_names_a_real_row(made: Path) -> None:
     leaving = [(made / name).read_text() for name in ("images/metadata.csv", "MODEL_CARD.md", "DATASHEET.md")]
     names = {*real.index, *real["patient_id"].astype(str)}
     assert not [name for name in names if any(name in text for text in leaving)]
-    assert not set(synthetic["like"]) & set(real.index)
+    assert not set(synthetic["label_source"]) & set(real.index)
     assert (synthetic[list(manifest.findings)].sum(axis=1) == 1).all()
 
 
@@ -72,7 +72,7 @@ def test_how_many_are_made_is_what_the_config_says_and_not_what_the_counts_say(m
     counts = pd.read_parquet(made / "plan.parquet").groupby("finding")["slot"].nunique()
     wanted = [name for name in manifest.findings if name != manifest.no_finding]
     assert counts.to_dict() == dict.fromkeys(wanted, min(config.need.target, config.need.most))
-    checks = set(pd.read_parquet(made / "findings.parquet")["check"])
+    checks = set(pd.read_parquet(made / "checks.parquet")["check"])
     assert checks <= {"finite", "flat", "saturated", "asserted", "best_of", "copy"}
 
 
@@ -337,13 +337,13 @@ def test_near_copies_are_not_kept_and_are_counted(tiny: Tiny, tmp_path: Path, mo
     def copied(batches: Any) -> Any:
         batch = honest(batches)
         real = Manifest.read(tmp_path / "run/stages/data/manifest.parquet").split("train")
-        likes = pd.read_parquet(tmp_path / "run/plan.parquet").loc[batch.rows.index, "like"]
+        likes = pd.read_parquet(tmp_path / "run/plan.parquet").loc[batch.rows.index, "label_source"]
         pixels = images(real, batch.images.shape[-1], uids=sorted(set(likes))).float() / 255
         return replace(batch, images=pixels[[sorted(set(likes)).index(like) for like in likes]])
 
     monkeypatch.setattr(_publish, "joined", copied)
     run = augment(config)
-    found = pd.read_parquet(run / "findings.parquet").query("check == 'near_copy'")
+    found = pd.read_parquet(run / "checks.parquet").query("check == 'near_copy'")
     assert len(found)
     assert not found["passed"].any()
     assert json.loads((run / "run.json").read_text())["counts"]["kept"] == 0

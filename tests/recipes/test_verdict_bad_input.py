@@ -64,7 +64,7 @@ def test_settings_that_do_not_go_together_are_told_with_the_arm_before_anything_
 def test_too_few_steps_for_the_stages_of_a_course_are_told_with_the_arm(make: Make) -> None:
     one_step = {"size": 32, "steps": 1, "batch": 8, "evaluate_every": 1}
     with pytest.raises(InputError, match=r"^arms\.later: 1 steps are too few"):
-        main(make(classifier=one_step, arms={"later": {"course": "drw"}}))
+        main(make(classifier=one_step, arms={"later": {"training_strategy": "drw"}}))
 
 
 def test_a_dose_below_one_image_is_what_is_blamed(make: Make, source: Path, tmp_path: Path) -> None:
@@ -73,7 +73,7 @@ def test_a_dose_below_one_image_is_what_is_blamed(make: Make, source: Path, tmp_
     assert not (tmp_path / "run" / "artifacts" / "classifier").exists()
 
 
-@pytest.mark.parametrize("name", ["findings.parquet", "plan.parquet"])
+@pytest.mark.parametrize("name", ["checks.parquet", "plan.parquet"])
 @pytest.mark.parametrize("left", [None, b"PAR1"])
 def test_a_source_without_a_table_is_told(make: Make, source: Path, name: str, left: bytes | None) -> None:
     (source / name).unlink()
@@ -130,7 +130,7 @@ def test_a_source_taken_out_leaves_no_table_and_a_damaged_file_is_named(
     run = main(make())
     assert (run / "agreement.parquet").is_file()
     main(make(**ALONE))
-    tables = ("agreement", "confusion", "filtering", "rejects")
+    tables = ("agreement", "confusion", "filter_effect", "rejections")
     assert [name for name in tables if (run / f"{name}.parquet").exists()] == []
     assert [name for name in tables if not (run / "superseded" / f"{name}-1.parquet").is_file()] == []
     file = tmp_path / "experiment.yaml"

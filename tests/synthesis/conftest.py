@@ -68,7 +68,7 @@ def decode(z: Tensor) -> Tensor:
     return torch.nn.functional.interpolate(z.mean(1, keepdim=True), scale_factor=2.0).sigmoid()
 
 
-def predictor(images: Tensor) -> tuple[Tensor, Tensor]:
+def guidance_classifier(images: Tensor) -> tuple[Tensor, Tensor]:
     """Logits [B,K] and of three members [3,B,K]: quadratic in a few pixels, so that the members' spread has a slope."""
     pixels = images[:, 0, ::4, ::4].flatten(1)
     weights = torch.randn(4, pixels.shape[1], len(FINDINGS), generator=torch.Generator().manual_seed(7)) * 0.3
@@ -87,7 +87,7 @@ GUIDES: dict[str, Callable[..., Any]] = {
     "minority": lambda **changed: MinorityGuide(**(EVERY_STEP | changed)),
     "features": lambda **changed: MinorityGuide(**(EVERY_STEP | {"distance": between(features)} | changed)),
     "jepa": lambda **changed: JepaGuide(**(EVERY_STEP | {"features": features} | changed)),
-    "longtail": lambda **changed: LongtailGuide(**(EVERY_STEP | {"decode": decode, "predictor": predictor} | changed)),
+    "longtail": lambda **changed: LongtailGuide(**(EVERY_STEP | {"decode": decode, "guidance_classifier": guidance_classifier} | changed)),
 }
 """A builder of every guide, at work at every step of the sampler unless told otherwise."""
 

@@ -39,7 +39,7 @@ def decode(z: Tensor) -> Tensor:
     return z[:, None, None]
 
 
-def predictor(images: Tensor) -> tuple[Tensor, Tensor]:
+def guidance_classifier(images: Tensor) -> tuple[Tensor, Tensor]:
     """One finding, logit 2 x; members apart by y: variance 2/3 y^2, whatever the logit."""
     x, y = images[:, 0, 0, :1], images[:, 0, 0, 1:]
     return 2 * x, 2 * x + SPREAD[:, None, None] * y
@@ -53,7 +53,7 @@ def told(rows: int, timesteps: list[float], labels: Tensor | None = None, target
 
 
 def plain(**changed: Any) -> LongtailGuide:
-    return LongtailGuide(**({"decode": decode, "predictor": predictor, "shifts": 0, "cap": 10.0} | changed))
+    return LongtailGuide(**({"decode": decode, "guidance_classifier": guidance_classifier, "shifts": 0, "cap": 10.0} | changed))
 
 
 def drawn(guide: LongtailGuide | None, n: int = 1000, steps: int = 30) -> Tensor:
@@ -132,8 +132,8 @@ def test_without_the_anchor_the_label_goes() -> None:
     """The energy of the finding is largest where it is absent. Held by an anchor a, its slope is a (1-p) - p, so that
     samples are drawn to the logit log a; without one they leave the label."""
     options: dict[str, Any] = {"statistic": "energy", "weight": 0.3, "window": (0.0, 1.0), "every": 1}
-    logits = {a: predictor(decode(drawn(plain(**options, anchor=a))))[0][:, 0] for a in (0.0, 5.0)}
-    before = predictor(decode(drawn(None)))[0][:, 0]
+    logits = {a: guidance_classifier(decode(drawn(plain(**options, anchor=a))))[0][:, 0] for a in (0.0, 5.0)}
+    before = guidance_classifier(decode(drawn(None)))[0][:, 0]
     assert logits[0.0].mean() < before.mean() - 1
     assert logits[0.0].mean() < logits[5.0].mean() - 1
     shares = {a: float((found > 0).double().mean()) for a, found in logits.items()}

@@ -143,7 +143,7 @@ def membership(
     scores: np.ndarray, member: np.ndarray, patients: Sequence[str], *, seed: int, name: str = "Loss",
     fprs: Sequence[float] = (0.001, 0.01), draws: int = 1000, level: float = 0.95, control: np.ndarray | None = None,
 ) -> Membership:  # fmt: skip
-    """Judge scores [N] (higher: rather a member) of images of `patients` [N] against who was one, bool [N].
+    """Verifier scores [N] (higher: rather a member) of images of `patients` [N] against who was one, bool [N].
 
     control: scores [N] by a like model trained on none of them (an untrained one), to see what their kind alone tells.
     Raises InputError for scores that are not finite, patients on both sides, or an empty side.

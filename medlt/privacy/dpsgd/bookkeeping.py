@@ -126,7 +126,7 @@ class _Spread(torch.autograd.Function):
 
 
 class BookkeepingEngine:
-    """GradSampleMode.BOOK of `medlt.privacy.dpsgd.gradients`."""
+    """GradSampleMode.BOOKKEEPING of `medlt.privacy.dpsgd.gradients`."""
 
     step: Step
 
@@ -168,7 +168,7 @@ class BookkeepingEngine:
         if beside:
             raise InputError(
                 f"{beside} trainable weights are used outside of the layer that owns them, where gradients cannot be "
-                "told apart by unit; freeze them, use them through their layer, or choose another way than book"
+                "told apart by unit; freeze them, use them through their layer, or choose another way than bookkeeping"
             )
 
     def apart(self, loss: Loss, groups: Groups) -> list[Tensor]:

@@ -31,7 +31,7 @@ class PrivacySettings:
     clip: float = 1.0
     images_per_patient: int = 1
     multiplicity: int = 1
-    way: GradSampleMode = GradSampleMode.MEASURE
+    way: GradSampleMode = GradSampleMode.AUTO
     physical: int = 128
     secure: bool = True
     before: tuple[tuple[float, float, int], ...] = ()

@@ -28,7 +28,7 @@ from medlt.privacy.dpsgd.units import Units
 from medlt.privacy.ledger import MECHANISM, Mechanism, write_mechanism
 from medlt.rng import torch_generator
 from medlt.training.checkpoint import State, resume
-from medlt.training.loop import accelerated, run, shape, stream
+from medlt.training.loop import accelerated, configure, run, stream
 from medlt.training.protocols import RowLoss
 from medlt.training.runtime import Runtime
 from medlt.training.settings import Training
@@ -116,7 +116,7 @@ def _step(
 ) -> PrivateStep:
     """The step of this training; how it takes gradients is chosen once, and kept with the state."""
     way = GradSampleMode(state.about.get("way", private.way))
-    if way is GradSampleMode.MEASURE:
+    if way is GradSampleMode.AUTO:
         way = _fastest(state.network, losses, units, private)
     state.about["way"] = way.value
     gradients = PerUnit(state.network, private.clip, way)
