@@ -26,7 +26,7 @@ from medlt.training.checkpoint import Best
 from medlt.training.runtime import Runtime
 from medlt.types import InputError
 
-FAST: dict[str, Any] = {"steps": 4, "batch": 4, "evaluate_every": 2, "patience": 9}
+FAST: dict[str, Any] = {"steps": 4, "batch_size": 4, "evaluate_every": 2, "patience": 9}
 STAGE = Stage()
 CPU = torch.device("cpu")
 
@@ -37,7 +37,7 @@ def at(folder: Path, seed: int = 0, threads: int | None = None) -> dict[str, Any
 
 
 def batches(real: TrainingSet, added: TrainingSet | None, settings: ClassifierSettings, seed: int = 0) -> Batches:
-    names = ("batch", "mix", "augment", "mixup", "mixup_alpha")
+    names = ("batch_size", "mix", "augment", "mixup", "mixup_alpha")
     return Batches(real, added, STAGE, seed=seed, device=CPU, **{name: getattr(settings, name) for name in names})
 
 
@@ -146,7 +146,7 @@ def test_a_killed_training_goes_on_from_its_checkpoint_to_the_same_bytes(
 
 
 def test_it_learns_what_can_be_seen(tmp_path: Path) -> None:
-    judge = fit(blobs(200, 2), blobs(40, 3), **at(tmp_path), steps=40, batch=16, evaluate_every=20, ema=0.9)
+    judge = fit(blobs(200, 2), blobs(40, 3), **at(tmp_path), steps=40, batch_size=16, evaluate_every=20, ema_decay=0.9)
     test = blobs(80, 4)
     scores = judge.predict(test.images).numpy()
     assert all(auroc(test.labels[:, k], scores[:, k]) > 0.9 for k in range(2))
@@ -154,7 +154,7 @@ def test_it_learns_what_can_be_seen(tmp_path: Path) -> None:
 
 def test_arms_of_one_seed_differ_only_in_the_slots_given_to_added_rows() -> None:
     added = replace(blobs(10, 5, "s"), weights=np.full(10, 0.3, dtype=np.float32))
-    settings = ClassifierSettings(batch=16, mix=0.25, augment="none")
+    settings = ClassifierSettings(batch_size=16, mix=0.25, augment="none")
     shares = []
     for step in range(40):
         plain = batches(REAL, None, settings, 3)(step)
@@ -170,7 +170,7 @@ def test_arms_of_one_seed_differ_only_in_the_slots_given_to_added_rows() -> None
 
 @pytest.mark.parametrize("options", [{}, {"mixup": "mixup"}, {"mixup": "balanced"}, {"augment": "monai"}])
 def test_a_batch_is_a_function_of_seed_and_step(options: dict[str, str]) -> None:
-    settings = ClassifierSettings(batch=8, **options)
+    settings = ClassifierSettings(batch_size=8, **options)
     later = batches(REAL, VAL, settings, 1)(7)
     same = batches(REAL, VAL, settings, 1)
     again = [same(step) for step in (3, 7, 1)][1]
@@ -182,9 +182,9 @@ def test_a_batch_is_a_function_of_seed_and_step(options: dict[str, str]) -> None
 
 def test_a_batch_may_be_larger_than_the_set(tmp_path: Path) -> None:
     few = REAL.take(REAL.uids[:3])
-    judge = fit(few, VAL, **at(tmp_path), **(FAST | {"batch": 20, "mixup": "balanced"}))
+    judge = fit(few, VAL, **at(tmp_path), **(FAST | {"batch_size": 20, "mixup": "balanced"}))
     assert judge.predict(VAL.images).isfinite().all()
-    images = batches(few, None, ClassifierSettings(batch=21, augment="none"))(2).images
+    images = batches(few, None, ClassifierSettings(batch_size=21, augment="none"))(2).images
     assert [sum(torch.equal(image, one / 255) for image in images) for one in few.images] == [7, 7, 7]
 
 
@@ -265,16 +265,16 @@ def test_the_record_names_what_was_seen(tmp_path: Path) -> None:
 def test_learning_rate_rises_then_falls_to_nothing() -> None:
     """Of a stage as of the whole; the moving average looks back over the same share of either."""
     for training in (ClassifierSettings(steps=100).training(), ClassifierSettings(steps=500).training(100)):
-        rates = [training.share(step) for step in range(100)]
+        rates = [training.lr_factor(step) for step in range(100)]
         assert rates[:10] == pytest.approx([0.1 * (step + 1) for step in range(10)])
         assert rates[10] == pytest.approx(1)
         assert all(a > b for a, b in pairwise(rates[10:]))
         assert rates[-1] < 1e-3
     whole, part = (
-        ClassifierSettings(steps=500, ema=0.98).training(),
-        ClassifierSettings(steps=500, ema=0.98).training(100, 10.0),
+        ClassifierSettings(steps=500, ema_decay=0.98).training(),
+        ClassifierSettings(steps=500, ema_decay=0.98).training(100, 10.0),
     )
-    assert part.ema**100 == pytest.approx(whole.ema**500)
+    assert part.ema_decay**100 == pytest.approx(whole.ema_decay**500)
     assert part.learning_rate == pytest.approx(10 * whole.learning_rate)
 
 
@@ -355,7 +355,7 @@ def one_of_three(n: int, seed: int, prefix: str = "u") -> TrainingSet:
 
 @pytest.mark.parametrize("loss", ["balanced_softmax", "ldam"])
 def test_a_single_label_is_learnt_with_a_softmax(tmp_path: Path, loss: str) -> None:
-    options = {"steps": 40, "batch": 16, "evaluate_every": 20, "ema": 0.9, "loss": loss, "task": "single-label"}
+    options = {"steps": 40, "batch_size": 16, "evaluate_every": 20, "ema_decay": 0.9, "loss": loss, "task": "single-label"}
     judge = fit(one_of_three(200, 2), one_of_three(40, 3), **at(tmp_path), **options)
     test = one_of_three(80, 4)
     scores = judge.predict(test.images)

@@ -32,7 +32,7 @@ NAN, RUN = float("nan"), Runtime("cpu", "fp32", None, 0)
 
 def test_the_learning_rate_rises_falls_and_never_leaves_the_interval() -> None:
     training = lesson().training(200)
-    rates = [training.share(step) for step in range(200)]
+    rates = [training.lr_factor(step) for step in range(200)]
     assert rates[0] < 0.1
     assert max(rates) == 1
     assert rates.index(max(rates)) in range(15, 25)
