@@ -65,7 +65,7 @@ def fusion() -> LatentFusion:
         backbone=LabelUNet(1, 2, 8).backbone(),
         decode=Decoder(IdentityCodec()),
         scheduler=factory("ddim", 20),
-        draws=PlanSettings(candidates=1),
+        draws=PlanSettings(num_candidates=1),
         keep=2,
     )
 
@@ -73,13 +73,13 @@ def fusion() -> LatentFusion:
 def child(count: int) -> None:
     """Make `count` images; print peak memory and how many there are."""
     torch.set_num_threads(1)
-    tree = {"data": {"kind": "phantom"}, "codec": {"kind": "train"}, "need": {"candidates": 1}}
+    tree = {"data": {"kind": "phantom"}, "codec": {"kind": "train"}, "need": {"num_candidates": 1}}
     cohort = SimpleNamespace(shortfall=lambda: {"Rare": count}, manifest=SimpleNamespace(digest=lambda: "rows"))
     looks = sanity(lambda uids: (latents(uids).sigmoid() * 255).to(torch.uint8))
     with tempfile.TemporaryDirectory() as place:
         run = Run(Path(place), configs.parse(tree | {"out": place}), Runtime("cpu", "fp32", 1, 0), Store(Path(place)))
         plan, writer = make_images(run, cohort, fusion(), looks, "untrained")  # type: ignore[arg-type]
-        made = writer.findings()["uid"].nunique()
+        made = writer.results()["uid"].nunique()
     assert made == count == plan.index.nunique()
     print(json.dumps({"images": count, "peak_mb": peak_rss_mb()}))
 

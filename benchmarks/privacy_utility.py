@@ -46,7 +46,7 @@ CONFIG = Path("nih14/private")
 STARTS = {"nothing": "null", "synthetic radiographs": "runs/phantom_public/denoiser"}
 CONTROL = "duplicated"
 SIZE, SEEDS, WEIGHT = 64, (0, 1, 2), 0.3
-SETTINGS: dict[str, Any] = {"steps": 300, "batch": 32, "mix": 0.2}
+SETTINGS: dict[str, Any] = {"steps": 300, "batch_size": 32, "synthetic_fraction": 0.2}
 NEVER = "ordinary"
 
 
@@ -54,14 +54,14 @@ def home(out: Path, epsilon: str, start: str) -> Path:
     """Where the run of one row lies; the config's own is its own run."""
     own = configs.load(CONFIG)
     mine = (
-        own.privacy is not None and epsilon == f"{own.privacy.epsilon:g}" and str(own.denoiser.start) == STARTS[start]
+        own.privacy is not None and epsilon == f"{own.privacy.epsilon:g}" and str(own.denoiser.init_from) == STARTS[start]
     )
     return own.out if mine else out / f"{epsilon}_{start.split()[0]}"
 
 
 def asked(out: Path, epsilon: str, start: str) -> configs.RunConfig:
     """The config of one row."""
-    told = [f"out={home(out, epsilon, start)}", f"denoiser.start={STARTS[start]}", "threads=1"]
+    told = [f"out={home(out, epsilon, start)}", f"denoiser.init_from={STARTS[start]}", "threads=1"]
     return configs.load(CONFIG, told if epsilon == NEVER else [*told, f"privacy.epsilon={epsilon}"])
 
 

@@ -123,9 +123,9 @@ class DatasetWriter:
         """All kept rows with their labels, indexed by uid, in plan order; integers as the plan has them."""
         return _joined(folder / "kept.parquet" for folder in self._opened())
 
-    def findings(self) -> pd.DataFrame:
-        """All findings of all checks, one row a check and image."""
-        table = _joined(folder / "findings.parquet" for folder in self._opened())
+    def results(self) -> pd.DataFrame:
+        """Return the results of all checks, one row a check and image."""
+        table = _joined(folder / "checks.parquet" for folder in self._opened())
         return table.reset_index(drop=True).reindex(columns=list(COLUMNS))
 
     def _files(self, uids: Iterable[str]) -> list[Path]:
@@ -172,7 +172,7 @@ def _fill(folder: Path, batch: Batch, findings: Sequence[CheckResult], kept: Seq
         left.unlink()
     with ThreadPoolExecutor(WRITERS, "writer") as pool:  # encoding and fsync both let go of the interpreter
         list(pool.map(lambda uid, image: write_bytes(folder / "images" / f"{uid}.png", png(image)), uids, pixels))
-    write_table(folder / "findings.parquet", pd.DataFrame([asdict(f) for f in findings], columns=COLUMNS))
+    write_table(folder / "checks.parquet", pd.DataFrame([asdict(f) for f in findings], columns=COLUMNS))
     rows = batch.rows.iloc[chosen].join(batch.labels.iloc[chosen])
     write_table(folder / "kept.parquet", rows.assign(path=[f"images/{uid}.png" for uid in uids]))
 

@@ -62,7 +62,7 @@ def test_kept_images_have_their_own_rows_and_rejects_their_reasons(tmp_path: Pat
     assert kept.loc["u2", "Mass"] == 0.25
     assert kept.loc["u2", "parents"] == ["Viral Pneumonia-1", "a, b"]
     assert (np.asarray(Image.open(tmp_path / kept.loc["u2", "path"])) == to_uint8(made.images)[2]).all()
-    assert one.findings().query("not passed")["uid"].tolist() == ["u0", "u1"]
+    assert one.results().query("not passed")["uid"].tolist() == ["u0", "u1"]
 
 
 def test_a_shard_is_made_once_and_found_by_another_process(tmp_path: Path) -> None:
@@ -105,7 +105,7 @@ def test_only_shards_of_the_plan_in_hand_are_read_and_in_its_order(tmp_path: Pat
     one = writer(tmp_path)
     assert one.has(parts[2].rows)
     assert one.has(parts[0].rows)
-    assert one.kept().index.tolist() == one.findings()["uid"].tolist() == ["u2", "u0"]
+    assert one.kept().index.tolist() == one.results()["uid"].tolist() == ["u2", "u0"]
     assert torch.equal(one.read(["u0", "u2", "u0"])[:, 0], torch.from_numpy(to_uint8(made.images[[0, 2, 0]])))
     with pytest.raises(KeyError):
         one.read(["u1"])
@@ -127,7 +127,7 @@ def flip(file: Path) -> None:
     file.write_bytes(bytes(data))
 
 
-@pytest.mark.parametrize("name", ["images/u1.png", "kept.parquet", "findings.parquet", "artifact.json"])
+@pytest.mark.parametrize("name", ["images/u1.png", "kept.parquet", "checks.parquet", "artifact.json"])
 @pytest.mark.parametrize(
     "damage", [flip, lambda file: os.truncate(file, 9), lambda file: os.truncate(file, 0), Path.unlink]
 )

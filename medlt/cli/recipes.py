@@ -32,7 +32,7 @@ def _finish(run: Path, as_json: bool) -> None:
     if counts.get("failed", 0):
         lines.append(f"{counts['failed']} images could not be read; see {run / 'failures.csv'}")
     if counts.get("planned", 0) and not counts.get("kept", 0):
-        lines.append(f"none of {counts['planned']} images passed the checks; see {run / 'findings.parquet'}")
+        lines.append(f"none of {counts['planned']} images passed the checks; see {run / 'checks.parquet'}")
     for line in lines:
         typer.echo(f"medlt: {line}", err=True)
     if lines:

@@ -46,7 +46,7 @@ def audit(
         with Progress(enabled=not no_progress and sys.stderr.isatty()) as progress:
             told = recipe.main(run, options, progress)
         say(told, lambda: _table(told), as_json)
-    if any(one["passed"] is not True for one in told["findings"]):
+    if any(one["passed"] is not True for one in told["results"]):
         typer.echo(f"medlt: {told['conclusion']}", err=True)
         raise typer.Exit(1)
 
@@ -60,7 +60,7 @@ def _table(told: dict[str, Any]) -> object:
     for name in ("looked for", "found", "passed"):
         table.add_column(name)
     words = {True: "yes", False: "no", None: "cannot say"}
-    for one in told["findings"]:
+    for one in told["results"]:
         table.add_row(one["name"], Text(one["sentence"]), words[one["passed"]])
     return table
 

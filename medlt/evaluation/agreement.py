@@ -9,7 +9,7 @@ that saw neither of its parents (scores); `medlt.checks.apart` holds both. Each 
 |---|---|
 | agreement | share of the images made for c, and of the real positives of c, that reach limit_c(q); real: about 1 - q |
 | confusion | share of the images made for a that reach limit_b(q), beside the same of the real positives of a |
-| filtering | of the images that reach limit_c(q) of judge B: how many, and what share reaches limit_c(1/2) of judge C |
+| filter_effect | of the images that reach limit_c(q) of judge B: how many, and what share reaches limit_c(1/2) of judge C |
 
 The real share beside each keeps what is so in patients too (findings that occur together, scores that tie) from being
 taken for an error of the images. Images of one parent are not independent, which Wilson's intervals do not know: where
@@ -30,9 +30,9 @@ from medlt.types import InputError
 
 QUANTILES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 MEDIAN = 0.5
-AGREEMENT = ("finding", "quantile", "limit", "real", "synthetic", "low", "high", "images", "asserted_kept", "reason")
-CONFUSION = ("asserted", "judged", "share", "real_share", "images")
-FILTERING = ("finding", "quantile", "kept", "accepted_by_reporter", "low", "high", "real_reference")
+AGREEMENT = ("finding", "quantile", "limit", "real", "synthetic", "low", "high", "images", "accepted_images", "reason")
+CONFUSION = ("label", "predicted", "share", "real_share", "images")
+FILTER_EFFECT = ("finding", "quantile", "kept", "accepted_share", "low", "high", "real_reference")
 NONE = float("nan")
 Row = dict[str, Any]
 
@@ -48,7 +48,7 @@ def agreement(
 
     held_out, scores: uid x finding, probabilities of real rows and of images, NaN where a judge cannot tell; labels:
     uid x finding of the real rows, 1 / 0 / NaN; made_for: uid -> finding of each image. `images` are those a judge
-    could tell of, `asserted_kept` how many of them reach the limit. "all" holds every image against the limit of its
+    could tell of, `accepted_images` how many of them reach the limit. "all" holds every image against the limit of its
     own finding; its `real` weighs findings as the images do. Where there is no number `reason` says why.
 
     Raises InputError for an image that was not judged, a finding or a real row of which something is missing.
@@ -115,13 +115,13 @@ def _counted(reached: pd.Series, real: float) -> Row:
 def _interval(images: int, kept: int) -> Row:
     share = kept / images if images else NONE
     low, high = wilson(share, images)
-    return {"synthetic": share, "low": low, "high": high, "images": images, "asserted_kept": kept}
+    return {"synthetic": share, "low": low, "high": high, "images": images, "accepted_images": kept}
 
 
 def _pooled(rows: Sequence[Row]) -> Row:
     """The row "all": images of findings that have a real share, which weighs findings as the images do."""
     held = [row for row in rows if row["images"] and not np.isnan(row["real"])]
-    images, kept = (sum(row[name] for row in held) for name in ("images", "asserted_kept"))
+    images, kept = (sum(row[name] for row in held) for name in ("images", "accepted_images"))
     real = sum(row["real"] * row["images"] for row in held) / images if images else NONE
     reason = "" if images else "no finding of these images has a limit and a judge that could tell"
     return {"finding": "all", "real": real, "reason": reason, **_interval(images, kept)}
@@ -149,7 +149,7 @@ def confusion(
     return pd.DataFrame(rows, columns=list(CONFUSION))
 
 
-def filtering(
+def filter_effect(
     verifying: pd.DataFrame,
     reporting: pd.DataFrame,
     labels: pd.DataFrame,
@@ -158,11 +158,11 @@ def filtering(
     made_for: pd.Series,
     quantiles: Sequence[float] = (0.0, *QUANTILES),
 ) -> pd.DataFrame:
-    """Columns FILTERING, for each finding that images were made for, and for "all", at each quantile of the verifier.
+    """Columns FILTER_EFFECT, for each finding that images were made for, and for "all", at each quantile of the verifier.
 
     verifying, reporting: held-out probabilities, uid x finding, by judges B and C of the same real rows; verified:
     uid -> B's probability of each image's own finding; scores: C's of all findings. kept: images that B lets pass;
-    accepted_by_reporter: the share of those that reach C's median limit; real_reference: the same of the real positives
+    accepted_share: the share of those that reach C's median limit; real_reference: the same of the real positives
     that B lets pass. Quantile 0 keeps all; else what B cannot tell does not pass. Images that a run has kept passed its
     own quantile already. Raises InputError as `agreement` does, and where B and C differ in rows.
     """
@@ -183,8 +183,8 @@ def filtering(
             made.append({"finding": name, "kept": len(kept), **_counted(reached, _share(reference))})
         whole = _pooled(made) | {"kept": sum(row["kept"] for row in made)}
         rows += [row | {"quantile": quantile} for row in (*made, whole)]
-    names = {"synthetic": "accepted_by_reporter", "real": "real_reference"}
-    return pd.DataFrame(rows).rename(columns=names)[list(FILTERING)]
+    names = {"synthetic": "accepted_share", "real": "real_reference"}
+    return pd.DataFrame(rows).rename(columns=names)[list(FILTER_EFFECT)]
 
 
 def _passed(scores: pd.Series, limit: float) -> pd.Index:

@@ -143,11 +143,11 @@ class Arms:
 def count_matched_control(kept: pd.DataFrame, real: TrainingSet, weight: float) -> TrainingSet:
     """The count-matched control: for every kept synthetic row its real tail image and labels, again.
 
-    kept: plan rows of the synthetic images, with `tail_parent`, or with `like` where a method begins with noise. Raises
-    KeyError for one that is no train row.
+    kept: plan rows of the synthetic images, with `tail_parent`, or with `label_source` where a method begins with
+    noise. Raises KeyError for one that is no train row.
     """
     at = {uid: i for i, uid in enumerate(real.uids)}
-    source = kept["tail_parent" if "tail_parent" in kept else "like"]
+    source = kept["tail_parent" if "tail_parent" in kept else "label_source"]
     rows = np.array([at[uid] for uid in source], dtype=np.int64)
     uids = tuple(f"{real.uids[i]}-copy-{n}" for n, i in enumerate(rows))
     weights = np.full(len(rows), weight, dtype=np.float32)
@@ -168,11 +168,11 @@ def match_real_rows(rows: pd.DataFrame, labels: pd.DataFrame) -> pd.Series:
                 raise InputError(f"{finding} has no positive train row, so no control can be made; leave it out")
             lenders[finding] = cycle(found)
         likes.append(next(lenders[finding]))
-    return pd.Series(likes, index=rows.index, name="like", dtype=object)
+    return pd.Series(likes, index=rows.index, name="label_source", dtype=object)
 
 
 def select_by_ratio(
-    kept: pd.DataFrame, positives: Mapping[str, int], dose: float | None = None, best: float = 1.0
+    kept: pd.DataFrame, positives: Mapping[str, int], synthetic_ratio: float | None = None, keep_top: float = 1.0
 ) -> tuple[list[str], int]:
     """Uids of the images an arm is given, and how many its dose asks for.
 
@@ -184,9 +184,9 @@ def select_by_ratio(
     wanted = 0
     for finding, part in kept.groupby("finding", sort=False):
         part = part.sort_values("slot", kind="stable")
-        sure = part["judge"].rank(method="first", ascending=False) <= np.ceil(best * len(part))
-        part = part[sure] if best < 1 else part
-        n = len(part) if dose is None else round(dose * positives[str(finding)])
+        sure = part["verifier"].rank(method="first", ascending=False) <= np.ceil(keep_top * len(part))
+        part = part[sure] if keep_top < 1 else part
+        n = len(part) if synthetic_ratio is None else round(synthetic_ratio * positives[str(finding)])
         wanted += n
         chosen += [str(uid) for uid in part.index[:n]]
     return chosen, wanted

@@ -16,7 +16,7 @@ from medlt.evaluation.arms import REAL, Arm, HeldOutRows, Role, count_matched_co
 from medlt.evaluation.sources import SourceImages
 from medlt.types import InputError
 
-OWN = ("loss", "training_strategy", "sampling", "mixup", "augment", "tau_norm", "mix")
+OWN = ("loss", "training_strategy", "sampling", "mixup", "augment", "tau_norm", "synthetic_fraction")
 """ClassifierSettings of `medlt.classify.train.fit` that an arm may have of its own."""
 
 log = logging.getLogger(__name__)
@@ -34,12 +34,12 @@ class ArmSpec:
     """
 
     source: str | None = None
-    dose: float | None = None
-    best: float = 1.0
-    labels: Literal["soft", "hard", "judged"] = "soft"
-    duplicate: bool = False
-    mix: float | None = None
-    weight: float | None = None
+    synthetic_ratio: float | None = None
+    keep_top: float = 1.0
+    labels: Literal["soft", "hard", "verifier"] = "soft"
+    real_duplicates: bool = False
+    synthetic_fraction: float | None = None
+    synthetic_weight: float | None = None
     loss: str | None = None
     training_strategy: str | None = None
     sampling: str | None = None
@@ -88,7 +88,7 @@ def build_arms(
             control = "" if name == REAL else REAL
             whole.append(Arm(name, role, chosen, control=control, about=_about(spec, chosen)))
         else:
-            loss_weight = weight if spec.weight is None else spec.weight
+            loss_weight = weight if spec.synthetic_weight is None else spec.synthetic_weight
             whole += _with_added(name, spec, chosen, rows, _fitting(spec.source, sources, rows), loss_weight)
     return whole
 
@@ -107,8 +107,8 @@ def _about(spec: ArmSpec, settings: Mapping[str, Any], **added: Any) -> dict[str
     """What arms.parquet says of an arm."""
     resolved = asdict(ClassifierSettings(**settings))
     told = {name: resolved[name] for name in (*OWN, "steps")} | {"use": resolved["training_strategy"]}
-    own = {"source": spec.source or "", "synthetic_ratio": spec.dose, "best": spec.best, "labels": spec.labels}
-    return {**told, **own, "weight": np.nan, "added": 0, "wanted": 0, **added}
+    own = {"source": spec.source or "", "synthetic_ratio": spec.synthetic_ratio, "keep_top": spec.keep_top, "labels": spec.labels}
+    return {**told, **own, "synthetic_weight": np.nan, "added": 0, "wanted": 0, **added}
 
 
 def _with_added(
@@ -120,9 +120,9 @@ def _with_added(
     made = copies = None
     if uids:
         copies = count_matched_control(source.kept.loc[uids], rows.train, weight)
-        if spec.duplicate and spec.labels == "judged":
+        if spec.real_duplicates and spec.labels == "verifier":
             copies = _judged_copies(copies, source, uids)
-    if spec.duplicate:
+    if spec.real_duplicates:
         return [Arm(name, "control", settings, copies, REAL, about)]
     if uids:
         made = _made(source, uids, spec.labels, int(rows.train.images.shape[-1]), weight)
@@ -138,9 +138,9 @@ def _dosed(name: str, spec: ArmSpec, rows: HeldOutRows, source: SourceImages) ->
     if source.empty:
         log.warning("arms.%s: no image of source %s was kept, so there is nothing to train", name, source.name)
         return [], 0
-    uids, wanted = select_by_ratio(source.kept, rows.positives(), spec.dose, spec.best)
+    uids, wanted = select_by_ratio(source.kept, rows.positives(), spec.synthetic_ratio, spec.keep_top)
     if not uids:
-        told = f"dose {spec.dose}, best {spec.best} leave no image of source {spec.source}"
+        told = f"dose {spec.synthetic_ratio}, best {spec.keep_top} leave no image of source {spec.source}"
         raise InputError(f"arms.{name}: {told}; raise them")
     if len(uids) < wanted:
         log.warning("arms.%s: its dose asks for %d images, %s has %d of them", name, wanted, spec.source, len(uids))
@@ -150,7 +150,7 @@ def _dosed(name: str, spec: ArmSpec, rows: HeldOutRows, source: SourceImages) ->
 def _made(source: SourceImages, uids: list[str], labels: str, size: int, weight: float) -> TrainingSet:
     """Synthetic rows as the classifier sees them."""
     said = None
-    if labels == "judged":
+    if labels == "verifier":
         known = source.verified()
         said = known.sighted(source.judged(known.cross_fit, known.size, uids), source.kept["fold"])
     told = relabelled(source.labels.loc[uids], labels, said).to_numpy(np.float32)

@@ -70,7 +70,10 @@ def _tables(
         scores = known.sighted(scores, source.kept["fold"])
         yield "agreement", agreement(held_out, labels, scores, made_for)
         yield "confusion", confusion(held_out, labels, scores, made_for)
-        yield "filter_effect", filter_effect(known.held_out(), held_out, labels, source.kept["verifier"], scores, made_for)
+        yield (
+            "filter_effect",
+            filter_effect(known.held_out(), held_out, labels, source.kept["verifier"], scores, made_for),
+        )
     turned = source.checks[~source.checks["passed"].astype(bool)].groupby("check").size()
     yield "rejections", turned.rename("images").rename_axis("check").reset_index().assign(planned=source.planned)
 

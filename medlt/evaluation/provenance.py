@@ -93,12 +93,14 @@ def require_rows(name: str, made: Manifest, real: Manifest) -> None:
 def require_parents(name: str, rows: pd.DataFrame, train: pd.Index) -> None:
     """Raise InputError unless every image names what it was made of, and that is in `train`.
 
-    By `tail_parent`, or `like`, its control is made: duplicated real images, count for count.
+    By `tail_parent`, or `label_source`, its control is made: duplicated real images, count for count.
     """
     if rows.empty:
         return
-    if not {"tail_parent", "like"} & set(rows.columns):
-        raise InputError(f"source {name}: no column tail_parent or like, so no control can be made; use rows of a run")
+    if not {"tail_parent", "label_source"} & set(rows.columns):
+        raise InputError(
+            f"source {name}: no column tail_parent or label_source, so no control can be made; use rows of a run"
+        )
     parents, known = parents_of(rows), set(train)
     alone = [uid for uid, named in parents.items() if not named]
     strange = [uid for uid, named in parents.items() if not known.issuperset(named)]

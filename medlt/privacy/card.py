@@ -125,7 +125,7 @@ def _denoiser(config: configs.RunConfig) -> str:
     if isinstance(chosen, configs.StableConfig):
         how = {"none": "as it was given", "lora": f"LoRA of rank {chosen.rank}", "full": "all weights trained"}
         return f"Stable Diffusion, {how[chosen.train]}"
-    begun = "from nothing" if chosen.start is None else "from given weights"
+    begun = "from nothing" if chosen.init_from is None else "from given weights"
     return f"{chosen.kind}, width {chosen.width}, told label vectors, trained {begun}"
 
 
@@ -159,10 +159,10 @@ def _training(config: configs.RunConfig) -> list[str]:
     chosen = config.denoiser
     if getattr(chosen, "train", "full") == "none":
         return ["None on these patients."]
-    unit = "images" if config.privacy is None else f"{config.privacy.unit}s on average"
+    unit = "images" if config.privacy is None else f"{config.privacy.privacy_unit}s on average"
     return [
-        f"{chosen.steps} steps of {chosen.batch} {unit}, learning rate {chosen.learning_rate:g}, "
-        f"{chosen.schedule} after {chosen.warmup_steps} steps, {chosen.precision}, weights averaged at {chosen.ema}.",
+        f"{chosen.steps} steps of {chosen.batch_size} {unit}, learning rate {chosen.learning_rate:g}, "
+        f"{chosen.lr_scheduler} after {chosen.warmup_steps} steps, {chosen.precision}, weights averaged at {chosen.ema_decay}.",
     ]
 
 
@@ -198,7 +198,7 @@ def _audit(folder: Path) -> str:
         return NO_AUDIT
     try:
         told = json.loads(file.read_text())
-        lines = [_finding(one) for one in told["findings"]]
+        lines = [_finding(one) for one in told["results"]]
     except (ValueError, KeyError, TypeError, AttributeError):
         raise InputError(f"{file}: damaged; run `medlt audit` again") from None
     return "\n\n".join(part for part in (_items(*lines), _clean(told.get("conclusion", ""))) if part)

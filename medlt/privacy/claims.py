@@ -92,7 +92,7 @@ def claim(run: Path) -> Claim:
     covers, ledger, chosen = _covers(seen.config), seen.ledger, seen.config.privacy
     if isinstance(ledger, str):
         delta, secure, epsilon = 0.0, False, 0.0
-        unit: str = chosen.unit if chosen else "patient"
+        unit: str = chosen.privacy_unit if chosen else "patient"
         neighbours = NEIGHBOURS[unit]
     else:
         delta, secure, epsilon, unit = ledger.delta, ledger.secure, ledger.spent.epsilon, ledger.unit
@@ -126,7 +126,7 @@ def _foreseen(config: configs.RunConfig) -> Iterator[str]:
     kind, chosen = config.method.kind, config.privacy
     if chosen is None:
         yield "the config has no section privacy (add `privacy: {epsilon: 8, delta: 1e-6}`, and run in a new folder)"
-    elif not chosen.secure:
+    elif not chosen.secure_mode:
         yield "randomness was not secure, so a rerun could take the noise off (leave privacy.secure at true)"
     if kind in ("fusion", "edit"):
         yield f"method {kind} reads real images when it makes one (take recipe: noise or minority)"
@@ -188,7 +188,7 @@ def _of_ledger(seen: Provenance, ledger: Ledger) -> Iterator[str]:
         yield "randomness was not secure, so a rerun could take the noise off (leave privacy.secure at true)"
     if chosen is not None and (ledger.delta, ledger.epsilon_asked) != (chosen.delta, chosen.epsilon):
         yield f"{NAME} was kept for another budget than the config's (restore the one of this run)"
-    if chosen is not None and any(one.unit != chosen.unit for one in ledger.mechanisms):
+    if chosen is not None and any(one.unit != chosen.privacy_unit for one in ledger.mechanisms):
         yield f"{NAME} has another unit than the config (restore the one of this run)"
     if seen.data is None:
         yield "the rows the run filed are gone, so it cannot be told whose ledger it is (restore stages/data)"

@@ -25,7 +25,7 @@ from medlt.sparse.iterated import Iterated, iterate
 from medlt.training.protocols import PrivateFit
 from medlt.training.runtime import Runtime
 
-PRIVATE = ("network", "steps", "batch", "learning_rate", "weight_decay")
+PRIVATE = ("network", "steps", "batch_size", "learning_rate", "weight_decay")
 """Settings that hold for a private verifier too; class weights and early stops read all patients at once."""
 CODE_METRICS = ("mean_max_probability", "agreement", "reconstruction_l1")
 

@@ -36,18 +36,18 @@ def make_images(
 ) -> tuple[pd.DataFrame, DatasetWriter]:
     """Make and check the images of the whole plan; returns what was tried, which is plan.parquet, and its images.
 
-    Slots of which no candidate passed are tried again with candidates of their own, `need.refills` times. Every round
+    Slots of which no candidate passed are tried again with candidates of their own, `targets.max_retries` times. Every round
     is a function of the one before, so a killed run continues to the same end. `models` names what makes the images.
     """
-    need = run.config.need
+    targets = run.config.targets
     writer = DatasetWriter(run.folder, models=_named(run, cohort, models))
     whole = method.plan(cohort.shortfall(), run.config.seed)
     tried = whole.iloc[:0]
-    for turn in range(1 + need.refills):
-        filled = _filled(writer.kept(), turn * need.candidates)
+    for turn in range(1 + targets.max_retries):
+        filled = _filled(writer.kept(), turn * targets.num_candidates)
         slots = whole[["finding", "slot"]].itertuples(index=False, name=None)
         empty = pd.Series([slot not in filled for slot in slots], index=whole.index, dtype=bool)
-        rows = whole[empty & (whole["candidate"] // need.candidates == turn)]
+        rows = whole[empty & (whole["candidate"] // targets.num_candidates == turn)]
         tried = pd.concat([tried, rows])
         write_table(run.path("plan.parquet"), tried)
         _make_round(run, writer, method, rows, checks)
@@ -112,7 +112,7 @@ def publish(
     """Put kept images that copy no other one into images/, and all rows into manifest.parquet."""
     kept, results = writer.kept(), writer.results()
     if len(kept):
-        twins = copies(list(kept.index), writer.read, run.config.checks.duplicate_above)
+        twins = copies(list(kept.index), writer.read, run.config.checks.max_correlation)
         results = pd.concat([results, pd.DataFrame([vars(twin) for twin in twins])], ignore_index=True)
         kept = kept.drop([twin.uid for twin in twins if not twin.passed])
     write_table(run.path("checks.parquet"), results)
@@ -137,7 +137,7 @@ def _manifest(run: Run[configs.RunConfig], cohort: Cohort, kept: pd.DataFrame, m
         split="train",
         view=views,
         synthetic=True,
-        weight=run.config.evaluation.weight,
+        weight=run.config.evaluation.synthetic_weight,
         method=run.config.method.kind,
         models=models,
     )

@@ -157,7 +157,7 @@ class AblationRunner:
         guides, _ = build_guides(self.run, self.learnt, one.method.guides, self.backbone)
         method = latent_fusion(self.run, self.learnt, one.method, code.coder, self.backbone, guides)
         plan = method.plan(self.learnt.cohort.shortfall(), self.run.config.seed + one.seed)
-        batch = joined(list(method.run(plan[plan["candidate"] < self.run.config.need.candidates])))
+        batch = joined(list(method.run(plan[plan["candidate"] < self.run.config.targets.num_candidates])))
         results = [result for check in self.checks for result in check(batch)]
         return batch, [*results, *best_of(batch.rows, results)]
 
@@ -190,7 +190,7 @@ class AblationRunner:
         cohort, verifiers = self.learnt.cohort, self.learnt.verifiers
         rows, findings = cohort.train.rows, list(cohort.tail)
         positive, held_out = rows[findings] == 1, verifiers.held_out[findings]
-        limits = thresholds(held_out, rows[findings], self.run.config.checks.quantile)
+        limits = thresholds(held_out, rows[findings], self.run.config.checks.verifier_quantile)
         table = pd.DataFrame(
             {"verifier": held_out.where(positive).stack(), "passed": held_out.ge(limits).stack()}
         ).dropna()

@@ -114,7 +114,7 @@ def main(folder: Path, options: AuditOptions, progress: Progress = silent) -> di
     with run.runtime.limited():
         target = _target(run, options)
         wanted: dict[str, Callable[[AuditTarget], Any]] = {
-            "copies": copies_found, "reidentification": reidentified, "membership": membership_by_loss,
+            "near_copies": copies_found, "reidentification": reidentified, "membership": membership_by_loss,
         }  # fmt: skip
         wanted |= {"membership, shadow models": likelihood_ratio} if options.shadows else {}
         wanted |= {"canaries": canary_test} if options.canaries else {}
@@ -127,7 +127,7 @@ def main(folder: Path, options: AuditOptions, progress: Progress = silent) -> di
     write_text(run.path("DATASHEET.md"), datasheet(run.folder))
     write_report(run.folder)
     if options.show_pairs:
-        _show_pairs(target, parts["copies"])
+        _show_pairs(target, parts["near_copies"])
     return found
 
 
@@ -238,7 +238,7 @@ def _trained(target: AuditTarget, data: LabelledLatents, name: str, seed: int, m
         raise InputError("shadows and canaries train the run's denoiser anew; that is built for kind unet, transformer")
     net = fresh_network(run.config, data, seed)
     private = None if run.config.privacy is None else PrivateTraining(run, target.cohort, kept=False)
-    larger = replace(training(chosen), batch=max(1, int(chosen.batch * more)))
+    larger = replace(training(chosen), batch_size=max(1, int(chosen.batch_size * more)))
     place = run.path("stages", "audit", f"{name} of {len(data.uids)} {data.digest()}")
     return train_backbone(
         net.backbone(), data, folder=place, training=larger, objective=objective(chosen),

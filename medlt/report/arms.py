@@ -15,7 +15,9 @@ if TYPE_CHECKING:
     import pandas as pd
 
 ROLES = ("synthetic", "control", "reweighted", "real")
-RECIPE = tuple("source use best labels loss training_strategy sampling mixup augment tau_norm mix weight".split())
+RECIPE = tuple(
+    "source use keep_top labels loss training_strategy sampling mixup augment tau_norm synthetic_fraction synthetic_weight".split()
+)
 """Columns of arms.parquet, beside the synthetic ratio, in which arms may differ."""
 
 DECIDING = ("tail", "AP")
@@ -160,7 +162,7 @@ def _setting(value: object) -> str:
 
 
 def families(experiment: Experiment) -> list[list[dict[str, Any]]]:
-    """Return families of synthetic arms that differ in the synthetic ratio only, in rising order; at least two ratios."""
+    """Return families of synthetic arms that differ in the synthetic ratio only, at least two, in rising order."""
     import pandas as pd
 
     arms = experiment.arms[(experiment.arms["role"] == "synthetic") & experiment.arms["synthetic_ratio"].notna()]
@@ -169,7 +171,11 @@ def families(experiment: Experiment) -> list[list[dict[str, Any]]]:
         return []
     alike = arms[keys].astype(object).where(pd.notna(arms[keys]), "").astype(str).agg("\x1f".join, axis=1)
     parts = [part.sort_values("synthetic_ratio", kind="stable") for _, part in arms.groupby(alike, sort=False)]
-    return [[_with_ratio(experiment, row) for row in p.to_dict("records")] for p in parts if p["synthetic_ratio"].nunique() > 1]
+    return [
+        [_with_ratio(experiment, row) for row in p.to_dict("records")]
+        for p in parts
+        if p["synthetic_ratio"].nunique() > 1
+    ]
 
 
 def _with_ratio(experiment: Experiment, arm: dict[str, Any]) -> dict[str, Any]:

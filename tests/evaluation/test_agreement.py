@@ -10,7 +10,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from medlt.evaluation.agreement import AGREEMENT, CONFUSION, FILTER_EFFECT, agreement, confusion, filter_effect, mask_unobserved
+from medlt.evaluation.agreement import (
+    AGREEMENT,
+    CONFUSION,
+    FILTER_EFFECT,
+    agreement,
+    confusion,
+    filter_effect,
+    mask_unobserved,
+)
 from medlt.rng import numpy_generator
 from medlt.types import InputError
 

@@ -42,7 +42,7 @@ def kept(counts: dict[str, int], seed: int = 0) -> pd.DataFrame:
 
 
 def test_a_dose_is_so_many_times_the_train_positives_in_order_of_slots() -> None:
-    uids, wanted = select_by_ratio(kept({"Hernia": 20, "Mass": 4}), {"Hernia": 8, "Mass": 10}, dose=0.5)
+    uids, wanted = select_by_ratio(kept({"Hernia": 20, "Mass": 4}), {"Hernia": 8, "Mass": 10}, synthetic_ratio=0.5)
     assert uids == ["Hernia0", "Hernia1", "Hernia2", "Hernia3", "Mass0", "Mass1", "Mass2", "Mass3"]
     assert wanted == 4 + 5  # one Mass fewer than asked for
     assert sorted(select_by_ratio(kept({"Hernia": 20, "Mass": 4}), {})[0]) == sorted(
@@ -61,7 +61,7 @@ def test_doses_are_nested(small: float, more: float, best: float, n: int) -> Non
 @given(best=st.floats(0.05, 1), n=st.integers(1, 30))
 def test_best_keeps_those_the_judge_is_surest_of(best: float, n: int) -> None:
     table = kept({"Hernia": n})
-    chosen, _ = select_by_ratio(table, {"Hernia": 8}, best=best)
+    chosen, _ = select_by_ratio(table, {"Hernia": 8}, keep_top=best)
     assert len(chosen) == math.ceil(best * n)
     left_out = table["verifier"].drop(chosen)
     assert left_out.empty or left_out.max() <= table.loc[chosen, "verifier"].min()
@@ -75,9 +75,9 @@ def test_labels_soft_hard_and_judged() -> None:
         relabelled(labels, "hard"),
         pd.DataFrame({"a": [0, 1, np.nan], "b": [1, 0, 0]}, index=list("xyz")).astype(np.float32),
     )
-    assert relabelled(labels, "judged", judged).equals(judged.loc[labels.index, labels.columns])
+    assert relabelled(labels, "verifier", judged).equals(judged.loc[labels.index, labels.columns])
     with pytest.raises(InputError, match="no judges"):
-        relabelled(labels, "judged")
+        relabelled(labels, "verifier")
 
 
 def arms(single: bool = False) -> Arms:

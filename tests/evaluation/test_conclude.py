@@ -21,7 +21,7 @@ from medlt.evaluation.sources import SourceImages
 from medlt.types import InputError
 
 MakeSource = Callable[..., SourceImages]
-SHARED = {"steps": 2, "batch": 4, "mix": 0.2}
+SHARED = {"steps": 2, "batch_size": 4, "synthetic_fraction": 0.2}
 METHODS = ("fusion", "edit", "noise", "minority", "longtail", "diffult", "a new one")
 
 
@@ -87,7 +87,7 @@ def test_the_verdict_is_of_the_arm_against_its_control_whatever_it_is_called(
 
 
 def test_every_table_is_there_with_its_arms(rows: HeldOutRows, source: MakeSource, tmp_path: Path) -> None:
-    arms = built(rows, source(), fusion=ArmSpec("x"), half=ArmSpec("x", dose=0.5), focal=ArmSpec(loss="focal"))
+    arms = built(rows, source(), fusion=ArmSpec("x"), half=ArmSpec("x", synthetic_ratio=0.5), focal=ArmSpec(loss="focal"))
     found = concluded(rows, arms, tmp_path, val={"half": 9.0, "focal": 5.0})
     assert found.primary == "half"
     read = {name: pd.read_parquet(tmp_path / f"{name}.parquet") for name in ("arms", "scores", "comparisons")}
@@ -167,7 +167,7 @@ def test_tables_of_an_earlier_comparison_do_not_stay(rows: HeldOutRows, source: 
 
 
 def test_each_other_question_to_the_test_set_counts(rows: HeldOutRows, source: MakeSource, tmp_path: Path) -> None:
-    one, other = built(rows, source(), fusion=ArmSpec("x")), built(rows, source(), fusion=ArmSpec("x", dose=0.5))
+    one, other = built(rows, source(), fusion=ArmSpec("x")), built(rows, source(), fusion=ArmSpec("x", synthetic_ratio=0.5))
     first = concluded(rows, one, tmp_path)
     again = concluded(rows, one, tmp_path, experiments=first.experiments)
     assert first.verdict["test_set_evaluations"] == again.verdict["test_set_evaluations"] == 1
@@ -192,7 +192,7 @@ def test_an_experiment_is_named_by_contents(rows: HeldOutRows, source: MakeSourc
         experiment(rows, arms, [0], **options),
         experiment(rows, arms, [0, 1], **options | {"chosen": "fusion"}),
         experiment(rows, arms, [0, 1], **options | {"seed": 1}),
-        experiment(rows, built(rows, source(), fusion=ArmSpec("x", weight=0.4)), [0, 1], **options),
+        experiment(rows, built(rows, source(), fusion=ArmSpec("x", synthetic_weight=0.4)), [0, 1], **options),
     ]
     assert len({named, *others}) == 6
 

@@ -26,7 +26,7 @@ from medlt.store import Store
 from medlt.training.runtime import Runtime
 from medlt.types import InputError
 
-SHARED = {"steps": 3, "batch": 4, "evaluate_every": 1, "mix": 0.3}
+SHARED = {"steps": 3, "batch_size": 4, "evaluate_every": 1, "synthetic_fraction": 0.3}
 CPU = Runtime("cpu", "fp32", 1, 0)
 SEEDS = (3, 4)
 

@@ -23,7 +23,7 @@ MakeSource = Callable[..., SourceImages]
 
 @pytest.fixture
 def options(tmp_path: Path) -> dict[str, Any]:
-    settings = {"steps": 2, "batch": 4, "evaluate_every": 1}
+    settings = {"steps": 2, "batch_size": 4, "evaluate_every": 1}
     return {"settings": settings, "runtime": Runtime("cpu", "fp32", 1, 0), "store": Store(tmp_path / "store")}
 
 

@@ -57,7 +57,9 @@ def test_a_source_of_the_experiments_own_train_rows_passes(root: Path) -> None:
     require_fit("edits", made(root), whole.split("train"), whole)
     part = whole.where(whole.rows["split"].eq("train") & (whole.rows.index < "u08"))
     require_fit("edits", made(root), part, whole)
-    likes = Manifest(made(root).rows.drop(columns="tail_parent").assign(parents=[[]] * 3, label_source="u03"), FINDINGS, root)
+    likes = Manifest(
+        made(root).rows.drop(columns="tail_parent").assign(parents=[[]] * 3, label_source="u03"), FINDINGS, root
+    )
     require_fit("noise", likes, whole.split("train"), whole)
 
 

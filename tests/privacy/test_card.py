@@ -53,8 +53,8 @@ def finished(run: Path, **changed: Any) -> Path:
 
 UNTRAINED = {"kind": "stable-diffusion", "model": {"kind": "folder", "path": "base"}, "train": "none"}
 AUDIT = {
-    "findings": [
-        {"name": "copies", "sentence": "No copy was found, recall 0.9.", "passed": True},
+    "results": [
+        {"name": "near_copies", "sentence": "No copy was found, recall 0.9.", "passed": True},
         {"name": "membership", "sentence": "Caught 3 of 4, see /tmp/secret/place.", "passed": False},
         {"name": "identity", "sentence": "Too few | pairs.", "passed": None},
     ],
@@ -109,13 +109,13 @@ def test_a_run_that_promises_nothing_says_so_and_may_count(tmp_path: Path, write
 def test_the_audit_is_told_a_line_a_finding(tmp_path: Path, write: Any) -> None:
     write_json(finished(tmp_path / "run") / "audit.json", AUDIT)
     text = write(tmp_path / "run")
-    assert "**copies** (passed): No copy was found, recall 0.9." in text
+    assert "**near_copies** (passed): No copy was found, recall 0.9." in text
     assert "**membership** (FAILED): Caught 3 of 4, see [path]" in text
     assert "**identity** (cannot say)" in text
     assert "Leaks were found" in text
 
 
-@pytest.mark.parametrize("damaged", ["{", "[]", "{}", '{"findings": [{"name": "copies"}]}'])
+@pytest.mark.parametrize("damaged", ["{", "[]", "{}", '{"results": [{"name": "near_copies"}]}'])
 def test_a_damaged_audit_is_told(tmp_path: Path, damaged: str) -> None:
     (finished(tmp_path / "run") / "audit.json").write_text(damaged)
     with pytest.raises(InputError, match="damaged"):

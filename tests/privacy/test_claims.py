@@ -80,7 +80,7 @@ def test_a_sound_run_carries_what_its_ledger_says(sound: Path) -> None:
 
 FLAWS: dict[str, tuple[dict[str, Any], str]] = {
     "no privacy": ({"privacy": None, "checks": {"near_copy": None}}, "no section privacy"),
-    "seeded": ({"privacy": {"epsilon": 8, "delta": 1e-6, "secure": False}}, "randomness was not secure"),
+    "seeded": ({"privacy": {"epsilon": 8, "delta": 1e-6, "secure_mode": False}}, "randomness was not secure"),
     "fusion": ({"recipe": "fusion"}, "method fusion reads real images"),
     "edit": ({"recipe": "edit"}, "method edit reads real images"),
     "diffult": ({"recipe": "diffult", "privacy": None}, "recipe diffult"),
@@ -95,7 +95,7 @@ FLAWS: dict[str, tuple[dict[str, Any], str]] = {
     "codec trained": ({"codec": {"kind": "train"}}, "codec was trained without privacy"),
     "codec tuned": ({"codec": {"kind": "folder", "path": "codec", "tune": {}}}, "codec was trained without privacy"),
     "budget": ({"privacy": {"epsilon": 1, "delta": 1e-6}}, "another budget"),
-    "unit": ({"privacy": {"epsilon": 8, "delta": 1e-6, "unit": "image"}}, "another unit"),
+    "unit": ({"privacy": {"epsilon": 8, "delta": 1e-6, "privacy_unit": "image"}}, "another unit"),
 }
 AT_THE_DOOR = set(FLAWS) - {"codec trained", "codec tuned", "budget", "unit"}
 
@@ -130,7 +130,7 @@ def test_a_codec_in_the_ledger_is_covered_and_paid_for(tmp_path: Path, codec: di
 
 def test_given_weights_are_said_to_be_assumed_public(tmp_path: Path) -> None:
     base = {"kind": "stable-diffusion", "model": {"kind": "folder", "path": "base"}}
-    for denoiser in (base, {"kind": "unet", "start": "pretrained"}):
+    for denoiser in (base, {"kind": "unet", "init_from": "pretrained"}):
         found = claim(folder(tmp_path / denoiser["kind"], denoiser=denoiser))
         assert found.reasons == ()
         assert "began from given weights" in found.sentence

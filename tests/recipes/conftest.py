@@ -13,14 +13,14 @@ TINY = {
     "size": 32,
     "threads": 1,
     "data": {"kind": "phantom", "patients": 40, "size": 64, "imbalance": 8},
-    "codec": {"kind": "train", "width": 8, "levels": 3, "steps": 8, "batch": 4},
-    "sparse": {"groups": 4, "vocabulary": 4, "generations": 2, "interaction_epochs": 2, "width": 8, "batch": 8},
-    "denoiser": {"width": 8, "steps": 6, "batch": 8, "checkpoint_every": 3},
+    "codec": {"kind": "train", "width": 8, "levels": 3, "steps": 8, "batch_size": 4},
+    "sparse": {"groups": 4, "vocabulary": 4, "generations": 2, "interaction_epochs": 2, "width": 8, "batch_size": 8},
+    "denoiser": {"width": 8, "steps": 6, "batch_size": 8, "checkpoint_every": 3},
     "method": {"labels": "tail", "steps": 10, "keep": 2},
-    "need": {"tail_below": 8, "head_above": 20, "target": 10, "most": 3, "candidates": 2},
-    "checks": {"folds": 2, "quantile": 0.01},
-    "classifier": {"size": 32, "steps": 6, "batch": 8, "evaluate_every": 3},
-    "evaluation": {"seeds": 2, "draws": 100},
+    "need": {"tail_below": 8, "head_above": 20, "target": 10, "most": 3, "num_candidates": 2},
+    "checks": {"folds": 2, "verifier_quantile": 0.01},
+    "classifier": {"size": 32, "steps": 6, "batch_size": 8, "evaluate_every": 3},
+    "evaluation": {"seeds": 2, "n_bootstrap": 100},
 }
 
 

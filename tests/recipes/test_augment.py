@@ -19,7 +19,7 @@ from medlt.types import InputError, Synthesizer
 Tiny = Callable[[Path], RunConfig]
 Method = Callable[[RunConfig], Synthesizer]
 BRIEF: dict[str, dict[str, Any]] = {
-    "diffult": {"steps": 3, "aid": {"share": 1.0}},
+    "diffult": {"steps": 3, "in_band_loss": {"share": 1.0}},
     "minority": {"steps": 4, "guides": [{"kind": "minority", "every": 1, "window": [0.0, 1.0]}]},
     "longtail": {"steps": 4, "guides": [{"kind": "longtail", "every": 1, "window": [0.0, 1.0]}]},
 }
@@ -28,7 +28,7 @@ BRIEF: dict[str, dict[str, Any]] = {
 def of(tiny: Tiny, out: Path, recipe: str, **changes: Any) -> RunConfig:
     """The tiny config as a recipe of another method."""
     told = tiny(out).model_dump(mode="json", exclude={"recipe", "method", "checks"})
-    checks = {"folds": 2, "quantile": 0.01, **({"in_band": {"limit": 1e6}} if recipe == "diffult" else {})}
+    checks = {"folds": 2, "verifier_quantile": 0.01, **({"in_band": {"limit": 1e6}} if recipe == "diffult" else {})}
     return parse({**told, "recipe": recipe, "method": BRIEF[recipe], "checks": checks, **changes})
 
 
@@ -98,11 +98,11 @@ def test_runs_of_one_collection_share_what_is_learnt(tiny: Tiny, tmp_path: Path,
 
 def test_empty_slots_are_tried_again_with_other_candidates(tiny: Tiny, tmp_path: Path) -> None:
     """With a judge that half of the real positives do not convince some slots stay empty at first."""
-    need = {"tail_below": 8, "head_above": 20, "target": 10, "most": 3, "candidates": 2}
+    need = {"tail_below": 8, "head_above": 20, "target": 10, "most": 3, "num_candidates": 2}
     runs = []
     for refills in (0, 2):
         config = of(tiny, tmp_path / str(refills), "minority", learnt=str(tmp_path / "learnt"),
-                    need={**need, "refills": refills}, checks={"folds": 2, "quantile": 0.6})  # fmt: skip
+                    need={**need, "max_retries": refills}, checks={"folds": 2, "verifier_quantile": 0.6})  # fmt: skip
         runs.append(augment(config))
     once, more = (pd.read_parquet(run / "plan.parquet") for run in runs)
     made = [Manifest.read(run / "manifest.parquet").rows.query("synthetic") for run in runs]
@@ -181,7 +181,7 @@ def test_a_part_trained_by_itself_is_the_one_a_run_finds(
 
 def test_a_denoiser_may_be_trained_on_and_both_lengths_are_kept(tiny: Tiny, tmp_path: Path, method_of: Method) -> None:
     """With a constant rate 6 steps are the beginning of 9; equal bytes whether in one go or two."""
-    shared, longer = tmp_path / "shared", {"width": 8, "steps": 9, "batch": 8, "checkpoint_every": 3}
+    shared, longer = tmp_path / "shared", {"width": 8, "steps": 9, "batch_size": 8, "checkpoint_every": 3}
     short: Any = method_of(of(tiny, tmp_path / "a", "minority", learnt=str(shared)))
     steps: list[int] = []
 

@@ -232,7 +232,7 @@ def test_every_training_gets_the_device_of_the_config(
     run(tiny(tmp_path / "fusion"))
     tree = tiny(tmp_path / "longtail").model_dump(mode="json", exclude={"recipe", "method", "checks"})
     tree["data"] |= {"patients": 60, "shares": [0.4, 0.5, 0.1]}
-    checks = {"folds": 2, "quantile": 0.01, "near_copy": {"false_positive": 0.08, "steps": 3}}
+    checks = {"folds": 2, "verifier_quantile": 0.01, "near_copy": {"fpr": 0.08, "steps": 3}}
     guides = [{"kind": "longtail", "every": 1, "window": [0.0, 1.0]}, {"kind": "jepa", "every": 1}]
     method = {"steps": 4, "guides": guides}
     augment(parse({**tree, "recipe": "longtail", "method": method, "checks": checks}))

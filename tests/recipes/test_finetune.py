@@ -19,7 +19,7 @@ from medlt.types import InputError, Synthesizer
 from medlt.writer import to_uint8
 
 MODEL = {"kind": "untrained", "widths": [32, 32], "text_width": 32, "text_layers": 1}
-BRIEF: dict[str, Any] = {"steps": 4, "batch": 8, "checkpoint_every": 2, "warmup_steps": 0, "learning_rate": 1e-3}
+BRIEF: dict[str, Any] = {"steps": 4, "batch_size": 8, "checkpoint_every": 2, "warmup_steps": 0, "learning_rate": 1e-3}
 STABLE: dict[str, Any] = {"kind": "stable-diffusion", "model": MODEL, **BRIEF}
 FAMILIES: dict[str, dict[str, Any]] = {
     "unet": {"width": 8, **BRIEF},
@@ -153,7 +153,7 @@ def test_fusion_runs_on_stable_diffusion(tiny: Callable[[Path], RunConfig], tmp_
     from medlt.recipes.run import main as fuse
 
     told = tiny(tmp_path / "run").model_dump(mode="json", exclude={"denoiser"})
-    fuse(parse({**told, "denoiser": FAMILIES["full"], "evaluation": {"seeds": 1, "draws": 100}}))
+    fuse(parse({**told, "denoiser": FAMILIES["full"], "evaluation": {"seeds": 1, "n_bootstrap": 100}}))
     told = json.loads((tmp_path / "run/run.json").read_text())
     assert told["counts"]["kept"] > 0
     assert (tmp_path / "run/verdict.json").is_file()
@@ -165,7 +165,7 @@ def test_fusion_runs_on_stable_diffusion(tiny: Callable[[Path], RunConfig], tmp_
         ({"model": {"kind": "folder", "path": "nowhere"}}, "nowhere does not exist"),
         ({"prompts": {"words": {"No such finding": "x"}}}, "none of the findings"),
         ({"prompts": {"template": "a {colour} radiograph"}}, "colour"),
-        ({"batch": 7, "accumulate": 2}, "does not divide"),
+        ({"batch_size": 7, "gradient_accumulation_steps": 2}, "does not divide"),
         ({"model": {**MODEL, "widths": [33]}}, "multiples of 32"),
         ({"model": {**MODEL, "tokenizer": "nowhere"}}, "nowhere holds no tokenizer"),
         ({"prompts": {"template": "chest radiograph, {view} view"}}, "has no {findings}"),

@@ -26,7 +26,7 @@ from medlt.recipes.train import main as train
 from medlt.types import InputError
 
 Tiny = Callable[[Path], RunConfig]
-PRIVACY = {"epsilon": 8.0, "delta": 1e-5, "multiplicity": 1, "way": "bookkeeping", "physical": 16}
+PRIVACY = {"epsilon": 8.0, "delta": 1e-5, "noise_multiplicity": 1, "grad_sample_mode": "bookkeeping", "max_physical_batch_size": 16}
 BRIEF = AuditOptions(embedding_steps=2)
 
 
@@ -71,7 +71,7 @@ def test_how_many_are_made_is_what_the_config_says_and_not_what_the_counts_say(m
     manifest, config = Manifest.read(made / "manifest.parquet"), load(made / "config.yaml")
     counts = pd.read_parquet(made / "plan.parquet").groupby("finding")["slot"].nunique()
     wanted = [name for name in manifest.findings if name != manifest.no_finding]
-    assert counts.to_dict() == dict.fromkeys(wanted, min(config.need.target, config.need.most))
+    assert counts.to_dict() == dict.fromkeys(wanted, min(config.targets.target, config.targets.most))
     checks = set(pd.read_parquet(made / "checks.parquet")["check"])
     assert checks <= {"finite", "flat", "saturated", "asserted", "best_of", "copy"}
 
@@ -101,7 +101,7 @@ def test_a_ledger_edited_by_hand_claims_nothing(made: Path) -> None:
 
 
 MODEL = {"kind": "untrained", "widths": [32, 32], "text_width": 32, "text_layers": 1}
-BRIEF_TRAINING = {"steps": 3, "batch": 8, "warmup_steps": 0, "learning_rate": 1e-3}
+BRIEF_TRAINING = {"steps": 3, "batch_size": 8, "warmup_steps": 0, "learning_rate": 1e-3}
 FAMILIES: dict[str, dict[str, Any]] = {
     "lora": {"kind": "stable-diffusion", "model": MODEL, "train": "lora", "rank": 2, "train_text": True},
     "full": {"kind": "stable-diffusion", "model": MODEL, "train": "full"},
@@ -116,7 +116,7 @@ def test_every_family_is_trained_privately_and_sampled_as_it_was_saved(
     family: str, tiny: Tiny, made: Path, tmp_path: Path
 ) -> None:
     data = {"kind": "manifest", "path": str(made / "stages" / "data" / "manifest.parquet")}
-    own = {"data": data, "denoiser": {**FAMILIES[family], **BRIEF_TRAINING}, "need": {"target": 1, "candidates": 1}}
+    own = {"data": data, "denoiser": {**FAMILIES[family], **BRIEF_TRAINING}, "need": {"target": 1, "num_candidates": 1}}
     done = augment(private(tiny, tmp_path / "run", **own))
     said = claim(done)
     assert said.epsilon is not None, said.sentence
@@ -156,7 +156,7 @@ def test_a_training_that_was_thrown_away_is_counted_and_its_images_are_not_taken
 
 def test_a_start_that_saw_the_same_patients_takes_the_claim_away(made: Path, tiny: Tiny, tmp_path: Path) -> None:
     data = {"kind": "manifest", "path": str(made / "stages" / "data" / "manifest.parquet")}
-    denoiser = {"width": 8, "steps": 3, "batch": 8, "start": str(denoiser_of(made))}
+    denoiser = {"width": 8, "steps": 3, "batch_size": 8, "init_from": str(denoiser_of(made))}
     done = train(private(tiny, tmp_path / "run", data=data, denoiser=denoiser), "denoiser")
     assert "the start was learnt in a run on some of the same patients" in claim(done).sentence
 
@@ -178,7 +178,7 @@ def test_an_experiment_takes_it_as_a_source(made: Path, tiny: Tiny, tmp_path: Pa
         "data": {"kind": "manifest", "path": str(rows)},
         "sources": {"private": {"run": str(made)}},
         "arms": {"private": {"source": "private"}},
-        "evaluation": {"seeds": 2, "draws": 100},
+        "evaluation": {"seeds": 2, "n_bootstrap": 100},
     }
     place = tmp_path / "verdict.yaml"
     place.write_text(json.dumps(tree))
@@ -200,7 +200,7 @@ def test_privacy_and_fusion_trains_all_privately_and_claims_nothing(tiny: Tiny, 
 
 
 def test_the_unit_may_be_an_image_and_is_called_weaker(tiny: Tiny, tmp_path: Path) -> None:
-    done = train(private(tiny, tmp_path / "run", privacy={**PRIVACY, "unit": "image"}), "denoiser")
+    done = train(private(tiny, tmp_path / "run", privacy={**PRIVACY, "privacy_unit": "image"}), "denoiser")
     kept = ledger.read(done / "ledger.json")
     assert kept.unit == "image"
     assert kept.mechanisms[-1].units == len(
@@ -214,10 +214,10 @@ def test_the_unit_may_be_an_image_and_is_called_weaker(tiny: Tiny, tmp_path: Pat
         ({"privacy": {**PRIVACY, "epsilon": 0}}, "privacy.epsilon: Input should be greater than 0"),
         ({"privacy": {**PRIVACY, "epsilon": -1}}, "privacy.epsilon"),
         ({"privacy": {**PRIVACY, "delta": 1}}, "privacy.delta"),
-        ({"privacy": {**PRIVACY, "unit": "study"}}, "privacy.unit"),
+        ({"privacy": {**PRIVACY, "privacy_unit": "study"}}, "privacy.unit"),
         ({"privacy": {"epsilon": 8}}, "privacy.delta"),
         ({"recipe": "diffult"}, "use recipe: noise"),
-        ({"denoiser": {"width": 8, "steps": 6, "batch": 8, "balance": "inverse_sqrt"}}, "denoiser.balance"),
+        ({"denoiser": {"width": 8, "steps": 6, "batch_size": 8, "balance": "inverse_sqrt"}}, "denoiser.balance"),
     ],
 )
 def test_a_config_that_cannot_be_private_is_refused(tiny: Tiny, tmp_path: Path, changes: Any, told: str) -> None:
@@ -231,7 +231,7 @@ def test_a_batch_larger_than_the_patients_is_refused_before_anything_is_written(
     tiny: Tiny, tmp_path: Path, made: Path
 ) -> None:
     data = {"kind": "manifest", "path": str(made / "stages" / "data" / "manifest.parquet")}
-    config = private(tiny, tmp_path / "run", data=data, denoiser={"width": 8, "steps": 6, "batch": 500})
+    config = private(tiny, tmp_path / "run", data=data, denoiser={"width": 8, "steps": 6, "batch_size": 500})
     with pytest.raises(InputError, match="draws 500 of"):
         augment(config)
     assert not (tmp_path / "run").exists()
@@ -272,7 +272,7 @@ def test_a_start_is_taken_over_where_it_fits(tiny: Tiny, tmp_path: Path, made: P
 
 def test_every_config_reads_back(tiny: Tiny, tmp_path: Path) -> None:
     told = tiny(tmp_path).model_dump(mode="json", exclude={"recipe", "method", "checks"})
-    for checks in ({}, {"near_copy": None}, {"near_copy": {"false_positive": 0.1}}):
+    for checks in ({}, {"near_copy": None}, {"near_copy": {"fpr": 0.1}}):
         for privacy in (None, PRIVACY):
             config = parse({**told, "recipe": "noise", "method": {}, "checks": checks, "privacy": privacy})
             assert parse(load_text(dump(config), tmp_path).model_dump(mode="json")) == config
@@ -286,11 +286,11 @@ def load_text(text: str, folder: Path) -> RunConfig:
 
 def test_an_audit_writes_what_it_found_and_says_what_it_could_not(made: Path) -> None:
     told = audit(made, BRIEF)
-    assert [one["name"] for one in told["findings"]] == ["copies", "reidentification", "membership"]
+    assert [one["name"] for one in told["results"]] == ["near_copies", "reidentification", "membership"]
     assert json.loads((made / "audit.json").read_text()) == told
     assert 'id="privacy"' in (page := (made / "report.html").read_text())
     assert told["conclusion"] in page
-    membership = next(one for one in told["findings"] if one["name"] == "membership")
+    membership = next(one for one in told["results"] if one["name"] == "membership")
     assert "AUC" in membership["sentence"]
     rows = Manifest.read(made / "manifest.parquet").rows
     patients = set(rows.loc[~rows["synthetic"].astype(bool), "patient_id"].astype(str))
@@ -301,8 +301,8 @@ def test_an_audit_writes_what_it_found_and_says_what_it_could_not(made: Path) ->
 def test_shadows_and_canaries_are_trained_like_the_run_and_stay_out_of_its_ledger(made: Path) -> None:
     before = (made / "ledger.json").read_bytes()
     told = audit(made, replace(BRIEF, shadows=2, canaries=8))
-    assert {"membership, shadow models", "canaries"} <= {one["name"] for one in told["findings"]}
-    canary = next(one for one in told["findings"] if one["name"] == "canaries")
+    assert {"membership, shadow models", "canaries"} <= {one["name"] for one in told["results"]}
+    canary = next(one for one in told["results"] if one["name"] == "canaries")
     assert canary["passed"] is None
     assert "all right would have shown" in canary["sentence"]
     assert canary["bound"] <= canary["ledger"]
@@ -312,8 +312,8 @@ def test_shadows_and_canaries_are_trained_like_the_run_and_stay_out_of_its_ledge
 def test_the_command_exits_1_where_something_is_not_ruled_out_and_2_without_a_run(made: Path, tmp_path: Path) -> None:
     done = CliRunner().invoke(app, ["audit", str(made), "--json", "--show-pairs", "--embedding-steps", "2"])
     told = json.loads(done.stdout)
-    assert done.exit_code == (0 if all(one["passed"] for one in told["findings"]) else 1)
-    assert (made / "audit_pairs.png").is_file() == ("plants" in told["findings"][0])
+    assert done.exit_code == (0 if all(one["passed"] for one in told["results"]) else 1)
+    assert (made / "audit_pairs.png").is_file() == ("plants" in told["results"][0])
     gone = CliRunner().invoke(app, ["audit", str(tmp_path)])
     assert gone.exit_code == 2
     assert "no finished run" in gone.stderr
@@ -321,7 +321,7 @@ def test_the_command_exits_1_where_something_is_not_ruled_out_and_2_without_a_ru
 
 def test_ordinary_runs_are_audited_too_and_claim_nothing(finished: Path) -> None:
     assert claim(finished).epsilon is None
-    assert [one["name"] for one in audit(finished, BRIEF)["findings"]] == ["copies", "reidentification", "membership"]
+    assert [one["name"] for one in audit(finished, BRIEF)["results"]] == ["near_copies", "reidentification", "membership"]
 
 
 def test_near_copies_are_not_kept_and_are_counted(tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -330,7 +330,7 @@ def test_near_copies_are_not_kept_and_are_counted(tiny: Tiny, tmp_path: Path, mo
 
     told = tiny(tmp_path / "run").model_dump(mode="json", exclude={"recipe", "method", "checks"})
     told["data"] |= {"patients": 60, "shares": [0.4, 0.5, 0.1]}
-    checks = {"folds": 2, "quantile": 0.01, "duplicate_above": 1.0, "near_copy": {"false_positive": 0.08, "steps": 3}}
+    checks = {"folds": 2, "verifier_quantile": 0.01, "max_correlation": 1.0, "near_copy": {"fpr": 0.08, "steps": 3}}
     config = parse({**told, "recipe": "noise", "method": {"steps": 3}, "checks": checks})
     honest = _publish.joined
 

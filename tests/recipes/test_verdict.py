@@ -25,7 +25,7 @@ from medlt.types import InputError
 ARMS: dict[str, Any] = {
     "focal": {"loss": "focal"},
     "fusion": {"source": "fusion"},
-    "fusion, half": {"source": "fusion", "dose": 0.5},
+    "fusion, half": {"source": "fusion", "synthetic_ratio": 0.5},
     "fusion first": {"source": "fusion", "training_strategy": "pretrain", "labels": "hard"},
 }
 
@@ -39,8 +39,8 @@ def experiment(finished: Path, out: Path, **changes: Any) -> EvaluateConfig:
             "seed": 3,
             "data": {"kind": "manifest", "path": str(finished / "stages" / "data" / "manifest.parquet")},
             "need": {"tail_below": 8, "head_above": 20},
-            "classifier": {"size": 32, "steps": 4, "batch": 8, "evaluate_every": 2},
-            "evaluation": {"seeds": 2, "draws": 100},
+            "classifier": {"size": 32, "steps": 4, "batch_size": 8, "evaluate_every": 2},
+            "evaluation": {"seeds": 2, "n_bootstrap": 100},
             "sources": {"fusion": {"run": str(finished)}},
             "arms": ARMS,
             **changes,
@@ -70,7 +70,7 @@ def test_every_table_is_there_and_every_arm_has_its_control(done: Path) -> None:
     for name, arm in synthetic.iterrows():
         control = arms.loc[arm["control"]]
         assert control["role"] == "control", name
-        same = ["added", "wanted", "weight", "mix", "training_strategy", "loss", "synthetic_ratio", "steps"]
+        same = ["added", "wanted", "synthetic_weight", "synthetic_fraction", "training_strategy", "loss", "synthetic_ratio", "steps"]
         assert control[same].astype(str).tolist() == arm[same].astype(str).tolist()
     assert arms.loc["fusion, half", "added"] < arms.loc["fusion", "added"]
     scores = pd.read_parquet(done / "scores.parquet")
@@ -112,13 +112,13 @@ def test_an_added_arm_trains_itself_alone(finished: Path, done: Path, tmp_path: 
 
 @pytest.mark.slow
 def test_workers_change_no_byte(finished: Path, done: Path, tmp_path: Path) -> None:
-    run = main(experiment(finished, tmp_path / "run", evaluation={"seeds": 2, "draws": 100, "workers": 2}))
+    run = main(experiment(finished, tmp_path / "run", evaluation={"seeds": 2, "n_bootstrap": 100, "workers": 2}))
     for name in ("scores", "comparisons", "arms"):
         assert (run / f"{name}.parquet").read_bytes() == (done / f"{name}.parquet").read_bytes()
 
 
 def test_one_seed_gives_no_verdict(finished: Path, done: Path, tmp_path: Path) -> None:
-    one = {"arms": {"fusion": {"source": "fusion"}}, "evaluation": {"seeds": 1, "draws": 100}}
+    one = {"arms": {"fusion": {"source": "fusion"}}, "evaluation": {"seeds": 1, "n_bootstrap": 100}}
     run = once_more(done, finished, tmp_path / "run", **one)
     assert json.loads((run / "run.json").read_text())["training_of_arms"]["trained"] == 0
     verdict = json.loads((run / "verdict.json").read_text())
@@ -211,8 +211,8 @@ def test_arms_may_change_where_the_rows_are_drawn_into_the_folder(tmp_path: Path
         "out": str(tmp_path / "run"),
         "data": {"kind": "phantom", "patients": 40, "size": 64, "imbalance": 8},
         "need": {"tail_below": 8, "head_above": 20},
-        "classifier": {"size": 32, "steps": 1, "batch": 8},
-        "evaluation": {"seeds": 1, "draws": 100},
+        "classifier": {"size": 32, "steps": 1, "batch_size": 8},
+        "evaluation": {"seeds": 1, "n_bootstrap": 100},
         "arms": {"focal": {"loss": "focal"}},
     }
     main(EvaluateConfig.model_validate(told))

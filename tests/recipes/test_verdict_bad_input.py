@@ -35,8 +35,8 @@ def make(finished: Path, tmp_path: Path) -> Make:
                 "seed": 3,
                 "data": {"kind": "manifest", "path": str(finished / "stages" / "data" / "manifest.parquet")},
                 "need": {"tail_below": 8, "head_above": 20},
-                "classifier": {"size": 32, "steps": 2, "batch": 8, "evaluate_every": 2},
-                "evaluation": {"seeds": 2, "draws": 100},
+                "classifier": {"size": 32, "steps": 2, "batch_size": 8, "evaluate_every": 2},
+                "evaluation": {"seeds": 2, "n_bootstrap": 100},
                 "sources": {"fusion": {"run": str(tmp_path / "source")}},
                 "arms": {"fusion": {"source": "fusion"}},
                 **changes,
@@ -62,14 +62,14 @@ def test_settings_that_do_not_go_together_are_told_with_the_arm_before_anything_
 
 
 def test_too_few_steps_for_the_stages_of_a_course_are_told_with_the_arm(make: Make) -> None:
-    one_step = {"size": 32, "steps": 1, "batch": 8, "evaluate_every": 1}
+    one_step = {"size": 32, "steps": 1, "batch_size": 8, "evaluate_every": 1}
     with pytest.raises(InputError, match=r"^arms\.later: 1 steps are too few"):
         main(make(classifier=one_step, arms={"later": {"training_strategy": "drw"}}))
 
 
 def test_a_dose_below_one_image_is_what_is_blamed(make: Make, source: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"arms\.little: dose 0\.001, .* raise them"):
-        main(make(arms={"little": {"source": "fusion", "dose": 0.001}}))
+        main(make(arms={"little": {"source": "fusion", "synthetic_ratio": 0.001}}))
     assert not (tmp_path / "run" / "artifacts" / "classifier").exists()
 
 
@@ -150,7 +150,7 @@ def test_a_source_taken_out_leaves_no_table_and_a_damaged_file_is_named(
 
 
 def test_the_number_of_processes_asks_no_new_question(make: Make, source: Path) -> None:
-    evaluation = {"seeds": 2, "draws": 100, "workers": 2}
+    evaluation = {"seeds": 2, "n_bootstrap": 100, "workers": 2}
     names = [json.loads((main(one) / "verdict.json").read_text())["experiment"]
              for one in (make(), make(evaluation=evaluation), make(**ALONE))]  # fmt: skip
     assert names[0] == names[1] != names[2]
@@ -160,7 +160,7 @@ def test_a_controls_name_is_taken_and_judges_do_not_speak_of_one_label() -> None
     least = {"out": "run", "data": {"kind": "manifest", "path": "m"}, "sources": {"x": {"run": "x"}}}
     with pytest.raises(ValueError, match="control's name"):
         EvaluateConfig.model_validate({**least, "arms": {"a": {"source": "x"}, "duplicated for a": {"loss": "focal"}}})
-    judged = {"a": {"source": "x", "labels": "judged"}}
+    judged = {"a": {"source": "x", "labels": "verifier"}}
     EvaluateConfig.model_validate({**least, "arms": judged})
     with pytest.raises(ValueError, match="use labels soft"):
         EvaluateConfig.model_validate({**least, "arms": judged, "classifier": {"task": "single-label"}})

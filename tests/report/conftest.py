@@ -233,7 +233,9 @@ def compared(augmented: Path, method: str) -> Path:
     """A run of any method as the comparison leaves it: arms by role, all comparisons, subgroups and reliability."""
     told = {"real": ("", "real"), method: ("duplicated", "synthetic"), "duplicated": ("real", "control")}
     rows = pd.DataFrame.from_dict(told, orient="index", columns=["control", "role"]).rename_axis("arm").reset_index()
-    rows = rows.assign(source=["", method, method], synthetic_ratio=np.nan, added=[0, 14, 14], wanted=[0, 14, 14], weight=0.3)
+    rows = rows.assign(
+        source=["", method, method], synthetic_ratio=np.nan, added=[0, 14, 14], wanted=[0, 14, 14], synthetic_weight=0.3
+    )
     rows = rows.assign(val_tail_ap=0.2, val_tail_ap_sd=0.01, primary=rows["role"] == "synthetic")
     rows.to_parquet(augmented / "arms.parquet")
     scores().replace({"arm": {"fusion": method}}).to_parquet(augmented / "scores.parquet")
@@ -265,8 +267,15 @@ def arms() -> pd.DataFrame:
     """Six arms; the last one is the primary one, chosen on validation."""
     columns = ["control", "role", "source", "synthetic_ratio", "added", "wanted", "val_tail_ap"]
     rows = pd.DataFrame.from_dict(EXPERIMENT_ARMS, orient="index", columns=columns).rename_axis("arm").reset_index()
-    usual = {"best": 1.0, "labels": "soft", "loss": "balanced", "training_strategy": "one", "mixup": "none", "augment": "light"}
-    more = {"use": "mix", "tau_norm": False, "mix": 0.2, "weight": 0.3, "steps": 40, "digest": "0123456789abcdef"}
+    usual = {
+        "keep_top": 1.0,
+        "labels": "soft",
+        "loss": "balanced",
+        "training_strategy": "one",
+        "mixup": "none",
+        "augment": "light",
+    }
+    more = {"use": "mix", "tau_norm": False, "synthetic_fraction": 0.2, "synthetic_weight": 0.3, "steps": 40, "digest": "0123456789abcdef"}
     return rows.assign(**usual, **more, val_tail_ap_sd=0.011, primary=rows["arm"] == "fusion_one")
 
 
@@ -358,15 +367,15 @@ def label_tables() -> dict[str, pd.DataFrame]:
         for a in EXPERIMENT_FINDINGS
         for j in EXPERIMENT_FINDINGS
     ]
-    effect = pooled.drop(columns="images").assign(
-        kept=[40, 30, 20, 4], accepted_share=[0.31, 0.37, 0.43, np.nan]
-    )
+    effect = pooled.drop(columns="images").assign(kept=[40, 30, 20, 4], accepted_share=[0.31, 0.37, 0.43, np.nan])
     one = {"low": 0.21, "high": 0.47, "real_reference": 0.74}
     return {
         "agreement": agreed,
         "confusion": pd.DataFrame(rows, columns="source label predicted share real_share images".split()),
         "filter_effect": pd.concat([effect.assign(**one), effect.assign(**one, finding="Nodule")]),
-        "rejections": pd.DataFrame({"source": "fusion", "check": ["label", "duplicate"], "images": [7, 2], "planned": 51}),
+        "rejections": pd.DataFrame(
+            {"source": "fusion", "check": ["label", "duplicate"], "images": [7, 2], "planned": 51}
+        ),
     }
 
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from medlt.report.curves import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, Axis, DataPoint, Series, chart, fit
 
 finite = st.floats(-1, 1, allow_nan=False).map(lambda v: round(v, 4))
-doses = st.lists(st.floats(0.25, 4), min_size=2, max_size=6, unique=True)
+ratios = st.lists(st.floats(0.25, 4), min_size=2, max_size=6, unique=True)
 
 
 @given(st.lists(st.tuples(finite, finite, finite), min_size=1, max_size=8), st.floats(0, 10))
@@ -25,8 +25,8 @@ def test_every_point_and_whisker_lies_inside_the_frame(values: list[tuple[float,
         assert TOP <= y <= HEIGHT - BOTTOM
 
 
-@given(doses)
-def test_equal_ratios_are_equal_steps_on_the_axis_of_doses(values: list[float]) -> None:
+@given(ratios)
+def test_equal_ratios_are_equal_steps_on_the_axis_of_ratios(values: list[float]) -> None:
     axis = Axis(0.25, 4.0, log=True)
     places = chart([Series("a", "real", [DataPoint(v, 0.5) for v in values])], axis, Axis(0, 1)).lines[0].places
     assert [place.known.x for place in places] == sorted(values)

@@ -27,7 +27,7 @@ def test_the_cell_holds_one_sandboxed_frame_with_verdict_forest_and_table(experi
     assert frame[0] == "iframe"
     assert frame[1]["sandbox"] is None  # no permission at all
     page = str(frame[1]["srcdoc"])
-    for section in ("verdict", "differences", "arms"):
+    for section in ("verdict", "comparisons", "arms"):
         assert f'<section id="{section}"' in page
     assert '<section id="power"' not in page
     assert "fusion one" in page

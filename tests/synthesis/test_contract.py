@@ -51,7 +51,7 @@ def test_a_row_alone_reversed_and_read_from_disk_gives_its_bytes(methods: Method
     rows = method.plan(NEED, 3)
     together = whole(method, rows)
     rows.to_parquet(tmp_path / "plan.parquet")
-    turned = whole(methods[name](batch=3), pd.read_parquet(tmp_path / "plan.parquet").iloc[::-1])
+    turned = whole(methods[name](batch_size=3), pd.read_parquet(tmp_path / "plan.parquet").iloc[::-1])
     assert torch.equal(together.images, turned.images.flip(0))
     for i in range(len(rows)):
         alone = whole(method, rows.iloc[[i]])
@@ -116,7 +116,7 @@ def test_the_plan_counts_and_grows_without_changing(methods: Methods, name: str)
 @pytest.mark.parametrize("name", METHODS)
 def test_what_is_read_is_a_train_row_and_all_else_is_refused(methods: Methods, name: str) -> None:
     method = methods[name]()
-    rows, column = method.plan(NEED, 3), "tail_parent" if method.reads_real_images else "like"
+    rows, column = method.plan(NEED, 3), "tail_parent" if method.reads_real_images else "label_source"
     assert rows[column].isin(method.collection.table.index).all()
     with pytest.raises(InputError, match="is not a train row"):
         list(method.run(rows.assign(**{column: "a test row"})))
@@ -176,7 +176,7 @@ def test_guides_compose_and_a_row_keeps_its_bytes(methods: Methods, guides: Guid
     method = methods[name](guides=both)
     rows = method.plan(NEED, 3)
     together = whole(method, rows).images
-    assert torch.equal(whole(methods[name](guides=both, batch=2), rows.iloc[::-1]).images.flip(0), together)
+    assert torch.equal(whole(methods[name](guides=both, batch_size=2), rows.iloc[::-1]).images.flip(0), together)
     assert torch.equal(whole(method, rows.iloc[[3]]).images[0], together[3])
     for alone in both:
         assert not torch.equal(whole(methods[name](guides=(alone,)), rows).images, together)

@@ -94,8 +94,8 @@ def test_the_plan_is_the_one_from_noise_with_parents_and_steps(methods: Methods)
     assert tuple(rows.columns) == COLUMNS
     same = ["finding", "slot", "candidate", "seed", "fold", "view", "sex", "age"]
     pd.testing.assert_frame_equal(rows[same].reset_index(drop=True), plain[same].reset_index(drop=True))
-    assert rows["tail_parent"].tolist() == plain["like"].tolist()
-    long = built(methods, candidates=300, scheduler=factory("ddim", 50), strengths=(0.001, 0.1, 0.25))
+    assert rows["tail_parent"].tolist() == plain["label_source"].tolist()
+    long = built(methods, num_candidates=300, scheduler=factory("ddim", 50), strengths=(0.001, 0.1, 0.25))
     shares = long.plan({"Hernia": 1}, 3)["keep"].value_counts(normalize=True)
     assert set(shares.index) == {1, 5, 12}
     assert shares.between(0.25, 0.42).all()
@@ -141,7 +141,7 @@ def test_a_partner_is_another_patient_with_the_finding_in_the_same_fold_and_view
     table = methods["edit"]().collection.table.copy()
     table["view"] = ["PA", "AP", "LATERAL"] * (len(table) // 3)
     collection = TrainTable(table, methods["edit"]().collection.findings, ("Hernia", "Pleural Other"))
-    rows = methods["edit"](collection=collection, candidates=6).plan(NEED, 3)
+    rows = methods["edit"](collection=collection, num_candidates=6).plan(NEED, 3)
     mixed = rows[rows["share"] > 0]
     a, b = (table.loc[mixed[name]] for name in ("tail_parent", "head_parent"))
     frontal = [np.where(part["view"] == "LATERAL", "lateral", "frontal") for part in (a, b)]
@@ -187,8 +187,8 @@ def test_rows_of_many_strengths_keep_their_bytes_under_schedulers_that_remember(
 ) -> None:
     made = factory(scheduler, 10)
     rows = built(methods, scheduler=made).plan(NEED, 3)
-    together = images(built(methods, scheduler=made, batch=len(rows)), rows)
-    assert torch.equal(images(built(methods, scheduler=made, batch=7), rows.iloc[::-1]).flip(0), together)
+    together = images(built(methods, scheduler=made, batch_size=len(rows)), rows)
+    assert torch.equal(images(built(methods, scheduler=made, batch_size=7), rows.iloc[::-1]).flip(0), together)
     for i in (0, 5, len(rows) - 1):
         assert torch.equal(images(built(methods, scheduler=made), rows.iloc[[i]])[0], together[i])
 

@@ -34,7 +34,7 @@ class AuditPart(Protocol):
         ...
 
 
-def finding(name: str, part: AuditPart) -> dict[str, Any]:
+def result(name: str, part: AuditPart) -> dict[str, Any]:
     """{"name", "sentence", "passed": true | false | null} and every number of a part, plain enough for JSON."""
     values = {one.name: getattr(part, one.name) for one in fields(part)}  # type: ignore[arg-type]
     kept = {k: v for k, v in values.items() if k not in ("images", "patients") or not isinstance(v, pd.DataFrame)}
@@ -59,21 +59,21 @@ def _plain(value: Any) -> Any:
 
 
 def summary(parts: Mapping[str, AuditPart]) -> dict[str, Any]:
-    """{"findings": one a part, in order, "conclusion": a sentence}. Raises InputError where nothing was audited."""
+    """{"results": one a part, in order, "conclusion": a sentence}. Raises InputError where nothing was audited."""
     if not parts:
         raise InputError("an audit of nothing; ask for copies, membership, re-identification or canaries")
-    told = [finding(name, part) for name, part in parts.items()]
+    told = [result(name, part) for name, part in parts.items()]
     failed = [one["name"] for one in told if one["passed"] is False]
     silent = [one["name"] for one in told if one["passed"] is None]
     words = [f"Leaks were found ({', '.join(failed)})."] if failed else []
     words += [f"Nothing can be concluded from: {', '.join(silent)}."] if silent else []
     if not words:
         words = ["None of these attacks found a leak; others may. An audit bounds privacy loss from below only."]
-    return {"findings": told, "conclusion": " ".join(words)}
+    return {"results": told, "conclusion": " ".join(words)}
 
 
 def tables(parts: Mapping[str, AuditPart]) -> dict[str, pd.DataFrame]:
-    """Tables to be written as NAME.parquet: `copies` (uid, nearest train row), `plants`, `membership`, and so on.
+    """Tables to be written as NAME.parquet: `near_copies` (uid, nearest train row), `plants`, `membership`, and so on.
 
     Training images are row numbers of what was screened; patients are numbered in no order that can be read back
     without the collection.

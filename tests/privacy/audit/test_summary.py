@@ -30,7 +30,8 @@ def parts(images: Callable[..., Tensor]) -> dict[str, AuditPart]:
     scores = np.random.default_rng(0).normal(size=120)
     names = NAMES + [f"other-{i}" for i in range(60)]
     return {
-        "copies": search_copies(low_pass, synthetic, train, held, COMMON, uids=uids, held_patients=NAMES, seed=0, planted=20),
+        "near_copies": search_copies(low_pass, synthetic, train, held, COMMON, uids=uids, held_patients=NAMES, seed=0,
+                                     planted=20),
         "membership": membership(scores, np.arange(120) < 60, names, seed=0),
         "reidentification": reidentify(low_pass, synthetic, train, held, known, uids=uids, train_patients=NAMES,
                                        held_patients=NAMES, seed=0),
@@ -43,12 +44,12 @@ def test_every_part_has_a_name_a_sentence_a_verdict_and_its_numbers(
 ) -> None:
     write_json(tmp_path / "audit.json", summary(parts))
     read = json.loads((tmp_path / "audit.json").read_text())
-    assert [one["name"] for one in read["findings"]] == list(parts)
-    for one, part in zip(read["findings"], parts.values(), strict=True):
+    assert [one["name"] for one in read["results"]] == list(parts)
+    for one, part in zip(read["results"], parts.values(), strict=True):
         assert one["sentence"] == part.sentence
         assert one["passed"] is part.passed
         assert len(one) > 6
-    copies, member, linked, canary = read["findings"]
+    copies, member, linked, canary = read["results"]
     assert {row["plant"] for row in copies["plants"]} == set(COMMON)
     assert {(row["unit"], row["fpr"]) for row in member["rates"]} >= {("patient", 0.001), ("image", 0.01)}
     assert linked["verification"]["auc"]["high"] is None
@@ -68,7 +69,7 @@ def test_the_conclusion_names_what_failed_and_what_was_silent(parts: dict[str, A
 
 def test_no_patient_is_named_anywhere(parts: dict[str, AuditPart], tmp_path: Path) -> None:
     written = tables(parts)
-    assert set(written) == {"copies", "copies_plants", "membership", "membership_rates", "reidentification"}
+    assert set(written) == {"near_copies", "near_copies_plants", "membership", "membership_rates", "reidentification"}
     for name, table in written.items():
         write_table(tmp_path / f"{name}.parquet", table)
         again = pd.read_parquet(tmp_path / f"{name}.parquet")
