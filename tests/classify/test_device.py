@@ -32,8 +32,8 @@ ROWS = TrainingSet(IMAGES, LABELS, np.ones(N, np.float32), UIDS)
 LATENTS = noise_like(range(N), (2, 4, 4))
 DATA = LabelledLatents(lambda uids: LATENTS[[int(uid[1:]) for uid in uids]], UIDS, LABELS, "normal noise")
 PATIENTS = [f"p{i // 2}" for i in range(N)]
-SHORT: dict[str, Any] = {"steps": 2, "batch": 4}
-CODE: dict[str, Any] = {"groups": 2, "vocabulary": 4, "width": 4, "batch": 4, "imitation_epochs": 1,
+SHORT: dict[str, Any] = {"steps": 2, "batch_size": 4}
+CODE: dict[str, Any] = {"groups": 2, "vocabulary": 4, "width": 4, "batch_size": 4, "imitation_epochs": 1,
                         "interaction_epochs": 1}  # fmt: skip
 
 
@@ -95,9 +95,9 @@ def test_private_trainings_are_given_the_runtime(tmp_path: Path, monkeypatch: py
     assert seen == ["cuda:7"] * 5
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="says what is said without a GPU")
+@pytest.mark.skipif(torch.cuda.is_available(), reason="checks the message without a GPU")
 @pytest.mark.parametrize("name", TRAININGS)
-def test_a_device_that_is_not_there_is_told_before_anything_is_kept(name: str, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="torch finds no GPU"):
+def test_a_device_that_is_not_there_is_refused_before_anything_is_kept(name: str, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="torch detects no GPU"):
         TRAININGS[name][1]({"runtime": Runtime("cuda", "fp32", None, 0), "store": Store(tmp_path)})
     assert not list(tmp_path.rglob("artifact.json"))

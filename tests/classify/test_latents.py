@@ -1,4 +1,4 @@
-"""phi0: it learns what latents show, is found again bit for bit, and lets gradients through to the latents only."""
+"""phi0: it learns from latents, is reused bit for bit, and lets gradients through to the latents only."""
 
 from collections.abc import Sequence
 from copy import deepcopy
@@ -28,7 +28,7 @@ def at(folder: Path, seed: int = 0) -> dict[str, Any]:
     return {"runtime": Runtime("cpu", "fp32", None, seed), "store": Store(folder)}
 
 
-FAST: dict[str, Any] = {"steps": 4, "batch": 8, "evaluate_every": 2, "patience": 9}
+FAST: dict[str, Any] = {"steps": 4, "batch_size": 8, "evaluate_every": 2, "patience": 9}
 
 
 def shown(n: int, seed: int, channels: int = 3) -> LabelledLatents:
@@ -50,8 +50,8 @@ TRAIN, VAL = shown(48, 0), shown(24, 1)
 
 def kept(folder: Path) -> Path:
     """The folder of the only classifier in a store."""
-    (found,) = Store(folder).folders("latent_classifier")
-    return found
+    (result,) = Store(folder).folders("latent_classifier")
+    return result
 
 
 def bytes_in(folder: Path) -> dict[str, bytes]:
@@ -63,7 +63,7 @@ def bytes_in(folder: Path) -> dict[str, bytes]:
 def trained(tmp_path_factory: pytest.TempPathFactory) -> LatentClassifier:
     """Trained for a few seconds."""
     folder = tmp_path_factory.mktemp("latents")
-    return fit_latents(shown(200, 2), VAL, **at(folder), steps=40, batch=16, evaluate_every=20, ema=0.9)
+    return fit_latents(shown(200, 2), VAL, **at(folder), steps=40, batch_size=16, evaluate_every=20, ema_decay=0.9)
 
 
 def test_it_learns_what_latents_show(trained: LatentClassifier) -> None:
@@ -85,7 +85,7 @@ def test_features_are_what_the_head_sees_and_gradients_reach_latents_only(traine
     assert torch.autograd.gradcheck(exact.features, z[:1, :, :2, :2].detach().double().requires_grad_())
 
 
-def test_a_rerun_is_bitwise_equal_and_found_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_rerun_is_bitwise_equal_and_reused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(1)
     before = torch.get_rng_state()
     first = fit_latents(TRAIN, VAL, **at(tmp_path / "a"), **FAST)
@@ -108,7 +108,7 @@ def test_a_rerun_is_bitwise_equal_and_found_again(tmp_path: Path, monkeypatch: p
             fit_latents(data, VAL, **at(tmp_path / "a"), **(FAST | changed))
 
 
-def test_a_flipped_byte_is_found_set_aside_and_made_again(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_flipped_byte_is_detected_set_aside_and_made_again(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     first = fit_latents(TRAIN, VAL, **at(tmp_path), **FAST)
     whole, place = bytes_in(tmp_path), kept(tmp_path)
     damaged = bytearray(whole["classifier.safetensors"])
@@ -143,7 +143,7 @@ def test_a_row_is_seen_by_itself_and_one_of_unknown_labels_not_at_all() -> None:
     torch.testing.assert_close(whole, loss(net(z[:4]), labels[:4], torch.ones(4)))
 
 
-def test_sets_that_do_not_fit_are_told(tmp_path: Path) -> None:
+def test_sets_that_do_not_fit_are_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="latents and findings of train"):
         fit_latents(TRAIN, shown(4, 0, channels=4), **at(tmp_path))
     with pytest.raises(TypeError, match="unexpected keyword"):

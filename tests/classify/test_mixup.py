@@ -33,16 +33,16 @@ def shades(rare: int = 2, common: int = 18) -> TrainingSet:
 
 def batches(mixup: str, **options: object) -> Batches:
     where = {"device": torch.device("cpu"), **options}
-    return Batches(shades(), None, Stage(), seed=3, batch=64, augment="none", mixup=mixup, **where)  # type: ignore[arg-type]
+    return Batches(shades(), None, Stage(), seed=3, batch_size=64, augment="none", mixup=mixup, **where)  # type: ignore[arg-type]
 
 
 @given(seed=st.integers(0, 2**16), part=st.floats(0, 1))
 def test_everything_is_mixed_by_the_same_number(seed: int, part: float) -> None:
     a, b = batch(seed), batch(seed + 1)
-    found = blend(a, b, part)
-    torch.testing.assert_close(found.images, torch.lerp(a.images, b.images, part))
-    torch.testing.assert_close(found.weights, torch.lerp(a.weights, b.weights, part))
-    for y, one, other in zip(found.labels.flatten(), a.labels.flatten(), b.labels.flatten(), strict=True):
+    result = blend(a, b, part)
+    torch.testing.assert_close(result.images, torch.lerp(a.images, b.images, part))
+    torch.testing.assert_close(result.weights, torch.lerp(a.weights, b.weights, part))
+    for y, one, other in zip(result.labels.flatten(), a.labels.flatten(), b.labels.flatten(), strict=True):
         sides = [(1 - part, float(one)), (part, float(other))]
         want = sum(w * v for w, v in sides if w > 0)
         assert math.isnan(y) == math.isnan(want)

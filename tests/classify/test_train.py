@@ -1,4 +1,4 @@
-"""Training: a function of data and settings, bit for bit; found by contents; best weights kept; arms alike."""
+"""Training: a function of data and settings, bit for bit; cached by contents; best weights kept; arms alike."""
 
 import json
 from dataclasses import asdict, replace
@@ -37,7 +37,7 @@ def at(folder: Path, seed: int = 0, threads: int | None = None) -> dict[str, Any
 
 
 def batches(real: TrainingSet, added: TrainingSet | None, settings: ClassifierSettings, seed: int = 0) -> Batches:
-    names = ("batch_size", "mix", "augment", "mixup", "mixup_alpha")
+    names = ("batch_size", "synthetic_fraction", "augment", "mixup", "mixup_alpha")
     return Batches(real, added, STAGE, seed=seed, device=CPU, **{name: getattr(settings, name) for name in names})
 
 
@@ -58,8 +58,8 @@ REAL, VAL = blobs(24, 0), blobs(12, 1, "v")
 
 def kept(folder: Path) -> Path:
     """The folder of the only classifier in a store."""
-    (found,) = Store(folder).folders("classifier")
-    return found
+    (result,) = Store(folder).folders("classifier")
+    return result
 
 
 def bytes_in(folder: Path) -> dict[str, bytes]:
@@ -97,7 +97,7 @@ def test_a_finished_training_is_read_not_redone(tmp_path: Path, monkeypatch: pyt
 
 
 @pytest.mark.parametrize("name", ["classifier.safetensors", "classifier.json"])
-def test_a_flipped_byte_is_found_set_aside_and_made_again(
+def test_a_flipped_byte_is_detected_set_aside_and_made_again(
     name: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     first = fit(REAL, VAL, **at(tmp_path), **FAST).predict(VAL.images)
@@ -146,15 +146,17 @@ def test_a_killed_training_goes_on_from_its_checkpoint_to_the_same_bytes(
 
 
 def test_it_learns_what_can_be_seen(tmp_path: Path) -> None:
-    judge = fit(blobs(200, 2), blobs(40, 3), **at(tmp_path), steps=40, batch_size=16, evaluate_every=20, ema_decay=0.9)
+    classifier = fit(
+        blobs(200, 2), blobs(40, 3), **at(tmp_path), steps=40, batch_size=16, evaluate_every=20, ema_decay=0.9
+    )
     test = blobs(80, 4)
-    scores = judge.predict(test.images).numpy()
+    scores = classifier.predict(test.images).numpy()
     assert all(auroc(test.labels[:, k], scores[:, k]) > 0.9 for k in range(2))
 
 
 def test_arms_of_one_seed_differ_only_in_the_slots_given_to_added_rows() -> None:
     added = replace(blobs(10, 5, "s"), weights=np.full(10, 0.3, dtype=np.float32))
-    settings = ClassifierSettings(batch_size=16, mix=0.25, augment="none")
+    settings = ClassifierSettings(batch_size=16, synthetic_fraction=0.25, augment="none")
     shares = []
     for step in range(40):
         plain = batches(REAL, None, settings, 3)(step)
@@ -182,8 +184,8 @@ def test_a_batch_is_a_function_of_seed_and_step(options: dict[str, str]) -> None
 
 def test_a_batch_may_be_larger_than_the_set(tmp_path: Path) -> None:
     few = REAL.take(REAL.uids[:3])
-    judge = fit(few, VAL, **at(tmp_path), **(FAST | {"batch_size": 20, "mixup": "balanced"}))
-    assert judge.predict(VAL.images).isfinite().all()
+    classifier = fit(few, VAL, **at(tmp_path), **(FAST | {"batch_size": 20, "mixup": "balanced"}))
+    assert classifier.predict(VAL.images).isfinite().all()
     images = batches(few, None, ClassifierSettings(batch_size=21, augment="none"))(2).images
     assert [sum(torch.equal(image, one / 255) for image in images) for one in few.images] == [7, 7, 7]
 
@@ -227,9 +229,9 @@ def test_fit_gives_back_the_best_evaluation_not_the_last(tmp_path: Path, monkeyp
         return 1 / len(seen)
 
     monkeypatch.setattr(train, "macro_average_precision", worse_and_worse)
-    judge = fit(REAL, VAL, **at(tmp_path), **(FAST | {"learning_rate": 3e-3}))
-    assert (judge.record["best_step"], len(seen)) == (2, 2)
-    np.testing.assert_array_equal(judge.predict(VAL.images).numpy(), seen[0])
+    classifier = fit(REAL, VAL, **at(tmp_path), **(FAST | {"learning_rate": 3e-3}))
+    assert (classifier.record["best_step"], len(seen)) == (2, 2)
+    np.testing.assert_array_equal(classifier.predict(VAL.images).numpy(), seen[0])
     assert not np.array_equal(seen[0], seen[1])
 
 
@@ -280,16 +282,16 @@ def test_learning_rate_rises_then_falls_to_nothing() -> None:
 
 def test_predictions_do_not_hang_on_the_container(tmp_path: Path) -> None:
     """8 bit, its float, and the same at twice the size give the same probabilities."""
-    judge = fit(REAL, VAL, **at(tmp_path), **FAST)
+    classifier = fit(REAL, VAL, **at(tmp_path), **FAST)
     images = VAL.images[:4]
-    plain = judge.predict(images)
+    plain = classifier.predict(images)
     assert plain.shape == (4, 2)
-    assert torch.equal(plain, judge.predict(images.float() / 255 + 0.001))
-    assert torch.equal(plain, judge.predict(images.repeat_interleave(2, 2).repeat_interleave(2, 3)))
-    torch.testing.assert_close(plain, judge.predict(images, chunk=1), atol=5e-3, rtol=0)
+    assert torch.equal(plain, classifier.predict(images.float() / 255 + 0.001))
+    assert torch.equal(plain, classifier.predict(images.repeat_interleave(2, 2).repeat_interleave(2, 3)))
+    torch.testing.assert_close(plain, classifier.predict(images, chunk=1), atol=5e-3, rtol=0)
     assert torch.equal(load(kept(tmp_path), "cpu")(images), plain)
-    assert judge.predict(images[:0]).shape == (0, 2)
-    assert judge.predict(torch.full((1, 1, 32, 32), torch.nan)).isfinite().all()
+    assert classifier.predict(images[:0]).shape == (0, 2)
+    assert classifier.predict(torch.full((1, 1, 32, 32), torch.nan)).isfinite().all()
 
 
 def test_eight_bit_rounds_and_clips() -> None:
@@ -311,7 +313,7 @@ def test_sets_are_aligned_by_uid() -> None:
     assert taken.digest() == REAL.take(["u5", "u2"]).digest() != REAL.take(["u2", "u5"]).digest()
 
 
-def test_bad_input_is_told(tmp_path: Path) -> None:
+def test_bad_input_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="the first z9"):
         REAL.take(["u1", "z9"])
     with pytest.raises(InputError, match="twice"):
@@ -324,7 +326,7 @@ def test_bad_input_is_told(tmp_path: Path) -> None:
         fit(REAL, VAL, **at(tmp_path), network="resnet", **FAST)
     with pytest.raises(InputError, match="learning_rate is 0"):
         fit(REAL, VAL, **at(tmp_path), learning_rate=0, **FAST)
-    with pytest.raises(InputError, match="holds no classifier"):
+    with pytest.raises(InputError, match="has no readable classifier"):
         load(tmp_path, "cpu")
     with pytest.raises(TypeError):
         fit(REAL, VAL, **at(tmp_path), stepz=3)
@@ -334,12 +336,12 @@ def test_bad_input_is_told(tmp_path: Path) -> None:
 def test_the_head_on_the_features_gives_the_predictions() -> None:
     """Features are those of the images as predictions see them: 8 bit, at the classifier's size."""
     for name, width in (("small", 256), ("dense", 120), ("densenet121", 1024)):
-        judge = Classifier(network(name, 3, seed=1).eval(), 64, {"positive": [1.0] * 3})
+        classifier = Classifier(network(name, 3, seed=1).eval(), 64, {"positive": [1.0] * 3})
         images = torch.rand(3, 1, 96, 96, generator=torch.Generator().manual_seed(0))
-        features = judge.features(images)
+        features = classifier.features(images)
         assert features.shape == (3, width)
-        assert torch.allclose(judge.net.head(features).sigmoid(), judge.predict(images), atol=5e-3)
-        assert judge.features(images[:0]).shape == (0, width)
+        assert torch.allclose(classifier.net.head(features).sigmoid(), classifier.predict(images), atol=5e-3)
+        assert classifier.features(images[:0]).shape == (0, width)
 
 
 def one_of_three(n: int, seed: int, prefix: str = "u") -> TrainingSet:
@@ -355,16 +357,23 @@ def one_of_three(n: int, seed: int, prefix: str = "u") -> TrainingSet:
 
 @pytest.mark.parametrize("loss", ["balanced_softmax", "ldam"])
 def test_a_single_label_is_learnt_with_a_softmax(tmp_path: Path, loss: str) -> None:
-    options = {"steps": 40, "batch_size": 16, "evaluate_every": 20, "ema_decay": 0.9, "loss": loss, "task": "single-label"}
-    judge = fit(one_of_three(200, 2), one_of_three(40, 3), **at(tmp_path), **options)
+    options = {
+        "steps": 40,
+        "batch_size": 16,
+        "evaluate_every": 20,
+        "ema_decay": 0.9,
+        "loss": loss,
+        "task": "single-label",
+    }
+    classifier = fit(one_of_three(200, 2), one_of_three(40, 3), **at(tmp_path), **options)
     test = one_of_three(80, 4)
-    scores = judge.predict(test.images)
+    scores = classifier.predict(test.images)
     torch.testing.assert_close(scores.sum(1), torch.ones(80))
     assert np.mean(scores.argmax(1).numpy() == test.labels.argmax(1)) > 0.8  # 0.6 are of the first class
     assert torch.equal(load(kept(tmp_path), "cpu").predict(test.images), scores)
 
 
-def test_rows_without_exactly_one_label_are_told(tmp_path: Path) -> None:
+def test_rows_without_exactly_one_label_are_refused(tmp_path: Path) -> None:
     real, val = one_of_three(10, 0), one_of_three(6, 1, "v")
     options = FAST | at(tmp_path) | {"task": "single-label", "loss": "plain"}
     for bad in ([1, 1, 0], [0, 0, 0], [0.5, 0.5, 0]):
@@ -389,9 +398,15 @@ def test_rows_without_exactly_one_label_are_told(tmp_path: Path) -> None:
 def test_a_fold_of_one_class_trains_to_finite_weights(tmp_path: Path, kind: str, loss: str) -> None:
     labels = REAL.labels.copy()
     labels[:, 1] = {"positive": 1, "negative": 0, "unknown": np.nan}[kind]
-    options = FAST | {"steps": 2, "loss": loss, "training_strategy": "drw", "sampling": "class_balanced", "mixup": "balanced"}
-    judge = fit(replace(REAL, labels=labels), VAL, **at(tmp_path), **options)
-    assert all(weights.isfinite().all() for weights in judge.net.state_dict().values())
+    options = FAST | {
+        "steps": 2,
+        "loss": loss,
+        "training_strategy": "drw",
+        "sampling": "class_balanced",
+        "mixup": "balanced",
+    }
+    classifier = fit(replace(REAL, labels=labels), VAL, **at(tmp_path), **options)
+    assert all(weights.isfinite().all() for weights in classifier.net.state_dict().values())
 
 
 def test_the_tau_arm_is_its_plain_twin_but_for_the_head(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -433,7 +448,13 @@ def test_the_pace_leaves_evaluations_out_and_counts_what_was_waited_for(monkeypa
 
 
 def test_every_setting_is_part_of_the_key_and_of_the_record(tmp_path: Path) -> None:
-    changes: list[dict[str, Any]] = [{}, {"mixup": "mixup"}, {"augment": "none"}, {"training_strategy": "drw"}, {"loss": "focal"}]
+    changes: list[dict[str, Any]] = [
+        {},
+        {"mixup": "mixup"},
+        {"augment": "none"},
+        {"training_strategy": "drw"},
+        {"loss": "focal"},
+    ]
     changes += [{"sampling": "class_balanced"}, {"mixup": "mixup", "mixup_alpha": 0.4}]
     keys = [train._key(REAL, VAL, None, ClassifierSettings(**change), 0) for change in changes]
     keys += [train._key(REAL, VAL, None, ClassifierSettings(), 1), train._key(REAL, VAL, VAL, ClassifierSettings(), 0)]
@@ -449,27 +470,27 @@ def test_every_setting_is_part_of_the_key_and_of_the_record(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize(
-    ("options", "told"),
+    ("options", "expected"),
     [
         ({"task": "ordinal"}, "multi-label, single-label"),
         ({"loss": "asymmetric", "task": "single-label"}, "'asymmetric' for the single-label task"),
-        ({"training_strategy": "warm"}, "no training_strategy named 'warm'"),
+        ({"training_strategy": "warm"}, "no training_strategy is named 'warm'"),
         ({"mixup": "cutmix"}, "one of none, mixup, balanced"),
         ({"augment": "flip"}, "one of light, none, monai"),
         ({"sampling": "sqrt"}, "one of instance, class_balanced"),
-        ({"mix": 1.5}, "mix 1.5"),
+        ({"synthetic_fraction": 1.5}, "synthetic_fraction 1.5"),
         ({"mixup_alpha": 0.0}, "mixup_alpha 0.0"),
-        ({"tau_norm": True, "loss": "ldam"}, "leave one of them out"),
+        ({"tau_norm": True, "loss": "ldam"}, "remove one of them"),
     ],
 )
-def test_settings_that_do_not_exist_or_go_together_are_told(options: dict[str, Any], told: str) -> None:
-    with pytest.raises(InputError, match=told):
+def test_settings_that_do_not_exist_or_go_together_are_refused(options: dict[str, Any], expected: str) -> None:
+    with pytest.raises(InputError, match=expected):
         ClassifierSettings(**options)
 
 
-def test_sets_that_do_not_fit_each_other_are_told(tmp_path: Path) -> None:
+def test_sets_that_do_not_fit_each_other_are_refused(tmp_path: Path) -> None:
     for real, added in ((REAL, blobs(4, 1, "s", 64)), (one_of_three(9, 0), blobs(4, 1, "s"))):
-        with pytest.raises(InputError, match="must be alike"):
+        with pytest.raises(InputError, match="rows differ"):
             fit(real, VAL, **at(tmp_path), added=added, **FAST)
     with pytest.raises(InputError, match="no train row"):
         fit(REAL.take([]), VAL, **at(tmp_path), **FAST)

@@ -1,4 +1,4 @@
-"""Courses: stages that sum to the steps, see the rows they should, and move the parts they should."""
+"""Training strategies: stages that sum to the steps, see the rows they should, and move the parts they should."""
 
 from collections import Counter
 from dataclasses import replace
@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from medlt.classify import train
-from medlt.classify.batches import Ahead, Batches, balanced_indices, pools
+from medlt.classify.batches import Batches, PrefetchedBatches, balanced_indices, pools
 from medlt.classify.losses import loss
 from medlt.classify.mixup import ClassifierBatch
 from medlt.classify.networks import network
@@ -26,7 +26,7 @@ from medlt.store import Store
 from medlt.training.runtime import Runtime, silent
 from medlt.types import InputError, Progress
 
-FAST: dict[str, Any] = {"steps": 10, "batch": 4, "evaluate_every": 5, "patience": 99, "augment": "none"}
+FAST: dict[str, Any] = {"steps": 10, "batch_size": 4, "evaluate_every": 5, "patience": 99, "augment": "none"}
 NAN = np.nan
 STILL = 1e-9
 CPU = torch.device("cpu")
@@ -53,20 +53,24 @@ REAL, ADDED, VAL = rows(12, "r", 10), rows(6, "a", 200, 0.3), rows(8, "v", 30)
 
 def kept(folder: Path) -> list[dict[str, Tensor]]:
     """The weights of all classifiers in a store."""
-    return [read_tensors(found / "classifier.safetensors") for found in Store(folder).folders("classifier")]
+    return [read_tensors(result / "classifier.safetensors") for result in Store(folder).folders("classifier")]
 
 
-@given(steps=st.integers(2, 3000), share=st.none() | st.floats(0.001, 0.999), training_strategy=st.sampled_from(list(TRAINING_STRATEGIES)))
+@given(
+    steps=st.integers(2, 3000),
+    share=st.none() | st.floats(0.001, 0.999),
+    training_strategy=st.sampled_from(list(TRAINING_STRATEGIES)),
+)
 def test_stages_follow_each_other_and_sum_to_the_steps(steps: int, share: float | None, training_strategy: str) -> None:
-    found = stages(training_strategy, steps, last_share=share)
-    assert sum(stage.steps for stage in found) == steps
-    assert all(stage.steps >= 1 for stage in found)
-    assert [stage.start for stage in found] == [0, *np.cumsum([stage.steps for stage in found])[:-1]]
-    if len(found) == 2 and share is None:
-        assert abs(found[1].steps - TRAINING_STRATEGIES[training_strategy][1] * steps) <= 1
+    result = stages(training_strategy, steps, last_share=share)
+    assert sum(stage.steps for stage in result) == steps
+    assert all(stage.steps >= 1 for stage in result)
+    assert [stage.start for stage in result] == [0, *np.cumsum([stage.steps for stage in result])[:-1]]
+    if len(result) == 2 and share is None:
+        assert abs(result[1].steps - TRAINING_STRATEGIES[training_strategy][1] * steps) <= 1
 
 
-def test_bad_courses_are_told() -> None:
+def test_bad_training_strategies_are_refused() -> None:
     with pytest.raises(InputError, match=r"'warm'; choose one of one, drw, crt, head, pretrain, second_stage"):
         stages("warm", 10)
     with pytest.raises(InputError, match="'sqrt'"):
@@ -78,7 +82,11 @@ def test_bad_courses_are_told() -> None:
 
 
 def seen_by(
-    training_strategy: str, monkeypatch: pytest.MonkeyPatch, folder: Path, added: TrainingSet | None = ADDED, **options: Any
+    training_strategy: str,
+    monkeypatch: pytest.MonkeyPatch,
+    folder: Path,
+    added: TrainingSet | None = ADDED,
+    **options: Any,
 ) -> list[ClassifierBatch]:
     """The batches that a training consumes, in order."""
     seen: list[ClassifierBatch] = []
@@ -90,7 +98,14 @@ def seen_by(
 
     with monkeypatch.context() as patch:
         patch.setattr(train, "_loss", spy)
-        fit(REAL, VAL, **at(folder), added=added, training_strategy=training_strategy, **(FAST | {"mix": 0.5} | options))
+        fit(
+            REAL,
+            VAL,
+            **at(folder),
+            added=added,
+            training_strategy=training_strategy,
+            **(FAST | {"synthetic_fraction": 0.5} | options),
+        )
     return seen
 
 
@@ -116,7 +131,18 @@ def test_each_stage_sees_its_rows(
     assert len(seen) == 10
     assert set().union(*map(greys, seen[:5])) == first
     assert set().union(*map(greys, seen[5:])) == last
-    (record,) = (fit(REAL, VAL, **at(tmp_path), added=ADDED, training_strategy=training_strategy, last_share=0.5, mix=0.5, **FAST).record,)
+    (record,) = (
+        fit(
+            REAL,
+            VAL,
+            **at(tmp_path),
+            added=ADDED,
+            training_strategy=training_strategy,
+            last_share=0.5,
+            synthetic_fraction=0.5,
+            **FAST,
+        ).record,
+    )
     added = sum(int((batch.weights == np.float32(0.3)).sum()) for batch in seen)
     assert record["rows_seen"] == {"real": 40 - added, "added": added}
 
@@ -131,15 +157,17 @@ def test_real_rows_are_those_of_the_plain_arm_at_the_same_step(monkeypatch: pyte
             assert torch.equal(want.images, REAL.images[batch_indices(12, 4, step, 0, "real")] / 255)
 
 
-def run(training_strategy: str, folder: Path, net: str = "small", seed: int = 0, **options: Any) -> list[dict[str, Tensor]]:
+def run(
+    training_strategy: str, folder: Path, net: str = "small", seed: int = 0, **options: Any
+) -> list[dict[str, Tensor]]:
     """The weights after each stage."""
     chosen = ClassifierSettings(training_strategy=training_strategy, network=net, **(FAST | options))
     runtime, key = Runtime("cpu", "fp32", None, seed), train._key(REAL, VAL, ADDED, chosen, seed)
-    training, found = train._Training(REAL, VAL, ADDED, chosen, runtime, "classifier", folder, key), []
+    training, result = train._Training(REAL, VAL, ADDED, chosen, runtime, "classifier", folder, key), []
     for number, stage in enumerate(chosen.stages()):
         training.run(number, stage)
-        found.append({name: part.clone() for name, part in training.net.state_dict().items()})
-    return found
+        result.append({name: part.clone() for name, part in training.net.state_dict().items()})
+    return result
 
 
 @pytest.mark.parametrize(("training_strategy", "net"), [("crt", "small"), ("crt", "dense"), ("head", "densenet121")])
@@ -154,7 +182,7 @@ def test_a_last_stage_on_the_head_leaves_the_body_bit_for_bit(training_strategy:
 
 def test_no_gradient_is_taken_through_a_body_that_rests() -> None:
     net = network("small", 2)
-    batch = Batches(REAL, None, Stage(head=True), seed=0, batch=4, device=CPU)(0)
+    batch = Batches(REAL, None, Stage(head=True), seed=0, batch_size=4, device=CPU)(0)
     of = loss("plain", torch.from_numpy(REAL.labels))
     train._loss(net.head, net.features, of, batch).backward()  # type: ignore[no-untyped-call]
     assert all(part.grad is None for part in net.body.parameters())
@@ -186,11 +214,16 @@ def test_every_arm_of_a_seed_starts_from_the_same_weights(tmp_path: Path) -> Non
     """At next to no learning rate what is kept is the start."""
     want = network("small", 2, seed_of(0, "weights"))
     names = [name for name, _ in want.named_parameters()]
-    for options in ({}, {"training_strategy": "drw"}, {"training_strategy": "second_stage", "mixup": "balanced"}, {"loss": "logit_adjusted"}):
+    for options in (
+        {},
+        {"training_strategy": "drw"},
+        {"training_strategy": "second_stage", "mixup": "balanced"},
+        {"loss": "logit_adjusted"},
+    ):
         fit(REAL, VAL, **at(tmp_path), added=ADDED, learning_rate=STILL, **options, **(FAST | {"steps": 2}))
-    found = kept(tmp_path)
-    assert len(found) == 4
-    for weights in found:
+    result = kept(tmp_path)
+    assert len(result) == 4
+    for weights in result:
         for name in names:
             torch.testing.assert_close(weights[name], want.state_dict()[name], atol=1e-6, rtol=0)
 
@@ -200,12 +233,14 @@ def test_the_best_weights_of_a_stage_start_the_next_and_those_of_the_last_are_ke
 ) -> None:
     values, seen = iter([0.5, 0.9, 0.6, 0.7, 0.2, 0.3]), list[dict[str, Tensor]]()
 
-    def judged(net: torch.nn.Module, *_: object) -> float:
+    def scored(net: torch.nn.Module, *_: object) -> float:
         seen.append({name: part.clone() for name, part in net.state_dict().items()})
         return next(values)
 
-    monkeypatch.setattr(train, "_macro_ap", judged)
-    record = fit(REAL, VAL, **at(tmp_path), training_strategy="crt", last_share=0.4, **(FAST | {"evaluate_every": 2})).record
+    monkeypatch.setattr(train, "_macro_ap", scored)
+    record = fit(
+        REAL, VAL, **at(tmp_path), training_strategy="crt", last_share=0.4, **(FAST | {"evaluate_every": 2})
+    ).record
     assert [entry["stage"] for entry in record["history"]] == [0, 0, 0, 1, 1]
     assert [entry["step"] for entry in record["history"]] == [2, 4, 6, 8, 10]
     (weights,) = kept(tmp_path)
@@ -219,18 +254,18 @@ def test_early_stopping_ends_a_stage_and_lengthens_no_other(tmp_path: Path, monk
     values = iter([0.9, 0.1, 0.1, 0.1, 0.2, 0.3])
     monkeypatch.setattr(train, "_macro_ap", lambda *_: next(values))
     options = FAST | {"steps": 20, "patience": 2, "evaluate_every": 2}
-    told: list[int] = []
-    where = at(tmp_path, progress=lambda *step: told.append(step[1]))
+    expected: list[int] = []
+    where = at(tmp_path, progress=lambda *step: expected.append(step[1]))
     record = fit(REAL, VAL, **where, training_strategy="drw", last_share=0.3, **options).record
     assert record["steps_done"] == [6, 6]  # of 14 and 6
     assert [entry["step"] for entry in record["history"]] == [2, 4, 6, 16, 18, 20]
-    assert told == [*range(1, 7), *range(15, 21)]
+    assert expected == [*range(1, 7), *range(15, 21)]
     assert record["rows_seen"] == {"real": 48, "added": 0}
 
 
-def test_pretraining_without_added_rows_is_told(tmp_path: Path) -> None:
+def test_pretraining_without_added_rows_is_refused(tmp_path: Path) -> None:
     for added in (None, ADDED.take([])):
-        with pytest.raises(InputError, match="training_strategy 'pretrain' needs added rows"):
+        with pytest.raises(InputError, match="training_strategy pretrain needs added rows"):
             fit(REAL, VAL, **at(tmp_path), added=added, training_strategy="pretrain", **FAST)
     assert not list(tmp_path.iterdir())
 
@@ -249,25 +284,35 @@ def test_sampling_by_class_draws_findings_evenly_then_their_rows() -> None:
 
 def test_sampling_by_class_is_over_real_rows_in_every_stage() -> None:
     for stage in stages("second_stage", 100, "class_balanced"):
-        make = Batches(REAL, None, stage, seed=0, batch=200, augment="none", device=CPU)
+        make = Batches(REAL, None, stage, seed=0, batch_size=200, augment="none", device=CPU)
         rare = make(stage.start).labels[:, 1].mean()
         assert float(rare) == pytest.approx(0.5, abs=0.15)  # 1 row in 12 as they come
     nothing = replace(REAL, labels=np.zeros_like(REAL.labels))
-    as_they_come = Batches(nothing, None, Stage(balanced=True), seed=0, batch=4, augment="none", device=CPU)(5)
+    as_they_come = Batches(nothing, None, Stage(balanced=True), seed=0, batch_size=4, augment="none", device=CPU)(5)
     assert torch.equal(as_they_come.images, REAL.images[batch_indices(12, 4, 5, 0, "real")] / 255)
 
 
 def test_batches_made_ahead_are_the_same_and_their_errors_arrive() -> None:
-    make = Batches(REAL, ADDED, Stage(), seed=1, batch=8, mix=0.5, augment="monai", mixup="balanced", device=CPU)
-    with Ahead(make, 12) as ahead:
+    make = Batches(
+        REAL,
+        ADDED,
+        Stage(),
+        seed=1,
+        batch_size=8,
+        synthetic_fraction=0.5,
+        augment="monai",
+        mixup="balanced",
+        device=CPU,
+    )
+    with PrefetchedBatches(make, 12) as prefetched:
         for step in range(5, 12):
-            assert torch.equal(ahead(step).images, make(step).images)
+            assert torch.equal(prefetched(step).images, make(step).images)
     calls: Counter[int] = Counter()
 
     def broken(step: int) -> ClassifierBatch:
         calls[step] += 1
         raise ValueError(f"step {step}")
 
-    with Ahead(broken, 3) as ahead, pytest.raises(ValueError, match="step 2"):
-        ahead(2)
+    with PrefetchedBatches(broken, 3) as prefetched, pytest.raises(ValueError, match="step 2"):
+        prefetched(2)
     assert calls == {2: 1}

@@ -104,7 +104,7 @@ class Embedding:
 
 def fit_embedding(
     images: Tensor, patients: Sequence[str], *, runtime: Runtime, store: Store, steps: int = 250, size: int = 64,
-    batch: int = 96, learning_rate: float = 3e-3, temperature: float = 0.1,
+    batch_size: int = 96, learning_rate: float = 3e-3, temperature: float = 0.1,
 ) -> Embedding:  # fmt: skip
     """Train the embedding on all real images uint8 [N,1,S,S] of `patients` [N].
 
@@ -118,18 +118,18 @@ def fit_embedding(
     of = owners([str(one) for one in patients])
     if of.max(initial=-1) < 7:
         raise InputError(f"{of.max(initial=-1) + 1} patients cannot train an embedding; give at least 8")
-    settings = {"steps": steps, "size": size, "batch": batch, "learning_rate": learning_rate,
+    settings = {"steps": steps, "size": size, "batch_size": batch_size, "learning_rate": learning_rate,
                 "temperature": temperature, "widths": WIDTHS}  # fmt: skip
     pixels = digest(str(images.dtype), list(images.shape), tensor_bytes(images))
     key = {"format": FORMAT, "settings": settings, "seed": runtime.seed, "images": pixels,
            "patients": digest(of.tolist())}  # fmt: skip
     runtime, network = runtime.at("fp32"), _fresh(size, runtime.seed)
     device = runtime.torch_device("embedding")
-    pace = Training(steps, learning_rate, batch, "cosine", warmup_steps=round(0.05 * steps), ema=0.0,
-                    clip=math.inf, weight_decay=0.05, checkpoint_every=None)  # fmt: skip
+    pace = Training(steps, learning_rate, batch_size, "cosine", warmup_steps=round(0.05 * steps), ema_decay=0.0,
+                    max_grad_norm=math.inf, weight_decay=0.05, checkpoint_every=None)  # fmt: skip
 
     def build(folder: Path) -> None:
-        loss = PairLoss(images, of, batch, size, temperature, runtime.seed)
+        loss = PairLoss(images, of, batch_size, size, temperature, runtime.seed)
         trained = _fresh(size, runtime.seed)
         loop.fit(trained, loss, pace, runtime=runtime, folder=None, key=digest(key), name="embedding")
         write_tensors(folder / FILE, trained.state_dict())

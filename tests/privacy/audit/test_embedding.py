@@ -38,7 +38,7 @@ def test_views_of_an_image_lie_closer_than_other_images(images: Callable[..., Te
     """On images it never saw, views it never saw: nearly each finds its own, where raw pixels do not."""
     train, fresh = images(120, 1), images(60, 2)
     told: list[tuple[str, int, int]] = []
-    small = {"steps": 40, "size": 32, "batch": 48}
+    small = {"steps": 40, "size": 32, "batch_size": 48}
     patients = [str(i) for i in range(120)]
     where = at(tmp_path, progress=lambda *said: told.append(said))
     embed = fit_embedding(bytes_of(train), patients, **where, **small)
@@ -58,7 +58,7 @@ def test_views_of_an_image_lie_closer_than_other_images(images: Callable[..., Te
     assert len(Store(tmp_path).folders("embedding")) == 1
 
 
-SMALL: dict[str, Any] = {"steps": 4, "size": 16, "batch": 8}
+SMALL: dict[str, Any] = {"steps": 4, "size": 16, "batch_size": 8}
 
 
 def test_a_flipped_byte_is_found_set_aside_and_made_again(
@@ -115,7 +115,7 @@ def test_images_of_a_patient_are_learnt_to_lie_together(images: Callable[..., Te
     bodies, parts = images(80, 5, sigma=3.0), images(160, 6, sigma=1.5)
     twice = (bodies.repeat(2, 1, 1, 1) + parts) / 2
     patients = [f"p{i}" for i in range(80)] * 2
-    found = verify(bytes_of(twice), patients, **at(tmp_path), rate=0.1, steps=30, size=32, batch=40)
+    found = verify(bytes_of(twice), patients, **at(tmp_path), rate=0.1, steps=30, size=32, batch_size=40)
     assert len(Store(tmp_path).folders("embedding")) == 2
     assert found.pairs == 80
     assert found.gallery == 40
