@@ -66,18 +66,18 @@ def fusion() -> LatentFusion:
         decode=Decoder(IdentityCodec()),
         scheduler=factory("ddim", 20),
         draws=PlanSettings(num_candidates=1),
-        keep=2,
+        strength=0.2,
     )
 
 
 def child(count: int) -> None:
     """Make `count` images; print peak memory and how many there are."""
     torch.set_num_threads(1)
-    tree = {"data": {"kind": "phantom"}, "codec": {"kind": "train"}, "need": {"num_candidates": 1}}
+    tree = {"data": {"kind": "phantom"}, "codec": {"kind": "train"}, "targets": {"num_candidates": 1}}
     cohort = SimpleNamespace(shortfall=lambda: {"Rare": count}, manifest=SimpleNamespace(digest=lambda: "rows"))
     looks = sanity(lambda uids: (latents(uids).sigmoid() * 255).to(torch.uint8))
     with tempfile.TemporaryDirectory() as place:
-        run = Run(Path(place), configs.parse(tree | {"out": place}), Runtime("cpu", "fp32", 1, 0), Store(Path(place)))
+        run = Run(Path(place), configs.parse(tree | {"output_dir": place}), Runtime("cpu", "fp32", 1, 0), Store(Path(place)))
         plan, writer = make_images(run, cohort, fusion(), looks, "untrained")  # type: ignore[arg-type]
         made = writer.results()["uid"].nunique()
     assert made == count == plan.index.nunique()

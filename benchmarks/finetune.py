@@ -165,8 +165,8 @@ def medlt(folder: Path, how: Finetuning, args: argparse.Namespace, after: Callab
     data = LabelledLatents(
         lambda uids: z[[int(uid) for uid in uids]], [str(i) for i in range(IMAGES)], labels().numpy(), "noise"
     )
-    training = Training(steps=args.steps + 1, batch=args.batch, checkpoint_every=10**6,
-                        checkpointing=args.checkpointing)  # fmt: skip
+    training = Training(steps=args.steps + 1, batch_size=args.batch, checkpoint_every=10**6,
+                        gradient_checkpointing=args.checkpointing)  # fmt: skip
     runtime = Runtime(args.device, args.precision, None, 0, lambda stage, done, total: after(done))
     with tempfile.TemporaryDirectory() as out:
         train_backbone(backbone, data, folder=Path(out), training=training, how=how, runtime=runtime)

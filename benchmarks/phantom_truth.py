@@ -54,7 +54,7 @@ def _set(part: Manifest) -> TrainingSet:
 def _oracle() -> Classifier:
     cohort = _cohort("oracle")
     train, held = (cohort.where(cohort.rows["split"].isin(splits)) for splits in (("train", "test"), ("val",)))
-    options = {"steps": 2500, "batch": 32, "patience": 100, "evaluate_every": 250}
+    options = {"steps": 2500, "batch_size": 32, "patience": 100, "evaluate_every": 250}
     return fit(_set(train), _set(held), runtime=Runtime("cpu", "fp32", 1, 1), store=STORE, **options)
 
 

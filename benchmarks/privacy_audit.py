@@ -81,7 +81,7 @@ def main() -> None:
     ]
     sentences = []
     for name, config in RUNS.items():
-        folder = configs.load(Path(config)).out
+        folder = configs.load(Path(config)).output_dir
         if not (folder / "manifest.parquet").is_file():
             augment.main(configs.load(Path(config)))
         if not (folder / "audit.json").is_file():

@@ -56,20 +56,20 @@ def home(out: Path, epsilon: str, start: str) -> Path:
     mine = (
         own.privacy is not None and epsilon == f"{own.privacy.epsilon:g}" and str(own.denoiser.init_from) == STARTS[start]
     )
-    return own.out if mine else out / f"{epsilon}_{start.split()[0]}"
+    return own.output_dir if mine else out / f"{epsilon}_{start.split()[0]}"
 
 
 def asked(out: Path, epsilon: str, start: str) -> configs.RunConfig:
     """The config of one row."""
-    told = [f"out={home(out, epsilon, start)}", f"denoiser.init_from={STARTS[start]}", "threads=1"]
+    told = [f"output_dir={home(out, epsilon, start)}", f"denoiser.init_from={STARTS[start]}", "threads=1"]
     return configs.load(CONFIG, told if epsilon == NEVER else [*told, f"privacy.epsilon={epsilon}"])
 
 
 def made(out: Path, epsilon: str, start: str) -> Path:
     """The run of one row, made or found."""
     config = asked(out, epsilon, start)
-    if (config.out / "manifest.parquet").is_file():
-        return config.out
+    if (config.output_dir / "manifest.parquet").is_file():
+        return config.output_dir
     with patch.object(augment, "private_fit", lambda *_: None) if epsilon == NEVER else nullcontext():
         return augment.main(config)
 
@@ -83,7 +83,7 @@ def synthetic(run: Path) -> Manifest:
 def main(out: Path, epsilons: list[str]) -> None:
     """Make all runs, judge and compare them, write the table."""
     runs = {(epsilon, start): made(out, epsilon, start) for start in STARTS for epsilon in [*epsilons, NEVER]}
-    base = configs.load(CONFIG, [f"out={out / 'judges'}", "privacy=null", "threads=1"])
+    base = configs.load(CONFIG, [f"output_dir={out / 'judges'}", "privacy=null", "threads=1"])
     with opened(base, silent) as run:
         real = open_cohort(run)
         judges = train_verifiers(run, real, None)

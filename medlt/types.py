@@ -86,7 +86,7 @@ class Synthesizer(Protocol):
     """A method. `plan` draws all random numbers; `run` is a pure function of plan rows."""
 
     reads_real_images: bool
-    guides: tuple[Any, ...]
+    guidance: tuple[Any, ...]
     """Guidance besides the label, innermost first (`medlt.synthesis.guides.Guide`)."""
 
     def plan(self, need: Mapping[str, int], seed: int) -> pd.DataFrame:
@@ -101,7 +101,7 @@ class Synthesizer(Protocol):
         """Return the intermediate images of `rows`, stage -> [B,1,H,W] in [0,1]; empty if the method has none."""
         ...
 
-    def with_guides(self, guides: tuple[Any, ...]) -> Synthesizer:
+    def with_guidance(self, guidance: tuple[Any, ...]) -> Synthesizer:
         """Return the same method with these guides."""
         ...
 

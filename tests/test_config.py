@@ -124,7 +124,7 @@ def test_every_shipped_config_fits_the_schema_that_editors_get(name: str) -> Non
     jsonschema.validate(tree, schema)
     with pytest.raises(jsonschema.ValidationError):
         jsonschema.validate(tree | {"sede": 1}, schema)
-    for section in ("need", "classifier"):
+    for section in ("targets", "classifier"):
         with pytest.raises(jsonschema.ValidationError):
             jsonschema.validate(tree | {section: {"sizze": 1}}, schema)
 
@@ -133,12 +133,12 @@ def test_a_shipped_config_is_found_by_its_name_where_no_file_has_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, least: Path
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert config.load(Path("phantom/fusion")).out == Path("runs/phantom_fusion")
+    assert config.load(Path("phantom/fusion")).output_dir == Path("runs/phantom_fusion")
     sources = config.load_verdict(Path("phantom/verdict")).sources
     assert sources["edit"].config == catalogue.path("phantom/edit").absolute()
     (tmp_path / "phantom").mkdir()
     least.rename("phantom/fusion")  # the user's own file comes first
-    assert config.load(Path("phantom/fusion")).out == tmp_path / "run"
+    assert config.load(Path("phantom/fusion")).output_dir == tmp_path / "run"
     with pytest.raises(InputError, match=r"phantom/fusoin: no such config file; `medlt config list` names those"):
         config.load(Path("phantom/fusoin"))
 
@@ -324,6 +324,6 @@ def test_a_source_is_found_from_the_file_wherever_one_works(
 def test_recipes_and_experiments_share_the_section_of_the_comparison(least: Path, experiment: Path) -> None:
     given = [f"evaluation.{name}" for name in ("seeds=4", "mix=0.5", "weight=0.7", "draws=300", "workers=3")]
     one, other = config.load(least, given).evaluation, config.load_verdict(experiment, given).evaluation
-    assert one == other == config.EvaluationConfig(seeds=4, mix=0.5, weight=0.7, draws=300, workers=3)
+    assert one == other == config.EvaluationConfig(seeds=4, synthetic_fraction=0.5, weight=0.7, draws=300, workers=3)
     with pytest.raises(InputError, match="one arm of a recipe has synthetic images"):
         config.load(least, ["evaluation.chosen=fusion"])

@@ -41,14 +41,14 @@ class LongtailGuideConfig(Windowed):
     kind: Literal["longtail"] = "longtail"
     weight: float = Field(0.02, ge=0, le=1, description="of the gradient, as long as the latent; 0 is off, bit for bit")
     statistic: Literal["variance", "bald", "entropy", "margin", "energy"] = "variance"
-    anchor: float = Field(
+    label_weight: float = Field(
         1.0, ge=0, le=1000, description="weight of the label's cross-entropy, which keeps the finding there"
     )
     every: int = Field(3, ge=1)
     window: Window = (1 / 3, 2 / 3)
     cap: float = Field(0.2, gt=0, description="the most that all guided steps move a latent, as a share of it")
-    shifts: int = Field(2, ge=0, le=64, description="small moves of the image that the gradient is averaged over")
-    checkpointing: bool = Field(False, description="compute activations twice: less memory, more time")
+    n_shifts: int = Field(2, ge=0, le=64, description="small moves of the image that the gradient is averaged over")
+    gradient_checkpointing: bool = Field(False, description="compute activations twice: less memory, more time")
     network: bool = Field(False, description="take the gradient through the denoiser too")
 
 

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from medlt.config import catalogue
 from medlt.config.base import Strict
-from medlt.config.run import RunConfig
+from medlt.config.run import RunConfig, complete
 from medlt.config.verdict import EvaluateConfig, SourceConfig
 from medlt.types import InputError
 
@@ -53,6 +53,8 @@ def _override(tree: dict[str, Any], assignment: str) -> None:
     for parent in parents:
         if tree.get(parent) is None:
             tree[parent] = {}
+        elif parent == "method" and isinstance(tree[parent], str):
+            tree[parent] = {"kind": tree[parent]}
         tree = tree[parent]
         if not isinstance(tree, dict):
             raise InputError(f"override {assignment!r}: {parent} is not a section")
@@ -88,13 +90,12 @@ def _valid(kind: type[C], tree: dict[str, Any], where: str) -> C:
 
 def _by_method(tree: dict[str, Any], method: str, out_given: bool) -> dict[str, Any]:
     """The config as a recipe of another method: its own defaults, its own folder, and what was learnt for the old."""
-    if tree.get("recipe", "fusion") == method:
+    if complete(tree)["method"].get("kind", "fusion") == method:
         return tree
-    out = Path(tree.get("out", "runs"))
-    changed = {**tree, "recipe": method, "learnt": tree.get("learnt") or str(out / "artifacts")}
-    for own in ("method", "ablation"):
-        changed.pop(own, None)
-    return changed if out_given else {**changed, "out": f"{out}-{method}"}
+    out = Path(tree.get("output_dir", "runs"))
+    changed = {**tree, "method": method, "artifacts_dir": tree.get("artifacts_dir") or str(out / "artifacts")}
+    changed.pop("ablation", None)
+    return changed if out_given else {**changed, "output_dir": f"{out}-{method}"}
 
 
 def find(given: Path) -> Path:
@@ -116,7 +117,7 @@ def _read(path: Path) -> dict[str, Any]:
     except (yaml.YAMLError, RecursionError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: not readable as YAML: {str(error).splitlines()[0]}") from None
     if not isinstance(tree, dict):
-        raise InputError(f"{path}: holds no settings; begin with 'recipe: fusion'")
+        raise InputError(f"{path}: holds no settings; begin with 'method: fusion'")
     return tree
 
 
@@ -126,10 +127,10 @@ def load(path: Path, overrides: Sequence[str] = (), method: str | None = None) -
     Raises InputError with one clear line.
     """
     tree = _read(path := find(Path(path)))
-    if tree.get("recipe") == "verdict":
+    if "arms" in tree:
         raise InputError(f"{path}: is an experiment; use `medlt evaluate`")
     if method is not None:
-        tree = _by_method(tree, method, any(given.startswith("out=") for given in overrides))
+        tree = _by_method(tree, method, any(given.startswith("output_dir=") for given in overrides))
     for assignment in overrides:
         _override(tree, assignment)
     return parse(tree, str(path))
@@ -143,8 +144,8 @@ def load_verdict(path: Path, overrides: Sequence[str] = ()) -> EvaluateConfig:
     tree = _read(path := find(Path(path)))
     for assignment in overrides:
         _override(tree, assignment)
-    if tree.get("recipe") != "verdict":
-        raise InputError(f"{path}: is no experiment; begin with 'recipe: verdict', or use `medlt run`")
+    if "arms" not in tree:
+        raise InputError(f"{path}: is no experiment, it has no arms; give some, or use `medlt run`")
     config = _valid(EvaluateConfig, tree, str(path))
     placed = {name: _placed(name, source, path) for name, source in config.sources.items()}
     return config.model_copy(update={"sources": placed})

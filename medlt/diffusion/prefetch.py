@@ -1,4 +1,4 @@
-"""Two things at once: the next batch is made in the background while this one is checked, encoded and written."""
+"""Prefetching: a background thread makes the next batch while this one is checked, encoded and written."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ from torch import Tensor
 T = TypeVar("T")
 
 
-def ahead(items: Iterable[T], depth: int = 1) -> Iterator[T]:
-    """The same items in the same order; up to `depth` finished ones wait while a background thread makes the next.
+def prefetch(items: Iterable[T], depth: int = 1) -> Iterator[T]:
+    """Yield the same items in the same order, while a background thread makes up to `depth` of the next ones.
 
-    An error of `items` is raised where its item would have come. When the consumer stops early - it breaks off, fails,
-    or is interrupted - the source is closed after the item it is at, and the thread ends before control returns. The
-    thread has the caller's number of torch threads and gradient mode. Nothing runs before the first item is asked for.
+    An error of `items` is raised at the position of its item. If the consumer stops early (by a break, an error or an
+    interrupt), the source is closed after its current item, and the thread ends before control returns. The thread has
+    the caller's number of torch threads and gradient mode. Nothing runs before the first item is requested.
     """
     waiting: queue.Queue[tuple[str, Any]] = queue.Queue(depth)
-    stop, threads, learns = threading.Event(), torch.get_num_threads(), torch.is_grad_enabled()
+    stop, threads, grad = threading.Event(), torch.get_num_threads(), torch.is_grad_enabled()
 
     def work() -> None:
         torch.set_num_threads(threads)
-        with torch.set_grad_enabled(learns):
+        with torch.set_grad_enabled(grad):
             _fill(iter(items), waiting, stop)
 
-    thread = threading.Thread(target=work, name="ahead", daemon=True)
+    thread = threading.Thread(target=work, name="prefetch", daemon=True)
     thread.start()
     try:
         while True:
@@ -42,14 +42,14 @@ def ahead(items: Iterable[T], depth: int = 1) -> Iterator[T]:
                 return
     finally:
         stop.set()
-        with suppress(queue.Empty):  # a producer that waits for room goes on, sees the sign and ends
+        with suppress(queue.Empty):  # empty the queue, so that a producer waiting for space continues and ends
             while True:
                 waiting.get_nowait()
         thread.join()
 
 
 def _fill(items: Iterator[Any], waiting: queue.Queue[tuple[str, Any]], stop: threading.Event) -> None:
-    """Put every item, then how it ended; give up at the sign to stop, and close the source."""
+    """Put every item and the end or the error into the queue; return when `stop` is set; close the source."""
 
     def put(kind: str, value: Any) -> bool:
         while not stop.is_set():
@@ -71,12 +71,12 @@ def _fill(items: Iterator[Any], waiting: queue.Queue[tuple[str, Any]], stop: thr
 
 
 def to_host(tensor: Tensor) -> Tensor:
-    """The tensor in host memory: through page-locked memory from an accelerator, waiting for this copy alone."""
+    """Return the tensor in host memory. From an accelerator, copy it to page-locked memory and wait for this copy."""
     if tensor.device.type != "cuda":
         return tensor.cpu()
-    held = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
-    held.copy_(tensor, non_blocking=True)
+    host = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
+    host.copy_(tensor, non_blocking=True)
     done: Any = torch.cuda.Event()  # type: ignore[no-untyped-call]
     done.record()
     done.synchronize()
-    return held
+    return host

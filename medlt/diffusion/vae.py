@@ -30,7 +30,7 @@ from medlt.training.settings import BatchPart, Training
 from medlt.types import InputError
 
 FORMAT = 1  # of a tuned codec: raise it when the same settings would train other weights
-TRAINING = Training(steps=1000, learning_rate=1e-5, batch=8, checkpoint_every=250)
+TRAINING = Training(steps=1000, learning_rate=1e-5, batch_size=8, checkpoint_every=250)
 
 
 def gradient_error(out: Tensor, x: Tensor, scales: int = 3) -> Tensor:
@@ -56,14 +56,14 @@ class ReconstructionLoss:
     """Called as loss(network, step, part); batch and noise are functions of (seed, step)."""
 
     images: Images
-    batch: int
+    batch_size: int
     edge: float
     ssim: float
     kl_weight: float
     seed: int
 
     def __call__(self, network: nn.Module, step: int, part: BatchPart) -> Tensor:
-        rows = part.take(batch_indices(len(self.images), self.batch, step, self.seed, "vae"))
+        rows = part.take(batch_indices(len(self.images), self.batch_size, step, self.seed, "vae"))
         x = _shown(network, stacked(self.images, rows))
         out, divergence = network(x, torch_generator(self.seed, "vae", step), part)
         loss = (out - x).abs().mean() + self.edge * gradient_error(out, x) + self.kl_weight * divergence
@@ -143,7 +143,7 @@ def finetune_codec(
         told: dict[str, Any] = {"source": codec.digest, "encoder": "unchanged" if decoder_only else "trained",
                                 "steps": training.last} | _measured("before", codec, seen)  # fmt: skip
         network = Reconstruction(codec.network, decoder_only)
-        loss = ReconstructionLoss(images, training.batch, edge, ssim, kl_weight, runtime.seed)
+        loss = ReconstructionLoss(images, training.batch_size, edge, ssim, kl_weight, runtime.seed)
         shown: dict[str, Any] = {"runtime": runtime, "folder": folder, "key": digest(key), "name": "codec",
                                  "picture": None if seen is None else _Shown(seen)}  # fmt: skip
         if private is None:

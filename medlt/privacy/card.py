@@ -43,7 +43,7 @@ def model_card(run: Path) -> str:
     config, parts = seen.config, {}
     parts["Model details"] = _items(
         f"A latent diffusion model of radiographs ({_denoiser(config)}), with {_codec(config)}.",
-        f"Made by medlt {__version__}, recipe {config.recipe}, at {config.size} x {config.size} pixels.",
+        f"Made by medlt {__version__}, method {config.method.kind}, at {config.size} x {config.size} pixels.",
         *([] if _private(config) else [f"Digests: {_digests(seen)}."]),
     )
     parts["Intended use"] = _items(*USES, f"Not for: {NOT_FOR}")
@@ -117,7 +117,7 @@ def _private(config: configs.RunConfig) -> bool:
 
 def _name(config: configs.RunConfig) -> str:
     """Of the run, without where it lies."""
-    return config.out.name or "run"
+    return config.output_dir.name or "run"
 
 
 def _denoiser(config: configs.RunConfig) -> str:

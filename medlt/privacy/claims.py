@@ -20,7 +20,7 @@ from medlt.files import digest_tensors
 from medlt.privacy.ledger import NAME, NEIGHBOURS, Ledger, format_epsilon, read
 from medlt.types import InputError
 
-BLIND_CHECKS = {"finite", "flat", "saturated", "asserted", "best_of", "copy"}
+BLIND_CHECKS = {"finite", "flat", "saturated", "target_label", "best_of", "copy"}
 """Checks that look at synthetic images alone."""
 
 LEARNT_OF_PATIENTS = {
@@ -129,9 +129,9 @@ def _foreseen(config: configs.RunConfig) -> Iterator[str]:
     elif not chosen.secure_mode:
         yield "randomness was not secure, so a rerun could take the noise off (leave privacy.secure at true)"
     if kind in ("fusion", "edit"):
-        yield f"method {kind} reads real images when it makes one (take recipe: noise or minority)"
+        yield f"method {kind} reads real images when it makes one (use method: noise or minority)"
     if kind == "diffult":
-        yield "recipe diffult trains with losses and a classifier that no ledger counts (take recipe: noise)"
+        yield "method diffult trains with losses and a classifier that no ledger counts (use method: noise)"
     if not config.data_independent:
         yield (
             "label vectors, numbers and checks of the images are taken from real rows and images "
@@ -139,7 +139,7 @@ def _foreseen(config: configs.RunConfig) -> Iterator[str]:
         )
     if config.checks.near_copy is not None:
         yield "the near-copy filter compares with real images (set checks.near_copy: null, and run `medlt audit`)"
-    for guide in getattr(config.method, "guides", ()):
+    for guide in getattr(config.method, "guidance", ()):
         if guide.weight:
             yield from _guided(guide)
 
@@ -147,7 +147,7 @@ def _foreseen(config: configs.RunConfig) -> Iterator[str]:
 def _guided(guide: configs.GuideConfig) -> Iterator[str]:
     """What a guide asks that was learnt from patients outside the ledger."""
     if isinstance(guide, configs.LongtailGuideConfig):
-        yield "the longtail guide asks a predictor trained without privacy (take recipe: noise or minority)"
+        yield "the longtail guide asks a predictor trained without privacy (use method: noise or minority)"
     elif isinstance(guide, configs.JepaGuideConfig):
         yield "the jepa guide asks a latent classifier trained without privacy (leave the guide out)"
     else:
@@ -201,7 +201,7 @@ def _on_disk(seen: Provenance, ledger: Ledger) -> Iterator[str]:
     from medlt.diffusion.families import load_label_network
 
     name = str(seen.told.get("denoiser", {}).get("artifact"))
-    home = (seen.config.learnt or seen.folder / "artifacts") / "denoiser" / name
+    home = (seen.config.artifacts_dir or seen.folder / "artifacts") / "denoiser" / name
     if not (home / "model.json").is_file() or not ledger.of("denoiser"):
         return
     saved = {str(i): weight for i, weight in enumerate(load_label_network(home).parameters())}

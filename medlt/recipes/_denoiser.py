@@ -48,7 +48,7 @@ SHOWN = 8
 KIND = "denoiser"
 LABEL_FILES = ("model.json", "model.safetensors")
 INDEX = {"full": "model_index.json", "lora": "pytorch_lora_weights.safetensors"}
-OWN = {"kind", "start", *configs.DenoiserTraining.model_fields}
+OWN = {"kind", "init_from", *configs.DenoiserTraining.model_fields}
 """Fields of a denoiser's config that are not its network's."""
 
 Losses = Callable[[Backbone], Sequence[Extra]]
@@ -115,8 +115,8 @@ def fresh_network(config: configs.RunConfig, data: LabelledLatents, seed: int) -
     chosen = config.denoiser
     assert isinstance(chosen, configs.UNetConfig | configs.TransformerConfig)
     net = new_network(FAMILIES[chosen.kind], data, seed, chosen.model_dump(exclude=OWN))
-    if chosen.start is not None:
-        begin(net, chosen.start)
+    if chosen.init_from is not None:
+        begin(net, chosen.init_from)
     return net
 
 

@@ -79,11 +79,11 @@ def build_method(run: Run[configs.RunConfig], learnt: Learnt) -> Built:
     if isinstance(chosen, configs.Fusion):
         coder = learn_sparse_code(run, learnt.cohort, learnt.latents, learnt.private)
         backbone = train_denoiser(run, learnt.cohort, learnt.latents, learnt.private)
-        guides, models = build_guides(run, learnt, chosen.guides, backbone)
+        guides, models = build_guides(run, learnt, chosen.guidance, backbone)
         models |= {"codec": codec, "sparse": coder.digest, "denoiser": backbone.digest}
         return Built(latent_fusion(run, learnt, chosen, coder, backbone, guides), models)
     backbone = train_denoiser(run, learnt.cohort, learnt.latents, learnt.private, further_losses(run, learnt))
-    guides, models = build_guides(run, learnt, chosen.guides, backbone)
+    guides, models = build_guides(run, learnt, chosen.guidance, backbone)
     models |= {"codec": codec, "denoiser": backbone.digest}
     return Built(conditional(run, learnt, chosen, backbone, guides), models)
 
@@ -93,13 +93,13 @@ def latent_fusion(
     guides: tuple[Guide, ...] = (),
 ) -> LatentFusion:  # fmt: skip
     """Return latent fusion (arXiv 2405.01705). The verifiers' folds decide who may be paired with whom."""
-    need, latents = run.config.need, learnt.latents
+    targets, latents = run.config.targets, learnt.latents
     draws = PlanSettings(
         metric=chosen.pairing,
         neighbours=chosen.neighbours,
         threshold_mean=chosen.threshold_mean,
         threshold_sd=chosen.threshold_sd,
-        candidates=need.candidates * (1 + need.refills),
+        num_candidates=targets.num_candidates * (1 + targets.max_retries),
     )
     return LatentFusion(
         collection=train_table(run, learnt.cohort, learnt.verifiers),
@@ -108,13 +108,13 @@ def latent_fusion(
         standardiser=latents.standardiser,
         backbone=backbone,
         decode=decoder(run.runtime, latents.codec),
-        scheduler=factory(chosen.scheduler, chosen.steps, backbone.noise),
+        scheduler=factory(chosen.scheduler, chosen.num_inference_steps, backbone.noise),
         draws=draws,
         cam=chosen.cam,
-        keep=chosen.keep,
+        strength=chosen.strength,
         renoise=chosen.renoise,
-        guidance=chosen.guidance,
-        guides=guides,
+        guidance_scale=chosen.guidance_scale,
+        guidance=guides,
         labels=chosen.labels,
         rule=chosen.rule,
     )
@@ -128,22 +128,27 @@ def conditional(
     guides: tuple[Guide, ...] = (),
 ) -> Synthesizer:  # fmt: skip
     """Return a method that samples under real label vectors, each row verified by the fold of the row that lends it."""
-    latents, need = learnt.latents, run.config.need
+    latents, targets = learnt.latents, run.config.targets
     shared: dict[str, Any] = {
         "collection": train_table(run, learnt.cohort, learnt.verifiers),
         "backbone": backbone,
         "standardiser": latents.standardiser,
         "decode": decoder(run.runtime, latents.codec),
-        "scheduler": factory(chosen.scheduler, chosen.steps, backbone.noise),
-        "candidates": need.candidates * (1 + need.refills),
-        "guidance": chosen.guidance,
-        "guides": guides,
+        "scheduler": factory(chosen.scheduler, chosen.num_inference_steps, backbone.noise),
+        "num_candidates": targets.num_candidates * (1 + targets.max_retries),
+        "guidance_scale": chosen.guidance_scale,
+        "guidance": guides,
     }
     if isinstance(chosen, configs.Edit):
-        return ImageEdit(latents=latents, strengths=chosen.strengths, mixed=chosen.mixed, **shared)
+        return ImageEdit(latents=latents, strength=chosen.strength, mixed=chosen.mixed, **shared)
     height, width = latents.cache.shape[-2:]
     kind: type[FromNoise] = METHODS[chosen.kind]
-    return kind(shape=(backbone.channels, height, width), boost=chosen.boost, skip=chosen.skip, **shared)
+    return kind(
+        shape=(backbone.channels, height, width),
+        initial_noise_scale=chosen.initial_noise_scale,
+        skip_steps=chosen.skip_steps,
+        **shared,
+    )
 
 
 Named = tuple[Guide, dict[str, str]]
@@ -188,9 +193,9 @@ def _longtail_guide(
     codec = decoder(run.runtime, learnt.latents.codec).codec
     assert isinstance(codec, AutoencoderCodec)
     standardised = learnt.latents.standardiser if backbone.space == "standardised" else None
-    decode = pictures(codec, standardised, chosen.checkpointing)
+    decode = pictures(codec, standardised, chosen.gradient_checkpointing)
     head = train_guidance_classifier(run, learnt.cohort, learnt.verifiers)
-    options = chosen.model_dump(exclude={"kind", "checkpointing"})
+    options = chosen.model_dump(exclude={"kind", "gradient_checkpointing"})
     return LongtailGuide(decode=decode, guidance_classifier=head, **options), {"guidance_classifier": head.digest}
 
 
@@ -242,7 +247,7 @@ def further_losses(run: Run[configs.RunConfig], learnt: Learnt) -> Losses:
     if not isinstance(chosen, configs.Diffult):
         return no_losses
     cbdm = chosen.cbdm if chosen.cbdm is not None and chosen.cbdm.weight else None
-    aid = chosen.aid if chosen.aid is not None and chosen.aid.weight else None
+    aid = chosen.in_band_loss if chosen.in_band_loss is not None and chosen.in_band_loss.weight else None
     if cbdm is None and aid is None:
         return no_losses
     classifier = train_latent_classifier(run, learnt.cohort, learnt.latents) if aid is not None else None

@@ -32,7 +32,7 @@ from medlt.training.runtime import Runtime
 from medlt.training.settings import Training
 from medlt.types import InputError
 
-SPARSE = {"batch", "generations", "imitation_epochs", "adaptation_epochs", "interaction_epochs"}
+SPARSE = {"batch_size", "generations", "imitation_epochs", "adaptation_epochs", "interaction_epochs"}
 Plans = dict[str, accounting.Planned]
 
 
@@ -51,24 +51,24 @@ def plans(config: configs.RunConfig, cohort: RealRows) -> Plans:
         found[name] = accounting.Planned(batch / units, steps)
 
     if isinstance(config.codec, configs.TrainedCodec):
-        add("codec", config.codec.batch, config.codec.steps)
+        add("codec", config.codec.batch_size, config.codec.steps)
     elif config.codec.tune is not None:
-        add("codec", config.codec.tune.batch, config.codec.tune.steps)
+        add("codec", config.codec.tune.batch_size, config.codec.tune.steps)
     if config.method.kind == "fusion":
         count = int(cohort.train.rows["patient_id"].nunique())
         for name, steps in private_steps(count, **config.sparse.model_dump(include=SPARSE)).items():
-            add(name, config.sparse.batch, steps)
+            add(name, config.sparse.batch_size, steps)
     if getattr(config.denoiser, "train", "full") != "none":
-        add("denoiser", config.denoiser.batch, config.denoiser.steps)
+        add("denoiser", config.denoiser.batch_size, config.denoiser.steps)
     for k, units in _judged(config, cohort).items():
-        add(f"judge {k}", config.classifier.batch, config.classifier.steps, units)
+        add(f"judge {k}", config.classifier.batch_size, config.classifier.steps, units)
     return found
 
 
 def _units(config: configs.RunConfig, rows: pd.DataFrame) -> int:
     """How many patients, or images, there are to hide among."""
     assert config.privacy is not None
-    return len(rows) if config.privacy.unit == "image" else int(rows["patient_id"].nunique())
+    return len(rows) if config.privacy.privacy_unit == "image" else int(rows["patient_id"].nunique())
 
 
 def _judged(config: configs.RunConfig, cohort: RealRows) -> dict[int, int]:
@@ -127,7 +127,7 @@ class PrivateTraining:
     @property
     def digest(self) -> str:
         """Names the mechanism that every stage of the run shares."""
-        own = self.chosen.model_dump(exclude={"physical", "way", "findings", "classifier"})
+        own = self.chosen.model_dump(exclude={"max_physical_batch_size", "grad_sample_mode", "findings", "classifier"})
         return digest("private", own, noise(self.run.config, self.cohort))
 
     def __call__(

@@ -137,7 +137,7 @@ def _manifest(run: Run[configs.RunConfig], cohort: Cohort, kept: pd.DataFrame, m
         split="train",
         view=views,
         synthetic=True,
-        weight=run.config.evaluation.synthetic_weight,
+        weight=(run.config.evaluation or configs.EvaluationConfig()).synthetic_weight,
         method=run.config.method.kind,
         models=models,
     )

@@ -51,13 +51,13 @@ def build_checks(run: Run[configs.RunConfig], cohort: Cohort, verifiers: CrossFi
     then the band, then near copies. A data-independent run looks at the image alone."""
     chosen = run.config.checks
     if run.config.data_independent:
-        own: tuple[Check, ...] = (Finite(), Flat(chosen.black_below), Saturated(), TargetLabelCheck())
+        own: tuple[Check, ...] = (Finite(), Flat(chosen.min_std), Saturated(), TargetLabelCheck())
         return (*own, *_near_copies(run, cohort))
     findings = list(cohort.findings)
-    limits = thresholds(verifiers.held_out, cohort.train.rows[findings], chosen.quantile)
+    limits = thresholds(verifiers.held_out, cohort.train.rows[findings], chosen.verifier_quantile)
     parents = partial(_parents, cohort, run.config.size)
-    usual = sanity(parents, black_below=chosen.black_below, duplicate_above=chosen.duplicate_above)
-    label = LabelConsistency(verifiers.verifiers, dict(limits), findings, chosen.quantile)
+    usual = sanity(parents, min_std=chosen.min_std, max_correlation=chosen.max_correlation)
+    label = LabelConsistency(verifiers.verifiers, dict(limits), findings, chosen.verifier_quantile)
     return (*usual, TargetLabelCheck(), label, *_bands(run, cohort, verifiers), *_near_copies(run, cohort))
 
 
@@ -98,10 +98,10 @@ def _near_copies(run: Run[configs.RunConfig], cohort: Cohort) -> tuple[Check, ..
     train, val = (cohort.images(part, EMBEDDING_SIZE) for part in (cohort.train, cohort.val))
     whose = [patients(part) for part in (cohort.train, cohort.val)]
     one_each = [whose[1].index(patient) for patient in dict.fromkeys(whose[1])]
-    if (enough := math.ceil(MEASURES / chosen.false_positive)) > len(one_each):
+    if (enough := math.ceil(MEASURES / chosen.fpr)) > len(one_each):
         log.warning(
             "no near-copy filter: %d validation patients cannot show a rate of %g, that takes %d; give more, or raise "
-            "checks.near_copy.false_positive", len(one_each), chosen.false_positive, enough
+            "checks.near_copy.false_positive", len(one_each), chosen.fpr, enough
         )  # fmt: skip
         return ()
     with run.stage("embedding"):
@@ -109,7 +109,7 @@ def _near_copies(run: Run[configs.RunConfig], cohort: Cohort) -> tuple[Check, ..
             torch.cat([train, val]), whose[0] + whose[1], runtime=run.runtime.seeded("embedding"), store=run.store,
             steps=chosen.steps,
         )  # fmt: skip
-    return (near_copy([embed, low_pass], val[one_each], train, chosen.false_positive),)
+    return (near_copy([embed, low_pass], val[one_each], train, chosen.fpr),)
 
 
 def measure(run: Run[configs.RunConfig], cohort: Cohort, verifiers: CrossFitClassifiers, made: Manifest) -> None:
@@ -145,14 +145,14 @@ def introspect(
 
     They say what the guidance classifier does not know: its least sure images beside unguided ones.
     """
-    guide = next((one for one in method.guides if isinstance(one, LongtailGuide)), None)
+    guide = next((one for one in method.guidance if isinstance(one, LongtailGuide)), None)
     gallery = run.path("introspection_gallery.parquet")  # written last
     if guide is None or not len(made.rows) or not isinstance(guide.guidance_classifier, Epistemic) or gallery.is_file():
         return
     run.runtime.progress("introspection", 0, 1)
     guided = _seen(cohort, guide, made.rows, images(made, guide.guidance_classifier.size).float() / 255)
     top = introspection.most(guided.signal, np.ones(len(made.rows), dtype=bool))
-    plain = method.with_guides(tuple(one for one in method.guides if one is not guide))
+    plain = method.with_guidance(tuple(one for one in method.guidance if one is not guide))
     pixels = torch.cat([batch.images for batch in plain.run(plan.loc[made.rows.index])])
     unguided = _seen(cohort, guide, made.rows, pixels)
     known = pd.concat([_known(made, guided, ""), _known(made, unguided, UNGUIDED)])

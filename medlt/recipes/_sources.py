@@ -55,19 +55,21 @@ def source_config(name: str, given: configs.SourceConfig) -> configs.RunConfig:
         folder = Path(str(given.run))
         if not all((folder / file).is_file() for file in ("config.yaml", "manifest.parquet")):
             raise InputError(f"sources.{name}: {folder} is no finished run; give one that `medlt augment` made")
-        return configs.load(folder / "config.yaml").model_copy(update={"out": folder})
+        return configs.load(folder / "config.yaml").model_copy(update={"output_dir": folder})
     config = configs.load(given.config, given.set)
-    written = (config.out / "config.yaml").read_text() if (config.out / "config.yaml").is_file() else ""
-    if written != configs.dump(config) and (written or (config.out / "manifest.parquet").is_file()):
-        raise InputError(f"sources.{name}: {config.out} was made by another config; give it as `run`, or change out")
+    written = (config.output_dir / "config.yaml").read_text() if (config.output_dir / "config.yaml").is_file() else ""
+    if written != configs.dump(config) and (written or (config.output_dir / "manifest.parquet").is_file()):
+        raise InputError(
+            f"sources.{name}: {config.output_dir} was made by another config; give it as `run`, or change output_dir"
+        )
     return config
 
 
 def _source(name: str, given: configs.SourceConfig, cohort: Cohort, progress: Progress) -> SourceImages:
     config = source_config(name, given)
-    if not (config.out / "manifest.parquet").is_file():
+    if not (config.output_dir / "manifest.parquet").is_file():
         augment.main(config, progress)
-    run = finished(config.out, progress, config.learnt)
+    run = finished(config.output_dir, progress, config.artifacts_dir)
     with run.runtime.limited():
         return _opened(name, run, filed_cohort(run), cohort)
 
@@ -85,7 +87,9 @@ def _opened(name: str, run: Run[configs.RunConfig], own: Cohort, cohort: Cohort)
     verifiers = train_verifiers(run, own, private)
     if not run.config.data_independent and any(isinstance(one, Classifier) and one.pace for one in verifiers.verifiers):
         log.warning("source %s: the verifiers that chose its images were not found, they were trained again", name)
-    if run.config.data_independent and len(kept):  # each is judged by the one that never saw the real row it is held against
+    if run.config.data_independent and len(
+        kept
+    ):  # each is judged by the one that never saw the real row it is held against
         kept = kept.assign(fold=verifiers.fold.loc[kept["label_source"]].to_numpy())
     if len(kept):
         require_unseen_parents(kept["fold"], verifiers.seen, parents_of(kept))
@@ -141,5 +145,5 @@ def _table(name: str, path: Path) -> pd.DataFrame:
 
 def _guiding(run: Run[configs.RunConfig], own: Cohort, verifiers: CrossFitClassifiers) -> tuple[str, ...]:
     """Digests of the classifiers that guided the images, none for a method without."""
-    asked = any(isinstance(one, configs.LongtailGuideConfig) and one.weight for one in run.config.method.guides)
+    asked = any(isinstance(one, configs.LongtailGuideConfig) and one.weight for one in run.config.method.guidance)
     return (digest_network(train_guidance_classifier(run, own, verifiers).net),) if asked else ()

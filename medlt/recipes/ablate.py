@@ -33,6 +33,7 @@ from medlt.checks.target_label import TargetLabelCheck
 from medlt.classify.train import Classifier
 from medlt.config.ablation import Ablation
 from medlt.diffusion.backbone import Backbone
+from medlt.diffusion.sampler import last_steps
 from medlt.evaluation.design import ArmSpec
 from medlt.evaluation.variants import against, as_markdown, kid_by_fold, measured
 from medlt.files import digest, write_json, write_table, write_text
@@ -76,7 +77,9 @@ class Variant:
     @cached_property
     def name(self) -> str:
         """The same for two variants that are one, such as the base and its own value of a factor."""
-        return f"{digest(self.method.model_dump(), self.config.sparse.model_dump())}-{self.seed}"
+        method = self.method.model_dump()
+        method["strength"] = last_steps(self.method.strength, self.method.num_inference_steps)  # what decides images
+        return f"{digest(method, self.config.sparse.model_dump())}-{self.seed}"
 
 
 def variants(base: configs.RunConfig, wanted: Ablation) -> list[Variant]:
@@ -98,12 +101,12 @@ def variants(base: configs.RunConfig, wanted: Ablation) -> list[Variant]:
 
 
 def main(config: configs.RunConfig, progress: Progress = silent) -> Path:
-    """Run or continue; returns the run folder, which is one of recipe fusion: more may be varied in it later.
+    """Run or continue; returns the run folder, which is one of method fusion: more may be varied in it later.
 
     Raises InputError, before anything is made, for a value that is not allowed.
     """
     assert config.ablation is not None  # the config's own check
-    base = config.model_copy(update={"recipe": "fusion", "ablation": None})
+    base = config.model_copy(update={"ablation": None})
     wanted, rows = variants(base, config.ablation), check(base)
     with opened(base, progress) as run:
         cohort = open_cohort(run, rows)
@@ -112,9 +115,10 @@ def main(config: configs.RunConfig, progress: Progress = silent) -> Path:
         checks = build_checks(run, cohort, learnt.verifiers)
         runner = AblationRunner(run, learnt, backbone, checks, config.ablation.downstream)
         with run.stage("ablation"):
+            run.runtime.progress("variants", 0, len(wanted))
             for done, one in enumerate(wanted):
                 runner.finish(one)
-                progress("variants", done + 1, len(wanted))
+                run.runtime.progress("variants", done + 1, len(wanted))
             real = {"factor": "real", "value": "train", "is_base": False, "seed": 0, **runner.reference()}
             table = pd.concat([pd.DataFrame([real]), _table(run, wanted)], ignore_index=True)
         write_table(run.path("ablation.parquet"), table)
@@ -154,7 +158,7 @@ class AblationRunner:
 
     def make(self, one: Variant, code: Iterated) -> tuple[Batch, list[CheckResult]]:
         """Make all its images, and what the checks say of them, the best of each slot last."""
-        guides, _ = build_guides(self.run, self.learnt, one.method.guides, self.backbone)
+        guides, _ = build_guides(self.run, self.learnt, one.method.guidance, self.backbone)
         method = latent_fusion(self.run, self.learnt, one.method, code.coder, self.backbone, guides)
         plan = method.plan(self.learnt.cohort.shortfall(), self.run.config.seed + one.seed)
         batch = joined(list(method.run(plan[plan["candidate"] < self.run.config.targets.num_candidates])))
@@ -206,7 +210,7 @@ class AblationRunner:
         """Compare its kept images: tail macro AP against the duplicated control."""
         base, cohort = self.run, self.learnt.cohort
         home = base.path("variants", one.name)
-        run = Run(home, one.config.model_copy(update={"out": home}), base.runtime, base.store)
+        run = Run(home, one.config.model_copy(update={"output_dir": home}), base.runtime, base.store)
         models = digest(one.name, batch.rows.index.tolist())
         writer = DatasetWriter(home, models=models)
         if not writer.has(batch.rows):

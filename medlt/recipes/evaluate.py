@@ -28,10 +28,10 @@ def main(config: configs.EvaluateConfig, progress: Progress = silent) -> Path:
         _require_splits(cohort)
         _require_tail(cohort)
         with run.stage("sources"):
-            sources = open_sources(config, cohort, progress)
+            sources = open_sources(config, cohort, run.runtime.progress)
         compare(run, held_out_rows(cohort, config.classifier.size), specs, sources)
         with run.stage("labels"):
-            chosen = config.reporter or config.classifier
+            chosen = config.evaluation_classifier or config.classifier
             train, val = (cohort.training_set(part, chosen.size) for part in (cohort.train, cohort.val))
             check_labels(
                 list(sources.values()), train, val, run.folder, settings=chosen.model_dump(exclude={"size"}),
@@ -64,4 +64,4 @@ def _require_splits(rows: RealRows) -> None:
 def _require_tail(cohort: RealRows) -> None:
     """Raises InputError where no finding is tail."""
     if not cohort.tail:
-        raise InputError(f"no finding is tail ({cohort.groups.rule}): nothing to decide on; raise need.tail_below")
+        raise InputError(f"no finding is tail ({cohort.groups.rule}): nothing to decide on; raise targets.tail_below")

@@ -147,7 +147,7 @@ def iterate(
     val_contents: str, runtime: Runtime, store: Store,
     groups: int = 16, vocabulary: int = 16, temperature: float = 0.05, width: int = 32, generations: int = 5,
     imitation_epochs: int = 8, adaptation_epochs: int = 1, interaction_epochs: int = 6, patience: int = 3,
-    batch: int = 16, learning_rate: float = 5e-3, weight_decay: float = 1e-2, classification_weight: float = 1.0,
+    batch_size: int = 16, learning_rate: float = 5e-3, weight_decay: float = 1e-2, classification_weight: float = 1.0,
     private: PrivateFit | None = None, patients: Sequence[str] = (),
 ) -> Iterated:  # fmt: skip
     """Learn a simplicial code of standardised latents [N,C,h,w], memory-mapped or not; labels float32 [N,K], 1/0/NaN.
@@ -163,7 +163,7 @@ def iterate(
     _check(latents, labels, "train split")
     _check(val_latents, val_labels, "val split")
     lesson = TrainingSetup(
-        latents, torch.from_numpy(labels), batch, learning_rate, weight_decay, classification_weight, runtime
+        latents, torch.from_numpy(labels), batch_size, learning_rate, weight_decay, classification_weight, runtime
     )
     del settings["generations"]
     key = {"format": FORMAT, "settings": settings, "seed": runtime.seed, "train": _named(contents, latents, labels),
@@ -184,7 +184,7 @@ def iterate(
 def _private(loop: _Loop, fit: PrivateFit, patients: Sequence[str], generations: int) -> _Loop:
     """The same loop, private."""
     of = owners([str(one) for one in require_patients(patients, len(loop.lesson.latents))])
-    steps = private_steps(int(of.max()) + 1, loop.lesson.batch, generations, *loop.epochs)
+    steps = private_steps(int(of.max()) + 1, loop.lesson.batch_size, generations, *loop.epochs)
     key = {**loop.key, "private": fit.digest, "patients": digest(of.tolist())}
     return replace(loop, key=key, private=PrivatePhases(fit, patients, steps, digest(key)))
 

@@ -85,7 +85,7 @@ class TrainingSetup:
 
     latents: Tensor
     labels: Tensor
-    batch: int
+    batch_size: int
     learning_rate: float
     weight_decay: float
     classification_weight: float
@@ -104,17 +104,17 @@ class TrainingSetup:
     @property
     def steps(self) -> int:
         """Steps of one epoch."""
-        return max(1, len(self.latents) // self.batch)
+        return max(1, len(self.latents) // self.batch_size)
 
     def training(self, steps: int, **more: Any) -> Training:
         """Return the settings of the loop for a phase of `steps`; more: further fields of Training."""
-        same = {name: getattr(self, name) for name in ("batch", "learning_rate", "weight_decay")}
-        return Training(steps=steps, schedule="cosine", warmup_steps=round(0.1 * steps), ema=0.0, betas=(0.9, 0.99),
+        same = {name: getattr(self, name) for name in ("batch_size", "learning_rate", "weight_decay")}
+        return Training(steps=steps, lr_scheduler="cosine", warmup_steps=round(0.1 * steps), ema_decay=0.0, betas=(0.9, 0.99),
                         checkpoint_every=CHECKPOINT if steps > CHECKPOINT else None, **same, **more)  # fmt: skip
 
     def draw(self, step: int, part: BatchPart, *key: object) -> tuple[Tensor, Tensor]:
         """Latents [B,C,h,w] and labels [B,K] of a part of one step."""
-        rows = np.sort(batch_indices(len(self.latents), self.batch, step, self.seed, *key))
+        rows = np.sort(batch_indices(len(self.latents), self.batch_size, step, self.seed, *key))
         at = torch.from_numpy(part.take(rows))
         return self.latents[at].float().to(self.device), self.labels[at].to(self.device)
 

@@ -28,14 +28,14 @@ from medlt.types import InputError
 
 
 def private_steps(
-    n_units: int, batch: int, generations: int = 5, imitation_epochs: int = 8, adaptation_epochs: int = 1,
+    n_units: int, batch_size: int, generations: int = 5, imitation_epochs: int = 8, adaptation_epochs: int = 1,
     interaction_epochs: int = 6,
 ) -> dict[str, int]:  # fmt: skip
     """Steps of each private training that `iterate` makes of `n_units` patients, by name, in their order.
 
     An epoch is as many steps of `batch` units as there are whole batches, at least one.
     """
-    epoch = max(1, n_units // batch)
+    epoch = max(1, n_units // batch_size)
     first = {"imitation": imitation_epochs, "adaptation": adaptation_epochs, "interaction": interaction_epochs}
     return {
         f"sparse {phase} {g}": epochs * epoch

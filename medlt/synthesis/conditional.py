@@ -41,9 +41,9 @@ class SamplingMethod(Protocol):
     @property
     def scheduler(self) -> Callable[[], Any]: ...
     @property
-    def guidance(self) -> float: ...
+    def guidance_scale(self) -> float: ...
     @property
-    def guides(self) -> tuple[Guide, ...]: ...
+    def guidance(self) -> tuple[Guide, ...]: ...
 
 
 @torch.no_grad()
@@ -59,7 +59,7 @@ def drawn(
     scheduler = method.scheduler()
     start = begin(scheduler)
     told = SamplingContext(method.backbone, condition, labels, target, seeds, start.timesteps)
-    return sample(guided(method.guides, told, method.guidance), start, scheduler, seeds.tolist())
+    return sample(guided(method.guidance, told, method.guidance_scale), start, scheduler, seeds.tolist())
 
 
 @dataclass(kw_only=True)
@@ -78,17 +78,17 @@ class Conditional(ABC):
     standardiser: Standardises
     decode: Callable[[Tensor], Tensor]
     scheduler: Callable[[], Any]
-    candidates: int = 1
-    guidance: float = 3.5
-    guides: tuple[Guide, ...] = ()
-    batch: int = 32
+    num_candidates: int = 1
+    guidance_scale: float = 3.5
+    guidance: tuple[Guide, ...] = ()
+    batch_size: int = 32
     reads_real_images: bool = field(default=False, init=False)
     name: ClassVar[str]
     columns: ClassVar[tuple[str, ...]]
     reads: ClassVar[tuple[str, ...]]
 
     def __post_init__(self) -> None:
-        self._sample = in_calls(self._sampled, self.backbone.device, self.batch)
+        self._sample = in_calls(self._sampled, self.backbone.device, self.batch_size)
 
     def plan(self, need: Mapping[str, int], seed: int) -> pd.DataFrame:
         """need[finding] slots of `candidates` rows each, index uid. All candidates of a slot share the label vector.
@@ -97,7 +97,7 @@ class Conditional(ABC):
         """
         if strange := [name for name in need if name not in self.collection.tail]:
             raise InputError(f"{self.name}: {strange[0]!r} is wanted but is not a tail finding; correct the need")
-        chosen = ((*slot, n) for slot in self._slots(need, seed) for n in range(self.candidates))
+        chosen = ((*slot, n) for slot in self._slots(need, seed) for n in range(self.num_candidates))
         made = [self._row((seed, finding, slot, n), like) for finding, slot, like, n in chosen]
         return pd.DataFrame(made, columns=["uid", *self.columns]).set_index("uid")
 
@@ -129,8 +129,8 @@ class Conditional(ABC):
         for column in self.reads:
             if len(lost := rows.loc[~rows[column].isin(self.collection.table.index), column]):
                 raise InputError(f"plan: {column} {lost.iloc[0]!r} is not a train row; plan again for this collection")
-        for start in range(0, len(rows), self.batch):
-            part = rows.iloc[start : start + self.batch]
+        for start in range(0, len(rows), self.batch_size):
+            part = rows.iloc[start : start + self.batch_size]
             labels = self._labels(part)
             yield Batch(part, self._images(part, labels), labels)
 
@@ -138,9 +138,9 @@ class Conditional(ABC):
         """Return no stages: nothing is to be seen between noise and image."""
         return {}
 
-    def with_guides(self, guides: tuple[Guide, ...]) -> Self:
+    def with_guidance(self, guidance: tuple[Guide, ...]) -> Self:
         """Return the same method with other guides."""
-        return replace(self, guides=guides)
+        return replace(self, guidance=guidance)
 
     def _labels(self, rows: pd.DataFrame) -> pd.DataFrame:
         """Label vectors of plan rows, uid x finding."""

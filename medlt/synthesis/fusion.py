@@ -26,7 +26,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from medlt.diffusion.backbone import Backbone
-from medlt.diffusion.sampler import from_latent
+from medlt.diffusion.sampler import from_latent, last_steps
 from medlt.rng import noise_like, seed_of
 from medlt.sparse.embedding import SimplicialCoder
 from medlt.synthesis.code_explainer import CodeExplainer, Latents
@@ -63,7 +63,7 @@ class LatentFusion:
     standardiser: as fitted on the train split; backbone: safe to call from several threads, told the label vector and
     the tail image's view; decode: codec latents [B,C,h,w] -> images [B,1,H,W] in [0,1], a row's bytes a function of the
     row (as those of `medlt.diffusion.decode`); scheduler: makes a fresh one, timesteps set.
-    `keep` is k; `batch` rows are in memory at once.
+    `strength` is k/N; `batch_size` rows are in memory at once.
     """
 
     collection: TrainTable
@@ -75,23 +75,24 @@ class LatentFusion:
     scheduler: Callable[[], Any]
     draws: PlanSettings = field(default_factory=PlanSettings)
     cam: str = "gradcam"
-    keep: int = 5
+    strength: float = 5 / 75
     renoise: bool = True
-    guidance: float = 3.5
-    guides: tuple[Guide, ...] = ()
+    guidance_scale: float = 3.5
+    guidance: tuple[Guide, ...] = ()
     labels: str = "cam_mass"
     rule: str = "published"
-    batch: int = 32
+    batch_size: int = 32
     reads_real_images: bool = field(default=True, init=False)
 
     def __post_init__(self) -> None:
         if self.coder.config["findings"] != len(self.collection.findings):
             told, wanted = self.coder.config["findings"], len(self.collection.findings)
             raise InputError(f"fusion: the coder knows {told} findings, the collection {wanted}; train it again")
-        if not 1 <= self.keep <= (steps := int(self.scheduler().num_inference_steps)):
-            raise InputError(f"fusion: keep = {self.keep} of {steps} steps; keep between 1 and {steps}")
+        if not 0 < self.strength <= 1:
+            raise InputError(f"fusion: strength is {self.strength}; give a share of the steps above 0, at most 1")
+        self._steps = last_steps(self.strength, int(self.scheduler().num_inference_steps))
         self.gaze = CodeExplainer(self.coder, self.latents, self.cam)
-        self._sample = in_calls(self._last_steps, self.backbone.device, self.batch)
+        self._sample = in_calls(self._last_steps, self.backbone.device, self.batch_size)
 
     def plan(self, need: Mapping[str, int], seed: int) -> pd.DataFrame:
         """As `medlt.synthesis.plan.plan`: need[finding] slots with `draws.candidates` rows each, index uid."""
@@ -115,17 +116,17 @@ class LatentFusion:
         shown = [self._panels(part) for part in self._parts(rows)]
         return {name: torch.cat([panel[name] for panel in shown]) for name in shown[0]} if shown else {}
 
-    def with_guides(self, guides: tuple[Guide, ...]) -> LatentFusion:
+    def with_guidance(self, guidance: tuple[Guide, ...]) -> LatentFusion:
         """Return the same method with other guides."""
-        return replace(self, guides=guides)
+        return replace(self, guidance=guidance)
 
     def _parts(self, rows: pd.DataFrame) -> Iterator[pd.DataFrame]:
         """Rows in groups of `batch`."""
         for column in ("tail_parent", "head_parent"):
             if len(lost := rows.loc[~rows[column].isin(self.collection.table.index), column]):
                 raise InputError(f"plan: {column} {lost.iloc[0]!r} is not a train row; plan again for this collection")
-        for start in range(0, len(rows), self.batch):
-            yield rows.iloc[start : start + self.batch]
+        for start in range(0, len(rows), self.batch_size):
+            yield rows.iloc[start : start + self.batch_size]
 
     def _fuse(self, rows: pd.DataFrame) -> _Fused:
         """Codes, maps, masks, fused latents and labels."""
@@ -176,7 +177,7 @@ class LatentFusion:
         return self.backbone.condition(torch.from_numpy(fused.labels).float(), [{"view": view} for view in views])
 
     def _last_steps(self, z: Tensor, noise: Tensor, *told: Tensor) -> Tensor:
-        return drawn(self, lambda scheduler: from_latent(z, noise, scheduler, self.keep, self.renoise), *told)
+        return drawn(self, lambda scheduler: from_latent(z, noise, scheduler, self._steps, self.renoise), *told)
 
     def _picture(self, z: Tensor) -> Tensor:
         """Images of standardised latents."""

@@ -36,7 +36,7 @@ Predictor: TypeAlias = Callable[[Tensor], tuple[Tensor, Tensor]]
 
 
 def objective(
-    guidance_classifier: Predictor, value: Statistic, targets: Tensor, labels: Tensor, anchor: float = 1.0
+    guidance_classifier: Predictor, value: Statistic, targets: Tensor, labels: Tensor, label_weight: float = 1.0
 ) -> Signal:
     """Over images: the mean of `value` over each row's targets, bool [B,K], plus anchor x log p(y | image).
 
@@ -49,7 +49,7 @@ def objective(
         told, known = labels.to(base).nan_to_num(0), ~labels.isnan().to(base.device)
         wanted = (value(base, members) * share.to(base)).sum(1)
         held = F.binary_cross_entropy_with_logits(base, told, reduction="none")
-        return wanted - anchor * torch.where(known, held, 0).sum(1)
+        return wanted - label_weight * torch.where(known, held, 0).sum(1)
 
     return look
 
@@ -72,11 +72,11 @@ class LongtailGuide:
     guidance_classifier: Predictor
     weight: float = 0.02
     statistic: str = "variance"
-    anchor: float = 1.0
+    label_weight: float = 1.0
     every: int = 3
     window: tuple[float, float] = (1 / 3, 2 / 3)
     cap: float = 0.2
-    shifts: int = 2
+    n_shifts: int = 2
     also: tuple[int, ...] = ()
     network: bool = False
 
@@ -86,9 +86,13 @@ class LongtailGuide:
         train_steps = told.backbone.noise.train_steps
         at = guided_levels(told.timesteps, self.every, self.window, train_steps, "longtail")
         look = objective(
-            self.guidance_classifier, statistic(self.statistic), self._targets(told), told.labels, anchor=self.anchor
+            self.guidance_classifier,
+            statistic(self.statistic),
+            self._targets(told),
+            told.labels,
+            label_weight=self.label_weight,
         )
-        signal = seen(self.decode, shifted(look, told.seeds.tolist(), self.shifts))
+        signal = seen(self.decode, shifted(look, told.seeds.tolist(), self.n_shifts))
         return only_at(climb(signal, min(self.weight, self.cap / len(at)), self.network), at)
 
     def _targets(self, told: SamplingContext) -> Tensor:

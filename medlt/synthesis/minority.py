@@ -141,7 +141,7 @@ class JepaGuide(Intermittent):
 class MinoritySampling(FromNoise):
     """FromNoise with minority guidance; at weight 0 its images are FromNoise's, bit for bit."""
 
-    guides: tuple[Guide, ...] = (MinorityGuide(),)
+    guidance: tuple[Guide, ...] = (MinorityGuide(),)
     name: ClassVar[str] = "minority"
 
 
@@ -156,7 +156,7 @@ def reference_levels(
     distance: Distance = l2,
     at: Sequence[float] = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8),
     pooled: float = 5.0,
-    batch: int = 32,
+    batch_size: int = 32,
 ) -> Levels:
     """The levels of L among real train images, at noise levels `at` (shares of T), as the sampler will see it.
 
@@ -168,7 +168,7 @@ def reference_levels(
         raise InputError("minority reference: no train image is given; give latents of at least one")
     noise, rising = backbone.noise, sorted({int(share * (backbone.noise.train_steps - 1)) for share in at})
     where = backbone.device
-    measured = in_calls(_measured(backbone, rising, int(probe * noise.train_steps), distance), where, batch)
+    measured = in_calls(_measured(backbone, rising, int(probe * noise.train_steps), distance), where, batch_size)
     value = measured(latents.to(where), conditions.to(where), torch.tensor([int(seed) for seed in seeds])).cpu()
     mean, sd = _pooled(value.double(), (labels.cpu() == 1).double(), pooled)
     return Levels(torch.tensor(rising), mean.float(), sd.float())

@@ -57,7 +57,7 @@ class PlanSettings:
     neighbours: int = 3
     threshold_mean: float = 0.5
     threshold_sd: float = 0.1
-    candidates: int = 1
+    num_candidates: int = 1
 
     def __post_init__(self) -> None:
         if self.metric not in METRICS:
@@ -161,5 +161,5 @@ def plan(
         order = numpy_generator(seed, "parents", finding).permutation(sorted(pairs))
         for slot in range(need[finding]):
             parent = str(order[slot % len(order)])
-            made += [_row(rows, pairs, draws, (seed, finding, slot, n), parent) for n in range(draws.candidates)]
+            made += [_row(rows, pairs, draws, (seed, finding, slot, n), parent) for n in range(draws.num_candidates)]
     return pd.DataFrame(made, columns=["uid", *COLUMNS]).set_index("uid")

@@ -52,7 +52,7 @@ def test_root_defaults_to_the_tables_folder(folder: Path, table: pd.DataFrame) -
 
 
 def test_kept_columns_are_those_asked_for_and_there(tmp_path: Path, table: pd.DataFrame) -> None:
-    manifest = csv(table.assign(ward="x", secret="y"), tmp_path, keep=("ward", "nothing"))
+    manifest = csv(table.assign(ward="x", secret="y"), tmp_path, extra_columns=("ward", "nothing"))
     assert {"ward"} == set(manifest.rows.columns) - {"path", "patient_id", "split", "view", *FINDINGS}
 
 

@@ -161,7 +161,7 @@ def test_tau_zero_leaves_a_training_as_it_was(tmp_path: Path) -> None:
         return noised.out.flatten(1).mean(1) * noised.drawn(lambda rows: torch.rand(rows, generator=stream))
 
     def weights(*extra: Any) -> list[Tensor]:
-        training = Training(steps=2, batch=4, learning_rate=1e-2, warmup_steps=0)
+        training = Training(steps=2, batch_size=4, learning_rate=1e-2, warmup_steps=0)
         name = "-".join(str(getattr(one, "tau", "")) for one in extra)
         trained = train_backbone(
             unet().backbone(), data, folder=tmp_path / name, training=training, extra=extra,

@@ -33,7 +33,7 @@ N = 16
 UIDS = [f"u{i}" for i in range(N)]
 LABELS = np.stack([np.arange(N) % 2, np.where(np.arange(N) % 3, 1.0, np.nan)], 1)
 ABOUT = [{"sex": "FM"[i % 2], "age": 40 + i} for i in range(N)]
-TRAINING = Training(steps=4, learning_rate=1e-3, batch=4, warmup_steps=1, checkpoint_every=3)
+TRAINING = Training(steps=4, learning_rate=1e-3, batch_size=4, warmup_steps=1, checkpoint_every=3)
 LORA = LoraFinetuning(rank=2)
 CPU = Runtime("cpu", "fp32", None, 0)
 
@@ -106,7 +106,7 @@ def changed(before: dict[str, Tensor], after: dict[str, Tensor]) -> set[str]:
 def test_stable_diffusion_cut_and_gone_on_with_is_the_whole_to_the_bit(
     tmp_path: Path, folder: Path, text: str, how: Finetuning
 ) -> None:
-    training = replace(TRAINING, schedule="cosine")
+    training = replace(TRAINING, lr_scheduler="cosine")
     whole = train(stable(folder, text), tmp_path / "whole", training, how=how)
     train(stable(folder, text), tmp_path / "cut", replace(training, stop_at=3), how=how)
     cut = train(stable(folder, text), tmp_path / "cut", training, how=how)
@@ -178,7 +178,7 @@ def test_the_adapter_goes_into_diffusers_own_file_and_back(tmp_path: Path, folde
 def test_gradient_checkpointing_and_micro_batches_change_memory_and_not_the_training(
     tmp_path: Path, folder: Path
 ) -> None:
-    for name, changes in {"plain": {}, "memory": {"checkpointing": True}, "micro": {"accumulate": 2}}.items():
+    for name, changes in {"plain": {}, "memory": {"gradient_checkpointing": True}, "micro": {"gradient_accumulation_steps": 2}}.items():
         tuned = train(stable(folder, "trained"), tmp_path / name, replace(TRAINING, **changes), how=LORA)
         assert not any(getattr(module, "gradient_checkpointing", False) for module in tuned.network.modules())
     one, two, three = (read_tensors(tmp_path / name / FILE) for name in ("plain", "memory", "micro"))
@@ -193,7 +193,7 @@ def test_gradient_checkpointing_recomputes(folder: Path, tmp_path: Path) -> None
         backbone, seen = stable(folder), list[object]()
         watched: Any = backbone.network.get_submodule("unet.down_blocks.0.resnets.0.conv1")
         watched.register_forward_hook(lambda module, given, out, seen=seen: seen.append(module))
-        training = replace(TRAINING, steps=1, checkpointing=checkpointing)
+        training = replace(TRAINING, steps=1, gradient_checkpointing=checkpointing)
         train(backbone, tmp_path / str(runs), training)
         assert len(seen) == runs
 
@@ -259,7 +259,7 @@ def test_further_losses_are_part_of_the_training(tmp_path: Path) -> None:
 
 def test_the_validation_loss_is_on_fixed_noise_without_further_losses(tmp_path: Path) -> None:
     """Two trainings, one with a further loss and no learning to speak of: the same validation loss."""
-    idle = replace(TRAINING, learning_rate=1e-12, ema=0.0)
+    idle = replace(TRAINING, learning_rate=1e-12, ema_decay=0.0)
     for name, extra in {"plain": (), "extra": (loss_at,)}.items():
         train(small(), tmp_path / name, idle, extra=extra, validation=DATA)
     one, two = (
@@ -382,7 +382,7 @@ def test_a_key_holds_all_that_decides_a_backbone() -> None:
     keys.append(backbone_key(small(), replace(DATA, contents="other"), **plain))
     keys.append(backbone_key(small(prediction="epsilon"), DATA, **plain))
     assert len({str(key) for key in keys}) == len(keys)
-    same = {"training": replace(TRAINING, accumulate=2, checkpoint_every=1), "runtime": replace(CPU, threads=3)}
+    same = {"training": replace(TRAINING, gradient_accumulation_steps=2, checkpoint_every=1), "runtime": replace(CPU, threads=3)}
     assert backbone_key(small(), DATA, **same) == keys[0]  # type: ignore[arg-type]
     continued = [
         backbone_key(small(), DATA, **plain | {"training": replace(TRAINING, steps=n)}, steps=False) for n in (4, 9)

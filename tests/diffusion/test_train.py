@@ -46,7 +46,7 @@ def latents(uids: Sequence[str]) -> Tensor:
 
 
 def train(folder: Path, steps: int, **changes: Any) -> LabelUNet:
-    options: dict[str, Any] = {"width": 8, "batch": 4, "checkpoint_every": 3, "runtime": CPU} | changes
+    options: dict[str, Any] = {"width": 8, "batch_size": 4, "checkpoint_every": 3, "runtime": CPU} | changes
     return train_denoiser(latents, UIDS, LABELS, contents="levels", folder=folder, steps=steps, **options)
 
 
@@ -167,7 +167,7 @@ def test_rows_and_uids_must_match(tmp_path: Path) -> None:
 
 def test_the_denoiser_learns_what_the_label_says(tmp_path: Path) -> None:
     """Labelled bright or dark, samples have that level; the loss on held fixed noise falls."""
-    net = train(tmp_path, 90, batch=16, learning_rate=1e-2, ema=0.9, checkpoint_every=30, validation=(UIDS, LABELS))
+    net = train(tmp_path, 90, batch_size=16, learning_rate=1e-2, ema_decay=0.9, checkpoint_every=30, validation=(UIDS, LABELS))
     history = pd.read_parquet(tmp_path / "history.parquet")
     validation = history["validation"].dropna()
     assert list(validation.index) == [30, 60, 90]
@@ -194,18 +194,18 @@ def test_a_loss_that_is_no_number_stops_the_training(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="the loss is nan at step 1; lower the learning rate"):
         fit(
             net, lambda model, step, part: model(torch.full((1, 1), math.nan)).sum(),
-            Training(steps=2, batch=1), folder=tmp_path, key="k", name="test", runtime=CPU,
+            Training(steps=2, batch_size=1), folder=tmp_path, key="k", name="test", runtime=CPU,
         )  # fmt: skip
 
 
-SMALL: dict[str, Any] = {"contents": "discs", "runtime": CPU, "width": 8, "levels": 2, "batch": 2, "steps": 12,
+SMALL: dict[str, Any] = {"contents": "discs", "runtime": CPU, "width": 8, "levels": 2, "batch_size": 2, "steps": 12,
                          "checkpoint_every": 10}  # fmt: skip
 
 
 def test_the_codec_learns_is_saved_as_a_diffusers_folder_and_found_again(tmp_path: Path) -> None:
     images, store, seen = Discs(32, 16), Store(tmp_path), list[int]()
     watched = replace(CPU, progress=lambda *step: seen.append(step[1]))
-    options: dict[str, Any] = {"contents": "32 discs", "width": 16, "levels": 2, "batch": 8, "learning_rate": 5e-3,
+    options: dict[str, Any] = {"contents": "32 discs", "width": 16, "levels": 2, "batch_size": 8, "learning_rate": 5e-3,
                                "steps": 60, "store": store}  # fmt: skip
     codec = train_codec(images, runtime=CPU, **options)
     x = torch.stack([images[i]["image"] for i in range(8)])
@@ -283,7 +283,7 @@ def test_every_training_here_is_made_on_the_device_that_is_asked_for(
     there, store = replace(CPU, device="cpu:0"), Store(tmp_path / "store")
     codec = train_codec(Discs(4, 8), store=store, **SMALL | {"steps": 2, "runtime": there})
     (folder,) = store.folders("codec")
-    tuned = finetune_codec(folder, Discs(4, 8), contents="discs", training=Training(steps=2, batch=2),
+    tuned = finetune_codec(folder, Discs(4, 8), contents="discs", training=Training(steps=2, batch_size=2),
                            runtime=there, store=store)  # fmt: skip
     train(tmp_path / "denoiser", 2, runtime=there)
     assert asked == [("codec", "cpu:0"), ("codec", "cpu:0"), ("denoiser", "cpu:0")]
@@ -332,5 +332,5 @@ def test_the_codec_loss_is_the_l1_of_a_perfect_network_plus_its_divergence() -> 
         def decode(self, z: Tensor) -> Any:
             return type("Out", (), {"sample": self.x + 0.25})
 
-    loss = AutoencoderLoss(Discs(4, 4), batch=2, kl_weight=0.1, seed=0)(Reconstruction(Off(), decoder_only=False), 0)
+    loss = AutoencoderLoss(Discs(4, 4), batch_size=2, kl_weight=0.1, seed=0)(Reconstruction(Off(), decoder_only=False), 0)
     assert float(loss) == pytest.approx(0.25 + 0.1 * 16 / 16)

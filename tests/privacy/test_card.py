@@ -26,7 +26,7 @@ def manifest() -> Manifest:
 def folder(run: Path, **changed: Any) -> Path:
     """A private run before it made images, its config changed so."""
     data = {"kind": "csv", "table": "labels.csv", "findings": ["Mass"]}
-    tree = {"recipe": "noise", "data": data, "codec": {"kind": "folder", "path": "codec"}, "out": str(run)}
+    tree = {"method": "noise", "data": data, "codec": {"kind": "folder", "path": "codec"}, "output_dir": str(run)}
     config = configs.parse({**tree, "privacy": {"epsilon": 8, "delta": 1e-6}, **changed})
     write_text(run / "config.yaml", configs.dump(config))
     digests = {"codec": "1", "denoiser": "2", "manifest": manifest().digest()}
@@ -83,7 +83,7 @@ def test_the_datasheet_counts_synthetic_rows_alone(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("write", [model_card, datasheet])
-@pytest.mark.parametrize("changed", [{}, {"recipe": "fusion"}, {"recipe": "noise", "checks": {"near_copy": {}}}])
+@pytest.mark.parametrize("changed", [{}, {"method": "fusion"}, {"method": "noise", "checks": {"near_copy": {}}}])
 def test_a_run_asked_to_be_private_tells_nothing_of_its_patients(
     tmp_path: Path, write: Any, changed: dict[str, Any]
 ) -> None:

@@ -22,7 +22,7 @@ from medlt.privacy.ledger import Mechanism, read, write
 from medlt.types import InputError
 
 LEAST: dict[str, Any] = {
-    "recipe": "noise",
+    "method": "noise",
     "data": {"kind": "csv", "table": "labels.csv", "findings": ["Mass"]},
     "codec": {"kind": "folder", "path": "codec"},
     "privacy": {"epsilon": 8, "delta": 1e-6},
@@ -50,15 +50,19 @@ def mechanism(stage: str = "denoiser", **changed: Any) -> Mechanism:
 def folder(run: Path, *stages: Mechanism, **changed: Any) -> Path:
     """A run folder as a recipe leaves it, its config changed so."""
     stages = stages or (mechanism(),)
-    config = configs.parse({**LEAST, "out": str(run), **changed})
+    config = configs.parse({**LEAST, "output_dir": str(run), **changed})
     write_text(run / "config.yaml", configs.dump(config))
     weights = {one.stage: f"weights of {one.stage}" for one in stages}
     write_json(run / "run.json", {"digests": {"codec": "1", "denoiser": "2"}, "weights": weights})
     write(run / "ledger.json", stages, 1e-6, 8.0)
     manifest().write(run / "stages" / "data" / "manifest.parquet")
-    looks = pd.DataFrame({"check": ["finite", "flat", "saturated", "asserted", "best_of", "copy"], "uid": "noise_1"})
+    looks = pd.DataFrame(
+        {"check": ["finite", "flat", "saturated", "target_label", "best_of", "copy"], "uid": "noise_1"}
+    )
     write_table(run / "checks.parquet", looks)
-    write_table(run / "plan.parquet", pd.DataFrame({"label_source": ["only-Mass"]}, index=pd.Index(["noise_1"], name="uid")))
+    write_table(
+        run / "plan.parquet", pd.DataFrame({"label_source": ["only-Mass"]}, index=pd.Index(["noise_1"], name="uid"))
+    )
     return run
 
 
@@ -81,16 +85,16 @@ def test_a_sound_run_carries_what_its_ledger_says(sound: Path) -> None:
 FLAWS: dict[str, tuple[dict[str, Any], str]] = {
     "no privacy": ({"privacy": None, "checks": {"near_copy": None}}, "no section privacy"),
     "seeded": ({"privacy": {"epsilon": 8, "delta": 1e-6, "secure_mode": False}}, "randomness was not secure"),
-    "fusion": ({"recipe": "fusion"}, "method fusion reads real images"),
-    "edit": ({"recipe": "edit"}, "method edit reads real images"),
-    "diffult": ({"recipe": "diffult", "privacy": None}, "recipe diffult"),
-    "longtail": ({"recipe": "longtail"}, "longtail guide"),
-    "minority": ({"recipe": "minority"}, "rarity of real ones"),
+    "fusion": ({"method": "fusion"}, "method fusion reads real images"),
+    "edit": ({"method": "edit"}, "method edit reads real images"),
+    "diffult": ({"method": "diffult", "privacy": None}, "method diffult"),
+    "longtail": ({"method": "longtail"}, "longtail guide"),
+    "minority": ({"method": "minority"}, "rarity of real ones"),
     "features": (
-        {"method": {"guides": [{"kind": "minority", "distance": "features", "reference": False}]}},
+        {"method": {"kind": "noise", "guidance": [{"kind": "minority", "distance": "features", "reference": False}]}},
         "latent classifier",
     ),
-    "jepa": ({"method": {"guides": [{"kind": "jepa"}]}}, "jepa guide"),
+    "jepa": ({"method": {"kind": "noise", "guidance": [{"kind": "jepa"}]}}, "jepa guide"),
     "near copies": ({"checks": {"near_copy": {}}}, "near-copy filter"),
     "codec trained": ({"codec": {"kind": "train"}}, "codec was trained without privacy"),
     "codec tuned": ({"codec": {"kind": "folder", "path": "codec", "tune": {}}}, "codec was trained without privacy"),
@@ -117,7 +121,7 @@ def test_a_flaw_of_the_config(tmp_path: Path, name: str) -> None:
     "guides", [[], [{"kind": "minority", "reference": False}], [{"kind": "longtail", "weight": 0}]]
 )
 def test_guides_that_read_nothing_real_are_no_reason(tmp_path: Path, guides: list[dict[str, Any]]) -> None:
-    assert claim(folder(tmp_path / "run", method={"guides": guides})).reasons == ()
+    assert claim(folder(tmp_path / "run", method={"kind": "noise", "guidance": guides})).reasons == ()
 
 
 @pytest.mark.parametrize("codec", [{"kind": "train"}, {"kind": "folder", "path": "codec", "tune": {}}])

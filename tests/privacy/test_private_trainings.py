@@ -54,8 +54,10 @@ UIDS = [f"u{i}" for i in range(N)]
 PATIENTS = [f"p{i // 2}" for i in range(N)]
 LABELS = np.stack([np.arange(N) % 2, np.where(np.arange(N) % 3, 1.0, np.nan)], 1).astype(np.float32)
 CPU = Runtime("cpu", "fp32", None, 0)
-QUIET = PrivacySettings(0.5, math.inf, 1e-5, multiplicity=2, way=GradSampleMode.BOOKKEEPING, secure=False)
-TRAINING = Training(steps=3, learning_rate=1e-2, batch=3, warmup_steps=0, ema=0.0, checkpoint_every=2)
+QUIET = PrivacySettings(
+    0.5, math.inf, 1e-5, noise_multiplicity=2, grad_sample_mode=GradSampleMode.BOOKKEEPING, secure_mode=False
+)
+TRAINING = Training(steps=3, learning_rate=1e-2, batch_size=3, warmup_steps=0, ema_decay=0.0, checkpoint_every=2)
 
 
 def latents(uids: Sequence[str]) -> Tensor:
@@ -255,7 +257,7 @@ def test_what_is_no_rows_own_is_refused(more: dict[str, Any], match: str, tmp_pa
 
 def test_a_codec_is_trained_privately_and_measures_no_scale(tmp_path: Path, asked: Asked) -> None:
     told: dict[str, Any] = {"contents": "discs", "runtime": CPU, "store": Store(tmp_path), "width": 8, "levels": 2,
-                            "steps": 3, "batch": 3, "ema": 0.0}  # fmt: skip
+                            "steps": 3, "batch_size": 3, "ema_decay": 0.0}  # fmt: skip
     train = partial(train_codec, Discs(N, 16), **told)
     codec = train(private=asked, patients=PATIENTS)
     assert codec.network.config.scaling_factor == 1.0
@@ -271,7 +273,7 @@ def test_a_codec_is_trained_privately_and_measures_no_scale(tmp_path: Path, aske
 
 def test_another_mechanism_or_other_patients_make_another_codec(tmp_path: Path, asked: Asked) -> None:
     train = partial(train_codec, Discs(N, 16), contents="discs", runtime=CPU, store=Store(tmp_path), width=8, levels=2,
-                    steps=2, batch=3)  # fmt: skip
+                    steps=2, batch_size=3)  # fmt: skip
     train(private=asked, patients=PATIENTS)
     louder = Asked(replace(QUIET, noise_multiplier=2.0))
     train(private=louder, patients=PATIENTS)
@@ -301,7 +303,7 @@ def test_a_codec_is_tuned_privately(make: Callable[[], Any], held: Any, tmp_path
 # --- sparse ------------------------------------------------------------------
 
 CODE: dict[str, Any] = {"groups": 2, "vocabulary": 4, "width": 8, "generations": 2, "imitation_epochs": 2,
-                        "adaptation_epochs": 1, "interaction_epochs": 2, "batch": 3}  # fmt: skip
+                        "adaptation_epochs": 1, "interaction_epochs": 2, "batch_size": 3}  # fmt: skip
 
 
 def test_a_simplicial_code_is_learnt_privately_phase_by_phase(tmp_path: Path, asked: Asked) -> None:
@@ -345,7 +347,7 @@ def radiographs(**more: Any) -> TrainingSet:
 def test_a_classifier_is_trained_privately_and_read_back(name: str, tmp_path: Path, asked: Asked) -> None:
     real = radiographs()
     train = partial(
-        private_classifier, real, PATIENTS, prepare=prepare, network=name, steps=3, batch=3, ema=0.0, runtime=CPU,
+        private_classifier, real, PATIENTS, prepare=prepare, network=name, steps=3, batch_size=3, ema_decay=0.0, runtime=CPU,
         store=Store(tmp_path),
     )  # fmt: skip
     first = train(private=asked)

@@ -71,7 +71,9 @@ def weights(network: nn.Module) -> Tensor:
 
 
 def test_without_noise_and_clip_at_rate_one_it_is_an_ordinary_full_batch_step(tmp_path: Path) -> None:
-    private = changed(OPEN, noise_multiplier=0.0, max_grad_norm=math.inf, max_images_per_patient=3, noise_multiplicity=2)
+    private = changed(
+        OPEN, noise_multiplier=0.0, max_grad_norm=math.inf, max_images_per_patient=3, noise_multiplicity=2
+    )
     plain = net()
     trained, told = train(tmp_path, private, training={"batch_size": 16, "steps": 3, "ema_decay": 0.0})
     optimizer = torch.optim.AdamW(plain.parameters(), lr=0.05, weight_decay=1e-2)
@@ -258,7 +260,13 @@ def test_the_way_is_measured_once_and_kept(tmp_path: Path, monkeypatch: pytest.M
         return GradSampleMode.HOOKS
 
     monkeypatch.setattr(training, "measured", chosen)
-    private = changed(OPEN, grad_sample_mode=GradSampleMode.AUTO, max_physical_batch_size=6, noise_multiplicity=3, max_images_per_patient=1)
+    private = changed(
+        OPEN,
+        grad_sample_mode=GradSampleMode.AUTO,
+        max_physical_batch_size=6,
+        noise_multiplicity=3,
+        max_images_per_patient=1,
+    )
     _, told = train(tmp_path, private, training={"stop_at": 2})
     _, again = train(tmp_path, private)
     assert told.way == again.way == "hooks"
@@ -381,7 +389,11 @@ def test_the_mechanisms_names_are_one_enum() -> None:
     assert set(WAYS) | {GradSampleMode.AUTO} == set(GradSampleMode)
     assert Privacy.model_fields["grad_sample_mode"].annotation is GradSampleMode
     assert Privacy(epsilon=1, delta=1e-5, grad_sample_mode="ghost").grad_sample_mode is GradSampleMode.GHOST  # type: ignore[arg-type]
-    assert PrivacySettings(1.0, math.inf, 1e-3).grad_sample_mode is Privacy(epsilon=1, delta=1e-5).grad_sample_mode is GradSampleMode.AUTO
+    assert (
+        PrivacySettings(1.0, math.inf, 1e-3).grad_sample_mode
+        is Privacy(epsilon=1, delta=1e-5).grad_sample_mode
+        is GradSampleMode.AUTO
+    )
     with pytest.raises(ValueError, match="measure takes no gradients"):
         PerUnit(net(), 1.0, GradSampleMode.AUTO)
 

@@ -40,8 +40,12 @@ def make(tiny: Callable[[Path], RunConfig]) -> Make:
     """The tiny config as a fine-tuning of one family."""
 
     def build(out: Path, family: str, **changes: Any) -> RunConfig:
-        told = tiny(out).model_dump(mode="json", exclude={"recipe", "method", "denoiser"})
-        own = {"recipe": "finetune", "method": {"steps": 3}, "denoiser": {**FAMILIES[family], **changes}}
+        told = tiny(out).model_dump(mode="json", exclude={"method", "denoiser", "evaluation"})
+        own = {
+            "method": {"kind": "noise", "num_inference_steps": 3},
+            "evaluation": None,
+            "denoiser": {**FAMILIES[family], **changes},
+        }
         return parse({**told, **own})
 
     return build

@@ -26,14 +26,20 @@ from medlt.recipes.train import main as train
 from medlt.types import InputError
 
 Tiny = Callable[[Path], RunConfig]
-PRIVACY = {"epsilon": 8.0, "delta": 1e-5, "noise_multiplicity": 1, "grad_sample_mode": "bookkeeping", "max_physical_batch_size": 16}
+PRIVACY = {
+    "epsilon": 8.0,
+    "delta": 1e-5,
+    "noise_multiplicity": 1,
+    "grad_sample_mode": "bookkeeping",
+    "max_physical_batch_size": 16,
+}
 BRIEF = AuditOptions(embedding_steps=2)
 
 
 def private(tiny: Tiny, out: Path, **changes: Any) -> RunConfig:
     """The tiny config as a private run that samples from noise."""
-    told = tiny(out).model_dump(mode="json", exclude={"recipe", "method", "checks", "privacy"})
-    own = {"recipe": "noise", "method": {"steps": 4}, "checks": {"folds": 2}, "privacy": PRIVACY}
+    told = tiny(out).model_dump(mode="json", exclude={"method", "checks", "privacy"})
+    own = {"method": {"kind": "noise", "num_inference_steps": 4}, "checks": {"folds": 2}, "privacy": PRIVACY}
     return parse({**told, **own, **changes})
 
 
@@ -71,9 +77,9 @@ def test_how_many_are_made_is_what_the_config_says_and_not_what_the_counts_say(m
     manifest, config = Manifest.read(made / "manifest.parquet"), load(made / "config.yaml")
     counts = pd.read_parquet(made / "plan.parquet").groupby("finding")["slot"].nunique()
     wanted = [name for name in manifest.findings if name != manifest.no_finding]
-    assert counts.to_dict() == dict.fromkeys(wanted, min(config.targets.target, config.targets.most))
+    assert counts.to_dict() == dict.fromkeys(wanted, min(config.targets.count, config.targets.max_per_finding))
     checks = set(pd.read_parquet(made / "checks.parquet")["check"])
-    assert checks <= {"finite", "flat", "saturated", "asserted", "best_of", "copy"}
+    assert checks <= {"finite", "flat", "saturated", "target_label", "best_of", "copy"}
 
 
 def test_run_again_it_spends_nothing_more(made: Path) -> None:
@@ -116,7 +122,11 @@ def test_every_family_is_trained_privately_and_sampled_as_it_was_saved(
     family: str, tiny: Tiny, made: Path, tmp_path: Path
 ) -> None:
     data = {"kind": "manifest", "path": str(made / "stages" / "data" / "manifest.parquet")}
-    own = {"data": data, "denoiser": {**FAMILIES[family], **BRIEF_TRAINING}, "need": {"target": 1, "num_candidates": 1}}
+    own = {
+        "data": data,
+        "denoiser": {**FAMILIES[family], **BRIEF_TRAINING},
+        "targets": {"count": 1, "num_candidates": 1},
+    }
     done = augment(private(tiny, tmp_path / "run", **own))
     said = claim(done)
     assert said.epsilon is not None, said.sentence
@@ -140,7 +150,7 @@ def test_a_training_that_was_thrown_away_is_counted_and_its_images_are_not_taken
 ) -> None:
     copied = tmp_path / "copied"
     shutil.copytree(made, copied)
-    config = load(copied / "config.yaml").model_copy(update={"out": copied})
+    config = load(copied / "config.yaml").model_copy(update={"output_dir": copied})
     write_text(copied / "config.yaml", dump(config))
     shutil.rmtree(copied / "artifacts" / "denoiser")
     before = {path.name: path.read_bytes() for path in (copied / "images").glob("*.png")}
@@ -170,11 +180,10 @@ def test_its_control_in_the_comparison_is_lent_by_real_rows(made: Path) -> None:
 def test_an_experiment_takes_it_as_a_source(made: Path, tiny: Tiny, tmp_path: Path) -> None:
     own = load(made / "config.yaml")
     rows = made / "stages" / "data" / "manifest.parquet"
-    told = own.model_dump(mode="json", include={"seed", "threads", "need", "classifier"})
+    told = own.model_dump(mode="json", include={"seed", "threads", "targets", "classifier"})
     tree = {
         **told,
-        "recipe": "verdict",
-        "out": str(tmp_path / "verdict"),
+        "output_dir": str(tmp_path / "verdict"),
         "data": {"kind": "manifest", "path": str(rows)},
         "sources": {"private": {"run": str(made)}},
         "arms": {"private": {"source": "private"}},
@@ -216,13 +225,13 @@ def test_the_unit_may_be_an_image_and_is_called_weaker(tiny: Tiny, tmp_path: Pat
         ({"privacy": {**PRIVACY, "delta": 1}}, "privacy.delta"),
         ({"privacy": {**PRIVACY, "privacy_unit": "study"}}, "privacy.unit"),
         ({"privacy": {"epsilon": 8}}, "privacy.delta"),
-        ({"recipe": "diffult"}, "use recipe: noise"),
+        ({"method": "diffult"}, "use method: noise"),
         ({"denoiser": {"width": 8, "steps": 6, "batch_size": 8, "balance": "inverse_sqrt"}}, "denoiser.balance"),
     ],
 )
 def test_a_config_that_cannot_be_private_is_refused(tiny: Tiny, tmp_path: Path, changes: Any, told: str) -> None:
-    if changes.get("recipe") == "diffult":
-        changes = {**changes, "method": {"steps": 4}}
+    if changes.get("method") == "diffult":
+        changes = {**changes, "method": {"num_inference_steps": 4}}
     with pytest.raises(InputError, match=told):
         private(tiny, tmp_path / "run", **changes)
 
@@ -271,10 +280,10 @@ def test_a_start_is_taken_over_where_it_fits(tiny: Tiny, tmp_path: Path, made: P
 
 
 def test_every_config_reads_back(tiny: Tiny, tmp_path: Path) -> None:
-    told = tiny(tmp_path).model_dump(mode="json", exclude={"recipe", "method", "checks"})
+    told = tiny(tmp_path).model_dump(mode="json", exclude={"method", "checks"})
     for checks in ({}, {"near_copy": None}, {"near_copy": {"fpr": 0.1}}):
         for privacy in (None, PRIVACY):
-            config = parse({**told, "recipe": "noise", "method": {}, "checks": checks, "privacy": privacy})
+            config = parse({**told, "method": "noise", "checks": checks, "privacy": privacy})
             assert parse(load_text(dump(config), tmp_path).model_dump(mode="json")) == config
 
 
@@ -300,7 +309,7 @@ def test_an_audit_writes_what_it_found_and_says_what_it_could_not(made: Path) ->
 
 def test_shadows_and_canaries_are_trained_like_the_run_and_stay_out_of_its_ledger(made: Path) -> None:
     before = (made / "ledger.json").read_bytes()
-    told = audit(made, replace(BRIEF, shadows=2, canaries=8))
+    told = audit(made, replace(BRIEF, shadow_models=2, canaries=8))
     assert {"membership, shadow models", "canaries"} <= {one["name"] for one in told["results"]}
     canary = next(one for one in told["results"] if one["name"] == "canaries")
     assert canary["passed"] is None
@@ -321,17 +330,21 @@ def test_the_command_exits_1_where_something_is_not_ruled_out_and_2_without_a_ru
 
 def test_ordinary_runs_are_audited_too_and_claim_nothing(finished: Path) -> None:
     assert claim(finished).epsilon is None
-    assert [one["name"] for one in audit(finished, BRIEF)["results"]] == ["near_copies", "reidentification", "membership"]
+    assert [one["name"] for one in audit(finished, BRIEF)["results"]] == [
+        "near_copies",
+        "reidentification",
+        "membership",
+    ]
 
 
 def test_near_copies_are_not_kept_and_are_counted(tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A run whose images are real train images: with validation patients enough to set a limit by, none is kept."""
     from medlt.recipes import _publish
 
-    told = tiny(tmp_path / "run").model_dump(mode="json", exclude={"recipe", "method", "checks"})
+    told = tiny(tmp_path / "run").model_dump(mode="json", exclude={"method", "checks"})
     told["data"] |= {"patients": 60, "shares": [0.4, 0.5, 0.1]}
     checks = {"folds": 2, "verifier_quantile": 0.01, "max_correlation": 1.0, "near_copy": {"fpr": 0.08, "steps": 3}}
-    config = parse({**told, "recipe": "noise", "method": {"steps": 3}, "checks": checks})
+    config = parse({**told, "method": {"kind": "noise", "num_inference_steps": 3}, "checks": checks})
     honest = _publish.joined
 
     def copied(batches: Any) -> Any:

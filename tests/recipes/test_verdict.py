@@ -35,10 +35,10 @@ def experiment(finished: Path, out: Path, **changes: Any) -> EvaluateConfig:
     assert told["counts"]["kept"]
     return EvaluateConfig.model_validate(
         {
-            "out": str(out),
+            "output_dir": str(out),
             "seed": 3,
             "data": {"kind": "manifest", "path": str(finished / "stages" / "data" / "manifest.parquet")},
-            "need": {"tail_below": 8, "head_above": 20},
+            "targets": {"tail_below": 8, "head_above": 20},
             "classifier": {"size": 32, "steps": 4, "batch_size": 8, "evaluate_every": 2},
             "evaluation": {"seeds": 2, "n_bootstrap": 100},
             "sources": {"fusion": {"run": str(finished)}},
@@ -70,7 +70,16 @@ def test_every_table_is_there_and_every_arm_has_its_control(done: Path) -> None:
     for name, arm in synthetic.iterrows():
         control = arms.loc[arm["control"]]
         assert control["role"] == "control", name
-        same = ["added", "wanted", "synthetic_weight", "synthetic_fraction", "training_strategy", "loss", "synthetic_ratio", "steps"]
+        same = [
+            "added",
+            "wanted",
+            "synthetic_weight",
+            "synthetic_fraction",
+            "training_strategy",
+            "loss",
+            "synthetic_ratio",
+            "steps",
+        ]
         assert control[same].astype(str).tolist() == arm[same].astype(str).tolist()
     assert arms.loc["fusion, half", "added"] < arms.loc["fusion", "added"]
     scores = pd.read_parquet(done / "scores.parquet")
@@ -208,9 +217,9 @@ def test_the_command_says_what_came_out(finished: Path, done: Path, tmp_path: Pa
 
 def test_arms_may_change_where_the_rows_are_drawn_into_the_folder(tmp_path: Path) -> None:
     told = {
-        "out": str(tmp_path / "run"),
+        "output_dir": str(tmp_path / "run"),
         "data": {"kind": "phantom", "patients": 40, "size": 64, "imbalance": 8},
-        "need": {"tail_below": 8, "head_above": 20},
+        "targets": {"tail_below": 8, "head_above": 20},
         "classifier": {"size": 32, "steps": 1, "batch_size": 8},
         "evaluation": {"seeds": 1, "n_bootstrap": 100},
         "arms": {"focal": {"loss": "focal"}},

@@ -31,10 +31,10 @@ def make(finished: Path, tmp_path: Path) -> Make:
     def experiment(**changes: Any) -> EvaluateConfig:
         return EvaluateConfig.model_validate(
             {
-                "out": str(tmp_path / "run"),
+                "output_dir": str(tmp_path / "run"),
                 "seed": 3,
                 "data": {"kind": "manifest", "path": str(finished / "stages" / "data" / "manifest.parquet")},
-                "need": {"tail_below": 8, "head_above": 20},
+                "targets": {"tail_below": 8, "head_above": 20},
                 "classifier": {"size": 32, "steps": 2, "batch_size": 8, "evaluate_every": 2},
                 "evaluation": {"seeds": 2, "n_bootstrap": 100},
                 "sources": {"fusion": {"run": str(tmp_path / "source")}},
@@ -87,7 +87,7 @@ def test_every_source_is_looked_at_before_the_folder_is_opened_or_one_is_made(
     make: Make, source: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "unfinished").mkdir()
-    (tmp_path / "unfinished" / "config.yaml").write_text("recipe: fusion\n")
+    (tmp_path / "unfinished" / "config.yaml").write_text("method: fusion\n")
     for gone in ("nowhere", "unfinished"):
         sources = {"fusion": {"run": str(tmp_path / "source")}, "gone": {"run": str(tmp_path / gone)}}
         with pytest.raises(InputError, match=rf"sources\.gone: .*{gone} is no finished run"):
@@ -157,7 +157,7 @@ def test_the_number_of_processes_asks_no_new_question(make: Make, source: Path) 
 
 
 def test_a_controls_name_is_taken_and_judges_do_not_speak_of_one_label() -> None:
-    least = {"out": "run", "data": {"kind": "manifest", "path": "m"}, "sources": {"x": {"run": "x"}}}
+    least = {"output_dir": "run", "data": {"kind": "manifest", "path": "m"}, "sources": {"x": {"run": "x"}}}
     with pytest.raises(ValueError, match="control's name"):
         EvaluateConfig.model_validate({**least, "arms": {"a": {"source": "x"}, "duplicated for a": {"loss": "focal"}}})
     judged = {"a": {"source": "x", "labels": "verifier"}}

@@ -174,7 +174,7 @@ def known() -> SimpleNamespace:
 def bare(tmp_path: Path) -> Path:
     """The least a run folder holds."""
     (tmp_path / "config.yaml").write_text(
-        "recipe: fusion\nseed: 7\ndata:\n  kind: phantom\nout: <b>out</b> & https://example.org\n"
+        "method: {kind: fusion}\nseed: 7\ndata:\n  kind: phantom\noutput_dir: <b>out</b> & https://example.org\n"
     )
     return tmp_path
 
@@ -383,7 +383,7 @@ def label_tables() -> dict[str, pd.DataFrame]:
 def experiment(tmp_path: Path) -> Path:
     """The folder of an evaluate run, every table of it."""
     data = f"data: {{kind: csv, table: /private/{SECRET}/list.csv}}"
-    config = f"recipe: verdict\nseed: 7\nout: /private/runs/x\n{data}\nnote: <b>bold</b>\n"
+    config = f"seed: 7\noutput_dir: /private/runs/x\n{data}\nnote: <b>bold</b>\n"
     (tmp_path / "config.yaml").write_text(config)
     tables = {"arms": arms(), "scores": arm_scores(), "comparisons": arm_differences()}
     tables |= {"subgroups": arm_subgroups(), "reliability": arm_reliability()} | label_tables()

@@ -38,7 +38,7 @@ SMALL: dict[str, Any] = {
     "interaction_epochs": 8,
     "patience": 8,
     "width": 8,
-    "batch": 16,
+    "batch_size": 16,
     "learning_rate": 2e-2,
 }
 

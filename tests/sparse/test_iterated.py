@@ -24,7 +24,7 @@ from medlt.types import InputError, Progress
 Data = tuple[torch.Tensor, np.ndarray, torch.Tensor, np.ndarray]
 FAST: dict[str, Any] = {
     "groups": 2, "vocabulary": 4, "temperature": 0.2, "imitation_epochs": 1, "adaptation_epochs": 1,
-    "interaction_epochs": 2, "width": 4, "batch": 16, "learning_rate": 5e-3,
+    "interaction_epochs": 2, "width": 4, "batch_size": 16, "learning_rate": 5e-3,
 }  # fmt: skip
 
 

@@ -87,7 +87,9 @@ GUIDES: dict[str, Callable[..., Any]] = {
     "minority": lambda **changed: MinorityGuide(**(EVERY_STEP | changed)),
     "features": lambda **changed: MinorityGuide(**(EVERY_STEP | {"distance": between(features)} | changed)),
     "jepa": lambda **changed: JepaGuide(**(EVERY_STEP | {"features": features} | changed)),
-    "longtail": lambda **changed: LongtailGuide(**(EVERY_STEP | {"decode": decode, "guidance_classifier": guidance_classifier} | changed)),
+    "longtail": lambda **changed: LongtailGuide(
+        **(EVERY_STEP | {"decode": decode, "guidance_classifier": guidance_classifier} | changed)
+    ),
 }
 """A builder of every guide, at work at every step of the sampler unless told otherwise."""
 
@@ -100,8 +102,8 @@ def conditional() -> dict[str, Any]:
         "standardiser": Scale(),
         "decode": decode,
         "scheduler": factory("ddim", 10),
-        "candidates": 2,
-        "batch": 5,
+        "num_candidates": 2,
+        "batch_size": 5,
     }
 
 
@@ -112,7 +114,7 @@ def from_noise(kind: type[FromNoise] = FromNoise, **changed: Any) -> FromNoise:
 
 def edit(**changed: Any) -> ImageEdit:
     """Edits of three strengths, half of them mixed with a partner."""
-    return ImageEdit(**(conditional() | {"latents": latents, "strengths": (0.2, 0.4, 0.5), "mixed": 0.5} | changed))
+    return ImageEdit(**(conditional() | {"latents": latents, "strength": (0.2, 0.4, 0.5), "mixed": 0.5} | changed))
 
 
 @pytest.fixture
@@ -120,7 +122,7 @@ def methods(build: Callable[..., LatentFusion]) -> dict[str, Callable[..., Any]]
     """A builder of every method in METHODS, by name."""
     guided = {name: (GUIDES[name](),) for name in ("minority", "longtail")}
     sampling = {
-        name: partial(from_noise, kind, **({"guides": guided[name]} if name in guided else {}))
+        name: partial(from_noise, kind, **({"guidance": guided[name]} if name in guided else {}))
         for name, kind in METHODS.items()
         if issubclass(kind, FromNoise)
     }
@@ -147,9 +149,9 @@ def build() -> Callable[..., LatentFusion]:
             "backbone": label_backbone(answer, len(FINDINGS)),
             "decode": decode,
             "scheduler": factory("ddim", 20),
-            "draws": PlanSettings(candidates=2),
-            "keep": 3,
-            "batch": 5,
+            "draws": PlanSettings(num_candidates=2),
+            "strength": 0.15,
+            "batch_size": 5,
         }
         return LatentFusion(**(parts | changed))
 

@@ -129,7 +129,7 @@ def test_guidance_one_is_the_conditional_denoiser_alone(methods: Methods, name: 
     """At weight 1 the network is asked for as many rows as there are, at any other for twice as many."""
     asked: dict[float, set[int]] = {1.0: set(), 2.0: set()}
     for weight, seen in asked.items():
-        method = methods[name](guidance=weight, guides=())
+        method = methods[name](guidance_scale=weight, guidance=())
         answer = method.backbone.network.answer
         method.backbone.network.answer = lambda x, t, c, answer=answer, seen=seen: (seen.add(len(x)), answer(x, t, c))[
             1
@@ -144,7 +144,7 @@ def test_a_guide_of_weight_zero_is_no_guide_bit_for_bit(
     methods: Methods, guides: Guides, name: str, guide: str
 ) -> None:
     assert set(guides) == set(GUIDES)
-    bare, off, on = (methods[name](guides=g) for g in ((), (guides[guide](weight=0.0),), (guides[guide](),)))
+    bare, off, on = (methods[name](guidance=g) for g in ((), (guides[guide](weight=0.0),), (guides[guide](),)))
     rows = bare.plan({"Hernia": 2}, 3)
     images = whole(bare, rows).images
     assert torch.equal(whole(off, rows).images, images)
@@ -153,12 +153,12 @@ def test_a_guide_of_weight_zero_is_no_guide_bit_for_bit(
 
 @pytest.mark.parametrize("name", METHODS)
 def test_a_method_with_other_guides_is_the_same_method_otherwise(methods: Methods, guides: Guides, name: str) -> None:
-    bare, other = methods[name](guides=()), (guides["minority"](),)
-    rows, built = bare.plan({"Hernia": 2}, 3), methods[name](guides=other)
-    changed = bare.with_guides(other)
-    assert (type(changed), changed.guides, bare.guides) == (type(bare), other, ())
+    bare, other = methods[name](guidance=()), (guides["minority"](),)
+    rows, built = bare.plan({"Hernia": 2}, 3), methods[name](guidance=other)
+    changed = bare.with_guidance(other)
+    assert (type(changed), changed.guidance, bare.guidance) == (type(bare), other, ())
     assert torch.equal(whole(changed, rows).images, whole(built, rows).images)
-    assert torch.equal(whole(changed.with_guides(()), rows).images, whole(bare, rows).images)
+    assert torch.equal(whole(changed.with_guidance(()), rows).images, whole(bare, rows).images)
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -173,13 +173,13 @@ def test_what_a_method_explains_are_images_of_its_rows(methods: Methods, name: s
 def test_guides_compose_and_a_row_keeps_its_bytes(methods: Methods, guides: Guides, name: str) -> None:
     """Classifier-free guidance, minority and longtail guidance on any start, alone and in company."""
     both = (guides["minority"](), guides["longtail"]())
-    method = methods[name](guides=both)
+    method = methods[name](guidance=both)
     rows = method.plan(NEED, 3)
     together = whole(method, rows).images
-    assert torch.equal(whole(methods[name](guides=both, batch_size=2), rows.iloc[::-1]).images.flip(0), together)
+    assert torch.equal(whole(methods[name](guidance=both, batch_size=2), rows.iloc[::-1]).images.flip(0), together)
     assert torch.equal(whole(method, rows.iloc[[3]]).images[0], together[3])
     for alone in both:
-        assert not torch.equal(whole(methods[name](guides=(alone,)), rows).images, together)
+        assert not torch.equal(whole(methods[name](guidance=(alone,)), rows).images, together)
 
 
 @pytest.mark.parametrize("kind", [name for name in METHODS if name not in ("fusion", "diffult", "edit")])
@@ -193,6 +193,6 @@ def test_methods_that_only_guide_share_the_unguided_samplers_plan(methods: Metho
 def test_guides_that_want_the_network_gradient_compose(methods: Methods, guides: Guides) -> None:
     """A guide outside differentiates through the ones inside, also where one forward serves both."""
     both = (guides["minority"](), guides["longtail"](network=True))
-    method = methods["noise"](guides=both, guidance=1.0)
+    method = methods["noise"](guidance=both, guidance_scale=1.0)
     rows = method.plan({"Hernia": 2}, 3)
     assert bool(whole(method, rows).images.isfinite().all())

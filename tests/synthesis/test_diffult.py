@@ -47,7 +47,16 @@ def build(methods: dict[str, Callable[..., Any]]) -> Callable[..., DiffuLT]:
 
     def make(**changed: Any) -> DiffuLT:
         parts = vars(methods["noise"]())
-        wanted = ("collection", "backbone", "shape", "standardiser", "decode", "scheduler", "num_candidates", "batch_size")
+        wanted = (
+            "collection",
+            "backbone",
+            "shape",
+            "standardiser",
+            "decode",
+            "scheduler",
+            "num_candidates",
+            "batch_size",
+        )
         return DiffuLT(**({name: parts[name] for name in wanted} | changed))
 
     return make

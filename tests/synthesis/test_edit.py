@@ -53,7 +53,7 @@ def test_under_a_flat_prior_an_edit_is_its_parent_and_the_noise_of_its_own_stren
 ) -> None:
     """x0 = x_t / sqrt(abar) leaves no noise to remove, so DDIM stays at z + sqrt(1/abar - 1) eps of its first step."""
     backbone = label_backbone(flat, 5, space=space)
-    method = built(methods, backbone=backbone, scheduler=factory("ddim", 20), guidance=1.0)
+    method = built(methods, backbone=backbone, scheduler=factory("ddim", 20), guidance_scale=1.0)
     rows = method.plan(NEED, 3)
     assert rows["keep"].nunique() == 3
     first = method.scheduler().timesteps[[-int(keep) for keep in rows["keep"]]]
@@ -69,7 +69,9 @@ def test_strength_towards_zero_is_the_codecs_round_trip(methods: Methods) -> Non
     gone = []
     for strength in (0.001, 0.03, 0.1, 0.3):
         backbone = label_backbone(flat, 5)
-        method = built(methods, backbone=backbone, scheduler=factory("ddim", 1000), strengths=(strength,), guidance=1.0)
+        method = built(
+            methods, backbone=backbone, scheduler=factory("ddim", 1000), strength=(strength,), guidance_scale=1.0
+        )
         rows = method.plan({"Hernia": 2}, 3)
         assert set(rows["keep"]) == {round(1000 * strength)}
         gone.append(float((images(method, rows) - parents(method, rows)).abs().mean()))
@@ -95,7 +97,7 @@ def test_the_plan_is_the_one_from_noise_with_parents_and_steps(methods: Methods)
     same = ["finding", "slot", "candidate", "seed", "fold", "view", "sex", "age"]
     pd.testing.assert_frame_equal(rows[same].reset_index(drop=True), plain[same].reset_index(drop=True))
     assert rows["tail_parent"].tolist() == plain["label_source"].tolist()
-    long = built(methods, num_candidates=300, scheduler=factory("ddim", 50), strengths=(0.001, 0.1, 0.25))
+    long = built(methods, num_candidates=300, scheduler=factory("ddim", 50), strength=(0.001, 0.1, 0.25))
     shares = long.plan({"Hernia": 1}, 3)["keep"].value_counts(normalize=True)
     assert set(shares.index) == {1, 5, 12}
     assert shares.between(0.25, 0.42).all()
@@ -160,13 +162,13 @@ def test_a_partner_is_another_patient_with_the_finding_in_the_same_fold_and_view
 
 def test_a_mixture_of_two_latents_is_labelled_as_it_is_mixed(methods: Methods) -> None:
     """Under the flat prior the latent is the mixture and its noise; a label known of one parent only is unknown."""
-    method = built(methods, backbone=label_backbone(flat, 5), guidance=1.0)
+    method = built(methods, backbone=label_backbone(flat, 5), guidance_scale=1.0)
     table, names = method.collection.table.copy(), list(method.collection.findings)
     a, b = table.index[table["Hernia"] == 1][:2]
     table.loc[[a, b], names[:3]] = [[1.0, 0.0, 1.0], [0.0, np.nan, 1.0]]
     table.loc[[a, b], "No Finding"] = 0.0
     method = built(methods, collection=TrainTable(table, method.collection.findings, ("Hernia",)),
-                   backbone=label_backbone(flat, 5), guidance=1.0)  # fmt: skip
+                   backbone=label_backbone(flat, 5), guidance_scale=1.0)  # fmt: skip
     row = method.plan({"Hernia": 1}, 3).iloc[[0]].assign(tail_parent=a, head_parent=b, share=0.25, keep=4)
     said = labels(method, row).iloc[0]
     assert said["Effusion"] == pytest.approx(0.75)
@@ -207,8 +209,8 @@ def test_in_groups_calls_equal_rows_together_and_gives_them_back_in_order() -> N
 
 def test_bad_parts_are_told(methods: Methods) -> None:
     for strengths in ((), (0.0,), (0.2, 1.1)):
-        with pytest.raises(InputError, match=r"strengths are .* give one or more above 0"):
-            built(methods, strengths=strengths)
+        with pytest.raises(InputError, match=r"strength is .* give one or more above 0"):
+            built(methods, strength=strengths)
     with pytest.raises(InputError, match=r"mixed is 0.7; a partner counts 0 \(none\) to 0.5"):
         built(methods, mixed=0.7)
     method = built(methods)

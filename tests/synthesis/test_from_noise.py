@@ -43,7 +43,7 @@ def test_every_positive_row_lends_its_labels_before_one_does_twice(methods: dict
 def test_one_row_equals_the_loop_written_out(methods: dict[str, Any]) -> None:
     """Two DDIM steps of x0 = c (a constant), by hand: noise from the row's seed, the last estimate decoded."""
     level = label_backbone(lambda x, t, c: x * 0.5 + c[:, 0, None, None, None], 5)
-    method = built(methods, backbone=level, scheduler=factory("ddim", 2), guidance=1.0)
+    method = built(methods, backbone=level, scheduler=factory("ddim", 2), guidance_scale=1.0)
     row = method.plan({"Hernia": 1}, 3).iloc[[0]]
     scheduler = method.scheduler()
     (first, last), a = scheduler.timesteps.tolist(), scheduler.alphas_cumprod
@@ -57,7 +57,7 @@ def test_one_row_equals_the_loop_written_out(methods: dict[str, Any]) -> None:
 
 
 def test_in_codec_space_nothing_is_unstandardised(methods: dict[str, Any]) -> None:
-    same = {"scheduler": factory("ddim", 2), "guidance": 1.0}
+    same = {"scheduler": factory("ddim", 2), "guidance_scale": 1.0}
     spaces = {s: label_backbone(lambda x, t, c: 0 * x + 0.3, 5, space=s) for s in ("codec", "standardised")}
     images = {s: next(iter(built(methods, backbone=b, **same).run(built(methods).plan(NEED, 0)))).images
               for s, b in spaces.items()}  # fmt: skip
@@ -92,7 +92,7 @@ def test_view_sex_and_age_of_the_row_are_told(methods: dict[str, Any]) -> None:
 def test_guidance_decides_how_much_the_labels_say(methods: dict[str, Any], guidance: float) -> None:
     """The conditional estimate is 1 where the first finding is, the null one 0: the latent is guidance times it."""
     level = label_backbone(lambda x, t, c: 0 * x + c[:, 0, None, None, None], 5)
-    method = built(methods, backbone=level, guidance=guidance)
+    method = built(methods, backbone=level, guidance_scale=guidance)
     rows = method.plan(NEED, 3)
     first = torch.tensor(method.collection.table.loc[rows["label_source"], "Effusion"].to_numpy(np.float32))
     images = torch.cat([batch.images for batch in method.run(rows)])

@@ -50,8 +50,8 @@ def test_a_row_alone_gives_the_bytes_it_gives_among_all(build: Build) -> None:
 def test_order_and_batch_size_change_nothing(build: Build, scheduler: str) -> None:
     made = factory(scheduler, 75)
     rows = build().plan(NEED, 3)
-    straight = whole(build(batch=5, scheduler=made), rows)
-    turned = whole(build(batch=3, scheduler=made), rows.iloc[::-1])
+    straight = whole(build(batch_size=5, scheduler=made), rows)
+    turned = whole(build(batch_size=3, scheduler=made), rows.iloc[::-1])
     assert torch.equal(straight.images, turned.images.flip(0))
     pd.testing.assert_frame_equal(straight.labels, turned.labels.iloc[::-1])
 
@@ -94,7 +94,7 @@ def test_batches_are_whole(build: Build) -> None:
 
 def test_one_row_step_by_step(build: Build) -> None:
     """Guidance, noise, scheduler and un-standardising written out for a single row."""
-    method = build(guidance=2.0, labels="tail")
+    method = build(guidance_scale=2.0, labels="tail")
     row = method.plan({"Hernia": 1}, 3).iloc[[0]]
     coder, gaze, names = method.coder.eval(), method.gaze, method.collection.findings
     with torch.no_grad():
@@ -128,7 +128,7 @@ def test_a_denoiser_in_codec_space_is_given_codec_latents(build: Build) -> None:
     """A denoiser that returns its input leaves the fused latent alone, in whichever space it works."""
 
     def still(space: str) -> dict[str, Any]:
-        return {"backbone": label_backbone(lambda x, t, c: x, 5, space=space), "keep": 1, "renoise": False}
+        return {"backbone": label_backbone(lambda x, t, c: x, 5, space=space), "strength": 0.05, "renoise": False}
 
     rows = build().plan(NEED, 3)
     shown = build(**still("standardised")).explain(rows)
@@ -190,8 +190,8 @@ def test_bad_parts_are_told(build: Build) -> None:
     rows = method.plan(NEED, 3)
     with pytest.raises(InputError, match="head_parent 'lost' is not a train row"):
         list(method.run(rows.assign(head_parent="lost")))
-    with pytest.raises(InputError, match="keep = 21 of 20 steps"):
-        build(keep=21)
+    with pytest.raises(InputError, match=r"strength is 1\.05"):
+        build(strength=1.05)
     with pytest.raises(InputError, match="labels: 'best' is not a rule"):
         list(build(labels="best").run(rows))
     with pytest.raises(InputError, match="cam: 'attention' is not a method"):

@@ -144,7 +144,7 @@ def test_classifier_free_guidance_stays_out_of_the_metric() -> None:
 
 def minority(methods: Methods, **changed: Any) -> MinoritySampling:
     base = methods["noise"]()
-    same = {f.name: getattr(base, f.name) for f in fields(base) if f.init and f.name != "guides"}
+    same = {f.name: getattr(base, f.name) for f in fields(base) if f.init and f.name != "guidance"}
     return MinoritySampling(**(same | changed))
 
 
@@ -168,17 +168,17 @@ GUIDES: dict[str, Guide] = {
 
 @pytest.mark.parametrize("name", GUIDES)
 def test_an_image_alone_is_the_image_in_its_batch(methods: Methods, name: str) -> None:
-    method = minority(methods, guides=(GUIDES[name],))
+    method = minority(methods, guidance=(GUIDES[name],))
     rows = method.plan({"Hernia": 3, "Pleural Other": 1}, 3)
     together = images(method, rows)
-    assert not torch.equal(together, images(minority(methods, guides=()), rows))
+    assert not torch.equal(together, images(minority(methods, guidance=()), rows))
     assert torch.equal(images(method, rows.iloc[::-1]).flip(0), together)
     assert torch.equal(images(method, rows.iloc[[4]])[0], together[4])
 
 
 def test_the_method_is_guided_unless_told_otherwise(methods: Methods) -> None:
     method = minority(methods)
-    assert method.guides == (MinorityGuide(),)
+    assert method.guidance == (MinorityGuide(),)
     assert method.plan({"Hernia": 2}, 1).index[0].startswith("minority_Hernia")
 
 

@@ -37,7 +37,7 @@ def test_a_longer_plan_begins_with_the_shorter(build: Build) -> None:
 
 @pytest.mark.parametrize("metric", ["saliency", "confusing"])
 def test_partners_same_fold_other_patient_no_tail_finding(build: Build, metric: str) -> None:
-    method = build(draws=PlanSettings(metric=metric, candidates=3))
+    method = build(draws=PlanSettings(metric=metric, num_candidates=3))
     rows, table = method.plan(NEED, 7), method.collection.table
     assert rows.index.is_unique
     assert list(rows.columns) == list(COLUMNS)
@@ -70,7 +70,7 @@ def test_a_lateral_film_is_fused_with_a_lateral_one(build: Build, caplog: pytest
 
 
 def test_every_slot_has_its_candidates_from_one_tail_image(build: Build) -> None:
-    rows = build(draws=PlanSettings(candidates=3)).plan(NEED, 7)
+    rows = build(draws=PlanSettings(num_candidates=3)).plan(NEED, 7)
     slots = rows.groupby(["finding", "slot"])
     assert {name: len(group) for name, group in rows.groupby("finding")} == {k: 3 * v for k, v in NEED.items()}
     assert (slots["candidate"].apply(list).map(lambda found: found == [0, 1, 2])).all()

@@ -30,7 +30,7 @@ from medlt.types import InputError
 Build = Callable[..., LatentFusion]
 TINY: dict[str, Any] = {
     "groups": 2, "vocabulary": 4, "temperature": 0.1, "generations": 3, "imitation_epochs": 2, "adaptation_epochs": 1,
-    "interaction_epochs": 2, "patience": 2, "width": 8, "batch": 16, "learning_rate": 5e-3,
+    "interaction_epochs": 2, "patience": 2, "width": 8, "batch_size": 16, "learning_rate": 5e-3,
 }  # fmt: skip
 
 
@@ -172,7 +172,7 @@ def test_10_noise_is_added_before_the_last_steps(build: Build, keep: int) -> Non
     starts = []
     for renoise in (False, True):
         first.clear()
-        list(build(backbone=spy, keep=keep, renoise=renoise, guidance=1.0).run(rows))
+        list(build(backbone=spy, strength=keep / 20, renoise=renoise, guidance_scale=1.0).run(rows))
         starts.append(first[0])
     scheduler = build().scheduler()
     abar = float(scheduler.alphas_cumprod[scheduler.timesteps[-keep]])

@@ -31,7 +31,7 @@ def csv_table(src: Path, options: TableOptions) -> LayoutResult:
     findings = chosen_findings(source, options.findings, src, set(text))
     rows = pd.DataFrame(by_role(source, named)).reindex(index=source.index, columns=list(ROLES))
     rows = identified(rows, options.patient, src)
-    carried = [c for c in options.keep if c in source and c not in rows and c not in findings]
+    carried = [c for c in options.extra_columns if c in source and c not in rows and c not in findings]
     rows = rows.join(source[[*carried, *findings]])
     if options.train_flag:
         rows = rows[(rows["split"] != "train") | (pd.to_numeric(source[options.train_flag], errors="coerce") == 1)]

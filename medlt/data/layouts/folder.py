@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from medlt.data.columns import fit_for_a_file
+from medlt.data.columns import safe_filename
 from medlt.data.layouts import tree
 from medlt.data.layouts.csv_table import ROLES, by_role, chosen_findings, identified
 from medlt.data.layouts.layout_result import PARTS, Draft, LayoutResult, finish
@@ -69,7 +69,7 @@ def _bare(files: pd.DataFrame, root: Path) -> pd.DataFrame:
     inside = files["path"].str.replace("/", "__")
     uid = tree.stems(inside) if files["stem"].duplicated().any() else files["stem"]
     rows = pd.DataFrame(
-        {"uid": uid.map(fit_for_a_file), "path": files["path"], "name": files["path"].str.rsplit("/", n=1).str[-1]}
+        {"uid": uid.map(safe_filename), "path": files["path"], "name": files["path"].str.rsplit("/", n=1).str[-1]}
     )
     return rows.assign(patient_id=pd.NA, split=_part(files["path"]), view=pd.NA)
 
@@ -115,7 +115,7 @@ def _joined(rows: pd.DataFrame, files: pd.DataFrame, root: Path, options: Folder
     roles = {role: values for role, values in by_role(known, named).items() if role not in ("uid", "path", *findings)}
     for role, values in roles.items():
         rows[role] = rows[theirs].map(values).where(lambda v: v.notna(), rows[role])
-    carried = [c for c in options.keep if c in known and c not in (*ROLES, *findings)]
+    carried = [c for c in options.extra_columns if c in known and c not in (*ROLES, *findings)]
     rows = rows.drop(columns=[c for c in (*carried, *findings) if c in rows])
     mine = rows[rows[theirs].isin(known.index)].join(known[[*carried, *findings]], on=theirs)
     mine = identified(mine, options.patient, table).drop(columns=[c for c in NAMES if c in mine])

@@ -67,7 +67,7 @@ class OwnOptions(Options):
     findings: Names = Field((), description="the label columns")
     column: Roles = Field(default_factory=dict, description="columns with other names: uid, path, patient_id, ...")
     patient: str | None = Field(None, description="regular expression that finds the patient in the path")
-    keep: Names = Field(("sex", "age"), description="further columns to carry along when present")
+    extra_columns: Names = Field(("sex", "age"), description="further columns to carry along when present")
 
 
 class TableOptions(OwnOptions):

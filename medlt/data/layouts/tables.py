@@ -47,7 +47,7 @@ def from_csv(
     patient_id: str = "patient_id",
     split: str = "split",
     view: str | None = "view",
-    keep: Sequence[str] = ("sex", "age"),
+    extra_columns: Sequence[str] = ("sex", "age"),
     train_flag: str | None = None,
     uncertain: Literal["unknown", "positive", "negative"] = "unknown",
 ) -> Manifest:
@@ -64,7 +64,7 @@ def from_csv(
         source = source[(source[split] != "train") | (pd.to_numeric(source[train_flag], errors="coerce") == 1)]
     rows = pd.DataFrame({"path": source[path], "patient_id": source[patient_id], "split": source[split]})
     rows["view"] = source[view] if view else pd.Series(pd.NA, source.index, dtype="str")
-    carried = [c for c in keep if c in source.columns and c not in rows.columns]
+    carried = [c for c in extra_columns if c in source.columns and c not in rows.columns]
     rows[carried] = source[carried]
     for finding in findings:
         rows[finding] = source[finding].replace(-1, UNCERTAIN[uncertain])

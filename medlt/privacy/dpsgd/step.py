@@ -62,7 +62,7 @@ class PrivateStep:
         if len(losses) and not any(map(math.isfinite, state.losses)):
             self._assert_reached()
         for weight in state.parameters:
-            weight.grad = self._noised(weight, drawn, state.settings.batch)
+            weight.grad = self._noised(weight, drawn, state.settings.batch_size)
         state.optimizer.step()
         state.optimizer.zero_grad()
         return float(np.mean(losses)) if len(losses) else math.nan
@@ -75,7 +75,7 @@ class PrivateStep:
         """
         losses: list[Tensor] = []
         draw = torch_generator(state.key, self.name, state.step, secret)
-        for i, piece in enumerate(chunks(groups, self.private.physical)):
+        for i, piece in enumerate(chunks(groups, self.private.max_physical_batch_size)):
             with stream(self.losses.device, state.key, state.step, i, secret):
                 loss = partial(self.losses, state.network, rows[piece], draw, losses)
                 norms = self.gradients.accumulate(loss, groups[piece])
@@ -94,7 +94,7 @@ class PrivateStep:
         """(clipped sum + noise) / batch, added up in float64 and rounded once, for the reason `randomness` gives."""
         total: Tensor = weight.summed_grad.double()
         if self.private.noise_multiplier:
-            scale = self.private.noise_multiplier * self.private.clip
+            scale = self.private.noise_multiplier * self.private.max_grad_norm
             total += scale * drawn.normal(weight.shape, torch.float64).to(total.device)
         return (total / batch).to(weight.dtype)
 

@@ -30,7 +30,7 @@ def test_columns_of_other_names_and_a_train_flag(folder: Path, table: pd.DataFra
         folder / "other.csv", index=False
     )
     names = ["uid=image", "patient_id=subject", "split=part"]
-    found = read("csv", folder / "other.csv", findings=AB, column=names, train_flag="use", keep="sex")
+    found = read("csv", folder / "other.csv", findings=AB, column=names, train_flag="use", extra_columns="sex")
     rows = found.manifest.rows
     assert list(rows.index) == ["u0", "u2", "u3", "u4", "u5"]
     assert list(rows["patient_id"]) == ["007", "08", "9", "010", "11"]
