@@ -18,7 +18,7 @@ import pandas as pd
 from common import table
 from PIL import Image
 
-CHECKS = ("finite", "flat", "saturated", "duplicate", "asserted", "label_consistency", "in_band", "copy")
+CHECKS = ("finite", "flat", "saturated", "duplicate", "target_label", "label_consistency", "in_band", "copy")
 METRICS = ("KID", "KID sd", "precision", "recall", "density", "coverage", "AvgkNN", "LOF", "rarity outside")
 
 

@@ -1,4 +1,4 @@
-"""Three roles are three networks, and no judge saw a parent of what it judges."""
+"""Three roles are three networks, and no verifier saw a parent of its images."""
 
 from pathlib import Path
 
@@ -8,14 +8,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from medlt.checks.folds import cross_fit, folds
-from medlt.checks.separation import digest_network, require_unseen_parents, parents_of, pixels_of, require_disjoint_networks
+from medlt.checks.separation import (
+    digest_network,
+    parents_of,
+    pixels_of,
+    require_disjoint_networks,
+    require_unseen_parents,
+)
 from medlt.classify.networks import network
 from medlt.types import InputError
 
 ROLES = ("guiding", "verifying", "reporting")
 
 
-def test_networks_of_other_seeds_are_apart_and_one_under_two_names_is_not() -> None:
+def test_networks_of_other_seeds_differ_and_one_under_two_names_is_not() -> None:
     named = {role: [digest_network(network("small", 2, seed))] for seed, role in enumerate(ROLES)}
     require_disjoint_networks(named)
     again = [digest_network(network("small", 2, 5)), digest_network(network("small", 2, 0))]
@@ -52,36 +58,36 @@ def test_parents_are_all_that_any_column_names() -> None:
 def test_parents_may_be_called_anything_and_come_back_from_disk(tmp_path: Path) -> None:
     names = ["Viral Pneumonia-1", "a, b", "\u4f8b 1"]
     rows = pd.DataFrame({"parents": [names, [], names[:1]], "tail_parent": names}, index=["s0", "s1", "s2"])
-    said = {"s0": tuple(sorted(names)), "s1": ("a, b",), "s2": tuple(sorted((names[0], names[2])))}
-    assert parents_of(rows).to_dict() == said
+    results = {"s0": tuple(sorted(names)), "s1": ("a, b",), "s2": tuple(sorted((names[0], names[2])))}
+    assert parents_of(rows).to_dict() == results
     rows.to_parquet(tmp_path / "plan.parquet")
-    assert parents_of(pd.read_parquet(tmp_path / "plan.parquet")).to_dict() == said
+    assert parents_of(pd.read_parquet(tmp_path / "plan.parquet")).to_dict() == results
     assert pixels_of(rows).to_dict() == {"s0": tuple(names), "s1": (), "s2": (names[0],)}
-    with pytest.raises(TypeError, match="no list of uids"):
+    with pytest.raises(TypeError, match="is not a list of uids"):
         parents_of(rows.assign(parents="Viral Pneumonia-1"))
 
 
-JUDGED = pd.Series({"s0": 0, "s1": 1, "s2": 1})
+ASSIGNED = pd.Series({"s0": 0, "s1": 1, "s2": 1})
 PARENTS = pd.Series({"s2": ("b", "c"), "s1": ("c",), "s0": ("a",)})
 
 
-def test_a_judge_trained_on_a_parent_is_refused_by_name() -> None:
-    require_unseen_parents(JUDGED, {0: {"b", "c"}, 1: {"a"}}, PARENTS)
-    with pytest.raises(InputError, match="judge 1 was trained on 'b', a parent of image 's2' that it judges; let"):
-        require_unseen_parents(JUDGED, {0: {"b", "c"}, 1: ["a", "b"]}, PARENTS)
-    with pytest.raises(InputError, match=r"judge 1 was trained on 'c', a parent of image 's1'.*\(2 images in all\)"):
-        require_unseen_parents(JUDGED, {0: {"b"}, 1: {"c"}}, PARENTS)
+def test_a_verifier_trained_on_a_parent_is_refused_by_name() -> None:
+    require_unseen_parents(ASSIGNED, {0: {"b", "c"}, 1: {"a"}}, PARENTS)
+    with pytest.raises(InputError, match="verifier 1 was trained on 'b', a parent of image 's2'; assign"):
+        require_unseen_parents(ASSIGNED, {0: {"b", "c"}, 1: ["a", "b"]}, PARENTS)
+    with pytest.raises(InputError, match=r"verifier 1 was trained on 'c', a parent of image 's1'.*\(2 images in all\)"):
+        require_unseen_parents(ASSIGNED, {0: {"b"}, 1: {"c"}}, PARENTS)
 
 
 def test_what_is_not_known_is_refused() -> None:
-    with pytest.raises(InputError, match="judge 1 is not among"):
-        require_unseen_parents(JUDGED, {0: {"b"}}, PARENTS)
+    with pytest.raises(InputError, match="verifier 1 is not among"):
+        require_unseen_parents(ASSIGNED, {0: {"b"}}, PARENTS)
     with pytest.raises(InputError, match="image 's2' has no parents on record"):
-        require_unseen_parents(JUDGED, {0: {"b"}, 1: {"a"}}, PARENTS.drop("s2"))
+        require_unseen_parents(ASSIGNED, {0: {"b"}, 1: {"a"}}, PARENTS.drop("s2"))
 
 
-def test_the_judge_of_the_parents_fold_passes_and_any_other_does_not() -> None:
-    """As cross-fitted judges are trained: whoever made the image from whom, its parent's own fold may judge it."""
+def test_the_verifier_of_the_parents_fold_passes_and_any_other_does_not() -> None:
+    """As cross-fitted verifiers are trained: the fold of the image's own parent may verify it."""
     import torch
 
     uids = pd.Index([f"u{i:02d}" for i in range(30)], name="uid")
