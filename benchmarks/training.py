@@ -28,7 +28,7 @@ from torch.utils.data import DataLoader, Dataset
 from medlt.classify.augment import augmentation
 from medlt.classify.classifier import Pace, standardised
 from medlt.classify.networks import network
-from medlt.classify.train import TrainingSet, fit
+from medlt.classify.train import TrainingSet, fit_classifier
 from medlt.rng import torch_generator
 from medlt.store import Store
 from medlt.training.runtime import Runtime
@@ -91,7 +91,7 @@ def ours(rows: TrainingSet, args: argparse.Namespace) -> Pace:
     with tempfile.TemporaryDirectory() as folder:
         val = rows.take(rows.uids[:8])
         runtime = Runtime(args.device, "fp32", None, 0)
-        pace = fit(rows, val, runtime=runtime, store=Store(Path(folder)), steps=args.steps, **options).pace
+        pace = fit_classifier(rows, val, runtime=runtime, store=Store(Path(folder)), steps=args.steps, **options).pace
     assert pace is not None
     return pace
 

@@ -109,10 +109,10 @@ def fit_latents(
     key = {"format": FORMAT, "planes": PLANES, "settings": asdict(chosen), "seed": runtime.seed}
     key |= {"train": train.digest(), "val": val.digest()}
     made = store.make("latent_classifier", key, lambda folder: _train(train, val, chosen, runtime, name, folder, key))
-    return load(made.folder, device)
+    return load_latent_classifier(made.folder, device)
 
 
-def load(folder: Path, device: str) -> LatentClassifier:
+def load_latent_classifier(folder: Path, device: str) -> LatentClassifier:
     """Load a classifier from its folder in the store."""
     record = json.loads((folder / RECORD).read_text())
     net = latent_network(record["channels"], len(record["positive"]))

@@ -49,7 +49,7 @@ __all__ = [
     "Pace",
     "TrainingSet",
     "fit",
-    "load",
+    "load_classifier",
     "require_trainable",
     "standardised",
 ]
@@ -59,7 +59,7 @@ HEAD_RATE = 10.0  # times the learning rate where only a fresh head is trained: 
 RECORD, WEIGHTS = "classifier.json", "classifier.safetensors"
 
 
-def fit(
+def fit_classifier(
     real: TrainingSet,
     val: TrainingSet,
     *,
@@ -88,12 +88,12 @@ def fit(
             pace[0] = _train(_Training(real, val, added, chosen, runtime, name, folder, key))
             return
         options = asdict(replace(chosen, tau_norm=False))
-        plain = fit(real, val, added=added, runtime=runtime, store=store, name=name, **options)
+        plain = fit_classifier(real, val, added=added, runtime=runtime, store=store, name=name, **options)
         pace[0] = plain.pace
         _normalise(plain, val, chosen, folder)
 
     made = store.make("classifier", key, build)
-    return replace(load(made.folder, device), pace=pace[0])
+    return replace(load_classifier(made.folder, device), pace=pace[0])
 
 
 def require_trainable(
@@ -126,7 +126,7 @@ def _key(
     return {"format": FORMAT, "settings": asdict(settings), "seed": seed, **sets}
 
 
-def load(folder: Path, device: str) -> Classifier:
+def load_classifier(folder: Path, device: str) -> Classifier:
     """Load a classifier from its folder in the store. Raises InputError where there is none."""
     try:
         record, weights = json.loads((folder / RECORD).read_text()), files.read_tensors(folder / WEIGHTS)

@@ -156,7 +156,7 @@ def _check(
     backbone: Backbone, data: LabelledLatents, objective: Objective, extra_losses: Sequence[ExtraLoss],
     training: Training, private: bool,
 ) -> None:  # fmt: skip
-    """Raise InputError if the backbone does not fit latents or labels, or if private training cannot use these settings."""
+    """Raise InputError if latents, labels or settings do not fit the backbone or private training."""
     x0, rows = data.rows(np.arange(1))
     if x0.shape[1] != backbone.channels:
         raise InputError(

@@ -12,7 +12,7 @@ from medlt.checks.folds import CrossFitClassifiers, cross_fit
 from medlt.checks.separation import digest_network, require_disjoint_networks
 from medlt.classify.classifier import Classifier
 from medlt.classify.sets import TrainingSet
-from medlt.classify.train import fit
+from medlt.classify.train import fit_classifier
 from medlt.evaluation.agreement import agreement, confusion, filter_effect
 from medlt.evaluation.conclude import set_aside
 from medlt.evaluation.sources import SourceImages
@@ -96,7 +96,7 @@ def evaluation_classifiers(
     def train_one(uids: Sequence[str], k: int) -> Classifier:
         own = runtime.seeded("reporter", k)  # key of a random stream: it decides results
         rows = train.take(uids)
-        return fit(rows, val, runtime=own, store=store, name=f"evaluation classifier {k}", **settings)
+        return fit_classifier(rows, val, runtime=own, store=store, name=f"evaluation classifier {k}", **settings)
 
     verifiers = source.require_verifiers().cross_fit
     trained = cross_fit(verifiers.fold, lambda uids: train.take(uids).images, train_one, source.findings)

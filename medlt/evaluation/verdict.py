@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from medlt.evaluation.arms import REAL, Arm, Arms
-from medlt.metrics.bootstrap import difference, table
+from medlt.metrics.bootstrap import difference, metric_table
 from medlt.rng import numpy_generator
 
 WORDS = {
@@ -37,7 +37,7 @@ def score_table(arms: Arms, groups: Mapping[str, Sequence[str]]) -> pd.DataFrame
     for arm, scores in arms.scores.items():
         said = arms.decided(arm)
         for seed, one in enumerate(scores):
-            own = table(arms.truth, one, arms.findings, groups, None if said is None else said[seed])
+            own = metric_table(arms.truth, one, arms.findings, groups, None if said is None else said[seed])
             parts.append(own.assign(arm=arm, seed=seed))
     return pd.concat(parts, ignore_index=True)[["arm", "seed", "finding", "metric", "value"]]
 

@@ -17,7 +17,7 @@ from typing import Any
 
 from medlt import config as configs
 from medlt.files import digest_tensors
-from medlt.privacy.ledger import NAME, NEIGHBOURS, Ledger, format_epsilon, read
+from medlt.privacy.ledger import NAME, NEIGHBOURS, Ledger, format_epsilon, read_ledger
 from medlt.types import InputError
 
 BLIND_CHECKS = {"finite", "flat", "saturated", "target_label", "best_of", "copy"}
@@ -68,7 +68,7 @@ class Provenance:
         """The ledger, or what is wrong with it."""
         file = self.folder / NAME
         try:
-            return read(file)
+            return read_ledger(file)
         except InputError as error:
             return str(error).replace(str(file), NAME)
 

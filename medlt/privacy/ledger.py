@@ -124,13 +124,13 @@ def compose(mechanisms: Sequence[Mechanism], delta: float, epsilon_asked: float)
     return Ledger(tuple(mechanisms), delta, epsilon_asked, cost, versions)
 
 
-def write(path: Path, mechanisms: Sequence[Mechanism], delta: float, epsilon_asked: float) -> None:
+def write_ledger(path: Path, mechanisms: Sequence[Mechanism], delta: float, epsilon_asked: float) -> None:
     """Write ledger.json, whole or not at all, in place of an earlier one."""
     tree = _tree(compose(mechanisms, delta, epsilon_asked))
     write_json(path, {**tree, "digest": digest(tree)})
 
 
-def read(path: Path) -> Ledger:
+def read_ledger(path: Path) -> Ledger:
     """The ledger, checked: its digest, and its composed epsilon computed anew.
 
     Raises InputError for one that is missing, damaged, edited by hand, or not what its mechanisms cost.

@@ -13,7 +13,7 @@ from medlt.checks.separation import digest_network, require_disjoint_networks
 from medlt.classify.epistemic import Epistemic, fit_epistemic
 from medlt.classify.latents import LatentClassifier, fit_latents
 from medlt.classify.private import private_classifier
-from medlt.classify.train import Classifier, fit
+from medlt.classify.train import Classifier, fit_classifier
 from medlt.diffusion.cache import Latents
 from medlt.files import digest, write_table
 from medlt.privacy.dpsgd.preflight import prepare
@@ -76,7 +76,7 @@ def train_verifiers(run: Run[configs.RunConfig], cohort: Cohort, private: Privat
                 chosen = {name: options[name] for name in PRIVATE}
                 return private_classifier(train.take(uids), whose, private=private, prepare=prepare, runtime=runtime,
                                           store=run.store, name=f"judge {k}", **chosen)  # fmt: skip
-            return fit(train.take(uids), val, runtime=runtime, store=run.store, name=f"judge {k}", **options)
+            return fit_classifier(train.take(uids), val, runtime=runtime, store=run.store, name=f"judge {k}", **options)
 
         return cross_fit(fold, lambda uids: train.take(uids).images, verifier, cohort.findings)
 
@@ -92,7 +92,7 @@ def train_guidance_classifier(run: Run[configs.RunConfig], cohort: Cohort, verif
     train, val = (cohort.training_set(part, chosen.size) for part in (cohort.train, cohort.val))
     options, runtime = chosen.model_dump(exclude={"size"}), run.runtime.seeded("predictor")
     with run.stage("guidance_classifier"):
-        classifier = fit(train, val, runtime=runtime, store=run.store, name="guidance_classifier", **options)
+        classifier = fit_classifier(train, val, runtime=runtime, store=run.store, name="guidance_classifier", **options)
     verifying = [digest_network(one.net) for one in verifiers.verifiers if isinstance(one, Classifier)]
     require_disjoint_networks({"guiding": [digest_network(classifier.net)], "verifying": verifying})
     with run.stage("epistemic"):

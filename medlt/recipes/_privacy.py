@@ -136,14 +136,14 @@ class PrivateTraining:
         picture: Callable[[nn.Module], Tensor] | None = None,
     ) -> None:  # fmt: skip
         """Train as `medlt.training.protocols.PrivateFit` says, within what the other stages leave of the budget."""
-        from medlt.privacy.dpsgd.training import PrivacySettings, fit
+        from medlt.privacy.dpsgd.training import PrivacySettings, fit_private
 
         config, chosen = self.run.config, self.chosen
         sigma, planned = noise(config, self.cohort), plans(config, self.cohort)
         others = tuple((sigma, one.rate, one.steps) for stage, one in planned.items() if stage != name)
         own = chosen.model_dump(exclude={"findings", "classifier"})
         private = PrivacySettings(noise_multiplier=sigma, before=others if self.kept else (), **own)
-        fit(network, loss, units, training=training, private=private, runtime=runtime, folder=folder, key=key,
+        fit_private(network, loss, units, training=training, private=private, runtime=runtime, folder=folder, key=key,
             name=name, data=self.cohort.train.digest(), evaluate=evaluate, picture=picture)  # fmt: skip
 
     def account(self, mechanism: Path) -> None:
@@ -155,16 +155,16 @@ class PrivateTraining:
             return
         done = ledger.read_mechanism(mechanism)
         place = self._place(done.stage)
-        known = ledger.read(place).mechanisms if place.is_file() else ()
+        known = ledger.read_ledger(place).mechanisms if place.is_file() else ()
         earlier = [one for one in known if one.weights != done.weights]
-        ledger.write(place, [*earlier, done], self.chosen.delta, self.chosen.epsilon)
+        ledger.write_ledger(place, [*earlier, done], self.chosen.delta, self.chosen.epsilon)
         self.write()
 
     def write(self) -> None:
         """Write RUN/ledger.json: what of the plan has been done, together."""
         places = [self._place(name) for name in plans(self.run.config, self.cohort)]
-        done = [one for place in places if place.is_file() for one in ledger.read(place).mechanisms]
-        ledger.write(self.run.path("ledger.json"), done, self.chosen.delta, self.chosen.epsilon)
+        done = [one for place in places if place.is_file() for one in ledger.read_ledger(place).mechanisms]
+        ledger.write_ledger(self.run.path("ledger.json"), done, self.chosen.delta, self.chosen.epsilon)
         self.run.record(weights={one.stage: one.weights for one in done})  # of several the last
 
     def _place(self, stage: str) -> Path:

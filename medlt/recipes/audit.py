@@ -277,7 +277,7 @@ def canary_test(target: AuditTarget) -> canary.CanaryTest:
         return scores(target, learnt, rows).numpy()
 
     kept, chosen = target.run.path(ledger.NAME), target.run.config.privacy
-    spent = ledger.read(kept).spent.epsilon if kept.is_file() else None
+    spent = ledger.read_ledger(kept).spent.epsilon if kept.is_file() else None
     return canary.canary_test(train, planted.included, delta=chosen.delta if chosen else 0.0, ledger=spent)
 
 

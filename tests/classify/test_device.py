@@ -13,7 +13,7 @@ from medlt.classify.latents import fit_latents
 from medlt.classify.networks import network
 from medlt.classify.private import private_classifier
 from medlt.classify.sets import TrainingSet
-from medlt.classify.train import Classifier, fit
+from medlt.classify.train import Classifier, fit_classifier
 from medlt.diffusion.finetune import LabelledLatents
 from medlt.privacy.audit.embedding import fit_embedding
 from medlt.privacy.audit.reidentify import verify
@@ -60,8 +60,8 @@ def learn(where: dict[str, Any], **more: Any) -> object:
 
 
 TRAININGS: dict[str, tuple[int, Callable[[dict[str, Any]], object]]] = {
-    "classifier": (1, lambda at: fit(ROWS, ROWS, **SHORT, **at)),
-    "two stages": (2, lambda at: fit(ROWS, ROWS, training_strategy="crt", **SHORT, **at)),
+    "classifier": (1, lambda at: fit_classifier(ROWS, ROWS, **SHORT, **at)),
+    "two stages": (2, lambda at: fit_classifier(ROWS, ROWS, training_strategy="crt", **SHORT, **at)),
     "latent classifier": (1, lambda at: fit_latents(DATA, DATA, **SHORT, **at)),
     "epistemic head": (1, lambda at: fit_epistemic(Classifier(network("small", 2), 16, {}), ROWS, **SHORT, **at)),
     "sparse code": (4, learn),

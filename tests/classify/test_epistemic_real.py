@@ -22,7 +22,7 @@ from torch import Tensor
 
 from medlt.classify.epistemic import STATISTICS, Epistemic, fit_epistemic
 from medlt.classify.sets import TrainingSet
-from medlt.classify.train import fit
+from medlt.classify.train import fit_classifier
 from medlt.data.images import read_image
 from medlt.data.layouts import NIH_FINDINGS
 from medlt.data.loaders import square
@@ -68,7 +68,7 @@ def known(real_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable
 
     def make(seed: int) -> Epistemic:
         runtime, store = Runtime("cpu", "fp32", None, seed), Store(folder)
-        classifier = fit(train, val, runtime=runtime, store=store, steps=300)
+        classifier = fit_classifier(train, val, runtime=runtime, store=store, steps=300)
         return fit_epistemic(classifier, train, runtime=runtime, store=store)
 
     return make

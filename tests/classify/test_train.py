@@ -16,7 +16,7 @@ from medlt.classify.classifier import Clock
 from medlt.classify.heads import best_tau, tau_normalise
 from medlt.classify.networks import Network, network
 from medlt.classify.sets import to_uint8
-from medlt.classify.train import Classifier, ClassifierSettings, Pace, TrainingSet, fit, load
+from medlt.classify.train import Classifier, ClassifierSettings, Pace, TrainingSet, fit_classifier, load_classifier
 from medlt.classify.training_strategies import Stage
 from medlt.files import digest
 from medlt.metrics.ranking import auroc
@@ -70,42 +70,42 @@ def bytes_in(folder: Path) -> dict[str, bytes]:
 def test_a_rerun_is_bitwise_equal_and_leaves_the_global_generator_alone(tmp_path: Path) -> None:
     torch.manual_seed(1)
     before = torch.get_rng_state()
-    fit(REAL, VAL, **at(tmp_path / "a"), **FAST)
+    fit_classifier(REAL, VAL, **at(tmp_path / "a"), **FAST)
     assert torch.equal(torch.get_rng_state(), before)
     torch.manual_seed(2)
-    fit(REAL, VAL, **at(tmp_path / "b"), **FAST)
-    fit(REAL, VAL, **at(tmp_path / "c", 1), **FAST)
+    fit_classifier(REAL, VAL, **at(tmp_path / "b"), **FAST)
+    fit_classifier(REAL, VAL, **at(tmp_path / "c", 1), **FAST)
     assert bytes_in(tmp_path / "a") == bytes_in(tmp_path / "b")
     assert len(bytes_in(tmp_path / "a")) == 2
     assert set(bytes_in(tmp_path / "a").values()).isdisjoint(bytes_in(tmp_path / "c").values())
 
 
 def test_a_finished_training_is_read_not_redone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    first = fit(REAL, VAL, **at(tmp_path), **FAST)
+    first = fit_classifier(REAL, VAL, **at(tmp_path), **FAST)
 
     def never(*_: object, **__: object) -> None:
         raise AssertionError("trained again")
 
     monkeypatch.setattr(loop, "fit", never)
-    again = fit(REAL, VAL, **at(tmp_path, threads=1), **FAST)
+    again = fit_classifier(REAL, VAL, **at(tmp_path, threads=1), **FAST)
     assert torch.equal(first.predict(VAL.images), again.predict(VAL.images))
     assert first.record == again.record
     changed = replace(REAL, labels=1 - REAL.labels)
     for data, options in ((REAL, {"learning_rate": 2e-3}), (changed, {})):
         with pytest.raises(AssertionError, match="trained again"):
-            fit(data, VAL, **at(tmp_path), **(FAST | options))
+            fit_classifier(data, VAL, **at(tmp_path), **(FAST | options))
 
 
 @pytest.mark.parametrize("name", ["classifier.safetensors", "classifier.json"])
 def test_a_flipped_byte_is_detected_set_aside_and_made_again(
     name: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    first = fit(REAL, VAL, **at(tmp_path), **FAST).predict(VAL.images)
+    first = fit_classifier(REAL, VAL, **at(tmp_path), **FAST).predict(VAL.images)
     whole, place = bytes_in(tmp_path), kept(tmp_path)
     damaged = bytearray(whole[name])
     damaged[len(damaged) // 2] ^= 1
     (place / name).write_bytes(damaged)
-    assert torch.equal(fit(REAL, VAL, **at(tmp_path), **FAST).predict(VAL.images), first)
+    assert torch.equal(fit_classifier(REAL, VAL, **at(tmp_path), **FAST).predict(VAL.images), first)
     assert bytes_in(tmp_path) == whole
     assert (place.with_suffix(".damaged-1") / name).read_bytes() == damaged
     assert f"{place / name} is damaged" in caplog.text
@@ -113,7 +113,7 @@ def test_a_flipped_byte_is_detected_set_aside_and_made_again(
 
 def test_sets_of_equal_uids_and_labels_but_other_pixels_are_others(tmp_path: Path) -> None:
     darker = replace(REAL, images=REAL.images // 2)
-    one, other = (fit(rows, VAL, **at(tmp_path), **FAST) for rows in (REAL, darker))
+    one, other = (fit_classifier(rows, VAL, **at(tmp_path), **FAST) for rows in (REAL, darker))
     assert one.record["train_digest"] != other.record["train_digest"]
     assert len(Store(tmp_path).folders("classifier")) == 2
     assert not torch.equal(one.predict(VAL.images), other.predict(VAL.images))
@@ -126,7 +126,7 @@ def test_a_killed_training_goes_on_from_its_checkpoint_to_the_same_bytes(
     monkeypatch.setattr("medlt.classify.settings.CHECKPOINT", 2)
     options = FAST | {"steps": 12, "training_strategy": "drw", "last_share": 0.5}
     added = blobs(5, 9, "s")
-    fit(REAL, VAL, added=added, **at(tmp_path / "whole"), **options)
+    fit_classifier(REAL, VAL, added=added, **at(tmp_path / "whole"), **options)
     inner, seen = train._loss, list[int]()
 
     def killed(*parts: Any) -> torch.Tensor:
@@ -137,16 +137,16 @@ def test_a_killed_training_goes_on_from_its_checkpoint_to_the_same_bytes(
 
     monkeypatch.setattr(train, "_loss", killed)
     with pytest.raises(KeyboardInterrupt):
-        fit(REAL, VAL, added=added, **at(tmp_path / "killed"), **options)
+        fit_classifier(REAL, VAL, added=added, **at(tmp_path / "killed"), **options)
     assert not Store(tmp_path / "killed").folders("classifier")
     seen.clear()
-    fit(REAL, VAL, added=added, **at(tmp_path / "killed"), **options)
+    fit_classifier(REAL, VAL, added=added, **at(tmp_path / "killed"), **options)
     assert len(seen) == 4, "steps 9 to 12; the checkpoint is of step 8"
     assert bytes_in(tmp_path / "killed") == bytes_in(tmp_path / "whole")
 
 
 def test_it_learns_what_can_be_seen(tmp_path: Path) -> None:
-    classifier = fit(
+    classifier = fit_classifier(
         blobs(200, 2), blobs(40, 3), **at(tmp_path), steps=40, batch_size=16, evaluate_every=20, ema_decay=0.9
     )
     test = blobs(80, 4)
@@ -184,15 +184,15 @@ def test_a_batch_is_a_function_of_seed_and_step(options: dict[str, str]) -> None
 
 def test_a_batch_may_be_larger_than_the_set(tmp_path: Path) -> None:
     few = REAL.take(REAL.uids[:3])
-    classifier = fit(few, VAL, **at(tmp_path), **(FAST | {"batch_size": 20, "mixup": "balanced"}))
+    classifier = fit_classifier(few, VAL, **at(tmp_path), **(FAST | {"batch_size": 20, "mixup": "balanced"}))
     assert classifier.predict(VAL.images).isfinite().all()
     images = batches(few, None, ClassifierSettings(batch_size=21, augment="none"))(2).images
     assert [sum(torch.equal(image, one / 255) for image in images) for one in few.images] == [7, 7, 7]
 
 
 def test_an_empty_added_set_is_the_real_arm(tmp_path: Path) -> None:
-    fit(REAL, VAL, **at(tmp_path / "a"), **FAST)
-    fit(REAL, VAL, **at(tmp_path / "b"), added=REAL.take([]), **FAST)
+    fit_classifier(REAL, VAL, **at(tmp_path / "a"), **FAST)
+    fit_classifier(REAL, VAL, **at(tmp_path / "b"), added=REAL.take([]), **FAST)
     assert bytes_in(tmp_path / "a") == bytes_in(tmp_path / "b")
     assert kept(tmp_path / "a").name == kept(tmp_path / "b").name
 
@@ -229,7 +229,7 @@ def test_fit_gives_back_the_best_evaluation_not_the_last(tmp_path: Path, monkeyp
         return 1 / len(seen)
 
     monkeypatch.setattr(train, "macro_average_precision", worse_and_worse)
-    classifier = fit(REAL, VAL, **at(tmp_path), **(FAST | {"learning_rate": 3e-3}))
+    classifier = fit_classifier(REAL, VAL, **at(tmp_path), **(FAST | {"learning_rate": 3e-3}))
     assert (classifier.record["best_step"], len(seen)) == (2, 2)
     np.testing.assert_array_equal(classifier.predict(VAL.images).numpy(), seen[0])
     assert not np.array_equal(seen[0], seen[1])
@@ -242,22 +242,22 @@ def test_a_training_that_is_killed_leaves_no_classifier(tmp_path: Path, monkeypa
     with monkeypatch.context() as patch:
         patch.setattr(train.files, "write_json", killed)
         with pytest.raises(KeyboardInterrupt):
-            fit(REAL, VAL, **at(tmp_path / "a"), **FAST)
+            fit_classifier(REAL, VAL, **at(tmp_path / "a"), **FAST)
     assert not Store(tmp_path / "a").folders("classifier")
-    fit(REAL, VAL, **at(tmp_path / "a"), **FAST)
-    fit(REAL, VAL, **at(tmp_path / "b"), **FAST)
+    fit_classifier(REAL, VAL, **at(tmp_path / "a"), **FAST)
+    fit_classifier(REAL, VAL, **at(tmp_path / "b"), **FAST)
     assert bytes_in(tmp_path / "a") == bytes_in(tmp_path / "b")
 
 
 def test_without_a_val_positive_the_last_weights_are_kept(tmp_path: Path) -> None:
     empty = replace(VAL, labels=np.zeros_like(VAL.labels))
-    record = fit(REAL, empty, **at(tmp_path), **(FAST | {"patience": 1})).record
+    record = fit_classifier(REAL, empty, **at(tmp_path), **(FAST | {"patience": 1})).record
     assert record["best_step"] == FAST["steps"]
     assert {h["val_macro_ap"] for h in record["history"]} == {None}
 
 
 def test_the_record_names_what_was_seen(tmp_path: Path) -> None:
-    record = fit(REAL, VAL, **at(tmp_path), added=blobs(5, 9, "s"), **FAST).record
+    record = fit_classifier(REAL, VAL, **at(tmp_path), added=blobs(5, 9, "s"), **FAST).record
     assert record["train_digest"] == REAL.digest()
     assert record["added_digest"] == blobs(5, 9, "s").digest()
     assert (record["train_rows"], record["added_rows"], record["size"]) == (24, 5, 32)
@@ -282,14 +282,14 @@ def test_learning_rate_rises_then_falls_to_nothing() -> None:
 
 def test_predictions_do_not_hang_on_the_container(tmp_path: Path) -> None:
     """8 bit, its float, and the same at twice the size give the same probabilities."""
-    classifier = fit(REAL, VAL, **at(tmp_path), **FAST)
+    classifier = fit_classifier(REAL, VAL, **at(tmp_path), **FAST)
     images = VAL.images[:4]
     plain = classifier.predict(images)
     assert plain.shape == (4, 2)
     assert torch.equal(plain, classifier.predict(images.float() / 255 + 0.001))
     assert torch.equal(plain, classifier.predict(images.repeat_interleave(2, 2).repeat_interleave(2, 3)))
     torch.testing.assert_close(plain, classifier.predict(images, chunk=1), atol=5e-3, rtol=0)
-    assert torch.equal(load(kept(tmp_path), "cpu")(images), plain)
+    assert torch.equal(load_classifier(kept(tmp_path), "cpu")(images), plain)
     assert classifier.predict(images[:0]).shape == (0, 2)
     assert classifier.predict(torch.full((1, 1, 32, 32), torch.nan)).isfinite().all()
 
@@ -323,13 +323,13 @@ def test_bad_input_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="uint8"):
         replace(REAL, images=REAL.images.float())
     with pytest.raises(InputError, match="'resnet'"):
-        fit(REAL, VAL, **at(tmp_path), network="resnet", **FAST)
+        fit_classifier(REAL, VAL, **at(tmp_path), network="resnet", **FAST)
     with pytest.raises(InputError, match="learning_rate is 0"):
-        fit(REAL, VAL, **at(tmp_path), learning_rate=0, **FAST)
+        fit_classifier(REAL, VAL, **at(tmp_path), learning_rate=0, **FAST)
     with pytest.raises(InputError, match="has no readable classifier"):
-        load(tmp_path, "cpu")
+        load_classifier(tmp_path, "cpu")
     with pytest.raises(TypeError):
-        fit(REAL, VAL, **at(tmp_path), stepz=3)
+        fit_classifier(REAL, VAL, **at(tmp_path), stepz=3)
     assert not list(tmp_path.iterdir())
 
 
@@ -365,12 +365,12 @@ def test_a_single_label_is_learnt_with_a_softmax(tmp_path: Path, loss: str) -> N
         "loss": loss,
         "task": "single-label",
     }
-    classifier = fit(one_of_three(200, 2), one_of_three(40, 3), **at(tmp_path), **options)
+    classifier = fit_classifier(one_of_three(200, 2), one_of_three(40, 3), **at(tmp_path), **options)
     test = one_of_three(80, 4)
     scores = classifier.predict(test.images)
     torch.testing.assert_close(scores.sum(1), torch.ones(80))
     assert np.mean(scores.argmax(1).numpy() == test.labels.argmax(1)) > 0.8  # 0.6 are of the first class
-    assert torch.equal(load(kept(tmp_path), "cpu").predict(test.images), scores)
+    assert torch.equal(load_classifier(kept(tmp_path), "cpu").predict(test.images), scores)
 
 
 def test_rows_without_exactly_one_label_are_refused(tmp_path: Path) -> None:
@@ -380,17 +380,17 @@ def test_rows_without_exactly_one_label_are_refused(tmp_path: Path) -> None:
         labels = real.labels.copy()
         labels[3] = bad
         with pytest.raises(InputError, match="1 train rows without exactly one positive, the first u3"):
-            fit(replace(real, labels=labels), val, **options)
+            fit_classifier(replace(real, labels=labels), val, **options)
     with pytest.raises(InputError, match=r"validation rows .* the first v0"):
-        fit(real, replace(val, labels=val.labels * 0), **options)
+        fit_classifier(real, replace(val, labels=val.labels * 0), **options)
     added = replace(one_of_three(4, 2, "s"), labels=np.full((4, 3), 0.5, np.float32))
     with pytest.raises(InputError, match="4 added rows without labels that sum to 1, the first s0"):
-        fit(real, val, added=added, **options)
+        fit_classifier(real, val, added=added, **options)
     assert not list(tmp_path.iterdir())
     labels = real.labels.copy()
     labels[3] = np.nan
     soft = replace(added, labels=np.full((4, 3), 1 / 3, np.float32))
-    assert fit(replace(real, labels=labels), val, added=soft, **options).task == "single-label"
+    assert fit_classifier(replace(real, labels=labels), val, added=soft, **options).task == "single-label"
 
 
 @pytest.mark.parametrize("kind", ["positive", "negative", "unknown"])
@@ -405,33 +405,33 @@ def test_a_fold_of_one_class_trains_to_finite_weights(tmp_path: Path, kind: str,
         "sampling": "class_balanced",
         "mixup": "balanced",
     }
-    classifier = fit(replace(REAL, labels=labels), VAL, **at(tmp_path), **options)
+    classifier = fit_classifier(replace(REAL, labels=labels), VAL, **at(tmp_path), **options)
     assert all(weights.isfinite().all() for weights in classifier.net.state_dict().values())
 
 
 def test_the_tau_arm_is_its_plain_twin_but_for_the_head(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     real, val = one_of_three(60, 2), one_of_three(30, 3, "v")
     options = FAST | at(tmp_path) | {"task": "single-label", "loss": "plain"}
-    plain = fit(real, val, **options)
+    plain = fit_classifier(real, val, **options)
     with monkeypatch.context() as patch:
         patch.setattr(loop, "fit", lambda *_, **__: pytest.fail("trained again"))
-        normed = fit(real, val, tau_norm=True, **options)
+        normed = fit_classifier(real, val, tau_norm=True, **options)
     assert normed.record["tau"] == best_tau(plain.net.head, plain.features(val.images), val.labels)
     assert normed.record["settings"] == plain.record["settings"] | {"tau_norm": True}
     tau_normalise(plain.net.head, normed.record["tau"])
     for name, part in normed.net.state_dict().items():
         assert torch.equal(part, plain.net.state_dict()[name])
-    multi = fit(REAL, VAL, **at(tmp_path), tau_norm=True, **FAST)
+    multi = fit_classifier(REAL, VAL, **at(tmp_path), tau_norm=True, **FAST)
     assert multi.record["tau"] is None
-    assert torch.equal(multi.predict(VAL.images), fit(REAL, VAL, **at(tmp_path), **FAST).predict(VAL.images))
+    assert torch.equal(multi.predict(VAL.images), fit_classifier(REAL, VAL, **at(tmp_path), **FAST).predict(VAL.images))
 
 
 def test_a_training_tells_its_pace_and_a_reading_none(tmp_path: Path) -> None:
-    pace = fit(REAL, VAL, **at(tmp_path), **FAST).pace
+    pace = fit_classifier(REAL, VAL, **at(tmp_path), **FAST).pace
     assert pace is not None
     assert pace.images_per_second > 1
     assert 0 < pace.busy < 1
-    assert fit(REAL, VAL, **at(tmp_path), **FAST).pace is None
+    assert fit_classifier(REAL, VAL, **at(tmp_path), **FAST).pace is None
 
 
 def test_the_pace_leaves_evaluations_out_and_counts_what_was_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -462,7 +462,7 @@ def test_every_setting_is_part_of_the_key_and_of_the_record(tmp_path: Path) -> N
     assert train._key(REAL, VAL, None, ClassifierSettings(augment=True), 0) == keys[0]
     assert ClassifierSettings(augment=True) == ClassifierSettings()
     assert ClassifierSettings(augment=False) == ClassifierSettings(augment="none")
-    record = fit(REAL, VAL, **at(tmp_path), training_strategy="drw", **FAST).record
+    record = fit_classifier(REAL, VAL, **at(tmp_path), training_strategy="drw", **FAST).record
     assert record["settings"] == asdict(ClassifierSettings(training_strategy="drw", **FAST))
     assert record["steps_done"] == [3, 1]
     assert record["rows_seen"] == {"real": 16, "added": 0}
@@ -491,7 +491,7 @@ def test_settings_that_do_not_exist_or_go_together_are_refused(options: dict[str
 def test_sets_that_do_not_fit_each_other_are_refused(tmp_path: Path) -> None:
     for real, added in ((REAL, blobs(4, 1, "s", 64)), (one_of_three(9, 0), blobs(4, 1, "s"))):
         with pytest.raises(InputError, match="rows differ"):
-            fit(real, VAL, **at(tmp_path), added=added, **FAST)
+            fit_classifier(real, VAL, **at(tmp_path), added=added, **FAST)
     with pytest.raises(InputError, match="no train row"):
-        fit(REAL.take([]), VAL, **at(tmp_path), **FAST)
+        fit_classifier(REAL.take([]), VAL, **at(tmp_path), **FAST)
     assert not list(tmp_path.iterdir())

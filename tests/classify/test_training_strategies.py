@@ -18,7 +18,7 @@ from medlt.classify.losses import loss
 from medlt.classify.mixup import ClassifierBatch
 from medlt.classify.networks import network
 from medlt.classify.sets import TrainingSet
-from medlt.classify.train import ClassifierSettings, fit
+from medlt.classify.train import ClassifierSettings, fit_classifier
 from medlt.classify.training_strategies import TRAINING_STRATEGIES, Stage, stages
 from medlt.files import read_tensors
 from medlt.rng import batch_indices, seed_of
@@ -98,7 +98,7 @@ def seen_by(
 
     with monkeypatch.context() as patch:
         patch.setattr(train, "_loss", spy)
-        fit(
+        fit_classifier(
             REAL,
             VAL,
             **at(folder),
@@ -132,7 +132,7 @@ def test_each_stage_sees_its_rows(
     assert set().union(*map(greys, seen[:5])) == first
     assert set().union(*map(greys, seen[5:])) == last
     (record,) = (
-        fit(
+        fit_classifier(
             REAL,
             VAL,
             **at(tmp_path),
@@ -220,7 +220,7 @@ def test_every_arm_of_a_seed_starts_from_the_same_weights(tmp_path: Path) -> Non
         {"training_strategy": "second_stage", "mixup": "balanced"},
         {"loss": "logit_adjusted"},
     ):
-        fit(REAL, VAL, **at(tmp_path), added=ADDED, learning_rate=STILL, **options, **(FAST | {"steps": 2}))
+        fit_classifier(REAL, VAL, **at(tmp_path), added=ADDED, learning_rate=STILL, **options, **(FAST | {"steps": 2}))
     result = kept(tmp_path)
     assert len(result) == 4
     for weights in result:
@@ -238,7 +238,7 @@ def test_the_best_weights_of_a_stage_start_the_next_and_those_of_the_last_are_ke
         return next(values)
 
     monkeypatch.setattr(train, "_macro_ap", scored)
-    record = fit(
+    record = fit_classifier(
         REAL, VAL, **at(tmp_path), training_strategy="crt", last_share=0.4, **(FAST | {"evaluate_every": 2})
     ).record
     assert [entry["stage"] for entry in record["history"]] == [0, 0, 0, 1, 1]
@@ -256,7 +256,7 @@ def test_early_stopping_ends_a_stage_and_lengthens_no_other(tmp_path: Path, monk
     options = FAST | {"steps": 20, "patience": 2, "evaluate_every": 2}
     expected: list[int] = []
     where = at(tmp_path, progress=lambda *step: expected.append(step[1]))
-    record = fit(REAL, VAL, **where, training_strategy="drw", last_share=0.3, **options).record
+    record = fit_classifier(REAL, VAL, **where, training_strategy="drw", last_share=0.3, **options).record
     assert record["steps_done"] == [6, 6]  # of 14 and 6
     assert [entry["step"] for entry in record["history"]] == [2, 4, 6, 16, 18, 20]
     assert expected == [*range(1, 7), *range(15, 21)]
@@ -266,7 +266,7 @@ def test_early_stopping_ends_a_stage_and_lengthens_no_other(tmp_path: Path, monk
 def test_pretraining_without_added_rows_is_refused(tmp_path: Path) -> None:
     for added in (None, ADDED.take([])):
         with pytest.raises(InputError, match="training_strategy pretrain needs added rows"):
-            fit(REAL, VAL, **at(tmp_path), added=added, training_strategy="pretrain", **FAST)
+            fit_classifier(REAL, VAL, **at(tmp_path), added=added, training_strategy="pretrain", **FAST)
     assert not list(tmp_path.iterdir())
 
 

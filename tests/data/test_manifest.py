@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from medlt.data.columns import LONGEST, fit_for_a_file, uids_in, unfit_for_a_file
+from medlt.data.columns import LONGEST, safe_filename, uids_in, filename_problem
 from medlt.data.manifest import Manifest
 from medlt.files import digest_file
 from medlt.types import InputError
@@ -271,11 +271,11 @@ def test_an_entry_of_parents(value: object, uids: list[str]) -> None:
 
 @given(st.text(min_size=1, max_size=LONGEST))
 def test_a_uid_that_is_taken_names_a_file(tmp_path_factory: pytest.TempPathFactory, uid: str) -> None:
-    if why := unfit_for_a_file(uid):
-        mended = fit_for_a_file(uid)
-        assert why.startswith("is longer") or mended == "" or not unfit_for_a_file(mended)
+    if why := filename_problem(uid):
+        mended = safe_filename(uid)
+        assert why.startswith("is longer") or mended == "" or not filename_problem(mended)
         return
-    assert fit_for_a_file(uid) == uid
+    assert safe_filename(uid) == uid
     folder = tmp_path_factory.mktemp("names")
     (folder / f".{uid}.12345.tmp.png").write_bytes(b"1")
     (folder / f"{uid}.png").write_bytes(b"1")
@@ -314,7 +314,7 @@ def test_join_keeps_both_and_checks_again(folder: Path, table: pd.DataFrame) -> 
 NAME = st.text(
     st.characters(codec="utf-8", exclude_categories=("Cs", "Cc"), exclude_characters="/"), min_size=1, max_size=9
 )
-UID = NAME.filter(lambda uid: not unfit_for_a_file(uid))
+UID = NAME.filter(lambda uid: not filename_problem(uid))
 LABEL = st.sampled_from((0.0, 1.0, np.nan))
 
 

@@ -18,7 +18,7 @@ from medlt.diffusion.labels import LabelUNet
 from medlt.files import digest_tensors, write_json, write_table, write_text
 from medlt.privacy import claim
 from medlt.privacy.claims import config_violations
-from medlt.privacy.ledger import Mechanism, read, write
+from medlt.privacy.ledger import Mechanism, read_ledger, write_ledger
 from medlt.types import InputError
 
 LEAST: dict[str, Any] = {
@@ -54,7 +54,7 @@ def folder(run: Path, *stages: Mechanism, **changed: Any) -> Path:
     write_text(run / "config.yaml", configs.dump(config))
     weights = {one.stage: f"weights of {one.stage}" for one in stages}
     write_json(run / "run.json", {"digests": {"codec": "1", "denoiser": "2"}, "weights": weights})
-    write(run / "ledger.json", stages, 1e-6, 8.0)
+    write_ledger(run / "ledger.json", stages, 1e-6, 8.0)
     manifest().write(run / "stages" / "data" / "manifest.parquet")
     looks = pd.DataFrame(
         {"check": ["finite", "flat", "saturated", "target_label", "best_of", "copy"], "uid": "noise_1"}
@@ -74,7 +74,7 @@ def sound(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_sound_run_carries_what_its_ledger_says(sound: Path) -> None:
     found = claim(sound)
     assert found.reasons == ()
-    assert found.epsilon == read(sound / "ledger.json").spent.epsilon
+    assert found.epsilon == read_ledger(sound / "ledger.json").spent.epsilon
     assert (found.delta, found.unit, found.secure) == (1e-6, "patient", True)
     assert found.covers == "the denoiser's weights, the synthetic images with their labels"
     assert "one patient, with all of their images" in found.sentence
@@ -159,14 +159,14 @@ def test_the_same_model_with_labels_of_real_rows_carries_none(tmp_path: Path) ->
 
 def test_a_delta_too_large_is_warned_of(tmp_path: Path) -> None:
     run = folder(tmp_path / "run", privacy={"epsilon": 8, "delta": 0.3})
-    write(run / "ledger.json", [mechanism()], 0.3, 8.0)
+    write_ledger(run / "ledger.json", [mechanism()], 0.3, 8.0)
     found = claim(run)
     assert found.reasons == ()
     assert "1/4" in found.sentence
 
 
 def rewrite(run: Path, *stages: Mechanism) -> None:
-    write(run / "ledger.json", stages, 1e-6, 8.0)
+    write_ledger(run / "ledger.json", stages, 1e-6, 8.0)
 
 
 def retell(run: Path, **sections: Any) -> None:
@@ -201,7 +201,7 @@ BREAKS: dict[str, tuple[Callable[[Path], object], str]] = {
     "one seeded": (lambda run: rewrite(run, mechanism(), mechanism("codec", secure=False)), "not secure"),
     "other rows": (lambda run: rewrite(run, mechanism(data="0")), "other rows"),
     "rows gone": (lambda run: shutil.rmtree(run / "stages"), "rows the run filed are gone"),
-    "other budget": (lambda run: write(run / "ledger.json", [mechanism()], 1e-5, 8.0), "another budget"),
+    "other budget": (lambda run: write_ledger(run / "ledger.json", [mechanism()], 1e-5, 8.0), "another budget"),
     "other unit": (lambda run: rewrite(run, mechanism(unit="image")), "another unit"),
     "judge": (lambda run: look(run, "label_consistency"), "label_consistency"),
     "band": (lambda run: look(run, "in_band"), "in_band"),

@@ -35,7 +35,7 @@ from medlt.diffusion.stable.untrained import untrained
 from medlt.diffusion.train import train_codec
 from medlt.diffusion.vae import ReconstructionLoss, finetune_codec, gradient_error, gradient_errors
 from medlt.privacy.dpsgd.preflight import assert_reads_back, prepare
-from medlt.privacy.dpsgd.training import PrivacySettings, fit
+from medlt.privacy.dpsgd.training import PrivacySettings, fit_private
 from medlt.privacy.ledger import Mechanism, read_mechanism
 from medlt.rng import batch_indices, noise_like, torch_generator
 from medlt.sparse.embedding import SimplicialCoder
@@ -78,7 +78,7 @@ class Asked:
         return self.private.digest
 
     def __call__(self, network: nn.Module, loss: RowLoss, units: Sequence[str], **more: Any) -> None:
-        self.trained.append(fit(network, loss, units, private=self.private, data="tests", **more))
+        self.trained.append(fit_private(network, loss, units, private=self.private, data="tests", **more))
 
     def account(self, mechanism: Path) -> None:
         self.told.append(read_mechanism(mechanism))

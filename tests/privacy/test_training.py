@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from medlt.files import digest_tensors
 from medlt.privacy.accounting import spent
 from medlt.privacy.dpsgd.step import PrivateStep
-from medlt.privacy.dpsgd.training import PrivacySettings, budget, fit
+from medlt.privacy.dpsgd.training import PrivacySettings, budget, fit_private
 from medlt.privacy.ledger import Mechanism, read_mechanism
 from medlt.training.checkpoint import FILE
 from medlt.training.runtime import Runtime
@@ -57,7 +57,7 @@ def train(
     network = net() if network is None else network
     training = Training(**TRAINING | other.pop("training", {}))
     told = {"loss": loss, "units": UNITS, "key": "k", "name": "probe", "data": "d", "runtime": CPU} | other
-    mechanism = fit(network, training=training, private=private, folder=folder, **told)
+    mechanism = fit_private(network, training=training, private=private, folder=folder, **told)
     assert read_mechanism(folder / "mechanism.json") == mechanism
     return network, mechanism
 

@@ -50,7 +50,7 @@ def made(tmp_path_factory: pytest.TempPathFactory, tiny: Tiny) -> Path:
 
 
 def test_a_private_run_leaves_one_ledger_and_one_claim(made: Path) -> None:
-    kept = ledger.read(made / "ledger.json")
+    kept = ledger.read_ledger(made / "ledger.json")
     assert [one.stage for one in kept.mechanisms] == ["codec", "denoiser"]
     assert len({one.noise_multiplier for one in kept.mechanisms}) == 1
     said = claim(made)
@@ -159,9 +159,9 @@ def test_a_training_that_was_thrown_away_is_counted_and_its_images_are_not_taken
     (copied / "denoiser").rename(copied / "the first denoiser")
     augment(config)
     assert {path.name: path.read_bytes() for path in (copied / "images").glob("*.png")} != before
-    kept = ledger.read(copied / "ledger.json")
+    kept = ledger.read_ledger(copied / "ledger.json")
     assert [one.stage for one in kept.mechanisms] == ["codec", "denoiser", "denoiser"]
-    assert kept.spent.epsilon > ledger.read(made / "ledger.json").spent.epsilon
+    assert kept.spent.epsilon > ledger.read_ledger(made / "ledger.json").spent.epsilon
 
 
 def test_a_start_that_saw_the_same_patients_takes_the_claim_away(made: Path, tiny: Tiny, tmp_path: Path) -> None:
@@ -199,9 +199,9 @@ def test_an_experiment_takes_it_as_a_source(made: Path, tiny: Tiny, tmp_path: Pa
 def test_privacy_and_fusion_trains_all_privately_and_claims_nothing(tiny: Tiny, tmp_path: Path, caplog: Any) -> None:
     told = tiny(tmp_path / "run").model_dump(mode="json")
     done = augment(parse({**told, "privacy": {**PRIVACY, "epsilon": 50}}))
-    stages = {one.stage for one in ledger.read(done / "ledger.json").mechanisms}
+    stages = {one.stage for one in ledger.read_ledger(done / "ledger.json").mechanisms}
     assert {"codec", "denoiser", "judge 0", "judge 1", "sparse interaction 0", "sparse imitation 1"} <= stages
-    assert ledger.read(done / "ledger.json").spent.epsilon <= 50
+    assert ledger.read_ledger(done / "ledger.json").spent.epsilon <= 50
     said = claim(done)
     assert said.epsilon is None
     assert "fusion reads real images" in said.sentence
@@ -210,7 +210,7 @@ def test_privacy_and_fusion_trains_all_privately_and_claims_nothing(tiny: Tiny, 
 
 def test_the_unit_may_be_an_image_and_is_called_weaker(tiny: Tiny, tmp_path: Path) -> None:
     done = train(private(tiny, tmp_path / "run", privacy={**PRIVACY, "privacy_unit": "image"}), "denoiser")
-    kept = ledger.read(done / "ledger.json")
+    kept = ledger.read_ledger(done / "ledger.json")
     assert kept.unit == "image"
     assert kept.mechanisms[-1].units == len(
         Manifest.read(tmp_path / "run/stages/data/manifest.parquet").split("train").rows
@@ -255,7 +255,7 @@ def test_a_classifier_is_private_too_and_paid_for_or_refused(tiny: Tiny, tmp_pat
         train(private(tiny, tmp_path / "run"), "epistemic")
     paid = private(tiny, tmp_path / "paid", privacy={**PRIVACY, "classifier": True})
     train(paid, "classifier")
-    kept = ledger.read(tmp_path / "paid" / "ledger.json")
+    kept = ledger.read_ledger(tmp_path / "paid" / "ledger.json")
     assert [one.stage for one in kept.mechanisms] == ["judge 0", "judge 1"]
     assert kept.spent.epsilon < 8
 

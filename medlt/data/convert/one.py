@@ -19,7 +19,7 @@ from medlt.data.convert.settings import ConversionSettings
 from medlt.data.convert.source import ConversionSource, open_source
 from medlt.data.deidentify import Deidentified, deidentify, write_deidentified
 from medlt.data.dicom.guard import Unreadable, read_bytes
-from medlt.data.dicom.read import readable, spacing, text
+from medlt.data.dicom.read import spacing, text, unusable_tags
 
 _NOT_CHEST_FILM = frozenset({"CR", "DX", "DR", "RG", ""})
 _PIECE = 4096
@@ -76,7 +76,7 @@ def convert_one(path: Path, out: Path, settings: ConversionSettings) -> Outcome:
 def _converted(source: ConversionSource, raw: bytes, out: Path, settings: ConversionSettings) -> Outcome:
     whole = identity(raw, settings.digest)
     uid = name_of(whole, settings.key)
-    with readable(Path("file")):
+    with unusable_tags(Path("file")):
         if settings.profile is not None:
             clean = deidentify(source.data, settings.profile, settings.key)
             if held := _released(clean, uid, out):

@@ -75,7 +75,7 @@ def _fastest(network: nn.Module, losses: Losses, units: Units, private: PrivacyS
         return measured(network, lambda: losses(network, rows, draw, []), groups)
 
 
-def fit(
+def fit_private(
     network: nn.Module, loss: RowLoss, units: Sequence[str], *, training: Training, private: PrivacySettings, runtime: Runtime,
     folder: Path, key: str, name: str, data: str, evaluate: Measure | None = None, picture: Picture | None = None,
     tracker: Literal["tensorboard"] | None = None,
