@@ -72,7 +72,7 @@ def train_denoiser(
     training = Training(steps=steps, learning_rate=learning_rate, batch_size=batch_size, ema_decay=ema_decay,
                         checkpoint_every=checkpoint_every)  # fmt: skip
     train_backbone(net.backbone(), data, folder=Path(folder), training=training, validation=held,
-                   objective=Objective(drop=condition_dropout, low=1.0), runtime=runtime)  # fmt: skip
+                   objective=Objective(condition_dropout=condition_dropout, snr_floor=1.0), runtime=runtime)  # fmt: skip
     net.save(Path(folder))
     return net
 

@@ -26,10 +26,10 @@ from medlt.diffusion.backbone import Backbone
 from medlt.diffusion.cache import Latents
 from medlt.diffusion.codec import AutoencoderCodec
 from medlt.diffusion.decode import Decoder
-from medlt.diffusion.families import FAMILIES, begin, load_label_network
+from medlt.diffusion.families import FAMILIES, init_from, load_label_network
 from medlt.diffusion.finetune import LabelledLatents, SampleGrid, backbone_key, train_backbone
 from medlt.diffusion.labels import LabelNetwork
-from medlt.diffusion.losses import Extra
+from medlt.diffusion.losses import ExtraLoss
 from medlt.diffusion.placement import place
 from medlt.diffusion.stable.load import StableDiffusion, fits, load_stable_diffusion
 from medlt.diffusion.stable.save import save_lora, save_stable_diffusion
@@ -51,11 +51,11 @@ INDEX = {"full": "model_index.json", "lora": "pytorch_lora_weights.safetensors"}
 OWN = {"kind", "init_from", *configs.DenoiserTraining.model_fields}
 """Fields of a denoiser's config that are not its network's."""
 
-Losses = Callable[[Backbone], Sequence[Extra]]
+Losses = Callable[[Backbone], Sequence[ExtraLoss]]
 """The backbone to be trained -> losses of its training beside the usual one."""
 
 
-def no_losses(backbone: Backbone) -> Sequence[Extra]:
+def no_losses(backbone: Backbone) -> Sequence[ExtraLoss]:
     """Return no further loss."""
     return ()
 
@@ -116,7 +116,7 @@ def fresh_network(config: configs.RunConfig, data: LabelledLatents, seed: int) -
     assert isinstance(chosen, configs.UNetConfig | configs.TransformerConfig)
     net = new_network(FAMILIES[chosen.kind], data, seed, chosen.model_dump(exclude=OWN))
     if chosen.init_from is not None:
-        begin(net, chosen.init_from)
+        init_from(net, chosen.init_from)
     return net
 
 
@@ -153,7 +153,7 @@ def _trained(
     runtime, space = run.runtime.at(chosen.precision), backbone.space
     data = labelled_latents(cohort, latents, cohort.train, space)
     settings: dict[str, Any] = {
-        "training": training(chosen), "how": how, "objective": objective(chosen), "extra": losses(backbone),
+        "training": training(chosen), "finetuning": how, "objective": objective(chosen), "extra_losses": losses(backbone),
         "validation": labelled_latents(cohort, latents, cohort.val, space) if len(cohort.val.rows) else None,
         "runtime": runtime, "name": "denoiser", "private": private,
     }  # fmt: skip

@@ -18,7 +18,7 @@ from medlt.diffusion.cache import Latents
 from medlt.diffusion.cbdm import ClassBalancing
 from medlt.diffusion.codec import AutoencoderCodec
 from medlt.diffusion.in_band_loss import AidLoss
-from medlt.diffusion.losses import Extra
+from medlt.diffusion.losses import ExtraLoss
 from medlt.diffusion.schedulers import factory
 from medlt.diffusion.signals import Distance, between, l2
 from medlt.files import digest, read_tensors, write_tensors
@@ -252,8 +252,8 @@ def further_losses(run: Run[configs.RunConfig], learnt: Learnt) -> Losses:
         return no_losses
     classifier = train_latent_classifier(run, learnt.cohort, learnt.latents) if aid is not None else None
 
-    def losses(backbone: Backbone) -> tuple[Extra, ...]:
-        made: list[Extra] = []
+    def losses(backbone: Backbone) -> tuple[ExtraLoss, ...]:
+        made: list[ExtraLoss] = []
         if cbdm is not None:
             pool = learnt.cohort.train.labels()
             made.append(ClassBalancing(backbone.condition, pool, cbdm.weight, cbdm.power, backbone.noise))
@@ -276,7 +276,7 @@ def _in_band_loss(
     widths = limits(seen, labels)
     return AidLoss(
         phi=look,
-        named=digest("latent classifier", classifier.digest),
+        phi_digest=digest("latent classifier", classifier.digest),
         limits=widths.tolist(),
         counts=(labels == 1).sum(0).tolist(),
         alpha=chosen.weight,

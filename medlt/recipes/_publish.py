@@ -13,7 +13,7 @@ from medlt.checks.consistency import LabelConsistency, best_of
 from medlt.checks.sanity import copies
 from medlt.checks.target_label import TargetLabelCheck
 from medlt.data.manifest import Manifest
-from medlt.diffusion.prefetch import ahead
+from medlt.diffusion.prefetch import prefetch
 from medlt.files import digest, write_table
 from medlt.recipes._cohort import Cohort
 from medlt.recipes._setup import Run
@@ -87,7 +87,7 @@ def _make_round(
     by = TargetLabelCheck.name if run.config.data_independent else LabelConsistency.name
     done = 0
     # an accelerator makes the next shard while this one is checked and written; a CPU is busy either way
-    for piece, batch in made if run.runtime.device == "cpu" else ahead(made):
+    for piece, batch in made if run.runtime.device == "cpu" else prefetch(made):
         if batch is not None:
             results = [result for check in checks for result in check(batch)]
             write_best(writer, piece, batch, [*results, *best_of(batch.rows, results, by)])

@@ -24,7 +24,7 @@ from torch.nn import functional as F
 
 from medlt.classify.epistemic import Statistic, statistic
 from medlt.diffusion.codec import AutoencoderCodec
-from medlt.diffusion.decoded_signal import climb, seen, shifted
+from medlt.diffusion.decoded_signal import ascend_estimate, decoded_signal, average_shifts
 from medlt.diffusion.guidance import guided_levels, only_at
 from medlt.synthesis.from_noise import FromNoise
 from medlt.synthesis.guides import SamplingContext
@@ -92,8 +92,8 @@ class LongtailGuide:
             told.labels,
             label_weight=self.label_weight,
         )
-        signal = seen(self.decode, shifted(look, told.seeds.tolist(), self.n_shifts))
-        return only_at(climb(signal, min(self.weight, self.cap / len(at)), self.network), at)
+        signal = decoded_signal(self.decode, average_shifts(look, told.seeds.tolist(), self.n_shifts))
+        return only_at(ascend_estimate(signal, min(self.weight, self.cap / len(at)), self.network), at)
 
     def _targets(self, told: SamplingContext) -> Tensor:
         """Findings whose statistic counts, bool [B,K]: the target, and those of `also` that a row has."""

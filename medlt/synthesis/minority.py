@@ -68,7 +68,7 @@ class Intermittent(ABC):
         at = guided_levels(told.timesteps, self.every, self.window, noise.train_steps, self.name)
         shift = mean_shifts(told.timesteps, abar := noise.abar(), self.schedule)
         fade, signal = self.fade(told), self.signal(told)
-        return only_at(ascend(signal, self.weight, abar, through=told.conditional, shift=shift, fade=fade), at)
+        return only_at(ascend(signal, self.weight, abar, signal_denoiser=told.conditional, shift=shift, fade=fade), at)
 
 
 @dataclass(frozen=True)
