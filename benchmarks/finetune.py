@@ -169,7 +169,7 @@ def medlt(folder: Path, how: Finetuning, args: argparse.Namespace, after: Callab
                         gradient_checkpointing=args.checkpointing)  # fmt: skip
     runtime = Runtime(args.device, args.precision, None, 0, lambda stage, done, total: after(done))
     with tempfile.TemporaryDirectory() as out:
-        train_backbone(backbone, data, folder=Path(out), training=training, how=how, runtime=runtime)
+        train_backbone(backbone, data, folder=Path(out), training=training, finetuning=how, runtime=runtime)
 
 
 def turns(folder: Path, full: bool, args: argparse.Namespace) -> tuple[list[float], list[float], list[float]]:

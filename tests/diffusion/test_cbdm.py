@@ -132,7 +132,7 @@ def test_class_means_move_towards_the_pools_as_derived(power: float, tau: float)
         torch.testing.assert_close(wanted, (mu + 1.25 * pull * (p @ mu)) / (1 + 1.25 * pull))
 
     labels = torch.eye(3).repeat_interleave(counts, 0)
-    loss = NoisedLoss("sample", VECTOR.null, low=1, high=1, extra=(ClassBalancing(VECTOR, labels.numpy(), tau, power),))
+    loss = NoisedLoss("sample", VECTOR.null, low=1, high=1, extra_losses=(ClassBalancing(VECTOR, labels.numpy(), tau, power),))
     net, batch = Means(mu + 1), labels.repeat(64, 1)
     optimizer = torch.optim.SGD(net.parameters(), lr=0.5)
     track = []
@@ -164,7 +164,7 @@ def test_tau_zero_leaves_a_training_as_it_was(tmp_path: Path) -> None:
         training = Training(steps=2, batch_size=4, learning_rate=1e-2, warmup_steps=0)
         name = "-".join(str(getattr(one, "tau", "")) for one in extra)
         trained = train_backbone(
-            unet().backbone(), data, folder=tmp_path / name, training=training, extra=extra,
+            unet().backbone(), data, folder=tmp_path / name, training=training, extra_losses=extra,
             runtime=Runtime("cpu", "fp32", None, 0),
         )  # fmt: skip
         return list(trained.network.state_dict().values())
@@ -178,7 +178,7 @@ def test_tau_zero_leaves_a_training_as_it_was(tmp_path: Path) -> None:
 @pytest.mark.parametrize("cut", [2, 4])
 def test_the_parts_of_a_batch_add_up_to_it(cut: int) -> None:
     net, x0 = unet(), noise_like(range(12), (2, 8, 8))
-    loss = NoisedLoss("epsilon", VECTOR.null, extra=(ClassBalancing(VECTOR, CLASSES.numpy(), tau=5.0, power=1.0),))
+    loss = NoisedLoss("epsilon", VECTOR.null, extra_losses=(ClassBalancing(VECTOR, CLASSES.numpy(), tau=5.0, power=1.0),))
 
     @torch.no_grad()
     def total(of: int) -> float:

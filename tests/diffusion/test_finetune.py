@@ -107,9 +107,9 @@ def test_stable_diffusion_cut_and_gone_on_with_is_the_whole_to_the_bit(
     tmp_path: Path, folder: Path, text: str, how: Finetuning
 ) -> None:
     training = replace(TRAINING, lr_scheduler="cosine")
-    whole = train(stable(folder, text), tmp_path / "whole", training, how=how)
-    train(stable(folder, text), tmp_path / "cut", replace(training, stop_at=3), how=how)
-    cut = train(stable(folder, text), tmp_path / "cut", training, how=how)
+    whole = train(stable(folder, text), tmp_path / "whole", training, finetuning=how)
+    train(stable(folder, text), tmp_path / "cut", replace(training, stop_at=3), finetuning=how)
+    cut = train(stable(folder, text), tmp_path / "cut", training, finetuning=how)
     assert same_files(tmp_path / "whole", tmp_path / "cut")
     assert not changed(weights(whole), weights(cut))
     assert whole.digest == cut.digest != stable(folder, text).digest
@@ -130,7 +130,7 @@ def test_what_is_asked_for_is_trained_and_nothing_else(
 ) -> None:
     backbone = stable(folder, text)
     before = weights(backbone)
-    after = weights(train(backbone, tmp_path, how=how))
+    after = weights(train(backbone, tmp_path, finetuning=how))
     moved = changed(before, {name.replace(".base_layer", ""): value for name, value in after.items()})
     assert {name.split(".")[0] for name in moved} == parts
     kept = {name for name in read_tensors(tmp_path / FILE) if name.startswith("network.")}
@@ -141,7 +141,7 @@ def test_what_is_asked_for_is_trained_and_nothing_else(
 def test_lora_starts_at_the_network_as_it_is_and_its_checkpoint_is_small(tmp_path: Path, folder: Path) -> None:
     """The first loss of LoRA is that of full training; alpha / rank scales what it learns; files hold adapters only."""
     for name, how in {"full": FullFinetuning(), "lora": LORA, "twice": LoraFinetuning(rank=2, alpha=4.0)}.items():
-        train(stable(folder), tmp_path / name, replace(TRAINING, steps=2), how=how)
+        train(stable(folder), tmp_path / name, replace(TRAINING, steps=2), finetuning=how)
     first = [pd.read_parquet(tmp_path / name / "history.parquet")["loss"] for name in ("full", "lora", "twice")]
     assert first[0].iloc[0] == first[1].iloc[0] == first[2].iloc[0]
     assert first[1].iloc[1] != first[2].iloc[1]
@@ -164,7 +164,7 @@ def test_the_adapter_goes_into_diffusers_own_file_and_back(tmp_path: Path, folde
     """Trained, saved as diffusers' LoRA and loaded anew with it: the same prediction."""
     from medlt.diffusion.stable.save import save_lora
 
-    tuned = train(stable(folder, "trained"), tmp_path / "run", how=LORA)
+    tuned = train(stable(folder, "trained"), tmp_path / "run", finetuning=LORA)
     saved = save_lora(tuned.network.unet, tmp_path / "lora", tuned.network.text_encoder)  # type: ignore[arg-type]
     again = load_stable_diffusion(folder, loras=[saved]).backbone(Prompts(("Mass", "Edema")), "trained")
     x, t = latents(UIDS[:2]), torch.tensor([10, 700])
@@ -179,7 +179,7 @@ def test_gradient_checkpointing_and_micro_batches_change_memory_and_not_the_trai
     tmp_path: Path, folder: Path
 ) -> None:
     for name, changes in {"plain": {}, "memory": {"gradient_checkpointing": True}, "micro": {"gradient_accumulation_steps": 2}}.items():
-        tuned = train(stable(folder, "trained"), tmp_path / name, replace(TRAINING, **changes), how=LORA)
+        tuned = train(stable(folder, "trained"), tmp_path / name, replace(TRAINING, **changes), finetuning=LORA)
         assert not any(getattr(module, "gradient_checkpointing", False) for module in tuned.network.modules())
     one, two, three = (read_tensors(tmp_path / name / FILE) for name in ("plain", "memory", "micro"))
     for name in one:
@@ -205,7 +205,7 @@ def test_the_label_families_are_trained_alike(tmp_path: Path, family: Any, how: 
     for name, stops in {"whole": (4,), "cut": (2, 4)}.items():
         for stop in stops:
             backbone = new_network(family, DATA, 3, own).backbone()
-            tuned = train(backbone, tmp_path / name, replace(TRAINING, stop_at=stop), how=how)
+            tuned = train(backbone, tmp_path / name, replace(TRAINING, stop_at=stop), finetuning=how)
     assert same_files(tmp_path / "whole", tmp_path / "cut")
     assert has_adapters(tuned.network) == isinstance(how, LoraFinetuning)
 
@@ -221,17 +221,17 @@ def test_train_denoiser_takes_a_family(tmp_path: Path) -> None:
 
 def test_a_finished_training_is_loaded_and_gives_the_same_backbone(tmp_path: Path, folder: Path) -> None:
     seen: list[int] = []
-    first = train(stable(folder), tmp_path, how=LORA)
-    again = train(stable(folder), tmp_path, how=LORA, runtime=replace(CPU, progress=lambda *told: seen.append(told[1])))
+    first = train(stable(folder), tmp_path, finetuning=LORA)
+    again = train(stable(folder), tmp_path, finetuning=LORA, runtime=replace(CPU, progress=lambda *told: seen.append(told[1])))
     assert (again.digest, seen) == (first.digest, [])
     assert not changed(weights(first), weights(again))
     others: list[dict[str, Any]] = [
-        {"how": FullFinetuning()}, {"how": LoraFinetuning(rank=3)}, {"objective": Objective(drop=0.5)}, {"validation": DATA},
+        {"finetuning": FullFinetuning()}, {"finetuning": LoraFinetuning(rank=3)}, {"objective": Objective(condition_dropout=0.5)}, {"validation": DATA},
         {"runtime": replace(CPU, seed=1)}, {"runtime": CPU.at("bf16")},
     ]  # fmt: skip
     for other in others:
         with pytest.raises(InputError, match="other settings or data"):
-            train(stable(folder), tmp_path, **({"how": LORA} | other))
+            train(stable(folder), tmp_path, **({"finetuning": LORA} | other))
 
 
 def test_the_backbone_that_comes_back_is_the_moving_average(tmp_path: Path) -> None:
@@ -250,7 +250,7 @@ def loss_at(noised: Noised, _: torch.Generator) -> Tensor:
 
 def test_further_losses_are_part_of_the_training(tmp_path: Path) -> None:
     train(small(), tmp_path / "plain")
-    train(small(), tmp_path / "extra", extra=[loss_at], validation=DATA)
+    train(small(), tmp_path / "extra", extra_losses=[loss_at], validation=DATA)
     one, two = (pd.read_parquet(tmp_path / name / "history.parquet") for name in ("plain", "extra"))
     assert two["loss"].iloc[0] > one["loss"].iloc[0]
     with pytest.raises(InputError, match="other settings or data"):
@@ -261,7 +261,7 @@ def test_the_validation_loss_is_on_fixed_noise_without_further_losses(tmp_path: 
     """Two trainings, one with a further loss and no learning to speak of: the same validation loss."""
     idle = replace(TRAINING, learning_rate=1e-12, ema_decay=0.0)
     for name, extra in {"plain": (), "extra": (loss_at,)}.items():
-        train(small(), tmp_path / name, idle, extra=extra, validation=DATA)
+        train(small(), tmp_path / name, idle, extra_losses=extra, validation=DATA)
     one, two = (
         pd.read_parquet(tmp_path / name / "history.parquet")["validation"].dropna() for name in ("plain", "extra")
     )
@@ -282,7 +282,7 @@ def test_balanced_rows_are_drawn_by_rarity_and_one_a_patient(tmp_path: Path) -> 
     data = replace(DATA, labels=rare)
     for rule in (None, "inverse_sqrt"):
         train_backbone(Linear.backbone(), data, folder=tmp_path / str(rule), training=replace(TRAINING, steps=30),
-                       objective=Objective(balance=rule), extra=[look], runtime=CPU)  # fmt: skip
+                       objective=Objective(balance=rule), extra_losses=[look], runtime=CPU)  # fmt: skip
     count = [sum("u3" in uids for uids in part) for part in (seen[:30], seen[30:])]
     assert count[0] in (7, 8)  # 30 batches of 4 are 7.5 epochs
     assert count[1] > 12  # it weighs sqrt(15) as much as any other row
@@ -301,8 +301,8 @@ def test_a_sample_grid_is_drawn_from_the_same_noise_each_time(tmp_path: Path, fo
         return z[:, :1].sigmoid()
 
     samples = SampleGrid(labels, (8, 8), decode, scheduler="ddpm", steps=3)
-    tuned = train(stable(folder), tmp_path / "a", how=LORA, samples=samples)
-    train(stable(folder), tmp_path / "b", how=LORA, samples=samples)
+    tuned = train(stable(folder), tmp_path / "a", finetuning=LORA, samples=samples)
+    train(stable(folder), tmp_path / "b", finetuning=LORA, samples=samples)
     names = ["step_000003.png", "step_000004.png"]
     files = [[(tmp_path / run / "samples" / name).read_bytes() for name in names] for run in "ab"]
     assert files[0] == files[1]
@@ -343,18 +343,18 @@ def test_what_cannot_be_asked_for_is_one_line(tmp_path: Path, folder: Path) -> N
     with pytest.raises(InputError, match="LoRA rank is 0; give at least 1"):
         LoraFinetuning(rank=0)
     with pytest.raises(InputError, match="drop is 2; give a share"):
-        Objective(drop=2)
+        Objective(condition_dropout=2)
     with pytest.raises(InputError, match=r"clamped to 6\.\.5\.0"):
-        Objective(low=6)
+        Objective(snr_floor=6)
     with pytest.raises(InputError, match="16 uids but 3 of patients"):
         replace(DATA, patients=["p"] * 3)
     with pytest.raises(InputError, match="balance 'rare' is not known"):
         train(small(), tmp_path, objective=Objective(balance="rare"))  # type: ignore[arg-type]
     with pytest.raises(InputError, match="not stopped by its validation loss"):
         train(small(), tmp_path, replace(TRAINING, patience=2))
-    tuned = train(stable(folder), tmp_path, how=LORA)
+    tuned = train(stable(folder), tmp_path, finetuning=LORA)
     with pytest.raises(InputError, match="carries LoRA layers already"):
-        train(tuned, tmp_path / "again", how=LORA)
+        train(tuned, tmp_path / "again", finetuning=LORA)
     with pytest.raises(InputError, match="LoRA finds no layer to_q"):
         make_trainable(torch.nn.Sequential(torch.nn.Conv2d(1, 1, 1)), LORA, 0)
 
@@ -376,7 +376,7 @@ def test_a_key_holds_all_that_decides_a_backbone() -> None:
     others: list[dict[str, Any]] = [
         {"training": replace(TRAINING, steps=5)}, {"training": replace(TRAINING, learning_rate=1.0)},
         {"training": replace(TRAINING, stop_at=2)}, {"runtime": replace(CPU, seed=1)}, {"runtime": CPU.at("bf16")},
-        {"how": LORA}, {"objective": Objective(drop=0.2)}, {"extra": [loss_at]}, {"validation": DATA}, {"name": "b"},
+        {"finetuning": LORA}, {"objective": Objective(condition_dropout=0.2)}, {"extra_losses": [loss_at]}, {"validation": DATA}, {"name": "b"},
     ]  # fmt: skip
     keys = [backbone_key(small(), DATA, **plain | other) for other in [{}, *others]]
     keys.append(backbone_key(small(), replace(DATA, contents="other"), **plain))

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from medlt.diffusion.prefetch import ahead, to_host
+from medlt.diffusion.prefetch import prefetch, to_host
 
 
 def counted(n: int, log: list[str], fail_at: int | None = None) -> Iterator[int]:
@@ -29,7 +29,7 @@ def alive() -> list[threading.Thread]:
 @pytest.mark.parametrize("n", [0, 1, 7])
 def test_items_come_in_order_and_the_thread_ends(n: int, depth: int) -> None:
     log: list[str] = []
-    assert list(ahead(counted(n, log), depth)) == list(range(n))
+    assert list(prefetch(counted(n, log), depth)) == list(range(n))
     assert log[-1] == "closed"
     assert not alive()
 
@@ -37,7 +37,7 @@ def test_items_come_in_order_and_the_thread_ends(n: int, depth: int) -> None:
 def test_an_error_comes_after_the_items_before_it() -> None:
     got: list[int] = []
     with pytest.raises(ValueError, match="item 3"):
-        got.extend(ahead(_noting(got, counted(5, [], fail_at=3)), 2))
+        got.extend(prefetch(_noting(got, counted(5, [], fail_at=3)), 2))
     assert got[:3] == [0, 1, 2]
     assert not alive()
 
@@ -53,7 +53,7 @@ def test_a_consumer_that_stops_closes_the_source(how: type[BaseException] | None
     log: list[str] = []
 
     def consume() -> None:
-        for item in ahead(counted(1000, log), 2):
+        for item in prefetch(counted(1000, log), 2):
             if item == 3:
                 if how is None:
                     return
@@ -71,7 +71,7 @@ def test_a_consumer_that_stops_closes_the_source(how: type[BaseException] | None
 
 def test_no_more_is_made_ahead_than_asked_for() -> None:
     log: list[str] = []
-    items = ahead(counted(100, log), 2)
+    items = prefetch(counted(100, log), 2)
     next(items)
     for _ in range(600):  # however slow the machine is, the source gets its turn
         if len(log) >= 4:
@@ -91,7 +91,7 @@ def test_the_next_item_is_made_while_this_one_is_used() -> None:
         yield 1
 
     seen = []
-    for item in ahead(items()):
+    for item in prefetch(items()):
         seen.append(item)
         if item == 0:
             met.wait()  # would time out if the source waited for us
@@ -106,9 +106,9 @@ def test_threads_and_gradient_mode_are_the_callers() -> None:
     try:
         torch.set_num_threads(1)
         with torch.no_grad():
-            assert list(ahead(modes())) == [(1, False)]
+            assert list(prefetch(modes())) == [(1, False)]
         torch.set_num_threads(2)
-        assert list(ahead(modes())) == [(2, True)]
+        assert list(prefetch(modes())) == [(2, True)]
     finally:
         torch.set_num_threads(before)
 

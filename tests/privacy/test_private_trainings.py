@@ -129,14 +129,14 @@ def see_no_other_row(loss: RowLoss, network: nn.Module) -> None:
 
 def test_the_mean_of_rows_losses_is_the_denoisers_loss_to_the_bit() -> None:
     backbone, rows = small(), np.array([3, 1, 8])
-    objective = Objective(drop=0.5, offset=0.1)
+    objective = Objective(condition_dropout=0.5, offset=0.1)
     x0, known = DATA.rows(rows)
     told = backbone.condition(torch.from_numpy(LABELS[rows]))
     plain = NoisedLoss(backbone.prediction, backbone.condition.null, backbone.noise, 0.1, 0.0, 5.0)
     whole = plain(backbone.network, x0, told, 0.5, torch_generator("rows"), known)
     each = row_loss(backbone, DATA, objective)
     assert torch.equal(by_rows(each, backbone.network, [3, 1, 8]).mean(), whole.detach())
-    see_no_other_row(row_loss(backbone, DATA, Objective(drop=0.0)), backbone.network)
+    see_no_other_row(row_loss(backbone, DATA, Objective(condition_dropout=0.0)), backbone.network)
 
 
 def test_the_mean_of_rows_losses_is_the_autoencoders_loss() -> None:
@@ -214,7 +214,7 @@ def test_a_denoiser_is_trained_privately(text: Any, how: Any, folder: Path, tmp_
         return small() if text is None else load_stable_diffusion(folder).backbone(Prompts(("Mass", "Edema")), text)
 
     train = partial(
-        train_backbone, data=DATA, folder=tmp_path, training=TRAINING, how=how, validation=DATA, runtime=CPU
+        train_backbone, data=DATA, folder=tmp_path, training=TRAINING, finetuning=how, validation=DATA, runtime=CPU
     )
     first = train(fresh(), private=asked)
     again = train(fresh(), private=asked)
@@ -239,7 +239,7 @@ class Further:
 @pytest.mark.parametrize(
     ("more", "match"),
     [
-        ({"extra": [Further()]}, "further losses"),
+        ({"extra_losses": [Further()]}, "further losses"),
         ({"objective": Objective(balance="inverse_sqrt")}, "balance changes how often"),
         ({"data": replace(DATA, patients=())}, "give the patients"),
     ],

@@ -266,17 +266,17 @@ def test_a_delta_that_protects_nobody_is_warned_of(tiny: Tiny, tmp_path: Path, c
 
 
 def test_a_start_is_taken_over_where_it_fits(tiny: Tiny, tmp_path: Path, made: Path) -> None:
-    from medlt.diffusion.families import begin, load_label_network
+    from medlt.diffusion.families import init_from, load_label_network
 
     known = load_label_network(denoiser_of(made))
     other = type(known)(**{**known.settings, "findings": 3})
-    fresh = begin(other, denoiser_of(made))
+    fresh = init_from(other, denoiser_of(made))
     assert fresh
     for name, value in other.state_dict().items():
         if name not in fresh:
             assert value.equal(known.state_dict()[name])
     with pytest.raises(InputError, match="less than half"):
-        begin(type(known)(**{**known.settings, "width": 16}), denoiser_of(made))
+        init_from(type(known)(**{**known.settings, "width": 16}), denoiser_of(made))
 
 
 def test_every_config_reads_back(tiny: Tiny, tmp_path: Path) -> None:

@@ -123,7 +123,7 @@ def test_the_parts_of_the_method_fit_together(build: Callable[..., DiffuLT], tmp
     def trained(folder: str, *stops: int) -> Backbone:
         made = [
             train_backbone(
-                new_network(LabelUNet, data, 1, {"width": 8}).backbone(), data, folder=tmp_path / folder, extra=extra,
+                new_network(LabelUNet, data, 1, {"width": 8}).backbone(), data, folder=tmp_path / folder, extra_losses=extra,
                 runtime=runtime, training=Training(steps=2, batch_size=4, warmup_steps=0, stop_at=stop, checkpoint_every=1),
             )
             for stop in stops
