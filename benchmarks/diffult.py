@@ -55,7 +55,7 @@ class Step:
             torch.manual_seed(0)
             net = LabelUNet(4, FINDINGS, width=args.width, levels=3)
         self.net, self.args, self.told = net.to(args.device).train(), args, LabelVector(FINDINGS)
-        self.loss = NoisedLoss("v_prediction", self.told.null, low=0, extra=extra)
+        self.loss = NoisedLoss("v_prediction", self.told.null, low=0, extra_losses=extra)
         self.optimizer = torch.optim.AdamW(self.net.parameters(), lr=1e-4)
         self.average = torch.optim.swa_utils.AveragedModel(self.net)
         self.latents, self.labels, self.done = noise_like(range(IMAGES), (4, args.side, args.side)), labels(), 0

@@ -121,7 +121,7 @@ def test_a_stream_of_another_size_is_refused_before_it_is_decoded(
     data = file(header, np.zeros((16, 16), np.uint16), syntax)
     data.Rows = 8
     monkeypatch.setattr(codecs, "direct", lambda *_: pytest.fail("was decoded"))
-    with pytest.raises(Unreadable, match="16 x 16, the header says 8 x 16") as refused:
+    with pytest.raises(Unreadable, match="16 x 16, the header has 8 x 16") as refused:
         stored_values(data, None)  # type: ignore[arg-type]
     assert refused.value.code == "corrupt"
 

@@ -61,7 +61,7 @@ def test_one_label_a_row_is_the_published_loss(prediction: Prediction, power: fl
     value.sum().backward()  # type: ignore[no-untyped-call]
 
     again = seen(other, prediction)
-    y = extra.drawn(12, draw())
+    y = extra.draw(12, draw())
     h = noise_estimate(again.estimate, again.x_t, again.a)
     said = x0_of(other(again.x_t, again.t, VECTOR(y)), again.x_t, again.a, prediction)
     h_bal = noise_estimate(said, again.x_t, again.a)
@@ -84,7 +84,7 @@ def test_rows_that_are_told_nothing_and_equal_labels_are_not_pulled() -> None:
     extra = ClassBalancing(VECTOR, CLASSES.numpy(), power=1.0)
     noised = seen(net, drop=0.5)
     value = extra(noised, draw())
-    same = (extra.drawn(12, draw()) == CLASSES).all(1)
+    same = (extra.draw(12, draw()) == CLASSES).all(1)
     assert noised.dropped.any()
     assert same.any()
     assert torch.equal(value > 0, ~noised.dropped & ~same)
@@ -158,7 +158,7 @@ def test_tau_zero_leaves_a_training_as_it_was(tmp_path: Path) -> None:
     )
 
     def chancy(noised: Noised, stream: torch.Generator) -> Tensor:
-        return noised.out.flatten(1).mean(1) * noised.drawn(lambda rows: torch.rand(rows, generator=stream))
+        return noised.out.flatten(1).mean(1) * noised.draw_part(lambda rows: torch.rand(rows, generator=stream))
 
     def weights(*extra: Any) -> list[Tensor]:
         training = Training(steps=2, batch_size=4, learning_rate=1e-2, warmup_steps=0)
@@ -205,7 +205,7 @@ def test_circumstances_stay_the_rows_own() -> None:
     ((labels, ages),) = told
     pulled = (value > 0).nonzero().flatten().tolist()
     assert [row["age"] for row in ages] == pulled
-    assert torch.equal(labels, extra.drawn(12, draw())[pulled])
+    assert torch.equal(labels, extra.draw(12, draw())[pulled])
 
 
 @settings(max_examples=60)
@@ -228,7 +228,7 @@ def test_the_pool_is_drawn_by_its_rarest_finding() -> None:
     weight = pool_weights(labels, 0.5)
     np.testing.assert_allclose(weight / weight[9], [10**-0.5] * 9 + [1] + [0.5] * 4 + [0] * 5)
     assert weight.sum() == pytest.approx(1)
-    drawn = ClassBalancing(LabelVector(2), labels, power=0.5).drawn(40_000, draw())
+    drawn = ClassBalancing(LabelVector(2), labels, power=0.5).draw(40_000, draw())
     assert float((drawn[:, 1] == 1).float().mean()) == pytest.approx(weight[9], abs=0.01)
     assert not drawn.isnan().any()
     even = pool_weights(CLASSES.numpy(), 1.0)
@@ -245,7 +245,7 @@ def test_each_setting_has_its_digest() -> None:
 
 @pytest.mark.parametrize(
     ("settings", "said"),
-    [({"tau": -1.0}, "tau is -1"), ({"power": -1.0}, "power is -1"), ({"labels": np.full((3, 3), NAN)}, "no row of")],
+    [({"tau": -1.0}, "tau is -1"), ({"power": -1.0}, "power is -1"), ({"labels": np.full((3, 3), NAN)}, "class balancing: the pool has no row with a known label")],
 )
 def test_bad_values_are_told(settings: dict[str, Any], said: str) -> None:
     with pytest.raises(InputError, match=said):

@@ -175,7 +175,7 @@ def test_an_image_that_does_not_fit_is_one_clear_line() -> None:
             self.limit = 2 if not self.tried else 0
             return super().decode(z)
 
-    with pytest.raises(InputError, match="1 images at once do not fit into memory; give a tile size"):
+    with pytest.raises(InputError, match="decoding: 1 images at once do not fit into memory"):
         Decoder(Full(2))(torch.rand(3, 1, 8, 8))
 
 

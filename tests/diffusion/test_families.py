@@ -169,7 +169,7 @@ def spoil(file: str, text: bytes) -> Callable[[Path], None]:
         (lambda folder: (folder / "model.json").unlink(), "model.json is missing"),
         (lambda folder: (folder / "model.safetensors").unlink(), "cannot be read"),
         (spoil("model.safetensors", b"cut"), "cannot be read"),
-        (spoil("model.json", b"{"), "is no JSON object"),
+        (spoil("model.json", b"{"), "is not a JSON object"),
         (spoil("model.json", b'{"family": "mamba"}'), "unknown family 'mamba'"),
         (spoil("model.json", b'{"family": "unet", "channels": 2, "findings": 2}'), "cannot be read"),
         (spoil("model.json", b'{"family": "unet", "wings": 2}'), "cannot be read"),
@@ -185,7 +185,7 @@ def test_a_damaged_folder_is_one_clear_line(change: Callable[[Path], None], said
 
 def test_one_family_does_not_load_another(tmp_path: Path) -> None:
     made("transformer").save(tmp_path)
-    with pytest.raises(InputError, match="holds a transformer, not a unet"):
+    with pytest.raises(InputError, match="contains a transformer, not a unet"):
         LabelUNet.load(tmp_path)
 
 
@@ -250,13 +250,13 @@ def lose_a_weight(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("unet", "noise", "change", "said"),
     [
-        ({"num_class_embeds": 3}, {}, None, "is told classes"),
+        ({"num_class_embeds": 3}, {}, None, "is class-conditional, which is not supported"),
         ({}, {"beta_schedule": "squaredcos_cap_v2"}, None, "squaredcos_cap_v2"),
-        ({}, {}, lose("scheduler/*"), "give prediction and noise"),
+        ({}, {}, lose("scheduler/*"), "is missing, which describes the noise of"),
         ({}, {}, lose("unet/*.safetensors"), "copy its safetensors again"),
         ({}, {}, lose("unet/config.json"), "config.json is missing"),
         ({}, {}, spoil("unet/config.json", b'{"_class_name": "UNet2DConditionModel"}'), "not an unconditional"),
-        ({}, {}, spoil("unet/config.json", b"{"), "no JSON object"),
+        ({}, {}, spoil("unet/config.json", b"{"), "is not a JSON object"),
         ({}, {}, lose_a_weight, "conv_in.bias"),
         ({}, {}, spoil("unet/diffusion_pytorch_model.safetensors", b"cut"), "copy its safetensors again"),
     ],

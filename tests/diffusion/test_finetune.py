@@ -328,8 +328,8 @@ def bad(uids: Sequence[str]) -> Tensor:
 @pytest.mark.parametrize(
     ("data", "said"),
     [
-        (replace(DATA, latents=lambda uids: latents(uids)[:, :3]), "latents have 3 channels, the backbone takes 4"),
-        (replace(DATA, labels=LABELS[:, :1]), "labels of 1 findings give conditions .* the backbone takes"),
+        (replace(DATA, latents=lambda uids: latents(uids)[:, :3]), "the latents have 3 channels, the backbone expects 4"),
+        (replace(DATA, labels=LABELS[:, :1]), r"labels of 1 findings give conditions \(3,\), the backbone"),
         (replace(DATA, latents=bad), "the latent of u0 is not finite; encode it again in fp32"),
     ],
 )
@@ -342,7 +342,7 @@ def test_data_that_do_not_fit_are_one_line(tmp_path: Path, data: LabelledLatents
 def test_what_cannot_be_asked_for_is_one_line(tmp_path: Path, folder: Path) -> None:
     with pytest.raises(InputError, match="LoRA rank is 0; give at least 1"):
         LoraFinetuning(rank=0)
-    with pytest.raises(InputError, match="drop is 2; give a share"):
+    with pytest.raises(InputError, match="objective: condition_dropout is 2"):
         Objective(condition_dropout=2)
     with pytest.raises(InputError, match=r"clamped to 6\.\.5\.0"):
         Objective(snr_floor=6)

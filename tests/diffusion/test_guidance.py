@@ -159,7 +159,7 @@ def test_guided_levels_are_counted_inside_the_window_and_a_level_asked_twice_cou
 
 def test_what_the_metric_is_of_may_differ_from_what_is_pushed() -> None:
     x, t = noise(range(6)), 400
-    pushed = ascend(lambda x0, t: x0.sum(1), 1.0, ABAR, through=FLAT, shift=lambda t: 1.0)
+    pushed = ascend(lambda x0, t: x0.sum(1), 1.0, ABAR, signal_denoiser=FLAT, shift=lambda t: 1.0)
     leaf = x.clone().requires_grad_()
     (g,) = torch.autograd.grad(FLAT(leaf, t).sum(), leaf)
     torch.testing.assert_close(pushed(MIXTURE)(x, t), MIXTURE(x, t) + g / g.abs().amax(1, keepdim=True))

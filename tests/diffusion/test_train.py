@@ -113,7 +113,7 @@ def test_a_network_is_saved_and_loaded_whole(tmp_path: Path) -> None:
     assert again.backbone().prediction == "epsilon"
     assert again.backbone().digest == net.backbone().digest
     assert torch.equal(net(x, t, labels), again(x, t, labels))
-    with pytest.raises(InputError, match="holds no denoiser"):
+    with pytest.raises(InputError, match=r"contains no denoiser \(model\.json is missing\)"):
         LabelUNet.load(tmp_path / "nothing")
 
 
@@ -191,7 +191,7 @@ def test_bfloat16_is_the_same_loss_in_fewer_digits(tmp_path: Path, prediction: P
 
 def test_a_loss_that_is_no_number_stops_the_training(tmp_path: Path) -> None:
     net = nn.Linear(1, 1)
-    with pytest.raises(InputError, match="the loss is nan at step 1; lower the learning rate"):
+    with pytest.raises(InputError, match="the loss is nan at step 1"):
         fit(
             net, lambda model, step, part: model(torch.full((1, 1), math.nan)).sum(),
             Training(steps=2, batch_size=1), folder=tmp_path, key="k", name="test", runtime=CPU,

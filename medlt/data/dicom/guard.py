@@ -219,7 +219,7 @@ def _deflated_from(raw: bytes) -> int | None:
 
 
 def _inflated_size(deflated: bytes) -> int:
-    """Return the number of inflated bytes, counted to just above the limit; a damaged stream counts up to the damage."""
+    """Return the number of inflated bytes, counted to just above the limit or up to a damaged place."""
     inflater, size = zlib.decompressobj(-zlib.MAX_WBITS), 0
     try:
         while size <= LIMIT_INFLATED_BYTES and not inflater.eof:
@@ -261,7 +261,7 @@ def _repair(data: Dataset, path: Path) -> tuple[str, ...]:
 
 
 def _has_excess_pixels(data: Dataset) -> bool:
-    """Return whether uncompressed pixel data are longer than the header declares, plus one padding byte (PS3.5 8.1.1)."""
+    """Return whether uncompressed pixels are longer than declared, plus one padding byte (PS3.5 8.1.1)."""
     if "PixelData" not in data or data["PixelData"].is_undefined_length:
         return False
     sides = [int(data.get(k) or 1) for k in ("Rows", "Columns", "SamplesPerPixel", "NumberOfFrames")]
@@ -270,7 +270,7 @@ def _has_excess_pixels(data: Dataset) -> bool:
 
 
 def _assumed_syntax(data: Dataset, path: Path) -> UID:
-    """Return the uncompressed syntax that pydicom detected. A compressed stream is refused: PS3.10 requires file meta."""
+    """Return the uncompressed syntax that pydicom detected. Raises Unreadable on a compressed stream (PS3.10)."""
     if "PixelData" in data and data["PixelData"].is_undefined_length:
         raise Unreadable("corrupt", f"{path}: compressed, but without a transfer syntax; export the file again")
     implicit, little = data.original_encoding

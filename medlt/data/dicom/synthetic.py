@@ -58,7 +58,7 @@ def write_synthetic(path: Path, pixels: np.ndarray, origin: Origin) -> None:
 
 
 def synthetic_bytes(pixels: np.ndarray, origin: Origin) -> bytes:
-    """Return the bytes of `synthetic_dataset(pixels, origin)`, equal for equal arguments. Raises InputError likewise."""
+    """Return the bytes of `synthetic_dataset(pixels, origin)`, equal for equal arguments. Raises InputError too."""
     buffer = BytesIO()
     pydicom.dcmwrite(buffer, synthetic_dataset(pixels, origin), enforce_file_format=True)
     return buffer.getvalue()
