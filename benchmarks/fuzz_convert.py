@@ -285,7 +285,7 @@ class Tally:
         self.reasons: dict[str, Counter[str]] = {}
         self.verdicts: dict[str, Counter[str]] = {}
         self.lost: list[str] = []
-        self.said: list[str] = []
+        self.faults: list[str] = []
         self.silence, self.seconds = 0.0, 0.0
 
 
@@ -302,7 +302,7 @@ def chunk(files: list[tuple[str, str, bytes]], tally: Tally, workers: int, timeo
             nonlocal last
             tally.silence, last = max(tally.silence, time.monotonic() - last), time.monotonic()
 
-        with heard(tally.said):
+        with heard(tally.faults):
             convert(source, out, ConversionSettings(timeout_s=timeout), workers=workers, progress=answered)
         tally.seconds += time.monotonic() - started
         _count(files, source, out, tally, timeout, keep)
@@ -367,7 +367,7 @@ def lines(tally: Tally, files: int, seed_files: int) -> list[str]:
     """The result as Markdown."""
     told = ["converted", *sorted({r for c in tally.reasons.values() for r in c} - {"converted"})]
     total: Counter[str] = sum(tally.reasons.values(), Counter())
-    loud = Counter(_noise(line) for line in tally.said)
+    loud = Counter(_noise(line) for line in tally.faults)
     out = [
         f"{seed_files} seed files, {files:,} mutated files in {tally.seconds:.0f} s of conversion; "
         f"longest wait for an answer {tally.silence:.1f} s; timeouts {total['timeout']}, crashes {total['crashed']}.",

@@ -55,7 +55,7 @@ def manifest(
 
         read = read_layout(layout, src, given)
         orphans = read.write(out)
-        terminal.say({"out": str(out), "orphans_file": orphans and str(orphans), **read.told()}, read.table)
+        terminal.say({"out": str(out), "orphans_file": orphans and str(orphans), **read.summary()}, read.table)
         terminal.mention(f"manifest: {out}" + (f", orphans: {orphans}" if orphans else ""))
     if read.failures:
         raise typer.Exit(1)
@@ -98,11 +98,11 @@ def convert(
     given = (preset, size, kind, quality, deidentify, key, modality, body_part, timeout, memory, dry_run, digest)
     with edge(as_json, volume) as terminal:
         from medlt.data.convert import convert as work
-        from medlt.data.convert.settings import asked
+        from medlt.data.convert.settings import settings_from_options
         from medlt.data.convert.terminal import table
 
         require_local(engine)
-        counts = work(src, out, asked(*given), workers=workers, progress=terminal)
+        counts = work(src, out, settings_from_options(*given), workers=workers, progress=terminal)
         terminal.say({"out": str(out), **counts}, lambda: table(out, counts))
     if counts["failed"] or not counts["converted"]:
         raise typer.Exit(1 if counts["converted"] else 2)

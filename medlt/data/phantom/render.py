@@ -1,4 +1,4 @@
-"""One row of the cohort to one radiograph: a pure function of the row's identity, the seed and the size."""
+"""Renders one row of the cohort as a radiograph: a pure function of the row, the seed and the size."""
 
 from __future__ import annotations
 
@@ -29,37 +29,37 @@ FINDINGS = (
     "Pneumoperitoneum",
 )
 CHRONIC = frozenset({"Cardiomegaly", "Nodule", "Mass", "Support_Device"})
-"""Findings that look alike in every study of a patient, because they do not change in weeks."""
+"""Findings with the same appearance in every study of a patient, because they do not change in weeks."""
 SMALLEST = 32
 
 
 @dataclass(frozen=True)
 class Film:
-    """A finished exposure: 12-bit `pixels` (bright = dense), its display window, and the truth behind it."""
+    """A finished exposure: 12-bit `pixels` (bright = dense), its display window, and the true masks."""
 
     pixels: NDArray[np.uint16]
     centre: int
     width: int
     spacing_mm: float
     masks: Mapping[str, NDArray[np.bool_]]
-    """One mask a finding present."""
+    """One mask per finding that is present."""
     anatomy: Mapping[str, NDArray[np.bool_]]
-    """heart, thorax (inside the rib cage), lung (aerated lung that shows)."""
+    """heart, thorax (inside the rib cage), lung (visible aerated lung)."""
 
     @property
     def image(self) -> Array:
-        """float32 [H,W] in [0,1], as a viewer shows it."""
+        """Return the displayed image, float32 [H,W] in [0,1]."""
         return display(self.pixels, self.centre, self.width)
 
 
 def check_size(size: int) -> None:
-    """Raise InputError if a chest cannot be drawn on so few pixels."""
+    """Raise InputError if the size is too small for a chest."""
     if size < SMALLEST:
         raise InputError(f"phantom size {size}: a chest needs at least {SMALLEST} px; choose 64 or more")
 
 
 def beam(row: Mapping[str, object], seed: int, size: int) -> tuple[Scene, dict[str, NDArray[np.bool_]]]:
-    """The path lengths with every finding of the row in them, and a mask for each; arguments as `film`."""
+    """Return the path lengths with all findings of the row, and a mask for each; arguments as `film`."""
     uid, patient = str(row["uid"]), str(row["patient_id"])
     keys = {name: (seed, name, patient if name in CHRONIC else uid) for name in DRAW}
     built = chest(
@@ -98,6 +98,6 @@ def film(row: Mapping[str, object], seed: int, size: int = 256) -> Film:
 
 
 def render(row: Mapping[str, object], seed: int, size: int = 256) -> tuple[Array, dict[str, NDArray[np.bool_]]]:
-    """The image (float32 [H,W] in [0,1], upright, dense = bright) and a mask for each finding present. See `film`."""
+    """Return the image (float32 [H,W] in [0,1], upright, dense = bright) and a mask per present finding. See `film`."""
     exposed = film(row, seed, size)
     return exposed.image, dict(exposed.masks)

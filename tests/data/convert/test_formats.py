@@ -114,7 +114,7 @@ def test_pictures_and_volumes_come_in_as_they_are(tmp_path: Path, kind: str) -> 
 
 @pytest.mark.parametrize("name", ["film.png", "film.jpg", "film.nii"])
 def test_a_picture_never_passes_for_de_identified(tmp_path: Path, name: str) -> None:
-    """A profile acts on DICOM; what it never looked at must not lie among what it cleaned."""
+    """A profile acts on DICOM; files it did not inspect must not be among the cleaned ones."""
     path = tmp_path / name
     pixels = np.zeros((40, 60), np.uint8)
     if name.endswith("nii"):
@@ -130,19 +130,19 @@ def test_a_picture_never_passes_for_de_identified(tmp_path: Path, name: str) -> 
 
 
 @pytest.mark.parametrize(
-    ("told", "words"),
+    ("given", "words"),
     [
         ({"preset": "nice"}, "use one of viewer"),
         ({"format": "tiff"}, "use one of png"),
         ({"size": 0}, "1 pixel or more"),
-        ({"quality": 101}, "1 to 100"),
+        ({"quality": 101}, "between 1 and 100"),
         ({"preset": "linear16"}, "use --format png16"),
         ({"preset": "chexpert", "format": "png16"}, "makes 8 bits"),
     ],
 )
-def test_settings_that_do_not_fit_are_one_clear_line(told: dict[str, Any], words: str) -> None:
+def test_settings_that_do_not_fit_are_one_clear_line(given: dict[str, Any], words: str) -> None:
     with pytest.raises(InputError, match=words) as error:
-        ConversionSettings(**told)
+        ConversionSettings(**given)
     assert "\n" not in str(error.value)
 
 
@@ -150,15 +150,15 @@ def test_the_command_says_what_it_did_and_exits_by_it(write_dicom: Write, tmp_pa
     write_dicom(RAMP, **TAGS)
     (tmp_path / "notes.txt").write_text("no image")
     source, out = tmp_path, tmp_path.parent / f"{tmp_path.name}-out"
-    told = ["convert", str(source), str(out), "--size", "32", "--workers", "1", "--json"]
-    done = CliRunner().invoke(app, told)
+    command = ["convert", str(source), str(out), "--size", "32", "--workers", "1", "--json"]
+    done = CliRunner().invoke(app, command)
     assert done.exit_code == 0
     summary = json.loads(done.stdout)
     assert (summary["converted"], summary["skipped"], summary["failed"]) == (1, 1, 0)
     manifest = pd.read_parquet(out / "manifest.parquet")
     assert (out / manifest["path"].iloc[0]).is_file()
     (tmp_path / "cut.dcm").write_bytes((tmp_path / "image.dcm").read_bytes()[:-500])
-    done = CliRunner().invoke(app, told)
+    done = CliRunner().invoke(app, command)
     assert done.exit_code == 1
     failures = pd.read_csv(out / "failures.csv")
     assert dict(zip(failures["reason"], failures["kind"], strict=True)) == {
@@ -169,7 +169,7 @@ def test_the_command_says_what_it_did_and_exits_by_it(write_dicom: Write, tmp_pa
 
 
 @pytest.mark.parametrize(
-    ("told", "words"),
+    ("given", "words"),
     [
         (["--engine", "ray"], "use local"),
         (["--preset", "nice"], "use one of"),
@@ -178,11 +178,11 @@ def test_the_command_says_what_it_did_and_exits_by_it(write_dicom: Write, tmp_pa
     ],
 )
 def test_a_wrong_option_is_one_line_exit_2_and_no_folder(
-    write_dicom: Write, tmp_path: Path, told: list[str], words: str
+    write_dicom: Write, tmp_path: Path, given: list[str], words: str
 ) -> None:
     write_dicom(RAMP)
     out = tmp_path.parent / f"{tmp_path.name}-out"
-    done = CliRunner().invoke(app, ["convert", str(tmp_path), str(out), *told])
+    done = CliRunner().invoke(app, ["convert", str(tmp_path), str(out), *given])
     assert done.exit_code == 2
     assert words in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1

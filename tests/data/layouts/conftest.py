@@ -38,15 +38,15 @@ def put(tmp_path: Path) -> Callable[..., Path]:
     return write
 
 
-def positives(found: LayoutResult) -> dict[str, set[str]]:
+def positives(result: LayoutResult) -> dict[str, set[str]]:
     """{uid: findings at 1}."""
-    rows = found.manifest.rows
-    return {uid: {f for f in found.manifest.findings if rows.at[uid, f] == 1} for uid in rows.index}
+    rows = result.manifest.rows
+    return {uid: {f for f in result.manifest.findings if rows.at[uid, f] == 1} for uid in rows.index}
 
 
-def lost(found: LayoutResult, kind: str) -> list[str]:
+def lost(result: LayoutResult, kind: str) -> list[str]:
     """Paths of one kind of orphan."""
-    return sorted(found.orphans.loc[found.orphans["kind"] == kind, "path"])
+    return sorted(result.orphans.loc[result.orphans["kind"] == kind, "path"])
 
 
 @pytest.fixture(name="positives")
