@@ -84,12 +84,15 @@ def report(
 
 @app.command(epilog=example("medlt doctor", "medlt doctor --json > doctor.json"))
 def doctor(as_json: Json = False, volume: Volume = None) -> None:
-    """Show what this installation can do.
+    """Check what this installation can do.
 
-    Versions, device, image codecs, and whether it may reach the network.
+    Versions, device, free disk, extras, DICOM decoders (each decodes a small frame), ready-made configs, and whether
+    downloads are forbidden. Exit code 1: there is a problem.
     """
     with edge(as_json, volume) as terminal:
-        from medlt.doctor import examine, table
+        from medlt.doctor import examine
 
-        state = examine()
-        terminal.say(state, lambda: table(state))
+        report = examine()
+        terminal.say(report.summary(), report.table)
+    if report.problems:
+        raise typer.Exit(1)

@@ -18,11 +18,26 @@ from pydicom.pixels import decoders
 _NEEDS = ("numpy", "imagecodecs>=2024.9")
 _JPEG = (uid.JPEGExtended12Bit, uid.JPEGLossless, uid.JPEGLosslessSV1)
 DECODER_DEPENDENCIES = dict.fromkeys(_JPEG, _NEEDS)
+_PACKAGES: dict[str, tuple[str, ...]] = {
+    uid.JPEGBaseline8Bit: ("pillow",),
+    **dict.fromkeys(_JPEG, ("imagecodecs",)),
+    uid.RLELossless: ("imagecodecs",),
+    **dict.fromkeys(uid.JPEGLSTransferSyntaxes, ("pyjpegls", "imagecodecs")),
+    **dict.fromkeys(
+        (uid.JPEG2000Lossless, uid.JPEG2000, uid.HTJ2KLossless, uid.HTJ2KLosslessRPCL, uid.HTJ2K),
+        ("pylibjpeg", "pylibjpeg-openjpeg"),
+    ),
+}
 _DECODERS = (
     decoders.JPEGExtended12BitDecoder,
     decoders.JPEGLosslessDecoder,
     decoders.JPEGLosslessSV1Decoder,
 )
+
+
+def packages(transfer_syntax: str) -> tuple[str, ...]:
+    """Return the packages whose decoders read a compressed transfer syntax; empty if medlt needs none."""
+    return _PACKAGES.get(transfer_syntax, ())
 
 
 def is_available(transfer_syntax: str) -> bool:

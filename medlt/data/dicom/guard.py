@@ -285,5 +285,5 @@ def _refuse_without_codec(syntax: UID, path: Path) -> None:
         hint = "convert the file to another transfer syntax"
         raise Unreadable("codec_missing", f"{path}: transfer syntax {syntax.name} is not supported; {hint}") from None
     if not decoder.is_available:
-        needed = "; ".join(decoder.missing_dependencies)
-        raise Unreadable("codec_missing", f"{path}: {syntax.name} needs a decoder that is not installed: {needed}")
+        needed = " ".join(codecs.packages(syntax))
+        raise Unreadable("codec_missing", f"{path}: no decoder for {syntax.name}; run: pip install {needed}")

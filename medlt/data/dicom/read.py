@@ -58,7 +58,7 @@ def unusable_tags(path: Path) -> Iterator[None]:
             yield
         except Unreadable:
             raise
-        except (AttributeError, KeyError, IndexError, TypeError, ValueError, OverflowError) as error:
+        except (LookupError, AttributeError, TypeError, ValueError, OverflowError, NotImplementedError) as error:
             reason = (str(error) or type(error).__name__).splitlines()[0]
             raise Unreadable("corrupt", f"{path}: unusable display tags ({reason}); export the file again") from None
 
