@@ -124,7 +124,7 @@ class Discs:
 
     @property
     def uids(self) -> tuple[str, ...]:
-        """disc-0, disc-1, ..."""
+        """Return disc-0, disc-1, ..."""
         return tuple(f"disc-{i}" for i in range(self.n))
 
     def __len__(self) -> int:
