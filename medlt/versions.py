@@ -1,4 +1,4 @@
-"""The versions that affect a result: Python and the packages that compute it."""
+"""The versions that shape a result: Python's and those of the packages that compute it."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ PACKAGES = ("medlt", "torch", "monai", "diffusers", "accelerate", "pydicom", "nu
 
 @cache
 def _installed() -> tuple[tuple[str, str], ...]:
-    installed = [("python", platform.python_version())]
+    found = [("python", platform.python_version())]
     for name in PACKAGES:
         try:
-            installed.append((name, metadata.version(name)))
+            found.append((name, metadata.version(name)))
         except metadata.PackageNotFoundError:
-            installed.append((name, "absent"))
-    return tuple(installed)
+            found.append((name, "absent"))
+    return tuple(found)
 
 
 def versions() -> dict[str, str]:
-    """Return the versions of Python and of the packages; 'absent' for a package that is not installed."""
+    """Return Python's version and the packages'; 'absent' where one is not installed."""
     return dict(_installed())

@@ -2,97 +2,89 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from medlt.cli.app import app
-from medlt.cli.edge import Json, Volume, edge, example
+from medlt.cli.edge import Json, NoProgress, edge, say
 
 
-@app.command(epilog=example("medlt audit demo", "medlt audit demo --shadow-models 8 --canaries 200"))
+@app.command()
 def audit(
-    run: Annotated[
-        Path, typer.Argument(metavar="RUN", help="A run folder that `medlt augment` or `medlt run` finished.")
-    ],
-    shadow_models: Annotated[
+    run: Annotated[Path, typer.Argument(help="A run folder that `medlt augment` or `medlt run` finished.")],
+    shadows: Annotated[
         int, typer.Option(min=0, help="Shadow denoisers to train for the likelihood-ratio test; each costs a training.")
     ] = 0,
     canaries: Annotated[
         int, typer.Option(min=0, help="Canary patients of one more training, which bounds epsilon from below.")
     ] = 0,
-    fpr: Annotated[
-        float, typer.Option(min=0.0001, max=0.2, help="Share of unseen patients' images that may count as copies.")
+    false_positive: Annotated[
+        float, typer.Option(min=0.0001, max=0.2, help="Share of strangers' images that may be taken for copies.")
     ] = 0.01,
     show_pairs: Annotated[
         bool, typer.Option("--show-pairs", help="Also write RUN/audit_pairs.png: nearest REAL images beside synthetic.")
     ] = False,
     embedding_steps: Annotated[
-        int,
-        typer.Option(min=1, help="Training steps of the embedding that compares images."),
+        int, typer.Option(min=1, help="Training of the embedding that images are compared in; it tells if too little.")
     ] = 250,
     as_json: Json = False,
-    volume: Volume = None,
+    no_progress: NoProgress = False,
 ) -> None:
-    """Measure what a run reveals of its patients.
+    """What a run gives away: copies, membership, identity. Works for every method, private or not.
 
-    Tests copies, membership and identity, for every method, private or not.
-
-    Writes RUN/audit.json with its tables, and the report again. Exit code 1: there is a leak, or it could not be ruled
-    out.
+    Writes RUN/audit.json with its tables, and the report anew. Exit 1 if a leak was found, or could not be ruled out.
     """
-    with edge(as_json, volume) as terminal:
+    with edge():
+        from medlt.progress import Progress
         from medlt.recipes import audit as recipe
 
-        options = recipe.AuditOptions(shadow_models=shadow_models, canaries=canaries, fpr=fpr, show_pairs=show_pairs,
-                                      embedding_steps=embedding_steps)  # fmt: skip
-        summary = recipe.main(run, options, terminal)
-        terminal.say(summary, lambda: _table(summary))
-    if any(one["passed"] is not True for one in summary["results"]):
-        typer.echo(f"medlt: {summary['conclusion']}", err=True)
+        options = recipe.AuditOptions(shadows=shadows, canaries=canaries, false_positive=false_positive,
+                                      show_pairs=show_pairs, embedding_steps=embedding_steps)  # fmt: skip
+        with Progress(enabled=not no_progress and sys.stderr.isatty()) as progress:
+            told = recipe.main(run, options, progress)
+        say(told, lambda: _table(told), as_json)
+    if any(one["passed"] is not True for one in told["findings"]):
+        typer.echo(f"medlt: {told['conclusion']}", err=True)
         raise typer.Exit(1)
 
 
-def _table(summary: dict[str, Any]) -> object:
-    """Return one row a result."""
+def _table(told: dict[str, Any]) -> object:
+    """One row a finding."""
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(title="audit", caption=Text(summary["conclusion"]))
-    for name in ("test", "result", "passed"):
-        table.add_column(name, no_wrap=name == "passed")
-    words = {True: "yes", False: "no", None: "unknown"}
-    for one in summary["results"]:
+    table = Table(title="audit", caption=Text(told["conclusion"]))
+    for name in ("looked for", "found", "passed"):
+        table.add_column(name)
+    words = {True: "yes", False: "no", None: "cannot say"}
+    for one in told["findings"]:
         table.add_row(one["name"], Text(one["sentence"]), words[one["passed"]])
     return table
 
 
-@app.command(epilog=example("medlt report demo"))
+@app.command()
 def report(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")],
+    run: Annotated[Path, typer.Argument(help="A run folder.")],
     as_json: Json = False,
-    volume: Volume = None,
 ) -> None:
-    """Write RUN/report.html again, one self-contained page."""
-    with edge(as_json, volume) as terminal:
+    """Write RUN/report.html anew from the run's files: one self-contained page."""
+    with edge():
+        from rich.text import Text
+
         from medlt.report.html import write
 
         path = write(run)
-        terminal.say_lines({"report": str(path)}, [f"report: {path}"])
+        say({"report": str(path)}, lambda: Text(f"report: {path}"), as_json)
 
 
-@app.command(epilog=example("medlt doctor", "medlt doctor --json > doctor.json"))
-def doctor(as_json: Json = False, volume: Volume = None) -> None:
-    """Check what this installation can do.
+@app.command()
+def doctor(as_json: Json = False) -> None:
+    """What this installation can do: versions, device, image codecs, whether it may reach the network."""
+    with edge():
+        from medlt.doctor import examine, table
 
-    Versions, device, free disk, extras, DICOM decoders (each decodes a small frame), ready-made configs, and whether
-    downloads are forbidden. Exit code 1: there is a problem.
-    """
-    with edge(as_json, volume) as terminal:
-        from medlt.doctor import examine
-
-        report = examine()
-        terminal.say(report.summary(), report.table)
-    if report.problems:
-        raise typer.Exit(1)
+        found = examine()
+        say(found, lambda: table(found), as_json)

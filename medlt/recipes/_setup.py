@@ -15,7 +15,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -23,17 +23,16 @@ import yaml
 
 from medlt import config as configs
 from medlt.files import locked, write_json, write_text
-from medlt.progress import Reporter, RunLog
 from medlt.store import Store
 from medlt.training.runtime import Runtime
 from medlt.types import InputError, Progress
 from medlt.versions import versions
 
-C = TypeVar("C", configs.RunConfig, configs.EvaluateConfig)
+C = TypeVar("C", configs.RunConfig, configs.VerdictConfig)
 
 FILED = Path("stages/data/manifest.parquet")
 """The rows a run stands on; once they are there, its config is fixed."""
-CHANGEABLE = ("arms", "sources", "evaluation", "evaluation_classifier")
+CHANGEABLE = ("arms", "sources", "evaluation", "reporter")
 """Sections of an experiment's config that may change between two calls."""
 LOCK = ".lock"
 UNRECORDED = ("images", "shard")
@@ -47,7 +46,7 @@ def peak_rss_mb() -> float:
     return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit, 1)
 
 
-def runtime_of(config: configs.RunConfig | configs.EvaluateConfig, progress: Progress) -> Runtime:
+def runtime_of(config: configs.RunConfig | configs.VerdictConfig, progress: Progress) -> Runtime:
     """Return where and how the config wants its work done. Raises InputError where there is no such device."""
     precision = config.precision if isinstance(config, configs.RunConfig) else "fp32"
     runtime = Runtime(config.device, precision, config.threads, config.seed, progress)
@@ -83,23 +82,16 @@ class Run(Generic[C]):
         summary["peak_rss_mb"] = max(peak_rss_mb(), summary.get("peak_rss_mb", 0.0))
         write_json(self.path("run.json"), summary)
 
-    @property
-    def reporter(self) -> Reporter:
-        """Return what takes stages and notes: the run's log where it is open, else one that ignores them."""
-        progress = self.runtime.progress
-        return progress if isinstance(progress, Reporter) else Reporter()
-
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
-        """Report and time a stage, and record the artifacts it used with the versions that made them.
+        """Time a stage, and record the artifacts it used with the versions that made them.
 
         The seconds of interrupted calls add up.
         """
         start, before = time.perf_counter(), self.summary().get("seconds", {}).get(name, 0.0)
         known = len(self.store.used)
         try:
-            with self.reporter.stage(name):
-                yield
+            yield
         finally:
             used = {
                 f"{one.kind}/{one.digest}": dict(one.versions)
@@ -126,34 +118,27 @@ def opened(config: C, progress: Progress) -> Iterator[Run[C]]:
     Raises InputError if another process works in it, if it was made by another config, or if it is not empty and no run
     folder. What cannot be seen to be wrong before is checked here: call the checks of `_checks` first.
     """
-    folder, runtime = Path(config.output_dir), runtime_of(config, progress)
+    folder, runtime = Path(config.out), runtime_of(config, progress)
     _require_own(folder)
     with locked(folder / LOCK, str(folder), wait=False):
         text, written = configs.dump(config), folder / "config.yaml"
         if (folder / FILED).is_file() and written.is_file():
             _require_same(folder, written.read_text(), text)
         write_text(written, text)
-        shared = config.artifacts_dir if isinstance(config, configs.RunConfig) else None
+        shared = config.learnt if isinstance(config, configs.RunConfig) else None
         run = Run(folder, config, runtime, Store(Path(shared or folder / "artifacts")))
-        with logged(run) as run, runtime.limited():
-            _record_begin(run)
+        _record_begin(run)
+        with runtime.limited():
             yield run
 
 
-@contextmanager
-def logged(run: Run[C]) -> Iterator[Run[C]]:
-    """Yield the run with its progress, stages and warnings going to run.log in its folder too."""
-    with RunLog(run.folder, run.runtime.progress) as log:
-        yield replace(run, runtime=replace(run.runtime, progress=log))
-
-
-def finished(folder: Path, progress: Progress, artifacts_dir: Path | None = None) -> Run[configs.RunConfig]:
+def finished(folder: Path, progress: Progress, learnt: Path | None = None) -> Run[configs.RunConfig]:
     """Open a run that has ended, wherever it lies now, for reading only. Raises InputError if it has not ended."""
     for name in ("config.yaml", "manifest.parquet"):
         if not (folder / name).is_file():
             raise InputError(f"{folder}: has no {name}, so it is no finished run; run `medlt augment` for it first")
-    config = configs.load(folder / "config.yaml").model_copy(update={"output_dir": folder})
-    store = Store(Path(artifacts_dir or config.artifacts_dir or folder / "artifacts"))
+    config = configs.load(folder / "config.yaml").model_copy(update={"out": folder})
+    store = Store(Path(learnt or config.learnt or folder / "artifacts"))
     return Run(folder, config, runtime_of(config, progress), store, writable=False)
 
 
@@ -175,7 +160,7 @@ def _fixed(text: str, where: Path) -> dict[str, Any]:
         tree = dict(yaml.safe_load(text))
     except (yaml.YAMLError, TypeError, ValueError):
         raise InputError(f"{where}/config.yaml: damaged; restore it, or choose another --out") from None
-    free = {"output_dir", *(CHANGEABLE if "arms" in tree else ())}
+    free = {"out", *(CHANGEABLE if tree.get("recipe") == "verdict" else ())}
     return {name: value for name, value in tree.items() if name not in free}
 
 

@@ -1,1 +1,1 @@
-"""The training loop of all networks, with exact resume, moving average, learning-rate schedules and `Runtime`."""
+"""One training loop for everything that is trained: exact resume, moving average, schedules, and where it runs."""

@@ -1,4 +1,4 @@
-"""Encodes pixels as the bytes of a file. Equal pixels give equal bytes; the file holds no other data of the source."""
+"""Pixels to the bytes of a file. Equal pixels give equal bytes; nothing of the source but its pixels goes in."""
 
 from __future__ import annotations
 
@@ -14,9 +14,10 @@ _SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
 
 def png(pixels: np.ndarray) -> bytes:
-    """Return a grayscale PNG of uint8 or uint16 [h,w].
+    """Grayscale PNG of uint8 or uint16 [h,w].
 
-    Rows are filtered by Up (W3C PNG 9.2) and deflated at level 1 by libdeflate, for speed; the format is standard.
+    Every row is filtered by Up (W3C PNG 9.2) and deflated at level 1 by libdeflate, which is fast, and any
+    reader gets the same pixels.
     """
     import imagecodecs
 
@@ -37,7 +38,7 @@ def _chunk(kind: bytes, body: bytes) -> bytes:
 
 
 def jpeg(pixels: np.ndarray, quality: int) -> bytes:
-    """Return a baseline grayscale JPEG of uint8 [h,w]."""
+    """Baseline grayscale JPEG of uint8 [h,w]."""
     done, data = cv2.imencode(".jpg", pixels, [cv2.IMWRITE_JPEG_QUALITY, quality])
     if not done:
         raise ValueError("OpenCV could not encode the image as JPEG")
@@ -47,7 +48,7 @@ def jpeg(pixels: np.ndarray, quality: int) -> bytes:
 def nifti(
     pixels: np.ndarray, spacing: tuple[float, float] | None, scale: float | None = None, offset: float | None = None
 ) -> bytes:
-    """Return a gzipped NIfTI-1 of [h,w], rows from the top, in RAS as a frontal film is hung.
+    """Gzipped NIfTI-1 of [h,w], rows from the top, in RAS as a frontal film is hung.
 
     The first axis runs along a row to the patient's left (-x), the second down (-z), the third is one voxel thick;
     `spacing` (row, column) in mm, 1 if unknown. scl_slope and scl_inter carry `scale` and `offset`.
@@ -70,7 +71,7 @@ def encode(
     scale: float | None,
     offset: float | None,
 ) -> bytes:
-    """Return the bytes of a file of this kind: png, png16, jpeg or nifti."""
+    """The bytes of a file of this kind: png, png16, jpeg or nifti."""
     if kind == "jpeg":
         return jpeg(pixels, quality)
     if kind == "nifti":
