@@ -2,6 +2,8 @@
 
 import struct
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from threading import Event
 from typing import Any
 
 import imagecodecs
@@ -180,3 +182,25 @@ def test_zeros_behind_an_rle_stream_are_padding(padding: int, header: Header) ->
     data = file(header, pixels, RLELossless)
     data.PixelData = encapsulate([get_frame(data.PixelData, 0, number_of_frames=1) + bytes(padding)])
     np.testing.assert_array_equal(stored_values(data, None), pixels)  # type: ignore[arg-type]
+
+
+def test_threads_that_register_at_once_register_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """pydicom raises where a plugin is added twice, and another thread may run between the question and the adding."""
+
+    class Slow:
+        """A decoder of pydicom's that takes a while to add a plugin."""
+
+        UID = JPEGLosslessSV1
+        available_plugins: tuple[str, ...] = ()
+        added = 0
+
+        def add_plugin(self, name: str, where: tuple[str, str]) -> None:
+            Event().wait(0.05)
+            self.added += 1
+            self.available_plugins = (name,)
+
+    decoder = Slow()
+    monkeypatch.setattr(codecs, "_DECODERS", (decoder,))
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda _: codecs.register(), range(8)))
+    assert decoder.added == 1

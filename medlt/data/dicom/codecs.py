@@ -8,6 +8,7 @@ module is asked `is_available` and `DECODER_DEPENDENCIES`, then `decode_frame` o
 from __future__ import annotations
 
 from collections.abc import Callable
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -125,8 +126,12 @@ def preferred(data: Dataset) -> str:
     return "pyjpegls" if syntax in uid.JPEGLSTransferSyntaxes else ""
 
 
+_registering = Lock()  # pydicom refuses a plugin it has, and images are read by several threads
+
+
 def register() -> None:
-    """Make pydicom know this plugin; calling it again changes nothing."""
-    for decoder in _DECODERS:
-        if not {"medlt"} & set(decoder.available_plugins) and is_available(decoder.UID):
-            decoder.add_plugin("medlt", (__name__, "decode_frame"))
+    """Make pydicom know this plugin; calling it again, from any thread, changes nothing."""
+    with _registering:
+        for decoder in _DECODERS:
+            if not {"medlt"} & set(decoder.available_plugins) and is_available(decoder.UID):
+                decoder.add_plugin("medlt", (__name__, "decode_frame"))
