@@ -22,7 +22,6 @@ import torch
 from torch import Tensor
 
 from medlt import config as configs
-from medlt.chance import generator
 from medlt.checks.sanity import sanity
 from medlt.diffusion.cache import Standardiser
 from medlt.diffusion.decode import Decoder
@@ -30,10 +29,11 @@ from medlt.diffusion.labels import LabelUNet
 from medlt.diffusion.schedulers import factory
 from medlt.recipes._publish import make_images
 from medlt.recipes._setup import Run, peak_rss_mb
+from medlt.rng import torch_generator
 from medlt.sparse.embedding import SimplicialCoder
 from medlt.store import Store
 from medlt.synthesis.fusion import LatentFusion
-from medlt.synthesis.plan import Collection, Draws
+from medlt.synthesis.plan import PlanSettings, TrainTable
 from medlt.testing import IdentityCodec
 from medlt.training.runtime import Runtime
 
@@ -41,17 +41,17 @@ ROWS = 60
 SIDE = 16
 
 
-def collection() -> Collection:
+def collection() -> TrainTable:
     """Train rows u0, u1, ...: six rare ones, the others common."""
     uids = pd.Index([f"u{i}" for i in range(ROWS)], name="uid")
     labels = {"Rare": [float(i < 6) for i in range(ROWS)], "Common": [float(i >= 6) for i in range(ROWS)]}
     table = pd.DataFrame({"patient_id": uids, "fold": 0, **labels}, index=uids)
-    return Collection(table, ("Rare", "Common"), ("Rare",))
+    return TrainTable(table, ("Rare", "Common"), ("Rare",))
 
 
 def latents(uids: Sequence[str]) -> Tensor:
     """Standard normal [n,1,SIDE,SIDE], the same for a uid each time."""
-    every = torch.randn(ROWS, 1, SIDE, SIDE, generator=generator("latents"))
+    every = torch.randn(ROWS, 1, SIDE, SIDE, generator=torch_generator("latents"))
     return every[[int(uid[1:]) for uid in uids]]
 
 
@@ -65,21 +65,21 @@ def fusion() -> LatentFusion:
         backbone=LabelUNet(1, 2, 8).backbone(),
         decode=Decoder(IdentityCodec()),
         scheduler=factory("ddim", 20),
-        draws=Draws(candidates=1),
-        keep=2,
+        draws=PlanSettings(num_candidates=1),
+        strength=0.2,
     )
 
 
 def child(count: int) -> None:
     """Make `count` images; print peak memory and how many there are."""
     torch.set_num_threads(1)
-    tree = {"data": {"kind": "phantom"}, "codec": {"kind": "train"}, "need": {"candidates": 1}}
+    tree = {"data": {"kind": "phantom"}, "codec": {"kind": "train"}, "targets": {"num_candidates": 1}}
     cohort = SimpleNamespace(shortfall=lambda: {"Rare": count}, manifest=SimpleNamespace(digest=lambda: "rows"))
     looks = sanity(lambda uids: (latents(uids).sigmoid() * 255).to(torch.uint8))
     with tempfile.TemporaryDirectory() as place:
-        run = Run(Path(place), configs.parse(tree | {"out": place}), Runtime("cpu", "fp32", 1, 0), Store(Path(place)))
+        run = Run(Path(place), configs.parse(tree | {"output_dir": place}), Runtime("cpu", "fp32", 1, 0), Store(Path(place)))
         plan, writer = make_images(run, cohort, fusion(), looks, "untrained")  # type: ignore[arg-type]
-        made = writer.findings()["uid"].nunique()
+        made = writer.results()["uid"].nunique()
     assert made == count == plan.index.nunique()
     print(json.dumps({"images": count, "peak_mb": peak_rss_mb()}))
 

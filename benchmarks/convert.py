@@ -34,19 +34,19 @@ Way = Callable[[Path, Path], None]
 def medlt(path: Path, out: Path) -> None:
     """medlt, preset viewer: the whole work on a file, SHA-256 of input and output included."""
     from medlt.data.convert.one import convert_one
-    from medlt.data.convert.settings import Settings
+    from medlt.data.convert.settings import ConversionSettings
 
     (out / "images").mkdir(exist_ok=True)
-    assert not convert_one(path, out, Settings(size=512)).reason
+    assert not convert_one(path, out, ConversionSettings(size=512)).reason
 
 
 def medlt_no_digest(path: Path, out: Path) -> None:
     """The same, the input not hashed whole."""
     from medlt.data.convert.one import convert_one
-    from medlt.data.convert.settings import Settings
+    from medlt.data.convert.settings import ConversionSettings
 
     (out / "images").mkdir(exist_ok=True)
-    assert not convert_one(path, out, Settings(size=512, digest=False)).reason
+    assert not convert_one(path, out, ConversionSettings(size=512, digest=False)).reason
 
 
 def floor(path: Path, out: Path) -> None:

@@ -29,7 +29,7 @@ from common import table
 
 def child(source: Path, out: Path, workers: int) -> None:
     """Convert, and print the seconds, the parent's and the largest worker's peak memory."""
-    from medlt.data.convert import Settings, convert
+    from medlt.data.convert import ConversionSettings, convert
 
     spans: list[float] = []
     peaks: dict[int, int] = {}
@@ -47,7 +47,11 @@ def child(source: Path, out: Path, workers: int) -> None:
     threading.Thread(target=watch, daemon=True).start()
     began = time.perf_counter()
     told = convert(
-        source, out, Settings(size=512), workers=workers, progress=lambda *_: spans.append(time.perf_counter())
+        source,
+        out,
+        ConversionSettings(size=512),
+        workers=workers,
+        progress=lambda *_: spans.append(time.perf_counter()),
     )
     ended = time.perf_counter()
     own = int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0])

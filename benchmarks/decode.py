@@ -20,10 +20,10 @@ import torch
 from common import table
 from torch import Tensor
 
-from medlt.chance import noise_like
 from medlt.diffusion.autoencoder import autoencoder
 from medlt.diffusion.codec import AutoencoderCodec, load_codec
 from medlt.diffusion.decode import TURNS, Decoder
+from medlt.rng import noise_like
 
 
 def codecs(folder: Path | None) -> dict[str, AutoencoderCodec]:

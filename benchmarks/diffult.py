@@ -22,12 +22,12 @@ import torch
 from common import table
 from torch import Tensor
 
-from medlt import chance
 from medlt.classify.latents import LatentClassifier, latent_network
-from medlt.diffusion.aid import AidLoss
 from medlt.diffusion.cbdm import ClassBalancing
+from medlt.diffusion.in_band_loss import AidLoss
 from medlt.diffusion.labels import LabelUNet, LabelVector
 from medlt.diffusion.losses import Extra, NoisedLoss, Rows
+from medlt.rng import batch_indices, noise_like, torch_generator
 
 IMAGES, FINDINGS, SHARE = 64, 8, 0.25
 TARGETS = {"class balancing": 2.1, "AID loss on a quarter of batches": 1.3}
@@ -55,16 +55,16 @@ class Step:
             torch.manual_seed(0)
             net = LabelUNet(4, FINDINGS, width=args.width, levels=3)
         self.net, self.args, self.told = net.to(args.device).train(), args, LabelVector(FINDINGS)
-        self.loss = NoisedLoss("v_prediction", self.told.null, low=0, extra=extra)
+        self.loss = NoisedLoss("v_prediction", self.told.null, low=0, extra_losses=extra)
         self.optimizer = torch.optim.AdamW(self.net.parameters(), lr=1e-4)
         self.average = torch.optim.swa_utils.AveragedModel(self.net)
-        self.latents, self.labels, self.done = chance.noise_like(range(IMAGES), (4, args.side, args.side)), labels(), 0
+        self.latents, self.labels, self.done = noise_like(range(IMAGES), (4, args.side, args.side)), labels(), 0
 
     def __call__(self) -> float:
         """Seconds it took."""
         began = now(self.args.device)
-        rows = torch.from_numpy(chance.batch_indices(IMAGES, self.args.batch, self.done))
-        y, draw = self.labels[rows], chance.generator("benchmark", self.done)
+        rows = torch.from_numpy(batch_indices(IMAGES, self.args.batch, self.done))
+        y, draw = self.labels[rows], torch_generator("benchmark", self.done)
         half = self.args.precision == "bf16"
         with torch.autocast(self.args.device.split(":")[0], torch.bfloat16, enabled=half):
             value = self.loss(self.net, self.latents[rows], self.told(y), 0.1, draw, Rows(labels=y))

@@ -35,12 +35,12 @@ from common import table
 from torch import Tensor
 from torch.nn import functional
 
-from medlt.chance import noise_like
-from medlt.diffusion.adapt import Full, How, Lora
+from medlt.diffusion.adapt import Finetuning, FullFinetuning, LoraFinetuning
 from medlt.diffusion.finetune import LabelledLatents, train_backbone
 from medlt.diffusion.prompts import Prompts
 from medlt.diffusion.stable.load import load_stable_diffusion
 from medlt.diffusion.stable.untrained import untrained
+from medlt.rng import noise_like
 from medlt.training.runtime import Runtime
 from medlt.training.settings import Training
 
@@ -158,18 +158,18 @@ def now(device: torch.device | str) -> float:
     return time.perf_counter()
 
 
-def medlt(folder: Path, how: How, args: argparse.Namespace, after: Callable[[int], None]) -> None:
+def medlt(folder: Path, how: Finetuning, args: argparse.Namespace, after: Callable[[int], None]) -> None:
     """train_backbone on cached latents; after(step) is called after each step."""
     backbone = load_stable_diffusion(folder).backbone(Prompts(FINDINGS))
     z = noise_like(range(IMAGES), (4, args.pixels // 8, args.pixels // 8))
     data = LabelledLatents(
         lambda uids: z[[int(uid) for uid in uids]], [str(i) for i in range(IMAGES)], labels().numpy(), "noise"
     )
-    training = Training(steps=args.steps + 1, batch=args.batch, checkpoint_every=10**6,
-                        checkpointing=args.checkpointing)  # fmt: skip
+    training = Training(steps=args.steps + 1, batch_size=args.batch, checkpoint_every=10**6,
+                        gradient_checkpointing=args.checkpointing)  # fmt: skip
     runtime = Runtime(args.device, args.precision, None, 0, lambda stage, done, total: after(done))
     with tempfile.TemporaryDirectory() as out:
-        train_backbone(backbone, data, folder=Path(out), training=training, how=how, runtime=runtime)
+        train_backbone(backbone, data, folder=Path(out), training=training, finetuning=how, runtime=runtime)
 
 
 def turns(folder: Path, full: bool, args: argparse.Namespace) -> tuple[list[float], list[float], list[float]]:
@@ -189,7 +189,7 @@ def turns(folder: Path, full: bool, args: argparse.Namespace) -> tuple[list[floa
         theirs.append(now(args.device) - began)
         mark = now(args.device)
 
-    medlt(folder, Full() if full else Lora(rank=RANK), args, after)
+    medlt(folder, FullFinetuning() if full else LoraFinetuning(rank=RANK), args, after)
     return ours[1:-1], theirs[1:], reference[0].encoding[1:]
 
 
@@ -203,7 +203,12 @@ def peak(folder: Path, loop: str, full: bool, args: argparse.Namespace) -> float
     with resident() as seen:
         if loop == "medlt":
             args.steps = 3
-            medlt(folder, Full() if full else Lora(rank=RANK), args, lambda done: kept.append(max(seen)))
+            medlt(
+                folder,
+                FullFinetuning() if full else LoraFinetuning(rank=RANK),
+                args,
+                lambda done: kept.append(max(seen)),
+            )
         else:
             reference = Reference(folder, full, args)
             for _ in range(3):

@@ -35,7 +35,7 @@ from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.encaps import encapsulate, get_frame
 from pydicom.pixels import pixel_array
 
-from medlt.data.convert import PRESETS, Settings, convert
+from medlt.data.convert import PRESETS, ConversionSettings, convert
 from medlt.data.convert.pool import Pool
 from medlt.data.convert.presets import to_uint8
 from medlt.data.dicom.guard import _bits_below, _cleared, open_bytes
@@ -285,7 +285,7 @@ class Tally:
         self.reasons: dict[str, Counter[str]] = {}
         self.verdicts: dict[str, Counter[str]] = {}
         self.lost: list[str] = []
-        self.said: list[str] = []
+        self.faults: list[str] = []
         self.silence, self.seconds = 0.0, 0.0
 
 
@@ -302,8 +302,8 @@ def chunk(files: list[tuple[str, str, bytes]], tally: Tally, workers: int, timeo
             nonlocal last
             tally.silence, last = max(tally.silence, time.monotonic() - last), time.monotonic()
 
-        with heard(tally.said):
-            convert(source, out, Settings(timeout_s=timeout), workers=workers, progress=answered)
+        with heard(tally.faults):
+            convert(source, out, ConversionSettings(timeout_s=timeout), workers=workers, progress=answered)
         tally.seconds += time.monotonic() - started
         _count(files, source, out, tally, timeout, keep)
 
@@ -367,7 +367,7 @@ def lines(tally: Tally, files: int, seed_files: int) -> list[str]:
     """The result as Markdown."""
     told = ["converted", *sorted({r for c in tally.reasons.values() for r in c} - {"converted"})]
     total: Counter[str] = sum(tally.reasons.values(), Counter())
-    loud = Counter(_noise(line) for line in tally.said)
+    loud = Counter(_noise(line) for line in tally.faults)
     out = [
         f"{seed_files} seed files, {files:,} mutated files in {tally.seconds:.0f} s of conversion; "
         f"longest wait for an answer {tally.silence:.1f} s; timeouts {total['timeout']}, crashes {total['crashed']}.",

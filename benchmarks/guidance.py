@@ -24,14 +24,14 @@ from common import table
 from guidance_longtail import FINDINGS, epistemic, taesd
 from torch import Tensor
 
-from medlt.chance import noise_like
 from medlt.diffusion.backbone import Backbone
 from medlt.diffusion.labels import LabelUNet
 from medlt.diffusion.placement import best_dtype
 from medlt.diffusion.sampler import from_noise, sample
 from medlt.diffusion.schedulers import scheduler
 from medlt.diffusion.signals import between
-from medlt.synthesis.guides import Guide, Told, guided
+from medlt.rng import noise_like
+from medlt.synthesis.guides import Guide, SamplingContext, guided
 from medlt.synthesis.longtail import LongtailGuide, pictures
 from medlt.synthesis.minority import JepaGuide, MinorityGuide
 from medlt.synthesis.space import in_calls
@@ -52,9 +52,9 @@ class Features(torch.nn.Sequential):
 
 def guides(device: str) -> dict[str, Guide]:
     """What is measured against no guide."""
-    features, predictor = Features().eval().requires_grad_(False).to(device), epistemic(device)
+    features, guidance_classifier = Features().eval().requires_grad_(False).to(device), epistemic(device)
     longtail: dict[str, Guide] = {
-        f"longtail, TAESD {str(dtype).removeprefix('torch.')}": LongtailGuide(pictures(taesd(dtype, device)), predictor)
+        f"longtail, TAESD {str(dtype).removeprefix('torch.')}": LongtailGuide(pictures(taesd(dtype, device)), guidance_classifier)
         for dtype in dict.fromkeys((torch.float32, best_dtype(device)))
     }
     return {
@@ -75,7 +75,7 @@ def sampler(backbone: Backbone, chosen: Sequence[Guide], weight: float, steps: i
     def sampled(noise: Tensor, condition: Tensor, labels: Tensor, target: Tensor, seeds: Tensor) -> Tensor:
         built = scheduler("ddpm", steps)
         start = from_noise(noise, built)
-        told = Told(backbone, condition, labels, target, seeds, start.timesteps)
+        told = SamplingContext(backbone, condition, labels, target, seeds, start.timesteps)
         return sample(guided(chosen, told, weight), start, built, seeds.tolist())
 
     call = in_calls(sampled, backbone.device, batch)

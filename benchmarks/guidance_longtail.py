@@ -24,11 +24,11 @@ import psutil
 import torch
 from common import table
 
-from medlt.chance import noise_like
 from medlt.classify.epistemic import STATISTICS, Epistemic, Members
 from medlt.classify.networks import network
 from medlt.diffusion.codec import AutoencoderCodec, load_codec
-from medlt.diffusion.through import climb, seen
+from medlt.diffusion.decoded_signal import ascend_estimate, decoded_signal
+from medlt.rng import noise_like
 from medlt.synthesis.longtail import objective, pictures
 from medlt.testing import constant_denoiser, tiny_autoencoder_kl, tiny_autoencoder_tiny
 
@@ -67,7 +67,7 @@ def one_gradient(kind: str, checkpointing: bool, rows: int, side: int) -> tuple[
     look = objective(
         epistemic(), STATISTICS["variance"], torch.ones(rows, FINDINGS).bool(), torch.zeros(rows, FINDINGS)
     )
-    guidance = climb(seen(decode, look), 0.02)
+    guidance = ascend_estimate(decoded_signal(decode, look), 0.02)
     guidance(constant_denoiser(z[:, :, :8, :8]))(z[:, :, :8, :8], 500)  # what the libraries allocate once
     before, began = psutil.Process().memory_info().rss, time.perf_counter()
     guidance(constant_denoiser(z))(z, 500)

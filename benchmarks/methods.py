@@ -18,7 +18,7 @@ import pandas as pd
 from common import table
 from PIL import Image
 
-CHECKS = ("finite", "flat", "saturated", "duplicate", "asserted", "label_consistency", "in_band", "copy")
+CHECKS = ("finite", "flat", "saturated", "duplicate", "target_label", "label_consistency", "in_band", "copy")
 METRICS = ("KID", "KID sd", "precision", "recall", "density", "coverage", "AvgkNN", "LOF", "rarity outside")
 
 
@@ -33,7 +33,7 @@ def wilson(hits: int, of: int, z: float = 1.96) -> str:
 
 def counts(run: Path) -> dict[str, str]:
     """What was tried and kept, and the share of tried images that passed each check."""
-    told, said = json.loads((run / "run.json").read_text()), pd.read_parquet(run / "findings.parquet")
+    told, said = json.loads((run / "run.json").read_text()), pd.read_parquet(run / "checks.parquet")
     rows = {"tried": str(told["counts"]["planned"]), "kept": str(told["counts"]["kept"])}
     for check in CHECKS:
         mine = said[said["check"] == check]

@@ -57,7 +57,7 @@ def main() -> None:
     shown = [images(m, size, list(both[uid])) for m, uid in zip(made, ("uid_x", "uid_y"), strict=True)]
     head = train_guidance_classifier(run, cohort, verifiers)
     column = targets(both["finding"], cohort.findings)
-    judge = verifiers.judges[0]
+    judge = verifiers.verifiers[0]
     assert isinstance(judge, Classifier)
     real = judge.features(cohort.images(cohort.train, judge.size)).numpy()
 

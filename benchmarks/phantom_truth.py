@@ -21,7 +21,7 @@ import torch
 from common import table
 
 from medlt.classify.sets import TrainingSet
-from medlt.classify.train import Classifier, fit
+from medlt.classify.train import Classifier, fit_classifier
 from medlt.data import phantom
 from medlt.data.layouts import from_csv
 from medlt.data.manifest import Manifest
@@ -54,8 +54,8 @@ def _set(part: Manifest) -> TrainingSet:
 def _oracle() -> Classifier:
     cohort = _cohort("oracle")
     train, held = (cohort.where(cohort.rows["split"].isin(splits)) for splits in (("train", "test"), ("val",)))
-    options = {"steps": 2500, "batch": 32, "patience": 100, "evaluate_every": 250}
-    return fit(_set(train), _set(held), runtime=Runtime("cpu", "fp32", 1, 1), store=STORE, **options)
+    options = {"steps": 2500, "batch_size": 32, "patience": 100, "evaluate_every": 250}
+    return fit_classifier(_set(train), _set(held), runtime=Runtime("cpu", "fp32", 1, 1), store=STORE, **options)
 
 
 def _coverage(real: np.ndarray, others: np.ndarray, k: int = 5) -> float:

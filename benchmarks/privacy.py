@@ -62,10 +62,10 @@ class Wrapped(nn.Module):
 
 def lora(rows: int, device: str) -> tuple[nn.Module, Losses]:
     """Adapters on attention."""
-    from medlt.diffusion.adapt import Lora, make_trainable
+    from medlt.diffusion.adapt import LoraFinetuning, make_trainable
 
     net: Any = Wrapped()
-    make_trainable(net, Lora(rank=8), 0)
+    make_trainable(net, LoraFinetuning(rank=8), 0)
     net.to(device)
     x, y, told = (torch.randn(rows, *shape, device=device) for shape in ((4, 16, 16), (4, 16, 16), (8, 64)))
     t = torch.randint(0, 1000, (rows,), device=device)

@@ -38,9 +38,9 @@ def hernias(data: Path, out: Path) -> None:
 
 def told(found: dict[str, Any], folder: Path) -> str:
     """One row of the table."""
-    parts = {one["name"]: one for one in found["findings"]}
+    parts = {one["name"]: one for one in found["results"]}
     words = {True: "not found", False: "FOUND", None: "cannot say"}
-    copies, members, known = (parts[name] for name in ("copies", "membership", "reidentification"))
+    copies, members, known = (parts[name] for name in ("near_copies", "membership", "reidentification"))
     rates = {row["fpr"]: row for row in members.get("rates", []) if row["unit"] == "patient"}
     cells = [words[copies["passed"]] + _hits(copies, folder), words[members["passed"]] + _area(members)]
     cells += [f"{row['tpr']:.3f} [{row['low']:.3f}, {row['high']:.3f}]" for row in rates.values()]
@@ -81,7 +81,7 @@ def main() -> None:
     ]
     sentences = []
     for name, config in RUNS.items():
-        folder = configs.load(Path(config)).out
+        folder = configs.load(Path(config)).output_dir
         if not (folder / "manifest.parquet").is_file():
             augment.main(configs.load(Path(config)))
         if not (folder / "audit.json").is_file():
@@ -90,7 +90,7 @@ def main() -> None:
         said = claim(folder)
         word = "none" if said.epsilon is None else f"({said.epsilon:.2f}, {said.delta:g}) by {said.unit}"
         lines.append(f"| {name} | {word} | {told(found, folder)} |")
-        sentences += ["", f"**{name}**", "", *(f"- {one['name']}: {one['sentence']}" for one in found["findings"])]
+        sentences += ["", f"**{name}**", "", *(f"- {one['name']}: {one['sentence']}" for one in found["results"])]
     table("privacy_audit", lines + sentences)
 
 

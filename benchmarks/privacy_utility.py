@@ -23,12 +23,11 @@ import torch
 from common import table
 
 from medlt import config as configs
-from medlt.chance import rng
 from medlt.checks.consistency import thresholds
 from medlt.classify.sets import TrainingSet
 from medlt.data.loaders import images
 from medlt.data.manifest import Manifest
-from medlt.evaluation.arms import REAL, Arm, Arms, duplicated, lent
+from medlt.evaluation.arms import REAL, Arm, Arms, count_matched_control, match_real_rows
 from medlt.evaluation.engine import train_arms
 from medlt.evaluation.verdict import compare
 from medlt.files import write_table
@@ -39,6 +38,7 @@ from medlt.recipes._cohort import open_cohort
 from medlt.recipes._compare import held_out_rows
 from medlt.recipes._models import train_verifiers
 from medlt.recipes._setup import opened
+from medlt.rng import numpy_generator
 from medlt.store import Store
 from medlt.training.runtime import Runtime, silent
 
@@ -46,7 +46,7 @@ CONFIG = Path("nih14/private")
 STARTS = {"nothing": "null", "synthetic radiographs": "runs/phantom_public/denoiser"}
 CONTROL = "duplicated"
 SIZE, SEEDS, WEIGHT = 64, (0, 1, 2), 0.3
-SETTINGS: dict[str, Any] = {"steps": 300, "batch": 32, "mix": 0.2}
+SETTINGS: dict[str, Any] = {"steps": 300, "batch_size": 32, "synthetic_fraction": 0.2}
 NEVER = "ordinary"
 
 
@@ -54,22 +54,22 @@ def home(out: Path, epsilon: str, start: str) -> Path:
     """Where the run of one row lies; the config's own is its own run."""
     own = configs.load(CONFIG)
     mine = (
-        own.privacy is not None and epsilon == f"{own.privacy.epsilon:g}" and str(own.denoiser.start) == STARTS[start]
+        own.privacy is not None and epsilon == f"{own.privacy.epsilon:g}" and str(own.denoiser.init_from) == STARTS[start]
     )
-    return own.out if mine else out / f"{epsilon}_{start.split()[0]}"
+    return own.output_dir if mine else out / f"{epsilon}_{start.split()[0]}"
 
 
 def asked(out: Path, epsilon: str, start: str) -> configs.RunConfig:
     """The config of one row."""
-    told = [f"out={home(out, epsilon, start)}", f"denoiser.start={STARTS[start]}", "threads=1"]
+    told = [f"output_dir={home(out, epsilon, start)}", f"denoiser.init_from={STARTS[start]}", "threads=1"]
     return configs.load(CONFIG, told if epsilon == NEVER else [*told, f"privacy.epsilon={epsilon}"])
 
 
 def made(out: Path, epsilon: str, start: str) -> Path:
     """The run of one row, made or found."""
     config = asked(out, epsilon, start)
-    if (config.out / "manifest.parquet").is_file():
-        return config.out
+    if (config.output_dir / "manifest.parquet").is_file():
+        return config.output_dir
     with patch.object(augment, "private_fit", lambda *_: None) if epsilon == NEVER else nullcontext():
         return augment.main(config)
 
@@ -83,19 +83,19 @@ def synthetic(run: Path) -> Manifest:
 def main(out: Path, epsilons: list[str]) -> None:
     """Make all runs, judge and compare them, write the table."""
     runs = {(epsilon, start): made(out, epsilon, start) for start in STARTS for epsilon in [*epsilons, NEVER]}
-    base = configs.load(CONFIG, [f"out={out / 'judges'}", "privacy=null", "threads=1"])
+    base = configs.load(CONFIG, [f"output_dir={out / 'judges'}", "privacy=null", "threads=1"])
     with opened(base, silent) as run:
         real = open_cohort(run)
         judges = train_verifiers(run, real, None)
     limits = thresholds(judges.held_out, real.train.rows[list(real.findings)])
     findings = tuple(synthetic(next(iter(runs.values()))).rows["finding"].unique())
-    features = judges.judges[0].features  # type: ignore[attr-defined]
+    features = judges.verifiers[0].features  # type: ignore[attr-defined]
     held = real.images(real.test, base.classifier.size)
     seen = features(held).numpy()
     rows = {
-        key: _looked_at(synthetic(place), judges.judges, limits, real, features, seen) for key, place in runs.items()
+        key: _looked_at(synthetic(place), judges.verifiers, limits, real, features, seen) for key, place in runs.items()
     }
-    order, half = rng("halves of the test images").permutation(len(seen)), len(seen) // 2
+    order, half = numpy_generator("halves of the test images").permutation(len(seen)), len(seen) // 2
     floor = kid(seen[order[:half]], seen[order[half:]])
     scores = _compared(runs, real, findings, out)
     lines = [
@@ -132,14 +132,14 @@ def _compared(runs: dict[Any, Path], real: Any, findings: tuple[str, ...], out: 
     rows = held_out_rows(real, SIZE)
     sets = {f"{epsilon}, {start}": synthetic(place) for (epsilon, start), place in runs.items()}
     first = next(iter(sets.values())).rows
-    copies = duplicated(first.assign(like=lent(first, real.train.rows)), rows.train, WEIGHT)
+    copies = count_matched_control(first.assign(label_source=match_real_rows(first, real.train.rows)), rows.train, WEIGHT)
     arms = [Arm(REAL, "real", SETTINGS), Arm(CONTROL, "control", SETTINGS, copies, REAL)]
     arms += [Arm(name, "synthetic", SETTINGS, _set(one), CONTROL) for name, one in sets.items()]
     trained = train_arms(rows, arms, SEEDS, runtime=Runtime("cpu", "fp32", 1, 0), store=Store(out / "arms"), workers=2)
     known = Arms(trained.test, rows.test.labels, rows.patients, rows.findings, trained.val, rows.val.labels)
     pairs = [(name, CONTROL) for name in [REAL, *sets]]
     differences = compare(known, pairs, {"tail": findings}, draws=2000, seed=0)
-    write_table(out / "differences.parquet", differences)
+    write_table(out / "comparisons.parquet", differences)
     chosen = differences.query("finding == 'tail' and metric == 'AP'").set_index("arm")
     told = {
         name: f"{row['value']:.3f} | {row['difference']:+.3f} [{row['low']:+.3f}, {row['high']:+.3f}]"

@@ -34,7 +34,6 @@ from common import table
 from PIL import Image
 from torch import Tensor
 
-from medlt.chance import noise_like
 from medlt.data.convert.encode import png
 from medlt.diffusion import schedulers
 from medlt.diffusion.codec import load_codec
@@ -45,6 +44,7 @@ from medlt.diffusion.sampler import from_latent, sample
 from medlt.diffusion.stable.load import load_stable_diffusion
 from medlt.diffusion.stable.untrained import untrained
 from medlt.files import write_bytes
+from medlt.rng import noise_like
 from medlt.writer import to_uint8
 
 SIZES: dict[str, dict[str, Any]] = {

@@ -25,11 +25,11 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 
-from medlt.chance import generator
 from medlt.classify.augment import augmentation
 from medlt.classify.classifier import Pace, standardised
 from medlt.classify.networks import network
-from medlt.classify.train import TrainingSet, fit
+from medlt.classify.train import TrainingSet, fit_classifier
+from medlt.rng import torch_generator
 from medlt.store import Store
 from medlt.training.runtime import Runtime
 
@@ -54,7 +54,7 @@ class Plain(Dataset[tuple[Tensor, Tensor]]):
         return len(self.rows)
 
     def __getitem__(self, i: int) -> tuple[Tensor, Tensor]:
-        image = self.augment(self.rows.images[i : i + 1].float() / 255, generator("benchmark", i))
+        image = self.augment(self.rows.images[i : i + 1].float() / 255, torch_generator("benchmark", i))
         return standardised(image)[0], torch.from_numpy(self.rows.labels[i])
 
 
@@ -91,7 +91,7 @@ def ours(rows: TrainingSet, args: argparse.Namespace) -> Pace:
     with tempfile.TemporaryDirectory() as folder:
         val = rows.take(rows.uids[:8])
         runtime = Runtime(args.device, "fp32", None, 0)
-        pace = fit(rows, val, runtime=runtime, store=Store(Path(folder)), steps=args.steps, **options).pace
+        pace = fit_classifier(rows, val, runtime=runtime, store=Store(Path(folder)), steps=args.steps, **options).pace
     assert pace is not None
     return pace
 

@@ -1,4 +1,4 @@
-"""Files that are whole or absent: temporary file, flush, rename. And digests of what they hold."""
+"""Atomic files: a temporary file is written, flushed and renamed. Also locks, and digests of contents."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 @contextmanager
 def atomic(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path`; rename it into place if the block ends well, remove it if not."""
+    """Yield a temporary path beside `path`; rename it to `path` if the block succeeds, remove it if not."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp{path.suffix}")
@@ -39,13 +39,13 @@ def atomic(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def whole_folder(folder: Path) -> Iterator[Path]:
-    """Yield a temporary folder beside `folder`, renamed into place if the block ends well, removed if not.
+    """Yield a temporary folder beside `folder`; rename it to `folder` if the block succeeds, remove it if not.
 
-    What a killed process of this machine left of its own is removed. Raises InputError where `folder` holds something
-    already: nothing is overwritten.
+    Temporary folders that a killed process on this machine left are removed. Raises InputError if `folder` is not
+    empty: nothing is overwritten.
     """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise InputError(f"{folder} exists already; give another folder, or move it away first")
+        raise InputError(f"{folder.absolute()} exists already; give another folder, or move it away first")
     fresh = folder.with_name(f".{folder.name}.{platform.node()}.{os.getpid()}.tmp")
     for left in folder.parent.glob(f".{glob.escape(folder.name)}.{platform.node()}.*.tmp"):
         if left == fresh or not _runs(left.suffixes[-2][1:]):
@@ -55,13 +55,14 @@ def whole_folder(folder: Path) -> Iterator[Path]:
         yield fresh
         fresh.rename(folder)
     except OSError as error:
-        raise InputError(f"{folder} cannot be written ({error.strerror or error}); choose a place with room") from None
+        reason = error.strerror or error
+        raise InputError(f"{folder.absolute()} cannot be written ({reason}); choose a place with free space") from None
     finally:
         shutil.rmtree(fresh, ignore_errors=True)
 
 
 def _runs(process: str) -> bool:
-    """Whether a process of this number runs on this machine; False for what is no number."""
+    """Return whether a process with this id runs on this machine; False if the text is not a number."""
     try:
         os.kill(int(process), 0)
     except PermissionError:
@@ -71,15 +72,15 @@ def _runs(process: str) -> bool:
     return True
 
 
-WAIT = 5.0  # seconds before it is said that another process is waited for
+WAIT = 5.0  # seconds of waiting before the warning
 
 
 @contextmanager
 def locked(path: Path, what: str, *, wait: bool = True) -> Iterator[None]:
-    """Hold the lock file `path` (filelock) during the block; the operating system frees it when the process dies.
+    """Hold the lock file `path` (filelock) during the block; the operating system releases it if the process dies.
 
-    `what` is the thing that only one process may work on. Waits for another process, and says so; without `wait` it
-    raises InputError instead.
+    `what` names the resource in messages. If another process holds the lock, log a warning and wait; without `wait`
+    raise InputError instead.
     """
     from filelock import FileLock, Timeout
 
@@ -90,11 +91,11 @@ def locked(path: Path, what: str, *, wait: bool = True) -> Iterator[None]:
     except Timeout:
         if not wait:
             raise InputError(f"{what}: another process is working on it; wait until it ends, or stop it") from None
-        logging.getLogger(__name__).warning("waiting for another process that works on %s", what)
+        logging.getLogger(__name__).warning("waiting for another process that is working on %s", what)
         lock.acquire()
     except OSError as error:
-        told = f"{path.parent} cannot be written ({error.strerror or error})"
-        raise InputError(f"{told}; choose a place with room and permission") from None
+        problem = f"{path.parent.absolute()} cannot be written ({error.strerror or error})"
+        raise InputError(f"{problem}; choose a place with free space and write permission") from None
     try:
         yield
     finally:
@@ -113,12 +114,12 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write `value` as sorted, indented JSON. Raises ValueError on NaN, which JSON does not know."""
+    """Write `value` as sorted, indented JSON. Raises ValueError on NaN, which JSON does not allow."""
     write_text(path, json.dumps(value, indent=2, sort_keys=True, allow_nan=False) + "\n")
 
 
 def write_table(path: Path, table: pd.DataFrame) -> None:
-    """Write `table` as parquet with its index; equal tables give equal bytes. Empty lists are lists of text."""
+    """Write `table` as parquet with its index; equal tables give equal bytes. Empty lists get the type list of text."""
     import pyarrow as pa
 
     with atomic(path) as temporary:
@@ -130,7 +131,7 @@ def write_table(path: Path, table: pd.DataFrame) -> None:
 
 
 def read_table(path: Path) -> pd.DataFrame:
-    """Read a table as `write_table` wrote it; lists come back as lists. Raises OSError or ValueError for any other."""
+    """Read a table that `write_table` wrote; lists stay lists. Raises OSError or ValueError for any other file."""
     import numpy as np
     import pandas as pd
 
@@ -142,9 +143,9 @@ def read_table(path: Path) -> pd.DataFrame:
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
-    """Write named tensors as safetensors. The format keeps no order of metadata: two entries are a ValueError.
+    """Write named tensors as safetensors. Raises ValueError on two metadata entries: the format keeps no order.
 
-    Raises OSError, with its number, where there is no room or no permission.
+    Raises OSError, with its errno, if there is no free space or no permission.
     """
     if metadata and len(metadata) > 1:
         raise ValueError(f"metadata of {path} has {len(metadata)} entries; put them into one, or equal files differ")
@@ -154,7 +155,7 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[s
     with atomic(path) as temporary:
         try:
             save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, temporary, dict(metadata or {}))
-        except SafetensorError as error:  # which tells the system's error in words only
+        except SafetensorError as error:  # the errno of the system is in its text only
             if number := re.search(r"os error (\d+)", str(error)):
                 raise OSError(int(number[1]), os.strerror(int(number[1])), str(path)) from None
             raise
@@ -168,7 +169,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
 
 
 def digest(*parts: object) -> str:
-    """16 hex digits that name `parts`: bytes as they are, everything else by its sorted JSON or printed form."""
+    """Return 16 hex digits that identify `parts`: bytes as they are, everything else by sorted JSON or `str`."""
     state = hashlib.blake2b(digest_size=8)
     for part in parts:
         state.update(part if isinstance(part, bytes) else json.dumps(part, sort_keys=True, default=str).encode())
@@ -177,23 +178,23 @@ def digest(*parts: object) -> str:
 
 
 def tensor_bytes(tensor: Tensor) -> bytes:
-    """The bytes of a tensor's values in order, of any kind (numpy knows no bfloat16)."""
+    """Return the bytes of a tensor's values in order, for any dtype (numpy has no bfloat16)."""
     import torch
 
     return tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()
 
 
 def digest_tensors(tensors: Mapping[str, Tensor]) -> str:
-    """16 hex digits that name tensors: their names and bytes, in the order of the names."""
+    """Return 16 hex digits that identify named tensors: names and bytes, in the order of the names."""
     return digest(*(part for name in sorted(tensors) for part in (name, tensor_bytes(tensors[name]))))
 
 
 def digest_bytes(data: bytes) -> str:
-    """32 hex digits that name these bytes; as `digest_file` of a file that holds them."""
+    """Return 32 hex digits that identify these bytes; equal to `digest_file` of a file with these bytes."""
     return hashlib.blake2b(data, digest_size=16).hexdigest()
 
 
 def digest_file(path: Path) -> str:
-    """32 hex digits that name a file's bytes, read in pieces."""
+    """Return 32 hex digits that identify a file's bytes; the file is read in pieces."""
     with Path(path).open("rb") as handle:
         return hashlib.file_digest(handle, lambda: hashlib.blake2b(digest_size=16)).hexdigest()

@@ -1,14 +1,14 @@
-"""The artifact store: everything learnt or cached is found by a digest of contents and settings, never by a name.
+"""The artifact store: trained networks and caches are stored under a digest of their inputs and settings.
 
-    ROOT/KIND/DIGEST/             the files of one artifact, and artifact.json, which says what it is
-    ROOT/KIND/DIGEST.lock         held by the process that makes it; others wait
-    ROOT/KIND/DIGEST.work/        where it is made; a killed process leaves it, and the next one continues there
-    ROOT/KIND/DIGEST.damaged-N/   what failed its checksums, set aside
+    ROOT/KIND/DIGEST/             the files of one artifact, and artifact.json, which describes it
+    ROOT/KIND/DIGEST.lock         held by the process that builds it; other processes wait
+    ROOT/KIND/DIGEST.work/        where it is built; if the process is killed, the next one continues there
+    ROOT/KIND/DIGEST.damaged-N/   an artifact whose checksums failed, moved aside
 
-An artifact is made in its work folder under a lock, its files are hashed, and the folder is renamed into place: so it
-is there whole or not at all. When it is opened again each file is compared with its checksum. The key holds all that
-decides the contents (pixels, labels, uids, settings, the format number of the code), by value or by digest; versions of
-packages are recorded beside it and do not decide.
+An artifact is built in its work folder under a lock, its files are hashed, and the folder is renamed into place, so it
+is complete or absent. Each file is compared with its checksum when the artifact is opened. The key holds everything
+that determines the contents (pixels, labels, uids, settings, the format number of the code), by value or by digest.
+Package versions are recorded, and are not part of the key.
 """
 
 from __future__ import annotations
@@ -35,19 +35,19 @@ NO_PLACE = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, 
 log = logging.getLogger(__name__)
 
 Build = Callable[[Path], None]
-"""Writes the files of an artifact into a folder, which may hold what an interrupted call left."""
+"""Writes the files of an artifact into a folder, which may hold files of an interrupted call."""
 
 
 @dataclass(frozen=True)
 class Artifact:
-    """A finished artifact: its folder, the digest of its key, and the versions of the packages that made it."""
+    """A finished artifact: its folder, the digest of its key, and the versions of the packages that built it."""
 
     kind: str
     folder: Path
     digest: str
     versions: Mapping[str, str]
     contents: str
-    """A digest of the files' bytes: equal artifacts of other keys have it in common."""
+    """Digest of the files' bytes; equal for equal artifacts with different keys."""
 
     def path(self, name: str) -> Path:
         """Return the path of one of its files."""
@@ -56,11 +56,11 @@ class Artifact:
 
 @dataclass(frozen=True)
 class Store:
-    """Artifacts below `root`, which several runs and processes may share."""
+    """The artifacts below `root`. Several runs and processes may share one store."""
 
     root: Path
     used: list[Artifact] = field(default_factory=list, repr=False, compare=False)
-    """What was made or found, in the order of the calls, for whoever keeps a record of it."""
+    """The artifacts that were built or opened, in the order of the calls, for the record of a run."""
     _verified: dict[Path, tuple[int, ...]] = field(default_factory=dict, repr=False, compare=False)
     _others: set[str] = field(default_factory=set, repr=False, compare=False)
 
@@ -68,94 +68,94 @@ class Store:
         object.__setattr__(self, "root", Path(os.path.abspath(self.root)))
 
     def place(self, kind: str, key: Mapping[str, Any]) -> Path:
-        """Return where the artifact of this key lies, or would lie.
+        """Return the folder of the artifact with this key, whether it exists or not.
 
         Raises TypeError for a key that holds anything but numbers, text, None, and lists, mappings and data classes of
-        them: a printed tensor or path does not say what is in it.
+        them: the printed form of a tensor or a path does not identify its contents.
         """
         return self.root / kind / digest(_plain(key))
 
     def find(self, kind: str, key: Mapping[str, Any]) -> Artifact | None:
-        """Return the artifact of this key after comparing its files with their checksums, or None.
+        """Return the artifact with this key, or None. Its files are compared with their checksums.
 
-        A damaged one is set aside, with a warning that names the file, and None is returned.
+        A damaged artifact is moved aside with a warning that names the file; the result is then None.
         """
         return self.open(kind, self.place(kind, key))
 
     def folders(self, kind: str) -> list[Path]:
-        """Return the folders of all artifacts of a kind, not yet compared with their checksums (see `open`)."""
-        found = (path.parent for path in (self.root / kind).glob(f"*/{RECORD}"))
-        return sorted(folder for folder in found if "." not in folder.name)
+        """Return the folders of all artifacts of a kind, without verifying their checksums (see `open`)."""
+        folders = (path.parent for path in (self.root / kind).glob(f"*/{RECORD}"))
+        return sorted(folder for folder in folders if "." not in folder.name)
 
     def make(
         self, kind: str, key: Mapping[str, Any], build: Build, *, work: Mapping[str, Any] | None = None
     ) -> Artifact:
-        """Return the artifact of this key; where there is none, `build` makes it under a lock.
+        """Return the artifact with this key; call `build` under a lock if it does not exist.
 
-        `build` is given the work folder and leaves there the files of the artifact. Names that begin with a dot, and
-        the folder `checkpoint`, are not part of it. `work` is the key of a work folder that several artifacts share and
-        that is kept: trainings that can be continued into one another. Raises InputError where the place cannot be
-        written; what was there before then stays.
+        `build` receives the work folder and writes the files of the artifact there. Names that begin with a dot, and
+        the folder `checkpoint`, are not part of the artifact. `work` is the key of a work folder that several artifacts
+        share and that is kept, for trainings that continue one another. Raises InputError if the store cannot be
+        written; existing artifacts then stay.
         """
         place = self.place(kind, key)
-        if isinstance(found := self._read(kind, place), Artifact):
-            return self._noted(found)
+        if isinstance(existing := self._read(kind, place), Artifact):
+            return self._record(existing)
         with locked(place.with_suffix(".lock"), f"the {kind} {place.name}"):
             if (artifact := self._open(kind, place)) is not None:
-                return self._noted(artifact)
+                return self._record(artifact)
             folder = self.place(kind, work if work is not None else key).with_suffix(".work")
-            with locked(folder.with_suffix(".work.lock"), f"the {kind} {place.name}"), _told(folder):
+            with locked(folder.with_suffix(".work.lock"), f"the {kind} {place.name}"), _storage_errors(folder):
                 folder.mkdir(parents=True, exist_ok=True)
                 begun = self._begin(kind, folder)
                 build(folder)
                 self._publish(kind, key, folder, place, begun, keep=work is not None)
             artifact = self._open(kind, place)
         if artifact is None:
-            raise InputError(f"{place}: reads back otherwise than it was written; check the disk, and run again")
-        return self._noted(artifact)
+            raise InputError(f"{place}: the files differ from what was written; check the disk, and run again")
+        return self._record(artifact)
 
-    def _noted(self, artifact: Artifact) -> Artifact:
+    def _record(self, artifact: Artifact) -> Artifact:
         self.used.append(artifact)
         return artifact
 
     def open(self, kind: str, place: Path) -> Artifact | None:
-        """Return the artifact in this folder, as `find` does."""
-        found = self._read(kind, place)
-        if not isinstance(found, str):
-            return found
+        """Return the artifact in this folder, verified as by `find`, or None."""
+        result = self._read(kind, place)
+        if not isinstance(result, str):
+            return result
         with locked(place.with_suffix(".lock"), f"the {kind} {place.name}"):
-            return self._open(kind, place)  # another process may have made it again meanwhile
+            return self._open(kind, place)  # another process may have built it again meanwhile
 
     def _begin(self, kind: str, folder: Path) -> dict[str, str]:
-        """Return the versions this work folder was begun with; tell where they are not today's."""
+        """Return the versions this work folder was begun with; warn if they differ from the installed ones."""
         begun: dict[str, str] = {}
         with suppress(OSError, ValueError):
             begun = dict(json.loads((folder / BEGUN).read_text()))
         if not begun:
             write_json(folder / BEGUN, begun := versions())
-        self._tell(f"the {kind} {folder.stem} was begun", begun)
+        self._warn_versions(f"the {kind} {folder.stem} was begun", begun)
         return begun
 
-    def _tell(self, what: str, made_by: Mapping[str, str]) -> None:
-        """Warn, once for each set of versions, that something was made by other versions than today's."""
+    def _warn_versions(self, what: str, made_by: Mapping[str, str]) -> None:
+        """Warn, once per set of versions, that the versions of an artifact differ from the installed ones."""
         now = versions()
         other = [name for name in sorted(made_by) if now.get(name) != made_by[name]]
-        told = ", ".join(f"{name} {made_by[name]} (now {now.get(name, 'absent')})" for name in other)
-        if other and told not in self._others:
-            self._others.add(told)
-            log.warning("%s by other versions: %s; they are recorded with it", what, told)
+        changes = ", ".join(f"{name} {made_by[name]} (now {now.get(name, 'absent')})" for name in other)
+        if other and changes not in self._others:
+            self._others.add(changes)
+            log.warning("%s with other versions: %s; they are recorded with it", what, changes)
 
     def _publish(
         self, kind: str, key: Mapping[str, Any], folder: Path, place: Path, begun: dict[str, str], *, keep: bool
     ) -> None:
-        """Put what was built in its place, with its record, in one rename; the work folder is whole until then."""
+        """Move the built files and their record into place in one rename; the work folder stays complete until then."""
         fresh = place.with_suffix(".fresh")
         shutil.rmtree(fresh, ignore_errors=True)
         try:
             fresh.mkdir(parents=True)
             for name in _files(folder):
                 (target := fresh / name).parent.mkdir(parents=True, exist_ok=True)
-                _put(folder / name, target, copy=keep)
+                _link_or_copy(folder / name, target, copy=keep)
             record = {"kind": kind, "key": _plain(key), "versions": versions()}
             record |= {"files": {name: digest_file(fresh / name) for name in _files(fresh)}}
             record |= {"begun": begun} if begun != versions() else {}
@@ -167,20 +167,20 @@ class Store:
             shutil.rmtree(folder, ignore_errors=True)
 
     def _open(self, kind: str, place: Path) -> Artifact | None:
-        """As `open`, under the lock."""
-        found = self._read(kind, place)
-        if not isinstance(found, str):
-            return found
+        """Do as `open`, under the lock."""
+        result = self._read(kind, place)
+        if not isinstance(result, str):
+            return result
         number = 1
         while (aside := place.with_suffix(f".damaged-{number}")).exists():
             number += 1
-        with _told(place):
+        with _storage_errors(place):
             place.rename(aside)
-        log.warning("%s is damaged; it was moved to %s and is made again", place / found, aside.name)
+        log.warning("%s is damaged; it was moved to %s and is built again", place / result, aside.name)
         return None
 
     def _read(self, kind: str, place: Path) -> Artifact | str | None:
-        """The artifact in this folder, the name of its first damaged file, or None where there is no folder."""
+        """Return the artifact in this folder, the name of its first damaged file, or None if there is no folder."""
         if not place.is_dir():
             return None
         sums: dict[str, str] = {}
@@ -196,11 +196,11 @@ class Store:
         for name, checksum in sums.items():
             if not self._sound(place / name, checksum):
                 return name
-        self._tell(f"the {kind} {place.name} was made", made_by)
+        self._warn_versions(f"the {kind} {place.name} was built", made_by)
         return Artifact(kind, place, place.name, made_by, digest(sums))
 
     def _sound(self, file: Path, checksum: str) -> bool:
-        """Whether a file has its checksum; asked once for a file that does not change meanwhile."""
+        """Return whether a file has its checksum; an unchanged file is hashed once."""
         try:
             status = file.stat()
             seen = (status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino)
@@ -215,19 +215,19 @@ class Store:
 
 
 @contextmanager
-def _told(place: Path) -> Iterator[None]:
-    """Tell in one line where there is no room or no permission."""
+def _storage_errors(place: Path) -> Iterator[None]:
+    """Raise InputError, in one line, if there is no free space or no permission."""
     try:
         yield
     except OSError as error:
         if error.errno not in NO_PLACE:
             raise
-        told = f"{error.filename or place}: {error.strerror}"
-        raise InputError(f"{told}; make room or mend the permission there, and run again") from None
+        problem = f"{os.path.abspath(error.filename or place)}: {error.strerror}"
+        raise InputError(f"{problem}; free space or fix the permissions there, and run again") from None
 
 
 def _plain(value: Any) -> Any:
-    """A key as JSON gives it back. Raises TypeError for what JSON does not know."""
+    """Return a key as JSON restores it. Raises TypeError for a value that JSON cannot hold."""
     if isinstance(value, Mapping):
         return {str(name): _plain(part) for name, part in value.items()}
     if is_dataclass(value) and not isinstance(value, type):
@@ -243,8 +243,8 @@ def _plain(value: Any) -> Any:
     raise TypeError(f"a key of the store holds a {type(value).__name__}; put a digest of its contents there")
 
 
-def _put(source: Path, target: Path, *, copy: bool) -> None:
-    """A second name for the file where that can be, else a copy."""
+def _link_or_copy(source: Path, target: Path, *, copy: bool) -> None:
+    """Make a hard link to the file, or a copy if there can be no link."""
     if not copy:
         with suppress(OSError):
             target.hardlink_to(source)
@@ -253,7 +253,7 @@ def _put(source: Path, target: Path, *, copy: bool) -> None:
 
 
 def _files(folder: Path) -> list[str]:
-    """Names of an artifact's files, relative to its folder: neither hidden, nor of a checkpoint, nor the record."""
+    """Return the names of an artifact's files, relative to its folder, without hidden files, checkpoints and record."""
     names = (path.relative_to(folder) for path in sorted(folder.rglob("*")) if path.is_file())
     own = (name for name in names if not any(part.startswith(".") or part == "checkpoint" for part in name.parts))
     return [name.as_posix() for name in own if name.as_posix() != RECORD]

@@ -1,6 +1,6 @@
-"""Tiny real twins of every protocol: small enough for a unit test, true enough to test against.
+"""Tiny implementations of every protocol, for unit tests.
 
-Each is exact where the real thing is only approximate, so that a test can state what the answer must be.
+Each is exact where a trained network is only approximate, so that a test can state the expected result.
 """
 
 from __future__ import annotations
@@ -13,16 +13,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from medlt import chance
 from medlt.diffusion.backbone import Backbone
 from medlt.diffusion.labels import LabelVector
-from medlt.types import Denoiser, Finding, InputError, Signal
+from medlt.rng import numpy_generator
+from medlt.types import CheckResult, Denoiser, InputError, Signal
 
 
 class IdentityCodec:
-    """A codec that loses nothing: latents are the image's own pixels, `factor` x `factor` of them to the channels.
+    """A lossless codec: latents are the image's pixels, each `factor` x `factor` block moved to the channels.
 
-    The spread is 0, or `spread` everywhere, so that sampling latents can be told from their mode.
+    The standard deviation is `spread` everywhere, so that a test can distinguish sampled latents from their mode.
     """
 
     def __init__(self, factor: int = 1, spread: float = 0.0, scale: float = 1.0) -> None:
@@ -33,25 +33,25 @@ class IdentityCodec:
         self.digest = f"identity-{factor}-{spread}-{scale}"
 
     def moments(self, images: Tensor) -> Tensor:
-        """Pixels | spread, [B,2C,H/factor,W/factor]."""
+        """Return pixels and spread, stacked, [B,2C,H/factor,W/factor]."""
         if images.shape[-2] % self.factor or images.shape[-1] % self.factor:
             raise InputError(f"images of {tuple(images.shape[-2:])} px; resize to a multiple of {self.factor} px")
         mean = functional.pixel_unshuffle(images, self.factor)
         return torch.cat([mean, torch.full_like(mean, self.spread)], 1)
 
     def latents(self, moments: Tensor, noise: Tensor | None = None) -> Tensor:
-        """(mean + sd * noise) * scale."""
+        """Return (mean + sd * noise) * scale."""
         mean, sd = moments.chunk(2, 1)
         return (mean if noise is None else mean + sd * noise) * self.scale
 
     def decode(self, latents: Tensor) -> Tensor:
-        """The pixels back, cut to [0,1]."""
+        """Return the pixels, clipped to [0,1]."""
         return functional.pixel_shuffle(latents / self.scale, self.factor).clamp(0, 1)
 
 
 @dataclass(frozen=True)
 class Mixture:
-    """Exact denoiser of a Gaussian mixture: the closed-form truth for samplers and guidance.
+    """Exact denoiser of a Gaussian mixture: the closed-form reference for samplers and guidance.
 
     x0 ~ sum_k weights_k N(means_k, std^2 I), weights [K], means [K,D]; x_t = sqrt(abar) x0 + sqrt(1 - abar) n [B,D].
     Given the component, E[x0 | x_t] = m + sqrt(abar) std^2 / var (x_t - sqrt(abar) m), var = abar std^2 + 1 - abar.
@@ -70,51 +70,53 @@ class Mixture:
         return (resp[..., None] * (self.means + a.sqrt() * self.std**2 / var * gap)).sum(1)
 
     def fractions(self, x: Tensor) -> Tensor:
-        """Share of x [B,D] nearest to each mean, [K]."""
+        """Return the share of x [B,D] nearest to each mean, [K]."""
         nearest = torch.cdist(x, self.means.to(x)).argmin(1)
         return nearest.bincount(minlength=len(self.means)) / len(x)
 
 
 def constant_denoiser(x0: Tensor) -> Denoiser:
-    """A denoiser that answers x0 whatever it is shown."""
+    """Return a denoiser whose estimate is `x0` for every input."""
     return lambda x_t, t: x0
 
 
 class Answer(nn.Module):
-    """A network that is a plain function answer(x_t, t [B], condition) of its arguments."""
+    """A network that calls the function answer(x_t, t [B], condition)."""
 
     def __init__(self, answer: Callable[[Tensor, Tensor, Tensor], Tensor]) -> None:
         super().__init__()
         self.answer = answer
 
     def forward(self, x_t: Tensor, t: Tensor, condition: Tensor) -> Tensor:
-        """What the function says."""
+        """Return the function's value."""
         return self.answer(x_t, t, condition)
 
 
 def label_backbone(answer: Callable[[Tensor, Tensor, Tensor], Tensor], findings: int, **changes: Any) -> Backbone:
-    """A Backbone told label vectors whose network is `answer`: x0 estimates, unless `changes` names another."""
-    said: dict[str, Any] = {"prediction": "sample", "channels": 1, "digest": "answer"} | changes
-    return Backbone(Answer(answer), LabelVector(findings), **said)
+    """Return a Backbone conditioned on label vectors whose network is `answer`; it predicts x0 unless changed."""
+    settings: dict[str, Any] = {"prediction": "sample", "channels": 1, "digest": "answer"} | changes
+    return Backbone(Answer(answer), LabelVector(findings), **settings)
 
 
 def constant_signal(value: float) -> Signal:
-    """A signal that is `value` everywhere; its gradient is 0."""
+    """Return a signal that is `value` everywhere; its gradient is 0."""
     return lambda x0, t: x0.flatten(1).sum(1) * 0 + value
 
 
 def always(check: str, passed: bool) -> Any:
-    """A check that says the same of every image."""
+    """Return a check that gives the same result for every image."""
 
-    def look(batch: Any) -> Sequence[Finding]:
-        return [Finding(check, str(uid), float(passed), 1.0, passed, f"always {passed}") for uid in batch.rows.index]
+    def validate(batch: Any) -> Sequence[CheckResult]:
+        return [
+            CheckResult(check, str(uid), float(passed), 1.0, passed, f"always {passed}") for uid in batch.rows.index
+        ]
 
-    return look
+    return validate
 
 
 @dataclass(frozen=True)
 class Discs:
-    """A data set of `n` smooth discs on a gradient, {"uid", "image" [1,size,size] in [0,1]}; made when asked for."""
+    """A data set of `n` smooth discs on a gradient, {"uid", "image" [1,size,size] in [0,1]}, drawn on access."""
 
     n: int
     size: int = 32
@@ -122,7 +124,7 @@ class Discs:
 
     @property
     def uids(self) -> tuple[str, ...]:
-        """disc-0, disc-1, ..."""
+        """Return disc-0, disc-1, ..."""
         return tuple(f"disc-{i}" for i in range(self.n))
 
     def __len__(self) -> int:
@@ -131,7 +133,9 @@ class Discs:
     def __getitem__(self, index: int) -> dict[str, Any]:
         if not 0 <= index < self.n:
             raise IndexError(index)
-        x, y, radius, light = chance.rng(self.seed, "disc", index).uniform([0.3, 0.3, 0.1, 0.4], [0.7, 0.7, 0.3, 0.8])
+        x, y, radius, light = numpy_generator(self.seed, "disc", index).uniform(
+            [0.3, 0.3, 0.1, 0.4], [0.7, 0.7, 0.3, 0.8]
+        )
         axis = torch.linspace(0, 1, self.size)
         distance = ((axis[None, :] - x) ** 2 + (axis[:, None] - y) ** 2).sqrt()
         image = 0.2 * axis[:, None] + light * torch.sigmoid((radius - distance) * 40)
@@ -139,7 +143,7 @@ class Discs:
 
 
 def tiny_autoencoder_kl(seed: int = 0, **changes: Any) -> Any:
-    """An untrained diffusers AutoencoderKL of a few thousand weights: 3 channels, 4 latent channels, factor 4."""
+    """Return a small untrained diffusers AutoencoderKL: 3 channels, 4 latent channels, factor 4."""
     from diffusers import AutoencoderKL
 
     settings: dict[str, Any] = {
@@ -155,7 +159,7 @@ def tiny_autoencoder_kl(seed: int = 0, **changes: Any) -> Any:
 
 
 def tiny_autoencoder_tiny(seed: int = 0, **changes: Any) -> Any:
-    """An untrained diffusers AutoencoderTiny of a few thousand weights: 3 channels, 4 latent channels, factor 4."""
+    """Return a small untrained diffusers AutoencoderTiny: 3 channels, 4 latent channels, factor 4."""
     from diffusers import AutoencoderTiny
 
     settings: dict[str, Any] = {
@@ -167,6 +171,6 @@ def tiny_autoencoder_tiny(seed: int = 0, **changes: Any) -> Any:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         network = AutoencoderTiny(**settings | changes).eval()
-    with torch.no_grad():  # untrained, its images would be so flat that a decoder takes them for blank ones
+    with torch.no_grad():  # the images of an untrained decoder are so flat that checks treat them as blank
         network.decoder.layers[-1].weight *= 20
     return network

@@ -1,4 +1,4 @@
-"""The versions that shape a result: Python's and those of the packages that compute it."""
+"""The versions that affect a result: Python and the packages that compute it."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ PACKAGES = ("medlt", "torch", "monai", "diffusers", "accelerate", "pydicom", "nu
 
 @cache
 def _installed() -> tuple[tuple[str, str], ...]:
-    found = [("python", platform.python_version())]
+    installed = [("python", platform.python_version())]
     for name in PACKAGES:
         try:
-            found.append((name, metadata.version(name)))
+            installed.append((name, metadata.version(name)))
         except metadata.PackageNotFoundError:
-            found.append((name, "absent"))
-    return tuple(found)
+            installed.append((name, "absent"))
+    return tuple(installed)
 
 
 def versions() -> dict[str, str]:
-    """Return Python's version and the packages'; 'absent' where one is not installed."""
+    """Return the versions of Python and of the packages; 'absent' for a package that is not installed."""
     return dict(_installed())

@@ -26,7 +26,7 @@ from medlt.data.dicom.synthetic import Origin, synthetic_bytes
 from medlt.data.manifest import uids_in
 from medlt.files import digest, read_table, write_bytes, write_table, write_text
 from medlt.store import Artifact, Store
-from medlt.types import Batch, Finding, InputError
+from medlt.types import Batch, CheckResult, InputError
 
 FORMAT = 1
 KIND = "shards"
@@ -90,14 +90,14 @@ class DatasetWriter:
             self._home.update({path.stem: shard for path in shard.path("images").glob("*.png")})
         return shard is not None
 
-    def write(self, rows: pd.DataFrame, batch: Batch, findings: Sequence[Finding], kept: Sequence[str]) -> None:
+    def write(self, rows: pd.DataFrame, batch: Batch, findings: Sequence[CheckResult], kept: Sequence[str]) -> None:
         """Write the shard of plan rows `rows`: the images of `kept`, their rows and labels, the findings on all.
 
         batch: the images of just these rows. Raises what the first image that fails raises; there is no shard then.
         """
         self.shard(rows, lambda: (batch, findings, kept))
 
-    def shard(self, rows: pd.DataFrame, make: Callable[[], tuple[Batch, Sequence[Finding], Sequence[str]]]) -> None:
+    def shard(self, rows: pd.DataFrame, make: Callable[[], tuple[Batch, Sequence[CheckResult], Sequence[str]]]) -> None:
         """Find the shard of these rows, or have it made under a lock; `make` as the arguments of `write`."""
 
         def build(folder: Path) -> None:
@@ -123,9 +123,9 @@ class DatasetWriter:
         """All kept rows with their labels, indexed by uid, in plan order; integers as the plan has them."""
         return _joined(folder / "kept.parquet" for folder in self._opened())
 
-    def findings(self) -> pd.DataFrame:
-        """All findings of all checks, one row a check and image."""
-        table = _joined(folder / "findings.parquet" for folder in self._opened())
+    def results(self) -> pd.DataFrame:
+        """Return the results of all checks, one row a check and image."""
+        table = _joined(folder / "checks.parquet" for folder in self._opened())
         return table.reset_index(drop=True).reindex(columns=list(COLUMNS))
 
     def _files(self, uids: Iterable[str]) -> list[Path]:
@@ -164,7 +164,7 @@ class DatasetWriter:
             )  # fmt: skip
 
 
-def _fill(folder: Path, batch: Batch, findings: Sequence[Finding], kept: Sequence[str]) -> None:
+def _fill(folder: Path, batch: Batch, findings: Sequence[CheckResult], kept: Sequence[str]) -> None:
     """The files of a shard: images, several at a time, then the tables."""
     chosen = np.flatnonzero(batch.rows.index.isin(set(kept)))
     uids, pixels = [str(uid) for uid in batch.rows.index[chosen]], to_uint8(batch.images[chosen])
@@ -172,7 +172,7 @@ def _fill(folder: Path, batch: Batch, findings: Sequence[Finding], kept: Sequenc
         left.unlink()
     with ThreadPoolExecutor(WRITERS, "writer") as pool:  # encoding and fsync both let go of the interpreter
         list(pool.map(lambda uid, image: write_bytes(folder / "images" / f"{uid}.png", png(image)), uids, pixels))
-    write_table(folder / "findings.parquet", pd.DataFrame([asdict(f) for f in findings], columns=COLUMNS))
+    write_table(folder / "checks.parquet", pd.DataFrame([asdict(f) for f in findings], columns=COLUMNS))
     rows = batch.rows.iloc[chosen].join(batch.labels.iloc[chosen])
     write_table(folder / "kept.parquet", rows.assign(path=[f"images/{uid}.png" for uid in uids]))
 

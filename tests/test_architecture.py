@@ -12,7 +12,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "medlt"
 LAYERS = (  # a module imports only from strictly lower layers, or from its own room
-    {"types", "chance", "versions", "_version"},
+    {"types", "rng", "versions", "_version"},
     {"files"},
     {"store", "config"},
     {"training", "metrics"},
@@ -27,7 +27,7 @@ LAYERS = (  # a module imports only from strictly lower layers, or from its own 
     {"testing"},
 )
 RANK = {module: i for i, layer in enumerate(LAYERS) for module in layer}
-WITHIN = {"chance": {"types"}}
+WITHIN = {"rng": {"types"}}
 """What of its own layer a module may import."""
 
 

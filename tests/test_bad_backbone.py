@@ -47,8 +47,8 @@ def sound(tmp_path_factory: pytest.TempPathFactory) -> Path:
     rows = []
     for i in range(24):
         Image.fromarray(np.full((40, 40), 10 * i, np.uint8)).save(place / f"i{i}.png")
-        told = {"uid": f"i{i}", "path": f"i{i}.png", "patient_id": f"p{i // 2}", "split": splits[i // 2 % 6]}
-        rows.append(told | {"view": "PA", "sex": "M", "age": 40, "Mass": int(i % 2 == 0), "Hernia": int(i % 4 == 1)})
+        row = {"uid": f"i{i}", "path": f"i{i}.png", "patient_id": f"p{i // 2}", "split": splits[i // 2 % 6]}
+        rows.append(row | {"view": "PA", "sex": "M", "age": 40, "Mass": int(i % 2 == 0), "Hernia": int(i % 4 == 1)})
     pd.DataFrame(rows).to_csv(place / "table.csv", index=False)
     return place
 
@@ -71,12 +71,13 @@ def place(sound: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def config_of(sound: Path, changes: dict[str, Any]) -> dict[str, Any]:
     """A fine-tuning by LoRA on the copied checkpoint, with `section.key` changes."""
     tree: dict[str, Any] = {
-        "recipe": "finetune", "out": "run", "size": 32, "threads": 1,
+        "evaluation": None, "output_dir": "run", "size": 32, "threads": 1,
         "data": {"kind": "csv", "table": str(sound / "table.csv"), "findings": ["Mass", "Hernia"]},
         "codec": {"kind": "folder", "path": "model"},
         "denoiser": {"kind": "stable-diffusion", "model": {"kind": "folder", "path": "model"}, "train": "none"},
-        "method": {"steps": 2}, "need": {"tail_below": 30, "head_above": 40, "target": 20, "most": 2, "candidates": 1},
-        "checks": {"folds": 2}, "classifier": {"size": 32, "steps": 2, "batch": 4},
+        "method": {"kind": "noise", "num_inference_steps": 2},
+        "targets": {"tail_below": 30, "head_above": 40, "count": 20, "max_per_finding": 2, "num_candidates": 1},
+        "checks": {"folds": 2}, "classifier": {"size": 32, "steps": 2, "batch_size": 4},
     }  # fmt: skip
     for key, value in changes.items():
         *parents, last = key.split(".")
@@ -98,14 +99,14 @@ def content(folder: Path) -> dict[str, bytes]:
     return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
 
 
-def assert_one_line(told: Result, said: str) -> None:
-    """Exit code 2, and exactly one line on stderr, which says it."""
-    assert isinstance(told.exception, SystemExit), told.exception
-    assert told.exit_code == 2
-    assert told.stdout == ""
-    assert told.stderr.startswith("medlt: ")
-    assert told.stderr.count("\n") == 1
-    assert said in told.stderr
+def assert_one_line(result: Result, message: str) -> None:
+    """Exit code 2, and exactly one line on stderr, which holds `message`."""
+    assert isinstance(result.exception, SystemExit), result.exception
+    assert result.exit_code == 2
+    assert result.stdout == ""
+    assert result.stderr.startswith("medlt: ")
+    assert result.stderr.count("\n") == 1
+    assert message in result.stderr
     assert not Path("exploded").exists()
 
 
@@ -150,14 +151,14 @@ def gone(name: str) -> Break:
 
 
 def header(change: Callable[[Header], object], name: str = UNET) -> Break:
-    """A safetensors file whose header lies."""
+    """A safetensors file with a false header."""
 
     def edit(model: Path) -> None:
         data = (model / name).read_bytes()
         end = 8 + int.from_bytes(data[:8], "little")
-        told = json.loads(data[8:end])
-        made = change(told)
-        new = made.encode() if isinstance(made, str) else json.dumps(told).encode()
+        entries = json.loads(data[8:end])
+        made = change(entries)
+        new = made.encode() if isinstance(made, str) else json.dumps(entries).encode()
         (model / name).write_bytes(len(new).to_bytes(8, "little") + new + data[end:])
 
     return edit
@@ -165,7 +166,7 @@ def header(change: Callable[[Header], object], name: str = UNET) -> Break:
 
 def first(**changes: Any) -> Break:
     """Another entry of conv_in.weight in the UNet's header."""
-    return header(lambda told: told["conv_in.weight"].update(changes))
+    return header(lambda entries: entries["conv_in.weight"].update(changes))
 
 
 def weights(name: str, change: Callable[[dict[str, Any]], dict[str, Any]]) -> Break:
@@ -245,8 +246,8 @@ BROKEN: dict[str, tuple[Break, str]] = {
     "pickled": (moved(UNET, "unet/diffusion_pytorch_model.bin"), "which is never opened"),
     "a pickle within": (pickled(UNET), "no safetensors file"),
     "header too long": (lambda model: (model / UNET).write_bytes(b"\xff" * 500), "cut short or no safetensors file"),
-    "header deep": (header(lambda told: DEEP), "safetensors"),
-    "header a list": (header(lambda told: "[1, 2]"), "its header is not readable"),
+    "header deep": (header(lambda entries: DEEP), "safetensors"),
+    "header a list": (header(lambda entries: "[1, 2]"), "its header is not readable"),
     "shape a number": (first(shape=5), "safetensors"),
     "shape negative": (first(shape=[-32, -4, 3, 3]), "unet"),
     "offsets text": (first(data_offsets=["a", "b"]), "safetensors"),
@@ -259,12 +260,12 @@ BROKEN: dict[str, tuple[Break, str]] = {
 
 
 @pytest.mark.parametrize("name", BROKEN)
-def test_a_broken_checkpoint_stops_at_the_door(name: str, sound: Path, place: Path) -> None:
+def test_a_broken_checkpoint_is_refused(name: str, sound: Path, place: Path) -> None:
     """Nothing is written into the run folder nor into the checkpoint, before or after."""
-    damage, said = BROKEN[name]
+    damage, message = BROKEN[name]
     damage(place / "model")
     before = content(place / "model") if "device" not in name else {}
-    assert_one_line(run(sound, {}), said)
+    assert_one_line(run(sound, {}), message)
     assert not (place / "run").exists()
     assert "device" in name or content(place / "model") == before
 
@@ -283,11 +284,11 @@ ADAPTERS: dict[str, tuple[Break, str]] = {
 
 
 @pytest.mark.parametrize("name", ADAPTERS)
-def test_a_broken_adapter_stops_at_the_door(name: str, sound: Path, place: Path) -> None:
-    damage, said = ADAPTERS[name]
+def test_a_broken_adapter_is_refused(name: str, sound: Path, place: Path) -> None:
+    damage, message = ADAPTERS[name]
     damage(place / "model")
     before = content(place / "model")
-    assert_one_line(run(sound, LORAS), said)
+    assert_one_line(run(sound, LORAS), message)
     assert not (place / "run").exists()
     assert content(place / "model") == before
 
@@ -319,16 +320,16 @@ def test_weights_that_are_no_numbers_make_nothing(name: str, sound: Path, place:
 
 
 @pytest.mark.parametrize("keys", [{"attn_implementation": "a/kernel"}, {"_attn_implementation": "a/kernel"}])
-def test_a_text_encoder_cannot_ask_for_code(keys: dict[str, str], sound: Path, place: Path) -> None:
-    """A config that names a kernel of a hub, or remote code, loads as if it did not: nothing of it is ever fetched."""
+def test_a_text_encoder_cannot_load_code(keys: dict[str, str], sound: Path, place: Path) -> None:
+    """A config that names a kernel of a hub, or remote code, loads as without it: nothing is fetched."""
     from medlt.diffusion.stable.load import load_stable_diffusion
 
     remote = {"auto_map": {"AutoModel": "evil.Model"}, "trust_remote_code": True, "quantization_config": {"a": 1}}
     setting("text_encoder/config.json", **keys, **remote)(place / "model")
     changed, plain = load_stable_diffusion(place / "model"), load_stable_diffusion(sound / "model")
     ids = torch.tensor([[1, 2, 3]])
-    told = [model.text_encoder(ids).last_hidden_state for model in (changed, plain)]
-    assert torch.equal(told[0], told[1])
+    states = [model.text_encoder(ids).last_hidden_state for model in (changed, plain)]
+    assert torch.equal(states[0], states[1])
 
 
 WRONG: dict[str, tuple[dict[str, Any], str]] = {
@@ -343,28 +344,28 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "a checkpoint as LoRA": ({"denoiser.model.loras": ["model"]}, "holds no pytorch_lora_weights"),
     "steps 0": ({"denoiser.steps": 0}, "steps"),
     "rank 0": ({"denoiser.rank": 0}, "rank"),
-    "batch 0": ({"denoiser.batch": 0}, "batch"),
-    "a batch in parts": ({"denoiser.batch": 3, "denoiser.accumulate": 2}, "does not divide"),
+    "batch 0": ({"denoiser.batch_size": 0}, "batch_size"),
+    "a batch in parts": ({"denoiser.batch_size": 3, "denoiser.gradient_accumulation_steps": 2}, "does not divide"),
     "endless rate": ({"denoiser.learning_rate": float("inf")}, "learning_rate"),
-    "endless guidance": ({"method.guidance": float("inf")}, "guidance"),
-    "a negative guidance": ({"method.guidance": -1}, "guidance"),
+    "endless guidance": ({"method.guidance_scale": float("inf")}, "guidance_scale"),
+    "a negative guidance": ({"method.guidance_scale": -1}, "guidance_scale"),
     "fp16 on a CPU": ({"denoiser.precision": "fp16"}, "fp16 needs a GPU"),
-    "SNR": ({"denoiser.snr_floor": 10.0, "denoiser.min_snr": 5.0}, "SNR"),
+    "SNR": ({"denoiser.snr_floor": 10.0, "denoiser.min_snr_gamma": 5.0}, "SNR"),
     "a scheduler": ({"method.scheduler": "os.system"}, "scheduler"),
-    "sampling steps": ({"method.steps": 2000}, "2000"),
-    "the other method": ({"method.kind": "fusion", "method.steps": 75}, "recipe finetune has method noise"),
-    "keep": ({"recipe": "fusion", "method": {"steps": 3, "keep": 5}}, "lower keep"),
-    "nothing to fill": ({"need.target": 1}, "nothing to fill"),
+    "sampling steps": ({"method.num_inference_steps": 2000}, "2000"),
+    "a key of another method": ({"method.strength": 0.5}, "method.strength"),
+    "strength": ({"method": {"kind": "fusion", "strength": 1.5}}, "method.strength"),
+    "nothing to fill": ({"targets.count": 1}, "nothing to fill"),
     "field": ({"denoiser.prompts.template": "a {colour} {findings}"}, "has another field"),
     "attribute": ({"denoiser.prompts.template": "{findings.__class__}"}, "has another field"),
     "width": ({"denoiser.prompts.template": "{findings:>1000000000}"}, "has another field"),
     "end of text": ({"denoiser.prompts.template": "<|endoftext|> {findings}"}, "stray mark"),
-    "nothing said": ({"denoiser.prompts.template": ""}, "{findings}"),
+    "empty template": ({"denoiser.prompts.template": ""}, "{findings}"),
     "a record number": ({"denoiser.prompts.words": {"Mass": "MRN 1234567"}}, "identifying"),
     "a strange finding": ({"denoiser.prompts.words": {"Tumour": "x"}}, "none of the findings"),
     "soft above 1": ({"denoiser.prompts.soft_above": 2}, "soft_above"),
     "no tokenizer": ({"denoiser.model": {"kind": "untrained", "tokenizer": "nowhere"}}, "nowhere"),
-    "a recipe in a list": ({"recipe": ["finetune"]}, "recipe"),
+    "a method in a list": ({"method": ["noise"]}, "method"),
     "a width of 9": ({"denoiser": {"kind": "unet", "width": 9}}, "multiple of 8"),
     "too many levels": ({"denoiser": {"kind": "unet", "width": 8, "levels": 9}}, "fewer denoiser.levels"),
     "version": ({"denoiser.model": {"kind": "untrained", "version": "3"}}, "version"),
@@ -373,8 +374,8 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
 
 @pytest.mark.parametrize("name", WRONG)
 def test_a_wrong_config_leaves_nothing(name: str, sound: Path, place: Path) -> None:
-    changes, said = WRONG[name]
-    assert_one_line(run(sound, changes), said)
+    changes, message = WRONG[name]
+    assert_one_line(run(sound, changes), message)
     assert not (place / "run").exists()
     assert content(place / "model") == content(sound / "model")
 
@@ -426,14 +427,14 @@ def test_a_file_in_the_place_of_the_run_folder(sound: Path, place: Path) -> None
     assert (place / "run").read_text() == "mine"
 
 
-@pytest.mark.parametrize("found", ["another model", "a file", "files"])
-def test_what_lies_where_the_model_goes_is_not_taken_for_it(found: str, sound: Path, place: Path) -> None:
+@pytest.mark.parametrize("content_kind", ["another model", "a file", "files"])
+def test_what_lies_where_the_model_goes_is_not_taken_for_it(content_kind: str, sound: Path, place: Path) -> None:
     """RUN/denoiser holds a whole model of another origin, or the user's files: not sampled, not changed."""
-    full = {"denoiser.train": "full", "denoiser.steps": 1, "denoiser.batch": 2}
+    full = {"denoiser.train": "full", "denoiser.steps": 1, "denoiser.batch_size": 2}
     assert run(sound, full, "train", "codec").exit_code == 0
-    if found == "another model":
+    if content_kind == "another model":
         shutil.copytree(sound / "model", place / "run/denoiser")
-    elif found == "a file":
+    elif content_kind == "a file":
         (place / "run/denoiser").write_text("mine")
     else:
         (place / "run/denoiser").mkdir()
@@ -449,7 +450,7 @@ def test_a_collection_without_validation_rows_trains(sound: Path, place: Path) -
     rows = pd.read_csv(sound / "table.csv").assign(split="train")
     rows["path"] = [str(sound / path) for path in rows["path"]]
     rows.to_csv("table.csv", index=False)
-    changes = {"data.table": "table.csv", "denoiser.train": "lora", "denoiser.steps": 1, "denoiser.batch": 2}
+    changes = {"data.table": "table.csv", "denoiser.train": "lora", "denoiser.steps": 1, "denoiser.batch_size": 2}
     assert run(sound, changes).exit_code in (0, 1)
     assert (place / "run/training.parquet").is_file()
 
@@ -457,7 +458,7 @@ def test_a_collection_without_validation_rows_trains(sound: Path, place: Path) -
 @pytest.mark.slow
 @pytest.mark.parametrize("train", ["full", "lora"])
 def test_a_training_that_diverges_writes_no_model(train: str, sound: Path, place: Path) -> None:
-    wild = {"denoiser.train": train, "denoiser.steps": 6, "denoiser.batch": 2, "denoiser.warmup_steps": 0}
+    wild = {"denoiser.train": train, "denoiser.steps": 6, "denoiser.batch_size": 2, "denoiser.warmup_steps": 0}
     assert_one_line(run(sound, {**wild, "denoiser.learning_rate": 1e30}), "lower the learning rate")
     assert not (place / "run/denoiser").exists()
     assert list((place / "run").rglob("*.tmp*")) == []

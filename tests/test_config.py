@@ -124,7 +124,7 @@ def test_every_shipped_config_fits_the_schema_that_editors_get(name: str) -> Non
     jsonschema.validate(tree, schema)
     with pytest.raises(jsonschema.ValidationError):
         jsonschema.validate(tree | {"sede": 1}, schema)
-    for section in ("need", "classifier"):
+    for section in ("targets", "classifier"):
         with pytest.raises(jsonschema.ValidationError):
             jsonschema.validate(tree | {section: {"sizze": 1}}, schema)
 
@@ -133,12 +133,12 @@ def test_a_shipped_config_is_found_by_its_name_where_no_file_has_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, least: Path
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert config.load(Path("phantom/fusion")).out == Path("runs/phantom_fusion")
+    assert config.load(Path("phantom/fusion")).output_dir == Path("runs/phantom_fusion")
     sources = config.load_verdict(Path("phantom/verdict")).sources
     assert sources["edit"].config == catalogue.path("phantom/edit").absolute()
     (tmp_path / "phantom").mkdir()
     least.rename("phantom/fusion")  # the user's own file comes first
-    assert config.load(Path("phantom/fusion")).out == tmp_path / "run"
+    assert config.load(Path("phantom/fusion")).output_dir == tmp_path / "run"
     with pytest.raises(InputError, match=r"phantom/fusoin: no such config file; `medlt config list` names those"):
         config.load(Path("phantom/fusoin"))
 
@@ -234,7 +234,7 @@ sources:
 arms:
   real:
   focal: {loss: focal}
-  fusion: {source: fusion, dose: 0.5, course: pretrain}
+  fusion: {source: fusion, dose: 0.5, training_strategy: pretrain}
 """
 
 
@@ -261,8 +261,8 @@ def test_an_experiment_is_read_and_written_back(experiment: Path) -> None:
     [
         ("arms.fusion.source=fusoin", "no source named 'fusoin'"),
         ("arms.focal.dose=2", "dose is about added images"),
-        ("arms.focal.course=pretrain", "pretrain is about added images"),
-        ("arms.fusion.course=crt", "crt re-balances real rows"),
+        ("arms.focal.training_strategy=pretrain", "pretrain is about added images"),
+        ("arms.fusion.training_strategy=crt", "crt re-balances real rows"),
         ("arms.real.loss=focal", "arms.real is the classifier as it is"),
         ("evaluation.chosen=focal", "'focal' is no arm with synthetic images"),
         ("sources.made.config=a.yaml", "either run, a finished folder, or config"),
@@ -275,7 +275,7 @@ def test_an_experiment_is_read_and_written_back(experiment: Path) -> None:
         ("arms.focal.sauce=fusion", "not a known key"),
         ("arms={}", "nothing to compare with `real`"),
         ("arms={real: }", "nothing to compare with `real`"),
-        ("classifier.course=pretrain", "`real` has none"),
+        ("classifier.training_strategy=pretrain", "`real` has none"),
         ('arms={"a\\nb": {loss: focal}}', "is no name"),
         ('sources={"a\\nb": {run: x}}', "sources: 'a"),
         ("arms={duplicated for fusion: {loss: focal}}", "control's name"),
@@ -287,9 +287,9 @@ def test_what_does_not_go_together_in_an_experiment_is_told(experiment: Path, ov
 
 
 def test_the_classifiers_course_is_held_against_arms_with_a_source(experiment: Path) -> None:
-    config.load_verdict(experiment, ["classifier.course=crt"])  # its arm has a course of its own
-    with pytest.raises(InputError, match=r"arms\.plain: classifier\.course crt re-balances real rows"):
-        config.load_verdict(experiment, ["classifier.course=crt", "arms.plain.source=fusion"])
+    config.load_verdict(experiment, ["classifier.training_strategy=crt"])  # its arm has a training_strategy of its own
+    with pytest.raises(InputError, match=r"arms\.plain: classifier\.training_strategy crt re-balances real rows"):
+        config.load_verdict(experiment, ["classifier.training_strategy=crt", "arms.plain.source=fusion"])
 
 
 def test_a_row_that_is_there_twice_is_told_in_place_of_lost(experiment: Path) -> None:
@@ -324,6 +324,6 @@ def test_a_source_is_found_from_the_file_wherever_one_works(
 def test_recipes_and_experiments_share_the_section_of_the_comparison(least: Path, experiment: Path) -> None:
     given = [f"evaluation.{name}" for name in ("seeds=4", "mix=0.5", "weight=0.7", "draws=300", "workers=3")]
     one, other = config.load(least, given).evaluation, config.load_verdict(experiment, given).evaluation
-    assert one == other == config.EvaluationConfig(seeds=4, mix=0.5, weight=0.7, draws=300, workers=3)
+    assert one == other == config.EvaluationConfig(seeds=4, synthetic_fraction=0.5, weight=0.7, draws=300, workers=3)
     with pytest.raises(InputError, match="one arm of a recipe has synthetic images"):
         config.load(least, ["evaluation.chosen=fusion"])

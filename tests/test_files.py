@@ -37,15 +37,15 @@ def test_tensors_without_room_are_an_error_of_the_system(tmp_path: Path) -> None
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
     try:
-        with pytest.raises(OSError, match=r"x\.safetensors") as told:
+        with pytest.raises(OSError, match=r"x\.safetensors") as error:
             files.write_tensors(tmp_path / "x.safetensors", {"a": torch.zeros(1000)})
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-    assert told.value.errno == errno.EFBIG
+    assert error.value.errno == errno.EFBIG
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_digest_sees_every_part_and_not_the_order_of_keys() -> None:
+def test_a_digest_depends_on_every_part_and_not_the_order_of_keys() -> None:
     assert files.digest({"a": 1, "b": 2}) == files.digest({"b": 2, "a": 1})
     assert len({files.digest("ab", "c"), files.digest("a", "bc"), files.digest("abc"), files.digest(b"abc")}) == 4
 
@@ -57,13 +57,13 @@ def test_a_file_digest_is_that_of_its_bytes(tmp_path: Path) -> None:
     assert files.digest_file(tmp_path / "a") == files.digest_file(tmp_path / "a")
 
 
-def test_json_refuses_what_json_does_not_know(tmp_path: Path) -> None:
+def test_json_refuses_nan(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="JSON"):
         files.write_json(tmp_path / "a.json", {"x": float("nan")})
     assert not (tmp_path / "a.json").exists()
 
 
-def test_metadata_whose_order_would_be_left_to_chance_is_refused(tmp_path: Path) -> None:
+def test_metadata_of_two_entries_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="one"):
         files.write_tensors(tmp_path / "x.safetensors", {"a": torch.zeros(1)}, {"a": "1", "b": "2"})
 
@@ -86,15 +86,15 @@ def test_a_table_comes_back_with_its_lists_and_whole_numbers(tmp_path: Path) -> 
 
 def test_a_lock_that_is_held_is_refused_in_one_line_and_free_afterwards(tmp_path: Path) -> None:
     with files.locked(tmp_path / "run.lock", "the run"):
-        with pytest.raises(InputError, match="the run: another process is working on it") as told:
+        with pytest.raises(InputError, match="the run: another process is working on it") as error:
             with files.locked(tmp_path / "run.lock", "the run", wait=False):
                 pass
-        assert "\n" not in str(told.value)
+        assert "\n" not in str(error.value)
     with files.locked(tmp_path / "run.lock", "the run", wait=False):
         pass
 
 
-def test_a_lock_that_cannot_be_made_is_told_in_one_line(tmp_path: Path) -> None:
+def test_a_lock_that_cannot_be_made_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="cannot be written"), files.locked(tmp_path / "file" / "a.lock", "it"):
         pass

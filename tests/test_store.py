@@ -1,4 +1,4 @@
-"""The artifact store: found by contents, whole or absent, verified when opened, made once however many ask."""
+"""The artifact store: keyed by contents, complete or absent, verified when opened, built once."""
 
 import errno
 import json
@@ -26,7 +26,7 @@ KEY = {"pixels": "0123", "steps": 3}
 
 
 class Builder:
-    """Writes two files, one in a folder; counts how often it is asked."""
+    """Writes two files, one in a folder; counts its calls."""
 
     def __init__(self, text: str = "weights") -> None:
         self.text, self.calls = text, 0
@@ -38,7 +38,7 @@ class Builder:
         (folder / "deep" / "about.json").write_text("{}")
 
 
-def test_it_is_built_once_and_found_by_another_process_object(tmp_path: Path) -> None:
+def test_it_is_built_once_and_opened_by_another_process_object(tmp_path: Path) -> None:
     build = Builder()
     made = Store(tmp_path).make("codec", KEY, build)
     again = Store(tmp_path).make("codec", KEY, build)
@@ -78,7 +78,7 @@ def test_versions_are_recorded(tmp_path: Path) -> None:
     assert json.loads((made.folder / RECORD).read_text())["key"] == KEY
 
 
-def test_other_versions_are_told_once_and_recorded(
+def test_other_versions_are_warned_of_once_and_recorded(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def killed(folder: Path) -> None:
@@ -94,13 +94,13 @@ def test_other_versions_are_told_once_and_recorded(
         assert not caplog.messages
     monkeypatch.setattr(module, "versions", lambda: {"torch": "2.0"})
     for _ in range(2):
-        found = store.make("codec", finished, Builder())
-    assert found.versions == {"torch": "1.0"}
+        artifact = store.make("codec", finished, Builder())
+    assert artifact.versions == {"torch": "1.0"}
     assert ["torch 1.0 (now 2.0)" in text for text in caplog.messages] == [True]
     resumed = Store(tmp_path).make("codec", KEY, Builder())
     record = json.loads((resumed.folder / RECORD).read_text())
     assert (record["begun"], record["versions"]) == ({"torch": "1.0"}, {"torch": "2.0"})
-    assert "was begun by other versions" in caplog.messages[-1]
+    assert "was begun with other versions" in caplog.messages[-1]
 
 
 def flip(file: Path) -> None:
@@ -128,8 +128,8 @@ def test_damage_is_named_set_aside_and_made_again(
     again = Store(tmp_path).make("codec", KEY, build)
     assert (build.calls, again) == (2, made)
     assert again.path("weights.bin").read_bytes() == b"weights" * 1000
-    (told,) = caplog.messages
-    assert f"{name} is damaged; it was moved to {made.digest}.damaged-1" in told
+    (message,) = caplog.messages
+    assert f"{name} is damaged; it was moved to {made.digest}.damaged-1" in message
     assert (tmp_path / "codec" / f"{made.digest}.damaged-1").is_dir()
     assert Store(tmp_path).folders("codec") == [made.folder]
 
@@ -145,7 +145,7 @@ def test_a_second_damage_takes_the_next_number(tmp_path: Path) -> None:
     ]
 
 
-def test_damage_after_the_first_look_is_seen_although_length_and_time_are_the_same(tmp_path: Path) -> None:
+def test_damage_after_the_first_check_is_detected_although_length_and_time_are_the_same(tmp_path: Path) -> None:
     store, build = Store(tmp_path), Builder()
     file = store.make("codec", KEY, build).path("weights.bin")
     status = file.stat()
@@ -160,8 +160,8 @@ def test_any_byte_of_the_record_counts(tmp_path: Path, at: int) -> None:
     data = bytearray((made.folder / RECORD).read_bytes())
     data[at % len(data)] ^= 1
     (made.folder / RECORD).write_bytes(bytes(data))
-    found = Store(tmp_path).find("codec", KEY)
-    assert found is None or found == made  # a byte between two entries may say the same
+    artifact = Store(tmp_path).find("codec", KEY)
+    assert artifact is None or artifact == made  # a byte between two entries need not matter
 
 
 def test_an_artifact_of_another_key_or_kind_is_not_taken_by_its_folder(
@@ -232,9 +232,9 @@ def full(number: int) -> Callable[..., None]:
 def test_no_room_while_building_is_one_line_and_leaves_what_was_there(tmp_path: Path, number: int) -> None:
     store = Store(tmp_path)
     old = store.make("codec", {"seed": 1}, Builder())
-    with pytest.raises(InputError, match=f"{os.strerror(number)}; make room") as told:
+    with pytest.raises(InputError, match=f"{os.strerror(number)}; free space") as error:
         store.make("codec", KEY, full(number))
-    assert "\n" not in str(told.value)
+    assert "\n" not in str(error.value)
     assert store.find("codec", KEY) is None
     assert Store(tmp_path).find("codec", {"seed": 1}) == old
 
@@ -297,8 +297,8 @@ def start(place: Path, pause: float) -> subprocess.Popen[str]:
 
 def test_processes_that_race_for_one_key_build_once_and_all_get_it(tmp_path: Path) -> None:
     racing = [start(tmp_path, 0.05) for _ in range(3)]
-    said = [process.communicate(timeout=120)[0].splitlines()[-1] for process in racing]
-    assert said == ["read done 0"] * 3
+    last = [process.communicate(timeout=120)[0].splitlines()[-1] for process in racing]
+    assert last == ["read done 0"] * 3
     assert (tmp_path / "calls").read_text() == "x"
 
 
@@ -310,8 +310,8 @@ def test_after_kill_9_the_next_process_goes_on_in_the_work_folder(tmp_path: Path
     killed.send_signal(signal.SIGKILL)
     killed.communicate()
     assert Store(tmp_path / "store").find("codec", {"a": 1}) is None
-    said = start(tmp_path, 0.0).communicate(timeout=120)[0].splitlines()[-1]
-    assert said == "read done 3"
+    last = start(tmp_path, 0.0).communicate(timeout=120)[0].splitlines()[-1]
+    assert last == "read done 3"
     assert (tmp_path / "calls").read_text() == "xx"
 
 
@@ -325,14 +325,14 @@ JSON = st.recursive(
 @given(
     a=st.dictionaries(st.text(max_size=3), JSON, max_size=3), b=st.dictionaries(st.text(max_size=3), JSON, max_size=3)
 )
-def test_keys_have_one_place_exactly_where_json_says_the_same(a: dict[str, Any], b: dict[str, Any]) -> None:
+def test_keys_have_one_place_exactly_where_json_is_the_same(a: dict[str, Any], b: dict[str, Any]) -> None:
     store = Store(Path("/nowhere"))
     same = json.dumps(a, sort_keys=True) == json.dumps(b, sort_keys=True)
     assert (store.place("k", a) == store.place("k", b)) == same
     assert store.place("k", a) == store.place("k", json.loads(json.dumps(a)))
 
 
-def test_a_key_is_of_plain_values_and_says_all_of_them() -> None:
+def test_a_key_holds_plain_values_and_all_of_them_count() -> None:
     store = Store(Path("/nowhere"))
     assert store.place("k", {"n": np.int64(3)}) == store.place("k", {"n": 3})
     assert store.place("k", {"clip": float("inf")}) != store.place("k", {"clip": 1.0})

@@ -1,4 +1,5 @@
-"""Is an image in the band of its finding? In distribution (ID), approximately so (AID), or out of it (OOD).
+"""Check whether an image is in the band of its finding: in distribution (ID), approximately so (AID), or out of it
+(OOD).
 
 Shao et al., "DiffuLT", NeurIPS 2024, arXiv 2403.05170: in a feature space an image of finding c is ID up to a distance
 d_f from the real ones, AID up to 2 d_f, OOD beyond; OOD images harm the classifier trained on them.
@@ -8,8 +9,8 @@ d_f from the real ones, AID up to 2 d_f, OOD beyond; OOD images harm the classif
 | neighbours | mean distance to the k nearest real positives | 95 % quantile of d of real positives not among them |
 | centre (published) | distance to the mean of the real positives | largest distance between two real positives |
 
-The maximum is an outlier's, and grows with the number of images; hence the quantile. Below n = 30 calibrating images it
-is shrunk towards what the pool of all findings says of its shape, not of its scale:
+The maximum is determined by an outlier and grows with the number of images; hence the quantile. Below n = 30
+calibrating images it is shrunk towards the shape, not the scale, of the distances of all findings:
 
     d_f = s q_c + (1 - s) m_c r,    s = min(1, n_c / 30)
 
@@ -18,7 +19,7 @@ is shrunk towards what the pool of all findings says of its shape, not of its sc
 | n_c, m_c, q_c | calibrating images of finding c; median and quantile of their distances |
 | r | the same quantile of d / m_c over the calibrating images of all findings |
 
-Distances grow with the rarity of a finding, so the scale stays its own, and the median is what few images tell well.
+Distances grow with the rarity of a finding, so each finding keeps its own scale; a few images estimate the median well.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ import pandas as pd
 from torch import Tensor
 
 from medlt.checks.folds import by_fold
-from medlt.types import Batch, Finding, InputError
+from medlt.types import Batch, CheckResult, InputError
 
 Features: TypeAlias = Callable[[Tensor], Tensor]
 """Images [B,1,H,W] -> features [B,D]."""
@@ -41,12 +42,12 @@ Form: TypeAlias = Literal["neighbours", "centre"]
 
 ENOUGH = 30
 LEAST = 2
-"""Fewer real positives than this make no band."""
+"""Least number of real positives of a band."""
 
 
 @dataclass(frozen=True)
 class Rule:
-    """How bands are made; see the module. `k` neighbours, or all there are of fewer."""
+    """How bands are made; see the module. `k` neighbours, or all there are if fewer."""
 
     form: Form = "neighbours"
     k: int = 5
@@ -63,9 +64,10 @@ PLAIN = Rule()
 
 
 def neighbour_distance(reference: np.ndarray, points: np.ndarray | None = None, k: int = 5) -> np.ndarray:
-    """Mean Euclidean distance of points [n,D] to their k nearest of `reference` [m,D], [n].
+    """Return the mean Euclidean distance [n] of points [n,D] to their k nearest of `reference` [m,D].
 
-    Without points those of the reference itself, each without itself. With fewer than k others the mean of all.
+    Without points, return that of the reference points themselves, each without itself. With fewer than k others it is
+    the mean of all.
     """
     from sklearn.neighbors import NearestNeighbors
 
@@ -76,13 +78,13 @@ def neighbour_distance(reference: np.ndarray, points: np.ndarray | None = None, 
 
 
 def centre_distance(reference: np.ndarray, points: np.ndarray) -> np.ndarray:
-    """Distance of points [n,D] to the mean of `reference` [m,D], [n]."""
+    """Return the distance [n] of points [n,D] to the mean of `reference` [m,D]."""
     distance: np.ndarray = np.linalg.norm(points - reference.mean(0), axis=1)
     return distance
 
 
 def widest(reference: np.ndarray) -> float:
-    """Largest Euclidean distance between two rows of `reference` [m,D]; holds a few rows' distances at a time."""
+    """Return the largest Euclidean distance between two rows of `reference` [m,D], a few rows at a time."""
     from sklearn.metrics import pairwise_distances_chunked
 
     return max(float(part.max()) for part in pairwise_distances_chunked(reference))
@@ -92,7 +94,7 @@ def widest(reference: np.ndarray) -> float:
 class Band:
     """The band of one finding in one feature space: real positives [m,D] and the limit d_f, NaN where there is none.
 
-    `calibration` are the distances [n] of the real positives by which d_f was set.
+    `calibration` are the distances [n] of the real positives that set d_f.
     """
 
     reference: np.ndarray
@@ -101,7 +103,7 @@ class Band:
     calibration: np.ndarray = field(default_factory=lambda: np.empty(0))
 
     def value(self, features: np.ndarray) -> np.ndarray:
-        """d / d_f of features [n,D], [n]; NaN without a limit, and for features that are not finite."""
+        """Return d / d_f of features [n,D], [n]; NaN without a limit, and for non-finite features."""
         value, good = np.full(len(features), np.nan), np.isfinite(features).all(1)
         if self.limit > 0 and good.any():
             value[good] = self._distance(features[good].astype(np.float64)) / self.limit
@@ -114,10 +116,10 @@ class Band:
 
 
 def band(reference: np.ndarray, held_out: np.ndarray | None = None, rule: Rule = PLAIN) -> Band:
-    """The band of one finding by itself, without shrinkage (`shrunk` sees to that).
+    """Return the band of one finding by itself, without shrinkage (see `shrunk`).
 
-    reference: features of real positives [m,D]; held_out: of further ones [n,D], or None for leave-one-out.
-    The centre form needs none. Fewer than 2 in the reference, or none to calibrate by, gives no limit.
+    reference: features of real positives [m,D]; held_out: of further ones [n,D], or None for leave-one-out. The centre
+    form needs none. Fewer than 2 in the reference, or none for calibration, gives no limit.
     """
     reference = np.asarray(reference, np.float64)
     if len(reference) < LEAST:
@@ -132,7 +134,10 @@ def band(reference: np.ndarray, held_out: np.ndarray | None = None, rule: Rule =
 
 
 def shrunk(bands: Sequence[Band]) -> list[Band]:
-    """The same bands with limits shrunk as above; those of the centre form, or without a limit, as they are."""
+    """Return the bands with shrunk limits, see the module.
+
+    Bands of the centre form and bands without a limit do not change.
+    """
     middle = [float(np.median(one.calibration)) if len(one.calibration) else np.nan for one in bands]
     ratios = [one.calibration / m for one, m in zip(bands, middle, strict=True) if m > 0]
     if not ratios:
@@ -149,24 +154,26 @@ def _shrink(one: Band, middle: float, ratios: np.ndarray) -> Band:
 
 
 def limits(features: np.ndarray, labels: np.ndarray, rule: Rule = PLAIN) -> np.ndarray:
-    """d_f of each finding [K], leave-one-out among features [N,D] of rows with labels [N,K]; NaN where none can be."""
+    """Return d_f of each finding [K], leave-one-out among features [N,D] of rows with labels [N,K]; NaN where
+    undefined.
+    """
     made = [band(features[column == 1], rule=rule) for column in labels.T]
     return np.array([one.limit for one in shrunk(made)])
 
 
 def group(value: float) -> str:
-    """ID, AID or OOD, from d / d_f; OOD for what has no value."""
+    """Return "ID", "AID" or "OOD" for d / d_f; OOD for NaN."""
     return "ID" if value <= 1 else "AID" if value <= 2 else "OOD"
 
 
 @dataclass(frozen=True, eq=False)
 class InBand:
-    """Value: d / d_f of an image and its row's `finding`, in the features of the judge of its row's `fold`.
+    """Value: d / d_f of an image and its row's `finding`, in the features of the verifier of its row's `fold`.
 
-    features[k] is what judge k sees, which was trained without fold k; bands[k][finding] holds the real positives that
-    judge k saw, calibrated by those of fold k, which it did not see: so neither is nearer than an image it never saw
-    can be. An image passes up to `limit`: 2 keeps ID and AID, 1 keeps ID. Without a band it fails, and the reason
-    says so. Rows need columns `finding` and `fold`.
+    features[k] is verifier k, trained without fold k. bands[k][finding] has the real positives of the other folds as
+    reference and those of fold k as calibration, so no calibrating image is nearer than an unseen image can be. An
+    image passes up to `limit`: 2 keeps ID and AID, 1 keeps ID. Without a band it fails, with a reason. Rows need
+    columns `finding` and `fold`.
     """
 
     features: Sequence[Features]
@@ -175,15 +182,15 @@ class InBand:
     name: ClassVar[str] = "in_band"
     passes_above: ClassVar[bool] = False
 
-    def __call__(self, batch: Batch) -> list[Finding]:
-        """One Finding an image. Raises InputError where the rows lack a column."""
+    def __call__(self, batch: Batch) -> list[CheckResult]:
+        """Return one CheckResult an image. Raises InputError where the rows lack a column."""
         if missing := {"fold", "finding"} - set(batch.rows.columns):
-            raise InputError(f"plan rows lack {sorted(missing)}, which the band check needs")
-        told = zip(batch.rows.index, batch.rows["finding"], batch.rows["fold"], self._values(batch), strict=True)
-        return [self._finding(str(uid), str(name), int(k), float(value)) for uid, name, k, value in told]
+            raise InputError(f"plan rows lack the columns {sorted(missing)}, which the band check needs")
+        rows = zip(batch.rows.index, batch.rows["finding"], batch.rows["fold"], self._values(batch), strict=True)
+        return [self._result(str(uid), str(name), int(k), float(value)) for uid, name, k, value in rows]
 
     def _values(self, batch: Batch) -> np.ndarray:
-        """d / d_f [B] in the order of the batch."""
+        """Return d / d_f [B] in the order of the batch."""
         names, values = batch.rows["finding"].to_numpy(), np.full(len(batch.rows), np.nan)
         for k, rows, images in by_fold(batch):
             seen = self.features[k](images).float().cpu().numpy()
@@ -193,13 +200,13 @@ class InBand:
                     values[rows[mine]] = known.value(seen[mine])
         return values
 
-    def _finding(self, uid: str, name: str, fold: int, value: float) -> Finding:
-        reason = f"{group(value)}: {value:.2f} times as far from real {name} as most of them are from each other"
+    def _result(self, uid: str, name: str, fold: int, value: float) -> CheckResult:
+        reason = f"{group(value)}: {value:.2f} times the distance limit of real {name}"
         if np.isnan(value):
             known = self.bands[fold].get(name)
             few = known is None or not known.limit > 0
             reason = f"no band for {name} in its fold: too few real positives" if few else "features are not finite"
-        return Finding(self.name, uid, value, self.limit, value <= self.limit, reason)
+        return CheckResult(self.name, uid, value, self.limit, value <= self.limit, reason)
 
 
 def in_band(
@@ -212,30 +219,31 @@ def in_band(
     rule: Rule = PLAIN,
     limit: float = 2.0,
 ) -> InBand:
-    """The check from real train rows. fold: uid -> 0..k-1, one of `features` each; labels: uid x finding, 1 / 0 / NaN.
+    """Return the check from real train rows. fold: uid -> 0..k-1, one of `features` each; labels: uid x finding, 1 / 0
+    / NaN.
 
-    images(uids) -> [n,1,H,W]; only positives of `findings`, those to be filled, are asked for. Limits are shrunk over
-    all folds and findings together. Raises InputError where folds and features differ in number.
+    images(uids) -> [n,1,H,W]; it is called for positives of `findings`, those with a target. Limits are shrunk over all
+    folds and findings together. Raises InputError where folds and features differ in number.
     """
     if len(features) != int(fold.max()) + 1:
-        raise InputError(f"{len(features)} judges for {int(fold.max()) + 1} folds; give one a fold")
+        raise InputError(f"{len(features)} verifiers for {int(fold.max()) + 1} folds; give one verifier for each fold")
     names, keys, made = list(findings), [], []
     positive = labels.loc[fold.index, names] == 1
     uids = [str(uid) for uid in fold.index[positive.any(axis=1)]]
-    for k, look in enumerate(features):
-        seen = pd.DataFrame(_seen(look, images, uids), index=uids)
+    for k, extract in enumerate(features):
+        seen = pd.DataFrame(_seen(extract, images, uids), index=uids)
         for name in names:
             has = positive.index[positive[name]]
             own = fold.loc[has].to_numpy() == k
             keys.append((k, name))
             made.append(band(seen.loc[has[~own]].to_numpy(), seen.loc[has[own]].to_numpy(), rule))
-    found = dict(zip(keys, shrunk(made), strict=True))
-    return InBand(features, [{name: found[k, name] for name in names} for k in range(len(features))], limit)
+    bands = dict(zip(keys, shrunk(made), strict=True))
+    return InBand(features, [{name: bands[k, name] for name in names} for k in range(len(features))], limit)
 
 
 def _seen(
-    look: Features, images: Callable[[Sequence[str]], Tensor], uids: Sequence[str], chunk: int = 256
+    extract: Features, images: Callable[[Sequence[str]], Tensor], uids: Sequence[str], chunk: int = 256
 ) -> np.ndarray:
-    """Features float32 [n,D] of these images, a few hundred at a time."""
-    parts = [look(images(uids[i : i + chunk])).float().cpu().numpy() for i in range(0, len(uids), chunk)]
+    """Return features float32 [n,D] of these images, a few hundred at a time."""
+    parts = [extract(images(uids[i : i + chunk])).float().cpu().numpy() for i in range(0, len(uids), chunk)]
     return np.concatenate(parts) if parts else np.zeros((0, 1), np.float32)

@@ -1,6 +1,6 @@
-"""Patient folds that share out every finding evenly, and judges that never saw the fold they judge.
+"""Make patient folds with evenly distributed findings, and verifiers trained without one fold each.
 
-Folds follow iterative stratification (Sechidis et al. 2011): rarest finding first, each patient to the fold that wants
+Folds follow iterative stratification (Sechidis et al. 2011): rarest finding first, each patient to the fold that lacks
 it most. A patient is never divided.
 """
 
@@ -15,15 +15,15 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from medlt.chance import rng
+from medlt.rng import numpy_generator
 from medlt.types import Batch, InputError
 
-Judge: TypeAlias = Callable[[Tensor], Tensor]
+Verifier: TypeAlias = Callable[[Tensor], Tensor]
 """Images [B,1,H,W] -> probabilities [B,K]."""
 
 
 def by_fold(batch: Batch) -> Iterator[tuple[int, np.ndarray, Tensor]]:
-    """(k, row numbers, images) of every fold k among a batch's rows, which need the column `fold`."""
+    """Yield (k, row numbers, images) of every fold k among a batch's rows, which need the column `fold`."""
     fold = batch.rows["fold"].to_numpy()
     for k in np.unique(fold):
         rows = np.flatnonzero(fold == k)
@@ -31,24 +31,25 @@ def by_fold(batch: Batch) -> Iterator[tuple[int, np.ndarray, Tensor]]:
 
 
 def folds(patients: pd.Series, labels: pd.DataFrame, k: int, seed: int) -> pd.Series:
-    """Fold 0..k-1 of every uid. patients: uid -> patient_id; labels: same index, one 0/1/NaN column a finding.
+    """Return the fold 0..k-1 of every uid. patients: uid -> patient_id; labels: same index, one 0/1/NaN column a
+    finding.
 
     Raises InputError for fewer patients than folds.
     """
     held = (labels.reindex(patients.index) == 1).groupby(patients.to_numpy()).any().astype(float)  # [patients,K]
     if len(held) < k:
-        raise InputError(f"{len(held)} patients cannot make {k} folds; lower checks.folds or give more patients")
-    held = held.iloc[rng(seed, "folds").permutation(len(held))]
+        raise InputError(f"{len(held)} patients are too few for {k} folds; lower checks.folds or give more patients")
+    held = held.iloc[numpy_generator(seed, "folds").permutation(len(held))]
     rarity = np.where(held.to_numpy() > 0, held.sum().to_numpy(), np.inf).min(1)
     order = np.argsort(rarity, kind="stable")
-    fold = pd.Series(_share_out(held.to_numpy()[order], k), index=held.index[order])
+    fold = pd.Series(_stratify(held.to_numpy()[order], k), index=held.index[order])
     return pd.Series(fold.loc[patients.to_numpy()].to_numpy(), index=patients.index, name="fold")
 
 
-def _share_out(held: np.ndarray, k: int) -> np.ndarray:
-    """Fold of each patient [P], taken in order, from what each holds [P,K].
+def _stratify(held: np.ndarray, k: int) -> np.ndarray:
+    """Return the fold of each patient [P], taken in order, from the findings of each [P,K].
 
-    The fold that still lacks most of the patient's rarest finding takes it; ties go to the smallest, then the first.
+    The fold that lacks most of the patient's rarest finding takes it; ties go to the smallest, then the first.
     """
     wanted = np.tile(held.sum(0) / k, (k, 1))
     count, chosen = held.sum(0), np.zeros(len(held), dtype=np.int64)
@@ -63,34 +64,37 @@ def _share_out(held: np.ndarray, k: int) -> np.ndarray:
 
 
 @dataclass(frozen=True)
-class Crossfit:
-    """judges[k] was trained without the rows of fold k. `held_out`: uid x finding, each row by its own fold's judge."""
+class CrossFitClassifiers:
+    """Verifiers by fold: verifiers[k] was trained without the rows of fold k.
 
-    judges: tuple[Judge, ...]
+    `held_out`: uid x finding, the probabilities of each row by the verifier of its own fold.
+    """
+
+    verifiers: tuple[Verifier, ...]
     fold: pd.Series
     held_out: pd.DataFrame
 
     @property
     def seen(self) -> dict[int, set[str]]:
-        """Uids that each judge was trained on."""
+        """Return the uids that each verifier was trained on."""
         return {int(k): set(self.fold.index[self.fold != k]) for k in self.fold.unique()}
 
 
-def crossfit(
+def cross_fit(
     fold: pd.Series,
     images: Callable[[Sequence[str]], Tensor],
-    train: Callable[[Sequence[str], int], Judge],
+    train: Callable[[Sequence[str], int], Verifier],
     findings: Sequence[str],
-) -> Crossfit:
-    """One judge a fold, trained on the other folds' rows and asked about its own.
+) -> CrossFitClassifiers:
+    """Train one verifier a fold on the rows of the other folds, and apply it to its own fold.
 
-    fold: uid -> 0..k-1; images(uids) -> [n,1,H,W]; train(uids, k) -> judge k, which is shown `uids` only.
+    fold: uid -> 0..k-1; images(uids) -> [n,1,H,W]; train(uids, k) -> verifier k, trained on `uids` only.
     """
-    judges, parts = [], []
+    verifiers, parts = [], []
     for k in range(int(fold.max()) + 1):
-        judge = train(list(fold.index[fold != k]), k)
+        verifier = train(list(fold.index[fold != k]), k)
         inside = list(fold.index[fold == k])
-        scores = judge(images(inside)).cpu().numpy()
+        scores = verifier(images(inside)).cpu().numpy()
         parts.append(pd.DataFrame(scores, index=pd.Index(inside, name="uid"), columns=list(findings)))
-        judges.append(judge)
-    return Crossfit(tuple(judges), fold, pd.concat(parts).loc[fold.index])
+        verifiers.append(verifier)
+    return CrossFitClassifiers(tuple(verifiers), fold, pd.concat(parts).loc[fold.index])

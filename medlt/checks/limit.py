@@ -1,4 +1,4 @@
-"""What most checks share: one value an image, held against one limit."""
+"""The common part of most checks: one value an image, compared with one limit."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from typing import ClassVar, Protocol
 
 from torch import Tensor
 
-from medlt.types import Batch, Finding
+from medlt.types import Batch, CheckResult
 
 
 class Limited(Protocol):
-    """A check of one limit. An image passes when its value is at least (else at most) that; NaN never passes."""
+    """A check of one limit. An image passes when its value is at least (or at most) the limit; NaN never passes."""
 
     name: ClassVar[str]
     passes_above: ClassVar[bool]
@@ -19,10 +19,10 @@ class Limited(Protocol):
     def limit(self) -> float: ...
 
 
-def held(check: Limited, batch: Batch, values: Tensor, reason: str) -> list[Finding]:
-    """One Finding an image, from values [B] in the order of the batch; `reason` is said of those that fail."""
+def check_limit(check: Limited, batch: Batch, values: Tensor, reason: str) -> list[CheckResult]:
+    """Return one CheckResult an image, from values [B] in the order of the batch; a failed image has the `reason`."""
     out = []
     for uid, value in zip(batch.rows.index, values.double().tolist(), strict=True):
         passed = value >= check.limit if check.passes_above else value <= check.limit
-        out.append(Finding(check.name, str(uid), value, check.limit, passed, "" if passed else reason))
+        out.append(CheckResult(check.name, str(uid), value, check.limit, passed, "" if passed else reason))
     return out

@@ -1,8 +1,8 @@
-"""Is it a near-copy of a real image? Held against all real training images, under measures that are passed in.
+"""Check for near-copies of real images: compare each image with all real training images, under the given measures.
 
-A measure maps images to unit vectors. An image counts as a near-copy where one measure finds it more alone with its
-nearest real image (`medlt.metrics.nearest.isolation`) than all but a stated share of real images that were not trained
-on are: the limit of a measure is that quantile of the held-out images' ratios, the share divided by the number of
+A measure maps images to unit vectors. An image is a near-copy where its isolation with its nearest real image
+(`medlt.metrics.nearest.isolation`) is stronger, under one measure, than that of all but a given share of held-out real
+images. The limit of a measure is that quantile of the held-out images' ratios, with the share divided by the number of
 measures (Bonferroni).
 """
 
@@ -15,16 +15,16 @@ from typing import ClassVar, TypeAlias
 import torch
 from torch import Tensor
 
-from medlt.checks.limit import held
+from medlt.checks.limit import check_limit
 from medlt.metrics.nearest import isolation
-from medlt.types import Batch, Finding, InputError
+from medlt.types import Batch, CheckResult, InputError
 
 Measure: TypeAlias = Callable[[Tensor], Tensor]
 """Images [B,1,H,W], uint8 or float in [0,1] -> unit vectors [B,D], on the CPU."""
 
 
 @dataclass(frozen=True)
-class Against:
+class NearCopyMetric:
     """One measure, all training images under it, [N,D], and the ratio below which an image is a near-copy."""
 
     measure: Measure
@@ -32,7 +32,7 @@ class Against:
     limit: float
 
     def value(self, images: Tensor, neighbours: int) -> Tensor:
-        """Ratios of images [B,1,H,W] as multiples of the limit, [B]; NaN for an image that is not finite."""
+        """Return ratios of images [B,1,H,W] as multiples of the limit, [B]; NaN for a non-finite image."""
         good = images.isfinite().flatten(1).all(1) if images.is_floating_point() else torch.ones(len(images)).bool()
         ratio = isolation(self.measure(images.nan_to_num(0, 0, 0)), self.train, neighbours).ratio
         return torch.where(good.cpu(), ratio / self.limit, torch.nan)
@@ -40,36 +40,38 @@ class Against:
 
 @dataclass(frozen=True)
 class NearCopy:
-    """Value: isolation with the nearest training image, as a multiple of the measure's limit, the lowest of all."""
+    """Value: isolation with the nearest training image, as a multiple of the measure's limit; the lowest of all
+    measures.
+    """
 
-    against: tuple[Against, ...]
+    metrics: tuple[NearCopyMetric, ...]
     neighbours: int = 50
     limit: float = 1.0
     name: ClassVar[str] = "near_copy"
     passes_above: ClassVar[bool] = True
 
-    def __call__(self, batch: Batch) -> list[Finding]:
-        """One Finding an image."""
+    def __call__(self, batch: Batch) -> list[CheckResult]:
+        """Return one CheckResult an image."""
         values = torch.ones(0)
         if len(batch.images):
-            values = torch.stack([one.value(batch.images, self.neighbours) for one in self.against]).min(0).values
-        return held(self, batch, values, "nearer to one real training image than images of other patients are")
+            values = torch.stack([one.value(batch.images, self.neighbours) for one in self.metrics]).min(0).values
+        return check_limit(self, batch, values, "nearer to one real training image than held-out real images are")
 
 
 def near_copy_limit(
     measure: Measure, held_out: Tensor, train: Tensor, false_positive_rate: float, neighbours: int = 50
 ) -> float:
-    """The ratio that at most `false_positive_rate` of real held-out images fall below, for one measure.
+    """Return the ratio that at most `false_positive_rate` of real held-out images fall below, for one measure.
 
-    held_out: images [M,1,H,W] of patients who were not trained on, best one a patient; train: unit vectors [N,D]. A new
-    held-out image falls below with a probability of at most the rate (M + 1 exchangeable images). Raises InputError
+    held_out: images [M,1,H,W] of patients outside the training set, best one a patient; train: unit vectors [N,D]. A
+    new held-out image falls below with a probability of at most the rate (M + 1 exchangeable images). Raises InputError
     where M images cannot resolve it.
     """
     ratios = isolation(measure(held_out), train, neighbours).ratio.sort().values
     below = int(false_positive_rate * (len(ratios) + 1) + 1e-9)
     if not 1 <= below <= len(ratios):
         raise InputError(
-            f"{len(ratios)} held-out images cannot show a false-positive rate of {false_positive_rate:g} a measure;"
+            f"{len(ratios)} held-out images cannot resolve a false-positive rate of {false_positive_rate:g} a measure;"
             f" give at least {int(1 / false_positive_rate) if false_positive_rate > 0 else 'some'} or a higher rate"
         )
     return float(ratios[below - 1].clamp_min(1e-6))
@@ -79,9 +81,9 @@ def near_copy(
     measures: Sequence[Measure], held_out: Tensor, train: Tensor, false_positive_rate: float = 0.02,
     neighbours: int = 50,
 ) -> NearCopy:  # fmt: skip
-    """The check for these measures together, from real images [M,1,H,W] held out and [N,1,H,W] trained on."""
-    against = []
+    """Return the near-copy filter of these measures, from real images held out [M,1,H,W] and trained on [N,1,H,W]."""
+    metrics = []
     for measure in measures:
         vectors, rate = measure(train), false_positive_rate / len(measures)
-        against.append(Against(measure, vectors, near_copy_limit(measure, held_out, vectors, rate, neighbours)))
-    return NearCopy(tuple(against), neighbours)
+        metrics.append(NearCopyMetric(measure, vectors, near_copy_limit(measure, held_out, vectors, rate, neighbours)))
+    return NearCopy(tuple(metrics), neighbours)

@@ -1,4 +1,4 @@
-"""Is it an image at all, and a new one? Non-finite, flat, saturated, or a copy of a parent or of another one.
+"""Check for defective images and copies: non-finite, flat, saturated, or a copy of a parent or of another image.
 
 Every check is a frozen dataclass of one limit (`medlt.checks.limit`).
 """
@@ -12,9 +12,9 @@ from typing import ClassVar, TypeAlias
 import torch
 from torch import Tensor
 
-from medlt.checks.apart import pixels_of
-from medlt.checks.limit import held
-from medlt.types import Batch, Check, Finding
+from medlt.checks.limit import check_limit
+from medlt.checks.separation import pixels_of
+from medlt.types import Batch, Check, CheckResult
 
 Images: TypeAlias = Callable[[Sequence[str]], Tensor]
 """uids -> real images [n,1,H,W], uint8 or float in [0,1], of the size of the synthetic ones."""
@@ -22,55 +22,55 @@ Images: TypeAlias = Callable[[Sequence[str]], Tensor]
 
 @dataclass(frozen=True)
 class Finite:
-    """Value: how many pixels are NaN, infinite or outside [0,1]. None may be."""
+    """Value: number of pixels that are NaN, infinite or outside [0,1]. Any such pixel fails."""
 
     limit: float = 0.0
     name: ClassVar[str] = "finite"
     passes_above: ClassVar[bool] = False
 
-    def __call__(self, batch: Batch) -> list[Finding]:
-        """One Finding an image."""
+    def __call__(self, batch: Batch) -> list[CheckResult]:
+        """Return one CheckResult an image."""
         good = batch.images.isfinite() & (batch.images >= 0) & (batch.images <= 1)
         bad = (~good).flatten(1).sum(1)
-        return held(self, batch, bad, "pixels that are not finite or not in [0,1]")
+        return check_limit(self, batch, bad, "pixels that are not finite or not in [0,1]")
 
 
 @dataclass(frozen=True)
 class Flat:
-    """Value: standard deviation of the pixels. A black, white or grey image has next to none."""
+    """Value: standard deviation of the pixels. A black, white or grey image has almost none."""
 
     limit: float = 0.02
     name: ClassVar[str] = "flat"
     passes_above: ClassVar[bool] = True
 
-    def __call__(self, batch: Batch) -> list[Finding]:
-        """One Finding an image."""
+    def __call__(self, batch: Batch) -> list[CheckResult]:
+        """Return one CheckResult an image."""
         pixels = batch.images.flatten(1)
         spread = (pixels - pixels.mean(1, keepdim=True)).square().mean(1).sqrt()
-        return held(self, batch, spread, "the image is flat (black, white or grey)")
+        return check_limit(self, batch, spread, "the image is flat (black, white or grey)")
 
 
 @dataclass(frozen=True)
 class Saturated:
-    """Value: share of pixels at exactly 0 or 1 after rounding to 8 bit. Most of a radiograph lies between."""
+    """Value: share of pixels at exactly 0 or 1 after rounding to 8 bit. Most pixels of a radiograph lie between."""
 
     limit: float = 0.6
     name: ClassVar[str] = "saturated"
     passes_above: ClassVar[bool] = False
 
-    def __call__(self, batch: Batch) -> list[Finding]:
-        """One Finding an image."""
+    def __call__(self, batch: Batch) -> list[CheckResult]:
+        """Return one CheckResult an image."""
         pixels = batch.images.nan_to_num(0, 0, 0).flatten(1)
         share = ((pixels <= 0.5 / 255) | (pixels >= 254.5 / 255)).double().mean(1)
-        return held(self, batch, share, "most of the image is clipped to black or white")
+        return check_limit(self, batch, share, "too large a share of the image is clipped to black or white")
 
 
 @dataclass(frozen=True)
 class Duplicate:
     """Value: highest correlation with a real parent, -1 without one.
 
-    Other synthetic images are not looked at here: the answer would hang on how the rows were cut into batches. The
-    whole set is searched by `copies` when it is there.
+    Other synthetic images are not compared here, because the result would depend on the division into batches. `copies`
+    searches the finished set.
     """
 
     parents: Images
@@ -78,8 +78,8 @@ class Duplicate:
     name: ClassVar[str] = "duplicate"
     passes_above: ClassVar[bool] = False
 
-    def __call__(self, batch: Batch) -> list[Finding]:
-        """One Finding an image; batch.rows needs a column `parents`, a list of uids each."""
+    def __call__(self, batch: Batch) -> list[CheckResult]:
+        """Return one CheckResult an image; batch.rows needs a column `parents`, a list of uids each."""
         own = standardised(batch.images)
         parents = list(pixels_of(batch.rows))
         known = sorted({uid for row in parents for uid in row})
@@ -87,11 +87,11 @@ class Duplicate:
         if known:
             mine = torch.tensor([[uid in row for uid in known] for row in parents])
             values = torch.where(mine, own @ standardised(self.parents(known)).T, -1.0).max(1).values
-        return held(self, batch, values, "a copy of a real parent")
+        return check_limit(self, batch, values, "a copy of a real parent")
 
 
 def standardised(images: Tensor) -> Tensor:
-    """[N,1,H,W] -> [N,H*W], mean 0 and norm 1, so that a product is a correlation. Flat images become 0."""
+    """Return [N,H*W] of [N,1,H,W], with mean 0 and norm 1, so that a product is a correlation. Flat images become 0."""
     scaled = images.double() / 255 if images.dtype == torch.uint8 else images.nan_to_num(0, 0, 0).double()
     pixels = scaled.flatten(1)
     centred = pixels - pixels.mean(1, keepdim=True)
@@ -99,26 +99,32 @@ def standardised(images: Tensor) -> Tensor:
     return torch.where(norm > 1e-9, centred / norm.clamp(min=1e-9), 0)
 
 
-def _before(own: Tensor) -> Tensor:
-    """[N,N] correlations with earlier rows; -1 for the others, and everywhere in the first row."""
-    earlier = torch.ones(len(own), len(own), dtype=torch.bool).tril(-1)
-    return torch.where(earlier, own @ own.T, -1.0)
+def _preceding(own: Tensor) -> Tensor:
+    """Return [N,N] correlations with preceding rows; -1 for the others, and everywhere in the first row."""
+    preceding = torch.ones(len(own), len(own), dtype=torch.bool).tril(-1)
+    return torch.where(preceding, own @ own.T, -1.0)
 
 
-def copies(uids: Sequence[str], images: Images, limit: float = 0.995, chunk: int = 256) -> list[Finding]:
-    """Search a whole set for pairs: one Finding an image, the later of a pair failing. Holds two chunks at a time."""
+def copies(uids: Sequence[str], images: Images, limit: float = 0.995, chunk: int = 256) -> list[CheckResult]:
+    """Search a whole set for pairs: one CheckResult an image, and the later image of a pair fails.
+
+    Memory holds two chunks at a time.
+    """
     values = torch.full((len(uids),), -1.0, dtype=torch.float64)
     for i in range(0, len(uids), chunk):
         own = standardised(images(uids[i : i + chunk]))
         for j in range(0, i, chunk):
-            found = own @ standardised(images(uids[j : j + chunk])).T
-            values[i : i + chunk] = values[i : i + chunk].maximum(found.max(1).values)
-        values[i : i + chunk] = values[i : i + chunk].maximum(_before(own).max(1).values)
+            near = own @ standardised(images(uids[j : j + chunk])).T
+            values[i : i + chunk] = values[i : i + chunk].maximum(near.max(1).values)
+        values[i : i + chunk] = values[i : i + chunk].maximum(_preceding(own).max(1).values)
     reason = "a copy of an earlier image of the set"
-    said = zip(uids, values.tolist(), strict=True)
-    return [Finding("copy", uid, value, limit, value <= limit, "" if value <= limit else reason) for uid, value in said]
+    scored = zip(uids, values.tolist(), strict=True)
+    return [
+        CheckResult("copy", uid, value, limit, value <= limit, "" if value <= limit else reason)
+        for uid, value in scored
+    ]
 
 
-def sanity(parents: Images, *, black_below: float = 0.02, duplicate_above: float = 0.995) -> tuple[Check, ...]:
-    """The sanity checks a recipe runs, in the order of its reasons."""
-    return (Finite(), Flat(black_below), Saturated(), Duplicate(parents, duplicate_above))
+def sanity(parents: Images, *, min_std: float = 0.02, max_correlation: float = 0.995) -> tuple[Check, ...]:
+    """Return the sanity checks of a recipe, in the order of precedence."""
+    return (Finite(), Flat(min_std), Saturated(), Duplicate(parents, max_correlation))

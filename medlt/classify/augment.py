@@ -1,6 +1,6 @@
-"""Classical augmentation of a batch, by name: "none", "light" or "monai". Never a left-right flip.
+"""Augment a batch by name: "none", "light" or "monai". No augmentation flips left and right.
 
-A mirrored chest is situs inversus; the heart's side is a finding, not a nuisance.
+A mirrored chest is situs inversus: the side of the heart carries information.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from medlt.types import InputError
 
 Augment: TypeAlias = Callable[[Tensor, torch.Generator], Tensor]
-"""(images float [B,1,S,S] in [0,1], a CPU generator that all draws come from) -> the same, moved."""
+"""(images float [B,1,S,S] in [0,1], a CPU generator for all draws) -> augmented images, same shape."""
 
 
 def augment(
@@ -29,10 +29,10 @@ def augment(
     contrast: float = 0.2,
     brightness: float = 0.1,
 ) -> Tensor:
-    """Small rotation, scale, shift; contrast and brightness, of images float [B,1,S,S] in [0,1] on any device.
+    """Rotate, scale and shift each image a little, and change its contrast and brightness.
 
-    Each image is moved by draws of its own, uniform in +- the named amounts. shift is a share of the side; borders are
-    repeated. All draws come from `generator`.
+    images: float [B,1,S,S] in [0,1] on any device. Each image has draws of its own, uniform in +- the given amounts.
+    shift is a share of the side. Border pixels are repeated. All draws come from `generator`.
     """
     draws = (torch.rand(6, len(images), generator=generator) * 2 - 1).to(images.device)
     angle, zoom = draws[0] * math.radians(degrees), 1 + draws[1] * scale
@@ -45,10 +45,10 @@ def augment(
 
 
 def monai_transforms(side: int) -> Any:
-    """MONAI's random transforms as a chest pipeline composes them, for images [1,side,side] in [0,1].
+    """Return MONAI's random transforms for chest radiographs [1,side,side] in [0,1].
 
-    Affine, gamma, blur, noise and coarse dropout; no flip. The composed transform holds its random state: share none
-    between threads.
+    They are affine, gamma, blur, noise and coarse dropout, without a flip. The composed transform holds its random
+    state: do not share it between threads.
     """
     from monai import transforms as t
 
@@ -74,9 +74,9 @@ def monai_transforms(side: int) -> Any:
 
 
 def with_monai(images: Tensor, generator: torch.Generator) -> Tensor:
-    """MONAI's transforms, image by image as they are made for; their state is set from the generator.
+    """Apply MONAI's transforms image by image, with random state from the generator.
 
-    Of copies: RandCoarseDropout writes into the image it is given.
+    It works on clones, because RandCoarseDropout writes into its input.
     """
     moved = monai_transforms(images.shape[-1])
     moved.set_random_state(seed=int(torch.randint(2**32 - 1, (), generator=generator)))
@@ -87,7 +87,7 @@ AUGMENTS: dict[str, Augment] = {"light": augment, "none": lambda images, generat
 
 
 def augmentation(name: str) -> Augment:
-    """An augmentation by name. Raises InputError for an unknown one."""
+    """Return an augmentation by name. Raises InputError for an unknown name."""
     if name not in AUGMENTS:
         raise InputError(f"no augmentation named {name!r}; choose one of {', '.join(AUGMENTS)}")
     return AUGMENTS[name]

@@ -1,7 +1,8 @@
-"""Class activation maps of image classifiers: where one sees a finding. The methods are those of `medlt.sparse.cam`.
+"""Compute class activation maps of image classifiers: which pixels support a finding. `medlt.sparse.cam` has the
+methods.
 
-The gradient is that of sum_b logit[b, c_b]: samples do not mix, so a batch gives what one at a time gives. It is taken
-with respect to the body's last feature map, by running a body that stops there.
+The gradient is that of sum_b logit[b, c_b]: samples are independent, so a batch gives the same maps as single images.
+It is taken with respect to the last feature map, by running the network up to that layer.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from medlt.types import InputError
 
 
 def _stages(net: Network) -> tuple[nn.Module, nn.Module]:
-    """The body of a MONAI network cut at its last feature map: images -> maps [B,F,h,w], maps -> features [B,D]."""
+    """Split a MONAI network at its last feature map: images -> maps [B,F,h,w], maps -> features [B,D]."""
     body: Any = net.body
     if isinstance(body, DenseNet):
         return body.features, body.class_layers
@@ -28,15 +29,16 @@ def _stages(net: Network) -> tuple[nn.Module, nn.Module]:
         pool = [] if body.no_max_pool else [body.maxpool]
         layers = (body.conv1, body.bn1, body.act, *pool, body.layer1, body.layer2, body.layer3, body.layer4)
         return nn.Sequential(*layers), nn.Sequential(body.avgpool, nn.Flatten())
-    raise InputError(f"cam: no last feature map is known of a {type(body).__name__}; use one of medlt's networks")
+    raise InputError(f"cam: {type(body).__name__} has no known last feature map; use one of medlt's networks")
 
 
 def class_activation_map(
     classifier: Classifier, images: Tensor, finding: Tensor, method: str = "gradcam", chunk: int = 64
 ) -> Tensor:
-    """Maps [B,h,w] in [0,1], on the CPU, of images [B,1,S,S] in [0,1] for the finding of each, `finding` int64 [B].
+    """Return maps [B,h,w] in [0,1], on the CPU, of images [B,1,S,S] in [0,1] for the finding of each, `finding` int64
+    [B].
 
-    S is the classifier's size. The classifier stays as it is. Raises InputError for an unknown method or network.
+    S is the classifier's size. The classifier is not changed. Raises InputError for an unknown method or network.
     """
     if method not in MAPS:
         raise InputError(f"cam: {method!r} is not a method; choose one of {', '.join(MAPS)}")

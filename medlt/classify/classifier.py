@@ -1,4 +1,4 @@
-"""A trained image classifier: probabilities and features of images of any size."""
+"""A trained image classifier: it returns probabilities and features of images of any size."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from medlt.classify.sets import to_uint8
 
 @dataclass(frozen=True)
 class Pace:
-    """How fast a training ran, evaluations apart: images/s, and the share of time not spent waiting for a batch.
+    """Speed of a training without its evaluations: images/s, and the share of time not spent waiting for a batch.
 
-    On a GPU, which works on while the next batch is made, the share it was `busy` is at least this.
+    On a GPU, which computes while the next batch is made, the true busy share is at least `busy`.
     """
 
     images_per_second: float
@@ -28,7 +28,7 @@ class Pace:
 
 
 class Clock:
-    """Measures a training: the images it saw, what it waited for batches, what it spent on evaluations, and all."""
+    """Measure a training: images seen, seconds spent waiting for batches and on evaluations, and total seconds."""
 
     def __init__(self) -> None:
         self.begun, self.spent, self.images = perf_counter(), {"waiting": 0.0, "evaluating": 0.0}, 0
@@ -41,7 +41,7 @@ class Clock:
         self.spent[name] += perf_counter() - begun
 
     def pace(self) -> Pace:
-        """Return the pace of a training that began when this clock was made."""
+        """Return the pace of a training that started when this clock was made."""
         time = max(perf_counter() - self.begun - self.spent["evaluating"], 1e-9)
         return Pace(self.images / time, 1 - self.spent["waiting"] / time)
 
@@ -50,7 +50,7 @@ class Clock:
 class Classifier:
     """A trained network on images of side `size`. `record` holds settings, history and digests, as written to JSON.
 
-    `pace` is that of its training, None for one that was read from disk.
+    `pace` is the pace of its training, None for a classifier read from disk.
     """
 
     net: Network
@@ -63,22 +63,22 @@ class Classifier:
 
     @property
     def task(self) -> str:
-        """multi-label or single-label."""
+        """Return "multi-label" or "single-label"."""
         return str(self.record.get("settings", {}).get("task", "multi-label"))
 
     @torch.no_grad()
     def predict(self, images: Tensor, chunk: int = 64) -> Tensor:
-        """images uint8 or float in [0,1], [B,1,H,W] -> probabilities float32 [B,K].
+        """Return probabilities float32 [B,K] of images [B,1,H,W], uint8 or float in [0,1].
 
-        Sigmoids of the multi-label task, a softmax of the single-label one, whose rows sum to 1. Floats are rounded to
-        8 bit first, and other sizes brought to `size` by area, as a written file would be.
+        The multi-label task has sigmoids. The single-label task has a softmax, whose rows sum to 1. Floats are first
+        rounded to 8 bit and other sizes are resized to `size` by area, as in a written file.
         """
         logits = self._in_chunks(self.net, images, chunk, self.net.head.out_features)
         return logits.softmax(1) if self.task == "single-label" else logits.sigmoid()
 
     @torch.no_grad()
     def features(self, images: Tensor, chunk: int = 64) -> Tensor:
-        """What the head sees of images as in `predict`: float32 [B,D]."""
+        """Return the input of the head, float32 [B,D], for images as in `predict`."""
         return self._in_chunks(self.net.features, images, chunk, self.net.head.in_features)
 
     def _in_chunks(self, fn: Callable[[Tensor], Tensor], images: Tensor, chunk: int, width: int) -> Tensor:
@@ -92,17 +92,17 @@ class Classifier:
 
 
 def _resized(images: Tensor, size: int) -> Tensor:
-    """uint8 [B,1,H,W] -> float [B,1,size,size] in [0,1]."""
+    """Convert uint8 [B,1,H,W] to float [B,1,size,size] in [0,1]."""
     images = images.float() / 255
     return images if images.shape[-2:] == (size, size) else F.interpolate(images, (size, size), mode="area")
 
 
 def standardised(images: Tensor) -> Tensor:
-    """Images [B,1,S,S] in [0,1] as the networks take them, channels last."""
+    """Return images [B,1,S,S] in [0,1] as the networks take them, standardised and channels last."""
     return ((images - 0.5) / 0.25).contiguous(memory_format=torch.channels_last)
 
 
 def half(fn: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
-    """float32 [B,...] of images [B,1,S,S] in [0,1], computed in bfloat16: twice as fast on a CPU."""
+    """Apply `fn` to images [B,1,S,S] in [0,1] in bfloat16, twice as fast on a CPU, and return float32 [B,...]."""
     with torch.autocast(images.device.type, torch.bfloat16):
         return fn(standardised(images)).float()

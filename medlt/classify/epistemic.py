@@ -1,7 +1,7 @@
-"""An epistemic head on a frozen classifier: how much members of an ensemble disagree, in one forward pass.
+"""An epistemic head on a frozen classifier: how much the members of an ensemble disagree, in one forward pass.
 
-Longtail guidance, arXiv 2502.01980, asks for a differentiable signal of what a predictor does not know that leaves the
-predictor as it is. Its equations were not available to us; this head is our completion: bootstrapped small networks
+Longtail guidance, arXiv 2502.01980, needs a differentiable signal of the classifier's uncertainty that leaves the
+classifier unchanged. Its equations were not available to us; this head is our completion: bootstrapped small networks
 with random prior functions (Osband, Aslanides, Cassirer, arXiv 1806.03335).
 
 | symbol | meaning |
@@ -12,7 +12,7 @@ with random prior functions (Osband, Aslanides, Cassirer, arXiv 1806.03335).
 | l_m | l + g_m(h) + beta p_m(h); member m sees row i Poisson(1) times, p = sigmoid(l_m) |
 | H | entropy of a coin in nats, H(p) = -p log p - (1-p) log(1-p) |
 
-Statistics of a finding; all grow with what is not known, or hard:
+Statistics of a finding; all grow with uncertainty or difficulty:
 
 | name | formula | saturates | of what |
 |---|---|---|---|
@@ -22,8 +22,9 @@ Statistics of a finding; all grow with what is not known, or hard:
 | margin | 1 - abs(2 sigmoid(l) - 1) | at 1 | the classifier |
 | energy | -log(1 + exp(l)), the free energy of one finding (arXiv 2109.14162) | at 0 | the classifier |
 
-Over all findings at once the largest energy means "nothing is there" and the largest entropy "nothing is said": climb
-either for the finding that an image is made for only, with an anchor on its label (`medlt.synthesis.longtail`).
+Over all findings at once, the largest energy means that no finding is present and the largest entropy means that every
+label is undecided. Guidance therefore climbs a statistic of the image's own finding only, with an anchor on its label
+(`medlt.synthesis.longtail`).
 """
 
 from __future__ import annotations
@@ -41,30 +42,30 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from medlt import files
-from medlt.chance import batch_indices, generator, rng
 from medlt.classify.networks import Network
 from medlt.classify.sets import TrainingSet
 from medlt.classify.train import Classifier, standardised
+from medlt.rng import batch_indices, numpy_generator, torch_generator
 from medlt.store import Store
 from medlt.training import loop
 from medlt.training.runtime import Runtime
-from medlt.training.settings import Part, Training
+from medlt.training.settings import BatchPart, Training
 from medlt.types import InputError
 
 FORMAT = 3  # part of the key: raise it when the same settings would train other weights
 RECORD, WEIGHTS = "epistemic.json", "epistemic.safetensors"
 Statistic: TypeAlias = Callable[[Tensor, Tensor], Tensor]
-"""(logits of the classifier [B,K], of the members [M,B,K]) -> [B,K]; larger means less known, or harder."""
+"""(logits of the classifier [B,K], of the members [M,B,K]) -> [B,K]; larger means more uncertain or harder."""
 
 
 def _coin(logits: Tensor) -> Tensor:
-    """H(sigmoid(l)), nats."""
+    """Return H(sigmoid(l)), in nats."""
     return F.softplus(logits) - logits * logits.sigmoid()
 
 
 def bald(base: Tensor, members: Tensor) -> Tensor:
-    """Mutual information of the label and the member, nats; 0 where the members agree."""
-    yes, no = (F.logsigmoid(way).logsumexp(0) - math.log(len(members)) for way in (members, -members))
+    """Return the mutual information of the label and the member, in nats; 0 where the members agree."""
+    yes, no = (F.logsigmoid(sign).logsumexp(0) - math.log(len(members)) for sign in (members, -members))
     return -(yes.exp() * yes + no.exp() * no) - _coin(members).mean(0)
 
 
@@ -78,21 +79,21 @@ STATISTICS: Mapping[str, Statistic] = {
 
 
 def statistic(name: str) -> Statistic:
-    """A statistic by name. Raises InputError for an unknown one."""
+    """Return a statistic by name. Raises InputError for an unknown name."""
     if name not in STATISTICS:
         raise InputError(f"no statistic named {name!r}; choose one of {', '.join(STATISTICS)}")
     return STATISTICS[name]
 
 
 @dataclass(frozen=True)
-class Settings:
-    """What an epistemic head is, beside its classifier and data; `beta` scales the random prior networks."""
+class EpistemicSettings:
+    """Settings of an epistemic head, beside its classifier and data; `beta` scales the random prior networks."""
 
     members: int = 12
     hidden: int = 64
     beta: float = 3.0
     steps: int = 200
-    batch: int = 256
+    batch_size: int = 256
     learning_rate: float = 1e-3
     weight_decay: float = 1e-3
 
@@ -101,9 +102,9 @@ class Settings:
             raise InputError(f"epistemic head: {self.members} members cannot disagree; take 8 to 16")
 
     def training(self) -> Training:
-        """Return the settings of the loop: a constant rate, neither moving average nor clipping."""
-        same = {name: getattr(self, name) for name in ("steps", "batch", "learning_rate", "weight_decay")}
-        return Training(**same, warmup_steps=0, ema=0.0, clip=math.inf, checkpoint_every=None)
+        """Return the settings of the loop: a constant rate, no moving average, no clipping."""
+        same = {name: getattr(self, name) for name in ("steps", "batch_size", "learning_rate", "weight_decay")}
+        return Training(**same, warmup_steps=0, ema_decay=0.0, max_grad_norm=math.inf, checkpoint_every=None)
 
 
 class Members(nn.Module):
@@ -124,13 +125,13 @@ class Members(nn.Module):
         shapes = {"w1": (members, width, hidden), "w2": (members, hidden, findings)}
         for name, shape in shapes.items():
             scale = math.sqrt((2 if name == "w1" else 1) / shape[1])
-            draws = [torch.randn(shape, generator=generator(seed, name, of)) * scale for of in ("g", "p")]
+            draws = [torch.randn(shape, generator=torch_generator(seed, name, of)) * scale for of in ("g", "p")]
             self.register_parameter(f"g_{name}", nn.Parameter(draws[0]))
             self.register_buffer(f"p_{name}", draws[1])
         self.g_b1, self.g_b2 = (nn.Parameter(torch.zeros(members, 1, n)) for n in (hidden, findings))
 
     def forward(self, features: Tensor) -> Tensor:
-        """What each member adds to the classifier's logits."""
+        """Return what each member adds to the classifier's logits."""
         h = (features - self.mean) / self.sd
         g = (h @ self.g_w1 + self.g_b1).relu() @ self.g_w2 + self.g_b2
         return g + self.beta * ((h @ self.p_w1).relu() @ self.p_w2)
@@ -139,8 +140,8 @@ class Members(nn.Module):
 class Epistemic:
     """A classifier with its epistemic head: images -> (logits [B,K], members' logits [M,B,K]), differentiable.
 
-    Images are float [B,1,H,W] in [0,1], brought to the classifier's size by area; all in float32. The classifier is
-    read through a frozen copy, so that nothing done here can change it. `record` holds settings and digests.
+    Images are float [B,1,H,W] in [0,1], resized to the classifier's size by area. All computation is in float32. The
+    classifier is a frozen copy, so the original cannot change. `record` holds settings and digests.
     """
 
     def __init__(self, net: Network, size: int, members: Members, record: dict[str, Any]) -> None:
@@ -150,7 +151,7 @@ class Epistemic:
 
     @property
     def digest(self) -> str:
-        """Names the classifier and the head."""
+        """Return a digest of the classifier and the head."""
         return files.digest(self.record["classifier"], files.digest_tensors(self.members.state_dict()))
 
     def __call__(self, images: Tensor) -> tuple[Tensor, Tensor]:
@@ -160,12 +161,12 @@ class Epistemic:
             return base, base + self.members(features)
 
     def logits(self, images: Tensor) -> Tensor:
-        """Logits of the members, [M,B,K]."""
+        """Return the members' logits [M,B,K]."""
         return self(images)[1]
 
     @torch.no_grad()
     def score(self, images: Tensor, name: str, chunk: int = 64) -> Tensor:
-        """A statistic of every finding, [B,K] on the CPU, of images uint8 or float; see the table above."""
+        """Return a statistic of every finding, [B,K] on the CPU, of images uint8 or float; see the table above."""
         known, place = statistic(name), self.members.mean.device
         floats = (
             part.to(place).float() / (255 if part.dtype == torch.uint8 else 1) for part in torch.split(images, chunk)
@@ -174,12 +175,12 @@ class Epistemic:
 
 
 def _sized(images: Tensor, size: int) -> Tensor:
-    """Images [B,1,H,W] brought to [B,1,size,size] by area."""
+    """Resize images [B,1,H,W] to [B,1,size,size] by area."""
     return images if images.shape[-2:] == (size, size) else F.interpolate(images, (size, size), mode="area")
 
 
 def weights_digest(net: nn.Module) -> str:
-    """16 hex digits that name the weights of a network."""
+    """Return 16 hex digits that identify the weights of a network."""
     return files.digest_tensors(net.state_dict())
 
 
@@ -191,15 +192,17 @@ def fit_epistemic(
     store: Store,
     **settings: Any,
 ) -> Epistemic:
-    """Train an epistemic head on the features of `train`, which are computed once; the classifier stays as it is.
+    """Train an epistemic head on the features of `train`, which are computed once; the classifier does not change.
 
-    settings: the fields of Settings; the seed is the runtime's. The head is kept in the store under classifier, data,
-    settings and seed. It computes in float32, whatever the runtime's precision. Raises InputError where the findings
-    differ in number.
+    settings: the fields of EpistemicSettings; the seed is the runtime's. The store keeps the head under classifier,
+    data, settings and seed. Training computes in float32, whatever the runtime's precision. Raises InputError where the
+    findings differ in number.
     """
-    if (found := train.labels.shape[1]) != (told := classifier.net.head.out_features):
-        raise InputError(f"epistemic head: the classifier knows {told} findings, the labels {found}; use its own set")
-    chosen, runtime = Settings(**settings), runtime.at("fp32")
+    if (labelled := train.labels.shape[1]) != (outputs := classifier.net.head.out_features):
+        raise InputError(
+            f"epistemic head: the classifier has {outputs} findings, the labels {labelled}; use the same set"
+        )
+    chosen, runtime = EpistemicSettings(**settings), runtime.at("fp32")
     device = str(runtime.torch_device("epistemic"))
     key = {"format": FORMAT, "classifier": weights_digest(classifier.net), "size": classifier.size}
     key |= {"train": train.digest(), "settings": asdict(chosen), "seed": runtime.seed}
@@ -207,33 +210,33 @@ def fit_epistemic(
     def build(folder: Path) -> None:
         members = _trained(classifier, train, chosen, runtime, files.digest(key))
         files.write_tensors(folder / WEIGHTS, members.state_dict())
-        told_of = {"classifier": key["classifier"], "train_digest": key["train"], "train_rows": len(train)}
-        files.write_json(folder / RECORD, {"settings": asdict(chosen), "seed": runtime.seed, **told_of})
+        source = {"classifier": key["classifier"], "train_digest": key["train"], "train_rows": len(train)}
+        files.write_json(folder / RECORD, {"settings": asdict(chosen), "seed": runtime.seed, **source})
 
     return load_epistemic(store.make("epistemic", key, build).folder, classifier, device)
 
 
 def load_epistemic(folder: Path, classifier: Classifier, device: str) -> Epistemic:
-    """Read a head back from its folder in the store, onto `device`. Raises InputError for another classifier's head."""
-    told = json.loads((folder / RECORD).read_text())
-    if told["classifier"] != weights_digest(classifier.net):
-        raise InputError(f"{folder}: is the head of another classifier; fit one for this classifier")
-    members = _fresh(classifier, Settings(**told["settings"]), told["seed"])
+    """Load a head from its folder in the store, onto `device`. Raises InputError for the head of another classifier."""
+    record = json.loads((folder / RECORD).read_text())
+    if record["classifier"] != weights_digest(classifier.net):
+        raise InputError(f"{folder}: is the head of another classifier; train one for this classifier")
+    members = _fresh(classifier, EpistemicSettings(**record["settings"]), record["seed"])
     members.load_state_dict(files.read_tensors(folder / WEIGHTS))
-    head = Epistemic(classifier.net, classifier.size, members, told)
+    head = Epistemic(classifier.net, classifier.size, members, record)
     head.net.to(device), head.members.to(device)
     return head
 
 
-def _fresh(classifier: Classifier, chosen: Settings, seed: int) -> Members:
-    """Untrained members."""
+def _fresh(classifier: Classifier, chosen: EpistemicSettings, seed: int) -> Members:
+    """Return untrained members."""
     head = classifier.net.head
     return Members(chosen.members, head.in_features, chosen.hidden, head.out_features, chosen.beta, seed)
 
 
 @torch.no_grad()
 def _features(classifier: Classifier, train: TrainingSet, chunk: int = 64) -> tuple[Tensor, Tensor]:
-    """Features [N,D] and logits [N,K] in float32, as `Epistemic` sees them."""
+    """Return features [N,D] and logits [N,K] in float32, as `Epistemic` computes them."""
     net, place = copy.deepcopy(classifier.net).eval(), classifier.net.head.weight.device
     parts = (_sized(part.to(place).float() / 255, classifier.size) for part in torch.split(train.images, chunk))
     features = torch.cat([net.features(standardised(part)) for part in parts])
@@ -241,17 +244,17 @@ def _features(classifier: Classifier, train: TrainingSet, chunk: int = 64) -> tu
 
 
 def _trained(
-    classifier: Classifier, train: TrainingSet, chosen: Settings, runtime: Runtime, key: str
+    classifier: Classifier, train: TrainingSet, chosen: EpistemicSettings, runtime: Runtime, key: str
 ) -> Members:  # fmt: skip
-    """Members trained on their summed masked cross-entropies, rows by the bootstrap weights of each."""
+    """Train the members on their summed masked cross-entropies, with each member's bootstrap weights of the rows."""
     device, members = runtime.torch_device("epistemic"), _fresh(classifier, chosen, runtime.seed)
     features, base = (part.to(device) for part in _features(classifier, train))
     members.mean, members.sd = features.mean(0), _spread(features)
     labels = torch.from_numpy(train.labels).to(features)
     pulls = torch.from_numpy(_bootstrap(train, chosen.members, runtime.seed)).to(features)
 
-    def loss_of(network: nn.Module, step: int, part: Part) -> Tensor:
-        rows = batch_indices(len(train), chosen.batch, step, runtime.seed, "epistemic")
+    def loss_of(network: nn.Module, step: int, part: BatchPart) -> Tensor:
+        rows = batch_indices(len(train), chosen.batch_size, step, runtime.seed, "epistemic")
         at = torch.from_numpy(part.take(rows)).to(device)
         return masked_bce(base[at] + network(features[at]), labels[at], pulls[:, at])
 
@@ -260,24 +263,28 @@ def _trained(
 
 
 def _spread(features: Tensor) -> Tensor:
-    """Standard deviations [D] of features [N,D], none below a tenth of their mean.
+    """Return standard deviations [D] of features [N,D], none below a tenth of their mean.
 
-    Half the features of a small classifier may be 0 on every training image. Divided by next to nothing, the least
-    stir of one of them would drown all that the members say.
+    Half the features of a small classifier may be 0 on every training image. Divided by almost zero, the smallest
+    change in one of them would dominate all members.
     """
     spread = features.std(0, correction=0)
     return spread.clamp(min=max(0.1 * float(spread.mean()), 1e-6))
 
 
 def _bootstrap(train: TrainingSet, members: int, seed: int) -> Any:
-    """float32 [M,N]: how hard each row pulls at each member, Poisson(1) times its own weight; a function of its uid."""
-    counts = [rng(seed, "bootstrap", uid).poisson(1.0, members) for uid in train.uids]
+    """Return float32 [M,N], the weight of each row for each member: Poisson(1) times the row's weight, a function of
+    its uid.
+    """
+    counts = [numpy_generator(seed, "bootstrap", uid).poisson(1.0, members) for uid in train.uids]
     return (train.weights[:, None] * counts).T.astype("float32")
 
 
 def masked_bce(logits: Tensor, labels: Tensor, pulls: Tensor) -> Tensor:
-    """Sum over members of sum(pull * known * l) / sum(known): logits [M,B,K], labels [B,K] or NaN, pulls [M,B]."""
+    """Return the sum over members of sum(pull * known * l) / sum(known): logits [M,B,K], labels [B,K] or NaN, pulls
+    [M,B].
+    """
     known = ~labels.isnan()
-    told = labels.nan_to_num(0).expand_as(logits)
-    values = F.binary_cross_entropy_with_logits(logits, told, reduction="none")
+    targets = labels.nan_to_num(0).expand_as(logits)
+    values = F.binary_cross_entropy_with_logits(logits, targets, reduction="none")
     return (values * known * pulls[..., None]).sum() / known.sum().clamp(min=1)

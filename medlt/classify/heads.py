@@ -1,11 +1,11 @@
 """Heads for a long tail: cosines for LDAM, and tau-normalisation of a trained head.
 
 tau-normalisation (Kang et al., arXiv 1910.09217, section 4.2) divides the weights w_c [D] of each finding by |w_c|^tau
-and drops the bias: of a softmax, rare classes, whose weights stay short, gain. tau is chosen on validation.
+and drops the bias. In a softmax, rare classes gain, because their weights stay short. tau is chosen on validation.
 
-For sigmoids it can do nothing: w_c h is multiplied by a positive number and shifted by one, the same for all images,
-so that AP and AUROC of a finding stay as they are, and so does the sign of w_c h and with it every decision at p = 0.5.
-Only a comparison between findings would change, which the multi-label task never makes.
+For sigmoids it does nothing: w_c h is multiplied by a positive number and shifted by one, the same for all images. AP
+and AUROC of a finding do not change, and neither does any decision at p = 0.5. Only a comparison between findings would
+change, which the multi-label task never makes.
 """
 
 from __future__ import annotations
@@ -22,23 +22,23 @@ TAUS = tuple(round(0.1 * n, 1) for n in range(11))
 
 
 class Cosine(nn.Linear):
-    """Logits [B,K] as SCALE times the cosines of features and weights, as LDAM asks for (arXiv 1906.07413)."""
+    """Logits [B,K] as SCALE times the cosines of features and weights, for LDAM (arXiv 1906.07413)."""
 
     @classmethod
     def of(cls, head: nn.Linear) -> Cosine:
-        """The directions of a head; its bias is dropped."""
-        found = cls(head.in_features, head.out_features, bias=False)
-        found.weight.data.copy_(head.weight.data)
-        return found.to(head.weight.device)
+        """Return a head with the directions of `head` and without its bias."""
+        cosine = cls(head.in_features, head.out_features, bias=False)
+        cosine.weight.data.copy_(head.weight.data)
+        return cosine.to(head.weight.device)
 
     def forward(self, input: Tensor) -> Tensor:
-        """Features [B,D] to logits, in float32: half a percent of 30 would be seen."""
+        """Return logits [B,K] of features [B,D] in float32: bfloat16 would round them by half a percent of 30."""
         with torch.autocast(input.device.type, enabled=False):
             return SCALE * F.linear(F.normalize(input.float()), F.normalize(self.weight))
 
 
 def classifier_network(name: str, loss: str, findings: int, seed: int = 0) -> Network:
-    """A fresh network for a loss: with a head of cosines for "ldam". Raises InputError for an unknown name."""
+    """Return a fresh network for a loss, with a head of cosines for "ldam". Raises InputError for an unknown name."""
     with torch.random.fork_rng(devices=[]):
         net = network(name, findings, seed)
         if loss == "ldam":
@@ -48,7 +48,7 @@ def classifier_network(name: str, loss: str, findings: int, seed: int = 0) -> Ne
 
 @torch.no_grad()
 def redraw(head: nn.Linear, seed: int) -> None:
-    """Draw a head anew from `seed`, wherever it is; torch's global generator is left as it was."""
+    """Draw a head anew from `seed`, on any device; torch's global generator does not change."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         fresh = nn.Linear(head.in_features, head.out_features, bias=head.bias is not None)
@@ -57,7 +57,7 @@ def redraw(head: nn.Linear, seed: int) -> None:
 
 @torch.no_grad()
 def tau_normalise(head: nn.Linear, tau: float) -> None:
-    """Divide the weights of each finding by their norm to the power of tau; no bias is left."""
+    """Divide the weights of each finding by their norm to the power of tau, and set the bias to zero."""
     head.weight /= head.weight.norm(dim=1, keepdim=True).clamp(min=1e-12) ** tau
     if head.bias is not None:
         head.bias.zero_()
@@ -65,15 +65,15 @@ def tau_normalise(head: nn.Linear, tau: float) -> None:
 
 @torch.no_grad()
 def best_tau(head: nn.Linear, features: Tensor, labels: np.ndarray) -> float:
-    """The tau of TAUS with the best macro balanced accuracy of features [N,D], one-hot labels [N,K]; ties: the least.
+    """Return the tau of TAUS with the best macro balanced accuracy of features [N,D] and one-hot labels [N,K].
 
-    Rows with an unknown label are left out; without any row it is 0.
+    Ties go to the smallest tau. Rows with an unknown label are left out; without any row tau is 0.
     """
     known = ~np.isnan(labels).any(1)
     truth, weight = labels[known].argmax(1), head.weight.float().cpu()
-    found = []
+    accuracies = []
     for tau in TAUS:
         scaled = weight / weight.norm(dim=1, keepdim=True).clamp(min=1e-12) ** tau
         right = (features[torch.from_numpy(known)] @ scaled.T).argmax(1).numpy() == truth
-        found.append(np.mean([right[truth == c].mean() for c in np.unique(truth)]) if len(truth) else 0.0)
-    return TAUS[int(np.argmax(found))]
+        accuracies.append(np.mean([right[truth == c].mean() for c in np.unique(truth)]) if len(truth) else 0.0)
+    return TAUS[int(np.argmax(accuracies))]

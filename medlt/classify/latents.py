@@ -1,7 +1,9 @@
-"""A small classifier of latents, phi0 of DiffuLT (arXiv 2403.05170): its features say how far an estimate is from real.
+"""A small classifier of latents, phi0 of DiffuLT (arXiv 2403.05170): its features measure how far an estimate is from
+real.
 
-Trained as image classifiers are (medlt.classify.train), by the one training loop: class-balanced masked cross-entropy,
-the moving average with the best validation macro AP kept. Latents are standardised, [B,C,h,w] of 8 to 32 px a side.
+It is trained like an image classifier (medlt.classify.train), by the same training loop: class-balanced masked
+cross-entropy, and the moving average with the best validation macro AP. Latents are standardised, [B,C,h,w] of 8 to 32
+px a side.
 """
 
 from __future__ import annotations
@@ -18,16 +20,16 @@ from monai.networks.nets import ResNet
 from torch import Tensor, nn
 
 from medlt import files
-from medlt.chance import batch_indices, seed_of
 from medlt.classify.losses import loss as named_loss
 from medlt.classify.networks import Network
-from medlt.classify.settings import Schedule
+from medlt.classify.settings import OptimizerSettings
 from medlt.diffusion.finetune import LabelledLatents
 from medlt.metrics.ranking import macro_average_precision
+from medlt.rng import batch_indices, seed_of
 from medlt.store import Store
 from medlt.training import loop
 from medlt.training.runtime import Runtime
-from medlt.training.settings import Part
+from medlt.training.settings import BatchPart
 from medlt.types import InputError
 
 FORMAT = 2  # part of the key: raise it when the same settings would train other weights
@@ -37,9 +39,9 @@ RECORD, WEIGHTS = "classifier.json", "classifier.safetensors"
 
 
 def latent_network(channels: int, findings: int, seed: int = 0) -> Network:
-    """A narrow ResNet-10 (arXiv 1512.03385) with group norm, whose stem of 3x3 keeps every pixel; D = 256.
+    """Return a narrow ResNet-10 (arXiv 1512.03385) with group norm and a 3x3 stem without downsampling; D = 256.
 
-    Its weights are drawn from `seed`; torch's global generator is left as it was.
+    Its weights are drawn from `seed`; torch's global generator does not change.
     """
     stem = {"n_input_channels": channels, "conv1_t_size": 3, "conv1_t_stride": 1, "no_max_pool": True}
     with torch.random.fork_rng(devices=[]):
@@ -71,17 +73,17 @@ class LatentClassifier:
     record: dict[str, Any]
 
     def __call__(self, z: Tensor) -> Tensor:
-        """Latents [B,C,h,w], on the network's device, to logits [B,K]."""
+        """Return logits [B,K] of latents [B,C,h,w] on the network's device."""
         logits: Tensor = self.net(z)
         return logits
 
     def features(self, z: Tensor) -> Tensor:
-        """What the head sees: [B,C,h,w] -> float32 [B,D]."""
+        """Return the input of the head, float32 [B,D], for latents [B,C,h,w]."""
         return self.net.features(z)
 
     @property
     def digest(self) -> str:
-        """Names the weights."""
+        """Return a digest of the weights."""
         return files.digest_tensors(self.net.state_dict())
 
 
@@ -92,26 +94,26 @@ def fit_latents(
     runtime: Runtime,
     store: Store,
     name: str = "latent classifier",
-    **schedule: Any,
+    **settings: Any,
 ) -> LatentClassifier:
-    """Train on `train`, keep the best on `val`; latents are those of standardised space.
+    """Train on `train` and keep the best weights on `val`; latents are standardised.
 
-    schedule: the fields of medlt.classify.settings.Schedule; the seed is the runtime's, and `name` is what its progress
-    is told. The classifier is kept in the store under data, settings and seed. It computes in bfloat16 with weights in
+    settings: the fields of medlt.classify.settings.OptimizerSettings; the seed is the runtime's, and `name` labels the
+    progress. The store keeps the classifier under data, settings and seed. It computes in bfloat16 with weights in
     float32, whatever the runtime's precision. Raises InputError for sets whose latents or findings differ in shape or
-    are not finite; a TypeError on an unknown setting.
+    are not finite, and TypeError for an unknown setting.
     """
-    chosen, runtime = Schedule(**schedule), runtime.at("fp32")
+    chosen, runtime = OptimizerSettings(**settings), runtime.at("fp32")
     _check(train, val)
     device = str(runtime.torch_device(name))
     key = {"format": FORMAT, "planes": PLANES, "settings": asdict(chosen), "seed": runtime.seed}
     key |= {"train": train.digest(), "val": val.digest()}
     made = store.make("latent_classifier", key, lambda folder: _train(train, val, chosen, runtime, name, folder, key))
-    return load(made.folder, device)
+    return load_latent_classifier(made.folder, device)
 
 
-def load(folder: Path, device: str) -> LatentClassifier:
-    """Read a classifier back from its folder in the store."""
+def load_latent_classifier(folder: Path, device: str) -> LatentClassifier:
+    """Load a classifier from its folder in the store."""
     record = json.loads((folder / RECORD).read_text())
     net = latent_network(record["channels"], len(record["positive"]))
     net.load_state_dict(files.read_tensors(folder / WEIGHTS))
@@ -125,7 +127,7 @@ def _check(train: LabelledLatents, val: LabelledLatents) -> None:
 
 
 def _half(net: nn.Module, z: Tensor) -> Tensor:
-    """Logits float32 [B,K], computed in bfloat16: twice as fast on a CPU."""
+    """Return logits float32 [B,K], computed in bfloat16: twice as fast on a CPU."""
     z = z.to(next(net.parameters()).device, memory_format=torch.channels_last)
     with torch.autocast(z.device.type, torch.bfloat16):
         logits: Tensor = net(z)
@@ -134,7 +136,7 @@ def _half(net: nn.Module, z: Tensor) -> Tensor:
 
 @torch.no_grad()
 def _macro_ap(net: nn.Module, data: LabelledLatents, chunk: int = 256) -> float:
-    """Macro AP on all rows; NaN without a positive."""
+    """Return macro AP on all rows; NaN without a positive."""
     net.eval()
     starts = range(0, len(data.uids), chunk)
     parts = [data.rows(np.arange(start, min(start + chunk, len(data.uids))))[0] for start in starts]
@@ -143,30 +145,30 @@ def _macro_ap(net: nn.Module, data: LabelledLatents, chunk: int = 256) -> float:
 
 
 def _train(
-    train: LabelledLatents, val: LabelledLatents, schedule: Schedule, runtime: Runtime, name: str, folder: Path,
-    key: dict[str, Any],
+    train: LabelledLatents, val: LabelledLatents, settings: OptimizerSettings, runtime: Runtime, name: str,
+    folder: Path, key: dict[str, Any],
 ) -> None:  # fmt: skip
     """Write the weights and their record."""
     labels, device = np.asarray(train.labels, np.float32), runtime.torch_device(name)
     channels = train.rows(np.arange(1))[0].shape[1]
     net = latent_network(channels, labels.shape[1], seed_of(runtime.seed, "latent weights"))
-    loss = named_loss(schedule.loss, torch.from_numpy(labels).to(device))
+    loss = named_loss(settings.loss, torch.from_numpy(labels).to(device))
 
-    def loss_of(network: nn.Module, step: int, part: Part) -> Tensor:
-        chosen = batch_indices(len(train.uids), schedule.batch, step, runtime.seed, "latents")
+    def loss_of(network: nn.Module, step: int, part: BatchPart) -> Tensor:
+        chosen = batch_indices(len(train.uids), settings.batch_size, step, runtime.seed, "latents")
         z, rows = train.rows(part.take(chosen))
         assert rows.labels is not None
         logits = _half(network, z)
         return loss(logits, rows.labels.to(logits), torch.ones(len(z)).to(logits))
 
-    state = loop.fit(net, loss_of, schedule.training(), runtime=runtime, folder=folder / "checkpoint", name=name,
+    state = loop.fit(net, loss_of, settings.training(), runtime=runtime, folder=folder / "checkpoint", name=name,
                      key=files.digest(key), evaluate=lambda network: _macro_ap(network, val))  # fmt: skip
     history = [
-        {"step": step, "loss": state.losses[step - 1], "val_macro_ap": None if math.isnan(found) else found}
-        for step, found in state.validation.items()
+        {"step": step, "loss": state.losses[step - 1], "val_macro_ap": None if math.isnan(score) else score}
+        for step, score in state.validation.items()
     ]
     positive = [float(n) for n in np.nansum(labels, axis=0)]
-    record = {"settings": asdict(schedule), "seed": runtime.seed, "channels": channels, "positive": positive,
+    record = {"settings": asdict(settings), "seed": runtime.seed, "channels": channels, "positive": positive,
               "train_digest": key["train"], "val_digest": key["val"], "best_step": state.best.step,
               "history": history}  # fmt: skip
     files.write_tensors(folder / WEIGHTS, net.state_dict())

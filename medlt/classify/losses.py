@@ -1,7 +1,7 @@
 """Losses for a long tail, multi-label (sigmoid) and single-label (softmax).
 
 Unknown labels (NaN) are masked; labels may be soft; rows may be weighted. Counts come from the real train labels, so
-that they are alike for all arms. Every loss is linear in the labels, so that of mixed labels is the mix of losses.
+they are the same for all arms. Every loss is linear in the labels, so the loss of mixed labels is the mix of losses.
 
 | symbol | meaning |
 |---|---|
@@ -9,14 +9,14 @@ that they are alike for all arms. Every loss is linear in the labels, so that of
 | p | sigmoid(z), or softmax(z) over the findings |
 | w | row weight [B] |
 | n+, n- | positives and negatives of a finding among the real train labels; single-label has n+ only |
-| v+, v- | class weights [K] of a positive and of a negative; 1 but where a loss says otherwise |
+| v+, v- | class weights [K] of a positive and of a negative; 1 unless a loss defines others |
 
-multi-label: l = v+ y l+(z) + v- (1-y) l-(z), [B,K]; m = 1 where y is known
-single-label: l = sum_c v+_c y_c l_c(z), [B]; m = 1 for a row whose labels are all known
+multi-label: l = v+ y l+(z) + v- (1-y) l-(z), [B,K]; m = 1 where y is known single-label: l = sum_c v+_c y_c l_c(z),
+[B]; m = 1 for a row whose labels are all known
 
-and the loss is sum(w m l) / sum(m): a row of weight w pulls w times as hard, whatever its batch. Class weights are not
-divided out again. Where a source speaks of classes, a finding of the multi-label task is a problem of two classes, its
-positives and its negatives.
+and the loss is sum(w m l) / sum(m): a row of weight w counts w times, in any batch. Class weights are not normalised.
+Where a paper speaks of classes, a finding of the multi-label task is a problem of two classes, its positives and its
+negatives.
 
 | name | multi-label | single-label |
 |---|---|---|
@@ -26,7 +26,7 @@ positives and its negatives.
 | focal | (1 - p of the label)^2, arXiv 1708.02002, without its alpha | the same |
 | ldam | margins ~ n^(-1/4), arXiv 1906.07413, for a head of cosines | the same |
 | logit_adjusted | z + log(n+ / n-), arXiv 2007.07314, eq. 10 | z + log(n+ / N) |
-| balanced_softmax | - | arXiv 2007.10740: softmax weighted by n+, so as logit_adjusted |
+| balanced_softmax | - | arXiv 2007.10740: softmax weighted by n+, equal to logit_adjusted |
 | asymmetric | arXiv 2009.14119 | - |
 """
 
@@ -66,13 +66,13 @@ Values: TypeAlias = Callable[[Tensor, Tensor, Pull], Tensor]
 
 
 def counts(labels: Tensor) -> tuple[Tensor, Tensor]:
-    """n+ and n-, float [K] each, of labels [N,K]; soft labels count by their value, unknown ones nowhere."""
+    """Return n+ and n-, float [K] each, of labels [N,K]; soft labels count by value, unknown ones do not count."""
     positive = labels.nan_to_num(0).sum(0)
     return positive, (~labels.isnan()).sum(0) - positive
 
 
 def positive_weights(labels: Tensor, most: float = 10.0) -> Tensor:
-    """Class-balanced weight of a positive: N_c / (n_c K), clipped to [1/most, most]; labels [N,K] -> [K].
+    """Return the class-balanced weights [K] of positives: N_c / (n_c K), clipped to [1/most, most]; labels [N,K].
 
     N_c counts known labels, n_c positives (soft ones by their value). A finding without positives gets `most`.
     """
@@ -82,10 +82,10 @@ def positive_weights(labels: Tensor, most: float = 10.0) -> Tensor:
 
 
 def effective_weights(number: Tensor, beta: float = 0.9999) -> Tensor:
-    """(1 - beta) / (1 - beta^n) along dimension 0, scaled to mean 1 (Cui et al., arXiv 1901.05555, section 3).
+    """Return (1 - beta) / (1 - beta^n) along dimension 0, scaled to mean 1 (Cui et al., arXiv 1901.05555, section 3).
 
-    number: n, [C] or [C,K], C classes. A class without examples has no part in the mean and weight 1. beta = 0 gives
-    1 everywhere; beta -> 1 gives weights as 1 / n.
+    number: n, [C] or [C,K], C classes. A class without examples is left out of the mean and has weight 1. beta = 0
+    gives 1 everywhere; beta -> 1 gives weights as 1 / n.
     """
     present = number > 0
     n = torch.where(present, number, 1).double()
@@ -95,9 +95,10 @@ def effective_weights(number: Tensor, beta: float = 0.9999) -> Tensor:
 
 
 def margins(number: Tensor, most: float = 0.5) -> Tensor:
-    """C / n^(1/4) with the largest margin `most` (Cao et al., arXiv 1906.07413, section 3.2); number n of any shape.
+    """Return C / n^(1/4) with the largest margin `most` (Cao et al., arXiv 1906.07413, section 3.2); number n of any
+    shape.
 
-    A class without examples has the margin of the rarest.
+    A class without examples has the margin of the rarest class.
     """
     present = number[number > 0]
     least = present.min() if len(present) else torch.ones_like(number).min()
@@ -105,24 +106,26 @@ def margins(number: Tensor, most: float = 0.5) -> Tensor:
 
 
 def log_odds(labels: Tensor) -> Tensor:
-    """log(n+ / n-), [K]; n+ and n- are kept half an example from 0, and a finding that is known nowhere has 0."""
+    """Return log(n+ / n-), [K]; n+ and n- are at least half an example, and a finding without known labels has 0."""
     positive, negative = (n.clamp(min=0.5) for n in counts(labels))
     return torch.where((~labels.isnan()).any(0), positive.log() - negative.log(), 0)
 
 
 def log_prior(labels: Tensor) -> Tensor:
-    """log(n+ / N), [K], of one-hot labels [N,K]; n+ is kept half an example from 0."""
+    """Return log(n+ / N), [K], of one-hot labels [N,K]; n+ is at least half an example."""
     positive = counts(labels)[0].clamp(min=0.5)
     return positive.log() - positive.sum().log()
 
 
 def _mean(values: Tensor, known: Tensor, weights: Tensor) -> Tensor:
-    """Weighted mean of `values` over `known`, both [B,K] or [B,1]; 0, with zero gradient, when none is known."""
+    """Return the weighted mean of `values` over `known`, both [B,K] or [B,1]; 0, with zero gradient, when none is
+    known.
+    """
     return (torch.where(known, values, 0) * weights[:, None]).sum() / known.sum().clamp(min=1)
 
 
 def _cross_entropies(logits: Tensor, labels: Tensor, pull: Pull, shift: Tensor | float = 0.0) -> Tensor:
-    """Binary cross-entropies of logits + shift, [B,K]."""
+    """Return binary cross-entropies of logits + shift, [B,K]."""
     ratio = pull.positive / pull.negative
     values = F.binary_cross_entropy_with_logits(logits + shift, labels, pos_weight=ratio, reduction="none")
     return values * pull.negative
@@ -136,9 +139,9 @@ def asymmetric(
     gamma_negative: float = 4.0,
     margin: float = 0.05,
 ) -> Tensor:
-    """Asymmetric loss (Ridnik et al., arXiv 2009.14119, eq. 4-7): easy negatives fade, those with p < margin vanish.
+    """Return the asymmetric loss [B,K] (Ridnik et al., arXiv 2009.14119, eq. 4-7), which down-weights easy negatives.
 
-    l+ = -(1-p)^gamma+ log p, l- = -q^gamma- log(1-q), q = max(p - margin, 0); [B,K].
+    l+ = -(1-p)^gamma+ log p, l- = -q^gamma- log(1-q), q = max(p - margin, 0). Negatives with p < margin have no loss.
     """
     p = logits.sigmoid()
     q = (p - margin).clamp(min=0)
@@ -148,37 +151,41 @@ def asymmetric(
 
 
 def focal(logits: Tensor, labels: Tensor, pull: Pull, gamma: float = 2.0) -> Tensor:
-    """Focal loss (Lin et al., arXiv 1708.02002, eq. 4): l+ = -(1-p)^gamma log p, l- = -p^gamma log(1-p); [B,K]."""
+    """Return the focal loss [B,K] (Lin et al., arXiv 1708.02002, eq. 4): l+ = -(1-p)^gamma log p, l- = -p^gamma
+    log(1-p).
+    """
     positive = labels * (-logits).sigmoid() ** gamma * F.softplus(-logits)
     negative = (1 - labels) * logits.sigmoid() ** gamma * F.softplus(logits)
     return positive * pull.positive + negative * pull.negative
 
 
 def ldam(logits: Tensor, labels: Tensor, pull: Pull, positive: Tensor, negative: Tensor) -> Tensor:
-    """LDAM with a sigmoid: l+ = softplus(m+ - z), l- = softplus(z + m-), margins [K] in units of the logits; [B,K]."""
+    """Return LDAM with a sigmoid, [B,K]: l+ = softplus(m+ - z), l- = softplus(z + m-), margins [K] in units of the
+    logits.
+    """
     above, below = F.softplus(positive - logits), F.softplus(logits + negative)
     return labels * above * pull.positive + (1 - labels) * below * pull.negative
 
 
 def _softmax(logits: Tensor, labels: Tensor, pull: Pull, shift: Tensor | float = 0.0) -> Tensor:
-    """Cross-entropies of logits + shift, [B,1]."""
+    """Return cross-entropies of logits + shift, [B,1]."""
     return _of_classes(-(logits + shift).log_softmax(1), labels, pull)
 
 
 def softmax_focal(logits: Tensor, labels: Tensor, pull: Pull, gamma: float = 2.0) -> Tensor:
-    """Focal loss with a softmax: l_c = -(1 - p_c)^gamma log p_c; [B,1]."""
+    """Return the focal loss with a softmax, [B,1]: l_c = -(1 - p_c)^gamma log p_c."""
     log_p = logits.log_softmax(1)
     return _of_classes(-((-log_p.expm1()) ** gamma) * log_p, labels, pull)
 
 
 def softmax_ldam(logits: Tensor, labels: Tensor, pull: Pull, margin: Tensor) -> Tensor:
-    """LDAM: l_c is the cross-entropy after the logit of c alone was lowered by margin[c], [K]; [B,1]."""
+    """Return LDAM [B,1]: l_c is the cross-entropy after the logit of c alone is lowered by margin[c], [K]."""
     lowered = logits[:, None, :] - torch.diag(margin.to(logits))  # row c of [B,K,K]: what is seen if c is the class
     return _of_classes(-lowered.log_softmax(2).diagonal(dim1=1, dim2=2), labels, pull)
 
 
 def _of_classes(values: Tensor, labels: Tensor, pull: Pull) -> Tensor:
-    """sum_c v+_c y_c l_c: [B,K] -> [B,1]."""
+    """Return sum_c v+_c y_c l_c: [B,K] -> [B,1]."""
     return (values * labels * pull.positive).sum(1, keepdim=True)
 
 
@@ -191,7 +198,7 @@ def _balanced(labels: Tensor) -> Pull:
 
 
 def effective(labels: Tensor, task: str) -> Pull:
-    """Class weights by effective numbers: over the findings, or over the two classes of each finding."""
+    """Return class weights by effective numbers: over the findings, or over the two classes of each finding."""
     positive, negative = counts(labels)
     if task == "single-label":
         return Pull(weights := effective_weights(positive), torch.ones_like(weights))
@@ -226,7 +233,7 @@ LOSSES: dict[str, dict[str, Terms]] = {
 
 
 def known_loss(name: str, task: str = "multi-label") -> None:
-    """Raises InputError for a loss that the task does not have."""
+    """Raise InputError for a loss that the task does not have."""
     if task not in LOSSES:
         raise InputError(f"no task named {task!r}; choose one of {', '.join(TASKS)}")
     if name not in LOSSES[task]:
@@ -234,19 +241,19 @@ def known_loss(name: str, task: str = "multi-label") -> None:
 
 
 def loss(name: str, labels: Tensor, task: str = "multi-label", reweighted: bool = False) -> Loss:
-    """A loss by name; counts are of the real train `labels` [N,K], alike for all arms.
+    """Return a loss by name; counts are of the real train `labels` [N,K], the same for all arms.
 
-    reweighted: class weights by effective numbers multiply those of the loss (deferred re-weighting). Raises
-    InputError for a loss that the task does not have.
+    reweighted: class weights by effective numbers multiply those of the loss (deferred re-weighting). Raises InputError
+    for a loss that the task does not have.
     """
     known_loss(name, task)
     values, weights = LOSSES[task][name](labels)
     pull = weights or Pull(torch.ones_like(labels[0]), torch.ones_like(labels[0]))
     pull = pull * effective(labels, task) if reweighted else pull
 
-    def found(logits: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
+    def weighted(logits: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
         known = ~labels.isnan()
         seen = known.all(1, keepdim=True) if task == "single-label" else known
         return _mean(values(logits, labels.nan_to_num(0), pull), seen, weights)
 
-    return found
+    return weighted

@@ -21,18 +21,18 @@ class Network(nn.Module):
         self.body, self.head = body, head
 
     def features(self, images: Tensor) -> Tensor:
-        """[B,D], what the head sees."""
-        found: Tensor = self.body(images)
-        return found
+        """Return the input of the head, [B,D]."""
+        features: Tensor = self.body(images)
+        return features
 
     def forward(self, images: Tensor) -> Tensor:
-        """Logits [B,K]."""
+        """Return logits [B,K]."""
         logits: Tensor = self.head(self.features(images))
         return logits
 
 
 def small(findings: int) -> Network:
-    """A narrow ResNet-10 with a stride-2 stem (He et al. 2015, arXiv 1512.03385); D = 256."""
+    """Return a narrow ResNet-10 with a stride-2 stem (He et al. 2015, arXiv 1512.03385); D = 256."""
     planes = [32, 64, 128, 256]
     stem = {"n_input_channels": 1, "conv1_t_size": 7, "conv1_t_stride": 2, "spatial_dims": 2}
     body = ResNet("basic", [1, 1, 1, 1], planes, num_classes=findings, norm=NORM, **stem)
@@ -41,18 +41,18 @@ def small(findings: int) -> Network:
 
 
 def densenet121(findings: int) -> Network:
-    """DenseNet-121 (Huang et al. 2016, arXiv 1608.06993), the network of CheXNet; D = 1024."""
+    """Return DenseNet-121 (Huang et al. 2016, arXiv 1608.06993), the network of CheXNet; D = 1024."""
     return _split(DenseNet121(spatial_dims=2, in_channels=1, out_channels=findings))
 
 
 def dense(findings: int) -> Network:
-    """A DenseNet as narrow as `small` is, for a second opinion from another architecture; D = 120."""
+    """Return a DenseNet as narrow as `small`, a second architecture for guidance; D = 120."""
     options = {"init_features": 32, "growth_rate": 16, "block_config": (2, 4, 4, 4), "norm": NORM}
     return _split(DenseNet(spatial_dims=2, in_channels=1, out_channels=findings, **options))
 
 
 def _split(body: Any) -> Network:
-    """A MONAI DenseNet, its last layer apart."""
+    """Return a MONAI DenseNet as body and last layer."""
     head, body.class_layers.out = body.class_layers.out, nn.Identity()
     return Network(body, head)
 
@@ -61,16 +61,15 @@ NETWORKS = {"small": small, "dense": dense, "densenet121": densenet121}
 
 
 def known_network(name: str) -> None:
-    """Raises InputError for a name that is no network's."""
+    """Raise InputError for an unknown network name."""
     if name not in NETWORKS:
-        raise InputError(f"no classifier network named {name!r}; choose one of {', '.join(NETWORKS)}")
+        raise InputError(f"no classifier network is named {name!r}; choose one of {', '.join(NETWORKS)}")
 
 
 def network(name: str, findings: int, seed: int = 0) -> Network:
-    """A fresh network by name, with `findings` logits, channels last.
+    """Return a fresh network by name, with `findings` logits, channels last.
 
-    Its weights are drawn from `seed`; torch's global generator is left as it was. Raises InputError for an unknown
-    name.
+    Its weights are drawn from `seed`; torch's global generator does not change. Raises InputError for an unknown name.
     """
     known_network(name)
     with torch.random.fork_rng(devices=[]):

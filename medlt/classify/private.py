@@ -1,8 +1,9 @@
-"""A classifier trained under differential privacy: plain losses a row, no counts, no early stop, no best step.
+"""Train a classifier under differential privacy: losses by row, no counts, no early stop, no best step.
 
-What `medlt.classify.train` does beside that reads all patients at once: class weights and tau are counts, sampling by
-class and mixup join rows, and an early stop is a choice by data. Rows are augmented anew whenever they are drawn, so
-several draws of an image a step are the augmentation multiplicity of De et al., arXiv 2204.13650, section 3.3.
+`medlt.classify.train` also uses statistics of all patients: class weights and tau are counts, sampling by class and
+mixup join rows, and an early stop depends on data. None of these is used here. Rows are augmented anew whenever they
+are drawn, so several draws of an image a step are the augmentation multiplicity of De et al., arXiv 2204.13650, section
+3.3.
 """
 
 from __future__ import annotations
@@ -20,13 +21,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from medlt import files
-from medlt.chance import seed_of
 from medlt.classify.augment import augmentation
 from medlt.classify.classifier import Classifier, standardised
 from medlt.classify.losses import known_loss
 from medlt.classify.networks import known_network, network
 from medlt.classify.sets import TrainingSet, require_one_label
 from medlt.metrics.draws import owners
+from medlt.rng import seed_of
 from medlt.store import Store
 from medlt.training.protocols import PrivateFit, RowLoss
 from medlt.training.runtime import Runtime
@@ -41,7 +42,7 @@ Prepare = Callable[[nn.Module], Any]
 
 @dataclass(frozen=True)
 class PrivateSettings:
-    """What a private training of a classifier is, beside its data and its privacy.
+    """Settings of a private training of a classifier, beside its data and its privacy.
 
     network: see medlt.classify.networks; task: multi-label or single-label; augment: none, light or monai; batch:
     expected number of units a step. Raises InputError for unknown names.
@@ -51,11 +52,11 @@ class PrivateSettings:
     task: str = "multi-label"
     augment: str = "light"
     steps: int = 400
-    batch: int = 256
+    batch_size: int = 256
     learning_rate: float = 1e-3
     weight_decay: float = 1e-2
     warm_up: float = 0.1
-    ema: float = 0.98
+    ema_decay: float = 0.98
 
     def __post_init__(self) -> None:
         known_network(self.network)
@@ -64,13 +65,15 @@ class PrivateSettings:
 
     @property
     def training(self) -> Training:
-        """Settings of the loop: a rise over `warm_up` of the steps, then half a cosine to 0."""
-        same = {name: getattr(self, name) for name in ("steps", "batch", "learning_rate", "weight_decay", "ema")}
-        return Training(**same, schedule="cosine", warmup_steps=round(self.warm_up * self.steps))
+        """Return the settings of the loop: a linear warm-up over `warm_up` of the steps, then half a cosine to 0."""
+        same = {
+            name: getattr(self, name) for name in ("steps", "batch_size", "learning_rate", "weight_decay", "ema_decay")
+        }
+        return Training(**same, lr_scheduler="cosine", warmup_steps=round(self.warm_up * self.steps))
 
 
 def row_loss(images: Tensor, labels: np.ndarray, augment: str = "light", task: str = "multi-label") -> RowLoss:
-    """Cross-entropy of each row of images uint8 [N,1,S,S] under labels [N,K], 1, 0, soft or NaN.
+    """Return the cross-entropy of each row of images uint8 [N,1,S,S] under labels [N,K], 1, 0, soft or NaN.
 
     multi-label: binary, the mean over the row's known labels, 0 where none is known; single-label: of a softmax, 0
     where a label is unknown. The augmentation is drawn for each row from the generator.
@@ -87,11 +90,11 @@ def row_loss(images: Tensor, labels: np.ndarray, augment: str = "light", task: s
 
 
 def losses(logits: Tensor, labels: Tensor, task: str) -> Tensor:
-    """Losses [B] of logits [B,K] under labels [B,K], as `row_loss` says."""
-    known, said = ~labels.isnan(), labels.nan_to_num(0)
+    """Return losses [B] of logits [B,K] under labels [B,K], as `row_loss` defines them."""
+    known, targets = ~labels.isnan(), labels.nan_to_num(0)
     if task == "single-label":
-        return torch.where(known.all(1), -(said * logits.log_softmax(1)).sum(1), 0)
-    values = F.binary_cross_entropy_with_logits(logits, said, reduction="none")
+        return torch.where(known.all(1), -(targets * logits.log_softmax(1)).sum(1), 0)
+    values = F.binary_cross_entropy_with_logits(logits, targets, reduction="none")
     return torch.where(known, values, 0).sum(1) / known.sum(1).clamp(min=1)
 
 
@@ -101,10 +104,10 @@ def private_classifier(
 ) -> Classifier:  # fmt: skip
     """Train a classifier on `real` rows by `private`, with `patients`, one a row, as units.
 
-    settings: the fields of PrivateSettings; the seed is the runtime's. The classifier is kept in the store under data,
-    patients, settings, seed and mechanism; made or found, `private` is told what it cost. The record holds no count of
-    labels. It computes in float32, whatever the runtime's precision. Raises InputError for unknown names, and rows that
-    do not fit patients or task.
+    settings: the fields of PrivateSettings; the seed is the runtime's. The store keeps the classifier under data,
+    patients, settings, seed and mechanism; `private` accounts for its cost in either case. The record holds no count of
+    labels. It computes in float32, whatever the runtime's precision. Raises InputError for unknown names, and for rows
+    that do not fit patients or task.
     """
     chosen, runtime = PrivateSettings(**settings), runtime.at("fp32")
     _require(real, patients, chosen)
@@ -118,8 +121,8 @@ def private_classifier(
         private(net, loss, patients, training=chosen.training, runtime=runtime, folder=folder,
                 key=files.digest(key), name=name)  # fmt: skip
         files.write_tensors(folder / WEIGHTS, net.state_dict())
-        told = {"settings": asdict(chosen), "seed": runtime.seed, "size": int(real.images.shape[-1]), "private": True}
-        files.write_json(folder / RECORD, told | {"findings": real.labels.shape[1], "train_digest": key["train"]})
+        record = {"settings": asdict(chosen), "seed": runtime.seed, "size": int(real.images.shape[-1]), "private": True}
+        files.write_json(folder / RECORD, record | {"findings": real.labels.shape[1], "train_digest": key["train"]})
 
     made = store.make("classifier", key, build)
     private.account(made.path(MECHANISM))
@@ -130,13 +133,15 @@ def _require(real: TrainingSet, patients: Sequence[str], settings: PrivateSettin
     if not len(real) or len(patients) != len(real):
         raise InputError(f"private training: {len(patients)} patients for {len(real)} rows; give one a row")
     if not (np.asarray(real.weights) == 1).all():
-        raise InputError("private training: rows have weights, which would count some patients more; give none")
+        raise InputError(
+            "private training: rows have weights, which would count some patients more; remove the weights"
+        )
     if settings.task == "single-label":
         require_one_label(real, "train")
 
 
 def load_private(folder: Path, prepare: Prepare, device: str) -> Classifier:
-    """Read back what `private_classifier` keeps; `prepare` makes of a fresh network what was trained.
+    """Load a classifier that `private_classifier` wrote; `prepare` changes a fresh network as the training did.
 
     Raises InputError where there is no such classifier.
     """

@@ -1,4 +1,4 @@
-"""Images and labels a classifier reads, whole in memory as 8 bit, aligned by uid."""
+"""The images and labels that a classifier reads, in memory as 8 bit, aligned by uid."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ class TrainingSet:
         if self.images.dtype != torch.uint8 or self.images.ndim != 4 or self.images.shape[1] != 1:
             raise InputError(f"images must be uint8 [N,1,S,S], got {self.images.dtype} {tuple(self.images.shape)}")
         if len(set(self.uids)) != len(self.uids):
-            raise InputError("a uid occurs twice; give every image, copies too, a uid of its own")
+            raise InputError("a uid occurs twice; give each row, repeated ones too, a uid of its own")
 
     def __len__(self) -> int:
         return len(self.uids)
 
     def take(self, uids: Sequence[str]) -> TrainingSet:
-        """The rows of `uids`, in that order. Raises InputError for a uid that is not here."""
+        """Return the rows of `uids`, in that order. Raises InputError for a uid that is not in the set."""
         at = {uid: i for i, uid in enumerate(self.uids)}
         if missing := [uid for uid in uids if uid not in at]:
             raise InputError(f"{len(missing)} uids are not in this set, the first {missing[0]}")
@@ -43,15 +43,15 @@ class TrainingSet:
         return TrainingSet(self.images[torch.from_numpy(rows)], self.labels[rows], self.weights[rows], tuple(uids))
 
     def digest(self) -> str:
-        """Names the content: uids, pixels, labels, weights, in order."""
+        """Return a digest of uids, pixels, labels and weights, in order."""
         parts = (self.images.contiguous().numpy(), self.labels.astype(np.float32), self.weights.astype(np.float32))
         return digest(list(self.uids), *(part.tobytes() for part in parts))
 
 
 def require_one_label(rows: TrainingSet, name: str, soft: bool = False) -> None:
-    """Raises InputError, naming a uid, for a row of a single-label set that has not exactly one positive.
+    """Raise InputError, naming a uid, for a row of a single-label set without exactly one positive.
 
-    soft: labels in [0,1] that sum to 1 will do. A row with an unknown label (NaN) passes: the loss leaves it out.
+    soft: labels in [0,1] that sum to 1 are allowed. A row with an unknown label (NaN) passes: the loss leaves it out.
     """
     labels = np.asarray(rows.labels, np.float64)
     fits = np.abs(labels.sum(1) - 1) < 1e-3
@@ -59,12 +59,12 @@ def require_one_label(rows: TrainingSet, name: str, soft: bool = False) -> None:
     bad = np.flatnonzero(~fits & ~np.isnan(labels).any(1))
     if len(bad):
         rule = "labels that sum to 1" if soft else "exactly one positive"
-        told = f"{len(bad)} {name} rows without {rule}, the first {rows.uids[bad[0]]}"
-        raise InputError(f"single-label task: {told}; mend these rows, or choose task multi-label")
+        problem = f"{len(bad)} {name} rows without {rule}, the first {rows.uids[bad[0]]}"
+        raise InputError(f"single-label task: {problem}; correct these rows, or choose task multi-label")
 
 
 def to_uint8(images: Tensor) -> Tensor:
-    """[0,1] float -> 8 bit as a file would hold it; uint8 stays. What is not finite becomes 0."""
+    """Convert float in [0,1] to 8 bit as a file holds it; uint8 stays, and non-finite pixels become 0."""
     if images.dtype == torch.uint8:
         return images
     return images.nan_to_num(0, 0, 0).clamp(0, 1).mul(255).round().to(torch.uint8)

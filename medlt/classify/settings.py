@@ -1,49 +1,49 @@
-"""Settings of classifier trainings: how weights move, and what an arm of a comparison is."""
+"""Settings of classifier trainings: the optimizer, and the choices that make an arm of a comparison."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 
 from medlt.classify.augment import augmentation
-from medlt.classify.courses import Stage, stages
 from medlt.classify.losses import known_loss
 from medlt.classify.mixup import MIXUPS
 from medlt.classify.networks import known_network
+from medlt.classify.training_strategies import Stage, stages
 from medlt.training.settings import Training
 from medlt.types import InputError
 
 CHECKPOINT = 1000
-"""Steps between two checkpoints; a stage of no more steps writes none, and begins anew when it was killed."""
+"""Steps between two checkpoints. A stage of no more steps writes none and starts again after an interruption."""
 
 
 @dataclass(frozen=True)
-class Schedule:
-    """How weights move and when they are looked at, whatever the network sees."""
+class OptimizerSettings:
+    """Learning rate, steps, loss, evaluation and early stopping of a classifier training."""
 
     loss: str = "balanced"
     steps: int = 400
-    batch: int = 32
+    batch_size: int = 32
     learning_rate: float = 1e-3
     weight_decay: float = 1e-2
     evaluate_every: int = 50
     patience: int = 8
     warm_up: float = field(default=0.1, metadata={"unit": "share of steps"})
-    ema: float = 0.98
+    ema_decay: float = 0.98
 
     def training(self, steps: int | None = None, rate: float = 1.0) -> Training:
         """Return the settings of the loop, for a stage of `steps` (None: all) at `rate` times the learning rate.
 
-        Linear warm-up, cosine to 0, and a moving average that looks back over the same share of the stage's steps.
-        Raises InputError for values that cannot work.
+        It has a linear warm-up, a cosine to 0, and a moving average over the same share of the stage's steps. Raises
+        InputError for values that cannot work.
         """
         own = steps or self.steps
         return Training(
             steps=own,
             learning_rate=self.learning_rate * rate,
-            batch=self.batch,
-            schedule="cosine",
+            batch_size=self.batch_size,
+            lr_scheduler="cosine",
             warmup_steps=max(1, round(self.warm_up * own)),
-            ema=self.ema ** (self.steps / own),
+            ema_decay=self.ema_decay ** (self.steps / own),
             ema_warmup=False,
             weight_decay=self.weight_decay,
             checkpoint_every=CHECKPOINT if own > CHECKPOINT else None,
@@ -53,20 +53,20 @@ class Schedule:
 
 
 @dataclass(frozen=True)
-class Settings(Schedule):
-    """What a training is, beside its data and its seed. Raises InputError for unknown names and pairs that do not go
-    together.
+class ClassifierSettings(OptimizerSettings):
+    """Settings of a classifier training, beside its data and seed. Raises InputError for unknown names and wrong pairs.
 
-    task: multi-label or single-label; loss: see medlt.classify.losses; course, last_share (of its last stage; None:
-    the course's own), sampling: see medlt.classify.courses; mixup, mixup_alpha: see medlt.classify.mixup; augment:
-    none, light or monai; tau_norm: see medlt.classify.heads; mix: probability that a slot holds an added row.
+    task: multi-label or single-label; loss: see medlt.classify.losses; training_strategy, last_share (of its last
+    stage; None: its default), sampling: see medlt.classify.training_strategies; mixup, mixup_alpha: see
+    medlt.classify.mixup; augment: none, light or monai; tau_norm: see medlt.classify.heads; mix: probability that a
+    slot holds an added row.
     """
 
     network: str = "small"
-    mix: float = 0.2
+    synthetic_fraction: float = 0.2
     augment: str | bool = "light"
     task: str = "multi-label"
-    course: str = "one"
+    training_strategy: str = "one"
     last_share: float | None = None
     sampling: str = "instance"
     mixup: str = "none"
@@ -82,12 +82,14 @@ class Settings(Schedule):
         self.training()
         self.stages()
         if self.mixup not in MIXUPS:
-            raise InputError(f"no mixup named {self.mixup!r}; choose one of {', '.join(MIXUPS)}")
-        if self.mixup_alpha <= 0 or not 0 <= self.mix <= 1:
-            raise InputError(f"mix {self.mix} must be in [0,1], mixup_alpha {self.mixup_alpha} above 0")
+            raise InputError(f"no mixup is named {self.mixup!r}; choose one of {', '.join(MIXUPS)}")
+        if self.mixup_alpha <= 0 or not 0 <= self.synthetic_fraction <= 1:
+            raise InputError(
+                f"synthetic_fraction {self.synthetic_fraction} must be in [0,1], mixup_alpha {self.mixup_alpha} above 0"
+            )
         if self.tau_norm and self.loss == "ldam":
-            raise InputError("tau_norm changes nothing in the head of cosines of loss ldam; leave one of them out")
+            raise InputError("tau_norm changes nothing in the head of cosines of loss ldam; remove one of them")
 
     def stages(self) -> tuple[Stage, ...]:
-        """Return the stages of the course."""
-        return stages(self.course, self.steps, self.sampling, self.last_share)
+        """Return the stages of the training strategy."""
+        return stages(self.training_strategy, self.steps, self.sampling, self.last_share)

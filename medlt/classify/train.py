@@ -1,11 +1,11 @@
-"""Train one image classifier, the same way for every arm of a comparison and for every judge.
+"""Train one image classifier, in the same way for every arm of a comparison and for every verifier.
 
-An arm is a choice of Settings: task, loss, course, sampling, mixup, augmentation. All arms make the same number of
-gradient steps under one rule of schedule (linear warm-up, cosine to 0, for each stage of the course) and one rule of
-early stopping (macro AP on the validation set, of both tasks); step s is a function of (seed, s), so two arms with one
-seed start from equal weights and see equal real images but for the slots an arm gives to added ones or samples by
-class. The weights that are kept are an exponential moving average, those of the last stage with the best macro AP.
-Each stage is one call of the one training loop, `medlt.training.loop.fit`.
+An arm is a choice of ClassifierSettings: task, loss, training strategy, sampling, mixup, augmentation. All arms make
+the same number of gradient steps with one learning rate schedule (linear warm-up, cosine to 0, in each stage) and one
+rule of early stopping (macro AP on the validation set, in both tasks). Step s is a function of (seed, s), so two arms
+with one seed start from equal weights and see equal real images, except in the slots that an arm gives to added rows or
+samples by class. The weights that are kept are an exponential moving average, those of the last stage with the best
+macro AP. Each stage is one call of `medlt.training.loop.fit`.
 """
 
 from __future__ import annotations
@@ -23,43 +23,43 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from medlt import files
-from medlt.chance import seed_of
-from medlt.classify.batches import Ahead, Batches
+from medlt.classify.batches import Batches, PrefetchedBatches
 from medlt.classify.classifier import Classifier, Clock, Pace, half, standardised
-from medlt.classify.courses import Stage
 from medlt.classify.heads import best_tau, classifier_network, redraw, tau_normalise
 from medlt.classify.losses import Loss
 from medlt.classify.losses import loss as named_loss
-from medlt.classify.mixup import Batch
+from medlt.classify.mixup import ClassifierBatch
 from medlt.classify.networks import Network
 from medlt.classify.sets import TrainingSet, require_one_label
-from medlt.classify.settings import Schedule, Settings
+from medlt.classify.settings import ClassifierSettings, OptimizerSettings
+from medlt.classify.training_strategies import Stage
 from medlt.metrics.ranking import macro_average_precision
+from medlt.rng import seed_of
 from medlt.store import Store
 from medlt.training import loop
 from medlt.training.checkpoint import State
 from medlt.training.runtime import Runtime
-from medlt.training.settings import Part
+from medlt.training.settings import BatchPart
 from medlt.types import InputError
 
 __all__ = [
     "Classifier",
+    "ClassifierSettings",
+    "OptimizerSettings",
     "Pace",
-    "Schedule",
-    "Settings",
     "TrainingSet",
     "fit",
-    "load",
+    "load_classifier",
     "require_trainable",
     "standardised",
 ]
 
 FORMAT = 4  # part of the key: raise it when the same settings would train other weights
-HEAD_RATE = 10.0  # times the learning rate where a fresh head alone is trained: see medlt.classify.courses
+HEAD_RATE = 10.0  # times the learning rate where only a fresh head is trained: see medlt.classify.training_strategies
 RECORD, WEIGHTS = "classifier.json", "classifier.safetensors"
 
 
-def fit(
+def fit_classifier(
     real: TrainingSet,
     val: TrainingSet,
     *,
@@ -69,15 +69,15 @@ def fit(
     name: str = "classifier",
     **settings: Any,
 ) -> Classifier:
-    """Train on `real` and `added` rows as the course says; keep the best on `val`.
+    """Train on `real` and `added` rows by the training strategy, and keep the best weights on `val`.
 
-    settings: the fields of Settings; the seed is the runtime's, and `name` is what its progress is told. The classifier
-    is kept in the store under data, settings and seed; only one trained now has a `pace`. It computes in bfloat16 with
-    weights in float32, whatever the runtime's precision. Raises InputError for unknown names, sets that do not fit each
-    other, rows without exactly one positive in the single-label task (of added rows: labels that do not sum to 1), and
-    a course that needs added rows and has none; a TypeError on an unknown setting.
+    settings: the fields of ClassifierSettings; the seed is the runtime's, and `name` labels the progress. The store
+    keeps the classifier under data, settings and seed; only a classifier trained in this call has a `pace`. It computes
+    in bfloat16 with weights in float32, whatever the runtime's precision. Raises InputError for unknown names, sets
+    that do not fit each other, rows without exactly one positive in the single-label task (of added rows: labels that
+    do not sum to 1), and a training strategy that needs added rows and has none; TypeError for an unknown setting.
     """
-    chosen, runtime = Settings(**settings), runtime.at("fp32")
+    chosen, runtime = ClassifierSettings(**settings), runtime.at("fp32")
     added = added if added is not None and len(added) else None
     require_trainable(real, val, added, chosen)
     device = str(runtime.torch_device(name))
@@ -88,25 +88,29 @@ def fit(
             pace[0] = _train(_Training(real, val, added, chosen, runtime, name, folder, key))
             return
         options = asdict(replace(chosen, tau_norm=False))
-        plain = fit(real, val, added=added, runtime=runtime, store=store, name=name, **options)
+        plain = fit_classifier(real, val, added=added, runtime=runtime, store=store, name=name, **options)
         pace[0] = plain.pace
         _normalise(plain, val, chosen, folder)
 
     made = store.make("classifier", key, build)
-    return replace(load(made.folder, device), pace=pace[0])
+    return replace(load_classifier(made.folder, device), pace=pace[0])
 
 
-def require_trainable(real: TrainingSet, val: TrainingSet, added: TrainingSet | None, settings: Settings) -> None:
-    """Raises InputError where the sets do not fit the settings or each other, as `fit` does."""
+def require_trainable(
+    real: TrainingSet, val: TrainingSet, added: TrainingSet | None, settings: ClassifierSettings
+) -> None:
+    """Raise InputError where the sets do not fit the settings or each other, as `fit` does."""
     if not len(real):
-        raise InputError("there is no train row; check the split")
+        raise InputError("there is no train row; check the column split")
     widths = {len(rows.labels[0]) for rows in (real, val, added) if rows is not None and len(rows)}
     sizes = {tuple(rows.images.shape[-2:]) for rows in (real, added) if rows is not None}
     if len(widths) > 1 or len(sizes) > 1:
-        told = f"findings {sorted(widths)}, image sizes {sorted(sizes)}"
-        raise InputError(f"train, validation and added rows must be alike, got {told}; load them alike")
+        shapes = f"findings {sorted(widths)}, image sizes {sorted(sizes)}"
+        raise InputError(
+            f"train, validation and added rows differ: {shapes}; load them with the same findings and size"
+        )
     if added is None and any(stage.rows == "added" for stage in settings.stages()):
-        raise InputError(f"course {settings.course!r} needs added rows and there are none; give a source of images")
+        raise InputError(f"training_strategy {settings.training_strategy} needs added rows; give the arm a source")
     if settings.task == "single-label":
         require_one_label(real, "train")
         require_one_label(val, "validation")
@@ -115,33 +119,33 @@ def require_trainable(real: TrainingSet, val: TrainingSet, added: TrainingSet | 
 
 
 def _key(
-    real: TrainingSet, val: TrainingSet, added: TrainingSet | None, settings: Settings, seed: int
+    real: TrainingSet, val: TrainingSet, added: TrainingSet | None, settings: ClassifierSettings, seed: int
 ) -> dict[str, Any]:
-    """All that decides the weights."""
+    """Return everything that decides the weights."""
     sets = {"real": real.digest(), "val": val.digest(), "added": added.digest() if added is not None else None}
     return {"format": FORMAT, "settings": asdict(settings), "seed": seed, **sets}
 
 
-def load(folder: Path, device: str) -> Classifier:
-    """Read a classifier back from its folder in the store. Raises InputError where there is none."""
+def load_classifier(folder: Path, device: str) -> Classifier:
+    """Load a classifier from its folder in the store. Raises InputError where there is none."""
     try:
         record, weights = json.loads((folder / RECORD).read_text()), files.read_tensors(folder / WEIGHTS)
         settings = record["settings"]
         net = classifier_network(settings["network"], settings["loss"], len(record["positive"]))
         net.load_state_dict(weights)
     except (ValueError, KeyError, RuntimeError, FileNotFoundError, SafetensorError):
-        raise InputError(f"{folder}: holds no classifier, or a damaged one; move it away and run again") from None
+        raise InputError(f"{folder}: has no readable classifier; move it away and run again") from None
     return Classifier(net.to(device).eval(), record["size"], record)
 
 
 @dataclass
 class _Training:
-    """One training under way: its network, data, and what was counted so far."""
+    """The state of one training: its network, data and counters."""
 
     real: TrainingSet
     val: TrainingSet
     added: TrainingSet | None
-    settings: Settings
+    settings: ClassifierSettings
     runtime: Runtime
     name: str
     folder: Path
@@ -156,7 +160,7 @@ class _Training:
         self.net = classifier_network(chosen.network, chosen.loss, self.real.labels.shape[1], seed)
 
     def run(self, number: int, stage: Stage) -> State:
-        """Train one stage; `net` has its best weights afterwards."""
+        """Train one stage; afterwards `net` has its best weights."""
         chosen, batches = self.settings, self.batches(stage)
         loss = named_loss(chosen.loss, self.labels, chosen.task, stage.reweighted)
         self.net.to(self.device).requires_grad_(True)
@@ -165,13 +169,13 @@ class _Training:
             self.net.eval()
         resting = self.net.features if stage.head else None
 
-        def loss_of(network: nn.Module, step: int, part: Part) -> Tensor:
+        def loss_of(network: nn.Module, step: int, part: BatchPart) -> Tensor:
             with self.clock.on("waiting"):
-                batch = ahead(stage.start + step)
+                batch = prefetched(stage.start + step)
             self.clock.images += len(batch.labels) // part.of
             return _loss(network, resting, loss, _taken(batch, part, self.device))
 
-        with Ahead(batches, stage.start + stage.steps) as ahead:
+        with PrefetchedBatches(batches, stage.start + stage.steps) as prefetched:
             state = loop.fit(
                 self.net.head if stage.head else self.net,
                 loss_of,
@@ -186,27 +190,27 @@ class _Training:
         return state
 
     def batches(self, stage: Stage) -> Batches:
-        """The batches of a stage."""
-        names = ("batch", "mix", "augment", "mixup", "mixup_alpha")
+        """Return the batches of a stage."""
+        names = ("batch_size", "synthetic_fraction", "augment", "mixup", "mixup_alpha")
         more = {name: getattr(self.settings, name) for name in names}
         return Batches(self.real, self.added, stage, seed=self.runtime.seed, device=self.device, **more)
 
     def progress(self, stage: Stage) -> Any:
-        """Progress of a stage as that of the whole course."""
-        tell, steps = self.runtime.progress, self.settings.steps
-        return lambda name, done, total: tell(name, stage.start + done, steps)
+        """Return the progress of a stage as a part of the whole training."""
+        report, steps = self.runtime.progress, self.settings.steps
+        return lambda name, done, total: report(name, stage.start + done, steps)
 
     def evaluate(self, network: nn.Module) -> float:
-        """Macro AP of the whole network; `network` is it, or the head inside it."""
+        """Return the macro AP of the whole network; `network` is that network, or its head."""
         with self.clock.on("evaluating"):
             return _macro_ap(self.net, self.val, self.settings.task)
 
     def note(self, number: int, stage: Stage, state: State, batches: Batches) -> None:
-        """Put a finished stage on record."""
+        """Record a finished stage."""
         self.done.append(state.step)
         self.rows.update(batches.count(state.step))
-        for step, found in state.validation.items():
-            score = None if math.isnan(found) else found
+        for step, value in state.validation.items():
+            score = None if math.isnan(value) else value
             at = {"stage": number, "step": stage.start + step}
             self.history.append(at | {"loss": state.losses[step - 1], "val_macro_ap": score})
 
@@ -222,13 +226,13 @@ def _train(training: _Training) -> Pace:
     return training.clock.pace()
 
 
-def _taken(batch: Batch, part: Part, device: torch.device) -> Batch:
-    """A part of a batch, on the device."""
-    return Batch(part.take(batch.images), part.take(batch.labels), part.take(batch.weights)).to(device)
+def _taken(batch: ClassifierBatch, part: BatchPart, device: torch.device) -> ClassifierBatch:
+    """Return a part of a batch, on the device."""
+    return ClassifierBatch(part.take(batch.images), part.take(batch.labels), part.take(batch.weights)).to(device)
 
 
-def _loss(network: nn.Module, resting: Any, loss: Loss, batch: Batch) -> Tensor:
-    """The loss of one batch, with its graph; it begins at the head where that alone moves, on `resting` features."""
+def _loss(network: nn.Module, resting: Any, loss: Loss, batch: ClassifierBatch) -> Tensor:
+    """Return the loss of one batch with its graph; where only the head trains, it starts from `resting` features."""
     if resting is None:
         return loss(half(network, batch.images), batch.labels, batch.weights)
     with torch.no_grad():
@@ -237,14 +241,14 @@ def _loss(network: nn.Module, resting: Any, loss: Loss, batch: Batch) -> Tensor:
 
 
 def _macro_ap(net: Network, val: TrainingSet, task: str) -> float:
-    """Macro AP on the validation set; NaN without a positive."""
+    """Return macro AP on the validation set; NaN without a positive."""
     record = {"settings": {"task": task}}
     scores = Classifier(net, val.images.shape[-1], record).predict(val.images)
     return macro_average_precision(val.labels, scores.numpy())
 
 
-def _normalise(plain: Classifier, val: TrainingSet, settings: Settings, folder: Path) -> None:
-    """Write the tau-normalised twin of a classifier. The multi-label one is as it was: see medlt.classify.heads."""
+def _normalise(plain: Classifier, val: TrainingSet, settings: ClassifierSettings, folder: Path) -> None:
+    """Write the tau-normalised twin of a classifier. The multi-label twin does not change: see medlt.classify.heads."""
     tau = None
     if settings.task == "single-label":
         tau = best_tau(plain.net.head, plain.features(val.images), val.labels)
@@ -254,7 +258,7 @@ def _normalise(plain: Classifier, val: TrainingSet, settings: Settings, folder: 
 
 
 def _record(training: _Training) -> dict[str, Any]:
-    """What was trained on what. No times: a rerun gives the same bytes."""
+    """Return settings, seed, counts and digests. It has no times, so a rerun writes the same bytes."""
     real, added, key = training.real, training.added, training.key
     return {
         "settings": key["settings"],

@@ -8,15 +8,17 @@ import typer
 
 app = typer.Typer(
     name="medlt",
-    help="Fill the long tail of a radiograph collection with synthetic images, and prove whether it helps.",
+    help="Fill the long tail of a radiograph collection with synthetic images, and measure whether they help.",
+    epilog="\b\nExamples:\n  medlt demo\n  medlt --install-completion",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
+    rich_markup_mode=None,
 )
 
 
-def _version(asked: bool) -> None:
-    if asked:
+def _version(wanted: bool) -> None:
+    """Print the version and stop, if it is wanted."""
+    if wanted:
         from medlt import __version__
 
         typer.echo(f"medlt {__version__}")
@@ -29,4 +31,4 @@ def root(
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and stop.")
     ] = False,
 ) -> None:
-    """Fill the long tail of a radiograph collection with synthetic images, and prove whether it helps."""
+    """Fill the long tail of a radiograph collection with synthetic images, and measure whether they help."""

@@ -9,50 +9,69 @@ from typing import Annotated, Literal
 import typer
 
 from medlt.cli.app import app
-from medlt.cli.edge import Json, edge, say
+from medlt.cli.edge import Json, Volume, edge, example
 
-config = typer.Typer(help="The configs that ship with medlt: list, copy, schema.", no_args_is_help=True)
+config = typer.Typer(
+    help="The configs that ship with medlt: list, copy, schema.", no_args_is_help=True, rich_markup_mode=None
+)
 app.add_typer(config, name="config")
 
 
-@config.command("list")
-def names(as_json: Json = False) -> None:
-    """Names of the configs that ship with medlt, and their recipes. `medlt run NAME` runs one as it is."""
-    with edge():
+def names(incomplete: str) -> list[str]:
+    """Return the names that the name of a config may be completed to."""
+    from medlt.config import catalogue
+
+    return [name for name in catalogue.names() if name.startswith(incomplete)]
+
+
+@config.command("list", epilog=example("medlt config list"))
+def list_configs(as_json: Json = False, volume: Volume = None) -> None:
+    """List the configs that ship with medlt.
+
+    `medlt run NAME` runs one unchanged.
+    """
+    with edge(as_json, volume) as terminal:
         from medlt.config import catalogue
 
-        found = {name: catalogue.recipe(name) for name in catalogue.names()}
-        if as_json:
-            say({"configs": found}, str, as_json)
-            return
-        for name, recipe in found.items():
-            typer.echo(f"{name:26}{recipe}")
+        methods = {name: catalogue.kind(name) for name in catalogue.names()}
+        width = max(map(len, methods)) + 2
+        terminal.say_lines({"configs": methods}, [f"{name:{width}}{method}" for name, method in methods.items()])
 
 
-@config.command()
+@config.command(epilog=example("medlt config copy demo/demo", "medlt config copy dicom_folder/fusion mine.yaml"))
 def copy(
-    name: Annotated[str, typer.Argument(help="Such as nih14/fusion; `medlt config list` shows all.")],
-    to: Annotated[Path | None, typer.Argument(help="Folder, or file ending in .yaml; default: here.")] = None,
+    name: Annotated[str, typer.Argument(metavar="NAME", help="A name from `medlt config list`.", autocompletion=names)],
+    to: Annotated[
+        Path | None, typer.Argument(metavar="TO", help="Folder, or file ending in .yaml; default: here.")
+    ] = None,
     as_json: Json = False,
+    volume: Volume = None,
 ) -> None:
-    """Copy a shipped config, and the configs that its sources name. Nothing is overwritten."""
-    with edge():
+    """Copy a shipped config to change it.
+
+    The configs that its sources name are copied too. Nothing is overwritten.
+    """
+    with edge(as_json, volume) as terminal:
         from medlt.config import catalogue
 
         written = [str(path) for path in catalogue.copy(name, to)]
-        if as_json:
-            say({"written": written}, str, as_json)
-            return
-        for path in written:
-            typer.echo(path)
+        terminal.say_lines({"written": written}, written)
 
 
-@config.command()
+@config.command(epilog=example("medlt config schema > medlt.schema.json"))
 def schema(
-    kind: Annotated[Literal["run", "verdict"], typer.Argument(help="A recipe's config, or an experiment's.")] = "run",
+    kind: Annotated[
+        Literal["run", "verdict"],
+        typer.Argument(metavar="[run|verdict]", help="Of `medlt run`, or of `medlt evaluate`."),
+    ] = "run",
+    as_json: Json = False,
+    volume: Volume = None,
 ) -> None:
-    """The JSON schema of a config on stdout, for editors that complete and check YAML."""
-    with edge():
-        from medlt.config import schema as made
+    """Print the JSON schema of a config.
 
-        typer.echo(json.dumps(made(kind), indent=2))
+    For editors that complete and check YAML. It is JSON with or without --json.
+    """
+    with edge(as_json, volume) as terminal:
+        from medlt.config import schema as schema_of
+
+        terminal.line(json.dumps(schema_of(kind), indent=2))

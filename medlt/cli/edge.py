@@ -1,64 +1,97 @@
-"""What every command shares: options, the edge where errors become exit codes, and how results are printed."""
+"""What every command shares: its options, its example, and the edge where errors become exit codes."""
 
 from __future__ import annotations
 
 import errno
-import json
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
+from medlt.cli.terminal import Terminal
 from medlt.types import InputError
 
 INTERRUPTED, TERMINATED = 128 + signal.SIGINT, 128 + signal.SIGTERM
-UNWRITABLE = (
-    errno.ENOSPC,
-    errno.EDQUOT,
-    errno.EROFS,
-    errno.EACCES,
-    errno.EPERM,
-    errno.ENOTDIR,
-    errno.EEXIST,
-    errno.EFBIG,
-)
+UNUSABLE = (
+    errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EISDIR, errno.EEXIST,
+    errno.EFBIG, errno.ENAMETOOLONG, errno.ELOOP,
+)  # fmt: skip
+RESUME = "run the same command again to resume"
 
-Json = Annotated[bool, typer.Option("--json", help="One JSON object on stdout; everything else goes to stderr.")]
-Recipe = Annotated[Path, typer.Argument(help="A recipe's YAML, or a name from `medlt config list`.")]
-Overrides = Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="section.key=value")]
-Out = Annotated[Path | None, typer.Option(help="Run folder; takes the place of the config's `out`.")]
-NoProgress = Annotated[bool, typer.Option("--no-progress", help="No progress bars (they are off in a pipe anyway).")]
+
+def configs(incomplete: str) -> list[str]:
+    """Return the names and YAML files that a config on the command line may be completed to."""
+    from medlt.config import catalogue
+
+    folder = Path(incomplete if incomplete.endswith("/") else Path(incomplete).parent)
+    files = [f"{path}/" if path.is_dir() else str(path) for path in sorted(folder.glob("*"))]
+    files = [file for file in files if file.endswith(("/", ".yaml", ".yml"))]
+    return [one for one in (*catalogue.names(), *files) if one.startswith(incomplete)]
+
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout; all else goes to stderr.")]
+Volume = Annotated[
+    bool | None,
+    typer.Option("--verbose/--quiet", "-v/-q", help="Show details, or only warnings.", show_default=False),
+]
+Recipe = Annotated[
+    str,
+    typer.Argument(metavar="CONFIG", help="YAML file, or a name from `medlt config list`.", autocompletion=configs),
+]
+Overrides = Annotated[
+    list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Settings that replace the config's.")
+]
+Out = Annotated[Path | None, typer.Option(help="Run folder, instead of the config's.")]
+
+
+def example(*commands: str) -> str:
+    """Return the end of a command's help: what to type."""
+    return "\n".join(("\b", "Example:" if len(commands) == 1 else "Examples:", *(f"  {one}" for one in commands)))
 
 
 @contextmanager
-def edge() -> Iterator[None]:
-    """A user's mistake, or a place without room, becomes one line and exit 2.
+def edge(as_json: bool = False, volume: bool | None = None) -> Iterator[Terminal]:
+    """Give the block its terminal, and turn what ends it into one line on stderr and an exit code.
 
-    Ctrl-C and SIGTERM become one line that says how to go on, and exit 130 or 143, as a shell counts signals.
+    A user's mistake, a place that cannot be used and a want of memory exit with 2; Ctrl-C and SIGTERM with 130 and
+    143, as a shell counts signals.
     """
     try:
-        with _terminable():
-            yield
+        with _terminable(), Terminal(as_json, volume) as terminal:
+            yield terminal
     except InputError as error:
-        typer.echo(f"medlt: {error}", err=True)
-        raise typer.Exit(2) from None
+        line, code = str(error), 2
     except OSError as error:
-        if error.errno not in UNWRITABLE:
+        if error.errno not in UNUSABLE:
             raise
-        place = error.filename or "the disk"
-        typer.echo(f"medlt: {place}: {error.strerror}; give a place with room that you may read and write", err=True)
-        raise typer.Exit(2) from None
+        where = error.filename or "the disk"
+        line, code = f"{where}: {error.strerror}; choose a place with room that you may read and write", 2
+    except (MemoryError, RuntimeError) as error:
+        if not _memory(error):
+            raise
+        line, code = "out of memory; lower batch_size, or raise gradient_accumulation_steps, with another --out", 2
     except Terminated:
-        typer.echo("medlt: terminated; the same command goes on from here", err=True)
-        raise typer.Exit(TERMINATED) from None
+        line, code = f"terminated; {RESUME}", TERMINATED
     except KeyboardInterrupt:
-        typer.echo("medlt: interrupted; the same command goes on from here", err=True)
-        raise typer.Exit(INTERRUPTED) from None
+        line, code = f"interrupted; {RESUME}", INTERRUPTED
+    else:
+        return
+    typer.echo(f"medlt: {line}", err=True)
+    raise typer.Exit(code)
+
+
+def _memory(error: Exception) -> bool:
+    """Return whether an error is a want of memory, by Python or by torch, which is not imported for this."""
+    return (
+        isinstance(error, MemoryError)
+        or type(error).__name__ == "OutOfMemoryError"
+        or "can't allocate memory" in str(error)
+    )
 
 
 class Terminated(KeyboardInterrupt):
@@ -66,7 +99,7 @@ class Terminated(KeyboardInterrupt):
 
 
 def _terminate(owner: int) -> None:
-    """End the process `owner` as Ctrl-C does, once; a process that was forked from it dies as ever."""
+    """End the process `owner` as Ctrl-C does, once; a process that was forked from it dies as usual."""
     signal.signal(signal.SIGTERM, signal.SIG_IGN if os.getpid() == owner else signal.SIG_DFL)
     if os.getpid() == owner:
         raise Terminated
@@ -75,8 +108,8 @@ def _terminate(owner: int) -> None:
 
 @contextmanager
 def _terminable() -> Iterator[None]:
-    """Inside, SIGTERM raises Terminated; outside it does what it did before."""
-    if threading.current_thread() is not threading.main_thread():  # only the main thread may say what signals do
+    """Let SIGTERM raise Terminated inside the block, and restore its handler afterwards."""
+    if threading.current_thread() is not threading.main_thread():  # only the main thread may set signal handlers
         yield
         return
     owner = os.getpid()
@@ -85,13 +118,3 @@ def _terminable() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
-
-
-def say(value: dict[str, Any], table: Callable[[], object], as_json: bool) -> None:
-    """Print `value` as JSON, or the rich table that `table` builds."""
-    if as_json:
-        typer.echo(json.dumps(value, default=str))
-        return
-    from rich.console import Console
-
-    Console().print(table())

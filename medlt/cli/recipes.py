@@ -1,160 +1,182 @@
-"""Commands that run recipes: demo, run, train, augment, evaluate."""
+"""Commands that run recipes: demo, run, augment, train, evaluate."""
 
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from medlt.cli.app import app
-from medlt.cli.edge import Json, NoProgress, Out, Overrides, Recipe, edge, say
+from medlt.cli.collections import require_local
+from medlt.cli.edge import Json, Out, Overrides, Recipe, Volume, edge, example
+from medlt.cli.terminal import Terminal
 from medlt.types import InputError
 
 if TYPE_CHECKING:
     from medlt.config import RunConfig
 
+PARTS = ("codec", "sparse", "denoiser", "classifier", "epistemic")
 
-def _finish(run: Path, as_json: bool) -> None:
-    """Print what a run came to; exit 1 if some of its input failed or none of its images was kept."""
+
+def _finish(run: Path, terminal: Terminal) -> None:
+    """Print the result of a run; exit 1 if some of its input failed or none of its images was kept."""
     from medlt.report.terminal import table
 
-    told = json.loads((run / "run.json").read_text())
-    judged = run / "verdict.json"
-    verdict = json.loads(judged.read_text()) if judged.is_file() else None
-    say({"out": str(run), "verdict": verdict, **told}, lambda: table(run), as_json)
-    if not as_json and (run / "report.html").is_file():
-        typer.echo(f"report: {run / 'report.html'}")
-    counts = told["counts"]
+    summary = json.loads((run / "run.json").read_text())
+    file = run / "verdict.json"
+    verdict = json.loads(file.read_text()) if file.is_file() else None
+    terminal.say({"out": str(run), "verdict": verdict, **summary}, lambda: table(run))
+    if not terminal.as_json and (run / "report.html").is_file():
+        terminal.line(f"report: {run / 'report.html'}")
+    counts = summary["counts"]
     lines = []
     if counts.get("failed", 0):
         lines.append(f"{counts['failed']} images could not be read; see {run / 'failures.csv'}")
     if counts.get("planned", 0) and not counts.get("kept", 0):
-        lines.append(f"none of {counts['planned']} images passed the checks; see {run / 'findings.parquet'}")
+        lines.append(f"none of {counts['planned']} images passed the checks; see {run / 'checks.parquet'}")
     for line in lines:
         typer.echo(f"medlt: {line}", err=True)
     if lines:
         raise typer.Exit(1)
 
 
-def _settings(config: Path, overrides: list[str] | None, out: Path | None, method: str | None = None) -> RunConfig:
-    """The YAML with its overrides, made by `method`; --out is the last of them."""
+def _with_out(overrides: list[str] | None, out: Path | None) -> list[str]:
+    """Return the overrides; --out is the last of them."""
+    return [*(overrides or []), *([f"output_dir={json.dumps(str(out))}"] if out else [])]
+
+
+def _settings(config: str, overrides: list[str] | None, out: Path | None, method: str | None = None) -> RunConfig:
+    """Return the YAML with its overrides, for `method` if given."""
     from medlt.config import load
 
-    return load(config, [*(overrides or []), *([f"out={json.dumps(str(out))}"] if out else [])], method)
+    return load(Path(config), _with_out(overrides, out), method)
 
 
-def _run(config: RunConfig, no_progress: bool, as_json: bool) -> None:
-    from medlt.progress import Progress
+def _run(config: RunConfig, terminal: Terminal) -> None:
+    """Run a config from end to end, and print its result."""
     from medlt.recipes import ablate, run
 
-    recipe = ablate if config.recipe == "ablation" else run
-    with Progress(enabled=not no_progress and sys.stderr.isatty()) as progress:
-        folder = recipe.main(config, progress)
-    _finish(folder, as_json)
+    recipe = ablate if config.ablation is not None else run
+    _finish(recipe.main(config, terminal), terminal)
 
 
-@app.command()
+@app.command(epilog=example("medlt demo --out demo --seed 0"))
 def demo(
-    out: Annotated[Path, typer.Option(help="Run folder to make, or to go on with.")] = Path("demo"),
+    out: Annotated[Path, typer.Option(help="Run folder to make or to resume.")] = Path("demo"),
     seed: Annotated[int, typer.Option(min=0, help="Decides every image, split and batch.")] = 0,
     as_json: Json = False,
-    no_progress: NoProgress = False,
+    volume: Volume = None,
 ) -> None:
-    """The whole job on built-in synthetic radiographs: DICOM in, a filled tail, a verdict and a report out."""
-    with edge():
+    """Run the whole job on built-in synthetic radiographs.
+
+    DICOM goes in; a filled tail, a verdict and a report come out, in about 3 minutes on 2 CPU cores.
+    """
+    with edge(as_json, volume) as terminal:
         from medlt.config import catalogue, load
 
-        config = load(catalogue.path("demo/demo"), [f"out={json.dumps(str(out))}", f"seed={seed}"])
-        _run(config, no_progress, as_json)
+        config = load(catalogue.path("demo/demo"), _with_out([f"seed={seed}"], out))
+        _run(config, terminal)
 
 
-@app.command()
+@app.command(
+    epilog=example(
+        "medlt run nih14/fusion data.root=NIH --out nih",
+        "medlt run mine.yaml targets.count=200 seed=1",
+    )
+)
 def run(
     config: Recipe,
     overrides: Overrides = None,
     out: Out = None,
     as_json: Json = False,
-    no_progress: NoProgress = False,
+    volume: Volume = None,
 ) -> None:
-    """Run one recipe end to end. Run it again to resume; a finished stage is not repeated."""
-    with edge():
-        _run(_settings(config, overrides, out), no_progress, as_json)
+    """Fill the tail, and measure whether it helps.
+
+    Classifiers trained with and without the synthetic images are compared on the test split. Run it again to resume; a
+    finished stage is not repeated.
+    """
+    with edge(as_json, volume) as terminal:
+        _run(_settings(config, overrides, out), terminal)
 
 
-@app.command()
+@app.command(epilog=example("medlt augment mine.yaml", "medlt augment mine.yaml --method edit"))
 def augment(
     config: Recipe,
     overrides: Overrides = None,
     method: Annotated[
-        str | None, typer.Option(help="fusion, edit, noise, diffult, minority or longtail, not the config's recipe.")
+        str | None, typer.Option(help="fusion, edit, noise, diffult, minority or longtail, instead of the config's.")
     ] = None,
     out: Out = None,
     engine: Annotated[str, typer.Option(help="local.")] = "local",
     as_json: Json = False,
-    no_progress: NoProgress = False,
+    volume: Volume = None,
 ) -> None:
-    """Learn, fill the tail, check, report; as `run`, but without the arms that say whether it helps.
+    """Fill the tail, check and report, without a verdict.
+
+    The same as `run` without the comparison of classifiers.
 
     With another --method than the config's, that method's defaults are used, the run goes to OUT-METHOD, and what was
-    learnt for OUT is used again.
+    trained for OUT is used again.
     """
-    with edge():
-        if engine != "local":
-            raise InputError(f"--engine {engine}: not known; use local")
+    with edge(as_json, volume) as terminal:
+        require_local(engine)
         settings = _settings(config, overrides, out, method)
-        if settings.recipe == "ablation":
+        if settings.ablation is not None:
             raise InputError(f"{config}: an ablation makes no data set; use `medlt run`")
-        from medlt.progress import Progress
         from medlt.recipes import augment as recipe
 
-        with Progress(enabled=not no_progress and sys.stderr.isatty()) as progress:
-            folder = recipe.main(settings, progress)
-        _finish(folder, as_json)
+        _finish(recipe.main(settings, terminal), terminal)
 
 
-@app.command()
+def _parts(incomplete: str) -> list[str]:
+    return [part for part in PARTS if part.startswith(incomplete)]
+
+
+@app.command(epilog=example("medlt train denoiser mine.yaml"))
 def train(
-    part: Annotated[str, typer.Argument(metavar="PART", help="codec, sparse, denoiser, classifier or epistemic.")],
+    part: Annotated[
+        str, typer.Argument(metavar="PART", help=f"{', '.join(PARTS[:-1])} or {PARTS[-1]}.", autocompletion=_parts)
+    ],
     config: Recipe,
     overrides: Overrides = None,
     out: Out = None,
     as_json: Json = False,
-    no_progress: NoProgress = False,
+    volume: Volume = None,
 ) -> None:
-    """Train one part of a recipe, and what it stands on, into the run folder. `medlt run` then goes on from there."""
-    with edge():
-        from medlt.progress import Progress
+    """Train one part of a run, and the parts it is built on.
+
+    `medlt run` with the same config then goes on from there.
+    """
+    with edge(as_json, volume) as terminal:
         from medlt.recipes import train as recipe
 
         settings = _settings(config, overrides, out)
-        with Progress(enabled=not no_progress and sys.stderr.isatty()) as progress:
-            made = recipe.main(settings, part, progress)
-        told = json.loads((settings.out / "run.json").read_text())
-        say({"out": str(settings.out), "part": part, "made": str(made), **told}, lambda: f"{part}: {made}", as_json)
+        made = recipe.main(settings, part, terminal)
+        summary = json.loads((made / "run.json").read_text())
+        terminal.say_lines({"out": str(made), "part": part, **summary}, [f"{part}: {made}"])
 
 
-@app.command()
+@app.command(epilog=example("medlt evaluate phantom/verdict", "medlt evaluate verdict.yaml --out verdict"))
 def evaluate(
-    config: Annotated[Path, typer.Argument(help="An experiment's YAML, or a name from `medlt config list`.")],
+    config: Recipe,
     overrides: Overrides = None,
     out: Out = None,
     as_json: Json = False,
-    no_progress: NoProgress = False,
+    volume: Volume = None,
 ) -> None:
-    """The experiment that decides: does the augmentation help, by how much, how sure. Run it again to go on.
+    """Run the experiment that decides whether it helps.
 
-    Every arm is trained alike with several seeds; one is chosen on validation and tested once, against duplicated real
-    images. An arm that is trained already is not trained again, so adding one trains one.
+    The verdict says by how much, and with what uncertainty.
+
+    Every arm is trained alike with several seeds; one is chosen on validation data and tested once, against duplicated
+    real images. Run it again to resume; an arm that is trained already is not trained again, so adding one trains one.
     """
-    with edge():
+    with edge(as_json, volume) as terminal:
         from medlt.config import load_verdict
-        from medlt.progress import Progress
         from medlt.recipes import evaluate as recipe
 
-        settings = load_verdict(config, [*(overrides or []), *([f"out={json.dumps(str(out))}"] if out else [])])
-        with Progress(enabled=not no_progress and sys.stderr.isatty()) as progress:
-            folder = recipe.main(settings, progress)
-        _finish(folder, as_json)
+        settings = load_verdict(Path(config), _with_out(overrides, out))
+        _finish(recipe.main(settings, terminal), terminal)

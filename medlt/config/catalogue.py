@@ -36,9 +36,13 @@ def path(name: str) -> Path:
     return folder() / f"{name}.yaml"
 
 
-def recipe(name: str) -> str:
-    """Return the recipe of a shipped config. Raises InputError for a name that is none."""
-    return str(yaml.safe_load(path(name).read_text())["recipe"])
+def kind(name: str) -> str:
+    """Return what a shipped config is: "experiment", "ablation", or its method. Raise InputError for an unknown name."""
+    tree = yaml.safe_load(path(name).read_text())
+    if "arms" in tree:
+        return "experiment"
+    method = tree.get("method", "fusion")
+    return "ablation" if "ablation" in tree else method if isinstance(method, str) else str(method["kind"])
 
 
 def copy(name: str, to: Path | None = None) -> list[Path]:

@@ -22,7 +22,7 @@ class CsvData(Strict):
     patient_id: str = "patient_id"
     split: str = "split"
     view: str | None = "view"
-    keep: tuple[str, ...] = Field(("sex", "age"), description="further columns to carry along when present")
+    extra_columns: tuple[str, ...] = Field(("sex", "age"), description="further columns to carry along when present")
     train_flag: str | None = Field(None, description="train rows are kept only where this column is 1")
     uncertain: Literal["unknown", "positive", "negative"] = Field("unknown", description="what a label of -1 becomes")
 

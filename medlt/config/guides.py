@@ -17,7 +17,7 @@ class Windowed(Strict):
     window: Window = (0.3, 0.8)
 
 
-class MinorityGuide(Windowed):
+class MinorityGuideConfig(Windowed):
     """Self-guided minority sampling (arXiv 2407.11555)."""
 
     kind: Literal["minority"] = "minority"
@@ -28,28 +28,28 @@ class MinorityGuide(Windowed):
     rare: float = Field(2.0, description="that rare: standard deviations above the finding's real train images")
 
 
-class JepaGuide(Windowed):
+class JepaGuideConfig(Windowed):
     """Descent of the JEPA score of a classifier on latents (arXiv 2605.24631)."""
 
     kind: Literal["jepa"] = "jepa"
     schedule: Literal["variance", "fixed", "switch-off"] = "variance"
 
 
-class LongtailGuide(Windowed):
+class LongtailGuideConfig(Windowed):
     """Longtail Guidance (arXiv 2502.01980)."""
 
     kind: Literal["longtail"] = "longtail"
     weight: float = Field(0.02, ge=0, le=1, description="of the gradient, as long as the latent; 0 is off, bit for bit")
     statistic: Literal["variance", "bald", "entropy", "margin", "energy"] = "variance"
-    anchor: float = Field(
+    label_weight: float = Field(
         1.0, ge=0, le=1000, description="weight of the label's cross-entropy, which keeps the finding there"
     )
     every: int = Field(3, ge=1)
     window: Window = (1 / 3, 2 / 3)
     cap: float = Field(0.2, gt=0, description="the most that all guided steps move a latent, as a share of it")
-    shifts: int = Field(2, ge=0, le=64, description="small moves of the image that the gradient is averaged over")
-    checkpointing: bool = Field(False, description="compute activations twice: less memory, more time")
+    n_shifts: int = Field(2, ge=0, le=64, description="small moves of the image that the gradient is averaged over")
+    gradient_checkpointing: bool = Field(False, description="compute activations twice: less memory, more time")
     network: bool = Field(False, description="take the gradient through the denoiser too")
 
 
-GuideConfig = Annotated[MinorityGuide | JepaGuide | LongtailGuide, Field(discriminator="kind")]
+GuideConfig = Annotated[MinorityGuideConfig | JepaGuideConfig | LongtailGuideConfig, Field(discriminator="kind")]

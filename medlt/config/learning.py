@@ -17,7 +17,7 @@ class CodecTuning(Strict):
     edge: float = Field(1.0, ge=0, description="weight of the loss on image gradients")
     ssim: float = Field(0.0, ge=0, description="weight of 1 - SSIM")
     steps: int = Field(500, ge=1)
-    batch: int = Field(8, ge=1)
+    batch_size: int = Field(8, ge=1)
     learning_rate: float = Field(1e-5, gt=0)
 
 
@@ -37,7 +37,7 @@ class TrainedCodec(Strict):
     width: int = Field(32, ge=8)
     levels: int = Field(3, ge=2, description="the image shrinks by 2 ** (levels - 1)")
     steps: int = Field(600, ge=1)
-    batch: int = Field(16, ge=1)
+    batch_size: int = Field(16, ge=1)
     learning_rate: float = Field(1e-3, gt=0)
 
 
@@ -56,46 +56,50 @@ class SparseConfig(Strict):
     interaction_epochs: int = Field(6, ge=1)
     patience: int = Field(3, ge=1)
     width: int = Field(32, ge=8)
-    batch: int = Field(16, ge=2)
+    batch_size: int = Field(16, ge=2)
     learning_rate: float = Field(5e-3, gt=0)
     weight_decay: float = Field(1e-2, ge=0)
     classification_weight: float = Field(1.0, ge=0, description="lambda of the classification loss")
 
 
-class Training(Strict):
+class DenoiserTraining(Strict):
     """How a denoiser is trained, of whatever family; see docs/fine-tuning.md."""
 
     steps: int = Field(3000, ge=1)
-    batch: int = Field(32, ge=1)
-    accumulate: int = Field(1, ge=1, description="pieces a batch is computed in; memory falls, the step is the same")
+    batch_size: int = Field(32, ge=1)
+    gradient_accumulation_steps: int = Field(
+        1, ge=1, description="pieces a batch is computed in; memory falls, the step is the same"
+    )
     learning_rate: float = Field(3e-4, gt=0)
-    schedule: Literal["constant", "cosine"] = "constant"
+    lr_scheduler: Literal["constant", "cosine"] = "constant"
     warmup_steps: int = Field(50, ge=0, description="over which the learning rate rises")
-    ema: float = Field(0.999, ge=0, lt=1)
-    drop_condition: float = Field(0.1, ge=0, le=1, description="share of samples trained without their label")
-    min_snr: float = Field(5.0, gt=0, description="gamma: the SNR weight is never above it")
+    ema_decay: float = Field(0.999, ge=0, lt=1)
+    condition_dropout: float = Field(0.1, ge=0, le=1, description="share of samples trained without their label")
+    min_snr_gamma: float = Field(5.0, gt=0, description="gamma: the SNR weight is never above it")
     snr_floor: float = Field(1.0, ge=0, description="nor below it")
     offset_noise: float = Field(0.0, ge=0)
     balance: Literal["inverse_sqrt", "effective_number"] | None = Field(
         None, description="draw rare findings more often"
     )
     precision: Literal["fp32", "bf16", "fp16"] = Field("fp32", description="of the network; its weights stay fp32")
-    checkpointing: bool = Field(False, description="recompute activations: less memory, the same weights")
+    gradient_checkpointing: bool = Field(False, description="recompute activations: less memory, the same weights")
     checkpoint_every: int = Field(500, ge=1)
     tracker: Literal["tensorboard"] | None = Field(None, description="needs the extra `tracking`")
 
 
-class UNetConfig(Training):
+class UNetConfig(DenoiserTraining):
     """A small label-conditioned latent UNet, trained from nothing."""
 
     kind: Literal["unet"] = "unet"
     width: int = Field(64, ge=8, multiple_of=8)
     levels: int = Field(2, ge=1)
     prediction: Literal["epsilon", "v_prediction", "sample"] = "v_prediction"
-    start: Path | None = Field(None, description="folder of a denoiser to begin with, such as one of synthetic data")
+    init_from: Path | None = Field(
+        None, description="folder of a denoiser to begin with, such as one of synthetic data"
+    )
 
 
-class TransformerConfig(Training):
+class TransformerConfig(DenoiserTraining):
     """A small label-conditioned latent transformer, trained from nothing."""
 
     kind: Literal["transformer"] = "transformer"
@@ -104,7 +108,9 @@ class TransformerConfig(Training):
     heads: int = Field(6, ge=1)
     patch: int = Field(2, ge=1)
     prediction: Literal["epsilon", "v_prediction", "sample"] = "v_prediction"
-    start: Path | None = Field(None, description="folder of a denoiser to begin with, such as one of synthetic data")
+    init_from: Path | None = Field(
+        None, description="folder of a denoiser to begin with, such as one of synthetic data"
+    )
 
 
 class StableFolder(Strict):
@@ -142,7 +148,7 @@ class PromptConfig(Strict):
     age: Literal["decades", "years"] = "decades"
 
 
-class StableConfig(Training):
+class StableConfig(DenoiserTraining):
     """Stable Diffusion, as it is or fine-tuned."""
 
     kind: Literal["stable-diffusion"] = "stable-diffusion"
@@ -153,7 +159,7 @@ class StableConfig(Training):
     rank: int = Field(16, ge=1, description="of LoRA")
     lora_conv: bool = Field(False, description="LoRA on convolutions too")
     learning_rate: float = Field(1e-4, gt=0)
-    schedule: Literal["constant", "cosine"] = "cosine"
+    lr_scheduler: Literal["constant", "cosine"] = "cosine"
     snr_floor: float = Field(0.0, ge=0)
 
 
@@ -172,7 +178,7 @@ class ClassifierConfig(Strict):
     size: int = Field(128, ge=32)
     loss: Literal["balanced", "asymmetric"] = "balanced"
     steps: int = Field(500, ge=1)
-    batch: int = Field(32, ge=2)
+    batch_size: int = Field(32, ge=2)
     learning_rate: float = Field(1e-3, gt=0)
     weight_decay: float = Field(1e-2, ge=0)
     evaluate_every: int = Field(50, ge=1)

@@ -13,11 +13,11 @@ from pydantic import ValidationError
 
 from medlt.config import catalogue
 from medlt.config.base import Strict
-from medlt.config.run import RunConfig
-from medlt.config.verdict import Source, VerdictConfig
+from medlt.config.run import RunConfig, complete
+from medlt.config.verdict import EvaluateConfig, SourceConfig
 from medlt.types import InputError
 
-C = TypeVar("C", RunConfig, VerdictConfig)
+C = TypeVar("C", RunConfig, EvaluateConfig)
 
 
 class _Loader(yaml.SafeLoader):  # type: ignore[misc]
@@ -53,6 +53,8 @@ def _override(tree: dict[str, Any], assignment: str) -> None:
     for parent in parents:
         if tree.get(parent) is None:
             tree[parent] = {}
+        elif parent == "method" and isinstance(tree[parent], str):
+            tree[parent] = {"kind": tree[parent]}
         tree = tree[parent]
         if not isinstance(tree, dict):
             raise InputError(f"override {assignment!r}: {parent} is not a section")
@@ -88,13 +90,12 @@ def _valid(kind: type[C], tree: dict[str, Any], where: str) -> C:
 
 def _by_method(tree: dict[str, Any], method: str, out_given: bool) -> dict[str, Any]:
     """The config as a recipe of another method: its own defaults, its own folder, and what was learnt for the old."""
-    if tree.get("recipe", "fusion") == method:
+    if complete(tree)["method"].get("kind", "fusion") == method:
         return tree
-    out = Path(tree.get("out", "runs"))
-    changed = {**tree, "recipe": method, "learnt": tree.get("learnt") or str(out / "artifacts")}
-    for own in ("method", "ablation"):
-        changed.pop(own, None)
-    return changed if out_given else {**changed, "out": f"{out}-{method}"}
+    out = Path(tree.get("output_dir", "runs"))
+    changed = {**tree, "method": method, "artifacts_dir": tree.get("artifacts_dir") or str(out / "artifacts")}
+    changed.pop("ablation", None)
+    return changed if out_given else {**changed, "output_dir": f"{out}-{method}"}
 
 
 def find(given: Path) -> Path:
@@ -116,7 +117,7 @@ def _read(path: Path) -> dict[str, Any]:
     except (yaml.YAMLError, RecursionError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: not readable as YAML: {str(error).splitlines()[0]}") from None
     if not isinstance(tree, dict):
-        raise InputError(f"{path}: holds no settings; begin with 'recipe: fusion'")
+        raise InputError(f"{path}: holds no settings; begin with 'method: fusion'")
     return tree
 
 
@@ -126,16 +127,16 @@ def load(path: Path, overrides: Sequence[str] = (), method: str | None = None) -
     Raises InputError with one clear line.
     """
     tree = _read(path := find(Path(path)))
-    if tree.get("recipe") == "verdict":
+    if "arms" in tree:
         raise InputError(f"{path}: is an experiment; use `medlt evaluate`")
     if method is not None:
-        tree = _by_method(tree, method, any(given.startswith("out=") for given in overrides))
+        tree = _by_method(tree, method, any(given.startswith("output_dir=") for given in overrides))
     for assignment in overrides:
         _override(tree, assignment)
     return parse(tree, str(path))
 
 
-def load_verdict(path: Path, overrides: Sequence[str] = ()) -> VerdictConfig:
+def load_verdict(path: Path, overrides: Sequence[str] = ()) -> EvaluateConfig:
     """Read an experiment's YAML, as `load` does a recipe's. Configs of its sources are relative to the file.
 
     Raises InputError with one clear line, for a source's config that is not there too.
@@ -143,14 +144,14 @@ def load_verdict(path: Path, overrides: Sequence[str] = ()) -> VerdictConfig:
     tree = _read(path := find(Path(path)))
     for assignment in overrides:
         _override(tree, assignment)
-    if tree.get("recipe") != "verdict":
-        raise InputError(f"{path}: is no experiment; begin with 'recipe: verdict', or use `medlt run`")
-    config = _valid(VerdictConfig, tree, str(path))
+    if "arms" not in tree:
+        raise InputError(f"{path}: is no experiment, it has no arms; give some, or use `medlt run`")
+    config = _valid(EvaluateConfig, tree, str(path))
     placed = {name: _placed(name, source, path) for name, source in config.sources.items()}
     return config.model_copy(update={"sources": placed})
 
 
-def _placed(name: str, source: Source, experiment: Path) -> Source:
+def _placed(name: str, source: SourceConfig, experiment: Path) -> SourceConfig:
     """The source with its config's place made absolute. Raises InputError if it is not there."""
     if source.config is None:
         return source
@@ -167,7 +168,7 @@ def dump(config: Strict) -> str:
 
 def schema(kind: Literal["run", "verdict"] = "run") -> dict[str, Any]:
     """Return the JSON schema of a config, for editors: of a recipe's, or of an experiment's."""
-    model: type[Strict] = RunConfig if kind == "run" else VerdictConfig
+    model: type[Strict] = RunConfig if kind == "run" else EvaluateConfig
     found = dict(_any_of(model.model_json_schema()))
     arms = found.get("properties", {}).get("arms")
     if arms is not None:  # `real:` with nothing behind it is an arm that changes nothing

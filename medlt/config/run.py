@@ -8,13 +8,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, Tag, model_validator
+from pydantic import BeforeValidator, Field, Tag, model_validator
 
 from medlt.config.ablation import Ablation
 from medlt.config.base import Strict, Window, by_kind
 from medlt.config.data import Data
 from medlt.config.evaluation import EvaluationConfig
-from medlt.config.guides import GuideConfig, LongtailGuide, MinorityGuide
+from medlt.config.guides import GuideConfig, LongtailGuideConfig, MinorityGuideConfig
 from medlt.config.learning import ClassifierConfig, CodecConfig, DenoiserConfig, SparseConfig, UNetConfig
 from medlt.config.privacy import Privacy
 
@@ -28,24 +28,26 @@ class Sampling(Strict):
     """Sampling from noise under the label vectors of real train rows."""
 
     scheduler: Scheduler = "dpm++"
-    steps: int = Field(25, ge=1)
-    guidance: float = Field(
+    num_inference_steps: int = Field(25, ge=1)
+    guidance_scale: float = Field(
         3.5, ge=0, le=100, description="of classifier-free guidance; 1 is the conditional network alone"
     )
-    guides: tuple[GuideConfig, ...] = ()
-    boost: float = Field(
+    guidance: tuple[GuideConfig, ...] = ()
+    initial_noise_scale: float = Field(
         1.0, gt=0, description="gamma of Boost-and-Skip (arXiv 2502.06516), 1.5-2.5 with ddpm; 1 is off"
     )
-    skip: int = Field(0, ge=0, description="first steps left out, of Boost-and-Skip")
+    skip_steps: int = Field(0, ge=0, description="first steps left out, of Boost-and-Skip")
 
     @model_validator(mode="after")
     def _skip_fits(self) -> Self:
-        if self.skip >= self.steps:
-            raise ValueError(f"skip {self.skip} leaves none of {self.steps} steps; lower skip")
+        if self.skip_steps >= self.num_inference_steps:
+            raise ValueError(
+                f"skip_steps {self.skip_steps} leaves none of {self.num_inference_steps} steps; lower skip_steps"
+            )
         return self
 
 
-class FromNoise(Sampling):
+class FromNoiseConfig(Sampling):
     """Nothing but classifier-free guidance, unless guides are given."""
 
     kind: Literal["noise"] = "noise"
@@ -55,17 +57,17 @@ class Minority(Sampling):
     """Self-guided minority sampling (arXiv 2407.11555)."""
 
     kind: Literal["minority"] = "minority"
-    guides: tuple[GuideConfig, ...] = (MinorityGuide(),)
+    guidance: tuple[GuideConfig, ...] = (MinorityGuideConfig(),)
 
 
 class Longtail(Sampling):
     """Longtail Guidance (arXiv 2502.01980)."""
 
     kind: Literal["longtail"] = "longtail"
-    guides: tuple[GuideConfig, ...] = (LongtailGuide(),)
+    guidance: tuple[GuideConfig, ...] = (LongtailGuideConfig(),)
 
 
-class ClassBalancing(Strict):
+class ClassBalancingConfig(Strict):
     """The class-balancing loss of a denoiser (CBDM, arXiv 2305.00562)."""
 
     weight: float = Field(1.0, ge=0, description="tau; 0 is off; begin with 0.1 on a pretrained denoiser")
@@ -82,26 +84,37 @@ class InBandLoss(Strict):
     estimate: Literal["clean", "published"] = Field("clean", description="see docs/explanation/diffult.md")
 
 
+def _several(given: Any) -> Any:
+    """One number as a tuple of one."""
+    return (given,) if isinstance(given, int | float) and not isinstance(given, bool) else given
+
+
+Share = Annotated[float, Field(gt=0, le=1)]
+Strengths = Annotated[tuple[Share, ...], BeforeValidator(_several, json_schema_input_type=Share | tuple[Share, ...])]
+
+
 class Edit(Strict):
     """Image-guided edits of real tail images (SDEdit, arXiv 2108.01073): the label-safe end of fusion."""
 
     kind: Literal["edit"] = "edit"
     scheduler: Scheduler = "ddim"
-    steps: int = Field(50, ge=1, description="N, the length of the full schedule")
-    strengths: tuple[Annotated[float, Field(gt=0, le=1)], ...] = Field(
-        (0.1, 0.2, 0.3, 0.4), min_length=1, description="shares of its last steps that are run, each image one"
+    num_inference_steps: int = Field(50, ge=1, description="N, the length of the full schedule")
+    strength: Strengths = Field(
+        (0.1, 0.2, 0.3, 0.4),
+        min_length=1,
+        description="shares of the steps that are run, the last ones; each image draws one",
     )
     mixed: float = Field(0.0, ge=0, le=0.5, description="the most that another positive of the finding is mixed in")
-    guidance: float = Field(2.0, ge=0, le=100)
-    guides: tuple[GuideConfig, ...] = ()
+    guidance_scale: float = Field(2.0, ge=0, le=100)
+    guidance: tuple[GuideConfig, ...] = ()
 
 
 class Diffult(Sampling):
     """DiffuLT (arXiv 2403.05170)."""
 
     kind: Literal["diffult"] = "diffult"
-    cbdm: ClassBalancing | None = ClassBalancing()
-    aid: InBandLoss | None = InBandLoss()
+    cbdm: ClassBalancingConfig | None = ClassBalancingConfig()
+    in_band_loss: InBandLoss | None = InBandLoss()
 
 
 class Fusion(Strict):
@@ -115,23 +128,19 @@ class Fusion(Strict):
     threshold_mean: float = Field(0.2, ge=0, le=1, description="published: 0.5")
     threshold_sd: float = Field(0.05, ge=0, description="published: 0.1")
     scheduler: Scheduler = "ddim"
-    steps: int = Field(75, ge=1, description="N, the length of the full schedule")
-    keep: int = Field(5, ge=1, description="k, how many of its last steps are run")
+    num_inference_steps: int = Field(75, ge=1, description="N, the length of the full schedule")
+    strength: float = Field(
+        5 / 75, gt=0, le=1, description="share of the steps that are run, the last ones; 5 of 75 as published"
+    )
     renoise: bool = Field(True, description="add the noise step N-k expects (SDEdit); False is the published code")
-    guidance: float = Field(3.5, ge=0, le=100)
-    guides: tuple[GuideConfig, ...] = ()
+    guidance_scale: float = Field(3.5, ge=0, le=100)
+    guidance: tuple[GuideConfig, ...] = ()
     labels: Literal["cam_mass", "tail", "union"] = "cam_mass"
-
-    @model_validator(mode="after")
-    def _keep_fits(self) -> Self:
-        if self.keep > self.steps:
-            raise ValueError(f"keep {self.keep} is more than the {self.steps} steps there are; lower keep")
-        return self
 
 
 Method = Annotated[
     Annotated[Fusion, Tag("fusion")]
-    | Annotated[FromNoise, Tag("noise")]
+    | Annotated[FromNoiseConfig, Tag("noise")]
     | Annotated[Edit, Tag("edit")]
     | Annotated[Minority, Tag("minority")]
     | Annotated[Longtail, Tag("longtail")]
@@ -140,23 +149,23 @@ Method = Annotated[
 ]
 
 
-class Need(Strict):
+class Targets(Strict):
     """How much of the tail to fill."""
 
     tail_below: int = Field(100, ge=1, description="a finding with fewer train positives is tail")
     head_above: int = Field(1000, ge=1, description="a finding with more is head; if none has, thirds are taken")
-    target: int = Field(100, ge=1, description="train positives wanted for each tail finding")
-    times: float | None = Field(
+    count: int = Field(100, ge=1, description="train positives wanted for each tail finding")
+    multiplier: float | None = Field(
         None, gt=1, le=100, description="in place of target: so many times the positives there are"
     )
-    most: int = Field(500, ge=1, description="never more than this many images a finding")
-    candidates: int = Field(2, ge=1, description="candidates made for each wanted image; the judge keeps the best")
-    refills: int = Field(
+    max_per_finding: int = Field(500, ge=1, description="never more than this many images a finding")
+    num_candidates: int = Field(2, ge=1, description="candidates made for each wanted image; the judge keeps the best")
+    max_retries: int = Field(
         0, ge=0, le=100, description="how often a wanted image of which no candidate passed is tried again"
     )
 
 
-class InBand(Strict):
+class InBandConfig(Strict):
     """How far from real positives an image may lie; beyond it is out of distribution (DiffuLT, arXiv 2403.05170)."""
 
     form: Literal["neighbours", "centre"] = Field("neighbours", description="centre: the published one")
@@ -165,10 +174,10 @@ class InBand(Strict):
     limit: float = Field(2.0, gt=0, description="bands that are kept")
 
 
-class NearCopy(Strict):
+class NearCopyConfig(Strict):
     """Drops images that lie nearer to one real train image than validation images do."""
 
-    false_positive: float = Field(0.02, gt=0, lt=1, description="share of unseen real images it would drop")
+    fpr: float = Field(0.02, gt=0, lt=1, description="share of unseen real images it would drop")
     steps: int = Field(250, ge=1, description="training of the embedding that images are compared in")
 
 
@@ -176,27 +185,44 @@ class Checks(Strict):
     """What an image must pass before it is kept."""
 
     folds: int = Field(3, ge=2, description="patient folds of the train split; a judge never saw its parents' fold")
-    quantile: float = Field(0.5, gt=0, lt=1, description="threshold: this quantile of the judge on held-out positives")
-    black_below: float = Field(0.02, ge=0, le=1, description="an image of lower standard deviation is called flat")
-    duplicate_above: float = Field(0.995, ge=0, le=1, description="correlation with another image that makes a copy")
-    in_band: InBand | None = Field(None, description="on for diffult unless it is null")
-    near_copy: NearCopy | None = Field(
+    verifier_quantile: float = Field(
+        0.5, gt=0, lt=1, description="threshold: this quantile of the judge on held-out positives"
+    )
+    min_std: float = Field(0.02, ge=0, le=1, description="an image of lower standard deviation is called flat")
+    max_correlation: float = Field(0.995, ge=0, le=1, description="correlation with another image that makes a copy")
+    in_band: InBandConfig | None = Field(None, description="on for diffult unless it is null")
+    near_copy: NearCopyConfig | None = Field(
         None, description="on, unless it is null, for methods that begin with noise; a private run needs none"
     )
 
 
-METHOD_OF = {"fusion": "fusion", "ablation": "fusion", "finetune": "noise"}
-METHOD_OF |= {name: name for name in ("noise", "edit", "diffult", "minority", "longtail")}
+METHODS = ("fusion", "noise", "edit", "diffult", "minority", "longtail")
 FROM_NOISE = ("noise", "diffult", "minority", "longtail")
-"""Recipes that read no pixel of a real image when they make one, so that one that looks alike should not be there."""
+"""Methods that read no pixel of a real image when they make one, so that one that looks alike should not be there."""
+
+
+def complete(given: Any) -> Any:
+    """Return a config's mapping with its method as a mapping, and with the checks that the method's images call for."""
+    if not isinstance(given, dict):
+        return given
+    method = given.get("method", "fusion")
+    if isinstance(method, str):
+        method = {"kind": method}
+    kind = method.get("kind", "fusion") if isinstance(method, dict) else getattr(method, "kind", None)
+    usual: dict[str, Any] = {"in_band": {}} if kind == "diffult" else {}
+    usual |= {"near_copy": {}} if kind in FROM_NOISE and given.get("privacy") is None else {}
+    checks = given.get("checks")
+    if usual and (checks is None or isinstance(checks, dict)):
+        given = {**given, "checks": usual | (checks or {})}
+    return {**given, "method": method}
 
 
 class RunConfig(Strict):
     """One recipe, end to end."""
 
-    recipe: Literal["fusion", "noise", "edit", "diffult", "minority", "longtail", "finetune", "ablation"] = "fusion"
-    out: Path
-    learnt: Path | None = Field(None, description="folder of what is learnt, shared by runs on one collection")
+    method: Method = Fusion()
+    output_dir: Path
+    artifacts_dir: Path | None = Field(None, description="folder of trained parts, shared by runs on one collection")
     format: Literal["png", "dicom"] = Field("png", description="of kept images; dicom: in dicom/, beside the PNG")
     seed: int = Field(0, ge=0)
     size: int = Field(128, ge=32, description="side of the square images, px")
@@ -213,55 +239,45 @@ class RunConfig(Strict):
     )
     sparse: SparseConfig = SparseConfig()
     denoiser: DenoiserConfig = UNetConfig()
-    method: Method = Fusion()
-    need: Need = Need()
+    targets: Targets = Targets()
     checks: Checks = Checks()
     classifier: ClassifierConfig = ClassifierConfig()
-    predictor: ClassifierConfig | None = Field(
+    guidance_classifier: ClassifierConfig | None = Field(
         None, description="what longtail guidance asks; default: the classifier's settings, another network"
     )
-    evaluation: EvaluationConfig = EvaluationConfig()
-    ablation: Ablation | None = Field(None, description="of recipe ablation: what is varied")
+    evaluation: EvaluationConfig | None = Field(
+        EvaluationConfig(), description="the comparison of `medlt run`; null: images without a comparison"
+    )
+    ablation: Ablation | None = Field(None, description="what an ablation varies; `medlt run` then makes its table")
     privacy: Privacy | None = None
 
     @model_validator(mode="before")
     @classmethod
-    def _own_method(cls, given: Any) -> Any:
-        """A recipe whose config names no method has its own, and the checks that its images call for."""
-        if not isinstance(given, dict) or given.get("recipe", "fusion") not in list(METHOD_OF):
-            return given
-        method = {} if given.get("method") is None else given["method"]
-        if not isinstance(method, dict):
-            return given
-        recipe, checks = given.get("recipe", "fusion"), given.get("checks") or {}
-        if isinstance(checks, dict):
-            private = given.get("privacy") is not None
-            usual: dict[str, Any] = {"in_band": {}} if recipe == "diffult" else {}
-            usual |= {"near_copy": {}} if recipe in FROM_NOISE and not private else {}
-            given = {**given, "checks": usual | checks} if usual else given
-        return {**given, "method": {"kind": METHOD_OF[recipe]} | method}
+    def _complete(cls, given: Any) -> Any:
+        return complete(given)
 
     @model_validator(mode="after")
     def _method_fits(self) -> Self:
-        if self.method.kind != METHOD_OF[self.recipe]:
-            raise ValueError(f"recipe {self.recipe} has method {METHOD_OF[self.recipe]}, not {self.method.kind}")
-        if (self.recipe == "ablation") != (self.ablation is not None):
-            raise ValueError("recipe ablation and the section ablation go together: give both, or neither")
-        if self.evaluation.chosen is not None:
-            raise ValueError("evaluation.chosen: one arm of a recipe has synthetic images, and it is decided on")
+        if self.ablation is not None and self.method.kind != "fusion":
+            raise ValueError(f"ablation varies method fusion, not {self.method.kind}; leave out one of them")
+        if self.ablation is not None and self.ablation.downstream and self.evaluation is None:
+            raise ValueError("ablation.downstream compares arms; give evaluation, or leave downstream out")
+        if self.evaluation is not None and self.evaluation.primary_arm is not None:
+            raise ValueError("evaluation.primary_arm is for an experiment with arms; leave it out")
         return self
 
     @model_validator(mode="after")
     def _private_can_be(self) -> Self:
         if self.privacy is None:
             return self
-        if self.recipe in ("diffult", "ablation"):
-            raise ValueError(f"privacy: recipe {self.recipe} weighs losses by the classes of all; use recipe: noise")
+        if self.method.kind == "diffult" or self.ablation is not None:
+            what = "an ablation" if self.ablation is not None else f"method {self.method.kind}"
+            raise ValueError(f"privacy: {what} weighs losses by the classes of all; use method: noise")
         if self.denoiser.balance is not None:
             raise ValueError("privacy: denoiser.balance draws patients by their findings; leave it out")
         return self
 
     @property
-    def blind(self) -> bool:
+    def data_independent(self) -> bool:
         """Whether images are made without a look at any real row: label vectors and numbers are not theirs either."""
         return self.privacy is not None and self.method.kind not in ("fusion", "edit")

@@ -1,10 +1,11 @@
-"""What the columns of a manifest hold: made uniform, then checked. Each error is one line that says what to mend."""
+"""The columns of a manifest: normalisation and checks. Each error is one line that says how to fix the table."""
 
 from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Sequence, Sized
+from collections.abc import Iterable, Sequence, Sized
+from difflib import get_close_matches
 from typing import Any
 
 import numpy as np
@@ -15,38 +16,38 @@ from medlt.types import InputError
 SPLITS = ("train", "val", "test")
 REQUIRED = ("path", "patient_id", "split", "view")
 RESERVED = frozenset((*REQUIRED, "uid", "sex", "age", "content", "synthetic", "weight", "parents", "method"))
-UNPRINTED = ("Cc", "Cs", "Zl", "Zp")
-"""Unicode's categories of signs that are no text in a line: controls, surrogates, ends of lines and paragraphs."""
+UNPRINTABLE = ("Cc", "Cs", "Zl", "Zp")
+"""Unicode categories that cannot stand in a line of text: controls, surrogates, line and paragraph separators."""
 PLAIN = re.compile(r"[A-Za-z0-9_-](?:[A-Za-z0-9_ .,+=@-]*[A-Za-z0-9_.,+=@-])?")
-"""Most uids, known as fit at a glance."""
+"""Matches most valid uids: a fast path."""
 LONGEST = 200
-"""Bytes of a uid in UTF-8: it names files, beside an ending and what marks a file as unfinished."""
+"""Longest uid in bytes of UTF-8: file names also need a suffix and a mark for temporary files."""
 
 
 def uids_in(value: Any) -> list[str]:
-    """The uids in one entry of a `parents` column: a list, tuple or array of them; None or NaN for none.
+    """Return the uids in one entry of a `parents` column: a list, tuple or array; None or NaN for no parents.
 
-    Raises TypeError for text, which does not say where a uid ends.
+    Raises TypeError for text, in which the end of a uid is undefined.
     """
     if isinstance(value, list | tuple | np.ndarray):
         return [str(uid) for uid in value]
     if value is None or (isinstance(value, float) and np.isnan(value)) or value is pd.NA:
         return []
-    raise TypeError(f"{value!r} is no list of uids")
+    raise TypeError(f"{value!r} is not a list of uids")
 
 
 def recorded_findings(rows: pd.DataFrame) -> tuple[str, ...]:
-    """As written by `Manifest.write`; in a table made elsewhere, every number column that has no other meaning."""
+    """Return the findings that `Manifest.write` recorded, else every numeric column without another meaning."""
     if recorded := rows.attrs.get("findings"):
         return tuple(recorded)
     numbers = rows.select_dtypes("number").columns
     return tuple(str(c) for c in numbers if c not in RESERVED)
 
 
-def normal(rows: pd.DataFrame, findings: tuple[str, ...]) -> pd.DataFrame:
-    """A copy: keys as str, findings as float64, parents as lists, whole numbers without gaps as plain integers.
+def normalize(rows: pd.DataFrame, findings: tuple[str, ...]) -> pd.DataFrame:
+    """Return a copy: keys as str, findings as float64, parents as lists, nullable integers without gaps as integers.
 
-    Raises InputError on a label that is no number, and on parents that are no lists.
+    Raises InputError on a label that is not a number, and on parents that are not lists.
     """
     rows = rows.copy()
     rows.attrs = {}
@@ -66,44 +67,59 @@ def normal(rows: pd.DataFrame, findings: tuple[str, ...]) -> pd.DataFrame:
     return rows
 
 
-def with_gaps(rows: pd.DataFrame, other: pd.DataFrame) -> pd.DataFrame:
-    """`rows`, its integer columns able to hold gaps where `other` lacks the column: beside it they stay integers."""
+def with_nullable_integers(rows: pd.DataFrame, other: pd.DataFrame) -> pd.DataFrame:
+    """Return `rows` with nullable integer columns where `other` lacks the column, so that both can be concatenated."""
     lacking = [name for name in rows.select_dtypes("integer").columns if name not in other]
     wide = {name: "UInt64" if pd.api.types.is_unsigned_integer_dtype(rows[name]) else "Int64" for name in lacking}
     return rows.astype(wide)
 
 
 def check(rows: pd.DataFrame, findings: tuple[str, ...]) -> None:
-    """Raise InputError unless normal rows are a manifest's."""
-    for one in (_check_uids, _check_required, _check_splits, _check_patients):
-        one(rows)
+    """Raise InputError unless normalised rows are a valid manifest."""
+    for validate in (_check_uids, _check_required, _check_splits, _check_patients):
+        validate(rows)
     _check_labels(rows, findings)
 
 
 def more(items: Sized) -> str:
-    """' (and N more)' beside the first of several items."""
+    """Return ' (and N more)' for a message that names the first of several items."""
     return f" (and {len(items) - 1} more)" if len(items) > 1 else ""
 
 
+def did_you_mean(name: str, known: Iterable[object]) -> str:
+    """Return '; did you mean X?' for the closest of the `known` names, or '' if none is close.
+
+    Case, blanks, '_' and '-' are ignored, so that 'Pleural Effusion' is close to 'pleural_effusion'.
+    """
+    simple = {re.sub(r"[\W_]+", "", str(one)).lower(): str(one) for one in known}
+    close = get_close_matches(re.sub(r"[\W_]+", "", name).lower(), simple, 1, 0.75)
+    return f"; did you mean {simple[close[0]]!r}?" if close else ""
+
+
+def missing_columns(missing: Sequence[str], present: Iterable[object]) -> str:
+    """Return a clause that names the first of the `missing` columns, the closest column and the `present` ones."""
+    there = [str(column) for column in present]
+    close = did_you_mean(missing[0], there) or ";"
+    return f"missing column {missing[0]!r}{more(missing)}{close} the table has {', '.join(there)}"
+
+
 def check_columns(rows: pd.DataFrame, findings: tuple[str, ...]) -> None:
-    """Raise InputError unless the columns that a manifest needs are there, once each."""
+    """Raise InputError unless the columns that a manifest needs are present, once each."""
     if not findings:
         raise InputError("no finding column; name the label columns in 'findings'")
     if clash := [f for f in findings if f in RESERVED]:
-        raise InputError(f"{clash[0]!r} cannot be a finding: the name has another meaning; rename the column")
+        raise InputError(f"{clash[0]!r} cannot be a finding: medlt uses this column name; rename the column")
     if len(set(findings)) < len(findings):
-        raise InputError(f"a finding is named twice in {', '.join(findings)}")
+        raise InputError(f"a finding is named twice in {', '.join(findings)}; name each once")
     if rows.columns.has_duplicates:
         raise InputError(f"column {rows.columns[rows.columns.duplicated()][0]} appears twice; drop one")
     missing = [c for c in (*REQUIRED, *findings) if c not in rows.columns]
     if missing:
-        raise InputError(
-            f"missing column {missing[0]}{more(missing)}; the table has {', '.join(map(str, rows.columns))}"
-        )
+        raise InputError(missing_columns(missing, rows.columns))
 
 
 def _numbers(values: pd.Series, finding: str) -> pd.Series:
-    """float64, blank as NaN; raises InputError on text."""
+    """Return float64 values, blank as NaN. Raises InputError on text."""
     if pd.api.types.is_numeric_dtype(values):
         return values.astype(np.float64)
     numbers = pd.to_numeric(values, errors="coerce")
@@ -116,13 +132,13 @@ def _numbers(values: pd.Series, finding: str) -> pd.Series:
 
 
 def _parents(values: pd.Series) -> pd.Series:
-    """Lists of str; raises InputError on anything else."""
+    """Return lists of str. Raises InputError on anything else."""
     lists = []
     for uid, value in values.items():
         try:
             lists.append(uids_in(value))
         except TypeError:
-            raise InputError(f"uid {uid}: parents is {value!r}; give a list of uids, also for a single one") from None
+            raise InputError(f"uid {uid}: parents is {value!r}; give a list of uids, even for one parent") from None
     return pd.Series(lists, index=values.index, dtype=object)
 
 
@@ -132,23 +148,23 @@ def _check_uids(rows: pd.DataFrame) -> None:
         raise InputError(f"uid {repeated[0]} appears more than once{more(list(repeated))}; every image needs its own")
     if (rows.index == "").any():
         raise InputError("a row has an empty uid; give every image one")
-    wrong = [(uid, why) for uid in rows.index if (why := unfit_for_a_file(uid))]
+    wrong = [(uid, problem) for uid in rows.index if (problem := filename_problem(uid))]
     if wrong:
-        uid, why = wrong[0]
-        told = f"uid {uid[:60]!r} {why}{more(wrong)}"
-        raise InputError(f"{told}; it names files, so give another, for example the file's name without its ending")
+        uid, problem = wrong[0]
+        message = f"uid {uid[:60]!r} {problem}{more(wrong)}"
+        raise InputError(f"{message}; uids are file names: use, for example, the image's file name without its suffix")
 
 
-def unfit_for_a_file(uid: str) -> str:
-    """Why this uid cannot be the name of a file, a clause; empty if it can."""
+def filename_problem(uid: str) -> str:
+    """Return why this uid cannot be a file name, as a clause; empty if it can."""
     if len(uid) <= LONGEST and PLAIN.fullmatch(uid):
         return ""
     if "/" in uid or "\\" in uid:
         return "holds a slash"
     if uid.startswith("."):
         return "begins with a dot"
-    if any(unicodedata.category(sign) in UNPRINTED for sign in uid):
-        return "holds a line break or another sign that cannot be printed"
+    if any(unicodedata.category(sign) in UNPRINTABLE for sign in uid):
+        return "holds a line break or another character that cannot be printed"
     if uid != uid.strip():
         return "begins or ends with a blank"
     if len(uid.encode()) > LONGEST:
@@ -156,9 +172,9 @@ def unfit_for_a_file(uid: str) -> str:
     return ""
 
 
-def fit_for_a_file(name: str) -> str:
-    """The same name with '_' for every sign that a uid may not hold, and without a blank or dot where it may not be."""
-    signs = ("_" if sign in "/\\" or unicodedata.category(sign) in UNPRINTED else sign for sign in name)
+def safe_filename(name: str) -> str:
+    """Return the name as a valid uid: '_' for invalid characters and a leading dot, no blank at either end."""
+    signs = ("_" if sign in "/\\" or unicodedata.category(sign) in UNPRINTABLE else sign for sign in name)
     named = "".join(signs).strip()
     return f"_{named[1:]}" if named.startswith(".") else named
 
@@ -174,7 +190,8 @@ def _check_splits(rows: pd.DataFrame) -> None:
     wrong = rows.index[~rows["split"].isin(SPLITS)]
     if len(wrong):
         value = rows["split"].loc[wrong[0]]
-        raise InputError(f"uid {wrong[0]}: unknown split {value!r}{more(list(wrong))}; use {', '.join(SPLITS)}")
+        close = did_you_mean(str(value), SPLITS) or ";"
+        raise InputError(f"uid {wrong[0]}: unknown split {value!r}{more(list(wrong))}{close} use {', '.join(SPLITS)}")
 
 
 def _check_patients(rows: pd.DataFrame) -> None:
@@ -192,5 +209,5 @@ def _check_labels(rows: pd.DataFrame, findings: Sequence[str]) -> None:
         values = rows[finding]
         wrong = values[~(values.isna() | values.isin((0.0, 1.0)) | (soft & values.between(0, 1)))]
         if len(wrong):
-            told = f"label {wrong.iloc[0]:g} is not 0, 1 or blank{more(wrong)}"
-            raise InputError(f"finding {finding}, uid {wrong.index[0]}: {told}; see 'uncertain' for -1")
+            problem = f"label {wrong.iloc[0]:g} is not 0, 1 or blank{more(wrong)}"
+            raise InputError(f"finding {finding}, uid {wrong.index[0]}: {problem}; for -1 set 'uncertain'")

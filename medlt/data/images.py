@@ -1,4 +1,4 @@
-"""Any radiograph file as one float image: DICOM, PNG, JPEG or NIfTI, told apart by content, not by name."""
+"""Reads DICOM, PNG, JPEG and NIfTI files as one float image. The content decides the format, not the file name."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ _ARCHIVES = (b"PK\x03\x04", b"\x1f\x8b", b"7z\xbc\xaf\x27\x1c", b"Rar!", b"BZh",
 
 
 def read_image(path: Path) -> np.ndarray:
-    """float32 [H,W] in [0,1], upright, never mirrored by us.
+    """Return the image in a file, float32 [H,W] in [0,1], upright and not mirrored.
 
-    DICOM goes through `read_dicom`. PNG and JPEG: 8-bit values / 255, 16-bit / 65535, colour to BT.601 luminance,
-    the EXIF orientation applied. NIfTI: the middle slice, scaled from its lowest to its highest value. Raises
-    Unreadable (an InputError) in one line if the file is none of these.
+    `read_dicom` reads DICOM. PNG and JPEG: 8-bit values / 255, 16-bit / 65535, colour to BT.601 luminance, the EXIF
+    orientation applied. NIfTI: the middle slice, scaled from its lowest to its highest value. Raises Unreadable (an
+    InputError) in one line if the file is none of these.
     """
     path = Path(path)
     kind = sniff(path)
@@ -37,19 +37,19 @@ def read_image(path: Path) -> np.ndarray:
 
 
 def sniff(path: Path) -> str:
-    """The kind of a file, see `kind_of`. Raises Unreadable."""
+    """Return the kind of a file, see `kind_of`. Raises Unreadable if it cannot be opened."""
     try:
         with Path(path).open("rb") as handle:
             return kind_of(handle.read(2048))
     except OSError as error:
         reason = error.strerror or "cannot be opened"
-        raise Unreadable("missing", f"{path}: {reason}; check the path and its permissions") from None
+        raise Unreadable("missing", f"{Path(path).absolute()}: {reason}; check the path and its permissions") from None
 
 
 def kind_of(head: bytes) -> str:
-    """'png', 'jpeg', 'nifti', 'archive', 'document' or 'dicom' from a file's first 2,048 bytes or more.
+    """Return 'png', 'jpeg', 'nifti', 'archive', 'document' or 'dicom' from a file's first 2,048 bytes or more.
 
-    What is none of the others is taken for DICOM without its preamble.
+    Any other content counts as DICOM without a preamble.
     """
     if head[128:132] == b"DICM":
         return "dicom"
@@ -65,7 +65,7 @@ def kind_of(head: bytes) -> str:
 
 
 def read_picture(raw: bytes, path: Path) -> np.ndarray:
-    """Grey levels of a PNG or JPEG as stored, uint8 or uint16 [H,W]; errors call it `path`. Raises Unreadable."""
+    """Return the stored grey levels of a PNG or JPEG, uint8 or uint16 [H,W]. Raises Unreadable, naming `path`."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -75,13 +75,13 @@ def read_picture(raw: bytes, path: Path) -> np.ndarray:
     except (Image.DecompressionBombWarning, Image.DecompressionBombError):
         raise Unreadable("too_large", f"{path}: too many pixels to be a radiograph; remove it or shrink it") from None
     except (OSError, SyntaxError, ValueError) as error:
-        told = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise Unreadable("corrupt", f"{path}: damaged image ({told}); restore the file from its source") from None
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise Unreadable("corrupt", f"{path}: damaged image ({reason}); restore the file from its source") from None
     return values if values.dtype == np.uint8 else np.clip(values, 0, 65535).astype(np.uint16)
 
 
 def _gray(image: Image.Image) -> Image.Image:
-    """8- or 16-bit gray; raises ValueError on a pixel format without a fixed range."""
+    """Return an 8- or 16-bit gray image. Raises ValueError on a pixel format without a fixed range."""
     if image.mode in _COLOUR:
         return image.convert("RGB").convert("L")
     if image.mode not in ("L", "I;16", "I;16B", "I;16L", "I"):

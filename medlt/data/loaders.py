@@ -1,6 +1,6 @@
-"""MONAI transforms, data sets and loaders over a Manifest. Images stay upright (rows, columns) and are never flipped.
+"""MONAI transforms, data sets and loaders of a Manifest. Images are upright (rows, columns) and never flipped.
 
-MONAI's own readers hand back (width, height); files are read by `read_image` instead.
+`read_image` reads the files, because MONAI's readers return (width, height).
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
-from medlt import chance
 from medlt.data.images import read_image
 from medlt.data.manifest import Manifest
 from medlt.data.validate import scan
+from medlt.rng import torch_generator
 from medlt.types import InputError
 
 __all__ = [
@@ -39,7 +39,7 @@ __all__ = [
 
 
 def square(pixels: np.ndarray, size: int) -> np.ndarray:
-    """float32 [H,W] to [size,size]: centred on a square of the image's minimum, then area-averaged down.
+    """Return float32 [size,size] from [H,W]: pad to a square with the image's minimum, then average areas down.
 
     An image smaller than `size` is enlarged bilinearly. Aspect ratio and orientation are kept.
     """
@@ -49,13 +49,13 @@ def square(pixels: np.ndarray, size: int) -> np.ndarray:
     padded = np.pad(pixels, ((top, side - high - top), (left, side - wide - left)), constant_values=pixels.min())
     if side == size:
         return np.asarray(padded, np.float32)
-    way = cv2.INTER_AREA if side > size else cv2.INTER_LINEAR
-    resized = cv2.resize(padded.astype(np.float32), (size, size), interpolation=way)
+    interpolation = cv2.INTER_AREA if side > size else cv2.INTER_LINEAR
+    resized = cv2.resize(padded.astype(np.float32), (size, size), interpolation=interpolation)
     return np.asarray(np.clip(resized, 0, 1), np.float32)
 
 
 class ReadSquared(MapTransform):  # type: ignore[misc]
-    """`path` -> `image`: float32 [1,size,size] in [0,1]. Raises Unreadable on a damaged file."""
+    """Transform that adds `image`, float32 [1,size,size] in [0,1], from `path`. Raises Unreadable on a damaged file."""
 
     def __init__(self, size: int, keys: Sequence[str] = ("path",), output: str = "image") -> None:
         super().__init__(keys)
@@ -68,13 +68,13 @@ class ReadSquared(MapTransform):  # type: ignore[misc]
 
 
 def transforms(size: int) -> Compose:
-    """Dict transform: {"uid", "path"} gains "image", float32 [1,size,size] in [0,1]."""
+    """Return the dict transform that adds "image", float32 [1,size,size] in [0,1], to {"uid", "path"}."""
     return Compose([ReadSquared(size)])
 
 
 @contextmanager
-def _users_mistakes() -> Iterator[None]:
-    """MONAI turns every error of a transform into RuntimeError; give an InputError inside back as itself."""
+def _input_errors() -> Iterator[None]:
+    """Raise the InputError inside a RuntimeError: MONAI wraps every error of a transform in one."""
     try:
         yield
     except RuntimeError as error:
@@ -84,19 +84,19 @@ def _users_mistakes() -> Iterator[None]:
         raise cause or error from None
 
 
-class Source(Protocol):
-    """Dicts that hold `image` [1,S,S] in [0,1], by the number of the row."""
+class ImageSource(Protocol):
+    """A sequence of dicts with `image` [1,S,S] in [0,1], by row number."""
 
     def __getitem__(self, index: int, /) -> Mapping[str, Any]: ...
 
 
 class Radiographs(TorchDataset[dict[str, Any]]):
-    """{"uid", "image" [1,S,S], "label" float32 [K] with NaN, "weight" float32} a row, in the manifest's order.
+    """A data set of {"uid", "image" [1,S,S], "label" float32 [K] with NaN, "weight" float32}, in the manifest's order.
 
-    Labels come from the manifest, never from a cache: a corrected label is seen at once.
+    Labels come from the manifest and not from a cache, so a corrected label takes effect at once.
     """
 
-    def __init__(self, manifest: Manifest, source: Source) -> None:
+    def __init__(self, manifest: Manifest, source: ImageSource) -> None:
         self.uids = tuple(manifest.rows.index)
         self.source = source
         self.labels = torch.from_numpy(manifest.labels())
@@ -108,7 +108,7 @@ class Radiographs(TorchDataset[dict[str, Any]]):
         return len(self.uids)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        with _users_mistakes():
+        with _input_errors():
             image = torch.as_tensor(self.source[index]["image"])
         return {
             "uid": self.uids[index],
@@ -119,45 +119,46 @@ class Radiographs(TorchDataset[dict[str, Any]]):
 
 
 def dataset(manifest: Manifest, size: int) -> Radiographs:
-    """A data set of square images, each read and decoded whenever it is asked for: for few images.
+    """Return a data set of square images that decodes an image at every access, for few images.
 
-    `medlt.data.pixels.PixelCache.dataset` is the same for many. Raises InputError if a file is missing.
+    For many images use `medlt.data.pixels.PixelCache.dataset`. Raises InputError if a file is missing.
     """
     items = [_item(uid, str(manifest.file(uid))) for uid in manifest.rows.index]
     return Radiographs(manifest, Dataset(items, transforms(size)))
 
 
 def loader(
-    source: TorchDataset[dict[str, Any]], *, batch: int, shuffle: bool = False, seed: int = 0, workers: int = 0
+    source: TorchDataset[dict[str, Any]], *, batch_size: int, shuffle: bool = False, seed: int = 0, workers: int = 0
 ) -> DataLoader[dict[str, Any]]:
-    """Batches {"uid": list, "image": [B,1,S,S], "label": [B,K], "weight": [B]}; the order depends on `seed` only.
+    """Return batches {"uid": list, "image": [B,1,S,S], "label": [B,K], "weight": [B]}; only `seed` decides the order.
 
-    Images are as prepared; to train, pass each batch's through `medlt.classify.augment.augment`.
+    Images are not augmented; in training, pass each batch through `medlt.classify.augment.augment`.
     """
-    order = chance.generator("loader", seed)
-    return DataLoader(source, batch_size=batch, shuffle=shuffle, generator=order, num_workers=workers)
+    order = torch_generator("loader", seed)
+    return DataLoader(source, batch_size=batch_size, shuffle=shuffle, generator=order, num_workers=workers)
 
 
 def images(
     manifest: Manifest, size: int, uids: Sequence[str] | None = None, dtype: torch.dtype = torch.uint8
 ) -> Tensor:
-    """All images at once, [N,1,size,size] in the order of `uids`: uint8 (rounded x 255) or a float type in [0,1].
+    """Return all images, [N,1,size,size] in the order of `uids`: uint8 (rounded x 255) or a float type in [0,1].
 
-    Each is read and decoded here; `medlt.data.pixels.PixelCache.images` decodes an image once for all runs.
+    Every call decodes the files; `medlt.data.pixels.PixelCache.images` decodes an image once for all runs.
     """
     chosen = manifest if uids is None else Manifest(manifest.rows.loc[list(uids)], manifest.findings, manifest.root)
     source = dataset(chosen, size)
-    held = torch.empty((len(source), 1, size, size), dtype=dtype)
+    stacked = torch.empty((len(source), 1, size, size), dtype=dtype)
     for i in range(len(source)):
         image = source[i]["image"]
-        held[i] = (image * 255).round().to(dtype) if dtype == torch.uint8 else image.to(dtype)
-    return held
+        stacked[i] = (image * 255).round().to(dtype) if dtype == torch.uint8 else image.to(dtype)
+    return stacked
 
 
 def _item(uid: str, path: str) -> dict[str, Any]:
-    """What a transform sees. Raises InputError if the file is missing."""
+    """Return the input of the transform. Raises InputError if the file is missing."""
     try:
         os.stat(path)
     except OSError as error:
-        raise InputError(f"{path}: {error.strerror} (uid {uid}); check the manifest's root and path") from None
+        place = os.path.abspath(path)
+        raise InputError(f"{place}: {error.strerror} (uid {uid}); check the manifest's root and path") from None
     return {"uid": uid, "path": path}

@@ -1,4 +1,4 @@
-"""NIfTI in: a film, or one slice of a volume, upright and in the values the file means."""
+"""Reads NIfTI files: a film, or one slice of a volume, upright, with the file's scaling applied."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _MAGICS = {344: (b"n+1\0", b"ni1\0"), 4: (b"n+2\0", b"ni2\0")}
 
 
 def is_nifti(head: bytes) -> bool:
-    """Whether these first bytes, plain or gzipped, open a NIfTI-1 or NIfTI-2 file."""
+    """Return whether these first bytes, plain or gzipped, are those of a NIfTI-1 or NIfTI-2 file."""
     if head.startswith(b"\x1f\x8b"):
         try:
             head = zlib.decompressobj(wbits=31).decompress(head, 348)
@@ -24,27 +24,28 @@ def is_nifti(head: bytes) -> bool:
 
 
 def slice_of(raw: bytes, path: Path, index: int | None = None) -> tuple[np.ndarray, tuple[str, ...]]:
-    """Values float64 [H,W] of slice `index` (default: the middle one), scl_slope and scl_inter applied, and notes.
+    """Return the values, float64 [H,W], of slice `index` (default: the middle one), and notes.
 
-    The volume is turned to the closest canonical axes (right, anterior, superior). The slice is taken across the axis
-    with the fewest voxels; rows run from superior, or anterior in an axial slice, downward; columns from the patient's
-    right to left, or front to back in a sagittal one: as films are hung. Raises Unreadable if the bytes are no such
-    file, it has time points or colours, holds values that are not finite, or `index` is outside.
+    scl_slope and scl_inter are applied. The volume is rotated to the closest canonical axes (right, anterior,
+    superior). The slice is taken across the axis with the fewest voxels; rows run from superior, or anterior in an
+    axial slice, downward; columns from the patient's right to left, or front to back in a sagittal one: as films are
+    hung. Raises Unreadable if the bytes are not a NIfTI file, have time points or colours, hold values that are not
+    finite, or if `index` is out of range.
     """
     values = _volume(_inflated(raw, path), path)
     axis = int(np.argmin(values.shape))
     count = values.shape[axis]
     at = count // 2 if index is None else index
     if not 0 <= at < count:
-        raise Unreadable("corrupt", f"{path}: slice {at} is outside 0 to {count - 1}; choose another")
+        raise Unreadable("corrupt", f"{path}: slice {at} is outside 0 to {count - 1}; choose another slice")
     upright = np.take(values, at, axis)[::-1, ::-1].T
     if not np.isfinite(upright).all():
-        raise Unreadable("corrupt", f"{path}: values that are not finite; mend the volume")
+        raise Unreadable("corrupt", f"{path}: holds values that are not finite; export the volume again")
     return np.ascontiguousarray(upright), () if count == 1 else (f"slice {at + 1} of {count}",)
 
 
 def _volume(raw: bytes, path: Path) -> np.ndarray:
-    """float64 [x,y,z] in the closest canonical orientation; a file without one is taken as it lies."""
+    """Return float64 [x,y,z] in the closest canonical orientation, or unchanged if the file has none."""
     import nibabel
 
     kind = nibabel.Nifti2Image if raw[4:7] in (b"n+2", b"ni2") else nibabel.Nifti1Image
@@ -59,12 +60,12 @@ def _volume(raw: bytes, path: Path) -> np.ndarray:
     except (Unreadable, MemoryError):
         raise
     except Exception as error:
-        told = (str(error) or type(error).__name__).splitlines()[0]
-        raise Unreadable("corrupt", f"{path}: damaged NIfTI ({told}); restore the file from its source") from None
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise Unreadable("corrupt", f"{path}: damaged NIfTI ({reason}); restore the file from its source") from None
 
 
 def _three(shape: tuple[int, ...], path: Path) -> tuple[int, ...]:
-    """The shape as three axes. Raises Unreadable on time points, emptiness, or a size beyond the cap."""
+    """Return the shape as three axes. Raises Unreadable on time points, an empty axis, or a size above the limit."""
     if len(shape) < 2 or max(shape[3:], default=1) > 1 or min(shape) < 1:
         raise Unreadable("not_an_image", f"{path}: a NIfTI of shape {shape}; only films and volumes are read")
     if int(np.prod(np.array(shape, dtype=object))) * 8 > LIMIT_INFLATED_BYTES:
@@ -73,7 +74,7 @@ def _three(shape: tuple[int, ...], path: Path) -> tuple[int, ...]:
 
 
 def _inflated(raw: bytes, path: Path) -> bytes:
-    """The bytes behind gzip, piece by piece up to the cap."""
+    """Return the bytes inside gzip, inflated up to the limit."""
     if not raw.startswith(b"\x1f\x8b"):
         return raw
     try:

@@ -1,12 +1,12 @@
-"""The pixel cache: every original is decoded once, to 8-bit squares that all stages and runs share.
+"""The pixel cache: each file is decoded once, to 8-bit squares that all stages and runs share.
 
-One pass reads each file, names its bytes, decodes it and shrinks it to every size that is wanted. The squares lie in
-the store in shards of up to 512 images, found by the names of the files' bytes, so an image that was replaced under its
-old name is another image. A table beside them remembers which file holds which bytes by path, length, times and inode,
-so that a file that did not change is not read again.
+One pass reads each file, hashes its bytes, decodes it and resizes it to all sizes. The store holds the squares in
+shards of up to 512 images under the digests of the files' bytes, so a file that was replaced under its old name is
+another image. A table maps path, length, times and inode of a file to its digest, so that an unchanged file is not
+read again.
 
-    ROOT/images-SIZE/DIGEST/     images.npy uint8 [n,SIZE,SIZE], contents.json: what names the bytes of each one's file
-    ROOT/pixels/DIGEST.parquet   the files of one collection, and what names their bytes
+    ROOT/images-SIZE/DIGEST/     images.npy uint8 [n,SIZE,SIZE]; contents.json: the digest of each image's file
+    ROOT/pixels/DIGEST.parquet   the files of one collection, and the digests of their bytes
 """
 
 from __future__ import annotations
@@ -35,10 +35,10 @@ from medlt.store import Store
 from medlt.training.runtime import silent
 from medlt.types import InputError, Progress
 
-FORMAT = 1  # raise it when `square` or `read_image` change what they return
+FORMAT = 1  # raise it when the results of `square` or `read_image` change
 SHARD, SHARD_BYTES = 512, 2**26
 RACY_NS = 2 * 10**9
-"""A file that changed this shortly before it was read is read again: its times may not tell the next change."""
+"""A file that changed this shortly before the read is read again: its times may not show the next change."""
 
 FAILURES = ["uid", "code", "reason"]
 STATE = ["path", "size", "mtime_ns", "ctime_ns", "inode"]
@@ -49,7 +49,7 @@ Place = tuple[Path, int]
 
 @dataclass(frozen=True)
 class _Read:
-    """What is known of a file: what names its bytes; why it cannot be read (code, reason); squares not yet stored."""
+    """Result of reading a file: the digest of its bytes, a failure (code, reason), and squares not yet stored."""
 
     content: str = ""
     failure: tuple[str, str] | None = None
@@ -59,7 +59,7 @@ class _Read:
 
 @dataclass(frozen=True)
 class PixelCache:
-    """8-bit squares of all images of any manifest, in `store`; `workers` threads decode."""
+    """8-bit squares of the images of any manifest, kept in `store`; `workers` threads decode."""
 
     store: Store
     workers: int
@@ -70,15 +70,15 @@ class PixelCache:
     def prepare(
         self, manifest: Manifest, sizes: Sequence[int], progress: Progress = silent
     ) -> tuple[Manifest, pd.DataFrame]:
-        """Return the rows whose file can be read, with `content`, and a table uid, code, reason of the others.
+        """Fill the cache; return the readable rows, with `content`, and a table uid, code, reason of the others.
 
-        Afterwards squares of every size of `sizes` are in the cache. Each file is decoded at most once, whatever the
-        number of sizes; a second process that prepares the same files waits for the first. Reasons name uids, not
-        paths. Raises InputError where the cache cannot be written.
+        The cache then holds squares of every size in `sizes`. Each file is decoded at most once, whatever the number of
+        sizes; a second process that prepares the same files waits for the first. Reasons contain uids, not paths.
+        Raises InputError if the cache cannot be written.
         """
         paths = {uid: os.path.abspath(manifest.file(uid)) for uid in manifest.rows.index}
         table = self.store.root / "pixels" / f"{digest(sorted(paths.values()))}.parquet"
-        with locked(table.with_suffix(".lock"), "preparing the same images"):
+        with locked(table.with_suffix(".lock"), "the same images"):
             began = time.time_ns()
             remembered = _remembered(table)
             read = self._read_all(paths, tuple(dict.fromkeys(sizes)), remembered, progress)
@@ -86,31 +86,31 @@ class PixelCache:
         failures = [(uid, *one.failure) for uid, one in read.items() if one.failure]
         rows = manifest.rows[[read[uid].failure is None for uid in manifest.rows.index]]
         rows = rows.assign(content=pd.Series({uid: read[uid].content for uid in rows.index}, rows.index, dtype="str"))
-        told = [(uid, code, reason.replace(FILE, uid)) for uid, code, reason in failures]
-        return Manifest(rows, manifest.findings, manifest.root), pd.DataFrame(told, columns=FAILURES)
+        named = [(uid, code, reason.replace(FILE, uid)) for uid, code, reason in failures]
+        return Manifest(rows, manifest.findings, manifest.root), pd.DataFrame(named, columns=FAILURES)
 
     def images(self, manifest: Manifest, size: int, uids: Sequence[str] | None = None) -> Tensor:
-        """Return squares uint8 [N,1,size,size] in the order of `uids`, by default of the rows.
+        """Return squares uint8 [N,1,size,size] in the order of `uids` (default: of the rows).
 
-        What is not in the cache is read, from files that must hold what the column `content` says, where it is there.
-        Raises InputError for a file that cannot be read or holds something else.
+        Images that are not in the cache are read from their files, whose digests must equal the column `content` where
+        it is not blank. Raises InputError for a file that cannot be read or has another digest.
         """
         places = self._places(manifest, size, uids)
-        held = torch.empty((len(places), 1, size, size), dtype=torch.uint8)
+        squares = torch.empty((len(places), 1, size, size), dtype=torch.uint8)
         for i, place in enumerate(places):
-            held[i, 0] = self._square(place)
-        return held
+            squares[i, 0] = self._square(place)
+        return squares
 
     def dataset(self, manifest: Manifest, size: int) -> Radiographs:
-        """Return a data set of dicts: uid, image float32 [1,size,size] in [0,1], label, weight. Raises as `images`."""
+        """Return a data set of dicts uid, image float32 [1,size,size] in [0,1], label, weight. Raises as `images`."""
         return Radiographs(manifest, _Squares(self._square, self._places(manifest, size, None)))
 
     def _places(self, manifest: Manifest, size: int, uids: Sequence[str] | None) -> list[Place]:
-        """Where the squares lie, shards verified; those that are not in the cache are prepared first."""
+        """Return the shard and row of each square, shards verified; images not in the cache are prepared first."""
         rows = manifest.rows if uids is None else manifest.rows.loc[list(uids)]
         contents = dict(rows["content"].dropna()) if "content" in rows else {}
-        self._learn(size, contents.values())
-        cached = self._sound(size, contents.values())
+        self._scan_shards(size, contents.values())
+        cached = self._verified(size, contents.values())
         lacking = [uid for uid in dict.fromkeys(rows.index) if contents.get(uid) not in cached]
         if lacking:
             ready, failures = self.prepare(
@@ -120,27 +120,27 @@ class PixelCache:
                 raise Unreadable(failures["code"].iloc[0], failures["reason"].iloc[0])
             for uid, content in ready.rows["content"].items():
                 if contents.setdefault(uid, content) != content:
-                    told = f"{manifest.file(uid)} was replaced since this run looked at it (uid {uid})"
-                    raise InputError(f"{told}; run again, so that everything is made of the same image")
+                    message = f"{manifest.file(uid).absolute()} changed since this run began (uid {uid})"
+                    raise InputError(f"{message}; run again, so that all stages use the same image")
         known = self._known[size]
         return [known[contents[uid]] for uid in rows.index]
 
-    def _learn(self, size: int, contents: Iterable[str]) -> None:
-        """Hear of the shards in the store, not yet verified, where some of these are in none that is known."""
+    def _scan_shards(self, size: int, contents: Iterable[str]) -> None:
+        """List new shards of the store, unverified, if one of these contents is in no known shard."""
         known = self._known.setdefault(size, {})
         if all(content in known for content in contents):
             return
         for folder in set(self.store.folders(f"images-{size}")) - self._seen:
             try:
-                told = json.loads((folder / "contents.json").read_text())
-                held = told["contents"] if told["format"] == FORMAT else ()
-                known |= {str(content): (folder, row) for row, content in enumerate(held)}
+                shard = json.loads((folder / "contents.json").read_text())
+                digests = shard["contents"] if shard["format"] == FORMAT else ()
+                known |= {str(content): (folder, row) for row, content in enumerate(digests)}
             except (OSError, ValueError, TypeError, KeyError):
-                self.store.open(f"images-{size}", folder)  # which names the damage
+                self.store.open(f"images-{size}", folder)  # its warning names the damaged file
             self._seen.add(folder)
 
-    def _sound(self, size: int, contents: Iterable[str]) -> set[str]:
-        """Those of these contents whose squares are in shards that have their checksums; others are forgotten."""
+    def _verified(self, size: int, contents: Iterable[str]) -> set[str]:
+        """Return the contents whose shards have valid checksums; forget the shards that do not."""
         known, wanted = self._known[size], set(contents)
         folders = {known[content][0] for content in wanted if content in known}
         for folder in folders:
@@ -154,15 +154,15 @@ class PixelCache:
     def _read_all(
         self, paths: Mapping[str, str], sizes: tuple[int, ...], remembered: Mapping[State, str], progress: Progress
     ) -> dict[str, _Read]:
-        """What is known of each file afterwards; files that are remembered and cached are not opened."""
+        """Read all files; unchanged files whose squares are cached are not opened."""
         read: dict[str, _Read] = {}
         for uid, path in paths.items():
             if (state := _state(path)) is not None and (content := remembered.get(state)):
                 read[uid] = _Read(content, state=state)
         cached = {one.content for one in read.values()}
         for size in sizes:
-            self._learn(size, (*cached, ""))
-            cached = self._sound(size, cached)
+            self._scan_shards(size, (*cached, ""))
+            cached = self._verified(size, cached)
         todo = [uid for uid in paths if uid not in read or read[uid].content not in cached]
         step = max(1, min(SHARD, SHARD_BYTES // max(1, sum(size * size for size in sizes))))
         for start in range(0, len(todo), step):
@@ -172,26 +172,26 @@ class PixelCache:
         return {uid: read[uid] for uid in paths}
 
     def _read_part(self, paths: Mapping[str, str], sizes: tuple[int, ...]) -> dict[str, _Read]:
-        """Read some files, and put the squares that are lacking into shards of their own."""
+        """Read some files and store the missing squares in new shards."""
         lock, claimed = threading.Lock(), set[str]()
 
         def lacking(content: str) -> list[int]:
-            """Sizes this content is to be decoded for: by the first file that holds it."""
+            """Return the sizes to decode this content for; empty for a second file with the same content."""
             with lock:
                 if content in claimed:
                     return []
                 claimed.add(content)
-                return [size for size in sizes if not self._sound(size, (content,))]
+                return [size for size in sizes if not self._verified(size, (content,))]
 
         read = _in_threads(lambda path: _read(path, lacking), list(paths.values()), self.workers)
         for size in sizes:
             self._publish(size, {one.content: one.squares[size] for one in read if size in one.squares})
         failed = {one.content: one.failure for one in read if one.failure and one.content}
-        told = [replace(one, failure=one.failure or failed.get(one.content), squares={}) for one in read]
-        return dict(zip(paths, told, strict=True))
+        results = [replace(one, failure=one.failure or failed.get(one.content), squares={}) for one in read]
+        return dict(zip(paths, results, strict=True))
 
     def _publish(self, size: int, squares: Mapping[str, np.ndarray]) -> None:
-        """One shard of these squares, by what names the bytes of their files."""
+        """Store one shard of squares, keyed by the digests of their files."""
         if not squares:
             return
         contents = list(squares)
@@ -205,7 +205,7 @@ class PixelCache:
         self._seen.add(shard.folder)
 
     def _square(self, place: Place) -> Tensor:
-        """uint8 [size,size], mapped from the disk until it is copied."""
+        """Return one square, uint8 [size,size], copied from the memory-mapped shard."""
         folder, row = place
         if folder not in self._arrays:
             self._arrays[folder] = np.load(folder / "images.npy", mmap_mode="r", allow_pickle=False)
@@ -214,7 +214,7 @@ class PixelCache:
 
 @dataclass(frozen=True)
 class _Squares:
-    """The source of a data set: an image when it is asked for."""
+    """Image source of a data set; loads an image on access."""
 
     square: Callable[[Place], Tensor]
     places: Sequence[Place]
@@ -227,7 +227,7 @@ class _Squares:
 
 
 def _read(path: str, lacking: Callable[[str], list[int]]) -> _Read:
-    """One file: what names its bytes, and squares of the sizes that are lacking. No file stops the pass."""
+    """Read one file: digest, and squares of the missing sizes. An unreadable file becomes a failure, not an error."""
     content, state = "", _state(path)
     try:
         content = digest_bytes(read_bytes(Path(path)))
@@ -238,20 +238,20 @@ def _read(path: str, lacking: Callable[[str], list[int]]) -> _Read:
         squares = {size: np.rint(square(pixels, size) * 255).astype(np.uint8) for size in sizes}
         if _state(path) == state:
             return _Read(content, None, state, squares)
-        failure = ("changed", f"{FILE}: it changed while it was read; run again when it is complete")
+        failure = ("changed", f"{FILE}: the file changed during the read; run again when it is complete")
     except InputError as error:
         failure = (error.code if isinstance(error, Unreadable) else "bad_input", str(error).replace(path, FILE))
-    except Exception as error:  # whatever a decoder stumbles over is told of this file; the others are read
-        told = (str(error).replace(path, FILE) or type(error).__name__).splitlines()[0]
-        failure = ("corrupt", f"{FILE}: damaged image ({told}); restore the file from its source")
+    except Exception as error:  # any decoder error concerns this file only
+        reason = (str(error).replace(path, FILE) or type(error).__name__).splitlines()[0]
+        failure = ("corrupt", f"{FILE}: damaged image ({reason}); restore the file from its source")
     return _Read(content, failure)
 
 
 def _in_threads(read: Callable[[str], _Read], paths: Sequence[str], workers: int) -> list[_Read]:
-    """`read` of each path, in order. An interrupt ends it after the files in hand."""
+    """Return `read` of each path, in order. An interrupt stops after the files that are being read."""
     pool = ThreadPoolExecutor(max(1, workers), "pixels")
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # here too: filters belong to the process, readers in threads undo each other's
+        warnings.simplefilter("ignore")  # also here: filters are global, and reader threads reset each other's
         try:
             return list(pool.map(read, paths))
         finally:
@@ -259,16 +259,16 @@ def _in_threads(read: Callable[[str], _Read], paths: Sequence[str], workers: int
 
 
 def _state(path: str) -> State | None:
-    """What tells that a file did not change, or None where there is none."""
+    """Return path, size, times and inode, which show whether a file changed; None if there is no file."""
     try:
-        found = os.stat(path)
+        status = os.stat(path)
     except OSError:
         return None
-    return path, found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino
+    return path, status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino
 
 
 def _remembered(table: Path) -> dict[State, str]:
-    """What names the bytes of files in this state; nothing where the table is lost or damaged: files are read again."""
+    """Return the digests of files by state; empty if the table is missing or damaged: files are then read again."""
     try:
         rows = pd.read_parquet(table, columns=[*STATE, "content"])
     except (OSError, ValueError, KeyError):
@@ -277,7 +277,7 @@ def _remembered(table: Path) -> dict[State, str]:
 
 
 def _remember(table: Path, read: Iterable[_Read], began: int, before: Mapping[State, str]) -> None:
-    """Keep what names the bytes of files that had stopped changing before the pass began."""
+    """Save the digests of files that had not changed shortly before the pass began."""
     known = {one.state: one.content for one in read if one.state and one.failure is None}
     kept = {state: content for state, content in known.items() if max(state[2:4]) < began - RACY_NS}
     if kept == before:

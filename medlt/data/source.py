@@ -1,4 +1,4 @@
-"""From the `data` section of a config to a manifest whose files are there; `medlt.data.pixels` reads them."""
+"""Makes a manifest from the `data` section of a config and checks its files; `medlt.data.pixels` reads them."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from medlt.data.manifest import Manifest
 
 
 def open_data(data: configs.Data, *, seed: int, folder: Path) -> Manifest:
-    """The manifest that `data` describes; a phantom cohort is written below `folder` first, or found there.
+    """Return the manifest that `data` describes; a phantom cohort is first written below `folder` unless it exists.
 
-    Raises InputError for bad labels, missing files, and findings without a positive in the train split.
+    Raises InputError for invalid labels, missing files, and findings without a positive row in the train split.
     """
     manifest = _read(data, seed, folder)
     manifest.check_files()
@@ -29,6 +29,5 @@ def _read(data: configs.Data, seed: int, folder: Path) -> Manifest:
         return from_nih(table=data.table, images=data.images, test_list=data.test_list, seed=seed)
     from medlt.data import phantom
 
-    told = data.model_dump(exclude={"kind"})
-    table = phantom.write(folder, seed=seed, **told)
+    table = phantom.write(folder, seed=seed, **data.model_dump(exclude={"kind"}))
     return from_csv(table=table, findings=(*phantom.FINDINGS, "No_Finding"))

@@ -1,4 +1,4 @@
-"""What is wrong with a manifest, and with the files behind it, before any of it is trained on."""
+"""Validates a manifest and its files before training."""
 
 from __future__ import annotations
 
@@ -22,17 +22,18 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Problem:
-    """One line for the user. A fatal one stops a run; the others are worth knowing."""
+    """One line for the user. A fatal problem stops a run; the others are warnings."""
 
     what: str
     fatal: bool
 
 
 @dataclass(frozen=True)
-class Report:
-    """`counts`: a row a split and finding (positive, negative, unknown). `unreadable`: uid, code, reason a bad file.
+class ValidationReport:
+    """Result of `validate`.
 
-    `all_zero` rows have every finding, the no-finding column included, at 0; `unlabelled` rows know none.
+    `counts`: one row per split and finding (positive, negative, unknown). `unreadable`: uid, code and reason of each
+    bad file. `all_zero`: rows whose every finding, no-finding included, is 0. `unlabelled`: rows without a known label.
     """
 
     rows: int
@@ -45,16 +46,16 @@ class Report:
 
     @property
     def passed(self) -> bool:
-        """True if nothing would stop a run."""
+        """Return True if no problem is fatal."""
         return not any(p.fatal for p in self.problems)
 
     @property
     def failures(self) -> int:
-        """Unreadable files and fatal problems; 0 means the manifest can be used as it is."""
+        """Return the number of unreadable files and fatal problems; 0 if the manifest can be used as it is."""
         return len(self.unreadable) + sum(p.fatal for p in self.problems)
 
-    def told(self) -> dict[str, Any]:
-        """Everything as JSON knows it."""
+    def summary(self) -> dict[str, Any]:
+        """Return the whole report as values that JSON can hold."""
         counts = {s: self.counts.loc[s].to_dict("index") for s in self.counts.index.unique("split")}
         return {
             "rows": self.rows,
@@ -68,7 +69,7 @@ class Report:
         }
 
     def table(self) -> Group:
-        """For a terminal: counts as positive / negative / unknown a split, then the problems."""
+        """Return the report for a terminal: positive / negative / unknown counts per split, then the problems."""
         from rich.console import Group
         from rich.table import Table
         from rich.text import Text
@@ -81,16 +82,16 @@ class Report:
             rows = [self.counts.loc[(s, finding)] for s in splits]
             table.add_row(finding, *(f"{r['positive']} / {r['negative']} / {r['unknown']}" for r in rows))
         marks = [Text(f"{'stop' if p.fatal else 'note'}: {p.what}") for p in self.problems]
-        return Group(table, *(marks or [Text("no problem found")]))
+        return Group(table, *(marks or [Text("no problem")]))
 
 
-def validate(manifest: Manifest, workers: int = 1) -> Report:
-    """Look at labels and files; nothing is raised. Every file is decoded once, by `workers` threads."""
+def validate(manifest: Manifest, workers: int = 1) -> ValidationReport:
+    """Check labels and files and return a report; raises nothing. `workers` threads decode every file once."""
     labels = manifest.labels()
     failures = scan(manifest, workers)
     zero = int((labels == 0).all(axis=1).sum())
     unknown = int(np.isnan(labels).all(axis=1).sum())
-    return Report(
+    return ValidationReport(
         rows=len(manifest.rows),
         patients=int(manifest.rows["patient_id"].nunique()),
         counts=pd.concat({s: manifest.split(s).counts() for s in manifest.rows["split"].unique()}, names=["split"]),
@@ -98,24 +99,24 @@ def validate(manifest: Manifest, workers: int = 1) -> Report:
         all_zero=zero,
         unlabelled=unknown,
         problems=(
-            *_told(manifest, failures),
-            *_about("with every finding, no-finding included, at 0", zero),
-            *_about("without any known label", unknown),
+            *_fatal_problems(manifest, failures),
+            *_label_problems("with every finding, no-finding included, at 0", zero),
+            *_label_problems("without any known label", unknown),
         ),
     )
 
 
 def scan(manifest: Manifest, workers: int = 1) -> pd.DataFrame:
-    """The rows whose file is missing or cannot be read: columns uid, code, reason, in the manifest's order.
+    """Return the rows whose file is missing or unreadable: columns uid, code, reason, in the manifest's order.
 
-    `workers` are threads, as the decoders let go of the interpreter and a hospital's disk is the slower part.
+    `workers` is a number of threads: the decoders release the interpreter lock, and network disks are slow.
     """
     pairs = [(uid, str(manifest.file(uid))) for uid in manifest.rows.index]
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # here too: filters belong to the process, readers in threads undo each other's
+        warnings.simplefilter("ignore")  # also here: filters are global, and reader threads reset each other's
         with ThreadPoolExecutor(max(1, workers)) as pool:
-            told = list(pool.map(_unreadable, pairs))
-    return pd.DataFrame([t for t in told if t is not None], columns=["uid", "code", "reason"])
+            results = list(pool.map(_unreadable, pairs))
+    return pd.DataFrame([r for r in results if r is not None], columns=["uid", "code", "reason"])
 
 
 def _unreadable(pair: tuple[str, str]) -> tuple[str, str, str] | None:
@@ -127,12 +128,12 @@ def _unreadable(pair: tuple[str, str]) -> tuple[str, str, str] | None:
     return None
 
 
-def _told(manifest: Manifest, failures: pd.DataFrame) -> tuple[Problem, ...]:
-    """What would stop a run: no readable file, no train rows, a finding nobody has. Some bad files would not."""
+def _fatal_problems(manifest: Manifest, failures: pd.DataFrame) -> tuple[Problem, ...]:
+    """Return the problems of files and train rows. Only some unreadable files are not fatal."""
     problems = []
     if len(failures):
-        told = f"{len(failures)} of {len(manifest.rows)} files cannot be read; first: {failures['reason'].iloc[0]}"
-        problems.append(Problem(told, fatal=len(failures) == len(manifest.rows)))
+        text = f"{len(failures)} of {len(manifest.rows)} files cannot be read; first: {failures['reason'].iloc[0]}"
+        problems.append(Problem(text, fatal=len(failures) == len(manifest.rows)))
     try:
         manifest.where(~manifest.rows.index.to_series().isin(failures["uid"])).require_positives()
     except InputError as error:
@@ -140,5 +141,5 @@ def _told(manifest: Manifest, failures: pd.DataFrame) -> tuple[Problem, ...]:
     return tuple(problems)
 
 
-def _about(what: str, count: int) -> tuple[Problem, ...]:
+def _label_problems(what: str, count: int) -> tuple[Problem, ...]:
     return (Problem(f"{count} row(s) {what}; check the label table", fatal=False),) if count else ()

@@ -1,4 +1,4 @@
-"""The small autoencoder that medlt trains itself: its making, its loss, its folder."""
+"""The small autoencoder that medlt trains itself: its construction, its loss and its folder."""
 
 from __future__ import annotations
 
@@ -11,21 +11,22 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from medlt import chance
 from medlt.diffusion.cache import Images
 from medlt.diffusion.codec import AutoencoderCodec, load_codec
 from medlt.files import digest
+from medlt.rng import batch_indices, torch_generator
 from medlt.store import Build, Store
 from medlt.training.protocols import PrivateFit
 from medlt.training.runtime import Runtime
-from medlt.training.settings import WHOLE, Part
+from medlt.training.settings import WHOLE, BatchPart
 from medlt.types import InputError
 
 
 def autoencoder(channels: int, width: int, levels: int) -> Any:
-    """An untrained diffusers AutoencoderKL for one-channel images; the image shrinks by 2 ** (levels - 1).
+    """Return an untrained diffusers AutoencoderKL for one-channel images, with a factor of 2 ** (levels - 1).
 
-    `width` channels at the latent size, half as many at each larger size and at least 8: full-size layers cost most.
+    It has `width` channels at the latent resolution and half as many at each larger one, at least 8, because layers at
+    full resolution cost most.
     """
     from diffusers import AutoencoderKL
 
@@ -44,19 +45,19 @@ def autoencoder(channels: int, width: int, levels: int) -> Any:
 
 
 def stacked(images: Images, rows: np.ndarray) -> Tensor:
-    """Images [len(rows),1,H,W] of a data set of dicts."""
+    """Return images [len(rows),1,H,W] of a data set of dicts."""
     return torch.stack([torch.as_tensor(images[int(i)]["image"], dtype=torch.float32) for i in rows])
 
 
 def private_key(private: PrivateFit | None, images: Images, patients: Sequence[str]) -> str | None:
-    """Name a private training's mechanism and whose image each is; None where it is not private.
+    """Return the digest of a private training's mechanism and of the patient of each image; None if not private.
 
-    Raises InputError unless there is one patient an image.
+    Raises InputError unless there is one patient per image.
     """
     if private is None:
         return None
     if len(patients) != len(images):
-        raise InputError(f"private training: {len(patients)} patients for {len(images)} images; give one an image")
+        raise InputError(f"private training: {len(patients)} patients for {len(images)} images; give one per image")
     return digest(private.digest, list(patients))
 
 
@@ -64,7 +65,7 @@ DECODER = ("decoder", "post_quant_conv")
 
 
 class Reconstruction(nn.Module):
-    """An AutoencoderKL or AutoencoderTiny as one forward: image in, image out."""
+    """An AutoencoderKL or AutoencoderTiny whose forward encodes and decodes an image."""
 
     def __init__(self, autoencoder: Any, decoder_only: bool) -> None:
         super().__init__()
@@ -74,61 +75,62 @@ class Reconstruction(nn.Module):
             if isinstance(part := getattr(autoencoder, name, None), nn.Module):
                 part.requires_grad_(True)
 
-    def forward(self, x: Tensor, draw: torch.Generator, part: Part) -> tuple[Tensor, Tensor]:
-        """Images [B,c,H,W] of images x [B,c,H,W], both in [-1,1], and the posterior's divergence, a scalar."""
-        out, divergence, numbers = self.answer(x, draw, part)
+    def forward(self, x: Tensor, rng: torch.Generator, part: BatchPart) -> tuple[Tensor, Tensor]:
+        """Return reconstructions [B,c,H,W] of images x [B,c,H,W], both in [-1,1], and the mean divergence, a scalar.
+
+        The divergence is that of the posterior from the unit normal, per latent number.
+        """
+        out, divergence, numbers = self.reconstruct(x, rng, part)
         return out, divergence.mean() / numbers
 
-    def answer(self, x: Tensor, draw: torch.Generator, part: Part = WHOLE) -> tuple[Tensor, Tensor, int]:
-        """The images, each row's divergence [B], and of how many numbers a latent it is the sum."""
+    def reconstruct(self, x: Tensor, rng: torch.Generator, part: BatchPart = WHOLE) -> tuple[Tensor, Tensor, int]:
+        """Return the reconstructions, the divergence of each row [B], and the number of latent numbers it sums over."""
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.decoder_only):
-            answer = self.autoencoder.encode(x)
-        if hasattr(answer, "latents"):
-            return self.autoencoder.decode(answer.latents).sample, x.new_zeros(len(x)), 1
-        posterior = answer.latent_dist
+            encoded = self.autoencoder.encode(x)
+        if hasattr(encoded, "latents"):
+            return self.autoencoder.decode(encoded.latents).sample, x.new_zeros(len(x)), 1
+        posterior = encoded.latent_dist
         shape = (len(x) * part.of, *posterior.mean.shape[1:])
-        noise = part.take(torch.randn(shape, generator=draw)).to(posterior.mean)
+        noise = part.take(torch.randn(shape, generator=rng)).to(posterior.mean)
         out = self.autoencoder.decode(posterior.mean + posterior.std * noise).sample
         return out, posterior.kl(), posterior.mean[0].numel()
 
 
 @dataclass(frozen=True)
 class AutoencoderLoss:
-    """L1 of the image in [-1,1] plus kl_weight times the posterior's divergence from the unit normal, a pixel.
+    """L1 of the image in [-1,1] plus kl_weight times the posterior's divergence from the unit normal per latent number.
 
-    Called as loss(network, step, part) with a `Reconstruction`: the batch and the posterior's noise are functions of
+    Call it as loss(network, step, part) with a `Reconstruction`. The batch and the posterior's noise are functions of
     (seed, step).
     """
 
     images: Images
-    batch: int
+    batch_size: int
     kl_weight: float
     seed: int
 
-    def __call__(self, network: nn.Module, step: int, part: Part = WHOLE) -> Tensor:
-        x = self._shown(
-            network, part.take(chance.batch_indices(len(self.images), self.batch, step, self.seed, "codec"))
-        )
-        out, divergence = network(x, chance.generator(self.seed, "codec", step), part)
+    def __call__(self, network: nn.Module, step: int, part: BatchPart = WHOLE) -> Tensor:
+        x = self._inputs(network, part.take(batch_indices(len(self.images), self.batch_size, step, self.seed, "codec")))
+        out, divergence = network(x, torch_generator(self.seed, "codec", step), part)
         loss: Tensor = (out - x).abs().mean() + self.kl_weight * divergence
         return loss
 
-    def each(self, network: nn.Module, rows: np.ndarray, draw: torch.Generator) -> Tensor:
-        """The same of each row by itself [B]: a medlt.training.protocols.RowLoss."""
-        x = self._shown(network, rows)
-        out, divergence, numbers = network.answer(x, draw)  # type: ignore[operator]
+    def each(self, network: nn.Module, rows: np.ndarray, rng: torch.Generator) -> Tensor:
+        """Return the loss of each row [B], as a medlt.training.protocols.RowLoss."""
+        x = self._inputs(network, rows)
+        out, divergence, numbers = network.reconstruct(x, rng)  # type: ignore[operator]
         loss: Tensor = (out - x).abs().flatten(1).mean(1) + self.kl_weight * divergence / numbers
         return loss
 
-    def _shown(self, network: nn.Module, rows: np.ndarray) -> Tensor:
-        """Images [B,1,H,W] of these rows in [-1,1], where the network is."""
+    def _inputs(self, network: nn.Module, rows: np.ndarray) -> Tensor:
+        """Return the images [B,1,H,W] of these rows in [-1,1], on the network's device."""
         return (stacked(self.images, rows) * 2 - 1).to(next(network.parameters()).device)
 
 
 def save_codec(network: Any, images: Images | None, folder: Path) -> None:
     """Scale latents to unit sd, and write the diffusers folder that `load_codec` reads.
 
-    Without `images` the scaling factor is 1: a spread measured on patients' images would tell of them.
+    Without `images` the scaling factor is 1, because a spread measured on patients' images would disclose them.
     """
     if images is not None:
         with torch.no_grad():
@@ -141,7 +143,10 @@ def save_codec(network: Any, images: Images | None, folder: Path) -> None:
 def made_codec(
     store: Store, key: Mapping[str, Any], build: Build, runtime: Runtime, private: PrivateFit | None
 ) -> AutoencoderCodec:
-    """Return the codec of this key from the store, built where it is not there; the ledger learns of a private one."""
+    """Return the codec of this key from the store. Build it if the store does not have it.
+
+    A private training is added to the ledger in both cases.
+    """
     made = store.make("codec", key, build)
     if private is not None:
         private.account(made.path("mechanism.json"))

@@ -1,7 +1,7 @@
-"""A backbone: one network of any family, the way it is told what to make, and the step from both to a denoiser.
+"""A backbone: a network of any family with its conditioner, and the denoiser made from both.
 
-A family (Stable Diffusion, a label-conditional UNet, a transformer) supplies a network and a conditioner; training,
-guidance, sampling and every method see a `Backbone` and never ask which family it is.
+A family (Stable Diffusion, a label-conditional UNet, a transformer) supplies a network and a conditioner. Training,
+guidance, sampling and all methods use a `Backbone` and do not depend on the family.
 """
 
 from __future__ import annotations
@@ -17,33 +17,36 @@ from medlt.diffusion.noise import STABLE_DIFFUSION, NoiseSchedule, Prediction, x
 from medlt.types import Denoiser, InputError
 
 About: TypeAlias = Mapping[str, Any]
-"""What else is known of an image: `view`, `sex`, `age` (years). A missing key, None, NaN or "" is unknown."""
+"""Attributes of an image: `view`, `sex`, `age` (years). A missing key, None, NaN or "" means unknown."""
 
 
 class Conditioner(Protocol):
-    """From labels and circumstances to what a network is told; all chance-free, a row a function of the row."""
+    """Function from labels and attributes to the conditions of a network. It is deterministic, row by row."""
 
     @property
     def digest(self) -> str:
-        """Names how labels become conditions."""
+        """Digest of the mapping from labels to conditions."""
         ...
 
     @property
     def null(self) -> Tensor:
-        """What a network is told when nothing is said, one row [...]: the condition of the unconditional estimate."""
+        """The null condition, one row [...]: the condition of the unconditional estimate."""
         ...
 
     def __call__(self, labels: Tensor, about: Sequence[About] = ()) -> Tensor:
-        """Conditions [B,...] of label vectors [B,K] (1, 0, soft, NaN = unknown); `about` is empty or one a row."""
+        """Return conditions [B,...] of label vectors [B,K] (1, 0, soft, NaN = unknown).
+
+        `about` is empty or has one entry per row.
+        """
         ...
 
 
 @dataclass(frozen=True)
 class Backbone:
-    """network(x_t [B,C,h,w], t [B] int64, condition [B,...]) -> its prediction [B,C,h,w], and how to speak to it.
+    """A network (x_t [B,C,h,w], t [B] int64, condition [B,...]) -> prediction [B,C,h,w], with its conditioner.
 
-    `space` says which latents it was trained on: the codec's own (Stable Diffusion) or standardised ones. `digest`
-    names weights, settings and conditioner.
+    `space` names the latents that the network was trained on: the codec's own (Stable Diffusion) or standardised ones.
+    `digest` names weights, settings and conditioner.
     """
 
     network: nn.Module
@@ -56,37 +59,38 @@ class Backbone:
 
     @property
     def device(self) -> torch.device:
-        """Where the network lives, and where latents and conditions are best kept while it is asked."""
+        """The device of the network. Latents and conditions are best kept on it during sampling."""
         first = next(self.network.parameters(), None)
         return torch.device("cpu") if first is None else first.device
 
     def __post_init__(self) -> None:
         if self.prediction == "epsilon" and self.noise.zero_terminal:
-            raise InputError("epsilon says nothing of an image that is all noise (zero terminal SNR); use v_prediction")
+            raise InputError("epsilon prediction cannot start from pure noise (zero terminal SNR); use v_prediction")
 
     def denoiser(self, condition: Tensor | None = None) -> Denoiser:
-        """x0 estimates under these conditions [B,...], or the unconditional ones."""
+        """Return the denoiser under these conditions [B,...], or the unconditional one."""
         abar = self.noise.abar()
 
         def denoise(x_t: Tensor, t: int) -> Tensor:
-            said = self._null(len(x_t)) if condition is None else condition
+            rows = self._null(len(x_t)) if condition is None else condition
             steps = torch.full((len(x_t),), t, device=x_t.device)
-            return x0_of(self.network(x_t, steps, said), x_t, abar[t].to(x_t), self.prediction)
+            return x0_of(self.network(x_t, steps, rows), x_t, abar[t].to(x_t), self.prediction)
 
         return denoise
 
     def guided(self, condition: Tensor, weight: float) -> Denoiser:
-        """Classifier-free guidance (arXiv 2207.12598) in one forward of 2B rows: null + weight (conditional - null).
+        """Return the denoiser with classifier-free guidance (arXiv 2207.12598): null + weight (conditional - null).
 
-        Weight 1 is the conditional denoiser bit for bit, weight 0 the unconditional one, each without the other half.
+        One forward pass computes both estimates in 2B rows. Weight 1 gives the conditional denoiser bit for bit, and
+        weight 0 the unconditional one; each of them computes B rows only.
         """
         if weight in (0, 1):
             return self.denoiser(condition if weight else None)
         both = self.denoiser(torch.cat([self._null(len(condition)).to(condition), condition]))
 
         def denoise(x_t: Tensor, t: int) -> Tensor:
-            null, said = both(torch.cat([x_t, x_t]), t).chunk(2)
-            return torch.lerp(null, said, weight)
+            null, conditional = both(torch.cat([x_t, x_t]), t).chunk(2)
+            return torch.lerp(null, conditional, weight)
 
         return denoise
 

@@ -1,20 +1,20 @@
-"""Equal bytes for a row whatever batch it rides in: calls of one fixed shape, each on one thread, many at once.
+"""Batch-independent results: calls of one fixed shape, each on one thread, several at a time.
 
-Why. On a CPU the shape of a call picks the convolution and matrix kernels, and the number of threads picks how a
-product is split; both change floats by about 1e-6, enough to flip an 8-bit rounding. Measured with torch 2.13 on an
-x86 CPU, fp32, for AutoencoderTiny, AutoencoderKL and UNet2DModel with attention:
+On a CPU the shape of a call selects the convolution and matrix kernels, and the number of threads selects how a product
+is split. Both change floats by about 1e-6, enough to change an 8-bit rounding. Measured with torch 2.13 on an x86 CPU,
+fp32, for AutoencoderTiny, AutoencoderKL and UNet2DModel with attention:
 
-- one thread a call, fixed shape: a row's bytes depend on the row only, not on its neighbours, not on its position;
-- two or more threads a call: a row's bytes depend on its position in networks with attention or group norm, and on
-  the number of threads;
-- another number of rows a call: other bytes (1 row against 2 or more always; 2 against 4 in the UNet);
-- a float32 matrix product of 2 or 3 rows depends on the row's place even so: rows are 1, or 4 and more, for networks
-  with an embedding (bfloat16 has no such gap).
+- one thread per call, fixed shape: the bytes of a row depend on that row only, not on its neighbours or its position;
+- two or more threads per call: the bytes of a row depend on its position in networks with attention or group norm, and
+  on the number of threads;
+- another number of rows per call gives other bytes (1 row differs from 2 or more always; 2 from 4 in the UNet);
+- a float32 matrix product of 2 or 3 rows depends on the position of a row even then. For networks with an embedding,
+  use 1 row, or 4 and more (bfloat16 has no such gap).
 
-So rows are computed in calls of exactly `rows` rows (the last one padded) on one thread each, and the cores are
-filled by running several such calls at once. Bytes then depend on neither the batch, the number of threads nor how
-many calls run at once; `position_free` checks the first claim on the machine at hand. Accelerators keep the fixed
-shape but run one call at a time, and promise closeness, not bytes.
+Therefore calls have exactly `rows` rows (the last one is padded) and one thread each, and several calls run at once to
+use all cores. The bytes then depend on neither the batch, nor the number of threads, nor the number of parallel calls.
+`position_free` checks the first claim on the current machine. Accelerators keep the fixed shape but run one call at a
+time; there results are close, but not equal in every byte.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ import torch
 from torch import Tensor
 
 ROWS = 4
-"""Default rows a call: within a tenth of the best throughput measured, and little is lost in padding one row."""
+"""Default rows per call: within a tenth of the best measured throughput, at a low cost of padding a single row."""
 
 
 def cores() -> int:
-    """CPU cores this process may use, as torch or the environment limits them."""
+    """Return the number of CPU cores this process may use, as limited by torch or the environment."""
     return max(
         1,
         min(
@@ -44,7 +44,7 @@ def cores() -> int:
 
 @contextmanager
 def lanes(count: int) -> Iterator[ThreadPoolExecutor]:
-    """A pool of `count` Python threads that each run torch operations on one core. torch's own setting is restored."""
+    """Open a pool of `count` Python threads, each running torch on one core; restore torch's threads afterwards."""
     before = torch.get_num_threads()
     pool = ThreadPoolExecutor(count, "lane", initializer=torch.set_num_threads, initargs=(1,))
     try:
@@ -55,18 +55,18 @@ def lanes(count: int) -> Iterator[ThreadPoolExecutor]:
 
 
 def _padded(tensors: Sequence[Tensor], start: int, rows: int) -> list[Tensor]:
-    """Rows start..start+rows of each tensor as fresh memory; a short end is filled with its first row."""
+    """Return rows start..start+rows of each tensor in new memory; a short end is filled with its first row."""
     at = torch.arange(start, start + rows)
     at[at >= len(tensors[0])] = start
     return [tensor.index_select(0, at.to(tensor.device)) for tensor in tensors]
 
 
 def fixed_batches(fn: Callable[..., Tensor], rows: int = ROWS, *, at_once: int | None = None) -> Callable[..., Tensor]:
-    """Let `fn` (tensors [rows, ...] -> tensor [rows, ...]) take any number of rows, in calls of exactly `rows`.
+    """Return a function over any number of rows that calls `fn` (tensors [rows, ...] -> [rows, ...]) on `rows` each.
 
-    On the CPU `at_once` calls run side by side (default: as many as torch has threads), each on one thread, so a
-    row of the answer is a function of the same row of the arguments only, bit for bit. `fn` must be safe to call from
-    several threads and enter `torch.no_grad()` itself: both are per thread. Memory grows with rows x at_once.
+    On the CPU `at_once` calls run in parallel (default: one per torch thread), each on one thread. A row of the result
+    depends on the same row of the arguments only, bit for bit. `fn` must be thread-safe and enter `torch.no_grad()`
+    itself, because grad mode is per thread. Memory grows with rows x at_once.
     """
 
     def call(*tensors: Tensor) -> Tensor:
@@ -84,9 +84,9 @@ def fixed_batches(fn: Callable[..., Tensor], rows: int = ROWS, *, at_once: int |
 
 @torch.no_grad()
 def position_free(fn: Callable[..., Tensor], *tensors: Tensor) -> bool:
-    """Whether, on one thread, each row of fn(*tensors) stays bit for bit the same in another place, beside others.
+    """Return True if the bytes of each row of fn(*tensors) do not depend on its position or its neighbours.
 
-    Row 0 is computed at every position, once among its neighbours and once among copies of itself.
+    The test runs on one thread. It computes row 0 at every position, once with its neighbours and once with copies.
     """
     n = len(tensors[0])
     with lanes(1) as pool:

@@ -1,9 +1,9 @@
-"""The latent cache: raw moments of every image, computed once, on disk, looked up by uid.
+"""The latent cache: raw moments of every image on disk, computed once and indexed by uid.
 
-An artifact of the store holds `moments.npy` [N,2C,h,w] and `cache.json`, which says whose each row is. Its key names
-the codec, the shape of an image, and the bytes of every image's file. Rows are appended as they are computed, each with
-a checksum until the artifact has its own, and a broken-off file is continued, so a kill costs one batch. Memory does
-not grow with the number of images: rows are written past memory and mapped only while they are read.
+An artifact of the store contains `moments.npy` [N,2C,h,w] and `cache.json` with the uid of each row. Its key names the
+codec, the shape of an image, and the bytes of every image file. Rows are appended with a checksum each, and an
+interrupted file is continued, so a killed process loses one batch at most. Memory use does not grow with the number of
+images: rows are appended to the file and memory-mapped only while they are read.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ from medlt.store import Artifact, Store
 from medlt.training.runtime import Runtime
 from medlt.types import Codec, InputError
 
-FORMAT = 1  # raise it when the same images through the same codec give other rows
+FORMAT = 1  # raise it if the same images and codec give other rows
 DTYPES = {"float16": np.float16, "float32": np.float32}
 SUM = 16  # bytes of a row's checksum
 
 
 class Images(Protocol):
-    """A map-style dataset of dicts that hold at least `uid` and `image` [1,H,W] in [0,1]."""
+    """A map-style dataset of dicts with at least `uid` and `image` [1,H,W] in [0,1]."""
 
     def __len__(self) -> int: ...
 
@@ -42,9 +42,9 @@ class Images(Protocol):
 
 @dataclass(frozen=True)
 class LatentCache:
-    """A finished cache. `cache[uids]` gives raw moments float32 [len(uids),2C,h,w], in the order asked.
+    """A finished cache. `cache[uids]` returns raw moments float32 [len(uids),2C,h,w] in the order of `uids`.
 
-    `contents` names the codec and the pixels.
+    `contents` is a digest of the codec and the pixels.
     """
 
     folder: Path
@@ -61,43 +61,41 @@ class LatentCache:
 
     def __getitem__(self, uids: Sequence[str]) -> Tensor:
         if unknown := [uid for uid in uids if uid not in self._row]:
-            raise InputError(f"{self.folder} has no latents of {unknown[0]} ({len(unknown)} such); cache them first")
+            raise InputError(f"{self.folder} has no latents of {unknown[0]} ({len(unknown)} in all); cache them first")
         mapped = np.load(self.folder / "moments.npy", mmap_mode="r", allow_pickle=False)
         rows = np.array([self._row[uid] for uid in uids], dtype=np.intp)
         return torch.from_numpy(np.asarray(mapped[rows], dtype=np.float32))
 
     @classmethod
     def of(cls, artifact: Artifact) -> LatentCache:
-        """The cache in a finished artifact of kind "latents"."""
-        told = json.loads(artifact.path("cache.json").read_text())
-        return cls(artifact.folder, tuple(told["uids"]), tuple(told["shape"]), artifact.digest)
+        """Return the cache in a finished artifact of kind "latents"."""
+        metadata = json.loads(artifact.path("cache.json").read_text())
+        return cls(artifact.folder, tuple(metadata["uids"]), tuple(metadata["shape"]), artifact.digest)
 
 
 def _uids(dataset: Images, contents: Mapping[str, str]) -> list[str]:
-    """The uids a dataset tells without reading images: its `uids`, or the dicts of its `data`."""
-    told = getattr(dataset, "uids", None)
-    uids = [str(uid) for uid in (told if told is not None else [row["uid"] for row in dataset.data])]  # type: ignore[attr-defined]
+    """Return the uids of a dataset without reading images: its `uids`, or those in the dicts of its `data`."""
+    listed = getattr(dataset, "uids", None)
+    uids = [str(uid) for uid in (listed if listed is not None else [row["uid"] for row in dataset.data])]  # type: ignore[attr-defined]
     if len(uids) != len(dataset) or not uids:
-        raise InputError(
-            f"{len(uids)} uids for a dataset of {len(dataset)} images; give one uid an image, at least one"
-        )
-    if lost := [uid for uid in uids if not contents.get(uid)]:
-        raise InputError(f"latents: what the image of uid {lost[0]} holds is not known ({len(lost)} such); name it")
+        raise InputError(f"{len(uids)} uids for a dataset of {len(dataset)} images; give one uid per image, at least 1")
+    if missing := [uid for uid in uids if not contents.get(uid)]:
+        raise InputError(f"latents: contents has no digest of uid {missing[0]} ({len(missing)} in all); add it")
     return uids
 
 
 def _read(dataset: Images, uids: Sequence[str], start: int, stop: int) -> Tensor:
-    """Images start..stop of the dataset [b,1,H,W], each checked to be the one its uid says."""
+    """Return images start..stop of the dataset [b,1,H,W]. Raises InputError if one has another uid."""
     items = [dataset[i] for i in range(start, stop)]
     for item, uid in zip(items, uids[start:stop], strict=True):
         if str(item["uid"]) != uid:
-            raise InputError(f"the dataset gives {item['uid']} where {uid} was announced; keep the uids in its order")
+            raise InputError(f"the dataset returns {item['uid']} at the position of {uid}; list the uids in its order")
     return torch.stack([torch.as_tensor(item["image"], dtype=torch.float32) for item in items])
 
 
 @dataclass(frozen=True)
-class _Growing:
-    """A moments.npy that is being written, and beside it a checksum of each finished row."""
+class _RowFile:
+    """A moments.npy during writing, and a file with a checksum of each finished row."""
 
     folder: Path
     row: np.dtype[Any]
@@ -113,11 +111,11 @@ class _Growing:
 
     @property
     def size(self) -> int:
-        """Bytes of a row."""
+        """The number of bytes of a row."""
         return self.row.itemsize * int(np.prod(self.shape[1:]))
 
     def begin(self) -> int:
-        """Write the header, or keep what is whole of what a killed process left. Gives the number of rows kept."""
+        """Write the header, or keep the intact rows of an interrupted process. Return the number of rows kept."""
         head = _header(self.row, self.shape)
         if not self.sums.exists() or not self.array.exists() or _first(self.array, len(head)) != head:
             self.array.write_bytes(head)
@@ -128,11 +126,11 @@ class _Growing:
         return done
 
     def _whole(self, head: int) -> int:
-        """Rows, from the first, that have their checksum."""
+        """Return the number of rows, from the first, whose checksum is right."""
         done, sums = 0, self.sums.read_bytes()
         with self.array.open("rb") as handle:
             handle.seek(head)
-            while (told := sums[done * SUM : (done + 1) * SUM]) and _sum(handle.read(self.size)) == told:
+            while (expected := sums[done * SUM : (done + 1) * SUM]) and _sum(handle.read(self.size)) == expected:
                 done += 1
         return done
 
@@ -155,37 +153,36 @@ def _sum(data: bytes) -> bytes:
 
 
 def _header(row: np.dtype[Any], shape: tuple[int, ...]) -> bytes:
-    """The header of an npy file of rows of this kind, in this shape."""
-    held = BytesIO()
-    told = {"descr": row.str, "fortran_order": False, "shape": shape}
-    np.lib.format.write_array_header_1_0(held, told)
-    return held.getvalue()
+    """Return the header of an npy file with this dtype and shape."""
+    buffer = BytesIO()
+    np.lib.format.write_array_header_1_0(buffer, {"descr": row.str, "fortran_order": False, "shape": shape})
+    return buffer.getvalue()
 
 
 def cache_latents(
     codec: Codec, dataset: Images, *, contents: Mapping[str, str], store: Store, runtime: Runtime,
     dtype: str = "float32", batch: int = 16,
 ) -> LatentCache:  # fmt: skip
-    """Encode `dataset`, or open what is there, or continue where a killed process stopped.
+    """Return the latent cache of `dataset`: open it, continue it after an interruption, or encode all images.
 
-    contents: uid -> what names the bytes of the image's file, of every image at least; dtype: float16 or float32. The
-    bytes do not depend on `batch`, on threads or on interruptions. Progress is told as "latents". Raises InputError
-    for a dataset that does not give the images its uids announce, or whose contents are not named.
+    contents: uid -> digest of the image file, for every image at least; dtype: float16 or float32. The bytes do not
+    depend on `batch`, threads or interruptions. The progress stage is "latents". Raises InputError if an image has
+    another uid than listed, or if `contents` lacks one.
     """
     uids = _uids(dataset, contents)
     first = _read(dataset, uids, 0, 1)
-    held = digest([[uid, contents[uid]] for uid in uids])
-    key = {"format": FORMAT, "codec": codec.digest, "image": list(first.shape[1:]), "dtype": dtype, "contents": held}
+    images = digest([[uid, contents[uid]] for uid in uids])
+    key = {"format": FORMAT, "codec": codec.digest, "image": list(first.shape[1:]), "dtype": dtype, "contents": images}
 
     def build(folder: Path) -> None:
         shape = (len(uids), *encode(codec, first).shape[1:])
-        growing = _Growing(folder, np.dtype(DTYPES[dtype]), shape)
-        for start in range(growing.begin(), len(uids), batch):
+        rows = _RowFile(folder, np.dtype(DTYPES[dtype]), shape)
+        for start in range(rows.begin(), len(uids), batch):
             stop = min(start + batch, len(uids))
-            growing.add(encode(codec, _read(dataset, uids, start, stop)).cpu().numpy())
+            rows.add(encode(codec, _read(dataset, uids, start, stop)).cpu().numpy())
             runtime.progress("latents", stop, len(uids))
-        about = {"codec": codec.digest, "uids": uids, "shape": list(shape), "dtype": dtype}
-        write_json(folder / "cache.json", about)
+        metadata = {"codec": codec.digest, "uids": uids, "shape": list(shape), "dtype": dtype}
+        write_json(folder / "cache.json", metadata)
 
     with runtime.limited():
         return LatentCache.of(store.make("latents", key, build))
@@ -193,22 +190,22 @@ def cache_latents(
 
 @dataclass(frozen=True)
 class Standardiser:
-    """Per-channel affine map of latents: `to` gives mean 0 and sd 1 on the split it was measured on. mean, sd: [C]."""
+    """Per-channel affine map of latents: `to` gives the split it was measured on mean 0 and sd 1. mean, sd: [C]."""
 
     mean: Tensor
     sd: Tensor
 
     def to(self, z: Tensor) -> Tensor:
-        """(z - mean) / sd, for z [B,C,h,w]."""
+        """Return (z - mean) / sd, for z [B,C,h,w]."""
         return (z - self.mean[:, None, None]) / self.sd[:, None, None]
 
     def back(self, z: Tensor) -> Tensor:
-        """z * sd + mean, the inverse of `to`."""
+        """Return z * sd + mean, the inverse of `to`."""
         return z * self.sd[:, None, None] + self.mean[:, None, None]
 
     @property
     def digest(self) -> str:
-        """Names mean and sd."""
+        """Digest of mean and sd."""
         return digest_tensors({"mean": self.mean, "sd": self.sd})
 
 
@@ -217,10 +214,10 @@ def _chunks(uids: Sequence[str], size: int = 256) -> Iterator[Sequence[str]]:
 
 
 def channel_statistics(cache: LatentCache, codec: Codec, uids: Sequence[str]) -> tuple[Tensor, Tensor]:
-    """Mean and sd [C], float32, of the mode latents of `uids`, over images and pixels, in constant memory.
+    """Return mean and sd [C], float32, of the mode latents of `uids`, over images and pixels, in constant memory.
 
-    Sums run in float64 about the first chunk's mean, so that a large offset costs no digits. A constant channel gets
-    sd 1.
+    Sums are float64 and relative to the first chunk's mean, so that a large offset costs no digits. A constant channel
+    has sd 1.
     """
     count, first, second = 0, torch.zeros(codec.channels).double(), torch.zeros(codec.channels).double()
     shift: Tensor | None = None
@@ -230,7 +227,7 @@ def channel_statistics(cache: LatentCache, codec: Codec, uids: Sequence[str]) ->
         z = z - shift[:, None]
         count, first, second = count + z.shape[1], first + z.sum(1), second + z.pow(2).sum(1)
     if shift is None:
-        raise InputError("no uids to measure latents on; give those of the train split")
+        raise InputError("uids is empty; give those of the train split to measure latents")
     mean = first / count
     sd = (second / count - mean**2).clamp_min(0).sqrt()
     return (mean + shift).float(), torch.where(sd > 1e-6, sd, torch.ones_like(sd)).float()
@@ -238,7 +235,7 @@ def channel_statistics(cache: LatentCache, codec: Codec, uids: Sequence[str]) ->
 
 @dataclass(frozen=True)
 class Latents:
-    """Standardised mode latents by uid: `latents(uids)` gives float32 [len(uids),C,h,w]."""
+    """Standardised mode latents by uid: `latents(uids)` returns float32 [len(uids),C,h,w]."""
 
     cache: LatentCache
     codec: Codec
@@ -249,5 +246,5 @@ class Latents:
 
     @property
     def contents(self) -> str:
-        """Names the codec, the standardiser and the pixels: equal names and uids have equal latents."""
+        """Digest of the codec, the standardiser and the pixels: equal digests and uids have equal latents."""
         return digest(self.cache.contents, self.codec.digest, self.standardiser.digest)

@@ -1,4 +1,4 @@
-"""Class balancing: what the network says under a rare label is pulled towards what it says under others.
+"""Class-balancing loss: it pulls the network's estimate under a rare label towards that under other labels.
 
 Qin et al., "Class-Balancing Diffusion Models", CVPR 2023, arXiv 2305.00562, with the published code's two terms:
 
@@ -10,14 +10,14 @@ Qin et al., "Class-Balancing Diffusion Models", CVPR 2023, arXiv 2305.00562, wit
 | h, h' | noise estimates eps(x_t, y) and eps(x_t, y'), [B,C,h,w] |
 | J | Jaccard similarity of the findings of y and y' |
 | t/T | timestep over the number of training timesteps |
-| n_c, q | pool rows that carry finding c; a row of the pool weighs max_c n_c^-q over its findings |
+| n_c, q | pool rows with finding c; a row of the pool has weight max_c n_c^-q over its findings |
 
-With one label a row J is 1 where y = y', where h = h' anyway, and 0 elsewhere: q = 0 draws y' from the training
-frequencies and is the paper's loss from scratch, q = 1 draws it evenly and is its loss for fine-tuning.
+With one label per row, J is 1 if y = y' (then h = h' too) and 0 otherwise. q = 0 draws y' from the training
+frequencies, as in the paper's loss for training from scratch; q = 1 draws it evenly, as in its loss for fine-tuning.
 
-Distances are taken between noise estimates whatever the network predicts, as |eps - eps'|^2 = abar |v - v'|^2 =
-abar / (1 - abar) |x0 - x0'|^2 at equal x_t: one tau means one thing, and it is what the paper measured. Distances of
-x0 would weigh the noisiest steps, where labels decide most, some 200 times more.
+Distances are those of noise estimates for every prediction type, as |eps - eps'|^2 = abar |v - v'|^2 =
+abar / (1 - abar) |x0 - x0'|^2 at equal x_t. Thus tau has the same meaning for every network, that of the paper.
+Distances of x0 would weight the noisiest steps, where labels matter most, about 200 times more.
 """
 
 from __future__ import annotations
@@ -35,14 +35,15 @@ from medlt.diffusion.noise import STABLE_DIFFUSION, NoiseSchedule, Prediction
 from medlt.files import digest, tensor_bytes
 from medlt.types import InputError
 
-OTHER_WAY = 0.25
+REVERSE_WEIGHT = 0.25
 """Weight of the pull on h', the paper's 1/4."""
 
 
 def pool_weights(labels: np.ndarray, power: float) -> np.ndarray:
-    """Weights [N], sum 1, of rows with labels [N,K] (1, 0, NaN = unknown; positive from 0.5 upward): max_c n_c^-power.
+    """Return weights [N], sum 1, of rows with labels [N,K]: max_c n_c^-power over the findings of a row.
 
-    Rows without a finding form one more class; a row of which nothing is known weighs 0.
+    Labels are 1, 0, NaN = unknown; positive from 0.5 upward. Rows without a finding form one more class. A row without
+    any known label has weight 0.
     """
     labels = np.asarray(labels, np.float64)
     positive = np.nan_to_num(labels) >= 0.5
@@ -54,9 +55,9 @@ def pool_weights(labels: np.ndarray, power: float) -> np.ndarray:
 
 
 def similarity(y: Tensor, other: Tensor) -> Tensor:
-    """Jaccard similarity [B] of label vectors [B,K], over the findings both know; soft labels by min and max.
+    """Return the Jaccard similarity [B] of label vectors [B,K], over the findings known in both; soft by min and max.
 
-    1 where neither has a known finding: they do not differ in anything that is known.
+    It is 1 if neither has a known finding, because no known label differs.
     """
     known = ~(y.isnan() | other.isnan())
     y, other = y.nan_to_num(0) * known, other.nan_to_num(0) * known
@@ -65,7 +66,7 @@ def similarity(y: Tensor, other: Tensor) -> Tensor:
 
 
 def to_noise(a: Tensor, prediction: Prediction) -> Tensor:
-    """Squared distance of noise estimates over that of a network's outputs, at abar = a of any shape."""
+    """Return the squared distance of noise estimates relative to that of network outputs, at abar = a of any shape."""
     return {"epsilon": torch.ones_like(a), "v_prediction": a, "sample": a / (1 - a)}[prediction]
 
 
@@ -88,13 +89,13 @@ class ClassBalancing:
         if self.tau < 0 or self.power < 0:
             raise InputError(f"class balancing: tau is {self.tau}, power is {self.power}; give 0 or more")
         if not self._edges[-1:] > 0:
-            raise InputError("class balancing: no row of the pool has a known label; give labelled train rows")
+            raise InputError("class balancing: the pool has no row with a known label; give labelled train rows")
 
     @property
     def digest(self) -> str:
-        """Names pool, weights and conditioner."""
-        told = (self.tau, self.power, self.noise.train_steps, self.condition.digest)
-        return digest("class balancing", *told, list(self._pool.shape), tensor_bytes(self._pool))
+        """Digest of pool, weights and conditioner."""
+        settings = (self.tau, self.power, self.noise.train_steps, self.condition.digest)
+        return digest("class balancing", *settings, list(self._pool.shape), tensor_bytes(self._pool))
 
     @cached_property
     def _pool(self) -> Tensor:
@@ -104,25 +105,25 @@ class ClassBalancing:
     def _edges(self) -> Tensor:
         return torch.from_numpy(pool_weights(self.labels, self.power).cumsum())
 
-    def __call__(self, noised: Noised, draw: torch.Generator) -> Tensor:
-        """[B], on the network's device."""
+    def __call__(self, noised: Noised, rng: torch.Generator) -> Tensor:
+        """Return the loss of each row [B], on the network's device."""
         value = noised.out.new_zeros(len(noised.out))
         if self.tau == 0:
             return value
-        other = noised.drawn(lambda rows: self.drawn(rows, draw))
+        other = noised.draw_part(lambda rows: self.draw(rows, rng))
         weight = self.weight(noised, other)
         rows = weight.nonzero().flatten()
-        if not len(rows):  # all processes ask as often, or those that wait for each other's buffers wait for ever
+        if not len(rows):  # all processes must make as many forward passes, or they wait for each other for ever
             rows = rows.new_zeros(1)
         return value.index_put((rows,), weight[rows] * self._pull(noised, other, rows))
 
-    def drawn(self, rows: int, draw: torch.Generator) -> Tensor:
-        """y' [rows,K] from the pool."""
-        u = torch.rand(rows, generator=draw, dtype=torch.float64) * self._edges[-1]
+    def draw(self, rows: int, rng: torch.Generator) -> Tensor:
+        """Return y' [rows,K], drawn from the pool."""
+        u = torch.rand(rows, generator=rng, dtype=torch.float64) * self._edges[-1]
         return self._pool[torch.searchsorted(self._edges, u, right=True)]
 
     def weight(self, noised: Noised, other: Tensor) -> Tensor:
-        """tau t/T (1 - J), times what makes distances those of noise estimates; [B], 0 for rows told nothing."""
+        """Return tau t/T (1 - J) times the factor of `to_noise`; [B], 0 for rows with the null condition."""
         if noised.rows.labels is None:
             raise ValueError("class balancing needs the labels of the rows")
         far = (1 - similarity(noised.rows.labels, other)).to(noised.out)
@@ -131,11 +132,11 @@ class ClassBalancing:
         return torch.where(noised.dropped, torch.zeros_like(weight), weight)
 
     def _pull(self, noised: Noised, other: Tensor, rows: Tensor) -> Tensor:
-        """Both terms, of network outputs at these rows [n] -> [n]."""
+        """Return the sum of both terms for these rows [n] -> [n], of network outputs."""
         at = rows.cpu()
-        told = self.condition(other[at], [noised.rows.about[int(i)] for i in at] if noised.rows.about else ())
+        condition = self.condition(other[at], [noised.rows.about[int(i)] for i in at] if noised.rows.about else ())
         h = noised.out[rows]
-        again = noised.network(noised.x_t[rows], noised.t[rows], told.to(noised.condition)).float()
-        here, there = (h - again.detach()).pow(2), (h.detach() - again).pow(2)
-        both: Tensor = here + OTHER_WAY * there
+        h_other = noised.network(noised.x_t[rows], noised.t[rows], condition.to(noised.condition)).float()
+        forward, reverse = (h - h_other.detach()).pow(2), (h.detach() - h_other).pow(2)
+        both: Tensor = forward + REVERSE_WEIGHT * reverse
         return both.flatten(1).mean(1)

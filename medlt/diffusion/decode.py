@@ -1,10 +1,10 @@
-"""Decoding many latents: as fast as the machine allows, within a memory budget, with bytes that do not depend on it.
+"""Decoding of many latents, as fast as possible within a memory budget, with bytes that depend on neither.
 
-On a CPU a reference says what a row's bytes are. Small latents: two rows a call on one thread (medlt.diffusion.batching
-says why that gives a row the same bytes in any company). Large ones, of which a single one keeps all threads busy: one
-row a call on all threads, so that its bytes are those of this number of threads. Other layouts are taken only when one
-call of theirs gives the reference's bytes: kernels are picked by shape, so one call decides. Every slice of real work
-is timed, each layout gets its turns, and the fastest goes on; so measuring costs a few decoded images, once.
+On a CPU a reference layout defines the bytes of a row. For small latents it is two rows per call on one thread
+(medlt.diffusion.batching explains why the bytes of a row then do not depend on its batch). For large latents, of which
+one uses all threads, it is one row per call on all threads, so the bytes depend on the number of threads. Other layouts
+are used only if a call gives the bytes of the reference; kernels are selected by shape, so one call is enough to test.
+The first slices of real work are timed in each layout, and the fastest is used from then on.
 """
 
 from __future__ import annotations
@@ -22,35 +22,35 @@ from torch.overrides import TorchFunctionMode
 
 from medlt.diffusion.batching import cores, fixed_batches, lanes
 from medlt.diffusion.memory import out_of_memory
-from medlt.diffusion.overlap import ahead
+from medlt.diffusion.prefetch import prefetch
 from medlt.diffusion.tiling import tiled
 from medlt.types import Codec, InputError
 
 TURNS = 2
 LARGE = 1024
-"""Latent pixels (256 x 256 px at factor 8) from which one row a call on all threads is the reference."""
+"""Latent pixels (256 x 256 px at factor 8) from which the reference is one row per call on all threads."""
 LARGEST_WHOLE = 128
 """Latents with a longer side (1,024 px at factor 8) are decoded in tiles unless a tile size is given."""
 
 
 @dataclass(frozen=True)
 class Layout:
-    """`lanes` calls of `rows` rows side by side on one thread each; lanes 0: one call at a time on all threads."""
+    """`lanes` parallel calls of `rows` rows, each on one thread; with 0 lanes, one call at a time on all threads."""
 
     rows: int
     lanes: int
 
     @property
     def chunk(self) -> int:
-        """Rows in flight."""
+        """The number of rows that are decoded at a time."""
         return self.rows * max(1, self.lanes)
 
     def padded(self, count: int) -> int:
-        """Rows that `count` rows cost: whole chunks."""
+        """Return the number of rows that are computed for `count` rows: whole chunks."""
         return -(-count // self.chunk) * self.chunk
 
     def run(self, fn: Callable[..., Tensor], rows: Tensor) -> Tensor:
-        """fn over any number of rows [N,...]; a short last call is padded."""
+        """Return fn over any number of rows [N,...]. A short last call is padded."""
         if self.lanes:
             return fixed_batches(fn, self.rows, at_once=self.lanes)(rows)
         padding = -len(rows) % self.rows
@@ -59,13 +59,15 @@ class Layout:
 
 
 class LiveBytes(TorchFunctionMode):
-    """Counts the bytes of the tensors that torch functions return inside it and that are alive at once; `peak` is the
-    most. What a function uses within itself is not seen."""
+    """Counter of the bytes of live tensors that torch functions return inside the block; `peak` is the maximum.
+
+    Memory that a function uses internally is not counted.
+    """
 
     def __init__(self) -> None:
         super().__init__()
         self.peak = 0
-        self._now = 0
+        self._current = 0
         self._alive: dict[int, int] = {}
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -80,41 +82,42 @@ class LiveBytes(TorchFunctionMode):
         at = storage.data_ptr()
         self._alive[at] = self._alive.get(at, 0) + 1
         if self._alive[at] == 1:
-            self._now += storage.nbytes()
-        self.peak = max(self.peak, self._now)
+            self._current += storage.nbytes()
+        self.peak = max(self.peak, self._current)
         weakref.finalize(tensor, self._drop, at, storage.nbytes())
 
     def _drop(self, at: int, size: int) -> None:
         self._alive[at] -= 1
         if not self._alive[at]:
-            self._now -= size
+            self._current -= size
 
 
 def bytes_per_row(fn: Callable[[Tensor], Tensor], rows: Tensor) -> int:
-    """Most bytes of tensors alive at once in fn(rows), a row."""
+    """Return the peak number of bytes of live tensors in fn(rows), per row."""
     with torch.no_grad(), LiveBytes() as live:
         fn(rows)
     return max(1, int(live.peak) // len(rows))
 
 
 def usable(images: Tensor, flat_below: float = 0.01) -> Tensor:
-    """Which images [B,1,H,W] may be saved, bool [B]: all pixels finite and their standard deviation not below
-    `flat_below` (a black or blank image)."""
+    """Return True for images [B,1,H,W] that may be saved, bool [B].
+
+    All their pixels are finite and have a standard deviation of at least `flat_below`; a blank image has less.
+    """
     flat = images.flatten(1)
     return flat.isfinite().all(1) & (flat.std(1) >= flat_below)
 
 
 class Decoder:
-    """Latents [B,C,h,w] of any number to images [B,1,H,W]; one that is not usable comes back as NaN throughout.
+    """Decoder of any number of latents [B,C,h,w] to images [B,1,H,W]. An unusable image is NaN everywhere.
 
-    A NaN image cannot be mistaken for a picture: `usable` finds it, and it does not convert to bytes by accident.
-    On the CPU the bytes of a row depend on that row only. On an accelerator calls of 1, 2, 4, ... 64 rows, as many as
-    the budget holds, are timed on the first real work, since more rows a call can be slower an image; a size that
-    runs out of memory is not tried again.
+    `usable` detects NaN images, and they do not convert to bytes. On the CPU the bytes of a row depend on that row
+    only. On an accelerator calls of 1, 2, 4, ... 64 rows, up to the memory budget, are timed on the first real work,
+    since more rows per call can be slower per image. A size that runs out of memory is not tried again.
 
-    `tile` latent pixels a side cut larger latents into tiles (`medlt.diffusion.tiling`); None cuts only very large
+    Latents with more than `tile` pixels a side are cut into tiles (`medlt.diffusion.tiling`); None cuts only very large
     ones. `preview` is a tiny codec of the same latents (TAESD for Stable Diffusion). Raises InputError if its channels
-    or factor differ.
+    or its factor differ.
     """
 
     def __init__(
@@ -142,13 +145,13 @@ class Decoder:
 
     @property
     def layout(self) -> Layout:
-        """The fastest layout measured so far, for whole slices of latents of the last shape."""
+        """The fastest layout so far, for full slices of latents of the last shape."""
         return self._given or self._fastest(self._slice)
 
     def _fastest(self, count: int) -> Layout:
-        """The layout that should decode `count` rows soonest: seconds a row times the rows it would compute."""
-        unknown = [float("inf")]
-        return min(self._seconds, key=lambda layout: min(self._seconds[layout] or unknown) * layout.padded(count))
+        """Return the layout with the least expected time for `count` rows: seconds per row times padded rows."""
+        unmeasured = [float("inf")]
+        return min(self._seconds, key=lambda layout: min(self._seconds[layout] or unmeasured) * layout.padded(count))
 
     def __call__(self, latents: Tensor) -> Tensor:
         side, limit = max(latents.shape[-2:]), self.tile or LARGEST_WHOLE
@@ -160,15 +163,15 @@ class Decoder:
         return whole
 
     def stream(self, latents: Iterable[Tensor], depth: int = 1) -> Iterator[Tensor]:
-        """Images of each batch of latents, in order; the next is sampled and decoded while this one is used."""
-        return ahead(map(self, latents), depth)
+        """Yield the images of each batch of latents, in order, while the next batch is sampled and decoded."""
+        return prefetch(map(self, latents), depth)
 
     def preview(self, latents: Tensor) -> Tensor:
-        """Images of any quality, fast: by the tiny codec if there is one. Not checked for being usable."""
+        """Return images fast, by the preview codec if there is one. They are not tested with `usable`."""
         return (self._preview or self.codec).decode(latents)
 
     def _rows(self, latents: Tensor) -> Tensor:
-        """Images of latents of one shape, slice by slice."""
+        """Return the images of latents of one shape, decoded slice by slice."""
         if self._shape != tuple(latents.shape[1:]):
             self._prepare(latents)
         images: list[Tensor] = []
@@ -194,19 +197,19 @@ class Decoder:
         return self._timed(self._next(len(piece)), piece)
 
     def _forget(self, layout: Layout) -> None:
-        """Leave out layouts of as many rows in flight. Raises InputError if none is left."""
-        self._seconds = {known: spent for known, spent in self._seconds.items() if known.chunk < layout.chunk}
+        """Remove layouts of this many rows or more. Raises InputError if none is left."""
+        self._seconds = {one: seconds for one, seconds in self._seconds.items() if one.chunk < layout.chunk}
         self._given = None
         if not self._seconds:
-            raise InputError(f"decoding: {layout.chunk} images at once do not fit into memory; give a tile size")
+            raise InputError(f"decoding: {layout.chunk} images at once do not fit into memory; set a tile size")
 
     def _next(self, count: int) -> Layout:
-        """A layout whose turns are not over, else the fastest for `count` rows."""
-        waiting = [layout for layout, spent in self._seconds.items() if len(spent) < TURNS]
-        return self._given or (waiting[0] if waiting else self._fastest(count))
+        """Return a layout with fewer than `TURNS` measurements, else the fastest one for `count` rows."""
+        untimed = [layout for layout, seconds in self._seconds.items() if len(seconds) < TURNS]
+        return self._given or (untimed[0] if untimed else self._fastest(count))
 
     def _prepare(self, latents: Tensor) -> None:
-        """Find the layouts that fit the budget and, on a CPU, give the reference's bytes."""
+        """Select the layouts that fit the budget and, on a CPU, give the bytes of the reference."""
         self._shape = tuple(latents.shape[1:])
         large, device = latents[0, 0].numel() >= LARGE, getattr(self.codec, "device", latents.device).type
         probe = torch.randn((1 if large else 8, *self._shape), generator=torch.Generator().manual_seed(0)).to(latents)
@@ -220,7 +223,7 @@ class Decoder:
         self._seconds = {layout: [] for layout in candidates}
 
     def _truth(self, reference: Layout, probe: Tensor) -> Tensor:
-        """The reference's images of the probe."""
+        """Return the reference layout's images of the probe."""
         if not reference.lanes:
             return reference.run(self.codec.decode, probe)
         with lanes(1) as pool:
@@ -228,7 +231,7 @@ class Decoder:
 
     @staticmethod
     def _candidates(room: int, device: str, large: bool) -> list[Layout]:
-        """Layouts of at most `room` rows in flight, the reference first."""
+        """Return layouts of at most `room` rows at a time, the reference first."""
         if device != "cpu":
             return [Layout(1 << power, 0) for power in range(max(1, min(room, 64)).bit_length())]
         if large:

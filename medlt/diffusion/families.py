@@ -1,4 +1,4 @@
-"""The families that this package makes or reads besides Stable Diffusion: each as a network, or as a Backbone."""
+"""The network families besides Stable Diffusion, and how their saved networks are loaded."""
 
 from __future__ import annotations
 
@@ -19,106 +19,111 @@ FAMILIES: dict[str, type[LabelNetwork]] = {net.family: net for net in (LabelUNet
 
 
 def load_label_network(folder: Path) -> LabelNetwork:
-    """The label-conditional network saved in a folder, in evaluation mode. Raises InputError where there is none."""
+    """Return the label-conditional network saved in a folder, in evaluation mode.
+
+    Raises InputError if there is none.
+    """
     family, _ = read_settings(folder)
     if family not in FAMILIES:
-        raise InputError(f"{folder} holds a network of the unknown family {family!r}; known are {', '.join(FAMILIES)}")
+        raise InputError(f"{folder} contains a network of the unknown family {family!r}; use {' or '.join(FAMILIES)}")
     return FAMILIES[family].load(folder)
 
 
-def begin(net: LabelNetwork, folder: Path) -> tuple[str, ...]:
-    """Give `net` the weights of a network saved in `folder`; returns the names of those that stay as they were.
+def init_from(net: LabelNetwork, folder: Path) -> tuple[str, ...]:
+    """Load the weights of a network saved in `folder` into `net`, and return the names of weights that stay unchanged.
 
-    A tensor is taken over where name and shape agree: what reads the label vector of other findings is learnt anew.
-    Raises InputError where `folder` holds no network, one of another family, or one of which less than half fits.
+    A tensor is loaded if name and shape agree; layers that depend on another list of findings are trained from scratch.
+    Raises InputError if `folder` contains no network, one of another family, or one of which less than half fits.
     """
-    known, own = load_label_network(folder), net.state_dict()
-    if known.family != net.family:
-        raise InputError(f"start: {folder} holds a {known.family}, the run makes a {net.family}; give one alike")
-    fits = {name: value for name, value in known.state_dict().items() if name in own}
-    found = {name: value for name, value in fits.items() if value.shape == own[name].shape}
-    if 2 * sum(value.numel() for value in found.values()) < sum(value.numel() for value in own.values()):
-        raise InputError(f"start: {folder} fits less than half of the run's denoiser; give the same width and levels")
-    net.load_state_dict(found, strict=False)
-    return tuple(sorted(set(own) - set(found)))
+    saved, own = load_label_network(folder), net.state_dict()
+    if saved.family != net.family:
+        raise InputError(f"init_from: {folder} contains a {saved.family}, the run trains a {net.family}; use the same")
+    shared = {name: value for name, value in saved.state_dict().items() if name in own}
+    loaded = {name: value for name, value in shared.items() if value.shape == own[name].shape}
+    if 2 * sum(value.numel() for value in loaded.values()) < sum(value.numel() for value in own.values()):
+        raise InputError(f"init_from: less than half of the denoiser fits {folder}; set the same width and levels")
+    net.load_state_dict(loaded, strict=False)
+    return tuple(sorted(set(own) - set(loaded)))
 
 
 class UnconditionalNetwork(nn.Module):
-    """A diffusers UNet2DModel that is told nothing; channels beyond the input's (learnt variances) are left out."""
+    """An unconditional diffusers UNet2DModel. Output channels beyond the input's (learnt variances) are dropped."""
 
     def __init__(self, unet: Any) -> None:
         super().__init__()
         self.unet: Any = unet
 
     def forward(self, x_t: Tensor, t: Tensor, condition: Tensor) -> Tensor:
-        """Prediction [B,C,h,w]; the condition is not used."""
-        answer: Tensor = self.unet(x_t, t).sample[:, : x_t.shape[1]]
-        return answer
+        """Return the prediction [B,C,h,w]. The condition is not used."""
+        prediction: Tensor = self.unet(x_t, t).sample[:, : x_t.shape[1]]
+        return prediction
 
 
 def load_unet2d(
     folder: Path, *, prediction: Prediction | None = None, noise: NoiseSchedule | None = None,
     space: Literal["standardised", "codec"] = "codec",
 ) -> Backbone:  # fmt: skip
-    """A Backbone of an unconditional diffusers UNet2DModel: its own folder, or a pipeline's with unet/ and scheduler/.
+    """Return a Backbone of an unconditional diffusers UNet2DModel.
 
-    Prediction and noise are read from the scheduler unless given. Raises InputError for a missing part, weights that
-    are no safetensors or do not fit, a class-conditional network, or a noise schedule medlt does not know.
+    `folder` is its own folder, or that of a pipeline with unet/ and scheduler/. Prediction type and noise schedule are
+    read from the scheduler unless given. Raises InputError for a missing part, weights that are not safetensors or do
+    not fit, a class-conditional network, or an unsupported noise schedule.
     """
-    place = Path(folder) / "unet" if (Path(folder) / "unet").is_dir() else Path(folder)
-    config = _config(place / "config.json")
+    folder = Path(folder) / "unet" if (Path(folder) / "unet").is_dir() else Path(folder)
+    config = _config(folder / "config.json")
     if config.get("_class_name") != "UNet2DModel":
-        raise InputError(f"{place} holds a {config.get('_class_name')}, not an unconditional UNet2DModel")
+        raise InputError(f"{folder} contains a {config.get('_class_name')}, not an unconditional UNet2DModel")
     if config.get("num_class_embeds") or config.get("class_embed_type"):
-        raise InputError(f"{place} is told classes, which are not medlt's label vectors; train a label network instead")
+        raise InputError(f"{folder} is class-conditional, which is not supported; train a label network instead")
     if prediction is None or noise is None:
-        told = _scheduler(place)
-        prediction, noise = prediction or told[0], noise or told[1]
-    network = UnconditionalNetwork(_unet(place)).eval().requires_grad_(False)
+        trained = _scheduler(folder)
+        prediction, noise = prediction or trained[0], noise or trained[1]
+    network = UnconditionalNetwork(_unet(folder)).eval().requires_grad_(False)
     named = digest("unet2d", digest_tensors(network.state_dict()), prediction, noise.options())
     return Backbone(network, Unconditional(), prediction, config["in_channels"], named, space, noise)
 
 
 def _config(file: Path) -> dict[str, Any]:
     if not file.is_file():
-        raise InputError(f"{file} is missing; copy the whole folder, or name the one that holds it")
+        raise InputError(f"{file} is missing; copy the whole folder, or give the folder that contains it")
     try:
         return dict(json.loads(file.read_text()))
     except ValueError:
-        raise InputError(f"{file} is no JSON object; copy it again") from None
+        raise InputError(f"{file} is not a JSON object; copy it again") from None
 
 
-def _scheduler(place: Path) -> tuple[Prediction, NoiseSchedule]:
-    """Prediction and noise from scheduler_config.json in the folder beside this one."""
-    file = place.parent / "scheduler" / "scheduler_config.json"
+def _scheduler(folder: Path) -> tuple[Prediction, NoiseSchedule]:
+    """Return prediction type and noise schedule from scheduler/scheduler_config.json beside this folder."""
+    file = folder.parent / "scheduler" / "scheduler_config.json"
     if not file.is_file():
         raise InputError(
-            f"{file} is missing, so how {place} was trained is unknown; copy it, or give prediction and noise"
+            f"{file} is missing, which describes the noise of {folder}; copy it or give the noise schedule"
         )
-    told: dict[str, Any] = {"prediction_type": "epsilon", "beta_start": 0.0001, "beta_end": 0.02} | _config(file)
-    schedule, prediction = told.get("beta_schedule", "linear"), told["prediction_type"]
+    config: dict[str, Any] = {"prediction_type": "epsilon", "beta_start": 0.0001, "beta_end": 0.02} | _config(file)
+    schedule, prediction = config.get("beta_schedule", "linear"), config["prediction_type"]
     if (
-        told.get("trained_betas")
+        config.get("trained_betas")
         or schedule not in ("linear", "scaled_linear")
         or prediction not in get_args(Prediction)
     ):
         raise InputError(
-            f"{file}: schedule {schedule!r}, prediction {prediction!r}; give prediction and noise yourself"
+            f"{file}: beta_schedule {schedule!r} with prediction_type {prediction!r} is not supported; give prediction "
+            "and noise yourself"
         )
-    steps, zero = told.get("num_train_timesteps", 1000), bool(told.get("rescale_betas_zero_snr"))
-    return prediction, NoiseSchedule(schedule, told["beta_start"], told["beta_end"], steps, zero)
+    steps, zero = config.get("num_train_timesteps", 1000), bool(config.get("rescale_betas_zero_snr"))
+    return prediction, NoiseSchedule(schedule, config["beta_start"], config["beta_end"], steps, zero)
 
 
-def _unet(place: Path) -> Any:
+def _unet(folder: Path) -> Any:
     from diffusers import UNet2DModel
 
     try:
-        unet, told = UNet2DModel.from_pretrained(
-            place, local_files_only=True, use_safetensors=True, low_cpu_mem_usage=False, output_loading_info=True
+        unet, info = UNet2DModel.from_pretrained(
+            folder, local_files_only=True, use_safetensors=True, low_cpu_mem_usage=False, output_loading_info=True
         )
     except Exception as error:
-        said = " ".join(str(error).split())[:200]
-        raise InputError(f"{place} holds no readable UNet2DModel ({said}); copy its safetensors again") from None
-    if lost := sorted({*told["missing_keys"], *told["unexpected_keys"]}):
-        raise InputError(f"{place} holds other weights than its config.json says ({lost[0]}); copy both again")
+        reason = " ".join(str(error).split())[:200]
+        raise InputError(f"{folder} contains no readable UNet2DModel ({reason}); copy its safetensors again") from None
+    if wrong := sorted({*info["missing_keys"], *info["unexpected_keys"]}):
+        raise InputError(f"{folder}: weights and config.json do not match ({wrong[0]}); copy both again")
     return unet

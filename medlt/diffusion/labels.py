@@ -1,4 +1,4 @@
-"""Label-conditional networks: what they share, and a small latent UNet told a label vector with unknowns."""
+"""Label-conditional networks: their base class, and a small latent UNet conditioned on a label vector with unknowns."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ from medlt.types import InputError
 
 @dataclass(frozen=True)
 class LabelVector:
-    """Labels [B,K] as conditions [B,2K+1]: value (0 when unknown) and known (0 or 1) of each, and a last 1, "said".
+    """Conditioner of labels [B,K] to [B,2K+1]: the values (0 if unknown), the known flags (0 or 1), and a final 1.
 
-    The null condition is all zeros: "nothing is said" differs from "all is unknown".
+    The null condition is all zeros. It differs by its last entry from a row whose labels are all unknown.
     """
 
     findings: int
 
     @property
     def digest(self) -> str:
-        """Names the form."""
+        """Digest of the conditioner."""
         return digest("label vector", self.findings)
 
     @property
@@ -38,19 +38,19 @@ class LabelVector:
         return torch.zeros(2 * self.findings + 1)
 
     def __call__(self, labels: Tensor, about: Sequence[About] = ()) -> Tensor:
-        """See medlt.diffusion.backbone.Conditioner; `about` is not used."""
+        """Return conditions as `medlt.diffusion.backbone.Conditioner` does. `about` is not used."""
         known = ~labels.isnan()
-        said = torch.ones(len(labels), 1, device=labels.device)
-        return torch.cat([labels.nan_to_num(0.0).float(), known.float(), said], 1)
+        present = torch.ones(len(labels), 1, device=labels.device)
+        return torch.cat([labels.nan_to_num(0.0).float(), known.float(), present], 1)
 
 
 @dataclass(frozen=True)
 class Unconditional:
-    """The conditioner of a network that is told nothing: any labels [B,K] as zeros [B,1]."""
+    """The conditioner of an unconditional network: zeros [B,1] for any labels [B,K]."""
 
     @property
     def digest(self) -> str:
-        """Names the form."""
+        """Digest of the conditioner."""
         return digest("unconditional")
 
     @property
@@ -59,25 +59,25 @@ class Unconditional:
         return torch.zeros(1)
 
     def __call__(self, labels: Tensor, about: Sequence[About] = ()) -> Tensor:
-        """See medlt.diffusion.backbone.Conditioner; nothing is used."""
+        """Return zeros [B,1]; the arguments are not used."""
         return torch.zeros(len(labels), 1, device=labels.device)
 
 
 class LabelNetwork(nn.Module):
-    """What the label-conditional families share: settings, files, and how they become a Backbone.
+    """Base class of the label-conditional families: settings, files, and conversion to a Backbone.
 
-    A family sets `settings`, its constructor's arguments, with at least channels, findings and prediction.
+    A family sets `settings`, the arguments of its constructor, with at least channels, findings and prediction.
     """
 
     family: ClassVar[str]
     settings: dict[str, Any]
 
     def backbone(self) -> Backbone:
-        """This network as it is now, on standardised latents. With no findings it is unconditional."""
-        told = self.settings
-        condition = LabelVector(told["findings"]) if told["findings"] else Unconditional()
-        named = digest(self.family, told, digest_tensors(self.state_dict()))
-        return Backbone(self, condition, told["prediction"], told["channels"], named)
+        """Return a Backbone of this network on standardised latents. Without findings it is unconditional."""
+        settings = self.settings
+        condition = LabelVector(settings["findings"]) if settings["findings"] else Unconditional()
+        named = digest(self.family, settings, digest_tensors(self.state_dict()))
+        return Backbone(self, condition, settings["prediction"], settings["channels"], named)
 
     def save(self, folder: Path) -> None:
         """Write model.safetensors and, last, model.json, each atomically."""
@@ -86,35 +86,33 @@ class LabelNetwork(nn.Module):
 
     @classmethod
     def load(cls, folder: Path) -> Self:
-        """Read what `save` wrote, in evaluation mode. Raises InputError where it is not there, or not whole."""
+        """Return the network that `save` wrote, in evaluation mode. Raises InputError if it is missing or damaged."""
         family, settings = read_settings(folder)
         if family != cls.family:
-            raise InputError(f"{folder} holds a {family}, not a {cls.family}; load it as what it is")
+            raise InputError(f"{folder} contains a {family}, not a {cls.family}; load it by load_label_network")
         try:
             net = cls(**settings)
             net.load_state_dict(read_tensors(Path(folder) / "model.safetensors"))
         except (OSError, RuntimeError, TypeError, SafetensorError) as error:
-            said = str(error).split("\n")[0]
-            raise InputError(
-                f"{folder} holds a denoiser that cannot be read ({said}); train or copy it again"
-            ) from None
+            reason = str(error).split("\n")[0]
+            raise InputError(f"the denoiser in {folder} cannot be read ({reason}); train or copy it again") from None
         return net.eval().requires_grad_(False)
 
 
 def read_settings(folder: Path) -> tuple[str, dict[str, Any]]:
-    """Family and settings of the network saved in a folder. Raises InputError where there is none."""
-    about = Path(folder) / "model.json"
-    if not about.is_file():
-        raise InputError(f"{folder} holds no denoiser (model.json is missing); train one into it first")
+    """Return family and settings of the network saved in a folder. Raises InputError if there is none."""
+    file = Path(folder) / "model.json"
+    if not file.is_file():
+        raise InputError(f"{folder} contains no denoiser (model.json is missing); train one first")
     try:
-        settings = dict(json.loads(about.read_text()))
+        settings = dict(json.loads(file.read_text()))
     except ValueError:
-        raise InputError(f"{about} is no JSON object; train or copy the denoiser again") from None
+        raise InputError(f"{file} is not a JSON object; train or copy the denoiser again") from None
     return settings.pop("family", LabelUNet.family), settings
 
 
 class LabelEmbedding(nn.Module):
-    """Conditions [B,2K+1] of `LabelVector` to embeddings [B,width]; the null condition is a learnt vector.
+    """Embedding of conditions [B,2K+1] of `LabelVector` to [B,width]. The null condition has a learnt vector.
 
     Without findings every condition is the null condition.
     """
@@ -126,7 +124,7 @@ class LabelEmbedding(nn.Module):
         self.null = nn.Parameter(torch.zeros(width))
 
     def forward(self, condition: Tensor) -> Tensor:
-        """Embeddings [B,width]."""
+        """Return embeddings [B,width]."""
         if not len(self.embed):
             return self.null.expand(len(condition), -1)
         embedded: Tensor = self.embed(condition[:, :-1])
@@ -134,10 +132,10 @@ class LabelEmbedding(nn.Module):
 
 
 class LabelUNet(LabelNetwork):
-    """diffusers UNet2DModel whose class embedding is made from a label vector with unknowns (`LabelVector`).
+    """A diffusers UNet2DModel whose class embedding comes from a label vector with unknowns (`LabelVector`).
 
-    `width` is the number of channels at full latent size; each of the `levels` halves the size, and all but the first
-    double the width once. With no findings it is an unconditional UNet2DModel.
+    `width` is the number of channels at full latent resolution. Each of the `levels` halves the resolution; levels
+    after the first have 2 `width` channels. Without findings it is an unconditional UNet2DModel.
     """
 
     family = "unet"
@@ -166,6 +164,6 @@ class LabelUNet(LabelNetwork):
         self.label = LabelEmbedding(findings, 4 * width)
 
     def forward(self, x_t: Tensor, t: Tensor, condition: Tensor) -> Tensor:
-        """Prediction [B,C,h,w] at timesteps t [B] under conditions [B,2K+1]."""
-        answer: Tensor = self.unet(x_t, t, class_labels=self.label(condition)).sample
-        return answer
+        """Return the prediction [B,C,h,w] at timesteps t [B] under conditions [B,2K+1]."""
+        prediction: Tensor = self.unet(x_t, t, class_labels=self.label(condition)).sample
+        return prediction

@@ -1,13 +1,13 @@
-"""The loss of a denoiser: weighted squared error under noise, and further losses that are plain callables.
+"""The loss of a denoiser: weighted squared error under noise, and extra losses, which are plain callables.
 
-The weight is a clamped SNR (arXiv 2303.09556, 2202.00512); conditions are dropped at random for classifier-free
+The weight is a clamped SNR (arXiv 2303.09556, 2202.00512). Conditions are dropped at random for classifier-free
 guidance (arXiv 2207.12598).
 
 | symbol | meaning |
 |---|---|
 | x0, n, x_t | clean latent, noise, noisy latent, [B,C,h,w]; x_t = sqrt(a) x0 + sqrt(1 - a) n |
 | t | timestep, int64 [B] |
-| a | abar at t, signal share, [B,1,1,1] |
+| a | abar at t, the cumulative signal share, [B,1,1,1] |
 | SNR | a / (1 - a) |
 """
 
@@ -22,15 +22,15 @@ from torch import Tensor, nn
 
 from medlt.diffusion.backbone import About
 from medlt.diffusion.noise import STABLE_DIFFUSION, NoiseSchedule, Prediction, target_of, x0_of
-from medlt.training.settings import WHOLE, Part
+from medlt.training.settings import WHOLE, BatchPart
 
 
 def snr_weight(a: Tensor, prediction: Prediction, low: float = 1.0, high: float = 5.0) -> Tensor:
-    """Weight of the squared error that makes it clamp(SNR, low, high) on x0, for a = abar and SNR = a / (1 - a).
+    """Return the weight of the squared error that equals clamp(SNR, low, high) on x0, for a = abar, SNR = a / (1 - a).
 
-    `high` is min-SNR's gamma; `low` is the truncation of arXiv 2202.00512, without which the noisiest steps weigh
-    nothing under v or x0, and those are where a network has to learn what the label says. low 0 is min-SNR as
-    published; with high inf too the error of an eps network is not weighted at all.
+    `high` is gamma of min-SNR. `low` is the truncation of arXiv 2202.00512: without it the noisiest steps, where a
+    network learns the effect of the label, have no weight under v and x0 prediction. low 0 is min-SNR as published;
+    with high inf the error of an eps network has weight 1.
     """
     snr = (a / (1 - a)).clamp_min(1e-8)
     unit = {"sample": torch.ones_like(snr), "epsilon": snr, "v_prediction": snr + 1}[prediction]
@@ -39,22 +39,22 @@ def snr_weight(a: Tensor, prediction: Prediction, low: float = 1.0, high: float 
 
 @dataclass(frozen=True)
 class Rows:
-    """What is known of some images beside their latents: uids, labels [B,K] with NaN = unknown, circumstances."""
+    """Metadata of the images in a batch: uids, labels [B,K] with NaN = unknown, attributes."""
 
     uids: Sequence[str] = ()
     labels: Tensor | None = None
     about: Sequence[About] = ()
 
 
-UNTOLD = Rows()
+NO_ROWS = Rows()
 
 
 @dataclass(frozen=True)
 class Noised:
-    """One forward of a training step, all there is to know of it: what a further loss is made from.
+    """Inputs and output of one forward pass of a training step, from which extra losses are computed.
 
-    `condition` [B,...] is what the network was told, after drops; `dropped` [B] says which rows were told nothing;
-    `out` [B,C,h,w] float32 is its answer, with its graph. Tensors are on the network's device.
+    `condition` [B,...] is the network's condition after dropout; `dropped` [B] marks rows with the null condition;
+    `out` [B,C,h,w] float32 is the output, with its graph. Tensors are on the network's device.
     """
 
     network: nn.Module
@@ -68,29 +68,33 @@ class Noised:
     out: Tensor
     prediction: Prediction
     rows: Rows
-    part: Part
+    part: BatchPart
 
     @property
     def estimate(self) -> Tensor:
-        """The network's x0 [B,C,h,w]."""
+        """The network's estimate of x0 [B,C,h,w]."""
         return x0_of(self.out, self.x_t, self.a, self.prediction)
 
-    def drawn(self, draw: Callable[[int], Any]) -> Any:
-        """This part's rows of draw(rows of the whole batch): so a draw does not depend on how the batch was cut."""
+    def draw_part(self, draw: Callable[[int], Any]) -> Any:
+        """Return this part's rows of draw(number of rows of the whole batch).
+
+        Random numbers therefore do not depend on how the batch is cut into parts.
+        """
         return self.part.take(draw(len(self.x0) * self.part.of))
 
 
-Extra: TypeAlias = Callable[[Noised, torch.Generator], Tensor]
-"""A further loss, added to the first: a scalar, or one value a row [B], which is averaged. Its chance comes from the
-step's generator, through `Noised.drawn`; each extra finds it where the one before it left it."""
+ExtraLoss: TypeAlias = Callable[[Noised, torch.Generator], Tensor]
+"""A loss that is added to the main one: a scalar, or one value per row [B], which is averaged. Its random numbers come
+from the step's generator by `Noised.draw_part`; the extra losses use that generator one after the other."""
 
 
 @dataclass(frozen=True)
 class NoisedLoss:
-    """Weighted squared error on x0 [B,C,h,w] under conditions [B,...], plus `extra` losses.
+    """Weighted squared error on x0 [B,C,h,w] under conditions [B,...], plus `extra_losses`.
 
-    Timesteps, noise and drops come from `draw`, for the whole batch of which x0 is `part`. `offset` adds that much of
-    one normal number a channel to the noise (offset noise; 0 is off). `low` and `high` clamp the SNR (`snr_weight`).
+    Timesteps, noise and condition dropout are drawn from `rng` for the whole batch of which x0 is `part`. `offset` adds
+    that multiple of one normal number per channel to the noise (offset noise; 0 is off). `low` and `high` clamp the
+    SNR (`snr_weight`).
     """
 
     prediction: Prediction
@@ -99,38 +103,45 @@ class NoisedLoss:
     offset: float = 0.0
     low: float = 1.0
     high: float = 5.0
-    extra: tuple[Extra, ...] = ()
+    extra_losses: tuple[ExtraLoss, ...] = ()
 
     def __call__(
-        self, net: nn.Module, x0: Tensor, condition: Tensor, drop: float, draw: torch.Generator,
-        rows: Rows = UNTOLD, part: Part = WHOLE,
+        self, net: nn.Module, x0: Tensor, condition: Tensor, condition_dropout: float, rng: torch.Generator,
+        rows: Rows = NO_ROWS, part: BatchPart = WHOLE,
     ) -> Tensor:  # fmt: skip
-        noised = self.forward(net, x0, condition, drop, draw, rows, part)
+        noised = self.forward(net, x0, condition, condition_dropout, rng, rows, part)
         loss = self.each(noised).mean()
-        for extra in self.extra:
-            loss = loss + extra(noised, draw).mean()
+        for extra in self.extra_losses:
+            loss = loss + extra(noised, rng).mean()
         return loss
 
     def each(self, noised: Noised) -> Tensor:
-        """Weighted squared error of each row by itself [B], without further losses."""
+        """Return the weighted squared error of each row [B], without extra losses."""
         target = target_of(noised.x0, noised.n, noised.a, self.prediction)
         error = (noised.out - target).pow(2).flatten(1).mean(1)
         return error * snr_weight(noised.a.flatten(), self.prediction, self.low, self.high)
 
     def forward(
-        self, net: nn.Module, x0: Tensor, condition: Tensor, drop: float, draw: torch.Generator, rows: Rows, part: Part
+        self,
+        net: nn.Module,
+        x0: Tensor,
+        condition: Tensor,
+        condition_dropout: float,
+        rng: torch.Generator,
+        rows: Rows,
+        part: BatchPart,
     ) -> Noised:
-        """Draw, add noise, and ask the network."""
+        """Draw timesteps, noise and condition dropout, add the noise, and run the network."""
         count = len(x0) * part.of
-        t = part.take(torch.randint(0, self.noise.train_steps, (count,), generator=draw))
-        n = part.take(torch.randn((count, *x0.shape[1:]), generator=draw))
-        dropped = part.take(torch.rand(count, generator=draw) < drop)
+        t = part.take(torch.randint(0, self.noise.train_steps, (count,), generator=rng))
+        n = part.take(torch.randn((count, *x0.shape[1:]), generator=rng))
+        dropped = part.take(torch.rand(count, generator=rng) < condition_dropout)
         if self.offset:
-            n = n + self.offset * part.take(torch.randn((count, x0.shape[1], 1, 1), generator=draw))
+            n = n + self.offset * part.take(torch.randn((count, x0.shape[1], 1, 1), generator=rng))
         a = self.noise.abar()[t].reshape(-1, 1, 1, 1)
-        where = next(net.parameters()).device
-        x0, n, t, a, dropped, condition = (tensor.to(where) for tensor in (x0, n, t, a, dropped, condition))
-        said = torch.where(dropped.reshape(-1, *[1] * self.null.ndim), self.null.to(condition), condition)
+        device = next(net.parameters()).device
+        x0, n, t, a, dropped, condition = (tensor.to(device) for tensor in (x0, n, t, a, dropped, condition))
+        condition = torch.where(dropped.reshape(-1, *[1] * self.null.ndim), self.null.to(condition), condition)
         x_t = a.sqrt() * x0 + (1 - a).sqrt() * n
-        out = net(x_t, t, said).float()
-        return Noised(net, x0, n, t, a, x_t, said, dropped, out, self.prediction, rows, part)
+        out = net(x_t, t, condition).float()
+        return Noised(net, x0, n, t, a, x_t, condition, dropped, out, self.prediction, rows, part)

@@ -1,4 +1,4 @@
-"""How much noise a timestep has, and what a network says of it: the arithmetic between eps, v and x0.
+"""The noise schedule, and the conversion between eps, v and x0 predictions.
 
 | symbol | meaning |
 |---|---|
@@ -20,7 +20,7 @@ Prediction: TypeAlias = Literal["epsilon", "v_prediction", "sample"]
 
 @dataclass(frozen=True)
 class NoiseSchedule:
-    """The noise levels a network was trained on, in diffusers' words; the defaults are Stable Diffusion's.
+    """The noise levels a network was trained on, with diffusers' names; the defaults are those of Stable Diffusion.
 
     `zero_terminal` rescales them so that the last timestep is pure noise (arXiv 2305.08891, Algorithm 1).
     """
@@ -32,7 +32,7 @@ class NoiseSchedule:
     zero_terminal: bool = False
 
     def abar(self) -> Tensor:
-        """Cumulative signal share at each training timestep: float32 [train_steps]."""
+        """Return the cumulative signal share at each training timestep: float32 [train_steps]."""
         power = 0.5 if self.beta_schedule == "scaled_linear" else 1.0
         ends = self.beta_start**power, self.beta_end**power
         betas = torch.linspace(*ends, self.train_steps, dtype=torch.float64) ** (1 / power)
@@ -42,17 +42,17 @@ class NoiseSchedule:
         return root.square().float()
 
     def options(self) -> dict[str, Any]:
-        """The same as keyword arguments of a diffusers scheduler."""
-        told = {"beta_schedule": self.beta_schedule, "beta_start": self.beta_start, "beta_end": self.beta_end}
+        """Return the schedule as keyword arguments of a diffusers scheduler."""
+        betas = {"beta_schedule": self.beta_schedule, "beta_start": self.beta_start, "beta_end": self.beta_end}
         zero = {"rescale_betas_zero_snr": True} if self.zero_terminal else {}
-        return {**told, "num_train_timesteps": self.train_steps, **zero}
+        return {**betas, "num_train_timesteps": self.train_steps, **zero}
 
 
 STABLE_DIFFUSION = NoiseSchedule()
 
 
 def x0_of(out: Tensor, x_t: Tensor, a: Tensor, prediction: Prediction) -> Tensor:
-    """The clean estimate from a network's output, given a = abar at x_t's level (a scalar, or [B,1,1,1])."""
+    """Return the clean estimate of a network's output, given a = abar at the level of x_t (a scalar, or [B,1,1,1])."""
     signal, noise = a.sqrt(), (1 - a).sqrt()
     if prediction == "sample":
         return out
@@ -60,7 +60,7 @@ def x0_of(out: Tensor, x_t: Tensor, a: Tensor, prediction: Prediction) -> Tensor
 
 
 def target_of(x0: Tensor, n: Tensor, a: Tensor, prediction: Prediction) -> Tensor:
-    """What a network of this parameterisation should say: n, v or x0, given a = abar ([B,1,1,1])."""
+    """Return the target of a network with this prediction type: n, v or x0, given a = abar ([B,1,1,1])."""
     if prediction == "sample":
         return x0
     return n if prediction == "epsilon" else a.sqrt() * n - (1 - a).sqrt() * x0

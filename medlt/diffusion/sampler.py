@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from medlt.chance import generator
 from medlt.diffusion.schedulers import begin, draws_noise, evaluations, step
+from medlt.rng import torch_generator
 from medlt.types import Denoiser, InputError
 
 
@@ -30,25 +30,33 @@ class Start:
     timesteps: Sequence[float]
 
 
-def from_noise(noise: Tensor, scheduler: Any, boost: float = 1.0, skip: int = 0) -> Start:
+def from_noise(noise: Tensor, scheduler: Any, initial_noise_scale: float = 1.0, skip_steps: int = 0) -> Start:
     """The whole schedule from unit noise [B,...]. The scheduler is told, and serves this batch only.
 
-    Boost-and-Skip (arXiv 2502.06516): x_T is scaled by `boost` (gamma), and the first `skip` steps are left out, so
-    that sampling begins at T - skip with the noise as it is. Raises InputError for a skip that leaves no step, a boost
-    that is not positive, or any but 1 under a scheduler that draws no noise: there the whole latent stays scaled.
+    Boost-and-Skip (arXiv 2502.06516): x_T is scaled by `initial_noise_scale` (gamma), and the first `skip_steps` steps
+    are left out, so that sampling begins at T - skip_steps with the noise as it is. Raises InputError if no step is left,
+    if the scale is not positive, or if it is not 1 under a scheduler that draws no noise: the latent would stay scaled.
     """
     steps = scheduler.num_inference_steps
-    if not 0 <= skip < steps:
-        raise InputError(f"skip is {skip}, but the schedule has {steps} steps; leave out 0 to {steps - 1} of them")
-    if boost <= 0 or (boost != 1 and not draws_noise(scheduler)):
+    if not 0 <= skip_steps < steps:
+        raise InputError(f"skip_steps is {skip_steps} of {steps} steps; leave out 0 to {steps - 1} of them")
+    if initial_noise_scale <= 0 or (initial_noise_scale != 1 and not draws_noise(scheduler)):
         named = type(scheduler).__name__
-        raise InputError(f"boost {boost} under {named}; boosting is above 0 and for ddpm, euler_a and their like only")
-    timesteps = evaluations(scheduler, steps - skip)
+        told = f"initial_noise_scale {initial_noise_scale} under {named}"
+        raise InputError(
+            f"{told}; give 1, or a number above 0 with a scheduler that draws noise, such as ddpm, euler_a"
+        )
+    timesteps = evaluations(scheduler, steps - skip_steps)
     begin(scheduler, timesteps)
-    if skip:
+    if skip_steps:
         one = torch.ones((), device=noise.device)
-        return Start(boost * noise / scheduler.scale_model_input(one, timesteps[0]), timesteps)
-    return Start(noise * (boost * float(scheduler.init_noise_sigma)), timesteps)
+        return Start(initial_noise_scale * noise / scheduler.scale_model_input(one, timesteps[0]), timesteps)
+    return Start(noise * (initial_noise_scale * float(scheduler.init_noise_sigma)), timesteps)
+
+
+def last_steps(strength: float, steps: int) -> int:
+    """Return how many of `steps` are run from a latent, at least 1: `strength` is their share, as in diffusers' img2img."""
+    return max(1, round(strength * steps))
 
 
 def from_latent(z: Tensor, noise: Tensor, scheduler: Any, keep: int, renoise: bool = True) -> Start:
@@ -71,7 +79,7 @@ def _options(scheduler: Any, seeds: Sequence[int], rows: int) -> dict[str, Any]:
         return {}
     if len(seeds) != rows:
         raise ValueError(f"{type(scheduler).__name__} draws noise: give one seed a row, not {len(seeds)}")
-    return {"generator": [generator("step noise", int(seed)) for seed in seeds]}
+    return {"generator": [torch_generator("step noise", int(seed)) for seed in seeds]}
 
 
 def _finite(x: Tensor) -> Tensor:

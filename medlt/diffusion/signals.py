@@ -16,7 +16,7 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
-from medlt.chance import noise_like, seed_of
+from medlt.rng import noise_like, seed_of
 from medlt.types import Denoiser, Signal
 
 Distance: TypeAlias = Callable[[Tensor, Tensor], Tensor]

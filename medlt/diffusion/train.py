@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from medlt import chance
 from medlt.diffusion.autoencoder import (
     AutoencoderLoss,
     Reconstruction,
@@ -28,6 +27,7 @@ from medlt.diffusion.finetune import Accessor, LabelledLatents, Objective, train
 from medlt.diffusion.labels import LabelNetwork, LabelUNet
 from medlt.diffusion.noise import Prediction
 from medlt.files import digest
+from medlt.rng import seed_of
 from medlt.store import Store
 from medlt.training.loop import fit
 from medlt.training.protocols import PrivateFit
@@ -46,7 +46,7 @@ def new_network(
     """
     x0, _ = data.rows(np.arange(1))
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(chance.seed_of(seed, "denoiser weights"))
+        torch.manual_seed(seed_of(seed, "denoiser weights"))
         return family(channels=x0.shape[1], findings=np.shape(data.labels)[1], **settings)
 
 
@@ -54,8 +54,8 @@ def train_denoiser(
     latents: Accessor, uids: Sequence[str], labels: np.ndarray, *, contents: str, folder: Path, runtime: Runtime,
     family: type[LabelNetwork] = LabelUNet, settings: Mapping[str, Any] | None = None,
     validation: tuple[Sequence[str], np.ndarray] | None = None, width: int = 64, levels: int = 2, steps: int = 3000,
-    batch: int = 32, learning_rate: float = 3e-4, ema: float = 0.999, prediction: Prediction = "v_prediction",
-    drop_condition: float = 0.1, checkpoint_every: int = 500,
+    batch_size: int = 32, learning_rate: float = 3e-4, ema_decay: float = 0.999, prediction: Prediction = "v_prediction",
+    condition_dropout: float = 0.1, checkpoint_every: int = 500,
 ) -> LabelNetwork:  # fmt: skip
     """Train a label-conditional network on `latents(uids)` under labels [N,K] (NaN = unknown); returns its average.
 
@@ -69,17 +69,17 @@ def train_denoiser(
     own = {"width": width, "levels": levels} if settings is None else settings
     net = new_network(family, data, runtime.seed, {**own, "prediction": prediction})
     held = LabelledLatents(latents, *validation, contents) if validation is not None and len(validation[0]) else None
-    training = Training(steps=steps, learning_rate=learning_rate, batch=batch, ema=ema,
+    training = Training(steps=steps, learning_rate=learning_rate, batch_size=batch_size, ema_decay=ema_decay,
                         checkpoint_every=checkpoint_every)  # fmt: skip
     train_backbone(net.backbone(), data, folder=Path(folder), training=training, validation=held,
-                   objective=Objective(drop=drop_condition, low=1.0), runtime=runtime)  # fmt: skip
+                   objective=Objective(condition_dropout=condition_dropout, snr_floor=1.0), runtime=runtime)  # fmt: skip
     net.save(Path(folder))
     return net
 
 
 def train_codec(
     images: Images, *, contents: str, runtime: Runtime, store: Store, channels: int = 4, width: int = 32,
-    levels: int = 3, steps: int = 600, batch: int = 16, learning_rate: float = 1e-3, ema: float = 0.99,
+    levels: int = 3, steps: int = 600, batch_size: int = 16, learning_rate: float = 1e-3, ema_decay: float = 0.99,
     kl_weight: float = 1e-3, checkpoint_every: int = 100, private: PrivateFit | None = None,
     patients: Sequence[str] = (),
 ) -> AutoencoderCodec:  # fmt: skip
@@ -91,7 +91,7 @@ def train_codec(
     `patients`, one an image, as units; latents then keep the network's own scale (`save_codec`).
     """
     settings = {"channels": channels, "width": width, "levels": levels, "kl_weight": kl_weight}
-    training = Training(steps=steps, learning_rate=learning_rate, batch=batch, ema=ema,
+    training = Training(steps=steps, learning_rate=learning_rate, batch_size=batch_size, ema_decay=ema_decay,
                         checkpoint_every=checkpoint_every)  # fmt: skip
     key = {"made": "trained", "format": FORMAT, "contents": contents, "images": len(images), "settings": settings,
            "training": training.digest(), "seed": runtime.seed, "precision": runtime.precision,
@@ -99,9 +99,9 @@ def train_codec(
 
     def build(folder: Path) -> None:
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(chance.seed_of(runtime.seed, "codec weights"))
+            torch.manual_seed(seed_of(runtime.seed, "codec weights"))
             network = Reconstruction(autoencoder(channels, width, levels), decoder_only=False)
-        loss = AutoencoderLoss(images, batch, kl_weight, runtime.seed)
+        loss = AutoencoderLoss(images, batch_size, kl_weight, runtime.seed)
         shown: dict[str, Any] = {"runtime": runtime, "folder": folder, "key": digest(key), "name": "codec"}
         if private is None:
             fit(network, loss, training, **shown)

@@ -17,20 +17,20 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from medlt import chance
 from medlt.diffusion.autoencoder import Reconstruction, made_codec, private_key, stacked
 from medlt.diffusion.cache import Images
 from medlt.diffusion.codec import AutoencoderCodec, load_codec
 from medlt.files import digest, digest_tensors, write_json
+from medlt.rng import batch_indices, torch_generator
 from medlt.store import Store
 from medlt.training.loop import fit
 from medlt.training.protocols import PrivateFit
 from medlt.training.runtime import Runtime
-from medlt.training.settings import Part, Training
+from medlt.training.settings import BatchPart, Training
 from medlt.types import InputError
 
 FORMAT = 1  # of a tuned codec: raise it when the same settings would train other weights
-TRAINING = Training(steps=1000, learning_rate=1e-5, batch=8, checkpoint_every=250)
+TRAINING = Training(steps=1000, learning_rate=1e-5, batch_size=8, checkpoint_every=250)
 
 
 def gradient_error(out: Tensor, x: Tensor, scales: int = 3) -> Tensor:
@@ -56,16 +56,16 @@ class ReconstructionLoss:
     """Called as loss(network, step, part); batch and noise are functions of (seed, step)."""
 
     images: Images
-    batch: int
+    batch_size: int
     edge: float
     ssim: float
     kl_weight: float
     seed: int
 
-    def __call__(self, network: nn.Module, step: int, part: Part) -> Tensor:
-        rows = part.take(chance.batch_indices(len(self.images), self.batch, step, self.seed, "vae"))
+    def __call__(self, network: nn.Module, step: int, part: BatchPart) -> Tensor:
+        rows = part.take(batch_indices(len(self.images), self.batch_size, step, self.seed, "vae"))
         x = _shown(network, stacked(self.images, rows))
-        out, divergence = network(x, chance.generator(self.seed, "vae", step), part)
+        out, divergence = network(x, torch_generator(self.seed, "vae", step), part)
         loss = (out - x).abs().mean() + self.edge * gradient_error(out, x) + self.kl_weight * divergence
         if self.ssim:
             from monai.losses import SSIMLoss
@@ -143,7 +143,7 @@ def finetune_codec(
         told: dict[str, Any] = {"source": codec.digest, "encoder": "unchanged" if decoder_only else "trained",
                                 "steps": training.last} | _measured("before", codec, seen)  # fmt: skip
         network = Reconstruction(codec.network, decoder_only)
-        loss = ReconstructionLoss(images, training.batch, edge, ssim, kl_weight, runtime.seed)
+        loss = ReconstructionLoss(images, training.batch_size, edge, ssim, kl_weight, runtime.seed)
         shown: dict[str, Any] = {"runtime": runtime, "folder": folder, "key": digest(key), "name": "codec",
                                  "picture": None if seen is None else _Shown(seen)}  # fmt: skip
         if private is None:
@@ -179,5 +179,5 @@ class _Shown:
 
     def __call__(self, network: nn.Module) -> Tensor:
         x = stacked(self.images, np.arange(min(4, len(self.images))))
-        out, _ = network(_shown(network, x), chance.generator("vae picture"), Part())
+        out, _ = network(_shown(network, x), torch_generator("vae picture"), BatchPart())
         return torch.cat([x, (out.mean(1, keepdim=True).cpu() + 1) / 2])

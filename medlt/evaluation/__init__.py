@@ -1,1 +1,1 @@
-"""The controlled comparison: same classifier, same steps, and count-matched duplicated real images as the control."""
+"""Controlled comparison of training sets: one classifier, equal steps, duplicated real images as the control."""

@@ -1,8 +1,8 @@
-"""The arms of the comparison: one network, one number of steps, one schedule; only what an arm is about differs.
+"""Arms of a comparison: one network, one number of steps and one schedule; an arm changes one thing only.
 
-The control is the one that no radiograph study has beaten: each synthetic image replaced by the real tail image it was
-made from, or whose label vector it was told, with that image's real labels. Same count, same share of every batch, same
-loss weight, same use. Notation: S seeds, N test images, V validation images, K findings.
+The control of a synthetic arm is count-matched. It replaces each synthetic image by the real tail image that the image
+was made from or took its label vector from, with the real labels. Count, share of every batch, loss weight and training
+strategy are the same. Notation: S seeds, N test images, V validation images, K findings.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from medlt.classify.sets import TrainingSet
-from medlt.classify.train import Settings
+from medlt.classify.train import ClassifierSettings
 from medlt.files import digest
 from medlt.metrics.decisions import decided, one_of, thresholds
 from medlt.metrics.ranking import macro, per_finding
@@ -31,8 +31,11 @@ Role = Literal["real", "reweighted", "control", "synthetic"]
 
 @dataclass(frozen=True)
 class Arm:
-    """One way of training. `settings` are those of `medlt.classify.train.fit`; `added` are rows beside the real ones;
-    `control` names the arm it is held against; `about` is what tables say of it."""
+    """One way of training.
+
+    settings: of `medlt.classify.train.fit`; added: rows added to the real ones; control: name of the arm it is compared
+    with; about: its columns in arms.parquet.
+    """
 
     name: str
     role: Role
@@ -43,21 +46,21 @@ class Arm:
 
     @property
     def empty(self) -> bool:
-        """Whether it is about added rows and there are none: no image of its source was kept."""
+        """Return whether the arm needs added rows and has none, because no image of its source was kept."""
         return self.role in ("control", "synthetic") and self.added is None
 
     def digest(self) -> str:
-        """Return 16 hex digits that name what is trained: settings, those left out too, and added rows."""
-        return digest(asdict(Settings(**self.settings)), "" if self.added is None else self.added.digest())
+        """Return 16 hex digits that identify the training: all settings, defaults included, and added rows."""
+        return digest(asdict(ClassifierSettings(**self.settings)), "" if self.added is None else self.added.digest())
 
 
 @dataclass(frozen=True)
 class HeldOutRows:
-    """What all arms share: train rows, validation rows that choose, test rows that decide; and what is known of them.
+    """Real rows that all arms share: train, validation (selects the arm) and test (gives the verdict).
 
-    groups: name (head, medium, tail) -> findings; `tail` is what the verdict is about. patients: whose each test row
-    is; attributes: view, sex, age, source of the test rows, as far as they are known, in their order. Raises InputError
-    where these do not fit the rows.
+    groups: name (head, medium, tail) -> findings; the verdict is about `tail`. patients: patient of each test row;
+    attributes: view, sex, age and source of the test rows where known, in the same order. Raises InputError if their
+    lengths do not match the rows.
     """
 
     train: TrainingSet
@@ -70,26 +73,28 @@ class HeldOutRows:
 
     def __post_init__(self) -> None:
         if {len(self.patients), len(self.attributes)} != {len(self.test)}:
-            told = f"{len(self.patients)} patients, {len(self.attributes)} rows of attributes, {len(self.test)} images"
-            raise InputError(f"the test rows do not fit together: {told}; give one of each an image")
+            counts = (
+                f"{len(self.patients)} patients, {len(self.attributes)} rows of attributes, {len(self.test)} images"
+            )
+            raise InputError(f"test rows differ in number: {counts}; give one patient and one row an image")
         for name, rows in (("train", self.train), ("validation", self.val), ("test", self.test)):
             if rows.labels.shape[1] != len(self.findings):
-                told = f"{rows.labels.shape[1]} labels, there are {len(self.findings)} findings"
-                raise InputError(f"{name} rows have {told}; load all rows with the same findings")
+                counts = f"{rows.labels.shape[1]} labels for {len(self.findings)} findings"
+                raise InputError(f"{name} rows have {counts}; load all rows with the same findings")
         if "tail" not in self.groups:
             raise InputError(f"no group is named tail, only {', '.join(self.groups)}; the verdict is about the tail")
 
     @property
     def tail(self) -> tuple[str, ...]:
-        """The findings the verdict is about."""
+        """Return the findings that the verdict is about."""
         return tuple(self.groups["tail"])
 
     def positives(self) -> dict[str, int]:
-        """Return how many train rows are known to have each finding."""
+        """Return the number of positive train rows of each finding."""
         return dict(zip(self.findings, (self.train.labels == 1).sum(0).tolist(), strict=True))
 
     def digest(self) -> str:
-        """Return 16 hex digits that name pixels and labels of all rows, findings and groups."""
+        """Return 16 hex digits that identify pixels and labels of all rows, findings and groups."""
         groups = {name: list(members) for name, members in self.groups.items()}
         parts = (part.digest() for part in (self.train, self.val, self.test))
         return digest(*parts, list(self.findings), groups)
@@ -99,8 +104,8 @@ class HeldOutRows:
 class Arms:
     """Probabilities of every arm on the test rows, scores[arm] [S,N,K], and on the validation rows, val[arm] [S,V,K].
 
-    `single`: one finding a row, so the most probable one is decided on; else a finding is decided on where its
-    probability reaches the threshold of best F1 on validation, seed by seed.
+    single: True for one finding a row; the most probable finding is then the decision. Otherwise a finding is decided
+    present where its probability reaches the threshold of best F1 on validation, per seed.
     """
 
     scores: Mapping[str, np.ndarray]
@@ -113,6 +118,7 @@ class Arms:
 
     @property
     def seeds(self) -> int:
+        """Return the number of training seeds."""
         return len(next(iter(self.scores.values())))
 
     @cached_property
@@ -120,8 +126,7 @@ class Arms:
         return {}
 
     def decided(self, arm: str) -> NDArray[np.floating] | None:
-        """[S,N,K]: 1 where the finding is decided to be there, 0 where not, NaN without a threshold; None without
-        validation rows to choose thresholds by."""
+        """Return decisions [S,N,K]: 1 present, 0 absent, NaN without a threshold; None without validation rows."""
         if arm not in self._decided:
             if self.single:
                 self._decided[arm] = one_of(self.scores[arm])
@@ -133,74 +138,75 @@ class Arms:
         return self._decided[arm]
 
     def on_validation(self, arm: str, members: Sequence[str]) -> NDArray[np.floating]:
-        """[S]: macro AP of `members` on the validation rows, NaN where none of them has a positive there."""
+        """Return macro AP [S] of `members` on the validation rows, NaN if none of them has a positive there."""
         if self.val_truth is None:
-            raise InputError("no validation rows, so no arm can be chosen; give rows split val")
+            raise InputError("no validation rows, so no arm can be selected; give some rows split val")
         tables = [per_finding(self.val_truth, scores, self.findings) for scores in self.val[arm]]
         return macro(np.array([table.loc[list(members), "AP"].to_numpy() for table in tables]))
 
 
-def duplicated(kept: pd.DataFrame, real: TrainingSet, weight: float) -> TrainingSet:
-    """The count-matched control: for every kept synthetic row its real tail image and labels, again.
+def count_matched_control(kept: pd.DataFrame, real: TrainingSet, weight: float) -> TrainingSet:
+    """Return the count-matched control: the real tail image and labels of every kept synthetic row.
 
-    kept: plan rows of the synthetic images, with `parent_a`, or with `like` where a method begins with noise. Raises
-    KeyError for one that is no train row.
+    kept: plan rows of the synthetic images, with `tail_parent`, or with `label_source` for methods that start from
+    noise. Raises KeyError if a parent is not a train row.
     """
     at = {uid: i for i, uid in enumerate(real.uids)}
-    source = kept["parent_a" if "parent_a" in kept else "like"]
+    source = kept["tail_parent" if "tail_parent" in kept else "label_source"]
     rows = np.array([at[uid] for uid in source], dtype=np.int64)
     uids = tuple(f"{real.uids[i]}-copy-{n}" for n, i in enumerate(rows))
     weights = np.full(len(rows), weight, dtype=np.float32)
     return TrainingSet(real.images[rows], real.labels[rows], weights, uids)
 
 
-def lent(rows: pd.DataFrame, labels: pd.DataFrame) -> pd.Series:
-    """uid -> a real row that has its finding, each in turn: the control of images that were made from no real row.
+def match_real_rows(rows: pd.DataFrame, labels: pd.DataFrame) -> pd.Series:
+    """Return uid -> a real positive of its finding, in turn: the control of images made from no real row.
 
     rows: synthetic images with `finding`; labels: uid x finding of real train rows. Raises InputError for a finding
     without a positive.
     """
-    lenders, likes = {}, []
+    positives, sources = {}, []
     for finding in rows["finding"]:
-        if finding not in lenders:
-            found = sorted(map(str, labels.index[labels[finding] == 1]))
-            if not found:
+        if finding not in positives:
+            uids = sorted(map(str, labels.index[labels[finding] == 1]))
+            if not uids:
                 raise InputError(f"{finding} has no positive train row, so no control can be made; leave it out")
-            lenders[finding] = cycle(found)
-        likes.append(next(lenders[finding]))
-    return pd.Series(likes, index=rows.index, name="like", dtype=object)
+            positives[finding] = cycle(uids)
+        sources.append(next(positives[finding]))
+    return pd.Series(sources, index=rows.index, name="label_source", dtype=object)
 
 
-def dosed(
-    kept: pd.DataFrame, positives: Mapping[str, int], dose: float | None = None, best: float = 1.0
+def select_by_ratio(
+    kept: pd.DataFrame, positives: Mapping[str, int], synthetic_ratio: float | None = None, keep_top: float = 1.0
 ) -> tuple[list[str], int]:
-    """Uids of the images an arm is given, and how many its dose asks for.
+    """Return the uids of the images of an arm, and how many images its synthetic ratio asks for.
 
-    kept: index uid; columns finding, slot, and judge, the probability the verifying judge gave. Of each finding first
-    the `best` share by judge (ties: the earlier slot), then the first round(dose * train positives) in order of slots;
-    `dose` None takes all. So a larger dose holds every image of a smaller one, and fewer than wanted is possible.
+    kept: index uid; columns finding, slot and verifier (the verifier's probability of the finding). Of each finding the
+    function takes the `keep_top` share by `verifier` (ties: the earlier slot), and of these the first
+    round(synthetic_ratio * train positives) by slot; None takes all. A larger ratio contains every image of a smaller
+    one. Fewer images than wanted are possible.
     """
     chosen: list[str] = []
     wanted = 0
     for finding, part in kept.groupby("finding", sort=False):
         part = part.sort_values("slot", kind="stable")
-        sure = part["judge"].rank(method="first", ascending=False) <= np.ceil(best * len(part))
-        part = part[sure] if best < 1 else part
-        n = len(part) if dose is None else round(dose * positives[str(finding)])
+        sure = part["verifier"].rank(method="first", ascending=False) <= np.ceil(keep_top * len(part))
+        part = part[sure] if keep_top < 1 else part
+        n = len(part) if synthetic_ratio is None else round(synthetic_ratio * positives[str(finding)])
         wanted += n
         chosen += [str(uid) for uid in part.index[:n]]
     return chosen, wanted
 
 
-def relabelled(labels: pd.DataFrame, kind: str, judged: pd.DataFrame | None = None) -> pd.DataFrame:
-    """Labels of synthetic images as an arm reads them: soft as they are, hard cut at one half, or as judges say.
+def relabelled(labels: pd.DataFrame, kind: str, verified: pd.DataFrame | None = None) -> pd.DataFrame:
+    """Return the labels of synthetic images as an arm uses them: soft (unchanged), hard (cut at 0.5) or verifier.
 
-    judged: uid x finding, probabilities by judges. NaN stays unknown in soft and hard labels.
+    verified: uid x finding, probabilities by the verifiers. NaN stays unknown in soft and hard labels.
     """
     if kind == "soft":
         return labels
     if kind == "hard":
         return (labels >= 0.5).astype(np.float32).where(labels.notna())
-    if judged is None:
-        raise InputError("labels: judged, but the source has no judges; use soft or hard")
-    return judged.loc[labels.index, labels.columns]
+    if verified is None:
+        raise InputError("labels: verifier, but the source has no verifiers; use soft or hard")
+    return verified.loc[labels.index, labels.columns]

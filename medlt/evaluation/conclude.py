@@ -1,6 +1,6 @@
 """From what all arms said of held-out rows to tables, and to the word; the same for every command that compares.
 
-Written into a folder: arms.parquet and verdict.json always; scores, differences, reliability and subgroups.parquet
+Written into a folder: arms.parquet and verdict.json always; scores, comparisons, reliability and subgroups.parquet
 where something was compared. A verdict of another experiment is kept in superseded/, and so is what is damaged.
 """
 
@@ -15,7 +15,6 @@ from typing import Any
 
 import pandas as pd
 
-from medlt.chance import rng
 from medlt.evaluation.arms import REAL, Arm, Arms, HeldOutRows
 from medlt.evaluation.engine import TrainedArms, trainable
 from medlt.evaluation.subgroups import ATTRIBUTES, subgroups
@@ -33,11 +32,12 @@ from medlt.evaluation.verdict import (
 )  # fmt: skip
 from medlt.files import digest, write_json, write_table
 from medlt.metrics.calibration import reliability
+from medlt.rng import numpy_generator
 from medlt.types import InputError
 
 VERDICT = "verdict.json"
 SUPERSEDED = "superseded"
-TABLES = ("scores", "differences", "reliability", "subgroups")
+TABLES = ("scores", "comparisons", "reliability", "subgroups")
 log = logging.getLogger(__name__)
 
 
@@ -46,7 +46,7 @@ class Tables:
     """What a comparison is made of: see docs/reference for the columns."""
 
     scores: pd.DataFrame
-    differences: pd.DataFrame
+    comparisons: pd.DataFrame
     reliability: pd.DataFrame
     subgroups: pd.DataFrame
 
@@ -70,9 +70,9 @@ class Conclusion:
         return str(self.verdict["verdict"])
 
     @property
-    def chosen(self) -> str | None:
+    def primary(self) -> str | None:
         """The arm the verdict is about."""
-        marked = self.arms.loc[self.arms["chosen"], "arm"]
+        marked = self.arms.loc[self.arms["primary"], "arm"]
         return str(marked.iloc[0]) if len(marked) else None
 
 
@@ -104,10 +104,10 @@ def conclude(
         unaided = choose(said, [arm.name for arm in compared if arm.role in ("real", "reweighted")], rows.tail) or REAL
         tables = _tables(rows, compared, said, picked, unaided, draws=draws, seed=seed)
         if picked is not None:
-            told = decide(tables.differences, said, picked, _control(compared, picked))
-            told |= {"against_real": line(tables.differences, said, picked, unaided)}
+            told = decide(tables.comparisons, said, picked, _control(compared, picked))
+            told |= {"against_real": line(tables.comparisons, said, picked, unaided)}
             told |= {"chosen_by": _chosen_by(said, compared, rows.tail, chosen)}
-        told |= {"arms": lines(tables.differences, compared, said, rows.tail)}
+        told |= {"arms": lines(tables.comparisons, compared, said, rows.tail)}
     told |= {"experiment": named, "test_set_evaluations": len(seen)}
     found = Conclusion(told, _arm_table(arms, said, rows.tail, picked), tables, seen)
     _write(found, Path(folder))
@@ -120,7 +120,7 @@ def candidates(arms: Sequence[Arm]) -> list[str]:
     An arm of judged labels differs from its control in what the judges know as well as in the images.
     """
     own = (arm for arm in arms if arm.role == "synthetic" and not arm.empty)
-    return [arm.name for arm in own if arm.about.get("labels") != "judged"]
+    return [arm.name for arm in own if arm.about.get("labels") != "verifier"]
 
 
 def experiment(
@@ -192,9 +192,9 @@ def _arm_table(arms: Sequence[Arm], said: Arms | None, tail: Sequence[str], chos
         mean = float("nan") if value is None else float(value.mean())
         spread = float("nan") if value is None or len(value) < 2 else float(value.std(ddof=1))
         own = {"arm": arm.name, "role": arm.role, "control": arm.control, "digest": arm.digest()}
-        numbers = {"chosen": arm.name == chosen, "val_tail_ap": mean, "val_tail_ap_sd": spread}
+        numbers = {"primary": arm.name == chosen, "val_tail_ap": mean, "val_tail_ap_sd": spread}
         found.append(own | dict(arm.about) | numbers)
-    return pd.DataFrame(found).astype({"dose": float})
+    return pd.DataFrame(found).astype({"synthetic_ratio": float})
 
 
 def _reliability(said: Arms, shown: Sequence[str]) -> pd.DataFrame:
@@ -209,7 +209,7 @@ def _subgroups(rows: HeldOutRows, said: Arms, shown: Sequence[str], *, draws: in
     parts = [
         subgroups(
             said.truth, said.scores[name], said.patients, about, said.findings, rows.tail, draws=draws,
-            rng=rng(seed, "subgroups"),
+            rng=numpy_generator(seed, "subgroups"),
         ).assign(arm=name)
         for name in shown
     ]  # fmt: skip

@@ -1,4 +1,4 @@
-"""The arms of a comparison from typed inputs: each with the rows it adds, and with its count-matched control."""
+"""Build the arms of a comparison from typed inputs, each with its added rows and its count-matched control."""
 
 from __future__ import annotations
 
@@ -10,38 +10,38 @@ from typing import Any, Literal
 import numpy as np
 
 from medlt.classify.sets import TrainingSet
-from medlt.classify.train import Settings
+from medlt.classify.train import ClassifierSettings
 from medlt.config import CONTROL_OF
-from medlt.evaluation.arms import REAL, Arm, HeldOutRows, Role, dosed, duplicated, relabelled
+from medlt.evaluation.arms import REAL, Arm, HeldOutRows, Role, count_matched_control, relabelled, select_by_ratio
 from medlt.evaluation.sources import SourceImages
 from medlt.types import InputError
 
-OWN = ("loss", "course", "sampling", "mixup", "augment", "tau_norm", "mix")
-"""Settings of `medlt.classify.train.fit` that an arm may have of its own."""
+OWN = ("loss", "training_strategy", "sampling", "mixup", "augment", "tau_norm", "synthetic_fraction")
+"""Fields of ClassifierSettings (`medlt.classify.train.fit`) that an arm may override."""
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class ArmSpec:
-    """What is asked of one arm; the fields of a row of the config. None is as all arms have it.
+    """Settings of one arm, as in a row of `arms` of the config. None takes the value that all arms share.
 
-    source: the source whose images it adds; dose: images of a finding, times its train positives, None for all; best:
-    the share of a finding's images that are kept, those its judge is surest of; labels: soft as they are, hard 0 or 1,
-    or judged by the source's judges; duplicate: real parents in place of the images; mix: share of each batch drawn
-    from the added rows; weight: loss weight of an added row; control: the name of its control, which is trained beside
-    it, "" for a name made of the arm's.
+    source: source of the added images; synthetic_ratio: added images of a finding per train positive, None for all;
+    keep_top: share of a finding's images that are used, those with the highest verifier probability; labels: soft
+    (unchanged), hard (0 or 1) or verifier (the verifiers' probabilities); real_duplicates: add the real parents instead
+    of the images; synthetic_fraction: share of each batch drawn from the added rows; synthetic_weight: loss weight of
+    an added row; control: name of its control, "" for a name derived from the arm's.
     """
 
     source: str | None = None
-    dose: float | None = None
-    best: float = 1.0
-    labels: Literal["soft", "hard", "judged"] = "soft"
-    duplicate: bool = False
-    mix: float | None = None
-    weight: float | None = None
+    synthetic_ratio: float | None = None
+    keep_top: float = 1.0
+    labels: Literal["soft", "hard", "verifier"] = "soft"
+    real_duplicates: bool = False
+    synthetic_fraction: float | None = None
+    synthetic_weight: float | None = None
     loss: str | None = None
-    course: str | None = None
+    training_strategy: str | None = None
     sampling: str | None = None
     mixup: str | None = None
     augment: str | None = None
@@ -49,18 +49,18 @@ class ArmSpec:
     control: str = ""
 
     def settings(self, shared: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the settings of `fit`: those all arms share, and what this one changes."""
+        """Return the settings of `fit`: the shared ones, with the changes of this arm."""
         return {**shared, **{name: value for name in OWN if (value := getattr(self, name)) is not None}}
 
 
 def check_arms(specs: Mapping[str, ArmSpec], settings: Mapping[str, Any]) -> None:
-    """Raise InputError, before any row is read, for an arm whose settings do not go together.
+    """Raise InputError for an arm with contradictory settings. No row is read.
 
     settings: of `medlt.classify.train.fit`, shared by all arms.
     """
     for name, spec in {REAL: ArmSpec(), **specs}.items():
         try:
-            Settings(**spec.settings(settings))
+            ClassifierSettings(**spec.settings(settings))
         except InputError as error:
             raise InputError(f"arms.{name}: {error}") from None
 
@@ -73,11 +73,11 @@ def build_arms(
     settings: Mapping[str, Any],
     weight: float,
 ) -> list[Arm]:
-    """Return real rows alone first, then every arm asked for; one with added images is followed by its control.
+    """Return the arm of real rows alone, then every requested arm; an arm with added images is followed by its control.
 
-    settings: of `medlt.classify.train.fit`, shared by all arms, `mix` among them; weight: loss weight of added rows. An
-    arm of a source without a kept image is there and `empty`. Raises InputError for settings that do not go together, a
-    dose that leaves no image, judged labels without judges, and a source of other findings.
+    settings: of `medlt.classify.train.fit`, shared by all arms, `synthetic_fraction` among them; weight: loss weight of
+    added rows. An arm of a source without kept images is `empty`. Raises InputError for contradictory settings, a
+    synthetic ratio that leaves no image, labels `verifier` without verifiers, and a source with other findings.
     """
     check_arms(specs, settings)
     whole: list[Arm] = []
@@ -88,41 +88,41 @@ def build_arms(
             control = "" if name == REAL else REAL
             whole.append(Arm(name, role, chosen, control=control, about=_about(spec, chosen)))
         else:
-            loss_weight = weight if spec.weight is None else spec.weight
+            loss_weight = weight if spec.synthetic_weight is None else spec.synthetic_weight
             whole += _with_added(name, spec, chosen, rows, _fitting(spec.source, sources, rows), loss_weight)
     return whole
 
 
 def _fitting(name: str, sources: Mapping[str, SourceImages], rows: HeldOutRows) -> SourceImages:
-    """The source of this name. Raises InputError where there is none, or one of other findings."""
+    """Return the source of this name. Raises InputError if it does not exist or has other findings."""
     if name not in sources:
         raise InputError(f"no source named {name!r}; sources: {', '.join(sources) or 'none'}")
     if tuple(sources[name].findings) != tuple(rows.findings):
-        told = f"{', '.join(sources[name].findings)}, the real rows {', '.join(rows.findings)}"
-        raise InputError(f"source {name} has the findings {told}; use the same in one order")
+        both = f"{', '.join(sources[name].findings)}, the real rows {', '.join(rows.findings)}"
+        raise InputError(f"source {name} has the findings {both}; use the same findings in one order")
     return sources[name]
 
 
 def _about(spec: ArmSpec, settings: Mapping[str, Any], **added: Any) -> dict[str, Any]:
-    """What arms.parquet says of an arm."""
-    resolved = asdict(Settings(**settings))
-    told = {name: resolved[name] for name in (*OWN, "steps")} | {"use": resolved["course"]}
-    own = {"source": spec.source or "", "dose": spec.dose, "best": spec.best, "labels": spec.labels}
-    return {**told, **own, "weight": np.nan, "added": 0, "wanted": 0, **added}
+    """Return the columns of arms.parquet that describe an arm."""
+    resolved = asdict(ClassifierSettings(**settings))
+    trained = {name: resolved[name] for name in (*OWN, "steps")}
+    own = {name: getattr(spec, name) for name in ("synthetic_ratio", "keep_top", "labels")}
+    return {"source": spec.source or "", **trained, **own, "synthetic_weight": np.nan, "added": 0, "wanted": 0, **added}
 
 
 def _with_added(
     name: str, spec: ArmSpec, settings: dict[str, Any], rows: HeldOutRows, source: SourceImages, weight: float
 ) -> list[Arm]:
-    """The arm and the same arm with its images replaced by their real parents, or the latter alone if asked for."""
-    uids, wanted = _dosed(name, spec, rows, source)
-    about = _about(spec, settings, added=len(uids), wanted=wanted, weight=weight)
+    """Return the arm and its control, or the control alone if `real_duplicates` is set."""
+    uids, wanted = _selected(name, spec, rows, source)
+    about = _about(spec, settings, added=len(uids), wanted=wanted, synthetic_weight=weight)
     made = copies = None
     if uids:
-        copies = duplicated(source.kept.loc[uids], rows.train, weight)
-        if spec.duplicate and spec.labels == "judged":
-            copies = _judged_copies(copies, source, uids)
-    if spec.duplicate:
+        copies = count_matched_control(source.kept.loc[uids], rows.train, weight)
+        if spec.real_duplicates and spec.labels == "verifier":
+            copies = _distilled(copies, source, uids)
+    if spec.real_duplicates:
         return [Arm(name, "control", settings, copies, REAL, about)]
     if uids:
         made = _made(source, uids, spec.labels, int(rows.train.images.shape[-1]), weight)
@@ -133,32 +133,33 @@ def _with_added(
     ]
 
 
-def _dosed(name: str, spec: ArmSpec, rows: HeldOutRows, source: SourceImages) -> tuple[list[str], int]:
-    """Uids of the images an arm is given, none of an empty source, and how many its dose asks for."""
+def _selected(name: str, spec: ArmSpec, rows: HeldOutRows, source: SourceImages) -> tuple[list[str], int]:
+    """Return the uids of the images of an arm, none of an empty source, and how many images it asks for."""
     if source.empty:
         log.warning("arms.%s: no image of source %s was kept, so there is nothing to train", name, source.name)
         return [], 0
-    uids, wanted = dosed(source.kept, rows.positives(), spec.dose, spec.best)
+    uids, wanted = select_by_ratio(source.kept, rows.positives(), spec.synthetic_ratio, spec.keep_top)
     if not uids:
-        told = f"dose {spec.dose}, best {spec.best} leave no image of source {spec.source}"
-        raise InputError(f"arms.{name}: {told}; raise them")
+        given = f"synthetic_ratio {spec.synthetic_ratio} and keep_top {spec.keep_top}"
+        raise InputError(f"arms.{name}: {given} leave no image of source {spec.source}; raise them")
     if len(uids) < wanted:
-        log.warning("arms.%s: its dose asks for %d images, %s has %d of them", name, wanted, spec.source, len(uids))
+        text = "arms.%s: synthetic_ratio asks for %d images, source %s has %d of them"
+        log.warning(text, name, wanted, spec.source, len(uids))
     return uids, wanted
 
 
 def _made(source: SourceImages, uids: list[str], labels: str, size: int, weight: float) -> TrainingSet:
-    """Synthetic rows as the classifier sees them."""
-    said = None
-    if labels == "judged":
-        known = source.verified()
-        said = known.sighted(source.judged(known.crossfit, known.size, uids), source.kept["fold"])
-    told = relabelled(source.labels.loc[uids], labels, said).to_numpy(np.float32)
-    return TrainingSet(source.images(size, uids), told, np.full(len(uids), weight, np.float32), tuple(uids))
+    """Return the synthetic rows as a training set."""
+    verified = None
+    if labels == "verifier":
+        known = source.require_verifiers()
+        verified = known.mask_unobserved(source.predict(known.cross_fit, known.size, uids), source.kept["fold"])
+    used = relabelled(source.labels.loc[uids], labels, verified).to_numpy(np.float32)
+    return TrainingSet(source.images(size, uids), used, np.full(len(uids), weight, np.float32), tuple(uids))
 
 
-def _judged_copies(copies: TrainingSet, source: SourceImages, uids: list[str]) -> TrainingSet:
-    """Real parents under the labels that the judge which never saw them gives: distillation without synthesis."""
-    parents = source.kept.loc[uids, "parent_a" if "parent_a" in source.kept else "like"]
-    labels = source.verified().held_out().loc[parents, source.findings]
+def _distilled(copies: TrainingSet, source: SourceImages, uids: list[str]) -> TrainingSet:
+    """Return the real parents with labels by the verifier of their fold: distillation without synthesis."""
+    parents = source.kept.loc[uids, "tail_parent" if "tail_parent" in source.kept else "label_source"]
+    labels = source.require_verifiers().held_out().loc[parents, source.findings]
     return TrainingSet(copies.images, labels.to_numpy(np.float32), copies.weights, copies.uids)

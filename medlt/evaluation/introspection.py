@@ -1,8 +1,8 @@
-"""What a predictor does not know: what the images it is least sure of have in common, beside unguided ones.
+"""Find what the images that a guidance classifier is least sure of have in common, compared with unguided images.
 
-After the introspection of arXiv 2502.01980, which asks a vision-language model; here attributes that are known anyway
-are counted, and a captioner is optional. Odds of an attribute's value in both groups are compared with an informative
-Dirichlet prior, Monroe, Colaresi, Quinn, "Fightin' Words" (Political Analysis 2008), Eq. 16, 18, 22:
+After the introspection of arXiv 2502.01980, which queries a vision-language model. Here known attributes are counted;
+a captioner is optional. The odds of an attribute's value in both groups are compared with an informative Dirichlet
+prior, Monroe, Colaresi, Quinn, "Fightin' Words" (Political Analysis 2008), Eq. 16, 18, 22:
 
 | symbol | meaning |
 |---|---|
@@ -11,7 +11,7 @@ Dirichlet prior, Monroe, Colaresi, Quinn, "Fightin' Words" (Political Analysis 2
 | delta | log odds (y_1 + a) / (n_1 + a0 - y_1 - a) minus the same of group 2 |
 | z | delta / sqrt(1 / (y_1 + a) + 1 / (y_2 + a)) |
 
-Everything is passed in as arrays; no image and no patient is read here.
+All input is arrays; the module reads no image and no patient.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ COLUMNS = ("attribute", "value", "top", "rest", "share_top", "share_rest", "log_
 
 
 def most(signal: np.ndarray, passed: np.ndarray, share: float = 0.05) -> np.ndarray:
-    """bool [N]: the `share` with the largest signal [N] among those that passed the label check, bool [N]; at least 1.
+    """Return a mask [N] of the `share` with the largest signal [N] among those that passed, bool [N]; at least 1.
 
-    Ties go to the earlier row. Raises InputError where nothing passed.
+    `passed` is the result of the label check. Ties go to the earlier row. Raises InputError if nothing passed.
     """
     if not 0 < share <= 1:
-        raise InputError(f"introspection: a share of {share} is none; give more than 0 and at most 1")
+        raise InputError(f"introspection: share is {share}; give more than 0 and at most 1")
     candidates = np.flatnonzero(passed & np.isfinite(signal))
     if not len(candidates):
         raise InputError("introspection: no image with a signal passed the label check; make more, or guide less")
@@ -44,9 +44,9 @@ def most(signal: np.ndarray, passed: np.ndarray, share: float = 0.05) -> np.ndar
 
 
 def zones(maps: np.ndarray) -> list[str]:
-    """Where each map [N,h,w] has its centre of mass: patient's side and third of the height, or "" without mass.
+    """Return the centre of mass of each map [N,h,w] as patient's side and third of the height; "" without mass.
 
-    The patient's right is on the left of the image, as radiographs are hung.
+    The patient's right is on the left of the image, as radiographs are displayed.
     """
     mass = np.clip(np.nan_to_num(maps.astype(float)), 0, None)
     total = mass.sum((1, 2))
@@ -58,22 +58,22 @@ def zones(maps: np.ndarray) -> list[str]:
 
 
 def age_band(age: object) -> str:
-    """The band of an age in years; "" where it is no number."""
+    """Return the band of an age in years; "" if it is not a number."""
     years = pd.to_numeric(age, errors="coerce")
     return "" if pd.isna(years) or years < 0 else next(name for below, name in AGES if years < below)
 
 
 def nearest(features: np.ndarray, real: np.ndarray, uids: Sequence[str], k: int = 3) -> np.ndarray:
-    """uids [N,k] of the real images whose features [R,D] are nearest by cosine to features [N,D], the nearest first."""
+    """Return uids [N,k] of the real images whose features [R,D] are nearest to features [N,D] by cosine, nearest first."""
     from sklearn.neighbors import NearestNeighbors
 
-    found = NearestNeighbors(n_neighbors=min(k, len(uids)), metric="cosine").fit(real)
-    near: np.ndarray = np.asarray(uids, dtype=object)[found.kneighbors(features, return_distance=False)]
+    index = NearestNeighbors(n_neighbors=min(k, len(uids)), metric="cosine").fit(real)
+    near: np.ndarray = np.asarray(uids, dtype=object)[index.kneighbors(features, return_distance=False)]
     return near
 
 
 def occurrences(attributes: dict[str, Sequence[str | Iterable[str]]], uids: Sequence[str]) -> pd.DataFrame:
-    """One row a (uid, attribute, value). Each attribute gives every image a value, or several; "" is unknown."""
+    """Return one row a (uid, attribute, value). Each attribute gives every image one value or several; "" is unknown."""
     rows = [
         (uid, name, value)
         for name, given in attributes.items()
@@ -91,31 +91,31 @@ def describe(
     near: np.ndarray | None = None,
     words: Callable[[str], Iterable[str]] | None = None,
 ) -> pd.DataFrame:
-    """What is known of images, as `occurrences`. labels: index uid, a column a finding, asserted from 0.5 on.
+    """Return the known attributes of images, as `occurrences`. labels: index uid, a column a finding, positive from 0.5.
 
     about: the same index, `view`, `sex`, `age` in years where they are known. maps [N,h,w]: activation maps of the
     classifier for each image's finding. near [N,k]: uids of the nearest real images. words: a captioner, uid -> words.
     """
-    asserted = [[str(name) for name, value in row.items() if value >= 0.5] for _, row in labels.iterrows()]
-    said: dict[str, Sequence[str | Iterable[str]]] = {"finding": asserted}
+    positive = [[str(name) for name, value in row.items() if value >= 0.5] for _, row in labels.iterrows()]
+    known: dict[str, Sequence[str | Iterable[str]]] = {"finding": positive}
     for name in ("view", "sex"):
         if name in about:
-            said[name] = about[name].astype(object).where(about[name].notna(), "").astype(str).tolist()
+            known[name] = about[name].astype(object).where(about[name].notna(), "").astype(str).tolist()
     if "age" in about:
-        said["age"] = [age_band(age) for age in about["age"]]
+        known["age"] = [age_band(age) for age in about["age"]]
     if maps is not None:
-        said["location"] = zones(maps)
+        known["location"] = zones(maps)
     if near is not None:
-        said["nearest real"] = list(near)
+        known["nearest real"] = list(near)
     if words is not None:
-        said["word"] = [words(str(uid)) for uid in labels.index]
-    return occurrences(said, [str(uid) for uid in labels.index])
+        known["word"] = [words(str(uid)) for uid in labels.index]
+    return occurrences(known, [str(uid) for uid in labels.index])
 
 
 def log_odds(top: np.ndarray, rest: np.ndarray, prior: float) -> tuple[np.ndarray, np.ndarray]:
-    """delta and z of counts [W] of the values of one attribute in two groups; see the module.
+    """Return delta and z of counts [W] of the values of one attribute in two groups; see the module.
 
-    A value that is the only one there is has odds without bound in both groups: its delta and z are 0.
+    A single value has unbounded odds in both groups; its delta and z are 0.
     """
     a = prior * (top + rest) / (top + rest).sum()
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -127,14 +127,14 @@ def log_odds(top: np.ndarray, rest: np.ndarray, prior: float) -> tuple[np.ndarra
 
 
 def introspect(known: pd.DataFrame, top: Sequence[str], rest: Sequence[str], prior: float = 10.0) -> pd.DataFrame:
-    """How the images `top` differ from `rest`, uids of `known` (`describe`): a row a value, the largest z first.
+    """Return how the images `top` differ from `rest`, uids of `known` (`describe`): a row a value, largest z first.
 
     Columns: attribute, value; top, rest: images that have it; share_top, share_rest: of all images of the group;
-    log_odds, z: see the module, over occurrences. Raises InputError where a group is empty or the two overlap.
+    log_odds, z: see the module, over occurrences. Raises InputError if a group is empty or the groups overlap.
     """
     groups = {"top": set(top), "rest": set(rest)}
     if not all(groups.values()) or groups["top"] & groups["rest"]:
-        raise InputError("introspection: two groups without a common image are needed, both not empty")
+        raise InputError("introspection: the groups overlap or one is empty; give two disjoint groups of images")
     counts = {
         name: known[known["uid"].isin(uids)].groupby(["attribute", "value"]).size() for name, uids in groups.items()
     }
@@ -147,7 +147,7 @@ def introspect(known: pd.DataFrame, top: Sequence[str], rest: Sequence[str], pri
 
 
 def _compared(part: pd.DataFrame, groups: dict[str, set[str]], prior: float) -> pd.DataFrame:
-    """The values of one attribute with their shares and odds."""
+    """Return the values of one attribute with their shares and odds."""
     delta, z = log_odds(part["top"].to_numpy(float), part["rest"].to_numpy(float), prior)
     shares = {f"share_{name}": part[name] / len(uids) for name, uids in groups.items()}
     return part.assign(**shares, log_odds=delta, z=z)

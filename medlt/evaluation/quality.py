@@ -1,8 +1,8 @@
-"""Are the synthetic images like real ones, as varied, and as rare? One table, per finding and overall.
+"""Measure fidelity, diversity and rarity of synthetic images, per finding and overall.
 
-Real images are held out: neither the method nor the feature extractor was fitted to them. For a finding its real
-positives stand against the synthetic images made for it; overall (`finding` = "overall") all real ones that have any of
-the findings against all synthetic ones. Features are scaled by mean and sd of all real rows given.
+Real images are held out: neither the method nor the feature extractor was fitted to them. Per finding, its real
+positives are compared with the synthetic images made for it; overall (`finding` = "overall"), all real images with any
+of the findings are compared with all synthetic ones. Features are scaled by mean and sd of all given real rows.
 
 | metric | what | better |
 |---|---|---|
@@ -13,8 +13,8 @@ the findings against all synthetic ones. Features are scaled by mean and sd of a
 | rarity, rarity outside | mean Rarity score inside the real balls, k = 3, and the share outside | - |
 
 FID of few samples is large whatever the images: equal Gaussians of 32 dimensions are 24 apart with 25 samples each and
-0.6 with 1,000. KID leads; FID is there to be compared at equal counts. A value that too few rows allow is NaN, and
-`reason` says which: balls need k + 1 rows, KID is not told below 10 of either, FID not below 2.
+0.6 with 1,000. KID is the main measure; compare FID at equal counts only. A value with too few rows is NaN and `reason`
+explains it: balls need k + 1 rows, KID needs 10 rows of either, FID needs 2.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ Values = Callable[[np.ndarray, np.ndarray], Sequence[float]]
 
 
 def _kid(real: np.ndarray, synthetic: np.ndarray) -> tuple[float, float]:
-    found = kid(*pair(real, synthetic, "KID", FEWEST_FOR_KID, FEWEST_FOR_KID))
-    return found.value, found.sd
+    distance = kid(*pair(real, synthetic, "KID", FEWEST_FOR_KID, FEWEST_FOR_KID))
+    return distance.value, distance.sd
 
 
 METRICS: tuple[tuple[tuple[str, ...], Values], ...] = (
@@ -52,13 +52,13 @@ METRICS: tuple[tuple[tuple[str, ...], Values], ...] = (
 
 
 def _measured(real: np.ndarray, synthetic: np.ndarray) -> Iterator[tuple[str, float, str]]:
-    """(metric, value, reason) of two sets of features; NaN and why, where there are too few rows."""
+    """Yield (metric, value, reason) of two sets of features; NaN with a reason for too few rows."""
     for names, values in METRICS:
         try:
-            found, reason = values(real, synthetic), ""
+            measured, reason = values(real, synthetic), ""
         except InputError as error:
-            found, reason = [float("nan")] * len(names), str(error)
-        yield from ((name, value, reason or _why(value)) for name, value in zip(names, found, strict=True))
+            measured, reason = [float("nan")] * len(names), str(error)
+        yield from ((name, value, reason or _why(value)) for name, value in zip(names, measured, strict=True))
 
 
 def _why(value: float) -> str:
@@ -68,11 +68,11 @@ def _why(value: float) -> str:
 def quality(
     real: np.ndarray, labels: np.ndarray, synthetic: np.ndarray, made_for: Sequence[str], findings: Sequence[str]
 ) -> pd.DataFrame:
-    """The table above: columns finding, metric, value, n_real, n_synthetic, reason ("" or why the value is NaN).
+    """Return the table above: columns finding, metric, value, n_real, n_synthetic, reason ("" or why value is NaN).
 
     real: features [N,D] of held-out real images with labels [N,K] (1/0/NaN, columns `findings`); synthetic: features
-    [M,D] by the same extractor, row i made for the finding made_for[i]. Findings that nothing was made for are absent.
-    Raises InputError for features that are no finite tables of one width, or counts and names that do not fit.
+    [M,D] by the same extractor, row i made for the finding made_for[i]. Findings without synthetic images are absent.
+    Raises InputError for features that are not finite tables of one width, and for counts or names that do not match.
     """
     _check(real, labels, synthetic, made_for, findings)
     first, second = scaled(real, synthetic)
@@ -97,7 +97,7 @@ def _check(
         raise InputError(f"labels have shape {np.shape(labels)}; give [{len(real)},{len(findings)}], a row an image")
     if len(made_for) != len(synthetic):
         raise InputError(
-            f"{len(synthetic)} synthetic rows but {len(made_for)} findings they were made for; give one each"
+            f"{len(synthetic)} synthetic rows but {len(made_for)} entries of made_for; give one each"
         )
     if strange := set(made_for) - set(findings):
         raise InputError(

@@ -18,14 +18,14 @@ from medlt.evaluation.quality import FEWEST_FOR_KID
 from medlt.metrics.features import scaled
 from medlt.metrics.fidelity import kid
 
-IMAGES = ("parent_a", "judge", "passed", "asserted", "kept", "mask_share", "tail_mass")
+IMAGES = ("tail_parent", "verifier", "passed", "labelled", "kept", "mask_share", "tail_mass")
 """Columns of a variant's images, index uid: tail parent, probability of the tail finding by the judge that saw neither
 parent, whether that passes, whether the label still says the finding, whether it is the best of its slot and passed
 all, share of pixels from the tail image, share of its class activation map on them."""
 
 SHOWN = {
-    "value": "value", "seed": "seed", "kept": "kept", "passed": "judge passes", "judge": "judge",
-    "judge_difference": "to base", "asserted": "asserted", "mask_share": "mask", "tail_mass": "map",
+    "value": "value", "seed": "seed", "kept": "kept", "passed": "verifier passes", "verifier": "verifier",
+    "verifier_difference": "to base", "labelled": "labelled", "mask_share": "mask", "tail_mass": "map",
     "reconstruction_l1": "L1", "mean_max_probability": "max p", "words_used": "words", "agreement": "agreement",
     "probe_ap": "probe AP", "kid": "KID", "seconds": "s",
 }  # fmt: skip
@@ -45,24 +45,24 @@ def measured(images: pd.DataFrame) -> dict[str, float]:
     """Counts, shares and means of a variant's images (columns: IMAGES), at least one."""
     passed = binomtest(int(images["passed"].sum()), len(images))
     interval = passed.proportion_ci(method="wilson")
-    judge, error = clustered(images["judge"], images["parent_a"])
+    judge, error = clustered(images["verifier"], images["tail_parent"])
     return {
         "planned": len(images),
         "kept": int(images["kept"].sum()),
         "passed": passed.statistic,
         "passed_low": interval.low,
         "passed_high": interval.high,
-        "judge": judge,
-        "judge_se": error,
-        **{name: float(images[name].mean()) for name in ("asserted", "mask_share", "tail_mass")},
+        "verifier": judge,
+        "verifier_se": error,
+        **{name: float(images[name].mean()) for name in ("labelled", "mask_share", "tail_mass")},
     }
 
 
 def against(images: pd.DataFrame, base: pd.DataFrame) -> dict[str, float]:
     """Paired difference of the judge's probability to the base's images of the same plan rows, with its error."""
-    both = images.join(base["judge"].rename("base"), how="inner")
-    difference, error = clustered(both["judge"] - both["base"], both["parent_a"])
-    return {"judge_difference": difference, "judge_difference_se": error}
+    both = images.join(base["verifier"].rename("base"), how="inner")
+    difference, error = clustered(both["verifier"] - both["base"], both["tail_parent"])
+    return {"verifier_difference": difference, "verifier_difference_se": error}
 
 
 def _cell(row: Mapping[str, Any], name: str) -> str:
@@ -74,9 +74,9 @@ def _cell(row: Mapping[str, Any], name: str) -> str:
         return f"{value:.2f} [{row['passed_low']:.2f}, {row['passed_high']:.2f}]"
     if name == "tail_ap_difference":
         return f"{value:+.3f} [{row['tail_ap_low']:+.3f}, {row['tail_ap_high']:+.3f}]"
-    if name in ("judge", "judge_difference", "kid"):
+    if name in ("verifier", "verifier_difference", "kid"):
         error = row["kid_sd" if name == "kid" else f"{name}_se"]
-        return f"{value:{'+' if name == 'judge_difference' else ''}.3f} ± {error:.3f}"
+        return f"{value:{'+' if name == 'verifier_difference' else ''}.3f} ± {error:.3f}"
     if name == "value":
         return f"**{value}**" if row["is_base"] and value else str(value)
     return f"{value:.0f}" if name in ("seed", "kept", "seconds") else f"{value:.3f}"

@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from medlt.chance import rng
 from medlt.evaluation.arms import REAL, Arm, Arms
-from medlt.metrics.bootstrap import difference, table
+from medlt.metrics.bootstrap import difference, metric_table
+from medlt.rng import numpy_generator
 
 WORDS = {
     "helps": "helps: it beats duplicated real images",
@@ -37,7 +37,7 @@ def score_table(arms: Arms, groups: Mapping[str, Sequence[str]]) -> pd.DataFrame
     for arm, scores in arms.scores.items():
         said = arms.decided(arm)
         for seed, one in enumerate(scores):
-            own = table(arms.truth, one, arms.findings, groups, None if said is None else said[seed])
+            own = metric_table(arms.truth, one, arms.findings, groups, None if said is None else said[seed])
             parts.append(own.assign(arm=arm, seed=seed))
     return pd.concat(parts, ignore_index=True)[["arm", "seed", "finding", "metric", "value"]]
 
@@ -57,7 +57,7 @@ def compare(
             arms.findings,
             groups=groups,
             draws=draws,
-            rng=rng(seed, "bootstrap", arm, control),
+            rng=numpy_generator(seed, "bootstrap", arm, control),
             decided=None if said[0] is None or said[1] is None else (said[0], said[1]),
         )
         tables.append(found.rename(columns={"name": "finding"}).assign(arm=arm, control=control))

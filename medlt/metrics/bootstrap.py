@@ -41,7 +41,7 @@ LOWER_IS_BETTER = ("ECE",)
 
 _CHUNK = 1 << 23  # weights drawn at once: 64 MB as they come, 32 MB as they are kept
 
-__all__ = ["FEWEST_PATIENTS", "difference", "interval", "metrics_per_draw", "patient_weights", "table", "word"]
+__all__ = ["FEWEST_PATIENTS", "difference", "interval", "metrics_per_draw", "patient_weights", "metric_table", "word"]
 
 
 def word(low: float, high: float) -> Word:
@@ -129,7 +129,7 @@ def _columns(findings: Sequence[str], groups: Groups | None) -> dict[tuple[str, 
     return {("macro", "macro"): list(at.values()), **grouped, **{("finding", f): [k] for f, k in at.items()}}
 
 
-def table(
+def metric_table(
     truth: np.ndarray,
     scores: np.ndarray,
     findings: Sequence[str],

@@ -19,7 +19,7 @@ import pandas as pd
 from medlt import config as configs
 from medlt._version import __version__
 from medlt.privacy.claims import Claim, Provenance, claim
-from medlt.privacy.ledger import Ledger, shown
+from medlt.privacy.ledger import Ledger, format_epsilon
 from medlt.types import InputError
 
 AUDIT = "audit.json"
@@ -43,7 +43,7 @@ def model_card(run: Path) -> str:
     config, parts = seen.config, {}
     parts["Model details"] = _items(
         f"A latent diffusion model of radiographs ({_denoiser(config)}), with {_codec(config)}.",
-        f"Made by medlt {__version__}, recipe {config.recipe}, at {config.size} x {config.size} pixels.",
+        f"Made by medlt {__version__}, method {config.method.kind}, at {config.size} x {config.size} pixels.",
         *([] if _private(config) else [f"Digests: {_digests(seen)}."]),
     )
     parts["Intended use"] = _items(*USES, f"Not for: {NOT_FOR}")
@@ -117,7 +117,7 @@ def _private(config: configs.RunConfig) -> bool:
 
 def _name(config: configs.RunConfig) -> str:
     """Of the run, without where it lies."""
-    return config.out.name or "run"
+    return config.output_dir.name or "run"
 
 
 def _denoiser(config: configs.RunConfig) -> str:
@@ -125,7 +125,7 @@ def _denoiser(config: configs.RunConfig) -> str:
     if isinstance(chosen, configs.StableConfig):
         how = {"none": "as it was given", "lora": f"LoRA of rank {chosen.rank}", "full": "all weights trained"}
         return f"Stable Diffusion, {how[chosen.train]}"
-    begun = "from nothing" if chosen.start is None else "from given weights"
+    begun = "from nothing" if chosen.init_from is None else "from given weights"
     return f"{chosen.kind}, width {chosen.width}, told label vectors, trained {begun}"
 
 
@@ -159,10 +159,10 @@ def _training(config: configs.RunConfig) -> list[str]:
     chosen = config.denoiser
     if getattr(chosen, "train", "full") == "none":
         return ["None on these patients."]
-    unit = "images" if config.privacy is None else f"{config.privacy.unit}s on average"
+    unit = "images" if config.privacy is None else f"{config.privacy.privacy_unit}s on average"
     return [
-        f"{chosen.steps} steps of {chosen.batch} {unit}, learning rate {chosen.learning_rate:g}, "
-        f"{chosen.schedule} after {chosen.warmup_steps} steps, {chosen.precision}, weights averaged at {chosen.ema}.",
+        f"{chosen.steps} steps of {chosen.batch_size} {unit}, learning rate {chosen.learning_rate:g}, "
+        f"{chosen.lr_scheduler} after {chosen.warmup_steps} steps, {chosen.precision}, weights averaged at {chosen.ema_decay}.",
     ]
 
 
@@ -178,8 +178,8 @@ def _ledger(seen: Provenance, said: Claim) -> str:
     ]  # fmt: skip
     columns = "stage,unit,noise,clip,rate,steps,times,images a unit,multiplicity,secure".split(",")
     composed = (
-        f"All together, at delta {ledger.delta:g}: epsilon {shown(ledger.spent.epsilon)} ({ledger.spent.accountant}), "
-        f"{shown(ledger.spent.rdp)} by RDP alone; neighbours: {ledger.neighbours}. The number of units is taken as "
+        f"All together, at delta {ledger.delta:g}: epsilon {format_epsilon(ledger.spent.epsilon)} ({ledger.spent.accountant}), "
+        f"{format_epsilon(ledger.spent.rdp)} by RDP alone; neighbours: {ledger.neighbours}. The number of units is taken as "
         "public: rate and noise follow from it."
     )
     return f"{_table(columns, rows)}\n\n{composed}" if said.epsilon is not None else _table(columns, rows)
@@ -198,7 +198,7 @@ def _audit(folder: Path) -> str:
         return NO_AUDIT
     try:
         told = json.loads(file.read_text())
-        lines = [_finding(one) for one in told["findings"]]
+        lines = [_finding(one) for one in told["results"]]
     except (ValueError, KeyError, TypeError, AttributeError):
         raise InputError(f"{file}: damaged; run `medlt audit` again") from None
     return "\n\n".join(part for part in (_items(*lines), _clean(told.get("conclusion", ""))) if part)
@@ -242,7 +242,7 @@ def _counts(made: pd.DataFrame) -> str:
 
 
 def _labelling(config: configs.RunConfig) -> str:
-    if config.blind:
+    if config.data_independent:
         return "Each image is labelled with the one finding it was asked to show, and denies the others."
     return "Label vectors are those of real images, as the method passes them on."
 

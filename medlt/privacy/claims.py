@@ -17,14 +17,14 @@ from typing import Any
 
 from medlt import config as configs
 from medlt.files import digest_tensors
-from medlt.privacy.ledger import NAME, NEIGHBOURS, Ledger, read, shown
+from medlt.privacy.ledger import NAME, NEIGHBOURS, Ledger, format_epsilon, read_ledger
 from medlt.types import InputError
 
-BLIND_CHECKS = {"finite", "flat", "saturated", "asserted", "best_of", "copy"}
+BLIND_CHECKS = {"finite", "flat", "saturated", "target_label", "best_of", "copy"}
 """Checks that look at synthetic images alone."""
 
 LEARNT_OF_PATIENTS = {
-    "predictor": "the predictor that guided",
+    "guidance_classifier": "the predictor that guided",
     "latent_classifier": "the latent classifier that guided",
     "levels": "the levels of rarity that guided",
     "sparse": "the sparse code",
@@ -68,7 +68,7 @@ class Provenance:
         """The ledger, or what is wrong with it."""
         file = self.folder / NAME
         try:
-            return read(file)
+            return read_ledger(file)
         except InputError as error:
             return str(error).replace(str(file), NAME)
 
@@ -88,11 +88,11 @@ class Provenance:
 def claim(run: Path) -> Claim:
     """Walk the provenance of a run folder. Raises InputError where it is none."""
     seen = Provenance(Path(run))
-    reasons = tuple(dict.fromkeys((*foreseen(seen.config), *_found(seen))))
+    reasons = tuple(dict.fromkeys((*config_violations(seen.config), *_found(seen))))
     covers, ledger, chosen = _covers(seen.config), seen.ledger, seen.config.privacy
     if isinstance(ledger, str):
         delta, secure, epsilon = 0.0, False, 0.0
-        unit: str = chosen.unit if chosen else "patient"
+        unit: str = chosen.privacy_unit if chosen else "patient"
         neighbours = NEIGHBOURS[unit]
     else:
         delta, secure, epsilon, unit = ledger.delta, ledger.secure, ledger.spent.epsilon, ledger.unit
@@ -100,13 +100,17 @@ def claim(run: Path) -> Claim:
     if reasons:
         sentence = f"No privacy is claimed for {covers}, because {'; and '.join(reasons)}."
         return Claim(None, delta, unit, secure, reasons, covers, sentence)
-    given = "epsilon 0 (no patient was read for it)" if epsilon == 0 else f"epsilon {shown(epsilon)} at delta {delta:g}"
+    given = (
+        "epsilon 0 (no patient was read for it)"
+        if epsilon == 0
+        else f"epsilon {format_epsilon(epsilon)} at delta {delta:g}"
+    )
     further = " ".join(f"{one[0].upper()}{one[1:]}." for one in _assumed(seen.config, ledger))
     sentence = f"Differential privacy with {given}, for {covers}; neighbours: {neighbours}. {further}"
     return Claim(epsilon, delta, unit, secure or epsilon == 0, (), covers, sentence)
 
 
-def foreseen(config: configs.RunConfig) -> tuple[str, ...]:
+def config_violations(config: configs.RunConfig) -> tuple[str, ...]:
     """The reasons against a claim that the config alone gives, each with how to mend it; known before any training."""
     return tuple(_foreseen(config))
 
@@ -122,29 +126,29 @@ def _foreseen(config: configs.RunConfig) -> Iterator[str]:
     kind, chosen = config.method.kind, config.privacy
     if chosen is None:
         yield "the config has no section privacy (add `privacy: {epsilon: 8, delta: 1e-6}`, and run in a new folder)"
-    elif not chosen.secure:
+    elif not chosen.secure_mode:
         yield "randomness was not secure, so a rerun could take the noise off (leave privacy.secure at true)"
     if kind in ("fusion", "edit"):
-        yield f"method {kind} reads real images when it makes one (take recipe: noise or minority)"
+        yield f"method {kind} reads real images when it makes one (use method: noise or minority)"
     if kind == "diffult":
-        yield "recipe diffult trains with losses and a classifier that no ledger counts (take recipe: noise)"
-    if not config.blind:
+        yield "method diffult trains with losses and a classifier that no ledger counts (use method: noise)"
+    if not config.data_independent:
         yield (
             "label vectors, numbers and checks of the images are taken from real rows and images "
             "(with a section privacy and a method from noise they are not)"
         )
     if config.checks.near_copy is not None:
         yield "the near-copy filter compares with real images (set checks.near_copy: null, and run `medlt audit`)"
-    for guide in getattr(config.method, "guides", ()):
+    for guide in getattr(config.method, "guidance", ()):
         if guide.weight:
             yield from _guided(guide)
 
 
 def _guided(guide: configs.GuideConfig) -> Iterator[str]:
     """What a guide asks that was learnt from patients outside the ledger."""
-    if isinstance(guide, configs.LongtailGuide):
-        yield "the longtail guide asks a predictor trained without privacy (take recipe: noise or minority)"
-    elif isinstance(guide, configs.JepaGuide):
+    if isinstance(guide, configs.LongtailGuideConfig):
+        yield "the longtail guide asks a predictor trained without privacy (use method: noise or minority)"
+    elif isinstance(guide, configs.JepaGuideConfig):
         yield "the jepa guide asks a latent classifier trained without privacy (leave the guide out)"
     else:
         if guide.distance == "features":
@@ -184,7 +188,7 @@ def _of_ledger(seen: Provenance, ledger: Ledger) -> Iterator[str]:
         yield "randomness was not secure, so a rerun could take the noise off (leave privacy.secure at true)"
     if chosen is not None and (ledger.delta, ledger.epsilon_asked) != (chosen.delta, chosen.epsilon):
         yield f"{NAME} was kept for another budget than the config's (restore the one of this run)"
-    if chosen is not None and any(one.unit != chosen.unit for one in ledger.mechanisms):
+    if chosen is not None and any(one.unit != chosen.privacy_unit for one in ledger.mechanisms):
         yield f"{NAME} has another unit than the config (restore the one of this run)"
     if seen.data is None:
         yield "the rows the run filed are gone, so it cannot be told whose ledger it is (restore stages/data)"
@@ -197,7 +201,7 @@ def _on_disk(seen: Provenance, ledger: Ledger) -> Iterator[str]:
     from medlt.diffusion.families import load_label_network
 
     name = str(seen.told.get("denoiser", {}).get("artifact"))
-    home = (seen.config.learnt or seen.folder / "artifacts") / "denoiser" / name
+    home = (seen.config.artifacts_dir or seen.folder / "artifacts") / "denoiser" / name
     if not (home / "model.json").is_file() or not ledger.of("denoiser"):
         return
     saved = {str(i): weight for i, weight in enumerate(load_label_network(home).parameters())}
@@ -227,7 +231,7 @@ def _looked(folder: Path) -> Iterator[str]:
     """Judges and real rows at work on the images, as the tables of the folder tell."""
     import pandas as pd
 
-    if (file := folder / "findings.parquet").is_file():
+    if (file := folder / "checks.parquet").is_file():
         names = set(pd.read_parquet(file, columns=["check"])["check"]) - BLIND_CHECKS
         if names:
             yield (
@@ -237,7 +241,7 @@ def _looked(folder: Path) -> Iterator[str]:
     plan, rows = folder / "plan.parquet", folder / "stages" / "data" / "manifest.parquet"
     if plan.is_file() and rows.is_file():
         made, real = pd.read_parquet(plan), set(pd.read_parquet(rows, columns=[]).index)
-        columns = [name for name in ("like", "parent_a", "parent_b") if name in made]
+        columns = [name for name in ("label_source", "tail_parent", "head_parent") if name in made]
         if any(made[name].isin(real).any() for name in columns):
             yield "images were made from real rows, which lent their labels or pixels (run with a section privacy)"
 
@@ -260,7 +264,7 @@ def _assumed(config: configs.RunConfig, ledger: Ledger | str) -> Iterator[str]:
     if len({one.unit for one in ledger.mechanisms}) > 1:
         yield "stages differ in their unit; the weaker one is told"
     if ledger.spent.epsilon > ledger.epsilon_asked:
-        yield f"that is more than the {shown(ledger.epsilon_asked)} that was asked for"
+        yield f"that is more than the {format_epsilon(ledger.epsilon_asked)} that was asked for"
     if ledger.warning:
         yield ledger.warning
 

@@ -124,13 +124,13 @@ def compose(mechanisms: Sequence[Mechanism], delta: float, epsilon_asked: float)
     return Ledger(tuple(mechanisms), delta, epsilon_asked, cost, versions)
 
 
-def write(path: Path, mechanisms: Sequence[Mechanism], delta: float, epsilon_asked: float) -> None:
+def write_ledger(path: Path, mechanisms: Sequence[Mechanism], delta: float, epsilon_asked: float) -> None:
     """Write ledger.json, whole or not at all, in place of an earlier one."""
     tree = _tree(compose(mechanisms, delta, epsilon_asked))
     write_json(path, {**tree, "digest": digest(tree)})
 
 
-def read(path: Path) -> Ledger:
+def read_ledger(path: Path) -> Ledger:
     """The ledger, checked: its digest, and its composed epsilon computed anew.
 
     Raises InputError for one that is missing, damaged, edited by hand, or not what its mechanisms cost.
@@ -168,7 +168,7 @@ def read_mechanism(path: Path) -> Mechanism:
     raise InputError(f"{path}: missing or damaged; remove its folder, and the training is made again")
 
 
-def shown(epsilon: float) -> str:
+def format_epsilon(epsilon: float) -> str:
     """Epsilon as it is printed anywhere: two decimals, rounded up, for a smaller number would promise too much."""
     return f"{math.ceil(round(epsilon * 100, 6)) / 100:.2f}" if math.isfinite(epsilon) else "infinite"
 
@@ -216,7 +216,7 @@ def _checked(tree: dict[str, Any], path: Path) -> Ledger:
     found = (again.spent.epsilon, again.spent.rdp)
     if not all(math.isclose(a, b, rel_tol=DRIFT, abs_tol=DRIFT) for a, b in zip(told, found, strict=True)):
         raise InputError(
-            f"{path}: says epsilon {told[0]}, but its mechanisms cost {shown(found[0])}; restore it from a copy"
+            f"{path}: says epsilon {told[0]}, but its mechanisms cost {format_epsilon(found[0])}; restore it from a copy"
         )
     if (tree["unit"], tree["secure"]) != (again.unit, again.secure):
         raise InputError(f"{path}: its unit or its randomness is not that of its mechanisms; restore it from a copy")

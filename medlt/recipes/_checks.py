@@ -14,7 +14,7 @@ from medlt.diffusion.finetune import Objective
 from medlt.diffusion.guidance import guided_levels
 from medlt.diffusion.noise import STABLE_DIFFUSION
 from medlt.diffusion.prompts import Prompts
-from medlt.diffusion.sampler import from_noise
+from medlt.diffusion.sampler import from_noise, last_steps
 from medlt.diffusion.schedulers import evaluations, factory
 from medlt.recipes._cohort import RealRows, about
 from medlt.training.settings import Training
@@ -23,18 +23,20 @@ from medlt.types import InputError
 if TYPE_CHECKING:
     from medlt.diffusion.stable.load import HasChannels
 
-TRAINING = {"steps", "learning_rate", "batch", "schedule", "warmup_steps", "ema", "accumulate", "checkpointing",
+TRAINING = {"steps", "learning_rate", "batch_size", "lr_scheduler", "warmup_steps", "ema_decay", "gradient_accumulation_steps", "gradient_checkpointing",
             "checkpoint_every"}  # fmt: skip
 
 
-def training(chosen: configs.Training) -> Training:
+def training(chosen: configs.DenoiserTraining) -> Training:
     """Return how the config wants the denoiser trained."""
     return Training(**chosen.model_dump(include=TRAINING))
 
 
-def objective(chosen: configs.Training) -> Objective:
+def objective(chosen: configs.DenoiserTraining) -> Objective:
     """Return what each step of that training minimises."""
-    return Objective(chosen.drop_condition, chosen.offset_noise, chosen.snr_floor, chosen.min_snr, chosen.balance)
+    return Objective(
+        chosen.condition_dropout, chosen.offset_noise, chosen.snr_floor, chosen.min_snr_gamma, chosen.balance
+    )
 
 
 def check_config(config: configs.RunConfig) -> None:
@@ -51,7 +53,7 @@ def check_config(config: configs.RunConfig) -> None:
 def check_rows(config: configs.RunConfig, rows: RealRows) -> None:
     """Raises InputError for rows that the config's folds, guides or prompts cannot work with; no image is read."""
     train = rows.train
-    if not len(rows.val.rows) and any(one.weight for one in config.method.guides):
+    if not len(rows.val.rows) and any(one.weight for one in config.method.guidance):
         raise InputError("no image has split val, on which what guides is chosen; give some, or method.guides: []")
     if (count := train.rows["patient_id"].nunique()) < config.checks.folds:
         raise InputError(f"{count} train patients cannot make {config.checks.folds} folds; lower checks.folds")
@@ -65,17 +67,17 @@ def check_rows(config: configs.RunConfig, rows: RealRows) -> None:
 def check_shortfall(cohort: RealRows) -> None:
     """Raises InputError where nothing is to be filled."""
     if not cohort.shortfall():
-        need = cohort.need
-        wanted = f"{need.times} times its" if need.times else f"{need.target}"
-        raise InputError(f"no tail finding has fewer than {wanted} train positives: nothing to fill; change need")
+        targets = cohort.targets
+        wanted = f"{targets.multiplier} times its" if targets.multiplier else f"{targets.count}"
+        raise InputError(f"no tail finding has fewer than {wanted} train positives: nothing to fill; change targets")
 
 
 def check_guides(config: configs.RunConfig) -> None:
     """Raises InputError for a guide that would never be at work, or a start that its scheduler cannot have."""
     method = config.method
-    scheduler = factory(method.scheduler, method.steps)()
+    scheduler = factory(method.scheduler, method.num_inference_steps)()
     for timesteps in _timesteps(method, scheduler):
-        for one in method.guides:
+        for one in method.guidance:
             if one.weight:
                 guided_levels(timesteps, one.every, one.window, STABLE_DIFFUSION.train_steps, one.kind)
 
@@ -83,10 +85,10 @@ def check_guides(config: configs.RunConfig) -> None:
 def _timesteps(method: configs.Method, scheduler: Any) -> list[Sequence[float]]:
     """What is run of the schedule: a list for each strength a method has."""
     if isinstance(method, configs.Fusion):
-        return [evaluations(scheduler, method.keep)]
+        return [evaluations(scheduler, last_steps(method.strength, method.num_inference_steps))]
     if isinstance(method, configs.Edit):
-        return [evaluations(scheduler, max(1, round(strength * method.steps))) for strength in method.strengths]
-    return [from_noise(torch.zeros(1, 1, 1, 1), scheduler, method.boost, method.skip).timesteps]
+        return [evaluations(scheduler, last_steps(one, method.num_inference_steps)) for one in method.strength]
+    return [from_noise(torch.zeros(1, 1, 1, 1), scheduler, method.initial_noise_scale, method.skip_steps).timesteps]
 
 
 def _check_size(config: configs.RunConfig, codec: AutoencoderCodec | configs.TrainedCodec) -> None:

@@ -20,7 +20,7 @@ from medlt.training.runtime import Runtime
 from medlt.training.settings import Training
 from medlt.types import Codec
 
-TUNING, LOSSES = ("steps", "batch", "learning_rate"), ("decoder_only", "edge", "ssim")
+TUNING, LOSSES = ("steps", "batch_size", "learning_rate"), ("decoder_only", "edge", "ssim")
 
 
 def make_codec(run: Run[configs.RunConfig], cohort: Cohort, private: PrivateFit | None) -> AutoencoderCodec:

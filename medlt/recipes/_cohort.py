@@ -32,14 +32,14 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class RealRows:
-    """The real rows of a run before any image is read. `need`: how much of the tail; `requested`: findings to be made
+    """The real rows of a run before any image is read. `targets`: how much of the tail; `requested`: findings to be made
     whatever their counts say.
 
     Its properties count; none of them trains anything.
     """
 
     manifest: Manifest
-    need: configs.Need
+    targets: configs.Targets
     requested: tuple[str, ...] = ()
 
     @cached_property
@@ -66,7 +66,7 @@ class RealRows:
     def groups(self) -> Grouping:
         """Head, medium, tail by train positives."""
         positives = self.train.counts()["positive"]
-        return group(dict(positives), above=self.need.head_above, below=self.need.tail_below)
+        return group(dict(positives), above=self.targets.head_above, below=self.targets.tail_below)
 
     @cached_property
     def tail(self) -> tuple[str, ...]:
@@ -80,10 +80,12 @@ class RealRows:
     def shortfall(self) -> dict[str, int]:
         """Return how many images are wanted for each tail finding, or for each that was requested."""
         if self.requested:
-            return dict.fromkeys(self.requested, min(self.need.most, self.need.target))
-        positives, need = self.train.counts()["positive"], self.need
-        wanted = {f: round(need.times * positives[f]) if need.times else need.target for f in self.tail}
-        lacking = {f: min(need.most, n - int(positives[f])) for f, n in wanted.items()}
+            return dict.fromkeys(self.requested, min(self.targets.max_per_finding, self.targets.count))
+        positives, targets = self.train.counts()["positive"], self.targets
+        wanted = {
+            f: round(targets.multiplier * positives[f]) if targets.multiplier else targets.count for f in self.tail
+        }
+        lacking = {f: min(targets.max_per_finding, n - int(positives[f])) for f, n in wanted.items()}
         return {f: n for f, n in lacking.items() if n > 0}
 
 
@@ -126,9 +128,9 @@ def about(part: Manifest) -> list[About]:
     return [dict(row) for row in known.to_dict("records")]
 
 
-def requested(config: configs.RunConfig | configs.VerdictConfig, manifest: Manifest) -> tuple[str, ...]:
+def requested(config: configs.RunConfig | configs.EvaluateConfig, manifest: Manifest) -> tuple[str, ...]:
     """Return what a data-independent run makes: what its config says, not what the counts of its patients say."""
-    if not isinstance(config, configs.RunConfig) or config.privacy is None or not config.blind:
+    if not isinstance(config, configs.RunConfig) or config.privacy is None or not config.data_independent:
         return ()
     given, known = config.privacy.findings, [name for name in manifest.findings if name != manifest.no_finding]
     if strange := [name for name in given if name not in known]:
@@ -136,9 +138,13 @@ def requested(config: configs.RunConfig | configs.VerdictConfig, manifest: Manif
     return given or tuple(known)
 
 
-def image_sizes(config: configs.RunConfig | configs.VerdictConfig) -> tuple[int, ...]:
+def image_sizes(config: configs.RunConfig | configs.EvaluateConfig) -> tuple[int, ...]:
     """Return every size of image that the config's stages look at, so that each original is decoded once."""
-    classifiers = [config.classifier, getattr(config, "predictor", None), getattr(config, "reporter", None)]
+    classifiers = [
+        config.classifier,
+        getattr(config, "guidance_classifier", None),
+        getattr(config, "evaluation_classifier", None),
+    ]
     sizes = {one.size for one in classifiers if one is not None}
     if isinstance(config, configs.RunConfig):
         sizes |= {config.size}
@@ -147,7 +153,7 @@ def image_sizes(config: configs.RunConfig | configs.VerdictConfig) -> tuple[int,
     return tuple(sorted(sizes))
 
 
-def read_rows(config: configs.RunConfig | configs.VerdictConfig) -> RealRows | None:
+def read_rows(config: configs.RunConfig | configs.EvaluateConfig) -> RealRows | None:
     """Return the rows of the config's data before any image is read; None for synthetic radiographs yet to be written.
 
     Raises InputError for bad labels, missing files, and findings without a positive in the train split.
@@ -156,7 +162,7 @@ def read_rows(config: configs.RunConfig | configs.VerdictConfig) -> RealRows | N
         return None
     manifest = open_data(config.data, seed=config.seed, folder=Path())
     _require_positives(config, manifest)
-    return RealRows(manifest, config.need, requested(config, manifest))
+    return RealRows(manifest, config.targets, requested(config, manifest))
 
 
 def open_cohort(run: Run[Any], rows: RealRows | None = None) -> Cohort:
@@ -179,7 +185,7 @@ def open_cohort(run: Run[Any], rows: RealRows | None = None) -> Cohort:
         write_text(run.path("failures.csv"), failures.to_csv(index=False))
         whole.write(run.path(str(FILED)))
         run.record(counts={"real": len(whole.rows), "failed": len(failures)}, digests={"manifest": whole.digest()})
-    return Cohort(whole, config.need, requested(config, whole), pixels=pixels)
+    return Cohort(whole, config.targets, requested(config, whole), pixels=pixels)
 
 
 def filed_cohort(run: Run[configs.RunConfig]) -> Cohort:
@@ -192,7 +198,7 @@ def filed_cohort(run: Run[configs.RunConfig]) -> Cohort:
     whole, failures = pixels.prepare(manifest, image_sizes(run.config), run.runtime.progress)
     _require_readable(failures, manifest, skip=False)
     _require_unchanged(run, whole)
-    return Cohort(whole, run.config.need, requested(run.config, whole), pixels=pixels)
+    return Cohort(whole, run.config.targets, requested(run.config, whole), pixels=pixels)
 
 
 def _require_readable(failures: pd.DataFrame, manifest: Manifest, skip: bool) -> None:
@@ -203,10 +209,10 @@ def _require_readable(failures: pd.DataFrame, manifest: Manifest, skip: bool) ->
         raise InputError(f"{failures.iloc[0]['reason']}{more}; mend it{go_on}")
 
 
-def _require_positives(config: configs.RunConfig | configs.VerdictConfig, manifest: Manifest) -> None:
+def _require_positives(config: configs.RunConfig | configs.EvaluateConfig, manifest: Manifest) -> None:
     """Raises InputError for a finding without a positive; not in a data-independent run, whose start must tell nothing
     of a patient."""
-    if not (isinstance(config, configs.RunConfig) and config.blind):
+    if not (isinstance(config, configs.RunConfig) and config.data_independent):
         manifest.require_positives()
 
 

@@ -30,9 +30,10 @@ def held_out_rows(cohort: Cohort, size: int) -> HeldOutRows:
     return HeldOutRows(train, val, test, cohort.findings, cohort.members(), patients, attributes)
 
 
-def arm_settings(config: configs.RunConfig | configs.VerdictConfig) -> dict[str, Any]:
+def arm_settings(config: configs.RunConfig | configs.EvaluateConfig) -> dict[str, Any]:
     """Return the settings that all arms share."""
-    return config.classifier.model_dump(exclude={"size"}) | {"mix": config.evaluation.mix}
+    assert config.evaluation is not None  # without it no arm is trained
+    return config.classifier.model_dump(exclude={"size"}) | {"synthetic_fraction": config.evaluation.synthetic_fraction}
 
 
 def compare(
@@ -40,7 +41,7 @@ def compare(
 ) -> Conclusion:
     """Build, train and test the arms, and write tables and verdict into the run folder."""
     chosen = run.config.evaluation
-    arms = build_arms(specs, rows, sources, settings=arm_settings(run.config), weight=chosen.weight)
+    arms = build_arms(specs, rows, sources, settings=arm_settings(run.config), weight=chosen.synthetic_weight)
     seeds = [run.config.seed + number for number in range(chosen.seeds)]
     with run.stage("arms"):
         runtime = run.runtime.at("fp32")
@@ -48,7 +49,7 @@ def compare(
     _record(run, rows, arms, trained)
     with run.stage("verdict"):
         conclusion = conclude(
-            rows, arms, trained, run.folder, draws=chosen.draws, seed=run.config.seed, chosen=chosen.chosen,
+            rows, arms, trained, run.folder, draws=chosen.n_bootstrap, seed=run.config.seed, chosen=chosen.primary_arm,
             experiments=_evaluations(run),
         )  # fmt: skip
         write_json(run.path(EVALUATIONS), list(conclusion.experiments))

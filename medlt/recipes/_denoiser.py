@@ -21,15 +21,15 @@ from torch import Tensor
 
 from medlt import config as configs
 from medlt.data.manifest import Manifest
-from medlt.diffusion.adapt import FULL, Full, How, Lora
+from medlt.diffusion.adapt import FULL, Finetuning, FullFinetuning, LoraFinetuning
 from medlt.diffusion.backbone import Backbone
 from medlt.diffusion.cache import Latents
 from medlt.diffusion.codec import AutoencoderCodec
 from medlt.diffusion.decode import Decoder
-from medlt.diffusion.families import FAMILIES, begin, load_label_network
-from medlt.diffusion.finetune import LabelledLatents, Samples, backbone_key, train_backbone
+from medlt.diffusion.families import FAMILIES, init_from, load_label_network
+from medlt.diffusion.finetune import LabelledLatents, SampleGrid, backbone_key, train_backbone
 from medlt.diffusion.labels import LabelNetwork
-from medlt.diffusion.losses import Extra
+from medlt.diffusion.losses import ExtraLoss
 from medlt.diffusion.placement import place
 from medlt.diffusion.stable.load import StableDiffusion, fits, load_stable_diffusion
 from medlt.diffusion.stable.save import save_lora, save_stable_diffusion
@@ -48,14 +48,14 @@ SHOWN = 8
 KIND = "denoiser"
 LABEL_FILES = ("model.json", "model.safetensors")
 INDEX = {"full": "model_index.json", "lora": "pytorch_lora_weights.safetensors"}
-OWN = {"kind", "start", *configs.Training.model_fields}
+OWN = {"kind", "init_from", *configs.DenoiserTraining.model_fields}
 """Fields of a denoiser's config that are not its network's."""
 
-Losses = Callable[[Backbone], Sequence[Extra]]
+Losses = Callable[[Backbone], Sequence[ExtraLoss]]
 """The backbone to be trained -> losses of its training beside the usual one."""
 
 
-def no_losses(backbone: Backbone) -> Sequence[Extra]:
+def no_losses(backbone: Backbone) -> Sequence[ExtraLoss]:
     """Return no further loss."""
     return ()
 
@@ -115,8 +115,8 @@ def fresh_network(config: configs.RunConfig, data: LabelledLatents, seed: int) -
     chosen = config.denoiser
     assert isinstance(chosen, configs.UNetConfig | configs.TransformerConfig)
     net = new_network(FAMILIES[chosen.kind], data, seed, chosen.model_dump(exclude=OWN))
-    if chosen.start is not None:
-        begin(net, chosen.start)
+    if chosen.init_from is not None:
+        init_from(net, chosen.init_from)
     return net
 
 
@@ -145,7 +145,7 @@ def _equal(net: LabelNetwork, other: LabelNetwork) -> bool:
 
 
 def _trained(
-    run: Run[configs.RunConfig], cohort: Cohort, latents: Latents, backbone: Backbone, how: How,
+    run: Run[configs.RunConfig], cohort: Cohort, latents: Latents, backbone: Backbone, how: Finetuning,
     private: PrivateFit | None, losses: Losses, save: Callable[[Path], None], **key: Any,
 ) -> Artifact:  # fmt: skip
     """Train a backbone as the config says and `save` it, or find that done."""
@@ -153,7 +153,7 @@ def _trained(
     runtime, space = run.runtime.at(chosen.precision), backbone.space
     data = labelled_latents(cohort, latents, cohort.train, space)
     settings: dict[str, Any] = {
-        "training": training(chosen), "how": how, "objective": objective(chosen), "extra": losses(backbone),
+        "training": training(chosen), "finetuning": how, "objective": objective(chosen), "extra_losses": losses(backbone),
         "validation": labelled_latents(cohort, latents, cohort.val, space) if len(cohort.val.rows) else None,
         "runtime": runtime, "name": "denoiser", "private": private,
     }  # fmt: skip
@@ -178,13 +178,13 @@ def _trained(
 
 def _samples(
     run: Run[configs.RunConfig], cohort: Cohort, latents: Latents, data: LabelledLatents, space: str
-) -> Samples:
+) -> SampleGrid:
     """A grid at each checkpoint: the label vector of a real row for each of a few tail findings."""
     height, width = latents.cache.shape[-2:]
     decode = Decoder(latents.codec)
     first = [int((cohort.train.rows[name] == 1).to_numpy().argmax()) for name in cohort.tail[:SHOWN]]
     back = (lambda z: z) if space == "codec" else latents.standardiser.back
-    return Samples(
+    return SampleGrid(
         labels=torch.from_numpy(data.labels[first].astype("float32")),
         shape=(height, width),
         decode=lambda z: decode(back(z)),
@@ -253,10 +253,10 @@ def _save_whole(model: StableDiffusion, codec: Any, folder: Path) -> None:
     save_stable_diffusion(model, folder / "model", vae=vae)
 
 
-def _how(chosen: configs.StableConfig) -> How:
+def _how(chosen: configs.StableConfig) -> Finetuning:
     if chosen.train == "full":
-        return Full(chosen.train_text)
-    return Lora(chosen.rank, conv=chosen.lora_conv, text_encoder=chosen.train_text)
+        return FullFinetuning(chosen.train_text)
+    return LoraFinetuning(chosen.rank, conv=chosen.lora_conv, text_encoder=chosen.train_text)
 
 
 def _require_free(home: Path, train: str) -> None:

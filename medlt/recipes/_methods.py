@@ -10,16 +10,15 @@ import numpy as np
 from torch import Tensor
 
 from medlt import config as configs
-from medlt.chance import seed_of
 from medlt.checks.bands import limits
-from medlt.checks.folds import Crossfit
+from medlt.checks.folds import CrossFitClassifiers
 from medlt.classify.latents import LatentClassifier
-from medlt.diffusion.aid import AidLoss
 from medlt.diffusion.backbone import Backbone
 from medlt.diffusion.cache import Latents
 from medlt.diffusion.cbdm import ClassBalancing
 from medlt.diffusion.codec import AutoencoderCodec
-from medlt.diffusion.losses import Extra
+from medlt.diffusion.in_band_loss import AidLoss
+from medlt.diffusion.losses import ExtraLoss
 from medlt.diffusion.schedulers import factory
 from medlt.diffusion.signals import Distance, between, l2
 from medlt.files import digest, read_tensors, write_tensors
@@ -29,6 +28,7 @@ from medlt.recipes._denoiser import Losses, labelled_latents, no_losses, train_d
 from medlt.recipes._models import learn_sparse_code, train_guidance_classifier, train_latent_classifier
 from medlt.recipes._privacy import independent_rows
 from medlt.recipes._setup import Run
+from medlt.rng import seed_of
 from medlt.sparse.embedding import SimplicialCoder
 from medlt.synthesis import METHODS
 from medlt.synthesis.edit import ImageEdit
@@ -37,8 +37,8 @@ from medlt.synthesis.fusion import LatentFusion
 from medlt.synthesis.guides import Guide
 from medlt.synthesis.longtail import LongtailGuide, pictures
 from medlt.synthesis.minority import JepaGuide, Levels, MinorityGuide, reference_levels
-from medlt.synthesis.plan import Collection as TrainTable
-from medlt.synthesis.plan import Draws
+from medlt.synthesis.plan import PlanSettings
+from medlt.synthesis.plan import TrainTable as TrainTable
 from medlt.training.protocols import PrivateFit
 from medlt.types import Synthesizer
 
@@ -52,14 +52,14 @@ class Learnt:
 
     cohort: Cohort
     latents: Latents
-    verifiers: Crossfit
+    verifiers: CrossFitClassifiers
     private: PrivateFit | None
 
 
-def train_table(run: Run[configs.RunConfig], cohort: Cohort, verifiers: Crossfit) -> TrainTable:
+def train_table(run: Run[configs.RunConfig], cohort: Cohort, verifiers: CrossFitClassifiers) -> TrainTable:
     """Return the train rows as a method sees them; in a data-independent run one made-up row a finding instead."""
     rows, findings = cohort.train.rows, cohort.findings
-    if run.config.blind:
+    if run.config.data_independent:
         return independent_rows(cohort.requested, findings)
     known = [name for name in ("patient_id", *ABOUT) if name in rows]
     return TrainTable(rows[[*known, *findings]].assign(fold=verifiers.fold), findings, cohort.tail)
@@ -79,11 +79,11 @@ def build_method(run: Run[configs.RunConfig], learnt: Learnt) -> Built:
     if isinstance(chosen, configs.Fusion):
         coder = learn_sparse_code(run, learnt.cohort, learnt.latents, learnt.private)
         backbone = train_denoiser(run, learnt.cohort, learnt.latents, learnt.private)
-        guides, models = build_guides(run, learnt, chosen.guides, backbone)
+        guides, models = build_guides(run, learnt, chosen.guidance, backbone)
         models |= {"codec": codec, "sparse": coder.digest, "denoiser": backbone.digest}
         return Built(latent_fusion(run, learnt, chosen, coder, backbone, guides), models)
     backbone = train_denoiser(run, learnt.cohort, learnt.latents, learnt.private, further_losses(run, learnt))
-    guides, models = build_guides(run, learnt, chosen.guides, backbone)
+    guides, models = build_guides(run, learnt, chosen.guidance, backbone)
     models |= {"codec": codec, "denoiser": backbone.digest}
     return Built(conditional(run, learnt, chosen, backbone, guides), models)
 
@@ -93,13 +93,13 @@ def latent_fusion(
     guides: tuple[Guide, ...] = (),
 ) -> LatentFusion:  # fmt: skip
     """Return latent fusion (arXiv 2405.01705). The verifiers' folds decide who may be paired with whom."""
-    need, latents = run.config.need, learnt.latents
-    draws = Draws(
+    targets, latents = run.config.targets, learnt.latents
+    draws = PlanSettings(
         metric=chosen.pairing,
         neighbours=chosen.neighbours,
         threshold_mean=chosen.threshold_mean,
         threshold_sd=chosen.threshold_sd,
-        candidates=need.candidates * (1 + need.refills),
+        num_candidates=targets.num_candidates * (1 + targets.max_retries),
     )
     return LatentFusion(
         collection=train_table(run, learnt.cohort, learnt.verifiers),
@@ -108,19 +108,19 @@ def latent_fusion(
         standardiser=latents.standardiser,
         backbone=backbone,
         decode=decoder(run.runtime, latents.codec),
-        scheduler=factory(chosen.scheduler, chosen.steps, backbone.noise),
+        scheduler=factory(chosen.scheduler, chosen.num_inference_steps, backbone.noise),
         draws=draws,
         cam=chosen.cam,
-        keep=chosen.keep,
+        strength=chosen.strength,
         renoise=chosen.renoise,
-        guidance=chosen.guidance,
-        guides=guides,
+        guidance_scale=chosen.guidance_scale,
+        guidance=guides,
         labels=chosen.labels,
         rule=chosen.rule,
     )
 
 
-FROM_NOISE = configs.FromNoise | configs.Diffult | configs.Minority | configs.Longtail
+FROM_NOISE = configs.FromNoiseConfig | configs.Diffult | configs.Minority | configs.Longtail
 
 
 def conditional(
@@ -128,22 +128,27 @@ def conditional(
     guides: tuple[Guide, ...] = (),
 ) -> Synthesizer:  # fmt: skip
     """Return a method that samples under real label vectors, each row verified by the fold of the row that lends it."""
-    latents, need = learnt.latents, run.config.need
+    latents, targets = learnt.latents, run.config.targets
     shared: dict[str, Any] = {
         "collection": train_table(run, learnt.cohort, learnt.verifiers),
         "backbone": backbone,
         "standardiser": latents.standardiser,
         "decode": decoder(run.runtime, latents.codec),
-        "scheduler": factory(chosen.scheduler, chosen.steps, backbone.noise),
-        "candidates": need.candidates * (1 + need.refills),
-        "guidance": chosen.guidance,
-        "guides": guides,
+        "scheduler": factory(chosen.scheduler, chosen.num_inference_steps, backbone.noise),
+        "num_candidates": targets.num_candidates * (1 + targets.max_retries),
+        "guidance_scale": chosen.guidance_scale,
+        "guidance": guides,
     }
     if isinstance(chosen, configs.Edit):
-        return ImageEdit(latents=latents, strengths=chosen.strengths, mixed=chosen.mixed, **shared)
+        return ImageEdit(latents=latents, strength=chosen.strength, mixed=chosen.mixed, **shared)
     height, width = latents.cache.shape[-2:]
     kind: type[FromNoise] = METHODS[chosen.kind]
-    return kind(shape=(backbone.channels, height, width), boost=chosen.boost, skip=chosen.skip, **shared)
+    return kind(
+        shape=(backbone.channels, height, width),
+        initial_noise_scale=chosen.initial_noise_scale,
+        skip_steps=chosen.skip_steps,
+        **shared,
+    )
 
 
 Named = tuple[Guide, dict[str, str]]
@@ -162,10 +167,10 @@ def build_guides(
 
 
 def _guide(run: Run[configs.RunConfig], learnt: Learnt, chosen: configs.GuideConfig, backbone: Backbone) -> Named:
-    if isinstance(chosen, configs.LongtailGuide):
+    if isinstance(chosen, configs.LongtailGuideConfig):
         return _longtail_guide(run, learnt, chosen, backbone)
     options = chosen.model_dump(include={"weight", "every", "window", "schedule"})
-    if isinstance(chosen, configs.JepaGuide):
+    if isinstance(chosen, configs.JepaGuideConfig):
         classifier = train_latent_classifier(run, learnt.cohort, learnt.latents)
         guide = JepaGuide(**options, features=features(classifier, learnt.latents, backbone))
         return guide, {"latent_classifier": classifier.digest}
@@ -182,16 +187,16 @@ def _guide(run: Run[configs.RunConfig], learnt: Learnt, chosen: configs.GuideCon
 
 
 def _longtail_guide(
-    run: Run[configs.RunConfig], learnt: Learnt, chosen: configs.LongtailGuide, backbone: Backbone
+    run: Run[configs.RunConfig], learnt: Learnt, chosen: configs.LongtailGuideConfig, backbone: Backbone
 ) -> Named:
     """Longtail Guidance: its classifier sees images decoded by the run's codec, in the run's precision."""
     codec = decoder(run.runtime, learnt.latents.codec).codec
     assert isinstance(codec, AutoencoderCodec)
     standardised = learnt.latents.standardiser if backbone.space == "standardised" else None
-    decode = pictures(codec, standardised, chosen.checkpointing)
+    decode = pictures(codec, standardised, chosen.gradient_checkpointing)
     head = train_guidance_classifier(run, learnt.cohort, learnt.verifiers)
-    options = chosen.model_dump(exclude={"kind", "checkpointing"})
-    return LongtailGuide(decode=decode, predictor=head, **options), {"predictor": head.digest}
+    options = chosen.model_dump(exclude={"kind", "gradient_checkpointing"})
+    return LongtailGuide(decode=decode, guidance_classifier=head, **options), {"guidance_classifier": head.digest}
 
 
 def features(classifier: LatentClassifier, latents: Latents, backbone: Backbone) -> Callable[[Tensor], Tensor]:
@@ -202,7 +207,7 @@ def features(classifier: LatentClassifier, latents: Latents, backbone: Backbone)
 
 
 def _levels(
-    run: Run[configs.RunConfig], learnt: Learnt, chosen: configs.MinorityGuide, backbone: Backbone,
+    run: Run[configs.RunConfig], learnt: Learnt, chosen: configs.MinorityGuideConfig, backbone: Backbone,
     distance: Distance, named: str,
 ) -> tuple[Levels, str]:  # fmt: skip
     """How rare the real train images of each finding are, of at most `MOST` images a finding; and their digest."""
@@ -242,13 +247,13 @@ def further_losses(run: Run[configs.RunConfig], learnt: Learnt) -> Losses:
     if not isinstance(chosen, configs.Diffult):
         return no_losses
     cbdm = chosen.cbdm if chosen.cbdm is not None and chosen.cbdm.weight else None
-    aid = chosen.aid if chosen.aid is not None and chosen.aid.weight else None
+    aid = chosen.in_band_loss if chosen.in_band_loss is not None and chosen.in_band_loss.weight else None
     if cbdm is None and aid is None:
         return no_losses
     classifier = train_latent_classifier(run, learnt.cohort, learnt.latents) if aid is not None else None
 
-    def losses(backbone: Backbone) -> tuple[Extra, ...]:
-        made: list[Extra] = []
+    def losses(backbone: Backbone) -> tuple[ExtraLoss, ...]:
+        made: list[ExtraLoss] = []
         if cbdm is not None:
             pool = learnt.cohort.train.labels()
             made.append(ClassBalancing(backbone.condition, pool, cbdm.weight, cbdm.power, backbone.noise))
@@ -271,7 +276,7 @@ def _in_band_loss(
     widths = limits(seen, labels)
     return AidLoss(
         phi=look,
-        named=digest("latent classifier", classifier.digest),
+        phi_digest=digest("latent classifier", classifier.digest),
         limits=widths.tolist(),
         counts=(labels == 1).sum(0).tolist(),
         alpha=chosen.weight,

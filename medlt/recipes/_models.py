@@ -8,12 +8,12 @@ from typing import Any
 import pandas as pd
 
 from medlt import config as configs
-from medlt.checks.apart import apart, digest_network
-from medlt.checks.consistency import Crossfit, crossfit, folds
+from medlt.checks.consistency import CrossFitClassifiers, cross_fit, folds
+from medlt.checks.separation import digest_network, require_disjoint_networks
 from medlt.classify.epistemic import Epistemic, fit_epistemic
 from medlt.classify.latents import LatentClassifier, fit_latents
 from medlt.classify.private import private_classifier
-from medlt.classify.train import Classifier, fit
+from medlt.classify.train import Classifier, fit_classifier
 from medlt.diffusion.cache import Latents
 from medlt.files import digest, write_table
 from medlt.privacy.dpsgd.preflight import prepare
@@ -25,24 +25,24 @@ from medlt.sparse.iterated import Iterated, iterate
 from medlt.training.protocols import PrivateFit
 from medlt.training.runtime import Runtime
 
-PRIVATE = ("network", "steps", "batch", "learning_rate", "weight_decay")
+PRIVATE = ("network", "steps", "batch_size", "learning_rate", "weight_decay")
 """Settings that hold for a private verifier too; class weights and early stops read all patients at once."""
-HEALTH = ("mean_max_probability", "agreement", "reconstruction_l1")
+CODE_METRICS = ("mean_max_probability", "agreement", "reconstruction_l1")
 
 
 def learn_sparse_code(
     run: Run[configs.RunConfig], cohort: Cohort, latents: Latents, private: PrivateFit | None
 ) -> SimplicialCoder:
-    """Learn the sparse code by iterated learning; its measurements go to health.parquet and run.json."""
+    """Learn the sparse code by iterated learning; its measurements go to sparse_code_metrics.parquet and run.json."""
     options: dict[str, Any] = run.config.sparse.model_dump()
     if private is not None:
         options |= {"private": private, "patients": patients(cohort.train)}
     with run.stage("sparse"):
         learnt = iterate_on(run, cohort, latents, run.runtime.at("fp32"), **options)
-    write_table(run.path("health.parquet"), learnt.health)
-    last = learnt.health.iloc[-1]
+    write_table(run.path("sparse_code_metrics.parquet"), learnt.metrics)
+    last = learnt.metrics.iloc[-1]
     run.record(digests={"sparse": learnt.coder.digest})
-    run.record(health={"sparse": {name: None if pd.isna(last[name]) else float(last[name]) for name in HEALTH}})
+    run.record(metrics={"sparse": {name: None if pd.isna(last[name]) else float(last[name]) for name in CODE_METRICS}})
     return learnt.coder
 
 
@@ -58,7 +58,7 @@ def iterate_on(
     )  # fmt: skip
 
 
-def train_verifiers(run: Run[configs.RunConfig], cohort: Cohort, private: PrivateFit | None) -> Crossfit:
+def train_verifiers(run: Run[configs.RunConfig], cohort: Cohort, private: PrivateFit | None) -> CrossFitClassifiers:
     """Train cross-fitted classifiers on real train images: verifier k never saw the patients of fold k.
 
     Trained privately where `private` is given.
@@ -76,28 +76,28 @@ def train_verifiers(run: Run[configs.RunConfig], cohort: Cohort, private: Privat
                 chosen = {name: options[name] for name in PRIVATE}
                 return private_classifier(train.take(uids), whose, private=private, prepare=prepare, runtime=runtime,
                                           store=run.store, name=f"judge {k}", **chosen)  # fmt: skip
-            return fit(train.take(uids), val, runtime=runtime, store=run.store, name=f"judge {k}", **options)
+            return fit_classifier(train.take(uids), val, runtime=runtime, store=run.store, name=f"judge {k}", **options)
 
-        return crossfit(fold, lambda uids: train.take(uids).images, verifier, cohort.findings)
+        return cross_fit(fold, lambda uids: train.take(uids).images, verifier, cohort.findings)
 
 
-def train_guidance_classifier(run: Run[configs.RunConfig], cohort: Cohort, verifiers: Crossfit) -> Epistemic:
+def train_guidance_classifier(run: Run[configs.RunConfig], cohort: Cohort, verifiers: CrossFitClassifiers) -> Epistemic:
     """Train the classifier that guides, of another architecture and seed than the verifiers, and its epistemic head.
 
     Raises InputError if it has a verifier's weights.
     """
     config = run.config
     other = "dense" if config.classifier.network == "small" else "small"
-    chosen = config.predictor or config.classifier.model_copy(update={"network": other})
+    chosen = config.guidance_classifier or config.classifier.model_copy(update={"network": other})
     train, val = (cohort.training_set(part, chosen.size) for part in (cohort.train, cohort.val))
     options, runtime = chosen.model_dump(exclude={"size"}), run.runtime.seeded("predictor")
-    with run.stage("predictor"):
-        classifier = fit(train, val, runtime=runtime, store=run.store, name="predictor", **options)
-    verifying = [digest_network(one.net) for one in verifiers.judges if isinstance(one, Classifier)]
-    apart({"guiding": [digest_network(classifier.net)], "verifying": verifying})
+    with run.stage("guidance_classifier"):
+        classifier = fit_classifier(train, val, runtime=runtime, store=run.store, name="guidance_classifier", **options)
+    verifying = [digest_network(one.net) for one in verifiers.verifiers if isinstance(one, Classifier)]
+    require_disjoint_networks({"guiding": [digest_network(classifier.net)], "verifying": verifying})
     with run.stage("epistemic"):
         head = fit_epistemic(classifier, train, runtime=runtime, store=run.store)
-    run.record(digests={"predictor": head.digest})
+    run.record(digests={"guidance_classifier": head.digest})
     return head
 
 

@@ -19,20 +19,20 @@ from torch import Tensor, nn
 
 from medlt import config as configs
 from medlt.checks.consistency import folds
-from medlt.checks.folds import Crossfit
+from medlt.checks.folds import CrossFitClassifiers
 from medlt.files import digest
 from medlt.privacy import accounting, ledger
-from medlt.privacy.claims import foreseen
+from medlt.privacy.claims import config_violations
 from medlt.recipes._cohort import Cohort, RealRows
 from medlt.recipes._setup import Run
 from medlt.sparse.private import private_steps
-from medlt.synthesis.plan import Collection as TrainTable
+from medlt.synthesis.plan import TrainTable as TrainTable
 from medlt.training.protocols import PrivateFit, RowLoss
 from medlt.training.runtime import Runtime
 from medlt.training.settings import Training
 from medlt.types import InputError
 
-SPARSE = {"batch", "generations", "imitation_epochs", "adaptation_epochs", "interaction_epochs"}
+SPARSE = {"batch_size", "generations", "imitation_epochs", "adaptation_epochs", "interaction_epochs"}
 Plans = dict[str, accounting.Planned]
 
 
@@ -51,30 +51,30 @@ def plans(config: configs.RunConfig, cohort: RealRows) -> Plans:
         found[name] = accounting.Planned(batch / units, steps)
 
     if isinstance(config.codec, configs.TrainedCodec):
-        add("codec", config.codec.batch, config.codec.steps)
+        add("codec", config.codec.batch_size, config.codec.steps)
     elif config.codec.tune is not None:
-        add("codec", config.codec.tune.batch, config.codec.tune.steps)
+        add("codec", config.codec.tune.batch_size, config.codec.tune.steps)
     if config.method.kind == "fusion":
         count = int(cohort.train.rows["patient_id"].nunique())
         for name, steps in private_steps(count, **config.sparse.model_dump(include=SPARSE)).items():
-            add(name, config.sparse.batch, steps)
+            add(name, config.sparse.batch_size, steps)
     if getattr(config.denoiser, "train", "full") != "none":
-        add("denoiser", config.denoiser.batch, config.denoiser.steps)
+        add("denoiser", config.denoiser.batch_size, config.denoiser.steps)
     for k, units in _judged(config, cohort).items():
-        add(f"judge {k}", config.classifier.batch, config.classifier.steps, units)
+        add(f"judge {k}", config.classifier.batch_size, config.classifier.steps, units)
     return found
 
 
 def _units(config: configs.RunConfig, rows: pd.DataFrame) -> int:
     """How many patients, or images, there are to hide among."""
     assert config.privacy is not None
-    return len(rows) if config.privacy.unit == "image" else int(rows["patient_id"].nunique())
+    return len(rows) if config.privacy.privacy_unit == "image" else int(rows["patient_id"].nunique())
 
 
 def _judged(config: configs.RunConfig, cohort: RealRows) -> dict[int, int]:
     """Number of a verifier -> among how many it hides who it was trained on; data-independent runs only if asked."""
     assert config.privacy is not None
-    if config.blind and not config.privacy.classifier:
+    if config.data_independent and not config.privacy.classifier:
         return {}
     rows = cohort.train.rows
     fold = folds(rows["patient_id"], rows[list(cohort.findings)], config.checks.folds, config.seed)
@@ -89,7 +89,7 @@ def check_budget(config: configs.RunConfig, cohort: RealRows) -> None:
     noise(config, cohort)
     if (warning := accounting.warn_of_delta(config.privacy.delta, units)) is not None:
         log.warning("privacy: %s", warning)
-    for reason in foreseen(config):
+    for reason in config_violations(config):
         log.warning("privacy: this run will carry no claim: %s", reason)
 
 
@@ -127,7 +127,7 @@ class PrivateTraining:
     @property
     def digest(self) -> str:
         """Names the mechanism that every stage of the run shares."""
-        own = self.chosen.model_dump(exclude={"physical", "way", "findings", "classifier"})
+        own = self.chosen.model_dump(exclude={"max_physical_batch_size", "grad_sample_mode", "findings", "classifier"})
         return digest("private", own, noise(self.run.config, self.cohort))
 
     def __call__(
@@ -136,14 +136,14 @@ class PrivateTraining:
         picture: Callable[[nn.Module], Tensor] | None = None,
     ) -> None:  # fmt: skip
         """Train as `medlt.training.protocols.PrivateFit` says, within what the other stages leave of the budget."""
-        from medlt.privacy.dpsgd.training import Private, fit
+        from medlt.privacy.dpsgd.training import PrivacySettings, fit_private
 
         config, chosen = self.run.config, self.chosen
         sigma, planned = noise(config, self.cohort), plans(config, self.cohort)
         others = tuple((sigma, one.rate, one.steps) for stage, one in planned.items() if stage != name)
         own = chosen.model_dump(exclude={"findings", "classifier"})
-        private = Private(noise_multiplier=sigma, before=others if self.kept else (), **own)
-        fit(network, loss, units, training=training, private=private, runtime=runtime, folder=folder, key=key,
+        private = PrivacySettings(noise_multiplier=sigma, before=others if self.kept else (), **own)
+        fit_private(network, loss, units, training=training, private=private, runtime=runtime, folder=folder, key=key,
             name=name, data=self.cohort.train.digest(), evaluate=evaluate, picture=picture)  # fmt: skip
 
     def account(self, mechanism: Path) -> None:
@@ -155,16 +155,16 @@ class PrivateTraining:
             return
         done = ledger.read_mechanism(mechanism)
         place = self._place(done.stage)
-        known = ledger.read(place).mechanisms if place.is_file() else ()
+        known = ledger.read_ledger(place).mechanisms if place.is_file() else ()
         earlier = [one for one in known if one.weights != done.weights]
-        ledger.write(place, [*earlier, done], self.chosen.delta, self.chosen.epsilon)
+        ledger.write_ledger(place, [*earlier, done], self.chosen.delta, self.chosen.epsilon)
         self.write()
 
     def write(self) -> None:
         """Write RUN/ledger.json: what of the plan has been done, together."""
         places = [self._place(name) for name in plans(self.run.config, self.cohort)]
-        done = [one for place in places if place.is_file() for one in ledger.read(place).mechanisms]
-        ledger.write(self.run.path("ledger.json"), done, self.chosen.delta, self.chosen.epsilon)
+        done = [one for place in places if place.is_file() for one in ledger.read_ledger(place).mechanisms]
+        ledger.write_ledger(self.run.path("ledger.json"), done, self.chosen.delta, self.chosen.epsilon)
         self.run.record(weights={one.stage: one.weights for one in done})  # of several the last
 
     def _place(self, stage: str) -> Path:
@@ -188,7 +188,7 @@ def independent_uid(finding: str) -> str:
     return "only-" + re.sub(r"\W+", "-", finding)
 
 
-def no_verifiers(requested: Sequence[str], findings: tuple[str, ...]) -> Crossfit:
+def no_verifiers(requested: Sequence[str], findings: tuple[str, ...]) -> CrossFitClassifiers:
     """Return cross-fitted classifiers without a classifier, for a run in which none may look at the images."""
     fold = independent_rows(requested, findings).table["fold"]
-    return Crossfit((), fold, pd.DataFrame(index=fold.index, columns=list(findings), dtype=float))
+    return CrossFitClassifiers((), fold, pd.DataFrame(index=fold.index, columns=list(findings), dtype=float))

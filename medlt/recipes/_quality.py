@@ -15,11 +15,11 @@ from PIL import Image
 from torch import Tensor
 
 from medlt import config as configs
-from medlt.checks.asserted import Asserted
 from medlt.checks.bands import Rule, in_band
-from medlt.checks.consistency import Crossfit, LabelConsistency, thresholds
+from medlt.checks.consistency import CrossFitClassifiers, LabelConsistency, thresholds
 from medlt.checks.near_copy import near_copy
 from medlt.checks.sanity import Finite, Flat, Saturated, sanity
+from medlt.checks.target_label import TargetLabelCheck
 from medlt.classify.cam import class_activation_map
 from medlt.classify.epistemic import Epistemic
 from medlt.classify.train import Classifier
@@ -46,27 +46,27 @@ UNGUIDED = " unguided"  # no uid of an image ends so
 log = logging.getLogger(__name__)
 
 
-def build_checks(run: Run[configs.RunConfig], cohort: Cohort, verifiers: Crossfit) -> tuple[Check, ...]:
+def build_checks(run: Run[configs.RunConfig], cohort: Cohort, verifiers: CrossFitClassifiers) -> tuple[Check, ...]:
     """Return the checks: sanity against the parents, then the label as the verifier sees it that saw neither parent,
     then the band, then near copies. A data-independent run looks at the image alone."""
     chosen = run.config.checks
-    if run.config.blind:
-        own: tuple[Check, ...] = (Finite(), Flat(chosen.black_below), Saturated(), Asserted())
+    if run.config.data_independent:
+        own: tuple[Check, ...] = (Finite(), Flat(chosen.min_std), Saturated(), TargetLabelCheck())
         return (*own, *_near_copies(run, cohort))
     findings = list(cohort.findings)
-    limits = thresholds(verifiers.held_out, cohort.train.rows[findings], chosen.quantile)
+    limits = thresholds(verifiers.held_out, cohort.train.rows[findings], chosen.verifier_quantile)
     parents = partial(_parents, cohort, run.config.size)
-    usual = sanity(parents, black_below=chosen.black_below, duplicate_above=chosen.duplicate_above)
-    label = LabelConsistency(verifiers.judges, dict(limits), findings, chosen.quantile)
-    return (*usual, Asserted(), label, *_bands(run, cohort, verifiers), *_near_copies(run, cohort))
+    usual = sanity(parents, min_std=chosen.min_std, max_correlation=chosen.max_correlation)
+    label = LabelConsistency(verifiers.verifiers, dict(limits), findings, chosen.verifier_quantile)
+    return (*usual, TargetLabelCheck(), label, *_bands(run, cohort, verifiers), *_near_copies(run, cohort))
 
 
-def _bands(run: Run[configs.RunConfig], cohort: Cohort, verifiers: Crossfit) -> tuple[Check, ...]:
+def _bands(run: Run[configs.RunConfig], cohort: Cohort, verifiers: CrossFitClassifiers) -> tuple[Check, ...]:
     """The check that drops what is out of distribution, where the config has it."""
     chosen, rows = run.config.checks.in_band, cohort.train.rows
     if chosen is None:
         return ()
-    looks = [one.features for one in verifiers.judges if isinstance(one, Classifier)]
+    looks = [one.features for one in verifiers.verifiers if isinstance(one, Classifier)]
     rule = Rule(chosen.form, chosen.k, chosen.quantile)
     pixels = partial(_parents, cohort, run.config.size)
     labels = rows[list(cohort.findings)]
@@ -98,10 +98,10 @@ def _near_copies(run: Run[configs.RunConfig], cohort: Cohort) -> tuple[Check, ..
     train, val = (cohort.images(part, EMBEDDING_SIZE) for part in (cohort.train, cohort.val))
     whose = [patients(part) for part in (cohort.train, cohort.val)]
     one_each = [whose[1].index(patient) for patient in dict.fromkeys(whose[1])]
-    if (enough := math.ceil(MEASURES / chosen.false_positive)) > len(one_each):
+    if (enough := math.ceil(MEASURES / chosen.fpr)) > len(one_each):
         log.warning(
             "no near-copy filter: %d validation patients cannot show a rate of %g, that takes %d; give more, or raise "
-            "checks.near_copy.false_positive", len(one_each), chosen.false_positive, enough
+            "checks.near_copy.false_positive", len(one_each), chosen.fpr, enough
         )  # fmt: skip
         return ()
     with run.stage("embedding"):
@@ -109,16 +109,16 @@ def _near_copies(run: Run[configs.RunConfig], cohort: Cohort) -> tuple[Check, ..
             torch.cat([train, val]), whose[0] + whose[1], runtime=run.runtime.seeded("embedding"), store=run.store,
             steps=chosen.steps,
         )  # fmt: skip
-    return (near_copy([embed, low_pass], val[one_each], train, chosen.false_positive),)
+    return (near_copy([embed, low_pass], val[one_each], train, chosen.fpr),)
 
 
-def measure(run: Run[configs.RunConfig], cohort: Cohort, verifiers: Crossfit, made: Manifest) -> None:
+def measure(run: Run[configs.RunConfig], cohort: Cohort, verifiers: CrossFitClassifiers, made: Manifest) -> None:
     """Write quality.parquet: are the kept images like real ones of the validation split, as varied, and as rare?
 
     The features are those of the first verifier, which was not fitted to the validation images (its best step was
     chosen on them) and is not what guided. Written only where both sides have images.
     """
-    verifier, held = next(iter(verifiers.judges), None), cohort.val
+    verifier, held = next(iter(verifiers.verifiers), None), cohort.val
     if not isinstance(verifier, Classifier) or min(len(held.rows), len(made.rows)) < FEWEST:
         return
     real = verifier.features(cohort.images(held, verifier.size)).numpy()
@@ -145,14 +145,14 @@ def introspect(
 
     They say what the guidance classifier does not know: its least sure images beside unguided ones.
     """
-    guide = next((one for one in method.guides if isinstance(one, LongtailGuide)), None)
+    guide = next((one for one in method.guidance if isinstance(one, LongtailGuide)), None)
     gallery = run.path("introspection_gallery.parquet")  # written last
-    if guide is None or not len(made.rows) or not isinstance(guide.predictor, Epistemic) or gallery.is_file():
+    if guide is None or not len(made.rows) or not isinstance(guide.guidance_classifier, Epistemic) or gallery.is_file():
         return
     run.runtime.progress("introspection", 0, 1)
-    guided = _seen(cohort, guide, made.rows, images(made, guide.predictor.size).float() / 255)
+    guided = _seen(cohort, guide, made.rows, images(made, guide.guidance_classifier.size).float() / 255)
     top = introspection.most(guided.signal, np.ones(len(made.rows), dtype=bool))
-    plain = method.with_guides(tuple(one for one in method.guides if one is not guide))
+    plain = method.with_guidance(tuple(one for one in method.guidance if one is not guide))
     pixels = torch.cat([batch.images for batch in plain.run(plan.loc[made.rows.index])])
     unguided = _seen(cohort, guide, made.rows, pixels)
     known = pd.concat([_known(made, guided, ""), _known(made, unguided, UNGUIDED)])
@@ -166,7 +166,7 @@ def introspect(
 
 def _seen(cohort: Cohort, guide: LongtailGuide, rows: pd.DataFrame, pixels: Tensor) -> _Seen:
     """What the guidance classifier makes of images."""
-    head = guide.predictor
+    head = guide.guidance_classifier
     assert isinstance(head, Epistemic)
     real = cohort.training_set(cohort.train, head.size)
     column = targets(rows["finding"], cohort.findings)

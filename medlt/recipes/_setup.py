@@ -15,7 +15,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -23,16 +23,17 @@ import yaml
 
 from medlt import config as configs
 from medlt.files import locked, write_json, write_text
+from medlt.progress import Reporter, RunLog
 from medlt.store import Store
 from medlt.training.runtime import Runtime
 from medlt.types import InputError, Progress
 from medlt.versions import versions
 
-C = TypeVar("C", configs.RunConfig, configs.VerdictConfig)
+C = TypeVar("C", configs.RunConfig, configs.EvaluateConfig)
 
 FILED = Path("stages/data/manifest.parquet")
 """The rows a run stands on; once they are there, its config is fixed."""
-CHANGEABLE = ("arms", "sources", "evaluation", "reporter")
+CHANGEABLE = ("arms", "sources", "evaluation", "evaluation_classifier")
 """Sections of an experiment's config that may change between two calls."""
 LOCK = ".lock"
 UNRECORDED = ("images", "shard")
@@ -46,7 +47,7 @@ def peak_rss_mb() -> float:
     return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit, 1)
 
 
-def runtime_of(config: configs.RunConfig | configs.VerdictConfig, progress: Progress) -> Runtime:
+def runtime_of(config: configs.RunConfig | configs.EvaluateConfig, progress: Progress) -> Runtime:
     """Return where and how the config wants its work done. Raises InputError where there is no such device."""
     precision = config.precision if isinstance(config, configs.RunConfig) else "fp32"
     runtime = Runtime(config.device, precision, config.threads, config.seed, progress)
@@ -82,16 +83,23 @@ class Run(Generic[C]):
         summary["peak_rss_mb"] = max(peak_rss_mb(), summary.get("peak_rss_mb", 0.0))
         write_json(self.path("run.json"), summary)
 
+    @property
+    def reporter(self) -> Reporter:
+        """Return what takes stages and notes: the run's log where it is open, else one that ignores them."""
+        progress = self.runtime.progress
+        return progress if isinstance(progress, Reporter) else Reporter()
+
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
-        """Time a stage, and record the artifacts it used with the versions that made them.
+        """Report and time a stage, and record the artifacts it used with the versions that made them.
 
         The seconds of interrupted calls add up.
         """
         start, before = time.perf_counter(), self.summary().get("seconds", {}).get(name, 0.0)
         known = len(self.store.used)
         try:
-            yield
+            with self.reporter.stage(name):
+                yield
         finally:
             used = {
                 f"{one.kind}/{one.digest}": dict(one.versions)
@@ -118,27 +126,34 @@ def opened(config: C, progress: Progress) -> Iterator[Run[C]]:
     Raises InputError if another process works in it, if it was made by another config, or if it is not empty and no run
     folder. What cannot be seen to be wrong before is checked here: call the checks of `_checks` first.
     """
-    folder, runtime = Path(config.out), runtime_of(config, progress)
+    folder, runtime = Path(config.output_dir), runtime_of(config, progress)
     _require_own(folder)
     with locked(folder / LOCK, str(folder), wait=False):
         text, written = configs.dump(config), folder / "config.yaml"
         if (folder / FILED).is_file() and written.is_file():
             _require_same(folder, written.read_text(), text)
         write_text(written, text)
-        shared = config.learnt if isinstance(config, configs.RunConfig) else None
+        shared = config.artifacts_dir if isinstance(config, configs.RunConfig) else None
         run = Run(folder, config, runtime, Store(Path(shared or folder / "artifacts")))
-        _record_begin(run)
-        with runtime.limited():
+        with logged(run) as run, runtime.limited():
+            _record_begin(run)
             yield run
 
 
-def finished(folder: Path, progress: Progress, learnt: Path | None = None) -> Run[configs.RunConfig]:
+@contextmanager
+def logged(run: Run[C]) -> Iterator[Run[C]]:
+    """Yield the run with its progress, stages and warnings going to run.log in its folder too."""
+    with RunLog(run.folder, run.runtime.progress) as log:
+        yield replace(run, runtime=replace(run.runtime, progress=log))
+
+
+def finished(folder: Path, progress: Progress, artifacts_dir: Path | None = None) -> Run[configs.RunConfig]:
     """Open a run that has ended, wherever it lies now, for reading only. Raises InputError if it has not ended."""
     for name in ("config.yaml", "manifest.parquet"):
         if not (folder / name).is_file():
             raise InputError(f"{folder}: has no {name}, so it is no finished run; run `medlt augment` for it first")
-    config = configs.load(folder / "config.yaml").model_copy(update={"out": folder})
-    store = Store(Path(learnt or config.learnt or folder / "artifacts"))
+    config = configs.load(folder / "config.yaml").model_copy(update={"output_dir": folder})
+    store = Store(Path(artifacts_dir or config.artifacts_dir or folder / "artifacts"))
     return Run(folder, config, runtime_of(config, progress), store, writable=False)
 
 
@@ -160,7 +175,7 @@ def _fixed(text: str, where: Path) -> dict[str, Any]:
         tree = dict(yaml.safe_load(text))
     except (yaml.YAMLError, TypeError, ValueError):
         raise InputError(f"{where}/config.yaml: damaged; restore it, or choose another --out") from None
-    free = {"out", *(CHANGEABLE if tree.get("recipe") == "verdict" else ())}
+    free = {"output_dir", *(CHANGEABLE if "arms" in tree else ())}
     return {name: value for name, value in tree.items() if name not in free}
 
 

@@ -11,14 +11,14 @@ import torch
 from torch import Tensor
 
 from medlt import config as configs
-from medlt.checks.apart import digest_network, judged_apart, parents_of
 from medlt.checks.consistency import LabelConsistency
-from medlt.checks.folds import Crossfit
+from medlt.checks.folds import CrossFitClassifiers
+from medlt.checks.separation import digest_network, require_unseen_parents, parents_of
 from medlt.classify.train import Classifier
 from medlt.data.loaders import images
 from medlt.data.manifest import Manifest
 from medlt.evaluation import provenance
-from medlt.evaluation.arms import lent
+from medlt.evaluation.arms import match_real_rows
 from medlt.evaluation.sources import SourceImages, Verifiers
 from medlt.recipes import augment
 from medlt.recipes._cohort import Cohort, filed_cohort
@@ -35,13 +35,13 @@ def own_images(name: str, run: Run[configs.RunConfig], filled: augment.Filled) -
     cohort = filled.cohort
     made = _lent(filled.published.made, cohort, run.config)
     kept = _kept(made, filled.published.results)
-    verifiers = _verifiers(run, cohort, filled.verifiers) if filled.verifiers.judges else None
+    verifiers = _verifiers(run, cohort, filled.verifiers) if filled.verifiers.verifiers else None
     if verifiers is None and len(kept):
         kept = kept.drop(columns="fold")
     return SourceImages(name, kept, _labels(made), _pixels(made), verifiers, filled.published.results, len(filled.plan))
 
 
-def open_sources(config: configs.VerdictConfig, cohort: Cohort, progress: Progress) -> dict[str, SourceImages]:
+def open_sources(config: configs.EvaluateConfig, cohort: Cohort, progress: Progress) -> dict[str, SourceImages]:
     """Return every source of an experiment, its images made if need be.
 
     Raises InputError for one that does not fit the experiment.
@@ -49,25 +49,27 @@ def open_sources(config: configs.VerdictConfig, cohort: Cohort, progress: Progre
     return {name: _source(name, given, cohort, progress) for name, given in config.sources.items()}
 
 
-def source_config(name: str, given: configs.Source) -> configs.RunConfig:
+def source_config(name: str, given: configs.SourceConfig) -> configs.RunConfig:
     """Return the config of a source's run, in its folder. Raises InputError if it is not there nor can be made."""
     if given.config is None:
         folder = Path(str(given.run))
         if not all((folder / file).is_file() for file in ("config.yaml", "manifest.parquet")):
             raise InputError(f"sources.{name}: {folder} is no finished run; give one that `medlt augment` made")
-        return configs.load(folder / "config.yaml").model_copy(update={"out": folder})
+        return configs.load(folder / "config.yaml").model_copy(update={"output_dir": folder})
     config = configs.load(given.config, given.set)
-    written = (config.out / "config.yaml").read_text() if (config.out / "config.yaml").is_file() else ""
-    if written != configs.dump(config) and (written or (config.out / "manifest.parquet").is_file()):
-        raise InputError(f"sources.{name}: {config.out} was made by another config; give it as `run`, or change out")
+    written = (config.output_dir / "config.yaml").read_text() if (config.output_dir / "config.yaml").is_file() else ""
+    if written != configs.dump(config) and (written or (config.output_dir / "manifest.parquet").is_file()):
+        raise InputError(
+            f"sources.{name}: {config.output_dir} was made by another config; give it as `run`, or change output_dir"
+        )
     return config
 
 
-def _source(name: str, given: configs.Source, cohort: Cohort, progress: Progress) -> SourceImages:
+def _source(name: str, given: configs.SourceConfig, cohort: Cohort, progress: Progress) -> SourceImages:
     config = source_config(name, given)
-    if not (config.out / "manifest.parquet").is_file():
+    if not (config.output_dir / "manifest.parquet").is_file():
         augment.main(config, progress)
-    run = finished(config.out, progress, config.learnt)
+    run = finished(config.output_dir, progress, config.artifacts_dir)
     with run.runtime.limited():
         return _opened(name, run, filed_cohort(run), cohort)
 
@@ -81,14 +83,16 @@ def _opened(name: str, run: Run[configs.RunConfig], own: Cohort, cohort: Cohort)
     provenance.require_fit(name, made, own.train, cohort.manifest, stopped_by=own.val)
     kept = _kept(made, results)
     # a data-independent run had no verifiers: these measure its images and choose none
-    private = None if run.config.blind else private_fit(run, own)
+    private = None if run.config.data_independent else private_fit(run, own)
     verifiers = train_verifiers(run, own, private)
-    if not run.config.blind and any(isinstance(one, Classifier) and one.pace for one in verifiers.judges):
+    if not run.config.data_independent and any(isinstance(one, Classifier) and one.pace for one in verifiers.verifiers):
         log.warning("source %s: the verifiers that chose its images were not found, they were trained again", name)
-    if run.config.blind and len(kept):  # each is judged by the one that never saw the real row it is held against
-        kept = kept.assign(fold=verifiers.fold.loc[kept["like"]].to_numpy())
+    if run.config.data_independent and len(
+        kept
+    ):  # each is judged by the one that never saw the real row it is held against
+        kept = kept.assign(fold=verifiers.fold.loc[kept["label_source"]].to_numpy())
     if len(kept):
-        judged_apart(kept["fold"], verifiers.seen, parents_of(kept))
+        require_unseen_parents(kept["fold"], verifiers.seen, parents_of(kept))
     return SourceImages(
         name, kept, _labels(made), _pixels(made), _verifiers(run, own, verifiers), results, len(planned),
         _guiding(run, own, verifiers),
@@ -97,18 +101,18 @@ def _opened(name: str, run: Run[configs.RunConfig], own: Cohort, cohort: Cohort)
 
 def _lent(made: Manifest, own: Cohort, config: configs.RunConfig) -> Manifest:
     """The images of a data-independent run, each with a real row of its finding that its control repeats."""
-    if not config.blind or made.rows.empty:
+    if not config.data_independent or made.rows.empty:
         return made
-    return Manifest(made.rows.assign(like=lent(made.rows, own.train.rows)), made.findings, made.root)
+    return Manifest(made.rows.assign(label_source=match_real_rows(made.rows, own.train.rows)), made.findings, made.root)
 
 
 def _kept(made: Manifest, results: pd.DataFrame) -> pd.DataFrame:
     """Kept images with their verifier's probability."""
     rows = made.rows
     if rows.empty:
-        return rows.assign(judge=pd.Series(dtype=float))
+        return rows.assign(verifier=pd.Series(dtype=float))
     verified = results[results["check"] == LabelConsistency.name].set_index("uid")["value"]
-    return rows.assign(judge=verified.reindex(rows.index), **rows[["slot", "fold"]].astype(int))
+    return rows.assign(verifier=verified.reindex(rows.index), **rows[["slot", "fold"]].astype(int))
 
 
 def _labels(made: Manifest) -> pd.DataFrame:
@@ -127,7 +131,7 @@ def _pixels(made: Manifest) -> Callable[[int, Sequence[str]], Tensor]:
     return pixels
 
 
-def _verifiers(run: Run[configs.RunConfig], own: Cohort, verifiers: Crossfit) -> Verifiers:
+def _verifiers(run: Run[configs.RunConfig], own: Cohort, verifiers: CrossFitClassifiers) -> Verifiers:
     return Verifiers(verifiers, own.train.rows[list(own.findings)], run.config.classifier.size)
 
 
@@ -139,7 +143,7 @@ def _table(name: str, path: Path) -> pd.DataFrame:
         raise InputError(f"source {name}: {path} is missing or damaged; finish the run again") from None
 
 
-def _guiding(run: Run[configs.RunConfig], own: Cohort, verifiers: Crossfit) -> tuple[str, ...]:
+def _guiding(run: Run[configs.RunConfig], own: Cohort, verifiers: CrossFitClassifiers) -> tuple[str, ...]:
     """Digests of the classifiers that guided the images, none for a method without."""
-    asked = any(isinstance(one, configs.LongtailGuide) and one.weight for one in run.config.method.guides)
+    asked = any(isinstance(one, configs.LongtailGuideConfig) and one.weight for one in run.config.method.guidance)
     return (digest_network(train_guidance_classifier(run, own, verifiers).net),) if asked else ()

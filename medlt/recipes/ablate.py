@@ -28,11 +28,12 @@ import pandas as pd
 import torch
 
 from medlt import config as configs
-from medlt.checks.asserted import Asserted
 from medlt.checks.consistency import LabelConsistency, best_of, thresholds
+from medlt.checks.target_label import TargetLabelCheck
 from medlt.classify.train import Classifier
 from medlt.config.ablation import Ablation
 from medlt.diffusion.backbone import Backbone
+from medlt.diffusion.sampler import last_steps
 from medlt.evaluation.design import ArmSpec
 from medlt.evaluation.variants import against, as_markdown, kid_by_fold, measured
 from medlt.files import digest, write_json, write_table, write_text
@@ -49,10 +50,10 @@ from medlt.recipes._sources import own_images
 from medlt.recipes.augment import Filled, check, learn
 from medlt.sparse.iterated import Iterated
 from medlt.training.runtime import silent
-from medlt.types import Batch, Check, Finding, InputError, Progress
+from medlt.types import Batch, Check, CheckResult, InputError, Progress
 from medlt.writer import DatasetWriter
 
-HEALTH = ("mean_max_probability", "words_used", "agreement", "reconstruction_l1", "probe_ap", "val_macro_ap")
+CODE_METRICS = ("mean_max_probability", "words_used", "agreement", "reconstruction_l1", "probe_ap", "val_macro_ap")
 ARM = "fusion"
 
 
@@ -76,7 +77,9 @@ class Variant:
     @cached_property
     def name(self) -> str:
         """The same for two variants that are one, such as the base and its own value of a factor."""
-        return f"{digest(self.method.model_dump(), self.config.sparse.model_dump())}-{self.seed}"
+        method = self.method.model_dump()
+        method["strength"] = last_steps(self.method.strength, self.method.num_inference_steps)  # what decides images
+        return f"{digest(method, self.config.sparse.model_dump())}-{self.seed}"
 
 
 def variants(base: configs.RunConfig, wanted: Ablation) -> list[Variant]:
@@ -98,12 +101,12 @@ def variants(base: configs.RunConfig, wanted: Ablation) -> list[Variant]:
 
 
 def main(config: configs.RunConfig, progress: Progress = silent) -> Path:
-    """Run or continue; returns the run folder, which is one of recipe fusion: more may be varied in it later.
+    """Run or continue; returns the run folder, which is one of method fusion: more may be varied in it later.
 
     Raises InputError, before anything is made, for a value that is not allowed.
     """
     assert config.ablation is not None  # the config's own check
-    base = config.model_copy(update={"recipe": "fusion", "ablation": None})
+    base = config.model_copy(update={"ablation": None})
     wanted, rows = variants(base, config.ablation), check(base)
     with opened(base, progress) as run:
         cohort = open_cohort(run, rows)
@@ -112,9 +115,10 @@ def main(config: configs.RunConfig, progress: Progress = silent) -> Path:
         checks = build_checks(run, cohort, learnt.verifiers)
         runner = AblationRunner(run, learnt, backbone, checks, config.ablation.downstream)
         with run.stage("ablation"):
+            run.runtime.progress("variants", 0, len(wanted))
             for done, one in enumerate(wanted):
                 runner.finish(one)
-                progress("variants", done + 1, len(wanted))
+                run.runtime.progress("variants", done + 1, len(wanted))
             real = {"factor": "real", "value": "train", "is_base": False, "seed": 0, **runner.reference()}
             table = pd.concat([pd.DataFrame([real]), _table(run, wanted)], ignore_index=True)
         write_table(run.path("ablation.parquet"), table)
@@ -136,7 +140,7 @@ class AblationRunner:
     @property
     def verifiers(self) -> list[Classifier]:
         """The verifiers as classifiers, which have features."""
-        return [one for one in self.learnt.verifiers.judges if isinstance(one, Classifier)]
+        return [one for one in self.learnt.verifiers.verifiers if isinstance(one, Classifier)]
 
     def finish(self, one: Variant) -> None:
         """Write its images' figures, and then its own, unless they are there, with those of its arms if wanted."""
@@ -152,12 +156,12 @@ class AblationRunner:
         options = one.config.sparse.model_dump()
         return iterate_on(self.run, self.learnt.cohort, self.learnt.latents, runtime, **options)
 
-    def make(self, one: Variant, code: Iterated) -> tuple[Batch, list[Finding]]:
+    def make(self, one: Variant, code: Iterated) -> tuple[Batch, list[CheckResult]]:
         """Make all its images, and what the checks say of them, the best of each slot last."""
-        guides, _ = build_guides(self.run, self.learnt, one.method.guides, self.backbone)
+        guides, _ = build_guides(self.run, self.learnt, one.method.guidance, self.backbone)
         method = latent_fusion(self.run, self.learnt, one.method, code.coder, self.backbone, guides)
         plan = method.plan(self.learnt.cohort.shortfall(), self.run.config.seed + one.seed)
-        batch = joined(list(method.run(plan[plan["candidate"] < self.run.config.need.candidates])))
+        batch = joined(list(method.run(plan[plan["candidate"] < self.run.config.targets.num_candidates])))
         results = [result for check in self.checks for result in check(batch)]
         return batch, [*results, *best_of(batch.rows, results)]
 
@@ -167,8 +171,8 @@ class AblationRunner:
         batch, results = self.make(one, code)
         seconds, images = time.perf_counter() - start, _images(batch, results)
         kid, error = self.kid(batch.images, torch.tensor(batch.rows["fold"].to_numpy(np.int64, copy=True)))
-        health = code.health.iloc[-1]
-        known = {name: float(health[name]) for name in HEALTH} | {"kid": kid, "kid_sd": error}
+        last = code.metrics.iloc[-1]
+        known = {name: float(last[name]) for name in CODE_METRICS} | {"kid": kid, "kid_sd": error}
         proved = self.prove(one, batch, results) if self.downstream else {}
         return images, measured(images) | known | proved | {"seconds": round(seconds, 2)}
 
@@ -190,23 +194,23 @@ class AblationRunner:
         cohort, verifiers = self.learnt.cohort, self.learnt.verifiers
         rows, findings = cohort.train.rows, list(cohort.tail)
         positive, held_out = rows[findings] == 1, verifiers.held_out[findings]
-        limits = thresholds(held_out, rows[findings], self.run.config.checks.quantile)
+        limits = thresholds(held_out, rows[findings], self.run.config.checks.verifier_quantile)
         table = pd.DataFrame(
-            {"judge": held_out.where(positive).stack(), "passed": held_out.ge(limits).stack()}
+            {"verifier": held_out.where(positive).stack(), "passed": held_out.ge(limits).stack()}
         ).dropna()
         parent = table.index.get_level_values(0).to_numpy()
-        blank = {"asserted": 1.0, "kept": False, "mask_share": float("nan"), "tail_mass": float("nan")}
+        blank = {"labelled": 1.0, "kept": False, "mask_share": float("nan"), "tail_mass": float("nan")}
         train = cohort.training_set(cohort.train, self.run.config.classifier.size)
         chosen = positive.any(axis=1).to_numpy()
         fold = torch.tensor(np.where(chosen, verifiers.fold.loc[rows.index].to_numpy(), -1))
         kid, error = self.kid(train.images, fold)
-        return measured(table.assign(parent_a=parent, **blank)) | {"kid": kid, "kid_sd": error}
+        return measured(table.assign(tail_parent=parent, **blank)) | {"kid": kid, "kid_sd": error}
 
-    def prove(self, one: Variant, batch: Batch, results: list[Finding]) -> dict[str, float]:
+    def prove(self, one: Variant, batch: Batch, results: list[CheckResult]) -> dict[str, float]:
         """Compare its kept images: tail macro AP against the duplicated control."""
         base, cohort = self.run, self.learnt.cohort
         home = base.path("variants", one.name)
-        run = Run(home, one.config.model_copy(update={"out": home}), base.runtime, base.store)
+        run = Run(home, one.config.model_copy(update={"output_dir": home}), base.runtime, base.store)
         models = digest(one.name, batch.rows.index.tolist())
         writer = DatasetWriter(home, models=models)
         if not writer.has(batch.rows):
@@ -239,17 +243,17 @@ def _table(run: Run[configs.RunConfig], wanted: list[Variant]) -> pd.DataFrame:
     return table.sort_values("factor", key=lambda c: c.map(order), kind="stable", ignore_index=True)
 
 
-def kept_uids(results: list[Finding]) -> set[str]:
+def kept_uids(results: list[CheckResult]) -> set[str]:
     """Return uids of the best of each slot."""
     return {result.uid for result in results if result.check == "best_of" and result.passed}
 
 
-def _images(batch: Batch, results: list[Finding]) -> pd.DataFrame:
+def _images(batch: Batch, results: list[CheckResult]) -> pd.DataFrame:
     said = pd.DataFrame([vars(result) for result in results]).set_index(["check", "uid"])
-    verifier, asserted = said.loc[LabelConsistency.name], said.loc[Asserted.name]
-    return batch.rows[["finding", "parent_a", "mask_share", "tail_mass"]].assign(
-        judge=verifier["value"],
+    verifier, asserted = said.loc[LabelConsistency.name], said.loc[TargetLabelCheck.name]
+    return batch.rows[["finding", "tail_parent", "mask_share", "tail_mass"]].assign(
+        verifier=verifier["value"],
         passed=verifier["passed"],
-        asserted=asserted["passed"],
+        labelled=asserted["passed"],
         kept=batch.rows.index.isin(kept_uids(results)),
     )

@@ -13,13 +13,13 @@ import torch
 from torch import Tensor
 
 from medlt import config as configs
-from medlt.chance import seed_of
 from medlt.data.convert.encode import png
 from medlt.data.loaders import images
 from medlt.data.manifest import Manifest
 from medlt.diffusion.backbone import About, Backbone
 from medlt.diffusion.cache import Latents
 from medlt.diffusion.finetune import LabelledLatents, train_backbone
+from medlt.diffusion.sampler import last_steps
 from medlt.diffusion.schedulers import factory
 from medlt.files import write_bytes, write_json, write_table, write_text
 from medlt.privacy import ledger
@@ -31,8 +31,9 @@ from medlt.recipes._codec import decoder, encode, make_codec
 from medlt.recipes._cohort import EMBEDDING_SIZE, Cohort, filed_cohort, patients
 from medlt.recipes._denoiser import fresh_network, joined, labelled_latents, saved_denoiser, taken
 from medlt.recipes._privacy import PrivateTraining
-from medlt.recipes._setup import Run, finished
+from medlt.recipes._setup import Run, finished, logged
 from medlt.report.html import write as write_report
+from medlt.rng import seed_of
 from medlt.training.runtime import Runtime, silent
 from medlt.types import InputError, Progress
 
@@ -46,9 +47,9 @@ STRENGTHS = (0.1, 0.3, 0.5)
 class AuditOptions:
     """What an audit shall do beside the usual."""
 
-    shadows: int = 0
+    shadow_models: int = 0
     canaries: int = 0
-    false_positive: float = 0.01
+    fpr: float = 0.01
     show_pairs: bool = False
     seed: int = 0
     embedding_steps: int = 250
@@ -110,13 +111,12 @@ def main(folder: Path, options: AuditOptions, progress: Progress = silent) -> di
 
     Raises InputError where there is no finished run, no image, or no patient to compare with those trained on.
     """
-    run = finished(Path(folder), progress)
-    with run.runtime.limited():
+    with logged(finished(Path(folder), progress)) as run, run.runtime.limited():
         target = _target(run, options)
         wanted: dict[str, Callable[[AuditTarget], Any]] = {
-            "copies": copies_found, "reidentification": reidentified, "membership": membership_by_loss,
+            "near_copies": copies_found, "reidentification": reidentified, "membership": membership_by_loss,
         }  # fmt: skip
-        wanted |= {"membership, shadow models": likelihood_ratio} if options.shadows else {}
+        wanted |= {"membership, shadow models": likelihood_ratio} if options.shadow_models else {}
         wanted |= {"canaries": canary_test} if options.canaries else {}
         parts = {name: _tried(part, target) for name, part in wanted.items()}
     found = summary(parts)
@@ -127,7 +127,7 @@ def main(folder: Path, options: AuditOptions, progress: Progress = silent) -> di
     write_text(run.path("DATASHEET.md"), datasheet(run.folder))
     write_report(run.folder)
     if options.show_pairs:
-        _show_pairs(target, parts["copies"])
+        _show_pairs(target, parts["near_copies"])
     return found
 
 
@@ -175,20 +175,20 @@ def _plants(target: AuditTarget) -> dict[str, plants.Plant]:
         return decode_latents(latents.standardiser.back(z) if own else z)
 
     found = {**plants.COMMON, "codec round trip": plants.round_trip(encode_images, decode)}
-    schedule, denoiser = factory(chosen.scheduler, chosen.steps, backbone.noise), backbone.denoiser()
+    schedule, denoiser = factory(chosen.scheduler, chosen.num_inference_steps, backbone.noise), backbone.denoiser()
     for strength in STRENGTHS:
-        keep = max(1, round(strength * chosen.steps))
+        keep = last_steps(strength, chosen.num_inference_steps)
         found[f"denoiser, strength {strength}"] = plants.img2img(encode_images, decode, denoiser, schedule, keep)
     return found
 
 
-def copies_found(target: AuditTarget) -> copies.Screening:
+def copies_found(target: AuditTarget) -> copies.CopySearch:
     """Is an image nearer to a train image than images of other patients are?"""
     planted, held = _plants(target), target.held
-    return copies.screen(
+    return copies.search_copies(
         target.embed, images(target.made, target.run.config.size), target.pixels(target.cohort.train),
         target.pixels(held), planted, uids=list(target.made.rows.index), held_patients=patients(held),
-        seed=target.seed("copies"), rate=target.options.false_positive,
+        seed=target.seed("copies"), rate=target.options.fpr,
         required=[name for name in planted if not name.startswith("denoiser")],
     )  # fmt: skip
 
@@ -235,10 +235,12 @@ def _trained(target: AuditTarget, data: LabelledLatents, name: str, seed: int, m
     """
     run, chosen = target.run, target.run.config.denoiser
     if isinstance(chosen, configs.StableConfig):
-        raise InputError("shadows and canaries train the run's denoiser anew; that is built for kind unet, transformer")
+        raise InputError(
+            "--shadow-models and --canaries retrain the run's denoiser, which works for kind unet and transformer only"
+        )
     net = fresh_network(run.config, data, seed)
     private = None if run.config.privacy is None else PrivateTraining(run, target.cohort, kept=False)
-    larger = replace(training(chosen), batch=max(1, int(chosen.batch * more)))
+    larger = replace(training(chosen), batch_size=max(1, int(chosen.batch_size * more)))
     place = run.path("stages", "audit", f"{name} of {len(data.uids)} {data.digest()}")
     return train_backbone(
         net.backbone(), data, folder=place, training=larger, objective=objective(chosen),
@@ -255,7 +257,7 @@ def likelihood_ratio(target: AuditTarget) -> membership.Membership:
         rows = taken(data, np.flatnonzero(inside))
         return scores(target, _trained(target, rows, f"shadow {seed:x}", seed), data).numpy()
 
-    count, seed = target.options.shadows, target.seed("shadows")
+    count, seed = target.options.shadow_models, target.seed("shadows")
     found = lira.attack(own, shadow, data.patients, models=count, seed=seed)
     return membership.membership(found, member, data.patients, seed=seed, name=f"Likelihood ratio, {count} shadows")
 
@@ -275,7 +277,7 @@ def canary_test(target: AuditTarget) -> canary.CanaryTest:
         return scores(target, learnt, rows).numpy()
 
     kept, chosen = target.run.path(ledger.NAME), target.run.config.privacy
-    spent = ledger.read(kept).spent.epsilon if kept.is_file() else None
+    spent = ledger.read_ledger(kept).spent.epsilon if kept.is_file() else None
     return canary.canary_test(train, planted.included, delta=chosen.delta if chosen else 0.0, ledger=spent)
 
 
@@ -295,7 +297,7 @@ def _planted(given: canary.Canaries, real: LabelledLatents) -> LabelledLatents:
 
 def _show_pairs(target: AuditTarget, found: Any) -> None:
     """RUN/audit_pairs.png: the images nearest to a real one, each beside it. Shows REAL patients' images."""
-    if not isinstance(found, copies.Screening):
+    if not isinstance(found, copies.CopySearch):
         return
     near = found.images.sort_values("similarity", ascending=False).head(SHOWN)
     size, train = target.run.config.size, target.cohort.train

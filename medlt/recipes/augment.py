@@ -8,7 +8,7 @@ from pathlib import Path
 import pandas as pd
 
 from medlt import config as configs
-from medlt.checks.folds import Crossfit
+from medlt.checks.folds import CrossFitClassifiers
 from medlt.files import digest, write_text
 from medlt.privacy.card import datasheet, model_card
 from medlt.recipes._checks import check_config, check_rows, check_shortfall
@@ -30,7 +30,7 @@ class Filled:
     """What filling the tail gave: the real rows, their verifiers, the plan as tried, and what was published."""
 
     cohort: Cohort
-    verifiers: Crossfit
+    verifiers: CrossFitClassifiers
     plan: pd.DataFrame
     published: Published
 
@@ -66,7 +66,7 @@ def learn(run: Run[configs.RunConfig], cohort: Cohort) -> Learnt:
     private = private_fit(run, cohort)
     codec = make_codec(run, cohort, private)
     latents = encode(run, cohort, codec)
-    if run.config.blind:
+    if run.config.data_independent:
         verifiers = no_verifiers(cohort.requested, cohort.findings)
     else:
         verifiers = train_verifiers(run, cohort, private)
@@ -93,7 +93,7 @@ def fill(run: Run[configs.RunConfig], cohort: Cohort) -> Filled:
 
 def _named(run: Run[configs.RunConfig], cohort: Cohort, built: Built) -> str:
     """Name what made the images. In a data-independent run not the rows: who knew all but one could tell that one."""
-    return digest({**built.models, **({} if run.config.blind else {"manifest": cohort.manifest.digest()})})
+    return digest({**built.models, **({} if run.config.data_independent else {"manifest": cohort.manifest.digest()})})
 
 
 def write_documents(run: Run[configs.RunConfig]) -> None:

@@ -16,7 +16,7 @@ from medlt.training.runtime import silent
 from medlt.types import InputError, Progress
 
 
-def main(config: configs.VerdictConfig, progress: Progress = silent) -> Path:
+def main(config: configs.EvaluateConfig, progress: Progress = silent) -> Path:
     """Sources, arms, tables, verdict, report; returns the run folder, made or continued.
 
     Raises InputError before anything is trained on bad input.
@@ -28,10 +28,10 @@ def main(config: configs.VerdictConfig, progress: Progress = silent) -> Path:
         _require_splits(cohort)
         _require_tail(cohort)
         with run.stage("sources"):
-            sources = open_sources(config, cohort, progress)
+            sources = open_sources(config, cohort, run.runtime.progress)
         compare(run, held_out_rows(cohort, config.classifier.size), specs, sources)
         with run.stage("labels"):
-            chosen = config.reporter or config.classifier
+            chosen = config.evaluation_classifier or config.classifier
             train, val = (cohort.training_set(part, chosen.size) for part in (cohort.train, cohort.val))
             check_labels(
                 list(sources.values()), train, val, run.folder, settings=chosen.model_dump(exclude={"size"}),
@@ -42,7 +42,7 @@ def main(config: configs.VerdictConfig, progress: Progress = silent) -> Path:
     return run.folder
 
 
-def check(config: configs.VerdictConfig, specs: dict[str, ArmSpec]) -> RealRows | None:
+def check(config: configs.EvaluateConfig, specs: dict[str, ArmSpec]) -> RealRows | None:
     """Look at arms, sources and rows before a folder is made; returns the rows, no image of which is read yet."""
     check_arms(specs, arm_settings(config))
     for name, given in config.sources.items():
@@ -64,4 +64,4 @@ def _require_splits(rows: RealRows) -> None:
 def _require_tail(cohort: RealRows) -> None:
     """Raises InputError where no finding is tail."""
     if not cohort.tail:
-        raise InputError(f"no finding is tail ({cohort.groups.rule}): nothing to decide on; raise need.tail_below")
+        raise InputError(f"no finding is tail ({cohort.groups.rule}): nothing to decide on; raise targets.tail_below")

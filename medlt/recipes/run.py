@@ -14,9 +14,6 @@ from medlt.recipes.augment import check, fill, write_documents
 from medlt.training.runtime import silent
 from medlt.types import Progress
 
-WITHOUT_VERDICT = ("finetune",)
-"""Recipes that show what a model makes and compare nothing."""
-
 
 def main(config: configs.RunConfig, progress: Progress = silent) -> Path:
     """As `medlt.recipes.augment.main`, and then the arms that say whether it helps; returns the run folder."""
@@ -24,7 +21,7 @@ def main(config: configs.RunConfig, progress: Progress = silent) -> Path:
     with opened(config, progress) as run:
         cohort = open_cohort(run, rows)
         filled = fill(run, cohort)
-        if config.recipe not in WITHOUT_VERDICT:
+        if config.evaluation is not None:
             held_out = held_out_rows(cohort, config.classifier.size)
             compare(run, held_out, {name: ArmSpec(source=name)}, {name: own_images(name, run, filled)})
         write_documents(run)

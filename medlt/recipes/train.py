@@ -51,5 +51,5 @@ def _check_privacy(config: configs.RunConfig, part: str) -> None:
     """Raises InputError for what a private run does not train, or whose budget does not pay for it."""
     if config.privacy is not None and part == "epistemic":
         raise InputError("privacy: the epistemic head has no private form; train it in a run without privacy")
-    if config.blind and part == "classifier" and not (config.privacy and config.privacy.classifier):
+    if config.data_independent and part == "classifier" and not (config.privacy and config.privacy.classifier):
         raise InputError("privacy: the budget of this run pays for no classifier; write privacy.classifier: true")

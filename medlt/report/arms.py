@@ -15,8 +15,10 @@ if TYPE_CHECKING:
     import pandas as pd
 
 ROLES = ("synthetic", "control", "reweighted", "real")
-RECIPE = tuple("source use best labels loss course sampling mixup augment tau_norm mix weight".split())
-"""What tells arms apart beside the dose, as far as arms.parquet has it."""
+RECIPE = tuple(
+    "source use keep_top labels loss training_strategy sampling mixup augment tau_norm synthetic_fraction synthetic_weight".split()
+)
+"""Columns of arms.parquet, beside the synthetic ratio, in which arms may differ."""
 
 DECIDING = ("tail", "AP")
 OTHERS = ("AUROC", "balanced accuracy", "F1", "ECE")
@@ -28,7 +30,7 @@ class Experiment:
     """The tables of an evaluate run that every section asks for. Raises InputError where there is no arms.parquet.
 
     scores: (finding, metric, arm) to mean, std and count over seeds. by_pair: (arm, control, finding, metric) to its
-    row of differences.parquet, with the word "no verdict" after one seed.
+    row of comparisons.parquet, with the word "no verdict" after one seed.
     """
 
     run: Collected
@@ -53,9 +55,9 @@ class Experiment:
         return str(plain["arm"].iloc[0]) if len(plain) else "real"
 
     @property
-    def chosen(self) -> str | None:
+    def primary(self) -> str | None:
         """The arm that was chosen on validation: the table's mark, else what verdict.json compares."""
-        marked = self.arms.loc[self.arms["chosen"].fillna(False).astype(bool), "arm"]
+        marked = self.arms.loc[self.arms["primary"].fillna(False).astype(bool), "arm"]
         if len(marked):
             return str(marked.iloc[0])
         compared = (self.run.verdict or {}).get("comparison") or {}
@@ -71,84 +73,84 @@ class Experiment:
         return self.scores.get((finding, metric, arm))
 
     def difference(self, arm: str, control: str, finding: str = "tail", metric: str = "AP") -> dict[str, Any] | None:
-        """The row of differences.parquet, or None."""
+        """The row of comparisons.parquet, or None."""
         return self.by_pair.get((arm, control, finding, metric))
 
     def findings(self) -> list[str]:
         """Groups first, then the findings in the order the run has them."""
-        tables = [table for table in (self.run.scores, self.run.differences) if table is not None]
+        tables = [table for table in (self.run.scores, self.run.comparisons) if table is not None]
         names = list(dict.fromkeys(str(name) for table in tables for name in table["finding"]))
         return [name for name in summary.GROUPS if name in names] + [n for n in names if n not in summary.GROUPS]
 
     def compared(self) -> list[str]:
         """The real arm, the control of the chosen one, and the chosen one, as far as there are such."""
-        chosen = self.chosen
-        names = [self.real, *([self.control(chosen), chosen] if chosen else [])]
+        primary = self.primary
+        names = [self.real, *([self.control(primary), primary] if primary else [])]
         return [name for name in dict.fromkeys(names) if name]
 
 
 def _by_pair(run: Collected) -> dict[tuple[str, str, str, str], dict[str, Any]]:
     """One seed does not tell how much training varies, so no interval of it allows a word."""
-    rows = [] if run.differences is None else run.differences.to_dict("records")
+    rows = [] if run.comparisons is None else run.comparisons.to_dict("records")
     one_seed = run.scores is not None and summary.seeds(run) < 2
     said = {"word": "no verdict"} if one_seed else {}
     return {(str(r["arm"]), str(r["control"]), str(r["finding"]), str(r["metric"])): {**r, **said} for r in rows}
 
 
-def rows(study: Experiment) -> list[dict[str, Any]]:
+def rows(experiment: Experiment) -> list[dict[str, Any]]:
     """One mapping an arm, in the order of arms.parquet: what it is, its scores, its differences and the word."""
-    return [_row(study, row) for row in study.arms.to_dict("records")]
+    return [_row(experiment, row) for row in experiment.arms.to_dict("records")]
 
 
-def _row(study: Experiment, arm: dict[str, Any]) -> dict[str, Any]:
+def _row(experiment: Experiment, arm: dict[str, Any]) -> dict[str, Any]:
     name, control = str(arm["arm"]), str(arm["control"])
-    against = study.difference(name, control) if control else None
+    against = experiment.difference(name, control) if control else None
     return {
         "name": name,
         "role": str(arm["role"]),
-        "chosen": name == study.chosen,
+        "primary": name == experiment.primary,
         "control": control,
         "added": arm["added"],
         "wanted": arm["wanted"],
         "val": {"mean": arm["val_tail_ap"], "std": arm["val_tail_ap_sd"]},
-        "ap": {group: study.score(name, group, "AP") for group in ("tail", "medium", "head", "macro")},
-        "others": {metric: study.score(name, "macro", metric) for metric in OTHERS},
+        "ap": {group: experiment.score(name, group, "AP") for group in ("tail", "medium", "head", "macro")},
+        "others": {metric: experiment.score(name, "macro", metric) for metric in OTHERS},
         "to_control": against,
-        "to_real": study.difference(name, study.real),
+        "to_real": experiment.difference(name, experiment.real),
         "word": str(against["word"]) if against else "",
     }
 
 
-def _heading(study: Experiment, row: dict[str, Any], to_real: bool) -> str:
+def _heading(experiment: Experiment, row: dict[str, Any], to_real: bool) -> str:
     if to_real or row["role"] != "synthetic":
-        return f"{row['role']}, against {study.real}"
+        return f"{row['role']}, against {experiment.real}"
     return "synthetic, each against its duplicated real images"
 
 
-def differences_plot(study: Experiment, *, to_real: bool = False) -> Forest | None:
+def comparison_plot(experiment: Experiment, *, to_real: bool = False) -> Forest | None:
     """Tail macro AP of every arm minus its control, or minus the real arm, by role; None where nothing was compared.
 
     A synthetic arm's control is its own count-matched duplicate; an arm without synthetic images has the real arm.
     """
     key = "to_real" if to_real else "to_control"
-    told = [(_heading(study, row, to_real), row) for row in rows(study) if row[key] is not None]
+    told = [(_heading(experiment, row, to_real), row) for row in rows(experiment) if row[key] is not None]
     told.sort(key=lambda pair: ROLES.index(pair[1]["role"]) if pair[1]["role"] in ROLES else len(ROLES))
-    marks = [mark(row["name"], row[key], row["chosen"], part) for part, row in told]
+    marks = [mark(row["name"], row[key], row["primary"], part) for part, row in told]
     return forest(marks, limits(marks), LABEL, headed=True) if marks else None
 
 
 def mark(name: str, row: dict[str, Any], bold: bool, part: str) -> Interval:
-    """A row of differences.parquet as a row of a forest plot."""
+    """A row of comparisons.parquet as a row of a forest plot."""
     value, low, high = (float(row[key]) for key in ("difference", "low", "high"))
     return Interval(name, value, low, high, str(row["word"]), bold, part)
 
 
-def recipes(study: Experiment) -> tuple[list[str], list[list[Any]]]:
+def recipes(experiment: Experiment) -> tuple[list[str], list[list[Any]]]:
     """How each arm was trained: the columns that arms.parquet has, and a row an arm."""
     import pandas as pd
 
-    known = [name for name in (*RECIPE[:2], "dose", *RECIPE[2:], "steps") if name in study.arms]
-    table = study.arms[["arm", *known]].astype(object)
+    known = [name for name in (*RECIPE[:2], "synthetic_ratio", *RECIPE[2:], "steps") if name in experiment.arms]
+    table = experiment.arms[["arm", *known]].astype(object)
     cells = table.where(pd.notna(table), None).to_numpy().tolist()
     return known, [[_setting(value) for value in row] for row in cells]
 
@@ -159,18 +161,22 @@ def _setting(value: object) -> str:
     return {"None": "–", "": "–", "True": "yes", "False": "no"}.get(str(value), str(value))
 
 
-def families(study: Experiment) -> list[list[dict[str, Any]]]:
-    """Synthetic arms that differ in dose only, each family by rising dose; at least two doses."""
+def families(experiment: Experiment) -> list[list[dict[str, Any]]]:
+    """Return families of synthetic arms that differ in the synthetic ratio only, at least two, in rising order."""
     import pandas as pd
 
-    arms = study.arms[(study.arms["role"] == "synthetic") & study.arms["dose"].notna()]
+    arms = experiment.arms[(experiment.arms["role"] == "synthetic") & experiment.arms["synthetic_ratio"].notna()]
     keys: Sequence[str] = [name for name in RECIPE if name in arms]
     if arms.empty:
         return []
     alike = arms[keys].astype(object).where(pd.notna(arms[keys]), "").astype(str).agg("\x1f".join, axis=1)
-    parts = [part.sort_values("dose", kind="stable") for _, part in arms.groupby(alike, sort=False)]
-    return [[_dosed(study, row) for row in p.to_dict("records")] for p in parts if p["dose"].nunique() > 1]
+    parts = [part.sort_values("synthetic_ratio", kind="stable") for _, part in arms.groupby(alike, sort=False)]
+    return [
+        [_with_ratio(experiment, row) for row in p.to_dict("records")]
+        for p in parts
+        if p["synthetic_ratio"].nunique() > 1
+    ]
 
 
-def _dosed(study: Experiment, arm: dict[str, Any]) -> dict[str, Any]:
-    return _row(study, arm) | {"dose": float(arm["dose"]), "label": str(arm["source"])}
+def _with_ratio(experiment: Experiment, arm: dict[str, Any]) -> dict[str, Any]:
+    return _row(experiment, arm) | {"ratio": float(arm["synthetic_ratio"]), "label": str(arm["source"])}

@@ -14,30 +14,41 @@ if TYPE_CHECKING:
 
 NOT_FINDINGS = frozenset(
     "path patient_id split view sex age synthetic weight parents method study slot candidate seed fold finding "
-    "finding_b parent_a parent_b q_a q_b p mask_share tail_mass content like models keep share".split()
+    "finding_b tail_parent head_parent q_a q_b p mask_share tail_mass content label_source models keep share".split()
 )
 COLUMNS = {
     "manifest": ("split",),
     "plan": ("finding",),
-    "findings": ("check", "uid", "value", "limit", "passed", "reason"),
-    "health": ("generation",),
+    "checks": ("check", "uid", "value", "limit", "passed", "reason"),
+    "sparse_code_metrics": ("generation",),
     "panels": ("finding", "file", "kept"),
     "training": ("loss", "validation"),
     "scores": ("arm", "seed", "finding", "metric", "value"),
-    "differences": ("arm", "control", "finding", "metric", "difference", "low", "high", "word"),
+    "comparisons": ("arm", "control", "finding", "metric", "difference", "low", "high", "word"),
     "failures": ("uid", "reason"),
     "introspection": ("attribute", "value", "share_top", "share_rest", "log_odds", "z"),
     "introspection_gallery": ("finding", "signal", "nearest", "file"),
-    "arms": ("arm", "source", "control", "role", "dose", "added", "wanted", "val_tail_ap", "val_tail_ap_sd", "chosen"),
+    "arms": (
+        "arm",
+        "source",
+        "control",
+        "role",
+        "synthetic_ratio",
+        "added",
+        "wanted",
+        "val_tail_ap",
+        "val_tail_ap_sd",
+        "primary",
+    ),
     "subgroups": tuple("arm attribute value images patients metric score low high gap gap_low gap_high reason".split()),
     "reliability": ("arm", "finding", "images", "mean_score", "rate", "rate_low", "rate_high"),
-    "agreement": ("source", "finding", "quantile", "real", "synthetic", "low", "high", "images", "asserted_kept"),
-    "confusion": ("source", "asserted", "judged", "share", "real_share", "images"),
-    "filtering": tuple("source finding quantile kept accepted_by_reporter low high real_reference".split()),
-    "rejects": ("source", "check", "images", "planned"),
+    "agreement": ("source", "finding", "quantile", "real", "synthetic", "low", "high", "images", "accepted_images"),
+    "confusion": ("source", "label", "predicted", "share", "real_share", "images"),
+    "filter_effect": tuple("source finding quantile kept accepted_share low high real_reference".split()),
+    "rejections": ("source", "check", "images", "planned"),
 }
 COMPARED = ("value", "control_value", "p", "p_holm", "smallest", "patients", "reason")
-"""What differences.parquet holds beside the above where arms.parquet stands beside it."""
+"""What comparisons.parquet holds beside the above where arms.parquet stands beside it."""
 
 KEYED = frozenset({"manifest", "plan", "panels", "introspection_gallery"})
 
@@ -56,11 +67,11 @@ class Collected:
     manifest: pd.DataFrame | None
     plan: pd.DataFrame | None
     checks: pd.DataFrame | None
-    health: pd.DataFrame | None
+    sparse_code_metrics: pd.DataFrame | None
     panels: pd.DataFrame | None
     training: pd.DataFrame | None
     scores: pd.DataFrame | None
-    differences: pd.DataFrame | None
+    comparisons: pd.DataFrame | None
     failures: pd.DataFrame | None
     introspection: pd.DataFrame | None
     gallery: pd.DataFrame | None
@@ -69,8 +80,8 @@ class Collected:
     reliability: pd.DataFrame | None
     agreement: pd.DataFrame | None
     confusion: pd.DataFrame | None
-    filtering: pd.DataFrame | None
-    turned_down: pd.DataFrame | None
+    filter_effect: pd.DataFrame | None
+    rejections: pd.DataFrame | None
     verdict: dict[str, Any] | None
     audit: dict[str, Any] | None
 
@@ -112,7 +123,7 @@ def _keyed(table: pd.DataFrame, name: str, file: Path) -> pd.DataFrame:
     elif name not in KEYED and table.index.name is not None:
         table = table.reset_index(drop=table.index.name in table)
     wanted = COLUMNS[name]
-    if name == "differences" and (file.parent / "arms.parquet").is_file():
+    if name == "comparisons" and (file.parent / "arms.parquet").is_file():
         wanted += COMPARED
     if missing := [column for column in wanted if column not in table]:
         raise InputError(f"{file}: has no column {missing[0]!r}; run the stage that writes it again")
@@ -170,12 +181,12 @@ def collect(folder: Path) -> Collected:
         findings=() if manifest is None else finding_columns(manifest),
         manifest=manifest,
         plan=_table(folder, "plan"),
-        checks=_table(folder, "findings"),
-        health=_table(folder, "health"),
+        checks=_table(folder, "checks"),
+        sparse_code_metrics=_table(folder, "sparse_code_metrics"),
         panels=_table(folder, "panels"),
         training=_table(folder, "training"),
         scores=_table(folder, "scores"),
-        differences=_table(folder, "differences"),
+        comparisons=_table(folder, "comparisons"),
         failures=_table(folder, "failures", ".csv"),
         introspection=_table(folder, "introspection"),
         gallery=_table(folder, "introspection_gallery"),
@@ -184,8 +195,8 @@ def collect(folder: Path) -> Collected:
         reliability=_table(folder, "reliability"),
         agreement=_table(folder, "agreement"),
         confusion=_table(folder, "confusion"),
-        filtering=_table(folder, "filtering"),
-        turned_down=_table(folder, "rejects"),
+        filter_effect=_table(folder, "filter_effect"),
+        rejections=_table(folder, "rejections"),
         verdict=_json(folder / "verdict.json"),
         audit=_json(folder / "audit.json"),
     )

@@ -44,7 +44,7 @@ def fit(values: Iterable[float], *, zero: bool = False) -> Axis:
 
 
 @dataclass(frozen=True)
-class Known:
+class DataPoint:
     """One point of the data with its interval, NaN where there is none."""
 
     x: float
@@ -59,19 +59,19 @@ class Series:
 
     name: str
     kind: str
-    points: Sequence[Known]
+    points: Sequence[DataPoint]
     marked: bool = True
 
 
 @dataclass(frozen=True)
-class Place:
+class PlottedPoint:
     """Where a point lies; `low` and `high` are the y of its whisker's ends, NaN where there is none."""
 
     x: float
     y: float
     low: float
     high: float
-    known: Known
+    known: DataPoint
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ class Line:
 
     name: str
     kind: str
-    places: tuple[Place, ...]
+    places: tuple[PlottedPoint, ...]
     path: str
     marked: bool
 
@@ -117,7 +117,9 @@ def chart(series: Sequence[Series], across: Axis, up: Axis, dodge: float = 0.0) 
     for i, one in enumerate(series):
         aside = dodge * (i - (len(series) - 1) / 2) if one.marked else 0.0
         known = sorted((p for p in one.points if math.isfinite(p.x) and math.isfinite(p.y)), key=lambda p: p.x)
-        places = tuple(Place(_x(across, p.x) + aside, _y(up, p.y), _y(up, p.low), _y(up, p.high), p) for p in known)
+        places = tuple(
+            PlottedPoint(_x(across, p.x) + aside, _y(up, p.y), _y(up, p.low), _y(up, p.high), p) for p in known
+        )
         if places:
             path = " ".join(f"{place.x:.1f},{place.y:.1f}" for place in places)
             lines.append(Line(one.name, one.kind, places, path, one.marked))

@@ -20,11 +20,11 @@ from medlt.report.shown import environment, flat, plain
 if TYPE_CHECKING:
     import pandas as pd
 
-STRIPS, REJECTS = 16, 50
-COMPARED = ("arms", "differences", "reliability", "subgroups")
+STRIPS, REJECTIONS = 16, 50
+COMPARED = ("arms", "comparisons", "reliability", "subgroups")
 """Tables of the comparison that the JSON twin repeats."""
 
-HEALTH = {
+CODE_METRICS = {
     "mean_max_probability": ("mean max probability", "above 0.8: the code is sparse"),
     "entropy": ("entropy", "falls as the code settles"),
     "agreement": ("teacher–student agreement", "rises over the generations"),
@@ -46,9 +46,9 @@ def _intervals(table: pd.DataFrame) -> list[Interval]:
 def _forests(run: Collected) -> list[tuple[str, str, str, Forest]]:
     """(metric, arm, control, plot) of every comparison; one scale a metric, so that its plots can be compared."""
     plots = []
-    pairs = summary.comparisons(run)
+    pairs = summary.pairs(run)
     for metric in summary.METRICS:
-        rows = {pair: _intervals(summary.differences(run, pair, metric)) for pair in pairs}
+        rows = {pair: _intervals(summary.comparison(run, pair, metric)) for pair in pairs}
         scale = limits([row for part in rows.values() for row in part])
         plots += [(metric, *pair, forest(part, scale)) for pair, part in rows.items() if part]
     return plots
@@ -80,7 +80,7 @@ def _file(run: Collected, name: str) -> Path | None:
     return file if file.is_relative_to(run.folder.resolve()) and file.is_file() else None
 
 
-def _chosen(panels: pd.DataFrame) -> pd.DataFrame:
+def _shown(panels: pd.DataFrame) -> pd.DataFrame:
     """At most STRIPS rows: every finding in turn, kept images before rejected ones."""
     sorted_rows = panels.assign(kept=panels["kept"].astype(bool)).rename_axis("uid").reset_index()
     sorted_rows = sorted_rows.sort_values(["finding", "kept", "uid"], ascending=[True, False, True], kind="stable")
@@ -94,7 +94,7 @@ def _strips(run: Collected, real_images: bool) -> list[dict[str, Any]]:
     if run.panels is None:
         return []
     strips = []
-    for row in _chosen(run.panels).itertuples():
+    for row in _shown(run.panels).itertuples():
         if file := _file(run, str(row.file)):
             picture = thumbnail(file, None if real_images else 2)
             strips.append(_caption(run, str(row.uid)) | {"kept": row.kept, "finding": row.finding, "src": picture})
@@ -104,19 +104,24 @@ def _strips(run: Collected, real_images: bool) -> list[dict[str, Any]]:
 def _caption(run: Collected, uid: str) -> dict[str, Any]:
     plan = run.plan
     row = plan.loc[uid] if plan is not None and uid in plan.index else {}
-    parents = [str(row[name]) for name in ("parent_a", "parent_b") if name in row]
+    parents = [str(row[name]) for name in ("tail_parent", "head_parent") if name in row]
     checks = [] if run.checks is None else run.checks[run.checks["uid"] == uid].to_dict("records")
     return {"uid": uid, "parents": parents, "checks": checks}
 
 
-def _health(run: Collected) -> list[dict[str, Any]]:
-    """One entry a column of the health table: its words, values and sparkline."""
-    if run.health is None:
+def _code_metrics(run: Collected) -> list[dict[str, Any]]:
+    """Return one entry a column of sparse_code_metrics.parquet: its name, values and sparkline."""
+    if run.sparse_code_metrics is None:
         return []
-    table = run.health.sort_values("generation", kind="stable")
-    known = [name for name in HEALTH if name in table]
+    table = run.sparse_code_metrics.sort_values("generation", kind="stable")
+    known = [name for name in CODE_METRICS if name in table]
     return [
-        {"name": HEALTH[name][0], "hint": HEALTH[name][1], "values": list(table[name]), "spark": spark(table[name])}
+        {
+            "name": CODE_METRICS[name][0],
+            "hint": CODE_METRICS[name][1],
+            "values": list(table[name]),
+            "spark": spark(table[name]),
+        }
         for name in known
     ] + [{"name": "generation", "hint": "", "values": list(table["generation"]), "spark": None}]
 
@@ -139,15 +144,15 @@ def _grid(run: Collected) -> str | None:
     return thumbnail(file, height=1200) if file else None
 
 
-def _rejects(run: Collected) -> dict[str, Any] | None:
+def _rejections(run: Collected) -> dict[str, Any] | None:
     if run.checks is None:
         return None
     rows = summary.rejected(run)
     return {
         "images": int(rows["uid"].nunique()),
         "of": int(run.checks["uid"].nunique()),
-        "reasons": summary.rejects_by_reason(run).to_dict("records"),
-        "rows": rows.head(REJECTS).to_dict("records"),
+        "reasons": summary.rejections_by_reason(run).to_dict("records"),
+        "rows": rows.head(REJECTIONS).to_dict("records"),
         "total": len(rows),
     }
 
@@ -155,7 +160,7 @@ def _rejects(run: Collected) -> dict[str, Any] | None:
 def _context(run: Collected, real_images: bool) -> dict[str, Any]:
     """Everything the template shows."""
     counts = summary.counts(run)
-    study = None if run.arms is None else Experiment.of(run)
+    experiment = None if run.arms is None else Experiment.of(run)
     return {
         "run": run,
         "config_text": run.config,
@@ -165,17 +170,17 @@ def _context(run: Collected, real_images: bool) -> dict[str, Any]:
         "cautions": summary.cautions(run),
         "forests": _forests(run),
         "table": _table(run),
-        "reliability": study and verdict.reliability(study),
-        "subgroups": study and verdict.subgroups(study),
+        "reliability": experiment and verdict.reliability(experiment),
+        "subgroups": experiment and verdict.subgroups(experiment),
         "bars": bars(list(counts.index), list(counts["real"]), list(counts["added"])) if len(counts) else None,
         "strips": _strips(run, real_images),
         "tiles": NAMES if real_images else NAMES[-2:],
         "real_images": real_images,
         "grid": _grid(run),
         "training": _training(run),
-        "rejects": _rejects(run),
-        "health": _health(run),
-        "health_now": flat(run.run.get("health", {})),
+        "rejections": _rejections(run),
+        "code_metrics": _code_metrics(run),
+        "metrics_now": flat(run.run.get("metrics", {})),
         "failures": [] if run.failures is None else run.failures.sort_values("uid").to_dict("records"),
         "privacy": summary.privacy(run),
         "fused": run.settings.get("method", {}).get("kind", "fusion") == "fusion",
@@ -185,9 +190,9 @@ def _context(run: Collected, real_images: bool) -> dict[str, Any]:
 
 def as_json(run: Collected) -> dict[str, Any]:
     """The report's numbers without its pictures; absent pieces are null."""
-    keep = ("versions", "device", "seed", "counts", "digests", "health")
+    keep = ("versions", "device", "seed", "counts", "digests", "metrics")
     tables = {"scores": summary.scores(run).reset_index(), "counts": summary.counts(run).reset_index()}
-    rejects, known = _rejects(run), anonymous(run.introspection)
+    rejections, known = _rejections(run), anonymous(run.introspection)
     told = {
         "verdict": run.verdict,
         "cautions": summary.cautions(run),
@@ -196,8 +201,8 @@ def as_json(run: Collected) -> dict[str, Any]:
         **{name: None if (t := getattr(run, name)) is None else t.to_dict("records") for name in COMPARED},
         "scores": None if run.scores is None else tables["scores"].to_dict("records"),
         "label_counts": tables["counts"].to_dict("records"),
-        "rejects": rejects and {name: rejects[name] for name in ("images", "of", "reasons")},
-        "health": None if run.health is None else run.health.to_dict("records"),
+        "rejections": rejections and {name: rejections[name] for name in ("images", "of", "reasons")},
+        "sparse_code_metrics": None if run.sparse_code_metrics is None else run.sparse_code_metrics.to_dict("records"),
         "privacy": summary.privacy(run),
         "introspection": None if known is None else known.to_dict("records"),
         "run": {name: run.run[name] for name in keep if name in run.run},

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from medlt.report.collect import Collected
-from medlt.report.curves import Axis, Chart, Known, Series, chart
+from medlt.report.curves import Axis, Chart, DataPoint, Series, chart
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -15,15 +15,15 @@ ALL = "all"
 
 def sources(run: Collected) -> list[dict[str, Any]]:
     """One mapping a source, in the order the tables name them; a part that has no table is None or empty."""
-    tables = [t for t in (run.agreement, run.confusion, run.filtering, run.turned_down) if t is not None]
+    tables = [t for t in (run.agreement, run.confusion, run.filter_effect, run.rejections) if t is not None]
     names = dict.fromkeys(str(name) for table in tables for name in table["source"])
     return [
         {
             "name": name,
             "agreement": _agreement(_of(run.agreement, name)),
             "confusion": _confusion(_of(run.confusion, name)),
-            "filtering": _filtering(_of(run.filtering, name)),
-            "rejects": _records(_of(run.turned_down, name)),
+            "filter_effect": _filter_effect(_of(run.filter_effect, name)),
+            "rejections": _records(_of(run.rejections, name)),
         }
         for name in names
     ]
@@ -44,14 +44,14 @@ def _records(table: pd.DataFrame | None) -> list[dict[str, Any]]:
 def _agreement(table: pd.DataFrame | None) -> Chart | None:
     """Share accepted against the quantile of the limit, synthetic with its interval, real images as the reference."""
     pooled = [] if table is None else _records(table[table["finding"] == ALL])
-    real = [Known(row["quantile"], row["real"]) for row in pooled]
-    made = [Known(row["quantile"], row["synthetic"], row["low"], row["high"]) for row in pooled]
+    real = [DataPoint(row["quantile"], row["real"]) for row in pooled]
+    made = [DataPoint(row["quantile"], row["synthetic"], row["low"], row["high"]) for row in pooled]
     lines = [Series("held-out real positives", "reference", real), Series("synthetic", "synthetic", made)]
     drawn = chart(lines, Axis(0.0, 1.0), Axis(0.0, 1.0))
     return drawn if drawn.lines else None
 
 
-def _filtering(table: pd.DataFrame | None) -> dict[str, list[dict[str, Any]]] | None:
+def _filter_effect(table: pd.DataFrame | None) -> dict[str, list[dict[str, Any]]] | None:
     """Rows of all findings pooled, and the others."""
     if table is None:
         return None
@@ -63,11 +63,11 @@ def _confusion(table: pd.DataFrame | None) -> dict[str, Any] | None:
     """Asserted by judged labels: names, and for synthetic and real images rows of shares, NaN where there is none."""
     if table is None:
         return None
-    columns = list(dict.fromkeys(str(name) for name in table["judged"]))
-    asserted = list(dict.fromkeys(str(name) for name in table["asserted"]))
+    columns = list(dict.fromkeys(str(name) for name in table["predicted"]))
+    named = list(dict.fromkeys(str(name) for name in table["label"]))
     heat = {}
     for name, column in (("synthetic", "share"), ("real", "real_share")):
-        share = {(str(r["asserted"]), str(r["judged"])): float(r[column]) for r in table.to_dict("records")}
-        heat[name] = [[share.get((row, judged), float("nan")) for judged in columns] for row in asserted]
-    images = {str(r["asserted"]): r["images"] for r in table.to_dict("records")}
-    return {"asserted": asserted, "judged": columns, "images": [images[name] for name in asserted], "heat": heat}
+        share = {(str(r["label"]), str(r["predicted"])): float(r[column]) for r in table.to_dict("records")}
+        heat[name] = [[share.get((row, column), float("nan")) for column in columns] for row in named]
+    images = {str(r["label"]): r["images"] for r in table.to_dict("records")}
+    return {"labels": named, "predicted": columns, "images": [images[name] for name in named], "heat": heat}

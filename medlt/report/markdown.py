@@ -7,17 +7,25 @@ from pathlib import Path
 
 from medlt.report.arms import Experiment, rows
 from medlt.report.collect import collect
-from medlt.report.shown import NONE, chance, interval, number, spread
+from medlt.report.shown import NONE, interval, number, rng, spread
 from medlt.report.verdict import per_finding
 
 
 def arms_table(folder: Path) -> str:
     """One row an arm: added rows, tail AP, difference to its control and to the real arm. Raises InputError."""
-    study = Experiment.of(collect(Path(folder)))
-    head = ("arm", "added", "tail AP, mean ± sd", "held against", "difference", "word", f"difference to {study.real}")
+    experiment = Experiment.of(collect(Path(folder)))
+    head = (
+        "arm",
+        "added",
+        "tail AP, mean ± sd",
+        "held against",
+        "difference",
+        "word",
+        f"difference to {experiment.real}",
+    )
     body = [
         (
-            f"**{_text(row['name'])}**" if row["chosen"] else _text(row["name"]),
+            f"**{_text(row['name'])}**" if row["primary"] else _text(row["name"]),
             number(row["added"], 0),
             spread(row["ap"]["tail"]),
             _text(row["control"]) or NONE,
@@ -25,7 +33,7 @@ def arms_table(folder: Path) -> str:
             row["word"] or NONE,
             interval(row["to_real"]),
         )
-        for row in rows(study)
+        for row in rows(experiment)
     ]
     return _table(head, body, "l r r l r l r")
 
@@ -39,7 +47,7 @@ def findings_table(folder: Path) -> str:
     body = []
     for row in told["rows"]:
         test = row["test"] or {}
-        values = (interval(row["test"]), chance(test.get("p")), chance(test.get("p_holm")))
+        values = (interval(row["test"]), rng(test.get("p")), rng(test.get("p_holm")))
         word = test.get("reason") or test.get("word") or NONE
         body.append(
             (_text(row["name"].replace("_", " ")), *map(spread, row["scores"]["AP"]), *values, _text(str(word)))

@@ -1,4 +1,4 @@
-"""The verdict in a notebook cell: `Verdict("runs/x")` as the last line of it."""
+"""The verdict in a notebook cell: `VerdictView("runs/x")` as the last line of it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ ROOM, ROW = 820, 70
 """px of the frame: for the words, and for an arm in two plots and the table. What does not fit can be scrolled."""
 
 
-class Verdict:
+class VerdictView:
     """The top of an experiment's page: the verdict, the differences of all arms, and their table.
 
     Read when it is made. Raises InputError if `folder` is no run folder of `medlt evaluate`.

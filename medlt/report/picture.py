@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from medlt.report.arms import Experiment, differences_plot
+from medlt.report.arms import Experiment, comparison_plot
 from medlt.report.collect import Collected, collect
 from medlt.report.shown import environment
 
@@ -14,7 +14,7 @@ def draw(run: Collected) -> str:
 
     Raises InputError where the folder holds no experiment.
     """
-    plot = differences_plot(Experiment.of(run))
+    plot = comparison_plot(Experiment.of(run))
     return environment().get_template("picture.svg.j2").render(plot=plot, verdict=run.verdict or {})
 
 

@@ -100,26 +100,26 @@ def deciding_pair(run: Collected) -> tuple[str, str] | None:
     if run.arms is None or run.verdict is not None:  # a verdict without a comparison decides nothing
         return None
     made = run.arms[run.arms["role"] == "synthetic"]
-    marked = made[made["chosen"].fillna(False).astype(bool)]
+    marked = made[made["primary"].fillna(False).astype(bool)]
     if len(marked) != 1 and len(made) != 1:
         return None
     one = (marked if len(marked) == 1 else made).iloc[0]
     return str(one["arm"]), str(one["control"])
 
 
-def comparisons(run: Collected) -> list[tuple[str, str]]:
+def pairs(run: Collected) -> list[tuple[str, str]]:
     """The (arm, control) pairs: the deciding one, what else the same arm is held against, then the others."""
-    if run.differences is None:
+    if run.comparisons is None:
         return []
-    pairs = {(str(a), str(c)) for a, c in zip(run.differences["arm"], run.differences["control"], strict=True)}
+    pairs = {(str(a), str(c)) for a, c in zip(run.comparisons["arm"], run.comparisons["control"], strict=True)}
     first = deciding_pair(run)
     return sorted(pairs, key=lambda pair: (pair != first, first is None or pair[0] != first[0], pair))
 
 
-def differences(run: Collected, pair: tuple[str, str], metric: str) -> pd.DataFrame:
+def comparison(run: Collected, pair: tuple[str, str], metric: str) -> pd.DataFrame:
     """The rows of one comparison, index finding in report order."""
-    assert run.differences is not None
-    table = run.differences
+    assert run.comparisons is not None
+    table = run.comparisons
     chosen = table[(table["arm"] == pair[0]) & (table["control"] == pair[1]) & (table["metric"] == metric)]
     return chosen.set_index("finding").loc[names(run, chosen["finding"])]
 
@@ -127,12 +127,12 @@ def differences(run: Collected, pair: tuple[str, str], metric: str) -> pd.DataFr
 def deciding(run: Collected) -> dict[str, Any] | None:
     """The difference the verdict rests on: the one verdict.json names, tail macro AP where it names none."""
     pair = deciding_pair(run)
-    if run.differences is None or pair is None:
+    if run.comparisons is None or pair is None:
         return None
     named = (run.verdict or {}).get("comparison") or {}
     wanted = {"finding": "tail", "metric": "AP"}
     wanted |= {name: value for name, value in named.items() if name in wanted}
-    table = run.differences
+    table = run.comparisons
     for column, value in {"arm": pair[0], "control": pair[1], **wanted}.items():
         table = table[table[column] == value]
     return dict(table.iloc[0]) if len(table) else None
@@ -151,7 +151,7 @@ def kind_of(reason: str) -> str:
     return re.sub(r"\S*\d\S*", "…", str(reason)).strip() or "no reason given"
 
 
-def rejects_by_reason(run: Collected) -> pd.DataFrame:
+def rejections_by_reason(run: Collected) -> pd.DataFrame:
     """Columns check, reason, images, of: failed images by check and kind of reason, and how many the check saw."""
     failed = rejected(run)
     assert run.checks is not None
@@ -178,7 +178,7 @@ def cautions(run: Collected) -> list[str]:
     if run.settings.get("data", {}).get("kind") == "phantom":
         told.append("The radiographs are synthetic phantoms: the verdict says nothing about patients.")
     few = [name for name, n in counts(run)["test"].items() if n < 10]
-    if few and run.differences is not None:
+    if few and run.comparisons is not None:
         told.append(f"Fewer than 10 test positives: {', '.join(few)}. Their own rows decide nothing.")
     return told
 

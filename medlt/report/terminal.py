@@ -49,15 +49,15 @@ def _empty(run: Collected) -> Table:
     return Table(title=Text(_title(run)), caption=Text(str(caption)))
 
 
-def _compared(built: Table, study: Experiment) -> Table:
+def _compared(built: Table, experiment: Experiment) -> Table:
     """One row an arm of an experiment; the chosen one is marked."""
     from rich.text import Text
 
     built.add_column("arm")
     for name in ("added", "validation tail AP", "test tail AP", "difference to its control [interval]", "word"):
         built.add_column(name, justify="left" if name == "word" else "right")
-    for row in rows(study):
-        name = f"{row['name']} (chosen)" if row["chosen"] else row["name"]
+    for row in rows(experiment):
+        name = f"{row['name']} (primary)" if row["primary"] else row["name"]
         scores = (spread(row["val"]), spread(row["ap"]["tail"]), interval(row["to_control"]))
         cells = (name, number(row["added"], 0), *scores)
         built.add_row(*map(Text, cells), Text(row["word"] or NONE, style=STYLES.get(row["word"], "")))
@@ -96,9 +96,9 @@ def _score(run: Collected, name: str, arm: str) -> str:
 def _differences(run: Collected) -> dict[str, tuple[str, str]]:
     """Finding -> (difference and interval, word) of the deciding comparison, in AP."""
     pair = summary.deciding_pair(run)
-    if pair is None or run.differences is None:
+    if pair is None or run.comparisons is None:
         return {}
-    table = summary.differences(run, pair, "AP")
+    table = summary.comparison(run, pair, "AP")
     return {
         str(name): (f"{signed(r.difference)} [{signed(r.low)}, {signed(r.high)}]", str(r.word))
         for name, r in zip(table.index, table.itertuples(), strict=True)

@@ -10,7 +10,7 @@ from typing import Any
 from medlt.report import arms, labels, summary
 from medlt.report.arms import DECIDING, OTHERS, Experiment
 from medlt.report.collect import Collected
-from medlt.report.curves import Axis, Chart, Known, Series, chart, fit
+from medlt.report.curves import Axis, Chart, DataPoint, Series, chart, fit
 from medlt.report.figures import Forest, forest, limits
 from medlt.report.shown import environment, flat, plain
 
@@ -19,41 +19,46 @@ KINDS = ("real", "control", "synthetic")
 """CSS classes of the real arm, the control and the chosen arm in charts."""
 
 
-def _forests(study: Experiment) -> list[tuple[str, Forest]]:
+def _forests(experiment: Experiment) -> list[tuple[str, Forest]]:
     """The chosen arm against its control, groups and findings: a plot for each of AP and AUROC that was compared."""
-    if (chosen := study.chosen) is None:
+    if (primary := experiment.primary) is None:
         return []
     plots = []
     for metric in summary.METRICS:
-        named = {name: study.difference(chosen, study.control(chosen), name, metric) for name in study.findings()}
+        named = {
+            name: experiment.difference(primary, experiment.control(primary), name, metric)
+            for name in experiment.findings()
+        }
         bold = {name: name in summary.GROUPS for name in named}
         marks = [arms.mark(name, row, bold[name], str(bold[name])) for name, row in named.items() if row is not None]
         plots += [(metric, forest(marks, limits(marks)))] if marks else []
     return plots
 
 
-def per_finding(study: Experiment) -> dict[str, Any] | None:
+def per_finding(experiment: Experiment) -> dict[str, Any] | None:
     """The chosen arm beside its control: {arm, control, rows}; a row has name, group, scores, test."""
-    chosen = study.chosen
-    if chosen is None or not study.findings():
+    primary = experiment.primary
+    if primary is None or not experiment.findings():
         return None
-    control = study.control(chosen)
+    control = experiment.control(primary)
     rows = []
-    for name in study.findings():
-        scores = {m: [study.score(arm, name, m) for arm in (control, chosen)] for m in ("AP", *OTHERS)}
-        told = study.difference(chosen, control, name, "AP")
+    for name in experiment.findings():
+        scores = {m: [experiment.score(arm, name, m) for arm in (control, primary)] for m in ("AP", *OTHERS)}
+        told = experiment.difference(primary, control, name, "AP")
         rows.append({"name": name, "group": name in summary.GROUPS, "scores": scores, "test": told})
-    return {"arm": chosen, "control": control, "rows": rows}
+    return {"arm": primary, "control": control, "rows": rows}
 
 
-def doses(study: Experiment) -> list[dict[str, Any]]:
+def ratio_curves(experiment: Experiment) -> list[dict[str, Any]]:
     """For each family of arms that differ in dose: AP of arm and control with sd over seeds, and their difference."""
     shown = []
-    for family in arms.families(study):
-        lines = [_by_dose(study, family, "control"), _by_dose(study, family, "synthetic")]
+    for family in arms.families(experiment):
+        lines = [_by_ratio(experiment, family, "control"), _by_ratio(experiment, family, "synthetic")]
         gain = [_gain(row) for row in family]
-        across = Axis(*_doubled([row["dose"] for row in family]), log=True)
-        zero = Series("no difference", "reference", [Known(across.low, 0.0), Known(across.high, 0.0)], marked=False)
+        across = Axis(*_doubled([row["ratio"] for row in family]), log=True)
+        zero = Series(
+            "no difference", "reference", [DataPoint(across.low, 0.0), DataPoint(across.high, 0.0)], marked=False
+        )
         ends = [end for p in gain for end in (p.y, p.low, p.high)]
         value = [end for line in lines for p in line.points for end in (p.y, p.low, p.high)]
         pair = [chart(lines, across, fit(value), dodge=6.0)]
@@ -69,24 +74,24 @@ def _doubled(values: list[float]) -> tuple[float, float]:
     return min(0.25, *values), max(4.0, *values)
 
 
-def _by_dose(study: Experiment, family: list[dict[str, Any]], kind: str) -> Series:
+def _by_ratio(experiment: Experiment, family: list[dict[str, Any]], kind: str) -> Series:
     points = []
     for row in family:
-        cell = study.score(row["control"] if kind == "control" else row["name"], *DECIDING)
+        cell = experiment.score(row["control"] if kind == "control" else row["name"], *DECIDING)
         if cell is not None:
             mean, sd = float(cell["mean"]), float(cell["std"])
-            points.append(Known(row["dose"], mean, mean - sd, mean + sd))
+            points.append(DataPoint(row["ratio"], mean, mean - sd, mean + sd))
     return Series("duplicated real images" if kind == "control" else "synthetic images", kind, points)
 
 
-def _gain(row: dict[str, Any]) -> Known:
+def _gain(row: dict[str, Any]) -> DataPoint:
     told = row["to_control"] or {"difference": math.nan, "low": math.nan, "high": math.nan}
-    return Known(row["dose"], *(float(told[key]) for key in ("difference", "low", "high")))
+    return DataPoint(row["ratio"], *(float(told[key]) for key in ("difference", "low", "high")))
 
 
-def reliability(study: Experiment) -> tuple[Chart, list[tuple[str, str, dict[str, Any] | None]]] | None:
+def reliability(experiment: Experiment) -> tuple[Chart, list[tuple[str, str, dict[str, Any] | None]]] | None:
     """Share of positives against mean score, all findings pooled, and (kind, arm, ECE) of the arms drawn."""
-    table, names = study.run.reliability, study.compared()
+    table, names = experiment.run.reliability, experiment.compared()
     if table is None:
         return None
     kinds = dict(zip(names, KINDS if len(names) > 2 else KINDS[::2], strict=False))
@@ -94,19 +99,21 @@ def reliability(study: Experiment) -> tuple[Chart, list[tuple[str, str, dict[str
     columns = ["mean_score", "rate", "rate_low", "rate_high"]
     bins = {name: pooled.loc[pooled["arm"] == name, columns].to_numpy(dtype=float) for name in names}
     top = min(1.0, math.ceil(10 * max([0.1, *(v for part in bins.values() for v in part.ravel() if v == v)])) / 10)
-    even = Series("calibrated", "reference", [Known(0.0, 0.0), Known(top, top)], marked=False)
-    lines = [Series(name, kinds[name], [Known(*map(float, row)) for row in bins[name]]) for name in names]
+    even = Series("calibrated", "reference", [DataPoint(0.0, 0.0), DataPoint(top, top)], marked=False)
+    lines = [Series(name, kinds[name], [DataPoint(*map(float, row)) for row in bins[name]]) for name in names]
     drawn = chart([even, *lines], Axis(0.0, top), Axis(0.0, top))
-    return (drawn, [(kinds[n], n, study.score(n, "macro", "ECE")) for n in names]) if len(drawn.lines) > 1 else None
+    return (
+        (drawn, [(kinds[n], n, experiment.score(n, "macro", "ECE")) for n in names]) if len(drawn.lines) > 1 else None
+    )
 
 
-def subgroups(study: Experiment) -> dict[str, Any] | None:
+def subgroups(experiment: Experiment) -> dict[str, Any] | None:
     """Rows (attribute, value, images, patients, metric, a cell an arm) of the arms compared; None without the table."""
-    table = study.run.subgroups
+    table = experiment.run.subgroups
     if table is None:
         return None
-    table = table[table["arm"].isin(study.compared())]
-    names = [name for name in study.compared() if name in set(table["arm"])]
+    table = table[table["arm"].isin(experiment.compared())]
+    names = [name for name in experiment.compared() if name in set(table["arm"])]
     shown = []
     for attribute, metric in product(ATTRIBUTES, dict.fromkeys(table["metric"])):
         part = table[(table["attribute"] == attribute) & (table["metric"] == metric)]
@@ -120,7 +127,7 @@ def subgroups(study: Experiment) -> dict[str, Any] | None:
 
 def _compared(run: Collected) -> int:
     """Intervals that this run holds: the number of comparisons a reader can look at."""
-    return 0 if run.differences is None else int(run.differences["low"].notna().sum())
+    return 0 if run.comparisons is None else int(run.comparisons["low"].notna().sum())
 
 
 def without_places(text: str) -> str:
@@ -130,35 +137,35 @@ def without_places(text: str) -> str:
 
 def context(run: Collected, whole: bool = True) -> dict[str, Any]:
     """Everything the template shows; without `whole` only the verdict, the differences and the table of arms."""
-    study = Experiment.of(run)
+    experiment = Experiment.of(run)
     shown = {
         "run": run,
         "whole": whole,
         "verdict": run.verdict or {},
         "cautions": summary.cautions(run),
-        "chosen": study.chosen,
-        "real": study.real,
-        "candidates": int((study.arms["role"] == "synthetic").sum()),
+        "primary": experiment.primary,
+        "real": experiment.real,
+        "candidates": int((experiment.arms["role"] == "synthetic").sum()),
         "compared": _compared(run),
-        "plots": [arms.differences_plot(study), arms.differences_plot(study, to_real=True)],
-        "arms": arms.rows(study),
+        "plots": [arms.comparison_plot(experiment), arms.comparison_plot(experiment, to_real=True)],
+        "arms": arms.rows(experiment),
         "others": OTHERS,
-        "recipes": arms.recipes(study),
+        "recipes": arms.recipes(experiment),
     }
-    return shown | (_rest(study) if whole else {})
+    return shown | (_rest(experiment) if whole else {})
 
 
-def _rest(study: Experiment) -> dict[str, Any]:
-    run = study.run
+def _rest(experiment: Experiment) -> dict[str, Any]:
+    run = experiment.run
     return {
-        "finding_plots": _forests(study),
-        "table": per_finding(study),
-        "doses": doses(study),
-        "reliability": reliability(study),
+        "finding_plots": _forests(experiment),
+        "table": per_finding(experiment),
+        "ratio_curves": ratio_curves(experiment),
+        "reliability": reliability(experiment),
         "sources": labels.sources(run),
-        "subgroups": subgroups(study),
+        "subgroups": subgroups(experiment),
         "counts": run.run.get("counts", {}),
-        "health": flat(run.run.get("health", {})),
+        "metrics": flat(run.run.get("metrics", {})),
         "settings": run.settings,
         "config_text": without_places(run.config),
     }
@@ -166,13 +173,22 @@ def _rest(study: Experiment) -> dict[str, Any]:
 
 def as_json(run: Collected) -> dict[str, Any]:
     """The page's numbers; absent pieces are null."""
-    study = Experiment.of(run)
-    keep = ("versions", "device", "seed", "counts", "digests", "health")
-    tables = ("arms", "differences", "subgroups", "reliability", "agreement", "confusion", "filtering", "turned_down")
+    experiment = Experiment.of(run)
+    keep = ("versions", "device", "seed", "counts", "digests", "metrics")
+    tables = (
+        "arms",
+        "comparisons",
+        "subgroups",
+        "reliability",
+        "agreement",
+        "confusion",
+        "filter_effect",
+        "rejections",
+    )
     found = {name: getattr(run, name) for name in tables}
     told = {name: None if table is None else table.to_dict("records") for name, table in found.items()}
     scores = None if run.scores is None else summary.scores(run).reset_index().to_dict("records")
-    more = {"verdict": run.verdict, "cautions": summary.cautions(run), "scores": scores, "chosen": study.chosen}
+    more = {"verdict": run.verdict, "cautions": summary.cautions(run), "scores": scores, "primary": experiment.primary}
     return dict(plain(told | more | {"run": {name: run.run[name] for name in keep if name in run.run}}))
 
 

@@ -39,8 +39,8 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from medlt.chance import generator
 from medlt.files import digest, write_tensors
+from medlt.rng import torch_generator
 from medlt.types import InputError
 
 Norm = Literal["batch", "group"]
@@ -116,10 +116,10 @@ class CodeClassifier(nn.Module):
 
 def initialise(module: nn.Module, *key: object) -> None:
     """Fresh weights as a function of `key` alone: He-normal convolutions, zero biases, unit norms."""
-    chance = generator("initialise", *key)
+    rng = torch_generator("initialise", *key)
     for part in module.modules():
         if isinstance(part, nn.Conv2d | nn.Linear):
-            nn.init.kaiming_normal_(part.weight, nonlinearity="linear", generator=chance)
+            nn.init.kaiming_normal_(part.weight, nonlinearity="linear", generator=rng)
             if part.bias is not None:
                 nn.init.zeros_(part.bias)
         elif isinstance(part, nn.LayerNorm | nn.BatchNorm2d):

@@ -34,10 +34,10 @@ from torch.nn import functional as F
 
 from medlt.files import digest
 from medlt.metrics.draws import owners
-from medlt.sparse import health
+from medlt.sparse import code_metrics
 from medlt.sparse.embedding import SimplicialCoder, evaluating, initialise, told
-from medlt.sparse.phases import Lesson, adapt, imitate, interact
-from medlt.sparse.private import Private, private_steps, require_patients
+from medlt.sparse.phases import TrainingSetup, adapt, imitate, interact
+from medlt.sparse.private import PrivatePhases, private_steps, require_patients
 from medlt.store import Artifact, Store
 from medlt.training.protocols import PrivateFit
 from medlt.training.runtime import Runtime
@@ -49,23 +49,23 @@ FILE = "coder.safetensors"
 
 @dataclass(frozen=True)
 class Iterated:
-    """The last generation's coder, in eval mode, and one row of measurements a generation (columns: `health`)."""
+    """The last generation's coder, in eval mode, and one row of measurements a generation (columns: `code_metrics`)."""
 
     coder: SimplicialCoder
-    health: pd.DataFrame
+    metrics: pd.DataFrame
 
 
 @dataclass(frozen=True)
 class _Loop:
     """The settings of all generations. `key` names them together with the data; `made` are the finished ones."""
 
-    lesson: Lesson
+    lesson: TrainingSetup
     val_latents: Tensor
     val_labels: np.ndarray
     epochs: tuple[int, int, int]
     patience: int
     key: Mapping[str, Any]
-    private: Private | None = None
+    private: PrivatePhases | None = None
     made: list[Artifact] = field(default_factory=list)
 
     @torch.no_grad()
@@ -73,12 +73,12 @@ class _Loop:
         """Validation macro AP; where no finding has a positive, minus the reconstruction error instead."""
         scores, errors = [], []
         with evaluating(coder):
-            for z in torch.split(self.val_latents, health.CHUNK):
+            for z in torch.split(self.val_latents, code_metrics.CHUNK):
                 z = z.float().to(self.lesson.device)
                 s = coder.code(z)
                 scores.append(coder.classify(s).cpu().numpy())
                 errors.append(float(F.l1_loss(coder.decode(s), z)))
-        found = health.macro_ap(self.val_labels, np.concatenate(scores))
+        found = code_metrics.macro_ap(self.val_labels, np.concatenate(scores))
         return found if math.isfinite(found) else -float(np.mean(errors))
 
     def advance(self, store: Store, fresh: SimplicialCoder) -> None:
@@ -97,11 +97,11 @@ class _Loop:
         if g > 0:
             teacher, coder = self.pair(g)
             imitate(lesson, coder, teacher, imitation, g, folder)
-            agreement = health.agreement(coder, teacher, self.val_latents)
+            agreement = code_metrics.agreement(coder, teacher, self.val_latents)
             adapt(lesson, coder, adaptation, g, folder)
         interact(lesson, coder, interaction, self.patience, g, lambda: self.score(coder), folder)
         train = (lesson.latents, lesson.labels.numpy())
-        row = health.measure(coder, *train, self.val_latents, self.val_labels, lesson.seed)
+        row = code_metrics.measure(coder, *train, self.val_latents, self.val_labels, lesson.seed)
         _save(folder, coder, {"generation": float(g), "agreement": agreement} | row)
 
     def private_generation(self, g: int, fresh: SimplicialCoder, folder: Path) -> None:
@@ -111,9 +111,9 @@ class _Loop:
         agreement = math.nan
         for phase in self.private.phases(g, self.lesson, coder, teacher, folder):
             if teacher is not None and phase == "imitation":
-                agreement = health.agreement(coder, teacher, self.val_latents)
+                agreement = code_metrics.agreement(coder, teacher, self.val_latents)
         held = (self.val_latents, self.val_labels)
-        row = health.measure(coder, *held, *held, self.lesson.seed) | {"probe_ap": math.nan}
+        row = code_metrics.measure(coder, *held, *held, self.lesson.seed) | {"probe_ap": math.nan}
         _save(folder, coder, {"generation": float(g), "agreement": agreement} | row)
 
     def pair(self, g: int) -> tuple[SimplicialCoder, SimplicialCoder]:
@@ -125,7 +125,7 @@ class _Loop:
 
 
 def _save(folder: Path, coder: SimplicialCoder, row: dict[str, float]) -> None:
-    coder.save(folder / FILE, health={k: None if math.isnan(v) else v for k, v in row.items()})
+    coder.save(folder / FILE, metrics={k: None if math.isnan(v) else v for k, v in row.items()})
 
 
 def _check(latents: Tensor, labels: np.ndarray, name: str) -> None:
@@ -137,9 +137,9 @@ def _check(latents: Tensor, labels: np.ndarray, name: str) -> None:
 
 
 def _table(loop: _Loop) -> pd.DataFrame:
-    rows = [told(made.path(FILE))["health"] for made in loop.made]
+    rows = [told(made.path(FILE))["metrics"] for made in loop.made]
     table = pd.DataFrame([{k: math.nan if v is None else v for k, v in row.items()} for row in rows])
-    return table.astype({"generation": int})[list(health.COLUMNS)]
+    return table.astype({"generation": int})[list(code_metrics.COLUMNS)]
 
 
 def iterate(
@@ -147,7 +147,7 @@ def iterate(
     val_contents: str, runtime: Runtime, store: Store,
     groups: int = 16, vocabulary: int = 16, temperature: float = 0.05, width: int = 32, generations: int = 5,
     imitation_epochs: int = 8, adaptation_epochs: int = 1, interaction_epochs: int = 6, patience: int = 3,
-    batch: int = 16, learning_rate: float = 5e-3, weight_decay: float = 1e-2, classification_weight: float = 1.0,
+    batch_size: int = 16, learning_rate: float = 5e-3, weight_decay: float = 1e-2, classification_weight: float = 1.0,
     private: PrivateFit | None = None, patients: Sequence[str] = (),
 ) -> Iterated:  # fmt: skip
     """Learn a simplicial code of standardised latents [N,C,h,w], memory-mapped or not; labels float32 [N,K], 1/0/NaN.
@@ -162,8 +162,8 @@ def iterate(
     labels, val_labels = (np.asarray(y, np.float32) for y in (labels, val_labels))
     _check(latents, labels, "train split")
     _check(val_latents, val_labels, "val split")
-    lesson = Lesson(
-        latents, torch.from_numpy(labels), batch, learning_rate, weight_decay, classification_weight, runtime
+    lesson = TrainingSetup(
+        latents, torch.from_numpy(labels), batch_size, learning_rate, weight_decay, classification_weight, runtime
     )
     del settings["generations"]
     key = {"format": FORMAT, "settings": settings, "seed": runtime.seed, "train": _named(contents, latents, labels),
@@ -184,9 +184,9 @@ def iterate(
 def _private(loop: _Loop, fit: PrivateFit, patients: Sequence[str], generations: int) -> _Loop:
     """The same loop, private."""
     of = owners([str(one) for one in require_patients(patients, len(loop.lesson.latents))])
-    steps = private_steps(int(of.max()) + 1, loop.lesson.batch, generations, *loop.epochs)
+    steps = private_steps(int(of.max()) + 1, loop.lesson.batch_size, generations, *loop.epochs)
     key = {**loop.key, "private": fit.digest, "patients": digest(of.tolist())}
-    return replace(loop, key=key, private=Private(fit, patients, steps, digest(key)))
+    return replace(loop, key=key, private=PrivatePhases(fit, patients, steps, digest(key)))
 
 
 def _named(contents: str, latents: Tensor, labels: np.ndarray) -> str:

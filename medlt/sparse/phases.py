@@ -30,12 +30,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from medlt.chance import batch_indices, generator
 from medlt.files import digest
+from medlt.rng import batch_indices, torch_generator
 from medlt.sparse.embedding import SimplicialCoder
 from medlt.training import loop
 from medlt.training.runtime import Runtime, silent
-from medlt.training.settings import Part, Training
+from medlt.training.settings import BatchPart, Training
 
 Loss = Callable[[Tensor, Tensor, int], Tensor]
 """(latents [B,C,h,w], labels [B,K], step) -> the loss of the step, with its graph."""
@@ -57,16 +57,16 @@ def masked_bce(logits: Tensor, labels: Tensor, weight: Tensor) -> Tensor:
     return torch.where(known, losses, 0.0).sum() / known.sum().clamp_min(1)
 
 
-def sample_words(s: Tensor, chance: torch.Generator) -> Tensor:
+def sample_tokens(s: Tensor, rng: torch.Generator) -> Tensor:
     """k [B,L,h,w], int64, with P(k = v) = s[:, :, v]: one draw for every group and pixel, by inverting the cdf."""
     cdf = s.movedim(2, -1).cumsum(-1)
-    draw = torch.rand(cdf.shape[:-1], generator=chance).to(s.device)
+    draw = torch.rand(cdf.shape[:-1], generator=rng).to(s.device)
     return (cdf < draw[..., None]).sum(-1).clamp_max(s.shape[2] - 1)
 
 
-def speak(s: Tensor, chance: torch.Generator) -> Tensor:
+def straight_through_sample(s: Tensor, rng: torch.Generator) -> Tensor:
     """One-hot words drawn from the code s [B,L,V,h,w], with the gradient of s (straight-through)."""
-    said = F.one_hot(sample_words(s.detach(), chance), s.shape[2]).movedim(-1, 2).to(s)
+    said = F.one_hot(sample_tokens(s.detach(), rng), s.shape[2]).movedim(-1, 2).to(s)
     return said + s - s.detach()
 
 
@@ -76,7 +76,7 @@ def imitation_loss(logits: Tensor, words: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Lesson:
+class TrainingSetup:
     """What every phase of every generation shares. latents [N,C,h,w] may be memory-mapped; labels float32 [N,K].
 
     Seed and device are the runtime's; all is computed in float32, whatever its precision: at temperatures far below 1
@@ -85,7 +85,7 @@ class Lesson:
 
     latents: Tensor
     labels: Tensor
-    batch: int
+    batch_size: int
     learning_rate: float
     weight_decay: float
     classification_weight: float
@@ -104,17 +104,17 @@ class Lesson:
     @property
     def steps(self) -> int:
         """Steps of one epoch."""
-        return max(1, len(self.latents) // self.batch)
+        return max(1, len(self.latents) // self.batch_size)
 
     def training(self, steps: int, **more: Any) -> Training:
         """Return the settings of the loop for a phase of `steps`; more: further fields of Training."""
-        same = {name: getattr(self, name) for name in ("batch", "learning_rate", "weight_decay")}
-        return Training(steps=steps, schedule="cosine", warmup_steps=round(0.1 * steps), ema=0.0, betas=(0.9, 0.99),
+        same = {name: getattr(self, name) for name in ("batch_size", "learning_rate", "weight_decay")}
+        return Training(steps=steps, lr_scheduler="cosine", warmup_steps=round(0.1 * steps), ema_decay=0.0, betas=(0.9, 0.99),
                         checkpoint_every=CHECKPOINT if steps > CHECKPOINT else None, **same, **more)  # fmt: skip
 
-    def draw(self, step: int, part: Part, *key: object) -> tuple[Tensor, Tensor]:
+    def draw(self, step: int, part: BatchPart, *key: object) -> tuple[Tensor, Tensor]:
         """Latents [B,C,h,w] and labels [B,K] of a part of one step."""
-        rows = np.sort(batch_indices(len(self.latents), self.batch, step, self.seed, *key))
+        rows = np.sort(batch_indices(len(self.latents), self.batch_size, step, self.seed, *key))
         at = torch.from_numpy(part.take(rows))
         return self.latents[at].float().to(self.device), self.labels[at].to(self.device)
 
@@ -132,7 +132,7 @@ class Lesson:
         if epochs:
             parts.requires_grad_(True)
 
-            def loss_of(network: nn.Module, step: int, part: Part) -> Tensor:
+            def loss_of(network: nn.Module, step: int, part: BatchPart) -> Tensor:
                 z, y = self.draw(step, part, phase, g)
                 return loss(z, y, step)
 
@@ -150,7 +150,12 @@ class Lesson:
 
 
 def imitate(
-    lesson: Lesson, student: SimplicialCoder, teacher: SimplicialCoder, epochs: int, g: int, folder: Path | None = None
+    lesson: TrainingSetup,
+    student: SimplicialCoder,
+    teacher: SimplicialCoder,
+    epochs: int,
+    g: int,
+    folder: Path | None = None,
 ) -> None:
     """The student's encoder learns to say what the teacher, frozen and in eval mode, says.
 
@@ -160,19 +165,19 @@ def imitate(
 
     def loss(z: Tensor, y: Tensor, step: int) -> Tensor:
         with torch.no_grad():
-            said = sample_words(teacher.code(z), generator(lesson.seed, "words", g, step))
+            said = sample_tokens(teacher.code(z), torch_generator(lesson.seed, "words", g, step))
         return imitation_loss(student.logits(z), said)
 
     lesson.fit(student, student.encoder, loss, "imitation", g, epochs, folder)
 
 
-def adapt(lesson: Lesson, student: SimplicialCoder, epochs: int, g: int, folder: Path | None = None) -> None:
+def adapt(lesson: TrainingSetup, student: SimplicialCoder, epochs: int, g: int, folder: Path | None = None) -> None:
     """Decoder and classifier learn to read the student; its encoder stays."""
     weight = pos_weight(lesson.labels).to(lesson.device)
 
     def loss(z: Tensor, y: Tensor, step: int) -> Tensor:
         with torch.no_grad():
-            s = speak(student.code(z), generator(lesson.seed, "adaptation words", g, step))
+            s = straight_through_sample(student.code(z), torch_generator(lesson.seed, "adaptation words", g, step))
         return lesson.task_loss(student, s, z, y, weight)
 
     reading = nn.ModuleList([student.decoder, student.classifier])
@@ -180,14 +185,14 @@ def adapt(lesson: Lesson, student: SimplicialCoder, epochs: int, g: int, folder:
 
 
 def interact(
-    lesson: Lesson, coder: SimplicialCoder, epochs: int, patience: int, g: int, score: Callable[[], float],
+    lesson: TrainingSetup, coder: SimplicialCoder, epochs: int, patience: int, g: int, score: Callable[[], float],
     folder: Path | None = None,
 ) -> None:  # fmt: skip
     """Train all three; stop after `patience` epochs without a better `score()`; the coder ends as its best epoch."""
     weight = pos_weight(lesson.labels).to(lesson.device)
 
     def loss(z: Tensor, y: Tensor, step: int) -> Tensor:
-        s = speak(coder.code(z), generator(lesson.seed, "interaction words", g, step))
+        s = straight_through_sample(coder.code(z), torch_generator(lesson.seed, "interaction words", g, step))
         return lesson.task_loss(coder, s, z, y, weight)
 
     lesson.fit(coder, coder, loss, "interaction", g, epochs, folder, evaluate=lambda network: score(),

@@ -20,7 +20,7 @@ from torch.nn import functional as F
 
 from medlt.files import digest
 from medlt.sparse.embedding import SimplicialCoder
-from medlt.sparse.phases import Lesson, sample_words, speak
+from medlt.sparse.phases import TrainingSetup, sample_tokens, straight_through_sample
 from medlt.store import Artifact
 from medlt.training.protocols import PrivateFit, RowLoss
 from medlt.training.settings import Training
@@ -28,14 +28,14 @@ from medlt.types import InputError
 
 
 def private_steps(
-    n_units: int, batch: int, generations: int = 5, imitation_epochs: int = 8, adaptation_epochs: int = 1,
+    n_units: int, batch_size: int, generations: int = 5, imitation_epochs: int = 8, adaptation_epochs: int = 1,
     interaction_epochs: int = 6,
 ) -> dict[str, int]:  # fmt: skip
     """Steps of each private training that `iterate` makes of `n_units` patients, by name, in their order.
 
     An epoch is as many steps of `batch` units as there are whole batches, at least one.
     """
-    epoch = max(1, n_units // batch)
+    epoch = max(1, n_units // batch_size)
     first = {"imitation": imitation_epochs, "adaptation": adaptation_epochs, "interaction": interaction_epochs}
     return {
         f"sparse {phase} {g}": epochs * epoch
@@ -46,7 +46,7 @@ def private_steps(
 
 
 @dataclass(frozen=True)
-class Private:
+class PrivatePhases:
     """Who trains, whose each row is, and the steps of each phase by its name (`private_steps`)."""
 
     fit: PrivateFit
@@ -55,7 +55,13 @@ class Private:
     key: str
 
     def phase(
-        self, name: str, coder: SimplicialCoder, parts: Sequence[nn.Module], loss: RowLoss, lesson: Lesson, folder: Path
+        self,
+        name: str,
+        coder: SimplicialCoder,
+        parts: Sequence[nn.Module],
+        loss: RowLoss,
+        lesson: TrainingSetup,
+        folder: Path,
     ) -> None:
         """One private training of `parts` of the coder, which ends in eval mode on the lesson's device."""
         if steps := self.steps.get(name, 0):
@@ -67,7 +73,7 @@ class Private:
         coder.to(lesson.device).eval().requires_grad_(False)
 
     def phases(
-        self, g: int, lesson: Lesson, coder: SimplicialCoder, teacher: SimplicialCoder | None, folder: Path
+        self, g: int, lesson: TrainingSetup, coder: SimplicialCoder, teacher: SimplicialCoder | None, folder: Path
     ) -> Iterator[str]:
         """Make the phases of generation g, in place; yields the name of each one that was made.
 
@@ -94,7 +100,7 @@ def underscored(name: str) -> str:
     return name.replace(" ", "_")
 
 
-def training(lesson: Lesson, steps: int) -> Training:
+def training(lesson: TrainingSetup, steps: int) -> Training:
     """Settings of one private phase; the learning rate goes as in `medlt.sparse.phases`."""
     return replace(lesson.training(steps), betas=(0.9, 0.999), checkpoint_every=500)
 
@@ -113,32 +119,32 @@ def masked_bces(logits: Tensor, labels: Tensor) -> Tensor:
     return torch.where(known, losses, 0.0).sum(1) / known.sum(1).clamp_min(1)
 
 
-def _taken(lesson: Lesson, rows: np.ndarray, network: nn.Module) -> tuple[Tensor, Tensor]:
+def _taken(lesson: TrainingSetup, rows: np.ndarray, network: nn.Module) -> tuple[Tensor, Tensor]:
     """Latents [B,C,h,w] and labels [B,K] of these rows, where the network is."""
     at, where = torch.as_tensor(rows), next(network.parameters()).device
     return lesson.latents[at].float().to(where), lesson.labels[at].to(where)
 
 
-def imitation_loss(lesson: Lesson, teacher: SimplicialCoder) -> RowLoss:
+def imitation_loss(lesson: TrainingSetup, teacher: SimplicialCoder) -> RowLoss:
     """Cross-entropy of each row with the words that the teacher says of it."""
     teacher.eval().requires_grad_(False)
 
     def each(coder: Any, rows: np.ndarray, draw: torch.Generator) -> Tensor:
         z, _ = _taken(lesson, rows, coder)
         with torch.no_grad():
-            said = sample_words(teacher.to(z.device).code(z), draw)
+            said = sample_tokens(teacher.to(z.device).code(z), draw)
         losses = F.cross_entropy(coder.logits(z).movedim(2, 1), said, reduction="none")
         return losses.flatten(1).mean(1)
 
     return each
 
 
-def interaction_loss(lesson: Lesson) -> RowLoss:
+def interaction_loss(lesson: TrainingSetup) -> RowLoss:
     """L1(D(s), z) + lambda BCE(C(s), Y) of each row; in adaptation the encoder is frozen, and s has no gradient."""
 
     def each(coder: Any, rows: np.ndarray, draw: torch.Generator) -> Tensor:
         z, y = _taken(lesson, rows, coder)
-        s = speak(coder.code(z), draw)
+        s = straight_through_sample(coder.code(z), draw)
         reconstruction: Tensor = (coder.decode(s) - z).abs().flatten(1).mean(1)
         return reconstruction + lesson.classification_weight * masked_bces(coder.classify(s), y)
 

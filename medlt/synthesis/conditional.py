@@ -20,11 +20,11 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from medlt.chance import rng, seed_of
 from medlt.diffusion.backbone import Backbone
 from medlt.diffusion.sampler import Start, sample
-from medlt.synthesis.guides import Guide, Told, guided, targets
-from medlt.synthesis.plan import Collection
+from medlt.rng import numpy_generator, seed_of
+from medlt.synthesis.guides import Guide, SamplingContext, guided, targets
+from medlt.synthesis.plan import TrainTable
 from medlt.synthesis.space import Standardises, in_calls
 from medlt.types import Batch, InputError
 
@@ -33,7 +33,7 @@ Key = tuple[int, str, int, int]
 """Of one future image: (seed, finding, slot, candidate)."""
 
 
-class Samples(Protocol):
+class SamplingMethod(Protocol):
     """What a method samples with: a network, a maker of fresh schedulers, and what guides them."""
 
     @property
@@ -41,20 +41,25 @@ class Samples(Protocol):
     @property
     def scheduler(self) -> Callable[[], Any]: ...
     @property
-    def guidance(self) -> float: ...
+    def guidance_scale(self) -> float: ...
     @property
-    def guides(self) -> tuple[Guide, ...]: ...
+    def guidance(self) -> tuple[Guide, ...]: ...
 
 
 @torch.no_grad()
 def drawn(
-    method: Samples, begin: Callable[[Any], Start], condition: Tensor, labels: Tensor, target: Tensor, seeds: Tensor
+    method: SamplingMethod,
+    begin: Callable[[Any], Start],
+    condition: Tensor,
+    labels: Tensor,
+    target: Tensor,
+    seeds: Tensor,
 ) -> Tensor:
-    """Clean estimates [B,C,h,w] of the rows told of as in `Told`, from where `begin` puts a fresh scheduler."""
+    """Clean estimates [B,C,h,w] of the rows told of as in `SamplingContext`, from where `begin` puts a fresh scheduler."""
     scheduler = method.scheduler()
     start = begin(scheduler)
-    told = Told(method.backbone, condition, labels, target, seeds, start.timesteps)
-    return sample(guided(method.guides, told, method.guidance), start, scheduler, seeds.tolist())
+    told = SamplingContext(method.backbone, condition, labels, target, seeds, start.timesteps)
+    return sample(guided(method.guidance, told, method.guidance_scale), start, scheduler, seeds.tolist())
 
 
 @dataclass(kw_only=True)
@@ -68,22 +73,22 @@ class Conditional(ABC):
     `columns` are those of the plan; `reads` those that name real rows, the first of which lends its label vector.
     """
 
-    collection: Collection
+    collection: TrainTable
     backbone: Backbone
     standardiser: Standardises
     decode: Callable[[Tensor], Tensor]
     scheduler: Callable[[], Any]
-    candidates: int = 1
-    guidance: float = 3.5
-    guides: tuple[Guide, ...] = ()
-    batch: int = 32
+    num_candidates: int = 1
+    guidance_scale: float = 3.5
+    guidance: tuple[Guide, ...] = ()
+    batch_size: int = 32
     reads_real_images: bool = field(default=False, init=False)
     name: ClassVar[str]
     columns: ClassVar[tuple[str, ...]]
     reads: ClassVar[tuple[str, ...]]
 
     def __post_init__(self) -> None:
-        self._sample = in_calls(self._sampled, self.backbone.device, self.batch)
+        self._sample = in_calls(self._sampled, self.backbone.device, self.batch_size)
 
     def plan(self, need: Mapping[str, int], seed: int) -> pd.DataFrame:
         """need[finding] slots of `candidates` rows each, index uid. All candidates of a slot share the label vector.
@@ -92,14 +97,14 @@ class Conditional(ABC):
         """
         if strange := [name for name in need if name not in self.collection.tail]:
             raise InputError(f"{self.name}: {strange[0]!r} is wanted but is not a tail finding; correct the need")
-        chosen = ((*slot, n) for slot in self._slots(need, seed) for n in range(self.candidates))
+        chosen = ((*slot, n) for slot in self._slots(need, seed) for n in range(self.num_candidates))
         made = [self._row((seed, finding, slot, n), like) for finding, slot, like, n in chosen]
         return pd.DataFrame(made, columns=["uid", *self.columns]).set_index("uid")
 
     def _slots(self, need: Mapping[str, int], seed: int) -> Iterator[tuple[str, int, str]]:
         """(finding, slot, uid whose label vector it gets): every positive row of a finding in turn."""
         for finding in (name for name in self.collection.findings if need.get(name, 0) > 0):
-            likes = rng(seed, "likes", finding).permutation(self.collection.positive(finding))
+            likes = numpy_generator(seed, "likes", finding).permutation(self.collection.positive(finding))
             yield from ((finding, slot, str(likes[slot % len(likes)])) for slot in range(need[finding]))
 
     def _row(self, key: Key, like: str) -> dict[str, Any]:
@@ -107,7 +112,7 @@ class Conditional(ABC):
         _, finding, slot, candidate = key
         named = re.sub(r"\W+", "-", finding)
         uid = f"{self.name}_{named}_{slot:05d}_{candidate}_{seed_of('uid', *key) % 16**6:06x}"
-        seed = int(rng("noise", *key).integers(2**63 - 1))
+        seed = int(numpy_generator("noise", *key).integers(2**63 - 1))
         source = self.collection.table.loc[like]
         row = {"uid": uid, "finding": finding, "slot": slot, "candidate": candidate, "seed": seed}
         return row | {"fold": source["fold"]} | {name: source.get(name) for name in ABOUT} | self._own(key, like)
@@ -124,8 +129,8 @@ class Conditional(ABC):
         for column in self.reads:
             if len(lost := rows.loc[~rows[column].isin(self.collection.table.index), column]):
                 raise InputError(f"plan: {column} {lost.iloc[0]!r} is not a train row; plan again for this collection")
-        for start in range(0, len(rows), self.batch):
-            part = rows.iloc[start : start + self.batch]
+        for start in range(0, len(rows), self.batch_size):
+            part = rows.iloc[start : start + self.batch_size]
             labels = self._labels(part)
             yield Batch(part, self._images(part, labels), labels)
 
@@ -133,9 +138,9 @@ class Conditional(ABC):
         """Return no stages: nothing is to be seen between noise and image."""
         return {}
 
-    def with_guides(self, guides: tuple[Guide, ...]) -> Self:
+    def with_guidance(self, guidance: tuple[Guide, ...]) -> Self:
         """Return the same method with other guides."""
-        return replace(self, guides=guides)
+        return replace(self, guidance=guidance)
 
     def _labels(self, rows: pd.DataFrame) -> pd.DataFrame:
         """Label vectors of plan rows, uid x finding."""

@@ -8,14 +8,14 @@ is its pathology too, and the fewer steps are run, the less can be lost, or gain
     sample  those k steps, classifier-free guidance, then any `guides`
     decode  image = decode(un-standardised x0)
 
-k/N is the strength; each row draws one of `strengths`. A judge that keeps the best of several candidates prefers weak
+k/N is the strength; each row draws one of `strength`. A judge that keeps the best of several candidates prefers weak
 edits, which are nearest to what it knows. Optionally z_a is mixed before noising with the latent of another positive b
 of c, (1-m) z_a + m z_b with m ~ U(0, mixed), which adds what no single parent has; labels are mixed alike, so that a
 finding of one parent alone becomes a soft label, and an unknown one stays unknown.
 
 | column of the plan | meaning |
 |---|---|
-| parent_a, parent_b, parents | uids of a and b (a again where there is no b); a list of all that were read |
+| tail_parent, head_parent, parents | uids of a and b (a again where there is no b); a list of all that were read |
 | keep, share | k; m |
 
 The others are those of `medlt.synthesis.plan` and `medlt.synthesis.from_noise`; with one seed and equal need, finding,
@@ -32,15 +32,15 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from medlt.chance import noise_like, rng
-from medlt.diffusion.sampler import Start, from_latent
+from medlt.diffusion.sampler import Start, from_latent, last_steps
+from medlt.rng import noise_like, numpy_generator
+from medlt.synthesis.code_explainer import Latents
 from medlt.synthesis.conditional import ABOUT, Conditional, Key
-from medlt.synthesis.gaze import Latents
 from medlt.synthesis.pairing import allowed
 from medlt.types import InputError
 
 COLUMNS = (
-    "finding", "slot", "candidate", "parent_a", "parent_b", "parents", "keep", "share", "seed", "fold", *ABOUT,
+    "finding", "slot", "candidate", "tail_parent", "head_parent", "parents", "keep", "share", "seed", "fold", *ABOUT,
 )  # fmt: skip
 KEEP = 2
 """Which of the tensors that sampling begins with holds k."""
@@ -50,23 +50,23 @@ KEEP = 2
 class ImageEdit(Conditional):
     """The method, with everything it needs passed in.
 
-    latents: uids -> standardised latents [N,C,h,w]; strengths: shares of the scheduler's steps in (0,1], of which each
+    latents: uids -> standardised latents [N,C,h,w]; strength: shares of the scheduler's steps in (0,1], of which each
     row draws one (few, as rows of one strength share calls); mixed: the most that a partner counts, in [0,0.5], 0
     for none. A partner is another patient with the finding, of the same fold and projection. All else as in
     `Conditional`. Raises InputError for a strength or a mixture out of range.
     """
 
     latents: Latents
-    strengths: tuple[float, ...] = (0.1, 0.2, 0.3, 0.4)
+    strength: tuple[float, ...] = (0.1, 0.2, 0.3, 0.4)
     mixed: float = 0.0
     reads_real_images: bool = field(default=True, init=False)
     name: ClassVar[str] = "edit"
     columns: ClassVar[tuple[str, ...]] = COLUMNS
-    reads: ClassVar[tuple[str, ...]] = ("parent_a", "parent_b")
+    reads: ClassVar[tuple[str, ...]] = ("tail_parent", "head_parent")
 
     def __post_init__(self) -> None:
-        if not self.strengths or not all(0 < strength <= 1 for strength in self.strengths):
-            raise InputError(f"edit: strengths are {self.strengths}; give one or more above 0, at most 1")
+        if not self.strength or not all(0 < one <= 1 for one in self.strength):
+            raise InputError(f"edit: strength is {self.strength}; give one or more above 0, at most 1")
         if not 0 <= self.mixed <= 0.5:
             raise InputError(f"edit: mixed is {self.mixed}; a partner counts 0 (none) to 0.5 (half)")
         super().__post_init__()
@@ -74,12 +74,12 @@ class ImageEdit(Conditional):
         self._steps = int(self.scheduler().num_inference_steps)
 
     def _own(self, key: Key, like: str) -> dict[str, Any]:
-        chance = rng("edit", *key)
-        keep = max(1, round(self.strengths[int(chance.integers(len(self.strengths)))] * self._steps))
-        share = float(chance.uniform(0, self.mixed))
+        rng = numpy_generator("edit", *key)
+        keep = last_steps(self.strength[int(rng.integers(len(self.strength)))], self._steps)
+        share = float(rng.uniform(0, self.mixed))
         others = self._partners(key[1], like) if self.mixed else []
-        partner = others[int(chance.integers(len(others)))] if others else like
-        said = {"parent_a": like, "parent_b": partner, "parents": list(dict.fromkeys((like, partner)))}
+        partner = others[int(rng.integers(len(others)))] if others else like
+        said = {"tail_parent": like, "head_parent": partner, "parents": list(dict.fromkeys((like, partner)))}
         return said | {"keep": keep, "share": share if others else 0.0}
 
     def _partners(self, finding: str, like: str) -> list[str]:

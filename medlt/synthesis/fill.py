@@ -20,7 +20,7 @@ from collections.abc import Mapping
 import numpy as np
 import pandas as pd
 
-from medlt.chance import rng
+from medlt.rng import numpy_generator
 from medlt.types import InputError
 
 
@@ -60,5 +60,7 @@ def _best(rows: np.ndarray, has: np.ndarray, left: np.ndarray, used: np.ndarray,
 def _order(uids: pd.Index, seed: int) -> np.ndarray:
     """Place [N] of each uid in a seeded order, which does not depend on the order of the rows."""
     names = np.array(sorted(map(str, uids)))
-    place = dict(zip(names[rng(seed, "fill").permutation(len(names))].tolist(), range(len(names)), strict=True))
+    place = dict(
+        zip(names[numpy_generator(seed, "fill").permutation(len(names))].tolist(), range(len(names)), strict=True)
+    )
     return np.array([place[str(uid)] for uid in uids], dtype=np.int64)

@@ -13,11 +13,11 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from medlt.chance import noise_like
 from medlt.diffusion.sampler import Start, from_noise
+from medlt.rng import noise_like
 from medlt.synthesis.conditional import ABOUT, Conditional, Key
 
-COLUMNS = ("finding", "slot", "candidate", "like", "parents", "seed", "fold", *ABOUT)
+COLUMNS = ("finding", "slot", "candidate", "label_source", "parents", "seed", "fold", *ABOUT)
 
 
 @dataclass(kw_only=True)
@@ -29,21 +29,21 @@ class FromNoise(Conditional):
     """
 
     shape: tuple[int, int, int]
-    boost: float = 1.0
-    skip: int = 0
+    initial_noise_scale: float = 1.0
+    skip_steps: int = 0
     name: ClassVar[str] = "noise"
     columns: ClassVar[tuple[str, ...]] = COLUMNS
-    reads: ClassVar[tuple[str, ...]] = ("like",)
+    reads: ClassVar[tuple[str, ...]] = ("label_source",)
 
     def __post_init__(self) -> None:
         self._start(self.scheduler(), torch.zeros(1, *self.shape))
         super().__post_init__()
 
     def _own(self, key: Key, like: str) -> dict[str, Any]:
-        return {"like": like, "parents": []}
+        return {"label_source": like, "parents": []}
 
     def _begin(self, rows: pd.DataFrame, seeds: list[int]) -> tuple[Tensor, ...]:
         return (noise_like(seeds, self.shape),)
 
     def _start(self, scheduler: Any, *begun: Tensor) -> Start:
-        return from_noise(begun[0], scheduler, self.boost, self.skip)
+        return from_noise(begun[0], scheduler, self.initial_noise_scale, self.skip_steps)

@@ -29,7 +29,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from medlt.chance import generator
+from medlt.rng import torch_generator
 from medlt.types import InputError
 
 RULES = ("published", "tail_first")
@@ -47,8 +47,8 @@ def masks(cam_a: Tensor, cam_b: Tensor, q_a: Sequence[float], q_b: Sequence[floa
 def coins(seeds: Sequence[int], p: Sequence[float], shape: tuple[int, int]) -> Tensor:
     """Independent tosses, bool [B,h,w]; those of sample i depend on seeds[i] and p[i] only."""
     draws = [
-        torch.rand(shape, generator=generator("coin", int(seed))) < chance
-        for seed, chance in zip(seeds, p, strict=True)
+        torch.rand(shape, generator=torch_generator("coin", int(seed))) < rng
+        for seed, rng in zip(seeds, p, strict=True)
     ]
     return torch.stack(draws)
 

@@ -25,16 +25,16 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from medlt.chance import noise_like, seed_of
 from medlt.diffusion.backbone import Backbone
-from medlt.diffusion.sampler import from_latent
+from medlt.diffusion.sampler import from_latent, last_steps
+from medlt.rng import noise_like, seed_of
 from medlt.sparse.embedding import SimplicialCoder
+from medlt.synthesis.code_explainer import CodeExplainer, Latents
 from medlt.synthesis.conditional import drawn
 from medlt.synthesis.fuse import coins, fuse, masks
-from medlt.synthesis.gaze import Gaze, Latents
 from medlt.synthesis.guides import Guide, targets
 from medlt.synthesis.labels import fused_labels, mass
-from medlt.synthesis.plan import Collection, Draws, plan
+from medlt.synthesis.plan import PlanSettings, TrainTable, plan
 from medlt.synthesis.space import Standardises, in_calls
 from medlt.types import Batch, InputError
 
@@ -63,35 +63,36 @@ class LatentFusion:
     standardiser: as fitted on the train split; backbone: safe to call from several threads, told the label vector and
     the tail image's view; decode: codec latents [B,C,h,w] -> images [B,1,H,W] in [0,1], a row's bytes a function of the
     row (as those of `medlt.diffusion.decode`); scheduler: makes a fresh one, timesteps set.
-    `keep` is k; `batch` rows are in memory at once.
+    `strength` is k/N; `batch_size` rows are in memory at once.
     """
 
-    collection: Collection
+    collection: TrainTable
     coder: SimplicialCoder
     latents: Latents
     standardiser: Standardises
     backbone: Backbone
     decode: Callable[[Tensor], Tensor]
     scheduler: Callable[[], Any]
-    draws: Draws = field(default_factory=Draws)
+    draws: PlanSettings = field(default_factory=PlanSettings)
     cam: str = "gradcam"
-    keep: int = 5
+    strength: float = 5 / 75
     renoise: bool = True
-    guidance: float = 3.5
-    guides: tuple[Guide, ...] = ()
+    guidance_scale: float = 3.5
+    guidance: tuple[Guide, ...] = ()
     labels: str = "cam_mass"
     rule: str = "published"
-    batch: int = 32
+    batch_size: int = 32
     reads_real_images: bool = field(default=True, init=False)
 
     def __post_init__(self) -> None:
         if self.coder.config["findings"] != len(self.collection.findings):
             told, wanted = self.coder.config["findings"], len(self.collection.findings)
             raise InputError(f"fusion: the coder knows {told} findings, the collection {wanted}; train it again")
-        if not 1 <= self.keep <= (steps := int(self.scheduler().num_inference_steps)):
-            raise InputError(f"fusion: keep = {self.keep} of {steps} steps; keep between 1 and {steps}")
-        self.gaze = Gaze(self.coder, self.latents, self.cam)
-        self._sample = in_calls(self._last_steps, self.backbone.device, self.batch)
+        if not 0 < self.strength <= 1:
+            raise InputError(f"fusion: strength is {self.strength}; give a share of the steps above 0, at most 1")
+        self._steps = last_steps(self.strength, int(self.scheduler().num_inference_steps))
+        self.gaze = CodeExplainer(self.coder, self.latents, self.cam)
+        self._sample = in_calls(self._last_steps, self.backbone.device, self.batch_size)
 
     def plan(self, need: Mapping[str, int], seed: int) -> pd.DataFrame:
         """As `medlt.synthesis.plan.plan`: need[finding] slots with `draws.candidates` rows each, index uid."""
@@ -115,21 +116,21 @@ class LatentFusion:
         shown = [self._panels(part) for part in self._parts(rows)]
         return {name: torch.cat([panel[name] for panel in shown]) for name in shown[0]} if shown else {}
 
-    def with_guides(self, guides: tuple[Guide, ...]) -> LatentFusion:
+    def with_guidance(self, guidance: tuple[Guide, ...]) -> LatentFusion:
         """Return the same method with other guides."""
-        return replace(self, guides=guides)
+        return replace(self, guidance=guidance)
 
     def _parts(self, rows: pd.DataFrame) -> Iterator[pd.DataFrame]:
         """Rows in groups of `batch`."""
-        for column in ("parent_a", "parent_b"):
+        for column in ("tail_parent", "head_parent"):
             if len(lost := rows.loc[~rows[column].isin(self.collection.table.index), column]):
                 raise InputError(f"plan: {column} {lost.iloc[0]!r} is not a train row; plan again for this collection")
-        for start in range(0, len(rows), self.batch):
-            yield rows.iloc[start : start + self.batch]
+        for start in range(0, len(rows), self.batch_size):
+            yield rows.iloc[start : start + self.batch_size]
 
     def _fuse(self, rows: pd.DataFrame) -> _Fused:
         """Codes, maps, masks, fused latents and labels."""
-        z_a, z_b = (self.gaze.see(rows[name].tolist()) for name in ("parent_a", "parent_b"))
+        z_a, z_b = (self.gaze.see(rows[name].tolist()) for name in ("tail_parent", "head_parent"))
         a, b = self.gaze.code(z_a), self.gaze.code(z_b)
         cam_a, cam_b = (self.gaze.maps(s, self._columns(rows[c])) for s, c in ((a, "finding"), (b, "finding_b")))
         tail, generic = masks(cam_a, cam_b, rows["q_a"].tolist(), rows["q_b"].tolist())
@@ -153,7 +154,7 @@ class LatentFusion:
     def _labels(self, rows: pd.DataFrame, a: Tensor, b: Tensor, omega: Tensor) -> np.ndarray:
         """Label vectors [B,K] by the rule, from the masses of every finding a parent has."""
         names, table = list(self.collection.findings), self.collection.table
-        y_a, y_b = (table.loc[rows[c].tolist(), names].to_numpy(np.float64) for c in ("parent_a", "parent_b"))
+        y_a, y_b = (table.loc[rows[c].tolist(), names].to_numpy(np.float64) for c in ("tail_parent", "head_parent"))
         mass_a, mass_b = self._masses(a, y_a, omega), self._masses(b, y_b, ~omega)
         none = self.collection.no_finding
         return fused_labels(self.labels, y_a, y_b, mass_a, mass_b, names.index(none) if none else None)
@@ -172,11 +173,11 @@ class LatentFusion:
     def _condition(self, rows: pd.DataFrame, fused: _Fused) -> Tensor:
         """What the network is told of each row: its label vector and the view it shares with its tail parent."""
         table = self.collection.table
-        views = table["view"].reindex(rows["parent_a"]) if "view" in table else [None] * len(rows)
+        views = table["view"].reindex(rows["tail_parent"]) if "view" in table else [None] * len(rows)
         return self.backbone.condition(torch.from_numpy(fused.labels).float(), [{"view": view} for view in views])
 
     def _last_steps(self, z: Tensor, noise: Tensor, *told: Tensor) -> Tensor:
-        return drawn(self, lambda scheduler: from_latent(z, noise, scheduler, self.keep, self.renoise), *told)
+        return drawn(self, lambda scheduler: from_latent(z, noise, scheduler, self._steps, self.renoise), *told)
 
     def _picture(self, z: Tensor) -> Tensor:
         """Images of standardised latents."""

@@ -21,7 +21,7 @@ from medlt.types import Denoiser, Guidance
 
 
 @dataclass(frozen=True)
-class Told:
+class SamplingContext:
     """The rows of one call of the sampler, B of them; tensors are on the backbone's device.
 
     condition [B,...]: what the network is told; labels [B,K] in [0,1] or NaN; target int64 [B]: column of the finding
@@ -42,14 +42,14 @@ class Told:
 
 
 class Guide(Protocol):
-    """Told of the rows, answers how their denoiser is guided. A row's guidance depends on the row alone."""
+    """SamplingContext of the rows, answers how their denoiser is guided. A row's guidance depends on the row alone."""
 
-    def __call__(self, told: Told) -> Guidance:
+    def __call__(self, told: SamplingContext) -> Guidance:
         """A denoiser in, a guided denoiser out, for these rows."""
         ...
 
 
-def guided(guides: Sequence[Guide], told: Told, weight: float) -> Denoiser:
+def guided(guides: Sequence[Guide], told: SamplingContext, weight: float) -> Denoiser:
     """Classifier-free guidance of `weight`, then the guides in order, the first innermost."""
     bare = told.conditional if weight == 1 else told.backbone.guided(told.condition, weight)
     return compose(*(guide(told) for guide in guides))(bare)

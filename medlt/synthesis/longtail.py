@@ -24,10 +24,10 @@ from torch.nn import functional as F
 
 from medlt.classify.epistemic import Statistic, statistic
 from medlt.diffusion.codec import AutoencoderCodec
+from medlt.diffusion.decoded_signal import ascend_estimate, decoded_signal, average_shifts
 from medlt.diffusion.guidance import guided_levels, only_at
-from medlt.diffusion.through import climb, seen, shifted
 from medlt.synthesis.from_noise import FromNoise
-from medlt.synthesis.guides import Told
+from medlt.synthesis.guides import SamplingContext
 from medlt.synthesis.space import Standardises
 from medlt.types import Guidance, Signal
 
@@ -35,7 +35,9 @@ Predictor: TypeAlias = Callable[[Tensor], tuple[Tensor, Tensor]]
 """Images [B,1,H,W] -> logits [B,K] and members' logits [M,B,K], differentiable: a medlt.classify Epistemic."""
 
 
-def objective(predictor: Predictor, value: Statistic, targets: Tensor, labels: Tensor, anchor: float = 1.0) -> Signal:
+def objective(
+    guidance_classifier: Predictor, value: Statistic, targets: Tensor, labels: Tensor, label_weight: float = 1.0
+) -> Signal:
     """Over images: the mean of `value` over each row's targets, bool [B,K], plus anchor x log p(y | image).
 
     labels [B,K] in [0,1], NaN where nothing is known and nothing is held.
@@ -43,18 +45,18 @@ def objective(predictor: Predictor, value: Statistic, targets: Tensor, labels: T
     share = targets / targets.sum(1, keepdim=True)
 
     def look(images: Tensor, t: int) -> Tensor:
-        base, members = predictor(images)
+        base, members = guidance_classifier(images)
         told, known = labels.to(base).nan_to_num(0), ~labels.isnan().to(base.device)
         wanted = (value(base, members) * share.to(base)).sum(1)
         held = F.binary_cross_entropy_with_logits(base, told, reduction="none")
-        return wanted - anchor * torch.where(known, held, 0).sum(1)
+        return wanted - label_weight * torch.where(known, held, 0).sum(1)
 
     return look
 
 
 @dataclass(frozen=True)
 class LongtailGuide:
-    """Guides rows towards what `predictor` does not know of their findings. A medlt.synthesis.guides.Guide.
+    """Guides rows towards what `guidance_classifier` does not know of their findings. A medlt.synthesis.guides.Guide.
 
     decode: latents as the backbone has them -> images [B,1,H,W] in [0,1], differentiable (`pictures`). weight: how far
     one guided step moves an estimate, a share of its norm (0.01 to 0.05); 0 is the identity. cap: the most that all
@@ -67,29 +69,33 @@ class LongtailGuide:
     """
 
     decode: Callable[[Tensor], Tensor]
-    predictor: Predictor
+    guidance_classifier: Predictor
     weight: float = 0.02
     statistic: str = "variance"
-    anchor: float = 1.0
+    label_weight: float = 1.0
     every: int = 3
     window: tuple[float, float] = (1 / 3, 2 / 3)
     cap: float = 0.2
-    shifts: int = 2
+    n_shifts: int = 2
     also: tuple[int, ...] = ()
     network: bool = False
 
-    def __call__(self, told: Told) -> Guidance:
+    def __call__(self, told: SamplingContext) -> Guidance:
         if self.weight == 0:
             return lambda denoiser: denoiser
         train_steps = told.backbone.noise.train_steps
         at = guided_levels(told.timesteps, self.every, self.window, train_steps, "longtail")
         look = objective(
-            self.predictor, statistic(self.statistic), self._targets(told), told.labels, anchor=self.anchor
+            self.guidance_classifier,
+            statistic(self.statistic),
+            self._targets(told),
+            told.labels,
+            label_weight=self.label_weight,
         )
-        signal = seen(self.decode, shifted(look, told.seeds.tolist(), self.shifts))
-        return only_at(climb(signal, min(self.weight, self.cap / len(at)), self.network), at)
+        signal = decoded_signal(self.decode, average_shifts(look, told.seeds.tolist(), self.n_shifts))
+        return only_at(ascend_estimate(signal, min(self.weight, self.cap / len(at)), self.network), at)
 
-    def _targets(self, told: Told) -> Tensor:
+    def _targets(self, told: SamplingContext) -> Tensor:
         """Findings whose statistic counts, bool [B,K]: the target, and those of `also` that a row has."""
         extra = torch.zeros(told.labels.shape[1], dtype=torch.bool, device=told.labels.device)
         extra[list(self.also)] = True

@@ -26,7 +26,7 @@ from medlt.diffusion.guidance import Fade, Schedule, ascend, compose, guided_lev
 from medlt.diffusion.jepa import Features, jepa
 from medlt.diffusion.signals import Distance, l2, minority, own_noise
 from medlt.synthesis.from_noise import FromNoise
-from medlt.synthesis.guides import Guide, Told
+from medlt.synthesis.guides import Guide, SamplingContext
 from medlt.synthesis.space import in_calls
 from medlt.types import Guidance, InputError, Signal
 
@@ -53,14 +53,14 @@ class Intermittent(ABC):
             )
 
     @abstractmethod
-    def signal(self, told: Told) -> Signal:
+    def signal(self, told: SamplingContext) -> Signal:
         """What is ascended for these rows."""
 
-    def fade(self, told: Told) -> Fade | None:
+    def fade(self, told: SamplingContext) -> Fade | None:
         """What share of the guidance a row gets; None: all of it."""
         return None
 
-    def __call__(self, told: Told) -> Guidance:
+    def __call__(self, told: SamplingContext) -> Guidance:
         """See `medlt.synthesis.guides.Guide`."""
         if self.weight == 0:
             return compose()
@@ -68,7 +68,7 @@ class Intermittent(ABC):
         at = guided_levels(told.timesteps, self.every, self.window, noise.train_steps, self.name)
         shift = mean_shifts(told.timesteps, abar := noise.abar(), self.schedule)
         fade, signal = self.fade(told), self.signal(told)
-        return only_at(ascend(signal, self.weight, abar, through=told.conditional, shift=shift, fade=fade), at)
+        return only_at(ascend(signal, self.weight, abar, signal_denoiser=told.conditional, shift=shift, fade=fade), at)
 
 
 @dataclass(frozen=True)
@@ -109,12 +109,12 @@ class MinorityGuide(Intermittent):
         if not 0 < self.probe < 1:
             raise InputError(f"MinorityGuide: probe {self.probe}; give a share of all timesteps between 0 and 1")
 
-    def signal(self, told: Told) -> Signal:
+    def signal(self, told: SamplingContext) -> Signal:
         """L(x_t; s), with noise of the rows' own."""
         noise, probes = told.backbone.noise, own_noise(told.seeds.tolist(), "minority probe")
         return minority(told.conditional, probes, noise.abar(), int(self.probe * noise.train_steps), self.distance)
 
-    def fade(self, told: Told) -> Fade | None:
+    def fade(self, told: SamplingContext) -> Fade | None:
         """(rare - z) cut to [0,1], or None without a reference."""
         levels = self.reference
         if levels is None:
@@ -132,7 +132,7 @@ class JepaGuide(Intermittent):
     powers: int = 2
     name: ClassVar[str] = "jepa"
 
-    def signal(self, told: Told) -> Signal:
+    def signal(self, told: SamplingContext) -> Signal:
         """Minus the score, with a sketch of the rows' own."""
         return jepa(self.features, own_noise(told.seeds.tolist(), "jepa sketch"), self.top, self.extra, self.powers)
 
@@ -141,7 +141,7 @@ class JepaGuide(Intermittent):
 class MinoritySampling(FromNoise):
     """FromNoise with minority guidance; at weight 0 its images are FromNoise's, bit for bit."""
 
-    guides: tuple[Guide, ...] = (MinorityGuide(),)
+    guidance: tuple[Guide, ...] = (MinorityGuide(),)
     name: ClassVar[str] = "minority"
 
 
@@ -156,7 +156,7 @@ def reference_levels(
     distance: Distance = l2,
     at: Sequence[float] = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8),
     pooled: float = 5.0,
-    batch: int = 32,
+    batch_size: int = 32,
 ) -> Levels:
     """The levels of L among real train images, at noise levels `at` (shares of T), as the sampler will see it.
 
@@ -168,7 +168,7 @@ def reference_levels(
         raise InputError("minority reference: no train image is given; give latents of at least one")
     noise, rising = backbone.noise, sorted({int(share * (backbone.noise.train_steps - 1)) for share in at})
     where = backbone.device
-    measured = in_calls(_measured(backbone, rising, int(probe * noise.train_steps), distance), where, batch)
+    measured = in_calls(_measured(backbone, rising, int(probe * noise.train_steps), distance), where, batch_size)
     value = measured(latents.to(where), conditions.to(where), torch.tensor([int(seed) for seed in seeds])).cpu()
     mean, sd = _pooled(value.double(), (labels.cpu() == 1).double(), pooled)
     return Levels(torch.tensor(rising), mean.float(), sd.float())

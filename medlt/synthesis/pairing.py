@@ -22,7 +22,7 @@ import numpy as np
 import pandas as pd
 from scipy.spatial.distance import cdist
 
-from medlt.synthesis.gaze import Gaze
+from medlt.synthesis.code_explainer import CodeExplainer
 from medlt.types import InputError
 
 QUERIES = 64
@@ -84,7 +84,7 @@ class Partners:
 
 
 def partners(
-    table: pd.DataFrame, findings: Sequence[str], mask: np.ndarray, gaze: Gaze, only: str | None = None
+    table: pd.DataFrame, findings: Sequence[str], mask: np.ndarray, gaze: CodeExplainer, only: str | None = None
 ) -> Partners:
     """The rows under `mask`; with `only`, those of them positive for that finding, looked at for it.
 

@@ -4,7 +4,7 @@
 |---|---|
 | uid (index) | of the future image |
 | finding, slot, candidate | the finding to fill; which of the wanted images; which attempt at it |
-| parent_a, parent_b, parents | uids of the tail and the head image; a list of both |
+| tail_parent, head_parent, parents | uids of the tail and the head image; a list of both |
 | finding_b | what the head image is looked at for; empty if it has no positive label |
 | q_a, q_b | thresholds of the two class activation maps, N(mean, sd), within [0,1] |
 | p | chance of the tail's pixel where the masks do not decide, U(0,1) |
@@ -25,9 +25,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from medlt.chance import rng, seed_of
+from medlt.rng import numpy_generator, seed_of
 from medlt.synthesis import pairing
-from medlt.synthesis.gaze import Gaze
+from medlt.synthesis.code_explainer import CodeExplainer
 from medlt.synthesis.pairing import Partners, is_no_finding
 from medlt.types import InputError
 
@@ -35,8 +35,8 @@ COLUMNS = (
     "finding",
     "slot",
     "candidate",
-    "parent_a",
-    "parent_b",
+    "tail_parent",
+    "head_parent",
     "finding_b",
     "parents",
     "q_a",
@@ -50,14 +50,14 @@ Pairs = dict[str, list[tuple[str, str]]]
 
 
 @dataclass(frozen=True)
-class Draws:
+class PlanSettings:
     """How chance is drawn. `metric` is one of METRICS, `neighbours` k, the thresholds are N(mean, sd)."""
 
     metric: str = "saliency"
     neighbours: int = 3
     threshold_mean: float = 0.5
     threshold_sd: float = 0.1
-    candidates: int = 1
+    num_candidates: int = 1
 
     def __post_init__(self) -> None:
         if self.metric not in METRICS:
@@ -65,7 +65,7 @@ class Draws:
 
 
 @dataclass(frozen=True)
-class Collection:
+class TrainTable:
     """The train rows: index uid; patient_id, fold, one 1/0/NaN column a finding; view, where it is known.
 
     `tail` are the findings to fill.
@@ -97,7 +97,7 @@ class Collection:
         return found
 
 
-def _confused_with(rows: Collection, gaze: Gaze, finding: str, mask: np.ndarray) -> str:
+def _confused_with(rows: TrainTable, gaze: CodeExplainer, finding: str, mask: np.ndarray) -> str:
     """The head finding, carried by a possible partner, that images with `finding` are most taken for."""
     carried = [c for c in rows.findings if c not in rows.tail and (rows.table[c].to_numpy(float)[mask] == 1).any()]
     heads = [c for c in carried if not is_no_finding(c)] or carried
@@ -107,7 +107,7 @@ def _confused_with(rows: Collection, gaze: Gaze, finding: str, mask: np.ndarray)
     return rows.findings[pairing.most_confusing(gaze.scores_of(rows.positive(finding)), columns)]
 
 
-def _pairs(rows: Collection, gaze: Gaze, finding: str, pool: Partners, k: int) -> Pairs:
+def _pairs(rows: TrainTable, gaze: CodeExplainer, finding: str, pool: Partners, k: int) -> Pairs:
     """For each tail uid its k partners and what they are looked at for. A uid without any is left out."""
     tails = rows.positive(finding)
     maps = gaze.maps_of(tails, np.full(len(tails), rows.findings.index(finding)))
@@ -127,20 +127,24 @@ def _pairs(rows: Collection, gaze: Gaze, finding: str, pool: Partners, k: int) -
     return {uid: found for uid, found in pairs.items() if found}
 
 
-def _row(rows: Collection, pairs: Pairs, draws: Draws, key: tuple[int, str, int, int], parent: str) -> dict[str, Any]:
+def _row(
+    rows: TrainTable, pairs: Pairs, draws: PlanSettings, key: tuple[int, str, int, int], parent: str
+) -> dict[str, Any]:
     """One future image; key is (seed, finding, slot, candidate)."""
     _, finding, slot, candidate = key
-    chance = rng("fusion", *key)
-    partner, partner_finding = pairs[parent][int(chance.integers(len(pairs[parent])))]
-    q_a, q_b = np.clip(chance.normal(draws.threshold_mean, draws.threshold_sd, 2), 0.0, 1.0)
+    rng = numpy_generator("fusion", *key)
+    partner, partner_finding = pairs[parent][int(rng.integers(len(pairs[parent])))]
+    q_a, q_b = np.clip(rng.normal(draws.threshold_mean, draws.threshold_sd, 2), 0.0, 1.0)
     values = (finding, slot, candidate, parent, partner, partner_finding, [parent, partner], float(q_a), float(q_b),
-              float(chance.random()), int(chance.integers(2**63 - 1)), rows.table.at[parent, "fold"])  # fmt: skip
+              float(rng.random()), int(rng.integers(2**63 - 1)), rows.table.at[parent, "fold"])  # fmt: skip
     name = re.sub(r"\W+", "-", finding)
     uid = f"fusion_{name}_{slot:05d}_{candidate}_{seed_of('uid', *key) % 16**6:06x}"
     return {"uid": uid} | dict(zip(COLUMNS, values, strict=True))
 
 
-def plan(rows: Collection, gaze: Gaze, draws: Draws, need: Mapping[str, int], seed: int) -> pd.DataFrame:
+def plan(
+    rows: TrainTable, gaze: CodeExplainer, draws: PlanSettings, need: Mapping[str, int], seed: int
+) -> pd.DataFrame:
     """`draws.candidates` rows for each of need[finding] wanted images. All candidates of a slot share the tail image.
 
     Raises InputError for a finding that is not a tail finding, has no positive, or has no partner.
@@ -154,8 +158,8 @@ def plan(rows: Collection, gaze: Gaze, draws: Draws, need: Mapping[str, int], se
         only = None if everyone else _confused_with(rows, gaze, finding, mask)
         pool = everyone or pairing.partners(rows.table, rows.findings, mask, gaze, only)
         pairs = _pairs(rows, gaze, finding, pool, draws.neighbours)
-        order = rng(seed, "parents", finding).permutation(sorted(pairs))
+        order = numpy_generator(seed, "parents", finding).permutation(sorted(pairs))
         for slot in range(need[finding]):
             parent = str(order[slot % len(order)])
-            made += [_row(rows, pairs, draws, (seed, finding, slot, n), parent) for n in range(draws.candidates)]
+            made += [_row(rows, pairs, draws, (seed, finding, slot, n), parent) for n in range(draws.num_candidates)]
     return pd.DataFrame(made, columns=["uid", *COLUMNS]).set_index("uid")

@@ -1,1 +1,1 @@
-"""One training loop for everything that is trained: exact resume, moving average, schedules, and where it runs."""
+"""The training loop of all networks, with exact resume, moving average, learning-rate schedules and `Runtime`."""

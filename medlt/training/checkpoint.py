@@ -1,7 +1,7 @@
-"""The state of a training and its one file: trained weights, moving average, optimizer, losses. Never a pickle.
+"""The training state and its checkpoint: trained weights, moving average, optimizer and losses in one safetensors file.
 
-What is frozen is not written: adapters on a Stable Diffusion make a checkpoint of megabytes. The file is read back and
-compared to the bit before it replaces the one before.
+Frozen weights are not written, so a checkpoint of LoRA layers on Stable Diffusion takes megabytes. `write` reads the
+new file back and compares every byte before the file replaces the previous checkpoint. No pickle is used.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 FILE = "checkpoint/state.safetensors"
-"""Inside a training's folder; what lies below checkpoint/ is no part of an artifact (`medlt.store`)."""
+"""Path inside the training folder. Files below checkpoint/ are not part of an artifact (`medlt.store`)."""
 
 SCALER = ("scale", "_growth_tracker")
 log = logging.getLogger(__name__)
@@ -37,7 +37,7 @@ log = logging.getLogger(__name__)
 
 @dataclass
 class Best:
-    """The weights of the best measurement so far; `since` measurements went by without a better one."""
+    """The weights with the best score so far. `since` counts the measurements after it."""
 
     score: float = -math.inf
     step: int = 0
@@ -45,7 +45,10 @@ class Best:
     tensors: list[Tensor] = field(default_factory=list)
 
     def rank(self, score: float, step: int, tensors: list[Tensor]) -> None:
-        """Take note of a measurement; larger is better. NaN, where nothing could be ranked, takes the newest."""
+        """Record a score, where larger is better, and keep the weights of the best one.
+
+        A NaN score cannot be ranked; its weights are kept, as the newest.
+        """
         self.since += 1
         if not self.tensors or math.isnan(score) or score > self.score:
             self.score = self.score if math.isnan(score) else score
@@ -54,7 +57,7 @@ class Best:
 
 @dataclass
 class State:
-    """Everything the next step depends on, and the losses on record. `about`: JSON kept beside, by whoever sets it."""
+    """Everything the next step depends on, and the recorded losses. `metadata` is JSON that the caller adds."""
 
     key: str
     network: nn.Module
@@ -69,27 +72,30 @@ class State:
     step: int = 0
     losses: list[float] = field(default_factory=list)
     validation: dict[int, float] = field(default_factory=dict)
-    about: dict[str, Any] = field(default_factory=dict)
+    metadata: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
     def new(cls, key: str, network: nn.Module, settings: Training, scaler: Any = None) -> State:
-        """Before the first step of the training that `key` names. Raises InputError if nothing can be trained."""
+        """Return the state before the first step of the training `key`.
+
+        Raises InputError if no weight is trainable.
+        """
         trainable = [weight for weight in network.parameters() if weight.requires_grad]
         if not trainable:
-            raise InputError("no weight of the network is trainable; choose full training, or LoRA layers")
+            raise InputError("the network has no trainable weight; choose full fine-tuning or LoRA layers")
         optimizer = torch.optim.AdamW(
             trainable, settings.learning_rate, betas=settings.betas, weight_decay=settings.weight_decay, fused=True
         )
         moving = Moving(network, trainable)
-        average: Any = averaged_model(moving, settings.ema, settings.ema_warmup)
+        average: Any = averaged_model(moving, settings.ema_decay, settings.ema_warmup)
         return cls(key, network, settings, trainable, optimizer, moving, average, scaler=scaler)
 
     def begin_schedule(self) -> None:
-        """Set the learning rate of the next step; `advance` keeps it right from then on."""
+        """Set the learning rate of the next step. `advance` updates it after each step."""
         raw = getattr(self.optimizer, "optimizer", self.optimizer)  # accelerate wraps it
         for group in raw.param_groups:
             group["initial_lr"] = self.settings.learning_rate
-        self.scheduler = LambdaLR(raw, self.settings.share, last_epoch=self.step - 1)
+        self.scheduler = LambdaLR(raw, self.settings.lr_factor, last_epoch=self.step - 1)
 
     @property
     def rate(self) -> float:
@@ -98,45 +104,45 @@ class State:
 
     @property
     def ended(self) -> bool:
-        """Whether all steps are done, or no better weights were found for `patience` measurements."""
+        """True if all steps are done, or if `patience` measurements passed without a better score."""
         patience = self.settings.patience
         return self.step >= self.settings.last or (patience is not None and self.best.since >= patience)
 
     def advance(self, loss: float) -> None:
-        """After an update of the weights: the moving average follows, the loss is on record."""
+        """Update the moving average and the learning rate, and record the loss, after an update of the weights."""
         self.average.update_parameters(self.moving)
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # a step that fp16's loss scale skipped is a step
+            warnings.simplefilter("ignore", UserWarning)  # a step that the fp16 loss scaler skips counts as a step
             self.scheduler.step()
         self.step += 1
         self.losses.append(loss)
 
-    def measured(self, score: float) -> None:
-        """Record a measurement of the averaged network, and keep its weights if they are the best."""
+    def record_score(self, score: float) -> None:
+        """Record a score of the averaged network, and keep its weights if they are the best."""
         self.validation[self.step] = score
         if self.settings.patience is not None:
             self.best.rank(score, self.step, self.average.module.tensors())
 
     def assert_moved(self) -> None:
-        """Raises InputError if the first update changed no weight of the network: the optimizer holds others then."""
+        """Raise InputError if the first update changed no weight of the network."""
         before = self.average.module.weights
         if all(torch.equal(weight, first) for weight, first in zip(self.parameters, before, strict=True)):
-            raise InputError("no weight moved in the first step; the loss does not depend on the trainable weights")
+            raise InputError("the first step changed no weight; the loss does not depend on the trainable weights")
 
     def assert_finite(self) -> None:
-        """Raises InputError for averaged weights that are no numbers."""
+        """Raise InputError if an averaged weight is NaN or infinite."""
         if not all(bool(weight.isfinite().all()) for weight in self.average.module.weights):
-            raise InputError(f"weights are no numbers at step {self.step}; lower the learning rate")
+            raise InputError(f"a weight is NaN or infinite at step {self.step}; lower learning_rate")
 
     @torch.no_grad()
     def install(self, tensors: list[Tensor]) -> None:
-        """Put these values into the network's trained weights and buffers."""
+        """Copy these values into the network's trained weights and buffers."""
         for own, value in zip(self.moving.tensors(), tensors, strict=True):
             own.copy_(value)
 
     @contextmanager
     def averaged(self) -> Iterator[None]:
-        """The network with its moving average, in evaluation mode; afterwards as it was."""
+        """Give the network its averaged weights, in evaluation mode, inside the block; restore it afterwards."""
         before = [value.detach().clone() for value in self.moving.tensors()]
         self.install(self.average.module.tensors())
         self.network.eval()
@@ -147,17 +153,17 @@ class State:
             self.install(before)
 
     def finish(self) -> None:
-        """Give the network its final weights: the best that were measured, or the moving average."""
+        """Give the network its final weights: those with the best score, or the moving average."""
         self.install(self.best.tensors or self.average.module.tensors())
 
-    def kept(self) -> dict[str, Tensor]:
-        """Weights that are trained, and buffers."""
+    def trained_state(self) -> dict[str, Tensor]:
+        """Return the trained weights and the buffers by name."""
         frozen = {name for name, weight in self.network.named_parameters() if not weight.requires_grad}
         return {name: value for name, value in self.network.state_dict().items() if name not in frozen}
 
     def tensors(self) -> dict[str, Tensor]:
-        """All of it under flat names, as safetensors wants it."""
-        named = {f"network.{name}": value for name, value in self.kept().items()}
+        """Return all tensors of the state under flat names, as safetensors stores them."""
+        named = {f"network.{name}": value for name, value in self.trained_state().items()}
         named |= {f"average.{i}": value for i, value in enumerate(self.average.module.tensors())}
         named |= {f"best.{i}": value for i, value in enumerate(self.best.tensors)}
         for i, slots in self.optimizer.state_dict()["state"].items():
@@ -172,9 +178,9 @@ class State:
 
     @torch.no_grad()
     def restore(self, named: dict[str, Tensor], step: int) -> None:
-        """Take over what `tensors` gave. Raises KeyError or RuntimeError where it is of another network."""
-        kept = {name: named[f"network.{name}"] for name in self.kept()}
-        self.network.load_state_dict(kept, strict=False)
+        """Load the result of `tensors`. Raises KeyError or RuntimeError if it belongs to another network."""
+        weights = {name: named[f"network.{name}"] for name in self.trained_state()}
+        self.network.load_state_dict(weights, strict=False)
         for i, own in enumerate(self.average.module.tensors()):
             own.copy_(named[f"average.{i}"])
         self.average.n_averaged.fill_(step)
@@ -190,38 +196,38 @@ class State:
         for name, value in named.items():
             if name.startswith("optimizer."):
                 _, number, slot = name.split(".")
-                slots.setdefault(int(number), {})[slot] = _laid_out(value, self.parameters[int(number)])
+                slots.setdefault(int(number), {})[slot] = _in_format_of(value, self.parameters[int(number)])
         self.optimizer.load_state_dict({"state": slots, "param_groups": self.optimizer.state_dict()["param_groups"]})
         if self.scaler is not None:
             scale = {"scale": float(named["scaler.scale"]), "_growth_tracker": int(named["scaler._growth_tracker"])}
             self.scaler.load_state_dict(self.scaler.state_dict() | scale)
 
     def history(self) -> pd.DataFrame:
-        """Return one row a step: loss, and validation (NaN where it was not measured)."""
+        """Return a table with one row per step: loss, and validation (NaN if it was not measured)."""
         import numpy as np
         import pandas as pd
 
-        steps = pd.Index(np.arange(1, self.step + 1), name="step")  # written as a column, unlike a range
+        steps = pd.Index(np.arange(1, self.step + 1), name="step")  # unlike a RangeIndex, it is written as a column
         table = pd.DataFrame({"loss": self.losses}, index=steps)
         return table.assign(validation=pd.Series(self.validation, dtype="float64").reindex(steps))
 
 
-def _laid_out(value: Tensor, like: Tensor) -> Tensor:
-    """A moment of a weight in that weight's memory format, which files do not keep; other values as they are."""
+def _in_format_of(value: Tensor, like: Tensor) -> Tensor:
+    """Return an optimizer moment in its weight's memory format, which files do not store; other values unchanged."""
     return torch.empty_like(like, dtype=value.dtype).copy_(value) if value.shape == like.shape else value
 
 
-def differing(path: Path, tensors: dict[str, Tensor]) -> str | None:
-    """Return the first tensor that `path` does not hold to the bit, or None."""
+def first_difference(path: Path, tensors: dict[str, Tensor]) -> str | None:
+    """Return the name of the first tensor whose bytes in `path` differ, or None."""
     from safetensors import safe_open
 
     with safe_open(path, "pt") as stored:
         if set(stored.keys()) != set(tensors):
             return sorted(set(stored.keys()) ^ set(tensors))[0]
         for name, value in tensors.items():
-            there = stored.get_tensor(name)
-            same = value.dtype == there.dtype and value.shape == there.shape
-            if not same or tensor_bytes(value) != tensor_bytes(there):
+            read = stored.get_tensor(name)
+            same = value.dtype == read.dtype and value.shape == read.shape
+            if not same or tensor_bytes(value) != tensor_bytes(read):
                 return name
     return None
 
@@ -229,25 +235,25 @@ def differing(path: Path, tensors: dict[str, Tensor]) -> str | None:
 def write(state: State, folder: Path) -> None:
     """Write history.parquet, then the checkpoint.
 
-    Raises InputError if it reads back otherwise than written; the checkpoint before is then kept.
+    Raises InputError if the file differs from what was written. The previous checkpoint stays in place then.
     """
     write_table(folder / "history.parquet", state.history())
     tensors = state.tensors()
     with atomic(folder / FILE) as temporary:
-        about = {"key": state.key, "step": state.step} | ({"about": state.about} if state.about else {})
-        write_tensors(temporary, tensors, {"training": json.dumps(about)})
-        if (name := differing(temporary, tensors)) is not None:
+        header = {"key": state.key, "step": state.step} | ({"metadata": state.metadata} if state.metadata else {})
+        write_tensors(temporary, tensors, {"training": json.dumps(header)})
+        if (name := first_difference(temporary, tensors)) is not None:
             raise InputError(
-                f"{folder / FILE}: {name} reads back otherwise than it was written at step {state.step}; the disk or "
-                "memory is at fault, the checkpoint before is kept; free or change the disk and run again"
+                f"{folder / FILE}: {name} of step {state.step} differs after it was written; the disk or the memory is "
+                "faulty or full. The previous checkpoint is kept. Free or replace the disk, then run again"
             )
 
 
 def resume(state: State, folder: Path, *, restart: bool = False) -> None:
-    """Load the checkpoint in `folder`, if any. Raises InputError if it belongs to another training.
+    """Load the checkpoint in `folder`, if there is one.
 
-    A damaged one, and one with more steps than are wanted, is refused too; with `restart` the training begins anew
-    instead, and the damaged file is set aside with a warning.
+    Raises InputError if the checkpoint belongs to another training, is damaged, or has more steps than the settings.
+    With `restart` the last two cases start a new training instead; a damaged file is renamed, with a warning.
     """
     from safetensors import SafetensorError, safe_open
 
@@ -256,20 +262,20 @@ def resume(state: State, folder: Path, *, restart: bool = False) -> None:
         return
     try:
         with safe_open(path, "pt") as stored:
-            about = json.loads((stored.metadata() or {}).get("training", "{}"))
-            named = {name: stored.get_tensor(name) for name in stored.keys()} if about.get("key") == state.key else {}
+            header = json.loads((stored.metadata() or {}).get("training", "{}"))
+            named = {name: stored.get_tensor(name) for name in stored.keys()} if header.get("key") == state.key else {}
     except (SafetensorError, ValueError) as error:
         if not restart:
-            raise InputError(f"{path} is damaged ({error}); move it away to begin anew") from None
-        aside = path.with_suffix(".damaged")
-        path.replace(aside)
-        log.warning("%s is damaged; it was moved to %s and the training begins anew", path, aside.name)
+            raise InputError(f"{path} is damaged ({error}); move it away to start again") from None
+        damaged = path.with_suffix(".damaged")
+        path.replace(damaged)
+        log.warning("%s is damaged; it was renamed to %s and the training starts again", path, damaged.name)
         return
     if not named:
-        raise InputError(f"{folder} holds a training with other settings or data; choose another folder, or move it")
-    if about["step"] > steps:
+        raise InputError(f"{folder} contains a training with other settings or data; choose another folder or move it")
+    if header["step"] > steps:
         if restart:
             return
-        raise InputError(f"{folder} was already trained for {about['step']} steps, more than {steps}; ask for more")
-    state.restore(named, about["step"])
-    state.about = about.get("about", {})
+        raise InputError(f"{folder} was already trained for {header['step']} steps, more than {steps}; set more steps")
+    state.restore(named, header["step"])
+    state.metadata = header.get("metadata", {})

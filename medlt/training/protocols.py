@@ -1,4 +1,4 @@
-"""What private training takes and is: the loss of each row by itself, and what stands in for the ordinary step."""
+"""Protocols of private training: the loss of single rows, and the function that trains with it."""
 
 from __future__ import annotations
 
@@ -14,19 +14,22 @@ from medlt.training.settings import Training
 
 
 class RowLoss(Protocol):
-    """The loss of each row of a data set by itself, as private training needs it: a row's depends on no other row."""
+    """The loss of single rows of a data set, for private training. The loss of a row depends on no other row."""
 
-    def __call__(self, network: nn.Module, rows: np.ndarray, draw: Generator, /) -> Tensor:
-        """Losses float32 [B], with their graph, of rows int64 [B] (one may come several times); chance from `draw`."""
+    def __call__(self, network: nn.Module, rows: np.ndarray, rng: Generator, /) -> Tensor:
+        """Return the losses float32 [B], with their graph, of rows int64 [B].
+
+        A row may occur several times. All random numbers come from `rng`.
+        """
         ...
 
 
 class PrivateFit(Protocol):
-    """Training under differential privacy: what takes the place of the ordinary step (`medlt.privacy.dpsgd`)."""
+    """Training under differential privacy, in place of `medlt.training.loop.fit` (see `medlt.privacy.dpsgd`)."""
 
     @property
     def digest(self) -> str:
-        """Name the mechanism (noise, clip, unit, ...), for the key of what is trained by it."""
+        """Digest of the mechanism (noise, clipping, privacy unit, ...), part of the key of every result."""
         ...
 
     def __call__(
@@ -43,15 +46,18 @@ class PrivateFit(Protocol):
         evaluate: Callable[[nn.Module], float] | None = None,
         picture: Callable[[nn.Module], Tensor] | None = None,
     ) -> None:
-        """Train, in place, the weights of `network` that require gradients; it comes back with its averaged weights.
+        """Train, in place, the weights of `network` that require gradients, and give it its averaged weights.
 
-        units: whose row each is, one a row: the patient's id, or the row's own uid; training: with `batch` the expected
-        number of units a step; `key` names network and data; `name` the stage, as the ledger names it. Writes
-        `folder`/mechanism.json, what the ledger keeps of it. Stopped and called again, it continues. Raises InputError
-        for a network that cannot be trained so, and for a budget that is spent.
+        units: the privacy unit of each row, its patient id or its own uid; training: its batch size is the expected
+        number of units per step; key: names network and data; name: the stage, as in the ledger. The function writes
+        `folder`/mechanism.json for the ledger. A stopped training continues when called again. Raises InputError if
+        the network cannot be trained privately, or if the budget is spent.
         """
         ...
 
     def account(self, mechanism: Path) -> None:
-        """Put a finished training's mechanism.json into the run's ledger; called for every artifact, made or found."""
+        """Add the mechanism.json of a finished training to the run's ledger.
+
+        Called for every artifact, whether it was trained now or read from the store.
+        """
         ...

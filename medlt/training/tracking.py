@@ -1,4 +1,4 @@
-"""What a training shows on its way: curves through accelerate's trackers, and sample grids on a fixed seed."""
+"""Records of a running training: curves by accelerate's trackers, and sample grids with a fixed seed."""
 
 from __future__ import annotations
 
@@ -17,14 +17,17 @@ if TYPE_CHECKING:
     from medlt.training.checkpoint import State
 
 Picture = Callable[[nn.Module], Tensor]
-"""network -> images [N,1,H,W] in [0,1]; the same for the same weights."""
+"""Function network -> images [N,1,H,W] in [0,1]; equal weights give equal images."""
 
 Measure = Callable[[nn.Module], float]
-"""network -> validation loss, or with `Training.patience` a score, larger being better."""
+"""Function network -> validation loss, or with `Training.patience` a score, where larger is better."""
 
 
 def grid(images: Tensor, columns: int = 4) -> np.ndarray:
-    """Lay images [N,1,H,W] in [0,1] side by side, `columns` to a row, uint8 [rows H, columns W]; gaps and NaN black."""
+    """Return a grid, uint8 [rows H, columns W], of images [N,1,H,W] in [0,1], `columns` per row.
+
+    Empty cells and NaN pixels are black.
+    """
     pixels = (images[:, 0].nan_to_num(0.0).clamp(0, 1) * 255).round().byte().cpu().numpy()
     count, height, width = pixels.shape
     columns = min(columns, count)
@@ -35,7 +38,7 @@ def grid(images: Tensor, columns: int = 4) -> np.ndarray:
 
 
 def write_png(path: Path, pixels: np.ndarray) -> None:
-    """Write uint8 [H,W] as a PNG, whole or not at all."""
+    """Write uint8 [H,W] as a PNG file, atomically."""
     from PIL import Image
 
     with atomic(path) as temporary:
@@ -44,7 +47,7 @@ def write_png(path: Path, pixels: np.ndarray) -> None:
 
 @dataclass(frozen=True)
 class Track:
-    """Loss, validation loss, learning rate and sample grids of one training, to files and to a tracker, if any.
+    """Writer of loss, validation loss, learning rate and sample grids of one training, to files and to a tracker.
 
     Without a folder nothing is written.
     """
@@ -56,7 +59,7 @@ class Track:
     folder: Path | None
 
     def options(self) -> dict[str, Any]:
-        """Return what the Accelerator has to know. Raises InputError if the tracker is not installed."""
+        """Return the tracker's keyword arguments of Accelerator. Raises InputError if the tracker is not installed."""
         if self.tracker is None or self.folder is None:
             return {}
         from accelerate.utils import is_tensorboard_available
@@ -66,25 +69,25 @@ class Track:
         return {"log_with": self.tracker, "project_dir": str(Path(self.folder) / "tracking")}
 
     def begin(self, accelerator: Any, step: int) -> None:
-        """Open the tracker; what an interrupted run logged after its last checkpoint is struck out."""
+        """Open the tracker and remove what an interrupted run logged after its last checkpoint."""
         if self.tracker is not None and self.folder is not None:
             purge = {"purge_step": step + 1} if step else {}
             accelerator.init_trackers(self.name, init_kwargs={self.tracker: purge})
 
     def step(self, accelerator: Any, state: State, rate: float) -> None:
-        """Log loss and learning rate of the step just done."""
+        """Log the loss and the learning rate of the last step."""
         if accelerator.trackers:
             accelerator.log({"loss": state.losses[-1], "learning rate": rate}, step=state.step)
 
     def measure(self, accelerator: Any, state: State) -> None:
-        """Measure the averaged network."""
+        """Evaluate the averaged network and log its score."""
         if self.evaluate is not None:
-            state.measured(self.evaluate(state.network))
+            state.record_score(self.evaluate(state.network))
             if accelerator.trackers:
                 accelerator.log({"validation": state.validation[state.step]}, step=state.step)
 
-    def draw(self, accelerator: Any, state: State) -> None:
-        """Draw the grid of the averaged network into samples/step_XXXXXX.png."""
+    def write_samples(self, accelerator: Any, state: State) -> None:
+        """Write the sample grid of the averaged network to samples/step_XXXXXX.png."""
         if self.picture is not None and self.folder is not None:
             sheet = grid(self.picture(state.network))
             write_png(Path(self.folder) / "samples" / f"step_{state.step:06d}.png", sheet)
@@ -92,6 +95,6 @@ class Track:
                 tracker.log_images({"samples": sheet[None, None]}, step=state.step)
 
     def end(self, accelerator: Any) -> None:
-        """Close the tracker; accelerate's own end would also take the process group away."""
+        """Close the tracker. Accelerate's own end_training would also destroy the process group."""
         for tracker in accelerator.trackers:
             tracker.finish()

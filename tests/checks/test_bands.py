@@ -1,4 +1,4 @@
-"""Bands: known points by hand, a brute-force oracle, what must not change them, and judges that remember."""
+"""Bands: known points by hand, a brute-force oracle, what must not change them, and verifiers that memorise."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -13,8 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from medlt.chance import rng
 from medlt.checks.bands import Band, Features, InBand, Rule, band, group, in_band, limits, neighbour_distance, shrunk
+from medlt.rng import numpy_generator
 from medlt.types import Batch, InputError
 
 SQUARE = np.array([[0.0, 0], [1, 0], [0, 1], [1, 1]])
@@ -22,7 +22,7 @@ NEAREST, CENTRE = Rule(k=1), Rule(form="centre")
 
 
 def spread(n: int, seed: int = 0, size: int = 3) -> np.ndarray:
-    return rng("bands", seed, n).normal(size=(n, size))
+    return numpy_generator("bands", seed, n).normal(size=(n, size))
 
 
 def brute(reference: np.ndarray, points: np.ndarray | None, k: int) -> list[float]:
@@ -39,9 +39,9 @@ def test_a_square_has_the_bands_drawn_by_hand() -> None:
     """Each corner is 1 from the next: d_f = 1. Beside (1, 0): 0.5 away ID, 1.5 AID, 2.5 OOD."""
     known = shrunk([band(SQUARE, rule=NEAREST)])[0]
     assert known.limit == pytest.approx(1)
-    found = known.value(np.array([[1.5, 0], [2.5, 0], [3.5, 0], [0, 0]]))
-    np.testing.assert_allclose(found, [0.5, 1.5, 2.5, 0], atol=1e-6)
-    assert [group(value) for value in found] == ["ID", "AID", "OOD", "ID"]
+    result = known.value(np.array([[1.5, 0], [2.5, 0], [3.5, 0], [0, 0]]))
+    np.testing.assert_allclose(result, [0.5, 1.5, 2.5, 0], atol=1e-6)
+    assert [group(value) for value in result] == ["ID", "AID", "OOD", "ID"]
     assert [group(value) for value in (1.0, 2.0, np.nan)] == ["ID", "AID", "OOD"]
 
 
@@ -54,11 +54,11 @@ def test_the_published_form_by_hand() -> None:
 
 
 @settings(max_examples=40)
-@given(n=st.integers(2, 40), m=st.integers(1, 12), k=st.integers(1, 7), seed=st.integers(0, 99), apart=st.booleans())
-def test_distances_and_limits_are_those_of_a_slow_loop(n: int, m: int, k: int, seed: int, apart: bool) -> None:
+@given(n=st.integers(2, 40), m=st.integers(1, 12), k=st.integers(1, 7), seed=st.integers(0, 99), separate=st.booleans())
+def test_distances_and_limits_are_those_of_a_slow_loop(n: int, m: int, k: int, seed: int, separate: bool) -> None:
     reference, points = spread(n, seed), spread(m, seed + 1000) * 2
     np.testing.assert_allclose(neighbour_distance(reference, points, k), brute(reference, points, k), atol=1e-6)
-    held_out = points if apart else None
+    held_out = points if separate else None
     made = band(reference, held_out, Rule(k=k))
     distance = brute(reference, held_out, k)
     assert made.limit == pytest.approx(np.quantile(distance, 0.95), abs=1e-6)
@@ -86,7 +86,7 @@ def test_what_moves_all_features_alike_changes_nothing(scale: float, angle: floa
     def value(real: np.ndarray, points: np.ndarray) -> np.ndarray:
         return shrunk([band(real, rule=rule)])[0].value(points)
 
-    order = rng(seed).permutation(12)
+    order = numpy_generator(seed).permutation(12)
     moved = value(scale * real[order] @ turn + 3 * scale, scale * points @ turn + 3 * scale)
     np.testing.assert_allclose(moved, value(real, points), rtol=1e-4, atol=1e-5)
 
@@ -105,7 +105,7 @@ def test_shrinkage_is_the_formula() -> None:
 
 
 def test_shrinkage_steadies_few_images_and_keeps_the_scale() -> None:
-    """Six images of a finding beside many of another, 10 times as far apart: nearer to the limit of thousands."""
+    """Six images of a finding beside many of another, 10 times as far separate: nearer to the limit of thousands."""
     truth = band(spread(2000, 1), spread(4000, 2), Rule(k=5)).limit
     much = band(10 * spread(2000, 3), 10 * spread(2000, 4), Rule(k=5))
     errors = []
@@ -127,7 +127,7 @@ def test_limits_of_a_labelled_set() -> None:
 
 
 def test_equal_positives_make_no_band() -> None:
-    """Copies of one image are at distance 0 of each other: no limit could be told by them."""
+    """Copies of one image are at distance 0 of each other: they give no limit."""
     known = shrunk([band(np.zeros((5, 2)))])[0]
     assert np.isnan(known.value(np.ones((1, 2)))).all()
 
@@ -155,12 +155,12 @@ def batch(points: np.ndarray, fold: int, finding: str = "A") -> Batch:
 
 
 def values(check: InBand, given_: Batch) -> np.ndarray:
-    return np.array([found.value for found in check(given_)])
+    return np.array([result.value for result in check(given_)])
 
 
-def test_each_fold_has_its_judge_its_reference_and_its_calibration() -> None:
-    looks = [lambda shown, by=by: shown.flatten(1) * by for by in (1.0, 10.0, 100.0)]
-    check = in_band(looks, images, FOLD, LABELS, ["A", "B"], rule=NEAREST)
+def test_each_fold_has_its_verifier_its_reference_and_its_calibration() -> None:
+    extractors = [lambda shown, by=by: shown.flatten(1) * by for by in (1.0, 10.0, 100.0)]
+    check = in_band(extractors, images, FOLD, LABELS, ["A", "B"], rule=NEAREST)
     for k, by in enumerate((1.0, 10.0, 100.0)):
         for name in ("A", "B"):
             has = LABELS.index[LABELS[name] == 1]
@@ -169,18 +169,18 @@ def test_each_fold_has_its_judge_its_reference_and_its_calibration() -> None:
             np.testing.assert_allclose(known.reference, POINTS.loc[outside] * by, rtol=1e-5)
             expected = brute(POINTS.loc[outside].to_numpy() * by, POINTS.loc[inside].to_numpy() * by, 1)
             np.testing.assert_allclose(known.calibration, expected, rtol=1e-3, atol=1e-5)
-    same = in_band([looks[0]] * 3, images, FOLD, LABELS, ["A", "B"], rule=NEAREST)
+    same = in_band([extractors[0]] * 3, images, FOLD, LABELS, ["A", "B"], rule=NEAREST)
     points = spread(8, 5, 2) * 3
-    for k in range(3):  # the scale of a judge's features is its own affair
+    for k in range(3):  # verifiers may have features of different scales
         np.testing.assert_allclose(values(check, batch(points, k)), values(same, batch(points, k)), rtol=1e-3)
 
 
-def test_a_judge_that_knows_its_own_images_by_heart_does_not_narrow_the_band() -> None:
+def test_a_verifier_that_memorised_its_images_does_not_narrow_the_band() -> None:
     """What it was trained on is ten times as near to the middle in its features. New images of the real kind stay in
     the band; calibrated by its own training set most of them would be out."""
     trained = [images(FOLD.index[FOLD != k]).flatten(1) for k in range(3)]
 
-    def judge(k: int) -> Features:
+    def extractor(k: int) -> Features:
         def look(shown: Tensor) -> Tensor:
             flat = shown.flatten(1)
             known = (flat[:, None] == trained[k]).all(2).any(1, keepdim=True)
@@ -188,26 +188,26 @@ def test_a_judge_that_knows_its_own_images_by_heart_does_not_narrow_the_band() -
 
         return look
 
-    check = in_band([judge(k) for k in range(3)], images, FOLD, LABELS, ["A"])
+    check = in_band([extractor(k) for k in range(3)], images, FOLD, LABELS, ["A"])
     new = batch(spread(200, 99, 2), 1)
-    found = values(check, new)
-    assert (found <= 1).mean() > 0.8
-    assert (found <= 2).mean() > 0.98
+    result = values(check, new)
+    assert (result <= 1).mean() > 0.8
+    assert (result <= 2).mean() > 0.98
     own = band(check.bands[1]["A"].reference)
     assert (own.value(new.images.flatten(1).numpy()) > 2).mean() > 0.8
 
 
-def test_what_is_said_of_images_in_and_out_and_without_a_band() -> None:
-    looks = [lambda shown: shown.flatten(1)] * 3
-    check = in_band(looks, images, FOLD, LABELS, ["A", "C", "D"])
+def test_reasons_of_images_in_and_out_and_without_a_band() -> None:
+    extractors = [lambda shown: shown.flatten(1)] * 3
+    check = in_band(extractors, images, FOLD, LABELS, ["A", "C", "D"])
     inside, outside = check(batch(np.array([[0.0, 0.0], [50.0, 0.0]]), 0))
     assert (inside.passed, outside.passed) == (True, False)
     assert inside.limit == 2
     assert outside.reason.startswith("OOD")
     for name in ("C", "D", "never heard of"):
-        (found,) = check(batch(np.zeros((1, 2)), 1, name))
-        assert not found.passed
-        assert found.reason.startswith(f"no band for {name}")
+        (result,) = check(batch(np.zeros((1, 2)), 1, name))
+        assert not result.passed
+        assert result.reason.startswith(f"no band for {name}")
     strict = replace(check, limit=1.0)
     edge = batch(np.array([[3.2, 0.0]]), 0)
     (loose,), (tight,) = check(edge), strict(edge)
@@ -218,24 +218,24 @@ def test_what_is_said_of_images_in_and_out_and_without_a_band() -> None:
     assert "not finite" in broken.reason
 
 
-def test_an_image_is_judged_alike_alone_and_in_company() -> None:
+def test_an_image_is_rated_alike_alone_and_in_company() -> None:
     check = in_band([lambda shown: shown.flatten(1)] * 3, images, FOLD, LABELS, ["A", "B"])
     points = spread(7, 3, 2) * 2
     together = batch(points, 0)
     together.rows["fold"], together.rows["finding"] = [0, 1, 2, 0, 1, 2, 0], list("ABABABA")
-    found = check(together)
-    assert [one.uid for one in found] == list(together.rows.index)
-    for i, one in enumerate(found):
+    result = check(together)
+    assert [one.uid for one in result] == list(together.rows.index)
+    for i, one in enumerate(result):
         (alone,) = check(Batch(together.rows.iloc[[i]], together.images[[i]], together.labels.iloc[[i]]))
         assert alone.uid == one.uid
         assert alone.value == pytest.approx(one.value)
 
 
-def test_bad_input_is_told() -> None:
-    with pytest.raises(InputError, match="2 judges for 3 folds"):
+def test_bad_input_is_refused() -> None:
+    with pytest.raises(InputError, match="2 verifiers for 3 folds"):
         in_band([lambda shown: shown] * 2, images, FOLD, LABELS, ["A"])
     check = InBand([], [])
-    with pytest.raises(InputError, match="lack \\['fold'\\]"):
+    with pytest.raises(InputError, match="lack the columns \\['fold'\\]"):
         check(Batch(pd.DataFrame({"finding": ["A"]}, index=["s"]), torch.zeros(1, 1, 1, 2), pd.DataFrame(index=["s"])))
     for wrong in ({"form": "mean"}, {"k": 0}, {"quantile": 0.0}):
         with pytest.raises(InputError, match="bands"):

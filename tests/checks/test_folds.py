@@ -1,4 +1,4 @@
-"""Folds keep patients whole and findings even; a judge is never shown the fold it judges."""
+"""Folds keep patients whole and findings even; a verifier is never trained on the fold it verifies."""
 
 from collections.abc import Sequence
 
@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from medlt.checks.folds import crossfit, folds
+from medlt.checks.folds import cross_fit, folds
 from medlt.types import InputError
 
 FINDINGS = ["Mass", "Nodule", "Hernia"]
@@ -40,7 +40,7 @@ def test_patients_stay_whole_and_findings_even(seed: int, k: int) -> None:
     assert (per_fold.max() - per_fold.min() <= 1 + per_fold.mean() / 2).all()
 
 
-def test_what_an_earlier_patient_brought_along_counts() -> None:
+def test_findings_of_a_patient_placed_before_count() -> None:
     """Two hold a nodule, one of them placed early for its hernia: dealing patients out in turn would join them."""
     table = [[0, 1, 1, 0], [0, 0, 0, 1], [0, 1, 0, 0]]
     names = ["a", "b", "c"]
@@ -60,45 +60,45 @@ def test_folds_follow_the_seed_and_not_the_row_order() -> None:
     pd.testing.assert_series_equal(fold, shuffled.loc[fold.index])
 
 
-def test_too_few_patients_are_told() -> None:
+def test_too_few_patients_are_refused() -> None:
     patients, labels = cohort(2, patients=2)
-    with pytest.raises(InputError, match="2 patients cannot make 3 folds"):
+    with pytest.raises(InputError, match="2 patients are too few for 3 folds"):
         folds(patients, labels, 3, 0)
 
 
 class Remembering:
-    """A judge that notes every image it is trained on and every image it is asked about; images hold their number."""
+    """A verifier that notes every image it is trained on and every image it rates; images hold their number."""
 
     def __init__(self, uids: Sequence[str]) -> None:
-        self.trained, self.asked = set(uids), set[str]()
+        self.trained, self.rated = set(uids), set[str]()
 
     def __call__(self, images: torch.Tensor) -> torch.Tensor:
         numbers = images[:, 0, 0, 0].long().tolist()
-        self.asked |= {f"u{n}" for n in numbers}
+        self.rated |= {f"u{n}" for n in numbers}
         return torch.tensor([[n, 2 * n, 3 * n] for n in numbers]).float()
 
 
-def test_no_judge_ever_sees_its_own_fold() -> None:
+def test_no_verifier_is_trained_on_its_own_fold() -> None:
     patients, labels = cohort(3)
     fold = folds(patients, labels, 3, 0)
 
     def images(uids: Sequence[str]) -> torch.Tensor:
         return torch.tensor([float(uid[1:]) for uid in uids]).view(-1, 1, 1, 1)
 
-    asked_for = []
+    rated_images = []
 
     def train(uids: Sequence[str], k: int) -> Remembering:
-        asked_for.append(k)
+        rated_images.append(k)
         return Remembering(uids)
 
-    found = crossfit(fold, images, train, FINDINGS)
-    assert asked_for == [0, 1, 2]
-    for k, judge in enumerate(found.judges):
-        assert isinstance(judge, Remembering)
+    result = cross_fit(fold, images, train, FINDINGS)
+    assert rated_images == [0, 1, 2]
+    for k, verifier in enumerate(result.verifiers):
+        assert isinstance(verifier, Remembering)
         own = set(fold.index[fold == k])
-        assert judge.asked == own
-        assert judge.trained == set(fold.index) - own
-        assert not set(patients[list(judge.trained)]) & set(patients[list(own)])
-    assert found.held_out.index.equals(fold.index)
+        assert verifier.rated == own
+        assert verifier.trained == set(fold.index) - own
+        assert not set(patients[list(verifier.trained)]) & set(patients[list(own)])
+    assert result.held_out.index.equals(fold.index)
     numbers = np.array([float(uid[1:]) for uid in fold.index])
-    np.testing.assert_array_equal(found.held_out.to_numpy(), numbers[:, None] * [1, 2, 3])
+    np.testing.assert_array_equal(result.held_out.to_numpy(), numbers[:, None] * [1, 2, 3])

@@ -38,10 +38,10 @@ def check() -> NearCopy:
 def test_copies_fail_even_when_noisy_and_the_rest_pass(check: NearCopy) -> None:
     train, noise = real(60, 0)[:5], real(5, 9)
     given = torch.cat([train, 0.7 * train + 0.3 * noise, real(5, 8)])
-    found = check(batch(given))
-    assert [f.passed for f in found] == [False] * 10 + [True] * 5
-    assert max(f.value for f in found[:5]) < 0.01
-    assert all(f.limit == 1 for f in found)
+    result = check(batch(given))
+    assert [f.passed for f in result] == [False] * 10 + [True] * 5
+    assert max(f.value for f in result[:5]) < 0.01
+    assert all(f.limit == 1 for f in result)
 
 
 def test_fresh_images_fail_at_no_more_than_the_rate() -> None:
@@ -64,13 +64,13 @@ def test_value_depends_on_no_other_image(check: NearCopy) -> None:
 def test_eight_bit_real_images_are_the_same_null() -> None:
     train, val = (real(60, 0) * 255).round(), (real(99, 1) * 255).round()
     as_bytes = near_copy((pixels,), val.byte(), train.byte(), 0.05)
-    assert as_bytes.against[0].limit == pytest.approx(
-        near_copy((pixels,), val / 255, train / 255, 0.05).against[0].limit, rel=1e-5
+    assert as_bytes.metrics[0].limit == pytest.approx(
+        near_copy((pixels,), val / 255, train / 255, 0.05).metrics[0].limit, rel=1e-5
     )
 
 
 def test_a_null_too_small_for_the_rate_is_refused() -> None:
-    with pytest.raises(InputError, match="20 held-out images cannot show a false-positive rate"):
+    with pytest.raises(InputError, match="20 held-out images cannot resolve a false-positive rate"):
         near_copy_limit(pixels, real(20, 1), pixels(real(60, 0)), 0.01)
-    with pytest.raises(InputError, match="cannot show"):
+    with pytest.raises(InputError, match="cannot resolve"):
         near_copy_limit(pixels, real(20, 1), pixels(real(60, 0)), 0.0)

@@ -1,4 +1,4 @@
-"""Planted black, NaN, clipped and copied images are found, and an honest radiograph-like image is not."""
+"""Planted black, NaN, clipped and copied images are detected, and an honest radiograph-like image is not."""
 
 from collections.abc import Sequence
 
@@ -43,14 +43,14 @@ def test_honest_images_pass_everything() -> None:
 
 
 @pytest.mark.parametrize("value", [0.0, 1.0, 0.5])
-def test_a_flat_image_is_found_whatever_its_grey(value: float) -> None:
+def test_a_flat_image_is_detected_whatever_its_grey(value: float) -> None:
     images = honest(3)
     images[1] = value + 0.01 * torch.rand(1, 32, 32, generator=torch.Generator().manual_seed(0)) - 0.005
     assert rejected(Flat(), images) == [False, True, False]
 
 
 @pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf, 1.1, -0.1])
-def test_one_bad_pixel_is_found(value: float) -> None:
+def test_one_bad_pixel_is_detected(value: float) -> None:
     images = honest(3)
     images[2, 0, 5, 5] = value
     assert rejected(Finite(), images) == [False, False, True]
@@ -63,13 +63,13 @@ def test_a_nan_image_never_passes() -> None:
     assert rejected(Flat(), images) == [True]
 
 
-def test_a_clipped_image_is_found() -> None:
+def test_a_clipped_image_is_detected() -> None:
     images = honest(2)
     images[0] = (images[0] > images[0].median()).float()
     assert rejected(Saturated(), images) == [True, False]
 
 
-def test_a_copy_of_a_parent_is_found_through_brightness_and_noise() -> None:
+def test_a_copy_of_a_parent_is_detected_through_brightness_and_noise() -> None:
     images = honest(4)
     images[1] = 0.8 * REAL["b"] + 0.1
     images[2] = (REAL["a"] + 0.002 * torch.randn(1, 32, 32, generator=torch.Generator().manual_seed(0))).clamp(0, 1)
@@ -100,12 +100,12 @@ def test_a_parent_check_does_not_hang_on_the_batch() -> None:
 
 
 @pytest.mark.parametrize("chunk", [1, 2, 3, 100])
-def test_the_later_of_two_copies_is_found_across_chunks(chunk: int) -> None:
+def test_the_later_of_two_copies_is_detected_across_chunks(chunk: int) -> None:
     images = dict(zip("pqrstu", honest(6), strict=True))
     images["s"], images["u"] = images["p"], images["r"] * 0.9 + 0.05
-    found = copies(list("pqrstu"), lambda uids: torch.stack([images[u] for u in uids]), chunk=chunk)
-    assert [f.uid for f in found] == list("pqrstu")
-    assert [f.uid for f in found if not f.passed] == ["s", "u"]
+    result = copies(list("pqrstu"), lambda uids: torch.stack([images[u] for u in uids]), chunk=chunk)
+    assert [f.uid for f in result] == list("pqrstu")
+    assert [f.uid for f in result if not f.passed] == ["s", "u"]
 
 
 def test_copies_equal_a_double_loop() -> None:

@@ -106,6 +106,6 @@ def test_monai_moves_geometry_greys_and_holes() -> None:
     assert len(set(places.tolist())) > 10
 
 
-def test_an_unknown_augmentation_is_told() -> None:
+def test_an_unknown_augmentation_is_refused() -> None:
     with pytest.raises(InputError, match="'flip'; choose one of light, none, monai"):
         augmentation("flip")

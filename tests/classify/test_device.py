@@ -8,16 +8,16 @@ import numpy as np
 import pytest
 import torch
 
-from medlt.chance import noise_like
 from medlt.classify.epistemic import fit_epistemic
 from medlt.classify.latents import fit_latents
 from medlt.classify.networks import network
 from medlt.classify.private import private_classifier
 from medlt.classify.sets import TrainingSet
-from medlt.classify.train import Classifier, fit
+from medlt.classify.train import Classifier, fit_classifier
 from medlt.diffusion.finetune import LabelledLatents
 from medlt.privacy.audit.embedding import fit_embedding
 from medlt.privacy.audit.reidentify import verify
+from medlt.rng import noise_like
 from medlt.sparse.iterated import iterate
 from medlt.store import Store
 from medlt.training import loop
@@ -32,8 +32,8 @@ ROWS = TrainingSet(IMAGES, LABELS, np.ones(N, np.float32), UIDS)
 LATENTS = noise_like(range(N), (2, 4, 4))
 DATA = LabelledLatents(lambda uids: LATENTS[[int(uid[1:]) for uid in uids]], UIDS, LABELS, "normal noise")
 PATIENTS = [f"p{i // 2}" for i in range(N)]
-SHORT: dict[str, Any] = {"steps": 2, "batch": 4}
-CODE: dict[str, Any] = {"groups": 2, "vocabulary": 4, "width": 4, "batch": 4, "imitation_epochs": 1,
+SHORT: dict[str, Any] = {"steps": 2, "batch_size": 4}
+CODE: dict[str, Any] = {"groups": 2, "vocabulary": 4, "width": 4, "batch_size": 4, "imitation_epochs": 1,
                         "interaction_epochs": 1}  # fmt: skip
 
 
@@ -60,8 +60,8 @@ def learn(where: dict[str, Any], **more: Any) -> object:
 
 
 TRAININGS: dict[str, tuple[int, Callable[[dict[str, Any]], object]]] = {
-    "classifier": (1, lambda at: fit(ROWS, ROWS, **SHORT, **at)),
-    "two stages": (2, lambda at: fit(ROWS, ROWS, course="crt", **SHORT, **at)),
+    "classifier": (1, lambda at: fit_classifier(ROWS, ROWS, **SHORT, **at)),
+    "two stages": (2, lambda at: fit_classifier(ROWS, ROWS, training_strategy="crt", **SHORT, **at)),
     "latent classifier": (1, lambda at: fit_latents(DATA, DATA, **SHORT, **at)),
     "epistemic head": (1, lambda at: fit_epistemic(Classifier(network("small", 2), 16, {}), ROWS, **SHORT, **at)),
     "sparse code": (4, learn),
@@ -95,9 +95,9 @@ def test_private_trainings_are_given_the_runtime(tmp_path: Path, monkeypatch: py
     assert seen == ["cuda:7"] * 5
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="says what is said without a GPU")
+@pytest.mark.skipif(torch.cuda.is_available(), reason="checks the message without a GPU")
 @pytest.mark.parametrize("name", TRAININGS)
-def test_a_device_that_is_not_there_is_told_before_anything_is_kept(name: str, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="torch finds no GPU"):
+def test_a_device_that_is_not_there_is_refused_before_anything_is_kept(name: str, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="torch detects no GPU"):
         TRAININGS[name][1]({"runtime": Runtime("cuda", "fp32", None, 0), "store": Store(tmp_path)})
     assert not list(tmp_path.rglob("artifact.json"))

@@ -32,7 +32,7 @@ from medlt.training.runtime import Runtime
 from medlt.types import InputError
 
 SIZE, FINDINGS = 32, 2
-FAST: dict[str, Any] = {"members": 4, "hidden": 8, "steps": 5, "batch": 16}
+FAST: dict[str, Any] = {"members": 4, "hidden": 8, "steps": 5, "batch_size": 16}
 
 
 def toy(n: int = 40, seed: int = 0) -> TrainingSet:
@@ -46,7 +46,7 @@ def toy(n: int = 40, seed: int = 0) -> TrainingSet:
     return TrainingSet(torch.from_numpy(images), labels, np.ones(n, np.float32), tuple(f"u{i}" for i in range(n)))
 
 
-def judge(seed: int = 0) -> Classifier:
+def toy_classifier(seed: int = 0) -> Classifier:
     return Classifier(network("small", FINDINGS, seed), SIZE, {})
 
 
@@ -56,7 +56,7 @@ def at(folder: Path, seed: int = 0) -> dict[str, Any]:
 
 
 def fitted(folder: Path, seed: int = 0, **changed: Any) -> Epistemic:
-    return fit_epistemic(judge(), toy(), **at(folder, seed), **(FAST | changed))
+    return fit_epistemic(toy_classifier(), toy(), **at(folder, seed), **(FAST | changed))
 
 
 def oracle(p: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -76,12 +76,12 @@ LOGITS = arrays(np.float64, (5, 3, 2), elements=st.floats(-12, 12))
 def test_statistics_are_their_formulas(logits: np.ndarray) -> None:
     base, members = torch.from_numpy(logits[0]), torch.from_numpy(logits)
     p = 1 / (1 + np.exp(-logits))
-    found = {name: one(base, members).numpy() for name, one in STATISTICS.items()}
-    np.testing.assert_allclose(found["bald"], oracle(p)[1], atol=1e-9)
-    np.testing.assert_allclose(found["entropy"], oracle(p[:1])[0], atol=1e-9)
-    np.testing.assert_allclose(found["variance"], ((logits - logits.mean(0)) ** 2).mean(0), atol=1e-9)
-    np.testing.assert_allclose(found["margin"], 1 - np.abs(2 * p[0] - 1), atol=1e-9)
-    np.testing.assert_allclose(found["energy"], np.log(1 - p[0]), rtol=1e-4, atol=1e-4)
+    result = {name: one(base, members).numpy() for name, one in STATISTICS.items()}
+    np.testing.assert_allclose(result["bald"], oracle(p)[1], atol=1e-9)
+    np.testing.assert_allclose(result["entropy"], oracle(p[:1])[0], atol=1e-9)
+    np.testing.assert_allclose(result["variance"], ((logits - logits.mean(0)) ** 2).mean(0), atol=1e-9)
+    np.testing.assert_allclose(result["margin"], 1 - np.abs(2 * p[0] - 1), atol=1e-9)
+    np.testing.assert_allclose(result["energy"], np.log(1 - p[0]), rtol=1e-4, atol=1e-4)
 
 
 def test_closed_forms() -> None:
@@ -118,8 +118,8 @@ def test_the_members_loss_against_a_double_loop() -> None:
         if not np.isnan(labels[b, k]):
             p = 1 / (1 + math.exp(-logits[m, b, k]))
             total -= pulls[m, b] * (labels[b, k] * math.log(p) + (1 - labels[b, k]) * math.log(1 - p))
-    found = masked_bce(*(torch.from_numpy(part) for part in (logits, labels, pulls)))
-    assert found.item() == pytest.approx(total / 6)
+    result = masked_bce(*(torch.from_numpy(part) for part in (logits, labels, pulls)))
+    assert result.item() == pytest.approx(total / 6)
 
 
 def test_members_side_by_side_are_what_each_is_alone() -> None:
@@ -128,11 +128,11 @@ def test_members_side_by_side_are_what_each_is_alone() -> None:
     features = torch.randn(7, 6, generator=torch.Generator().manual_seed(2)) * 3 + 1
     members.mean, members.sd = features.mean(0), features.std(0)
     h = (features - features.mean(0)) / features.std(0)
-    found = members(features)
+    result = members(features)
     for m in range(3):
         g = (h @ members.g_w1[m]).relu() @ members.g_w2[m]
         p = (h @ members.p_w1[m]).relu() @ members.p_w2[m]
-        torch.testing.assert_close(found[m], g + 2.5 * p)
+        torch.testing.assert_close(result[m], g + 2.5 * p)
         assert p.abs().sum() > 0
     assert {name for name, _ in members.named_parameters()} == {"g_w1", "g_w2", "g_b1", "g_b2"}
     assert not torch.equal(members.p_w1[0], members.p_w1[1])
@@ -154,7 +154,7 @@ def test_nothing_is_learnt_from_a_row_whose_labels_are_unknown() -> None:
 
 
 def test_the_classifier_is_bit_for_bit_what_it_was(tmp_path: Path) -> None:
-    classifier, images = judge(), toy(12, 3).images
+    classifier, images = toy_classifier(), toy(12, 3).images
     weights = {name: tensor_bytes(value) for name, value in classifier.net.state_dict().items()}
     flags = [weight.requires_grad for weight in classifier.net.parameters()]
     before = tensor_bytes(classifier.predict(images))
@@ -173,7 +173,7 @@ def test_base_logits_are_the_classifiers_and_members_scatter_round_them(tmp_path
     assert base.shape == (6, FINDINGS)
     assert members.shape == (4, 6, FINDINGS)
     assert torch.equal(head.logits(images), members)
-    torch.testing.assert_close(base.sigmoid(), judge().predict(images), atol=0.02, rtol=0)  # bfloat16 there
+    torch.testing.assert_close(base.sigmoid(), toy_classifier().predict(images), atol=0.02, rtol=0)  # bfloat16 there
     wide = images.repeat_interleave(2, 2).repeat_interleave(2, 3)
     torch.testing.assert_close(head(wide)[0], base)
     assert members.std(0).min() > 0
@@ -237,10 +237,10 @@ def test_a_finished_head_is_read_not_trained_and_another_is_another(
         with pytest.raises(AssertionError, match="trained again"):
             fitted(tmp_path, **changed)
     with pytest.raises(AssertionError, match="trained again"):
-        fit_epistemic(judge(1), toy(), **at(tmp_path), **FAST)
+        fit_epistemic(toy_classifier(1), toy(), **at(tmp_path), **FAST)
 
 
-def test_a_flipped_byte_is_found_set_aside_and_made_again(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_flipped_byte_is_detected_set_aside_and_made_again(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     first = fitted(tmp_path)
     (place,) = Store(tmp_path).folders("epistemic")
     weights = place / "epistemic.safetensors"
@@ -255,13 +255,13 @@ def test_a_head_is_refused_by_another_classifier(tmp_path: Path) -> None:
     fitted(tmp_path)
     (place,) = Store(tmp_path).folders("epistemic")
     with pytest.raises(InputError, match="another classifier"):
-        epistemic.load_epistemic(place, judge(1), "cpu")
+        epistemic.load_epistemic(place, toy_classifier(1), "cpu")
     wide = replace(toy(), labels=np.zeros((40, 3), np.float32))
-    with pytest.raises(InputError, match="knows 2 findings, the labels 3"):
-        fit_epistemic(judge(), wide, **at(tmp_path))
+    with pytest.raises(InputError, match="has 2 findings, the labels 3"):
+        fit_epistemic(toy_classifier(), wide, **at(tmp_path))
     with pytest.raises(InputError, match="1 members cannot disagree"):
         fitted(tmp_path, members=1)
-    assert weights_digest(judge().net) != weights_digest(judge(1).net)
+    assert weights_digest(toy_classifier().net) != weights_digest(toy_classifier(1).net)
 
 
 def test_bootstrap_weights_are_poisson_a_function_of_the_uid_and_of_the_rows_weight() -> None:

@@ -1,7 +1,7 @@
 """Does an epistemic head, trained on one collection, doubt images from elsewhere? On real radiographs, three seeds.
 
 Images not seen in training (val and test of the collection) against those of two other sources, squared and shrunk as
-all images are: AUROC of each statistic, its mean over the findings, for telling the source. What was found:
+all images are: AUROC of each statistic, its mean over the findings, as a classifier of the source. Results:
 
 | statistic | other sources | noise | positives of rare findings |
 |---|---|---|---|
@@ -22,7 +22,7 @@ from torch import Tensor
 
 from medlt.classify.epistemic import STATISTICS, Epistemic, fit_epistemic
 from medlt.classify.sets import TrainingSet
-from medlt.classify.train import fit
+from medlt.classify.train import fit_classifier
 from medlt.data.images import read_image
 from medlt.data.layouts import NIH_FINDINGS
 from medlt.data.loaders import square
@@ -50,11 +50,11 @@ def rows(table: pd.DataFrame, images: Tensor, split: str) -> TrainingSet:
 @torch.no_grad()
 def scores(head: Epistemic, images: Tensor) -> dict[str, Tensor]:
     """Every statistic [N,K] of uint8 images, in one pass."""
-    said = [head(part.float() / 255) for part in torch.split(images, 64)]
-    return {name: torch.cat([value(*logits) for logits in said]) for name, value in STATISTICS.items()}
+    scores = [head(part.float() / 255) for part in torch.split(images, 64)]
+    return {name: torch.cat([value(*logits) for logits in scores]) for name, value in STATISTICS.items()}
 
 
-def told_apart(here: Tensor, there: Tensor) -> float:
+def separated(here: Tensor, there: Tensor) -> float:
     """AUROC of a signal for telling images from elsewhere."""
     truth = np.repeat(np.array([0, 1], np.float32), [len(here), len(there)])
     return auroc(truth, torch.cat([here, there]).numpy())
@@ -68,8 +68,8 @@ def known(real_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable
 
     def make(seed: int) -> Epistemic:
         runtime, store = Runtime("cpu", "fp32", None, seed), Store(folder)
-        judge = fit(train, val, runtime=runtime, store=store, steps=300)
-        return fit_epistemic(judge, train, runtime=runtime, store=store)
+        classifier = fit_classifier(train, val, runtime=runtime, store=store, steps=300)
+        return fit_epistemic(classifier, train, runtime=runtime, store=store)
 
     return make
 
@@ -79,18 +79,18 @@ def test_the_variance_of_members_is_higher_on_other_sources(real_data: Path, kno
     here = images[np.flatnonzero(table["split"] != "train")]
     heads = [known(seed) for seed in SEEDS]
     at_home = [scores(head, here) for head in heads]
-    for source, chance_of_bald in (("covidmix", True), ("pedpneu", False)):
+    for source, probability_of_bald in (("covidmix", True), ("pedpneu", False)):
         elsewhere = [scores(head, read(real_data / source)[1]) for head in heads]
-        found: dict[str, list[float]] = {}
+        result: dict[str, list[float]] = {}
         for name in STATISTICS:
             pairs = [(one[name].mean(1), other[name].mean(1)) for one, other in zip(at_home, elsewhere, strict=True)]
-            found[name] = [told_apart(*pair) for pair in pairs]
-            print(f"{source} {name}", " ".join(f"{value:.3f}" for value in found[name]))  # noqa: T201
+            result[name] = [separated(*pair) for pair in pairs]
+            print(f"{source} {name}", " ".join(f"{value:.3f}" for value in result[name]))  # noqa: T201
             if name == "variance":
                 assert all(other.mean() > one.mean() for one, other in pairs)
-        assert min(found["variance"]) > 0.65
-        assert min(found["bald"]) > (0.4 if chance_of_bald else 0.65)
-        assert all(v > e for v, e in zip(found["variance"], found["entropy"], strict=True))
+        assert min(result["variance"]) > 0.65
+        assert min(result["bald"]) > (0.4 if probability_of_bald else 0.65)
+        assert all(v > e for v, e in zip(result["variance"], result["entropy"], strict=True))
 
 
 def test_positives_of_rare_findings_are_ranked_by_disagreement_not_by_variance(
@@ -105,8 +105,8 @@ def test_positives_of_rare_findings_are_ranked_by_disagreement_not_by_variance(
         head = known(seed)
         for name in ("bald", "variance"):
             value = head.score(held.images, name)
-            assert told_apart(value.mean(1), head.score(noisy, name).mean(1)) > 0.6, (name, seed)
+            assert separated(value.mean(1), head.score(noisy, name).mean(1)) > 0.6, (name, seed)
             own = [value[:, k][torch.from_numpy(held.labels[:, k] == y)] for y in (0, 1) for k in rare]
-            ranked = told_apart(torch.cat(own[: len(rare)]), torch.cat(own[len(rare) :]))
+            ranked = separated(torch.cat(own[: len(rare)]), torch.cat(own[len(rare) :]))
             print(f"positives of rare findings, {name}, seed {seed}: {ranked:.3f}")  # noqa: T201
             assert (ranked > 0.5) == (name == "bald"), (name, seed)

@@ -12,9 +12,9 @@ from medlt.classify.networks import network
 
 
 def head(seed: int, width: int = 5, findings: int = 3) -> torch.nn.Linear:
-    found = torch.nn.Linear(width, findings)
-    redraw(found, seed)
-    return found
+    result = torch.nn.Linear(width, findings)
+    redraw(result, seed)
+    return result
 
 
 def test_a_head_of_cosines_ignores_lengths_and_half_precision() -> None:

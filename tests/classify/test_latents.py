@@ -1,4 +1,4 @@
-"""phi0: it learns what latents show, is found again bit for bit, and lets gradients through to the latents only."""
+"""phi0: it learns from latents, is reused bit for bit, and lets gradients through to the latents only."""
 
 from collections.abc import Sequence
 from copy import deepcopy
@@ -11,12 +11,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from medlt import chance
 from medlt.classify import latents
 from medlt.classify.latents import LatentClassifier, fit_latents, latent_network
 from medlt.diffusion.finetune import LabelledLatents
 from medlt.files import digest_tensors
 from medlt.metrics.ranking import auroc
+from medlt.rng import noise_like, numpy_generator, seed_of
 from medlt.store import RECORD, Store
 from medlt.training import loop
 from medlt.training.runtime import Runtime
@@ -28,16 +28,16 @@ def at(folder: Path, seed: int = 0) -> dict[str, Any]:
     return {"runtime": Runtime("cpu", "fp32", None, seed), "store": Store(folder)}
 
 
-FAST: dict[str, Any] = {"steps": 4, "batch": 8, "evaluate_every": 2, "patience": 9}
+FAST: dict[str, Any] = {"steps": 4, "batch_size": 8, "evaluate_every": 2, "patience": 9}
 
 
 def shown(n: int, seed: int, channels: int = 3) -> LabelledLatents:
     """Latents [n,3,8,8] of noise; a finding lights up one half of its channel. Some labels are unknown."""
-    truth = chance.rng("latent labels", seed).random((n, 2)) < 0.4
-    noise = chance.noise_like([chance.seed_of(seed, i) for i in range(n)], (channels, 8, 8))
+    truth = numpy_generator("latent labels", seed).random((n, 2)) < 0.4
+    noise = noise_like([seed_of(seed, i) for i in range(n)], (channels, 8, 8))
     for c in range(2):
         noise[:, c, :, 4 * c : 4 * c + 4] += 1.5 * torch.from_numpy(truth[:, c]).float()[:, None, None]
-    labels = np.where(chance.rng("unknown", seed).random((n, 2)) < 0.1, np.nan, truth.astype(float))
+    labels = np.where(numpy_generator("unknown", seed).random((n, 2)) < 0.1, np.nan, truth.astype(float))
 
     def get(uids: Sequence[str]) -> Tensor:
         return noise[[int(uid) for uid in uids]]
@@ -50,8 +50,8 @@ TRAIN, VAL = shown(48, 0), shown(24, 1)
 
 def kept(folder: Path) -> Path:
     """The folder of the only classifier in a store."""
-    (found,) = Store(folder).folders("latent_classifier")
-    return found
+    (result,) = Store(folder).folders("latent_classifier")
+    return result
 
 
 def bytes_in(folder: Path) -> dict[str, bytes]:
@@ -63,7 +63,7 @@ def bytes_in(folder: Path) -> dict[str, bytes]:
 def trained(tmp_path_factory: pytest.TempPathFactory) -> LatentClassifier:
     """Trained for a few seconds."""
     folder = tmp_path_factory.mktemp("latents")
-    return fit_latents(shown(200, 2), VAL, **at(folder), steps=40, batch=16, evaluate_every=20, ema=0.9)
+    return fit_latents(shown(200, 2), VAL, **at(folder), steps=40, batch_size=16, evaluate_every=20, ema_decay=0.9)
 
 
 def test_it_learns_what_latents_show(trained: LatentClassifier) -> None:
@@ -73,7 +73,7 @@ def test_it_learns_what_latents_show(trained: LatentClassifier) -> None:
 
 
 def test_features_are_what_the_head_sees_and_gradients_reach_latents_only(trained: LatentClassifier) -> None:
-    z = chance.noise_like(range(5), (3, 8, 8)).requires_grad_()
+    z = noise_like(range(5), (3, 8, 8)).requires_grad_()
     features = trained.features(z)
     assert features.shape == (5, 256)
     torch.testing.assert_close(trained.net.head(features), trained(z))
@@ -85,7 +85,7 @@ def test_features_are_what_the_head_sees_and_gradients_reach_latents_only(traine
     assert torch.autograd.gradcheck(exact.features, z[:1, :, :2, :2].detach().double().requires_grad_())
 
 
-def test_a_rerun_is_bitwise_equal_and_found_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_rerun_is_bitwise_equal_and_reused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(1)
     before = torch.get_rng_state()
     first = fit_latents(TRAIN, VAL, **at(tmp_path / "a"), **FAST)
@@ -108,7 +108,7 @@ def test_a_rerun_is_bitwise_equal_and_found_again(tmp_path: Path, monkeypatch: p
             fit_latents(data, VAL, **at(tmp_path / "a"), **(FAST | changed))
 
 
-def test_a_flipped_byte_is_found_set_aside_and_made_again(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_flipped_byte_is_detected_set_aside_and_made_again(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     first = fit_latents(TRAIN, VAL, **at(tmp_path), **FAST)
     whole, place = bytes_in(tmp_path), kept(tmp_path)
     damaged = bytearray(whole["classifier.safetensors"])
@@ -137,13 +137,13 @@ def test_the_best_evaluation_is_kept_and_patience_ends(tmp_path: Path, monkeypat
 def test_a_row_is_seen_by_itself_and_one_of_unknown_labels_not_at_all() -> None:
     """No batch statistics even in training: the loss of a batch is that of its known rows alone."""
     net, loss = latent_network(3, 2), latents.named_loss("balanced", torch.zeros(4, 2))
-    z = chance.noise_like(range(8), (3, 8, 8))
+    z = noise_like(range(8), (3, 8, 8))
     labels = torch.tensor([[1.0, 0.0]] * 4 + [[torch.nan, torch.nan]] * 4)
     whole = loss(net(z), labels, torch.ones(8))
     torch.testing.assert_close(whole, loss(net(z[:4]), labels[:4], torch.ones(4)))
 
 
-def test_sets_that_do_not_fit_are_told(tmp_path: Path) -> None:
+def test_sets_that_do_not_fit_are_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="latents and findings of train"):
         fit_latents(TRAIN, shown(4, 0, channels=4), **at(tmp_path))
     with pytest.raises(TypeError, match="unexpected keyword"):
@@ -153,7 +153,7 @@ def test_sets_that_do_not_fit_are_told(tmp_path: Path) -> None:
 @pytest.mark.parametrize("size", [8, 16, 32])
 def test_any_latent_size_has_features(size: int) -> None:
     net = latent_network(4, 3, seed=1)
-    z = chance.noise_like(range(2), (4, size, size))
+    z = noise_like(range(2), (4, size, size))
     assert net.features(z).shape == (2, 256)
     assert net(z).shape == (2, 3)
     assert net.body.conv1.stride == (1, 1)

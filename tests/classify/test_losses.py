@@ -54,8 +54,8 @@ def classes(seed: int, rows: int = 6, findings: int = 3) -> tuple[Tensor, Tensor
 
 
 def gradient(of: Loss, logits: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
-    (found,) = torch.autograd.grad(of(logits, labels, weights), logits)
-    return found
+    (result,) = torch.autograd.grad(of(logits, labels, weights), logits)
+    return result
 
 
 def ones(findings: int) -> Pull:
@@ -66,13 +66,13 @@ def ones(findings: int) -> Pull:
 @given(seed=st.integers(0, 2**20))
 def test_an_unknown_label_has_no_gradient_and_a_known_one_has(name: str, seed: int) -> None:
     logits, labels, weights = case(seed)
-    found = gradient(loss(name, REAL), logits, labels, weights)
-    assert found.isfinite().all()
-    assert (found[labels.isnan()] == 0).all()
+    result = gradient(loss(name, REAL), logits, labels, weights)
+    assert result.isfinite().all()
+    assert (result[labels.isnan()] == 0).all()
     hard = (labels == 0) & (logits.sigmoid() > 0.06) | (labels == 1)  # the asymmetric loss drops easy negatives
-    assert (found[hard] != 0).all()
-    assert (found[hard & (labels == 1)] < 0).all()
-    assert (found[hard & (labels == 0)] > 0).all()
+    assert (result[hard] != 0).all()
+    assert (result[hard & (labels == 1)] < 0).all()
+    assert (result[hard & (labels == 0)] > 0).all()
 
 
 @pytest.mark.parametrize("name", SINGLE)
@@ -81,9 +81,9 @@ def test_a_row_with_an_unknown_class_is_left_out_whole(name: str, seed: int) -> 
     logits, labels, weights = classes(seed)
     labels[0, 1] = NAN
     of = loss(name, LONG, "single-label")
-    found = gradient(of, logits, labels, weights)
-    assert (found[0] == 0).all()
-    assert (found[1:][labels[1:] == 1] < 0).all()
+    result = gradient(of, logits, labels, weights)
+    assert (result[0] == 0).all()
+    assert (result[1:][labels[1:] == 1] < 0).all()
     assert of(logits, labels, weights).item() == pytest.approx(of(logits[1:], labels[1:], weights[1:]).item())
 
 
@@ -300,7 +300,7 @@ def test_asymmetric_without_focus_or_margin_is_cross_entropy_and_with_a_margin_f
     assert far.item() == pytest.approx(-math.log(0.05) * 0.95**4, rel=1e-4)
 
 
-def test_an_unknown_loss_or_task_is_told_with_the_choices() -> None:
+def test_an_unknown_loss_or_task_is_refused_with_the_choices() -> None:
     with pytest.raises(InputError, match=r"'poly' for the multi-label task; choose one of .*logit_adjusted"):
         loss("poly", REAL)
     with pytest.raises(InputError, match=r"'asymmetric' for the single-label.*balanced_softmax"):

@@ -1,4 +1,4 @@
-"""Training: a function of data and settings, bit for bit; found by contents; best weights kept; arms alike."""
+"""Training: a function of data and settings, bit for bit; cached by contents; best weights kept; arms alike."""
 
 import json
 from dataclasses import asdict, replace
@@ -13,11 +13,11 @@ import torch
 from medlt.classify import classifier, train
 from medlt.classify.batches import Batches
 from medlt.classify.classifier import Clock
-from medlt.classify.courses import Stage
 from medlt.classify.heads import best_tau, tau_normalise
 from medlt.classify.networks import Network, network
 from medlt.classify.sets import to_uint8
-from medlt.classify.train import Classifier, Pace, Settings, TrainingSet, fit, load
+from medlt.classify.train import Classifier, ClassifierSettings, Pace, TrainingSet, fit_classifier, load_classifier
+from medlt.classify.training_strategies import Stage
 from medlt.files import digest
 from medlt.metrics.ranking import auroc
 from medlt.store import RECORD, Store
@@ -26,7 +26,7 @@ from medlt.training.checkpoint import Best
 from medlt.training.runtime import Runtime
 from medlt.types import InputError
 
-FAST: dict[str, Any] = {"steps": 4, "batch": 4, "evaluate_every": 2, "patience": 9}
+FAST: dict[str, Any] = {"steps": 4, "batch_size": 4, "evaluate_every": 2, "patience": 9}
 STAGE = Stage()
 CPU = torch.device("cpu")
 
@@ -36,8 +36,8 @@ def at(folder: Path, seed: int = 0, threads: int | None = None) -> dict[str, Any
     return {"runtime": Runtime("cpu", "fp32", threads, seed), "store": Store(folder)}
 
 
-def batches(real: TrainingSet, added: TrainingSet | None, settings: Settings, seed: int = 0) -> Batches:
-    names = ("batch", "mix", "augment", "mixup", "mixup_alpha")
+def batches(real: TrainingSet, added: TrainingSet | None, settings: ClassifierSettings, seed: int = 0) -> Batches:
+    names = ("batch_size", "synthetic_fraction", "augment", "mixup", "mixup_alpha")
     return Batches(real, added, STAGE, seed=seed, device=CPU, **{name: getattr(settings, name) for name in names})
 
 
@@ -58,8 +58,8 @@ REAL, VAL = blobs(24, 0), blobs(12, 1, "v")
 
 def kept(folder: Path) -> Path:
     """The folder of the only classifier in a store."""
-    (found,) = Store(folder).folders("classifier")
-    return found
+    (result,) = Store(folder).folders("classifier")
+    return result
 
 
 def bytes_in(folder: Path) -> dict[str, bytes]:
@@ -70,42 +70,42 @@ def bytes_in(folder: Path) -> dict[str, bytes]:
 def test_a_rerun_is_bitwise_equal_and_leaves_the_global_generator_alone(tmp_path: Path) -> None:
     torch.manual_seed(1)
     before = torch.get_rng_state()
-    fit(REAL, VAL, **at(tmp_path / "a"), **FAST)
+    fit_classifier(REAL, VAL, **at(tmp_path / "a"), **FAST)
     assert torch.equal(torch.get_rng_state(), before)
     torch.manual_seed(2)
-    fit(REAL, VAL, **at(tmp_path / "b"), **FAST)
-    fit(REAL, VAL, **at(tmp_path / "c", 1), **FAST)
+    fit_classifier(REAL, VAL, **at(tmp_path / "b"), **FAST)
+    fit_classifier(REAL, VAL, **at(tmp_path / "c", 1), **FAST)
     assert bytes_in(tmp_path / "a") == bytes_in(tmp_path / "b")
     assert len(bytes_in(tmp_path / "a")) == 2
     assert set(bytes_in(tmp_path / "a").values()).isdisjoint(bytes_in(tmp_path / "c").values())
 
 
 def test_a_finished_training_is_read_not_redone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    first = fit(REAL, VAL, **at(tmp_path), **FAST)
+    first = fit_classifier(REAL, VAL, **at(tmp_path), **FAST)
 
     def never(*_: object, **__: object) -> None:
         raise AssertionError("trained again")
 
     monkeypatch.setattr(loop, "fit", never)
-    again = fit(REAL, VAL, **at(tmp_path, threads=1), **FAST)
+    again = fit_classifier(REAL, VAL, **at(tmp_path, threads=1), **FAST)
     assert torch.equal(first.predict(VAL.images), again.predict(VAL.images))
     assert first.record == again.record
     changed = replace(REAL, labels=1 - REAL.labels)
     for data, options in ((REAL, {"learning_rate": 2e-3}), (changed, {})):
         with pytest.raises(AssertionError, match="trained again"):
-            fit(data, VAL, **at(tmp_path), **(FAST | options))
+            fit_classifier(data, VAL, **at(tmp_path), **(FAST | options))
 
 
 @pytest.mark.parametrize("name", ["classifier.safetensors", "classifier.json"])
-def test_a_flipped_byte_is_found_set_aside_and_made_again(
+def test_a_flipped_byte_is_detected_set_aside_and_made_again(
     name: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    first = fit(REAL, VAL, **at(tmp_path), **FAST).predict(VAL.images)
+    first = fit_classifier(REAL, VAL, **at(tmp_path), **FAST).predict(VAL.images)
     whole, place = bytes_in(tmp_path), kept(tmp_path)
     damaged = bytearray(whole[name])
     damaged[len(damaged) // 2] ^= 1
     (place / name).write_bytes(damaged)
-    assert torch.equal(fit(REAL, VAL, **at(tmp_path), **FAST).predict(VAL.images), first)
+    assert torch.equal(fit_classifier(REAL, VAL, **at(tmp_path), **FAST).predict(VAL.images), first)
     assert bytes_in(tmp_path) == whole
     assert (place.with_suffix(".damaged-1") / name).read_bytes() == damaged
     assert f"{place / name} is damaged" in caplog.text
@@ -113,7 +113,7 @@ def test_a_flipped_byte_is_found_set_aside_and_made_again(
 
 def test_sets_of_equal_uids_and_labels_but_other_pixels_are_others(tmp_path: Path) -> None:
     darker = replace(REAL, images=REAL.images // 2)
-    one, other = (fit(rows, VAL, **at(tmp_path), **FAST) for rows in (REAL, darker))
+    one, other = (fit_classifier(rows, VAL, **at(tmp_path), **FAST) for rows in (REAL, darker))
     assert one.record["train_digest"] != other.record["train_digest"]
     assert len(Store(tmp_path).folders("classifier")) == 2
     assert not torch.equal(one.predict(VAL.images), other.predict(VAL.images))
@@ -124,9 +124,9 @@ def test_a_killed_training_goes_on_from_its_checkpoint_to_the_same_bytes(
 ) -> None:
     """Killed in the second stage: the first is not made again, and rows and history are those of one go."""
     monkeypatch.setattr("medlt.classify.settings.CHECKPOINT", 2)
-    options = FAST | {"steps": 12, "course": "drw", "last_share": 0.5}
+    options = FAST | {"steps": 12, "training_strategy": "drw", "last_share": 0.5}
     added = blobs(5, 9, "s")
-    fit(REAL, VAL, added=added, **at(tmp_path / "whole"), **options)
+    fit_classifier(REAL, VAL, added=added, **at(tmp_path / "whole"), **options)
     inner, seen = train._loss, list[int]()
 
     def killed(*parts: Any) -> torch.Tensor:
@@ -137,24 +137,26 @@ def test_a_killed_training_goes_on_from_its_checkpoint_to_the_same_bytes(
 
     monkeypatch.setattr(train, "_loss", killed)
     with pytest.raises(KeyboardInterrupt):
-        fit(REAL, VAL, added=added, **at(tmp_path / "killed"), **options)
+        fit_classifier(REAL, VAL, added=added, **at(tmp_path / "killed"), **options)
     assert not Store(tmp_path / "killed").folders("classifier")
     seen.clear()
-    fit(REAL, VAL, added=added, **at(tmp_path / "killed"), **options)
+    fit_classifier(REAL, VAL, added=added, **at(tmp_path / "killed"), **options)
     assert len(seen) == 4, "steps 9 to 12; the checkpoint is of step 8"
     assert bytes_in(tmp_path / "killed") == bytes_in(tmp_path / "whole")
 
 
 def test_it_learns_what_can_be_seen(tmp_path: Path) -> None:
-    judge = fit(blobs(200, 2), blobs(40, 3), **at(tmp_path), steps=40, batch=16, evaluate_every=20, ema=0.9)
+    classifier = fit_classifier(
+        blobs(200, 2), blobs(40, 3), **at(tmp_path), steps=40, batch_size=16, evaluate_every=20, ema_decay=0.9
+    )
     test = blobs(80, 4)
-    scores = judge.predict(test.images).numpy()
+    scores = classifier.predict(test.images).numpy()
     assert all(auroc(test.labels[:, k], scores[:, k]) > 0.9 for k in range(2))
 
 
 def test_arms_of_one_seed_differ_only_in_the_slots_given_to_added_rows() -> None:
     added = replace(blobs(10, 5, "s"), weights=np.full(10, 0.3, dtype=np.float32))
-    settings = Settings(batch=16, mix=0.25, augment="none")
+    settings = ClassifierSettings(batch_size=16, synthetic_fraction=0.25, augment="none")
     shares = []
     for step in range(40):
         plain = batches(REAL, None, settings, 3)(step)
@@ -170,7 +172,7 @@ def test_arms_of_one_seed_differ_only_in_the_slots_given_to_added_rows() -> None
 
 @pytest.mark.parametrize("options", [{}, {"mixup": "mixup"}, {"mixup": "balanced"}, {"augment": "monai"}])
 def test_a_batch_is_a_function_of_seed_and_step(options: dict[str, str]) -> None:
-    settings = Settings(batch=8, **options)
+    settings = ClassifierSettings(batch_size=8, **options)
     later = batches(REAL, VAL, settings, 1)(7)
     same = batches(REAL, VAL, settings, 1)
     again = [same(step) for step in (3, 7, 1)][1]
@@ -182,15 +184,15 @@ def test_a_batch_is_a_function_of_seed_and_step(options: dict[str, str]) -> None
 
 def test_a_batch_may_be_larger_than_the_set(tmp_path: Path) -> None:
     few = REAL.take(REAL.uids[:3])
-    judge = fit(few, VAL, **at(tmp_path), **(FAST | {"batch": 20, "mixup": "balanced"}))
-    assert judge.predict(VAL.images).isfinite().all()
-    images = batches(few, None, Settings(batch=21, augment="none"))(2).images
+    classifier = fit_classifier(few, VAL, **at(tmp_path), **(FAST | {"batch_size": 20, "mixup": "balanced"}))
+    assert classifier.predict(VAL.images).isfinite().all()
+    images = batches(few, None, ClassifierSettings(batch_size=21, augment="none"))(2).images
     assert [sum(torch.equal(image, one / 255) for image in images) for one in few.images] == [7, 7, 7]
 
 
 def test_an_empty_added_set_is_the_real_arm(tmp_path: Path) -> None:
-    fit(REAL, VAL, **at(tmp_path / "a"), **FAST)
-    fit(REAL, VAL, **at(tmp_path / "b"), added=REAL.take([]), **FAST)
+    fit_classifier(REAL, VAL, **at(tmp_path / "a"), **FAST)
+    fit_classifier(REAL, VAL, **at(tmp_path / "b"), added=REAL.take([]), **FAST)
     assert bytes_in(tmp_path / "a") == bytes_in(tmp_path / "b")
     assert kept(tmp_path / "a").name == kept(tmp_path / "b").name
 
@@ -227,9 +229,9 @@ def test_fit_gives_back_the_best_evaluation_not_the_last(tmp_path: Path, monkeyp
         return 1 / len(seen)
 
     monkeypatch.setattr(train, "macro_average_precision", worse_and_worse)
-    judge = fit(REAL, VAL, **at(tmp_path), **(FAST | {"learning_rate": 3e-3}))
-    assert (judge.record["best_step"], len(seen)) == (2, 2)
-    np.testing.assert_array_equal(judge.predict(VAL.images).numpy(), seen[0])
+    classifier = fit_classifier(REAL, VAL, **at(tmp_path), **(FAST | {"learning_rate": 3e-3}))
+    assert (classifier.record["best_step"], len(seen)) == (2, 2)
+    np.testing.assert_array_equal(classifier.predict(VAL.images).numpy(), seen[0])
     assert not np.array_equal(seen[0], seen[1])
 
 
@@ -240,22 +242,22 @@ def test_a_training_that_is_killed_leaves_no_classifier(tmp_path: Path, monkeypa
     with monkeypatch.context() as patch:
         patch.setattr(train.files, "write_json", killed)
         with pytest.raises(KeyboardInterrupt):
-            fit(REAL, VAL, **at(tmp_path / "a"), **FAST)
+            fit_classifier(REAL, VAL, **at(tmp_path / "a"), **FAST)
     assert not Store(tmp_path / "a").folders("classifier")
-    fit(REAL, VAL, **at(tmp_path / "a"), **FAST)
-    fit(REAL, VAL, **at(tmp_path / "b"), **FAST)
+    fit_classifier(REAL, VAL, **at(tmp_path / "a"), **FAST)
+    fit_classifier(REAL, VAL, **at(tmp_path / "b"), **FAST)
     assert bytes_in(tmp_path / "a") == bytes_in(tmp_path / "b")
 
 
 def test_without_a_val_positive_the_last_weights_are_kept(tmp_path: Path) -> None:
     empty = replace(VAL, labels=np.zeros_like(VAL.labels))
-    record = fit(REAL, empty, **at(tmp_path), **(FAST | {"patience": 1})).record
+    record = fit_classifier(REAL, empty, **at(tmp_path), **(FAST | {"patience": 1})).record
     assert record["best_step"] == FAST["steps"]
     assert {h["val_macro_ap"] for h in record["history"]} == {None}
 
 
 def test_the_record_names_what_was_seen(tmp_path: Path) -> None:
-    record = fit(REAL, VAL, **at(tmp_path), added=blobs(5, 9, "s"), **FAST).record
+    record = fit_classifier(REAL, VAL, **at(tmp_path), added=blobs(5, 9, "s"), **FAST).record
     assert record["train_digest"] == REAL.digest()
     assert record["added_digest"] == blobs(5, 9, "s").digest()
     assert (record["train_rows"], record["added_rows"], record["size"]) == (24, 5, 32)
@@ -264,29 +266,32 @@ def test_the_record_names_what_was_seen(tmp_path: Path) -> None:
 
 def test_learning_rate_rises_then_falls_to_nothing() -> None:
     """Of a stage as of the whole; the moving average looks back over the same share of either."""
-    for training in (Settings(steps=100).training(), Settings(steps=500).training(100)):
-        rates = [training.share(step) for step in range(100)]
+    for training in (ClassifierSettings(steps=100).training(), ClassifierSettings(steps=500).training(100)):
+        rates = [training.lr_factor(step) for step in range(100)]
         assert rates[:10] == pytest.approx([0.1 * (step + 1) for step in range(10)])
         assert rates[10] == pytest.approx(1)
         assert all(a > b for a, b in pairwise(rates[10:]))
         assert rates[-1] < 1e-3
-    whole, part = Settings(steps=500, ema=0.98).training(), Settings(steps=500, ema=0.98).training(100, 10.0)
-    assert part.ema**100 == pytest.approx(whole.ema**500)
+    whole, part = (
+        ClassifierSettings(steps=500, ema_decay=0.98).training(),
+        ClassifierSettings(steps=500, ema_decay=0.98).training(100, 10.0),
+    )
+    assert part.ema_decay**100 == pytest.approx(whole.ema_decay**500)
     assert part.learning_rate == pytest.approx(10 * whole.learning_rate)
 
 
 def test_predictions_do_not_hang_on_the_container(tmp_path: Path) -> None:
     """8 bit, its float, and the same at twice the size give the same probabilities."""
-    judge = fit(REAL, VAL, **at(tmp_path), **FAST)
+    classifier = fit_classifier(REAL, VAL, **at(tmp_path), **FAST)
     images = VAL.images[:4]
-    plain = judge.predict(images)
+    plain = classifier.predict(images)
     assert plain.shape == (4, 2)
-    assert torch.equal(plain, judge.predict(images.float() / 255 + 0.001))
-    assert torch.equal(plain, judge.predict(images.repeat_interleave(2, 2).repeat_interleave(2, 3)))
-    torch.testing.assert_close(plain, judge.predict(images, chunk=1), atol=5e-3, rtol=0)
-    assert torch.equal(load(kept(tmp_path), "cpu")(images), plain)
-    assert judge.predict(images[:0]).shape == (0, 2)
-    assert judge.predict(torch.full((1, 1, 32, 32), torch.nan)).isfinite().all()
+    assert torch.equal(plain, classifier.predict(images.float() / 255 + 0.001))
+    assert torch.equal(plain, classifier.predict(images.repeat_interleave(2, 2).repeat_interleave(2, 3)))
+    torch.testing.assert_close(plain, classifier.predict(images, chunk=1), atol=5e-3, rtol=0)
+    assert torch.equal(load_classifier(kept(tmp_path), "cpu")(images), plain)
+    assert classifier.predict(images[:0]).shape == (0, 2)
+    assert classifier.predict(torch.full((1, 1, 32, 32), torch.nan)).isfinite().all()
 
 
 def test_eight_bit_rounds_and_clips() -> None:
@@ -308,7 +313,7 @@ def test_sets_are_aligned_by_uid() -> None:
     assert taken.digest() == REAL.take(["u5", "u2"]).digest() != REAL.take(["u2", "u5"]).digest()
 
 
-def test_bad_input_is_told(tmp_path: Path) -> None:
+def test_bad_input_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="the first z9"):
         REAL.take(["u1", "z9"])
     with pytest.raises(InputError, match="twice"):
@@ -318,25 +323,25 @@ def test_bad_input_is_told(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="uint8"):
         replace(REAL, images=REAL.images.float())
     with pytest.raises(InputError, match="'resnet'"):
-        fit(REAL, VAL, **at(tmp_path), network="resnet", **FAST)
+        fit_classifier(REAL, VAL, **at(tmp_path), network="resnet", **FAST)
     with pytest.raises(InputError, match="learning_rate is 0"):
-        fit(REAL, VAL, **at(tmp_path), learning_rate=0, **FAST)
-    with pytest.raises(InputError, match="holds no classifier"):
-        load(tmp_path, "cpu")
+        fit_classifier(REAL, VAL, **at(tmp_path), learning_rate=0, **FAST)
+    with pytest.raises(InputError, match="has no readable classifier"):
+        load_classifier(tmp_path, "cpu")
     with pytest.raises(TypeError):
-        fit(REAL, VAL, **at(tmp_path), stepz=3)
+        fit_classifier(REAL, VAL, **at(tmp_path), stepz=3)
     assert not list(tmp_path.iterdir())
 
 
 def test_the_head_on_the_features_gives_the_predictions() -> None:
     """Features are those of the images as predictions see them: 8 bit, at the classifier's size."""
     for name, width in (("small", 256), ("dense", 120), ("densenet121", 1024)):
-        judge = Classifier(network(name, 3, seed=1).eval(), 64, {"positive": [1.0] * 3})
+        classifier = Classifier(network(name, 3, seed=1).eval(), 64, {"positive": [1.0] * 3})
         images = torch.rand(3, 1, 96, 96, generator=torch.Generator().manual_seed(0))
-        features = judge.features(images)
+        features = classifier.features(images)
         assert features.shape == (3, width)
-        assert torch.allclose(judge.net.head(features).sigmoid(), judge.predict(images), atol=5e-3)
-        assert judge.features(images[:0]).shape == (0, width)
+        assert torch.allclose(classifier.net.head(features).sigmoid(), classifier.predict(images), atol=5e-3)
+        assert classifier.features(images[:0]).shape == (0, width)
 
 
 def one_of_three(n: int, seed: int, prefix: str = "u") -> TrainingSet:
@@ -352,33 +357,40 @@ def one_of_three(n: int, seed: int, prefix: str = "u") -> TrainingSet:
 
 @pytest.mark.parametrize("loss", ["balanced_softmax", "ldam"])
 def test_a_single_label_is_learnt_with_a_softmax(tmp_path: Path, loss: str) -> None:
-    options = {"steps": 40, "batch": 16, "evaluate_every": 20, "ema": 0.9, "loss": loss, "task": "single-label"}
-    judge = fit(one_of_three(200, 2), one_of_three(40, 3), **at(tmp_path), **options)
+    options = {
+        "steps": 40,
+        "batch_size": 16,
+        "evaluate_every": 20,
+        "ema_decay": 0.9,
+        "loss": loss,
+        "task": "single-label",
+    }
+    classifier = fit_classifier(one_of_three(200, 2), one_of_three(40, 3), **at(tmp_path), **options)
     test = one_of_three(80, 4)
-    scores = judge.predict(test.images)
+    scores = classifier.predict(test.images)
     torch.testing.assert_close(scores.sum(1), torch.ones(80))
     assert np.mean(scores.argmax(1).numpy() == test.labels.argmax(1)) > 0.8  # 0.6 are of the first class
-    assert torch.equal(load(kept(tmp_path), "cpu").predict(test.images), scores)
+    assert torch.equal(load_classifier(kept(tmp_path), "cpu").predict(test.images), scores)
 
 
-def test_rows_without_exactly_one_label_are_told(tmp_path: Path) -> None:
+def test_rows_without_exactly_one_label_are_refused(tmp_path: Path) -> None:
     real, val = one_of_three(10, 0), one_of_three(6, 1, "v")
     options = FAST | at(tmp_path) | {"task": "single-label", "loss": "plain"}
     for bad in ([1, 1, 0], [0, 0, 0], [0.5, 0.5, 0]):
         labels = real.labels.copy()
         labels[3] = bad
         with pytest.raises(InputError, match="1 train rows without exactly one positive, the first u3"):
-            fit(replace(real, labels=labels), val, **options)
+            fit_classifier(replace(real, labels=labels), val, **options)
     with pytest.raises(InputError, match=r"validation rows .* the first v0"):
-        fit(real, replace(val, labels=val.labels * 0), **options)
+        fit_classifier(real, replace(val, labels=val.labels * 0), **options)
     added = replace(one_of_three(4, 2, "s"), labels=np.full((4, 3), 0.5, np.float32))
     with pytest.raises(InputError, match="4 added rows without labels that sum to 1, the first s0"):
-        fit(real, val, added=added, **options)
+        fit_classifier(real, val, added=added, **options)
     assert not list(tmp_path.iterdir())
     labels = real.labels.copy()
     labels[3] = np.nan
     soft = replace(added, labels=np.full((4, 3), 1 / 3, np.float32))
-    assert fit(replace(real, labels=labels), val, added=soft, **options).task == "single-label"
+    assert fit_classifier(replace(real, labels=labels), val, added=soft, **options).task == "single-label"
 
 
 @pytest.mark.parametrize("kind", ["positive", "negative", "unknown"])
@@ -386,34 +398,40 @@ def test_rows_without_exactly_one_label_are_told(tmp_path: Path) -> None:
 def test_a_fold_of_one_class_trains_to_finite_weights(tmp_path: Path, kind: str, loss: str) -> None:
     labels = REAL.labels.copy()
     labels[:, 1] = {"positive": 1, "negative": 0, "unknown": np.nan}[kind]
-    options = FAST | {"steps": 2, "loss": loss, "course": "drw", "sampling": "class_balanced", "mixup": "balanced"}
-    judge = fit(replace(REAL, labels=labels), VAL, **at(tmp_path), **options)
-    assert all(weights.isfinite().all() for weights in judge.net.state_dict().values())
+    options = FAST | {
+        "steps": 2,
+        "loss": loss,
+        "training_strategy": "drw",
+        "sampling": "class_balanced",
+        "mixup": "balanced",
+    }
+    classifier = fit_classifier(replace(REAL, labels=labels), VAL, **at(tmp_path), **options)
+    assert all(weights.isfinite().all() for weights in classifier.net.state_dict().values())
 
 
 def test_the_tau_arm_is_its_plain_twin_but_for_the_head(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     real, val = one_of_three(60, 2), one_of_three(30, 3, "v")
     options = FAST | at(tmp_path) | {"task": "single-label", "loss": "plain"}
-    plain = fit(real, val, **options)
+    plain = fit_classifier(real, val, **options)
     with monkeypatch.context() as patch:
         patch.setattr(loop, "fit", lambda *_, **__: pytest.fail("trained again"))
-        normed = fit(real, val, tau_norm=True, **options)
+        normed = fit_classifier(real, val, tau_norm=True, **options)
     assert normed.record["tau"] == best_tau(plain.net.head, plain.features(val.images), val.labels)
     assert normed.record["settings"] == plain.record["settings"] | {"tau_norm": True}
     tau_normalise(plain.net.head, normed.record["tau"])
     for name, part in normed.net.state_dict().items():
         assert torch.equal(part, plain.net.state_dict()[name])
-    multi = fit(REAL, VAL, **at(tmp_path), tau_norm=True, **FAST)
+    multi = fit_classifier(REAL, VAL, **at(tmp_path), tau_norm=True, **FAST)
     assert multi.record["tau"] is None
-    assert torch.equal(multi.predict(VAL.images), fit(REAL, VAL, **at(tmp_path), **FAST).predict(VAL.images))
+    assert torch.equal(multi.predict(VAL.images), fit_classifier(REAL, VAL, **at(tmp_path), **FAST).predict(VAL.images))
 
 
 def test_a_training_tells_its_pace_and_a_reading_none(tmp_path: Path) -> None:
-    pace = fit(REAL, VAL, **at(tmp_path), **FAST).pace
+    pace = fit_classifier(REAL, VAL, **at(tmp_path), **FAST).pace
     assert pace is not None
     assert pace.images_per_second > 1
     assert 0 < pace.busy < 1
-    assert fit(REAL, VAL, **at(tmp_path), **FAST).pace is None
+    assert fit_classifier(REAL, VAL, **at(tmp_path), **FAST).pace is None
 
 
 def test_the_pace_leaves_evaluations_out_and_counts_what_was_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -430,44 +448,50 @@ def test_the_pace_leaves_evaluations_out_and_counts_what_was_waited_for(monkeypa
 
 
 def test_every_setting_is_part_of_the_key_and_of_the_record(tmp_path: Path) -> None:
-    changes: list[dict[str, Any]] = [{}, {"mixup": "mixup"}, {"augment": "none"}, {"course": "drw"}, {"loss": "focal"}]
+    changes: list[dict[str, Any]] = [
+        {},
+        {"mixup": "mixup"},
+        {"augment": "none"},
+        {"training_strategy": "drw"},
+        {"loss": "focal"},
+    ]
     changes += [{"sampling": "class_balanced"}, {"mixup": "mixup", "mixup_alpha": 0.4}]
-    keys = [train._key(REAL, VAL, None, Settings(**change), 0) for change in changes]
-    keys += [train._key(REAL, VAL, None, Settings(), 1), train._key(REAL, VAL, VAL, Settings(), 0)]
+    keys = [train._key(REAL, VAL, None, ClassifierSettings(**change), 0) for change in changes]
+    keys += [train._key(REAL, VAL, None, ClassifierSettings(), 1), train._key(REAL, VAL, VAL, ClassifierSettings(), 0)]
     assert len({digest(key) for key in keys}) == len(keys)
-    assert train._key(REAL, VAL, None, Settings(augment=True), 0) == keys[0]
-    assert Settings(augment=True) == Settings()
-    assert Settings(augment=False) == Settings(augment="none")
-    record = fit(REAL, VAL, **at(tmp_path), course="drw", **FAST).record
-    assert record["settings"] == asdict(Settings(course="drw", **FAST))
+    assert train._key(REAL, VAL, None, ClassifierSettings(augment=True), 0) == keys[0]
+    assert ClassifierSettings(augment=True) == ClassifierSettings()
+    assert ClassifierSettings(augment=False) == ClassifierSettings(augment="none")
+    record = fit_classifier(REAL, VAL, **at(tmp_path), training_strategy="drw", **FAST).record
+    assert record["settings"] == asdict(ClassifierSettings(training_strategy="drw", **FAST))
     assert record["steps_done"] == [3, 1]
     assert record["rows_seen"] == {"real": 16, "added": 0}
     assert json.loads((kept(tmp_path) / "classifier.json").read_text()) == record
 
 
 @pytest.mark.parametrize(
-    ("options", "told"),
+    ("options", "expected"),
     [
         ({"task": "ordinal"}, "multi-label, single-label"),
         ({"loss": "asymmetric", "task": "single-label"}, "'asymmetric' for the single-label task"),
-        ({"course": "warm"}, "no course named 'warm'"),
+        ({"training_strategy": "warm"}, "no training_strategy is named 'warm'"),
         ({"mixup": "cutmix"}, "one of none, mixup, balanced"),
         ({"augment": "flip"}, "one of light, none, monai"),
         ({"sampling": "sqrt"}, "one of instance, class_balanced"),
-        ({"mix": 1.5}, "mix 1.5"),
+        ({"synthetic_fraction": 1.5}, "synthetic_fraction 1.5"),
         ({"mixup_alpha": 0.0}, "mixup_alpha 0.0"),
-        ({"tau_norm": True, "loss": "ldam"}, "leave one of them out"),
+        ({"tau_norm": True, "loss": "ldam"}, "remove one of them"),
     ],
 )
-def test_settings_that_do_not_exist_or_go_together_are_told(options: dict[str, Any], told: str) -> None:
-    with pytest.raises(InputError, match=told):
-        Settings(**options)
+def test_settings_that_do_not_exist_or_go_together_are_refused(options: dict[str, Any], expected: str) -> None:
+    with pytest.raises(InputError, match=expected):
+        ClassifierSettings(**options)
 
 
-def test_sets_that_do_not_fit_each_other_are_told(tmp_path: Path) -> None:
+def test_sets_that_do_not_fit_each_other_are_refused(tmp_path: Path) -> None:
     for real, added in ((REAL, blobs(4, 1, "s", 64)), (one_of_three(9, 0), blobs(4, 1, "s"))):
-        with pytest.raises(InputError, match="must be alike"):
-            fit(real, VAL, **at(tmp_path), added=added, **FAST)
+        with pytest.raises(InputError, match="rows differ"):
+            fit_classifier(real, VAL, **at(tmp_path), added=added, **FAST)
     with pytest.raises(InputError, match="no train row"):
-        fit(REAL.take([]), VAL, **at(tmp_path), **FAST)
+        fit_classifier(REAL.take([]), VAL, **at(tmp_path), **FAST)
     assert not list(tmp_path.iterdir())

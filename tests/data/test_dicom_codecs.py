@@ -29,7 +29,7 @@ from pydicom.uid import (
 
 from medlt.data.dicom import Unreadable, codecs
 from medlt.data.dicom.guard import stored_values
-from medlt.data.dicom.streams import frame_size, no_end
+from medlt.data.dicom.streams import frame_size, lacks_end_marker
 
 Header = Callable[..., Dataset]
 ENCODE: dict[UID, Callable[[np.ndarray, int], bytes]] = {
@@ -123,7 +123,7 @@ def test_a_stream_of_another_size_is_refused_before_it_is_decoded(
     data = file(header, np.zeros((16, 16), np.uint16), syntax)
     data.Rows = 8
     monkeypatch.setattr(codecs, "direct", lambda *_: pytest.fail("was decoded"))
-    with pytest.raises(Unreadable, match="16 x 16, the header says 8 x 16") as refused:
+    with pytest.raises(Unreadable, match="16 x 16, the header has 8 x 16") as refused:
         stored_values(data, None)  # type: ignore[arg-type]
     assert refused.value.code == "corrupt"
 
@@ -142,7 +142,7 @@ def test_a_cut_stream_is_not_filled_in(share: float, syntax: UID, header: Header
 def test_a_whole_jpeg_without_its_end_marker_is_read(header: Header) -> None:
     pixels = np.random.default_rng(0).integers(0, 4096, (64, 64), dtype=np.uint16)
     whole = bytes(imagecodecs.ljpeg_encode(pixels, bitspersample=16))
-    assert no_end(whole[:-2])
+    assert lacks_end_marker(whole[:-2])
     data = file(header, pixels, JPEGLosslessSV1, whole[:-2])
     np.testing.assert_array_equal(stored_values(data, None), pixels)  # type: ignore[arg-type]
 
@@ -150,10 +150,10 @@ def test_a_whole_jpeg_without_its_end_marker_is_read(header: Header) -> None:
 def test_padding_behind_the_end_marker_is_no_cut() -> None:
     data = pydicom.dcmread(get_testdata_file("JPGExtended.dcm"))
     frame = get_frame(data.PixelData, 0, number_of_frames=1)
-    assert not no_end(frame)
-    assert not no_end(b"\xff\xd8" + b"\xff\xd9\0")
-    assert no_end(b"\xff\xd8" + bytes(10))
-    assert not no_end(b"\xff\x4f\xff\x51 not a JPEG")
+    assert not lacks_end_marker(frame)
+    assert not lacks_end_marker(b"\xff\xd8" + b"\xff\xd9\0")
+    assert lacks_end_marker(b"\xff\xd8" + bytes(10))
+    assert not lacks_end_marker(b"\xff\x4f\xff\x51 not a JPEG")
 
 
 def test_a_baseline_jpeg_takes_pydicoms_road(header: Header) -> None:

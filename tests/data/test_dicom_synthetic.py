@@ -41,7 +41,7 @@ MODULES: dict[str, dict[str, tuple[str, ...]]] = {
     },
     "General Series, C.7.3.1, Table C.7-5a": {
         "1": ("Modality", "SeriesInstanceUID"),
-        "2": ("SeriesNumber", "Laterality"),  # Laterality 2C: nobody said that the body part is not a paired one
+        "2": ("SeriesNumber", "Laterality"),  # Laterality 2C: the body part may be a paired one
     },
     "General Equipment, C.7.5.1, Table C.7-8": {"2": ("Manufacturer",)},
     "SC Equipment, C.8.6.1, Table C.8-24": {"1": ("ConversionType",)},
@@ -120,7 +120,7 @@ def test_equal_arguments_give_equal_bytes_and_a_file_is_never_overwritten(tmp_pa
     before = path.stat().st_mtime_ns
     file_of(tmp_path)
     assert path.stat().st_mtime_ns == before
-    with pytest.raises(InputError, match="holds something else"):
+    with pytest.raises(InputError, match="exists with other contents"):
         file_of(tmp_path, GRAY + 1)
 
 
@@ -160,8 +160,8 @@ def test_a_patient_that_does_not_exist_hangs_on_the_plan_row_alone() -> None:
 
 def test_the_file_says_what_it_is_and_what_made_it(tmp_path: Path) -> None:
     data = pydicom.dcmread(file_of(tmp_path))
-    said = {name: data[name].value for name in ("SyntheticData", "ConversionType", "Modality", "BurnedInAnnotation")}
-    assert said == {"SyntheticData": "YES", "ConversionType": "SYN", "Modality": "OT", "BurnedInAnnotation": "NO"}
+    tags = {name: data[name].value for name in ("SyntheticData", "ConversionType", "Modality", "BurnedInAnnotation")}
+    assert tags == {"SyntheticData": "YES", "ConversionType": "SYN", "Modality": "OT", "BurnedInAnnotation": "NO"}
     assert data.file_meta.MediaStorageSOPClassUID == data.SOPClassUID == SecondaryCaptureImageStorage
     assert list(data.ImageType) == ["DERIVED", "SECONDARY"]
     assert data.PatientIdentityRemoved == "YES"
@@ -198,7 +198,7 @@ def test_the_module_table_sees_what_is_missing() -> None:
 
 
 @pytest.mark.parametrize(
-    ("pixels", "told"),
+    ("pixels", "message"),
     [
         (np.array([[0.5, np.nan]]), "not finite"),
         (np.array([[0.5, np.inf]]), "not finite"),
@@ -212,8 +212,8 @@ def test_the_module_table_sees_what_is_missing() -> None:
         (np.zeros((4, 4), np.uint32), "uint32"),
     ],
 )
-def test_what_is_no_gray_image_is_refused_in_one_line(tmp_path: Path, pixels: np.ndarray, told: str) -> None:
-    with pytest.raises(InputError, match=told) as raised:
+def test_what_is_no_gray_image_is_refused_in_one_line(tmp_path: Path, pixels: np.ndarray, message: str) -> None:
+    with pytest.raises(InputError, match=message) as raised:
         file_of(tmp_path, pixels)
     assert "\n" not in str(raised.value)
     assert ORIGIN.uid in str(raised.value)
@@ -221,20 +221,20 @@ def test_what_is_no_gray_image_is_refused_in_one_line(tmp_path: Path, pixels: np
 
 
 @pytest.mark.parametrize(
-    ("origin", "told"),
+    ("origin", "message"),
     [
         (Origin("", "fusion"), "empty"),
         (Origin("u", ""), "empty"),
-        (Origin("u\\v", "fusion"), "no DICOM text"),
-        (Origin("u", "fusion\nPatientName"), "no DICOM text"),
-        (Origin("u", "m" * 257), "no DICOM text"),
-        (Origin("u", "fusion", labels={"A\\B": 1.0}), "no DICOM text"),
+        (Origin("u\\v", "fusion"), "not DICOM text"),
+        (Origin("u", "fusion\nPatientName"), "not DICOM text"),
+        (Origin("u", "m" * 257), "not DICOM text"),
+        (Origin("u", "fusion", labels={"A\\B": 1.0}), "not DICOM text"),
         (Origin("u", "fusion", labels={"A": 1.5}), "label 'A'"),
         (Origin("u", "fusion", labels={f"{i:0>250}": 1.0 for i in range(50)}), "too many labels"),
     ],
 )
-def test_what_dicom_cannot_tell_is_refused_in_one_line(tmp_path: Path, origin: Origin, told: str) -> None:
-    with pytest.raises(InputError, match=told) as raised:
+def test_invalid_dicom_text_is_refused_in_one_line(tmp_path: Path, origin: Origin, message: str) -> None:
+    with pytest.raises(InputError, match=message) as raised:
         file_of(tmp_path, origin=origin)
     assert "\n" not in str(raised.value)
 
@@ -249,9 +249,9 @@ def verdict(path: Path) -> list[str]:
     """The error lines of dciodvfy; the test is skipped where it is not installed."""
     if not (tool := shutil.which("dciodvfy")):
         pytest.skip("dciodvfy (Debian package dicom3tools) is not on the PATH")
-    said = subprocess.run([tool, "-new", path], capture_output=True, text=True, check=False, timeout=60).stderr
-    assert "SCImage" in said.splitlines()  # the IOD it was held against
-    return [line for line in said.splitlines() if line.startswith("Error")]
+    output = subprocess.run([tool, "-new", path], capture_output=True, text=True, check=False, timeout=60).stderr
+    assert "SCImage" in output.splitlines()  # the IOD that it was checked against
+    return [line for line in output.splitlines() if line.startswith("Error")]
 
 
 @pytest.mark.parametrize("pixels", [GRAY, GRAY.astype(np.uint16), GRAY / 255], ids=["8 bit", "16 bit", "floats"])

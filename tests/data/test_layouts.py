@@ -41,7 +41,7 @@ def test_one_column_may_serve_twice_and_the_view_may_be_absent(tmp_path: Path, t
 
 def test_a_path_is_no_uid(tmp_path: Path, table: pd.DataFrame) -> None:
     with pytest.raises(
-        InputError, match=r"labels\.csv: uid 'images/0\.png' holds a slash \(and 5 more\); it names files"
+        InputError, match=r"labels\.csv: uid 'images/0\.png' holds a slash \(and 5 more\); uids are file names"
     ):
         csv(table, tmp_path, uid="path")
 
@@ -52,7 +52,7 @@ def test_root_defaults_to_the_tables_folder(folder: Path, table: pd.DataFrame) -
 
 
 def test_kept_columns_are_those_asked_for_and_there(tmp_path: Path, table: pd.DataFrame) -> None:
-    manifest = csv(table.assign(ward="x", secret="y"), tmp_path, keep=("ward", "nothing"))
+    manifest = csv(table.assign(ward="x", secret="y"), tmp_path, extra_columns=("ward", "nothing"))
     assert {"ward"} == set(manifest.rows.columns) - {"path", "patient_id", "split", "view", *FINDINGS}
 
 
@@ -75,7 +75,7 @@ def test_train_flag_filters_train_rows_only(tmp_path: Path, table: pd.DataFrame)
 @pytest.mark.parametrize(
     ("change", "how", "told"),
     [
-        (lambda t: t.drop(columns="A"), {}, r"labels\.csv: missing column 'A'; it has path, uid"),
+        (lambda t: t.drop(columns="A"), {}, r"labels\.csv: missing column 'A'; the table has path, uid"),
         (lambda t: t.drop(columns=["split", "uid"]), {}, r"missing column 'uid' \(and 1 more\)"),
         (lambda t: t, {"train_flag": "lt"}, "missing column 'lt'"),
         (lambda t: t.assign(uid="u0"), {}, r"labels\.csv: uid u0 appears more than once"),

@@ -67,7 +67,7 @@ def test_images_stay_upright_and_unmirrored_through_every_loader(manifest: Manif
     cache = PixelCache(Store(tmp_path / "store"), 2)
     source = dataset(manifest, 10) if way == "plain" else cache.dataset(manifest, 10)
     for _ in range(2):
-        batch = next(iter(loader(source, batch=6)))
+        batch = next(iter(loader(source, batch_size=6)))
         assert batch["image"].shape == (6, 1, 10, 10)
         assert batch["image"].dtype == torch.float32
         assert {corner(i[0].numpy()) for i in batch["image"]} == {(True, True)}
@@ -87,7 +87,7 @@ def test_a_dicom_stays_upright_too(write_dicom: Callable[..., Path]) -> None:
 
 
 def test_batches_carry_uid_label_and_weight_by_uid(manifest: Manifest) -> None:
-    batch = next(iter(loader(dataset(manifest, 8), batch=6, shuffle=True, seed=5)))
+    batch = next(iter(loader(dataset(manifest, 8), batch_size=6, shuffle=True, seed=5)))
     np.testing.assert_array_equal(batch["label"].numpy(), manifest.labels(batch["uid"]))
     assert batch["label"].dtype == batch["weight"].dtype == torch.float32
     weights = dict(zip(batch["uid"], batch["weight"].tolist(), strict=True))
@@ -96,10 +96,10 @@ def test_batches_carry_uid_label_and_weight_by_uid(manifest: Manifest) -> None:
 
 def test_the_order_depends_on_the_seed_only(manifest: Manifest) -> None:
     source = dataset(manifest, 8)
-    orders = [[u for b in loader(source, batch=2, shuffle=True, seed=s) for u in b["uid"]] for s in (1, 1, 2, 3)]
+    orders = [[u for b in loader(source, batch_size=2, shuffle=True, seed=s) for u in b["uid"]] for s in (1, 1, 2, 3)]
     assert orders[0] == orders[1]
     assert len({tuple(o) for o in orders}) > 1
-    assert [u for b in loader(source, batch=4) for u in b["uid"]] == list(manifest.rows.index)
+    assert [u for b in loader(source, batch_size=4) for u in b["uid"]] == list(manifest.rows.index)
 
 
 def test_a_missing_or_damaged_file_is_one_line(manifest: Manifest) -> None:
@@ -137,7 +137,7 @@ def test_a_written_manifest_with_synthetic_rows_loads_in_monai(manifest: Manifes
 
 
 def test_batches_of_a_loader_can_be_augmented_as_the_classifier_does(manifest: Manifest) -> None:
-    batch = next(iter(loader(dataset(manifest, 10), batch=6)))
+    batch = next(iter(loader(dataset(manifest, 10), batch_size=6)))
     moved = augment(batch["image"], torch.Generator().manual_seed(1))
     assert {corner(image[0].numpy()) for image in moved} == {(True, True)}
     assert not torch.equal(moved, batch["image"])

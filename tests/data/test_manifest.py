@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from medlt.data.columns import LONGEST, fit_for_a_file, uids_in, unfit_for_a_file
+from medlt.data.columns import LONGEST, filename_problem, safe_filename, uids_in
 from medlt.data.manifest import Manifest
 from medlt.files import digest_file
 from medlt.types import InputError
@@ -67,10 +67,10 @@ def test_split_and_where_keep_uid_and_order(table: pd.DataFrame) -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "message"),
     [
-        (lambda t: t.drop(columns="split"), "missing column split"),
-        (lambda t: t.drop(columns=["A", "view"]), "missing column view (and 1 more)"),
+        (lambda t: t.drop(columns="split"), "missing column 'split'"),
+        (lambda t: t.drop(columns=["A", "view"]), "missing column 'view' (and 1 more)"),
         (lambda t: t.assign(uid=["u0", "u0", "u1", "u1", "u2", "u3"]), "uid u0 appears more than once (and 1 more)"),
         (lambda t: t.assign(A=[2.0, 0, 0, 0, 0, 0]), "finding A, uid u0: label 2 is not 0, 1 or blank"),
         (lambda t: t.assign(B=[0, 0, -1, -1, 0, 0]), "finding B, uid u2: label -1 is not 0, 1 or blank (and 1 more)"),
@@ -82,23 +82,25 @@ def test_split_and_where_keep_uid_and_order(table: pd.DataFrame) -> None:
         (lambda t: t.assign(patient_id=["p0", None, "p1", "p2", "p3", "p4"]), "uid u1: patient_id is blank"),
         (lambda t: t.assign(path=["", "a", "b", "c", "d", "e"]), "uid u0: path is blank"),
         (lambda t: t.assign(uid=[None, "a", "b", "c", "d", "e"]), "1 row(s) have no uid"),
-        (lambda t: t.assign(uid=["a/b", "c\\d", *"cdef"]), "uid 'a/b' holds a slash (and 1 more); it names files"),
-        (lambda t: t.assign(uid=[".a", *"bcdef"]), "uid '.a' begins with a dot; it names files, so give another"),
-        (lambda t: t.assign(uid=["a\nb", *"bcdef"]), "holds a line break or another sign that cannot be printed"),
+        (lambda t: t.assign(uid=["a/b", "c\\d", *"cdef"]), "uid 'a/b' holds a slash (and 1 more); uids are file names"),
+        (lambda t: t.assign(uid=[".a", *"bcdef"]), "uid '.a' begins with a dot; uids are file names"),
+        (lambda t: t.assign(uid=["a\nb", *"bcdef"]), "holds a line break or another character that cannot be printed"),
         (lambda t: t.assign(uid=[" a", *"bcdef"]), "uid ' a' begins or ends with a blank"),
         (lambda t: t.assign(uid=["é" * 101, *"bcdef"]), "is longer than 200 bytes"),
         (lambda t: t.assign(parents=["u1 u2", *[None] * 5]), "uid u0: parents is 'u1 u2'; give a list of uids"),
     ],
 )
-def test_bad_input_is_one_line_that_names_the_place(table: pd.DataFrame, change: object, told: str) -> None:
+def test_bad_input_is_one_line_that_names_the_place(table: pd.DataFrame, change: object, message: str) -> None:
     with pytest.raises(InputError) as error:
         of(change(table))  # type: ignore[operator]
-    assert told in one_line(error)
+    assert message in one_line(error)
 
 
-@pytest.mark.parametrize(("findings", "told"), [((), "no finding"), (("A", "A"), "twice"), (("age",), "'age' cannot")])
-def test_bad_finding_names(table: pd.DataFrame, findings: tuple[str, ...], told: str) -> None:
-    with pytest.raises(InputError, match=told):
+@pytest.mark.parametrize(
+    ("findings", "message"), [((), "no finding"), (("A", "A"), "twice"), (("age",), "'age' cannot")]
+)
+def test_bad_finding_names(table: pd.DataFrame, findings: tuple[str, ...], message: str) -> None:
+    with pytest.raises(InputError, match=message):
         Manifest(table.set_index("uid"), findings, Path("/"))
 
 
@@ -113,7 +115,7 @@ def test_soft_labels_only_where_synthetic(table: pd.DataFrame) -> None:
 
 def test_a_finding_without_positive_in_train_is_named(table: pd.DataFrame) -> None:
     of(table).require_positives()
-    with pytest.raises(InputError, match="finding B has no positive in split train") as error:
+    with pytest.raises(InputError, match="finding B has no positive image in split train") as error:
         of(table.assign(B=[0, 0, 0, 0, 1, 1])).require_positives()
     one_line(error)
     with pytest.raises(InputError, match="split train has no row"):
@@ -183,7 +185,7 @@ def test_reading_what_is_no_manifest(tmp_path: Path, table: pd.DataFrame) -> Non
     with pytest.raises(InputError, match="has no row"):
         Manifest.read(tmp_path / "m.parquet")
     table.drop(columns="patient_id").to_parquet(tmp_path / "m.parquet")
-    with pytest.raises(InputError, match=r"m\.parquet: missing column patient_id"):
+    with pytest.raises(InputError, match=r"m\.parquet: missing column 'patient_id'"):
         Manifest.read(tmp_path / "m.parquet")
 
 
@@ -271,11 +273,11 @@ def test_an_entry_of_parents(value: object, uids: list[str]) -> None:
 
 @given(st.text(min_size=1, max_size=LONGEST))
 def test_a_uid_that_is_taken_names_a_file(tmp_path_factory: pytest.TempPathFactory, uid: str) -> None:
-    if why := unfit_for_a_file(uid):
-        mended = fit_for_a_file(uid)
-        assert why.startswith("is longer") or mended == "" or not unfit_for_a_file(mended)
+    if why := filename_problem(uid):
+        mended = safe_filename(uid)
+        assert why.startswith("is longer") or mended == "" or not filename_problem(mended)
         return
-    assert fit_for_a_file(uid) == uid
+    assert safe_filename(uid) == uid
     folder = tmp_path_factory.mktemp("names")
     (folder / f".{uid}.12345.tmp.png").write_bytes(b"1")
     (folder / f"{uid}.png").write_bytes(b"1")
@@ -314,7 +316,7 @@ def test_join_keeps_both_and_checks_again(folder: Path, table: pd.DataFrame) -> 
 NAME = st.text(
     st.characters(codec="utf-8", exclude_categories=("Cs", "Cc"), exclude_characters="/"), min_size=1, max_size=9
 )
-UID = NAME.filter(lambda uid: not unfit_for_a_file(uid))
+UID = NAME.filter(lambda uid: not filename_problem(uid))
 LABEL = st.sampled_from((0.0, 1.0, np.nan))
 
 

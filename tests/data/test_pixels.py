@@ -1,4 +1,4 @@
-"""The pixel cache: every original decoded once for all sizes, stages and runs, found by the bytes of its file."""
+"""The pixel cache: every original decoded once for all sizes, stages and runs, keyed by the bytes of its file."""
 
 import json
 import os
@@ -161,10 +161,10 @@ def test_two_collections_with_equal_uids_and_names_do_not_mix(manifest: Manifest
     assert shared.images(strange, 8)[:, 0, 0, 0].tolist() == [0, 40, 80, 120, 160, 200]
 
 
-def test_a_file_replaced_after_it_was_looked_at_is_refused(manifest: Manifest, tmp_path: Path) -> None:
+def test_a_file_replaced_during_a_run_is_refused(manifest: Manifest, tmp_path: Path) -> None:
     ready, _ = cache(tmp_path).prepare(manifest, (8,))
     fill(manifest, "u2", 5)
-    with pytest.raises(InputError, match=r"2\.png was replaced since this run looked at it \(uid u2\); run again"):
+    with pytest.raises(InputError, match=r"2\.png changed since this run began \(uid u2\); run again"):
         cache(tmp_path).images(ready, 6)
 
 
@@ -364,9 +364,9 @@ def test_an_interrupted_pass_goes_on_with_what_it_has(
 
 def test_progress_reaches_the_total(manifest: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pixels, "SHARD", 4)
-    told: list[tuple[str, int, int]] = []
-    cache(tmp_path).prepare(manifest, (8,), lambda *step: told.append(step))
-    assert told == [("images", 4, 6), ("images", 6, 6)]
+    steps: list[tuple[str, int, int]] = []
+    cache(tmp_path).prepare(manifest, (8,), lambda *step: steps.append(step))
+    assert steps == [("images", 4, 6), ("images", 6, 6)]
 
 
 def test_threads_decode_at_the_same_time(manifest: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -407,8 +407,8 @@ def test_processes_that_prepare_the_same_files_decode_each_once(manifest: Manife
     manifest.write(tmp_path / "manifest.parquet")
     command = [sys.executable, "-c", PROGRAM, str(tmp_path)]
     racing = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
-    said = {process.communicate(timeout=240)[0] for process in racing}
-    assert len(said) == 1
+    results = {process.communicate(timeout=240)[0] for process in racing}
+    assert len(results) == 1
     assert sorted((tmp_path / "decoded").read_text().split()) == [f"{i}.png" for i in range(6)]
 
 

@@ -22,7 +22,11 @@ def test_a_sound_manifest_has_no_problem(manifest: Manifest) -> None:
     assert (report.rows, report.patients, report.problems) == (6, 5, ())
     assert (report.passed, report.failures) == (True, 0)
     assert report.counts.loc[("train", "A")].to_dict() == {"positive": 2, "negative": 1, "unknown": 1}
-    assert json.loads(json.dumps(report.told()))["counts"]["val"]["A"] == {"positive": 1, "negative": 0, "unknown": 0}
+    assert json.loads(json.dumps(report.summary()))["counts"]["val"]["A"] == {
+        "positive": 1,
+        "negative": 0,
+        "unknown": 0,
+    }
 
 
 @pytest.mark.parametrize("workers", [1, 3])
@@ -31,10 +35,10 @@ def test_scan_lists_every_bad_file_with_its_reason_in_order(manifest: Manifest, 
     manifest.file("u1").write_bytes(manifest.file("u1").read_bytes()[:60])
     manifest.file("u2").write_text("not an image " * 30)
     with warnings.catch_warnings(record=True) as filters:
-        found = scan(manifest, workers)
-    assert list(found["uid"]) == ["u1", "u2", "u4"]
-    assert list(found["code"]) == ["corrupt", "not_dicom", "missing"]
-    assert not found["reason"].str.contains("\n").any()
+        failures = scan(manifest, workers)
+    assert list(failures["uid"]) == ["u1", "u2", "u4"]
+    assert list(failures["code"]) == ["corrupt", "not_dicom", "missing"]
+    assert not failures["reason"].str.contains("\n").any()
     assert not filters
 
 
@@ -58,7 +62,7 @@ def test_the_last_positive_in_a_damaged_file_counts_as_none(manifest: Manifest) 
     manifest.file("u2").write_text("not an image " * 30)
     report = validate(manifest)
     assert not report.passed
-    assert any("finding B has no positive in split train" in p.what for p in report.problems)
+    assert any("finding B has no positive image in split train" in p.what for p in report.problems)
 
 
 def test_rows_at_zero_and_rows_unknown_are_counted(folder: Path, table: pd.DataFrame) -> None:

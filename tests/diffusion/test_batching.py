@@ -6,11 +6,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from medlt import chance
 from medlt.diffusion import schedulers
 from medlt.diffusion.batching import fixed_batches, lanes, position_free
 from medlt.diffusion.labels import LabelUNet
 from medlt.diffusion.sampler import from_noise, sample
+from medlt.rng import noise_like
 from medlt.testing import tiny_autoencoder_kl, tiny_autoencoder_tiny
 
 
@@ -53,7 +53,7 @@ FUNCTIONS = [
 
 
 def rows(n: int) -> tuple[Tensor, Tensor]:
-    return chance.noise_like(range(n), (4, 8, 8)), chance.noise_like(range(50, 50 + n), (3,))
+    return noise_like(range(n), (4, 8, 8)), noise_like(range(50, 50 + n), (3,))
 
 
 @pytest.mark.usefixtures("restore_threads")

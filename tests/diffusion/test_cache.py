@@ -160,7 +160,7 @@ def test_what_names_the_cache(tmp_path: Path) -> None:
 
 
 def test_images_whose_contents_nobody_names_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"what the image of uid disc-3 holds is not known \(8 such\)"):
+    with pytest.raises(InputError, match=r"latents: contents has no digest of uid disc-3 \(8 in all\)"):
         cached(IdentityCodec(), IMAGES, tmp_path, contents={f"disc-{i}": "x" for i in range(3)})
 
 
@@ -187,7 +187,7 @@ def test_an_unknown_uid_is_told(tmp_path: Path) -> None:
 def test_images_that_are_not_those_announced_are_refused(tmp_path: Path) -> None:
     swapped = Interrupted(None)
     swapped.uids = ("disc-1", "disc-0", *IMAGES.uids[2:])
-    with pytest.raises(InputError, match="gives disc-0 where disc-1 was announced"):
+    with pytest.raises(InputError, match="the dataset returns disc-0 at the position of disc-1"):
         cached(IdentityCodec(), swapped, tmp_path)
     swapped.uids = IMAGES.uids[:10]
     with pytest.raises(InputError, match="10 uids for a dataset of 11 images"):
@@ -227,7 +227,7 @@ def test_a_constant_channel_gets_unit_sd_and_no_uids_are_refused(tmp_path: Path)
     mean, sd = channel_statistics(cache, IdentityCodec(), cache.uids)
     torch.testing.assert_close(mean, torch.tensor([0.7]))
     assert sd.tolist() == [1.0]
-    with pytest.raises(InputError, match="no uids"):
+    with pytest.raises(InputError, match="uids is empty"):
         channel_statistics(cache, IdentityCodec(), [])
 
 

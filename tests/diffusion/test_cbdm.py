@@ -12,14 +12,14 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn import functional
 
-from medlt import chance
 from medlt.diffusion.cbdm import ClassBalancing, pool_weights, similarity
 from medlt.diffusion.finetune import LabelledLatents, train_backbone
 from medlt.diffusion.labels import LabelUNet, LabelVector
 from medlt.diffusion.losses import Noised, NoisedLoss, Rows
 from medlt.diffusion.noise import STABLE_DIFFUSION, Prediction, x0_of
+from medlt.rng import noise_like, torch_generator
 from medlt.training.runtime import Runtime
-from medlt.training.settings import Part, Training
+from medlt.training.settings import BatchPart, Training
 from medlt.types import InputError
 
 NAN = float("nan")
@@ -29,7 +29,7 @@ PREDICTIONS: tuple[Prediction, ...] = ("epsilon", "v_prediction", "sample")
 
 
 def draw(key: object = 0) -> torch.Generator:
-    return chance.generator("cbdm", key)
+    return torch_generator("cbdm", key)
 
 
 def unet(seed: int = 0, prediction: Prediction = "epsilon") -> LabelUNet:
@@ -40,10 +40,10 @@ def unet(seed: int = 0, prediction: Prediction = "epsilon") -> LabelUNet:
 
 def seen(net: nn.Module, prediction: Prediction = "epsilon", drop: float = 0.0, labels: Tensor = CLASSES) -> Noised:
     """One forward of 12 rows."""
-    x0 = chance.noise_like(range(len(labels)), (2, 8, 8))
+    x0 = noise_like(range(len(labels)), (2, 8, 8))
     loss = NoisedLoss(prediction, VECTOR.null)
     rows = Rows([f"u{i}" for i in range(len(labels))], labels)
-    return loss.forward(net, x0, VECTOR(labels), drop, draw("forward"), rows, Part())
+    return loss.forward(net, x0, VECTOR(labels), drop, draw("forward"), rows, BatchPart())
 
 
 def noise_estimate(x0: Tensor, x_t: Tensor, a: Tensor) -> Tensor:
@@ -61,7 +61,7 @@ def test_one_label_a_row_is_the_published_loss(prediction: Prediction, power: fl
     value.sum().backward()  # type: ignore[no-untyped-call]
 
     again = seen(other, prediction)
-    y = extra.drawn(12, draw())
+    y = extra.draw(12, draw())
     h = noise_estimate(again.estimate, again.x_t, again.a)
     said = x0_of(other(again.x_t, again.t, VECTOR(y)), again.x_t, again.a, prediction)
     h_bal = noise_estimate(said, again.x_t, again.a)
@@ -84,7 +84,7 @@ def test_rows_that_are_told_nothing_and_equal_labels_are_not_pulled() -> None:
     extra = ClassBalancing(VECTOR, CLASSES.numpy(), power=1.0)
     noised = seen(net, drop=0.5)
     value = extra(noised, draw())
-    same = (extra.drawn(12, draw()) == CLASSES).all(1)
+    same = (extra.draw(12, draw()) == CLASSES).all(1)
     assert noised.dropped.any()
     assert same.any()
     assert torch.equal(value > 0, ~noised.dropped & ~same)
@@ -132,7 +132,7 @@ def test_class_means_move_towards_the_pools_as_derived(power: float, tau: float)
         torch.testing.assert_close(wanted, (mu + 1.25 * pull * (p @ mu)) / (1 + 1.25 * pull))
 
     labels = torch.eye(3).repeat_interleave(counts, 0)
-    loss = NoisedLoss("sample", VECTOR.null, low=1, high=1, extra=(ClassBalancing(VECTOR, labels.numpy(), tau, power),))
+    loss = NoisedLoss("sample", VECTOR.null, low=1, high=1, extra_losses=(ClassBalancing(VECTOR, labels.numpy(), tau, power),))
     net, batch = Means(mu + 1), labels.repeat(64, 1)
     optimizer = torch.optim.SGD(net.parameters(), lr=0.5)
     track = []
@@ -151,20 +151,20 @@ def test_class_means_move_towards_the_pools_as_derived(power: float, tau: float)
 def test_tau_zero_leaves_a_training_as_it_was(tmp_path: Path) -> None:
     """Same weights, to the bit, as without the loss, and a further loss after it finds its chance unmoved."""
     data = LabelledLatents(
-        lambda uids: chance.noise_like([int(uid) for uid in uids], (2, 8, 8)),
+        lambda uids: noise_like([int(uid) for uid in uids], (2, 8, 8)),
         [str(i) for i in range(12)],
         CLASSES.numpy(),
         contents="noise by uid",
     )
 
     def chancy(noised: Noised, stream: torch.Generator) -> Tensor:
-        return noised.out.flatten(1).mean(1) * noised.drawn(lambda rows: torch.rand(rows, generator=stream))
+        return noised.out.flatten(1).mean(1) * noised.draw_part(lambda rows: torch.rand(rows, generator=stream))
 
     def weights(*extra: Any) -> list[Tensor]:
-        training = Training(steps=2, batch=4, learning_rate=1e-2, warmup_steps=0)
+        training = Training(steps=2, batch_size=4, learning_rate=1e-2, warmup_steps=0)
         name = "-".join(str(getattr(one, "tau", "")) for one in extra)
         trained = train_backbone(
-            unet().backbone(), data, folder=tmp_path / name, training=training, extra=extra,
+            unet().backbone(), data, folder=tmp_path / name, training=training, extra_losses=extra,
             runtime=Runtime("cpu", "fp32", None, 0),
         )  # fmt: skip
         return list(trained.network.state_dict().values())
@@ -177,12 +177,12 @@ def test_tau_zero_leaves_a_training_as_it_was(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("cut", [2, 4])
 def test_the_parts_of_a_batch_add_up_to_it(cut: int) -> None:
-    net, x0 = unet(), chance.noise_like(range(12), (2, 8, 8))
-    loss = NoisedLoss("epsilon", VECTOR.null, extra=(ClassBalancing(VECTOR, CLASSES.numpy(), tau=5.0, power=1.0),))
+    net, x0 = unet(), noise_like(range(12), (2, 8, 8))
+    loss = NoisedLoss("epsilon", VECTOR.null, extra_losses=(ClassBalancing(VECTOR, CLASSES.numpy(), tau=5.0, power=1.0),))
 
     @torch.no_grad()
     def total(of: int) -> float:
-        parts = [Part(i, of) for i in range(of)]
+        parts = [BatchPart(i, of) for i in range(of)]
         told = [(part.take(x0), part.take(CLASSES), part) for part in parts]
         return sum(float(loss(net, x, VECTOR(y), 0.2, draw(), Rows(labels=y), part)) for x, y, part in told) / of
 
@@ -205,7 +205,7 @@ def test_circumstances_stay_the_rows_own() -> None:
     ((labels, ages),) = told
     pulled = (value > 0).nonzero().flatten().tolist()
     assert [row["age"] for row in ages] == pulled
-    assert torch.equal(labels, extra.drawn(12, draw())[pulled])
+    assert torch.equal(labels, extra.draw(12, draw())[pulled])
 
 
 @settings(max_examples=60)
@@ -228,7 +228,7 @@ def test_the_pool_is_drawn_by_its_rarest_finding() -> None:
     weight = pool_weights(labels, 0.5)
     np.testing.assert_allclose(weight / weight[9], [10**-0.5] * 9 + [1] + [0.5] * 4 + [0] * 5)
     assert weight.sum() == pytest.approx(1)
-    drawn = ClassBalancing(LabelVector(2), labels, power=0.5).drawn(40_000, draw())
+    drawn = ClassBalancing(LabelVector(2), labels, power=0.5).draw(40_000, draw())
     assert float((drawn[:, 1] == 1).float().mean()) == pytest.approx(weight[9], abs=0.01)
     assert not drawn.isnan().any()
     even = pool_weights(CLASSES.numpy(), 1.0)
@@ -245,7 +245,7 @@ def test_each_setting_has_its_digest() -> None:
 
 @pytest.mark.parametrize(
     ("settings", "said"),
-    [({"tau": -1.0}, "tau is -1"), ({"power": -1.0}, "power is -1"), ({"labels": np.full((3, 3), NAN)}, "no row of")],
+    [({"tau": -1.0}, "tau is -1"), ({"power": -1.0}, "power is -1"), ({"labels": np.full((3, 3), NAN)}, "class balancing: the pool has no row with a known label")],
 )
 def test_bad_values_are_told(settings: dict[str, Any], said: str) -> None:
     with pytest.raises(InputError, match=said):

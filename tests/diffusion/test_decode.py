@@ -6,15 +6,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from medlt import chance
 from medlt.diffusion.codec import AutoencoderCodec
 from medlt.diffusion.decode import Decoder, Layout, LiveBytes, bytes_per_row, usable
+from medlt.rng import noise_like, torch_generator
 from medlt.testing import IdentityCodec, tiny_autoencoder_kl, tiny_autoencoder_tiny
 from medlt.types import Codec, InputError
 
 
 def latents(n: int, channels: int = 4) -> Tensor:
-    return chance.noise_like(range(n), (channels, 8, 8))
+    return noise_like(range(n), (channels, 8, 8))
 
 
 @pytest.fixture(params=[tiny_autoencoder_kl, tiny_autoencoder_tiny], ids=["kl", "tiny"])
@@ -38,7 +38,7 @@ def test_bytes_stay_the_same_while_layouts_are_tried(codec: Codec) -> None:
 
 def test_a_large_latent_alone_gives_the_bytes_it_gives_in_company(codec: Codec) -> None:
     """From LARGE pixels a row is computed by itself on all threads, or in a way that gives the same bytes."""
-    z, decoder = chance.noise_like(range(5), (4, 32, 32)), Decoder(codec)
+    z, decoder = noise_like(range(5), (4, 32, 32)), Decoder(codec)
     together = decoder(z)
     assert all(layout.rows == 1 for layout in decoder._seconds)
     assert next(iter(decoder._seconds)) == Layout(1, 0)
@@ -108,7 +108,7 @@ def test_live_bytes_counts_what_is_alive_at_once() -> None:
 
 
 def test_usable_needs_finite_pixels_and_some_contrast() -> None:
-    images = torch.rand(5, 1, 8, 8, generator=chance.generator("images"))
+    images = torch.rand(5, 1, 8, 8, generator=torch_generator("images"))
     images[1] = 0.0
     images[2, 0, 3, 3] = float("nan")
     images[3, 0, 0, 0] = float("inf")
@@ -127,7 +127,7 @@ def test_an_unusable_image_comes_back_as_nan_and_only_that_one(bad: float, codec
 
 
 def test_a_black_image_comes_back_as_nan() -> None:
-    z = torch.cat([torch.zeros(1, 1, 8, 8), torch.rand(1, 1, 8, 8, generator=chance.generator("z"))])
+    z = torch.cat([torch.zeros(1, 1, 8, 8), torch.rand(1, 1, 8, 8, generator=torch_generator("z"))])
     images = Decoder(IdentityCodec())(z)
     assert images[0].isnan().all()
     assert torch.equal(images[1], z[1])
@@ -135,7 +135,7 @@ def test_a_black_image_comes_back_as_nan() -> None:
 
 def test_one_decoder_serves_several_threads_and_shapes() -> None:
     decoder, found = Decoder(IdentityCodec()), dict[int, Tensor]()
-    inputs = {size: torch.rand(20, 1, size, size, generator=chance.generator(size)) for size in (4, 6, 8)}
+    inputs = {size: torch.rand(20, 1, size, size, generator=torch_generator(size)) for size in (4, 6, 8)}
     work = [threading.Thread(target=lambda s=s: found.update({s: decoder(inputs[s])})) for s in inputs]
     for thread in work:
         thread.start()
@@ -159,7 +159,7 @@ class Cramped(IdentityCodec):
 
 
 def test_an_accelerator_tries_sizes_on_real_work_and_backs_off_when_memory_runs_out() -> None:
-    codec, z = Cramped(5), torch.rand(900, 1, 8, 8, generator=chance.generator("z"))
+    codec, z = Cramped(5), torch.rand(900, 1, 8, 8, generator=torch_generator("z"))
     decoder = Decoder(codec)
     assert torch.equal(decoder(z), z)
     assert {layout.rows for layout in decoder._seconds} == {1, 2, 4}
@@ -175,12 +175,12 @@ def test_an_image_that_does_not_fit_is_one_clear_line() -> None:
             self.limit = 2 if not self.tried else 0
             return super().decode(z)
 
-    with pytest.raises(InputError, match="1 images at once do not fit into memory; give a tile size"):
+    with pytest.raises(InputError, match="decoding: 1 images at once do not fit into memory"):
         Decoder(Full(2))(torch.rand(3, 1, 8, 8))
 
 
 def test_batches_are_streamed_in_order() -> None:
-    batches = [torch.rand(3, 1, 4, 4, generator=chance.generator(i)) for i in range(5)]
+    batches = [torch.rand(3, 1, 4, 4, generator=torch_generator(i)) for i in range(5)]
     decoder = Decoder(IdentityCodec())
     assert all(torch.equal(found, z) for found, z in zip(decoder.stream(batches), batches, strict=True))
 
@@ -202,7 +202,7 @@ def test_a_tile_size_cuts_large_latents_only() -> None:
             sizes.append(max(z.shape[-2:]))
             return super().decode(z)
 
-    z = torch.rand(2, 1, 20, 12, generator=chance.generator("z"))
+    z = torch.rand(2, 1, 20, 12, generator=torch_generator("z"))
     torch.testing.assert_close(Decoder(Watched(), tile=8)(z), z, atol=1e-6, rtol=0)
     assert set(sizes) == {8}
     sizes.clear()

@@ -9,7 +9,6 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from medlt import chance
 from medlt.diffusion.families import load_label_network, load_unet2d
 from medlt.diffusion.labels import LabelNetwork, LabelUNet, LabelVector, Unconditional
 from medlt.diffusion.noise import NoiseSchedule, target_of
@@ -17,6 +16,7 @@ from medlt.diffusion.sampler import from_noise, sample
 from medlt.diffusion.schedulers import scheduler
 from medlt.diffusion.transformer import LabelTransformer
 from medlt.files import read_tensors, write_tensors
+from medlt.rng import noise_like, torch_generator
 from medlt.types import InputError
 
 NAN = float("nan")
@@ -44,7 +44,7 @@ def made(name: str, trained: bool = True) -> LabelNetwork:
 
 
 def inputs(rows: int = 4, size: tuple[int, int] = (8, 8)) -> tuple[Tensor, Tensor]:
-    return chance.noise_like(range(rows), (2, *size)), torch.tensor([3, 400, 400, 999])[:rows]
+    return noise_like(range(rows), (2, *size)), torch.tensor([3, 400, 400, 999])[:rows]
 
 
 @family
@@ -123,7 +123,7 @@ def test_without_findings_nothing_said_changes_anything(family: str) -> None:
 
 def fit(net: LabelNetwork, steps: int, rate: float) -> None:
     """Plain denoising training on bright latents where the first label is 1 and dark ones where it is 0."""
-    backbone, draw = net.backbone(), chance.generator("toy")
+    backbone, draw = net.backbone(), torch_generator("toy")
     abar, optimizer = backbone.noise.abar(), torch.optim.Adam(net.parameters(), rate)
     for _ in range(steps):
         labels = torch.randint(0, 2, (16, 2), generator=draw).float()
@@ -143,7 +143,7 @@ def test_a_family_learns_what_the_label_says(family: str, rate: float) -> None:
     fit(net, 100, rate)
     backbone, steps = net.eval().backbone(), scheduler("ddim", 8)
     denoiser = backbone.denoiser(backbone.condition(torch.tensor([[1.0, 1.0], [0.0, 1.0]])))
-    z = sample(denoiser, from_noise(chance.noise_like([1, 2], (2, 8, 8)), steps), steps)
+    z = sample(denoiser, from_noise(noise_like([1, 2], (2, 8, 8)), steps), steps)
     assert z[0].mean() > 0.5 > -0.5 > z[1].mean()
 
 
@@ -169,7 +169,7 @@ def spoil(file: str, text: bytes) -> Callable[[Path], None]:
         (lambda folder: (folder / "model.json").unlink(), "model.json is missing"),
         (lambda folder: (folder / "model.safetensors").unlink(), "cannot be read"),
         (spoil("model.safetensors", b"cut"), "cannot be read"),
-        (spoil("model.json", b"{"), "is no JSON object"),
+        (spoil("model.json", b"{"), "is not a JSON object"),
         (spoil("model.json", b'{"family": "mamba"}'), "unknown family 'mamba'"),
         (spoil("model.json", b'{"family": "unet", "channels": 2, "findings": 2}'), "cannot be read"),
         (spoil("model.json", b'{"family": "unet", "wings": 2}'), "cannot be read"),
@@ -185,7 +185,7 @@ def test_a_damaged_folder_is_one_clear_line(change: Callable[[Path], None], said
 
 def test_one_family_does_not_load_another(tmp_path: Path) -> None:
     made("transformer").save(tmp_path)
-    with pytest.raises(InputError, match="holds a transformer, not a unet"):
+    with pytest.raises(InputError, match="contains a transformer, not a unet"):
         LabelUNet.load(tmp_path)
 
 
@@ -250,13 +250,13 @@ def lose_a_weight(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("unet", "noise", "change", "said"),
     [
-        ({"num_class_embeds": 3}, {}, None, "is told classes"),
+        ({"num_class_embeds": 3}, {}, None, "is class-conditional, which is not supported"),
         ({}, {"beta_schedule": "squaredcos_cap_v2"}, None, "squaredcos_cap_v2"),
-        ({}, {}, lose("scheduler/*"), "give prediction and noise"),
+        ({}, {}, lose("scheduler/*"), "is missing, which describes the noise of"),
         ({}, {}, lose("unet/*.safetensors"), "copy its safetensors again"),
         ({}, {}, lose("unet/config.json"), "config.json is missing"),
         ({}, {}, spoil("unet/config.json", b'{"_class_name": "UNet2DConditionModel"}'), "not an unconditional"),
-        ({}, {}, spoil("unet/config.json", b"{"), "no JSON object"),
+        ({}, {}, spoil("unet/config.json", b"{"), "is not a JSON object"),
         ({}, {}, lose_a_weight, "conv_in.bias"),
         ({}, {}, spoil("unet/diffusion_pytorch_model.safetensors", b"cut"), "copy its safetensors again"),
     ],

@@ -6,12 +6,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from medlt.chance import generator
 from medlt.diffusion import schedulers
 from medlt.diffusion.guidance import Schedule, ascend, compose, contrast, every_nth, levels, mean_shifts, only_at
 from medlt.diffusion.noise import STABLE_DIFFUSION
 from medlt.diffusion.sampler import from_noise, sample
 from medlt.diffusion.signals import minority
+from medlt.rng import torch_generator
 from medlt.testing import Mixture, constant_denoiser, constant_signal, label_backbone
 from medlt.types import Denoiser, Guidance, InputError
 
@@ -115,7 +115,7 @@ def test_many_small_steps_make_the_shift_of_the_mean_a_shift_of_the_score() -> N
 def slow(schedule: Schedule, weight: float, every: int, rows: int, steps: int) -> Tensor:
     """Ancestral sampling as published: the gradient moves the posterior mean; nothing of medlt's guidance is used."""
     timesteps = [int(t) for t in schedulers.evaluations(schedulers.scheduler("ddpm", steps))]
-    draws = [generator("step noise", seed) for seed in range(rows)]
+    draws = [torch_generator("step noise", seed) for seed in range(rows)]
     x, guided = noise(range(rows)), timesteps[::every]
     for t, u in pairwise(timesteps):
         with torch.enable_grad():
@@ -159,7 +159,7 @@ def test_guided_levels_are_counted_inside_the_window_and_a_level_asked_twice_cou
 
 def test_what_the_metric_is_of_may_differ_from_what_is_pushed() -> None:
     x, t = noise(range(6)), 400
-    pushed = ascend(lambda x0, t: x0.sum(1), 1.0, ABAR, through=FLAT, shift=lambda t: 1.0)
+    pushed = ascend(lambda x0, t: x0.sum(1), 1.0, ABAR, signal_denoiser=FLAT, shift=lambda t: 1.0)
     leaf = x.clone().requires_grad_()
     (g,) = torch.autograd.grad(FLAT(leaf, t).sum(), leaf)
     torch.testing.assert_close(pushed(MIXTURE)(x, t), MIXTURE(x, t) + g / g.abs().amax(1, keepdim=True))
@@ -176,7 +176,7 @@ def test_fading_is_a_share_of_each_row_alone_and_no_share_is_the_bare_estimate()
 def test_boost_one_and_skip_none_are_the_plain_start() -> None:
     for name in schedulers.NAMES:
         plain, said = (schedulers.scheduler(name, 10) for _ in range(2))
-        first, second = from_noise(noise(range(3)), plain), from_noise(noise(range(3)), said, boost=1.0, skip=0)
+        first, second = from_noise(noise(range(3)), plain), from_noise(noise(range(3)), said, initial_noise_scale=1.0, skip_steps=0)
         assert torch.equal(first.x, second.x)
         assert first.timesteps == second.timesteps == schedulers.evaluations(plain)
 
@@ -187,7 +187,7 @@ def test_a_boosted_gaussian_has_the_spread_that_ancestral_steps_leave(name: str,
     """For x0 ~ N(0, s^2) every ancestral step is linear, so the variance obeys a recursion from boost^2 on."""
     gaussian, rows = Mixture(torch.ones(1).double(), torch.zeros(1, 2).double(), 0.5, ABAR), 3000
     scheduler = schedulers.scheduler(name, 25)
-    start = from_noise(noise(range(rows)), scheduler, boost=boost, skip=skip)
+    start = from_noise(noise(range(rows)), scheduler, initial_noise_scale=boost, skip_steps=skip)
     whole = schedulers.evaluations(schedulers.scheduler(name, 25))
     assert start.timesteps == whole[skip:]
     begun = scheduler.scale_model_input(start.x, start.timesteps[0])  # as x_t: unit noise, boosted, wherever it begins
@@ -205,13 +205,13 @@ def test_a_boosted_gaussian_has_the_spread_that_ancestral_steps_leave(name: str,
 
 def test_boosting_is_refused_where_it_would_scale_the_whole_image() -> None:
     for name in ("ddim", "dpm++", "heun"):
-        with pytest.raises(InputError, match="for ddpm, euler_a and their like only"):
-            from_noise(noise(range(2)), schedulers.scheduler(name, 10), boost=2.0)
+        with pytest.raises(InputError, match="such as ddpm, euler_a"):
+            from_noise(noise(range(2)), schedulers.scheduler(name, 10), initial_noise_scale=2.0)
     for skip in (-1, 10):
         with pytest.raises(InputError, match="leave out 0 to 9"):
-            from_noise(noise(range(2)), schedulers.scheduler("ddpm", 10), skip=skip)
-    with pytest.raises(InputError, match="boost 0"):
-        from_noise(noise(range(2)), schedulers.scheduler("ddpm", 10), boost=0.0)
+            from_noise(noise(range(2)), schedulers.scheduler("ddpm", 10), skip_steps=skip)
+    with pytest.raises(InputError, match="initial_noise_scale 0"):
+        from_noise(noise(range(2)), schedulers.scheduler("ddpm", 10), initial_noise_scale=0.0)
 
 
 def test_contrast_moves_between_two_known_distributions() -> None:

@@ -9,16 +9,16 @@ import pytest
 import torch
 from torch import Tensor
 
-from medlt import chance
 from medlt.diffusion.balanced import Balanced, finding_weights, row_weights
 from medlt.diffusion.labels import LabelUNet, LabelVector
 from medlt.diffusion.losses import Noised, NoisedLoss, Rows, snr_weight
 from medlt.diffusion.noise import STABLE_DIFFUSION
+from medlt.rng import noise_like, torch_generator
 from medlt.testing import Answer
-from medlt.training.settings import Part
+from medlt.training.settings import BatchPart
 from medlt.types import InputError
 
-X0, LABELS = chance.noise_like(range(8), (2, 8, 8)), torch.tensor([[1.0], [0.0]] * 4)
+X0, LABELS = noise_like(range(8), (2, 8, 8)), torch.tensor([[1.0], [0.0]] * 4)
 VECTOR = LabelVector(1)
 NAN = float("nan")
 
@@ -35,7 +35,7 @@ SILENT = Still(lambda x, t, said: torch.zeros_like(x))
 
 
 def draw() -> torch.Generator:
-    return chance.generator("loss test")
+    return torch_generator("loss test")
 
 
 def test_unweighted_and_min_snr_are_those_of_diffusers() -> None:
@@ -64,7 +64,7 @@ def test_offset_noise_is_off_by_default_and_shifts_whole_channels() -> None:
         return noised.out.sum() * 0
 
     for offset in (0.0, 0.5):
-        NoisedLoss("epsilon", VECTOR.null, offset=offset, extra=(look,))(SILENT, X0, VECTOR(LABELS), 0.0, draw())
+        NoisedLoss("epsilon", VECTOR.null, offset=offset, extra_losses=(look,))(SILENT, X0, VECTOR(LABELS), 0.0, draw())
     shift = seen[1] - seen[0]
     assert shift.flatten(2).std(2).max() < 1e-6
     assert 0.1 < shift.std() < 1.5
@@ -84,7 +84,7 @@ def test_a_further_loss_sees_the_whole_step_and_is_added() -> None:
     net = Still(lambda x, t, said: x / 2)
     plain = NoisedLoss("v_prediction", VECTOR.null)
     base = plain(net, X0, VECTOR(LABELS), 0.5, draw(), rows)
-    both = replace(plain, extra=(half_the_estimate,))(net, X0, VECTOR(LABELS), 0.5, draw(), rows)
+    both = replace(plain, extra_losses=(half_the_estimate,))(net, X0, VECTOR(LABELS), 0.5, draw(), rows)
     (noised,) = seen
     torch.testing.assert_close(both - base, noised.estimate.pow(2).mean() / 2)
     assert noised.rows is rows
@@ -99,7 +99,7 @@ def test_a_further_loss_sees_the_whole_step_and_is_added() -> None:
 def other_labels(noised: Noised, stream: torch.Generator) -> Tensor:
     """As class-balancing losses do (arXiv 2305.00562): the same noisy latent once more, under labels drawn anew."""
     assert noised.rows.labels is not None
-    new = noised.drawn(lambda rows: torch.randint(0, 2, (rows, 1), generator=stream)).float()
+    new = noised.draw_part(lambda rows: torch.randint(0, 2, (rows, 1), generator=stream)).float()
     again = noised.network(noised.x_t, noised.t, VECTOR(new))
     pull = noised.t / 1000 * (noised.out - again.detach()).pow(2).flatten(1).mean(1)
     return torch.where((new == noised.rows.labels).flatten(), torch.zeros(()), pull)
@@ -116,13 +116,13 @@ def by_uid(noised: Noised, _: torch.Generator) -> Tensor:
 def test_the_parts_of_a_batch_add_up_to_it(cut: int, extra: tuple[Any, ...]) -> None:
     """Loss and gradients are the means over the parts: the same noise, drops and draws fall on the same rows."""
     net = LabelUNet(2, 1, width=8)
-    loss = NoisedLoss("v_prediction", VECTOR.null, offset=0.1, extra=extra)
+    loss = NoisedLoss("v_prediction", VECTOR.null, offset=0.1, extra_losses=extra)
     uids = [f"u{i}" for i in range(8)]
 
     def gradients(of: int) -> tuple[float, list[Tensor]]:
         net.zero_grad()
         total = torch.zeros(())
-        for part in (Part(i, of) for i in range(of)):
+        for part in (BatchPart(i, of) for i in range(of)):
             x0, labels = part.take(X0), part.take(LABELS)
             value = loss(net, x0, VECTOR(labels), 0.3, draw(), Rows(part.take(uids), labels), part) / of
             value.backward()
@@ -153,7 +153,7 @@ def test_a_row_weighs_as_its_rarest_finding_and_an_unknown_one_as_the_average() 
     half_known = row_weights(np.array([[1, NAN], [0, 1], [0, 1], [0, 1], [0, 1]]), "inverse_sqrt")
     assert half_known[0] / half_known[1] == pytest.approx(2)  # what is not known neither adds nor takes
     assert row_weights(np.full((3, 2), NAN), "inverse_sqrt").tolist() == [1, 1, 1]
-    with pytest.raises(InputError, match="balance 'rarest' is not known"):
+    with pytest.raises(InputError, match="balance: unknown rule 'rarest'"):
         row_weights(labels, "rarest")  # type: ignore[arg-type]
 
 

@@ -8,10 +8,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from medlt.chance import noise_like
 from medlt.diffusion import schedulers
 from medlt.diffusion.noise import STABLE_DIFFUSION, NoiseSchedule
 from medlt.diffusion.sampler import from_latent, from_noise, sample
+from medlt.rng import noise_like
 from medlt.testing import Mixture, constant_denoiser, label_backbone
 from medlt.types import Denoiser, InputError
 

@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from medlt import chance
 from medlt.diffusion.codec import AutoencoderCodec
 from medlt.diffusion.tiling import ramp, starts, tiled
+from medlt.rng import noise_like, torch_generator
 from medlt.testing import IdentityCodec, tiny_autoencoder_tiny
 
 
@@ -28,13 +28,13 @@ def test_weights_never_vanish() -> None:
 
 @pytest.mark.parametrize("shape", [(2, 4, 8, 8), (1, 4, 21, 13), (3, 4, 5, 30)])
 def test_a_codec_without_neighbours_gives_the_untiled_image(shape: tuple[int, ...]) -> None:
-    codec, z = IdentityCodec(factor=2), torch.rand(shape, generator=chance.generator("z"))
+    codec, z = IdentityCodec(factor=2), torch.rand(shape, generator=torch_generator("z"))
     torch.testing.assert_close(tiled(codec.decode, z, 8, 3), codec.decode(z), atol=1e-6, rtol=0)
 
 
 def test_a_convolutional_decoder_gives_the_untiled_image_away_from_seams() -> None:
     """Where one tile alone speaks, further from its edge than the network reaches, the pixels are the untiled ones."""
-    codec, z = AutoencoderCodec(tiny_autoencoder_tiny(), "cpu"), chance.noise_like([0], (4, 64, 64))
+    codec, z = AutoencoderCodec(tiny_autoencoder_tiny(), "cpu"), noise_like([0], (4, 64, 64))
     whole, parts = codec.decode(z), tiled(codec.decode, z, 40, 16)
     gap = (whole - parts).abs()[0, 0]
     alone = slice(0, 24 * 4)

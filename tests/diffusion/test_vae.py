@@ -15,12 +15,12 @@ from medlt.diffusion.vae import ReconstructionLoss, finetune_codec, gradient_err
 from medlt.store import Store
 from medlt.testing import Discs, tiny_autoencoder_kl, tiny_autoencoder_tiny
 from medlt.training.runtime import Runtime
-from medlt.training.settings import WHOLE, Part, Training
+from medlt.training.settings import WHOLE, BatchPart, Training
 from medlt.types import InputError
 
 CPU = Runtime("cpu", "fp32", None, 0)
 IMAGES, HELD = Discs(24, 16), Discs(4, 16, seed=9)
-TRAINING = Training(steps=12, learning_rate=3e-3, batch=4, warmup_steps=2, ema=0.5, checkpoint_every=5)
+TRAINING = Training(steps=12, learning_rate=3e-3, batch_size=4, warmup_steps=2, ema_decay=0.5, checkpoint_every=5)
 
 
 @pytest.fixture(params=[tiny_autoencoder_kl, tiny_autoencoder_tiny], ids=["kl", "tiny"])
@@ -99,7 +99,7 @@ def test_bfloat16_trains_and_fp16_is_refused(source: Path, tmp_path: Path) -> No
 
 def test_a_training_that_diverges_is_told_and_leaves_no_codec(tmp_path: Path) -> None:
     tiny_autoencoder_kl().save_pretrained(tmp_path / "source")
-    wild = replace(TRAINING, steps=1, learning_rate=1e30, warmup_steps=0, ema=0.0)
+    wild = replace(TRAINING, steps=1, learning_rate=1e30, warmup_steps=0, ema_decay=0.0)
     with pytest.raises(InputError, match=r"no numbers.*; lower the learning rate"):
         tune(tmp_path / "source", tmp_path / "run", wild)
     assert not Store(tmp_path / "run").folders("codec")
@@ -116,18 +116,18 @@ def test_the_gradient_error_is_that_of_its_definition() -> None:
 @pytest.mark.parametrize("ssim", [0.0, 0.5])
 def test_the_loss_is_that_of_its_parts_and_adds_up_over_them(ssim: float) -> None:
     network = Reconstruction(tiny_autoencoder_kl(), decoder_only=False)
-    loss = ReconstructionLoss(IMAGES, batch=4, edge=1.0, ssim=ssim, kl_weight=0.1, seed=0)
+    loss = ReconstructionLoss(IMAGES, batch_size=4, edge=1.0, ssim=ssim, kl_weight=0.1, seed=0)
     plain = replace(loss, edge=0.0, ssim=0.0, kl_weight=0.0)
     with torch.no_grad():
         whole = float(loss(network, 3, WHOLE))
-        parts = [float(loss(network, 3, Part(i, 4))) for i in range(4)]
+        parts = [float(loss(network, 3, BatchPart(i, 4))) for i in range(4)]
         assert float(plain(network, 3, WHOLE)) < whole
     assert np.mean(parts) == pytest.approx(whole, rel=1e-4)
 
 
 def test_a_frozen_encoder_has_no_gradients() -> None:
     network = Reconstruction(tiny_autoencoder_kl(), decoder_only=True)
-    loss = ReconstructionLoss(IMAGES, batch=2, edge=1.0, ssim=0.0, kl_weight=1.0, seed=0)
+    loss = ReconstructionLoss(IMAGES, batch_size=2, edge=1.0, ssim=0.0, kl_weight=1.0, seed=0)
     loss(network, 0, WHOLE).backward()
     for of in ("grad", "requires_grad"):
         trained = {name.split(".")[1] for name, weight in network.named_parameters() if getattr(weight, of) is not None
@@ -140,7 +140,7 @@ def test_what_decides_a_tuned_codec_names_it(source: Path, tmp_path: Path) -> No
     few = replace(TRAINING, steps=1)
     others: list[dict[str, Any]] = [
         {}, {"contents": "other discs"}, {"held": Discs(4, 16, seed=8)}, {"held": None}, {"edge": 0.5},
-        {"runtime": replace(CPU, seed=1)}, {"training": replace(few, batch=8)}, {"decoder_only": False},
+        {"runtime": replace(CPU, seed=1)}, {"training": replace(few, batch_size=8)}, {"decoder_only": False},
     ]  # fmt: skip
     for other in others:
         tune(source, tmp_path / "run", **{"training": few} | other)

@@ -29,7 +29,7 @@ def rows(n: int = 64) -> HeldOutRows:
 
 
 if __name__ == "__main__":
-    settings = {"steps": 100_000, "batch": 64, "evaluate_every": 100_000}
+    settings = {"steps": 100_000, "batch_size": 64, "evaluate_every": 100_000}
     arms = [Arm(REAL, "real", settings), Arm("plain", "reweighted", settings | {"loss": "plain"}, control=REAL)]
     runtime = Runtime("cpu", "fp32", 1, 0)
     train_arms(rows(), arms, [0], runtime=runtime, store=Store(Path(sys.argv[1])), workers=2)

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from medlt.checks.folds import Crossfit, Judge
+from medlt.checks.folds import CrossFitClassifiers, Verifier
 from medlt.classify.sets import TrainingSet
 from medlt.evaluation.arms import HeldOutRows
 from medlt.evaluation.sources import SourceImages, Verifiers
@@ -39,7 +39,7 @@ def drawn(prefix: str, n: int, seed: int) -> TrainingSet:
     return TrainingSet(pixels, labels, np.ones(n, np.float32), tuple(f"{prefix}{i}" for i in range(n)))
 
 
-def judge(k: int) -> Judge:
+def judge(k: int) -> Verifier:
     """Says of every image k + 1 tenths for Mass, and its grey / 255 for Hernia."""
 
     def said(images: Tensor) -> Tensor:
@@ -71,8 +71,8 @@ def source(rows: HeldOutRows) -> MakeSource:
         labels = pd.DataFrame({"Mass": [0.2, 0.6, np.nan, 0], "Hernia": 1.0}, index=index)
         known = pd.DataFrame(rows.train.labels, index=list(rows.train.uids), columns=list(FINDINGS))
         fold = pd.Series(FOLD_OF)
-        kept = pd.DataFrame({"finding": "Hernia", "slot": [1, 0, 2, 3], "judge": [0.9, 0.8, 0.2, 0.1]}, index=index)
-        kept = kept.assign(parent_a=list(PARENTS.values()), fold=fold.loc[list(PARENTS.values())].to_numpy())
+        kept = pd.DataFrame({"finding": "Hernia", "slot": [1, 0, 2, 3], "verifier": [0.9, 0.8, 0.2, 0.1]}, index=index)
+        kept = kept.assign(tail_parent=list(PARENTS.values()), fold=fold.loc[list(PARENTS.values())].to_numpy())
         held = pd.DataFrame([[0.5, 0.01 * n] for n in range(6)], index=fold.index, columns=list(FINDINGS))
         level = dict(zip(PARENTS, (110, 120, 130, 140), strict=True))
         given: dict[str, Any] = {
@@ -80,7 +80,7 @@ def source(rows: HeldOutRows) -> MakeSource:
             "kept": kept,
             "labels": labels,
             "images": lambda size, uids: grey([level[uid] for uid in uids], size),
-            "verifiers": Verifiers(Crossfit((judge(0), judge(1)), fold, held), known, 32),
+            "verifiers": Verifiers(CrossFitClassifiers((judge(0), judge(1)), fold, held), known, 32),
             "checks": pd.DataFrame({"check": ["label"] * 5, "uid": list("abcde"), "passed": [True] * 4 + [False]}),
             "planned": 5,
         }

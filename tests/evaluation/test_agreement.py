@@ -10,8 +10,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from medlt.chance import rng
-from medlt.evaluation.agreement import AGREEMENT, CONFUSION, FILTERING, agreement, confusion, filtering, sighted
+from medlt.evaluation.agreement import (
+    AGREEMENT,
+    CONFUSION,
+    FILTER_EFFECT,
+    agreement,
+    confusion,
+    filter_effect,
+    mask_unobserved,
+)
+from medlt.rng import numpy_generator
 from medlt.types import InputError
 
 FINDINGS = ("Mass", "Hernia", "Edema")
@@ -37,18 +45,18 @@ def test_agreement_by_hand() -> None:
     assert tuple(found.columns) == AGREEMENT
     assert found["finding"].tolist() == ["Mass", "Hernia", "Edema", "all"] * 2
     shown = found.set_index(["quantile", "finding"])
-    assert shown.loc[(0.5, "Mass"), ["limit", "real", "synthetic", "images", "asserted_kept"]].tolist() == [
+    assert shown.loc[(0.5, "Mass"), ["limit", "real", "synthetic", "images", "accepted_images"]].tolist() == [
         pytest.approx(0.3), 3 / 5, pytest.approx(2 / 3), 3, 2]  # fmt: skip
-    assert shown.loc[(0.75, "Mass"), ["limit", "real", "asserted_kept"]].tolist() == [pytest.approx(0.4), 2 / 5, 1]
+    assert shown.loc[(0.75, "Mass"), ["limit", "real", "accepted_images"]].tolist() == [pytest.approx(0.4), 2 / 5, 1]
     for quantile in (0.5, 0.75):
         assert shown.loc[(quantile, "Hernia"), ["limit", "real", "synthetic"]].tolist() == [0.6, 1.0, 0.5]
     edema = shown.loc[(0.5, "Edema")]
     assert edema[["limit", "real", "synthetic", "low", "high"]].isna().all()
-    assert edema["images"] == edema["asserted_kept"] == 0
+    assert edema["images"] == edema["accepted_images"] == 0
     assert edema["reason"] == "no real positive of Edema that a judge could tell, so there is no limit"
     assert (shown.drop(index="Edema", level=1)["reason"] == "").all()
     pooled = shown.loc[(0.5, "all")]
-    assert (pooled["images"], pooled["asserted_kept"]) == (5, 3)
+    assert (pooled["images"], pooled["accepted_images"]) == (5, 3)
     assert pooled["synthetic"] == pytest.approx(3 / 5)
     assert pooled["real"] == pytest.approx((3 * 0.6 + 2 * 1.0) / 5)
 
@@ -65,7 +73,7 @@ def test_the_interval_is_wilsons() -> None:
 def test_confusion_by_hand() -> None:
     found = confusion(*by_hand())
     assert tuple(found.columns) == CONFUSION
-    shown = found.set_index(["asserted", "judged"])
+    shown = found.set_index(["label", "predicted"])
     assert shown.loc[("Mass", "Mass"), ["share", "real_share", "images"]].tolist() == [pytest.approx(2 / 3), 0.6, 3]
     assert shown.loc[("Mass", "Hernia"), ["share", "real_share"]].tolist() == [pytest.approx(2 / 3), 0.8]
     assert shown.loc[("Hernia", "Mass"), ["share", "real_share", "images"]].tolist() == [0.5, 1.0, 2]
@@ -76,13 +84,13 @@ def test_confusion_by_hand() -> None:
 
 def test_findings_that_occur_together_in_patients_are_not_a_confusion() -> None:
     """Every real Hernia comes with Mass; images made alike show both as often as patients do."""
-    n, chance = 400, rng("together")
-    both = chance.random((n, 3)) * 0.5
+    n, rng = 400, numpy_generator("together")
+    both = rng.random((n, 3)) * 0.5
     labels = table(np.column_stack([np.ones(n), np.arange(n) < n // 2, np.zeros(n)]), "u")
     both[:, 0] += 0.4
     both[: n // 2, 1] += 0.4
     held_out, scores = table(both, "u"), table(both[: n // 2], "s")
-    shown = confusion(held_out, labels, scores, pd.Series("Hernia", index=scores.index)).set_index("judged")
+    shown = confusion(held_out, labels, scores, pd.Series("Hernia", index=scores.index)).set_index("predicted")
     assert shown.loc["Mass", "share"] == shown.loc["Mass", "real_share"] > 0.4
     assert shown.loc["Hernia", "share"] == shown.loc["Hernia", "real_share"] == 0.5
 
@@ -92,26 +100,26 @@ def test_filtering_by_hand() -> None:
     reporting, labels, scores, made_for = by_hand()
     verifying = reporting.assign(Mass=[0.8, 0.6, 0.4, 0.2, 0.0, 1.0])
     verified = pd.Series([0.1, 0.5, 0.7, 0.9, 0.9, 0.9], index=scores.index)
-    found = filtering(verifying, reporting, labels, verified, scores, made_for, (0.0, 0.5, 0.75))
-    assert tuple(found.columns) == FILTERING
+    found = filter_effect(verifying, reporting, labels, verified, scores, made_for, (0.0, 0.5, 0.75))
+    assert tuple(found.columns) == FILTER_EFFECT
     shown = found.set_index(["finding", "quantile"]).loc["Mass"]
     assert shown["kept"].tolist() == [3, 2, 1]
-    assert shown["accepted_by_reporter"].tolist() == [pytest.approx(2 / 3), 0.5, 1.0]
+    assert shown["accepted_share"].tolist() == [pytest.approx(2 / 3), 0.5, 1.0]
     assert shown["real_reference"].tolist() == [3 / 5, pytest.approx(1 / 3), 0.0]
     edema = found.set_index(["finding", "quantile"]).loc["Edema"]
     assert edema["kept"].tolist() == [1, 0, 0]
-    assert edema["accepted_by_reporter"].isna().all()
+    assert edema["accepted_share"].isna().all()
     whole = found.set_index(["finding", "quantile"]).loc["all"]
     assert whole.loc[0.0, "kept"] == 6
-    assert whole.loc[0.0, "accepted_by_reporter"] == pytest.approx((2 + 1) / 5)
+    assert whole.loc[0.0, "accepted_share"] == pytest.approx((2 + 1) / 5)
     assert whole.loc[0.0, "real_reference"] == pytest.approx((3 * 0.6 + 2 * 1.0) / 5)
 
 
 def test_quantile_zero_of_filtering_is_agreement_at_the_reporters_median() -> None:
     held_out, labels, scores, made_for = by_hand()
     plain = agreement(held_out, labels, scores, made_for, (0.5,))
-    off = filtering(1 - held_out, held_out, labels, scores["Edema"], scores, made_for, (0.0,))
-    names = {"accepted_by_reporter": "synthetic", "real_reference": "real"}
+    off = filter_effect(1 - held_out, held_out, labels, scores["Edema"], scores, made_for, (0.0,))
+    names = {"accepted_share": "synthetic", "real_reference": "real"}
     same = ["finding", "synthetic", "low", "high", "real"]
     pd.testing.assert_frame_equal(off.rename(columns=names)[same], plain[same])
 
@@ -121,10 +129,10 @@ def test_a_mixture_of_right_and_wrong_images_is_measured_and_filtering_mends_it(
 
     Two judges err independently given the truth, so what B lets pass is right more often, by Bayes.
     """
-    n, right, chance = 20000, 0.6, rng("mixture")
-    positive, negative = chance.normal(2, 1, (2, n)), chance.normal(0, 1, (2, n))
+    n, right, rng = 20000, 0.6, numpy_generator("mixture")
+    positive, negative = rng.normal(2, 1, (2, n)), rng.normal(0, 1, (2, n))
     true = np.arange(n) < right * n
-    b, c = (np.where(true, chance.normal(2, 1, n), chance.normal(0, 1, n)) for _ in range(2))
+    b, c = (np.where(true, rng.normal(2, 1, n), rng.normal(0, 1, n)) for _ in range(2))
     labels = table([[1, 0, 0]] * n + [[0, 0, 0]] * n, "u")
     verifying, reporting = (
         table(np.outer(np.concatenate([p, q]), [1, 0, 0]), "u") for p, q in zip(positive, negative, strict=True)
@@ -135,11 +143,11 @@ def test_a_mixture_of_right_and_wrong_images_is_measured_and_filtering_mends_it(
     reach = 0.0228  # P(N(0,1) > 2)
     assert found["real"] == pytest.approx(0.5, abs=1e-4)
     assert found["synthetic"] == pytest.approx(right * 0.5 + (1 - right) * reach, abs=0.01)
-    shown = filtering(verifying, reporting, labels, pd.Series(b, index=scores.index), scores, made_for, (0.0, 0.5))
+    shown = filter_effect(verifying, reporting, labels, pd.Series(b, index=scores.index), scores, made_for, (0.0, 0.5))
     kept = shown.query("finding == 'Mass' and quantile == 0.5").iloc[0]
     assert kept["kept"] / n == pytest.approx(right * 0.5 + (1 - right) * reach, abs=0.01)
     purer = right * 0.5 / (right * 0.5 + (1 - right) * reach)
-    assert kept["accepted_by_reporter"] == pytest.approx(purer * 0.5 + (1 - purer) * reach, abs=0.015)
+    assert kept["accepted_share"] == pytest.approx(purer * 0.5 + (1 - purer) * reach, abs=0.015)
     assert kept["real_reference"] == pytest.approx(0.5, abs=0.015)
 
 
@@ -182,14 +190,14 @@ def test_any_table_equals_the_loop_and_falls_with_the_quantile(
 @settings(max_examples=40)
 @given(st.integers(1, 30), st.integers(1, 30), st.booleans())
 def test_all_agree_and_all_disagree(n: int, m: int, agree: bool) -> None:
-    chance = rng(n, m)
-    held_out, labels = table(0.2 + 0.6 * chance.random((n, 3)), "u"), table(np.ones((n, 3)), "u")
+    rng = numpy_generator(n, m)
+    held_out, labels = table(0.2 + 0.6 * rng.random((n, 3)), "u"), table(np.ones((n, 3)), "u")
     scores = table(np.full((m, 3), 0.9 if agree else 0.1), "s")
-    made_for = pd.Series(chance.choice(FINDINGS, m), index=scores.index)
+    made_for = pd.Series(rng.choice(FINDINGS, m), index=scores.index)
     found = agreement(held_out, labels, scores, made_for)
     assert (found["synthetic"] == float(agree)).all()
     np.testing.assert_allclose(found["high" if agree else "low"], float(agree), atol=1e-12)
-    assert (found["asserted_kept"] == (found["images"] if agree else 0)).all()
+    assert (found["accepted_images"] == (found["images"] if agree else 0)).all()
     assert (confusion(held_out, labels, scores, made_for)["share"] == float(agree)).all()
 
 
@@ -198,12 +206,12 @@ def test_what_a_judge_cannot_tell_is_left_out_with_a_reason() -> None:
     scores.loc["s0", "Mass"] = np.nan
     scores.loc[["s3", "s4"], "Hernia"] = np.nan
     shown = agreement(held_out, labels, scores, made_for, (0.5,)).set_index("finding")
-    assert shown.loc["Mass", ["images", "asserted_kept"]].tolist() == [2, 1]
+    assert shown.loc["Mass", ["images", "accepted_images"]].tolist() == [2, 1]
     assert shown.loc["Hernia", "reason"] == "no judge could tell Hernia in these images"
     assert np.isnan(shown.loc["Hernia", "synthetic"])
     assert shown.loc["all", "images"] == 2
     verified = pd.Series([0.9, np.nan, 0.9, 1, 1, 1], index=scores.index)
-    kept = filtering(held_out, held_out, labels, verified, scores, made_for, (0.0, 0.1)).set_index(
+    kept = filter_effect(held_out, held_out, labels, verified, scores, made_for, (0.0, 0.1)).set_index(
         ["finding", "quantile"]
     )
     assert kept.loc["Mass", "kept"].tolist() == [3, 2]
@@ -214,14 +222,14 @@ def test_a_judge_that_never_saw_a_finding_both_ways_cannot_tell_it() -> None:
     fold = pd.Series([0, 0, 1, 1, 2, 2], index=[f"u{i}" for i in range(6)])
     labels = table([[1, 1, 1], [0, 0, 1], [0, 1, 1], [0, 0, np.nan], [np.nan, 1, 1], [0, 0, 1]], "u")
     scores = table(np.full((6, 3), 0.5), "u")
-    found = sighted(scores, fold, labels, fold)
+    found = mask_unobserved(scores, fold, labels, fold)
     assert found["Mass"].isna().tolist() == [True, True, False, False, False, False]
     assert found["Hernia"].notna().all()
     assert found["Edema"].isna().all()
     assert scores.notna().all(axis=None)
     images = table(np.full((3, 3), 0.5), "s")
     judge = pd.Series([2, 0, 1], index=["s2", "s0", "s1"])
-    assert sighted(images, judge, labels, fold)["Mass"].isna().tolist() == [True, False, False]
+    assert mask_unobserved(images, judge, labels, fold)["Mass"].isna().tolist() == [True, False, False]
     limits = agreement(found, labels, images, pd.Series("Mass", index=images.index), (0.5,))
     assert limits["reason"].iloc[0].startswith("no real positive of Mass that a judge could tell")
 
@@ -253,4 +261,4 @@ def test_what_does_not_fit_is_told() -> None:
     with pytest.raises(InputError, match=r"real row 'u0' \(of 1\) has no labels"):
         agreement(held_out, labels.drop("u0"), scores, made_for)
     with pytest.raises(InputError, match=r"'u5' \(of 1\) was judged in one role only"):
-        filtering(held_out.drop("u5"), held_out, labels, scores["Mass"], scores, made_for)
+        filter_effect(held_out.drop("u5"), held_out, labels, scores["Mass"], scores, made_for)

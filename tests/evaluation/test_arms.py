@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from medlt.classify.sets import TrainingSet
-from medlt.evaluation.arms import Arms, dosed, duplicated, relabelled
+from medlt.evaluation.arms import Arms, count_matched_control, relabelled, select_by_ratio
 from medlt.types import InputError
 
 LABELS = np.array([[1, 0], [0, np.nan], [0, 1]], dtype=np.float32)
@@ -20,8 +20,8 @@ def real() -> TrainingSet:
 
 
 def test_the_control_repeats_the_tail_parents_count_for_count() -> None:
-    kept = pd.DataFrame({"parent_a": ["c", "a", "c"]}, index=["s0", "s1", "s2"])
-    control = duplicated(kept, real(), 0.3)
+    kept = pd.DataFrame({"tail_parent": ["c", "a", "c"]}, index=["s0", "s1", "s2"])
+    control = count_matched_control(kept, real(), 0.3)
     assert control.images[:, 0, 0, 0].tolist() == [2, 0, 2]
     np.testing.assert_array_equal(control.labels, LABELS[[2, 0, 2]])
     assert control.weights.tolist() == pytest.approx([0.3] * 3)
@@ -30,28 +30,30 @@ def test_the_control_repeats_the_tail_parents_count_for_count() -> None:
 
 def test_a_parent_that_is_no_train_row_is_an_error() -> None:
     with pytest.raises(KeyError, match="test-row"):
-        duplicated(pd.DataFrame({"parent_a": ["test-row"]}), real(), 0.3)
+        count_matched_control(pd.DataFrame({"tail_parent": ["test-row"]}), real(), 0.3)
 
 
 def kept(counts: dict[str, int], seed: int = 0) -> pd.DataFrame:
     """Kept images, slots in no order, with what the verifying judge said."""
     draw = np.random.default_rng(seed)
     rows = [(name, slot) for name, n in counts.items() for slot in draw.permutation(n)]
-    table = pd.DataFrame(rows, columns=["finding", "slot"]).assign(judge=draw.random(len(rows)))
+    table = pd.DataFrame(rows, columns=["finding", "slot"]).assign(verifier=draw.random(len(rows)))
     return table.set_index(table["finding"].astype(str) + table["slot"].astype(str))
 
 
 def test_a_dose_is_so_many_times_the_train_positives_in_order_of_slots() -> None:
-    uids, wanted = dosed(kept({"Hernia": 20, "Mass": 4}), {"Hernia": 8, "Mass": 10}, dose=0.5)
+    uids, wanted = select_by_ratio(kept({"Hernia": 20, "Mass": 4}), {"Hernia": 8, "Mass": 10}, synthetic_ratio=0.5)
     assert uids == ["Hernia0", "Hernia1", "Hernia2", "Hernia3", "Mass0", "Mass1", "Mass2", "Mass3"]
     assert wanted == 4 + 5  # one Mass fewer than asked for
-    assert sorted(dosed(kept({"Hernia": 20, "Mass": 4}), {})[0]) == sorted(kept({"Hernia": 20, "Mass": 4}).index)
+    assert sorted(select_by_ratio(kept({"Hernia": 20, "Mass": 4}), {})[0]) == sorted(
+        kept({"Hernia": 20, "Mass": 4}).index
+    )
 
 
 @given(small=st.floats(0.1, 4), more=st.floats(1, 3), best=st.floats(0.05, 1), n=st.integers(1, 30))
 def test_doses_are_nested(small: float, more: float, best: float, n: int) -> None:
     table, positives = kept({"Hernia": n, "Mass": 7}), {"Hernia": 8, "Mass": 10}
-    less, larger = (dosed(table, positives, dose, best)[0] for dose in (small, small * more))
+    less, larger = (select_by_ratio(table, positives, dose, best)[0] for dose in (small, small * more))
     assert set(less) <= set(larger)
     assert len(set(larger)) == len(larger)
 
@@ -59,10 +61,10 @@ def test_doses_are_nested(small: float, more: float, best: float, n: int) -> Non
 @given(best=st.floats(0.05, 1), n=st.integers(1, 30))
 def test_best_keeps_those_the_judge_is_surest_of(best: float, n: int) -> None:
     table = kept({"Hernia": n})
-    chosen, _ = dosed(table, {"Hernia": 8}, best=best)
+    chosen, _ = select_by_ratio(table, {"Hernia": 8}, keep_top=best)
     assert len(chosen) == math.ceil(best * n)
-    left_out = table["judge"].drop(chosen)
-    assert left_out.empty or left_out.max() <= table.loc[chosen, "judge"].min()
+    left_out = table["verifier"].drop(chosen)
+    assert left_out.empty or left_out.max() <= table.loc[chosen, "verifier"].min()
 
 
 def test_labels_soft_hard_and_judged() -> None:
@@ -73,9 +75,9 @@ def test_labels_soft_hard_and_judged() -> None:
         relabelled(labels, "hard"),
         pd.DataFrame({"a": [0, 1, np.nan], "b": [1, 0, 0]}, index=list("xyz")).astype(np.float32),
     )
-    assert relabelled(labels, "judged", judged).equals(judged.loc[labels.index, labels.columns])
+    assert relabelled(labels, "verifier", judged).equals(judged.loc[labels.index, labels.columns])
     with pytest.raises(InputError, match="no judges"):
-        relabelled(labels, "judged")
+        relabelled(labels, "verifier")
 
 
 def arms(single: bool = False) -> Arms:

@@ -21,7 +21,7 @@ from medlt.evaluation.sources import SourceImages
 from medlt.types import InputError
 
 MakeSource = Callable[..., SourceImages]
-SHARED = {"steps": 2, "batch": 4, "mix": 0.2}
+SHARED = {"steps": 2, "batch_size": 4, "synthetic_fraction": 0.2}
 METHODS = ("fusion", "edit", "noise", "minority", "longtail", "diffult", "a new one")
 
 
@@ -73,7 +73,7 @@ def test_the_verdict_is_of_the_arm_against_its_control_whatever_it_is_called(
 ) -> None:
     arms = built(many, source(), **{method: ArmSpec("x", control="duplicated")})
     found = concluded(many, arms, tmp_path, test={method: strength})
-    assert (found.word, found.chosen) == (word, method)
+    assert (found.word, found.primary) == (word, method)
     told = json.loads((tmp_path / "verdict.json").read_text())
     assert (told["comparison"]["arm"], told["comparison"]["control"]) == (method, "duplicated")
     assert (told["comparison"]["finding"], told["comparison"]["metric"]) == ("tail", "AP")
@@ -83,21 +83,21 @@ def test_the_verdict_is_of_the_arm_against_its_control_whatever_it_is_called(
     assert (told["test_images"], told["test_patients"], told["seeds"]) == (400, 400, 2)
     table = pd.read_parquet(tmp_path / "arms.parquet").set_index("arm")
     assert table["role"].to_dict() == {REAL: "real", method: "synthetic", "duplicated": "control"}
-    assert table.index[table["chosen"]].tolist() == [method]
+    assert table.index[table["primary"]].tolist() == [method]
 
 
 def test_every_table_is_there_with_its_arms(rows: HeldOutRows, source: MakeSource, tmp_path: Path) -> None:
-    arms = built(rows, source(), fusion=ArmSpec("x"), half=ArmSpec("x", dose=0.5), focal=ArmSpec(loss="focal"))
+    arms = built(rows, source(), fusion=ArmSpec("x"), half=ArmSpec("x", synthetic_ratio=0.5), focal=ArmSpec(loss="focal"))
     found = concluded(rows, arms, tmp_path, val={"half": 9.0, "focal": 5.0})
-    assert found.chosen == "half"
-    read = {name: pd.read_parquet(tmp_path / f"{name}.parquet") for name in ("arms", "scores", "differences")}
+    assert found.primary == "half"
+    read = {name: pd.read_parquet(tmp_path / f"{name}.parquet") for name in ("arms", "scores", "comparisons")}
     read |= {name: pd.read_parquet(tmp_path / f"{name}.parquet") for name in ("reliability", "subgroups")}
     names = [arm.name for arm in arms]
     assert list(read["arms"]["arm"]) == names
     assert set(read["scores"]["arm"]) == set(names)
     assert set(read["reliability"]["arm"]) == set(read["subgroups"]["arm"]) == {REAL, "half", "duplicated for half"}
     assert set(read["subgroups"]["attribute"]) == {"view", "sex"}
-    pairs = set(zip(read["differences"]["arm"], read["differences"]["control"], strict=True))
+    pairs = set(zip(read["comparisons"]["arm"], read["comparisons"]["control"], strict=True))
     controls = {("fusion", "duplicated for fusion"), ("half", "duplicated for half"), ("half", "focal")}
     assert pairs == controls | {(name, REAL) for name in names if name != REAL}
     assert found.verdict["against_real"]["control"] == "focal"  # the best without images, on validation
@@ -107,7 +107,7 @@ def test_every_table_is_there_with_its_arms(rows: HeldOutRows, source: MakeSourc
     assert found.tables is not None
     pd.testing.assert_frame_equal(found.tables.scores, read["scores"])
     told = concluded(rows, arms, tmp_path / "given", val={"half": 9.0}, chosen="fusion")
-    assert (told.chosen, told.verdict["chosen_by"]) == ("fusion", "the config")
+    assert (told.primary, told.verdict["chosen_by"]) == ("fusion", "the config")
 
 
 def test_a_chosen_arm_without_images_is_refused(rows: HeldOutRows, source: MakeSource, tmp_path: Path) -> None:
@@ -129,7 +129,7 @@ def test_without_a_kept_image_there_is_nothing_to_compare(
     beside = built(rows, empty(source), fusion=ArmSpec("x"), focal=ArmSpec(loss="focal"))
     found = [concluded(rows, arms, tmp_path / str(n)) for n, arms in enumerate((alone, beside))]
     for one in found:
-        assert (one.word, one.chosen) == ("no evidence", None)
+        assert (one.word, one.primary) == ("no evidence", None)
         assert one.verdict["sentence"].startswith("no evidence: nothing to compare")
         assert one.verdict["comparison"] is None
         assert pd.read_parquet(tmp_path / "0" / "arms.parquet")["val_tail_ap"].isna().all()
@@ -144,21 +144,21 @@ def test_an_empty_arm_does_not_stop_another_from_being_chosen(
 ) -> None:
     specs = {"fusion": ArmSpec("x"), "edit": ArmSpec("y")}
     arms = build_arms(specs, rows, {"x": empty(source), "y": source()}, settings=SHARED, weight=0.3)
-    assert concluded(rows, arms, tmp_path).chosen == "edit"
+    assert concluded(rows, arms, tmp_path).primary == "edit"
     found = concluded(rows, arms, tmp_path, chosen="fusion")
-    assert (found.word, found.chosen) == ("no evidence", None)
+    assert (found.word, found.primary) == ("no evidence", None)
 
 
 def test_reweighted_arms_alone_are_no_verdict(rows: HeldOutRows, source: MakeSource, tmp_path: Path) -> None:
     found = concluded(rows, built(rows, source(), focal=ArmSpec(loss="focal")), tmp_path)
-    assert (found.word, found.chosen) == ("no verdict", None)
+    assert (found.word, found.primary) == ("no verdict", None)
     assert found.tables is not None
 
 
 def test_tables_of_an_earlier_comparison_do_not_stay(rows: HeldOutRows, source: MakeSource, tmp_path: Path) -> None:
     first = concluded(rows, built(rows, source(), fusion=ArmSpec("x")), tmp_path)
     found = concluded(rows, built(rows, empty(source), fusion=ArmSpec("x")), tmp_path, experiments=first.experiments)
-    tables = ("scores", "differences", "reliability", "subgroups")
+    tables = ("scores", "comparisons", "reliability", "subgroups")
     assert [name for name in tables if (tmp_path / f"{name}.parquet").exists()] == []
     assert [name for name in tables if not (tmp_path / "superseded" / f"{name}-1.parquet").is_file()] == []
     assert found.experiments == first.experiments
@@ -167,7 +167,7 @@ def test_tables_of_an_earlier_comparison_do_not_stay(rows: HeldOutRows, source: 
 
 
 def test_each_other_question_to_the_test_set_counts(rows: HeldOutRows, source: MakeSource, tmp_path: Path) -> None:
-    one, other = built(rows, source(), fusion=ArmSpec("x")), built(rows, source(), fusion=ArmSpec("x", dose=0.5))
+    one, other = built(rows, source(), fusion=ArmSpec("x")), built(rows, source(), fusion=ArmSpec("x", synthetic_ratio=0.5))
     first = concluded(rows, one, tmp_path)
     again = concluded(rows, one, tmp_path, experiments=first.experiments)
     assert first.verdict["test_set_evaluations"] == again.verdict["test_set_evaluations"] == 1
@@ -192,7 +192,7 @@ def test_an_experiment_is_named_by_contents(rows: HeldOutRows, source: MakeSourc
         experiment(rows, arms, [0], **options),
         experiment(rows, arms, [0, 1], **options | {"chosen": "fusion"}),
         experiment(rows, arms, [0, 1], **options | {"seed": 1}),
-        experiment(rows, built(rows, source(), fusion=ArmSpec("x", weight=0.4)), [0, 1], **options),
+        experiment(rows, built(rows, source(), fusion=ArmSpec("x", synthetic_weight=0.4)), [0, 1], **options),
     ]
     assert len({named, *others}) == 6
 

@@ -18,7 +18,7 @@ from medlt.evaluation.sources import SourceImages
 from medlt.types import InputError
 
 MakeSource = Callable[..., SourceImages]
-SHARED = {"steps": 2, "batch": 4, "mix": 0.2}
+SHARED = {"steps": 2, "batch_size": 4, "synthetic_fraction": 0.2}
 
 
 def of(rows: HeldOutRows, given: SourceImages, **specs: ArmSpec) -> dict[str, Arm]:
@@ -32,7 +32,7 @@ def greys(arm: Arm) -> list[int]:
 
 
 def test_slot_by_slot_the_control_holds_the_parent_of_the_image(rows: HeldOutRows, source: MakeSource) -> None:
-    found = of(rows, source(), a=ArmSpec("x", mix=0.5, weight=0.7, loss="focal"), b=ArmSpec(loss="focal"))
+    found = of(rows, source(), a=ArmSpec("x", synthetic_fraction=0.5, synthetic_weight=0.7, loss="focal"), b=ArmSpec(loss="focal"))
     assert list(found) == [REAL, "a", "duplicated for a", "b"]
     arm, control = found["a"], found["duplicated for a"]
     assert greys(arm) == [120, 110, 130, 140]
@@ -42,7 +42,7 @@ def test_slot_by_slot_the_control_holds_the_parent_of_the_image(rows: HeldOutRow
     np.testing.assert_array_equal(control.added.labels, [[1, 0], [0, 1], [0, 1], [1, 1]])
     assert arm.added.weights.tolist() == control.added.weights.tolist() == pytest.approx([0.7] * 4)
     assert arm.settings == control.settings
-    assert arm.settings["mix"] == 0.5
+    assert arm.settings["synthetic_fraction"] == 0.5
     assert (arm.control, control.control, found["b"].control, found[REAL].control) == (control.name, REAL, REAL, "")
     assert (arm.role, control.role, found["b"].role, found[REAL].role) == ("synthetic", "control", "reweighted", "real")
 
@@ -56,27 +56,27 @@ def test_one_arm_of_one_source_may_name_its_control(rows: HeldOutRows, source: M
 
 
 def test_images_from_noise_are_held_against_the_rows_they_are_like(rows: HeldOutRows, source: MakeSource) -> None:
-    kept = source().kept.rename(columns={"parent_a": "like"})
+    kept = source().kept.rename(columns={"tail_parent": "label_source"})
     assert greys(of(rows, source(kept=kept), a=ArmSpec("x"))["duplicated for a"]) == [10, 40, 40, 20]
-    with pytest.raises(InputError, match="no column parent_a or like"):
-        source(kept=kept.drop(columns="like"))
+    with pytest.raises(InputError, match="no column tail_parent or label_source"):
+        source(kept=kept.drop(columns="label_source"))
 
 
 def test_dose_and_best_choose_the_same_rows_for_both(rows: HeldOutRows, source: MakeSource) -> None:
-    found = of(rows, source(), a=ArmSpec("x", best=0.5, dose=0.34))
+    found = of(rows, source(), a=ArmSpec("x", keep_top=0.5, synthetic_ratio=0.34))
     assert greys(found["a"]) == [120]  # of the surer half, s0 and s1, the first slot; 0.34 x 3 positives are one
     assert greys(found["duplicated for a"]) == [10]
     assert (found["a"].about["added"], found["a"].about["wanted"]) == (1, 1)
 
 
 def test_labels_soft_hard_or_by_the_judge_that_saw_no_parent(rows: HeldOutRows, source: MakeSource) -> None:
-    kinds = {kind: ArmSpec("x", labels=kind) for kind in ("soft", "hard", "judged")}  # type: ignore[arg-type]
+    kinds = {kind: ArmSpec("x", labels=kind) for kind in ("soft", "hard", "verifier")}  # type: ignore[arg-type]
     found = of(rows, source(), **kinds)
     labels = {kind: found[kind].added.labels for kind in kinds}  # type: ignore[union-attr]
     np.testing.assert_allclose(labels["soft"], [[0.6, 1], [0.2, 1], [np.nan, 1], [0, 1]], rtol=1e-6)
     np.testing.assert_array_equal(labels["hard"], [[1, 1], [0, 1], [np.nan, 1], [0, 1]])
     expected = [[0.1, 120 / 255], [0.2, 110 / 255], [0.2, 130 / 255], [0.2, 140 / 255]]  # folds of r0, r3, r3, r1
-    np.testing.assert_allclose(labels["judged"], expected, rtol=1e-5)
+    np.testing.assert_allclose(labels["verifier"], expected, rtol=1e-5)
     for kind in kinds:
         control = found[f"duplicated for {kind}"].added
         assert control is not None
@@ -84,7 +84,7 @@ def test_labels_soft_hard_or_by_the_judge_that_saw_no_parent(rows: HeldOutRows, 
 
 
 def test_copies_under_judged_labels_are_an_arm_of_their_own(rows: HeldOutRows, source: MakeSource) -> None:
-    found = of(rows, source(), copies=ArmSpec("x", duplicate=True, labels="judged"))
+    found = of(rows, source(), copies=ArmSpec("x", real_duplicates=True, labels="verifier"))
     assert list(found) == [REAL, "copies"]
     arm = found["copies"]
     assert (arm.role, arm.control, greys(arm)) == ("control", REAL, [10, 40, 40, 20])
@@ -93,11 +93,11 @@ def test_copies_under_judged_labels_are_an_arm_of_their_own(rows: HeldOutRows, s
 
 
 def test_what_a_judge_never_saw_it_does_not_label(rows: HeldOutRows, source: MakeSource) -> None:
-    """Judge 1 is trained on fold 0, rows r0, r2 and r4; if all have Mass it cannot tell what Mass is."""
+    """Verifier 1 is trained on fold 0, rows r0, r2 and r4; if all have Mass it cannot tell what Mass is."""
     known = source().verifiers
     assert known is not None
     given = source(verifiers=replace(known, labels=known.labels.assign(Mass=[1.0, 1, 1, 0, 1, 0])))
-    found = of(rows, given, a=ArmSpec("x", labels="judged"), b=ArmSpec("x", labels="judged", duplicate=True))
+    found = of(rows, given, a=ArmSpec("x", labels="verifier"), b=ArmSpec("x", labels="verifier", real_duplicates=True))
     for name in ("a", "b"):
         told = found[name].added
         assert told is not None
@@ -106,17 +106,17 @@ def test_what_a_judge_never_saw_it_does_not_label(rows: HeldOutRows, source: Mak
 
 def test_judged_labels_need_judges(rows: HeldOutRows, source: MakeSource) -> None:
     with pytest.raises(InputError, match="no judges"):
-        of(rows, source(verifiers=None), a=ArmSpec("x", labels="judged"))
+        of(rows, source(verifiers=None), a=ArmSpec("x", labels="verifier"))
 
 
 def test_a_dose_below_one_image_is_what_is_blamed(rows: HeldOutRows, source: MakeSource) -> None:
     with pytest.raises(InputError, match=r"^arms\.a: dose 0\.001, .* raise them$"):
-        of(rows, source(), a=ArmSpec("x", dose=0.001))
+        of(rows, source(), a=ArmSpec("x", synthetic_ratio=0.001))
 
 
 def test_without_a_kept_image_the_arm_and_its_control_are_empty(rows: HeldOutRows, source: MakeSource) -> None:
     none = source(kept=pd.DataFrame(index=pd.Index([], name="uid")))
-    found = of(rows, none, a=ArmSpec("x"), copies=ArmSpec("x", duplicate=True))
+    found = of(rows, none, a=ArmSpec("x"), copies=ArmSpec("x", real_duplicates=True))
     assert [arm.empty for arm in found.values()] == [False, True, True, True]
     assert found["a"].about["added"] == 0
     assert trainable(list(found.values())) == []
@@ -129,11 +129,11 @@ def test_without_a_kept_image_the_arm_and_its_control_are_empty(rows: HeldOutRow
     [
         ({"loss": "ldam", "tau_norm": True}, "tau_norm changes nothing"),
         ({"loss": "balanced_softmax"}, "no loss named 'balanced_softmax' for the multi-label task"),
-        ({"course": "drw"}, "1 steps are too few"),
+        ({"training_strategy": "drw"}, "1 steps are too few"),
     ],
 )
 def test_settings_that_do_not_go_together_are_told_with_the_arm(changes: dict[str, Any], said: str) -> None:
-    steps = {"steps": 1} if "course" in changes else {}
+    steps = {"steps": 1} if "training_strategy" in changes else {}
     with pytest.raises(InputError, match=rf"^arms\.wrong: ({said})"):
         check_arms({"focal": ArmSpec(loss="focal"), "wrong": ArmSpec(**changes)}, SHARED | steps)
 
@@ -146,7 +146,7 @@ def test_a_source_of_other_findings_and_an_unknown_one_are_refused(rows: HeldOut
 
 
 def test_an_arm_of_judged_labels_is_not_chosen(rows: HeldOutRows, source: MakeSource) -> None:
-    found = of(rows, source(), a=ArmSpec("x", labels="judged"), b=ArmSpec("x"))
+    found = of(rows, source(), a=ArmSpec("x", labels="verifier"), b=ArmSpec("x"))
     assert candidates(list(found.values())) == ["b"]
 
 

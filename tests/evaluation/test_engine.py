@@ -26,7 +26,7 @@ from medlt.store import Store
 from medlt.training.runtime import Runtime
 from medlt.types import InputError
 
-SHARED = {"steps": 3, "batch": 4, "evaluate_every": 1, "mix": 0.3}
+SHARED = {"steps": 3, "batch_size": 4, "evaluate_every": 1, "synthetic_fraction": 0.3}
 CPU = Runtime("cpu", "fp32", 1, 0)
 SEEDS = (3, 4)
 
@@ -143,7 +143,7 @@ def test_nothing_is_trained_where_nothing_is_compared(rows: HeldOutRows, arms: l
 
 
 def test_an_arm_that_cannot_be_trained_is_named_before_any_is(rows: HeldOutRows, arms: list[Arm], store: Store) -> None:
-    wrong = Arm("later", "reweighted", SHARED | {"course": "pretrain"}, control=REAL)
+    wrong = Arm("later", "reweighted", SHARED | {"training_strategy": "pretrain"}, control=REAL)
     with pytest.raises(InputError, match=r"^arms\.later: .*needs added rows"):
         train_arms(rows, [*arms, wrong], [0], runtime=CPU, store=store)
     with pytest.raises(InputError, match="two arms have one name"):

@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from medlt.checks.apart import digest_network
+from medlt.checks.separation import digest_network
 from medlt.classify.classifier import Classifier
 from medlt.evaluation.arms import HeldOutRows
 from medlt.evaluation.labelling import TABLES, check_labels, reporting_judges
@@ -23,7 +23,7 @@ MakeSource = Callable[..., SourceImages]
 
 @pytest.fixture
 def options(tmp_path: Path) -> dict[str, Any]:
-    settings = {"steps": 2, "batch": 4, "evaluate_every": 1}
+    settings = {"steps": 2, "batch_size": 4, "evaluate_every": 1}
     return {"settings": settings, "runtime": Runtime("cpu", "fp32", 1, 0), "store": Store(tmp_path / "store")}
 
 
@@ -35,8 +35,8 @@ def test_a_block_a_source_in_every_table(
     assert set(found) == set(TABLES)
     for name in TABLES:
         pd.testing.assert_frame_equal(pd.read_parquet(tmp_path / f"{name}.parquet"), found[name])
-        assert set(found[name]["source"]) == ({"x", "none"} if name == "rejects" else {"x"})
-    assert found["rejects"][["check", "images", "planned"]].values.tolist() == [["label", 1, 5]] * 2
+        assert set(found[name]["source"]) == ({"x", "none"} if name == "rejections" else {"x"})
+    assert found["rejections"][["check", "images", "planned"]].values.tolist() == [["label", 1, 5]] * 2
     agreed = found["agreement"].set_index(["finding", "quantile"])
     assert agreed.loc[("Hernia", 0.5), "images"] == 4
     again = check_labels([], rows.train, rows.val, tmp_path, **options)
@@ -49,7 +49,7 @@ def test_a_judge_that_guided_the_images_does_not_report(
     rows: HeldOutRows, source: MakeSource, options: dict[str, Any]
 ) -> None:
     judges = reporting_judges(source(), rows.train, rows.val, **options)
-    one, other = judges.judges
+    one, other = judges.verifiers
     assert isinstance(one, Classifier)
     assert isinstance(other, Classifier)
     assert digest_network(one.net) != digest_network(other.net)

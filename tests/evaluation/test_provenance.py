@@ -25,7 +25,7 @@ def real(root: Path) -> Manifest:
 
 def made(root: Path, findings: tuple[str, ...] = FINDINGS, **changed: object) -> Manifest:
     """Three images of the first train rows, one of them between two parents."""
-    parents = {"parents": [["u00", "u01"], ["u02"], ["u05"]], "parent_a": ["u00", "u02", "u05"]}
+    parents = {"parents": [["u00", "u01"], ["u02"], ["u05"]], "tail_parent": ["u00", "u02", "u05"]}
     rows = pd.DataFrame({"path": ["a.png", "b.png", "c.png"], "split": "train", "view": "PA", "synthetic": True,
                          "patient_id": ["synthetic-s0", "synthetic-s1", "synthetic-s2"], **parents,
                          "finding": findings[0], "slot": [0, 1, 2], "fold": 0},
@@ -57,7 +57,9 @@ def test_a_source_of_the_experiments_own_train_rows_passes(root: Path) -> None:
     require_fit("edits", made(root), whole.split("train"), whole)
     part = whole.where(whole.rows["split"].eq("train") & (whole.rows.index < "u08"))
     require_fit("edits", made(root), part, whole)
-    likes = Manifest(made(root).rows.drop(columns="parent_a").assign(parents=[[]] * 3, like="u03"), FINDINGS, root)
+    likes = Manifest(
+        made(root).rows.drop(columns="tail_parent").assign(parents=[[]] * 3, label_source="u03"), FINDINGS, root
+    )
     require_fit("noise", likes, whole.split("train"), whole)
 
 
@@ -105,13 +107,15 @@ def test_real_images_that_no_arm_is_given_are_refused(root: Path) -> None:
 
 
 def test_parents_must_be_train_rows(root: Path) -> None:
-    lost = made(root, parents=[["u00"], ["gone"], ["u05"]], parent_a=["u00", "gone", "away"])
+    lost = made(root, parents=[["u00"], ["gone"], ["u05"]], tail_parent=["u00", "gone", "away"])
     refused(root, r"image 's1' \(and 1 more\) has a parent that is no train row here; make the source", lost)
     refused(
-        root, "image 's1' names no real parent", made(root, parents=[["u00"], [], ["u05"]], parent_a=["u00", "", "u05"])
+        root,
+        "image 's1' names no real parent",
+        made(root, parents=[["u00"], [], ["u05"]], tail_parent=["u00", "", "u05"]),
     )
-    bare = Manifest(made(root).rows.drop(columns="parent_a"), FINDINGS, root)
-    refused(root, "no column parent_a or like, so no control can be made", bare)
+    bare = Manifest(made(root).rows.drop(columns="tail_parent"), FINDINGS, root)
+    refused(root, "no column tail_parent or label_source, so no control can be made", bare)
 
 
 def test_findings_are_the_experiments_in_its_order(root: Path) -> None:

@@ -16,9 +16,9 @@ FINDINGS = ("Hernia", "Edema", "Mass")
 
 def case(seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray, list[str]]:
     """80 real rows with overlapping and unknown labels, 60 synthetic ones for two of the three findings."""
-    chance = np.random.default_rng(seed)
-    labels = chance.choice([0.0, 1.0, np.nan], size=(80, 3), p=[0.5, 0.4, 0.1])
-    real, synthetic = chance.normal(2, 3, size=(80, 4)), chance.normal(2, 3, size=(60, 4))
+    rng = np.random.default_rng(seed)
+    labels = rng.choice([0.0, 1.0, np.nan], size=(80, 3), p=[0.5, 0.4, 0.1])
+    real, synthetic = rng.normal(2, 3, size=(80, 4)), rng.normal(2, 3, size=(60, 4))
     return real, labels, synthetic, ["Hernia"] * 25 + ["Mass"] * 35
 
 

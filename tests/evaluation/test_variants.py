@@ -10,17 +10,17 @@ from medlt.metrics.fidelity import kid
 
 
 def images(n: int = 40, seed: int = 0) -> pd.DataFrame:
-    chance = np.random.default_rng(seed)
-    judge = chance.random(n)
+    rng = np.random.default_rng(seed)
+    judge = rng.random(n)
     return pd.DataFrame(
         {
-            "parent_a": [f"p{i // 4}" for i in range(n)],
-            "judge": judge,
+            "tail_parent": [f"p{i // 4}" for i in range(n)],
+            "verifier": judge,
             "passed": judge > 0.4,
-            "asserted": chance.random(n) > 0.5,
+            "labelled": rng.random(n) > 0.5,
             "kept": judge > 0.8,
-            "mask_share": chance.random(n),
-            "tail_mass": chance.random(n),
+            "mask_share": rng.random(n),
+            "tail_mass": rng.random(n),
         },
         index=pd.Index([f"u{i}" for i in range(n)], name="uid"),
     )
@@ -49,8 +49,8 @@ def test_one_parent_tells_nothing_of_the_error() -> None:
 def test_the_clustered_error_is_the_scatter_of_the_mean() -> None:
     found = []
     for seed in range(400):
-        chance = np.random.default_rng(seed)
-        values = pd.Series(np.repeat(chance.normal(size=30), 4) + chance.normal(0, 0.5, 120))
+        rng = np.random.default_rng(seed)
+        values = pd.Series(np.repeat(rng.normal(size=30), 4) + rng.normal(0, 0.5, 120))
         found.append(clustered(values, pd.Series(np.repeat(np.arange(30), 4))))
     means, errors = np.array(found).T
     assert np.sqrt((errors**2).mean()) == pytest.approx(means.std(), rel=0.1)
@@ -77,16 +77,16 @@ def test_nothing_passed_still_has_an_interval() -> None:
 
 def test_the_base_differs_from_itself_by_nothing_and_pairs_are_found_by_uid() -> None:
     base = images()
-    assert against(base, base) == {"judge_difference": 0, "judge_difference_se": 0}
-    other = base.assign(judge=base["judge"] + 0.1).sample(frac=1, random_state=0)
+    assert against(base, base) == {"verifier_difference": 0, "verifier_difference_se": 0}
+    other = base.assign(verifier=base["verifier"] + 0.1).sample(frac=1, random_state=0)
     found = against(pd.concat([other, images(3, 9).set_axis(["a", "b", "c"])]), base)
-    assert found["judge_difference"] == pytest.approx(0.1)
-    assert found["judge_difference_se"] == pytest.approx(0, abs=1e-12)
+    assert found["verifier_difference"] == pytest.approx(0.1)
+    assert found["verifier_difference_se"] == pytest.approx(0, abs=1e-12)
 
 
 def test_kid_is_the_mean_over_extractors_that_saw_enough() -> None:
-    chance = np.random.default_rng(2)
-    pairs = [(chance.normal(size=(30, 4)), chance.normal(1, 1, size=(n, 4))) for n in (20, 40, 5)]
+    rng = np.random.default_rng(2)
+    pairs = [(rng.normal(size=(30, 4)), rng.normal(1, 1, size=(n, 4))) for n in (20, 40, 5)]
     value, error = kid_by_fold(pairs)
     first, second = (kid(*scaled(*pair)) for pair in pairs[:2])
     assert value == pytest.approx((first.value * 20 + second.value * 40) / 60)
@@ -95,8 +95,8 @@ def test_kid_is_the_mean_over_extractors_that_saw_enough() -> None:
 
 
 def test_the_table_in_words_has_a_section_a_factor_and_says_which_is_the_base() -> None:
-    health = dict.fromkeys(("reconstruction_l1", "mean_max_probability", "probe_ap", "kid", "kid_sd", "seconds"), 0.25)
-    row = measured(images()) | against(images(), images()) | health | {"agreement": np.nan, "seed": 0}
+    metrics = dict.fromkeys(("reconstruction_l1", "mean_max_probability", "probe_ap", "kid", "kid_sd", "seconds"), 0.25)
+    row = measured(images()) | against(images(), images()) | metrics | {"agreement": np.nan, "seed": 0}
     table = pd.DataFrame(
         [
             {"factor": "keep", "value": "5", "is_base": True} | row,

@@ -7,7 +7,7 @@ from scipy.stats import cauchy  # Student t of one degree of freedom
 from sklearn.metrics import average_precision_score, balanced_accuracy_score, f1_score, recall_score, roc_auc_score
 
 from medlt.metrics import bootstrap
-from medlt.metrics.bootstrap import difference, interval, metrics_per_draw, table, word
+from medlt.metrics.bootstrap import difference, interval, metric_table, metrics_per_draw, word
 from medlt.metrics.decisions import decided
 from medlt.metrics.draws import patient_weights
 from medlt.metrics.ranking import auroc
@@ -292,7 +292,7 @@ def test_scores_that_are_no_probabilities_have_no_calibration() -> None:
     a = scored(truth, 1.0, 1, np.random.default_rng(37))
     found = difference(truth, a, a, patients, FINDINGS, draws=5, rng=np.random.default_rng(0))
     assert set(found["metric"]) == {"AP", "AUROC"}
-    assert set(table(truth, a[0], FINDINGS)["metric"]) == {"AP", "AUROC"}
+    assert set(metric_table(truth, a[0], FINDINGS)["metric"]) == {"AP", "AUROC"}
 
 
 def test_p_holm_is_over_the_findings_of_one_metric() -> None:
@@ -434,7 +434,7 @@ def test_the_table_of_one_seed_holds_what_the_difference_compares() -> None:
     draw = np.random.default_rng(49)
     a, names, groups = probable(truth, 1.0, 1, draw), ("a", "b", "c"), {"tail": ("b", "c"), "head": ()}
     said = decided(a, np.full((1, 3), 0.4))
-    found = table(truth, a[0], names, groups, said[0])
+    found = metric_table(truth, a[0], names, groups, said[0])
     assert list(found.columns) == ["finding", "metric", "value"]
     assert set(found["finding"]) == {"macro", "tail", "a", "b", "c"}
     same = difference(truth, a, a, patients, names, groups=groups, draws=5, rng=draw, decided=(said, said))

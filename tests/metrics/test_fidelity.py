@@ -40,8 +40,8 @@ def slow_frechet(x: np.ndarray, y: np.ndarray) -> float:
 
 
 def drawn(seed: int, n: int = 9, m: int = 7, width: int = 3) -> tuple[np.ndarray, np.ndarray]:
-    chance = np.random.default_rng(seed)
-    return chance.normal(size=(n, width)), chance.normal(0.5, 1.5, size=(m, width))
+    rng = np.random.default_rng(seed)
+    return rng.normal(size=(n, width)), rng.normal(0.5, 1.5, size=(m, width))
 
 
 @given(st.integers(0, 2**32 - 1), st.integers(3, 9), st.integers(3, 9), st.integers(1, 5))
@@ -124,10 +124,10 @@ def test_frechet_equals_the_root_of_the_product_also_with_few_rows(n: int, m: in
 
 def test_frechet_of_two_gaussians_in_closed_form() -> None:
     """Diagonal covariances: the squared shift plus the squared differences of the standard deviations."""
-    chance = np.random.default_rng(5)
+    rng = np.random.default_rng(5)
     first, second = np.array([1, 2, 0.5]), np.array([2, 1, 0.5])
-    x = chance.normal(0, first, size=(60_000, 3))
-    y = chance.normal([1, 0, 0], second, size=(60_000, 3))
+    x = rng.normal(0, first, size=(60_000, 3))
+    y = rng.normal([1, 0, 0], second, size=(60_000, 3))
     assert frechet(x, y) == pytest.approx(1 + ((first - second) ** 2).sum(), rel=0.02)
     assert frechet(x, x) == pytest.approx(0, abs=1e-10)
 
@@ -141,8 +141,8 @@ def test_the_bias_of_few_samples_is_as_the_docstring_says(n: int, said: float) -
 @given(st.integers(0, 2**32 - 1))
 def test_order_and_sides_do_not_matter(seed: int) -> None:
     x, y = drawn(seed, 12, 8, 4)
-    chance = np.random.default_rng(seed)
-    mixed = chance.permutation(x), chance.permutation(y)
+    rng = np.random.default_rng(seed)
+    mixed = rng.permutation(x), rng.permutation(y)
     assert kid(*mixed).value == pytest.approx(kid(y, x).value, abs=1e-9)
     assert frechet(*mixed) == pytest.approx(frechet(y, x), abs=1e-9)
 

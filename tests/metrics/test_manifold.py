@@ -34,9 +34,9 @@ def slow(real: np.ndarray, synthetic: np.ndarray, k: int, closed: bool) -> dict[
 @st.composite
 def cases(draw: st.DrawFn) -> tuple[np.ndarray, np.ndarray, int]:
     """Continuous features with copies among them: some synthetic rows are real ones, some rows come twice."""
-    chance, k = np.random.default_rng(draw(st.integers(0, 2**32 - 1))), draw(st.integers(1, 4))
+    rng, k = np.random.default_rng(draw(st.integers(0, 2**32 - 1))), draw(st.integers(1, 4))
     n, m, width = draw(st.integers(k + 1, 14)), draw(st.integers(k + 1, 14)), draw(st.integers(1, 4))
-    real, synthetic = chance.normal(size=(n, width)), chance.normal(size=(m, width))
+    real, synthetic = rng.normal(size=(n, width)), rng.normal(size=(m, width))
     copied = draw(st.integers(0, min(n, m)))
     synthetic[:copied] = real[:copied]
     if draw(st.booleans()):
@@ -66,14 +66,14 @@ def test_the_surface_counts_as_asked(closed: bool, share: float) -> None:
 @pytest.mark.parametrize("k", [1, 3, 5])
 def test_equals_prdc(k: int, capsys: pytest.CaptureFixture[str]) -> None:
     reference = pytest.importorskip("prdc").compute_prdc
-    chance = np.random.default_rng(k)
-    real, synthetic = chance.normal(size=(150, 16)), chance.normal(0.3, 1.2, size=(110, 16))
+    rng = np.random.default_rng(k)
+    real, synthetic = rng.normal(size=(150, 16)), rng.normal(0.3, 1.2, size=(110, 16))
     assert prdc(real, synthetic, k) == pytest.approx(reference(real, synthetic, nearest_k=k))
 
 
 def test_equal_distributions_are_near_one_and_cover_as_derived() -> None:
-    chance = np.random.default_rng(1)
-    found = [prdc(chance.normal(size=(400, 4)), chance.normal(size=(300, 4))) for _ in range(12)]
+    rng = np.random.default_rng(1)
+    found = [prdc(rng.normal(size=(400, 4)), rng.normal(size=(300, 4))) for _ in range(12)]
     mean = {name: np.mean([one[name] for one in found]) for name in NAMES}
     assert mean["precision"] > 0.9
     assert mean["recall"] > 0.9
@@ -82,9 +82,9 @@ def test_equal_distributions_are_near_one_and_cover_as_derived() -> None:
 
 
 def test_wider_samples_lose_precision_and_narrower_ones_recall() -> None:
-    chance = np.random.default_rng(2)
-    real = chance.normal(size=(500, 8))
-    equal, wide, narrow = (prdc(real, chance.normal(0, sd, size=(500, 8))) for sd in (1, 2, 0.4))
+    rng = np.random.default_rng(2)
+    real = rng.normal(size=(500, 8))
+    equal, wide, narrow = (prdc(real, rng.normal(0, sd, size=(500, 8))) for sd in (1, 2, 0.4))
     assert wide["precision"] < 0.5 < 0.8 < equal["precision"] < narrow["precision"]
     assert narrow["recall"] < 0.5 < 0.8 < equal["recall"] <= wide["recall"] + 0.02
     assert wide["density"] < 0.3 < 0.85 < equal["density"] < narrow["density"]
@@ -93,8 +93,8 @@ def test_wider_samples_lose_precision_and_narrower_ones_recall() -> None:
 
 def test_pieces_are_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(features, "HELD", 64)
-    chance = np.random.default_rng(3)
-    real, synthetic = chance.normal(size=(37, 5)), chance.normal(size=(29, 5))
+    rng = np.random.default_rng(3)
+    real, synthetic = rng.normal(size=(37, 5)), rng.normal(size=(29, 5))
     cut = [part for part, _ in squared_distances(real, synthetic)]
     assert len(cut) > 10
     in_pieces = prdc(real, synthetic, 3)
@@ -104,9 +104,9 @@ def test_pieces_are_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @given(st.integers(0, 2**32 - 1))
 def test_the_order_of_rows_does_not_matter(seed: int) -> None:
-    chance = np.random.default_rng(seed)
-    real, synthetic = chance.normal(size=(20, 3)), chance.normal(size=(15, 3))
-    mixed = prdc(chance.permutation(real), chance.permutation(synthetic), 2)
+    rng = np.random.default_rng(seed)
+    real, synthetic = rng.normal(size=(20, 3)), rng.normal(size=(15, 3))
+    mixed = prdc(rng.permutation(real), rng.permutation(synthetic), 2)
     assert mixed == pytest.approx(prdc(real, synthetic, 2))
 
 
@@ -119,8 +119,8 @@ def test_copies_have_no_distance_and_far_from_zero_too() -> None:
 
 
 def test_features_are_scaled_by_the_real_ones() -> None:
-    chance = np.random.default_rng(5)
-    real, other = chance.normal(3, [1, 10, 0], size=(50, 3)), chance.normal(size=(4, 3))
+    rng = np.random.default_rng(5)
+    real, other = rng.normal(3, [1, 10, 0], size=(50, 3)), rng.normal(size=(4, 3))
     first, second = scaled(real, other)
     np.testing.assert_allclose(first.mean(0), 0, atol=1e-12)
     np.testing.assert_allclose(first.std(0), [1, 1, 0], atol=1e-12)

@@ -29,32 +29,32 @@ def slow(real: np.ndarray, x: np.ndarray, k: int) -> tuple[float, float, float]:
 
 @given(st.integers(0, 2**32 - 1), st.integers(1, 4), st.integers(1, 4))
 def test_equal_to_the_definitions_sample_by_sample(seed: int, k: int, width: int) -> None:
-    chance = np.random.default_rng(seed)
-    real, samples = chance.normal(size=(12, width)), chance.normal(0, 1.5, size=(6, width))
+    rng = np.random.default_rng(seed)
+    real, samples = rng.normal(size=(12, width)), rng.normal(0, 1.5, size=(6, width))
     wanted = np.array([slow(real, x, k) for x in samples]).T
     found = [fn(real, samples, k) for fn in (avg_knn, lof, rarity)]
     np.testing.assert_allclose(found, wanted, rtol=1e-6, atol=1e-9)  # distances may cancel
 
 
 def test_lof_is_scikit_learns() -> None:
-    chance = np.random.default_rng(0)
-    real, samples = chance.normal(size=(80, 5)), chance.normal(size=(30, 5))
+    rng = np.random.default_rng(0)
+    real, samples = rng.normal(size=(80, 5)), rng.normal(size=(30, 5))
     reference = LocalOutlierFactor(n_neighbors=20, novelty=True).fit(real)
     np.testing.assert_array_equal(lof(real, samples), -reference.score_samples(samples))
 
 
 def test_planted_outliers_are_the_rarest() -> None:
-    chance = np.random.default_rng(1)
-    real = chance.normal(size=(400, 3))
-    samples = np.vstack([chance.normal(size=(50, 3)) * 0.5, np.eye(3) * 9])
+    rng = np.random.default_rng(1)
+    real = rng.normal(size=(400, 3))
+    samples = np.vstack([rng.normal(size=(50, 3)) * 0.5, np.eye(3) * 9])
     for score in (avg_knn(real, samples), lof(real, samples)):
         assert set(np.argsort(score)[-3:]) == {50, 51, 52}
     assert np.isnan(rarity(real, samples)[-3:]).all()
 
 
 def test_rarity_grows_outward_inside_the_data_and_says_what_is_outside() -> None:
-    chance = np.random.default_rng(2)
-    real, samples = chance.normal(size=(3000, 2)), chance.normal(size=(2000, 2))
+    rng = np.random.default_rng(2)
+    real, samples = rng.normal(size=(3000, 2)), rng.normal(size=(2000, 2))
     found, out = rarity(real, samples), np.linalg.norm(samples, axis=1)
     middle, edge = found[out < 0.5], found[(out > 1.8) & (out < 2.5)]
     assert np.nanmean(edge) > 2 * np.nanmean(middle)
@@ -76,11 +76,11 @@ def test_all_outside_has_no_mean() -> None:
 
 @given(st.integers(0, 2**32 - 1))
 def test_a_sample_depends_on_itself_and_the_set_of_real_rows(seed: int) -> None:
-    chance = np.random.default_rng(seed)
-    real, samples = chance.normal(size=(25, 3)), chance.normal(size=(8, 3))
-    order = chance.permutation(8)
+    rng = np.random.default_rng(seed)
+    real, samples = rng.normal(size=(25, 3)), rng.normal(size=(8, 3))
+    order = rng.permutation(8)
     for fn in (avg_knn, lof, rarity):
-        np.testing.assert_allclose(fn(chance.permutation(real), samples[order], 3), fn(real, samples, 3)[order])
+        np.testing.assert_allclose(fn(rng.permutation(real), samples[order], 3), fn(real, samples, 3)[order])
 
 
 def test_copies_of_real_rows_are_no_crash() -> None:

@@ -12,7 +12,7 @@ from medlt.data.manifest import Manifest
 from medlt.files import write_json, write_text
 from medlt.privacy import claim
 from medlt.privacy.card import datasheet, model_card
-from medlt.privacy.ledger import Mechanism, write
+from medlt.privacy.ledger import Mechanism, write_ledger
 from medlt.types import InputError
 
 
@@ -26,7 +26,7 @@ def manifest() -> Manifest:
 def folder(run: Path, **changed: Any) -> Path:
     """A private run before it made images, its config changed so."""
     data = {"kind": "csv", "table": "labels.csv", "findings": ["Mass"]}
-    tree = {"recipe": "noise", "data": data, "codec": {"kind": "folder", "path": "codec"}, "out": str(run)}
+    tree = {"method": "noise", "data": data, "codec": {"kind": "folder", "path": "codec"}, "output_dir": str(run)}
     config = configs.parse({**tree, "privacy": {"epsilon": 8, "delta": 1e-6}, **changed})
     write_text(run / "config.yaml", configs.dump(config))
     digests = {"codec": "1", "denoiser": "2", "manifest": manifest().digest()}
@@ -36,7 +36,7 @@ def folder(run: Path, **changed: Any) -> Path:
         planned=20, images_per_unit=1, multiplicity=7, way="hooks", randomness="from the operating system",
         secure=True, data=manifest().split("train").digest(), weights="3",
     )  # fmt: skip
-    write(run / "ledger.json", [done], 1e-6, 8.0)
+    write_ledger(run / "ledger.json", [done], 1e-6, 8.0)
     manifest().write(run / "stages" / "data" / "manifest.parquet")
     return run
 
@@ -53,8 +53,8 @@ def finished(run: Path, **changed: Any) -> Path:
 
 UNTRAINED = {"kind": "stable-diffusion", "model": {"kind": "folder", "path": "base"}, "train": "none"}
 AUDIT = {
-    "findings": [
-        {"name": "copies", "sentence": "No copy was found, recall 0.9.", "passed": True},
+    "results": [
+        {"name": "near_copies", "sentence": "No copy was found, recall 0.9.", "passed": True},
         {"name": "membership", "sentence": "Caught 3 of 4, see /tmp/secret/place.", "passed": False},
         {"name": "identity", "sentence": "Too few | pairs.", "passed": None},
     ],
@@ -83,12 +83,12 @@ def test_the_datasheet_counts_synthetic_rows_alone(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("write", [model_card, datasheet])
-@pytest.mark.parametrize("changed", [{}, {"recipe": "fusion"}, {"recipe": "noise", "checks": {"near_copy": {}}}])
+@pytest.mark.parametrize("changed", [{}, {"method": "fusion"}, {"method": "noise", "checks": {"near_copy": {}}}])
 def test_a_run_asked_to_be_private_tells_nothing_of_its_patients(
     tmp_path: Path, write: Any, changed: dict[str, Any]
 ) -> None:
     """Whether or not it carries a claim: no digest, count, name or place."""
-    text = write(finished(tmp_path / "run", **changed))
+    text = write_ledger(finished(tmp_path / "run", **changed))
     real = manifest()
     for hidden in (real.digest(), real.split("train").digest(), "real-", "4 radiographs", str(tmp_path), "codec`"):
         assert hidden not in text
@@ -97,7 +97,7 @@ def test_a_run_asked_to_be_private_tells_nothing_of_its_patients(
 
 @pytest.mark.parametrize("write", [model_card, datasheet])
 def test_a_run_that_promises_nothing_says_so_and_may_count(tmp_path: Path, write: Any) -> None:
-    text = write(finished(tmp_path / "run", privacy=None))
+    text = write_ledger(finished(tmp_path / "run", privacy=None))
     assert "No privacy is claimed" in text
     assert "4 radiographs" in text
     assert manifest().split("train").digest() in text
@@ -108,14 +108,14 @@ def test_a_run_that_promises_nothing_says_so_and_may_count(tmp_path: Path, write
 @pytest.mark.parametrize("write", [model_card, datasheet])
 def test_the_audit_is_told_a_line_a_finding(tmp_path: Path, write: Any) -> None:
     write_json(finished(tmp_path / "run") / "audit.json", AUDIT)
-    text = write(tmp_path / "run")
-    assert "**copies** (passed): No copy was found, recall 0.9." in text
+    text = write_ledger(tmp_path / "run")
+    assert "**near_copies** (passed): No copy was found, recall 0.9." in text
     assert "**membership** (FAILED): Caught 3 of 4, see [path]" in text
     assert "**identity** (cannot say)" in text
     assert "Leaks were found" in text
 
 
-@pytest.mark.parametrize("damaged", ["{", "[]", "{}", '{"findings": [{"name": "copies"}]}'])
+@pytest.mark.parametrize("damaged", ["{", "[]", "{}", '{"results": [{"name": "near_copies"}]}'])
 def test_a_damaged_audit_is_told(tmp_path: Path, damaged: str) -> None:
     (finished(tmp_path / "run") / "audit.json").write_text(damaged)
     with pytest.raises(InputError, match="damaged"):

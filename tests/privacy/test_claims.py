@@ -17,12 +17,12 @@ from medlt.data.manifest import Manifest
 from medlt.diffusion.labels import LabelUNet
 from medlt.files import digest_tensors, write_json, write_table, write_text
 from medlt.privacy import claim
-from medlt.privacy.claims import foreseen
-from medlt.privacy.ledger import Mechanism, read, write
+from medlt.privacy.claims import config_violations
+from medlt.privacy.ledger import Mechanism, read_ledger, write_ledger
 from medlt.types import InputError
 
 LEAST: dict[str, Any] = {
-    "recipe": "noise",
+    "method": "noise",
     "data": {"kind": "csv", "table": "labels.csv", "findings": ["Mass"]},
     "codec": {"kind": "folder", "path": "codec"},
     "privacy": {"epsilon": 8, "delta": 1e-6},
@@ -50,15 +50,19 @@ def mechanism(stage: str = "denoiser", **changed: Any) -> Mechanism:
 def folder(run: Path, *stages: Mechanism, **changed: Any) -> Path:
     """A run folder as a recipe leaves it, its config changed so."""
     stages = stages or (mechanism(),)
-    config = configs.parse({**LEAST, "out": str(run), **changed})
+    config = configs.parse({**LEAST, "output_dir": str(run), **changed})
     write_text(run / "config.yaml", configs.dump(config))
     weights = {one.stage: f"weights of {one.stage}" for one in stages}
     write_json(run / "run.json", {"digests": {"codec": "1", "denoiser": "2"}, "weights": weights})
-    write(run / "ledger.json", stages, 1e-6, 8.0)
+    write_ledger(run / "ledger.json", stages, 1e-6, 8.0)
     manifest().write(run / "stages" / "data" / "manifest.parquet")
-    looks = pd.DataFrame({"check": ["finite", "flat", "saturated", "asserted", "best_of", "copy"], "uid": "noise_1"})
-    write_table(run / "findings.parquet", looks)
-    write_table(run / "plan.parquet", pd.DataFrame({"like": ["only-Mass"]}, index=pd.Index(["noise_1"], name="uid")))
+    looks = pd.DataFrame(
+        {"check": ["finite", "flat", "saturated", "target_label", "best_of", "copy"], "uid": "noise_1"}
+    )
+    write_table(run / "checks.parquet", looks)
+    write_table(
+        run / "plan.parquet", pd.DataFrame({"label_source": ["only-Mass"]}, index=pd.Index(["noise_1"], name="uid"))
+    )
     return run
 
 
@@ -70,7 +74,7 @@ def sound(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_sound_run_carries_what_its_ledger_says(sound: Path) -> None:
     found = claim(sound)
     assert found.reasons == ()
-    assert found.epsilon == read(sound / "ledger.json").spent.epsilon
+    assert found.epsilon == read_ledger(sound / "ledger.json").spent.epsilon
     assert (found.delta, found.unit, found.secure) == (1e-6, "patient", True)
     assert found.covers == "the denoiser's weights, the synthetic images with their labels"
     assert "one patient, with all of their images" in found.sentence
@@ -80,22 +84,22 @@ def test_a_sound_run_carries_what_its_ledger_says(sound: Path) -> None:
 
 FLAWS: dict[str, tuple[dict[str, Any], str]] = {
     "no privacy": ({"privacy": None, "checks": {"near_copy": None}}, "no section privacy"),
-    "seeded": ({"privacy": {"epsilon": 8, "delta": 1e-6, "secure": False}}, "randomness was not secure"),
-    "fusion": ({"recipe": "fusion"}, "method fusion reads real images"),
-    "edit": ({"recipe": "edit"}, "method edit reads real images"),
-    "diffult": ({"recipe": "diffult", "privacy": None}, "recipe diffult"),
-    "longtail": ({"recipe": "longtail"}, "longtail guide"),
-    "minority": ({"recipe": "minority"}, "rarity of real ones"),
+    "seeded": ({"privacy": {"epsilon": 8, "delta": 1e-6, "secure_mode": False}}, "randomness was not secure"),
+    "fusion": ({"method": "fusion"}, "method fusion reads real images"),
+    "edit": ({"method": "edit"}, "method edit reads real images"),
+    "diffult": ({"method": "diffult", "privacy": None}, "method diffult"),
+    "longtail": ({"method": "longtail"}, "longtail guide"),
+    "minority": ({"method": "minority"}, "rarity of real ones"),
     "features": (
-        {"method": {"guides": [{"kind": "minority", "distance": "features", "reference": False}]}},
+        {"method": {"kind": "noise", "guidance": [{"kind": "minority", "distance": "features", "reference": False}]}},
         "latent classifier",
     ),
-    "jepa": ({"method": {"guides": [{"kind": "jepa"}]}}, "jepa guide"),
+    "jepa": ({"method": {"kind": "noise", "guidance": [{"kind": "jepa"}]}}, "jepa guide"),
     "near copies": ({"checks": {"near_copy": {}}}, "near-copy filter"),
     "codec trained": ({"codec": {"kind": "train"}}, "codec was trained without privacy"),
     "codec tuned": ({"codec": {"kind": "folder", "path": "codec", "tune": {}}}, "codec was trained without privacy"),
     "budget": ({"privacy": {"epsilon": 1, "delta": 1e-6}}, "another budget"),
-    "unit": ({"privacy": {"epsilon": 8, "delta": 1e-6, "unit": "image"}}, "another unit"),
+    "unit": ({"privacy": {"epsilon": 8, "delta": 1e-6, "privacy_unit": "image"}}, "another unit"),
 }
 AT_THE_DOOR = set(FLAWS) - {"codec trained", "codec tuned", "budget", "unit"}
 
@@ -109,15 +113,15 @@ def test_a_flaw_of_the_config(tmp_path: Path, name: str) -> None:
     assert found.sentence.startswith("No privacy is claimed")
     assert all(reason in found.sentence for reason in found.reasons)
     config = configs.load(run / "config.yaml")
-    assert any(said in reason for reason in foreseen(config)) == (name in AT_THE_DOOR)
-    assert set(foreseen(config)) <= set(found.reasons)
+    assert any(said in reason for reason in config_violations(config)) == (name in AT_THE_DOOR)
+    assert set(config_violations(config)) <= set(found.reasons)
 
 
 @pytest.mark.parametrize(
     "guides", [[], [{"kind": "minority", "reference": False}], [{"kind": "longtail", "weight": 0}]]
 )
 def test_guides_that_read_nothing_real_are_no_reason(tmp_path: Path, guides: list[dict[str, Any]]) -> None:
-    assert claim(folder(tmp_path / "run", method={"guides": guides})).reasons == ()
+    assert claim(folder(tmp_path / "run", method={"kind": "noise", "guidance": guides})).reasons == ()
 
 
 @pytest.mark.parametrize("codec", [{"kind": "train"}, {"kind": "folder", "path": "codec", "tune": {}}])
@@ -130,7 +134,7 @@ def test_a_codec_in_the_ledger_is_covered_and_paid_for(tmp_path: Path, codec: di
 
 def test_given_weights_are_said_to_be_assumed_public(tmp_path: Path) -> None:
     base = {"kind": "stable-diffusion", "model": {"kind": "folder", "path": "base"}}
-    for denoiser in (base, {"kind": "unet", "start": "pretrained"}):
+    for denoiser in (base, {"kind": "unet", "init_from": "pretrained"}):
         found = claim(folder(tmp_path / denoiser["kind"], denoiser=denoiser))
         assert found.reasons == ()
         assert "began from given weights" in found.sentence
@@ -155,14 +159,14 @@ def test_the_same_model_with_labels_of_real_rows_carries_none(tmp_path: Path) ->
 
 def test_a_delta_too_large_is_warned_of(tmp_path: Path) -> None:
     run = folder(tmp_path / "run", privacy={"epsilon": 8, "delta": 0.3})
-    write(run / "ledger.json", [mechanism()], 0.3, 8.0)
+    write_ledger(run / "ledger.json", [mechanism()], 0.3, 8.0)
     found = claim(run)
     assert found.reasons == ()
     assert "1/4" in found.sentence
 
 
 def rewrite(run: Path, *stages: Mechanism) -> None:
-    write(run / "ledger.json", stages, 1e-6, 8.0)
+    write_ledger(run / "ledger.json", stages, 1e-6, 8.0)
 
 
 def retell(run: Path, **sections: Any) -> None:
@@ -171,8 +175,8 @@ def retell(run: Path, **sections: Any) -> None:
 
 
 def look(run: Path, check: str) -> None:
-    table = pd.read_parquet(run / "findings.parquet")
-    write_table(run / "findings.parquet", pd.concat([table, pd.DataFrame({"check": [check], "uid": ["noise_1"]})]))
+    table = pd.read_parquet(run / "checks.parquet")
+    write_table(run / "checks.parquet", pd.concat([table, pd.DataFrame({"check": [check], "uid": ["noise_1"]})]))
 
 
 def hand(run: Path) -> None:
@@ -197,17 +201,17 @@ BREAKS: dict[str, tuple[Callable[[Path], object], str]] = {
     "one seeded": (lambda run: rewrite(run, mechanism(), mechanism("codec", secure=False)), "not secure"),
     "other rows": (lambda run: rewrite(run, mechanism(data="0")), "other rows"),
     "rows gone": (lambda run: shutil.rmtree(run / "stages"), "rows the run filed are gone"),
-    "other budget": (lambda run: write(run / "ledger.json", [mechanism()], 1e-5, 8.0), "another budget"),
+    "other budget": (lambda run: write_ledger(run / "ledger.json", [mechanism()], 1e-5, 8.0), "another budget"),
     "other unit": (lambda run: rewrite(run, mechanism(unit="image")), "another unit"),
     "judge": (lambda run: look(run, "label_consistency"), "label_consistency"),
     "band": (lambda run: look(run, "in_band"), "in_band"),
     "near copy": (lambda run: look(run, "near_copy"), "near_copy"),
     "unknown check": (lambda run: look(run, "of tomorrow"), "of tomorrow"),
-    "predictor": (lambda run: retell(run, digests={"predictor": "1"}), "predictor"),
+    "guidance_classifier": (lambda run: retell(run, digests={"guidance_classifier": "1"}), "guidance_classifier"),
     "latent classifier": (lambda run: retell(run, digests={"latent_classifier": "1"}), "latent classifier"),
     "levels": (lambda run: retell(run, digests={"levels": "1"}), "levels of rarity"),
-    "lent labels": (lambda run: lend(run, "like"), "lent their labels"),
-    "lent pixels": (lambda run: lend(run, "parent_a"), "lent their labels or pixels"),
+    "lent labels": (lambda run: lend(run, "label_source"), "lent their labels"),
+    "lent pixels": (lambda run: lend(run, "tail_parent"), "lent their labels or pixels"),
 }
 
 
@@ -244,8 +248,8 @@ def test_a_stage_in_the_ledger_is_no_flaw(sound: Path, tmp_path: Path) -> None:
     """A predictor that was trained privately too is paid for."""
     run = tmp_path / "run"
     shutil.copytree(sound, run)
-    retell(run, digests={"predictor": "1"})
-    rewrite(run, mechanism(), mechanism("predictor"))
+    retell(run, digests={"guidance_classifier": "1"})
+    rewrite(run, mechanism(), mechanism("guidance_classifier"))
     assert claim(run).reasons == ()
 
 

@@ -173,7 +173,7 @@ def test_embedding_with_words_that_come_again(way: Mode, sizes: list[int], lengt
 def test_book_gives_the_padding_word_nothing() -> None:
     torch.manual_seed(0)
     net = Words(0)
-    agree(net, squares(net, torch.randint(0, 3, (5, 4))), [0, 0, 1, 1, 2], Mode.BOOK)
+    agree(net, squares(net, torch.randint(0, 3, (5, 4))), [0, 0, 1, 1, 2], Mode.BOOKKEEPING)
 
 
 class Own(nn.Module):
@@ -193,7 +193,7 @@ class Own(nn.Module):
         return self.kept(h)
 
 
-@pytest.mark.parametrize("way", [Mode.BOOK, Mode.HOOKS, Mode.FUNCTORCH])
+@pytest.mark.parametrize("way", [Mode.BOOKKEEPING, Mode.HOOKS, Mode.FUNCTORCH])
 @pytest.mark.parametrize("length", [(), (4,)])
 def test_layers_used_twice_tied_and_never(way: Mode, length: tuple[int, ...]) -> None:
     torch.manual_seed(0)
@@ -220,14 +220,14 @@ class Shift(nn.Module):
         return self.inner(x + self.shift) * self.shift
 
 
-@pytest.mark.parametrize("way", [Mode.BOOK, Mode.HOOKS, Mode.FUNCTORCH, Mode.GHOST])
+@pytest.mark.parametrize("way", [Mode.BOOKKEEPING, Mode.HOOKS, Mode.FUNCTORCH, Mode.GHOST])
 def test_layers_without_a_formula(way: Mode) -> None:
     torch.manual_seed(0)
     net = nn.Sequential(nn.Linear(3, 4), Shift(), nn.Conv1d(2, 3, 1), nn.Flatten(), nn.Linear(12, 2))
     agree(net, squares(net, torch.randn(5, 2, 3)), [0, 1, 1, 1, 2], way)
 
 
-@pytest.mark.parametrize("way", [Mode.BOOK, Mode.FUNCTORCH])
+@pytest.mark.parametrize("way", [Mode.BOOKKEEPING, Mode.FUNCTORCH])
 @pytest.mark.parametrize(
     ("mode", "padding"), [("reflect", 1), ("circular", 2), ("replicate", "same"), ("zeros", "same")]
 )
@@ -264,10 +264,10 @@ def test_recomputed_activations_by_book_only() -> None:
     torch.manual_seed(0)
     net = Recomputed()
     net.body[2] = nn.Identity()
-    agree(net, squares(net, torch.randn(4, 2, 3)), [0, 0, 1, 2], Mode.BOOK)
+    agree(net, squares(net, torch.randn(4, 2, 3)), [0, 0, 1, 2], Mode.BOOKKEEPING)
     with pytest.raises(InputError, match="recomputed"):
         PerUnit(net, 1.0, Mode.HOOKS)
-    assert measured(net.train(), lambda: net(torch.randn(4, 2, 3)).sum((1, 2)), [0, 1, 2, 3]) == Mode.BOOK
+    assert measured(net.train(), lambda: net(torch.randn(4, 2, 3)).sum((1, 2)), [0, 1, 2, 3]) == Mode.BOOKKEEPING
 
 
 def unet() -> tuple[nn.Module, RowsLoss]:
@@ -293,10 +293,10 @@ def test_label_unet_with_attention(way: Mode) -> None:
 
 @pytest.mark.parametrize("way", WAYS)
 def test_lora_layers(way: Mode) -> None:
-    from medlt.diffusion.adapt import Lora, make_trainable
+    from medlt.diffusion.adapt import LoraFinetuning, make_trainable
 
     net, loss = unet()
-    make_trainable(net, Lora(rank=2, conv=True), seed=0)
+    make_trainable(net, LoraFinetuning(rank=2, conv=True), seed=0)
     for name, weight in net.named_parameters():
         if "lora_B" in name:
             nn.init.normal_(weight, std=0.1)
@@ -380,7 +380,7 @@ class Once(nn.Module):
         return self.out(x + self.place(torch.arange(2)[None]))
 
 
-@pytest.mark.parametrize("way", [Mode.BOOK, Mode.HOOKS, Mode.FUNCTORCH])
+@pytest.mark.parametrize("way", [Mode.BOOKKEEPING, Mode.HOOKS, Mode.FUNCTORCH])
 @pytest.mark.parametrize("kind", [Outside, Once])
 def test_what_cannot_be_told_apart_is_refused(way: Mode, kind: type[nn.Module]) -> None:
     net = kind().train()
@@ -392,7 +392,7 @@ def test_what_cannot_be_told_apart_is_refused(way: Mode, kind: type[nn.Module]) 
 
 def test_a_loss_of_the_whole_batch_is_refused() -> None:
     net = nn.Linear(2, 1).train()
-    per_unit = PerUnit(net, 1.0, Mode.BOOK)
+    per_unit = PerUnit(net, 1.0, Mode.BOOKKEEPING)
     with pytest.raises(InputError, match="one value a row"):
         per_unit.accumulate(lambda: net(torch.randn(3, 2)).mean(), [0, 1, 2])
 
@@ -401,7 +401,7 @@ def test_bad_ways_and_nothing_to_train() -> None:
     with pytest.raises(ValueError, match="magic takes no gradients"):
         PerUnit(nn.Linear(2, 1), 1.0, "magic")  # type: ignore[arg-type]
     with pytest.raises(InputError, match="trainable"):
-        PerUnit(nn.Linear(2, 1).requires_grad_(False), 1.0, Mode.BOOK)
+        PerUnit(nn.Linear(2, 1).requires_grad_(False), 1.0, Mode.BOOKKEEPING)
 
 
 def test_the_fastest_way_is_one_that_works() -> None:
@@ -420,5 +420,5 @@ def test_ghost_refuses_a_weight_that_is_used_outside_of_its_layer() -> None:
     layer = nn.Linear(3, 3)
     x = torch.randn(6, 3, generator=torch.Generator().manual_seed(0))
     gradients = PerUnit(layer, 1.0, Mode.GHOST)
-    with pytest.raises(InputError, match="choose book"):
+    with pytest.raises(InputError, match="choose bookkeeping"):
         gradients.accumulate(lambda: (x @ layer.weight.T).pow(2).sum(1), torch.arange(6))

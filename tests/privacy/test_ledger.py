@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from medlt.files import digest
 from medlt.privacy.accounting import spent
-from medlt.privacy.ledger import Mechanism, compose, read, shown, write
+from medlt.privacy.ledger import Mechanism, compose, format_epsilon, read_ledger, write_ledger
 from medlt.types import InputError
 
 ROOT = Path(__file__).parents[2]
@@ -40,8 +40,8 @@ TWO = replace(ONE, stage="codec", sample_rate=0.02, steps=30, planned=40, change
 
 
 def test_what_is_written_is_read(tmp_path: Path) -> None:
-    write(path := tmp_path / "ledger.json", [ONE, TWO], 1e-6, 8.0)
-    found = read(path)
+    write_ledger(path := tmp_path / "ledger.json", [ONE, TWO], 1e-6, 8.0)
+    found = read_ledger(path)
     assert found.mechanisms == (ONE, TWO)
     assert (found.delta, found.epsilon_asked, found.unit, found.secure, found.units) == (
         1e-6,
@@ -54,7 +54,7 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
     assert found.of("codec") == (TWO,)
     assert set(found.versions) == {"opacus", "scipy", "numpy"}
     before = path.read_bytes()
-    write(path, found.mechanisms, found.delta, found.epsilon_asked)
+    write_ledger(path, found.mechanisms, found.delta, found.epsilon_asked)
     assert path.read_bytes() == before
 
 
@@ -65,20 +65,20 @@ def test_a_training_a_unit_can_be_in_several_times_counts_so_often() -> None:
 
 
 def test_a_budget_without_end_is_told_as_it_is(tmp_path: Path) -> None:
-    write(path := tmp_path / "ledger.json", [ONE], 1e-6, math.inf)
-    assert read(path).epsilon_asked == math.inf
+    write_ledger(path := tmp_path / "ledger.json", [ONE], 1e-6, math.inf)
+    assert read_ledger(path).epsilon_asked == math.inf
 
 
 def test_no_mechanism_costs_nothing(tmp_path: Path) -> None:
-    write(path := tmp_path / "ledger.json", [], 1e-6, 8.0)
-    assert read(path).spent.epsilon == 0
-    assert read(path).warning is None
+    write_ledger(path := tmp_path / "ledger.json", [], 1e-6, 8.0)
+    assert read_ledger(path).spent.epsilon == 0
+    assert read_ledger(path).warning is None
 
 
 def test_a_mechanism_without_noise_is_told_as_it_is(tmp_path: Path) -> None:
-    write(path := tmp_path / "ledger.json", [replace(ONE, noise_multiplier=0.0)], 1e-6, 8.0)
+    write_ledger(path := tmp_path / "ledger.json", [replace(ONE, noise_multiplier=0.0)], 1e-6, 8.0)
     assert json.loads(path.read_text())["epsilon"]["spent"] is None
-    assert read(path).spent.epsilon == math.inf
+    assert read_ledger(path).spent.epsilon == math.inf
 
 
 def leaves(tree: object, path: tuple[str | int, ...] = ()) -> list[tuple[str | int, ...]]:
@@ -109,7 +109,7 @@ def edited(path: Path, leaf: tuple[str | int, ...], again: bool) -> None:
 @pytest.fixture(scope="module")
 def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("ledger") / "ledger.json"
-    write(path, [ONE, TWO], 1e-6, 8.0)
+    write_ledger(path, [ONE, TWO], 1e-6, 8.0)
     return path
 
 
@@ -120,7 +120,7 @@ def test_any_value_edited_by_hand_is_refused(written: Path, data: st.DataObject)
     path.write_bytes(written.read_bytes())
     edited(path, data.draw(st.sampled_from(leaves(json.loads(written.read_text())))), again=False)
     with pytest.raises(InputError, match=r"edited by hand|damaged"):
-        read(path)
+        read_ledger(path)
 
 
 @pytest.mark.parametrize(
@@ -145,7 +145,7 @@ def test_a_digest_made_to_fit_does_not_help_against_the_sum(written: Path, leaf:
     path.write_bytes(written.read_bytes())
     edited(path, leaf, again=True)
     with pytest.raises(InputError) as caught:
-        read(path)
+        read_ledger(path)
     assert "edited by hand" not in str(caught.value)
 
 
@@ -153,19 +153,19 @@ def test_a_digest_made_to_fit_does_not_help_against_the_sum(written: Path, leaf:
 def test_a_damaged_ledger_is_refused(tmp_path: Path, text: str) -> None:
     (path := tmp_path / "ledger.json").write_text(text)
     with pytest.raises(InputError, match=r"damaged|edited"):
-        read(path)
+        read_ledger(path)
 
 
 def test_a_missing_ledger_is_told(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no ledger"):
-        read(tmp_path / "ledger.json")
+        read_ledger(tmp_path / "ledger.json")
 
 
 def test_nothing_half_written(tmp_path: Path) -> None:
-    write(path := tmp_path / "ledger.json", [ONE], 1e-6, 8.0)
+    write_ledger(path := tmp_path / "ledger.json", [ONE], 1e-6, 8.0)
     before = path.read_bytes()
     with pytest.raises(InputError):
-        write(path, [replace(ONE, sample_rate=1.5)], 1e-6, 8.0)
+        write_ledger(path, [replace(ONE, sample_rate=1.5)], 1e-6, 8.0)
     assert path.read_bytes() == before
     assert [file.name for file in tmp_path.iterdir()] == ["ledger.json"]
 
@@ -190,11 +190,11 @@ def test_a_mechanism_out_of_range_is_refused(wrong: dict[str, object]) -> None:
 
 @given(st.floats(0, 1e6))
 def test_epsilon_is_never_printed_smaller_than_it_is(epsilon: float) -> None:
-    assert epsilon - 1e-6 <= float(shown(epsilon)) <= epsilon + 0.0101
+    assert epsilon - 1e-6 <= float(format_epsilon(epsilon)) <= epsilon + 0.0101
 
 
 def test_epsilon_in_words() -> None:
-    assert [shown(value) for value in (8.0, 7.991, 0.0, math.inf)] == ["8.00", "8.00", "0.00", "infinite"]
+    assert [format_epsilon(value) for value in (8.0, 7.991, 0.0, math.inf)] == ["8.00", "8.00", "0.00", "infinite"]
 
 
 OWN = {"medlt/privacy/ledger.py", "medlt/privacy/claims.py", "medlt/privacy/card.py"}

@@ -11,9 +11,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from medlt import chance
 from medlt.classify.networks import NETWORKS
-from medlt.diffusion.adapt import FULL, How, Lora, make_trainable
+from medlt.diffusion.adapt import FULL, Finetuning, LoraFinetuning, make_trainable
 from medlt.diffusion.autoencoder import Reconstruction, autoencoder
 from medlt.diffusion.families import FAMILIES
 from medlt.diffusion.prompts import Prompts
@@ -21,8 +20,9 @@ from medlt.diffusion.stable.load import load_stable_diffusion
 from medlt.diffusion.stable.untrained import untrained
 from medlt.privacy.dpsgd.gradients import WAYS, PerUnit
 from medlt.privacy.dpsgd.preflight import prepare
+from medlt.rng import noise_like, torch_generator
 from medlt.sparse.embedding import SimplicialCoder
-from medlt.sparse.phases import imitation_loss, speak
+from medlt.sparse.phases import imitation_loss, straight_through_sample
 from medlt.testing import tiny_autoencoder_kl, tiny_autoencoder_tiny
 from medlt.types import GradSampleMode as Mode
 from medlt.types import InputError
@@ -41,12 +41,12 @@ SMALL: dict[str, dict[str, Any]] = {
 
 
 def normal(*shape: int) -> Tensor:
-    return chance.noise_like(range(len(GROUPS)), shape)
+    return noise_like(range(len(GROUPS)), shape)
 
 
 def stirred(network: nn.Module) -> nn.Module:
     """With weights at which no gradient is zero by the way it starts."""
-    draw = chance.generator("stirred")
+    draw = torch_generator("stirred")
     with torch.no_grad():
         for weight in network.parameters():
             weight += 0.05 * torch.randn(weight.shape, generator=draw)
@@ -68,7 +68,7 @@ def family(name: str) -> Case:
     return squares(network, normal(2, 8, 8), torch.tensor([3, 500, 900, 20]), told)
 
 
-def stable(folder: Path, text: Any, how: How) -> Case:
+def stable(folder: Path, text: Any, how: Finetuning) -> Case:
     backbone = load_stable_diffusion(folder).backbone(Prompts(("Mass", "Edema")), text)
     make_trainable(backbone.network, how, 0)
     labels = torch.tensor([[1.0, 0], [0, 1], [math.nan, 1], [0, 0]])
@@ -107,7 +107,7 @@ def sparse(phase: str) -> Case:
     def one(row: int, s: Tensor, logits: Tensor) -> Tensor:
         if phase == "imitation":
             return imitation_loss(logits, torch.full((1, 2, 8, 8), row % 4))
-        said = speak(s, chance.generator("words", row))
+        said = straight_through_sample(s, torch_generator("words", row))
         return (coder.decode(said) - z[[row]]).abs().mean() + coder.classify(said).pow(2).mean()
 
     def losses(rows: Sequence[int]) -> Tensor:
@@ -115,7 +115,7 @@ def sparse(phase: str) -> Case:
         s = logits.softmax(2)
         if phase == "imitation":
             return torch.stack([one(row, s[[i]], logits[[i]]) for i, row in enumerate(rows)])
-        said = torch.cat([speak(s[[i]], chance.generator("words", row)) for i, row in enumerate(rows)])
+        said = torch.cat([straight_through_sample(s[[i]], torch_generator("words", row)) for i, row in enumerate(rows)])
         return (coder.decode(said) - z[list(rows)]).abs().flatten(1).mean(1) + coder.classify(said).pow(2).mean(1)
 
     return coder, losses
@@ -151,7 +151,7 @@ REFUSED = {
     # padding
     **{f"sparse {phase}": {Mode.HOOKS, Mode.GHOST} for phase in ("imitation", "adaptation", "interaction")},
 }
-"""Which ways say that they cannot; Mode.BOOK always can."""
+"""Which ways say that they cannot; Mode.BOOKKEEPING always can."""
 
 
 def seeded(name: str) -> nn.Module:
@@ -163,8 +163,8 @@ CASES: dict[str, Callable[[Path], Case]] = {
     **{f"family {name}": lambda _, name=name: family(name) for name in FAMILIES},
     "stable full": lambda at: stable(at, "frozen", FULL),
     "stable full with text": lambda at: stable(at, "trained", FULL),
-    "stable lora": lambda at: stable(at, "frozen", Lora(rank=2)),
-    "stable lora with convolutions and text": lambda at: stable(at, "trained", Lora(rank=2, conv=True)),
+    "stable lora": lambda at: stable(at, "frozen", LoraFinetuning(rank=2)),
+    "stable lora with convolutions and text": lambda at: stable(at, "trained", LoraFinetuning(rank=2, conv=True)),
     "codec": lambda _: codec(autoencoder(2, 16, 2), 1),
     "codec kl": lambda _: codec(tiny_autoencoder_kl(), 3),
     "decoder kl": lambda _: decoder(tiny_autoencoder_kl()),

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from medlt.diffusion.adapt import Lora, make_trainable
+from medlt.diffusion.adapt import LoraFinetuning, make_trainable
 from medlt.diffusion.labels import LabelUNet
 from medlt.files import write_tensors
 from medlt.privacy.dpsgd.preflight import assert_reads_back, groups_for, prepare
@@ -233,7 +233,7 @@ def test_what_was_saved_is_what_is_in_memory(tmp_path: Path) -> None:
 
 def test_adapters_that_did_not_learn_are_found_by_reading_back(tmp_path: Path) -> None:
     network = Adapted()
-    make_trainable(network, Lora(rank=2), 0)
+    make_trainable(network, LoraFinetuning(rank=2), 0)
     file, kept = tmp_path / "adapter.safetensors", network.state_dict()
     write_tensors(file, {name: value for name, value in kept.items() if "lora_" in name})
     assert_reads_back(network, file)

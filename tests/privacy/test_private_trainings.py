@@ -18,12 +18,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from medlt import chance
 from medlt.classify.networks import NETWORKS
 from medlt.classify.private import load_private, losses, private_classifier
 from medlt.classify.private import row_loss as classifier_loss
 from medlt.classify.sets import TrainingSet
-from medlt.diffusion.adapt import FULL, Lora
+from medlt.diffusion.adapt import FULL, LoraFinetuning
 from medlt.diffusion.autoencoder import AutoencoderLoss, Reconstruction, autoencoder
 from medlt.diffusion.backbone import Backbone
 from medlt.diffusion.codec import load_codec
@@ -36,11 +35,12 @@ from medlt.diffusion.stable.untrained import untrained
 from medlt.diffusion.train import train_codec
 from medlt.diffusion.vae import ReconstructionLoss, finetune_codec, gradient_error, gradient_errors
 from medlt.privacy.dpsgd.preflight import assert_reads_back, prepare
-from medlt.privacy.dpsgd.training import Private, fit
+from medlt.privacy.dpsgd.training import PrivacySettings, fit_private
 from medlt.privacy.ledger import Mechanism, read_mechanism
+from medlt.rng import batch_indices, noise_like, torch_generator
 from medlt.sparse.embedding import SimplicialCoder
 from medlt.sparse.iterated import iterate
-from medlt.sparse.phases import Lesson
+from medlt.sparse.phases import TrainingSetup
 from medlt.sparse.private import imitation_loss, interaction_loss, masked_bces, private_steps
 from medlt.store import Store
 from medlt.testing import Discs, tiny_autoencoder_kl, tiny_autoencoder_tiny
@@ -54,12 +54,14 @@ UIDS = [f"u{i}" for i in range(N)]
 PATIENTS = [f"p{i // 2}" for i in range(N)]
 LABELS = np.stack([np.arange(N) % 2, np.where(np.arange(N) % 3, 1.0, np.nan)], 1).astype(np.float32)
 CPU = Runtime("cpu", "fp32", None, 0)
-QUIET = Private(0.5, math.inf, 1e-5, multiplicity=2, way=GradSampleMode.BOOK, secure=False)
-TRAINING = Training(steps=3, learning_rate=1e-2, batch=3, warmup_steps=0, ema=0.0, checkpoint_every=2)
+QUIET = PrivacySettings(
+    0.5, math.inf, 1e-5, noise_multiplicity=2, grad_sample_mode=GradSampleMode.BOOKKEEPING, secure_mode=False
+)
+TRAINING = Training(steps=3, learning_rate=1e-2, batch_size=3, warmup_steps=0, ema_decay=0.0, checkpoint_every=2)
 
 
 def latents(uids: Sequence[str]) -> Tensor:
-    return chance.noise_like([int(uid[1:]) for uid in uids], (4, 8, 8))
+    return noise_like([int(uid[1:]) for uid in uids], (4, 8, 8))
 
 
 DATA = LabelledLatents(latents, UIDS, LABELS, "normal noise by uid", [{"age": 40 + i} for i in range(N)], PATIENTS)
@@ -68,7 +70,7 @@ DATA = LabelledLatents(latents, UIDS, LABELS, "normal noise by uid", [{"age": 40
 class Asked:
     """A PrivateFit: the real training, what each call gave back, and what the ledger was told."""
 
-    def __init__(self, private: Private = QUIET) -> None:
+    def __init__(self, private: PrivacySettings = QUIET) -> None:
         self.private, self.trained, self.told = private, list[Mechanism](), list[Mechanism]()
 
     @property
@@ -76,7 +78,7 @@ class Asked:
         return self.private.digest
 
     def __call__(self, network: nn.Module, loss: RowLoss, units: Sequence[str], **more: Any) -> None:
-        self.trained.append(fit(network, loss, units, private=self.private, data="tests", **more))
+        self.trained.append(fit_private(network, loss, units, private=self.private, data="tests", **more))
 
     def account(self, mechanism: Path) -> None:
         self.told.append(read_mechanism(mechanism))
@@ -109,7 +111,7 @@ def moved(before: dict[str, Tensor], after: nn.Module) -> set[str]:
 
 def by_rows(loss: RowLoss, network: nn.Module, rows: Sequence[int], *key: object) -> Tensor:
     with torch.no_grad():
-        return loss(network, np.array(rows), chance.generator("rows", *key))
+        return loss(network, np.array(rows), torch_generator("rows", *key))
 
 
 def see_no_other_row(loss: RowLoss, network: nn.Module) -> None:
@@ -127,21 +129,21 @@ def see_no_other_row(loss: RowLoss, network: nn.Module) -> None:
 
 def test_the_mean_of_rows_losses_is_the_denoisers_loss_to_the_bit() -> None:
     backbone, rows = small(), np.array([3, 1, 8])
-    objective = Objective(drop=0.5, offset=0.1)
+    objective = Objective(condition_dropout=0.5, offset=0.1)
     x0, known = DATA.rows(rows)
     told = backbone.condition(torch.from_numpy(LABELS[rows]))
     plain = NoisedLoss(backbone.prediction, backbone.condition.null, backbone.noise, 0.1, 0.0, 5.0)
-    whole = plain(backbone.network, x0, told, 0.5, chance.generator("rows"), known)
+    whole = plain(backbone.network, x0, told, 0.5, torch_generator("rows"), known)
     each = row_loss(backbone, DATA, objective)
     assert torch.equal(by_rows(each, backbone.network, [3, 1, 8]).mean(), whole.detach())
-    see_no_other_row(row_loss(backbone, DATA, Objective(drop=0.0)), backbone.network)
+    see_no_other_row(row_loss(backbone, DATA, Objective(condition_dropout=0.0)), backbone.network)
 
 
 def test_the_mean_of_rows_losses_is_the_autoencoders_loss() -> None:
     images, network = Discs(N, 16), Reconstruction(autoencoder(2, 8, 2), decoder_only=False)
     loss = AutoencoderLoss(images, 4, 0.1, 0)
-    rows = chance.batch_indices(N, 4, 5, 0, "codec")
-    each = loss.each(network, rows, chance.generator(0, "codec", 5))
+    rows = batch_indices(N, 4, 5, 0, "codec")
+    each = loss.each(network, rows, torch_generator(0, "codec", 5))
     torch.testing.assert_close(each.mean(), loss(network, 5))
     see_no_other_row(loss.each, network)
 
@@ -151,22 +153,22 @@ def test_the_mean_of_rows_losses_is_the_autoencoders_loss() -> None:
 def test_the_mean_of_rows_losses_is_that_of_a_reconstruction(make: Callable[[], Any], ssim: float) -> None:
     images, network = Discs(N, 16), Reconstruction(make(), decoder_only=False)
     loss = ReconstructionLoss(images, 4, 1.0, ssim, 0.1, 0)
-    rows = chance.batch_indices(N, 4, 5, 0, "vae")
-    each = loss.each(network, rows, chance.generator(0, "vae", 5))
+    rows = batch_indices(N, 4, 5, 0, "vae")
+    each = loss.each(network, rows, torch_generator(0, "vae", 5))
     torch.testing.assert_close(each.mean(), loss(network, 5, WHOLE))
     if make is tiny_autoencoder_kl:
         see_no_other_row(loss.each, network)
 
 
 def test_gradient_errors_are_those_of_each_image() -> None:
-    out, x = (chance.noise_like([i, i + 1, i + 2], (1, 16, 16)) for i in (0, 10))
+    out, x = (noise_like([i, i + 1, i + 2], (1, 16, 16)) for i in (0, 10))
     alone = torch.stack([gradient_error(out[[i]], x[[i]]) for i in range(3)])
     torch.testing.assert_close(gradient_errors(out, x), alone)
 
 
 def test_rows_losses_of_a_simplicial_code_see_no_other_row() -> None:
-    z = chance.noise_like(range(N), (2, 8, 8))
-    lesson = Lesson(z, torch.from_numpy(LABELS), 4, 1e-3, 0.0, 1.0, CPU)
+    z = noise_like(range(N), (2, 8, 8))
+    lesson = TrainingSetup(z, torch.from_numpy(LABELS), 4, 1e-3, 0.0, 1.0, CPU)
     coder, teacher = (SimplicialCoder(2, 2, groups=2, vocabulary=4, width=8, norm="group", seed=i) for i in (0, 1))
     see_no_other_row(interaction_loss(lesson), coder)
     see_no_other_row(imitation_loss(lesson, teacher), coder)
@@ -205,14 +207,14 @@ def test_rows_losses_of_a_classifier_see_no_other_row(augment: str) -> None:
 # --- the denoiser ------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("text", "how"), [(None, FULL), ("frozen", Lora(rank=2)), ("trained", Lora(rank=2, conv=True)),
+@pytest.mark.parametrize(("text", "how"), [(None, FULL), ("frozen", LoraFinetuning(rank=2)), ("trained", LoraFinetuning(rank=2, conv=True)),
                                            ("trained", FULL)])  # fmt: skip
 def test_a_denoiser_is_trained_privately(text: Any, how: Any, folder: Path, tmp_path: Path, asked: Asked) -> None:
     def fresh() -> Backbone:
         return small() if text is None else load_stable_diffusion(folder).backbone(Prompts(("Mass", "Edema")), text)
 
     train = partial(
-        train_backbone, data=DATA, folder=tmp_path, training=TRAINING, how=how, validation=DATA, runtime=CPU
+        train_backbone, data=DATA, folder=tmp_path, training=TRAINING, finetuning=how, validation=DATA, runtime=CPU
     )
     first = train(fresh(), private=asked)
     again = train(fresh(), private=asked)
@@ -221,7 +223,7 @@ def test_a_denoiser_is_trained_privately(text: Any, how: Any, folder: Path, tmp_
     one, other = asked.trained
     assert read_mechanism(tmp_path / "mechanism.json") == one
     assert (one.steps, one.units, one.unit, one.stage, one.weights) == (3, N // 2, "patient", "denoiser", other.weights)
-    trained = {name for name in weights(first.network) if isinstance(how, Lora) is ("lora_" in name)}
+    trained = {name for name in weights(first.network) if isinstance(how, LoraFinetuning) is ("lora_" in name)}
     start = weights(fresh().network) if how is FULL else {}
     assert not start or moved(start, first.network) == trained
     assert all(bool(first.network.state_dict()[name].any()) for name in trained if "lora_B" in name)
@@ -237,7 +239,7 @@ class Further:
 @pytest.mark.parametrize(
     ("more", "match"),
     [
-        ({"extra": [Further()]}, "further losses"),
+        ({"extra_losses": [Further()]}, "further losses"),
         ({"objective": Objective(balance="inverse_sqrt")}, "balance changes how often"),
         ({"data": replace(DATA, patients=())}, "give the patients"),
     ],
@@ -255,7 +257,7 @@ def test_what_is_no_rows_own_is_refused(more: dict[str, Any], match: str, tmp_pa
 
 def test_a_codec_is_trained_privately_and_measures_no_scale(tmp_path: Path, asked: Asked) -> None:
     told: dict[str, Any] = {"contents": "discs", "runtime": CPU, "store": Store(tmp_path), "width": 8, "levels": 2,
-                            "steps": 3, "batch": 3, "ema": 0.0}  # fmt: skip
+                            "steps": 3, "batch_size": 3, "ema_decay": 0.0}  # fmt: skip
     train = partial(train_codec, Discs(N, 16), **told)
     codec = train(private=asked, patients=PATIENTS)
     assert codec.network.config.scaling_factor == 1.0
@@ -271,7 +273,7 @@ def test_a_codec_is_trained_privately_and_measures_no_scale(tmp_path: Path, aske
 
 def test_another_mechanism_or_other_patients_make_another_codec(tmp_path: Path, asked: Asked) -> None:
     train = partial(train_codec, Discs(N, 16), contents="discs", runtime=CPU, store=Store(tmp_path), width=8, levels=2,
-                    steps=2, batch=3)  # fmt: skip
+                    steps=2, batch_size=3)  # fmt: skip
     train(private=asked, patients=PATIENTS)
     louder = Asked(replace(QUIET, noise_multiplier=2.0))
     train(private=louder, patients=PATIENTS)
@@ -301,19 +303,19 @@ def test_a_codec_is_tuned_privately(make: Callable[[], Any], held: Any, tmp_path
 # --- sparse ------------------------------------------------------------------
 
 CODE: dict[str, Any] = {"groups": 2, "vocabulary": 4, "width": 8, "generations": 2, "imitation_epochs": 2,
-                        "adaptation_epochs": 1, "interaction_epochs": 2, "batch": 3}  # fmt: skip
+                        "adaptation_epochs": 1, "interaction_epochs": 2, "batch_size": 3}  # fmt: skip
 
 
 def test_a_simplicial_code_is_learnt_privately_phase_by_phase(tmp_path: Path, asked: Asked) -> None:
-    z = chance.noise_like(range(N + 4), (2, 8, 8))
+    z = noise_like(range(N + 4), (2, 8, 8))
     learn = partial(iterate, z[:N], LABELS, z[N:], LABELS[:4], contents="a", val_contents="b", runtime=CPU,
                     store=Store(tmp_path), **CODE)  # fmt: skip
     found = learn(private=asked, patients=PATIENTS)
     planned = private_steps(N // 2, 3, 2, 2, 1, 2)
     assert {one.stage: one.steps for one in asked.told} == planned
     assert found.coder.config["norm"] == "group"
-    assert found.health["probe_ap"].isna().all()
-    assert found.health["agreement"].isna().tolist() == [True, False]
+    assert found.metrics["probe_ap"].isna().all()
+    assert found.metrics["agreement"].isna().tolist() == [True, False]
     again = learn(private=asked, patients=PATIENTS)
     assert again.coder.digest == found.coder.digest
     assert len(asked.trained) == len(planned) == len(asked.told) // 2
@@ -345,7 +347,7 @@ def radiographs(**more: Any) -> TrainingSet:
 def test_a_classifier_is_trained_privately_and_read_back(name: str, tmp_path: Path, asked: Asked) -> None:
     real = radiographs()
     train = partial(
-        private_classifier, real, PATIENTS, prepare=prepare, network=name, steps=3, batch=3, ema=0.0, runtime=CPU,
+        private_classifier, real, PATIENTS, prepare=prepare, network=name, steps=3, batch_size=3, ema_decay=0.0, runtime=CPU,
         store=Store(tmp_path),
     )  # fmt: skip
     first = train(private=asked)

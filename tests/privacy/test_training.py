@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from medlt.files import digest_tensors
 from medlt.privacy.accounting import spent
 from medlt.privacy.dpsgd.step import PrivateStep
-from medlt.privacy.dpsgd.training import Private, budget, fit
+from medlt.privacy.dpsgd.training import PrivacySettings, budget, fit_private
 from medlt.privacy.ledger import Mechanism, read_mechanism
 from medlt.training.checkpoint import FILE
 from medlt.training.runtime import Runtime
@@ -31,15 +31,15 @@ X, Y = torch.randn(ROWS, 3, generator=torch.Generator().manual_seed(1)), torch.l
 UNITS = [f"p{i % 16}" for i in range(ROWS)]
 TRAINING: dict[str, Any] = {
     "steps": 8,
-    "batch": 4,
+    "batch_size": 4,
     "learning_rate": 0.05,
     "warmup_steps": 0,
     "checkpoint_every": 3,
-    "ema": 0.9,
+    "ema_decay": 0.9,
 }
 CPU = Runtime("cpu", "fp32", None, 0)
-OPEN = Private(noise_multiplier=1.0, epsilon=math.inf, delta=1e-3, way=GradSampleMode.BOOK, secure=False,
-               images_per_patient=2)  # fmt: skip
+OPEN = PrivacySettings(noise_multiplier=1.0, epsilon=math.inf, delta=1e-3, grad_sample_mode=GradSampleMode.BOOKKEEPING, secure_mode=False,
+               max_images_per_patient=2)  # fmt: skip
 
 
 def net(seed: int = 0) -> nn.Module:
@@ -52,17 +52,17 @@ def loss(network: nn.Module, rows: np.ndarray, draw: torch.Generator) -> Tensor:
 
 
 def train(
-    folder: Path, private: Private = OPEN, network: nn.Module | None = None, **other: Any
+    folder: Path, private: PrivacySettings = OPEN, network: nn.Module | None = None, **other: Any
 ) -> tuple[Any, Mechanism]:
     network = net() if network is None else network
     training = Training(**TRAINING | other.pop("training", {}))
     told = {"loss": loss, "units": UNITS, "key": "k", "name": "probe", "data": "d", "runtime": CPU} | other
-    mechanism = fit(network, training=training, private=private, folder=folder, **told)
+    mechanism = fit_private(network, training=training, private=private, folder=folder, **told)
     assert read_mechanism(folder / "mechanism.json") == mechanism
     return network, mechanism
 
 
-def changed(private: Private, **other: Any) -> Private:
+def changed(private: PrivacySettings, **other: Any) -> PrivacySettings:
     return replace(private, **other)
 
 
@@ -71,9 +71,11 @@ def weights(network: nn.Module) -> Tensor:
 
 
 def test_without_noise_and_clip_at_rate_one_it_is_an_ordinary_full_batch_step(tmp_path: Path) -> None:
-    private = changed(OPEN, noise_multiplier=0.0, clip=math.inf, images_per_patient=3, multiplicity=2)
+    private = changed(
+        OPEN, noise_multiplier=0.0, max_grad_norm=math.inf, max_images_per_patient=3, noise_multiplicity=2
+    )
     plain = net()
-    trained, told = train(tmp_path, private, training={"batch": 16, "steps": 3, "ema": 0.0})
+    trained, told = train(tmp_path, private, training={"batch_size": 16, "steps": 3, "ema_decay": 0.0})
     optimizer = torch.optim.AdamW(plain.parameters(), lr=0.05, weight_decay=1e-2)
     for _ in range(3):
         optimizer.zero_grad()
@@ -81,7 +83,7 @@ def test_without_noise_and_clip_at_rate_one_it_is_an_ordinary_full_batch_step(tm
         torch.stack([each[[u == name for u in UNITS]].mean() for name in set(UNITS)]).mean().backward()
         optimizer.step()
     torch.testing.assert_close(weights(trained), weights(plain), rtol=1e-5, atol=1e-6)
-    assert (told.sample_rate, told.units, told.steps, told.way) == (1.0, 16, 3, "book")
+    assert (told.sample_rate, told.units, told.steps, told.way) == (1.0, 16, 3, "bookkeeping")
 
 
 class Still(nn.Module):
@@ -101,7 +103,7 @@ def test_noise_has_the_deviation_that_is_told(tmp_path: Path, monkeypatch: pytes
         return seen[-1]
 
     monkeypatch.setattr(PrivateStep, "_noised", watched)
-    private = changed(OPEN, noise_multiplier=1.5, clip=0.2, secure=True)
+    private = changed(OPEN, noise_multiplier=1.5, max_grad_norm=0.2, secure_mode=True)
     count = 20_000
     train(
         tmp_path, private, Still(count), training={"steps": 4},
@@ -116,24 +118,24 @@ def test_noise_has_the_deviation_that_is_told(tmp_path: Path, monkeypatch: pytes
 
 @pytest.mark.parametrize("clip", [0.3, 1.0, 3.0])
 def test_multiplicity_is_a_mean_within_the_unit_and_no_more_weight(tmp_path: Path, clip: float) -> None:
-    private = changed(OPEN, noise_multiplier=0.0, clip=clip, images_per_patient=9, multiplicity=1)
-    told = {"training": {"batch": 16, "steps": 2}}
+    private = changed(OPEN, noise_multiplier=0.0, max_grad_norm=clip, max_images_per_patient=9, noise_multiplicity=1)
+    told = {"training": {"batch_size": 16, "steps": 2}}
     once, _ = train(tmp_path / "a", private, **told)
-    thrice, _ = train(tmp_path / "b", changed(private, multiplicity=3), **told)
+    thrice, _ = train(tmp_path / "b", changed(private, noise_multiplicity=3), **told)
     torch.testing.assert_close(weights(once), weights(thrice), rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("physical", [1, 5, 128])
 def test_rows_at_once_do_not_change_the_result(tmp_path: Path, physical: int) -> None:
-    one, _ = train(tmp_path / "a", changed(OPEN, physical=16))
-    other, _ = train(tmp_path / "b", changed(OPEN, physical=physical))
+    one, _ = train(tmp_path / "a", changed(OPEN, max_physical_batch_size=16))
+    other, _ = train(tmp_path / "b", changed(OPEN, max_physical_batch_size=physical))
     torch.testing.assert_close(weights(one), weights(other), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("way", [GradSampleMode.HOOKS, GradSampleMode.GHOST, GradSampleMode.FUNCTORCH])
 def test_the_way_does_not_change_the_result(tmp_path: Path, way: GradSampleMode) -> None:
     one, _ = train(tmp_path / "a")
-    other, told = train(tmp_path / "b", changed(OPEN, way=way))
+    other, told = train(tmp_path / "b", changed(OPEN, grad_sample_mode=way))
     assert told.way == way
     torch.testing.assert_close(weights(one), weights(other), rtol=1e-3, atol=1e-4)
 
@@ -161,8 +163,8 @@ def test_killed_and_resumed_is_the_same_to_the_byte(tmp_path: Path) -> None:
 
 
 def test_secure_noise_never_comes_again(tmp_path: Path) -> None:
-    one, told = train(tmp_path / "a", changed(OPEN, secure=True))
-    other, _ = train(tmp_path / "b", changed(OPEN, secure=True))
+    one, told = train(tmp_path / "a", changed(OPEN, secure_mode=True))
+    other, _ = train(tmp_path / "b", changed(OPEN, secure_mode=True))
     assert told.secure
     assert not torch.equal(weights(one), weights(other))
     stored = (tmp_path / "a" / FILE).read_bytes()
@@ -172,10 +174,10 @@ def test_secure_noise_never_comes_again(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("other", "name"),
     [
-        ({"noise_multiplier": 1.1}, "noise_multiplier 1.0, now 1.1"), ({"clip": 2.0}, "clip"),
-        ({"unit": "image"}, "unit"),
-        ({"images_per_patient": 1}, "images_per_unit"), ({"multiplicity": 2}, "multiplicity"),
-        ({"secure": True}, "secure"),
+        ({"noise_multiplier": 1.1}, "noise_multiplier 1.0, now 1.1"), ({"max_grad_norm": 2.0}, "max_grad_norm"),
+        ({"privacy_unit": "image"}, "privacy_unit"),
+        ({"max_images_per_patient": 1}, "max_images_per_patient"), ({"noise_multiplicity": 2}, "noise_multiplicity"),
+        ({"secure_mode": True}, "secure_mode"),
     ],
 )  # fmt: skip
 def test_it_does_not_go_on_as_another_mechanism(tmp_path: Path, other: dict[str, Any], name: str) -> None:
@@ -199,7 +201,7 @@ def test_it_stops_at_the_budget_and_says_so(tmp_path: Path, caplog: pytest.LogCa
     pays = budget(FULL, 1.0, 80)
     assert spent([(4.0, 1.0, pays)], 1e-3).epsilon <= 3.0 < spent([(4.0, 1.0, pays + 1)], 1e-3).epsilon
     assert 3 < pays < 60
-    asked = {"training": {"steps": 80, "batch": 16}}
+    asked = {"training": {"steps": 80, "batch_size": 16}}
     with caplog.at_level(logging.WARNING):
         _, told = train(tmp_path, FULL, **asked)
     assert f"after {pays} of 80" in caplog.text
@@ -208,17 +210,17 @@ def test_it_stops_at_the_budget_and_says_so(tmp_path: Path, caplog: pytest.LogCa
     _, again = train(tmp_path, FULL, **asked)  # asked the same again: it is finished
     assert again == told
     with pytest.raises(InputError, match=f"budget spent: epsilon 3 pays for {pays} steps of probe, {pays} were taken"):
-        train(tmp_path, FULL, training={"steps": 90, "batch": 16})
+        train(tmp_path, FULL, training={"steps": 90, "batch_size": 16})
     before = changed(FULL, before=((4.0, 1.0, pays),))
     with pytest.raises(InputError, match="pays for 0 steps"):
-        train(tmp_path / "next", before, training={"steps": 1, "batch": 16})
+        train(tmp_path / "next", before, training={"steps": 1, "batch_size": 16})
 
 
 def test_a_finished_training_goes_on_as_far_as_the_budget_pays(tmp_path: Path) -> None:
     pays = budget(FULL, 1.0, 80)
-    train(tmp_path / "parts", FULL, training={"steps": 3, "batch": 16})
-    parts, told = train(tmp_path / "parts", FULL, training={"steps": 80, "batch": 16})
-    whole, _ = train(tmp_path / "whole", FULL, training={"steps": 80, "batch": 16})
+    train(tmp_path / "parts", FULL, training={"steps": 3, "batch_size": 16})
+    parts, told = train(tmp_path / "parts", FULL, training={"steps": 80, "batch_size": 16})
+    whole, _ = train(tmp_path / "whole", FULL, training={"steps": 80, "batch_size": 16})
     assert told.steps == pays
     assert torch.equal(weights(parts), weights(whole))
 
@@ -234,14 +236,14 @@ def test_the_checkpoint_holds_the_mechanism_so_far(tmp_path: Path) -> None:
     with safe_open(tmp_path / FILE, "pt") as stored:
         about = json.loads(stored.metadata()["training"])
     assert about["step"] == 5
-    assert about["about"]["way"] == "book"
-    assert about["about"]["mechanism"]["noise_multiplier"] == 1.0
-    assert about["about"]["mechanism"]["rate"] == 0.25
+    assert about["metadata"]["grad_sample_mode"] == "bookkeeping"
+    assert about["metadata"]["mechanism"]["noise_multiplier"] == 1.0
+    assert about["metadata"]["mechanism"]["rate"] == 0.25
 
 
 def test_empty_steps_are_steps(tmp_path: Path) -> None:
     """Noise moves the weights, the loss on record is NaN, and the step counts."""
-    _, told = train(tmp_path, units=[str(i) for i in range(ROWS)], training={"batch": 1, "steps": 12})
+    _, told = train(tmp_path, units=[str(i) for i in range(ROWS)], training={"batch_size": 1, "steps": 12})
     history = pd.read_parquet(tmp_path / "history.parquet")
     assert told.steps == len(history) == 12
     assert 0 < history["loss"].isna().sum() < 12
@@ -258,7 +260,13 @@ def test_the_way_is_measured_once_and_kept(tmp_path: Path, monkeypatch: pytest.M
         return GradSampleMode.HOOKS
 
     monkeypatch.setattr(training, "measured", chosen)
-    private = changed(OPEN, way=GradSampleMode.MEASURE, physical=6, multiplicity=3, images_per_patient=1)
+    private = changed(
+        OPEN,
+        grad_sample_mode=GradSampleMode.AUTO,
+        max_physical_batch_size=6,
+        noise_multiplicity=3,
+        max_images_per_patient=1,
+    )
     _, told = train(tmp_path, private, training={"stop_at": 2})
     _, again = train(tmp_path, private)
     assert told.way == again.way == "hooks"
@@ -266,8 +274,8 @@ def test_the_way_is_measured_once_and_kept(tmp_path: Path, monkeypatch: pytest.M
 
 
 def test_measuring_really_runs(tmp_path: Path) -> None:
-    _, told = train(tmp_path, changed(OPEN, way=GradSampleMode.MEASURE), training={"steps": 2})
-    assert told.way in set(GradSampleMode) - {GradSampleMode.MEASURE}
+    _, told = train(tmp_path, changed(OPEN, grad_sample_mode=GradSampleMode.AUTO), training={"steps": 2})
+    assert told.way in set(GradSampleMode) - {GradSampleMode.AUTO}
 
 
 def test_a_loss_that_does_not_reach_the_weights_is_refused(tmp_path: Path) -> None:
@@ -277,7 +285,7 @@ def test_a_loss_that_does_not_reach_the_weights_is_refused(tmp_path: Path) -> No
         return network(X[rows]).flatten() * 0
 
     with pytest.raises(InputError, match="no trainable weight has a gradient"):
-        train(tmp_path, loss=blind, training={"batch": 16})
+        train(tmp_path, loss=blind, training={"batch_size": 16})
 
 
 def test_losses_that_are_no_numbers_are_refused(tmp_path: Path) -> None:
@@ -285,14 +293,14 @@ def test_losses_that_are_no_numbers_are_refused(tmp_path: Path) -> None:
         return loss(network, rows, draw) / torch.as_tensor(rows != 7)
 
     with pytest.raises(InputError, match="1 of 40 losses are no number at step 1"):
-        train(tmp_path, changed(OPEN, images_per_patient=9), loss=bad, training={"batch": 16})
+        train(tmp_path, changed(OPEN, max_images_per_patient=9), loss=bad, training={"batch_size": 16})
 
 
 def test_bad_settings(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="at most the number of units"):
-        train(tmp_path, training={"batch": 17})
+        train(tmp_path, training={"batch_size": 17})
     with pytest.raises(InputError, match="finite clip"):
-        changed(OPEN, clip=math.inf)
+        changed(OPEN, max_grad_norm=math.inf)
     with pytest.raises(InputError, match="cannot meet epsilon"):
         changed(OPEN, noise_multiplier=0.0, epsilon=1.0)
     with pytest.raises(InputError, match="fp16"):
@@ -313,9 +321,9 @@ def test_bf16_channels_last_evaluation_and_recomputing(tmp_path: Path) -> None:
         t = torch.randint(0, 1000, (len(rows),), generator=draw)
         return (of(x[rows], t, torch.ones(len(rows), 5)).float() - x[rows]).pow(2).flatten(1).mean(1)
 
-    how = {"channels_last": True, "checkpointing": True, "steps": 2, "batch": 3}
+    how = {"channels_last": True, "gradient_checkpointing": True, "steps": 2, "batch_size": 3}
     _, told = train(
-        tmp_path, changed(OPEN, multiplicity=2), network, loss=denoise, units=[str(i) for i in range(12)], training=how,
+        tmp_path, changed(OPEN, noise_multiplicity=2), network, loss=denoise, units=[str(i) for i in range(12)], training=how,
         evaluate=lambda of: float(of.training), picture=lambda of: torch.rand(2, 1, 8, 8), runtime=CPU.at("bf16"),
     )  # fmt: skip
     history = pd.read_parquet(tmp_path / "history.parquet")
@@ -329,17 +337,17 @@ def test_bf16_channels_last_evaluation_and_recomputing(tmp_path: Path) -> None:
 def test_what_losses_draw_is_as_secret_as_the_noise(tmp_path: Path) -> None:
     """Else a row's draws, which follow those of the rows before it, would show one unit in the gradients of others."""
 
-    def heard(folder: str, private: Private) -> list[float]:
+    def heard(folder: str, private: PrivacySettings) -> list[float]:
         seen: list[float] = []
 
         def listening(network: nn.Module, rows: np.ndarray, draw: torch.Generator) -> Tensor:
             seen.extend([float(torch.rand((), generator=draw)), float(torch.rand(()))])  # dropout reads the latter
             return loss(network, rows, draw)
 
-        train(tmp_path / folder, private, training={"steps": 2, "batch": 16}, loss=listening)
+        train(tmp_path / folder, private, training={"steps": 2, "batch_size": 16}, loss=listening)
         return seen
 
-    secret = changed(OPEN, secure=True)
+    secret = changed(OPEN, secure_mode=True)
     assert set(heard("a", secret)).isdisjoint(heard("b", secret))
     assert heard("c", OPEN) == heard("d", OPEN)
 
@@ -359,16 +367,16 @@ def test_a_training_of_more_steps_is_not_begun_anew_for_fewer(tmp_path: Path) ->
 
 def test_where_images_are_the_unit_each_row_is_one(tmp_path: Path) -> None:
     """Whoever they are of: that a patient has several is nothing the mechanism knows then."""
-    _, told = train(tmp_path, changed(OPEN, unit="image"))
+    _, told = train(tmp_path, changed(OPEN, privacy_unit="image"))
     assert (told.unit, told.units, told.sample_rate) == ("image", ROWS, 4 / ROWS)
 
 
 def test_what_names_a_mechanism_is_not_how_it_is_computed() -> None:
-    same = changed(OPEN, way=GradSampleMode.GHOST, physical=3)
+    same = changed(OPEN, grad_sample_mode=GradSampleMode.GHOST, max_physical_batch_size=3)
     assert same.digest == OPEN.digest
     others: list[dict[str, Any]] = [
-        {"noise_multiplier": 2.0}, {"clip": 2.0}, {"unit": "image"}, {"images_per_patient": 1}, {"multiplicity": 3},
-        {"secure": True}, {"epsilon": 5.0}, {"delta": 1e-4}, {"before": ((1.0, 0.5, 3),)}, {"times": 2},
+        {"noise_multiplier": 2.0}, {"max_grad_norm": 2.0}, {"privacy_unit": "image"}, {"max_images_per_patient": 1}, {"noise_multiplicity": 3},
+        {"secure_mode": True}, {"epsilon": 5.0}, {"delta": 1e-4}, {"before": ((1.0, 0.5, 3),)}, {"times": 2},
     ]  # fmt: skip
     assert len({OPEN.digest} | {changed(OPEN, **other).digest for other in others}) == 1 + len(others)
 
@@ -378,12 +386,16 @@ def test_the_mechanisms_names_are_one_enum() -> None:
     from medlt.config import Privacy
     from medlt.privacy.dpsgd.gradients import WAYS, PerUnit
 
-    assert set(WAYS) | {GradSampleMode.MEASURE} == set(GradSampleMode)
-    assert Privacy.model_fields["way"].annotation is GradSampleMode
-    assert Privacy(epsilon=1, delta=1e-5, way="ghost").way is GradSampleMode.GHOST  # type: ignore[arg-type]
-    assert Private(1.0, math.inf, 1e-3).way is Privacy(epsilon=1, delta=1e-5).way is GradSampleMode.MEASURE
+    assert set(WAYS) | {GradSampleMode.AUTO} == set(GradSampleMode)
+    assert Privacy.model_fields["grad_sample_mode"].annotation is GradSampleMode
+    assert Privacy(epsilon=1, delta=1e-5, grad_sample_mode="ghost").grad_sample_mode is GradSampleMode.GHOST  # type: ignore[arg-type]
+    assert (
+        PrivacySettings(1.0, math.inf, 1e-3).grad_sample_mode
+        is Privacy(epsilon=1, delta=1e-5).grad_sample_mode
+        is GradSampleMode.AUTO
+    )
     with pytest.raises(ValueError, match="measure takes no gradients"):
-        PerUnit(net(), 1.0, GradSampleMode.MEASURE)
+        PerUnit(net(), 1.0, GradSampleMode.AUTO)
 
 
 def test_a_mechanism_that_was_changed_is_refused(tmp_path: Path) -> None:

@@ -13,21 +13,21 @@ TINY = {
     "size": 32,
     "threads": 1,
     "data": {"kind": "phantom", "patients": 40, "size": 64, "imbalance": 8},
-    "codec": {"kind": "train", "width": 8, "levels": 3, "steps": 8, "batch": 4},
-    "sparse": {"groups": 4, "vocabulary": 4, "generations": 2, "interaction_epochs": 2, "width": 8, "batch": 8},
-    "denoiser": {"width": 8, "steps": 6, "batch": 8, "checkpoint_every": 3},
-    "method": {"labels": "tail", "steps": 10, "keep": 2},
-    "need": {"tail_below": 8, "head_above": 20, "target": 10, "most": 3, "candidates": 2},
-    "checks": {"folds": 2, "quantile": 0.01},
-    "classifier": {"size": 32, "steps": 6, "batch": 8, "evaluate_every": 3},
-    "evaluation": {"seeds": 2, "draws": 100},
+    "codec": {"kind": "train", "width": 8, "levels": 3, "steps": 8, "batch_size": 4},
+    "sparse": {"groups": 4, "vocabulary": 4, "generations": 2, "interaction_epochs": 2, "width": 8, "batch_size": 8},
+    "denoiser": {"width": 8, "steps": 6, "batch_size": 8, "checkpoint_every": 3},
+    "method": {"labels": "tail", "num_inference_steps": 10, "strength": 0.2},
+    "targets": {"tail_below": 8, "head_above": 20, "count": 10, "max_per_finding": 3, "num_candidates": 2},
+    "checks": {"folds": 2, "verifier_quantile": 0.01},
+    "classifier": {"size": 32, "steps": 6, "batch_size": 8, "evaluate_every": 3},
+    "evaluation": {"seeds": 2, "n_bootstrap": 100},
 }
 
 
 @pytest.fixture(scope="session")
 def tiny() -> Callable[[Path], RunConfig]:
     """The tiny config with its run folder."""
-    return lambda out: parse({**TINY, "out": str(out)})
+    return lambda out: parse({**TINY, "output_dir": str(out)})
 
 
 @pytest.fixture(scope="session")

@@ -16,7 +16,7 @@ from medlt.recipes.ablate import main, variants
 from medlt.types import InputError
 
 Tiny = Callable[[Path], RunConfig]
-VARY = {"sparse.generations": (1, 2), "method.keep": (1, 2), "method.labels": ("union",)}
+VARY = {"sparse.generations": (1, 2), "method.strength": (0.1, 0.2), "method.labels": ("union",)}
 TIMES = ["seconds"]
 
 
@@ -37,7 +37,7 @@ def ablated(tmp_path_factory: pytest.TempPathFactory, tiny: Tiny, finished: Path
 
 def ask(config: RunConfig, vary: dict[str, tuple[object, ...]], **more: Any) -> RunConfig:
     """The config as an ablation's."""
-    return config.model_copy(update={"recipe": "ablation", "ablation": Ablation(vary=vary, **more)})
+    return config.model_copy(update={"ablation": Ablation(vary=vary, **more)})
 
 
 def read(run: Path) -> pd.DataFrame:
@@ -51,7 +51,7 @@ def test_every_value_has_a_row_with_its_figures(ablated: Path) -> None:
     assert list(table.index) == wanted
     assert (table["planned"] == table["planned"].iloc[0]).all()
     assert (table["kept"] <= table["planned"]).all()
-    shares = table[["passed", "asserted", "mask_share", "tail_mass", "judge"]]
+    shares = table[["passed", "labelled", "mask_share", "tail_mass", "verifier"]]
     assert ((shares >= 0) & (shares <= 1)).all(axis=None)
     assert (table["passed_low"] <= table["passed"]).all()
     assert (table["passed"] <= table["passed_high"]).all()
@@ -71,20 +71,20 @@ def test_real_images_stand_beside(ablated: Path) -> None:
 def test_a_value_that_is_the_bases_is_the_base(ablated: Path) -> None:
     table = read(ablated)
     same = table[table["is_base"]].drop(columns=TIMES)
-    assert list(same.index) == [("base", "", 0), ("generations", "2", 0), ("keep", "2", 0)]
+    assert list(same.index) == [("base", "", 0), ("generations", "2", 0), ("strength", "0.2", 0)]
     assert len(same.drop_duplicates()) == 1
     assert len(list((ablated / "variants").glob("*.json"))) == len(table) - 2
 
 
 def test_what_a_factor_does_not_touch_stays_and_what_it_does_changes(ablated: Path) -> None:
     table = read(ablated)
-    base, health = table.loc[("base", "", 0)], ["reconstruction_l1", "probe_ap", "mean_max_probability"]
-    for row in (("keep", "1", 0), ("labels", "union", 0)):
+    base, metrics = table.loc[("base", "", 0)], ["reconstruction_l1", "probe_ap", "mean_max_probability"]
+    for row in (("strength", "0.1", 0), ("labels", "union", 0)):
         assert (
-            table.loc[row, [*health, "mask_share", "tail_mass"]] == base[[*health, "mask_share", "tail_mass"]]
+            table.loc[row, [*metrics, "mask_share", "tail_mass"]] == base[[*metrics, "mask_share", "tail_mass"]]
         ).all()
-        assert table.loc[row, "judge"] != base["judge"]
-    assert (table.loc[("generations", "1", 0), health] != base[health]).all()
+        assert table.loc[row, "verifier"] != base["verifier"]
+    assert (table.loc[("generations", "1", 0), metrics] != base[metrics]).all()
 
 
 def test_all_generations_come_from_one_learning(ablated: Path) -> None:
@@ -93,8 +93,8 @@ def test_all_generations_come_from_one_learning(ablated: Path) -> None:
 
 def test_differences_are_paired_with_the_base(ablated: Path) -> None:
     table = read(ablated)
-    plain = table["judge"] - table.loc[("base", "", 0), "judge"]
-    np.testing.assert_allclose(table["judge_difference"], plain, atol=1e-9)  # all variants have the base's plan rows
+    plain = table["verifier"] - table.loc[("base", "", 0), "verifier"]
+    np.testing.assert_allclose(table["verifier_difference"], plain, atol=1e-9)  # all variants have the base's plan rows
 
 
 def test_a_killed_ablation_goes_on_and_makes_nothing_twice(
@@ -120,11 +120,11 @@ def test_more_may_be_asked_of_a_finished_one(ablated: Path, tiny: Tiny, monkeypa
     """Another seed, in the same folder."""
     monkeypatch.chdir(ablated.parent)
     kept = {p.name: p.read_bytes() for p in ablated.glob("ablation.*")}
-    main(ask(tiny(Path("run")), {"method.keep": (2,)}, seeds=2))
+    main(ask(tiny(Path("run")), {"method.strength": (0.2,)}, seeds=2))
     table = read(ablated)
     assert list(table.index.get_level_values("seed")) == [0, 1, 0, 1]
     first, second = table.loc[("base", "", 0)], table.loc[("base", "", 1)]
-    assert first["judge"] != second["judge"]
+    assert first["verifier"] != second["verifier"]
     assert first["reconstruction_l1"] != second["reconstruction_l1"]
     for name, bytes_ in kept.items():
         (ablated / name).write_bytes(bytes_)
@@ -135,7 +135,7 @@ def test_downstream_adds_the_difference_to_duplicated(
     tmp_path: Path, tiny: Tiny, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    main(ask(tiny(Path("run")), {"method.keep": (1,)}, downstream=True))
+    main(ask(tiny(Path("run")), {"method.strength": (0.1,)}, downstream=True))
     table = read(Path("run"))
     assert (table["tail_ap_low"] <= table["tail_ap_difference"]).all()
     assert (table["tail_ap_difference"] <= table["tail_ap_high"]).all()
@@ -145,7 +145,7 @@ def test_downstream_adds_the_difference_to_duplicated(
 @pytest.mark.parametrize(
     ("vary", "said"),
     [
-        ({"method.keep": (99,)}, "ablation of method.keep: .*more than the 10 steps"),
+        ({"method.strength": (99,)}, "ablation of method.strength: .*at most 1"),
         ({"method.kepe": (1,)}, "method.*kepe is not a known key"),
         ({"method.labels": ("all",)}, "'all'"),
         ({"sparse.vocabulary": (1,)}, "sparse.vocabulary"),
@@ -159,7 +159,9 @@ def test_a_value_that_is_not_allowed_is_told_before_anything_is_made(
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize("vary", [{}, {"method.keep": ()}, {"denoiser.steps": (1,)}, {"keep": (1,)}, {"method.": (1,)}])
+@pytest.mark.parametrize(
+    "vary", [{}, {"method.strength": ()}, {"denoiser.steps": (1,)}, {"strength": (1,)}, {"method.": (1,)}]
+)
 def test_only_what_comes_after_the_shared_parts_can_be_varied(vary: dict[str, tuple[object, ...]]) -> None:
     with pytest.raises(ValidationError, match=r"varied|no values"):
         Ablation(vary=vary)
@@ -173,7 +175,7 @@ def test_the_shipped_configs_ask_for_every_open_question(name: str, monkeypatch:
     asked = config.ablation
     assert {
         "sparse.generations", "sparse.vocabulary", "sparse.temperature", "method.threshold_mean", "method.neighbours",
-        "method.keep", "method.labels", "method.pairing", "method.renoise",
+        "method.labels", "method.pairing", "method.renoise", "method.strength",
     } <= set(asked.vary)  # fmt: skip
     assert set(asked.vary["sparse.generations"]) == {1, 3, 5, 10}
     found = variants(config, asked)

@@ -19,17 +19,17 @@ from medlt.types import InputError, Synthesizer
 Tiny = Callable[[Path], RunConfig]
 Method = Callable[[RunConfig], Synthesizer]
 BRIEF: dict[str, dict[str, Any]] = {
-    "diffult": {"steps": 3, "aid": {"share": 1.0}},
-    "minority": {"steps": 4, "guides": [{"kind": "minority", "every": 1, "window": [0.0, 1.0]}]},
-    "longtail": {"steps": 4, "guides": [{"kind": "longtail", "every": 1, "window": [0.0, 1.0]}]},
+    "diffult": {"num_inference_steps": 3, "in_band_loss": {"share": 1.0}},
+    "minority": {"num_inference_steps": 4, "guidance": [{"kind": "minority", "every": 1, "window": [0.0, 1.0]}]},
+    "longtail": {"num_inference_steps": 4, "guidance": [{"kind": "longtail", "every": 1, "window": [0.0, 1.0]}]},
 }
 
 
 def of(tiny: Tiny, out: Path, recipe: str, **changes: Any) -> RunConfig:
     """The tiny config as a recipe of another method."""
-    told = tiny(out).model_dump(mode="json", exclude={"recipe", "method", "checks"})
-    checks = {"folds": 2, "quantile": 0.01, **({"in_band": {"limit": 1e6}} if recipe == "diffult" else {})}
-    return parse({**told, "recipe": recipe, "method": BRIEF[recipe], "checks": checks, **changes})
+    told = tiny(out).model_dump(mode="json", exclude={"method", "checks"})
+    checks = {"folds": 2, "verifier_quantile": 0.01, **({"in_band": {"limit": 1e6}} if recipe == "diffult" else {})}
+    return parse({**told, "method": {"kind": recipe, **BRIEF[recipe]}, "checks": checks, **changes})
 
 
 @pytest.fixture(scope="module")
@@ -40,9 +40,9 @@ def learnt(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("recipe", BRIEF)
 def test_a_run_leaves_what_the_contract_says(recipe: str, tiny: Tiny, learnt: Path, tmp_path: Path) -> None:
-    config = of(tiny, tmp_path / "run", recipe, learnt=str(learnt))
+    config = of(tiny, tmp_path / "run", recipe, artifacts_dir=str(learnt))
     run = augment(config)
-    names = "config.yaml run.json manifest.parquet plan.parquet findings.parquet quality.parquet report.html grid.png"
+    names = "config.yaml run.json manifest.parquet plan.parquet checks.parquet quality.parquet report.html grid.png"
     assert [name for name in names.split() if not (run / name).is_file()] == []
     assert not (run / "verdict.json").exists()
     told, plan = json.loads((run / "run.json").read_text()), pd.read_parquet(run / "plan.parquet")
@@ -54,7 +54,7 @@ def test_a_run_leaves_what_the_contract_says(recipe: str, tiny: Tiny, learnt: Pa
     assert (made["split"] == "train").all()
     assert (made["method"] == recipe).all()
     train = manifest.rows.query("split == 'train' and not synthetic")
-    assert plan["like"].isin(train.index).all()
+    assert plan["label_source"].isin(train.index).all()
     page = (run / "report.html").read_text()
     assert ('id="introspection"' in page) == (recipe == "longtail")
     real = manifest.rows.index[~manifest.rows["synthetic"]]
@@ -83,12 +83,12 @@ def test_the_whole_recipe_ends_with_a_verdict_against_duplicated_real_images(tin
 
 def test_runs_of_one_collection_share_what_is_learnt(tiny: Tiny, tmp_path: Path, method_of: Method) -> None:
     shared = tmp_path / "shared"
-    first = of(tiny, tmp_path / "a", "minority", learnt=str(shared))
+    first = of(tiny, tmp_path / "a", "minority", artifacts_dir=str(shared))
     augment(first)
     assert {"codec", "latents", "denoiser", "classifier"} <= {p.name for p in shared.iterdir()}
     weights = {p: p.read_bytes() for p in shared.rglob("*.safetensors")}
     alone = augment(of(tiny, tmp_path / "b", "minority"))
-    again: Any = method_of(of(tiny, tmp_path / "c", "longtail", learnt=str(shared)))
+    again: Any = method_of(of(tiny, tmp_path / "c", "longtail", artifacts_dir=str(shared)))
     assert {p: p.read_bytes() for p in weights} == weights
     own: Any = method_of(first)
     assert again.backbone.digest == own.backbone.digest
@@ -98,11 +98,11 @@ def test_runs_of_one_collection_share_what_is_learnt(tiny: Tiny, tmp_path: Path,
 
 def test_empty_slots_are_tried_again_with_other_candidates(tiny: Tiny, tmp_path: Path) -> None:
     """With a judge that half of the real positives do not convince some slots stay empty at first."""
-    need = {"tail_below": 8, "head_above": 20, "target": 10, "most": 3, "candidates": 2}
+    need = {"tail_below": 8, "head_above": 20, "count": 10, "max_per_finding": 3, "num_candidates": 2}
     runs = []
     for refills in (0, 2):
-        config = of(tiny, tmp_path / str(refills), "minority", learnt=str(tmp_path / "learnt"),
-                    need={**need, "refills": refills}, checks={"folds": 2, "quantile": 0.6})  # fmt: skip
+        config = of(tiny, tmp_path / str(refills), "minority", artifacts_dir=str(tmp_path / "learnt"),
+                    targets={**need, "max_retries": refills}, checks={"folds": 2, "verifier_quantile": 0.6})  # fmt: skip
         runs.append(augment(config))
     once, more = (pd.read_parquet(run / "plan.parquet") for run in runs)
     made = [Manifest.read(run / "manifest.parquet").rows.query("synthetic") for run in runs]
@@ -123,32 +123,35 @@ def test_another_method_takes_its_own_defaults_folder_and_what_was_learnt(tiny: 
     path = tmp_path / "a.yaml"
     path.write_text(dump(of(tiny, tmp_path / "run", "minority")))
     changed = load(path, method="longtail")
-    assert (changed.recipe, changed.method.kind) == ("longtail", "longtail")
-    assert changed.out == tmp_path / "run-longtail"
-    assert changed.learnt == tmp_path / "run" / "artifacts"
-    assert load(path, [f"out={tmp_path / 'mine'}"], "longtail").out == tmp_path / "mine"
+    assert changed.method.kind == "longtail"
+    assert changed.output_dir == tmp_path / "run-longtail"
+    assert changed.artifacts_dir == tmp_path / "run" / "artifacts"
+    assert load(path, [f"output_dir={tmp_path / 'mine'}"], "longtail").output_dir == tmp_path / "mine"
     assert load(path, method="minority") == load(path)
-    with pytest.raises(InputError, match="recipe"):
+    with pytest.raises(InputError, match="method"):
         load(path, method="guessing")
 
 
 def test_diffult_drops_what_is_out_of_band_unless_told_otherwise() -> None:
-    tree = {"out": "x", "recipe": "diffult", "data": {"kind": "phantom"}, "codec": {"kind": "train"}}
+    tree = {"output_dir": "x", "method": "diffult", "data": {"kind": "phantom"}, "codec": {"kind": "train"}}
     assert parse(tree).checks.in_band is not None
     assert parse({**tree, "checks": {"in_band": None}}).checks.in_band is None
-    assert parse({**tree, "recipe": "minority"}).checks.in_band is None
+    assert parse({**tree, "method": "minority"}).checks.in_band is None
     assert yaml.safe_load(dump(parse(tree)))["checks"]["in_band"]["form"] == "neighbours"
 
 
 GUIDE = {"kind": "minority", "window": [0.3, 0.8]}
 NEVER: dict[str, tuple[dict[str, Any], str]] = {
-    "fusion's few steps": ({"kind": "fusion", "steps": 75, "keep": 5, "guides": [GUIDE]}, "no step of the sampler"),
+    "fusion's few steps": (
+        {"kind": "fusion", "num_inference_steps": 75, "strength": 5 / 75, "guidance": [GUIDE]},
+        "no step of the sampler",
+    ),
     "a narrow window": (
-        {"kind": "noise", "steps": 4, "guides": [{**GUIDE, "window": [0.5, 0.51]}]},
+        {"kind": "noise", "num_inference_steps": 4, "guidance": [{**GUIDE, "window": [0.5, 0.51]}]},
         "widen the window",
     ),
     "a boost without drawn noise": (
-        {"kind": "noise", "scheduler": "ddim", "boost": 2.0},
+        {"kind": "noise", "scheduler": "ddim", "initial_noise_scale": 2.0},
         "boosting is above 0 and for",
     ),
 }
@@ -158,8 +161,8 @@ NEVER: dict[str, tuple[dict[str, Any], str]] = {
 def test_what_could_never_work_is_refused_before_anything_is_written(name: str, tiny: Tiny, tmp_path: Path) -> None:
     method, said = NEVER[name]
     recipe = {"fusion": "fusion", "noise": "finetune"}[method["kind"]]
-    told = tiny(tmp_path / "run").model_dump(mode="json", exclude={"recipe", "method"})
-    config = parse({**told, "recipe": recipe, "method": method})
+    told = tiny(tmp_path / "run").model_dump(mode="json", exclude={"method"})
+    config = parse({**told, "method": method})
     with pytest.raises(InputError, match=said):
         augment(config)
     assert not (tmp_path / "run").exists()
@@ -170,7 +173,7 @@ def test_a_part_trained_by_itself_is_the_one_a_run_finds(
     part: str, kind: str, tiny: Tiny, learnt: Path, tmp_path: Path
 ) -> None:
     """In the folder that the runs above share nothing is learnt anew."""
-    config = of(tiny, tmp_path / "run", "longtail", learnt=str(learnt))
+    config = of(tiny, tmp_path / "run", "longtail", artifacts_dir=str(learnt))
     train(config, part)
     made = {p.parent.name for p in (learnt / kind).glob("*/artifact.json")}
     stages: list[str] = []
@@ -181,18 +184,18 @@ def test_a_part_trained_by_itself_is_the_one_a_run_finds(
 
 def test_a_denoiser_may_be_trained_on_and_both_lengths_are_kept(tiny: Tiny, tmp_path: Path, method_of: Method) -> None:
     """With a constant rate 6 steps are the beginning of 9; equal bytes whether in one go or two."""
-    shared, longer = tmp_path / "shared", {"width": 8, "steps": 9, "batch": 8, "checkpoint_every": 3}
-    short: Any = method_of(of(tiny, tmp_path / "a", "minority", learnt=str(shared)))
+    shared, longer = tmp_path / "shared", {"width": 8, "steps": 9, "batch_size": 8, "checkpoint_every": 3}
+    short: Any = method_of(of(tiny, tmp_path / "a", "minority", artifacts_dir=str(shared)))
     steps: list[int] = []
 
     def count(stage: str, done: int, total: int) -> None:
         if stage == "denoiser":
             steps.append(done)
 
-    augment(of(tiny, tmp_path / "b", "minority", learnt=str(shared), denoiser=longer), count)
+    augment(of(tiny, tmp_path / "b", "minority", artifacts_dir=str(shared), denoiser=longer), count)
     assert steps == [7, 8, 9]
-    two: Any = method_of(of(tiny, tmp_path / "b", "minority", learnt=str(shared), denoiser=longer))
+    two: Any = method_of(of(tiny, tmp_path / "b", "minority", artifacts_dir=str(shared), denoiser=longer))
     one: Any = method_of(of(tiny, tmp_path / "c", "minority", denoiser=longer))
     assert two.backbone.digest == one.backbone.digest != short.backbone.digest
-    again: Any = method_of(of(tiny, tmp_path / "a", "minority", learnt=str(shared)))
+    again: Any = method_of(of(tiny, tmp_path / "a", "minority", artifacts_dir=str(shared)))
     assert again.backbone.digest == short.backbone.digest

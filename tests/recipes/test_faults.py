@@ -63,9 +63,9 @@ def config_of(tiny: Tiny, out: Path, hospital: Path, **changes: Any) -> RunConfi
 def test_runs_on_other_pixels_share_a_folder_and_nothing_learnt(tiny: Tiny, hospital: Path, tmp_path: Path) -> None:
     """Equal uids, labels, names and counts: the codec, the code and the images are other ones all the same."""
     other, shared = other_pixels(hospital, tmp_path / "other"), str(tmp_path / "shared")
-    first = augment(config_of(tiny, tmp_path / "a", hospital, learnt=shared))
+    first = augment(config_of(tiny, tmp_path / "a", hospital, artifacts_dir=shared))
     known = {record.parent for record in (tmp_path / "shared").glob("*/*/artifact.json")}
-    second = augment(config_of(tiny, tmp_path / "b", other, learnt=shared))
+    second = augment(config_of(tiny, tmp_path / "b", other, artifacts_dir=shared))
     added = {record.parent for record in (tmp_path / "shared").glob("*/*/artifact.json")} - known
     kinds = {"codec", "latents", "sparse", "denoiser", "classifier"}
     assert kinds <= {folder.parent.name for folder in added}
@@ -107,7 +107,7 @@ def test_two_runs_at_once_in_one_learnt_folder_make_each_artifact_once(
     alone = augment(config_of(tiny, tmp_path / "alone", hospital))
     processes = []
     for name in ("a", "b"):
-        config = config_of(tiny, tmp_path / name, hospital, learnt=str(tmp_path / "shared"))
+        config = config_of(tiny, tmp_path / name, hospital, artifacts_dir=str(tmp_path / "shared"))
         (tmp_path / f"{name}.yaml").write_text(dump(config))
         command = [sys.executable, "-m", "medlt", "augment", str(tmp_path / f"{name}.yaml"), "--no-progress"]
         processes.append(subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True))
@@ -190,10 +190,10 @@ def test_damaged_tables_of_a_run_are_written_again(
 ) -> None:
     shutil.copytree(finished, tmp_path / "run")
     monkeypatch.chdir(tmp_path)
-    for name in ("failures.csv", "plan.parquet", "findings.parquet", "health.parquet"):
+    for name in ("failures.csv", "plan.parquet", "checks.parquet", "sparse_code_metrics.parquet"):
         Path("run", name).write_bytes(b"\x00")
     run(tiny(Path("run")))
-    for name in ("failures.csv", "plan.parquet", "findings.parquet", "health.parquet"):
+    for name in ("failures.csv", "plan.parquet", "checks.parquet", "sparse_code_metrics.parquet"):
         assert Path("run", name).read_bytes() == (finished / name).read_bytes()
 
 
@@ -230,14 +230,14 @@ def test_every_training_gets_the_device_of_the_config(
     monkeypatch.setattr(_setup, "runtime_of", recorded)
     Recording.asked.clear()
     run(tiny(tmp_path / "fusion"))
-    tree = tiny(tmp_path / "longtail").model_dump(mode="json", exclude={"recipe", "method", "checks"})
+    tree = tiny(tmp_path / "longtail").model_dump(mode="json", exclude={"method", "checks"})
     tree["data"] |= {"patients": 60, "shares": [0.4, 0.5, 0.1]}
-    checks = {"folds": 2, "quantile": 0.01, "near_copy": {"false_positive": 0.08, "steps": 3}}
+    checks = {"folds": 2, "verifier_quantile": 0.01, "near_copy": {"fpr": 0.08, "steps": 3}}
     guides = [{"kind": "longtail", "every": 1, "window": [0.0, 1.0]}, {"kind": "jepa", "every": 1}]
-    method = {"steps": 4, "guides": guides}
-    augment(parse({**tree, "recipe": "longtail", "method": method, "checks": checks}))
+    method = {"kind": "longtail", "num_inference_steps": 4, "guidance": guides}
+    augment(parse({**tree, "method": method, "checks": checks}))
     said = " | ".join(Recording.asked)
-    wanted = ("codec", "imitation", "adaptation", "interaction", "denoiser", "judge 0", "judge 1", "predictor",
+    wanted = ("codec", "imitation", "adaptation", "interaction", "denoiser", "judge 0", "judge 1", "guidance_classifier",
               "epistemic", "latent classifier", "embedding", "real, seed 3", "fusion, seed 4",
               "duplicated for fusion, seed 3")  # fmt: skip
     assert [name for name in wanted if name not in said] == [], said

@@ -19,7 +19,7 @@ from medlt.types import InputError, Synthesizer
 from medlt.writer import to_uint8
 
 MODEL = {"kind": "untrained", "widths": [32, 32], "text_width": 32, "text_layers": 1}
-BRIEF: dict[str, Any] = {"steps": 4, "batch": 8, "checkpoint_every": 2, "warmup_steps": 0, "learning_rate": 1e-3}
+BRIEF: dict[str, Any] = {"steps": 4, "batch_size": 8, "checkpoint_every": 2, "warmup_steps": 0, "learning_rate": 1e-3}
 STABLE: dict[str, Any] = {"kind": "stable-diffusion", "model": MODEL, **BRIEF}
 FAMILIES: dict[str, dict[str, Any]] = {
     "unet": {"width": 8, **BRIEF},
@@ -40,8 +40,12 @@ def make(tiny: Callable[[Path], RunConfig]) -> Make:
     """The tiny config as a fine-tuning of one family."""
 
     def build(out: Path, family: str, **changes: Any) -> RunConfig:
-        told = tiny(out).model_dump(mode="json", exclude={"recipe", "method", "denoiser"})
-        own = {"recipe": "finetune", "method": {"steps": 3}, "denoiser": {**FAMILIES[family], **changes}}
+        told = tiny(out).model_dump(mode="json", exclude={"method", "denoiser", "evaluation"})
+        own = {
+            "method": {"kind": "noise", "num_inference_steps": 3},
+            "evaluation": None,
+            "denoiser": {**FAMILIES[family], **changes},
+        }
         return parse({**told, **own})
 
     return build
@@ -59,7 +63,7 @@ def full(tmp_path_factory: pytest.TempPathFactory, make: Make) -> Path:
 
 def test_a_run_leaves_what_the_contract_says(full: Path) -> None:
     names = (
-        "config.yaml run.json manifest.parquet plan.parquet findings.parquet failures.csv training.parquet report.html"
+        "config.yaml run.json manifest.parquet plan.parquet checks.parquet failures.csv training.parquet report.html"
     )
     assert [name for name in names.split() if not (full / name).is_file()] == []
     told, plan = json.loads((full / "run.json").read_text()), pd.read_parquet(full / "plan.parquet")
@@ -83,7 +87,7 @@ def test_a_run_leaves_what_the_contract_says(full: Path) -> None:
 def test_labels_and_views_are_those_of_the_row_that_lent_them(full: Path) -> None:
     manifest = Manifest.read(full / "manifest.parquet")
     made = manifest.rows[manifest.rows["synthetic"]]
-    like = manifest.rows.loc[made["like"]]
+    like = manifest.rows.loc[made["label_source"]]
     findings = list(manifest.findings)
     assert (like[findings].to_numpy(float) == made[findings].to_numpy(float)).all()
     assert list(like["view"]) == list(made["view"])
@@ -153,7 +157,7 @@ def test_fusion_runs_on_stable_diffusion(tiny: Callable[[Path], RunConfig], tmp_
     from medlt.recipes.run import main as fuse
 
     told = tiny(tmp_path / "run").model_dump(mode="json", exclude={"denoiser"})
-    fuse(parse({**told, "denoiser": FAMILIES["full"], "evaluation": {"seeds": 1, "draws": 100}}))
+    fuse(parse({**told, "denoiser": FAMILIES["full"], "evaluation": {"seeds": 1, "n_bootstrap": 100}}))
     told = json.loads((tmp_path / "run/run.json").read_text())
     assert told["counts"]["kept"] > 0
     assert (tmp_path / "run/verdict.json").is_file()
@@ -165,7 +169,7 @@ def test_fusion_runs_on_stable_diffusion(tiny: Callable[[Path], RunConfig], tmp_
         ({"model": {"kind": "folder", "path": "nowhere"}}, "nowhere does not exist"),
         ({"prompts": {"words": {"No such finding": "x"}}}, "none of the findings"),
         ({"prompts": {"template": "a {colour} radiograph"}}, "colour"),
-        ({"batch": 7, "accumulate": 2}, "does not divide"),
+        ({"batch_size": 7, "gradient_accumulation_steps": 2}, "does not divide"),
         ({"model": {**MODEL, "widths": [33]}}, "multiples of 32"),
         ({"model": {**MODEL, "tokenizer": "nowhere"}}, "nowhere holds no tokenizer"),
         ({"prompts": {"template": "chest radiograph, {view} view"}}, "has no {findings}"),

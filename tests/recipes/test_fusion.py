@@ -18,8 +18,8 @@ from medlt.writer import to_uint8
 Tiny = Callable[[Path], RunConfig]
 Method = Callable[[RunConfig], Synthesizer]
 CONTRACT = (
-    "config.yaml run.json manifest.parquet plan.parquet findings.parquet failures.csv health.parquet panels.parquet "
-    "scores.parquet differences.parquet verdict.json report.html images/metadata.csv"
+    "config.yaml run.json manifest.parquet plan.parquet checks.parquet failures.csv sparse_code_metrics.parquet panels.parquet "
+    "scores.parquet comparisons.parquet verdict.json report.html images/metadata.csv"
 ).split()
 
 
@@ -61,15 +61,15 @@ def test_a_run_leaves_what_the_contract_says(finished: Path) -> None:
 def test_parents_are_train_rows_of_one_fold_and_two_patients(finished: Path) -> None:
     rows = Manifest.read(finished / "manifest.parquet").rows
     plan = pd.read_parquet(finished / "plan.parquet")
-    for parent in ("parent_a", "parent_b"):
+    for parent in ("tail_parent", "head_parent"):
         assert (rows.loc[plan[parent], "split"] == "train").all()
-    patients = [rows.loc[plan[parent], "patient_id"].to_numpy() for parent in ("parent_a", "parent_b")]
+    patients = [rows.loc[plan[parent], "patient_id"].to_numpy() for parent in ("tail_parent", "head_parent")]
     assert (patients[0] != patients[1]).all()
 
 
 def test_every_candidate_is_kept_or_has_a_row_that_says_why(finished: Path) -> None:
     plan = pd.read_parquet(finished / "plan.parquet")
-    said = pd.read_parquet(finished / "findings.parquet")
+    said = pd.read_parquet(finished / "checks.parquet")
     kept = set(pd.read_parquet(finished / "manifest.parquet").index) & set(plan.index)
     failed = set(said.loc[~said["passed"], "uid"])
     assert kept | failed == set(plan.index)
@@ -78,7 +78,7 @@ def test_every_candidate_is_kept_or_has_a_row_that_says_why(finished: Path) -> N
 
 
 def test_the_control_and_the_reference_are_in_the_table(finished: Path) -> None:
-    table = pd.read_parquet(finished / "differences.parquet")
+    table = pd.read_parquet(finished / "comparisons.parquet")
     pairs = set(zip(table["arm"], table["control"], strict=True))
     assert {("fusion", "duplicated for fusion"), ("fusion", "real")} <= pairs
     assert set(pd.read_parquet(finished / "scores.parquet")["seed"]) == {0, 1}

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from medlt.chance import rng
 from medlt.config import RunConfig, dump
+from medlt.rng import numpy_generator
 
 pytestmark = pytest.mark.slow
 
@@ -75,7 +75,7 @@ def assert_finishes_as(finished: Path, place: Path) -> None:
     assert [name for name in whole if whole[name] != resumed.get(name)] == []
     assert [name for name in resumed if name not in whole and ".tmp" not in name] == []
     told = [json.loads((run / "run.json").read_text()) for run in (finished, place / "run")]
-    assert [told[1][key] == told[0][key] for key in ("counts", "digests", "health")] == [True] * 3
+    assert [told[1][key] == told[0][key] for key in ("counts", "digests", "metrics")] == [True] * 3
 
 
 @pytest.fixture
@@ -104,6 +104,6 @@ def test_killed_as_soon_as_files_appear(finished: Path, place: Path, patterns: S
 def test_killed_at_random_times(finished: Path, place: Path, seed: int) -> None:
     """Three kills, each within the first third of the work there is, so that even the last strikes a run at work."""
     work = sum(json.loads((finished / "run.json").read_text())["seconds"].values())
-    times = rng("kill", seed).uniform(0, work / 3, 3)
+    times = numpy_generator("kill", seed).uniform(0, work / 3, 3)
     assert any([killed(place, working_for(place, seconds)) for seconds in times])
     assert_finishes_as(finished, place)

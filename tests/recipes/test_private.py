@@ -26,14 +26,20 @@ from medlt.recipes.train import main as train
 from medlt.types import InputError
 
 Tiny = Callable[[Path], RunConfig]
-PRIVACY = {"epsilon": 8.0, "delta": 1e-5, "multiplicity": 1, "way": "book", "physical": 16}
+PRIVACY = {
+    "epsilon": 8.0,
+    "delta": 1e-5,
+    "noise_multiplicity": 1,
+    "grad_sample_mode": "bookkeeping",
+    "max_physical_batch_size": 16,
+}
 BRIEF = AuditOptions(embedding_steps=2)
 
 
 def private(tiny: Tiny, out: Path, **changes: Any) -> RunConfig:
     """The tiny config as a private run that samples from noise."""
-    told = tiny(out).model_dump(mode="json", exclude={"recipe", "method", "checks", "privacy"})
-    own = {"recipe": "noise", "method": {"steps": 4}, "checks": {"folds": 2}, "privacy": PRIVACY}
+    told = tiny(out).model_dump(mode="json", exclude={"method", "checks", "privacy"})
+    own = {"method": {"kind": "noise", "num_inference_steps": 4}, "checks": {"folds": 2}, "privacy": PRIVACY}
     return parse({**told, **own, **changes})
 
 
@@ -44,7 +50,7 @@ def made(tmp_path_factory: pytest.TempPathFactory, tiny: Tiny) -> Path:
 
 
 def test_a_private_run_leaves_one_ledger_and_one_claim(made: Path) -> None:
-    kept = ledger.read(made / "ledger.json")
+    kept = ledger.read_ledger(made / "ledger.json")
     assert [one.stage for one in kept.mechanisms] == ["codec", "denoiser"]
     assert len({one.noise_multiplier for one in kept.mechanisms}) == 1
     said = claim(made)
@@ -53,7 +59,7 @@ def test_a_private_run_leaves_one_ledger_and_one_claim(made: Path) -> None:
     assert 6 < said.epsilon <= 8
     assert (said.unit, said.delta, said.secure) == ("patient", 1e-5, True)
     for name in ("report.html", "MODEL_CARD.md", "DATASHEET.md"):
-        assert ledger.shown(said.epsilon) in (made / name).read_text()
+        assert ledger.format_epsilon(said.epsilon) in (made / name).read_text()
 
 
 def test_nothing_that_may_leave_names_a_real_row(made: Path) -> None:
@@ -63,7 +69,7 @@ def test_nothing_that_may_leave_names_a_real_row(made: Path) -> None:
     leaving = [(made / name).read_text() for name in ("images/metadata.csv", "MODEL_CARD.md", "DATASHEET.md")]
     names = {*real.index, *real["patient_id"].astype(str)}
     assert not [name for name in names if any(name in text for text in leaving)]
-    assert not set(synthetic["like"]) & set(real.index)
+    assert not set(synthetic["label_source"]) & set(real.index)
     assert (synthetic[list(manifest.findings)].sum(axis=1) == 1).all()
 
 
@@ -71,9 +77,9 @@ def test_how_many_are_made_is_what_the_config_says_and_not_what_the_counts_say(m
     manifest, config = Manifest.read(made / "manifest.parquet"), load(made / "config.yaml")
     counts = pd.read_parquet(made / "plan.parquet").groupby("finding")["slot"].nunique()
     wanted = [name for name in manifest.findings if name != manifest.no_finding]
-    assert counts.to_dict() == dict.fromkeys(wanted, min(config.need.target, config.need.most))
-    checks = set(pd.read_parquet(made / "findings.parquet")["check"])
-    assert checks <= {"finite", "flat", "saturated", "asserted", "best_of", "copy"}
+    assert counts.to_dict() == dict.fromkeys(wanted, min(config.targets.count, config.targets.max_per_finding))
+    checks = set(pd.read_parquet(made / "checks.parquet")["check"])
+    assert checks <= {"finite", "flat", "saturated", "target_label", "best_of", "copy"}
 
 
 def test_run_again_it_spends_nothing_more(made: Path) -> None:
@@ -101,7 +107,7 @@ def test_a_ledger_edited_by_hand_claims_nothing(made: Path) -> None:
 
 
 MODEL = {"kind": "untrained", "widths": [32, 32], "text_width": 32, "text_layers": 1}
-BRIEF_TRAINING = {"steps": 3, "batch": 8, "warmup_steps": 0, "learning_rate": 1e-3}
+BRIEF_TRAINING = {"steps": 3, "batch_size": 8, "warmup_steps": 0, "learning_rate": 1e-3}
 FAMILIES: dict[str, dict[str, Any]] = {
     "lora": {"kind": "stable-diffusion", "model": MODEL, "train": "lora", "rank": 2, "train_text": True},
     "full": {"kind": "stable-diffusion", "model": MODEL, "train": "full"},
@@ -116,7 +122,11 @@ def test_every_family_is_trained_privately_and_sampled_as_it_was_saved(
     family: str, tiny: Tiny, made: Path, tmp_path: Path
 ) -> None:
     data = {"kind": "manifest", "path": str(made / "stages" / "data" / "manifest.parquet")}
-    own = {"data": data, "denoiser": {**FAMILIES[family], **BRIEF_TRAINING}, "need": {"target": 1, "candidates": 1}}
+    own = {
+        "data": data,
+        "denoiser": {**FAMILIES[family], **BRIEF_TRAINING},
+        "targets": {"count": 1, "num_candidates": 1},
+    }
     done = augment(private(tiny, tmp_path / "run", **own))
     said = claim(done)
     assert said.epsilon is not None, said.sentence
@@ -140,7 +150,7 @@ def test_a_training_that_was_thrown_away_is_counted_and_its_images_are_not_taken
 ) -> None:
     copied = tmp_path / "copied"
     shutil.copytree(made, copied)
-    config = load(copied / "config.yaml").model_copy(update={"out": copied})
+    config = load(copied / "config.yaml").model_copy(update={"output_dir": copied})
     write_text(copied / "config.yaml", dump(config))
     shutil.rmtree(copied / "artifacts" / "denoiser")
     before = {path.name: path.read_bytes() for path in (copied / "images").glob("*.png")}
@@ -149,14 +159,14 @@ def test_a_training_that_was_thrown_away_is_counted_and_its_images_are_not_taken
     (copied / "denoiser").rename(copied / "the first denoiser")
     augment(config)
     assert {path.name: path.read_bytes() for path in (copied / "images").glob("*.png")} != before
-    kept = ledger.read(copied / "ledger.json")
+    kept = ledger.read_ledger(copied / "ledger.json")
     assert [one.stage for one in kept.mechanisms] == ["codec", "denoiser", "denoiser"]
-    assert kept.spent.epsilon > ledger.read(made / "ledger.json").spent.epsilon
+    assert kept.spent.epsilon > ledger.read_ledger(made / "ledger.json").spent.epsilon
 
 
 def test_a_start_that_saw_the_same_patients_takes_the_claim_away(made: Path, tiny: Tiny, tmp_path: Path) -> None:
     data = {"kind": "manifest", "path": str(made / "stages" / "data" / "manifest.parquet")}
-    denoiser = {"width": 8, "steps": 3, "batch": 8, "start": str(denoiser_of(made))}
+    denoiser = {"width": 8, "steps": 3, "batch_size": 8, "init_from": str(denoiser_of(made))}
     done = train(private(tiny, tmp_path / "run", data=data, denoiser=denoiser), "denoiser")
     assert "the start was learnt in a run on some of the same patients" in claim(done).sentence
 
@@ -170,15 +180,14 @@ def test_its_control_in_the_comparison_is_lent_by_real_rows(made: Path) -> None:
 def test_an_experiment_takes_it_as_a_source(made: Path, tiny: Tiny, tmp_path: Path) -> None:
     own = load(made / "config.yaml")
     rows = made / "stages" / "data" / "manifest.parquet"
-    told = own.model_dump(mode="json", include={"seed", "threads", "need", "classifier"})
+    told = own.model_dump(mode="json", include={"seed", "threads", "targets", "classifier"})
     tree = {
         **told,
-        "recipe": "verdict",
-        "out": str(tmp_path / "verdict"),
+        "output_dir": str(tmp_path / "verdict"),
         "data": {"kind": "manifest", "path": str(rows)},
         "sources": {"private": {"run": str(made)}},
         "arms": {"private": {"source": "private"}},
-        "evaluation": {"seeds": 2, "draws": 100},
+        "evaluation": {"seeds": 2, "n_bootstrap": 100},
     }
     place = tmp_path / "verdict.yaml"
     place.write_text(json.dumps(tree))
@@ -190,9 +199,9 @@ def test_an_experiment_takes_it_as_a_source(made: Path, tiny: Tiny, tmp_path: Pa
 def test_privacy_and_fusion_trains_all_privately_and_claims_nothing(tiny: Tiny, tmp_path: Path, caplog: Any) -> None:
     told = tiny(tmp_path / "run").model_dump(mode="json")
     done = augment(parse({**told, "privacy": {**PRIVACY, "epsilon": 50}}))
-    stages = {one.stage for one in ledger.read(done / "ledger.json").mechanisms}
+    stages = {one.stage for one in ledger.read_ledger(done / "ledger.json").mechanisms}
     assert {"codec", "denoiser", "judge 0", "judge 1", "sparse interaction 0", "sparse imitation 1"} <= stages
-    assert ledger.read(done / "ledger.json").spent.epsilon <= 50
+    assert ledger.read_ledger(done / "ledger.json").spent.epsilon <= 50
     said = claim(done)
     assert said.epsilon is None
     assert "fusion reads real images" in said.sentence
@@ -200,8 +209,8 @@ def test_privacy_and_fusion_trains_all_privately_and_claims_nothing(tiny: Tiny, 
 
 
 def test_the_unit_may_be_an_image_and_is_called_weaker(tiny: Tiny, tmp_path: Path) -> None:
-    done = train(private(tiny, tmp_path / "run", privacy={**PRIVACY, "unit": "image"}), "denoiser")
-    kept = ledger.read(done / "ledger.json")
+    done = train(private(tiny, tmp_path / "run", privacy={**PRIVACY, "privacy_unit": "image"}), "denoiser")
+    kept = ledger.read_ledger(done / "ledger.json")
     assert kept.unit == "image"
     assert kept.mechanisms[-1].units == len(
         Manifest.read(tmp_path / "run/stages/data/manifest.parquet").split("train").rows
@@ -214,15 +223,15 @@ def test_the_unit_may_be_an_image_and_is_called_weaker(tiny: Tiny, tmp_path: Pat
         ({"privacy": {**PRIVACY, "epsilon": 0}}, "privacy.epsilon: Input should be greater than 0"),
         ({"privacy": {**PRIVACY, "epsilon": -1}}, "privacy.epsilon"),
         ({"privacy": {**PRIVACY, "delta": 1}}, "privacy.delta"),
-        ({"privacy": {**PRIVACY, "unit": "study"}}, "privacy.unit"),
+        ({"privacy": {**PRIVACY, "privacy_unit": "study"}}, "privacy.unit"),
         ({"privacy": {"epsilon": 8}}, "privacy.delta"),
-        ({"recipe": "diffult"}, "use recipe: noise"),
-        ({"denoiser": {"width": 8, "steps": 6, "batch": 8, "balance": "inverse_sqrt"}}, "denoiser.balance"),
+        ({"method": "diffult"}, "use method: noise"),
+        ({"denoiser": {"width": 8, "steps": 6, "batch_size": 8, "balance": "inverse_sqrt"}}, "denoiser.balance"),
     ],
 )
 def test_a_config_that_cannot_be_private_is_refused(tiny: Tiny, tmp_path: Path, changes: Any, told: str) -> None:
-    if changes.get("recipe") == "diffult":
-        changes = {**changes, "method": {"steps": 4}}
+    if changes.get("method") == "diffult":
+        changes = {**changes, "method": {"num_inference_steps": 4}}
     with pytest.raises(InputError, match=told):
         private(tiny, tmp_path / "run", **changes)
 
@@ -231,7 +240,7 @@ def test_a_batch_larger_than_the_patients_is_refused_before_anything_is_written(
     tiny: Tiny, tmp_path: Path, made: Path
 ) -> None:
     data = {"kind": "manifest", "path": str(made / "stages" / "data" / "manifest.parquet")}
-    config = private(tiny, tmp_path / "run", data=data, denoiser={"width": 8, "steps": 6, "batch": 500})
+    config = private(tiny, tmp_path / "run", data=data, denoiser={"width": 8, "steps": 6, "batch_size": 500})
     with pytest.raises(InputError, match="draws 500 of"):
         augment(config)
     assert not (tmp_path / "run").exists()
@@ -246,7 +255,7 @@ def test_a_classifier_is_private_too_and_paid_for_or_refused(tiny: Tiny, tmp_pat
         train(private(tiny, tmp_path / "run"), "epistemic")
     paid = private(tiny, tmp_path / "paid", privacy={**PRIVACY, "classifier": True})
     train(paid, "classifier")
-    kept = ledger.read(tmp_path / "paid" / "ledger.json")
+    kept = ledger.read_ledger(tmp_path / "paid" / "ledger.json")
     assert [one.stage for one in kept.mechanisms] == ["judge 0", "judge 1"]
     assert kept.spent.epsilon < 8
 
@@ -257,24 +266,24 @@ def test_a_delta_that_protects_nobody_is_warned_of(tiny: Tiny, tmp_path: Path, c
 
 
 def test_a_start_is_taken_over_where_it_fits(tiny: Tiny, tmp_path: Path, made: Path) -> None:
-    from medlt.diffusion.families import begin, load_label_network
+    from medlt.diffusion.families import init_from, load_label_network
 
     known = load_label_network(denoiser_of(made))
     other = type(known)(**{**known.settings, "findings": 3})
-    fresh = begin(other, denoiser_of(made))
+    fresh = init_from(other, denoiser_of(made))
     assert fresh
     for name, value in other.state_dict().items():
         if name not in fresh:
             assert value.equal(known.state_dict()[name])
     with pytest.raises(InputError, match="less than half"):
-        begin(type(known)(**{**known.settings, "width": 16}), denoiser_of(made))
+        init_from(type(known)(**{**known.settings, "width": 16}), denoiser_of(made))
 
 
 def test_every_config_reads_back(tiny: Tiny, tmp_path: Path) -> None:
-    told = tiny(tmp_path).model_dump(mode="json", exclude={"recipe", "method", "checks"})
-    for checks in ({}, {"near_copy": None}, {"near_copy": {"false_positive": 0.1}}):
+    told = tiny(tmp_path).model_dump(mode="json", exclude={"method", "checks"})
+    for checks in ({}, {"near_copy": None}, {"near_copy": {"fpr": 0.1}}):
         for privacy in (None, PRIVACY):
-            config = parse({**told, "recipe": "noise", "method": {}, "checks": checks, "privacy": privacy})
+            config = parse({**told, "method": "noise", "checks": checks, "privacy": privacy})
             assert parse(load_text(dump(config), tmp_path).model_dump(mode="json")) == config
 
 
@@ -286,11 +295,11 @@ def load_text(text: str, folder: Path) -> RunConfig:
 
 def test_an_audit_writes_what_it_found_and_says_what_it_could_not(made: Path) -> None:
     told = audit(made, BRIEF)
-    assert [one["name"] for one in told["findings"]] == ["copies", "reidentification", "membership"]
+    assert [one["name"] for one in told["results"]] == ["near_copies", "reidentification", "membership"]
     assert json.loads((made / "audit.json").read_text()) == told
     assert 'id="privacy"' in (page := (made / "report.html").read_text())
     assert told["conclusion"] in page
-    membership = next(one for one in told["findings"] if one["name"] == "membership")
+    membership = next(one for one in told["results"] if one["name"] == "membership")
     assert "AUC" in membership["sentence"]
     rows = Manifest.read(made / "manifest.parquet").rows
     patients = set(rows.loc[~rows["synthetic"].astype(bool), "patient_id"].astype(str))
@@ -300,9 +309,9 @@ def test_an_audit_writes_what_it_found_and_says_what_it_could_not(made: Path) ->
 
 def test_shadows_and_canaries_are_trained_like_the_run_and_stay_out_of_its_ledger(made: Path) -> None:
     before = (made / "ledger.json").read_bytes()
-    told = audit(made, replace(BRIEF, shadows=2, canaries=8))
-    assert {"membership, shadow models", "canaries"} <= {one["name"] for one in told["findings"]}
-    canary = next(one for one in told["findings"] if one["name"] == "canaries")
+    told = audit(made, replace(BRIEF, shadow_models=2, canaries=8))
+    assert {"membership, shadow models", "canaries"} <= {one["name"] for one in told["results"]}
+    canary = next(one for one in told["results"] if one["name"] == "canaries")
     assert canary["passed"] is None
     assert "all right would have shown" in canary["sentence"]
     assert canary["bound"] <= canary["ledger"]
@@ -312,8 +321,8 @@ def test_shadows_and_canaries_are_trained_like_the_run_and_stay_out_of_its_ledge
 def test_the_command_exits_1_where_something_is_not_ruled_out_and_2_without_a_run(made: Path, tmp_path: Path) -> None:
     done = CliRunner().invoke(app, ["audit", str(made), "--json", "--show-pairs", "--embedding-steps", "2"])
     told = json.loads(done.stdout)
-    assert done.exit_code == (0 if all(one["passed"] for one in told["findings"]) else 1)
-    assert (made / "audit_pairs.png").is_file() == ("plants" in told["findings"][0])
+    assert done.exit_code == (0 if all(one["passed"] for one in told["results"]) else 1)
+    assert (made / "audit_pairs.png").is_file() == ("plants" in told["results"][0])
     gone = CliRunner().invoke(app, ["audit", str(tmp_path)])
     assert gone.exit_code == 2
     assert "no finished run" in gone.stderr
@@ -321,29 +330,33 @@ def test_the_command_exits_1_where_something_is_not_ruled_out_and_2_without_a_ru
 
 def test_ordinary_runs_are_audited_too_and_claim_nothing(finished: Path) -> None:
     assert claim(finished).epsilon is None
-    assert [one["name"] for one in audit(finished, BRIEF)["findings"]] == ["copies", "reidentification", "membership"]
+    assert [one["name"] for one in audit(finished, BRIEF)["results"]] == [
+        "near_copies",
+        "reidentification",
+        "membership",
+    ]
 
 
 def test_near_copies_are_not_kept_and_are_counted(tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A run whose images are real train images: with validation patients enough to set a limit by, none is kept."""
     from medlt.recipes import _publish
 
-    told = tiny(tmp_path / "run").model_dump(mode="json", exclude={"recipe", "method", "checks"})
+    told = tiny(tmp_path / "run").model_dump(mode="json", exclude={"method", "checks"})
     told["data"] |= {"patients": 60, "shares": [0.4, 0.5, 0.1]}
-    checks = {"folds": 2, "quantile": 0.01, "duplicate_above": 1.0, "near_copy": {"false_positive": 0.08, "steps": 3}}
-    config = parse({**told, "recipe": "noise", "method": {"steps": 3}, "checks": checks})
+    checks = {"folds": 2, "verifier_quantile": 0.01, "max_correlation": 1.0, "near_copy": {"fpr": 0.08, "steps": 3}}
+    config = parse({**told, "method": {"kind": "noise", "num_inference_steps": 3}, "checks": checks})
     honest = _publish.joined
 
     def copied(batches: Any) -> Any:
         batch = honest(batches)
         real = Manifest.read(tmp_path / "run/stages/data/manifest.parquet").split("train")
-        likes = pd.read_parquet(tmp_path / "run/plan.parquet").loc[batch.rows.index, "like"]
+        likes = pd.read_parquet(tmp_path / "run/plan.parquet").loc[batch.rows.index, "label_source"]
         pixels = images(real, batch.images.shape[-1], uids=sorted(set(likes))).float() / 255
         return replace(batch, images=pixels[[sorted(set(likes)).index(like) for like in likes]])
 
     monkeypatch.setattr(_publish, "joined", copied)
     run = augment(config)
-    found = pd.read_parquet(run / "findings.parquet").query("check == 'near_copy'")
+    found = pd.read_parquet(run / "checks.parquet").query("check == 'near_copy'")
     assert len(found)
     assert not found["passed"].any()
     assert json.loads((run / "run.json").read_text())["counts"]["kept"] == 0

@@ -12,7 +12,7 @@ import torch
 from typer.testing import CliRunner
 
 from medlt.cli import app
-from medlt.config import VerdictConfig, dump
+from medlt.config import EvaluateConfig, dump
 from medlt.data.loaders import images
 from medlt.data.manifest import Manifest
 from medlt.recipes._cohort import open_cohort
@@ -25,22 +25,22 @@ from medlt.types import InputError
 ARMS: dict[str, Any] = {
     "focal": {"loss": "focal"},
     "fusion": {"source": "fusion"},
-    "fusion, half": {"source": "fusion", "dose": 0.5},
-    "fusion first": {"source": "fusion", "course": "pretrain", "labels": "hard"},
+    "fusion, half": {"source": "fusion", "synthetic_ratio": 0.5},
+    "fusion first": {"source": "fusion", "training_strategy": "pretrain", "labels": "hard"},
 }
 
 
-def experiment(finished: Path, out: Path, **changes: Any) -> VerdictConfig:
+def experiment(finished: Path, out: Path, **changes: Any) -> EvaluateConfig:
     told = json.loads((finished / "run.json").read_text())
     assert told["counts"]["kept"]
-    return VerdictConfig.model_validate(
+    return EvaluateConfig.model_validate(
         {
-            "out": str(out),
+            "output_dir": str(out),
             "seed": 3,
             "data": {"kind": "manifest", "path": str(finished / "stages" / "data" / "manifest.parquet")},
-            "need": {"tail_below": 8, "head_above": 20},
-            "classifier": {"size": 32, "steps": 4, "batch": 8, "evaluate_every": 2},
-            "evaluation": {"seeds": 2, "draws": 100},
+            "targets": {"tail_below": 8, "head_above": 20},
+            "classifier": {"size": 32, "steps": 4, "batch_size": 8, "evaluate_every": 2},
+            "evaluation": {"seeds": 2, "n_bootstrap": 100},
             "sources": {"fusion": {"run": str(finished)}},
             "arms": ARMS,
             **changes,
@@ -61,7 +61,7 @@ def done(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_every_table_is_there_and_every_arm_has_its_control(done: Path) -> None:
-    names = "arms scores differences reliability subgroups agreement confusion filtering rejects"
+    names = "arms scores comparisons reliability subgroups agreement confusion filter_effect rejections"
     assert [name for name in names.split() if not (done / f"{name}.parquet").is_file()] == []
     arms = pd.read_parquet(done / "arms.parquet").set_index("arm")
     assert list(arms.index[:2]) == ["real", "focal"]
@@ -70,7 +70,16 @@ def test_every_table_is_there_and_every_arm_has_its_control(done: Path) -> None:
     for name, arm in synthetic.iterrows():
         control = arms.loc[arm["control"]]
         assert control["role"] == "control", name
-        same = ["added", "wanted", "weight", "mix", "course", "loss", "dose", "steps"]
+        same = [
+            "added",
+            "wanted",
+            "synthetic_weight",
+            "synthetic_fraction",
+            "training_strategy",
+            "loss",
+            "synthetic_ratio",
+            "steps",
+        ]
         assert control[same].astype(str).tolist() == arm[same].astype(str).tolist()
     assert arms.loc["fusion, half", "added"] < arms.loc["fusion", "added"]
     scores = pd.read_parquet(done / "scores.parquet")
@@ -85,13 +94,13 @@ def test_the_verdict_is_on_the_arm_validation_likes_best(done: Path) -> None:
     synthetic = arms[arms["role"] == "synthetic"]
     best = synthetic["val_tail_ap"].idxmax()
     assert verdict["comparison"]["arm"] == best
-    assert arms.index[arms["chosen"]].tolist() == [best]
+    assert arms.index[arms["primary"]].tolist() == [best]
     assert verdict["comparison"]["control"] == arms.loc[best, "control"]
     unaided = arms[arms["role"].isin(["real", "reweighted"])]["val_tail_ap"].idxmax()
     assert verdict["against_real"]["control"] == unaided
     assert {line["arm"] for line in verdict["arms"]} == set(arms.index) - {"real"}
     assert verdict["verdict"] in ("helps", "no evidence", "harms")
-    table = pd.read_parquet(done / "differences.parquet")
+    table = pd.read_parquet(done / "comparisons.parquet")
     row = table[(table["arm"] == best) & (table["control"] == arms.loc[best, "control"])]
     row = row.query("finding == 'tail' and metric == 'AP'")
     assert row["difference"].item() == verdict["comparison"]["difference"]
@@ -112,13 +121,13 @@ def test_an_added_arm_trains_itself_alone(finished: Path, done: Path, tmp_path: 
 
 @pytest.mark.slow
 def test_workers_change_no_byte(finished: Path, done: Path, tmp_path: Path) -> None:
-    run = main(experiment(finished, tmp_path / "run", evaluation={"seeds": 2, "draws": 100, "workers": 2}))
-    for name in ("scores", "differences", "arms"):
+    run = main(experiment(finished, tmp_path / "run", evaluation={"seeds": 2, "n_bootstrap": 100, "workers": 2}))
+    for name in ("scores", "comparisons", "arms"):
         assert (run / f"{name}.parquet").read_bytes() == (done / f"{name}.parquet").read_bytes()
 
 
 def test_one_seed_gives_no_verdict(finished: Path, done: Path, tmp_path: Path) -> None:
-    one = {"arms": {"fusion": {"source": "fusion"}}, "evaluation": {"seeds": 1, "draws": 100}}
+    one = {"arms": {"fusion": {"source": "fusion"}}, "evaluation": {"seeds": 1, "n_bootstrap": 100}}
     run = once_more(done, finished, tmp_path / "run", **one)
     assert json.loads((run / "run.json").read_text())["training_of_arms"]["trained"] == 0
     verdict = json.loads((run / "verdict.json").read_text())
@@ -129,7 +138,7 @@ def test_one_seed_gives_no_verdict(finished: Path, done: Path, tmp_path: Path) -
 def test_without_synthetic_images_there_is_no_verdict_but_a_table(finished: Path, done: Path, tmp_path: Path) -> None:
     run = once_more(done, finished, tmp_path / "run", sources={}, arms={"focal": {"loss": "focal"}})
     assert json.loads((run / "verdict.json").read_text())["verdict"] == "no verdict"
-    assert set(pd.read_parquet(run / "differences.parquet")["arm"]) == {"focal"}
+    assert set(pd.read_parquet(run / "comparisons.parquet")["arm"]) == {"focal"}
 
 
 def test_test_patients_in_train_are_refused_before_training(finished: Path, tmp_path: Path) -> None:
@@ -164,9 +173,9 @@ def test_a_source_is_only_read_whatever_the_threads(finished: Path, tmp_path: Pa
     uids = list(given.kept.index[::-1])
     made = Manifest.read(finished / "manifest.parquet")
     assert torch.equal(given.images(32, uids), images(made, 32, uids=uids))
-    scores = given.judged(given.verified().crossfit, 32, uids)
+    scores = given.judged(given.verified().cross_fit, 32, uids)
     own = [scores.at[uid, finding] for uid, finding in given.kept.loc[uids, "finding"].items()]
-    np.testing.assert_allclose(own, given.kept.loc[uids, "judge"], atol=1e-6)  # as the run's check has found them
+    np.testing.assert_allclose(own, given.kept.loc[uids, "verifier"], atol=1e-6)  # as the run's check has found them
 
 
 def test_images_whose_judge_saw_a_parent_are_refused_before_training(finished: Path, tmp_path: Path) -> None:
@@ -187,7 +196,7 @@ def test_a_finding_without_test_positives_is_nan_with_its_reason(finished: Path,
     Manifest(rows, held.findings, held.root).write(tmp_path / "unknown.parquet")
     data = {"kind": "manifest", "path": str(tmp_path / "unknown.parquet")}
     run = main(experiment(finished, tmp_path / "run", data=data, arms={"fusion": {"source": "fusion"}}))
-    lines = pd.read_parquet(run / "differences.parquet").query("finding == @lost")
+    lines = pd.read_parquet(run / "comparisons.parquet").query("finding == @lost")
     assert lines["difference"].isna().all()
     assert (lines["reason"] != "").all()
 
@@ -208,13 +217,13 @@ def test_the_command_says_what_came_out(finished: Path, done: Path, tmp_path: Pa
 
 def test_arms_may_change_where_the_rows_are_drawn_into_the_folder(tmp_path: Path) -> None:
     told = {
-        "out": str(tmp_path / "run"),
+        "output_dir": str(tmp_path / "run"),
         "data": {"kind": "phantom", "patients": 40, "size": 64, "imbalance": 8},
-        "need": {"tail_below": 8, "head_above": 20},
-        "classifier": {"size": 32, "steps": 1, "batch": 8},
-        "evaluation": {"seeds": 1, "draws": 100},
+        "targets": {"tail_below": 8, "head_above": 20},
+        "classifier": {"size": 32, "steps": 1, "batch_size": 8},
+        "evaluation": {"seeds": 1, "n_bootstrap": 100},
         "arms": {"focal": {"loss": "focal"}},
     }
-    main(VerdictConfig.model_validate(told))
-    run = main(VerdictConfig.model_validate({**told, "arms": {"plain": {"loss": "plain"}}}))
+    main(EvaluateConfig.model_validate(told))
+    run = main(EvaluateConfig.model_validate({**told, "arms": {"plain": {"loss": "plain"}}}))
     assert set(pd.read_parquet(run / "arms.parquet")["arm"]) == {"real", "plain"}

@@ -13,11 +13,11 @@ import pytest
 from typer.testing import CliRunner
 
 from medlt.cli import app
-from medlt.config import VerdictConfig, dump
+from medlt.config import EvaluateConfig, dump
 from medlt.recipes.evaluate import main
 from medlt.types import InputError
 
-Make = Callable[..., VerdictConfig]
+Make = Callable[..., EvaluateConfig]
 
 
 @pytest.fixture
@@ -28,15 +28,15 @@ def source(finished: Path, tmp_path: Path) -> Path:
 
 @pytest.fixture
 def make(finished: Path, tmp_path: Path) -> Make:
-    def experiment(**changes: Any) -> VerdictConfig:
-        return VerdictConfig.model_validate(
+    def experiment(**changes: Any) -> EvaluateConfig:
+        return EvaluateConfig.model_validate(
             {
-                "out": str(tmp_path / "run"),
+                "output_dir": str(tmp_path / "run"),
                 "seed": 3,
                 "data": {"kind": "manifest", "path": str(finished / "stages" / "data" / "manifest.parquet")},
-                "need": {"tail_below": 8, "head_above": 20},
-                "classifier": {"size": 32, "steps": 2, "batch": 8, "evaluate_every": 2},
-                "evaluation": {"seeds": 2, "draws": 100},
+                "targets": {"tail_below": 8, "head_above": 20},
+                "classifier": {"size": 32, "steps": 2, "batch_size": 8, "evaluate_every": 2},
+                "evaluation": {"seeds": 2, "n_bootstrap": 100},
                 "sources": {"fusion": {"run": str(tmp_path / "source")}},
                 "arms": {"fusion": {"source": "fusion"}},
                 **changes,
@@ -62,18 +62,18 @@ def test_settings_that_do_not_go_together_are_told_with_the_arm_before_anything_
 
 
 def test_too_few_steps_for_the_stages_of_a_course_are_told_with_the_arm(make: Make) -> None:
-    one_step = {"size": 32, "steps": 1, "batch": 8, "evaluate_every": 1}
+    one_step = {"size": 32, "steps": 1, "batch_size": 8, "evaluate_every": 1}
     with pytest.raises(InputError, match=r"^arms\.later: 1 steps are too few"):
-        main(make(classifier=one_step, arms={"later": {"course": "drw"}}))
+        main(make(classifier=one_step, arms={"later": {"training_strategy": "drw"}}))
 
 
 def test_a_dose_below_one_image_is_what_is_blamed(make: Make, source: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"arms\.little: dose 0\.001, .* raise them"):
-        main(make(arms={"little": {"source": "fusion", "dose": 0.001}}))
+        main(make(arms={"little": {"source": "fusion", "synthetic_ratio": 0.001}}))
     assert not (tmp_path / "run" / "artifacts" / "classifier").exists()
 
 
-@pytest.mark.parametrize("name", ["findings.parquet", "plan.parquet"])
+@pytest.mark.parametrize("name", ["checks.parquet", "plan.parquet"])
 @pytest.mark.parametrize("left", [None, b"PAR1"])
 def test_a_source_without_a_table_is_told(make: Make, source: Path, name: str, left: bytes | None) -> None:
     (source / name).unlink()
@@ -87,7 +87,7 @@ def test_every_source_is_looked_at_before_the_folder_is_opened_or_one_is_made(
     make: Make, source: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "unfinished").mkdir()
-    (tmp_path / "unfinished" / "config.yaml").write_text("recipe: fusion\n")
+    (tmp_path / "unfinished" / "config.yaml").write_text("method: fusion\n")
     for gone in ("nowhere", "unfinished"):
         sources = {"fusion": {"run": str(tmp_path / "source")}, "gone": {"run": str(tmp_path / gone)}}
         with pytest.raises(InputError, match=rf"sources\.gone: .*{gone} is no finished run"):
@@ -130,7 +130,7 @@ def test_a_source_taken_out_leaves_no_table_and_a_damaged_file_is_named(
     run = main(make())
     assert (run / "agreement.parquet").is_file()
     main(make(**ALONE))
-    tables = ("agreement", "confusion", "filtering", "rejects")
+    tables = ("agreement", "confusion", "filter_effect", "rejections")
     assert [name for name in tables if (run / f"{name}.parquet").exists()] == []
     assert [name for name in tables if not (run / "superseded" / f"{name}-1.parquet").is_file()] == []
     file = tmp_path / "experiment.yaml"
@@ -150,17 +150,17 @@ def test_a_source_taken_out_leaves_no_table_and_a_damaged_file_is_named(
 
 
 def test_the_number_of_processes_asks_no_new_question(make: Make, source: Path) -> None:
-    evaluation = {"seeds": 2, "draws": 100, "workers": 2}
+    evaluation = {"seeds": 2, "n_bootstrap": 100, "workers": 2}
     names = [json.loads((main(one) / "verdict.json").read_text())["experiment"]
              for one in (make(), make(evaluation=evaluation), make(**ALONE))]  # fmt: skip
     assert names[0] == names[1] != names[2]
 
 
 def test_a_controls_name_is_taken_and_judges_do_not_speak_of_one_label() -> None:
-    least = {"out": "run", "data": {"kind": "manifest", "path": "m"}, "sources": {"x": {"run": "x"}}}
+    least = {"output_dir": "run", "data": {"kind": "manifest", "path": "m"}, "sources": {"x": {"run": "x"}}}
     with pytest.raises(ValueError, match="control's name"):
-        VerdictConfig.model_validate({**least, "arms": {"a": {"source": "x"}, "duplicated for a": {"loss": "focal"}}})
-    judged = {"a": {"source": "x", "labels": "judged"}}
-    VerdictConfig.model_validate({**least, "arms": judged})
+        EvaluateConfig.model_validate({**least, "arms": {"a": {"source": "x"}, "duplicated for a": {"loss": "focal"}}})
+    judged = {"a": {"source": "x", "labels": "verifier"}}
+    EvaluateConfig.model_validate({**least, "arms": judged})
     with pytest.raises(ValueError, match="use labels soft"):
-        VerdictConfig.model_validate({**least, "arms": judged, "classifier": {"task": "single-label"}})
+        EvaluateConfig.model_validate({**least, "arms": judged, "classifier": {"task": "single-label"}})

@@ -11,9 +11,9 @@ import pandas as pd
 import pytest
 import torch
 
-from medlt.chance import generator, rng
 from medlt.report.html import write
 from medlt.report.panels import STAGES, save
+from medlt.rng import numpy_generator, torch_generator
 
 HOSTILE = "<script>alert('x')</script>"
 FINDINGS = ("Effusion", "Cardiomegaly", "Nodule", "Pneumothorax", HOSTILE)
@@ -86,7 +86,15 @@ def plan() -> pd.DataFrame:
     """20 planned rows: the 14 kept ones and six that were rejected."""
     uids = [f"s{i:04d}" for i in range(20)]
     finding = ["Pneumothorax"] * 8 + [HOSTILE] * 6 + ["Pneumothorax"] * 6
-    rows = {"finding": finding, "parent_a": "r0000", "parent_b": "r0001", "q_a": 0.5, "q_b": 0.5, "p": 0.5, "seed": 1}
+    rows = {
+        "finding": finding,
+        "tail_parent": "r0000",
+        "head_parent": "r0001",
+        "q_a": 0.5,
+        "q_b": 0.5,
+        "p": 0.5,
+        "seed": 1,
+    }
     return pd.DataFrame(rows, index=pd.Index(uids, name="uid"))
 
 
@@ -104,7 +112,7 @@ def checks() -> pd.DataFrame:
 
 def scores() -> pd.DataFrame:
     """Three arms, three seeds, all findings and two groups, two metrics; one finding without a value."""
-    draw = rng("report", "scores")
+    draw = numpy_generator("report", "scores")
     rows = [
         (arm, seed, name, metric, float(np.clip(base + draw.normal(0, 0.02), 0, 1)))
         for metric, base in (("AP", 0.35), ("AUROC", 0.75))
@@ -117,9 +125,9 @@ def scores() -> pd.DataFrame:
     return table
 
 
-def differences() -> pd.DataFrame:
+def comparisons() -> pd.DataFrame:
     """Fusion against both controls; words follow from the intervals."""
-    draw, rows = rng("report", "differences"), []
+    draw, rows = numpy_generator("report", "differences"), []
     for control in ("real", "duplicated"):
         for metric in ("AP", "AUROC"):
             for name in ("macro", "tail", *FINDINGS):
@@ -131,7 +139,7 @@ def differences() -> pd.DataFrame:
     return pd.DataFrame(rows, columns=columns)
 
 
-def health() -> pd.DataFrame:
+def code_metrics() -> pd.DataFrame:
     """Five generations; agreement is unknown in the first."""
     return pd.DataFrame(
         {
@@ -149,7 +157,7 @@ def health() -> pd.DataFrame:
 
 def stages(uid: str, size: int = 48) -> dict[str, torch.Tensor]:
     """Seven tiles of smooth noise; the mask is binary."""
-    noise = torch.rand(len(STAGES), 1, 6, 6, generator=generator("strip", uid))
+    noise = torch.rand(len(STAGES), 1, 6, 6, generator=torch_generator("strip", uid))
     images = torch.nn.functional.interpolate(noise, (size, size), mode="bilinear")
     images[STAGES.index("mask")] = (images[STAGES.index("mask")] > 0.5).float()
     return dict(zip(STAGES, images, strict=True))
@@ -166,7 +174,7 @@ def known() -> SimpleNamespace:
 def bare(tmp_path: Path) -> Path:
     """The least a run folder holds."""
     (tmp_path / "config.yaml").write_text(
-        "recipe: fusion\nseed: 7\ndata:\n  kind: phantom\nout: <b>out</b> & https://example.org\n"
+        "method: {kind: fusion}\nseed: 7\ndata:\n  kind: phantom\noutput_dir: <b>out</b> & https://example.org\n"
     )
     return tmp_path
 
@@ -182,13 +190,13 @@ def augmented(bare: Path) -> Path:
         "peak_rss_mb": 1987.6,
         "counts": {"real": 200, "planned": 20, "kept": 14, "rejected": 6},
         "digests": {"codec": "0123456789abcdef"},
-        "health": {"sparse": {"mean_max_probability": 0.91, "agreement": 0.71, "reconstruction_l1": 0.154}},
+        "metrics": {"sparse": {"mean_max_probability": 0.91, "agreement": 0.71, "reconstruction_l1": 0.154}},
     }
     (bare / "run.json").write_text(json.dumps(told))
     manifest().to_parquet(bare / "manifest.parquet")
     plan().to_parquet(bare / "plan.parquet")
-    checks().to_parquet(bare / "findings.parquet")
-    health().to_parquet(bare / "health.parquet")
+    checks().to_parquet(bare / "checks.parquet")
+    code_metrics().to_parquet(bare / "sparse_code_metrics.parquet")
     uids = [f"s{i:04d}" for i in (0, 1, 2, 8, 9, 14)]
     panels = {"file": [save(bare, uid, stages(uid), side=48) for uid in uids], "kept": [True] * 5 + [False]}
     panels["finding"] = list(plan().loc[uids, "finding"])
@@ -201,7 +209,7 @@ def augmented(bare: Path) -> Path:
 def evaluated(augmented: Path) -> Path:
     """A whole run with its evaluation."""
     scores().to_parquet(augmented / "scores.parquet")
-    differences().to_parquet(augmented / "differences.parquet")
+    comparisons().to_parquet(augmented / "comparisons.parquet")
     verdict = {
         "verdict": "no evidence",
         "sentence": f"No evidence that fusion beats duplicates of {HOSTILE}.",
@@ -222,16 +230,18 @@ def method(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture
 def compared(augmented: Path, method: str) -> Path:
-    """A run of any method as the comparison leaves it: arms by role, all differences, subgroups and reliability."""
+    """A run of any method as the comparison leaves it: arms by role, all comparisons, subgroups and reliability."""
     told = {"real": ("", "real"), method: ("duplicated", "synthetic"), "duplicated": ("real", "control")}
     rows = pd.DataFrame.from_dict(told, orient="index", columns=["control", "role"]).rename_axis("arm").reset_index()
-    rows = rows.assign(source=["", method, method], dose=np.nan, added=[0, 14, 14], wanted=[0, 14, 14], weight=0.3)
-    rows = rows.assign(val_tail_ap=0.2, val_tail_ap_sd=0.01, chosen=rows["role"] == "synthetic")
+    rows = rows.assign(
+        source=["", method, method], synthetic_ratio=np.nan, added=[0, 14, 14], wanted=[0, 14, 14], synthetic_weight=0.3
+    )
+    rows = rows.assign(val_tail_ap=0.2, val_tail_ap_sd=0.01, primary=rows["role"] == "synthetic")
     rows.to_parquet(augmented / "arms.parquet")
     scores().replace({"arm": {"fusion": method}}).to_parquet(augmented / "scores.parquet")
-    table = pd.concat([differences(), differences().query("control == 'real'").assign(arm="duplicated")])
+    table = pd.concat([comparisons(), comparisons().query("control == 'real'").assign(arm="duplicated")])
     table = table.replace({"arm": {"fusion": method}}).assign(p=0.5, p_holm=1.0, smallest=0.05, patients=10, reason="")
-    table.assign(value=0.4, control_value=0.3).reset_index(drop=True).to_parquet(augmented / "differences.parquet")
+    table.assign(value=0.4, control_value=0.3).reset_index(drop=True).to_parquet(augmented / "comparisons.parquet")
     for name, more in (("subgroups", arm_subgroups()), ("reliability", arm_reliability())):
         named = {"fusion_one": method, "copies_one": "duplicated"}
         more[more["arm"].isin(["real", *named])].replace({"arm": named}).to_parquet(augmented / f"{name}.parquet")
@@ -243,7 +253,7 @@ def compared(augmented: Path, method: str) -> Path:
 
 EXPERIMENT_FINDINGS = ("Effusion", "Nodule", "Hernia")  # of Hernia there is no test positive
 EXPERIMENT_METRICS = ("AP", "AUROC", "sensitivity", "balanced accuracy", "F1", "ECE")
-EXPERIMENT_ARMS = {  # control, role, source, dose, added, wanted, validation tail AP
+EXPERIMENT_ARMS = {  # control, role, source, synthetic_ratio, added, wanted, validation tail AP
     "real": ("", "real", "", np.nan, 0, 0, 0.20),
     "crt": ("real", "reweighted", "", np.nan, 0, 0, 0.23),
     "copies_half": ("real", "control", "fusion", 0.5, 10, 10, 0.22),
@@ -254,17 +264,24 @@ EXPERIMENT_ARMS = {  # control, role, source, dose, added, wanted, validation ta
 
 
 def arms() -> pd.DataFrame:
-    """Six arms; the last one is chosen on validation."""
-    columns = ["control", "role", "source", "dose", "added", "wanted", "val_tail_ap"]
+    """Six arms; the last one is the primary one, chosen on validation."""
+    columns = ["control", "role", "source", "synthetic_ratio", "added", "wanted", "val_tail_ap"]
     rows = pd.DataFrame.from_dict(EXPERIMENT_ARMS, orient="index", columns=columns).rename_axis("arm").reset_index()
-    usual = {"best": 1.0, "labels": "soft", "loss": "balanced", "course": "one", "mixup": "none", "augment": "light"}
-    more = {"use": "mix", "tau_norm": False, "mix": 0.2, "weight": 0.3, "steps": 40, "digest": "0123456789abcdef"}
-    return rows.assign(**usual, **more, val_tail_ap_sd=0.011, chosen=rows["arm"] == "fusion_one")
+    usual = {
+        "keep_top": 1.0,
+        "labels": "soft",
+        "loss": "balanced",
+        "training_strategy": "one",
+        "mixup": "none",
+        "augment": "light",
+    }
+    more = {"use": "mix", "tau_norm": False, "synthetic_fraction": 0.2, "synthetic_weight": 0.3, "steps": 40, "digest": "0123456789abcdef"}
+    return rows.assign(**usual, **more, val_tail_ap_sd=0.011, primary=rows["arm"] == "fusion_one")
 
 
 def arm_scores() -> pd.DataFrame:
     """Every arm, three seeds, three findings and their groups; without test positives there is no AP."""
-    draw = rng("report", "experiment scores")
+    draw = numpy_generator("report", "experiment scores")
     names = ("macro", "head", "tail", *EXPERIMENT_FINDINGS)
     rows = [
         (arm, seed, name, metric, float(draw.uniform(0.1, 0.9)))
@@ -280,7 +297,7 @@ def arm_scores() -> pd.DataFrame:
 
 def arm_differences() -> pd.DataFrame:
     """Every arm against its control and against the real one; words follow from the intervals."""
-    draw, rows = rng("report", "experiment differences"), []
+    draw, rows = numpy_generator("report", "experiment differences"), []
     pairs = {(arm, told[0]) for arm, told in EXPERIMENT_ARMS.items() if told[0]}
     pairs |= {(arm, "real") for arm in EXPERIMENT_ARMS if arm != "real"}
     for arm, control in sorted(pairs):
@@ -301,7 +318,7 @@ def arm_differences() -> pd.DataFrame:
 
 def arm_subgroups() -> pd.DataFrame:
     """Two views and two sexes of three arms; one part is too small for an interval."""
-    draw = rng("report", "experiment subgroups")
+    draw = numpy_generator("report", "experiment subgroups")
     rows = [
         (
             arm,
@@ -326,7 +343,7 @@ def arm_subgroups() -> pd.DataFrame:
 
 def arm_reliability() -> pd.DataFrame:
     """Five bins an arm; the last is empty."""
-    draw = rng("report", "experiment reliability")
+    draw = numpy_generator("report", "experiment reliability")
     rows = []
     for arm in EXPERIMENT_ARMS:
         for b in range(5):
@@ -338,27 +355,27 @@ def arm_reliability() -> pd.DataFrame:
 
 
 def label_tables() -> dict[str, pd.DataFrame]:
-    """Agreement, confusion, filtering and rejects of one source."""
+    """Agreement, confusion, filter effect and rejections of one source."""
     quantiles = [0.0, 0.25, 0.5, 0.75]
     pooled = pd.DataFrame({"source": "fusion", "finding": "all", "quantile": quantiles, "images": 40})
     agreed = pooled.assign(limit=quantiles, real=[1, 0.75, 0.5, 0.25], synthetic=[0.9, 0.6, 0.4, 0.1])
     agreed = agreed.assign(
-        low=agreed["synthetic"] - 0.08, high=agreed["synthetic"] + 0.08, asserted_kept=[40, 30, 20, 4]
+        low=agreed["synthetic"] - 0.08, high=agreed["synthetic"] + 0.08, accepted_images=[40, 30, 20, 4]
     )
     rows = [
         ("fusion", a, j, 0.61 if a == j else 0.11, 0.82 if a == j else 0.07, 20)
         for a in EXPERIMENT_FINDINGS
         for j in EXPERIMENT_FINDINGS
     ]
-    filtering = pooled.drop(columns="images").assign(
-        kept=[40, 30, 20, 4], accepted_by_reporter=[0.31, 0.37, 0.43, np.nan]
-    )
+    effect = pooled.drop(columns="images").assign(kept=[40, 30, 20, 4], accepted_share=[0.31, 0.37, 0.43, np.nan])
     one = {"low": 0.21, "high": 0.47, "real_reference": 0.74}
     return {
         "agreement": agreed,
-        "confusion": pd.DataFrame(rows, columns="source asserted judged share real_share images".split()),
-        "filtering": pd.concat([filtering.assign(**one), filtering.assign(**one, finding="Nodule")]),
-        "rejects": pd.DataFrame({"source": "fusion", "check": ["label", "duplicate"], "images": [7, 2], "planned": 51}),
+        "confusion": pd.DataFrame(rows, columns="source label predicted share real_share images".split()),
+        "filter_effect": pd.concat([effect.assign(**one), effect.assign(**one, finding="Nodule")]),
+        "rejections": pd.DataFrame(
+            {"source": "fusion", "check": ["label", "duplicate"], "images": [7, 2], "planned": 51}
+        ),
     }
 
 
@@ -366,13 +383,13 @@ def label_tables() -> dict[str, pd.DataFrame]:
 def experiment(tmp_path: Path) -> Path:
     """The folder of an evaluate run, every table of it."""
     data = f"data: {{kind: csv, table: /private/{SECRET}/list.csv}}"
-    config = f"recipe: verdict\nseed: 7\nout: /private/runs/x\n{data}\nnote: <b>bold</b>\n"
+    config = f"seed: 7\noutput_dir: /private/runs/x\n{data}\nnote: <b>bold</b>\n"
     (tmp_path / "config.yaml").write_text(config)
-    tables = {"arms": arms(), "scores": arm_scores(), "differences": arm_differences()}
+    tables = {"arms": arms(), "scores": arm_scores(), "comparisons": arm_differences()}
     tables |= {"subgroups": arm_subgroups(), "reliability": arm_reliability()} | label_tables()
     for name, table in tables.items():
         table.reset_index(drop=True).to_parquet(tmp_path / f"{name}.parquet")
-    row = tables["differences"].query("arm == 'fusion_one' and control == 'copies_one' and metric == 'AP'")
+    row = tables["comparisons"].query("arm == 'fusion_one' and control == 'copies_one' and metric == 'AP'")
     numbers = {k: float(row.set_index("finding")[k]["tail"]) for k in ("difference", "low", "high")}
     told = {
         "verdict": str(row.set_index("finding")["word"]["tail"]),

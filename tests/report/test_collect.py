@@ -71,16 +71,16 @@ def test_equal_reasons_are_counted_together(reason: str, kind: str) -> None:
 
 def test_groups_come_first_then_findings_by_frequency(evaluated: Path, known: SimpleNamespace) -> None:
     run = collect(evaluated)
-    table = summary.differences(run, ("fusion", "real"), "AP")
+    table = summary.comparison(run, ("fusion", "real"), "AP")
     assert list(table.index) == ["macro", "tail", *known.findings]
-    assert summary.comparisons(run) == [("fusion", "duplicated"), ("fusion", "real")]
+    assert summary.pairs(run) == [("fusion", "duplicated"), ("fusion", "real")]
     assert np.isfinite(table["low"]).all()
 
 
 def test_the_arm_minus_its_control_comes_first_for_every_method(compared: Path, method: str) -> None:
     """Of duplicated, fusion and real only fusion would be first by name; of the others duplicated would."""
     pairs = [(method, "duplicated"), (method, "real"), ("duplicated", "real")]
-    assert summary.comparisons(collect(compared)) == pairs
+    assert summary.pairs(collect(compared)) == pairs
     deciding = summary.deciding(collect(compared))
     assert deciding is not None
     assert [deciding[k] for k in ("arm", "control", "finding", "metric")] == [method, "duplicated", "tail", "AP"]
@@ -93,11 +93,11 @@ def test_either_file_tells_the_deciding_pair_whatever_the_order_of_rows(
 ) -> None:
     other = {"verdict.json": "arms.parquet", "arms.parquet": "verdict.json"}[known_by]
     (compared / other).unlink()
-    for name in {"arms.parquet", "differences.parquet"} - {other}:
+    for name in {"arms.parquet", "comparisons.parquet"} - {other}:
         pd.read_parquet(compared / name).iloc[::-1].reset_index(drop=True).to_parquet(compared / name)
     run = collect(compared)
     assert summary.deciding_pair(run) == (method, "duplicated")
-    assert summary.comparisons(run)[0] == (method, "duplicated")
+    assert summary.pairs(run)[0] == (method, "duplicated")
     assert summary.in_order(run, [method, "duplicated", "real"]) == ["real", "duplicated", method]
 
 
@@ -119,7 +119,7 @@ def test_a_run_with_arms_is_no_experiment(compared: Path) -> None:
     assert collect(compared).is_experiment
 
 
-@pytest.mark.parametrize("name", ["arms", "subgroups", "plan", "health"])
+@pytest.mark.parametrize("name", ["arms", "subgroups", "plan", "sparse_code_metrics"])
 @pytest.mark.parametrize("left", [b"", b"PAR1", b"{["])
 def test_a_damaged_table_is_named_and_a_missing_one_is_none(compared: Path, name: str, left: bytes) -> None:
     (compared / f"{name}.parquet").write_bytes(left)

@@ -43,8 +43,8 @@ def test_label_counts_shown_are_the_manifests(evaluated: Path, known: SimpleName
     assert "5 → 13" in page.text("labels")
 
 
-def test_differences_shown_are_the_tables(evaluated: Path, page_of: Read) -> None:
-    table, text = pd.read_parquet(evaluated / "differences.parquet"), page_of(evaluated).text("differences")
+def test_comparisons_shown_are_the_tables(evaluated: Path, page_of: Read) -> None:
+    table, text = pd.read_parquet(evaluated / "comparisons.parquet"), page_of(evaluated).text("comparisons")
     shown = re.findall(r"([+−]\d\.\d{3}) \[([+−]\d\.\d{3}), ([+−]\d\.\d{3})\]", text)
     expected = {tuple(signed(row[k]) for k in ("difference", "low", "high")) for _, row in table.iterrows()}
     assert set(shown) == expected
@@ -53,7 +53,7 @@ def test_differences_shown_are_the_tables(evaluated: Path, page_of: Read) -> Non
 
 def test_the_verdict_tells_word_interval_control_test_set_and_seeds(evaluated: Path, page_of: Read) -> None:
     text = page_of(evaluated).text("verdict")
-    table = pd.read_parquet(evaluated / "differences.parquet")
+    table = pd.read_parquet(evaluated / "comparisons.parquet")
     row = table[(table["control"] == "duplicated") & (table["metric"] == "AP") & (table["finding"] == "macro")].iloc[0]
     assert text.startswith("No evidence")
     assert f"{signed(row['difference'])}, interval [{signed(row['low'])}, {signed(row['high'])}]" in text
@@ -70,14 +70,14 @@ def test_the_verdict_follows_the_comparison_its_file_names(evaluated: Path, page
 
 def test_reject_counts_by_check_and_reason(augmented: Path, page_of: Read) -> None:
     page = page_of(augmented)
-    assert "6 of 20 checked images failed" in page.text("rejects")
-    assert ["duplicate", "a copy of …", "1", "20"] in page.rows["rejects"]
-    assert ["label consistency", "the judge gives Pneumothorax … below …", "5", "20"] in page.rows["rejects"]
-    assert ["s0019", "Pneumothorax", "duplicate", "0.999", "0.995", "a copy of r0000"] in page.rows["rejects"]
-    assert ["r9999", "not a DICOM file, and not a PNG"] in page.rows["rejects"]
+    assert "6 of 20 checked images failed" in page.text("rejections")
+    assert ["duplicate", "a copy of …", "1", "20"] in page.rows["rejections"]
+    assert ["label consistency", "the judge gives Pneumothorax … below …", "5", "20"] in page.rows["rejections"]
+    assert ["s0019", "Pneumothorax", "duplicate", "0.999", "0.995", "a copy of r0000"] in page.rows["rejections"]
+    assert ["r9999", "not a DICOM file, and not a PNG"] in page.rows["rejections"]
 
 
-def test_health_shown_is_the_table(augmented: Path, page_of: Read) -> None:
+def test_code_metrics_shown_is_the_table(augmented: Path, page_of: Read) -> None:
     rows = {row[0]: row[1:6] for row in page_of(augmented).rows["code"]}
     assert rows["mean max probability"] == ["0.520", "0.710", "0.830", "0.880", "0.910"]
     assert rows["teacher–student agreement"] == ["–", "0.410", "0.580", "0.660", "0.710"]
@@ -123,40 +123,42 @@ def test_equal_content_gives_equal_bytes_and_times_do_not_matter(evaluated: Path
 
 def test_a_changed_number_changes_the_report(evaluated: Path) -> None:
     before = write(evaluated).read_bytes()
-    table = pd.read_parquet(evaluated / "differences.parquet")
-    table.assign(low=table["low"] - 0.1).to_parquet(evaluated / "differences.parquet")
+    table = pd.read_parquet(evaluated / "comparisons.parquet")
+    table.assign(low=table["low"] - 0.1).to_parquet(evaluated / "comparisons.parquet")
     assert write(evaluated).read_bytes() != before
 
 
 def test_a_run_without_evaluation_says_so(augmented: Path, page_of: Read) -> None:
     page = page_of(augmented)
-    for section in ("verdict", "differences", "findings"):
+    for section in ("verdict", "comparisons", "findings"):
         assert "Not run yet" in page.text(section)
     assert "No verdict" in page.text("verdict")
-    assert "Not run yet" not in page.text("rejects")
+    assert "Not run yet" not in page.text("rejections")
 
 
 def test_a_bare_run_renders_every_section_as_not_run(bare: Path, page_of: Read) -> None:
     page = page_of(bare)
-    for section in ("verdict", "differences", "findings", "labels", "samples", "rejects", "code"):
+    for section in ("verdict", "comparisons", "findings", "labels", "samples", "rejections", "code"):
         assert "Not run yet" in page.text(section)
     assert "Not a medical device" in page.text("limits")
 
 
-@pytest.mark.parametrize("absent", ["plan", "manifest", "panels", "health", "scores", "differences", "findings"])
+@pytest.mark.parametrize(
+    "absent", ["plan", "manifest", "panels", "sparse_code_metrics", "scores", "comparisons", "checks"]
+)
 def test_any_one_table_may_be_missing(evaluated: Path, absent: str, page_of: Read) -> None:
     (evaluated / f"{absent}.parquet").unlink()
     assert page_of(evaluated).text("limits")
 
 
-def test_no_rejects_and_one_seed_and_no_failures(evaluated: Path, page_of: Read) -> None:
-    checks = pd.read_parquet(evaluated / "findings.parquet")
-    checks[checks["passed"]].to_parquet(evaluated / "findings.parquet")
+def test_no_rejections_and_one_seed_and_no_failures(evaluated: Path, page_of: Read) -> None:
+    checks = pd.read_parquet(evaluated / "checks.parquet")
+    checks[checks["passed"]].to_parquet(evaluated / "checks.parquet")
     scores = pd.read_parquet(evaluated / "scores.parquet")
     scores[scores["seed"] == 0].to_parquet(evaluated / "scores.parquet")
     (evaluated / "failures.csv").write_text("")
     page = page_of(evaluated)
-    assert "0 of 20 checked images failed" in page.text("rejects")
+    assert "0 of 20 checked images failed" in page.text("rejections")
     assert "Only 1 training seed an arm" in page.text("verdict")
     assert "±" not in "".join("".join(row) for row in page.rows["findings"])
 
@@ -208,7 +210,7 @@ def test_what_an_audit_found_is_on_the_page(augmented: Path, page_of: Read) -> N
     assert "Not audited" in page_of(augmented).text("privacy")
     told = {
         "conclusion": "Leaks were found (copies).",
-        "findings": [{"name": "copies", "sentence": "5 of 9 <are> copies"}],
+        "results": [{"name": "near_copies", "sentence": "5 of 9 <are> copies"}],
     }
     (augmented / "audit.json").write_text(json.dumps(told))
     text = page_of(augmented).text("privacy")
@@ -219,10 +221,10 @@ def test_what_an_audit_found_is_on_the_page(augmented: Path, page_of: Read) -> N
 def test_json_twin_holds_the_same_numbers(evaluated: Path, known: SimpleNamespace) -> None:
     write(evaluated)
     twin = json.loads((evaluated / "report.json").read_text())
-    table = pd.read_parquet(evaluated / "differences.parquet")
-    assert pd.DataFrame(twin["differences"])[list(table)].equals(table)
+    table = pd.read_parquet(evaluated / "comparisons.parquet")
+    assert pd.DataFrame(twin["comparisons"])[list(table)].equals(table)
     assert twin["verdict"]["verdict"] == "no evidence"
-    assert twin["rejects"]["images"] == 6
+    assert twin["rejections"]["images"] == 6
     assert [row["finding"] for row in twin["label_counts"]] == list(known.findings)
     missing = [row for row in twin["scores"] if row["finding"] == "Nodule" and row["metric"] == "AP"]
     assert [row["mean"] for row in missing] == [None] * 3
@@ -241,7 +243,7 @@ def test_a_folder_that_is_no_run_is_one_clear_line(tmp_path: Path, make: str) ->
     assert not (run / "report.html").exists()
 
 
-@pytest.mark.parametrize("name", ["run.json", "verdict.json", "findings.parquet", "scores.parquet", "panels/s0000.png"])
+@pytest.mark.parametrize("name", ["run.json", "verdict.json", "checks.parquet", "scores.parquet", "panels/s0000.png"])
 def test_a_broken_file_is_named_and_the_old_report_stays(evaluated: Path, name: str) -> None:
     before = write(evaluated).read_bytes()
     (evaluated / name).write_bytes(b"{broken")
@@ -274,12 +276,12 @@ def test_number(value: object, text: str) -> None:
 
 def test_every_method_shows_its_own_deciding_pair_first(compared: Path, method: str, page_of: Read) -> None:
     page = page_of(compared)
-    table = pd.read_parquet(compared / "differences.parquet")
+    table = pd.read_parquet(compared / "comparisons.parquet")
     asked = table[(table["arm"] == method) & (table["control"] == "duplicated") & (table["metric"] == "AP")]
     row = asked.set_index("finding").loc["tail"]
     shown = f"{method} − duplicated, tail AP: {signed(row['difference'])}"
     assert shown in page.text("verdict")
-    titles = re.findall(r"AP: (\S+) − (\S+)", page.text("differences"))
+    titles = re.findall(r"AP: (\S+) − (\S+)", page.text("comparisons"))
     assert titles[0] == (method, "duplicated")
     heads = [dict(a) for tag, a in page.elements if tag == "th" and "arm" in str(a.get("class", "")).split()]
     assert [head["class"] for head in heads[:3]] == ["n arm real", "n arm control", "n arm synthetic"]

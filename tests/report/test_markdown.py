@@ -18,7 +18,7 @@ def cells(text: str) -> list[list[str]]:
 
 
 def test_arms_in_order_with_both_differences(experiment: Path, known: SimpleNamespace) -> None:
-    arms, table = (pd.read_parquet(experiment / f"{name}.parquet") for name in ("arms", "differences"))
+    arms, table = (pd.read_parquet(experiment / f"{name}.parquet") for name in ("arms", "comparisons"))
     head, rule, *rows = cells(arms_table(experiment))
     assert {len(row) for row in (head, rule, *rows)} == {7}
     assert [row[0] for row in rows][-1] == r"**fusion\_one**"
@@ -30,7 +30,7 @@ def test_arms_in_order_with_both_differences(experiment: Path, known: SimpleName
 
 
 def test_a_bar_in_a_name_stays_in_its_cell(experiment: Path) -> None:
-    for name in ("arms", "scores", "differences"):
+    for name in ("arms", "scores", "comparisons"):
         table = pd.read_parquet(experiment / f"{name}.parquet")
         table.replace({"fusion_one": "a|b\nc"}).to_parquet(experiment / f"{name}.parquet")
     rows = cells(arms_table(experiment))

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from medlt.report.notebook import Verdict
+from medlt.report.notebook import VerdictView
 from medlt.types import InputError
 
 
@@ -23,11 +23,11 @@ class Frames(HTMLParser):
 
 
 def test_the_cell_holds_one_sandboxed_frame_with_verdict_forest_and_table(experiment: Path) -> None:
-    (frame,) = Frames(Verdict(experiment)._repr_html_()).elements
+    (frame,) = Frames(VerdictView(experiment)._repr_html_()).elements
     assert frame[0] == "iframe"
     assert frame[1]["sandbox"] is None  # no permission at all
     page = str(frame[1]["srcdoc"])
-    for section in ("verdict", "differences", "arms"):
+    for section in ("verdict", "comparisons", "arms"):
         assert f'<section id="{section}"' in page
     assert '<section id="power"' not in page
     assert "fusion one" in page
@@ -35,9 +35,9 @@ def test_the_cell_holds_one_sandboxed_frame_with_verdict_forest_and_table(experi
 
 def test_as_text_it_is_the_word_and_the_sentence(experiment: Path) -> None:
     told = json.loads((experiment / "verdict.json").read_text())
-    assert repr(Verdict(str(experiment))) == f"{told['verdict']}. {told['sentence']}"
+    assert repr(VerdictView(str(experiment))) == f"{told['verdict']}. {told['sentence']}"
 
 
 def test_another_folder_is_refused(evaluated: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="is no experiment"):
-        Verdict(evaluated)
+        VerdictView(evaluated)

@@ -16,7 +16,7 @@ SVG = "{http://www.w3.org/2000/svg}"
 def test_the_picture_holds_every_arm_and_its_interval(experiment: Path) -> None:
     root = ElementTree.fromstring(forest_svg(experiment))
     texts = ["".join(node.itertext()) for node in root.iter(f"{SVG}text")]
-    table = pd.read_parquet(experiment / "differences.parquet").query("finding == 'tail' and metric == 'AP'")
+    table = pd.read_parquet(experiment / "comparisons.parquet").query("finding == 'tail' and metric == 'AP'")
     controls = pd.read_parquet(experiment / "arms.parquet").set_index("arm")["control"]
     for row in table.to_dict("records"):
         if controls[row["arm"]] == row["control"]:
@@ -37,8 +37,8 @@ def test_it_stands_alone_inside_its_frame(experiment: Path) -> None:
     assert write(experiment).with_name("verdict.svg").read_text() == text
 
 
-def test_without_differences_it_says_so(experiment: Path) -> None:
-    (experiment / "differences.parquet").unlink()
+def test_without_comparisons_nothing_is_drawn(experiment: Path) -> None:
+    (experiment / "comparisons.parquet").unlink()
     assert "Nothing was compared yet" in forest_svg(experiment)
 
 

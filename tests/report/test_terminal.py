@@ -49,8 +49,8 @@ def test_an_experiment_lists_its_arms_with_the_verdict_above(experiment: Path, k
 
     text = shown(experiment)
     lines = [[cell.strip() for cell in line.strip("│").split("│")] for line in text.splitlines() if "│" in line]
-    assert [line[0] for line in lines] == [*known.experiment[:-1], "fusion_one (chosen)"]
-    table = pd.read_parquet(experiment / "differences.parquet")
+    assert [line[0] for line in lines] == [*known.experiment[:-1], "fusion_one (primary)"]
+    table = pd.read_parquet(experiment / "comparisons.parquet")
     row = table.query("arm == 'fusion_one' and control == 'copies_one' and finding == 'tail' and metric == 'AP'")
     assert lines[-1][4:] == [interval(row.iloc[0].to_dict()), row["word"].iloc[0]]
     assert "As the interval says" in text
@@ -61,7 +61,7 @@ def test_a_run_shows_its_findings_and_the_difference_to_its_control(compared: Pa
 
     from medlt.report.shown import signed
 
-    table = pd.read_parquet(compared / "differences.parquet")
+    table = pd.read_parquet(compared / "comparisons.parquet")
     asked = table[(table["arm"] == method) & (table["control"] == "duplicated") & (table["metric"] == "AP")]
     row = asked.set_index("finding").loc["Pneumothorax"]
     line = next(line for line in shown(compared).splitlines() if "Pneumothorax" in line)

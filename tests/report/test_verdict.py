@@ -16,12 +16,21 @@ import pytest
 
 from medlt.report.collect import collect
 from medlt.report.html import write
-from medlt.report.shown import chance, interval, number, signed
+from medlt.report.shown import interval, number, rng, signed
 from medlt.report.verdict import without_places
 from medlt.types import InputError
 
 Read = Callable[..., Any]
-OPTIONAL = ("subgroups", "reliability", "agreement", "confusion", "filtering", "rejects", "differences", "scores")
+OPTIONAL = (
+    "subgroups",
+    "reliability",
+    "agreement",
+    "confusion",
+    "filter_effect",
+    "rejections",
+    "comparisons",
+    "scores",
+)
 
 
 def told(name: str) -> str:
@@ -57,30 +66,30 @@ def test_the_verdict_is_on_top_in_words_with_its_numbers(experiment: Path, page_
     assert "a gain below 0.043 would have gone unseen" in text
     for count in ("3seeds an arm", "345real test images", "123test patients", "6arms"):
         assert count in text
-    intervals = pd.read_parquet(experiment / "differences.parquet")["low"].notna().sum()
+    intervals = pd.read_parquet(experiment / "comparisons.parquet")["low"].notna().sum()
     assert f"holds {intervals} intervals" in text
 
 
 def test_every_arm_is_in_the_table_in_its_order_with_its_numbers(experiment: Path, page_of: Read) -> None:
     arms, scores = pd.read_parquet(experiment / "arms.parquet"), pd.read_parquet(experiment / "scores.parquet")
-    differences = pd.read_parquet(experiment / "differences.parquet")
+    comparisons = pd.read_parquet(experiment / "comparisons.parquet")
     shown = page_of(experiment).rows["arms"][2 : 2 + len(arms)]
     for row, arm in zip(shown, arms.to_dict("records"), strict=True):
         name = arm["arm"]
-        assert row[0] == told(name) + (" chosen" if name == "fusion_one" else "")
+        assert row[0] == told(name) + (" primary" if name == "fusion_one" else "")
         assert row[1] == arm["role"]
         assert row[2] == ("18 of 20" if arm["added"] == 18 else str(arm["added"]))
         assert row[3] == f"{arm['val_tail_ap']:.3f} ± 0.011"
         assert row[4:8] == [mean_sd(scores, name, group, "AP") for group in ("tail", "medium", "head", "macro")]
         for cell, metric in zip(row[8:12], ("AUROC", "balanced accuracy", "F1", "ECE"), strict=True):
             assert cell == mean_sd(scores, name, "macro", metric).split(" ± ")[0]
-        against = difference(differences, name, arm["control"]) if arm["control"] else None
+        against = difference(comparisons, name, arm["control"]) if arm["control"] else None
         assert row[12] == interval(against)
         assert row[13] == (against["word"] if against else "–")
 
 
 def test_both_forest_plots_hold_every_arm_by_role(experiment: Path, page_of: Read, known: SimpleNamespace) -> None:
-    table, text = pd.read_parquet(experiment / "differences.parquet"), page_of(experiment).text("differences")
+    table, text = pd.read_parquet(experiment / "comparisons.parquet"), page_of(experiment).text("comparisons")
     own, to_real = text.split("arm − real", 1)
     controls = pd.read_parquet(experiment / "arms.parquet").set_index("arm")["control"]
     order = [known.hostile, "fusion_one", "copies_half", "copies_one", "crt"]
@@ -90,8 +99,8 @@ def test_both_forest_plots_hold_every_arm_by_role(experiment: Path, page_of: Rea
     assert own.index("synthetic, each against its duplicated") < own.index("control, against real")
 
 
-def test_the_chosen_arm_alone_is_a_diamond_among_arms(experiment: Path) -> None:
-    part = write(experiment).read_text().split('<section id="differences"')[1].split("</section>")[0]
+def test_the_primary_arm_alone_is_a_diamond_among_arms(experiment: Path) -> None:
+    part = write(experiment).read_text().split('<section id="comparisons"')[1].split("</section>")[0]
     assert [unescape(name) for name in re.findall(r'<g class="[\w-]+ group">\s*<text[^>]*>([^<]*)', part)] == [
         "fusion one"
     ] * 2
@@ -100,35 +109,35 @@ def test_the_chosen_arm_alone_is_a_diamond_among_arms(experiment: Path) -> None:
 def test_findings_show_scores_p_and_the_reason_for_what_is_missing(
     experiment: Path, page_of: Read, known: SimpleNamespace
 ) -> None:
-    table, scores = (pd.read_parquet(experiment / f"{name}.parquet") for name in ("differences", "scores"))
+    table, scores = (pd.read_parquet(experiment / f"{name}.parquet") for name in ("comparisons", "scores"))
     rows = {row[0]: row for row in page_of(experiment).rows["findings"][2:]}
     assert list(rows) == ["macro", "head", "tail", *known.sought]
     for name in ("macro", "tail", "Effusion", "Nodule"):
         row, test = rows[name], difference(table, "fusion_one", "copies_one", name)
         assert row[1:3] == [mean_sd(scores, arm, name, "AP") for arm in ("copies_one", "fusion_one")]
-        assert row[3:7] == [interval(test), chance(test["p"]), chance(test["p_holm"]), test["word"]]
+        assert row[3:7] == [interval(test), rng(test["p"]), rng(test["p_holm"]), test["word"]]
         assert row[7] == mean_sd(scores, "copies_one", name, "AUROC").split(" ± ")[0]
     assert rows["Hernia"][1:4] == ["–", "–", "no test patient has it"]
     assert len(rows["Hernia"]) == len(rows["Nodule"]) - 3
 
 
 def test_power_shows_the_smallest_gain_of_each_finding(experiment: Path, page_of: Read) -> None:
-    table = pd.read_parquet(experiment / "differences.parquet")
+    table = pd.read_parquet(experiment / "comparisons.parquet")
     for name, patients, smallest, _ in page_of(experiment).rows["power"][1:]:
         assert patients == "21"
         assert smallest == number(difference(table, "fusion_one", "copies_one", name)["smallest"])
 
 
-def test_the_dose_curve_names_dose_and_score_of_arm_and_control(experiment: Path, page_of: Read) -> None:
-    text, scores = page_of(experiment).text("dose"), pd.read_parquet(experiment / "scores.parquet")
-    for dose, arm in (("0.5", "copies_half"), ("1", "fusion_one")):
-        assert f"{dose} gives {mean_sd(scores, arm, 'tail', 'AP').split(' ± ')[0]}" in text
+def test_the_ratio_curve_names_ratio_and_score_of_arm_and_control(experiment: Path, page_of: Read) -> None:
+    text, scores = page_of(experiment).text("ratio"), pd.read_parquet(experiment / "scores.parquet")
+    for ratio, arm in (("0.5", "copies_half"), ("1", "fusion_one")):
+        assert f"{ratio} gives {mean_sd(scores, arm, 'tail', 'AP').split(' ± ')[0]}" in text
 
 
-def test_arms_of_one_dose_make_no_curve(experiment: Path, page_of: Read) -> None:
+def test_arms_of_one_ratio_make_no_curve(experiment: Path, page_of: Read) -> None:
     arms = pd.read_parquet(experiment / "arms.parquet")
     arms.assign(loss=[f"loss {i}" for i in range(len(arms))]).to_parquet(experiment / "arms.parquet")
-    assert "dose" not in page_of(experiment).rows.keys() | page_of(experiment).texts.keys()
+    assert "ratio" not in page_of(experiment).rows.keys() | page_of(experiment).texts.keys()
 
 
 def test_subgroups_show_gaps_with_intervals_or_the_reason(experiment: Path, page_of: Read) -> None:
@@ -146,7 +155,7 @@ def test_subgroups_show_gaps_with_intervals_or_the_reason(experiment: Path, page
                 assert gap == f"{signed(cell['gap'])} [{signed(cell['gap_low'])}, {signed(cell['gap_high'])}]"
 
 
-def test_labels_show_filtering_confusion_and_rejects(experiment: Path, page_of: Read) -> None:
+def test_labels_show_filter_effect_confusion_and_rejections(experiment: Path, page_of: Read) -> None:
     page = page_of(experiment)
     rows = page.rows["labels"]
     for row in (["label", "7", "51"], ["duplicate", "2", "51"], ["Effusion", "0.61", "0.11", "0.11"]):
@@ -182,14 +191,14 @@ def test_only_arms_are_enough_for_a_page(experiment: Path, page_of: Read) -> Non
         (experiment / f"{name}.parquet").unlink()
     (experiment / "verdict.json").unlink()
     page = page_of(experiment)
-    assert "Nothing was compared" in page.text("differences")
+    assert "Nothing was compared" in page.text("comparisons")
     assert set(page.texts) >= {"verdict", "arms", "findings", "power", "limits", "repeat"}
-    assert not set(page.texts) & {"dose", "reliability", "labels", "subgroups"}
+    assert not set(page.texts) & {"ratio", "reliability", "labels", "subgroups"}
 
 
-def test_without_a_chosen_arm_there_is_no_verdict(experiment: Path, page_of: Read) -> None:
+def test_without_a_primary_arm_there_is_no_verdict(experiment: Path, page_of: Read) -> None:
     arms = pd.read_parquet(experiment / "arms.parquet")
-    arms[arms["role"] != "synthetic"].assign(chosen=False).to_parquet(experiment / "arms.parquet")
+    arms[arms["role"] != "synthetic"].assign(primary=False).to_parquet(experiment / "arms.parquet")
     verdict = {"verdict": "no verdict", "sentence": "no arm has synthetic images", "comparison": None}
     (experiment / "verdict.json").write_text(json.dumps(verdict))
     page = page_of(experiment)
@@ -218,7 +227,7 @@ def test_a_later_look_at_the_test_set_is_told(experiment: Path, page_of: Read) -
 def test_hostile_names_are_text_not_markup(experiment: Path, page_of: Read, known: SimpleNamespace) -> None:
     page = page_of(experiment)
     assert "script" not in {tag for tag, _ in page.elements}
-    for section in ("verdict", "arms", "dose"):
+    for section in ("verdict", "arms", "ratio"):
         assert known.hostile in page.text(section)
     assert known.hostile not in (experiment / "report.html").read_text()
 
@@ -257,12 +266,12 @@ def test_equal_content_gives_equal_bytes(experiment: Path, tmp_path_factory: pyt
 def test_json_twin_holds_the_same_numbers(experiment: Path) -> None:
     write(experiment)
     twin = json.loads((experiment / "report.json").read_text())
-    for name in ("differences", "subgroups", "confusion"):
+    for name in ("comparisons", "subgroups", "confusion"):
         table = pd.read_parquet(experiment / f"{name}.parquet")
         pd.testing.assert_frame_equal(pd.DataFrame(twin[name])[list(table)], table, check_dtype=False)
     assert twin["verdict"]["smallest"] == 0.0432
-    assert twin["chosen"] == "fusion_one"
-    assert len(twin["turned_down"]) == 2
+    assert twin["primary"] == "fusion_one"
+    assert len(twin["rejections"]) == 2
     (experiment / "agreement.parquet").unlink()
     write(experiment)
     assert json.loads((experiment / "report.json").read_text())["agreement"] is None
@@ -274,20 +283,20 @@ def test_counts_are_shown(experiment: Path, page_of: Read) -> None:
         assert shown in text
 
 
-@pytest.mark.parametrize("column", ["val_tail_ap", "role", "chosen"])
+@pytest.mark.parametrize("column", ["val_tail_ap", "role", "primary"])
 def test_an_arm_table_without_a_column_is_named(experiment: Path, column: str) -> None:
     pd.read_parquet(experiment / "arms.parquet").drop(columns=column).to_parquet(experiment / "arms.parquet")
     with pytest.raises(InputError, match=rf"arms.parquet: has no column '{column}'"):
         write(experiment)
 
 
-def test_differences_of_an_experiment_need_p_and_power(experiment: Path) -> None:
-    table = pd.read_parquet(experiment / "differences.parquet").drop(columns="smallest")
-    table.to_parquet(experiment / "differences.parquet")
-    with pytest.raises(InputError, match=r"differences.parquet: has no column 'smallest'"):
+def test_comparisons_of_an_experiment_need_p_and_power(experiment: Path) -> None:
+    table = pd.read_parquet(experiment / "comparisons.parquet").drop(columns="smallest")
+    table.to_parquet(experiment / "comparisons.parquet")
+    with pytest.raises(InputError, match=r"comparisons.parquet: has no column 'smallest'"):
         write(experiment)
     (experiment / "arms.parquet").unlink()
-    assert collect(experiment).differences is not None
+    assert collect(experiment).comparisons is not None
 
 
 def test_an_arm_named_twice_is_refused(experiment: Path) -> None:

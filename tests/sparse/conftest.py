@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from medlt.chance import rng
+from medlt.rng import numpy_generator
 from medlt.sparse.iterated import Iterated, iterate
 from medlt.store import Store
 from medlt.training.runtime import Runtime
@@ -20,9 +20,9 @@ CORNERS = ((slice(0, 3), slice(0, 3)), (slice(5, 8), slice(5, 8)))
 
 def planted(n: int, *key: object) -> tuple[Tensor, np.ndarray]:
     """Latents [n,2,8,8] and labels [n,2]: finding c raises both channels in corner c."""
-    chance = rng("planted", *key)
-    z = chance.normal(size=(n, 2, 8, 8)) * 0.5
-    y = (chance.random((n, 2)) < 0.4).astype(np.float32)
+    rng = numpy_generator("planted", *key)
+    z = rng.normal(size=(n, 2, 8, 8)) * 0.5
+    y = (rng.random((n, 2)) < 0.4).astype(np.float32)
     for c, (rows, columns) in enumerate(CORNERS):
         z[:, :, rows, columns] += 2.0 * y[:, c, None, None, None]
     return torch.from_numpy(z).float(), y
@@ -38,7 +38,7 @@ SMALL: dict[str, Any] = {
     "interaction_epochs": 8,
     "patience": 8,
     "width": 8,
-    "batch": 16,
+    "batch_size": 16,
     "learning_rate": 2e-2,
 }
 

@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from medlt.chance import generator
+from medlt.rng import torch_generator
 from medlt.sparse.cam import MAPS, class_activation_map, normalise
 from medlt.sparse.embedding import SimplicialCoder
 from medlt.sparse.iterated import Iterated
@@ -23,8 +23,8 @@ CODER = SimplicialCoder(2, 3, groups=2, vocabulary=4, temperature=0.5, width=8, 
 @settings(max_examples=8)
 @given(st.integers(1, 5), st.integers(0, 100))
 def test_a_batch_equals_one_at_a_time(method: str, n: int, seed: int) -> None:
-    z = torch.randn(n, 2, 6, 8, generator=generator(seed))
-    finding = torch.randint(3, (n,), generator=generator(seed, "finding"))
+    z = torch.randn(n, 2, 6, 8, generator=torch_generator(seed))
+    finding = torch.randint(3, (n,), generator=torch_generator(seed, "finding"))
     batch = class_activation_map(CODER, z, finding, method)
     alone = [class_activation_map(CODER, z[i : i + 1], finding[i : i + 1], method) for i in range(n)]
     torch.testing.assert_close(batch, torch.cat(alone), atol=1e-4, rtol=1e-4)
@@ -35,7 +35,7 @@ def test_a_batch_equals_one_at_a_time(method: str, n: int, seed: int) -> None:
 
 def test_gradcam_is_the_head_s_weights_on_the_features() -> None:
     """With a global mean and a linear head, d logit_c / d f_k = w_ck / (h w): the map is that of Zhou et al. (CAM)."""
-    z, finding = torch.randn(3, 2, 8, 8, generator=generator("linear")), torch.tensor([2, 0, 1])
+    z, finding = torch.randn(3, 2, 8, 8, generator=torch_generator("linear")), torch.tensor([2, 0, 1])
     with torch.no_grad():
         features = CODER.eval().features(CODER.code(z))
         maps = torch.einsum("bk,bkhw->bhw", CODER.classifier.head.weight[finding], features)
@@ -44,7 +44,7 @@ def test_gradcam_is_the_head_s_weights_on_the_features() -> None:
 
 
 def test_layercam_counts_only_supporting_channels() -> None:
-    z, finding = torch.randn(2, 2, 8, 8, generator=generator("layer")), torch.tensor([1, 2])
+    z, finding = torch.randn(2, 2, 8, 8, generator=torch_generator("layer")), torch.tensor([1, 2])
     with torch.no_grad():
         features = CODER.eval().features(CODER.code(z))
         maps = torch.einsum("bk,bkhw->bhw", CODER.classifier.head.weight[finding].relu(), features)
@@ -53,8 +53,8 @@ def test_layercam_counts_only_supporting_channels() -> None:
 
 def test_eigencam_finds_a_planted_direction() -> None:
     """One channel varies strongly over space: the map is that channel's variation, whatever the gradient."""
-    features = torch.randn(2, 4, 5, 5, generator=generator("eigen")) * 0.01
-    pattern = torch.rand(2, 5, 5, generator=generator("pattern"))
+    features = torch.randn(2, 4, 5, 5, generator=torch_generator("eigen")) * 0.01
+    pattern = torch.rand(2, 5, 5, generator=torch_generator("pattern"))
     features[:, 1] += 10 * pattern
     maps = normalise(MAPS["eigencam"](features, torch.zeros_like(features)))
     expected = normalise(pattern - pattern.mean((1, 2), keepdim=True))

@@ -9,13 +9,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from medlt.chance import generator
+from medlt.rng import torch_generator
 from medlt.sparse.embedding import SimplicialCoder, evaluating, told
 from medlt.types import InputError
 
 
 def latents(n: int, channels: int = 2, side: int = 8) -> torch.Tensor:
-    return torch.randn(n, channels, side, side, generator=generator("latents", n, channels, side))
+    return torch.randn(n, channels, side, side, generator=torch_generator("latents", n, channels, side))
 
 
 @settings(max_examples=15)

@@ -13,10 +13,10 @@ import pandas as pd
 import pytest
 import torch
 
-from medlt.sparse import health, iterated, phases
+from medlt.sparse import code_metrics, iterated, phases
 from medlt.sparse.embedding import SimplicialCoder
 from medlt.sparse.iterated import FILE, Iterated, iterate
-from medlt.sparse.phases import Lesson
+from medlt.sparse.phases import TrainingSetup
 from medlt.store import RECORD, Store
 from medlt.training.runtime import Runtime, silent
 from medlt.types import InputError, Progress
@@ -24,7 +24,7 @@ from medlt.types import InputError, Progress
 Data = tuple[torch.Tensor, np.ndarray, torch.Tensor, np.ndarray]
 FAST: dict[str, Any] = {
     "groups": 2, "vocabulary": 4, "temperature": 0.2, "imitation_epochs": 1, "adaptation_epochs": 1,
-    "interaction_epochs": 2, "width": 4, "batch": 16, "learning_rate": 5e-3,
+    "interaction_epochs": 2, "width": 4, "batch_size": 16, "learning_rate": 5e-3,
 }  # fmt: skip
 
 
@@ -55,7 +55,7 @@ def test_a_run_of_more_generations_begins_with_those_of_fewer(toy_latents: Data,
     assert (generations(tmp_path / "stopped")[1] / FILE).stat().st_mtime_ns == kept, "made once"
     assert files(tmp_path / "whole") == files(tmp_path / "stopped")
     assert len(files(tmp_path / "whole")) == 3
-    pd.testing.assert_frame_equal(whole.health, resumed.health)
+    pd.testing.assert_frame_equal(whole.metrics, resumed.metrics)
     assert whole.coder.digest == resumed.coder.digest
 
 
@@ -119,18 +119,18 @@ def test_a_lost_generation_is_made_again_the_same(toy_latents: Data, tmp_path: P
 
 def test_the_table_is_what_the_files_measure(learnt: tuple[Iterated, Path], toy_latents: Data) -> None:
     made, folder = learnt
-    assert list(made.health.columns) == list(health.COLUMNS)
-    assert made.health["generation"].tolist() == [0, 1]
-    assert np.isnan(made.health["agreement"][0])
+    assert list(made.metrics.columns) == list(code_metrics.COLUMNS)
+    assert made.metrics["generation"].tolist() == [0, 1]
+    assert np.isnan(made.metrics["agreement"][0])
     z, y, val_z, val_y = toy_latents
-    for g, row in made.health.iterrows():
+    for g, row in made.metrics.iterrows():
         coder = SimplicialCoder.load(generations(folder)[int(str(g))] / FILE)
-        again = health.measure(coder, z, y, val_z, val_y, seed=3)
+        again = code_metrics.measure(coder, z, y, val_z, val_y, seed=3)
         assert {name: row[name] for name in again} == pytest.approx(again, rel=1e-5)
 
 
 def test_the_planted_findings_are_learnt(learnt: tuple[Iterated, Path], toy_latents: Data) -> None:
-    last = learnt[0].health.iloc[-1]
+    last = learnt[0].metrics.iloc[-1]
     assert last["val_macro_ap"] > 0.9 > 2 * toy_latents[3].mean()
     assert last["agreement"] > 2 / 4, "twice what chance gives four words"
     assert last["reconstruction_l1"] < 0.6
@@ -143,7 +143,7 @@ def test_an_encoder_is_fresh_in_each_generation(
     began: list[torch.Tensor] = []
 
     def spy(
-        lesson: Lesson, student: SimplicialCoder, teacher: SimplicialCoder, epochs: int, g: int, folder: Path
+        lesson: TrainingSetup, student: SimplicialCoder, teacher: SimplicialCoder, epochs: int, g: int, folder: Path
     ) -> None:
         began.append(student.encoder[0].head.weight.detach().clone())
         assert teacher.digest == SimplicialCoder.load(generations(tmp_path)[g - 1] / FILE).digest
@@ -159,7 +159,7 @@ def test_nan_labels_are_masked_all_the_way(toy_latents: Data, tmp_path: Path) ->
     z, y, val_z, val_y = toy_latents
     holes = np.where(np.random.default_rng(0).random(y.shape) < 0.3, np.nan, y)
     blind = np.stack([holes[:, 0], np.full(len(y), np.nan)], 1)
-    table = iterate(z, blind, val_z, val_y, **at(tmp_path), generations=1, **FAST).health
+    table = iterate(z, blind, val_z, val_y, **at(tmp_path), generations=1, **FAST).metrics
     assert np.isfinite(table.drop(columns="agreement").to_numpy()).all()
 
 

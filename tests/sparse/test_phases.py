@@ -12,18 +12,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
-from medlt.chance import generator
+from medlt.rng import torch_generator
 from medlt.sparse.embedding import SimplicialCoder
 from medlt.sparse.phases import (
-    Lesson,
+    TrainingSetup,
     adapt,
     imitate,
     imitation_loss,
     interact,
     masked_bce,
     pos_weight,
-    sample_words,
-    speak,
+    sample_tokens,
+    straight_through_sample,
 )
 from medlt.training.runtime import Runtime
 
@@ -32,7 +32,7 @@ NAN, RUN = float("nan"), Runtime("cpu", "fp32", None, 0)
 
 def test_the_learning_rate_rises_falls_and_never_leaves_the_interval() -> None:
     training = lesson().training(200)
-    rates = [training.share(step) for step in range(200)]
+    rates = [training.lr_factor(step) for step in range(200)]
     assert rates[0] < 0.1
     assert max(rates) == 1
     assert rates.index(max(rates)) in range(15, 25)
@@ -41,10 +41,10 @@ def test_the_learning_rate_rises_falls_and_never_leaves_the_interval() -> None:
     assert 0 < lesson().training(1).share(0) <= 1
 
 
-def lesson(n: int = 24) -> Lesson:
-    z = torch.randn(n, 2, 4, 4, generator=generator("z"))
-    y = torch.randint(2, (n, 3), generator=generator("y")).float()
-    return Lesson(z, y, 8, 2e-2, 1e-2, 1.0, RUN)
+def lesson(n: int = 24) -> TrainingSetup:
+    z = torch.randn(n, 2, 4, 4, generator=torch_generator("z"))
+    y = torch.randint(2, (n, 3), generator=torch_generator("y")).float()
+    return TrainingSetup(z, y, 8, 2e-2, 1e-2, 1.0, RUN)
 
 
 def coder(seed: int = 0, temperature: float = 0.5, width: int = 4) -> SimplicialCoder:
@@ -72,23 +72,28 @@ def test_masked_bce_equals_a_loop_over_known_labels(cells: list[tuple[float, flo
 def test_words_are_drawn_as_often_as_the_code_says() -> None:
     p = torch.tensor([0.5, 0.3, 0.2, 0.0])
     s = p[None, None, :, None, None].expand(40, 5, 4, 10, 10)
-    share = torch.bincount(sample_words(s, generator("words")).flatten(), minlength=4) / 20_000
+    share = torch.bincount(sample_tokens(s, torch_generator("words")).flatten(), minlength=4) / 20_000
     assert (share - p).abs().max() < 4 * 0.5 / 20_000**0.5
     assert share[3] == 0
 
 
 def test_speaking_is_one_hot_and_passes_the_code_s_gradient() -> None:
-    s = torch.randn(2, 3, 4, 2, 2, generator=generator("speak")).softmax(2).requires_grad_()
-    said, weight = speak(s, generator("draw")), torch.randn(2, 3, 4, 2, 2, generator=generator("weight"))
-    assert torch.equal(said.detach().round(), F.one_hot(sample_words(s, generator("draw")), 4).movedim(-1, 2).float())
+    s = torch.randn(2, 3, 4, 2, 2, generator=torch_generator("speak")).softmax(2).requires_grad_()
+    said, weight = (
+        straight_through_sample(s, torch_generator("draw")),
+        torch.randn(2, 3, 4, 2, 2, generator=torch_generator("weight")),
+    )
+    assert torch.equal(
+        said.detach().round(), F.one_hot(sample_tokens(s, torch_generator("draw")), 4).movedim(-1, 2).float()
+    )
     torch.testing.assert_close(said.detach(), said.detach().round())
     (gradient,) = torch.autograd.grad((said * weight).sum(), s)
     assert torch.equal(gradient, weight)
 
 
 def test_imitation_loss_equals_a_loop() -> None:
-    logits = torch.randn(2, 3, 4, 2, 2, generator=generator("logits"))
-    words = torch.randint(4, (2, 3, 2, 2), generator=generator("words"))
+    logits = torch.randn(2, 3, 4, 2, 2, generator=torch_generator("logits"))
+    words = torch.randint(4, (2, 3, 2, 2), generator=torch_generator("words"))
     losses = [
         -math.log(math.exp(logits[b, g, words[b, g, y, x], y, x]) / logits[b, g, :, y, x].exp().sum().item())
         for b, g, y, x in np.ndindex(2, 3, 2, 2)
@@ -144,7 +149,7 @@ def test_an_imitating_student_comes_to_agree() -> None:
 
 def test_unknown_labels_do_not_move_the_coder() -> None:
     task = lesson()
-    blank = Lesson(task.latents, torch.full_like(task.labels, NAN), 8, 1e-2, 0.0, 1.0, RUN)
+    blank = TrainingSetup(task.latents, torch.full_like(task.labels, NAN), 8, 1e-2, 0.0, 1.0, RUN)
     student = coder()
     start = {k: v.clone() for k, v in student.state_dict().items()}
     adapt(blank, student, 1, 0)

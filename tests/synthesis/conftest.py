@@ -12,9 +12,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from medlt.chance import rng, seed_of
 from medlt.diffusion.schedulers import factory
 from medlt.diffusion.signals import between
+from medlt.rng import numpy_generator, seed_of
 from medlt.sparse.embedding import SimplicialCoder
 from medlt.synthesis import METHODS
 from medlt.synthesis.edit import ImageEdit
@@ -22,23 +22,23 @@ from medlt.synthesis.from_noise import FromNoise
 from medlt.synthesis.fusion import LatentFusion
 from medlt.synthesis.longtail import LongtailGuide
 from medlt.synthesis.minority import JepaGuide, MinorityGuide
-from medlt.synthesis.plan import Collection, Draws
+from medlt.synthesis.plan import PlanSettings, TrainTable
 from medlt.testing import label_backbone
 
 FINDINGS = ("Effusion", "Mass", "Hernia", "Pleural Other", "No Finding")
 TAIL = ("Hernia", "Pleural Other")
 
 
-def collection(n: int = 60, seed: int = 0) -> Collection:
+def collection(n: int = 60, seed: int = 0) -> TrainTable:
     """Tail findings in every sixth row, two rows a patient, three patient folds."""
-    chance = rng("collection", seed)
-    table = pd.DataFrame((chance.random((n, 5)) < 0.4).astype(float), columns=list(FINDINGS))
+    rng = numpy_generator("collection", seed)
+    table = pd.DataFrame((rng.random((n, 5)) < 0.4).astype(float), columns=list(FINDINGS))
     table["Hernia"], table["Pleural Other"] = (np.arange(n) % 6 == 0) * 1.0, (np.arange(n) % 7 == 1) * 1.0
     table["No Finding"] = (table[list(FINDINGS[:-1])].sum(axis=1) == 0) * 1.0
     table["patient_id"] = [f"p{i // 2}" for i in range(n)]
     table["fold"] = [i // 2 % 3 for i in range(n)]
-    table.index = pd.Index([f"u{i:03d}" for i in chance.permutation(n)], name="uid")
-    return Collection(table, FINDINGS, TAIL)
+    table.index = pd.Index([f"u{i:03d}" for i in rng.permutation(n)], name="uid")
+    return TrainTable(table, FINDINGS, TAIL)
 
 
 def latents(uids: Sequence[str]) -> Tensor:
@@ -68,7 +68,7 @@ def decode(z: Tensor) -> Tensor:
     return torch.nn.functional.interpolate(z.mean(1, keepdim=True), scale_factor=2.0).sigmoid()
 
 
-def predictor(images: Tensor) -> tuple[Tensor, Tensor]:
+def guidance_classifier(images: Tensor) -> tuple[Tensor, Tensor]:
     """Logits [B,K] and of three members [3,B,K]: quadratic in a few pixels, so that the members' spread has a slope."""
     pixels = images[:, 0, ::4, ::4].flatten(1)
     weights = torch.randn(4, pixels.shape[1], len(FINDINGS), generator=torch.Generator().manual_seed(7)) * 0.3
@@ -87,7 +87,9 @@ GUIDES: dict[str, Callable[..., Any]] = {
     "minority": lambda **changed: MinorityGuide(**(EVERY_STEP | changed)),
     "features": lambda **changed: MinorityGuide(**(EVERY_STEP | {"distance": between(features)} | changed)),
     "jepa": lambda **changed: JepaGuide(**(EVERY_STEP | {"features": features} | changed)),
-    "longtail": lambda **changed: LongtailGuide(**(EVERY_STEP | {"decode": decode, "predictor": predictor} | changed)),
+    "longtail": lambda **changed: LongtailGuide(
+        **(EVERY_STEP | {"decode": decode, "guidance_classifier": guidance_classifier} | changed)
+    ),
 }
 """A builder of every guide, at work at every step of the sampler unless told otherwise."""
 
@@ -100,8 +102,8 @@ def conditional() -> dict[str, Any]:
         "standardiser": Scale(),
         "decode": decode,
         "scheduler": factory("ddim", 10),
-        "candidates": 2,
-        "batch": 5,
+        "num_candidates": 2,
+        "batch_size": 5,
     }
 
 
@@ -112,7 +114,7 @@ def from_noise(kind: type[FromNoise] = FromNoise, **changed: Any) -> FromNoise:
 
 def edit(**changed: Any) -> ImageEdit:
     """Edits of three strengths, half of them mixed with a partner."""
-    return ImageEdit(**(conditional() | {"latents": latents, "strengths": (0.2, 0.4, 0.5), "mixed": 0.5} | changed))
+    return ImageEdit(**(conditional() | {"latents": latents, "strength": (0.2, 0.4, 0.5), "mixed": 0.5} | changed))
 
 
 @pytest.fixture
@@ -120,7 +122,7 @@ def methods(build: Callable[..., LatentFusion]) -> dict[str, Callable[..., Any]]
     """A builder of every method in METHODS, by name."""
     guided = {name: (GUIDES[name](),) for name in ("minority", "longtail")}
     sampling = {
-        name: partial(from_noise, kind, **({"guides": guided[name]} if name in guided else {}))
+        name: partial(from_noise, kind, **({"guidance": guided[name]} if name in guided else {}))
         for name, kind in METHODS.items()
         if issubclass(kind, FromNoise)
     }
@@ -147,9 +149,9 @@ def build() -> Callable[..., LatentFusion]:
             "backbone": label_backbone(answer, len(FINDINGS)),
             "decode": decode,
             "scheduler": factory("ddim", 20),
-            "draws": Draws(candidates=2),
-            "keep": 3,
-            "batch": 5,
+            "draws": PlanSettings(num_candidates=2),
+            "strength": 0.15,
+            "batch_size": 5,
         }
         return LatentFusion(**(parts | changed))
 

@@ -8,12 +8,12 @@ import pandas as pd
 import pytest
 import torch
 
-from medlt.checks.apart import parents_of
 from medlt.checks.sanity import Duplicate
+from medlt.checks.separation import parents_of
 from medlt.data.manifest import Manifest
 from medlt.files import read_table, write_table
 from medlt.synthesis import METHODS
-from medlt.synthesis.plan import Collection
+from medlt.synthesis.plan import TrainTable
 from medlt.types import Batch, InputError, Synthesizer
 from medlt.writer import DatasetWriter
 
@@ -51,7 +51,7 @@ def test_a_row_alone_reversed_and_read_from_disk_gives_its_bytes(methods: Method
     rows = method.plan(NEED, 3)
     together = whole(method, rows)
     rows.to_parquet(tmp_path / "plan.parquet")
-    turned = whole(methods[name](batch=3), pd.read_parquet(tmp_path / "plan.parquet").iloc[::-1])
+    turned = whole(methods[name](batch_size=3), pd.read_parquet(tmp_path / "plan.parquet").iloc[::-1])
     assert torch.equal(together.images, turned.images.flip(0))
     for i in range(len(rows)):
         alone = whole(method, rows.iloc[[i]])
@@ -66,7 +66,7 @@ def test_train_rows_may_be_called_anything_from_plan_to_manifest(methods: Method
     rows = plain.collection
     called = {uid: f'Viral Pneumonia-{i}, "é\u4f8b"' for i, uid in enumerate(rows.table.index)}
     own = {new: old for old, new in called.items()}
-    told: dict[str, Any] = {"collection": Collection(rows.table.rename(index=called), rows.findings, rows.tail)}
+    told: dict[str, Any] = {"collection": TrainTable(rows.table.rename(index=called), rows.findings, rows.tail)}
     if name in ("fusion", "edit"):
         told["latents"] = lambda uids: plain.latents([own[uid] for uid in uids])
     method = methods[name](**told)
@@ -116,7 +116,7 @@ def test_the_plan_counts_and_grows_without_changing(methods: Methods, name: str)
 @pytest.mark.parametrize("name", METHODS)
 def test_what_is_read_is_a_train_row_and_all_else_is_refused(methods: Methods, name: str) -> None:
     method = methods[name]()
-    rows, column = method.plan(NEED, 3), "parent_a" if method.reads_real_images else "like"
+    rows, column = method.plan(NEED, 3), "tail_parent" if method.reads_real_images else "label_source"
     assert rows[column].isin(method.collection.table.index).all()
     with pytest.raises(InputError, match="is not a train row"):
         list(method.run(rows.assign(**{column: "a test row"})))
@@ -129,7 +129,7 @@ def test_guidance_one_is_the_conditional_denoiser_alone(methods: Methods, name: 
     """At weight 1 the network is asked for as many rows as there are, at any other for twice as many."""
     asked: dict[float, set[int]] = {1.0: set(), 2.0: set()}
     for weight, seen in asked.items():
-        method = methods[name](guidance=weight, guides=())
+        method = methods[name](guidance_scale=weight, guidance=())
         answer = method.backbone.network.answer
         method.backbone.network.answer = lambda x, t, c, answer=answer, seen=seen: (seen.add(len(x)), answer(x, t, c))[
             1
@@ -144,7 +144,7 @@ def test_a_guide_of_weight_zero_is_no_guide_bit_for_bit(
     methods: Methods, guides: Guides, name: str, guide: str
 ) -> None:
     assert set(guides) == set(GUIDES)
-    bare, off, on = (methods[name](guides=g) for g in ((), (guides[guide](weight=0.0),), (guides[guide](),)))
+    bare, off, on = (methods[name](guidance=g) for g in ((), (guides[guide](weight=0.0),), (guides[guide](),)))
     rows = bare.plan({"Hernia": 2}, 3)
     images = whole(bare, rows).images
     assert torch.equal(whole(off, rows).images, images)
@@ -153,12 +153,12 @@ def test_a_guide_of_weight_zero_is_no_guide_bit_for_bit(
 
 @pytest.mark.parametrize("name", METHODS)
 def test_a_method_with_other_guides_is_the_same_method_otherwise(methods: Methods, guides: Guides, name: str) -> None:
-    bare, other = methods[name](guides=()), (guides["minority"](),)
-    rows, built = bare.plan({"Hernia": 2}, 3), methods[name](guides=other)
-    changed = bare.with_guides(other)
-    assert (type(changed), changed.guides, bare.guides) == (type(bare), other, ())
+    bare, other = methods[name](guidance=()), (guides["minority"](),)
+    rows, built = bare.plan({"Hernia": 2}, 3), methods[name](guidance=other)
+    changed = bare.with_guidance(other)
+    assert (type(changed), changed.guidance, bare.guidance) == (type(bare), other, ())
     assert torch.equal(whole(changed, rows).images, whole(built, rows).images)
-    assert torch.equal(whole(changed.with_guides(()), rows).images, whole(bare, rows).images)
+    assert torch.equal(whole(changed.with_guidance(()), rows).images, whole(bare, rows).images)
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -173,13 +173,13 @@ def test_what_a_method_explains_are_images_of_its_rows(methods: Methods, name: s
 def test_guides_compose_and_a_row_keeps_its_bytes(methods: Methods, guides: Guides, name: str) -> None:
     """Classifier-free guidance, minority and longtail guidance on any start, alone and in company."""
     both = (guides["minority"](), guides["longtail"]())
-    method = methods[name](guides=both)
+    method = methods[name](guidance=both)
     rows = method.plan(NEED, 3)
     together = whole(method, rows).images
-    assert torch.equal(whole(methods[name](guides=both, batch=2), rows.iloc[::-1]).images.flip(0), together)
+    assert torch.equal(whole(methods[name](guidance=both, batch_size=2), rows.iloc[::-1]).images.flip(0), together)
     assert torch.equal(whole(method, rows.iloc[[3]]).images[0], together[3])
     for alone in both:
-        assert not torch.equal(whole(methods[name](guides=(alone,)), rows).images, together)
+        assert not torch.equal(whole(methods[name](guidance=(alone,)), rows).images, together)
 
 
 @pytest.mark.parametrize("kind", [name for name in METHODS if name not in ("fusion", "diffult", "edit")])
@@ -193,6 +193,6 @@ def test_methods_that_only_guide_share_the_unguided_samplers_plan(methods: Metho
 def test_guides_that_want_the_network_gradient_compose(methods: Methods, guides: Guides) -> None:
     """A guide outside differentiates through the ones inside, also where one forward serves both."""
     both = (guides["minority"](), guides["longtail"](network=True))
-    method = methods["noise"](guides=both, guidance=1.0)
+    method = methods["noise"](guidance=both, guidance_scale=1.0)
     rows = method.plan({"Hernia": 2}, 3)
     assert bool(whole(method, rows).images.isfinite().all())

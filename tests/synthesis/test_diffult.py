@@ -10,16 +10,16 @@ import pytest
 import torch
 from torch import Tensor
 
-from medlt.chance import noise_like, seed_of
 from medlt.checks.bands import in_band, limits
 from medlt.classify.latents import fit_latents
-from medlt.diffusion.aid import AidLoss
 from medlt.diffusion.backbone import Backbone
 from medlt.diffusion.cbdm import ClassBalancing
 from medlt.diffusion.finetune import LabelledLatents, train_backbone
+from medlt.diffusion.in_band_loss import AidLoss
 from medlt.diffusion.labels import LabelUNet, LabelVector
 from medlt.diffusion.schedulers import factory
 from medlt.diffusion.train import new_network
+from medlt.rng import noise_like, seed_of
 from medlt.store import Store
 from medlt.synthesis.diffult import DiffuLT
 from medlt.synthesis.fill import fill
@@ -47,7 +47,16 @@ def build(methods: dict[str, Callable[..., Any]]) -> Callable[..., DiffuLT]:
 
     def make(**changed: Any) -> DiffuLT:
         parts = vars(methods["noise"]())
-        wanted = ("collection", "backbone", "shape", "standardiser", "decode", "scheduler", "candidates", "batch")
+        wanted = (
+            "collection",
+            "backbone",
+            "shape",
+            "standardiser",
+            "decode",
+            "scheduler",
+            "num_candidates",
+            "batch_size",
+        )
         return DiffuLT(**({name: parts[name] for name in wanted} | changed))
 
     return make
@@ -58,11 +67,11 @@ def images(method: DiffuLT, rows: pd.DataFrame) -> torch.Tensor:
 
 
 def test_the_plan_is_the_fill_rule_with_candidates(build: Callable[..., DiffuLT]) -> None:
-    method = build(candidates=3)
+    method = build(num_candidates=3)
     rows = method.plan(NEED, 5)
     chosen = fill(method.collection.table, NEED, 5)
     assert tuple(rows.columns) == COLUMNS
-    assert list(zip(rows["finding"], rows["like"], strict=True)) == [one for one in chosen for _ in range(3)]
+    assert list(zip(rows["finding"], rows["label_source"], strict=True)) == [one for one in chosen for _ in range(3)]
     assert rows["candidate"].tolist() == [0, 1, 2] * len(chosen)
     for finding, part in rows.groupby("finding"):
         assert part["slot"].tolist() == [n for n in range(len(part) // 3) for _ in range(3)], finding
@@ -84,7 +93,7 @@ def test_a_row_is_the_unguided_methods_row(build: Callable[..., DiffuLT], method
 
 def test_rounds_of_candidates_keep_what_was_made(build: Callable[..., DiffuLT]) -> None:
     """More candidates add rows to each slot; those of earlier rounds stay as they were."""
-    few, more = build(candidates=2).plan(NEED, 3), build(candidates=6).plan(NEED, 3)
+    few, more = build(num_candidates=2).plan(NEED, 3), build(num_candidates=6).plan(NEED, 3)
     pd.testing.assert_frame_equal(more[more["candidate"] < 2], few)
     assert more.index.is_unique
     assert more["seed"].is_unique
@@ -102,7 +111,7 @@ def test_the_parts_of_the_method_fit_together(build: Callable[..., DiffuLT], tmp
     names = list(build().collection.findings)
     data = LabelledLatents(latents_of, list(rows.index), rows[names].to_numpy(float), contents="latents by uid")
     runtime = Runtime("cpu", "fp32", None, 0)
-    phi = fit_latents(data, data, runtime=runtime, store=Store(tmp_path / "store"), steps=2, batch=8)
+    phi = fit_latents(data, data, runtime=runtime, store=Store(tmp_path / "store"), steps=2, batch_size=8)
     features = phi.features(data.rows(np.arange(len(rows)))[0]).numpy()
     edge, counts = limits(features, data.labels), np.nansum(data.labels, 0)
     vector = LabelVector(len(names))
@@ -114,8 +123,8 @@ def test_the_parts_of_the_method_fit_together(build: Callable[..., DiffuLT], tmp
     def trained(folder: str, *stops: int) -> Backbone:
         made = [
             train_backbone(
-                new_network(LabelUNet, data, 1, {"width": 8}).backbone(), data, folder=tmp_path / folder, extra=extra,
-                runtime=runtime, training=Training(steps=2, batch=4, warmup_steps=0, stop_at=stop, checkpoint_every=1),
+                new_network(LabelUNet, data, 1, {"width": 8}).backbone(), data, folder=tmp_path / folder, extra_losses=extra,
+                runtime=runtime, training=Training(steps=2, batch_size=4, warmup_steps=0, stop_at=stop, checkpoint_every=1),
             )
             for stop in stops
         ]  # fmt: skip

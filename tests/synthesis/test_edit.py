@@ -11,12 +11,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from medlt.chance import noise_like, seed_of
 from medlt.classify.sets import TrainingSet
 from medlt.diffusion.noise import STABLE_DIFFUSION
 from medlt.diffusion.schedulers import factory
+from medlt.rng import noise_like, seed_of
 from medlt.synthesis.edit import COLUMNS, ImageEdit, in_groups
-from medlt.synthesis.plan import Collection
+from medlt.synthesis.plan import TrainTable
 from medlt.testing import label_backbone
 from medlt.types import InputError
 
@@ -44,7 +44,7 @@ def labels(method: ImageEdit, rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def parents(method: ImageEdit, rows: pd.DataFrame) -> Tensor:
-    return method.decode(method.standardiser.back(method.latents(rows["parent_a"].tolist())))
+    return method.decode(method.standardiser.back(method.latents(rows["tail_parent"].tolist())))
 
 
 @pytest.mark.parametrize("space", ["standardised", "codec"])
@@ -53,13 +53,13 @@ def test_under_a_flat_prior_an_edit_is_its_parent_and_the_noise_of_its_own_stren
 ) -> None:
     """x0 = x_t / sqrt(abar) leaves no noise to remove, so DDIM stays at z + sqrt(1/abar - 1) eps of its first step."""
     backbone = label_backbone(flat, 5, space=space)
-    method = built(methods, backbone=backbone, scheduler=factory("ddim", 20), guidance=1.0)
+    method = built(methods, backbone=backbone, scheduler=factory("ddim", 20), guidance_scale=1.0)
     rows = method.plan(NEED, 3)
     assert rows["keep"].nunique() == 3
     first = method.scheduler().timesteps[[-int(keep) for keep in rows["keep"]]]
     noise = noise_like([seed_of("noise", int(seed)) for seed in rows["seed"]], (2, 8, 8))
     shift = (1 / ABAR[first] - 1).sqrt()[:, None, None, None] * noise
-    z = method.latents(rows["parent_a"].tolist())
+    z = method.latents(rows["tail_parent"].tolist())
     codec = method.standardiser.back(z) + shift if space == "codec" else method.standardiser.back(z + shift)
     torch.testing.assert_close(images(method, rows), method.decode(codec), atol=1e-5, rtol=1e-5)
 
@@ -69,7 +69,9 @@ def test_strength_towards_zero_is_the_codecs_round_trip(methods: Methods) -> Non
     gone = []
     for strength in (0.001, 0.03, 0.1, 0.3):
         backbone = label_backbone(flat, 5)
-        method = built(methods, backbone=backbone, scheduler=factory("ddim", 1000), strengths=(strength,), guidance=1.0)
+        method = built(
+            methods, backbone=backbone, scheduler=factory("ddim", 1000), strength=(strength,), guidance_scale=1.0
+        )
         rows = method.plan({"Hernia": 2}, 3)
         assert set(rows["keep"]) == {round(1000 * strength)}
         gone.append(float((images(method, rows) - parents(method, rows)).abs().mean()))
@@ -81,12 +83,12 @@ def test_strength_towards_zero_is_the_codecs_round_trip(methods: Methods) -> Non
 def test_the_label_vector_is_the_parents(methods: Methods) -> None:
     method = built(methods)
     rows = method.plan(NEED, 3)
-    expected = method.collection.table.loc[rows["parent_a"], list(method.collection.findings)]
+    expected = method.collection.table.loc[rows["tail_parent"], list(method.collection.findings)]
     np.testing.assert_array_equal(labels(method, rows).to_numpy(), expected.to_numpy(float))
     assert all(expected.iloc[i][finding] == 1 for i, finding in enumerate(rows["finding"]))
-    assert rows["parents"].tolist() == [[uid] for uid in rows["parent_a"]]
-    assert (rows["parent_b"] == rows["parent_a"]).all()
-    assert (rows["fold"].to_numpy() == method.collection.table.loc[rows["parent_a"], "fold"].to_numpy()).all()
+    assert rows["parents"].tolist() == [[uid] for uid in rows["tail_parent"]]
+    assert (rows["head_parent"] == rows["tail_parent"]).all()
+    assert (rows["fold"].to_numpy() == method.collection.table.loc[rows["tail_parent"], "fold"].to_numpy()).all()
 
 
 def test_the_plan_is_the_one_from_noise_with_parents_and_steps(methods: Methods) -> None:
@@ -94,23 +96,23 @@ def test_the_plan_is_the_one_from_noise_with_parents_and_steps(methods: Methods)
     assert tuple(rows.columns) == COLUMNS
     same = ["finding", "slot", "candidate", "seed", "fold", "view", "sex", "age"]
     pd.testing.assert_frame_equal(rows[same].reset_index(drop=True), plain[same].reset_index(drop=True))
-    assert rows["parent_a"].tolist() == plain["like"].tolist()
-    long = built(methods, candidates=300, scheduler=factory("ddim", 50), strengths=(0.001, 0.1, 0.25))
+    assert rows["tail_parent"].tolist() == plain["label_source"].tolist()
+    long = built(methods, num_candidates=300, scheduler=factory("ddim", 50), strength=(0.001, 0.1, 0.25))
     shares = long.plan({"Hernia": 1}, 3)["keep"].value_counts(normalize=True)
     assert set(shares.index) == {1, 5, 12}
     assert shares.between(0.25, 0.42).all()
 
 
 def test_the_control_repeats_the_parents(methods: Methods) -> None:
-    from medlt.evaluation.arms import duplicated
+    from medlt.evaluation.arms import count_matched_control
 
     method = methods["edit"]()
     rows, table = method.plan(NEED, 3), method.collection.table
     known = table[list(method.collection.findings)].to_numpy(np.float32)
     pixels = torch.arange(len(table), dtype=torch.uint8).reshape(-1, 1, 1, 1).expand(-1, 1, 4, 4)
     real = TrainingSet(pixels, known, np.ones(len(table), np.float32), tuple(table.index))
-    control = duplicated(rows, real, 0.3)
-    at = [list(table.index).index(uid) for uid in rows["parent_a"]]
+    control = count_matched_control(rows, real, 0.3)
+    at = [list(table.index).index(uid) for uid in rows["tail_parent"]]
     assert control.images[:, 0, 0, 0].tolist() == at
     np.testing.assert_array_equal(control.labels, known[at])
 
@@ -129,21 +131,21 @@ def test_view_sex_and_age_of_the_parent_are_told(methods: Methods) -> None:
             return inner(vectors, about)
 
     backbone = type(method.backbone)(method.backbone.network, Spy(), "sample", 2, "spied")
-    collection = Collection(table, method.collection.findings, method.collection.tail)
+    collection = TrainTable(table, method.collection.findings, method.collection.tail)
     spied = built(methods, collection=collection, backbone=backbone)
     rows = spied.plan(NEED, 3)
     images(spied, rows)
-    expected = table.loc[rows["parent_a"], ["view", "sex", "age"]].to_dict("records")
+    expected = table.loc[rows["tail_parent"], ["view", "sex", "age"]].to_dict("records")
     pd.testing.assert_frame_equal(pd.DataFrame(told), pd.DataFrame(expected))
 
 
 def test_a_partner_is_another_patient_with_the_finding_in_the_same_fold_and_view(methods: Methods) -> None:
     table = methods["edit"]().collection.table.copy()
     table["view"] = ["PA", "AP", "LATERAL"] * (len(table) // 3)
-    collection = Collection(table, methods["edit"]().collection.findings, ("Hernia", "Pleural Other"))
-    rows = methods["edit"](collection=collection, candidates=6).plan(NEED, 3)
+    collection = TrainTable(table, methods["edit"]().collection.findings, ("Hernia", "Pleural Other"))
+    rows = methods["edit"](collection=collection, num_candidates=6).plan(NEED, 3)
     mixed = rows[rows["share"] > 0]
-    a, b = (table.loc[mixed[name]] for name in ("parent_a", "parent_b"))
+    a, b = (table.loc[mixed[name]] for name in ("tail_parent", "head_parent"))
     frontal = [np.where(part["view"] == "LATERAL", "lateral", "frontal") for part in (a, b)]
     assert 0 < len(mixed) < len(rows)
     assert mixed["share"].max() < 0.5
@@ -151,23 +153,23 @@ def test_a_partner_is_another_patient_with_the_finding_in_the_same_fold_and_view
     assert (a["patient_id"].to_numpy() != b["patient_id"].to_numpy()).all()
     assert (a["fold"].to_numpy() == b["fold"].to_numpy()).all()
     assert (frontal[0] == frontal[1]).all()
-    assert all(table.at[uid, finding] == 1 for uid, finding in zip(mixed["parent_b"], mixed["finding"], strict=True))
-    assert mixed["parents"].tolist() == mixed[["parent_a", "parent_b"]].to_numpy().tolist()
+    assert all(table.at[uid, finding] == 1 for uid, finding in zip(mixed["head_parent"], mixed["finding"], strict=True))
+    assert mixed["parents"].tolist() == mixed[["tail_parent", "head_parent"]].to_numpy().tolist()
     alone = rows[rows["share"] == 0]
-    assert alone["parents"].tolist() == [[uid] for uid in alone["parent_a"]]
-    assert (alone["parent_b"] == alone["parent_a"]).all()
+    assert alone["parents"].tolist() == [[uid] for uid in alone["tail_parent"]]
+    assert (alone["head_parent"] == alone["tail_parent"]).all()
 
 
 def test_a_mixture_of_two_latents_is_labelled_as_it_is_mixed(methods: Methods) -> None:
     """Under the flat prior the latent is the mixture and its noise; a label known of one parent only is unknown."""
-    method = built(methods, backbone=label_backbone(flat, 5), guidance=1.0)
+    method = built(methods, backbone=label_backbone(flat, 5), guidance_scale=1.0)
     table, names = method.collection.table.copy(), list(method.collection.findings)
     a, b = table.index[table["Hernia"] == 1][:2]
     table.loc[[a, b], names[:3]] = [[1.0, 0.0, 1.0], [0.0, np.nan, 1.0]]
     table.loc[[a, b], "No Finding"] = 0.0
-    method = built(methods, collection=Collection(table, method.collection.findings, ("Hernia",)),
-                   backbone=label_backbone(flat, 5), guidance=1.0)  # fmt: skip
-    row = method.plan({"Hernia": 1}, 3).iloc[[0]].assign(parent_a=a, parent_b=b, share=0.25, keep=4)
+    method = built(methods, collection=TrainTable(table, method.collection.findings, ("Hernia",)),
+                   backbone=label_backbone(flat, 5), guidance_scale=1.0)  # fmt: skip
+    row = method.plan({"Hernia": 1}, 3).iloc[[0]].assign(tail_parent=a, head_parent=b, share=0.25, keep=4)
     said = labels(method, row).iloc[0]
     assert said["Effusion"] == pytest.approx(0.75)
     assert np.isnan(said["Mass"])
@@ -187,8 +189,8 @@ def test_rows_of_many_strengths_keep_their_bytes_under_schedulers_that_remember(
 ) -> None:
     made = factory(scheduler, 10)
     rows = built(methods, scheduler=made).plan(NEED, 3)
-    together = images(built(methods, scheduler=made, batch=len(rows)), rows)
-    assert torch.equal(images(built(methods, scheduler=made, batch=7), rows.iloc[::-1]).flip(0), together)
+    together = images(built(methods, scheduler=made, batch_size=len(rows)), rows)
+    assert torch.equal(images(built(methods, scheduler=made, batch_size=7), rows.iloc[::-1]).flip(0), together)
     for i in (0, 5, len(rows) - 1):
         assert torch.equal(images(built(methods, scheduler=made), rows.iloc[[i]])[0], together[i])
 
@@ -207,10 +209,10 @@ def test_in_groups_calls_equal_rows_together_and_gives_them_back_in_order() -> N
 
 def test_bad_parts_are_told(methods: Methods) -> None:
     for strengths in ((), (0.0,), (0.2, 1.1)):
-        with pytest.raises(InputError, match=r"strengths are .* give one or more above 0"):
-            built(methods, strengths=strengths)
+        with pytest.raises(InputError, match=r"strength is .* give one or more above 0"):
+            built(methods, strength=strengths)
     with pytest.raises(InputError, match=r"mixed is 0.7; a partner counts 0 \(none\) to 0.5"):
         built(methods, mixed=0.7)
     method = built(methods)
-    with pytest.raises(InputError, match="parent_b 'a test row' is not a train row"):
-        images(method, method.plan(NEED, 3).assign(parent_b="a test row"))
+    with pytest.raises(InputError, match="head_parent 'a test row' is not a train row"):
+        images(method, method.plan(NEED, 3).assign(head_parent="a test row"))

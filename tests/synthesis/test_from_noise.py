@@ -7,8 +7,8 @@ import pandas as pd
 import pytest
 import torch
 
-from medlt.chance import noise_like, seed_of
 from medlt.diffusion.schedulers import factory
+from medlt.rng import noise_like, seed_of
 from medlt.synthesis.from_noise import FromNoise
 from medlt.testing import label_backbone
 
@@ -25,7 +25,7 @@ def test_labels_are_those_of_a_real_row_that_has_the_finding(methods: dict[str, 
     rows = method.plan(NEED, 3)
     table, names = method.collection.table, list(method.collection.findings)
     for batch in method.run(rows):
-        expected = table.loc[batch.rows["like"], names].to_numpy(float)
+        expected = table.loc[batch.rows["label_source"], names].to_numpy(float)
         np.testing.assert_array_equal(batch.labels.to_numpy(float), expected)
         assert all(batch.labels.at[uid, row["finding"]] == 1 for uid, row in batch.rows.iterrows())
     assert method.reads_real_images is False
@@ -33,22 +33,22 @@ def test_labels_are_those_of_a_real_row_that_has_the_finding(methods: dict[str, 
 
 
 def test_every_positive_row_lends_its_labels_before_one_does_twice(methods: dict[str, Any]) -> None:
-    method = built(methods, candidates=1)
+    method = built(methods, num_candidates=1)
     positives = method.collection.positive("Hernia")
     rows = method.plan({"Hernia": len(positives) + 1}, 3)
-    assert sorted(rows["like"].iloc[: len(positives)]) == positives
-    assert rows["like"].iloc[-1] == rows["like"].iloc[0]
+    assert sorted(rows["label_source"].iloc[: len(positives)]) == positives
+    assert rows["label_source"].iloc[-1] == rows["label_source"].iloc[0]
 
 
 def test_one_row_equals_the_loop_written_out(methods: dict[str, Any]) -> None:
     """Two DDIM steps of x0 = c (a constant), by hand: noise from the row's seed, the last estimate decoded."""
     level = label_backbone(lambda x, t, c: x * 0.5 + c[:, 0, None, None, None], 5)
-    method = built(methods, backbone=level, scheduler=factory("ddim", 2), guidance=1.0)
+    method = built(methods, backbone=level, scheduler=factory("ddim", 2), guidance_scale=1.0)
     row = method.plan({"Hernia": 1}, 3).iloc[[0]]
     scheduler = method.scheduler()
     (first, last), a = scheduler.timesteps.tolist(), scheduler.alphas_cumprod
     x = noise_like([seed_of("noise", int(row["seed"].iloc[0]))], (2, 8, 8))
-    c = float(method.collection.table.loc[row["like"].iloc[0], "Effusion"])
+    c = float(method.collection.table.loc[row["label_source"].iloc[0], "Effusion"])
     x0 = 0.5 * x + c
     n = (x - a[first].sqrt() * x0) / (1 - a[first]).sqrt()
     z = 0.5 * (a[last].sqrt() * x0 + (1 - a[last]).sqrt() * n) + c
@@ -57,7 +57,7 @@ def test_one_row_equals_the_loop_written_out(methods: dict[str, Any]) -> None:
 
 
 def test_in_codec_space_nothing_is_unstandardised(methods: dict[str, Any]) -> None:
-    same = {"scheduler": factory("ddim", 2), "guidance": 1.0}
+    same = {"scheduler": factory("ddim", 2), "guidance_scale": 1.0}
     spaces = {s: label_backbone(lambda x, t, c: 0 * x + 0.3, 5, space=s) for s in ("codec", "standardised")}
     images = {s: next(iter(built(methods, backbone=b, **same).run(built(methods).plan(NEED, 0)))).images
               for s, b in spaces.items()}  # fmt: skip
@@ -84,7 +84,7 @@ def test_view_sex_and_age_of_the_row_are_told(methods: dict[str, Any]) -> None:
     spied = built(methods, collection=collection, backbone=backbone)
     rows = spied.plan(NEED, 3)
     list(spied.run(rows))
-    expected = table.loc[rows["like"], ["view", "sex", "age"]].to_dict("records")
+    expected = table.loc[rows["label_source"], ["view", "sex", "age"]].to_dict("records")
     pd.testing.assert_frame_equal(pd.DataFrame(told), pd.DataFrame(expected))
 
 
@@ -92,9 +92,9 @@ def test_view_sex_and_age_of_the_row_are_told(methods: dict[str, Any]) -> None:
 def test_guidance_decides_how_much_the_labels_say(methods: dict[str, Any], guidance: float) -> None:
     """The conditional estimate is 1 where the first finding is, the null one 0: the latent is guidance times it."""
     level = label_backbone(lambda x, t, c: 0 * x + c[:, 0, None, None, None], 5)
-    method = built(methods, backbone=level, guidance=guidance)
+    method = built(methods, backbone=level, guidance_scale=guidance)
     rows = method.plan(NEED, 3)
-    first = torch.tensor(method.collection.table.loc[rows["like"], "Effusion"].to_numpy(np.float32))
+    first = torch.tensor(method.collection.table.loc[rows["label_source"], "Effusion"].to_numpy(np.float32))
     images = torch.cat([batch.images for batch in method.run(rows)])
     expected = (guidance * first * 2 + 0.25).sigmoid()[:, None, None, None].expand_as(images)
     torch.testing.assert_close(images, expected)

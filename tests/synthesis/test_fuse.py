@@ -25,8 +25,8 @@ TABLE = [
 
 
 def codes(n: int, h: int, w: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
-    chance = torch.Generator().manual_seed(seed)
-    a, b = (torch.randn(n, 3, 5, h, w, generator=chance).softmax(2) for _ in range(2))
+    rng = torch.Generator().manual_seed(seed)
+    a, b = (torch.randn(n, 3, 5, h, w, generator=rng).softmax(2) for _ in range(2))
     return a, b
 
 
@@ -47,8 +47,8 @@ def test_table_is_complete() -> None:
 @given(st.integers(1, 3), st.integers(1, 4), st.integers(1, 4), st.integers(0, 1000))
 def test_whole_pixel_vectors_move_and_stay_on_the_simplex(n: int, h: int, w: int, seed: int) -> None:
     a, b = codes(n, h, w, seed)
-    chance = torch.Generator().manual_seed(seed + 1)
-    flags = [torch.rand(n, h, w, generator=chance) < 0.5 for _ in range(3)]
+    rng = torch.Generator().manual_seed(seed + 1)
+    flags = [torch.rand(n, h, w, generator=rng) < 0.5 for _ in range(3)]
     fused, omega = fuse(a, b, *flags)
     for i, y, x in itertools.product(range(n), range(h), range(w)):
         assert torch.equal(fused[i, :, :, y, x], (a if omega[i, y, x] else b)[i, :, :, y, x])

@@ -10,8 +10,8 @@ import pandas as pd
 import pytest
 import torch
 
-from medlt.chance import noise_like, seed_of
 from medlt.diffusion.schedulers import NAMES, draws_noise, factory
+from medlt.rng import noise_like, seed_of
 from medlt.synthesis.fuse import coins, fuse, masks
 from medlt.synthesis.fusion import PANELS, LatentFusion
 from medlt.synthesis.labels import mass
@@ -50,8 +50,8 @@ def test_a_row_alone_gives_the_bytes_it_gives_among_all(build: Build) -> None:
 def test_order_and_batch_size_change_nothing(build: Build, scheduler: str) -> None:
     made = factory(scheduler, 75)
     rows = build().plan(NEED, 3)
-    straight = whole(build(batch=5, scheduler=made), rows)
-    turned = whole(build(batch=3, scheduler=made), rows.iloc[::-1])
+    straight = whole(build(batch_size=5, scheduler=made), rows)
+    turned = whole(build(batch_size=3, scheduler=made), rows.iloc[::-1])
     assert torch.equal(straight.images, turned.images.flip(0))
     pd.testing.assert_frame_equal(straight.labels, turned.labels.iloc[::-1])
 
@@ -94,11 +94,11 @@ def test_batches_are_whole(build: Build) -> None:
 
 def test_one_row_step_by_step(build: Build) -> None:
     """Guidance, noise, scheduler and un-standardising written out for a single row."""
-    method = build(guidance=2.0, labels="tail")
+    method = build(guidance_scale=2.0, labels="tail")
     row = method.plan({"Hernia": 1}, 3).iloc[[0]]
     coder, gaze, names = method.coder.eval(), method.gaze, method.collection.findings
     with torch.no_grad():
-        a, b = (coder.code(method.latents([row[name].iloc[0]])) for name in ("parent_a", "parent_b"))
+        a, b = (coder.code(method.latents([row[name].iloc[0]])) for name in ("tail_parent", "head_parent"))
         cams = [gaze.maps(s, np.array([names.index(row[c].iloc[0])])) for s, c in ((a, "finding"), (b, "finding_b"))]
         tail, generic = masks(*cams, row["q_a"].tolist(), row["q_b"].tolist())
         s, omega = fuse(a, b, tail, generic, coins(row["seed"].tolist(), row["p"].tolist(), (8, 8)))
@@ -119,7 +119,7 @@ def test_one_row_step_by_step(build: Build) -> None:
     assert batch.rows["tail_mass"].iloc[0] == pytest.approx(mass(cams[0], omega)[0])
     table = method.collection.table
     for name in set(names) - {"No Finding"}:
-        y_a, y_b = (table.at[row[c].iloc[0], name] for c in ("parent_a", "parent_b"))
+        y_a, y_b = (table.at[row[c].iloc[0], name] for c in ("tail_parent", "head_parent"))
         expected = 1.0 if y_a == 1 else 0.0 if y_b == 0 else np.nan
         assert batch.labels[name].iloc[0] == pytest.approx(expected, nan_ok=True)
 
@@ -128,7 +128,7 @@ def test_a_denoiser_in_codec_space_is_given_codec_latents(build: Build) -> None:
     """A denoiser that returns its input leaves the fused latent alone, in whichever space it works."""
 
     def still(space: str) -> dict[str, Any]:
-        return {"backbone": label_backbone(lambda x, t, c: x, 5, space=space), "keep": 1, "renoise": False}
+        return {"backbone": label_backbone(lambda x, t, c: x, 5, space=space), "strength": 0.05, "renoise": False}
 
     rows = build().plan(NEED, 3)
     shown = build(**still("standardised")).explain(rows)
@@ -160,9 +160,9 @@ def test_a_head_finding_is_weighed_by_its_own_pixels(build: Build) -> None:
     weighed = 0
     for i, (uid, row) in enumerate(rows.iterrows()):
         for k, name in enumerate(names[:2]):
-            y_a, y_b = (table.at[row[c], name] for c in ("parent_a", "parent_b"))
+            y_a, y_b = (table.at[row[c], name] for c in ("tail_parent", "head_parent"))
             if y_b == 1 and y_a == 0:
-                cam = method.gaze.maps_of([row["parent_b"]], np.array([k]))[0].reshape(8, 8)
+                cam = method.gaze.maps_of([row["head_parent"]], np.array([k]))[0].reshape(8, 8)
                 share = cam[~mask[i].numpy()].sum() / cam.sum()
                 label = batch.labels.at[uid, name]
                 assert np.isnan(label) if 0.2 < share < 0.8 else label == pytest.approx(share, abs=1e-5)
@@ -181,17 +181,17 @@ def test_explain_shows_what_run_makes(build: Build) -> None:
     assert torch.equal(shown["refined"], batch.images)
     share = shown["mask"].mean((1, 2, 3)).numpy()
     assert share == pytest.approx(batch.rows["mask_share"].to_numpy(), abs=1e-6)
-    tails = method.decode(method.standardiser.back(method.latents(rows["parent_a"].tolist())))
+    tails = method.decode(method.standardiser.back(method.latents(rows["tail_parent"].tolist())))
     torch.testing.assert_close(shown["tail"], tails)
 
 
 def test_bad_parts_are_told(build: Build) -> None:
     method = build()
     rows = method.plan(NEED, 3)
-    with pytest.raises(InputError, match="parent_b 'lost' is not a train row"):
-        list(method.run(rows.assign(parent_b="lost")))
-    with pytest.raises(InputError, match="keep = 21 of 20 steps"):
-        build(keep=21)
+    with pytest.raises(InputError, match="head_parent 'lost' is not a train row"):
+        list(method.run(rows.assign(head_parent="lost")))
+    with pytest.raises(InputError, match=r"strength is 1\.05"):
+        build(strength=1.05)
     with pytest.raises(InputError, match="labels: 'best' is not a rule"):
         list(build(labels="best").run(rows))
     with pytest.raises(InputError, match="cam: 'attention' is not a method"):

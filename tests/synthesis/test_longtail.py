@@ -23,7 +23,7 @@ from medlt.diffusion.noise import STABLE_DIFFUSION
 from medlt.diffusion.sampler import from_noise, sample
 from medlt.diffusion.schedulers import scheduler
 from medlt.store import Store
-from medlt.synthesis.guides import Told
+from medlt.synthesis.guides import SamplingContext
 from medlt.synthesis.longtail import LongtailGuide, objective, pictures
 from medlt.testing import Mixture, constant_denoiser, label_backbone, tiny_autoencoder_kl
 from medlt.training.runtime import Runtime
@@ -39,21 +39,23 @@ def decode(z: Tensor) -> Tensor:
     return z[:, None, None]
 
 
-def predictor(images: Tensor) -> tuple[Tensor, Tensor]:
+def guidance_classifier(images: Tensor) -> tuple[Tensor, Tensor]:
     """One finding, logit 2 x; members apart by y: variance 2/3 y^2, whatever the logit."""
     x, y = images[:, 0, 0, :1], images[:, 0, 0, 1:]
     return 2 * x, 2 * x + SPREAD[:, None, None] * y
 
 
-def told(rows: int, timesteps: list[float], labels: Tensor | None = None, target: int = 0) -> Told:
+def told(rows: int, timesteps: list[float], labels: Tensor | None = None, target: int = 0) -> SamplingContext:
     labels = torch.ones(rows, 1) if labels is None else labels
     backbone = label_backbone(lambda x, t, c: x, labels.shape[1])
     where = torch.full((rows,), target)
-    return Told(backbone, backbone.condition(labels), labels, where, torch.arange(rows), timesteps)
+    return SamplingContext(backbone, backbone.condition(labels), labels, where, torch.arange(rows), timesteps)
 
 
 def plain(**changed: Any) -> LongtailGuide:
-    return LongtailGuide(**({"decode": decode, "predictor": predictor, "shifts": 0, "cap": 10.0} | changed))
+    return LongtailGuide(
+        **({"decode": decode, "guidance_classifier": guidance_classifier, "n_shifts": 0, "cap": 10.0} | changed)
+    )
 
 
 def drawn(guide: LongtailGuide | None, n: int = 1000, steps: int = 30) -> Tensor:
@@ -111,9 +113,11 @@ def test_the_window_the_interval_and_the_cap() -> None:
 def test_one_guided_step_by_hand() -> None:
     """Energy of the logit 2 x without an anchor falls in x alone: the step is -w ||z|| along x."""
     z = torch.tensor([[1.0, 0.5], [2.0, -1.0]]).double()
-    guided = plain(statistic="energy", anchor=0.0, weight=0.05)(told(2, [500.0]))(constant_denoiser(z))(z, 500)
+    guided = plain(statistic="energy", label_weight=0.0, weight=0.05)(told(2, [500.0]))(constant_denoiser(z))(z, 500)
     torch.testing.assert_close(guided, z - 0.05 * z.norm(dim=1, keepdim=True) * torch.tensor([1.0, 0.0]).double())
-    anchored = plain(statistic="energy", anchor=100.0, weight=0.05)(told(2, [500.0]))(constant_denoiser(z))(z, 500)
+    anchored = plain(statistic="energy", label_weight=100.0, weight=0.05)(told(2, [500.0]))(constant_denoiser(z))(
+        z, 500
+    )
     assert bool((anchored[:, 0] > z[:, 0]).all())
 
 
@@ -132,8 +136,8 @@ def test_without_the_anchor_the_label_goes() -> None:
     """The energy of the finding is largest where it is absent. Held by an anchor a, its slope is a (1-p) - p, so that
     samples are drawn to the logit log a; without one they leave the label."""
     options: dict[str, Any] = {"statistic": "energy", "weight": 0.3, "window": (0.0, 1.0), "every": 1}
-    logits = {a: predictor(decode(drawn(plain(**options, anchor=a))))[0][:, 0] for a in (0.0, 5.0)}
-    before = predictor(decode(drawn(None)))[0][:, 0]
+    logits = {a: guidance_classifier(decode(drawn(plain(**options, label_weight=a))))[0][:, 0] for a in (0.0, 5.0)}
+    before = guidance_classifier(decode(drawn(None)))[0][:, 0]
     assert logits[0.0].mean() < before.mean() - 1
     assert logits[0.0].mean() < logits[5.0].mean() - 1
     shares = {a: float((found > 0).double().mean()) for a, found in logits.items()}
@@ -166,7 +170,7 @@ def test_a_gradient_through_the_network_passes_a_guide_inside_or_outside(
     rows = methods["noise"]().plan({"Hernia": 1}, 0)
 
     def images(*chosen: Any) -> Tensor:
-        method = methods["noise"](guides=chosen, guidance=guidance)
+        method = methods["noise"](guidance=chosen, guidance_scale=guidance)
         return torch.cat([batch.images for batch in method.run(rows)])
 
     assert not torch.equal(images(*order), images(order[0]))
@@ -206,17 +210,17 @@ def test_with_real_parts_a_row_keeps_its_bytes_with_and_without_checkpointing(
         make = methods["longtail"]
         decoding = pictures(real_parts["codec"], make().standardiser, checkpointing)
         guide = LongtailGuide(decoding, real_parts["head"], weight=0.2)
-        method = make(**real_parts["method"], guides=(guide,))
+        method = make(**real_parts["method"], guidance=(guide,))
         rows = method.plan({"Hernia": 3}, 3)
         images.append(torch.cat([batch.images for batch in method.run(rows)]))
         alone = next(iter(method.run(rows.iloc[[2]]))).images
-        turned = make(**real_parts["method"], guides=(guide,), batch=2).run(rows.iloc[::-1])
+        turned = make(**real_parts["method"], guidance=(guide,), batch_size=2).run(rows.iloc[::-1])
         assert torch.equal(alone[0], images[-1][2])
         assert torch.equal(torch.cat([batch.images for batch in turned]).flip(0), images[-1])
     torch.testing.assert_close(images[0], images[1], rtol=0, atol=1e-3)
-    noise = methods["noise"](**real_parts["method"], guides=())
+    noise = methods["noise"](**real_parts["method"], guidance=())
     unguided = torch.cat([batch.images for batch in noise.run(pd.DataFrame(rows))])
     assert not torch.equal(unguided, images[0])
     off = LongtailGuide(decoding, real_parts["head"], weight=0.0)
-    quiet = methods["longtail"](**real_parts["method"], guides=(off,))
+    quiet = methods["longtail"](**real_parts["method"], guidance=(off,))
     assert torch.equal(torch.cat([batch.images for batch in quiet.run(rows)]), unguided)

@@ -11,14 +11,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from medlt.chance import noise_like, seed_of
 from medlt.diffusion import schedulers
 from medlt.diffusion.backbone import Backbone
 from medlt.diffusion.labels import LabelUNet
 from medlt.diffusion.noise import STABLE_DIFFUSION
 from medlt.diffusion.sampler import from_noise, sample
 from medlt.diffusion.signals import between
-from medlt.synthesis.guides import Guide, Told, guided
+from medlt.rng import noise_like, seed_of
+from medlt.synthesis.guides import Guide, SamplingContext, guided
 from medlt.synthesis.minority import JepaGuide, Levels, MinorityGuide, MinoritySampling, reference_levels
 from medlt.testing import Mixture, label_backbone
 from medlt.types import InputError
@@ -43,10 +43,10 @@ def mixed(prediction: str = "sample", asked: list[int] | None = None) -> Backbon
     return label_backbone(answer, 1, prediction=prediction)
 
 
-def told(backbone: Backbone, rows: int, timesteps: list[float]) -> Told:
+def told(backbone: Backbone, rows: int, timesteps: list[float]) -> SamplingContext:
     labels = torch.ones(rows, 1)
     zeros = torch.zeros(rows, dtype=torch.int64)
-    return Told(backbone, backbone.condition(labels), labels, zeros, torch.arange(rows), timesteps)
+    return SamplingContext(backbone, backbone.condition(labels), labels, zeros, torch.arange(rows), timesteps)
 
 
 def draw(*guides: Guide, name: str = "ddim", rows: int = 1000, steps: int = 30, **said: Any) -> Tensor:
@@ -126,7 +126,9 @@ def test_classifier_free_guidance_stays_out_of_the_metric() -> None:
     torch.nn.init.normal_(network.label.null, generator=torch.Generator().manual_seed(1))
     backbone = network.backbone()
     labels = torch.tensor([[1.0, 0.0, 0.0], [0.0, 1.0, float("nan")]])
-    rows = Told(backbone, backbone.condition(labels), labels, torch.tensor([0, 1]), torch.tensor([3, 4]), [699, 499])
+    rows = SamplingContext(
+        backbone, backbone.condition(labels), labels, torch.tensor([0, 1]), torch.tensor([3, 4]), [699, 499]
+    )
     x = noise_like([1, 2], (2, 8, 8))
     pushes = []
     for weight in (0.0, 1.0, 3.5):
@@ -142,7 +144,7 @@ def test_classifier_free_guidance_stays_out_of_the_metric() -> None:
 
 def minority(methods: Methods, **changed: Any) -> MinoritySampling:
     base = methods["noise"]()
-    same = {f.name: getattr(base, f.name) for f in fields(base) if f.init and f.name != "guides"}
+    same = {f.name: getattr(base, f.name) for f in fields(base) if f.init and f.name != "guidance"}
     return MinoritySampling(**(same | changed))
 
 
@@ -166,17 +168,17 @@ GUIDES: dict[str, Guide] = {
 
 @pytest.mark.parametrize("name", GUIDES)
 def test_an_image_alone_is_the_image_in_its_batch(methods: Methods, name: str) -> None:
-    method = minority(methods, guides=(GUIDES[name],))
+    method = minority(methods, guidance=(GUIDES[name],))
     rows = method.plan({"Hernia": 3, "Pleural Other": 1}, 3)
     together = images(method, rows)
-    assert not torch.equal(together, images(minority(methods, guides=()), rows))
+    assert not torch.equal(together, images(minority(methods, guidance=()), rows))
     assert torch.equal(images(method, rows.iloc[::-1]).flip(0), together)
     assert torch.equal(images(method, rows.iloc[[4]])[0], together[4])
 
 
 def test_the_method_is_guided_unless_told_otherwise(methods: Methods) -> None:
     method = minority(methods)
-    assert method.guides == (MinorityGuide(),)
+    assert method.guidance == (MinorityGuide(),)
     assert method.plan({"Hernia": 2}, 1).index[0].startswith("minority_Hernia")
 
 

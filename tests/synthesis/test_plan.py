@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from medlt.synthesis.fusion import LatentFusion
-from medlt.synthesis.plan import COLUMNS, Collection, Draws
+from medlt.synthesis.plan import COLUMNS, PlanSettings, TrainTable
 from medlt.types import InputError
 
 Build = Callable[..., LatentFusion]
@@ -19,14 +19,14 @@ NEED = {"Hernia": 13, "Pleural Other": 4}
 def test_same_seed_same_plan_other_seed_other_plan(build: Build) -> None:
     first, again, other = build().plan(NEED, 7), build().plan(NEED, 7), build().plan(NEED, 8)
     pd.testing.assert_frame_equal(first, again)
-    assert not first["parent_b"].tolist() == other["parent_b"].tolist()
+    assert not first["head_parent"].tolist() == other["head_parent"].tolist()
     assert not set(first.index) & set(other.index)
 
 
 def test_the_plan_does_not_depend_on_the_order_of_rows(build: Build) -> None:
     method = build()
     rows = method.collection
-    shuffled = Collection(rows.table.sample(frac=1, random_state=1), rows.findings, rows.tail)
+    shuffled = TrainTable(rows.table.sample(frac=1, random_state=1), rows.findings, rows.tail)
     pd.testing.assert_frame_equal(method.plan(NEED, 7), build(collection=shuffled).plan(NEED, 7))
 
 
@@ -37,17 +37,17 @@ def test_a_longer_plan_begins_with_the_shorter(build: Build) -> None:
 
 @pytest.mark.parametrize("metric", ["saliency", "confusing"])
 def test_partners_same_fold_other_patient_no_tail_finding(build: Build, metric: str) -> None:
-    method = build(draws=Draws(metric=metric, candidates=3))
+    method = build(draws=PlanSettings(metric=metric, num_candidates=3))
     rows, table = method.plan(NEED, 7), method.collection.table
     assert rows.index.is_unique
     assert list(rows.columns) == list(COLUMNS)
     for _, row in rows.iterrows():
-        a, b = table.loc[row["parent_a"]], table.loc[row["parent_b"]]
+        a, b = table.loc[row["tail_parent"]], table.loc[row["head_parent"]]
         assert a["patient_id"] != b["patient_id"]
         assert a["fold"] == b["fold"] == row["fold"]
         assert a[row["finding"]] == 1
         assert not b[list(method.collection.tail)].any()
-        assert row["parents"] == [row["parent_a"], row["parent_b"]]
+        assert row["parents"] == [row["tail_parent"], row["head_parent"]]
         assert row["finding_b"] == "" or b[row["finding_b"]] == 1
         assert 0 <= row["p"] <= 1
 
@@ -56,52 +56,55 @@ def test_a_lateral_film_is_fused_with_a_lateral_one(build: Build, caplog: pytest
     rows = build().collection
     views = dict(zip(rows.table.index, ["PA", "LATERAL", None, "AP"] * 15, strict=True))
     table = rows.table.assign(view=rows.table.index.map(views))
-    made = build(collection=Collection(table, rows.findings, rows.tail)).plan(NEED, 7)
+    made = build(collection=TrainTable(table, rows.findings, rows.tail)).plan(NEED, 7)
     groups = {"PA": "frontal", "AP": "frontal"}
     shown = [
-        made[parent].map(lambda uid: groups.get(views[uid], str(views[uid]))) for parent in ("parent_a", "parent_b")
+        made[parent].map(lambda uid: groups.get(views[uid], str(views[uid])))
+        for parent in ("tail_parent", "head_parent")
     ]
     assert shown[0].tolist() == shown[1].tolist()
     assert set(shown[0]) == {"frontal", "LATERAL", "None"}
     lonely = table.assign(view=[*table["view"].where(table["Hernia"] == 0, "LLO")])
     with pytest.raises(InputError, match="no image with Hernia has a partner in its fold and projection"):
-        build(collection=Collection(lonely, rows.findings, rows.tail)).plan({"Hernia": 1}, 7)
+        build(collection=TrainTable(lonely, rows.findings, rows.tail)).plan({"Hernia": 1}, 7)
 
 
 def test_every_slot_has_its_candidates_from_one_tail_image(build: Build) -> None:
-    rows = build(draws=Draws(candidates=3)).plan(NEED, 7)
+    rows = build(draws=PlanSettings(num_candidates=3)).plan(NEED, 7)
     slots = rows.groupby(["finding", "slot"])
     assert {name: len(group) for name, group in rows.groupby("finding")} == {k: 3 * v for k, v in NEED.items()}
     assert (slots["candidate"].apply(list).map(lambda found: found == [0, 1, 2])).all()
-    assert (slots["parent_a"].nunique() == 1).all()
+    assert (slots["tail_parent"].nunique() == 1).all()
     assert (slots["seed"].nunique() == 3).all()
 
 
 def test_tail_images_take_turns(build: Build) -> None:
     method = build()
     rows = method.plan({"Hernia": 25}, 7).query("candidate == 0")
-    used = rows["parent_a"].value_counts()
+    used = rows["tail_parent"].value_counts()
     assert set(used.index) == set(method.collection.positive("Hernia"))
     assert used.max() - used.min() <= 1
 
 
 def test_thresholds_are_normal_about_their_mean(build: Build) -> None:
-    rows = build(draws=Draws(threshold_mean=0.4, threshold_sd=0.05)).plan({"Hernia": 400}, 7)
+    rows = build(draws=PlanSettings(threshold_mean=0.4, threshold_sd=0.05)).plan({"Hernia": 400}, 7)
     for name in ("q_a", "q_b"):
         assert rows[name].mean() == pytest.approx(0.4, abs=4 * 0.05 / 20)
         assert rows[name].std() == pytest.approx(0.05, rel=0.15)
     assert abs(np.corrcoef(rows["q_a"], rows["q_b"])[0, 1]) < 0.2
-    wide = build(draws=Draws(threshold_sd=5.0)).plan({"Hernia": 20}, 7)
+    wide = build(draws=PlanSettings(threshold_sd=5.0)).plan({"Hernia": 20}, 7)
     assert wide[["q_a", "q_b"]].stack().between(0, 1).all()
 
 
 def test_saliency_partners_are_among_the_k_nearest_maps(build: Build) -> None:
-    method = build(draws=Draws(neighbours=1))
+    method = build(draws=PlanSettings(neighbours=1))
     rows, table, gaze = method.plan({"Hernia": 5}, 7), method.collection.table, method.gaze
     names = method.collection.findings
     for _, row in rows.iterrows():
-        own = gaze.maps_of([row["parent_a"]], np.array([names.index("Hernia")]))[0]
-        fit = table[(table["fold"] == row["fold"]) & (table["patient_id"] != table.at[row["parent_a"], "patient_id"])]
+        own = gaze.maps_of([row["tail_parent"]], np.array([names.index("Hernia")]))[0]
+        fit = table[
+            (table["fold"] == row["fold"]) & (table["patient_id"] != table.at[row["tail_parent"], "patient_id"])
+        ]
         fit = fit[(fit[list(method.collection.tail)] == 0).all(axis=1)]
         scores = gaze.scores_of(list(fit.index))
         far = []
@@ -110,11 +113,11 @@ def test_saliency_partners_are_among_the_k_nearest_maps(build: Build) -> None:
             ill = [k for k in has if names[k] != "No Finding"] or has
             best = max(ill, key=lambda k: score[k]) if ill else -1
             far.append(np.linalg.norm(own - gaze.maps_of([uid], np.array([best]))[0]))
-        assert row["parent_b"] == fit.index[int(np.argmin(far))]
+        assert row["head_parent"] == fit.index[int(np.argmin(far))]
 
 
 def test_confusing_partners_carry_the_most_confused_head_finding(build: Build) -> None:
-    method = build(draws=Draws(metric="confusing"))
+    method = build(draws=PlanSettings(metric="confusing"))
     scores = method.gaze.scores_of(method.collection.positive("Hernia")).mean(0)
     head = max(("Effusion", "Mass"), key=lambda name: scores[method.collection.findings.index(name)])
     assert set(method.plan({"Hernia": 10}, 7)["finding_b"]) == {head}
@@ -126,25 +129,25 @@ def test_bad_needs_are_told(build: Build) -> None:
         method.plan({"Mass": 1}, 0)
     table = method.collection.table.assign(Hernia=0.0)
     with pytest.raises(InputError, match="Hernia has no positive train row"):
-        build(collection=Collection(table, method.collection.findings, method.collection.tail)).plan({"Hernia": 1}, 0)
+        build(collection=TrainTable(table, method.collection.findings, method.collection.tail)).plan({"Hernia": 1}, 0)
     table = method.collection.table.assign(**{"Pleural Other": 1.0})
     with pytest.raises(InputError, match="no train row is known to carry no tail finding"):
-        build(collection=Collection(table, method.collection.findings, method.collection.tail)).plan({"Hernia": 1}, 0)
+        build(collection=TrainTable(table, method.collection.findings, method.collection.tail)).plan({"Hernia": 1}, 0)
     table = method.collection.table.assign(fold=range(60))
     with pytest.raises(InputError, match="has a partner in its fold and projection; use fewer folds"):
-        build(collection=Collection(table, method.collection.findings, method.collection.tail)).plan({"Hernia": 1}, 0)
+        build(collection=TrainTable(table, method.collection.findings, method.collection.tail)).plan({"Hernia": 1}, 0)
     with pytest.raises(InputError, match="choose one of saliency, confusing"):
-        Draws(metric="nearest")
+        PlanSettings(metric="nearest")
 
 
 def test_bad_tables_are_told(build: Build) -> None:
     rows = build().collection
     with pytest.raises(InputError, match="no column 'fold'"):
-        Collection(rows.table.drop(columns="fold"), rows.findings, rows.tail)
+        TrainTable(rows.table.drop(columns="fold"), rows.findings, rows.tail)
     with pytest.raises(InputError, match="'Hernai' is not a finding"):
-        Collection(rows.table, rows.findings, ("Hernai",))
+        TrainTable(rows.table, rows.findings, ("Hernai",))
     with pytest.raises(InputError, match="is there twice"):
-        Collection(pd.concat([rows.table, rows.table.iloc[:1]]), rows.findings, rows.tail)
+        TrainTable(pd.concat([rows.table, rows.table.iloc[:1]]), rows.findings, rows.tail)
 
 
 def test_nothing_wanted_is_an_empty_plan(build: Build) -> None:

@@ -13,16 +13,16 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from medlt.chance import generator, rng
 from medlt.files import digest_file
+from medlt.rng import numpy_generator, torch_generator
 from medlt.sparse.cam import class_activation_map
 from medlt.sparse.embedding import SimplicialCoder
 from medlt.sparse.iterated import FILE, iterate
-from medlt.sparse.phases import masked_bce, sample_words
+from medlt.sparse.phases import masked_bce, sample_tokens
 from medlt.store import RECORD, Store
 from medlt.synthesis import pairing
 from medlt.synthesis.fusion import LatentFusion
-from medlt.synthesis.plan import Draws
+from medlt.synthesis.plan import PlanSettings
 from medlt.testing import label_backbone
 from medlt.training.runtime import Runtime
 from medlt.types import InputError
@@ -30,15 +30,15 @@ from medlt.types import InputError
 Build = Callable[..., LatentFusion]
 TINY: dict[str, Any] = {
     "groups": 2, "vocabulary": 4, "temperature": 0.1, "generations": 3, "imitation_epochs": 2, "adaptation_epochs": 1,
-    "interaction_epochs": 2, "patience": 2, "width": 8, "batch": 16, "learning_rate": 5e-3,
+    "interaction_epochs": 2, "patience": 2, "width": 8, "batch_size": 16, "learning_rate": 5e-3,
 }  # fmt: skip
 
 
 def toy(n: int) -> tuple[torch.Tensor, np.ndarray]:
     """Unit-normal latents [n,2,8,8]; the label says whether the first channel is raised."""
-    chance = rng("defects", n)
-    y = (chance.random((n, 2)) < 0.5).astype(np.float32)
-    z = chance.normal(size=(n, 2, 8, 8)) + y[:, :, None, None]
+    rng = numpy_generator("defects", n)
+    y = (rng.random((n, 2)) < 0.5).astype(np.float32)
+    z = rng.normal(size=(n, 2, 8, 8)) + y[:, :, None, None]
     return torch.from_numpy((z - z.mean()) / z.std()).float(), y
 
 
@@ -65,7 +65,7 @@ def learnt(tmp_path_factory: pytest.TempPathFactory) -> tuple[SimplicialCoder, P
 
 
 def test_01_a_neighbour_s_position_in_the_head_subset_does_not_index_the_whole_table(build: Build) -> None:
-    method = build(draws=Draws(neighbours=1))
+    method = build(draws=PlanSettings(neighbours=1))
     table, tail = method.collection.table, list(method.collection.tail)
     mask = pairing.partner_mask(table, tail, "No Finding")
     pool = pairing.partners(table, method.collection.findings, mask, method.gaze)
@@ -73,15 +73,15 @@ def test_01_a_neighbour_s_position_in_the_head_subset_does_not_index_the_whole_t
     near = pairing.neighbours(maps, pool.maps, np.ones((len(tails), len(pool.uids)), bool), 3).ravel()
     assert table.iloc[near][tail].any(axis=None), "the published indexing would fuse tail images with tail images"
     assert not table.loc[[pool.uids[j] for j in near], tail].any(axis=None)
-    assert not table.loc[method.plan({"Hernia": 9}, 0)["parent_b"], tail].any(axis=None)
+    assert not table.loc[method.plan({"Hernia": 9}, 0)["head_parent"], tail].any(axis=None)
 
 
 def test_02_the_tail_map_and_label_are_those_of_the_tail_image(build: Build) -> None:
     method = build(labels="tail")
     rows = method.plan({"Hernia": 3}, 0).query("candidate == 0")
     table, tails = method.collection.table, method.collection.positive("Hernia")
-    by_rank = [str(table.index[tails.index(uid)]) for uid in rows["parent_a"]]
-    own, other = (method.gaze.maps_of(uids, np.full(len(uids), 2)) for uids in (rows["parent_a"].tolist(), by_rank))
+    by_rank = [str(table.index[tails.index(uid)]) for uid in rows["tail_parent"]]
+    own, other = (method.gaze.maps_of(uids, np.full(len(uids), 2)) for uids in (rows["tail_parent"].tolist(), by_rank))
     shown = method.explain(rows)["cam_tail"]
     size = shown.shape[-2:]
     for maps, same in ((own, True), (other, False)):
@@ -105,7 +105,7 @@ def test_03_maps_differ_by_class(learnt: tuple[SimplicialCoder, Path]) -> None:
 
 
 def test_04_a_word_can_be_certain(learnt: tuple[SimplicialCoder, Path]) -> None:
-    logits = torch.randn(1000, 64, generator=generator("logits")) * 50
+    logits = torch.randn(1000, 64, generator=torch_generator("logits")) * 50
     assert logits.tanh().softmax(1).max() < 0.106, "a softmax of a tanh over 64 words is nearly uniform"
     s = learnt[0].code(toy(32)[0])
     assert s.amax(2).mean() > 0.8
@@ -113,7 +113,7 @@ def test_04_a_word_can_be_certain(learnt: tuple[SimplicialCoder, Path]) -> None:
 
 
 def test_05_the_decoder_reaches_beyond_one(build: Build) -> None:
-    normal = torch.randn(100_000, generator=generator("normal"))
+    normal = torch.randn(100_000, generator=torch_generator("normal"))
     assert (normal != normal.clamp(-1, 1)).float().mean() == pytest.approx(0.317, abs=0.01)
     coder = SimplicialCoder(2, 2, groups=2, vocabulary=4, width=8)
     s = coder.code(toy(8)[0])
@@ -125,11 +125,11 @@ def test_05_the_decoder_reaches_beyond_one(build: Build) -> None:
 
 
 def test_06_words_are_sampled_over_the_vocabulary(build: Build) -> None:
-    words = torch.randint(5, (2, 3, 4, 6), generator=generator("words"))  # [B,L,h,w]
+    words = torch.randint(5, (2, 3, 4, 6), generator=torch_generator("words"))  # [B,L,h,w]
     s = F.one_hot(words, 5).movedim(-1, 2).float()
     published = s.reshape(-1, 5)
     assert not (published.sum(1) == 1).all(), "rows of a reshaped NCHW are image columns, not words"
-    assert torch.equal(sample_words(s, generator("draw")), words)
+    assert torch.equal(sample_tokens(s, torch_generator("draw")), words)
 
 
 def test_07_fusion_gets_the_last_generation(learnt: tuple[SimplicialCoder, Path]) -> None:
@@ -142,7 +142,7 @@ def test_07_fusion_gets_the_last_generation(learnt: tuple[SimplicialCoder, Path]
 
 
 def test_08_networks_are_looked_at_in_eval_mode(build: Build) -> None:
-    z = torch.randn(8, 2, 8, 8, generator=generator("eval"))
+    z = torch.randn(8, 2, 8, 8, generator=torch_generator("eval"))
     coder = SimplicialCoder(2, 5, groups=2, vocabulary=4, width=8).train()
     one = torch.zeros(1, dtype=torch.long)
     assert not torch.allclose(coder.code(z)[:1], coder.code(z[:1]), atol=1e-3), "in train mode a code knows its batch"
@@ -172,7 +172,7 @@ def test_10_noise_is_added_before_the_last_steps(build: Build, keep: int) -> Non
     starts = []
     for renoise in (False, True):
         first.clear()
-        list(build(backbone=spy, keep=keep, renoise=renoise, guidance=1.0).run(rows))
+        list(build(backbone=spy, strength=keep / 20, renoise=renoise, guidance_scale=1.0).run(rows))
         starts.append(first[0])
     scheduler = build().scheduler()
     abar = float(scheduler.alphas_cumprod[scheduler.timesteps[-keep]])
@@ -189,7 +189,7 @@ def test_11_a_row_keeps_its_own_labels_among_several_findings(build: Build) -> N
     in_table_order = table.loc[table.index.isin(tails), list(method.collection.tail)].to_numpy()[: len(tails)]
     assert not np.array_equal(in_class_order[: len(in_table_order)], in_table_order), "paths by class, labels by row"
     labels = pd.concat([batch.labels for batch in method.run(rows)])
-    both = np.maximum(*(table.loc[rows[c], list(table.columns[:4])].to_numpy() for c in ("parent_a", "parent_b")))
+    both = np.maximum(*(table.loc[rows[c], list(table.columns[:4])].to_numpy() for c in ("tail_parent", "head_parent")))
     assert np.array_equal(labels[list(table.columns[:4])].to_numpy(), both)
     assert all(labels.at[uid, finding] == 1 for uid, finding in rows["finding"].items())
 
@@ -220,6 +220,6 @@ def test_13_seeded_resumable_measured_and_from_disk(learnt: tuple[SimplicialCode
     torch.random.set_rng_state(global_state)
     assert len(weights(tmp_path / "a")) == 3
     assert weights(tmp_path / "a") == weights(learnt[1])
-    assert resumed.health["generation"].tolist() == [0, 1, 2]
-    assert resumed.health.drop(columns="agreement").notna().all(axis=None)
+    assert resumed.metrics["generation"].tolist() == [0, 1, 2]
+    assert resumed.metrics.drop(columns="agreement").notna().all(axis=None)
     assert learn(tmp_path / "b", seed=4, generations=1).coder.digest != resumed.coder.digest

@@ -1,4 +1,4 @@
-"""The moving average against its closed form and against diffusers' EMAModel."""
+"""Tests of the moving average against its closed form and diffusers' EMAModel."""
 
 from typing import Any
 
@@ -7,34 +7,34 @@ import torch
 from diffusers.training_utils import EMAModel
 from torch import Tensor, nn
 
-from medlt import chance
+from medlt.rng import noise_like
 from medlt.training.averaging import Moving, averaged_model
 
 
 def moves(count: int) -> list[Tensor]:
-    return list(chance.noise_like(range(count), (4,)).double().float())
+    return list(noise_like(range(count), (4,)).double().float())
 
 
 def averages(decay: float, warmup: bool, count: int) -> tuple[list[Tensor], list[Tensor]]:
-    """The weight after each of `count` updates, and its moving average then."""
+    """Return the weight after each of `count` updates, and its moving average at that time."""
     network = nn.Linear(4, 1, bias=False)
     moving = Moving(network, list(network.parameters()))
     average: Any = averaged_model(moving, decay, warmup)
-    found = []
+    averaged = []
     for value in moves(count):
         with torch.no_grad():
             network.weight.copy_(value[None])
         average.update_parameters(moving)
-        found.append(average.module.tensors()[0].detach().clone()[0])
-    return moves(count), found
+        averaged.append(average.module.tensors()[0].detach().clone()[0])
+    return moves(count), averaged
 
 
 @pytest.mark.parametrize("decay", [0.0, 0.3, 0.95])
-def test_its_warm_up_is_that_of_diffusers(decay: float) -> None:
-    weights, found = averages(decay, True, 30)
+def test_the_warmup_equals_diffusers(decay: float) -> None:
+    weights, averaged = averages(decay, True, 30)
     weight = nn.Parameter(torch.zeros(4))
     theirs = EMAModel([weight], decay=decay)
-    for value, ours in zip(weights, found, strict=True):
+    for value, ours in zip(weights, averaged, strict=True):
         with torch.no_grad():
             weight.copy_(value)
         theirs.step([weight])
@@ -42,15 +42,15 @@ def test_its_warm_up_is_that_of_diffusers(decay: float) -> None:
 
 
 @pytest.mark.parametrize(("decay", "warmup"), [(0.9, False), (0.5, False), (0.9, True)])
-def test_it_is_the_weighted_mean_of_its_definition(decay: float, warmup: bool) -> None:
+def test_the_average_equals_the_weighted_mean_of_its_definition(decay: float, warmup: bool) -> None:
     """After n updates: the sum over k of (1 - d_k) d_{k+1} ... d_n w_k, d_0 = 0, d_k = min(d, (1 + k) / (10 + k))."""
-    weights, found = averages(decay, warmup, 20)
+    weights, averaged = averages(decay, warmup, 20)
     d = [0.0, *(min(decay, (1 + k) / (10 + k)) if warmup else decay for k in range(1, 20))]
     for n in (0, 1, 7, 19):
         share = [(1 - d[k]) * float(torch.tensor(d[k + 1 : n + 1], dtype=torch.float64).prod()) for k in range(n + 1)]
         assert sum(share) == pytest.approx(1.0)
         wanted = sum(s * w.double() for s, w in zip(share, weights, strict=False))
-        torch.testing.assert_close(found[n].double(), wanted, atol=1e-6, rtol=1e-5)
+        torch.testing.assert_close(averaged[n].double(), wanted, atol=1e-6, rtol=1e-5)
 
 
 def test_buffers_follow_and_counts_are_copied() -> None:

@@ -1,4 +1,4 @@
-"""Early stopping: the best weights are kept, and kept again when the training was cut."""
+"""Tests of early stopping: the best weights are kept, also after a resume."""
 
 import math
 from dataclasses import replace
@@ -15,11 +15,11 @@ from medlt.training import checkpoint
 from medlt.training.checkpoint import Best, State
 from medlt.training.loop import fit
 from medlt.training.runtime import Runtime
-from medlt.training.settings import Part, Training
+from medlt.training.settings import BatchPart, Training
 
 CPU = Runtime("cpu", "fp32", None, 0)
 TRAINING = Training(
-    steps=20, learning_rate=0.1, batch=1, warmup_steps=0, ema=0.0, weight_decay=0.0, checkpoint_every=5,
+    steps=20, learning_rate=0.1, batch_size=1, warmup_steps=0, ema_decay=0.0, weight_decay=0.0, checkpoint_every=5,
     evaluate_every=2, patience=2,
 )  # fmt: skip
 
@@ -30,7 +30,7 @@ class Point(nn.Module):
         self.x = nn.Parameter(torch.zeros(()))
 
 
-def climb(net: nn.Module, step: int, part: Part) -> Tensor:
+def climb(net: nn.Module, step: int, part: BatchPart) -> Tensor:
     """x rises by about 0.1 a step."""
     return -net.x  # type: ignore[operator, return-value]
 
@@ -41,8 +41,8 @@ def near(top: float) -> Any:
 
 def train(folder: Path | None, top: float, training: Training = TRAINING, **more: Any) -> tuple[Point, State]:
     net = Point()
-    told: dict[str, Any] = {"runtime": CPU, "key": "k", "name": "climb", "evaluate": near(top)} | more
-    return net, fit(net, climb, training, folder=folder, **told)
+    options: dict[str, Any] = {"runtime": CPU, "key": "k", "name": "climb", "evaluate": near(top)} | more
+    return net, fit(net, climb, training, folder=folder, **options)
 
 
 def test_the_best_weights_are_kept_and_training_stops_after_patience(tmp_path: Path) -> None:
@@ -58,7 +58,7 @@ def test_a_training_that_still_improves_goes_to_the_end() -> None:
     assert float(net.x) == pytest.approx(2.0, abs=1e-3)
 
 
-def test_scores_that_are_no_numbers_take_the_newest() -> None:
+def test_nan_scores_keep_the_newest_weights() -> None:
     _, state = train(None, 0.6, evaluate=lambda net: math.nan)
     assert (state.step, state.best.step) == (20, 20)
     best = Best()
@@ -68,7 +68,7 @@ def test_scores_that_are_no_numbers_take_the_newest() -> None:
 
 
 @pytest.mark.parametrize("stops", [(3, 20), (5, 6, 20), (9, 20), (10, 20), (1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11)])
-def test_cut_anywhere_it_is_the_same_choice_to_the_bit(tmp_path: Path, stops: tuple[int, ...]) -> None:
+def test_a_resumed_training_keeps_the_same_weights(tmp_path: Path, stops: tuple[int, ...]) -> None:
     whole, one = train(tmp_path / "whole", 0.6)
     for stop in stops:
         cut, other = train(tmp_path / "cut", 0.6, replace(TRAINING, stop_at=stop))
@@ -79,7 +79,7 @@ def test_cut_anywhere_it_is_the_same_choice_to_the_bit(tmp_path: Path, stops: tu
     assert all(torch.equal(value, files[1][name]) for name, value in files[0].items())
 
 
-def test_a_stopped_training_is_found_as_it_ended(tmp_path: Path) -> None:
+def test_a_finished_training_is_loaded_without_further_steps(tmp_path: Path) -> None:
     whole, _ = train(tmp_path, 0.6)
     seen: list[int] = []
     runtime = replace(CPU, progress=lambda stage, done, total: seen.append(done))
@@ -88,7 +88,7 @@ def test_a_stopped_training_is_found_as_it_ended(tmp_path: Path) -> None:
     assert (seen, state.step) == ([], 10)
 
 
-def test_how_often_is_measured_is_part_of_a_training_that_stops_by_it() -> None:
+def test_the_evaluation_interval_changes_the_digest_only_with_patience() -> None:
     assert TRAINING.digest() != replace(TRAINING, evaluate_every=3).digest()
     assert TRAINING.digest() == replace(TRAINING, checkpoint_every=3).digest()
     by_checkpoint = replace(TRAINING, evaluate_every=None)

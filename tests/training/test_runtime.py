@@ -1,4 +1,4 @@
-"""Where and how work runs is said once, and reaches every training."""
+"""Tests of the runtime of trainings."""
 
 from dataclasses import fields, replace
 
@@ -29,7 +29,7 @@ def test_seeds_are_functions_of_seed_and_key() -> None:
     assert len(others) == 4
 
 
-def test_threads_are_limited_during_a_training_and_then_as_before() -> None:
+def test_threads_are_limited_during_a_training_and_restored_afterwards() -> None:
     before, seen = torch.get_num_threads(), list[int]()
     with replace(CPU, threads=before + 1).limited():
         assert torch.get_num_threads() == before + 1
@@ -39,14 +39,14 @@ def test_threads_are_limited_during_a_training_and_then_as_before() -> None:
         seen.append(torch.get_num_threads())
         return net(torch.ones(1, 1)).sum()
 
-    training = Training(steps=2, batch=1, checkpoint_every=None)
+    training = Training(steps=2, batch_size=1, checkpoint_every=None)
     fit(torch.nn.Linear(1, 1), watch, training, runtime=replace(CPU, threads=before + 1), folder=None, key="", name="t")
     assert seen == [before + 1] * 2
     assert torch.get_num_threads() == before
 
 
 @pytest.mark.parametrize("device", ["cuda", "cuda:1"])
-def test_the_device_that_is_asked_for_is_the_one_that_trains(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_training_uses_the_configured_device(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """accelerate has no argument for which GPU: torch's current one is set first, and never for a CPU."""
     chosen: list[object] = []
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
@@ -68,10 +68,10 @@ def test_the_device_that_is_asked_for_is_the_one_that_trains(device: str, monkey
     assert chosen == ([device] if ":" in device else []) + [False, True]
 
 
-def test_what_the_device_cannot_do_is_one_line() -> None:
+def test_unsupported_devices_and_precisions_raise() -> None:
     with pytest.raises(InputError, match="codec: precision fp16 needs a GPU; use bf16 or fp32 on a CPU"):
         CPU.at("fp16").torch_device("codec")
     if not torch.cuda.is_available():
-        with pytest.raises(InputError, match="device: cuda:3, but torch finds no GPU"):
+        with pytest.raises(InputError, match="device: cuda:3, but torch detects no GPU"):
             replace(CPU, device="cuda:3").torch_device("codec")
     assert CPU.at("bf16").dtype == torch.bfloat16

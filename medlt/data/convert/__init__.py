@@ -1,7 +1,7 @@
-"""A hospital's folder of radiographs to images, a manifest and a reason for everything that is not in it."""
+"""Converts a folder of radiographs to images and a manifest, with a reason for every file that is not converted."""
 
 from medlt.data.convert.presets import PRESETS
 from medlt.data.convert.run import convert
-from medlt.data.convert.settings import Settings
+from medlt.data.convert.settings import ConversionSettings
 
-__all__ = ["PRESETS", "Settings", "convert"]
+__all__ = ["PRESETS", "ConversionSettings", "convert"]

@@ -1,4 +1,4 @@
-"""Pixels to the bytes of a file. Equal pixels give equal bytes; nothing of the source but its pixels goes in."""
+"""Encodes pixels as the bytes of a file. Equal pixels give equal bytes; the file holds no other data of the source."""
 
 from __future__ import annotations
 
@@ -14,10 +14,9 @@ _SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
 
 def png(pixels: np.ndarray) -> bytes:
-    """Grayscale PNG of uint8 or uint16 [h,w].
+    """Return a grayscale PNG of uint8 or uint16 [h,w].
 
-    Every row is filtered by Up (W3C PNG 9.2) and deflated at level 1 by libdeflate, which is fast, and any
-    reader gets the same pixels.
+    Rows are filtered by Up (W3C PNG 9.2) and deflated at level 1 by libdeflate, for speed; the format is standard.
     """
     import imagecodecs
 
@@ -38,7 +37,7 @@ def _chunk(kind: bytes, body: bytes) -> bytes:
 
 
 def jpeg(pixels: np.ndarray, quality: int) -> bytes:
-    """Baseline grayscale JPEG of uint8 [h,w]."""
+    """Return a baseline grayscale JPEG of uint8 [h,w]."""
     done, data = cv2.imencode(".jpg", pixels, [cv2.IMWRITE_JPEG_QUALITY, quality])
     if not done:
         raise ValueError("OpenCV could not encode the image as JPEG")
@@ -48,7 +47,7 @@ def jpeg(pixels: np.ndarray, quality: int) -> bytes:
 def nifti(
     pixels: np.ndarray, spacing: tuple[float, float] | None, scale: float | None = None, offset: float | None = None
 ) -> bytes:
-    """Gzipped NIfTI-1 of [h,w], rows from the top, in RAS as a frontal film is hung.
+    """Return a gzipped NIfTI-1 of [h,w], rows from the top, in RAS as a frontal film is hung.
 
     The first axis runs along a row to the patient's left (-x), the second down (-z), the third is one voxel thick;
     `spacing` (row, column) in mm, 1 if unknown. scl_slope and scl_inter carry `scale` and `offset`.
@@ -71,7 +70,7 @@ def encode(
     scale: float | None,
     offset: float | None,
 ) -> bytes:
-    """The bytes of a file of this kind: png, png16, jpeg or nifti."""
+    """Return the bytes of a file of this kind: png, png16, jpeg or nifti."""
     if kind == "jpeg":
         return jpeg(pixels, quality)
     if kind == "nifti":

@@ -1,4 +1,4 @@
-"""What is finished, on disk as it happens: one JSON line a file, appended; a line cut by a kill is not read."""
+"""The journal of a conversion: one JSON line per finished file, appended at once; an incomplete line is ignored."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, Self
 
 from medlt.data.convert.one import Outcome
-from medlt.data.convert.scan import Found
+from medlt.data.convert.scan import FileEntry
 from medlt.files import write_json
 from medlt.types import InputError
 
@@ -20,31 +20,31 @@ _AGAIN = ("missing", "write_failed", "timeout", "crashed", "out_of_memory", "cod
 
 
 class Journal:
-    """OUT/.convert: `settings.json`, what the run was asked to do, and `files.jsonl`, what came of each file.
+    """OUT/.convert: `settings.json`, the settings of the run, and `files.jsonl`, the outcome of each file.
 
-    It knows the paths of the source and the tags of the patients, so it is readable by its owner only.
+    It holds source paths and patients' tags, so only its owner can read it.
     """
 
-    def __init__(self, out: Path, told: dict[str, Any]) -> None:
-        self._out, self._told = Path(out), told
+    def __init__(self, out: Path, settings: dict[str, Any]) -> None:
+        self._out, self._settings = Path(out), settings
         self.folder = self._out / ".convert"
         self.path = self.folder / "files.jsonl"
         self.finished: dict[str, tuple[int, int]] = {}
 
     def __enter__(self) -> Self:
-        """Make or resume; `finished` is then {relative: (size, changed)} of what is done and still there.
+        """Create or resume the journal; set `finished` to {relative: (size, changed)} of files that are done and exist.
 
-        Raises InputError if the folder was made with other settings, or is not ours.
+        Raises InputError if the folder was made with other settings, or not by a conversion.
         """
-        told = json.loads(json.dumps(self._told))
-        settings = self.folder / "settings.json"
-        if settings.is_file():
-            self._refuse_other(json.loads(settings.read_text()), told)
+        settings = json.loads(json.dumps(self._settings))
+        file = self.folder / "settings.json"
+        if file.is_file():
+            self._refuse_other(json.loads(file.read_text()), settings)
         elif self._out.exists() and (not self._out.is_dir() or any(self._out.iterdir())):
             raise InputError(f"{self._out}: not empty and not begun by 'medlt convert'; choose another OUT")
         else:
             self.folder.mkdir(parents=True, mode=0o700)
-            write_json(settings, told)
+            write_json(file, settings)
         self._open()
         return self
 
@@ -64,31 +64,31 @@ class Journal:
             self._handle.write(b"\n")
         last = self.last()
         for at, line in self.lines():
-            if last[line["file"]] == at and self._stands(line):
+            if last[line["file"]] == at and self._is_valid(line):
                 self.finished[line["file"]] = (line["size"], line["changed"])
 
     def _torn(self) -> bool:
-        """Whether a kill cut the last line; the next one must not be glued to it."""
+        """Return whether the last line is incomplete because a process was killed; the next must start a new line."""
         if not self._reader.seek(0, os.SEEK_END):
             return False
         self._reader.seek(-1, os.SEEK_END)
         return self._reader.read() != b"\n"
 
-    def add(self, found: Found, outcome: Outcome) -> None:
-        """Append what came of a file."""
-        line = {"file": found.relative, "size": found.size, "changed": found.changed, "reason": outcome.reason}
+    def add(self, entry: FileEntry, outcome: Outcome) -> None:
+        """Append the outcome of a file."""
+        line = {"file": entry.relative, "size": entry.size, "changed": entry.changed, "reason": outcome.reason}
         self._handle.write(json.dumps(line | {"row": outcome.row}).encode() + b"\n")
         if time.monotonic() - self._synced > _FSYNC_S:
             self.flush()
 
     def flush(self) -> None:
-        """Onto the disk."""
+        """Write all lines to the disk."""
         self._handle.flush()
         os.fsync(self._handle.fileno())
         self._synced = time.monotonic()
 
     def lines(self) -> Iterator[tuple[int, dict[str, Any]]]:
-        """(where it begins, line) of every whole line, in the order they were written."""
+        """Yield (offset, line) of every complete line, in the order of writing."""
         with self.path.open("rb") as handle:
             at = 0
             for raw in handle:
@@ -97,16 +97,16 @@ class Journal:
                 at += len(raw)
 
     def last(self) -> dict[str, int]:
-        """{file: where its last line begins}; of a file that was done again, that one counts."""
+        """Return {file: offset of its last line}; the last line of a file counts."""
         return {line["file"]: at for at, line in self.lines()}
 
     def line(self, at: int) -> dict[str, Any]:
-        """The line that begins there."""
+        """Return the line at this offset."""
         self._reader.seek(at)
         return dict(json.loads(self._reader.readline()))
 
-    def _stands(self, line: dict[str, Any]) -> bool:
-        """Whether a line's output is still whole; failures that another try may mend are tried again."""
+    def _is_valid(self, line: dict[str, Any]) -> bool:
+        """Return whether a line's output is still complete; failures that a second try may fix are tried again."""
         if line["reason"]:
             return line["reason"] not in _AGAIN
         try:
@@ -118,12 +118,12 @@ class Journal:
         changed = [name for name in sorted({*before, *now}) if before.get(name) != now.get(name)]
         if changed:
             name = changed[0]
-            told = f"{name} {before.get(name)!r}, now {now.get(name)!r}"
-            raise InputError(f"{self._out}: begun with {told}; give the same settings or choose another OUT")
+            values = f"{name} {before.get(name)!r}, now {now.get(name)!r}"
+            raise InputError(f"{self._out}: begun with {values}; give the same settings or choose another OUT")
 
 
 def _lock(handle: BinaryIO, out: Path) -> None:
-    """One run at a time in a folder, as far as the system can lock; a lock goes with its process."""
+    """Lock the journal for this process, where the system can; the lock ends with the process."""
     try:
         import fcntl
     except ImportError:
@@ -133,5 +133,5 @@ def _lock(handle: BinaryIO, out: Path) -> None:
     except OSError:
         handle.close()
         raise InputError(
-            f"{out}: another 'medlt convert' is at work here; wait for it, or choose another OUT"
+            f"{out}: another 'medlt convert' is working here; wait until it ends, or choose another OUT"
         ) from None

@@ -1,4 +1,4 @@
-"""One file from bytes to an output file and a row, or to a reason. Runs in a worker; holds no state."""
+"""Converts one file to an output file and a row, or to a reason. Runs in a worker process and holds no state."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from pydicom.dataset import Dataset
 from medlt.data.convert.encode import SUFFIX, encode
 from medlt.data.convert.pool import Stopped
 from medlt.data.convert.presets import PRESETS, Rendered, resized, to_uint8
-from medlt.data.convert.settings import Settings
-from medlt.data.convert.source import Source, open_source
+from medlt.data.convert.settings import ConversionSettings
+from medlt.data.convert.source import ConversionSource, open_source
 from medlt.data.deidentify import Deidentified, deidentify, write_deidentified
 from medlt.data.dicom.guard import Unreadable, read_bytes
-from medlt.data.dicom.read import readable, spacing, text
+from medlt.data.dicom.read import spacing, text, unusable_tags
 
 _NOT_CHEST_FILM = frozenset({"CR", "DX", "DR", "RG", ""})
 _PIECE = 4096
-_LONGEST = 1024  # LO, the longest text read, has 64 (PS3.5 6.2)
+_LONGEST = 1024  # the longest tag that is read, LO, may have 64 characters (PS3.5 6.2)
 FULL = (errno.ENOSPC, errno.EDQUOT)
 _TEXTS = {
     "patient_id": "PatientID",
@@ -43,14 +43,14 @@ _TEXTS = {
 
 @dataclass
 class Outcome:
-    """What came of one file: a `row` if it was converted, else a `reason` (see medlt.data.convert.reasons)."""
+    """Outcome of one file: a `row` if it was converted, else a `reason` (see medlt.data.convert.reasons)."""
 
     reason: str = ""
     row: dict[str, Any] = field(default_factory=dict)
 
 
-def convert_one(path: Path, out: Path, settings: Settings) -> Outcome:
-    """Convert the file at `path` into `out`. Never raises on a bad file; raises Stopped if the disk is full."""
+def convert_one(path: Path, out: Path, settings: ConversionSettings) -> Outcome:
+    """Convert the file at `path` into `out`; a bad file gives a reason. Raises Stopped if the disk is full."""
     try:
         raw = read_bytes(path)
         source = open_source(raw)
@@ -69,18 +69,18 @@ def convert_one(path: Path, out: Path, settings: Settings) -> Outcome:
         if error.errno in FULL:
             raise Stopped(error.strerror) from None  # every later file would fail as well
         return Outcome("write_failed" if error.errno else "corrupt")
-    except Exception:  # hostile bytes may raise anything, and what was raised may quote them
+    except Exception:  # hostile bytes may raise any exception, and its text may quote them
         return Outcome("corrupt")
 
 
-def _converted(source: Source, raw: bytes, out: Path, settings: Settings) -> Outcome:
+def _converted(source: ConversionSource, raw: bytes, out: Path, settings: ConversionSettings) -> Outcome:
     whole = identity(raw, settings.digest)
-    uid = name_of(whole, settings.key)
-    with readable(Path("file")):
+    uid = image_uid(whole, settings.key)
+    with unusable_tags(Path("file")):
         if settings.profile is not None:
             clean = deidentify(source.data, settings.profile, settings.key)
-            if held := _released(clean, uid, out):
-                return Outcome(held)
+            if reason := _write_released(clean, uid, out):
+                return Outcome(reason)
             source = replace(source, data=clean.dataset)
         stored = source.stored()
         rendered = resized(PRESETS[settings.preset](stored, source.data), settings.size)
@@ -89,13 +89,13 @@ def _converted(source: Source, raw: bytes, out: Path, settings: Settings) -> Out
         data = _encoded(rendered, source.data, settings)
         row = _tags(source) | {"rows": stored.shape[0], "columns": stored.shape[1]} | _made(rendered, settings)
     place = f"images/{uid}{SUFFIX[settings.format]}"
-    put(out / place, data)
-    told = whole.hex() if settings.digest and not settings.key else ""
-    digests = {"sha256_in": told, "sha256_out": hashlib.sha256(data).hexdigest()}
+    write_once(out / place, data)
+    sha256_in = whole.hex() if settings.digest and not settings.key else ""
+    digests = {"sha256_in": sha256_in, "sha256_out": hashlib.sha256(data).hexdigest()}
     return Outcome(row=row | digests | {"uid": uid, "path": place, "bytes_in": len(raw), "bytes": len(data)})
 
 
-def _encoded(rendered: Rendered, data: Dataset, settings: Settings) -> bytes:
+def _encoded(rendered: Rendered, data: Dataset, settings: ConversionSettings) -> bytes:
     pixel = spacing(data)
     if pixel is not None and "Rows" in data:
         ratio = int(data.Rows) / rendered.pixels.shape[0], int(data.Columns) / rendered.pixels.shape[1]
@@ -104,8 +104,10 @@ def _encoded(rendered: Rendered, data: Dataset, settings: Settings) -> bytes:
 
 
 def identity(raw: bytes, whole: bool) -> bytes:
-    """SHA-256 of a file: of all of it, or of its size, its ends and 64 places between, which tells files apart from
-    266 KB of each but vouches for none."""
+    """Return the SHA-256 of a file: of all of it, or of its size, its ends and 64 places between.
+
+    The latter reads 266 KB: it distinguishes files, but does not verify their contents.
+    """
     if whole or len(raw) <= _PIECE * 256:
         return hashlib.sha256(raw).digest()
     starts = range(0, len(raw) - _PIECE, (len(raw) - _PIECE) // 64)
@@ -113,20 +115,20 @@ def identity(raw: bytes, whole: bool) -> bytes:
     return hashlib.sha256(b"".join([str(len(raw)).encode(), *pieces, raw[-_PIECE:]])).digest()
 
 
-def name_of(whole: bytes, key: bytes) -> str:
-    """The uid of an image: 24 hex digits of its file's `identity`, under the key where there is one.
+def image_uid(whole: bytes, key: bytes) -> str:
+    """Return the uid of an image: 24 hex digits of its file's `identity`, keyed if there is a key.
 
-    So neither a tag nor a path of the source is ever part of a name, and equal files have one name.
+    So no tag and no path of the source is part of a file name, and equal files have the same uid.
     """
     return (hmac.new(key, b"image" + whole, hashlib.sha256).hexdigest() if key else whole.hex())[:24]
 
 
-def put(path: Path, data: bytes) -> None:
-    """Write whole or not at all. A file that is there already must hold the same bytes; raises FileExistsError."""
+def write_once(path: Path, data: bytes) -> None:
+    """Write atomically. Raises FileExistsError if the file exists with other bytes."""
     if path.exists():
         if path.read_bytes() == data:
             return
-        raise FileExistsError(errno.EEXIST, "another file of this name is there")
+        raise FileExistsError(errno.EEXIST, "another file of this name exists")
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         temporary.write_bytes(data)
@@ -135,8 +137,8 @@ def put(path: Path, data: bytes) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def _released(clean: Deidentified, uid: str, out: Path) -> str:
-    """Write the de-identified file; the reason if its pixels must not be released, and then into quarantine/."""
+def _write_released(clean: Deidentified, uid: str, out: Path) -> str:
+    """Write the de-identified file; if its pixels must not be released, into quarantine/, and return the reason."""
     folder = "quarantine" if clean.quarantine else "dicom"
     target = out / folder / f"{uid}.dcm"
     if not target.exists():
@@ -144,20 +146,20 @@ def _released(clean: Deidentified, uid: str, out: Path) -> str:
     return "quarantined" if clean.quarantine else ""
 
 
-def _refuse_unchecked(source: Source, settings: Settings) -> None:
-    """PS3.15 is about DICOM: a picture's pixels are not looked at, so it must not pass for de-identified."""
+def _refuse_unchecked(source: ConversionSource, settings: ConversionSettings) -> None:
+    """Raise Unreadable for a PNG, JPEG or NIfTI under a profile: PS3.15 covers DICOM only."""
     if settings.profile is not None and source.kind != "dicom":
         raise Unreadable("not_deidentified", "a picture without DICOM tags, which no profile covers")
 
 
-def _refuse_filtered(data: Dataset, settings: Settings) -> None:
+def _refuse_filtered(data: Dataset, settings: ConversionSettings) -> None:
     for keyword, allowed in (("Modality", settings.modalities), ("BodyPartExamined", settings.body_parts)):
         if allowed and text(data, keyword).upper() not in allowed:
-            raise Unreadable("filtered", f"{keyword} is not asked for")
+            raise Unreadable("filtered", f"{keyword} is filtered out")
 
 
-def _tags(source: Source) -> dict[str, Any]:
-    """What the manifest says of the source."""
+def _tags(source: ConversionSource) -> dict[str, Any]:
+    """Return the manifest's columns about the source."""
     data = source.data
     pixel = spacing(data)
     syntax = str(data.file_meta.TransferSyntaxUID) if source.kind == "dicom" else source.kind
@@ -177,15 +179,15 @@ def _tags(source: Source) -> dict[str, Any]:
 
 
 def _count(data: Dataset, keyword: str, default: int) -> int:
-    """A number of the header; raises Unreadable if it is beyond what any image has."""
+    """Return a number of the header. Raises Unreadable if no image can have it."""
     value = int(data.get(keyword) or default)
     if not 0 <= value < 2**31:
         raise Unreadable("corrupt", f"{keyword} is out of range")
     return value
 
 
-def _made(rendered: Rendered, settings: Settings) -> dict[str, Any]:
-    """What the manifest says of the output."""
+def _made(rendered: Rendered, settings: ConversionSettings) -> dict[str, Any]:
+    """Return the manifest's columns about the output."""
     rows, columns = rendered.pixels.shape
     return {
         "preset": settings.preset,

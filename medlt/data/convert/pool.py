@@ -1,7 +1,7 @@
-"""Worker processes that may hang or die: a file that takes too long, or kills its worker, costs that file only.
+"""A process pool that survives workers that hang or crash: only the file that caused it is lost.
 
-concurrent.futures breaks a whole pool when one worker dies and cannot stop one that hangs; here every worker has a
-pipe of its own, answers file by file, and is replaced when it has to be.
+concurrent.futures breaks the whole pool when one worker dies, and cannot stop one that hangs. Here every worker has its
+own pipe, returns results one by one, and is replaced if necessary.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 _PATIENCE_S = 2.0
-AHEAD = 8  # tasks a worker is given at once, so that it never waits for the parent
+AHEAD = 8  # tasks that a worker receives at once, so that it does not wait for the parent
 
 
 class Stopped(Exception):  # noqa: N818
-    """Raised by a task to stop the whole run; carries one clear line."""
+    """Raised by a task to stop the whole run; the text is one line."""
 
 
 @dataclass
@@ -38,7 +38,7 @@ class _Worker(Generic[T]):
 
 
 def _serve(make: Callable[..., Callable[[Any], Any]], args: tuple[Any, ...], pipe: Connection) -> None:
-    """A worker's life: build the function once, then answer until the pipe closes."""
+    """Run a worker: build the function once, then process tasks until the pipe closes."""
     function = make(*args)
     pipe.send(None)
     try:
@@ -54,10 +54,10 @@ def _serve(make: Callable[..., Callable[[Any], Any]], args: tuple[Any, ...], pip
 
 
 class Pool(Generic[T, R]):
-    """`make(*args)` is called in each of `workers` spawned processes and gives the function that is run there.
+    """Runs tasks in `workers` spawned processes. Each calls `make(*args)` once, which returns the function to run.
 
-    `lost(task, how)` gives the answer for a task whose worker took longer than `timeout_s` over it ('timeout') or
-    died ('crashed').
+    `lost(task, how)` returns the result of a task that took longer than `timeout_s` ('timeout') or whose worker died
+    ('crashed').
     """
 
     def __init__(
@@ -88,12 +88,12 @@ class Pool(Generic[T, R]):
             self._stop(worker)
 
     def run(self, tasks: Iterable[T]) -> Iterator[tuple[T, R]]:
-        """(task, answer) in the order they are ready. Raises Stopped if a task does."""
+        """Yield (task, result) in the order of completion. Raises Stopped if a task does."""
         queue = iter(tasks)
         pending = sum(self._feed(worker, queue) for worker in self._workers)
         while pending:
             wait([w.pipe for w in self._workers if w.tasks], timeout=1.0)
-            for at, worker in enumerate(self._workers):  # looked at anew: whoever takes the answers may be slow
+            for at, worker in enumerate(self._workers):  # poll again: the consumer may be slow
                 done = self._answers(worker) if worker.tasks and worker.pipe.poll() else self._overdue(worker)
                 if worker.pipe.closed:
                     self._workers[at] = self._again(worker.tasks)
@@ -109,7 +109,7 @@ class Pool(Generic[T, R]):
         return _Worker(process, mine)
 
     def _again(self, tasks: Iterable[T]) -> _Worker[T]:
-        """A fresh worker with what its predecessor had not begun."""
+        """Start a worker with the tasks that its predecessor had not begun."""
         worker = self._start()
         self._greet(worker)
         self._give(worker, list(tasks))
@@ -120,7 +120,7 @@ class Pool(Generic[T, R]):
         try:
             worker.pipe.recv()
         except EOFError:
-            raise RuntimeError("a worker process could not start; see its message above") from None
+            raise RuntimeError("a worker process did not start; see its message above") from None
 
     @staticmethod
     def _give(worker: _Worker[T], tasks: list[T]) -> None:
@@ -129,11 +129,11 @@ class Pool(Generic[T, R]):
         if not worker.tasks:
             worker.since = time.monotonic()
         worker.tasks.extend(tasks)
-        with suppress(OSError):  # it died this moment; reading from it will tell
+        with suppress(OSError):  # the worker just died; reading from its pipe fails next
             worker.pipe.send(tasks)
 
     def _feed(self, worker: _Worker[T], queue: Iterator[T]) -> int:
-        """Fill the worker up when it runs low; how many tasks it was given."""
+        """Send tasks to a worker that has few; return how many."""
         if len(worker.tasks) > AHEAD // 2:
             return 0
         tasks = list(islice(queue, AHEAD - len(worker.tasks)))
@@ -141,7 +141,7 @@ class Pool(Generic[T, R]):
         return len(tasks)
 
     def _answers(self, worker: _Worker[T]) -> list[tuple[T, R]]:
-        """All answers that lie in the pipe; if it broke instead, the task at hand is lost."""
+        """Return all results in the pipe; if the pipe is broken, the current task is lost."""
         done: list[tuple[T, R]] = []
         try:
             while worker.tasks and worker.pipe.poll():
@@ -173,15 +173,15 @@ class Pool(Generic[T, R]):
 
 
 class worker_environment:  # noqa: N801
-    """What processes started inside it inherit.
+    """Context manager that sets environment variables for the processes started inside.
 
-    One thread each from the numeric libraries: two processes of one thread beat one of two. And a C allocator that
-    keeps large blocks: a radiograph's buffers, mapped and unmapped anew for every file, cost a third of its time.
+    Numeric libraries use one thread each: two processes with one thread are faster than one with two. The C allocator
+    keeps large blocks: mapping and unmapping a radiograph's buffers for every file costs a third of its time.
     """
 
     _SET = {  # noqa: RUF012
         **dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1"),
-        "MALLOC_MMAP_THRESHOLD_": str(1 << 25),  # the most that every glibc takes
+        "MALLOC_MMAP_THRESHOLD_": str(1 << 25),  # the largest value that every glibc accepts
         "MALLOC_TRIM_THRESHOLD_": str(1 << 27),
     }
 

@@ -1,8 +1,8 @@
-"""From stored values to the pixels of an output file: four recipes, and an area-averaged size.
+"""Presets that turn stored values into the pixels of an output file, and area-averaged resizing.
 
-`viewer` shows the image as DICOM says (PS3.3 C.11, see medlt.data.dicom.display). `mimic-cxr-jpg` and `chexpert` are
-the published recipes of those data sets, which use neither rescale nor VOI. `linear16` keeps the modality's values on
-a recorded scale.
+`viewer` displays the image by the DICOM standard (PS3.3 C.11, see medlt.data.dicom.display). `mimic-cxr-jpg` and
+`chexpert` are the published procedures of those data sets, which use neither rescale nor VOI. `linear16` keeps the
+modality's values on a recorded scale.
 """
 
 from __future__ import annotations
@@ -14,15 +14,17 @@ import cv2
 import numpy as np
 from pydicom.dataset import Dataset
 
-from medlt.data.dicom.display import Shown, extremes, looked_up, padding_range, shown
+from medlt.data.dicom.display import DisplayLut, apply_display, apply_lut, extremes, padding_range
 from medlt.data.dicom.guard import Unreadable
 from medlt.data.dicom.luts import inverted, modality_lut
 
 
 @dataclass(frozen=True)
 class Rendered:
-    """pixels uint8 or uint16 [h,w]. `window` says what decided the contrast. Under linear16 a pixel p stands for the
-    modality's value offset + scale * p; elsewhere both are None."""
+    """Rendered `pixels`, uint8 or uint16 [h,w]; `window` names the source of the contrast.
+
+    With linear16, a pixel p is the modality's value offset + scale * p; with other presets both are None.
+    """
 
     pixels: np.ndarray
     window: str
@@ -35,17 +37,18 @@ Preset = Callable[[np.ndarray, Dataset], Rendered]
 
 
 def viewer(stored: np.ndarray, data: Dataset) -> Rendered:
-    """The standard's order, scaled to the VOI output range, in 16 bits."""
-    seen = shown(stored, data)
-    flat = seen.levels is not None and len(seen.levels) > 1 and np.ptp(seen.levels) == 0
-    return Rendered(seen.uint16(), seen.window, seen.notes + (("no contrast under its window",) if flat else ()))
+    """Render by the standard's display pipeline, scaled to the VOI output range, in 16 bits."""
+    display = apply_display(stored, data)
+    flat = display.levels is not None and len(display.levels) > 1 and np.ptp(display.levels) == 0
+    notes = (*display.notes, "no contrast under its window") if flat else display.notes
+    return Rendered(display.uint16(), display.window, notes)
 
 
 def mimic_cxr_jpg(stored: np.ndarray, data: Dataset) -> Rendered:
-    """Step for step what the authors of MIMIC-CXR-JPG did (Johnson et al. 2019, arXiv 1901.07042, section 2.2).
+    """Render with the steps of MIMIC-CXR-JPG (Johnson et al. 2019, arXiv 1901.07042, section 2.2).
 
     Subtract the minimum, divide by the maximum, times 255, truncate; invert MONOCHROME1; histogram equalisation.
-    A constant image, which the recipe divides by zero, becomes 0. 8 bits only.
+    A constant image, for which this divides by zero, becomes 0. 8 bits only.
     """
     _plain(stored)
     low, high = int(stored.min()), int(stored.max())
@@ -55,7 +58,7 @@ def mimic_cxr_jpg(stored: np.ndarray, data: Dataset) -> Rendered:
 
 
 def chexpert(stored: np.ndarray, data: Dataset) -> Rendered:
-    """As CheXpert's images were made: |255 / max * x| rounded to 8 bits, inverted if MONOCHROME1, equalised."""
+    """Render with the steps of CheXpert: |255 / max * x| rounded to 8 bits, inverted if MONOCHROME1, equalised."""
     _plain(stored)
     low, high = int(stored.min()), int(stored.max())
     values = np.arange(low, high + 1, dtype=np.float64).reshape(1, -1)
@@ -64,7 +67,7 @@ def chexpert(stored: np.ndarray, data: Dataset) -> Rendered:
 
 
 def linear16(stored: np.ndarray, data: Dataset) -> Rendered:
-    """The modality's values from lowest to highest on 0..65535, MONOCHROME1 inverted; scale and offset recorded."""
+    """Render the modality's values, lowest to highest, on 0..65535, MONOCHROME1 inverted; record scale and offset."""
     _plain(stored)
     padding = padding_range(data)
     ends = extremes(stored, padding)
@@ -76,8 +79,12 @@ def linear16(stored: np.ndarray, data: Dataset) -> Rendered:
     step = (high - low) / 65535 or 1.0
     offset, scale = (high, -step) if inverted(data) else (low, step)
     levels = (high - values if inverted(data) else values - low) / (high - low or 1.0)
-    seen = Shown(stored, levels, int(ends[0]), padding, "", ()) if whole else Shown(levels, None, 0, None, "", ())
-    return Rendered(seen.uint16(), f"linear {low:g} to {high:g}", (), scale, offset)
+    display = (
+        DisplayLut(stored, levels, int(ends[0]), padding, "", ())
+        if whole
+        else DisplayLut(levels, None, 0, None, "", ())
+    )
+    return Rendered(display.uint16(), f"linear {low:g} to {high:g}", (), scale, offset)
 
 
 PRESETS: dict[str, Preset] = {
@@ -89,34 +96,34 @@ PRESETS: dict[str, Preset] = {
 
 
 def _plain(stored: np.ndarray) -> None:
-    """These recipes are for one grayscale frame."""
+    """Raise Unreadable unless the image has one grayscale plane of at most 65,536 levels."""
     if stored.ndim != 2:
-        raise Unreadable("colour", "a colour image, which this preset is not for; use --preset viewer")
+        raise Unreadable("colour", "this preset does not support colour images; use --preset viewer")
     if stored.dtype.itemsize > 2 and np.issubdtype(stored.dtype, np.integer) and np.ptp(stored) >= 2**16:
-        raise Unreadable("too_deep", "more than 65,536 grey levels, which this preset is not for; use --preset viewer")
+        raise Unreadable("too_deep", "this preset does not support more than 65,536 levels; use --preset viewer")
 
 
 def _equalised(stored: np.ndarray, low: int, levels: np.ndarray, data: Dataset) -> Rendered:
-    """`levels` looked up, inverted if MONOCHROME1, then OpenCV's histogram equalisation."""
+    """Apply `levels`, invert if MONOCHROME1, then apply OpenCV's histogram equalisation."""
     if data.get("PhotometricInterpretation") == "MONOCHROME1":
         levels = 255 - levels
-    table = Shown(stored, levels, low, None, "", ()).table(levels)
-    pixels = levels[stored - low] if table is None else looked_up(stored, table)
+    table = DisplayLut(stored, levels, low, None, "", ()).table(levels)
+    pixels = levels[stored - low] if table is None else apply_lut(stored, table)
     return Rendered(cv2.equalizeHist(pixels), "none")
 
 
 def resized(rendered: Rendered, short_side: int | None) -> Rendered:
-    """Area-averaged so that the short side is `short_side`; an image that is smaller stays as it is, with a note."""
+    """Average areas so that the short side is `short_side`; a smaller image is unchanged and gets a note."""
     rows, columns = rendered.pixels.shape
     if short_side is None or min(rows, columns) == short_side:
         return rendered
     if min(rows, columns) < short_side:
-        return replace(rendered, notes=(*rendered.notes, "smaller than the size asked for"))
+        return replace(rendered, notes=(*rendered.notes, "smaller than the requested size"))
     scale = short_side / min(rows, columns)
     size = max(1, round(columns * scale)), max(1, round(rows * scale))
     return replace(rendered, pixels=cv2.resize(rendered.pixels, size, interpolation=cv2.INTER_AREA))
 
 
 def to_uint8(pixels: np.ndarray) -> np.ndarray:
-    """uint16 of full range to the nearest of 256 levels; 257 sixteen-bit levels make one, so there are no ties."""
+    """Round full-range uint16 to the nearest of 256 levels; each covers 257 values, so there are no ties."""
     return np.asarray(cv2.convertScaleAbs(pixels, alpha=1 / 257))

@@ -1,4 +1,4 @@
-"""Why a file became no image, in fixed words: an exception's own text may quote the file, and so a patient."""
+"""The reasons why a file is not converted, as fixed texts: an exception's text may quote the file, and so a patient."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ SKIPPED = {
     "document": "a PDF; nothing to do",
     "symlink": "a symbolic link, which is not followed; convert the folder it points to",
     "empty": "0 bytes; copy the file again",
-    "filtered": "another modality or body part than asked for; change --modality or --body-part to have it",
-    "duplicate": "byte for byte the same as another file, which is converted; see duplicates.csv",
+    "filtered": "excluded by --modality or --body-part; change these options to include it",
+    "duplicate": "the same bytes as another file, which is converted; see duplicates.csv",
 }
 FAILED = {
-    "missing": "cannot be opened; check that it is still there and its permissions",
+    "missing": "cannot be opened; check that it exists, and its permissions",
     "truncated": "pixel data are cut short; fetch the file again from its source",
     "corrupt": "damaged or contradictory DICOM; fetch the file again from its source",
-    "too_large": "beyond the limits on size, or a decompression bomb; convert it alone if it is genuine",
-    "too_deep": "more grey levels than this preset takes; use --preset viewer",
-    "colour": "a colour image, which this preset is not for; use --preset viewer",
-    "codec_missing": "its transfer syntax has no installed decoder; see 'medlt doctor'",
-    "quarantined": "its pixels may hold text, or cannot be checked; look at it in quarantine/, or add clean-pixel",
-    "not_deidentified": "PNG, JPEG or NIfTI, which --deidentify does not cover; check it and convert it apart",
-    "out_of_memory": "needs more memory than --memory allows",
+    "too_large": "above the size limit, or a decompression bomb; convert it alone if it is genuine",
+    "too_deep": "more grey levels than this preset supports; use --preset viewer",
+    "colour": "a colour image, which this preset cannot render; use --preset viewer",
+    "codec_missing": "no installed decoder for its transfer syntax; see 'medlt doctor'",
+    "quarantined": "its pixels may hold text, or cannot be checked; inspect it in quarantine/, or add clean-pixel",
+    "not_deidentified": "PNG, JPEG or NIfTI, which --deidentify does not cover; check it and convert it separately",
+    "out_of_memory": "needs more memory than --memory allows; raise it if the file is genuine",
     "timeout": "took longer than --timeout; raise it if the file is genuine",
     "crashed": "a decoder crashed on it; the file is damaged or hostile",
     "write_failed": "its output could not be written; check the output folder",
@@ -32,5 +32,5 @@ HINTS = {**SKIPPED, **FAILED}
 
 
 def kind_of_reason(code: str) -> str:
-    """'skipped' for what was never a convertible image, 'failed' for an image that could not be had."""
+    """Return 'skipped' for a file that is not a convertible image, 'failed' for an image that was not converted."""
     return "skipped" if code in SKIPPED else "failed"

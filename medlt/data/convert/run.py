@@ -1,4 +1,4 @@
-"""The conversion of a folder: scan, work in processes, journal, tables. Run again, it goes on where it was stopped."""
+"""The conversion of a folder: scan, worker processes, journal, tables. A second call resumes the first."""
 
 from __future__ import annotations
 
@@ -18,41 +18,40 @@ from medlt.data.convert.journal import Journal
 from medlt.data.convert.one import FULL, Outcome, convert_one
 from medlt.data.convert.pool import Pool, Stopped
 from medlt.data.convert.reasons import kind_of_reason
-from medlt.data.convert.scan import Found, scan
-from medlt.data.convert.settings import Settings, versions
+from medlt.data.convert.scan import FileEntry, scan
+from medlt.data.convert.settings import ConversionSettings, versions
 from medlt.data.convert.tables import write_tables
-from medlt.types import InputError
+from medlt.types import InputError, Progress
 
-_FOLDERS = {"images": 0o755, "dicom": 0o755, "quarantine": 0o700}  # its pixels may still hold a name
-Report = Callable[[str, int, int], None]
+_FOLDERS = {"images": 0o755, "dicom": 0o755, "quarantine": 0o700}  # pixels in quarantine may hold a name
 
 
 def convert(
-    source: Path, out: Path, settings: Settings, *, workers: int = 0, progress: Report | None = None
+    source: Path, out: Path, settings: ConversionSettings, *, workers: int = 0, progress: Progress | None = None
 ) -> dict[str, Any]:
-    """Convert every file at or below `source` into the folder `out`; what came of them, in numbers.
+    """Convert every file at or below `source` into the folder `out`; return the counts.
 
-    `out` gets images/, manifest.parquet, failures.csv, duplicates.csv, and sources.csv for its owner only; with a
-    de-identification profile also dicom/ and quarantine/. The bytes do not depend on `workers` (0: one a core). A bad
-    file becomes a line of failures.csv. Raises InputError if there is no source or no file in it, `out` belongs to
-    other settings or lies inside `source`, or the disk is full; the same call then goes on from there.
+    Writes images/, manifest.parquet, failures.csv, duplicates.csv, and sources.csv, which only its owner can read; with
+    a de-identification profile also dicom/ and quarantine/. The bytes do not depend on `workers` (0: one per core). A
+    bad file becomes a line of failures.csv. Raises InputError if `source` does not exist or is empty, `out` belongs to
+    other settings or is inside `source`, or the disk is full; the same call then resumes.
     """
     source, out = Path(source), Path(out)
     _refuse_inside(source, out)
-    found = list(scan(source))
-    if not found:
-        raise InputError(f"{source}: the folder is empty; check the path")
+    entries = list(scan(source))
+    if not entries:
+        raise InputError(f"{source.absolute()}: the folder is empty; check the path")
     root = source.parent if source.is_file() else source
     report = progress or (lambda *_: None)
     if settings.dry_run:
-        return _dry(_outcomes(found, root, out, settings, workers, report))
-    with _told_plainly(out), Journal(out, settings.told()) as journal:
+        return _dry(_outcomes(entries, root, out, settings, workers, report))
+    with _output_errors(out), Journal(out, settings.summary()) as journal:
         for folder, mode in _FOLDERS.items():
             if folder == "images" or settings.profile:
                 (out / folder).mkdir(mode, exist_ok=True)
-        for torn in (out / "images").glob(".*.tmp"):  # what a killed worker was writing; no other run is at work
+        for torn in (out / "images").glob(".*.tmp"):  # left by a killed worker; the journal's lock excludes other runs
             torn.unlink()
-        todo = [f for f in found if journal.finished.get(f.relative) != (f.size, f.changed)]
+        todo = [f for f in entries if journal.finished.get(f.relative) != (f.size, f.changed)]
         for file, outcome in _outcomes(todo, root, out, settings, workers, report):
             journal.add(file, outcome)
         journal.flush()
@@ -60,29 +59,29 @@ def convert(
 
 
 @contextmanager
-def _told_plainly(out: Path) -> Iterator[None]:
-    """What the system says of an output that cannot be written, as one line that says how to mend it."""
+def _output_errors(out: Path) -> Iterator[None]:
+    """Raise InputError, in one line, if the output cannot be written."""
     try:
         yield
     except Stopped as error:
-        raise InputError(f"{out}: {error}; free some space and give the same command to go on") from None
+        raise InputError(f"{out}: {error}; free some space and repeat the command to resume") from None
     except OSError as error:
-        told = error.strerror or "cannot be written"
+        reason = error.strerror or "cannot be written"
         if error.errno in FULL:
-            raise InputError(f"{out}: {told}; free some space and give the same command to go on") from None
-        raise InputError(f"{out}: {told}; check the folder and its permissions") from None
+            raise InputError(f"{out}: {reason}; free some space and repeat the command to resume") from None
+        raise InputError(f"{out}: {reason}; check the folder and its permissions") from None
 
 
 def _refuse_inside(source: Path, out: Path) -> None:
-    """Outputs among the inputs would be converted by the next run."""
+    """Raise InputError if the output is inside the source: the next run would convert it."""
     if source.is_dir() and out.resolve().is_relative_to(source.resolve()):
-        raise InputError(f"{out}: lies inside the source, which is never written to; choose an OUT outside {source}")
+        raise InputError(f"{out}: is inside the source, which is never written to; choose an OUT outside {source}")
 
 
 def _outcomes(
-    files: list[Found], root: Path, out: Path, settings: Settings, workers: int, report: Report
-) -> Iterator[tuple[Found, Outcome]]:
-    """(file, outcome) as they come; links and unreadable folders never reach a worker."""
+    files: list[FileEntry], root: Path, out: Path, settings: ConversionSettings, workers: int, report: Progress
+) -> Iterator[tuple[FileEntry, Outcome]]:
+    """Yield (file, outcome) in the order of completion; links and unreadable folders do not reach a worker."""
     report("files", 0, len(files))
     plain = [f for f in files if not f.link and f.size >= 0]
     done = 0
@@ -101,26 +100,26 @@ def _outcomes(
 
 
 def _cores() -> int:
-    """CPU cores this process may use."""
+    """Return the number of CPU cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _lost(file: Found, how: str) -> Outcome:
+def _lost(file: FileEntry, how: str) -> Outcome:
     return Outcome(how)
 
 
-def _worker(root: Path, out: Path, settings: Settings) -> Callable[[Found], Outcome]:
-    """Runs in the worker: one thread, quiet, a cap on memory."""
+def _worker(root: Path, out: Path, settings: ConversionSettings) -> Callable[[FileEntry], Outcome]:
+    """Set up a worker: one thread, no logs, a memory limit; return its function."""
     cv2.setNumThreads(1)
     warnings.simplefilter("ignore")
-    logging.disable(logging.CRITICAL)  # libraries log what they stumble over, and that may be a name
+    logging.disable(logging.CRITICAL)  # libraries log invalid values, and these may be names
     _cap_memory(settings.memory_mb)
 
     return lambda file: convert_one(root / file.relative, out, settings)
 
 
 def _cap_memory(megabytes: int) -> None:
-    """Beyond it an allocation fails, and with it one file, not the machine. Not on Windows, where there is none."""
+    """Limit the address space, so that a large file fails alone. Windows has no such limit."""
     if megabytes and sys.platform != "win32":
         import resource
 
@@ -129,8 +128,8 @@ def _cap_memory(megabytes: int) -> None:
         resource.setrlimit(resource.RLIMIT_AS, (limit if hard < 0 else min(limit, hard), hard))
 
 
-def _dry(outcomes: Iterator[tuple[Found, Outcome]]) -> dict[str, Any]:
-    """What a run would meet, from headers alone; nothing is written, `converted` is what it would try."""
+def _dry(outcomes: Iterator[tuple[FileEntry, Outcome]]) -> dict[str, Any]:
+    """Return the counts of a dry run, from headers alone; `converted` counts the files that a run would try."""
     reasons: Counter[str] = Counter()
     kinds: dict[str, Counter[str]] = {"transfer_syntax": Counter(), "modality": Counter()}
     for _, outcome in outcomes:

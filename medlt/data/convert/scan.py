@@ -1,4 +1,4 @@
-"""What a folder holds: every file once, in one order, links not followed, nothing opened."""
+"""Lists every file of a folder once, in a fixed order, without following links or opening files."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from typing import NamedTuple
 from medlt.types import InputError
 
 
-class Found(NamedTuple):
-    """A file: `relative` to the folder, its size in bytes and time in ns, which a resume compares."""
+class FileEntry(NamedTuple):
+    """A file: path `relative` to the folder, size in bytes and modification time in ns, which a resume compares."""
 
     relative: str
     size: int
@@ -22,14 +22,16 @@ class Found(NamedTuple):
     link: bool
 
 
-def scan(source: Path) -> Iterator[Found]:
-    """Every file at or below `source`, folder by folder in the order of names; a folder that cannot be read comes as a
-    file of size -1. Raises InputError if `source` is not there."""
+def scan(source: Path) -> Iterator[FileEntry]:
+    """Yield every file at or below `source`, folder by folder in the order of names.
+
+    An unreadable folder is yielded as a file of size -1. Raises InputError if `source` does not exist.
+    """
     source = Path(source)
     if not source.exists():
-        raise InputError(f"{source}: no such file or folder; check the path")
+        raise InputError(f"{source.absolute()}: no such file or folder; check the path")
     if source.is_file():
-        yield _found(source.parent, source.name)
+        yield _entry(source.parent, source.name)
         return
     waiting = [""]
     while waiting:
@@ -40,14 +42,14 @@ def scan(source: Path) -> Iterator[Found]:
             if folder:
                 folders.append(relative)
             elif name:
-                yield _found(source, relative)
+                yield _entry(source, relative)
             else:
-                yield Found(inside, -1, 0, False)
+                yield FileEntry(inside, -1, 0, False)
         waiting += reversed(folders)
 
 
 def _entries(folder: str) -> list[tuple[str, bool]]:
-    """(name, whether a folder) in order; one nameless entry if the folder cannot be read."""
+    """Return (name, whether a folder) in order; one entry without name if the folder cannot be read."""
     try:
         with os.scandir(folder) as entries:
             return sorted((entry.name, entry.is_dir(follow_symlinks=False)) for entry in entries)
@@ -55,15 +57,15 @@ def _entries(folder: str) -> list[tuple[str, bool]]:
         return [("", False)]
 
 
-def _found(root: Path, relative: str) -> Found:
+def _entry(root: Path, relative: str) -> FileEntry:
     try:
-        told = os.lstat(os.path.join(root, relative))
+        status = os.lstat(os.path.join(root, relative))
     except OSError:
-        return Found(relative, -1, 0, False)
-    plain = stat.S_ISREG(told.st_mode)
-    return Found(relative, told.st_size, told.st_mtime_ns, not plain)
+        return FileEntry(relative, -1, 0, False)
+    plain = stat.S_ISREG(status.st_mode)
+    return FileEntry(relative, status.st_size, status.st_mtime_ns, not plain)
 
 
 def path_id(relative: str, key: bytes) -> str:
-    """12 hex digits that name a source file in tables and logs: its path may hold a name. Under the key, if any."""
+    """Return 12 hex digits for a source file in tables and logs, keyed if there is a key: its path may hold a name."""
     return hmac.new(key or b"medlt", os.fsencode(relative), hashlib.sha256).hexdigest()[:12]

@@ -1,4 +1,4 @@
-"""What a conversion is asked to do; frozen and picklable, so that every worker does the same."""
+"""The settings of a conversion; frozen and picklable, so that every worker uses the same."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
+from medlt.data.columns import did_you_mean
 from medlt.data.convert.encode import SUFFIX
 from medlt.data.convert.presets import PRESETS
 from medlt.data.deidentify import Profile, read_key
@@ -17,12 +18,13 @@ _PACKAGES = ("medlt", "pydicom", "numpy", "opencv-python-headless", "imagecodecs
 
 
 @dataclass(frozen=True)
-class Settings:
-    """`size` is the short side in pixels, None as it is; `quality` is JPEG's; `key` is the secret of de-identification.
+class ConversionSettings:
+    """Settings of a conversion. Raises InputError on values that do not fit together.
 
-    Without `digest` inputs are not hashed whole, see `medlt.data.convert.one.identity`. With `modalities` or
-    `body_parts` (upper case), files whose tag says something else are skipped. `timeout_s` is for one file;
-    `memory_mb` caps a worker's address space, 0 is no cap. Raises InputError on values that do not fit.
+    `size` is the short side in pixels, None for the original size; `quality` is that of JPEG; `key` is the secret of
+    de-identification. Without `digest`, inputs are not hashed in full, see `medlt.data.convert.one.identity`. With
+    `modalities` or `body_parts` (upper case), files with other tags are skipped. `timeout_s` is for one file;
+    `memory_mb` limits a worker's address space, 0 is no limit.
     """
 
     preset: str = "viewer"
@@ -41,13 +43,14 @@ class Settings:
     def __post_init__(self) -> None:
         for name, value, known in (("preset", self.preset, PRESETS), ("format", self.format, SUFFIX)):
             if value not in known:
-                raise InputError(f"--{name} {value}: not known; use one of {', '.join(known)}")
+                close = did_you_mean(value, known) or ";"
+                raise InputError(f"--{name} {value}: unknown{close} use one of {', '.join(known)}")
         if self.size is not None and self.size < 1:
             raise InputError(f"--size {self.size}: the short side must be 1 pixel or more")
         if not 1 <= self.quality <= 100:
-            raise InputError(f"--quality {self.quality}: JPEG quality runs from 1 to 100")
+            raise InputError(f"--quality {self.quality}: JPEG quality must be between 1 and 100")
         if 0 < self.memory_mb < LEAST_MB:
-            raise InputError(f"--memory {self.memory_mb}: a worker needs {LEAST_MB} MiB or more; 0 is no cap")
+            raise InputError(f"--memory {self.memory_mb}: a worker needs {LEAST_MB} MiB or more; 0 is no limit")
         if self.preset == "linear16" and self.format not in ("png16", "nifti"):
             raise InputError(f"--preset linear16 needs 16 bits, and {self.format} has 8; use --format png16 or nifti")
         if self.preset in ("mimic-cxr-jpg", "chexpert") and self.format == "png16":
@@ -55,15 +58,15 @@ class Settings:
         if self.profile is not None and not self.key:
             raise InputError("--deidentify needs --key FILE, a secret that keeps pseudonyms consistent")
 
-    def told(self) -> dict[str, object]:
-        """Everything that decides the bytes; the key only by its digest."""
+    def summary(self) -> dict[str, object]:
+        """Return all settings that determine the bytes; the key only as a digest."""
         names = ("preset", "size", "format", "quality", "modalities", "body_parts", "digest")
         profile = None if self.profile is None else str(self.profile)
         key = digest(b"medlt convert", self.key) if self.key else None
         return {**{name: getattr(self, name) for name in names}, "deidentify": profile, "key": key}
 
 
-def asked(
+def settings_from_options(
     preset: str,
     size: int | None,
     kind: str | None,
@@ -76,10 +79,12 @@ def asked(
     memory_mb: int,
     dry_run: bool,
     digest: bool,
-) -> Settings:
-    """Settings as the command line spells them: lists joined by commas, the profile by name, the key as a file, the
-    format the preset's own if None."""
-    return Settings(
+) -> ConversionSettings:
+    """Return the settings for options of the command line.
+
+    Lists are joined by commas, the profile is a name, the key a file; format None is the default of the preset.
+    """
+    return ConversionSettings(
         preset=preset,
         size=size,
         format=kind or ("png16" if preset == "linear16" else "png"),
@@ -100,5 +105,5 @@ def _listed(text: str) -> tuple[str, ...]:
 
 
 def versions() -> str:
-    """The libraries that make the pixels, as one line."""
+    """Return the versions of the libraries that produce the pixels, as one line."""
     return ", ".join(f"{name} {metadata.version(name)}" for name in _PACKAGES)

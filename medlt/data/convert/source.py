@@ -1,4 +1,4 @@
-"""One input file in memory: its stored values and the tags that say how to show them, whatever its format."""
+"""One input file in memory, of any format: its stored values and the tags that determine their display."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from medlt.data.dicom.guard import Unreadable, open_bytes, stored_values
 from medlt.data.images import kind_of, read_picture
 from medlt.data.nifti import slice_of
 
-NO_NAME = Path("file")  # errors are told by reason code: a path may hold a name
+NO_NAME = Path("file")  # failures are reported by code, because a path may hold a name
 
 
 @dataclass(frozen=True)
-class Source:
-    """`data` holds the tags; for PNG, JPEG and NIfTI just those that their display needs."""
+class ConversionSource:
+    """An input file: `data` holds the tags; for PNG, JPEG and NIfTI only those that the display needs."""
 
     kind: str
     data: Dataset
@@ -25,29 +25,29 @@ class Source:
     pixels: np.ndarray | None = None
 
     def stored(self) -> np.ndarray:
-        """Stored values [H,W] or [H,W,3]; decodes a DICOM file. Raises Unreadable."""
+        """Return stored values [H,W] or [H,W,3]; decode a DICOM file. Raises Unreadable."""
         return stored_values(self.data, NO_NAME) if self.pixels is None else self.pixels
 
 
-def open_source(raw: bytes) -> Source:
-    """What these bytes are. Raises Unreadable with a reason code."""
+def open_source(raw: bytes) -> ConversionSource:
+    """Return the input file with these bytes. Raises Unreadable with a reason code."""
     kind = kind_of(raw[:2048])
     if not raw:
         raise Unreadable("empty", "an empty file")
     if kind in ("archive", "document"):
-        raise Unreadable(kind, f"an {kind}, which is not opened")
+        raise Unreadable(kind, f"{kind}: not an image file")
     if kind == "nifti":
         values, notes = slice_of(raw, NO_NAME)
-        return Source(kind, Dataset(), notes, values)
+        return ConversionSource(kind, Dataset(), notes, values)
     if kind in ("png", "jpeg"):
         values = read_picture(raw, NO_NAME)
-        return Source(kind, _as_it_is(8 * values.dtype.itemsize), (), values)
+        return ConversionSource(kind, _identity_display(8 * values.dtype.itemsize), (), values)
     data, notes = open_bytes(raw, NO_NAME)
-    return Source(kind, data, notes)
+    return ConversionSource(kind, data, notes)
 
 
-def _as_it_is(bits: int) -> Dataset:
-    """Tags under which grey levels of this depth are shown unchanged."""
+def _identity_display(bits: int) -> Dataset:
+    """Return tags that display grey levels of this depth unchanged."""
     data = Dataset()
     data.PhotometricInterpretation, data.PixelRepresentation = "MONOCHROME2", 0
     data.BitsAllocated = data.BitsStored = bits

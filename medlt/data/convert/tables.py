@@ -1,4 +1,4 @@
-"""The journal's lines to the tables a user reads; in an order that no worker decides."""
+"""Writes the tables of a conversion from the journal, in an order that does not depend on the workers."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _AT_ONCE = 2000
 
 @dataclass
 class Tally:
-    """What is kept of all lines: little, as there may be millions. `rows` is (uid, where its line begins)."""
+    """Counts and short records of all lines, of which there may be millions. `rows` holds (uid, offset of its line)."""
 
     rows: list[tuple[str, int]] = field(default_factory=list)
     duplicates: list[tuple[str, str, str]] = field(default_factory=list)
@@ -45,7 +45,7 @@ class Tally:
     )
 
     def add(self, source: str, line: dict[str, Any], at: int) -> None:
-        """Count one file; lines come in the order of file names, so which of two equal ones is first is settled."""
+        """Count one file; lines must come in the order of file names, so that the first of two equal files is fixed."""
         row, reason = line["row"], line["reason"]
         if reason:
             self.failures.append((source, reason))
@@ -61,15 +61,15 @@ class Tally:
                 counter[row[name]] += 1
 
     def _first(self, kind: str, value: str, uid: str) -> str | None:
-        """The uid that had this value first; None, and remembered, if it is new."""
+        """Return the uid that had this value first; None if it is new, and record it."""
         key = hashlib.blake2b(f"{kind} {value}".encode(), digest_size=16).digest()
         known = self.seen.get(key)
         if known is None:
             self.seen[key] = uid
         return known
 
-    def told(self) -> dict[str, Any]:
-        """In numbers."""
+    def summary(self) -> dict[str, Any]:
+        """Return the counts as values that JSON can hold."""
         kinds = Counter(kind_of_reason(code) for _, code in self.failures)
         return {
             "converted": len(self.rows),
@@ -87,9 +87,9 @@ def _sorted(counts: Counter[str]) -> dict[str, int]:
 
 
 def write_tables(out: Path, journal: Journal, key: bytes, versions: str) -> dict[str, Any]:
-    """manifest.parquet, failures.csv, duplicates.csv and sources.csv (for the owner only); what they add up to.
+    """Write manifest.parquet, failures.csv, duplicates.csv and sources.csv (owner only); return the counts.
 
-    The journal is read line by line, and memory holds a few dozen bytes a file.
+    The journal is read line by line, so memory holds a few dozen bytes per file.
     """
     tally = Tally()
     files = journal.last()
@@ -101,11 +101,11 @@ def write_tables(out: Path, journal: Journal, key: bytes, versions: str) -> dict
     _write_csv(out / "duplicates.csv", [("source", "same_as_uid", "what"), *sorted(tally.duplicates)])
     pairs = sorted((path_id(file, key), file) for file in files)
     _write_csv(out / "sources.csv", [("source", "file"), *pairs], mode=0o600)
-    return tally.told()
+    return tally.summary()
 
 
 def _write_manifest(path: Path, rows: list[tuple[str, int]], journal: Journal, key: bytes, versions: str) -> None:
-    """In the order of uids, some thousand rows at a time."""
+    """Write the manifest in the order of uids, some thousand rows at a time."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -119,7 +119,7 @@ def _write_manifest(path: Path, rows: list[tuple[str, int]], journal: Journal, k
 
 
 def _frame(rows: list[dict[str, Any]]) -> pd.DataFrame:
-    """The manifest's columns with types that do not depend on the rows."""
+    """Return the manifest's columns with types that do not depend on the rows."""
     types = {name: "str" for name in COLUMNS} | dict.fromkeys(_NUMBERS, "float64") | dict.fromkeys(_COUNTS, "int64")
     return pd.DataFrame(rows, columns=list(COLUMNS)).astype(types).set_index("uid")
 
@@ -130,7 +130,7 @@ def _row(row: dict[str, Any], source: str, versions: str) -> dict[str, Any]:
 
 
 def _write_csv(path: Path, rows: Sequence[tuple[str, ...]], mode: int = 0o644) -> None:
-    """A table; file names that are no UTF-8 keep their bytes. Paths may name patients, hence `mode`."""
+    """Write a table; file names that are not UTF-8 keep their bytes. Paths may hold patient names, hence `mode`."""
     with atomic(path) as temporary:
         handle = os.open(temporary, os.O_WRONLY | os.O_CREAT, mode)
         with open(handle, "w", encoding="utf-8", errors="surrogateescape", newline="") as file:

@@ -1,9 +1,8 @@
-"""The actions applied: one new data set, level by level, beside a source that is never written to.
+"""Applies the actions of a profile: builds a new data set, level by level, and never changes the source.
 
-What Table E.1-1 does not list is kept, with these exceptions. Removed: private and unknown attributes, values that
-cannot be read or whose value representation is unknown, command groups, group lengths, whole curve and overlay groups
-(an overlay without its data is no overlay), and dates and the few attributes of `STRICTER`. Emptied: person names.
-Replaced: instance UIDs.
+Attributes that Table E.1-1 does not list are kept, with these exceptions. Removed: private and unknown attributes,
+values that cannot be read or whose value representation is unknown, command groups, group lengths, whole curve and
+overlay groups, dates, and the attributes of `STRICTER`. Emptied: person names. Replaced: instance UIDs.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ from medlt.data.deidentify.profile import DATES, FAMILIES, Profile, letters
 from medlt.data.deidentify.residual import Identifiers
 
 PSEUDONYMS = {"PatientID": "patient", "PatientName": "patient", "AccessionNumber": "accession", "StudyID": "study"}
-"""Z attributes that get a keyed dummy instead of nothing, so that files of one patient or study stay together."""
+"""Z attributes that get a keyed dummy instead of an empty value, so that files of one patient or study stay linked."""
 STRICTER = frozenset(
     {
         "PatientBirthDateInAlternativeCalendar",
@@ -45,7 +44,7 @@ STRICTER = frozenset(
         "LongitudinalTemporalInformationModified",
     }
 )
-"""Not in the table (or claims of an earlier run, which this one cannot answer for), yet removed."""
+"""Removed although not in the table; some are claims of an earlier run, which this run cannot confirm."""
 CODE_SYSTEMS = frozenset({"CodingSchemeUID", "ContextUID", "MappingResourceUID", "ContextGroupExtensionCreatorUID"})
 REGISTERED = "1.2.840.10008."
 _COMMAND_GROUPS = frozenset({0x0000, 0x0002, 0x0004})
@@ -53,15 +52,15 @@ _COMMAND_GROUPS = frozenset({0x0000, 0x0002, 0x0004})
 
 @dataclass
 class Actions:
-    """One run over one data set. `counts` goes by letter, `gone` is what the sweep looks for."""
+    """One run over one data set. `counts` is by letter; `removed` holds the identifiers that the sweep searches for."""
 
     profile: Profile
     keyed: Keyed
     counts: Counter[str] = field(default_factory=Counter)
-    gone: Identifiers = field(default_factory=Identifiers)
+    removed: Identifiers = field(default_factory=Identifiers)
 
     def level(self, source: Dataset, nested: bool) -> Dataset:
-        """The de-identified copy of one data set or sequence item."""
+        """Return the de-identified copy of one data set or sequence item."""
         family = None if nested else FAMILIES.get(str(source.get("SOPClassUID", "")))
         table = letters(self.profile, family)
         out = Dataset()
@@ -91,12 +90,12 @@ class Actions:
             return
         value = self._replaced(letter, element)
         if value != element.value:
-            self.gone.note(element)
+            self.removed.note(element)
         if value is not None:
             out[element.tag] = DataElement(element.tag, element.VR, value, already_converted=element.VR == "SQ")
 
     def _kept(self, element: DataElement, bare: bool = False) -> DataElement:
-        """A new element with the same value; sequences are walked, and if `bare` only their references stay."""
+        """Return a new element with the same value; items of sequences are processed, if `bare` to references only."""
         value: Any = element.value
         if element.VR == "SQ":
             items = [self.level(item, nested=True) for item in value or []]
@@ -106,7 +105,7 @@ class Actions:
         return kept
 
     def _replaced(self, letter: str, element: DataElement) -> Any:
-        """The new value, or None for an element that goes."""
+        """Return the new value, or None for an element that is removed."""
         if letter == "U":
             return self._uids(element)
         if letter == "C":
@@ -135,7 +134,7 @@ class Actions:
         return new if len(new) > 1 else new[0]
 
     def _moved(self, element: DataElement) -> Any:
-        """Dates moved and times as they are; None where one value is no date, or this is neither."""
+        """Return shifted dates and unchanged times; None if a value is not a date, or the element is neither."""
         if element.VR not in ("DA", "DT", "TM"):
             return None
         texts = element.value if element.VM > 1 else [element.value or ""]
@@ -145,12 +144,12 @@ class Actions:
         return new if len(new) > 1 else new[0]
 
     def _fallback(self, element: DataElement) -> str:
-        """What the Basic Profile alone says of an attribute that could not be cleaned."""
+        """Return the letter of the Basic Profile alone for an attribute that could not be cleaned."""
         return letters(Profile(self.profile.options - {DATES}), None).get(int(element.tag), "X")
 
 
 def _readable(source: Dataset, tag: BaseTag) -> DataElement | None:
-    """The element, parsed; None for what is removed unread: private, curves, overlays, unknown or broken."""
+    """Return the parsed element; None for elements that are removed unread: private, curves, overlays, unreadable."""
     repeating = tag.group & 0xFF00 in (0x5000, 0x6000) and tag.group < 0x6100
     if tag.is_private or repeating:
         return None
@@ -161,12 +160,12 @@ def _readable(source: Dataset, tag: BaseTag) -> DataElement | None:
 
 
 def _referring(letter: str, element: DataElement) -> bool:
-    """A sequence that must not be empty and holds references: they stay, under their new UIDs."""
+    """Return whether a sequence must not be empty and holds references, which stay with new UIDs."""
     return letter == "D" and element.keyword.startswith("Referenced")
 
 
 def _reference(item: Dataset) -> Dataset:
-    """The UIDs and frame numbers of an item, nothing else."""
+    """Return the item with its UIDs and frame numbers only."""
     for tag in [element.tag for element in item if element.VR not in ("UI", "IS")]:
         del item[tag]
     return item

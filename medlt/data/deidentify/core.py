@@ -1,4 +1,4 @@
-"""One data set de-identified: actions, sweep, pixels, and a header that claims only what was done (PS3.15 Annex E)."""
+"""De-identifies one data set: actions, sweep, pixels, and a header that claims only what was done (PS3.15 Annex E)."""
 
 from __future__ import annotations
 
@@ -19,7 +19,15 @@ from medlt._version import __version__
 from medlt.data.deidentify import proof
 from medlt.data.deidentify.actions import Actions
 from medlt.data.deidentify.keyed import Keyed
-from medlt.data.deidentify.pixels import PIXEL_ATTRIBUTES, Risk, Verdict, hidden_overlay, inspect, rewrite, trimmed
+from medlt.data.deidentify.pixels import (
+    PIXEL_ATTRIBUTES,
+    PixelDecision,
+    Risk,
+    hidden_overlay,
+    inspect,
+    rewrite,
+    trimmed,
+)
 from medlt.data.deidentify.profile import CODES, DATES, EDITION, PIXELS, Profile
 from medlt.data.deidentify.residual import sweep
 from medlt.data.deidentify.text import Detector, text_boxes
@@ -30,10 +38,10 @@ METHOD = f"medlt {__version__}, PS3.15 {EDITION} Table E.1-1"
 
 @dataclass(frozen=True)
 class Deidentified:
-    """What `deidentify` made of a data set.
+    """Result of `deidentify`.
 
     `codes`: the code values of DeidentificationMethodCodeSequence; `actions`: elements by action letter, and under
-    "residual" those the sweep replaced; `quarantine`: why the pixels must not be released, None where they may.
+    "residual" those that the sweep replaced; `quarantine`: why the pixels must not be released, None if they may.
     """
 
     dataset: Dataset
@@ -44,10 +52,10 @@ class Deidentified:
 
 
 def deidentify(data: Dataset, profile: Profile, key: bytes, detector: Detector | None = text_boxes) -> Deidentified:
-    """De-identify `data` under `profile`; the source is not changed, and a second run changes nothing.
+    """Return `data` de-identified under `profile`; the source is not changed, and a second run changes nothing.
 
-    Without a detector the pixels are not looked at, and the result does not claim that they identify no one.
-    Raises InputError on a key of less than 32 bytes.
+    Without a detector the pixels are not inspected, and the result makes no claim about them. Raises InputError on a
+    key of less than 32 bytes.
     """
     with _quiet():
         if proof.holds(data, profile, key):
@@ -63,7 +71,7 @@ def write_deidentified(path: Path, result: Deidentified) -> None:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """pydicom warns and logs of values that break the standard, and prints them: identifiers must not go there."""
+    """Silence pydicom, whose warnings and logs quote values that violate the standard, and so identifiers."""
     logger = logging.getLogger("pydicom")
     before = logger.disabled
     with warnings.catch_warnings():
@@ -81,27 +89,27 @@ def _first(data: Dataset, profile: Profile, key: bytes, detector: Detector | Non
     out.file_meta = _file_meta(data, out)
     out.preamble = b"\0" * 128
     trimmed(out)
-    verdict = inspect(out, PIXELS in profile, detector, hidden_overlay(data))
-    if verdict.cleaned is not None:
-        rewrite(out, verdict.cleaned)
-    hits = sweep(out, run.gone)
-    verdict = _with_stream(verdict, out, run)
-    codes = _claim(out, profile, verdict)
+    decision = inspect(out, PIXELS in profile, detector, hidden_overlay(data))
+    if decision.cleaned is not None:
+        rewrite(out, decision.cleaned)
+    hits = sweep(out, run.removed)
+    decision = _with_stream(decision, out, run)
+    codes = _claim(out, profile, decision)
     proof.sign(out, METHOD, profile, key)
-    return Deidentified(out, codes, {**run.counts, "residual": hits}, verdict.risk, verdict.quarantine)
+    return Deidentified(out, codes, {**run.counts, "residual": hits}, decision.risk, decision.quarantine)
 
 
 def _again(data: Dataset, profile: Profile, detector: Detector | None) -> Deidentified:
-    """This very profile's own output, proved by the key: the pixels are looked at once more, the file's head is new."""
+    """Return output of this profile and key, whose proof holds: inspect the pixels again, renew the file meta."""
     codes = tuple(str(item.CodeValue) for item in data.DeidentificationMethodCodeSequence)
-    verdict = inspect(data, False, detector)
+    decision = inspect(data, False, detector)
     out = copy.copy(data)
     out.file_meta, out.preamble = _file_meta(data, data), b"\0" * 128
-    return Deidentified(out, codes, {"residual": 0}, verdict.risk, verdict.quarantine)
+    return Deidentified(out, codes, {"residual": 0}, decision.risk, decision.quarantine)
 
 
 def _patient(data: Dataset) -> str:
-    """Who the dates and pseudonyms belong to: PatientID, else name and birth date, else the study, else the image."""
+    """Return the key of dates and pseudonyms: PatientID, else name and birth date, else the study, else the image."""
 
     def text(*names: str) -> str:
         return "\x1f".join(str(data.get(name) or "").strip(" \0") for name in names).strip("\x1f")
@@ -115,7 +123,7 @@ def _patient(data: Dataset) -> str:
 
 
 def _file_meta(source: Dataset, out: Dataset) -> FileMetaDataset:
-    """File meta information (PS3.10 7.1) written anew; of the source's only the transfer syntax is taken over."""
+    """Return new file meta information (PS3.10 7.1); only the transfer syntax is taken from the source."""
     old = getattr(source, "file_meta", None) or Dataset()
     implicit = getattr(source, "original_encoding", (None, None))[0]
     meta = FileMetaDataset()
@@ -131,24 +139,24 @@ def _file_meta(source: Dataset, out: Dataset) -> FileMetaDataset:
     return meta
 
 
-def _with_stream(verdict: Verdict, out: Dataset, run: Actions) -> Verdict:
-    """A compressed stream may carry comments: one that holds an identifier is held back."""
-    if verdict.quarantine or not out.file_meta.TransferSyntaxUID.is_encapsulated or "PixelData" not in out:
-        return verdict
-    told = "the compressed pixel stream holds an identifier of the patient"
-    return Verdict(verdict.risk, told if run.gone.inside(out.PixelData) else None)
+def _with_stream(decision: PixelDecision, out: Dataset, run: Actions) -> PixelDecision:
+    """Return a decision for quarantine if comments in the compressed stream hold an identifier."""
+    if decision.quarantine or not out.file_meta.TransferSyntaxUID.is_encapsulated or "PixelData" not in out:
+        return decision
+    reason = "the compressed pixel stream holds an identifier of the patient"
+    return PixelDecision(decision.risk, reason if run.removed.inside(out.PixelData) else None)
 
 
-def _claim(out: Dataset, profile: Profile, verdict: Verdict) -> tuple[str, ...]:
-    """Write what was done, and no more: 113101 and BurnedInAnnotation NO only after the pixels were looked at."""
+def _claim(out: Dataset, profile: Profile, decision: PixelDecision) -> tuple[str, ...]:
+    """Write only what was done: 113101 and BurnedInAnnotation NO only after an inspection of the pixels."""
     image = any(name in out for name in PIXEL_ATTRIBUTES)
-    safe = verdict.quarantine is None and (verdict.risk.looked or not image)
+    safe = decision.quarantine is None and (decision.risk.inspected or not image)
     cleaned = image and safe and PIXELS in profile
     done = [option for option in CODES if option in profile and (option != PIXELS or cleaned)]
     out.PatientIdentityRemoved = "YES" if safe else "NO"
     out.DeidentificationMethodCodeSequence = Sequence([_coded(*CODES[option]) for option in done])
     out.LongitudinalTemporalInformationModified = "MODIFIED" if DATES in profile else "REMOVED"
-    if cleaned or verdict.risk.left:
+    if cleaned or decision.risk.remaining:
         out.BurnedInAnnotation = "NO" if cleaned else "YES"
     return tuple(CODES[option][0] for option in done)
 

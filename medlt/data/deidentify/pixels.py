@@ -1,4 +1,4 @@
-"""May these pixels be released? What the header says, what the detector sees, and what is left after cleaning."""
+"""Decides whether pixels may be released, from the header, a text detector, and a second detection after cleaning."""
 
 from __future__ import annotations
 
@@ -22,19 +22,21 @@ _SCANNER = re.compile(r"scan|digiti[sz]|vidar|howtek|frame ?grab", re.IGNORECASE
 
 @dataclass(frozen=True)
 class Risk:
-    """Burned-in text: `header` 0 (nothing hints at it) to 100 (declared) with `reasons`; `found`, `left`: boxes before
-    and after cleaning; `looked` tells whether a detector saw the pixels at all."""
+    """Risk of burned-in text: `header` from 0 (no sign) to 100 (declared), with `reasons`.
+
+    `inspected`: whether a detector ran; `detected` and `remaining`: text boxes before and after cleaning.
+    """
 
     header: int
     reasons: tuple[str, ...]
-    looked: bool = False
-    found: tuple[Box, ...] = ()
-    left: tuple[Box, ...] = ()
+    inspected: bool = False
+    detected: tuple[Box, ...] = ()
+    remaining: tuple[Box, ...] = ()
 
 
 @dataclass(frozen=True)
-class Verdict:
-    """The risk, why the pixels must be held back (None: they need not), and cleaned stored values if any changed."""
+class PixelDecision:
+    """The risk, why the pixels must not be released (None: they may), and cleaned stored values if any changed."""
 
     risk: Risk
     quarantine: str | None
@@ -42,7 +44,7 @@ class Verdict:
 
 
 def header_risk(data: Dataset) -> Risk:
-    """How much the attributes alone hint at burned-in text; the weights are a judgement, only YES decides."""
+    """Return the risk of burned-in text by the attributes alone; the weights are estimates, only YES decides."""
     maker = f"{data.get('Manufacturer', '')} {data.get('ManufacturerModelName', '')}"
     hints = [
         (100, str(data.get("BurnedInAnnotation", "")).strip().upper() == "YES", "BurnedInAnnotation is YES"),
@@ -58,57 +60,61 @@ def header_risk(data: Dataset) -> Risk:
     return Risk(100 if hints[0][1] else min(99, score), reasons)
 
 
-def inspect(data: Dataset, clean: bool, detector: Detector | None, hidden: str | None = None) -> Verdict:
-    """The verdict on the pixels of `data`, which is not changed; only the first frame can be looked at.
+def inspect(data: Dataset, clean: bool, detector: Detector | None, hidden: str | None = None) -> PixelDecision:
+    """Return the decision on the pixels of `data`, which is not changed; only the first frame can be inspected.
 
-    `hidden` tells what lies where no detector looks, if anything does (`hidden_overlay`).
+    `hidden` describes text that no detector can see, if there is any (`hidden_overlay`).
     """
     risk = header_risk(data)
     declared = "BurnedInAnnotation is YES, and nothing was cleaned" if risk.header == 100 else None
     if not any(name in data for name in PIXEL_ATTRIBUTES):
-        return Verdict(risk, None)
+        return PixelDecision(risk, None)
     if detector is None:
-        return Verdict(risk, declared or hidden)
+        return PixelDecision(risk, declared or hidden)
     try:
         values = _readable(data)
     except InputError as error:
-        return Verdict(risk, str(error))
-    found = tuple(detector(values))
-    risk = replace(risk, looked=True, found=found, left=found)
-    if clean and (found or (hidden and not declared)):
+        return PixelDecision(risk, str(error))
+    boxes = tuple(detector(values))
+    risk = replace(risk, inspected=True, detected=boxes, remaining=boxes)
+    if clean and (boxes or (hidden and not declared)):
         return _cleaned(data, values, risk, detector)
-    if found:
-        return Verdict(risk, f"{len(found)} boxes of what reads as text; add clean-pixel to paint them over")
-    return Verdict(risk, declared or hidden)
+    if boxes:
+        return PixelDecision(risk, f"{len(boxes)} box(es) that look like text; add clean-pixel to paint them over")
+    return PixelDecision(risk, declared or hidden)
 
 
-def _cleaned(data: Dataset, values: np.ndarray, risk: Risk, detector: Detector) -> Verdict:
-    """Paint until the detector is silent, twice at most: what it sees only once the first boxes are gone counts too."""
+def _cleaned(data: Dataset, values: np.ndarray, risk: Risk, detector: Detector) -> PixelDecision:
+    """Paint over the boxes until the detector reports none, at most twice: the first pass may reveal further text."""
     dark = values.max() if data.get("PhotometricInterpretation") == "MONOCHROME1" else values.min()
-    boxes = risk.found
+    boxes = risk.detected
     for _ in range(2):
         values = painted(values, boxes, int(dark))
         boxes = tuple(detector(values))
         if not boxes:
-            return Verdict(replace(risk, left=()), None, values)
-    return Verdict(replace(risk, left=boxes), f"{len(boxes)} boxes still read as text after cleaning", values)
+            return PixelDecision(replace(risk, remaining=()), None, values)
+    reason = f"{len(boxes)} box(es) still look like text after cleaning"
+    return PixelDecision(replace(risk, remaining=boxes), reason, values)
 
 
 def _readable(data: Dataset) -> np.ndarray:
-    """Stored values that can be judged and written again; raises Unreadable (an InputError) otherwise."""
+    """Return stored values that can be inspected and rewritten. Raises Unreadable (an InputError) otherwise."""
     kind, frames, bits = (data.get(k) for k in ("PhotometricInterpretation", "NumberOfFrames", "BitsAllocated"))
     if frames and frames != 1:
-        raise guard.Unreadable("unchecked", f"{frames} frames, and only the first can be looked at")
+        raise guard.Unreadable("unchecked", f"{frames} frames, and only the first can be inspected")
     if kind == "PALETTE COLOR" or "PixelData" not in data or bits not in (8, 16):
-        raise guard.Unreadable("unchecked", f"{kind or 'unknown'} pixels of {bits} bits cannot be looked at")
+        raise guard.Unreadable("unchecked", f"{kind or 'unknown'} pixels of {bits} bits cannot be inspected")
     values = guard.stored_values(data, Path("pixels"))
     if values.ndim != 2 and values.shape[2:] != (3,):
-        raise guard.Unreadable("unchecked", f"pixels of shape {values.shape} cannot be looked at")
+        raise guard.Unreadable("unchecked", f"pixels of shape {values.shape} cannot be inspected")
     return values
 
 
 def hidden_overlay(source: Dataset) -> str | None:
-    """An overlay in the bits above the stored ones (retired, PS3.3 C.9.2), unseen by detectors; None where none is."""
+    """Return a description of an overlay in the bits above the stored ones (retired, PS3.3 C.9.2), or None.
+
+    Detectors do not see it.
+    """
     for group in range(0x6000, 0x6020, 2):
         if (group, 0x0102) in source and (group, 0x3000) not in source:
             return "an overlay in the unused bits of the pixels; add clean-pixel to clear them"
@@ -116,7 +122,7 @@ def hidden_overlay(source: Dataset) -> str | None:
 
 
 def rewrite(data: Dataset, values: np.ndarray) -> None:
-    """Put `values` into `data` as uncompressed Explicit VR Little Endian (PS3.5 A.2), in place."""
+    """Write `values` into `data` as uncompressed Explicit VR Little Endian (PS3.5 A.2), in place."""
     for name in ("ExtendedOffsetTable", "ExtendedOffsetTableLengths", "PixelDataProviderURL"):
         data.pop(name, None)
     if values.ndim == 3:
@@ -129,7 +135,7 @@ def rewrite(data: Dataset, values: np.ndarray) -> None:
 
 
 def trimmed(data: Dataset) -> None:
-    """Cut uncompressed pixel data to the length its header gives: behind it anything may hide. In place."""
+    """Cut uncompressed pixel data to the length in the header, as more bytes may hide anything. In place."""
     if "PixelData" not in data or data.file_meta.TransferSyntaxUID.is_encapsulated:
         return
     try:

@@ -1,10 +1,10 @@
-"""What the standard asks of every attribute: DICOM PS3.15 Table E.1-1, edition 2026c, held in actions.csv.
+"""The actions of the standard on every attribute: DICOM PS3.15 Table E.1-1, edition 2026c, in actions.csv.
 
 Letters (PS3.15 Table E.1-1a): D dummy value, Z zero length or dummy, X removed, K kept, C cleaned, U new UID.
-A compound (X/Z/D, X/D, X/Z, Z/D) is settled by the attribute's type in the IOD (PS3.3): type 1 takes the last letter,
-type 2 takes Z, type 3 and attributes foreign to the IOD take the first. Where the IOD or the level is unknown (an SOP
-class outside `FAMILIES`, an item of a sequence) the last letter is taken: nothing of the source stays, and any IOD
-keeps what it requires. X/Z/U* is always U*: the items stay and the UIDs inside are replaced, so references hold.
+The attribute's type in the IOD (PS3.3) resolves a compound (X/Z/D, X/D, X/Z, Z/D): type 1 takes the last letter,
+type 2 takes Z, type 3 and attributes that are not in the IOD take the first. If the IOD or the level is unknown (an SOP
+class outside `FAMILIES`, an item of a sequence), the last letter applies: nothing of the source stays, and any IOD
+keeps what it requires. X/Z/U* is always U*: the items stay and the UIDs inside are replaced, so references stay valid.
 
 Columns of actions.csv: tag, name, the Basic Profile's action, the two options' actions, and the types in the CR, DX
 and SC IODs where the action is a compound. 50XX and 60XX stand for their repeating groups.
@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
 
+from medlt.data.columns import did_you_mean
 from medlt.types import InputError
 
 EDITION = "2026c"
@@ -40,7 +41,7 @@ FAMILIES = {
     "1.2.840.10008.5.1.4.1.1.1.1.1": "dx",
     "1.2.840.10008.5.1.4.1.1.7": "sc",
 }
-"""SOP class UID: column of actions.csv that holds the attribute types of its IOD."""
+"""SOP class UID: column of actions.csv with the attribute types of its IOD."""
 
 
 @dataclass(frozen=True)
@@ -51,15 +52,16 @@ class Profile:
 
     @classmethod
     def parse(cls, text: str) -> Profile:
-        """From comma-separated names. Raises InputError on an unknown name or when `basic` is missing."""
+        """Return the profile of comma-separated names. Raises InputError on unknown names or without `basic`."""
         names = [name.strip() for name in text.split(",")]
         known = ", ".join(CODES)
         for name in names:
             if name not in CODES:
-                hint = "; private attributes are always removed" if name == "retain-safe-private" else ""
+                private = name == "retain-safe-private"
+                hint = "; private attributes are always removed" if private else did_you_mean(name, CODES)
                 raise InputError(f"--deidentify {text}: {name!r} is not one of {known}{hint}")
         if BASIC not in names:
-            raise InputError(f"--deidentify {text}: the options need the basic profile; write basic,{text}")
+            raise InputError(f"--deidentify {text}: the options need the basic profile; give basic,{text}")
         return cls(frozenset(names))
 
     def __str__(self) -> str:
@@ -71,7 +73,7 @@ class Profile:
 
 @dataclass(frozen=True)
 class Row:
-    """One row of Table E.1-1. `types` maps cr, dx, sc to 1, 1C, 2, 2C, 3, or '' for foreign to the IOD."""
+    """One row of Table E.1-1. `types` maps cr, dx, sc to 1, 1C, 2, 2C, 3, or '' if the attribute is not in the IOD."""
 
     name: str
     basic: str
@@ -82,7 +84,7 @@ class Row:
 
 @cache
 def table() -> Mapping[str, Row]:
-    """Table E.1-1 by its tag, eight upper-case hex digits or X."""
+    """Return Table E.1-1 by tag, eight upper-case hex digits or X."""
     kinds = ("cr", "dx", "sc")
     lines = (files(__package__) / "actions.csv").read_text(encoding="utf-8").splitlines()
     return {
@@ -93,12 +95,12 @@ def table() -> Mapping[str, Row]:
 
 @cache
 def letters(profile: Profile, family: str | None) -> Mapping[int, str]:
-    """The one letter for every tag of the table, for a level of a data set; `family` None where types are unknown."""
+    """Return one letter for every tag of the table, for a level of a data set; `family` None if types are unknown."""
     return {int(tag, 16): _letter(row, profile, family) for tag, row in table().items() if "X" not in tag}
 
 
 def _letter(row: Row, profile: Profile, family: str | None) -> str:
-    """C without a cleaner for it (patient state and the like) falls back on the Basic Profile, which removes more."""
+    """Return the letter of a row; C without a cleaner (patient state and the like) falls back on the Basic Profile."""
     if DATES in profile and row.dates:
         return row.dates
     if CHARACTERISTICS in profile and row.characteristics == "K":
@@ -107,7 +109,7 @@ def _letter(row: Row, profile: Profile, family: str | None) -> str:
 
 
 def settle(action: str, kind: str | None) -> str:
-    """The letter of a compound for an attribute of type `kind` (1, 1C, 2, 2C, 3, ''), None where it is unknown."""
+    """Return the letter of a compound for an attribute of type `kind` (1, 1C, 2, 2C, 3, ''), None if unknown."""
     choices = action.split("/")
     if kind is None or kind.startswith("1") or choices[-1] == "U*":
         return choices[-1]

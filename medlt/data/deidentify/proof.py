@@ -1,7 +1,7 @@
-"""How a run knows its own output: a keyed proof in DeidentificationMethod (0012,0063), over everything in the data set.
+"""A keyed proof over the whole data set, in DeidentificationMethod (0012,0063), by which a run recognises its output.
 
-PatientIdentityRemoved is a claim anyone can write, so it is not asked. The proof holds for one key, one profile and
-exactly these values; whatever was edited since, or came from elsewhere, is de-identified from the start.
+PatientIdentityRemoved is ignored, because anyone can write it. The proof holds for one key, one profile and exactly
+these values; an edited or foreign file is de-identified from the start.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ def sign(data: Dataset, method: str, profile: Profile, key: bytes) -> None:
 
 
 def holds(data: Dataset, profile: Profile, key: bytes) -> bool:
-    """Whether `data` is, unchanged, what was signed with this key for this profile."""
-    said = data.get(METHOD)
-    if said is None or isinstance(said, str) or not str(said[-1]).startswith(MARK):
+    """Return whether `data` is unchanged since it was signed with this key for this profile."""
+    method = data.get(METHOD)
+    if method is None or isinstance(method, str) or not str(method[-1]).startswith(MARK):
         return False
-    return hmac.compare_digest(str(said[-1]), MARK + _proof(data, profile, key))
+    return hmac.compare_digest(str(method[-1]), MARK + _proof(data, profile, key))
 
 
 def _proof(data: Dataset, profile: Profile, key: bytes) -> str:
@@ -39,7 +39,7 @@ def _proof(data: Dataset, profile: Profile, key: bytes) -> str:
 
 
 def _feed(data: Dataset, state: Any) -> None:
-    """Tags and values in a form that writing and reading keep: text without padding, numbers as they print."""
+    """Hash tags and values in a form that survives writing and reading: text without padding, numbers as printed."""
     for element in data:
         if element.keyword == METHOD:
             continue

@@ -1,7 +1,7 @@
-"""The sweep after the actions: what identified the patient above must not survive in any attribute below.
+"""The sweep after the actions: removed identifiers must not remain in any other attribute.
 
-Names, numbers, addresses, dates and UIDs that the actions took out are looked for in every text that stays. A text that
-holds one is replaced as a whole: half a sentence around a name still tells.
+The sweep searches every remaining text for the names, numbers, addresses, dates and UIDs that the actions removed. A
+text with one of them is replaced as a whole, because the rest of the sentence may still identify the patient.
 """
 
 from __future__ import annotations
@@ -19,23 +19,23 @@ from medlt.data.deidentify import values
 SWEPT = frozenset({"AE", "CS", "LO", "LT", "SH", "ST", "UC", "UR", "UT", "PN"})
 BINARY = frozenset({"OB", "OW", "OD", "OF", "OL", "OV", "UN"})
 FIXED = frozenset({"Modality", "ImageType", "PhotometricInterpretation", "SpecificCharacterSet", "PatientPosition"})
-"""Defined terms that steer how a file is read: never a name, even where a patient is called Primary."""
+"""Attributes whose defined terms decide how a file is read; never swept, even if a patient is called Primary."""
 _IDENTIFYING = re.compile(
     r"(ID|IDs|Identifier|Identification|Numbers?|Address|Title|InstitutionName|StationName|Issuer.*|Information|Value)$"
 )
 _SHORTEST = 4
-_WHOLE = 6  # from this length on found inside longer words too
+_WHOLE = 6  # from this length on, also matched inside longer words
 _LONGEST_BLOB = 1 << 22
 
 
 @dataclass
 class Identifiers:
-    """What was taken out of one data set, in lower case."""
+    """Identifiers that were removed from one data set, in lower case."""
 
-    found: set[str] = field(default_factory=set)
+    texts: set[str] = field(default_factory=set)
 
     def note(self, element: DataElement) -> None:
-        """Remember what in this element, and in the items under it, identifies."""
+        """Record the identifiers in this element and in its items."""
         if element.VR == "SQ":
             for item in element.value or []:
                 for inner in _elements(item):
@@ -43,22 +43,22 @@ class Identifiers:
             return
         texts = element.value if element.VM > 1 else [element.value]
         for text in texts if element.VR in SWEPT or element.VR in ("DA", "DT", "UI") else ():
-            self.found |= {t.lower() for t in _tokens(element.VR, element.keyword, str(text or "").strip(" \0"))}
+            self.texts |= {t.lower() for t in _tokens(element.VR, element.keyword, str(text or "").strip(" \0"))}
 
     def pattern(self) -> re.Pattern[str] | None:
-        """One expression for all of them, or None where there is none."""
-        texts = sorted(self.found - {values.WORD.lower()}, key=len, reverse=True)
+        """Return one regular expression for all of them, or None if there are none."""
+        texts = sorted(self.texts - {values.WORD.lower()}, key=len, reverse=True)
         parts = [re.escape(t) if len(t) >= _WHOLE else rf"(?<![^\W_]){re.escape(t)}(?![^\W_])" for t in texts]
         return re.compile("|".join(parts), re.IGNORECASE) if parts else None
 
     def inside(self, blob: bytes) -> bool:
-        """Whether the bytes hold one of them that is long enough not to be there by chance."""
+        """Return whether the bytes hold one of them that is too long for a coincidence."""
         lower = blob.lower()
-        return any(len(t) >= _WHOLE and t.encode() in lower for t in self.found)
+        return any(len(t) >= _WHOLE and t.encode() in lower for t in self.texts)
 
 
 def _elements(item: Dataset) -> list[DataElement]:
-    """Elements of a data set that can be read at all."""
+    """Return the elements of a data set that can be read."""
     out = []
     for tag in list(item.keys()):
         try:
@@ -82,7 +82,7 @@ def _tokens(vr: str, keyword: str, text: str) -> set[str]:
 
 
 def _numbered(text: str) -> bool:
-    """One word with at least four digits: an identifier, whatever the attribute it stands in."""
+    """Return whether the text is one word with at least four digits: an identifier in any attribute."""
     return " " not in text and sum(c.isdigit() for c in text) >= 4
 
 
@@ -95,7 +95,7 @@ def _dates(text: str) -> set[str]:
 
 
 def sweep(data: Dataset, identifiers: Identifiers) -> int:
-    """Replace what still holds an identifier by a dummy, at every level; the number of elements replaced."""
+    """Replace elements that still hold an identifier by a dummy, at every level; return their number."""
     pattern = identifiers.pattern()
     return _sweep(data, pattern, identifiers) if pattern else 0
 

@@ -1,9 +1,9 @@
-"""Burned-in text in an image: a detector that knows no alphabet, and OCR for those who install it.
+"""Detects burned-in text in an image, by shape or by OCR (optional).
 
-Text drawn over a radiograph is a row of small strokes, each far brighter or far darker than what lies beside it, of one
-height and on one line. White and black top-hats (the stroke against the image opened or closed by a square wider than
-it) at several scales give the strokes; their connected components are kept by shape and joined into lines. A single
-letter, such as a side marker, is no line and is not found.
+Text drawn over a radiograph is a row of small strokes of one height on one line, each much brighter or much darker than
+its surroundings. White and black top-hats (the image minus its opening or closing by a square wider than a stroke) at
+several scales give the strokes; their connected components are selected by shape and joined into lines. A single
+letter, such as a side marker, is not a line and is not detected.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ import numpy as np
 
 from medlt.types import InputError
 
-STROKE = 9  # px, side of the square that no stroke fills at the scale it is found on
-CONTRASTS = (0.2, 0.35, 0.55)  # of the range between the 0.1 and 99.9 percentiles; the higher part what touches
-HEIGHT = (5, 64)  # px of one letter, at its scale; never over a tenth of the shorter side
+STROKE = 9  # px, side of a square wider than any stroke at its scale
+CONTRASTS = (0.2, 0.35, 0.55)  # of the range from the 0.1 to the 99.9 percentile; higher ones separate touching letters
+HEIGHT = (5, 64)  # px of one letter, at its scale; at most a tenth of the shorter side
 MIN_LETTERS = 3
 GAP = 1.5  # heights between two letters of a line, at most
-SMALLEST_SIDE = 96  # px, below which no further scale is looked at
-SMALL_IMAGE = 1200  # px, shorter side up to which a scale of twice the size comes first, for letters of 5 px
+SMALLEST_SIDE = 96  # px, shorter side of the coarsest scale
+SMALL_IMAGE = 1200  # px, shorter side up to which the image is also enlarged twice, for letters of 5 px
 
 
 class Box(NamedTuple):
@@ -37,13 +37,13 @@ class Box(NamedTuple):
 
 
 Detector: TypeAlias = Callable[[np.ndarray], list[Box]]
-"""Stored values [H,W] or [H,W,3] -> boxes round what reads as text."""
+"""Stored values [H,W] or [H,W,3] -> boxes around text."""
 
 
 def text_boxes(image: np.ndarray) -> list[Box]:
-    """Boxes round lines of at least three letters, brighter or darker than what is beside.
+    """Return boxes around lines of at least three letters that are brighter or darker than their surroundings.
 
-    Letters may be about 6 px high to a tenth of the shorter side.
+    Letters may be from about 6 px to a tenth of the shorter side in height.
     """
     grey, scale, boxes = _grey(image), 1.0, []
     if min(grey.shape) <= SMALL_IMAGE:
@@ -58,19 +58,19 @@ def text_boxes(image: np.ndarray) -> list[Box]:
 
 
 def ocr_boxes(image: np.ndarray) -> list[Box]:
-    """Boxes round words that Tesseract reads with at least half confidence. Raises InputError without pytesseract."""
+    """Return boxes around words with a Tesseract confidence of 50 or more. Raises InputError without pytesseract."""
     try:
         tesseract = import_module("pytesseract")
     except ImportError:
         raise InputError("OCR needs pytesseract and the tesseract program; pip install 'medlt[ocr]'") from None
-    found = tesseract.image_to_data(_grey(image), output_type=tesseract.Output.DICT)
-    sides = zip(found["top"], found["left"], found["height"], found["width"], strict=True)
-    words = zip(sides, found["conf"], found["text"], strict=True)
+    table = tesseract.image_to_data(_grey(image), output_type=tesseract.Output.DICT)
+    sides = zip(table["top"], table["left"], table["height"], table["width"], strict=True)
+    words = zip(sides, table["conf"], table["text"], strict=True)
     return [Box(*map(int, side)) for side, sure, word in words if float(sure) >= 50 and len(word.strip()) >= 2]
 
 
 def painted(image: np.ndarray, boxes: Sequence[Box], value: int) -> np.ndarray:
-    """A copy of the image with `value` in all boxes."""
+    """Return a copy of the image with `value` in all boxes."""
     out = image.copy()
     for top, left, height, width in boxes:
         out[top : top + height, left : left + width] = value
@@ -78,7 +78,7 @@ def painted(image: np.ndarray, boxes: Sequence[Box], value: int) -> np.ndarray:
 
 
 def _grey(image: np.ndarray) -> np.ndarray:
-    """uint8 [H,W], its range that of all but the extreme 0.1 % on either side; flat is 0."""
+    """Return uint8 [H,W], scaled to the range from the 0.1 to the 99.9 percentile; 0 for a flat image."""
     plane = image if image.ndim == 2 else image.mean(axis=2, dtype=np.float32)
     low, high = map(int, np.percentile(plane[::4, ::4], (0.1, 99.9)))
     if high <= low:
@@ -88,20 +88,20 @@ def _grey(image: np.ndarray) -> np.ndarray:
 
 
 def _letters(mask: np.ndarray) -> np.ndarray:
-    """Connected strokes of the mask [H,W] that may be letters: int rows of left, top, width, height."""
+    """Return connected strokes of the mask [H,W] that may be letters: int rows of left, top, width, height."""
     strokes = mask.astype(np.uint8)
     contours, kinds = cv2.findContours(strokes, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
     outer = [cv2.boundingRect(c) for c, kind in zip(contours, kinds[0], strict=True) if kind[3] < 0] if contours else []
-    found = np.array(outer, dtype=np.intp).reshape(-1, 4)
-    width, height = found[:, 2], found[:, 3]
+    shapes = np.array(outer, dtype=np.intp).reshape(-1, 4)
+    width, height = shapes[:, 2], shapes[:, 3]
     tallest = min(HEIGHT[1], min(mask.shape) // 10)
-    found = found[(height >= HEIGHT[0]) & (height <= tallest) & (width <= 1.6 * height) & (width >= 0.08 * height)]
-    filled = [cv2.countNonZero(strokes[y : y + h, x : x + w]) / (w * h) for x, y, w, h in found]
-    return np.asarray(found[[0.15 <= share <= 0.95 for share in filled]] if filled else found)
+    shapes = shapes[(height >= HEIGHT[0]) & (height <= tallest) & (width <= 1.6 * height) & (width >= 0.08 * height)]
+    filled = [cv2.countNonZero(strokes[y : y + h, x : x + w]) / (w * h) for x, y, w, h in shapes]
+    return np.asarray(shapes[[0.15 <= share <= 0.95 for share in filled]] if filled else shapes)
 
 
 def _lines(letters: np.ndarray) -> list[Box]:
-    """Rows of letters alike in height, on one line, with gaps of at most `GAP` heights."""
+    """Return boxes around letters of similar height on one line, with gaps of at most `GAP` heights."""
     boxes: list[Box] = []
     rest = letters[np.argsort(letters[:, 0], kind="stable")] if len(letters) else letters
     used = np.zeros(len(rest), bool)
@@ -115,7 +115,7 @@ def _lines(letters: np.ndarray) -> list[Box]:
 
 
 def _followed(letters: np.ndarray, start: int, used: np.ndarray) -> list[int]:
-    """Indices of the letters that continue the line begun at `start`, left to right."""
+    """Return the indices of the letters that continue the line from `start`, left to right."""
     line = [start]
     left, top, width, height = letters[:, 0], letters[:, 1], letters[:, 2], letters[:, 3]
     middle = top + height / 2
@@ -138,7 +138,7 @@ def _around(line: np.ndarray) -> Box:
 
 
 def _grown(box: Box, scale: float, shape: tuple[int, ...]) -> Box:
-    """The box at full size, with half a height more above and below and 2.5 at the ends, inside the image."""
+    """Return the box at full size, grown by half a height above and below and by 2.5 at the ends, inside the image."""
     above, beside = 0.5 * box.height + 1, 2.5 * box.height + 1
     top, left = max(0, int((box.top - above) * scale)), max(0, int((box.left - beside) * scale))
     bottom = min(shape[0], ceil((box.top + box.height + above) * scale))

@@ -1,4 +1,4 @@
-"""New values for old: dummies that fit the value representation (PS3.5 Table 6.2-1), and dates moved by days."""
+"""Replacement values: dummies that fit the value representation (PS3.5 Table 6.2-1), and dates shifted by days."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _DT = re.compile(r"(\d{4})(\d{2})?(\d{2})?(\d{0,6}(?:\.\d{1,6})?)([+-]\d{4})?")
 
 
 def dummy(vr: str, keyword: str) -> Any:
-    """A non-empty value valid for `vr` that says nothing; a sequence gets one item, a code where it holds codes."""
+    """Return a non-empty neutral value that is valid for `vr`; a sequence gets one item, a code if it holds codes."""
     if vr == "SQ":
         return Sequence([_code() if "Code" in keyword else Dataset()])
     if vr in _TEXT:
@@ -43,17 +43,17 @@ def _code() -> Dataset:
 
 
 def shifted(vr: str, text: str, days: int) -> str | None:
-    """A DA or DT value moved by `days`, in its own precision; TM as it is. None for what is no valid value.
+    """Return a DA or DT value shifted by `days`, in its own precision; TM unchanged. None for an invalid value.
 
-    PS3.15 E.3.6: intervals between a patient's dates hold. A DT without day or month moves from its first day.
+    PS3.15 E.3.6: intervals between a patient's dates are kept. A DT without day or month shifts from its first day.
     """
     text = text.strip(" \0")
     if vr == "TM":
         return text if re.fullmatch(r"\d{2}:?(\d{2})?:?(\d{2})?(\.\d{1,6})?", text) else None
-    found = (_DA if vr == "DA" else _DT).fullmatch(text)
-    if not found:
+    match = (_DA if vr == "DA" else _DT).fullmatch(text)
+    if not match:
         return None
-    year, month, day, *rest = found.groups()
+    year, month, day, *rest = match.groups()
     try:
         moved = date(int(year), int(month or 1), int(day or 1)) + timedelta(days)
     except (ValueError, OverflowError):

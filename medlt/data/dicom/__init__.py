@@ -1,4 +1,4 @@
-"""DICOM radiographs: opened behind a guard, shown in the standard's order, written back."""
+"""Reads DICOM radiographs safely, applies the standard's display pipeline, and writes synthetic DICOM."""
 
 from medlt.data.dicom.guard import Unreadable
 from medlt.data.dicom.luts import modality_lut, presentation, voi_lut

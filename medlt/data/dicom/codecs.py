@@ -1,8 +1,8 @@
-"""Which decoder reads which transfer syntax: imagecodecs beside the plugins that pydicom brings.
+"""Chooses the decoder of each transfer syntax: imagecodecs, or a plugin of pydicom.
 
-imagecodecs covers the JPEG processes that no permissively licensed plugin does (extended 12-bit, lossless), and is the
-fastest exact decoder measured for RLE and JPEG-LS; docs/decisions says how each was chosen. As a pydicom plugin, this
-module is asked `is_available` and `DECODER_DEPENDENCIES`, then `decode_frame` once a frame.
+imagecodecs decodes the JPEG processes that no permissively licensed plugin decodes (extended 12-bit, lossless), and is
+the fastest exact decoder measured for RLE and JPEG-LS; docs/decisions gives the reasons. This module is a pydicom
+plugin: pydicom reads `is_available` and `DECODER_DEPENDENCIES`, and calls `decode_frame` once per frame.
 """
 
 from __future__ import annotations
@@ -19,6 +19,16 @@ from pydicom.pixels import decoders
 _NEEDS = ("numpy", "imagecodecs>=2024.9")
 _JPEG = (uid.JPEGExtended12Bit, uid.JPEGLossless, uid.JPEGLosslessSV1)
 DECODER_DEPENDENCIES = dict.fromkeys(_JPEG, _NEEDS)
+_PACKAGES: dict[str, tuple[str, ...]] = {
+    uid.JPEGBaseline8Bit: ("pillow",),
+    **dict.fromkeys(_JPEG, ("imagecodecs",)),
+    uid.RLELossless: ("imagecodecs",),
+    **dict.fromkeys(uid.JPEGLSTransferSyntaxes, ("pyjpegls", "imagecodecs")),
+    **dict.fromkeys(
+        (uid.JPEG2000Lossless, uid.JPEG2000, uid.HTJ2KLossless, uid.HTJ2KLosslessRPCL, uid.HTJ2K),
+        ("pylibjpeg", "pylibjpeg-openjpeg"),
+    ),
+}
 _DECODERS = (
     decoders.JPEGExtended12BitDecoder,
     decoders.JPEGLosslessDecoder,
@@ -26,8 +36,13 @@ _DECODERS = (
 )
 
 
+def packages(transfer_syntax: str) -> tuple[str, ...]:
+    """Return the packages whose decoders read a compressed transfer syntax; empty if medlt needs none."""
+    return _PACKAGES.get(transfer_syntax, ())
+
+
 def is_available(transfer_syntax: str) -> bool:
-    """Whether this plugin can decode the transfer syntax here."""
+    """Return whether this plugin can decode the transfer syntax on this machine."""
     try:
         import imagecodecs
     except ImportError:
@@ -36,7 +51,7 @@ def is_available(transfer_syntax: str) -> bool:
 
 
 def decode_frame(src: bytes, runner: Any) -> bytes:
-    """One frame's JPEG stream to its stored samples, colour by pixel (PS3.5 A.4.1)."""
+    """Decode the JPEG stream of one frame to stored samples, colour by pixel (PS3.5 A.4.1)."""
     import imagecodecs
 
     frame = imagecodecs.jpeg8_decode(src)
@@ -46,10 +61,10 @@ def decode_frame(src: bytes, runner: Any) -> bytes:
 
 
 def direct(frame: bytes, data: Dataset) -> np.ndarray | None:
-    """One plain frame (one sample, unsigned) straight to [H,W], without the copies of the plugin's road.
+    """Decode one grey, unsigned frame to [H,W], without the copies that pydicom's plugin interface makes.
 
-    None where that is not offered, the stream disagrees with the tags, or the decoder fails: pydicom then has its say.
-    Raises whatever the RLE decoder raises.
+    Returns None if this syntax has no direct decoder, the stream contradicts the tags, or the decoder fails; pydicom
+    then decodes the frame. Raises the errors of the RLE decoder.
     """
     decode = _DIRECT.get(data.file_meta.TransferSyntaxUID)
     if decode is None or not _plain(data):
@@ -59,24 +74,27 @@ def direct(frame: bytes, data: Dataset) -> np.ndarray | None:
         values = decode(frame, kind)
         values = values if isinstance(values, np.ndarray) else np.frombuffer(values, kind).reshape(shape)
     except Exception as error:
-        if isinstance(error, MemoryError) or decode is _rle:  # pydicom cuts or fills what does not fit, unasked
+        if isinstance(error, MemoryError) or decode is _rle:  # pydicom silently cuts or pads RLE frames
             raise
         return None
     return values if values.dtype == kind and values.shape == shape else None
 
 
 def _plain(data: Dataset) -> bool:
-    """Whether the tags say so, in words the standard knows: pydicom refuses others, and this road must as well."""
+    """Return whether the tags are those of a grey, unsigned frame, with values that the standard defines.
+
+    pydicom refuses other values, so the direct decoder must refuse them too.
+    """
     gray = data.get("PhotometricInterpretation") in ("MONOCHROME1", "MONOCHROME2", "PALETTE COLOR")
     unsigned = data.get("SamplesPerPixel") == 1 and data.get("PixelRepresentation") == 0
     return bool(gray and unsigned and 1 <= int(data.BitsStored) <= int(data.BitsAllocated))
 
 
 def whole_without_end(frame: bytes) -> bool:
-    """Whether a JPEG stream without its end-of-image marker still holds the whole picture, as some real files do.
+    """Return whether a JPEG stream without its end-of-image marker holds the whole picture, as in some real files.
 
-    Decoders make up what is missing from a cut stream, silently. So it is decoded twice, with other bytes behind it:
-    they reach the pixels only if pixels were missing.
+    Decoders fill the missing part of a truncated stream silently. So it is decoded with different bytes appended: they
+    change the pixels only if pixels are missing.
     """
     import imagecodecs
 
@@ -88,7 +106,7 @@ def whole_without_end(frame: bytes) -> bool:
 
 
 def _named(name: str) -> Callable[[bytes, np.dtype[Any]], Any]:
-    """imagecodecs' decoder of that name, looked up when it is first needed."""
+    """Return the imagecodecs decoder of that name, imported at the first call."""
 
     def decode(frame: bytes, kind: np.dtype[Any]) -> Any:
         import imagecodecs
@@ -115,10 +133,10 @@ _DIRECT: dict[str, Callable[[bytes, np.dtype[Any]], Any]] = {
 
 
 def preferred(data: Dataset) -> str:
-    """The plugin to ask first, by pydicom's name for it; "" leaves the order to pydicom.
+    """Return pydicom's name of the plugin to use, or "" for pydicom's own order.
 
-    python-gdcm, when installed, is asked first and reads JPEG-LS 1.6 times slower. pylibjpeg-rle panics on a damaged
-    stream, which is no Python exception; pydicom's own decoder says what is wrong.
+    If python-gdcm is installed, pydicom uses it first, and it reads JPEG-LS 1.6 times slower. pylibjpeg-rle panics on
+    a damaged stream, which is not a Python exception; pydicom's own RLE decoder raises an error with the cause.
     """
     syntax = data.file_meta.TransferSyntaxUID
     if syntax == uid.RLELossless:
@@ -130,7 +148,7 @@ _registering = Lock()  # pydicom refuses a plugin it has, and images are read by
 
 
 def register() -> None:
-    """Make pydicom know this plugin; calling it again, from any thread, changes nothing."""
+    """Register this plugin with pydicom; a second call, from any thread, has no effect."""
     with _registering:
         for decoder in _DECODERS:
             if not {"medlt"} & set(decoder.available_plugins) and is_available(decoder.UID):

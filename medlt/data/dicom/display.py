@@ -1,9 +1,9 @@
-"""A DICOM radiograph as it is meant to be seen, in the order of PS3.3 C.11 and PS3.4 N.2.
+"""The display pipeline of a DICOM radiograph, in the order of PS3.3 C.11 and PS3.4 N.2.
 
 stored values -> modality LUT or rescale -> VOI LUT sequence, else the first window -> presentation LUT shape and
 MONOCHROME1, one inversion for both -> padding black. Rows stay rows, nothing is flipped.
 
-Every step works pixel by pixel, so an image of integers needs one small table, not the arithmetic on its pixels.
+Every step is a function of the stored value, so integer images need one small table instead of arithmetic per pixel.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ _UNUSED_SHARE = 0.25
 
 
 @dataclass(frozen=True)
-class Shown:
-    """How an image's stored values are to be seen.
+class DisplayLut:
+    """The display of an image's stored values.
 
-    `stored` [H,W] holds integers from `low` to `high` outside the padding, and `levels[i]` in [0,1] is what low + i
-    looks like; or `levels` is None and `stored` is float in [0,1] already. `padding` is the range of stored values
-    that are no image. `window` says what decided the contrast; `notes` what was odd or assumed.
+    `stored` [H,W] holds integers from `low` to `high` outside the padding, and `levels[i]` in [0,1] is the displayed
+    value of low + i; or `levels` is None and `stored` is already float in [0,1]. `padding` is the range of stored
+    values that mark padding. `window` names the source of the contrast; `notes` list irregularities and assumptions.
     """
 
     stored: np.ndarray
@@ -38,7 +38,7 @@ class Shown:
     notes: tuple[str, ...]
 
     def unit(self) -> np.ndarray:
-        """float32 [H,W] in [0,1]."""
+        """Return the displayed image, float32 [H,W] in [0,1]."""
         if self.levels is None:
             return np.asarray(self.stored, np.float32)
         if (table := self.table(self.levels.astype(np.float32))) is not None:
@@ -47,15 +47,15 @@ class Shown:
         return np.where(self._padded(), np.float32(0), shown)
 
     def uint16(self) -> np.ndarray:
-        """uint16 [H,W]: [0,1] on 0..65535, rounded half up."""
+        """Return the displayed image, uint16 [H,W]: [0,1] on 0..65535, rounded half up."""
         if self.levels is not None:
             table = self.table((self.levels * 65535 + 0.5).astype(np.uint16))
             if table is not None:
-                return looked_up(self.stored, table)
+                return apply_lut(self.stored, table)
         return (self.unit().astype(np.float64) * 65535 + 0.5).astype(np.uint16)
 
     def table(self, levels: np.ndarray) -> np.ndarray | None:
-        """`levels` by code, [256] or [65536], padding as 0; None if a stored value needs more than 16 bits."""
+        """Return `levels` by code, [256] or [65536], padding as 0; None if a stored value needs more than 16 bits."""
         if self.stored.dtype.itemsize > 2:
             return None
         size = 1 << 8 * self.stored.dtype.itemsize
@@ -73,51 +73,52 @@ class Shown:
 
 
 def code(stored: np.ndarray) -> np.ndarray:
-    """8- or 16-bit integers as the unsigned index of their bit pattern."""
+    """Return 8- or 16-bit integers as unsigned integers with the same bits."""
     kind = np.uint8 if stored.dtype.itemsize == 1 else np.uint16
     return np.asarray(stored.view(kind))
 
 
-def looked_up(stored: np.ndarray, table: np.ndarray) -> np.ndarray:
-    """table[code(stored)] for uint8 and uint16 tables."""
+def apply_lut(stored: np.ndarray, table: np.ndarray) -> np.ndarray:
+    """Return table[code(stored)] for uint8 and uint16 tables."""
     return np.asarray(cv2.LUT(np.ascontiguousarray(code(stored)), table.reshape(1, -1)))
 
 
-def shown(stored: np.ndarray, data: Dataset) -> Shown:
-    """The display of `stored` ([H,W] or [H,W,3]) under the tags of `data`; padding plays no part in statistics."""
+def apply_display(stored: np.ndarray, data: Dataset) -> DisplayLut:
+    """Return the display of `stored` ([H,W] or [H,W,3]) under the tags of `data`; statistics ignore padding."""
     if stored.ndim == 3 or data.get("PhotometricInterpretation") == "PALETTE COLOR":
-        return Shown(_gray(stored, data), None, 0, None, "none", ("colour",))
+        return DisplayLut(_gray(stored, data), None, 0, None, "none", ("colour",))
     padding = padding_range(data)
     ends = extremes(stored, padding)
     if ends is None:
-        return Shown(np.zeros(stored.shape, np.float32), None, 0, None, "none", ("all padding",))
+        return DisplayLut(np.zeros(stored.shape, np.float32), None, 0, None, "none", ("all padding",))
     low, high = ends
     span, window, notes = _span(low, high, data)
     if np.issubdtype(stored.dtype, np.integer) and int(high) - int(low) < 2**16:
         levels = _level(np.arange(int(low), int(high) + 1), data, span)
-        return Shown(stored, levels, int(low), padding, window, notes)
+        return DisplayLut(stored, levels, int(low), padding, window, notes)
     values = _level(np.clip(stored, low, high), data, span)
     if padding is not None:
         values[(stored >= padding[0]) & (stored <= padding[1])] = 0
-    return Shown(values.astype(np.float32), None, 0, None, window, notes)
+    return DisplayLut(values.astype(np.float32), None, 0, None, window, notes)
 
 
 def _level(values: np.ndarray, data: Dataset, span: tuple[float, float]) -> np.ndarray:
-    """float64 in [0,1] for stored values of any shape."""
+    """Return displayed values, float64 in [0,1], for stored values of any shape."""
     return np.asarray(np.clip(presentation(voi_lut(modality_lut(values, data), data, span), data), 0, 1))
 
 
 def extremes(stored: np.ndarray, padding: tuple[int, int] | None) -> tuple[np.generic, np.generic] | None:
-    """Lowest and highest stored value that is not padding; None if there is none."""
+    """Return the lowest and highest stored value outside the padding; None if all is padding."""
     if padding is not None:
         stored = stored[(stored < padding[0]) | (stored > padding[1])]
     return (stored.min(), stored.max()) if stored.size else None
 
 
 def _span(low: np.generic, high: np.generic, data: Dataset) -> tuple[tuple[float, float], str, tuple[str, ...]]:
-    """What black and white are when the file has no VOI: its declared range, the standard's identity.
+    """Return the values of black and white, the window's name, and notes, for a file without VOI.
 
-    A file that declares 16 bits and uses 12 would be black, so data on less than a quarter of it span themselves.
+    The range is the declared one, the standard's identity. If the data use less than a quarter of it (16 bits declared,
+    12 used), the image would be black, so the range is that of the data.
     """
     if "VOILUTSequence" in data and data.VOILUTSequence:
         return (0.0, 1.0), "VOI LUT Sequence", ()
@@ -136,7 +137,7 @@ def _span(low: np.generic, high: np.generic, data: Dataset) -> tuple[tuple[float
 
 
 def _declared(data: Dataset) -> np.ndarray | None:
-    """Ends of the range in the modality's unit; None for float pixels, which declare none."""
+    """Return the ends of the declared range in the modality's unit; None for float pixels, which declare none."""
     if "PixelData" not in data:
         return None
     if sequence := data.get("ModalityLUTSequence"):
@@ -147,7 +148,7 @@ def _declared(data: Dataset) -> np.ndarray | None:
 
 
 def padding_range(data: Dataset) -> tuple[int, int] | None:
-    """Stored values from Pixel Padding Value to its range limit (C.7.5.1.1.2), both included."""
+    """Return the stored values from Pixel Padding Value to its range limit (C.7.5.1.1.2), both included, or None."""
     value = data.get("PixelPaddingValue")
     if value is None or "PixelData" not in data:
         return None
@@ -157,13 +158,13 @@ def padding_range(data: Dataset) -> tuple[int, int] | None:
 
 
 def _signed(value: int, data: Dataset) -> int:
-    """A padding value written as unsigned into a signed image, read as what was meant."""
+    """Return a padding value as signed if it was written unsigned into a signed image."""
     bits = int(data.BitsAllocated)
     return value - 2**bits if data.PixelRepresentation and value >= 2 ** (bits - 1) else value
 
 
 def _gray(stored: np.ndarray, data: Dataset) -> np.ndarray:
-    """Luminance of a colour image; grayscale display tags do not apply to it."""
+    """Return the luminance of a colour image, to which grayscale display tags do not apply."""
     if stored.ndim == 2:
         stored = apply_color_lut(stored, data)
         top = np.iinfo(stored.dtype).max

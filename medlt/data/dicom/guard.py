@@ -1,4 +1,4 @@
-"""Opening what a folder really holds: what is no readable radiograph is refused with a reason, never a crash.
+"""Opens DICOM files of unknown origin. A file that is not a readable radiograph raises Unreadable with a reason code.
 
 Reasons (`Unreadable.code`): missing, not_dicom, not_an_image, no_pixels, too_large, codec_missing, truncated, corrupt.
 """
@@ -24,7 +24,7 @@ from pydicom.uid import ExplicitVRLittleEndian as ExplicitLE
 from pydicom.uid import ImplicitVRLittleEndian as ImplicitLE
 
 from medlt.data.dicom import codecs
-from medlt.data.dicom.streams import frame_size, no_end
+from medlt.data.dicom.streams import frame_size, lacks_end_marker
 from medlt.types import InputError
 
 LIMIT_SAMPLES = 2**28  # 20 times a full-size radiograph
@@ -34,7 +34,7 @@ NO_IMAGE = frozenset({"SR", "PR", "KO", "DOC", "SEG", "REG", "RTDOSE", "RTPLAN",
 
 
 class Unreadable(InputError):  # noqa: N818
-    """A file that is no usable image. `code` is the reason for failures.csv; the text is one line with a hint."""
+    """A file that is not a usable image. `code` is the reason in failures.csv; the text is one line with a hint."""
 
     def __init__(self, code: str, message: str) -> None:
         super().__init__(message)
@@ -45,27 +45,27 @@ class Unreadable(InputError):  # noqa: N818
 
 
 def open_dicom(path: Path) -> tuple[Dataset, tuple[str, ...]]:
-    """The data set and notes on what was wrong but mended. Raises Unreadable before any pixel is decoded."""
+    """Return the data set and notes on repaired faults. Raises Unreadable before any pixel is decoded."""
     path = Path(path)
     return open_bytes(read_bytes(path), path)
 
 
 def read_bytes(path: Path) -> bytes:
-    """The file's bytes. Raises Unreadable if it cannot be opened or is larger than LIMIT_FILE_BYTES."""
+    """Return the file's bytes. Raises Unreadable if it cannot be opened or is larger than LIMIT_FILE_BYTES."""
     try:
         with Path(path).open("rb") as handle:
             size = os.fstat(handle.fileno()).st_size
             if size > LIMIT_FILE_BYTES:
-                told = f"{size >> 20} MiB exceed the limit of {LIMIT_FILE_BYTES >> 20} MiB"
-                raise Unreadable("too_large", f"{path}: {told}; leave the file out")
+                excess = f"{size >> 20} MiB exceed the limit of {LIMIT_FILE_BYTES >> 20} MiB"
+                raise Unreadable("too_large", f"{path}: {excess}; leave the file out")
             return handle.read()
     except OSError as error:
         reason = error.strerror or "cannot be opened"
-        raise Unreadable("missing", f"{path}: {reason}; check the path and its permissions") from None
+        raise Unreadable("missing", f"{Path(path).absolute()}: {reason}; check the path and its permissions") from None
 
 
 def open_bytes(raw: bytes, path: Path) -> tuple[Dataset, tuple[str, ...]]:
-    """`open_dicom` for a file that is in memory; `path` is what errors call it."""
+    """Do as `open_dicom` for a file in memory; `path` is its name in errors."""
     notes = () if raw[128:132] == b"DICM" else ("no preamble",)
     _refuse_bomb(raw, path)
     data, cut = _parsed(raw, path)
@@ -73,16 +73,16 @@ def open_bytes(raw: bytes, path: Path) -> tuple[Dataset, tuple[str, ...]]:
     _refuse_giant(data, path)
     if not any(k in data for k in ("PixelData", "FloatPixelData", "DoubleFloatPixelData")):
         if cut:
-            raise Unreadable("truncated", f"{path}: the file ends before its pixel data do; restore it from its source")
+            raise Unreadable("truncated", f"{path}: the file ends before its pixel data; restore it from its source")
         raise Unreadable("no_pixels", f"{path}: no pixel data ({_kind(data)}), or cut before it; leave the file out")
-    return data, notes + (("ends early",) if cut else ()) + _mend(data, path)
+    return data, notes + (("ends early",) if cut else ()) + _repair(data, path)
 
 
 def stored_values(data: Dataset, path: Path) -> np.ndarray:
-    """Stored values of the first frame, [H,W] or [H,W,3]: upper bits cleared, sign extended, YBR already RGB.
+    """Return the stored values of the first frame, [H,W] or [H,W,3]: upper bits cleared, sign extended, YBR as RGB.
 
     PS3.5 section 8.1.1. The array may be a read-only view of the data set's bytes. Raises Unreadable on a missing
-    codec, a truncated or a damaged stream, and a stream of another size than the header says.
+    codec, a truncated or damaged stream, and a stream whose size differs from the header.
     """
     syntax = data.file_meta.TransferSyntaxUID
     _refuse_without_codec(syntax, path)
@@ -101,10 +101,10 @@ def stored_values(data: Dataset, path: Path) -> np.ndarray:
 
 
 def _decoded(data: Dataset) -> np.ndarray:
-    """By the plugin that is preferred, else by the first that can.
+    """Decode with the preferred plugin, else with the first that can.
 
     pydicom refuses compressed pixels that happen to be as long as uncompressed ones; a sequence delimiter behind them
-    (PS3.5 annex A.4) makes them longer and says nothing.
+    (PS3.5 annex A.4) makes them longer without changing their meaning.
     """
     if data.file_meta.TransferSyntaxUID.is_encapsulated and len(data.PixelData) - _plain_length(data) in (0, 1):
         data = copy.copy(data)
@@ -113,14 +113,16 @@ def _decoded(data: Dataset) -> np.ndarray:
 
 
 def _plain_length(data: Dataset) -> int:
-    """Bytes of all frames uncompressed."""
+    """Return the number of bytes of all frames, uncompressed."""
     bits = int(data.Rows) * int(data.Columns) * int(data.SamplesPerPixel) * int(data.BitsAllocated)
     return -(-bits // 8) * int(data.get("NumberOfFrames") or 1)
 
 
 def _cleared(raw: np.ndarray, data: Dataset, shift: int) -> np.ndarray:
-    """Bits outside BitsStored dropped, as overlays once lived there; a copy only where there are such bits. `shift` is
-    the number of bits below."""
+    """Return the values without the bits outside BitsStored, where old files keep overlays; `shift` bits lie below.
+
+    Makes a copy only if there are such bits.
+    """
     if not np.issubdtype(raw.dtype, np.integer):
         return raw
     allocated, stored = int(data.BitsAllocated), int(data.BitsStored)
@@ -132,7 +134,7 @@ def _cleared(raw: np.ndarray, data: Dataset, shift: int) -> np.ndarray:
 
 
 def _native(values: np.ndarray) -> np.ndarray:
-    """The same values in this machine's byte order."""
+    """Return the same values in this machine's byte order."""
     return np.asarray(values, values.dtype.newbyteorder("="))
 
 
@@ -143,10 +145,12 @@ def _bits_below(data: Dataset) -> int:
 
 
 def _parsed(raw: bytes, path: Path) -> tuple[Dataset, bool]:
-    """The data set, and whether the file ends inside an element. Hostile bytes may raise anything, so anything is
-    caught; text that merely parses is refused."""
+    """Return the data set, and whether the file ends inside an element.
+
+    Hostile bytes may raise any exception, so all are caught; text that merely parses is refused.
+    """
     try:
-        with warnings.catch_warnings(record=True) as told:
+        with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             data = pydicom.dcmread(BytesIO(raw), force=True)
             plausible = "SOPClassUID" in data or ("Rows" in data and "Columns" in data) or "PatientID" in data
@@ -159,13 +163,13 @@ def _parsed(raw: bytes, path: Path) -> tuple[Dataset, bool]:
         plausible = False
     if not plausible:
         raise Unreadable("not_dicom", f"{path}: neither DICOM nor PNG, JPEG or NIfTI; leave the file out")
-    return data, any("End of file" in str(warning.message) for warning in told)
+    return data, any("End of file" in str(warning.message) for warning in caught)
 
 
 def _damaged(error: Exception, path: Path) -> Unreadable:
-    told = (str(error) or type(error).__name__).splitlines()[0]
-    code = "truncated" if "less than expected" in told or "End of" in told else "corrupt"
-    return Unreadable(code, f"{path}: damaged DICOM ({told}); restore the file from its source")
+    reason = (str(error) or type(error).__name__).splitlines()[0]
+    code = "truncated" if "less than expected" in reason or "End of" in reason else "corrupt"
+    return Unreadable(code, f"{path}: damaged DICOM ({reason}); restore the file from its source")
 
 
 def _kind(data: Dataset) -> str:
@@ -179,7 +183,7 @@ def _refuse_other_objects(header: Dataset, path: Path) -> None:
 
 
 def _refuse_giant(header: Dataset, path: Path) -> None:
-    """Rows x Columns x frames x samples against the cap, from the header alone."""
+    """Raise Unreadable if Rows x Columns x frames x samples of the header exceed the limit."""
     try:
         sides = [int(header.get(k) or 1) for k in ("Rows", "Columns", "NumberOfFrames", "SamplesPerPixel")]
     except (TypeError, ValueError) as error:
@@ -190,12 +194,12 @@ def _refuse_giant(header: Dataset, path: Path) -> None:
 
 
 def _refuse_bomb(raw: bytes, path: Path) -> None:
-    """A deflated data set is inflated piecewise and thrown away, until it ends or passes the cap."""
+    """Raise Unreadable if a deflated data set inflates beyond the limit; it is inflated in pieces and discarded."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             at = _deflated_from(raw)
-    except Exception:  # what cannot be parsed here cannot be parsed, and so not inflated, by pydicom either
+    except Exception:  # pydicom fails in the same way, and then inflates nothing
         return
     if at is not None and _inflated_size(raw[at:]) > LIMIT_INFLATED_BYTES:
         limit = f"more than {LIMIT_INFLATED_BYTES >> 20} MiB when inflated"
@@ -203,8 +207,10 @@ def _refuse_bomb(raw: bytes, path: Path) -> None:
 
 
 def _deflated_from(raw: bytes) -> int | None:
-    """Where pydicom starts to inflate; None if it will not. Found by pydicom's own steps: any other reading of the
-    file meta could be made to disagree with them."""
+    """Return the offset at which pydicom starts to inflate; None if it does not.
+
+    Uses pydicom's own steps: a crafted file could make any other parser disagree with them.
+    """
     stream = BytesIO(raw)
     filereader.read_preamble(stream, force=True)
     meta = filereader._read_file_meta_info(stream)
@@ -213,7 +219,7 @@ def _deflated_from(raw: bytes) -> int | None:
 
 
 def _inflated_size(deflated: bytes) -> int:
-    """Bytes after inflation, counted up to just past the cap; a damaged stream counts as far as it goes."""
+    """Return the number of inflated bytes, counted to just above the limit or up to a damaged place."""
     inflater, size = zlib.decompressobj(-zlib.MAX_WBITS), 0
     try:
         while size <= LIMIT_INFLATED_BYTES and not inflater.eof:
@@ -228,17 +234,17 @@ def _inflated_size(deflated: bytes) -> int:
 
 
 def _refuse_other_size(frame: bytes, data: Dataset, path: Path) -> None:
-    """Refuse a stream whose own header claims another size than the data set: a bomb, or somebody else's pixels."""
-    if no_end(frame) and not codecs.whole_without_end(frame):
+    """Raise Unreadable if the stream's header has another size than the data set: a bomb, or foreign pixels."""
+    if lacks_end_marker(frame) and not codecs.whole_without_end(frame):
         raise Unreadable("truncated", f"{path}: its JPEG stream is cut short; restore the file from its source")
-    said, size = (int(data.Rows), int(data.Columns)), frame_size(frame[:65536])
-    if size is not None and size != said:
-        told = f"the compressed stream is {size[0]} x {size[1]}, the header says {said[0]} x {said[1]}"
-        raise Unreadable("corrupt", f"{path}: {told}; restore the file from its source")
+    expected, size = (int(data.Rows), int(data.Columns)), frame_size(frame[:65536])
+    if size is not None and size != expected:
+        sizes = f"the compressed stream is {size[0]} x {size[1]}, the header has {expected[0]} x {expected[1]}"
+        raise Unreadable("corrupt", f"{path}: {sizes}; restore the file from its source")
 
 
-def _mend(data: Dataset, path: Path) -> tuple[str, ...]:
-    """Give a file without file meta its transfer syntax, and a nonsensical frame count the value 1."""
+def _repair(data: Dataset, path: Path) -> tuple[str, ...]:
+    """Set a missing transfer syntax, and an invalid frame count to 1; return notes."""
     notes: list[str] = []
     if "TransferSyntaxUID" not in data.file_meta:
         data.file_meta.TransferSyntaxUID = _assumed_syntax(data, path)
@@ -249,14 +255,13 @@ def _mend(data: Dataset, path: Path) -> tuple[str, ...]:
         notes.append("no frame count")
     elif int(frames) > 1:
         notes.append(f"first of {int(frames)} frames")
-    if _more_than_told(data):
-        notes.append("more pixel data than the header says")
+    if _has_excess_pixels(data):
+        notes.append("more pixel data than the header declares")
     return tuple(notes)
 
 
-def _more_than_told(data: Dataset) -> bool:
-    """Whether uncompressed pixel data go on behind what the header speaks of, but for one byte that makes them even
-    (PS3.5 8.1.1)."""
+def _has_excess_pixels(data: Dataset) -> bool:
+    """Return whether uncompressed pixels are longer than declared, plus one padding byte (PS3.5 8.1.1)."""
     if "PixelData" not in data or data["PixelData"].is_undefined_length:
         return False
     sides = [int(data.get(k) or 1) for k in ("Rows", "Columns", "SamplesPerPixel", "NumberOfFrames")]
@@ -265,7 +270,7 @@ def _more_than_told(data: Dataset) -> bool:
 
 
 def _assumed_syntax(data: Dataset, path: Path) -> UID:
-    """Uncompressed, in the encoding pydicom found. PS3.10 requires file meta, so a compressed stream is refused."""
+    """Return the uncompressed syntax that pydicom detected. Raises Unreadable on a compressed stream (PS3.10)."""
     if "PixelData" in data and data["PixelData"].is_undefined_length:
         raise Unreadable("corrupt", f"{path}: compressed, but without a transfer syntax; export the file again")
     implicit, little = data.original_encoding
@@ -280,5 +285,5 @@ def _refuse_without_codec(syntax: UID, path: Path) -> None:
         hint = "convert the file to another transfer syntax"
         raise Unreadable("codec_missing", f"{path}: transfer syntax {syntax.name} is not supported; {hint}") from None
     if not decoder.is_available:
-        needed = "; ".join(decoder.missing_dependencies)
-        raise Unreadable("codec_missing", f"{path}: {syntax.name} needs a codec that is not installed: {needed}")
+        needed = " ".join(codecs.packages(syntax))
+        raise Unreadable("codec_missing", f"{path}: no decoder for {syntax.name}; run: pip install {needed}")

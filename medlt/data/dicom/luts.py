@@ -1,4 +1,4 @@
-"""The look-up tables and functions of a radiograph's display, one value at a time: PS3.3 C.11.1 and C.11.2."""
+"""The look-up tables and functions of a radiograph's display: PS3.3 C.11.1 and C.11.2."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ from pydicom.multival import MultiValue
 
 
 def modality_lut(values: np.ndarray, header: Dataset) -> np.ndarray:
-    """Stored values to the modality's unit, float64: Modality LUT Sequence, else slope and intercept (C.11.1)."""
+    """Return values in the modality's unit, float64: Modality LUT Sequence, else slope and intercept (C.11.1)."""
     if sequence := header.get("ModalityLUTSequence"):
-        return _looked_up(values, sequence[0])
+        return _through_lut(values, sequence[0])
     slope = header.get("RescaleSlope")
     scale = 1.0 if slope is None or float(slope) == 0 else float(slope)
     return np.asarray(values * scale + float(header.get("RescaleIntercept") or 0))
 
 
 def voi_lut(values: np.ndarray, header: Dataset, span: tuple[float, float]) -> np.ndarray:
-    """Modality values to [0,1], float64: VOI LUT Sequence, else the first window, else `span` as it is (C.11.2)."""
+    """Map modality values to [0,1], float64: VOI LUT Sequence, else the first window, else `span` (C.11.2)."""
     if sequence := header.get("VOILUTSequence"):
-        return _looked_up(values, sequence[0]) / largest(sequence[0])
+        return _through_lut(values, sequence[0]) / largest(sequence[0])
     if (window := first_window(header)) is not None:
         return _windowed(values, *window, str(header.get("VOILUTFunction") or "LINEAR"))
     low, high = span
@@ -27,18 +27,18 @@ def voi_lut(values: np.ndarray, header: Dataset, span: tuple[float, float]) -> n
 
 
 def presentation(values: np.ndarray, header: Dataset) -> np.ndarray:
-    """Invert [0,1] once if told to."""
+    """Return values in [0,1], inverted if the header asks for it (see `inverted`)."""
     return 1 - values if inverted(header) else values
 
 
 def inverted(header: Dataset) -> bool:
-    """INVERSE and MONOCHROME1 say the same thing (C.8.11.3.1), so together they invert once, not twice."""
+    """Return whether the display is inverted. INVERSE and MONOCHROME1 mean the same (C.8.11.3.1): both invert once."""
     by_shape = header.get("PresentationLUTShape") == "INVERSE"
     return bool(by_shape or header.get("PhotometricInterpretation") == "MONOCHROME1")
 
 
 def first_window(header: Dataset) -> tuple[float, float] | None:
-    """(centre, width) of the first pair; None if there is none or its width is not positive."""
+    """Return (centre, width) of the first window; None if there is none or its width is not positive."""
     centre, width = (_first(header.get(k)) for k in ("WindowCenter", "WindowWidth"))
     return None if centre is None or width is None or width <= 0 else (centre, width)
 
@@ -50,7 +50,7 @@ def _first(value: object) -> float | None:
 
 
 def _windowed(values: np.ndarray, centre: float, width: float, function: str) -> np.ndarray:
-    """The three functions of C.11.2.1.2 and C.11.2.1.3 with output range [0,1]."""
+    """Apply one of the three functions of C.11.2.1.2 and C.11.2.1.3, output range [0,1]."""
     if function == "SIGMOID":
         return np.asarray(1 / (1 + np.exp(np.clip(-4 * (values - centre) / width, -500, 500))))
     if function == "LINEAR_EXACT":
@@ -60,8 +60,8 @@ def _windowed(values: np.ndarray, centre: float, width: float, function: str) ->
     return np.clip((values - (centre - 0.5)) / (width - 1) + 0.5, 0, 1)
 
 
-def _looked_up(values: np.ndarray, item: Dataset) -> np.ndarray:
-    """A LUT item of C.11.1.1 or C.11.2.1.1: values before the first entry take it, values past the last take that."""
+def _through_lut(values: np.ndarray, item: Dataset) -> np.ndarray:
+    """Apply a LUT item of C.11.1.1 or C.11.2.1.1; values outside the table take its first or last entry."""
     table = _entries(item)
     first = int(item.LUTDescriptor[1])
     if first >= 2**15 and values.min() < 0:
@@ -70,7 +70,7 @@ def _looked_up(values: np.ndarray, item: Dataset) -> np.ndarray:
 
 
 def _entries(item: Dataset) -> np.ndarray:
-    """LUT Data as unsigned integers, 8-bit entries unpacked where two share a word."""
+    """Return LUT Data as unsigned integers, 8-bit entries unpacked where two share a word."""
     count = (int(item.LUTDescriptor[0]) & 0xFFFF) or 2**16
     data = item.LUTData
     if not isinstance(data, bytes):
@@ -82,5 +82,5 @@ def _entries(item: Dataset) -> np.ndarray:
 
 
 def largest(item: Dataset) -> float:
-    """The top of a LUT's output range: its declared bits, or its largest entry if that is beyond."""
+    """Return the top of a LUT's output range: that of its declared bits, or its largest entry if that is larger."""
     return float(max(2 ** min(int(item.LUTDescriptor[2]), 16) - 1, int(_entries(item).max()), 1))

@@ -1,4 +1,4 @@
-"""One DICOM file to a displayed radiograph with the tags that training needs."""
+"""Reads a DICOM file as a displayed radiograph with the tags that training needs."""
 
 from __future__ import annotations
 
@@ -11,15 +11,16 @@ from pathlib import Path
 import numpy as np
 from pydicom.dataset import Dataset
 
-from medlt.data.dicom.display import shown
+from medlt.data.dicom.display import apply_display
 from medlt.data.dicom.guard import Unreadable, open_dicom, stored_values
 
 
 @dataclass(frozen=True)
 class Radiograph:
-    """pixels float32 [H,W] in [0,1], upright, bright means dense; spacing is (row, column) in mm, None if untold.
+    """A displayed radiograph: `pixels` float32 [H,W] in [0,1], upright, bright means dense, and the tags of the file.
 
-    `frames` is what the file claims; only the first is read. `notes` say what was odd or assumed. Text is "" if absent.
+    `spacing` is (row, column) in mm, None if unknown. `frames` is the declared number; only the first frame is read.
+    `notes` list irregularities and assumptions. Absent text is "".
     """
 
     pixels: np.ndarray
@@ -37,27 +38,29 @@ class Radiograph:
 
 
 def read_dicom(path: Path) -> Radiograph:
-    """Read one file. Raises Unreadable (an InputError with a reason code) on anything that is no image."""
+    """Read one DICOM file. Raises Unreadable (an InputError with a reason code) if it is not an image."""
     path = Path(path)
-    with readable(path):
+    with unusable_tags(path):
         data, notes = open_dicom(path)
-        seen = shown(stored_values(data, path), data)
-        return _described(data, seen.unit(), notes + seen.notes)
+        display = apply_display(stored_values(data, path), data)
+        return _described(data, display.unit(), notes + display.notes)
 
 
 @contextmanager
-def readable(path: Path) -> Iterator[None]:
-    """Display tags that cannot be used become Unreadable; warnings on values are silenced, as hospital files break
-    value rules everywhere and what matters is in the notes."""
+def unusable_tags(path: Path) -> Iterator[None]:
+    """Raise Unreadable for errors from unusable display tags, and silence warnings about values.
+
+    Hospital files violate many value rules; what matters is in the notes.
+    """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
             yield
         except Unreadable:
             raise
-        except (AttributeError, KeyError, IndexError, TypeError, ValueError, OverflowError) as error:
-            told = (str(error) or type(error).__name__).splitlines()[0]
-            raise Unreadable("corrupt", f"{path}: unusable display tags ({told}); export the file again") from None
+        except (LookupError, AttributeError, TypeError, ValueError, OverflowError, NotImplementedError) as error:
+            reason = (str(error) or type(error).__name__).splitlines()[0]
+            raise Unreadable("corrupt", f"{path}: unusable display tags ({reason}); export the file again") from None
 
 
 def _described(data: Dataset, pixels: np.ndarray, notes: tuple[str, ...]) -> Radiograph:
@@ -78,12 +81,12 @@ def _described(data: Dataset, pixels: np.ndarray, notes: tuple[str, ...]) -> Rad
 
 
 def text(data: Dataset, keyword: str) -> str:
-    """The attribute as stripped text, "" if absent or empty."""
+    """Return the attribute as stripped text, "" if absent or empty."""
     return str(data.get(keyword) or "").strip()
 
 
 def spacing(data: Dataset) -> tuple[float, float] | None:
-    """Pixel Spacing, else Imager Pixel Spacing (at the detector); None unless two positive numbers."""
+    """Return Pixel Spacing, else Imager Pixel Spacing (at the detector); None unless two positive numbers."""
     for keyword in ("PixelSpacing", "ImagerPixelSpacing"):
         value = data.get(keyword)
         if value is not None and len(value) == 2 and min(float(v) for v in value) > 0:

@@ -1,4 +1,4 @@
-"""The size a compressed frame claims in its own header, read before anything is decoded."""
+"""Reads the size of a compressed frame from its own header, before decoding."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ _ALONE = frozenset((0x01, *range(0xD0, 0xD9)))
 
 
 def frame_size(stream: bytes) -> tuple[int, int] | None:
-    """(rows, columns) of a JPEG, JPEG-LS, JPEG 2000 or HTJ2K stream; None where none can be read."""
+    """Return (rows, columns) of a JPEG, JPEG-LS, JPEG 2000 or HTJ2K stream; None for any other stream."""
     if stream[:4] == b"\xff\x4f\xff\x51":  # SOC, SIZ: ISO 15444-1 A.5.1
         if len(stream) < 24:
             return None
@@ -18,13 +18,13 @@ def frame_size(stream: bytes) -> tuple[int, int] | None:
     return _jpeg_size(stream) if stream[:2] == b"\xff\xd8" else None
 
 
-def no_end(stream: bytes) -> bool:
-    """Whether a JPEG stream lacks its end-of-image marker."""
+def lacks_end_marker(stream: bytes) -> bool:
+    """Return whether a JPEG stream lacks its end-of-image marker."""
     return stream[:2] == b"\xff\xd8" and not stream[-64:].rstrip(b"\0\xff").endswith(b"\xff\xd9")
 
 
 def _jpeg_size(stream: bytes) -> tuple[int, int] | None:
-    """From the first start-of-frame marker."""
+    """Return (rows, columns) of the first start-of-frame marker."""
     at = 2
     while at + 9 <= len(stream):
         if stream[at] != 0xFF:

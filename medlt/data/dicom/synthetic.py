@@ -1,7 +1,7 @@
-"""A synthetic image as a DICOM file that says so: Secondary Capture Image (PS3.3 A.8.1), Conversion Type SYN.
+"""Writes a synthetic image as DICOM, marked synthetic: Secondary Capture Image (PS3.3 A.8.1), Conversion Type SYN.
 
-Nothing in it comes from a source: identifiers are made here, dates and times stay empty, no patient stands behind it.
-What made the image is told in Derivation Description and as Synthesizing Equipment. Equal arguments give equal bytes.
+Nothing in the file comes from a source image: identifiers are new, dates and times are empty, there is no patient.
+Derivation Description and Synthesizing Equipment name the method. Equal arguments give equal bytes.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ _LARGEST_SIDE = 2**16 - 1  # Rows and Columns are unsigned 16 bit
 
 @dataclass(frozen=True)
 class Origin:
-    """What made an image: plan row `uid`, `method`, digest of the `models`; `labels` in [0,1], NaN if unknown.
+    """Provenance of an image: plan row `uid`, `method`, digest of the `models`; `labels` in [0,1], NaN if unknown.
 
-    `uid` and the names go into the file as they are: they must be medlt's own, never an identifier of a source.
+    `uid` and the names are written to the file unchanged: they must not contain an identifier of a source image.
     """
 
     uid: str
@@ -46,29 +46,29 @@ class Origin:
 
 
 def write_synthetic(path: Path, pixels: np.ndarray, origin: Origin) -> None:
-    """Write `synthetic_dataset(pixels, origin)` to `path`, whole or not at all.
+    """Write `synthetic_dataset(pixels, origin)` to `path`, atomically.
 
-    Raises InputError as that does, and where `path` already holds something else: nothing is overwritten.
+    Raises InputError as that function does, and if `path` exists with other contents: nothing is overwritten.
     """
     path, data = Path(path), synthetic_bytes(pixels, origin)
     if not path.exists():
         write_bytes(path, data)
     elif path.read_bytes() != data:
-        raise InputError(f"{path}: holds something else; choose another name, or move the file away")
+        raise InputError(f"{path}: exists with other contents; choose another name, or move the file away")
 
 
 def synthetic_bytes(pixels: np.ndarray, origin: Origin) -> bytes:
-    """The file of `synthetic_dataset(pixels, origin)`, equal for equal arguments. Raises InputError as that does."""
+    """Return the bytes of `synthetic_dataset(pixels, origin)`, equal for equal arguments. Raises InputError too."""
     buffer = BytesIO()
     pydicom.dcmwrite(buffer, synthetic_dataset(pixels, origin), enforce_file_format=True)
     return buffer.getvalue()
 
 
 def synthetic_dataset(pixels: np.ndarray, origin: Origin) -> Dataset:
-    """A gray image [H,W], bright means dense, as a Secondary Capture Image, uncompressed.
+    """Return a gray image [H,W], bright means dense, as an uncompressed Secondary Capture Image.
 
-    uint8 and uint16 are stored as they are; floats in [0,1] as 16 bits, rounded half up. `read_dicom` gives the values
-    back as stored / 255 or stored / 65535. Raises InputError on any other shape, type or range, and on unusable text.
+    uint8 and uint16 are stored as they are; floats in [0,1] as 16 bits, rounded half up. `read_dicom` returns stored /
+    255 or stored / 65535. Raises InputError on any other shape, type or range, and on unusable text.
     """
     _refuse_origin(origin)
     stored = _stored(pixels, origin.uid)
@@ -80,23 +80,23 @@ def synthetic_dataset(pixels: np.ndarray, origin: Origin) -> Dataset:
 
 
 def _refuse_origin(origin: Origin) -> None:
-    """Names end up in text elements, where a backslash parts values and control characters are not allowed."""
+    """Raise InputError on names that cannot be DICOM text: a backslash separates values, controls are not allowed."""
     where = f"synthetic image {origin.uid[:40]!r}"
     for name in (origin.uid, origin.method, origin.models, *origin.labels):
         if not name.isprintable() or "\\" in name or len(name) > _LONGEST_NAME:
             raise InputError(
-                f"{where}: {name[:40]!r} is no DICOM text; use up to 256 printable characters, no backslash"
+                f"{where}: {name[:40]!r} is not DICOM text; use up to 256 printable characters, no backslash"
             )
     if not origin.uid or not origin.method:
-        raise InputError(f"{where}: uid or method is empty; name what made the image")
+        raise InputError(f"{where}: uid or method is empty; give both")
     if strange := [name for name, value in origin.labels.items() if not (math.isnan(value) or 0 <= value <= 1)]:
         raise InputError(f"{where}: label {strange[0]!r} is not in [0, 1]; give NaN for an unknown one")
-    if len(_told(origin.labels)) > _LONGEST_COMMENT:
+    if len(_comment(origin.labels)) > _LONGEST_COMMENT:
         raise InputError(f"{where}: too many labels for a DICOM comment; pass fewer")
 
 
 def _stored(pixels: np.ndarray, uid: str) -> np.ndarray:
-    """Little-endian uint8 or uint16 [H,W]."""
+    """Return little-endian uint8 or uint16 [H,W]. Raises InputError on other pixels."""
     pixels, where = np.asarray(pixels), f"synthetic image {uid!r}"
     if pixels.ndim != 2 or not 0 < min(pixels.shape) <= max(pixels.shape) <= _LARGEST_SIDE:
         raise InputError(f"{where}: shape {pixels.shape} is not (rows, columns) of 1 to 65535; pass one gray image")
@@ -105,16 +105,16 @@ def _stored(pixels: np.ndarray, uid: str) -> np.ndarray:
     if pixels.dtype.kind != "f":
         raise InputError(f"{where}: pixels are {pixels.dtype}; pass uint8, uint16, or floats in [0, 1]")
     if not np.isfinite(pixels).all():
-        raise InputError(f"{where}: holds values that are not finite; it must not be written")
+        raise InputError(f"{where}: holds values that are not finite; pass finite values")
     if pixels.min() < 0 or pixels.max() > 1:
         raise InputError(f"{where}: values {pixels.min():g} to {pixels.max():g} are not in [0, 1]; scale them first")
     return np.floor(pixels.astype(np.float64) * (2**16 - 1) + 0.5).astype("<u2")
 
 
 def _identity(data: Dataset, stored: np.ndarray, origin: Origin) -> None:
-    """File meta, SOP Common (C.12.1), Patient (C.7.1.1), General Study (C.7.2.1) and General Series (C.7.3.1) modules.
+    """Fill file meta, SOP Common (C.12.1), Patient (C.7.1.1), General Study (C.7.2.1) and Series (C.7.3.1) modules.
 
-    UIDs hang on all that is in the file, so two files that differ in a pixel or a label never share one.
+    UIDs depend on all contents of the file, so two files that differ in a pixel or a label never share one.
     """
     pixels = hashlib.sha256(stored.tobytes()).hexdigest()
     made = (origin.uid, origin.method, origin.models, {k: float(v) for k, v in origin.labels.items()})
@@ -142,7 +142,7 @@ def _identity(data: Dataset, stored: np.ndarray, origin: Origin) -> None:
 
 
 def _made(data: Dataset, origin: Origin) -> None:
-    """What made the image: General Equipment (C.7.5.1), SC Equipment (C.8.6.1), General Image (C.7.6.1), SOP Common."""
+    """Fill General Equipment (C.7.5.1), SC Equipment (C.8.6.1), General Image (C.7.6.1) and SOP Common modules."""
     data.Modality = "OT"
     data.ConversionType = "SYN"
     data.Manufacturer, data.ManufacturerModelName, data.SoftwareVersions = "medlt", origin.method[:64], __version__
@@ -157,20 +157,20 @@ def _made(data: Dataset, origin: Origin) -> None:
     models = f"; models {origin.models}" if origin.models else ""
     data.ImageType = ["DERIVED", "SECONDARY"]
     data.DerivationDescription = f"Synthetic: medlt {__version__}, method {origin.method}, row {origin.uid}{models}"
-    data.ImageComments = _told(origin.labels)
+    data.ImageComments = _comment(origin.labels)
     data.PatientOrientation = None
     data.BurnedInAnnotation = "NO"
 
 
-def _told(labels: Mapping[str, float]) -> str:
-    """The labels in words that claim no reader; unknown ones are left out."""
+def _comment(labels: Mapping[str, float]) -> str:
+    """Return the known labels as a sentence that does not claim a human reader."""
     known = [f"{name} {value:g}" for name, value in labels.items() if not math.isnan(value)]
-    asserted = f" Labels given by the method, read by nobody: {'; '.join(known)}." if known else ""
-    return f"SYNTHETIC image, not for diagnosis.{asserted}"
+    sentence = f" Labels given by the method, not confirmed by a reader: {'; '.join(known)}." if known else ""
+    return f"SYNTHETIC image, not for diagnosis.{sentence}"
 
 
 def _pixels(data: Dataset, stored: np.ndarray) -> None:
-    """Image Pixel (C.7.6.3) and VOI LUT (C.11.2) modules; the window is the identity on all stored values."""
+    """Fill Image Pixel (C.7.6.3) and VOI LUT (C.11.2) modules; the window is the identity on all stored values."""
     bits = stored.itemsize * 8
     data.SamplesPerPixel, data.PhotometricInterpretation = 1, "MONOCHROME2"
     data.Rows, data.Columns = stored.shape
@@ -181,5 +181,5 @@ def _pixels(data: Dataset, stored: np.ndarray) -> None:
 
 
 def dicom_uid(*key: object) -> str:
-    """A UID under 2.25 (PS3.5 B.2) that hangs on the key alone."""
+    """Return a UID under 2.25 (PS3.5 B.2) that depends on the key alone."""
     return f"2.25.{uuid.uuid5(_NAMESPACE, '/'.join(map(str, key))).int}"

@@ -1,20 +1,21 @@
-"""Tables and trees as others keep them, read into a Manifest."""
+"""Reads published and own collections, tables and folders, into a Manifest."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from medlt.data.columns import did_you_mean
 from medlt.data.layouts import options
 from medlt.data.layouts.csv_table import csv_table
 from medlt.data.layouts.cxr_lt import cxr_lt
 from medlt.data.layouts.folder import folder
-from medlt.data.layouts.found import Found
+from medlt.data.layouts.layout_result import LayoutResult
 from medlt.data.layouts.mimic_cxr_lt import mimic_cxr_lt
 from medlt.data.layouts.nih_cxr_lt import nih_cxr_lt
 from medlt.data.layouts.tables import NIH_FINDINGS, from_csv, from_nih, patient_split
 from medlt.types import InputError
 
-LAYOUTS: dict[str, Callable[[Path, Any], Found]] = {
+LAYOUTS: dict[str, Callable[[Path, Any], LayoutResult]] = {
     "mimic-cxr-lt": mimic_cxr_lt,
     "nih-cxr-lt": nih_cxr_lt,
     "cxr-lt": cxr_lt,
@@ -30,17 +31,18 @@ OPTIONS: dict[str, type[options.Options]] = {
 }
 
 
-def read_layout(layout: str, src: Path, given: Mapping[str, object] | None = None) -> Found:
-    """Read `src`, which is laid out as `layout` says, with the options `given` (see `options`); None means the default.
+def read_layout(layout: str, src: Path, given: Mapping[str, object] | None = None) -> LayoutResult:
+    """Read `src` in the given layout with the options `given` (see `options`); None means the default.
 
-    Raises InputError in one line on an unknown layout or option, and on whatever is wrong with tables and folders.
+    Raises InputError in one line on an unknown layout or option, and on invalid tables and folders.
     """
     if layout not in LAYOUTS:
-        raise InputError(f"unknown layout {layout!r}; use one of {', '.join(LAYOUTS)}")
+        close = did_you_mean(layout, LAYOUTS) or ";"
+        raise InputError(f"unknown layout {layout!r}{close} use one of {', '.join(LAYOUTS)}")
     chosen = {name: value for name, value in (given or {}).items() if value is not None}
     if not Path(src).exists():
-        raise InputError(f"{src}: no such file or folder; check SRC")
-    return LAYOUTS[layout](Path(src), options.checked(OPTIONS[layout], layout, chosen))
+        raise InputError(f"{Path(src).absolute()}: no such file or folder; check SRC")
+    return LAYOUTS[layout](Path(src), options.parse(OPTIONS[layout], layout, chosen))
 
 
-__all__ = ["LAYOUTS", "NIH_FINDINGS", "OPTIONS", "Found", "from_csv", "from_nih", "patient_split", "read_layout"]
+__all__ = ["LAYOUTS", "NIH_FINDINGS", "OPTIONS", "LayoutResult", "from_csv", "from_nih", "patient_split", "read_layout"]

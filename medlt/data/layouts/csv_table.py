@@ -1,4 +1,4 @@
-"""A table of one's own with a row an image; its columns are named by the user where they differ from ours."""
+"""Layout `csv`: a table of your own with one row per image. Options name the columns that have other names."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 import pandas as pd
 
 from medlt.data.layouts import tree
-from medlt.data.layouts.found import Draft, Found, finish, renamed_parts
+from medlt.data.layouts.layout_result import Draft, LayoutResult, finish, renamed_parts
 from medlt.data.layouts.options import TableOptions
 from medlt.data.layouts.reading import read_table, require
 from medlt.data.manifest import RESERVED
@@ -18,11 +18,11 @@ from medlt.types import InputError
 ROLES = ("uid", "path", "patient_id", "split", "view")
 
 
-def csv_table(src: Path, options: TableOptions) -> Found:
+def csv_table(src: Path, options: TableOptions) -> LayoutResult:
     """Read the table `src`, plain or gzipped. Raises InputError in one line.
 
-    Without a `path` column images are found by their name, the uid; without a `uid` column the file's name is the
-    uid; without a `split` column patients are split by hash. The patient has to be known: a column or an expression.
+    Without a `path` column, the uid is the image's file name; without a `uid` column, the file name is the uid; without
+    a `split` column, patients are split by hash. The patient must be known: by a column or a regular expression.
     """
     named = {str(role): name for role, name in options.column.items()}
     text = tuple(named.get(role, role) for role in ROLES)
@@ -31,19 +31,19 @@ def csv_table(src: Path, options: TableOptions) -> Found:
     findings = chosen_findings(source, options.findings, src, set(text))
     rows = pd.DataFrame(by_role(source, named)).reindex(index=source.index, columns=list(ROLES))
     rows = identified(rows, options.patient, src)
-    carried = [c for c in options.keep if c in source and c not in rows and c not in findings]
+    carried = [c for c in options.extra_columns if c in source and c not in rows and c not in findings]
     rows = rows.join(source[[*carried, *findings]])
     if options.train_flag:
         rows = rows[(rows["split"] != "train") | (pd.to_numeric(source[options.train_flag], errors="coerce") == 1)]
     root = options.images or src.parent
     files = tree.images(tree.listing(root))
     rows = rows.set_index(rows.pop("uid").rename("uid"))
-    placed = tree.by_stem(rows, files) if rows["path"].isna().all() else tree.by_path(rows, files, root)
-    return finish(Draft(placed, findings, root, src), options)
+    matched = tree.by_stem(rows, files) if rows["path"].isna().all() else tree.by_path(rows, files, root)
+    return finish(Draft(matched, findings, root, src), options)
 
 
 def identified(rows: pd.DataFrame, patient: str | None, source: Path) -> pd.DataFrame:
-    """uid from the path where there is none, patient from path or uid by the expression, splits under our names."""
+    """Return rows with uids (from the path if there is no column), patients (by the expression) and standard splits."""
     if rows["uid"].isna().all():
         if rows["path"].isna().all():
             raise InputError(f"{source}: neither a uid nor a path column; name one with --column uid=NAME")
@@ -59,28 +59,28 @@ def identified(rows: pd.DataFrame, patient: str | None, source: Path) -> pd.Data
 
 
 def patients(paths: pd.Series, expression: str, source: Path) -> pd.Series:
-    """What the expression's first group, or all of it, finds in each path. Raises InputError where it finds nothing."""
+    """Return the match of the expression's first group, or of all of it, in each path. Raises InputError if none."""
     try:
         compiled = re.compile(expression if re.compile(expression).groups else f"({expression})")
     except re.error as error:
         raise InputError(f"--patient: {expression!r} is not a regular expression: {error}") from None
-    found = paths.str.extract(compiled)[0]
-    if (lost := found.isna() | (found == "")).any():
-        told = f"{int(lost.sum())} of {len(paths)} paths hold no patient by --patient {expression!r}"
-        raise InputError(f"{source}: {told}, such as {paths[lost].iloc[0]!r}")
-    return found
+    matches = paths.str.extract(compiled)[0]
+    if (lost := matches.isna() | (matches == "")).any():
+        message = f"--patient {expression!r} does not match {int(lost.sum())} of {len(paths)} paths"
+        raise InputError(f"{source}: {message}, such as {paths[lost].iloc[0]!r}")
+    return matches
 
 
 def chosen_findings(source: pd.DataFrame, wanted: tuple[str, ...], table: Path, other: set[str]) -> tuple[str, ...]:
-    """The label columns. Raises InputError if none is named, with the columns that might be meant."""
+    """Return the label columns. Raises InputError if none is named, and lists the columns that could be labels."""
     if wanted:
         require(source, wanted, table)
         return wanted
-    might = [str(c) for c in source.columns if c not in RESERVED | other and source[c].dropna().isin((0, 1, -1)).all()]
-    told = f"; columns of 0, 1, -1 and blanks only: {','.join(might)}" if might else ""
-    raise InputError(f"{table}: name the label columns with --findings A,B,...{told}")
+    could = [str(c) for c in source.columns if c not in RESERVED | other and source[c].dropna().isin((0, 1, -1)).all()]
+    candidates = f"; columns of 0, 1, -1 and blanks only: {','.join(could)}" if could else ""
+    raise InputError(f"{table}: name the label columns with --findings A,B,...{candidates}")
 
 
 def by_role(source: pd.DataFrame, named: Mapping[str, str]) -> dict[str, pd.Series]:
-    """The columns that say what a row is, under our names, where they are there."""
+    """Return the columns uid, path, patient_id, split and view under these names, those that exist."""
     return {role: source[column] for role in ROLES if (column := named.get(role, role)) in source}

@@ -1,9 +1,9 @@
-"""The CXR-LT challenges of 2023 (26 findings) and 2024 (45), over MIMIC-CXR-JPG.
+"""Layout `cxr-lt`: the CXR-LT challenges of 2023 (26 findings) and 2024 (45), over MIMIC-CXR-JPG.
 
 PhysioNet cxr-lt-iccv-workshop-cvamd 2.0.0 (doi 10.13026/ryj9-x506). `cxr-lt-2023/`: train.csv, development.csv,
 test.csv. `cxr-lt-2024/`: labels.csv with all 45 findings and a split column; train_labeled.csv,
 development_labeled_task<K>.csv and test_labeled_task<K>.csv with the findings of task 1 (40), 2 (26) or 3 (5). All
-have a row an image: dicom_id, subject_id, study_id, ViewPosition, fpath. Numbers: Lin et al., arXiv 2506.07984.
+have one row per image: dicom_id, subject_id, study_id, ViewPosition, fpath. Numbers: Lin et al., arXiv 2506.07984.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from pathlib import Path
 import pandas as pd
 
 from medlt.data.layouts import tree
-from medlt.data.layouts.found import PARTS, Draft, Found, finish
+from medlt.data.layouts.layout_result import PARTS, Draft, LayoutResult, finish
 from medlt.data.layouts.mimic_cxr_lt import IDS, labelled, own_tables, with_views
 from medlt.data.layouts.options import CxrLtOptions
-from medlt.data.layouts.reading import known_findings, named_twice, read_table, require
+from medlt.data.layouts.reading import known_findings, only_table, read_table, require
 from medlt.types import InputError
 
 FINDINGS_2023 = (
@@ -59,33 +59,33 @@ FINDINGS_2024 = tuple(
         }
     )
 )
-"""2024 says Normal for No Finding. The last five named are task 3's."""
+"""2024 calls No Finding Normal. The last five are the findings of task 3."""
 
 
-def cxr_lt(src: Path, options: CxrLtOptions) -> Found:
-    """Read the folder `src`, which holds the tables, and the images unless they are named. Raises InputError."""
+def cxr_lt(src: Path, options: CxrLtOptions) -> LayoutResult:
+    """Read the folder `src` with the tables, and with the images unless `images` is given. Raises InputError."""
     files = tree.listing(src)
     root = options.images or src
-    apart = tree.listing(root) if root != src else files
+    image_files = tree.listing(root) if root != src else files
     release = options.release or _release(files, src)
     source = _year_2023(files, src) if release == "2023" else _year_2024(files, src, options.task)
     known = FINDINGS_2023 if release == "2023" else FINDINGS_2024
     rows, findings = labelled(source, known, src)
-    rows, notes = with_views(rows, own_tables([src / f for f in files] + [root / f for f in apart]))
-    told = f"CXR-LT {release}" + (f", task {options.task}" if release == "2024" else "")
-    draft = Draft(tree.by_stem(rows, tree.images(apart)), findings, root, src, (told, *notes))
+    rows, notes = with_views(rows, own_tables([src / f for f in files] + [root / f for f in image_files]))
+    name = f"CXR-LT {release}" + (f", task {options.task}" if release == "2024" else "")
+    draft = Draft(tree.by_stem(rows, tree.images(image_files)), findings, root, src, (name, *notes))
     return finish(draft, options)
 
 
 def _release(files: list[str], src: Path) -> str:
     names = {f.rsplit("/", 1)[-1].removesuffix(".gz") for f in files}
-    found = [
+    releases = [
         y for y, name in (("2023", "train.csv"), ("2024", "train_labeled.csv"), ("2024", "labels.csv")) if name in names
     ]
-    if len(set(found)) != 1:
-        told = "the tables of 2023 and 2024; choose one with --release" if found else "no CXR-LT table; check SRC"
-        raise InputError(f"{src}: holds {told}")
-    return found[0]
+    if len(set(releases)) != 1:
+        tables = "the tables of 2023 and 2024; choose one with --release" if releases else "no CXR-LT table; check SRC"
+        raise InputError(f"{src}: holds {tables}")
+    return releases[0]
 
 
 def _year_2023(files: list[str], src: Path) -> pd.DataFrame:
@@ -107,24 +107,24 @@ def _year_2024(files: list[str], src: Path, task: str) -> pd.DataFrame:
 def _every(files: list[str], src: Path) -> pd.DataFrame:
     table = _tables(files, src, {"all": "labels.csv"}, "cxr-lt-2024").get("all")
     if table is None:
-        raise InputError(f"{src}: no labels.csv of CXR-LT 2024, which holds all findings; choose --task 1 or 2")
+        raise InputError(f"{src}: no labels.csv of CXR-LT 2024, the table of all findings; choose --task 1 or 2")
     source = read_table(table, IDS)
     require(source, (*IDS, "split"), table)
     return source
 
 
 def _tables(files: list[str], src: Path, names: Mapping[str, str], folder: str) -> dict[str, Path]:
-    """{part: table}; where a name occurs more than once, those in the release's own folder count."""
-    found = {}
+    """Return {part: table}; of several tables with one name, those in the release's own folder count."""
+    tables = {}
     for part, name in names.items():
         paths = [src / f for f in files if f.rsplit("/", 1)[-1].removesuffix(".gz") == name]
         if own := [p for p in paths if folder in p.parts] or paths:
-            found[part] = named_twice(own)
-    return found
+            tables[part] = only_table(own)
+    return tables
 
 
 def _together(tables: Mapping[str, Path], known: tuple[str, ...], train: pd.DataFrame | None = None) -> pd.DataFrame:
-    """One table with `split` and the findings that every part has. Raises InputError on a part without labels."""
+    """Return one table with `split` and the findings of all parts. Raises InputError on a part without labels."""
     parts = [] if train is None else [train]
     for part, table in tables.items():
         source = read_table(table, IDS).assign(split=PARTS[part])

@@ -1,7 +1,7 @@
-"""A folder of images: each sub-folder a class, or a table of labels joined to them.
+"""Layout `folder`: a folder of images with one sub-folder per class, or with a table of labels.
 
-The output folder of `medlt convert` is one too: its manifest.parquet names the images, their patients, studies and
-series, and any of its columns can be the key of the label table.
+The output folder of `medlt convert` has this layout too: its manifest.parquet lists images, patients, studies and
+series, and each of its columns can be the key of the label table.
 """
 
 from __future__ import annotations
@@ -10,19 +10,19 @@ from pathlib import Path
 
 import pandas as pd
 
-from medlt.data.columns import fit_for_a_file
+from medlt.data.columns import safe_filename
 from medlt.data.layouts import tree
 from medlt.data.layouts.csv_table import ROLES, by_role, chosen_findings, identified
-from medlt.data.layouts.found import PARTS, Draft, Found, finish
+from medlt.data.layouts.layout_result import PARTS, Draft, LayoutResult, finish
 from medlt.data.layouts.options import FolderOptions
 from medlt.data.layouts.reading import read_table, require
 from medlt.types import InputError
 
 NAMES = ("name", "source file", "source name", "source stem")
-"""Of an image, to be joined by. What a hospital calls its files may name a patient: none of it reaches the manifest."""
+"""Columns of an image that labels can be joined by. File names may hold patient names, so the manifest has none."""
 
 
-def folder(src: Path, options: FolderOptions) -> Found:
+def folder(src: Path, options: FolderOptions) -> LayoutResult:
     """Read the folder `src`. Raises InputError in one line."""
     root = options.images or src
     files = tree.images(tree.listing(root), root)
@@ -30,14 +30,13 @@ def folder(src: Path, options: FolderOptions) -> Found:
     rows = _bare(files, root) if known is None else known
     if options.labels is None:
         if known is not None:
-            told = "no labels in its manifest.parquet; give them with --labels TABLE.csv --key COLUMN"
-            raise InputError(f"{src}: {told}")
+            raise InputError(f"{src}: manifest.parquet has no labels; give them with --labels TABLE.csv --key COLUMN")
         return finish(_classes(rows, files, root, options), options)
     return finish(_joined(rows, files, root, options), options)
 
 
 def _converted(path: Path) -> pd.DataFrame | None:
-    """The rows of a converted folder's manifest; None if there is none, or one with labels, made from here."""
+    """Return the rows of a converted folder's manifest; None if there is none, or one that already has labels."""
     if not path.is_file():
         return None
     try:
@@ -52,7 +51,7 @@ def _converted(path: Path) -> pd.DataFrame | None:
 
 
 def _sourced(rows: pd.DataFrame, table: Path) -> pd.DataFrame:
-    """With the converted files' own names, from the table that the converter keeps them in."""
+    """Add the names of the source files from sources.csv, if it exists."""
     if "source" not in rows or not table.is_file():
         return rows
     sources = read_table(table, ("source", "file"))
@@ -63,43 +62,43 @@ def _sourced(rows: pd.DataFrame, table: Path) -> pd.DataFrame:
 
 
 def _bare(files: pd.DataFrame, root: Path) -> pd.DataFrame:
-    """A row an image file; uid is its name, or its path with '__' for '/' where names repeat."""
+    """Return one row per image file; the uid is its name, or its path with '__' for '/' if names repeat."""
     if not len(files):
         raise InputError(f"{root}: no PNG, JPEG or DICOM file below it; check SRC and --images")
     inside = files["path"].str.replace("/", "__")
     uid = tree.stems(inside) if files["stem"].duplicated().any() else files["stem"]
     rows = pd.DataFrame(
-        {"uid": uid.map(fit_for_a_file), "path": files["path"], "name": files["path"].str.rsplit("/", n=1).str[-1]}
+        {"uid": uid.map(safe_filename), "path": files["path"], "name": files["path"].str.rsplit("/", n=1).str[-1]}
     )
     return rows.assign(patient_id=pd.NA, split=_part(files["path"]), view=pd.NA)
 
 
 def _part(paths: pd.Series) -> pd.Series:
-    """The split that the topmost folder names, if every file is in such a folder."""
+    """Return the split named by the topmost folder, if every file is in such a folder."""
     parts = paths.str.split("/", n=1).str[0].str.lower().map(PARTS)
     return parts if parts.notna().all() else pd.Series(pd.NA, paths.index, dtype="str")
 
 
 def _classes(rows: pd.DataFrame, files: pd.DataFrame, root: Path, options: FolderOptions) -> Draft:
-    """One finding a class folder: 1 there, 0 in the others."""
+    """Return one finding per class folder: 1 for its images, 0 for the others."""
     if options.key or options.findings:
-        raise InputError(f"{root}: --key and --findings belong to a table of labels; name it with --labels")
+        raise InputError(f"{root}: --key and --findings need a table of labels; give it with --labels")
     below = rows["path"].str.rsplit("/", n=1).str[0]
     inner = below.where(rows["path"].str.contains("/"), "")
     name = inner.str.rsplit("/", n=1).str[-1]
     unnamed = (name == "") | (rows["split"].notna() & ~inner.str.contains("/"))
     if unnamed.any():
-        told = f"{rows['path'][unnamed].iloc[0]} is in no class folder"
-        raise InputError(f"{root}: {told}; sort images into CLASS/ or SPLIT/CLASS/, or give a table with --labels")
+        stray = f"{rows['path'][unnamed].iloc[0]} is in no class folder"
+        raise InputError(f"{root}: {stray}; sort images into CLASS/ or SPLIT/CLASS/, or give a table with --labels")
     labels = pd.get_dummies(name, dtype="float64")
     rows = identified(rows, options.patient, root).drop(columns=NAMES[0]).join(labels)
     rows = rows.set_index(rows.pop("uid").rename("uid"))
-    told = f"{labels.shape[1]} classes by folder: {', '.join(labels.columns)}"
-    return Draft(tree.by_path(rows, files, root), tuple(labels.columns), root, root, (told,))
+    note = f"{labels.shape[1]} classes by folder: {', '.join(labels.columns)}"
+    return Draft(tree.by_path(rows, files, root), tuple(labels.columns), root, root, (note,))
 
 
 def _joined(rows: pd.DataFrame, files: pd.DataFrame, root: Path, options: FolderOptions) -> Draft:
-    """Labels by key: one row of the table may serve many images, as a study's does."""
+    """Join labels by key. One row of the table may belong to several images, such as those of a study."""
     assert options.labels is not None
     table = options.labels
     named = {str(role): name for role, name in options.column.items()}
@@ -109,36 +108,36 @@ def _joined(rows: pd.DataFrame, files: pd.DataFrame, root: Path, options: Folder
     findings = chosen_findings(source, options.findings, table, {key, *named.values()})
     source = source[source[key].notna()]
     if (twice := source[key].duplicated()).any():
-        raise InputError(f"{table}: {key} {source.loc[twice, key].iloc[0]} has two rows; keep one")
+        raise InputError(f"{table}: {key} {source.loc[twice, key].iloc[0]} has two rows; remove one")
     theirs = _their_key(rows, source[key], key, table)
     known = source.set_index(key)
     roles = {role: values for role, values in by_role(known, named).items() if role not in ("uid", "path", *findings)}
     for role, values in roles.items():
         rows[role] = rows[theirs].map(values).where(lambda v: v.notna(), rows[role])
-    carried = [c for c in options.keep if c in known and c not in (*ROLES, *findings)]
+    carried = [c for c in options.extra_columns if c in known and c not in (*ROLES, *findings)]
     rows = rows.drop(columns=[c for c in (*carried, *findings) if c in rows])
     mine = rows[rows[theirs].isin(known.index)].join(known[[*carried, *findings]], on=theirs)
     mine = identified(mine, options.patient, table).drop(columns=[c for c in NAMES if c in mine])
-    placed = tree.by_path(mine.set_index(mine.pop("uid").rename("uid")), files, root)
-    lost = source.index[~source[key].isin(rows[theirs])] + 2  # told by line: a key may be an accession or a name
+    matched = tree.by_path(mine.set_index(mine.pop("uid").rename("uid")), files, root)
+    lost = source.index[~source[key].isin(rows[theirs])] + 2  # line numbers: a key may be an accession or a name
     orphans = pd.DataFrame(
         {"kind": tree.LABEL, "uid": "", "path": [f"{table.name} line {n}" for n in lost]}, dtype="str"
     )
-    told = f"labels of {table.name} joined by {key}" + ("" if theirs == key else f" = {theirs}")
-    return Draft(placed, findings, root, table, (told,), orphans)
+    note = f"labels of {table.name} joined by {key}" + ("" if theirs == key else f" = {theirs}")
+    return Draft(matched, findings, root, table, (note,), orphans)
 
 
 def _their_key(rows: pd.DataFrame, keys: pd.Series, key: str, table: Path) -> str:
-    """The column of the images that the key means: its own name, or the one of their names that fits best.
+    """Return the column of the images that matches the key: the column of that name, else the name with most matches.
 
-    Raises InputError if no image has any of the keys, or if a key is the name of two images.
+    Raises InputError if no image has any of the keys, or if two images share a key.
     """
     columns = [key] if key in rows and key not in ("uid", "path") else ["uid", "path", *NAMES]
     fits = {c: int(rows[c].isin(keys).sum()) for c in columns if c in rows}
     best = max(fits, key=lambda c: fits[c])
     if not fits[best]:
-        told = f"no image has a {' or '.join(fits)} that is in column {key}, which holds such as {keys.iloc[0]!r}"
-        raise InputError(f"{table}: {told}; name another column with --key")
+        message = f"column {key} (such as {keys.iloc[0]!r}) holds no image's {' or '.join(fits)}"
+        raise InputError(f"{table}: {message}; name another column with --key")
     shared = rows.loc[rows[best].isin(keys) & rows[best].duplicated(), best]
     if best in NAMES and len(shared):
         raise InputError(f"{table}: {key} {shared.iloc[0]!r} is the {best} of more than one image; use the path as key")

@@ -1,12 +1,12 @@
-"""The label lists of NIH-CXR-LT and MIMIC-CXR-LT, under every name they were published.
+"""The label lists of NIH-CXR-LT and MIMIC-CXR-LT, under all their published names.
 
-2022, one finding an image (Holste et al., arXiv 2208.13365; github.com/VITA-Group/LongTailCXR and the LongTailCXR
+2022, one finding per image (Holste et al., arXiv 2208.13365; github.com/VITA-Group/LongTailCXR and the LongTailCXR
 folder of the NIH release): `nih-cxr-lt_single-label_train.csv`, `..._balanced-val.csv`, `..._test.csv`,
 `..._balanced-test.csv`, and the same with `mimic`. The balanced test list is a part of the test list.
 
-2023, several findings an image (Holste et al., arXiv 2308.09180; PruneCXR, and miccai-2023_mimic-cxr-lt in the CXR-LT
+2023, several findings per image (Holste et al., arXiv 2308.09180; PruneCXR, and miccai-2023_mimic-cxr-lt in the CXR-LT
 release of PhysioNet): `miccai2023_nih-cxr-lt_labels_train.csv`, `..._val.csv`, `..._test.csv`, and the same with
-`mimic`; the code before publication says `121722_` in place of `miccai2023_`.
+`mimic`; the code before publication has `121722_` in place of `miccai2023_`.
 
 Any prefix, '_' for '-', capitals and a further `.gz` are accepted.
 """
@@ -19,8 +19,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from medlt.data.layouts.found import PARTS
-from medlt.data.layouts.reading import named_twice, read_table
+from medlt.data.layouts.layout_result import PARTS
+from medlt.data.layouts.reading import only_table, read_table
 from medlt.types import InputError
 
 Parts = Mapping[str, Path]
@@ -32,31 +32,31 @@ _ORDER = ("train", "balanced-val", "val", "test", "balanced-test")
 
 
 def lists(files: Iterable[str], folder: Path, dataset: str) -> dict[str, Parts]:
-    """{release: {part: table}} of the lists of `dataset` ('nih' or 'mimic') among `files` of `folder`."""
+    """Return {release: {part: table}} of the lists of `dataset` ('nih' or 'mimic') among `files` of `folder`."""
     name = re.compile(_NAME.format(dataset), re.IGNORECASE)
-    found: dict[str, dict[str, list[Path]]] = {}
+    releases: dict[str, dict[str, list[Path]]] = {}
     for file in files:
         if match := name.fullmatch(file.rsplit("/", 1)[-1]):
             release = "2023" if match["kind"].lower() == "labels" else "2022"
             part = match["part"].lower().replace("_", "-")
-            found.setdefault(release, {}).setdefault(part, []).append(folder / file)
-    return {r: {p: named_twice(paths) for p, paths in parts.items()} for r, parts in found.items()}
+            releases.setdefault(release, {}).setdefault(part, []).append(folder / file)
+    return {r: {p: only_table(paths) for p, paths in parts.items()} for r, parts in releases.items()}
 
 
-def one_release(found: Mapping[str, Parts], wanted: str | None, folder: Path) -> tuple[str, Parts]:
-    """The wanted release, or the only one. Raises InputError if it is not there, or if there are two to choose from."""
-    if wanted is None and len(found) > 1:
-        raise InputError(f"{folder}: holds the lists of {' and '.join(sorted(found))}; choose one with --release")
-    release = wanted or next(iter(found), "")
-    if release not in found:
-        raise InputError(f"{folder}: no label lists of release {release or '2022 or 2023'}; check SRC")
-    return release, found[release]
+def one_release(releases: Mapping[str, Parts], wanted: str | None, folder: Path) -> tuple[str, Parts]:
+    """Return the wanted release, or the only one. Raises InputError if it is absent, or if there are several."""
+    if wanted is None and len(releases) > 1:
+        raise InputError(f"{folder}: holds the lists of {' and '.join(sorted(releases))}; choose one with --release")
+    release = wanted or next(iter(releases), "")
+    if release not in releases:
+        raise InputError(f"{folder.absolute()}: no label lists of release {release or '2022 or 2023'}; check SRC")
+    return release, releases[release]
 
 
 def read_lists(parts: Parts, text: tuple[str, ...]) -> tuple[pd.DataFrame, tuple[str, ...]]:
-    """All lists as one table with `split`, and `balanced_test` where such a list is there; notes on what is missing.
+    """Return all lists as one table with `split`, and `balanced_test` if there is such a list; notes on missing lists.
 
-    Rows of the balanced test list that are in the test list too come once.
+    Rows that are in the test list and the balanced test list occur once.
     """
     tables = {part: read_table(parts[part], text).assign(split=PARTS[part]) for part in _ORDER if part in parts}
     key = next((c for c in ("dicom_id", "id") if c in next(iter(tables.values()))), None)
@@ -70,4 +70,4 @@ def read_lists(parts: Parts, text: tuple[str, ...]) -> tuple[pd.DataFrame, tuple
     if balanced is not None:
         rows["balanced_test"] = rows[key].isin(balanced[key])
     absent = [s for s in ("train", "val", "test") if s not in set(rows["split"])]
-    return rows, tuple(f"no {split} list was found" for split in absent)
+    return rows, tuple(f"no {split} list" for split in absent)

@@ -1,10 +1,10 @@
-"""MIMIC-CXR-LT, and MIMIC-CXR-JPG with its own labels.
+"""Layout `mimic-cxr-lt`: MIMIC-CXR-LT, and MIMIC-CXR-JPG with its own labels.
 
 Images are `files/p10/p10000032/s50414267/<dicom_id>.jpg`, or `.dcm` as in MIMIC-CXR (Johnson et al., Sci Data 2019;
-PhysioNet mimic-cxr-jpg). The lists of MIMIC-CXR-LT (see `lists`) hold a row an image: subject_id, study_id, dicom_id,
-path and 19 findings. MIMIC-CXR-JPG's `mimic-cxr-2.0.0-chexpert.csv.gz` and `-negbio.csv.gz` hold a row a study, 14
-findings, each 1, 0, -1 or blank; `-metadata.csv.gz` has ViewPosition by image, `-split.csv.gz` train, validate or
-test.
+PhysioNet mimic-cxr-jpg). The lists of MIMIC-CXR-LT (see `lists`) hold one row per image: subject_id, study_id,
+dicom_id, path and 19 findings. MIMIC-CXR-JPG's `mimic-cxr-2.0.0-chexpert.csv.gz` and `-negbio.csv.gz` hold one row per
+study, 14 findings, each 1, 0, -1 or blank; `-metadata.csv.gz` has ViewPosition by image, `-split.csv.gz` train,
+validate or test.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from pathlib import Path
 import pandas as pd
 
 from medlt.data.layouts import tree
-from medlt.data.layouts.found import Draft, Found, finish, renamed_parts
+from medlt.data.layouts.layout_result import Draft, LayoutResult, finish, renamed_parts
 from medlt.data.layouts.lists import lists, one_release, read_lists
 from medlt.data.layouts.options import MimicOptions
-from medlt.data.layouts.reading import known_findings, named_twice, read_table, require
+from medlt.data.layouts.reading import known_findings, only_table, read_table, require
 from medlt.types import InputError
 
 FINDINGS = (
@@ -43,47 +43,46 @@ FINDINGS = (
     "Tortuous Aorta",
     "Calcification of the Aorta",
 )
-"""The last five are new in MIMIC-CXR-LT; the others are CheXpert's."""
+"""The last five are new in MIMIC-CXR-LT; the others are those of CheXpert."""
 
 IDS = ("dicom_id", "subject_id", "study_id")
 _OWN = re.compile(r"mimic-cxr-[\d.]+-(?P<kind>chexpert|negbio|split|metadata)\.csv(?:\.gz)?", re.IGNORECASE)
 _PLACE = r"(?:^|/)p(?P<subject_id>\d+)/s(?P<study_id>\d+)/[^/]+$"
 
 
-def mimic_cxr_lt(src: Path, options: MimicOptions) -> Found:
-    """Read the folder `src`, which holds the tables, and the images unless they are named. Raises InputError."""
+def mimic_cxr_lt(src: Path, options: MimicOptions) -> LayoutResult:
+    """Read the folder `src` with the tables, and with the images unless `images` is given. Raises InputError."""
     files = tree.listing(src)
     root = options.images or src
-    apart = tree.listing(root) if root != src else files
-    pictures = tree.images(apart)
-    own = own_tables([src / f for f in files] + [root / f for f in apart])
-    found = lists(files, src, "mimic")
+    image_files = tree.listing(root) if root != src else files
+    pictures = tree.images(image_files)
+    own = own_tables([src / f for f in files] + [root / f for f in image_files])
+    releases = lists(files, src, "mimic")
     studies = [kind for kind in ("chexpert", "negbio") if kind in own]
-    if options.release in ("chexpert", "negbio") or not found:
+    if options.release in ("chexpert", "negbio") or not releases:
         if not studies:
-            raise InputError(
-                f"{src}: no mimic-cxr-lt lists and no mimic-cxr-2.0.0-chexpert.csv are below it; check SRC"
-            )
+            place = src.absolute()
+            raise InputError(f"{place}: holds no mimic-cxr-lt lists and no mimic-cxr-2.0.0-chexpert.csv; check SRC")
         return finish(_by_study(own, options.release or studies[0], root, pictures), options)
-    release, parts = one_release(found, options.release, src)
+    release, parts = one_release(releases, options.release, src)
     source, notes = read_lists(parts, IDS)
     rows, findings = labelled(source, FINDINGS, src)
-    rows, seen = with_views(rows, own)
-    draft = Draft(tree.by_stem(rows, pictures), findings, root, src, (f"the lists of {release}", *notes, *seen))
+    rows, views = with_views(rows, own)
+    draft = Draft(tree.by_stem(rows, pictures), findings, root, src, (f"the lists of {release}", *notes, *views))
     return finish(draft, options)
 
 
 def own_tables(paths: Sequence[Path]) -> dict[str, Path]:
-    """{'chexpert', 'negbio', 'split', 'metadata': table} of MIMIC-CXR-JPG among `paths`."""
-    found: dict[str, list[Path]] = {}
+    """Return the tables of MIMIC-CXR-JPG among `paths`, by 'chexpert', 'negbio', 'split' and 'metadata'."""
+    kinds: dict[str, list[Path]] = {}
     for path in paths:
         if match := _OWN.fullmatch(path.name):
-            found.setdefault(match["kind"].lower(), []).append(path)
-    return {kind: named_twice(tables) for kind, tables in found.items()}
+            kinds.setdefault(match["kind"].lower(), []).append(path)
+    return {kind: only_table(tables) for kind, tables in kinds.items()}
 
 
 def labelled(source: pd.DataFrame, known: Sequence[str], table: Path) -> tuple[pd.DataFrame, tuple[str, ...]]:
-    """Rows by dicom_id from a table with a row an image, and the findings in it under their published names."""
+    """Return rows by dicom_id from a table with one row per image, and its findings under their published names."""
     require(source, IDS, table)
     names = known_findings(source.columns, known)
     if not names:
@@ -105,7 +104,7 @@ def labelled(source: pd.DataFrame, known: Sequence[str], table: Path) -> tuple[p
 
 
 def with_views(rows: pd.DataFrame, own: dict[str, Path]) -> tuple[pd.DataFrame, tuple[str, ...]]:
-    """`view` from the metadata table where the rows do not have it."""
+    """Add `view` from the metadata table if the rows do not have it; return the rows and notes."""
     if "view" in rows:
         return rows, ()
     if "metadata" not in own:
@@ -114,15 +113,15 @@ def with_views(rows: pd.DataFrame, own: dict[str, Path]) -> tuple[pd.DataFrame, 
 
 
 def _by_study(own: dict[str, Path], kind: str, root: Path, pictures: pd.DataFrame) -> Draft:
-    """Study-level labels on every image of the study; images are those of the metadata table and of the tree."""
+    """Return study-level labels on every image of the study; images are those of the metadata table and the tree."""
     if kind not in own:
-        raise InputError(f"{root}: no mimic-cxr-2.0.0-{kind}.csv is below it or SRC; choose another --release")
+        raise InputError(f"{root}: no mimic-cxr-2.0.0-{kind}.csv in it or in SRC; choose another --release")
     labels = read_table(own[kind], IDS)
     require(labels, IDS[1:], own[kind])
     names = known_findings(labels.columns, FINDINGS)
     labels = labels.set_index(_number(labels["study_id"]))[list(names)].rename(columns=names)
     if labels.index.has_duplicates:
-        raise InputError(f"{own[kind]}: study {labels.index[labels.index.duplicated()][0]} has two rows; keep one")
+        raise InputError(f"{own[kind]}: study {labels.index[labels.index.duplicated()][0]} has two rows; remove one")
     records, notes = _records(own, pictures)
     rows = records[records["study_id"].isin(labels.index)].join(labels, on="study_id")
     rows = rows.assign(split=pd.NA)
@@ -130,12 +129,12 @@ def _by_study(own: dict[str, Path], kind: str, root: Path, pictures: pd.DataFram
         rows["split"] = renamed_parts(rows.index.to_series().map(_by_dicom(own["split"], "split")))
     lost = labels.index[~labels.index.isin(records["study_id"])]
     orphans = pd.DataFrame({"kind": tree.LABEL, "uid": "", "path": [f"study {s}" for s in lost]}, dtype="str")
-    told = (f"labels by study from {own[kind].name}", *notes)
-    return Draft(tree.by_stem(rows, pictures), tuple(names.values()), root, own[kind], told, orphans)
+    notes = (f"labels by study from {own[kind].name}", *notes)
+    return Draft(tree.by_stem(rows, pictures), tuple(names.values()), root, own[kind], notes, orphans)
 
 
 def _records(own: dict[str, Path], pictures: pd.DataFrame) -> tuple[pd.DataFrame, tuple[str, ...]]:
-    """path, patient_id, study_id, view by dicom_id: from the metadata table, else from the folders' names."""
+    """Return path, patient_id, study_id, view by dicom_id: from the metadata table, else from the folders' names."""
     if "metadata" in own:
         source = read_table(own["metadata"], IDS)
         require(source, (*IDS, "ViewPosition"), own["metadata"])
@@ -157,9 +156,9 @@ def _by_dicom(table: Path, column: str) -> pd.Series:
 
 
 def _number(ids: pd.Series) -> pd.Series:
-    """'50414267' from 's50414267', as folders and some tables write it."""
+    """Return '50414267' for 's50414267', the form in folders and some tables."""
     return ids.str.replace(r"^[ps](?=\d)", "", regex=True)
 
 
-def _published(subject: pd.Series, study: pd.Series, dicom: pd.Series) -> pd.Series:
-    return "files/p" + subject.str[:2] + "/p" + subject + "/s" + study + "/" + dicom + ".jpg"
+def _published(patient: pd.Series, study: pd.Series, dicom: pd.Series) -> pd.Series:
+    return "files/p" + patient.str[:2] + "/p" + patient + "/s" + study + "/" + dicom + ".jpg"

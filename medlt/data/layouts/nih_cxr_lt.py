@@ -1,8 +1,8 @@
-"""NIH-CXR-LT: the long-tailed lists over the NIH ChestX-ray14 images, or that collection's own table.
+"""Layout `nih-cxr-lt`: the long-tailed lists over the NIH ChestX-ray14 images, or the table of ChestX-ray14 itself.
 
 Images are `00000001_000.png`, at any depth, as the archives unpack them (`images_001/images/...`; Wang et al., CVPR
-2017). Lists: see `lists`. `Data_Entry_2017*.csv` among the tables gives view, sex and age; with it alone, or as SRC
-itself, its own 14 findings are read and `test_list*.txt` beside it makes the test split.
+2017). Lists: see `lists`. View, sex and age come from `Data_Entry_2017*.csv`, if present. Without lists, or with that
+table as SRC, its own 14 findings are read, and `test_list*.txt` beside it defines the test split.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ from pathlib import Path
 import pandas as pd
 
 from medlt.data.layouts import tree
-from medlt.data.layouts.found import Draft, Found, finish
+from medlt.data.layouts.layout_result import Draft, LayoutResult, finish
 from medlt.data.layouts.lists import lists, one_release, read_lists
 from medlt.data.layouts.options import NihOptions
-from medlt.data.layouts.reading import known_findings, named_twice, read_table, require
+from medlt.data.layouts.reading import known_findings, only_table, read_table, require
 from medlt.data.layouts.tables import NIH_COLUMNS, NIH_FINDINGS, nih_flags, nih_split, years
 from medlt.types import InputError
 
@@ -42,38 +42,38 @@ FINDINGS = (
     "Calcification of the Aorta",
     "No Finding",
 )
-"""As spelt in 2022; 'Pleural Thickening', as in 2023, is the same."""
+"""Spelling of 2022; 'Pleural Thickening', as in 2023, is the same finding."""
 
 _TEXT = ("id", "subject_id", "Image Index", "Patient ID", "Finding Labels")
 _ENTRY = re.compile(r"Data_Entry_2017\w*\.csv(?:\.gz)?", re.IGNORECASE)
 _TESTS = re.compile(r"test_list\w*\.txt", re.IGNORECASE)
 
 
-def nih_cxr_lt(src: Path, options: NihOptions) -> Found:
+def nih_cxr_lt(src: Path, options: NihOptions) -> LayoutResult:
     """Read the folder `src`, or a Data_Entry table. Raises InputError in one line."""
     folder = src.parent if src.is_file() else src
     files = tree.listing(folder)
     root = options.images or folder
     pictures = tree.images(files if root == folder else tree.listing(root))
-    found = {} if src.is_file() else lists(files, folder, "nih")
-    entry = src if src.is_file() else _one(files, folder, _ENTRY)
-    if options.release == "nih14" or (not found and entry):
-        return finish(_fourteen(entry, _one(files, folder, _TESTS), root, pictures, options), options)
-    if not found:
-        raise InputError(f"{src}: neither nih-cxr-lt lists nor a Data_Entry_2017 table are below it; check SRC")
-    release, parts = one_release(found, options.release, folder)
+    releases = {} if src.is_file() else lists(files, folder, "nih")
+    entry = src if src.is_file() else _only(files, folder, _ENTRY)
+    if options.release == "nih14" or (not releases and entry):
+        return finish(_fourteen(entry, _only(files, folder, _TESTS), root, pictures, options), options)
+    if not releases:
+        raise InputError(f"{src.absolute()}: holds neither nih-cxr-lt lists nor a Data_Entry_2017 table; check SRC")
+    release, parts = one_release(releases, options.release, folder)
     rows, findings, notes = _listed(*read_lists(parts, _TEXT), entry)
-    told = (f"the lists of {release}", *notes)
-    return finish(Draft(tree.by_stem(rows, pictures), findings, root, folder, told), options)
+    notes = (f"the lists of {release}", *notes)
+    return finish(Draft(tree.by_stem(rows, pictures), findings, root, folder, notes), options)
 
 
 def _listed(
     source: pd.DataFrame, notes: tuple[str, ...], entry: Path | None
 ) -> tuple[pd.DataFrame, tuple[str, ...], tuple[str, ...]]:
-    """Rows by uid, the findings, and notes."""
+    """Return rows by uid, the findings, and notes."""
     names = known_findings(source.columns, FINDINGS)
     if not names:
-        raise InputError("the lists hold none of the 20 findings of NIH-CXR-LT; are they the published ones?")
+        raise InputError("the lists hold none of the 20 findings of NIH-CXR-LT; use the published lists")
     rows = source[["split", *(c for c in ("balanced_test",) if c in source), *names]].rename(columns=names)
     rows.insert(0, "path", source["id"])
     rows.insert(1, "patient_id", _patients(source["id"]))
@@ -84,7 +84,7 @@ def _listed(
 
 
 def _about(entry: pd.DataFrame, table: Path) -> pd.DataFrame:
-    """view, sex and age by uid."""
+    """Return view, sex and age by uid."""
     require(entry, NIH_COLUMNS, table)
     known = pd.DataFrame({"view": entry["View Position"], "sex": entry["Patient Gender"]})
     known["age"] = years(entry["Patient Age"])
@@ -92,16 +92,16 @@ def _about(entry: pd.DataFrame, table: Path) -> pd.DataFrame:
 
 
 def _fourteen(table: Path | None, tests: Path | None, root: Path, pictures: pd.DataFrame, options: NihOptions) -> Draft:
-    """The Data_Entry table with its 14 findings and No_Finding, split as published or by patient."""
+    """Return the Data_Entry table with its 14 findings and No_Finding, split as published or by patient."""
     if table is None:
-        raise InputError("no Data_Entry_2017*.csv below SRC; give the table itself as SRC")
+        raise InputError(f"{root}: no Data_Entry_2017*.csv in it or in SRC; give the table itself as SRC")
     entry = read_table(table, _TEXT)
     rows = _about(entry, table).join(nih_flags(entry["Finding Labels"], table).set_axis(_uids(entry)))
     rows = rows.assign(path=entry["Image Index"].to_numpy(), patient_id=entry["Patient ID"].to_numpy(), split=pd.NA)
     if tests:
         rows["split"] = nih_split(entry, tests, options.seed).to_numpy()
-    told = (f"test split by {tests.name}",) if tests else ()
-    return Draft(tree.by_stem(rows, pictures), NIH_FINDINGS, root, table, told)
+    notes = (f"test split by {tests.name}",) if tests else ()
+    return Draft(tree.by_stem(rows, pictures), NIH_FINDINGS, root, table, notes)
 
 
 def _uids(entry: pd.DataFrame) -> pd.Index:
@@ -109,10 +109,10 @@ def _uids(entry: pd.DataFrame) -> pd.Index:
 
 
 def _patients(names: pd.Series) -> pd.Series:
-    """'3' from '00000003_000.png', as the Data_Entry table writes it."""
+    """Return '3' for '00000003_000.png', the patient's id in the Data_Entry table."""
     return names.str.extract(r"^0*(\d+)_", expand=False)
 
 
-def _one(files: list[str], folder: Path, name: re.Pattern[str]) -> Path | None:
+def _only(files: list[str], folder: Path, name: re.Pattern[str]) -> Path | None:
     paths = [folder / f for f in files if name.fullmatch(f.rsplit("/", 1)[-1])]
-    return named_twice(paths) if paths else None
+    return only_table(paths) if paths else None

@@ -1,23 +1,25 @@
-"""What a user may choose when a layout is read: one closed, frozen model a layout."""
+"""The options of each layout: one closed, frozen model per layout."""
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field, ValidationError
 
 from medlt.config import Strict
+from medlt.data.columns import did_you_mean
 from medlt.types import InputError
 
 
 def _listed(value: object) -> object:
-    """'A, B' as ('A', 'B')."""
+    """Return ('A', 'B') for 'A, B'."""
     return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
 
 
 def _pairs(value: object) -> object:
-    """['role=name', ...] as a mapping."""
+    """Return ['role=name', ...] as a mapping."""
     if isinstance(value, dict) or not isinstance(value, list | tuple):
         return value
     return {str(pair).partition("=")[0]: str(pair).partition("=")[2] for pair in value}
@@ -29,68 +31,73 @@ Roles = Annotated[dict[Role, str], BeforeValidator(_pairs)]
 
 
 class Options(Strict):
-    """Choices that every layout knows."""
+    """Options of every layout."""
 
     images: Path | None = Field(None, description="folder of the images; default: SRC, or the folder of the table")
-    uncertain: Literal["unknown", "positive", "negative"] = Field("unknown", description="what a label of -1 becomes")
-    blank: Literal["unknown", "negative"] = Field("unknown", description="what a blank label becomes")
+    uncertain: Literal["unknown", "positive", "negative"] = Field("unknown", description="meaning of a label of -1")
+    blank: Literal["unknown", "negative"] = Field("unknown", description="meaning of a blank label")
     all_zero: Literal["keep", "drop", "no-finding"] | None = Field(
-        None, description="what becomes of a row with every finding at 0; None: an error if there is such a row"
+        None, description="action on rows with every finding at 0; None: an error if there is such a row"
     )
-    missing: Literal["drop", "keep"] = Field("drop", description="rows whose image file is not there")
+    missing: Literal["drop", "keep"] = Field("drop", description="action on rows whose image file does not exist")
     resplit: bool = Field(False, description="split patients by a hash of the seed and their id, 70/10/20")
-    seed: int = Field(0, ge=0, description="of that hash")
+    seed: int = Field(0, ge=0, description="seed of that hash")
 
 
 class MimicOptions(Options):
-    """MIMIC-CXR-LT, or the tables of MIMIC-CXR-JPG."""
+    """Options of MIMIC-CXR-LT and of the tables of MIMIC-CXR-JPG."""
 
-    release: Literal["2022", "2023", "chexpert", "negbio"] | None = Field(None, description="whose labels")
+    release: Literal["2022", "2023", "chexpert", "negbio"] | None = Field(None, description="release of the labels")
 
 
 class NihOptions(Options):
-    """NIH-CXR-LT, or the ChestX-ray14 table."""
+    """Options of NIH-CXR-LT and of the ChestX-ray14 table."""
 
-    release: Literal["2022", "2023", "nih14"] | None = Field(None, description="whose labels")
+    release: Literal["2022", "2023", "nih14"] | None = Field(None, description="release of the labels")
 
 
 class CxrLtOptions(Options):
-    """The CXR-LT challenges."""
+    """Options of the CXR-LT challenges."""
 
-    release: Literal["2023", "2024"] | None = Field(None, description="which challenge")
-    task: Literal["all", "1", "2", "3"] = Field("all", description="of 2024: 45 findings, or the 40, 26, 5 of a task")
+    release: Literal["2023", "2024"] | None = Field(None, description="year of the challenge")
+    task: Literal["all", "1", "2", "3"] = Field("all", description="2024 only: 45 findings, or the 40, 26, 5 of a task")
 
 
 class OwnOptions(Options):
-    """A collection that follows no published layout."""
+    """Options of a collection without a published layout."""
 
     findings: Names = Field((), description="the label columns")
     column: Roles = Field(default_factory=dict, description="columns with other names: uid, path, patient_id, ...")
-    patient: str | None = Field(None, description="regular expression that finds the patient in the path")
-    keep: Names = Field(("sex", "age"), description="further columns to carry along when present")
+    patient: str | None = Field(None, description="regular expression that matches the patient in the path")
+    extra_columns: Names = Field(("sex", "age"), description="further columns to keep, if present")
 
 
 class TableOptions(OwnOptions):
-    """A table with a row an image."""
+    """Options of a table with one row per image."""
 
-    train_flag: str | None = Field(None, description="train rows are kept only where this column is 1")
+    train_flag: str | None = Field(None, description="column that is 1 for the train rows to keep")
 
 
 class FolderOptions(OwnOptions):
-    """A folder of images."""
+    """Options of a folder of images."""
 
     labels: Path | None = Field(None, description="table of labels; default: each sub-folder is a class")
-    key: str | None = Field(None, description="column of that table that names an image, a study or an accession")
+    key: str | None = Field(None, description="column of that table with the name of an image, study or accession")
 
 
-def checked(model: type[Options], layout: str, given: dict[str, object]) -> Options:
-    """The options of `layout`; raises InputError in one line on one it does not know or a value it cannot use."""
+def parse(model: type[Options], layout: str, given: dict[str, object]) -> Options:
+    """Return the options of `layout`. Raises InputError in one line on an unknown option or an invalid value."""
     try:
         return model(**given)
     except ValidationError as error:
-        first = error.errors()[0]
-        name = "--" + str(first["loc"][0]).replace("_", "-")
+        first = error.errors(include_url=False)[0]
+        name, value = "--" + str(first["loc"][0]).replace("_", "-"), first["input"]
         if first["type"] == "extra_forbidden":
-            known = ", ".join("--" + field.replace("_", "-") for field in model.model_fields)
-            raise InputError(f"{name} has no meaning for layout {layout}; it takes {known}") from None
-        raise InputError(f"{name}: {first['msg']}, got {first['input']!r}") from None
+            known = ["--" + field.replace("_", "-") for field in model.model_fields]
+            close = did_you_mean(name, known) or ";"
+            raise InputError(f"layout {layout} has no option {name}{close} it has {', '.join(known)}") from None
+        if first["type"] == "literal_error":
+            choices = re.findall(r"'([^']*)'", str(first["ctx"]["expected"]))
+            close = did_you_mean(str(value), choices) or ";"
+            raise InputError(f"{name}: {value!r} is not valid{close} use {', '.join(choices)}") from None
+        raise InputError(f"{name}: {value!r} is not valid; {first['msg'].lower()}") from None

@@ -1,4 +1,4 @@
-"""Tables as others keep them, read into a Manifest. No image is opened and no file need be there: see `check_files`."""
+"""Reads tables into a Manifest. No image is opened, and files may be missing: see `Manifest.check_files`."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 
+from medlt.data.columns import did_you_mean
 from medlt.data.layouts.reading import read_table, require
 from medlt.data.manifest import SPLITS, Manifest
 from medlt.files import digest
@@ -47,14 +48,14 @@ def from_csv(
     patient_id: str = "patient_id",
     split: str = "split",
     view: str | None = "view",
-    keep: Sequence[str] = ("sex", "age"),
+    extra_columns: Sequence[str] = ("sex", "age"),
     train_flag: str | None = None,
     uncertain: Literal["unknown", "positive", "negative"] = "unknown",
 ) -> Manifest:
-    """A CSV with a row an image; `path`, `uid`, ... name its columns, `root` defaults to its folder.
+    """Read a CSV with one row per image; `path`, `uid`, ... name its columns, `root` defaults to its folder.
 
-    Labels are 1, 0, blank, or -1, which becomes what `uncertain` says. With `train_flag`, train rows are kept only
-    where that column is 1. Raises InputError in one line on a missing table, a missing column or a bad value.
+    Labels are 1, 0, blank, or -1, whose meaning is `uncertain`. With `train_flag`, train rows are kept only if that
+    column is 1. Raises InputError in one line on a missing table, a missing column or an invalid value.
     """
     names = dict.fromkeys((path, uid, patient_id, split, *([view] if view else [])))
     source = read_table(Path(table), text=tuple(names))
@@ -64,18 +65,18 @@ def from_csv(
         source = source[(source[split] != "train") | (pd.to_numeric(source[train_flag], errors="coerce") == 1)]
     rows = pd.DataFrame({"path": source[path], "patient_id": source[patient_id], "split": source[split]})
     rows["view"] = source[view] if view else pd.Series(pd.NA, source.index, dtype="str")
-    carried = [c for c in keep if c in source.columns and c not in rows.columns]
+    carried = [c for c in extra_columns if c in source.columns and c not in rows.columns]
     rows[carried] = source[carried]
     for finding in findings:
         rows[finding] = source[finding].replace(-1, UNCERTAIN[uncertain])
-    return _born(rows.set_index(source[uid]), tuple(findings), Path(root or Path(table).parent), Path(table))
+    return _manifest(rows.set_index(source[uid]), tuple(findings), Path(root or Path(table).parent), Path(table))
 
 
 def from_nih(*, table: Path, images: Path, test_list: Path | None = None, seed: int = 0) -> Manifest:
-    """The NIH ChestX-ray14 table (Data_Entry_2017*.csv, also gzipped) with its findings joined by '|'.
+    """Read the NIH ChestX-ray14 table (Data_Entry_2017*.csv, also gzipped), whose findings are joined by '|'.
 
     `images` may hold the files at any depth, as the archives unpack (images_001/images/...). With the official
-    `test_list` its images are test and the other patients are split 7:1 into train and val by `seed`; without, all
+    `test_list` its images are test and the other patients are split 7:1 into train and val by `seed`; without it, all
     patients are split 70/10/20. A patient's split depends on the seed and the patient's number only.
     """
     source = read_table(Path(table), text=("Image Index", "Patient ID", "Finding Labels"))
@@ -88,11 +89,11 @@ def from_nih(*, table: Path, images: Path, test_list: Path | None = None, seed: 
     rows["age"] = years(source["Patient Age"])
     rows = rows.join(nih_flags(source["Finding Labels"], Path(table)))
     stems = names.str.replace(r"\.\w+$", "", regex=True)
-    return _born(rows.set_index(stems), NIH_FINDINGS, Path(images), Path(table))
+    return _manifest(rows.set_index(stems), NIH_FINDINGS, Path(images), Path(table))
 
 
 def patient_split(patients: Sequence[str], shares: Sequence[float], seed: int) -> list[str]:
-    """'train', 'val' or 'test' a patient id, in the given shares: a hash of (seed, id), so order plays no part."""
+    """Return 'train', 'val' or 'test' for each patient id, in the given shares, by a hash of (seed, id)."""
     known: dict[str, str] = {}
     for patient in patients:
         if patient not in known:
@@ -102,11 +103,13 @@ def patient_split(patients: Sequence[str], shares: Sequence[float], seed: int) -
 
 
 def nih_split(source: pd.DataFrame, test_list: Path | None, seed: int) -> pd.Series:
+    """Return the split of each row of the NIH table, see `from_nih`. Raises InputError if there is no such list."""
     patients = list(source["Patient ID"])
     if test_list is None:
         return pd.Series(patient_split(patients, SHARES, seed), source.index)
     if not Path(test_list).is_file():
-        raise InputError(f"{test_list}: no such test list; leave test_list out to split patients by the seed")
+        place = Path(test_list).absolute()
+        raise InputError(f"{place}: no such test list; leave test_list out to split patients by the seed")
     listed = set(Path(test_list).read_text().split())
     train, val, _ = SHARES
     rest = pd.Series(patient_split(patients, (train / (train + val), val / (train + val), 0.0), seed), source.index)
@@ -114,31 +117,32 @@ def nih_split(source: pd.DataFrame, test_list: Path | None, seed: int) -> pd.Ser
 
 
 def nih_flags(labels: pd.Series, table: Path) -> pd.DataFrame:
-    """One 0/1 column a finding from 'A|B'; raises InputError on a name the NIH table does not have."""
+    """Return one 0/1 column per finding from 'A|B'. Raises InputError on a finding that the NIH table does not have."""
     flags = labels.fillna("").str.replace("No Finding", "No_Finding").str.get_dummies("|")
     if strange := [c for c in flags.columns if c not in NIH_FINDINGS]:
-        raise InputError(f"{table}: unknown finding {strange[0]!r}; is this the NIH Data_Entry table?")
+        close = did_you_mean(strange[0], NIH_FINDINGS)
+        raise InputError(f"{table}: unknown finding {strange[0]!r}{close or '; use the NIH Data_Entry table'}")
     return flags.reindex(columns=list(NIH_FINDINGS), fill_value=0).astype(np.float64)
 
 
 def years(ages: pd.Series) -> pd.Series:
-    """Years from '58' or '058Y'; the table's impossible ages (up to 414) become NaN."""
+    """Return years from '58' or '058Y'; the table's impossible ages (up to 414) become NaN."""
     digits = ages.astype(str).str.extract(r"^0*(\d+)Y?(?:\.0)?$")[0]
     years = pd.to_numeric(digits, errors="coerce").astype(np.float64)
     return years.where(years <= 120)
 
 
 def _located(names: pd.Series, images: Path) -> pd.Series:
-    """Path below `images` for each file name; the bare name where no such file is found."""
-    found: dict[str, str] = {}
+    """Return the path below `images` of each file name; the bare name if there is no such file."""
+    paths: dict[str, str] = {}
     for folder, _, files in os.walk(images):
         below = os.path.relpath(folder, images)
-        found.update((f, os.path.normpath(os.path.join(below, f))) for f in files)
-    return names.map(lambda name: found.get(name, name))
+        paths.update((f, os.path.normpath(os.path.join(below, f))) for f in files)
+    return names.map(lambda name: paths.get(name, name))
 
 
-def _born(rows: pd.DataFrame, findings: tuple[str, ...], root: Path, table: Path) -> Manifest:
-    """The manifest, its errors told with the table's name."""
+def _manifest(rows: pd.DataFrame, findings: tuple[str, ...], root: Path, table: Path) -> Manifest:
+    """Return the manifest; errors begin with the table's name."""
     if not len(rows):
         raise InputError(f"{table}: no row is left; check train_flag and split")
     try:

@@ -1,4 +1,4 @@
-"""Which image files a folder holds, and which row each belongs to. Nothing is opened but files without an ending."""
+"""Lists the image files of a folder and matches them to rows. Only files without a suffix are opened."""
 
 from __future__ import annotations
 
@@ -11,85 +11,83 @@ import pandas as pd
 
 from medlt.types import InputError
 
-_ENDING = re.compile(r"\.(?:png|jpe?g|dcm|dicom)$", re.IGNORECASE)
-_BARE = re.compile(r"(?:^|/)[^/.]+$|\.\d+$")  # IM000001, 1.2.840.1: how DICOM files without an ending are named
+_SUFFIX = re.compile(r"\.(?:png|jpe?g|dcm|dicom)$", re.IGNORECASE)
+_BARE = re.compile(r"(?:^|/)[^/.]+$|\.\d+$")  # IM000001, 1.2.840.1: names of DICOM files without a suffix
 LABEL, IMAGE = "label_without_image", "image_without_label"
 
 
 @dataclass(frozen=True)
-class Placed:
-    """`rows` with the path of each image below the root and `found`; files that belong to no row; what to tell."""
+class MatchedImages:
+    """`rows` with `path` below the root and `exists`; `unmatched`: files that belong to no row; `notes`."""
 
     rows: pd.DataFrame
-    strangers: pd.DataFrame
+    unmatched: pd.DataFrame
     notes: tuple[str, ...] = ()
 
 
 def listing(root: Path) -> list[str]:
-    """Every visible file below `root`, sorted, relative and with '/'. Links to folders are not followed.
+    """Return every visible file below `root`, sorted, relative and with '/'. Links to folders are not followed.
 
-    Raises InputError if `root` is no folder or a folder in it cannot be read: its files would look like orphans.
+    Raises InputError if `root` is not a folder, or if a folder in it cannot be read.
     """
     if not root.is_dir():
-        raise InputError(f"{root}: no such folder; check the path")
+        raise InputError(f"{root.absolute()}: no such folder; check the path")
 
     def stop(error: OSError) -> None:
-        raise InputError(f"{error.filename}: {error.strerror}; make the folder readable")
+        raise InputError(f"{os.path.abspath(error.filename)}: {error.strerror}; make the folder readable")
 
-    found: list[str] = []
+    paths: list[str] = []
     for folder, folders, files in os.walk(root, onerror=stop):
         folders[:] = [f for f in folders if not f.startswith(".")]
         below = os.path.relpath(folder, root).replace(os.sep, "/")
         head = "" if below == "." else f"{below}/"
-        found += [head + f for f in files if not f.startswith(".")]
-    return sorted(found)
+        paths += [head + f for f in files if not f.startswith(".")]
+    return sorted(paths)
 
 
 def images(files: list[str], root: Path | None = None) -> pd.DataFrame:
-    """Columns path, stem and plain of the PNG, JPEG and DICOM files, told by their ending, in the order given.
+    """Return columns path, stem and plain of the PNG, JPEG and DICOM files, by their suffix, in the order given.
 
-    A name that is no text is escaped, and not `plain`: no row can name that file.
-
-    With `root`, files named as DICOM files without an ending are looked into for the DICM mark (PS3.10 section 7.1).
+    A file name that is not valid text is escaped and not `plain`: no row can name that file. With `root`, files with
+    typical names of DICOM files without a suffix are checked for the DICM mark (PS3.10 section 7.1).
     """
-    chosen = [f for f in files if _ENDING.search(f) or (root and _BARE.search(f) and _marked(root / f))]
-    told = [f.encode("utf-8", "backslashreplace").decode() for f in chosen]  # a name need not be UTF-8, a table is
-    paths = pd.Series(told, dtype="str")
-    return pd.DataFrame(
-        {"path": paths, "stem": stems(paths), "plain": [a == b for a, b in zip(told, chosen, strict=True)]}
-    )
+    chosen = [f for f in files if _SUFFIX.search(f) or (root and _BARE.search(f) and _marked(root / f))]
+    escaped = [f.encode("utf-8", "backslashreplace").decode() for f in chosen]  # tables are UTF-8, names may not be
+    paths = pd.Series(escaped, dtype="str")
+    plain = [a == b for a, b in zip(escaped, chosen, strict=True)]
+    return pd.DataFrame({"path": paths, "stem": stems(paths), "plain": plain})
 
 
 def stems(names: pd.Series) -> pd.Series:
-    """File names without folder and image ending; any other dot stays, as in a UID."""
-    return names.str.rsplit("/", n=1).str[-1].str.replace(_ENDING, "", regex=True)
+    """Return file names without folder and image suffix; other dots stay, as in a UID."""
+    return names.str.rsplit("/", n=1).str[-1].str.replace(_SUFFIX, "", regex=True)
 
 
-def by_stem(rows: pd.DataFrame, files: pd.DataFrame) -> Placed:
-    """Give each row the file whose stem is its uid: the one at the row's own path, else the first by path."""
+def by_stem(rows: pd.DataFrame, files: pd.DataFrame) -> MatchedImages:
+    """Match each row to the file whose stem is its uid: the one at the row's own path, else the first by path."""
     first = files.drop_duplicates("stem").set_index("stem")["path"]
     path = rows["path"].where(rows["path"].isin(files["path"]), rows.index.to_series().map(first))
-    placed = rows.assign(path=path.fillna(rows["path"]), found=path.notna())
-    twins = files.loc[files["stem"].duplicated() & files["stem"].isin(rows.index), "stem"].nunique()
-    told = f"{twins} image(s) lie at more than one place; the published path, else the first by name, was taken"
-    return Placed(placed, files[~files["stem"].isin(rows.index)], (told,) if twins else ())
+    matched = rows.assign(path=path.fillna(rows["path"]), exists=path.notna())
+    repeated = files.loc[files["stem"].duplicated() & files["stem"].isin(rows.index), "stem"].nunique()
+    note = f"{repeated} image(s) occur more than once; the published path, else the first by name, is used"
+    return MatchedImages(matched, files[~files["stem"].isin(rows.index)], (note,) if repeated else ())
 
 
-def by_path(rows: pd.DataFrame, files: pd.DataFrame, root: Path) -> Placed:
-    """Look each row's path up, relative to `root` or absolute."""
+def by_path(rows: pd.DataFrame, files: pd.DataFrame, root: Path) -> MatchedImages:
+    """Match each row to the file at its path, relative to `root` or absolute."""
     base = str(root.absolute()).rstrip(os.sep) + os.sep
     near = rows["path"].str.removeprefix(base).str.removeprefix("./")
     known = set(files.loc[files["plain"].astype(bool), "path"])
-    found = [p in known or os.path.isfile(os.path.join(base, p)) for p in near.fillna("?")]
-    return Placed(rows.assign(path=near, found=found), files[~files["path"].isin(near)])
+    exists = [p in known or os.path.isfile(os.path.join(base, p)) for p in near.fillna("?")]
+    return MatchedImages(rows.assign(path=near, exists=exists), files[~files["path"].isin(near)])
 
 
-def orphans(placed: Placed) -> pd.DataFrame:
-    """Columns kind, uid, path: rows without their file, then files without a row."""
-    lost = placed.rows[~placed.rows["found"]]
+def orphans(matched: MatchedImages) -> pd.DataFrame:
+    """Return columns kind, uid, path: rows without their file, then files without a row."""
+    lost = matched.rows[~matched.rows["exists"]]
     labels = pd.DataFrame({"kind": LABEL, "uid": lost.index, "path": lost["path"].to_numpy()})
-    strangers = placed.strangers
-    files = pd.DataFrame({"kind": IMAGE, "uid": strangers["stem"], "path": strangers["path"]})
+    unmatched = matched.unmatched
+    files = pd.DataFrame({"kind": IMAGE, "uid": unmatched["stem"], "path": unmatched["path"]})
     return pd.concat([labels.astype("str"), files.astype("str")], ignore_index=True)
 
 

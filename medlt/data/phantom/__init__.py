@@ -1,4 +1,4 @@
-"""Synthetic radiographs: a parametric thorax, nine findings, a long tail, written as DICOM."""
+"""Synthetic radiographs: a parametric thorax, nine findings and a long tail, written as DICOM."""
 
 from medlt.data.phantom.cohort import COMMON_TO_RARE, NO_FINDING, cohort
 from medlt.data.phantom.render import FINDINGS, Film, film, render

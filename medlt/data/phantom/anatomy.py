@@ -21,7 +21,7 @@ AP_MAGNIFICATION = 1.12
 
 @dataclass(frozen=True)
 class Chest:
-    """Geometry of one study."""
+    """Geometry of one image."""
 
     sex: str
     age: float
@@ -58,21 +58,21 @@ class Chest:
     """Depth of breast tissue."""
 
     def dome(self, side: int) -> float:
-        """y of the top of one hemidiaphragm."""
+        """Return y of the top of one hemidiaphragm."""
         return self.domes[0] if side < 0 else self.domes[1]
 
     @property
     def heart_width(self) -> float:
-        """Transverse diameter of the cardiac shadow in this view."""
+        """Return the transverse diameter of the cardiac shadow in this view."""
         return self.cardiothoracic * 2 * self.width * (AP_MAGNIFICATION if self.view == "AP" else 1.0)
 
     def outer(self, y: Array) -> Array:
-        """|x| of the inner chest wall at height y; APEX_X at the apex, `width` at the bases."""
+        """Return |x| of the inner chest wall at height y; APEX_X at the apex, `width` at the bases."""
         t = 1 - np.clip((y - self.apex) / self.height, 0, 1)
         return np.asarray(APEX_X + (self.width - APEX_X) * np.sqrt(1 - t * t * (0.85 * t + 0.15)))
 
     def inner(self, y: Array, side: NDArray[np.signedinteger] | int) -> Array:
-        """Signed distance of the mediastinal border from the midline, measured towards `side`."""
+        """Return the signed distance of the mediastinal border from the midline, measured towards `side`."""
         t = np.clip((y - self.apex) / (0.16 * self.height), 0, 1)
         border = APEX_X - (APEX_X - self.mediastinum) * np.sqrt(1 - (1 - t) ** 2)
         level = y - self.apex
@@ -81,31 +81,31 @@ class Chest:
         return np.asarray(border + np.where(np.asarray(side) > 0, left, right))
 
     def diaphragm(self, ax: Array, side: NDArray[np.signedinteger] | int) -> Array:
-        """y of the dome's skyline at distance ax from the midline: steep into the costophrenic angle, flat medially."""
+        """Return y of the dome's outline at distance ax from the midline: steep laterally, flat medially.""" ""
         top = np.where(np.asarray(side) < 0, self.domes[0], self.domes[1])
         crest = 0.5 * self.width
         u = np.abs(ax - crest) / crest
         return np.asarray(top + np.where(ax > crest, 5.2 * u**2.3, 1.7 * u**2))
 
     def point(self, side: int, down: float, across: float) -> tuple[float, float]:
-        """A point of one lung: `down` 0 at the apex, 1 at the dome; `across` 0 at the mediastinum, 1 at the wall."""
+        """Return a point of one lung: `down` 0 at the apex, 1 at the dome; `across` 0 medial, 1 at the wall."""
         y = self.apex + down * (self.dome(side) - self.apex)
         height = np.array(y, np.float32)
         low, high = float(self.inner(height, side)), float(self.outer(height))
         return side * (low + across * (high - low)), y
 
     def hilum(self, side: int) -> tuple[float, float]:
-        """Where the vessels of one lung start; the left hilum is the higher."""
+        """Return the point where the vessels of one lung start; the left hilum is higher."""
         return side * (self.mediastinum + 0.7) + self.shift, self.apex + (11.4 if side < 0 else 10.6)
 
     def moved(self, *, shift: float = 0.0, right_dome: float = 0.0, left_dome: float = 0.0) -> Chest:
-        """This chest with the mediastinum shifted and the domes lowered (+) or raised (-) by so many cm."""
+        """Return this chest with the mediastinum shifted and the domes lowered (+) or raised (-), in cm."""
         domes = (self.domes[0] + right_dome, self.domes[1] + left_dome)
         return replace(self, shift=self.shift + shift, domes=domes)
 
 
 def _build(sex: str, age: float, body: np.random.Generator) -> dict[str, float]:
-    """What stays with the patient: frame, habitus, heart size, bone."""
+    """Draw the constant properties of a patient: frame, habitus, heart size, bone."""
     female = sex == "F"
     frame, fat, heart, skeleton = body.standard_normal(4).tolist()
     old = max(0.0, (age - 50) / 40)
@@ -126,7 +126,7 @@ def _build(sex: str, age: float, body: np.random.Generator) -> dict[str, float]:
 
 
 def chest(*, sex: str, age: float, view: str, body: np.random.Generator, study: np.random.Generator) -> Chest:
-    """Draw a chest: `body` decides what stays with the patient, `study` the breath and the stance of the day."""
+    """Draw a chest: `body` determines the patient's constant properties, `study` breath and pose on the day."""
     build = _build(sex, age, body)
     breath, step, rotation, lift = study.standard_normal(4).tolist()
     portable = view == "AP"

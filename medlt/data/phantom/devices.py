@@ -1,6 +1,6 @@
-"""Support devices, by what they show: pacemaker, central line, tracheal and gastric tubes, chest drain, wires.
+"""Draws support devices: pacemaker, central line, tracheal and gastric tubes, chest drain, wires.
 
-And what mimics findings in anyone: electrodes, skin folds, nipple shadows, old granulomas, basal scars.
+Also draws shadows that mimic findings: electrodes, skin folds, nipple shadows, old granulomas, basal scars.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ Line = NDArray[np.float64]
 
 
 def _spline(points: list[tuple[float, float]]) -> Line:
-    """A smooth line [40,2] through control points (Catmull-Rom)."""
+    """Return a smooth line [40,2] through control points (Catmull-Rom)."""
     p = np.array([points[0], *points, points[-1]], float)
     t = np.linspace(0, len(points) - 1 - 1e-9, 40)
     i = t.astype(int)
@@ -33,12 +33,12 @@ def _catheter(scene: Scene, points: list[tuple[float, float]], width: float, dep
 
 
 def _vena_cava(chest: Chest, below: float) -> tuple[float, float]:
-    """A point of the superior vena cava, cm below the apices."""
+    """Return a point of the superior vena cava, in cm below the apices."""
     return -chest.mediastinum + 0.6 + chest.shift, chest.apex + below
 
 
 def pacemaker(scene: Scene, rng: Rng) -> Array:
-    """A generator below one clavicle, usually the left, and one or two leads to the right atrium and ventricle."""
+    """Draw a generator below one clavicle, usually the left, and one or two leads to right atrium and ventricle."""
     chest = scene.chest
     side = -1 if rng.random() < 0.15 else 1
     jitter = rng.uniform(-0.8, 0.8, 2).tolist()
@@ -56,7 +56,7 @@ def pacemaker(scene: Scene, rng: Rng) -> Array:
 
 
 def central_line(scene: Scene, rng: Rng) -> Array:
-    """A catheter from the neck, or from the arm, to the cavo-atrial junction."""
+    """Draw a catheter from the neck, or from the arm, to the cavo-atrial junction."""
     chest = scene.chest
     end = _vena_cava(chest, 9.5 + 2.5 * float(rng.random()))
     if rng.random() < 0.5:
@@ -69,14 +69,14 @@ def central_line(scene: Scene, rng: Rng) -> Array:
 
 
 def tracheal_tube(scene: Scene, rng: Rng) -> Array:
-    """A tube that ends 3 to 6 cm above the carina, with its radio-opaque stripe."""
+    """Draw a tube that ends 3 to 6 cm above the carina, with its radio-opaque stripe."""
     end = scene.chest.apex + 9.4 - float(rng.uniform(3, 6))
     points = [(0.4, scene.chest.apex - 6), (0.1, scene.chest.apex - 1), (0.0, end)]
     return _catheter(scene, points, 0.9, 0.12) + _catheter(scene, [(x + 0.3, y) for x, y in points], 0.24, 0.5)
 
 
 def gastric_tube(scene: Scene, rng: Rng) -> Array:
-    """Down the oesophagus, through the hiatus, into the stomach."""
+    """Draw a tube down the oesophagus, through the hiatus, into the stomach."""
     chest = scene.chest
     floor = chest.domes[1]
     points = [(0.5, chest.apex - 6), (0.3, chest.apex + 6), (0.8 + chest.shift, floor - 4), (1.2, floor + 1.5)]
@@ -84,7 +84,7 @@ def gastric_tube(scene: Scene, rng: Rng) -> Array:
 
 
 def chest_drain(scene: Scene, rng: Rng) -> Array:
-    """Through the lateral wall, up towards the apex, with two parallel edges."""
+    """Draw a tube through the lateral wall, up towards the apex, with two parallel edges."""
     chest = scene.chest
     side = -1 if rng.random() < 0.5 else 1
     tip = chest.point(side, 0.12 + 0.3 * float(rng.random()), 0.5)
@@ -94,7 +94,7 @@ def chest_drain(scene: Scene, rng: Rng) -> Array:
 
 
 def sternal_wires(scene: Scene, rng: Rng) -> Array:
-    """Cerclage wires after sternotomy, and a prosthetic valve in half of the cases."""
+    """Draw cerclage wires after sternotomy, and a prosthetic valve in half of the cases."""
     chest = scene.chest
     turn = np.linspace(0, 2 * np.pi, 16)
     x = 0.4 * chest.turn
@@ -121,7 +121,7 @@ _KINDS: tuple[tuple[Callable[[Scene, Rng], Array], float, float], ...] = (
 
 
 def support_device(scene: Scene, rng: Rng) -> NDArray[np.bool_]:
-    """At least one device; intensive care, hence AP, brings several."""
+    """Draw at least one device, often several on AP films (intensive care); return their mask."""
     odds = np.array([kind[2 if scene.chest.view == "AP" else 1] for kind in _KINDS])
     chosen = rng.random(len(_KINDS)) < odds
     chosen[rng.choice(len(_KINDS), p=odds / odds.sum())] = True
@@ -137,7 +137,7 @@ def _electrodes(scene: Scene, rng: Rng) -> None:
 
 
 def _skin_fold(scene: Scene, rng: Rng) -> None:
-    """An edge, not a line: brightness climbs towards it and drops, and vessels go on beyond. Mimics pneumothorax."""
+    """Draw an edge up to which brightness rises, with vessels beyond it; it mimics a pneumothorax."""
     side = -1 if rng.random() < 0.5 else 1
     x = side * scene.grid.x - (0.62 + 0.2 * float(rng.random())) * scene.chest.width - 0.12 * scene.grid.y
     scene.body += (0.9 * np.exp(np.minimum(x, 0) / 0.9) * (x < 0) * scene.thorax).astype(np.float32)
@@ -165,7 +165,7 @@ def _scar(scene: Scene, rng: Rng) -> None:
 
 
 def incidentals(scene: Scene, rng: Rng) -> None:
-    """What a reader must not call: drawn with or without findings, at rates that depend on view and age."""
+    """Draw shadows that are not findings, at rates that depend on view and age."""
     portable, old = scene.chest.view == "AP", scene.chest.age > 50
     rates = (
         (_electrodes, 0.5 if portable else 0.02),
@@ -174,6 +174,6 @@ def incidentals(scene: Scene, rng: Rng) -> None:
         (_granuloma, 0.16 if old else 0.05),
         (_scar, 0.22 if old else 0.06),
     )
-    for (draw, rate), chance in zip(rates, rng.random(len(rates)), strict=True):
-        if chance < rate:
+    for (draw, rate), drawn in zip(rates, rng.random(len(rates)), strict=True):
+        if drawn < rate:
             draw(scene, rng)

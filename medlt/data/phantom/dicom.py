@@ -1,7 +1,7 @@
-"""A film as a DICOM Digital X-Ray Image for presentation (PS3.3 A.26), 12 bits in 16, as a hospital would send it.
+"""Encodes a film as a DICOM Digital X-Ray Image for presentation (PS3.3 A.26), 12 bits in 16, as in hospitals.
 
-Half are stored plainly, the others in JPEG 2000 lossless, JPEG-LS lossless or RLE; a quarter as MONOCHROME1. Every file
-says of itself that it is synthetic (PS3.3 C.12.1, (0008,001C)) and that no patient stands behind it.
+Half are uncompressed, the others JPEG 2000 lossless, JPEG-LS lossless or RLE; a quarter are MONOCHROME1. Every file is
+marked as synthetic (PS3.3 C.12.1, (0008,001C)) and without a patient.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from pydicom.encaps import encapsulate
 from pydicom.sr.codedict import codes
 
 from medlt._version import __version__
-from medlt.chance import rng
 from medlt.data.dicom.synthetic import dicom_uid
 from medlt.data.phantom.projection import TOP
 from medlt.data.phantom.render import Film
+from medlt.rng import numpy_generator
 
 TRANSFER_SYNTAXES: Mapping[str, float] = {
     syntax.ExplicitVRLittleEndian: 0.5,
@@ -37,8 +37,8 @@ _DATE, _TIME = "20000101", "120000"
 
 
 def encoding(uid: str, seed: int) -> tuple[str, str]:
-    """Transfer syntax and photometric interpretation of one file."""
-    draw = rng(seed, "encoding", uid)
+    """Return the transfer syntax and photometric interpretation of one file."""
+    draw = numpy_generator(seed, "encoding", uid)
     shares = list(TRANSFER_SYNTAXES.values())
     chosen = list(TRANSFER_SYNTAXES)[int(draw.choice(len(shares), p=shares))]
     return chosen, "MONOCHROME1" if draw.random() < MONOCHROME1_SHARE else "MONOCHROME2"
@@ -82,7 +82,7 @@ def _equipment(data: Dataset) -> None:
 
 
 def _projection(data: Dataset, row: Mapping[str, object], film: Film) -> None:
-    """DX Series, Anatomy, Positioning and Detector modules."""
+    """Fill DX Series, Anatomy, Positioning and Detector modules."""
     view = str(row["view"])
     data.Modality = "DX"
     data.PresentationIntentType = "FOR PRESENTATION"
@@ -100,7 +100,7 @@ def _projection(data: Dataset, row: Mapping[str, object], film: Film) -> None:
 
 
 def _pixels(data: Dataset, film: Film, photometric: str) -> None:
-    """DX Image and VOI LUT modules. MONOCHROME1 stores the complement, with the window that shows the same grey."""
+    """Fill DX Image and VOI LUT modules. MONOCHROME1 stores the complement, with the window of the same display."""
     inverse = photometric == "MONOCHROME1"
     stored = TOP - film.pixels if inverse else film.pixels
     data.ImageType = ["DERIVED", "SECONDARY"]
@@ -123,7 +123,7 @@ def _pixels(data: Dataset, film: Film, photometric: str) -> None:
 
 
 def dataset(row: Mapping[str, object], film: Film, seed: int, transfer_syntax: str, photometric: str) -> Dataset:
-    """The file's content, compressed as asked. Its SOP Instance UID hangs on the seed and the row's uid."""
+    """Return the data set in this transfer syntax. Its SOP Instance UID depends on the seed and the row's uid."""
     data = Dataset()
     data.file_meta = FileMetaDataset()
     data.file_meta.MediaStorageSOPClassUID = data.SOPClassUID = syntax.DigitalXRayImageStorageForPresentation
@@ -143,7 +143,7 @@ def dataset(row: Mapping[str, object], film: Film, seed: int, transfer_syntax: s
 def _compress(data: Dataset, transfer_syntax: str) -> None:
     """Compress without loss, in place.
 
-    JPEG 2000 goes through imagecodecs: pylibjpeg-openjpeg 2.6 corrupts memory when it encodes beside other threads.
+    imagecodecs encodes JPEG 2000: pylibjpeg-openjpeg 2.6 corrupts memory when it encodes in several threads.
     """
     if transfer_syntax == syntax.JPEG2000Lossless:
         stream = imagecodecs.jpeg2k_encode(
@@ -158,7 +158,7 @@ def _compress(data: Dataset, transfer_syntax: str) -> None:
 
 
 def encode(row: Mapping[str, object], film: Film, seed: int) -> bytes:
-    """The bytes of one DICOM file; the same for the same arguments."""
+    """Return the bytes of one DICOM file; equal for equal arguments."""
     buffer = BytesIO()
     content = dataset(row, film, seed, *encoding(str(row["uid"]), seed))
     pydicom.dcmwrite(buffer, content, enforce_file_format=True)
@@ -166,6 +166,6 @@ def encode(row: Mapping[str, object], film: Film, seed: int) -> bytes:
 
 
 def stored_pixels(data: Dataset) -> NDArray[np.uint16]:
-    """12-bit values of a file, bright = dense whatever its photometric interpretation."""
+    """Return the 12-bit values of a file, bright = dense for any photometric interpretation."""
     pixels = np.asarray(data.pixel_array, np.uint16)
     return TOP - pixels if data.PhotometricInterpretation == "MONOCHROME1" else pixels

@@ -1,8 +1,8 @@
-"""Nine findings, drawn as radiology describes them. Each is two functions of its own random stream:
+"""Draws nine findings by their radiological descriptions. Each has one or two functions with their own random stream:
 
-`reshape` changes the chest before it is projected (heart size, volume loss, shift); `draw` changes the path-length maps
-and returns the mask of what it drew. Both get a fresh stream of the same key, so that they agree on `Site`, and a label
-switched on or off leaves the rest of the image as it was.
+`reshape` changes the chest before projection (heart size, volume loss, shift); `draw` changes the path-length maps and
+returns the mask of the finding. Both get a new stream with the same key, so that they agree on `Site`, and switching a
+label on or off does not change the rest of the image.
 
 Definitions: Hansell et al., "Fleischner Society: Glossary of Terms for Thoracic Imaging", Radiology 246 (2008):
 a nodule measures up to 3 cm, a mass more; pneumothorax shows the visceral pleural line; cardiothoracic ratio > 0.5.
@@ -30,7 +30,7 @@ Rng = np.random.Generator
 
 @dataclass(frozen=True)
 class Site:
-    """Where and how much: side -1 right, +1 left; severity in [0,1], small values commoner; kind, a number in [0,1]."""
+    """Side (-1 right, +1 left), severity in [0,1] (small values are more common), and kind, a number in [0,1]."""
 
     side: int
     severity: float
@@ -38,25 +38,25 @@ class Site:
 
     @classmethod
     def draw(cls, rng: Rng) -> Site:
-        """The first three numbers of a finding's stream."""
+        """Draw a site from the first three numbers of a finding's stream."""
         side, severity, kind = rng.random(3).tolist()
         return cls(-1 if side < 0.52 else 1, float(severity**1.3), float(kind))
 
 
 def enlarge_heart(chest: Chest, rng: Rng) -> Chest:
-    """Cardiothoracic ratio 0.515 to 0.645; the axis falls as the left ventricle grows."""
+    """Enlarge the heart to a cardiothoracic ratio of 0.515 to 0.645; its axis falls as the left ventricle grows."""
     site = Site.draw(rng)
     return replace(chest, cardiothoracic=0.515 + 0.13 * site.severity, tilt=chest.tilt - 0.12 * site.severity)
 
 
 def cardiomegaly(scene: Scene, rng: Rng) -> Mask:
-    """The heart itself; `enlarge_heart` has done the work. Fuller vessels in the upper zones go with it."""
+    """Return the mask of the heart, which `enlarge_heart` changed, and widen the vessels in the upper zones."""
     scene.vessels *= 1 + 0.35 * float(rng.random())
     return scene.heart
 
 
 def _fluid(scene: Scene, side: int, volume: float) -> Array:
-    """Share of the lung path filled with fluid: a meniscus, low medially and climbing along the chest wall."""
+    """Return the share of the lung path filled with fluid: a meniscus, low medially and high at the chest wall."""
     chest, y = scene.chest, scene.grid.y
     across = np.clip(scene.ax / scene.wall, 0, 1)
     angle = chest.dome(side) + 4.6
@@ -68,7 +68,7 @@ def _fluid(scene: Scene, side: int, volume: float) -> Array:
 
 
 def effusion(scene: Scene, rng: Rng) -> Mask:
-    """Free pleural fluid: blunted costophrenic angle, meniscus, lost dome; layers as a haze on supine films."""
+    """Draw free pleural fluid: blunted costophrenic angle, meniscus, lost dome; a haze on supine films."""
     site = Site.draw(rng)
     volume = 0.02 + 0.8 * site.severity**1.6
     share = _fluid(scene, site.side, volume)
@@ -79,12 +79,12 @@ def effusion(scene: Scene, rng: Rng) -> Mask:
 
 
 def _collapse(site: Site) -> tuple[float, float]:
-    """How far the visceral pleura has fallen from the apex and from the wall, cm."""
+    """Return the distance of the visceral pleura from the apex and from the wall, cm."""
     return 1.1 + 6.0 * site.severity**1.5, 0.5 + 4.2 * site.severity**1.5
 
 
 def push_away(chest: Chest, rng: Rng) -> Chest:
-    """A large pneumothorax pushes the mediastinum to the other side and the dome down."""
+    """Shift the mediastinum to the other side and lower the dome, for a large pneumothorax."""
     site = Site.draw(rng)
     push = 1.4 * max(0.0, site.severity - 0.4)
     lower = {"right_dome": push} if site.side < 0 else {"left_dome": push}
@@ -92,7 +92,7 @@ def push_away(chest: Chest, rng: Rng) -> Chest:
 
 
 def pneumothorax(scene: Scene, rng: Rng) -> Mask:
-    """Air between the pleurae: a thin visceral line, nothing but black beyond it, the lung inside a little denser."""
+    """Draw air between the pleurae: a thin visceral line, black beyond it, the lung inside a little denser."""
     site = Site.draw(rng)
     chest, y = scene.chest, scene.grid.y
     top, lateral = _collapse(site)
@@ -113,14 +113,14 @@ def pneumothorax(scene: Scene, rng: Rng) -> Mask:
 
 
 def _pleura(scene: Scene, lung: Mask, beyond: Mask) -> Array:
-    """The visceral line: tissue seen edge-on, about 2 mm wide, along the side of `lung` that faces `beyond`."""
+    """Return the visceral line: tissue edge-on, about 2 mm wide, along the side of `lung` that faces `beyond`."""
     away = cv2.distanceTransform((~beyond).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
     distance = (away - 1) * scene.grid.spacing
     return np.asarray(1.5 * min(1.0, 0.2 / scene.grid.spacing) * np.exp(-((distance / 0.13) ** 2)) * lung, np.float32)
 
 
 def _ball(scene: Scene, centre: tuple[float, float], radius: float, shape: tuple[float, ...]) -> Array:
-    """Path through a nearly round body: harmonics 2, 3, ... of its outline have the relative sizes in `shape`."""
+    """Return the path through a nearly round body; `shape`: relative sizes of harmonics 2, 3, ... of its outline."""
     dx, dy = scene.grid.x - centre[0], scene.grid.y - centre[1]
     angle = np.arctan2(dy, dx)
     outline = 1 + sum(size * np.cos((k + 2) * angle + 5 * k) for k, size in enumerate(shape))
@@ -129,7 +129,7 @@ def _ball(scene: Scene, centre: tuple[float, float], radius: float, shape: tuple
 
 
 def nodule(scene: Scene, rng: Rng) -> Mask:
-    """One round opacity, sometimes two or three, 1.2 to 2.8 cm across, free in the lung."""
+    """Draw one round opacity, sometimes two or three, 1.2 to 2.8 cm across, free in the lung."""
     site = Site.draw(rng)
     mask, centres = np.zeros(scene.lung.shape, bool), list[tuple[float, float]]()
     for i in range(1 if site.kind < 0.7 else 2 + (site.kind > 0.9)):
@@ -147,7 +147,7 @@ def nodule(scene: Scene, rng: Rng) -> Mask:
 
 
 def mass(scene: Scene, rng: Rng) -> Mask:
-    """One opacity of 3.3 to 7.5 cm, lobulated or spiculated."""
+    """Draw one opacity of 3.3 to 7.5 cm, lobulated or spiculated."""
     site = Site.draw(rng)
     down, across, a, b, c, d = rng.random(6).tolist()
     radius = 1.85 + 1.9 * site.severity
@@ -163,7 +163,7 @@ def mass(scene: Scene, rng: Rng) -> Mask:
 
 
 def consolidation(scene: Scene, rng: Rng) -> Mask:
-    """Airspaces filled: a cloudy, fuzzy-edged opacity, sometimes cut off by a fissure, with air bronchograms."""
+    """Draw filled airspaces: a cloudy, fuzzy-edged opacity, sometimes limited by a fissure, with air bronchograms."""
     site = Site.draw(rng)
     down, across, wide, tall, fissure, start = rng.random(6).tolist()
     x, y = scene.chest.point(site.side, 0.25 + 0.7 * down, 0.15 + 0.5 * across)
@@ -182,7 +182,7 @@ def consolidation(scene: Scene, rng: Rng) -> Mask:
 
 
 def lose_volume(chest: Chest, rng: Rng) -> Chest:
-    """Volume loss: the dome rises and the mediastinum comes over, more so in lobar than in plate-like collapse."""
+    """Raise the dome and shift the mediastinum, more in lobar than in plate-like collapse."""
     site = Site.draw(rng)
     amount = 0.5 + 0.8 * site.severity
     pull, lift = ((0.5, 1.5), (1.3, 2.4), (1.6, 1.2))[_collapse_kind(site)]
@@ -191,12 +191,12 @@ def lose_volume(chest: Chest, rng: Rng) -> Chest:
 
 
 def _collapse_kind(site: Site) -> int:
-    """0 plate-like, 1 lower lobe, 2 upper lobe."""
+    """Return 0 for plate-like, 1 for lower lobe, 2 for upper lobe collapse."""
     return 0 if site.kind < 0.45 else 1 if site.kind < 0.8 else 2
 
 
 def _plates(scene: Scene, site: Site, rng: Rng) -> Array:
-    """Plate-like (discoid) atelectasis: one to three dense bands across a lower zone."""
+    """Draw plate-like (discoid) atelectasis: one to three dense bands across a lower zone."""
     bands = []
     for down, across, slant, length in rng.random((1 + int(3 * site.severity), 4)).tolist():
         x, y = scene.chest.point(site.side, 0.72 + 0.26 * down, 0.3 + 0.4 * across)
@@ -207,7 +207,7 @@ def _plates(scene: Scene, site: Site, rng: Rng) -> Array:
 
 
 def _lower_lobe(scene: Scene, site: Site) -> Array:
-    """A collapsed lower lobe: a wedge behind the heart, from the hilum to the dome, with a straight lateral edge."""
+    """Draw a collapsed lower lobe: a wedge behind the heart, from hilum to dome, with a straight lateral edge."""
     chest = scene.chest
     hx, hy = chest.hilum(site.side)
     hx = abs(hx)
@@ -218,7 +218,7 @@ def _lower_lobe(scene: Scene, site: Site) -> Array:
 
 
 def _upper_lobe(scene: Scene, site: Site) -> Array:
-    """A collapsed upper lobe: dense above a raised, concave fissure that runs from the hilum to the wall."""
+    """Draw a collapsed upper lobe: dense above a raised, concave fissure from the hilum to the wall."""
     chest = scene.chest
     hy = chest.hilum(site.side)[1]
     across = np.clip(scene.ax / chest.width, 0, 1)
@@ -227,7 +227,7 @@ def _upper_lobe(scene: Scene, site: Site) -> Array:
 
 
 def atelectasis(scene: Scene, rng: Rng) -> Mask:
-    """Airless lung that has shrunk; `lose_volume` has raised the dome and moved the mediastinum."""
+    """Draw airless, shrunken lung; `lose_volume` raises the dome and moves the mediastinum."""
     site = Site.draw(rng)
     kind = _collapse_kind(site)
     if kind == 0:
@@ -240,7 +240,7 @@ def atelectasis(scene: Scene, rng: Rng) -> Mask:
 
 
 def pneumoperitoneum(scene: Scene, rng: Rng) -> Mask:
-    """Free air under the dome: a dark crescent between the thin white diaphragm and the liver, right before left."""
+    """Draw free air under the dome: a dark crescent between the thin white diaphragm and the liver, right first."""
     site = Site.draw(rng)
     mask = np.zeros(scene.lung.shape, bool)
     for side in (-1, 1) if site.kind > 0.5 else (-1,):
@@ -272,4 +272,4 @@ DRAW: Mapping[str, Callable[[Scene, Rng], Mask]] = {
     "Pneumoperitoneum": pneumoperitoneum,
     "Support_Device": support_device,
 }
-"""In the order they are drawn: fluid and free air displace what was there before, devices lie over everything."""
+"""The findings in drawing order: fluid and free air displace earlier ones, devices are drawn last."""

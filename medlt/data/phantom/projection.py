@@ -1,7 +1,7 @@
-"""From path lengths to grey values: Beer-Lambert, scatter, Poisson noise, blur, logarithm, 12 bits.
+"""Projects path lengths to grey values: Beer-Lambert, scatter, Poisson noise, blur, logarithm, 12 bits.
 
 I(x) = I0 exp(-sum_k mu_k L_k(x)), effective attenuation at about 65 keV in 1/cm; scatter is a wide blur of the primary
-plus a floor (its share is what a grid leaves); noise is Poisson in photons an area, so it does not hang on the size.
+plus a floor (the share that passes a grid); noise is Poisson in photons per area, so it does not depend on the size.
 """
 
 from __future__ import annotations
@@ -26,22 +26,22 @@ class Exposure:
     """One exposure and its processing."""
 
     photons: float
-    """An mm^2, in the open beam."""
+    """Per mm^2, in the open beam."""
     scatter: float
     """Scatter-to-primary ratio in the lung."""
     flatten: float
     """Share of the coarse contrast that processing removes, 0..1."""
     window: tuple[float, float]
-    """Where the display window starts and ends, as shares of SPAN from LOW."""
+    """Start and end of the display window, as shares of SPAN from LOW."""
     gamma: float
 
     @classmethod
     def draw(cls, view: str, rng: np.random.Generator) -> Exposure:
-        """Portable films get fewer photons and more scatter."""
-        dose, scatter, flatten, dark, bright, gamma = rng.random(6).tolist()
+        """Draw an exposure; portable films get fewer photons and more scatter."""
+        exposure, scatter, flatten, dark, bright, gamma = rng.random(6).tolist()
         portable = view == "AP"
         return cls(
-            photons=(4.0e3 if portable else 1.2e4) * 2 ** (2 * dose - 1),
+            photons=(4.0e3 if portable else 1.2e4) * 2 ** (2 * exposure - 1),
             scatter=(0.55 if portable else 0.3) + 0.4 * scatter,
             flatten=0.2 + 0.35 * flatten,
             window=(-0.16 + 0.14 * dark, 1.02 + 0.2 * bright),
@@ -50,7 +50,7 @@ class Exposure:
 
 
 def attenuation(scene: Scene) -> Array:
-    """Optical depth along the beam, no unit."""
+    """Return the optical depth along the beam, without unit."""
     displaced = np.clip(scene.lung * (1 - scene.aeration) + scene.vessels + scene.solid, 0, scene.lung)
     tissue = np.maximum(scene.body - scene.lung - scene.gas, 0) + displaced
     bone = scene.bone * np.minimum(scene.body, 1)
@@ -60,7 +60,7 @@ def attenuation(scene: Scene) -> Array:
 
 
 def expose(scene: Scene, exposure: Exposure, rng: np.random.Generator) -> Array:
-    """The detector's negative logarithm: large where the patient is dense."""
+    """Return the negative logarithm of the detector signal: large where the patient is dense."""
     grid = scene.grid
     primary = grid.blur(np.exp(-attenuation(scene)), 0.05)
     scattered = exposure.scatter * grid.blur(primary, 4.5) + 0.004
@@ -70,7 +70,7 @@ def expose(scene: Scene, exposure: Exposure, rng: np.random.Generator) -> Array:
 
 
 def develop(signal: Array, scene: Scene, exposure: Exposure) -> NDArray[np.uint16]:
-    """12-bit values, dense = bright, scaled by the lung and the mediastinum as a digital system does."""
+    """Return 12-bit values, dense = bright, scaled by the lung and the mediastinum as in a digital system."""
     flat = signal - exposure.flatten * scene.grid.blur(signal, 3.0)
     trunk = flat[::3, ::3][(scene.body > 8)[::3, ::3]]
     low, high = np.percentile(trunk, (2, 99))
@@ -80,12 +80,12 @@ def develop(signal: Array, scene: Scene, exposure: Exposure) -> NDArray[np.uint1
 
 
 def window(exposure: Exposure) -> tuple[int, int]:
-    """Window (centre, width) of the display, DICOM (0028,1050) and (0028,1051)."""
+    """Return the display window (centre, width), DICOM (0028,1050) and (0028,1051)."""
     start, end = (LOW + SPAN * share for share in exposure.window)
     return round((start + end) / 2), round(end - start)
 
 
 def display(pixels: NDArray[np.uint16], centre: int, width: int) -> Array:
-    """Pixels through the window, in [0,1]: the LINEAR function of DICOM PS3.3 C.11.2.1.2.1."""
+    """Return pixels through the window, in [0,1]: the LINEAR function of DICOM PS3.3 C.11.2.1.2.1."""
     shown = (pixels.astype(np.float32) - (centre - 0.5)) / (width - 1) + 0.5
     return np.asarray(np.clip(shown, 0, 1), np.float32)

@@ -1,4 +1,4 @@
-"""One row of the cohort to one radiograph: a pure function of the row's identity, the seed and the size."""
+"""Renders one row of the cohort as a radiograph: a pure function of the row, the seed and the size."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from medlt.chance import rng
 from medlt.data.phantom.anatomy import chest
 from medlt.data.phantom.devices import incidentals
 from medlt.data.phantom.findings import DRAW, RESHAPE
 from medlt.data.phantom.grid import Array, grid
 from medlt.data.phantom.projection import Exposure, develop, display, expose, window
 from medlt.data.phantom.scene import Scene, scene
+from medlt.rng import numpy_generator
 from medlt.types import InputError
 
 FINDINGS = (
@@ -29,57 +29,57 @@ FINDINGS = (
     "Pneumoperitoneum",
 )
 CHRONIC = frozenset({"Cardiomegaly", "Nodule", "Mass", "Support_Device"})
-"""Findings that look alike in every study of a patient, because they do not change in weeks."""
+"""Findings with the same appearance in every study of a patient, because they do not change in weeks."""
 SMALLEST = 32
 
 
 @dataclass(frozen=True)
 class Film:
-    """A finished exposure: 12-bit `pixels` (bright = dense), its display window, and the truth behind it."""
+    """A finished exposure: 12-bit `pixels` (bright = dense), its display window, and the true masks."""
 
     pixels: NDArray[np.uint16]
     centre: int
     width: int
     spacing_mm: float
     masks: Mapping[str, NDArray[np.bool_]]
-    """One mask a finding present."""
+    """One mask per finding that is present."""
     anatomy: Mapping[str, NDArray[np.bool_]]
-    """heart, thorax (inside the rib cage), lung (aerated lung that shows)."""
+    """heart, thorax (inside the rib cage), lung (visible aerated lung)."""
 
     @property
     def image(self) -> Array:
-        """float32 [H,W] in [0,1], as a viewer shows it."""
+        """Return the displayed image, float32 [H,W] in [0,1]."""
         return display(self.pixels, self.centre, self.width)
 
 
 def check_size(size: int) -> None:
-    """Raise InputError if a chest cannot be drawn on so few pixels."""
+    """Raise InputError if the size is too small for a chest."""
     if size < SMALLEST:
         raise InputError(f"phantom size {size}: a chest needs at least {SMALLEST} px; choose 64 or more")
 
 
 def beam(row: Mapping[str, object], seed: int, size: int) -> tuple[Scene, dict[str, NDArray[np.bool_]]]:
-    """The path lengths with every finding of the row in them, and a mask for each; arguments as `film`."""
+    """Return the path lengths with all findings of the row, and a mask for each; arguments as `film`."""
     uid, patient = str(row["uid"]), str(row["patient_id"])
     keys = {name: (seed, name, patient if name in CHRONIC else uid) for name in DRAW}
     built = chest(
         sex=str(row["sex"]),
         age=float(str(row["age"])),
         view=str(row["view"]),
-        body=rng(seed, "body", patient),
-        study=rng(seed, "study", uid),
+        body=numpy_generator(seed, "body", patient),
+        study=numpy_generator(seed, "study", uid),
     )
     present = [name for name in DRAW if float(str(row.get(name, 0))) == 1]
     for name in present:
         if name in RESHAPE:
-            built = RESHAPE[name](built, rng(*keys[name]))
-    turn, right, down, field = rng(seed, "pose", uid).standard_normal(4).tolist()
+            built = RESHAPE[name](built, numpy_generator(*keys[name]))
+    turn, right, down, field = numpy_generator(seed, "pose", uid).standard_normal(4).tolist()
     loose = 1.6 if built.view == "AP" else 1.0
     offset = (0.45 * loose * float(right), -0.6 + 0.5 * loose * float(down))
     plane = grid(size, 36.5 + 0.9 * float(np.clip(field, -2, 2)), 0.018 * loose * float(turn), offset)
-    maps = scene(built, plane, rng(seed, "vessels", patient))
-    incidentals(maps, rng(seed, "incidentals", uid))
-    return maps, {name: DRAW[name](maps, rng(*keys[name])) for name in present}
+    maps = scene(built, plane, numpy_generator(seed, "vessels", patient))
+    incidentals(maps, numpy_generator(seed, "incidentals", uid))
+    return maps, {name: DRAW[name](maps, numpy_generator(*keys[name])) for name in present}
 
 
 def film(row: Mapping[str, object], seed: int, size: int = 256) -> Film:
@@ -91,13 +91,13 @@ def film(row: Mapping[str, object], seed: int, size: int = 256) -> Film:
     check_size(size)
     uid = str(row["uid"])
     maps, masks = beam(row, seed, size)
-    exposure = Exposure.draw(maps.chest.view, rng(seed, "exposure", uid))
-    pixels = develop(expose(maps, exposure, rng(seed, "noise", uid)), maps, exposure)
+    exposure = Exposure.draw(maps.chest.view, numpy_generator(seed, "exposure", uid))
+    pixels = develop(expose(maps, exposure, numpy_generator(seed, "noise", uid)), maps, exposure)
     anatomy = {"heart": maps.heart, "thorax": maps.thorax, "lung": maps.lung * maps.aeration > 0.5}
     return Film(pixels, *window(exposure), 10 * maps.grid.spacing, masks, anatomy)
 
 
 def render(row: Mapping[str, object], seed: int, size: int = 256) -> tuple[Array, dict[str, NDArray[np.bool_]]]:
-    """The image (float32 [H,W] in [0,1], upright, dense = bright) and a mask for each finding present. See `film`."""
+    """Return the image (float32 [H,W] in [0,1], upright, dense = bright) and a mask per present finding. See `film`."""
     exposed = film(row, seed, size)
     return exposed.image, dict(exposed.masks)

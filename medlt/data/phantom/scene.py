@@ -1,7 +1,7 @@
-"""What lies in the beam: maps of path length (cm) a pixel, before any finding.
+"""Maps of path length (cm) per pixel through a chest without findings.
 
-Lung is what remains of the thoracic cage after heart, mediastinum and diaphragm. Below the dome's skyline the lung of
-the posterior recess goes on behind the liver, thinner and thinner, which is why that edge is a step and not an end.
+Lung is the thoracic cage without heart, mediastinum and diaphragm. Below the dome's outline the lung of the posterior
+recess continues behind the liver and gets thinner, so that edge is a step in brightness and not the end of the lung.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from medlt.data.phantom.vessels import vessels
 
 @dataclass
 class Scene:
-    """Path-length maps, each float32 [H,W] in cm unless said otherwise; findings change them in place."""
+    """Path-length maps, each float32 [H,W] in cm unless noted; findings change them in place."""
 
     chest: Chest
     grid: Grid
@@ -48,16 +48,16 @@ class Scene:
 
     @property
     def thorax(self) -> NDArray[np.bool_]:
-        """Inside the rib cage, above the costophrenic skyline or not."""
+        """Return the mask inside the rib cage, above and below the costophrenic outline."""
         return np.asarray((self.ax < self.wall) & (self.grid.y > self.chest.apex))
 
     def on(self, side: int) -> NDArray[np.bool_]:
-        """Pixels of one side of the patient."""
+        """Return the mask of one side of the patient."""
         return np.asarray(self.side == side)
 
 
 def body(chest: Chest, grid: Grid) -> Array:
-    """Trunk, shoulders and neck as rounded slabs of soft tissue, cm."""
+    """Return trunk, shoulders and neck as rounded slabs of soft tissue, cm."""
     ax, y = np.abs(grid.x), grid.y
     armpit = chest.apex + 9.5
     half = (
@@ -74,7 +74,7 @@ def body(chest: Chest, grid: Grid) -> Array:
 
 
 def heart(chest: Chest, grid: Grid) -> Array:
-    """Squared elliptical radius of the cardiac shadow: 1 on its border; its horizontal extent is `heart_width`.
+    """Return the squared elliptical radius of the cardiac shadow: 1 on its border, horizontal extent `heart_width`.
 
     Two ellipses: the ventricles, long axis down to the patient's left, and the right atrium, upright, to the right.
     """
@@ -93,7 +93,7 @@ def heart(chest: Chest, grid: Grid) -> Array:
 
 
 def lung(chest: Chest, grid: Grid, wall: Array, side: NDArray[np.int8], radius2: Array) -> Array:
-    """Path through lung, cm."""
+    """Return the path through lung, cm."""
     ax, y = np.abs(grid.x), grid.y
     level = np.clip((y - chest.apex) / (0.45 * chest.height), 0, 1)
     cage = (chest.depth - 5.5) * (0.5 + 0.5 * np.sqrt(level)) * np.sqrt(np.maximum(1 - (ax / wall) ** 3, 0))
@@ -107,7 +107,7 @@ def lung(chest: Chest, grid: Grid, wall: Array, side: NDArray[np.int8], radius2:
 
 
 def airway(chest: Chest, grid: Grid) -> Array:
-    """Trachea and main bronchi, cm of air."""
+    """Return trachea and main bronchi, cm of air."""
     carina = chest.apex + 9.4
     y = np.linspace(-21, carina, 12)
     drift = chest.shift * np.clip((y - chest.apex) / 9.4, 0, 1) + 0.25 * chest.turn - 0.3 * (y > chest.apex + 5)
@@ -118,7 +118,7 @@ def airway(chest: Chest, grid: Grid) -> Array:
 
 
 def breasts(chest: Chest, grid: Grid) -> Array:
-    """Breast tissue (or the pectoral fold) over the lower zones, cm."""
+    """Return breast tissue (or the pectoral fold) over the lower zones, cm."""
     if chest.breast < 0.05:
         return np.zeros_like(grid.x)
     droop = 0.45 * chest.breast
@@ -130,7 +130,7 @@ def breasts(chest: Chest, grid: Grid) -> Array:
 
 
 def stomach(chest: Chest, grid: Grid, rng: np.random.Generator) -> Array:
-    """The gastric air bubble under the left dome, with a fluid level when upright; absent in one of five."""
+    """Draw the gastric air bubble under the left dome, with a fluid level when upright; absent in one of five."""
     present, wide, tall, deep = rng.random(4).tolist()
     if present < 0.2:
         return np.zeros_like(grid.x)
@@ -142,7 +142,7 @@ def stomach(chest: Chest, grid: Grid, rng: np.random.Generator) -> Array:
 
 
 def scene(chest: Chest, grid: Grid, rng: np.random.Generator) -> Scene:
-    """The beam through a chest without findings."""
+    """Return the path lengths through a chest without findings."""
     side = np.where(grid.x < 0, np.int8(-1), np.int8(1))
     wall = chest.outer(grid.y)
     radius2 = heart(chest, grid)

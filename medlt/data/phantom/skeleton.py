@@ -1,4 +1,4 @@
-"""Bone in the beam: path lengths in cm of dense bone for ribs, clavicles, scapulae, humeri and spine.
+"""Path lengths in cm of dense bone: ribs, clavicles, scapulae, humeri and spine.
 
 A rib is a tilted ring seen from the front: with s = |x| / W its posterior arc runs along y0 - T sqrt(1 - s^2), its
 anterior arc along y0 + T' sqrt(1 - s^2), and both meet at the lateral chest wall.
@@ -17,13 +17,13 @@ _CROWDING = 0.0026
 
 
 def _tube(distance: Array, radius: Array | float) -> Array:
-    """Path through a cortical tube of unit peak: marrow inside, brighter towards its rim."""
+    """Return the path through a cortical tube of unit peak: marrow inside, brighter towards its rim."""
     q = np.clip(distance / radius, 0, 1)
     return np.asarray((0.6 * np.sqrt(1 - q * q) + 0.55 * np.exp(-(((q - 0.82) / 0.13) ** 2))) * (distance < radius))
 
 
 def _arcs(v: Array, slope: Array, count: int, radius: float) -> tuple[Array, Array]:
-    """Tubes along the level lines of v: (path, rib number)."""
+    """Return tubes along the level lines of v: (path, rib number)."""
     density = np.maximum(1 / 2.05 - 2 * _CROWDING * v, 0.3)
     number = v / 2.05 - _CROWDING * v * v
     nearest = np.clip(np.round(number), 0, count - 1)
@@ -32,7 +32,7 @@ def _arcs(v: Array, slope: Array, count: int, radius: float) -> tuple[Array, Arr
 
 
 def ribs(chest: Chest, grid: Grid, wall: Array) -> Array:
-    """Posterior and anterior arcs inside the thoracic cage; anterior ends fade into cartilage."""
+    """Return posterior and anterior arcs inside the thoracic cage; anterior ends fade into cartilage."""
     ring = wall + 0.45
     ax = np.abs(grid.x)
     s = np.clip(ax / ring, 0, 1)
@@ -50,7 +50,7 @@ def ribs(chest: Chest, grid: Grid, wall: Array) -> Array:
 
 
 def _clavicle(chest: Chest, grid: Grid, side: int) -> Array:
-    """An S-shaped tube from beside the sternal notch to the shoulder; higher and flatter on AP films."""
+    """Return an S-shaped tube from beside the sternal notch to the shoulder; higher and flatter on AP films."""
     lift = 1.6 if chest.view == "AP" else 0.0
     u = np.linspace(0, 1, 14)
     x = side * (1.9 + u * (chest.width + 1.2)) + chest.turn * (1 - u)
@@ -60,7 +60,7 @@ def _clavicle(chest: Chest, grid: Grid, side: int) -> Array:
 
 
 def _scapula(chest: Chest, grid: Grid, side: int) -> Array:
-    """A thin blade with denser borders: lateral to the lungs on PA, over them on AP."""
+    """Return a thin blade with denser borders: lateral to the lungs on PA, over them on AP."""
     inward = 2.6 if chest.view == "AP" else 0.2
     x0 = chest.width + 0.9 - inward
     shape = np.array([[x0 - 1.6, 3.2], [x0 - 0.4, 13.0], [x0 + 0.8, 12.6], [x0 + 5.2, 4.6], [x0 + 3.2, 2.6]])
@@ -71,7 +71,7 @@ def _scapula(chest: Chest, grid: Grid, side: int) -> Array:
 
 
 def _humerus(chest: Chest, grid: Grid, side: int) -> Array:
-    """Head and shaft of the upper arm, at the image's upper corners."""
+    """Return head and shaft of the upper arm, at the image's upper corners."""
     cx, cy = side * (chest.width + 6.3), chest.apex + 3.6
     distance = np.hypot(grid.x - cx, grid.y - cy)
     head = 1.1 * np.sqrt(np.maximum(1 - (distance / 2.4) ** 2, 0))
@@ -80,7 +80,7 @@ def _humerus(chest: Chest, grid: Grid, side: int) -> Array:
 
 
 def spine(chest: Chest, grid: Grid) -> Array:
-    """Vertebral bodies with disc spaces, pedicles and spinous processes."""
+    """Return vertebral bodies with disc spaces, pedicles and spinous processes."""
     columns = np.flatnonzero(np.abs(grid.x - 0.25 * chest.turn).min(axis=0) < 2.3)
     near = slice(columns[0], columns[-1] + 1)
     x, level = grid.x[:, near] - 0.25 * chest.turn, (grid.y[:, near] - chest.apex) / 2.45
@@ -96,6 +96,6 @@ def spine(chest: Chest, grid: Grid) -> Array:
 
 
 def skeleton(chest: Chest, grid: Grid, wall: Array) -> Array:
-    """All bone in the beam, cm."""
+    """Return all bone in the beam, cm."""
     girdle = sum(part(chest, grid, side) for part in (_clavicle, _scapula, _humerus) for side in (-1, 1))
     return np.asarray(ribs(chest, grid, wall) + spine(chest, grid) + chest.bone * grid.blur(np.asarray(girdle), 0.1))

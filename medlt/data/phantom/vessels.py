@@ -1,4 +1,4 @@
-"""Branching vessels from the hila outwards: four generations, each narrower than the one before."""
+"""Branching vessels from the hila outwards: four generations, each narrower than the previous one."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _TURNS = np.linspace(0, 1, 6)
 
 
 def _grow(start: Curves, angle: NDArray[np.float64], length: NDArray[np.float64], bend: NDArray[np.float64]) -> Curves:
-    """Gently bent curves from `start` [n,2]; `angle` from the lateral direction, + downwards; returns [n,6,2]."""
+    """Return gently bent curves [n,6,2] from `start` [n,2]; `angle` from the lateral direction, + downwards."""
     heading = angle[:, None] + bend[:, None] * _TURNS
     step = length[:, None] * _TURNS
     return np.stack(
@@ -26,7 +26,7 @@ def _grow(start: Curves, angle: NDArray[np.float64], length: NDArray[np.float64]
 
 
 def tree(rng: np.random.Generator, reach: float, stems: int, generations: int) -> list[Curves]:
-    """Generations of curves from the origin, lateral direction along +x, filling a fan of about `reach` cm."""
+    """Draw generations of curves from the origin, lateral along +x, in a fan of about `reach` cm."""
     angle = np.linspace(-1.45, 1.4, stems) + 0.1 * rng.standard_normal(stems)
     length = reach * rng.uniform(0.3, 0.45, stems)
     start = np.stack([0.3 * np.cos(angle), 1.6 * np.sin(angle)], axis=1)
@@ -43,7 +43,7 @@ def tree(rng: np.random.Generator, reach: float, stems: int, generations: int) -
 
 
 def vessels(chest: Chest, grid: Grid, rng: np.random.Generator) -> Array:
-    """Path length of vessels and hila, cm. What lies outside the lung is for the projection to drop."""
+    """Return the path length of vessels and hila, cm. The projection ignores parts outside the lung."""
     reach = chest.width - chest.mediastinum
     trees = [(side, tree(rng, reach, 8, len(_DIAMETERS))) for side in (-1, 1)]
     path = np.zeros((grid.size, grid.size), np.float32)

@@ -1,4 +1,4 @@
-"""The collection on disk: one DICOM file an image, and the table beside them."""
+"""Writes a cohort: one DICOM file per image, and the table of labels."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ TABLE = "labels.csv"
 _STAMP = "phantom.json"
 _IMAGES = "dicom"
 _DRAWING = 1
-"""Raised whenever the drawing changes, so that an old folder is not taken for a new one."""
+"""Raise this number when the drawing changes, so that an old folder is not reused."""
 
 
 def _claim(folder: Path, stamp: dict[str, object]) -> None:
-    """Mark the folder as this collection's. Raises InputError if it holds another one."""
+    """Mark the folder with the settings of this cohort. Raises InputError if it holds another one."""
     path = folder / _STAMP
     known = json.loads(path.read_text()) if path.exists() else None
     if known != stamp and (known is not None or (folder / _IMAGES).exists()):
@@ -48,11 +48,11 @@ def write(
     shares: Sequence[float] = SHARES,
     workers: int = 1,
 ) -> Path:
-    """Write a cohort as DICOM files of size x size and labels.csv (written last); returns the path of the table.
+    """Write a cohort as DICOM files of size x size, then labels.csv; return the path of the table.
 
-    Columns: uid, path (relative to the folder), patient_id, study, split, view, sex, age, one 0/1 column a finding,
-    No_Finding. Bytes hang on the settings alone, not on `workers` (threads). Files that are there are kept, so a
-    stopped run goes on where it stopped. Raises InputError if the folder holds a collection of other settings.
+    Columns: uid, path (relative to the folder), patient_id, study, split, view, sex, age, one 0/1 column per finding,
+    No_Finding. The bytes depend on the settings, not on `workers` (threads). Existing files are kept, so a stopped run
+    resumes. Raises InputError if the folder holds a cohort with other settings.
     """
     check_size(size)
     folder = Path(folder)

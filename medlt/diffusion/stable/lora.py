@@ -39,7 +39,7 @@ OLD_TEXT = {"to_q": "q_proj", "to_k": "k_proj", "to_v": "v_proj", "to_out": "out
 
 
 @dataclass(frozen=True)
-class Lora:
+class LoraAdapter:
     """An adapter that was fused: its file, that file's SHA-256, and its weight."""
 
     path: Path
@@ -55,7 +55,7 @@ class Change:
     alpha: Tensor | None = None
 
 
-def add_loras(unet: nn.Module, text_encoder: nn.Module, loras: Sequence[Adapter]) -> list[Lora]:
+def add_loras(unet: nn.Module, text_encoder: nn.Module, loras: Sequence[Adapter]) -> list[LoraAdapter]:
     """Fuse adapters into the networks, in order.
 
     Raises InputError: no file, a broken one, one for another model, another kind of adapter (DoRA, LyCORIS), or one
@@ -74,7 +74,7 @@ def look_at_loras(unet: nn.Module, text_encoder: nn.Module, loras: Sequence[Adap
             _scale(file, settings, name, Change(change.matrices))
 
 
-def _add(layers: Layers, path: Path | str, weight: float) -> Lora:
+def _add(layers: Layers, path: Path | str, weight: float) -> LoraAdapter:
     file = adapter_file(Path(path))
     for layer, name, change, settings in _fitting(layers, file, read_all([file])):
         delta = change.matrices["B"].float().flatten(1) @ change.matrices["A"].float().flatten(1)
@@ -85,7 +85,7 @@ def _add(layers: Layers, path: Path | str, weight: float) -> Lora:
                 f"LoRA {file}: with it {name} holds values that are no numbers; its training failed or its alpha is "
                 "wrong: take another one"
             )
-    return Lora(file, files.sha256(file), float(weight))
+    return LoraAdapter(file, files.sha256(file), float(weight))
 
 
 def _fitting(layers: Layers, file: Path, tensors: Mapping[str, Tensor]) -> list[tuple[Any, str, Change, Settings]]:

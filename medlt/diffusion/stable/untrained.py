@@ -9,7 +9,6 @@ from typing import Any, Literal
 
 import torch
 
-from medlt import chance
 from medlt.diffusion.noise import NoiseSchedule, Prediction
 from medlt.diffusion.stable import infer
 from medlt.diffusion.stable.files import read_json
@@ -23,6 +22,7 @@ from medlt.diffusion.stable.save import (
     write_schedule,
 )  # fmt: skip
 from medlt.files import whole_folder, write_json, write_text
+from medlt.rng import seed_of
 from medlt.types import InputError
 
 WORDS = (
@@ -161,7 +161,7 @@ def vae_config(widths: Sequence[int], channels: int) -> dict[str, Any]:
 def _drawn(part: str, config: dict[str, Any], seed: int) -> Any:
     """A network whose weights are a function of (seed, part)."""
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(chance.seed_of(seed, "untrained", part))
+        torch.manual_seed(seed_of(seed, "untrained", part))
         return built(part, config)
 
 

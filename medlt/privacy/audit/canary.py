@@ -24,8 +24,8 @@ import torch
 from scipy import stats
 from torch import Tensor
 
-from medlt import chance
-from medlt.privacy.ledger import shown
+from medlt.privacy.ledger import format_epsilon
+from medlt.rng import numpy_generator, torch_generator
 from medlt.types import InputError
 
 _HIGHEST = 100.0  # epsilon beyond which nothing is looked for
@@ -51,10 +51,10 @@ def canaries(m: int, shape: tuple[int, ...], seed: int, findings: int = 0, scale
     """
     if m < 1:
         raise InputError(f"{m} canaries; one is the least, and some hundreds are needed for a bound above 1")
-    draw = chance.generator(seed, "canaries")
+    draw = torch_generator(seed, "canaries")
     signs = torch.randint(0, 2, (m, *shape), generator=draw).float() * 2 - 1
     labels = torch.randint(0, 2, (m, findings), generator=draw).float()
-    return Canaries(scale * signs, labels, chance.rng(seed, "canary coins").random(m) < 0.5)
+    return Canaries(scale * signs, labels, numpy_generator(seed, "canary coins").random(m) < 0.5)
 
 
 def guesses(scores: np.ndarray, included: np.ndarray, k_plus: int, k_minus: int) -> tuple[int, int]:
@@ -129,7 +129,7 @@ class CanaryTest:
     @property
     def sentence(self) -> str:
         """The result in words."""
-        held = "" if self.ledger is None else f"; the ledger says at most {shown(self.ledger)}"
+        held = "" if self.ledger is None else f"; the ledger says at most {format_epsilon(self.ledger)}"
         broken = ", WHICH IS REFUTED" if self.passed is False else ""
         return (
             f"{self.correct} of {self.made} guesses on {self.m} canaries were right: epsilon is at least"

@@ -26,12 +26,12 @@ from scipy import stats
 from torch import Tensor
 from torch.nn import functional
 
-from medlt import chance
 from medlt.metrics.draws import owners
 from medlt.metrics.nearest import isolation, nearest
 from medlt.privacy.audit.embedding import Embed, prepared
 from medlt.privacy.audit.plants import Plant
 from medlt.privacy.audit.rates import Share, share
+from medlt.rng import numpy_generator, torch_generator
 from medlt.types import InputError
 
 Conclusion: TypeAlias = Literal["copies found", "no copies found", "cannot conclude"]
@@ -85,7 +85,7 @@ def _below(rate: float, held: int, measures: int) -> int:
 
 
 @dataclass(frozen=True)
-class Screening:
+class CopySearch:
     """What the search found. `images`: one row a synthetic image (index uid); `plants`: one row a plant.
 
     rate: the false-positive rate an image, by the null; measured: share of held-out patients hit by limits from the
@@ -138,11 +138,11 @@ class Screening:
         return f"No copies found: {told}; up to {self.hidden:.1%} of the images could be copies and not show"
 
 
-def screen(
+def search_copies(
     embed: Embed, synthetic: Tensor, train: Tensor, held: Tensor, plants: Mapping[str, Plant], *,
     uids: Sequence[str], held_patients: Sequence[str], seed: int, rate: float = 0.01, planted: int = 200,
     required: Collection[str] | None = None, recall: float = 0.8, level: float = 0.95, neighbours: int = 50,
-) -> Screening:  # fmt: skip
+) -> CopySearch:  # fmt: skip
     """Search synthetic images [n,1,H,W] (of `uids`) for copies of train [N,1,H,W], against held [M,1,H,W].
 
     Images are uint8 or float in [0,1], all of one size and made so in one way. `required`: names of `plants` whose
@@ -156,13 +156,13 @@ def screen(
     measures: Mapping[str, Embed] = {"embedding": embed, "pixels": low_pass}
     vectors = {name: measure(train) for name, measure in measures.items()}
     open_ = Searcher(measures, vectors, neighbours, dict.fromkeys(measures, 1.0))
-    null = open_.look(held[torch.from_numpy(_one_each(of, chance.rng(seed, "copies null")))])
+    null = open_.look(held[torch.from_numpy(_one_each(of, numpy_generator(seed, "copies null")))])
     rate = max(rate, len(measures) / (len(null) // 2 + 1))
     search = open_.limited(null, rate)
     found = search.look(synthetic).set_index(pd.Index(uids, name="uid"))
     table = _recalls(search, train, plants, required, planted, seed)
-    lean = _leaning(embed(synthetic), vectors["embedding"], embed(held), chance.rng(seed, "leaning"))
-    measured = _false_positives(open_, null, rate, chance.rng(seed, "copies halves"))
+    lean = _leaning(embed(synthetic), vectors["embedding"], embed(held), numpy_generator(seed, "leaning"))
+    measured = _false_positives(open_, null, rate, numpy_generator(seed, "copies halves"))
     plain = int((search.parts(found) < 0.5 * search.parts(null).min()).sum())
     return _judged(found, table, null, len(measures), rate, measured, plain, lean, recall, level)
 
@@ -181,7 +181,7 @@ def _checked(patients: int, named: int, held: int, train: int, uids: int, synthe
 def _judged(
     found: pd.DataFrame, table: pd.DataFrame, null: pd.DataFrame, measures: int, rate: float, measured: Share,
     plain: int, lean: Share, recall: float, level: float,
-) -> Screening:  # fmt: skip
+) -> CopySearch:  # fmt: skip
     """The conclusion: more hits than chance, or plain ones; else, where plants were found, none."""
     hits, n, m = int(found["hit"].sum()), len(found), len(null)
     k = _below(rate, m, measures) * measures
@@ -192,7 +192,7 @@ def _judged(
     conclusion: Conclusion = "cannot conclude" if missed or not len(needed) else "no copies found"
     if p < 1 - level or plain:
         conclusion = "copies found"
-    return Screening(found, table, rate, measured, m, n * k / (m + 1), p, plain, hidden, lean, conclusion, missed)
+    return CopySearch(found, table, rate, measured, m, n * k / (m + 1), p, plain, hidden, lean, conclusion, missed)
 
 
 def _one_each(of: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -213,11 +213,11 @@ def _recalls(
     seed: int,
 ) -> pd.DataFrame:  # fmt: skip
     """One row a plant: how many, found, recall with interval, `named` (the share led back to the very image)."""
-    rows = chance.rng(seed, "plants").permutation(len(train))[:planted]
+    rows = numpy_generator(seed, "plants").permutation(len(train))[:planted]
     images = prepared(train[torch.from_numpy(rows)], train.shape[-1])
     out = []
     for name, plant in plants.items():
-        looked = search.look(plant(images, chance.generator(seed, "plant", name)))
+        looked = search.look(plant(images, torch_generator(seed, "plant", name)))
         found, named = int(looked["hit"].sum()), float((looked["train"] == rows).mean())
         told = share(found, len(rows))
         out.append((name, len(rows), found, *told, named, required is None or name in required))

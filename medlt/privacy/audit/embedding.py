@@ -29,14 +29,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from medlt import chance
 from medlt.files import digest, digest_tensors, read_tensors, tensor_bytes, write_tensors
 from medlt.metrics.draws import owners
 from medlt.privacy.audit.views import training_view
+from medlt.rng import numpy_generator, seed_of, torch_generator
 from medlt.store import Store
 from medlt.training import loop
 from medlt.training.runtime import Runtime
-from medlt.training.settings import Part, Training
+from medlt.training.settings import BatchPart, Training
 from medlt.types import InputError
 
 Embed: TypeAlias = Callable[[Tensor], Tensor]
@@ -104,7 +104,7 @@ class Embedding:
 
 def fit_embedding(
     images: Tensor, patients: Sequence[str], *, runtime: Runtime, store: Store, steps: int = 250, size: int = 64,
-    batch: int = 96, learning_rate: float = 3e-3, temperature: float = 0.1,
+    batch_size: int = 96, learning_rate: float = 3e-3, temperature: float = 0.1,
 ) -> Embedding:  # fmt: skip
     """Train the embedding on all real images uint8 [N,1,S,S] of `patients` [N].
 
@@ -118,18 +118,18 @@ def fit_embedding(
     of = owners([str(one) for one in patients])
     if of.max(initial=-1) < 7:
         raise InputError(f"{of.max(initial=-1) + 1} patients cannot train an embedding; give at least 8")
-    settings = {"steps": steps, "size": size, "batch": batch, "learning_rate": learning_rate,
+    settings = {"steps": steps, "size": size, "batch_size": batch_size, "learning_rate": learning_rate,
                 "temperature": temperature, "widths": WIDTHS}  # fmt: skip
     pixels = digest(str(images.dtype), list(images.shape), tensor_bytes(images))
     key = {"format": FORMAT, "settings": settings, "seed": runtime.seed, "images": pixels,
            "patients": digest(of.tolist())}  # fmt: skip
     runtime, network = runtime.at("fp32"), _fresh(size, runtime.seed)
     device = runtime.torch_device("embedding")
-    pace = Training(steps, learning_rate, batch, "cosine", warmup_steps=round(0.05 * steps), ema=0.0,
-                    clip=math.inf, weight_decay=0.05, checkpoint_every=None)  # fmt: skip
+    pace = Training(steps, learning_rate, batch_size, "cosine", warmup_steps=round(0.05 * steps), ema_decay=0.0,
+                    max_grad_norm=math.inf, weight_decay=0.05, checkpoint_every=None)  # fmt: skip
 
     def build(folder: Path) -> None:
-        loss = PairLoss(images, of, batch, size, temperature, runtime.seed)
+        loss = PairLoss(images, of, batch_size, size, temperature, runtime.seed)
         trained = _fresh(size, runtime.seed)
         loop.fit(trained, loss, pace, runtime=runtime, folder=None, key=digest(key), name="embedding")
         write_tensors(folder / FILE, trained.state_dict())
@@ -142,7 +142,7 @@ def fit_embedding(
 def _fresh(size: int, seed: int) -> SiameseNetwork:
     """An untrained network, channels last; torch's global generator is left as it was."""
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(chance.seed_of(seed, "embedding weights"))
+        torch.manual_seed(seed_of(seed, "embedding weights"))
         network = SiameseNetwork(size)
     return network.to(memory_format=torch.channels_last)  # type: ignore[no-any-return, call-overload]
 
@@ -156,11 +156,11 @@ class PairLoss:
         self.images, self.size, self.temperature, self.seed = images, size, temperature, seed
         self.pairs = _Pairs(of, batch)
 
-    def __call__(self, network: nn.Module, step: int, part: Part) -> Tensor:
+    def __call__(self, network: nn.Module, step: int, part: BatchPart) -> Tensor:
         """Partners stay together when a batch is cut."""
-        left, right = (part.take(rows) for rows in self.pairs.draw(chance.rng(self.seed, "embedding pairs", step)))
+        left, right = (part.take(rows) for rows in self.pairs.draw(numpy_generator(self.seed, "embedding pairs", step)))
         shown = prepared(self.images[torch.from_numpy(np.concatenate([left, right]))], self.size)
-        seen = training_view(shown, chance.generator(self.seed, "embedding views", step))
+        seen = training_view(shown, torch_generator(self.seed, "embedding views", step))
         device = next(network.parameters()).device
         found = network(seen.to(device).contiguous(memory_format=torch.channels_last))
         return contrastive(found, self.temperature)

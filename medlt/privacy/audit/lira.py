@@ -18,8 +18,8 @@ from typing import TypeAlias
 import numpy as np
 from scipy import stats
 
-from medlt import chance
 from medlt.metrics.draws import owners
+from medlt.rng import numpy_generator, seed_of
 from medlt.types import InputError
 
 Shadow: TypeAlias = Callable[[np.ndarray, int], np.ndarray]
@@ -34,7 +34,7 @@ def halves(patients: Sequence[str], models: int, seed: int) -> np.ndarray:
     if models < 2 or models % 2:
         raise InputError(f"{models} shadow models; give an even number, so that each patient is in half of them")
     of = owners([str(one) for one in patients])
-    rng = chance.rng(seed, "shadow halves")
+    rng = numpy_generator(seed, "shadow halves")
     order = rng.random((models, int(of.max(initial=-1)) + 1)).argsort(0)
     inside: np.ndarray = (order < models // 2)[:, of]
     return inside
@@ -72,5 +72,5 @@ def attack(
 ) -> np.ndarray:
     """LiRA scores [N] of `target` [N]: trains `models` shadows on halves of `patients` [N], one after another."""
     inside = halves(patients, models, seed)
-    shadows = np.stack([shadow(mask, chance.seed_of(seed, "shadow", k)) for k, mask in enumerate(inside)])
+    shadows = np.stack([shadow(mask, seed_of(seed, "shadow", k)) for k, mask in enumerate(inside)])
     return lira(target, shadows, inside, online=online)

@@ -21,9 +21,9 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from medlt import chance
 from medlt.diffusion.backbone import Backbone
-from medlt.privacy.audit.rates import Share, area, by_patient, larger, share
+from medlt.privacy.audit.rates import Share, area, auroc_difference, by_patient, share
+from medlt.rng import noise_like, numpy_generator, seed_of
 from medlt.types import InputError
 
 TIMESTEPS = (50, 100, 200, 300, 500)
@@ -39,8 +39,8 @@ def loss_scores(
 
     latents in the space the backbone was trained on; condition [N,...] what it was told of each, the null without it.
     """
-    seeds = [chance.seed_of(seed, "membership noise", k) for k in range(noises)]
-    noise, abar = chance.noise_like(seeds, latents.shape[1:]), backbone.noise.abar()
+    seeds = [seed_of(seed, "membership noise", k) for k in range(noises)]
+    noise, abar = noise_like(seeds, latents.shape[1:]), backbone.noise.abar()
     out = np.zeros((len(latents), len(timesteps)))
     for start in range(0, len(latents), batch):
         rows = slice(start, start + batch)
@@ -59,7 +59,7 @@ def calibrated(scores: np.ndarray) -> np.ndarray:
     return np.asarray(((scores - middle) / np.maximum(high - low, 1e-12)).mean(1))
 
 
-class Found(NamedTuple):
+class TprAtFpr(NamedTuple):
     """TPR with its exact interval, at the threshold that lets `false_positives` of the others pass.
 
     fpr_high: the highest true FPR this count allows (exact, same level). resolved: whether there are others enough for
@@ -74,7 +74,7 @@ class Found(NamedTuple):
     resolved: bool
 
 
-def tpr_at(inside: np.ndarray, outside: np.ndarray, fpr: float, level: float = 0.95) -> Found:
+def tpr_at(inside: np.ndarray, outside: np.ndarray, fpr: float, level: float = 0.95) -> TprAtFpr:
     """TPR of scores `inside` [n] at a false-positive rate of at most `fpr` among `outside` [m]; independent scores.
 
     The threshold is the highest score of others that must not pass; ties with it do not. The intervals (Clopper &
@@ -87,7 +87,7 @@ def tpr_at(inside: np.ndarray, outside: np.ndarray, fpr: float, level: float = 0
     threshold = np.sort(outside)[::-1][allowed]
     passing = int((outside > threshold).sum())
     rate = share(int((inside > threshold).sum()), len(inside), level, "exact")
-    return Found(*rate, passing, share(passing, len(outside), level, "exact").high, allowed >= 1)
+    return TprAtFpr(*rate, passing, share(passing, len(outside), level, "exact").high, allowed >= 1)
 
 
 @dataclass(frozen=True)
@@ -143,7 +143,7 @@ def membership(
     scores: np.ndarray, member: np.ndarray, patients: Sequence[str], *, seed: int, name: str = "Loss",
     fprs: Sequence[float] = (0.001, 0.01), draws: int = 1000, level: float = 0.95, control: np.ndarray | None = None,
 ) -> Membership:  # fmt: skip
-    """Judge scores [N] (higher: rather a member) of images of `patients` [N] against who was one, bool [N].
+    """Verifier scores [N] (higher: rather a member) of images of `patients` [N] against who was one, bool [N].
 
     control: scores [N] by a like model trained on none of them (an untrained one), to see what their kind alone tells.
     Raises InputError for scores that are not finite, patients on both sides, or an empty side.
@@ -159,13 +159,13 @@ def membership(
     units = {"patient": (means, whose), "image": (scores, member)}
     told = {(u, f): tpr_at(s[m], s[~m], f, level)._asdict() for u, (s, m) in units.items() for f in fprs}
     rates = pd.DataFrame.from_dict(told, orient="index").rename_axis(["unit", "fpr"])
-    auc = area(whose, means, np.arange(len(means)), chance.rng(seed, "patient auc"), draws, level)
-    image_auc = area(member, scores, of, chance.rng(seed, "image auc"), draws, level)
+    auc = area(whose, means, np.arange(len(means)), numpy_generator(seed, "patient auc"), draws, level)
+    image_auc = area(member, scores, of, numpy_generator(seed, "image auc"), draws, level)
     images = pd.DataFrame({"member": member, "score": scores})
     beside = above = None
     if control is not None:
         blind = by_patient(control, patients)[0]
-        beside = area(whose, blind, np.arange(len(blind)), chance.rng(seed, "patient auc"), draws, level)
-        above = larger(whose, means, blind, chance.rng(seed, "patient auc"), draws, level)
+        beside = area(whose, blind, np.arange(len(blind)), numpy_generator(seed, "patient auc"), draws, level)
+        above = auroc_difference(whose, means, blind, numpy_generator(seed, "patient auc"), draws, level)
     table = pd.DataFrame({"member": whose, "score": means})
     return Membership(images, table, rates, auc, image_auc, name, beside, above)

@@ -56,7 +56,7 @@ def area(
     return Share(point, float(low), float(high))
 
 
-def larger(
+def auroc_difference(
     truth: np.ndarray, one: np.ndarray, other: np.ndarray, seed: np.random.Generator, draws: int = 1000,
     level: float = 0.95,
 ) -> Share:  # fmt: skip

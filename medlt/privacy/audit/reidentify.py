@@ -20,10 +20,10 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from medlt import chance
 from medlt.metrics.draws import owners
 from medlt.privacy.audit.embedding import Embed, fit_embedding
 from medlt.privacy.audit.rates import Share, area, share
+from medlt.rng import numpy_generator
 from medlt.store import Store
 from medlt.training.runtime import Runtime
 from medlt.types import InputError
@@ -61,7 +61,7 @@ def verify(
     than 2 patients of a fold have two images.
     """
     of = owners([str(one) for one in patients])
-    seed, rng = runtime.seed, chance.rng(runtime.seed, "verification folds")
+    seed, rng = runtime.seed, numpy_generator(runtime.seed, "verification folds")
     fold = rng.permutation(of.max() + 1)[of] % folds
     found = []
     for k in range(folds):
@@ -71,7 +71,7 @@ def verify(
         embed = fit_embedding(known, of[rest].tolist(), runtime=runtime, store=store, **settings)
         found.append(_asked(embed(images[torch.from_numpy(own)]), of[own], rate, seed))
     same, near, owner, linked, gallery = (np.concatenate([one[i] for one in found]) for i in range(5))
-    auc = area(same, near, owner, chance.rng(seed, "verification auc"))
+    auc = area(same, near, owner, numpy_generator(seed, "verification auc"))
     return Verification(auc, share(int(linked.sum()), len(linked)), rate, int(same.sum()), int(gallery.min()))
 
 
@@ -82,7 +82,7 @@ def _asked(vectors: Tensor, of: np.ndarray, rate: float, seed: int) -> tuple[np.
     several = np.flatnonzero(np.bincount(of) > 1)
     if len(several) < 2:
         raise InputError(f"{len(several)} patients of a fold have two images or more; re-identification needs several")
-    rng = chance.rng(seed, "verification queries")
+    rng = numpy_generator(seed, "verification queries")
     shown = np.array([rng.choice(np.flatnonzero(of == one)) for one in np.unique(of)])
     whose = of[shown]
     strangers = np.where(of[None] == whose[:, None], -np.inf, near[shown]).max(1)
@@ -143,7 +143,7 @@ def reidentify(
     set the threshold, the other half are the set held against sets of as many training patients, one image each. Raises
     InputError for fewer than 8 held-out patients, no training patient or no synthetic image.
     """
-    rng, rate = chance.rng(seed, "re-identification"), verification.rate
+    rng, rate = numpy_generator(seed, "re-identification"), verification.rate
     ours, others = (_one_each(names, rng) for names in (train_patients, held_patients))
     if len(others) < 8 or not len(ours) or not len(synthetic):
         raise InputError(

@@ -14,13 +14,13 @@ from typing import Any, Protocol
 import numpy as np
 import pandas as pd
 
-from medlt.privacy.audit.copies import Screening
+from medlt.privacy.audit.copies import CopySearch
 from medlt.privacy.audit.membership import Membership
 from medlt.privacy.audit.reidentify import Reidentification
 from medlt.types import InputError
 
 
-class Part(Protocol):
+class AuditPart(Protocol):
     """What every part of an audit tells; a dataclass, whose further fields are its numbers."""
 
     @property
@@ -34,7 +34,7 @@ class Part(Protocol):
         ...
 
 
-def finding(name: str, part: Part) -> dict[str, Any]:
+def result(name: str, part: AuditPart) -> dict[str, Any]:
     """{"name", "sentence", "passed": true | false | null} and every number of a part, plain enough for JSON."""
     values = {one.name: getattr(part, one.name) for one in fields(part)}  # type: ignore[arg-type]
     kept = {k: v for k, v in values.items() if k not in ("images", "patients") or not isinstance(v, pd.DataFrame)}
@@ -58,29 +58,29 @@ def _plain(value: Any) -> Any:
     return None if isinstance(plain, float) and not math.isfinite(plain) else plain
 
 
-def summary(parts: Mapping[str, Part]) -> dict[str, Any]:
-    """{"findings": one a part, in order, "conclusion": a sentence}. Raises InputError where nothing was audited."""
+def summary(parts: Mapping[str, AuditPart]) -> dict[str, Any]:
+    """{"results": one a part, in order, "conclusion": a sentence}. Raises InputError where nothing was audited."""
     if not parts:
         raise InputError("an audit of nothing; ask for copies, membership, re-identification or canaries")
-    told = [finding(name, part) for name, part in parts.items()]
+    told = [result(name, part) for name, part in parts.items()]
     failed = [one["name"] for one in told if one["passed"] is False]
     silent = [one["name"] for one in told if one["passed"] is None]
     words = [f"Leaks were found ({', '.join(failed)})."] if failed else []
     words += [f"Nothing can be concluded from: {', '.join(silent)}."] if silent else []
     if not words:
         words = ["None of these attacks found a leak; others may. An audit bounds privacy loss from below only."]
-    return {"findings": told, "conclusion": " ".join(words)}
+    return {"results": told, "conclusion": " ".join(words)}
 
 
-def tables(parts: Mapping[str, Part]) -> dict[str, pd.DataFrame]:
-    """Tables to be written as NAME.parquet: `copies` (uid, nearest train row), `plants`, `membership`, and so on.
+def tables(parts: Mapping[str, AuditPart]) -> dict[str, pd.DataFrame]:
+    """Tables to be written as NAME.parquet: `near_copies` (uid, nearest train row), `plants`, `membership`, and so on.
 
     Training images are row numbers of what was screened; patients are numbered in no order that can be read back
     without the collection.
     """
     out: dict[str, pd.DataFrame] = {}
     for name, part in parts.items():
-        if isinstance(part, Screening):
+        if isinstance(part, CopySearch):
             out |= {name: part.images, f"{name}_plants": part.plants}
         elif isinstance(part, Membership):
             out |= {name: part.images, f"{name}_rates": part.rates.reset_index()}

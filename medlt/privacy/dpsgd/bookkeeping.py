@@ -90,7 +90,9 @@ class _Use(torch.autograd.Function):
     """A layer whose weights get no gradient, but whose book does."""
 
     @staticmethod
-    def forward(ctx: Any, book: Book, layer: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    def forward(
+        ctx: Any, book: BookkeepingEngine, layer: Any, x: Tensor, weight: Tensor, bias: Tensor | None
+    ) -> Tensor:
         if torch.is_autocast_enabled(x.device.type) and x.is_floating_point():
             x = x.to(torch.get_autocast_dtype(x.device.type))
         ctx.book, ctx.layer = book, layer
@@ -113,7 +115,7 @@ class _Spread(torch.autograd.Function):
     """A weight as one copy a row [B, *weight]; the gradient a row goes to the book."""
 
     @staticmethod
-    def forward(ctx: Any, book: Book, weight: Tensor, rows: int) -> Tensor:
+    def forward(ctx: Any, book: BookkeepingEngine, weight: Tensor, rows: int) -> Tensor:
         ctx.book, ctx.weight = book, weight
         return weight.expand(rows, *weight.shape)
 
@@ -123,8 +125,8 @@ class _Spread(torch.autograd.Function):
         return None, None, None
 
 
-class Book:
-    """GradSampleMode.BOOK of `medlt.privacy.dpsgd.gradients`."""
+class BookkeepingEngine:
+    """GradSampleMode.BOOKKEEPING of `medlt.privacy.dpsgd.gradients`."""
 
     step: Step
 
@@ -166,7 +168,7 @@ class Book:
         if beside:
             raise InputError(
                 f"{beside} trainable weights are used outside of the layer that owns them, where gradients cannot be "
-                "told apart by unit; freeze them, use them through their layer, or choose another way than book"
+                "told apart by unit; freeze them, use them through their layer, or choose another way than bookkeeping"
             )
 
     def apart(self, loss: Loss, groups: Groups) -> list[Tensor]:
@@ -210,12 +212,12 @@ def _forward(part: nn.Module) -> Callable[..., Tensor]:
     return _layer_norm if type(part) is nn.LayerNorm else _any
 
 
-def _heavy(book: Book, layer: Any, x: Tensor) -> Tensor:
+def _heavy(book: BookkeepingEngine, layer: Any, x: Tensor) -> Tensor:
     y: Tensor = _Use.apply(book, layer, padded(layer, x), layer.weight, getattr(layer, "bias", None))  # type: ignore[no-untyped-call]
     return y
 
 
-def _group_norm(book: Book, layer: Any, x: Tensor) -> Tensor:
+def _group_norm(book: BookkeepingEngine, layer: Any, x: Tensor) -> Tensor:
     """Rows and channels as channels of one image: its weight's gradient is then one a row."""
     rows, channels = x.shape[:2]
     weight, bias = book.spread(layer.weight, rows), book.spread(layer.bias, rows)
@@ -227,7 +229,7 @@ def _group_norm(book: Book, layer: Any, x: Tensor) -> Tensor:
     return _affine(y, weight, bias, (rows, channels, *[1] * (x.ndim - 2)))
 
 
-def _layer_norm(book: Book, layer: Any, x: Tensor) -> Tensor:
+def _layer_norm(book: BookkeepingEngine, layer: Any, x: Tensor) -> Tensor:
     rows, shape = len(x), layer.normalized_shape
     y = F.layer_norm(x, shape, None, None, layer.eps)
     between = [1] * (x.ndim - 1 - len(shape))
@@ -242,7 +244,7 @@ def _affine(y: Tensor, weight: Tensor | None, bias: Tensor | None, shape: tuple[
     return y * weight if bias is None else torch.addcmul(bias.reshape(shape).to(y.dtype), y, weight)
 
 
-def _any(book: Book, layer: Any, *inputs: Any, **named: Any) -> Any:
+def _any(book: BookkeepingEngine, layer: Any, *inputs: Any, **named: Any) -> Any:
     """A layer not known here, a row at a time with weights of its own, under vmap; tensors may be told by name too."""
     rows = len(next(x for x in (*inputs, *named.values()) if isinstance(x, Tensor)))
     weights = {name: book.spread(weight, rows) for name, weight in layer.named_parameters()}

@@ -16,7 +16,7 @@ from medlt.types import GradSampleMode, InputError
 
 
 @dataclass(frozen=True)
-class Private:
+class PrivacySettings:
     """What makes a training private: fields of a run's section `privacy`, and the noise found for all its stages.
 
     noise_multiplier: standard deviation of the noise over `clip`; epsilon: the budget, inf is none; before: (noise,
@@ -27,20 +27,20 @@ class Private:
     noise_multiplier: float
     epsilon: float
     delta: float
-    unit: Literal["patient", "image"] = "patient"
-    clip: float = 1.0
-    images_per_patient: int = 1
-    multiplicity: int = 1
-    way: GradSampleMode = GradSampleMode.MEASURE
-    physical: int = 128
-    secure: bool = True
+    privacy_unit: Literal["patient", "image"] = "patient"
+    max_grad_norm: float = 1.0
+    max_images_per_patient: int = 1
+    noise_multiplicity: int = 1
+    grad_sample_mode: GradSampleMode = GradSampleMode.AUTO
+    max_physical_batch_size: int = 128
+    secure_mode: bool = True
     before: tuple[tuple[float, float, int], ...] = ()
     times: int = 1
 
     def __post_init__(self) -> None:
-        if not (self.noise_multiplier >= 0 and self.clip > 0 and self.physical >= 1 and self.times >= 1):
+        if not (self.noise_multiplier >= 0 and self.max_grad_norm > 0 and self.max_physical_batch_size >= 1 and self.times >= 1):
             raise InputError("private training: noise must be 0 or more; clip, physical and times above 0")
-        if math.isinf(self.clip) and self.noise_multiplier:
+        if math.isinf(self.max_grad_norm) and self.noise_multiplier:
             raise InputError("private training: without a finite clip no noise is enough; give a clip")
         if not self.noise_multiplier and math.isfinite(self.epsilon):
             raise InputError(f"private training: no noise cannot meet epsilon {self.epsilon:g}; calibrate the noise")
@@ -48,18 +48,18 @@ class Private:
     @property
     def digest(self) -> str:
         """Name what decides the weights: mechanism and budget, neither how nor in what pieces it is computed."""
-        computed = ("way", "physical")
+        computed = ("grad_sample_mode", "max_physical_batch_size")
         return digest("private", {name: value for name, value in asdict(self).items() if name not in computed})
 
     def mechanism(self, rate: float) -> dict[str, Any]:
         """What a training that goes on must have in common with its beginning."""
         return {
-            "noise_multiplier": self.noise_multiplier, "rate": rate, "clip": self.clip, "unit": self.unit,
-            "images_per_unit": self.images_per_patient, "multiplicity": self.multiplicity, "secure": self.secure,
+            "noise_multiplier": self.noise_multiplier, "rate": rate, "max_grad_norm": self.max_grad_norm, "privacy_unit": self.privacy_unit,
+            "max_images_per_patient": self.max_images_per_patient, "noise_multiplicity": self.noise_multiplicity, "secure_mode": self.secure_mode,
         }  # fmt: skip
 
 
-def budget(private: Private, rate: float, steps: int) -> int:
+def budget(private: PrivacySettings, rate: float, steps: int) -> int:
     """How many of `steps` epsilon pays for, after what was spent before."""
     if math.isinf(private.epsilon):
         return steps
@@ -72,7 +72,7 @@ def budget(private: Private, rate: float, steps: int) -> int:
 _affordable = lru_cache(64)(affordable)  # it looks many times at an accountant that takes a second a look
 
 
-def last_step(private: Private, rate: float, asked: int, done: int, planned: int, name: str) -> int:
+def last_step(private: PrivacySettings, rate: float, asked: int, done: int, planned: int, name: str) -> int:
     """The step at which a training that is asked for `asked` steps ends, `done` of which are.
 
     Raises InputError where the budget is spent and more is asked for than was `planned` before; less is told.

@@ -79,7 +79,7 @@ def assert_adds_up(weights: Sequence[Any], found: Sequence[Tensor], within: floa
         if (units.sum(0) - whole).norm() > within * (whole.norm() + units.flatten(1).norm(dim=1).max()) + little:
             raise InputError(
                 f"units' gradients of a weight of shape {tuple(weight.shape)} do not add up to its gradient: it is "
-                "used outside of its layer, or in a way Opacus does not know; choose book"
+                "used outside of its layer, or in a way Opacus does not know; choose bookkeeping"
             )
 
 
@@ -111,7 +111,7 @@ class Ghost:
             if norm is None and weight.grad is not None and bool(weight.grad.any()):
                 raise InputError(
                     f"ghost clipping has no norm of a weight of shape {tuple(weight.shape)}: it is used outside of its "
-                    "layer, and would not be clipped; choose book"
+                    "layer, and would not be clipped; choose bookkeeping"
                 )
         told = [one.float() for one in found if one is not None]
         return torch.stack(told).norm(dim=0) if told else torch.zeros(count, device=self.weights[0].device)
@@ -152,7 +152,7 @@ def _ghost_hooks(network: nn.Module) -> Any:
 
         def capture_activations_hook(self, module: Any, inputs: Any, output: Any) -> None:
             if any(getattr(weight, "_forward_counter", 0) for weight in module.parameters()):
-                raise InputError("ghost clipping cannot take a layer that is used twice; choose book or hooks")
+                raise InputError("ghost clipping cannot take a layer that is used twice; choose bookkeeping or hooks")
             super().capture_activations_hook(module, inputs, output)
 
     return Hooks(network, loss_reduction="sum")
@@ -167,7 +167,7 @@ def attached(make: Callable[[], Any]) -> Any:
     try:
         hooks = make()
     except NotImplementedError as error:
-        raise InputError(f"{str(error)[:200]}; choose book, or replace the layer") from None
+        raise InputError(f"{str(error)[:200]}; choose bookkeeping, or replace the layer") from None
     plain = hooks.rearrange_grad_samples
 
     def rearranged(**told: Any) -> tuple[list[Tensor], Tensor]:

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from medlt.privacy.dpsgd.groups import Engine, Groups, Loss, trainable
 from medlt.types import GradSampleMode, InputError
 
-WAYS = (GradSampleMode.BOOK, GradSampleMode.HOOKS, GradSampleMode.GHOST, GradSampleMode.FUNCTORCH)
+WAYS = (GradSampleMode.BOOKKEEPING, GradSampleMode.HOOKS, GradSampleMode.GHOST, GradSampleMode.FUNCTORCH)
 HOLD_EACH_ROW = (GradSampleMode.HOOKS, GradSampleMode.FUNCTORCH)
 BY_FORMULA = (GradSampleMode.HOOKS, GradSampleMode.GHOST)
 
@@ -45,16 +45,16 @@ def _unlike_zeros(network: nn.Module) -> bool:
 
 
 def _engine(network: nn.Module, way: GradSampleMode) -> Engine:
-    if way is GradSampleMode.BOOK:
-        from medlt.privacy.dpsgd.bookkeeping import Book
+    if way is GradSampleMode.BOOKKEEPING:
+        from medlt.privacy.dpsgd.bookkeeping import BookkeepingEngine
 
-        return Book(network)
+        return BookkeepingEngine(network)
     from medlt.privacy.dpsgd.grad_samples import Ghost, Sampled
 
     if recomputes(network):
-        raise InputError(f"gradients by {way} cannot be taken where activations are recomputed; choose book")
+        raise InputError(f"gradients by {way} cannot be taken where activations are recomputed; choose bookkeeping")
     if way in BY_FORMULA and _unlike_zeros(network):
-        raise InputError(f"gradients by {way} take a convolution's padding for zeros; choose book or functorch")
+        raise InputError(f"gradients by {way} take a convolution's padding for zeros; choose bookkeeping or functorch")
     if way is GradSampleMode.GHOST:
         return Ghost(network)
     return Sampled(network, functorch=way is GradSampleMode.FUNCTORCH)

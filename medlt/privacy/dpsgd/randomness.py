@@ -23,7 +23,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from medlt import chance
+from medlt.rng import torch_generator
 
 PIECE = 1 << 18
 BITS = 53
@@ -86,7 +86,7 @@ class Seeded:
 
     def __init__(self, seed: int, step: int = 0) -> None:
         self.seed = seed
-        self.draw = chance.generator("private training", seed, step)
+        self.draw = torch_generator("private training", seed, step)
 
     @property
     def told(self) -> str:

@@ -11,11 +11,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from medlt import chance
-from medlt.privacy.dpsgd.budget import Private
+from medlt.privacy.dpsgd.budget import PrivacySettings
 from medlt.privacy.dpsgd.gradients import PerUnit
 from medlt.privacy.dpsgd.randomness import Randomness
 from medlt.privacy.dpsgd.units import Units, chunks
+from medlt.rng import torch_generator
 from medlt.training.checkpoint import State
 from medlt.training.loop import stream
 from medlt.training.protocols import RowLoss
@@ -45,7 +45,7 @@ class PrivateStep:
 
     losses: Losses
     units: Units
-    private: Private
+    private: PrivacySettings
     gradients: PerUnit
     randomness: Randomness
     name: str
@@ -62,7 +62,7 @@ class PrivateStep:
         if len(losses) and not any(map(math.isfinite, state.losses)):
             self._assert_reached()
         for weight in state.parameters:
-            weight.grad = self._noised(weight, drawn, state.settings.batch)
+            weight.grad = self._noised(weight, drawn, state.settings.batch_size)
         state.optimizer.step()
         state.optimizer.zero_grad()
         return float(np.mean(losses)) if len(losses) else math.nan
@@ -74,8 +74,8 @@ class PrivateStep:
         rows before it, so whoever knew them could see one unit in the gradients of all others, which no clip bounds.
         """
         losses: list[Tensor] = []
-        draw = chance.generator(state.key, self.name, state.step, secret)
-        for i, piece in enumerate(chunks(groups, self.private.physical)):
+        draw = torch_generator(state.key, self.name, state.step, secret)
+        for i, piece in enumerate(chunks(groups, self.private.max_physical_batch_size)):
             with stream(self.losses.device, state.key, state.step, i, secret):
                 loss = partial(self.losses, state.network, rows[piece], draw, losses)
                 norms = self.gradients.accumulate(loss, groups[piece])
@@ -94,7 +94,7 @@ class PrivateStep:
         """(clipped sum + noise) / batch, added up in float64 and rounded once, for the reason `randomness` gives."""
         total: Tensor = weight.summed_grad.double()
         if self.private.noise_multiplier:
-            scale = self.private.noise_multiplier * self.private.clip
+            scale = self.private.noise_multiplier * self.private.max_grad_norm
             total += scale * drawn.normal(weight.shape, torch.float64).to(total.device)
         return (total / batch).to(weight.dtype)
 

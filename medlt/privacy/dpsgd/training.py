@@ -19,23 +19,23 @@ from typing import Any, Literal
 import numpy as np
 from torch import nn
 
-from medlt import chance
 from medlt.files import digest, digest_tensors
-from medlt.privacy.dpsgd.budget import Private, assert_same, budget, last_step
+from medlt.privacy.dpsgd.budget import PrivacySettings, assert_same, budget, last_step
 from medlt.privacy.dpsgd.gradients import PerUnit, measured
 from medlt.privacy.dpsgd.randomness import Randomness, Secure, Seeded
 from medlt.privacy.dpsgd.step import Losses, PrivateStep
 from medlt.privacy.dpsgd.units import Units
 from medlt.privacy.ledger import MECHANISM, Mechanism, write_mechanism
+from medlt.rng import torch_generator
 from medlt.training.checkpoint import State, resume
-from medlt.training.loop import accelerated, run, shape, stream
+from medlt.training.loop import accelerated, configure, run, stream
 from medlt.training.protocols import RowLoss
 from medlt.training.runtime import Runtime
 from medlt.training.settings import Training
 from medlt.training.tracking import Measure, Picture, Track
 from medlt.types import GradSampleMode, InputError
 
-__all__ = ["Private", "budget", "fit"]
+__all__ = ["PrivacySettings", "budget", "fit"]
 
 VERSIONS = ("torch", "opacus")
 
@@ -55,26 +55,28 @@ def _accelerator(training: Training, runtime: Runtime, track: Track) -> Any:
     return accelerator
 
 
-def _state(network: nn.Module, training: Training, private: Private, rate: float, folder: Path, key: str) -> State:
+def _state(
+    network: nn.Module, training: Training, private: PrivacySettings, rate: float, folder: Path, key: str
+) -> State:
     """The state as far as it was taken. Raises InputError for another training, or another mechanism, in `folder`."""
     state = State.new(digest(key, training.digest(steps=False), "private"), network, training)
     resume(state, folder)
-    assert_same(state.about, private.mechanism(rate), folder)
+    assert_same(state.metadata, private.mechanism(rate), folder)
     return state
 
 
-def _fastest(network: nn.Module, losses: Losses, units: Units, private: Private) -> GradSampleMode:
+def _fastest(network: nn.Module, losses: Losses, units: Units, private: PrivacySettings) -> GradSampleMode:
     """The fastest way to take gradients here, on a piece as large as pieces will be."""
-    count = max(1, private.physical // (units.most * units.multiplicity))
+    count = max(1, private.max_physical_batch_size // (units.most * units.multiplicity))
     chosen = [np.repeat(rows[: units.most], units.multiplicity) for rows in units.rows[:count]]
     groups = np.repeat(np.arange(len(chosen)), [len(one) for one in chosen])
-    draw, rows = chance.generator("measuring private training"), np.concatenate(chosen)
+    draw, rows = torch_generator("measuring private training"), np.concatenate(chosen)
     with stream(losses.device, "measuring private training"):
         return measured(network, lambda: losses(network, rows, draw, []), groups)
 
 
-def fit(
-    network: nn.Module, loss: RowLoss, units: Sequence[str], *, training: Training, private: Private, runtime: Runtime,
+def fit_private(
+    network: nn.Module, loss: RowLoss, units: Sequence[str], *, training: Training, private: PrivacySettings, runtime: Runtime,
     folder: Path, key: str, name: str, data: str, evaluate: Measure | None = None, picture: Picture | None = None,
     tracker: Literal["tensorboard"] | None = None,
 ) -> Mechanism:  # fmt: skip
@@ -89,17 +91,17 @@ def fit(
     """
     from medlt.privacy.dpsgd.preflight import prepare
 
-    owners = list(units) if private.unit == "patient" else [str(row) for row in range(len(units))]
-    rate = training.batch / max(1, len(set(owners)))
-    members = Units(owners, rate, private.images_per_patient, private.multiplicity)
+    owners = list(units) if private.privacy_unit == "patient" else [str(row) for row in range(len(units))]
+    rate = training.batch_size / max(1, len(set(owners)))
+    members = Units(owners, rate, private.max_images_per_patient, private.noise_multiplicity)
     track = Track(tracker, evaluate, picture, name, folder)
     accelerator = _accelerator(training, runtime, track)
     changes = prepare(network.to(accelerator.device))
-    shape(network, training, True)
+    configure(network, training, True)
     state = _state(network.train(), training, private, rate, Path(folder), digest(key, data, runtime.precision))
-    last = last_step(private, rate, training.last, state.step, state.about.get("planned", 0), name)
+    last = last_step(private, rate, training.last, state.step, state.metadata.get("planned", 0), name)
     step = partial(_step, Losses(loss, accelerator.device, runtime.precision), members, private, runtime, name)
-    state.about |= {"mechanism": private.mechanism(rate), "planned": training.last}
+    state.metadata |= {"mechanism": private.mechanism(rate), "planned": training.last}
     if state.step < last:
         state.settings = replace(training, stop_at=last)
         _run(state, step(state), track, accelerator, runtime)
@@ -109,13 +111,15 @@ def fit(
     return told
 
 
-def _step(losses: Losses, units: Units, private: Private, runtime: Runtime, name: str, state: State) -> PrivateStep:
+def _step(
+    losses: Losses, units: Units, private: PrivacySettings, runtime: Runtime, name: str, state: State
+) -> PrivateStep:
     """The step of this training; how it takes gradients is chosen once, and kept with the state."""
-    way = GradSampleMode(state.about.get("way", private.way))
-    if way is GradSampleMode.MEASURE:
+    way = GradSampleMode(state.metadata.get("grad_sample_mode", private.grad_sample_mode))
+    if way is GradSampleMode.AUTO:
         way = _fastest(state.network, losses, units, private)
-    state.about["way"] = way.value
-    gradients = PerUnit(state.network, private.clip, way)
+    state.metadata["grad_sample_mode"] = way.value
+    gradients = PerUnit(state.network, private.max_grad_norm, way)
     return PrivateStep(losses, units, private, gradients, _randomness(private, runtime.seed), name)
 
 
@@ -126,25 +130,25 @@ def _run(state: State, step: PrivateStep, track: Track, accelerator: Any, runtim
         step.gradients.close()
 
 
-def _randomness(private: Private, seed: int) -> Randomness:
-    return Secure() if private.secure else Seeded(seed)
+def _randomness(private: PrivacySettings, seed: int) -> Randomness:
+    return Secure() if private.secure_mode else Seeded(seed)
 
 
 def _finish(state: State, training: Training) -> None:
     state.finish()
-    shape(state.network, training, False)
+    configure(state.network, training, False)
     state.network.cpu().eval().requires_grad_(False)
 
 
 def _mechanism(
-    state: State, units: Units, private: Private, name: str, data: str, changes: tuple[str, ...]
+    state: State, units: Units, private: PrivacySettings, name: str, data: str, changes: tuple[str, ...]
 ) -> Mechanism:  # fmt: skip
     """What the ledger keeps of it."""
     return Mechanism(
-        stage=name, unit=private.unit, units=len(units), sample_rate=units.rate, clip=private.clip,
-        way=state.about["way"], noise_multiplier=private.noise_multiplier, steps=state.step,
-        planned=state.about["planned"], times=private.times, images_per_unit=private.images_per_patient,
-        multiplicity=private.multiplicity, secure=private.secure, randomness=_randomness(private, 0).told, data=data,
+        stage=name, unit=private.privacy_unit, units=len(units), sample_rate=units.rate, clip=private.max_grad_norm,
+        way=state.metadata["grad_sample_mode"], noise_multiplier=private.noise_multiplier, steps=state.step,
+        planned=state.metadata["planned"], times=private.times, images_per_unit=private.max_images_per_patient,
+        multiplicity=private.noise_multiplicity, secure=private.secure_mode, randomness=_randomness(private, 0).told, data=data,
         weights=digest_tensors({str(i): weight for i, weight in enumerate(state.parameters)}), changes=changes,
         versions={package: metadata.version(package) for package in VERSIONS},
     )  # fmt: skip

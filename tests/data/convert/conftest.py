@@ -19,7 +19,7 @@ from pydicom import uid
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.encaps import encapsulate, get_frame
 
-from medlt.data.convert import Settings, convert
+from medlt.data.convert import ConversionSettings, convert
 
 RAMP = np.arange(4096, dtype=np.uint16).reshape(64, 64)
 
@@ -104,9 +104,9 @@ def deflated(body: bytes, **tags: Any) -> bytes:
 
 @dataclass
 class Result:
-    """What a run said: its numbers, the manifest's rows and the failures' reasons by source file, the duplicates."""
+    """Result of a run: its counts, the manifest's rows and the failures' reasons by source file, the duplicates."""
 
-    told: dict[str, Any]
+    counts: dict[str, Any]
     rows: dict[str, dict[str, Any]]
     reasons: dict[str, str]
     duplicates: list[tuple[str, str, str]]
@@ -120,14 +120,14 @@ class Result:
             return np.asarray(image)
 
 
-def read_result(out: Path, told: dict[str, Any]) -> Result:
+def read_result(out: Path, counts: dict[str, Any]) -> Result:
     with (out / "sources.csv").open(encoding="utf-8", errors="surrogateescape", newline="") as handle:
         names = {row["source"]: row["file"] for row in csv.DictReader(handle)}
     manifest = pd.read_parquet(out / "manifest.parquet").reset_index()
     failures = pd.read_csv(out / "failures.csv", dtype=str)
     duplicates = pd.read_csv(out / "duplicates.csv", dtype=str)
     return Result(
-        told,
+        counts,
         {names[row["source"]]: row for row in manifest.to_dict("records")},
         {names[row["source"]]: row["reason"] for row in failures.to_dict("records")},
         [(names[d["source"]], d["same_as_uid"], d["what"]) for d in duplicates.to_dict("records")],
@@ -155,7 +155,7 @@ def bomb_fixture() -> Callable[[int], bytes]:
 
 @pytest.fixture(scope="session", name="deflated")
 def deflated_fixture() -> Callable[..., bytes]:
-    """deflated(body) -> a file that says deflated, with this body."""
+    """deflated(body) -> a file marked deflated, with this body."""
     return deflated
 
 
@@ -164,7 +164,7 @@ def run() -> Callable[..., Result]:
     """run(source, out, workers=1, **settings) -> Result."""
 
     def go(source: Path, out: Path, workers: int = 1, **settings: Any) -> Result:
-        return read_result(out, convert(source, out, Settings(**settings), workers=workers))
+        return read_result(out, convert(source, out, ConversionSettings(**settings), workers=workers))
 
     return go
 
@@ -174,7 +174,7 @@ def tree() -> Callable[[Path], dict[str, bytes]]:
     """tree(folder) -> {path: bytes} of the outputs, without the journal and temporary names."""
 
     def read(folder: Path) -> dict[str, bytes]:
-        found = (p for p in sorted(folder.rglob("*")) if p.is_file() and ".convert" not in p.parts)
-        return {os.fsdecode(os.path.relpath(p, folder)): p.read_bytes() for p in found}
+        files = (p for p in sorted(folder.rglob("*")) if p.is_file() and ".convert" not in p.parts)
+        return {os.fsdecode(os.path.relpath(p, folder)): p.read_bytes() for p in files}
 
     return read

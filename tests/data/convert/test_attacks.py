@@ -20,7 +20,7 @@ from PIL import Image, PngImagePlugin
 from pydicom import uid
 from pydicom.dataelem import RawDataElement
 
-from medlt.data.convert import Settings, convert
+from medlt.data.convert import ConversionSettings, convert
 from medlt.data.convert.one import convert_one
 from medlt.data.convert.reasons import HINTS
 from medlt.data.convert.scan import scan
@@ -87,12 +87,12 @@ def test_sequences_10000_deep(film: Film, run: Run, tmp_path: Path, capfd: pytes
     whole = film(**FULL)
     files = {f"defined {d}": with_element(whole, 0x00081140, nested(10_000, d)) for d in (True, False)}
     files["cut"] = files["defined False"][:90_000]
-    told = run(folder(tmp_path / "in", files), tmp_path / "out")
+    result = run(folder(tmp_path / "in", files), tmp_path / "out")
     for name in files:
-        assert name in told.rows or told.reasons[name] in ("corrupt", "truncated")
-        if name in told.rows:
-            np.testing.assert_allclose(told.pixels(name), SHOWN, atol=0.51)
-    assert "cut" not in told.rows
+        assert name in result.rows or result.reasons[name] in ("corrupt", "truncated")
+        if name in result.rows:
+            np.testing.assert_allclose(result.pixels(name), SHOWN, atol=0.51)
+    assert "cut" not in result.rows
     assert capfd.readouterr().err == ""
 
 
@@ -179,48 +179,51 @@ def test_hostile_values_in_every_tag_that_is_read(
     hostile: Path, run: Run, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """All are accounted for, no worker dies, nothing is printed, the tables load, and texts change no pixel."""
-    told = run(hostile, tmp_path / "out")
-    assert len(told.rows) + len(told.reasons) == len(READ) * len(HOSTILE)
-    assert set(told.reasons.values()) <= KNOWN - {"crashed", "timeout", "write_failed", "out_of_memory"}
+    result = run(hostile, tmp_path / "out")
+    assert len(result.rows) + len(result.reasons) == len(READ) * len(HOSTILE)
+    assert set(result.reasons.values()) <= KNOWN - {"crashed", "timeout", "write_failed", "out_of_memory"}
     assert capfd.readouterr().err == ""
-    for name, row in told.rows.items():
+    for name, row in result.rows.items():
         assert row["path"] == f"images/{row['uid']}.png"
         if name.split()[0] in ("AccessionNumber", "PatientID", "PatientSex", "PatientAge", "ViewPosition", "Modality"):
-            np.testing.assert_allclose(told.pixels(name), SHOWN, atol=0.51)
-    assert len(told.rows) > 100
+            np.testing.assert_allclose(result.pixels(name), SHOWN, atol=0.51)
+    assert len(result.rows) > 100
 
 
 def test_hostile_values_in_a_dry_run_and_under_filters(hostile: Path, tmp_path: Path) -> None:
-    told = convert(
-        hostile, tmp_path / "out", Settings(dry_run=True, modalities=("DX",), body_parts=("CHEST",)), workers=1
+    result = convert(
+        hostile,
+        tmp_path / "out",
+        ConversionSettings(dry_run=True, modalities=("DX",), body_parts=("CHEST",)),
+        workers=1,
     )
-    assert told["converted"] + told["skipped"] + told["failed"] == len(READ) * len(HOSTILE)
-    assert set(told["reasons"]) <= KNOWN - {"crashed", "timeout"}
+    assert result["converted"] + result["skipped"] + result["failed"] == len(READ) * len(HOSTILE)
+    assert set(result["reasons"]) <= KNOWN - {"crashed", "timeout"}
 
 
 @pytest.mark.parametrize("preset", ["mimic-cxr-jpg", "chexpert", "linear16"])
 @pytest.mark.slow
 def test_hostile_values_under_every_preset(hostile: Path, run: Run, tmp_path: Path, preset: str) -> None:
-    told = run(hostile, tmp_path / "out", preset=preset, format="nifti", size=32)
-    assert len(told.rows) + len(told.reasons) == len(READ) * len(HOSTILE)
-    assert set(told.reasons.values()) <= KNOWN - {"crashed", "timeout", "write_failed"}
+    result = run(hostile, tmp_path / "out", preset=preset, format="nifti", size=32)
+    assert len(result.rows) + len(result.reasons) == len(READ) * len(HOSTILE)
+    assert set(result.reasons.values()) <= KNOWN - {"crashed", "timeout", "write_failed"}
 
 
 def test_numbers_beyond_64_bits_do_not_end_the_run_at_its_tables(film: Film, run: Run, tmp_path: Path) -> None:
     """Float pixels need no BitsStored, so nothing but the table meets it."""
     floats = film(np.zeros((4, 4), np.uint32), PixelData=None, FloatPixelData=np.arange(16, dtype="<f4").tobytes())
     files = {"big": with_element(floats, 0x00280101, element(0x00280101, b"IS", b"9" * 40)), "good": film(**FULL)}
-    told = run(folder(tmp_path / "in", files), tmp_path / "out")
-    assert "good" in told.rows
-    assert set(told.rows) | set(told.reasons) == set(files)
+    result = run(folder(tmp_path / "in", files), tmp_path / "out")
+    assert "good" in result.rows
+    assert set(result.rows) | set(result.reasons) == set(files)
 
 
 @pytest.mark.slow
 def test_a_patient_id_of_40_megabytes_is_no_row_of_that_size(film: Film, run: Run, tmp_path: Path) -> None:
     raw = with_element(film(**FULL), 0x00100020, element(0x00100020, b"UT", b"A" * 40_000_000))
-    told = run(folder(tmp_path / "in", {"long": raw, "good": film(**FULL)}), tmp_path / "out")
-    assert "good" in told.rows
-    assert len(told.rows.get("long", {}).get("patient_id", "")) <= 1_000_000
+    result = run(folder(tmp_path / "in", {"long": raw, "good": film(**FULL)}), tmp_path / "out")
+    assert "good" in result.rows
+    assert len(result.rows.get("long", {}).get("patient_id", "")) <= 1_000_000
 
 
 DAMAGED = {
@@ -243,8 +246,8 @@ def test_a_damaged_tag_of_the_pixels_is_refused_in_every_syntax(
         for syntax in SYNTAXES:
             pixels = RAMP.tobytes() if syntax == uid.ExplicitVRLittleEndian else [stream(RAMP, syntax)]
             files[f"{name}, {uid.UID(syntax).name}"] = film(RAMP, syntax, PixelData=pixels, **{**FULL, **tags})
-    told = run(folder(tmp_path / "in", files), tmp_path / "out")
-    unmarked = {name for name, row in told.rows.items() if not row["notes"]}
+    result = run(folder(tmp_path / "in", files), tmp_path / "out")
+    unmarked = {name for name, row in result.rows.items() if not row["notes"]}
     assert unmarked == set()
 
 
@@ -252,8 +255,8 @@ def test_an_rle_stream_of_more_rows_than_told_is_marked(
     film: Film, stream: Callable[[np.ndarray, str], bytes], run: Run, tmp_path: Path
 ) -> None:
     raw = film(RAMP, uid.RLELossless, PixelData=[stream(RAMP, uid.RLELossless)], Rows=61, **FULL)
-    told = run(folder(tmp_path / "in", {"long": raw}), tmp_path / "out")
-    assert told.reasons or told.rows["long"]["notes"]
+    result = run(folder(tmp_path / "in", {"long": raw}), tmp_path / "out")
+    assert result.reasons or result.rows["long"]["notes"]
 
 
 # bombs
@@ -336,11 +339,11 @@ def test_nifti_bombs_series_and_damage(run: Run, tmp_path: Path) -> None:
         "film": (nifti((4, 3), bytes(range(12))), set()),
         "film, not packed": (nifti((4, 3), bytes(range(12)), packed=False), set()),
     }
-    told = run(folder(tmp_path / "in", {name: raw for name, (raw, _) in files.items()}), tmp_path / "out")
+    result = run(folder(tmp_path / "in", {name: raw for name, (raw, _) in files.items()}), tmp_path / "out")
     for name, (_, reasons) in files.items():
-        assert (name in told.rows) if not reasons else (told.reasons.get(name) in reasons), (
+        assert (name in result.rows) if not reasons else (result.reasons.get(name) in reasons), (
             name,
-            told.reasons.get(name),
+            result.reasons.get(name),
         )
 
 
@@ -375,13 +378,13 @@ def test_png_bombs_and_damage(run: Run, tmp_path: Path) -> None:
         "jpeg head only": (b"\xff\xd8\xff\xe0", {"corrupt"}),
         "film": (png(4, 3, zlib.compress(b"".join(b"\0" + bytes([i] * 4) for i in (0, 9, 99)))), set()),
     }
-    told = run(folder(tmp_path / "in", {name: raw for name, (raw, _) in files.items()}), tmp_path / "out")
+    result = run(folder(tmp_path / "in", {name: raw for name, (raw, _) in files.items()}), tmp_path / "out")
     for name, (_, reasons) in files.items():
-        assert (name in told.rows) if not reasons else (told.reasons.get(name) in reasons), (
+        assert (name in result.rows) if not reasons else (result.reasons.get(name) in reasons), (
             name,
-            told.reasons.get(name),
+            result.reasons.get(name),
         )
-    assert told.pixels("film")[:, 0].tolist() == [0, 9, 99]
+    assert result.pixels("film")[:, 0].tolist() == [0, 9, 99]
 
 
 def test_a_giant_picture_is_refused_from_its_header() -> None:
@@ -407,20 +410,20 @@ def test_folders_deeper_than_python_recurses(film: Film, tmp_path: Path) -> None
     source = folder(tmp_path / "in", {"film": film(**FULL)})
     deep(source, 1050)
     try:
-        assert [found.relative for found in scan(source)] == ["film"]
+        assert [entry.relative for entry in scan(source)] == ["film"]
     finally:
         subprocess.run(["rm", "-rf", str(source)], check=True)
 
 
 @pytest.mark.slow
 def test_folders_2500_deep(film: Film, run: Run, tmp_path: Path) -> None:
-    """Deeper than Python recurses and than a path may be long: told as unreadable, the rest is converted."""
+    """Deeper than Python recurses and than a path may be long: reported as unreadable, the rest is converted."""
     source = folder(tmp_path / "in", {"film": film(**FULL)})
     deep(source, 2500)
     try:
-        told = run(source, tmp_path / "out")
-        assert list(told.rows) == ["film"]
-        assert list(told.reasons.values()) == ["missing"]
+        result = run(source, tmp_path / "out")
+        assert list(result.rows) == ["film"]
+        assert list(result.reasons.values()) == ["missing"]
     finally:
         subprocess.run(["rm", "-rf", str(source)], check=True)
 
@@ -431,7 +434,7 @@ def test_a_folder_that_cannot_be_written_is_one_clear_line(film: Film, tmp_path:
     if os.geteuid() == 0:
         pytest.skip("permissions do not bind root")
     with pytest.raises(InputError) as error:
-        convert(source, tmp_path / "shut/out", Settings(), workers=1)
+        convert(source, tmp_path / "shut/out", ConversionSettings(), workers=1)
     assert "\n" not in str(error.value)
 
 
@@ -459,7 +462,7 @@ def test_a_full_disk_stops_the_run_and_it_goes_on(
     run(source, tmp_path / "whole")
     whole = tree(tmp_path / "whole")
     with pytest.raises(InputError, match="free some space") as error:
-        convert(source, small_disk / "out", Settings(), workers=2)
+        convert(source, small_disk / "out", ConversionSettings(), workers=2)
     assert "\n" not in str(error.value)
     left = tree(small_disk / "out")
     assert 0 < len(left) < 30
@@ -472,7 +475,7 @@ def test_a_full_disk_stops_the_run_and_it_goes_on(
 def test_a_read_only_disk_is_one_clear_line(small_disk: Path, film: Film, tmp_path: Path) -> None:
     subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
     with pytest.raises(InputError) as error:
-        convert(folder(tmp_path / "in", {"film": film()}), small_disk / "out", Settings(), workers=1)
+        convert(folder(tmp_path / "in", {"film": film()}), small_disk / "out", ConversionSettings(), workers=1)
     assert "\n" not in str(error.value)
 
 
@@ -480,7 +483,7 @@ def test_a_write_that_fails_leaves_no_file(film: Film, tmp_path: Path) -> None:
     """The target is a folder that is not there: a reason, no exception, nothing beside it."""
     path = tmp_path / "film"
     path.write_bytes(film())
-    assert convert_one(path, tmp_path / "none", Settings()).reason == "write_failed"
+    assert convert_one(path, tmp_path / "none", ConversionSettings()).reason == "write_failed"
     assert sorted(p.name for p in tmp_path.iterdir()) == ["film"]
 
 
@@ -491,9 +494,9 @@ def test_the_tables_hold_no_formula_or_path_of_a_tag(film: Film, run: Run, tmp_p
         "@x": film(RAMP.T.copy(), SOPInstanceUID="1.2"),
         "-2": b"x" * 900,
     }
-    told = run(folder(tmp_path / "in", files), tmp_path / "out")
+    result = run(folder(tmp_path / "in", files), tmp_path / "out")
     for table in ("failures.csv", "duplicates.csv"):
-        frame = pd.read_csv(told.out / table, dtype=str)
+        frame = pd.read_csv(result.out / table, dtype=str)
         assert len(frame) == 1
         assert all(str(value)[0].isalnum() for value in frame.to_numpy().ravel())
     assert uid.UID("1.2").is_valid

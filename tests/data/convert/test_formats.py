@@ -14,7 +14,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from medlt.cli import app
-from medlt.data.convert import Settings
+from medlt.data.convert import ConversionSettings
 from medlt.data.convert.one import convert_one, identity
 from medlt.data.deidentify import Profile
 from medlt.data.dicom import read_dicom
@@ -26,7 +26,7 @@ RAMP = np.arange(4096, dtype=np.uint16).reshape(64, 64)
 TAGS = {"WindowCenter": 2048, "WindowWidth": 3000, "ImagerPixelSpacing": [0.2, 0.1], "StudyInstanceUID": "1.2.3"}
 
 
-def one(path: Path, out: Path, settings: Settings) -> dict[str, Any]:
+def one(path: Path, out: Path, settings: ConversionSettings) -> dict[str, Any]:
     """The row of one file converted in this process."""
     (out / "images").mkdir(parents=True, exist_ok=True)
     outcome = convert_one(path, out, settings)
@@ -37,7 +37,7 @@ def one(path: Path, out: Path, settings: Settings) -> dict[str, Any]:
 @pytest.mark.parametrize("kind", ["png", "png16", "nifti"])
 def test_the_viewer_preset_holds_what_read_dicom_shows(write_dicom: Write, tmp_path: Path, kind: str) -> None:
     path = write_dicom(RAMP, **TAGS)
-    row = one(path, tmp_path / "out", Settings(format=kind))
+    row = one(path, tmp_path / "out", ConversionSettings(format=kind))
     file = tmp_path / "out" / row["path"]
     if kind == "nifti":
         image = nibabel.load(file)
@@ -52,13 +52,13 @@ def test_the_viewer_preset_holds_what_read_dicom_shows(write_dicom: Write, tmp_p
 
 def test_linear16_as_nifti_gives_the_modality_values(write_dicom: Write, tmp_path: Path) -> None:
     path = write_dicom(RAMP, RescaleSlope=2, RescaleIntercept=-500, PhotometricInterpretation="MONOCHROME1")
-    row = one(path, tmp_path / "out", Settings(preset="linear16", format="nifti"))
+    row = one(path, tmp_path / "out", ConversionSettings(preset="linear16", format="nifti"))
     values = nibabel.load(tmp_path / "out" / row["path"]).get_fdata()[:, :, 0].T
     np.testing.assert_allclose(values, 2.0 * RAMP - 500, atol=8190 / 65535)
 
 
 def test_the_spacing_grows_as_the_image_shrinks(write_dicom: Write, tmp_path: Path) -> None:
-    row = one(write_dicom(RAMP, **TAGS), tmp_path / "out", Settings(size=16, format="nifti"))
+    row = one(write_dicom(RAMP, **TAGS), tmp_path / "out", ConversionSettings(size=16, format="nifti"))
     zooms = nibabel.load(tmp_path / "out" / row["path"]).header.get_zooms()
     np.testing.assert_allclose(zooms[:2], (0.4, 0.8), rtol=1e-6)
     assert (row["row_spacing_mm"], row["column_spacing_mm"]) == (0.2, 0.1)
@@ -66,7 +66,7 @@ def test_the_spacing_grows_as_the_image_shrinks(write_dicom: Write, tmp_path: Pa
 
 def test_quality_and_digests_are_recorded(write_dicom: Write, tmp_path: Path) -> None:
     path = write_dicom(RAMP, **TAGS)
-    row = one(path, tmp_path / "out", Settings(preset="mimic-cxr-jpg", format="jpeg", quality=71))
+    row = one(path, tmp_path / "out", ConversionSettings(preset="mimic-cxr-jpg", format="jpeg", quality=71))
     data = (tmp_path / "out" / row["path"]).read_bytes()
     assert row["quality"] == 71
     assert row["sha256_in"] == hashlib.sha256(path.read_bytes()).hexdigest()
@@ -91,7 +91,7 @@ def test_without_a_digest_files_are_still_told_apart_and_equal_ones_are_one(tmp_
 
 
 def test_no_digest_leaves_no_digest(write_dicom: Write, tmp_path: Path) -> None:
-    row = one(write_dicom(RAMP, **TAGS), tmp_path / "out", Settings(digest=False))
+    row = one(write_dicom(RAMP, **TAGS), tmp_path / "out", ConversionSettings(digest=False))
     assert row["sha256_in"] == ""
     assert len(row["sha256_out"]) == 64
 
@@ -105,7 +105,7 @@ def test_pictures_and_volumes_come_in_as_they_are(tmp_path: Path, kind: str) -> 
         nibabel.Nifti1Image(pixels.T[:, :, None], np.diag([-1.0, -1.0, 1.0, 1.0])).to_filename(path)
     else:
         Image.fromarray(pixels).save(path, kind, **({"quality": 100} if kind == "jpeg" else {}))
-    row = one(path, tmp_path / "out", Settings(format="png16"))
+    row = one(path, tmp_path / "out", ConversionSettings(format="png16"))
     made = np.asarray(Image.open(tmp_path / "out" / row["path"])) / 65535
     np.testing.assert_allclose(made, read_image(path), atol=1e-4)
     assert row["transfer_syntax"] == kind
@@ -114,7 +114,7 @@ def test_pictures_and_volumes_come_in_as_they_are(tmp_path: Path, kind: str) -> 
 
 @pytest.mark.parametrize("name", ["film.png", "film.jpg", "film.nii"])
 def test_a_picture_never_passes_for_de_identified(tmp_path: Path, name: str) -> None:
-    """A profile acts on DICOM; what it never looked at must not lie among what it cleaned."""
+    """A profile acts on DICOM; files it did not inspect must not be among the cleaned ones."""
     path = tmp_path / name
     pixels = np.zeros((40, 60), np.uint8)
     if name.endswith("nii"):
@@ -122,25 +122,27 @@ def test_a_picture_never_passes_for_de_identified(tmp_path: Path, name: str) -> 
     else:
         Image.fromarray(pixels).save(path)
     (tmp_path / "out/images").mkdir(parents=True)
-    outcome = convert_one(path, tmp_path / "out", Settings(profile=Profile.parse("basic"), key=bytes(range(32))))
+    outcome = convert_one(
+        path, tmp_path / "out", ConversionSettings(profile=Profile.parse("basic"), key=bytes(range(32)))
+    )
     assert outcome.reason == "not_deidentified"
     assert list((tmp_path / "out/images").iterdir()) == []
 
 
 @pytest.mark.parametrize(
-    ("told", "words"),
+    ("given", "words"),
     [
         ({"preset": "nice"}, "use one of viewer"),
         ({"format": "tiff"}, "use one of png"),
         ({"size": 0}, "1 pixel or more"),
-        ({"quality": 101}, "1 to 100"),
+        ({"quality": 101}, "between 1 and 100"),
         ({"preset": "linear16"}, "use --format png16"),
         ({"preset": "chexpert", "format": "png16"}, "makes 8 bits"),
     ],
 )
-def test_settings_that_do_not_fit_are_one_clear_line(told: dict[str, Any], words: str) -> None:
+def test_settings_that_do_not_fit_are_one_clear_line(given: dict[str, Any], words: str) -> None:
     with pytest.raises(InputError, match=words) as error:
-        Settings(**told)
+        ConversionSettings(**given)
     assert "\n" not in str(error.value)
 
 
@@ -148,15 +150,15 @@ def test_the_command_says_what_it_did_and_exits_by_it(write_dicom: Write, tmp_pa
     write_dicom(RAMP, **TAGS)
     (tmp_path / "notes.txt").write_text("no image")
     source, out = tmp_path, tmp_path.parent / f"{tmp_path.name}-out"
-    told = ["convert", str(source), str(out), "--size", "32", "--workers", "1", "--json"]
-    done = CliRunner().invoke(app, told)
+    command = ["convert", str(source), str(out), "--size", "32", "--workers", "1", "--json"]
+    done = CliRunner().invoke(app, command)
     assert done.exit_code == 0
     summary = json.loads(done.stdout)
     assert (summary["converted"], summary["skipped"], summary["failed"]) == (1, 1, 0)
     manifest = pd.read_parquet(out / "manifest.parquet")
     assert (out / manifest["path"].iloc[0]).is_file()
     (tmp_path / "cut.dcm").write_bytes((tmp_path / "image.dcm").read_bytes()[:-500])
-    done = CliRunner().invoke(app, told)
+    done = CliRunner().invoke(app, command)
     assert done.exit_code == 1
     failures = pd.read_csv(out / "failures.csv")
     assert dict(zip(failures["reason"], failures["kind"], strict=True)) == {
@@ -167,7 +169,7 @@ def test_the_command_says_what_it_did_and_exits_by_it(write_dicom: Write, tmp_pa
 
 
 @pytest.mark.parametrize(
-    ("told", "words"),
+    ("given", "words"),
     [
         (["--engine", "ray"], "use local"),
         (["--preset", "nice"], "use one of"),
@@ -176,11 +178,11 @@ def test_the_command_says_what_it_did_and_exits_by_it(write_dicom: Write, tmp_pa
     ],
 )
 def test_a_wrong_option_is_one_line_exit_2_and_no_folder(
-    write_dicom: Write, tmp_path: Path, told: list[str], words: str
+    write_dicom: Write, tmp_path: Path, given: list[str], words: str
 ) -> None:
     write_dicom(RAMP)
     out = tmp_path.parent / f"{tmp_path.name}-out"
-    done = CliRunner().invoke(app, ["convert", str(tmp_path), str(out), *told])
+    done = CliRunner().invoke(app, ["convert", str(tmp_path), str(out), *given])
     assert done.exit_code == 2
     assert words in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1

@@ -29,19 +29,19 @@ def test_mutations_depend_on_the_seed_alone(fuzz: Any) -> None:
 def test_the_judge_sees_a_wrong_pixel(fuzz: Any, tmp_path: Path) -> None:
     import cv2
 
-    from medlt.data.convert import Settings
+    from medlt.data.convert import ConversionSettings
     from medlt.data.convert.one import convert_one
 
     (tmp_path / "images").mkdir()
     for name, raw in fuzz.made().items():
         (tmp_path / "film").write_bytes(raw)
-        image = tmp_path / convert_one(tmp_path / "film", tmp_path, Settings()).row["path"]
-        said = fuzz.verdict(raw, image)
-        assert said in ("same", "no other"), name
+        image = tmp_path / convert_one(tmp_path / "film", tmp_path, ConversionSettings()).row["path"]
+        outcome = fuzz.verdict(raw, image)
+        assert outcome in ("same", "no other"), name
         pixels = cv2.imread(str(image), cv2.IMREAD_UNCHANGED)
         pixels[5, 5] ^= 1
         cv2.imwrite(str(image), pixels)
-        assert fuzz.verdict(raw, image) == {"same": "differs", "no other": "no other"}[said], name
+        assert fuzz.verdict(raw, image) == {"same": "differs", "no other": "no other"}[outcome], name
 
 
 @pytest.mark.slow
@@ -52,6 +52,6 @@ def test_500_mutated_files(fuzz: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     assert reasons.total() == 500
     assert reasons["converted"] > 100
     assert not {"crashed", "timeout", "write_failed"} & set(reasons)
-    assert tally.said == []
-    wrong = {syntax for syntax, found in tally.verdicts.items() if found["differs"]}
+    assert tally.faults == []
+    wrong = {syntax for syntax, counts in tally.verdicts.items() if counts["differs"]}
     assert not [syntax for syntax in wrong if not syntax.startswith(KNOWN_LIMIT)]

@@ -218,8 +218,8 @@ def test_links_and_pipes_are_not_followed(hospital: Any, name: str) -> None:
 
 
 def test_every_file_is_accounted_for_once(hospital: Any) -> None:
-    assert len(hospital.rows) == hospital.told["converted"] == len(CONVERTED)
-    assert len(hospital.reasons) == hospital.told["skipped"] + hospital.told["failed"] == len(REFUSED) + 5
+    assert len(hospital.rows) == hospital.counts["converted"] == len(CONVERTED)
+    assert len(hospital.reasons) == hospital.counts["skipped"] + hospital.counts["failed"] == len(REFUSED) + 5
     assert not set(hospital.rows) & set(hospital.reasons)
 
 
@@ -242,8 +242,8 @@ def test_more_frames_than_the_header_says_are_marked(
 ) -> None:
     (tmp_path / "in").mkdir()
     (tmp_path / "in/a").write_bytes(film(PixelData=RAMP.tobytes() * 3, **tags, **FULL))
-    told = run(tmp_path / "in", tmp_path / "out")
-    assert told.reasons or told.rows["a"]["notes"] != ""
+    result = run(tmp_path / "in", tmp_path / "out")
+    assert result.reasons or result.rows["a"]["notes"] != ""
 
 
 @pytest.mark.slow
@@ -253,8 +253,8 @@ def test_a_real_deflate_bomb_is_refused(
     """1,100 MiB behind one; the ratio is that of deflate at its best, about 1,000 to 1."""
     (tmp_path / "in").mkdir()
     (tmp_path / "in/bomb").write_bytes(deflated(bomb(1100)))
-    told = run(tmp_path / "in", tmp_path / "out", memory_mb=3072)
-    assert told.reasons == {"bomb": "too_large"}
+    result = run(tmp_path / "in", tmp_path / "out", memory_mb=3072)
+    assert result.reasons == {"bomb": "too_large"}
 
 
 def test_duplicates_are_reported(film: Film, run: Run, tmp_path: Path) -> None:
@@ -270,12 +270,12 @@ def test_duplicates_are_reported(film: Film, run: Run, tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
     for name, raw in files.items():
         (tmp_path / "in" / name).write_bytes(raw)
-    told = run(tmp_path / "in", tmp_path / "out")
-    first = told.rows["a"]["uid"]
-    assert sorted(told.duplicates) == [("b", first, "file"), ("c", first, "sop_uid"), ("d", first, "pixels")]
-    assert sorted(told.rows) == ["a", "c", "d", "e"]
-    assert told.reasons == {"b": "duplicate"}
-    assert told.told["duplicates"] == {"file": 1, "pixels": 1, "sop_uid": 1}
+    result = run(tmp_path / "in", tmp_path / "out")
+    first = result.rows["a"]["uid"]
+    assert sorted(result.duplicates) == [("b", first, "file"), ("c", first, "sop_uid"), ("d", first, "pixels")]
+    assert sorted(result.rows) == ["a", "c", "d", "e"]
+    assert result.reasons == {"b": "duplicate"}
+    assert result.counts["duplicates"] == {"file": 1, "pixels": 1, "sop_uid": 1}
 
 
 def test_names_in_paths_reach_the_owner_only(
@@ -292,8 +292,8 @@ def test_names_in_paths_reach_the_owner_only(
     }.items():
         (place / f"doe_{name}").write_bytes(raw)
     (place / "doe_link").symlink_to(place)
-    told = run(tmp_path / "in", tmp_path / "out")
-    assert len(told.rows) == 1
+    result = run(tmp_path / "in", tmp_path / "out")
+    assert len(result.rows) == 1
     printed = "".join(capfd.readouterr())
     assert "doe" not in printed.lower()
     private = {"sources.csv", ".convert"}
@@ -324,11 +324,11 @@ def test_input_is_never_written_to(film: Film, run: Run, tmp_path: Path) -> None
         path.chmod(0o555 if path.is_dir() else 0o444)
 
     def state() -> list[tuple[str, int, int, int]]:
-        told = [(str(p), p.lstat()) for p in (source, *sorted(source.rglob("*")))]
-        return [(name, s.st_mode, s.st_size, s.st_mtime_ns) for name, s in told]
+        states = [(str(p), p.lstat()) for p in (source, *sorted(source.rglob("*")))]
+        return [(name, s.st_mode, s.st_size, s.st_mtime_ns) for name, s in states]
 
     before = state()
-    assert run(source, tmp_path / "out").told["converted"] == 2
+    assert run(source, tmp_path / "out").counts["converted"] == 2
     assert state() == before
     for path in (source, source / "deep"):
         path.chmod(0o755)
@@ -337,9 +337,9 @@ def test_input_is_never_written_to(film: Film, run: Run, tmp_path: Path) -> None
 def test_a_flat_image_is_kept_and_flat(film: Film, run: Run, tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
     (tmp_path / "in/flat").write_bytes(film(np.full((8, 9), 7, np.uint16)))
-    told = run(tmp_path / "in", tmp_path / "out")
-    assert told.pixels("flat").shape == (8, 9)
-    assert np.ptp(told.pixels("flat")) == 0
+    result = run(tmp_path / "in", tmp_path / "out")
+    assert result.pixels("flat").shape == (8, 9)
+    assert np.ptp(result.pixels("flat")) == 0
 
 
 def test_signed_sixteen_bits(film: Film, run: Run, tmp_path: Path) -> None:
@@ -374,12 +374,12 @@ def test_colours_become_their_luminance(film: Film, run: Run, tmp_path: Path) ->
     (tmp_path / "in").mkdir()
     for name, raw in files.items():
         (tmp_path / "in" / name).write_bytes(raw)
-    told = run(tmp_path / "in", tmp_path / "out")
+    result = run(tmp_path / "in", tmp_path / "out")
     expected = RGB @ np.array([0.299, 0.587, 0.114])
     for name, slack in {"planar 0": 0.51, "planar 1": 0.51, "ybr": 2.0}.items():
-        np.testing.assert_allclose(told.pixels(name), expected, atol=slack)
-    np.testing.assert_allclose(told.pixels("palette"), 0.299 * SMALL + 0.587 * (255 - SMALL.astype(float)), atol=0.51)
-    assert all("colour" in row["notes"] for row in told.rows.values())
+        np.testing.assert_allclose(result.pixels(name), expected, atol=slack)
+    np.testing.assert_allclose(result.pixels("palette"), 0.299 * SMALL + 0.587 * (255 - SMALL.astype(float)), atol=0.51)
+    assert all("colour" in row["notes"] for row in result.rows.values())
 
 
 def test_grayscale_recipes_refuse_colour(film: Film, run: Run, tmp_path: Path) -> None:

@@ -29,11 +29,11 @@ def tasks() -> Iterator[Any]:
 
 def answered(tasks: Any, given: list[Task], workers: int, timeout_s: float = 4.0, pause: float = 0.0) -> list[Any]:
     with Pool(tasks.make, (), tasks.lost, workers=workers, timeout_s=timeout_s) as pool:
-        found = []
+        results = []
         for task, answer in pool.run(iter(given)):
-            found.append((task, answer))
-            time.sleep(pause if len(found) <= 2 else 0)
-        return found
+            results.append((task, answer))
+            time.sleep(pause if len(results) <= 2 else 0)
+        return results
 
 
 def right(given: list[Task]) -> list[tuple[Task, Any]]:
@@ -64,8 +64,8 @@ def test_any_arrangement_of_good_and_bad_tasks(tasks: Any, seed: int) -> None:
     rng = np.random.default_rng(seed)
     kinds = rng.choice(["ok", "slow", "exit", "segv", "kill", "half", "hang"], size=40, p=[0.6, 0.2] + [0.04] * 5)
     given = [(str(kind), i) for i, kind in enumerate(kinds)]
-    found = answered(tasks, given, int(rng.integers(1, 4)))
-    assert sorted(found, key=str) == sorted(right(given), key=str)
+    results = answered(tasks, given, int(rng.integers(1, 4)))
+    assert sorted(results, key=str) == sorted(right(given), key=str)
 
 
 @pytest.mark.slow
@@ -95,9 +95,9 @@ def test_the_time_limit_is_for_one_task(tasks: Any) -> None:
 @pytest.mark.slow
 def test_a_hanging_worker_does_not_hold_up_the_others(tasks: Any) -> None:
     given = [("hang", 0), *(("ok", i) for i in range(1, 60))]
-    found = answered(tasks, given, 2)
-    assert sorted(found, key=str) == sorted(right(given), key=str)
-    assert [task for task, _ in found].index(("hang", 0)) > 40
+    results = answered(tasks, given, 2)
+    assert sorted(results, key=str) == sorted(right(given), key=str)
+    assert [task for task, _ in results].index(("hang", 0)) > 40
 
 
 def test_stopped_stops_the_run_and_its_workers(tasks: Any) -> None:
@@ -115,7 +115,7 @@ def test_stopped_stops_the_run_and_its_workers(tasks: Any) -> None:
 
 
 def test_a_worker_that_cannot_be_built_is_an_error_not_a_wait(tasks: Any, capfd: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(RuntimeError, match="could not start"):
+    with pytest.raises(RuntimeError, match="did not start"):
         Pool(tasks.broken, (), tasks.lost, workers=1, timeout_s=5)
     assert "cannot be built" in capfd.readouterr().err
 
@@ -142,6 +142,6 @@ def test_a_file_beyond_the_memory_cap_is_told_as_such(film: Run, run: Run, tmp_p
     (tmp_path / "in").mkdir()
     (tmp_path / "in/big").write_bytes(big)
     (tmp_path / "in/good").write_bytes(film())
-    told = run(tmp_path / "in", tmp_path / "out", memory_mb=1024)
-    assert sorted(told.rows) == ["good"]
-    assert told.reasons == {"big": "out_of_memory"}
+    result = run(tmp_path / "in", tmp_path / "out", memory_mb=1024)
+    assert sorted(result.rows) == ["good"]
+    assert result.reasons == {"big": "out_of_memory"}

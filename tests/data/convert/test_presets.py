@@ -157,5 +157,5 @@ def test_a_small_image_is_never_enlarged_and_says_so() -> None:
     small = Rendered(np.zeros((10, 20), np.uint8), "")
     made = resized(small, 64)
     assert made.pixels.shape == (10, 20)
-    assert made.notes == ("smaller than the size asked for",)
+    assert made.notes == ("smaller than the requested size",)
     assert resized(small, None) is small

@@ -39,7 +39,7 @@ FILTERED = {
     "real/other_deflated.dcm",
     "real/other_rgb_rle.dcm",
     "real/other_ct_small.dcm",
-    "real/bad_truncated_pixeldata.dcm",  # MR, and its pixels are not looked at
+    "real/bad_truncated_pixeldata.dcm",  # MR, and its pixels are not inspected
     "real/other_htj2k_rgb.dcm",  # no modality
 }
 """What a filter for chest CR and DX leaves out, and why."""
@@ -70,20 +70,20 @@ def test_every_file_is_in_the_list_or_has_its_reason(listed: pd.DataFrame, conve
 @pytest.mark.real_data
 def test_the_manifest_says_what_the_list_says(listed: pd.DataFrame, converted: Any) -> None:
     for name, row in converted.rows.items():
-        said = listed.loc[name]
-        told = {k: str(row[k]) for k in ("rows", "columns", "bits_stored", "photometric", "modality", "body_part")}
+        expected_row = listed.loc[name]
+        tags = {k: str(row[k]) for k in ("rows", "columns", "bits_stored", "photometric", "modality", "body_part")}
         expected = {
-            "rows": said["rows"],
-            "columns": said["cols"],
-            "bits_stored": said["bits_stored"],
-            "photometric": said["photometric"],
-            "modality": said["modality"],
-            "body_part": said["body_part"],
+            "rows": expected_row["rows"],
+            "columns": expected_row["cols"],
+            "bits_stored": expected_row["bits_stored"],
+            "photometric": expected_row["photometric"],
+            "modality": expected_row["modality"],
+            "body_part": expected_row["body_part"],
         }
-        assert told == expected, name
-        assert row["view"] == said["view"], name
-        if said["transfer_syntax"]:
-            assert row["transfer_syntax"] == said["transfer_syntax"], name
+        assert tags == expected, name
+        assert row["view"] == expected_row["view"], name
+        if expected_row["transfer_syntax"]:
+            assert row["transfer_syntax"] == expected_row["transfer_syntax"], name
         else:
             assert "no transfer syntax" in row["notes"], name
 
@@ -92,14 +92,14 @@ def test_the_manifest_says_what_the_list_says(listed: pd.DataFrame, converted: A
 def test_stored_pixels_are_the_listed_ones(real_data: Path, listed: pd.DataFrame) -> None:
     """Bit for bit, lossy streams too, unless the list's decoder and ours may round the lossy transform differently."""
     other = {}
-    for name, said in listed[listed["decode"] == "ok"].iterrows():
+    for name, expected_row in listed[listed["decode"] == "ok"].iterrows():
         path = real_data / "dicom" / str(name)
         values = stored_values(open_dicom(path)[0], path)
         little = values.astype(values.dtype.newbyteorder("<"))
         digest = hashlib.sha256(little.tobytes()).hexdigest()[:16]
         for column in ("stored_sha256_16", "expected_stored_sha256_16"):
-            if said[column] and said[column] != digest:
-                other[name] = said["transfer_syntax"]
+            if expected_row[column] and expected_row[column] != digest:
+                other[name] = expected_row["transfer_syntax"]
     assert other == {}
 
 
@@ -125,19 +125,19 @@ def test_one_image_in_ten_transfer_syntaxes_is_one_picture(converted: Any) -> No
 
 @pytest.mark.real_data
 def test_the_same_pixels_under_other_tags_are_reported(converted: Any) -> None:
-    told = {name for name, _, what in converted.duplicates if what == "pixels"}
-    assert "derived/ts_rle.dcm" in told or "derived/ts_implicit_le.dcm" in told
-    assert "real/chest_cr_jpegbaseline_mistagged_mono1.dcm" not in told
+    duplicated = {name for name, _, what in converted.duplicates if what == "pixels"}
+    assert "derived/ts_rle.dcm" in duplicated or "derived/ts_implicit_le.dcm" in duplicated
+    assert "real/chest_cr_jpegbaseline_mistagged_mono1.dcm" not in duplicated
 
 
 @pytest.mark.real_data
 def test_a_filter_for_chest_films_leaves_out_what_it_should(
     real_data: Path, listed: pd.DataFrame, run: Run, tmp_path: Path
 ) -> None:
-    told = run(real_data / "dicom", tmp_path / "out", modalities=("CR", "DX"), body_parts=("CHEST",), workers=2)
-    assert {name for name, reason in told.reasons.items() if reason == "filtered"} == FILTERED
-    assert not [name for name in told.rows if "neg_" in name]
-    kept = listed.loc[sorted(told.rows)]
+    result = run(real_data / "dicom", tmp_path / "out", modalities=("CR", "DX"), body_parts=("CHEST",), workers=2)
+    assert {name for name, reason in result.reasons.items() if reason == "filtered"} == FILTERED
+    assert not [name for name in result.rows if "neg_" in name]
+    kept = listed.loc[sorted(result.rows)]
     assert set(kept["modality"]) == {"CR", "DX"}
     assert set(kept["body_part"]) == {"CHEST"}
 
@@ -161,11 +161,11 @@ def test_pydicoms_files_all_end_in_an_image_or_a_reason(
     files = {f"{i:03} {path.name}": path for i, path in enumerate(bundled())}
     for name, path in files.items():
         (tmp_path / "in" / name).write_bytes(path.read_bytes())
-    told = run(tmp_path / "in", tmp_path / "out", workers=2)
-    assert set(told.rows) | set(told.reasons) == set(files)
-    assert len(told.rows) + len(told.reasons) == len(files) > 100
-    assert set(told.reasons.values()) <= set(HINTS) - {"crashed", "timeout", "write_failed", "out_of_memory"}
-    assert len(told.rows) > 50
+    result = run(tmp_path / "in", tmp_path / "out", workers=2)
+    assert set(result.rows) | set(result.reasons) == set(files)
+    assert len(result.rows) + len(result.reasons) == len(files) > 100
+    assert set(result.reasons.values()) <= set(HINTS) - {"crashed", "timeout", "write_failed", "out_of_memory"}
+    assert len(result.rows) > 50
     printed = capfd.readouterr()
     assert (printed.out, printed.err) == ("", "")
 
@@ -181,5 +181,5 @@ def test_pydicoms_files_refused_alone_are_refused_in_the_run(run: Run, tmp_path:
             stored_values(open_dicom(path)[0], path)
         except Unreadable as error:
             alone[name] = error.code
-    told = run(tmp_path / "in", tmp_path / "out")
-    assert {k: v for k, v in told.reasons.items() if v not in ("archive", "duplicate", "empty", "document")} == alone
+    result = run(tmp_path / "in", tmp_path / "out")
+    assert {k: v for k, v in result.reasons.items() if v not in ("archive", "duplicate", "empty", "document")} == alone

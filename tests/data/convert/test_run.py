@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from medlt.data.convert import Settings, convert
+from medlt.data.convert import ConversionSettings, convert
 from medlt.types import InputError
 
 Film, Run, Tree = Callable[..., bytes], Callable[..., Any], Callable[[Path], dict[str, bytes]]
@@ -34,7 +34,7 @@ def source(tmp_path: Path, film: Film) -> Path:
     return tmp_path / "in"
 
 
-TOLD = {
+COUNTS = {
     "converted": 24,
     "skipped": 3,
     "failed": 1,
@@ -46,9 +46,14 @@ TOLD = {
 
 
 def test_one_bad_file_never_stops_a_batch_and_the_numbers_add_up(source: Path, run: Run, tmp_path: Path) -> None:
-    told = run(source, tmp_path / "out")
-    assert told.told == TOLD
-    assert told.reasons == {"cut": "truncated", "note.txt": "not_dicom", "empty": "empty", "study1/film01": "duplicate"}
+    result = run(source, tmp_path / "out")
+    assert result.counts == COUNTS
+    assert result.reasons == {
+        "cut": "truncated",
+        "note.txt": "not_dicom",
+        "empty": "empty",
+        "study1/film01": "duplicate",
+    }
     assert len(list((tmp_path / "out/images").iterdir())) == 24
 
 
@@ -62,9 +67,9 @@ def test_the_same_bytes_for_any_worker_count(source: Path, run: Run, tree: Tree,
 
 
 def test_progress_counts_every_file(source: Path, tmp_path: Path) -> None:
-    told: list[tuple[str, int, int]] = []
-    convert(source, tmp_path / "out", Settings(), workers=1, progress=lambda *a: told.append(a))
-    assert told == [("files", i, 28) for i in range(29)]
+    steps: list[tuple[str, int, int]] = []
+    convert(source, tmp_path / "out", ConversionSettings(), workers=1, progress=lambda *a: steps.append(a))
+    assert steps == [("files", i, 28) for i in range(29)]
 
 
 class _StopAt:
@@ -82,10 +87,12 @@ class _StopAt:
 def test_a_run_that_was_interrupted_goes_on(source: Path, run: Run, tree: Tree, tmp_path: Path, count: int) -> None:
     run(source, tmp_path / "whole")
     with pytest.raises(KeyboardInterrupt):
-        convert(source, tmp_path / "out", Settings(), workers=1, progress=_StopAt(count))
+        convert(source, tmp_path / "out", ConversionSettings(), workers=1, progress=_StopAt(count))
     assert not (tmp_path / "out/manifest.parquet").exists()
     seen: list[int] = []
-    convert(source, tmp_path / "out", Settings(), workers=1, progress=lambda _, done, total: seen.append(total))
+    convert(
+        source, tmp_path / "out", ConversionSettings(), workers=1, progress=lambda _, done, total: seen.append(total)
+    )
     assert tree(tmp_path / "out") == tree(tmp_path / "whole")
     assert seen[-1] <= 28 - max(0, count - 2)
 
@@ -94,8 +101,10 @@ def test_a_second_run_has_nothing_to_do(source: Path, run: Run, tree: Tree, tmp_
     run(source, tmp_path / "out")
     before = {p: p.stat().st_mtime_ns for p in (tmp_path / "out/images").iterdir()}
     first, seen = tree(tmp_path / "out"), []
-    told = convert(source, tmp_path / "out", Settings(), workers=1, progress=lambda _, done, total: seen.append(total))
-    assert (told, seen[-1]) == (TOLD, 0)
+    result = convert(
+        source, tmp_path / "out", ConversionSettings(), workers=1, progress=lambda _, done, total: seen.append(total)
+    )
+    assert (result, seen[-1]) == (COUNTS, 0)
     assert tree(tmp_path / "out") == first
     assert {p: p.stat().st_mtime_ns for p in (tmp_path / "out/images").iterdir()} == before
 
@@ -127,7 +136,7 @@ def test_a_journal_with_a_torn_last_line_is_read_up_to_it(
 def test_new_files_are_added(source: Path, film: Film, run: Run, tree: Tree, tmp_path: Path) -> None:
     run(source, tmp_path / "out")
     (source / "a new one").write_bytes(film(SOPInstanceUID="1.9"))
-    assert run(source, tmp_path / "out").told["converted"] == 25
+    assert run(source, tmp_path / "out").counts["converted"] == 25
     run(source, tmp_path / "whole")
     assert tree(tmp_path / "out") == tree(tmp_path / "whole")
 
@@ -135,8 +144,9 @@ def test_new_files_are_added(source: Path, film: Film, run: Run, tree: Tree, tmp
 KILLED = """
 import sys
 from pathlib import Path
-from medlt.data.convert import Settings, convert
-convert(Path(sys.argv[1]), Path(sys.argv[2]), Settings(), workers=2, progress=lambda s, d, n: print(d, flush=True))
+from medlt.data.convert import ConversionSettings, convert
+show = lambda s, d, n: print(d, flush=True)
+convert(Path(sys.argv[1]), Path(sys.argv[2]), ConversionSettings(), workers=2, progress=show)
 """
 
 
@@ -163,7 +173,7 @@ def test_a_killed_run_goes_on(film: Film, run: Run, tree: Tree, tmp_path: Path, 
 
 def refused(source: Path, out: Path, **settings: Any) -> str:
     with pytest.raises(InputError) as error:
-        convert(source, out, Settings(**settings), workers=1)
+        convert(source, out, ConversionSettings(**settings), workers=1)
     assert "\n" not in str(error.value)
     return str(error.value)
 
@@ -213,7 +223,7 @@ def test_an_existing_different_output_is_never_overwritten(source: Path, run: Ru
     again = run(source, tmp_path / "out")
     assert image.read_bytes() == b"annotated by hand"
     assert again.reasons["study2/film02"] == "write_failed"
-    assert again.told["converted"] == 23
+    assert again.counts["converted"] == 23
 
 
 def test_empty_and_missing_folders_are_one_clear_line(tmp_path: Path) -> None:
@@ -225,23 +235,23 @@ def test_empty_and_missing_folders_are_one_clear_line(tmp_path: Path) -> None:
 
 def test_a_dry_run_writes_nothing(source: Path, tree: Tree, tmp_path: Path) -> None:
     before = tree(tmp_path)
-    told = convert(source, tmp_path / "out", Settings(dry_run=True), workers=2)
+    result = convert(source, tmp_path / "out", ConversionSettings(dry_run=True), workers=2)
     assert tree(tmp_path) == before
     assert not (tmp_path / "out").exists()
-    assert told["converted"] == 26  # the cut file opens, and what is a duplicate is not known yet
-    assert told["reasons"] == {"empty": 1, "not_dicom": 1}
+    assert result["converted"] == 26  # the cut file opens, and what is a duplicate is not known yet
+    assert result["reasons"] == {"empty": 1, "not_dicom": 1}
 
 
 def test_a_single_file_is_a_source(source: Path, run: Run, tmp_path: Path) -> None:
-    told = run(source / "study1/film01", tmp_path / "out")
-    assert list(told.rows) == ["film01"]
-    assert told.told["converted"] == 1
+    result = run(source / "study1/film01", tmp_path / "out")
+    assert list(result.rows) == ["film01"]
+    assert result.counts["converted"] == 1
 
 
 def test_a_single_bad_file_is_a_reason(source: Path, run: Run, tmp_path: Path) -> None:
-    told = run(source / "note.txt", tmp_path / "out")
-    assert told.reasons == {"note.txt": "not_dicom"}
-    assert (told.told["converted"], len(told.rows)) == (0, 0)
+    result = run(source / "note.txt", tmp_path / "out")
+    assert result.reasons == {"note.txt": "not_dicom"}
+    assert (result.counts["converted"], len(result.rows)) == (0, 0)
 
 
 def test_filters_skip_what_was_not_asked_for(film: Film, run: Run, tmp_path: Path) -> None:
@@ -255,10 +265,10 @@ def test_filters_skip_what_was_not_asked_for(film: Film, run: Run, tmp_path: Pat
     }
     for name, (modality, part) in kinds.items():
         (tmp_path / "in" / name).write_bytes(film(Modality=modality, BodyPartExamined=part))
-    told = run(tmp_path / "in", tmp_path / "out", modalities=("CR", "DX"), body_parts=("CHEST",))
-    assert sorted(told.rows) == ["cr", "dx"]
-    assert told.reasons == {"ct": "filtered", "hand": "filtered", "no": "filtered"}
-    assert (told.told["skipped"], told.told["failed"]) == (3, 0)
+    result = run(tmp_path / "in", tmp_path / "out", modalities=("CR", "DX"), body_parts=("CHEST",))
+    assert sorted(result.rows) == ["cr", "dx"]
+    assert result.reasons == {"ct": "filtered", "hand": "filtered", "no": "filtered"}
+    assert (result.counts["skipped"], result.counts["failed"]) == (3, 0)
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no file locks")
@@ -267,10 +277,10 @@ def test_two_runs_never_work_in_one_folder(source: Path, run: Run, tmp_path: Pat
 
     run(source, tmp_path / "out", workers=1)
     with (
-        Journal(tmp_path / "out", Settings().told()),
-        pytest.raises(InputError, match="another 'medlt convert' is at work"),
+        Journal(tmp_path / "out", ConversionSettings().summary()),
+        pytest.raises(InputError, match="another 'medlt convert' is working"),
     ):
-        convert(source, tmp_path / "out", Settings(), workers=1)
+        convert(source, tmp_path / "out", ConversionSettings(), workers=1)
 
 
 def test_what_a_killed_worker_was_writing_is_swept_up(source: Path, run: Run, tree: Tree, tmp_path: Path) -> None:
@@ -283,4 +293,4 @@ def test_what_a_killed_worker_was_writing_is_swept_up(source: Path, run: Run, tr
 
 def test_a_worker_needs_some_memory() -> None:
     with pytest.raises(InputError, match="1024 MiB or more"):
-        Settings(memory_mb=64)
+        ConversionSettings(memory_mb=64)

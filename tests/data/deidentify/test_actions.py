@@ -191,7 +191,7 @@ def test_an_element_that_cannot_be_read_goes(make: Make, key: bytes, tmp_path: P
     "text", ["", "basic,retain-uids", "retain-dates-modified", "basic,", "basic,retain-safe-private"]
 )
 def test_unknown_profiles_are_refused_in_one_line(text: str) -> None:
-    with pytest.raises(InputError) as told:
+    with pytest.raises(InputError) as error:
         Profile.parse(text)
-    assert "\n" not in str(told.value)
-    assert "basic" in str(told.value)
+    assert "\n" not in str(error.value)
+    assert "basic" in str(error.value)

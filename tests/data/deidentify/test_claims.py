@@ -49,7 +49,7 @@ def test_a_clean_image(make: Make, key: bytes, profile: str, codes: tuple[str, .
     result = deidentify(make(), Profile.parse(profile), key)
     out = result.dataset
     assert result.quarantine is None
-    assert result.risk.looked
+    assert result.risk.inspected
     assert result.codes == codes
     assert tuple(i.CodeValue for i in out.DeidentificationMethodCodeSequence) == codes
     assert {i.CodingSchemeDesignator for i in out.DeidentificationMethodCodeSequence} == {"DCM"}
@@ -73,15 +73,15 @@ def test_burned_in_text_is_painted_over(make: Make, key: bytes, syntax: str, tmp
         source.compress(syntax, generate_instance_uid=False)
     result = deidentify(source, CLEAN, key)
     assert result.quarantine is None
-    assert result.risk.found
-    assert result.risk.left == ()
+    assert result.risk.detected
+    assert result.risk.remaining == ()
     out = reread(result, tmp_path / "out.dcm")
     assert out.file_meta.TransferSyntaxUID == ExplicitVRLittleEndian
     assert (out.PatientIdentityRemoved, out.BurnedInAnnotation) == ("YES", "NO")
     values, plain = pixel_array(out), np.add.outer(np.arange(256), np.arange(256)).astype(np.uint16) * 4
     assert (values != 4095).all()
     untouched = np.ones((256, 256), bool)
-    for top, left, height, width in result.risk.found:
+    for top, left, height, width in result.risk.detected:
         untouched[top : top + height, left : left + width] = False
     assert np.array_equal(values[untouched], plain[untouched])
     assert untouched.mean() > 0.8

@@ -100,9 +100,9 @@ def test_a_key_is_read_as_hex_or_bytes(tmp_path: Path) -> None:
 def test_a_weak_key_is_refused_with_how_to_make_one(content: bytes | None, tmp_path: Path) -> None:
     if content is not None:
         (tmp_path / "key").write_bytes(content)
-    with pytest.raises(InputError, match="token_hex") as told:
+    with pytest.raises(InputError, match="token_hex") as error:
         read_key(tmp_path / "key")
-    assert "\n" not in str(told.value)
+    assert "\n" not in str(error.value)
 
 
 def test_a_short_key_is_refused_by_the_function_too(make: Make) -> None:

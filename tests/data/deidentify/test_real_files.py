@@ -52,7 +52,7 @@ def once_and_again(path: Path, key: bytes, out: Path) -> None:
     assert [n for n in names(source) if n.lower().encode() in raw.lower()] == []
     write_deidentified(out.with_suffix(".2"), deidentify(read(out), ALL, key))
     assert out.with_suffix(".2").read_bytes() == raw
-    assert ("113101" in first.codes) <= (first.quarantine is None and first.risk.looked)
+    assert ("113101" in first.codes) <= (first.quarantine is None and first.risk.inspected)
 
 
 @pytest.mark.parametrize("name", BUNDLED)

@@ -4,9 +4,9 @@ import cv2
 import numpy as np
 import pytest
 
-from medlt.chance import rng
 from medlt.data.deidentify import Box, ocr_boxes, text_boxes
 from medlt.data.deidentify.text import painted
+from medlt.rng import numpy_generator
 from medlt.types import InputError
 
 FONTS = [cv2.FONT_HERSHEY_SIMPLEX, cv2.FONT_HERSHEY_DUPLEX, cv2.FONT_HERSHEY_TRIPLEX]
@@ -14,7 +14,7 @@ FONTS = [cv2.FONT_HERSHEY_SIMPLEX, cv2.FONT_HERSHEY_DUPLEX, cv2.FONT_HERSHEY_TRI
 
 def anatomy(side: int, seed: int) -> np.ndarray:
     """Something like a radiograph without text: smooth, noisy, a bright disc and a wire. uint16, 12 bits."""
-    draw = rng("text", seed)
+    draw = numpy_generator("text", seed)
     coarse = cv2.resize(draw.random((6, 6)).astype(np.float32), (side, side), interpolation=cv2.INTER_CUBIC)
     image = 800 + 2000 * coarse + draw.normal(0, 25, (side, side))
     cv2.circle(image, (side // 2, side // 2), side // 8, 3500, -1)

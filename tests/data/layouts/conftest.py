@@ -6,7 +6,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from medlt.data.layouts import Found, read_layout
+from medlt.data.layouts import LayoutResult, read_layout
 
 Tree = Callable[..., Path]
 
@@ -38,28 +38,28 @@ def put(tmp_path: Path) -> Callable[..., Path]:
     return write
 
 
-def positives(found: Found) -> dict[str, set[str]]:
+def positives(result: LayoutResult) -> dict[str, set[str]]:
     """{uid: findings at 1}."""
-    rows = found.manifest.rows
-    return {uid: {f for f in found.manifest.findings if rows.at[uid, f] == 1} for uid in rows.index}
+    rows = result.manifest.rows
+    return {uid: {f for f in result.manifest.findings if rows.at[uid, f] == 1} for uid in rows.index}
 
 
-def lost(found: Found, kind: str) -> list[str]:
+def lost(result: LayoutResult, kind: str) -> list[str]:
     """Paths of one kind of orphan."""
-    return sorted(found.orphans.loc[found.orphans["kind"] == kind, "path"])
+    return sorted(result.orphans.loc[result.orphans["kind"] == kind, "path"])
 
 
 @pytest.fixture(name="positives")
-def positives_fixture() -> Callable[[Found], dict[str, set[str]]]:
+def positives_fixture() -> Callable[[LayoutResult], dict[str, set[str]]]:
     return positives
 
 
 @pytest.fixture(name="lost")
-def lost_fixture() -> Callable[[Found, str], list[str]]:
+def lost_fixture() -> Callable[[LayoutResult, str], list[str]]:
     return lost
 
 
 @pytest.fixture
-def read() -> Callable[..., Found]:
-    """read(layout, src, **options) -> Found."""
+def read() -> Callable[..., LayoutResult]:
+    """read(layout, src, **options) -> LayoutResult."""
     return lambda layout, src, **options: read_layout(layout, src, options)

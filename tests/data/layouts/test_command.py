@@ -21,11 +21,14 @@ def invoke(*args: object) -> Any:
 def test_a_whole_table_is_exit_0_and_one_json_object(folder: Path, table: pd.DataFrame) -> None:
     done = invoke("csv", folder / "labels.csv", folder / "m.parquet", "--findings", "A,B,No_Finding", "--json")
     assert done.exit_code == 0
-    told = json.loads(done.stdout)
-    assert (told["rows"], told["patients"], told["orphans_file"]) == (6, 5, None)
-    assert told["splits"] == {"train": 4, "val": 1, "test": 1}
-    assert told["findings"]["A"] == {"positive": 3, "negative": 2, "unknown": 1}
-    assert {k: v["count"] for k, v in told["orphans"].items()} == {"label_without_image": 0, "image_without_label": 0}
+    summary = json.loads(done.stdout)
+    assert (summary["rows"], summary["patients"], summary["orphans_file"]) == (6, 5, None)
+    assert summary["splits"] == {"train": 4, "val": 1, "test": 1}
+    assert summary["findings"]["A"] == {"positive": 3, "negative": 2, "unknown": 1}
+    assert {k: v["count"] for k, v in summary["orphans"].items()} == {
+        "label_without_image": 0,
+        "image_without_label": 0,
+    }
     assert list(Manifest.read(folder / "m.parquet").rows["patient_id"]) == list(table["patient_id"])
     assert list(folder.glob("*.orphans.csv")) == []
 
@@ -53,25 +56,25 @@ def test_again_is_the_same_and_another_is_refused(folder: Path, table: pd.DataFr
     before = (folder / "m.parquet").read_bytes()
     done = invoke(*same, "--resplit", "--seed", "3")
     assert done.exit_code == 2
-    assert "something else is there" in done.stderr
+    assert "exists with other contents" in done.stderr
     assert (folder / "m.parquet").read_bytes() == before
     assert sorted(p.name for p in folder.iterdir()) == ["images", "labels.csv", "m.parquet"]
 
 
 @pytest.mark.parametrize(
-    ("args", "said"),
+    ("args", "message"),
     [
         (("dicomdir",), "unknown layout 'dicomdir'"),
         (("csv",), "name the label columns with --findings"),
-        (("csv", "--task", "1"), "--task has no meaning for layout csv"),
+        (("csv", "--task", "1"), "layout csv has no option --task"),
         (("csv", "--findings", "A,B,No_Finding", "--column", "uid=image"), "missing column 'image'"),
-        (("csv", "--findings", "A,B,No_Finding", "--uncertain", "no"), "--uncertain: Input should be"),
+        (("csv", "--findings", "A,B,No_Finding", "--uncertain", "no"), "--uncertain: 'no' is not valid; use unknown"),
     ],
 )
-def test_a_mistake_is_one_line_and_nothing_is_written(folder: Path, args: tuple[str, ...], said: str) -> None:
+def test_a_mistake_is_one_line_and_nothing_is_written(folder: Path, args: tuple[str, ...], message: str) -> None:
     done = invoke(args[0], folder / "labels.csv", folder / "m.parquet", *args[1:])
     assert done.exit_code == 2
-    assert said in done.stderr
+    assert message in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
     assert not (folder / "m.parquet").exists()
 
@@ -86,7 +89,7 @@ def test_all_options_reach_the_layout(folder: Path, table: pd.DataFrame) -> None
         "uid=image",
         "--patient",
         r"(\d)",
-        "--keep",
+        "--extra-columns",
         "age",
         "--train-flag",
         "use",

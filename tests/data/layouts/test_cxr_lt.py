@@ -61,26 +61,26 @@ def test_the_numbers_of_findings_are_the_published_ones() -> None:
 @pytest.mark.parametrize("path", ["fpath", "path"])
 def test_2023(touch: Any, put: Any, read: Any, positives: Any, folder: str, path: str) -> None:
     year_2023(put, folder, path)
-    found = read("cxr-lt", touch(place(i) for i in range(6)))
-    rows = found.manifest.rows
-    assert found.manifest.findings == FINDINGS_2023
+    result = read("cxr-lt", touch(place(i) for i in range(6)))
+    rows = result.manifest.rows
+    assert result.manifest.findings == FINDINGS_2023
     assert list(rows["split"]) == ["train"] * 3 + ["val"] + ["test"] * 2
     assert rows["view"].isna().tolist() == [True, False] * 3
     assert list(rows["study_id"]) == [f"5000000{i}" for i in range(6)]
-    assert list(positives(found).values()) == [{FINDINGS_2023[i]} for i in range(6)]
-    assert not len(found.orphans)
-    found.manifest.check_files()
+    assert list(positives(result).values()) == [{FINDINGS_2023[i]} for i in range(6)]
+    assert not len(result.orphans)
+    result.manifest.check_files()
 
 
 @pytest.mark.parametrize("task", ["all", "1", "2", "3"])
 def test_2024_by_task(touch: Any, put: Any, read: Any, task: str) -> None:
     year_2024(put)
-    found = read("cxr-lt", touch(place(i) for i in range(6)), task=task, all_zero="keep")
+    result = read("cxr-lt", touch(place(i) for i in range(6)), task=task, all_zero="keep")
     wanted = set(TASKS.get(task, FINDINGS_2024))
-    assert set(found.manifest.findings) == wanted
-    assert list(found.manifest.rows["split"]) == ["train"] * 3 + ["val"] + ["test"] * 2
-    assert not found.manifest.rows[list(wanted)].isna().any().any()
-    assert f"CXR-LT 2024, task {task}" in found.notes
+    assert set(result.manifest.findings) == wanted
+    assert list(result.manifest.rows["split"]) == ["train"] * 3 + ["val"] + ["test"] * 2
+    assert not result.manifest.rows[list(wanted)].isna().any().any()
+    assert f"CXR-LT 2024, task {task}" in result.notes
 
 
 def test_both_years_need_a_choice_and_train_alone_is_not_confused(touch: Any, put: Any, read: Any) -> None:
@@ -113,7 +113,7 @@ def test_rows_of_zeros_need_a_choice_and_normal_is_no_finding(touch: Any, put: A
 
 
 @pytest.mark.parametrize(
-    ("spoil", "options", "told"),
+    ("spoil", "options", "message"),
     [
         (lambda put: None, {}, "holds no CXR-LT table"),
         (lambda put: put("cxr-lt-2023/train.csv", **table([0], ())), {}, r"train\.csv: holds no labels"),
@@ -122,10 +122,10 @@ def test_rows_of_zeros_need_a_choice_and_normal_is_no_finding(touch: Any, put: A
             {},
             "no labels.csv of CXR-LT 2024",
         ),
-        (lambda put: year_2023(put), {"task": "4"}, "--task: Input should be 'all', '1', '2' or '3', got '4'"),
+        (lambda put: year_2023(put), {"task": "4"}, "--task: '4' is not valid; use all, 1, 2, 3"),
     ],
 )
-def test_what_is_refused(touch: Any, put: Any, read: Any, spoil: Any, options: dict[str, str], told: str) -> None:
+def test_what_is_refused(touch: Any, put: Any, read: Any, spoil: Any, options: dict[str, str], message: str) -> None:
     spoil(put)
-    with pytest.raises(InputError, match=told):
+    with pytest.raises(InputError, match=message):
         read("cxr-lt", touch(place(i) for i in range(6)), **options)

@@ -74,20 +74,20 @@ def test_the_lists_of_2022_give_one_manifest_however_spelt(
 ) -> None:
     lists_2022(put, name)
     own(put, "metadata")
-    found = read("mimic-cxr-lt", touch(place(d) for d in DICOMS))
-    rows = found.manifest.rows
-    assert found.manifest.findings == FINDINGS
+    result = read("mimic-cxr-lt", touch(place(d) for d in DICOMS))
+    rows = result.manifest.rows
+    assert result.manifest.findings == FINDINGS
     assert len(FINDINGS) == 19
     assert list(rows["split"]) == ["train", "train", "train", "val", "test"]
     assert list(rows["patient_id"]) == [v[0] for v in IMAGES.values()]
     assert list(rows["view"]) == ["PA", "LATERAL", "PA", "AP", "LL"]
     assert list(rows["balanced_test"]) == [False] * 4 + [True]
-    assert list(positives(found).values()) == [{"Pneumonia"}] * 3 + [{"Edema"}, {"No Finding"}]
-    assert not len(found.orphans)
-    found.manifest.check_files()
-    found.write(tmp_path / "m.parquet")
+    assert list(positives(result).values()) == [{"Pneumonia"}] * 3 + [{"Edema"}, {"No Finding"}]
+    assert not len(result.orphans)
+    result.manifest.check_files()
+    result.write(tmp_path / "m.parquet")
     again = Manifest.read(tmp_path / "m.parquet")
-    assert again.digest() == found.manifest.digest()
+    assert again.digest() == result.manifest.digest()
     again.check_files()
 
 
@@ -114,22 +114,22 @@ def test_images_may_be_dicom_and_lie_apart(touch: Any, put: Any, read: Any, endi
     below = "mimic-cxr/2.0.0/" if apart else ""
     src = touch(below + place(d, ending) for d in DICOMS)
     if apart:
-        found = read("mimic-cxr-lt", src / "labels", images=src / below)
+        result = read("mimic-cxr-lt", src / "labels", images=src / below)
     else:
-        found = read("mimic-cxr-lt", src)
-    assert list(found.manifest.rows["path"]) == [place(d, ending) for d in DICOMS]
-    found.manifest.check_files()
-    assert found.failures == 0
-    assert any("view is blank" in note for note in found.notes)
+        result = read("mimic-cxr-lt", src)
+    assert list(result.manifest.rows["path"]) == [place(d, ending) for d in DICOMS]
+    result.manifest.check_files()
+    assert result.failures == 0
+    assert any("view is blank" in note for note in result.notes)
 
 
 def test_of_two_copies_the_published_one_is_taken_and_it_is_told(touch: Any, put: Any, read: Any) -> None:
     lists_2022(put)
     small = [place(d).replace("files/", "a-512/") for d in DICOMS[:2]]
-    found = read("mimic-cxr-lt", touch([*(place(d) for d in DICOMS), *small]))
-    assert list(found.manifest.rows["path"]) == [place(d) for d in DICOMS]
-    assert any(note.startswith("2 image(s) lie at more than one place") for note in found.notes)
-    assert not len(found.orphans)
+    result = read("mimic-cxr-lt", touch([*(place(d) for d in DICOMS), *small]))
+    assert list(result.manifest.rows["path"]) == [place(d) for d in DICOMS]
+    assert any(note.startswith("2 image(s) occur more than once") for note in result.notes)
+    assert not len(result.orphans)
 
 
 @pytest.mark.parametrize("metadata", [True, False])
@@ -138,17 +138,17 @@ def test_study_labels_reach_every_image_of_the_study(
 ) -> None:
     own(put, "chexpert", "negbio", "split", *(["metadata"] if metadata else []))
     src = touch([*(place(d) for d in DICOMS), "files/p13/p13000032/s59999999/aaaa-bbbb.jpg"])
-    found = read("mimic-cxr-lt", src)
-    rows = found.manifest.rows.loc[DICOMS]
-    assert found.manifest.findings == CHEXPERT
+    result = read("mimic-cxr-lt", src)
+    rows = result.manifest.rows.loc[DICOMS]
+    assert result.manifest.findings == CHEXPERT
     np.testing.assert_array_equal(rows["Pneumonia"], [1, 1, np.nan, 0, np.nan])
     np.testing.assert_array_equal(rows["No Finding"], [np.nan] * 4 + [1])
     assert rows["Edema"].isna().all()
     assert list(rows["split"]) == ["train", "train", "train", "val", "test"]
     assert list(rows["patient_id"]) == [v[0] for v in IMAGES.values()]
     assert rows["view"].isna().all() != metadata
-    assert lost(found, "image_without_label") == ["files/p13/p13000032/s59999999/aaaa-bbbb.jpg"]
-    assert found.failures == 0
+    assert lost(result, "image_without_label") == ["files/p13/p13000032/s59999999/aaaa-bbbb.jpg"]
+    assert result.failures == 0
 
 
 def test_uncertain_and_blank_are_policies(touch: Any, put: Any, read: Any) -> None:
@@ -165,13 +165,13 @@ def test_uncertain_and_blank_are_policies(touch: Any, put: Any, read: Any) -> No
 
 def test_orphans_of_studies_go_both_ways(touch: Any, put: Any, read: Any, lost: Any) -> None:
     own(put, "chexpert", "split")
-    found = read("mimic-cxr-lt", touch([place(DICOMS[0]), place(DICOMS[3]), "other.jpg"]))
-    assert lost(found, "label_without_image") == ["study 53189527", "study 56699142"]
-    assert lost(found, "image_without_label") == ["other.jpg"]
-    assert found.failures == 2
+    result = read("mimic-cxr-lt", touch([place(DICOMS[0]), place(DICOMS[3]), "other.jpg"]))
+    assert lost(result, "label_without_image") == ["study 53189527", "study 56699142"]
+    assert lost(result, "image_without_label") == ["other.jpg"]
+    assert result.failures == 2
     own(put, "metadata")
-    found = read("mimic-cxr-lt", touch([]))
-    assert lost(found, "label_without_image") == sorted(place(d) for d in (DICOMS[1], DICOMS[2], DICOMS[4]))
+    result = read("mimic-cxr-lt", touch([]))
+    assert lost(result, "label_without_image") == sorted(place(d) for d in (DICOMS[1], DICOMS[2], DICOMS[4]))
 
 
 def test_a_torn_published_split_is_refused_and_can_be_made_anew(touch: Any, put: Any, read: Any) -> None:
@@ -186,7 +186,7 @@ def test_a_torn_published_split_is_refused_and_can_be_made_anew(touch: Any, put:
 
 
 @pytest.mark.parametrize(
-    ("spoil", "options", "told"),
+    ("spoil", "options", "message"),
     [
         (lambda put: None, {}, "no mimic-cxr-lt lists and no mimic-cxr-2.0.0-chexpert.csv"),
         (lambda put: lists_2022(put), {"release": "2023"}, "no label lists of release 2023"),
@@ -196,13 +196,17 @@ def test_a_torn_published_split_is_refused_and_can_be_made_anew(touch: Any, put:
         (
             lambda put: lists_2022(put),
             {"task": "1"},
-            "--task has no meaning for layout mimic-cxr-lt; it takes --images",
+            "layout mimic-cxr-lt has no option --task; it has --images",
         ),
-        (lambda put: lists_2022(put), {"uncertain": "maybe"}, "--uncertain: Input should be 'unknown', 'positive' or"),
+        (
+            lambda put: lists_2022(put),
+            {"uncertain": "maybe"},
+            "--uncertain: 'maybe' is not valid; use unknown",
+        ),
         (
             lambda put: [put(f"{f}/mimic-cxr-lt_single-label_train.csv", **listed(DICOMS)) for f in "ab"],
             {},
-            "are the same list; point SRC at the folder of one",
+            "are the same list; give the folder of one",
         ),
         (
             lambda put: put("mimic-cxr-lt_single-label_train.csv", **listed([*DICOMS, DICOMS[0]])),
@@ -211,8 +215,8 @@ def test_a_torn_published_split_is_refused_and_can_be_made_anew(touch: Any, put:
         ),
     ],
 )
-def test_what_is_refused(touch: Any, put: Any, read: Any, spoil: Any, options: dict[str, str], told: str) -> None:
+def test_what_is_refused(touch: Any, put: Any, read: Any, spoil: Any, options: dict[str, str], message: str) -> None:
     spoil(put)
-    with pytest.raises(InputError, match=told) as error:
+    with pytest.raises(InputError, match=message) as error:
         read("mimic-cxr-lt", touch(place(d) for d in DICOMS), **options)
     assert "\n" not in str(error.value)

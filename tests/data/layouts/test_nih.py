@@ -54,15 +54,15 @@ def test_the_lists_of_2022(touch: Any, put: Any, read: Any, positives: Any, endi
     put("LongTailCXR/nih-cxr-lt_image_ids.csv", id=IDS)
     if with_entry:
         entry(put)
-    found = read("nih-cxr-lt", touch(PLACES))
-    rows = found.manifest.rows
+    result = read("nih-cxr-lt", touch(PLACES))
+    rows = result.manifest.rows
     assert list(rows.index) == IDS
-    assert len(found.manifest.findings) == 20
+    assert len(result.manifest.findings) == 20
     assert list(rows["path"]) == PLACES
     assert list(rows["patient_id"]) == ["1", "1", "2", "3", "13"]
     assert list(rows["split"]) == ["train", "train", "val", "test", "test"]
     assert list(rows["balanced_test"]) == [False] * 4 + [True]
-    assert [next(iter(p)) for p in positives(found).values()] == [
+    assert [next(iter(p)) for p in positives(result).values()] == [
         *["Hernia"] * 2,
         "Pleural_Thickening",
         *["Pneumoperitoneum"] * 2,
@@ -87,19 +87,19 @@ def test_one_finding_has_one_name_in_both_releases(touch: Any, put: Any, read: A
 
 def test_lists_that_are_missing_are_told(touch: Any, put: Any, read: Any) -> None:
     put("nih-cxr-lt_single-label_balanced-test.csv", **listed(IDS[4:], "Mass"))
-    found = read("nih-cxr-lt", touch(PLACES))
-    assert list(found.manifest.rows["split"]) == ["test"]
-    assert {"no train list was found", "no val list was found"} <= set(found.notes)
+    result = read("nih-cxr-lt", touch(PLACES))
+    assert list(result.manifest.rows["split"]) == ["test"]
+    assert {"no train list", "no val list"} <= set(result.notes)
 
 
 def test_orphans_both_ways(touch: Any, put: Any, read: Any, lost: Any) -> None:
     lists_2022(put)
     src = touch([*PLACES[1:], "images_001/images/00000099_000.png", "thumbs.db"])
-    found = read("nih-cxr-lt", src)
-    assert list(found.manifest.rows.index) == IDS[1:]
-    assert lost(found, "label_without_image") == ["00000001_000.png"]
-    assert lost(found, "image_without_label") == ["images_001/images/00000099_000.png"]
-    assert found.failures == 1
+    result = read("nih-cxr-lt", src)
+    assert list(result.manifest.rows.index) == IDS[1:]
+    assert lost(result, "label_without_image") == ["00000001_000.png"]
+    assert lost(result, "image_without_label") == ["images_001/images/00000099_000.png"]
+    assert result.failures == 1
     kept = read("nih-cxr-lt", src, missing="keep")
     assert list(kept.manifest.rows.index) == IDS
     assert kept.failures == 1
@@ -111,20 +111,20 @@ def test_orphans_both_ways(touch: Any, put: Any, read: Any, lost: Any) -> None:
 def test_the_table_of_fourteen_alone_is_what_from_nih_reads(touch: Any, put: Any, read: Any, as_file: bool) -> None:
     table = entry(put, "Data_Entry_2017.csv")
     src = touch(PLACES)
-    found = read("nih-cxr-lt", table if as_file else src, seed=4)
+    result = read("nih-cxr-lt", table if as_file else src, seed=4)
     expected = from_nih(table=table, images=src, seed=4)
-    assert found.manifest.findings == NIH_FINDINGS
-    pd.testing.assert_frame_equal(found.manifest.rows[expected.rows.columns], expected.rows, check_dtype=False)
-    assert found.manifest.digest() == expected.digest()
+    assert result.manifest.findings == NIH_FINDINGS
+    pd.testing.assert_frame_equal(result.manifest.rows[expected.rows.columns], expected.rows, check_dtype=False)
+    assert result.manifest.digest() == expected.digest()
 
 
 def test_the_official_test_list_is_used_where_it_lies(touch: Any, put: Any, read: Any) -> None:
     entry(put)
     src = touch(PLACES)
     (src / "test_list_NIH.txt").write_text("\n".join(f"{i}.png" for i in IDS[:2]))
-    found = read("nih-cxr-lt", src)
-    assert set(found.manifest.split("test").rows.index) == set(IDS[:2])
-    assert "test split by test_list_NIH.txt" in found.notes
+    result = read("nih-cxr-lt", src)
+    assert set(result.manifest.split("test").rows.index) == set(IDS[:2])
+    assert "test split by test_list_NIH.txt" in result.notes
     (src / "test_list_NIH.txt").write_text(f"{IDS[0]}.png")
     with pytest.raises(InputError, match=r"is in splits .* or split anew with --resplit"):
         read("nih-cxr-lt", src, seed=3)
@@ -132,20 +132,20 @@ def test_the_official_test_list_is_used_where_it_lies(touch: Any, put: Any, read
 
 
 @pytest.mark.parametrize(
-    ("spoil", "told"),
+    ("spoil", "message"),
     [
         (lambda put: None, "neither nih-cxr-lt lists nor a Data_Entry_2017 table"),
         (lambda put: put("nih-cxr-lt_single-label_train.csv", id=["00000001_000.png"], Gout=[1]), "none of the 20"),
         (lambda put: put("Data_Entry_2017.csv", a=[1]), "missing column 'Image Index'"),
     ],
 )
-def test_what_is_refused(touch: Any, put: Any, read: Any, spoil: Any, told: str) -> None:
+def test_what_is_refused(touch: Any, put: Any, read: Any, spoil: Any, message: str) -> None:
     spoil(put)
-    with pytest.raises(InputError, match=told):
+    with pytest.raises(InputError, match=message):
         read("nih-cxr-lt", touch(PLACES))
 
 
-def test_no_image_at_all_says_where_they_were_looked_for(touch: Any, put: Any, read: Any) -> None:
+def test_no_image_at_all_names_the_searched_folder(touch: Any, put: Any, read: Any) -> None:
     lists_2022(put)
-    with pytest.raises(InputError, match=r"none of the 5 labelled images .*--images, or --missing keep"):
+    with pytest.raises(InputError, match=r"none of the 5 labelled images .*--images, or use --missing keep"):
         read("nih-cxr-lt", touch([]))

@@ -16,11 +16,11 @@ AB = "A,B,No_Finding"
 
 
 def test_a_table_is_read_as_from_csv_reads_it(folder: Path, read: Any) -> None:
-    found = read("csv", folder / "labels.csv", findings=AB)
+    result = read("csv", folder / "labels.csv", findings=AB)
     expected = from_csv(table=folder / "labels.csv", findings=tuple(AB.split(",")))
-    pd.testing.assert_frame_equal(found.manifest.rows[expected.rows.columns], expected.rows, check_dtype=False)
-    assert not len(found.orphans)
-    found.manifest.check_files()
+    pd.testing.assert_frame_equal(result.manifest.rows[expected.rows.columns], expected.rows, check_dtype=False)
+    assert not len(result.orphans)
+    result.manifest.check_files()
 
 
 def test_columns_of_other_names_and_a_train_flag(folder: Path, table: pd.DataFrame, read: Any, lost: Any) -> None:
@@ -30,14 +30,14 @@ def test_columns_of_other_names_and_a_train_flag(folder: Path, table: pd.DataFra
         folder / "other.csv", index=False
     )
     names = ["uid=image", "patient_id=subject", "split=part"]
-    found = read("csv", folder / "other.csv", findings=AB, column=names, train_flag="use", keep="sex")
-    rows = found.manifest.rows
+    result = read("csv", folder / "other.csv", findings=AB, column=names, train_flag="use", extra_columns="sex")
+    rows = result.manifest.rows
     assert list(rows.index) == ["u0", "u2", "u3", "u4", "u5"]
     assert list(rows["patient_id"]) == ["007", "08", "9", "010", "11"]
     assert list(rows["split"]) == ["train"] * 3 + ["val", "test"]
     assert rows["view"].isna().all()
     assert "age" not in rows
-    assert lost(found, "image_without_label") == ["images/1.png"]
+    assert lost(result, "image_without_label") == ["images/1.png"]
 
 
 def test_without_split_patients_are_split_by_hash(folder: Path, table: pd.DataFrame, read: Any) -> None:
@@ -62,34 +62,34 @@ def test_absolute_paths_inside_and_outside_the_folder(
     away.touch()
     table["path"] = [str(away), str(folder / "images/1.png"), "./images/2.png", *table["path"][3:]]
     table.to_csv(folder / "labels.csv", index=False)
-    found = read("csv", folder / "labels.csv", findings=AB)
-    assert list(found.manifest.rows["path"])[:3] == [str(away), "images/1.png", "images/2.png"]
-    assert found.failures == 0
-    found.manifest.check_files()
+    result = read("csv", folder / "labels.csv", findings=AB)
+    assert list(result.manifest.rows["path"])[:3] == [str(away), "images/1.png", "images/2.png"]
+    assert result.failures == 0
+    result.manifest.check_files()
 
 
 def test_orphans_of_a_table(folder: Path, read: Any, lost: Any) -> None:
     (folder / "images" / "2.png").rename(folder / "images" / "stray.png")
-    found = read("csv", folder / "labels.csv", findings=AB)
-    assert lost(found, "label_without_image") == ["images/2.png"]
-    assert lost(found, "image_without_label") == ["images/stray.png"]
-    assert "u2" not in found.manifest.rows.index
+    result = read("csv", folder / "labels.csv", findings=AB)
+    assert lost(result, "label_without_image") == ["images/2.png"]
+    assert lost(result, "image_without_label") == ["images/stray.png"]
+    assert "u2" not in result.manifest.rows.index
     kept = read("csv", folder / "labels.csv", findings=AB, missing="keep")
     assert "u2" in kept.manifest.rows.index
     assert kept.failures == 1
 
 
 @pytest.mark.parametrize(
-    ("change", "options", "told"),
+    ("change", "options", "message"),
     [
         (lambda t: t, {}, "name the label columns with --findings A,B,...; columns of .* only: A,B,No_Finding"),
         (lambda t: t, {"findings": "A,C"}, r"labels\.csv: missing column 'C'"),
         (lambda t: t, {"findings": AB, "column": ["uid=image"]}, "missing column 'image'"),
-        (lambda t: t, {"findings": AB, "column": ["sex=image"]}, "--column: Input should be 'uid'"),
+        (lambda t: t, {"findings": AB, "column": ["sex=image"]}, "--column: 'sex' is not valid; use uid"),
         (lambda t: t, {"findings": AB, "train_flag": "use"}, "missing column 'use'"),
         (lambda t: t, {"findings": AB, "patient": "("}, "is not a regular expression"),
-        (lambda t: t, {"findings": AB, "patient": "x(.)"}, "6 of 6 paths hold no patient"),
-        (lambda t: t, {"findings": AB, "labels": "x"}, "--labels has no meaning for layout csv"),
+        (lambda t: t, {"findings": AB, "patient": "x(.)"}, "does not match 6 of 6 paths"),
+        (lambda t: t, {"findings": AB, "labels": "x"}, "layout csv has no option --labels"),
         (lambda t: t.drop(columns="patient_id"), {"findings": AB}, "no patient_id; name its column"),
         (lambda t: t.drop(columns=["uid", "path"]), {"findings": AB}, "neither a uid nor a path column"),
         (lambda t: t.assign(uid="u0"), {"findings": AB}, "uid u0 has 6 rows"),
@@ -102,20 +102,20 @@ def test_orphans_of_a_table(folder: Path, read: Any, lost: Any) -> None:
     ],
 )
 def test_bad_tables_give_one_line(
-    folder: Path, table: pd.DataFrame, read: Any, change: Any, options: dict[str, Any], told: str
+    folder: Path, table: pd.DataFrame, read: Any, change: Any, options: dict[str, Any], message: str
 ) -> None:
     change(table).to_csv(folder / "labels.csv", index=False)
-    with pytest.raises(InputError, match=told) as error:
+    with pytest.raises(InputError, match=message) as error:
         read("csv", folder / "labels.csv", **options)
     assert "\n" not in str(error.value)
 
 
 def test_class_folders_with_and_without_splits(touch: Any, read: Any, positives: Any) -> None:
     src = touch(["NORMAL/a.jpeg", "NORMAL/b.jpeg", "PNEUMONIA/person1_bacteria_2.jpeg", "README.md"])
-    found = read("folder", src, patient="(.+)")
-    assert found.manifest.findings == ("NORMAL", "PNEUMONIA")
-    assert list(positives(found).values()) == [{"NORMAL"}, {"NORMAL"}, {"PNEUMONIA"}]
-    assert (found.manifest.labels().sum(axis=1) == 1).all()
+    result = read("folder", src, patient="(.+)")
+    assert result.manifest.findings == ("NORMAL", "PNEUMONIA")
+    assert list(positives(result).values()) == [{"NORMAL"}, {"NORMAL"}, {"PNEUMONIA"}]
+    assert (result.manifest.labels().sum(axis=1) == 1).all()
 
 
 def test_split_folders_above_class_folders_and_names_that_repeat(touch: Any, read: Any, positives: Any) -> None:
@@ -131,16 +131,16 @@ def test_split_folders_above_class_folders_and_names_that_repeat(touch: Any, rea
 def test_dicom_without_an_ending_is_seen_by_its_mark(touch: Any, read: Any, write_dicom: Any, tmp_path: Path) -> None:
     src = touch(["Hernia/README", "Mass/x.dcm"])
     write_dicom(np.zeros((4, 4), np.uint16)).rename(src / "Hernia" / "IM0001")
-    found = read("folder", src, patient="(.+)")
-    assert list(found.manifest.rows.index) == ["IM0001", "x"]
+    result = read("folder", src, patient="(.+)")
+    assert list(result.manifest.rows.index) == ["IM0001", "x"]
 
 
 def test_a_folder_that_holds_its_own_manifest_is_read_as_before(touch: Any, read: Any) -> None:
     src = touch(["A/a.png", "B/b.png"])
-    found = read("folder", src, patient="(.+)")
-    found.write(src / "manifest.parquet")
+    result = read("folder", src, patient="(.+)")
+    result.write(src / "manifest.parquet")
     again = read("folder", src, patient="(.+)")
-    assert again.manifest.digest() == found.manifest.digest()
+    assert again.manifest.digest() == result.manifest.digest()
     again.write(src / "manifest.parquet")
 
 
@@ -151,11 +151,11 @@ def test_names_that_are_no_text_are_orphans_and_odd_ones_are_kept(tmp_path: Path
         (tmp_path / "A" / os.fsdecode(name)).touch()
     (tmp_path / "B").mkdir()
     (tmp_path / "B" / "b.png").touch()
-    found = read("folder", tmp_path, patient="(.+)")
-    assert set(found.manifest.rows.index) == {"new_line", "é ü", "b"}
-    assert lost(found, "label_without_image") == ["A/\\udcff.png"]
-    found.manifest.check_files()
-    found.write(tmp_path / "m.parquet")
+    result = read("folder", tmp_path, patient="(.+)")
+    assert set(result.manifest.rows.index) == {"new_line", "é ü", "b"}
+    assert lost(result, "label_without_image") == ["A/\\udcff.png"]
+    result.manifest.check_files()
+    result.write(tmp_path / "m.parquet")
 
 
 @pytest.fixture
@@ -196,16 +196,16 @@ def test_labels_join_a_converted_folder_by_any_key(
     table = put("l.csv", **{key: [*values, "unheard of"], "Mass": [1, 0, 1], "No_Finding": [0, 1, 0]})
     options = {"labels": table, "key": key, "findings": "Mass,No_Finding"}
     if expected is None:
-        with pytest.raises(InputError, match="no image has a uid or path that is in column file"):
+        with pytest.raises(InputError, match=r"column file .* holds no image's uid or path"):
             read("folder", converted, **options)
         return
-    found = read("folder", converted, **options)
-    assert found.manifest.rows["Mass"].to_dict() == expected
-    assert found.manifest.rows["patient_id"].to_dict() == {u: {"c": "p2"}.get(u, "p1") for u in expected}
-    assert found.manifest.rows["view"].to_dict() == {u: {"a": "PA", "b": "LL", "c": "AP"}[u] for u in expected}
-    assert lost(found, "label_without_image") == ["l.csv line 4"]
-    assert lost(found, "image_without_label") == [f"images/{u}.png" for u in "abc" if u not in expected]
-    found.manifest.check_files()
+    result = read("folder", converted, **options)
+    assert result.manifest.rows["Mass"].to_dict() == expected
+    assert result.manifest.rows["patient_id"].to_dict() == {u: {"c": "p2"}.get(u, "p1") for u in expected}
+    assert result.manifest.rows["view"].to_dict() == {u: {"a": "PA", "b": "LL", "c": "AP"}[u] for u in expected}
+    assert lost(result, "label_without_image") == ["l.csv line 4"]
+    assert lost(result, "image_without_label") == [f"images/{u}.png" for u in "abc" if u not in expected]
+    result.manifest.check_files()
 
 
 @pytest.mark.parametrize(
@@ -218,10 +218,10 @@ def test_labels_by_the_hospitals_file_names_which_do_not_reach_the_manifest(
     rows.to_parquet(converted / "manifest.parquet")
     put("sources.csv", source=["s3", "s1"], file=["disc/smith^jane.dcm", "b.dcm" if "/" in values[0] else "x/b2.dcm"])
     table = put("l.csv", image=[*values, "smith^joe"], Mass=[1, 0, 1], B=[0, 1, 0])
-    found = read("folder", converted, labels=table, key="image", findings="Mass,B")
-    assert found.manifest.rows["Mass"].to_dict() == {"a": 0, "c": 1}
-    assert lost(found, "label_without_image") == ["l.csv line 4"]
-    assert "smith" not in found.manifest.rows.reset_index().to_csv() + "".join(found.notes) + found.orphans.to_csv()
+    result = read("folder", converted, labels=table, key="image", findings="Mass,B")
+    assert result.manifest.rows["Mass"].to_dict() == {"a": 0, "c": 1}
+    assert lost(result, "label_without_image") == ["l.csv line 4"]
+    assert "smith" not in result.manifest.rows.reset_index().to_csv() + "".join(result.notes) + result.orphans.to_csv()
 
 
 def test_a_name_that_two_images_share_is_no_key(touch: Any, put: Any, read: Any) -> None:
@@ -245,8 +245,8 @@ def test_a_bare_folder_joined_by_file_name_with_patients_and_splits(touch: Any, 
     src = touch(["x/a.png", "y/b.JPG"])
     columns = {"file": ["b.JPG", "a.png"], "who": ["p2", "p1"], "Mass": [1, 0], "B": [0, 1], "split": ["dev", "test"]}
     table = put("l.csv", **columns)
-    found = read("folder", src, labels=table, key="file", column={"patient_id": "who"}, findings="Mass,B")
-    rows = found.manifest.rows
+    result = read("folder", src, labels=table, key="file", column={"patient_id": "who"}, findings="Mass,B")
+    rows = result.manifest.rows
     assert rows[["path", "patient_id", "split"]].to_dict("index") == {
         "a": {"path": "x/a.png", "patient_id": "p1", "split": "test"},
         "b": {"path": "y/b.JPG", "patient_id": "p2", "split": "val"},
@@ -257,29 +257,31 @@ def test_a_bare_folder_joined_by_file_name_with_patients_and_splits(touch: Any, 
 def test_a_converted_image_that_is_gone_is_an_orphan(converted: Path, put: Any, read: Any, lost: Any) -> None:
     (converted / "images/b.png").unlink()
     table = put("l.csv", study_uid=["1.2", "1.3"], Mass=[1, 0], B=[0, 1])
-    found = read("folder", converted, labels=table, key="study_uid", findings="Mass,B")
-    assert lost(found, "label_without_image") == ["images/b.png"]
-    assert list(found.manifest.rows.index) == ["a", "c"]
+    result = read("folder", converted, labels=table, key="study_uid", findings="Mass,B")
+    assert lost(result, "label_without_image") == ["images/b.png"]
+    assert list(result.manifest.rows.index) == ["a", "c"]
 
 
 @pytest.mark.parametrize(
-    ("files", "options", "told"),
+    ("files", "options", "message"),
     [
         ([], {}, "no PNG, JPEG or DICOM file"),
         (["a.png"], {"patient": "(.+)"}, r"a\.png is in no class folder"),
         (["train/a.png"], {"patient": "(.+)"}, r"train/a\.png is in no class folder"),
         (["A/a.png"], {}, "no patient_id"),
-        (["A/a.png"], {"key": "uid"}, "--key and --findings belong to a table"),
+        (["A/a.png"], {"key": "uid"}, "--key and --findings need a table"),
         (["A/a.png"], {"labels": Path("nowhere.csv"), "findings": "A"}, "no such table"),
     ],
 )
-def test_bad_folders_give_one_line(touch: Any, read: Any, files: list[str], options: dict[str, Any], told: str) -> None:
-    with pytest.raises(InputError, match=told):
+def test_bad_folders_give_one_line(
+    touch: Any, read: Any, files: list[str], options: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(InputError, match=message):
         read("folder", touch(files), **options)
 
 
 def test_bad_label_tables_of_a_converted_folder(converted: Path, put: Any, read: Any) -> None:
-    with pytest.raises(InputError, match="no labels in its manifest"):
+    with pytest.raises(InputError, match=r"manifest\.parquet has no labels"):
         read("folder", converted)
     twice = put("l.csv", uid=["a", "a"], Mass=[1, 0])
     with pytest.raises(InputError, match="uid a has two rows"):

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from medlt.data.layouts import LAYOUTS, OPTIONS, read_layout, tree
-from medlt.data.layouts.found import Draft, Found, finish
+from medlt.data.layouts.layout_result import Draft, LayoutResult, finish
 from medlt.data.layouts.lists import lists
 from medlt.data.layouts.options import Options
 from medlt.data.layouts.reading import canonical
@@ -24,12 +24,12 @@ TABLE = st.lists(st.tuples(LABELS, LABELS, LABELS), min_size=1, max_size=12)
 UNCERTAIN = {"unknown": math.nan, "positive": 1.0, "negative": 0.0}
 
 
-def found_from(values: list[tuple[float, ...]], findings: tuple[str, ...], **options: Any) -> Found:
+def result_of(values: list[tuple[float, ...]], findings: tuple[str, ...], **options: Any) -> LayoutResult:
     index = pd.Index([f"u{i}" for i in range(len(values))], name="uid")
     rows = pd.DataFrame(values, columns=list(findings), index=index, dtype="float64")
-    rows = rows.assign(path="x.png", found=True, patient_id=list(index), split="train", view="PA")
-    placed = tree.Placed(rows, tree.images([]))
-    return finish(Draft(placed, findings, Path("root"), Path("src")), Options(**options))
+    rows = rows.assign(path="x.png", exists=True, patient_id=list(index), split="train", view="PA")
+    matched = tree.MatchedImages(rows, tree.images([]))
+    return finish(Draft(matched, findings, Path("root"), Path("src")), Options(**options))
 
 
 def expected(row: tuple[float, ...], uncertain: str, blank: str) -> list[float]:
@@ -55,15 +55,15 @@ def test_labels_follow_the_rule(
     options = {"uncertain": uncertain, "blank": blank, "all_zero": choice}
     if choice is None and any(zeros):
         with pytest.raises(InputError, match=f"{sum(zeros)} of {len(values)} rows have every finding at 0"):
-            found_from(values, findings, **options)
+            result_of(values, findings, **options)
         return
     if choice == "drop":
         plain = [row for row, zero in zip(plain, zeros, strict=True) if not zero]
         if not plain:
             with pytest.raises(InputError, match="no row is left"):
-                found_from(values, findings, **options)
+                result_of(values, findings, **options)
             return
-    manifest = found_from(values, findings, **options).manifest
+    manifest = result_of(values, findings, **options).manifest
     if choice == "no-finding" and any(zeros):
         if nothing == "C":
             assert manifest.findings == (*findings, "No_Finding")
@@ -81,11 +81,11 @@ def test_orphans_are_the_two_differences_of_sets(rows: set[str], files: set[str]
     index = pd.Index(sorted(rows), name="uid")
     table = pd.DataFrame({"path": [f"{u}.png" for u in index]}, index=index)
     for place in (tree.by_stem, lambda t, f: tree.by_path(t, f, Path("nowhere"))):
-        placed = place(table, tree.images([f"{f}.png" for f in sorted(files)]))
-        told = tree.orphans(placed)
-        assert set(told.loc[told["kind"] == "label_without_image", "uid"]) == rows - files
-        assert set(told.loc[told["kind"] == "image_without_label", "uid"]) == files - rows
-        assert set(placed.rows.index[placed.rows["found"]]) == rows & files
+        matched = place(table, tree.images([f"{f}.png" for f in sorted(files)]))
+        listed = tree.orphans(matched)
+        assert set(listed.loc[listed["kind"] == "label_without_image", "uid"]) == rows - files
+        assert set(listed.loc[listed["kind"] == "image_without_label", "uid"]) == files - rows
+        assert set(matched.rows.index[matched.rows["exists"]]) == rows & files
 
 
 @settings(max_examples=60)
@@ -140,43 +140,43 @@ def test_a_link_that_goes_in_circles_and_hidden_files_are_left(tmp_path: Path) -
 
 def test_a_new_split_depends_on_seed_and_patient_alone() -> None:
     values = [(1.0, 0.0)] * 300
-    first = found_from(values, ("A", "B"), resplit=True, seed=1).manifest.rows["split"]
-    fewer = found_from(values[:100], ("A", "B"), resplit=True, seed=1).manifest.rows["split"]
-    other = found_from(values, ("A", "B"), resplit=True, seed=2).manifest.rows["split"]
+    first = result_of(values, ("A", "B"), resplit=True, seed=1).manifest.rows["split"]
+    fewer = result_of(values[:100], ("A", "B"), resplit=True, seed=1).manifest.rows["split"]
+    other = result_of(values, ("A", "B"), resplit=True, seed=2).manifest.rows["split"]
     assert first.iloc[:100].equals(fewer)
     assert not first.equals(other)
     assert set(first) == {"train", "val", "test"}
 
 
 def test_files_are_written_once_and_never_replaced(tmp_path: Path) -> None:
-    found = found_from([(1.0, 0.0)], ("A", "B"))
+    result = result_of([(1.0, 0.0)], ("A", "B"))
     lone = pd.DataFrame({"kind": ["image_without_label"], "uid": ["x"], "path": ["x.png"]}, dtype="str")
-    found = Found(found.manifest, lone, ())
+    result = LayoutResult(result.manifest, lone, ())
     out = tmp_path / "deep" / "m.parquet"
-    assert found.write(out) == out.with_name("m.orphans.csv")
+    assert result.write(out) == out.with_name("m.orphans.csv")
     assert pd.read_csv(out.with_name("m.orphans.csv")).to_dict("records") == lone.to_dict("records")
     before = {p: (p.read_bytes(), p.stat().st_mtime_ns) for p in out.parent.iterdir()}
-    found.write(out)
-    with pytest.raises(InputError, match=r"m\.parquet: something else is there"):
-        Found(found_from([(0.0, 1.0)], ("A", "B")).manifest, lone, ()).write(out)
-    with pytest.raises(InputError, match=r"m\.orphans\.csv: something else is there"):
-        Found(found.manifest, lone.assign(uid="y"), ()).write(out)
+    result.write(out)
+    with pytest.raises(InputError, match=r"m\.parquet: exists with other contents"):
+        LayoutResult(result_of([(0.0, 1.0)], ("A", "B")).manifest, lone, ()).write(out)
+    with pytest.raises(InputError, match=r"m\.orphans\.csv: exists with other contents"):
+        LayoutResult(result.manifest, lone.assign(uid="y"), ()).write(out)
     assert {p: (p.read_bytes(), p.stat().st_mtime_ns) for p in out.parent.iterdir()} == before
-    again, rows = (one.rows.drop(columns="path") for one in (Manifest.read(out), found.manifest))
+    again, rows = (one.rows.drop(columns="path") for one in (Manifest.read(out), result.manifest))
     pd.testing.assert_frame_equal(again, rows)
 
 
 @pytest.mark.parametrize("name", ["m.csv", "m"])
 def test_the_name_of_a_manifest(tmp_path: Path, name: str) -> None:
-    with pytest.raises(InputError, match=re.escape("ends in .parquet")):
-        found_from([(1.0, 0.0)], ("A", "B")).write(tmp_path / name)
+    with pytest.raises(InputError, match=re.escape("end in .parquet")):
+        result_of([(1.0, 0.0)], ("A", "B")).write(tmp_path / name)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_place_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(InputError, match="choose another OUT"):
-        found_from([(1.0, 0.0)], ("A", "B")).write(tmp_path / "file" / "m.parquet")
+        result_of([(1.0, 0.0)], ("A", "B")).write(tmp_path / "file" / "m.parquet")
 
 
 def test_layouts_and_their_options_go_together(tmp_path: Path) -> None:

@@ -8,10 +8,10 @@ from scipy import ndimage
 from scipy.spatial import ConvexHull
 from scipy.spatial.distance import pdist
 
-from medlt.chance import rng
 from medlt.data.phantom.anatomy import chest
 from medlt.data.phantom.findings import Site, lose_volume
 from medlt.data.phantom.render import FINDINGS, beam, film
+from medlt.rng import numpy_generator
 
 SEED, SIZE = 5, 160
 
@@ -116,8 +116,8 @@ def test_opacities_are_brighter_than_what_they_cover(row, finding):
 @pytest.mark.parametrize("number", range(8))
 def test_atelectasis_raises_the_dome_and_pulls_the_mediastinum_over(number):
     key = (SEED, "Atelectasis", f"u{number}")
-    before = chest(sex="M", age=60, view="PA", body=rng(number), study=rng(number, 1))
-    after, side = lose_volume(before, rng(*key)), Site.draw(rng(*key)).side
+    before = chest(sex="M", age=60, view="PA", body=numpy_generator(number), study=numpy_generator(number, 1))
+    after, side = lose_volume(before, numpy_generator(*key)), Site.draw(numpy_generator(*key)).side
     assert after.dome(side) < before.dome(side) - 0.4
     assert after.dome(-side) == before.dome(-side)
     assert side * (after.shift - before.shift) > 0.2

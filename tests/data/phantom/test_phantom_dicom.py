@@ -1,4 +1,4 @@
-"""What is written is a DX image that gives its 12 bits back, and looks the same in every encoding."""
+"""A written file is a DX image with its 12 bits, and is displayed alike in every encoding."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def test_the_header_tells_what_it_is(row):
     study = row(1, "Mass", view="AP", sex="F", age=7)
     exposed = film(study, 1, 64)
     data = pydicom.dcmread(BytesIO(encode(study, exposed, 1)))
-    told = {
+    expected = {
         "Modality": "DX",
         "SOPClassUID": "1.2.840.10008.5.1.4.1.1.1.1",
         "PresentationIntentType": "FOR PRESENTATION",
@@ -61,7 +61,7 @@ def test_the_header_tells_what_it_is(row):
         "PatientOrientation": ["L", "F"],
         "ImageType": ["DERIVED", "SECONDARY"],
     }
-    assert {name: data[name].value for name in told} == told
+    assert {name: data[name].value for name in expected} == expected
     assert data.SeriesDescription.startswith("SYNTHETIC")
     assert [float(v) for v in data.ImagerPixelSpacing] == pytest.approx([exposed.spacing_mm] * 2, abs=1e-5)
     assert data.ViewCodeSequence[0].CodeMeaning.lower().replace("-", "") == "anteroposterior"

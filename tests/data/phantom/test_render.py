@@ -6,11 +6,11 @@ import cv2
 import numpy as np
 import pytest
 
-from medlt.chance import rng
 from medlt.data.phantom.grid import grid
 from medlt.data.phantom.projection import MU_BONE, MU_LUNG, MU_WATER, attenuation
 from medlt.data.phantom.render import beam, film, render
 from medlt.data.phantom.vessels import tree
+from medlt.rng import numpy_generator
 from medlt.types import InputError
 
 
@@ -61,7 +61,7 @@ def test_strokes_cover_their_area_at_any_size():
 
 
 def test_vessels_halve_into_four_generations():
-    grown = tree(rng(0), 10.0, 8, 4)
+    grown = tree(numpy_generator(0), 10.0, 8, 4)
     assert [len(curves) for curves in grown] == [8, 16, 32, 64]
     assert np.array_equal(grown[1][::2, 0], grown[0][:, -1])
 

@@ -6,10 +6,10 @@ from typing import Literal
 import pytest
 import torch
 
-from medlt.chance import noise_like
 from medlt.diffusion.backbone import Backbone
 from medlt.diffusion.prompts import Prompts
 from medlt.diffusion.stable.load import load_stable_diffusion
+from medlt.rng import noise_like
 
 NAN = float("nan")
 LABELS = torch.tensor([[1.0, 0.0], [0.0, NAN], [NAN, NAN]])

@@ -7,17 +7,17 @@ import pytest
 import torch
 from torch import Tensor
 
-from medlt import chance
 from medlt.diffusion.backbone import Backbone
 from medlt.diffusion.labels import LabelUNet
 from medlt.diffusion.sampler import from_noise, sample
 from medlt.diffusion.schedulers import scheduler
 from medlt.privacy.audit.views import blurred
+from medlt.rng import torch_generator
 
 
 def smooth(n: int, seed: int, size: int = 32, sigma: float = 2.0) -> Tensor:
     """[n,1,size,size] in [0,1], grey on average, each its own pattern."""
-    noise = torch.randn(n, 1, size, size, generator=chance.generator(seed, "smooth"))
+    noise = torch.randn(n, 1, size, size, generator=torch_generator(seed, "smooth"))
     fields = blurred(noise, sigma)
     return (0.5 + 0.15 * fields / fields.std()).clamp(0, 1)
 
@@ -40,7 +40,7 @@ def overtrain(latents: Tensor, steps: int) -> Backbone:
     optimizer = torch.optim.Adam(backbone.network.parameters(), 3e-3)
     abar, null = backbone.noise.abar(), backbone.condition.null.expand(16, -1)
     for step in range(steps):
-        draw = chance.generator("overtrain", step)
+        draw = torch_generator("overtrain", step)
         x0 = latents[torch.randint(0, len(latents), (16,), generator=draw)]
         t = torch.randint(0, 1000, (16,), generator=draw)
         a = abar[t].view(-1, 1, 1, 1)
@@ -59,7 +59,7 @@ def overtrained() -> Overtrained:
     latents = (smooth(200, 0, size=8, sigma=0.8) - 0.5) / 0.15
     backbone = overtrain(latents[:11], 300)
     steps = scheduler("ddim", 15)
-    noise = torch.randn(48, 1, 8, 8, generator=chance.generator("samples"))
+    noise = torch.randn(48, 1, 8, 8, generator=torch_generator("samples"))
     with torch.no_grad():
         made = sample(backbone.denoiser(), from_noise(noise, steps), steps)
     return Overtrained(backbone, latents, made)

@@ -11,10 +11,10 @@ import torch
 from PIL import Image
 from torch import Generator, Tensor
 
-from medlt import chance
-from medlt.privacy.audit.copies import Screening, low_pass, screen
+from medlt.privacy.audit.copies import CopySearch, low_pass, search_copies
 from medlt.privacy.audit.plants import COMMON, img2img, round_trip
 from medlt.privacy.audit.views import noised, warped
+from medlt.rng import torch_generator
 from medlt.types import InputError
 
 NOISE = {"noise": lambda images, draw: noised(images, draw, 0.05)}
@@ -25,11 +25,11 @@ def fine(images: Tensor) -> Tensor:
     return low_pass(images, 16)
 
 
-def asked(synthetic: Tensor, train: Tensor, held: Tensor, seed: int = 0, **changes: Any) -> Screening:
+def asked(synthetic: Tensor, train: Tensor, held: Tensor, seed: int = 0, **changes: Any) -> CopySearch:
     uids = [f"s{i}" for i in range(len(synthetic))]
     names = [f"h{i}" for i in range(len(held))]
     settings = {"plants": NOISE, "uids": uids, "held_patients": names, "planted": 30} | changes
-    return screen(fine, synthetic, train, held, seed=seed, **settings)
+    return search_copies(fine, synthetic, train, held, seed=seed, **settings)
 
 
 def test_fresh_images_are_no_copies_and_planted_ones_are_seen(images: Callable[..., Tensor]) -> None:
@@ -48,7 +48,7 @@ def test_fresh_images_are_no_copies_and_planted_ones_are_seen(images: Callable[.
 
 def test_a_twelfth_of_copies_is_found_by_name(images: Callable[..., Tensor]) -> None:
     train, held = images(150, 1), images(120, 2)
-    copied = warped(noised(train[30:40], chance.generator(0), 0.05), chance.generator(1), angle=0.02)
+    copied = warped(noised(train[30:40], torch_generator(0), 0.05), torch_generator(1), angle=0.02)
     found = asked(torch.cat([images(110, 3), copied]), train, held)
     assert found.conclusion == "copies found"
     assert found.passed is False
@@ -133,7 +133,7 @@ def test_codec_and_denoiser_plants(overtrained: Any) -> None:
 
     pictures = (overtrained.latents * 0.15 + 0.5).clamp(0, 1)
     ends = (lambda images: (images - 0.5) / 0.15, lambda latents: latents * 0.15 + 0.5)
-    draw: Callable[[], Generator] = lambda: chance.generator("plants")  # noqa: E731
+    draw: Callable[[], Generator] = lambda: torch_generator("plants")  # noqa: E731
     assert round_trip(*ends)(pictures[:4], draw()).allclose(pictures[:4], atol=1e-6)
     schedule = factory("ddim", 15)
     gentle = img2img(*ends, overtrained.backbone.denoiser(), schedule, 2)

@@ -11,13 +11,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from medlt import chance
 from medlt.privacy.audit.embedding import FILE, PairLoss, SiameseNetwork, _Pairs, contrastive, fit_embedding
 from medlt.privacy.audit.reidentify import verify
 from medlt.privacy.audit.views import blurred, jpeg, noised, relit, training_view, warped
+from medlt.rng import torch_generator
 from medlt.store import Store
 from medlt.training.runtime import Runtime, silent
-from medlt.training.settings import WHOLE, Part
+from medlt.training.settings import WHOLE, BatchPart
 from medlt.types import InputError, Progress
 
 
@@ -27,7 +27,7 @@ def at(folder: Path, seed: int = 0, progress: Progress = silent) -> dict[str, An
 
 
 def moved(images: Tensor, seed: int) -> Tensor:
-    return warped(relit(images, chance.generator(seed), gamma=0.4), chance.generator(seed, 1), 0.1, 0.05, 0.04)
+    return warped(relit(images, torch_generator(seed), gamma=0.4), torch_generator(seed, 1), 0.1, 0.05, 0.04)
 
 
 def bytes_of(images: Tensor) -> Tensor:
@@ -38,7 +38,7 @@ def test_views_of_an_image_lie_closer_than_other_images(images: Callable[..., Te
     """On images it never saw, views it never saw: nearly each finds its own, where raw pixels do not."""
     train, fresh = images(120, 1), images(60, 2)
     told: list[tuple[str, int, int]] = []
-    small = {"steps": 40, "size": 32, "batch": 48}
+    small = {"steps": 40, "size": 32, "batch_size": 48}
     patients = [str(i) for i in range(120)]
     where = at(tmp_path, progress=lambda *said: told.append(said))
     embed = fit_embedding(bytes_of(train), patients, **where, **small)
@@ -58,7 +58,7 @@ def test_views_of_an_image_lie_closer_than_other_images(images: Callable[..., Te
     assert len(Store(tmp_path).folders("embedding")) == 1
 
 
-SMALL: dict[str, Any] = {"steps": 4, "size": 16, "batch": 8}
+SMALL: dict[str, Any] = {"steps": 4, "size": 16, "batch_size": 8}
 
 
 def test_a_flipped_byte_is_found_set_aside_and_made_again(
@@ -105,7 +105,7 @@ def test_the_loss_of_a_step_is_a_function_of_seed_and_step_and_parts_keep_partne
     fooled = torch.nn.Module()
     fooled.register_parameter("weight", torch.nn.Parameter(torch.zeros(1)))
     fooled.forward = lambda seen: torch.eye(len(seen) // 2).repeat(2, 1) + 0 * fooled.weight  # type: ignore[method-assign]
-    for part in (Part(0, 2), Part(1, 2)):  # four pairs, partners alike and all others at right angles
+    for part in (BatchPart(0, 2), BatchPart(1, 2)):  # four pairs, partners alike and all others at right angles
         expected = float(np.log1p(6 * np.exp(-10.0)))
         assert float(loss(fooled, 3, part)) == pytest.approx(expected, rel=1e-3)
 
@@ -115,7 +115,7 @@ def test_images_of_a_patient_are_learnt_to_lie_together(images: Callable[..., Te
     bodies, parts = images(80, 5, sigma=3.0), images(160, 6, sigma=1.5)
     twice = (bodies.repeat(2, 1, 1, 1) + parts) / 2
     patients = [f"p{i}" for i in range(80)] * 2
-    found = verify(bytes_of(twice), patients, **at(tmp_path), rate=0.1, steps=30, size=32, batch=40)
+    found = verify(bytes_of(twice), patients, **at(tmp_path), rate=0.1, steps=30, size=32, batch_size=40)
     assert len(Store(tmp_path).folders("embedding")) == 2
     assert found.pairs == 80
     assert found.gallery == 40
@@ -147,7 +147,7 @@ def test_batches_hold_a_patient_once_and_two_of_their_images() -> None:
 
 
 def test_views_do_what_they_say(images: Callable[..., Tensor]) -> None:
-    some, draw = images(4, 0), chance.generator
+    some, draw = images(4, 0), torch_generator
     assert warped(some, draw(0)).allclose(some, atol=1e-5)
     assert relit(some, draw(0)).allclose(some.clamp(1e-3, 1), atol=1e-6)
     assert noised(some, draw(0), 0.0).equal(some)

@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 from scipy import stats
 from sklearn.metrics import roc_auc_score
 
-from medlt import chance
 from medlt.privacy.audit.lira import attack, halves, lira
 from medlt.privacy.audit.membership import calibrated, loss_scores, membership, tpr_at
-from medlt.privacy.audit.rates import larger
+from medlt.privacy.audit.rates import auroc_difference
+from medlt.rng import noise_like, seed_of
 from medlt.testing import label_backbone
 from medlt.types import InputError
 
@@ -58,7 +58,7 @@ def test_scores_are_the_loss_under_one_noise_for_all() -> None:
     expected = -x0.square().flatten(1).mean(1).double().numpy()
     assert np.allclose(loss_scores(zero, x0, seed=0, timesteps=(10, 400), noises=3), expected[:, None], atol=1e-6)
     half = label_backbone(lambda x, t, c: 0.5 * x, 2)
-    noise = chance.noise_like([chance.seed_of(4, "membership noise", k) for k in range(2)], (1, 4, 4))
+    noise = noise_like([seed_of(4, "membership noise", k) for k in range(2)], (1, 4, 4))
     a = half.noise.abar()[200]
     by_hand = [(0.5 * (a.sqrt() * x0 + (1 - a).sqrt() * n) - x0).square().flatten(1).mean(1) for n in noise]
     found = loss_scores(half, x0, seed=4, timesteps=(200,), noises=2, batch=2)
@@ -174,10 +174,10 @@ def test_a_difference_of_areas_is_that_of_the_two_areas_and_of_itself_nothing() 
     rng = np.random.default_rng(0)
     truth = np.arange(80) % 2
     one, other = truth + rng.normal(size=80), rng.normal(size=80)
-    found = larger(truth, one, other, np.random.default_rng(1))
+    found = auroc_difference(truth, one, other, np.random.default_rng(1))
     assert found.value == pytest.approx(roc_auc_score(truth, one) - roc_auc_score(truth, other))
     assert found.low < found.value < found.high
-    assert larger(truth, one, one, np.random.default_rng(1)) == (0, 0, 0)
+    assert auroc_difference(truth, one, one, np.random.default_rng(1)) == (0, 0, 0)
 
 
 def test_what_a_model_that_saw_nobody_tells_as_well_is_no_leak() -> None:

@@ -13,7 +13,7 @@ from medlt.diffusion.labels import LabelUNet
 from medlt.privacy.accounting import Planned, calibrate, spent
 from medlt.privacy.audit.canary import Canaries, CanaryTest, canaries, canary_test
 from medlt.privacy.audit.membership import calibrated, loss_scores, membership
-from medlt.privacy.dpsgd.training import Private, fit
+from medlt.privacy.dpsgd.training import PrivacySettings, fit_private
 from medlt.training.runtime import Runtime
 from medlt.training.settings import Training
 from medlt.types import GradSampleMode
@@ -37,11 +37,11 @@ def privately(latents: Tensor, folder: Path) -> tuple[Backbone, float]:
 
     rate = 16 / len(latents)
     noise = calibrate([Planned(rate, STEPS)], EPSILON, DELTA)
-    private = Private(noise_multiplier=noise, epsilon=EPSILON, delta=DELTA, multiplicity=1, secure=False,
-                      way=GradSampleMode.HOOKS)  # fmt: skip
-    training = Training(steps=STEPS, batch=16, learning_rate=3e-3, checkpoint_every=STEPS, warmup_steps=0)
+    private = PrivacySettings(noise_multiplier=noise, epsilon=EPSILON, delta=DELTA, noise_multiplicity=1, secure_mode=False,
+                      grad_sample_mode=GradSampleMode.HOOKS)  # fmt: skip
+    training = Training(steps=STEPS, batch_size=16, learning_rate=3e-3, checkpoint_every=STEPS, warmup_steps=0)
     units = [f"p{i}" for i in range(len(latents))]
-    done = fit(backbone.network, loss, units, training=training, private=private, folder=folder, key="tiny",
+    done = fit_private(backbone.network, loss, units, training=training, private=private, folder=folder, key="tiny",
                name="denoiser", data="random signs", runtime=Runtime("cpu", "fp32", None, 0))  # fmt: skip
     backbone.network.eval().requires_grad_(False)
     return backbone, spent([(done.noise_multiplier, done.sample_rate, done.steps)], DELTA).epsilon

@@ -9,9 +9,9 @@ from scipy import stats
 from torch import Tensor
 from torch.nn import functional
 
-from medlt import chance
 from medlt.privacy.audit.rates import Share
 from medlt.privacy.audit.reidentify import Reidentification, Verification, _asked, _fewer, reidentify
+from medlt.rng import numpy_generator
 from medlt.types import InputError
 
 
@@ -92,7 +92,7 @@ def test_verification_by_hand() -> None:
     """Who is linked, by loops: one image shown of each patient, a limit that a tenth of them pass among strangers."""
     of = np.repeat(np.arange(50), [2] * 40 + [1] * 10)
     vectors = functional.normalize(people(50, 0).flatten(1)[torch.from_numpy(of)] + people(len(of), 1).flatten(1))
-    near, rng = (vectors @ vectors.T).double().numpy(), chance.rng(3, "verification queries")
+    near, rng = (vectors @ vectors.T).double().numpy(), numpy_generator(3, "verification queries")
     shown = [rng.choice(np.flatnonzero(of == one)) for one in range(50)]
     strangers = sorted(max(near[i, j] for j in range(len(of)) if of[j] != of[i]) for i in shown)
     limit = strangers[45]  # 4 of 50 above it: at most a tenth

@@ -1,0 +1,178 @@
+"""A collection of radiographs with labels, from a table, a manifest, a published layout or a folder of DICOM files."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import pandas as pd
+
+from medlt.api.power import smallest_visible_gains
+from medlt.data.layouts import read_layout
+from medlt.data.layouts.reading import read_table
+from medlt.data.manifest import RESERVED, SPLITS, Manifest
+from medlt.files import digest, write_table
+from medlt.metrics.groups import group
+from medlt.types import InputError
+
+CARRIED = ("sex", "age")
+"""Columns that describe a patient; never inferred to be findings."""
+
+
+@dataclass(frozen=True)
+class CollectionSummary:
+    """What a collection holds and what an experiment on it could show. Print it.
+
+    findings: index finding; columns train, val, test (positives), group (head, medium, tail), and smallest_gain: the
+    least gain in AUROC that the test images would show four times in five, NaN without test positives.
+    """
+
+    images: int
+    patients: int
+    splits: Mapping[str, int]
+    findings: pd.DataFrame
+    tail: tuple[str, ...]
+    rule: str
+    notes: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        parts = ", ".join(f"{name} {count}" for name, count in self.splits.items())
+        table = self.findings.assign(
+            smallest_gain=[f"{gain:.3f}" if gain == gain else "-" for gain in self.findings["smallest_gain"]]
+        )
+        lines = [
+            f"{self.images} images of {self.patients} patients ({parts})",
+            table.rename(columns={"smallest_gain": "smallest gain"}).to_string(),
+            f"tail: {', '.join(self.tail) or 'none'} ({self.rule})",
+            "smallest gain: in AUROC, shown by the test images four times in five",
+            *self.notes,
+        ]
+        return "\n".join(lines)
+
+
+@dataclass(frozen=True)
+class Collection:
+    """Images of patients, their labels and their splits.
+
+    manifest: the rows; file: the manifest.parquet that holds them, None for rows in memory; notes: what reading them
+    came across.
+    """
+
+    manifest: Manifest
+    file: Path | None = None
+    notes: tuple[str, ...] = ()
+
+    @classmethod
+    def from_manifest(cls, path: str | Path) -> Self:
+        """Read a manifest.parquet, as `medlt manifest` and `medlt convert` write it. Raises InputError if it is none."""
+        return cls(Manifest.read(Path(path)), Path(path).absolute())
+
+    @classmethod
+    def from_csv(
+        cls, table: str | Path, images: str | Path | None = None, findings: Sequence[str] | None = None, **options: Any
+    ) -> Self:
+        """Read a table with one row an image.
+
+        table: columns path (or uid, the file's name), patient_id, optionally split and view, and one column a finding
+        with 1, 0 or blank; images: the folder that paths start from, by default the table's; findings: the label
+        columns, by default every column that holds only 0, 1 and blanks, with at least one 1.
+        options: those of the layout csv, such as column={"patient_id": "subject"}, patient="(p[0-9]+)",
+        all_zero="keep". Raises InputError for what does not fit.
+        """
+        table = Path(table)
+        chosen = tuple(findings) if findings is not None else _label_columns(table, options.get("column") or {})
+        options.setdefault("all_zero", "keep")
+        return cls.from_layout("csv", table, images=images, findings=chosen, **options)
+
+    @classmethod
+    def from_mimic_cxr_lt(cls, folder: str | Path, images: str | Path | None = None, **options: Any) -> Self:
+        """Read MIMIC-CXR-LT, or MIMIC-CXR-JPG with its own labels; images: the folder of the files, if elsewhere."""
+        return cls.from_layout("mimic-cxr-lt", folder, images=images, **options)
+
+    @classmethod
+    def from_dicom_folder(
+        cls, folder: str | Path, labels: str | Path, key: str | None = None, findings: Sequence[str] | None = None,
+        **options: Any,
+    ) -> Self:  # fmt: skip
+        """Read a folder of DICOM (or PNG, JPEG) files and a table of labels.
+
+        key: the column of the table that names the image; findings and options as for `from_csv`.
+        """
+        known = dict(options.get("column") or {})
+        chosen = tuple(findings) if findings is not None else _label_columns(Path(labels), known, (key,))
+        options.setdefault("all_zero", "keep")
+        return cls.from_layout("folder", folder, labels=labels, key=key, findings=chosen, **options)
+
+    @classmethod
+    def from_layout(cls, layout: str, source: str | Path, **options: Any) -> Self:
+        """Read a published layout, or one of a plug-in (`medlt.layouts`), with the layout's own options."""
+        paths = {name: Path(value) if isinstance(value, str) and name in ("images", "labels") else value
+                 for name, value in options.items()}  # fmt: skip
+        result = read_layout(layout, Path(source), paths)
+        return cls(result.manifest, None, tuple(result.notes))
+
+    @classmethod
+    def from_phantom(cls, folder: str | Path, patients: int = 400, seed: int = 0, **options: Any) -> Self:
+        """Write synthetic radiographs as DICOM files below `folder`, or find them there: data to try medlt with.
+
+        options: size (pixels), imbalance (most frequent finding over the rarest), shares (train, val, test).
+        """
+        from medlt.config import PhantomData
+        from medlt.data.source import open_data
+
+        return cls(open_data(PhantomData(patients=patients, **options), seed=seed, folder=Path(folder)))
+
+    @property
+    def findings(self) -> tuple[str, ...]:
+        """The findings, in the order of every label vector."""
+        return self.manifest.findings
+
+    def summary(self, tail_below: int = 100, head_above: int = 1000) -> CollectionSummary:
+        """Return counts, groups and what an experiment could show; a finding with fewer train positives is tail."""
+        counts = {split: self.manifest.split(split).counts() for split in SPLITS}
+        table = pd.DataFrame({split: count["positive"] for split, count in counts.items()})
+        groups = group(dict(table["train"]), above=head_above, below=tail_below)
+        table["group"] = [groups.of[name] for name in table.index]
+        table["smallest_gain"] = smallest_visible_gains(counts["test"])
+        rows = self.manifest.rows
+        return CollectionSummary(
+            images=len(rows),
+            patients=int(rows["patient_id"].nunique()),
+            splits={split: int((rows["split"] == split).sum()) for split in SPLITS},
+            findings=table,
+            tail=tuple(name for name in groups.members("tail") if name != self.manifest.no_finding),
+            rule=groups.rule,
+            notes=self.notes,
+        )
+
+    def saved(self, folder: Path) -> Path:
+        """Return the manifest's file; rows in memory are written to FOLDER/collection-DIGEST.parquet first."""
+        if self.file is not None:
+            return self.file
+        manifest = self.manifest
+        rows = manifest.rows.assign(path=[str(manifest.file(uid).absolute()) for uid in manifest.rows.index])
+        path = Path(folder).absolute() / f"collection-{digest(rows.astype(str).to_csv())}.parquet"
+        if not path.is_file():
+            rows.attrs = {"findings": list(manifest.findings)}
+            write_table(path, rows)
+        return path
+
+    def __len__(self) -> int:
+        return len(self.manifest.rows)
+
+
+def _label_columns(table: Path, column: Mapping[str, str], other: Sequence[str | None] = ()) -> tuple[str, ...]:
+    """Return the columns that hold only 0, 1 and blanks, with a 1 among them. Raises InputError if there is none."""
+    source = read_table(table)
+    apart = {*RESERVED, *CARRIED, *column.values(), *other}
+    numbers = {str(name): pd.to_numeric(source[name], errors="coerce") for name in source if name not in apart}
+    labels = [
+        name
+        for name, values in numbers.items()
+        if values.notna().eq(source[name].notna()).all() and values.dropna().isin((0, 1)).all() and (values == 1).any()
+    ]
+    if not labels:
+        raise InputError(f"{table}: no column holds only 0, 1 and blanks; name the label columns with findings=[...]")
+    return tuple(labels)

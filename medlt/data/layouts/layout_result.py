@@ -1,0 +1,209 @@
+"""Makes a Manifest from the rows of a layout by the user's policies, with notes and orphans."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from medlt.data.layouts import tree
+from medlt.data.layouts.options import Options
+from medlt.data.layouts.reading import canonical
+from medlt.data.layouts.tables import SHARES, UNCERTAIN, patient_split
+from medlt.data.manifest import REQUIRED, SPLITS, Manifest
+from medlt.types import InputError
+
+if TYPE_CHECKING:
+    from rich.console import Group
+
+PARTS = {  # names of the three splits in published tables
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("val", "valid", "validate", "validation", "dev", "development", "balanced-val"), "val"),
+    **dict.fromkeys(("test", "testing", "balanced-test"), "test"),
+}
+
+
+@dataclass(frozen=True)
+class Draft:
+    """Rows that a layout read. `matched.rows`: index uid; path, exists, patient_id, split, view, labels, extra columns.
+
+    A blank `split` column means that no split is published. `orphans` are those that the layout itself detected.
+    """
+
+    matched: tree.MatchedImages
+    findings: tuple[str, ...]
+    root: Path
+    source: Path
+    notes: tuple[str, ...] = ()
+    orphans: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=["kind", "uid", "path"], dtype="str"))
+
+
+@dataclass(frozen=True)
+class LayoutResult:
+    """The manifest; `orphans` (kind, uid, path): labels without an image, images without a label; `notes`."""
+
+    manifest: Manifest
+    orphans: pd.DataFrame
+    notes: tuple[str, ...]
+
+    @property
+    def failures(self) -> int:
+        """Return the number of labels without an image. An image that is in no list is not a failure."""
+        return int((self.orphans["kind"] == tree.LABEL).sum())
+
+    def write(self, out: Path) -> Path | None:
+        """Write `out` and, if there are orphans, OUT.orphans.csv beside it; return the path of the latter, or None.
+
+        A file that exists with the same contents stays. Raises InputError, and writes nothing, if it has others.
+        """
+        out = Path(out)
+        if out.suffix != ".parquet":
+            raise InputError(f"{out}: the name of a manifest must end in .parquet; rename OUT")
+        table = out.with_suffix(".orphans.csv")
+        writers: dict[Path, Callable[[Path], object]] = {out: self.manifest.write}
+        if len(self.orphans):
+            writers[table] = lambda path: self.orphans.to_csv(path, index=False)
+        try:
+            _write_new(writers)
+        except OSError as error:
+            raise InputError(f"{out.absolute()}: {error.strerror}; choose another OUT") from None
+        return table if table in writers else None
+
+    def summary(self) -> dict[str, Any]:
+        """Return the result as values that JSON can hold; of the orphans, the numbers and up to three examples."""
+        rows = self.manifest.rows
+        kinds = {kind: self.orphans.loc[self.orphans["kind"] == kind] for kind in (tree.LABEL, tree.IMAGE)}
+        return {
+            "rows": len(rows),
+            "patients": int(rows["patient_id"].nunique()),
+            "splits": {s: int((rows["split"] == s).sum()) for s in SPLITS},
+            "findings": self.manifest.counts().to_dict("index"),
+            "orphans": {k: {"count": len(t), "examples": t["path"].head(3).tolist()} for k, t in kinds.items()},
+            "notes": list(self.notes),
+        }
+
+    def table(self) -> Group:
+        """Return the result for a terminal: present / absent / unknown per finding and split, then the notes."""
+        from rich.console import Group
+        from rich.table import Table
+        from rich.text import Text
+
+        summary = self.summary()
+        counts = {s: self.manifest.split(s).counts() for s, n in summary["splits"].items() if n}
+        heads = [f"{s} ({summary['splits'][s]})" for s in counts]
+        title = f"{summary['rows']} images of {summary['patients']} patients (present / absent / ?)"
+        table = Table("finding", *heads, title=title)
+        for finding in self.manifest.findings:
+            table.add_row(finding, *("{} / {} / {}".format(*t.loc[finding]) for t in counts.values()))
+        lines = [
+            f"{kind.replace('_', ' ')}: {o['count']}, such as {', '.join(o['examples'])}"
+            for kind, o in summary["orphans"].items()
+            if o["count"]
+        ]
+        return Group(table, *(Text(line) for line in (*self.notes, *lines)))
+
+
+def _write_new(writers: Mapping[Path, Callable[[Path], object]]) -> None:
+    """Write all files or none. Raises InputError if a file exists with other contents, or OSError."""
+    temporary = {path: path.with_name(f".{path.name}.new") for path in writers}
+    try:
+        for path, write in writers.items():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write(temporary[path])
+            if path.exists() and (not path.is_file() or path.read_bytes() != temporary[path].read_bytes()):
+                raise InputError(f"{path}: exists with other contents; choose another OUT, or move the file away")
+        for path in (p for p in writers if not p.exists()):
+            temporary[path].rename(path)
+    finally:
+        for path in temporary.values():
+            path.unlink(missing_ok=True)
+
+
+def finish(draft: Draft, options: Options) -> LayoutResult:
+    """Apply the policies for missing files, -1, blanks, rows of zeros and splits. Raises InputError in one line."""
+    rows = draft.matched.rows
+    if repeated := rows.index[rows.index.duplicated()].unique().tolist():
+        raise InputError(
+            f"{draft.source}: uid {repeated[0]} has {len(rows.loc[repeated[0]])} rows; each image needs one"
+        )
+    orphans = pd.concat([tree.orphans(draft.matched), draft.orphans], ignore_index=True)
+    if options.missing == "drop" and len(rows):
+        rows = rows[rows["exists"]]
+        if not len(rows):
+            message = f"none of the {len(draft.matched.rows)} labelled images is below it"
+            folder = draft.root.absolute()
+            raise InputError(f"{folder}: {message}; give their folder with --images, or use --missing keep")
+    labels = resolve_labels(rows[list(draft.findings)], options)
+    rows = rows.drop(columns=[*draft.findings, "exists"]).join(labels)
+    rows, findings, zeros = resolve_all_zero(rows, draft.findings, options.all_zero, draft.source)
+    if not len(rows):
+        raise InputError(f"{draft.source}: no row is left; check the table and the options that drop rows")
+    rows, split = _split(rows, options)
+    carried = [c for c in rows.columns if c not in (*REQUIRED, *findings)]
+    try:
+        manifest = Manifest(rows[[*REQUIRED, *carried, *findings]], findings, draft.root)
+    except InputError as error:
+        raise InputError(f"{draft.source}: {error}{_resplit_hint(str(error), split)}") from None
+    unknown = int(np.isnan(manifest.labels()).all(axis=1).sum())
+    blank = (f"{unknown} image(s) without any known label",) if unknown else ()
+    return LayoutResult(manifest, orphans, (*draft.notes, *draft.matched.notes, *split, *zeros, *blank))
+
+
+def resolve_labels(labels: pd.DataFrame, options: Options) -> pd.DataFrame:
+    """Return labels with blanks and -1 replaced by the options' values; the Manifest refuses text later."""
+    labels = labels.apply(_as_numbers)
+    if options.blank == "negative":
+        labels = labels.fillna(0.0)
+    return labels.mask(labels == -1, UNCERTAIN[options.uncertain])
+
+
+def resolve_all_zero(
+    rows: pd.DataFrame, findings: tuple[str, ...], choice: str | None, source: Path
+) -> tuple[pd.DataFrame, tuple[str, ...], tuple[str, ...]]:
+    """Return rows, findings and notes after the `choice` for rows whose every finding, no-finding included, is 0."""
+    zero = (rows[list(findings)] == 0).all(axis=1)
+    if not (count := int(zero.sum())):
+        return rows, findings, ()
+    if choice is None:
+        ways = "--all-zero keep, drop or no-finding"
+        raise InputError(f"{source}: {count} of {len(rows)} rows have every finding at 0; choose {ways}")
+    if choice == "keep":
+        return rows, findings, (f"{count} row(s) with every finding at 0, kept",)
+    if choice == "drop":
+        return rows[~zero], findings, (f"{count} row(s) with every finding at 0, left out",)
+    no_finding = next((f for f in findings if canonical(f) in ("nofinding", "normal")), None)
+    if no_finding is None:
+        some = (rows[list(findings)] == 1).any(axis=1)
+        no_finding, findings = "No_Finding", (*findings, "No_Finding")
+        rows = rows.assign(**{no_finding: pd.Series(np.nan, rows.index).mask(some, 0.0)})
+    rows = rows.assign(**{no_finding: rows[no_finding].mask(zero, 1.0)})
+    return rows, findings, (f"{count} row(s) with every finding at 0, labelled {no_finding}",)
+
+
+def renamed_parts(split: pd.Series) -> pd.Series:
+    """Return train, val or test for the names in published tables; other values unchanged."""
+    names = split.str.strip().str.lower().map(PARTS)
+    return names.where(names.notna(), split)
+
+
+def _split(rows: pd.DataFrame, options: Options) -> tuple[pd.DataFrame, tuple[str, ...]]:
+    """Return rows with the published split, or with one by a hash of seed and patient if there is none or `resplit`."""
+    if not options.resplit and rows["split"].notna().any():
+        return rows, ()
+    split = pd.Series(patient_split(rows["patient_id"].astype(str).tolist(), SHARES, options.seed), rows.index)
+    return rows.assign(split=split), (f"split by a hash of patient and seed {options.seed}: 70/10/20",)
+
+
+def _resplit_hint(message: str, by_hash: tuple[str, ...]) -> str:
+    return ", or split anew with --resplit" if " is in splits " in message and not by_hash else ""
+
+
+def _as_numbers(column: pd.Series) -> pd.Series:
+    try:
+        return pd.to_numeric(column).astype(np.float64)
+    except (ValueError, TypeError):
+        return column

@@ -1,0 +1,161 @@
+"""A generator of synthetic radiographs that stands alone: it needs torch, diffusers, numpy and pillow, not medlt.
+
+`medlt export` copies this file into what it hands out. The network is a diffusers UNet2DModel in the latent space of a
+diffusers AutoencoderKL. Its class embedding is made from a vector of labels: 1 present, 0 absent, NaN unknown.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import AutoencoderKL, AutoencoderTiny, ConfigMixin, DDIMScheduler, DiffusionPipeline, ModelMixin
+from diffusers import UNet2DModel
+from diffusers.configuration_utils import register_to_config
+from PIL import Image
+from torch import Tensor, nn
+
+AUTOENCODERS = {"AutoencoderKL": AutoencoderKL, "AutoencoderTiny": AutoencoderTiny}
+
+
+class LabelEmbedding(ModelMixin, ConfigMixin):
+    """Label vectors [B,K] to class embeddings [B,width], with the mean and sd of the latents [C] as buffers."""
+
+    @register_to_config  # type: ignore[untyped-decorator]
+    def __init__(self, findings: list[str], width: int, channels: int, latent_size: tuple[int, int]) -> None:
+        super().__init__()
+        self.embed = nn.Sequential(nn.Linear(2 * len(findings), width), nn.SiLU(), nn.Linear(width, width))
+        self.null = nn.Parameter(torch.zeros(width))
+        self.register_buffer("mean", torch.zeros(channels))
+        self.register_buffer("sd", torch.ones(channels))
+
+    def forward(self, labels: Tensor) -> Tensor:
+        """Return embeddings [B,width]."""
+        known = (~labels.isnan()).float()
+        embedded: Tensor = self.embed(torch.cat([labels.nan_to_num(0.0), known], 1))
+        return embedded
+
+    def vector(self, labels: Mapping[str, float]) -> Tensor:
+        """Return the label vector [K] of named findings; the others are absent. Raises ValueError for a strange one."""
+        findings = list(self.config["findings"])
+        if strange := [name for name in labels if name not in findings]:
+            raise ValueError(f"{strange[0]!r} is not a finding of this generator; use {', '.join(findings)}")
+        return torch.tensor([float(labels.get(name, 0.0)) for name in findings])
+
+
+@torch.no_grad()
+def sample(
+    unet: Any, embedding: LabelEmbedding, scheduler: Any, labels: Tensor, noise: Tensor, guidance_scale: float
+) -> Tensor:
+    """Return latents of the codec [B,C,h,w] from unit noise, guided without a classifier (arXiv 2207.12598).
+
+    The timesteps of `scheduler` are set already. The last step returns the clean estimate, so no noise is left.
+    """
+    null = embedding.null.expand(len(labels), -1)
+    embedded = torch.cat([null, embedding(labels)])
+    x = clean = noise
+    for t in scheduler.timesteps:
+        without, with_labels = unet(torch.cat([x, x]), t, class_labels=embedded).sample.chunk(2)
+        step = scheduler.step(torch.lerp(without, with_labels, guidance_scale), t, x)
+        x, clean = step.prev_sample, step.pred_original_sample
+    mean, sd = (value[:, None, None] for value in (embedding.mean, embedding.sd))
+    latents: Tensor = clean * sd + mean
+    return latents
+
+
+@torch.no_grad()
+def decode(vae: Any, latents: Tensor) -> Tensor:
+    """Return images [B,1,H,W] in [0,1] from scaled latents [B,C,h,w]."""
+    shift, scale = getattr(vae.config, "shift_factor", None), getattr(vae.config, "scaling_factor", None)
+    images: Tensor = vae.decode(latents / (scale or 1.0) + (shift or 0.0)).sample
+    return ((images.float().mean(1, keepdim=True) + 1) / 2).clamp(0, 1)
+
+
+def unit_noise(seeds: Sequence[int], shape: Sequence[int]) -> Tensor:
+    """Return noise [B,C,h,w]; each row depends on its own seed alone."""
+    rows = [torch.randn(tuple(shape), generator=torch.Generator().manual_seed(seed)) for seed in seeds]
+    return torch.stack(rows)
+
+
+class LabelPipeline(DiffusionPipeline):
+    """A diffusers pipeline over the parts: unet, vae, scheduler and label_embedding."""
+
+    def __init__(self, unet: Any, vae: Any, scheduler: Any, label_embedding: Any) -> None:
+        super().__init__()
+        self.register_modules(unet=unet, vae=vae, scheduler=scheduler, label_embedding=label_embedding)
+
+    @classmethod
+    def from_folder(cls, folder: str | Path) -> LabelPipeline:
+        """Return the pipeline of an exported folder. Nothing is downloaded."""
+        place = Path(folder)
+        kind = json.loads((place / "vae" / "config.json").read_text())["_class_name"]
+        parts = {"unet": UNet2DModel, "vae": AUTOENCODERS[kind], "label_embedding": LabelEmbedding}
+        loaded = {
+            name: part.from_pretrained(place / name, local_files_only=True, use_safetensors=True)
+            for name, part in parts.items()
+        }
+        return cls(scheduler=DDIMScheduler.from_pretrained(place / "scheduler", local_files_only=True), **loaded)
+
+    @torch.no_grad()
+    def __call__(
+        self, labels: Mapping[str, float], seeds: Sequence[int] = (0,), num_inference_steps: int = 50,
+        guidance_scale: float = 2.0,
+    ) -> list[Image.Image]:  # fmt: skip
+        """Return one image a seed that shows the named findings, such as {"Hernia": 1}."""
+        embedding, device = self.label_embedding, self.label_embedding.null.device
+        vectors = embedding.vector(labels).expand(len(seeds), -1).to(device)
+        self.scheduler.set_timesteps(num_inference_steps)
+        noise = unit_noise(seeds, (embedding.config["channels"], *embedding.config["latent_size"])).to(device)
+        latents = sample(self.unet, embedding, self.scheduler, vectors, noise, guidance_scale)
+        return pictures(decode(self.vae, latents))
+
+
+class Generator(nn.Module):
+    """The same parts as one network, from their configs, as a MONAI bundle wants it."""
+
+    def __init__(
+        self, unet: Mapping[str, Any], vae: Mapping[str, Any], scheduler: Mapping[str, Any],
+        label_embedding: Mapping[str, Any],
+    ) -> None:  # fmt: skip
+        super().__init__()
+        self.unet = UNet2DModel.from_config(dict(unet))
+        self.vae = AUTOENCODERS[str(vae["_class_name"])].from_config(dict(vae))
+        self.label_embedding: Any = LabelEmbedding(**label_embedding)
+        self.scheduler = DDIMScheduler.from_config(dict(scheduler))
+
+    def forward(self, labels: Tensor, noise: Tensor, num_inference_steps: int, guidance_scale: float) -> Tensor:
+        """Return images [B,1,H,W] in [0,1] of label vectors [B,K] from noise [B,C,h,w]."""
+        self.scheduler.set_timesteps(num_inference_steps)
+        latents = sample(self.unet, self.label_embedding, self.scheduler, labels, noise, guidance_scale)
+        return decode(self.vae, latents)
+
+    def generate(
+        self, labels: Mapping[str, float], seeds: Sequence[int], num_inference_steps: int, guidance_scale: float
+    ) -> Tensor:
+        """Return one image a seed [B,1,H,W] that shows the named findings."""
+        embedding, device = self.label_embedding, self.label_embedding.null.device
+        vectors = embedding.vector(labels).expand(len(seeds), -1).to(device)
+        noise = unit_noise(seeds, (embedding.config["channels"], *embedding.config["latent_size"])).to(device)
+        images: Tensor = self.eval()(vectors, noise, num_inference_steps, guidance_scale)
+        return images
+
+
+def pictures(images: Tensor) -> list[Image.Image]:
+    """Return 8-bit pictures of images [B,1,H,W] in [0,1]."""
+    return [Image.fromarray((image[0].cpu() * 255 + 0.5).to(torch.uint8).numpy()) for image in images]
+
+
+def save(images: Tensor, folder: str, seeds: Sequence[int]) -> list[str]:
+    """Write one PNG a seed, which says in its text chunks that it is synthetic; returns the files."""
+    from PIL.PngImagePlugin import PngInfo
+
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    files = [str(Path(folder) / f"synthetic-{seed}.png") for seed in seeds]
+    for seed, file, picture in zip(seeds, files, pictures(images), strict=True):
+        text = PngInfo()
+        text.add_text("Description", f"synthetic radiograph, not of a patient; seed {seed}")
+        picture.save(file, pnginfo=text)
+    return files

@@ -1,0 +1,45 @@
+"""The parts of a trained generator in diffusers' terms, shared by the bundle and the pipeline."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from medlt import config as configs
+from medlt.diffusion.labels import LabelUNet
+from medlt.diffusion.noise import STABLE_DIFFUSION
+from medlt.export.generator import LabelEmbedding
+from medlt.recipes.generator import TrainedGenerator, open_generator
+from medlt.types import InputError
+
+SCHEDULER = {"clip_sample": False, "set_alpha_to_one": False, "steps_offset": 1, **STABLE_DIFFUSION.options()}
+"""Of a DDIMScheduler, beside its prediction_type."""
+SOURCE = Path(__file__).with_name("generator.py")
+
+
+def label_unet(run: Path) -> tuple[TrainedGenerator, LabelUNet]:
+    """Return a run's generator and its UNet. Raises InputError for a denoiser that diffusers does not know."""
+    trained = open_generator(run)
+    if not isinstance(trained.network, LabelUNet):
+        raise InputError(f"{run}: its denoiser is a {trained.network.family}, which diffusers does not know; use a unet")
+    return trained, trained.network
+
+
+def label_embedding(trained: TrainedGenerator, network: LabelUNet) -> LabelEmbedding:
+    """Return the label embedding, with the mean and sd of the latents it was trained on."""
+    channels, width = trained.codec.channels, len(network.label.null)
+    embedding: Any = LabelEmbedding(list(trained.findings), width, channels, trained.latent_size)
+    state = dict(network.label.state_dict()) | {"mean": trained.standardiser.mean, "sd": trained.standardiser.sd}
+    embedding.load_state_dict(state)
+    made: LabelEmbedding = embedding.eval().requires_grad_(False)
+    return made
+
+
+def scheduler_config(network: LabelUNet) -> dict[str, Any]:
+    """Return the settings of the DDIM scheduler that fits the network."""
+    return {**SCHEDULER, "prediction_type": network.settings["prediction"]}
+
+
+def guidance_scale(config: configs.RunConfig) -> float:
+    """Return the guidance that the run sampled with."""
+    return float(getattr(config.method, "guidance_scale", getattr(config.method, "guidance", 2.0)))

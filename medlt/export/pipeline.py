@@ -1,0 +1,60 @@
+"""A trained generator as a folder in diffusers' format.
+
+Of a label UNet, stock diffusers loads every part by itself: `UNet2DModel.from_pretrained(OUT, subfolder="unet")`,
+`AutoencoderKL` (subfolder "vae") and `DDIMScheduler` (subfolder "scheduler"). Stock diffusers has no class for the
+label embedding, and no pipeline that calls a UNet2DModel with one. OUT/pipeline.py holds both, and needs no medlt.
+diffusers runs that file only when it is trusted; read it first:
+
+    pipeline = DiffusionPipeline.from_pretrained("OUT", custom_pipeline="OUT", trust_remote_code=True)
+    images = pipeline({"Hernia": 1}, seeds=[0, 1])
+
+Without diffusers' loader, `LabelPipeline.from_folder("OUT")` of that file does the same.
+
+A run of Stable Diffusion that was trained as a whole is a StableDiffusionPipeline already; one trained with LoRA is a
+file for `pipeline.load_lora_weights(OUT)`, to be used with its base model. Both are copied.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+from diffusers import DDIMScheduler
+
+from medlt import config as configs
+from medlt.export.parts import SOURCE, label_embedding, label_unet, scheduler_config
+from medlt.files import write_json
+from medlt.types import InputError
+
+
+def export_diffusers(run: Path, out: Path) -> None:
+    """Write the run's generator to the folder `out`. Raises InputError for a run without a generator of its own."""
+    chosen = configs.load(run / "config.yaml").denoiser
+    if isinstance(chosen, configs.StableConfig):
+        _copy_stable_diffusion(run, out, chosen.train)
+        return
+    trained, network = label_unet(run)
+    autoencoder: Any = trained.codec.network
+    scheduler = DDIMScheduler(**scheduler_config(network))
+    network.unet.save_pretrained(out / "unet", safe_serialization=True)
+    autoencoder.save_pretrained(out / "vae", safe_serialization=True)
+    scheduler.save_pretrained(out / "scheduler")
+    label_embedding(trained, network).save_pretrained(out / "label_embedding", safe_serialization=True)
+    for place in (out / "pipeline.py", out / "label_embedding" / "label_embedding.py"):
+        shutil.copyfile(SOURCE, place)  # diffusers takes the class of a part from a module in the part's own folder
+    kinds = {"unet": "UNet2DModel", "vae": type(autoencoder).__name__, "scheduler": "DDIMScheduler"}
+    index: dict[str, Any] = {name: ["diffusers", kind] for name, kind in kinds.items()}
+    index |= {"_class_name": ["pipeline", "LabelPipeline"], "label_embedding": ["label_embedding", "LabelEmbedding"]}
+    write_json(out / "model_index.json", index)
+
+
+def _copy_stable_diffusion(run: Path, out: Path, train: str) -> None:
+    """RUN/denoiser as it is, and the prompts' words beside it."""
+    if train == "none" or not (run / "denoiser").is_dir():
+        raise InputError(f"{run}: trained no Stable Diffusion; use the checkpoint that its config names")
+    shutil.copytree(run / "denoiser", out, dirs_exist_ok=True)
+    chosen = configs.load(run / "config.yaml").denoiser
+    assert isinstance(chosen, configs.StableConfig)
+    (out / "prompts.json").write_text(json.dumps(chosen.prompts.model_dump(mode="json"), indent=2))

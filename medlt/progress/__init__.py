@@ -1,0 +1,12 @@
+"""Progress of long work: bars on a terminal, timestamped lines elsewhere, and run.log in the run folder always.
+
+A reporter is called as progress(stage, done, total) (`medlt.types.Progress`). It also takes the stages of a recipe,
+which have a beginning and an end but nothing to count.
+"""
+
+from medlt.progress.bars import Bars
+from medlt.progress.lines import Lines, duration, ticking
+from medlt.progress.reporter import Reporter
+from medlt.progress.run_log import RunLog
+
+__all__ = ["Bars", "Lines", "Reporter", "RunLog", "duration", "ticking"]

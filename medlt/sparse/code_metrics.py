@@ -1,0 +1,139 @@
+"""How well a simplicial code is: sparse, used, faithful, informative, learnable. Measured on validation latents.
+
+| column | meaning | range |
+|---|---|---|
+| mean_max_probability | mean over pixels and groups of the largest word probability | 1/V (uniform) .. 1 (one-hot) |
+| entropy | mean entropy of a word, nats | 0 .. ln V |
+| words_used | exp of the entropy of how often each word is the likeliest, mean over groups | 1 .. V |
+| agreement | share of pixels and groups where student and teacher choose the same word, after imitation | 1/V .. 1 |
+| reconstruction_l1 | mean abs(D(s) - z), in standard deviations of the latent | >= 0 |
+| val_macro_ap | mean average precision of C over findings with a known positive | 0 .. 1 |
+| probe_ap | the same of a logistic regression on the mean code, fitted on train | 0 .. 1 |
+| topographic_similarity | Spearman correlation of pair distances: latents (Euclidean) with words (Hamming) | -1 .. 1 |
+
+`words_used` stands beside sparsity because a code that always says the same word is perfectly sparse.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from scipy.stats import spearmanr
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import average_precision_score
+from sklearn.preprocessing import StandardScaler
+from torch import Tensor
+
+from medlt.rng import numpy_generator
+from medlt.sparse.embedding import SimplicialCoder, evaluating
+
+COLUMNS = (
+    "generation",
+    "mean_max_probability",
+    "entropy",
+    "words_used",
+    "agreement",
+    "reconstruction_l1",
+    "val_macro_ap",
+    "probe_ap",
+    "topographic_similarity",
+)
+CHUNK = 64
+MOST_ROWS = 2000
+
+
+def macro_ap(truth: np.ndarray, score: np.ndarray) -> float:
+    """Mean average precision over the findings (columns) with a known positive; NaN truths are left out."""
+    found = []
+    for y, p in zip(truth.T, score.T, strict=True):
+        known = ~np.isnan(y)
+        if (y[known] == 1).any():
+            found.append(average_precision_score(y[known], p[known]))
+    return float(np.mean(found)) if found else float("nan")
+
+
+@torch.no_grad()
+def words(coder: SimplicialCoder, latents: Tensor) -> np.ndarray:
+    """The likeliest word of each group and pixel, uint16 [N,L,h,w]."""
+    with evaluating(coder):
+        device = next(coder.parameters()).device
+        parts = [
+            coder.logits(z.float().to(device)).argmax(2).cpu().numpy().astype(np.uint16)
+            for z in torch.split(latents, CHUNK)
+        ]
+    return np.concatenate(parts)
+
+
+def agreement(student: SimplicialCoder, teacher: SimplicialCoder, latents: Tensor) -> float:
+    """Share of (sample, group, pixel) where both choose the same word."""
+    equal = [(words(student, z) == words(teacher, z)).mean() for z in torch.split(latents, CHUNK)]
+    return float(np.average(equal, weights=[len(z) for z in torch.split(latents, CHUNK)]))
+
+
+@torch.no_grad()
+def read_code(coder: SimplicialCoder, latents: Tensor) -> tuple[dict[str, float], np.ndarray, np.ndarray]:
+    """Sparsity and reconstruction, the classifier's probabilities [N,K], and the mean codes [N,L*V]."""
+    total, pixels, scores, pooled = np.zeros(3), 0, [], []
+    used = torch.zeros(coder.groups, coder.vocabulary, dtype=torch.float64)
+    device = next(coder.parameters()).device
+    with evaluating(coder):
+        for z in torch.split(latents, CHUNK):
+            z = z.float().to(device)
+            s = coder.code(z)
+            entropy = -(s * s.clamp_min(1e-12).log()).sum(2)
+            error = (coder.decode(s) - z).abs().mean((1, 2, 3))
+            total += [float(s.amax(2).double().mean((1, 2, 3)).sum()), float(entropy.double().mean((1, 2, 3)).sum()),
+                      float(error.double().sum())]  # fmt: skip
+            chosen = torch.nn.functional.one_hot(s.argmax(2), coder.vocabulary)
+            used += chosen.sum((0, 2, 3)).cpu()
+            pixels += len(z)
+            scores.append(coder.classify(s).sigmoid().cpu().numpy())
+            pooled.append(s.mean((3, 4)).flatten(1).cpu().numpy())
+    share = used / used.sum(1, keepdim=True)
+    perplexity = torch.special.entr(share).sum(1).exp().mean()
+    told = dict(zip(("mean_max_probability", "entropy", "reconstruction_l1"), (total / pixels).tolist(), strict=True))
+    return told | {"words_used": float(perplexity)}, np.concatenate(scores), np.concatenate(pooled)
+
+
+def topographic_similarity(coder: SimplicialCoder, latents: Tensor, *key: object, pairs: int = 2000) -> float:
+    """Spearman correlation, over random pairs, of latent distance with the share of words that differ."""
+    if len(latents) < 3:
+        return float("nan")
+    rng = numpy_generator("pairs", *key)
+    some = latents[np.sort(rng.permutation(len(latents))[:256])]
+    first, second = np.triu_indices(len(some), 1)
+    drawn = rng.permutation(len(first))[:pairs]
+    said, flat = words(coder, some), some.flatten(1).numpy()
+    apart = [np.linalg.norm(flat[i] - flat[j]) for i, j in zip(first[drawn], second[drawn], strict=True)]
+    differ = [(said[i] != said[j]).mean() for i, j in zip(first[drawn], second[drawn], strict=True)]
+    if np.ptp(differ) == 0 or np.ptp(apart) == 0:
+        return float("nan")
+    return float(spearmanr(apart, differ).statistic)
+
+
+def probe_ap(train: np.ndarray, truth: np.ndarray, test: np.ndarray, test_truth: np.ndarray) -> float:
+    """Macro AP on `test` codes [M,L*V] of one logistic regression a finding, fitted on `train` codes [N,L*V]."""
+    train, test = train.astype(np.float64), test.astype(np.float64)  # the spread of a word never said underflows
+    scale = StandardScaler().fit(train)
+    scores = np.zeros_like(test_truth)
+    for k, y in enumerate(truth.T):
+        known = ~np.isnan(y)
+        if len(np.unique(y[known])) > 1:
+            probe = LogisticRegression(C=0.01, class_weight="balanced", max_iter=500)
+            probe.fit(scale.transform(train[known]), y[known] > 0.5)
+            scores[:, k] = probe.decision_function(scale.transform(test))
+    return macro_ap(test_truth, scores)
+
+
+def measure(
+    coder: SimplicialCoder, latents: Tensor, labels: np.ndarray, val_latents: Tensor, val_labels: np.ndarray, seed: int
+) -> dict[str, float]:
+    """All columns of the table above but `agreement`. At most 2,000 seeded train rows are read for the probe."""
+    rows = np.sort(numpy_generator(seed, "probe").permutation(len(latents))[:MOST_ROWS])
+    told, scores, pooled = read_code(coder, val_latents)
+    _, _, seen = read_code(coder, latents[rows])
+    return told | {
+        "val_macro_ap": macro_ap(val_labels, scores),
+        "probe_ap": probe_ap(seen, labels[rows], pooled, val_labels),
+        "topographic_similarity": topographic_similarity(coder, val_latents, seed),
+    }
