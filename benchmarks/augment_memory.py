@@ -77,7 +77,9 @@ def child(count: int) -> None:
     cohort = SimpleNamespace(shortfall=lambda: {"Rare": count}, manifest=SimpleNamespace(digest=lambda: "rows"))
     looks = sanity(lambda uids: (latents(uids).sigmoid() * 255).to(torch.uint8))
     with tempfile.TemporaryDirectory() as place:
-        run = Run(Path(place), configs.parse(tree | {"output_dir": place}), Runtime("cpu", "fp32", 1, 0), Store(Path(place)))
+        run = Run(
+            Path(place), configs.parse(tree | {"output_dir": place}), Runtime("cpu", "fp32", 1, 0), Store(Path(place))
+        )
         plan, writer = make_images(run, cohort, fusion(), looks, "untrained")  # type: ignore[arg-type]
         made = writer.results()["uid"].nunique()
     assert made == count == plan.index.nunique()

@@ -54,7 +54,9 @@ def guides(device: str) -> dict[str, Guide]:
     """What is measured against no guide."""
     features, guidance_classifier = Features().eval().requires_grad_(False).to(device), epistemic(device)
     longtail: dict[str, Guide] = {
-        f"longtail, TAESD {str(dtype).removeprefix('torch.')}": LongtailGuide(pictures(taesd(dtype, device)), guidance_classifier)
+        f"longtail, TAESD {str(dtype).removeprefix('torch.')}": LongtailGuide(
+            pictures(taesd(dtype, device)), guidance_classifier
+        )
         for dtype in dict.fromkeys((torch.float32, best_dtype(device)))
     }
     return {

@@ -54,7 +54,9 @@ def home(out: Path, epsilon: str, start: str) -> Path:
     """Where the run of one row lies; the config's own is its own run."""
     own = configs.load(CONFIG)
     mine = (
-        own.privacy is not None and epsilon == f"{own.privacy.epsilon:g}" and str(own.denoiser.init_from) == STARTS[start]
+        own.privacy is not None
+        and epsilon == f"{own.privacy.epsilon:g}"
+        and str(own.denoiser.init_from) == STARTS[start]
     )
     return own.output_dir if mine else out / f"{epsilon}_{start.split()[0]}"
 
@@ -132,7 +134,9 @@ def _compared(runs: dict[Any, Path], real: Any, findings: tuple[str, ...], out: 
     rows = held_out_rows(real, SIZE)
     sets = {f"{epsilon}, {start}": synthetic(place) for (epsilon, start), place in runs.items()}
     first = next(iter(sets.values())).rows
-    copies = count_matched_control(first.assign(label_source=match_real_rows(first, real.train.rows)), rows.train, WEIGHT)
+    copies = count_matched_control(
+        first.assign(label_source=match_real_rows(first, real.train.rows)), rows.train, WEIGHT
+    )
     arms = [Arm(REAL, "real", SETTINGS), Arm(CONTROL, "control", SETTINGS, copies, REAL)]
     arms += [Arm(name, "synthetic", SETTINGS, _set(one), CONTROL) for name, one in sets.items()]
     trained = train_arms(rows, arms, SEEDS, runtime=Runtime("cpu", "fp32", 1, 0), store=Store(out / "arms"), workers=2)

@@ -35,10 +35,10 @@ from medlt.config.run import (
     Longtail,
     Method,
     Minority,
-    Targets,
     RunConfig,
     Sampling,
     Scheduler,
+    Targets,
 )
 from medlt.config.verdict import CONTROL_OF, ArmClassifierConfig, ArmConfig, EvaluateConfig, SourceConfig
 
@@ -73,7 +73,6 @@ __all__ = [
     "Method",
     "Minority",
     "MinorityGuideConfig",
-    "Targets",
     "NihData",
     "PhantomData",
     "Privacy",
@@ -87,6 +86,7 @@ __all__ = [
     "StableFolder",
     "StableUntrained",
     "Strict",
+    "Targets",
     "TrainedCodec",
     "TransformerConfig",
     "UNetConfig",

@@ -83,7 +83,9 @@ def train_arms(
     _check(rows, wanted)
     tasks = {(arm.name, seed): (arm, seed) for arm in wanted for seed in seeds}
     if len(tasks) < len(wanted) * len(seeds):
-        raise InputError("two arms have the same name, or a seed occurs twice; give each arm its own name and list each seed once")
+        raise InputError(
+            "two arms have the same name, or a seed occurs twice; give each arm its own name and list each seed once"
+        )
     alone = workers == 1 or len(tasks) < 2
     own = runtime if alone else replace(runtime, threads=runtime.threads or 1, progress=silent)
     shared = _Shared(rows.train, rows.val, rows.test, own, store)

@@ -56,7 +56,9 @@ def require_findings(name: str, own: Sequence[str], wanted: Sequence[str]) -> No
     if lost := [finding for finding in wanted if finding not in own]:
         raise InputError(f"source {name}: its labels lack {lost[0]!r}; make it with the experiment's findings")
     if more := [finding for finding in own if finding not in wanted]:
-        raise InputError(f"source {name}: it has labels of {more[0]!r} and the experiment has none; use the same findings")
+        raise InputError(
+            f"source {name}: it has labels of {more[0]!r} and the experiment has none; use the same findings"
+        )
     if tuple(own) != tuple(wanted):
         at = next(i for i, pair in enumerate(zip(own, wanted, strict=True)) if pair[0] != pair[1])
         both = f"finding {at + 1} is {own[at]!r} in the source and {wanted[at]!r} in the experiment"

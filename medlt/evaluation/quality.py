@@ -96,9 +96,7 @@ def _check(
     if np.shape(labels) != (len(real), len(findings)):
         raise InputError(f"labels have shape {np.shape(labels)}; give [{len(real)},{len(findings)}], a row an image")
     if len(made_for) != len(synthetic):
-        raise InputError(
-            f"{len(synthetic)} synthetic rows but {len(made_for)} entries of made_for; give one each"
-        )
+        raise InputError(f"{len(synthetic)} synthetic rows but {len(made_for)} entries of made_for; give one each")
     if strange := set(made_for) - set(findings):
         raise InputError(
             f"synthetic rows were made for {sorted(strange)[0]!r}, which is not a finding; check its spelling"

@@ -107,7 +107,9 @@ def _metadata(trained: TrainedGenerator) -> dict[str, Any]:
 
 def _readme(trained: TrainedGenerator) -> str:
     rare = _example(trained)
-    command = f"""python -m monai.bundle run --config_file configs/inference.json --labels "{{'{rare}': 1}}" --count 4"""
+    command = (
+        f"""python -m monai.bundle run --config_file configs/inference.json --labels "{{'{rare}': 1}}" --count 4"""
+    )
     return (
         "# A generator of synthetic radiographs\n\n"
         f"It makes images of {trained.config.size} px under the labels {', '.join(trained.findings)}.\n\n"

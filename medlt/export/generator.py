@@ -12,8 +12,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import AutoencoderKL, AutoencoderTiny, ConfigMixin, DDIMScheduler, DiffusionPipeline, ModelMixin
-from diffusers import UNet2DModel
+from diffusers import (
+    AutoencoderKL,
+    AutoencoderTiny,
+    ConfigMixin,
+    DDIMScheduler,
+    DiffusionPipeline,
+    ModelMixin,
+    UNet2DModel,
+)
 from diffusers.configuration_utils import register_to_config
 from PIL import Image
 from torch import Tensor, nn

@@ -21,7 +21,9 @@ def label_unet(run: Path) -> tuple[TrainedGenerator, LabelUNet]:
     """Return a run's generator and its UNet. Raises InputError for a denoiser that diffusers does not know."""
     trained = open_generator(run)
     if not isinstance(trained.network, LabelUNet):
-        raise InputError(f"{run}: its denoiser is a {trained.network.family}, which diffusers does not know; use a unet")
+        raise InputError(
+            f"{run}: its denoiser is a {trained.network.family}, which diffusers does not know; use a unet"
+        )
     return trained, trained.network
 
 

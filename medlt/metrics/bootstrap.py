@@ -41,7 +41,7 @@ LOWER_IS_BETTER = ("ECE",)
 
 _CHUNK = 1 << 23  # weights drawn at once: 64 MB as they come, 32 MB as they are kept
 
-__all__ = ["FEWEST_PATIENTS", "difference", "interval", "metrics_per_draw", "patient_weights", "metric_table", "word"]
+__all__ = ["FEWEST_PATIENTS", "difference", "interval", "metric_table", "metrics_per_draw", "patient_weights", "word"]
 
 
 def word(low: float, high: float) -> Word:

@@ -13,7 +13,7 @@ from torch import Tensor
 from medlt import config as configs
 from medlt.checks.consistency import LabelConsistency
 from medlt.checks.folds import CrossFitClassifiers
-from medlt.checks.separation import digest_network, require_unseen_parents, parents_of
+from medlt.checks.separation import digest_network, parents_of, require_unseen_parents
 from medlt.classify.train import Classifier
 from medlt.data.loaders import images
 from medlt.data.manifest import Manifest

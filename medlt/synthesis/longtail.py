@@ -24,7 +24,7 @@ from torch.nn import functional as F
 
 from medlt.classify.epistemic import Statistic, statistic
 from medlt.diffusion.codec import AutoencoderCodec
-from medlt.diffusion.decoded_signal import ascend_estimate, decoded_signal, average_shifts
+from medlt.diffusion.decoded_signal import ascend_estimate, average_shifts, decoded_signal
 from medlt.diffusion.guidance import guided_levels, only_at
 from medlt.synthesis.from_noise import FromNoise
 from medlt.synthesis.guides import SamplingContext

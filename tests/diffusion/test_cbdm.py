@@ -132,7 +132,9 @@ def test_class_means_move_towards_the_pools_as_derived(power: float, tau: float)
         torch.testing.assert_close(wanted, (mu + 1.25 * pull * (p @ mu)) / (1 + 1.25 * pull))
 
     labels = torch.eye(3).repeat_interleave(counts, 0)
-    loss = NoisedLoss("sample", VECTOR.null, low=1, high=1, extra_losses=(ClassBalancing(VECTOR, labels.numpy(), tau, power),))
+    loss = NoisedLoss(
+        "sample", VECTOR.null, low=1, high=1, extra_losses=(ClassBalancing(VECTOR, labels.numpy(), tau, power),)
+    )
     net, batch = Means(mu + 1), labels.repeat(64, 1)
     optimizer = torch.optim.SGD(net.parameters(), lr=0.5)
     track = []
@@ -178,7 +180,9 @@ def test_tau_zero_leaves_a_training_as_it_was(tmp_path: Path) -> None:
 @pytest.mark.parametrize("cut", [2, 4])
 def test_the_parts_of_a_batch_add_up_to_it(cut: int) -> None:
     net, x0 = unet(), noise_like(range(12), (2, 8, 8))
-    loss = NoisedLoss("epsilon", VECTOR.null, extra_losses=(ClassBalancing(VECTOR, CLASSES.numpy(), tau=5.0, power=1.0),))
+    loss = NoisedLoss(
+        "epsilon", VECTOR.null, extra_losses=(ClassBalancing(VECTOR, CLASSES.numpy(), tau=5.0, power=1.0),)
+    )
 
     @torch.no_grad()
     def total(of: int) -> float:
@@ -245,7 +249,11 @@ def test_each_setting_has_its_digest() -> None:
 
 @pytest.mark.parametrize(
     ("settings", "said"),
-    [({"tau": -1.0}, "tau is -1"), ({"power": -1.0}, "power is -1"), ({"labels": np.full((3, 3), NAN)}, "class balancing: the pool has no row with a known label")],
+    [
+        ({"tau": -1.0}, "tau is -1"),
+        ({"power": -1.0}, "power is -1"),
+        ({"labels": np.full((3, 3), NAN)}, "class balancing: the pool has no row with a known label"),
+    ],
 )
 def test_bad_values_are_told(settings: dict[str, Any], said: str) -> None:
     with pytest.raises(InputError, match=said):

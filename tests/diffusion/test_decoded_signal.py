@@ -10,7 +10,7 @@ from torch import Tensor
 
 from medlt.diffusion.batching import fixed_batches
 from medlt.diffusion.codec import AutoencoderCodec
-from medlt.diffusion.decoded_signal import ascend_estimate, match_norm, decoded_signal, average_shifts
+from medlt.diffusion.decoded_signal import ascend_estimate, average_shifts, decoded_signal, match_norm
 from medlt.diffusion.guidance import only_at
 from medlt.diffusion.noise import STABLE_DIFFUSION
 from medlt.diffusion.sampler import from_noise, sample
@@ -44,7 +44,9 @@ def test_one_step_by_hand_with_a_linear_decoder_and_a_linear_logit() -> None:
 def test_through_the_network_it_is_the_gradient_at_the_noisy_latent() -> None:
     """x0 = M x_t: the gradient in x_t is M^T A^T v; the estimate moves by the same share of its norm."""
     A, M, v, x = draws(12, 6, seed=1), draws(6, 6, seed=5), draws(12, seed=3), draws(4, 6, seed=4)
-    found = ascend_estimate(decoded_signal(lambda z: z @ A.T, lambda image, t: image @ v), 0.05, network=True)(lambda x, t: x @ M.T)(x, 9)
+    found = ascend_estimate(decoded_signal(lambda z: z @ A.T, lambda image, t: image @ v), 0.05, network=True)(
+        lambda x, t: x @ M.T
+    )(x, 9)
     z, way = x @ M.T, M.T @ A.T @ v
     torch.testing.assert_close(found, z + 0.05 * z.norm(dim=1, keepdim=True) * way / way.norm())
 
@@ -82,7 +84,9 @@ def test_guidance_moves_a_mixture_towards_the_signal_monotonically() -> None:
     for weight in (0.0, 0.2, 0.4):
         made = scheduler("ddim", 20)
         noise = torch.stack([draws(2, seed=s) for s in range(1500)]).double()
-        found = sample(only_at(ascend_estimate(signal, weight), range(333, 1000))(mixture), from_noise(noise, made), made)
+        found = sample(
+            only_at(ascend_estimate(signal, weight), range(333, 1000))(mixture), from_noise(noise, made), made
+        )
         shares.append(float(mixture.fractions(found)[1]))
         levels.append(float(signal(found, 0).mean()))
     assert shares[0] == pytest.approx(0.02, abs=0.01)

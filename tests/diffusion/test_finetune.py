@@ -178,7 +178,11 @@ def test_the_adapter_goes_into_diffusers_own_file_and_back(tmp_path: Path, folde
 def test_gradient_checkpointing_and_micro_batches_change_memory_and_not_the_training(
     tmp_path: Path, folder: Path
 ) -> None:
-    for name, changes in {"plain": {}, "memory": {"gradient_checkpointing": True}, "micro": {"gradient_accumulation_steps": 2}}.items():
+    for name, changes in {
+        "plain": {},
+        "memory": {"gradient_checkpointing": True},
+        "micro": {"gradient_accumulation_steps": 2},
+    }.items():
         tuned = train(stable(folder, "trained"), tmp_path / name, replace(TRAINING, **changes), finetuning=LORA)
         assert not any(getattr(module, "gradient_checkpointing", False) for module in tuned.network.modules())
     one, two, three = (read_tensors(tmp_path / name / FILE) for name in ("plain", "memory", "micro"))
@@ -222,7 +226,9 @@ def test_train_denoiser_takes_a_family(tmp_path: Path) -> None:
 def test_a_finished_training_is_loaded_and_gives_the_same_backbone(tmp_path: Path, folder: Path) -> None:
     seen: list[int] = []
     first = train(stable(folder), tmp_path, finetuning=LORA)
-    again = train(stable(folder), tmp_path, finetuning=LORA, runtime=replace(CPU, progress=lambda *told: seen.append(told[1])))
+    again = train(
+        stable(folder), tmp_path, finetuning=LORA, runtime=replace(CPU, progress=lambda *told: seen.append(told[1]))
+    )
     assert (again.digest, seen) == (first.digest, [])
     assert not changed(weights(first), weights(again))
     others: list[dict[str, Any]] = [
@@ -328,7 +334,10 @@ def bad(uids: Sequence[str]) -> Tensor:
 @pytest.mark.parametrize(
     ("data", "said"),
     [
-        (replace(DATA, latents=lambda uids: latents(uids)[:, :3]), "the latents have 3 channels, the backbone expects 4"),
+        (
+            replace(DATA, latents=lambda uids: latents(uids)[:, :3]),
+            "the latents have 3 channels, the backbone expects 4",
+        ),
         (replace(DATA, labels=LABELS[:, :1]), r"labels of 1 findings give conditions \(3,\), the backbone"),
         (replace(DATA, latents=bad), "the latent of u0 is not finite; encode it again in fp32"),
     ],
@@ -382,7 +391,10 @@ def test_a_key_holds_all_that_decides_a_backbone() -> None:
     keys.append(backbone_key(small(), replace(DATA, contents="other"), **plain))
     keys.append(backbone_key(small(prediction="epsilon"), DATA, **plain))
     assert len({str(key) for key in keys}) == len(keys)
-    same = {"training": replace(TRAINING, gradient_accumulation_steps=2, checkpoint_every=1), "runtime": replace(CPU, threads=3)}
+    same = {
+        "training": replace(TRAINING, gradient_accumulation_steps=2, checkpoint_every=1),
+        "runtime": replace(CPU, threads=3),
+    }
     assert backbone_key(small(), DATA, **same) == keys[0]  # type: ignore[arg-type]
     continued = [
         backbone_key(small(), DATA, **plain | {"training": replace(TRAINING, steps=n)}, steps=False) for n in (4, 9)

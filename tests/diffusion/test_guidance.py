@@ -176,7 +176,10 @@ def test_fading_is_a_share_of_each_row_alone_and_no_share_is_the_bare_estimate()
 def test_boost_one_and_skip_none_are_the_plain_start() -> None:
     for name in schedulers.NAMES:
         plain, said = (schedulers.scheduler(name, 10) for _ in range(2))
-        first, second = from_noise(noise(range(3)), plain), from_noise(noise(range(3)), said, initial_noise_scale=1.0, skip_steps=0)
+        first, second = (
+            from_noise(noise(range(3)), plain),
+            from_noise(noise(range(3)), said, initial_noise_scale=1.0, skip_steps=0),
+        )
         assert torch.equal(first.x, second.x)
         assert first.timesteps == second.timesteps == schedulers.evaluations(plain)
 

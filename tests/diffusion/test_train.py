@@ -167,7 +167,9 @@ def test_rows_and_uids_must_match(tmp_path: Path) -> None:
 
 def test_the_denoiser_learns_what_the_label_says(tmp_path: Path) -> None:
     """Labelled bright or dark, samples have that level; the loss on held fixed noise falls."""
-    net = train(tmp_path, 90, batch_size=16, learning_rate=1e-2, ema_decay=0.9, checkpoint_every=30, validation=(UIDS, LABELS))
+    net = train(
+        tmp_path, 90, batch_size=16, learning_rate=1e-2, ema_decay=0.9, checkpoint_every=30, validation=(UIDS, LABELS)
+    )
     history = pd.read_parquet(tmp_path / "history.parquet")
     validation = history["validation"].dropna()
     assert list(validation.index) == [30, 60, 90]
@@ -332,5 +334,7 @@ def test_the_codec_loss_is_the_l1_of_a_perfect_network_plus_its_divergence() -> 
         def decode(self, z: Tensor) -> Any:
             return type("Out", (), {"sample": self.x + 0.25})
 
-    loss = AutoencoderLoss(Discs(4, 4), batch_size=2, kl_weight=0.1, seed=0)(Reconstruction(Off(), decoder_only=False), 0)
+    loss = AutoencoderLoss(Discs(4, 4), batch_size=2, kl_weight=0.1, seed=0)(
+        Reconstruction(Off(), decoder_only=False), 0
+    )
     assert float(loss) == pytest.approx(0.25 + 0.1 * 16 / 16)

@@ -87,7 +87,9 @@ def test_the_verdict_is_of_the_arm_against_its_control_whatever_it_is_called(
 
 
 def test_every_table_is_there_with_its_arms(rows: HeldOutRows, source: MakeSource, tmp_path: Path) -> None:
-    arms = built(rows, source(), fusion=ArmSpec("x"), half=ArmSpec("x", synthetic_ratio=0.5), focal=ArmSpec(loss="focal"))
+    arms = built(
+        rows, source(), fusion=ArmSpec("x"), half=ArmSpec("x", synthetic_ratio=0.5), focal=ArmSpec(loss="focal")
+    )
     found = concluded(rows, arms, tmp_path, val={"half": 9.0, "focal": 5.0})
     assert found.primary == "half"
     read = {name: pd.read_parquet(tmp_path / f"{name}.parquet") for name in ("arms", "scores", "comparisons")}
@@ -167,7 +169,10 @@ def test_tables_of_an_earlier_comparison_do_not_stay(rows: HeldOutRows, source: 
 
 
 def test_each_other_question_to_the_test_set_counts(rows: HeldOutRows, source: MakeSource, tmp_path: Path) -> None:
-    one, other = built(rows, source(), fusion=ArmSpec("x")), built(rows, source(), fusion=ArmSpec("x", synthetic_ratio=0.5))
+    one, other = (
+        built(rows, source(), fusion=ArmSpec("x")),
+        built(rows, source(), fusion=ArmSpec("x", synthetic_ratio=0.5)),
+    )
     first = concluded(rows, one, tmp_path)
     again = concluded(rows, one, tmp_path, experiments=first.experiments)
     assert first.verdict["test_set_evaluations"] == again.verdict["test_set_evaluations"] == 1

@@ -32,7 +32,12 @@ def greys(arm: Arm) -> list[int]:
 
 
 def test_slot_by_slot_the_control_holds_the_parent_of_the_image(rows: HeldOutRows, source: MakeSource) -> None:
-    found = of(rows, source(), a=ArmSpec("x", synthetic_fraction=0.5, synthetic_weight=0.7, loss="focal"), b=ArmSpec(loss="focal"))
+    found = of(
+        rows,
+        source(),
+        a=ArmSpec("x", synthetic_fraction=0.5, synthetic_weight=0.7, loss="focal"),
+        b=ArmSpec(loss="focal"),
+    )
     assert list(found) == [REAL, "a", "duplicated for a", "b"]
     arm, control = found["a"], found["duplicated for a"]
     assert greys(arm) == [120, 110, 130, 140]

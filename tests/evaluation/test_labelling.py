@@ -12,7 +12,7 @@ import pytest
 from medlt.checks.separation import digest_network
 from medlt.classify.classifier import Classifier
 from medlt.evaluation.arms import HeldOutRows
-from medlt.evaluation.labelling import TABLES, check_labels, reporting_judges
+from medlt.evaluation.labelling import TABLES, check_labels, evaluation_classifiers
 from medlt.evaluation.sources import SourceImages
 from medlt.store import Store
 from medlt.training.runtime import Runtime
@@ -48,18 +48,18 @@ def test_a_block_a_source_in_every_table(
 def test_a_judge_that_guided_the_images_does_not_report(
     rows: HeldOutRows, source: MakeSource, options: dict[str, Any]
 ) -> None:
-    judges = reporting_judges(source(), rows.train, rows.val, **options)
+    judges = evaluation_classifiers(source(), rows.train, rows.val, **options)
     one, other = judges.verifiers
     assert isinstance(one, Classifier)
     assert isinstance(other, Classifier)
     assert digest_network(one.net) != digest_network(other.net)
     with pytest.raises(InputError, match="both a guiding and a reporting classifier"):
-        reporting_judges(source(guiding=(digest_network(one.net),)), rows.train, rows.val, **options)
+        evaluation_classifiers(source(guiding=(digest_network(one.net),)), rows.train, rows.val, **options)
 
 
-def test_reporting_judges_run_where_the_runtime_says(
+def test_evaluation_classifiers_run_where_the_runtime_says(
     rows: HeldOutRows, source: MakeSource, options: dict[str, Any]
 ) -> None:
     runtime = Runtime("cuda:7", "fp32", 1, 0)
     with pytest.raises((InputError, RuntimeError)):
-        reporting_judges(source(), rows.train, rows.val, **options | {"runtime": runtime})
+        evaluation_classifiers(source(), rows.train, rows.val, **options | {"runtime": runtime})

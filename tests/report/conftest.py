@@ -275,7 +275,14 @@ def arms() -> pd.DataFrame:
         "mixup": "none",
         "augment": "light",
     }
-    more = {"use": "mix", "tau_norm": False, "synthetic_fraction": 0.2, "synthetic_weight": 0.3, "steps": 40, "digest": "0123456789abcdef"}
+    more = {
+        "use": "mix",
+        "tau_norm": False,
+        "synthetic_fraction": 0.2,
+        "synthetic_weight": 0.3,
+        "steps": 40,
+        "digest": "0123456789abcdef",
+    }
     return rows.assign(**usual, **more, val_tail_ap_sd=0.011, primary=rows["arm"] == "fusion_one")
 
 

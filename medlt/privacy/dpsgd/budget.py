@@ -38,7 +38,12 @@ class PrivacySettings:
     times: int = 1
 
     def __post_init__(self) -> None:
-        if not (self.noise_multiplier >= 0 and self.max_grad_norm > 0 and self.max_physical_batch_size >= 1 and self.times >= 1):
+        if not (
+            self.noise_multiplier >= 0
+            and self.max_grad_norm > 0
+            and self.max_physical_batch_size >= 1
+            and self.times >= 1
+        ):
             raise InputError("private training: noise must be 0 or more; clip, physical and times above 0")
         if math.isinf(self.max_grad_norm) and self.noise_multiplier:
             raise InputError("private training: without a finite clip no noise is enough; give a clip")
