@@ -22,7 +22,7 @@ from medlt.config.learning import (
     UNetConfig,
 )
 from medlt.config.privacy import Privacy
-from medlt.config.read import dump, find, load, load_verdict, parse, schema
+from medlt.config.read import dump, find, load, load_verdict, parse, parse_verdict, schema
 from medlt.config.run import (
     Checks,
     ClassBalancingConfig,
@@ -95,5 +95,6 @@ __all__ = [
     "load",
     "load_verdict",
     "parse",
+    "parse_verdict",
     "schema",
 ]

@@ -81,6 +81,11 @@ def parse(tree: dict[str, Any], where: str = "config") -> RunConfig:
     return _valid(RunConfig, tree, where)
 
 
+def parse_verdict(tree: dict[str, Any], where: str = "config") -> EvaluateConfig:
+    """Validate the mapping of an experiment. Raises InputError with one clear line."""
+    return _valid(EvaluateConfig, tree, where)
+
+
 def _valid(kind: type[C], tree: dict[str, Any], where: str) -> C:
     try:
         return kind.model_validate(tree)
