@@ -88,7 +88,7 @@ def test_a_run_asked_to_be_private_tells_nothing_of_its_patients(
     tmp_path: Path, write: Any, changed: dict[str, Any]
 ) -> None:
     """Whether or not it carries a claim: no digest, count, name or place."""
-    text = write_ledger(finished(tmp_path / "run", **changed))
+    text = write(finished(tmp_path / "run", **changed))
     real = manifest()
     for hidden in (real.digest(), real.split("train").digest(), "real-", "4 radiographs", str(tmp_path), "codec`"):
         assert hidden not in text
@@ -97,7 +97,7 @@ def test_a_run_asked_to_be_private_tells_nothing_of_its_patients(
 
 @pytest.mark.parametrize("write", [model_card, datasheet])
 def test_a_run_that_promises_nothing_says_so_and_may_count(tmp_path: Path, write: Any) -> None:
-    text = write_ledger(finished(tmp_path / "run", privacy=None))
+    text = write(finished(tmp_path / "run", privacy=None))
     assert "No privacy is claimed" in text
     assert "4 radiographs" in text
     assert manifest().split("train").digest() in text
@@ -108,7 +108,7 @@ def test_a_run_that_promises_nothing_says_so_and_may_count(tmp_path: Path, write
 @pytest.mark.parametrize("write", [model_card, datasheet])
 def test_the_audit_is_told_a_line_a_finding(tmp_path: Path, write: Any) -> None:
     write_json(finished(tmp_path / "run") / "audit.json", AUDIT)
-    text = write_ledger(tmp_path / "run")
+    text = write(tmp_path / "run")
     assert "**near_copies** (passed): No copy was found, recall 0.9." in text
     assert "**membership** (FAILED): Caught 3 of 4, see [path]" in text
     assert "**identity** (cannot say)" in text
