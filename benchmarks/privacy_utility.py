@@ -29,7 +29,7 @@ from medlt.data.loaders import images
 from medlt.data.manifest import Manifest
 from medlt.evaluation.arms import REAL, Arm, Arms, count_matched_control, match_real_rows
 from medlt.evaluation.engine import train_arms
-from medlt.evaluation.verdict import compare
+from medlt.evaluation.verdict import compare_arms
 from medlt.files import write_table
 from medlt.metrics.fidelity import kid
 from medlt.privacy import claim
@@ -142,7 +142,7 @@ def _compared(runs: dict[Any, Path], real: Any, findings: tuple[str, ...], out: 
     trained = train_arms(rows, arms, SEEDS, runtime=Runtime("cpu", "fp32", 1, 0), store=Store(out / "arms"), workers=2)
     known = Arms(trained.test, rows.test.labels, rows.patients, rows.findings, trained.val, rows.val.labels)
     pairs = [(name, CONTROL) for name in [REAL, *sets]]
-    differences = compare(known, pairs, {"tail": findings}, draws=2000, seed=0)
+    differences = compare_arms(known, pairs, {"tail": findings}, n_bootstrap=2000, seed=0)
     write_table(out / "comparisons.parquet", differences)
     chosen = differences.query("finding == 'tail' and metric == 'AP'").set_index("arm")
     told = {

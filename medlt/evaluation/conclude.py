@@ -1,7 +1,7 @@
-"""From what all arms said of held-out rows to tables, and to the word; the same for every command that compares.
+"""Turn the predictions of all arms into tables and a verdict, and write them into a folder.
 
-Written into a folder: arms.parquet and verdict.json always; scores, comparisons, reliability and subgroups.parquet
-where something was compared. A verdict of another experiment is kept in superseded/, and so is what is damaged.
+arms.parquet and verdict.json are always written; scores, comparisons, reliability and subgroups.parquet only if arms
+were compared. The verdict of another experiment and damaged files are moved to superseded/.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ from medlt.evaluation.subgroups import ATTRIBUTES, subgroups
 from medlt.evaluation.verdict import (
     NOT_KEPT,
     NOTHING,
-    choose,
-    chosen_by,
-    compare,
+    compare_arms,
+    comparison_entries,
+    comparison_entry,
+    comparison_pairs,
     decide,
-    line,
-    lines,
-    pairs,
     score_table,
-)  # fmt: skip
+    select_arm,
+    selection_rule,
+)
 from medlt.files import digest, write_json, write_table
 from medlt.metrics.calibration import reliability
 from medlt.rng import numpy_generator
@@ -43,7 +43,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Tables:
-    """What a comparison is made of: see docs/reference for the columns."""
+    """The tables of a comparison; docs/reference/files.md lists their columns."""
 
     scores: pd.DataFrame
     comparisons: pd.DataFrame
@@ -53,10 +53,10 @@ class Tables:
 
 @dataclass(frozen=True)
 class Conclusion:
-    """The verdict, as verdict.json has it, and the tables; `tables` is None where nothing could be compared.
+    """The verdict, as in verdict.json, and the tables; `tables` is None if no arm was trained.
 
-    experiments: names of all experiments whose verdict was made on these test rows, this one among them, in order of
-    time; hand them to the next `conclude`. The more often a test set is asked, the more often it says yes by chance.
+    experiments: names of all experiments that were evaluated on these test rows, in order, this one included. Pass them
+    to the next `conclude`: the more experiments one test set evaluates, the more of them it favours by chance.
     """
 
     verdict: Mapping[str, Any]
@@ -66,12 +66,12 @@ class Conclusion:
 
     @property
     def word(self) -> str:
-        """helps, harms, no evidence, or no verdict."""
+        """Return helps, harms, no evidence or no verdict."""
         return str(self.verdict["verdict"])
 
     @property
     def primary(self) -> str | None:
-        """The arm the verdict is about."""
+        """Return the arm that the verdict is about."""
         marked = self.arms.loc[self.arms["primary"], "arm"]
         return str(marked.iloc[0]) if len(marked) else None
 
@@ -82,88 +82,120 @@ def conclude(
     trained: TrainedArms,
     folder: Path,
     *,
-    draws: int,
+    n_bootstrap: int,
     seed: int,
-    chosen: str | None = None,
+    primary_arm: str | None = None,
     experiments: Sequence[str] = (),
 ) -> Conclusion:
-    """Choose an arm on validation, test it against its control, and write tables and verdict into `folder`.
+    """Select an arm on validation, compare it with its control on test, and write tables and verdict into `folder`.
 
-    draws: of the patient bootstrap, seeded by `seed`; chosen: the arm to decide on, None for the best on validation;
-    experiments: what an earlier call returned. Raises InputError for a chosen arm that has no synthetic images.
+    n_bootstrap: resamples of the patients, seeded by `seed`; primary_arm: the arm that the verdict is about, None for
+    the best on validation; experiments: those of the previous `Conclusion` on these test rows. Raises InputError if
+    `primary_arm` has no synthetic images or an arm was not trained.
     """
-    if chosen is not None and chosen not in (names := [arm.name for arm in arms if arm.role == "synthetic"]):
-        raise InputError(f"{chosen!r} is no arm with synthetic images; choose one of {', '.join(names) or 'none'}")
-    named = experiment(rows, arms, trained.seeds, draws=draws, seed=seed, chosen=chosen)
+    synthetic = [arm.name for arm in arms if arm.role == "synthetic"]
+    if primary_arm is not None and primary_arm not in synthetic:
+        choices = ", ".join(synthetic) or "none"
+        raise InputError(f"arm {primary_arm!r} has no synthetic images; set primary_arm to one of: {choices}")
+    options = _Options(n_bootstrap, seed, primary_arm)
+    name = experiment(rows, arms, trained.seeds, n_bootstrap=n_bootstrap, seed=seed, primary_arm=primary_arm)
     compared = trainable(arms)
-    said = _said(rows, compared, trained)
-    seen = tuple(dict.fromkeys([*experiments, *([named] if compared else [])]))
-    picked = _picked(arms, compared, said, rows.tail, chosen)
-    tables, told = None, _nothing(arms, picked)
-    if said is not None:
-        unaided = choose(said, [arm.name for arm in compared if arm.role in ("real", "reweighted")], rows.tail) or REAL
-        tables = _tables(rows, compared, said, picked, unaided, draws=draws, seed=seed)
-        if picked is not None:
-            told = decide(tables.comparisons, said, picked, _control(compared, picked))
-            told |= {"against_real": line(tables.comparisons, said, picked, unaided)}
-            told |= {"chosen_by": _chosen_by(said, compared, rows.tail, chosen)}
-        told |= {"arms": lines(tables.comparisons, compared, said, rows.tail)}
-    told |= {"experiment": named, "test_set_evaluations": len(seen)}
-    found = Conclusion(told, _arm_table(arms, said, rows.tail, picked), tables, seen)
-    _write(found, Path(folder))
-    return found
+    evaluated = tuple(dict.fromkeys([*experiments, *([name] if compared else [])]))
+    tested = _tested(rows, compared, trained)
+    primary = _primary(arms, compared, tested, rows.tail, primary_arm)
+    tables, verdict = None, _undecided(arms, primary)
+    if tested is not None:
+        tables, verdict = _compared(rows, compared, tested, primary, options, verdict)
+    verdict |= {"experiment": name, "test_set_evaluations": len(evaluated)}
+    conclusion = Conclusion(verdict, _arm_table(arms, tested, rows.tail, primary), tables, evaluated)
+    _write(conclusion, Path(folder))
+    return conclusion
+
+
+@dataclass(frozen=True)
+class _Options:
+    """Options of `conclude`."""
+
+    n_bootstrap: int
+    seed: int
+    primary_arm: str | None
 
 
 def candidates(arms: Sequence[Arm]) -> list[str]:
-    """Return the arms that may be chosen: with synthetic images, under labels that do not come from judges.
+    """Return the arms that may be selected: those with synthetic images whose labels do not come from verifiers.
 
-    An arm of judged labels differs from its control in what the judges know as well as in the images.
+    An arm with labels of the verifiers differs from its control in the labels as well as in the images.
     """
     own = (arm for arm in arms if arm.role == "synthetic" and not arm.empty)
     return [arm.name for arm in own if arm.about.get("labels") != "verifier"]
 
 
 def experiment(
-    rows: HeldOutRows, arms: Sequence[Arm], seeds: Sequence[int], *, draws: int, seed: int, chosen: str | None
+    rows: HeldOutRows,
+    arms: Sequence[Arm],
+    seeds: Sequence[int],
+    *,
+    n_bootstrap: int,
+    seed: int,
+    primary_arm: str | None,
 ) -> str:
-    """Return 16 hex digits that name a question to the test set: rows, arms, seeds and how they are compared."""
-    asked = [[arm.name, arm.role, arm.control, arm.digest()] for arm in arms]
-    return digest(rows.digest(), asked, list(seeds), draws, seed, chosen)
+    """Return 16 hex digits that identify an experiment: its rows, arms, seeds and options of `conclude`."""
+    trained = [[arm.name, arm.role, arm.control, arm.digest()] for arm in arms]
+    return digest(rows.digest(), trained, list(seeds), n_bootstrap, seed, primary_arm)
 
 
-def _said(rows: HeldOutRows, arms: Sequence[Arm], trained: TrainedArms) -> Arms | None:
-    """What the arms say of the held-out rows; None where none was trained."""
+def _tested(rows: HeldOutRows, arms: Sequence[Arm], trained: TrainedArms) -> Arms | None:
+    """Return the predictions of the arms with the true labels; None without arms."""
     if not arms:
         return None
     if lost := [arm.name for arm in arms if arm.name not in trained.test]:
         raise InputError(f"arm {lost[0]!r} was not trained; train all arms before concluding")
-    test, val = ({arm.name: said[arm.name] for arm in arms} for said in (trained.test, trained.val))
+    test, val = ({arm.name: scores[arm.name] for arm in arms} for scores in (trained.test, trained.val))
     patients = [str(patient) for patient in rows.patients]
     single = any(arm.settings.get("task") == "single-label" for arm in arms)
     return Arms(test, rows.test.labels, patients, rows.findings, val, rows.val.labels, single)
 
 
-def _picked(
-    arms: Sequence[Arm], compared: Sequence[Arm], said: Arms | None, tail: Sequence[str], chosen: str | None
+def _primary(
+    arms: Sequence[Arm], compared: Sequence[Arm], tested: Arms | None, tail: Sequence[str], requested: str | None
 ) -> str | None:
-    """The arm to decide on, None where there is none, or the one asked for has no image."""
-    if said is None or any(arm.name == chosen and arm.empty for arm in arms):
+    """Return the arm that the verdict is about; None without candidates or if the requested arm has no image."""
+    if tested is None or any(arm.name == requested and arm.empty for arm in arms):
         return None
-    return chosen or choose(said, candidates(compared), tail)
+    return requested or select_arm(tested, candidates(compared), tail)
 
 
-def _chosen_by(said: Arms, compared: Sequence[Arm], tail: Sequence[str], chosen: str | None) -> str:
-    """What the arm was chosen by."""
-    if chosen is not None:
+def _chosen_by(tested: Arms, compared: Sequence[Arm], tail: Sequence[str], requested: str | None) -> str:
+    """Return how the primary arm was selected."""
+    if requested is not None:
         return "the config"
-    return chosen_by(said, tail) if len(candidates(compared)) > 1 else "being the only one"
+    return selection_rule(tested, tail) if len(candidates(compared)) > 1 else "the only candidate"
 
 
-def _nothing(arms: Sequence[Arm], picked: str | None) -> dict[str, Any]:
-    """The verdict where nothing is decided: no image was kept, or none was asked for."""
-    if picked is None and any(arm.role == "synthetic" and arm.empty for arm in arms):
+def _undecided(arms: Sequence[Arm], primary: str | None) -> dict[str, Any]:
+    """Return the verdict without a comparison: no image was kept, or no arm has a source."""
+    if primary is None and any(arm.role == "synthetic" and arm.empty for arm in arms):
         return {"verdict": "no evidence", "sentence": NOT_KEPT, "comparison": None}
     return {"verdict": "no verdict", "sentence": NOTHING, "comparison": None}
+
+
+def _compared(
+    rows: HeldOutRows,
+    arms: Sequence[Arm],
+    tested: Arms,
+    primary: str | None,
+    options: _Options,
+    undecided: dict[str, Any],
+) -> tuple[Tables, dict[str, Any]]:
+    """Return the tables and the verdict; `undecided` is the verdict without a primary arm."""
+    without = [arm.name for arm in arms if arm.role in ("real", "reweighted")]
+    best_without = select_arm(tested, without, rows.tail) or REAL
+    tables, verdict = _tables(rows, arms, tested, primary, best_without, options), undecided
+    if primary is not None:
+        verdict = decide(tables.comparisons, tested, primary, _control(arms, primary))
+        verdict |= {"against_real": comparison_entry(tables.comparisons, tested, primary, best_without)}
+        verdict |= {"chosen_by": _chosen_by(tested, arms, rows.tail, options.primary_arm)}
+    return tables, verdict | {"arms": comparison_entries(tables.comparisons, arms, tested, rows.tail)}
 
 
 def _control(arms: Sequence[Arm], name: str) -> str:
@@ -171,80 +203,80 @@ def _control(arms: Sequence[Arm], name: str) -> str:
 
 
 def _tables(
-    rows: HeldOutRows, arms: Sequence[Arm], said: Arms, picked: str | None, unaided: str, *, draws: int, seed: int
+    rows: HeldOutRows, arms: Sequence[Arm], tested: Arms, primary: str | None, best_without: str, options: _Options
 ) -> Tables:
-    """Scores of all arms, all differences, and more of the arms the verdict is about."""
-    shown = [REAL, picked, _control(arms, picked)] if picked else [REAL]
-    asked = pairs(arms, (picked, unaided))
+    """Return scores and differences of all arms; reliability and subgroups of the real, control and primary arms."""
+    detailed = [REAL, primary, _control(arms, primary)] if primary else [REAL]
+    pairs = comparison_pairs(arms, primary, best_without)
     return Tables(
-        score_table(said, rows.groups),
-        compare(said, asked, rows.groups, draws=draws, seed=seed),
-        _reliability(said, shown),
-        _subgroups(rows, said, shown, draws=draws, seed=seed),
+        score_table(tested, rows.groups),
+        compare_arms(tested, pairs, rows.groups, n_bootstrap=options.n_bootstrap, seed=options.seed),
+        _reliability(tested, detailed),
+        _subgroups(rows, tested, detailed, options),
     )
 
 
-def _arm_table(arms: Sequence[Arm], said: Arms | None, tail: Sequence[str], chosen: str | None) -> pd.DataFrame:
-    """What each arm is, and how it did on validation; an arm that was not trained has no number."""
-    found = []
+def _arm_table(arms: Sequence[Arm], tested: Arms | None, tail: Sequence[str], primary: str | None) -> pd.DataFrame:
+    """Return a row an arm: its settings and its tail macro AP on validation, NaN for an arm that was not trained."""
+    rows = []
     for arm in arms:
-        value = said.on_validation(arm.name, tail) if said is not None and arm.name in said.val else None
+        value = tested.on_validation(arm.name, tail) if tested is not None and arm.name in tested.val else None
         mean = float("nan") if value is None else float(value.mean())
         spread = float("nan") if value is None or len(value) < 2 else float(value.std(ddof=1))
         own = {"arm": arm.name, "role": arm.role, "control": arm.control, "digest": arm.digest()}
-        numbers = {"primary": arm.name == chosen, "val_tail_ap": mean, "val_tail_ap_sd": spread}
-        found.append(own | dict(arm.about) | numbers)
-    return pd.DataFrame(found).astype({"synthetic_ratio": float})
+        numbers = {"primary": arm.name == primary, "val_tail_ap": mean, "val_tail_ap_sd": spread}
+        rows.append(own | dict(arm.about) | numbers)
+    return pd.DataFrame(rows).astype({"synthetic_ratio": float})
 
 
-def _reliability(said: Arms, shown: Sequence[str]) -> pd.DataFrame:
-    """Of all seeds together, an arm a block."""
-    tables = {name: reliability(said.truth, said.scores[name], said.patients, said.findings) for name in shown}
+def _reliability(tested: Arms, names: Sequence[str]) -> pd.DataFrame:
+    """Return the reliability of the named arms, over all seeds together, a block an arm."""
+    tables = {name: reliability(tested.truth, tested.scores[name], tested.patients, tested.findings) for name in names}
     return pd.concat([table.assign(arm=name) for name, table in tables.items()], ignore_index=True)
 
 
-def _subgroups(rows: HeldOutRows, said: Arms, shown: Sequence[str], *, draws: int, seed: int) -> pd.DataFrame:
-    """View, sex, age and source of the test rows, as far as they are known."""
-    about = rows.attributes[[name for name in ATTRIBUTES if name in rows.attributes]].reset_index(drop=True)
+def _subgroups(rows: HeldOutRows, tested: Arms, names: Sequence[str], options: _Options) -> pd.DataFrame:
+    """Return the subgroups of the named arms by the known attributes of the test rows, a block an arm."""
+    known = rows.attributes[[name for name in ATTRIBUTES if name in rows.attributes]].reset_index(drop=True)
     parts = [
         subgroups(
-            said.truth, said.scores[name], said.patients, about, said.findings, rows.tail, draws=draws,
-            rng=numpy_generator(seed, "subgroups"),
+            tested.truth, tested.scores[name], tested.patients, known, tested.findings, rows.tail,
+            n_bootstrap=options.n_bootstrap, rng=numpy_generator(options.seed, "subgroups"),
         ).assign(arm=name)
-        for name in shown
+        for name in names
     ]  # fmt: skip
     return pd.concat(parts, ignore_index=True)
 
 
-def _write(found: Conclusion, folder: Path) -> None:
-    """All tables, then the verdict; what is no longer so is set aside first."""
-    _supersede(folder, str(found.verdict["experiment"]))
-    write_table(folder / "arms.parquet", found.arms)
+def _write(conclusion: Conclusion, folder: Path) -> None:
+    """Write all tables, then the verdict; move those of an earlier experiment away first."""
+    _supersede(folder, str(conclusion.verdict["experiment"]))
+    write_table(folder / "arms.parquet", conclusion.arms)
     for name in TABLES:
-        if found.tables is not None:
-            write_table(folder / f"{name}.parquet", getattr(found.tables, name))
+        if conclusion.tables is not None:
+            write_table(folder / f"{name}.parquet", getattr(conclusion.tables, name))
         else:
             set_aside(folder, f"{name}.parquet")
-    write_json(folder / VERDICT, dict(found.verdict))
+    write_json(folder / VERDICT, dict(conclusion.verdict))
 
 
-def _supersede(folder: Path, named: str) -> None:
-    """Keep the verdict of another experiment; name a damaged one, and move it away."""
-    place = folder / VERDICT
-    if not place.is_file():
+def _supersede(folder: Path, name: str) -> None:
+    """Copy the verdict of another experiment into superseded/; move a damaged verdict there and log a warning."""
+    path = folder / VERDICT
+    if not path.is_file():
         return
     try:
-        before = json.loads(place.read_text())
+        before = json.loads(path.read_text())
         other = str(before["experiment"])
     except (ValueError, TypeError, KeyError):
-        log.warning("%s is damaged; it was moved to %s and is written again", place, set_aside(folder, VERDICT))
+        log.warning("%s is damaged; it was moved to %s and is written again", path, set_aside(folder, VERDICT))
         return
-    if other != named:
+    if other != name:
         write_json(folder / SUPERSEDED / f"verdict-{other}.json", before)
 
 
 def set_aside(folder: Path, name: str) -> Path | None:
-    """Move a file of `folder` into superseded/, under a free name; return where to, None if it is gone."""
+    """Move a file of `folder` into superseded/ under a free name; return the new path, None if there is no file."""
     file, number = folder / name, 1
     if not file.is_file():
         return None

@@ -66,7 +66,7 @@ def subgroups(
     findings: Sequence[str],
     tail: Sequence[str],
     *,
-    draws: int = 2000,
+    n_bootstrap: int = 2000,
     rng: np.random.Generator,
     level: float = 0.95,
 ) -> pd.DataFrame:
@@ -84,8 +84,8 @@ def subgroups(
     owner, columns = owners(patients), {"": list(range(len(findings)))}
     if tail:
         columns["tail "] = [list(findings).index(name) for name in tail]
-    weights = _weights(int(owner.max(initial=0)) + 1, draws, rng)
-    test = _Test(truth, scores, owner, weights, run_noise(len(scores), draws, rng), level)
+    weights = _weights(int(owner.max(initial=0)) + 1, n_bootstrap, rng)
+    test = _Test(truth, scores, owner, weights, run_noise(len(scores), n_bootstrap, rng), level)
     rows = [line for part in _parts(attributes) for line in _lines(test, *part, columns)]
     return pd.DataFrame(rows, columns=COLUMNS)
 

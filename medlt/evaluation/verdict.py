@@ -1,7 +1,7 @@
-"""From scores to words: helps, no evidence, harms. The interval decides, never the mean.
+"""Turn scores into a verdict: helps, no evidence or harms. The interval of the difference decides, not the mean.
 
-Of many arms one is chosen on the validation rows; only its test against its control is the verdict. All other
-differences stand beside it as what they are: comparisons nobody chose beforehand.
+One arm is selected on the validation rows. Only its comparison with its control on the test rows is the verdict. All
+other differences are reported beside it, without a correction for their number.
 """
 
 from __future__ import annotations
@@ -15,82 +15,100 @@ import pandas as pd
 from medlt.evaluation.arms import REAL, Arm, Arms
 from medlt.metrics.bootstrap import difference, metric_table
 from medlt.rng import numpy_generator
+from medlt.types import InputError
 
-WORDS = {
-    "helps": "helps: it beats duplicated real images",
-    "no evidence": "no evidence: it cannot be told apart from duplicated real images",
-    "harms": "harms: it is worse than duplicated real images",
+SENTENCES = {
+    "helps": "The synthetic images help more than duplicated real images",
+    "no evidence": "No evidence that the synthetic images are better or worse than duplicated real images",
+    "harms": "The synthetic images are worse than duplicated real images",
 }
-ONE_SEED = "no verdict: one seed. How much training varies is unknown; give evaluation.seeds: 3, or 5 for a claim."
-NO_TAIL = "no verdict: no tail finding has a positive test image, so nothing can be ranked."
+ONE_SEED = (
+    "No verdict: one seed does not show how much training varies. Set evaluation.seeds to 3, or to 5 for a claim."
+)
+NO_TAIL = "No verdict: no tail finding has a positive test image, so the arms cannot be compared."
+NOT_KEPT = "No evidence: no synthetic image passed the checks, so there is nothing to compare."
+NOTHING = (
+    "No verdict: no arm has synthetic images with labels that do not come from verifiers. "
+    "Give an arm a source, with labels soft or hard."
+)
 TAIL = "tail"
-NOT_KEPT = "no evidence: nothing to compare, as no synthetic image passed the checks."
-NOTHING = "no verdict: no arm has synthetic images under labels of their own; give one a source, labels not judged."
 
 
 def score_table(arms: Arms, groups: Mapping[str, Sequence[str]]) -> pd.DataFrame:
-    """Every metric of every arm and seed: columns arm, seed, finding, metric, value.
+    """Return every metric of every arm and seed: columns arm, seed, finding, metric, value.
 
     `finding` is a finding's name, "macro" (mean over findings) or a group's name (mean over its findings).
     """
     parts = []
     for arm, scores in arms.scores.items():
-        said = arms.decided(arm)
+        decisions = arms.decided(arm)
         for seed, one in enumerate(scores):
-            own = metric_table(arms.truth, one, arms.findings, groups, None if said is None else said[seed])
-            parts.append(own.assign(arm=arm, seed=seed))
+            own = None if decisions is None else decisions[seed]
+            part = metric_table(arms.truth, one, arms.findings, groups, own)
+            parts.append(part.assign(arm=arm, seed=seed))
     return pd.concat(parts, ignore_index=True)[["arm", "seed", "finding", "metric", "value"]]
 
 
-def compare(
-    arms: Arms, pairs: Sequence[tuple[str, str]], groups: Mapping[str, Sequence[str]], *, draws: int, seed: int
+def compare_arms(
+    arms: Arms, pairs: Sequence[tuple[str, str]], groups: Mapping[str, Sequence[str]], *, n_bootstrap: int, seed: int
 ) -> pd.DataFrame:
-    """Patient-bootstrap differences for (arm, control) pairs: arm, control, finding, metric, difference, low, ..."""
+    """Return the patient-bootstrap differences of (arm, control) pairs, a row a metric and finding or group.
+
+    Columns: those of `medlt.metrics.bootstrap.difference`, with `finding` for name, and arm and control.
+    """
     tables = []
     for arm, control in pairs:
-        said = arms.decided(arm), arms.decided(control)
-        found = difference(
+        own, other = arms.decided(arm), arms.decided(control)
+        table = difference(
             arms.truth,
             arms.scores[arm],
             arms.scores[control],
             arms.patients,
             arms.findings,
             groups=groups,
-            draws=draws,
+            draws=n_bootstrap,
             rng=numpy_generator(seed, "bootstrap", arm, control),
-            decided=None if said[0] is None or said[1] is None else (said[0], said[1]),
+            decided=None if own is None or other is None else (own, other),
         )
-        tables.append(found.rename(columns={"name": "finding"}).assign(arm=arm, control=control))
+        tables.append(table.rename(columns={"name": "finding"}).assign(arm=arm, control=control))
     return pd.concat(tables, ignore_index=True)
 
 
-def pairs(whole: Sequence[Arm], also: tuple[str | None, str]) -> list[tuple[str, str]]:
-    """What is held against what: each arm against its control, each against the real rows alone, and `also`."""
-    asked = [(arm.name, arm.control) for arm in whole if arm.control]
-    asked += [(arm.name, REAL) for arm in whole if arm.name != REAL]
-    return list(dict.fromkeys([*asked, (also[0], also[1])] if also[0] else asked))
+def comparison_pairs(arms: Sequence[Arm], primary: str | None, best_without: str) -> list[tuple[str, str]]:
+    """Return the (arm, control) pairs to compare, each once.
+
+    Every arm is compared with its control and with the real rows alone, the primary arm also with `best_without`, the
+    best arm without synthetic images.
+    """
+    pairs = [(arm.name, arm.control) for arm in arms if arm.control]
+    pairs += [(arm.name, REAL) for arm in arms if arm.name != REAL]
+    pairs += [(primary, best_without)] if primary else []
+    return list(dict.fromkeys(pairs))
 
 
-def choose(arms: Arms, names: Sequence[str], members: Sequence[str]) -> str | None:
-    """The arm of `names` with the best mean macro AP of `members` on validation; the first of equals, None of none."""
+def select_arm(arms: Arms, names: Sequence[str], members: Sequence[str]) -> str | None:
+    """Return the arm of `names` with the best mean macro AP of `members` on validation.
+
+    The first of equal arms is selected, and the first of all if no arm has a value; None if `names` is empty.
+    """
     means = {name: arms.on_validation(name, members).mean() for name in names}
     ranked = {name: value for name, value in means.items() if not np.isnan(value)}
     return max(ranked, key=lambda name: ranked[name]) if ranked else next(iter(names), None)
 
 
-def chosen_by(arms: Arms, members: Sequence[str]) -> str:
-    """What `choose` goes by: validation, or the order of arms where no finding of `members` has a positive there."""
+def selection_rule(arms: Arms, members: Sequence[str]) -> str:
+    """Return what `select_arm` uses: validation, or the order of arms if no finding has a validation positive."""
     if np.isnan(arms.on_validation(REAL, members)).all():
-        return "its place in the config, as no tail finding has a validation positive"
+        return "the order in the config, as no tail finding has a validation positive"
     return "validation tail macro AP"
 
 
-def _asked(table: pd.DataFrame, arm: str, control: str) -> pd.Series:
-    """The line that decides: tail macro AP of one arm against one control."""
-    found = table.query("arm == @arm and control == @control and metric == 'AP' and finding == @TAIL")
-    if found.empty:
-        raise ValueError(f"no tail row for {arm} against {control}; the table holds {sorted(set(table['arm']))}")
-    return found.iloc[0]
+def _tail_row(table: pd.DataFrame, arm: str, control: str) -> pd.Series:
+    """Return the row that decides: tail macro AP of one arm against one control."""
+    rows = table.query("arm == @arm and control == @control and metric == 'AP' and finding == @TAIL")
+    if rows.empty:
+        raise InputError(f"no tail row for {arm} against {control}; the table has {sorted(set(table['arm']))}")
+    return rows.iloc[0]
 
 
 def _number(value: Any) -> float | None:
@@ -102,17 +120,23 @@ def _comparison(row: pd.Series) -> dict[str, Any]:
     return {"arm": row["arm"], "control": row["control"], "metric": "AP", "finding": TAIL, **numbers}
 
 
+def _measured(row: pd.Series, arms: Arms) -> str:
+    """Return what was measured as a clause: the difference, its interval and the test set."""
+    ends = "no interval" if pd.isna(row["low"]) else f"95 % interval [{row['low']:+.4f}, {row['high']:+.4f}]"
+    seeds = f"{arms.seeds} seed{'s' if arms.seeds > 1 else ''}"
+    size = f"{len(arms.truth)} test images of {len(set(arms.patients))} patients, {seeds}"
+    return f"difference in tail macro AP {row['difference']:+.4f}, {ends} ({size}; patient bootstrap)"
+
+
 def decide(table: pd.DataFrame, arms: Arms, arm: str, control: str) -> dict[str, Any]:
-    """The verdict on `arm`: tail macro AP against its duplicated control, as a word, a sentence and its numbers."""
-    row = _asked(table, arm, control)
-    size = f"{len(arms.truth)} test images of {len(set(arms.patients))} patients, {arms.seeds} seeds"
-    interval = f"{row['difference']:+.4f} [{row['low']:+.4f}, {row['high']:+.4f}]"
-    word, said = str(row["word"]), f"Tail macro AP differs by {interval} ({size}; 95 % patient bootstrap)."
-    sentence = f"{WORDS[word]}. {said}"
+    """Return the verdict on `arm` against its count-matched control: a word, a sentence and the numbers behind it."""
+    row = _tail_row(table, arm, control)
+    word, measured, reason = str(row["word"]), _measured(row, arms), str(row.get("reason", ""))
+    sentence = f"{SENTENCES[word]}: {measured}." + (f" Reason: {reason}." if reason else "")
     if pd.isna(row["difference"]):
         word, sentence = "no verdict", NO_TAIL
     elif arms.seeds < 2:
-        word, sentence = "no verdict", f"{ONE_SEED} {said}"
+        word, sentence = "no verdict", f"{ONE_SEED} {measured[0].upper()}{measured[1:]}."
     return {
         "verdict": word,
         "sentence": sentence,
@@ -124,14 +148,16 @@ def decide(table: pd.DataFrame, arms: Arms, arm: str, control: str) -> dict[str,
     }
 
 
-def line(table: pd.DataFrame, arms: Arms, arm: str, control: str) -> dict[str, Any]:
-    """One comparison of tail macro AP with its word, as verdict.json tells it."""
-    row = _asked(table, arm, control)
+def comparison_entry(table: pd.DataFrame, arms: Arms, arm: str, control: str) -> dict[str, Any]:
+    """Return one comparison of tail macro AP with its word, as an entry of verdict.json."""
+    row = _tail_row(table, arm, control)
     known = arms.seeds > 1 and not pd.isna(row["difference"])
     return _comparison(row) | {"verdict": str(row["word"]) if known else "no verdict"}
 
 
-def lines(table: pd.DataFrame, whole: Sequence[Arm], arms: Arms, tail: Sequence[str]) -> list[dict[str, Any]]:
-    """Every arm's own line, with how it did on validation."""
-    told = [(arm.name, line(table, arms, arm.name, arm.control)) for arm in whole if arm.control]
-    return [said | {"val_tail_ap": _number(arms.on_validation(name, tail).mean())} for name, said in told]
+def comparison_entries(
+    table: pd.DataFrame, arms: Sequence[Arm], tested: Arms, tail: Sequence[str]
+) -> list[dict[str, Any]]:
+    """Return an entry for every arm with a control, with its tail macro AP on validation."""
+    entries = [comparison_entry(table, tested, arm.name, arm.control) for arm in arms if arm.control]
+    return [one | {"val_tail_ap": _number(tested.on_validation(one["arm"], tail).mean())} for one in entries]

@@ -1,4 +1,4 @@
-"""The comparison that gives the verdict, the same for every command: arms, controls, training, testing and the word."""
+"""The comparison that gives the verdict, the same for every command: build, train and test the arms."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ EVALUATIONS = "test_set_evaluations.json"
 
 
 def held_out_rows(cohort: Cohort, size: int) -> HeldOutRows:
-    """Return what all arms share: the splits as 8-bit images with labels, and what is known of the test rows."""
+    """Return what all arms share: the splits as 8-bit images with labels, and attributes of the test rows."""
     train, val, test = (cohort.training_set(part, size) for part in (cohort.train, cohort.val, cohort.test))
     rows = cohort.test.rows
     patients = [str(patient) for patient in rows["patient_id"]]
@@ -32,7 +32,7 @@ def held_out_rows(cohort: Cohort, size: int) -> HeldOutRows:
 
 def arm_settings(config: configs.RunConfig | configs.EvaluateConfig) -> dict[str, Any]:
     """Return the settings that all arms share."""
-    assert config.evaluation is not None  # without it no arm is trained
+    assert config.evaluation is not None  # callers compare only with this section
     return config.classifier.model_dump(exclude={"size"}) | {"synthetic_fraction": config.evaluation.synthetic_fraction}
 
 
@@ -49,24 +49,24 @@ def compare(
     _record(run, rows, arms, trained)
     with run.stage("verdict"):
         conclusion = conclude(
-            rows, arms, trained, run.folder, draws=chosen.n_bootstrap, seed=run.config.seed, chosen=chosen.primary_arm,
-            experiments=_evaluations(run),
+            rows, arms, trained, run.folder, n_bootstrap=chosen.n_bootstrap, seed=run.config.seed,
+            primary_arm=chosen.primary_arm, experiments=_evaluations(run),
         )  # fmt: skip
         write_json(run.path(EVALUATIONS), list(conclusion.experiments))
     return conclusion
 
 
 def _evaluations(run: Run[Any]) -> Sequence[str]:
-    """Names of the experiments that were concluded on the test rows of this folder before."""
+    """Return the names of the experiments that were evaluated on the test rows in this folder before."""
     file = run.path(EVALUATIONS)
     try:
         return [str(one) for one in json.loads(file.read_text())] if file.is_file() else []
     except (ValueError, TypeError):
-        raise InputError(f"{file}: damaged; restore it: it counts how often the test images were asked") from None
+        raise InputError(f"{file}: damaged; restore it: it counts how often the test set was used") from None
 
 
 def _record(run: Run[Any], rows: HeldOutRows, arms: Sequence[Arm], trained: TrainedArms) -> None:
-    """Counts into run.json; and how many arms were trained now, how fast and how busy, which is no part of a result."""
+    """Record counts, and how many arms this call trained and how fast, in run.json."""
     run.record(counts={"train": len(rows.train), "val": len(rows.val), "test": len(rows.test), "arms": len(arms)})
     work: dict[str, float] = {"trained": trained.trained, "cached": trained.cached}
     if (pace := trained.pace) is not None:

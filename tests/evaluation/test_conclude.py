@@ -1,4 +1,4 @@
-"""From what arms said to tables and the word: planted truth, what an earlier call left, and what is not there."""
+"""Conclusions from predictions with a planted truth, beside files of an earlier call, and without images."""
 
 from __future__ import annotations
 
@@ -29,7 +29,9 @@ def built(rows: HeldOutRows, source: SourceImages, **specs: ArmSpec) -> list[Arm
     return build_arms(specs, rows, {"x": source}, settings=SHARED, weight=0.3)
 
 
-def said(rows: HeldOutRows, arms: Sequence[Arm], val: Mapping[str, float], test: Mapping[str, float]) -> TrainedArms:
+def predicted(
+    rows: HeldOutRows, arms: Sequence[Arm], val: Mapping[str, float], test: Mapping[str, float]
+) -> TrainedArms:
     """Probabilities of two seeds, truth * strength + noise through a logistic; strength 1 where none is given."""
     draw = np.random.default_rng(0)
 
@@ -62,8 +64,8 @@ def many(rows: HeldOutRows) -> HeldOutRows:
 
 def concluded(rows: HeldOutRows, arms: Sequence[Arm], folder: Path, **more: Any) -> Conclusion:
     strength = {name: more.pop(name, {}) for name in ("val", "test")}
-    options = {"draws": 200, "seed": 0} | more
-    return conclude(rows, arms, said(rows, arms, **strength), folder, **options)
+    options = {"n_bootstrap": 200, "seed": 0} | more
+    return conclude(rows, arms, predicted(rows, arms, **strength), folder, **options)
 
 
 @pytest.mark.parametrize(("strength", "word"), [(6.0, "helps"), (-2.0, "harms")])
@@ -74,13 +76,13 @@ def test_the_verdict_is_of_the_arm_against_its_control_whatever_it_is_called(
     arms = built(many, source(), **{method: ArmSpec("x", control="duplicated")})
     found = concluded(many, arms, tmp_path, test={method: strength})
     assert (found.word, found.primary) == (word, method)
-    told = json.loads((tmp_path / "verdict.json").read_text())
-    assert (told["comparison"]["arm"], told["comparison"]["control"]) == (method, "duplicated")
-    assert (told["comparison"]["finding"], told["comparison"]["metric"]) == ("tail", "AP")
-    assert told["against_real"]["control"] == REAL
-    assert told["chosen_by"] == "being the only one"
-    assert told["smallest"] > 0
-    assert (told["test_images"], told["test_patients"], told["seeds"]) == (400, 400, 2)
+    verdict = json.loads((tmp_path / "verdict.json").read_text())
+    assert (verdict["comparison"]["arm"], verdict["comparison"]["control"]) == (method, "duplicated")
+    assert (verdict["comparison"]["finding"], verdict["comparison"]["metric"]) == ("tail", "AP")
+    assert verdict["against_real"]["control"] == REAL
+    assert verdict["chosen_by"] == "the only candidate"
+    assert verdict["smallest"] > 0
+    assert (verdict["test_images"], verdict["test_patients"], verdict["seeds"]) == (400, 400, 2)
     table = pd.read_parquet(tmp_path / "arms.parquet").set_index("arm")
     assert table["role"].to_dict() == {REAL: "real", method: "synthetic", "duplicated": "control"}
     assert table.index[table["primary"]].tolist() == [method]
@@ -108,15 +110,17 @@ def test_every_table_is_there_with_its_arms(rows: HeldOutRows, source: MakeSourc
     assert {"AP", "AUROC", "balanced accuracy", "F1", "ECE"} <= set(read["scores"]["metric"])
     assert found.tables is not None
     pd.testing.assert_frame_equal(found.tables.scores, read["scores"])
-    told = concluded(rows, arms, tmp_path / "given", val={"half": 9.0}, chosen="fusion")
-    assert (told.primary, told.verdict["chosen_by"]) == ("fusion", "the config")
+    given = concluded(rows, arms, tmp_path / "given", val={"half": 9.0}, primary_arm="fusion")
+    assert (given.primary, given.verdict["chosen_by"]) == ("fusion", "the config")
 
 
 def test_a_chosen_arm_without_images_is_refused(rows: HeldOutRows, source: MakeSource, tmp_path: Path) -> None:
     arms = built(rows, source(), fusion=ArmSpec("x"), focal=ArmSpec(loss="focal"))
     for name in ("focal", "nobody", "duplicated for fusion"):
-        with pytest.raises(InputError, match=f"'{name}' is no arm with synthetic images; choose one of fusion"):
-            concluded(rows, arms, tmp_path, chosen=name)
+        with pytest.raises(
+            InputError, match=f"arm '{name}' has no synthetic images; set primary_arm to one of: fusion"
+        ):
+            concluded(rows, arms, tmp_path, primary_arm=name)
 
 
 def empty(source: MakeSource) -> SourceImages:
@@ -132,10 +136,10 @@ def test_without_a_kept_image_there_is_nothing_to_compare(
     found = [concluded(rows, arms, tmp_path / str(n)) for n, arms in enumerate((alone, beside))]
     for one in found:
         assert (one.word, one.primary) == ("no evidence", None)
-        assert one.verdict["sentence"].startswith("no evidence: nothing to compare")
+        assert one.verdict["sentence"].startswith("No evidence: no synthetic image passed the checks")
         assert one.verdict["comparison"] is None
         assert pd.read_parquet(tmp_path / "0" / "arms.parquet")["val_tail_ap"].isna().all()
-    assert (found[0].tables, found[0].experiments) == (None, ())  # the test set was not asked
+    assert (found[0].tables, found[0].experiments) == (None, ())  # the test set was not used
     assert found[1].tables is not None
     assert set(found[1].tables.scores["arm"]) == {REAL, "focal"}
     assert len(found[1].experiments) == 1
@@ -147,7 +151,7 @@ def test_an_empty_arm_does_not_stop_another_from_being_chosen(
     specs = {"fusion": ArmSpec("x"), "edit": ArmSpec("y")}
     arms = build_arms(specs, rows, {"x": empty(source), "y": source()}, settings=SHARED, weight=0.3)
     assert concluded(rows, arms, tmp_path).primary == "edit"
-    found = concluded(rows, arms, tmp_path, chosen="fusion")
+    found = concluded(rows, arms, tmp_path, primary_arm="fusion")
     assert (found.word, found.primary) == ("no evidence", None)
 
 
@@ -168,7 +172,7 @@ def test_tables_of_an_earlier_comparison_do_not_stay(rows: HeldOutRows, source: 
     assert kept == first.verdict
 
 
-def test_each_other_question_to_the_test_set_counts(rows: HeldOutRows, source: MakeSource, tmp_path: Path) -> None:
+def test_each_other_experiment_on_the_test_set_counts(rows: HeldOutRows, source: MakeSource, tmp_path: Path) -> None:
     one, other = (
         built(rows, source(), fusion=ArmSpec("x")),
         built(rows, source(), fusion=ArmSpec("x", synthetic_ratio=0.5)),
@@ -181,13 +185,13 @@ def test_each_other_question_to_the_test_set_counts(rows: HeldOutRows, source: M
     assert second.verdict["test_set_evaluations"] == 2
     assert len(list((tmp_path / "superseded").glob("verdict-*.json"))) == 1
     back = concluded(rows, one, tmp_path, experiments=second.experiments)
-    assert back.verdict["test_set_evaluations"] == 2  # it was asked before
+    assert back.verdict["test_set_evaluations"] == 2  # it was counted before
     assert back.experiments == second.experiments
 
 
 def test_an_experiment_is_named_by_contents(rows: HeldOutRows, source: MakeSource) -> None:
     arms = built(rows, source(), fusion=ArmSpec("x"))
-    options: dict[str, Any] = {"draws": 100, "seed": 0, "chosen": None}
+    options: dict[str, Any] = {"n_bootstrap": 100, "seed": 0, "primary_arm": None}
     named = experiment(rows, arms, [0, 1], **options)
     assert experiment(rows, built(rows, source(), fusion=ArmSpec("x")), [0, 1], **options) == named
     pixels = rows.test.images.clone()
@@ -195,7 +199,7 @@ def test_an_experiment_is_named_by_contents(rows: HeldOutRows, source: MakeSourc
     others = [
         experiment(replace(rows, test=replace(rows.test, images=pixels)), arms, [0, 1], **options),
         experiment(rows, arms, [0], **options),
-        experiment(rows, arms, [0, 1], **options | {"chosen": "fusion"}),
+        experiment(rows, arms, [0, 1], **options | {"primary_arm": "fusion"}),
         experiment(rows, arms, [0, 1], **options | {"seed": 1}),
         experiment(rows, built(rows, source(), fusion=ArmSpec("x", synthetic_weight=0.4)), [0, 1], **options),
     ]
@@ -217,4 +221,4 @@ def test_a_damaged_verdict_is_named_and_set_aside(
 def test_arms_that_were_not_trained_are_not_concluded_on(rows: HeldOutRows, source: MakeSource, tmp_path: Path) -> None:
     arms = built(rows, source(), fusion=ArmSpec("x"))
     with pytest.raises(InputError, match="'duplicated for fusion' was not trained"):
-        conclude(rows, arms, said(rows, arms[:2], {}, {}), tmp_path, draws=100, seed=0)
+        conclude(rows, arms, predicted(rows, arms[:2], {}, {}), tmp_path, n_bootstrap=100, seed=0)

@@ -26,7 +26,9 @@ def cohort(seed: int, patients: int = 150) -> tuple[np.ndarray, np.ndarray, list
 
 def test_scores_and_gaps_are_those_of_the_rows() -> None:
     truth, scores, patients, about = cohort(0)
-    found = subgroups(truth, scores, patients, about, FINDINGS, FINDINGS[2:], draws=5, rng=np.random.default_rng(1))
+    found = subgroups(
+        truth, scores, patients, about, FINDINGS, FINDINGS[2:], n_bootstrap=5, rng=np.random.default_rng(1)
+    )
     assert list(found.columns) == COLUMNS
     assert list(dict.fromkeys(found["attribute"])) == ["view", "sex", "age"]
     assert list(dict.fromkeys(found.query("attribute == 'age'")["value"])) == ["under 18", "18-39", "60-79"]
@@ -47,7 +49,7 @@ def test_scores_and_gaps_are_those_of_the_rows() -> None:
 def test_the_interval_of_a_gap_equals_a_slow_loop() -> None:
     """One seed: the same patients drawn for both sides, percentiles of the gap moved to have its mean."""
     truth, scores, patients, about = cohort(2, patients=60)
-    found = subgroups(truth, scores[:1], patients, about, FINDINGS, (), draws=30, rng=np.random.default_rng(3))
+    found = subgroups(truth, scores[:1], patients, about, FINDINGS, (), n_bootstrap=30, rng=np.random.default_rng(3))
     weights = patient_weights(patients, 30, np.random.default_rng(3))
     inside = (about["view"] == "PA").to_numpy()
     gaps = np.zeros(31)
@@ -65,7 +67,7 @@ def test_a_planted_gap_is_found_and_only_there() -> None:
     truth, scores, patients, about = cohort(4, patients=400)
     worse = (about["sex"] == "F").to_numpy()
     scores[:, worse] -= 0.9 * truth[worse]
-    found = subgroups(truth, scores, patients, about, FINDINGS, (), draws=200, rng=np.random.default_rng(5))
+    found = subgroups(truth, scores, patients, about, FINDINGS, (), n_bootstrap=200, rng=np.random.default_rng(5))
     by = found.query("metric == 'AUROC'").set_index("value")
     assert by.loc["F", "gap_high"] < 0 < by.loc["M", "gap_low"]
     assert by.loc["F", "gap"] == pytest.approx(-by.loc["M", "gap"])
@@ -79,7 +81,7 @@ def test_parts_drawn_by_lot_have_no_gap_about_nine_times_in_ten() -> None:
         truth, scores, patients, _ = cohort(trial, patients=120)
         draw = np.random.default_rng(trial)
         about = pd.DataFrame({"source": np.repeat(draw.choice(["a", "b"], 120, p=[0.3, 0.7]), 2)})
-        found = subgroups(truth, scores[:1], patients, about, FINDINGS, (), draws=100, rng=draw, level=0.9)
+        found = subgroups(truth, scores[:1], patients, about, FINDINGS, (), n_bootstrap=100, rng=draw, level=0.9)
         missed += [not row.gap_low <= 0 <= row.gap_high for row in found.query("value == 'a'").itertuples()]
     assert ((missed >= 3) & (missed <= 19)).all()
 
@@ -93,7 +95,7 @@ def test_both_sides_of_a_gap_are_of_the_same_findings() -> None:
     keep = list(dict.fromkeys(np.array(patients)[male & (truth[:, 1] == 1)]))[:5]
     truth[male & ~np.isin(patients, keep), 1] = 0
     found = subgroups(
-        truth, scores, patients, about[["sex"]], FINDINGS, FINDINGS[1:], draws=5, rng=np.random.default_rng(0)
+        truth, scores, patients, about[["sex"]], FINDINGS, FINDINGS[1:], n_bootstrap=5, rng=np.random.default_rng(0)
     )
     rows = found.query("value == 'F'").set_index("metric")
     wanted = [np.mean([roc_auc_score(truth[p, 0], s[p, 0]) for s in scores]) for p in (~male, male)]
@@ -115,7 +117,9 @@ def test_a_draw_without_a_finding_on_one_side_leaves_it_out_on_both(monkeypatch:
     scores = truth.copy()
     scores[60:, 1] *= -1
     names = [str(n) for n in range(120)]
-    found = subgroups(truth, scores[None], names, about, FINDINGS[:2], (), draws=200, rng=np.random.default_rng(0))
+    found = subgroups(
+        truth, scores[None], names, about, FINDINGS[:2], (), n_bootstrap=200, rng=np.random.default_rng(0)
+    )
     row = found.query("value == 'here' and metric == 'AUROC'").iloc[0]
     assert row["gap"] == 0.5
     assert row["gap_high"] - row["gap_low"] == pytest.approx(0.5)
@@ -125,7 +129,7 @@ def test_unknown_values_are_a_part_of_their_own_and_last() -> None:
     truth, scores, patients, about = cohort(7)
     about = about.astype({"sex": object, "age": object})
     about.loc[:59, "sex"], about.loc[:59, "age"], about.loc[:59, "view"] = None, "060Y?", " "
-    found = subgroups(truth, scores, patients, about, FINDINGS, (), draws=5, rng=np.random.default_rng(0))
+    found = subgroups(truth, scores, patients, about, FINDINGS, (), n_bootstrap=5, rng=np.random.default_rng(0))
     for name in ("view", "sex", "age"):
         part = found[found["attribute"] == name]
         assert list(dict.fromkeys(part["value"]))[-1] == "unknown"
@@ -136,7 +140,7 @@ def test_unknown_values_are_a_part_of_their_own_and_last() -> None:
 def test_an_attribute_with_one_value_has_no_gap() -> None:
     truth, scores, patients, _ = cohort(8)
     about = pd.DataFrame({"source": ["nih"] * len(truth)})
-    found = subgroups(truth, scores, patients, about, FINDINGS, (), draws=20, rng=np.random.default_rng(0))
+    found = subgroups(truth, scores, patients, about, FINDINGS, (), n_bootstrap=20, rng=np.random.default_rng(0))
     assert set(found["reason"]) == {"no gap: all images are in it"}
     assert found[["score", "low", "high"]].notna().all(axis=None)
     assert found[["gap", "gap_low", "gap_high"]].isna().all(axis=None)
@@ -146,7 +150,7 @@ def test_an_attribute_with_one_value_has_no_gap() -> None:
 def test_without_labels_positives_or_negatives_there_are_reasons_not_numbers(label: float) -> None:
     truth, scores, patients, about = cohort(9)
     found = subgroups(
-        np.full_like(truth, label), scores, patients, about, FINDINGS, (), draws=5, rng=np.random.default_rng(0)
+        np.full_like(truth, label), scores, patients, about, FINDINGS, (), n_bootstrap=5, rng=np.random.default_rng(0)
     )
     lost = found if label != 1 else found.query("metric == 'AUROC'")
     assert lost[["score", "low", "high", "gap"]].isna().all(axis=None)
@@ -155,9 +159,11 @@ def test_without_labels_positives_or_negatives_there_are_reasons_not_numbers(lab
 
 def test_one_patient_and_no_attribute_are_tables() -> None:
     truth, scores, _, about = cohort(10, patients=3)
-    found = subgroups(truth, scores, ["p"] * 6, about, FINDINGS, (), draws=5, rng=np.random.default_rng(0))
+    found = subgroups(truth, scores, ["p"] * 6, about, FINDINGS, (), n_bootstrap=5, rng=np.random.default_rng(0))
     assert set(found["reason"]) == {TOO_FEW}
-    none = subgroups(truth, scores, ["p"] * 6, about[["height"]], FINDINGS, (), draws=5, rng=np.random.default_rng(0))
+    none = subgroups(
+        truth, scores, ["p"] * 6, about[["height"]], FINDINGS, (), n_bootstrap=5, rng=np.random.default_rng(0)
+    )
     assert list(none.columns) == COLUMNS
     assert none.empty
 

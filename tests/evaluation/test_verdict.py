@@ -1,4 +1,4 @@
-"""The word must follow from planted truth: a better arm helps, a worse one harms, an equal one shows nothing."""
+"""The word follows from a planted truth: a better arm helps, a worse one harms, an equal one is no evidence."""
 
 import numpy as np
 import pandas as pd
@@ -6,7 +6,16 @@ import pytest
 from sklearn.metrics import average_precision_score
 
 from medlt.evaluation.arms import Arm, Arms
-from medlt.evaluation.verdict import choose, chosen_by, compare, decide, pairs, score_table
+from medlt.evaluation.verdict import (
+    SENTENCES,
+    compare_arms,
+    comparison_pairs,
+    decide,
+    score_table,
+    select_arm,
+    selection_rule,
+)
+from medlt.types import InputError
 
 FINDINGS = ("Common", "Rare")
 GROUPS = {"head": ("Common",), "medium": (), "tail": ("Rare",)}
@@ -28,13 +37,17 @@ def arms(synthetic: float, control: float, n: int = 600) -> Arms:
 @pytest.mark.parametrize(("synthetic", "word"), [(3.0, "helps"), (0.0, "harms")])
 def test_a_planted_effect_gets_its_word(synthetic: float, word: str) -> None:
     tested = arms(synthetic, control=1.0)
-    told = decide(
-        compare(tested, [("fusion", "duplicated")], GROUPS, draws=300, seed=0), tested, "fusion", "duplicated"
+    verdict = decide(
+        compare_arms(tested, [("fusion", "duplicated")], GROUPS, n_bootstrap=300, seed=0),
+        tested,
+        "fusion",
+        "duplicated",
     )
-    assert told["verdict"] == word
-    assert told["sentence"].startswith(word)
-    low, high = told["comparison"]["low"], told["comparison"]["high"]
-    assert low <= told["comparison"]["difference"] <= high
+    assert verdict["verdict"] == word
+    assert verdict["sentence"].startswith(f"{SENTENCES[word]}: difference in tail macro AP ")
+    low, high = verdict["comparison"]["low"], verdict["comparison"]["high"]
+    assert f"95 % interval [{low:+.4f}, {high:+.4f}] (600 test images of 300 patients, 2 seeds" in verdict["sentence"]
+    assert low <= verdict["comparison"]["difference"] <= high
     assert (low > 0) == (word == "helps")
 
 
@@ -42,9 +55,27 @@ def test_identical_scores_show_nothing() -> None:
     tested = arms(1.0, 1.0)
     scores = {"duplicated": tested.scores["real"], "fusion": tested.scores["real"]}
     same = Arms(scores, tested.truth, tested.patients, FINDINGS)
-    told = decide(compare(same, [("fusion", "duplicated")], GROUPS, draws=300, seed=0), same, "fusion", "duplicated")
-    assert told["verdict"] == "no evidence"
-    assert told["comparison"]["difference"] == 0
+    verdict = decide(
+        compare_arms(same, [("fusion", "duplicated")], GROUPS, n_bootstrap=300, seed=0), same, "fusion", "duplicated"
+    )
+    assert verdict["verdict"] == "no evidence"
+    assert verdict["comparison"]["difference"] == 0
+    assert verdict["sentence"].startswith("No evidence that the synthetic images are better or worse than duplicated")
+    assert "difference in tail macro AP +0.0000" in verdict["sentence"]
+
+
+def test_the_sentence_gives_the_reason_where_an_interval_allows_no_word() -> None:
+    tested = arms(3.0, control=0.0, n=12)
+    truth = np.zeros_like(tested.truth)
+    truth[:4, 1] = 1
+    few = Arms({name: truth * k + 0.1 for k, name in enumerate(tested.scores)}, truth, tested.patients, FINDINGS)
+    few = Arms({name: np.stack([s, s]) for name, s in few.scores.items()}, truth, tested.patients, FINDINGS)
+    table = compare_arms(few, [("fusion", "real")], GROUPS, n_bootstrap=200, seed=0)
+    verdict = decide(table, few, "fusion", "real")
+    assert verdict["verdict"] == "no evidence"
+    assert verdict["comparison"]["difference"] > 0
+    assert " Reason: " in verdict["sentence"]
+    assert "nan" not in verdict["sentence"]
 
 
 def test_the_table_holds_sklearns_numbers_and_the_group_means() -> None:
@@ -57,19 +88,21 @@ def test_the_table_holds_sklearns_numbers_and_the_group_means() -> None:
     assert table["real", 0, "macro", "AUROC"] == pytest.approx(np.mean(both))
 
 
-def test_a_table_without_the_question_is_an_error() -> None:
+def test_a_table_without_the_pair_is_an_error() -> None:
     table = pd.DataFrame(columns=["arm", "control", "metric", "finding"])
-    with pytest.raises(ValueError, match="no tail row"):
+    with pytest.raises(InputError, match="no tail row"):
         decide(table, arms(1, 1), "fusion", "duplicated")
 
 
-def test_one_seed_is_no_verdict_whatever_it_says() -> None:
+def test_one_seed_is_no_verdict_whatever_it_measures() -> None:
     two = arms(3.0, control=0.0)
     one = Arms({name: scores[:1] for name, scores in two.scores.items()}, two.truth, two.patients, FINDINGS)
-    told = decide(compare(one, [("fusion", "duplicated")], GROUPS, draws=200, seed=0), one, "fusion", "duplicated")
-    assert told["verdict"] == "no verdict"
-    assert "one seed" in told["sentence"]
-    assert told["comparison"]["difference"] > 0
+    verdict = decide(
+        compare_arms(one, [("fusion", "duplicated")], GROUPS, n_bootstrap=200, seed=0), one, "fusion", "duplicated"
+    )
+    assert verdict["verdict"] == "no verdict"
+    assert "one seed" in verdict["sentence"]
+    assert verdict["comparison"]["difference"] > 0
 
 
 def test_a_tail_without_test_positives_is_no_verdict() -> None:
@@ -77,9 +110,11 @@ def test_a_tail_without_test_positives_is_no_verdict() -> None:
     truth = tested.truth.copy()
     truth[:, 1] = 0
     empty = Arms(tested.scores, truth, tested.patients, FINDINGS)
-    told = decide(compare(empty, [("fusion", "duplicated")], GROUPS, draws=200, seed=0), empty, "fusion", "duplicated")
-    assert told["verdict"] == "no verdict"
-    assert told["comparison"]["difference"] is None
+    verdict = decide(
+        compare_arms(empty, [("fusion", "duplicated")], GROUPS, n_bootstrap=200, seed=0), empty, "fusion", "duplicated"
+    )
+    assert verdict["verdict"] == "no verdict"
+    assert verdict["comparison"]["difference"] is None
 
 
 def chosen_from(strengths: dict[str, float]) -> Arms:
@@ -91,33 +126,33 @@ def chosen_from(strengths: dict[str, float]) -> Arms:
 
 def test_the_arm_is_chosen_on_validation_alone() -> None:
     tested = chosen_from({"weak": 0.1, "strong": 2.0, "middle": 0.7})
-    assert choose(tested, ["weak", "strong", "middle"], ["Rare"]) == "strong"
-    assert choose(tested, ["weak", "middle"], ["Rare"]) == "middle"
-    assert choose(tested, [], ["Rare"]) is None
+    assert select_arm(tested, ["weak", "strong", "middle"], ["Rare"]) == "strong"
+    assert select_arm(tested, ["weak", "middle"], ["Rare"]) == "middle"
+    assert select_arm(tested, [], ["Rare"]) is None
     reversed_test = Arms(
         {"weak": tested.val["strong"], "strong": tested.val["weak"]}, tested.truth, tested.patients, FINDINGS,
         tested.val, tested.val_truth,
     )  # fmt: skip
-    assert choose(reversed_test, ["weak", "strong"], ["Rare"]) == "strong"
+    assert select_arm(reversed_test, ["weak", "strong"], ["Rare"]) == "strong"
 
 
-def test_without_a_validation_positive_the_first_is_taken_and_said_to_be() -> None:
+def test_without_a_validation_positive_the_first_arm_is_selected_and_the_rule_says_so() -> None:
     tested = chosen_from({"weak": 0.1, "strong": 2.0})
-    assert chosen_by(tested, ["Rare"]).startswith("validation")
+    assert selection_rule(tested, ["Rare"]).startswith("validation")
     blank = np.where([False, True], 0, tested.truth)
     empty = Arms(tested.scores, tested.truth, tested.patients, FINDINGS, tested.val, blank)
-    assert choose(empty, ["weak", "strong"], ["Rare"]) == "weak"
-    assert "no tail finding" in chosen_by(empty, ["Rare"])
+    assert select_arm(empty, ["weak", "strong"], ["Rare"]) == "weak"
+    assert "no tail finding" in selection_rule(empty, ["Rare"])
 
 
-def test_everything_is_held_against_its_control_and_against_real_rows_once() -> None:
+def test_every_arm_is_compared_with_its_control_and_with_real_rows_once() -> None:
     whole = [
         Arm("real", "real", {}), Arm("focal", "reweighted", {}, control="real"),
         Arm("fusion", "synthetic", {}, control="copies"), Arm("copies", "control", {}, control="real"),
     ]  # fmt: skip
-    found = pairs(whole, ("fusion", "focal"))
-    assert found == [
+    compared = comparison_pairs(whole, "fusion", "focal")
+    assert compared == [
         ("focal", "real"), ("fusion", "copies"), ("copies", "real"), ("fusion", "real"), ("fusion", "focal"),
     ]  # fmt: skip
-    assert pairs(whole, (None, "focal")) == found[:-1]
-    assert pairs(whole, ("fusion", "real")) == found[:-1]
+    assert comparison_pairs(whole, None, "focal") == compared[:-1]
+    assert comparison_pairs(whole, "fusion", "real") == compared[:-1]

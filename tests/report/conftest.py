@@ -247,7 +247,7 @@ def compared(augmented: Path, method: str) -> Path:
         more[more["arm"].isin(["real", *named])].replace({"arm": named}).to_parquet(augmented / f"{name}.parquet")
     pair = {"arm": method, "control": "duplicated", "finding": "tail", "metric": "AP"}
     verdict = {"verdict": "no evidence", "sentence": "No evidence.", "comparison": pair, "test_set_evaluations": 1}
-    (augmented / "verdict.json").write_text(json.dumps(verdict | {"chosen_by": "being the only one"}))
+    (augmented / "verdict.json").write_text(json.dumps(verdict | {"chosen_by": "the only candidate"}))
     return augmented
 
 
