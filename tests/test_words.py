@@ -34,7 +34,7 @@ PAGES = [
 PARTS = frozenset(
     "told said asked found looked looks gaze gazes lesson lessons judge judges judged judging reporter reporters "
     "reporting screening course courses dose doses dosed blind subject subjects speak spoken sighted lent foreseen "
-    "apart chance asserted health predictor predictors earlier duplicated crossfit heavy aid learnt".split()
+    "apart chance asserted health predictor predictors earlier duplicated crossfit heavy aid".split()
 )
 """Forbidden in every identifier; a part ends at an underscore or a capital."""
 CLASSES = frozenset(

@@ -76,12 +76,14 @@ class Prompts:
         return digest("prompts", self.findings, said, guard)
 
     def phrase(self, finding: str) -> str:
-        """How a finding is said."""
+        """Return how a finding is said."""
         plain = _spaced(finding.replace("_", " ")).lower()
         return self.words.get(finding, "no acute findings" if plain in NORMAL else plain)
 
     def __call__(self, labels: Tensor, about: Sequence[About] = ()) -> list[str]:
-        """Prompts of labels [B,K] (1, 0, soft, NaN = unknown); `about` (view, sex, age, text) is empty or one a row."""
+        """Return prompts of labels [B,K] (1, 0, soft, NaN = unknown); `about` (view, sex, age, text) is empty or one a
+        row.
+        """
         if labels.ndim != 2 or labels.shape[1] != len(self.findings):
             raise ValueError(f"labels {tuple(labels.shape)} for {len(self.findings)} findings; give [B,K]")
         if about and len(about) != len(labels):
@@ -100,7 +102,9 @@ class Prompts:
         return ", ".join(filter(None, (_clause(clause, said) for clause in self.template.split(","))))
 
     def _named(self, labels: Sequence[float], holds: Callable[[float], bool], last: str) -> str:
-        """Phrases of the findings whose label holds; that of No_Finding only where it stands alone and is present."""
+        """Return phrases of the findings whose label holds; that of No_Finding only where it stands alone and is
+        present.
+        """
         named = [finding for finding, label in zip(self.findings, labels, strict=True) if holds(label)]
         normal = [finding for finding in named if _spaced(finding.replace("_", " ")).lower() in NORMAL]
         found = [finding for finding in named if finding not in normal] or (normal[:1] if last == "and" else [])
@@ -109,7 +113,7 @@ class Prompts:
 
 
 def _check_fields(clause: str) -> None:
-    """Raises InputError unless the clause is plain text and plain {field}s."""
+    """Raise InputError unless the clause is plain text and plain {field}s."""
     try:
         fields = [part[1:] for part in Formatter().parse(clause) if part[1] is not None]
     except ValueError:
@@ -125,7 +129,7 @@ def _check_marks(words: str) -> None:
 
 
 def _clause(clause: str, said: Mapping[str, str]) -> str:
-    """The clause filled in; "" where it has fields and none is known."""
+    """Return the clause filled in; "" where it has fields and none is known."""
     fields = [name for _, name, _, _ in Formatter().parse(clause) if name]
     return "" if fields and not any(said[name] for name in fields) else _spaced(clause.format(**said))
 
@@ -135,13 +139,13 @@ def _spaced(text: str) -> str:
 
 
 def _text(about: About, key: str) -> str:
-    """What is known as text; "" for None, NaN, NA and blanks."""
+    """Return what is known as text; "" for None, NaN, NA and blanks."""
     text = str(about.get(key, "")).strip()
     return "" if text.lower() in ("none", "nan", "<na>", "nat") else text
 
 
 def _aged(age: str, decades: bool) -> str:
-    """How an age is said: a number of years, or a DICOM age string such as 045Y or 006M (PS3.5, 6.2)."""
+    """Return how an age is said: a number of years, or a DICOM age string such as 045Y or 006M (PS3.5, 6.2)."""
     read = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([DWMY]?)", age, re.IGNORECASE)
     years = int(float(read[1]) / _PER_YEAR[read[2].upper()]) if read else -1
     if not 0 <= years <= 120:

@@ -31,7 +31,7 @@ class Start:
 
 
 def from_noise(noise: Tensor, scheduler: Any, initial_noise_scale: float = 1.0, skip_steps: int = 0) -> Start:
-    """The whole schedule from unit noise [B,...]. The scheduler is told, and serves this batch only.
+    """Return the whole schedule from unit noise [B,...]. The scheduler is told, and serves this batch only.
 
     Boost-and-Skip (arXiv 2502.06516): x_T is scaled by `initial_noise_scale` (gamma), and the first `skip_steps` steps
     are left out, so that sampling begins at T - skip_steps with the noise as it is. Raises InputError if no step is left,
@@ -60,7 +60,8 @@ def last_steps(strength: float, steps: int) -> int:
 
 
 def from_latent(z: Tensor, noise: Tensor, scheduler: Any, keep: int, renoise: bool = True) -> Start:
-    """The last `keep` steps from clean latents z [B,...], forward-noised to the level they expect (SDEdit, 2108.01073).
+    """Return the last `keep` steps from clean latents z [B,...], forward-noised to the level they expect (SDEdit,
+    2108.01073).
 
     renoise=False takes z for x_t as it is, as the published code of arXiv 2405.01705 does; `noise` is then not used.
     The scheduler is told where it begins, and serves this batch only. Raises ValueError unless 1 <= keep <= steps.
@@ -74,7 +75,10 @@ def from_latent(z: Tensor, noise: Tensor, scheduler: Any, keep: int, renoise: bo
 
 
 def _options(scheduler: Any, seeds: Sequence[int], rows: int) -> dict[str, Any]:
-    """What a step is told beside its tensors: a generator for each row. Raises ValueError if seeds are missing."""
+    """Return what a step is told beside its tensors: a generator for each row.
+
+    Raises ValueError if seeds are missing.
+    """
     if not draws_noise(scheduler):
         return {}
     if len(seeds) != rows:
@@ -83,7 +87,7 @@ def _options(scheduler: Any, seeds: Sequence[int], rows: int) -> dict[str, Any]:
 
 
 def _finite(x: Tensor) -> Tensor:
-    """Which rows of x [B,...] are finite throughout, bool [B]."""
+    """Return which rows of x [B,...] are finite throughout, bool [B]."""
     return x.flatten(1).isfinite().all(1)
 
 

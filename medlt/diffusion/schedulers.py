@@ -70,7 +70,7 @@ _DRAWING = {
 
 
 def scheduler(name: str, steps: int, noise: NoiseSchedule = STABLE_DIFFUSION) -> Any:
-    """A fresh diffusers scheduler of `steps` steps, for one batch: most of them keep state.
+    """Return a fresh diffusers scheduler of `steps` steps, for one batch: most of them keep state.
 
     Timesteps are spaced "trailing" (arXiv 2305.08891) where the scheduler can, "linspace" at the few counts where
     diffusers' trailing is wrong; the first is the noisiest there is.
@@ -104,18 +104,18 @@ def _spacing(steps: int, train_steps: int) -> str:
 
 
 def factory(name: str, steps: int, noise: NoiseSchedule = STABLE_DIFFUSION) -> Callable[[], Any]:
-    """A maker of fresh schedulers, one for each batch; its arguments are checked now."""
+    """Return a maker of fresh schedulers, one for each batch; its arguments are checked now."""
     scheduler(name, steps, noise)
     return lambda: scheduler(name, steps, noise)
 
 
 def draws_noise(built: Any) -> bool:
-    """Whether a step of this scheduler draws random noise, so that it needs a generator to be repeatable."""
+    """Return whether a step of this scheduler draws random noise, so that it needs a generator to be repeatable."""
     return type(built).__name__ in _DRAWING or "sde" in built.config.get("algorithm_type", "")
 
 
 def evaluations(built: Any, keep: int | None = None) -> list[float]:
-    """The timesteps at which the denoiser is asked, falling, in all or in the last `keep` steps.
+    """Return the timesteps at which the denoiser is asked, falling, in all or in the last `keep` steps.
 
     One a step; two, but for the last step, if the scheduler is of order 2; pndm asks twice at its second timestep.
     Raises ValueError unless 1 <= keep <= steps.
@@ -140,7 +140,7 @@ def begin(built: Any, timesteps: list[float]) -> None:
 
 
 def step(built: Any, x0: Tensor, seen: Tensor, t: float, x: Tensor, **options: Any) -> Tensor:
-    """The next x from this one and the estimate x0 that the denoiser gave of `seen`, which is x as x_t."""
+    """Return the next x from this one and the estimate x0 that the denoiser gave of `seen`, which is x as x_t."""
     answer = x0
     if built.config.prediction_type == "epsilon":
         a = built.alphas_cumprod[round(t)].to(x0)

@@ -47,7 +47,8 @@ _WORD = re.compile(r"[^\W_]+(?:['’-][^\W_]+)*")
 
 
 def scrub(text: str) -> str:
-    """`text` without marks of de-identification, dates, times, numbers of four digits and more, addresses and titles.
+    """Return `text` without marks of de-identification, dates, times, numbers of four digits and more, addresses and
+    titles.
 
     White space is collapsed, and punctuation left alone by what was taken out is removed. scrub(scrub(x)) is scrub(x).
     """
@@ -61,7 +62,7 @@ def _once(text: str) -> str:
 
 
 def _tidied(text: str) -> str:
-    """One space between words, none before a stop, no stop after a stop, none at the start; no empty brackets."""
+    """Return one space between words, none before a stop, no stop after a stop, none at the start; no empty brackets."""
     text = re.sub(r"[(\[{]\s*[)\]}]", " ", text)
     text = re.sub(r"\s+", " ", text).strip()
     text = re.sub(r"\s+([,.;:])", r"\1", text)
@@ -88,7 +89,7 @@ class RareWords:
         return digest("rare words", self.pieces, sorted(self.allowed))
 
     def __call__(self, text: str) -> str:
-        """`text` without its rare words."""
+        """Return `text` without its rare words."""
         return _tidied(_WORD.sub(lambda word: " " if self._rare(word[0]) else word[0], text))
 
     def _rare(self, word: str) -> bool:
@@ -96,7 +97,8 @@ class RareWords:
 
 
 def shared_words(texts: Iterable[str], patients: Iterable[str], at_least: int = 5) -> frozenset[str]:
-    """Words, lower case, that occur in the texts of `at_least` different patients; texts and patients are aligned.
+    """Return words, lower case, that occur in the texts of `at_least` different patients; texts and patients are
+    aligned.
 
     What fewer patients share is left out, as in k-anonymity; use as `RareWords(tokenizer, 0, shared_words(...))`.
     Raises InputError when there is not one patient a text.

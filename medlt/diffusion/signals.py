@@ -27,13 +27,13 @@ Noise: TypeAlias = Callable[[Tensor, int], Tensor]
 
 
 def l2(x0: Tensor, pulled: Tensor) -> Tensor:
-    """Euclidean distance of each row, [B]."""
+    """Return Euclidean distance of each row, [B]."""
     distance: Tensor = torch.linalg.vector_norm((x0 - pulled).flatten(1), dim=1)
     return distance
 
 
 def between(features: Callable[[Tensor], Tensor]) -> Distance:
-    """Euclidean distance of features [B,D] of latents [B,C,h,w], where the published code has LPIPS.
+    """Return Euclidean distance of features [B,D] of latents [B,C,h,w], where the published code has LPIPS.
 
     `features` must be differentiable, draw nothing, and see each row alone (a network in evaluation mode).
     """
@@ -53,7 +53,7 @@ def own_noise(seeds: Iterable[int], stream: str) -> Noise:
 
 
 def minority(denoiser: Denoiser, noise: Noise, abar: Tensor, t_probe: int, distance: Distance = l2) -> Signal:
-    """L(x_t; s) = d(x0(x_t), sg x0(x_s)), x_s = x0(x_t) noised to s: rare content is pulled back to the modes.
+    """Return l(x_t; s) = d(x0(x_t), sg x0(x_s)), x_s = x0(x_t) noised to s: rare content is pulled back to the modes.
 
     Um and Ye, arXiv 2407.11555; one Monte-Carlo sample, `t_probe` is s. The gradient is taken through the first
     estimate alone, so the second forward keeps no graph and one backward pass is all.

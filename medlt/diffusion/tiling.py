@@ -21,13 +21,13 @@ def starts(size: int, tile: int, overlap: int) -> list[int]:
 
 
 def ramp(size: int, edge: int) -> Tensor:
-    """Weights [size] that rise over the first `edge` pixels, stay 1 and fall over the last; nowhere 0."""
+    """Return weights [size] that rise over the first `edge` pixels, stay 1 and fall over the last; nowhere 0."""
     up = (torch.arange(size) + 1) / (edge + 1)
     return torch.minimum(up, up.flip(0)).clamp(max=1)
 
 
 def tiled(decode: Callable[[Tensor], Tensor], latents: Tensor, tile: int = 64, overlap: int = 16) -> Tensor:
-    """Images [B,1,H,W] of latents [B,C,h,w], decoded in tiles of `tile` latent pixels that share `overlap`.
+    """Return images [B,1,H,W] of latents [B,C,h,w], decoded in tiles of `tile` latent pixels that share `overlap`.
 
     `decode` takes the tiles of all images as rows of one batch. Raises ValueError unless 0 <= overlap < tile.
     """

@@ -40,7 +40,7 @@ FORMAT = 1  # of a codec trained here: raise it when the same settings would tra
 def new_network(
     family: type[LabelNetwork], data: LabelledLatents, seed: int, settings: Mapping[str, Any]
 ) -> LabelNetwork:
-    """An untrained network for these latents and findings, its weights drawn from the seed.
+    """Return an untrained network for these latents and findings, its weights drawn from the seed.
 
     `settings` are the family's own beside channels and findings.
     """

@@ -30,7 +30,7 @@ class LabelTokens(nn.Module):
         self.state = nn.Linear(2, width, bias=False)
 
     def forward(self, condition: Tensor) -> Tensor:
-        """Tokens [B,K,width]."""
+        """Return tokens [B,K,width]."""
         value, known = condition[:, :-1].chunk(2, 1)
         tokens = self.finding + self.state(torch.stack([value, known], 2))
         return torch.where(condition[:, None, -1:] > 0, tokens, self.null)
@@ -86,7 +86,10 @@ class LabelTransformer(LabelNetwork):
             nn.init.zeros_(layer.bias)
 
     def forward(self, x_t: Tensor, t: Tensor, condition: Tensor) -> Tensor:
-        """Prediction [B,C,h,w] at timesteps t [B] under conditions [B,2K+1]. InputError: h or w no whole patches."""
+        """Return the prediction [B,C,h,w] at timesteps t [B] under conditions [B,2K+1].
+
+        InputError: h or w no whole patches.
+        """
         h, w, patch = *x_t.shape[-2:], self.settings["patch"]
         if h % patch or w % patch:
             raise InputError(f"latents of {h}x{w} for patches of {patch}; resize the images to whole patches")

@@ -34,12 +34,14 @@ TRAINING = Training(steps=1000, learning_rate=1e-5, batch_size=8, checkpoint_eve
 
 
 def gradient_error(out: Tensor, x: Tensor, scales: int = 3) -> Tensor:
-    """Mean L1 between the finite differences of two image batches [B,c,H,W], over `scales` halvings of their size."""
+    """Return the mean L1 between the finite differences of two image batches [B,c,H,W], over `scales` halvings of their
+    size.
+    """
     return torch.stack([error.mean() for error in _gradient_errors(out, x, scales)]).mean()
 
 
 def gradient_errors(out: Tensor, x: Tensor, scales: int = 3) -> Tensor:
-    """The same of each image by itself, [B]."""
+    """Return the same of each image by itself, [B]."""
     return torch.stack([error.flatten(1).mean(1) for error in _gradient_errors(out, x, scales)]).mean(0)
 
 
@@ -75,7 +77,7 @@ class ReconstructionLoss:
         return total
 
     def each(self, network: nn.Module, rows: np.ndarray, draw: torch.Generator) -> Tensor:
-        """The same of each row by itself [B]: a medlt.training.protocols.RowLoss, of a `Reconstruction`."""
+        """Return the same of each row by itself [B]: a medlt.training.protocols.RowLoss, of a `Reconstruction`."""
         x = _shown(network, stacked(self.images, rows))
         out, divergence, numbers = network.answer(x, draw)  # type: ignore[operator]
         loss = (out - x).abs().flatten(1).mean(1) + self.edge * gradient_errors(out, x)
@@ -89,7 +91,7 @@ class ReconstructionLoss:
 
 
 def _shown(network: nn.Module, images: Tensor) -> Tensor:
-    """Images [B,1,H,W] in [0,1] as the network sees them: its channels, [-1,1], its device."""
+    """Return images [B,1,H,W] in [0,1] as the network sees them: its channels, [-1,1], its device."""
     held: Any = getattr(network, "module", network)
     channels = int(held.autoencoder.config["in_channels"])
     return (images * 2 - 1).expand(-1, channels, -1, -1).to(next(network.parameters()).device)

@@ -45,12 +45,12 @@ __all__ = ["FEWEST_PATIENTS", "difference", "interval", "metric_table", "metrics
 
 
 def word(low: float, high: float) -> Word:
-    """What an interval of a difference allows one to say, where more is better."""
+    """Return what an interval of a difference allows one to say, where more is better."""
     return "helps" if low > 0 else "harms" if high < 0 else "no evidence"
 
 
 def names(scores: np.ndarray, decided: np.ndarray | None) -> tuple[str, ...]:
-    """The metrics these scores, and decisions if there are any, allow."""
+    """Return the metrics these scores, and decisions if there are any, allow."""
     return (*METRICS, *(DECISIONS if decided is not None else ()), *(("ECE",) if probabilities(scores) else ()))
 
 
@@ -61,7 +61,8 @@ def metrics_per_draw(
     decided: np.ndarray | None = None,
     owner: np.ndarray | None = None,
 ) -> np.ndarray:
-    """The metrics of `names`, of every draw, seed and finding: truth [N,K], scores [S,N,K], weights [D,O] -> [M,D,S,K].
+    """Return the metrics of `names`, of every draw, seed and finding: truth [N,K], scores [S,N,K], weights [D,O] ->
+    [M,D,S,K].
 
     decided: [S,N,K] in {0,1,NaN}; owner: [N], each row's column of `weights`, its own where absent.
     """
@@ -94,7 +95,7 @@ def measured(
     draws: int,
     rng: np.random.Generator,
 ) -> Measured:
-    """One arm or two, [A,S,N,K], and its decisions of that shape, under `draws` resamples of the patients."""
+    """Return one arm or two, [A,S,N,K], and its decisions of that shape, under `draws` resamples of the patients."""
     owner, shape, step = owners(patients), arms.shape, max(1, _CHUNK // len(set(patients)))
     metrics, flat = names(arms, decided), arms.reshape(-1, *arms.shape[2:])
     given = None if decided is None else decided.reshape(flat.shape)
@@ -123,7 +124,7 @@ def _checked(truth: np.ndarray, k: int, patients: Sequence[str] | None = None, *
 
 
 def _columns(findings: Sequence[str], groups: Groups | None) -> dict[tuple[str, str], list[int]]:
-    """(level, name) -> columns averaged over, for macro, each group and each finding."""
+    """Return (level, name) -> columns averaged over, for macro, each group and each finding."""
     at = {finding: k for k, finding in enumerate(findings)}
     grouped = {("group", name): [at[f] for f in members] for name, members in (groups or {}).items() if members}
     return {("macro", "macro"): list(at.values()), **grouped, **{("finding", f): [k] for f, k in at.items()}}
@@ -136,7 +137,7 @@ def metric_table(
     groups: Groups | None = None,
     decided: np.ndarray | None = None,
 ) -> pd.DataFrame:
-    """One arm with one seed: columns finding, metric, value. truth, scores, decided: [N,K].
+    """Return one arm with one seed: columns finding, metric, value. truth, scores, decided: [N,K].
 
     finding: each finding's name, "macro" (the mean over findings that have a value) and each group's name.
     """
@@ -164,7 +165,8 @@ def interval(
     decided: np.ndarray | None = None,
     level: float = 0.95,
 ) -> pd.DataFrame:
-    """Value of one arm, mean of its seeds, with its interval. truth [N,K]; scores, decided [S,N,K]; patients [N].
+    """Return the value of one arm, mean of its seeds, with its interval. truth [N,K]; scores, decided [S,N,K]; patients
+    [N].
 
     Returns one row each of (level, name, metric): value, low, high (within [0,1]), se, patients, reason.
     """
@@ -198,7 +200,7 @@ def difference(
     level: float = 0.95,
     decided: tuple[np.ndarray, np.ndarray] | None = None,
 ) -> pd.DataFrame:
-    """Difference `scores` - `control` in every metric: macro, by group and by finding, with interval and word.
+    """Return the difference `scores` - `control` in every metric: macro, by group and by finding, with interval and word.
 
     truth: [N,K] in {0,1,NaN}; scores, control: [S,N,K], seed s of one paired with seed s of the other; patients: [N];
     groups: name -> its findings; decided: the decisions of both, [S,N,K] in {0,1,NaN}. Returns one row each of
@@ -230,7 +232,7 @@ def _line(
     positive: int,
     truth: np.ndarray,
 ) -> dict[str, object]:
-    """One line of `difference`: point [2,S], resampled differences [D,S], t [D], truth [N,C] of its findings."""
+    """Return one line of `difference`: point [2,S], resampled differences [D,S], t [D], truth [N,C] of its findings."""
     lower, (value, control) = metric in LOWER_IS_BETTER, point.mean(1)
     seen = spread(point[0] - point[1], drawn, noise, level, lower)
     why = missing(metric, truth) if np.isnan(value) else doubt(seen.low, positive)
@@ -243,7 +245,7 @@ def _line(
 
 
 def _corrected(rows: pd.DataFrame) -> pd.DataFrame:
-    """With `p_holm` of the findings, metric by metric."""
+    """Return with `p_holm` of the findings, metric by metric."""
     for _, part in rows[rows["level"] == "finding"].groupby("metric", sort=False):
         rows.loc[part.index, "p_holm"] = holm(part["p"].to_numpy())
     return rows

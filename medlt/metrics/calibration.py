@@ -28,12 +28,12 @@ BINS = 15
 
 
 def probabilities(scores: np.ndarray) -> bool:
-    """Whether all scores that are there lie in [0,1]: only then is there a calibration to speak of."""
+    """Return whether all scores that are there lie in [0,1]: only then is there a calibration to speak of."""
     return bool(((scores >= 0) & (scores <= 1) | np.isnan(scores)).all())
 
 
 def binned(scores: np.ndarray, bins: int = BINS) -> np.ndarray:
-    """The bin, 0..bins-1, of each score in [0,1]."""
+    """Return the bin, 0..bins-1, of each score in [0,1]."""
     found: np.ndarray = np.clip(np.searchsorted(np.arange(1, bins) / bins, scores, side="right"), 0, bins - 1)
     return found
 
@@ -41,7 +41,7 @@ def binned(scores: np.ndarray, bins: int = BINS) -> np.ndarray:
 def calibration_error(
     truth: np.ndarray, scores: np.ndarray, weights: np.ndarray, owner: np.ndarray | None = None, bins: int = BINS
 ) -> np.ndarray:
-    """ECE under each draw: truth [N,K] in {0,1,NaN}, scores [N,K] in [0,1], weights [D,O] -> [D,K].
+    """Return ECE under each draw: truth [N,K] in {0,1,NaN}, scores [N,K] in [0,1], weights [D,O] -> [D,K].
 
     owner: [N], each row's column of `weights`, its own where absent.
     """
@@ -54,7 +54,7 @@ def calibration_error(
 
 
 def _cells(truth: np.ndarray, score: np.ndarray, owner: np.ndarray, owners: int, bins: int) -> np.ndarray:
-    """[owners,bins+2] of one finding [N]: the sum of p - y in each bin, the negatives, the positives."""
+    """Return [owners,bins+2] of one finding [N]: the sum of p - y in each bin, the negatives, the positives."""
     known = ~np.isnan(truth)
     y, p, owner = truth[known], score[known].astype(np.float64), owner[known]
     missed = tally(owner, binned(p, bins), (owners, bins), p - y)
@@ -62,7 +62,7 @@ def _cells(truth: np.ndarray, score: np.ndarray, owner: np.ndarray, owners: int,
 
 
 def wilson(rate: float, size: float, level: float = 0.95) -> tuple[float, float]:
-    """Wilson's interval of a rate seen in `size` independent images, which need not be whole; NaN without one."""
+    """Return Wilson's interval of a rate seen in `size` independent images, which need not be whole; NaN without one."""
     if not size > 0:
         return float("nan"), float("nan")
     z2 = float(ndtri((1 + level) / 2)) ** 2
@@ -72,7 +72,7 @@ def wilson(rate: float, size: float, level: float = 0.95) -> tuple[float, float]
 
 
 def _worth(truth: np.ndarray, owner: np.ndarray, images: float) -> float:
-    """Independent images that one bin's are worth: truth [n] in {0,1}, owner [n]."""
+    """Return independent images that one bin's are worth: truth [n] in {0,1}, owner [n]."""
     _, own = np.unique(owner, return_inverse=True)
     patients, rate = int(own.max()) + 1, truth.mean()
     each = tally(own, truth.astype(np.int64), (patients, 2))
@@ -92,7 +92,7 @@ def reliability(
     bins: int = 10,
     level: float = 0.95,
 ) -> pd.DataFrame:
-    """Rate of the finding against mean score, a row each of finding and bin; finding "all" pools every one.
+    """Return the rate of the finding against mean score, a row each of finding and bin; finding "all" pools every one.
 
     truth: [N,K] in {0,1,NaN}; scores: [N,K] or, of several seeds that are pooled, [S,N,K], in [0,1]; patients: [N].
     Columns finding, bin, low, high (its limits), images (a mean over seeds; of "all" images times findings),
@@ -111,7 +111,7 @@ def reliability(
 
 
 def _checked(scores: np.ndarray, truth: np.ndarray, patients: Sequence[str], k: int) -> np.ndarray:
-    """Scores as [S,N,K]. Raises InputError unless shapes agree and scores lie in [0,1]."""
+    """Return scores as [S,N,K]. Raises InputError unless shapes agree and scores lie in [0,1]."""
     scores = scores[None] if scores.ndim == 2 else scores
     if scores.shape[1:] != truth.shape or truth.shape[1:] != (k,) or len(patients) != len(truth):
         raise InputError(f"truth {truth.shape}, scores {scores.shape}, {len(patients)} patients; need [N,{k}] and N")
@@ -123,7 +123,7 @@ def _checked(scores: np.ndarray, truth: np.ndarray, patients: Sequence[str], k: 
 def _curve(
     y: np.ndarray, p: np.ndarray, owner: np.ndarray, seeds: int, bins: int, level: float
 ) -> Iterator[dict[str, float]]:
-    """A line a bin, of known truth y, probabilities p and owner, [n] over all seeds."""
+    """Return a line a bin, of known truth y, probabilities p and owner, [n] over all seeds."""
     at = binned(p, bins)
     for b in range(bins):
         inside = at == b

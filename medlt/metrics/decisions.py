@@ -22,7 +22,7 @@ DECISIONS = ("sensitivity", "balanced accuracy", "F1")
 
 
 def tally(owner: np.ndarray, cell: np.ndarray, shape: tuple[int, int], values: np.ndarray | None = None) -> np.ndarray:
-    """[owners, cells] = `shape`: how many rows, or what sum of their `values` [n], each owner has in each cell.
+    """Return [owners, cells] = `shape`: how many rows, or what sum of their `values` [n], each owner has in each cell.
 
     owner, cell: [n]. A matrix of draws [D,owners] times this holds the sums of all draws.
     """
@@ -31,7 +31,8 @@ def tally(owner: np.ndarray, cell: np.ndarray, shape: tuple[int, int], values: n
 
 
 def thresholds(truth: np.ndarray, scores: np.ndarray) -> np.ndarray:
-    """The threshold [K] of largest F1 on VALIDATION truth [N,K] in {0,1,NaN} and scores [N,K]; NaN without a positive.
+    """Return the threshold [K] of largest F1 on VALIDATION truth [N,K] in {0,1,NaN} and scores [N,K]; NaN without a
+    positive.
 
     Raises InputError for shapes that differ, other labels, or scores that are not finite.
     """
@@ -53,13 +54,13 @@ def _threshold(truth: np.ndarray, score: np.ndarray) -> float:
 
 
 def decided(scores: np.ndarray, thresholds: np.ndarray) -> np.ndarray:
-    """1 where scores [...,N,K] reach thresholds [...,K], else 0; NaN where the threshold is."""
+    """Return 1 where scores [...,N,K] reach thresholds [...,K], else 0; NaN where the threshold is."""
     cut = np.asarray(thresholds, np.float64)[..., None, :]
     return np.where(np.isnan(cut), np.nan, (np.asarray(scores) >= cut).astype(np.float64))
 
 
 def one_of(scores: np.ndarray) -> np.ndarray:
-    """1 at the highest of scores [...,N,K] along K, else 0: the decision where each image has one finding.
+    """Return 1 at the highest of scores [...,N,K] along K, else 0: the decision where each image has one finding.
 
     Of equal scores the first finding's. Raises InputError for scores that are NaN.
     """
@@ -72,7 +73,7 @@ def one_of(scores: np.ndarray) -> np.ndarray:
 def decision_metrics(
     truth: np.ndarray, decided: np.ndarray, weights: np.ndarray, owner: np.ndarray | None = None
 ) -> np.ndarray:
-    """(sensitivity, balanced accuracy, F1) under each draw: truth, decided [N,K], weights [D,O] -> [3,D,K].
+    """Return (sensitivity, balanced accuracy, F1) under each draw: truth, decided [N,K], weights [D,O] -> [3,D,K].
 
     owner: [N], each row's column of `weights`, its own where absent.
     """
@@ -86,7 +87,7 @@ def decision_metrics(
 
 
 def _cells(truth: np.ndarray, decided: np.ndarray, owner: np.ndarray, owners: int) -> np.ndarray:
-    """Each owner's TN, FN, FP, TP [owners,4] of one finding [N]; NaN where nothing was decided."""
+    """Return each owner's TN, FN, FP, TP [owners,4] of one finding [N]; NaN where nothing was decided."""
     known = ~np.isnan(truth)
     if np.isnan(decided[known]).any():
         return np.full((owners, 4), np.nan)

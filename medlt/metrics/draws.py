@@ -40,29 +40,31 @@ class Spread:
     p: float = np.nan
 
     def numbers(self) -> dict[str, float]:
-        """The fields by name, as floats."""
+        """Return the fields by name, as floats."""
         return {name: float(value) for name, value in asdict(self).items()}
 
 
 def owners(patients: Sequence[str]) -> np.ndarray:
-    """[N]: the number of each row's patient, 0..P-1 in the order of their names."""
+    """Return [N]: the number of each row's patient, 0..P-1 in the order of their names."""
     owner: np.ndarray = np.unique(np.asarray(patients, dtype=str), return_inverse=True)[1]
     return owner
 
 
 def resampled(count: int, draws: int, rng: np.random.Generator) -> np.ndarray:
-    """[draws, count] int64: how often each of `count` patients is in each resample of them."""
+    """Return [draws, count] int64: how often each of `count` patients is in each resample of them."""
     return rng.multinomial(count, np.full(count, 1 / count), size=draws)
 
 
 def patient_weights(patients: Sequence[str], draws: int, rng: np.random.Generator) -> np.ndarray:
-    """[draws, N]: how often each row is in each resample of the patients."""
+    """Return [draws, N]: how often each row is in each resample of the patients."""
     owner = owners(patients)
     return resampled(int(owner.max()) + 1, draws, rng)[:, owner]
 
 
 def run_variance(point: np.ndarray, drawn: np.ndarray) -> float:
-    """v of the module's docstring, from the quantity of each seed, point [S], and resampled [D,S]; 0 for one seed."""
+    """Return v of the module's docstring, from the quantity of each seed, point [S], and resampled [D,S]; 0 for one
+    seed.
+    """
     seeds = len(point)
     if seeds == 1:
         return 0.0
@@ -71,7 +73,7 @@ def run_variance(point: np.ndarray, drawn: np.ndarray) -> float:
 
 
 def run_noise(seeds: int, draws: int, rng: np.random.Generator) -> np.ndarray:
-    """[draws]: quantiles of Student t (S - 1 degrees of freedom) over sqrt(S), shuffled; 0 for one seed."""
+    """Return [draws]: quantiles of Student t (S - 1 degrees of freedom) over sqrt(S), shuffled; 0 for one seed."""
     if seeds == 1:
         return np.zeros(draws)
     quantiles: np.ndarray = stdtrit(seeds - 1, (np.arange(draws) + 0.5) / draws)
@@ -81,7 +83,8 @@ def run_noise(seeds: int, draws: int, rng: np.random.Generator) -> np.ndarray:
 
 
 def spread(point: np.ndarray, drawn: np.ndarray, noise: np.ndarray, level: float, centred: bool = False) -> Spread:
-    """What the draws say of a quantity: of each seed, point [S], resampled [D,S] (NaN: not defined there), t [D].
+    """Return what the draws say of a quantity: of each seed, point [S], resampled [D,S] (NaN: not defined there), t
+    [D].
 
     Nothing where half of the draws or more leave it undefined. centred: see the module.
     """

@@ -20,7 +20,7 @@ SAME = 1e-12
 
 
 def rows(x: ArrayLike, least: int, name: str, why: str) -> np.ndarray:
-    """`x` as float64 [N,D]. Raises InputError unless it is a finite table of at least `least` rows."""
+    """Return `x` as float64 [N,D]. Raises InputError unless it is a finite table of at least `least` rows."""
     found = np.asarray(x, np.float64)
     if found.ndim != 2 or not found.shape[1]:
         raise InputError(f"{name} features have shape {found.shape}; give a table [rows, features]")
@@ -34,7 +34,7 @@ def rows(x: ArrayLike, least: int, name: str, why: str) -> np.ndarray:
 def pair(
     real: ArrayLike, synthetic: ArrayLike, why: str, least_real: int, least_synthetic: int = 1
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Both as in `rows`. Raises InputError too where their widths differ."""
+    """Return both as in `rows`. Raises InputError too where their widths differ."""
     first, second = rows(real, least_real, "real", why), rows(synthetic, least_synthetic, "synthetic", why)
     if first.shape[1] != second.shape[1]:
         raise InputError(f"real features are {first.shape[1]} wide, synthetic {second.shape[1]}; use one extractor")
@@ -42,7 +42,7 @@ def pair(
 
 
 def scaled(real: ArrayLike, *others: ArrayLike) -> tuple[np.ndarray, ...]:
-    """`real` and `others`, less the mean of `real` and over its sd, by feature; a constant one keeps its unit."""
+    """Return `real` and `others`, less the mean of `real` and over its sd, by feature; a constant one keeps its unit."""
     reference = rows(real, 2, "real", "scaling")
     mean, sd = reference.mean(0), reference.std(0)
     sd = np.where(sd > 1e-9 * np.abs(mean), sd, 1.0)
@@ -50,13 +50,15 @@ def scaled(real: ArrayLike, *others: ArrayLike) -> tuple[np.ndarray, ...]:
 
 
 def pieces(n: int, m: int) -> Iterator[slice]:
-    """range(n) cut so that each piece times m is at most HELD numbers."""
+    """Return range(n) cut so that each piece times m is at most HELD numbers."""
     step = max(1, HELD // max(m, 1))
     return (slice(start, min(start + step, n)) for start in range(0, n, step))
 
 
 def squared_distances(a: np.ndarray, b: np.ndarray) -> Iterator[tuple[slice, np.ndarray]]:
-    """Squared Euclidean distances [n,M] of `a`'s rows, some at a time, to all of `b`; equal rows are at exactly 0."""
+    """Return squared Euclidean distances [n,M] of `a`'s rows, some at a time, to all of `b`; equal rows are at exactly
+    0.
+    """
     own, other = (a * a).sum(1), (b * b).sum(1)
     none = SAME * max(own.max(initial=0.0), other.max(initial=0.0))
     for part in pieces(len(a), len(b)):
@@ -69,7 +71,7 @@ def squared_distances(a: np.ndarray, b: np.ndarray) -> Iterator[tuple[slice, np.
 
 
 def nearest_squared(a: np.ndarray, b: np.ndarray, k: int) -> np.ndarray:
-    """Squared distances [N,k] of each row of `a` to its k nearest rows of `b`, nearest first."""
+    """Return squared distances [N,k] of each row of `a` to its k nearest rows of `b`, nearest first."""
     found = np.empty((len(a), k))
     for part, squared in squared_distances(a, b):
         squared.partition(k - 1, axis=1)
@@ -78,5 +80,5 @@ def nearest_squared(a: np.ndarray, b: np.ndarray, k: int) -> np.ndarray:
 
 
 def squared_radii(x: np.ndarray, k: int) -> np.ndarray:
-    """Squared distance [N] of each row to its k-th neighbour, itself not counted; k < N."""
+    """Return the squared distance [N] of each row to its k-th neighbour, itself not counted; k < N."""
     return np.asarray(nearest_squared(x, x, k + 1)[:, k])

@@ -33,7 +33,7 @@ class Kid:
 
 
 def _kernel_sums(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Row sums [N] and column sums [M] of the kernel matrix, which is never held whole."""
+    """Return row sums [N] and column sums [M] of the kernel matrix, which is never held whole."""
     over_rows, over_columns = np.empty(len(a)), np.zeros(len(b))
     for part in pieces(len(a), len(b)):
         kernel = (a[part] @ b.T / a.shape[1] + 1.0) ** 3
@@ -43,17 +43,17 @@ def _kernel_sums(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _own_sums(a: np.ndarray) -> np.ndarray:
-    """Row sums [N] of a set's own kernel matrix without its diagonal."""
+    """Return row sums [N] of a set's own kernel matrix without its diagonal."""
     return np.asarray(_kernel_sums(a, a)[0] - ((a * a).sum(1) / a.shape[1] + 1.0) ** 3)
 
 
 def _jackknife(left_out: np.ndarray) -> float:
-    """Variance of an estimate from its values with one row left out each."""
+    """Return the variance of an estimate from its values with one row left out each."""
     return float((len(left_out) - 1) * left_out.var())
 
 
 def kid(real: ArrayLike, synthetic: ArrayLike) -> Kid:
-    """KID of all rows of real [N,D] and synthetic [M,D] at once, with its standard error.
+    """Return KID of all rows of real [N,D] and synthetic [M,D] at once, with its standard error.
 
     The error is the two-sample jackknife's: right where the sets differ, too large where they do not. Raises InputError
     for fewer than 3 rows of either, other widths, or values that are not finite.
@@ -71,7 +71,7 @@ def kid(real: ArrayLike, synthetic: ArrayLike) -> Kid:
 def kid_subsets(
     real: ArrayLike, synthetic: ArrayLike, rng: np.random.Generator, subsets: int = 100, size: int = 1000
 ) -> Kid:
-    """Mean KID of random subsets of `size` rows and its standard deviation between them, as libraries report it.
+    """Return the mean KID of random subsets of `size` rows and its standard deviation between them, as libraries report it.
 
     Raises InputError for a size under 3 or above the rows there are.
     """
@@ -83,13 +83,13 @@ def kid_subsets(
 
 
 def _factor(x: np.ndarray) -> np.ndarray:
-    """R [min(N,D),D] with R'R the covariance of x [N,D]."""
+    """Return R [min(N,D),D] with R'R the covariance of x [N,D]."""
     centred = (x - x.mean(0)) / np.sqrt(len(x) - 1)
     return centred if len(x) <= x.shape[1] else np.asarray(np.linalg.qr(centred, mode="r"))
 
 
 def frechet(real: ArrayLike, synthetic: ArrayLike) -> float:
-    """Frechet distance of Gaussians fitted to real [N,D] and synthetic [M,D]; biased upward, see above.
+    """Return Frechet distance of Gaussians fitted to real [N,D] and synthetic [M,D]; biased upward, see above.
 
     Raises InputError for fewer than 2 rows of either, other widths, or values that are not finite.
     """

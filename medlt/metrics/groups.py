@@ -22,12 +22,12 @@ class Grouping:
     rule: str
 
     def members(self, group: str) -> tuple[str, ...]:
-        """The findings of one group, in the order given."""
+        """Return the findings of one group, in the order given."""
         return tuple(finding for finding, name in self.of.items() if name == group)
 
 
 def _cut(positives: Mapping[str, int], above: float, below: float) -> dict[str, str]:
-    """Strictly above `above` is head, strictly below `below` is tail."""
+    """Return strictly above `above` is head, strictly below `below` is tail."""
     return {f: "head" if n > above else "tail" if n < below else "medium" for f, n in positives.items()}
 
 

@@ -27,7 +27,7 @@ NAMES = ("precision", "recall", "density", "coverage")
 
 
 def prdc(real: ArrayLike, synthetic: ArrayLike, k: int = 5, closed: bool = False) -> dict[str, float]:
-    """The four metrics of real [N,D] and synthetic [M,D]; `closed` counts the surface of a ball in.
+    """Return the four metrics of real [N,D] and synthetic [M,D]; `closed` counts the surface of a ball in.
 
     Raises InputError for fewer than k + 1 rows of either, other widths, or values that are not finite.
     """
@@ -47,5 +47,5 @@ def prdc(real: ArrayLike, synthetic: ArrayLike, k: int = 5, closed: bool = False
 
 
 def expected_coverage(n: int, m: int, k: int = 5) -> float:
-    """Coverage of n real by m synthetic samples of one distribution: Naeem et al., lemma 2. Any dimension."""
+    """Return the coverage of n real by m synthetic samples of one distribution: Naeem et al., lemma 2. Any dimension."""
     return 1.0 - float(np.prod([(n - i) / (m + n - i) for i in range(1, k + 1)]))

@@ -26,7 +26,7 @@ class Nearest(NamedTuple):
 
 
 def nearest(queries: Tensor, references: Tensor, k: int, block: int = 8192) -> Nearest:
-    """The k references [N,D] nearest to each of queries [Q,D], unit vectors; at most `block` of them at a time.
+    """Return the k references [N,D] nearest to each of queries [Q,D], unit vectors; at most `block` of them at a time.
 
     Raises InputError where there are fewer than k references.
     """
@@ -51,7 +51,8 @@ class Isolation(NamedTuple):
 
 
 def isolation(queries: Tensor, references: Tensor, neighbours: int = 50) -> Isolation:
-    """How alone each of queries [Q,D] is with its nearest of references [N,D]; K is `neighbours`, or N - 1 if less.
+    """Return how alone each of queries [Q,D] is with its nearest of references [N,D]; K is `neighbours`, or N - 1 if
+    less.
 
     A vector that is not finite has the ratio NaN. Raises InputError for fewer than two references.
     """

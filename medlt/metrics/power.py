@@ -21,20 +21,22 @@ MANY = 1e6  # degrees of freedom that are a normal distribution's
 
 
 def degrees(patients: float, runs: float, seeds: int) -> float:
-    """df of the module's docstring from the variances V and R; infinite for one seed or runs that do not differ."""
+    """Return df of the module's docstring from the variances V and R; infinite for one seed or runs that do not differ."""
     if seeds == 1 or runs == 0:
         return float("inf")
     return float((patients + runs) ** 2 / (runs**2 / (seeds - 1)))
 
 
 def reach(df: float = float("inf"), power: float = 0.8, level: float = 0.95) -> float:
-    """Standard errors that a gain must measure to be found with chance `power`; level is 1 - a."""
+    """Return the standard errors that a gain must measure to be found with chance `power`; level is 1 - a."""
     df = min(df, MANY)
     return float(nctdtrinc(df, 1 - power, stdtrit(df, (1 + level) / 2)))
 
 
 def smallest_gain(se: float, df: float = float("inf"), power: float = 0.8, level: float = 0.95) -> float:
-    """The least true difference that an interval of `level` leaves 0 below with chance `power`; NaN where `se` is."""
+    """Return the least true difference that an interval of `level` leaves 0 below with chance `power`; NaN where `se`
+    is.
+    """
     return reach(df, power, level) * se if np.isfinite(se) else float("nan")
 
 

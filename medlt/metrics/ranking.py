@@ -62,7 +62,7 @@ class Ranking:
         return cls(csr_array((np.ones(len(order), np.float32), (place, owner[order])), shape=shape), groups)
 
     def metrics(self, weights: np.ndarray) -> np.ndarray:
-        """(AP, AUROC) under each row of `weights` [D,O], whole numbers: [2,D].
+        """Return (AP, AUROC) under each row of `weights` [D,O], whole numbers: [2,D].
 
         NaN where a draw holds no positive (or no negative). Fastest where weights.T is contiguous.
         """
@@ -80,7 +80,7 @@ class Ranking:
 
 
 def ordered(truth: np.ndarray, score: np.ndarray) -> np.ndarray:
-    """Rows of known truth, best score first. Raises InputError on other labels or scores that are not finite."""
+    """Return rows of known truth, best score first. Raises InputError on other labels or scores that are not finite."""
     known = np.flatnonzero(~np.isnan(truth))
     if not np.isin(truth[known], (0, 1)).all():
         raise InputError("truth holds a label other than 0, 1 or NaN; metrics are taken on real labels only")
@@ -91,7 +91,7 @@ def ordered(truth: np.ndarray, score: np.ndarray) -> np.ndarray:
 
 
 def _areas(between: np.ndarray, tied: np.ndarray, positive: np.ndarray) -> np.ndarray:
-    """Weights [G+1,D], [G,D], [G,D] of one ranking's places -> (AP, AUROC) [2,D]."""
+    """Return weights [G+1,D], [G,D], [G,D] of one ranking's places -> (AP, AUROC) [2,D]."""
     tp, fp = np.cumsum(positive, 0), np.cumsum(between[:-1] + tied, 0)
     positives, negatives = tp[-1].astype(np.float64), fp[-1].astype(np.float64) + between[-1]
     precision = np.divide(tp, np.maximum(tp + fp, np.finfo(np.float32).tiny), dtype=np.float64)
@@ -103,17 +103,17 @@ def _areas(between: np.ndarray, tied: np.ndarray, positive: np.ndarray) -> np.nd
 
 
 def average_precision(truth: np.ndarray, score: np.ndarray) -> float:
-    """AP of `score` [N] for `truth` [N] in {0,1,NaN}; NaN without a positive."""
+    """Return AP of `score` [N] for `truth` [N] in {0,1,NaN}; NaN without a positive."""
     return float(Ranking.of(truth, score).metrics(np.ones((1, len(truth))))[0, 0])
 
 
 def auroc(truth: np.ndarray, score: np.ndarray) -> float:
-    """AUROC of `score` [N] for `truth` [N] in {0,1,NaN}; NaN without a positive or without a negative."""
+    """Return AUROC of `score` [N] for `truth` [N] in {0,1,NaN}; NaN without a positive or without a negative."""
     return float(Ranking.of(truth, score).metrics(np.ones((1, len(truth))))[1, 0])
 
 
 def per_finding(truth: np.ndarray, scores: np.ndarray, findings: Sequence[str]) -> pd.DataFrame:
-    """One row a finding: positive, negative, unknown, AP, AUROC.
+    """Return one row a finding: positive, negative, unknown, AP, AUROC.
 
     truth: [N,K] in {0,1,NaN}; scores: [N,K]. Raises InputError when the shapes do not fit `findings`.
     """
@@ -128,7 +128,7 @@ def per_finding(truth: np.ndarray, scores: np.ndarray, findings: Sequence[str]) 
 
 
 def macro(values: np.ndarray, axis: int = -1) -> np.ndarray:
-    """Mean over findings, those without a value (NaN) left out; NaN when none has one."""
+    """Return the mean over findings, those without a value (NaN) left out; NaN when none has one."""
     known = ~np.isnan(values)
     count = known.sum(axis)
     total = np.where(known, values, 0).sum(axis)
@@ -138,7 +138,7 @@ def macro(values: np.ndarray, axis: int = -1) -> np.ndarray:
 def ranked_per_draw(
     truth: np.ndarray, scores: np.ndarray, weights: np.ndarray, owner: np.ndarray | None = None
 ) -> np.ndarray:
-    """(AP, AUROC) of every draw, seed and finding: truth [N,K], scores [S,N,K], weights [D,O] -> [2,D,S,K].
+    """Return (AP, AUROC) of every draw, seed and finding: truth [N,K], scores [S,N,K], weights [D,O] -> [2,D,S,K].
 
     owner: [N], each row's column of `weights`, its own where absent.
     """
@@ -147,6 +147,6 @@ def ranked_per_draw(
 
 
 def macro_average_precision(truth: np.ndarray, scores: np.ndarray) -> float:
-    """Mean AP over the findings that have a positive; truth, scores [N,K]. NaN when none has."""
+    """Return the mean AP over the findings that have a positive; truth, scores [N,K]. NaN when none has."""
     names = [str(k) for k in range(np.asarray(truth).shape[1])]
     return float(macro(per_finding(truth, scores, names)["AP"].to_numpy()))

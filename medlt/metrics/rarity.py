@@ -27,13 +27,13 @@ def _pair(real: ArrayLike, samples: ArrayLike, k: int, least: int) -> tuple[np.n
 
 
 def avg_knn(real: ArrayLike, samples: ArrayLike, k: int = 5) -> np.ndarray:
-    """AvgkNN [M] of samples [M,D] against real [N,D]. Raises InputError for N < k."""
+    """Return AvgkNN [M] of samples [M,D] against real [N,D]. Raises InputError for N < k."""
     real, samples = _pair(real, samples, k, k)
     return np.asarray(np.sqrt(nearest_squared(samples, real, k)).mean(1))
 
 
 def lof(real: ArrayLike, samples: ArrayLike, k: int = 20) -> np.ndarray:
-    """Local outlier factor [M] of samples [M,D] as new to real [N,D]. Raises InputError for N < k + 1."""
+    """Return the local outlier factor [M] of samples [M,D] as new to real [N,D]. Raises InputError for N < k + 1."""
     from sklearn.neighbors import LocalOutlierFactor
 
     real, samples = _pair(real, samples, k, k + 1)
@@ -41,7 +41,10 @@ def lof(real: ArrayLike, samples: ArrayLike, k: int = 20) -> np.ndarray:
 
 
 def rarity(real: ArrayLike, samples: ArrayLike, k: int = 3) -> np.ndarray:
-    """Rarity score [M] of samples [M,D] among the balls of real [N,D]; NaN outside. Raises InputError for N < k + 1."""
+    """Return the rarity score [M] of samples [M,D] among the balls of real [N,D]; NaN outside.
+
+    Raises InputError for N < k + 1.
+    """
     real, samples = _pair(real, samples, k, k + 1)
     radius = squared_radii(real, k)
     found = np.empty(len(samples))
@@ -51,7 +54,7 @@ def rarity(real: ArrayLike, samples: ArrayLike, k: int = 3) -> np.ndarray:
 
 
 def rarity_summary(real: ArrayLike, samples: ArrayLike, k: int = 3) -> tuple[float, float]:
-    """(mean Rarity score of the samples inside, share of samples outside); the mean is NaN if none is inside."""
+    """Return (mean Rarity score of the samples inside, share of samples outside); the mean is NaN if none is inside."""
     found = rarity(real, samples, k)
     inside = ~np.isnan(found)
     return (float(found[inside].mean()) if inside.any() else float("nan")), float(1 - inside.mean())

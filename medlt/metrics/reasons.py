@@ -19,7 +19,7 @@ def positive_patients(truth: np.ndarray, patients: Sequence[str] | np.ndarray) -
 
 
 def missing(metric: str, truth: np.ndarray) -> str:
-    """Why the mean of a metric over the findings of truth [N,C] has no value."""
+    """Return why the mean of a metric over the findings of truth [N,C] has no value."""
     reasons = {_missing(metric, column) for column in truth.T}
     return reasons.pop() if len(reasons) == 1 else "no finding has a value"
 
@@ -36,7 +36,7 @@ def _missing(metric: str, truth: np.ndarray) -> str:
 
 
 def doubt(low: float, patients: int) -> str:
-    """Why an interval that begins at `low`, of this many positive patients, allows no word; "" where it does."""
+    """Return why an interval that begins at `low`, of this many positive patients, allows no word; "" where it does."""
     if np.isnan(low):
         return "most draws hold no positive: no interval"
     return f"fewer than {FEWEST_PATIENTS} positive patients: no word" if patients < FEWEST_PATIENTS else ""

@@ -19,7 +19,7 @@ import numpy as np
 
 
 def two_sided(drawn: np.ndarray) -> float:
-    """p of "the difference is 0" from its draws [D]: in [2 / (D + 1), 1]; NaN without a draw."""
+    """Return p of "the difference is 0" from its draws [D]: in [2 / (D + 1), 1]; NaN without a draw."""
     if not len(drawn):
         return float("nan")
     fewer = min((drawn <= 0).sum(), (drawn >= 0).sum())
@@ -27,7 +27,7 @@ def two_sided(drawn: np.ndarray) -> float:
 
 
 def holm(p: np.ndarray) -> np.ndarray:
-    """Adjusted p values [M] of p [M]; NaN is no test: it stays NaN and is not counted."""
+    """Return adjusted p values [M] of p [M]; NaN is no test: it stays NaN and is not counted."""
     p = np.asarray(p, np.float64)
     adjusted = np.full(p.shape, np.nan)
     tested = np.flatnonzero(~np.isnan(p))

@@ -56,7 +56,7 @@ class Spent:
 
 
 def spent(done: Sequence[Step], delta: float) -> Spent:
-    """What all steps of `done`, on the same units, cost together.
+    """Return what all steps of `done`, on the same units, cost together.
 
     No steps cost 0, steps without noise infinity. Raises InputError for values out of range, RuntimeError where PRV is
     above RDP by more than its error: then one of them is wrong, and neither may be told.
@@ -81,7 +81,8 @@ def spent(done: Sequence[Step], delta: float) -> Spent:
 
 
 def calibrate(plans: Sequence[Planned], epsilon: float, delta: float) -> float:
-    """The smallest noise multiplier, within 0.1 %, at which all `plans` together cost at most `epsilon` at `delta`.
+    """Return the smallest noise multiplier, within 0.1 %, at which all `plans` together cost at most `epsilon` at
+    `delta`.
 
     Raises InputError for values out of range, no steps, and an epsilon that no noise reaches.
     """
@@ -97,7 +98,7 @@ def calibrate(plans: Sequence[Planned], epsilon: float, delta: float) -> float:
 
 
 def affordable(noise: float, rate: float, epsilon: float, delta: float, before: Sequence[Step] = ()) -> int:
-    """How many steps can be taken after `before` so that all together cost at most `epsilon`; 0 if none can.
+    """Return how many steps can be taken after `before` so that all together cost at most `epsilon`; 0 if none can.
 
     Exact: one step more would cost more. Raises InputError for values out of range, and for noise that never ends.
     """
@@ -115,7 +116,7 @@ def affordable(noise: float, rate: float, epsilon: float, delta: float, before: 
 
 
 def gaussian(mu: float, delta: float) -> float:
-    """Epsilon of one Gaussian mechanism of sensitivity / noise `mu`; k of noise s are one of mu = sqrt(k) / s.
+    """Return epsilon of one Gaussian mechanism of sensitivity / noise `mu`; k of noise s are one of mu = sqrt(k) / s.
 
     Balle & Wang 2018, theorem 8: delta(epsilon) = Phi(mu/2 - epsilon/mu) - exp(epsilon) Phi(-mu/2 - epsilon/mu).
     """
@@ -133,7 +134,7 @@ def gaussian(mu: float, delta: float) -> float:
 
 
 def single(noise: float, rate: float, delta: float) -> float:
-    """Epsilon of one step, in closed form: amplification by sampling is tight (Balle, Barthe & Gaboardi 2018).
+    """Return epsilon of one step, in closed form: amplification by sampling is tight (Balle, Barthe & Gaboardi 2018).
 
     delta_q(log(1 + q (exp(epsilon) - 1))) = q delta(epsilon), arXiv 1807.01647, theorem 8.
     """
@@ -144,7 +145,7 @@ def single(noise: float, rate: float, delta: float) -> float:
 
 
 def warn_of_delta(delta: float, units: int) -> str | None:
-    """A sentence where `delta` is 1 / `units` or more: then giving one unit's record away outright would pass."""
+    """Return a sentence where `delta` is 1 / `units` or more: then giving one unit's record away outright would pass."""
     if delta * units < 1:
         return None
     wanted = 10.0 ** math.floor(math.log10(0.1 / units))
@@ -184,7 +185,7 @@ ORDERS = (*(1 + i / 10 for i in range(1, 30)), *range(4, 64), 96, 128, 192, 256,
 
 
 def _rdp(history: Sequence[Step], delta: float, orders: Sequence[float] = ORDERS) -> float:
-    """Epsilon by RDP."""
+    """Return epsilon by RDP."""
     from opacus.accountants import RDPAccountant
 
     _require_delta(delta)
@@ -201,7 +202,10 @@ def _rdp(history: Sequence[Step], delta: float, orders: Sequence[float] = ORDERS
 
 
 def _prv(history: Sequence[Step], delta: float) -> float:
-    """Epsilon by PRV, an upper bound. Raises ValueError, ArithmeticError or RuntimeError where PRV cannot tell."""
+    """Return epsilon by PRV, an upper bound.
+
+    Raises ValueError, ArithmeticError or RuntimeError where PRV cannot tell.
+    """
     from opacus.accountants import PRVAccountant
 
     if delta < SMALLEST_DELTA:
@@ -220,7 +224,10 @@ def _prv(history: Sequence[Step], delta: float) -> float:
 
 
 def _error(history: Sequence[Step], delta: float, off: float) -> float:
-    """The error of epsilon that PRV is asked for: small, and large enough that its grid fits. Raises ValueError."""
+    """Return the error of epsilon that PRV is asked for: small, and large enough that its grid fits.
+
+    Raises ValueError.
+    """
     upper, widest = _rdp(history, delta, FEW), _rdp(history, off / 4, FEW) + 3
     steps = sum(count for _, _, count in history)
     fits = 2 * widest * math.sqrt(steps * math.log(12 / off) / 2) / LARGEST_GRID
@@ -231,7 +238,7 @@ def _error(history: Sequence[Step], delta: float, off: float) -> float:
 
 
 def _enough(fits: Callable[[float], bool], epsilon: float, delta: float) -> float:
-    """A noise multiplier that is surely large enough, in steps of a quarter."""
+    """Return a noise multiplier that is surely large enough, in steps of a quarter."""
     noise = 0.2
     while not fits(noise):
         noise *= 1.25
@@ -241,7 +248,7 @@ def _enough(fits: Callable[[float], bool], epsilon: float, delta: float) -> floa
 
 
 def _smallest(cost: Callable[[float], float], epsilon: float, high: float) -> float:
-    """The smallest noise of cost at most `epsilon`, which `high` has; on a logarithmic scale by Brent's method."""
+    """Return the smallest noise of cost at most `epsilon`, which `high` has; on a logarithmic scale by Brent's method."""
     from scipy.optimize import brentq
 
     low = 0.85 * high
@@ -256,7 +263,7 @@ def _smallest(cost: Callable[[float], float], epsilon: float, high: float) -> fl
 
 
 def _last(over: Callable[[int], float], surely: int) -> int:
-    """The last number of steps at which `over`, which rises, is not above 0; at `surely` it is not.
+    """Return the last number of steps at which `over`, which rises, is not above 0; at `surely` it is not.
 
     By doubling, then by false position with the Illinois weights: each look is dear.
     """

@@ -81,7 +81,7 @@ class Provenance:
         return Manifest.read(file).split("train").digest() if file.is_file() else None
 
     def stages(self) -> list[str]:
-        """What the ledger has."""
+        """Return what the ledger has."""
         return [] if isinstance(self.ledger, str) else [one.stage for one in self.ledger.mechanisms]
 
 
@@ -111,12 +111,14 @@ def claim(run: Path) -> Claim:
 
 
 def config_violations(config: configs.RunConfig) -> tuple[str, ...]:
-    """The reasons against a claim that the config alone gives, each with how to mend it; known before any training."""
+    """Return the reasons against a claim that the config alone gives, each with how to mend it; known before any
+    training.
+    """
     return tuple(_foreseen(config))
 
 
 def must_be_private(config: configs.RunConfig) -> tuple[str, ...]:
-    """Stages that train on patients and whose weights are covered, or make what is covered."""
+    """Return stages that train on patients and whose weights are covered, or make what is covered."""
     codec = isinstance(config.codec, configs.TrainedCodec) or config.codec.tune is not None
     denoiser = getattr(config.denoiser, "train", "full") != "none"
     return (("codec",) if codec else ()) + (("denoiser",) if denoiser else ())
@@ -145,7 +147,7 @@ def _foreseen(config: configs.RunConfig) -> Iterator[str]:
 
 
 def _guided(guide: configs.GuideConfig) -> Iterator[str]:
-    """What a guide asks that was learnt from patients outside the ledger."""
+    """Return what a guide asks that was learnt from patients outside the ledger."""
     if isinstance(guide, configs.LongtailGuideConfig):
         yield "the longtail guide asks a predictor trained without privacy (use method: noise or minority)"
     elif isinstance(guide, configs.JepaGuideConfig):
@@ -158,7 +160,7 @@ def _guided(guide: configs.GuideConfig) -> Iterator[str]:
 
 
 def _found(seen: Provenance) -> Iterator[str]:
-    """The reasons that the folder gives: what was trained, and what looked."""
+    """Return the reasons that the folder gives: what was trained, and what looked."""
     needed, ledger = must_be_private(seen.config), seen.ledger
     if isinstance(ledger, str):
         if needed or (seen.folder / NAME).exists():
@@ -174,7 +176,7 @@ def _found(seen: Provenance) -> Iterator[str]:
 
 
 def _of_ledger(seen: Provenance, ledger: Ledger) -> Iterator[str]:
-    """What of the run the ledger does not speak of, or speaks of otherwise."""
+    """Return what of the run the ledger does not speak of, or speaks of otherwise."""
     chosen, weights = seen.config.privacy, seen.told.get("weights", {})
     for stage in must_be_private(seen.config):
         if not (own := ledger.of(stage)):
@@ -197,7 +199,9 @@ def _of_ledger(seen: Provenance, ledger: Ledger) -> Iterator[str]:
 
 
 def _on_disk(seen: Provenance, ledger: Ledger) -> Iterator[str]:
-    """Weights that lie there now and are not those the ledger tells of; Stable Diffusion's have their file hashes."""
+    """Return weights that lie there now and are not those the ledger tells of; Stable Diffusion's have their file
+    hashes.
+    """
     from medlt.diffusion.families import load_label_network
 
     name = str(seen.told.get("denoiser", {}).get("artifact"))
@@ -210,7 +214,7 @@ def _on_disk(seen: Provenance, ledger: Ledger) -> Iterator[str]:
 
 
 def _bases_seen(seen: Provenance) -> Iterator[str]:
-    """Given weights that lie in a run folder whose patients are this run's too."""
+    """Return given weights that lie in a run folder whose patients are this run's too."""
     from medlt.data.manifest import Manifest
 
     config = seen.config
@@ -228,7 +232,7 @@ def _bases_seen(seen: Provenance) -> Iterator[str]:
 
 
 def _looked(folder: Path) -> Iterator[str]:
-    """Judges and real rows at work on the images, as the tables of the folder tell."""
+    """Return judges and real rows at work on the images, as the tables of the folder tell."""
     import pandas as pd
 
     if (file := folder / "checks.parquet").is_file():
@@ -247,13 +251,13 @@ def _looked(folder: Path) -> Iterator[str]:
 
 
 def _covers(config: configs.RunConfig) -> str:
-    """What the claim speaks of."""
+    """Return what the claim speaks of."""
     trained = [f"the {stage}'s weights" for stage in reversed(must_be_private(config))]
     return ", ".join([*trained, "the synthetic images with their labels"])
 
 
 def _assumed(config: configs.RunConfig, ledger: Ledger | str) -> Iterator[str]:
-    """What the claim stands on that no file of the run can show, and what the reader should know."""
+    """Return what the claim stands on that no file of the run can show, and what the reader should know."""
     if isinstance(config.codec, configs.FolderCodec):
         yield "the codec is taken as public, as far as its folder tells: it must not have seen these patients"
     if _bases(config):
@@ -270,6 +274,6 @@ def _assumed(config: configs.RunConfig, ledger: Ledger | str) -> Iterator[str]:
 
 
 def _bases(config: configs.RunConfig) -> bool:
-    """Whether the denoiser begins with somebody's weights."""
+    """Return whether the denoiser begins with somebody's weights."""
     given = (getattr(config.denoiser, name, None) for name in ("start", "model"))
     return any(isinstance(one, Path | configs.StableFolder) for one in given)

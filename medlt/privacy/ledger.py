@@ -113,12 +113,12 @@ class Ledger:
         return warn_of_delta(self.delta, self.units) if self.mechanisms else None
 
     def of(self, stage: str) -> tuple[Mechanism, ...]:
-        """The mechanisms of a stage, several where it trained several networks."""
+        """Return the mechanisms of a stage, several where it trained several networks."""
         return tuple(one for one in self.mechanisms if one.stage == stage)
 
 
 def compose(mechanisms: Sequence[Mechanism], delta: float, epsilon_asked: float) -> Ledger:
-    """The ledger of mechanisms on the same patients. Raises InputError for values out of range."""
+    """Return the ledger of mechanisms on the same patients. Raises InputError for values out of range."""
     cost = _composed(tuple(one.cost for one in mechanisms), delta)
     versions = {name: metadata.version(name) for name in ACCOUNTANTS}
     return Ledger(tuple(mechanisms), delta, epsilon_asked, cost, versions)
@@ -131,7 +131,7 @@ def write_ledger(path: Path, mechanisms: Sequence[Mechanism], delta: float, epsi
 
 
 def read_ledger(path: Path) -> Ledger:
-    """The ledger, checked: its digest, and its composed epsilon computed anew.
+    """Return the ledger, checked: its digest, and its composed epsilon computed anew.
 
     Raises InputError for one that is missing, damaged, edited by hand, or not what its mechanisms cost.
     """
@@ -169,12 +169,12 @@ def read_mechanism(path: Path) -> Mechanism:
 
 
 def format_epsilon(epsilon: float) -> str:
-    """Epsilon as it is printed anywhere: two decimals, rounded up, for a smaller number would promise too much."""
+    """Return epsilon as it is printed anywhere: two decimals, rounded up, for a smaller number would promise too much."""
     return f"{math.ceil(round(epsilon * 100, 6)) / 100:.2f}" if math.isfinite(epsilon) else "infinite"
 
 
 def _tree(ledger: Ledger) -> dict[str, Any]:
-    """What is written, in JSON's own kinds, so that it is equal after reading."""
+    """Return what is written, in JSON's own kinds, so that it is equal after reading."""
     cost = ledger.spent
     tree = {
         "format": FORMAT,
@@ -195,7 +195,7 @@ def _tree(ledger: Ledger) -> dict[str, Any]:
 
 
 def _finite(epsilon: float) -> float | None:
-    """JSON knows no infinity."""
+    """Return JSON knows no infinity."""
     return epsilon if math.isfinite(epsilon) else None
 
 
@@ -204,7 +204,7 @@ def _number(told: float | None) -> float:
 
 
 def _checked(tree: dict[str, Any], path: Path) -> Ledger:
-    """The ledger a tree tells of, if it follows from its mechanisms."""
+    """Return the ledger a tree tells of, if it follows from its mechanisms."""
     try:
         mechanisms = [_mechanism(one) for one in tree["mechanisms"]]
         asked, *told = (_number(tree["epsilon"][key]) for key in ("asked", "spent", "by_rdp"))
@@ -231,5 +231,5 @@ def _mechanism(tree: dict[str, Any]) -> Mechanism:
 
 @lru_cache(maxsize=256)
 def _composed(costs: tuple[Step, ...], delta: float) -> Spent:
-    """Kept: a ledger is read by many, and each composition takes up to a second."""
+    """Return kept: a ledger is read by many, and each composition takes up to a second."""
     return spent(costs, delta)

@@ -37,7 +37,7 @@ def _layercam(features: Tensor, gradient: Tensor) -> Tensor:
 
 
 def _eigencam(features: Tensor, gradient: Tensor) -> Tensor:
-    """The direction's sign is free: taken so that the map goes with the mean activation."""
+    """Return the direction's sign is free: taken so that the map goes with the mean activation."""
     flat = features.flatten(2)
     centred = flat - flat.mean(2, keepdim=True)
     direction = torch.linalg.eigh(centred @ centred.mT).eigenvectors[..., -1:]
@@ -56,7 +56,10 @@ MAPS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 
 
 def normalise(maps: Tensor) -> Tensor:
-    """ReLU, then min-max over each map [B,h,w]: in [0,1], salient is large. A map with no evidence is 0 everywhere."""
+    """Return ReLU, then min-max over each map [B,h,w]: in [0,1], salient is large.
+
+    A map with no evidence is 0 everywhere.
+    """
     maps = maps.relu()
     low, high = maps.amin((1, 2), keepdim=True), maps.amax((1, 2), keepdim=True)
     return (maps - low) / torch.where(high > low, high - low, 1.0)
@@ -77,7 +80,7 @@ def code_activation_map(coder: SimplicialCoder, s: Tensor, finding: Tensor, meth
 
 
 def class_activation_map(coder: SimplicialCoder, z: Tensor, finding: Tensor, method: str = "gradcam") -> Tensor:
-    """A_c [B,h,w] in [0,1] of latents z [B,C,h,w] for the finding of each sample, `finding` int64 [B].
+    """Return a_c [B,h,w] in [0,1] of latents z [B,C,h,w] for the finding of each sample, `finding` int64 [B].
 
     The coder is in eval mode while it is looked at, and left as it was. Raises InputError for an unknown method.
     """

@@ -43,7 +43,7 @@ MOST_ROWS = 2000
 
 
 def macro_ap(truth: np.ndarray, score: np.ndarray) -> float:
-    """Mean average precision over the findings (columns) with a known positive; NaN truths are left out."""
+    """Return the mean average precision over the findings (columns) with a known positive; NaN truths are left out."""
     found = []
     for y, p in zip(truth.T, score.T, strict=True):
         known = ~np.isnan(y)
@@ -54,7 +54,7 @@ def macro_ap(truth: np.ndarray, score: np.ndarray) -> float:
 
 @torch.no_grad()
 def words(coder: SimplicialCoder, latents: Tensor) -> np.ndarray:
-    """The likeliest word of each group and pixel, uint16 [N,L,h,w]."""
+    """Return the likeliest word of each group and pixel, uint16 [N,L,h,w]."""
     with evaluating(coder):
         device = next(coder.parameters()).device
         parts = [
@@ -65,14 +65,14 @@ def words(coder: SimplicialCoder, latents: Tensor) -> np.ndarray:
 
 
 def agreement(student: SimplicialCoder, teacher: SimplicialCoder, latents: Tensor) -> float:
-    """Share of (sample, group, pixel) where both choose the same word."""
+    """Return the share of (sample, group, pixel) where both choose the same word."""
     equal = [(words(student, z) == words(teacher, z)).mean() for z in torch.split(latents, CHUNK)]
     return float(np.average(equal, weights=[len(z) for z in torch.split(latents, CHUNK)]))
 
 
 @torch.no_grad()
 def read_code(coder: SimplicialCoder, latents: Tensor) -> tuple[dict[str, float], np.ndarray, np.ndarray]:
-    """Sparsity and reconstruction, the classifier's probabilities [N,K], and the mean codes [N,L*V]."""
+    """Return sparsity and reconstruction, the classifier's probabilities [N,K], and the mean codes [N,L*V]."""
     total, pixels, scores, pooled = np.zeros(3), 0, [], []
     used = torch.zeros(coder.groups, coder.vocabulary, dtype=torch.float64)
     device = next(coder.parameters()).device
@@ -96,7 +96,7 @@ def read_code(coder: SimplicialCoder, latents: Tensor) -> tuple[dict[str, float]
 
 
 def topographic_similarity(coder: SimplicialCoder, latents: Tensor, *key: object, pairs: int = 2000) -> float:
-    """Spearman correlation, over random pairs, of latent distance with the share of words that differ."""
+    """Return spearman correlation, over random pairs, of latent distance with the share of words that differ."""
     if len(latents) < 3:
         return float("nan")
     rng = numpy_generator("pairs", *key)
@@ -112,7 +112,7 @@ def topographic_similarity(coder: SimplicialCoder, latents: Tensor, *key: object
 
 
 def probe_ap(train: np.ndarray, truth: np.ndarray, test: np.ndarray, test_truth: np.ndarray) -> float:
-    """Macro AP on `test` codes [M,L*V] of one logistic regression a finding, fitted on `train` codes [N,L*V]."""
+    """Return macro AP on `test` codes [M,L*V] of one logistic regression a finding, fitted on `train` codes [N,L*V]."""
     train, test = train.astype(np.float64), test.astype(np.float64)  # the spread of a word never said underflows
     scale = StandardScaler().fit(train)
     scores = np.zeros_like(test_truth)
@@ -128,7 +128,7 @@ def probe_ap(train: np.ndarray, truth: np.ndarray, test: np.ndarray, test_truth:
 def measure(
     coder: SimplicialCoder, latents: Tensor, labels: np.ndarray, val_latents: Tensor, val_labels: np.ndarray, seed: int
 ) -> dict[str, float]:
-    """All columns of the table above but `agreement`. At most 2,000 seeded train rows are read for the probe."""
+    """Return all columns of the table above but `agreement`. At most 2,000 seeded train rows are read for the probe."""
     rows = np.sort(numpy_generator(seed, "probe").permutation(len(latents))[:MOST_ROWS])
     told, scores, pooled = read_code(coder, val_latents)
     _, _, seen = read_code(coder, latents[rows])

@@ -65,7 +65,7 @@ class ConvBlock(nn.Sequential):
 
 
 def plain_norm(norm: Norm, channels: int, groups: int) -> nn.Module:
-    """A norm of [B,channels,h,w] without gain: over the batch, or over each image's `groups` groups of channels."""
+    """Return a norm of [B,channels,h,w] without gain: over the batch, or over each image's `groups` groups of channels."""
     if norm == "batch":
         return nn.BatchNorm2d(channels, affine=False)
     return nn.GroupNorm(groups, channels, affine=False)
@@ -106,7 +106,7 @@ class CodeClassifier(nn.Module):
         self.head = nn.Linear(2 * width, findings)
 
     def logits(self, features: Tensor) -> Tensor:
-        """[B,F,h,w] -> [B,K]."""
+        """Return [B,F,h,w] -> [B,K]."""
         out: Tensor = self.head(features.mean((2, 3)))
         return out
 
@@ -115,7 +115,7 @@ class CodeClassifier(nn.Module):
 
 
 def initialise(module: nn.Module, *key: object) -> None:
-    """Fresh weights as a function of `key` alone: He-normal convolutions, zero biases, unit norms."""
+    """Return fresh weights as a function of `key` alone: He-normal convolutions, zero biases, unit norms."""
     rng = torch_generator("initialise", *key)
     for part in module.modules():
         if isinstance(part, nn.Conv2d | nn.Linear):
@@ -128,7 +128,7 @@ def initialise(module: nn.Module, *key: object) -> None:
 
 @contextmanager
 def evaluating(module: nn.Module) -> Iterator[None]:
-    """Eval mode inside the block, the former mode after it."""
+    """Return eval mode inside the block, the former mode after it."""
     training = module.training
     module.eval()
     try:
@@ -176,7 +176,7 @@ class SimplicialCoder(nn.Module):
         initialise(self, seed)
 
     def logits(self, z: Tensor) -> Tensor:
-        """Normalised logits over the temperature, [B,L,V,h,w]. Raises InputError for a latent of odd side."""
+        """Return normalised logits over the temperature, [B,L,V,h,w]. Raises InputError for a latent of odd side."""
         if z.shape[-1] % 2 or z.shape[-2] % 2:
             side = f"{z.shape[-2]}x{z.shape[-1]}"
             raise InputError(f"latents are {side}, their sides must be even; choose an image size that makes them so")
@@ -184,21 +184,21 @@ class SimplicialCoder(nn.Module):
         return flat.view(len(z), self.groups, self.vocabulary, *z.shape[2:]) / self.temperature
 
     def code(self, z: Tensor) -> Tensor:
-        """s [B,L,V,h,w] of z [B,C,h,w]: each group of each pixel is a point of the simplex."""
+        """Return s [B,L,V,h,w] of z [B,C,h,w]: each group of each pixel is a point of the simplex."""
         return self.logits(z).softmax(2)
 
     def decode(self, s: Tensor) -> Tensor:
-        """z [B,C,h,w] of codes [B,L,V,h,w], unbounded."""
+        """Return z [B,C,h,w] of codes [B,L,V,h,w], unbounded."""
         z: Tensor = self.decoder(s.flatten(1, 2))
         return z
 
     def features(self, s: Tensor) -> Tensor:
-        """Spatial features [B,F,h,w] of the classifier, what a class activation map weighs."""
+        """Return spatial features [B,F,h,w] of the classifier, what a class activation map weighs."""
         out: Tensor = self.classifier.features(s.flatten(1, 2))
         return out
 
     def classify(self, s: Tensor) -> Tensor:
-        """Logits [B,K] of codes [B,L,V,h,w]."""
+        """Return logits [B,K] of codes [B,L,V,h,w]."""
         return self.classifier.logits(self.features(s))
 
     @property
@@ -214,7 +214,7 @@ class SimplicialCoder(nn.Module):
 
     @classmethod
     def load(cls, path: Path) -> SimplicialCoder:
-        """The coder `save` wrote, in eval mode. Raises InputError for any other file."""
+        """Return the coder `save` wrote, in eval mode. Raises InputError for any other file."""
         config, tensors = told(path)["config"], {}
         with safe_open(path, framework="pt") as handle:
             tensors = {name: handle.get_tensor(name) for name in handle.keys()}
@@ -224,7 +224,7 @@ class SimplicialCoder(nn.Module):
 
 
 def told(path: Path) -> dict[str, Any]:
-    """What `SimplicialCoder.save` wrote beside the weights. Raises InputError if `path` holds no coder."""
+    """Return what `SimplicialCoder.save` wrote beside the weights. Raises InputError if `path` holds no coder."""
     try:
         with safe_open(path, framework="pt") as handle:
             return dict(json.loads(handle.metadata()["medlt"]))

@@ -70,7 +70,7 @@ class _Loop:
 
     @torch.no_grad()
     def score(self, coder: SimplicialCoder) -> float:
-        """Validation macro AP; where no finding has a positive, minus the reconstruction error instead."""
+        """Return validation macro AP; where no finding has a positive, minus the reconstruction error instead."""
         scores, errors = [], []
         with evaluating(coder):
             for z in torch.split(self.val_latents, code_metrics.CHUNK):
@@ -105,7 +105,7 @@ class _Loop:
         _save(folder, coder, {"generation": float(g), "agreement": agreement} | row)
 
     def private_generation(self, g: int, fresh: SimplicialCoder, folder: Path) -> None:
-        """The same by private trainings (medlt.sparse.private)."""
+        """Return the same by private trainings (medlt.sparse.private)."""
         assert self.private is not None
         teacher, coder = self.pair(g) if g else (None, fresh)
         agreement = math.nan
@@ -117,7 +117,7 @@ class _Loop:
         _save(folder, coder, {"generation": float(g), "agreement": agreement} | row)
 
     def pair(self, g: int) -> tuple[SimplicialCoder, SimplicialCoder]:
-        """The teacher of generation g, and its student: the teacher's decoder and classifier, a fresh encoder."""
+        """Return the teacher of generation g, and its student: the teacher's decoder and classifier, a fresh encoder."""
         teacher = SimplicialCoder.load(self.made[g - 1].path(FILE)).to(self.lesson.device)
         student = copy.deepcopy(teacher)
         initialise(student.encoder, self.lesson.seed, g)
@@ -150,7 +150,8 @@ def iterate(
     batch_size: int = 16, learning_rate: float = 5e-3, weight_decay: float = 1e-2, classification_weight: float = 1.0,
     private: PrivateFit | None = None, patients: Sequence[str] = (),
 ) -> Iterated:  # fmt: skip
-    """Learn a simplicial code of standardised latents [N,C,h,w], memory-mapped or not; labels float32 [N,K], 1/0/NaN.
+    """Return learn a simplicial code of standardised latents [N,C,h,w], memory-mapped or not; labels float32 [N,K],
+    1/0/NaN.
 
     `contents` and `val_contents` name the latents, all of them: a digest of their bytes, or of the pixels, the codec
     and the standardiser they come from. Each generation is kept in the store under them, labels, settings and the
@@ -182,7 +183,7 @@ def iterate(
 
 
 def _private(loop: _Loop, fit: PrivateFit, patients: Sequence[str], generations: int) -> _Loop:
-    """The same loop, private."""
+    """Return the same loop, private."""
     of = owners([str(one) for one in require_patients(patients, len(loop.lesson.latents))])
     steps = private_steps(int(of.max()) + 1, loop.lesson.batch_size, generations, *loop.epochs)
     key = {**loop.key, "private": fit.digest, "patients": digest(of.tolist())}
@@ -190,5 +191,5 @@ def _private(loop: _Loop, fit: PrivateFit, patients: Sequence[str], generations:
 
 
 def _named(contents: str, latents: Tensor, labels: np.ndarray) -> str:
-    """Names latents and labels."""
+    """Return names latents and labels."""
     return digest(contents, list(latents.shape), labels.tobytes())

@@ -45,33 +45,33 @@ CHECKPOINT = 1000
 
 
 def pos_weight(labels: Tensor) -> Tensor:
-    """N_c / (n_c K) of labels [N,K]: N_c known, n_c positive (taken as 1 where there is none). float32 [K]."""
+    """Return n_c / (n_c K) of labels [N,K]: N_c known, n_c positive (taken as 1 where there is none). float32 [K]."""
     known, positive = (~labels.isnan()).sum(0), (labels == 1).sum(0)
     return known / (positive.clamp_min(1) * labels.shape[1])
 
 
 def masked_bce(logits: Tensor, labels: Tensor, weight: Tensor) -> Tensor:
-    """Class-balanced binary cross-entropy, mean over the known labels; NaN labels carry no loss and no gradient."""
+    """Return the class-balanced binary cross-entropy, mean over the known labels; NaN labels carry no loss and no gradient."""
     known = ~labels.isnan()
     losses = F.binary_cross_entropy_with_logits(logits, labels.nan_to_num(0.0), pos_weight=weight, reduction="none")
     return torch.where(known, losses, 0.0).sum() / known.sum().clamp_min(1)
 
 
 def sample_tokens(s: Tensor, rng: torch.Generator) -> Tensor:
-    """k [B,L,h,w], int64, with P(k = v) = s[:, :, v]: one draw for every group and pixel, by inverting the cdf."""
+    """Return k [B,L,h,w], int64, with P(k = v) = s[:, :, v]: one draw for every group and pixel, by inverting the cdf."""
     cdf = s.movedim(2, -1).cumsum(-1)
     draw = torch.rand(cdf.shape[:-1], generator=rng).to(s.device)
     return (cdf < draw[..., None]).sum(-1).clamp_max(s.shape[2] - 1)
 
 
 def straight_through_sample(s: Tensor, rng: torch.Generator) -> Tensor:
-    """One-hot words drawn from the code s [B,L,V,h,w], with the gradient of s (straight-through)."""
+    """Return one-hot words drawn from the code s [B,L,V,h,w], with the gradient of s (straight-through)."""
     said = F.one_hot(sample_tokens(s.detach(), rng), s.shape[2]).movedim(-1, 2).to(s)
     return said + s - s.detach()
 
 
 def imitation_loss(logits: Tensor, words: Tensor) -> Tensor:
-    """Cross-entropy of student logits [B,L,V,h,w] with the teacher's sampled words [B,L,h,w]."""
+    """Return cross-entropy of student logits [B,L,V,h,w] with the teacher's sampled words [B,L,h,w]."""
     return F.cross_entropy(logits.movedim(2, 1), words)
 
 
@@ -113,13 +113,13 @@ class TrainingSetup:
                         checkpoint_every=CHECKPOINT if steps > CHECKPOINT else None, **same, **more)  # fmt: skip
 
     def draw(self, step: int, part: BatchPart, *key: object) -> tuple[Tensor, Tensor]:
-        """Latents [B,C,h,w] and labels [B,K] of a part of one step."""
+        """Return latents [B,C,h,w] and labels [B,K] of a part of one step."""
         rows = np.sort(batch_indices(len(self.latents), self.batch_size, step, self.seed, *key))
         at = torch.from_numpy(part.take(rows))
         return self.latents[at].float().to(self.device), self.labels[at].to(self.device)
 
     def task_loss(self, coder: SimplicialCoder, s: Tensor, z: Tensor, y: Tensor, weight: Tensor) -> Tensor:
-        """L1(D(s), z) + lambda BCE(C(s), Y)."""
+        """Return L1(D(s), z) + lambda BCE(C(s), Y)."""
         reconstruction = F.l1_loss(coder.decode(s), z)
         return reconstruction + self.classification_weight * masked_bce(coder.classify(s), y, weight)
 
@@ -157,7 +157,7 @@ def imitate(
     g: int,
     folder: Path | None = None,
 ) -> None:
-    """The student's encoder learns to say what the teacher, frozen and in eval mode, says.
+    """Return the student's encoder learns to say what the teacher, frozen and in eval mode, says.
 
     `folder`, here and below, is the work folder that checkpoints of this generation go into.
     """
@@ -172,7 +172,7 @@ def imitate(
 
 
 def adapt(lesson: TrainingSetup, student: SimplicialCoder, epochs: int, g: int, folder: Path | None = None) -> None:
-    """Decoder and classifier learn to read the student; its encoder stays."""
+    """Return decoder and classifier learn to read the student; its encoder stays."""
     weight = pos_weight(lesson.labels).to(lesson.device)
 
     def loss(z: Tensor, y: Tensor, step: int) -> Tensor:

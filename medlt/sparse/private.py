@@ -31,7 +31,7 @@ def private_steps(
     n_units: int, batch_size: int, generations: int = 5, imitation_epochs: int = 8, adaptation_epochs: int = 1,
     interaction_epochs: int = 6,
 ) -> dict[str, int]:  # fmt: skip
-    """Steps of each private training that `iterate` makes of `n_units` patients, by name, in their order.
+    """Return steps of each private training that `iterate` makes of `n_units` patients, by name, in their order.
 
     An epoch is as many steps of `batch` units as there are whole batches, at least one.
     """
@@ -63,7 +63,7 @@ class PrivatePhases:
         lesson: TrainingSetup,
         folder: Path,
     ) -> None:
-        """One private training of `parts` of the coder, which ends in eval mode on the lesson's device."""
+        """Return one private training of `parts` of the coder, which ends in eval mode on the lesson's device."""
         if steps := self.steps.get(name, 0):
             coder.requires_grad_(False).train()
             for part in parts:
@@ -101,32 +101,32 @@ def underscored(name: str) -> str:
 
 
 def training(lesson: TrainingSetup, steps: int) -> Training:
-    """Settings of one private phase; the learning rate goes as in `medlt.sparse.phases`."""
+    """Return settings of one private phase; the learning rate goes as in `medlt.sparse.phases`."""
     return replace(lesson.training(steps), betas=(0.9, 0.999), checkpoint_every=500)
 
 
 def require_patients(patients: Sequence[str], rows: int) -> Sequence[str]:
-    """The same, one a row. Raises InputError where that is not so."""
+    """Return the same, one a row. Raises InputError where that is not so."""
     if len(patients) != rows:
         raise InputError(f"private training: {len(patients)} patients for {rows} latents; give one a latent")
     return patients
 
 
 def masked_bces(logits: Tensor, labels: Tensor) -> Tensor:
-    """Binary cross-entropy of each row [B], the mean over its known labels; 0 where none is. Both [B,K]."""
+    """Return binary cross-entropy of each row [B], the mean over its known labels; 0 where none is. Both [B,K]."""
     known = ~labels.isnan()
     losses = F.binary_cross_entropy_with_logits(logits, labels.nan_to_num(0.0), reduction="none")
     return torch.where(known, losses, 0.0).sum(1) / known.sum(1).clamp_min(1)
 
 
 def _taken(lesson: TrainingSetup, rows: np.ndarray, network: nn.Module) -> tuple[Tensor, Tensor]:
-    """Latents [B,C,h,w] and labels [B,K] of these rows, where the network is."""
+    """Return latents [B,C,h,w] and labels [B,K] of these rows, where the network is."""
     at, where = torch.as_tensor(rows), next(network.parameters()).device
     return lesson.latents[at].float().to(where), lesson.labels[at].to(where)
 
 
 def imitation_loss(lesson: TrainingSetup, teacher: SimplicialCoder) -> RowLoss:
-    """Cross-entropy of each row with the words that the teacher says of it."""
+    """Return cross-entropy of each row with the words that the teacher says of it."""
     teacher.eval().requires_grad_(False)
 
     def each(coder: Any, rows: np.ndarray, draw: torch.Generator) -> Tensor:
@@ -140,7 +140,7 @@ def imitation_loss(lesson: TrainingSetup, teacher: SimplicialCoder) -> RowLoss:
 
 
 def interaction_loss(lesson: TrainingSetup) -> RowLoss:
-    """L1(D(s), z) + lambda BCE(C(s), Y) of each row; in adaptation the encoder is frozen, and s has no gradient."""
+    """Return L1(D(s), z) + lambda BCE(C(s), Y) of each row; in adaptation the encoder is frozen, and s has no gradient."""
 
     def each(coder: Any, rows: np.ndarray, draw: torch.Generator) -> Tensor:
         z, y = _taken(lesson, rows, coder)

@@ -30,13 +30,13 @@ LONGEST_HEADER = 100_000_000  # the format's own limit
 
 
 def sha256(path: Path) -> str:
-    """64 hex digits of a file's bytes, read in pieces."""
+    """Return 64 hex digits of a file's bytes, read in pieces."""
     with path.open("rb") as handle:
         return hashlib.file_digest(handle, "sha256").hexdigest()
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object. Raises InputError: no file, or something else."""
+    """Return a JSON object. Raises InputError: no file, or something else."""
     try:
         value = json.loads(path.read_text())
     except FileNotFoundError:
@@ -49,7 +49,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def shapes(path: Path) -> dict[str, tuple[int, ...]]:
-    """Shapes of the tensors of a safetensors file, from its header alone.
+    """Return shapes of the tensors of a safetensors file, from its header alone.
 
     Raises InputError: no file, a Git LFS pointer in its place, or a file cut short or not in this format.
     """
@@ -57,7 +57,7 @@ def shapes(path: Path) -> dict[str, tuple[int, ...]]:
 
 
 def header(path: Path) -> dict[str, Any]:
-    """The header of a safetensors file whose length agrees with it. Raises InputError as `shapes` does."""
+    """Return the header of a safetensors file whose length agrees with it. Raises InputError as `shapes` does."""
     if not path.is_file():
         raise InputError(f"{path} is missing; copy it from the checkpoint's folder")
     size = path.stat().st_size
@@ -86,7 +86,9 @@ def _parsed(text: bytes, path: Path) -> dict[str, Any]:
 
 
 def _is_entry(name: str, said: Any) -> bool:
-    """Whether a header may say this: a tensor's dtype, shape and place (a byte a value or more), or the metadata."""
+    """Return whether a header may say this: a tensor's dtype, shape and place (a byte a value or more), or the
+    metadata.
+    """
     if name == "__metadata__" or not isinstance(said, dict):
         return isinstance(said, dict)
     shape, place = said.get("shape"), said.get("data_offsets")
@@ -113,7 +115,7 @@ class Weights:
 
 
 def weights(folder: Path, stem: str) -> Weights | None:
-    """The weights in a part's folder: the plain file, its shards, else the fp16 or bf16 variant; None without."""
+    """Return the weights in a part's folder: the plain file, its shards, else the fp16 or bf16 variant; None without."""
     for variant in VARIANTS:
         dotted = f".{variant}" if variant else ""
         if (whole := folder / f"{stem}{dotted}.safetensors").is_file():
@@ -127,12 +129,12 @@ def weights(folder: Path, stem: str) -> Weights | None:
 
 
 def _is_shard(name: Any) -> bool:
-    """Whether this names a safetensors file in the index's own folder."""
+    """Return whether this names a safetensors file in the index's own folder."""
     return isinstance(name, str) and name.endswith(".safetensors") and Path(name).name == name
 
 
 def missing(folder: Path) -> list[str]:
-    """Names, relative to a checkpoint folder, of the files it lacks."""
+    """Return names, relative to a checkpoint folder, of the files it lacks."""
     lacking = [name for name in CONFIGS if not (folder / name).is_file()]
     for part in ("unet", "text_encoder"):
         found = weights(folder / part, STEMS[part])
@@ -162,7 +164,7 @@ def require(folder: Path) -> None:
 
 
 def checkpoint_files(folder: Path) -> list[Path]:
-    """Every file that loading a whole checkpoint folder reads; the autoencoder is the codec's own affair."""
+    """Return every file that loading a whole checkpoint folder reads; the autoencoder is the codec's own affair."""
     found = [weights(folder / part, STEMS[part]) for part in ("unet", "text_encoder")]
     tokenizer = [folder / "tokenizer" / name for name in TOKENIZER_FILES]
     configs = [folder / name for name in CONFIGS]
@@ -170,12 +172,12 @@ def checkpoint_files(folder: Path) -> list[Path]:
 
 
 def hashes(folder: Path, files: Iterable[Path]) -> dict[str, str]:
-    """SHA-256 of each file, by its name relative to `folder`."""
+    """Return SHA-256 of each file, by its name relative to `folder`."""
     return {path.relative_to(folder).as_posix(): sha256(path) for path in sorted(files)}
 
 
 def first_difference(told: Mapping[str, tuple[int, ...]], found: Mapping[str, tuple[int, ...]]) -> str:
-    """What keeps tensors `found` from being those `told`, in one clause; "" if nothing does."""
+    """Return what keeps tensors `found` from being those `told`, in one clause; "" if nothing does."""
     if lost := sorted(told.keys() - found.keys()):
         return f"{len(lost)} tensors are missing, first {lost[0]}"
     if extra := sorted(found.keys() - told.keys()):

@@ -26,7 +26,7 @@ Shapes: TypeAlias = Mapping[str, tuple[int, ...]]
 
 
 def is_open_clip(names: Iterable[str]) -> bool:
-    """Whether the text encoder is OpenCLIP's, as in Stable Diffusion 2.x."""
+    """Return whether the text encoder is OpenCLIP's, as in Stable Diffusion 2.x."""
     return any(name.startswith(OPEN_CLIP) for name in names)
 
 
@@ -48,13 +48,16 @@ def require_stable(file: Path, shapes: Shapes) -> None:
 
 
 def _numbers(shapes: Shapes, pattern: str) -> list[int]:
-    """The different numbers that fill the group of a pattern in the names."""
+    """Return the different numbers that fill the group of a pattern in the names."""
     found = (re.match(pattern, name) for name in shapes)
     return sorted({int(match[1]) for match in found if match})
 
 
 def unet_config(shapes: Shapes) -> dict[str, Any]:
-    """Config of the UNet. Blocks of a level: its residual layers, then (but for the last level) a downsampling."""
+    """Return the config of the UNet.
+
+    Blocks of a level: its residual layers, then (but for the last level) a downsampling.
+    """
     blocks = _numbers(shapes, re.escape(UNET) + r"input_blocks\.(\d+)\.")
     down = [i for i in blocks if f"{UNET}input_blocks.{i}.0.op.weight" in shapes]
     layers = (down[0] if down else len(blocks)) - 1
@@ -79,7 +82,10 @@ def unet_config(shapes: Shapes) -> dict[str, Any]:
 
 
 def text_config(shapes: Shapes) -> dict[str, Any]:
-    """Config of the text encoder. Stable Diffusion 2.x reads OpenCLIP's last layer but one, so that has one less."""
+    """Return the config of the text encoder.
+
+    Stable Diffusion 2.x reads OpenCLIP's last layer but one, so that has one less.
+    """
     if is_open_clip(shapes):
         vocabulary, width = shapes[OPEN_CLIP + "token_embedding.weight"]
         layers = len(_numbers(shapes, re.escape(OPEN_CLIP) + r"transformer\.resblocks\.(\d+)\.")) - 1
@@ -94,7 +100,7 @@ def text_config(shapes: Shapes) -> dict[str, Any]:
 
 
 def text_settings(vocabulary: int, width: int, layers: int, inner: int, activation: str) -> dict[str, Any]:
-    """Config of a CLIP text encoder whose last two tokens are start and end of text."""
+    """Return the config of a CLIP text encoder whose last two tokens are start and end of text."""
     return {
         "vocab_size": vocabulary,
         "hidden_size": width,
@@ -109,7 +115,7 @@ def text_settings(vocabulary: int, width: int, layers: int, inner: int, activati
 
 
 def vae_config(shapes: Shapes) -> dict[str, Any]:
-    """Config of the autoencoder, with Stable Diffusion's scaling factor."""
+    """Return the config of the autoencoder, with Stable Diffusion's scaling factor."""
     levels = _numbers(shapes, re.escape(VAE) + r"encoder\.down\.(\d+)\.block")
     blocks = _numbers(shapes, re.escape(VAE) + r"encoder\.down\.0\.block\.(\d+)\.")
     widths = [shapes[f"{VAE}encoder.down.{i}.block.{blocks[-1]}.conv2.weight"][0] for i in levels]

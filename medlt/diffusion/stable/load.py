@@ -60,7 +60,7 @@ class StableDiffusion:
         return int(self.unet.config.in_channels)
 
     def backbone(self, prompts: Prompts, text: Literal["frozen", "trained"] = "frozen") -> Backbone:
-        """This model told what `prompts` makes of labels, on the codec's own latents.
+        """Return this model told what `prompts` makes of labels, on the codec's own latents.
 
         "frozen": conditions are embeddings [B,77,D], made once. "trained": token ids [B,77], which the network reads.
         """
@@ -98,7 +98,7 @@ def fits(model: HasChannels, codec: HasChannels) -> None:
 def load_stable_diffusion(
     path: Path, *, loras: Sequence[Adapter] = (), prediction: Prediction | None = None, config: Path | None = None
 ) -> StableDiffusion:
-    """The checkpoint at `path`, a diffusers folder or a single .safetensors file (see single_file.as_folder).
+    """Return the checkpoint at `path`, a diffusers folder or a single .safetensors file (see single_file.as_folder).
 
     `loras` are adapter files or folders, each alone or with its weight. `prediction` is for single files, which do not
     say it; beside a folder it must agree. `config` lends a single file its tokenizer and whatever configs are in it.
@@ -118,7 +118,8 @@ def load_stable_diffusion(
 
 
 def look_at(folder: Path, *, prediction: Prediction | None = None, loras: Sequence[Adapter] = ()) -> StableDiffusion:
-    """A diffusers folder without its weights: all that configs, headers and the tokenizer tell, in a second or two.
+    """Return a diffusers folder without its weights: all that configs, headers and the tokenizer tell, in a second or
+    two.
 
     Raises InputError for all that `load_stable_diffusion` does, but for values that are no numbers.
     """
@@ -153,13 +154,13 @@ def require_family(folder: Path) -> None:
 
 
 def _kind(index: Mapping[str, Any], part: str) -> Any:
-    """The class that a model_index.json names for a part: the last of a list; None without."""
+    """Return the class that a model_index.json names for a part: the last of a list; None without."""
     said = index.get(part)
     return said[-1] if isinstance(said, list) and said else None
 
 
 def read_schedule(path: Path) -> tuple[Prediction, NoiseSchedule]:
-    """Prediction type and noise levels as a scheduler's config tells them. Raises InputError on others."""
+    """Return the prediction type and noise levels as a scheduler's config tells them. Raises InputError on others."""
     said = files.read_json(path)
     prediction, shape = said.get("prediction_type", "epsilon"), said.get("beta_schedule")
     if prediction not in get_args(Prediction):
@@ -184,7 +185,7 @@ def read_schedule(path: Path) -> tuple[Prediction, NoiseSchedule]:
 
 
 def _empty(folder: Path, part: str) -> Any:
-    """The UNet or the text encoder of a checkpoint folder without its weights, whose headers agree with it."""
+    """Return the UNet or the text encoder of a checkpoint folder without its weights, whose headers agree with it."""
     told = folder / part / "config.json"
     config = files.read_json(told)
     net = network.empty(part, config, told)
@@ -195,7 +196,7 @@ def _empty(folder: Path, part: str) -> Any:
 
 
 def _tensors(folder: Path, part: str, read: Callable[[Iterable[Path]], dict[str, Tensor]]) -> dict[str, Tensor]:
-    """A part's tensors under present names, as `read` gives them."""
+    """Return a part's tensors under present names, as `read` gives them."""
     held = files.weights(folder / part, files.STEMS[part])
     assert held is not None  # files.require came before
     tensors = read(held.tensors)
@@ -221,7 +222,7 @@ def require_unet(config: Mapping[str, Any], where: Path, text: Mapping[str, Any]
 
 
 def load_tokenizer(folder: Path, text: Any) -> Any:
-    """The CLIPTokenizer of a folder, held against the text encoder's config. Raises InputError."""
+    """Return the CLIPTokenizer of a folder, held against the text encoder's config. Raises InputError."""
     tokenizer = read_tokenizer(folder)
     known = max(len(tokenizer), 1 + max(tokenizer.get_vocab().values(), default=-1))
     if not 0.8 * text.vocab_size <= known <= text.vocab_size:
@@ -234,7 +235,10 @@ def load_tokenizer(folder: Path, text: Any) -> Any:
 
 
 def read_tokenizer(folder: Path) -> Any:
-    """The CLIPTokenizer of a folder. Raises InputError: none, a broken one, or one without padding, end or length."""
+    """Return the CLIPTokenizer of a folder.
+
+    Raises InputError: none, a broken one, or one without padding, end or length.
+    """
     from transformers import CLIPTokenizer
 
     try:

@@ -89,7 +89,7 @@ def _add(layers: Layers, path: Path | str, weight: float) -> LoraAdapter:
 
 
 def _fitting(layers: Layers, file: Path, tensors: Mapping[str, Tensor]) -> list[tuple[Any, str, Change, Settings]]:
-    """The layers that a file's tensors change, their names, the changes and the settings, all of which fit."""
+    """Return the layers that a file's tensors change, their names, the changes and the settings, all of which fit."""
     settings, changes = _settings(file), changes_of(file, tensors)
     for (part, name), change in changes.items():
         _require_fit(file, name, change, layers[part].get(name))
@@ -97,7 +97,7 @@ def _fitting(layers: Layers, file: Path, tensors: Mapping[str, Tensor]) -> list[
 
 
 def adapter_file(path: Path) -> Path:
-    """The adapter's file: itself, or the one in a folder that diffusers or peft wrote. Raises InputError."""
+    """Return the adapter's file: itself, or the one in a folder that diffusers or peft wrote. Raises InputError."""
     for file in (path, *(path / name for name in FILES)):
         if file.is_file():
             if file.suffix != ".safetensors":
@@ -107,7 +107,7 @@ def adapter_file(path: Path) -> Path:
 
 
 def changes_of(file: Path, tensors: Mapping[str, Tensor]) -> dict[tuple[str, str], Change]:
-    """What a file's tensors say, by part ("unet", "text_encoder") and layer, its name's dots made underscores."""
+    """Return what a file's tensors say, by part ("unet", "text_encoder") and layer, its name's dots made underscores."""
     changes: dict[tuple[str, str], Change] = {}
     for key, value in tensors.items():
         if match := MATRIX.fullmatch(key):
@@ -133,7 +133,7 @@ def _layer_name(key: str) -> tuple[str, str]:
 
 
 def _flat(name: str, part: str) -> str:
-    """A layer's name with underscores, as it is called today."""
+    """Return a layer's name with underscores, as it is called today."""
     flat = name.replace(".", "_").replace("_processor_", "_").removeprefix("text_model_")
     if part == "unet":
         return flat + "_0" if flat.endswith("_to_out") else flat
@@ -142,7 +142,7 @@ def _flat(name: str, part: str) -> str:
 
 
 def _layers(unet: nn.Module, text_encoder: nn.Module) -> Layers:
-    """Each part's linear and convolution layers by their names with underscores."""
+    """Return each part's linear and convolution layers by their names with underscores."""
     networks = {"unet": unet, "text_encoder": text_encoder}
     return {
         part: {
@@ -155,7 +155,7 @@ def _layers(unet: nn.Module, text_encoder: nn.Module) -> Layers:
 
 
 def _settings(file: Path) -> dict[str, Settings]:
-    """Each part's peft settings, from the file's header (diffusers) or the adapter_config.json beside it (peft)."""
+    """Return each part's peft settings, from the file's header (diffusers) or the adapter_config.json beside it (peft)."""
     if file.name == FILES[1]:
         return dict.fromkeys(PREFIXES, files.read_json(file.with_name("adapter_config.json")))
     text = files.header(file).get("__metadata__", {}).get(METADATA, "{}")
@@ -175,7 +175,9 @@ def _unreadable(file: Path) -> InputError:
 
 
 def _scale(file: Path, settings: Settings, name: str, change: Change) -> float:
-    """alpha / r (alpha / sqrt(r) where the adapter is rank-stabilised, arXiv 2312.03732); 1 where no alpha is told."""
+    """Return alpha / r (alpha / sqrt(r) where the adapter is rank-stabilised, arXiv 2312.03732); 1 where no alpha is
+    told.
+    """
     rank = change.matrices["A"].shape[0]
     patterns = settings.get("alpha_pattern") or {}
     try:

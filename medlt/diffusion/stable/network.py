@@ -35,7 +35,10 @@ class StableNetwork(nn.Module):
         self.text_encoder: Any = text_encoder
 
     def forward(self, x_t: Tensor, t: Tensor, condition: Tensor) -> Tensor:
-        """Prediction [B,C,h,w] at latents x_t [B,C,h,w] and timesteps t [B]. ValueError: ids without text encoder."""
+        """Return the prediction [B,C,h,w] at latents x_t [B,C,h,w] and timesteps t [B].
+
+        ValueError: ids without text encoder.
+        """
         if not condition.is_floating_point():
             if self.text_encoder is None or self.eos is None:
                 raise ValueError("token ids were given and this network has no text encoder; give embeddings")
@@ -45,7 +48,7 @@ class StableNetwork(nn.Module):
 
 
 def empty(kind: str, config: Mapping[str, Any], told_by: object) -> Any:
-    """A network of this config without weights (on the meta device). Raises InputError, naming `told_by`.
+    """Return a network of this config without weights (on the meta device). Raises InputError, naming `told_by`.
 
     `kind` is "unet", "text_encoder" or "vae".
     """
@@ -60,7 +63,7 @@ def empty(kind: str, config: Mapping[str, Any], told_by: object) -> Any:
 
 
 def built(kind: str, config: Mapping[str, Any]) -> Any:
-    """A network of this config, its weights drawn from torch's global generator.
+    """Return a network of this config, its weights drawn from torch's global generator.
 
     Of a text encoder's config only the architecture is taken: other keys (attn_implementation) can make transformers
     fetch code and run it.
@@ -76,7 +79,8 @@ def built(kind: str, config: Mapping[str, Any]) -> Any:
 
 
 def plain_names(tensors: Mapping[str, Any]) -> dict[str, Any]:
-    """A text encoder's tensors under transformers' present names, without those that only other parts of CLIP use.
+    """Return a text encoder's tensors under transformers' present names, without those that only other parts of CLIP
+    use.
 
     Stable Diffusion's files say text_model.encoder...; some hold position_ids or a projection, which it never reads.
     """
@@ -95,7 +99,7 @@ def check(network: nn.Module, found: Mapping[str, Tensor], where: object) -> Non
 
 
 def fill(network: nn.Module, tensors: Mapping[str, Tensor], where: object) -> Any:
-    """The network with these weights, float32, in evaluation mode and frozen. InputError on NaN or infinity."""
+    """Return the network with these weights, float32, in evaluation mode and frozen. InputError on NaN or infinity."""
     own = {name: value.to(torch.float32, copy=True) for name, value in tensors.items()}
     if broken := [name for name, value in own.items() if not value.isfinite().all()]:
         raise InputError(
@@ -106,7 +110,8 @@ def fill(network: nn.Module, tensors: Mapping[str, Tensor], where: object) -> An
 
 
 def outlined(files: Iterable[Path]) -> dict[str, Tensor]:
-    """The tensors of all these safetensors files as their headers tell them, on the meta device: nothing is read.
+    """Return the tensors of all these safetensors files as their headers tell them, on the meta device: nothing is
+    read.
 
     What no weight is stored in counts as int64. Raises InputError as `files.header` does.
     """
@@ -118,7 +123,7 @@ def outlined(files: Iterable[Path]) -> dict[str, Tensor]:
 
 
 def read_all(files: Iterable[Path]) -> dict[str, Tensor]:
-    """The tensors of all these safetensors files, mapped into memory and not copied. Raises InputError."""
+    """Return the tensors of all these safetensors files, mapped into memory and not copied. Raises InputError."""
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 

@@ -40,7 +40,7 @@ def save_stable_diffusion(model: StableDiffusion, folder: Path, *, vae: Path | N
 
 
 def write_parts(folder: Path, networks: Mapping[str, Any]) -> None:
-    """Config and weights of networks, each in its own folder; text encoders under the names of published ones."""
+    """Return the config and weights of networks, each in its own folder; text encoders under the names of published ones."""
     for part, network in networks.items():
         tensors = dict(network.state_dict())
         if any(".lora_" in name or ".base_layer." in name for name in tensors):
@@ -87,7 +87,9 @@ def copy_vae(source: Path, target: Path) -> None:
 
 
 def write_schedule(folder: Path, prediction: Prediction, noise: NoiseSchedule, kind: str = "DDIMScheduler") -> None:
-    """The scheduler's config with Stable Diffusion's own settings, as a diffusers scheduler of this kind reads it."""
+    """Return the scheduler's config with Stable Diffusion's own settings, as a diffusers scheduler of this kind reads
+    it.
+    """
     own: dict[str, Any] = {"steps_offset": 1, "set_alpha_to_one": False, "clip_sample": False}
     if kind == "PNDMScheduler":
         own["skip_prk_steps"] = True
@@ -97,7 +99,7 @@ def write_schedule(folder: Path, prediction: Prediction, noise: NoiseSchedule, k
 
 
 def write_index(folder: Path) -> None:
-    """model_index.json of the parts that lie in a folder."""
+    """Return model_index.json of the parts that lie in a folder."""
     kinds = {"unet": "UNet2DConditionModel", "text_encoder": "CLIPTextModel", "tokenizer": "CLIPTokenizer"}
     kinds["scheduler"] = read_json(folder / "scheduler" / "scheduler_config.json")["_class_name"]
     if (folder / "vae").is_dir():
@@ -129,7 +131,7 @@ def save_lora(unet: nn.Module | None, folder: Path, text_encoder: nn.Module | No
 
 
 def _adapter(part: str, network: Any) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """A network's adapter by layer, and its settings in JSON's terms: sets sorted, no path of this machine."""
+    """Return a network's adapter by layer, and its settings in JSON's terms: sets sorted, no path of this machine."""
     from peft import get_peft_model_state_dict
 
     settings = network.peft_config["default"].to_dict() | {"base_model_name_or_path": None}

@@ -28,7 +28,8 @@ ORIGIN = "single_file.json"
 
 
 def as_folder(path: Path, *, prediction: Prediction | None = None, config: Path | None = None) -> Path:
-    """The diffusers folder to read for `path`: itself, or for a single file the folder beside it, NAME.diffusers.
+    """Return the diffusers folder to read for `path`: itself, or for a single file the folder beside it,
+    NAME.diffusers.
 
     That folder is written by `convert_single_file` the first time and used again while the file's SHA-256 stays the
     same. Raises InputError: a pickled file, what `convert_single_file` says, or a NAME.diffusers of another file.
@@ -78,7 +79,7 @@ def convert_single_file(
 
 
 def look_at_file(file: Path, config: Path | None = None, tokenizer: Path | None = None) -> dict[str, dict[str, Any]]:
-    """Configs of the three parts ("unet", "text_encoder", "vae") of a single file, from its header and `config`.
+    """Return configs of the three parts ("unet", "text_encoder", "vae") of a single file, from its header and `config`.
 
     Raises InputError where `convert_single_file` would, without a weight being read.
     """
@@ -95,7 +96,7 @@ def look_at_file(file: Path, config: Path | None = None, tokenizer: Path | None 
 
 
 def _tokenizer(file: Path, config: Path | None, tokenizer: Path | None) -> Path:
-    """The folder that holds the tokenizer's own files."""
+    """Return the folder that holds the tokenizer's own files."""
     place = tokenizer or config
     if place is None:
         raise InputError(f"{file} holds no tokenizer; give `config`, a folder with vocab.json and merges.txt")
@@ -103,7 +104,7 @@ def _tokenizer(file: Path, config: Path | None, tokenizer: Path | None) -> Path:
 
 
 def _config(file: Path, part: str, shapes: infer.Shapes, config: Path | None) -> dict[str, Any]:
-    """A part's config: the one given, or the one that its shapes tell."""
+    """Return a part's config: the one given, or the one that its shapes tell."""
     if config is not None and (given := config / part / "config.json").is_file():
         return files.read_json(given)
     try:
@@ -125,7 +126,7 @@ def _schedule(
 
 
 def _converted(file: Path, part: str, config: dict[str, Any], tensors: Mapping[str, Tensor]) -> Any:
-    """A part as a network that holds the file's own numbers."""
+    """Return a part as a network that holds the file's own numbers."""
     net = network.empty(part, config, file)
     if part == "unet" and (strange := sum(n.startswith(infer.UNET) for n in tensors) - len(net.state_dict())) > 0:
         raise InputError(f"{file} (unet): {strange} tensors are not in the config; it is of another make")
@@ -136,7 +137,7 @@ def _converted(file: Path, part: str, config: dict[str, Any], tensors: Mapping[s
 
 
 def _renamed(part: str, config: dict[str, Any], net: Any, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """A part's tensors under diffusers' names, by diffusers' own converters."""
+    """Return a part's tensors under diffusers' names, by diffusers' own converters."""
     from diffusers.loaders import single_file_utils as convert
 
     if part == "unet":

@@ -55,7 +55,7 @@ class TokenConditioner:
         return self.ids(self.prompts(labels, about)).to(labels.device)
 
     def ids(self, prompts: Sequence[str]) -> Tensor:
-        """Token ids [B,77] of these prompts, on the CPU. Raises InputError where one is longer."""
+        """Return token ids [B,77] of these prompts, on the CPU. Raises InputError where one is longer."""
         if not prompts:
             return torch.empty(0, self.length, dtype=torch.int64)
         rows = self.tokenizer(list(prompts), verbose=False).input_ids
@@ -102,7 +102,7 @@ class TextConditioner:
         return self.embeddings(self.prompts(labels, about))
 
     def embeddings(self, prompts: Sequence[str]) -> Tensor:
-        """Embeddings [B,77,D] of these prompts."""
+        """Return embeddings [B,77,D] of these prompts."""
         with self._lock:
             known = {prompt: self._encoded[prompt] for prompt in prompts if prompt in self._encoded}
             if missing := list(dict.fromkeys(prompt for prompt in prompts if prompt not in known)):
@@ -120,8 +120,9 @@ class TextConditioner:
 
 
 def hidden_states(text_encoder: Any, ids: Tensor, eos: int) -> Tensor:
-    """Last hidden states [B,77,D] of token ids [B,77]; padding, after the first `eos`, is masked only where the text
-    encoder's settings say so (use_attention_mask), as diffusers' pipelines have it."""
+    """Return the last hidden states [B,77,D] of token ids [B,77]; padding, after the first `eos`, is masked only where the
+    text encoder's settings say so (use_attention_mask), as diffusers' pipelines have it.
+    """
     ids, mask = ids.to(text_encoder.device), None
     if getattr(text_encoder.config, "use_attention_mask", None):
         end = (ids == eos).int().argmax(1, keepdim=True)

@@ -113,20 +113,20 @@ def small_tokenizer(folder: Path) -> None:
 
 
 def bytes_to_unicode() -> list[str]:
-    """The printable letters that stand for the 256 bytes in CLIP's vocabulary, in its order ("!" first)."""
+    """Return the printable letters that stand for the 256 bytes in CLIP's vocabulary, in its order ("!" first)."""
     shown = [*range(33, 127), *range(161, 173), *range(174, 256)]
     hidden = [byte for byte in range(256) if byte not in shown]
     return [chr(byte) for byte in shown] + [chr(256 + i) for i in range(len(hidden))]
 
 
 def _merges(word: str) -> list[tuple[str, str]]:
-    """The pairs that make a word from its letters, left to right."""
+    """Return the pairs that make a word from its letters, left to right."""
     parts = [*word[:-1], f"{word[-1]}</w>"]
     return [("".join(parts[:i]), parts[i]) for i in range(1, len(parts))]
 
 
 def unet_config(form: Format, widths: Sequence[int], layers: int, context: int, channels: int) -> dict[str, Any]:
-    """Config of a UNet2DConditionModel in a version's format: attention on all levels but the last."""
+    """Return the config of a UNet2DConditionModel in a version's format: attention on all levels but the last."""
     plain = len(widths) - 1
     return {
         "in_channels": channels,
@@ -144,7 +144,7 @@ def unet_config(form: Format, widths: Sequence[int], layers: int, context: int, 
 
 
 def vae_config(widths: Sequence[int], channels: int) -> dict[str, Any]:
-    """Config of an AutoencoderKL in Stable Diffusion's format; it shrinks by 2 ** (len(widths) - 1)."""
+    """Return the config of an AutoencoderKL in Stable Diffusion's format; it shrinks by 2 ** (len(widths) - 1)."""
     return {
         "in_channels": 3,
         "out_channels": 3,
@@ -159,7 +159,7 @@ def vae_config(widths: Sequence[int], channels: int) -> dict[str, Any]:
 
 
 def _drawn(part: str, config: dict[str, Any], seed: int) -> Any:
-    """A network whose weights are a function of (seed, part)."""
+    """Return a network whose weights are a function of (seed, part)."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed_of(seed, "untrained", part))
         return built(part, config)

@@ -44,7 +44,8 @@ class Canaries:
 
 
 def canaries(m: int, shape: tuple[int, ...], seed: int, findings: int = 0, scale: float = 1.0) -> Canaries:
-    """Patients as unlike any real one as can be: latents of independent random signs times `scale`, labels by coin.
+    """Return patients as unlike any real one as can be: latents of independent random signs times `scale`, labels by
+    coin.
 
     Every element at the standard deviation of real (standardised) latents, none predictable from its neighbours, so
     that all that a model knows of one it learnt from that one. Labels are mixed, for a model told what to make.
@@ -58,7 +59,8 @@ def canaries(m: int, shape: tuple[int, ...], seed: int, findings: int = 0, scale
 
 
 def guesses(scores: np.ndarray, included: np.ndarray, k_plus: int, k_minus: int) -> tuple[int, int]:
-    """(correct, made): the k_plus highest of scores [m] guessed in, the k_minus lowest out. Ties fall by position.
+    """Return (correct, made): the k_plus highest of scores [m] guessed in, the k_minus lowest out. Ties fall by
+    position.
 
     Raises InputError where more guesses than canaries are asked for, or a score is not finite.
     """
@@ -83,7 +85,7 @@ def p_value(correct: int, made: int, m: int, epsilon: float, delta: float) -> fl
 
 
 def epsilon_lower_bound(correct: int, made: int, m: int, delta: float, confidence: float = 0.95) -> float:
-    """Largest epsilon refuted at `confidence` by `correct` of `made` guesses of m canaries; 0 where none is.
+    """Return the largest epsilon refuted at `confidence` by `correct` of `made` guesses of m canaries; 0 where none is.
 
     Raises InputError for counts that do not fit each other, delta outside [0,1) or confidence outside (0,1).
     """

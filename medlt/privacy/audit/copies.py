@@ -38,7 +38,9 @@ Conclusion: TypeAlias = Literal["copies found", "no copies found", "cannot concl
 
 
 def low_pass(images: Tensor, size: int = 32) -> Tensor:
-    """Unit vectors [B,size^2], on the CPU, of images [B,1,H,W] made small: a product of two is their correlation."""
+    """Return unit vectors [B,size^2], on the CPU, of images [B,1,H,W] made small: a product of two is their
+    correlation.
+    """
     parts = [prepared(block, size).flatten(1).cpu() for block in torch.split(images, 1024)]
     pixels = torch.cat(parts)
     return functional.normalize(pixels - pixels.mean(1, keepdim=True))
@@ -54,7 +56,7 @@ class Searcher:
     limits: Mapping[str, float]
 
     def look(self, images: Tensor) -> pd.DataFrame:
-        """One row an image: `ratio NAME` of each measure, the `train` row of the clearest, `similarity`, `hit`."""
+        """Return one row an image: `ratio NAME` of each measure, the `train` row of the clearest, `similarity`, `hit`."""
         found = [
             isolation(measure(images), self.train[name], self.neighbours) for name, measure in self.measures.items()
         ]
@@ -68,19 +70,23 @@ class Searcher:
         return pd.DataFrame({**told, "hit": parts.min(1) < 1})
 
     def limited(self, null: pd.DataFrame, rate: float) -> Searcher:
-        """The same with limits from the null, rows of `look`: each measure at its part of the false-positive rate."""
+        """Return the same with limits from the null, rows of `look`: each measure at its part of the false-positive
+        rate.
+        """
         below = _below(rate, len(null), len(self.measures))
         limits = {n: max(float(np.sort(null[f"ratio {n}"])[below - 1]), 1e-6) for n in self.measures}
         return Searcher(self.measures, self.train, self.neighbours, limits)
 
     def parts(self, looked: pd.DataFrame) -> np.ndarray:
-        """Ratios of rows of `look` as parts of these limits, of the clearest measure, [B]; a hit is below 1."""
+        """Return ratios of rows of `look` as parts of these limits, of the clearest measure, [B]; a hit is below 1."""
         ratios = looked[[f"ratio {name}" for name in self.limits]].to_numpy(np.float64)
         return np.asarray((ratios / np.array(list(self.limits.values()))).min(1))
 
 
 def _below(rate: float, held: int, measures: int) -> int:
-    """The place k of the limit among `held` ratios, lowest first: a new one is below it with chance k / (held + 1)."""
+    """Return the place k of the limit among `held` ratios, lowest first: a new one is below it with chance k / (held +
+    1).
+    """
     return max(1, int(rate / measures * (held + 1) + 1e-9))
 
 
@@ -182,7 +188,7 @@ def _judged(
     found: pd.DataFrame, table: pd.DataFrame, null: pd.DataFrame, measures: int, rate: float, measured: Share,
     plain: int, lean: Share, recall: float, level: float,
 ) -> CopySearch:  # fmt: skip
-    """The conclusion: more hits than chance, or plain ones; else, where plants were found, none."""
+    """Return the conclusion: more hits than chance, or plain ones; else, where plants were found, none."""
     hits, n, m = int(found["hit"].sum()), len(found), len(null)
     k = _below(rate, m, measures) * measures
     p = float(np.clip(stats.betabinom.sf(hits - 1, n, k, m + 1 - k), 0, 1))
@@ -196,13 +202,13 @@ def _judged(
 
 
 def _one_each(of: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """One row of each owner, chosen by chance."""
+    """Return one row of each owner, chosen by chance."""
     order = rng.permutation(len(of))
     return np.sort(order[np.unique(of[order], return_index=True)[1]])
 
 
 def _false_positives(search: Searcher, null: pd.DataFrame, rate: float, rng: np.random.Generator) -> Share:
-    """Share of held-out patients hit, those of each half by limits from the other."""
+    """Return the share of held-out patients hit, those of each half by limits from the other."""
     half = rng.permutation(len(null)) < len(null) // 2
     parts = [search.limited(null[half != side], rate).parts(null[half == side]) for side in (True, False)]
     return share(int((np.concatenate(parts) < 1).sum()), len(null))
@@ -212,7 +218,7 @@ def _recalls(
     search: Searcher, train: Tensor, plants: Mapping[str, Plant], required: Collection[str] | None, planted: int,
     seed: int,
 ) -> pd.DataFrame:  # fmt: skip
-    """One row a plant: how many, found, recall with interval, `named` (the share led back to the very image)."""
+    """Return one row a plant: how many, found, recall with interval, `named` (the share led back to the very image)."""
     rows = numpy_generator(seed, "plants").permutation(len(train))[:planted]
     images = prepared(train[torch.from_numpy(rows)], train.shape[-1])
     out = []
@@ -226,7 +232,9 @@ def _recalls(
 
 
 def _leaning(synthetic: Tensor, train: Tensor, held: Tensor, rng: np.random.Generator) -> Share:
-    """Share of synthetic images nearer to one of n training images than to any of n held-out ones; a tie is a half."""
+    """Return the share of synthetic images nearer to one of n training images than to any of n held-out ones; a tie is a
+    half.
+    """
     n = min(len(train), len(held))
     some = [torch.from_numpy(rng.permutation(len(of))[:n]) for of in (train, held)]
     to_train, to_held = (

@@ -59,7 +59,7 @@ class _Block(nn.Module):
         self.skip = nn.Conv2d(inside, outside, 1, 2, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """[B,inside,h,w] -> [B,outside,h/2,w/2]."""
+        """Return [B,inside,h,w] -> [B,outside,h/2,w/2]."""
         inner = self.second(torch.relu(self.norm(self.first(x))))
         return torch.relu(self.skip(x) + self.last(inner))
 
@@ -74,14 +74,16 @@ class SiameseNetwork(nn.Module):
         self.head = nn.Linear(widths[-1] * (size // 2 ** len(widths)) ** 2, features)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Unit vectors [B,D]."""
+        """Return unit vectors [B,D]."""
         centred = images - images.mean((2, 3), keepdim=True)
         scaled = centred / (centred.square().mean((2, 3), keepdim=True).sqrt() + 1e-3)
         return functional.normalize(self.head(self.body(torch.relu(self.stem(scaled))).flatten(1)))
 
 
 def prepared(images: Tensor, size: int) -> Tensor:
-    """uint8 or float images [B,1,H,W] as float32 in [0,1] of `size`, resized by area; NaN and infinities become 0."""
+    """Return uint8 or float images [B,1,H,W] as float32 in [0,1] of `size`, resized by area; NaN and infinities become
+    0.
+    """
     floats = images.float() / 255 if images.dtype == torch.uint8 else images.float().nan_to_num(0, 0, 0).clamp(0, 1)
     return floats if floats.shape[-2:] == (size, size) else functional.interpolate(floats, (size, size), mode="area")
 
@@ -96,7 +98,7 @@ class Embedding:
 
     @torch.no_grad()
     def __call__(self, images: Tensor) -> Tensor:
-        """Unit vectors [B,D] of images [B,1,H,W], in blocks."""
+        """Return unit vectors [B,D] of images [B,1,H,W], in blocks."""
         device = next(self.network.parameters()).device
         parts = [self.network(prepared(block.to(device), self.size)).cpu() for block in torch.split(images, 256)]
         return torch.cat(parts) if len(images) else torch.zeros(0, self.network.head.out_features)
@@ -140,7 +142,7 @@ def fit_embedding(
 
 
 def _fresh(size: int, seed: int) -> SiameseNetwork:
-    """An untrained network, channels last; torch's global generator is left as it was."""
+    """Return an untrained network, channels last; torch's global generator is left as it was."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed_of(seed, "embedding weights"))
         network = SiameseNetwork(size)
@@ -167,7 +169,7 @@ class PairLoss:
 
 
 def contrastive(vectors: Tensor, temperature: float) -> Tensor:
-    """NT-Xent of unit vectors [2B,D], rows i and i + B being partners."""
+    """Return NT-Xent of unit vectors [2B,D], rows i and i + B being partners."""
     n = len(vectors)
     near = (vectors @ vectors.T / temperature).masked_fill(torch.eye(n, dtype=torch.bool, device=vectors.device), -1e4)
     return functional.cross_entropy(near, torch.arange(n, device=vectors.device).roll(n // 2))
@@ -186,7 +188,7 @@ class _Pairs:
         self.second = size - self.first
 
     def draw(self, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-        """Two rows of each patient of a batch: ([B], [B])."""
+        """Return two rows of each patient of a batch: ([B], [B])."""
         pairs = [rng.choice(self.several[i], 2, replace=False) for i in _some(rng, len(self.several), self.first)]
         pairs += [self.single[i].repeat(2) for i in _some(rng, len(self.single), self.second)]
         both = np.array(pairs)
@@ -194,6 +196,6 @@ class _Pairs:
 
 
 def _some(rng: np.random.Generator, n: int, count: int) -> np.ndarray:
-    """`count` different numbers below n."""
+    """Return `count` different numbers below n."""
     chosen: np.ndarray = rng.permutation(n)[:count]
     return chosen

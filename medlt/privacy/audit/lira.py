@@ -27,7 +27,8 @@ Shadow: TypeAlias = Callable[[np.ndarray, int], np.ndarray]
 
 
 def halves(patients: Sequence[str], models: int, seed: int) -> np.ndarray:
-    """Which images each shadow is trained on, bool [models,N]; every patient is in half of them, all images together.
+    """Return which images each shadow is trained on, bool [models,N]; every patient is in half of them, all images
+    together.
 
     Raises InputError for an odd number of models, or fewer than 2.
     """
@@ -41,7 +42,7 @@ def halves(patients: Sequence[str], models: int, seed: int) -> np.ndarray:
 
 
 def lira(target: np.ndarray, shadows: np.ndarray, inside: np.ndarray, *, online: bool = True) -> np.ndarray:
-    """LiRA scores [N] of `target` [N] from scores of shadows [M,N] trained where `inside`, bool [M,N], is true.
+    """Return LiRA scores [N] of `target` [N] from scores of shadows [M,N] trained where `inside`, bool [M,N], is true.
 
     Raises InputError for shapes that do not fit, scores that are not finite, or an image that no shadow was trained
     without (or, online, with).
@@ -57,7 +58,7 @@ def lira(target: np.ndarray, shadows: np.ndarray, inside: np.ndarray, *, online:
 
 
 def _gaussian(shadows: np.ndarray, chosen: np.ndarray, how: str) -> tuple[np.ndarray, float]:
-    """Mean of each image's chosen scores [N], and their standard deviation about it, pooled over images."""
+    """Return the mean of each image's chosen scores [N], and their standard deviation about it, pooled over images."""
     count = chosen.sum(0)
     if not count.all():
         raise InputError(f"{(count == 0).sum()} images have no shadow model trained {how} them; draw masks by halves()")
@@ -70,7 +71,7 @@ def _gaussian(shadows: np.ndarray, chosen: np.ndarray, how: str) -> tuple[np.nda
 def attack(
     target: np.ndarray, shadow: Shadow, patients: Sequence[str], *, models: int, seed: int, online: bool = True
 ) -> np.ndarray:
-    """LiRA scores [N] of `target` [N]: trains `models` shadows on halves of `patients` [N], one after another."""
+    """Return LiRA scores [N] of `target` [N]: trains `models` shadows on halves of `patients` [N], one after another."""
     inside = halves(patients, models, seed)
     shadows = np.stack([shadow(mask, seed_of(seed, "shadow", k)) for k, mask in enumerate(inside)])
     return lira(target, shadows, inside, online=online)

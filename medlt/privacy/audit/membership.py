@@ -35,7 +35,8 @@ def loss_scores(
     backbone: Backbone, latents: Tensor, condition: Tensor | None = None, *, seed: int,
     timesteps: Sequence[int] = TIMESTEPS, noises: int = 2, batch: int = 64,
 ) -> np.ndarray:  # fmt: skip
-    """Minus the squared error on x0 at each timestep, mean over `noises` fixed noises: [N,T] of latents [N,C,h,w].
+    """Return minus the squared error on x0 at each timestep, mean over `noises` fixed noises: [N,T] of latents
+    [N,C,h,w].
 
     latents in the space the backbone was trained on; condition [N,...] what it was told of each, the null without it.
     """
@@ -54,7 +55,10 @@ def loss_scores(
 
 
 def calibrated(scores: np.ndarray) -> np.ndarray:
-    """[N,T] -> [N]: each column less its median, over its interquartile range, averaged. Blind to who is a member."""
+    """Return [N,T] -> [N]: each column less its median, over its interquartile range, averaged.
+
+    Blind to who is a member.
+    """
     low, middle, high = np.quantile(scores, [0.25, 0.5, 0.75], axis=0)
     return np.asarray(((scores - middle) / np.maximum(high - low, 1e-12)).mean(1))
 
@@ -75,7 +79,8 @@ class TprAtFpr(NamedTuple):
 
 
 def tpr_at(inside: np.ndarray, outside: np.ndarray, fpr: float, level: float = 0.95) -> TprAtFpr:
-    """TPR of scores `inside` [n] at a false-positive rate of at most `fpr` among `outside` [m]; independent scores.
+    """Return TPR of scores `inside` [n] at a false-positive rate of at most `fpr` among `outside` [m]; independent
+    scores.
 
     The threshold is the highest score of others that must not pass; ties with it do not. The intervals (Clopper &
     Pearson) are of both rates at this very threshold. Raises InputError without scores on either side.
@@ -143,7 +148,7 @@ def membership(
     scores: np.ndarray, member: np.ndarray, patients: Sequence[str], *, seed: int, name: str = "Loss",
     fprs: Sequence[float] = (0.001, 0.01), draws: int = 1000, level: float = 0.95, control: np.ndarray | None = None,
 ) -> Membership:  # fmt: skip
-    """Verifier scores [N] (higher: rather a member) of images of `patients` [N] against who was one, bool [N].
+    """Return verifier scores [N] (higher: rather a member) of images of `patients` [N] against who was one, bool [N].
 
     control: scores [N] by a like model trained on none of them (an untrained one), to see what their kind alone tells.
     Raises InputError for scores that are not finite, patients on both sides, or an empty side.

@@ -47,7 +47,9 @@ def img2img(
     encode: Callable[[Tensor], Tensor], decode: Callable[[Tensor], Tensor], denoiser: Denoiser,
     schedule: Callable[[], Any], keep: int,
 ) -> Plant:  # fmt: skip
-    """The last `keep` steps of a fresh `schedule()` under the run's own denoiser, from the latents of real images."""
+    """Return the last `keep` steps of a fresh `schedule()` under the run's own denoiser, from the latents of real
+    images.
+    """
 
     def plant(images: Tensor, draw: Generator) -> Tensor:
         z, steps = encode(images), schedule()

@@ -29,7 +29,7 @@ class Share(NamedTuple):
 
 
 def share(count: int, of: int, level: float = 0.95, method: Literal["wilson", "exact"] = "wilson") -> Share:
-    """`count` of `of`, with its two-sided interval at `level`."""
+    """Return `count` of `of`, with its two-sided interval at `level`."""
     if not of:
         return Share(np.nan, np.nan, np.nan)
     found = stats.binomtest(int(count), int(of)).proportion_ci(level, method)
@@ -40,7 +40,8 @@ def area(
     truth: np.ndarray, score: np.ndarray, owner: Sequence[str] | np.ndarray, seed: np.random.Generator,
     draws: int = 1000, level: float = 0.95,
 ) -> Share:  # fmt: skip
-    """AUROC of `score` [N] for `truth` [N] in {0,1}; percentiles over `draws` resamples of the owners (patients).
+    """Return AUROC of `score` [N] for `truth` [N] in {0,1}; percentiles over `draws` resamples of the owners
+    (patients).
 
     NaN where a class is empty. Chance comes from `seed`, a numpy generator.
     """
@@ -60,7 +61,7 @@ def auroc_difference(
     truth: np.ndarray, one: np.ndarray, other: np.ndarray, seed: np.random.Generator, draws: int = 1000,
     level: float = 0.95,
 ) -> Share:  # fmt: skip
-    """AUROC of `one` less that of `other`, both [N] scores of `truth` [N]; both see the same resamples of rows."""
+    """Return AUROC of `one` less that of `other`, both [N] scores of `truth` [N]; both see the same resamples of rows."""
     count = len(truth)
     weights = np.concatenate([np.ones((1, count), dtype=np.int64), resampled(count, draws, seed)])
     same, whose = np.asarray(truth, np.float64), np.arange(count)
@@ -72,7 +73,7 @@ def auroc_difference(
 
 
 def by_patient(scores: np.ndarray, patients: Sequence[str] | np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(mean score of each patient [P], number of each row's patient [N]); the patients' names are not kept."""
+    """Return (mean score of each patient [P], number of each row's patient [N]); the patients' names are not kept."""
     of = owners([str(one) for one in patients])
     sums = np.bincount(of, weights=np.asarray(scores, np.float64))
     return np.asarray(sums / np.bincount(of)), of

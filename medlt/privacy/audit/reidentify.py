@@ -76,7 +76,7 @@ def verify(
 
 
 def _asked(vectors: Tensor, of: np.ndarray, rate: float, seed: int) -> tuple[np.ndarray, ...]:
-    """Pairs (same [P], similarity [P], owner [P]), linked [patients of several images], gallery [1]."""
+    """Return pairs (same [P], similarity [P], owner [P]), linked [patients of several images], gallery [1]."""
     near = (vectors @ vectors.T).double().numpy()
     first, second = np.triu_indices(len(of), 1)
     several = np.flatnonzero(np.bincount(of) > 1)
@@ -168,7 +168,8 @@ def reidentify(
 
 
 def _fewer(ours: np.ndarray, held: np.ndarray, sets: int) -> float:
-    """P of so few links to the held-out set or fewer, were it one of `sets` like any other; links of each image [n].
+    """Return P of so few links to the held-out set or fewer, were it one of `sets` like any other; links of each image
+    [n].
 
     An image linked to c of s sets is linked to a given one with probability c / s; the sum of such flips over images is
     Poisson-binomial.
@@ -180,13 +181,13 @@ def _fewer(ours: np.ndarray, held: np.ndarray, sets: int) -> float:
 
 
 def _nearest(vectors: Tensor, of: Tensor) -> np.ndarray:
-    """Similarity [B] of each of vectors [B,D] to the nearest of `of` [G,D]."""
+    """Return the similarity [B] of each of vectors [B,D] to the nearest of `of` [G,D]."""
     near: np.ndarray = (vectors @ of.T).max(1).values.numpy()
     return near
 
 
 def _one_each(patients: Sequence[str], rng: np.random.Generator) -> np.ndarray:
-    """One row of each patient, patients in chance order."""
+    """Return one row of each patient, patients in chance order."""
     of = owners([str(one) for one in patients])
     order = rng.permutation(len(of))
     return np.asarray(rng.permutation(order[np.unique(of[order], return_index=True)[1]]))

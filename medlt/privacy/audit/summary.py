@@ -35,7 +35,7 @@ class AuditPart(Protocol):
 
 
 def result(name: str, part: AuditPart) -> dict[str, Any]:
-    """{"name", "sentence", "passed": true | false | null} and every number of a part, plain enough for JSON."""
+    """Return {"name", "sentence", "passed": true | false | null} and every number of a part, plain enough for JSON."""
     values = {one.name: getattr(part, one.name) for one in fields(part)}  # type: ignore[arg-type]
     kept = {k: v for k, v in values.items() if k not in ("images", "patients") or not isinstance(v, pd.DataFrame)}
     numbers = {k: _plain(v) for k, v in kept.items() if k != "name"}
@@ -43,7 +43,7 @@ def result(name: str, part: AuditPart) -> dict[str, Any]:
 
 
 def _plain(value: Any) -> Any:
-    """Numbers, text, lists and dicts only; what is not finite becomes null."""
+    """Return numbers, text, lists and dicts only; what is not finite becomes null."""
     if isinstance(value, pd.DataFrame):
         return [_plain(row) for row in value.reset_index().to_dict("records")]
     if hasattr(value, "_asdict"):
@@ -59,7 +59,10 @@ def _plain(value: Any) -> Any:
 
 
 def summary(parts: Mapping[str, AuditPart]) -> dict[str, Any]:
-    """{"results": one a part, in order, "conclusion": a sentence}. Raises InputError where nothing was audited."""
+    """Return {"results": one a part, in order, "conclusion": a sentence}.
+
+    Raises InputError where nothing was audited.
+    """
     if not parts:
         raise InputError("an audit of nothing; ask for copies, membership, re-identification or canaries")
     told = [result(name, part) for name, part in parts.items()]
@@ -73,7 +76,8 @@ def summary(parts: Mapping[str, AuditPart]) -> dict[str, Any]:
 
 
 def tables(parts: Mapping[str, AuditPart]) -> dict[str, pd.DataFrame]:
-    """Tables to be written as NAME.parquet: `near_copies` (uid, nearest train row), `plants`, `membership`, and so on.
+    """Return tables to be written as NAME.parquet: `near_copies` (uid, nearest train row), `plants`, `membership`, and
+    so on.
 
     Training images are row numbers of what was screened; patients are numbered in no order that can be read back
     without the collection.

@@ -15,7 +15,7 @@ from torch.nn import functional
 
 
 def uniform(rows: int, reach: float, draw: Generator) -> Tensor:
-    """[rows,1,1,1], uniform in [-reach, reach]."""
+    """Return [rows,1,1,1], uniform in [-reach, reach]."""
     return (torch.rand(rows, 1, 1, 1, generator=draw) * 2 - 1) * reach
 
 
@@ -37,7 +37,7 @@ def relit(images: Tensor, draw: Generator, gamma: float = 0.0, gain: float = 0.0
 
 
 def blurred(images: Tensor, sigma: float) -> Tensor:
-    """Gaussian blur of `sigma` pixels, edges extended."""
+    """Return Gaussian blur of `sigma` pixels, edges extended."""
     reach = max(1, round(3 * sigma))
     kernel = torch.softmax(-torch.arange(-reach, reach + 1).float().square() / (2 * sigma**2), 0).tolist()
     height, width = images.shape[-2:]
@@ -66,7 +66,7 @@ def jpeg(images: Tensor, quality: int) -> Tensor:
 
 
 def training_view(images: Tensor, draw: Generator) -> Tensor:
-    """A view to learn from: moved, relit, partly blurred, noised, each by a random amount."""
+    """Return a view to learn from: moved, relit, partly blurred, noised, each by a random amount."""
     seen = relit(warped(images, draw, 0.15, 0.15, 0.06), draw, gamma=0.4)
     softened = torch.rand(len(seen), 1, 1, 1, generator=draw).to(seen)
     seen = torch.lerp(seen, blurred(seen, 0.8), softened)

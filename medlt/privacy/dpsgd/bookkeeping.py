@@ -48,7 +48,7 @@ class Step:
         self.held[id(weight)] = gradients if known is None else known.add_(gradients)
 
     def use(self, layer: Any, a: Tensor, b: Tensor) -> None:
-        """A heavy layer's input and backprop."""
+        """Return a heavy layer's input and backprop."""
         check_rows(len(b), self.groups)
         if layer.weight.requires_grad:
             entry = Entry(layer, a.detach(), b.detach())
@@ -69,7 +69,7 @@ class Step:
                 self.add(entry.layer.weight, entry.gradients(self.groups))
 
     def squares(self) -> Tensor:
-        """Squared norms [G] over all weights."""
+        """Return squared norms [G] over all weights."""
         total = torch.zeros(len(self.groups.sizes), device=self.groups.unit.device)
         for one in self.held.values():
             total += torch.linalg.vector_norm(one.flatten(1), dim=1).square()
@@ -145,7 +145,7 @@ class BookkeepingEngine:
             self._attach(child)
 
     def spread(self, weight: Tensor | None, rows: int) -> Tensor | None:
-        """A weight as one copy a row; what is not trained, or not there, as it is."""
+        """Return a weight as one copy a row; what is not trained, or not there, as it is."""
         if weight is None:
             return None
         return _Spread.apply(self, weight, rows) if weight.requires_grad else weight.expand(rows, *weight.shape)  # type: ignore[no-untyped-call]
@@ -161,7 +161,7 @@ class BookkeepingEngine:
             del self.step
 
     def _assert_booked(self) -> None:
-        """Raises InputError for a weight that got a gradient beside the book: of all rows at once, for no unit."""
+        """Raise InputError for a weight that got a gradient beside the book: of all rows at once, for no unit."""
         beside = sum(weight.grad is not None for weight in self.weights)
         for weight in self.weights:
             weight.grad = None
@@ -192,7 +192,7 @@ class BookkeepingEngine:
         self.before = []
 
     def own(self, part: Any) -> Any:
-        """The forward that a part had of its own before, if any."""
+        """Return the forward that a part had of its own before, if any."""
         return next(before for patched, before in self.before if patched is part)
 
 
@@ -218,7 +218,7 @@ def _heavy(book: BookkeepingEngine, layer: Any, x: Tensor) -> Tensor:
 
 
 def _group_norm(book: BookkeepingEngine, layer: Any, x: Tensor) -> Tensor:
-    """Rows and channels as channels of one image: its weight's gradient is then one a row."""
+    """Return rows and channels as channels of one image: its weight's gradient is then one a row."""
     rows, channels = x.shape[:2]
     weight, bias = book.spread(layer.weight, rows), book.spread(layer.bias, rows)
     if x.is_contiguous() and weight is not None and bias is not None:
@@ -245,7 +245,9 @@ def _affine(y: Tensor, weight: Tensor | None, bias: Tensor | None, shape: tuple[
 
 
 def _any(book: BookkeepingEngine, layer: Any, *inputs: Any, **named: Any) -> Any:
-    """A layer not known here, a row at a time with weights of its own, under vmap; tensors may be told by name too."""
+    """Return a layer not known here, a row at a time with weights of its own, under vmap; tensors may be told by name
+    too.
+    """
     rows = len(next(x for x in (*inputs, *named.values()) if isinstance(x, Tensor)))
     weights = {name: book.spread(weight, rows) for name, weight in layer.named_parameters()}
     told = {name: x for name, x in named.items() if isinstance(x, Tensor)}

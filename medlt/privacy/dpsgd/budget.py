@@ -57,7 +57,7 @@ class PrivacySettings:
         return digest("private", {name: value for name, value in asdict(self).items() if name not in computed})
 
     def mechanism(self, rate: float) -> dict[str, Any]:
-        """What a training that goes on must have in common with its beginning."""
+        """Return what a training that goes on must have in common with its beginning."""
         return {
             "noise_multiplier": self.noise_multiplier, "rate": rate, "max_grad_norm": self.max_grad_norm, "privacy_unit": self.privacy_unit,
             "max_images_per_patient": self.max_images_per_patient, "noise_multiplicity": self.noise_multiplicity, "secure_mode": self.secure_mode,
@@ -65,7 +65,7 @@ class PrivacySettings:
 
 
 def budget(private: PrivacySettings, rate: float, steps: int) -> int:
-    """How many of `steps` epsilon pays for, after what was spent before."""
+    """Return how many of `steps` epsilon pays for, after what was spent before."""
     if math.isinf(private.epsilon):
         return steps
     planned = (private.noise_multiplier, rate, steps * private.times)
@@ -78,7 +78,7 @@ _affordable = lru_cache(64)(affordable)  # it looks many times at an accountant 
 
 
 def last_step(private: PrivacySettings, rate: float, asked: int, done: int, planned: int, name: str) -> int:
-    """The step at which a training that is asked for `asked` steps ends, `done` of which are.
+    """Return the step at which a training that is asked for `asked` steps ends, `done` of which are.
 
     Raises InputError where the budget is spent and more is asked for than was `planned` before; less is told.
     """
@@ -97,7 +97,7 @@ def last_step(private: PrivacySettings, rate: float, asked: int, done: int, plan
 
 
 def assert_same(about: Mapping[str, Any], mechanism: Mapping[str, Any], folder: Path) -> None:
-    """Raises InputError where a training would go on as another mechanism than it began as."""
+    """Raise InputError where a training would go on as another mechanism than it began as."""
     begun = about.get("mechanism", mechanism)
     differ = [f"{name} {begun.get(name)}, now {value}" for name, value in mechanism.items() if begun.get(name) != value]
     if differ:

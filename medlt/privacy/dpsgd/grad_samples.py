@@ -58,7 +58,7 @@ class Sampled:
 
 
 def _of_units(weight: Any, groups: Groups) -> Tensor:
-    """Gradients float32 [G, *weight] of what Opacus left on a weight; zeros where the loss does not reach it."""
+    """Return gradients float32 [G, *weight] of what Opacus left on a weight; zeros where the loss does not reach it."""
     rows = getattr(weight, "_current_grad_sample", None)  # left where one of two uses does not reach the loss
     rows = weight.grad_sample if rows is None else rows
     if rows is None:
@@ -68,7 +68,7 @@ def _of_units(weight: Any, groups: Groups) -> Tensor:
 
 
 def assert_adds_up(weights: Sequence[Any], found: Sequence[Tensor], within: float = 0.05) -> None:
-    """Raises InputError unless units' gradients add up to the ordinary gradient, of every weight.
+    """Raise InputError unless units' gradients add up to the ordinary gradient, of every weight.
 
     They do not where a weight is used outside of its layer, or a layer's formula does not hold for how it is used.
     `within` is relative, and wide: of 16-bit gradients too.
@@ -124,7 +124,7 @@ class Ghost:
 
 
 def _ghost_hooks(network: nn.Module) -> Any:
-    """Opacus' ghost clipping hooks with norms a unit in place of a row."""
+    """Return Opacus' ghost clipping hooks with norms a unit in place of a row."""
     from opacus.grad_sample import GradSampleHooksFastGradientClipping as Ghosts
     from opacus.grad_sample.functorch import ft_compute_per_sample_gradient
 
@@ -159,7 +159,7 @@ def _ghost_hooks(network: nn.Module) -> Any:
 
 
 def attached(make: Callable[[], Any]) -> Any:
-    """Opacus' hooks on the network. Raises InputError for layers it does not take.
+    """Return Opacus' hooks on the network. Raises InputError for layers it does not take.
 
     Opacus 1.6 unfolds a convolution's input as if it lay row by row in memory; one that lies channels last (as behind
     diffusers' attention) gives wrong gradients without a word. So inputs are laid out before it sees them.

@@ -32,12 +32,12 @@ BY_FORMULA = (GradSampleMode.HOOKS, GradSampleMode.GHOST)
 
 
 def recomputes(network: nn.Module) -> bool:
-    """Whether a part of the network recomputes activations in the backward pass (diffusers, transformers)."""
+    """Return whether a part of the network recomputes activations in the backward pass (diffusers, transformers)."""
     return any(getattr(part, "gradient_checkpointing", False) for part in network.modules())
 
 
 def _unlike_zeros(network: nn.Module) -> bool:
-    """Whether a trained convolution pads with something else than zeros, which Opacus' formulas take for zeros."""
+    """Return whether a trained convolution pads with something else than zeros, which Opacus' formulas take for zeros."""
     return any(
         getattr(part, "padding_mode", "zeros") != "zeros" and any(weight.requires_grad for weight in part.parameters())
         for part in network.modules()
@@ -78,7 +78,7 @@ class PerUnit:
         self.clear()
 
     def clear(self) -> None:
-        """Sums of no unit: zeros."""
+        """Return sums of no unit: zeros."""
         for weight in self.weights.values():
             weight.summed_grad = torch.zeros_like(weight, dtype=torch.float32)
 
@@ -100,7 +100,10 @@ class PerUnit:
         return norms
 
     def unit_gradients(self, loss: Loss, groups: Any) -> dict[str, Tensor]:
-        """Each unit's gradient [G,...] before clipping, by weight. Raises InputError for ghost, which never has it."""
+        """Return each unit's gradient [G,...] before clipping, by weight.
+
+        Raises InputError for ghost, which never has it.
+        """
         return dict(zip(self.weights, self.engine.apart(loss, self._groups(groups)), strict=True))
 
     def close(self) -> None:
@@ -111,7 +114,7 @@ class PerUnit:
 
 
 def measured(network: nn.Module, loss: Loss, groups: Any, ways: Sequence[GradSampleMode] = WAYS) -> GradSampleMode:
-    """The fastest of `ways` on this network and this batch, here and now; one that cannot do it is passed over.
+    """Return the fastest of `ways` on this network and this batch, here and now; one that cannot do it is passed over.
 
     Raises InputError, the last way's reason, where none can.
     """
@@ -133,7 +136,7 @@ def measured(network: nn.Module, loss: Loss, groups: Any, ways: Sequence[GradSam
 
 
 def _fits(network: nn.Module, rows: int) -> bool:
-    """Whether two copies of every trained weight a row go into half of the memory that is free."""
+    """Return whether two copies of every trained weight a row go into half of the memory that is free."""
     import psutil
 
     weights = list(trainable(network).values())
@@ -143,7 +146,7 @@ def _fits(network: nn.Module, rows: int) -> bool:
 
 
 def _timed(network: nn.Module, loss: Loss, groups: Any, way: GradSampleMode, bar: float, rounds: int = 2) -> float:
-    """Seconds of the best of `rounds` after a first that is not counted; no more rounds where that is far over."""
+    """Return seconds of the best of `rounds` after a first that is not counted; no more rounds where that is far over."""
     per_unit = PerUnit(network, 1.0, way)
     try:
         spent = []

@@ -61,6 +61,6 @@ def _asks(node: ast.AST) -> bool:
 
 
 def anew(code: CodeType, lines: frozenset[int], forward: Any, *args: Any, **kwargs: Any) -> Any:
-    """forward(...) under `New`."""
+    """Return forward(...) under `New`."""
     with New(code, lines):
         return forward(*args, **kwargs)

@@ -25,7 +25,7 @@ class Entry:
     b: Tensor
 
     def ghostly(self, groups: Groups) -> bool:
-        """Whether norms from Gram matrices are cheaper than gradients a unit."""
+        """Return whether norms from Gram matrices are cheaper than gradients a unit."""
         if isinstance(self.layer, nn.Embedding):
             return True
         if getattr(self.layer, "groups", 1) > 1:
@@ -35,7 +35,7 @@ class Entry:
         return bool(length**2 * (p + d) <= GRAM * p * d)
 
     def sequences(self) -> tuple[Tensor, Tensor]:
-        """a [B,T,d] and b [B,T,p]; a convolution's a is unfolded."""
+        """Return a [B,T,d] and b [B,T,p]; a convolution's a is unfolded."""
         if not isinstance(self.layer, nn.Conv2d):
             return self.a.flatten(1, -2) if self.a.ndim > 2 else self.a[:, None], _tokens(self.b)
         if pointwise(self.layer):
@@ -44,7 +44,7 @@ class Entry:
         return F.unfold(self.a, *told).mT, _pixels(self.b)
 
     def squares(self, groups: Groups) -> Tensor:
-        """Squared norms float32 [G] of each unit's gradient: the sum of (a a^T) (b b^T), entry by entry."""
+        """Return squared norms float32 [G] of each unit's gradient: the sum of (a a^T) (b b^T), entry by entry."""
         if isinstance(self.layer, nn.Embedding):
             words = groups.apart(self.a.reshape(len(self.a), -1))
             alike, b = (words[:, :, None] == words[:, None, :]).float(), _tokens(self.b)
@@ -56,7 +56,7 @@ class Entry:
         return ((b @ b.mT) * alike).sum((1, 2)).clamp_min(0.0)
 
     def gradients(self, groups: Groups) -> Tensor:
-        """Each unit's gradient float32 [G, *weight]."""
+        """Return each unit's gradient float32 [G, *weight]."""
         if isinstance(self.layer, nn.Embedding):
             return self._of_words(groups)
         if isinstance(self.layer, nn.Conv2d) and self._one_by_one():
@@ -68,7 +68,7 @@ class Entry:
         return found.float().reshape(len(groups.sizes), *self.layer.weight.shape)
 
     def _one_by_one(self) -> bool:
-        """Convolutions are quicker by themselves on a CPU, and as matrix products elsewhere."""
+        """Return convolutions are quicker by themselves on a CPU, and as matrix products elsewhere."""
         return self.layer.groups > 1 or (self.a.device.type == "cpu" and not pointwise(self.layer))
 
     def _of_words(self, groups: Groups) -> Tensor:
@@ -90,29 +90,29 @@ class Entry:
 
 
 def _tokens(b: Tensor) -> Tensor:
-    """[B,p] or [B,...,p] as [B,T,p]."""
+    """Return [B,p] or [B,...,p] as [B,T,p]."""
     return b.flatten(1, -2) if b.ndim > 2 else b[:, None]
 
 
 def _pixels(images: Tensor) -> Tensor:
-    """[B,C,h,w] as [B,hw,C]; no copy where it lies channels last."""
+    """Return [B,C,h,w] as [B,hw,C]; no copy where it lies channels last."""
     return images.permute(0, 2, 3, 1).flatten(1, 2)
 
 
 def pointwise(layer: nn.Conv2d) -> bool:
-    """Whether a convolution is a linear layer of each pixel."""
+    """Return whether a convolution is a linear layer of each pixel."""
     return (layer.kernel_size, layer.stride, layer.groups, padding(layer)) == ((1, 1), (1, 1), 1, (0, 0))
 
 
 def padding(layer: nn.Conv2d) -> tuple[int, ...]:
-    """Padding of the convolution proper: 0 where `padded` has done it."""
+    """Return padding of the convolution proper: 0 where `padded` has done it."""
     if isinstance(layer.padding, str) or layer.padding_mode != "zeros":
         return (0, 0)
     return tuple(layer.padding)
 
 
 def padded(layer: Any, x: Tensor) -> Tensor:
-    """x with the border that a convolution itself cannot make: mirrored, repeated, uneven."""
+    """Return x with the border that a convolution itself cannot make: mirrored, repeated, uneven."""
     if not isinstance(layer, nn.Conv2d) or (layer.padding_mode == "zeros" and not isinstance(layer.padding, str)):
         return x
     mode = "constant" if layer.padding_mode == "zeros" else layer.padding_mode
@@ -120,7 +120,7 @@ def padded(layer: Any, x: Tensor) -> Tensor:
 
 
 def output(layer: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """What the layer computes of `padded` x."""
+    """Return what the layer computes of `padded` x."""
     if isinstance(layer, nn.Embedding):
         return F.embedding(x, weight, layer.padding_idx)
     if isinstance(layer, nn.Linear):
@@ -129,14 +129,14 @@ def output(layer: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor
 
 
 def input_gradient(layer: Any, x: Tensor, weight: Tensor, b: Tensor) -> Tensor:
-    """The loss's gradient of x, from that of the output."""
+    """Return the loss's gradient of x, from that of the output."""
     weight = weight.to(b.dtype)
     found: Tensor = b @ weight if isinstance(layer, nn.Linear) else _of_convolution(layer, b, x, weight, 0)
     return found
 
 
 def bias_gradient(layer: Any, b: Tensor) -> Tensor:
-    """The bias' gradient float32 [B,p], one a row."""
+    """Return the bias' gradient float32 [B,p], one a row."""
     over = (2, 3) if isinstance(layer, nn.Conv2d) else tuple(range(1, b.ndim - 1))
     return b.sum(over, dtype=torch.float32) if over else b.float()
 

@@ -50,7 +50,7 @@ def prepare(network: nn.Module) -> tuple[str, ...]:
 
 
 def assert_reads_back(network: nn.Module, saved: Mapping[str, Tensor] | Path) -> None:
-    """Raises InputError unless what was saved is what `network` holds in memory, to the bit, and is all of it.
+    """Raise InputError unless what was saved is what `network` holds in memory, to the bit, and is all of it.
 
     saved: tensors by the names of the network's state, as a fresh network has them after loading, or a safetensors
     file, or a folder with one. Of adapters (LoRA), the adapters' tensors alone will do.
@@ -85,13 +85,13 @@ def _trained(module: nn.Module, recurse: bool = True) -> bool:
 
 
 def _count(found: Sequence[tuple[str, nn.Module]]) -> str:
-    """How many, of what kinds, and the first's name."""
+    """Return how many, of what kinds, and the first's name."""
     kinds = Counter(type(module).__name__ for _, module in found)
     return f"{len(found)} ({', '.join(kinds)}; the first is {found[0][0] or 'the network itself'})"
 
 
 def _refuse(network: nn.Module) -> None:
-    """Raises InputError for layers that cannot be trained privately."""
+    """Raise InputError for layers that cannot be trained privately."""
     from opacus.validators import ModuleValidator
 
     if not _trained(network):
@@ -119,7 +119,7 @@ def _refuse(network: nn.Module) -> None:
 
 
 def groups_for(channels: int) -> int:
-    """Groups of the group norm that stands in for a norm over the batch: at most 32, of four channels at least.
+    """Return groups of the group norm that stands in for a norm over the batch: at most 32, of four channels at least.
 
     Opacus takes up to 32 of one channel, which on a map of one pixel give nothing but 0.
     """
@@ -128,7 +128,9 @@ def groups_for(channels: int) -> int:
 
 
 def _norms(network: nn.Module) -> str:
-    """Norms over the batch of trained parts become group norms; those without gain too, which Opacus' fixer leaves."""
+    """Return norms over the batch of trained parts become group norms; those without gain too, which Opacus' fixer
+    leaves.
+    """
     found = [(name, norm) for name, norm in network.named_modules() if isinstance(norm, BATCH_NORMS)]
     found = [(name, norm) for name, norm in found if _trained(_around(network, name))]
     for name, norm in found:
@@ -139,13 +141,13 @@ def _norms(network: nn.Module) -> str:
 
 
 def _around(network: nn.Module, name: str) -> nn.Module:
-    """A norm, or the part it stands in where it has no weights of its own."""
+    """Return a norm, or the part it stands in where it has no weights of its own."""
     norm = network.get_submodule(name)
     return norm if norm.affine else network.get_submodule(name.rpartition(".")[0])
 
 
 def _frozen(network: nn.Module) -> str:
-    """Batch norms that are left stand in frozen parts: `train` does nothing to them."""
+    """Return batch norms that are left stand in frozen parts: `train` does nothing to them."""
     found = [(name, norm) for name, norm in network.named_modules() if isinstance(norm, BATCH_NORMS)]
     fresh = [(name, norm) for name, norm in found if "train" not in norm.__dict__]
     for _, norm in fresh:
@@ -166,7 +168,7 @@ def _activations(network: nn.Module) -> str:
 
 
 def _sums(network: nn.Module) -> str:
-    """Parts whose forward says `x += y` or inplace=True are called under `inplace.New`; no class is changed."""
+    """Return parts whose forward says `x += y` or inplace=True are called under `inplace.New`; no class is changed."""
     parts: list[tuple[str, Any]] = [(name, part) for name, part in network.named_modules() if _trained(part)]
     parts = [(name, part) for name, part in parts if not type(part).__module__.startswith(SOUND)]
     lines: dict[Any, Any] = {kind: writes(kind) for kind in {type(part) for _, part in parts}}
@@ -177,7 +179,7 @@ def _sums(network: nn.Module) -> str:
 
 
 def _positions(network: nn.Module) -> str:
-    """CLIP's text encoder looks its positions up once for all rows: each row looks up its own now."""
+    """Return CLIP's text encoder looks its positions up once for all rows: each row looks up its own now."""
     found = [(name, part) for name, part in network.named_modules() if type(part).__name__ == "CLIPTextEmbeddings"]
     found = [(name, part) for name, part in found if _trained(part) and _expanded not in _hooks(part)]
     for _, part in found:

@@ -43,15 +43,15 @@ class Randomness(Protocol):
         ...
 
     def at(self, step: int) -> Randomness:
-        """The randomness of one step."""
+        """Return the randomness of one step."""
         ...
 
     def normal(self, shape: Sequence[int], dtype: torch.dtype = torch.float32) -> Tensor:
-        """Independent normal numbers of mean 0 and standard deviation 1, on the CPU."""
+        """Return independent normal numbers of mean 0 and standard deviation 1, on the CPU."""
         ...
 
     def uniform(self, count: int) -> np.ndarray:
-        """Independent float64 [count] in [0, 1), multiples of 2^-53."""
+        """Return independent float64 [count] in [0, 1), multiples of 2^-53."""
         ...
 
 
@@ -62,7 +62,7 @@ class Secure:
     told = "Noise and sampling from the operating system's cryptographic generator; no seed exists."
 
     def at(self, step: int) -> Secure:
-        """Itself: no step's randomness is that of another."""
+        """Return itself: no step's randomness is that of another."""
         return self
 
     def normal(self, shape: Sequence[int], dtype: torch.dtype = torch.float32) -> Tensor:
@@ -94,7 +94,7 @@ class Seeded:
         return "Noise and sampling from a seed, for tests: who knows the seed can take the noise off."
 
     def at(self, step: int) -> Seeded:
-        """The randomness of this step, from its beginning."""
+        """Return the randomness of this step, from its beginning."""
         return Seeded(self.seed, step)
 
     def normal(self, shape: Sequence[int], dtype: torch.dtype = torch.float32) -> Tensor:
@@ -108,7 +108,7 @@ class Seeded:
 
 
 def _mantissas(count: int) -> Tensor:
-    """Uniform integers int64 [count] of 53 bits."""
+    """Return uniform integers int64 [count] of 53 bits."""
     if not count:
         return torch.zeros(0, dtype=torch.int64)
     raw = torch.frombuffer(bytearray(os.urandom(8 * count)), dtype=torch.int64)
@@ -116,7 +116,7 @@ def _mantissas(count: int) -> Tensor:
 
 
 def box_muller(integers: Tensor) -> Tensor:
-    """Standard normal float64 [N] from uniform 53-bit integers int64 [N], N even.
+    """Return the standard normal float64 [N] from uniform 53-bit integers int64 [N], N even.
 
     r cos(a), r sin(a) of r = sqrt(-2 log u), u in (0, 1], and a in [0, 2 pi).
     """

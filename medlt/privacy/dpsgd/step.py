@@ -68,7 +68,7 @@ class PrivateStep:
         return float(np.mean(losses)) if len(losses) else math.nan
 
     def _accumulate(self, state: State, rows: np.ndarray, groups: np.ndarray, secret: float) -> np.ndarray:
-        """Clipped sums onto the weights, piece by piece; losses [B].
+        """Return clipped sums onto the weights, piece by piece; losses [B].
 
         What losses draw (timesteps, noise, augmentation) must be as secret as who is drawn: a row's draws depend on the
         rows before it, so whoever knew them could see one unit in the gradients of all others, which no clip bounds.
@@ -91,7 +91,9 @@ class PrivateStep:
             )
 
     def _noised(self, weight: Any, drawn: Randomness, batch: int) -> Tensor:
-        """(clipped sum + noise) / batch, added up in float64 and rounded once, for the reason `randomness` gives."""
+        """Return (clipped sum + noise) / batch, added up in float64 and rounded once, for the reason `randomness`
+        gives.
+        """
         total: Tensor = weight.summed_grad.double()
         if self.private.noise_multiplier:
             scale = self.private.noise_multiplier * self.private.max_grad_norm

@@ -58,7 +58,10 @@ def _accelerator(training: Training, runtime: Runtime, track: Track) -> Any:
 def _state(
     network: nn.Module, training: Training, private: PrivacySettings, rate: float, folder: Path, key: str
 ) -> State:
-    """The state as far as it was taken. Raises InputError for another training, or another mechanism, in `folder`."""
+    """Return the state as far as it was taken.
+
+    Raises InputError for another training, or another mechanism, in `folder`.
+    """
     state = State.new(digest(key, training.digest(steps=False), "private"), network, training)
     resume(state, folder)
     assert_same(state.metadata, private.mechanism(rate), folder)
@@ -66,7 +69,7 @@ def _state(
 
 
 def _fastest(network: nn.Module, losses: Losses, units: Units, private: PrivacySettings) -> GradSampleMode:
-    """The fastest way to take gradients here, on a piece as large as pieces will be."""
+    """Return the fastest way to take gradients here, on a piece as large as pieces will be."""
     count = max(1, private.max_physical_batch_size // (units.most * units.multiplicity))
     chosen = [np.repeat(rows[: units.most], units.multiplicity) for rows in units.rows[:count]]
     groups = np.repeat(np.arange(len(chosen)), [len(one) for one in chosen])
@@ -114,7 +117,7 @@ def fit_private(
 def _step(
     losses: Losses, units: Units, private: PrivacySettings, runtime: Runtime, name: str, state: State
 ) -> PrivateStep:
-    """The step of this training; how it takes gradients is chosen once, and kept with the state."""
+    """Return the step of this training; how it takes gradients is chosen once, and kept with the state."""
     way = GradSampleMode(state.metadata.get("grad_sample_mode", private.grad_sample_mode))
     if way is GradSampleMode.AUTO:
         way = _fastest(state.network, losses, units, private)
@@ -143,7 +146,7 @@ def _finish(state: State, training: Training) -> None:
 def _mechanism(
     state: State, units: Units, private: PrivacySettings, name: str, data: str, changes: tuple[str, ...]
 ) -> Mechanism:  # fmt: skip
-    """What the ledger keeps of it."""
+    """Return what the ledger keeps of it."""
     return Mechanism(
         stage=name, unit=private.privacy_unit, units=len(units), sample_rate=units.rate, clip=private.max_grad_norm,
         way=state.metadata["grad_sample_mode"], noise_multiplier=private.noise_multiplier, steps=state.step,

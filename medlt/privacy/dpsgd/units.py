@@ -40,11 +40,12 @@ class Units:
             )
 
     def __len__(self) -> int:
-        """How many units there are."""
+        """Return how many units there are."""
         return len(self.rows)
 
     def draw(self, randomness: Randomness) -> tuple[np.ndarray, np.ndarray]:
-        """Rows int64 [B] of one step and groups int64 [B], 0, 1, ... a drawn unit, those of a unit beside each other.
+        """Return rows int64 [B] of one step and groups int64 [B], 0, 1, ... a drawn unit, those of a unit beside each
+        other.
 
         B may be 0.
         """
@@ -55,14 +56,14 @@ class Units:
         return rows, np.repeat(np.arange(len(chosen)), [len(one) for one in chosen]).astype(np.int64)
 
     def _some(self, rows: np.ndarray, randomness: Randomness) -> np.ndarray:
-        """At most `images_per_unit` of them, each set of that many equally likely."""
+        """Return at most `images_per_unit` of them, each set of that many equally likely."""
         if len(rows) <= self.most:
             return rows
         return np.sort(rows[np.argsort(randomness.uniform(len(rows)))[: self.most]])
 
 
 def chunks(groups: np.ndarray, most: int) -> list[slice]:
-    """Pieces of whole groups of at most `most` rows; a group that is larger is a piece by itself."""
+    """Return pieces of whole groups of at most `most` rows; a group that is larger is a piece by itself."""
     ends = np.flatnonzero(np.append(np.diff(groups) != 0, True)) + 1 if len(groups) else np.zeros(0, int)
     pieces: list[slice] = []
     start = last = 0
