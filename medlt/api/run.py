@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -13,6 +12,8 @@ import pandas as pd
 import yaml
 
 from medlt import config as configs
+from medlt.api.results import Audit, Verdict, read_json
+from medlt.data.columns import did_you_mean
 from medlt.data.manifest import Manifest
 from medlt.files import read_table
 from medlt.types import InputError
@@ -21,44 +22,30 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from medlt.data.loaders import Radiographs
+    from medlt.privacy.claims import Claim
 
-
-@dataclass(frozen=True)
-class Verdict:
-    """The outcome of an experiment: word is helps, no evidence, harms or no verdict.
-
-    difference, low, high: tail macro AP of `arm` less that of `control`, with its 95 % interval; smallest: the least
-    gain that these test images and seeds would have shown. None where nothing could be compared.
-    """
-
-    word: str
-    sentence: str
-    arm: str | None
-    control: str | None
-    difference: float | None
-    low: float | None
-    high: float | None
-    smallest: float | None
-
-    def __str__(self) -> str:
-        return self.sentence
+FILED = Path("stages") / "data" / "manifest.parquet"
 
 
 @dataclass(frozen=True)
 class SyntheticImages:
-    """Synthetic images of a run, in the order of the plan. `rows`: labels, and what made each image."""
+    """Synthetic images of a run, in the order of the plan. Iterate over it for the paths of the PNG files."""
 
     manifest: Manifest
 
     @property
     def rows(self) -> pd.DataFrame:
-        """One row an image, indexed by uid."""
+        """One row an image, indexed by uid: labels, and what made the image (method, seed, parents)."""
         return self.manifest.rows
 
     @property
     def paths(self) -> tuple[Path, ...]:
-        """The PNG files."""
+        """The PNG files, 8-bit grey, size x size px."""
         return tuple(self.manifest.file(str(uid)) for uid in self.rows.index)
+
+    def labels(self) -> pd.DataFrame:
+        """Return the label vectors, one column a finding: 1, 0, NaN for unknown, or a soft label between 0 and 1."""
+        return self.rows[list(self.manifest.findings)]
 
     def pixels(self, size: int) -> Tensor:
         """Return all images as uint8 [N,1,size,size]."""
@@ -75,38 +62,66 @@ class SyntheticImages:
 
 @dataclass(frozen=True)
 class Run:
-    """A finished run in its folder. Everything is read from files; nothing is trained."""
+    """A run in its folder. Everything is read from files; nothing is trained.
+
+    `medlt.augment`, `medlt.finetune` and `medlt.evaluate` return one, and `medlt.load` opens a folder.
+    """
 
     folder: Path
 
+    @property
+    def id(self) -> str:
+        """The run's id, which its images carry in their text chunks; "" for a run that has none."""
+        return str(self.record.get("id", ""))
+
     @cached_property
     def config(self) -> configs.RunConfig | configs.EvaluateConfig:
-        """The resolved config."""
+        """The resolved config, as in RUN/config.yaml."""
         return read_config(self.folder)
+
+    @property
+    def record(self) -> Mapping[str, Any]:
+        """RUN/run.json: versions, seed, device, seconds per stage, counts, digests; empty before the run begins."""
+        file = self.folder / "run.json"
+        return read_json(file) if file.is_file() else {}
 
     @cached_property
     def manifest(self) -> Manifest:
-        """All rows: real ones, and the synthetic ones of the train split."""
+        """All rows: real ones, and the synthetic ones, which have split train. Before images are made the real ones."""
         own = self.folder / "manifest.parquet"
-        return Manifest.read(own if own.is_file() else self.folder / "stages" / "data" / "manifest.parquet")
+        return Manifest.read(own if own.is_file() else self.folder / FILED)
+
+    @property
+    def findings(self) -> tuple[str, ...]:
+        """The findings, in the order of every label vector."""
+        return self.manifest.findings
 
     def images(self, finding: str | None = None) -> SyntheticImages:
-        """Return the synthetic images that passed the checks: of one finding, or all.
+        """Return the synthetic images that passed the checks: those made for one finding, or all.
 
         Raises InputError for a finding that the run does not know.
         """
-        rows = self.manifest.rows
-        chosen = rows["synthetic"].astype(bool) if "synthetic" in rows else pd.Series(False, rows.index)
+        rows, findings = self.manifest.rows, self.manifest.findings
+        chosen = is_synthetic(self.manifest)
         if finding is not None:
-            if finding not in self.manifest.findings:
-                raise InputError(f"{finding!r} is not a finding of {self.folder}: {', '.join(self.manifest.findings)}")
+            if finding not in findings:
+                close = did_you_mean(finding, findings) or ";"
+                raise InputError(f"{self.folder}: no finding {finding!r}{close} it has {', '.join(findings)}")
             chosen &= rows["finding"] == finding if "finding" in rows else False
         return SyntheticImages(self.manifest.where(chosen))
 
     @property
     def checks(self) -> pd.DataFrame:
-        """One row a check and image: check, uid, value, limit, passed, reason."""
+        """One row a check and candidate image: check, uid, value, limit, passed, reason.
+
+        Raises InputError for an experiment, or a run that made no images.
+        """
         return self._table("checks.parquet")
+
+    @property
+    def plan(self) -> pd.DataFrame:
+        """One row a candidate image, indexed by uid: finding, slot, candidate, parents and seed."""
+        return self._table("plan.parquet")
 
     @property
     def report(self) -> Path:
@@ -120,57 +135,93 @@ class Run:
 
     @property
     def verdict(self) -> Verdict | None:
-        """The outcome of `medlt.evaluate`; None before it."""
+        """Whether the images help: the outcome of `medlt.evaluate`, or of `medlt.augment(..., evaluate=True)`.
+
+        None for a run that compared nothing.
+        """
         file = self.folder / "verdict.json"
-        if not file.is_file():
-            return None
-        record = json.loads(file.read_text())
-        compared = record.get("comparison") or {}
-        numbers = {name: compared.get(name) for name in ("arm", "control", "difference", "low", "high")}
-        return Verdict(record["verdict"], record["sentence"], smallest=record.get("smallest"), **numbers)
+        return Verdict.read(file) if file.is_file() else None
+
+    @property
+    def audit(self) -> Audit | None:
+        """What the last `medlt.audit` of the run measured; None before one."""
+        file = self.folder / "audit.json"
+        return Audit.read(file) if file.is_file() else None
+
+    @property
+    def claim(self) -> Claim:
+        """What may be said of the run's privacy: epsilon at delta for a unit, or None and the reasons."""
+        from medlt.privacy.claims import claim
+
+        return claim(self.folder)
 
     def dataset(self, size: int = 224, split: str = "train", synthetic: bool = True) -> Radiographs:
         """Return a torch Dataset of one split: real images, and with `synthetic` the synthetic ones of train.
 
-        An item is {"uid", "image" float32 [1,size,size] in [0,1], "label" float32 [K] with soft labels and NaN for
-        unknown, "weight" float32}.
+        An item is {"uid": str, "image": float32 [1,size,size] in [0,1], "label": float32 [K] with soft labels and NaN
+        for unknown, "weight": float32 scalar}; the weight is 1 for a real image. A binary cross-entropy that skips
+        NaN and multiplies by the weight uses all of it.
         """
         from medlt.data.loaders import dataset
 
         part = self.manifest.split(split)
-        if not synthetic and "synthetic" in part.rows:
-            part = part.where(~part.rows["synthetic"].astype(bool))
-        return dataset(part, size)
+        return dataset(part if synthetic else part.where(~is_synthetic(part)), size)
 
-    def export(self, format: str, out: str | Path) -> Path:
-        """Write the run to a new folder in another tool's format: imagefolder, monai-bundle or diffusers."""
+    def export(self, format: str, out: str | Path, **options: Any) -> Path:
+        """Write the run to the new folder `out` in another tool's format, and return the folder.
+
+        format: imagefolder, monai, cxr-lt, longtailcxr or webdataset for the images; monai-bundle or diffusers for the
+        generator. options: real=True writes the real images too, where a format takes images.
+        Raises InputError for an unknown format, a folder that is not empty, and a run that has nothing to write.
+        """
         from medlt.export import export
 
-        return export(self.folder, format, Path(out))
+        return export(self.folder, format, Path(out), **options)
 
     def _table(self, name: str) -> pd.DataFrame:
         file = self.folder / name
         if not file.is_file():
-            raise InputError(f"{file}: is not there; an experiment has no images of its own, see its sources")
+            raise InputError(f"{file}: no such file; only a run that made images has one, see medlt.augment")
         return read_table(file)
 
     def __repr__(self) -> str:
         return f"Run({str(self.folder)!r})"
 
 
+def is_synthetic(manifest: Manifest) -> pd.Series:
+    """Return which rows are synthetic, by uid."""
+    rows = manifest.rows
+    return rows["synthetic"].astype(bool) if "synthetic" in rows else pd.Series(False, rows.index)
+
+
 def read_config(folder: Path) -> configs.RunConfig | configs.EvaluateConfig:
-    """Return the config of a run folder. Raises InputError where there is none."""
+    """Return the config of a run folder, with the folder where it lies now. Raises InputError where there is none."""
     file = Path(folder) / "config.yaml"
     if not file.is_file():
-        raise InputError(f"{folder}: has no config.yaml, so it is no run folder; give the folder of a run")
-    tree: Any = yaml.safe_load(file.read_text())
-    return configs.load_verdict(file) if isinstance(tree, dict) and "arms" in tree else configs.load(file)
+        raise InputError(f"{Path(folder).absolute()}: has no config.yaml; give the folder of a run")
+    try:
+        tree: Any = yaml.safe_load(file.read_text())
+    except yaml.YAMLError:
+        raise InputError(f"{file}: damaged; restore it from a copy of the run") from None
+    config = configs.load_verdict(file) if isinstance(tree, dict) and "arms" in tree else configs.load(file)
+    return config.model_copy(update={"output_dir": Path(folder)})
 
 
 def load(folder: str | Path) -> Run:
-    """Open a finished run. Raises InputError for a folder that is none, or that was not finished."""
-    folder = Path(folder)
+    """Open the folder of a run that `medlt.augment`, `medlt.finetune`, `medlt.evaluate` or a command finished.
+
+    Args:
+        folder: the run folder; it may have been renamed or moved.
+
+    Raises:
+        InputError: for a folder that is no run, or whose run was not finished.
+
+    Example:
+        >>> run = medlt.load("runs/fusion-1f0c2a9b")
+        >>> run.checks.groupby("check")["passed"].mean()
+    """
+    folder = Path(folder).expanduser()
     read_config(folder)
-    if not any((folder / name).is_file() for name in ("manifest.parquet", "verdict.json")):
+    if not any((folder / name).exists() for name in ("manifest.parquet", "verdict.json", "denoiser")):
         raise InputError(f"{folder}: the run was not finished; call the same function, or the same command, again")
     return Run(folder.absolute())

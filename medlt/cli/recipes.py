@@ -22,12 +22,12 @@ PARTS = ("codec", "sparse", "denoiser", "classifier", "epistemic")
 
 def _finish(run: Path, terminal: Terminal) -> None:
     """Print the result of a run; exit 1 if some of its input failed or none of its images was kept."""
-    from medlt.report.terminal import table
+    from medlt.report.terminal import report_table
 
     summary = json.loads((run / "run.json").read_text())
     file = run / "verdict.json"
     verdict = json.loads(file.read_text()) if file.is_file() else None
-    terminal.say({"out": str(run), "verdict": verdict, **summary}, lambda: table(run))
+    terminal.say({"out": str(run), "verdict": verdict, **summary}, lambda: report_table(run))
     if not terminal.as_json and (run / "report.html").is_file():
         terminal.line(f"report: {run / 'report.html'}")
     counts = summary["counts"]

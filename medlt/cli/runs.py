@@ -76,9 +76,9 @@ def report(
 ) -> None:
     """Write RUN/report.html again, one self-contained page."""
     with edge(as_json, volume) as terminal:
-        from medlt.report.html import write
+        from medlt.report.html import write_report
 
-        path = write(run)
+        path = write_report(run)
         terminal.say_lines({"report": str(path)}, [f"report: {path}"])
 
 

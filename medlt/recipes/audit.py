@@ -1,4 +1,4 @@
-"""The audit of a finished run: what its images and its denoiser give away of the patients it learnt from."""
+"""The privacy audit of a finished run: what its images and its denoiser reveal about the train patients."""
 
 from __future__ import annotations
 
@@ -32,20 +32,20 @@ from medlt.recipes._cohort import EMBEDDING_SIZE, Cohort, filed_cohort, patients
 from medlt.recipes._denoiser import fresh_network, joined, labelled_latents, saved_denoiser, taken
 from medlt.recipes._privacy import PrivateTraining
 from medlt.recipes._setup import Run, finished, logged
-from medlt.report.html import write as write_report
+from medlt.report.html import write_report
 from medlt.rng import seed_of
 from medlt.training.runtime import Runtime, silent
 from medlt.types import InputError, Progress
 
-HELD = ("val", "test")
+OTHERS = ("val", "test")
 SHOWN = 8
 STRENGTHS = (0.1, 0.3, 0.5)
-"""Of planted copies that went through the run's own denoiser: shares of its steps."""
+"""Strengths of planted copies that pass through the run's own denoiser: shares of its steps."""
 
 
 @dataclass(frozen=True)
 class AuditOptions:
-    """What an audit shall do beside the usual."""
+    """Options of an audit: optional parts, the false-positive rate, pictures, seed and training steps."""
 
     shadow_models: int = 0
     canaries: int = 0
@@ -57,7 +57,7 @@ class AuditOptions:
 
 @dataclass(frozen=True)
 class Unknown:
-    """A part of an audit that could not be done, and why."""
+    """A part of an audit that could not run, with the reason."""
 
     reason: str
     passed: bool | None = None
@@ -81,16 +81,16 @@ class AuditTarget:
     options: AuditOptions
 
     @property
-    def held(self) -> Manifest:
+    def held_out(self) -> Manifest:
         """Real rows of patients that the run was not trained on."""
-        return self.cohort.manifest.where(self.cohort.manifest.rows["split"].isin(HELD))
+        return self.cohort.manifest.where(self.cohort.manifest.rows["split"].isin(OTHERS))
 
     def pixels(self, part: Manifest, size: int | None = None) -> Tensor:
-        """Return real images uint8 [N,1,S,S], of the run's size unless said."""
+        """Return real images uint8 [N,1,S,S], by default of the run's size."""
         return self.cohort.images(part, size or self.run.config.size)
 
     def runtime(self, *key: object) -> Runtime:
-        """Return the audit's own runtime, seeded by the key."""
+        """Return a runtime of the audit, seeded by the key."""
         return replace(self.run.runtime.at("fp32"), seed=self.seed(*key))
 
     def seed(self, *key: object) -> int:
@@ -98,8 +98,8 @@ class AuditTarget:
         return seed_of(self.options.seed, "audit", *key)
 
     def rows(self) -> tuple[LabelledLatents, np.ndarray]:
-        """Return all real rows as a denoiser sees them, members first, and which are members, bool [N]."""
-        splits = [self.cohort.manifest.split(name) for name in ("train", *HELD)]
+        """Return the latents and labels of all real rows, members first, and which rows are members, bool [N]."""
+        splits = [self.cohort.manifest.split(name) for name in ("train", *OTHERS)]
         filled = [part for part in splits if len(part.rows)]
         parts = [labelled_latents(self.cohort, self.latents, part, self.backbone.space) for part in filled]
         member = np.repeat([part.rows["split"].iloc[0] == "train" for part in filled], [len(p.uids) for p in parts])
@@ -107,41 +107,41 @@ class AuditTarget:
 
 
 def main(folder: Path, options: AuditOptions, progress: Progress = silent) -> dict[str, Any]:
-    """Audit a run; writes audit.json, its tables, the cards and the report anew.
+    """Audit a run, write audit.json, its tables, the cards and the report, and return the content of audit.json.
 
-    Raises InputError where there is no finished run, no image, or no patient to compare with those trained on.
+    Raises InputError if the run is not finished, has no synthetic image, or has no patient outside the train split.
     """
     with logged(finished(Path(folder), progress)) as run, run.runtime.limited():
         target = _target(run, options)
         wanted: dict[str, Callable[[AuditTarget], Any]] = {
-            "near_copies": copies_found, "reidentification": reidentified, "membership": membership_by_loss,
+            "near_copies": find_near_copies, "reidentification": reidentify_patients, "membership": membership_by_loss,
         }  # fmt: skip
         wanted |= {"membership, shadow models": likelihood_ratio} if options.shadow_models else {}
         wanted |= {"canaries": canary_test} if options.canaries else {}
         parts = {name: _tried(part, target) for name, part in wanted.items()}
-    found = summary(parts)
+    results = summary(parts)
     for name, table in tables(parts).items():
         write_table(run.path(f"{name.replace(', ', '_').replace(' ', '_')}.parquet"), table)
-    write_json(run.path("audit.json"), found)
+    write_json(run.path("audit.json"), results)
     write_text(run.path("MODEL_CARD.md"), model_card(run.folder))
     write_text(run.path("DATASHEET.md"), datasheet(run.folder))
     write_report(run.folder)
     if options.show_pairs:
         _show_pairs(target, parts["near_copies"])
-    return found
+    return results
 
 
 def _target(run: Run[configs.RunConfig], options: AuditOptions) -> AuditTarget:
-    """The run, opened for reading, with its denoiser as it was saved and an embedding that compares images.
+    """Return the audit target: the run with its saved denoiser, and an embedding that compares images.
 
-    The embedding is trained on members and others alike, so that it cannot tell them apart.
+    The embedding is trained on members and non-members, so that it treats both alike.
     """
     cohort = filed_cohort(run)
     whole = Manifest.read(run.path("manifest.parquet"))
     made = whole.where(whole.rows.get("synthetic", pd.Series(False, whole.rows.index)))
     if made.rows.empty:
         raise InputError(f"{run.folder}: no synthetic image was kept, so there is nothing to audit")
-    if not cohort.manifest.rows["split"].isin(HELD).any():
+    if not cohort.manifest.rows["split"].isin(OTHERS).any():
         raise InputError(f"{run.folder}: no real image of split val or test; the audit needs patients not trained on")
     private = None if run.config.privacy is None else PrivateTraining(run, cohort, kept=False)
     latents = encode(run, cohort, make_codec(run, cohort, private))
@@ -155,7 +155,7 @@ def _target(run: Run[configs.RunConfig], options: AuditOptions) -> AuditTarget:
 
 
 def _tried(part: Callable[[AuditTarget], Any], target: AuditTarget) -> Any:
-    """What a part found, or why it could not look."""
+    """Return the result of a part, or the reason why it could not run."""
     try:
         return part(target)
     except InputError as error:
@@ -163,7 +163,7 @@ def _tried(part: Callable[[AuditTarget], Any], target: AuditTarget) -> Any:
 
 
 def _plants(target: AuditTarget) -> dict[str, plants.Plant]:
-    """What a copy may have been through, the run's own codec and denoiser among it."""
+    """Return the changes that planted copies undergo, with the run's own codec and denoiser among them."""
     latents, backbone, chosen = target.latents, target.backbone, target.run.config.method
     decode_latents, own = decoder(target.run.runtime, latents.codec), backbone.space == "standardised"
 
@@ -174,69 +174,70 @@ def _plants(target: AuditTarget) -> dict[str, plants.Plant]:
     def decode(z: Tensor) -> Tensor:
         return decode_latents(latents.standardiser.back(z) if own else z)
 
-    found = {**plants.COMMON, "codec round trip": plants.round_trip(encode_images, decode)}
+    changes = {**plants.COMMON, "codec round trip": plants.round_trip(encode_images, decode)}
     schedule, denoiser = factory(chosen.scheduler, chosen.num_inference_steps, backbone.noise), backbone.denoiser()
     for strength in STRENGTHS:
         keep = last_steps(strength, chosen.num_inference_steps)
-        found[f"denoiser, strength {strength}"] = plants.img2img(encode_images, decode, denoiser, schedule, keep)
-    return found
+        changes[f"denoiser, strength {strength}"] = plants.img2img(encode_images, decode, denoiser, schedule, keep)
+    return changes
 
 
-def copies_found(target: AuditTarget) -> copies.CopySearch:
-    """Is an image nearer to a train image than images of other patients are?"""
-    planted, held = _plants(target), target.held
+def find_near_copies(target: AuditTarget) -> copies.CopySearch:
+    """Measure whether synthetic images lie nearer to train images than images of other patients do."""
+    planted, held_out = _plants(target), target.held_out
     return copies.search_copies(
         target.embed, images(target.made, target.run.config.size), target.pixels(target.cohort.train),
-        target.pixels(held), planted, uids=list(target.made.rows.index), held_patients=patients(held),
+        target.pixels(held_out), planted, uids=list(target.made.rows.index), held_patients=patients(held_out),
         seed=target.seed("copies"), rate=target.options.fpr,
         required=[name for name in planted if not name.startswith("denoiser")],
     )  # fmt: skip
 
 
-def reidentified(target: AuditTarget) -> reidentify.Reidentification:
-    """Do images lead back to patients of the training more often than to others?"""
-    whole, train, held = target.cohort.manifest, target.cohort.train, target.held
+def reidentify_patients(target: AuditTarget) -> reidentify.Reidentification:
+    """Measure whether synthetic images match train patients more often than other patients."""
+    whole, train, held_out = target.cohort.manifest, target.cohort.train, target.held_out
     known = reidentify.verify(target.pixels(whole, EMBEDDING_SIZE), patients(whole), store=target.run.store,
                               runtime=target.runtime("verification"), steps=target.options.embedding_steps)  # fmt: skip
     return reidentify.reidentify(
-        target.embed, images(target.made, target.run.config.size), target.pixels(train), target.pixels(held), known,
-        uids=list(target.made.rows.index), train_patients=patients(train), held_patients=patients(held),
+        target.embed, images(target.made, target.run.config.size), target.pixels(train), target.pixels(held_out), known,
+        uids=list(target.made.rows.index), train_patients=patients(train), held_patients=patients(held_out),
         seed=target.seed("re-identification"),
     )  # fmt: skip
 
 
 def scores(target: AuditTarget, backbone: Backbone, data: LabelledLatents) -> Tensor:
-    """Return how well a denoiser knows each row, float64 [N]; higher: rather one it was trained on."""
+    """Return the membership score of each row, float64 [N]; a higher score suggests a row of the training."""
     labels = torch.from_numpy(data.labels.astype("float32"))
     condition = backbone.condition(labels, data.about)
-    found = membership.loss_scores(backbone, data.latents(data.uids), condition, seed=target.seed("membership"))
-    return torch.from_numpy(membership.calibrated(found))
+    losses = membership.loss_scores(backbone, data.latents(data.uids), condition, seed=target.seed("membership"))
+    return torch.from_numpy(membership.calibrated(losses))
 
 
 def membership_by_loss(target: AuditTarget) -> membership.Membership:
-    """Can one who holds an image tell by the denoiser's loss whether it was trained on it?
+    """Measure whether the denoiser's loss of an image reveals that the image was in the training.
 
-    The control is a denoiser of the run's shape that saw nobody: what it can tell members by is no leak.
+    The control is an untrained denoiser of the same architecture; a difference that it also shows is not a leak.
     """
     data, member = target.rows()
-    found = scores(target, target.backbone, data).numpy()
+    own = scores(target, target.backbone, data).numpy()
     control = None
     if not isinstance(target.run.config.denoiser, configs.StableConfig):
         fresh = fresh_network(target.run.config, data, target.seed("untrained")).eval().backbone()
         control = scores(target, fresh, data).numpy()
     seed = target.seed("membership rates")
-    return membership.membership(found, member, data.patients, seed=seed, control=control)
+    return membership.membership(own, member, data.patients, seed=seed, control=control)
 
 
 def _trained(target: AuditTarget, data: LabelledLatents, name: str, seed: int, more: float = 1.0) -> Backbone:
-    """A denoiser as the run's, privately if that was, of these rows. Raises InputError for Stable Diffusion.
+    """Train a denoiser on these rows with the run's settings, privately if the run is private.
 
-    `more`: times as many patients as the run's; the batch grows with them, lest a patient be drawn more rarely.
+    `more`: the number of patients relative to the run; the batch size grows with it, so that each patient is drawn as
+    often. Raises InputError for Stable Diffusion.
     """
     run, chosen = target.run, target.run.config.denoiser
     if isinstance(chosen, configs.StableConfig):
         raise InputError(
-            "--shadow-models and --canaries retrain the run's denoiser, which works for kind unet and transformer only"
+            "--shadow-models and --canaries retrain the denoiser, which is possible for kind unet and transformer only"
         )
     net = fresh_network(run.config, data, seed)
     private = None if run.config.privacy is None else PrivateTraining(run, target.cohort, kept=False)
@@ -249,7 +250,7 @@ def _trained(target: AuditTarget, data: LabelledLatents, name: str, seed: int, m
 
 
 def likelihood_ratio(target: AuditTarget) -> membership.Membership:
-    """LiRA: the run's score of each image against scores of shadows trained with and without its patient."""
+    """Run LiRA: compare the run's score of each image with those of shadow models with and without its patient."""
     data, member = target.rows()
     own = scores(target, target.backbone, data).numpy()
 
@@ -258,12 +259,14 @@ def likelihood_ratio(target: AuditTarget) -> membership.Membership:
         return scores(target, _trained(target, rows, f"shadow {seed:x}", seed), data).numpy()
 
     count, seed = target.options.shadow_models, target.seed("shadows")
-    found = lira.attack(own, shadow, data.patients, models=count, seed=seed)
-    return membership.membership(found, member, data.patients, seed=seed, name=f"Likelihood ratio, {count} shadows")
+    ratios = lira.attack(own, shadow, data.patients, models=count, seed=seed)
+    return membership.membership(
+        ratios, member, data.patients, seed=seed, name=f"Likelihood ratio, {count} shadow models"
+    )
 
 
 def canary_test(target: AuditTarget) -> canary.CanaryTest:
-    """One more training, with made-up patients put in by coin flips: what it gives away bounds epsilon from below."""
+    """Train once more with randomly inserted made-up patients; their scores give a lower bound of epsilon."""
     data, member = target.rows()
     real = taken(data, np.flatnonzero(member))
     first, seed = data.latents(data.uids[:1]), target.seed("canaries")
@@ -282,7 +285,7 @@ def canary_test(target: AuditTarget) -> canary.CanaryTest:
 
 
 def _planted(given: canary.Canaries, real: LabelledLatents) -> LabelledLatents:
-    """Canaries as rows of data, each a patient of its own."""
+    """Return canaries as rows of data, each a patient of its own."""
     uids = [f"canary-{i}" for i in range(len(given.latents))]
     at = {uid: i for i, uid in enumerate(uids)}
 
@@ -295,13 +298,13 @@ def _planted(given: canary.Canaries, real: LabelledLatents) -> LabelledLatents:
     )
 
 
-def _show_pairs(target: AuditTarget, found: Any) -> None:
-    """RUN/audit_pairs.png: the images nearest to a real one, each beside it. Shows REAL patients' images."""
-    if not isinstance(found, copies.CopySearch):
+def _show_pairs(target: AuditTarget, result: Any) -> None:
+    """Write RUN/audit_pairs.png: the synthetic images nearest to a real one, beside it. It shows real patients."""
+    if not isinstance(result, copies.CopySearch):
         return
-    near = found.images.sort_values("similarity", ascending=False).head(SHOWN)
+    near = result.images.sort_values("similarity", ascending=False).head(SHOWN)
     size, train = target.run.config.size, target.cohort.train
-    known, which = np.unique(near["train"], return_inverse=True)  # one real image may be nearest to several
+    known, which = np.unique(near["train"], return_inverse=True)  # a real image may be the nearest of several
     real = target.cohort.images(train, size, [str(train.rows.index[row]) for row in known])
     at = torch.from_numpy(target.made.rows.index.get_indexer(near.index))
     rows = torch.cat([images(target.made, size)[at], real[torch.from_numpy(which)]], dim=3)[:, 0]

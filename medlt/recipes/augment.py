@@ -1,4 +1,4 @@
-"""Fill the tail: a long-tailed collection in; synthetic images, checked, with labels, provenance and a report, out."""
+"""Fill the tail of a collection with checked synthetic images, with labels, provenance and a report."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from medlt.recipes._privacy import check_budget, no_verifiers, private_fit
 from medlt.recipes._publish import Published, make_images, publish
 from medlt.recipes._quality import build_checks, introspect, measure, show_grid, show_panels
 from medlt.recipes._setup import Run, opened
-from medlt.report.html import write as write_report
+from medlt.report.html import write_report
 from medlt.training.runtime import silent
 from medlt.types import Progress
 
 
 @dataclass(frozen=True)
 class Filled:
-    """What filling the tail gave: the real rows, their verifiers, the plan as tried, and what was published."""
+    """The result of filling the tail: real rows, verifiers, the plan rows that were used, and the published images."""
 
     cohort: Cohort
     verifiers: CrossFitClassifiers
@@ -36,9 +36,9 @@ class Filled:
 
 
 def main(config: configs.RunConfig, progress: Progress = silent) -> Path:
-    """Learn, fill the tail, check and report, or continue an interrupted run; returns the run folder.
+    """Train, make and check images, and write the report, or resume an interrupted run; return the run folder.
 
-    Raises InputError before anything is learnt on bad input.
+    Raises InputError on bad input, before any training.
     """
     rows = check(config)
     with opened(config, progress) as run:
@@ -48,7 +48,7 @@ def main(config: configs.RunConfig, progress: Progress = silent) -> Path:
 
 
 def check(config: configs.RunConfig) -> RealRows | None:
-    """Look at everything that can be wrong before a folder is made; returns the rows, no image of which is read yet."""
+    """Check config and rows before the run folder is made, and return the rows. No image is read."""
     check_config(config)
     rows = read_rows(config)
     if rows is not None:
@@ -59,7 +59,7 @@ def check(config: configs.RunConfig) -> RealRows | None:
 
 
 def learn(run: Run[configs.RunConfig], cohort: Cohort) -> Learnt:
-    """Train or load what every method stands on: the codec, all images as latents, and the verifiers."""
+    """Train or load the parts that every method needs: the codec, the latents of all images, and the verifiers."""
     check_rows(run.config, cohort)
     check_shortfall(cohort)
     check_budget(run.config, cohort)
@@ -74,7 +74,7 @@ def learn(run: Run[configs.RunConfig], cohort: Cohort) -> Learnt:
 
 
 def fill(run: Run[configs.RunConfig], cohort: Cohort) -> Filled:
-    """Make, check and publish the images of the whole plan; write what is measured and shown of them."""
+    """Make, check and publish the images of the whole plan, and write their measurements and figures."""
     learnt = learn(run, cohort)
     built = build_method(run, learnt)
     method, checks = built.method, build_checks(run, cohort, learnt.verifiers)
@@ -92,12 +92,12 @@ def fill(run: Run[configs.RunConfig], cohort: Cohort) -> Filled:
 
 
 def _named(run: Run[configs.RunConfig], cohort: Cohort, built: Built) -> str:
-    """Name what made the images. In a data-independent run not the rows: who knew all but one could tell that one."""
+    """Return a digest of what made the images. A data-independent run leaves out its rows, which it must not reveal."""
     return digest({**built.models, **({} if run.config.data_independent else {"manifest": cohort.manifest.digest()})})
 
 
 def write_documents(run: Run[configs.RunConfig]) -> None:
-    """Write the report, and what goes with the model and with the images when they are handed on."""
+    """Write the report, the model card and the data sheet."""
     with run.stage("report"):
         write_report(run.folder)
         write_text(run.path("MODEL_CARD.md"), model_card(run.folder))

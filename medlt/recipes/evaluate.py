@@ -1,4 +1,4 @@
-"""The experiment that gives the verdict: arms trained alike, one chosen on validation and tested once."""
+"""The experiment that gives the verdict: train the arms alike, choose one on validation images, and test it once."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from medlt.recipes._cohort import RealRows, open_cohort, read_rows
 from medlt.recipes._compare import arm_settings, compare, held_out_rows
 from medlt.recipes._setup import opened
 from medlt.recipes._sources import open_sources, source_config
-from medlt.report.html import write as write_report
+from medlt.report.html import write_report
 from medlt.training.runtime import silent
 from medlt.types import InputError, Progress
 
 
 def main(config: configs.EvaluateConfig, progress: Progress = silent) -> Path:
-    """Sources, arms, tables, verdict, report; returns the run folder, made or continued.
+    """Run or resume the experiment: sources, arms, tables, verdict and report. Return the run folder.
 
-    Raises InputError before anything is trained on bad input.
+    Raises InputError on bad input, before any training.
     """
     specs = {name: ArmSpec(**arm.model_dump()) for name, arm in config.arms.items()}
     rows = check(config, specs)
@@ -43,7 +43,7 @@ def main(config: configs.EvaluateConfig, progress: Progress = silent) -> Path:
 
 
 def check(config: configs.EvaluateConfig, specs: dict[str, ArmSpec]) -> RealRows | None:
-    """Look at arms, sources and rows before a folder is made; returns the rows, no image of which is read yet."""
+    """Check arms, sources and rows before the run folder is made, and return the rows. No image is read."""
     check_arms(specs, arm_settings(config))
     for name, given in config.sources.items():
         source_config(name, given)
@@ -55,13 +55,15 @@ def check(config: configs.EvaluateConfig, specs: dict[str, ArmSpec]) -> RealRows
 
 
 def _require_splits(rows: RealRows) -> None:
-    """Raises InputError where a split has no image."""
+    """Raise InputError if a split has no image."""
     for split in ("train", "val", "test"):
         if rows.manifest.split(split).rows.empty:
-            raise InputError(f"no image has split {split}: arms train on train, are chosen on val and tested on test")
+            raise InputError(f"no image has split {split}; arms are trained on train, chosen on val and tested on test")
 
 
 def _require_tail(cohort: RealRows) -> None:
-    """Raises InputError where no finding is tail."""
+    """Raise InputError if no finding is tail."""
     if not cohort.tail:
-        raise InputError(f"no finding is tail ({cohort.groups.rule}): nothing to decide on; raise targets.tail_below")
+        raise InputError(
+            f"no finding is tail ({cohort.groups.rule}), so there is nothing to compare; raise targets.tail_below"
+        )

@@ -34,7 +34,7 @@ class Axis:
         return [2.0**power for power in range(first, last + 1)]
 
 
-def fit(values: Iterable[float], *, zero: bool = False) -> Axis:
+def fit_axis(values: Iterable[float], *, zero: bool = False) -> Axis:
     """The axis that holds the finite values, and zero if asked."""
     known = [value for value in values if math.isfinite(value)] + [0.0] * zero
     if not known:

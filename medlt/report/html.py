@@ -13,9 +13,9 @@ from medlt.report import picture, summary, verdict
 from medlt.report.arms import Experiment
 from medlt.report.collect import Collected, collect
 from medlt.report.figures import Forest, Interval, bars, forest, limits, spark, thumbnail
+from medlt.report.formatting import environment, flat, plain
 from medlt.report.introspection import anonymous, section
 from medlt.report.panels import NAMES
-from medlt.report.shown import environment, flat, plain
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -215,7 +215,7 @@ def render(run: Collected, *, real_images: bool = True) -> str:
     return environment().get_template("template.html.j2").render(_context(run, real_images))
 
 
-def write(run: Path, *, real_images: bool = True) -> Path:
+def write_report(run: Path, *, real_images: bool = True) -> Path:
     """Write RUN/report.html and RUN/report.json, each whole or not at all; returns the path of the first.
 
     The run of an experiment (`medlt evaluate`) gets its own page, and RUN/verdict.svg. Equal folder contents give equal

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from medlt.report.arms import Experiment, rows
 from medlt.report.collect import collect
-from medlt.report.shown import NONE, interval, number, rng, spread
+from medlt.report.formatting import NONE, interval, number, p_value, spread
 from medlt.report.verdict import per_finding
 
 
@@ -47,7 +47,7 @@ def findings_table(folder: Path) -> str:
     body = []
     for row in told["rows"]:
         test = row["test"] or {}
-        values = (interval(row["test"]), rng(test.get("p")), rng(test.get("p_holm")))
+        values = (interval(row["test"]), p_value(test.get("p")), p_value(test.get("p_holm")))
         word = test.get("reason") or test.get("word") or NONE
         body.append(
             (_text(row["name"].replace("_", " ")), *map(spread, row["scores"]["AP"]), *values, _text(str(word)))

@@ -106,7 +106,7 @@ def png(image: Image) -> bytes:
     return buffer.getvalue()
 
 
-def save(run: Path, uid: str, stages: Mapping[str, Tensor], side: int = 128) -> str:
+def save_panel(run: Path, uid: str, stages: Mapping[str, Tensor], side: int = 128) -> str:
     """Write the strip atomically; returns its path relative to the run folder, for the column `file` of panels.parquet.
 
     The uid is percent-quoted, so that no uid leaves the folder.

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from medlt.report.arms import Experiment, comparison_plot
 from medlt.report.collect import Collected, collect
-from medlt.report.shown import environment
+from medlt.report.formatting import environment
 
 
 def draw(run: Collected) -> str:

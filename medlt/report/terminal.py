@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from medlt.report import summary
 from medlt.report.arms import Experiment, rows
 from medlt.report.collect import Collected, collect
-from medlt.report.shown import NONE, interval, number, signed, spread
+from medlt.report.formatting import NONE, interval, number, signed, spread
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 STYLES = {"helps": "bold green", "harms": "bold red"}
 
 
-def table(run: Path) -> Table:
+def report_table(run: Path) -> Table:
     """Findings against label counts, AP of each arm, and the deciding difference; of an experiment, its arms.
 
     Raises InputError like `collect`.

@@ -10,9 +10,9 @@ from typing import Any
 from medlt.report import arms, labels, summary
 from medlt.report.arms import DECIDING, OTHERS, Experiment
 from medlt.report.collect import Collected
-from medlt.report.curves import Axis, Chart, DataPoint, Series, chart, fit
+from medlt.report.curves import Axis, Chart, DataPoint, Series, chart, fit_axis
 from medlt.report.figures import Forest, forest, limits
-from medlt.report.shown import environment, flat, plain
+from medlt.report.formatting import environment, flat, plain
 
 ATTRIBUTES = ("view", "sex", "age", "source")
 KINDS = ("real", "control", "synthetic")
@@ -61,8 +61,8 @@ def ratio_curves(experiment: Experiment) -> list[dict[str, Any]]:
         )
         ends = [end for p in gain for end in (p.y, p.low, p.high)]
         value = [end for line in lines for p in line.points for end in (p.y, p.low, p.high)]
-        pair = [chart(lines, across, fit(value), dodge=6.0)]
-        pair += [chart([zero, Series("difference", "synthetic", gain)], across, fit(ends, zero=True))]
+        pair = [chart(lines, across, fit_axis(value), dodge=6.0)]
+        pair += [chart([zero, Series("difference", "synthetic", gain)], across, fit_axis(ends, zero=True))]
         if not any(line.name == "synthetic images" for line in pair[0].lines):
             continue
         shown.append({"name": family[0]["label"], "arms": [row["name"] for row in family], "plots": pair})

@@ -11,8 +11,8 @@ import pandas as pd
 import pytest
 import torch
 
-from medlt.report.html import write
-from medlt.report.panels import STAGES, save
+from medlt.report.html import write_report
+from medlt.report.panels import STAGES, save_panel
 from medlt.rng import numpy_generator, torch_generator
 
 HOSTILE = "<script>alert('x')</script>"
@@ -198,7 +198,7 @@ def augmented(bare: Path) -> Path:
     checks().to_parquet(bare / "checks.parquet")
     code_metrics().to_parquet(bare / "sparse_code_metrics.parquet")
     uids = [f"s{i:04d}" for i in (0, 1, 2, 8, 9, 14)]
-    panels = {"file": [save(bare, uid, stages(uid), side=48) for uid in uids], "kept": [True] * 5 + [False]}
+    panels = {"file": [save_panel(bare, uid, stages(uid), side=48) for uid in uids], "kept": [True] * 5 + [False]}
     panels["finding"] = list(plan().loc[uids, "finding"])
     pd.DataFrame(panels, index=pd.Index(uids, name="uid")).to_parquet(bare / "panels.parquet")
     (bare / "failures.csv").write_text('uid,reason\nr9999,"not a DICOM file, and not a PNG"\n')
@@ -421,6 +421,6 @@ def page_of() -> Callable[..., Page]:
     """Writes the report of a run folder and reads it."""
 
     def read(run: Path, **options: bool) -> Page:
-        return Page(write(run, **options).read_text())
+        return Page(write_report(run, **options).read_text())
 
     return read

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from medlt.report.curves import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, Axis, DataPoint, Series, chart, fit
+from medlt.report.curves import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, Axis, DataPoint, Series, chart, fit_axis
 
 finite = st.floats(-1, 1, allow_nan=False).map(lambda v: round(v, 4))
 ratios = st.lists(st.floats(0.25, 4), min_size=2, max_size=6, unique=True)
@@ -16,7 +16,7 @@ ratios = st.lists(st.floats(0.25, 4), min_size=2, max_size=6, unique=True)
 def test_every_point_and_whisker_lies_inside_the_frame(values: list[tuple[float, ...]], dodge: float) -> None:
     known = [DataPoint(float(i), *sorted(v)[1:2], min(v), max(v)) for i, v in enumerate(values)]
     ends = [end for p in known for end in (p.low, p.high)]
-    drawn = chart([Series("a", "real", known), Series("b", "control", known)], fit([0, 8]), fit(ends), dodge)
+    drawn = chart([Series("a", "real", known), Series("b", "control", known)], fit_axis([0, 8]), fit_axis(ends), dodge)
     for line in drawn.lines:
         for place in line.places:
             assert LEFT <= place.x <= WIDTH - RIGHT
@@ -39,7 +39,7 @@ def test_equal_ratios_are_equal_steps_on_the_axis_of_ratios(values: list[float])
 @given(st.lists(finite, min_size=2, max_size=8, unique=True))
 def test_larger_is_higher(values: list[float]) -> None:
     points = [DataPoint(float(i), v) for i, v in enumerate(values)]
-    places = chart([Series("a", "real", points)], fit([0, 8]), fit(values)).lines[0].places
+    places = chart([Series("a", "real", points)], fit_axis([0, 8]), fit_axis(values)).lines[0].places
     by_value = sorted(places, key=lambda place: place.known.y)
     assert [p.y for p in by_value] == sorted((p.y for p in places), reverse=True)
 
@@ -54,7 +54,7 @@ def test_what_is_unknown_is_not_drawn() -> None:
 
 
 def test_an_axis_holds_what_it_is_given_and_zero() -> None:
-    assert fit([0.2, math.nan, 0.5]) == Axis(0.2, 0.5)
-    assert fit([0.2, 0.5], zero=True) == Axis(0.0, 0.5)
-    assert fit([]) == Axis(0.0, 1.0)
-    assert fit([0.3]).low < 0.3 < fit([0.3]).high
+    assert fit_axis([0.2, math.nan, 0.5]) == Axis(0.2, 0.5)
+    assert fit_axis([0.2, 0.5], zero=True) == Axis(0.0, 0.5)
+    assert fit_axis([]) == Axis(0.0, 1.0)
+    assert fit_axis([0.3]).low < 0.3 < fit_axis([0.3]).high

@@ -12,8 +12,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from medlt.report.html import write
-from medlt.report.shown import number, signed
+from medlt.report.formatting import number, signed
+from medlt.report.html import write_report
 from medlt.types import InputError
 
 Read = Callable[..., Any]
@@ -103,7 +103,7 @@ def test_nothing_is_loaded_from_elsewhere(evaluated: Path, page_of: Read) -> Non
 
 
 def test_no_patient_path_time_or_memory_is_told(evaluated: Path, known: SimpleNamespace) -> None:
-    write(evaluated)
+    write_report(evaluated)
     for file in ("report.html", "report.json"):
         text = (evaluated / file).read_text()
         for secret in (known.secret, "/private/", "123.456", "1987.6", "peak_rss"):
@@ -115,17 +115,21 @@ def test_equal_content_gives_equal_bytes_and_times_do_not_matter(evaluated: Path
     shutil.copytree(evaluated, other)
     told = json.loads((other / "run.json").read_text()) | {"seconds": {"codec": 1.0}, "peak_rss_mb": 1.0}
     (other / "run.json").write_text(json.dumps(told))
-    first, second, again = write(evaluated).read_bytes(), write(other).read_bytes(), write(evaluated).read_bytes()
+    first, second, again = (
+        write_report(evaluated).read_bytes(),
+        write_report(other).read_bytes(),
+        write_report(evaluated).read_bytes(),
+    )
     assert first == second == again
     assert (evaluated / "report.json").read_bytes() == (other / "report.json").read_bytes()
     assert not list(evaluated.glob(".*"))
 
 
 def test_a_changed_number_changes_the_report(evaluated: Path) -> None:
-    before = write(evaluated).read_bytes()
+    before = write_report(evaluated).read_bytes()
     table = pd.read_parquet(evaluated / "comparisons.parquet")
     table.assign(low=table["low"] - 0.1).to_parquet(evaluated / "comparisons.parquet")
-    assert write(evaluated).read_bytes() != before
+    assert write_report(evaluated).read_bytes() != before
 
 
 def test_a_run_without_evaluation_says_so(augmented: Path, page_of: Read) -> None:
@@ -219,7 +223,7 @@ def test_what_an_audit_found_is_on_the_page(augmented: Path, page_of: Read) -> N
 
 
 def test_json_twin_holds_the_same_numbers(evaluated: Path, known: SimpleNamespace) -> None:
-    write(evaluated)
+    write_report(evaluated)
     twin = json.loads((evaluated / "report.json").read_text())
     table = pd.read_parquet(evaluated / "comparisons.parquet")
     assert pd.DataFrame(twin["comparisons"])[list(table)].equals(table)
@@ -238,17 +242,17 @@ def test_a_folder_that_is_no_run_is_one_clear_line(tmp_path: Path, make: str) ->
     if make == "file":
         run.write_text("x")
     with pytest.raises(InputError, match="give the folder a run wrote") as told:
-        write(run)
+        write_report(run)
     assert "\n" not in str(told.value)
     assert not (run / "report.html").exists()
 
 
 @pytest.mark.parametrize("name", ["run.json", "verdict.json", "checks.parquet", "scores.parquet", "panels/s0000.png"])
 def test_a_broken_file_is_named_and_the_old_report_stays(evaluated: Path, name: str) -> None:
-    before = write(evaluated).read_bytes()
+    before = write_report(evaluated).read_bytes()
     (evaluated / name).write_bytes(b"{broken")
     with pytest.raises(InputError, match=Path(name).name) as told:
-        write(evaluated)
+        write_report(evaluated)
     assert "\n" not in str(told.value)
     assert (evaluated / "report.html").read_bytes() == before
 
@@ -256,7 +260,7 @@ def test_a_broken_file_is_named_and_the_old_report_stays(evaluated: Path, name: 
 def test_a_table_without_a_column_is_named(evaluated: Path) -> None:
     pd.read_parquet(evaluated / "scores.parquet").drop(columns="arm").to_parquet(evaluated / "scores.parquet")
     with pytest.raises(InputError, match=r"scores.parquet: has no column 'arm'"):
-        write(evaluated)
+        write_report(evaluated)
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ import torch
 from markupsafe import escape
 from PIL import Image
 
-from medlt.report.html import write
+from medlt.report.html import write_report
 from medlt.report.introspection import PAIRS, SHOWN, save_pair, section
 from medlt.report.panels import GAP
 from medlt.types import InputError
@@ -50,12 +50,12 @@ def part(page: str) -> str:
 
 
 def test_without_the_tables_there_is_no_section(evaluated: Path) -> None:
-    assert "introspection" not in write(evaluated).read_text()
+    assert "introspection" not in write_report(evaluated).read_text()
     assert json.loads((evaluated / "report.json").read_text())["introspection"] is None
 
 
 def test_the_table_is_shown_the_largest_and_the_smallest_first(introspected: Path, known: SimpleNamespace) -> None:
-    text = part(write(introspected).read_text())
+    text = part(write_report(introspected).read_text())
     more, less = text.split("Less frequent")[0], text.split("Less frequent")[1].split("<h3>")[0]
     assert str(escape(known.hostile)) in more
     assert [f">v{i:02d}<" in more for i in (1, SHOWN - 1, SHOWN, 29)] == [True, True, False, False]
@@ -65,7 +65,7 @@ def test_the_table_is_shown_the_largest_and_the_smallest_first(introspected: Pat
 
 
 def test_the_gallery_shows_the_largest_signals_beside_their_neighbours(introspected: Path) -> None:
-    text = part(write(introspected).read_text())
+    text = part(write_report(introspected).read_text())
     assert text.count("<img") == PAIRS
     assert text.index("s19") < text.index("s18")
     assert "s03" not in text
@@ -78,7 +78,7 @@ def test_the_gallery_shows_the_largest_signals_beside_their_neighbours(introspec
 
 
 def test_without_real_images_only_the_synthetic_one_is_shown(introspected: Path) -> None:
-    text = part(write(introspected, real_images=False).read_text())
+    text = part(write_report(introspected, real_images=False).read_text())
     source = text.split('src="data:image/png;base64,')[1].split('"')[0]
     with Image.open(io.BytesIO(base64.b64decode(source))) as image:
         assert image.size == (SIDE, SIDE)
@@ -87,7 +87,7 @@ def test_without_real_images_only_the_synthetic_one_is_shown(introspected: Path)
 
 
 def test_nothing_breaks_out_and_no_patient_is_named(introspected: Path, known: SimpleNamespace) -> None:
-    page = write(introspected).read_text()
+    page = write_report(introspected).read_text()
     assert known.hostile not in page
     assert known.secret not in page
 
@@ -98,7 +98,7 @@ def test_a_file_outside_the_run_is_not_read(introspected: Path, tmp_path_factory
     rows = pd.read_parquet(introspected / "introspection_gallery.parquet").head(3)
     rows["file"] = [str(outside / file), f"../{outside.name}/{file}", rows["file"].iloc[2]]
     rows.to_parquet(introspected / "introspection_gallery.parquet")
-    text = part(write(introspected).read_text())
+    text = part(write_report(introspected).read_text())
     assert text.count("<img") == 1
     assert "s02" in text
 
@@ -111,10 +111,10 @@ def test_no_uid_leaves_the_folder(tmp_path: Path) -> None:
 
 def test_one_table_alone_is_enough_and_a_missing_column_is_named(introspected: Path) -> None:
     (introspected / "introspection_gallery.parquet").unlink()
-    assert "<img" not in part(write(introspected).read_text())
+    assert "<img" not in part(write_report(introspected).read_text())
     pd.read_parquet(introspected / "introspection.parquet").drop(columns="z").to_parquet(
         introspected / "introspection.parquet"
     )
     with pytest.raises(InputError, match="has no column 'z'"):
-        write(introspected)
+        write_report(introspected)
     assert section(None, None, lambda name: None, True) is None

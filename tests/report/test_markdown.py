@@ -7,8 +7,8 @@ from types import SimpleNamespace
 import pandas as pd
 import pytest
 
+from medlt.report.formatting import interval
 from medlt.report.markdown import arms_table, findings_table
-from medlt.report.shown import interval
 from medlt.types import InputError
 
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from medlt.report.panels import GAP, STAGES, png, save, strip
+from medlt.report.panels import GAP, STAGES, png, save_panel, strip
 from medlt.types import InputError
 
 SIDE = 32
@@ -78,7 +78,7 @@ def test_a_missing_stage_is_named() -> None:
 
 
 def test_save_round_trips_and_no_uid_leaves_the_folder(tmp_path: Path) -> None:
-    file = save(tmp_path, "../../x/y", stages(), SIDE)
+    file = save_panel(tmp_path, "../../x/y", stages(), SIDE)
     written = list(tmp_path.rglob("*.png"))
     assert written == [tmp_path / file]
     assert written[0].parent == tmp_path / "panels"

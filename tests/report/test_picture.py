@@ -6,9 +6,9 @@ from xml.etree import ElementTree
 
 import pandas as pd
 
-from medlt.report.html import write
+from medlt.report.formatting import interval
+from medlt.report.html import write_report
 from medlt.report.picture import forest_svg
-from medlt.report.shown import interval
 
 SVG = "{http://www.w3.org/2000/svg}"
 
@@ -34,7 +34,7 @@ def test_it_stands_alone_inside_its_frame(experiment: Path) -> None:
     for line in root.iter(f"{SVG}line"):
         assert 0 <= float(str(line.get("x1"))) <= float(str(line.get("x2"))) <= width - 48
         assert 0 <= float(str(line.get("y2"))) <= height - 70
-    assert write(experiment).with_name("verdict.svg").read_text() == text
+    assert write_report(experiment).with_name("verdict.svg").read_text() == text
 
 
 def test_without_comparisons_nothing_is_drawn(experiment: Path) -> None:
@@ -43,5 +43,5 @@ def test_without_comparisons_nothing_is_drawn(experiment: Path) -> None:
 
 
 def test_a_run_that_is_no_experiment_leaves_no_picture(evaluated: Path) -> None:
-    write(evaluated)
+    write_report(evaluated)
     assert not (evaluated / "verdict.svg").exists()

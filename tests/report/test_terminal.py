@@ -6,18 +6,18 @@ from types import SimpleNamespace
 
 from rich.console import Console
 
-from medlt.report.html import write
-from medlt.report.terminal import table
+from medlt.report.html import write_report
+from medlt.report.terminal import report_table
 
 
 def shown(run: Path) -> str:
     buffer = io.StringIO()
-    Console(file=buffer, width=200).print(table(run))
+    Console(file=buffer, width=200).print(report_table(run))
     return buffer.getvalue()
 
 
 def test_rows_agree_with_the_report(evaluated: Path, known: SimpleNamespace) -> None:
-    text, page = shown(evaluated), write(evaluated).read_text()
+    text, page = shown(evaluated), write_report(evaluated).read_text()
     assert "verdict: no evidence" in text
     line = next(line for line in text.splitlines() if "Pneumothorax" in line)
     cells = [cell.strip() for cell in line.strip("│").split("│")]
@@ -45,7 +45,7 @@ def test_markup_in_a_name_is_printed_not_obeyed(evaluated: Path) -> None:
 def test_an_experiment_lists_its_arms_with_the_verdict_above(experiment: Path, known: SimpleNamespace) -> None:
     import pandas as pd
 
-    from medlt.report.shown import interval
+    from medlt.report.formatting import interval
 
     text = shown(experiment)
     lines = [[cell.strip() for cell in line.strip("│").split("│")] for line in text.splitlines() if "│" in line]
@@ -59,7 +59,7 @@ def test_an_experiment_lists_its_arms_with_the_verdict_above(experiment: Path, k
 def test_a_run_shows_its_findings_and_the_difference_to_its_control(compared: Path, method: str) -> None:
     import pandas as pd
 
-    from medlt.report.shown import signed
+    from medlt.report.formatting import signed
 
     table = pd.read_parquet(compared / "comparisons.parquet")
     asked = table[(table["arm"] == method) & (table["control"] == "duplicated") & (table["metric"] == "AP")]

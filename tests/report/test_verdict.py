@@ -15,8 +15,8 @@ import pandas as pd
 import pytest
 
 from medlt.report.collect import collect
-from medlt.report.html import write
-from medlt.report.shown import interval, number, rng, signed
+from medlt.report.formatting import interval, number, p_value, signed
+from medlt.report.html import write_report
 from medlt.report.verdict import without_places
 from medlt.types import InputError
 
@@ -100,7 +100,7 @@ def test_both_forest_plots_hold_every_arm_by_role(experiment: Path, page_of: Rea
 
 
 def test_the_primary_arm_alone_is_a_diamond_among_arms(experiment: Path) -> None:
-    part = write(experiment).read_text().split('<section id="comparisons"')[1].split("</section>")[0]
+    part = write_report(experiment).read_text().split('<section id="comparisons"')[1].split("</section>")[0]
     assert [unescape(name) for name in re.findall(r'<g class="[\w-]+ group">\s*<text[^>]*>([^<]*)', part)] == [
         "fusion one"
     ] * 2
@@ -115,7 +115,7 @@ def test_findings_show_scores_p_and_the_reason_for_what_is_missing(
     for name in ("macro", "tail", "Effusion", "Nodule"):
         row, test = rows[name], difference(table, "fusion_one", "copies_one", name)
         assert row[1:3] == [mean_sd(scores, arm, name, "AP") for arm in ("copies_one", "fusion_one")]
-        assert row[3:7] == [interval(test), rng(test["p"]), rng(test["p_holm"]), test["word"]]
+        assert row[3:7] == [interval(test), p_value(test["p"]), p_value(test["p_holm"]), test["word"]]
         assert row[7] == mean_sd(scores, "copies_one", name, "AUROC").split(" ± ")[0]
     assert rows["Hernia"][1:4] == ["–", "–", "no test patient has it"]
     assert len(rows["Hernia"]) == len(rows["Nodule"]) - 3
@@ -246,7 +246,7 @@ def test_nothing_is_loaded_and_no_patient_place_or_time_is_told(
 
 
 def test_every_drawing_has_a_name_and_a_description(experiment: Path) -> None:
-    drawings = re.findall(r"<svg.*?</svg>", write(experiment).read_text(), re.DOTALL)
+    drawings = re.findall(r"<svg.*?</svg>", write_report(experiment).read_text(), re.DOTALL)
     assert len(drawings) == 8
     for text in drawings:
         root = ElementTree.fromstring(text)
@@ -258,13 +258,13 @@ def test_every_drawing_has_a_name_and_a_description(experiment: Path) -> None:
 def test_equal_content_gives_equal_bytes(experiment: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
     other = tmp_path_factory.mktemp("elsewhere") / "copy"
     shutil.copytree(experiment, other)
-    write(experiment), write(other)
+    write_report(experiment), write_report(other)
     for name in ("report.html", "report.json", "verdict.svg"):
         assert (experiment / name).read_bytes() == (other / name).read_bytes()
 
 
 def test_json_twin_holds_the_same_numbers(experiment: Path) -> None:
-    write(experiment)
+    write_report(experiment)
     twin = json.loads((experiment / "report.json").read_text())
     for name in ("comparisons", "subgroups", "confusion"):
         table = pd.read_parquet(experiment / f"{name}.parquet")
@@ -273,7 +273,7 @@ def test_json_twin_holds_the_same_numbers(experiment: Path) -> None:
     assert twin["primary"] == "fusion_one"
     assert len(twin["rejections"]) == 2
     (experiment / "agreement.parquet").unlink()
-    write(experiment)
+    write_report(experiment)
     assert json.loads((experiment / "report.json").read_text())["agreement"] is None
 
 
@@ -287,14 +287,14 @@ def test_counts_are_shown(experiment: Path, page_of: Read) -> None:
 def test_an_arm_table_without_a_column_is_named(experiment: Path, column: str) -> None:
     pd.read_parquet(experiment / "arms.parquet").drop(columns=column).to_parquet(experiment / "arms.parquet")
     with pytest.raises(InputError, match=rf"arms.parquet: has no column '{column}'"):
-        write(experiment)
+        write_report(experiment)
 
 
 def test_comparisons_of_an_experiment_need_p_and_power(experiment: Path) -> None:
     table = pd.read_parquet(experiment / "comparisons.parquet").drop(columns="smallest")
     table.to_parquet(experiment / "comparisons.parquet")
     with pytest.raises(InputError, match=r"comparisons.parquet: has no column 'smallest'"):
-        write(experiment)
+        write_report(experiment)
     (experiment / "arms.parquet").unlink()
     assert collect(experiment).comparisons is not None
 
@@ -303,7 +303,7 @@ def test_an_arm_named_twice_is_refused(experiment: Path) -> None:
     arms = pd.read_parquet(experiment / "arms.parquet")
     pd.concat([arms, arms.tail(1)]).to_parquet(experiment / "arms.parquet")
     with pytest.raises(InputError, match="names an arm twice"):
-        write(experiment)
+        write_report(experiment)
 
 
 @pytest.mark.parametrize(

@@ -45,7 +45,7 @@ def spread(cell: Mapping[str, Any] | None) -> str:
     return number(cell["mean"]) + (f" ± {number(cell['std'])}" if math.isfinite(cell["std"]) else "")
 
 
-def rng(value: float | None) -> str:
+def p_value(value: float | None) -> str:
     """A p value: three digits, never told as zero."""
     if value is None or not math.isfinite(value):
         return NONE
@@ -59,7 +59,7 @@ def environment() -> Environment:
 
     here = FileSystemLoader(Path(__file__).parent)
     env = Environment(loader=here, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    told = {"interval": interval, "spread": spread, "chance": rng}
+    told = {"interval": interval, "spread": spread, "p_value": p_value}
     env.filters |= {"number": number, "signed": signed, "px": "{:.1f}".format, **told}
     env.tests["finite"] = lambda value: value is not None and math.isfinite(value)
     return env
