@@ -33,7 +33,7 @@ from medlt.privacy.audit.embedding import fit_embedding
 from medlt.recipes._cohort import EMBEDDING_SIZE, Cohort, patients
 from medlt.recipes._setup import Run
 from medlt.report.introspection import save_pair
-from medlt.report.panels import png, save
+from medlt.report.panels import png, save_panel
 from medlt.synthesis.guides import targets
 from medlt.synthesis.longtail import LongtailGuide
 from medlt.types import Check, Synthesizer
@@ -213,7 +213,7 @@ def show_panels(
     if not (stages := method.explain(chosen)):
         return
     files = [
-        save(run.folder, str(uid), {name: tiles[i] for name, tiles in stages.items()})
+        save_panel(run.folder, str(uid), {name: tiles[i] for name, tiles in stages.items()})
         for i, uid in enumerate(chosen.index)
     ]
     write_table(run.path("panels.parquet"), chosen[["finding", "kept"]].assign(file=files))
