@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "medlt"
 LAYERS = (  # a module imports only from strictly lower layers, or from its own room
     {"types", "rng", "versions", "_version"},
-    {"files"},
+    {"files", "plugins"},
     {"store", "config"},
     {"training", "metrics"},
     {"data", "diffusion", "sparse"},
@@ -21,7 +21,8 @@ LAYERS = (  # a module imports only from strictly lower layers, or from its own 
     {"synthesis", "evaluation"},
     {"writer", "report", "progress"},
     {"recipes"},
-    {"doctor"},
+    {"doctor", "export"},
+    {"api"},
     {"cli"},
     {"__main__"},
     {"testing"},

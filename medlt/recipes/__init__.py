@@ -1,1 +1,1 @@
-"""One readable file a command, `main(config, progress) -> run folder`, on private helpers that each do one part."""
+"""Recipes: one module per command. Each has `main(config, progress)`, which returns the run folder."""

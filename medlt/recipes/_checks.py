@@ -1,4 +1,4 @@
-"""What can be seen to be wrong with a config before anything is learnt or written."""
+"""Checks of a config and of its rows that run before anything is trained or written."""
 
 from __future__ import annotations
 
@@ -23,24 +23,24 @@ from medlt.types import InputError
 if TYPE_CHECKING:
     from medlt.diffusion.stable.load import HasChannels
 
-TRAINING = {"steps", "learning_rate", "batch_size", "lr_scheduler", "warmup_steps", "ema_decay", "gradient_accumulation_steps", "gradient_checkpointing",
-            "checkpoint_every"}  # fmt: skip
+TRAINING = {"steps", "learning_rate", "batch_size", "lr_scheduler", "warmup_steps", "ema_decay", "checkpoint_every",
+            "gradient_accumulation_steps", "gradient_checkpointing"}  # fmt: skip
 
 
 def training(chosen: configs.DenoiserTraining) -> Training:
-    """Return how the config wants the denoiser trained."""
+    """Return the training settings of the denoiser."""
     return Training(**chosen.model_dump(include=TRAINING))
 
 
 def objective(chosen: configs.DenoiserTraining) -> Objective:
-    """Return what each step of that training minimises."""
+    """Return the objective that each training step of the denoiser minimises."""
     return Objective(
         chosen.condition_dropout, chosen.offset_noise, chosen.snr_floor, chosen.min_snr_gamma, chosen.balance
     )
 
 
 def check_config(config: configs.RunConfig) -> None:
-    """Raises InputError, one line, for a device, codec, model, training or guide that cannot work."""
+    """Raise InputError, in one line, for a codec, denoiser, precision, training or guidance that cannot work."""
     codec = load_codec(config.codec.path, "cpu") if isinstance(config.codec, configs.FolderCodec) else config.codec
     _check_size(config, codec)
     training(config.denoiser).parts(0, 1)
@@ -51,12 +51,12 @@ def check_config(config: configs.RunConfig) -> None:
 
 
 def check_rows(config: configs.RunConfig, rows: RealRows) -> None:
-    """Raises InputError for rows that the config's folds, guides or prompts cannot work with; no image is read."""
+    """Raise InputError if the rows are too few for the folds, the guidance or the prompts. No image is read."""
     train = rows.train
     if not len(rows.val.rows) and any(one.weight for one in config.method.guidance):
-        raise InputError("no image has split val, on which what guides is chosen; give some, or method.guides: []")
+        raise InputError("no image has split val, which guidance is chosen on; add some, or write method.guidance: []")
     if (count := train.rows["patient_id"].nunique()) < config.checks.folds:
-        raise InputError(f"{count} train patients cannot make {config.checks.folds} folds; lower checks.folds")
+        raise InputError(f"{count} train patients are too few for {config.checks.folds} folds; lower checks.folds")
     if isinstance(config.denoiser, configs.StableConfig):
         codec = load_codec(config.codec.path, "cpu") if isinstance(config.codec, configs.FolderCodec) else config.codec
         words, tokenizer = prompts(config.denoiser, train.findings), _tokenizer(config.denoiser.model, codec)
@@ -65,7 +65,7 @@ def check_rows(config: configs.RunConfig, rows: RealRows) -> None:
 
 
 def check_shortfall(cohort: RealRows) -> None:
-    """Raises InputError where nothing is to be filled."""
+    """Raise InputError if no tail finding lacks images."""
     if not cohort.shortfall():
         targets = cohort.targets
         wanted = f"{targets.multiplier} times its" if targets.multiplier else f"{targets.count}"
@@ -73,7 +73,7 @@ def check_shortfall(cohort: RealRows) -> None:
 
 
 def check_guides(config: configs.RunConfig) -> None:
-    """Raises InputError for a guide that would never be at work, or a start that its scheduler cannot have."""
+    """Raise InputError for guidance that no sampling step uses, or for a start that the scheduler does not support."""
     method = config.method
     scheduler = factory(method.scheduler, method.num_inference_steps)()
     for timesteps in _timesteps(method, scheduler):
@@ -83,7 +83,7 @@ def check_guides(config: configs.RunConfig) -> None:
 
 
 def _timesteps(method: configs.Method, scheduler: Any) -> list[Sequence[float]]:
-    """What is run of the schedule: a list for each strength a method has."""
+    """Return the timesteps that the method runs, a list for each of its strengths."""
     if isinstance(method, configs.Fusion):
         return [evaluations(scheduler, last_steps(method.strength, method.num_inference_steps))]
     if isinstance(method, configs.Edit):
@@ -92,7 +92,7 @@ def _timesteps(method: configs.Method, scheduler: Any) -> list[Sequence[float]]:
 
 
 def _check_size(config: configs.RunConfig, codec: AutoencoderCodec | configs.TrainedCodec) -> None:
-    """Images make whole latents, and latents make whole pieces for the denoiser: halvings of a UNet, or patches."""
+    """Raise InputError if codec and denoiser cannot divide the image size."""
     factor = 2 ** (codec.levels - 1) if isinstance(codec, configs.TrainedCodec) else codec.factor
     chosen, piece = config.denoiser, 1
     if isinstance(chosen, configs.UNetConfig):
@@ -101,29 +101,31 @@ def _check_size(config: configs.RunConfig, codec: AutoencoderCodec | configs.Tra
         piece = chosen.patch
     if config.size % (factor * piece):
         raise InputError(
-            f"size: {config.size} px, the codec shrinks by {factor}, and the denoiser works on pieces of {piece}; "
+            f"size: the codec divides {config.size} px by {factor} and the denoiser by {piece}; "
             f"give a multiple of {factor * piece}, or fewer denoiser.levels"
         )
 
 
 def prompts(chosen: configs.StableConfig, findings: tuple[str, ...]) -> Prompts:
-    """Return how the run's labels are put in words. Raises InputError if the template leaves them out."""
+    """Return the prompts of the run's labels. Raises InputError if the template has no place for the findings."""
     words = Prompts(findings, **chosen.prompts.model_dump(exclude_none=True))
     if "{findings}" not in words.template:
-        raise InputError(f"prompts.template {words.template!r} has no {{findings}}: all images would get one prompt")
+        raise InputError(f"prompts.template {words.template!r} has no {{findings}}, so all images would get one prompt")
     return words
 
 
 def check_prompts(tokenizer: Any, words: Prompts, train: Manifest) -> None:
-    """Raises InputError if the prompt of any train row is longer than the tokenizer takes."""
+    """Raise InputError if the prompt of a train row is longer than the tokenizer accepts."""
     from medlt.diffusion.stable.text import TokenConditioner
 
     TokenConditioner(tokenizer, words)(torch.from_numpy(train.labels()), about(train))
 
 
 def _tokenizer(chosen: configs.StableFolder | configs.StableUntrained, codec: HasChannels) -> Any:
-    """The checkpoint's tokenizer, None where it is not there yet; its configs and headers, and those of adapters, are
-    right. No weight is read."""
+    """Return the tokenizer of the checkpoint, None if it does not exist yet.
+
+    Raises InputError if the configs and file headers of checkpoint and adapters do not fit. No weight is read.
+    """
     from medlt.diffusion.stable.load import fits, look_at, read_tokenizer
     from medlt.diffusion.stable.save import tokenizer_folder
     from medlt.diffusion.stable.single_file import as_folder, look_at_file

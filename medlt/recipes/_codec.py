@@ -1,4 +1,4 @@
-"""The codec of a run, what it makes of the real images, and the decoder of the images that are kept."""
+"""The codec of a run, the latents of its real images, and the decoder of its synthetic images."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ TUNING, LOSSES = ("steps", "batch_size", "learning_rate"), ("decoder_only", "edg
 
 
 def make_codec(run: Run[configs.RunConfig], cohort: Cohort, private: PrivateFit | None) -> AutoencoderCodec:
-    """Return the codec of the config: a diffusers folder, as it is or tuned, or one trained here on the train split."""
+    """Return the codec of the config: a diffusers folder, as it is or fine-tuned, or one trained on the train split."""
     settings, runtime = run.config.codec, run.runtime.at("fp32")
     images = cohort.dataset(cohort.train, run.config.size)
     options: dict[str, Any] = {"contents": cohort.named(cohort.train), "runtime": runtime, "store": run.store}
@@ -50,14 +50,14 @@ def make_codec(run: Run[configs.RunConfig], cohort: Cohort, private: PrivateFit 
 
 
 def encode(run: Run[configs.RunConfig], cohort: Cohort, codec: Codec) -> Latents:
-    """Return all real images as latents; their moments are kept on disk and read as needed."""
+    """Return all real images as latents. Their moments are cached on disk and read on demand."""
     with run.stage("latents"):
         source = cohort.dataset(cohort.manifest, run.config.size)
         cache = cache_latents(
             codec, source, contents=cohort.contents(cohort.manifest), runtime=run.runtime, store=run.store
         )
         if run.config.privacy is not None or run.config.latents == "as_coded":
-            # statistics of the train split would be outside the ledger
+            # the ledger does not account for statistics of the train split
             standardiser = Standardiser(torch.zeros(codec.channels), torch.ones(codec.channels))
         else:
             standardiser = Standardiser(*channel_statistics(cache, codec, list(cohort.train.rows.index)))
@@ -65,17 +65,17 @@ def encode(run: Run[configs.RunConfig], cohort: Cohort, codec: Codec) -> Latents
 
 
 def plain(runtime: Runtime) -> bool:
-    """Return whether networks sample as they are: fp32 on a CPU."""
+    """Return whether networks sample in fp32 on a CPU, that is, without any change."""
     return (runtime.device, runtime.precision) == ("cpu", "fp32")
 
 
 def placement(runtime: Runtime) -> dict[str, Any]:
-    """Return where and in which precision networks sample; fp32 on a CPU leaves everything as it is."""
+    """Return device, dtype and memory format for sampling; fp32 on a CPU changes nothing."""
     return {"device": runtime.device, "dtype": runtime.dtype, "channels_last": not plain(runtime)}
 
 
 def decoder(runtime: Runtime, codec: Codec) -> Decoder:
-    """Return the decoder of images that are kept, in the run's precision."""
+    """Return the decoder of synthetic images, in the run's precision."""
     if plain(runtime) or not isinstance(codec, AutoencoderCodec):
         return Decoder(codec)
     return Decoder(AutoencoderCodec(copy.deepcopy(codec.network), **placement(runtime)))

@@ -1,4 +1,4 @@
-"""The real rows of a run: read, decoded once, filed, and seen alike by every stage."""
+"""The real rows of a run. Images are decoded once, rows are stored in the run folder, and every stage uses them."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class RealRows:
-    """The real rows of a run before any image is read. `targets`: how much of the tail; `requested`: findings to be made
-    whatever their counts say.
+    """The real rows of a run before any image is read.
 
-    Its properties count; none of them trains anything.
+    targets: how many images of the tail to make. requested: findings to make whatever their counts, for a
+    data-independent run.
     """
 
     manifest: Manifest
@@ -44,17 +44,17 @@ class RealRows:
 
     @cached_property
     def train(self) -> Manifest:
-        """The rows that synthesis may read."""
+        """The train rows, the only ones that synthesis reads."""
         return self.manifest.split("train")
 
     @cached_property
     def val(self) -> Manifest:
-        """The rows that choices are made on."""
+        """The validation rows, on which models and arms are chosen."""
         return self.manifest.split("val")
 
     @cached_property
     def test(self) -> Manifest:
-        """The rows that the verdict is read from."""
+        """The test rows, on which the verdict is measured."""
         return self.manifest.split("test")
 
     @property
@@ -70,15 +70,15 @@ class RealRows:
 
     @cached_property
     def tail(self) -> tuple[str, ...]:
-        """The tail findings; that nothing was found is none."""
+        """The tail findings, without the label that means no finding."""
         return tuple(name for name in self.groups.members("tail") if name != self.manifest.no_finding)
 
     def members(self) -> dict[str, tuple[str, ...]]:
-        """Return group name -> findings, with the tail as it is filled."""
+        """Return group name -> findings, with the tail as in `tail`."""
         return {name: self.groups.members(name) for name in ("head", "medium")} | {"tail": self.tail}
 
     def shortfall(self) -> dict[str, int]:
-        """Return how many images are wanted for each tail finding, or for each that was requested."""
+        """Return how many images to make for each tail finding, or for each requested one."""
         if self.requested:
             return dict.fromkeys(self.requested, min(self.targets.max_per_finding, self.targets.count))
         positives, targets = self.train.counts()["positive"], self.targets
@@ -91,7 +91,7 @@ class RealRows:
 
 @dataclass(frozen=True, kw_only=True)
 class Cohort(RealRows):
-    """The real rows of a run whose images were read, with their pixels."""
+    """The real rows of a run after their images were read, with the pixel cache."""
 
     pixels: PixelCache
 
@@ -100,46 +100,46 @@ class Cohort(RealRows):
         return {str(uid): str(content) for uid, content in part.rows["content"].items()}
 
     def named(self, part: Manifest) -> str:
-        """Return a digest of the images of a part, in their order."""
+        """Return a digest of the images of these rows, in their order."""
         return digest(list(part.rows["content"].astype(str)))
 
     def images(self, part: Manifest, size: int, uids: Sequence[str] | None = None) -> Tensor:
-        """Return images of a part, uint8 [N,1,size,size]."""
+        """Return images of these rows, uint8 [N,1,size,size]."""
         return self.pixels.images(part, size, uids)
 
     def dataset(self, part: Manifest, size: int) -> Any:
-        """Return a part as a data set of dicts with `uid` and `image` [1,size,size] in [0,1]."""
+        """Return these rows as a data set of dicts with `uid` and `image` [1,size,size] in [0,1]."""
         return self.pixels.dataset(part, size)
 
     def training_set(self, part: Manifest, size: int) -> TrainingSet:
-        """Return all images of a part as 8-bit squares of side `size`, with their labels."""
+        """Return all images of these rows as 8-bit squares of side `size`, with their labels."""
         weights = np.ones(len(part.rows), np.float32)
         return TrainingSet(self.images(part, size), part.labels(), weights, tuple(part.rows.index))
 
 
 def patients(part: Manifest) -> list[str]:
-    """Return whose image each row is."""
+    """Return the patient of each row."""
     return list(part.rows["patient_id"].astype(str))
 
 
 def about(part: Manifest) -> list[About]:
-    """Return what the rows say of view, sex and age."""
+    """Return view, sex and age of each row, as far as there are such columns."""
     known = part.rows[[name for name in ABOUT if name in part.rows]]
     return [dict(row) for row in known.to_dict("records")]
 
 
 def requested(config: configs.RunConfig | configs.EvaluateConfig, manifest: Manifest) -> tuple[str, ...]:
-    """Return what a data-independent run makes: what its config says, not what the counts of its patients say."""
+    """Return the findings that a data-independent run makes images of: those of the config, whatever the data hold."""
     if not isinstance(config, configs.RunConfig) or config.privacy is None or not config.data_independent:
         return ()
     given, known = config.privacy.findings, [name for name in manifest.findings if name != manifest.no_finding]
     if strange := [name for name in given if name not in known]:
-        raise InputError(f"privacy.findings: {strange[0]!r} is no finding of the data ({', '.join(known)})")
+        raise InputError(f"privacy.findings: {strange[0]!r} is not a finding of the data ({', '.join(known)})")
     return given or tuple(known)
 
 
 def image_sizes(config: configs.RunConfig | configs.EvaluateConfig) -> tuple[int, ...]:
-    """Return every size of image that the config's stages look at, so that each original is decoded once."""
+    """Return every image size that the stages of the config use, so that each file is decoded once."""
     classifiers = [
         config.classifier,
         getattr(config, "guidance_classifier", None),
@@ -154,7 +154,7 @@ def image_sizes(config: configs.RunConfig | configs.EvaluateConfig) -> tuple[int
 
 
 def read_rows(config: configs.RunConfig | configs.EvaluateConfig) -> RealRows | None:
-    """Return the rows of the config's data before any image is read; None for synthetic radiographs yet to be written.
+    """Return the rows of the config's data before any image is read, None for phantom data that are not written yet.
 
     Raises InputError for bad labels, missing files, and findings without a positive in the train split.
     """
@@ -166,10 +166,10 @@ def read_rows(config: configs.RunConfig | configs.EvaluateConfig) -> RealRows | 
 
 
 def open_cohort(run: Run[Any], rows: RealRows | None = None) -> Cohort:
-    """Decode the images of `rows`, or of the config's data, once, and file the rows that can be read.
+    """Decode the images of `rows`, or of the config's data, and store the readable rows in the run folder.
 
-    Raises InputError for an unreadable image, unless the config goes on without, and for images that changed since the
-    run began: half a run on each would be neither.
+    Raises InputError for an unreadable image, unless the config says skip_unreadable, and for images that changed since
+    the run began.
     """
     config = run.config
     with run.stage("data"):
@@ -189,9 +189,9 @@ def open_cohort(run: Run[Any], rows: RealRows | None = None) -> Cohort:
 
 
 def filed_cohort(run: Run[configs.RunConfig]) -> Cohort:
-    """Return the real rows of a finished run as it filed them, their images read from the cache or decoded again.
+    """Return the real rows that a finished run stored. Images come from the cache, or are decoded again.
 
-    Raises InputError where an image is gone or is not what it was.
+    Raises InputError if an image is missing or has changed.
     """
     manifest = Manifest.read(run.path(str(FILED)))
     pixels = PixelCache(run.store, workers=run.runtime.threads or 2)
@@ -202,22 +202,24 @@ def filed_cohort(run: Run[configs.RunConfig]) -> Cohort:
 
 
 def _require_readable(failures: pd.DataFrame, manifest: Manifest, skip: bool) -> None:
-    """Raises InputError for the first unreadable image, and where none is left."""
+    """Raise InputError for the first unreadable image, or if no readable one is left."""
     if len(failures) and (not skip or len(failures) == len(manifest.rows)):
         more = f" (and {len(failures) - 1} more)" if len(failures) > 1 else ""
-        go_on = "" if len(failures) == len(manifest.rows) else ", or set skip_unreadable: true to go on without"
-        raise InputError(f"{failures.iloc[0]['reason']}{more}; mend it{go_on}")
+        go_on = "" if len(failures) == len(manifest.rows) else ", or write skip_unreadable: true to leave it out"
+        raise InputError(f"{failures.iloc[0]['reason']}{more}; replace the file{go_on}")
 
 
 def _require_positives(config: configs.RunConfig | configs.EvaluateConfig, manifest: Manifest) -> None:
-    """Raises InputError for a finding without a positive; not in a data-independent run, whose start must tell nothing
-    of a patient."""
+    """Raise InputError for a finding without a positive, unless the run is data-independent.
+
+    Whether a data-independent run starts must not depend on a patient.
+    """
     if not (isinstance(config, configs.RunConfig) and config.data_independent):
         manifest.require_positives()
 
 
 def _require_unchanged(run: Run[Any], now: Manifest) -> None:
-    """Raises InputError where rows, labels or images differ from those the run filed when it began."""
+    """Raise InputError if rows, labels or images differ from those that the run stored when it began."""
     file = run.path(str(FILED))
     if not file.is_file():
         return

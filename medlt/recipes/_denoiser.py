@@ -1,8 +1,8 @@
-"""The denoiser of a run, of whatever family its config names, as a backbone ready to sample.
+"""The denoiser of a run, of the family that the config names, as a backbone for sampling.
 
-A small network is trained from nothing; a Stable Diffusion is loaded or made, fine-tuned, and read back from what was
-written. What is sampled is always what the artifact holds. RUN/denoiser is a copy for the user to take
-away: the small network, a LoRA file that goes with the base model, or a whole diffusers folder.
+A small network is trained from scratch. A Stable Diffusion model is loaded or created, fine-tuned, and read back from
+the written files. Sampling always uses the weights of the artifact. RUN/denoiser is a copy for the user: the small
+network, a LoRA file for the base model, or a whole diffusers folder.
 """
 
 from __future__ import annotations
@@ -49,19 +49,19 @@ KIND = "denoiser"
 LABEL_FILES = ("model.json", "model.safetensors")
 INDEX = {"full": "model_index.json", "lora": "pytorch_lora_weights.safetensors"}
 OWN = {"kind", "init_from", *configs.DenoiserTraining.model_fields}
-"""Fields of a denoiser's config that are not its network's."""
+"""Fields of a denoiser's config that do not describe its network."""
 
 Losses = Callable[[Backbone], Sequence[ExtraLoss]]
-"""The backbone to be trained -> losses of its training beside the usual one."""
+"""Function of the backbone that is trained; it returns losses to add to the usual one."""
 
 
 def no_losses(backbone: Backbone) -> Sequence[ExtraLoss]:
-    """Return no further loss."""
+    """Return no extra loss."""
     return ()
 
 
 def labelled_latents(cohort: Cohort, latents: Latents, part: Manifest, space: str = "standardised") -> LabelledLatents:
-    """Return latents in this space, labels and circumstances of a part of the cohort."""
+    """Return latents in this space, labels, patients, and view, sex and age of these rows."""
     accessor: Callable[..., Tensor] = latents
     if space != "standardised":
         accessor = lambda uids: latents.codec.latents(latents.cache[uids])  # noqa: E731
@@ -70,32 +70,32 @@ def labelled_latents(cohort: Cohort, latents: Latents, part: Manifest, space: st
 
 
 def taken(data: LabelledLatents, rows: np.ndarray) -> LabelledLatents:
-    """Return these rows alone."""
-    circumstances, whose = ([part[i] for i in rows] if part else () for part in (data.about, data.patients))
+    """Return the data of these row numbers."""
+    described, owners = ([part[i] for i in rows] if part else () for part in (data.about, data.patients))
     uids = [data.uids[i] for i in rows]
-    return LabelledLatents(data.latents, uids, data.labels[rows], data.contents, circumstances, whose)
+    return LabelledLatents(data.latents, uids, data.labels[rows], data.contents, described, owners)
 
 
 def joined(parts: Sequence[LabelledLatents]) -> LabelledLatents:
-    """Return all rows of several sets of one form, one after the other."""
+    """Return the rows of several data sets, one after the other."""
     home = {uid: part for part in parts for uid in part.uids}
 
     def latents(uids: Sequence[str]) -> Tensor:
         return torch.cat([home[uid].latents([uid]) for uid in uids])
 
-    circumstances, whose = ([one for part in parts for one in getattr(part, name)] for name in ("about", "patients"))
+    described, owners = ([one for part in parts for one in getattr(part, name)] for name in ("about", "patients"))
     labels = np.concatenate([part.labels for part in parts])
     contents = " + ".join(dict.fromkeys(part.contents for part in parts))
-    return LabelledLatents(latents, list(home), labels, contents, circumstances, whose)
+    return LabelledLatents(latents, list(home), labels, contents, described, owners)
 
 
 def train_denoiser(
     run: Run[configs.RunConfig], cohort: Cohort, latents: Latents, private: PrivateFit | None,
     losses: Losses = no_losses,
 ) -> Backbone:  # fmt: skip
-    """Train the config's denoiser on the train split, with further `losses`, or load it; ready to sample.
+    """Train the config's denoiser on the train split, with extra `losses`, or load it, and return it for sampling.
 
-    Its history goes to training.parquet.
+    The losses of its training are written to training.parquet.
     """
     config = run.config
     make = _stable_diffusion if isinstance(config.denoiser, configs.StableConfig) else _label_network
@@ -111,7 +111,7 @@ def train_denoiser(
 
 
 def fresh_network(config: configs.RunConfig, data: LabelledLatents, seed: int) -> LabelNetwork:
-    """Return the config's small network before its training: untrained, or as the denoiser it starts from."""
+    """Return the config's small network before its training, with the weights of `init_from` if that is set."""
     chosen = config.denoiser
     assert isinstance(chosen, configs.UNetConfig | configs.TransformerConfig)
     net = new_network(FAMILIES[chosen.kind], data, seed, chosen.model_dump(exclude=OWN))
@@ -123,18 +123,18 @@ def fresh_network(config: configs.RunConfig, data: LabelledLatents, seed: int) -
 def _label_network(
     run: Run[configs.RunConfig], cohort: Cohort, latents: Latents, private: PrivateFit | None, losses: Losses
 ) -> tuple[Backbone, Artifact]:
-    """A small network told label vectors, trained on standardised latents."""
+    """Train or load a small network that is conditioned on label vectors, on standardised latents."""
     net = fresh_network(run.config, labelled_latents(cohort, latents, cohort.train), run.config.seed)
 
     def save(folder: Path) -> None:
         net.save(folder)
         if private is not None and not _equal(net, load_label_network(folder)):
-            raise InputError(f"{folder}: the denoiser reads back otherwise than it was trained; the disk is at fault")
+            raise InputError(f"{folder}: the saved denoiser is not the trained one; check the disk and run again")
 
     artifact = _trained(run, cohort, latents, net.backbone(), FULL, private, losses, save)
     _hand_over({artifact.path(name): run.path("denoiser", name) for name in LABEL_FILES})
     saved = load_label_network(artifact.folder)
-    if private is not None:  # what can be read back is what is handed on
+    if private is not None:  # the ledger must name the weights that are handed on
         weights = digest_tensors({str(i): weight for i, weight in enumerate(saved.parameters())})
         run.record(weights={"denoiser": weights})
     return saved.backbone(), artifact
@@ -145,15 +145,16 @@ def _equal(net: LabelNetwork, other: LabelNetwork) -> bool:
 
 
 def _trained(
-    run: Run[configs.RunConfig], cohort: Cohort, latents: Latents, backbone: Backbone, how: Finetuning,
+    run: Run[configs.RunConfig], cohort: Cohort, latents: Latents, backbone: Backbone, finetuning: Finetuning,
     private: PrivateFit | None, losses: Losses, save: Callable[[Path], None], **key: Any,
 ) -> Artifact:  # fmt: skip
-    """Train a backbone as the config says and `save` it, or find that done."""
+    """Train a backbone with the config's settings and `save` it, unless the artifact exists."""
     chosen = run.config.denoiser
     runtime, space = run.runtime.at(chosen.precision), backbone.space
     data = labelled_latents(cohort, latents, cohort.train, space)
     settings: dict[str, Any] = {
-        "training": training(chosen), "finetuning": how, "objective": objective(chosen), "extra_losses": losses(backbone),
+        "training": training(chosen), "finetuning": finetuning, "objective": objective(chosen),
+        "extra_losses": losses(backbone),
         "validation": labelled_latents(cohort, latents, cohort.val, space) if len(cohort.val.rows) else None,
         "runtime": runtime, "name": "denoiser", "private": private,
     }  # fmt: skip
@@ -179,7 +180,7 @@ def _trained(
 def _samples(
     run: Run[configs.RunConfig], cohort: Cohort, latents: Latents, data: LabelledLatents, space: str
 ) -> SampleGrid:
-    """A grid at each checkpoint: the label vector of a real row for each of a few tail findings."""
+    """Return the sample grid of checkpoints: for each of the first tail findings, the label vector of one real row."""
     height, width = latents.cache.shape[-2:]
     decode = Decoder(latents.codec)
     first = [int((cohort.train.rows[name] == 1).to_numpy().argmax()) for name in cohort.tail[:SHOWN]]
@@ -196,7 +197,7 @@ def _samples(
 def base_model(
     run: Run[configs.RunConfig], chosen: configs.StableConfig, channels: int, *more: Path
 ) -> StableDiffusion:
-    """Return the model the config names; an untrained one, of `channels` latent channels, is made once."""
+    """Return the model of the config. An untrained one, with `channels` latent channels, is created once."""
     model = chosen.model
     if isinstance(model, configs.StableFolder):
         loras = (*model.loras, *more)
@@ -215,7 +216,10 @@ def base_model(
 def _stable_diffusion(
     run: Run[configs.RunConfig], cohort: Cohort, latents: Latents, private: PrivateFit | None, losses: Losses
 ) -> tuple[Backbone, Artifact | None]:
-    """The model as the config wants it. Raises InputError where model, codec and prompts do not go together."""
+    """Load, create or fine-tune the config's Stable Diffusion.
+
+    Raises InputError if model, codec and prompts do not fit.
+    """
     chosen = run.config.denoiser
     assert isinstance(chosen, configs.StableConfig)
     base = partial(base_model, run, chosen, latents.codec.channels)
@@ -235,7 +239,7 @@ def _stable_diffusion(
             _save_whole(model, latents.codec, folder)
 
     artifact = _trained(
-        run, cohort, latents, backbone, _how(chosen), private, losses, save,
+        run, cohort, latents, backbone, _finetuning(chosen), private, losses, save,
         codec=latents.codec.digest, prompts=words.digest, train=chosen.train,
     )  # fmt: skip
     trained, home = artifact.path("model"), run.path("denoiser")
@@ -245,7 +249,7 @@ def _stable_diffusion(
 
 
 def _save_whole(model: StableDiffusion, codec: Any, folder: Path) -> None:
-    """The whole diffusers folder with the codec as its vae."""
+    """Write a whole diffusers folder, with the codec as its VAE."""
     assert isinstance(codec, AutoencoderCodec)
     vae = folder / "checkpoint" / "vae"
     shutil.rmtree(vae, ignore_errors=True)
@@ -253,41 +257,41 @@ def _save_whole(model: StableDiffusion, codec: Any, folder: Path) -> None:
     save_stable_diffusion(model, folder / "model", vae=vae)
 
 
-def _how(chosen: configs.StableConfig) -> Finetuning:
+def _finetuning(chosen: configs.StableConfig) -> Finetuning:
     if chosen.train == "full":
         return FullFinetuning(chosen.train_text)
     return LoraFinetuning(chosen.rank, conv=chosen.lora_conv, text_encoder=chosen.train_text)
 
 
 def _require_free(home: Path, train: str) -> None:
-    """Raises InputError, before anything is trained, where its result could not be put."""
+    """Raise InputError, before the training, if other files are where its result will be written."""
     others = home.is_dir() and any(home.iterdir()) and not (home / INDEX[train]).is_file()
     if home.is_file() or (train == "full" and others):
-        raise InputError(f"{home} is in the way of what this run trains; move it away and run again")
+        raise InputError(f"{home}: holds files that this run did not write; move it away and run again")
 
 
 def _hand_over(files: Mapping[Path, Path]) -> None:
-    """Copy files of a model to where the user finds them; an adapter may lie beside other files.
+    """Copy files of a model into the run folder. Other files may lie beside an adapter.
 
-    Raises InputError for a file there that is another model's.
+    Raises InputError for a file of another model there.
     """
     for file, target in sorted(files.items()):
         if not target.exists():
             with atomic(target) as temporary:
                 shutil.copyfile(file, temporary)
         elif not filecmp.cmp(file, target, shallow=False):
-            raise InputError(f"{target}: is not what this run trained; move it away and run again")
+            raise InputError(f"{target}: is not the model that this run trained; move it away and run again")
 
 
 def saved_denoiser(run: Run[configs.RunConfig], cohort: Cohort, latents: Latents) -> Backbone:
-    """Return the denoiser that made a finished run's images, as it was saved. Raises InputError where it is gone."""
+    """Return the saved denoiser that made a finished run's images. Raises InputError if it is missing."""
     chosen = run.config.denoiser
     if isinstance(chosen, configs.StableConfig) and chosen.train == "none":
         return _stable_diffusion(run, cohort, latents, None, no_losses)[0]
     name = run.summary().get("denoiser", {}).get("artifact", "")
     artifact = run.store.open(KIND, run.store.root / KIND / name) if name else None
     if artifact is None:
-        raise InputError(f"{run.folder}: the run's denoiser is not there; put it back, or finish the run again")
+        raise InputError(f"{run.folder}: its denoiser is missing; restore it, or run `medlt augment` again")
     if not isinstance(chosen, configs.StableConfig):
         return load_label_network(artifact.folder).backbone()
     trained, words = artifact.path("model"), prompts(chosen, cohort.findings)

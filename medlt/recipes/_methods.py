@@ -1,4 +1,4 @@
-"""The method of a run, built from its config and from what the run has learnt: start, guidance and their parts."""
+"""The method of a run, built from its config and from the trained parts: start, guidance and extra losses."""
 
 from __future__ import annotations
 
@@ -43,12 +43,12 @@ from medlt.training.protocols import PrivateFit
 from medlt.types import Synthesizer
 
 MOST = 200
-"""Train positives of a finding by which its level is set: the mean of so many is good to 7 % of their spread."""
+"""Number of train positives that set a finding's reference level; the error of their mean is 7 % of the SD."""
 
 
 @dataclass(frozen=True)
 class Learnt:
-    """What every method stands on, trained or loaded already: typed values, none of which trains when it is read."""
+    """The parts that every method needs, already trained or loaded."""
 
     cohort: Cohort
     latents: Latents
@@ -57,7 +57,7 @@ class Learnt:
 
 
 def train_table(run: Run[configs.RunConfig], cohort: Cohort, verifiers: CrossFitClassifiers) -> TrainTable:
-    """Return the train rows as a method sees them; in a data-independent run one made-up row a finding instead."""
+    """Return the train rows for a method; in a data-independent run, one made-up row per finding instead."""
     rows, findings = cohort.train.rows, cohort.findings
     if run.config.data_independent:
         return independent_rows(cohort.requested, findings)
@@ -67,14 +67,14 @@ def train_table(run: Run[configs.RunConfig], cohort: Cohort, verifiers: CrossFit
 
 @dataclass(frozen=True)
 class Built:
-    """A method, and the digests of the models that make its images, by name."""
+    """A method, and model name -> digest of the models that make its images."""
 
     method: Synthesizer
     models: Mapping[str, str]
 
 
 def build_method(run: Run[configs.RunConfig], learnt: Learnt) -> Built:
-    """Train or load what the config's method needs, and return the method with the names of its models."""
+    """Train or load the models of the config's method, and return the method with their digests."""
     chosen, codec = run.config.method, learnt.latents.codec.digest
     if isinstance(chosen, configs.Fusion):
         coder = learn_sparse_code(run, learnt.cohort, learnt.latents, learnt.private)
@@ -82,7 +82,7 @@ def build_method(run: Run[configs.RunConfig], learnt: Learnt) -> Built:
         guides, models = build_guides(run, learnt, chosen.guidance, backbone)
         models |= {"codec": codec, "sparse": coder.digest, "denoiser": backbone.digest}
         return Built(latent_fusion(run, learnt, chosen, coder, backbone, guides), models)
-    backbone = train_denoiser(run, learnt.cohort, learnt.latents, learnt.private, further_losses(run, learnt))
+    backbone = train_denoiser(run, learnt.cohort, learnt.latents, learnt.private, extra_losses(run, learnt))
     guides, models = build_guides(run, learnt, chosen.guidance, backbone)
     models |= {"codec": codec, "denoiser": backbone.digest}
     return Built(conditional(run, learnt, chosen, backbone, guides), models)
@@ -92,7 +92,7 @@ def latent_fusion(
     run: Run[configs.RunConfig], learnt: Learnt, chosen: configs.Fusion, coder: SimplicialCoder, backbone: Backbone,
     guides: tuple[Guide, ...] = (),
 ) -> LatentFusion:  # fmt: skip
-    """Return latent fusion (arXiv 2405.01705). The verifiers' folds decide who may be paired with whom."""
+    """Return latent fusion (arXiv 2405.01705). Both parents of an image come from one fold of the verifiers."""
     targets, latents = run.config.targets, learnt.latents
     draws = PlanSettings(
         metric=chosen.pairing,
@@ -127,7 +127,7 @@ def conditional(
     run: Run[configs.RunConfig], learnt: Learnt, chosen: FROM_NOISE | configs.Edit, backbone: Backbone,
     guides: tuple[Guide, ...] = (),
 ) -> Synthesizer:  # fmt: skip
-    """Return a method that samples under real label vectors, each row verified by the fold of the row that lends it."""
+    """Return a method that samples under the label vectors of real rows; an image's fold is that of its row."""
     latents, targets = learnt.latents, run.config.targets
     shared: dict[str, Any] = {
         "collection": train_table(run, learnt.cohort, learnt.verifiers),
@@ -152,15 +152,15 @@ def conditional(
 
 
 Named = tuple[Guide, dict[str, str]]
-"""A guide, and the digests of the models it asks, by name."""
+"""A guide, and model name -> digest of the models that it uses."""
 
 
 def build_guides(
     run: Run[configs.RunConfig], learnt: Learnt, chosen: Sequence[configs.GuideConfig], backbone: Backbone
 ) -> tuple[tuple[Guide, ...], dict[str, str]]:
-    """Return the guides of a config in their order, and what they ask.
+    """Return the guides of a config in their order, and model name -> digest of the models that they use.
 
-    Those of weight 0 are left out: nothing is learnt for what does nothing.
+    Guides of weight 0 are left out, so that no model is trained for them.
     """
     made = [_guide(run, learnt, one, backbone) for one in chosen if one.weight]
     return tuple(guide for guide, _ in made), {name: digest for _, named in made for name, digest in named.items()}
@@ -189,7 +189,7 @@ def _guide(run: Run[configs.RunConfig], learnt: Learnt, chosen: configs.GuideCon
 def _longtail_guide(
     run: Run[configs.RunConfig], learnt: Learnt, chosen: configs.LongtailGuideConfig, backbone: Backbone
 ) -> Named:
-    """Longtail Guidance: its classifier sees images decoded by the run's codec, in the run's precision."""
+    """Return Longtail Guidance. Its classifier gets images that the run's codec decodes, in the run's precision."""
     codec = decoder(run.runtime, learnt.latents.codec).codec
     assert isinstance(codec, AutoencoderCodec)
     standardised = learnt.latents.standardiser if backbone.space == "standardised" else None
@@ -200,7 +200,7 @@ def _longtail_guide(
 
 
 def features(classifier: LatentClassifier, latents: Latents, backbone: Backbone) -> Callable[[Tensor], Tensor]:
-    """Return the classifier's features of latents as the backbone has them."""
+    """Return a function from the backbone's latents to the classifier's features."""
     if backbone.space == "standardised":
         return classifier.features
     return lambda z: classifier.features(latents.standardiser.to(z))
@@ -210,7 +210,7 @@ def _levels(
     run: Run[configs.RunConfig], learnt: Learnt, chosen: configs.MinorityGuideConfig, backbone: Backbone,
     distance: Distance, named: str,
 ) -> tuple[Levels, str]:  # fmt: skip
-    """How rare the real train images of each finding are, of at most `MOST` images a finding; and their digest."""
+    """Return how rare real train images of each finding are, by at most `MOST` images a finding, and a digest."""
     data = labelled_latents(learnt.cohort, learnt.latents, learnt.cohort.train, backbone.space)
     seed = run.config.seed
     key = {"format": 1, "backbone": backbone.digest, "data": data.digest(), "probe": chosen.probe, "distance": named,
@@ -232,33 +232,33 @@ def _levels(
 
 
 def few(labels: np.ndarray, uids: Sequence[str], seed: int) -> np.ndarray:
-    """Return row numbers, rising, of at most `MOST` positives of each finding [N,K], drawn by the seed and the uids."""
+    """Return sorted row numbers of at most `MOST` positives of each finding [N,K], drawn by the seed and the uids."""
     order = np.argsort([seed_of(seed, "level", uid) for uid in uids], kind="stable")
     chosen = [order[np.asarray(column)[order] == 1][:MOST] for column in np.asarray(labels).T]
     return np.unique(np.concatenate(chosen))
 
 
-def further_losses(run: Run[configs.RunConfig], learnt: Learnt) -> Losses:
-    """Return DiffuLT's further losses (arXiv 2403.05170), CBDM first, then L_AID, each where the config has it.
+def extra_losses(run: Run[configs.RunConfig], learnt: Learnt) -> Losses:
+    """Return DiffuLT's extra losses (arXiv 2403.05170), those that the config has: CBDM first, then L_AID.
 
-    `no_losses` for any other method, or where both are off: the denoiser is then the one all methods share.
+    Return `no_losses` for any other method, or if both are off; then all methods share one denoiser.
     """
     chosen = run.config.method
     if not isinstance(chosen, configs.Diffult):
         return no_losses
     cbdm = chosen.cbdm if chosen.cbdm is not None and chosen.cbdm.weight else None
-    aid = chosen.in_band_loss if chosen.in_band_loss is not None and chosen.in_band_loss.weight else None
-    if cbdm is None and aid is None:
+    in_band = chosen.in_band_loss if chosen.in_band_loss is not None and chosen.in_band_loss.weight else None
+    if cbdm is None and in_band is None:
         return no_losses
-    classifier = train_latent_classifier(run, learnt.cohort, learnt.latents) if aid is not None else None
+    classifier = train_latent_classifier(run, learnt.cohort, learnt.latents) if in_band is not None else None
 
     def losses(backbone: Backbone) -> tuple[ExtraLoss, ...]:
         made: list[ExtraLoss] = []
         if cbdm is not None:
             pool = learnt.cohort.train.labels()
             made.append(ClassBalancing(backbone.condition, pool, cbdm.weight, cbdm.power, backbone.noise))
-        if aid is not None and classifier is not None:
-            made.append(_in_band_loss(learnt, aid, classifier, backbone))
+        if in_band is not None and classifier is not None:
+            made.append(_in_band_loss(learnt, in_band, classifier, backbone))
         return tuple(made)
 
     return losses
@@ -267,15 +267,15 @@ def further_losses(run: Run[configs.RunConfig], learnt: Learnt) -> Losses:
 def _in_band_loss(
     learnt: Learnt, chosen: configs.InBandLoss, classifier: LatentClassifier, backbone: Backbone
 ) -> AidLoss:
-    """Bands among the real train latents in the features of a small classifier of latents; lengths in their median."""
+    """Return L_AID, with bands around real train latents in the classifier's features; their median is the unit."""
     data = labelled_latents(learnt.cohort, learnt.latents, learnt.cohort.train, backbone.space)
-    look = features(classifier, learnt.latents, backbone)
+    phi = features(classifier, learnt.latents, backbone)
     parts = (data.latents(data.uids[i : i + 256]).to(backbone.device) for i in range(0, len(data.uids), 256))
-    seen = np.concatenate([look(part).cpu().numpy() for part in parts])
+    embedded = np.concatenate([phi(part).cpu().numpy() for part in parts])
     labels = np.asarray(data.labels)
-    widths = limits(seen, labels)
+    widths = limits(embedded, labels)
     return AidLoss(
-        phi=look,
+        phi=phi,
         phi_digest=digest("latent classifier", classifier.digest),
         limits=widths.tolist(),
         counts=(labels == 1).sum(0).tolist(),

@@ -1,4 +1,4 @@
-"""What is learnt of the real images beside codec and denoiser: sparse code, verifiers, what guides, what compares."""
+"""Models that are trained on the real images: sparse code, verifiers, guidance and latent classifiers."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ from medlt.training.protocols import PrivateFit
 from medlt.training.runtime import Runtime
 
 PRIVATE = ("network", "steps", "batch_size", "learning_rate", "weight_decay")
-"""Settings that hold for a private verifier too; class weights and early stops read all patients at once."""
+"""Settings that also apply to a private verifier. Class weights and early stopping would need all patients at once."""
 CODE_METRICS = ("mean_max_probability", "agreement", "reconstruction_l1")
 
 
 def learn_sparse_code(
     run: Run[configs.RunConfig], cohort: Cohort, latents: Latents, private: PrivateFit | None
 ) -> SimplicialCoder:
-    """Learn the sparse code by iterated learning; its measurements go to sparse_code_metrics.parquet and run.json."""
+    """Learn the sparse code by iterated learning, and write its metrics to sparse_code_metrics.parquet and run.json."""
     options: dict[str, Any] = run.config.sparse.model_dump()
     if private is not None:
         options |= {"private": private, "patients": patients(cohort.train)}
@@ -49,7 +49,7 @@ def learn_sparse_code(
 def iterate_on(
     run: Run[configs.RunConfig], cohort: Cohort, latents: Latents, runtime: Runtime, **options: Any
 ) -> Iterated:
-    """Learn or load a sparse code of the train latents, its generations measured on the validation latents."""
+    """Learn or load a sparse code of the train latents; the validation latents measure its generations."""
     train, val = (list(part.rows.index) for part in (cohort.train, cohort.val))
     named = [digest(latents.contents, uids) for uids in (train, val)]
     return iterate(
@@ -59,32 +59,32 @@ def iterate_on(
 
 
 def train_verifiers(run: Run[configs.RunConfig], cohort: Cohort, private: PrivateFit | None) -> CrossFitClassifiers:
-    """Train cross-fitted classifiers on real train images: verifier k never saw the patients of fold k.
+    """Train cross-fitted classifiers on real train images: verifier k is trained without the patients of fold k.
 
-    Trained privately where `private` is given.
+    The training is private if `private` is given.
     """
     rows, config = cohort.train.rows, run.config
     fold = folds(rows["patient_id"], rows[list(cohort.findings)], config.checks.folds, config.seed)
     train, val = (cohort.training_set(part, config.classifier.size) for part in (cohort.train, cohort.val))
     options = config.classifier.model_dump(exclude={"size"})
-    with run.stage("judges"):
+    with run.stage("verifiers"):
 
         def verifier(uids: Sequence[str], k: int) -> Classifier:
-            runtime = run.runtime.seeded("judge", k)
+            runtime, name = run.runtime.seeded("judge", k), f"verifier {k}"
             if private is not None:
-                whose = list(rows.loc[list(uids), "patient_id"].astype(str))
-                chosen = {name: options[name] for name in PRIVATE}
-                return private_classifier(train.take(uids), whose, private=private, prepare=prepare, runtime=runtime,
-                                          store=run.store, name=f"judge {k}", **chosen)  # fmt: skip
-            return fit_classifier(train.take(uids), val, runtime=runtime, store=run.store, name=f"judge {k}", **options)
+                owners = list(rows.loc[list(uids), "patient_id"].astype(str))
+                chosen = {field: options[field] for field in PRIVATE}
+                return private_classifier(train.take(uids), owners, private=private, prepare=prepare, runtime=runtime,
+                                          store=run.store, name=name, **chosen)  # fmt: skip
+            return fit_classifier(train.take(uids), val, runtime=runtime, store=run.store, name=name, **options)
 
         return cross_fit(fold, lambda uids: train.take(uids).images, verifier, cohort.findings)
 
 
 def train_guidance_classifier(run: Run[configs.RunConfig], cohort: Cohort, verifiers: CrossFitClassifiers) -> Epistemic:
-    """Train the classifier that guides, of another architecture and seed than the verifiers, and its epistemic head.
+    """Train the guidance classifier, with another architecture and seed than the verifiers, and its epistemic head.
 
-    Raises InputError if it has a verifier's weights.
+    Raises InputError if it has the weights of a verifier.
     """
     config = run.config
     other = "dense" if config.classifier.network == "small" else "small"
@@ -93,8 +93,8 @@ def train_guidance_classifier(run: Run[configs.RunConfig], cohort: Cohort, verif
     options, runtime = chosen.model_dump(exclude={"size"}), run.runtime.seeded("predictor")
     with run.stage("guidance_classifier"):
         classifier = fit_classifier(train, val, runtime=runtime, store=run.store, name="guidance_classifier", **options)
-    verifying = [digest_network(one.net) for one in verifiers.verifiers if isinstance(one, Classifier)]
-    require_disjoint_networks({"guiding": [digest_network(classifier.net)], "verifying": verifying})
+    verifier_digests = [digest_network(one.net) for one in verifiers.verifiers if isinstance(one, Classifier)]
+    require_disjoint_networks({"guidance": [digest_network(classifier.net)], "verifier": verifier_digests})
     with run.stage("epistemic"):
         head = fit_epistemic(classifier, train, runtime=runtime, store=run.store)
     run.record(digests={"guidance_classifier": head.digest})
@@ -102,13 +102,13 @@ def train_guidance_classifier(run: Run[configs.RunConfig], cohort: Cohort, verif
 
 
 def train_latent_classifier(run: Run[configs.RunConfig], cohort: Cohort, latents: Latents) -> LatentClassifier:
-    """Train a small classifier of standardised latents, whose features say how far latents are apart."""
+    """Train a small classifier of standardised latents, whose features measure distances between latents."""
     train, val = (labelled_latents(cohort, latents, part) for part in (cohort.train, cohort.val))
     with run.stage("latent_classifier"):
         classifier = fit_latents(
             train,
             val,
-            runtime=run.runtime.seeded("eyes"),  # an old name, kept: the figures in docs/ stand on this stream
+            runtime=run.runtime.seeded("eyes"),  # the published figures depend on the name of this stream
             store=run.store,
             steps=run.config.classifier.steps,
         )

@@ -1,8 +1,8 @@
-"""Privacy of a run: what it plans to train on its patients, the noise all of it needs, and the ledger it keeps.
+"""Privacy of a run: the trainings on patients that it plans, the noise they need, and the ledger.
 
-A private run that begins from noise is data-independent where images are made: label vectors are not those of real rows
-but state one finding and deny the others; how many are made is what the config says; no verifier trained on the
-patients chooses among them. So the ledger of its denoiser speaks for its images too.
+A private run that starts from noise makes its images independently of the data: each label vector has one finding and
+no other, the config sets the number of images, and no verifier that was trained on patients selects images. So the
+ledger of its denoiser covers its images too.
 """
 
 from __future__ import annotations
@@ -39,16 +39,16 @@ Plans = dict[str, accounting.Planned]
 def plans(config: configs.RunConfig, cohort: RealRows) -> Plans:
     """Return every training on patients that this run plans, by its name in the ledger.
 
-    A patient is counted in every verifier, though each is left out of one. Raises InputError where a step would draw
-    more than there are.
+    Every verifier counts for every patient, although each patient is left out of one verifier. Raises InputError if a
+    step draws more units than there are.
     """
-    found: Plans = {}
+    planned: Plans = {}
     whole = _units(config, cohort.train.rows)
 
     def add(name: str, batch: int, steps: int, units: int = whole) -> None:
         if batch > units:
-            raise InputError(f"privacy: a step of the {name} draws {batch} of {units} on average; give a smaller batch")
-        found[name] = accounting.Planned(batch / units, steps)
+            raise InputError(f"privacy: a step of the {name} draws {batch} of {units} units; lower its batch_size")
+        planned[name] = accounting.Planned(batch / units, steps)
 
     if isinstance(config.codec, configs.TrainedCodec):
         add("codec", config.codec.batch_size, config.codec.steps)
@@ -60,19 +60,19 @@ def plans(config: configs.RunConfig, cohort: RealRows) -> Plans:
             add(name, config.sparse.batch_size, steps)
     if getattr(config.denoiser, "train", "full") != "none":
         add("denoiser", config.denoiser.batch_size, config.denoiser.steps)
-    for k, units in _judged(config, cohort).items():
-        add(f"judge {k}", config.classifier.batch_size, config.classifier.steps, units)
-    return found
+    for k, units in _verifier_units(config, cohort).items():
+        add(f"verifier {k}", config.classifier.batch_size, config.classifier.steps, units)
+    return planned
 
 
 def _units(config: configs.RunConfig, rows: pd.DataFrame) -> int:
-    """How many patients, or images, there are to hide among."""
+    """Return the number of privacy units, patients or images."""
     assert config.privacy is not None
     return len(rows) if config.privacy.privacy_unit == "image" else int(rows["patient_id"].nunique())
 
 
-def _judged(config: configs.RunConfig, cohort: RealRows) -> dict[int, int]:
-    """Number of a verifier -> among how many it hides who it was trained on; data-independent runs only if asked."""
+def _verifier_units(config: configs.RunConfig, cohort: RealRows) -> dict[int, int]:
+    """Return verifier number -> number of privacy units it is trained on; {} if the run trains no verifier."""
     assert config.privacy is not None
     if config.data_independent and not config.privacy.classifier:
         return {}
@@ -82,7 +82,7 @@ def _judged(config: configs.RunConfig, cohort: RealRows) -> dict[int, int]:
 
 
 def check_budget(config: configs.RunConfig, cohort: RealRows) -> None:
-    """Raises InputError, before anything is trained, for a budget that cannot be kept; warns of what ends the claim."""
+    """Raise InputError, before any training, for a budget that cannot be kept; warn of settings that void the claim."""
     if config.privacy is None:
         return
     log, units = logging.getLogger(__name__), _units(config, cohort.train.rows)
@@ -99,7 +99,7 @@ def _noise(planned: tuple[tuple[float, int], ...], epsilon: float, delta: float)
 
 
 def noise(config: configs.RunConfig, cohort: RealRows) -> float:
-    """Return the noise multiplier at which everything that is planned costs the budget."""
+    """Return the noise multiplier at which all planned trainings together cost the budget."""
     assert config.privacy is not None
     planned = tuple((one.rate, one.steps) for one in plans(config, cohort).values())
     return _noise(planned, config.privacy.epsilon, config.privacy.delta)
@@ -107,11 +107,9 @@ def noise(config: configs.RunConfig, cohort: RealRows) -> float:
 
 @dataclass(frozen=True)
 class PrivateTraining:
-    """What trains in place of the ordinary step in a private run, and keeps its ledger.
+    """Private training of a run, with its ledger; see `medlt.training.protocols.PrivateFit`.
 
-    See `medlt.training.protocols.PrivateFit`.
-
-    With `kept` False it is for trainings that an audit makes and throws away, which are in no ledger.
+    kept: False for the trainings of an audit, whose weights are deleted; they are in no ledger.
     """
 
     run: Run[configs.RunConfig]
@@ -120,13 +118,13 @@ class PrivateTraining:
 
     @property
     def chosen(self) -> configs.Privacy:
-        """The run's section `privacy`."""
+        """The section `privacy` of the config."""
         assert self.run.config.privacy is not None
         return self.run.config.privacy
 
     @property
     def digest(self) -> str:
-        """Names the mechanism that every stage of the run shares."""
+        """Digest of the mechanism, which every stage of the run shares."""
         own = self.chosen.model_dump(exclude={"max_physical_batch_size", "grad_sample_mode", "findings", "classifier"})
         return digest("private", own, noise(self.run.config, self.cohort))
 
@@ -135,7 +133,7 @@ class PrivateTraining:
         folder: Path, key: str, name: str, evaluate: Callable[[nn.Module], float] | None = None,
         picture: Callable[[nn.Module], Tensor] | None = None,
     ) -> None:  # fmt: skip
-        """Train as `medlt.training.protocols.PrivateFit` says, within what the other stages leave of the budget."""
+        """Train as in `medlt.training.protocols.PrivateFit`, within the budget that the other stages leave."""
         from medlt.privacy.dpsgd.training import PrivacySettings, fit_private
 
         config, chosen = self.run.config, self.chosen
@@ -147,48 +145,48 @@ class PrivateTraining:
             name=name, data=self.cohort.train.digest(), evaluate=evaluate, picture=picture)  # fmt: skip
 
     def account(self, mechanism: Path) -> None:
-        """Put a finished training into its stage's ledger and the run's.
+        """Add a finished training to the ledger of its stage and to that of the run.
 
-        Other trainings of the stage in this store, whose weights have gone, stay: what they told of patients has not.
+        Other trainings of the stage in this store stay in the ledger, even if their weights were deleted.
         """
         if not self.kept or not self.run.writable:
             return
         done = ledger.read_mechanism(mechanism)
         place = self._place(done.stage)
         known = ledger.read_ledger(place).mechanisms if place.is_file() else ()
-        earlier = [one for one in known if one.weights != done.weights]
-        ledger.write_ledger(place, [*earlier, done], self.chosen.delta, self.chosen.epsilon)
+        others = [one for one in known if one.weights != done.weights]
+        ledger.write_ledger(place, [*others, done], self.chosen.delta, self.chosen.epsilon)
         self.write()
 
     def write(self) -> None:
-        """Write RUN/ledger.json: what of the plan has been done, together."""
+        """Write RUN/ledger.json with all trainings that have been done so far."""
         places = [self._place(name) for name in plans(self.run.config, self.cohort)]
         done = [one for place in places if place.is_file() for one in ledger.read_ledger(place).mechanisms]
         ledger.write_ledger(self.run.path("ledger.json"), done, self.chosen.delta, self.chosen.epsilon)
-        self.run.record(weights={one.stage: one.weights for one in done})  # of several the last
+        self.run.record(weights={one.stage: one.weights for one in done})  # the last of each stage
 
     def _place(self, stage: str) -> Path:
         return Path(self.run.store.root) / "privacy" / (re.sub(r"\W+", "-", stage) + ".json")
 
 
 def private_fit(run: Run[configs.RunConfig], cohort: Cohort) -> PrivateFit | None:
-    """Return what trains in place of the ordinary step, or None in a run without privacy."""
+    """Return the private training of the run, or None in a run without privacy."""
     return None if run.config.privacy is None else PrivateTraining(run, cohort)
 
 
 def independent_rows(requested: Sequence[str], findings: tuple[str, ...]) -> TrainTable:
-    """Return one row a finding, `only-FINDING`, which has that finding and no other; of no patient, in fold 0."""
+    """Return one made-up row `only-FINDING` per finding, with this finding and no other, in fold 0."""
     index = pd.Index([independent_uid(name) for name in requested], name="uid")
     rows = {name: [float(name == one) for one in requested] for name in findings}
     return TrainTable(pd.DataFrame({"patient_id": "", "fold": 0, **rows}, index=index), findings, tuple(requested))
 
 
 def independent_uid(finding: str) -> str:
-    """Return the uid of a finding's made-up row, as plans name it."""
+    """Return the uid of a finding's made-up row."""
     return "only-" + re.sub(r"\W+", "-", finding)
 
 
 def no_verifiers(requested: Sequence[str], findings: tuple[str, ...]) -> CrossFitClassifiers:
-    """Return cross-fitted classifiers without a classifier, for a run in which none may look at the images."""
+    """Return an empty set of cross-fitted classifiers, for a run whose images no classifier may select."""
     fold = independent_rows(requested, findings).table["fold"]
     return CrossFitClassifiers((), fold, pd.DataFrame(index=fold.index, columns=list(findings), dtype=float))

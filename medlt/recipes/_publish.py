@@ -1,4 +1,4 @@
-"""From plan rows to a published data set: made, checked, the best of each slot kept, empty slots tried again."""
+"""Make and check the images of a plan, keep the best of each slot, retry empty slots, and publish what is kept."""
 
 from __future__ import annotations
 
@@ -20,12 +20,13 @@ from medlt.recipes._setup import Run
 from medlt.types import Batch, Check, CheckResult, Synthesizer
 from medlt.writer import DatasetWriter, write_dicom, write_metadata
 
-SLOTS = 32  # whole slots in a shard: what a kill can lose
+SLOTS = 32
+"""Number of whole slots in a shard; a killed run loses at most one shard."""
 
 
 @dataclass(frozen=True)
 class Published:
-    """The synthetic rows that were published, and the results of all checks of all images that were tried."""
+    """The published synthetic rows, and the results of all checks of all images that were made."""
 
     made: Manifest
     results: pd.DataFrame
@@ -34,10 +35,10 @@ class Published:
 def make_images(
     run: Run[configs.RunConfig], cohort: Cohort, method: Synthesizer, checks: Sequence[Check], models: str
 ) -> tuple[pd.DataFrame, DatasetWriter]:
-    """Make and check the images of the whole plan; returns what was tried, which is plan.parquet, and its images.
+    """Make and check the images of the whole plan, and return the rows that were used (plan.parquet) and the writer.
 
-    Slots of which no candidate passed are tried again with candidates of their own, `targets.max_retries` times. Every round
-    is a function of the one before, so a killed run continues to the same end. `models` names what makes the images.
+    A slot without a passing candidate is retried with new candidates, up to `targets.max_retries` times. Every round is
+    a function of the round before, so a killed run resumes to the same result. `models` is a digest of the models.
     """
     targets = run.config.targets
     writer = DatasetWriter(run.folder, models=_named(run, cohort, models))
@@ -55,8 +56,10 @@ def make_images(
 
 
 def _named(run: Run[configs.RunConfig], cohort: Cohort, models: str) -> str:
-    """Name all that decides which images of given plan rows are kept: models, real rows, verifiers' and checks'
-    settings. In a data-independent run no real row has a part in it."""
+    """Return a digest of all that decides which images are kept: models, real rows, settings of verifiers and checks.
+
+    In a data-independent run, real rows decide nothing.
+    """
     config = run.config
     chosen = [config.method.model_dump(mode="json"), config.checks.model_dump(mode="json"), config.size, config.seed,
               config.precision, config.latents]  # fmt: skip
@@ -65,14 +68,14 @@ def _named(run: Run[configs.RunConfig], cohort: Cohort, models: str) -> str:
 
 
 def shards(rows: pd.DataFrame) -> Iterator[pd.DataFrame]:
-    """Yield plan rows in pieces that are cut between slots."""
+    """Yield plan rows in shards of whole slots."""
     slot = rows.groupby(["finding", "slot"], sort=False).ngroup()
     for _, piece in rows.groupby(slot // SLOTS):
         yield piece
 
 
 def _filled(kept: pd.DataFrame, before: int) -> set[tuple[str, int]]:
-    """(finding, slot) of images kept of candidates numbered below `before`: of the rounds before this one."""
+    """Return (finding, slot) of the kept images of earlier rounds, with candidate numbers below `before`."""
     if kept.empty:
         return set()
     return set(kept.loc[kept["candidate"] < before, ["finding", "slot"]].itertuples(index=False, name=None))
@@ -82,7 +85,7 @@ def _make_round(
     run: Run[configs.RunConfig], writer: DatasetWriter, method: Synthesizer, rows: pd.DataFrame,
     checks: Sequence[Check],
 ) -> None:  # fmt: skip
-    """Every shard that is not there yet: images, check results, the kept ones on disk."""
+    """Make, check and write every shard that does not exist yet."""
     made = ((piece, None if writer.has(piece) else joined(list(method.run(piece)))) for piece in shards(rows))
     by = TargetLabelCheck.name if run.config.data_independent else LabelConsistency.name
     done = 0
@@ -95,13 +98,13 @@ def _make_round(
 
 
 def write_best(writer: DatasetWriter, rows: pd.DataFrame, batch: Batch, results: Sequence[CheckResult]) -> None:
-    """Write a shard with the best of each of its slots."""
+    """Write a shard with the best image of each of its slots."""
     kept = [result.uid for result in results if result.check == "best_of" and result.passed]
     writer.write(rows, batch, results, kept)
 
 
 def joined(batches: list[Batch]) -> Batch:
-    """Return one batch of many."""
+    """Return several batches as one."""
     tables = [pd.concat([getattr(batch, name) for batch in batches]) for name in ("rows", "labels")]
     return Batch(tables[0], torch.cat([batch.images for batch in batches]), tables[1])
 
@@ -109,7 +112,7 @@ def joined(batches: list[Batch]) -> Batch:
 def publish(
     run: Run[configs.RunConfig], cohort: Cohort, plan: pd.DataFrame, writer: DatasetWriter, models: str
 ) -> Published:
-    """Put kept images that copy no other one into images/, and all rows into manifest.parquet."""
+    """Write the kept images that copy no other one to images/, and all rows to manifest.parquet."""
     kept, results = writer.kept(), writer.results()
     if len(kept):
         twins = copies(list(kept.index), writer.read, run.config.checks.max_correlation)
@@ -130,7 +133,7 @@ def publish(
 
 
 def _manifest(run: Run[configs.RunConfig], cohort: Cohort, kept: pd.DataFrame, models: str) -> Manifest:
-    """Synthetic rows: a patient of their own, the train split, the view they were planned with, and what made them."""
+    """Return the synthetic rows: each a patient of its own in the train split, with view, method and models."""
     views = kept["view"] if "view" in kept else cohort.train.rows["view"].reindex(kept["tail_parent"]).to_numpy()
     rows = kept.assign(
         patient_id=[f"synthetic-{uid}" for uid in kept.index],

@@ -1,4 +1,4 @@
-"""What an image must pass before it is kept, and what is measured and shown of those that are."""
+"""The checks of an image, and measurements and figures of the kept images."""
 
 from __future__ import annotations
 
@@ -39,16 +39,18 @@ from medlt.synthesis.longtail import LongtailGuide
 from medlt.types import Check, Synthesizer
 
 MEASURES = 2
-"""The embedding and small pixels, which share the near-copy filter's rate."""
+"""Number of measures of the near-copy filter, the embedding and small pixels, which share its fpr."""
 FEWEST = 2
+"""Smallest number of images on each side of a quality comparison."""
 GAP = 2
+"""Width of the gaps in grid.png, px."""
 UNGUIDED = " unguided"  # no uid of an image ends so
 log = logging.getLogger(__name__)
 
 
 def build_checks(run: Run[configs.RunConfig], cohort: Cohort, verifiers: CrossFitClassifiers) -> tuple[Check, ...]:
-    """Return the checks: sanity against the parents, then the label as the verifier sees it that saw neither parent,
-    then the band, then near copies. A data-independent run looks at the image alone."""
+    """Return the checks in their order: sanity against the parents, label consistency by the verifier that was trained
+    on neither parent, the in-band check, the near-copy filter. A data-independent run checks the image alone."""
     chosen = run.config.checks
     if run.config.data_independent:
         own: tuple[Check, ...] = (Finite(), Flat(chosen.min_std), Saturated(), TargetLabelCheck())
@@ -62,21 +64,21 @@ def build_checks(run: Run[configs.RunConfig], cohort: Cohort, verifiers: CrossFi
 
 
 def _bands(run: Run[configs.RunConfig], cohort: Cohort, verifiers: CrossFitClassifiers) -> tuple[Check, ...]:
-    """The check that drops what is out of distribution, where the config has it."""
+    """Return the in-band check, which rejects images out of distribution, if the config has it."""
     chosen, rows = run.config.checks.in_band, cohort.train.rows
     if chosen is None:
         return ()
-    looks = [one.features for one in verifiers.verifiers if isinstance(one, Classifier)]
+    features = [one.features for one in verifiers.verifiers if isinstance(one, Classifier)]
     rule = Rule(chosen.form, chosen.k, chosen.quantile)
     pixels = partial(_parents, cohort, run.config.size)
     labels = rows[list(cohort.findings)]
-    check = in_band(looks, pixels, verifiers.fold, labels, cohort.tail, rule=rule, limit=chosen.limit)
+    check = in_band(features, pixels, verifiers.fold, labels, cohort.tail, rule=rule, limit=chosen.limit)
     if without := [
         f"{name} (fold {k})" for k, held in enumerate(check.bands) for name in held if not held[name].limit > 0
     ]:
         log.warning(
-            "no band of %s: too few real positives; their images will all be dropped. Fewer folds (checks.folds), "
-            "checks.in_band.form: centre, or checks.in_band: null keep them",
+            "no band of %s: too few real positives, so all their images will be rejected; lower checks.folds, or write "
+            "checks.in_band.form: centre or checks.in_band: null",
             ", ".join(without),
         )
     return (check,)
@@ -87,36 +89,36 @@ def _parents(cohort: Cohort, size: int, uids: Sequence[str]) -> Tensor:
 
 
 def _near_copies(run: Run[configs.RunConfig], cohort: Cohort) -> tuple[Check, ...]:
-    """The near-copy filter: what lies nearer to one real train image than unseen images do is not kept.
+    """Return the near-copy filter, which rejects images nearer to one train image than validation images are.
 
-    It needs validation patients enough to set its limit by. Its embedding is trained on train and validation images
-    alike, so that it does not know the ones better.
+    Its limit needs enough validation patients. Its embedding is trained on train and validation images, so that it
+    treats both alike.
     """
     chosen = run.config.checks.near_copy
     if chosen is None:
         return ()
     train, val = (cohort.images(part, EMBEDDING_SIZE) for part in (cohort.train, cohort.val))
-    whose = [patients(part) for part in (cohort.train, cohort.val)]
-    one_each = [whose[1].index(patient) for patient in dict.fromkeys(whose[1])]
+    owners = [patients(part) for part in (cohort.train, cohort.val)]
+    one_each = [owners[1].index(patient) for patient in dict.fromkeys(owners[1])]
     if (enough := math.ceil(MEASURES / chosen.fpr)) > len(one_each):
         log.warning(
-            "no near-copy filter: %d validation patients cannot show a rate of %g, that takes %d; give more, or raise "
-            "checks.near_copy.false_positive", len(one_each), chosen.fpr, enough
+            "no near-copy filter: %d validation patients are too few for a rate of %g, which needs %d; add patients, "
+            "or raise checks.near_copy.fpr", len(one_each), chosen.fpr, enough
         )  # fmt: skip
         return ()
     with run.stage("embedding"):
         embed = fit_embedding(
-            torch.cat([train, val]), whose[0] + whose[1], runtime=run.runtime.seeded("embedding"), store=run.store,
+            torch.cat([train, val]), owners[0] + owners[1], runtime=run.runtime.seeded("embedding"), store=run.store,
             steps=chosen.steps,
         )  # fmt: skip
     return (near_copy([embed, low_pass], val[one_each], train, chosen.fpr),)
 
 
 def measure(run: Run[configs.RunConfig], cohort: Cohort, verifiers: CrossFitClassifiers, made: Manifest) -> None:
-    """Write quality.parquet: are the kept images like real ones of the validation split, as varied, and as rare?
+    """Write quality.parquet: fidelity, diversity and rarity of the kept images against real validation images.
 
-    The features are those of the first verifier, which was not fitted to the validation images (its best step was
-    chosen on them) and is not what guided. Written only where both sides have images.
+    The features are those of the first verifier. It was not fitted to the validation images, although its best step was
+    chosen on them, and it did not guide the images. Nothing is written if either side has fewer than two images.
     """
     verifier, held = next(iter(verifiers.verifiers), None), cohort.val
     if not isinstance(verifier, Classifier) or min(len(held.rows), len(made.rows)) < FEWEST:
@@ -128,8 +130,8 @@ def measure(run: Run[configs.RunConfig], cohort: Cohort, verifiers: CrossFitClas
 
 
 @dataclass(frozen=True)
-class _Seen:
-    """What is known of some images [B,1,S,S] in [0,1]: signal [B], near [B,k], maps [B,h,w]; in the order of rows."""
+class _Measured:
+    """Measurements of images [B,1,S,S] in [0,1], in the order of rows: signal [B], near [B,k], maps [B,h,w]."""
 
     rows: pd.DataFrame
     images: Tensor
@@ -141,21 +143,21 @@ class _Seen:
 def introspect(
     run: Run[configs.RunConfig], cohort: Cohort, method: Synthesizer, plan: pd.DataFrame, made: Manifest
 ) -> None:
-    """Write introspection.parquet and its gallery, where a longtail guide was at work and images were kept.
+    """Write introspection.parquet and its gallery, if Longtail Guidance was used and images were kept.
 
-    They say what the guidance classifier does not know: its least sure images beside unguided ones.
+    They compare the images of which the guidance classifier is least certain with unguided ones.
     """
     guide = next((one for one in method.guidance if isinstance(one, LongtailGuide)), None)
     gallery = run.path("introspection_gallery.parquet")  # written last
     if guide is None or not len(made.rows) or not isinstance(guide.guidance_classifier, Epistemic) or gallery.is_file():
         return
     run.runtime.progress("introspection", 0, 1)
-    guided = _seen(cohort, guide, made.rows, images(made, guide.guidance_classifier.size).float() / 255)
+    guided = _measure(cohort, guide, made.rows, images(made, guide.guidance_classifier.size).float() / 255)
     top = introspection.most(guided.signal, np.ones(len(made.rows), dtype=bool))
     plain = method.with_guidance(tuple(one for one in method.guidance if one is not guide))
     pixels = torch.cat([batch.images for batch in plain.run(plan.loc[made.rows.index])])
-    unguided = _seen(cohort, guide, made.rows, pixels)
-    known = pd.concat([_known(made, guided, ""), _known(made, unguided, UNGUIDED)])
+    unguided = _measure(cohort, guide, made.rows, pixels)
+    known = pd.concat([_attributes(made, guided, ""), _attributes(made, unguided, UNGUIDED)])
     uids = list(made.rows.index.astype(str))
     highest = [uid for uid, high in zip(uids, top, strict=True) if high]
     table = introspection.introspect(known, highest, [uid + UNGUIDED for uid in uids])
@@ -164,8 +166,8 @@ def introspect(
     run.runtime.progress("introspection", 1, 1)
 
 
-def _seen(cohort: Cohort, guide: LongtailGuide, rows: pd.DataFrame, pixels: Tensor) -> _Seen:
-    """What the guidance classifier makes of images."""
+def _measure(cohort: Cohort, guide: LongtailGuide, rows: pd.DataFrame, pixels: Tensor) -> _Measured:
+    """Return the guidance classifier's measurements of images."""
     head = guide.guidance_classifier
     assert isinstance(head, Epistemic)
     real = cohort.training_set(cohort.train, head.size)
@@ -174,27 +176,27 @@ def _seen(cohort: Cohort, guide: LongtailGuide, rows: pd.DataFrame, pixels: Tens
     signal = head.score(pixels, guide.statistic)[torch.arange(len(rows)), column].numpy()
     near = introspection.nearest(base.features(pixels).numpy(), base.features(real.images).numpy(), real.uids)
     sized = torch.nn.functional.interpolate(pixels, (head.size, head.size), mode="area")
-    return _Seen(rows, pixels, signal, near, class_activation_map(base, sized, column).numpy())
+    return _Measured(rows, pixels, signal, near, class_activation_map(base, sized, column).numpy())
 
 
-def _known(made: Manifest, seen: _Seen, suffix: str) -> pd.DataFrame:
-    """Attributes of images, whose uids end in `suffix`."""
+def _attributes(made: Manifest, measured: _Measured, suffix: str) -> pd.DataFrame:
+    """Return attributes of images, with uids that end in `suffix`."""
     uids = [f"{uid}{suffix}" for uid in made.rows.index]
     labels = pd.DataFrame(made.labels(), index=uids, columns=list(made.findings))
     about = made.rows[[name for name in ("view", "sex", "age") if name in made.rows]].set_axis(uids)
-    return introspection.describe(labels, about, seen.maps, seen.near)
+    return introspection.describe(labels, about, measured.maps, measured.near)
 
 
-def _gallery(run: Run[configs.RunConfig], cohort: Cohort, seen: _Seen, top: np.ndarray) -> pd.DataFrame:
-    """The top images beside their nearest real ones, one picture each."""
+def _gallery(run: Run[configs.RunConfig], cohort: Cohort, measured: _Measured, top: np.ndarray) -> pd.DataFrame:
+    """Write one picture per top image, beside its nearest real one, and return their table."""
     at = np.flatnonzero(top)
-    near = [str(seen.near[i][0]) for i in at]
-    real = cohort.images(cohort.train, seen.images.shape[-1], near).float() / 255
-    uids = seen.rows.index[at].astype(str)
-    files = [save_pair(run.folder, uid, seen.images[i], one) for uid, i, one in zip(uids, at, real, strict=True)]
+    near = [str(measured.near[i][0]) for i in at]
+    real = cohort.images(cohort.train, measured.images.shape[-1], near).float() / 255
+    uids = measured.rows.index[at].astype(str)
+    files = [save_pair(run.folder, uid, measured.images[i], one) for uid, i, one in zip(uids, at, real, strict=True)]
     columns = {
-        "finding": list(seen.rows["finding"].iloc[at]),
-        "signal": seen.signal[at],
+        "finding": list(measured.rows["finding"].iloc[at]),
+        "signal": measured.signal[at],
         "nearest": near,
         "file": files,
     }
@@ -204,8 +206,8 @@ def _gallery(run: Run[configs.RunConfig], cohort: Cohort, seen: _Seen, top: np.n
 def show_panels(
     run: Run[configs.RunConfig], method: Synthesizer, plan: pd.DataFrame, made: Manifest, each: int = 3
 ) -> None:
-    """Write strips for the report, where the method can explain its images: of every finding the first kept images,
-    and one that the checks rejected."""
+    """Write strips for the report, if the method explains its images: the first kept images of every finding, and one
+    that the checks rejected."""
     kept = plan.index.isin(made.rows.index)
     chosen = pd.concat([plan[kept].groupby("finding").head(each), plan[~kept].groupby("finding").head(1)])
     chosen = chosen.assign(kept=chosen.index.isin(made.rows.index))
@@ -220,7 +222,7 @@ def show_panels(
 
 
 def show_grid(run: Run[configs.RunConfig], made: Manifest, each: int = 8) -> None:
-    """Write grid.png, a row of kept images for every finding that was filled, and grid.csv, which names them."""
+    """Write grid.png, a row of kept images per finding, and grid.csv, which names them."""
     if made.rows.empty:
         return
     chosen = made.rows.groupby("finding", sort=True).head(each)

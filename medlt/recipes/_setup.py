@@ -1,9 +1,9 @@
-"""The run folder: one config, one process at a time, and run.json, which records what happened.
+"""The run folder: one config, one process at a time, and the record run.json.
 
-Every stage leaves artifacts in the store or files in the folder, and finds them again when it is called again; so a
-killed run repeats nothing that was finished, and ends with the bytes of an uninterrupted one. run.json is a record for
-people and for the report: no stage reads another stage's result from it. It alone holds times and memory, and so is the
-one file that differs between two equal runs.
+Every stage writes artifacts to the store or files to the folder, and reuses them when it runs again. So a killed run
+repeats no finished stage, and ends with the same bytes as an uninterrupted one. run.json is a record for people and for
+the report; no stage reads another stage's result from it. Only run.json and run.log hold times, so only they differ
+between two equal runs.
 """
 
 from __future__ import annotations
@@ -32,23 +32,23 @@ from medlt.versions import versions
 C = TypeVar("C", configs.RunConfig, configs.EvaluateConfig)
 
 FILED = Path("stages/data/manifest.parquet")
-"""The rows a run stands on; once they are there, its config is fixed."""
+"""The real rows of a run. When this file exists, the config can no longer change."""
 CHANGEABLE = ("arms", "sources", "evaluation", "evaluation_classifier")
 """Sections of an experiment's config that may change between two calls."""
 LOCK = ".lock"
 UNRECORDED = ("images", "shard")
-"""Kinds of artifacts, many a run, whose versions are not worth a line each."""
+"""Kinds of artifacts that are not listed in run.json, because a run has many of them."""
 log = logging.getLogger(__name__)
 
 
 def peak_rss_mb() -> float:
-    """Return the largest resident set this process has had, MB (getrusage counts kB on Linux, bytes on macOS)."""
+    """Return the peak resident set size of this process, MB (getrusage returns kB on Linux, bytes on macOS)."""
     unit = 2**20 if sys.platform == "darwin" else 2**10
     return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit, 1)
 
 
 def runtime_of(config: configs.RunConfig | configs.EvaluateConfig, progress: Progress) -> Runtime:
-    """Return where and how the config wants its work done. Raises InputError where there is no such device."""
+    """Return the runtime of a config. Raises InputError if its device does not exist."""
     precision = config.precision if isinstance(config, configs.RunConfig) else "fp32"
     runtime = Runtime(config.device, precision, config.threads, config.seed, progress)
     runtime.torch_device("this run")
@@ -57,7 +57,7 @@ def runtime_of(config: configs.RunConfig | configs.EvaluateConfig, progress: Pro
 
 @dataclass(frozen=True)
 class Run(Generic[C]):
-    """A run folder opened for work, or with `writable` False for reading only."""
+    """An open run folder; read-only if `writable` is False."""
 
     folder: Path
     config: C
@@ -70,7 +70,7 @@ class Run(Generic[C]):
         return self.folder.joinpath(*parts)
 
     def summary(self) -> dict[str, Any]:
-        """Return run.json as it stands. Raises InputError for a damaged one."""
+        """Return the content of run.json. Raises InputError if it is damaged."""
         return read_summary(self.folder)
 
     def record(self, **sections: Any) -> None:
@@ -84,21 +84,21 @@ class Run(Generic[C]):
         write_json(self.path("run.json"), summary)
 
     @property
-    def reporter(self) -> Reporter:
-        """Return what takes stages and notes: the run's log where it is open, else one that ignores them."""
+    def progress(self) -> Reporter:
+        """The progress of the run with stages and notes: its log if that is open, else one that ignores them."""
         progress = self.runtime.progress
         return progress if isinstance(progress, Reporter) else Reporter()
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
-        """Report and time a stage, and record the artifacts it used with the versions that made them.
+        """Report and time a stage, and record the artifacts that it used, with the versions that made them.
 
-        The seconds of interrupted calls add up.
+        The seconds of interrupted calls are added up.
         """
         start, before = time.perf_counter(), self.summary().get("seconds", {}).get(name, 0.0)
         known = len(self.store.used)
         try:
-            with self.reporter.stage(name):
+            with self.progress.stage(name):
                 yield
         finally:
             used = {
@@ -111,20 +111,20 @@ class Run(Generic[C]):
 
 
 def read_summary(folder: Path) -> dict[str, Any]:
-    """Return run.json of a folder, {} where there is none. Raises InputError for a damaged one."""
+    """Return run.json of a folder, {} if there is none. Raises InputError if it is damaged."""
     file = Path(folder) / "run.json"
     try:
         return dict(json.loads(file.read_text())) if file.exists() else {}
     except (ValueError, TypeError):
-        raise InputError(f"{file}: damaged; remove it, and the same command writes it again") from None
+        raise InputError(f"{file}: damaged; remove it and run the same command again, which writes it") from None
 
 
 @contextmanager
 def opened(config: C, progress: Progress) -> Iterator[Run[C]]:
-    """Open the run folder of a config, for this process alone; yields it with torch on its threads.
+    """Open the run folder of a config, for this process alone, and yield it with the config's number of torch threads.
 
-    Raises InputError if another process works in it, if it was made by another config, or if it is not empty and no run
-    folder. What cannot be seen to be wrong before is checked here: call the checks of `_checks` first.
+    Raises InputError if another process works in the folder, if it was made by another config, or if it is not empty
+    and not a run folder. Call the checks of `_checks` first.
     """
     folder, runtime = Path(config.output_dir), runtime_of(config, progress)
     _require_own(folder)
@@ -142,23 +142,23 @@ def opened(config: C, progress: Progress) -> Iterator[Run[C]]:
 
 @contextmanager
 def logged(run: Run[C]) -> Iterator[Run[C]]:
-    """Yield the run with its progress, stages and warnings going to run.log in its folder too."""
+    """Yield the run with its progress, stages and warnings also written to run.log in its folder."""
     with RunLog(run.folder, run.runtime.progress) as log:
         yield replace(run, runtime=replace(run.runtime, progress=log))
 
 
 def finished(folder: Path, progress: Progress, artifacts_dir: Path | None = None) -> Run[configs.RunConfig]:
-    """Open a run that has ended, wherever it lies now, for reading only. Raises InputError if it has not ended."""
+    """Open a finished run read-only, wherever its folder is. Raises InputError if it is not finished."""
     for name in ("config.yaml", "manifest.parquet"):
         if not (folder / name).is_file():
-            raise InputError(f"{folder}: has no {name}, so it is no finished run; run `medlt augment` for it first")
+            raise InputError(f"{folder}: is not a finished run: it has no {name}; run `medlt augment` for it first")
     config = configs.load(folder / "config.yaml").model_copy(update={"output_dir": folder})
     store = Store(Path(artifacts_dir or config.artifacts_dir or folder / "artifacts"))
     return Run(folder, config, runtime_of(config, progress), store, writable=False)
 
 
 def _require_own(folder: Path) -> None:
-    """Raises InputError for a folder that is not empty and not a run folder, or that is none."""
+    """Raise InputError for a file, or for a folder that is neither empty nor a run folder."""
     if folder.is_file():
         raise InputError(f"{folder}: is a file; choose another --out")
     others = [path.name for path in folder.iterdir() if path.name != LOCK] if folder.is_dir() else []
@@ -167,9 +167,9 @@ def _require_own(folder: Path) -> None:
 
 
 def _fixed(text: str, where: Path) -> dict[str, Any]:
-    """What of a config's text may not change from call to call. Raises InputError for a damaged one.
+    """Return the part of a config's text that may not change between calls. Raises InputError if it is damaged.
 
-    Where the folder lies is no part of it: a run folder may be renamed.
+    It leaves out the folder, since a run folder may be renamed.
     """
     try:
         tree = dict(yaml.safe_load(text))
@@ -180,7 +180,7 @@ def _fixed(text: str, where: Path) -> dict[str, Any]:
 
 
 def _require_same(folder: Path, before: str, now: str) -> None:
-    """Raises InputError, with the first difference, for another config than the folder's."""
+    """Raise InputError, with the first difference, if the folder was made by another config."""
     old, new = (yaml.safe_dump(_fixed(text, folder), sort_keys=False).splitlines() for text in (before, now))
     if old != new:
         pairs = zip(old, new, strict=False)
@@ -189,15 +189,15 @@ def _require_same(folder: Path, before: str, now: str) -> None:
 
 
 def _record_begin(run: Run[C]) -> None:
-    """Record versions, seed and device; other versions than before are said, and those before stay on record."""
+    """Record versions, seed and device. Warn of versions that changed, and keep the previous ones on record."""
     summary, now = run.summary(), versions()
     before = summary.get("versions", now)
-    earlier = list(summary.get("earlier_versions", []))
+    previous = list(summary.get("previous_versions", []))
     if changed := [
         f"{name} {before.get(name)}, now {value}" for name, value in now.items() if before.get(name) != value
     ]:
-        log.warning("%s was begun with %s; what is there stays as it is", run.folder, "; ".join(changed))
-        earlier.append(before)
+        log.warning("%s was started with %s; finished parts are not made again", run.folder, "; ".join(changed))
+        previous.append(before)
     run.record(versions=now, seed=run.config.seed, device=run.config.device)
-    if earlier:
-        run.record(earlier_versions=earlier)
+    if previous:
+        run.record(previous_versions=previous)

@@ -1,4 +1,4 @@
-"""Where the synthetic images of a comparison come from: this run's own, or those of finished runs."""
+"""Sources of the synthetic images of a comparison: the run itself, or finished runs."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ log = logging.getLogger(__name__)
 
 
 def own_images(name: str, run: Run[configs.RunConfig], filled: augment.Filled) -> SourceImages:
-    """Return the images that this run has just made, as the source of its comparison."""
+    """Return the images that this run made, as the source of its comparison."""
     cohort = filled.cohort
-    made = _lent(filled.published.made, cohort, run.config)
+    made = _with_real_rows(filled.published.made, cohort, run.config)
     kept = _kept(made, filled.published.results)
     verifiers = _verifiers(run, cohort, filled.verifiers) if filled.verifiers.verifiers else None
     if verifiers is None and len(kept):
@@ -42,19 +42,19 @@ def own_images(name: str, run: Run[configs.RunConfig], filled: augment.Filled) -
 
 
 def open_sources(config: configs.EvaluateConfig, cohort: Cohort, progress: Progress) -> dict[str, SourceImages]:
-    """Return every source of an experiment, its images made if need be.
+    """Return every source of an experiment. Images that do not exist yet are made.
 
-    Raises InputError for one that does not fit the experiment.
+    Raises InputError for a source that does not fit the experiment.
     """
     return {name: _source(name, given, cohort, progress) for name, given in config.sources.items()}
 
 
 def source_config(name: str, given: configs.SourceConfig) -> configs.RunConfig:
-    """Return the config of a source's run, in its folder. Raises InputError if it is not there nor can be made."""
+    """Return the config of a source's run. Raises InputError if there is neither a finished run nor a config for it."""
     if given.config is None:
         folder = Path(str(given.run))
         if not all((folder / file).is_file() for file in ("config.yaml", "manifest.parquet")):
-            raise InputError(f"sources.{name}: {folder} is no finished run; give one that `medlt augment` made")
+            raise InputError(f"sources.{name}: {folder} is not a finished run; give a folder that `medlt augment` made")
         return configs.load(folder / "config.yaml").model_copy(update={"output_dir": folder})
     config = configs.load(given.config, given.set)
     written = (config.output_dir / "config.yaml").read_text() if (config.output_dir / "config.yaml").is_file() else ""
@@ -75,21 +75,19 @@ def _source(name: str, given: configs.SourceConfig, cohort: Cohort, progress: Pr
 
 
 def _opened(name: str, run: Run[configs.RunConfig], own: Cohort, cohort: Cohort) -> SourceImages:
-    """What a finished run left, compared with the experiment's real rows before anything is trained."""
+    """Return the images of a finished run. Raises InputError if they do not fit the experiment's real rows."""
     whole = Manifest.read(run.path("manifest.parquet"))
     made = whole.where(whole.rows["synthetic"] if "synthetic" in whole.rows else pd.Series(False, whole.rows.index))
-    results, planned = (_table(name, run.path(f"{table}.parquet")) for table in ("findings", "plan"))
-    made = _lent(made, own, run.config)
+    results, planned = (_table(name, run.path(f"{table}.parquet")) for table in ("checks", "plan"))
+    made = _with_real_rows(made, own, run.config)
     provenance.require_fit(name, made, own.train, cohort.manifest, stopped_by=own.val)
     kept = _kept(made, results)
-    # a data-independent run had no verifiers: these measure its images and choose none
+    # a data-independent run has no verifiers; these measure its images and select none
     private = None if run.config.data_independent else private_fit(run, own)
     verifiers = train_verifiers(run, own, private)
     if not run.config.data_independent and any(isinstance(one, Classifier) and one.pace for one in verifiers.verifiers):
-        log.warning("source %s: the verifiers that chose its images were not found, they were trained again", name)
-    if run.config.data_independent and len(
-        kept
-    ):  # each is judged by the one that never saw the real row it is held against
+        log.warning("source %s: the verifiers that selected its images are missing, so they were trained again", name)
+    if run.config.data_independent and len(kept):  # the fold of the real row that an image is compared with
         kept = kept.assign(fold=verifiers.fold.loc[kept["label_source"]].to_numpy())
     if len(kept):
         require_unseen_parents(kept["fold"], verifiers.seen, parents_of(kept))
@@ -99,15 +97,15 @@ def _opened(name: str, run: Run[configs.RunConfig], own: Cohort, cohort: Cohort)
     )  # fmt: skip
 
 
-def _lent(made: Manifest, own: Cohort, config: configs.RunConfig) -> Manifest:
-    """The images of a data-independent run, each with a real row of its finding that its control repeats."""
+def _with_real_rows(made: Manifest, own: Cohort, config: configs.RunConfig) -> Manifest:
+    """Return the images. In a data-independent run, each gets a real row of its finding, which the control repeats."""
     if not config.data_independent or made.rows.empty:
         return made
     return Manifest(made.rows.assign(label_source=match_real_rows(made.rows, own.train.rows)), made.findings, made.root)
 
 
 def _kept(made: Manifest, results: pd.DataFrame) -> pd.DataFrame:
-    """Kept images with their verifier's probability."""
+    """Return the kept images with their verifier's probability."""
     rows = made.rows
     if rows.empty:
         return rows.assign(verifier=pd.Series(dtype=float))
@@ -120,7 +118,7 @@ def _labels(made: Manifest) -> pd.DataFrame:
 
 
 def _pixels(made: Manifest) -> Callable[[int, Sequence[str]], Tensor]:
-    """images(size, uids); all are decoded the first time a size is asked for."""
+    """Return images(size, uids). All images are decoded at the first call with a size."""
     decoded: dict[int, Tensor] = {}
 
     def pixels(size: int, uids: Sequence[str]) -> Tensor:
@@ -136,14 +134,14 @@ def _verifiers(run: Run[configs.RunConfig], own: Cohort, verifiers: CrossFitClas
 
 
 def _table(name: str, path: Path) -> pd.DataFrame:
-    """A table of a source's run. Raises InputError if it is not there or damaged."""
+    """Return a table of a source's run. Raises InputError if it is missing or damaged."""
     try:
         return pd.read_parquet(path)
     except (OSError, ValueError):
-        raise InputError(f"source {name}: {path} is missing or damaged; finish the run again") from None
+        raise InputError(f"source {name}: {path} is missing or damaged; run `medlt augment` for it again") from None
 
 
 def _guiding(run: Run[configs.RunConfig], own: Cohort, verifiers: CrossFitClassifiers) -> tuple[str, ...]:
-    """Digests of the classifiers that guided the images, none for a method without."""
-    asked = any(isinstance(one, configs.LongtailGuideConfig) and one.weight for one in run.config.method.guidance)
-    return (digest_network(train_guidance_classifier(run, own, verifiers).net),) if asked else ()
+    """Return the digests of the classifiers that guided the images, () for a method without one."""
+    guided = any(isinstance(one, configs.LongtailGuideConfig) and one.weight for one in run.config.method.guidance)
+    return (digest_network(train_guidance_classifier(run, own, verifiers).net),) if guided else ()

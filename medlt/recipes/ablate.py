@@ -1,16 +1,16 @@
-"""Ablation of latent fusion: one setting at a time round a base config, all else shared, one row a variant.
+"""Ablation of latent fusion: vary one setting of a base config at a time, and measure each variant.
 
-Data, codec, latents, denoiser and verifiers are those of one run folder. A sparse code is learnt once for each of its
-settings and seeds; fewer generations are the beginning of more (`medlt.sparse.iterated`), so all counts of generations
-come from one learning. Every variant has the same plan rows as the base: same parents, thresholds' draws and noise,
-unless that is what it varies.
+All variants share data, codec, latents, denoiser and verifiers. A sparse code is learnt once for each of its settings
+and seeds. A code with fewer generations is a prefix of one with more (`medlt.sparse.iterated`), so one training gives
+all numbers of generations. Every variant uses the plan rows of the base, with the same parents, thresholds and noise,
+unless it varies one of these.
 
-    variants/NAME.parquet, NAME.json    images and figures of one variant; one that is there is not made again
+    variants/NAME.parquet, NAME.json    images and figures of one variant; an existing one is not made again
     ablation.parquet, .csv, .md         factor, value, is_base, seed and the figures (`medlt.evaluation.variants`)
 
-`kid` compares all images made, in the features of the verifiers that never saw their parents, with validation images
-that have a tail finding, so that a setting may be chosen by it. The first row, factor "real", says the same of real
-train images with a tail finding.
+`kid` compares all images of a variant with validation images that have a tail finding, in the features of verifiers
+that were not trained on the parents, so a setting may be chosen by it. The first row, factor "real", has the figures of
+real train images with a tail finding.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ ARM = "fusion"
 
 @dataclass(frozen=True)
 class Variant:
-    """A base config with one setting changed; `seed` is added to that of the sparse code and of the plan."""
+    """A base config with one changed setting. `seed` is added to the seeds of sparse code and plan."""
 
     factor: str
     value: Any
@@ -69,25 +69,27 @@ class Variant:
 
     @property
     def method(self) -> configs.Fusion:
-        """Its settings of latent fusion."""
+        """The settings of latent fusion."""
         if not isinstance(self.config.method, configs.Fusion):
-            raise InputError(f"an ablation is one of latent fusion, not of {self.config.method.kind}")
+            raise InputError(f"ablation: varies method fusion, not {self.config.method.kind}; write method: fusion")
         return self.config.method
 
     @cached_property
     def name(self) -> str:
-        """The same for two variants that are one, such as the base and its own value of a factor."""
+        """A name that is the same for equal variants, such as the base and its own value of a factor."""
         method = self.method.model_dump()
-        method["strength"] = last_steps(self.method.strength, self.method.num_inference_steps)  # what decides images
+        method["strength"] = last_steps(
+            self.method.strength, self.method.num_inference_steps
+        )  # the number of steps decides the images
         return f"{digest(method, self.config.sparse.model_dump())}-{self.seed}"
 
 
 def variants(base: configs.RunConfig, wanted: Ablation) -> list[Variant]:
-    """Return the base and every value of every factor, for every seed. Raises InputError for a value not allowed."""
-    found = []
+    """Return the base and every value of every factor, for every seed. Raises InputError for an invalid value."""
+    made = []
     for seed in range(wanted.seeds):
         own = Variant("base", "", base, seed, True)
-        found.append(own)
+        made.append(own)
         for key, values in wanted.vary.items():
             section, _, name = key.partition(".")
             for value in values:
@@ -96,16 +98,16 @@ def variants(base: configs.RunConfig, wanted: Ablation) -> list[Variant]:
                 changed = configs.parse(tree, f"ablation of {key}")
                 check_guides(changed)
                 one = Variant(name, value, changed, seed, False)
-                found.append(Variant(name, value, changed, seed, one.name == own.name))
-    return found
+                made.append(Variant(name, value, changed, seed, one.name == own.name))
+    return made
 
 
 def main(config: configs.RunConfig, progress: Progress = silent) -> Path:
-    """Run or continue; returns the run folder, which is one of method fusion: more may be varied in it later.
+    """Run or resume the ablation, and return the run folder. A later call may vary more in the same folder.
 
-    Raises InputError, before anything is made, for a value that is not allowed.
+    Raises InputError for an invalid value, before anything is written.
     """
-    assert config.ablation is not None  # the config's own check
+    assert config.ablation is not None  # callers check it
     base = config.model_copy(update={"ablation": None})
     wanted, rows = variants(base, config.ablation), check(base)
     with opened(base, progress) as run:
@@ -129,7 +131,7 @@ def main(config: configs.RunConfig, progress: Progress = silent) -> Path:
 
 @dataclass(frozen=True)
 class AblationRunner:
-    """What all variants share, and how one of them is measured."""
+    """The shared parts of all variants; it makes and measures each of them."""
 
     run: Run[configs.RunConfig]
     learnt: Learnt
@@ -139,11 +141,11 @@ class AblationRunner:
 
     @property
     def verifiers(self) -> list[Classifier]:
-        """The verifiers as classifiers, which have features."""
+        """The verifiers that have features."""
         return [one for one in self.learnt.verifiers.verifiers if isinstance(one, Classifier)]
 
     def finish(self, one: Variant) -> None:
-        """Write its images' figures, and then its own, unless they are there, with those of its arms if wanted."""
+        """Write the figures of a variant and of its images, unless they exist; `downstream` adds those of its arms."""
         place = _place(self.run, one, "json")
         if not place.exists() or (self.downstream and "tail_ap_difference" not in json.loads(place.read_text())):
             images, figures = self.figures(one)
@@ -151,13 +153,13 @@ class AblationRunner:
             write_json(place, {k: None if math.isnan(v) else v for k, v in figures.items()})
 
     def code(self, one: Variant) -> Iterated:
-        """Learn or load its sparse code; fewer generations are the beginning of more."""
+        """Learn or load the sparse code of a variant."""
         runtime = replace(self.run.runtime.at("fp32"), seed=self.run.config.seed + one.seed)
         options = one.config.sparse.model_dump()
         return iterate_on(self.run, self.learnt.cohort, self.learnt.latents, runtime, **options)
 
     def make(self, one: Variant, code: Iterated) -> tuple[Batch, list[CheckResult]]:
-        """Make all its images, and what the checks say of them, the best of each slot last."""
+        """Make all images of a variant and check them; the results of best_of come last."""
         guides, _ = build_guides(self.run, self.learnt, one.method.guidance, self.backbone)
         method = latent_fusion(self.run, self.learnt, one.method, code.coder, self.backbone, guides)
         plan = method.plan(self.learnt.cohort.shortfall(), self.run.config.seed + one.seed)
@@ -166,15 +168,15 @@ class AblationRunner:
         return batch, [*results, *best_of(batch.rows, results)]
 
     def figures(self, one: Variant) -> tuple[pd.DataFrame, dict[str, float]]:
-        """Return its images, columns as in `medlt.evaluation.variants.IMAGES`, and what they amount to."""
+        """Return the images of a variant, columns as in `medlt.evaluation.variants.IMAGES`, and its figures."""
         code, start = self.code(one), time.perf_counter()
         batch, results = self.make(one, code)
         seconds, images = time.perf_counter() - start, _images(batch, results)
         kid, error = self.kid(batch.images, torch.tensor(batch.rows["fold"].to_numpy(np.int64, copy=True)))
         last = code.metrics.iloc[-1]
         known = {name: float(last[name]) for name in CODE_METRICS} | {"kid": kid, "kid_sd": error}
-        proved = self.prove(one, batch, results) if self.downstream else {}
-        return images, measured(images) | known | proved | {"seconds": round(seconds, 2)}
+        compared = self.compare_arms(one, batch, results) if self.downstream else {}
+        return images, measured(images) | known | compared | {"seconds": round(seconds, 2)}
 
     def held_out(self) -> list[np.ndarray]:
         """Return each verifier's features [N,D] of the validation images that have a tail finding."""
@@ -186,11 +188,11 @@ class AblationRunner:
 
     def kid(self, images: torch.Tensor, fold: torch.Tensor) -> tuple[float, float]:
         """Return the KID of images [N,1,H,W], each in the features of the verifier of its fold [N], to `held_out`."""
-        seen = [verifier.features(images[fold == k]).numpy() for k, verifier in enumerate(self.verifiers)]
-        return kid_by_fold(list(zip(self.held_out(), seen, strict=True)))
+        embedded = [verifier.features(images[fold == k]).numpy() for k, verifier in enumerate(self.verifiers)]
+        return kid_by_fold(list(zip(self.held_out(), embedded, strict=True)))
 
     def reference(self) -> dict[str, float]:
-        """Return real train images of the tail as verifiers see them that never saw them: what can be hoped for."""
+        """Return the figures of real train images of the tail, by verifiers that were not trained on them."""
         cohort, verifiers = self.learnt.cohort, self.learnt.verifiers
         rows, findings = cohort.train.rows, list(cohort.tail)
         positive, held_out = rows[findings] == 1, verifiers.held_out[findings]
@@ -206,8 +208,8 @@ class AblationRunner:
         kid, error = self.kid(train.images, fold)
         return measured(table.assign(tail_parent=parent, **blank)) | {"kid": kid, "kid_sd": error}
 
-    def prove(self, one: Variant, batch: Batch, results: list[CheckResult]) -> dict[str, float]:
-        """Compare its kept images: tail macro AP against the duplicated control."""
+    def compare_arms(self, one: Variant, batch: Batch, results: list[CheckResult]) -> dict[str, float]:
+        """Train the arms of a variant, and return its tail macro AP minus that of the duplicated control."""
         base, cohort = self.run, self.learnt.cohort
         home = base.path("variants", one.name)
         run = Run(home, one.config.model_copy(update={"output_dir": home}), base.runtime, base.store)
@@ -244,16 +246,16 @@ def _table(run: Run[configs.RunConfig], wanted: list[Variant]) -> pd.DataFrame:
 
 
 def kept_uids(results: list[CheckResult]) -> set[str]:
-    """Return uids of the best of each slot."""
+    """Return the uids of the best image of each slot."""
     return {result.uid for result in results if result.check == "best_of" and result.passed}
 
 
 def _images(batch: Batch, results: list[CheckResult]) -> pd.DataFrame:
-    said = pd.DataFrame([vars(result) for result in results]).set_index(["check", "uid"])
-    verifier, asserted = said.loc[LabelConsistency.name], said.loc[TargetLabelCheck.name]
+    table = pd.DataFrame([vars(result) for result in results]).set_index(["check", "uid"])
+    verifier, label = table.loc[LabelConsistency.name], table.loc[TargetLabelCheck.name]
     return batch.rows[["finding", "tail_parent", "mask_share", "tail_mass"]].assign(
         verifier=verifier["value"],
         passed=verifier["passed"],
-        labelled=asserted["passed"],
+        labelled=label["passed"],
         kept=batch.rows.index.isin(kept_uids(results)),
     )

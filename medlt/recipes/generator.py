@@ -1,4 +1,4 @@
-"""What a finished run trained, as parts that can be handed on: the denoiser, the codec, and the scale of latents."""
+"""The trained generator of a finished run, for export: denoiser, codec and standardisation of latents."""
 
 from __future__ import annotations
 
@@ -30,20 +30,20 @@ class TrainedGenerator:
 
 
 def open_generator(folder: Path, progress: Progress = silent) -> TrainedGenerator:
-    """Return what a run trained. It needs the run's real images, or their cache: the scale of latents is theirs.
+    """Return the generator of a finished run. The standardisation needs the run's real images, or their cache.
 
-    Raises InputError for a run that is not finished, for one of Stable Diffusion (its RUN/denoiser is a diffusers
-    folder or a LoRA file already), and for a codec of a plug-in.
+    Raises InputError for a run that is not finished, for a Stable Diffusion (its RUN/denoiser already is a diffusers
+    folder or a LoRA file), and for the codec of a plug-in.
     """
     run = finished(Path(folder), progress)
     if isinstance(run.config.denoiser, configs.StableConfig):
-        raise InputError(f"{folder}: its denoiser is a Stable Diffusion; {folder}/denoiser is in diffusers' format")
+        raise InputError(f"{folder}: is a Stable Diffusion; {folder}/denoiser already has the format of diffusers")
     network = load_label_network(run.path("denoiser"))
     with run.runtime.limited():
         cohort = filed_cohort(run)
         codec = make_codec(run, cohort, None)
         if not isinstance(codec, AutoencoderCodec):
-            raise InputError(f"{folder}: its codec is no diffusers autoencoder, so it cannot be exported")
+            raise InputError(f"{folder}: its codec is not a diffusers autoencoder, so it cannot be exported")
         latents = encode(run, cohort, codec)
     height, width = latents.cache.shape[-2:]
     return TrainedGenerator(run.config, cohort.findings, network, codec, latents.standardiser, (height, width))

@@ -1,4 +1,4 @@
-"""The whole job: fill the tail, then compare, and say whether it helps."""
+"""Fill the tail, and measure whether that helps."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from medlt.types import Progress
 
 
 def main(config: configs.RunConfig, progress: Progress = silent) -> Path:
-    """As `medlt.recipes.augment.main`, and then the arms that say whether it helps; returns the run folder."""
+    """Run `medlt.recipes.augment`, then train and compare the arms; return the run folder."""
     rows, name = check(config), config.method.kind
     with opened(config, progress) as run:
         cohort = open_cohort(run, rows)

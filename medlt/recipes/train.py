@@ -1,4 +1,4 @@
-"""Train one part of a run by itself, with what it stands on; the run finds it in its store later."""
+"""Train one part of a run and the parts that it needs. A later run reuses them from its artifacts folder."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from medlt.recipes._checks import check_rows, check_shortfall
 from medlt.recipes._codec import encode, make_codec
 from medlt.recipes._cohort import open_cohort
 from medlt.recipes._denoiser import train_denoiser
-from medlt.recipes._methods import further_losses
+from medlt.recipes._methods import extra_losses
 from medlt.recipes._models import learn_sparse_code, train_guidance_classifier, train_verifiers
 from medlt.recipes._privacy import check_budget, private_fit
 from medlt.recipes._setup import opened
@@ -21,16 +21,16 @@ PARTS = ("codec", "sparse", "denoiser", "classifier", "epistemic")
 
 
 def main(config: configs.RunConfig, part: str, progress: Progress = silent) -> Path:
-    """Train `part`, or continue; returns the run folder. Raises InputError on bad input."""
+    """Train `part`, or resume its training, and return the run folder. Raises InputError on bad input."""
     if part not in PARTS:
-        raise InputError(f"{part!r} is no part of a run; train one of {', '.join(PARTS)}")
+        raise InputError(f"{part!r} is not a part of a run; train one of {', '.join(PARTS)}")
     _check_privacy(config, part)
     rows = check(config)
     with opened(config, progress) as run:
         cohort = open_cohort(run, rows)
         if part == "denoiser":
             learnt = learn(run, cohort)
-            train_denoiser(run, cohort, learnt.latents, learnt.private, further_losses(run, learnt))
+            train_denoiser(run, cohort, learnt.latents, learnt.private, extra_losses(run, learnt))
             return run.folder
         check_rows(config, cohort)
         check_shortfall(cohort)
@@ -48,8 +48,10 @@ def main(config: configs.RunConfig, part: str, progress: Progress = silent) -> P
 
 
 def _check_privacy(config: configs.RunConfig, part: str) -> None:
-    """Raises InputError for what a private run does not train, or whose budget does not pay for it."""
+    """Raise InputError for a part that has no private form, or that the privacy budget does not include."""
     if config.privacy is not None and part == "epistemic":
-        raise InputError("privacy: the epistemic head has no private form; train it in a run without privacy")
+        raise InputError(
+            "privacy: the epistemic head has no private form; train it in a run without the section privacy"
+        )
     if config.data_independent and part == "classifier" and not (config.privacy and config.privacy.classifier):
-        raise InputError("privacy: the budget of this run pays for no classifier; write privacy.classifier: true")
+        raise InputError("privacy: the budget of this run includes no classifier; write privacy.classifier: true")

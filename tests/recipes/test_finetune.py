@@ -232,7 +232,7 @@ def test_a_wrong_checkpoint_stops_at_the_door(
 
 
 def test_latents_that_the_network_cannot_halve_stop_at_the_door(make: Make, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="and the denoiser works on pieces of 256; give a multiple of"):
+    with pytest.raises(InputError, match="by 4 and the denoiser by 256; give a multiple of 1024, or fewer"):
         main(make(tmp_path / "run", "unet", levels=9))
     assert not (tmp_path / "run/artifacts/codec").exists()
 

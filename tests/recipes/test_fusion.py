@@ -18,8 +18,9 @@ from medlt.writer import to_uint8
 Tiny = Callable[[Path], RunConfig]
 Method = Callable[[RunConfig], Synthesizer]
 CONTRACT = (
-    "config.yaml run.json manifest.parquet plan.parquet checks.parquet failures.csv sparse_code_metrics.parquet panels.parquet "
-    "scores.parquet comparisons.parquet verdict.json report.html images/metadata.csv"
+    "config.yaml run.json run.log manifest.parquet plan.parquet checks.parquet failures.csv sparse_code_metrics.parquet "
+    "panels.parquet scores.parquet comparisons.parquet verdict.json report.html images/metadata.csv MODEL_CARD.md "
+    "DATASHEET.md"
 ).split()
 
 
@@ -36,10 +37,11 @@ def stop_at(stage: str, done: int) -> Callable[[str, int, int], None]:
 
 
 def content(run: Path) -> dict[str, bytes]:
-    """Every file but run.json, which holds times, locks, and the index of files, which holds their times."""
+    """Every file but those that hold times: run.json, run.log, locks, and the index of files."""
     files = sorted(p.relative_to(run).as_posix() for p in run.rglob("*") if p.is_file())
+    timed = {"run.json", "run.log"}
     kept = [
-        name for name in files if name != "run.json" and not name.endswith(".lock") and "artifacts/pixels/" not in name
+        name for name in files if name not in timed and not name.endswith(".lock") and "artifacts/pixels/" not in name
     ]
     return {name: (run / name).read_bytes() for name in kept}
 
@@ -95,7 +97,7 @@ def test_the_same_seed_gives_the_same_bytes(
     assert [name for name in first if first[name] != second[name]] == []
 
 
-MOMENTS = [("codec", 5), ("iterated learning", 1), ("denoiser", 5), ("judge 1", 4), ("images", 1), ("arms", 5)]
+MOMENTS = [("codec", 5), ("iterated learning", 1), ("denoiser", 5), ("verifier 1", 4), ("images", 1), ("arms", 5)]
 
 
 @pytest.mark.parametrize("moment", MOMENTS, ids=lambda m: m[0])

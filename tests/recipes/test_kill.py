@@ -60,10 +60,11 @@ def working_for(place: Path, seconds: float) -> Moment:
 
 
 def content(run: Path) -> dict[str, bytes]:
-    """Every file but run.json, which holds times, locks, and the index of files, which holds their times."""
+    """Every file but those that hold times: run.json, run.log, locks, and the index of files."""
     files = sorted(p.relative_to(run).as_posix() for p in run.rglob("*") if p.is_file())
+    timed = {"run.json", "run.log"}
     kept = [
-        name for name in files if name != "run.json" and not name.endswith(".lock") and "artifacts/pixels/" not in name
+        name for name in files if name not in timed and not name.endswith(".lock") and "artifacts/pixels/" not in name
     ]
     return {name: (run / name).read_bytes() for name in kept}
 

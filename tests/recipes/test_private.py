@@ -200,7 +200,7 @@ def test_privacy_and_fusion_trains_all_privately_and_claims_nothing(tiny: Tiny, 
     told = tiny(tmp_path / "run").model_dump(mode="json")
     done = augment(parse({**told, "privacy": {**PRIVACY, "epsilon": 50}}))
     stages = {one.stage for one in ledger.read_ledger(done / "ledger.json").mechanisms}
-    assert {"codec", "denoiser", "judge 0", "judge 1", "sparse interaction 0", "sparse imitation 1"} <= stages
+    assert {"codec", "denoiser", "verifier 0", "verifier 1", "sparse interaction 0", "sparse imitation 1"} <= stages
     assert ledger.read_ledger(done / "ledger.json").spent.epsilon <= 50
     said = claim(done)
     assert said.epsilon is None
@@ -223,7 +223,7 @@ def test_the_unit_may_be_an_image_and_is_called_weaker(tiny: Tiny, tmp_path: Pat
         ({"privacy": {**PRIVACY, "epsilon": 0}}, "privacy.epsilon: Input should be greater than 0"),
         ({"privacy": {**PRIVACY, "epsilon": -1}}, "privacy.epsilon"),
         ({"privacy": {**PRIVACY, "delta": 1}}, "privacy.delta"),
-        ({"privacy": {**PRIVACY, "privacy_unit": "study"}}, "privacy.unit"),
+        ({"privacy": {**PRIVACY, "privacy_unit": "study"}}, "privacy.privacy_unit"),
         ({"privacy": {"epsilon": 8}}, "privacy.delta"),
         ({"method": "diffult"}, "use method: noise"),
         ({"denoiser": {"width": 8, "steps": 6, "batch_size": 8, "balance": "inverse_sqrt"}}, "denoiser.balance"),
@@ -256,7 +256,7 @@ def test_a_classifier_is_private_too_and_paid_for_or_refused(tiny: Tiny, tmp_pat
     paid = private(tiny, tmp_path / "paid", privacy={**PRIVACY, "classifier": True})
     train(paid, "classifier")
     kept = ledger.read_ledger(tmp_path / "paid" / "ledger.json")
-    assert [one.stage for one in kept.mechanisms] == ["judge 0", "judge 1"]
+    assert [one.stage for one in kept.mechanisms] == ["verifier 0", "verifier 1"]
     assert kept.spent.epsilon < 8
 
 

@@ -79,7 +79,7 @@ def test_other_versions_are_said_and_stay_on_record(
     assert f"torch {now['torch']}, now 9.9.9" in caplog.text
     summary = json.loads(Path("run/run.json").read_text())
     assert summary["versions"]["torch"] == "9.9.9"
-    assert [one["torch"] for one in summary["earlier_versions"]] == [now["torch"]]
+    assert [one["torch"] for one in summary["previous_versions"]] == [now["torch"]]
     made = {name.split("/")[0]: versions["torch"] for name, versions in summary["artifacts"].items()}
     assert {made[kind] for kind in ("codec", "latents", "sparse", "denoiser", "classifier")} == {now["torch"]}
 
