@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import pandas as pd
 
@@ -16,6 +16,9 @@ from medlt.data.manifest import RESERVED, SPLITS, Manifest
 from medlt.files import digest, write_table
 from medlt.metrics.groups import group
 from medlt.types import InputError
+
+if TYPE_CHECKING:
+    from medlt.data.loaders import Radiographs
 
 CARRIED = ("sex", "age")
 """Columns that describe a patient; never inferred to be findings."""
@@ -129,6 +132,10 @@ class Collection:
         """The findings, in the order of every label vector."""
         return self.manifest.findings
 
+    def digest(self) -> str:
+        """Return 16 hex digits of the rows: uids, labels, splits and paths, and not the bytes of the images."""
+        return digest(_table(self.manifest).to_csv())
+
     def summary(self, tail_below: int = 100, head_above: int = 1000) -> CollectionSummary:
         """Return counts, groups and what an experiment could show; a finding with fewer train positives is tail."""
         counts = {split: self.manifest.split(split).counts() for split in SPLITS}
@@ -147,15 +154,20 @@ class Collection:
             notes=self.notes,
         )
 
+    def dataset(self, size: int = 224, split: str = "train") -> Radiographs:
+        """Return a torch Dataset of the real images of one split; for its items see `Run.dataset`."""
+        from medlt.data.loaders import dataset
+
+        return dataset(self.manifest.split(split), size)
+
     def saved(self, folder: Path) -> Path:
         """Return the manifest's file; rows in memory are written to FOLDER/collection-DIGEST.parquet first."""
         if self.file is not None:
             return self.file
-        manifest = self.manifest
-        rows = manifest.rows.assign(path=[str(manifest.file(uid).absolute()) for uid in manifest.rows.index])
-        path = Path(folder).absolute() / f"collection-{digest(rows.astype(str).to_csv())}.parquet"
+        path = Path(folder).absolute() / f"collection-{self.digest()}.parquet"
         if not path.is_file():
-            rows.attrs = {"findings": list(manifest.findings)}
+            rows = _table(self.manifest)
+            rows.attrs = {"findings": list(self.findings)}
             write_table(path, rows)
         return path
 
@@ -163,11 +175,37 @@ class Collection:
         return len(self.manifest.rows)
 
 
+def as_collection(given: Collection | str | Path) -> Collection:
+    """Return a collection, or that of a file: a manifest.parquet, or a table that `Collection.from_csv` reads.
+
+    Raises InputError for a folder, or a file that is no table.
+    """
+    if isinstance(given, Collection):
+        return given
+    path = Path(given).expanduser()
+    if path.suffix == ".parquet":
+        return Collection.from_manifest(path)
+    if path.is_dir():
+        raise InputError(
+            f"{path.absolute()}: is a folder; open it with medlt.Collection.from_dicom_folder(FOLDER, LABELS)"
+        )
+    if path.suffix in (".yaml", ".yml"):
+        raise InputError(
+            f"{path}: is a config; run it with `medlt augment {path}`, or give the collection that it names"
+        )
+    return Collection.from_csv(path)
+
+
+def _table(manifest: Manifest) -> pd.DataFrame:
+    """Return the rows with absolute paths."""
+    return manifest.rows.assign(path=[str(manifest.file(str(uid)).absolute()) for uid in manifest.rows.index])
+
+
 def _label_columns(table: Path, column: Mapping[str, str], other: Sequence[str | None] = ()) -> tuple[str, ...]:
     """Return the columns that hold only 0, 1 and blanks, with a 1 among them. Raises InputError if there is none."""
     source = read_table(table)
-    apart = {*RESERVED, *CARRIED, *column.values(), *other}
-    numbers = {str(name): pd.to_numeric(source[name], errors="coerce") for name in source if name not in apart}
+    excluded = {*RESERVED, *CARRIED, *column.values(), *other}
+    numbers = {str(name): pd.to_numeric(source[name], errors="coerce") for name in source if name not in excluded}
     labels = [
         name
         for name, values in numbers.items()

@@ -1,0 +1,221 @@
+"""The calls of the public interface: augment, evaluate, finetune, audit. Each runs the recipe of its command."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from medlt import config as configs
+from medlt.api.collection import Collection, as_collection
+from medlt.api.display import displayed
+from medlt.api.results import Audit
+from medlt.api.run import Run, load
+from medlt.api.settings import evaluate_config, run_config
+from medlt.progress import Reporter
+from medlt.types import InputError, Progress
+
+ROWS = Path("stages") / "data" / "manifest.parquet"
+"""The real rows that a run filed."""
+
+
+def augment(
+    collection: Collection | str | Path,
+    method: str | Mapping[str, Any] | None = None,
+    targets: int | Mapping[str, Any] | None = None,
+    seed: int = 0,
+    *,
+    output_dir: str | Path | None = None,
+    evaluate: bool = False,
+    progress: bool | Progress = True,
+    **settings: Any,
+) -> Run:
+    """Fill the long tail of a collection with synthetic images, and check them.
+
+    The same call continues an interrupted run, and returns a finished one at once. It does what `medlt augment` does,
+    with the same config, which lies in RUN/config.yaml.
+
+    Args:
+        collection: a `Collection`, or the path of a manifest.parquet or of a table for `Collection.from_csv`.
+        method: fusion (default), edit, noise, diffult, minority, longtail, or one of a plug-in; or a mapping with
+            `kind` and the keys of the method. With `privacy` the default is noise.
+        targets: train positives wanted for each tail finding, or a mapping of the keys of the section `targets`.
+            Default: 100, or in a small collection as many as the rarest finding that is not tail has.
+        seed: decides every image, split and batch.
+        output_dir: the run folder. Default: runs/METHOD-DIGEST below the current folder, where the digest is of the
+            collection's rows and of all settings.
+        evaluate: also train classifiers with and without the images, so that `Run.verdict` says whether they help.
+        progress: True shows bars or lines on stderr; or a callable (stage, done, total).
+        settings: any key of a config, as nested mappings (`denoiser={"steps": 500}`) or dotted keys
+            (`**{"denoiser.steps": 500}`). What is left out is chosen by the collection and by the machine.
+
+    Returns:
+        The finished run.
+
+    Raises:
+        InputError: for an unknown key, a value or a collection that does not fit, in one line.
+
+    Example:
+        >>> import medlt
+        >>> collection = medlt.Collection.from_csv("labels.csv", images="png/")
+        >>> run = medlt.augment(collection, method="fusion", targets=200, seed=0)
+        >>> run.images("Hernia").paths
+    """
+    given = {"method": method, "targets": targets, "seed": seed, "output_dir": output_dir, **settings}
+    rows = as_collection(collection)
+    config = run_config(rows, given)
+    from medlt.recipes import augment as images_only
+    from medlt.recipes import run as with_verdict
+
+    recipe = with_verdict if evaluate else images_only
+    with displayed(progress) as reporter:
+        _announce(config, rows, reporter)
+        recipe.main(config, reporter)
+        return _finished(config.output_dir, reporter)
+
+
+def finetune(
+    collection: Collection | str | Path,
+    model: str | Path | None = None,
+    seed: int = 0,
+    *,
+    output_dir: str | Path | None = None,
+    progress: bool | Progress = True,
+    **settings: Any,
+) -> Run:
+    """Train a generator on a collection, and make no images.
+
+    The same call continues an interrupted training. `augment` with the same settings and output_dir goes on from it.
+
+    Args:
+        collection: as for `augment`.
+        model: a Stable Diffusion 1.x or 2.x checkpoint in diffusers' format, fine-tuned with LoRA unless
+            `denoiser={"train": "full"}`. Default: a small latent diffusion model is trained from nothing.
+        seed: decides the weights it starts from, and every batch.
+        output_dir: the run folder. Default: runs/METHOD-DIGEST.
+        progress: as for `augment`.
+        settings: any key of a config, as for `augment`; the method is noise unless it is given.
+
+    Returns:
+        The run, whose `export("diffusers", OUT)` and `export("monai-bundle", OUT)` write the generator.
+
+    Raises:
+        InputError: as `augment`.
+
+    Example:
+        >>> run = medlt.finetune(collection, model="stable-diffusion-v1-5", denoiser={"steps": 2000, "rank": 16})
+        >>> run.export("diffusers", "lora")
+    """
+    given: dict[str, Any] = {"method": "noise", "seed": seed, "output_dir": output_dir, **settings}
+    if model is not None:
+        if {"denoiser.kind", "denoiser.model"} & {*given} or {"kind", "model"} & {*given.get("denoiser", {})}:
+            raise InputError("model is given twice; give model=..., or denoiser={'kind': ..., 'model': ...}")
+        base = {"kind": "stable-diffusion", "model": {"kind": "folder", "path": str(Path(model).expanduser())}}
+        given["denoiser"] = {**base, **given.get("denoiser", {})}
+    rows = as_collection(collection)
+    config = run_config(rows, given)
+    from medlt.recipes import train as recipe
+
+    with displayed(progress) as reporter:
+        _announce(config, rows, reporter)
+        recipe.main(config, "denoiser", reporter)
+    return load(config.output_dir)
+
+
+def evaluate(
+    collection: Run | Collection | str | Path,
+    runs: Run | str | Path | Mapping[str, Run | str | Path] | None = None,
+    arms: Mapping[str, Mapping[str, Any] | None] | None = None,
+    seed: int = 0,
+    *,
+    output_dir: str | Path | None = None,
+    progress: bool | Progress = True,
+    **settings: Any,
+) -> Run:
+    """Measure whether synthetic images help a classifier of the tail.
+
+    Every arm is trained alike with several seeds. One is chosen on validation data and tested once, against an arm that
+    repeats real images as often. The same call continues an interrupted experiment. It does what `medlt evaluate` does.
+
+    Args:
+        collection: the real images: a finished `Run` or its folder, whose rows are taken and whose images are tested;
+            or a collection, as for `augment`.
+        runs: the run whose images are tested, or several by name.
+        arms: rows of the experiment by name, as in a config: `{"focal": {"loss": "focal"}, "half": {"source": "fusion",
+            "synthetic_ratio": 0.5}}`. Default: one arm for each of `runs`. The arm `real` is always there.
+        seed: decides every training.
+        output_dir: the folder. Default: runs/verdict-DIGEST below the current folder.
+        progress: as for `augment`.
+        settings: any key of an experiment's config, such as `evaluation={"seeds": 5}`, as for `augment`.
+
+    Returns:
+        The experiment's run, whose `verdict` holds the outcome.
+
+    Raises:
+        InputError: without runs and arms, for a run that is not finished, and as `augment`.
+
+    Example:
+        >>> experiment = medlt.evaluate(run, evaluation={"seeds": 5})
+        >>> print(experiment.verdict)
+    """
+    from medlt.api.experiment import arms_of, real_rows, sources_of, usual
+
+    sources = sources_of(collection, runs)
+    rows = real_rows(collection)
+    given = {"seed": seed, "output_dir": output_dir, **settings, "arms": arms_of(sources, arms)}
+    if "sources" in settings:
+        raise InputError("sources: give finished runs as runs={NAME: run}")
+    config = evaluate_config(rows, usual(sources), given)
+    from medlt.recipes import evaluate as recipe
+
+    with displayed(progress) as reporter:
+        reporter.note(f"experiment folder: {config.output_dir}")
+        recipe.main(config, reporter)
+        return _finished(config.output_dir, reporter)
+
+
+def audit(run: Run | str | Path, *, progress: bool | Progress = True, **options: Any) -> Audit:
+    """Measure what a finished run reveals of its patients: near copies, membership, re-identification.
+
+    It does what `medlt audit` does, and writes RUN/audit.json, its tables, the cards and the report again.
+
+    Args:
+        run: a finished `Run`, or its folder.
+        progress: as for `augment`.
+        options: shadow_models (0), canaries (0), fpr (0.01), show_pairs (False), seed (0), embedding_steps (250).
+
+    Returns:
+        The results; `passed` is True, False, or None where it could not be told.
+
+    Raises:
+        InputError: for an unknown option, and for a run without synthetic images or without held-out patients.
+
+    Example:
+        >>> print(medlt.audit(run))
+    """
+    from medlt.recipes import audit as recipe
+
+    known = recipe.AuditOptions.__dataclass_fields__
+    if unknown := [name for name in options if name not in known]:
+        raise InputError(f"audit has no option {unknown[0]!r}; use {', '.join(known)}")
+    folder = run.folder if isinstance(run, Run) else load(run).folder
+    with displayed(progress) as reporter:
+        return Audit.of(recipe.main(folder, recipe.AuditOptions(**options), reporter))
+
+
+def _announce(config: configs.RunConfig, collection: Collection, reporter: Reporter) -> None:
+    """Say where the run is, and before anything is trained how long it takes."""
+    reporter.note(f"run folder: {config.output_dir}")
+    if (config.output_dir / ROWS).is_file():
+        return
+    from medlt.api.estimate import estimate
+
+    reporter.note(str(estimate(config, collection) or "no estimate: it is given for networks that medlt builds alone"))
+
+
+def _finished(folder: Path, reporter: Reporter) -> Run:
+    """Return the run, and name images that could not be read."""
+    run = load(folder)
+    if failed := run.record.get("counts", {}).get("failed", 0):
+        reporter.note(f"{failed} images could not be read; see {run.folder / 'failures.csv'}")
+    return run

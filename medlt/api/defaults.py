@@ -1,0 +1,117 @@
+"""Settings of a run for someone who gives none: by what the collection has, and by what the machine can do.
+
+The networks and steps are those of the config dicom_folder/fusion on a CPU; a GPU gets larger images and longer training.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from medlt.api.collection import Collection
+from medlt.config import Targets
+
+STEP = 32
+"""Image sizes are multiples of it, so that every codec and denoiser of the defaults divides them."""
+SMALLEST = 32
+LEAST = 20
+"""Train positives that each tail finding of a small collection is filled to, at least."""
+PROBED = 8
+"""Images whose size is read."""
+
+CPU: dict[str, Any] = {
+    "codec": {"kind": "train", "width": 32, "levels": 3, "steps": 1500},
+    "denoiser": {"kind": "unet", "steps": 2000},
+    "classifier": {"size": 96, "steps": 400},
+}
+GPU: dict[str, Any] = {
+    "codec": {"kind": "train", "width": 64, "levels": 4, "steps": 4000},
+    "denoiser": {"kind": "unet", "width": 128, "levels": 3, "steps": 8000, "batch_size": 64},
+    "classifier": {"size": 128, "steps": 1000, "batch_size": 64},
+}
+
+
+def defaults(collection: Collection, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a config's tree without output_dir and data. `given`: the caller's settings, which decide some of them."""
+    device = str(given.get("device", _device()))
+    usual = GPU if device.startswith("cuda") else CPU
+    kind = given.get("denoiser", {}).get("kind", "unet")
+    private = given.get("privacy") is not None
+    denoiser = {**usual["denoiser"], "precision": _precision(device)} if kind == "unet" else {"kind": kind}
+    size = int(given.get("size", image_size(collection, 256 if usual is GPU else 128)))
+    return {
+        "method": {"kind": "noise" if private else "fusion"},
+        "size": size,
+        "device": device,
+        "precision": "bf16" if usual is GPU else "fp32",
+        "threads": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "skip_unreadable": True,
+        "codec": _codec(given, usual["codec"]),
+        "denoiser": denoiser if private else {**denoiser, "balance": "inverse_sqrt"},
+        "targets": _targets(collection, given.get("targets", {})),
+        "classifier": {**usual["classifier"], "size": min(size, usual["classifier"]["size"])},
+    }
+
+
+def _device() -> str:
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def _precision(device: str) -> str:
+    """Return bf16 where the device computes in it, else fp32."""
+    import torch
+
+    if device.startswith("cuda"):
+        return "bf16" if torch.cuda.is_available() and torch.cuda.is_bf16_supported() else "fp32"
+    return "bf16" if torch.cpu._is_avx512_bf16_supported() else "fp32"
+
+
+def _codec(given: Mapping[str, Any], usual: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the checkpoint's own autoencoder for a Stable Diffusion of a folder, else one that is trained here."""
+    model = given.get("denoiser", {}).get("model") or {}
+    if isinstance(model, Mapping) and model.get("path") and Path(str(model["path"])).expanduser().is_dir():
+        return {"kind": "folder", "path": str(model["path"])}
+    return dict(usual)
+
+
+def _targets(collection: Collection, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return how much to fill: in a small collection, up to the rarest finding that is not tail."""
+    if "count" in given or "multiplier" in given:
+        return {}
+    rules = {"tail_below": Targets().tail_below, "head_above": Targets().head_above}
+    rules |= {name: value for name, value in given.items() if name in rules}
+    summary = collection.summary(**rules)
+    others = summary.findings.loc[summary.findings["group"] != "tail", "train"]
+    if (summary.findings["train"] > rules["head_above"]).any() or others.empty:
+        return {"count": rules["tail_below"]}
+    return {"count": max(LEAST, int(others.min()))}
+
+
+def image_size(collection: Collection, largest: int) -> int:
+    """Return the side of the square images, px: `largest`, or less where the images themselves are smaller."""
+    uids = [str(uid) for uid in collection.manifest.rows.index[:PROBED]]
+    sides = [side for uid in uids if (side := _side(collection.manifest.file(uid)))]
+    side = max(sides, default=largest)
+    return max(SMALLEST, min(largest, side // STEP * STEP))
+
+
+def _side(file: Path) -> int:
+    """Return the longer side of an image from its header, px; 0 where that cannot be read."""
+    from PIL import Image
+
+    try:
+        with Image.open(file) as image:
+            return int(max(image.size))
+    except (OSError, ValueError, Image.DecompressionBombError):
+        pass
+    import pydicom
+
+    try:
+        header = pydicom.dcmread(file, stop_before_pixels=True, specific_tags=["Rows", "Columns"])
+        return max(int(header.Rows), int(header.Columns))
+    except Exception:  # any damage: the run itself names unreadable files
+        return 0
