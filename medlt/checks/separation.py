@@ -29,13 +29,13 @@ def digest_network(net: nn.Module) -> str:
 def require_disjoint_networks(roles: Mapping[str, Iterable[str]]) -> None:
     """Raise InputError for a network that has two roles.
 
-    roles: role (guiding, verifying, reporting) -> digests as of `digest_network`.
+    roles: role (guidance, verifier, evaluation) -> digests as of `digest_network`.
     """
     for (one, mine), (other, theirs) in combinations(((role, set(named)) for role, named in roles.items()), 2):
         if both := sorted(mine & theirs):
             raise InputError(
-                f"a network is both a {one} and a {other} classifier (weights {both[0]}) and would agree with "
-                "itself; train another from another seed"
+                f"a network (weights {both[0]}) has the roles {one} and {other} and would agree with itself; "
+                "train another one from another seed"
             )
 
 

@@ -18,15 +18,15 @@ from medlt.checks.separation import (
 from medlt.classify.networks import network
 from medlt.types import InputError
 
-ROLES = ("guiding", "verifying", "reporting")
+ROLES = ("guidance", "verifier", "evaluation")
 
 
 def test_networks_of_other_seeds_differ_and_one_under_two_names_is_not() -> None:
     named = {role: [digest_network(network("small", 2, seed))] for seed, role in enumerate(ROLES)}
     require_disjoint_networks(named)
     again = [digest_network(network("small", 2, 5)), digest_network(network("small", 2, 0))]
-    with pytest.raises(InputError, match=f"both a guiding and a reporting classifier .weights {again[1]}"):
-        require_disjoint_networks(named | {"reporting": again})
+    with pytest.raises(InputError, match=f".weights {again[1]}. has the roles guidance and evaluation"):
+        require_disjoint_networks(named | {"evaluation": again})
 
 
 @given(st.dictionaries(st.sampled_from(ROLES), st.lists(st.sampled_from("abcdef"), max_size=3)))

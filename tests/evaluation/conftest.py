@@ -39,14 +39,14 @@ def drawn(prefix: str, n: int, seed: int) -> TrainingSet:
     return TrainingSet(pixels, labels, np.ones(n, np.float32), tuple(f"{prefix}{i}" for i in range(n)))
 
 
-def judge(k: int) -> Verifier:
-    """Says of every image k + 1 tenths for Mass, and its grey / 255 for Hernia."""
+def verifier(k: int) -> Verifier:
+    """Give every image the probability (k + 1) / 10 of Mass, and its grey / 255 of Hernia."""
 
-    def said(images: Tensor) -> Tensor:
+    def probabilities(images: Tensor) -> Tensor:
         level = images.float().mean((1, 2, 3)) / 255
         return torch.stack([torch.full_like(level, (k + 1) / 10), level], 1)
 
-    return said
+    return probabilities
 
 
 @pytest.fixture
@@ -80,7 +80,7 @@ def source(rows: HeldOutRows) -> MakeSource:
             "kept": kept,
             "labels": labels,
             "images": lambda size, uids: grey([level[uid] for uid in uids], size),
-            "verifiers": Verifiers(CrossFitClassifiers((judge(0), judge(1)), fold, held), known, 32),
+            "verifiers": Verifiers(CrossFitClassifiers((verifier(0), verifier(1)), fold, held), known, 32),
             "checks": pd.DataFrame({"check": ["label"] * 5, "uid": list("abcde"), "passed": [True] * 4 + [False]}),
             "planned": 5,
         }

@@ -53,7 +53,7 @@ def test_agreement_by_hand() -> None:
     edema = shown.loc[(0.5, "Edema")]
     assert edema[["limit", "real", "synthetic", "low", "high"]].isna().all()
     assert edema["images"] == edema["accepted_images"] == 0
-    assert edema["reason"] == "no real positive of Edema that a judge could tell, so there is no limit"
+    assert edema["reason"] == "no real positive of Edema has a score, so there is no limit"
     assert (shown.drop(index="Edema", level=1)["reason"] == "").all()
     pooled = shown.loc[(0.5, "all")]
     assert (pooled["images"], pooled["accepted_images"]) == (5, 3)
@@ -96,11 +96,11 @@ def test_findings_that_occur_together_in_patients_are_not_a_confusion() -> None:
 
 
 def test_filtering_by_hand() -> None:
-    """B's limits of Mass over 0.0, 0.2, 0.4, 0.6, 0.8 are those at each quantile; C accepts from 0.3."""
-    reporting, labels, scores, made_for = by_hand()
-    verifying = reporting.assign(Mass=[0.8, 0.6, 0.4, 0.2, 0.0, 1.0])
+    """The verifier scores Mass 0.0, 0.2, 0.4, 0.6, 0.8; the evaluation classifier accepts Mass from 0.3."""
+    evaluation_scores, labels, scores, made_for = by_hand()
+    verifier_scores = evaluation_scores.assign(Mass=[0.8, 0.6, 0.4, 0.2, 0.0, 1.0])
     verified = pd.Series([0.1, 0.5, 0.7, 0.9, 0.9, 0.9], index=scores.index)
-    found = filter_effect(verifying, reporting, labels, verified, scores, made_for, (0.0, 0.5, 0.75))
+    found = filter_effect(verifier_scores, evaluation_scores, labels, verified, scores, made_for, (0.0, 0.5, 0.75))
     assert tuple(found.columns) == FILTER_EFFECT
     shown = found.set_index(["finding", "quantile"]).loc["Mass"]
     assert shown["kept"].tolist() == [3, 2, 1]
@@ -115,7 +115,7 @@ def test_filtering_by_hand() -> None:
     assert whole.loc[0.0, "real_reference"] == pytest.approx((3 * 0.6 + 2 * 1.0) / 5)
 
 
-def test_quantile_zero_of_filtering_is_agreement_at_the_reporters_median() -> None:
+def test_quantile_zero_of_filtering_is_agreement_at_the_evaluation_classifiers_median() -> None:
     held_out, labels, scores, made_for = by_hand()
     plain = agreement(held_out, labels, scores, made_for, (0.5,))
     off = filter_effect(1 - held_out, held_out, labels, scores["Edema"], scores, made_for, (0.0,))
@@ -127,23 +127,28 @@ def test_quantile_zero_of_filtering_is_agreement_at_the_reporters_median() -> No
 def test_a_mixture_of_right_and_wrong_images_is_measured_and_filtering_mends_it() -> None:
     """A share r of images scores as real positives do, the rest as negatives: r (1 - q) + (1 - r) P(negative reaches).
 
-    Two judges err independently given the truth, so what B lets pass is right more often, by Bayes.
+    Verifier and evaluation classifier err independently given the truth, so by Bayes the images that the verifier
+    accepts are right more often.
     """
     n, right, rng = 20000, 0.6, numpy_generator("mixture")
     positive, negative = rng.normal(2, 1, (2, n)), rng.normal(0, 1, (2, n))
     true = np.arange(n) < right * n
     b, c = (np.where(true, rng.normal(2, 1, n), rng.normal(0, 1, n)) for _ in range(2))
     labels = table([[1, 0, 0]] * n + [[0, 0, 0]] * n, "u")
-    verifying, reporting = (
+    verifier_scores, evaluation_scores = (
         table(np.outer(np.concatenate([p, q]), [1, 0, 0]), "u") for p, q in zip(positive, negative, strict=True)
     )
     scores = table(np.outer(c, [1, 0, 0]), "s")
     made_for = pd.Series("Mass", index=scores.index)
-    (found,) = agreement(reporting, labels, scores, made_for, (0.5,)).query("finding == 'Mass'").to_dict("records")
+    (found,) = (
+        agreement(evaluation_scores, labels, scores, made_for, (0.5,)).query("finding == 'Mass'").to_dict("records")
+    )
     reach = 0.0228  # P(N(0,1) > 2)
     assert found["real"] == pytest.approx(0.5, abs=1e-4)
     assert found["synthetic"] == pytest.approx(right * 0.5 + (1 - right) * reach, abs=0.01)
-    shown = filter_effect(verifying, reporting, labels, pd.Series(b, index=scores.index), scores, made_for, (0.0, 0.5))
+    shown = filter_effect(
+        verifier_scores, evaluation_scores, labels, pd.Series(b, index=scores.index), scores, made_for, (0.0, 0.5)
+    )
     kept = shown.query("finding == 'Mass' and quantile == 0.5").iloc[0]
     assert kept["kept"] / n == pytest.approx(right * 0.5 + (1 - right) * reach, abs=0.01)
     purer = right * 0.5 / (right * 0.5 + (1 - right) * reach)
@@ -201,13 +206,13 @@ def test_all_agree_and_all_disagree(n: int, m: int, agree: bool) -> None:
     assert (confusion(held_out, labels, scores, made_for)["share"] == float(agree)).all()
 
 
-def test_what_a_judge_cannot_tell_is_left_out_with_a_reason() -> None:
+def test_findings_without_scores_are_left_out_with_a_reason() -> None:
     held_out, labels, scores, made_for = by_hand()
     scores.loc["s0", "Mass"] = np.nan
     scores.loc[["s3", "s4"], "Hernia"] = np.nan
     shown = agreement(held_out, labels, scores, made_for, (0.5,)).set_index("finding")
     assert shown.loc["Mass", ["images", "accepted_images"]].tolist() == [2, 1]
-    assert shown.loc["Hernia", "reason"] == "no judge could tell Hernia in these images"
+    assert shown.loc["Hernia", "reason"] == "no image made for Hernia has a score"
     assert np.isnan(shown.loc["Hernia", "synthetic"])
     assert shown.loc["all", "images"] == 2
     verified = pd.Series([0.9, np.nan, 0.9, 1, 1, 1], index=scores.index)
@@ -217,8 +222,8 @@ def test_what_a_judge_cannot_tell_is_left_out_with_a_reason() -> None:
     assert kept.loc["Mass", "kept"].tolist() == [3, 2]
 
 
-def test_a_judge_that_never_saw_a_finding_both_ways_cannot_tell_it() -> None:
-    """Mass is there in fold 0 only, so judge 0 never saw one; Edema is everywhere, absent nowhere."""
+def test_a_classifier_without_positives_or_negatives_of_a_finding_gives_no_score() -> None:
+    """Only fold 0 has Mass, so classifier 0 is trained without it; every known row has Edema."""
     fold = pd.Series([0, 0, 1, 1, 2, 2], index=[f"u{i}" for i in range(6)])
     labels = table([[1, 1, 1], [0, 0, 1], [0, 1, 1], [0, 0, np.nan], [np.nan, 1, 1], [0, 0, 1]], "u")
     scores = table(np.full((6, 3), 0.5), "u")
@@ -228,10 +233,10 @@ def test_a_judge_that_never_saw_a_finding_both_ways_cannot_tell_it() -> None:
     assert found["Edema"].isna().all()
     assert scores.notna().all(axis=None)
     images = table(np.full((3, 3), 0.5), "s")
-    judge = pd.Series([2, 0, 1], index=["s2", "s0", "s1"])
-    assert mask_unobserved(images, judge, labels, fold)["Mass"].isna().tolist() == [True, False, False]
+    classifier = pd.Series([2, 0, 1], index=["s2", "s0", "s1"])
+    assert mask_unobserved(images, classifier, labels, fold)["Mass"].isna().tolist() == [True, False, False]
     limits = agreement(found, labels, images, pd.Series("Mass", index=images.index), (0.5,))
-    assert limits["reason"].iloc[0].startswith("no real positive of Mass that a judge could tell")
+    assert limits["reason"].iloc[0].startswith("no real positive of Mass has a score")
 
 
 def test_unknown_labels_everywhere_give_no_number() -> None:
@@ -250,15 +255,17 @@ def test_a_source_without_images_has_one_empty_row() -> None:
     assert len(confusion(held_out, labels, scores.iloc[:0], made_for.iloc[:0])) == 0
 
 
-def test_what_does_not_fit_is_told() -> None:
+def test_tables_that_do_not_match_are_refused() -> None:
     held_out, labels, scores, made_for = by_hand()
-    with pytest.raises(InputError, match=r"judges speak of .* use the same"):
+    with pytest.raises(InputError, match=r"real rows have scores of .* use the same"):
         agreement(held_out[["Hernia", "Mass", "Edema"]], labels, scores, made_for)
-    with pytest.raises(InputError, match=r"image 's5' \(of 1\) is not both made and judged"):
+    with pytest.raises(InputError, match=r"image 's5' \(of 1\) lacks scores or a finding"):
         agreement(held_out, labels, scores, made_for.drop("s5"))
-    with pytest.raises(InputError, match="made for 'Fracture', which the judge does not know"):
+    with pytest.raises(InputError, match="made for 'Fracture', which has no scores"):
         confusion(held_out, labels, scores, made_for.replace("Edema", "Fracture"))
     with pytest.raises(InputError, match=r"real row 'u0' \(of 1\) has no labels"):
         agreement(held_out, labels.drop("u0"), scores, made_for)
-    with pytest.raises(InputError, match=r"'u5' \(of 1\) was judged in one role only"):
+    with pytest.raises(
+        InputError, match=r"'u5' \(of 1\) has scores of the verifiers or of the evaluation classifiers only"
+    ):
         filter_effect(held_out.drop("u5"), held_out, labels, scores["Mass"], scores, made_for)

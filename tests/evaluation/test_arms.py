@@ -34,32 +34,32 @@ def test_a_parent_that_is_no_train_row_is_an_error() -> None:
 
 
 def kept(counts: dict[str, int], seed: int = 0) -> pd.DataFrame:
-    """Kept images, slots in no order, with what the verifying judge said."""
+    """Kept images, slots in no order, with the verifier's probability."""
     draw = np.random.default_rng(seed)
     rows = [(name, slot) for name, n in counts.items() for slot in draw.permutation(n)]
     table = pd.DataFrame(rows, columns=["finding", "slot"]).assign(verifier=draw.random(len(rows)))
     return table.set_index(table["finding"].astype(str) + table["slot"].astype(str))
 
 
-def test_a_dose_is_so_many_times_the_train_positives_in_order_of_slots() -> None:
+def test_a_ratio_counts_in_train_positives_and_takes_slots_in_order() -> None:
     uids, wanted = select_by_ratio(kept({"Hernia": 20, "Mass": 4}), {"Hernia": 8, "Mass": 10}, synthetic_ratio=0.5)
     assert uids == ["Hernia0", "Hernia1", "Hernia2", "Hernia3", "Mass0", "Mass1", "Mass2", "Mass3"]
-    assert wanted == 4 + 5  # one Mass fewer than asked for
+    assert wanted == 4 + 5  # one Mass fewer than wanted
     assert sorted(select_by_ratio(kept({"Hernia": 20, "Mass": 4}), {})[0]) == sorted(
         kept({"Hernia": 20, "Mass": 4}).index
     )
 
 
 @given(small=st.floats(0.1, 4), more=st.floats(1, 3), best=st.floats(0.05, 1), n=st.integers(1, 30))
-def test_doses_are_nested(small: float, more: float, best: float, n: int) -> None:
+def test_a_larger_ratio_contains_a_smaller_one(small: float, more: float, best: float, n: int) -> None:
     table, positives = kept({"Hernia": n, "Mass": 7}), {"Hernia": 8, "Mass": 10}
-    less, larger = (select_by_ratio(table, positives, dose, best)[0] for dose in (small, small * more))
+    less, larger = (select_by_ratio(table, positives, ratio, best)[0] for ratio in (small, small * more))
     assert set(less) <= set(larger)
     assert len(set(larger)) == len(larger)
 
 
 @given(best=st.floats(0.05, 1), n=st.integers(1, 30))
-def test_best_keeps_those_the_judge_is_surest_of(best: float, n: int) -> None:
+def test_keep_top_takes_the_images_of_highest_verifier_probability(best: float, n: int) -> None:
     table = kept({"Hernia": n})
     chosen, _ = select_by_ratio(table, {"Hernia": 8}, keep_top=best)
     assert len(chosen) == math.ceil(best * n)
@@ -67,16 +67,16 @@ def test_best_keeps_those_the_judge_is_surest_of(best: float, n: int) -> None:
     assert left_out.empty or left_out.max() <= table.loc[chosen, "verifier"].min()
 
 
-def test_labels_soft_hard_and_judged() -> None:
+def test_labels_soft_hard_and_by_verifiers() -> None:
     labels = pd.DataFrame({"a": [0.2, 0.5, np.nan], "b": [1.0, 0.49, 0.0]}, index=list("xyz"))
-    judged = pd.DataFrame(0.3, index=list("zyx"), columns=["b", "a"])
+    verified = pd.DataFrame(0.3, index=list("zyx"), columns=["b", "a"])
     assert relabelled(labels, "soft") is labels
     pd.testing.assert_frame_equal(
         relabelled(labels, "hard"),
         pd.DataFrame({"a": [0, 1, np.nan], "b": [1, 0, 0]}, index=list("xyz")).astype(np.float32),
     )
-    assert relabelled(labels, "verifier", judged).equals(judged.loc[labels.index, labels.columns])
-    with pytest.raises(InputError, match="no judges"):
+    assert relabelled(labels, "verifier", verified).equals(verified.loc[labels.index, labels.columns])
+    with pytest.raises(InputError, match="the source has no verifiers"):
         relabelled(labels, "verifier")
 
 
@@ -89,17 +89,17 @@ def arms(single: bool = False) -> Arms:
 
 
 def test_a_finding_is_decided_on_at_its_validation_threshold() -> None:
-    said = arms().decided("real")
-    assert said is not None
+    decisions = arms().decided("real")
+    assert decisions is not None
     # best F1 on validation: at 0.35 all three are called a, precision 2/3 and recall 1, F1 0.8; at 0.8 F1 is 2/3
-    np.testing.assert_array_equal(said[0, :, 0], [1, 1, 0, 0])
-    assert np.isnan(said[0, :, 1]).all()  # no positive of b on validation: no threshold
+    np.testing.assert_array_equal(decisions[0, :, 0], [1, 1, 0, 0])
+    assert np.isnan(decisions[0, :, 1]).all()  # no positive of b on validation: no threshold
 
 
 def test_of_single_labels_the_most_probable_is_decided_on() -> None:
-    said = arms(single=True).decided("real")
-    assert said is not None
-    np.testing.assert_array_equal(said[0], [[1, 0], [0, 1], [1, 0], [0, 1]])
+    decisions = arms(single=True).decided("real")
+    assert decisions is not None
+    np.testing.assert_array_equal(decisions[0], [[1, 0], [0, 1], [1, 0], [0, 1]])
 
 
 def test_validation_macro_ap_leaves_out_what_has_no_positive() -> None:

@@ -1,4 +1,4 @@
-"""What an arm is trained on, row by row: its images and their control, under the labels that were asked for."""
+"""What an arm is trained on, row by row: its images and their control, with the requested labels."""
 
 from __future__ import annotations
 
@@ -60,21 +60,21 @@ def test_one_arm_of_one_source_may_name_its_control(rows: HeldOutRows, source: M
     assert [arm.digest() for arm in found.values()] == [arm.digest() for arm in named.values()]
 
 
-def test_images_from_noise_are_held_against_the_rows_they_are_like(rows: HeldOutRows, source: MakeSource) -> None:
+def test_the_control_of_images_from_noise_is_their_label_source(rows: HeldOutRows, source: MakeSource) -> None:
     kept = source().kept.rename(columns={"tail_parent": "label_source"})
     assert greys(of(rows, source(kept=kept), a=ArmSpec("x"))["duplicated for a"]) == [10, 40, 40, 20]
     with pytest.raises(InputError, match="no column tail_parent or label_source"):
         source(kept=kept.drop(columns="label_source"))
 
 
-def test_dose_and_best_choose_the_same_rows_for_both(rows: HeldOutRows, source: MakeSource) -> None:
+def test_ratio_and_keep_top_select_the_same_rows_for_both(rows: HeldOutRows, source: MakeSource) -> None:
     found = of(rows, source(), a=ArmSpec("x", keep_top=0.5, synthetic_ratio=0.34))
     assert greys(found["a"]) == [120]  # of the surer half, s0 and s1, the first slot; 0.34 x 3 positives are one
     assert greys(found["duplicated for a"]) == [10]
     assert (found["a"].about["added"], found["a"].about["wanted"]) == (1, 1)
 
 
-def test_labels_soft_hard_or_by_the_judge_that_saw_no_parent(rows: HeldOutRows, source: MakeSource) -> None:
+def test_labels_soft_hard_or_by_the_verifier_trained_on_no_parent(rows: HeldOutRows, source: MakeSource) -> None:
     kinds = {kind: ArmSpec("x", labels=kind) for kind in ("soft", "hard", "verifier")}  # type: ignore[arg-type]
     found = of(rows, source(), **kinds)
     labels = {kind: found[kind].added.labels for kind in kinds}  # type: ignore[union-attr]
@@ -88,7 +88,7 @@ def test_labels_soft_hard_or_by_the_judge_that_saw_no_parent(rows: HeldOutRows, 
         np.testing.assert_array_equal(control.labels, [[1, 0], [0, 1], [0, 1], [1, 1]])
 
 
-def test_copies_under_judged_labels_are_an_arm_of_their_own(rows: HeldOutRows, source: MakeSource) -> None:
+def test_copies_with_labels_of_verifiers_are_an_arm_of_their_own(rows: HeldOutRows, source: MakeSource) -> None:
     found = of(rows, source(), copies=ArmSpec("x", real_duplicates=True, labels="verifier"))
     assert list(found) == [REAL, "copies"]
     arm = found["copies"]
@@ -97,25 +97,25 @@ def test_copies_under_judged_labels_are_an_arm_of_their_own(rows: HeldOutRows, s
     np.testing.assert_allclose(arm.added.labels, [[0.5, 0], [0.5, 0.03], [0.5, 0.03], [0.5, 0.01]], rtol=1e-6)
 
 
-def test_what_a_judge_never_saw_it_does_not_label(rows: HeldOutRows, source: MakeSource) -> None:
-    """Verifier 1 is trained on fold 0, rows r0, r2 and r4; if all have Mass it cannot tell what Mass is."""
+def test_a_verifier_trained_without_a_finding_does_not_label_it(rows: HeldOutRows, source: MakeSource) -> None:
+    """Verifier 1 is trained on fold 0, rows r0, r2 and r4; if all have Mass, it has no negatives."""
     known = source().verifiers
     assert known is not None
     given = source(verifiers=replace(known, labels=known.labels.assign(Mass=[1.0, 1, 1, 0, 1, 0])))
     found = of(rows, given, a=ArmSpec("x", labels="verifier"), b=ArmSpec("x", labels="verifier", real_duplicates=True))
     for name in ("a", "b"):
-        told = found[name].added
-        assert told is not None
-        assert np.isnan(told.labels).tolist() == [[False, False], [True, False], [True, False], [True, False]]
+        added = found[name].added
+        assert added is not None
+        assert np.isnan(added.labels).tolist() == [[False, False], [True, False], [True, False], [True, False]]
 
 
-def test_judged_labels_need_judges(rows: HeldOutRows, source: MakeSource) -> None:
-    with pytest.raises(InputError, match="no judges"):
+def test_labels_of_verifiers_need_verifiers(rows: HeldOutRows, source: MakeSource) -> None:
+    with pytest.raises(InputError, match="source x has no verifiers"):
         of(rows, source(verifiers=None), a=ArmSpec("x", labels="verifier"))
 
 
-def test_a_dose_below_one_image_is_what_is_blamed(rows: HeldOutRows, source: MakeSource) -> None:
-    with pytest.raises(InputError, match=r"^arms\.a: dose 0\.001, .* raise them$"):
+def test_a_ratio_below_one_image_is_named_in_the_error(rows: HeldOutRows, source: MakeSource) -> None:
+    with pytest.raises(InputError, match=r"^arms\.a: synthetic_ratio 0\.001 and .* raise them$"):
         of(rows, source(), a=ArmSpec("x", synthetic_ratio=0.001))
 
 
@@ -130,16 +130,16 @@ def test_without_a_kept_image_the_arm_and_its_control_are_empty(rows: HeldOutRow
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "message"),
     [
         ({"loss": "ldam", "tau_norm": True}, "tau_norm changes nothing"),
         ({"loss": "balanced_softmax"}, "no loss named 'balanced_softmax' for the multi-label task"),
         ({"training_strategy": "drw"}, "1 steps are too few"),
     ],
 )
-def test_settings_that_do_not_go_together_are_told_with_the_arm(changes: dict[str, Any], said: str) -> None:
+def test_contradictory_settings_are_refused_with_the_arm(changes: dict[str, Any], message: str) -> None:
     steps = {"steps": 1} if "training_strategy" in changes else {}
-    with pytest.raises(InputError, match=rf"^arms\.wrong: ({said})"):
+    with pytest.raises(InputError, match=rf"^arms\.wrong: ({message})"):
         check_arms({"focal": ArmSpec(loss="focal"), "wrong": ArmSpec(**changes)}, SHARED | steps)
 
 
@@ -150,16 +150,16 @@ def test_a_source_of_other_findings_and_an_unknown_one_are_refused(rows: HeldOut
         of(rows, source(), a=ArmSpec("y"))
 
 
-def test_an_arm_of_judged_labels_is_not_chosen(rows: HeldOutRows, source: MakeSource) -> None:
+def test_an_arm_with_labels_of_verifiers_is_not_a_candidate(rows: HeldOutRows, source: MakeSource) -> None:
     found = of(rows, source(), a=ArmSpec("x", labels="verifier"), b=ArmSpec("x"))
     assert candidates(list(found.values())) == ["b"]
 
 
 def test_rows_that_do_not_fit_together_are_refused(rows: HeldOutRows) -> None:
-    for changes, said in (
+    for changes, message in (
         ({"patients": ["p"]}, "1 patients"),
-        ({"findings": ("Mass",)}, "train rows have 2 labels, there are 1 findings"),
+        ({"findings": ("Mass",)}, "train rows have 2 labels for 1 findings"),
         ({"groups": {"head": ()}}, "no group is named tail"),
     ):
-        with pytest.raises(InputError, match=said):
+        with pytest.raises(InputError, match=message):
             replace(rows, **changes)  # type: ignore[arg-type]

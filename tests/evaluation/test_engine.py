@@ -127,12 +127,12 @@ def test_workers_get_device_precision_and_threads(
     assert {device for device, _ in runtime.asked} == {"cuda:7"}
 
 
-def test_progress_is_told(rows: HeldOutRows, arms: list[Arm], store: Store) -> None:
-    told: list[tuple[str, int, int]] = []
-    runtime = replace(CPU, progress=lambda stage, done, total: told.append((stage, done, total)))
+def test_progress_is_reported(rows: HeldOutRows, arms: list[Arm], store: Store) -> None:
+    reports: list[tuple[str, int, int]] = []
+    runtime = replace(CPU, progress=lambda stage, done, total: reports.append((stage, done, total)))
     train_arms(rows, arms[:3], [0], runtime=runtime, store=store)
-    assert [line for line in told if line[0] == "arms"] == [("arms", n, 3) for n in range(4)]
-    assert ("fusion, seed 0", 3, 3) in told
+    assert [line for line in reports if line[0] == "arms"] == [("arms", n, 3) for n in range(4)]
+    assert ("fusion, seed 0", 3, 3) in reports
 
 
 def test_nothing_is_trained_where_nothing_is_compared(rows: HeldOutRows, arms: list[Arm], store: Store) -> None:
@@ -146,7 +146,7 @@ def test_an_arm_that_cannot_be_trained_is_named_before_any_is(rows: HeldOutRows,
     wrong = Arm("later", "reweighted", SHARED | {"training_strategy": "pretrain"}, control=REAL)
     with pytest.raises(InputError, match=r"^arms\.later: .*needs added rows"):
         train_arms(rows, [*arms, wrong], [0], runtime=CPU, store=store)
-    with pytest.raises(InputError, match="two arms have one name"):
+    with pytest.raises(InputError, match="two arms have the same name"):
         train_arms(rows, [*arms, arms[1]], [0], runtime=CPU, store=store)
     assert not store.root.exists()
 

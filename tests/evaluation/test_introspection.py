@@ -144,10 +144,10 @@ def test_words_and_neighbours_are_attributes_too_and_a_value_counts_once_an_imag
     assert introspect(occurrences({"view": ["", ""]}, ["a", "b"]), ["a"], ["b"]).empty
 
 
-def test_groups_that_are_none_are_refused() -> None:
+def test_bad_groups_and_shares_are_refused() -> None:
     known = occurrences({"view": ["AP", "PA"]}, ["a", "b"])
     for top, rest in ((["a"], []), (["a"], ["a", "b"])):
-        with pytest.raises(InputError, match="two groups"):
+        with pytest.raises(InputError, match="groups overlap or one is empty"):
             introspect(known, top, rest)
-    with pytest.raises(InputError, match="a share of 0 is none"):
+    with pytest.raises(InputError, match="share is 0; give more than 0"):
         most(np.ones(3), np.ones(3, bool), 0)

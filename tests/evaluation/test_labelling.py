@@ -1,4 +1,4 @@
-"""Label checks of sources: reporting judges that had no other part, and tables that hold what there is."""
+"""Label checks of sources: evaluation classifiers without another role, and tables of the sources that have images."""
 
 from __future__ import annotations
 
@@ -45,15 +45,15 @@ def test_a_block_a_source_in_every_table(
     assert len(list((tmp_path / "superseded").glob("*.parquet"))) == len(TABLES)
 
 
-def test_a_judge_that_guided_the_images_does_not_report(
+def test_a_network_that_guided_the_images_is_no_evaluation_classifier(
     rows: HeldOutRows, source: MakeSource, options: dict[str, Any]
 ) -> None:
-    judges = evaluation_classifiers(source(), rows.train, rows.val, **options)
-    one, other = judges.verifiers
+    classifiers = evaluation_classifiers(source(), rows.train, rows.val, **options)
+    one, other = classifiers.verifiers
     assert isinstance(one, Classifier)
     assert isinstance(other, Classifier)
     assert digest_network(one.net) != digest_network(other.net)
-    with pytest.raises(InputError, match="both a guiding and a reporting classifier"):
+    with pytest.raises(InputError, match="has the roles guidance and evaluation"):
         evaluation_classifiers(source(guiding=(digest_network(one.net),)), rows.train, rows.val, **options)
 
 

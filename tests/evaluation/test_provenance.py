@@ -1,4 +1,4 @@
-"""What may not be added is refused in one line that says what, where, and how to mend it; what may passes."""
+"""Sources that may not be added are refused in one line that says what, where, and how to mend it."""
 
 from __future__ import annotations
 
@@ -45,11 +45,11 @@ def refused(root: Path, match: str, own: Manifest, learnt: Manifest | None = Non
     whole = real(root)
     with pytest.raises(InputError, match=match) as caught:
         require_fit("edits", own, learnt or whole.split("train"), whole)
-    said = str(caught.value)
-    assert said.startswith("source edits: ")
-    assert "\n" not in said
-    assert "secret" not in said
-    return said
+    message = str(caught.value)
+    assert message.startswith("source edits: ")
+    assert "\n" not in message
+    assert "secret" not in message
+    return message
 
 
 def test_a_source_of_the_experiments_own_train_rows_passes(root: Path) -> None:
@@ -67,27 +67,27 @@ def test_a_source_of_the_experiments_own_train_rows_passes(root: Path) -> None:
 def test_models_that_saw_held_out_patients_are_refused_by_count(root: Path, split: str, count: int) -> None:
     whole = real(root)
     leaked = whole.where(whole.rows["split"].isin(("train", split)))
-    refused(root, rf"learnt from patients of split {split} \({count}\); make it again", made(root), leaked)
+    refused(root, rf"trained on patients of split {split} \({count}\); make it again", made(root), leaked)
     one = whole.where(whole.rows["split"].eq("train") | (whole.rows.index == ("u12" if split == "val" else "u19")))
-    refused(root, rf"learnt from patients of split {split} \(1\); make it again", made(root), one)
+    refused(root, rf"trained on patients of split {split} \(1\); make it again", made(root), one)
 
 
 def test_another_image_of_a_test_patient_is_a_leak_too(root: Path) -> None:
     """Other uids, the same patient: an older cut of the collection."""
     old = real(root).split("train").rows.rename(index=lambda uid: f"old-{uid}")
     old = pd.concat([old, old.iloc[[0]].rename(index={"old-u00": "old-u99"}).assign(patient_id="secret-9")])
-    refused(root, r"learnt from patients of split test \(1\)", made(root), Manifest(old, FINDINGS, root))
+    refused(root, r"trained on patients of split test \(1\)", made(root), Manifest(old, FINDINGS, root))
 
 
 def test_the_same_images_under_other_patient_names_are_a_leak_too(root: Path) -> None:
     whole = real(root).where(real(root).rows["split"].isin(("train", "test"))).rows
     renamed = whole.assign(patient_id=[f"p-{i}" for i in range(len(whole))])
-    refused(root, r"learnt from images of split test \(4\)", made(root), Manifest(renamed, FINDINGS, root))
+    refused(root, r"trained on images of split test \(4\)", made(root), Manifest(renamed, FINDINGS, root))
 
 
 def test_a_parent_that_is_held_out_is_a_leak_though_no_model_saw_it(root: Path) -> None:
-    told = {"parents": [["u00", "u18"], ["u02"], ["u05"]]}
-    refused(root, r"learnt from patients of split test \(1\)", made(root, **told))
+    parents = {"parents": [["u00", "u18"], ["u02"], ["u05"]]}
+    refused(root, r"trained on patients of split test \(1\)", made(root, **parents))
 
 
 def test_models_may_be_stopped_by_validation_rows_but_not_by_test_rows(root: Path) -> None:
@@ -95,7 +95,7 @@ def test_models_may_be_stopped_by_validation_rows_but_not_by_test_rows(root: Pat
     train, val, test = (whole.split(split) for split in ("train", "val", "test"))
     require_fit("edits", made(root), train, whole, stopped_by=val)
     require_fit("edits", made(root), train, whole, stopped_by=train)
-    with pytest.raises(InputError, match=r"learnt from patients, as validation rows, of split test \(2\); make it"):
+    with pytest.raises(InputError, match=r"trained on patients, as validation rows, of split test \(2\); make it"):
         require_fit("edits", made(root), train, whole, stopped_by=test)
 
 
@@ -103,7 +103,7 @@ def test_real_images_that_no_arm_is_given_are_refused(root: Path) -> None:
     """They could be the gain: neither the arm nor its control is trained on them."""
     old = real(root).split("train").rows
     more = pd.concat([old, old.iloc[[0]].rename(index={"u00": "w00"}).assign(patient_id="secret-77")])
-    refused(root, "learnt from 1 real images that no arm is given", made(root), Manifest(more, FINDINGS, root))
+    refused(root, "trained on 1 real images that no arm is given", made(root), Manifest(more, FINDINGS, root))
 
 
 def test_parents_must_be_train_rows(root: Path) -> None:
@@ -120,8 +120,8 @@ def test_parents_must_be_train_rows(root: Path) -> None:
 
 def test_findings_are_the_experiments_in_its_order(root: Path) -> None:
     refused(root, "its labels lack 'Hernia'; make it with", made(root, ("Mass",)))
-    refused(root, "it has labels of 'Edema', the experiment has not", made(root, (*FINDINGS, "Edema")))
-    refused(root, "finding 1 is 'Hernia' there and 'Mass' in the experiment; give", made(root, FINDINGS[::-1]))
+    refused(root, "it has labels of 'Edema' and the experiment has none", made(root, (*FINDINGS, "Edema")))
+    refused(root, "finding 1 is 'Hernia' in the source and 'Mass' in the experiment; give", made(root, FINDINGS[::-1]))
     require_findings("edits", list(FINDINGS), FINDINGS)
 
 
@@ -131,20 +131,20 @@ def test_rows_are_synthetic_new_labelled_and_there(root: Path) -> None:
         refused(root, "image 's1' is not marked synthetic", Manifest(unmarked, FINDINGS, root))
     refused(root, r"'s0' \(and 2 more\) is not marked", Manifest(rows.drop(columns="synthetic"), FINDINGS, root))
     renamed = Manifest(rows.rename(index={"s2": "u03"}), FINDINGS, root)
-    refused(root, "image 'u03' is a real row's uid too", renamed)
+    refused(root, "image 'u03' has the uid of a real row", renamed)
     refused(root, "image 's2' has no known label", made(root, Mass=[1.0, np.nan, np.nan], Hernia=[1.0, 0.0, np.nan]))
     (root / "b.png").unlink()
     refused(root, r"b\.png: no such file \(uid s1\)", made(root))
 
 
-def test_a_source_that_kept_nothing_passes_and_what_it_learnt_from_is_still_looked_at(root: Path) -> None:
+def test_a_source_without_kept_images_passes_but_its_training_rows_are_checked(root: Path) -> None:
     own, whole = made(root), real(root)
     none = own.where(pd.Series(False, own.rows.index))
     require_fit("edits", none, whole.split("train"), whole)
-    refused(root, "learnt from patients of split test", none, whole.where(whole.rows["split"] != "val"))
+    refused(root, "trained on patients of split test", none, whole.where(whole.rows["split"] != "val"))
 
 
 def test_numbers_and_texts_name_the_same_patient() -> None:
     require_disjoint("edits", ["1", "2"], {"val": ["3"], "test": []})
-    with pytest.raises(InputError, match=r"learnt from patients of split val \(1\) and test \(2\); make it"):
+    with pytest.raises(InputError, match=r"trained on patients of split val \(1\) and test \(2\); make it"):
         require_disjoint("edits", [1, 2, 3], {"val": ["3"], "test": ["1", "2", "2", "9"]})  # type: ignore[list-item]

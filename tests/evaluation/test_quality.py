@@ -76,11 +76,11 @@ def test_too_few_rows_are_nan_with_the_rule() -> None:
     labels[:, 0] = 0
     labels[:4, 0] = 1
     table = quality(real, labels, synthetic, ["Hernia"] * 5 + ["Mass"] * 55, FINDINGS)
-    said = table[table["finding"] == "Hernia"].set_index("metric")
-    assert said.loc["KID", "reason"] == "4 real rows; KID needs at least 10"
-    assert said.loc["coverage", "reason"] == "4 real rows; a ball of 5 neighbours needs at least 6"
-    assert said.loc["LOF", "reason"] == "4 real rows; a neighbourhood of 20 needs at least 21"
-    assert np.isfinite(said.loc[["FID", "rarity outside"], "value"].to_numpy(float)).all()
+    hernia = table[table["finding"] == "Hernia"].set_index("metric")
+    assert hernia.loc["KID", "reason"] == "4 real rows; KID needs at least 10"
+    assert hernia.loc["coverage", "reason"] == "4 real rows; a ball of 5 neighbours needs at least 6"
+    assert hernia.loc["LOF", "reason"] == "4 real rows; a neighbourhood of 20 needs at least 21"
+    assert np.isfinite(hernia.loc[["FID", "rarity outside"], "value"].to_numpy(float)).all()
     assert ((table["reason"] != "") == table["value"].isna()).all()
 
 
@@ -88,9 +88,9 @@ def test_no_positive_at_all_is_no_crash() -> None:
     real, labels, synthetic, made_for = case()
     labels[:, 0] = np.nan
     table = quality(real, labels, synthetic, made_for, FINDINGS)
-    said = table[table["finding"] == "Hernia"]
-    assert said["value"].isna().all()
-    assert said["reason"].str.contains("0 real rows").all()
+    hernia = table[table["finding"] == "Hernia"]
+    assert hernia["value"].isna().all()
+    assert hernia["reason"].str.contains("0 real rows").all()
 
 
 def test_all_outside_says_so() -> None:
@@ -101,7 +101,7 @@ def test_all_outside_says_so() -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
         ({"made_for": ["Hernia"]}, "60 synthetic rows but 1"),
         ({"made_for": ["Cyst"] * 60}, "'Cyst'"),
@@ -109,8 +109,8 @@ def test_all_outside_says_so() -> None:
         ({"synthetic": np.zeros((60, 9))}, "one extractor"),
     ],
 )
-def test_bad_input_is_told(change: dict[str, object], said: str) -> None:
+def test_bad_input_is_refused(change: dict[str, object], message: str) -> None:
     real, labels, synthetic, made_for = case()
     given = {"real": real, "labels": labels, "synthetic": synthetic, "made_for": made_for} | change
-    with pytest.raises(InputError, match=said):
+    with pytest.raises(InputError, match=message):
         quality(**given, findings=FINDINGS)  # type: ignore[arg-type]

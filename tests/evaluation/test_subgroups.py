@@ -141,7 +141,7 @@ def test_an_attribute_with_one_value_has_no_gap() -> None:
     truth, scores, patients, _ = cohort(8)
     about = pd.DataFrame({"source": ["nih"] * len(truth)})
     found = subgroups(truth, scores, patients, about, FINDINGS, (), n_bootstrap=20, rng=np.random.default_rng(0))
-    assert set(found["reason"]) == {"no gap: all images are in it"}
+    assert set(found["reason"]) == {"no gap: it holds all images"}
     assert found[["score", "low", "high"]].notna().all(axis=None)
     assert found[["gap", "gap_low", "gap_high"]].isna().all(axis=None)
 
@@ -168,9 +168,9 @@ def test_one_patient_and_no_attribute_are_tables() -> None:
     assert none.empty
 
 
-def test_rows_must_fit() -> None:
+def test_rows_must_match() -> None:
     truth, scores, patients, about = cohort(11, patients=3)
     with pytest.raises(InputError, match="5 rows of attributes"):
         subgroups(truth, scores, patients, about[:5], FINDINGS, (), rng=np.random.default_rng(0))
-    with pytest.raises(InputError, match="do not fit"):
+    with pytest.raises(InputError, match="do not match"):
         subgroups(truth, scores[0], patients, about, FINDINGS, (), rng=np.random.default_rng(0))
