@@ -98,11 +98,11 @@ def test_runs_of_one_collection_share_what_is_learnt(tiny: Tiny, tmp_path: Path,
 
 def test_empty_slots_are_tried_again_with_other_candidates(tiny: Tiny, tmp_path: Path) -> None:
     """With a judge that half of the real positives do not convince some slots stay empty at first."""
-    need = {"tail_below": 8, "head_above": 20, "count": 10, "max_per_finding": 3, "num_candidates": 2}
+    targets = {"tail_below": 8, "head_above": 20, "count": 10, "max_per_finding": 3, "num_candidates": 2}
     runs = []
-    for refills in (0, 2):
-        config = of(tiny, tmp_path / str(refills), "minority", artifacts_dir=str(tmp_path / "learnt"),
-                    targets={**need, "max_retries": refills}, checks={"folds": 2, "verifier_quantile": 0.6})  # fmt: skip
+    for retries in (0, 2):
+        changed = {"targets": {**targets, "max_retries": retries}, "checks": {"folds": 2, "verifier_quantile": 0.6}}
+        config = of(tiny, tmp_path / str(retries), "minority", artifacts_dir=str(tmp_path / "learnt"), **changed)
         runs.append(augment(config))
     once, more = (pd.read_parquet(run / "plan.parquet") for run in runs)
     made = [Manifest.read(run / "manifest.parquet").rows.query("synthetic") for run in runs]
@@ -144,7 +144,7 @@ GUIDE = {"kind": "minority", "window": [0.3, 0.8]}
 NEVER: dict[str, tuple[dict[str, Any], str]] = {
     "fusion's few steps": (
         {"kind": "fusion", "num_inference_steps": 75, "strength": 5 / 75, "guidance": [GUIDE]},
-        "no step of the sampler",
+        "none of the sampler's 5 steps",
     ),
     "a narrow window": (
         {"kind": "noise", "num_inference_steps": 4, "guidance": [{**GUIDE, "window": [0.5, 0.51]}]},
@@ -152,7 +152,7 @@ NEVER: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "a boost without drawn noise": (
         {"kind": "noise", "scheduler": "ddim", "initial_noise_scale": 2.0},
-        "boosting is above 0 and for",
+        "a scheduler that draws noise, such as ddpm",
     ),
 }
 
@@ -160,7 +160,6 @@ NEVER: dict[str, tuple[dict[str, Any], str]] = {
 @pytest.mark.parametrize("name", NEVER)
 def test_what_could_never_work_is_refused_before_anything_is_written(name: str, tiny: Tiny, tmp_path: Path) -> None:
     method, said = NEVER[name]
-    recipe = {"fusion": "fusion", "noise": "finetune"}[method["kind"]]
     told = tiny(tmp_path / "run").model_dump(mode="json", exclude={"method"})
     config = parse({**told, "method": method})
     with pytest.raises(InputError, match=said):

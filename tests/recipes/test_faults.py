@@ -237,8 +237,8 @@ def test_every_training_gets_the_device_of_the_config(
     method = {"kind": "longtail", "num_inference_steps": 4, "guidance": guides}
     augment(parse({**tree, "method": method, "checks": checks}))
     said = " | ".join(Recording.asked)
-    wanted = ("codec", "imitation", "adaptation", "interaction", "denoiser", "verifier 0", "verifier 1", "guidance_classifier",
-              "epistemic", "latent classifier", "embedding", "real, seed 3", "fusion, seed 4",
+    wanted = ("codec", "imitation", "adaptation", "interaction", "denoiser", "verifier 0", "verifier 1",
+              "guidance_classifier", "epistemic", "latent classifier", "embedding", "real, seed 3", "fusion, seed 4",
               "duplicated for fusion, seed 3")  # fmt: skip
     assert [name for name in wanted if name not in said] == [], said
     assert made == ["cpu", "cpu"]

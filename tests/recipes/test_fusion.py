@@ -18,9 +18,9 @@ from medlt.writer import to_uint8
 Tiny = Callable[[Path], RunConfig]
 Method = Callable[[RunConfig], Synthesizer]
 CONTRACT = (
-    "config.yaml run.json run.log manifest.parquet plan.parquet checks.parquet failures.csv sparse_code_metrics.parquet "
-    "panels.parquet scores.parquet comparisons.parquet verdict.json report.html images/metadata.csv MODEL_CARD.md "
-    "DATASHEET.md"
+    "config.yaml run.json run.log manifest.parquet plan.parquet checks.parquet failures.csv "
+    "sparse_code_metrics.parquet panels.parquet scores.parquet comparisons.parquet verdict.json report.html "
+    "images/metadata.csv MODEL_CARD.md DATASHEET.md"
 ).split()
 
 
