@@ -12,7 +12,7 @@ from medlt.api.display import displayed
 from medlt.api.results import Audit
 from medlt.api.run import Run, load
 from medlt.api.settings import evaluate_config, run_config
-from medlt.progress import Reporter
+from medlt.progress import ProgressCallback
 from medlt.types import InputError, Progress
 
 ROWS = Path("stages") / "data" / "manifest.parquet"
@@ -68,10 +68,10 @@ def augment(
     from medlt.recipes import run as with_verdict
 
     recipe = with_verdict if evaluate else images_only
-    with displayed(progress) as reporter:
-        _announce(config, rows, reporter)
-        recipe.main(config, reporter)
-        return _finished(config.output_dir, reporter)
+    with displayed(progress) as callback:
+        _announce(config, rows, callback)
+        recipe.main(config, callback)
+        return _finished(config.output_dir, callback)
 
 
 def finetune(
@@ -116,9 +116,9 @@ def finetune(
     config = run_config(rows, given)
     from medlt.recipes import train as recipe
 
-    with displayed(progress) as reporter:
-        _announce(config, rows, reporter)
-        recipe.main(config, "denoiser", reporter)
+    with displayed(progress) as callback:
+        _announce(config, rows, callback)
+        recipe.main(config, "denoiser", callback)
     return load(config.output_dir)
 
 
@@ -168,10 +168,10 @@ def evaluate(
     config = evaluate_config(rows, usual(sources), given)
     from medlt.recipes import evaluate as recipe
 
-    with displayed(progress) as reporter:
-        reporter.note(f"experiment folder: {config.output_dir}")
-        recipe.main(config, reporter)
-        return _finished(config.output_dir, reporter)
+    with displayed(progress) as callback:
+        callback.note(f"experiment folder: {config.output_dir}")
+        recipe.main(config, callback)
+        return _finished(config.output_dir, callback)
 
 
 def audit(run: Run | str | Path, *, progress: bool | Progress = True, **options: Any) -> Audit:
@@ -199,23 +199,23 @@ def audit(run: Run | str | Path, *, progress: bool | Progress = True, **options:
     if unknown := [name for name in options if name not in known]:
         raise InputError(f"audit has no option {unknown[0]!r}; use {', '.join(known)}")
     folder = run.folder if isinstance(run, Run) else load(run).folder
-    with displayed(progress) as reporter:
-        return Audit.of(recipe.main(folder, recipe.AuditOptions(**options), reporter))
+    with displayed(progress) as callback:
+        return Audit.of(recipe.main(folder, recipe.AuditOptions(**options), callback))
 
 
-def _announce(config: configs.RunConfig, collection: Collection, reporter: Reporter) -> None:
+def _announce(config: configs.RunConfig, collection: Collection, callback: ProgressCallback) -> None:
     """Say where the run is, and before anything is trained how long it takes."""
-    reporter.note(f"run folder: {config.output_dir}")
+    callback.note(f"run folder: {config.output_dir}")
     if (config.output_dir / ROWS).is_file():
         return
     from medlt.api.estimate import estimate
 
-    reporter.note(str(estimate(config, collection) or "no estimate: it is given for networks that medlt builds alone"))
+    callback.note(str(estimate(config, collection) or "no estimate: it is given for networks that medlt builds alone"))
 
 
-def _finished(folder: Path, reporter: Reporter) -> Run:
+def _finished(folder: Path, callback: ProgressCallback) -> Run:
     """Return the run, and name images that could not be read."""
     run = load(folder)
     if failed := run.record.get("counts", {}).get("failed", 0):
-        reporter.note(f"{failed} images could not be read; see {run.folder / 'failures.csv'}")
+        callback.note(f"{failed} images could not be read; see {run.folder / 'failures.csv'}")
     return run

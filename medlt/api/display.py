@@ -1,4 +1,4 @@
-"""Progress of a call: bars on a terminal, timestamped lines elsewhere, or a reporter of the caller's own."""
+"""Progress of a call: bars on a terminal, timestamped lines elsewhere, or a callback of the caller's own."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from medlt.progress import Bars, Lines, Reporter, ticking
+from medlt.progress import Bars, Lines, ProgressCallback, ticking
 from medlt.types import Progress
 
 
-class _Counts(Reporter):
+class _Counts(ProgressCallback):
     """Give the counts to a plain callable; stages and notes are left out."""
 
     def __init__(self, progress: Progress) -> None:
@@ -20,17 +20,21 @@ class _Counts(Reporter):
         self._progress(stage, done, total)
 
 
+def _write(line: str) -> None:
+    sys.stderr.write(f"{line}\n")
+
+
 @contextmanager
-def displayed(progress: bool | Progress) -> Iterator[Reporter]:
-    """Yield a reporter: of stderr for True, one that shows nothing for False, else one that calls `progress`."""
+def displayed(progress: bool | Progress) -> Iterator[ProgressCallback]:
+    """Yield a callback: of stderr for True, one that shows nothing for False, else one that calls `progress`."""
     if callable(progress):
-        yield progress if isinstance(progress, Reporter) else _Counts(progress)
+        yield progress if isinstance(progress, ProgressCallback) else _Counts(progress)
     elif not progress:
-        yield Reporter()
+        yield ProgressCallback()
     elif sys.stderr.isatty():
         with Bars() as bars:
             yield bars
     else:
-        lines = Lines(lambda line: sys.stderr.write(f"{line}\n"))
+        lines = Lines(_write)
         with ticking(lines):
             yield lines

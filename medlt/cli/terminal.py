@@ -12,10 +12,10 @@ from typing import IO, Any, Self
 
 import typer
 
-from medlt.progress import Bars, Lines, Reporter, ticking
+from medlt.progress import Bars, Lines, ProgressCallback, ticking
 
 
-class Terminal(Reporter):
+class Terminal(ProgressCallback):
     """One command's output. It is a reporter of progress too, to be handed to whatever works long.
 
     as_json: the result is one JSON object; volume: True shows details, False only warnings and the result. Inside the
@@ -26,7 +26,7 @@ class Terminal(Reporter):
         self.as_json, self.details, self.quiet = as_json, volume is True, volume is False
         self._out: IO[str] = sys.stdout
         self._open = ExitStack()
-        self._progress: Reporter | None = None
+        self._progress: ProgressCallback | None = None
         self._work = ExitStack()
 
     def __enter__(self) -> Self:
@@ -93,11 +93,11 @@ class Terminal(Reporter):
         self._work.close()
         self._progress = None
 
-    def _shown(self) -> Reporter:
+    def _shown(self) -> ProgressCallback:
         """Return what shows progress: bars on a terminal, lines elsewhere, nothing if quiet."""
         if self._progress is None:
             if self.quiet:
-                self._progress = Reporter()
+                self._progress = ProgressCallback()
             elif sys.stderr.isatty():
                 self._progress = self._work.enter_context(Bars(self.details))
             else:

@@ -5,8 +5,8 @@ which have a beginning and an end but nothing to count.
 """
 
 from medlt.progress.bars import Bars
+from medlt.progress.callback import ProgressCallback
 from medlt.progress.lines import Lines, duration, ticking
-from medlt.progress.reporter import Reporter
 from medlt.progress.run_log import RunLog
 
-__all__ = ["Bars", "Lines", "Reporter", "RunLog", "duration", "ticking"]
+__all__ = ["Bars", "Lines", "ProgressCallback", "RunLog", "duration", "ticking"]

@@ -5,14 +5,14 @@ from __future__ import annotations
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
-from medlt.progress.reporter import Reporter
+from medlt.progress.callback import ProgressCallback
 
 if TYPE_CHECKING:
     from rich.progress import Progress as RichProgress
     from rich.progress import TaskID
 
 
-class Bars(Reporter):
+class Bars(ProgressCallback):
     """Draw rich bars on stderr, one a counted stage; `details` also prints stages and notes above them."""
 
     def __init__(self, details: bool = False) -> None:

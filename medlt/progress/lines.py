@@ -9,7 +9,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
 
-from medlt.progress.reporter import Reporter
+from medlt.progress.callback import ProgressCallback
 
 EVERY = 30.0
 """Seconds of silence after which a line is written."""
@@ -41,7 +41,7 @@ class _Count:
         return (self.total - self.done) * (now - self.start) / (self.done - self.first)
 
 
-class Lines(Reporter):
+class Lines(ProgressCallback):
     """Write a timestamped line where a stage starts and ends, and after every 30 s without one.
 
     `write` gets each line without its line feed. `clock` returns seconds since 1970; tests give their own. `tick` is

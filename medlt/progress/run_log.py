@@ -12,8 +12,8 @@ from types import TracebackType
 from typing import Self
 
 from medlt._version import __version__
+from medlt.progress.callback import ProgressCallback
 from medlt.progress.lines import Lines, ticking
-from medlt.progress.reporter import Reporter
 from medlt.types import Progress
 
 NAME = "run.log"
@@ -21,17 +21,17 @@ PRIVATE_LOGGERS = ("pydicom",)
 """Their messages quote values of DICOM tags, so run.log leaves them out."""
 
 
-class RunLog(Reporter):
+class RunLog(ProgressCallback):
     """Append progress, stages, notes and the warnings of the logging module to a run folder's run.log.
 
-    All of it is passed on to `outer`: a Reporter, or a plain callable, which gets the counts alone. Open it with
+    All of it is passed on to `outer`: a ProgressCallback, or a plain callable, which gets the counts alone. Open it with
     `with`; the folder must exist.
     """
 
     def __init__(self, folder: Path, outer: Progress, clock: Callable[[], float] = time.time) -> None:
         self.path = Path(folder) / NAME
         self._outer = outer
-        self._around = outer if isinstance(outer, Reporter) else Reporter()
+        self._around = outer if isinstance(outer, ProgressCallback) else ProgressCallback()
         self._lines = Lines(self._append, clock)
         self._open = ExitStack()
 

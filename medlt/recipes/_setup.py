@@ -23,7 +23,7 @@ import yaml
 
 from medlt import config as configs
 from medlt.files import locked, write_json, write_text
-from medlt.progress import Reporter, RunLog
+from medlt.progress import ProgressCallback, RunLog
 from medlt.store import Store
 from medlt.training.runtime import Runtime
 from medlt.types import InputError, Progress
@@ -84,10 +84,10 @@ class Run(Generic[C]):
         write_json(self.path("run.json"), summary)
 
     @property
-    def progress(self) -> Reporter:
+    def progress(self) -> ProgressCallback:
         """The progress of the run with stages and notes: its log if that is open, else one that ignores them."""
         progress = self.runtime.progress
-        return progress if isinstance(progress, Reporter) else Reporter()
+        return progress if isinstance(progress, ProgressCallback) else ProgressCallback()
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:

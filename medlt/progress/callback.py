@@ -8,7 +8,7 @@ from types import TracebackType
 from typing import Self
 
 
-class Reporter:
+class ProgressCallback:
     """Take progress, stages and notes, and show nothing; the others derive from it."""
 
     def __enter__(self) -> Self:
