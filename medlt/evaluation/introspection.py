@@ -64,7 +64,7 @@ def age_band(age: object) -> str:
 
 
 def nearest(features: np.ndarray, real: np.ndarray, uids: Sequence[str], k: int = 3) -> np.ndarray:
-    """Return uids [N,k] of the real images whose features [R,D] are nearest to features [N,D] by cosine, nearest first."""
+    """Return uids [N,k] of the real images [R,D] nearest to features [N,D] by cosine distance, nearest first."""
     from sklearn.neighbors import NearestNeighbors
 
     index = NearestNeighbors(n_neighbors=min(k, len(uids)), metric="cosine").fit(real)
@@ -73,7 +73,7 @@ def nearest(features: np.ndarray, real: np.ndarray, uids: Sequence[str], k: int 
 
 
 def occurrences(attributes: dict[str, Sequence[str | Iterable[str]]], uids: Sequence[str]) -> pd.DataFrame:
-    """Return one row a (uid, attribute, value). Each attribute gives every image one value or several; "" is unknown."""
+    """Return one row a (uid, attribute, value). An attribute has one or more values an image; "" is unknown."""
     rows = [
         (uid, name, value)
         for name, given in attributes.items()
@@ -91,10 +91,11 @@ def describe(
     near: np.ndarray | None = None,
     words: Callable[[str], Iterable[str]] | None = None,
 ) -> pd.DataFrame:
-    """Return the known attributes of images, as `occurrences`. labels: index uid, a column a finding, positive from 0.5.
+    """Return the known attributes of images, in the form of `occurrences`.
 
-    about: the same index, `view`, `sex`, `age` in years where they are known. maps [N,h,w]: activation maps of the
-    classifier for each image's finding. near [N,k]: uids of the nearest real images. words: a captioner, uid -> words.
+    labels: index uid, a column a finding, positive from 0.5; about: the same index, with `view`, `sex` and `age` (years)
+    if known; maps [N,h,w]: activation maps of the classifier for each image's finding; near [N,k]: uids of the nearest
+    real images; words: a captioner, uid -> words.
     """
     positive = [[str(name) for name, value in row.items() if value >= 0.5] for _, row in labels.iterrows()]
     known: dict[str, Sequence[str | Iterable[str]]] = {"finding": positive}

@@ -132,7 +132,7 @@ def _lines(
 
 
 def _numbers(test: _Test, sides: Sequence[tuple[np.ndarray, np.ndarray]]) -> dict[str, object]:
-    """Return score, gap, their intervals and a reason if one is missing; sides: (point [1,S,C], drawn [D,S,C]) of each."""
+    """Return score, gap, their intervals and a reason if one is missing; sides: (point [1,S,C], drawn [D,S,C])."""
     undefined = np.any([np.isnan(drawn) for _, drawn in sides], axis=0)
     points = [macro(point)[0] for point, _ in sides]
     draws = [macro(np.where(undefined, np.nan, drawn)) for _, drawn in sides]

@@ -1,8 +1,8 @@
-"""One row of an ablation's table from the images of one variant, and the table in words.
+"""Summarise the images of one variant of an ablation as a row of its table, and format the table as Markdown.
 
-Images of one tail parent resemble each other, so standard errors are of the parents' sums (cluster-robust), and the
-difference to the base is taken image by image: both have the same plan rows, seeds and parents. Wilson's interval of
-the share that passes takes images as independent and is, for few parents, somewhat narrow.
+Images of one tail parent resemble each other, so standard errors are cluster-robust, with the parent as the cluster.
+The difference to the base is paired: both variants have the same plan rows, seeds and parents. The Wilson interval of
+the share that passes treats images as independent, and is too narrow if there are few parents.
 """
 
 from __future__ import annotations
@@ -19,21 +19,25 @@ from medlt.metrics.features import scaled
 from medlt.metrics.fidelity import kid
 
 IMAGES = ("tail_parent", "verifier", "passed", "labelled", "kept", "mask_share", "tail_mass")
-"""Columns of a variant's images, index uid: tail parent, probability of the tail finding by the judge that saw neither
-parent, whether that passes, whether the label still says the finding, whether it is the best of its slot and passed
-all, share of pixels from the tail image, share of its class activation map on them."""
+"""Columns of a variant's images, index uid.
 
-SHOWN = {
+tail_parent: uid of the tail parent; verifier: probability of the tail finding by the verifier that was trained on
+neither parent; passed: whether that probability reaches the limit; labelled: whether the label keeps the finding; kept:
+whether the image passed all checks and is the best of its slot; mask_share: share of pixels from the tail image;
+tail_mass: share of the tail image's class activation map on these pixels.
+"""
+
+HEADERS = {
     "value": "value", "seed": "seed", "kept": "kept", "passed": "verifier passes", "verifier": "verifier",
     "verifier_difference": "to base", "labelled": "labelled", "mask_share": "mask", "tail_mass": "map",
     "reconstruction_l1": "L1", "mean_max_probability": "max p", "words_used": "words", "agreement": "agreement",
     "probe_ap": "probe AP", "kid": "KID", "seconds": "s",
 }  # fmt: skip
-DOWNSTREAM = {"tail_ap_difference": "tail AP to duplicated"}
+DOWNSTREAM = {"tail_ap_difference": "tail AP to control"}
 
 
 def clustered(values: pd.Series, cluster: pd.Series) -> tuple[float, float]:
-    """(mean, cluster-robust standard error) of `values`; the error is NaN for fewer than two clusters."""
+    """Return the mean of `values` and its cluster-robust standard error, NaN for fewer than two clusters."""
     mean, sums = float(values.mean()), (values - values.mean()).groupby(cluster.to_numpy()).sum()
     groups = len(sums)
     if groups < 2:
@@ -41,32 +45,35 @@ def clustered(values: pd.Series, cluster: pd.Series) -> tuple[float, float]:
     return mean, float(np.sqrt(groups / (groups - 1) * np.square(sums).sum()) / len(values))
 
 
-def measured(images: pd.DataFrame) -> dict[str, float]:
-    """Counts, shares and means of a variant's images (columns: IMAGES), at least one."""
+def summarise(images: pd.DataFrame) -> dict[str, float]:
+    """Return counts, shares and means of a variant's images, at least one, with the columns IMAGES."""
     passed = binomtest(int(images["passed"].sum()), len(images))
     interval = passed.proportion_ci(method="wilson")
-    judge, error = clustered(images["verifier"], images["tail_parent"])
+    verifier, error = clustered(images["verifier"], images["tail_parent"])
     return {
         "planned": len(images),
         "kept": int(images["kept"].sum()),
         "passed": passed.statistic,
         "passed_low": interval.low,
         "passed_high": interval.high,
-        "verifier": judge,
+        "verifier": verifier,
         "verifier_se": error,
         **{name: float(images[name].mean()) for name in ("labelled", "mask_share", "tail_mass")},
     }
 
 
-def against(images: pd.DataFrame, base: pd.DataFrame) -> dict[str, float]:
-    """Paired difference of the judge's probability to the base's images of the same plan rows, with its error."""
+def difference_to_base(images: pd.DataFrame, base: pd.DataFrame) -> dict[str, float]:
+    """Return the mean paired difference of the verifier's probability to the base, and its standard error.
+
+    Images are paired by uid; images without a partner are left out.
+    """
     both = images.join(base["verifier"].rename("base"), how="inner")
     difference, error = clustered(both["verifier"] - both["base"], both["tail_parent"])
     return {"verifier_difference": difference, "verifier_difference_se": error}
 
 
 def _cell(row: Mapping[str, Any], name: str) -> str:
-    """A value as it is printed, with its error or interval."""
+    """Return a value as text, with its error or interval."""
     value = row.get(name)
     if pd.isna(value):
         return "-"
@@ -83,26 +90,27 @@ def _cell(row: Mapping[str, Any], name: str) -> str:
 
 
 def as_markdown(table: pd.DataFrame) -> str:
-    """A section a factor, a line a value; the base's value is bold."""
-    shown = SHOWN | (DOWNSTREAM if "tail_ap_difference" in table else {})
+    """Return the table as Markdown: a section a factor, a line a value, the value of the base in bold."""
+    headers = HEADERS | (DOWNSTREAM if "tail_ap_difference" in table else {})
     lines = []
     for factor, part in table.groupby("factor", sort=False):
-        lines += [f"## {factor}", "", "| " + " | ".join(shown.values()) + " |", "|---" * len(shown) + "|"]
+        lines += [f"## {factor}", "", "| " + " | ".join(headers.values()) + " |", "|---" * len(headers) + "|"]
         rows = part.to_dict("records")
-        lines += ["| " + " | ".join(_cell(row, name) for name in shown) + " |" for row in rows]
+        lines += ["| " + " | ".join(_cell(row, name) for name in headers) + " |" for row in rows]
         lines.append("")
     return "\n".join(lines)
 
 
 def kid_by_fold(pairs: Sequence[tuple[np.ndarray, np.ndarray]]) -> tuple[float, float]:
-    """(KID, error) of (real, synthetic) features, a pair an extractor, weighted by synthetic rows; NaN without enough.
+    """Return KID and its error over (real, synthetic) features, one pair an extractor; NaN if no pair has enough rows.
 
-    Features are scaled by the real ones. The errors are added up as if all extractors erred together.
+    Both are means weighted by the number of synthetic rows; the mean error assumes fully correlated errors. Features
+    are scaled by the real ones.
     """
     enough = [scaled(*pair) for pair in pairs if min(map(len, pair)) >= FEWEST_FOR_KID]
     if not enough:
         return float("nan"), float("nan")
-    found = [kid(real, synthetic) for real, synthetic in enough]
+    distances = [kid(real, synthetic) for real, synthetic in enough]
     weights = [len(synthetic) for _, synthetic in enough]
-    value, error = np.average([(one.value, one.sd) for one in found], axis=0, weights=weights)
+    value, error = np.average([(one.value, one.sd) for one in distances], axis=0, weights=weights)
     return float(value), float(error)

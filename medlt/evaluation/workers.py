@@ -1,8 +1,8 @@
-"""Work in several processes that end with the one that began them, however that one ends.
+"""Run tasks in worker processes that end with their parent process, however it ends.
 
-A worker that trains on after its parent was killed would take the machine's time and hold its locks. On Linux the
-kernel kills it with the parent (PR_SET_PDEATHSIG); everywhere a thread of its own asks twice a second whether the
-parent is still there, and whether it wants the worker to stop.
+A worker that outlives a killed parent would use the machine and hold its locks. On Linux the kernel kills a worker with
+its parent (PR_SET_PDEATHSIG). On every system a thread of the worker also checks twice a second whether the parent is
+alive and whether it requests a stop.
 """
 
 from __future__ import annotations
@@ -30,22 +30,22 @@ _shared: list[Any] = []
 
 
 class Stop(Protocol):
-    """A multiprocessing.Event, of which a worker asks whether it is set."""
+    """The part of a multiprocessing.Event that a worker uses."""
 
     def wait(self, timeout: float) -> bool:
-        """Return whether it was set within so many seconds."""
+        """Return whether the event was set within `timeout` seconds."""
         ...
 
 
 def end_with_parent(parent: int, stop: Stop) -> None:
-    """Let this process end when its parent, process `parent`, is gone or sets `stop`; it does not heed Ctrl-C itself.
+    """Let this process end when its parent, process id `parent`, has ended or sets `stop`.
 
-    The terminal sends Ctrl-C to parent and workers alike; the parent decides.
+    The process ignores Ctrl-C, which the terminal sends to parent and workers alike; the parent decides what to do.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:  # it ended before the kernel was asked
+    if os.getppid() != parent:  # the parent ended before the call of prctl
         os._exit(1)
     Thread(target=_watch, args=(parent, stop), daemon=True).start()
 
@@ -56,8 +56,8 @@ def _watch(parent: int, stop: Stop) -> None:
     os._exit(1)
 
 
-def _begin(shared: Any, parent: int, stop: Stop) -> None:
-    """Each worker is given once what all tasks share."""
+def _start_worker(shared: Any, parent: int, stop: Stop) -> None:
+    """Store in this worker the data that all tasks share."""
     end_with_parent(parent, stop)
     _shared[:] = [shared]
 
@@ -69,21 +69,21 @@ def _call(function: Callable[..., R], task: tuple[Any, ...]) -> R:
 def in_processes(
     function: Callable[..., R], tasks: Mapping[K, tuple[Any, ...]], *, shared: Any, workers: int
 ) -> Iterator[tuple[K, R]]:
-    """Yield (key, function(shared, *task)) of every task in whatever order they end, from `workers` processes.
+    """Yield (key, function(shared, *task)) of every task, in the order in which they finish, from `workers` processes.
 
-    `function` is one of a module, and all it is given can be pickled. When a task fails, or the caller stops, the
-    workers end at once. Raises InputError where a worker ended by itself.
+    `function` must be a module's function, and all arguments must be picklable. If a task fails or the caller stops
+    iterating, the workers end at once. Raises InputError if a worker process ends unexpectedly.
     """
     context = get_context("spawn")
     stop = context.Event()
-    with ProcessPoolExecutor(workers, context, _begin, (shared, os.getpid(), stop)) as pool:
+    with ProcessPoolExecutor(workers, context, _start_worker, (shared, os.getpid(), stop)) as pool:
         try:
             waiting = {pool.submit(_call, function, task): key for key, task in tasks.items()}
             for done in as_completed(waiting):
                 yield waiting[done], done.result()
         except BrokenProcessPool:
-            why = "a worker process ended by itself, perhaps for want of memory"
-            raise InputError(f"{why}; give fewer workers, and run again: what is finished is kept") from None
+            why = "a worker process ended unexpectedly, perhaps because memory ran out"
+            raise InputError(f"{why}; use fewer workers and run again (finished work is kept)") from None
         except BaseException:
             stop.set()
             pool.shutdown(wait=False, cancel_futures=True)

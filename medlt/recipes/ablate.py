@@ -35,7 +35,7 @@ from medlt.config.ablation import Ablation
 from medlt.diffusion.backbone import Backbone
 from medlt.diffusion.sampler import last_steps
 from medlt.evaluation.design import ArmSpec
-from medlt.evaluation.variants import against, as_markdown, kid_by_fold, measured
+from medlt.evaluation.variants import as_markdown, difference_to_base, kid_by_fold, summarise
 from medlt.files import digest, write_json, write_table, write_text
 from medlt.recipes._checks import check_guides
 from medlt.recipes._cohort import open_cohort
@@ -176,7 +176,7 @@ class AblationRunner:
         last = code.metrics.iloc[-1]
         known = {name: float(last[name]) for name in CODE_METRICS} | {"kid": kid, "kid_sd": error}
         compared = self.compare_arms(one, batch, results) if self.downstream else {}
-        return images, measured(images) | known | compared | {"seconds": round(seconds, 2)}
+        return images, summarise(images) | known | compared | {"seconds": round(seconds, 2)}
 
     def held_out(self) -> list[np.ndarray]:
         """Return each verifier's features [N,D] of the validation images that have a tail finding."""
@@ -206,7 +206,7 @@ class AblationRunner:
         chosen = positive.any(axis=1).to_numpy()
         fold = torch.tensor(np.where(chosen, verifiers.fold.loc[rows.index].to_numpy(), -1))
         kid, error = self.kid(train.images, fold)
-        return measured(table.assign(tail_parent=parent, **blank)) | {"kid": kid, "kid_sd": error}
+        return summarise(table.assign(tail_parent=parent, **blank)) | {"kid": kid, "kid_sd": error}
 
     def compare_arms(self, one: Variant, batch: Batch, results: list[CheckResult]) -> dict[str, float]:
         """Train the arms of a variant, and return its tail macro AP minus that of the duplicated control."""
@@ -235,7 +235,7 @@ def _row(run: Run[configs.RunConfig], one: Variant, base: pd.DataFrame) -> dict[
     images = pd.read_parquet(_place(run, one, "parquet"))
     known = {name: math.nan if value is None else value for name, value in figures.items()}
     named = {"factor": one.factor, "value": str(one.value), "is_base": one.is_base, "seed": one.seed}
-    return named | known | against(images, base)
+    return named | known | difference_to_base(images, base)
 
 
 def _table(run: Run[configs.RunConfig], wanted: list[Variant]) -> pd.DataFrame:

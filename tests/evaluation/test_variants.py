@@ -1,24 +1,24 @@
-"""The figures of a variant: errors that know of clusters, differences image by image, intervals that cover."""
+"""The figures of a variant: cluster-robust errors, paired differences, intervals that cover."""
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from medlt.evaluation.variants import against, as_markdown, clustered, kid_by_fold, measured
+from medlt.evaluation.variants import as_markdown, clustered, difference_to_base, kid_by_fold, summarise
 from medlt.metrics.features import scaled
 from medlt.metrics.fidelity import kid
 
 
 def images(n: int = 40, seed: int = 0) -> pd.DataFrame:
     rng = np.random.default_rng(seed)
-    judge = rng.random(n)
+    verifier = rng.random(n)
     return pd.DataFrame(
         {
             "tail_parent": [f"p{i // 4}" for i in range(n)],
-            "verifier": judge,
-            "passed": judge > 0.4,
+            "verifier": verifier,
+            "passed": verifier > 0.4,
             "labelled": rng.random(n) > 0.5,
-            "kept": judge > 0.8,
+            "kept": verifier > 0.8,
             "mask_share": rng.random(n),
             "tail_mass": rng.random(n),
         },
@@ -40,7 +40,7 @@ def test_copies_of_an_image_add_no_certainty() -> None:
     assert again == pytest.approx(once)
 
 
-def test_one_parent_tells_nothing_of_the_error() -> None:
+def test_one_parent_gives_no_error() -> None:
     mean, error = clustered(pd.Series([0.1, 0.2]), pd.Series(["p", "p"]))
     assert mean == pytest.approx(0.15)
     assert np.isnan(error)
@@ -58,7 +58,7 @@ def test_the_clustered_error_is_the_scatter_of_the_mean() -> None:
 
 def test_shares_and_counts_are_of_the_images() -> None:
     table = images()
-    found = measured(table)
+    found = summarise(table)
     assert found["planned"] == 40
     assert found["kept"] == table["kept"].sum()
     assert found["passed"] == table["passed"].mean()
@@ -70,21 +70,21 @@ def test_shares_and_counts_are_of_the_images() -> None:
 
 
 def test_nothing_passed_still_has_an_interval() -> None:
-    found = measured(images().assign(passed=False))
+    found = summarise(images().assign(passed=False))
     assert found["passed"] == found["passed_low"] == 0
     assert 0 < found["passed_high"] < 0.15
 
 
-def test_the_base_differs_from_itself_by_nothing_and_pairs_are_found_by_uid() -> None:
+def test_the_base_has_no_difference_to_itself_and_images_are_paired_by_uid() -> None:
     base = images()
-    assert against(base, base) == {"verifier_difference": 0, "verifier_difference_se": 0}
+    assert difference_to_base(base, base) == {"verifier_difference": 0, "verifier_difference_se": 0}
     other = base.assign(verifier=base["verifier"] + 0.1).sample(frac=1, random_state=0)
-    found = against(pd.concat([other, images(3, 9).set_axis(["a", "b", "c"])]), base)
+    found = difference_to_base(pd.concat([other, images(3, 9).set_axis(["a", "b", "c"])]), base)
     assert found["verifier_difference"] == pytest.approx(0.1)
     assert found["verifier_difference_se"] == pytest.approx(0, abs=1e-12)
 
 
-def test_kid_is_the_mean_over_extractors_that_saw_enough() -> None:
+def test_kid_is_the_mean_over_extractors_with_enough_rows() -> None:
     rng = np.random.default_rng(2)
     pairs = [(rng.normal(size=(30, 4)), rng.normal(1, 1, size=(n, 4))) for n in (20, 40, 5)]
     value, error = kid_by_fold(pairs)
@@ -94,9 +94,9 @@ def test_kid_is_the_mean_over_extractors_that_saw_enough() -> None:
     assert np.isnan(kid_by_fold(pairs[2:])).all()
 
 
-def test_the_table_in_words_has_a_section_a_factor_and_says_which_is_the_base() -> None:
+def test_the_markdown_table_has_a_section_a_factor_and_marks_the_base() -> None:
     metrics = dict.fromkeys(("reconstruction_l1", "mean_max_probability", "probe_ap", "kid", "kid_sd", "seconds"), 0.25)
-    row = measured(images()) | against(images(), images()) | metrics | {"agreement": np.nan, "seed": 0}
+    row = summarise(images()) | difference_to_base(images(), images()) | metrics | {"agreement": np.nan, "seed": 0}
     table = pd.DataFrame(
         [
             {"factor": "keep", "value": "5", "is_base": True} | row,

@@ -83,6 +83,6 @@ def test_the_error_of_a_task_is_raised_and_the_workers_stop(tasks: Any) -> None:
         list(in_processes(tasks.double, {n: (n,) for n in (1, 13, 2)}, shared=0, workers=2))
 
 
-def test_a_worker_that_ends_by_itself_is_reported_in_one_line(tasks: Any) -> None:
-    with pytest.raises(InputError, match=r"a worker process ended by itself.*fewer workers"):
+def test_a_worker_that_ends_unexpectedly_is_reported_in_one_line(tasks: Any) -> None:
+    with pytest.raises(InputError, match=r"a worker process ended unexpectedly.*use fewer workers"):
         list(in_processes(tasks.die, {0: (0,)}, shared=0, workers=2))

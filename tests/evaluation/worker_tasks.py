@@ -1,4 +1,4 @@
-"""A parent with two workers at work, as a script: its argument says what ends the workers, `kernel` or `poll`."""
+"""A parent with two busy workers, as a script: its arguments are a folder and what ends the workers, kernel or poll."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from pathlib import Path
 from medlt.evaluation import workers
 
 if "poll" in sys.argv:  # also read by the workers, which import this file before they begin
-    workers.PR_SET_PDEATHSIG = 1 << 20  # nothing that the kernel knows
+    workers.PR_SET_PDEATHSIG = 1 << 20  # unknown to the kernel
 
 
 def work(folder: Path, number: int) -> int:
-    """Tell one's process number and keep busy for longer than any test."""
+    """Write the process id to a file and keep busy for longer than any test."""
     (folder / f"{number}.pid").write_text(str(os.getpid()))
     end = time.monotonic() + 300
     while time.monotonic() < end:
@@ -23,14 +23,14 @@ def work(folder: Path, number: int) -> int:
 
 
 def double(shared: int, number: int) -> int:
-    """shared + 2 number; of 13 an error."""
+    """Return shared + 2 number; raise an error for 13."""
     if number == 13:
         raise ValueError("13")
     return shared + 2 * number
 
 
 def die(shared: int, number: int) -> None:
-    """End the worker without a word."""
+    """End the worker without an exception."""
     os._exit(3)
 
 
