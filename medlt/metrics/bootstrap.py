@@ -1,4 +1,4 @@
-"""Does it help? Patient-level paired bootstrap of the difference between two arms, and the word it allows.
+"""Patient-level paired bootstrap of the difference between two arms, and the verdict word that the interval allows.
 
 A draw resamples patients with replacement, all images of a patient together, the same patients for both arms. Arms
 trained with S seeds are compared by the mean of their S metrics, never by the metric of averaged scores; how much whole
@@ -10,10 +10,10 @@ runs differ is part of the interval (see `draws`).
 | sensitivity, balanced accuracy, F1 | decisions, by thresholds that validation chose | higher |
 | ECE | probabilities: it is left out where a score is outside [0,1] | lower |
 
-A finding without a positive (or what else the metric needs) has no number, and `reason` says why. One without a number
-in an arm or a seed is left out of all of them, so that means are over the same findings. Intervals and words are not
-corrected for the number of findings: tail and macro AP are the headline, and `p_holm` is what one finding's word is
-worth among all of them. Notation as in `ranking`; M metrics.
+A finding without a positive (or without another thing that the metric needs) has no value, and `reason` says why. A
+finding without a value in one arm or seed is left out of all of them, so that means are over the same findings.
+Intervals and words are not corrected for the number of findings. The main results are tail and macro AP; `p_holm`
+corrects the p value of one finding for the number of findings. Notation as in `ranking`; M metrics.
 """
 
 from __future__ import annotations
@@ -39,18 +39,18 @@ Groups: TypeAlias = Mapping[str, Sequence[str]]
 
 LOWER_IS_BETTER = ("ECE",)
 
-_CHUNK = 1 << 23  # weights drawn at once: 64 MB as they come, 32 MB as they are kept
+_CHUNK = 1 << 23  # weights drawn at once: 64 MB as int64, 32 MB as float32
 
 __all__ = ["FEWEST_PATIENTS", "difference", "interval", "metric_table", "metrics_per_draw", "patient_weights", "word"]
 
 
 def word(low: float, high: float) -> Word:
-    """Return what an interval of a difference allows one to say, where more is better."""
+    """Return the verdict word for the interval [low, high] of a difference, where a higher metric is better."""
     return "helps" if low > 0 else "harms" if high < 0 else "no evidence"
 
 
 def names(scores: np.ndarray, decided: np.ndarray | None) -> tuple[str, ...]:
-    """Return the metrics these scores, and decisions if there are any, allow."""
+    """Return the metrics that can be computed from these scores and, if given, decisions."""
     return (*METRICS, *(DECISIONS if decided is not None else ()), *(("ECE",) if probabilities(scores) else ()))
 
 
@@ -61,10 +61,10 @@ def metrics_per_draw(
     decided: np.ndarray | None = None,
     owner: np.ndarray | None = None,
 ) -> np.ndarray:
-    """Return the metrics of `names`, of every draw, seed and finding: truth [N,K], scores [S,N,K], weights [D,O] ->
-    [M,D,S,K].
+    """Return the metrics of `names` for every draw, seed and finding, [M,D,S,K].
 
-    decided: [S,N,K] in {0,1,NaN}; owner: [N], each row's column of `weights`, its own where absent.
+    truth: [N,K]; scores: [S,N,K]; weights: [D,O]; decided: [S,N,K] in {0,1,NaN}; owner: [N], the column of `weights`
+    that holds for each row. Without `owner`, row i has column i.
     """
     parts = [ranked_per_draw(truth, scores, weights, owner)]
     if decided is not None:
@@ -76,9 +76,10 @@ def metrics_per_draw(
 
 @dataclass(frozen=True)
 class Measured:
-    """Values of A arms, point [M,A,S,K], and of the draws [M,D,S,K]: the first arm's, less the second's if there is.
+    """Metric values of A arms, `point` [M,A,S,K], and of the draws, `drawn` [M,D,S,K].
 
-    noise: [D], what whole runs add (`draws.run_noise`). A finding without a value in one arm or seed has none in any.
+    drawn: the values of the first arm, minus those of the second arm if there are two. noise: [D], the noise between
+    whole runs (`draws.run_noise`). A finding without a value in one arm or seed has no value in any of them.
     """
 
     metrics: tuple[str, ...]
@@ -95,7 +96,7 @@ def measured(
     draws: int,
     rng: np.random.Generator,
 ) -> Measured:
-    """Return one arm or two, [A,S,N,K], and its decisions of that shape, under `draws` resamples of the patients."""
+    """Return the metrics of one or two arms [A,S,N,K] under `draws` resamples of the patients."""
     owner, shape, step = owners(patients), arms.shape, max(1, _CHUNK // len(set(patients)))
     metrics, flat = names(arms, decided), arms.reshape(-1, *arms.shape[2:])
     given = None if decided is None else decided.reshape(flat.shape)
@@ -104,27 +105,29 @@ def measured(
     point = point.reshape(len(metrics), *shape[:2], shape[3])
     for start in range(0, draws, step):
         weights = np.asfortranarray(resampled(count, min(step, draws - start), rng), np.float32)
-        found = metrics_per_draw(truth, flat, weights, given, owner)
-        parts.append(found[:, :, : shape[1]] - found[:, :, shape[1] :] if len(arms) == 2 else found)
+        values = metrics_per_draw(truth, flat, weights, given, owner)
+        parts.append(values[:, :, : shape[1]] - values[:, :, shape[1] :] if len(arms) == 2 else values)
     lost = np.isnan(point).any((1, 2))[:, None, None]
     drawn = np.where(lost, np.nan, np.concatenate(parts, 1))
     return Measured(metrics, np.where(lost, np.nan, point), drawn, run_noise(shape[1], draws, rng))
 
 
 def _checked(truth: np.ndarray, k: int, patients: Sequence[str] | None = None, **given: np.ndarray | None) -> None:
-    """Raise InputError unless truth is [N,k], all given arrays one [S,N,k], and there is a patient a row."""
+    """Raise InputError unless truth is [N,k], all given arrays share a shape [S,N,k], and each row has a patient."""
     arrays = {name: array for name, array in given.items() if array is not None}
     shapes = {array.shape for array in arrays.values()}
     shape = next(iter(shapes))
     if len(shapes) > 1 or len(shape) != 3 or shape[1:] != truth.shape or truth.shape[1] != k or not truth.size:
-        told = ", ".join(f"{name} {array.shape}" for name, array in {"truth": truth, **arrays}.items())
-        raise InputError(f"the shapes {told} do not fit; need truth [N,{k}] and all others one [S,N,{k}], none empty")
+        given_shapes = ", ".join(f"{name} {array.shape}" for name, array in {"truth": truth, **arrays}.items())
+        raise InputError(
+            f"the shapes {given_shapes} do not fit; give truth [N,{k}] and all others one shape [S,N,{k}], none empty"
+        )
     if patients is not None and len(patients) != len(truth):
-        raise InputError(f"{len(patients)} patients for {len(truth)} rows; give one patient_id a row")
+        raise InputError(f"{len(patients)} patients for {len(truth)} rows; give one patient_id for each row")
 
 
 def _columns(findings: Sequence[str], groups: Groups | None) -> dict[tuple[str, str], list[int]]:
-    """Return (level, name) -> columns averaged over, for macro, each group and each finding."""
+    """Return the columns to average over by (level, name): macro, each group and each finding."""
     at = {finding: k for k, finding in enumerate(findings)}
     grouped = {("group", name): [at[f] for f in members] for name, members in (groups or {}).items() if members}
     return {("macro", "macro"): list(at.values()), **grouped, **{("finding", f): [k] for f, k in at.items()}}
@@ -137,18 +140,19 @@ def metric_table(
     groups: Groups | None = None,
     decided: np.ndarray | None = None,
 ) -> pd.DataFrame:
-    """Return one arm with one seed: columns finding, metric, value. truth, scores, decided: [N,K].
+    """Return the metrics of one arm with one seed: columns finding, metric, value.
 
-    finding: each finding's name, "macro" (the mean over findings that have a value) and each group's name.
+    truth, scores, decided: [N,K]. Column finding: the name of each finding, "macro" (the mean over findings that have
+    a value) and the name of each group.
     """
     truth, scores = np.asarray(truth, np.float64), np.asarray(scores)[None]
     given = None if decided is None else np.asarray(decided)[None]
     _checked(truth, len(findings), scores=scores, decided=given)
-    found = metrics_per_draw(truth, scores, np.ones((1, len(truth))), given)[:, 0, 0]
+    computed = metrics_per_draw(truth, scores, np.ones((1, len(truth))), given)[:, 0, 0]
     rows = [
         {"finding": name, "metric": metric, "value": float(macro(values[columns]))}
         for (_, name), columns in _columns(findings, groups).items()
-        for metric, values in zip(names(scores, given), found, strict=True)
+        for metric, values in zip(names(scores, given), computed, strict=True)
     ]
     return pd.DataFrame(rows)
 
@@ -165,21 +169,21 @@ def interval(
     decided: np.ndarray | None = None,
     level: float = 0.95,
 ) -> pd.DataFrame:
-    """Return the value of one arm, mean of its seeds, with its interval. truth [N,K]; scores, decided [S,N,K]; patients
-    [N].
+    """Return the metrics of one arm, averaged over its seeds, with their intervals.
 
-    Returns one row each of (level, name, metric): value, low, high (within [0,1]), se, patients, reason.
+    truth: [N,K]; scores, decided: [S,N,K]; patients: [N]. Returns one row for each (level, name, metric) with columns
+    value, low, high (within [0,1]), se, patients, reason.
     """
     truth, scores = np.asarray(truth, np.float64), np.asarray(scores)
     decided = None if decided is None else np.asarray(decided)
     _checked(truth, len(findings), patients, scores=scores, decided=decided)
-    found = measured(truth, scores[None], None if decided is None else decided[None], patients, draws, rng)
+    values = measured(truth, scores[None], None if decided is None else decided[None], patients, draws, rng)
     rows: list[dict[str, object]] = []
     for (kind, name), columns in _columns(findings, groups).items():
         positive = positive_patients(truth[:, columns], patients)
-        for m, metric in enumerate(found.metrics):
-            point = macro(found.point[m, 0][:, columns])
-            seen = spread(point, macro(found.drawn[m][..., columns]), found.noise, level, centred=True)
+        for m, metric in enumerate(values.metrics):
+            point = macro(values.point[m, 0][:, columns])
+            seen = spread(point, macro(values.drawn[m][..., columns]), values.noise, level, centred=True)
             ends = {"low": float(np.clip(seen.low, 0, 1)), "high": float(np.clip(seen.high, 0, 1)), "se": seen.se}
             why = missing(metric, truth[:, columns]) if np.isnan(point).any() else doubt(seen.low, FEWEST_PATIENTS)
             line = {"level": kind, "name": name, "metric": metric, "value": float(point.mean()), **ends}
@@ -200,25 +204,26 @@ def difference(
     level: float = 0.95,
     decided: tuple[np.ndarray, np.ndarray] | None = None,
 ) -> pd.DataFrame:
-    """Return the difference `scores` - `control` in every metric: macro, by group and by finding, with interval and word.
+    """Return the difference `scores` - `control` in every metric, with its interval and word.
 
     truth: [N,K] in {0,1,NaN}; scores, control: [S,N,K], seed s of one paired with seed s of the other; patients: [N];
-    groups: name -> its findings; decided: the decisions of both, [S,N,K] in {0,1,NaN}. Returns one row each of
-    (level, name, metric): value, control_value, difference, low, high (NaN when most draws hold no positive), se, p,
-    p_holm (over findings; NaN for macro and groups), smallest (`power.smallest_gain`), patients (those positive for any
-    of its findings), word, reason ("" or why there is no number or no word). Raises InputError for shapes that differ.
+    groups: name -> its findings; decided: the decisions of both, [S,N,K] in {0,1,NaN}. Returns one row for each
+    (level, name, metric), level being macro, group or finding, with columns value, control_value, difference, low, high
+    (NaN if most draws hold no positive), se, p, p_holm (over findings; NaN for macro and groups), smallest
+    (`power.smallest_gain`), patients (those positive for any of its findings), word, reason ("", or why there is no
+    value or no word). Raises InputError for shapes that differ.
     """
     truth, scores, control = np.asarray(truth, np.float64), np.asarray(scores), np.asarray(control)
     both = None if decided is None else np.stack([np.asarray(one) for one in decided])
     first, second = (None, None) if both is None else both
     _checked(truth, len(findings), patients, scores=scores, control=control, decided=first, control_decided=second)
-    found = measured(truth, np.stack([scores, control]), both, patients, draws, rng)
+    values = measured(truth, np.stack([scores, control]), both, patients, draws, rng)
     rows = []
     for (kind, name), columns in _columns(findings, groups).items():
         positive, known = positive_patients(truth[:, columns], patients), truth[:, columns]
-        for m, metric in enumerate(found.metrics):
-            point, drawn = macro(found.point[m][..., columns]), macro(found.drawn[m][..., columns])
-            line = _line(metric, point, drawn, found.noise, level, positive, known)
+        for m, metric in enumerate(values.metrics):
+            point, drawn = macro(values.point[m][..., columns]), macro(values.drawn[m][..., columns])
+            line = _line(metric, point, drawn, values.noise, level, positive, known)
             rows.append({"level": kind, "name": name, "metric": metric, **line})
     return _corrected(pd.DataFrame(rows))
 
@@ -232,7 +237,10 @@ def _line(
     positive: int,
     truth: np.ndarray,
 ) -> dict[str, object]:
-    """Return one line of `difference`: point [2,S], resampled differences [D,S], t [D], truth [N,C] of its findings."""
+    """Return one row of `difference`.
+
+    point: [2,S]; drawn: resampled differences [D,S]; noise: [D]; truth: [N,C] of the findings that are averaged.
+    """
     lower, (value, control) = metric in LOWER_IS_BETTER, point.mean(1)
     seen = spread(point[0] - point[1], drawn, noise, level, lower)
     why = missing(metric, truth) if np.isnan(value) else doubt(seen.low, positive)
@@ -240,12 +248,12 @@ def _line(
     numbers = {"value": value, "control_value": control, "difference": value - control}
     numbers |= {"low": seen.low, "high": seen.high, "se": seen.se, "p": np.nan if why else seen.p, "p_holm": np.nan}
     numbers["smallest"] = np.nan if why else smallest_gain(seen.se, seen.df, level=level)
-    said = "no evidence" if why else word(*ends)
-    return {k: float(v) for k, v in numbers.items()} | {"patients": positive, "word": said, "reason": why}
+    verdict = "no evidence" if why else word(*ends)
+    return {k: float(v) for k, v in numbers.items()} | {"patients": positive, "word": verdict, "reason": why}
 
 
 def _corrected(rows: pd.DataFrame) -> pd.DataFrame:
-    """Return with `p_holm` of the findings, metric by metric."""
+    """Fill in `p_holm` of the findings, for each metric by itself."""
     for _, part in rows[rows["level"] == "finding"].groupby("metric", sort=False):
         rows.loc[part.index, "p_holm"] = holm(part["p"].to_numpy())
     return rows

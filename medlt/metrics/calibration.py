@@ -1,16 +1,17 @@
-"""Do the probabilities mean what they say? Expected calibration error and the reliability curve of each finding.
+"""Expected calibration error and the reliability curve of each finding.
 
 In B bins of equal width, with w the weight of an example, p its probability and y its truth,
 
     ECE = sum_b |sum_{i in b} w_i (p_i - y_i)| / sum_i w_i
 
-the binary form: the probability of the finding against its rate, not the confidence of the likelier answer (Naeini et
-al. 2015; Guo et al., arXiv 1706.04599). Bin b is [b/B, (b+1)/B), the last one holds 1 too. Lower is better. It is NaN
-without a positive, as all metrics are, and means nothing for scores outside [0,1].
+This is the binary form: it compares the probability of the finding with its rate, not the confidence of the likelier
+class (Naeini et al. 2015; Guo et al., arXiv 1706.04599). Bin b is [b/B, (b+1)/B); the last one holds 1 too. Lower is
+better. It is NaN without a positive, as all metrics are, and is not defined for scores outside [0,1].
 
-The rate of a bin has Wilson's interval (1927) for as many independent images as its patients are worth: r (1 - r) over
-the variance of the rate between patients, at most the images, or the patients where all agree (Franco et al., J. Survey
-Statistics and Methodology 7, 2019). Several findings or seeds of one image are then not counted as several images.
+The rate of a bin has Wilson's interval (1927). Its sample size is the effective number of independent images: r (1 - r)
+over the variance of the rate between patients, at most the number of images, or the number of patients if all agree
+(Franco et al., J. Survey Statistics and Methodology 7, 2019). So several findings or seeds of one image do not count as
+several images.
 """
 
 from __future__ import annotations
@@ -28,22 +29,23 @@ BINS = 15
 
 
 def probabilities(scores: np.ndarray) -> bool:
-    """Return whether all scores that are there lie in [0,1]: only then is there a calibration to speak of."""
+    """Return whether all scores lie in [0,1]; NaN is ignored. Calibration is defined for such scores only."""
     return bool(((scores >= 0) & (scores <= 1) | np.isnan(scores)).all())
 
 
 def binned(scores: np.ndarray, bins: int = BINS) -> np.ndarray:
     """Return the bin, 0..bins-1, of each score in [0,1]."""
-    found: np.ndarray = np.clip(np.searchsorted(np.arange(1, bins) / bins, scores, side="right"), 0, bins - 1)
-    return found
+    index: np.ndarray = np.clip(np.searchsorted(np.arange(1, bins) / bins, scores, side="right"), 0, bins - 1)
+    return index
 
 
 def calibration_error(
     truth: np.ndarray, scores: np.ndarray, weights: np.ndarray, owner: np.ndarray | None = None, bins: int = BINS
 ) -> np.ndarray:
-    """Return ECE under each draw: truth [N,K] in {0,1,NaN}, scores [N,K] in [0,1], weights [D,O] -> [D,K].
+    """Return the ECE under each draw, [D,K].
 
-    owner: [N], each row's column of `weights`, its own where absent.
+    truth: [N,K] in {0,1,NaN}; scores: [N,K] in [0,1]; weights: [D,O]; owner: [N], the column of `weights` that holds
+    for each row. Without `owner`, row i has column i.
     """
     owner = np.arange(len(truth)) if owner is None else owner
     cells = [_cells(truth[:, k], scores[:, k], owner, weights.shape[1], bins) for k in range(truth.shape[1])]
@@ -54,7 +56,7 @@ def calibration_error(
 
 
 def _cells(truth: np.ndarray, score: np.ndarray, owner: np.ndarray, owners: int, bins: int) -> np.ndarray:
-    """Return [owners,bins+2] of one finding [N]: the sum of p - y in each bin, the negatives, the positives."""
+    """Return the sum of p - y in each bin, the negatives and the positives of one finding, [owners,bins+2]."""
     known = ~np.isnan(truth)
     y, p, owner = truth[known], score[known].astype(np.float64), owner[known]
     missed = tally(owner, binned(p, bins), (owners, bins), p - y)
@@ -62,7 +64,7 @@ def _cells(truth: np.ndarray, score: np.ndarray, owner: np.ndarray, owners: int,
 
 
 def wilson(rate: float, size: float, level: float = 0.95) -> tuple[float, float]:
-    """Return Wilson's interval of a rate seen in `size` independent images, which need not be whole; NaN without one."""
+    """Return Wilson's interval of a rate in `size` independent images; NaN if size is 0. `size` may be a fraction."""
     if not size > 0:
         return float("nan"), float("nan")
     z2 = float(ndtri((1 + level) / 2)) ** 2
@@ -72,7 +74,7 @@ def wilson(rate: float, size: float, level: float = 0.95) -> tuple[float, float]
 
 
 def _worth(truth: np.ndarray, owner: np.ndarray, images: float) -> float:
-    """Return independent images that one bin's are worth: truth [n] in {0,1}, owner [n]."""
+    """Return the effective number of independent images in one bin: truth [n] in {0,1}, owner [n]."""
     _, own = np.unique(owner, return_inverse=True)
     patients, rate = int(own.max()) + 1, truth.mean()
     each = tally(own, truth.astype(np.int64), (patients, 2))
@@ -92,11 +94,12 @@ def reliability(
     bins: int = 10,
     level: float = 0.95,
 ) -> pd.DataFrame:
-    """Return the rate of the finding against mean score, a row each of finding and bin; finding "all" pools every one.
+    """Return the reliability curve: one row for each finding and bin. The finding "all" pools all findings.
 
-    truth: [N,K] in {0,1,NaN}; scores: [N,K] or, of several seeds that are pooled, [S,N,K], in [0,1]; patients: [N].
-    Columns finding, bin, low, high (its limits), images (a mean over seeds; of "all" images times findings),
-    mean_score, rate, rate_low, rate_high; the last four NaN in an empty bin. Raises InputError for other scores.
+    truth: [N,K] in {0,1,NaN}; scores: in [0,1], [N,K], or [S,N,K] of several seeds, which are pooled; patients: [N].
+    Columns: finding, bin, low, high (the limits of the bin), images (the mean over seeds; for "all", images times
+    findings), mean_score, rate, rate_low, rate_high; the last four are NaN in an empty bin. Raises InputError for
+    scores outside [0,1] or shapes that differ.
     """
     scores = _checked(np.asarray(scores, np.float64), truth, patients, len(findings))
     owner = np.unique(np.asarray(patients, dtype=str), return_inverse=True)[1]
@@ -114,16 +117,18 @@ def _checked(scores: np.ndarray, truth: np.ndarray, patients: Sequence[str], k: 
     """Return scores as [S,N,K]. Raises InputError unless shapes agree and scores lie in [0,1]."""
     scores = scores[None] if scores.ndim == 2 else scores
     if scores.shape[1:] != truth.shape or truth.shape[1:] != (k,) or len(patients) != len(truth):
-        raise InputError(f"truth {truth.shape}, scores {scores.shape}, {len(patients)} patients; need [N,{k}] and N")
+        raise InputError(
+            f"truth {truth.shape}, scores {scores.shape}, {len(patients)} patients; give [N,{k}], [N,{k}] and N"
+        )
     if not probabilities(scores):
-        raise InputError("a score is outside [0,1]; reliability is of probabilities, pass logits through a sigmoid")
+        raise InputError("a score is outside [0,1]; reliability needs probabilities: pass logits through a sigmoid")
     return scores
 
 
 def _curve(
     y: np.ndarray, p: np.ndarray, owner: np.ndarray, seeds: int, bins: int, level: float
 ) -> Iterator[dict[str, float]]:
-    """Return a line a bin, of known truth y, probabilities p and owner, [n] over all seeds."""
+    """Yield one row for each bin: known truth y, probabilities p and owner, [n] over all seeds."""
     at = binned(p, bins)
     for b in range(bins):
         inside = at == b

@@ -1,9 +1,9 @@
-"""From scores to decisions: thresholds chosen on validation; sensitivity, balanced accuracy, F1 of what is decided.
+"""Decisions from scores: thresholds chosen on validation; sensitivity, balanced accuracy and F1 of the decisions.
 
-A threshold is the score, among those that occur in validation, at and above which calling an image positive has the
-largest F1; of equal ones the largest, which calls the fewest. It is never chosen on test. Single-label collections need
-none: the finding with the highest score is decided (`one_of`), and the macro mean of sensitivity is then the balanced
-accuracy of the long-tailed radiograph benchmarks (Holste et al. 2022, arXiv 2208.13365).
+A threshold is the validation score that gives the largest F1 when images at or above it are called positive. Of equal
+F1 the highest threshold is taken. Thresholds are never chosen on test. Single-label collections need none: `one_of`
+decides for the finding with the highest score, and the macro mean of sensitivity is then the balanced accuracy of the
+long-tailed radiograph benchmarks (Holste et al. 2022, arXiv 2208.13365).
 
     sensitivity = TP / (TP + FN)    balanced accuracy = (sensitivity + TN / (TN + FP)) / 2    F1 = 2TP / (2TP + FP + FN)
 
@@ -22,19 +22,19 @@ DECISIONS = ("sensitivity", "balanced accuracy", "F1")
 
 
 def tally(owner: np.ndarray, cell: np.ndarray, shape: tuple[int, int], values: np.ndarray | None = None) -> np.ndarray:
-    """Return [owners, cells] = `shape`: how many rows, or what sum of their `values` [n], each owner has in each cell.
+    """Return the number of rows, or the sum of their `values` [n], that each owner has in each cell: [owners, cells].
 
-    owner, cell: [n]. A matrix of draws [D,owners] times this holds the sums of all draws.
+    owner, cell: [n]. A matrix of draws [D,owners] times this gives the sums of all draws.
     """
     size = shape[0] * shape[1]
     return np.bincount(owner * shape[1] + cell, weights=values, minlength=size).reshape(shape).astype(np.float64)
 
 
 def thresholds(truth: np.ndarray, scores: np.ndarray) -> np.ndarray:
-    """Return the threshold [K] of largest F1 on VALIDATION truth [N,K] in {0,1,NaN} and scores [N,K]; NaN without a
-    positive.
+    """Return the threshold of largest F1 for each finding, [K]; NaN for a finding without a positive.
 
-    Raises InputError for shapes that differ, other labels, or scores that are not finite.
+    truth: [N,K] in {0,1,NaN}, of VALIDATION images; scores: [N,K]. Raises InputError for shapes that differ, other
+    labels, or scores that are not finite.
     """
     truth, scores = np.asarray(truth, np.float64), np.asarray(scores, np.float64)
     if truth.shape != scores.shape or truth.ndim != 2:
@@ -43,7 +43,7 @@ def thresholds(truth: np.ndarray, scores: np.ndarray) -> np.ndarray:
 
 
 def _threshold(truth: np.ndarray, score: np.ndarray) -> float:
-    """As `thresholds`, of one finding [N]."""
+    """Return the threshold of one finding [N], as `thresholds`."""
     order = ordered(truth, score)
     positive, ranked = truth[order], score[order]
     if not positive.any():
@@ -60,22 +60,23 @@ def decided(scores: np.ndarray, thresholds: np.ndarray) -> np.ndarray:
 
 
 def one_of(scores: np.ndarray) -> np.ndarray:
-    """Return 1 at the highest of scores [...,N,K] along K, else 0: the decision where each image has one finding.
+    """Return 1 at the highest of scores [...,N,K] along K, else 0: the decision if each image has one finding.
 
-    Of equal scores the first finding's. Raises InputError for scores that are NaN.
+    Of equal scores the first finding is taken. Raises InputError for scores that are NaN.
     """
     scores = np.asarray(scores)
     if np.isnan(scores).any():
-        raise InputError("a score is NaN; the classifier that gave it has diverged, lower its learning rate")
+        raise InputError("a score is NaN; the classifier has diverged: lower its learning rate")
     return np.asarray(np.arange(scores.shape[-1]) == scores.argmax(-1)[..., None], np.float64)
 
 
 def decision_metrics(
     truth: np.ndarray, decided: np.ndarray, weights: np.ndarray, owner: np.ndarray | None = None
 ) -> np.ndarray:
-    """Return (sensitivity, balanced accuracy, F1) under each draw: truth, decided [N,K], weights [D,O] -> [3,D,K].
+    """Return (sensitivity, balanced accuracy, F1) under each draw, [3,D,K].
 
-    owner: [N], each row's column of `weights`, its own where absent.
+    truth, decided: [N,K]; weights: [D,O]; owner: [N], the column of `weights` that holds for each row. Without `owner`,
+    row i has column i.
     """
     owner = np.arange(len(truth)) if owner is None else owner
     cells = [_cells(truth[:, k], decided[:, k], owner, weights.shape[1]) for k in range(truth.shape[1])]
@@ -87,7 +88,7 @@ def decision_metrics(
 
 
 def _cells(truth: np.ndarray, decided: np.ndarray, owner: np.ndarray, owners: int) -> np.ndarray:
-    """Return each owner's TN, FN, FP, TP [owners,4] of one finding [N]; NaN where nothing was decided."""
+    """Return the TN, FN, FP, TP of each owner for one finding [N], [owners,4]; NaN if a decision is missing."""
     known = ~np.isnan(truth)
     if np.isnan(decided[known]).any():
         return np.full((owners, 4), np.nan)

@@ -1,19 +1,21 @@
-"""Patients drawn with replacement, and what the draws say of one quantity.
+"""Patients drawn with replacement, and the interval of a quantity that is measured in each draw.
 
-A quantity is measured once with each of S seeds and, in every draw, with each again. Training is a second source of
-noise: other seeds would give another mean. Resampling patients already holds the part of it that differs from image to
-image; what is left is how much whole runs differ,
+A quantity is measured with each of S seeds on the whole set, and with each of them in every draw. Training is a second
+source of noise: other seeds would give another mean. Resampling patients covers the part of it that differs from image
+to image. The rest is how much whole runs differ,
 
     v = max(0, var_s(d_s) - (sum_s var*(d_s - mean d)) / (S - 1)),
 
-the variance between seeds of the quantity d_s less what the draws (*) explain of it. Every draw is moved by
-sqrt(v / S) times a Student t variate of S - 1 degrees of freedom. Simulated 95 % intervals with S = 3 cover 93-96 %
-from no such noise to nothing but it; patients alone fall to 13 %, resampling seeds as well swings from 82 to 99.5 %.
+the variance between seeds of the quantity d_s minus the part that the draws (*) explain. Every draw is moved by
+sqrt(v / S) times a Student t variate of S - 1 degrees of freedom. In simulations with S = 3, 95 % intervals cover
+93-96 %, from no run noise to run noise alone. Resampling patients alone falls to 13 %; resampling seeds as well ranges
+from 82 to 99.5 %.
 
-Intervals are percentiles. BCa is left out: its acceleration needs every patient left out once, more work than the draws
-themselves, and its theory has no place for v. What it would correct first, that a metric of a resample is not the
-sample's on average (the AP of few positives and the calibration error are larger), cancels between two arms; where it
-does not, for one arm, one part of the images, or the calibration error, draws are centred on the value.
+Intervals are percentiles. BCa is not used: its acceleration needs one evaluation without each patient, which is more
+work than the draws, and its theory does not cover v. The main bias that it would correct is that a metric of a resample
+differs on average from that of the sample: the AP of few positives and the calibration error are larger. This cancels
+between two arms. Where it does not (one arm, one part of the images, the calibration error), draws are centred on the
+value.
 Reference: Efron & Tibshirani, An Introduction to the Bootstrap (1993), ch. 13.
 """
 
@@ -45,26 +47,24 @@ class Spread:
 
 
 def owners(patients: Sequence[str]) -> np.ndarray:
-    """Return [N]: the number of each row's patient, 0..P-1 in the order of their names."""
+    """Return the number of the patient of each row, [N], 0..P-1 in the order of the patients' names."""
     owner: np.ndarray = np.unique(np.asarray(patients, dtype=str), return_inverse=True)[1]
     return owner
 
 
 def resampled(count: int, draws: int, rng: np.random.Generator) -> np.ndarray:
-    """Return [draws, count] int64: how often each of `count` patients is in each resample of them."""
+    """Return how often each of `count` patients is in each resample, int64 [draws, count]."""
     return rng.multinomial(count, np.full(count, 1 / count), size=draws)
 
 
 def patient_weights(patients: Sequence[str], draws: int, rng: np.random.Generator) -> np.ndarray:
-    """Return [draws, N]: how often each row is in each resample of the patients."""
+    """Return how often each row is in each resample of the patients, [draws, N]."""
     owner = owners(patients)
     return resampled(int(owner.max()) + 1, draws, rng)[:, owner]
 
 
 def run_variance(point: np.ndarray, drawn: np.ndarray) -> float:
-    """Return v of the module's docstring, from the quantity of each seed, point [S], and resampled [D,S]; 0 for one
-    seed.
-    """
+    """Return v of the module's docstring from the values of the seeds, point [S] and drawn [D,S]; 0 for one seed."""
     seeds = len(point)
     if seeds == 1:
         return 0.0
@@ -73,7 +73,7 @@ def run_variance(point: np.ndarray, drawn: np.ndarray) -> float:
 
 
 def run_noise(seeds: int, draws: int, rng: np.random.Generator) -> np.ndarray:
-    """Return [draws]: quantiles of Student t (S - 1 degrees of freedom) over sqrt(S), shuffled; 0 for one seed."""
+    """Return shuffled quantiles of Student t (S - 1 degrees of freedom) over sqrt(S), [draws]; 0 for one seed."""
     if seeds == 1:
         return np.zeros(draws)
     quantiles: np.ndarray = stdtrit(seeds - 1, (np.arange(draws) + 0.5) / draws)
@@ -83,10 +83,11 @@ def run_noise(seeds: int, draws: int, rng: np.random.Generator) -> np.ndarray:
 
 
 def spread(point: np.ndarray, drawn: np.ndarray, noise: np.ndarray, level: float, centred: bool = False) -> Spread:
-    """Return what the draws say of a quantity: of each seed, point [S], resampled [D,S] (NaN: not defined there), t
-    [D].
+    """Return the interval of a quantity, its standard error and p value.
 
-    Nothing where half of the draws or more leave it undefined. centred: see the module.
+    point: value of each seed [S]; drawn: values in each draw [D,S], NaN if undefined; noise: [D] of `run_noise`;
+    centred: whether draws are centred on the value, see the module. All fields are NaN if half of the draws or more are
+    undefined.
     """
     usable = ~np.isnan(drawn).any(1)
     if 2 * usable.sum() <= len(drawn) or np.isnan(point).any():

@@ -16,7 +16,7 @@ GROUPS = ("head", "medium", "tail")
 
 @dataclass(frozen=True)
 class Grouping:
-    """`of` maps each finding to head, medium or tail; `rule` says in words how, and stands beside every table."""
+    """Groups of findings: `of` maps each finding to head, medium or tail; `rule` is the rule as text for tables."""
 
     of: Mapping[str, str]
     rule: str
@@ -27,15 +27,15 @@ class Grouping:
 
 
 def _cut(positives: Mapping[str, int], above: float, below: float) -> dict[str, str]:
-    """Return strictly above `above` is head, strictly below `below` is tail."""
+    """Return the group of each finding: head strictly above `above`, tail strictly below `below`."""
     return {f: "head" if n > above else "tail" if n < below else "medium" for f, n in positives.items()}
 
 
 def group(positives: Mapping[str, int], above: int = 1000, below: int = 100) -> Grouping:
     """Group findings by their train positives.
 
-    positives: finding -> number of positive train rows. When no finding has more than `above` of them the set is
-    small, and the cuts are the terciles of the counts; equal counts always share a group.
+    positives: finding -> number of positive train rows. If no finding has more than `above` of them, the set is small
+    and the cuts are the terciles of the counts. Equal counts always share a group.
     """
     positives = {finding: int(n) for finding, n in positives.items()}
     if any(n > above for n in positives.values()):

@@ -1,4 +1,4 @@
-"""Precision, recall, density and coverage: how the balls round real and synthetic samples overlap.
+"""Precision, recall, density and coverage from the balls around real and synthetic samples.
 
 | metric | share or count | range |
 |---|---|---|
@@ -7,9 +7,9 @@
 | density | real balls a synthetic sample lies in, over k | 0 .., 1 for equal distributions |
 | coverage | real balls that hold some synthetic sample | 0 .. 1 |
 
-A sample's ball reaches to its k-th neighbour of its own kind. Kynkaanniemi et al. (arXiv 1904.06991, precision and
-recall) count the surface in and take k = 3; Naeem et al. (arXiv 2002.09797, density and coverage; package `prdc`) leave
-it out and take k = 5. Distances are Euclidean: scale the features first (`medlt.metrics.features.scaled`).
+The ball of a sample reaches to its k-th neighbour of the same set. Kynkaanniemi et al. (arXiv 1904.06991, precision and
+recall) include the surface and use k = 3; Naeem et al. (arXiv 2002.09797, density and coverage; package `prdc`) exclude
+it and use k = 5. Distances are Euclidean: scale the features first (`medlt.metrics.features.scaled`).
 
 Equal distributions do not reach 1: of N real and M synthetic samples, coverage is expected to be
 1 - (N-1)...(N-k) / (M+N-1)...(M+N-k) (Naeem et al., lemma 2), and precision and recall fall with the dimension.
@@ -27,9 +27,9 @@ NAMES = ("precision", "recall", "density", "coverage")
 
 
 def prdc(real: ArrayLike, synthetic: ArrayLike, k: int = 5, closed: bool = False) -> dict[str, float]:
-    """Return the four metrics of real [N,D] and synthetic [M,D]; `closed` counts the surface of a ball in.
+    """Return the four metrics of real [N,D] and synthetic [M,D]; `closed` includes the surface of each ball.
 
-    Raises InputError for fewer than k + 1 rows of either, other widths, or values that are not finite.
+    Raises InputError for fewer than k + 1 rows of either, widths that differ, or values that are not finite.
     """
     if k < 1:
         raise InputError(f"k = {k} neighbours; give at least 1")
@@ -42,10 +42,10 @@ def prdc(real: ArrayLike, synthetic: ArrayLike, k: int = 5, closed: bool = False
         balls += within(squared, own[part, None]).sum(0)
         recalled[part] = within(squared, other).any(1)
         covered[part] = within(squared.min(1), own[part])
-    found = ((balls > 0).mean(), recalled.mean(), balls.mean() / k, covered.mean())
-    return dict(zip(NAMES, map(float, found), strict=True))
+    values = ((balls > 0).mean(), recalled.mean(), balls.mean() / k, covered.mean())
+    return dict(zip(NAMES, map(float, values), strict=True))
 
 
 def expected_coverage(n: int, m: int, k: int = 5) -> float:
-    """Return the coverage of n real by m synthetic samples of one distribution: Naeem et al., lemma 2. Any dimension."""
+    """Return the expected coverage of n real by m synthetic samples of one distribution (Naeem et al., lemma 2)."""
     return 1.0 - float(np.prod([(n - i) / (m + n - i) for i in range(1, k + 1)]))

@@ -1,11 +1,12 @@
-"""Nearest neighbours among unit vectors, and how much nearer the first is than the others: what tells a copy.
+"""Nearest neighbours among unit vectors, and how much nearer the first is than the others, to detect copies.
 
-A plain distance to the nearest is small for every dull image. So it is held against the mean distance to the next K,
+The distance to the nearest neighbour is small for every image with little contrast. So it is divided by the mean
+distance to the next K,
 
     isolation = d_1 / mean(d_2 .. d_{K+1}),   d = 1 - cosine, d_1 <= d_2 <= ...
 
-(the adaptive distance of Carlini et al., arXiv 2301.13188, sec. 3.1, as a ratio): near 1 for an image that lies among
-others, near 0 for one that has a single neighbour far closer than the rest. References are gone through in blocks.
+(the adaptive distance of Carlini et al., arXiv 2301.13188, sec. 3.1, as a ratio). It is near 1 for an image among many
+similar ones, near 0 for an image with one neighbour far closer than the rest. References are searched in blocks.
 """
 
 from __future__ import annotations
@@ -19,16 +20,16 @@ from medlt.types import InputError
 
 
 class Nearest(NamedTuple):
-    """similarity [Q,k] (cosine, highest first) and the rows int64 [Q,k] of the references."""
+    """Nearest references: similarity [Q,k] (cosine, highest first) and their rows, int64 [Q,k]."""
 
     similarity: Tensor
     rows: Tensor
 
 
 def nearest(queries: Tensor, references: Tensor, k: int, block: int = 8192) -> Nearest:
-    """Return the k references [N,D] nearest to each of queries [Q,D], unit vectors; at most `block` of them at a time.
+    """Return the k references [N,D] nearest to each of queries [Q,D], all unit vectors, searched in blocks of `block`.
 
-    Raises InputError where there are fewer than k references.
+    Raises InputError if there are fewer than k references.
     """
     if not 0 < k <= len(references):
         raise InputError(f"{k} neighbours among {len(references)} images; ask for fewer or give more images")
@@ -43,7 +44,7 @@ def nearest(queries: Tensor, references: Tensor, k: int, block: int = 8192) -> N
 
 
 class Isolation(NamedTuple):
-    """ratio [Q], see the module; row int64 [Q] and similarity [Q] of the nearest reference."""
+    """Isolation ratio [Q], see the module; row int64 [Q] and similarity [Q] of the nearest reference."""
 
     ratio: Tensor
     row: Tensor
@@ -51,12 +52,12 @@ class Isolation(NamedTuple):
 
 
 def isolation(queries: Tensor, references: Tensor, neighbours: int = 50) -> Isolation:
-    """Return how alone each of queries [Q,D] is with its nearest of references [N,D]; K is `neighbours`, or N - 1 if
-    less.
+    """Return the isolation ratio of queries [Q,D] with their nearest reference of [N,D].
 
-    A vector that is not finite has the ratio NaN. Raises InputError for fewer than two references.
+    K is `neighbours`, or N - 1 if that is less. A vector that is not finite has the ratio NaN. Raises InputError for
+    fewer than two references.
     """
-    found = nearest(queries, references, min(neighbours + 1, max(2, len(references))))
-    distance = (1 - found.similarity).clamp_min(0)
+    closest = nearest(queries, references, min(neighbours + 1, max(2, len(references))))
+    distance = (1 - closest.similarity).clamp_min(0)
     ratio = distance[:, 0] / distance[:, 1:].mean(1).clamp_min(1e-9)
-    return Isolation(ratio, found.rows[:, 0], found.similarity[:, 0])
+    return Isolation(ratio, closest.rows[:, 0], closest.similarity[:, 0])

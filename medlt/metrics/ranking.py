@@ -1,4 +1,4 @@
-"""Average precision and area under the ROC curve, ties and unknown labels handled, over bootstrap weights at once.
+"""Average precision and area under the ROC curve, with ties and unknown labels, for all bootstrap draws at once.
 
 Both are sums over the G groups of equal scores, highest first. With w the weight of an example (1, or how often a
 bootstrap draw holds it), P and F the weights of positives and negatives, tp_g and fp_g those in groups 1..g:
@@ -6,8 +6,8 @@ bootstrap draw holds it), P and F the weights of positives and negatives, tp_g a
     AP    = sum_g (tp_g - tp_{g-1}) / P * tp_g / (tp_g + fp_g)          (scikit-learn's step-wise definition)
     AUROC = sum_g (tp_g - tp_{g-1}) * (F - (fp_{g-1} + fp_g) / 2) / (P F)     (a tie counts one half)
 
-A group without a positive adds nothing to either, so only groups with one are kept, and what lies between two of them
-is counted together. Patients, not images, are drawn: the examples of a patient in one such place are one number, and
+A group without a positive adds nothing to either. So only groups with a positive are kept, and the examples between two
+of them are counted together. Patients, not images, are drawn. The examples of a patient in one place are one number;
 the sums of all draws are a sparse matrix [places, patients] times the draws, exact in whole numbers.
 
 Notation: N examples, K findings, D draws, S seeds, O owners (patients). A truth of NaN means unknown and is left out.
@@ -26,7 +26,7 @@ from medlt.types import InputError
 
 METRICS = ("AP", "AUROC")
 
-_HELD = 1 << 17  # weights held at once, 0.5 MB: they stay in a core's own cache
+_HELD = 1 << 17  # weights in memory at once, 0.5 MB: they stay in the cache of one core
 _EXACT = 1 << 22  # examples in a draw up to which halves are exact in float32
 
 
@@ -43,9 +43,10 @@ class Ranking:
 
     @classmethod
     def of(cls, truth: np.ndarray, score: np.ndarray, owner: np.ndarray | None = None) -> Ranking:
-        """Rank `score` [N] of the rows whose `truth` [N] is 0 or 1; `owner` [N] in 0..O-1, each row its own if absent.
+        """Rank the `score` [N] of the rows whose `truth` [N] is 0 or 1.
 
-        Raises InputError on other labels or scores that are not finite.
+        owner: [N] in 0..O-1; without it, row i has owner i. Raises InputError for other labels or scores that are not
+        finite.
         """
         truth, score = np.asarray(truth, np.float64), np.asarray(score, np.float64)
         if truth.shape != score.shape or truth.ndim != 1:
@@ -64,34 +65,37 @@ class Ranking:
     def metrics(self, weights: np.ndarray) -> np.ndarray:
         """Return (AP, AUROC) under each row of `weights` [D,O], whole numbers: [2,D].
 
-        NaN where a draw holds no positive (or no negative). Fastest where weights.T is contiguous.
+        NaN if a draw holds no positive (or no negative). Fastest if weights.T is contiguous.
         """
-        found = np.full((2, len(weights)), np.nan)
+        values = np.full((2, len(weights)), np.nan)
         if not self.groups:
-            return found
+            return values
         exact = self.counts.sum() * weights.max(initial=0) < _EXACT
         size = self.counts.shape[1]
         step = max(32, _HELD // size)
         for start in range(0, len(weights), step):
             part = slice(start, start + step)
             held = self.counts @ np.ascontiguousarray(weights[part, :size].T, np.float32 if exact else np.float64)
-            found[:, part] = _areas(*np.split(held, [self.groups + 1, 2 * self.groups + 1]))
-        return found
+            values[:, part] = _areas(*np.split(held, [self.groups + 1, 2 * self.groups + 1]))
+        return values
 
 
 def ordered(truth: np.ndarray, score: np.ndarray) -> np.ndarray:
-    """Return rows of known truth, best score first. Raises InputError on other labels or scores that are not finite."""
+    """Return rows of known truth, best score first.
+
+    Raises InputError for other labels or scores that are not finite.
+    """
     known = np.flatnonzero(~np.isnan(truth))
     if not np.isin(truth[known], (0, 1)).all():
-        raise InputError("truth holds a label other than 0, 1 or NaN; metrics are taken on real labels only")
+        raise InputError("truth holds a label other than 0, 1 or NaN; compute metrics on labels of real images only")
     if not np.isfinite(score[known]).all():
-        raise InputError("score is not finite; the classifier that gave it has diverged, lower its learning rate")
+        raise InputError("a score is not finite; the classifier has diverged: lower its learning rate")
     order: np.ndarray = known[np.argsort(-score[known], kind="stable")]
     return order
 
 
 def _areas(between: np.ndarray, tied: np.ndarray, positive: np.ndarray) -> np.ndarray:
-    """Return weights [G+1,D], [G,D], [G,D] of one ranking's places -> (AP, AUROC) [2,D]."""
+    """Return (AP, AUROC) [2,D] from the weights [G+1,D], [G,D], [G,D] of the places of one ranking."""
     tp, fp = np.cumsum(positive, 0), np.cumsum(between[:-1] + tied, 0)
     positives, negatives = tp[-1].astype(np.float64), fp[-1].astype(np.float64) + between[-1]
     precision = np.divide(tp, np.maximum(tp + fp, np.finfo(np.float32).tiny), dtype=np.float64)
@@ -113,9 +117,9 @@ def auroc(truth: np.ndarray, score: np.ndarray) -> float:
 
 
 def per_finding(truth: np.ndarray, scores: np.ndarray, findings: Sequence[str]) -> pd.DataFrame:
-    """Return one row a finding: positive, negative, unknown, AP, AUROC.
+    """Return one row for each finding: positive, negative, unknown, AP, AUROC.
 
-    truth: [N,K] in {0,1,NaN}; scores: [N,K]. Raises InputError when the shapes do not fit `findings`.
+    truth: [N,K] in {0,1,NaN}; scores: [N,K]. Raises InputError if the shapes do not fit `findings`.
     """
     truth, scores = np.asarray(truth), np.asarray(scores)
     if truth.shape != scores.shape or truth.shape[1:] != (len(findings),):
@@ -128,7 +132,7 @@ def per_finding(truth: np.ndarray, scores: np.ndarray, findings: Sequence[str]) 
 
 
 def macro(values: np.ndarray, axis: int = -1) -> np.ndarray:
-    """Return the mean over findings, those without a value (NaN) left out; NaN when none has one."""
+    """Return the mean over findings that have a value (not NaN); NaN if none has one."""
     known = ~np.isnan(values)
     count = known.sum(axis)
     total = np.where(known, values, 0).sum(axis)
@@ -138,15 +142,16 @@ def macro(values: np.ndarray, axis: int = -1) -> np.ndarray:
 def ranked_per_draw(
     truth: np.ndarray, scores: np.ndarray, weights: np.ndarray, owner: np.ndarray | None = None
 ) -> np.ndarray:
-    """Return (AP, AUROC) of every draw, seed and finding: truth [N,K], scores [S,N,K], weights [D,O] -> [2,D,S,K].
+    """Return (AP, AUROC) of every draw, seed and finding, [2,D,S,K].
 
-    owner: [N], each row's column of `weights`, its own where absent.
+    truth: [N,K]; scores: [S,N,K]; weights: [D,O]; owner: [N], the column of `weights` that holds for each row. Without
+    `owner`, row i has column i.
     """
     pairs = [[Ranking.of(y, p, owner).metrics(weights) for y, p in zip(truth.T, one.T, strict=True)] for one in scores]
     return np.moveaxis(np.array(pairs), (0, 1), (2, 3))
 
 
 def macro_average_precision(truth: np.ndarray, scores: np.ndarray) -> float:
-    """Return the mean AP over the findings that have a positive; truth, scores [N,K]. NaN when none has."""
+    """Return the mean AP over the findings that have a positive; truth, scores [N,K]. NaN if none has."""
     names = [str(k) for k in range(np.asarray(truth).shape[1])]
     return float(macro(per_finding(truth, scores, names)["AP"].to_numpy()))

@@ -1,4 +1,4 @@
-"""How far out a sample lies, seen from real samples: larger is rarer.
+"""Rarity of a sample among real samples: larger is rarer.
 
 | metric | of one sample | source |
 |---|---|---|
@@ -6,9 +6,9 @@
 | LOF | density of its real neighbours over its own; about 1 inside | Breunig et al. 2000, scikit-learn's |
 | Rarity | radius of the smallest real ball that holds it; NaN outside all of them | Han et al., arXiv 2206.08549 |
 
-A real sample's ball reaches to its k-th real neighbour, without its surface. The Rarity score of an image outside every
-ball is undefined, so its mean never stands without the share outside. A sample far from all data is rare by these
-metrics too: read them beside precision. Distances are Euclidean: scale the features first.
+The ball of a real sample reaches to its k-th real neighbour, without the surface. The Rarity score of an image outside
+every ball is undefined, so its mean is always reported with the share outside. A sample far from all data is rare by
+these metrics, too: read them together with precision. Distances are Euclidean: scale the features first.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from medlt.types import InputError
 
 
 def _pair(real: ArrayLike, samples: ArrayLike, k: int, least: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return both tables as float64 and checked."""
     if k < 1:
         raise InputError(f"k = {k} neighbours; give at least 1")
     return pair(real, samples, f"a neighbourhood of {k}", least)
@@ -47,14 +48,14 @@ def rarity(real: ArrayLike, samples: ArrayLike, k: int = 3) -> np.ndarray:
     """
     real, samples = _pair(real, samples, k, k + 1)
     radius = squared_radii(real, k)
-    found = np.empty(len(samples))
+    smallest = np.empty(len(samples))
     for part, squared in squared_distances(samples, real):
-        found[part] = np.sqrt(np.where(squared < radius, radius, np.inf).min(1))
-    return np.where(np.isinf(found), np.nan, found)
+        smallest[part] = np.sqrt(np.where(squared < radius, radius, np.inf).min(1))
+    return np.where(np.isinf(smallest), np.nan, smallest)
 
 
 def rarity_summary(real: ArrayLike, samples: ArrayLike, k: int = 3) -> tuple[float, float]:
     """Return (mean Rarity score of the samples inside, share of samples outside); the mean is NaN if none is inside."""
-    found = rarity(real, samples, k)
-    inside = ~np.isnan(found)
-    return (float(found[inside].mean()) if inside.any() else float("nan")), float(1 - inside.mean())
+    scores = rarity(real, samples, k)
+    inside = ~np.isnan(scores)
+    return (float(scores[inside].mean()) if inside.any() else float("nan")), float(1 - inside.mean())

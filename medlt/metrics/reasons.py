@@ -1,4 +1,4 @@
-"""Why a number is missing, or allows no word, in one clause for the reader of the table."""
+"""Reasons, in one clause for a table, why a value is missing or allows no verdict word."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 
 FEWEST_PATIENTS = 6
-"""Positive patients below which no word but "no evidence" is given: 2 * 0.5 ** 5 > 0.05, so even when every positive
-moves the same way a two-sided 5 % test cannot reject; the percentile interval would, on three patients, one in four."""
+"""Positive patients below which the only word is "no evidence". As 2 * 0.5 ** 5 > 0.05, a two-sided 5 % test cannot
+reject even if every positive moves the same way. The percentile interval would, on three patients, one time in four."""
 
 NEEDS_NEGATIVES = ("AUROC", "balanced accuracy")
 
@@ -25,7 +25,7 @@ def missing(metric: str, truth: np.ndarray) -> str:
 
 
 def _missing(metric: str, truth: np.ndarray) -> str:
-    """As `missing`, of one finding [N]."""
+    """Return the reason for one finding [N]."""
     if np.isnan(truth).all():
         return "no known test label"
     if not (truth == 1).any():
@@ -36,7 +36,7 @@ def _missing(metric: str, truth: np.ndarray) -> str:
 
 
 def doubt(low: float, patients: int) -> str:
-    """Return why an interval that begins at `low`, of this many positive patients, allows no word; "" where it does."""
+    """Return why an interval that begins at `low`, of this many positive patients, allows no word; "" if it does."""
     if np.isnan(low):
         return "most draws hold no positive: no interval"
     return f"fewer than {FEWEST_PATIENTS} positive patients: no word" if patients < FEWEST_PATIENTS else ""

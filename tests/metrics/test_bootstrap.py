@@ -219,7 +219,7 @@ def test_shapes_must_agree() -> None:
     rng = np.random.default_rng(0)
     with pytest.raises(InputError, match="shapes"):
         difference(truth, good[0], good[0], patients, FINDINGS, rng=rng)
-    with pytest.raises(InputError, match="one patient_id a row"):
+    with pytest.raises(InputError, match="one patient_id for each row"):
         difference(truth, good, good, patients[1:], FINDINGS, rng=rng)
 
 
