@@ -1,5 +1,5 @@
-"""`python -m medlt` is `medlt`."""
+"""Runs the command line: `python -m medlt` is the same as `medlt`."""
 
 from medlt.cli import app
 
-app()
+app(prog_name="medlt")

@@ -8,17 +8,21 @@ from typing import Annotated, Literal
 
 import typer
 
-from medlt.cli.app import app
+from medlt.cli.app import Commands, app
 from medlt.cli.edge import Json, Volume, edge, example
 
 config = typer.Typer(
-    help="The configs that ship with medlt: list, copy, schema.", no_args_is_help=True, rich_markup_mode=None
+    cls=Commands,
+    help="List, copy or describe the configs that ship with medlt.",
+    epilog=example("medlt config list", "medlt config copy dicom_folder/fusion"),
+    no_args_is_help=True,
+    rich_markup_mode=None,
 )
 app.add_typer(config, name="config")
 
 
 def names(incomplete: str) -> list[str]:
-    """Return the names that the name of a config may be completed to."""
+    """Return the names of shipped configs that complete what is typed."""
     from medlt.config import catalogue
 
     return [name for name in catalogue.names() if name.startswith(incomplete)]

@@ -1,4 +1,4 @@
-"""What every command shares: its options, its example, and the edge where errors become exit codes."""
+"""What all commands share: options, examples, and the block in which errors become exit codes."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from typing import Annotated
 
 import typer
 
+from medlt.cli.result import as_json_text, print_error
 from medlt.cli.terminal import Terminal
 from medlt.types import InputError
 
@@ -25,7 +26,7 @@ RESUME = "run the same command again to resume"
 
 
 def configs(incomplete: str) -> list[str]:
-    """Return the names and YAML files that a config on the command line may be completed to."""
+    """Return the names and YAML files that complete a config on the command line."""
     from medlt.config import catalogue
 
     folder = Path(incomplete if incomplete.endswith("/") else Path(incomplete).parent)
@@ -37,7 +38,9 @@ def configs(incomplete: str) -> list[str]:
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout; all else goes to stderr.")]
 Volume = Annotated[
     bool | None,
-    typer.Option("--verbose/--quiet", "-v/-q", help="Show details, or only warnings.", show_default=False),
+    typer.Option(
+        "--verbose/--quiet", "-v/-q", help="Show details, or only warnings and the result.", show_default=False
+    ),
 ]
 Recipe = Annotated[
     str,
@@ -50,43 +53,58 @@ Out = Annotated[Path | None, typer.Option(help="Run folder, instead of the confi
 
 
 def example(*commands: str) -> str:
-    """Return the end of a command's help: what to type."""
+    """Return the examples at the end of a command's help."""
     return "\n".join(("\b", "Example:" if len(commands) == 1 else "Examples:", *(f"  {one}" for one in commands)))
 
 
 @contextmanager
 def edge(as_json: bool = False, volume: bool | None = None) -> Iterator[Terminal]:
-    """Give the block its terminal, and turn what ends it into one line on stderr and an exit code.
+    """Yield the command's terminal, and turn an error into one line on stderr and an exit code.
 
-    A user's mistake, a place that cannot be used and a want of memory exit with 2; Ctrl-C and SIGTERM with 130 and
-    143, as a shell counts signals.
+    A user's mistake, a folder that cannot be used and a lack of memory exit with 2, Ctrl-C with 130, SIGTERM with 143.
+    With `as_json` stdout gets one object {"error": ..., "exit_code": ...}, also for a fault of medlt itself, whose
+    traceback follows on stderr.
     """
+    terminal = Terminal(as_json, volume)
     try:
-        with _terminable(), Terminal(as_json, volume) as terminal:
+        with _terminable(), terminal:
             yield terminal
     except InputError as error:
         line, code = str(error), 2
     except OSError as error:
         if error.errno not in UNUSABLE:
+            _print_fault(error, terminal)
             raise
         where = error.filename or "the disk"
-        line, code = f"{where}: {error.strerror}; choose a place with room that you may read and write", 2
+        line, code = f"{where}: {error.strerror}; use a folder with free space that you may read and write", 2
     except (MemoryError, RuntimeError) as error:
         if not _memory(error):
+            _print_fault(error, terminal)
             raise
         line, code = "out of memory; lower batch_size, or raise gradient_accumulation_steps, with another --out", 2
     except Terminated:
         line, code = f"terminated; {RESUME}", TERMINATED
     except KeyboardInterrupt:
         line, code = f"interrupted; {RESUME}", INTERRUPTED
+    except typer.Exit:
+        raise
+    except Exception as error:
+        _print_fault(error, terminal)
+        raise
     else:
         return
-    typer.echo(f"medlt: {line}", err=True)
+    print_error(line, code, as_json and not terminal.printed)
     raise typer.Exit(code)
 
 
+def _print_fault(error: Exception, terminal: Terminal) -> None:
+    """Print an unexpected error as JSON, if it is wanted and no result is printed yet."""
+    if terminal.as_json and not terminal.printed:
+        terminal.line(as_json_text({"error": f"{type(error).__name__}: {error}", "exit_code": 1}))
+
+
 def _memory(error: Exception) -> bool:
-    """Return whether an error is a want of memory, by Python or by torch, which is not imported for this."""
+    """Return whether an error of Python or of torch is a lack of memory. torch is not imported for this."""
     return (
         isinstance(error, MemoryError)
         or type(error).__name__ == "OutOfMemoryError"
@@ -95,11 +113,11 @@ def _memory(error: Exception) -> bool:
 
 
 class Terminated(KeyboardInterrupt):
-    """SIGTERM, as `kill`, a scheduler at its time limit or a container's stop send it."""
+    """SIGTERM, which `kill`, a scheduler at its time limit and the stop of a container send."""
 
 
 def _terminate(owner: int) -> None:
-    """End the process `owner` as Ctrl-C does, once; a process that was forked from it dies as usual."""
+    """End the process `owner` like Ctrl-C, once. A process that was forked from it dies of the signal."""
     signal.signal(signal.SIGTERM, signal.SIG_IGN if os.getpid() == owner else signal.SIG_DFL)
     if os.getpid() == owner:
         raise Terminated

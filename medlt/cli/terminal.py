@@ -1,10 +1,8 @@
-"""What a command shows: its result on stdout, and progress, warnings and notes on stderr."""
+"""The output of a command: its result on stdout; progress, warnings and notes on stderr."""
 
 from __future__ import annotations
 
-import json
 import logging
-import math
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, redirect_stdout
@@ -12,18 +10,20 @@ from typing import IO, Any, Self
 
 import typer
 
+from medlt.cli.result import as_json_text
 from medlt.progress import Bars, Lines, ProgressCallback, ticking
 
 
 class Terminal(ProgressCallback):
-    """One command's output. It is a reporter of progress too, to be handed to whatever works long.
+    """The output of one command, and the progress callback for its long work.
 
     as_json: the result is one JSON object; volume: True shows details, False only warnings and the result. Inside the
-    `with` block sys.stdout is stderr, so that nothing but the result reaches stdout.
+    `with` block sys.stdout is stderr, so that only the result reaches stdout.
     """
 
     def __init__(self, as_json: bool = False, volume: bool | None = None) -> None:
         self.as_json, self.details, self.quiet = as_json, volume is True, volume is False
+        self.printed = False
         self._out: IO[str] = sys.stdout
         self._open = ExitStack()
         self._progress: ProgressCallback | None = None
@@ -46,25 +46,25 @@ class Terminal(ProgressCallback):
 
     def __call__(self, stage: str, done: int, total: int) -> None:
         """Show that `done` of `total` units of `stage` are finished."""
-        self._shown()(stage, done, total)
+        self._display()(stage, done, total)
 
     def begin(self, stage: str) -> None:
         """Show that a stage of a recipe begins."""
-        self._shown().begin(stage)
+        self._display().begin(stage)
 
-    def end(self, stage: str, failed: bool = False) -> None:
-        """Show that the innermost stage of a recipe ends."""
-        self._shown().end(stage, failed)
+    def end(self, stage: str, error: BaseException | None = None) -> None:
+        """Show that the innermost stage of a recipe ends, and the error that ended it, if any."""
+        self._display().end(stage, error)
 
     def note(self, text: str) -> None:
         """Show one line."""
-        self._shown().note(text)
+        self._display().note(text)
 
     def say(self, value: dict[str, Any], table: Callable[[], object]) -> None:
         """Print the result: `value` as JSON, or the rich table that `table` builds."""
         self._finish_progress()
         if self.as_json:
-            self.line(self._json(value))
+            self.line(as_json_text(value))
             return
         from rich.console import Console
 
@@ -73,28 +73,26 @@ class Terminal(ProgressCallback):
     def say_lines(self, value: dict[str, Any], lines: Sequence[str]) -> None:
         """Print the result: `value` as JSON, or plain lines, which a pipe can take apart."""
         self._finish_progress()
-        for line in [self._json(value)] if self.as_json else lines:
+        for line in [as_json_text(value)] if self.as_json else lines:
             self.line(line)
 
     def mention(self, text: str) -> None:
-        """Print one line beside the result on stderr, unless quiet."""
+        """Print one line on stderr, unless --quiet is given."""
         if not self.quiet:
             typer.echo(text, err=True)
 
     def line(self, text: object) -> None:
         """Print one line of the result."""
+        self.printed = True
         typer.echo(str(text), file=self._out)
-
-    def _json(self, value: dict[str, Any]) -> str:
-        return json.dumps(_jsonable(value), default=str)
 
     def _finish_progress(self) -> None:
         """Take the bars away, so that the result is printed below them."""
         self._work.close()
         self._progress = None
 
-    def _shown(self) -> ProgressCallback:
-        """Return what shows progress: bars on a terminal, lines elsewhere, nothing if quiet."""
+    def _display(self) -> ProgressCallback:
+        """Return the progress callback: bars on a terminal, lines elsewhere, nothing with --quiet."""
         if self._progress is None:
             if self.quiet:
                 self._progress = ProgressCallback()
@@ -104,17 +102,6 @@ class Terminal(ProgressCallback):
                 self._progress = lines = Lines(lambda line: typer.echo(line, err=True))
                 self._work.enter_context(ticking(lines))
         return self._progress
-
-
-def _jsonable(value: Any) -> Any:
-    """Return the value with strings as keys and None for numbers that JSON has not, and numpy's numbers as Python's."""
-    if isinstance(value, dict):
-        return {str(key): _jsonable(one) for key, one in value.items()}
-    if isinstance(value, list | tuple):
-        return [_jsonable(one) for one in value]
-    if not isinstance(value, str | int | float) and hasattr(value, "item"):
-        value = value.item()
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 class _Warnings(logging.Handler):

@@ -1,7 +1,7 @@
 """Progress of long work: bars on a terminal, timestamped lines elsewhere, and run.log in the run folder always.
 
-A reporter is called as progress(stage, done, total) (`medlt.types.Progress`). It also takes the stages of a recipe,
-which have a beginning and an end but nothing to count.
+A callback is called as progress(stage, done, total) (`medlt.types.Progress`). It also receives the stages of a recipe,
+which have a beginning and an end but no count, and notes.
 """
 
 from medlt.progress.bars import Bars

@@ -5,7 +5,7 @@ from __future__ import annotations
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
-from medlt.progress.callback import ProgressCallback
+from medlt.progress.callback import ProgressCallback, ending
 
 if TYPE_CHECKING:
     from rich.progress import Progress as RichProgress
@@ -40,10 +40,10 @@ class Bars(ProgressCallback):
         if self._details:
             self.note(f"{stage}: started")
 
-    def end(self, stage: str, failed: bool = False) -> None:
-        """Print the stage's end above the bars, with `details`."""
-        if self._details:
-            self.note(f"{stage}: {'stopped' if failed else 'finished'}")
+    def end(self, stage: str, error: BaseException | None = None) -> None:
+        """Print the stage's end above the bars: an error always, else with `details`."""
+        if self._details or error is not None:
+            self.note(f"{stage}: {ending(error)}")
 
     def note(self, text: str) -> None:
         """Print one line above the bars."""

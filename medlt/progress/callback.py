@@ -1,4 +1,4 @@
-"""What every reporter of progress takes; the others derive from it."""
+"""The base class of what shows progress."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Self
 
 
 class ProgressCallback:
-    """Take progress, stages and notes, and show nothing; the others derive from it."""
+    """Ignore progress, stages and notes. Derived classes show them."""
 
     def __enter__(self) -> Self:
         return self
@@ -25,8 +25,8 @@ class ProgressCallback:
     def begin(self, stage: str) -> None:
         """Report that a stage of a recipe begins."""
 
-    def end(self, stage: str, failed: bool = False) -> None:
-        """Report that the innermost stage of a recipe ends."""
+    def end(self, stage: str, error: BaseException | None = None) -> None:
+        """Report that the innermost stage of a recipe ends, and the error that ended it, if any."""
 
     def note(self, text: str) -> None:
         """Report one line, such as an estimate."""
@@ -37,7 +37,14 @@ class ProgressCallback:
         self.begin(name)
         try:
             yield
-        except BaseException:
-            self.end(name, failed=True)
+        except BaseException as error:
+            self.end(name, error)
             raise
         self.end(name)
+
+
+def ending(error: BaseException | None) -> str:
+    """Return how a stage ended, for its last line: finished, interrupted, or stopped by an error."""
+    if error is None:
+        return "finished"
+    return "stopped by an error" if isinstance(error, Exception) else "interrupted"

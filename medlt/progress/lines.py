@@ -9,7 +9,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
 
-from medlt.progress.callback import ProgressCallback
+from medlt.progress.callback import ProgressCallback, ending
 
 EVERY = 30.0
 """Seconds of silence after which a line is written."""
@@ -35,7 +35,7 @@ class _Count:
         return self.first == 0
 
     def left(self, now: float) -> float | None:
-        """Return the seconds left at the rate so far, None where there is no rate yet."""
+        """Return the seconds left at the rate so far, or None without a rate."""
         if self.done <= self.first or now <= self.start:
             return None
         return (self.total - self.done) * (now - self.start) / (self.done - self.first)
@@ -44,8 +44,8 @@ class _Count:
 class Lines(ProgressCallback):
     """Write a timestamped line where a stage starts and ends, and after every 30 s without one.
 
-    `write` gets each line without its line feed. `clock` returns seconds since 1970; tests give their own. `tick` is
-    to be called about once a second, see `ticking`.
+    `write` receives each line without its line feed. `clock` returns seconds since 1970. Call `tick` about once a
+    second, see `ticking`.
     """
 
     def __init__(
@@ -76,7 +76,7 @@ class Lines(ProgressCallback):
                 self.tick()
 
     def _close_open(self) -> None:
-        """Write the end of counts that stopped early, such as a training that no longer improved."""
+        """Write the end of counts that stopped early, such as a training that did not improve any more."""
         for name, one in self._counts.items():
             if not (one.ended or one.over or one.holds_others):
                 one.over = True
@@ -89,15 +89,15 @@ class Lines(ProgressCallback):
             self._stages.append((stage, self._clock()))
             self._line(f"{stage}: started")
 
-    def end(self, stage: str, failed: bool = False) -> None:
-        """Report that the innermost stage of a recipe ends; what was counted in it is over too."""
+    def end(self, stage: str, error: BaseException | None = None) -> None:
+        """Report that the innermost stage of a recipe ends, and with it the counts inside it."""
         with self._lock:
             _, start = self._stages.pop()
             count = self._counts.pop(stage, None)
             self._close_open()
             self._counts = {name: one for name, one in self._counts.items() if one.start < start}
             of = f", {count.done}/{count.total}" if count else ""
-            self._line(f"{stage}: {'stopped' if failed else 'finished'}{self._since(start)}{of}")
+            self._line(f"{stage}: {ending(error)}{self._since(start)}{of}")
 
     def note(self, text: str) -> None:
         """Write one line."""
@@ -111,17 +111,17 @@ class Lines(ProgressCallback):
                 self._line(text)
 
     def _named(self, stage: str) -> bool:
-        """Return whether a recipe's open stage has this name, whose own lines then suffice."""
+        """Return whether an open stage of a recipe has this name; its own lines are enough then."""
         return any(name == stage for name, _ in self._stages)
 
     def _under_way(self) -> str:
-        """Return the state of the counts under way, the latest first, else of the stage."""
+        """Return the state of the open counts, the latest first, or else of the stage."""
         now = self._clock()
         open_ = [(name, one) for name, one in reversed(self._counts.items()) if not (one.ended or one.over)]
         parts = [f"{name}: {one.done}/{one.total}{_left(one.left(now))}" for name, one in open_]
         if not parts and self._stages:
             name, start = self._stages[-1]
-            parts = [f"{name}: at work for {duration(now - start)}"]
+            parts = [f"{name}: running for {duration(now - start)}"]
         return "; ".join(parts)
 
     def _since(self, start: float) -> str:
@@ -137,7 +137,7 @@ def _left(seconds: float | None) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Return seconds as a reader says them: 45 s, 12 min, 3 h 05 min."""
+    """Return seconds as text: 45 s, 12 min, 3 h 05 min."""
     whole = round(max(0.0, seconds))
     if whole < 90:
         return f"{whole} s"

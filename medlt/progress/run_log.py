@@ -18,14 +18,14 @@ from medlt.types import Progress
 
 NAME = "run.log"
 PRIVATE_LOGGERS = ("pydicom",)
-"""Their messages quote values of DICOM tags, so run.log leaves them out."""
+"""Their messages quote values of DICOM tags, so run.log does not hold them."""
 
 
 class RunLog(ProgressCallback):
     """Append progress, stages, notes and the warnings of the logging module to a run folder's run.log.
 
-    All of it is passed on to `outer`: a ProgressCallback, or a plain callable, which gets the counts alone. Open it with
-    `with`; the folder must exist.
+    `outer` receives the same: a ProgressCallback all of it, a plain callable the counts alone. Open it with `with`; the
+    folder must exist.
     """
 
     def __init__(self, folder: Path, outer: Progress, clock: Callable[[], float] = time.time) -> None:
@@ -39,7 +39,7 @@ class RunLog(ProgressCallback):
         self._file = self._open.enter_context(self.path.open("a", encoding="utf-8"))
         self._open.enter_context(_logging_to(self._lines.note))
         self._open.enter_context(ticking(self._lines))
-        self._lines.note(f"medlt {__version__} begins, process {os.getpid()}")
+        self._lines.note(f"medlt {__version__} starts, process {os.getpid()}")
         return self
 
     def __exit__(
@@ -59,10 +59,10 @@ class RunLog(ProgressCallback):
         self._lines.begin(stage)
         self._around.begin(stage)
 
-    def end(self, stage: str, failed: bool = False) -> None:
+    def end(self, stage: str, error: BaseException | None = None) -> None:
         """Report that the innermost stage of a recipe ends."""
-        self._lines.end(stage, failed)
-        self._around.end(stage, failed)
+        self._lines.end(stage, error)
+        self._around.end(stage, error)
 
     def note(self, text: str) -> None:
         """Report one line."""
@@ -75,7 +75,7 @@ class RunLog(ProgressCallback):
 
 
 class _Handler(logging.Handler):
-    """Give warnings to a function, but for the loggers that may quote a patient's data."""
+    """Pass warnings to a function, except those of loggers that may quote a patient's data."""
 
     def __init__(self, write: Callable[[str], None]) -> None:
         super().__init__(logging.WARNING)
@@ -89,7 +89,7 @@ class _Handler(logging.Handler):
 
 @contextmanager
 def _logging_to(write: Callable[[str], None]) -> Iterator[None]:
-    """Give `write` the warnings of the block; where nobody configured logging, stderr still gets them too."""
+    """Pass the warnings of the block to `write`, and to stderr too if logging is not configured."""
     root = logging.getLogger()
     added: list[logging.Handler] = [_Handler(write)]
     if not root.handlers and logging.lastResort is not None:
