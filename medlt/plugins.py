@@ -3,30 +3,34 @@
 A package adds one with an entry point in its pyproject.toml; the value is a plug-in object of this module:
 
     [project.entry-points."medlt.methods"]
-    mirror = "my_package.mirror:PLUGIN"          # a MethodPlugin
+    jitter = "my_package.jitter:PLUGIN"          # a MethodPlugin
 
     [project.entry-points."medlt.checks"]
     sharpness = "my_package.sharpness:PLUGIN"    # a CheckPlugin
 
 The groups are medlt.methods, medlt.checks, medlt.codecs and medlt.layouts. An entry point is imported when its name is
 used, not before. `settings` and `build` may be given as "module:name"; they are imported when they are needed, so that
-a settings model can be read without the networks that it configures.
+a settings model can be read without the networks that it configures. CONTRIBUTING.md shows a package with one of each.
 """
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from difflib import get_close_matches
 from functools import cached_property
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
+from medlt.names import did_you_mean
 from medlt.types import InputError
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
+
+log = logging.getLogger(__name__)
 
 
 class PluginError(InputError):
@@ -45,22 +49,14 @@ def resolve(reference: Any) -> Any:
 class Plugin:
     """Settings and how to build what they describe.
 
-    settings: a pydantic model, best a subclass of `medlt.config.Strict`; build: called with an instance of it first.
-    Each is the object, or "module:name".
+    settings: a pydantic model; medlt refuses unknown keys for it. build: called as its group says. Each is the object,
+    or "module:name". private: whether it may be used in a run with differential
+    privacy. Set it only if it reads nothing but what its parts hold in such a run.
     """
 
     settings: type[BaseModel] | str
     build: Callable[..., Any] | str
-
-    def model(self) -> type[BaseModel]:
-        """Return the settings model."""
-        model: type[BaseModel] = resolve(self.settings)
-        return model
-
-    def builder(self) -> Callable[..., Any]:
-        """Return the callable that builds."""
-        build: Callable[..., Any] = resolve(self.build)
-        return build
+    private: bool = False
 
 
 @dataclass(frozen=True)
@@ -68,13 +64,11 @@ class MethodPlugin(Plugin):
     """A way to make images: build(settings, parts) returns a `medlt.types.Synthesizer`.
 
     `parts` is a `medlt.synthesis.parts.MethodParts`: train rows, latents, denoiser, decoder, guidance. `checks`: the
-    optional checks that are on by default; `from_noise`: whether the method reads no pixel of a real image;
-    `private`: whether it can make images in a run with differential privacy.
+    optional checks that are on by default; `from_noise`: whether the method reads no pixel of a real image.
     """
 
     checks: tuple[str, ...] = ()
     from_noise: bool = False
-    private: bool = True
 
 
 @dataclass(frozen=True)
@@ -82,7 +76,10 @@ class CheckPlugin(Plugin):
     """A condition on images: build(settings, parts) returns a `medlt.types.Check`.
 
     `parts` is a `medlt.checks.parts.CheckParts`: train rows, labels, verifiers, and a reader of real images.
+    `reads_real_images`: whether it compares with real images; it is then off by default in private runs.
     """
+
+    reads_real_images: bool = False
 
 
 @dataclass(frozen=True)
@@ -95,7 +92,7 @@ class CodecPlugin(Plugin):
 
 @dataclass(frozen=True)
 class LayoutPlugin(Plugin):
-    """A way in which collections are kept: build(settings, source) returns a `medlt.data.layouts.LayoutResult`.
+    """A way in which collections are kept: build(source, settings) returns a `medlt.data.layouts.LayoutResult`.
 
     The settings model is a subclass of `medlt.data.layouts.options.Options`.
     """
@@ -104,7 +101,7 @@ class LayoutPlugin(Plugin):
 P = TypeVar("P", bound=Plugin)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Registry(Mapping[str, P], Generic[P]):
     """Plug-ins of one group by name. Those of medlt come first; a package cannot take one of their names."""
 
@@ -123,6 +120,12 @@ class Registry(Mapping[str, P], Generic[P]):
     def __iter__(self) -> Iterator[str]:
         return iter((*self.own, *self._added))
 
+    def __eq__(self, other: object) -> bool:
+        return self is other
+
+    def __hash__(self) -> int:
+        return id(self)
+
     def __len__(self) -> int:
         return len(self.own) + len(self._added)
 
@@ -130,52 +133,116 @@ class Registry(Mapping[str, P], Generic[P]):
         return name in self.own or name in self._added
 
     def __getitem__(self, name: str) -> P:
-        """Return a plug-in. Raises PluginError if it cannot be imported, InputError if there is none of that name."""
+        """Return a plug-in. Raises PluginError if it cannot be imported, InputError for an unknown name."""
         if name in self.own:
             return self.own[name]
         if name not in self._added:
             raise InputError(self.unknown(name))
         if name not in self._loaded:
-            self._loaded[name] = self._load(self._added[name])
+            self._loaded[name] = self._load(name)
         return self._loaded[name]
 
-    def unknown(self, name: str) -> str:
-        """Return the message for a name that is none, with the nearest one."""
-        near = get_close_matches(name, list(self), 1)
-        meant = f"did you mean {near[0]}? " if near else ""
-        return f"{self.group}: no {name!r}; {meant}There are {', '.join(self)}"
+    def unknown(self, name: object) -> str:
+        """Return the message for an unknown name, with the closest one."""
+        what = self.group.rpartition(".")[2].removesuffix("s")
+        return f"no {what} is named {name!r}{did_you_mean(str(name), self) or ';'} choose one of {', '.join(self)}"
 
-    def _load(self, entry: EntryPoint) -> P:
-        where = f"plug-in {entry.name} = {entry.value} ({self.group}, package {_package(entry)})"
-        try:
-            plugin = entry.load()
-        except Exception as error:
-            reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
-            raise PluginError(f"{where} cannot be imported: {reason}; mend or uninstall the package") from None
+    def package(self, name: str) -> str:
+        """Return "PACKAGE VERSION" of an added plug-in, '' of one of medlt's own."""
+        dist = self._added[name].dist if name in self._added else None
+        return (
+            f"{dist.name} {dist.version}" if dist is not None else "an unknown package" if name in self._added else ""
+        )
+
+    def settings(self, name: str) -> type[BaseModel]:
+        """Return the settings model of a plug-in. Raises PluginError if it cannot be imported."""
+        from pydantic import BaseModel
+
+        with self._guarded(name, "has settings that cannot be imported"):
+            model = resolve(self[name].settings)
+        if not (isinstance(model, type) and issubclass(model, BaseModel)):
+            raise PluginError(f"{self._where(name)} has settings that are no pydantic model; correct the package")
+        return model
+
+    def build(self, name: str, *given: Any) -> Any:
+        """Return what a plug-in builds of its settings and parts. Raises PluginError for a failure of an added one."""
+        with self._guarded(name, "failed"):
+            return resolve(self[name].build)(*given)
+
+    def _load(self, name: str) -> P:
+        with self._guarded(name, "cannot be imported"):
+            plugin = self._added[name].load()
         if not isinstance(plugin, self.kind):
             wanted, got = f"medlt.plugins.{self.kind.__name__}", type(plugin).__name__
-            raise PluginError(f"{where} is a {got}; its entry point must name a {wanted}")
+            raise PluginError(f"{self._where(name)} is a {got}; its entry point must name a {wanted}")
         return plugin
 
+    def _where(self, name: str) -> str:
+        entry = self._added[name]
+        return f"plug-in {name} = {entry.value} ({self.group}, package {self.package(name)})"
 
-def _package(entry: EntryPoint) -> str:
-    return str(entry.dist.name) if entry.dist is not None else "unknown"
+    @contextmanager
+    def _guarded(self, name: str, failure: str) -> Iterator[None]:
+        """Raise PluginError, in one line, for an error in the code of an added plug-in."""
+        try:
+            yield
+        except Exception as error:
+            if isinstance(error, InputError) or name not in self._added:
+                raise
+            log.debug("plug-in %s", name, exc_info=True)
+            reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+            raise PluginError(f"{self._where(name)} {failure}: {reason}; correct or uninstall the package") from error
 
 
+NEAR_COPY = ("near_copy",)
 METHODS = Registry(
     "medlt.methods",
     MethodPlugin,
     {
-        "fusion": MethodPlugin("medlt.config:Fusion", "medlt.recipes._methods:latent_fusion"),
-        "noise": MethodPlugin("medlt.config:FromNoiseConfig", "medlt.recipes._methods:from_noise",
-                              ("near_copy",), from_noise=True),
-        "edit": MethodPlugin("medlt.config:Edit", "medlt.recipes._methods:image_edit"),
-        "diffult": MethodPlugin("medlt.config:Diffult", "medlt.recipes._methods:from_noise",
-                                ("in_band", "near_copy"), from_noise=True, private=False),
-        "minority": MethodPlugin("medlt.config:Minority", "medlt.recipes._methods:from_noise",
-                                 ("near_copy",), from_noise=True),
-        "longtail": MethodPlugin("medlt.config:Longtail", "medlt.recipes._methods:from_noise",
-                                 ("near_copy",), from_noise=True),
+        "fusion": MethodPlugin("medlt.config:Fusion", "medlt.recipes._methods:latent_fusion", private=True),
+        "noise": MethodPlugin("medlt.config:FromNoiseConfig", "medlt.recipes._methods:from_noise", True,
+                              NEAR_COPY, from_noise=True),
+        "edit": MethodPlugin("medlt.config:Edit", "medlt.recipes._methods:image_edit", private=True),
+        "diffult": MethodPlugin("medlt.config:Diffult", "medlt.recipes._methods:from_noise", False,
+                                ("in_band", *NEAR_COPY), from_noise=True),
+        "minority": MethodPlugin("medlt.config:Minority", "medlt.recipes._methods:from_noise", True,
+                                 NEAR_COPY, from_noise=True),
+        "longtail": MethodPlugin("medlt.config:Longtail", "medlt.recipes._methods:from_noise", True,
+                                 NEAR_COPY, from_noise=True),
     },
 )  # fmt: skip
 """The one place that names a method: its settings, its builder, and what follows from its kind."""
+
+CHECKS = Registry(
+    "medlt.checks",
+    CheckPlugin,
+    {
+        "in_band": CheckPlugin("medlt.config:InBandConfig", "medlt.recipes._quality:in_band_check", True, True),
+        "near_copy": CheckPlugin("medlt.config:NearCopyConfig", "medlt.recipes._quality:near_copy_check", True, True),
+    },
+)
+"""The optional checks. Sanity and label checks are always on."""
+
+CODECS = Registry(
+    "medlt.codecs",
+    CodecPlugin,
+    {
+        "folder": CodecPlugin("medlt.config:FolderCodec", "medlt.recipes._codec:folder_codec", private=True),
+        "train": CodecPlugin("medlt.config:TrainedCodec", "medlt.recipes._codec:trained_codec", private=True),
+    },
+)
+"""The codecs by the `kind` of a config's section `codec`."""
+
+_OPTIONS = "medlt.data.layouts.options"
+LAYOUTS = Registry(
+    "medlt.layouts",
+    LayoutPlugin,
+    {
+        "mimic-cxr-lt": LayoutPlugin(f"{_OPTIONS}:MimicOptions", "medlt.data.layouts.mimic_cxr_lt:mimic_cxr_lt"),
+        "nih-cxr-lt": LayoutPlugin(f"{_OPTIONS}:NihOptions", "medlt.data.layouts.nih_cxr_lt:nih_cxr_lt"),
+        "cxr-lt": LayoutPlugin(f"{_OPTIONS}:CxrLtOptions", "medlt.data.layouts.cxr_lt:cxr_lt"),
+        "csv": LayoutPlugin(f"{_OPTIONS}:TableOptions", "medlt.data.layouts.csv_table:csv_table"),
+        "folder": LayoutPlugin(f"{_OPTIONS}:FolderOptions", "medlt.data.layouts.folder:folder"),
+    },
+)
+"""The layouts of `medlt manifest`."""

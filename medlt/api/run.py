@@ -13,9 +13,9 @@ import yaml
 
 from medlt import config as configs
 from medlt.api.results import Audit, Verdict, read_json
-from medlt.data.columns import did_you_mean
 from medlt.data.manifest import Manifest
 from medlt.files import read_table
+from medlt.names import did_you_mean
 from medlt.types import InputError
 
 if TYPE_CHECKING:
@@ -128,9 +128,9 @@ class Run:
         """RUN/report.html: one self-contained page; written now where it is missing."""
         page = self.folder / "report.html"
         if not page.is_file():
-            from medlt.report.html import write
+            from medlt.report.html import write_report
 
-            write(self.folder)
+            write_report(self.folder)
         return page
 
     @property

@@ -14,13 +14,13 @@ from monai.transforms import MapTransform, RandomizableTransform
 from monai.utils.type_conversion import convert_to_dst_type
 
 from medlt.api.run import Run, load
-from medlt.data.columns import did_you_mean
 from medlt.data.images import read_image
 from medlt.data.loaders import square
+from medlt.names import did_you_mean
 from medlt.types import InputError
 
 
-class RandSyntheticSwapd(RandomizableTransform, MapTransform):
+class RandSyntheticSwapd(RandomizableTransform, MapTransform):  # type: ignore[misc]
     """Swaps the image and the label vector of an item, with probability `prob`, for those of a synthetic image.
 
     Put it after the image is loaded and squared, and before augmentations. It draws from its own random state: seed it
@@ -29,7 +29,7 @@ class RandSyntheticSwapd(RandomizableTransform, MapTransform):
 
     Args:
         run: a finished `Run` or its folder, whose synthetic images are drawn.
-        keys: the key of the image [C,H,W] with H = W, and the key of the label vector [K], in the order of `run.findings`.
+        keys: the key of the image [C,H,W], H = W, and the key of the label vector [K] in the order of `run.findings`.
         prob: probability of a swap, in [0,1].
         swap: "tail" swaps only items that are positive for a finding with synthetic images, for an image that was made
             for that finding; "any" swaps every item, for a synthetic image of a finding drawn uniformly, so that all

@@ -1,7 +1,7 @@
-"""What a user may write in a recipe's YAML."""
+"""The settings of runs and experiments, as users write them in YAML."""
 
 from medlt.config.ablation import Ablation
-from medlt.config.base import Strict
+from medlt.config.base import FilePath, Strict
 from medlt.config.data import CsvData, Data, ManifestData, NihData, PhantomData
 from medlt.config.evaluation import EvaluationConfig
 from medlt.config.guides import GuideConfig, JepaGuideConfig, LongtailGuideConfig, MinorityGuideConfig
@@ -21,8 +21,10 @@ from medlt.config.learning import (
     TransformerConfig,
     UNetConfig,
 )
+from medlt.config.messages import explain
+from medlt.config.plugged import settings_model
 from medlt.config.privacy import Privacy
-from medlt.config.read import dump, find, load, load_verdict, parse, parse_verdict, schema
+from medlt.config.read import dump, find, load, load_verdict, parse, parse_verdict
 from medlt.config.run import (
     Checks,
     ClassBalancingConfig,
@@ -33,13 +35,15 @@ from medlt.config.run import (
     InBandConfig,
     InBandLoss,
     Longtail,
-    Method,
+    MethodConfig,
     Minority,
+    NearCopyConfig,
     RunConfig,
     Sampling,
     Scheduler,
     Targets,
 )
+from medlt.config.schema import schema
 from medlt.config.verdict import CONTROL_OF, ArmClassifierConfig, ArmConfig, EvaluateConfig, SourceConfig
 
 __all__ = [
@@ -60,6 +64,7 @@ __all__ = [
     "Edit",
     "EvaluateConfig",
     "EvaluationConfig",
+    "FilePath",
     "FolderCodec",
     "FromNoiseConfig",
     "Fusion",
@@ -70,9 +75,10 @@ __all__ = [
     "Longtail",
     "LongtailGuideConfig",
     "ManifestData",
-    "Method",
+    "MethodConfig",
     "Minority",
     "MinorityGuideConfig",
+    "NearCopyConfig",
     "NihData",
     "PhantomData",
     "Privacy",
@@ -91,10 +97,12 @@ __all__ = [
     "TransformerConfig",
     "UNetConfig",
     "dump",
+    "explain",
     "find",
     "load",
     "load_verdict",
     "parse",
     "parse_verdict",
     "schema",
+    "settings_model",
 ]

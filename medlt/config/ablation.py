@@ -1,4 +1,4 @@
-"""What an ablation varies, one setting at a time round a base config."""
+"""What an ablation varies: one setting at a time around a base config."""
 
 from __future__ import annotations
 
@@ -12,16 +12,18 @@ SECTIONS = ("sparse", "method")
 
 
 class Ablation(Strict):
-    """One factor at a time: all other settings stay those of the base. How many images a variant: `need.most`."""
+    """One setting at a time; all others stay those of the base. `targets.max_per_finding` limits each variant."""
 
-    vary: dict[str, tuple[Any, ...]] = Field(description="`section.key` -> values, of the sections sparse and method")
-    seeds: int = Field(1, ge=1, description="of the plan and of the sparse code; rows of the table carry theirs")
-    downstream: bool = Field(False, description="train the arms of the comparison for every variant too; costly")
+    vary: dict[str, tuple[Any, ...]] = Field(
+        description="`section.key` with the list of its values; the section is sparse or method"
+    )
+    seeds: int = Field(1, ge=1, description="repetitions of each variant, each with a seed of its own")
+    downstream: bool = Field(False, description="also train the arms of the comparison for each variant; slow")
 
     @field_validator("vary")
     @classmethod
     def _known_sections(cls, vary: dict[str, tuple[Any, ...]]) -> dict[str, tuple[Any, ...]]:
-        """All variants share data, codec, denoiser and judges, so only what comes after them may differ."""
+        """All variants share data, codec, denoiser and verifiers, so only what depends on none of these may differ."""
         for key, values in vary.items():
             section, dot, name = key.partition(".")
             if section not in SECTIONS or not (dot and name) or "." in name:
@@ -29,5 +31,5 @@ class Ablation(Strict):
             if not values:
                 raise ValueError(f"{key} has no values; give a list")
         if not vary:
-            raise ValueError("nothing is varied; give a key with its values, such as method.keep: [5, 15]")
+            raise ValueError("no setting is varied; give a key with its values, such as method.strength: [0.1, 0.2]")
         return vary

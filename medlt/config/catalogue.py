@@ -37,7 +37,7 @@ def path(name: str) -> Path:
 
 
 def kind(name: str) -> str:
-    """Return what a shipped config is: "experiment", "ablation", or its method. Raise InputError for an unknown name."""
+    """Return "experiment", "ablation", or the method of a shipped config. Raises InputError for an unknown name."""
     tree = yaml.safe_load(path(name).read_text())
     if "arms" in tree:
         return "experiment"

@@ -1,166 +1,192 @@
-"""What is learnt: codec, sparse code, denoiser, classifier."""
+"""The trained parts of a run: codec, sparse code, denoiser and classifier."""
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import Field, Tag
 
-from medlt.config.base import Strict, by_kind
+from medlt.config.base import FilePath, Strict, by_kind
+
+Precision = Literal["fp32", "bf16", "fp16"]
+Prediction = Literal["epsilon", "v_prediction", "sample"]
+INIT_FROM = "folder of a trained denoiser to start from, such as one of synthetic radiographs; null: untrained"
+PREDICTION = "what the network predicts: the noise, the velocity, or the clean latent"
 
 
 class CodecTuning(Strict):
     """Fine-tuning of an autoencoder on the train split."""
 
-    decoder_only: bool = Field(True, description="leave the encoder, and with it every cached latent, as it is")
-    edge: float = Field(1.0, ge=0, description="weight of the loss on image gradients")
-    ssim: float = Field(0.0, ge=0, description="weight of 1 - SSIM")
-    steps: int = Field(500, ge=1)
-    batch_size: int = Field(8, ge=1)
-    learning_rate: float = Field(1e-5, gt=0)
+    decoder_only: bool = Field(True, description="train the decoder alone, so that cached latents stay valid")
+    edge: float = Field(1.0, ge=0, description="weight of the loss on image gradients; 0 is off")
+    ssim: float = Field(0.0, ge=0, description="weight of the loss 1 - SSIM; 0 is off")
+    steps: int = Field(500, ge=1, description="training steps")
+    batch_size: int = Field(8, ge=1, description="images per step")
+    learning_rate: float = Field(1e-5, gt=0, description="learning rate of AdamW")
 
 
-class FolderCodec(Strict):
-    """A diffusers autoencoder folder (AutoencoderKL or AutoencoderTiny), as it is or tuned on the train split."""
+class CodecConfig(Strict):
+    """The autoencoder between images and latents: of medlt, or of a plug-in. A plug-in's settings may be a subclass."""
 
-    kind: Literal["folder"] = "folder"
-    path: Path
-    tune: CodecTuning | None = None
+    kind: str = Field("", description="name of the codec")
 
 
-class TrainedCodec(Strict):
-    """A small AutoencoderKL trained here on the train split."""
+class FolderCodec(CodecConfig):
+    """A diffusers autoencoder (AutoencoderKL or AutoencoderTiny), as it is or fine-tuned on the train split."""
 
-    kind: Literal["train"] = "train"
-    channels: int = Field(4, ge=1)
-    width: int = Field(32, ge=8)
-    levels: int = Field(3, ge=2, description="the image shrinks by 2 ** (levels - 1)")
-    steps: int = Field(600, ge=1)
-    batch_size: int = Field(16, ge=1)
-    learning_rate: float = Field(1e-3, gt=0)
+    kind: Literal["folder"] = Field("folder", description="an autoencoder that exists")
+    path: FilePath = Field(description="its diffusers folder, with config.json and weights")
+    tune: CodecTuning | None = Field(None, description="how to fine-tune it; null: use it as it is")
 
 
-CodecConfig = Annotated[FolderCodec | TrainedCodec, Field(discriminator="kind")]
+class TrainedCodec(CodecConfig):
+    """A small AutoencoderKL, trained from scratch on the train split."""
+
+    kind: Literal["train"] = Field("train", description="an autoencoder trained here")
+    channels: int = Field(4, ge=1, description="channels of a latent")
+    width: int = Field(32, ge=8, description="channels of the first layer")
+    levels: int = Field(3, ge=2, description="resolutions of the network; latents are 2 ** (levels - 1) times smaller")
+    steps: int = Field(600, ge=1, description="training steps")
+    batch_size: int = Field(16, ge=1, description="images per step")
+    learning_rate: float = Field(1e-3, gt=0, description="learning rate of AdamW")
 
 
 class SparseConfig(Strict):
-    """Iterated learning of the simplicial code."""
+    """Iterated learning of the simplicial code, for method fusion (arXiv 2405.01705, section 3)."""
 
-    groups: int = Field(16, ge=1, description="L, simplices a pixel")
-    vocabulary: int = Field(16, ge=2, description="V, words a simplex")
-    temperature: float = Field(0.05, gt=0, description="not published; logits are normalised, see sparse.embedding")
-    generations: int = Field(5, ge=1)
-    imitation_epochs: int = Field(8, ge=1)
-    adaptation_epochs: int = Field(1, ge=0)
-    interaction_epochs: int = Field(6, ge=1)
-    patience: int = Field(3, ge=1)
-    width: int = Field(32, ge=8)
-    batch_size: int = Field(16, ge=2)
-    learning_rate: float = Field(5e-3, gt=0)
-    weight_decay: float = Field(1e-2, ge=0)
-    classification_weight: float = Field(1.0, ge=0, description="lambda of the classification loss")
+    groups: int = Field(16, ge=1, description="L of the paper: simplices per pixel")
+    vocabulary: int = Field(16, ge=2, description="V of the paper: tokens per simplex")
+    temperature: float = Field(0.05, gt=0, description="softmax temperature of the normalised logits; not published")
+    generations: int = Field(5, ge=1, description="generations of teacher and student")
+    imitation_epochs: int = Field(8, ge=1, description="epochs in which a student learns its teacher's code")
+    adaptation_epochs: int = Field(1, ge=0, description="epochs in which decoder and classifier adapt to the student")
+    interaction_epochs: int = Field(6, ge=1, description="epochs in which all three are trained together, at most")
+    patience: int = Field(3, ge=1, description="epochs without a better validation macro AP before the training stops")
+    width: int = Field(32, ge=8, description="channels of the first layer of the encoder")
+    batch_size: int = Field(16, ge=2, description="images per step")
+    learning_rate: float = Field(5e-3, gt=0, description="learning rate of AdamW")
+    weight_decay: float = Field(1e-2, ge=0, description="weight decay of AdamW")
+    classification_weight: float = Field(1.0, ge=0, description="lambda of the paper: weight of the classifier's loss")
 
 
 class DenoiserTraining(Strict):
-    """How a denoiser is trained, of whatever family; see docs/fine-tuning.md."""
+    """How a denoiser of any kind is trained; see docs/how-to/fine-tune.md."""
 
-    steps: int = Field(3000, ge=1)
-    batch_size: int = Field(32, ge=1)
+    steps: int = Field(3000, ge=1, description="training steps")
+    batch_size: int = Field(32, ge=1, description="images per step; in a private run their number varies around this")
     gradient_accumulation_steps: int = Field(
-        1, ge=1, description="pieces a batch is computed in; memory falls, the step is the same"
+        1, ge=1, description="parts in which a batch is computed: more parts need less memory, the step is the same"
     )
-    learning_rate: float = Field(3e-4, gt=0)
-    lr_scheduler: Literal["constant", "cosine"] = "constant"
-    warmup_steps: int = Field(50, ge=0, description="over which the learning rate rises")
-    ema_decay: float = Field(0.999, ge=0, lt=1)
-    condition_dropout: float = Field(0.1, ge=0, le=1, description="share of samples trained without their label")
-    min_snr_gamma: float = Field(5.0, gt=0, description="gamma: the SNR weight is never above it")
-    snr_floor: float = Field(1.0, ge=0, description="nor below it")
-    offset_noise: float = Field(0.0, ge=0)
+    learning_rate: float = Field(3e-4, gt=0, description="learning rate of AdamW after the warm-up")
+    lr_scheduler: Literal["constant", "cosine"] = Field("constant", description="learning rate after the warm-up")
+    warmup_steps: int = Field(50, ge=0, description="steps over which the learning rate rises")
+    ema_decay: float = Field(
+        0.999, ge=0, lt=1, description="decay of the moving average of the weights, which is what samples"
+    )
+    condition_dropout: float = Field(
+        0.1, ge=0, le=1, description="share of images trained without their label, for classifier-free guidance"
+    )
+    min_snr_gamma: float = Field(5.0, gt=0, description="upper limit of the SNR weight of the loss (min-SNR-gamma: 5)")
+    snr_floor: float = Field(1.0, ge=0, description="lower limit of that weight; published: 0")
+    offset_noise: float = Field(0.0, ge=0, description="deviation of the noise that shifts a whole image; 0 is off")
     balance: Literal["inverse_sqrt", "effective_number"] | None = Field(
-        None, description="draw rare findings more often"
+        None, description="sample rare findings more often, by this function of their counts; null: all images alike"
     )
-    precision: Literal["fp32", "bf16", "fp16"] = Field("fp32", description="of the network; its weights stay fp32")
-    gradient_checkpointing: bool = Field(False, description="recompute activations: less memory, the same weights")
-    checkpoint_every: int = Field(500, ge=1)
-    tracker: Literal["tensorboard"] | None = Field(None, description="needs the extra `tracking`")
+    precision: Precision = Field("fp32", description="precision of the forward pass; weights stay fp32")
+    gradient_checkpointing: bool = Field(
+        False, description="compute activations twice: less memory, more time, the same weights"
+    )
+    checkpoint_every: int = Field(500, ge=1, description="steps between checkpoints, from which a training resumes")
+    tracker: Literal["tensorboard"] | None = Field(
+        None, description="where losses are logged too; tensorboard needs `pip install 'medlt[tracking]'`"
+    )
 
 
 class UNetConfig(DenoiserTraining):
-    """A small label-conditioned latent UNet, trained from nothing."""
+    """A small latent UNet that is conditioned on label vectors."""
 
-    kind: Literal["unet"] = "unet"
-    width: int = Field(64, ge=8, multiple_of=8)
-    levels: int = Field(2, ge=1)
-    prediction: Literal["epsilon", "v_prediction", "sample"] = "v_prediction"
-    init_from: Path | None = Field(
-        None, description="folder of a denoiser to begin with, such as one of synthetic data"
-    )
+    kind: Literal["unet"] = Field("unet", description="a small UNet, trained here")
+    width: int = Field(64, ge=8, multiple_of=8, description="channels of the first level")
+    levels: int = Field(2, ge=1, description="resolutions; the latent's sides must be multiples of 2 ** (levels - 1)")
+    prediction: Prediction = Field("v_prediction", description=PREDICTION)
+    init_from: FilePath | None = Field(None, description=INIT_FROM)
 
 
 class TransformerConfig(DenoiserTraining):
-    """A small label-conditioned latent transformer, trained from nothing."""
+    """A small latent transformer that is conditioned on label vectors."""
 
-    kind: Literal["transformer"] = "transformer"
-    width: int = Field(192, ge=16)
-    depth: int = Field(6, ge=1)
-    heads: int = Field(6, ge=1)
-    patch: int = Field(2, ge=1)
-    prediction: Literal["epsilon", "v_prediction", "sample"] = "v_prediction"
-    init_from: Path | None = Field(
-        None, description="folder of a denoiser to begin with, such as one of synthetic data"
-    )
+    kind: Literal["transformer"] = Field("transformer", description="a small transformer, trained here")
+    width: int = Field(192, ge=16, description="length of a token's vector")
+    depth: int = Field(6, ge=1, description="number of blocks")
+    heads: int = Field(6, ge=1, description="attention heads; width must be a multiple of it")
+    patch: int = Field(2, ge=1, description="side of a token's patch, latent pixels")
+    prediction: Prediction = Field("v_prediction", description=PREDICTION)
+    init_from: FilePath | None = Field(None, description=INIT_FROM)
 
 
 class StableFolder(Strict):
-    """A Stable Diffusion 1.x or 2.x checkpoint: a diffusers folder, or one safetensors file."""
+    """A Stable Diffusion 1.x or 2.x checkpoint."""
 
-    kind: Literal["folder"] = "folder"
-    path: Path
-    config: Path | None = Field(None, description="for a single file: a folder with the tokenizer and configs")
-    prediction: Literal["epsilon", "v_prediction"] | None = Field(
-        None, description="for a single file, which is silent"
+    kind: Literal["folder"] = Field("folder", description="a checkpoint that exists")
+    path: FilePath = Field(description="a diffusers folder, or one safetensors file")
+    config: FilePath | None = Field(
+        None, description="for a single file: a diffusers folder with the tokenizer and the configs of its networks"
     )
-    loras: tuple[Path, ...] = ()
+    prediction: Literal["epsilon", "v_prediction"] | None = Field(
+        None, description="what the network predicts; needed for a single file, which does not record it"
+    )
+    loras: tuple[FilePath, ...] = Field((), description="LoRA files or folders that are merged in this order")
 
 
 class StableUntrained(Strict):
-    """An untrained model in exactly Stable Diffusion's format, for a start without weights."""
+    """An untrained model in the format of Stable Diffusion, for tests and for training without published weights."""
 
-    kind: Literal["untrained"] = "untrained"
-    version: Literal["1.5", "2.1"] = "1.5"
-    prediction: Literal["epsilon", "v_prediction"] | None = Field(None, description="default: the version's own")
-    widths: tuple[int, ...] = Field((64, 128, 256, 256), description="UNet channels a level, multiples of 32")
-    layers: int = Field(1, ge=1)
-    text_width: int = Field(128, ge=32)
-    text_layers: int = Field(2, ge=1)
-    tokenizer: Path | None = Field(None, description="a tokenizer folder to copy; default: a small one")
+    kind: Literal["untrained"] = Field("untrained", description="random weights")
+    version: Literal["1.5", "2.1"] = Field("1.5", description="version whose format it has")
+    prediction: Literal["epsilon", "v_prediction"] | None = Field(
+        None, description="what the network predicts; null: as the version does"
+    )
+    widths: tuple[int, ...] = Field(
+        (64, 128, 256, 256), description="channels of each UNet level, multiples of 32; published: 320, 640, 1280, 1280"
+    )
+    layers: int = Field(1, ge=1, description="blocks per UNet level; published: 2")
+    text_width: int = Field(128, ge=32, description="length of a text token's vector; published: 768 or 1024")
+    text_layers: int = Field(2, ge=1, description="layers of the text encoder; published: 12 or 23")
+    tokenizer: FilePath | None = Field(None, description="tokenizer folder to copy; null: a small one is made")
 
 
 class PromptConfig(Strict):
-    """How a label vector is said in words; see docs/prompts.md."""
+    """How a label vector becomes a prompt; see docs/explanation/prompts.md."""
 
-    template: str | None = None
-    words: dict[str, str] = Field({}, description="finding -> phrase; default: its name in lower case")
-    soft_above: float = Field(0.5, gt=0, le=1, description="a soft label is said from here upward")
-    most: int | None = Field(None, ge=1, description="name at most so many findings; tokenizers hold about 75 tokens")
-    age: Literal["decades", "years"] = "decades"
+    template: str | None = Field(
+        None, description="clauses separated by commas, with {findings} and optionally {view}, {sex}, {age}, {absent}; "
+        "null: the template of docs/explanation/prompts.md"
+    )  # fmt: skip
+    words: dict[str, str] = Field({}, description="finding -> phrase; others appear as their name in lower case")
+    soft_above: float = Field(0.5, gt=0, le=1, description="a soft label of this value or more counts as present")
+    most: int | None = Field(
+        None, ge=1, description="findings a prompt names, at most; a tokenizer takes about 75 tokens; null: all"
+    )
+    age: Literal["decades", "years"] = Field("decades", description="form of {age}; decades identify fewer patients")
 
 
 class StableConfig(DenoiserTraining):
-    """Stable Diffusion, as it is or fine-tuned."""
+    """Stable Diffusion, as it is or fine-tuned; see docs/how-to/stable-diffusion.md."""
 
-    kind: Literal["stable-diffusion"] = "stable-diffusion"
-    model: Annotated[StableFolder | StableUntrained, Field(discriminator="kind")]
-    prompts: PromptConfig = PromptConfig()
-    train: Literal["none", "lora", "full"] = "lora"
-    train_text: bool = Field(False, description="fine-tune the text encoder along with the UNet")
-    rank: int = Field(16, ge=1, description="of LoRA")
-    lora_conv: bool = Field(False, description="LoRA on convolutions too")
-    learning_rate: float = Field(1e-4, gt=0)
-    lr_scheduler: Literal["constant", "cosine"] = "cosine"
-    snr_floor: float = Field(0.0, ge=0)
+    kind: Literal["stable-diffusion"] = Field("stable-diffusion", description="Stable Diffusion 1.x or 2.x")
+    model: Annotated[StableFolder | StableUntrained, Field(discriminator="kind")] = Field(
+        description="the checkpoint to start from"
+    )
+    prompts: PromptConfig = Field(PromptConfig(), description="how label vectors become prompts")
+    train: Literal["none", "lora", "full"] = Field(
+        "lora", description="what is trained: nothing, a LoRA adapter, or all weights of the UNet"
+    )
+    train_text: bool = Field(False, description="train the text encoder too")
+    rank: int = Field(16, ge=1, description="rank of the LoRA adapter")
+    lora_conv: bool = Field(False, description="give convolutions a LoRA adapter too, not only attention")
+    learning_rate: float = Field(1e-4, gt=0, description="learning rate of AdamW after the warm-up")
+    lr_scheduler: Literal["constant", "cosine"] = Field("cosine", description="learning rate after the warm-up")
+    snr_floor: float = Field(0.0, ge=0, description="lower limit of the SNR weight of the loss; published: 0")
 
 
 DenoiserConfig = Annotated[
@@ -172,14 +198,21 @@ DenoiserConfig = Annotated[
 
 
 class ClassifierConfig(Strict):
-    """The image classifier, used for the judges and for every arm alike."""
+    """An image classifier: the verifiers, and the classifiers that the comparison trains."""
 
-    network: Literal["small", "dense", "densenet121"] = "small"
-    size: int = Field(128, ge=32)
-    loss: Literal["balanced", "asymmetric"] = "balanced"
-    steps: int = Field(500, ge=1)
-    batch_size: int = Field(32, ge=2)
-    learning_rate: float = Field(1e-3, gt=0)
-    weight_decay: float = Field(1e-2, ge=0)
-    evaluate_every: int = Field(50, ge=1)
-    patience: int = Field(4, ge=1, description="evaluations without a better validation macro AP before the stop")
+    network: Literal["small", "dense", "densenet121"] = Field(
+        "small", description="a small residual network, a small DenseNet, or DenseNet-121"
+    )
+    size: int = Field(128, ge=32, description="side of the square images it reads, pixels")
+    loss: Literal["balanced", "asymmetric"] = Field(
+        "balanced",
+        description="cross-entropy with positives weighted by rarity, or asymmetric (arXiv 2009.14119)",
+    )
+    steps: int = Field(500, ge=1, description="training steps, at most")
+    batch_size: int = Field(32, ge=2, description="images per step")
+    learning_rate: float = Field(1e-3, gt=0, description="learning rate of AdamW")
+    weight_decay: float = Field(1e-2, ge=0, description="weight decay of AdamW")
+    evaluate_every: int = Field(50, ge=1, description="steps between evaluations on the validation split")
+    patience: int = Field(
+        4, ge=1, description="evaluations without a better validation macro AP before the training stops"
+    )

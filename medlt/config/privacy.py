@@ -11,30 +11,32 @@ from medlt.types import GradSampleMode
 
 
 class Privacy(Strict):
-    """What a patient may lose by being in the collection, at most: (epsilon, delta), for all stages of a run together.
+    """The privacy budget (epsilon, delta) of a run, for all its stages together.
 
-    With this section a run reads no real image, label vector or count when it makes images: see docs/how-to/privacy.md.
+    With this section and a method that starts from noise, no real image, label vector or count is read when images are
+    made: see docs/how-to/privacy.md.
     """
 
-    epsilon: float = Field(gt=0, description="for all that is trained in the run, composed")
-    delta: float = Field(gt=0, lt=1, description="well below 1 / number of patients")
+    epsilon: float = Field(gt=0, description="budget of all trainings of the run together; smaller is more private")
+    delta: float = Field(gt=0, lt=1, description="choose it well below 1 / number of patients")
     privacy_unit: Literal["patient", "image"] = Field(
-        "patient", description="whose presence is hidden; image is weaker"
+        "patient", description="whose presence is protected; image is weaker if patients have several images"
     )
-    max_grad_norm: float = Field(1.0, gt=0, description="norm a unit's gradient is clipped to")
-    max_images_per_patient: int = Field(1, ge=1, description="of a patient who is drawn, at most so many images a step")
+    max_grad_norm: float = Field(1.0, gt=0, description="norm to which the gradient of each unit is clipped")
+    max_images_per_patient: int = Field(1, ge=1, description="images of a sampled patient that one step uses, at most")
     noise_multiplicity: int = Field(
-        4, ge=1, description="draws of timestep and noise (of augmentation) an image and step"
+        4, ge=1, description="draws of timestep and noise (or of augmentation) per image and step"
     )
     grad_sample_mode: GradSampleMode = Field(
-        GradSampleMode.AUTO,
-        description="how gradients are taken one by one; measure: the fastest for this network here",
+        GradSampleMode.AUTO, description="how gradients of units are computed; auto measures which is the fastest here"
     )
     max_physical_batch_size: int = Field(
-        128, ge=1, description="rows computed at once; memory grows with it, the result does not"
+        128, ge=1, description="images computed at once: more need more memory; no effect on the result"
     )
     secure_mode: bool = Field(
-        True, description="noise and sampling from the system's secret randomness; false: for tests"
+        True, description="draw noise and batches from the system's secure random numbers; false is for tests only"
     )
-    classifier: bool = Field(False, description="whether the budget also pays for `medlt train classifier`")
-    findings: tuple[str, ...] = Field((), description="to be made, need.target images each; default: all of them")
+    classifier: bool = Field(False, description="reserve a part of the budget for `medlt train classifier`")
+    findings: tuple[str, ...] = Field(
+        (), description="findings to make images of, `targets.count` each; empty: all of the data"
+    )

@@ -6,45 +6,58 @@ import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 import yaml
 from pydantic import ValidationError
 
 from medlt.config import catalogue
-from medlt.config.base import Strict
+from medlt.config.base import Strict, Typed
+from medlt.config.messages import explain
 from medlt.config.run import RunConfig, complete
 from medlt.config.verdict import EvaluateConfig, SourceConfig
+from medlt.names import did_you_mean
+from medlt.plugins import METHODS
 from medlt.types import InputError
 
 C = TypeVar("C", RunConfig, EvaluateConfig)
+VARIABLE = re.compile(r"\$\{(?P<name>\w+)(?::-(?P<default>[^}]*))?\}")
+COMMENT = re.compile(r"(?:^|\s)#")
 
 
 class _Loader(yaml.SafeLoader):  # type: ignore[misc]
-    """Safe, and strict: a key that stands twice in one section would silently lose what stands behind the first."""
+    """A safe loader that refuses a key given twice in one section; YAML would drop the first value without a word."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[str] = set()
         for key, _ in node.value:
             if isinstance(key, yaml.ScalarNode) and key.value in seen:
-                raise yaml.YAMLError(f"{key.value!r} is there twice, again in line {key.start_mark.line + 1}")
+                raise yaml.YAMLError(f"{key.value!r} is given twice, again in line {key.start_mark.line + 1}")
             seen.add(str(key.value))
         return dict(super().construct_mapping(node, deep))
 
 
 def _expand(text: str, where: Path) -> str:
-    """Replace ${NAME} and ${NAME:-default} by the environment, as a shell does."""
+    """Replace ${NAME} and ${NAME:-default} by the environment, as a shell does; comments may name unset variables."""
+    return "\n".join(_expanded(line, where) for line in text.split("\n"))
+
+
+def _expanded(line: str, where: Path) -> str:
+    comment = COMMENT.search(line)
+    end = comment.start() if comment else len(line)
 
     def value(match: re.Match[str]) -> str:
         name, default = match["name"], match["default"]
-        if (found := os.environ.get(name) or default) is None:
-            raise InputError(f"{where}: the variable {name} is not set; export {name}=... first")
-        return found
+        if (known := os.environ.get(name) or default) is not None:
+            return known
+        if match.start() >= end:
+            return match[0]
+        raise InputError(f"{where}: the variable {name} is not set; export {name}=... first")
 
-    return re.sub(r"\$\{(?P<name>\w+)(?::-(?P<default>[^}]*))?\}", value, text)
+    return VARIABLE.sub(value, line)
 
 
-def _override(tree: dict[str, Any], assignment: str) -> None:
+def _override(tree: dict[str, Any], assignment: str, typed: bool) -> None:
     """Apply one `a.b=value` in place; the value is read as YAML."""
     key, equals, value = assignment.partition("=")
     if not equals:
@@ -59,44 +72,50 @@ def _override(tree: dict[str, Any], assignment: str) -> None:
         if not isinstance(tree, dict):
             raise InputError(f"override {assignment!r}: {parent} is not a section")
     try:
-        tree[last] = yaml.safe_load(value)
+        read = yaml.safe_load(value)
     except yaml.YAMLError as error:
         raise InputError(f"override {assignment!r} is not readable as YAML: {str(error).splitlines()[0]}") from None
+    tree[last] = _as_typed(read) if typed else read
 
 
-def _told(error: ValidationError, where: str) -> str:
-    """The first problem of a pydantic error as one line: what, where, how to mend."""
-    first = error.errors()[0]
-    key = ".".join(str(part) for part in first["loc"])
-    more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
-    if first["type"] == "extra_forbidden":
-        return f"{where}: {key} is not a known key; check its spelling and its section{more}"
-    said = first["msg"].removeprefix("Value error, ")
-    got = "" if isinstance(first["input"], dict) else f", got {first['input']!r}"
-    return f"{where}: {f'{key}: ' if key else ''}{said}{got}{more}"
+def _as_typed(value: Any) -> Any:
+    """Return a value whose paths are relative to the working folder."""
+    if isinstance(value, dict):
+        return {name: _as_typed(one) for name, one in value.items()}
+    if isinstance(value, list):
+        return [_as_typed(one) for one in value]
+    return Typed(value) if isinstance(value, str) else value
 
 
-def parse(tree: dict[str, Any], where: str = "config") -> RunConfig:
-    """Validate a mapping. Raises InputError with one clear line."""
-    return _valid(RunConfig, tree, where)
+def parse(tree: dict[str, Any], where: str = "config", folder: Path | None = None) -> RunConfig:
+    """Return the config of a run from a mapping. Its paths are relative to `folder`, or to the working folder.
+
+    Raises InputError with one clear line.
+    """
+    return _valid(RunConfig, tree, where, folder)
 
 
-def parse_verdict(tree: dict[str, Any], where: str = "config") -> EvaluateConfig:
-    """Validate the mapping of an experiment. Raises InputError with one clear line."""
-    return _valid(EvaluateConfig, tree, where)
+def parse_verdict(tree: dict[str, Any], where: str = "config", folder: Path | None = None) -> EvaluateConfig:
+    """Return the config of an experiment from a mapping, as `parse` does. Raises InputError with one clear line."""
+    return _valid(EvaluateConfig, tree, where, folder)
 
 
-def _valid(kind: type[C], tree: dict[str, Any], where: str) -> C:
+def _valid(model: type[C], tree: dict[str, Any], where: str, folder: Path | None) -> C:
     try:
-        return kind.model_validate(tree)
+        return model.model_validate(tree, context={"folder": folder or Path()})
     except ValidationError as error:
-        raise InputError(_told(error, where)) from None
+        seen = complete(tree) if model is RunConfig else tree
+        raise InputError(f"{where}: {explain(error, model, seen)}") from None
+    except InputError as error:  # of a plug-in
+        raise InputError(f"{where}: {error}") from None
 
 
 def _by_method(tree: dict[str, Any], method: str, out_given: bool) -> dict[str, Any]:
-    """The config as a recipe of another method: its own defaults, its own folder, and what was learnt for the old."""
+    """Return the config for another method: with its defaults, its own folder, and the trained parts of the old one."""
     if complete(tree)["method"].get("kind", "fusion") == method:
         return tree
+    if method not in METHODS:
+        raise InputError(f"--method: {METHODS.unknown(method)}")
     out = Path(tree.get("output_dir", "runs"))
     changed = {**tree, "method": method, "artifacts_dir": tree.get("artifacts_dir") or str(out / "artifacts")}
     changed.pop("ablation", None)
@@ -104,19 +123,30 @@ def _by_method(tree: dict[str, Any], method: str, out_given: bool) -> dict[str, 
 
 
 def find(given: Path) -> Path:
-    """Return a config's file: the one that is given, or where there is none the shipped one of that name.
+    """Return the file of a config: the given one, or where there is none the shipped one of that name.
 
-    Raises InputError where there is neither.
+    Raises InputError for a path that is neither.
     """
     if given.is_file():
         return given
     if str(given) in catalogue.names():
         return catalogue.path(str(given))
-    raise InputError(f"{given}: no such config file; `medlt config list` names those that ship with medlt")
+    if given.suffix in (".yaml", ".yml"):
+        raise InputError(
+            f"{given.absolute()}: no such config file; `medlt config list` names those that ship with medlt"
+        )
+    close = did_you_mean(str(given), catalogue.names()) or ";"
+    raise InputError(f"{given}: no such config file{close} `medlt config list` names those that ship with medlt")
+
+
+def folder_of(path: Path) -> Path:
+    """Return the folder that the paths of a config start from: its own; of a shipped config the working folder."""
+    shipped = catalogue.folder().resolve() in path.resolve().parents
+    return Path().absolute() if shipped else path.parent.absolute()
 
 
 def _read(path: Path) -> dict[str, Any]:
-    """The YAML as a mapping, its variables replaced."""
+    """Return the YAML as a mapping, its variables replaced."""
     try:
         tree = yaml.load(_expand(path.read_text(), path), _Loader)
     except (yaml.YAMLError, RecursionError, UnicodeDecodeError) as error:
@@ -126,9 +156,10 @@ def _read(path: Path) -> dict[str, Any]:
     return tree
 
 
-def load(path: Path, overrides: Sequence[str] = (), method: str | None = None) -> RunConfig:
-    """Read a recipe's YAML, make it one of `method`, apply `section.key=value` overrides, validate.
+def load(path: Path, overrides: Sequence[str] = (), method: str | None = None, folder: Path | None = None) -> RunConfig:
+    """Return the config of a run from its YAML, for `method` if given, with `section.key=value` overrides.
 
+    Paths of the file are relative to it, paths of overrides to the working folder, or all to `folder` if given.
     Raises InputError with one clear line.
     """
     tree = _read(path := find(Path(path)))
@@ -137,52 +168,35 @@ def load(path: Path, overrides: Sequence[str] = (), method: str | None = None) -
     if method is not None:
         tree = _by_method(tree, method, any(given.startswith("output_dir=") for given in overrides))
     for assignment in overrides:
-        _override(tree, assignment)
-    return parse(tree, str(path))
+        _override(tree, assignment, typed=folder is None)
+    return parse(tree, str(path), folder or folder_of(path))
 
 
 def load_verdict(path: Path, overrides: Sequence[str] = ()) -> EvaluateConfig:
-    """Read an experiment's YAML, as `load` does a recipe's. Configs of its sources are relative to the file.
+    """Return the config of an experiment from its YAML, as `load` does. Configs of its sources are relative to it.
 
-    Raises InputError with one clear line, for a source's config that is not there too.
+    Raises InputError with one clear line, also for the config of a source that does not exist.
     """
     tree = _read(path := find(Path(path)))
     for assignment in overrides:
-        _override(tree, assignment)
+        _override(tree, assignment, typed=True)
     if "arms" not in tree:
-        raise InputError(f"{path}: is no experiment, it has no arms; give some, or use `medlt run`")
-    config = _valid(EvaluateConfig, tree, str(path))
+        raise InputError(f"{path}: has no arms, so it is no experiment; add arms, or use `medlt run`")
+    config = parse_verdict(tree, str(path), folder_of(path))
     placed = {name: _placed(name, source, path) for name, source in config.sources.items()}
     return config.model_copy(update={"sources": placed})
 
 
 def _placed(name: str, source: SourceConfig, experiment: Path) -> SourceConfig:
-    """The source with its config's place made absolute. Raises InputError if it is not there."""
+    """Return the source with the absolute path of its config. Raises InputError if the file does not exist."""
     if source.config is None:
         return source
-    found = (experiment.parent / source.config).absolute()
-    if not found.is_file():
-        raise InputError(f"{experiment}: sources.{name}.config: {found} is not there; name it relative to this file")
-    return source.model_copy(update={"config": found})
+    file = (experiment.parent / source.config.expanduser()).absolute()
+    if not file.is_file():
+        raise InputError(f"{experiment}: sources.{name}.config: {file} does not exist; write it relative to this file")
+    return source.model_copy(update={"config": file})
 
 
 def dump(config: Strict) -> str:
     """Return the resolved config as YAML that `load` reads back to an equal config."""
     return str(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
-
-
-def schema(kind: Literal["run", "verdict"] = "run") -> dict[str, Any]:
-    """Return the JSON schema of a config, for editors: of a recipe's, or of an experiment's."""
-    model: type[Strict] = RunConfig if kind == "run" else EvaluateConfig
-    found = dict(_any_of(model.model_json_schema()))
-    arms = found.get("properties", {}).get("arms")
-    if arms is not None:  # `real:` with nothing behind it is an arm that changes nothing
-        arms["additionalProperties"] = {"anyOf": [arms["additionalProperties"], {"type": "null"}]}
-    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **found}
-
-
-def _any_of(node: Any) -> Any:
-    """The schema with `anyOf` for every `oneOf`: a section whose `kind` is left out fits more than one form."""
-    if isinstance(node, dict):
-        return {"anyOf" if name == "oneOf" else name: _any_of(value) for name, value in node.items()}
-    return [_any_of(one) for one in node] if isinstance(node, list) else node

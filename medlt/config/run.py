@@ -1,42 +1,52 @@
-"""What is made of it, how it is checked and judged, and the whole recipe.
+"""The config of `medlt run`, `augment` and `train`: methods, targets, checks, and the whole.
 
-Defaults are the published ones (arXiv 2405.01705 for fusion) unless the field says otherwise.
+Defaults are the published ones (arXiv 2405.01705 for fusion) unless the description says otherwise.
 """
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BeforeValidator, Field, Tag, model_validator
+from pydantic import BeforeValidator, ConfigDict, Field, GetJsonSchemaHandler, ValidationInfo, model_validator
+from pydantic_core import CoreSchema
 
 from medlt.config.ablation import Ablation
-from medlt.config.base import Strict, Window, by_kind
+from medlt.config.base import FilePath, Strict, Window
 from medlt.config.data import Data
 from medlt.config.evaluation import EvaluationConfig
 from medlt.config.guides import GuideConfig, LongtailGuideConfig, MinorityGuideConfig
-from medlt.config.learning import ClassifierConfig, CodecConfig, DenoiserConfig, SparseConfig, UNetConfig
+from medlt.config.learning import ClassifierConfig, CodecConfig, DenoiserConfig, Precision, SparseConfig, UNetConfig
+from medlt.config.plugged import MARK, Plugged, optional_sections
 from medlt.config.privacy import Privacy
+from medlt.plugins import CHECKS, CODECS, METHODS, Plugin, Registry
 
 Scheduler = Literal[
     "ddim", "ddpm", "pndm", "lms", "euler", "euler_a", "heun", "kdpm2", "kdpm2_a", "dpm++", "dpm++karras", "dpm++sde",
     "dpm++single", "deis", "unipc", "sa", "lcm", "tcd",
 ]  # fmt: skip
+SCHEDULER = "sampler: a diffusers scheduler"
+GUIDANCE_SCALE = "scale of classifier-free guidance; 1 is the conditional network alone, 0 the unconditional one"
+GUIDANCE = "guidance besides the label, a list of sections; they compose, the first innermost"
 
 
-class Sampling(Strict):
-    """Sampling from noise under the label vectors of real train rows."""
+class MethodConfig(Strict):
+    """A method: of medlt, or of a plug-in. The settings of a plug-in may be a subclass."""
 
-    scheduler: Scheduler = "dpm++"
-    num_inference_steps: int = Field(25, ge=1)
-    guidance_scale: float = Field(
-        3.5, ge=0, le=100, description="of classifier-free guidance; 1 is the conditional network alone"
-    )
-    guidance: tuple[GuideConfig, ...] = ()
+    kind: str = Field("", description="name of the method")
+
+
+class Sampling(MethodConfig):
+    """Sampling from noise under the label vectors of real train images."""
+
+    scheduler: Scheduler = Field("dpm++", description=SCHEDULER)
+    num_inference_steps: int = Field(25, ge=1, description="denoising steps")
+    guidance_scale: float = Field(3.5, ge=0, le=100, description=GUIDANCE_SCALE)
+    guidance: tuple[GuideConfig, ...] = Field((), description=GUIDANCE)
     initial_noise_scale: float = Field(
-        1.0, gt=0, description="gamma of Boost-and-Skip (arXiv 2502.06516), 1.5-2.5 with ddpm; 1 is off"
-    )
-    skip_steps: int = Field(0, ge=0, description="first steps left out, of Boost-and-Skip")
+        1.0, gt=0, description="factor of the initial noise: gamma of Boost-and-Skip (arXiv 2502.06516; 1.5 to 2.5 "
+        "with scheduler ddpm); 1 is off"
+    )  # fmt: skip
+    skip_steps: int = Field(0, ge=0, description="first steps to leave out, for Boost-and-Skip; 0 is off")
 
     @model_validator(mode="after")
     def _skip_fits(self) -> Self:
@@ -48,44 +58,50 @@ class Sampling(Strict):
 
 
 class FromNoiseConfig(Sampling):
-    """Nothing but classifier-free guidance, unless guides are given."""
+    """Classifier-free guidance alone, unless `guidance` lists more."""
 
-    kind: Literal["noise"] = "noise"
+    kind: Literal["noise"] = Field("noise", description="sampling from noise")
 
 
 class Minority(Sampling):
     """Self-guided minority sampling (arXiv 2407.11555)."""
 
-    kind: Literal["minority"] = "minority"
-    guidance: tuple[GuideConfig, ...] = (MinorityGuideConfig(),)
+    kind: Literal["minority"] = Field("minority", description="sampling from noise, towards rare images")
+    guidance: tuple[GuideConfig, ...] = Field((MinorityGuideConfig(),), description=GUIDANCE)
 
 
 class Longtail(Sampling):
     """Longtail Guidance (arXiv 2502.01980)."""
 
-    kind: Literal["longtail"] = "longtail"
-    guidance: tuple[GuideConfig, ...] = (LongtailGuideConfig(),)
+    kind: Literal["longtail"] = Field(
+        "longtail", description="sampling from noise, towards images a classifier is unsure of"
+    )
+    guidance: tuple[GuideConfig, ...] = Field((LongtailGuideConfig(),), description=GUIDANCE)
 
 
 class ClassBalancingConfig(Strict):
     """The class-balancing loss of a denoiser (CBDM, arXiv 2305.00562)."""
 
-    weight: float = Field(1.0, ge=0, description="tau; 0 is off; begin with 0.1 on a pretrained denoiser")
-    power: float = Field(0.5, ge=0, description="y' is drawn by its rarest finding's count to the -power; 0 from "
-                         "scratch and 1 for fine-tuning as published")  # fmt: skip
+    weight: float = Field(1.0, ge=0, description="tau of the paper; 0 is off; start with 0.1 for a pretrained denoiser")
+    power: float = Field(
+        0.5, ge=0, description="the other label vector is drawn with probability count ** -power of its rarest "
+        "finding; published: 0 from scratch, 1 for fine-tuning"
+    )  # fmt: skip
 
 
 class InBandLoss(Strict):
-    """The loss that moves samples into the band around real images (DiffuLT's L_AID) on a classifier of latents."""
+    """The loss that moves samples into the band around real images (L_AID of DiffuLT), on a classifier of latents."""
 
-    weight: float = Field(0.02, ge=0, description="alpha; 0 is off")
-    share: float = Field(0.25, gt=0, le=1, description="of the training steps")
-    window: Window = Field((0.02, 0.6), description="timesteps it is taken at, shares of T")
-    estimate: Literal["clean", "published"] = Field("clean", description="see docs/explanation/diffult.md")
+    weight: float = Field(0.02, ge=0, description="alpha of the paper; 0 is off")
+    share: float = Field(0.25, gt=0, le=1, description="share of the training steps that include it")
+    window: Window = Field((0.02, 0.6), description="timesteps that include it, as shares of all timesteps")
+    estimate: Literal["clean", "published"] = Field(
+        "clean", description="which estimate of the image it is computed on; see docs/explanation/diffult.md"
+    )
 
 
 def _several(given: Any) -> Any:
-    """One number as a tuple of one."""
+    """Return one number as a tuple of one."""
     return (given,) if isinstance(given, int | float) and not isinstance(given, bool) else given
 
 
@@ -93,163 +109,215 @@ Share = Annotated[float, Field(gt=0, le=1)]
 Strengths = Annotated[tuple[Share, ...], BeforeValidator(_several, json_schema_input_type=Share | tuple[Share, ...])]
 
 
-class Edit(Strict):
-    """Image-guided edits of real tail images (SDEdit, arXiv 2108.01073): the label-safe end of fusion."""
+class Edit(MethodConfig):
+    """Edits of real tail images (SDEdit, arXiv 2108.01073), which keep most of the image and its label."""
 
-    kind: Literal["edit"] = "edit"
-    scheduler: Scheduler = "ddim"
-    num_inference_steps: int = Field(50, ge=1, description="N, the length of the full schedule")
+    kind: Literal["edit"] = Field("edit", description="edits of real tail images")
+    scheduler: Scheduler = Field("ddim", description=SCHEDULER)
+    num_inference_steps: int = Field(50, ge=1, description="length of the full schedule, of which the last steps run")
     strength: Strengths = Field(
         (0.1, 0.2, 0.3, 0.4),
         min_length=1,
-        description="shares of the steps that are run, the last ones; each image draws one",
+        description="share of the steps that run, the last ones; of several values each image uses one, at random",
     )
-    mixed: float = Field(0.0, ge=0, le=0.5, description="the most that another positive of the finding is mixed in")
-    guidance_scale: float = Field(2.0, ge=0, le=100)
-    guidance: tuple[GuideConfig, ...] = ()
+    mixed: float = Field(
+        0.0, ge=0, le=0.5, description="share of another positive image of the finding that is mixed in, at most"
+    )
+    guidance_scale: float = Field(2.0, ge=0, le=100, description=GUIDANCE_SCALE)
+    guidance: tuple[GuideConfig, ...] = Field((), description=GUIDANCE)
 
 
 class Diffult(Sampling):
     """DiffuLT (arXiv 2403.05170)."""
 
-    kind: Literal["diffult"] = "diffult"
-    cbdm: ClassBalancingConfig | None = ClassBalancingConfig()
-    in_band_loss: InBandLoss | None = InBandLoss()
+    kind: Literal["diffult"] = Field("diffult", description="sampling from noise, with two losses and a filter")
+    cbdm: ClassBalancingConfig | None = Field(ClassBalancingConfig(), description="class-balancing loss; null: none")
+    in_band_loss: InBandLoss | None = Field(InBandLoss(), description="L_AID of the paper; null: none")
 
 
-class Fusion(Strict):
-    """Latent fusion (arXiv 2405.01705)."""
+class Fusion(MethodConfig):
+    """Latent fusion (arXiv 2405.01705): the finding of a tail image in the anatomy of a head image."""
 
-    kind: Literal["fusion"] = "fusion"
-    pairing: Literal["saliency", "confusing"] = "saliency"
-    neighbours: int = Field(3, ge=1)
-    cam: Literal["gradcam", "hirescam", "layercam"] = "gradcam"
-    rule: Literal["tail_first", "published"] = Field("tail_first", description="see synthesis.fuse")
-    threshold_mean: float = Field(0.2, ge=0, le=1, description="published: 0.5")
-    threshold_sd: float = Field(0.05, ge=0, description="published: 0.1")
-    scheduler: Scheduler = "ddim"
-    num_inference_steps: int = Field(75, ge=1, description="N, the length of the full schedule")
-    strength: float = Field(
-        5 / 75, gt=0, le=1, description="share of the steps that are run, the last ones; 5 of 75 as published"
+    kind: Literal["fusion"] = Field("fusion", description="tail findings in the anatomy of head images")
+    pairing: Literal["saliency", "confusing"] = Field(
+        "saliency", description="partner of a tail image: similar in its activation map, or confused by the classifier"
     )
-    renoise: bool = Field(True, description="add the noise step N-k expects (SDEdit); False is the published code")
-    guidance_scale: float = Field(3.5, ge=0, le=100)
-    guidance: tuple[GuideConfig, ...] = ()
-    labels: Literal["cam_mass", "tail", "union"] = "cam_mass"
-
-
-Method = Annotated[
-    Annotated[Fusion, Tag("fusion")]
-    | Annotated[FromNoiseConfig, Tag("noise")]
-    | Annotated[Edit, Tag("edit")]
-    | Annotated[Minority, Tag("minority")]
-    | Annotated[Longtail, Tag("longtail")]
-    | Annotated[Diffult, Tag("diffult")],
-    by_kind("fusion"),
-]
+    neighbours: int = Field(3, ge=1, description="nearest head images from which the partner is drawn")
+    cam: Literal["gradcam", "hirescam", "layercam"] = Field("gradcam", description="class activation map of the code")
+    rule: Literal["tail_first", "published"] = Field(
+        "tail_first",
+        description="which image a pixel comes from; see docs/explanation/fusion.md",
+    )
+    threshold_mean: float = Field(0.2, ge=0, le=1, description="mean of the map threshold of an image; published: 0.5")
+    threshold_sd: float = Field(0.05, ge=0, description="standard deviation of that threshold; published: 0.1")
+    scheduler: Scheduler = Field("ddim", description=SCHEDULER)
+    num_inference_steps: int = Field(75, ge=1, description="length of the full schedule, of which the last steps run")
+    strength: float = Field(
+        5 / 75, gt=0, le=1, description="share of the steps that run, the last ones; published: 5 of 75"
+    )
+    renoise: bool = Field(
+        True, description="add the noise that the first step expects (SDEdit); false: as in the published code"
+    )
+    guidance_scale: float = Field(3.5, ge=0, le=100, description=GUIDANCE_SCALE)
+    guidance: tuple[GuideConfig, ...] = Field((), description=GUIDANCE)
+    labels: Literal["cam_mass", "tail", "union"] = Field(
+        "cam_mass", description="labels of an image: soft, by the share of the map that was kept; those of the tail "
+        "image; or the findings of both"
+    )  # fmt: skip
 
 
 class Targets(Strict):
-    """How much of the tail to fill."""
+    """Which findings are rare, and how many images of each are made."""
 
-    tail_below: int = Field(100, ge=1, description="a finding with fewer train positives is tail")
-    head_above: int = Field(1000, ge=1, description="a finding with more is head; if none has, thirds are taken")
-    count: int = Field(100, ge=1, description="train positives wanted for each tail finding")
-    multiplier: float | None = Field(
-        None, gt=1, le=100, description="in place of target: so many times the positives there are"
+    tail_below: int = Field(100, ge=1, description="a finding with fewer positive train images is in the tail")
+    head_above: int = Field(
+        1000, ge=1, description="a finding with more is in the head; if there is none, findings are cut into thirds"
     )
-    max_per_finding: int = Field(500, ge=1, description="never more than this many images a finding")
-    num_candidates: int = Field(2, ge=1, description="candidates made for each wanted image; the judge keeps the best")
+    count: int = Field(100, ge=1, description="positive train images wanted per tail finding, real and synthetic")
+    multiplier: float | None = Field(
+        None, gt=1, le=100, description="instead of count: this many times the real positives"
+    )
+    max_per_finding: int = Field(500, ge=1, description="synthetic images per finding, at most")
+    num_candidates: int = Field(
+        2, ge=1, description="candidates per wanted image, of which the verifier's best is kept"
+    )
     max_retries: int = Field(
-        0, ge=0, le=100, description="how often a wanted image of which no candidate passed is tried again"
+        0, ge=0, le=100, description="how often a wanted image is tried again when no candidate passes the checks"
     )
 
 
 class InBandConfig(Strict):
-    """How far from real positives an image may lie; beyond it is out of distribution (DiffuLT, arXiv 2403.05170)."""
+    """Rejects images far from the real positives of their finding (the filter of DiffuLT, arXiv 2403.05170)."""
 
-    form: Literal["neighbours", "centre"] = Field("neighbours", description="centre: the published one")
-    k: int = Field(5, ge=1)
-    quantile: float = Field(0.95, gt=0, le=1, description="of held-out positives' distance, the width of one band")
-    limit: float = Field(2.0, gt=0, description="bands that are kept")
+    form: Literal["neighbours", "centre"] = Field(
+        "neighbours", description="distance to the nearest real positives, or to their centre as published"
+    )
+    k: int = Field(5, ge=1, description="number of nearest real positives, for form neighbours")
+    quantile: float = Field(
+        0.95, gt=0, le=1, description="width of a band: this quantile of the distances of held-out real positives"
+    )
+    limit: float = Field(2.0, gt=0, description="largest distance that is kept, in widths of the band; published: 2")
 
 
 class NearCopyConfig(Strict):
-    """Drops images that lie nearer to one real train image than validation images do."""
+    """Rejects images that are nearer to one real train image than validation images are."""
 
-    fpr: float = Field(0.02, gt=0, lt=1, description="share of unseen real images it would drop")
-    steps: int = Field(250, ge=1, description="training of the embedding that images are compared in")
+    fpr: float = Field(
+        0.02, gt=0, lt=1, description="false-positive rate: share of unseen real images that it would reject"
+    )
+    steps: int = Field(250, ge=1, description="training steps of the embedding in which images are compared")
 
 
 class Checks(Strict):
-    """What an image must pass before it is kept."""
+    """What an image must pass to be kept. A check of a plug-in is a further key, with its settings."""
 
-    folds: int = Field(3, ge=2, description="patient folds of the train split; a judge never saw its parents' fold")
+    model_config = ConfigDict(extra="allow")
+
+    folds: int = Field(
+        3, ge=2, description="patient folds of the train split; each image is verified by a classifier that was "
+        "trained without its parents' fold"
+    )  # fmt: skip
     verifier_quantile: float = Field(
-        0.5, gt=0, lt=1, description="threshold: this quantile of the judge on held-out positives"
-    )
-    min_std: float = Field(0.02, ge=0, le=1, description="an image of lower standard deviation is called flat")
-    max_correlation: float = Field(0.995, ge=0, le=1, description="correlation with another image that makes a copy")
-    in_band: InBandConfig | None = Field(None, description="on for diffult unless it is null")
+        0.5, gt=0, lt=1, description="threshold of the verifier: this quantile of its probabilities on held-out real "
+        "positives; a higher one rejects more"
+    )  # fmt: skip
+    min_std: float = Field(
+        0.02, ge=0, le=1, description="least standard deviation of the pixels, on a scale of 0 to 1; below it an image "
+        "counts as flat"
+    )  # fmt: skip
+    max_correlation: float = Field(
+        0.995, ge=0, le=1, description="largest correlation with a parent or another kept image; above it an image "
+        "counts as a copy"
+    )  # fmt: skip
+    in_band: InBandConfig | None = Field(None, description="on by default for diffult; null: off")
     near_copy: NearCopyConfig | None = Field(
-        None, description="on, unless it is null, for methods that begin with noise; a private run needs none"
+        None, description="on by default for methods that start from noise, unless the run is private; null: off"
     )
 
+    @model_validator(mode="before")
+    @classmethod
+    def _of_plugins(cls, given: Any, info: ValidationInfo) -> Any:
+        """Validate the sections of checks that plug-ins add; refuse other keys."""
+        if not isinstance(given, dict):
+            return given
+        added = {name: value for name, value in given.items() if name not in cls.model_fields}
+        sections = optional_sections(CHECKS, added).model_validate(added, context=info.context)
+        own = {name: value for name, value in given.items() if name not in added}
+        return own | {name: section for name, section in sections if section is not None}
 
-METHODS = ("fusion", "noise", "edit", "diffult", "minority", "longtail")
-FROM_NOISE = ("noise", "diffult", "minority", "longtail")
-"""Methods that read no pixel of a real image when they make one, so that one that looks alike should not be there."""
+    @property
+    def optional(self) -> dict[str, Strict]:
+        """The settings of the optional checks that are on, by name: in_band, near_copy, then those of plug-ins."""
+        own = {"in_band": self.in_band, "near_copy": self.near_copy}
+        return {name: one for name, one in own.items() if one is not None} | (self.model_extra or {})
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        return {**handler.resolve_ref_schema(handler(schema)), "additionalProperties": False, MARK: CHECKS.group}
 
 
 def complete(given: Any) -> Any:
-    """Return a config's mapping with its method as a mapping, and with the checks that the method's images call for."""
+    """Return a config's mapping with its method as a mapping, and with the checks that the method turns on."""
     if not isinstance(given, dict):
         return given
     method = given.get("method", "fusion")
     if isinstance(method, str):
         method = {"kind": method}
     kind = method.get("kind", "fusion") if isinstance(method, dict) else getattr(method, "kind", None)
-    usual: dict[str, Any] = {"in_band": {}} if kind == "diffult" else {}
-    usual |= {"near_copy": {}} if kind in FROM_NOISE and given.get("privacy") is None else {}
-    checks = given.get("checks")
+    private, checks = given.get("privacy") is not None, given.get("checks")
+    wanted = METHODS[kind].checks if isinstance(kind, str) and kind in METHODS else ()
+    usual: dict[str, Any] = {name: {} for name in wanted if not (private and CHECKS[name].reads_real_images)}
     if usual and (checks is None or isinstance(checks, dict)):
         given = {**given, "checks": usual | (checks or {})}
     return {**given, "method": method}
 
 
 class RunConfig(Strict):
-    """One recipe, end to end."""
+    """The config of one run, from the data to the report."""
 
-    method: Method = Fusion()
-    output_dir: Path
-    artifacts_dir: Path | None = Field(None, description="folder of trained parts, shared by runs on one collection")
-    format: Literal["png", "dicom"] = Field("png", description="of kept images; dicom: in dicom/, beside the PNG")
-    seed: int = Field(0, ge=0)
-    size: int = Field(128, ge=32, description="side of the square images, px")
-    threads: int | None = Field(None, ge=1, description="torch threads; equal bytes need an equal number")
-    device: Literal["cpu", "cuda"] = Field("cpu", description="where the denoiser and the codec run")
-    precision: Literal["fp32", "bf16", "fp16"] = Field("fp32", description="of the denoiser and codec when sampling")
-    compile: bool | Literal["measure"] = Field(False, description="torch.compile; measure: if it is faster, on a GPU")
-    cuda_graphs: bool = False
-    data: Data
-    skip_unreadable: bool = Field(False, description="go on without images that cannot be read, and list them")
-    codec: CodecConfig
-    latents: Literal["standardised", "as_coded"] = Field(
-        "standardised", description="as_coded: without statistics of the train split; private runs always are"
+    method: Annotated[MethodConfig, Plugged(METHODS, "fusion")] = Field(
+        Fusion(), description="how images are made: a name, or a section with its kind"
     )
-    sparse: SparseConfig = SparseConfig()
-    denoiser: DenoiserConfig = UNetConfig()
-    targets: Targets = Targets()
-    checks: Checks = Checks()
-    classifier: ClassifierConfig = ClassifierConfig()
+    output_dir: FilePath = Field(description="run folder: it is made, or resumed")
+    artifacts_dir: FilePath | None = Field(
+        None, description="folder of trained parts, which runs on one collection may share; null: inside the run folder"
+    )
+    format: Literal["png", "dicom"] = Field("png", description="dicom: kept images are written as DICOM too, in dicom/")
+    seed: int = Field(0, ge=0, description="seed of every random number of the run")
+    size: int = Field(128, ge=32, description="side of the square images, pixels")
+    threads: int | None = Field(
+        None, ge=1, description="threads of torch; equal results need an equal number; null: all cores"
+    )
+    device: Literal["cpu", "cuda"] = Field("cpu", description="where networks run")
+    precision: Precision = Field("fp32", description="precision of the denoiser and the codec when they sample")
+    compile: bool | Literal["measure"] = Field(
+        False, description="use torch.compile; measure: only if it is faster on this GPU"
+    )
+    cuda_graphs: bool = Field(False, description="replay the denoiser as CUDA graphs: faster for small batches")
+    data: Data = Field(description="where images and labels come from")
+    skip_unreadable: bool = Field(False, description="list unreadable images in failures.csv and go on without them")
+    codec: Annotated[CodecConfig, Plugged(CODECS)] = Field(description="autoencoder between images and latents")
+    latents: Literal["standardised", "as_coded"] = Field(
+        "standardised", description="scale of latents: by the mean and deviation of the train split, or as the codec "
+        "gives them, which private runs always use"
+    )  # fmt: skip
+    sparse: SparseConfig = Field(SparseConfig(), description="sparse code, for method fusion")
+    denoiser: DenoiserConfig = Field(UNetConfig(), description="diffusion model")
+    targets: Targets = Field(Targets(), description="which findings are rare, and how many images are made")
+    checks: Checks = Field(Checks(), description="what an image must pass to be kept")
+    classifier: ClassifierConfig = Field(
+        ClassifierConfig(), description="the verifiers, and the classifiers of the comparison"
+    )
     guidance_classifier: ClassifierConfig | None = Field(
-        None, description="what longtail guidance asks; default: the classifier's settings, another network"
+        None, description="classifier of Longtail Guidance; null: as `classifier`, with another network and seed"
     )
     evaluation: EvaluationConfig | None = Field(
-        EvaluationConfig(), description="the comparison of `medlt run`; null: images without a comparison"
+        EvaluationConfig(), description="comparison of `medlt run`; null: make images without one"
     )
-    ablation: Ablation | None = Field(None, description="what an ablation varies; `medlt run` then makes its table")
-    privacy: Privacy | None = None
+    ablation: Ablation | None = Field(
+        None, description="settings that `medlt run` varies one by one, in place of a comparison"
+    )
+    privacy: Privacy | None = Field(None, description="differential privacy; null: none")
 
     @model_validator(mode="before")
     @classmethod
@@ -259,25 +327,42 @@ class RunConfig(Strict):
     @model_validator(mode="after")
     def _method_fits(self) -> Self:
         if self.ablation is not None and self.method.kind != "fusion":
-            raise ValueError(f"ablation varies method fusion, not {self.method.kind}; leave out one of them")
+            raise ValueError(f"ablation varies method fusion, not {self.method.kind}; remove one of them")
         if self.ablation is not None and self.ablation.downstream and self.evaluation is None:
-            raise ValueError("ablation.downstream compares arms; give evaluation, or leave downstream out")
+            raise ValueError("ablation.downstream compares arms; give evaluation, or remove downstream")
         if self.evaluation is not None and self.evaluation.primary_arm is not None:
-            raise ValueError("evaluation.primary_arm is for an experiment with arms; leave it out")
+            raise ValueError("evaluation.primary_arm is for `medlt evaluate`, which has several arms; remove it")
         return self
 
     @model_validator(mode="after")
     def _private_can_be(self) -> Self:
         if self.privacy is None:
             return self
-        if self.method.kind == "diffult" or self.ablation is not None:
-            what = "an ablation" if self.ablation is not None else f"method {self.method.kind}"
-            raise ValueError(f"privacy: {what} weighs losses by the classes of all; use method: noise")
+        if self.ablation is not None:
+            raise ValueError("privacy: an ablation cannot be private; remove one of them")
+        for what, name, plugin in self.chosen_plugins:
+            if not plugin.private:
+                other = "; use method: noise" if what == "method" else "; remove it, or remove privacy"
+                raise ValueError(f"privacy: {what} {name} does not declare that private runs may use it{other}")
         if self.denoiser.balance is not None:
-            raise ValueError("privacy: denoiser.balance draws patients by their findings; leave it out")
+            raise ValueError("privacy: denoiser.balance samples patients by their findings; remove it")
         return self
 
     @property
     def data_independent(self) -> bool:
-        """Whether images are made without a look at any real row: label vectors and numbers are not theirs either."""
-        return self.privacy is not None and self.method.kind not in ("fusion", "edit")
+        """Whether images are made without reading any real row: neither its label vector nor its number."""
+        return self.privacy is not None and METHODS[self.method.kind].from_noise
+
+    @property
+    def chosen_plugins(self) -> tuple[tuple[str, str, Plugin], ...]:
+        """(group, name, plug-in) of the method, the codec and the optional checks, those of medlt included."""
+        checks = [("check", name, CHECKS[name]) for name in self.checks.optional]
+        method, codec = self.method.kind, self.codec.kind
+        return ("method", method, METHODS[method]), ("codec", codec, CODECS[codec]), *checks
+
+    @property
+    def plugin_versions(self) -> dict[str, str]:
+        """`GROUP.NAME` of the plug-ins that installed packages add, with "PACKAGE VERSION"."""
+        registries: dict[str, Registry[Any]] = {"method": METHODS, "codec": CODECS, "check": CHECKS}
+        versions = {f"{group}.{name}": registries[group].package(name) for group, name, _ in self.chosen_plugins}
+        return {name: version for name, version in versions.items() if version}

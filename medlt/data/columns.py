@@ -5,12 +5,12 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Iterable, Sequence, Sized
-from difflib import get_close_matches
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from medlt.names import did_you_mean
 from medlt.types import InputError
 
 SPLITS = ("train", "val", "test")
@@ -84,16 +84,6 @@ def check(rows: pd.DataFrame, findings: tuple[str, ...]) -> None:
 def more(items: Sized) -> str:
     """Return ' (and N more)' for a message that names the first of several items."""
     return f" (and {len(items) - 1} more)" if len(items) > 1 else ""
-
-
-def did_you_mean(name: str, known: Iterable[object]) -> str:
-    """Return '; did you mean X?' for the closest of the `known` names, or '' if none is close.
-
-    Case, blanks, '_' and '-' are ignored, so that 'Pleural Effusion' is close to 'pleural_effusion'.
-    """
-    simple = {re.sub(r"[\W_]+", "", str(one)).lower(): str(one) for one in known}
-    close = get_close_matches(re.sub(r"[\W_]+", "", name).lower(), simple, 1, 0.75)
-    return f"; did you mean {simple[close[0]]!r}?" if close else ""
 
 
 def missing_columns(missing: Sequence[str], present: Iterable[object]) -> str:

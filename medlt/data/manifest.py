@@ -22,7 +22,6 @@ from medlt.data.columns import (
     SPLITS,
     check,
     check_columns,
-    did_you_mean,
     more,
     normalize,
     recorded_findings,
@@ -30,6 +29,7 @@ from medlt.data.columns import (
     with_nullable_integers,
 )
 from medlt.files import digest, digest_file, read_table, write_table
+from medlt.names import did_you_mean
 from medlt.types import InputError
 
 __all__ = ["REQUIRED", "RESERVED", "SPLITS", "Manifest", "uids_in"]

@@ -82,7 +82,7 @@ def check_guides(config: configs.RunConfig) -> None:
                 guided_levels(timesteps, one.every, one.window, STABLE_DIFFUSION.train_steps, one.kind)
 
 
-def _timesteps(method: configs.Method, scheduler: Any) -> list[Sequence[float]]:
+def _timesteps(method: configs.MethodConfig, scheduler: Any) -> list[Sequence[float]]:
     """Return the timesteps that the method runs, a list for each of its strengths."""
     if isinstance(method, configs.Fusion):
         return [evaluations(scheduler, last_steps(method.strength, method.num_inference_steps))]

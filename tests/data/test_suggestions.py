@@ -6,12 +6,12 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from medlt.data.columns import did_you_mean
 from medlt.data.convert import ConversionSettings, convert
 from medlt.data.images import read_image
 from medlt.data.layouts import from_csv, from_nih, read_layout
 from medlt.data.loaders import dataset
 from medlt.data.manifest import Manifest
+from medlt.names import did_you_mean
 from medlt.types import InputError
 
 FINDINGS = ("A", "B", "No_Finding")

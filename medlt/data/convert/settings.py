@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
-from medlt.data.columns import did_you_mean
 from medlt.data.convert.encode import SUFFIX
 from medlt.data.convert.presets import PRESETS
 from medlt.data.deidentify import Profile, read_key
 from medlt.files import digest
+from medlt.names import did_you_mean
 from medlt.types import InputError
 
 LEAST_MB = 1024

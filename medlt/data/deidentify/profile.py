@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
 
-from medlt.data.columns import did_you_mean
+from medlt.names import did_you_mean
 from medlt.types import InputError
 
 EDITION = "2026c"

@@ -4,7 +4,6 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from medlt.data.columns import did_you_mean
 from medlt.data.layouts import options
 from medlt.data.layouts.csv_table import csv_table
 from medlt.data.layouts.cxr_lt import cxr_lt
@@ -13,6 +12,7 @@ from medlt.data.layouts.layout_result import LayoutResult
 from medlt.data.layouts.mimic_cxr_lt import mimic_cxr_lt
 from medlt.data.layouts.nih_cxr_lt import nih_cxr_lt
 from medlt.data.layouts.tables import NIH_FINDINGS, from_csv, from_nih, patient_split
+from medlt.names import did_you_mean
 from medlt.types import InputError
 
 LAYOUTS: dict[str, Callable[[Path, Any], LayoutResult]] = {

@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 from pydantic import BeforeValidator, Field, ValidationError
 
 from medlt.config import Strict
-from medlt.data.columns import did_you_mean
+from medlt.names import did_you_mean
 from medlt.types import InputError
 
 

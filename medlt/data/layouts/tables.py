@@ -10,10 +10,10 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 
-from medlt.data.columns import did_you_mean
 from medlt.data.layouts.reading import read_table, require
 from medlt.data.manifest import SPLITS, Manifest
 from medlt.files import digest
+from medlt.names import did_you_mean
 from medlt.types import InputError
 
 NIH_FINDINGS = (
