@@ -1,4 +1,4 @@
-"""The numbers of an experiment as rows: its page, the terminal and the documentation take them from here."""
+"""The numbers of an experiment as rows, for its page, the terminal and the documentation."""
 
 from __future__ import annotations
 
@@ -15,10 +15,9 @@ if TYPE_CHECKING:
     import pandas as pd
 
 ROLES = ("synthetic", "control", "reweighted", "real")
-RECIPE = tuple(
-    "source use keep_top labels loss training_strategy sampling mixup augment tau_norm synthetic_fraction synthetic_weight".split()
-)
-"""Columns of arms.parquet, beside the synthetic ratio, in which arms may differ."""
+SETTINGS = ("source", "use", "keep_top", "labels", "loss", "training_strategy", "sampling", "mixup", "augment",
+            "tau_norm", "synthetic_fraction", "synthetic_weight")  # fmt: skip
+"""Columns of arms.parquet, besides the synthetic ratio, in which arms may differ."""
 
 DECIDING = ("tail", "AP")
 OTHERS = ("AUROC", "balanced accuracy", "F1", "ECE")
@@ -27,7 +26,7 @@ LABEL = 210.0
 
 @dataclass(frozen=True)
 class Experiment:
-    """The tables of an evaluate run that every section asks for. Raises InputError where there is no arms.parquet.
+    """The tables of an evaluate run that every section uses.
 
     scores: (finding, metric, arm) to mean, std and count over seeds. by_pair: (arm, control, finding, metric) to its
     row of comparisons.parquet, with the word "no verdict" after one seed.
@@ -40,9 +39,9 @@ class Experiment:
 
     @classmethod
     def of(cls, run: Collected) -> Experiment:
-        """From a collected run folder."""
+        """Return the experiment of a collected run folder. Raises InputError without a valid arms.parquet."""
         if run.arms is None:
-            raise InputError(f"{run.folder}: is no experiment, arms.parquet is missing; `medlt evaluate` writes it")
+            raise InputError(f"{run.folder}: is no experiment, arms.parquet is missing; run `medlt evaluate`")
         if run.arms["arm"].duplicated().any():
             raise InputError(f"{run.folder}: arms.parquet names an arm twice; run `medlt evaluate` again")
         arms = run.arms.assign(control=run.arms["control"].fillna(""), source=run.arms["source"].fillna(""))
@@ -50,13 +49,13 @@ class Experiment:
 
     @property
     def real(self) -> str:
-        """The arm without anything added or changed."""
+        """Return the arm without synthetic images and without a changed loss or sampling."""
         plain = self.arms[(self.arms["role"] == "real") & (self.arms["control"] == "")]
         return str(plain["arm"].iloc[0]) if len(plain) else "real"
 
     @property
     def primary(self) -> str | None:
-        """The arm that was chosen on validation: the table's mark, else what verdict.json compares."""
+        """Return the primary arm: the one marked in arms.parquet, else the one of verdict.json, else None."""
         marked = self.arms.loc[self.arms["primary"].fillna(False).astype(bool), "arm"]
         if len(marked):
             return str(marked.iloc[0])
@@ -64,41 +63,44 @@ class Experiment:
         return str(compared["arm"]) if compared.get("arm") else None
 
     def control(self, arm: str) -> str:
-        """The arm that `arm` is held against; "" for the real one."""
-        found = self.arms.loc[self.arms["arm"] == arm, "control"]
-        return str(found.iloc[0]) if len(found) else ""
+        """Return the control of `arm`; "" for the real arm."""
+        named = self.arms.loc[self.arms["arm"] == arm, "control"]
+        return str(named.iloc[0]) if len(named) else ""
 
     def score(self, arm: str, finding: str, metric: str) -> dict[str, Any] | None:
-        """mean, std and count over seeds, or None."""
+        """Return mean, std and count over seeds, or None."""
         return self.scores.get((finding, metric, arm))
 
     def difference(self, arm: str, control: str, finding: str = "tail", metric: str = "AP") -> dict[str, Any] | None:
-        """The row of comparisons.parquet, or None."""
+        """Return the row of comparisons.parquet, or None."""
         return self.by_pair.get((arm, control, finding, metric))
 
     def findings(self) -> list[str]:
-        """Groups first, then the findings in the order the run has them."""
+        """Return the groups, then the findings in the order of the run."""
         tables = [table for table in (self.run.scores, self.run.comparisons) if table is not None]
         names = list(dict.fromkeys(str(name) for table in tables for name in table["finding"]))
         return [name for name in summary.GROUPS if name in names] + [n for n in names if n not in summary.GROUPS]
 
     def compared(self) -> list[str]:
-        """The real arm, the control of the chosen one, and the chosen one, as far as there are such."""
+        """Return the real arm, the control of the primary arm and the primary arm, as far as the run has them."""
         primary = self.primary
         names = [self.real, *([self.control(primary), primary] if primary else [])]
         return [name for name in dict.fromkeys(names) if name]
 
 
 def _by_pair(run: Collected) -> dict[tuple[str, str, str, str], dict[str, Any]]:
-    """One seed does not tell how much training varies, so no interval of it allows a word."""
+    """Return the rows by (arm, control, finding, metric).
+
+    After one seed the word of each row is "no verdict": one seed does not show how much training varies.
+    """
     rows = [] if run.comparisons is None else run.comparisons.to_dict("records")
     one_seed = run.scores is not None and summary.seeds(run) < 2
-    said = {"word": "no verdict"} if one_seed else {}
-    return {(str(r["arm"]), str(r["control"]), str(r["finding"]), str(r["metric"])): {**r, **said} for r in rows}
+    word = {"word": "no verdict"} if one_seed else {}
+    return {(str(r["arm"]), str(r["control"]), str(r["finding"]), str(r["metric"])): {**r, **word} for r in rows}
 
 
 def rows(experiment: Experiment) -> list[dict[str, Any]]:
-    """One mapping an arm, in the order of arms.parquet: what it is, its scores, its differences and the word."""
+    """Return one mapping per arm, in the order of arms.parquet: name, role, scores, differences and word."""
     return [_row(experiment, row) for row in experiment.arms.to_dict("records")]
 
 
@@ -128,28 +130,28 @@ def _heading(experiment: Experiment, row: dict[str, Any], to_real: bool) -> str:
 
 
 def comparison_plot(experiment: Experiment, *, to_real: bool = False) -> Forest | None:
-    """Tail macro AP of every arm minus its control, or minus the real arm, by role; None where nothing was compared.
+    """Return tail macro AP of every arm minus its control, or minus the real arm, by role; None without comparisons.
 
-    A synthetic arm's control is its own count-matched duplicate; an arm without synthetic images has the real arm.
+    The control of a synthetic arm is its own count-matched duplicate; that of every other arm is the real arm.
     """
     key = "to_real" if to_real else "to_control"
-    told = [(_heading(experiment, row, to_real), row) for row in rows(experiment) if row[key] is not None]
-    told.sort(key=lambda pair: ROLES.index(pair[1]["role"]) if pair[1]["role"] in ROLES else len(ROLES))
-    marks = [mark(row["name"], row[key], row["primary"], part) for part, row in told]
+    headed = [(_heading(experiment, row, to_real), row) for row in rows(experiment) if row[key] is not None]
+    headed.sort(key=lambda pair: ROLES.index(pair[1]["role"]) if pair[1]["role"] in ROLES else len(ROLES))
+    marks = [mark(row["name"], row[key], row["primary"], part) for part, row in headed]
     return forest(marks, limits(marks), LABEL, headed=True) if marks else None
 
 
 def mark(name: str, row: dict[str, Any], bold: bool, part: str) -> Interval:
-    """A row of comparisons.parquet as a row of a forest plot."""
+    """Return a row of comparisons.parquet as a row of a forest plot."""
     value, low, high = (float(row[key]) for key in ("difference", "low", "high"))
     return Interval(name, value, low, high, str(row["word"]), bold, part)
 
 
-def recipes(experiment: Experiment) -> tuple[list[str], list[list[Any]]]:
-    """How each arm was trained: the columns that arms.parquet has, and a row an arm."""
+def training_settings(experiment: Experiment) -> tuple[list[str], list[list[Any]]]:
+    """Return how each arm was trained: the names of the columns that arms.parquet has, and one row per arm."""
     import pandas as pd
 
-    known = [name for name in (*RECIPE[:2], "synthetic_ratio", *RECIPE[2:], "steps") if name in experiment.arms]
+    known = [name for name in (*SETTINGS[:2], "synthetic_ratio", *SETTINGS[2:], "steps") if name in experiment.arms]
     table = experiment.arms[["arm", *known]].astype(object)
     cells = table.where(pd.notna(table), None).to_numpy().tolist()
     return known, [[_setting(value) for value in row] for row in cells]
@@ -162,11 +164,11 @@ def _setting(value: object) -> str:
 
 
 def families(experiment: Experiment) -> list[list[dict[str, Any]]]:
-    """Return families of synthetic arms that differ in the synthetic ratio only, at least two, in rising order."""
+    """Return families of two or more synthetic arms that differ in the synthetic ratio only, by rising ratio."""
     import pandas as pd
 
     arms = experiment.arms[(experiment.arms["role"] == "synthetic") & experiment.arms["synthetic_ratio"].notna()]
-    keys: Sequence[str] = [name for name in RECIPE if name in arms]
+    keys: Sequence[str] = [name for name in SETTINGS if name in arms]
     if arms.empty:
         return []
     alike = arms[keys].astype(object).where(pd.notna(arms[keys]), "").astype(str).agg("\x1f".join, axis=1)

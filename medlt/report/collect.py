@@ -1,4 +1,4 @@
-"""A run folder read into one frozen record. What is not there yet is None, never guessed."""
+"""Reads a run folder into one frozen record. A missing file gives None."""
 
 from __future__ import annotations
 
@@ -48,16 +48,16 @@ COLUMNS = {
     "rejections": ("source", "check", "images", "planned"),
 }
 COMPARED = ("value", "control_value", "p", "p_holm", "smallest", "patients", "reason")
-"""What comparisons.parquet holds beside the above where arms.parquet stands beside it."""
+"""Further columns of comparisons.parquet in a folder with arms.parquet."""
 
 KEYED = frozenset({"manifest", "plan", "panels", "introspection_gallery"})
 
 
 @dataclass(frozen=True)
 class Collected:
-    """The files of a run folder, of a recipe or of an experiment.
+    """The files of a run folder, of `medlt run` or of `medlt evaluate`.
 
-    Tables keyed by image have the index `uid`; the others have a plain index.
+    Tables with one row per image have the index `uid`; the others have a plain index.
     """
 
     folder: Path
@@ -87,23 +87,24 @@ class Collected:
 
     @property
     def is_experiment(self) -> bool:
-        """Whether arms are all there is (`medlt evaluate`): no image was planned here."""
+        """Whether this is a folder of `medlt evaluate`: it has arms and no plan of images."""
         return self.arms is not None and self.plan is None
 
     @property
     def settings(self) -> dict[str, Any]:
-        """config.yaml parsed; empty if it holds no mapping. Raises InputError where it is no YAML."""
+        """Return config.yaml parsed; {} if it holds no mapping. Raises InputError if it is no YAML."""
         import yaml
 
         try:
             tree = yaml.safe_load(self.config)
         except yaml.YAMLError as error:
-            raise InputError(f"{self.folder / 'config.yaml'}: not readable as YAML: {_first_line(error)}") from None
+            why = f"not readable as YAML: {_first_line(error)}; restore it, or run in a new folder"
+            raise InputError(f"{self.folder / 'config.yaml'}: {why}") from None
         return tree if isinstance(tree, dict) else {}
 
 
 def _table(folder: Path, name: str, suffix: str = ".parquet") -> pd.DataFrame | None:
-    """One table, its columns checked. An absent file is None, and so is a list of no failures without a header."""
+    """Return one table with its columns checked; None for a missing file and for an empty CSV file."""
     import pandas as pd
 
     file = folder / f"{name}{suffix}"
@@ -117,7 +118,7 @@ def _table(folder: Path, name: str, suffix: str = ".parquet") -> pd.DataFrame | 
 
 
 def _keyed(table: pd.DataFrame, name: str, file: Path) -> pd.DataFrame:
-    """`table` with the index its kind asks for. Raises InputError on a missing column."""
+    """Return `table` with the index of its kind. Raises InputError on a missing column."""
     if name in KEYED and table.index.name != "uid":
         table = table.set_index("uid") if "uid" in table else table.rename_axis("uid")
     elif name not in KEYED and table.index.name is not None:
@@ -135,7 +136,7 @@ def _first_line(error: Exception) -> str:
 
 
 def _text(file: Path) -> str:
-    """A text file. Raises InputError where it is none."""
+    """Return the text of a file. Raises InputError if it is no text."""
     try:
         return file.read_text()
     except UnicodeDecodeError:
@@ -143,7 +144,7 @@ def _text(file: Path) -> str:
 
 
 def _json(file: Path) -> dict[str, Any] | None:
-    """A JSON object; an absent file is None."""
+    """Return a JSON object; None for a missing file. Raises InputError for anything else."""
     if not file.is_file():
         return None
     try:
@@ -156,7 +157,7 @@ def _json(file: Path) -> dict[str, Any] | None:
 
 
 def finding_columns(manifest: pd.DataFrame) -> tuple[str, ...]:
-    """The label columns: those the file names in its `findings` attribute, else every float column that is a label."""
+    """Return the label columns: those in the attribute `findings`, else every float column with values in [0,1]."""
     if named := manifest.attrs.get("findings"):
         return tuple(name for name in named if name in manifest)
     return tuple(str(name) for name in manifest if name not in NOT_FINDINGS and _is_label(manifest[name]))
@@ -167,12 +168,14 @@ def _is_label(column: pd.Series) -> bool:
 
 
 def collect(folder: Path) -> Collected:
-    """Read a run folder. Raises InputError if it is none, or if a file in it cannot be read."""
+    """Return the record of a run folder. Raises InputError if it is none, or if a file in it cannot be read."""
     folder = Path(folder)
     if not folder.is_dir():
-        raise InputError(f"{folder}: no such folder; give the folder a run wrote (its --out)")
+        raise InputError(f"{folder.absolute()}: no such folder; give the folder of a run (its --out)")
     if not (folder / "config.yaml").is_file():
-        raise InputError(f"{folder}: is no run folder, config.yaml is missing; give the folder a run wrote (its --out)")
+        raise InputError(
+            f"{folder.absolute()}: is no run folder, config.yaml is missing; give the folder of a run (its --out)"
+        )
     manifest = _table(folder, "manifest")
     return Collected(
         folder=folder,

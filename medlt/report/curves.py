@@ -1,4 +1,4 @@
-"""Geometry of the report's line charts, in px, drawn by the macro `chart` of figures.html.j2; no plot library."""
+"""Geometry of the report's line charts, in px. The macro `chart` of figures.html.j2 draws them; no plot library."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ LEFT, RIGHT, TOP, BOTTOM, PAD = 46.0, 10.0, 20.0, 38.0, 10.0
 
 @dataclass(frozen=True)
 class Axis:
-    """What one axis spans, `low` < `high`; with `log` both are positive and the ticks are powers of two."""
+    """The range of an axis, `low` < `high`; with `log` both are positive and the ticks are powers of two."""
 
     low: float
     high: float
     log: bool = False
 
     def share(self, value: float) -> float:
-        """Where `value` lies: 0 at `low`, 1 at `high`; NaN stays NaN."""
+        """Return the position of `value`: 0 at `low`, 1 at `high`, NaN for NaN."""
         if self.log:
             return math.log(value / self.low) / math.log(self.high / self.low)
         return (value - self.low) / (self.high - self.low)
 
     def ticks(self) -> list[float]:
-        """Values inside, few and round."""
+        """Return a few round values inside."""
         if not self.log:
             return ticks(self.low, self.high)
         first, last = math.ceil(math.log2(self.low) - 1e-9), math.floor(math.log2(self.high) + 1e-9)
@@ -35,7 +35,7 @@ class Axis:
 
 
 def fit_axis(values: Iterable[float], *, zero: bool = False) -> Axis:
-    """The axis that holds the finite values, and zero if asked."""
+    """Return the axis that holds the finite values, and zero if `zero`."""
     known = [value for value in values if math.isfinite(value)] + [0.0] * zero
     if not known:
         return Axis(0.0, 1.0)
@@ -45,7 +45,7 @@ def fit_axis(values: Iterable[float], *, zero: bool = False) -> Axis:
 
 @dataclass(frozen=True)
 class DataPoint:
-    """One point of the data with its interval, NaN where there is none."""
+    """One point of the data with its interval; NaN for no interval."""
 
     x: float
     y: float
@@ -65,7 +65,7 @@ class Series:
 
 @dataclass(frozen=True)
 class PlottedPoint:
-    """Where a point lies; `low` and `high` are the y of its whisker's ends, NaN where there is none."""
+    """The position of a point; `low` and `high` are the y of the ends of its whisker, NaN for no whisker."""
 
     x: float
     y: float
@@ -76,7 +76,7 @@ class PlottedPoint:
 
 @dataclass(frozen=True)
 class Line:
-    """A line as drawn: its places by x, and its path as SVG text."""
+    """A line as drawn: its points by x, and its path as SVG text."""
 
     name: str
     kind: str
@@ -108,7 +108,7 @@ def _y(axis: Axis, value: float) -> float:
 
 
 def chart(series: Sequence[Series], across: Axis, up: Axis, dodge: float = 0.0) -> Chart:
-    """Lay out `series` on two axes. Points without finite x and y are left out; a line with none is not drawn.
+    """Return `series` laid out on two axes, without points that are not finite and without lines that have no point.
 
     dodge: px between the points of neighbouring series at equal x, so that whiskers do not hide each other; at most
     `PAD` in all.

@@ -1,4 +1,4 @@
-"""Geometry of the report's figures, in px. The SVG itself is drawn by the macros of figures.html.j2; no plot library.
+"""Geometry of the report's figures, in px. The macros of figures.html.j2 draw the SVG; there is no plot library.
 
 Colours are CSS variables there, so one drawing serves light, dark and print.
 """
@@ -24,7 +24,7 @@ GAP_PARTS, LETTER = 10.0, 6.4
 
 @dataclass(frozen=True)
 class Interval:
-    """A difference with its interval. Rows of one `part` stand together; `bold` ones are drawn as diamonds."""
+    """A difference with its interval. Rows of one `part` stand together; a `bold` row is drawn as a diamond."""
 
     name: str
     value: float
@@ -37,7 +37,7 @@ class Interval:
 
 @dataclass(frozen=True)
 class Mark:
-    """One drawn row: its data, and where it lies."""
+    """One drawn row: its data and its position."""
 
     row: Interval
     y: float
@@ -62,7 +62,7 @@ class Forest:
 
 
 def ticks(low: float, high: float, about: int = 5) -> list[float]:
-    """Round values inside [low, high] in steps of 1, 2 or 5 times a power of ten."""
+    """Return round values inside [low, high] in steps of 1, 2 or 5 times a power of ten."""
     raw = (high - low) / about
     power = 10.0 ** math.floor(math.log10(raw))
     step = next(m * power for m in (1, 2, 5, 10) if m * power >= raw * (1 - 1e-9))
@@ -71,7 +71,7 @@ def ticks(low: float, high: float, about: int = 5) -> list[float]:
 
 
 def limits(rows: Sequence[Interval]) -> tuple[float, float]:
-    """A scale that holds zero and every interval, with a margin."""
+    """Return a scale that holds zero and every interval, with a margin."""
     ends = [end for row in rows for end in (row.low, row.high, row.value) if math.isfinite(end)] + [0.0]
     low, high = min(ends), max(ends)
     margin = 0.06 * (high - low) or 0.01
@@ -81,9 +81,9 @@ def limits(rows: Sequence[Interval]) -> tuple[float, float]:
 def forest(
     rows: Sequence[Interval], scale: tuple[float, float], label: float = LABEL, *, headed: bool = False
 ) -> Forest:
-    """Lay out a forest plot of `rows`, top to bottom, on `scale`. A row without a finite difference has x = NaN.
+    """Return a forest plot of `rows`, top to bottom, on `scale`. A row without a finite difference has x = NaN.
 
-    A line is drawn wherever the part changes; with `headed`, the part's name above its rows. Names get `label` px.
+    A line separates parts; with `headed`, the name of a part stands above its rows. Names get `label` px.
     """
     low, high = scale
 
@@ -113,7 +113,7 @@ def forest(
 
 @dataclass(frozen=True)
 class Bar:
-    """Train positives of one finding: what was there, what was added; widths in px."""
+    """Train positives of one finding: real ones and added ones; widths in px."""
 
     name: str
     y: float
@@ -134,7 +134,7 @@ class Bars:
 
 
 def bars(names: Sequence[str], real: Sequence[int], added: Sequence[int]) -> Bars:
-    """Stacked bars from zero on one linear scale."""
+    """Return stacked bars from zero on one linear scale."""
     most = max([a + b for a, b in zip(real, added, strict=True)] + [1])
     rows = tuple(
         Bar(name, ROW * (i + 0.5), int(r), int(a), BARS * r / most, BARS * a / most)
@@ -155,7 +155,7 @@ class Spark:
 
 
 def spark(values: Sequence[float]) -> Spark | None:
-    """A sparkline over the finite values, each at its own place; None if there are fewer than two."""
+    """Return a sparkline over the finite values, each at its own x; None if there are fewer than two."""
     known = [(i, v) for i, v in enumerate(values) if math.isfinite(v)]
     if len(known) < 2:
         return None
@@ -172,14 +172,14 @@ def _height(value: float, low: float, high: float) -> float:
 
 
 def thumbnail(file: Path, last: int | None = None, height: int = 128) -> str:
-    """A strip as a base64 PNG data URI, shrunk to `height` px; `last` keeps only that many of its last tiles."""
+    """Return a strip as a base64 PNG data URI, shrunk to `height` px; `last` keeps only that many of its last tiles."""
     from PIL import Image, UnidentifiedImageError
 
     try:
         with Image.open(file) as opened:
             image = opened.convert("RGB")
     except (UnidentifiedImageError, OSError):
-        raise InputError(f"{file}: is not a readable PNG; run the stage that writes the panels again") from None
+        raise InputError(f"{file}: is not a readable PNG; run again, which writes it") from None
     if last is not None:
         image = image.crop((image.width - last * (image.height + GAP) + GAP, 0, image.width, image.height))
     if image.height > height:

@@ -1,4 +1,4 @@
-"""How numbers are told, in every form of the report, and the environment its templates are drawn in."""
+"""Formats numbers alike in every form of the report, and loads its templates."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ NONE = "–"
 
 
 def number(value: object, digits: int = 3) -> str:
-    """A number as shown: whole numbers whole, others to `digits`; a dash where there is none."""
+    """Return a number as text: integers whole, others to `digits`, a dash for None and NaN."""
     if isinstance(value, bool) or not hasattr(value, "__float__"):
         return NONE if value is None else str(value)
     real = float(value)
@@ -25,28 +25,28 @@ def number(value: object, digits: int = 3) -> str:
 
 
 def signed(value: float | None) -> str:
-    """A difference to three digits with its sign, kept even where it rounds to zero: the side of zero decides."""
+    """Return a difference to three digits with its sign. The sign stays if the value rounds to zero: it decides."""
     if value is None or not math.isfinite(value):
         return NONE
     return f"{value:+.3f}".replace("-", "\N{MINUS SIGN}") if value else "0.000"
 
 
 def interval(row: Mapping[str, Any] | None) -> str:
-    """A difference with its interval: `+0.012 [−0.003, +0.027]`; a dash where there is none."""
+    """Return a difference with its interval: `+0.012 [−0.003, +0.027]`; a dash for no difference."""
     if row is None or signed(row["difference"]) == NONE:
         return NONE
     return f"{signed(row['difference'])} [{signed(row['low'])}, {signed(row['high'])}]"
 
 
 def spread(cell: Mapping[str, Any] | None) -> str:
-    """`mean ± sd` over seeds; the mean alone where there is one seed, a dash where there is none."""
+    """Return `mean ± sd` over seeds; the mean alone for one seed, a dash for none."""
     if cell is None or number(cell["mean"]) == NONE:
         return NONE
     return number(cell["mean"]) + (f" ± {number(cell['std'])}" if math.isfinite(cell["std"]) else "")
 
 
 def p_value(value: float | None) -> str:
-    """A p value: three digits, never told as zero."""
+    """Return a p value to three digits; `<0.001` for smaller ones."""
     if value is None or not math.isfinite(value):
         return NONE
     return "<0.001" if value < 0.001 else f"{value:.3f}"
@@ -54,28 +54,28 @@ def p_value(value: float | None) -> str:
 
 @cache
 def environment() -> Environment:
-    """Templates of this folder: autoescaped, strict about what is undefined."""
+    """Return the templates of this folder, autoescaped; an undefined variable is an error."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     here = FileSystemLoader(Path(__file__).parent)
     env = Environment(loader=here, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    told = {"interval": interval, "spread": spread, "p_value": p_value}
-    env.filters |= {"number": number, "signed": signed, "px": "{:.1f}".format, **told}
+    env.filters |= {"number": number, "signed": signed, "interval": interval, "spread": spread, "p_value": p_value}
+    env.filters["px"] = "{:.1f}".format
     env.tests["finite"] = lambda value: value is not None and math.isfinite(value)
     return env
 
 
 def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested mappings as one, keys joined by dots and sorted."""
-    told: dict[str, Any] = {}
+    """Return nested mappings as one, keys joined by dots and sorted."""
+    joined: dict[str, Any] = {}
     for key, value in sorted(tree.items()):
         name = f"{prefix}{key}"
-        told |= flat(value, f"{name}.") if isinstance(value, Mapping) else {name: value}
-    return told
+        joined |= flat(value, f"{name}.") if isinstance(value, Mapping) else {name: value}
+    return joined
 
 
 def plain(value: object) -> Any:
-    """JSON without NaN: numpy scalars to Python's, what is not finite to null."""
+    """Return values for JSON: numpy scalars as Python's, numbers that are not finite as None."""
     if isinstance(value, Mapping):
         return {str(k): plain(v) for k, v in value.items()}
     if isinstance(value, list | tuple):

@@ -1,6 +1,6 @@
-"""report.html, one self-contained file, and its twin report.json: functions of the run folder's content alone.
+"""Writes report.html, one self-contained file, and report.json with the same numbers.
 
-Times and memory differ between equal runs, so they stay in run.json and are not shown here.
+Both depend on the content of the run folder alone. Times and memory differ between equal runs and stay in run.json.
 """
 
 from __future__ import annotations
@@ -22,16 +22,19 @@ if TYPE_CHECKING:
 
 STRIPS, REJECTIONS = 16, 50
 COMPARED = ("arms", "comparisons", "reliability", "subgroups")
-"""Tables of the comparison that the JSON twin repeats."""
+"""Tables of the comparison that report.json repeats."""
 
 CODE_METRICS = {
     "mean_max_probability": ("mean max probability", "above 0.8: the code is sparse"),
-    "entropy": ("entropy", "falls as the code settles"),
+    "entropy": ("entropy", "falls during training"),
     "agreement": ("teacher–student agreement", "rises over the generations"),
     "reconstruction_l1": ("reconstruction L1", "lower is better"),
     "val_macro_ap": ("validation macro AP", "of the classifier on codes"),
-    "probe_ap": ("linear probe AP", "findings readable from codes"),
-    "topographic_similarity": ("topographic similarity", "codes as near as their labels"),
+    "probe_ap": ("linear probe AP", "of a linear classifier on codes"),
+    "topographic_similarity": (
+        "topographic similarity",
+        "distances between codes follow distances between labels",
+    ),
 }
 
 
@@ -44,7 +47,7 @@ def _intervals(table: pd.DataFrame) -> list[Interval]:
 
 
 def _forests(run: Collected) -> list[tuple[str, str, str, Forest]]:
-    """(metric, arm, control, plot) of every comparison; one scale a metric, so that its plots can be compared."""
+    """Return (metric, arm, control, plot) of every comparison; all plots of a metric have one scale."""
     plots = []
     pairs = summary.pairs(run)
     for metric in summary.METRICS:
@@ -55,7 +58,7 @@ def _forests(run: Collected) -> list[tuple[str, str, str, Forest]]:
 
 
 def _table(run: Collected) -> dict[str, Any] | None:
-    """The per-finding table: arms, metrics, and rows of (name, group?, train, added, test, cells)."""
+    """Return the table by finding: arms, their roles, metrics, and rows; None without scores."""
     if run.scores is None:
         return None
     scores, counts = summary.scores(run), summary.counts(run)
@@ -75,13 +78,13 @@ def _table(run: Collected) -> dict[str, Any] | None:
 
 
 def _file(run: Collected, name: str) -> Path | None:
-    """A file of the run folder, or None: never one outside it."""
+    """Return a file inside the run folder, or None."""
     file = (run.folder / name).resolve()
     return file if file.is_relative_to(run.folder.resolve()) and file.is_file() else None
 
 
-def _shown(panels: pd.DataFrame) -> pd.DataFrame:
-    """At most STRIPS rows: every finding in turn, kept images before rejected ones."""
+def _selected(panels: pd.DataFrame) -> pd.DataFrame:
+    """Return at most STRIPS rows: every finding in turn, kept images before rejected ones."""
     sorted_rows = panels.assign(kept=panels["kept"].astype(bool)).rename_axis("uid").reset_index()
     sorted_rows = sorted_rows.sort_values(["finding", "kept", "uid"], ascending=[True, False, True], kind="stable")
     turn = sorted_rows.groupby("finding").cumcount()
@@ -90,11 +93,11 @@ def _shown(panels: pd.DataFrame) -> pd.DataFrame:
 
 
 def _strips(run: Collected, real_images: bool) -> list[dict[str, Any]]:
-    """The sample strips with what is known of each: parents, checks, kept or not."""
+    """Return the sample strips, each with its parents, its check results and whether it is kept."""
     if run.panels is None:
         return []
     strips = []
-    for row in _shown(run.panels).itertuples():
+    for row in _selected(run.panels).itertuples():
         if file := _file(run, str(row.file)):
             picture = thumbnail(file, None if real_images else 2)
             strips.append(_caption(run, str(row.uid)) | {"kept": row.kept, "finding": row.finding, "src": picture})
@@ -110,7 +113,7 @@ def _caption(run: Collected, uid: str) -> dict[str, Any]:
 
 
 def _code_metrics(run: Collected) -> list[dict[str, Any]]:
-    """Return one entry a column of sparse_code_metrics.parquet: its name, values and sparkline."""
+    """Return one entry per column of sparse_code_metrics.parquet: its name, values and sparkline."""
     if run.sparse_code_metrics is None:
         return []
     table = run.sparse_code_metrics.sort_values("generation", kind="stable")
@@ -127,11 +130,11 @@ def _code_metrics(run: Collected) -> list[dict[str, Any]]:
 
 
 def _training(run: Collected) -> list[dict[str, Any]]:
-    """Loss and validation loss of the denoiser: first and last value, sparkline."""
+    """Return loss and validation loss of the denoiser: first and last value, sparkline."""
     if run.training is None:
         return []
-    shown = {"loss": run.training["loss"], "validation loss (fixed noise, EMA weights)": run.training["validation"]}
-    known = {name: column.dropna() for name, column in shown.items() if column.notna().any()}
+    losses = {"loss": run.training["loss"], "validation loss (fixed noise, EMA weights)": run.training["validation"]}
+    known = {name: column.dropna() for name, column in losses.items() if column.notna().any()}
     return [
         {"name": name, "first": column.iloc[0], "last": column.iloc[-1], "spark": spark(list(column))}
         for name, column in known.items()
@@ -139,7 +142,7 @@ def _training(run: Collected) -> list[dict[str, Any]]:
 
 
 def _grid(run: Collected) -> str | None:
-    """grid.png as a data URI, or None."""
+    """Return grid.png as a data URI, or None."""
     file = _file(run, "grid.png")
     return thumbnail(file, height=1200) if file else None
 
@@ -158,9 +161,10 @@ def _rejections(run: Collected) -> dict[str, Any] | None:
 
 
 def _context(run: Collected, real_images: bool) -> dict[str, Any]:
-    """Everything the template shows."""
+    """Return all variables of the template."""
     counts = summary.counts(run)
     experiment = None if run.arms is None else Experiment.of(run)
+    method = run.settings.get("method", {}).get("kind", "fusion")
     return {
         "run": run,
         "config_text": run.config,
@@ -183,17 +187,18 @@ def _context(run: Collected, real_images: bool) -> dict[str, Any]:
         "metrics_now": flat(run.run.get("metrics", {})),
         "failures": [] if run.failures is None else run.failures.sort_values("uid").to_dict("records"),
         "privacy": summary.privacy(run),
-        "fused": run.settings.get("method", {}).get("kind", "fusion") == "fusion",
+        "fused": method == "fusion",
+        "verified": not run.settings.get("privacy") or method in ("fusion", "edit"),
         "introspection": section(run.introspection, run.gallery, lambda name: _file(run, name), real_images),
     }
 
 
 def as_json(run: Collected) -> dict[str, Any]:
-    """The report's numbers without its pictures; absent pieces are null."""
+    """Return the numbers of the report; missing parts are None."""
     keep = ("versions", "device", "seed", "counts", "digests", "metrics")
     tables = {"scores": summary.scores(run).reset_index(), "counts": summary.counts(run).reset_index()}
     rejections, known = _rejections(run), anonymous(run.introspection)
-    told = {
+    numbers = {
         "verdict": run.verdict,
         "cautions": summary.cautions(run),
         "sizes": summary.sizes(run),
@@ -207,26 +212,26 @@ def as_json(run: Collected) -> dict[str, Any]:
         "introspection": None if known is None else known.to_dict("records"),
         "run": {name: run.run[name] for name in keep if name in run.run},
     }
-    return dict(plain(told))
+    return dict(plain(numbers))
 
 
 def render(run: Collected, *, real_images: bool = True) -> str:
-    """The report as HTML text. Without `real_images` the strips show the synthetic tiles only."""
+    """Return the report as HTML text. Without `real_images` the strips show the synthetic tiles only."""
     return environment().get_template("template.html.j2").render(_context(run, real_images))
 
 
 def write_report(run: Path, *, real_images: bool = True) -> Path:
-    """Write RUN/report.html and RUN/report.json, each whole or not at all; returns the path of the first.
+    """Write RUN/report.html and RUN/report.json atomically, and return the path of the first.
 
-    The run of an experiment (`medlt evaluate`) gets its own page, and RUN/verdict.svg. Equal folder contents give equal
-    bytes. Raises InputError if `run` is no run folder or a file in it is broken.
+    A folder of `medlt evaluate` gets the page of an experiment and RUN/verdict.svg. Equal folder contents give equal
+    bytes. Raises InputError if `run` is no run folder or a file in it cannot be read.
     """
     folder, collected = Path(run), collect(run)
     if not collected.is_experiment:
-        page, told = render(collected, real_images=real_images), as_json(collected)
+        page, numbers = render(collected, real_images=real_images), as_json(collected)
     else:
-        page, told = verdict.render(collected), verdict.as_json(collected)
+        page, numbers = verdict.render(collected), verdict.as_json(collected)
         write_text(folder / "verdict.svg", picture.draw(collected))
-    write_json(folder / "report.json", told)
+    write_json(folder / "report.json", numbers)
     write_text(folder / "report.html", page)
     return folder / "report.html"

@@ -1,8 +1,7 @@
-"""The report's section on what the predictor does not know: a table of attributes, and images beside real ones.
+"""The report's section on the images that the guidance classifier is least sure of: attributes, and image pairs.
 
-It shows what RUN/introspection.parquet (`medlt.evaluation.introspection.introspect`) and
-RUN/introspection_gallery.parquet hold; the latter has the index uid and the columns finding, signal, nearest (a uid)
-and file, a picture that `save_pair` wrote.
+It shows RUN/introspection.parquet (`medlt.evaluation.introspection.introspect`) and RUN/introspection_gallery.parquet.
+The latter has the index uid and the columns finding, signal, nearest (a uid) and file (a picture of `save_pair`).
 """
 
 from __future__ import annotations
@@ -24,9 +23,10 @@ SHOWN, PAIRS = 12, 16
 
 
 def save_pair(run: Path, uid: str, image: Tensor, real: Tensor, side: int = 128) -> str:
-    """Write the nearest real image and `image`, both [1,H,W] in [0,1], side by side, atomically.
+    """Write the nearest real image and `image`, both [1,H,W] in [0,1], side by side, and return the path.
 
-    Returns the path relative to the run folder, for the column `file`; no uid leaves that folder.
+    The path is relative to the run folder, for the column `file`. The uid is percent-quoted, so that the file is always
+    inside that folder.
     """
     file = f"introspection/{quote(uid, safe='')}.png"
     write_bytes(Path(run) / file, png(pair(real, image, side)))
@@ -36,11 +36,11 @@ def save_pair(run: Path, uid: str, image: Tensor, real: Tensor, side: int = 128)
 def section(
     table: pd.DataFrame | None, gallery: pd.DataFrame | None, find: Callable[[str], Path | None], real_images: bool
 ) -> dict[str, Any] | None:
-    """What the template shows, or None where neither table is there.
+    """Return the variables of the template, or None if both tables are missing.
 
-    rows: values more frequent among the images of the largest signal, and less, up to `SHOWN` each; pairs: up to
-    `PAIRS` pictures, the largest signal first, without the real one unless `real_images`. `find` gives the file of the
-    run folder that a name means, or None.
+    more, less: values that are more or less frequent among the images of the largest signal, up to `SHOWN` each; pairs:
+    up to `PAIRS` pictures, the largest signal first, with the real image only if `real_images`. `find` returns the file
+    of the run folder with a name, or None.
     """
     if table is None and gallery is None:
         return None
@@ -54,7 +54,7 @@ def section(
 
 
 def anonymous(table: pd.DataFrame | None) -> pd.DataFrame | None:
-    """The table without the attribute whose values are uids of real images."""
+    """Return the table without the attribute whose values are uids of real images."""
     return None if table is None else table[table["attribute"] != "nearest real"]
 
 

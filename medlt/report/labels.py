@@ -1,4 +1,4 @@
-"""Are the synthetic images labelled right? What the judges said of each source, beside what they say of real images."""
+"""Are the synthetic images labelled right? Results of the evaluation classifiers for each source."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ ALL = "all"
 
 
 def sources(run: Collected) -> list[dict[str, Any]]:
-    """One mapping a source, in the order the tables name them; a part that has no table is None or empty."""
+    """Return one mapping per source, in the order of the tables; a part without a table is None or empty."""
     tables = [t for t in (run.agreement, run.confusion, run.filter_effect, run.rejections) if t is not None]
     names = dict.fromkeys(str(name) for table in tables for name in table["source"])
     return [
@@ -42,7 +42,7 @@ def _records(table: pd.DataFrame | None) -> list[dict[str, Any]]:
 
 
 def _agreement(table: pd.DataFrame | None) -> Chart | None:
-    """Share accepted against the quantile of the limit, synthetic with its interval, real images as the reference."""
+    """Return the share accepted by quantile of the limit: synthetic images, and real ones as the reference."""
     pooled = [] if table is None else _records(table[table["finding"] == ALL])
     real = [DataPoint(row["quantile"], row["real"]) for row in pooled]
     made = [DataPoint(row["quantile"], row["synthetic"], row["low"], row["high"]) for row in pooled]
@@ -52,7 +52,7 @@ def _agreement(table: pd.DataFrame | None) -> Chart | None:
 
 
 def _filter_effect(table: pd.DataFrame | None) -> dict[str, list[dict[str, Any]]] | None:
-    """Rows of all findings pooled, and the others."""
+    """Return the rows of all findings pooled, and the rows of each finding."""
     if table is None:
         return None
     pooled = table["finding"] == ALL
@@ -60,7 +60,7 @@ def _filter_effect(table: pd.DataFrame | None) -> dict[str, list[dict[str, Any]]
 
 
 def _confusion(table: pd.DataFrame | None) -> dict[str, Any] | None:
-    """Asserted by judged labels: names, and for synthetic and real images rows of shares, NaN where there is none."""
+    """Return target labels by predicted labels: names, and shares for synthetic and real images, NaN if unknown."""
     if table is None:
         return None
     columns = list(dict.fromkeys(str(name) for name in table["predicted"]))

@@ -1,4 +1,4 @@
-"""An experiment's tables as Markdown, for the documentation: numbers to three digits, straight from the run folder."""
+"""The tables of an experiment as Markdown, for the documentation: numbers to three digits, read from the run folder."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from medlt.report.verdict import per_finding
 
 
 def arms_table(folder: Path) -> str:
-    """One row an arm: added rows, tail AP, difference to its control and to the real arm. Raises InputError."""
+    """Return one row per arm: added rows, tail AP, difference to its control and to the real arm. Raises InputError."""
     experiment = Experiment.of(collect(Path(folder)))
     head = (
         "arm",
         "added",
         "tail AP, mean ± sd",
-        "held against",
+        "control",
         "difference",
         "word",
         f"difference to {experiment.real}",
@@ -39,13 +39,13 @@ def arms_table(folder: Path) -> str:
 
 
 def findings_table(folder: Path) -> str:
-    """One row a group and finding: AP of the chosen arm and of its control, difference, p and Holm p, word."""
-    told = per_finding(Experiment.of(collect(Path(folder))))
-    if told is None:
+    """Return one row per group and finding: AP of the primary arm and of its control, difference, p, Holm p, word."""
+    table = per_finding(Experiment.of(collect(Path(folder))))
+    if table is None:
         return ""
-    head = ("finding", f"AP {told['control']}", f"AP {told['arm']}", "difference", "p", "Holm p", "word")
+    head = ("finding", f"AP {table['control']}", f"AP {table['arm']}", "difference", "p", "Holm p", "word")
     body = []
-    for row in told["rows"]:
+    for row in table["rows"]:
         test = row["test"] or {}
         values = (interval(row["test"]), p_value(test.get("p")), p_value(test.get("p_holm")))
         word = test.get("reason") or test.get("word") or NONE
@@ -56,7 +56,7 @@ def findings_table(folder: Path) -> str:
 
 
 def _text(name: str) -> str:
-    """A name that neither breaks the table nor becomes markup."""
+    """Return a name with the characters of Markdown and HTML escaped."""
     plain = " ".join(name.split()).replace("&", "&amp;").replace("<", "&lt;")
     return "".join(f"\\{c}" if c in "|*_`[]" else c for c in plain)
 

@@ -9,26 +9,26 @@ from medlt.report.collect import collect
 from medlt.report.verdict import render
 
 ROOM, ROW = 820, 70
-"""px of the frame: for the words, and for an arm in two plots and the table. What does not fit can be scrolled."""
+"""Height of the frame in px: of the text, and of each arm in the plots and the table. The rest scrolls."""
 
 
 class VerdictView:
     """The top of an experiment's page: the verdict, the differences of all arms, and their table.
 
-    Read when it is made. Raises InputError if `folder` is no run folder of `medlt evaluate`.
+    The constructor reads the folder. It raises InputError if `folder` is no run folder of `medlt evaluate`.
     """
 
     def __init__(self, folder: Path | str) -> None:
         run = collect(Path(folder))
         self.page = render(run, whole=False)
         self.height = ROOM + ROW * (0 if run.arms is None else len(run.arms))
-        told = run.verdict or {}
-        self.text = f"{told.get('verdict', 'no verdict yet')}. {told.get('sentence', '')}".strip()
+        verdict = run.verdict or {}
+        self.text = f"{verdict.get('verdict', 'no verdict yet')}. {verdict.get('sentence', '')}".strip()
 
     def __repr__(self) -> str:
         return self.text
 
     def _repr_html_(self) -> str:
-        """The page in a frame of its own, so that its style and the notebook's do not meet; no script may run in it."""
+        """Return the page in a frame that separates its style from the notebook's. The frame allows no script."""
         style = f"width:100%;height:{self.height}px;border:0"
         return f'<iframe sandbox title="verdict" style="{style}" srcdoc="{escape(self.page)}"></iframe>'

@@ -1,4 +1,4 @@
-"""Strips that show how one fused image came about: its parents, where the classifier looked, and what was taken."""
+"""Strips that show how one image is fused: its parents, their class activation maps, the mask and the result."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def _gray(pixels: Gray) -> Colour:
 
 
 def heat(pixels: Gray, cam: Gray) -> Colour:
-    """The image with the activation laid over it in inferno, as opaque as it is strong; [H,W,3] in [0,1]."""
+    """Return the image under the activation in the colours of inferno, opacity by strength; [H,W,3] in [0,1]."""
     import cv2
     import numpy as np
 
@@ -54,7 +54,7 @@ def heat(pixels: Gray, cam: Gray) -> Colour:
 
 
 def tint(tail: Gray, head: Gray, mask: Gray) -> Colour:
-    """Both parents pasted along the mask: orange what the tail gives, blue what the head gives, the border in white."""
+    """Return both parents combined by the mask: tail pixels orange, head pixels blue, the border white."""
     import cv2
     import numpy as np
 
@@ -66,9 +66,9 @@ def tint(tail: Gray, head: Gray, mask: Gray) -> Colour:
 
 
 def strip(stages: Mapping[str, Tensor], side: int = 128) -> Image:
-    """One row of square tiles in the order of `STAGES`. Each stage is [1,H,W] in [0,1]; raises InputError if one lacks.
+    """Return one row of square tiles in the order of `STAGES`. Each stage is [1,H,W] in [0,1].
 
-    CAMs are laid over their own parent, the mask (1 = taken from the tail parent) over both.
+    A CAM lies over its own parent, the mask (1: tail parent) over both. Raises InputError if a stage is missing.
     """
     if missing := [name for name in STAGES if name not in stages]:
         raise InputError(f"panel: the stage {missing[0]!r} is missing; give all of {', '.join(STAGES)}")
@@ -82,12 +82,12 @@ def strip(stages: Mapping[str, Tensor], side: int = 128) -> Image:
 
 
 def pair(left: Tensor, right: Tensor, side: int = 128) -> Image:
-    """Two images [1,H,W] in [0,1] side by side, as square tiles."""
+    """Return two images [1,H,W] in [0,1] side by side, as square tiles."""
     return _row([_gray(_square(image, side)) for image in (left, right)])
 
 
 def _row(tiles: Sequence[Colour]) -> Image:
-    """Square tiles [S,S,3] in [0,1] beside each other, `GAP` px apart."""
+    """Return square tiles [S,S,3] in [0,1] beside each other, `GAP` px between them."""
     import numpy as np
     from PIL.Image import fromarray
 
@@ -100,16 +100,16 @@ def _row(tiles: Sequence[Colour]) -> Image:
 
 
 def png(image: Image) -> bytes:
-    """The image as PNG bytes; equal images give equal bytes."""
+    """Return the image as PNG bytes; equal images give equal bytes."""
     buffer = io.BytesIO()
     image.save(buffer, "PNG", optimize=True)
     return buffer.getvalue()
 
 
 def save_panel(run: Path, uid: str, stages: Mapping[str, Tensor], side: int = 128) -> str:
-    """Write the strip atomically; returns its path relative to the run folder, for the column `file` of panels.parquet.
+    """Write the strip, and return its path relative to the run folder, for the column `file` of panels.parquet.
 
-    The uid is percent-quoted, so that no uid leaves the folder.
+    The uid is percent-quoted, so that the file is always inside the folder.
     """
     file = f"panels/{quote(uid, safe='')}.png"
     write_bytes(Path(run) / file, png(strip(stages, side)))

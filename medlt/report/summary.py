@@ -1,4 +1,4 @@
-"""The numbers of a report, as tables: every form of the report (HTML, JSON, terminal) takes them from here."""
+"""The numbers of a report as tables, for every form of it: HTML, JSON, terminal."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 ROLES = ("real", "reweighted", "", "control", "synthetic")
-"""What an arm may be, in the order of columns; "" where nothing tells."""
+"""Roles of arms, in the order of columns; "" for an unknown role."""
 
 GROUPS = ("macro", "all", "head", "medium", "tail")
 METRICS = ("AP", "AUROC")
@@ -22,13 +22,13 @@ WORDS = ("helps", "no evidence", "harms")
 
 
 def ordered(names: Iterable[str], first: Sequence[str]) -> list[str]:
-    """The distinct names, those of `first` in its order, then the others sorted."""
+    """Return the distinct names: those of `first` in its order, then the others sorted."""
     left = set(names)
     return [name for name in first if name in left] + sorted(left - set(first))
 
 
 def counts(run: Collected) -> pd.DataFrame:
-    """Index finding, from the most to the least frequent: train positives `real` and `added` (label > 0.5), `test`."""
+    """Return positives (label > 0.5) by finding, the most frequent first: `real` and `added` in train, `test`."""
     import pandas as pd
 
     columns = ["real", "added", "test"]
@@ -44,30 +44,30 @@ def counts(run: Collected) -> pd.DataFrame:
 
 
 def sizes(run: Collected) -> dict[str, int]:
-    """How many images and patients of each kind there are; the patients themselves are never told."""
+    """Return the numbers of images and of patients in each split, and the number of synthetic images."""
     if run.manifest is None:
         return {}
     rows = run.manifest
     synthetic = rows["synthetic"].fillna(False).astype(bool) if "synthetic" in rows else rows["split"].isna()
     real = {split: rows[~synthetic & (rows["split"] == split)] for split in ("train", "val", "test")}
-    told = {f"{split}_images": len(part) for split, part in real.items()}
+    counted = {f"{split}_images": len(part) for split, part in real.items()}
     if "patient_id" in rows:
-        told |= {f"{split}_patients": int(part["patient_id"].nunique()) for split, part in real.items()}
-    return told | {"added_images": int(synthetic.sum())}
+        counted |= {f"{split}_patients": int(part["patient_id"].nunique()) for split, part in real.items()}
+    return counted | {"added_images": int(synthetic.sum())}
 
 
 def seeds(run: Collected) -> int:
-    """Training seeds of every arm that was compared: the smallest number any arm has."""
+    """Return the smallest number of training seeds of any arm; 0 without scores."""
     return 0 if run.scores is None else int(run.scores.groupby("arm")["seed"].nunique().min())
 
 
-def names(run: Collected, found: Iterable[str]) -> list[str]:
-    """Groups first, then findings from the most to the least frequent."""
-    return ordered(found, [*GROUPS, *counts(run).index])
+def names(run: Collected, given: Iterable[str]) -> list[str]:
+    """Return the groups, then the findings from the most to the least frequent."""
+    return ordered(given, [*GROUPS, *counts(run).index])
 
 
 def scores(run: Collected) -> pd.DataFrame:
-    """Mean, standard deviation (n - 1; NaN for one seed) and number of seeds; index finding, metric, arm."""
+    """Return mean, standard deviation (n - 1; NaN for one seed) and number of seeds; index finding, metric, arm."""
     import pandas as pd
 
     if run.scores is None:
@@ -76,24 +76,26 @@ def scores(run: Collected) -> pd.DataFrame:
 
 
 def roles(run: Collected) -> dict[str, str]:
-    """Arm -> its role, as arms.parquet tells it, else as far as verdict.json names it."""
+    """Return the role of each arm: from arms.parquet, else of the two arms in verdict.json."""
     if run.arms is not None:
         return {str(arm): str(role) for arm, role in zip(run.arms["arm"], run.arms["role"], strict=True)}
     pair = deciding_pair(run)
     return {} if pair is None else {pair[1]: "control", pair[0]: "synthetic"}
 
 
-def in_order(run: Collected, found: Iterable[str]) -> list[str]:
-    """The distinct arms by their roles, real ones first; those of one role as arms.parquet has them."""
+def in_order(run: Collected, arms: Iterable[str]) -> list[str]:
+    """Return the distinct arms by role, real ones first; arms of one role in the order of arms.parquet."""
     known = roles(run)
     place = {name: (ROLES.index(role) if role in ROLES else 2) for name, role in known.items()}
     rank = {name: n for n, name in enumerate(known)}
-    return sorted(set(found), key=lambda name: (place.get(name, 2), rank.get(name, len(rank)), name))
+    return sorted(set(arms), key=lambda name: (place.get(name, 2), rank.get(name, len(rank)), name))
 
 
 def deciding_pair(run: Collected) -> tuple[str, str] | None:
-    """The arm the verdict is about and what it is held against: verdict.json names them, else the roles of arms.parquet
-    do; None where neither does. Never a matter of position or of a method's name."""
+    """Return the arm that the verdict is about and its control, from verdict.json, else from the roles in arms.parquet.
+
+    None if neither names them. Neither the order of arms nor the name of a method decides.
+    """
     compared = (run.verdict or {}).get("comparison")
     if isinstance(compared, dict) and compared.get("arm") and compared.get("control"):
         return str(compared["arm"]), str(compared["control"])
@@ -108,7 +110,7 @@ def deciding_pair(run: Collected) -> tuple[str, str] | None:
 
 
 def pairs(run: Collected) -> list[tuple[str, str]]:
-    """The (arm, control) pairs: the deciding one, what else the same arm is held against, then the others."""
+    """Return the (arm, control) pairs: the deciding one, other controls of the same arm, then the others."""
     if run.comparisons is None:
         return []
     pairs = {(str(a), str(c)) for a, c in zip(run.comparisons["arm"], run.comparisons["control"], strict=True)}
@@ -117,7 +119,7 @@ def pairs(run: Collected) -> list[tuple[str, str]]:
 
 
 def comparison(run: Collected, pair: tuple[str, str], metric: str) -> pd.DataFrame:
-    """The rows of one comparison, index finding in report order."""
+    """Return the rows of one comparison, indexed by finding, in the order of the report."""
     assert run.comparisons is not None
     table = run.comparisons
     chosen = table[(table["arm"] == pair[0]) & (table["control"] == pair[1]) & (table["metric"] == metric)]
@@ -125,7 +127,7 @@ def comparison(run: Collected, pair: tuple[str, str], metric: str) -> pd.DataFra
 
 
 def deciding(run: Collected) -> dict[str, Any] | None:
-    """The difference the verdict rests on: the one verdict.json names, tail macro AP where it names none."""
+    """Return the comparison that decides the verdict: the one in verdict.json, by default tail macro AP."""
     pair = deciding_pair(run)
     if run.comparisons is None or pair is None:
         return None
@@ -139,7 +141,7 @@ def deciding(run: Collected) -> dict[str, Any] | None:
 
 
 def rejected(run: Collected) -> pd.DataFrame:
-    """The failed checks, one row a check and image, sorted by check and uid; the finding is the plan's."""
+    """Return the failed checks, one row per check and image, sorted by check and uid, with the finding of the plan."""
     assert run.checks is not None
     failed = run.checks[~run.checks["passed"].astype(bool)].sort_values(["check", "uid"], kind="stable")
     known = {} if run.plan is None else dict(run.plan["finding"])
@@ -147,12 +149,12 @@ def rejected(run: Collected) -> pd.DataFrame:
 
 
 def kind_of(reason: str) -> str:
-    """A reason without its particulars, so that equal reasons can be counted: words with digits become '…'."""
+    """Return a reason with '…' for words with digits, so that equal reasons can be counted."""
     return re.sub(r"\S*\d\S*", "…", str(reason)).strip() or "no reason given"
 
 
 def rejections_by_reason(run: Collected) -> pd.DataFrame:
-    """Columns check, reason, images, of: failed images by check and kind of reason, and how many the check saw."""
+    """Return failed images by check and kind of reason, and the images of that check: check, reason, images, of."""
     failed = rejected(run)
     assert run.checks is not None
     seen = run.checks.groupby("check")["uid"].nunique()
@@ -163,33 +165,33 @@ def rejections_by_reason(run: Collected) -> pd.DataFrame:
 
 
 def cautions(run: Collected) -> list[str]:
-    """What a reader must know before believing the verdict."""
-    told = []
-    n, asked = seeds(run), (run.verdict or {}).get("test_set_evaluations") or 1
-    if asked > 1:
-        told.append(
-            f"Evaluation {asked} of the test set in this folder: what was changed after an earlier one was chosen by "
-            "the test set, and the interval does not know."
+    """Return the warnings that belong beside the verdict."""
+    warnings = []
+    n, evaluations = seeds(run), (run.verdict or {}).get("test_set_evaluations") or 1
+    if evaluations > 1:
+        warnings.append(
+            f"Evaluation {evaluations} of the test set in this folder: the test set influences every change made after "
+            "the first one, and the interval does not account for that."
         )
     if run.scores is not None and n < 3:
-        told.append(f"Only {n} training seed{'' if n == 1 else 's'} an arm: a trial run, too few for a claim.")
+        warnings.append(f"Only {n} training seed{'' if n == 1 else 's'} per arm: a trial run, too few for a claim.")
     elif run.scores is not None and n < 5:
-        told.append(f"{n} training seeds an arm: enough to look, five are asked for before a claim.")
+        warnings.append(f"{n} training seeds per arm: a first impression; use five before you claim anything.")
     if run.settings.get("data", {}).get("kind") == "phantom":
-        told.append("The radiographs are synthetic phantoms: the verdict says nothing about patients.")
+        warnings.append("The radiographs are phantoms, drawn by a program: the verdict does not apply to patients.")
     few = [name for name, n in counts(run)["test"].items() if n < 10]
     if few and run.comparisons is not None:
-        told.append(f"Fewer than 10 test positives: {', '.join(few)}. Their own rows decide nothing.")
-    return told
+        warnings.append(f"Fewer than 10 test positives: {', '.join(few)}. Their own rows decide nothing.")
+    return warnings
 
 
 def privacy(run: Collected) -> dict[str, Any]:
-    """What the run's provenance lets be claimed (`medlt.privacy.claim`): sentence, reasons; and what an audit found."""
+    """Return the privacy claim of the run (`medlt.privacy.claim`) with its reasons, and the results of its audit."""
     from medlt.privacy import claim
 
     try:
-        told = asdict(claim(run.folder))
-    except InputError:  # which names a place on this machine
-        why = "its config.yaml, or a file it stands on, cannot be read as a recipe's"
-        told = {"sentence": f"No privacy is claimed for this run, because {why}.", "reasons": (), "epsilon": None}
-    return {**told, "audit": run.audit}
+        claimed = asdict(claim(run.folder))
+    except InputError:  # its message holds a path of this machine
+        why = "medlt cannot read its config.yaml, or a file that config.yaml names"
+        claimed = {"sentence": f"No privacy is claimed for this run, because {why}.", "reasons": (), "epsilon": None}
+    return {**claimed, "audit": run.audit}

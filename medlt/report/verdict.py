@@ -1,4 +1,4 @@
-"""The page of an experiment (`medlt evaluate`): the verdict on top, then what it rests on. Its numbers as JSON too."""
+"""The page of an experiment (`medlt evaluate`): the verdict, then the numbers behind it. Also these numbers as JSON."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from medlt.report.formatting import environment, flat, plain
 
 ATTRIBUTES = ("view", "sex", "age", "source")
 KINDS = ("real", "control", "synthetic")
-"""CSS classes of the real arm, the control and the chosen arm in charts."""
+"""CSS classes of the real arm, the control and the primary arm in charts."""
 
 
 def _forests(experiment: Experiment) -> list[tuple[str, Forest]]:
-    """The chosen arm against its control, groups and findings: a plot for each of AP and AUROC that was compared."""
+    """Return a plot for AP and one for AUROC: the primary arm minus its control, for groups and findings."""
     if (primary := experiment.primary) is None:
         return []
     plots = []
@@ -36,7 +36,7 @@ def _forests(experiment: Experiment) -> list[tuple[str, Forest]]:
 
 
 def per_finding(experiment: Experiment) -> dict[str, Any] | None:
-    """The chosen arm beside its control: {arm, control, rows}; a row has name, group, scores, test."""
+    """Return the primary arm beside its control: {arm, control, rows}; a row has name, group, scores, test."""
     primary = experiment.primary
     if primary is None or not experiment.findings():
         return None
@@ -44,18 +44,18 @@ def per_finding(experiment: Experiment) -> dict[str, Any] | None:
     rows = []
     for name in experiment.findings():
         scores = {m: [experiment.score(arm, name, m) for arm in (control, primary)] for m in ("AP", *OTHERS)}
-        told = experiment.difference(primary, control, name, "AP")
-        rows.append({"name": name, "group": name in summary.GROUPS, "scores": scores, "test": told})
+        test = experiment.difference(primary, control, name, "AP")
+        rows.append({"name": name, "group": name in summary.GROUPS, "scores": scores, "test": test})
     return {"arm": primary, "control": control, "rows": rows}
 
 
 def ratio_curves(experiment: Experiment) -> list[dict[str, Any]]:
-    """For each family of arms that differ in dose: AP of arm and control with sd over seeds, and their difference."""
-    shown = []
+    """Return, for each family of arms that differ in ratio, AP of arm and control with sd, and their difference."""
+    curves = []
     for family in arms.families(experiment):
         lines = [_by_ratio(experiment, family, "control"), _by_ratio(experiment, family, "synthetic")]
         gain = [_gain(row) for row in family]
-        across = Axis(*_doubled([row["ratio"] for row in family]), log=True)
+        across = Axis(*_ratios([row["ratio"] for row in family]), log=True)
         zero = Series(
             "no difference", "reference", [DataPoint(across.low, 0.0), DataPoint(across.high, 0.0)], marked=False
         )
@@ -65,12 +65,12 @@ def ratio_curves(experiment: Experiment) -> list[dict[str, Any]]:
         pair += [chart([zero, Series("difference", "synthetic", gain)], across, fit_axis(ends, zero=True))]
         if not any(line.name == "synthetic images" for line in pair[0].lines):
             continue
-        shown.append({"name": family[0]["label"], "arms": [row["name"] for row in family], "plots": pair})
-    return shown
+        curves.append({"name": family[0]["label"], "arms": [row["name"] for row in family], "plots": pair})
+    return curves
 
 
-def _doubled(values: list[float]) -> tuple[float, float]:
-    """The doses that are usual, 0.25 to 4, and whatever lies beyond."""
+def _ratios(values: list[float]) -> tuple[float, float]:
+    """Return the range of the axis: 0.25 to 4, or wider if a ratio lies beyond."""
     return min(0.25, *values), max(4.0, *values)
 
 
@@ -85,12 +85,12 @@ def _by_ratio(experiment: Experiment, family: list[dict[str, Any]], kind: str) -
 
 
 def _gain(row: dict[str, Any]) -> DataPoint:
-    told = row["to_control"] or {"difference": math.nan, "low": math.nan, "high": math.nan}
-    return DataPoint(row["ratio"], *(float(told[key]) for key in ("difference", "low", "high")))
+    test = row["to_control"] or {"difference": math.nan, "low": math.nan, "high": math.nan}
+    return DataPoint(row["ratio"], *(float(test[key]) for key in ("difference", "low", "high")))
 
 
 def reliability(experiment: Experiment) -> tuple[Chart, list[tuple[str, str, dict[str, Any] | None]]] | None:
-    """Share of positives against mean score, all findings pooled, and (kind, arm, ECE) of the arms drawn."""
+    """Return share of positives by mean score, all findings pooled, and (kind, arm, ECE) of the arms drawn."""
     table, names = experiment.run.reliability, experiment.compared()
     if table is None:
         return None
@@ -108,37 +108,37 @@ def reliability(experiment: Experiment) -> tuple[Chart, list[tuple[str, str, dic
 
 
 def subgroups(experiment: Experiment) -> dict[str, Any] | None:
-    """Rows (attribute, value, images, patients, metric, a cell an arm) of the arms compared; None without the table."""
+    """Return rows (attribute, value, images, patients, metric, one cell per arm); None without the table."""
     table = experiment.run.subgroups
     if table is None:
         return None
     table = table[table["arm"].isin(experiment.compared())]
     names = [name for name in experiment.compared() if name in set(table["arm"])]
-    shown = []
+    rows = []
     for attribute, metric in product(ATTRIBUTES, dict.fromkeys(table["metric"])):
         part = table[(table["attribute"] == attribute) & (table["metric"] == metric)]
         for value in dict.fromkeys(part["value"]):
             cells = {row["arm"]: row for row in part[part["value"] == value].to_dict("records")}
             first = next(iter(cells.values()))
-            told = {key: first[key] for key in ("attribute", "value", "images", "patients", "metric")}
-            shown.append(told | {"cells": [cells.get(name) for name in names]})
-    return {"arms": names, "rows": shown} if shown else None
+            about = {key: first[key] for key in ("attribute", "value", "images", "patients", "metric")}
+            rows.append(about | {"cells": [cells.get(name) for name in names]})
+    return {"arms": names, "rows": rows} if rows else None
 
 
 def _compared(run: Collected) -> int:
-    """Intervals that this run holds: the number of comparisons a reader can look at."""
+    """Return the number of intervals in comparisons.parquet."""
     return 0 if run.comparisons is None else int(run.comparisons["low"].notna().sum())
 
 
 def without_places(text: str) -> str:
-    """A config's text with folders of this machine left out: `/a/b/c.csv` becomes `…/c.csv`."""
+    """Return the text of a config without folders of this machine: `/a/b/c.csv` becomes `…/c.csv`."""
     return re.sub(r"(?<![\w.…/])(?:~|[A-Za-z]:)?[/\\](?:[^\s/\\'\":]+[/\\])+", "…/", text)
 
 
 def context(run: Collected, whole: bool = True) -> dict[str, Any]:
-    """Everything the template shows; without `whole` only the verdict, the differences and the table of arms."""
+    """Return the variables of the template; without `whole` only the verdict, the differences and the table of arms."""
     experiment = Experiment.of(run)
-    shown = {
+    top = {
         "run": run,
         "whole": whole,
         "verdict": run.verdict or {},
@@ -150,9 +150,9 @@ def context(run: Collected, whole: bool = True) -> dict[str, Any]:
         "plots": [arms.comparison_plot(experiment), arms.comparison_plot(experiment, to_real=True)],
         "arms": arms.rows(experiment),
         "others": OTHERS,
-        "recipes": arms.recipes(experiment),
+        "training": arms.training_settings(experiment),
     }
-    return shown | (_rest(experiment) if whole else {})
+    return top | (_rest(experiment) if whole else {})
 
 
 def _rest(experiment: Experiment) -> dict[str, Any]:
@@ -172,26 +172,17 @@ def _rest(experiment: Experiment) -> dict[str, Any]:
 
 
 def as_json(run: Collected) -> dict[str, Any]:
-    """The page's numbers; absent pieces are null."""
+    """Return the numbers of the page; missing parts are None."""
     experiment = Experiment.of(run)
     keep = ("versions", "device", "seed", "counts", "digests", "metrics")
-    tables = (
-        "arms",
-        "comparisons",
-        "subgroups",
-        "reliability",
-        "agreement",
-        "confusion",
-        "filter_effect",
-        "rejections",
-    )
-    found = {name: getattr(run, name) for name in tables}
-    told = {name: None if table is None else table.to_dict("records") for name, table in found.items()}
+    names = "arms comparisons subgroups reliability agreement confusion filter_effect rejections".split()
+    tables = {name: getattr(run, name) for name in names}
+    records = {name: None if table is None else table.to_dict("records") for name, table in tables.items()}
     scores = None if run.scores is None else summary.scores(run).reset_index().to_dict("records")
     more = {"verdict": run.verdict, "cautions": summary.cautions(run), "scores": scores, "primary": experiment.primary}
-    return dict(plain(told | more | {"run": {name: run.run[name] for name in keep if name in run.run}}))
+    return dict(plain(records | more | {"run": {name: run.run[name] for name in keep if name in run.run}}))
 
 
 def render(run: Collected, *, whole: bool = True) -> str:
-    """The page as HTML text; without `whole` its top only, which is what a notebook shows."""
+    """Return the page as HTML text; without `whole` only its top, for a notebook."""
     return environment().get_template("verdict.html.j2").render(context(run, whole))

@@ -104,7 +104,7 @@ def checks() -> pd.DataFrame:
     for i in range(20):
         p, copy = (0.25 if 14 <= i < 19 else 0.75), (0.999 if i == 19 else 0.5)
         uid = f"s{i:04d}"
-        told = f"the judge gives Pneumothorax {p:.3f}, below 0.420"
+        told = f"the verifier gives Pneumothorax {p:.3f}, below 0.420"
         rows.append(("label consistency", uid, p, 0.42, p >= 0.42, "" if p >= 0.42 else told))
         rows.append(("duplicate", uid, copy, 0.995, copy < 0.995, "" if copy < 0.995 else "a copy of r0000"))
     return pd.DataFrame(rows, columns=["check", "uid", "value", "limit", "passed", "reason"])

@@ -72,7 +72,7 @@ def test_reject_counts_by_check_and_reason(augmented: Path, page_of: Read) -> No
     page = page_of(augmented)
     assert "6 of 20 checked images failed" in page.text("rejections")
     assert ["duplicate", "a copy of …", "1", "20"] in page.rows["rejections"]
-    assert ["label consistency", "the judge gives Pneumothorax … below …", "5", "20"] in page.rows["rejections"]
+    assert ["label consistency", "the verifier gives Pneumothorax … below …", "5", "20"] in page.rows["rejections"]
     assert ["s0019", "Pneumothorax", "duplicate", "0.999", "0.995", "a copy of r0000"] in page.rows["rejections"]
     assert ["r9999", "not a DICOM file, and not a PNG"] in page.rows["rejections"]
 
@@ -163,7 +163,7 @@ def test_no_rejections_and_one_seed_and_no_failures(evaluated: Path, page_of: Re
     (evaluated / "failures.csv").write_text("")
     page = page_of(evaluated)
     assert "0 of 20 checked images failed" in page.text("rejections")
-    assert "Only 1 training seed an arm" in page.text("verdict")
+    assert "Only 1 training seed per arm" in page.text("verdict")
     assert "±" not in "".join("".join(row) for row in page.rows["findings"])
 
 
@@ -241,7 +241,7 @@ def test_a_folder_that_is_no_run_is_one_clear_line(tmp_path: Path, make: str) ->
         run.mkdir()
     if make == "file":
         run.write_text("x")
-    with pytest.raises(InputError, match="give the folder a run wrote") as told:
+    with pytest.raises(InputError, match="give the folder of a run") as told:
         write_report(run)
     assert "\n" not in str(told.value)
     assert not (run / "report.html").exists()
@@ -307,3 +307,16 @@ def test_a_run_tells_subgroups_calibration_and_later_evaluations_as_an_experimen
     for name in ("subgroups", "reliability", "arms"):
         (compared / f"{name}.parquet").unlink()
         assert page_of(compared).text("limits")
+
+
+@pytest.mark.parametrize("kind", ["fusion", "edit", "noise", "minority", "longtail"])
+@pytest.mark.parametrize("private", [False, True])
+def test_the_limits_name_a_verifier_only_where_one_checked_the_labels(
+    augmented: Path, page_of: Read, kind: str, private: bool
+) -> None:
+    section = "privacy: {epsilon: 8, delta: 1.0e-6}\n" if private else ""
+    (augmented / "config.yaml").write_text(f"method: {{kind: {kind}}}\ndata: {{kind: phantom}}\n{section}")
+    text = page_of(augmented).text("limits")
+    verified = not private or kind in ("fusion", "edit")
+    assert ("A verifier trained without their parents checks them" in text) == verified
+    assert ("No verifier and no radiologist checks it" in text) != verified

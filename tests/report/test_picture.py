@@ -21,7 +21,7 @@ def test_the_picture_holds_every_arm_and_its_interval(experiment: Path) -> None:
     for row in table.to_dict("records"):
         if controls[row["arm"]] == row["control"]:
             assert interval(row) in texts
-    assert any("345 test images of 123 patients, 3 seeds an arm" in text for text in texts)
+    assert any("345 test images of 123 patients, 3 seeds per arm" in text for text in texts)
     assert root.findtext(f"{SVG}title")
     assert root.find(f"{SVG}rect") is not None  # a background of its own: it is shown on light pages and dark
 

@@ -61,10 +61,10 @@ def test_the_verdict_is_on_top_in_words_with_its_numbers(experiment: Path, page_
     one = verdict["comparison"]
     assert f"fusion_one − copies_one, tail macro AP: {signed(one['difference'])}" in text
     assert f"[{signed(one['low'])}, {signed(one['high'])}]" in text
-    assert "crt (by validation too): +0.012, interval [−0.046, +0.070]" in text
+    assert "crt (also chosen on validation): +0.012, interval [−0.046, +0.070]" in text
     assert "chosen among 2 with synthetic images by validation tail macro AP" in text
-    assert "a gain below 0.043 would have gone unseen" in text
-    for count in ("3seeds an arm", "345real test images", "123test patients", "6arms"):
+    assert "Smallest detectable gain: 0.043" in text
+    for count in ("3seeds per arm", "345real test images", "123test patients", "6arms"):
         assert count in text
     intervals = pd.read_parquet(experiment / "comparisons.parquet")["low"].notna().sum()
     assert f"holds {intervals} intervals" in text
@@ -191,7 +191,7 @@ def test_only_arms_are_enough_for_a_page(experiment: Path, page_of: Read) -> Non
         (experiment / f"{name}.parquet").unlink()
     (experiment / "verdict.json").unlink()
     page = page_of(experiment)
-    assert "Nothing was compared" in page.text("comparisons")
+    assert "No comparison yet" in page.text("comparisons")
     assert set(page.texts) >= {"verdict", "arms", "findings", "power", "limits", "repeat"}
     assert not set(page.texts) & {"ratio", "reliability", "labels", "subgroups"}
 
@@ -203,7 +203,7 @@ def test_without_a_primary_arm_there_is_no_verdict(experiment: Path, page_of: Re
     (experiment / "verdict.json").write_text(json.dumps(verdict))
     page = page_of(experiment)
     assert page.text("verdict").startswith("No verdict no arm has synthetic images")
-    assert "No arm was chosen" in page.text("findings")
+    assert "No primary arm, or no scores" in page.text("findings")
 
 
 def test_after_one_seed_no_arm_gets_a_word(experiment: Path, page_of: Read) -> None:
