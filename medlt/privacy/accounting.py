@@ -1,11 +1,12 @@
-"""What private training costs: from noise, sampling rate and steps to epsilon, and back.
+"""Privacy accounting: epsilon from noise, sampling rate and steps, and the reverse.
 
 A step is the Gaussian mechanism on a Poisson sample: each unit is in it with probability q (rate), and normal noise of
 sigma (noise multiplier) times the clipping norm is added to the sum. Neighbours: one unit added or removed.
 
-Two accountants of Opacus, both upper bounds: PRV (Gopi et al. 2021, arXiv 2106.02848), which is tight, and RDP (Mironov
-et al. 2019, arXiv 1908.10530), which is proved for both directions and never breaks down. PRV is what is told; it is
-held against RDP every time. Where every unit is in every step the closed form is (Balle & Wang 2018, arXiv 1805.06530).
+Two accountants of Opacus give upper bounds: PRV (Gopi et al. 2021, arXiv 2106.02848), which is tight, and RDP (Mironov
+et al. 2019, arXiv 1908.10530), which is proved for adding and for removing a unit and always works. PRV is reported and
+compared with RDP every time. If every unit is in every step, the closed form of the Gaussian mechanism is used (Balle &
+Wang 2018, arXiv 1805.06530).
 """
 
 from __future__ import annotations
@@ -24,10 +25,10 @@ Step: TypeAlias = tuple[float, float, int]
 """(noise multiplier, sampling rate, steps)"""
 
 ERROR, SHARE, LARGEST_SHARE = 0.01, 0.003, 0.05
-"""PRV's bound is this much above its estimate: absolutely, or as a share of epsilon, at most (a long history)."""
+"""How far the bound of PRV may be above its estimate: absolute, as a share of epsilon, and the largest such share."""
 
 TOLERANCE = 1e-3
-"""Of a calibrated noise multiplier, relative."""
+"""Relative tolerance of a calibrated noise multiplier."""
 
 SMALLEST_DELTA = 1e-12
 LARGEST_GRID = 1 << 20
@@ -38,7 +39,7 @@ MOST_STEPS = 1 << 40
 
 @dataclass(frozen=True)
 class Planned:
-    """A training that is planned; `times`: how many like it one unit can be in (three of four folds: 3)."""
+    """A planned training. `times` is how many trainings of this kind one unit can be in (three of four folds: 3)."""
 
     rate: float
     steps: int
@@ -47,7 +48,7 @@ class Planned:
 
 @dataclass(frozen=True)
 class Spent:
-    """What was spent at `delta`. `epsilon` and `rdp` are upper bounds; `accountant` says which gave `epsilon`, why."""
+    """Privacy spent at `delta`. `epsilon` and `rdp` are upper bounds; `accountant` names the source of `epsilon`."""
 
     epsilon: float
     rdp: float
@@ -56,10 +57,10 @@ class Spent:
 
 
 def spent(done: Sequence[Step], delta: float) -> Spent:
-    """Return what all steps of `done`, on the same units, cost together.
+    """Return the joint cost of all steps of `done` on the same units.
 
-    No steps cost 0, steps without noise infinity. Raises InputError for values out of range, RuntimeError where PRV is
-    above RDP by more than its error: then one of them is wrong, and neither may be told.
+    No steps cost 0; steps without noise cost infinity. Raises InputError for values out of range, and RuntimeError if
+    PRV is above RDP by more than its error: then one of them is wrong, and neither is reported.
     """
     _require_delta(delta)
     history = _merged(done)
@@ -81,14 +82,13 @@ def spent(done: Sequence[Step], delta: float) -> Spent:
 
 
 def calibrate(plans: Sequence[Planned], epsilon: float, delta: float) -> float:
-    """Return the smallest noise multiplier, within 0.1 %, at which all `plans` together cost at most `epsilon` at
-    `delta`.
+    """Return the smallest noise multiplier, within 0.1 %, at which all `plans` together cost at most `epsilon`.
 
-    Raises InputError for values out of range, no steps, and an epsilon that no noise reaches.
+    Raises InputError for values out of range, for no steps, and for an epsilon that no noise reaches.
     """
     _require_epsilon(epsilon)
     if not sum(plan.steps * plan.times for plan in plans):
-        raise InputError("no private step is planned, so there is no noise to find; give a training steps")
+        raise InputError("no private step is planned, so no noise can be calibrated; give the training steps")
 
     def done(noise: float) -> list[Step]:
         return [(noise, plan.rate, plan.steps * plan.times) for plan in plans]
@@ -98,9 +98,10 @@ def calibrate(plans: Sequence[Planned], epsilon: float, delta: float) -> float:
 
 
 def affordable(noise: float, rate: float, epsilon: float, delta: float, before: Sequence[Step] = ()) -> int:
-    """Return how many steps can be taken after `before` so that all together cost at most `epsilon`; 0 if none can.
+    """Return how many steps can follow `before` so that all together cost at most `epsilon`; 0 if none.
 
-    Exact: one step more would cost more. Raises InputError for values out of range, and for noise that never ends.
+    The number is exact: one more step would cost more. Raises InputError for values out of range, and for noise that
+    allows any number of steps.
     """
     _require_epsilon(epsilon)
 
@@ -116,7 +117,9 @@ def affordable(noise: float, rate: float, epsilon: float, delta: float, before: 
 
 
 def gaussian(mu: float, delta: float) -> float:
-    """Return epsilon of one Gaussian mechanism of sensitivity / noise `mu`; k of noise s are one of mu = sqrt(k) / s.
+    """Return epsilon of one Gaussian mechanism with sensitivity / noise = `mu`.
+
+    k mechanisms of noise s equal one of mu = sqrt(k) / s.
 
     Balle & Wang 2018, theorem 8: delta(epsilon) = Phi(mu/2 - epsilon/mu) - exp(epsilon) Phi(-mu/2 - epsilon/mu).
     """
@@ -129,14 +132,15 @@ def gaussian(mu: float, delta: float) -> float:
 
     if over(0.0) <= 0:
         return 0.0
-    high = mu**2 / 2 + mu * math.sqrt(2 * math.log(1 / delta)) + 1  # of the tail bound of a normal
+    high = mu**2 / 2 + mu * math.sqrt(2 * math.log(1 / delta)) + 1  # from the tail bound of a normal
     return float(brentq(over, 0.0, high, xtol=1e-12, rtol=1e-12))
 
 
 def single(noise: float, rate: float, delta: float) -> float:
-    """Return epsilon of one step, in closed form: amplification by sampling is tight (Balle, Barthe & Gaboardi 2018).
+    """Return epsilon of one step in closed form.
 
-    delta_q(log(1 + q (exp(epsilon) - 1))) = q delta(epsilon), arXiv 1807.01647, theorem 8.
+    Amplification by sampling is tight: delta_q(log(1 + q (exp(epsilon) - 1))) = q delta(epsilon) (Balle, Barthe &
+    Gaboardi 2018, arXiv 1807.01647, theorem 8).
     """
     if delta >= rate:
         return 0.0
@@ -145,24 +149,24 @@ def single(noise: float, rate: float, delta: float) -> float:
 
 
 def warn_of_delta(delta: float, units: int) -> str | None:
-    """Return a sentence where `delta` is 1 / `units` or more: then giving one unit's record away outright would pass."""
+    """Return a warning if `delta` is 1 / `units` or more, else None."""
     if delta * units < 1:
         return None
     wanted = 10.0 ** math.floor(math.log10(0.1 / units))
     return (
-        f"delta {delta:g} is at least 1/{units}: a mechanism that publishes one unit's record whole would meet it; "
-        f"take delta well below 1 / number of units, here {wanted:.0e} or less"
+        f"delta {delta:g} is at least 1/{units}: a mechanism that publishes the whole record of one unit would meet it; "
+        f"use a delta well below 1 / number of units, here {wanted:.0e} or less"
     )
 
 
 def _merged(done: Sequence[Step]) -> list[Step]:
-    """Like steps counted together, in a fixed order; order does not matter to what is spent. Raises InputError."""
+    """Return equal steps counted together, sorted. The order does not change the cost. Raises InputError."""
     counts: dict[tuple[float, float], int] = {}
     for noise, rate, steps in done:
         if not (math.isfinite(noise) and noise >= 0):
             raise InputError(f"the noise multiplier is {noise}; it must be a finite number, 0 or more")
         if not 0 < rate <= 1:
-            raise InputError(f"the sampling rate is {rate:g}; it must be in (0, 1]: take a smaller batch")
+            raise InputError(f"the sampling rate is {rate:g}; it must be in (0, 1]: use a smaller batch_size")
         if steps < 0 or steps != int(steps):
             raise InputError(f"the number of steps is {steps}; it must be a whole number, 0 or more")
         counts[float(noise), float(rate)] = counts.get((float(noise), float(rate)), 0) + int(steps)
@@ -181,11 +185,11 @@ def _require_epsilon(epsilon: float) -> None:
 
 FEW = (1.25, 1.5, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 128, 256, 1000)
 ORDERS = (*(1 + i / 10 for i in range(1, 30)), *range(4, 64), 96, 128, 192, 256, 512, 1000)
-"""Of RDP, which is an upper bound at any of them. Whole ones are cheap; large ones serve small epsilon."""
+"""Orders of RDP, which is an upper bound at each of them. Integers are cheap; large ones serve small epsilon."""
 
 
 def _rdp(history: Sequence[Step], delta: float, orders: Sequence[float] = ORDERS) -> float:
-    """Return epsilon by RDP."""
+    """Return the epsilon of RDP, an upper bound."""
     from opacus.accountants import RDPAccountant
 
     _require_delta(delta)
@@ -196,15 +200,15 @@ def _rdp(history: Sequence[Step], delta: float, orders: Sequence[float] = ORDERS
     accountant = RDPAccountant()
     accountant.history = list(history)
     with warnings.catch_warnings(), np.errstate(all="ignore"):
-        warnings.simplefilter("ignore", UserWarning)  # that the best order is the last: the bound is loose but holds
-        found = float(accountant.get_epsilon(delta, alphas=list(orders)))
-    return max(found, 0.0) if math.isfinite(found) else math.inf
+        warnings.simplefilter("ignore", UserWarning)  # "best order is the last": the bound is loose but holds
+        epsilon = float(accountant.get_epsilon(delta, alphas=list(orders)))
+    return max(epsilon, 0.0) if math.isfinite(epsilon) else math.inf
 
 
 def _prv(history: Sequence[Step], delta: float) -> float:
-    """Return epsilon by PRV, an upper bound.
+    """Return the epsilon of PRV, an upper bound.
 
-    Raises ValueError, ArithmeticError or RuntimeError where PRV cannot tell.
+    Raises ValueError, ArithmeticError or RuntimeError if PRV cannot compute it.
     """
     from opacus.accountants import PRVAccountant
 
@@ -215,18 +219,18 @@ def _prv(history: Sequence[Step], delta: float) -> float:
     accountant = PRVAccountant()
     accountant.history = list(history)
     with warnings.catch_warnings(), np.errstate(all="ignore"):
-        warnings.simplefilter("ignore", UserWarning)  # of the orders that set the grid, and of quadrature
-        found = float(accountant.get_epsilon(delta, eps_error=error, delta_error=off))
+        warnings.simplefilter("ignore", UserWarning)  # about the orders that set the grid, and about quadrature
+        epsilon = float(accountant.get_epsilon(delta, eps_error=error, delta_error=off))
     least = max(single(noise, rate, delta) for noise, rate, _ in history)
-    if not math.isfinite(found) or found < least:
+    if not math.isfinite(epsilon) or epsilon < least:
         raise ArithmeticError("PRV lost its precision")
-    return found
+    return epsilon
 
 
 def _error(history: Sequence[Step], delta: float, off: float) -> float:
-    """Return the error of epsilon that PRV is asked for: small, and large enough that its grid fits.
+    """Return the error of epsilon to request from PRV: small, but large enough that its grid fits.
 
-    Raises ValueError.
+    Raises ValueError if the history is too long.
     """
     upper, widest = _rdp(history, delta, FEW), _rdp(history, off / 4, FEW) + 3
     steps = sum(count for _, _, count in history)
@@ -238,17 +242,17 @@ def _error(history: Sequence[Step], delta: float, off: float) -> float:
 
 
 def _enough(fits: Callable[[float], bool], epsilon: float, delta: float) -> float:
-    """Return a noise multiplier that is surely large enough, in steps of a quarter."""
+    """Return a noise multiplier that is large enough. It grows in steps of a quarter."""
     noise = 0.2
     while not fits(noise):
         noise *= 1.25
         if noise > LARGEST_NOISE:
-            raise InputError(f"no noise gives epsilon {epsilon:g} at delta {delta:g}; ask for more epsilon")
+            raise InputError(f"no noise gives epsilon {epsilon:g} at delta {delta:g}; give a larger epsilon")
     return noise
 
 
 def _smallest(cost: Callable[[float], float], epsilon: float, high: float) -> float:
-    """Return the smallest noise of cost at most `epsilon`, which `high` has; on a logarithmic scale by Brent's method."""
+    """Return the smallest noise of cost at most `epsilon`, by Brent's method on a logarithmic scale; `high` is enough."""
     from scipy.optimize import brentq
 
     low = 0.85 * high
@@ -263,24 +267,24 @@ def _smallest(cost: Callable[[float], float], epsilon: float, high: float) -> fl
 
 
 def _last(over: Callable[[int], float], surely: int) -> int:
-    """Return the last number of steps at which `over`, which rises, is not above 0; at `surely` it is not.
+    """Return the largest number of steps at which the rising function `over` is at most 0; at `surely` it is.
 
-    By doubling, then by false position with the Illinois weights: each look is dear.
+    The search doubles first and then uses the Illinois variant of false position, because each call is expensive.
     """
     low, high = surely, surely + max(surely // 8, 1)
     below = over(low)
     while (above := over(high)) <= 0:
         low, below, high = high, above, high + 2 * (high - low)
         if high > MOST_STEPS:
-            raise InputError("so much noise affords any number of steps; give less noise or a smaller epsilon")
+            raise InputError("this noise allows any number of steps; give less noise or a smaller epsilon")
     side = 0
     while high - low > 1:
         share = 0.5 if below == above or math.isinf(above) else below / (below - above)
         middle = min(max(round(low + share * (high - low)), low + 1), high - 1)
-        if (found := over(middle)) <= 0:
-            low, below, above = middle, found, above / 2 if side < 0 else above
+        if (value := over(middle)) <= 0:
+            low, below, above = middle, value, above / 2 if side < 0 else above
             side = -1
         else:
-            high, above, below = middle, found, below / 2 if side > 0 else below
+            high, above, below = middle, value, below / 2 if side > 0 else below
             side = 1
     return low

@@ -140,7 +140,7 @@ def _condition(config: configs.RunConfig) -> str:
 
 
 def _digests(seen: Provenance) -> str:
-    found = seen.told.get("digests", {})
+    found = seen.record.get("digests", {})
     return ", ".join(f"{name} `{value}`" for name, value in sorted(found.items())) or "none yet"
 
 
@@ -148,7 +148,7 @@ def _training_data(seen: Provenance) -> list[str]:
     """Of what it learnt; without a number where the run was asked to be private."""
     if _private(seen.config):
         return ["Radiographs of patients, under the ledger below. Their digest and counts stay where they are."]
-    real = seen.told.get("counts", {}).get("real")
+    real = seen.record.get("counts", {}).get("real")
     return [
         f"{real if real is not None else 'An unknown number of'} radiographs of patients.",
         f"Digest of the train rows: `{seen.data or 'not there'}`.",
@@ -172,11 +172,14 @@ def _ledger(seen: Provenance, said: Claim) -> str:
     if not isinstance(ledger, Ledger) or not ledger.mechanisms:
         return "There is no ledger of private training."
     rows = [
-        (one.stage, one.unit, one.noise_multiplier, one.clip, one.sample_rate, one.steps, one.times,
-         one.images_per_unit, one.multiplicity, "yes" if one.secure else "no")
+        (one.stage, one.privacy_unit, one.noise_multiplier, one.max_grad_norm, one.sample_rate, one.steps, one.times,
+         one.max_images_per_patient, one.noise_multiplicity, "yes" if one.secure_mode else "no")
         for one in ledger.mechanisms
     ]  # fmt: skip
-    columns = "stage,unit,noise,clip,rate,steps,times,images a unit,multiplicity,secure".split(",")
+    columns = (
+        "stage privacy_unit noise_multiplier max_grad_norm sample_rate steps times max_images_per_patient "
+        "noise_multiplicity secure_mode"
+    ).split()
     composed = (
         f"All together, at delta {ledger.delta:g}: epsilon {format_epsilon(ledger.spent.epsilon)} ({ledger.spent.accountant}), "
         f"{format_epsilon(ledger.spent.rdp)} by RDP alone; neighbours: {ledger.neighbours}. The number of units is taken as "

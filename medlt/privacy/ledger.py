@@ -1,8 +1,8 @@
-"""The ledger of a run: every mechanism that looked at the patients, and what all of them cost together.
+"""The ledger of a run: all private trainings on its patients, and the epsilon that they cost together.
 
-ledger.json is what a data-protection officer files. It names its own bytes by a digest, and the composed epsilon in it
-is computed anew at each reading: a number changed by hand is refused. The digest is no signature: who wants to deceive
-can compute it too; who must exclude that keeps a copy.
+ledger.json is the record for a data-protection officer. It holds a digest of its contents, and its composed epsilon is
+computed again each time it is read, so a number changed by hand is refused. The digest is not a signature: whoever
+changes the file on purpose can compute a new one. Keep a copy to exclude that.
 """
 
 from __future__ import annotations
@@ -24,170 +24,177 @@ FORMAT = "medlt ledger 1"
 NAME = "ledger.json"
 MECHANISM_FORMAT = "medlt mechanism 1"
 MECHANISM = "mechanism.json"
-"""What one private training leaves in its folder, for the ledger."""
+"""The record that one private training writes to its folder, for the ledger."""
 UNITS = ("patient", "image")
 NEIGHBOURS = {
     "patient": "one patient, with all of their images, added or removed",
-    "image": "one image added or removed; a patient with several images is hidden less",
-    "mixed": "one patient with a single image added or removed, the weaker unit of the stages",
+    "image": "one image added or removed; a patient with several images is protected less",
+    "mixed": "one patient with a single image added or removed, the weaker privacy unit of the stages",
 }
 ACCOUNTANTS = ("opacus", "scipy", "numpy")
-DRIFT = 0.01  # relative, of epsilon between versions of the accountants
+DRIFT = 0.01  # relative difference of epsilon between versions of the accountants
 
 
 @dataclass(frozen=True, kw_only=True)
 class Mechanism:
-    """One training under differential privacy, as it was done.
+    """One finished training under differential privacy.
 
-    unit: whose presence is hidden; units: how many there were; sample_rate: chance of each to be in a step; clip: norm
-    of a unit's gradient; noise_multiplier: standard deviation of the noise over `clip`; steps: taken, of `planned`;
-    times: of several like trainings, in how many one unit can be; way: how gradients were taken one by one;
-    randomness: of noise and sampling, in a sentence; data, weights: digests, of the rows it saw and of what it
-    learnt ("" until it is finished); changes: to the network, before training.
+    privacy_unit: "patient" or "image"; units: their number; sample_rate: probability that a unit is in a step;
+    max_grad_norm: largest norm of the gradient of a unit; noise_multiplier: standard deviation of the noise over
+    `max_grad_norm`; steps: taken, of `planned`; max_images_per_patient: rows of a sampled unit per step;
+    noise_multiplicity: how often each of these rows is used; times: how many trainings of this kind one unit can be in;
+    grad_sample_mode: how the gradients of units were computed; randomness: source of noise and sampling, as a
+    sentence; secure_mode: whether that source is cryptographic; data, weights: digests of the rows and of the trained
+    weights ("" until the training is finished); changes: to the network before training.
     """
 
     stage: str
-    unit: str
+    privacy_unit: str
     units: int
     sample_rate: float
     noise_multiplier: float
-    clip: float
+    max_grad_norm: float
     steps: int
     planned: int
-    images_per_unit: int
-    multiplicity: int
+    max_images_per_patient: int
+    noise_multiplicity: int
     times: int = 1
-    way: str
+    grad_sample_mode: str
     randomness: str
-    secure: bool
+    secure_mode: bool
     data: str
     weights: str = ""
     changes: tuple[str, ...] = ()
     versions: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if self.unit not in UNITS:
-            raise InputError(f"ledger: {self.stage} has unit {self.unit!r}; it is one of {', '.join(UNITS)}")
-        if self.units < 1 or self.times < 1 or not self.clip > 0:
-            raise InputError(f"ledger: {self.stage} has units, times or a clip below 1, or 0; give what was used")
+        if self.privacy_unit not in UNITS:
+            raise InputError(
+                f"ledger: {self.stage} has privacy_unit {self.privacy_unit!r}; give one of {', '.join(UNITS)}"
+            )
+        if self.units < 1 or self.times < 1 or not self.max_grad_norm > 0:
+            raise InputError(
+                f"ledger: {self.stage} has units {self.units}, times {self.times}, max_grad_norm {self.max_grad_norm}; "
+                "give units and times of at least 1 and max_grad_norm above 0"
+            )
 
     @property
     def cost(self) -> Step:
-        """What the accountants count: (noise multiplier, sampling rate, steps)."""
+        """The input of the accountants: (noise multiplier, sampling rate, steps)."""
         return self.noise_multiplier, self.sample_rate, self.steps * self.times
 
 
 @dataclass(frozen=True)
 class Ledger:
-    """All mechanisms on the patients of a run. `spent` is what they cost together at `delta`."""
+    """All mechanisms on the patients of a run. `spent` is their joint cost at `delta`."""
 
     mechanisms: tuple[Mechanism, ...]
     delta: float
-    epsilon_asked: float
+    target_epsilon: float
     spent: Spent
     versions: Mapping[str, str] = field(default_factory=dict)
 
     @property
-    def unit(self) -> str:
-        """The weakest unit of its mechanisms."""
-        return "image" if any(one.unit == "image" for one in self.mechanisms) else "patient"
+    def privacy_unit(self) -> str:
+        """The weakest privacy unit of the mechanisms."""
+        return "image" if any(one.privacy_unit == "image" for one in self.mechanisms) else "patient"
 
     @property
     def neighbours(self) -> str:
-        """Which two collections the claim makes hard to tell apart."""
-        return NEIGHBOURS["mixed" if len({one.unit for one in self.mechanisms}) > 1 else self.unit]
+        """How two collections differ that the claim makes hard to distinguish."""
+        return NEIGHBOURS["mixed" if len({one.privacy_unit for one in self.mechanisms}) > 1 else self.privacy_unit]
 
     @property
     def units(self) -> int:
-        """The fewest units of any of its mechanisms; 0 where there is none."""
+        """The smallest number of units of any mechanism; 0 without mechanisms."""
         return min((one.units for one in self.mechanisms), default=0)
 
     @property
-    def secure(self) -> bool:
-        """Whether all noise and sampling was from secret randomness."""
-        return all(one.secure for one in self.mechanisms)
+    def secure_mode(self) -> bool:
+        """Whether all noise and sampling used cryptographic randomness."""
+        return all(one.secure_mode for one in self.mechanisms)
 
     @property
     def warning(self) -> str | None:
-        """A sentence where delta is too large for so few units."""
+        """A warning if delta is too large for the number of units, else None."""
         return warn_of_delta(self.delta, self.units) if self.mechanisms else None
 
     def of(self, stage: str) -> tuple[Mechanism, ...]:
-        """Return the mechanisms of a stage, several where it trained several networks."""
+        """Return the mechanisms of a stage: several if it trained several networks."""
         return tuple(one for one in self.mechanisms if one.stage == stage)
 
 
-def compose(mechanisms: Sequence[Mechanism], delta: float, epsilon_asked: float) -> Ledger:
+def compose(mechanisms: Sequence[Mechanism], delta: float, target_epsilon: float) -> Ledger:
     """Return the ledger of mechanisms on the same patients. Raises InputError for values out of range."""
     cost = _composed(tuple(one.cost for one in mechanisms), delta)
     versions = {name: metadata.version(name) for name in ACCOUNTANTS}
-    return Ledger(tuple(mechanisms), delta, epsilon_asked, cost, versions)
+    return Ledger(tuple(mechanisms), delta, target_epsilon, cost, versions)
 
 
-def write_ledger(path: Path, mechanisms: Sequence[Mechanism], delta: float, epsilon_asked: float) -> None:
-    """Write ledger.json, whole or not at all, in place of an earlier one."""
-    tree = _tree(compose(mechanisms, delta, epsilon_asked))
+def write_ledger(path: Path, mechanisms: Sequence[Mechanism], delta: float, target_epsilon: float) -> None:
+    """Write ledger.json atomically. An existing one is replaced."""
+    tree = _tree(compose(mechanisms, delta, target_epsilon))
     write_json(path, {**tree, "digest": digest(tree)})
 
 
 def read_ledger(path: Path) -> Ledger:
-    """Return the ledger, checked: its digest, and its composed epsilon computed anew.
+    """Read a ledger, and check its digest and its composed epsilon.
 
-    Raises InputError for one that is missing, damaged, edited by hand, or not what its mechanisms cost.
+    Raises InputError if it is missing, damaged, edited by hand, or if its epsilon is not that of its mechanisms.
     """
     if not Path(path).is_file():
-        raise InputError(f"{path}: there is no ledger; nothing of this run was trained privately, or it did not finish")
+        raise InputError(f"{path}: there is no ledger; nothing in this run was trained privately, or it did not finish")
     try:
         tree = json.loads(Path(path).read_text())
-        told, known = tree.pop("digest"), tree["format"]
+        written, version = tree.pop("digest"), tree["format"]
     except (ValueError, KeyError, AttributeError, TypeError):
         raise InputError(f"{path}: damaged; restore it from a copy, or train again") from None
-    if told != digest(tree):
+    if written != digest(tree):
         raise InputError(f"{path}: was edited by hand (its digest does not match); restore it from a copy")
-    if known != FORMAT:
-        raise InputError(f"{path}: is {known!r}, this version reads {FORMAT!r}; use the version that wrote it")
+    if version != FORMAT:
+        raise InputError(f"{path}: is {version!r}, this version reads {FORMAT!r}; use the version that wrote it")
     return _checked(tree, path)
 
 
 def write_mechanism(path: Path, mechanism: Mechanism) -> None:
-    """Write mechanism.json, whole or not at all."""
-    told = asdict(mechanism) | {"clip": _finite(mechanism.clip)}
-    tree = json.loads(json.dumps({"format": MECHANISM_FORMAT, **told}, allow_nan=False))
+    """Write mechanism.json atomically."""
+    values = asdict(mechanism) | {"max_grad_norm": _finite(mechanism.max_grad_norm)}
+    tree = json.loads(json.dumps({"format": MECHANISM_FORMAT, **values}, allow_nan=False))
     write_json(path, {**tree, "digest": digest(tree)})
 
 
 def read_mechanism(path: Path) -> Mechanism:
-    """Return the mechanism of a finished private training. Raises InputError for one that is missing or damaged."""
+    """Read the mechanism of a finished private training. Raises InputError if it is missing or damaged."""
     try:
         tree = json.loads(Path(path).read_text())
-        told, known = tree.pop("digest"), tree.pop("format")
-        if told == digest({"format": known, **tree}) and known == MECHANISM_FORMAT:
-            return _mechanism(tree | {"clip": _number(tree["clip"])})
+        written, version = tree.pop("digest"), tree.pop("format")
+        if written == digest({"format": version, **tree}) and version == MECHANISM_FORMAT:
+            return _mechanism(tree | {"max_grad_norm": _number(tree["max_grad_norm"])})
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         pass
-    raise InputError(f"{path}: missing or damaged; remove its folder, and the training is made again")
+    raise InputError(f"{path}: missing or damaged; remove its folder and run again to repeat the training")
 
 
 def format_epsilon(epsilon: float) -> str:
-    """Return epsilon as it is printed anywhere: two decimals, rounded up, for a smaller number would promise too much."""
+    """Return epsilon as text with two decimals, rounded up, because a smaller number would promise too much."""
     return f"{math.ceil(round(epsilon * 100, 6)) / 100:.2f}" if math.isfinite(epsilon) else "infinite"
 
 
 def _tree(ledger: Ledger) -> dict[str, Any]:
-    """Return what is written, in JSON's own kinds, so that it is equal after reading."""
+    """Return the contents of ledger.json, as JSON types, so that they are equal after reading."""
     cost = ledger.spent
     tree = {
         "format": FORMAT,
-        "unit": ledger.unit,
+        "privacy_unit": ledger.privacy_unit,
         "neighbours": ledger.neighbours,
         "delta": ledger.delta,
         "epsilon": {
-            "asked": _finite(ledger.epsilon_asked),
+            "target": _finite(ledger.target_epsilon),
             "spent": _finite(cost.epsilon),
             "by_rdp": _finite(cost.rdp),
         },
         "accountant": cost.accountant,
-        "secure": ledger.secure,
+        "secure_mode": ledger.secure_mode,
         "mechanisms": [asdict(one) for one in ledger.mechanisms],
         "versions": dict(ledger.versions),
     }
@@ -195,35 +202,40 @@ def _tree(ledger: Ledger) -> dict[str, Any]:
 
 
 def _finite(epsilon: float) -> float | None:
-    """Return JSON knows no infinity."""
+    """Return a finite number as it is, and None for infinity, which JSON lacks."""
     return epsilon if math.isfinite(epsilon) else None
 
 
-def _number(told: float | None) -> float:
-    return math.inf if told is None else float(told)
+def _number(value: float | None) -> float:
+    """Return the number of which `_finite` made `value`."""
+    return math.inf if value is None else float(value)
 
 
 def _checked(tree: dict[str, Any], path: Path) -> Ledger:
-    """Return the ledger a tree tells of, if it follows from its mechanisms."""
+    """Return the ledger in a JSON tree. Raises InputError unless its totals follow from its mechanisms."""
     try:
         mechanisms = [_mechanism(one) for one in tree["mechanisms"]]
-        asked, *told = (_number(tree["epsilon"][key]) for key in ("asked", "spent", "by_rdp"))
-        again = compose(mechanisms, float(tree["delta"]), asked)
+        target, *written = (_number(tree["epsilon"][key]) for key in ("target", "spent", "by_rdp"))
+        again = compose(mechanisms, float(tree["delta"]), target)
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         if isinstance(error, InputError):
             raise
         raise InputError(f"{path}: damaged; restore it from a copy, or train again") from None
-    found = (again.spent.epsilon, again.spent.rdp)
-    if not all(math.isclose(a, b, rel_tol=DRIFT, abs_tol=DRIFT) for a, b in zip(told, found, strict=True)):
+    cost = (again.spent.epsilon, again.spent.rdp)
+    if not all(math.isclose(a, b, rel_tol=DRIFT, abs_tol=DRIFT) for a, b in zip(written, cost, strict=True)):
         raise InputError(
-            f"{path}: says epsilon {told[0]}, but its mechanisms cost {format_epsilon(found[0])}; restore it from a copy"
+            f"{path}: holds epsilon {written[0]}, but its mechanisms cost {format_epsilon(cost[0])}; restore it from a "
+            "copy"
         )
-    if (tree["unit"], tree["secure"]) != (again.unit, again.secure):
-        raise InputError(f"{path}: its unit or its randomness is not that of its mechanisms; restore it from a copy")
-    return Ledger(again.mechanisms, again.delta, again.epsilon_asked, again.spent, tree["versions"])
+    if (tree["privacy_unit"], tree["secure_mode"]) != (again.privacy_unit, again.secure_mode):
+        raise InputError(
+            f"{path}: its privacy_unit or secure_mode is not that of its mechanisms; restore it from a copy"
+        )
+    return Ledger(again.mechanisms, again.delta, again.target_epsilon, again.spent, tree["versions"])
 
 
 def _mechanism(tree: dict[str, Any]) -> Mechanism:
+    """Return the mechanism in a JSON tree. Raises KeyError for other fields."""
     if set(tree) != {one.name for one in fields(Mechanism)}:
         raise KeyError("fields")
     return Mechanism(**{**tree, "changes": tuple(tree["changes"])})
@@ -231,5 +243,5 @@ def _mechanism(tree: dict[str, Any]) -> Mechanism:
 
 @lru_cache(maxsize=256)
 def _composed(costs: tuple[Step, ...], delta: float) -> Spent:
-    """Return kept: a ledger is read by many, and each composition takes up to a second."""
+    """Return the joint cost, from a cache: a ledger is read often, and each composition takes up to a second."""
     return spent(costs, delta)

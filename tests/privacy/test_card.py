@@ -32,9 +32,9 @@ def folder(run: Path, **changed: Any) -> Path:
     digests = {"codec": "1", "denoiser": "2", "manifest": manifest().digest()}
     write_json(run / "run.json", {"digests": digests, "weights": {"denoiser": "3"}, "counts": {"real": 4}})
     done = Mechanism(
-        stage="denoiser", unit="patient", units=4, sample_rate=0.01, noise_multiplier=2.0, clip=1.0, steps=20,
-        planned=20, images_per_unit=1, multiplicity=7, way="hooks", randomness="from the operating system",
-        secure=True, data=manifest().split("train").digest(), weights="3",
+        stage="denoiser", privacy_unit="patient", units=4, sample_rate=0.01, noise_multiplier=2.0, max_grad_norm=1.0, steps=20,
+        planned=20, max_images_per_patient=1, noise_multiplicity=7, grad_sample_mode="hooks", randomness="from the operating system",
+        secure_mode=True, data=manifest().split("train").digest(), weights="3",
     )  # fmt: skip
     write_ledger(run / "ledger.json", [done], 1e-6, 8.0)
     manifest().write(run / "stages" / "data" / "manifest.parquet")

@@ -39,9 +39,9 @@ def manifest() -> Manifest:
 
 def mechanism(stage: str = "denoiser", **changed: Any) -> Mechanism:
     given = {
-        "stage": stage, "unit": "patient", "units": 4, "sample_rate": 0.01, "noise_multiplier": 2.0, "clip": 1.0,
-        "steps": 20, "planned": 20, "images_per_unit": 1, "multiplicity": 4, "way": "hooks",
-        "randomness": "from the operating system", "secure": True, "data": manifest().split("train").digest(),
+        "stage": stage, "privacy_unit": "patient", "units": 4, "sample_rate": 0.01, "noise_multiplier": 2.0, "max_grad_norm": 1.0,
+        "steps": 20, "planned": 20, "max_images_per_patient": 1, "noise_multiplicity": 4, "grad_sample_mode": "hooks",
+        "randomness": "from the operating system", "secure_mode": True, "data": manifest().split("train").digest(),
         "weights": f"weights of {stage}",
     }  # fmt: skip
     return Mechanism(**{**given, **changed})
@@ -75,10 +75,10 @@ def test_a_sound_run_carries_what_its_ledger_says(sound: Path) -> None:
     found = claim(sound)
     assert found.reasons == ()
     assert found.epsilon == read_ledger(sound / "ledger.json").spent.epsilon
-    assert (found.delta, found.unit, found.secure) == (1e-6, "patient", True)
+    assert (found.delta, found.privacy_unit, found.secure_mode) == (1e-6, "patient", True)
     assert found.covers == "the denoiser's weights, the synthetic images with their labels"
     assert "one patient, with all of their images" in found.sentence
-    assert "codec is taken as public" in found.sentence
+    assert "codec is assumed to be public" in found.sentence
     assert "other runs on the same patients" in found.sentence
 
 
@@ -99,7 +99,7 @@ FLAWS: dict[str, tuple[dict[str, Any], str]] = {
     "codec trained": ({"codec": {"kind": "train"}}, "codec was trained without privacy"),
     "codec tuned": ({"codec": {"kind": "folder", "path": "codec", "tune": {}}}, "codec was trained without privacy"),
     "budget": ({"privacy": {"epsilon": 1, "delta": 1e-6}}, "another budget"),
-    "unit": ({"privacy": {"epsilon": 8, "delta": 1e-6, "privacy_unit": "image"}}, "another unit"),
+    "unit": ({"privacy": {"epsilon": 8, "delta": 1e-6, "privacy_unit": "image"}}, "another privacy_unit"),
 }
 AT_THE_DOOR = set(FLAWS) - {"codec trained", "codec tuned", "budget", "unit"}
 
@@ -139,6 +139,27 @@ def test_given_weights_are_said_to_be_assumed_public(tmp_path: Path) -> None:
         assert found.reasons == ()
         assert "began from given weights" in found.sentence
     assert "began from given weights" not in claim(folder(tmp_path / "own")).sentence
+
+
+@pytest.mark.parametrize(
+    ("key", "changed"),
+    [
+        ("codec.path", {"codec": {"kind": "folder", "path": "GIVEN"}}),
+        ("denoiser.init_from", {"denoiser": {"kind": "unet", "init_from": "GIVEN"}}),
+        ("denoiser.init_from", {"denoiser": {"kind": "transformer", "init_from": "GIVEN"}}),
+        (
+            "denoiser.model.path",
+            {"denoiser": {"kind": "stable-diffusion", "model": {"kind": "folder", "path": "GIVEN"}}},
+        ),
+    ],
+)
+def test_given_weights_of_a_run_on_the_same_patients_are_a_reason(
+    tmp_path: Path, key: str, changed: dict[str, Any]
+) -> None:
+    manifest().write(tmp_path / "other" / "stages" / "data" / "manifest.parquet")
+    given = str(tmp_path / "other" / "artifacts" / "weights")
+    (reason,) = claim(folder(tmp_path / "run", **json.loads(json.dumps(changed).replace("GIVEN", given)))).reasons
+    assert reason.startswith(f"{key} was trained in a run on some of the same patients")
 
 
 def test_what_never_saw_a_patient_costs_nothing(tmp_path: Path) -> None:
@@ -197,12 +218,12 @@ BREAKS: dict[str, tuple[Callable[[Path], object], str]] = {
     "unfinished": (lambda run: rewrite(run, mechanism(weights="")), "did not finish"),
     "other weights": (lambda run: rewrite(run, mechanism(weights="x")), "weights differ"),
     "weights unknown": (lambda run: write_json(run / "run.json", {}), "weights differ"),
-    "seeded": (lambda run: rewrite(run, mechanism(secure=False)), "not secure"),
-    "one seeded": (lambda run: rewrite(run, mechanism(), mechanism("codec", secure=False)), "not secure"),
+    "seeded": (lambda run: rewrite(run, mechanism(secure_mode=False)), "not secure"),
+    "one seeded": (lambda run: rewrite(run, mechanism(), mechanism("codec", secure_mode=False)), "not secure"),
     "other rows": (lambda run: rewrite(run, mechanism(data="0")), "other rows"),
-    "rows gone": (lambda run: shutil.rmtree(run / "stages"), "rows the run filed are gone"),
+    "rows gone": (lambda run: shutil.rmtree(run / "stages"), "recorded rows of the run are missing"),
     "other budget": (lambda run: write_ledger(run / "ledger.json", [mechanism()], 1e-5, 8.0), "another budget"),
-    "other unit": (lambda run: rewrite(run, mechanism(unit="image")), "another unit"),
+    "other unit": (lambda run: rewrite(run, mechanism(privacy_unit="image")), "another privacy_unit"),
     "judge": (lambda run: look(run, "label_consistency"), "label_consistency"),
     "band": (lambda run: look(run, "in_band"), "in_band"),
     "near copy": (lambda run: look(run, "near_copy"), "near_copy"),
@@ -210,8 +231,8 @@ BREAKS: dict[str, tuple[Callable[[Path], object], str]] = {
     "guidance_classifier": (lambda run: retell(run, digests={"guidance_classifier": "1"}), "guidance_classifier"),
     "latent classifier": (lambda run: retell(run, digests={"latent_classifier": "1"}), "latent classifier"),
     "levels": (lambda run: retell(run, digests={"levels": "1"}), "levels of rarity"),
-    "lent labels": (lambda run: lend(run, "label_source"), "lent their labels"),
-    "lent pixels": (lambda run: lend(run, "tail_parent"), "lent their labels or pixels"),
+    "lent labels": (lambda run: lend(run, "label_source"), "with labels or pixels of real rows"),
+    "lent pixels": (lambda run: lend(run, "tail_parent"), "with labels or pixels of real rows"),
 }
 
 

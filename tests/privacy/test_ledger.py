@@ -19,18 +19,18 @@ from medlt.types import InputError
 ROOT = Path(__file__).parents[2]
 ONE = Mechanism(
     stage="denoiser",
-    unit="patient",
+    privacy_unit="patient",
     units=800,
     sample_rate=0.04,
     noise_multiplier=2.0,
-    clip=1.0,
+    max_grad_norm=1.0,
     steps=50,
     planned=50,
-    images_per_unit=1,
-    multiplicity=4,
-    way="hooks",
+    max_images_per_patient=1,
+    noise_multiplicity=4,
+    grad_sample_mode="hooks",
     randomness="from the operating system",
-    secure=True,
+    secure_mode=True,
     data="0123456789abcdef",
     weights="fedcba9876543210",
     changes=("BatchNorm became GroupNorm",),
@@ -43,7 +43,7 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
     write_ledger(path := tmp_path / "ledger.json", [ONE, TWO], 1e-6, 8.0)
     found = read_ledger(path)
     assert found.mechanisms == (ONE, TWO)
-    assert (found.delta, found.epsilon_asked, found.unit, found.secure, found.units) == (
+    assert (found.delta, found.target_epsilon, found.privacy_unit, found.secure_mode, found.units) == (
         1e-6,
         8.0,
         "patient",
@@ -54,7 +54,7 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
     assert found.of("codec") == (TWO,)
     assert set(found.versions) == {"opacus", "scipy", "numpy"}
     before = path.read_bytes()
-    write_ledger(path, found.mechanisms, found.delta, found.epsilon_asked)
+    write_ledger(path, found.mechanisms, found.delta, found.target_epsilon)
     assert path.read_bytes() == before
 
 
@@ -66,7 +66,7 @@ def test_a_training_a_unit_can_be_in_several_times_counts_so_often() -> None:
 
 def test_a_budget_without_end_is_told_as_it_is(tmp_path: Path) -> None:
     write_ledger(path := tmp_path / "ledger.json", [ONE], 1e-6, math.inf)
-    assert read_ledger(path).epsilon_asked == math.inf
+    assert read_ledger(path).target_epsilon == math.inf
 
 
 def test_no_mechanism_costs_nothing(tmp_path: Path) -> None:
@@ -129,15 +129,15 @@ def test_any_value_edited_by_hand_is_refused(written: Path, data: st.DataObject)
         ("epsilon", "spent"),
         ("epsilon", "by_rdp"),
         ("delta",),
-        ("unit",),
-        ("secure",),
+        ("privacy_unit",),
+        ("secure_mode",),
         ("format",),
         ("mechanisms", 0, "noise_multiplier"),
         ("mechanisms", 0, "steps"),
         ("mechanisms", 1, "sample_rate"),
         ("mechanisms", 1, "times"),
-        ("mechanisms", 1, "unit"),
-        ("mechanisms", 1, "secure"),
+        ("mechanisms", 1, "privacy_unit"),
+        ("mechanisms", 1, "secure_mode"),
     ],
 )
 def test_a_digest_made_to_fit_does_not_help_against_the_sum(written: Path, leaf: tuple[str | int, ...]) -> None:
@@ -171,10 +171,10 @@ def test_nothing_half_written(tmp_path: Path) -> None:
 
 
 def test_of_mixed_units_the_weaker_is_told() -> None:
-    mixed = compose([ONE, replace(TWO, unit="image")], 1e-6, 8.0)
-    assert mixed.unit == "image"
+    mixed = compose([ONE, replace(TWO, privacy_unit="image")], 1e-6, 8.0)
+    assert mixed.privacy_unit == "image"
     assert "a single image" in mixed.neighbours
-    assert compose([ONE, replace(TWO, secure=False)], 1e-6, 8.0).secure is False
+    assert compose([ONE, replace(TWO, secure_mode=False)], 1e-6, 8.0).secure_mode is False
 
 
 def test_a_delta_too_large_for_the_units_is_warned_of() -> None:
@@ -182,7 +182,10 @@ def test_a_delta_too_large_for_the_units_is_warned_of() -> None:
     assert "1/800" in (compose([ONE], 1e-2, 8.0).warning or "")
 
 
-@pytest.mark.parametrize("wrong", [{"unit": "hospital"}, {"units": 0}, {"clip": 0.0}, {"clip": math.nan}, {"times": 0}])
+@pytest.mark.parametrize(
+    "wrong",
+    [{"privacy_unit": "hospital"}, {"units": 0}, {"max_grad_norm": 0.0}, {"max_grad_norm": math.nan}, {"times": 0}],
+)
 def test_a_mechanism_out_of_range_is_refused(wrong: dict[str, object]) -> None:
     with pytest.raises(InputError, match="denoiser"):
         replace(ONE, **wrong)
@@ -205,7 +208,8 @@ def prints_epsilon(source: str) -> list[str]:
     tree = ast.parse(source)
     errors = {id(inner) for node in ast.walk(tree) if isinstance(node, ast.Raise) for inner in ast.walk(node)}
     shows = [node.value for node in ast.walk(tree) if isinstance(node, ast.FormattedValue) and id(node) not in errors]
-    return [text for text in map(ast.unparse, shows) if re.search(r"epsilon|\bspent\b", text)]
+    values = [text.replace("format_epsilon(", "") for text in map(ast.unparse, shows)]  # the name of the formatter
+    return [text for text in values if re.search(r"epsilon|\bspent\b", text)]
 
 
 def test_nothing_else_prints_an_epsilon() -> None:
@@ -215,6 +219,7 @@ def test_nothing_else_prints_an_epsilon() -> None:
     """
     assert prints_epsilon('raise InputError(f"epsilon {epsilon} is below 0")') == []
     assert prints_epsilon('f"{privacy.epsilon:g} spent"') == ["privacy.epsilon"]
+    assert prints_epsilon('f"{format_epsilon(epsilon)}"') == ["epsilon)"]
     files = [*(ROOT / "medlt").rglob("*.py"), *(ROOT / "pipelines").glob("*.py")]
     names = {file.relative_to(ROOT).as_posix(): file.read_text() for file in files}
     assert {name: found for name, text in names.items() if name not in OWN and (found := prints_epsilon(text))} == {}

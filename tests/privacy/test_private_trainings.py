@@ -222,7 +222,13 @@ def test_a_denoiser_is_trained_privately(text: Any, how: Any, folder: Path, tmp_
     assert_reads_back(again.network, weights(first.network))
     one, other = asked.trained
     assert read_mechanism(tmp_path / "mechanism.json") == one
-    assert (one.steps, one.units, one.unit, one.stage, one.weights) == (3, N // 2, "patient", "denoiser", other.weights)
+    assert (one.steps, one.units, one.privacy_unit, one.stage, one.weights) == (
+        3,
+        N // 2,
+        "patient",
+        "denoiser",
+        other.weights,
+    )
     trained = {name for name in weights(first.network) if isinstance(how, LoraFinetuning) is ("lora_" in name)}
     start = weights(fresh().network) if how is FULL else {}
     assert not start or moved(start, first.network) == trained

@@ -83,7 +83,7 @@ def test_without_noise_and_clip_at_rate_one_it_is_an_ordinary_full_batch_step(tm
         torch.stack([each[[u == name for u in UNITS]].mean() for name in set(UNITS)]).mean().backward()
         optimizer.step()
     torch.testing.assert_close(weights(trained), weights(plain), rtol=1e-5, atol=1e-6)
-    assert (told.sample_rate, told.units, told.steps, told.way) == (1.0, 16, 3, "bookkeeping")
+    assert (told.sample_rate, told.units, told.steps, told.grad_sample_mode) == (1.0, 16, 3, "bookkeeping")
 
 
 class Still(nn.Module):
@@ -136,7 +136,7 @@ def test_rows_at_once_do_not_change_the_result(tmp_path: Path, physical: int) ->
 def test_the_way_does_not_change_the_result(tmp_path: Path, way: GradSampleMode) -> None:
     one, _ = train(tmp_path / "a")
     other, told = train(tmp_path / "b", changed(OPEN, grad_sample_mode=way))
-    assert told.way == way
+    assert told.grad_sample_mode == way
     torch.testing.assert_close(weights(one), weights(other), rtol=1e-3, atol=1e-4)
 
 
@@ -165,7 +165,7 @@ def test_killed_and_resumed_is_the_same_to_the_byte(tmp_path: Path) -> None:
 def test_secure_noise_never_comes_again(tmp_path: Path) -> None:
     one, told = train(tmp_path / "a", changed(OPEN, secure_mode=True))
     other, _ = train(tmp_path / "b", changed(OPEN, secure_mode=True))
-    assert told.secure
+    assert told.secure_mode
     assert not torch.equal(weights(one), weights(other))
     stored = (tmp_path / "a" / FILE).read_bytes()
     assert b"seed" not in stored
@@ -269,13 +269,13 @@ def test_the_way_is_measured_once_and_kept(tmp_path: Path, monkeypatch: pytest.M
     )
     _, told = train(tmp_path, private, training={"stop_at": 2})
     _, again = train(tmp_path, private)
-    assert told.way == again.way == "hooks"
+    assert told.grad_sample_mode == again.grad_sample_mode == "hooks"
     assert len(asked) == 1
 
 
 def test_measuring_really_runs(tmp_path: Path) -> None:
     _, told = train(tmp_path, changed(OPEN, grad_sample_mode=GradSampleMode.AUTO), training={"steps": 2})
-    assert told.way in set(GradSampleMode) - {GradSampleMode.AUTO}
+    assert told.grad_sample_mode in set(GradSampleMode) - {GradSampleMode.AUTO}
 
 
 def test_a_loss_that_does_not_reach_the_weights_is_refused(tmp_path: Path) -> None:
@@ -368,7 +368,7 @@ def test_a_training_of_more_steps_is_not_begun_anew_for_fewer(tmp_path: Path) ->
 def test_where_images_are_the_unit_each_row_is_one(tmp_path: Path) -> None:
     """Whoever they are of: that a patient has several is nothing the mechanism knows then."""
     _, told = train(tmp_path, changed(OPEN, privacy_unit="image"))
-    assert (told.unit, told.units, told.sample_rate) == ("image", ROWS, 4 / ROWS)
+    assert (told.privacy_unit, told.units, told.sample_rate) == ("image", ROWS, 4 / ROWS)
 
 
 def test_what_names_a_mechanism_is_not_how_it_is_computed() -> None:

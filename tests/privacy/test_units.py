@@ -38,7 +38,7 @@ def test_what_is_drawn(names: list[str], rate: float, most: int, multiplicity: i
 def test_each_unit_is_in_at_the_rate_by_itself() -> None:
     rng, times, rate = Secure(), 4000, 0.2
     names = [name for i, name in enumerate("abcdefgh") for _ in range(i % 3 + 1)]
-    units = Units(names, rate, images_per_unit=1)
+    units = Units(names, rate, max_images_per_patient=1)
     inside = np.zeros((times, len(units)))
     chosen: Counter[int] = Counter()
     for i in range(times):
@@ -62,7 +62,7 @@ def test_each_unit_is_in_at_the_rate_by_itself() -> None:
 
 
 def test_some_of_a_units_rows_without_replacement_each_set_as_often() -> None:
-    units, seen = Units(["a"] * 4, 1.0, images_per_unit=2), Counter()
+    units, seen = Units(["a"] * 4, 1.0, max_images_per_patient=2), Counter()
     for _ in range(3000):
         seen[tuple(units.draw(Secure())[0].tolist())] += 1
     assert len(seen) == 6
@@ -73,7 +73,7 @@ def test_no_unit_may_be_drawn() -> None:
     units = Units(["a", "b"], 0.01)
     sizes = {len(units.draw(Seeded(seed))[0]) for seed in range(40)}
     assert 0 in sizes
-    assert Units(["a", "b"], 1.0, multiplicity=2).draw(Secure())[0].tolist() == [0, 0, 1, 1]
+    assert Units(["a", "b"], 1.0, noise_multiplicity=2).draw(Secure())[0].tolist() == [0, 0, 1, 1]
 
 
 def test_bad_rates_and_bounds() -> None:
@@ -84,7 +84,7 @@ def test_bad_rates_and_bounds() -> None:
     with pytest.raises(InputError, match="no row"):
         Units([], 0.5)
     with pytest.raises(InputError, match="1 or more"):
-        Units(["a"], 0.5, images_per_unit=0)
+        Units(["a"], 0.5, max_images_per_patient=0)
 
 
 @given(st.lists(st.integers(1, 5), max_size=8), st.integers(1, 7))

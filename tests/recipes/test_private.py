@@ -57,7 +57,7 @@ def test_a_private_run_leaves_one_ledger_and_one_claim(made: Path) -> None:
     assert said.reasons == ()
     assert said.epsilon is not None
     assert 6 < said.epsilon <= 8
-    assert (said.unit, said.delta, said.secure) == ("patient", 1e-5, True)
+    assert (said.privacy_unit, said.delta, said.secure_mode) == ("patient", 1e-5, True)
     for name in ("report.html", "MODEL_CARD.md", "DATASHEET.md"):
         assert ledger.format_epsilon(said.epsilon) in (made / name).read_text()
 
@@ -211,7 +211,7 @@ def test_privacy_and_fusion_trains_all_privately_and_claims_nothing(tiny: Tiny, 
 def test_the_unit_may_be_an_image_and_is_called_weaker(tiny: Tiny, tmp_path: Path) -> None:
     done = train(private(tiny, tmp_path / "run", privacy={**PRIVACY, "privacy_unit": "image"}), "denoiser")
     kept = ledger.read_ledger(done / "ledger.json")
-    assert kept.unit == "image"
+    assert kept.privacy_unit == "image"
     assert kept.mechanisms[-1].units == len(
         Manifest.read(tmp_path / "run/stages/data/manifest.parquet").split("train").rows
     )
