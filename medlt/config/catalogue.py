@@ -1,15 +1,15 @@
 """The configs that ship with medlt, by name: COLLECTION/NAME, such as nih14/fusion.
 
-In the wheel they lie in medlt/pipelines/, in a checkout of the sources in pipelines/ beside medlt/.
+They are in medlt/pipelines/ of the wheel, and in pipelines/ beside medlt/ of a checkout of the sources.
 """
 
 from __future__ import annotations
 
-from difflib import get_close_matches
 from pathlib import Path
 
 import yaml
 
+from medlt.names import did_you_mean
 from medlt.types import InputError
 
 _ROOM = Path(__file__).parents[1]
@@ -30,9 +30,8 @@ def names() -> tuple[str, ...]:
 def path(name: str) -> Path:
     """Return the file of a shipped config. Raises InputError for a name that is none."""
     if name not in (known := names()):
-        near = get_close_matches(name, known, 1) or get_close_matches(f"nih14/{name}", known, 1, 0.8)
-        meant = f"; did you mean {near[0]}?" if near else ""
-        raise InputError(f"{name}: no config that ships with medlt{meant or ';'} `medlt config list` shows all")
+        close = did_you_mean(name, known) or did_you_mean(f"nih14/{name}", known) or ";"
+        raise InputError(f"{name}: no config that ships with medlt{close} `medlt config list` shows all")
     return folder() / f"{name}.yaml"
 
 
@@ -48,8 +47,8 @@ def kind(name: str) -> str:
 def copy(name: str, to: Path | None = None) -> list[Path]:
     """Copy a shipped config, and the configs that its sources name; return the files that were written.
 
-    `to` is a folder or a file ending in .yaml; the current folder without it. Raises InputError for an unknown name,
-    and where another file than the one to be written is there already; nothing is written then.
+    `to` is a folder, or a file ending in .yaml; the default is the working folder. Raises InputError and writes nothing
+    for an unknown name, and if a file with other contents exists.
     """
     origin = path(name)
     target = Path(to or ".")
@@ -57,7 +56,7 @@ def copy(name: str, to: Path | None = None) -> list[Path]:
     wanted = {target: origin} | {target.parent / source: origin.parent / source for source in _sources(origin)}
     for place, file in wanted.items():
         if place.exists() and (place == target or not place.is_file() or place.read_bytes() != file.read_bytes()):
-            raise InputError(f"{place}: is there already; move it away, or give another place as TO")
+            raise InputError(f"{place.absolute()}: exists already; move it away, or give another TO")
     fresh = {place: file for place, file in wanted.items() if not place.exists()}
     for place, file in fresh.items():
         place.parent.mkdir(parents=True, exist_ok=True)
@@ -67,6 +66,6 @@ def copy(name: str, to: Path | None = None) -> list[Path]:
 
 
 def _sources(file: Path) -> list[Path]:
-    """The configs that an experiment's sources name, relative to its folder."""
+    """Return the configs that the sources of an experiment name, relative to its folder."""
     tree = yaml.safe_load(file.read_text())
     return list(dict.fromkeys(Path(one["config"]) for one in tree.get("sources", {}).values() if "config" in one))

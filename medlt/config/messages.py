@@ -21,8 +21,9 @@ EXPECTED = {
     "float_parsing": "a number", "float_type": "a number", "finite_number": "a finite number",
     "bool_parsing": "true or false", "bool_type": "true or false",
     "string_type": "text", "path_type": "a path", "path_error": "a path",
-    "list_type": "a list, such as [A, B]", "tuple_type": "a list, such as [A, B]", "dict_type": "a section of names and values",
-    "mapping_type": "a section of names and values", "model_type": "a section of settings",
+    "list_type": "a list, such as [A, B]", "tuple_type": "a list, such as [A, B]",
+    "dict_type": "a section of names and values", "mapping_type": "a section of names and values",
+    "model_type": "a section of settings",
     "model_attributes_type": "a section of settings", "none_required": "null",
 }  # fmt: skip
 LIMITS = {
