@@ -62,7 +62,7 @@ def test_the_verdict_is_on_top_in_words_with_its_numbers(experiment: Path, page_
     assert f"fusion_one − copies_one, tail macro AP: {signed(one['difference'])}" in text
     assert f"[{signed(one['low'])}, {signed(one['high'])}]" in text
     assert "crt (also chosen on validation): +0.012, interval [−0.046, +0.070]" in text
-    assert "chosen among 2 with synthetic images by validation tail macro AP" in text
+    assert "chosen among 2 arms with synthetic images by validation tail macro AP" in text
     assert "Smallest detectable gain: 0.043" in text
     for count in ("3seeds per arm", "345real test images", "123test patients", "6arms"):
         assert count in text
