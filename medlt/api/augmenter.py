@@ -15,7 +15,7 @@ from medlt.api.run import Run
 from medlt.types import Progress
 
 
-class LongTailAugmenter(BaseEstimator):
+class LongTailAugmenter(BaseEstimator):  # type: ignore[misc]
     """Enlarges a collection by synthetic images of its rare findings, as imbalanced-learn's samplers enlarge tables.
 
     `get_params`, `set_params` and `sklearn.base.clone` work as for any estimator. The work is done by `medlt.augment`,

@@ -69,7 +69,7 @@ class Collection:
 
     @classmethod
     def from_manifest(cls, path: str | Path) -> Self:
-        """Read a manifest.parquet, as `medlt manifest` and `medlt convert` write it. Raises InputError if it is none."""
+        """Read a manifest.parquet, such as `medlt manifest` writes. Raises InputError for any other file."""
         return cls(Manifest.read(Path(path)), Path(path).absolute())
 
     @classmethod

@@ -1,6 +1,6 @@
 """Settings of a run for someone who gives none: by what the collection has, and by what the machine can do.
 
-The networks and steps are those of the config dicom_folder/fusion on a CPU; a GPU gets larger images and longer training.
+On a CPU networks and steps are those of the config dicom_folder/fusion. A GPU gets larger images and longer training.
 """
 
 from __future__ import annotations
@@ -46,13 +46,18 @@ def defaults(collection: Collection, given: Mapping[str, Any]) -> dict[str, Any]
         "size": size,
         "device": device,
         "precision": "bf16" if usual is GPU else "fp32",
-        "threads": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "threads": cores(),
         "skip_unreadable": True,
         "codec": _codec(given, usual["codec"]),
         "denoiser": denoiser if private else {**denoiser, "balance": "inverse_sqrt"},
         "targets": _targets(collection, given.get("targets", {})),
         "classifier": {**usual["classifier"], "size": min(size, usual["classifier"]["size"])},
     }
+
+
+def cores() -> int:
+    """Return how many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _device() -> str:

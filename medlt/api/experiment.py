@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from medlt import config as configs
 from medlt.api.collection import Collection, as_collection
+from medlt.api.defaults import cores
 from medlt.api.run import Run, load
 from medlt.types import InputError
 
@@ -65,14 +65,11 @@ def usual(sources: Mapping[str, Run]) -> dict[str, Any]:
     """Return an experiment's settings for someone who gives none: the first run's device, tail and image size."""
     tree: dict[str, Any] = {"sources": {name: {"run": str(run.folder)} for name, run in sources.items()}}
     first = next(iter(sources.values()), None)
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    tree["evaluation"] = {"seeds": 3, "workers": min(cores, 64)}
+    tree["threads"] = cores()  # one process: further ones would need a script with `if __name__ == "__main__"`
     if first is None:
         return tree
     config = first.config
     assert isinstance(config, configs.RunConfig)
     tree |= {"device": config.device, "targets": config.targets.model_dump(mode="json")}
     tree["classifier"] = config.classifier.model_dump(mode="json", include={"network", "size", "steps", "batch_size"})
-    if config.device != "cpu":
-        tree["evaluation"]["workers"] = 1
     return tree

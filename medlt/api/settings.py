@@ -59,13 +59,13 @@ def merged(usual: Settings, given: Settings) -> dict[str, Any]:
     tree = dict(usual)
     for name, value in given.items():
         old = tree.get(name)
-        same = (
-            isinstance(old, Mapping)
-            and isinstance(value, Mapping)
-            and value.get("kind", old.get("kind")) == old.get("kind")
-        )
-        tree[name] = merged(old, value) if same and isinstance(old, Mapping) else value
+        sections = isinstance(old, Mapping) and isinstance(value, Mapping)
+        tree[name] = merged(old, value) if sections and _same_kind(old, value) else value  # type: ignore[arg-type]
     return tree
+
+
+def _same_kind(old: Any, value: Any) -> bool:
+    return bool(value.get("kind", old.get("kind")) == old.get("kind"))
 
 
 def run_config(collection: Collection, settings: Settings) -> configs.RunConfig:

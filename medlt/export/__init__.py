@@ -4,31 +4,51 @@ from __future__ import annotations
 
 from difflib import get_close_matches
 from pathlib import Path
+from typing import Any
 
+from medlt.files import whole_folder
 from medlt.plugins import resolve
 from medlt.types import InputError
 
-FORMATS = {
+IMAGES = {
     "imagefolder": "medlt.export.imagefolder:export_imagefolder",
+    "monai": "medlt.export.datalist:export_datalist",
+    "cxr-lt": "medlt.export.lists:export_cxr_lt",
+    "longtailcxr": "medlt.export.lists:export_longtailcxr",
+    "webdataset": "medlt.export.webdataset:export_webdataset",
+}
+"""Format of images -> the function that writes it, called with the run folder, a new folder, and `real`."""
+GENERATORS = {
     "monai-bundle": "medlt.export.bundle:export_bundle",
     "diffusers": "medlt.export.pipeline:export_diffusers",
 }
-"""Format -> the function that writes it: called with the run folder and the folder to make."""
+"""Format of a generator -> the function that writes it, called with the run folder and a new folder."""
+FORMATS = (*IMAGES, *GENERATORS)
+ABSENT = {"torchxrayvision": "imagefolder, whose metadata.csv has one column a finding"}
+"""Formats that medlt does not write -> what to use."""
 
 
-def export(run: Path, kind: str, out: Path) -> Path:
-    """Write a finished run to the new folder `out` in one of FORMATS; returns `out`.
+def export(run: Path, kind: str, out: Path, real: bool = False) -> Path:
+    """Write a run to the new folder `out` in one of FORMATS, and return `out`. It is whole, or not there.
 
-    Raises InputError for an unknown format, a run that is not finished, and a folder that is not empty.
+    real: also write the real images, which are of patients; for the formats of images alone.
+    Raises InputError for an unknown format, a run that has nothing to write, and a folder that is not empty.
     """
-    if kind not in FORMATS:
-        near = get_close_matches(kind, list(FORMATS), 1)
-        meant = f"did you mean {near[0]}? " if near else ""
-        raise InputError(f"unknown export format {kind!r}; {meant}Use one of {', '.join(FORMATS)}")
-    run, out = Path(run), Path(out)
-    if not (run / "manifest.parquet").is_file():
-        raise InputError(f"{run}: has no manifest.parquet, so it is no finished run; run `medlt augment` first")
-    if out.is_file() or (out.is_dir() and any(out.iterdir())):
-        raise InputError(f"{out}: is there already; nothing is overwritten, give another folder")
-    resolve(FORMATS[kind])(run, out)
+    run, out = Path(run), Path(out).expanduser()
+    writer = _writer(kind)
+    if real and kind not in IMAGES:
+        raise InputError(f"format {kind} holds a generator and no images; leave real out")
+    with whole_folder(out) as fresh:
+        writer(run, fresh, **({"real": True} if real else {}))
     return out
+
+
+def _writer(kind: str) -> Any:
+    known = IMAGES | GENERATORS
+    if kind in ABSENT:
+        raise InputError(f"format {kind} is not written; use {ABSENT[kind]}")
+    if kind not in known:
+        near = get_close_matches(kind, FORMATS, 1)
+        meant = f"did you mean {near[0]}? " if near else ""
+        raise InputError(f"no export format {kind!r}; {meant}Use one of {', '.join(FORMATS)}")
+    return resolve(known[kind])

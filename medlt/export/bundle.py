@@ -4,12 +4,14 @@
     python -m monai.bundle run --config_file configs/inference.json --labels "{'Hernia': 1}" --count 4
 
 The bundle holds configs/metadata.json, configs/inference.json, models/model.pt (a plain state dict, loaded with
-weights_only), scripts/generator.py and docs/README.md. It needs torch, monai and diffusers.
+weights_only), scripts/generator.py, docs/README.md, provenance.json and the run's cards. It needs torch, monai with
+fire, diffusers and pillow. metadata.json and provenance.json carry the claim and the ledger of a private training.
 """
 
 from __future__ import annotations
 
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ import torch
 from medlt._version import __version__
 from medlt.export.generator import Generator
 from medlt.export.parts import SOURCE, guidance_scale, label_embedding, label_unet, scheduler_config
+from medlt.export.provenance import NOTICE, write_provenance
 from medlt.files import atomic, write_json, write_text
 from medlt.recipes.generator import TrainedGenerator
 from medlt.versions import versions
@@ -29,7 +32,8 @@ META = "https://github.com/Project-MONAI/MONAI-extra-test-data/releases/download
 def export_bundle(run: Path, out: Path) -> None:
     """Write the run's generator as a bundle to the folder `out`. Raises InputError for a run without a label UNet."""
     trained, network = label_unet(run)
-    embedding = label_embedding(trained, network)
+    record = write_provenance(run, out)
+    embedding = label_embedding(trained, network, record["run"])
     definition: dict[str, Any] = {
         "unet": _public(network.unet.config) | {"_class_name": "UNet2DModel"},
         "vae": _public(trained.codec.network.config) | {"_class_name": type(trained.codec.network).__name__},
@@ -44,9 +48,9 @@ def export_bundle(run: Path, out: Path) -> None:
     (out / "scripts").mkdir()
     shutil.copyfile(SOURCE, out / "scripts" / "generator.py")
     write_text(out / "scripts" / "__init__.py", "")
-    write_json(out / "configs" / "metadata.json", _metadata(trained))
+    write_json(out / "configs" / "metadata.json", _metadata(trained, record))
     write_json(out / "configs" / "inference.json", _inference(trained, definition))
-    write_text(out / "docs" / "README.md", _readme(trained))
+    write_text(out / "docs" / "README.md", _readme(trained, record))
 
 
 def _public(config: Any) -> dict[str, Any]:
@@ -64,6 +68,7 @@ def _inference(trained: TrainedGenerator, definition: dict[str, Any]) -> dict[st
         "labels": {rare: 1},
         "count": 4,
         "seed": 0,
+        "run_id": definition["label_embedding"]["run"],
         "num_inference_steps": 50,
         "guidance_scale": guidance_scale(trained.config),
         "seeds": "$list(range(@seed, @seed + @count))",
@@ -72,15 +77,16 @@ def _inference(trained: TrainedGenerator, definition: dict[str, Any]) -> dict[st
         "weights": "$torch.load(@bundle_root + '/models/model.pt', map_location=@device, weights_only=True)",
         "load": "$@network.load_state_dict(@weights)",
         "generate": "$@network.generate(@labels, @seeds, @num_inference_steps, @guidance_scale)",
-        "run": ["$@load", "$save(@generate, @output_dir, @seeds)"],
+        "run": ["$@load", "$save(@generate, @output_dir, @seeds, @run_id)"],
     }
 
 
 def _example(trained: TrainedGenerator) -> str:
+    """Return the finding that the examples ask for."""
     return trained.findings[0]
 
 
-def _metadata(trained: TrainedGenerator) -> dict[str, Any]:
+def _metadata(trained: TrainedGenerator, record: Mapping[str, Any]) -> dict[str, Any]:
     known, size = versions(), trained.config.size
     shown = {"type": "image", "format": "magnitude", "modality": "XR", "num_channels": 1,
              "spatial_shape": [size, size], "dtype": "float32", "value_range": [0, 1],
@@ -92,7 +98,7 @@ def _metadata(trained: TrainedGenerator) -> dict[str, Any]:
         "monai_version": known.get("monai", ""),
         "pytorch_version": known.get("torch", ""),
         "numpy_version": known.get("numpy", ""),
-        "required_packages_version": {"diffusers": known.get("diffusers", "")},
+        "required_packages_version": {name: known[name] for name in ("diffusers", "pillow", "fire") if name in known},
         "name": "medlt generator",
         "task": "generation of synthetic radiographs under labels",
         "description": f"A latent diffusion model that makes {size} px radiographs with named findings.",
@@ -101,18 +107,30 @@ def _metadata(trained: TrainedGenerator) -> dict[str, Any]:
         "data_type": "none: labels in, images out",
         "intended_use": "research on training data; not for diagnosis",
         "findings": list(trained.findings),
-        "network_data_format": {"inputs": {}, "outputs": {"image": shown}},
+        "provenance": dict(record),
+        "network_data_format": {"inputs": _inputs(trained), "outputs": {"image": shown}},
     }
 
 
-def _readme(trained: TrainedGenerator) -> str:
+def _inputs(trained: TrainedGenerator) -> dict[str, Any]:
+    """Return what the network takes: label vectors and unit noise."""
+    common = {"modality": "n/a", "dtype": "float32", "is_patch_data": False}
+    labels = {"type": "labels", "format": "vector", "num_channels": len(trained.findings), "spatial_shape": [],
+              "value_range": [0, 1], "channel_def": {str(i): name for i, name in enumerate(trained.findings)}}  # fmt: skip
+    noise = {"type": "noise", "format": "image", "num_channels": trained.codec.channels,
+             "spatial_shape": list(trained.latent_size), "value_range": []}  # fmt: skip
+    return {"labels": {**common, **labels}, "noise": {**common, **noise}}
+
+
+def _readme(trained: TrainedGenerator, record: Mapping[str, Any]) -> str:
     rare = _example(trained)
-    command = (
-        f"""python -m monai.bundle run --config_file configs/inference.json --labels "{{'{rare}': 1}}" --count 4"""
-    )
+    command = "python -m monai.bundle run --config_file configs/inference.json"
+    made_by = f" of run {record['run']}" if record["run"] else ""
     return (
         "# A generator of synthetic radiographs\n\n"
         f"It makes images of {trained.config.size} px under the labels {', '.join(trained.findings)}.\n\n"
-        f"```\n{command}\n```\n\nImages are written to `eval/`. They are synthetic; do not use them for diagnosis.\n\n"
-        "The model was trained on images of patients. Read the run's MODEL_CARD.md and audit.json before it is shared.\n"
+        f"```\n{command} --labels \"{{'{rare}': 1}}\" --count 4\n```\n\n"
+        f"It writes PNG files to `eval/`. Their text chunks say that they are synthetic. {NOTICE}\n\n"
+        f"## Privacy\n\nThe model{made_by} was trained by medlt {record['medlt']} on images of patients. "
+        f"{record['privacy']['sentence']}\n\nRead MODEL_CARD.md before you share it.\n"
     )

@@ -23,16 +23,23 @@ from diffusers import (
 )
 from diffusers.configuration_utils import register_to_config
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 from torch import Tensor, nn
 
+NOTICE = "Synthetic radiograph. It shows no patient; do not use it for diagnosis."
 AUTOENCODERS = {"AutoencoderKL": AutoencoderKL, "AutoencoderTiny": AutoencoderTiny}
 
 
-class LabelEmbedding(ModelMixin, ConfigMixin):
-    """Label vectors [B,K] to class embeddings [B,width], with the mean and sd of the latents [C] as buffers."""
+class LabelEmbedding(ModelMixin, ConfigMixin):  # type: ignore[misc]
+    """Label vectors [B,K] to class embeddings [B,width], with the mean and sd of the latents [C] as buffers.
+
+    latent_size: height and width of a latent; run: the id of the run that trained it, which images carry.
+    """
 
     @register_to_config  # type: ignore[untyped-decorator]
-    def __init__(self, findings: list[str], width: int, channels: int, latent_size: tuple[int, int]) -> None:
+    def __init__(
+        self, findings: list[str], width: int, channels: int, latent_size: tuple[int, int], run: str = ""
+    ) -> None:
         super().__init__()
         self.embed = nn.Sequential(nn.Linear(2 * len(findings), width), nn.SiLU(), nn.Linear(width, width))
         self.null = nn.Parameter(torch.zeros(width))
@@ -76,9 +83,16 @@ def sample(
 @torch.no_grad()
 def decode(vae: Any, latents: Tensor) -> Tensor:
     """Return images [B,1,H,W] in [0,1] from scaled latents [B,C,h,w]."""
-    shift, scale = getattr(vae.config, "shift_factor", None), getattr(vae.config, "scaling_factor", None)
-    images: Tensor = vae.decode(latents / (scale or 1.0) + (shift or 0.0)).sample
+    shift = _setting(vae, "latents_mean", _setting(vae, "shift_factor", 0.0))
+    scale = _setting(vae, "scaling_factor", 1.0) / _setting(vae, "latents_std", 1.0)
+    images: Tensor = vae.decode(latents / scale.to(latents) + shift.to(latents)).sample
     return ((images.float().mean(1, keepdim=True) + 1) / 2).clamp(0, 1)
+
+
+def _setting(vae: Any, name: str, default: float | Tensor) -> Tensor:
+    """Return a scalar or per-channel setting as [1,C or 1,1,1]."""
+    value = getattr(vae.config, name, None)
+    return torch.as_tensor(default if value is None else value, dtype=torch.float32).reshape(1, -1, 1, 1)
 
 
 def unit_noise(seeds: Sequence[int], shape: Sequence[int]) -> Tensor:
@@ -87,7 +101,7 @@ def unit_noise(seeds: Sequence[int], shape: Sequence[int]) -> Tensor:
     return torch.stack(rows)
 
 
-class LabelPipeline(DiffusionPipeline):
+class LabelPipeline(DiffusionPipeline):  # type: ignore[misc]
     """A diffusers pipeline over the parts: unet, vae, scheduler and label_embedding."""
 
     def __init__(self, unet: Any, vae: Any, scheduler: Any, label_embedding: Any) -> None:
@@ -155,14 +169,18 @@ def pictures(images: Tensor) -> list[Image.Image]:
     return [Image.fromarray((image[0].cpu() * 255 + 0.5).to(torch.uint8).numpy()) for image in images]
 
 
-def save(images: Tensor, folder: str, seeds: Sequence[int]) -> list[str]:
-    """Write one PNG a seed, which says in its text chunks that it is synthetic; returns the files."""
-    from PIL.PngImagePlugin import PngInfo
-
+def save(images: Tensor, folder: str, seeds: Sequence[int], run: str = "") -> list[str]:
+    """Write one PNG a seed, and return the files. Their text chunks say that they are synthetic, and by which run."""
     Path(folder).mkdir(parents=True, exist_ok=True)
     files = [str(Path(folder) / f"synthetic-{seed}.png") for seed in seeds]
     for seed, file, picture in zip(seeds, files, pictures(images), strict=True):
         text = PngInfo()
-        text.add_text("Description", f"synthetic radiograph, not of a patient; seed {seed}")
+        for name, value in (
+            ("Description", NOTICE),
+            ("medlt:synthetic", "true"),
+            ("medlt:run", run),
+            ("medlt:seed", seed),
+        ):
+            text.add_text(name, str(value))
         picture.save(file, pnginfo=text)
     return files

@@ -12,8 +12,8 @@ from medlt.export.generator import LabelEmbedding
 from medlt.recipes.generator import TrainedGenerator, open_generator
 from medlt.types import InputError
 
-SCHEDULER = {"clip_sample": False, "set_alpha_to_one": False, "steps_offset": 1, **STABLE_DIFFUSION.options()}
-"""Of a DDIMScheduler, beside its prediction_type."""
+SCHEDULER = {"clip_sample": False, "timestep_spacing": "trailing", **STABLE_DIFFUSION.options()}
+"""Settings of a DDIMScheduler, beside its prediction_type: the steps of `medlt.diffusion.schedulers`."""
 SOURCE = Path(__file__).with_name("generator.py")
 
 
@@ -27,10 +27,10 @@ def label_unet(run: Path) -> tuple[TrainedGenerator, LabelUNet]:
     return trained, trained.network
 
 
-def label_embedding(trained: TrainedGenerator, network: LabelUNet) -> LabelEmbedding:
-    """Return the label embedding, with the mean and sd of the latents it was trained on."""
+def label_embedding(trained: TrainedGenerator, network: LabelUNet, run: str) -> LabelEmbedding:
+    """Return the label embedding, with the mean and sd of the latents it was trained on. run: the run's id."""
     channels, width = trained.codec.channels, len(network.label.null)
-    embedding: Any = LabelEmbedding(list(trained.findings), width, channels, trained.latent_size)
+    embedding: Any = LabelEmbedding(list(trained.findings), width, channels, trained.latent_size, run)
     state = dict(network.label.state_dict()) | {"mean": trained.standardiser.mean, "sd": trained.standardiser.sd}
     embedding.load_state_dict(state)
     made: LabelEmbedding = embedding.eval().requires_grad_(False)
@@ -43,5 +43,5 @@ def scheduler_config(network: LabelUNet) -> dict[str, Any]:
 
 
 def guidance_scale(config: configs.RunConfig) -> float:
-    """Return the guidance that the run sampled with."""
-    return float(getattr(config.method, "guidance_scale", getattr(config.method, "guidance", 2.0)))
+    """Return the guidance that the run sampled with; 2 for a method of a plug-in that has none."""
+    return float(getattr(config.method, "guidance_scale", 2.0))

@@ -16,7 +16,6 @@ file for `pipeline.load_lora_weights(OUT)`, to be used with its base model. Both
 
 from __future__ import annotations
 
-import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -25,6 +24,7 @@ from diffusers import DDIMScheduler
 
 from medlt import config as configs
 from medlt.export.parts import SOURCE, label_embedding, label_unet, scheduler_config
+from medlt.export.provenance import write_provenance
 from medlt.files import write_json
 from medlt.types import InputError
 
@@ -33,15 +33,16 @@ def export_diffusers(run: Path, out: Path) -> None:
     """Write the run's generator to the folder `out`. Raises InputError for a run without a generator of its own."""
     chosen = configs.load(run / "config.yaml").denoiser
     if isinstance(chosen, configs.StableConfig):
-        _copy_stable_diffusion(run, out, chosen.train)
+        _copy_stable_diffusion(run, out, chosen)
         return
     trained, network = label_unet(run)
+    record = write_provenance(run, out)
     autoencoder: Any = trained.codec.network
     scheduler = DDIMScheduler(**scheduler_config(network))
     network.unet.save_pretrained(out / "unet", safe_serialization=True)
     autoencoder.save_pretrained(out / "vae", safe_serialization=True)
     scheduler.save_pretrained(out / "scheduler")
-    label_embedding(trained, network).save_pretrained(out / "label_embedding", safe_serialization=True)
+    label_embedding(trained, network, record["run"]).save_pretrained(out / "label_embedding", safe_serialization=True)
     for place in (out / "pipeline.py", out / "label_embedding" / "label_embedding.py"):
         shutil.copyfile(SOURCE, place)  # diffusers takes the class of a part from a module in the part's own folder
     kinds = {"unet": "UNet2DModel", "vae": type(autoencoder).__name__, "scheduler": "DDIMScheduler"}
@@ -50,11 +51,10 @@ def export_diffusers(run: Path, out: Path) -> None:
     write_json(out / "model_index.json", index)
 
 
-def _copy_stable_diffusion(run: Path, out: Path, train: str) -> None:
-    """RUN/denoiser as it is, and the prompts' words beside it."""
-    if train == "none" or not (run / "denoiser").is_dir():
+def _copy_stable_diffusion(run: Path, out: Path, chosen: configs.StableConfig) -> None:
+    """Copy RUN/denoiser, and write the words of its prompts beside it."""
+    if chosen.train == "none" or not (run / "denoiser").is_dir():
         raise InputError(f"{run}: trained no Stable Diffusion; use the checkpoint that its config names")
     shutil.copytree(run / "denoiser", out, dirs_exist_ok=True)
-    chosen = configs.load(run / "config.yaml").denoiser
-    assert isinstance(chosen, configs.StableConfig)
-    (out / "prompts.json").write_text(json.dumps(chosen.prompts.model_dump(mode="json"), indent=2))
+    write_json(out / "prompts.json", chosen.prompts.model_dump(mode="json"))
+    write_provenance(run, out)

@@ -1,9 +1,11 @@
-"""The trained generator of a finished run, for export: denoiser, codec and standardisation of latents."""
+"""What a run trained, as parts that can be handed on: the denoiser, the codec, and the scale of latents."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+
+import torch
 
 from medlt import config as configs
 from medlt.diffusion.cache import Standardiser
@@ -12,7 +14,9 @@ from medlt.diffusion.families import load_label_network
 from medlt.diffusion.labels import LabelNetwork
 from medlt.recipes._codec import encode, make_codec
 from medlt.recipes._cohort import filed_cohort
-from medlt.recipes._setup import finished
+from medlt.recipes._privacy import PrivateTraining
+from medlt.recipes._setup import FILED, Run, runtime_of
+from medlt.store import Store
 from medlt.training.runtime import silent
 from medlt.types import InputError, Progress
 
@@ -30,20 +34,47 @@ class TrainedGenerator:
 
 
 def open_generator(folder: Path, progress: Progress = silent) -> TrainedGenerator:
-    """Return the generator of a finished run. The standardisation needs the run's real images, or their cache.
+    """Return what a run trained, on the CPU.
 
-    Raises InputError for a run that is not finished, for a Stable Diffusion (its RUN/denoiser already is a diffusers
-    folder or a LoRA file), and for the codec of a plug-in.
+    It reads the run's real images, or their cache: the scale of latents is theirs. Raises InputError for a run without
+    a trained denoiser, for one of Stable Diffusion (its RUN/denoiser is in diffusers' format already), and for a codec
+    of a plug-in.
     """
-    run = finished(Path(folder), progress)
+    run = _opened(Path(folder), progress)
     if isinstance(run.config.denoiser, configs.StableConfig):
-        raise InputError(f"{folder}: is a Stable Diffusion; {folder}/denoiser already has the format of diffusers")
-    network = load_label_network(run.path("denoiser"))
+        raise InputError(f"{folder}: its denoiser is a Stable Diffusion; {folder}/denoiser is in diffusers' format")
     with run.runtime.limited():
+        network = _denoiser(run)
         cohort = filed_cohort(run)
-        codec = make_codec(run, cohort, None)
+        private = None if run.config.privacy is None else PrivateTraining(run, cohort, kept=False)
+        codec = make_codec(run, cohort, private)
         if not isinstance(codec, AutoencoderCodec):
-            raise InputError(f"{folder}: its codec is not a diffusers autoencoder, so it cannot be exported")
+            raise InputError(f"{folder}: its codec is no diffusers autoencoder, so it cannot be exported")
         latents = encode(run, cohort, codec)
+    recorded = run.summary().get("digests", {}).get("codec", codec.digest)
+    if codec.digest != recorded:
+        raise InputError(f"{folder}: the codec that the run used is not there; restore its artifacts")
     height, width = latents.cache.shape[-2:]
     return TrainedGenerator(run.config, cohort.findings, network, codec, latents.standardiser, (height, width))
+
+
+def _opened(folder: Path, progress: Progress) -> Run[configs.RunConfig]:
+    """Open a run whose denoiser is trained, for reading only. Raises InputError for any other folder."""
+    for name in ("config.yaml", str(FILED)):
+        if not (folder / name).is_file():
+            raise InputError(f"{folder}: has no {name}, so it is no run that trained a generator")
+    config = configs.load(folder / "config.yaml").model_copy(update={"output_dir": folder, "device": "cpu"})
+    store = Store(Path(config.artifacts_dir or folder / "artifacts"))
+    if not isinstance(config.denoiser, configs.StableConfig):
+        for kind in ("codec", "denoiser") if isinstance(config.codec, configs.TrainedCodec) else ("denoiser",):
+            if not store.folders(kind):
+                raise InputError(f"{store.root}: holds no trained {kind}; finish the run, or restore its artifacts")
+    return Run(folder, config, runtime_of(config, progress), store, writable=False)
+
+
+def _denoiser(run: Run[configs.RunConfig]) -> LabelNetwork:
+    """Return the trained network, its files verified. Raises InputError where it is gone."""
+    name = run.summary().get("denoiser", {}).get("artifact", "")
+    artifact = run.store.open("denoiser", run.store.root / "denoiser" / name) if name else None
+    network = load_label_network(artifact.folder if artifact is not None else run.path("denoiser"))
+    return network.to(torch.float32)

@@ -1,0 +1,59 @@
+"""The images of a run as WebDataset shards: tar files whose members UID.png and UID.json follow one another."""
+
+from __future__ import annotations
+
+import io
+import json
+import tarfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from medlt.data.manifest import Manifest
+from medlt.export.images import exported, origin
+from medlt.export.provenance import write_provenance
+from medlt.files import atomic
+
+ROWS = 1000
+"""Images in a shard."""
+
+
+def export_webdataset(run: Path, out: Path, real: bool = False) -> None:
+    """Write OUT/SPLIT-000000.tar, ..., OUT/provenance.json and the run's cards.
+
+    UID.json: {"label": {finding: 1, 0, null for unknown, or a soft label}, and what made the image}. A dot in a uid is
+    written as an underscore, because readers take what is before the first dot for the key.
+    Raises InputError where there is no image to write.
+    """
+    manifest = exported(run, real)
+    record = write_provenance(run, out)
+    for split, part in manifest.rows.groupby("split"):
+        for number in range(0, len(part), ROWS):
+            shard = part.iloc[number : number + ROWS]
+            with atomic(out / f"{split}-{number // ROWS:06d}.tar") as temporary, tarfile.open(temporary, "w") as tar:
+                _write(tar, manifest, shard, origin(shard, record["run"]))
+
+
+def _write(tar: tarfile.TarFile, manifest: Manifest, rows: pd.DataFrame, about: pd.DataFrame) -> None:
+    for uid in rows.index:
+        file, key = manifest.file(str(uid)), str(uid).replace(".", "_")
+        _add(tar, f"{key}{file.suffix}", file.read_bytes())
+        label = {name: _plain(rows.at[uid, name]) for name in manifest.findings}
+        text = {"uid": str(uid), "label": label, **{name: _plain(about.at[uid, name]) for name in about}}
+        _add(tar, f"{key}.json", json.dumps(text).encode())
+
+
+def _add(tar: tarfile.TarFile, name: str, data: bytes) -> None:
+    """Add a member; equal members give equal bytes."""
+    member = tarfile.TarInfo(name)
+    member.size = len(data)
+    tar.addfile(member, io.BytesIO(data))
+
+
+def _plain(value: Any) -> Any:
+    """Return a value as JSON has it, None where there is none."""
+    if pd.isna(value):
+        return None
+    return value.item() if isinstance(value, np.generic) else value
