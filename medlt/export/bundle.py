@@ -115,8 +115,9 @@ def _metadata(trained: TrainedGenerator, record: Mapping[str, Any]) -> dict[str,
 def _inputs(trained: TrainedGenerator) -> dict[str, Any]:
     """Return what the network takes: label vectors and unit noise."""
     common = {"modality": "n/a", "dtype": "float32", "is_patch_data": False}
-    labels = {"type": "labels", "format": "vector", "num_channels": len(trained.findings), "spatial_shape": [],
-              "value_range": [0, 1], "channel_def": {str(i): name for i, name in enumerate(trained.findings)}}  # fmt: skip
+    findings = {str(number): name for number, name in enumerate(trained.findings)}
+    labels = {"type": "labels", "format": "vector", "num_channels": len(findings), "spatial_shape": [],
+              "value_range": [0, 1], "channel_def": findings}  # fmt: skip
     noise = {"type": "noise", "format": "image", "num_channels": trained.codec.channels,
              "spatial_shape": list(trained.latent_size), "value_range": []}  # fmt: skip
     return {"labels": {**common, **labels}, "noise": {**common, **noise}}

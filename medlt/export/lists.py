@@ -52,8 +52,8 @@ def export_cxr_lt(run: Path, out: Path, real: bool = False) -> None:
 def export_longtailcxr(run: Path, out: Path, real: bool = False) -> None:
     """Write OUT/labels/nih-cxr-lt_single-label_train.csv (with `real` all three lists) and OUT/images/.
 
-    Columns: id, one a finding with a single 1 in each row, subject_id, synthetic. A synthetic image has the finding that
-    it was made for; real images with no or several findings are left out, as the benchmark does.
+    Columns: id, one a finding with a single 1 in each row, subject_id, synthetic. A synthetic image has the finding it
+    was made for; real images with no or several findings are left out, as the benchmark does.
     Raises InputError where there is no image to write.
     """
     manifest = exported(run, real)

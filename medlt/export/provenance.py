@@ -18,18 +18,19 @@ from medlt.types import InputError
 CARDS = ("MODEL_CARD.md", "DATASHEET.md")
 """Files of a run that go with an export where they are there."""
 NOTICE = "Synthetic radiographs. They show no patient; do not use them for diagnosis."
-SECRET = ("data",)
-"""Fields of a mechanism that stay in the run: who knows all rows but one could test that one by their digest."""
+SECRET = ("data", "units")
+"""Fields of a mechanism that stay in the run: by a digest, who knows all rows but one could test for that one."""
 
 
 def provenance(run: Path) -> dict[str, Any]:
     """Return what an export says of itself: synthetic, notice, run, medlt, privacy.
 
-    privacy: epsilon, delta, unit, covers and sentence of the claim, and the ledger. epsilon is None where no privacy is
-    claimed; the sentence says why. The ledger is None where nothing was trained privately.
+    privacy: epsilon, delta, privacy_unit, covers and sentence of the claim, and the ledger. epsilon is None where no
+    privacy is claimed; the sentence says why. The ledger is None where nothing was trained privately.
     """
     made = claim(run)
-    private = {name: getattr(made, name) for name in ("epsilon", "delta", "unit", "covers", "sentence")}
+    private = {name: getattr(made, name) for name in ("epsilon", "delta", "privacy_unit", "covers", "sentence")}
+    private |= {"delta": None} if made.epsilon is None else {}
     privacy = {**private, "ledger": _ledger(run)}
     return {"synthetic": True, "notice": NOTICE, "run": run_id(run), "medlt": __version__, "privacy": privacy}
 
@@ -60,7 +61,12 @@ def _ledger(run: Path) -> dict[str, Any] | None:
         return None
     ledger = read_ledger(run / NAME)
     mechanisms = [_public(asdict(one)) for one in ledger.mechanisms]
-    return {"epsilon": ledger.spent.epsilon, "delta": ledger.delta, "unit": ledger.unit, "mechanisms": mechanisms}
+    return {
+        "epsilon": ledger.spent.epsilon,
+        "delta": ledger.delta,
+        "privacy_unit": ledger.privacy_unit,
+        "mechanisms": mechanisms,
+    }
 
 
 def _public(mechanism: Mapping[str, Any]) -> dict[str, Any]:
