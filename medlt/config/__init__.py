@@ -21,7 +21,7 @@ from medlt.config.learning import (
     TransformerConfig,
     UNetConfig,
 )
-from medlt.config.messages import explain
+from medlt.config.messages import expected, explain
 from medlt.config.plugged import settings_model
 from medlt.config.privacy import Privacy
 from medlt.config.read import dump, find, folder_of, load, load_verdict, parse, parse_verdict
@@ -97,6 +97,7 @@ __all__ = [
     "TransformerConfig",
     "UNetConfig",
     "dump",
+    "expected",
     "explain",
     "find",
     "folder_of",

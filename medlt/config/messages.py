@@ -79,11 +79,11 @@ def _clause(key: str, errors: list[ErrorDetails], model: type[BaseModel], given:
     if kind in ("value_error", "assertion_error"):
         reason = str(context.get("error", first["msg"]))
         return f"{key}: {reason}" if key else reason
-    wanted = " or ".join(dict.fromkeys(_expected(one) for one in errors))
+    wanted = " or ".join(dict.fromkeys(expected(one) for one in errors))
     return f"{key}: must be {wanted}" + ("" if isinstance(value, dict | list | BaseModel) else f", not {value!r}")
 
 
-def _expected(error: ErrorDetails) -> str:
+def expected(error: ErrorDetails) -> str:
     """Return what a value must be."""
     kind, context = error["type"], error.get("ctx", {})
     if kind in LIMITS:

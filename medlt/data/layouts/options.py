@@ -6,9 +6,9 @@ import re
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BeforeValidator, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, Field, ValidationError
 
-from medlt.config import Strict
+from medlt.config import Strict, expected
 from medlt.names import did_you_mean
 from medlt.types import InputError
 
@@ -85,7 +85,7 @@ class FolderOptions(OwnOptions):
     key: str | None = Field(None, description="column of that table with the name of an image, study or accession")
 
 
-def parse(model: type[Options], layout: str, given: dict[str, object]) -> Options:
+def parse(model: type[BaseModel], layout: str, given: dict[str, object]) -> BaseModel:
     """Return the options of `layout`. Raises InputError in one line on an unknown option or an invalid value."""
     try:
         return model(**given)
@@ -100,4 +100,4 @@ def parse(model: type[Options], layout: str, given: dict[str, object]) -> Option
             choices = re.findall(r"'([^']*)'", str(first["ctx"]["expected"]))
             close = did_you_mean(str(value), choices) or ";"
             raise InputError(f"{name}: {value!r} is not valid{close} use {', '.join(choices)}") from None
-        raise InputError(f"{name}: {value!r} is not valid; {first['msg'].lower()}") from None
+        raise InputError(f"{name}: {value!r} is not valid; it must be {expected(first)}") from None
