@@ -9,10 +9,24 @@ import typer
 
 from medlt.cli.app import app
 from medlt.cli.edge import Json, Volume, edge, example
+from medlt.plugins import LAYOUTS
 from medlt.types import InputError
 
-OWN = ("layout", "src", "out", "as_json", "volume")
+OWN = ("layout", "src", "out", "option", "as_json", "volume")
 """Parameters of `manifest` that are no options of a layout."""
+
+
+def layouts(incomplete: str) -> list[str]:
+    """Return the layouts that a name may be completed to."""
+    return [name for name in LAYOUTS if name.startswith(incomplete)]
+
+
+def _pairs(option: list[str] | None) -> dict[str, str]:
+    """Return NAME=VALUE options as a mapping. Raises InputError for one without '='."""
+    for one in option or ():
+        if "=" not in one:
+            raise InputError(f"--option {one!r} has no '='; write it as NAME=VALUE")
+    return {one.partition("=")[0].replace("-", "_"): one.partition("=")[2] for one in option or ()}
 
 
 @app.command(
@@ -23,7 +37,9 @@ OWN = ("layout", "src", "out", "as_json", "volume")
     )
 )
 def manifest(
-    layout: Annotated[str, typer.Argument(metavar="LAYOUT", help="mimic-cxr-lt, nih-cxr-lt, cxr-lt, csv or folder.")],
+    layout: Annotated[
+        str, typer.Argument(metavar="LAYOUT", help=f"One of {', '.join(LAYOUTS)}.", autocompletion=layouts)
+    ],
     src: Annotated[Path, typer.Argument(metavar="SRC", help="The collection's folder, or the table.")],
     out: Annotated[Path, typer.Argument(metavar="OUT.parquet", help="Orphans go to OUT.orphans.csv beside it.")],
     images: Annotated[Path | None, typer.Option(help="Folder of the images, if it is not SRC.")] = None,
@@ -42,6 +58,7 @@ def manifest(
     missing: Annotated[str | None, typer.Option(help="Rows without their file: drop (default), keep.")] = None,
     resplit: Annotated[bool, typer.Option("--resplit", help="Split patients anew, by hash.")] = False,
     seed: Annotated[int | None, typer.Option(min=0, help="Of that hash; 0.")] = None,
+    option: Annotated[list[str] | None, typer.Option(help="NAME=VALUE: an option of a plug-in's layout.")] = None,
     as_json: Json = False,
     volume: Volume = None,
 ) -> None:
@@ -53,7 +70,7 @@ def manifest(
     with edge(as_json, volume) as terminal:
         from medlt.data.layouts import read_layout
 
-        read = read_layout(layout, src, given)
+        read = read_layout(layout, src, given | _pairs(option))
         orphans = read.write(out)
         terminal.say({"out": str(out), "orphans_file": orphans and str(orphans), **read.summary()}, read.table)
         terminal.mention(f"manifest: {out}" + (f", orphans: {orphans}" if orphans else ""))

@@ -12,6 +12,7 @@ from medlt.cli.app import app
 from medlt.cli.collections import require_local
 from medlt.cli.edge import Json, Out, Overrides, Recipe, Volume, edge, example
 from medlt.cli.terminal import Terminal
+from medlt.plugins import METHODS
 from medlt.types import InputError
 
 if TYPE_CHECKING:
@@ -102,12 +103,17 @@ def run(
         _run(_settings(config, overrides, out), terminal)
 
 
+def _methods(incomplete: str) -> list[str]:
+    return [name for name in METHODS if name.startswith(incomplete)]
+
+
 @app.command(epilog=example("medlt augment mine.yaml", "medlt augment mine.yaml --method edit"))
 def augment(
     config: Recipe,
     overrides: Overrides = None,
     method: Annotated[
-        str | None, typer.Option(help="fusion, edit, noise, diffult, minority or longtail, instead of the config's.")
+        str | None,
+        typer.Option(help=f"Instead of the config's: {', '.join(METHODS)}.", autocompletion=_methods),
     ] = None,
     out: Out = None,
     engine: Annotated[str, typer.Option(help="local.")] = "local",
