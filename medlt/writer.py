@@ -1,14 +1,19 @@
-"""Synthetic images onto the disk: whole or absent, each with its provenance, shard by shard so that a kill loses one.
+"""Writes synthetic images atomically, shard by shard, with their provenance. A killed run loses at most one shard.
 
-A shard is a run of plan rows that hold whole slots: an artifact of the store below RUN/stages, found by the contents of
-its rows and by the name of all that makes and checks images. It holds the kept images, their rows, and what the checks
-say of all; each file has a checksum. So rows of another plan, another denoiser or a flipped byte never pass as its own.
+A shard holds consecutive plan rows of whole slots. It is an artifact of the store below RUN/stages; its key is the
+contents of the rows and a digest of everything that makes and checks images. It holds the kept images, their rows, and
+the results of all checks. Each file has a checksum, so another plan, another denoiser or a damaged byte never passes.
+
+Every PNG has text chunks (PNG 11.3.3): Software, Description, Synthetic, Run and UID.
 """
 
 from __future__ import annotations
 
+import json
 import logging
-from collections.abc import Callable, Iterable, Sequence
+import struct
+import zlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
@@ -21,6 +26,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from medlt._version import __version__
 from medlt.data.convert.encode import png
 from medlt.data.dicom.synthetic import Origin, synthetic_bytes
 from medlt.data.manifest import uids_in
@@ -28,30 +34,35 @@ from medlt.files import digest, read_table, write_bytes, write_table, write_text
 from medlt.store import Artifact, Store
 from medlt.types import Batch, CheckResult, InputError
 
-FORMAT = 1
+FORMAT = 2
 KIND = "shards"
 WRITERS = 4
 COLUMNS = ("check", "uid", "value", "limit", "passed", "reason")
+PROVENANCE = ("synthetic", "run", "method", "models", "finding", "seed", "weight", "split", "view")
+"""Columns of metadata.csv after the labels."""
+PARENTS = ("tail_parent", "head_parent", "label_source", "parents")
+"""Columns with uids of real images; a private run does not hand them out."""
+_HEADER = 33  # bytes of the PNG signature and of the chunk IHDR
 
 
 def to_uint8(images: Tensor) -> np.ndarray:
-    """[B,1,H,W] in [0,1] -> uint8 [B,H,W], rounded half up. Raises ValueError on a value that is not finite."""
+    """Return [B,1,H,W] in [0,1] as uint8 [B,H,W], rounded half up. Raises ValueError on a value that is not finite."""
     if not bool(torch.isfinite(images).all()):
-        raise ValueError("an image holds values that are not finite; it must not be written")
+        raise ValueError("an image has values that are not finite, so it is not written; check denoiser and codec")
     return (images[:, 0].clamp(0, 1) * 255 + 0.5).to(torch.uint8).numpy()
 
 
 def digest_rows(rows: pd.DataFrame) -> str:
-    """16 hex digits that name plan rows: their uids, in order, and every value, exactly, but not the kind of a column.
+    """Return 16 hex digits of plan rows: of their uids in order and of all values, but not of the column types.
 
-    Equal for rows in memory and the same rows read back from a parquet file.
+    Rows in memory and the same rows read from a parquet file have equal digits.
     """
     values = {str(name): [_plain(value) for value in column] for name, column in rows.items()}
     return digest([str(uid) for uid in rows.index], values)
 
 
 def _plain(value: Any) -> Any:
-    """A number, a text, a list of texts, or None where there is nothing."""
+    """Return a number, a text, a list of texts, or None for a missing value."""
     if isinstance(value, list | tuple | np.ndarray):
         return uids_in(value)
     return None if pd.isna(value) else value.item() if isinstance(value, np.generic) else value
@@ -61,87 +72,89 @@ def _plain(value: Any) -> Any:
 class DatasetWriter:
     """The shards of one plan below `folder`/stages/shards, and the published images in `folder`/images.
 
-    `models` names all that decides what an image of a given plan row is, and whether it is kept: models, checks,
-    settings. A shard belongs to the plan once `has`, `write` or `shard` was called for its rows, in that order.
+    models: digest of everything that decides how an image looks and whether it is kept: models, checks, settings.
+    run_id: id of the run, written into every image. A shard belongs to the plan after the first call of `has`, `write`
+    or `shard` with its rows; the order of these calls is the order of the plan.
     """
 
     folder: Path
     models: str
+    run_id: str = ""
     _shards: dict[str, Artifact | None] = field(default_factory=dict, init=False, repr=False, compare=False)
     _home: dict[str, Artifact] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @cached_property
     def store(self) -> Store:
-        """Where the shards lie."""
+        """The store of the shards."""
         return Store(self.folder / "stages")
 
     def _key(self, rows: pd.DataFrame) -> dict[str, Any]:
-        return {"format": FORMAT, "rows": digest_rows(rows), "models": self.models}
+        return {"format": FORMAT, "rows": digest_rows(rows), "models": self.models, "run": self.run_id}
 
     def has(self, rows: pd.DataFrame) -> bool:
-        """Whether the shard of these rows is there, whole; a damaged one is named and set aside."""
+        """Return whether the shard of these rows exists. A damaged shard is reported and moved aside."""
         key = self._key(rows)
         return self._belongs(key["rows"], self.store.find(KIND, key))
 
     def _belongs(self, named: str, shard: Artifact | None) -> bool:
-        """Count a shard, or its place in the order, as one of the plan's; whether it is there."""
+        """Register a shard, or its place in the order, as part of the plan, and return whether it exists."""
         self._shards[named] = shard
         if shard is not None:
             self._home.update({path.stem: shard for path in shard.path("images").glob("*.png")})
         return shard is not None
 
-    def write(self, rows: pd.DataFrame, batch: Batch, findings: Sequence[CheckResult], kept: Sequence[str]) -> None:
-        """Write the shard of plan rows `rows`: the images of `kept`, their rows and labels, the findings on all.
+    def write(self, rows: pd.DataFrame, batch: Batch, results: Sequence[CheckResult], kept: Sequence[str]) -> None:
+        """Write the shard of plan rows `rows`: the images of `kept`, their rows and labels, and all check results.
 
-        batch: the images of just these rows. Raises what the first image that fails raises; there is no shard then.
+        batch: the images of exactly these rows. An image that cannot be written raises its error and leaves no shard.
         """
-        self.shard(rows, lambda: (batch, findings, kept))
+        self.shard(rows, lambda: (batch, results, kept))
 
     def shard(self, rows: pd.DataFrame, make: Callable[[], tuple[Batch, Sequence[CheckResult], Sequence[str]]]) -> None:
-        """Find the shard of these rows, or have it made under a lock; `make` as the arguments of `write`."""
+        """Find the shard of these rows, or call `make` under a lock for the arguments of `write`."""
 
         def build(folder: Path) -> None:
-            batch, findings, kept = make()
+            batch, results, kept = make()
             if list(batch.rows.index) != list(rows.index):
-                raise ValueError("a batch of other rows than the plan's; give the images of just these rows")
-            _fill(folder, batch, findings, kept)
+                raise ValueError("the batch has other rows than the plan; give the images of exactly these rows")
+            _fill(folder, batch, results, kept, self.run_id)
 
         key = self._key(rows)
         self._belongs(key["rows"], self.store.make(KIND, key, build))
 
     def _opened(self) -> list[Path]:
-        """Folders of the plan's shards, in its order."""
+        """Return the folders of the shards in the order of the plan."""
         return [self._sound(shard) for shard in self._shards.values() if shard is not None]
 
     def _sound(self, shard: Artifact) -> Path:
-        """The folder of a shard. Raises InputError if it was damaged meanwhile."""
+        """Return the folder of a shard. Raises InputError if it is damaged."""
         if self.store.open(KIND, shard.folder) is None:
-            raise InputError(f"{shard.folder}: damaged while it was used; run again, it is made again")
+            raise InputError(f"{shard.folder}: damaged while in use; run the same command again, which makes it again")
         return shard.folder
 
     def kept(self) -> pd.DataFrame:
-        """All kept rows with their labels, indexed by uid, in plan order; integers as the plan has them."""
+        """Return all kept rows with their labels, indexed by uid, in plan order, with the integers of the plan."""
         return _joined(folder / "kept.parquet" for folder in self._opened())
 
     def results(self) -> pd.DataFrame:
-        """Return the results of all checks, one row a check and image."""
+        """Return the results of all checks, one row per check and image."""
         table = _joined(folder / "checks.parquet" for folder in self._opened())
         return table.reset_index(drop=True).reindex(columns=list(COLUMNS))
 
     def _files(self, uids: Iterable[str]) -> list[Path]:
-        """Files of these kept images, their shards verified."""
+        """Return the files of these kept images, after their shards are verified."""
         homes = [(uid, self._home[uid]) for uid in uids]
         folders = {name: self._sound(shard) for name, shard in {shard.digest: shard for _, shard in homes}.items()}
         return [folders[shard.digest] / "images" / f"{uid}.png" for uid, shard in homes]
 
     def read(self, uids: Sequence[str]) -> Tensor:
-        """Kept images of the plan's shards, uint8 [n,1,H,W]. Raises KeyError for a uid that is none of them."""
+        """Return kept images of the plan, uint8 [n,1,H,W]. Raises KeyError for another uid."""
         return torch.stack([torch.from_numpy(np.array(Image.open(file)))[None] for file in self._files(uids)])
 
     def publish(self, uids: Sequence[str]) -> None:
-        """Copy these kept images to images/, where users look; the shards stay for a resume.
+        """Copy these kept images to images/. The shards stay for a resume.
 
-        An image that lies there under such a name with other bytes is replaced; others are moved to superseded/images/.
+        An existing file of the same name with other bytes is replaced; other images move to superseded/images/.
         """
         place = self.folder / "images"
         for file in self._files(uids):
@@ -151,7 +164,7 @@ class DatasetWriter:
         self._set_aside({f"{uid}.png" for uid in uids})
 
     def _set_aside(self, known: set[str]) -> None:
-        """Move images that are not of the plan from images/ to superseded/images/, and say so."""
+        """Move images that are not of the plan from images/ to superseded/images/, with a warning."""
         place, aside = self.folder / "images", self.folder / "superseded" / "images"
         strange = sorted(path for path in place.glob("*.png") if path.name not in known)
         for path in strange:
@@ -159,40 +172,86 @@ class DatasetWriter:
             path.replace(aside / path.name)
         if strange:
             logging.getLogger(__name__).warning(
-                "%s: %d images were not of this run's plan, such as %s; they were moved to %s",
+                "%s: %d images are not in this run's plan, such as %s; they are now in %s",
                 place, len(strange), strange[0].name, aside,
             )  # fmt: skip
 
 
-def _fill(folder: Path, batch: Batch, findings: Sequence[CheckResult], kept: Sequence[str]) -> None:
-    """The files of a shard: images, several at a time, then the tables."""
+def synthetic_png(pixels: np.ndarray, uid: str, run_id: str = "") -> bytes:
+    """Return a grayscale PNG of uint8 or uint16 [h,w] with text chunks that mark it as synthetic.
+
+    Equal arguments give equal bytes. The chunks are tEXt, or iTXt for a text that is not Latin-1. Without `run_id` there
+    is no chunk Run.
+    """
+    about = {
+        "Software": f"medlt {__version__}",
+        "Description": "Synthetic image made by a generative model",
+        "Synthetic": "true",
+        "Run": run_id,
+        "UID": uid,
+    }
+    data = png(pixels)
+    chunks = (_text_chunk(keyword, text) for keyword, text in about.items() if text)
+    return b"".join((data[:_HEADER], *chunks, data[_HEADER:]))
+
+
+def _text_chunk(keyword: str, text: str) -> bytes:
+    try:
+        kind, body = b"tEXt", keyword.encode("latin-1") + b"\0" + text.encode("latin-1")
+    except UnicodeEncodeError:  # iTXt: not compressed, no language tag, no translated keyword
+        kind, body = b"iTXt", keyword.encode("latin-1") + b"\0" * 5 + text.encode("utf-8")
+    return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(body, zlib.crc32(kind)))
+
+
+def _fill(folder: Path, batch: Batch, results: Sequence[CheckResult], kept: Sequence[str], run_id: str) -> None:
+    """Write the files of a shard: images, several at a time, then the tables."""
     chosen = np.flatnonzero(batch.rows.index.isin(set(kept)))
     uids, pixels = [str(uid) for uid in batch.rows.index[chosen]], to_uint8(batch.images[chosen])
     for left in (folder / "images").glob("*.png"):  # of an interrupted call, which may have kept others
         left.unlink()
-    with ThreadPoolExecutor(WRITERS, "writer") as pool:  # encoding and fsync both let go of the interpreter
-        list(pool.map(lambda uid, image: write_bytes(folder / "images" / f"{uid}.png", png(image)), uids, pixels))
-    write_table(folder / "checks.parquet", pd.DataFrame([asdict(f) for f in findings], columns=COLUMNS))
+
+    def write(uid: str, image: np.ndarray) -> None:
+        write_bytes(folder / "images" / f"{uid}.png", synthetic_png(image, uid, run_id))
+
+    with ThreadPoolExecutor(WRITERS, "writer") as pool:  # encoding and fsync release the interpreter lock
+        list(pool.map(write, uids, pixels))
+    write_table(folder / "checks.parquet", pd.DataFrame([asdict(result) for result in results], columns=COLUMNS))
     rows = batch.rows.iloc[chosen].join(batch.labels.iloc[chosen])
     write_table(folder / "kept.parquet", rows.assign(path=[f"images/{uid}.png" for uid in uids]))
 
 
 def _joined(files: Iterable[Path]) -> pd.DataFrame:
-    """Tables one below the other, those without a row left out."""
+    """Return the tables one below the other, without empty ones."""
     tables = [table for file in files if len(table := read_table(file))]
     return pd.concat(tables) if tables else pd.DataFrame()
 
 
-def write_metadata(folder: Path, rows: pd.DataFrame, findings: Sequence[str]) -> None:
-    """images/metadata.csv, which makes `folder`/images a Hugging Face `imagefolder`: file_name, then the labels."""
-    table = rows[list(findings)].assign(file_name=[f"{uid}.png" for uid in rows.index])
-    write_text(folder / "images" / "metadata.csv", table[["file_name", *findings]].to_csv(index=False))
+def metadata(rows: pd.DataFrame, findings: Sequence[str], files: Mapping[str, str], *, parents: bool) -> pd.DataFrame:
+    """Return the metadata of a Hugging Face `imagefolder`: file_name, uid, labels, then PROVENANCE and PARENTS.
+
+    files: uid to file name. Empty columns are left out, and PARENTS unless `parents`. The column parents holds JSON
+    lists of uids.
+    """
+    wanted = (*PROVENANCE, *(PARENTS if parents else ()))
+    present = [name for name in wanted if name in rows and rows[name].notna().any()]
+    table = rows[[*findings, *present]].copy()
+    if "parents" in table:
+        table["parents"] = [json.dumps(uids_in(value), ensure_ascii=False) for value in table["parents"]]
+    table.insert(0, "file_name", [files[str(uid)] for uid in rows.index])
+    table.insert(1, "uid", [str(uid) for uid in rows.index])
+    return table
+
+
+def write_metadata(folder: Path, rows: pd.DataFrame, findings: Sequence[str], *, parents: bool) -> None:
+    """Write images/metadata.csv, which makes `folder`/images a Hugging Face `imagefolder`; see `metadata`."""
+    files = {str(uid): f"{uid}.png" for uid in rows.index}
+    write_text(folder / "images" / "metadata.csv", metadata(rows, findings, files, parents=parents).to_csv(index=False))
 
 
 def write_dicom(folder: Path, rows: pd.DataFrame, findings: Sequence[str]) -> None:
-    """dicom/<uid>.dcm beside each published PNG, the same pixels; `rows` hold `path`, `method` and `models`.
+    """Write dicom/UID.dcm with the pixels of each published PNG; `rows` have the columns path, method and models.
 
-    A file that is there and is the same is left as it is.
+    An existing file with equal bytes stays as it is.
     """
     for uid, row in rows.iterrows():
         target = folder / "dicom" / f"{uid}.dcm"

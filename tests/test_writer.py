@@ -152,14 +152,14 @@ def test_damage_while_a_run_uses_a_shard_ends_it_in_one_line(tmp_path: Path) -> 
     one.write(made.rows, made, [], ["u0"])
     flip(next((tmp_path / "stages").rglob("u0.png")))
     for use in (one.kept, lambda: one.read(["u0"]), lambda: one.publish(["u0"])):
-        with pytest.raises(InputError, match="damaged while it was used; run again") as told:
+        with pytest.raises(InputError, match="damaged while in use; run the same command again") as told:
             use()
         assert "\n" not in str(told.value)
 
 
 def test_a_batch_of_other_rows_is_refused(tmp_path: Path) -> None:
     made = batch()
-    with pytest.raises(ValueError, match="a batch of other rows than the plan's"):
+    with pytest.raises(ValueError, match="the batch has other rows than the plan"):
         writer(tmp_path).write(made.rows.iloc[::-1], made, [], ["u0"])
 
 
@@ -208,14 +208,14 @@ def test_published_images_are_those_of_the_plan_whatever_lay_there(
     published = torch.stack([torch.from_numpy(np.array(Image.open(tmp_path / "images" / f"u{i}.png"))) for i in (0, 1)])
     assert torch.equal(published[:, None], one.read(["u0", "u1"]))
     assert (tmp_path / "superseded" / "images" / "old.png").read_bytes() == b"another run's"
-    assert "1 images were not of this run's plan, such as old.png" in caplog.text
+    assert "1 images are not in this run's plan, such as old.png" in caplog.text
 
 
 def test_an_image_folder_of_hugging_face_can_be_made_of_it(tmp_path: Path) -> None:
     one = writer(tmp_path)
     one.write(batch().rows, batch(), [], ["u0", "u1"])
     one.publish(["u0", "u1"])
-    write_metadata(tmp_path, one.kept(), ["Mass"])
+    write_metadata(tmp_path, one.kept(), ["Mass"], parents=True)
     table = pd.read_csv(tmp_path / "images" / "metadata.csv")
     assert table["file_name"].tolist() == ["u0.png", "u1.png"]
     assert all((tmp_path / "images" / name).exists() for name in table["file_name"])

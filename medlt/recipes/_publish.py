@@ -33,15 +33,16 @@ class Published:
 
 
 def make_images(
-    run: Run[configs.RunConfig], cohort: Cohort, method: Synthesizer, checks: Sequence[Check], models: str
+    run: Run[configs.RunConfig], cohort: Cohort, method: Synthesizer, checks: Sequence[Check], models: str, run_id: str
 ) -> tuple[pd.DataFrame, DatasetWriter]:
     """Make and check the images of the whole plan, and return the rows that were used (plan.parquet) and the writer.
 
     A slot without a passing candidate is retried with new candidates, up to `targets.max_retries` times. Every round is
-    a function of the round before, so a killed run resumes to the same result. `models` is a digest of the models.
+    a function of the round before, so a killed run resumes to the same result. `models` is a digest of the models;
+    `run_id` is written into every image.
     """
     targets = run.config.targets
-    writer = DatasetWriter(run.folder, models=_named(run, cohort, models))
+    writer = DatasetWriter(run.folder, models=_named(run, cohort, models), run_id=run_id)
     whole = method.plan(cohort.shortfall(), run.config.seed)
     tried = whole.iloc[:0]
     for turn in range(1 + targets.max_retries):
@@ -124,8 +125,8 @@ def publish(
     if kept.empty:
         cohort.manifest.write(run.path("manifest.parquet"))
         return Published(cohort.manifest.where(pd.Series(False, cohort.manifest.rows.index)), results)
-    made = _manifest(run, cohort, kept, models)
-    write_metadata(run.folder, made.rows, made.findings)
+    made = _manifest(run, cohort, kept.assign(run=writer.run_id), models)
+    write_metadata(run.folder, made.rows, made.findings, parents=run.config.privacy is None)
     if run.config.format == "dicom":
         write_dicom(run.folder, made.rows, made.findings)
     cohort.manifest.join(made).write(run.path("manifest.parquet"))

@@ -214,7 +214,7 @@ class AblationRunner:
         home = base.path("variants", one.name)
         run = Run(home, one.config.model_copy(update={"output_dir": home}), base.runtime, base.store)
         models = digest(one.name, batch.rows.index.tolist())
-        writer = DatasetWriter(home, models=models)
+        writer = DatasetWriter(home, models=models, run_id=models)
         if not writer.has(batch.rows):
             write_best(writer, batch.rows, batch, results)
         published = publish(run, cohort, batch.rows, writer, models)

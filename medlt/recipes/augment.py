@@ -24,6 +24,9 @@ from medlt.report.html import write_report
 from medlt.training.runtime import silent
 from medlt.types import Progress
 
+PLACES = ("output_dir", "artifacts_dir", "data", "device", "threads")
+"""Keys of a config that say where a run works. They have no part in its id; the rows stand for the section data."""
+
 
 @dataclass(frozen=True)
 class Filled:
@@ -80,7 +83,9 @@ def fill(run: Run[configs.RunConfig], cohort: Cohort) -> Filled:
     method, checks = built.method, build_checks(run, cohort, learnt.verifiers)
     with run.stage("synthesis"):
         models = _named(run, cohort, built)
-        plan, images = make_images(run, cohort, method, checks, models)
+        run_id = _run_id(run, cohort, built)
+        run.record(id=run_id)
+        plan, images = make_images(run, cohort, method, checks, models, run_id)
         published = publish(run, cohort, plan, images, models)
     with run.stage("quality"):
         made = published.made
@@ -94,6 +99,16 @@ def fill(run: Run[configs.RunConfig], cohort: Cohort) -> Filled:
 def _named(run: Run[configs.RunConfig], cohort: Cohort, built: Built) -> str:
     """Return a digest of what made the images. A data-independent run leaves out its rows, which it must not reveal."""
     return digest({**built.models, **({} if run.config.data_independent else {"manifest": cohort.manifest.digest()})})
+
+
+def _run_id(run: Run[configs.RunConfig], cohort: Cohort, built: Built) -> str:
+    """Return the id of a run, 16 hex digits: equal for equal configs, models and real rows, wherever the run lies.
+
+    A private run leaves out its rows, so that nobody can test whether a row is among them.
+    """
+    settings = run.config.model_dump(mode="json", exclude=set(PLACES))
+    rows = [] if run.config.privacy is not None else [cohort.manifest.digest()]
+    return digest("run", settings, dict(built.models), rows)
 
 
 def write_documents(run: Run[configs.RunConfig]) -> None:
