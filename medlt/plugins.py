@@ -158,31 +158,32 @@ class Registry(Mapping[str, P], Generic[P]):
         """Return the settings model of a plug-in. Raises PluginError if it cannot be imported."""
         from pydantic import BaseModel
 
-        with self._guarded(name, "has settings that cannot be imported"):
+        with self.guarded(name, "has settings that cannot be imported"):
             model = resolve(self[name].settings)
         if not (isinstance(model, type) and issubclass(model, BaseModel)):
-            raise PluginError(f"{self._where(name)} has settings that are no pydantic model; correct the package")
+            raise PluginError(f"{self.where(name)} has settings that are no pydantic model; correct the package")
         return model
 
     def build(self, name: str, *given: Any) -> Any:
         """Return what a plug-in builds of its settings and parts. Raises PluginError for a failure of an added one."""
-        with self._guarded(name, "failed"):
+        with self.guarded(name, "failed"):
             return resolve(self[name].build)(*given)
 
     def _load(self, name: str) -> P:
-        with self._guarded(name, "cannot be imported"):
+        with self.guarded(name, "cannot be imported"):
             plugin = self._added[name].load()
         if not isinstance(plugin, self.kind):
             wanted, got = f"medlt.plugins.{self.kind.__name__}", type(plugin).__name__
-            raise PluginError(f"{self._where(name)} is a {got}; its entry point must name a {wanted}")
+            raise PluginError(f"{self.where(name)} is a {got}; its entry point must name a {wanted}")
         return plugin
 
-    def _where(self, name: str) -> str:
+    def where(self, name: str) -> str:
+        """Return the entry point, group and package of an added plug-in, for messages."""
         entry = self._added[name]
         return f"plug-in {name} = {entry.value} ({self.group}, package {self.package(name)})"
 
     @contextmanager
-    def _guarded(self, name: str, failure: str) -> Iterator[None]:
+    def guarded(self, name: str, failure: str) -> Iterator[None]:
         """Raise PluginError, in one line, for an error in the code of an added plug-in."""
         try:
             yield
@@ -191,7 +192,7 @@ class Registry(Mapping[str, P], Generic[P]):
                 raise
             log.debug("plug-in %s", name, exc_info=True)
             reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
-            raise PluginError(f"{self._where(name)} {failure}: {reason}; correct or uninstall the package") from error
+            raise PluginError(f"{self.where(name)} {failure}: {reason}; correct or uninstall the package") from error
 
 
 NEAR_COPY = ("near_copy",)
