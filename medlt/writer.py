@@ -180,8 +180,8 @@ class DatasetWriter:
 def synthetic_png(pixels: np.ndarray, uid: str, run_id: str = "") -> bytes:
     """Return a grayscale PNG of uint8 or uint16 [h,w] with text chunks that mark it as synthetic.
 
-    Equal arguments give equal bytes. The chunks are tEXt, or iTXt for a text that is not Latin-1. Without `run_id` there
-    is no chunk Run.
+    Equal arguments give equal bytes. The chunks are tEXt, or iTXt for a text that is not Latin-1. There is no chunk
+    Run without `run_id`.
     """
     about = {
         "Software": f"medlt {__version__}",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -24,8 +25,8 @@ from medlt.report.html import write_report
 from medlt.training.runtime import silent
 from medlt.types import Progress
 
-PLACES = ("output_dir", "artifacts_dir", "data", "device", "threads")
-"""Keys of a config that say where a run works. They have no part in its id; the rows stand for the section data."""
+UNNAMED = {"data", "device", "threads"}
+"""Keys of a config that have no part in the id of a run: the rows stand for `data`. Neither have paths."""
 
 
 @dataclass(frozen=True)
@@ -106,9 +107,16 @@ def _run_id(run: Run[configs.RunConfig], cohort: Cohort, built: Built) -> str:
 
     A private run leaves out its rows, so that nobody can test whether a row is among them.
     """
-    settings = run.config.model_dump(mode="json", exclude=set(PLACES))
+    settings = _without_paths(run.config.model_dump(exclude=UNNAMED))
     rows = [] if run.config.privacy is not None else [cohort.manifest.digest()]
     return digest("run", settings, dict(built.models), rows)
+
+
+def _without_paths(value: Any) -> Any:
+    """Return nested settings without their paths."""
+    if isinstance(value, dict):
+        return {key: _without_paths(one) for key, one in value.items() if not isinstance(one, Path)}
+    return [_without_paths(one) for one in value] if isinstance(value, list | tuple) else value
 
 
 def write_documents(run: Run[configs.RunConfig]) -> None:
