@@ -32,7 +32,7 @@ def augment(
 ) -> Run:
     """Fill the long tail of a collection with synthetic images, and check them.
 
-    The same call continues an interrupted run, and returns a finished one at once. It does what `medlt augment` does,
+    The same call continues an interrupted run, and trains nothing for a finished one. It does what `medlt augment` does,
     with the same config, which lies in RUN/config.yaml.
 
     Args:

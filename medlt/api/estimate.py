@@ -19,8 +19,10 @@ from medlt import config as configs
 from medlt.api.collection import Collection
 from medlt.progress import duration
 
-BATCH = 2
+BATCH = 8
 """Rows of a timed step on a CPU, where time grows with the rows; a GPU gets the whole batch."""
+ARMS = 3
+"""Of the comparison of `medlt run`: real images alone, with synthetic ones, and with repeated real ones."""
 REPEATS = 2
 
 
@@ -43,8 +45,11 @@ class Estimate:
         return f"estimate for this machine ({self.device}): about {duration(self.total)} ({parts}; {made})"
 
 
-def estimate(config: configs.RunConfig, collection: Collection) -> Estimate | None:
-    """Return an estimate of a run that starts from nothing; None for Stable Diffusion and for parts of plug-ins."""
+def estimate(config: configs.RunConfig, collection: Collection, compare: bool = False) -> Estimate | None:
+    """Return an estimate of a run that starts from nothing; None for Stable Diffusion and for parts of plug-ins.
+
+    compare: count the comparison of classifiers too.
+    """
     codec, denoiser = config.codec, config.denoiser
     if not isinstance(codec, configs.TrainedCodec) or not isinstance(denoiser, configs.UNetConfig):
         return None
@@ -52,14 +57,15 @@ def estimate(config: configs.RunConfig, collection: Collection) -> Estimate | No
     before = torch.get_num_threads()
     torch.set_num_threads(config.threads or before)
     try:
+        classifier = _classifier_seconds(timer, config, len(collection.findings))
         seconds = {
             "codec": _codec_seconds(timer, codec, len(collection)),
-            "verifiers": _verifier_seconds(timer, config, len(collection.findings)),
-            "denoiser": 0.0,
-            "images": 0.0,
+            "verifiers": 0.0 if config.data_independent else classifier * config.checks.folds,
         }
         images = _candidates(config, collection)
         seconds |= _denoiser_seconds(timer, config, len(collection.findings), images)
+        if compare and config.evaluation is not None:
+            seconds["comparison"] = classifier * ARMS * config.evaluation.seeds
     finally:
         torch.set_num_threads(before)
     return Estimate(seconds, images, config.device)
@@ -110,15 +116,15 @@ def _codec_seconds(timer: _Timer, chosen: configs.TrainedCodec, real: int) -> fl
     return step * chosen.steps * chosen.batch_size + encoding * real
 
 
-def _verifier_seconds(timer: _Timer, config: configs.RunConfig, findings: int) -> float:
-    """Return the seconds of training one verifier a fold."""
+def _classifier_seconds(timer: _Timer, config: configs.RunConfig, findings: int) -> float:
+    """Return the seconds of training one classifier."""
     from medlt.classify.networks import network
 
     chosen = config.classifier
     net, rows = network(chosen.network, findings).to(config.device), timer.rows(chosen.batch_size)
     x = torch.rand(rows, 1, chosen.size, chosen.size, device=config.device)
     step = timer.per_row(lambda: _gradients(net, net(x)), rows)
-    return 0.0 if config.data_independent else step * chosen.steps * chosen.batch_size * config.checks.folds
+    return step * chosen.steps * chosen.batch_size
 
 
 def _denoiser_seconds(timer: _Timer, config: configs.RunConfig, findings: int, images: int) -> dict[str, float]:

@@ -1,4 +1,4 @@
-"""Commands on finished runs and on the installation: audit, report, doctor."""
+"""Commands on finished runs and on the installation: audit, report, export, doctor."""
 
 from __future__ import annotations
 
@@ -80,6 +80,46 @@ def report(
 
         path = write_report(run)
         terminal.say_lines({"report": str(path)}, [f"report: {path}"])
+
+
+def _formats(incomplete: str) -> list[str]:
+    from medlt.export import FORMATS
+
+    return [name for name in FORMATS if name.startswith(incomplete)]
+
+
+@app.command(
+    epilog=example(
+        "medlt export demo images --format imagefolder",
+        "medlt export demo bundle --format monai-bundle",
+    )
+)
+def export(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder to make; nothing is overwritten.")],
+    kind: Annotated[
+        str,
+        typer.Option(
+            "--format",
+            help="Images: imagefolder, monai, cxr-lt, longtailcxr or webdataset; generator: monai-bundle or diffusers.",
+            autocompletion=_formats,
+        ),
+    ],
+    real: Annotated[
+        bool, typer.Option("--real", help="Also write the real images, which are of patients; formats of images alone.")
+    ] = False,
+    as_json: Json = False,
+    volume: Volume = None,
+) -> None:
+    """Write a run's images or its generator in another tool's format.
+
+    OUT/provenance.json says that they are synthetic, by which run, and what may be said of privacy.
+    """
+    with edge(as_json, volume) as terminal:
+        from medlt.export import export as write
+
+        written = write(run, kind, out, real)
+        terminal.say_lines({"out": str(written), "format": kind}, [f"{kind}: {written}"])
 
 
 @app.command(epilog=example("medlt doctor", "medlt doctor --json > doctor.json"))

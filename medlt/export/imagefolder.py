@@ -8,24 +8,23 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import pandas as pd
-
-from medlt.export.images import copy_images, exported, origin
+from medlt.export.images import copy_images, exported, gives_parents
 from medlt.export.provenance import write_provenance
 from medlt.files import write_text
+from medlt.writer import metadata
 
 
 def export_imagefolder(run: Path, out: Path, real: bool = False) -> None:
     """Write OUT/SPLIT/UID.png, OUT/SPLIT/metadata.csv, OUT/provenance.json and the run's cards.
 
-    metadata.csv: file_name, one column a finding (1, 0, blank for unknown, or a soft label), then what made the image.
+    metadata.csv: file_name, uid, one column per finding (1, 0, blank for unknown, or a soft label), then what made the
+    image.
     Raises InputError where there is no image to write.
     """
     manifest = exported(run, real)
-    record = write_provenance(run, out)
+    write_provenance(run, out)
     for split, part in manifest.rows.groupby("split"):
         folder = out / str(split)
         names = copy_images(manifest, part, folder)
-        table = pd.concat([part[list(manifest.findings)], origin(part, record["run"])], axis=1)
-        table.insert(0, "file_name", list(names.values()))
+        table = metadata(part, manifest.findings, names, parents=gives_parents(run))
         write_text(folder / "metadata.csv", table.to_csv(index=False))

@@ -7,13 +7,11 @@ from pathlib import Path
 
 import pandas as pd
 
-from medlt.data.manifest import Manifest, uids_in
+from medlt.config import load
+from medlt.data.manifest import Manifest
 from medlt.files import atomic
 from medlt.types import InputError
-
-PROVENANCE = ("split", "view", "synthetic", "weight", "method", "models", "finding", "seed", "tail_parent",
-              "head_parent", "label_source", "parents")  # fmt: skip
-"""Columns of the manifest that say what an image is and what made it."""
+from medlt.writer import metadata
 
 
 def exported(run: Path, real: bool) -> Manifest:
@@ -44,10 +42,15 @@ def copy_images(manifest: Manifest, part: pd.DataFrame, folder: Path) -> dict[st
     return names
 
 
-def origin(rows: pd.DataFrame, run: str) -> pd.DataFrame:
-    """Return what made each row: the columns of PROVENANCE that the rows have, and the id of the run."""
-    table = rows[[name for name in PROVENANCE if name in rows and rows[name].notna().any()]].copy()
-    if "parents" in table:
-        table["parents"] = [" ".join(uids_in(value)) for value in table["parents"]]
-    synthetic = rows["synthetic"].astype(bool) if "synthetic" in rows else pd.Series(False, rows.index)
-    return table.assign(run=synthetic.map({True: run, False: ""})) if run else table
+def origin(run: Path, rows: pd.DataFrame) -> pd.DataFrame:
+    """Return what made each row, as in images/metadata.csv (`medlt.writer.metadata`), without file names and labels.
+
+    The columns of parents are left out as `gives_parents` says.
+    """
+    names = {str(uid): "" for uid in rows.index}
+    return metadata(rows, (), names, parents=gives_parents(run)).drop(columns=["file_name", "uid"])
+
+
+def gives_parents(run: Path) -> bool:
+    """Return whether the uids of parents may leave: they are uids of real images, so not from a private run."""
+    return load(run / "config.yaml").privacy is None

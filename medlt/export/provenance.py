@@ -60,13 +60,8 @@ def _ledger(run: Path) -> dict[str, Any] | None:
     if not (run / NAME).is_file():
         return None
     ledger = read_ledger(run / NAME)
-    mechanisms = [_public(asdict(one)) for one in ledger.mechanisms]
-    return {
-        "epsilon": ledger.spent.epsilon,
-        "delta": ledger.delta,
-        "privacy_unit": ledger.privacy_unit,
-        "mechanisms": mechanisms,
-    }
+    composed = {"epsilon": ledger.spent.epsilon, "delta": ledger.delta, "privacy_unit": ledger.privacy_unit}
+    return {**composed, "mechanisms": [_public(asdict(one)) for one in ledger.mechanisms]}
 
 
 def _public(mechanism: Mapping[str, Any]) -> dict[str, Any]:

@@ -28,12 +28,12 @@ def export_webdataset(run: Path, out: Path, real: bool = False) -> None:
     Raises InputError where there is no image to write.
     """
     manifest = exported(run, real)
-    record = write_provenance(run, out)
+    write_provenance(run, out)
     for split, part in manifest.rows.groupby("split"):
         for number in range(0, len(part), ROWS):
             shard = part.iloc[number : number + ROWS]
             with atomic(out / f"{split}-{number // ROWS:06d}.tar") as temporary, tarfile.open(temporary, "w") as tar:
-                _write(tar, manifest, shard, origin(shard, record["run"]))
+                _write(tar, manifest, shard, origin(run, shard))
 
 
 def _write(tar: tarfile.TarFile, manifest: Manifest, rows: pd.DataFrame, about: pd.DataFrame) -> None:
