@@ -32,8 +32,8 @@ def augment(
 ) -> Run:
     """Fill the long tail of a collection with synthetic images, and check them.
 
-    The same call continues an interrupted run, and trains nothing for a finished one. It does what `medlt augment` does,
-    with the same config, which lies in RUN/config.yaml.
+    The same call continues an interrupted run, and trains nothing for a finished one. It does what `medlt augment`
+    does, with the same config, which lies in RUN/config.yaml.
 
     Args:
         collection: a `Collection`, or the path of a manifest.parquet or of a table for `Collection.from_csv`.
@@ -69,7 +69,7 @@ def augment(
 
     recipe = with_verdict if evaluate else images_only
     with displayed(progress) as callback:
-        _announce(config, rows, callback)
+        _announce(config, rows, callback, evaluate)
         recipe.main(config, callback)
         return _finished(config.output_dir, callback)
 
@@ -185,7 +185,7 @@ def audit(run: Run | str | Path, *, progress: bool | Progress = True, **options:
         options: shadow_models (0), canaries (0), fpr (0.01), show_pairs (False), seed (0), embedding_steps (250).
 
     Returns:
-        The results; `passed` is True, False, or None where it could not be told.
+        The results; `passed` is True, False, or None where a test could not be made.
 
     Raises:
         InputError: for an unknown option, and for a run without synthetic images or without held-out patients.
@@ -203,14 +203,17 @@ def audit(run: Run | str | Path, *, progress: bool | Progress = True, **options:
         return Audit.of(recipe.main(folder, recipe.AuditOptions(**options), callback))
 
 
-def _announce(config: configs.RunConfig, collection: Collection, callback: ProgressCallback) -> None:
-    """Say where the run is, and before anything is trained how long it takes."""
+def _announce(
+    config: configs.RunConfig, collection: Collection, callback: ProgressCallback, compare: bool = False
+) -> None:
+    """Report where the run is, and before anything is trained how long it takes."""
     callback.note(f"run folder: {config.output_dir}")
     if (config.output_dir / ROWS).is_file():
         return
     from medlt.api.estimate import estimate
 
-    callback.note(str(estimate(config, collection) or "no estimate: it is given for networks that medlt builds alone"))
+    estimated = estimate(config, collection, compare)
+    callback.note(str(estimated or "no estimate of the time: it is for networks that medlt builds from nothing"))
 
 
 def _finished(folder: Path, callback: ProgressCallback) -> Run:

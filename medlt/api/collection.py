@@ -81,7 +81,7 @@ class Collection:
         table: columns path (or uid, the file's name), patient_id, optionally split and view, and one column a finding
         with 1, 0 or blank; images: the folder that paths start from, by default the table's; findings: the label
         columns, by default every column that holds only 0, 1 and blanks, with at least one 1.
-        options: those of the layout csv, such as column={"patient_id": "subject"}, patient="(p[0-9]+)",
+        options: those of the layout csv, such as column={"patient_id": "pid"}, patient="(p[0-9]+)",
         all_zero="keep". Raises InputError for what does not fit.
         """
         table = Path(table)

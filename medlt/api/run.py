@@ -150,7 +150,7 @@ class Run:
 
     @property
     def claim(self) -> Claim:
-        """What may be said of the run's privacy: epsilon at delta for a unit, or None and the reasons."""
+        """The run's privacy claim: epsilon at delta for a unit, or None and the reasons against one."""
         from medlt.privacy.claims import claim
 
         return claim(self.folder)

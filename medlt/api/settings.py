@@ -28,18 +28,18 @@ def nested(settings: Settings) -> dict[str, Any]:
     tree: dict[str, Any] = {}
     for key, value in settings.items():
         if value is not None:
-            _put(tree, key.split("."), _long(key, value), key)
+            _insert(tree, key.split("."), _expanded(key, value), key)
     return tree
 
 
-def _long(key: str, value: Any) -> Any:
+def _expanded(key: str, value: Any) -> Any:
     short = SHORT.get(key)
     if isinstance(value, Mapping):
         return {str(name): part for name, part in value.items()}
     return {short: value} if short else value
 
 
-def _put(tree: dict[str, Any], path: list[str], value: Any, key: str) -> None:
+def _insert(tree: dict[str, Any], path: list[str], value: Any, key: str) -> None:
     *parents, last = path
     for parent in parents:
         tree = tree.setdefault(parent, {})
@@ -47,7 +47,7 @@ def _put(tree: dict[str, Any], path: list[str], value: Any, key: str) -> None:
             raise InputError(f"{key}: {parent} is given as a value too; give one of them")
     if isinstance(value, dict) and isinstance(tree.get(last), dict):
         for name, part in value.items():
-            _put(tree[last], [name], part, f"{key}.{name}")
+            _insert(tree[last], [name], part, f"{key}.{name}")
         return
     if last in tree:
         raise InputError(f"{key} is given twice; give it once")

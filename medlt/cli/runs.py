@@ -113,7 +113,7 @@ def export(
 ) -> None:
     """Write a run's images or its generator in another tool's format.
 
-    OUT/provenance.json says that they are synthetic, by which run, and what may be said of privacy.
+    OUT/provenance.json says that they are synthetic, by which run, and its privacy claim.
     """
     with edge(as_json, volume) as terminal:
         from medlt.export import export as write

@@ -1,4 +1,4 @@
-"""What goes with everything that is exported: that it is synthetic, by which run, and what may be said of privacy."""
+"""The record that goes with every export: that it is synthetic, its run, and the claim of its privacy."""
 
 from __future__ import annotations
 
