@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import click
 import typer
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
@@ -40,8 +39,8 @@ def settings_page() -> str:
     order = list(dict.fromkeys(name for _, name in (*_places(run), *_places(verdict)) if "enum" not in defs[name]))
     parts = [
         "# Every setting\n",
-        "This page is written from `medlt config schema` and `medlt config schema verdict`. A key that is not listed is",
-        "an error. A value of a section `a` with key `b` is set on the command line as `a.b=value`.\n",
+        "This page is written from `medlt config schema` and `medlt config schema verdict`. A key that is not listed",
+        "is an error. A value of a section `a` with key `b` is set on the command line as `a.b=value`.\n",
         "## Config of `medlt run`, `augment` and `train`\n",
         *_table(run, places, defs),
         "## Config of `medlt evaluate`\n",
@@ -148,26 +147,26 @@ def _cell(text: str) -> str:
 
 
 # ---------------------------------------------------------------------------- commands
-def commands(group: click.Group | None = None, prefix: str = "medlt") -> dict[str, click.Command]:
+def commands(group: Any = None, prefix: str = "medlt") -> dict[str, Any]:
     """Return every command by what a user types, those of groups included."""
-    group = group or typer.main.get_group(app)  # type: ignore[assignment]
-    found: dict[str, click.Command] = {}
+    group = group or typer.main.get_group(app)
+    found: dict[str, Any] = {}
     for name, command in group.commands.items():
         if hasattr(command, "commands"):
-            found |= commands(command, f"{prefix} {name}")  # type: ignore[arg-type]
+            found |= commands(command, f"{prefix} {name}")
         else:
             found[f"{prefix} {name}"] = command
     return found
 
 
-def usage(name: str, command: click.Command) -> str:
+def usage(name: str, command: Any) -> str:
     """Return one line: the command and its arguments."""
     arguments = [_metavar(one) for one in command.params if one.param_type_name == "argument"]
     options = " [OPTIONS]" if any(one.param_type_name == "option" for one in command.params) else ""
     return " ".join([f"{name}{options}", *arguments])
 
 
-def _metavar(argument: click.Parameter) -> str:
+def _metavar(argument: Any) -> str:
     """Return the name of an argument; in brackets where it may be left out."""
     name = str(getattr(argument, "metavar", None) or argument.name or "").strip("[]")
     name = name.removesuffix("]...")
@@ -187,7 +186,7 @@ def cli_page() -> str:
         "|---|---|",
         *(f"| [`{name}`](#{_slug(name)}) | {_cell(summary(one))} |" for name, one in commands().items()),
         "",
-        "`medlt --version` prints the version. `medlt --install-completion` installs completion for the current shell.\n",
+        "`medlt --version` prints the version. `medlt --install-completion` installs completion for your shell.\n",
     ]
     for name, command in commands().items():
         parts += [f"## {name} {{: #{_slug(name)} }}\n", f"```\n{usage(name, command)}\n```\n"]
@@ -196,7 +195,7 @@ def cli_page() -> str:
     return "\n".join(parts)
 
 
-def summary(command: click.Command) -> str:
+def summary(command: Any) -> str:
     """Return the first sentence of a command's help, on one line."""
     return " ".join(inspect.cleandoc(command.help or "").split("\n\n")[0].split())
 
@@ -205,7 +204,7 @@ def _slug(name: str) -> str:
     return name.replace(" ", "-")
 
 
-def _parameters(command: click.Command) -> list[str]:
+def _parameters(command: Any) -> list[str]:
     rows = ["| argument or option | default | |", "|---|---|---|"]
     for one in command.params:
         if getattr(one, "hidden", False) or one.name == "help":
@@ -220,7 +219,7 @@ def _parameters(command: click.Command) -> list[str]:
     return [*rows, ""]
 
 
-def _example(command: click.Command) -> str:
+def _example(command: Any) -> str:
     """Return the example of a command's help as a block."""
     lines = [line.strip() for line in (command.epilog or "").splitlines() if line.startswith("  ")]
     return "\n".join(["```console", *lines, "```", ""]) if lines else ""
