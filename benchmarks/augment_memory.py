@@ -58,7 +58,7 @@ def latents(uids: Sequence[str]) -> Tensor:
 def fusion() -> LatentFusion:
     """The method with untrained networks; latents are pixels."""
     return LatentFusion(
-        collection=collection(),
+        train=collection(),
         coder=SimplicialCoder(1, 2, groups=4, vocabulary=4, width=8, temperature=0.3, seed=0),
         latents=latents,
         standardiser=Standardiser(torch.zeros(1), torch.ones(1)),

@@ -32,7 +32,7 @@ from medlt.diffusion.schedulers import scheduler
 from medlt.diffusion.signals import between
 from medlt.rng import noise_like
 from medlt.synthesis.guides import Guide, SamplingContext, guided
-from medlt.synthesis.longtail import LongtailGuide, pictures
+from medlt.synthesis.longtail import LongtailGuide, differentiable_decoder
 from medlt.synthesis.minority import JepaGuide, MinorityGuide
 from medlt.synthesis.space import in_calls
 
@@ -55,7 +55,7 @@ def guides(device: str) -> dict[str, Guide]:
     features, guidance_classifier = Features().eval().requires_grad_(False).to(device), epistemic(device)
     longtail: dict[str, Guide] = {
         f"longtail, TAESD {str(dtype).removeprefix('torch.')}": LongtailGuide(
-            pictures(taesd(dtype, device)), guidance_classifier
+            differentiable_decoder(taesd(dtype, device)), guidance_classifier
         )
         for dtype in dict.fromkeys((torch.float32, best_dtype(device)))
     }

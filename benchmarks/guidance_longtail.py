@@ -29,7 +29,7 @@ from medlt.classify.networks import network
 from medlt.diffusion.codec import AutoencoderCodec, load_codec
 from medlt.diffusion.decoded_signal import ascend_estimate, decoded_signal
 from medlt.rng import noise_like
-from medlt.synthesis.longtail import objective, pictures
+from medlt.synthesis.longtail import differentiable_decoder, uncertainty_objective
 from medlt.testing import constant_denoiser, tiny_autoencoder_kl, tiny_autoencoder_tiny
 
 FINDINGS = 14
@@ -63,8 +63,9 @@ def epistemic(device: str = "cpu", side: int = 64) -> Epistemic:
 def one_gradient(kind: str, checkpointing: bool, rows: int, side: int) -> tuple[float, float]:
     """MiB of resident memory above the start at most, and seconds, of one guided step at `side` px."""
     codec = taesd() if kind == "TAESD" else AutoencoderCodec(tiny_autoencoder_kl(**LARGE))
-    decode, z = pictures(codec, checkpointing=checkpointing), noise_like(range(rows), (4, side // 8, side // 8))
-    look = objective(
+    decode = differentiable_decoder(codec, gradient_checkpointing=checkpointing)
+    z = noise_like(range(rows), (4, side // 8, side // 8))
+    look = uncertainty_objective(
         epistemic(), STATISTICS["variance"], torch.ones(rows, FINDINGS).bool(), torch.zeros(rows, FINDINGS)
     )
     guidance = ascend_estimate(decoded_signal(decode, look), 0.02)

@@ -26,7 +26,7 @@ from medlt.metrics.rarity import avg_knn
 from medlt.recipes._cohort import filed_cohort
 from medlt.recipes._models import train_guidance_classifier, train_verifiers
 from medlt.recipes._setup import finished
-from medlt.synthesis.guides import targets
+from medlt.synthesis.guides import target_columns
 from medlt.training.runtime import silent
 
 SLOT = ["finding", "slot", "candidate"]
@@ -56,7 +56,7 @@ def main() -> None:
     size = run.config.size
     shown = [images(m, size, list(both[uid])) for m, uid in zip(made, ("uid_x", "uid_y"), strict=True)]
     head = train_guidance_classifier(run, cohort, verifiers)
-    column = targets(both["finding"], cohort.findings)
+    column = target_columns(both["finding"], cohort.findings)
     judge = verifiers.verifiers[0]
     assert isinstance(judge, Classifier)
     real = judge.features(cohort.images(cohort.train, judge.size)).numpy()

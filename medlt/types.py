@@ -89,7 +89,7 @@ class Synthesizer(Protocol):
     guidance: tuple[Any, ...]
     """Guidance besides the label, innermost first (`medlt.synthesis.guides.Guide`)."""
 
-    def plan(self, need: Mapping[str, int], seed: int) -> pd.DataFrame:
+    def plan(self, targets: Mapping[str, int], seed: int) -> pd.DataFrame:
         """Return one row per future image, indexed by uid, with at least `finding`, `slot`, `candidate` and `seed`."""
         ...
 

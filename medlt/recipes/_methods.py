@@ -10,6 +10,7 @@ import numpy as np
 from torch import Tensor
 
 from medlt import config as configs
+from medlt import synthesis
 from medlt.checks.bands import limits
 from medlt.checks.folds import CrossFitClassifiers
 from medlt.classify.latents import LatentClassifier
@@ -22,28 +23,31 @@ from medlt.diffusion.losses import ExtraLoss
 from medlt.diffusion.schedulers import factory
 from medlt.diffusion.signals import Distance, between, l2
 from medlt.files import digest, read_tensors, write_tensors
+from medlt.plugins import METHODS, PluginError
 from medlt.recipes._codec import decoder
 from medlt.recipes._cohort import ABOUT, Cohort
 from medlt.recipes._denoiser import Losses, labelled_latents, no_losses, train_denoiser
 from medlt.recipes._models import learn_sparse_code, train_guidance_classifier, train_latent_classifier
-from medlt.recipes._privacy import independent_rows
+from medlt.recipes._privacy import independent_rows, withheld
 from medlt.recipes._setup import Run
 from medlt.rng import seed_of
 from medlt.sparse.embedding import SimplicialCoder
-from medlt.synthesis import METHODS
 from medlt.synthesis.edit import ImageEdit
 from medlt.synthesis.from_noise import FromNoise
 from medlt.synthesis.fusion import LatentFusion
 from medlt.synthesis.guides import Guide
-from medlt.synthesis.longtail import LongtailGuide, pictures
-from medlt.synthesis.minority import JepaGuide, Levels, MinorityGuide, reference_levels
+from medlt.synthesis.longtail import LongtailGuide, differentiable_decoder
+from medlt.synthesis.minority import JepaGuide, MinorityGuide, ReferenceLevels, reference_levels
+from medlt.synthesis.parts import MethodParts
 from medlt.synthesis.plan import PlanSettings
 from medlt.synthesis.plan import TrainTable as TrainTable
 from medlt.training.protocols import PrivateFit
-from medlt.types import Synthesizer
+from medlt.types import InputError, Synthesizer
 
 MOST = 200
 """Number of train positives that set a finding's reference level; the error of their mean is 7 % of the SD."""
+
+FromNoiseSettings = configs.FromNoiseConfig | configs.Diffult | configs.Minority | configs.Longtail
 
 
 @dataclass(frozen=True)
@@ -73,19 +77,73 @@ class Built:
     models: Mapping[str, str]
 
 
+@dataclass(frozen=True, kw_only=True)
+class RunParts(MethodParts):
+    """The parts of medlt's own methods, which also read the run and what it trained."""
+
+    run: Run[configs.RunConfig]
+    learnt: Learnt
+
+
 def build_method(run: Run[configs.RunConfig], learnt: Learnt) -> Built:
     """Train or load the models of the config's method, and return the method with their digests."""
-    chosen, codec = run.config.method, learnt.latents.codec.digest
-    if isinstance(chosen, configs.Fusion):
-        coder = learn_sparse_code(run, learnt.cohort, learnt.latents, learnt.private)
-        backbone = train_denoiser(run, learnt.cohort, learnt.latents, learnt.private)
-        guides, models = build_guides(run, learnt, chosen.guidance, backbone)
-        models |= {"codec": codec, "sparse": coder.digest, "denoiser": backbone.digest}
-        return Built(latent_fusion(run, learnt, chosen, coder, backbone, guides), models)
-    backbone = train_denoiser(run, learnt.cohort, learnt.latents, learnt.private, extra_losses(run, learnt))
-    guides, models = build_guides(run, learnt, chosen.guidance, backbone)
-    models |= {"codec": codec, "denoiser": backbone.digest}
-    return Built(conditional(run, learnt, chosen, backbone, guides), models)
+    chosen, parts = run.config.method, method_parts(run, learnt)
+    method = METHODS.build(chosen.kind, chosen, parts)
+    if not isinstance(method, Synthesizer):
+        got = f"built a {type(method).__name__}, which is no medlt.types.Synthesizer"
+        raise PluginError(f"{METHODS.where(chosen.kind)} {got}; correct the package")
+    return Built(method, parts.models)
+
+
+def method_parts(run: Run[configs.RunConfig], learnt: Learnt) -> RunParts:
+    """Return the parts of a method. Those that are trained are trained when the method calls for them."""
+    cohort, latents, private, targets = learnt.cohort, learnt.latents, learnt.private, run.config.targets
+    models = {"codec": latents.codec.digest}
+
+    def denoiser(losses: Losses = no_losses) -> Backbone:
+        backbone = train_denoiser(run, cohort, latents, private, losses)
+        models["denoiser"] = backbone.digest
+        return backbone
+
+    def guides(chosen: Sequence[configs.GuideConfig], backbone: Backbone) -> tuple[Guide, ...]:
+        built, named = build_guides(run, learnt, chosen, backbone)
+        models.update(named)
+        return built
+
+    def sparse_code() -> SimplicialCoder:
+        coder = learn_sparse_code(run, cohort, latents, private)
+        models["sparse"] = coder.digest
+        return coder
+
+    channels, height, width = latents.cache.shape[-3:]
+    return RunParts(
+        train=train_table(run, cohort, learnt.verifiers),
+        latents=withheld if run.config.data_independent else latents,
+        shape=(channels // 2, height, width),
+        standardiser=latents.standardiser,
+        decode=decoder(run.runtime, latents.codec),
+        num_candidates=targets.num_candidates * (1 + targets.max_retries),
+        runtime=run.runtime,
+        train_denoiser=denoiser,
+        build_guides=guides,
+        learn_sparse_code=sparse_code,
+        models=models,
+        run=run,
+        learnt=learnt,
+    )
+
+
+def fusion_method(chosen: configs.Fusion, parts: RunParts) -> LatentFusion:
+    """Train or load the sparse code and the denoiser, and return latent fusion."""
+    coder, backbone = parts.learn_sparse_code(), parts.train_denoiser()
+    guides = parts.build_guides(chosen.guidance, backbone)
+    return latent_fusion(parts.run, parts.learnt, chosen, coder, backbone, guides)
+
+
+def conditional_method(chosen: FromNoiseSettings | configs.Edit, parts: RunParts) -> Synthesizer:
+    """Train or load the denoiser, with the extra losses of DiffuLT, and return a method under real label vectors."""
+    backbone = parts.train_denoiser(extra_losses(parts.run, parts.learnt))
+    return conditional(parts.run, parts.learnt, chosen, backbone, parts.build_guides(chosen.guidance, backbone))
 
 
 def latent_fusion(
@@ -94,7 +152,7 @@ def latent_fusion(
 ) -> LatentFusion:  # fmt: skip
     """Return latent fusion (arXiv 2405.01705). Both parents of an image come from one fold of the verifiers."""
     targets, latents = run.config.targets, learnt.latents
-    draws = PlanSettings(
+    plan_settings = PlanSettings(
         metric=chosen.pairing,
         neighbours=chosen.neighbours,
         threshold_mean=chosen.threshold_mean,
@@ -102,14 +160,14 @@ def latent_fusion(
         num_candidates=targets.num_candidates * (1 + targets.max_retries),
     )
     return LatentFusion(
-        collection=train_table(run, learnt.cohort, learnt.verifiers),
+        train=train_table(run, learnt.cohort, learnt.verifiers),
         coder=coder,
         latents=latents,
         standardiser=latents.standardiser,
         backbone=backbone,
         decode=decoder(run.runtime, latents.codec),
         scheduler=factory(chosen.scheduler, chosen.num_inference_steps, backbone.noise),
-        draws=draws,
+        plan_settings=plan_settings,
         cam=chosen.cam,
         strength=chosen.strength,
         renoise=chosen.renoise,
@@ -120,17 +178,14 @@ def latent_fusion(
     )
 
 
-FROM_NOISE = configs.FromNoiseConfig | configs.Diffult | configs.Minority | configs.Longtail
-
-
 def conditional(
-    run: Run[configs.RunConfig], learnt: Learnt, chosen: FROM_NOISE | configs.Edit, backbone: Backbone,
+    run: Run[configs.RunConfig], learnt: Learnt, chosen: FromNoiseSettings | configs.Edit, backbone: Backbone,
     guides: tuple[Guide, ...] = (),
 ) -> Synthesizer:  # fmt: skip
     """Return a method that samples under the label vectors of real rows; an image's fold is that of its row."""
     latents, targets = learnt.latents, run.config.targets
     shared: dict[str, Any] = {
-        "collection": train_table(run, learnt.cohort, learnt.verifiers),
+        "train": train_table(run, learnt.cohort, learnt.verifiers),
         "backbone": backbone,
         "standardiser": latents.standardiser,
         "decode": decoder(run.runtime, latents.codec),
@@ -142,7 +197,7 @@ def conditional(
     if isinstance(chosen, configs.Edit):
         return ImageEdit(latents=latents, strength=chosen.strength, mixed=chosen.mixed, **shared)
     height, width = latents.cache.shape[-2:]
-    kind: type[FromNoise] = METHODS[chosen.kind]
+    kind: type[FromNoise] = synthesis.METHODS[chosen.kind]
     return kind(
         shape=(backbone.channels, height, width),
         initial_noise_scale=chosen.initial_noise_scale,
@@ -191,9 +246,10 @@ def _longtail_guide(
 ) -> Named:
     """Return Longtail Guidance. Its classifier gets images that the run's codec decodes, in the run's precision."""
     codec = decoder(run.runtime, learnt.latents.codec).codec
-    assert isinstance(codec, AutoencoderCodec)
+    if not isinstance(codec, AutoencoderCodec):
+        raise InputError("Longtail Guidance needs a codec with gradients; use codec.kind: folder or train")
     standardised = learnt.latents.standardiser if backbone.space == "standardised" else None
-    decode = pictures(codec, standardised, chosen.gradient_checkpointing)
+    decode = differentiable_decoder(codec, standardised, chosen.gradient_checkpointing)
     head = train_guidance_classifier(run, learnt.cohort, learnt.verifiers)
     options = chosen.model_dump(exclude={"kind", "gradient_checkpointing"})
     return LongtailGuide(decode=decode, guidance_classifier=head, **options), {"guidance_classifier": head.digest}
@@ -209,7 +265,7 @@ def features(classifier: LatentClassifier, latents: Latents, backbone: Backbone)
 def _levels(
     run: Run[configs.RunConfig], learnt: Learnt, chosen: configs.MinorityGuideConfig, backbone: Backbone,
     distance: Distance, named: str,
-) -> tuple[Levels, str]:  # fmt: skip
+) -> tuple[ReferenceLevels, str]:  # fmt: skip
     """Return how rare real train images of each finding are, by at most `MOST` images a finding, and a digest."""
     data = labelled_latents(learnt.cohort, learnt.latents, learnt.cohort.train, backbone.space)
     seed = run.config.seed
@@ -228,7 +284,7 @@ def _levels(
     with run.stage("levels"):
         artifact = run.store.make("levels", key, build)
     run.record(digests={"levels": artifact.digest})
-    return Levels(**read_tensors(artifact.path("levels.safetensors"))), artifact.digest
+    return ReferenceLevels(**read_tensors(artifact.path("levels.safetensors"))), artifact.digest
 
 
 def few(labels: np.ndarray, uids: Sequence[str], seed: int) -> np.ndarray:

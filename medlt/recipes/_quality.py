@@ -18,6 +18,7 @@ from medlt import config as configs
 from medlt.checks.bands import Rule, in_band
 from medlt.checks.consistency import CrossFitClassifiers, LabelConsistency, thresholds
 from medlt.checks.near_copy import near_copy
+from medlt.checks.parts import CheckParts, PluginCheck
 from medlt.checks.sanity import Finite, Flat, Saturated, sanity
 from medlt.checks.target_label import TargetLabelCheck
 from medlt.classify.cam import class_activation_map
@@ -28,13 +29,15 @@ from medlt.data.manifest import Manifest
 from medlt.evaluation import introspection
 from medlt.evaluation.quality import quality
 from medlt.files import write_bytes, write_table, write_text
+from medlt.plugins import CHECKS
 from medlt.privacy.audit.copies import low_pass
 from medlt.privacy.audit.embedding import fit_embedding
 from medlt.recipes._cohort import EMBEDDING_SIZE, Cohort, patients
+from medlt.recipes._privacy import independent_rows, withheld
 from medlt.recipes._setup import Run
 from medlt.report.introspection import save_pair
 from medlt.report.panels import png, save_panel
-from medlt.synthesis.guides import targets
+from medlt.synthesis.guides import target_columns
 from medlt.synthesis.longtail import LongtailGuide
 from medlt.types import Check, Synthesizer
 
@@ -48,31 +51,61 @@ UNGUIDED = " unguided"  # no uid of an image ends so
 log = logging.getLogger(__name__)
 
 
+@dataclass(frozen=True, kw_only=True)
+class RunCheckParts(CheckParts):
+    """The parts of medlt's own optional checks, which also read the run and its real images."""
+
+    run: Run[configs.RunConfig]
+    cohort: Cohort
+
+
 def build_checks(run: Run[configs.RunConfig], cohort: Cohort, verifiers: CrossFitClassifiers) -> tuple[Check, ...]:
     """Return the checks in their order: sanity against the parents, label consistency by the verifier that was trained
-    on neither parent, the in-band check, the near-copy filter. A data-independent run checks the image alone."""
+    on neither parent, then the optional checks. A data-independent run checks the image alone."""
+    return (*_usual_checks(run, cohort, verifiers), *_optional_checks(run, cohort, verifiers))
+
+
+def _usual_checks(run: Run[configs.RunConfig], cohort: Cohort, verifiers: CrossFitClassifiers) -> tuple[Check, ...]:
+    """Return the checks that are always on."""
     chosen = run.config.checks
     if run.config.data_independent:
-        own: tuple[Check, ...] = (Finite(), Flat(chosen.min_std), Saturated(), TargetLabelCheck())
-        return (*own, *_near_copies(run, cohort))
+        return Finite(), Flat(chosen.min_std), Saturated(), TargetLabelCheck()
     findings = list(cohort.findings)
     limits = thresholds(verifiers.held_out, cohort.train.rows[findings], chosen.verifier_quantile)
     parents = partial(_parents, cohort, run.config.size)
     usual = sanity(parents, min_std=chosen.min_std, max_correlation=chosen.max_correlation)
     label = LabelConsistency(verifiers.verifiers, dict(limits), findings, chosen.verifier_quantile)
-    return (*usual, TargetLabelCheck(), label, *_bands(run, cohort, verifiers), *_near_copies(run, cohort))
+    return *usual, TargetLabelCheck(), label
 
 
-def _bands(run: Run[configs.RunConfig], cohort: Cohort, verifiers: CrossFitClassifiers) -> tuple[Check, ...]:
-    """Return the in-band check, which rejects images out of distribution, if the config has it."""
-    chosen, rows = run.config.checks.in_band, cohort.train.rows
-    if chosen is None:
-        return ()
+def _optional_checks(run: Run[configs.RunConfig], cohort: Cohort, verifiers: CrossFitClassifiers) -> tuple[Check, ...]:
+    """Return the checks that the config turns on. The parts of a data-independent run hold no real row."""
+    independent, findings = run.config.data_independent, cohort.findings
+    parts = RunCheckParts(
+        findings=findings,
+        tail=cohort.tail if not independent else cohort.requested,
+        rows=independent_rows(cohort.requested, findings).table if independent else cohort.train.rows,
+        images=withheld if independent else partial(_parents, cohort, run.config.size),
+        verifiers=verifiers,
+        size=run.config.size,
+        runtime=run.runtime,
+        run=run,
+        cohort=cohort,
+    )
+    built = {name: CHECKS.build(name, settings, parts) for name, settings in run.config.checks.optional.items()}
+    made = {name: PluginCheck(name, check) if CHECKS.package(name) else check for name, check in built.items()}
+    return tuple(check for check in made.values() if check is not None)
+
+
+def in_band_check(chosen: configs.InBandConfig, parts: RunCheckParts) -> Check | None:
+    """Return the in-band check, which rejects images out of distribution; None in a run without verifiers."""
+    verifiers, cohort = parts.verifiers, parts.cohort
     features = [one.features for one in verifiers.verifiers if isinstance(one, Classifier)]
+    if not features:
+        return None
     rule = Rule(chosen.form, chosen.k, chosen.quantile)
-    pixels = partial(_parents, cohort, run.config.size)
-    labels = rows[list(cohort.findings)]
-    check = in_band(features, pixels, verifiers.fold, labels, cohort.tail, rule=rule, limit=chosen.limit)
+    labels = parts.rows[list(cohort.findings)]
+    check = in_band(features, parts.images, verifiers.fold, labels, cohort.tail, rule=rule, limit=chosen.limit)
     if without := [
         f"{name} (fold {k})" for k, held in enumerate(check.bands) for name in held if not held[name].limit > 0
     ]:
@@ -81,22 +114,20 @@ def _bands(run: Run[configs.RunConfig], cohort: Cohort, verifiers: CrossFitClass
             "checks.in_band.form: centre or checks.in_band: null",
             ", ".join(without),
         )
-    return (check,)
+    return check
 
 
 def _parents(cohort: Cohort, size: int, uids: Sequence[str]) -> Tensor:
     return cohort.images(cohort.train, size, uids)
 
 
-def _near_copies(run: Run[configs.RunConfig], cohort: Cohort) -> tuple[Check, ...]:
+def near_copy_check(chosen: configs.NearCopyConfig, parts: RunCheckParts) -> Check | None:
     """Return the near-copy filter, which rejects images nearer to one train image than validation images are.
 
-    Its limit needs enough validation patients. Its embedding is trained on train and validation images, so that it
-    treats both alike.
+    Its limit needs enough validation patients; with fewer the result is None, with a warning. Its embedding is trained
+    on train and validation images, so that it treats both alike.
     """
-    chosen = run.config.checks.near_copy
-    if chosen is None:
-        return ()
+    run, cohort = parts.run, parts.cohort
     train, val = (cohort.images(part, EMBEDDING_SIZE) for part in (cohort.train, cohort.val))
     owners = [patients(part) for part in (cohort.train, cohort.val)]
     one_each = [owners[1].index(patient) for patient in dict.fromkeys(owners[1])]
@@ -105,13 +136,13 @@ def _near_copies(run: Run[configs.RunConfig], cohort: Cohort) -> tuple[Check, ..
             "no near-copy filter: %d validation patients are too few for a rate of %g, which needs %d; add patients, "
             "or raise checks.near_copy.fpr", len(one_each), chosen.fpr, enough
         )  # fmt: skip
-        return ()
+        return None
     with run.stage("embedding"):
         embed = fit_embedding(
             torch.cat([train, val]), owners[0] + owners[1], runtime=run.runtime.seeded("embedding"), store=run.store,
             steps=chosen.steps,
         )  # fmt: skip
-    return (near_copy([embed, low_pass], val[one_each], train, chosen.fpr),)
+    return near_copy([embed, low_pass], val[one_each], train, chosen.fpr)
 
 
 def measure(run: Run[configs.RunConfig], cohort: Cohort, verifiers: CrossFitClassifiers, made: Manifest) -> None:
@@ -171,7 +202,7 @@ def _measure(cohort: Cohort, guide: LongtailGuide, rows: pd.DataFrame, pixels: T
     head = guide.guidance_classifier
     assert isinstance(head, Epistemic)
     real = cohort.training_set(cohort.train, head.size)
-    column = targets(rows["finding"], cohort.findings)
+    column = target_columns(rows["finding"], cohort.findings)
     base = Classifier(head.net, head.size, {"positive": [0] * len(cohort.findings)})
     signal = head.score(pixels, guide.statistic)[torch.arange(len(rows)), column].numpy()
     near = introspection.nearest(base.features(pixels).numpy(), base.features(real.images).numpy(), real.uids)

@@ -1,11 +1,11 @@
-"""What methods have in common that sample under the label vector of a real train row, wherever they begin.
+"""The base of all methods that sample under the label vector of a real train row.
 
-    plan    tail finding c; a real row that has it lends its label vector, view, sex and age; a seed
-    sample  from the method's own start, classifier-free guidance (arXiv 2207.12598), then any `guides`
+    plan    tail finding c; the label vector, view, sex and age of a real row that has c; a seed
+    sample  from the start of the method, with classifier-free guidance (arXiv 2207.12598), then the `guidance`
     decode  image = decode(un-standardised x0)
 
-Label vectors are drawn among real ones, so that findings occur together as they do in patients. `run` is a function of
-each row alone, bit for bit on a CPU, whatever the image is made beside (`medlt.diffusion.batching`).
+Label vectors are those of real rows, so that findings occur together as often as they do in patients. `run` is a
+function of each row alone, bit for bit on a CPU, whatever other rows are in the batch (`medlt.diffusion.batching`).
 """
 
 from __future__ import annotations
@@ -23,18 +23,18 @@ from torch import Tensor
 from medlt.diffusion.backbone import Backbone
 from medlt.diffusion.sampler import Start, sample
 from medlt.rng import numpy_generator, seed_of
-from medlt.synthesis.guides import Guide, SamplingContext, guided, targets
+from medlt.synthesis.guides import Guide, SamplingContext, guided, target_columns
 from medlt.synthesis.plan import TrainTable
 from medlt.synthesis.space import Standardises, in_calls
 from medlt.types import Batch, InputError
 
 ABOUT = ("view", "sex", "age")
 Key = tuple[int, str, int, int]
-"""Of one future image: (seed, finding, slot, candidate)."""
+"""Identifies one future image: (seed, finding, slot, candidate)."""
 
 
 class SamplingMethod(Protocol):
-    """What a method samples with: a network, a maker of fresh schedulers, and what guides them."""
+    """The parts of a method that `sample_rows` uses."""
 
     @property
     def backbone(self) -> Backbone: ...
@@ -47,33 +47,33 @@ class SamplingMethod(Protocol):
 
 
 @torch.no_grad()
-def drawn(
+def sample_rows(
     method: SamplingMethod,
-    begin: Callable[[Any], Start],
+    start_at: Callable[[Any], Start],
     condition: Tensor,
     labels: Tensor,
     target: Tensor,
     seeds: Tensor,
 ) -> Tensor:
-    """Clean estimates [B,C,h,w] of the rows told of as in `SamplingContext`, from where `begin` puts a fresh scheduler."""
+    """Return clean estimates [B,C,h,w]; start_at: scheduler -> start; the other arguments as in `SamplingContext`."""
     scheduler = method.scheduler()
-    start = begin(scheduler)
-    told = SamplingContext(method.backbone, condition, labels, target, seeds, start.timesteps)
-    return sample(guided(method.guidance, told, method.guidance_scale), start, scheduler, seeds.tolist())
+    start = start_at(scheduler)
+    context = SamplingContext(method.backbone, condition, labels, target, seeds, start.timesteps)
+    return sample(guided(method.guidance, context, method.guidance_scale), start, scheduler, seeds.tolist())
 
 
 @dataclass(kw_only=True)
 class Conditional(ABC):
-    """Such a method, with everything it needs passed in. A kind of it says where sampling begins: `_begin`, `_start`.
+    """A method that samples under real label vectors. Subclasses define the start: `_start_tensors` and `_start`.
 
-    collection: train rows; backbone: safe to call from several threads; standardiser: as fitted on the train split;
-    decode: codec latents [B,C,h,w] -> images [B,1,H,W] in [0,1], a row's bytes a function of the row; scheduler: makes
-    a fresh one, timesteps set; `candidates` rows a slot; `batch` rows are in memory at once.
+    train: train rows; backbone: must be safe to call from several threads; standardiser: fitted on the train split;
+    decode: codec latents [B,C,h,w] -> images [B,1,H,W] in [0,1], where the bytes of a row depend on that row alone;
+    scheduler: returns a new scheduler with timesteps set; num_candidates: rows a slot; batch_size: rows in memory.
 
-    `columns` are those of the plan; `reads` those that name real rows, the first of which lends its label vector.
+    columns: those of the plan; reads: those of them that name real rows, the row of the label vector first.
     """
 
-    collection: TrainTable
+    train: TrainTable
     backbone: Backbone
     standardiser: Standardises
     decode: Callable[[Tensor], Tensor]
@@ -88,46 +88,47 @@ class Conditional(ABC):
     reads: ClassVar[tuple[str, ...]]
 
     def __post_init__(self) -> None:
-        self._sample = in_calls(self._sampled, self.backbone.device, self.batch_size)
+        self._sample = in_calls(self._sample_tensors, self.backbone.device, self.batch_size)
 
-    def plan(self, need: Mapping[str, int], seed: int) -> pd.DataFrame:
-        """need[finding] slots of `candidates` rows each, index uid. All candidates of a slot share the label vector.
+    def plan(self, targets: Mapping[str, int], seed: int) -> pd.DataFrame:
+        """Return targets[finding] slots of `num_candidates` rows each, index uid.
 
-        Raises InputError for a finding that is not a tail finding or has no positive train row.
+        All candidates of a slot share the label vector. Raises InputError for a finding that is not a tail finding or
+        has no positive train row.
         """
-        if strange := [name for name in need if name not in self.collection.tail]:
-            raise InputError(f"{self.name}: {strange[0]!r} is wanted but is not a tail finding; correct the need")
-        chosen = ((*slot, n) for slot in self._slots(need, seed) for n in range(self.num_candidates))
-        made = [self._row((seed, finding, slot, n), like) for finding, slot, like, n in chosen]
-        return pd.DataFrame(made, columns=["uid", *self.columns]).set_index("uid")
+        if unknown := [name for name in targets if name not in self.train.tail]:
+            raise InputError(f"{self.name}: {unknown[0]!r} is not a tail finding; remove it from the targets")
+        planned = ((*slot, n) for slot in self._slots(targets, seed) for n in range(self.num_candidates))
+        rows = [self._row((seed, finding, slot, n), source) for finding, slot, source, n in planned]
+        return pd.DataFrame(rows, columns=["uid", *self.columns]).set_index("uid")
 
-    def _slots(self, need: Mapping[str, int], seed: int) -> Iterator[tuple[str, int, str]]:
-        """(finding, slot, uid whose label vector it gets): every positive row of a finding in turn."""
-        for finding in (name for name in self.collection.findings if need.get(name, 0) > 0):
-            likes = numpy_generator(seed, "likes", finding).permutation(self.collection.positive(finding))
-            yield from ((finding, slot, str(likes[slot % len(likes)])) for slot in range(need[finding]))
+    def _slots(self, targets: Mapping[str, int], seed: int) -> Iterator[tuple[str, int, str]]:
+        """Yield (finding, slot, uid of the label vector); the positive rows of a finding take turns."""
+        for finding in (name for name in self.train.findings if targets.get(name, 0) > 0):
+            sources = numpy_generator(seed, "likes", finding).permutation(self.train.positive(finding))
+            yield from ((finding, slot, str(sources[slot % len(sources)])) for slot in range(targets[finding]))
 
-    def _row(self, key: Key, like: str) -> dict[str, Any]:
-        """One future image."""
+    def _row(self, key: Key, source: str) -> dict[str, Any]:
+        """Return the plan row of one future image; source: uid of the label vector."""
         _, finding, slot, candidate = key
-        named = re.sub(r"\W+", "-", finding)
-        uid = f"{self.name}_{named}_{slot:05d}_{candidate}_{seed_of('uid', *key) % 16**6:06x}"
+        slug = re.sub(r"\W+", "-", finding)
+        uid = f"{self.name}_{slug}_{slot:05d}_{candidate}_{seed_of('uid', *key) % 16**6:06x}"
         seed = int(numpy_generator("noise", *key).integers(2**63 - 1))
-        source = self.collection.table.loc[like]
+        real = self.train.table.loc[source]
         row = {"uid": uid, "finding": finding, "slot": slot, "candidate": candidate, "seed": seed}
-        return row | {"fold": source["fold"]} | {name: source.get(name) for name in ABOUT} | self._own(key, like)
+        return row | {"fold": real["fold"]} | {name: real.get(name) for name in ABOUT} | self._own_columns(key, source)
 
     @abstractmethod
-    def _own(self, key: Key, like: str) -> dict[str, Any]:
-        """The columns of a row that only this method has."""
+    def _own_columns(self, key: Key, source: str) -> dict[str, Any]:
+        """Return the columns of a row that only this method has."""
 
     def run(self, rows: pd.DataFrame) -> Iterator[Batch]:
-        """Batches of finished images in the order of `rows`, each a function of its own row.
+        """Yield batches of finished images in the order of `rows`, each image a function of its own row.
 
-        Raises InputError for a row that reads what is not in the collection.
+        Raises InputError if a row names a real row that is not a train row.
         """
         for column in self.reads:
-            if len(lost := rows.loc[~rows[column].isin(self.collection.table.index), column]):
+            if len(lost := rows.loc[~rows[column].isin(self.train.table.index), column]):
                 raise InputError(f"plan: {column} {lost.iloc[0]!r} is not a train row; plan again for this collection")
         for start in range(0, len(rows), self.batch_size):
             part = rows.iloc[start : start + self.batch_size]
@@ -135,40 +136,41 @@ class Conditional(ABC):
             yield Batch(part, self._images(part, labels), labels)
 
     def explain(self, rows: pd.DataFrame) -> Mapping[str, Tensor]:
-        """Return no stages: nothing is to be seen between noise and image."""
+        """Return no stages: there is no intermediate image between noise and image."""
         return {}
 
     def with_guidance(self, guidance: tuple[Guide, ...]) -> Self:
-        """Return the same method with other guides."""
+        """Return the same method with these guides."""
         return replace(self, guidance=guidance)
 
     def _labels(self, rows: pd.DataFrame) -> pd.DataFrame:
-        """Label vectors of plan rows, uid x finding."""
+        """Return label vectors of plan rows, uid x finding."""
         return self._labels_of(rows, self.reads[0])
 
     def _labels_of(self, rows: pd.DataFrame, column: str) -> pd.DataFrame:
-        """Those of the real rows that a column names."""
-        names = list(self.collection.findings)
-        return self.collection.table.loc[rows[column], names].astype(float).set_index(rows.index)
+        """Return the label vectors of the real rows that a column names."""
+        names = list(self.train.findings)
+        return self.train.table.loc[rows[column], names].astype(float).set_index(rows.index)
 
     def _images(self, rows: pd.DataFrame, labels: pd.DataFrame) -> Tensor:
-        """Images [B,1,H,W] of plan rows and their label vectors."""
+        """Return images [B,1,H,W] of plan rows with their label vectors."""
         seeds = [seed_of("noise", int(seed)) for seed in rows["seed"]]
         about = rows[[name for name in ABOUT if name in rows]].to_dict("records")
-        vectors, where = torch.tensor(labels.to_numpy("float32")), self.backbone.device
-        told = (self.backbone.condition(vectors, about), vectors, targets(rows["finding"], self.collection.findings))
-        z = self._sample(*(part.to(where) for part in (*self._begin(rows, seeds), *told)), torch.tensor(seeds))
+        vectors, device = torch.tensor(labels.to_numpy("float32")), self.backbone.device
+        target = target_columns(rows["finding"], self.train.findings)
+        tensors = (*self._start_tensors(rows, seeds), self.backbone.condition(vectors, about), vectors, target)
+        z = self._sample(*(tensor.to(device) for tensor in tensors), torch.tensor(seeds))
         return self.decode(self.standardiser.back(z.cpu()) if self.backbone.space == "standardised" else z).cpu()
 
-    def _sampled(self, *tensors: Tensor) -> Tensor:
-        """One call of the sampler: what `_begin` gave of the rows, then what they are told, then their seeds."""
-        *begun, condition, labels, target, seeds = tensors
-        return drawn(self, lambda scheduler: self._start(scheduler, *begun), condition, labels, target, seeds)
+    def _sample_tensors(self, *tensors: Tensor) -> Tensor:
+        """Run one call of the sampler; tensors: those of `_start_tensors`, condition, labels, target and seeds."""
+        *start, condition, labels, target, seeds = tensors
+        return sample_rows(self, lambda scheduler: self._start(scheduler, *start), condition, labels, target, seeds)
 
     @abstractmethod
-    def _begin(self, rows: pd.DataFrame, seeds: list[int]) -> tuple[Tensor, ...]:
-        """What sampling begins with, tensors [B,...]; `seeds` are those of the rows' noise."""
+    def _start_tensors(self, rows: pd.DataFrame, seeds: list[int]) -> tuple[Tensor, ...]:
+        """Return the tensors [B,...] that sampling starts from; seeds: of the noise, one a row."""
 
     @abstractmethod
-    def _start(self, scheduler: Any, *begun: Tensor) -> Start:
-        """Where the loop begins, of what `_begin` gave."""
+    def _start(self, scheduler: Any, *tensors: Tensor) -> Start:
+        """Return the start of the sampling loop; tensors: those of `_start_tensors`."""

@@ -1,8 +1,8 @@
-"""DiffuLT: images from noise, of label vectors that fill every tail finding (arXiv 2403.05170).
+"""DiffuLT: images from noise, with label vectors that bring every tail finding to its target (arXiv 2403.05170).
 
-The sampler is `FromNoise`; what is the method's own is around it: two further losses of its denoiser
-(medlt.diffusion.cbdm, medlt.diffusion.aid), the fill rule (medlt.synthesis.fill), and the check that drops what is out
-of distribution (medlt.checks.bands), whose slots the recipe then fills again with further candidates.
+Sampling is that of `FromNoise`. The method's own parts are two extra losses of its denoiser (`medlt.diffusion.cbdm`,
+`medlt.diffusion.in_band_loss`), the fill rule (`medlt.synthesis.fill`), and the check that drops images out of
+distribution (`medlt.checks.bands`). The recipe fills their slots again with further candidates.
 """
 
 from __future__ import annotations
@@ -12,20 +12,22 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
-from medlt.synthesis.fill import fill
+from medlt.synthesis.fill import fill_targets
 from medlt.synthesis.from_noise import FromNoise
 
 
 @dataclass(kw_only=True)
 class DiffuLT(FromNoise):
-    """The method; parts as in `FromNoise`, its backbone trained with the two losses."""
+    """The method; arguments as in `FromNoise`, with a backbone that was trained with the two extra losses."""
 
     name: ClassVar[str] = "diffult"
 
-    def _slots(self, need: Mapping[str, int], seed: int) -> Iterator[tuple[str, int, str]]:
-        """By the fill rule; need[finding] = N_t - n_c. A finding's slots are those made for it: where images made for
-        others carry it too it has fewer than its need."""
+    def _slots(self, targets: Mapping[str, int], seed: int) -> Iterator[tuple[str, int, str]]:
+        """Yield slots by the fill rule; targets[finding] = N_t - n_c.
+
+        A finding has fewer slots than its target if images made for other findings have it too.
+        """
         slots = Counter[str]()
-        for finding, like in fill(self.collection.table, need, seed):
-            yield finding, slots[finding], like
+        for finding, source in fill_targets(self.train.table, targets, seed):
+            yield finding, slots[finding], source
             slots[finding] += 1

@@ -1,25 +1,25 @@
-"""Image-guided edits: a real tail image, noised a little and denoised again under its own label vector.
+"""Image-guided edits: add a little noise to a real tail image and denoise it under its own label vector.
 
-Meng et al., "SDEdit", arXiv 2108.01073. The label-safe end of latent fusion: what the noise leaves of a real positive
-is its pathology too, and the fewer steps are run, the less can be lost, or gained.
+Meng et al., "SDEdit", arXiv 2108.01073. Of all methods it changes a real positive least, so its labels are the safest.
+The fewer steps are run, the less of the finding is lost and the less is new.
 
-    plan    tail finding c; parent a, a real row that has it, lends its label vector, view, sex and age; k; a seed
-    noise   z_t = sqrt(abar) z_a + sqrt(1-abar) eps at the level that the last k of N steps begin at
-    sample  those k steps, classifier-free guidance, then any `guides`
+    plan    tail finding c; parent a, a real row with c, and its label vector, view, sex and age; k; a seed
+    noise   z_t = sqrt(abar) z_a + sqrt(1-abar) eps at the noise level of the last k of N steps
+    sample  these k steps, with classifier-free guidance, then the `guidance`
     decode  image = decode(un-standardised x0)
 
-k/N is the strength; each row draws one of `strength`. A judge that keeps the best of several candidates prefers weak
-edits, which are nearest to what it knows. Optionally z_a is mixed before noising with the latent of another positive b
-of c, (1-m) z_a + m z_b with m ~ U(0, mixed), which adds what no single parent has; labels are mixed alike, so that a
-finding of one parent alone becomes a soft label, and an unknown one stays unknown.
+k/N is the strength; each row draws one of `strength`. If the best of several candidates is kept, the verifier prefers
+weak edits, which are nearest to its training images. Optionally z_a is mixed, before noising, with the latent of
+another positive b of c: (1-m) z_a + m z_b with m ~ U(0, mixed), which no single parent could give. Labels are mixed in
+the same way, so a finding of one parent alone becomes a soft label; an unknown label stays unknown.
 
 | column of the plan | meaning |
 |---|---|
-| tail_parent, head_parent, parents | uids of a and b (a again where there is no b); a list of all that were read |
+| tail_parent, head_parent, parents | uids of a and b (a again without b); a list of all real rows that are read |
 | keep, share | k; m |
 
-The others are those of `medlt.synthesis.plan` and `medlt.synthesis.from_noise`; with one seed and equal need, finding,
-slot, seed and the lent label vector are the latter's, so that the same row from noise can be laid beside.
+The other columns are those of `medlt.synthesis.plan` and `medlt.synthesis.from_noise`. For equal seed and targets,
+finding, slot, seed and label vector are those of `from_noise`, so that both methods can be compared row by row.
 """
 
 from __future__ import annotations
@@ -36,24 +36,24 @@ from medlt.diffusion.sampler import Start, from_latent, last_steps
 from medlt.rng import noise_like, numpy_generator
 from medlt.synthesis.code_explainer import Latents
 from medlt.synthesis.conditional import ABOUT, Conditional, Key
-from medlt.synthesis.pairing import allowed
+from medlt.synthesis.pairing import allowed_pairs
 from medlt.types import InputError
 
 COLUMNS = (
     "finding", "slot", "candidate", "tail_parent", "head_parent", "parents", "keep", "share", "seed", "fold", *ABOUT,
 )  # fmt: skip
 KEEP = 2
-"""Which of the tensors that sampling begins with holds k."""
+"""Position of k among the tensors of `_start_tensors`."""
 
 
 @dataclass(kw_only=True)
 class ImageEdit(Conditional):
-    """The method, with everything it needs passed in.
+    """The method.
 
     latents: uids -> standardised latents [N,C,h,w]; strength: shares of the scheduler's steps in (0,1], of which each
-    row draws one (few, as rows of one strength share calls); mixed: the most that a partner counts, in [0,0.5], 0
-    for none. A partner is another patient with the finding, of the same fold and projection. All else as in
-    `Conditional`. Raises InputError for a strength or a mixture out of range.
+    row draws one (rows of one strength share calls, so give few); mixed: largest weight of a partner, in [0,0.5], 0 for
+    none. A partner is a row of another patient with the finding, in the same fold and projection. The other arguments
+    are as in `Conditional`. Raises InputError for a strength or a weight out of range.
     """
 
     latents: Latents
@@ -66,47 +66,47 @@ class ImageEdit(Conditional):
 
     def __post_init__(self) -> None:
         if not self.strength or not all(0 < one <= 1 for one in self.strength):
-            raise InputError(f"edit: strength is {self.strength}; give one or more above 0, at most 1")
+            raise InputError(f"edit: strength is {self.strength}; give one or more values above 0 and at most 1")
         if not 0 <= self.mixed <= 0.5:
-            raise InputError(f"edit: mixed is {self.mixed}; a partner counts 0 (none) to 0.5 (half)")
+            raise InputError(f"edit: mixed is {self.mixed}; give 0 (no partner) to 0.5 (half)")
         super().__post_init__()
-        self._sample = in_groups(self._sample, KEEP)
+        self._sample = call_by_group(self._sample, KEEP)
         self._steps = int(self.scheduler().num_inference_steps)
 
-    def _own(self, key: Key, like: str) -> dict[str, Any]:
+    def _own_columns(self, key: Key, source: str) -> dict[str, Any]:
         rng = numpy_generator("edit", *key)
         keep = last_steps(self.strength[int(rng.integers(len(self.strength)))], self._steps)
         share = float(rng.uniform(0, self.mixed))
-        others = self._partners(key[1], like) if self.mixed else []
-        partner = others[int(rng.integers(len(others)))] if others else like
-        said = {"tail_parent": like, "head_parent": partner, "parents": list(dict.fromkeys((like, partner)))}
-        return said | {"keep": keep, "share": share if others else 0.0}
+        others = self._partners(key[1], source) if self.mixed else []
+        partner = others[int(rng.integers(len(others)))] if others else source
+        parents = {"tail_parent": source, "head_parent": partner, "parents": list(dict.fromkeys((source, partner)))}
+        return parents | {"keep": keep, "share": share if others else 0.0}
 
-    def _partners(self, finding: str, like: str) -> list[str]:
-        """Uids of the rows that `like` may be mixed with."""
-        positive = self.collection.positive(finding)
-        fits = allowed(self.collection.table, [like], positive)[0]
+    def _partners(self, finding: str, source: str) -> list[str]:
+        """Return uids of the rows that `source` may be mixed with."""
+        positive = self.train.positive(finding)
+        fits = allowed_pairs(self.train.table, [source], positive)[0]
         return [uid for uid, fit in zip(positive, fits, strict=True) if fit]
 
     def _labels(self, rows: pd.DataFrame) -> pd.DataFrame:
-        """(1-m) y_a + m y_b, unknown where either is."""
+        """Return (1-m) y_a + m y_b, unknown if one of them is."""
         a, b = (self._labels_of(rows, column) for column in self.reads)
         return a.where(a == b, a.mul(1 - rows["share"], axis=0) + b.mul(rows["share"], axis=0))
 
-    def _begin(self, rows: pd.DataFrame, seeds: list[int]) -> tuple[Tensor, ...]:
+    def _start_tensors(self, rows: pd.DataFrame, seeds: list[int]) -> tuple[Tensor, ...]:
         a, b = (self.latents([str(uid) for uid in rows[column]]).float() for column in self.reads)
         share = torch.tensor(rows["share"].tolist()).to(a).reshape(-1, 1, 1, 1)
         z = (1 - share) * a + share * b
         z = z if self.backbone.space == "standardised" else self.standardiser.back(z)
         return z, noise_like(seeds, z.shape[1:]), torch.tensor(rows["keep"].tolist())
 
-    def _start(self, scheduler: Any, *begun: Tensor) -> Start:
-        z, noise, keep = begun
+    def _start(self, scheduler: Any, *tensors: Tensor) -> Start:
+        z, noise, keep = tensors
         return from_latent(z, noise, scheduler, int(keep[0]))
 
 
-def in_groups(fn: Callable[..., Tensor], by: int) -> Callable[..., Tensor]:
-    """`fn` (tensors [B,...] -> tensor [B,...]) called apart for the rows of each value of tensors[by], int [B]."""
+def call_by_group(fn: Callable[..., Tensor], by: int) -> Callable[..., Tensor]:
+    """Return `fn` (tensors [B,...] -> tensor [B,...]) with one call for each value of tensors[by], int [B]."""
 
     def call(*tensors: Tensor) -> Tensor:
         value = tensors[by].cpu()

@@ -1,16 +1,17 @@
-"""Which label vectors to make images of, until every finding has as many as it shall: the fill rule of DiffuLT.
+"""The fill rule of DiffuLT: choose label vectors until every finding reaches its target.
 
-Published (arXiv 2403.05170) for one label an image: class c gets N_t - n_c images. Radiographs carry several findings,
-so vectors are chosen among real ones, one at a time, and all findings of a vector count:
+The published rule (arXiv 2403.05170) is for one label an image: class c gets N_t - n_c images. Radiographs have several
+findings, so label vectors are chosen among real ones, one at a time, and all findings of a vector count:
 
-    findings in the order of their rarity; while one lacks images, among the rows that have it take the row
-      1. with the fewest findings that were asked for and have enough by now   (no needless overshoot)
-      2. that lent its labels least often so far                               (patients, not one patient)
-      3. with the most findings that still lack images                         (nearest to all targets)
-      4. first in a seeded order
+    findings in order of rarity; while one lacks images, take among the rows that have it the row
+      1. with the fewest target findings that already have enough images      (no needless overshoot)
+      2. whose label vector was used least often so far                       (many patients instead of one)
+      3. with the most findings that still lack images                        (nearest to all targets)
+      4. that comes first in a seeded order
 
-The rarest goes first because its rows are the fewest to choose among, and bring the others along. Findings that were
-not asked for, the common ones, are neither wanted nor avoided: they occur beside rare ones as often as in patients.
+The rarest finding goes first because it has the fewest rows to choose from, and these rows also count for other
+findings. Findings without a target, the common ones, are neither preferred nor avoided: they occur beside rare findings
+as often as they do in patients.
 """
 
 from __future__ import annotations
@@ -24,21 +25,22 @@ from medlt.rng import numpy_generator
 from medlt.types import InputError
 
 
-def fill(labels: pd.DataFrame, need: Mapping[str, int], seed: int) -> list[tuple[str, str]]:
-    """(finding, uid) of one image after the other: what it is made for, and whose labels it gets.
+def fill_targets(labels: pd.DataFrame, targets: Mapping[str, int], seed: int) -> list[tuple[str, str]]:
+    """Return (finding, uid) of each image in order: the finding it is made for, and the row of its label vector.
 
-    labels: uid x finding, 1 / 0 / NaN = unknown, real train rows; need: N_t - n_c of each finding to fill. Every
-    finding is brought to its need; with one label a row that is exactly need[c] images of c. A longer need begins with
-    the shorter one until a finding of it has enough. Raises InputError for a finding without column or positive row.
+    labels: uid x finding of real train rows, 1 / 0 / NaN = unknown; targets: finding -> N_t - n_c. Every finding
+    reaches its target; with one label a row there are exactly targets[c] images of c. A larger target begins with the
+    images of a smaller one until one of its findings has enough. Raises InputError for a finding without a column or
+    without a positive row.
     """
-    names = [name for name in labels.columns if name in need]
-    if strange := sorted(set(need) - set(names)):
-        raise InputError(f"fill: {strange[0]!r} is wanted but is not a finding of the table; correct the need")
+    names = [name for name in labels.columns if name in targets]
+    if unknown := sorted(set(targets) - set(names)):
+        raise InputError(f"fill rule: {unknown[0]!r} is not a finding of the table; remove it from the targets")
     has = np.asarray(labels[names] == 1, dtype=np.int64)  # [N,F]
-    left = np.array([max(0, need[name]) for name in names], dtype=np.int64)
+    left = np.array([max(0, targets[name]) for name in names], dtype=np.int64)
     for name, count in zip(names, has.sum(0), strict=True):
-        if not count and need[name] > 0:
-            raise InputError(f"fill: {name} has no positive train row to be made from; leave it out of the need")
+        if not count and targets[name] > 0:
+            raise InputError(f"fill rule: {name} has no positive train row; remove it from the targets")
     order, used = _order(labels.index, seed), np.zeros(len(has), dtype=np.int64)
     chosen = []
     for finding in np.argsort(has.sum(0), kind="stable"):
@@ -52,15 +54,14 @@ def fill(labels: pd.DataFrame, need: Mapping[str, int], seed: int) -> list[tuple
 
 
 def _best(rows: np.ndarray, has: np.ndarray, left: np.ndarray, used: np.ndarray, order: np.ndarray) -> int:
-    """The row of `rows` [n] to take, by the rule of the module."""
+    """Return the row of `rows` [n] that the rule takes."""
     over, helped = has[rows] @ (left <= 0), has[rows] @ (left > 0)
     return int(rows[np.lexsort((order[rows], -helped, used[rows], over))[0]])
 
 
 def _order(uids: pd.Index, seed: int) -> np.ndarray:
-    """Place [N] of each uid in a seeded order, which does not depend on the order of the rows."""
+    """Return the place [N] of each uid in a seeded order, which does not depend on the order of the rows."""
     names = np.array(sorted(map(str, uids)))
-    place = dict(
-        zip(names[numpy_generator(seed, "fill").permutation(len(names))].tolist(), range(len(names)), strict=True)
-    )
+    shuffled = names[numpy_generator(seed, "fill").permutation(len(names))].tolist()
+    place = {name: number for number, name in enumerate(shuffled)}
     return np.array([place[str(uid)] for uid in uids], dtype=np.int64)

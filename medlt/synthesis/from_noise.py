@@ -1,7 +1,7 @@
-"""Conditional sampling: images from noise alone, told the label vector of a real train row.
+"""Conditional sampling: images from noise alone, under the label vector of a real train row.
 
-The methods that only guide this sampler, or choose its label vectors, are small subclasses of it. The whole schedule
-is run from unit noise; no pixel of a real image is read.
+Methods that only guide this sampler or choose its label vectors are small subclasses. All timesteps are run from unit
+noise; no pixel of a real image is read.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ COLUMNS = ("finding", "slot", "candidate", "label_source", "parents", "seed", "f
 
 @dataclass(kw_only=True)
 class FromNoise(Conditional):
-    """The method, with everything it needs passed in.
+    """The method.
 
-    shape: (C,h,w) of the backbone's latents; boost and skip as in `medlt.diffusion.sampler.from_noise`, which refuses
-    what does not go together; all else as in `Conditional`.
+    shape: (C,h,w) of the backbone's latents; initial_noise_scale, skip_steps: as in
+    `medlt.diffusion.sampler.from_noise`, which refuses contradictory values; other arguments are as in `Conditional`.
     """
 
     shape: tuple[int, int, int]
@@ -39,11 +39,11 @@ class FromNoise(Conditional):
         self._start(self.scheduler(), torch.zeros(1, *self.shape))
         super().__post_init__()
 
-    def _own(self, key: Key, like: str) -> dict[str, Any]:
-        return {"label_source": like, "parents": []}
+    def _own_columns(self, key: Key, source: str) -> dict[str, Any]:
+        return {"label_source": source, "parents": []}
 
-    def _begin(self, rows: pd.DataFrame, seeds: list[int]) -> tuple[Tensor, ...]:
+    def _start_tensors(self, rows: pd.DataFrame, seeds: list[int]) -> tuple[Tensor, ...]:
         return (noise_like(seeds, self.shape),)
 
-    def _start(self, scheduler: Any, *begun: Tensor) -> Start:
-        return from_noise(begun[0], scheduler, self.initial_noise_scale, self.skip_steps)
+    def _start(self, scheduler: Any, *tensors: Tensor) -> Start:
+        return from_noise(tensors[0], scheduler, self.initial_noise_scale, self.skip_steps)

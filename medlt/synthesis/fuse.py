@@ -1,4 +1,4 @@
-"""Fusing two codes pixel by pixel under two class activation maps.
+"""Fuse two codes pixel by pixel under two class activation maps.
 
 Chu et al., "Feature Space Augmentation for Long-Tailed Data", arXiv 2008.03673;
 Elberg, Parra, Petrache, arXiv 2405.01705.
@@ -18,8 +18,8 @@ Elberg, Parra, Petrache, arXiv 2405.01705.
 | 0 | 1 | b | b |
 | 0 | 0 | a where the coin is true, else b | a where the coin is true, else b |
 
-What we added: `tail_first`. Most of what speaks for a tail finding lies where the head image is generic (T = G = 1),
-and the published table leaves just that to the coin.
+`tail_first` is our addition. Most of the evidence for a tail finding lies where the head image is generic (T = G = 1),
+and the published table leaves exactly these pixels to the coin.
 """
 
 from __future__ import annotations
@@ -40,25 +40,25 @@ def _column(values: Sequence[float], like: Tensor) -> Tensor:
 
 
 def masks(cam_a: Tensor, cam_b: Tensor, q_a: Sequence[float], q_b: Sequence[float]) -> tuple[Tensor, Tensor]:
-    """T and G, bool [B,h,w], from maps [B,h,w] in [0,1] and one threshold a sample each."""
+    """Return T and G, bool [B,h,w], from maps [B,h,w] in [0,1] and one threshold of each a sample."""
     return cam_a > _column(q_a, cam_a), cam_b < _column(q_b, cam_b)
 
 
 def coins(seeds: Sequence[int], p: Sequence[float], shape: tuple[int, int]) -> Tensor:
-    """Independent tosses, bool [B,h,w]; those of sample i depend on seeds[i] and p[i] only."""
-    draws = [
-        torch.rand(shape, generator=torch_generator("coin", int(seed))) < rng
-        for seed, rng in zip(seeds, p, strict=True)
+    """Return independent coins, bool [B,h,w]; those of sample i depend on seeds[i] and p[i] only."""
+    tossed = [
+        torch.rand(shape, generator=torch_generator("coin", int(seed))) < probability
+        for seed, probability in zip(seeds, p, strict=True)
     ]
-    return torch.stack(draws)
+    return torch.stack(tossed)
 
 
 def fuse(
     a: Tensor, b: Tensor, tail: Tensor, generic: Tensor, coin: Tensor, rule: str = "published"
 ) -> tuple[Tensor, Tensor]:
-    """The fused code [B,L,V,h,w] and omega [B,h,w], by the table above; `rule` is one of RULES.
+    """Return the fused code [B,L,V,h,w] and omega [B,h,w] by the table above; `rule` is one of RULES.
 
-    Whole pixel vectors move, so the code stays on the simplex. Raises InputError for another rule.
+    Whole pixel vectors are taken, so the code stays on the simplex. Raises InputError for another rule.
     """
     if rule not in RULES:
         raise InputError(f"fusion: {rule!r} is not a rule; choose one of {', '.join(RULES)}")

@@ -1,7 +1,7 @@
-"""Guides: what a method adds to the unguided sampler, made anew for each call of the sampler.
+"""Guides: functions from the rows of a sampler call to a guidance of their denoiser.
 
-A guide is told of the rows in hand and answers a `Guidance` (medlt.diffusion.guidance), a function from denoiser to
-denoiser. So guides compose with each other and with any start, and a guide of weight 0 is the identity.
+A guide takes a `SamplingContext` and returns a `Guidance` (`medlt.diffusion.guidance`), a function from denoiser to
+denoiser. Therefore guides compose with each other and with any start, and a guide of weight 0 is the identity.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from medlt.types import Denoiser, Guidance
 
 @dataclass(frozen=True)
 class SamplingContext:
-    """The rows of one call of the sampler, B of them; tensors are on the backbone's device.
+    """The B rows of one call of the sampler; tensors are on the backbone's device.
 
-    condition [B,...]: what the network is told; labels [B,K] in [0,1] or NaN; target int64 [B]: column of the finding
-    each row is made for; seeds int64 [B]: of each row's own chance; timesteps: those the sampler will ask at, falling.
+    condition [B,...]: input of the network; labels [B,K] in [0,1] or NaN; target int64 [B]: column of the finding that
+    each row is made for; seeds int64 [B]: of each row's random numbers; timesteps: those of the sampler, falling.
     """
 
     backbone: Backbone
@@ -37,24 +37,27 @@ class SamplingContext:
 
     @cached_property
     def conditional(self) -> Denoiser:
-        """x0 estimates under the rows' conditions alone; one object, so that a guide can tell whether it guides it."""
+        """Return x0 estimates under the conditions alone.
+
+        It is one object, so that guidance can test whether it is the denoiser that it guides.
+        """
         return self.backbone.denoiser(self.condition)
 
 
 class Guide(Protocol):
-    """SamplingContext of the rows, answers how their denoiser is guided. A row's guidance depends on the row alone."""
+    """Rows -> guidance of their denoiser. The guidance of a row depends on that row alone."""
 
-    def __call__(self, told: SamplingContext) -> Guidance:
-        """A denoiser in, a guided denoiser out, for these rows."""
+    def __call__(self, context: SamplingContext) -> Guidance:
+        """Return a function from denoiser to guided denoiser, for these rows."""
         ...
 
 
-def guided(guides: Sequence[Guide], told: SamplingContext, weight: float) -> Denoiser:
-    """Classifier-free guidance of `weight`, then the guides in order, the first innermost."""
-    bare = told.conditional if weight == 1 else told.backbone.guided(told.condition, weight)
-    return compose(*(guide(told) for guide in guides))(bare)
+def guided(guides: Sequence[Guide], context: SamplingContext, scale: float) -> Denoiser:
+    """Return the denoiser with classifier-free guidance of `scale`, then the guides in order, the first innermost."""
+    bare = context.conditional if scale == 1 else context.backbone.guided(context.condition, scale)
+    return compose(*(guide(context) for guide in guides))(bare)
 
 
-def targets(names: pd.Series, findings: Sequence[str]) -> Tensor:
-    """int64 [B]: columns of the findings that rows are made for."""
+def target_columns(names: pd.Series, findings: Sequence[str]) -> Tensor:
+    """Return the columns of the findings that rows are made for, int64 [B]."""
     return torch.tensor([list(findings).index(name) for name in names], dtype=torch.int64)

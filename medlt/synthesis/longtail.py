@@ -1,15 +1,18 @@
-"""Longtail guidance: images that a given predictor does not know, without retraining it or the diffusion model.
+"""Longtail guidance: images that a classifier is uncertain of, without training it or the diffusion model again.
 
 Hayden et al., "Generative Data Mining with Longtail-Guided Diffusion", arXiv 2502.01980, Algorithm 1: decode the clean
-estimate, take a longtail signal of the predictor, bias the estimate with its gradient. The signal and the bias are our
-completion (`medlt.classify.epistemic`, `medlt.diffusion.through`). The objective of a row with label vector y:
+estimate, compute a longtail signal of the guidance classifier, and shift the estimate along its gradient. The signal
+and the shift are our completion (`medlt.classify.epistemic`, `medlt.diffusion.decoded_signal`). The objective of a row
+with label vector y is
 
-    mean over its target findings of a statistic  +  anchor * sum over known findings of log p(y_c | image)
+    mean over its target findings of a statistic  +  label_weight * sum over known findings of log p(y_c | image)
 
-The anchor is minus the cross-entropy of the predictor: without it the easiest way to be uncertain is to lose the label.
+The second term is minus the cross-entropy of the classifier. Without it, the easiest way to uncertainty is to lose the
+finding.
 
-The images please the predictor they were made against. So three classifiers are needed: A guides, B verifies the
-labels, C, trained from scratch, reports whether the images help; `medlt.checks.apart` holds that they are three.
+The images are fitted to the classifier that guides them. Therefore three classifiers are needed: the guidance
+classifier, the verifiers of the labels, and evaluation classifiers that are trained from scratch and measure whether
+the images help. `medlt.checks.separation` checks that they are different networks.
 """
 
 from __future__ import annotations
@@ -31,45 +34,53 @@ from medlt.synthesis.guides import SamplingContext
 from medlt.synthesis.space import Standardises
 from medlt.types import Guidance, Signal
 
-Predictor: TypeAlias = Callable[[Tensor], tuple[Tensor, Tensor]]
-"""Images [B,1,H,W] -> logits [B,K] and members' logits [M,B,K], differentiable: a medlt.classify Epistemic."""
+GuidanceClassifier: TypeAlias = Callable[[Tensor], tuple[Tensor, Tensor]]
+"""Images [B,1,H,W] -> logits [B,K] and logits of the members [M,B,K], differentiable, as `medlt.classify.epistemic`."""
 
 
-def objective(
-    guidance_classifier: Predictor, value: Statistic, targets: Tensor, labels: Tensor, label_weight: float = 1.0
+def uncertainty_objective(
+    guidance_classifier: GuidanceClassifier,
+    value: Statistic,
+    targets: Tensor,
+    labels: Tensor,
+    label_weight: float = 1.0,
 ) -> Signal:
-    """Over images: the mean of `value` over each row's targets, bool [B,K], plus anchor x log p(y | image).
+    """Return a signal of images: the mean of `value` over the targets of a row + label_weight * log p(y | image).
 
-    labels [B,K] in [0,1], NaN where nothing is known and nothing is held.
+    targets: bool [B,K]; labels: [B,K] in [0,1], where NaN is unknown and has no term.
     """
     share = targets / targets.sum(1, keepdim=True)
 
-    def look(images: Tensor, t: int) -> Tensor:
+    def signal(images: Tensor, t: int) -> Tensor:
         base, members = guidance_classifier(images)
-        told, known = labels.to(base).nan_to_num(0), ~labels.isnan().to(base.device)
-        wanted = (value(base, members) * share.to(base)).sum(1)
-        held = F.binary_cross_entropy_with_logits(base, told, reduction="none")
-        return wanted - label_weight * torch.where(known, held, 0).sum(1)
+        y, known = labels.to(base).nan_to_num(0), ~labels.isnan().to(base.device)
+        uncertainty = (value(base, members) * share.to(base)).sum(1)
+        cross_entropy = F.binary_cross_entropy_with_logits(base, y, reduction="none")
+        return uncertainty - label_weight * torch.where(known, cross_entropy, 0).sum(1)
 
-    return look
+    return signal
 
 
 @dataclass(frozen=True)
 class LongtailGuide:
-    """Guides rows towards what `guidance_classifier` does not know of their findings. A medlt.synthesis.guides.Guide.
+    """Guide rows towards images that `guidance_classifier` is uncertain of. A `medlt.synthesis.guides.Guide`.
 
-    decode: latents as the backbone has them -> images [B,1,H,W] in [0,1], differentiable (`pictures`). weight: how far
-    one guided step moves an estimate, a share of its norm (0.01 to 0.05); 0 is the identity. cap: the most that all
-    guided steps together move it, the same share. statistic: see `medlt.classify.epistemic`. anchor: weight of the
-    label. Guided are every `every`-th of the sampler's levels with t inside `window`, a share of the trained timesteps.
-    shifts: small moves of the image that the gradient is averaged over. also: columns of further findings whose
-    statistic counts where a row has them. network: the gradient passes the denoiser too.
+    decode: latents of the backbone -> images [B,1,H,W] in [0,1], differentiable (`differentiable_decoder`)
+    weight: length of one guided step as a share of the estimate's norm (0.01 to 0.05); 0 is the identity
+    cap: limit of all guided steps together, as the same share
+    statistic: as in `medlt.classify.epistemic`
+    label_weight: weight of the label's term in the objective
+    window: timesteps that may be guided, as shares of the trained ones
+    every: guide each n-th of the sampler's steps in the window
+    n_shifts: small shifts of the image over which the gradient is averaged
+    extra: columns of findings whose statistic also counts if a row has them
+    network: take the gradient through the denoiser too
 
-    Raises InputError, when asked to guide, for an unknown statistic or a window without a step of the sampler.
+    A call raises InputError for an unknown statistic, or if the window holds no step of the sampler.
     """
 
     decode: Callable[[Tensor], Tensor]
-    guidance_classifier: Predictor
+    guidance_classifier: GuidanceClassifier
     weight: float = 0.02
     statistic: str = "variance"
     label_weight: float = 1.0
@@ -77,48 +88,49 @@ class LongtailGuide:
     window: tuple[float, float] = (1 / 3, 2 / 3)
     cap: float = 0.2
     n_shifts: int = 2
-    also: tuple[int, ...] = ()
+    extra: tuple[int, ...] = ()
     network: bool = False
 
-    def __call__(self, told: SamplingContext) -> Guidance:
+    def __call__(self, context: SamplingContext) -> Guidance:
         if self.weight == 0:
             return lambda denoiser: denoiser
-        train_steps = told.backbone.noise.train_steps
-        at = guided_levels(told.timesteps, self.every, self.window, train_steps, "longtail")
-        look = objective(
+        train_steps = context.backbone.noise.train_steps
+        at = guided_levels(context.timesteps, self.every, self.window, train_steps, "longtail")
+        objective = uncertainty_objective(
             self.guidance_classifier,
             statistic(self.statistic),
-            self._targets(told),
-            told.labels,
+            self._targets(context),
+            context.labels,
             label_weight=self.label_weight,
         )
-        signal = decoded_signal(self.decode, average_shifts(look, told.seeds.tolist(), self.n_shifts))
+        signal = decoded_signal(self.decode, average_shifts(objective, context.seeds.tolist(), self.n_shifts))
         return only_at(ascend_estimate(signal, min(self.weight, self.cap / len(at)), self.network), at)
 
-    def _targets(self, told: SamplingContext) -> Tensor:
-        """Findings whose statistic counts, bool [B,K]: the target, and those of `also` that a row has."""
-        extra = torch.zeros(told.labels.shape[1], dtype=torch.bool, device=told.labels.device)
-        extra[list(self.also)] = True
-        one = F.one_hot(told.target, told.labels.shape[1]).bool()
-        return one | extra & (told.labels.nan_to_num(0) > 0.5)
+    def _targets(self, context: SamplingContext) -> Tensor:
+        """Return the findings whose statistic counts, bool [B,K]: the target, and those of `extra` that a row has."""
+        labels = context.labels
+        extra = torch.zeros(labels.shape[1], dtype=torch.bool, device=labels.device)
+        extra[list(self.extra)] = True
+        return F.one_hot(context.target, labels.shape[1]).bool() | extra & (labels.nan_to_num(0) > 0.5)
 
 
 @dataclass(kw_only=True)
 class LongtailGuidance(FromNoise):
-    """Conditional sampling from noise, a `LongtailGuide` among its `guides`; at weight 0 the images of FromNoise."""
+    """Conditional sampling from noise with a `LongtailGuide`; at weight 0 its images are those of FromNoise."""
 
     name: ClassVar[str] = "longtail"
 
 
-def pictures(
-    codec: AutoencoderCodec, standardiser: Standardises | None = None, checkpointing: bool = False
+def differentiable_decoder(
+    codec: AutoencoderCodec, standardiser: Standardises | None = None, gradient_checkpointing: bool = False
 ) -> Callable[[Tensor], Tensor]:
-    """Latents of the backbone to images, differentiable; `standardiser` where the backbone's are standardised ones.
+    """Return a differentiable function from the backbone's latents to images.
 
-    checkpointing: as `checkpointed` of the codec's `picture`.
+    standardiser: for a backbone of standardised latents; gradient_checkpointing: recompute activations in the backward
+    pass, which takes more time and less memory.
     """
 
     def decode(z: Tensor) -> Tensor:
-        return codec.picture(z if standardiser is None else standardiser.back(z.cpu()), checkpointing)
+        return codec.picture(z if standardiser is None else standardiser.back(z.cpu()), gradient_checkpointing)
 
     return decode

@@ -1,16 +1,16 @@
-"""Who is fused with whom: head partners for tail images, found by uid.
+"""Pair tail images with head images for fusion, by uid.
 
-Elberg, Parra, Petrache, arXiv 2405.01705. A partner carries no tail finding, is another patient, shows the same
-projection (frontal or lateral: what we added), and lies in the same fold as the tail image, so that a classifier
-trained without that fold has seen neither parent.
+Elberg, Parra, Petrache, arXiv 2405.01705. A partner has no tail finding, is of another patient, has the same projection
+(frontal or lateral, our addition), and is in the same fold as the tail image, so that a classifier trained without that
+fold has seen neither parent.
 
 | metric | partners |
 |---|---|
 | saliency | the k nearest among all partners, Euclidean, between A_c(tail image) and A_c'(partner) |
 | confusing | the same among the partners with the head finding most confused with c |
 
-c' is the partner's own finding that the classifier on codes is surest of; the head finding most confused with c is the
-one of largest mean probability over the images with c.
+c' is the partner's positive finding with the largest probability by the classifier on codes. The head finding most
+confused with c has the largest mean probability over the images with c.
 """
 
 from __future__ import annotations
@@ -32,36 +32,37 @@ PROJECTIONS = {name: "frontal" for name in ("PA", "AP", "FRONTAL")} | {
 
 
 def is_no_finding(name: str) -> bool:
-    """Whether a column says that nothing was found: 'No Finding', 'No_Finding', 'no finding'."""
+    """Return whether a column is the no-finding label: 'No Finding', 'No_Finding' or 'no finding'."""
     return name.replace("_", " ").replace("-", " ").lower() == "no finding"
 
 
 def partner_mask(table: pd.DataFrame, tail: Sequence[str], no_finding: str | None = None) -> np.ndarray:
-    """bool [N]: rows known to carry no tail finding. An unknown one counts as absent only beside 'no finding'."""
+    """Return the rows known to have no tail finding, bool [N]; unknown is absent only in rows with 'no finding'."""
     labels = table[list(tail)].to_numpy(float)
     healthy = np.zeros(len(table), bool) if no_finding is None else table[no_finding].to_numpy(float) == 1
     return np.asarray(((labels == 0) | (np.isnan(labels) & healthy[:, None])).all(1))
 
 
-def neighbours(queries: np.ndarray, candidates: np.ndarray, allowed: np.ndarray, k: int) -> np.ndarray:
-    """int64 [Q,k]: for each query [Q,D] the k nearest allowed candidates [N,D], nearest first; -1 where fewer.
+def nearest_allowed(queries: np.ndarray, candidates: np.ndarray, allowed: np.ndarray, k: int) -> np.ndarray:
+    """Return the k nearest allowed candidates [N,D] of each query [Q,D], int64 [Q,k], nearest first.
 
-    `allowed` is bool [Q,N]. Ties go to the earlier candidate.
+    allowed: bool [Q,N]. Ties go to the earlier candidate; -1 stands for missing neighbours.
     """
-    found = np.full((len(queries), k), -1)
+    neighbours = np.full((len(queries), k), -1)
     for start in range(0, len(queries), QUERIES):
         part = slice(start, start + QUERIES)
         distance = np.where(allowed[part], cdist(queries[part], candidates), np.inf)
         order = np.argsort(distance, axis=1, kind="stable")[:, :k]
         near = np.where(np.isfinite(np.take_along_axis(distance, order, 1)), order, -1)
-        found[part, : order.shape[1]] = near
-    return found
+        neighbours[part, : order.shape[1]] = near
+    return neighbours
 
 
 def head_finding(labels: np.ndarray, scores: np.ndarray, no_finding: int | None = None) -> np.ndarray:
-    """int64 [N]: the positive finding of largest score; 'no finding' only if it is the only one; -1 if there is none.
+    """Return the positive finding of largest score, int64 [N]; -1 without a positive finding.
 
-    Labels [N,K] 1/0/NaN, scores [N,K] in [0,1].
+    labels: [N,K] 1/0/NaN; scores: [N,K] in [0,1]; no_finding: its column, which is returned only if no other finding is
+    positive.
     """
     rank = np.where(labels == 1, scores, -np.inf)
     if no_finding is not None:
@@ -70,13 +71,13 @@ def head_finding(labels: np.ndarray, scores: np.ndarray, no_finding: int | None 
 
 
 def most_confusing(scores: np.ndarray, heads: Sequence[int]) -> int:
-    """The head finding (column) of largest mean score over the images with the tail finding, scores [P,K]."""
+    """Return the head finding (column) of largest mean score over the images with the tail finding, scores [P,K]."""
     return int(heads[int(np.argmax(scores[:, list(heads)].mean(0)))])
 
 
 @dataclass(frozen=True)
 class Partners:
-    """All possible head partners: their uids, sorted, the finding each is looked at for, and its map [N,h*w]."""
+    """All possible head partners: their uids, sorted, the finding c' of each (-1: none), and its map [N,h*w]."""
 
     uids: tuple[str, ...]
     finding: np.ndarray
@@ -84,41 +85,41 @@ class Partners:
 
 
 def partners(
-    table: pd.DataFrame, findings: Sequence[str], mask: np.ndarray, gaze: CodeExplainer, only: str | None = None
+    table: pd.DataFrame, findings: Sequence[str], mask: np.ndarray, explainer: CodeExplainer, only: str | None = None
 ) -> Partners:
-    """The rows under `mask`; with `only`, those of them positive for that finding, looked at for it.
+    """Return the rows of `mask` as partners; with `only`, those with that finding, which is then c'.
 
     Raises InputError if there is none.
     """
     rows = table[mask if only is None else mask & (table[only].to_numpy(float) == 1)].sort_index()
     if rows.empty:
-        raise InputError("pairing: no train row is known to carry no tail finding; lower need.tail_below")
+        raise InputError("pairing: no train row is known to have no tail finding; lower targets.tail_below")
     uids = tuple(map(str, rows.index))
     names = list(findings)
     if only is None:
         none = next((k for k, name in enumerate(names) if is_no_finding(name)), None)
-        finding = head_finding(rows[names].to_numpy(float), gaze.scores_of(uids), none)
+        finding = head_finding(rows[names].to_numpy(float), explainer.scores_of(uids), none)
     else:
         finding = np.full(len(uids), names.index(only))
-    return Partners(uids, finding, gaze.maps_of(uids, finding))
+    return Partners(uids, finding, explainer.maps_of(uids, finding))
 
 
 def projection(view: object) -> str:
-    """'frontal' for PA, AP and FRONTAL, 'lateral' for LATERAL, LL and RL (DICOM View Position), '' for a blank.
+    """Return 'frontal' for PA, AP and FRONTAL, 'lateral' for LATERAL, LL and RL (DICOM View Position), '' for a blank.
 
-    Any other view (an oblique, a decubitus) is a projection of its own. Letter case does not matter.
+    Every other view (an oblique, a decubitus) is its own projection. Case is ignored.
     """
     name = "" if pd.isna(view) else str(view).strip().upper()
     return PROJECTIONS.get(name, name)
 
 
-def allowed(table: pd.DataFrame, tails: Sequence[str], heads: Sequence[str]) -> np.ndarray:
-    """bool [Q,N]: another patient of the same fold, in the same projection.
+def allowed_pairs(table: pd.DataFrame, tails: Sequence[str], heads: Sequence[str]) -> np.ndarray:
+    """Return which heads each tail may be paired with, bool [Q,N]: another patient, same fold, same projection.
 
-    An unknown view goes with unknown ones only: it might be either. Without a column `view` all are unknown.
+    A row of unknown view is paired only with rows of unknown view. Without a column `view`, all views are unknown.
     """
-    shown = [projection(view) for view in table["view"]] if "view" in table else ""
-    keyed = table[["fold", "patient_id"]].assign(projection=shown)
+    projections = [projection(view) for view in table["view"]] if "view" in table else ""
+    keyed = table[["fold", "patient_id"]].assign(projection=projections)
     a, b = keyed.loc[list(tails)], keyed.loc[list(heads)]
-    fold, patient, seen = (a[c].to_numpy()[:, None] == b[c].to_numpy()[None] for c in keyed)
-    return np.asarray(fold & ~patient & seen)
+    fold, patient, view = (a[c].to_numpy()[:, None] == b[c].to_numpy()[None] for c in keyed)
+    return np.asarray(fold & ~patient & view)

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 class MethodParts:
     """The parts of a method: build(settings, parts) takes those that it needs. Functions train when they are called.
 
-    collection: the train rows, with labels, patients and verifier folds; in a private run of a method that starts
+    train: the train rows, with labels, patients and verifier folds; in a private run of a method that starts
     from noise, one made-up row per finding. latents: uids -> standardised latents [B,C,h,w] of real train images; it
     raises InputError in such a run. shape: (C,h,w). standardiser: between standardised latents and the codec's; decode:
     the codec's latents -> images [B,1,H,W] in [0,1]. num_candidates: candidates that a plan holds per slot.
@@ -33,7 +33,7 @@ class MethodParts:
     models: model name -> digest of those that make the images; the functions add theirs, a method adds its own.
     """
 
-    collection: TrainTable
+    train: TrainTable
     latents: Callable[[Sequence[str]], Tensor]
     shape: tuple[int, int, int]
     standardiser: Standardises

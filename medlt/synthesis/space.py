@@ -1,4 +1,4 @@
-"""Where latents live: the codec's own space and the standardised one, and how many rows a call takes."""
+"""The two spaces of latents, the codec's own and the standardised one, and the number of rows in a call."""
 
 from __future__ import annotations
 
@@ -13,18 +13,21 @@ from medlt.diffusion.memory import BackOff
 
 
 class Standardises(Protocol):
-    """Latents to unit spread a channel, and back."""
+    """Scale latents to unit spread in each channel, and back."""
 
     def to(self, z: Tensor) -> Tensor:
-        """Codec latents [B,C,h,w] standardised."""
+        """Return codec latents [B,C,h,w], standardised."""
         ...
 
     def back(self, z: Tensor) -> Tensor:
-        """The inverse."""
+        """Return standardised latents [B,C,h,w] as codec latents."""
         ...
 
 
 def in_calls(fn: Callable[..., Tensor], device: torch.device, batch: int) -> Callable[..., Tensor]:
-    """`fn` over any number of rows: on a CPU in calls that give a row its own bytes, elsewhere in calls of up to
-    `batch` rows, fewer from then on when memory runs out."""
+    """Return `fn` for any number of rows.
+
+    On a CPU, calls have a fixed number of rows, so that the bytes of a row depend on that row alone. Elsewhere, calls
+    have up to `batch` rows, and fewer once memory runs out.
+    """
     return fixed_batches(fn) if device.type == "cpu" else BackOff(fn, batch)

@@ -91,13 +91,13 @@ GUIDES: dict[str, Callable[..., Any]] = {
         **(EVERY_STEP | {"decode": decode, "guidance_classifier": guidance_classifier} | changed)
     ),
 }
-"""A builder of every guide, at work at every step of the sampler unless told otherwise."""
+"""A builder of every guide, at work at every step of the sampler by default."""
 
 
 def conditional() -> dict[str, Any]:
-    """What every method is built of that is told a real label vector, on the collection above."""
+    """The arguments of every conditional method, on the train rows above."""
     return {
-        "collection": collection(),
+        "train": collection(),
         "backbone": label_backbone(answer, len(FINDINGS)),
         "standardiser": Scale(),
         "decode": decode,
@@ -142,14 +142,14 @@ def build() -> Callable[..., LatentFusion]:
     def make(**changed: Any) -> LatentFusion:
         coder = SimplicialCoder(2, len(FINDINGS), groups=2, vocabulary=4, width=8, seed=1)
         parts: dict[str, Any] = {
-            "collection": collection(),
+            "train": collection(),
             "coder": coder,
             "latents": latents,
             "standardiser": Scale(),
             "backbone": label_backbone(answer, len(FINDINGS)),
             "decode": decode,
             "scheduler": factory("ddim", 20),
-            "draws": PlanSettings(num_candidates=2),
+            "plan_settings": PlanSettings(num_candidates=2),
             "strength": 0.15,
             "batch_size": 5,
         }

@@ -63,22 +63,22 @@ def test_a_row_alone_reversed_and_read_from_disk_gives_its_bytes(methods: Method
 def test_train_rows_may_be_called_anything_from_plan_to_manifest(methods: Methods, name: str, tmp_path: Path) -> None:
     """Uids with blanks, commas, quotes and any letters: planned, read from disk, made, checked, written, published."""
     plain = methods[name]()
-    rows = plain.collection
+    rows = plain.train
     called = {uid: f'Viral Pneumonia-{i}, "é\u4f8b"' for i, uid in enumerate(rows.table.index)}
     own = {new: old for old, new in called.items()}
-    told: dict[str, Any] = {"collection": TrainTable(rows.table.rename(index=called), rows.findings, rows.tail)}
+    changed: dict[str, Any] = {"train": TrainTable(rows.table.rename(index=called), rows.findings, rows.tail)}
     if name in ("fusion", "edit"):
-        told["latents"] = lambda uids: plain.latents([own[uid] for uid in uids])
-    method = methods[name](**told)
+        changed["latents"] = lambda uids: plain.latents([own[uid] for uid in uids])
+    method = methods[name](**changed)
     write_table(tmp_path / "plan.parquet", method.plan(NEED, 3))
     plan = read_table(tmp_path / "plan.parquet")
     batch = whole(method, plan)
     read = parents_of(batch.rows)
     assert {uid for uids in read for uid in uids} <= set(called.values())
     assert all(len(uids) == (2 if name == "fusion" else len(uids)) >= 1 for uids in read)
-    found = Duplicate(lambda uids: torch.rand(len(uids), 1, 16, 16))(batch)
+    results = Duplicate(lambda uids: torch.rand(len(uids), 1, 16, 16))(batch)
     writer = DatasetWriter(tmp_path, models="untrained")
-    writer.write(plan, batch, found, list(plan.index))
+    writer.write(plan, batch, results, list(plan.index))
     kept = writer.kept()
     pd.testing.assert_series_equal(parents_of(kept), read)
     assert kept["seed"].tolist() == plan["seed"].tolist()
@@ -98,7 +98,7 @@ def test_batches_are_whole(methods: Methods, name: str) -> None:
     assert batch.images.min() >= 0
     assert batch.images.max() <= 1
     assert list(batch.rows.index) == list(batch.labels.index) == list(rows.index)
-    assert tuple(batch.labels.columns) == method.collection.findings
+    assert tuple(batch.labels.columns) == method.train.findings
     assert ((batch.labels >= 0) & (batch.labels <= 1) | batch.labels.isna()).all(axis=None)
 
 
@@ -117,7 +117,7 @@ def test_the_plan_counts_and_grows_without_changing(methods: Methods, name: str)
 def test_what_is_read_is_a_train_row_and_all_else_is_refused(methods: Methods, name: str) -> None:
     method = methods[name]()
     rows, column = method.plan(NEED, 3), "tail_parent" if method.reads_real_images else "label_source"
-    assert rows[column].isin(method.collection.table.index).all()
+    assert rows[column].isin(method.train.table.index).all()
     with pytest.raises(InputError, match="is not a train row"):
         list(method.run(rows.assign(**{column: "a test row"})))
     with pytest.raises(InputError, match="not a tail finding"):
@@ -126,16 +126,16 @@ def test_what_is_read_is_a_train_row_and_all_else_is_refused(methods: Methods, n
 
 @pytest.mark.parametrize("name", METHODS)
 def test_guidance_one_is_the_conditional_denoiser_alone(methods: Methods, name: str) -> None:
-    """At weight 1 the network is asked for as many rows as there are, at any other for twice as many."""
-    asked: dict[float, set[int]] = {1.0: set(), 2.0: set()}
-    for weight, seen in asked.items():
+    """At scale 1 the network gets as many rows as there are, at any other scale twice as many."""
+    sizes: dict[float, set[int]] = {1.0: set(), 2.0: set()}
+    for weight, seen in sizes.items():
         method = methods[name](guidance_scale=weight, guidance=())
         answer = method.backbone.network.answer
         method.backbone.network.answer = lambda x, t, c, answer=answer, seen=seen: (seen.add(len(x)), answer(x, t, c))[
             1
         ]
         whole(method, method.plan({"Hernia": 1}, 0))
-    assert {2 * n for n in asked[1.0]} == asked[2.0]
+    assert {2 * n for n in sizes[1.0]} == sizes[2.0]
 
 
 @pytest.mark.parametrize("guide", GUIDES)

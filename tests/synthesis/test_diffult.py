@@ -22,7 +22,7 @@ from medlt.diffusion.train import new_network
 from medlt.rng import noise_like, seed_of
 from medlt.store import Store
 from medlt.synthesis.diffult import DiffuLT
-from medlt.synthesis.fill import fill
+from medlt.synthesis.fill import fill_targets
 from medlt.synthesis.from_noise import COLUMNS
 from medlt.training.runtime import Runtime
 from medlt.training.settings import Training
@@ -48,7 +48,7 @@ def build(methods: dict[str, Callable[..., Any]]) -> Callable[..., DiffuLT]:
     def make(**changed: Any) -> DiffuLT:
         parts = vars(methods["noise"]())
         wanted = (
-            "collection",
+            "train",
             "backbone",
             "shape",
             "standardiser",
@@ -69,7 +69,7 @@ def images(method: DiffuLT, rows: pd.DataFrame) -> torch.Tensor:
 def test_the_plan_is_the_fill_rule_with_candidates(build: Callable[..., DiffuLT]) -> None:
     method = build(num_candidates=3)
     rows = method.plan(NEED, 5)
-    chosen = fill(method.collection.table, NEED, 5)
+    chosen = fill_targets(method.train.table, NEED, 5)
     assert tuple(rows.columns) == COLUMNS
     assert list(zip(rows["finding"], rows["label_source"], strict=True)) == [one for one in chosen for _ in range(3)]
     assert rows["candidate"].tolist() == [0, 1, 2] * len(chosen)
@@ -107,8 +107,8 @@ def test_nothing_to_fill_is_an_empty_plan(build: Callable[..., DiffuLT]) -> None
 
 def test_the_parts_of_the_method_fit_together(build: Callable[..., DiffuLT], tmp_path: Path) -> None:
     """phi0 on latents, its band limits, a denoiser trained with both losses and stopped on the way, images, bands."""
-    rows = build().collection.table
-    names = list(build().collection.findings)
+    rows = build().train.table
+    names = list(build().train.findings)
     data = LabelledLatents(latents_of, list(rows.index), rows[names].to_numpy(float), contents="latents by uid")
     runtime = Runtime("cpu", "fp32", None, 0)
     phi = fit_latents(data, data, runtime=runtime, store=Store(tmp_path / "store"), steps=2, batch_size=8)
@@ -121,10 +121,11 @@ def test_the_parts_of_the_method_fit_together(build: Callable[..., DiffuLT], tmp
     )
 
     def trained(folder: str, *stops: int) -> Backbone:
+        options = {"steps": 2, "batch_size": 4, "warmup_steps": 0, "checkpoint_every": 1}
         made = [
             train_backbone(
-                new_network(LabelUNet, data, 1, {"width": 8}).backbone(), data, folder=tmp_path / folder, extra_losses=extra,
-                runtime=runtime, training=Training(steps=2, batch_size=4, warmup_steps=0, stop_at=stop, checkpoint_every=1),
+                new_network(LabelUNet, data, 1, {"width": 8}).backbone(), data, folder=tmp_path / folder,
+                extra_losses=extra, runtime=runtime, training=Training(**options, stop_at=stop),
             )
             for stop in stops
         ]  # fmt: skip
@@ -134,11 +135,11 @@ def test_the_parts_of_the_method_fit_together(build: Callable[..., DiffuLT], tmp
     assert backbone.digest == trained("stopped", 1, 2).digest
     method = build(backbone=backbone, scheduler=factory("ddim", 2), decode=decode)
     plan = method.plan({"Pleural Other": 2}, 0)
-    looks = [lambda images: images.flatten(1)] * 3
+    features = [lambda images: images.flatten(1)] * 3
     real = {uid: decode(latents_of([uid])) for uid in rows.index}
     check = in_band(
-        looks, lambda uids: torch.cat([real[uid] for uid in uids]), rows["fold"], rows[names], ["Pleural Other"]
+        features, lambda uids: torch.cat([real[uid] for uid in uids]), rows["fold"], rows[names], ["Pleural Other"]
     )
-    found = [one for batch in method.run(plan) for one in check(batch)]
-    assert [one.uid for one in found] == list(plan.index)
-    assert all(np.isfinite(one.value) for one in found)
+    results = [one for batch in method.run(plan) for one in check(batch)]
+    assert [one.uid for one in results] == list(plan.index)
+    assert all(np.isfinite(one.value) for one in results)

@@ -15,7 +15,7 @@ from medlt.classify.sets import TrainingSet
 from medlt.diffusion.noise import STABLE_DIFFUSION
 from medlt.diffusion.schedulers import factory
 from medlt.rng import noise_like, seed_of
-from medlt.synthesis.edit import COLUMNS, ImageEdit, in_groups
+from medlt.synthesis.edit import COLUMNS, ImageEdit, call_by_group
 from medlt.synthesis.plan import TrainTable
 from medlt.testing import label_backbone
 from medlt.types import InputError
@@ -83,12 +83,12 @@ def test_strength_towards_zero_is_the_codecs_round_trip(methods: Methods) -> Non
 def test_the_label_vector_is_the_parents(methods: Methods) -> None:
     method = built(methods)
     rows = method.plan(NEED, 3)
-    expected = method.collection.table.loc[rows["tail_parent"], list(method.collection.findings)]
+    expected = method.train.table.loc[rows["tail_parent"], list(method.train.findings)]
     np.testing.assert_array_equal(labels(method, rows).to_numpy(), expected.to_numpy(float))
     assert all(expected.iloc[i][finding] == 1 for i, finding in enumerate(rows["finding"]))
     assert rows["parents"].tolist() == [[uid] for uid in rows["tail_parent"]]
     assert (rows["head_parent"] == rows["tail_parent"]).all()
-    assert (rows["fold"].to_numpy() == method.collection.table.loc[rows["tail_parent"], "fold"].to_numpy()).all()
+    assert (rows["fold"].to_numpy() == method.train.table.loc[rows["tail_parent"], "fold"].to_numpy()).all()
 
 
 def test_the_plan_is_the_one_from_noise_with_parents_and_steps(methods: Methods) -> None:
@@ -107,8 +107,8 @@ def test_the_control_repeats_the_parents(methods: Methods) -> None:
     from medlt.evaluation.arms import count_matched_control
 
     method = methods["edit"]()
-    rows, table = method.plan(NEED, 3), method.collection.table
-    known = table[list(method.collection.findings)].to_numpy(np.float32)
+    rows, table = method.plan(NEED, 3), method.train.table
+    known = table[list(method.train.findings)].to_numpy(np.float32)
     pixels = torch.arange(len(table), dtype=torch.uint8).reshape(-1, 1, 1, 1).expand(-1, 1, 4, 4)
     real = TrainingSet(pixels, known, np.ones(len(table), np.float32), tuple(table.index))
     control = count_matched_control(rows, real, 0.3)
@@ -119,31 +119,31 @@ def test_the_control_repeats_the_parents(methods: Methods) -> None:
 
 def test_view_sex_and_age_of_the_parent_are_told(methods: Methods) -> None:
     method = built(methods)
-    table = method.collection.table.assign(view="PA", sex="F", age=np.arange(len(method.collection.table)) + 1.0)
-    told: list[Any] = []
+    table = method.train.table.assign(view="PA", sex="F", age=np.arange(len(method.train.table)) + 1.0)
+    conditions: list[Any] = []
     inner = method.backbone.condition
 
     class Spy:
         null, digest = inner.null, inner.digest
 
         def __call__(self, vectors: Tensor, about: Any = ()) -> Tensor:
-            told.extend(about)
+            conditions.extend(about)
             return inner(vectors, about)
 
     backbone = type(method.backbone)(method.backbone.network, Spy(), "sample", 2, "spied")
-    collection = TrainTable(table, method.collection.findings, method.collection.tail)
-    spied = built(methods, collection=collection, backbone=backbone)
+    collection = TrainTable(table, method.train.findings, method.train.tail)
+    spied = built(methods, train=collection, backbone=backbone)
     rows = spied.plan(NEED, 3)
     images(spied, rows)
     expected = table.loc[rows["tail_parent"], ["view", "sex", "age"]].to_dict("records")
-    pd.testing.assert_frame_equal(pd.DataFrame(told), pd.DataFrame(expected))
+    pd.testing.assert_frame_equal(pd.DataFrame(conditions), pd.DataFrame(expected))
 
 
 def test_a_partner_is_another_patient_with_the_finding_in_the_same_fold_and_view(methods: Methods) -> None:
-    table = methods["edit"]().collection.table.copy()
+    table = methods["edit"]().train.table.copy()
     table["view"] = ["PA", "AP", "LATERAL"] * (len(table) // 3)
-    collection = TrainTable(table, methods["edit"]().collection.findings, ("Hernia", "Pleural Other"))
-    rows = methods["edit"](collection=collection, num_candidates=6).plan(NEED, 3)
+    collection = TrainTable(table, methods["edit"]().train.findings, ("Hernia", "Pleural Other"))
+    rows = methods["edit"](train=collection, num_candidates=6).plan(NEED, 3)
     mixed = rows[rows["share"] > 0]
     a, b = (table.loc[mixed[name]] for name in ("tail_parent", "head_parent"))
     frontal = [np.where(part["view"] == "LATERAL", "lateral", "frontal") for part in (a, b)]
@@ -163,18 +163,18 @@ def test_a_partner_is_another_patient_with_the_finding_in_the_same_fold_and_view
 def test_a_mixture_of_two_latents_is_labelled_as_it_is_mixed(methods: Methods) -> None:
     """Under the flat prior the latent is the mixture and its noise; a label known of one parent only is unknown."""
     method = built(methods, backbone=label_backbone(flat, 5), guidance_scale=1.0)
-    table, names = method.collection.table.copy(), list(method.collection.findings)
+    table, names = method.train.table.copy(), list(method.train.findings)
     a, b = table.index[table["Hernia"] == 1][:2]
     table.loc[[a, b], names[:3]] = [[1.0, 0.0, 1.0], [0.0, np.nan, 1.0]]
     table.loc[[a, b], "No Finding"] = 0.0
-    method = built(methods, collection=TrainTable(table, method.collection.findings, ("Hernia",)),
+    method = built(methods, train=TrainTable(table, method.train.findings, ("Hernia",)),
                    backbone=label_backbone(flat, 5), guidance_scale=1.0)  # fmt: skip
     row = method.plan({"Hernia": 1}, 3).iloc[[0]].assign(tail_parent=a, head_parent=b, share=0.25, keep=4)
-    said = labels(method, row).iloc[0]
-    assert said["Effusion"] == pytest.approx(0.75)
-    assert np.isnan(said["Mass"])
-    assert said["Hernia"] == 1
-    assert said["No Finding"] == 0
+    mixed = labels(method, row).iloc[0]
+    assert mixed["Effusion"] == pytest.approx(0.75)
+    assert np.isnan(mixed["Mass"])
+    assert mixed["Hernia"] == 1
+    assert mixed["No Finding"] == 0
     z_a, z_b = method.latents([a]), method.latents([b])
     first = method.scheduler().timesteps[-4]
     noise = noise_like([seed_of("noise", int(row["seed"].iloc[0]))], (2, 8, 8))
@@ -203,15 +203,15 @@ def test_in_groups_calls_equal_rows_together_and_gives_them_back_in_order() -> N
         return 2 * x + group[:, None]
 
     x, group = torch.arange(12.0).reshape(6, 2), torch.tensor([3, 1, 3, 2, 1, 3])
-    assert torch.equal(in_groups(double, 1)(x, group), 2 * x + group[:, None])
+    assert torch.equal(call_by_group(double, 1)(x, group), 2 * x + group[:, None])
     assert met == [{1}, {2}, {3}]
 
 
-def test_bad_parts_are_told(methods: Methods) -> None:
+def test_bad_parts_are_refused(methods: Methods) -> None:
     for strengths in ((), (0.0,), (0.2, 1.1)):
-        with pytest.raises(InputError, match=r"strength is .* give one or more above 0"):
+        with pytest.raises(InputError, match=r"strength is .* give one or more values above 0"):
             built(methods, strength=strengths)
-    with pytest.raises(InputError, match=r"mixed is 0.7; a partner counts 0 \(none\) to 0.5"):
+    with pytest.raises(InputError, match=r"mixed is 0.7; give 0 \(no partner\) to 0.5"):
         built(methods, mixed=0.7)
     method = built(methods)
     with pytest.raises(InputError, match="head_parent 'a test row' is not a train row"):

@@ -1,4 +1,4 @@
-"""Conditional sampling: whose label vector, which noise, what the network is told."""
+"""Conditional sampling: label vectors, noise and conditions."""
 
 from typing import Any
 
@@ -23,7 +23,7 @@ def built(methods: dict[str, Any], **changed: Any) -> FromNoise:
 def test_labels_are_those_of_a_real_row_that_has_the_finding(methods: dict[str, Any]) -> None:
     method = built(methods)
     rows = method.plan(NEED, 3)
-    table, names = method.collection.table, list(method.collection.findings)
+    table, names = method.train.table, list(method.train.findings)
     for batch in method.run(rows):
         expected = table.loc[batch.rows["label_source"], names].to_numpy(float)
         np.testing.assert_array_equal(batch.labels.to_numpy(float), expected)
@@ -34,7 +34,7 @@ def test_labels_are_those_of_a_real_row_that_has_the_finding(methods: dict[str, 
 
 def test_every_positive_row_lends_its_labels_before_one_does_twice(methods: dict[str, Any]) -> None:
     method = built(methods, num_candidates=1)
-    positives = method.collection.positive("Hernia")
+    positives = method.train.positive("Hernia")
     rows = method.plan({"Hernia": len(positives) + 1}, 3)
     assert sorted(rows["label_source"].iloc[: len(positives)]) == positives
     assert rows["label_source"].iloc[-1] == rows["label_source"].iloc[0]
@@ -48,7 +48,7 @@ def test_one_row_equals_the_loop_written_out(methods: dict[str, Any]) -> None:
     scheduler = method.scheduler()
     (first, last), a = scheduler.timesteps.tolist(), scheduler.alphas_cumprod
     x = noise_like([seed_of("noise", int(row["seed"].iloc[0]))], (2, 8, 8))
-    c = float(method.collection.table.loc[row["label_source"].iloc[0], "Effusion"])
+    c = float(method.train.table.loc[row["label_source"].iloc[0], "Effusion"])
     x0 = 0.5 * x + c
     n = (x - a[first].sqrt() * x0) / (1 - a[first]).sqrt()
     z = 0.5 * (a[last].sqrt() * x0 + (1 - a[last]).sqrt() * n) + c
@@ -67,25 +67,25 @@ def test_in_codec_space_nothing_is_unstandardised(methods: dict[str, Any]) -> No
 
 def test_view_sex_and_age_of_the_row_are_told(methods: dict[str, Any]) -> None:
     method = built(methods)
-    table = method.collection.table.assign(view="PA", sex="F", age=np.arange(len(method.collection.table)) + 1.0)
+    table = method.train.table.assign(view="PA", sex="F", age=np.arange(len(method.train.table)) + 1.0)
     table.loc[table.index[::2], "view"] = np.nan
-    told: list[Any] = []
+    conditions: list[Any] = []
     inner = method.backbone.condition
 
     class Spy:
         null, digest = inner.null, inner.digest
 
         def __call__(self, labels: torch.Tensor, about: Any = ()) -> torch.Tensor:
-            told.extend(about)
+            conditions.extend(about)
             return inner(labels, about)
 
-    collection = type(method.collection)(table, method.collection.findings, method.collection.tail)
+    collection = type(method.train)(table, method.train.findings, method.train.tail)
     backbone = type(method.backbone)(method.backbone.network, Spy(), "sample", 2, "spied")
-    spied = built(methods, collection=collection, backbone=backbone)
+    spied = built(methods, train=collection, backbone=backbone)
     rows = spied.plan(NEED, 3)
     list(spied.run(rows))
     expected = table.loc[rows["label_source"], ["view", "sex", "age"]].to_dict("records")
-    pd.testing.assert_frame_equal(pd.DataFrame(told), pd.DataFrame(expected))
+    pd.testing.assert_frame_equal(pd.DataFrame(conditions), pd.DataFrame(expected))
 
 
 @pytest.mark.parametrize("guidance", [0.0, 2.0])
@@ -94,7 +94,7 @@ def test_guidance_decides_how_much_the_labels_say(methods: dict[str, Any], guida
     level = label_backbone(lambda x, t, c: 0 * x + c[:, 0, None, None, None], 5)
     method = built(methods, backbone=level, guidance_scale=guidance)
     rows = method.plan(NEED, 3)
-    first = torch.tensor(method.collection.table.loc[rows["label_source"], "Effusion"].to_numpy(np.float32))
+    first = torch.tensor(method.train.table.loc[rows["label_source"], "Effusion"].to_numpy(np.float32))
     images = torch.cat([batch.images for batch in method.run(rows)])
     expected = (guidance * first * 2 + 0.25).sigmoid()[:, None, None, None].expand_as(images)
     torch.testing.assert_close(images, expected)

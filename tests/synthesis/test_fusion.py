@@ -14,7 +14,7 @@ from medlt.diffusion.schedulers import NAMES, draws_noise, factory
 from medlt.rng import noise_like, seed_of
 from medlt.synthesis.fuse import coins, fuse, masks
 from medlt.synthesis.fusion import PANELS, LatentFusion
-from medlt.synthesis.labels import mass
+from medlt.synthesis.labels import cam_share
 from medlt.testing import label_backbone
 from medlt.types import Batch, InputError, Synthesizer
 
@@ -59,7 +59,7 @@ def test_order_and_batch_size_change_nothing(build: Build, scheduler: str) -> No
 @pytest.mark.filterwarnings("ignore:__array:DeprecationWarning")
 @pytest.mark.parametrize("scheduler", NAMES)
 def test_noise_on_the_way_comes_from_the_rows_seed(build: Build, scheduler: str) -> None:
-    """All that chance does to refinement is in the seed: without renoising only a scheduler that draws sees it."""
+    """All random numbers of refinement come from the seed; without renoising, only a stochastic scheduler uses them."""
     method = build(scheduler=factory(scheduler, 20), renoise=False)
     rows = method.plan({"Hernia": 1}, 3).iloc[[0]]
     fused = method._fuse(rows)
@@ -87,7 +87,7 @@ def test_batches_are_whole(build: Build) -> None:
     assert batch.images.max() <= 1
     assert batch.rows.index.equals(rows.index)
     assert batch.labels.index.equals(rows.index)
-    assert tuple(batch.labels.columns) == build().collection.findings
+    assert tuple(batch.labels.columns) == build().train.findings
     assert (batch.labels["No Finding"] == 0).all()
     assert batch.rows[["mask_share", "tail_mass"]].stack().between(0, 1).all()
 
@@ -96,10 +96,12 @@ def test_one_row_step_by_step(build: Build) -> None:
     """Guidance, noise, scheduler and un-standardising written out for a single row."""
     method = build(guidance_scale=2.0, labels="tail")
     row = method.plan({"Hernia": 1}, 3).iloc[[0]]
-    coder, gaze, names = method.coder.eval(), method.gaze, method.collection.findings
+    coder, explainer, names = method.coder.eval(), method.explainer, method.train.findings
     with torch.no_grad():
         a, b = (coder.code(method.latents([row[name].iloc[0]])) for name in ("tail_parent", "head_parent"))
-        cams = [gaze.maps(s, np.array([names.index(row[c].iloc[0])])) for s, c in ((a, "finding"), (b, "finding_b"))]
+        cams = [
+            explainer.maps(s, np.array([names.index(row[c].iloc[0])])) for s, c in ((a, "finding"), (b, "finding_b"))
+        ]
         tail, generic = masks(*cams, row["q_a"].tolist(), row["q_b"].tolist())
         s, omega = fuse(a, b, tail, generic, coins(row["seed"].tolist(), row["p"].tolist(), (8, 8)))
         z = coder.decode(s)
@@ -110,14 +112,14 @@ def test_one_row_step_by_step(build: Build) -> None:
         batch = next(iter(method.run(row)))
         prompt = method.backbone.condition(torch.tensor(batch.labels.to_numpy()).float())
         for t in steps.tolist():
-            free, told = method.backbone.denoiser()(x, t), method.backbone.denoiser(prompt)(x, t)
-            x0 = free + 2.0 * (told - free)
+            free, conditional = method.backbone.denoiser()(x, t), method.backbone.denoiser(prompt)(x, t)
+            x0 = free + 2.0 * (conditional - free)
             x = scheduler.step(x0, t, x).prev_sample
         image = method.decode(method.standardiser.back(x0))
     torch.testing.assert_close(batch.images, image, atol=1e-5, rtol=1e-5)
     assert batch.rows["mask_share"].iloc[0] == pytest.approx(float(omega.float().mean()))
-    assert batch.rows["tail_mass"].iloc[0] == pytest.approx(mass(cams[0], omega)[0])
-    table = method.collection.table
+    assert batch.rows["tail_mass"].iloc[0] == pytest.approx(cam_share(cams[0], omega)[0])
+    table = method.train.table
     for name in set(names) - {"No Finding"}:
         y_a, y_b = (table.at[row[c].iloc[0], name] for c in ("tail_parent", "head_parent"))
         expected = 1.0 if y_a == 1 else 0.0 if y_b == 0 else np.nan
@@ -155,14 +157,14 @@ def test_cam_mass_labels_hold_the_mass_of_the_map(build: Build) -> None:
 def test_a_head_finding_is_weighed_by_its_own_pixels(build: Build) -> None:
     """Its mass is that of its map in the head image, on the pixels that were not taken from the tail image."""
     method = build()
-    rows, table, names = method.plan(NEED, 3), method.collection.table, method.collection.findings
+    rows, table, names = method.plan(NEED, 3), method.train.table, method.train.findings
     batch, mask = whole(method, rows), method.explain(rows)["mask"][:, 0, ::2, ::2].bool()
     weighed = 0
     for i, (uid, row) in enumerate(rows.iterrows()):
         for k, name in enumerate(names[:2]):
             y_a, y_b = (table.at[row[c], name] for c in ("tail_parent", "head_parent"))
             if y_b == 1 and y_a == 0:
-                cam = method.gaze.maps_of([row["head_parent"]], np.array([k]))[0].reshape(8, 8)
+                cam = method.explainer.maps_of([row["head_parent"]], np.array([k]))[0].reshape(8, 8)
                 share = cam[~mask[i].numpy()].sum() / cam.sum()
                 label = batch.labels.at[uid, name]
                 assert np.isnan(label) if 0.2 < share < 0.8 else label == pytest.approx(share, abs=1e-5)

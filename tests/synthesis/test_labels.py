@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from medlt.synthesis.labels import RULES, fused_labels, mass
+from medlt.synthesis.labels import RULES, cam_share, fused_labels
 from medlt.types import InputError
 
 NAN = float("nan")
@@ -70,8 +70,8 @@ def test_a_head_finding_whose_pixels_were_left_out_is_not_kept() -> None:
 def test_mass_by_hand() -> None:
     cam = torch.tensor([[[1.0, 2.0], [3.0, 4.0]], [[0.0, 0.0], [0.0, 0.0]]])
     pixels = torch.tensor([[[True, False], [False, True]], [[True, False], [False, False]]])
-    assert mass(cam, pixels) == pytest.approx([0.5, 0.25])
-    assert mass(cam, pixels) + mass(cam, ~pixels) == pytest.approx([1.0, 1.0])
+    assert cam_share(cam, pixels) == pytest.approx([0.5, 0.25])
+    assert cam_share(cam, pixels) + cam_share(cam, ~pixels) == pytest.approx([1.0, 1.0])
 
 
 def test_an_unknown_rule_is_told_with_those_there_are() -> None:

@@ -24,7 +24,7 @@ from medlt.diffusion.sampler import from_noise, sample
 from medlt.diffusion.schedulers import scheduler
 from medlt.store import Store
 from medlt.synthesis.guides import SamplingContext
-from medlt.synthesis.longtail import LongtailGuide, objective, pictures
+from medlt.synthesis.longtail import LongtailGuide, differentiable_decoder, uncertainty_objective
 from medlt.testing import Mixture, constant_denoiser, label_backbone, tiny_autoencoder_kl
 from medlt.training.runtime import Runtime
 from medlt.types import Denoiser, InputError
@@ -40,12 +40,12 @@ def decode(z: Tensor) -> Tensor:
 
 
 def guidance_classifier(images: Tensor) -> tuple[Tensor, Tensor]:
-    """One finding, logit 2 x; members apart by y: variance 2/3 y^2, whatever the logit."""
+    """One finding, logit 2 x; members spread by y: variance 2/3 y^2, whatever the logit."""
     x, y = images[:, 0, 0, :1], images[:, 0, 0, 1:]
     return 2 * x, 2 * x + SPREAD[:, None, None] * y
 
 
-def told(rows: int, timesteps: list[float], labels: Tensor | None = None, target: int = 0) -> SamplingContext:
+def context(rows: int, timesteps: list[float], labels: Tensor | None = None, target: int = 0) -> SamplingContext:
     labels = torch.ones(rows, 1) if labels is None else labels
     backbone = label_backbone(lambda x, t, c: x, labels.shape[1])
     where = torch.full((rows,), target)
@@ -63,7 +63,7 @@ def drawn(guide: LongtailGuide | None, n: int = 1000, steps: int = 30) -> Tensor
     made = scheduler("ddim", steps)
     noise = torch.stack([torch.randn(2, generator=torch.Generator().manual_seed(s)) for s in range(n)]).double()
     start = from_noise(noise, made)
-    denoiser: Denoiser = MIXTURE if guide is None else compose(guide(told(n, list(start.timesteps))))(MIXTURE)
+    denoiser: Denoiser = MIXTURE if guide is None else compose(guide(context(n, list(start.timesteps))))(MIXTURE)
     return sample(denoiser, start, made)
 
 
@@ -73,27 +73,31 @@ def test_the_objective_by_hand() -> None:
     members = base + torch.tensor([1.0, -1.0, 0.5]).double()[:, None, None] * torch.tensor([1.0, 2.0, 3.0]).double()
     labels = torch.tensor([[1.0, math.nan, 0.0], [0.25, 1.0, math.nan]]).double()
     targets = torch.tensor([[True, False, True], [False, True, False]])
-    found = objective(lambda images: (base, members), STATISTICS["variance"], targets, labels, 0.3)(torch.zeros(2), 0)
+    values = uncertainty_objective(lambda images: (base, members), STATISTICS["variance"], targets, labels, 0.3)(
+        torch.zeros(2), 0
+    )
     for b in range(2):
         chosen = [np.var(members[:, b, k].numpy()) for k in range(3) if targets[b, k]]
         likelihood = 0.0
         for k in range(3):
             y, p = float(labels[b, k]), 1 / (1 + math.exp(-base[b, k]))
             likelihood += 0 if math.isnan(y) else y * math.log(p) + (1 - y) * math.log(1 - p)
-        assert found[b].item() == pytest.approx(np.mean(chosen) + 0.3 * likelihood)
+        assert values[b].item() == pytest.approx(np.mean(chosen) + 0.3 * likelihood)
 
 
 def test_unknown_labels_and_other_findings_have_no_pull() -> None:
     base = torch.zeros(1, 3).requires_grad_()
     labels, targets = torch.tensor([[math.nan, 1.0, math.nan]]), torch.tensor([[True, False, False]])
-    value = objective(lambda images: (base, base[None]), STATISTICS["energy"], targets, labels)(torch.zeros(1), 0)
+    value = uncertainty_objective(lambda images: (base, base[None]), STATISTICS["energy"], targets, labels)(
+        torch.zeros(1), 0
+    )
     (g,) = torch.autograd.grad(value.sum(), base)
     torch.testing.assert_close(g, torch.tensor([[-0.5, 0.5, 0.0]]))
 
 
 def test_weight_zero_is_the_same_denoiser() -> None:
     bare = constant_denoiser(torch.ones(2, 2))
-    assert plain(weight=0.0, statistic="nonsense")(told(2, [999.0]))(bare) is bare
+    assert plain(weight=0.0, statistic="nonsense")(context(2, [999.0]))(bare) is bare
 
 
 def test_the_window_the_interval_and_the_cap() -> None:
@@ -101,7 +105,7 @@ def test_the_window_the_interval_and_the_cap() -> None:
     z = torch.tensor([[1.0, 0.5], [2.0, 1.0]]).double()
     timesteps = list(from_noise(torch.zeros(1, 2), scheduler("ddim", 30)).timesteps)
     for weight, cap, length in ((0.02, 10.0, 0.02), (0.02, 0.04, 0.01), (0.5, 0.4, 0.1)):
-        guided = plain(weight=weight, cap=cap)(told(2, timesteps))(constant_denoiser(z))
+        guided = plain(weight=weight, cap=cap)(context(2, timesteps))(constant_denoiser(z))
         moved = {t: (guided(z, round(t)) - z).norm(dim=1) / z.norm(dim=1) for t in timesteps}
         on = [t for t in timesteps if moved[t].max() > 0]
         assert on == [t for t in timesteps if 1000 / 3 <= t <= 2000 / 3][::3]
@@ -113,9 +117,9 @@ def test_the_window_the_interval_and_the_cap() -> None:
 def test_one_guided_step_by_hand() -> None:
     """Energy of the logit 2 x without an anchor falls in x alone: the step is -w ||z|| along x."""
     z = torch.tensor([[1.0, 0.5], [2.0, -1.0]]).double()
-    guided = plain(statistic="energy", label_weight=0.0, weight=0.05)(told(2, [500.0]))(constant_denoiser(z))(z, 500)
+    guided = plain(statistic="energy", label_weight=0.0, weight=0.05)(context(2, [500.0]))(constant_denoiser(z))(z, 500)
     torch.testing.assert_close(guided, z - 0.05 * z.norm(dim=1, keepdim=True) * torch.tensor([1.0, 0.0]).double())
-    anchored = plain(statistic="energy", label_weight=100.0, weight=0.05)(told(2, [500.0]))(constant_denoiser(z))(
+    anchored = plain(statistic="energy", label_weight=100.0, weight=0.05)(context(2, [500.0]))(constant_denoiser(z))(
         z, 500
     )
     assert bool((anchored[:, 0] > z[:, 0]).all())
@@ -140,23 +144,23 @@ def test_without_the_anchor_the_label_goes() -> None:
     before = guidance_classifier(decode(drawn(None)))[0][:, 0]
     assert logits[0.0].mean() < before.mean() - 1
     assert logits[0.0].mean() < logits[5.0].mean() - 1
-    shares = {a: float((found > 0).double().mean()) for a, found in logits.items()}
+    shares = {a: float((values > 0).double().mean()) for a, values in logits.items()}
     assert shares[0.0] < float((before > 0).double().mean()) - 0.02 < shares[5.0]
     assert (logits[5.0] - math.log(5)).square().mean() < (before - math.log(5)).square().mean()
 
 
 def test_further_findings_count_where_a_row_has_them() -> None:
     labels = torch.tensor([[1.0, 1.0, 0.0], [1.0, 0.0, math.nan], [1.0, 0.6, 1.0]])
-    targets = plain(also=(1, 2))._targets(told(3, [500.0], labels))
+    targets = plain(extra=(1, 2))._targets(context(3, [500.0], labels))
     assert targets.tolist() == [[True, True, False], [True, False, False], [True, True, True]]
-    assert plain()._targets(told(3, [500.0], labels, target=1)).tolist() == [[False, True, False]] * 3
+    assert plain()._targets(context(3, [500.0], labels, target=1)).tolist() == [[False, True, False]] * 3
 
 
 def test_what_cannot_guide_is_refused() -> None:
     with pytest.raises(InputError, match=r"longtail.*window.*widen the window"):
-        plain()(told(2, [100.0, 50.0]))
+        plain()(context(2, [100.0, 50.0]))
     with pytest.raises(InputError, match="no statistic named 'doubt'"):
-        plain(statistic="doubt")(told(2, [500.0]))
+        plain(statistic="doubt")(context(2, [500.0]))
 
 
 @pytest.mark.parametrize("guidance", [1.0, 3.5])
@@ -183,9 +187,9 @@ def real_parts(tmp_path: Path) -> dict[str, Any]:
     rows = torch.randint(0, 255, (40, 1, 32, 32), generator=torch.Generator().manual_seed(0)).to(torch.uint8)
     labels = (torch.rand(40, 5, generator=torch.Generator().manual_seed(1)) < 0.4).numpy().astype(np.float32)
     known = TrainingSet(rows, labels, np.ones(40, np.float32), tuple(map(str, range(40))))
-    judge = Classifier(network("small", 5, 1), 32, {})
+    classifier = Classifier(network("small", 5, 1), 32, {})
     head = fit_epistemic(
-        judge, known, runtime=Runtime("cpu", "fp32", None, 0), store=Store(tmp_path), members=3, hidden=4, steps=3
+        classifier, known, runtime=Runtime("cpu", "fp32", None, 0), store=Store(tmp_path), members=3, hidden=4, steps=3
     )
     codec = AutoencoderCodec(tiny_autoencoder_kl(), "cpu")
 
@@ -208,7 +212,7 @@ def test_with_real_parts_a_row_keeps_its_bytes_with_and_without_checkpointing(
     images = []
     for checkpointing in (False, True):
         make = methods["longtail"]
-        decoding = pictures(real_parts["codec"], make().standardiser, checkpointing)
+        decoding = differentiable_decoder(real_parts["codec"], make().standardiser, checkpointing)
         guide = LongtailGuide(decoding, real_parts["head"], weight=0.2)
         method = make(**real_parts["method"], guidance=(guide,))
         rows = method.plan({"Hernia": 3}, 3)

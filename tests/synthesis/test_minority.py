@@ -19,7 +19,7 @@ from medlt.diffusion.sampler import from_noise, sample
 from medlt.diffusion.signals import between
 from medlt.rng import noise_like, seed_of
 from medlt.synthesis.guides import Guide, SamplingContext, guided
-from medlt.synthesis.minority import JepaGuide, Levels, MinorityGuide, MinoritySampling, reference_levels
+from medlt.synthesis.minority import JepaGuide, MinorityGuide, MinoritySampling, ReferenceLevels, reference_levels
 from medlt.testing import Mixture, label_backbone
 from medlt.types import InputError
 
@@ -29,12 +29,12 @@ MIXTURE = Mixture(torch.tensor([0.90, 0.09, 0.01]).double(), MEANS, 0.25, ABAR)
 Methods = dict[str, Callable[..., Any]]
 
 
-def mixed(prediction: str = "sample", asked: list[int] | None = None) -> Backbone:
-    """The mixture as a backbone that says x0, the noise or v; `asked` collects the rows of every call."""
+def mixed(prediction: str = "sample", sizes: list[int] | None = None) -> Backbone:
+    """The mixture as a backbone that predicts x0, the noise or v; `sizes` collects the number of rows of every call."""
 
     def answer(x: Tensor, t: Tensor, condition: Tensor) -> Tensor:
-        if asked is not None:
-            asked.append(len(x))
+        if sizes is not None:
+            sizes.append(len(x))
         a = ABAR[t[0]]
         x0 = MIXTURE(x, int(t[0]))
         n = (x - a.sqrt() * x0) / (1 - a).sqrt()
@@ -43,17 +43,17 @@ def mixed(prediction: str = "sample", asked: list[int] | None = None) -> Backbon
     return label_backbone(answer, 1, prediction=prediction)
 
 
-def told(backbone: Backbone, rows: int, timesteps: list[float]) -> SamplingContext:
+def context(backbone: Backbone, rows: int, timesteps: list[float]) -> SamplingContext:
     labels = torch.ones(rows, 1)
     zeros = torch.zeros(rows, dtype=torch.int64)
     return SamplingContext(backbone, backbone.condition(labels), labels, zeros, torch.arange(rows), timesteps)
 
 
-def draw(*guides: Guide, name: str = "ddim", rows: int = 1000, steps: int = 30, **said: Any) -> Tensor:
+def draw(*guides: Guide, name: str = "ddim", rows: int = 1000, steps: int = 30, **options: Any) -> Tensor:
     """Clean samples [rows,2] of the mixture under these guides."""
-    backbone, scheduler = mixed(**said), schedulers.scheduler(name, steps)
+    backbone, scheduler = mixed(**options), schedulers.scheduler(name, steps)
     start = from_noise(noise_like(range(rows), (2,)).double(), scheduler)
-    denoiser = guided(guides, told(backbone, rows, list(start.timesteps)), 1.0)
+    denoiser = guided(guides, context(backbone, rows, list(start.timesteps)), 1.0)
     return sample(denoiser, start, scheduler, range(rows))
 
 
@@ -95,20 +95,20 @@ def test_one_forward_serves_metric_and_sampler_where_they_ask_the_same(
     weight: float, unguided: list[int], extra: list[int]
 ) -> None:
     """Without classifier-free guidance a guided step costs the probe alone; with it, both on B rows, not 2B."""
-    asked: list[int] = []
-    rows = told(mixed(asked=asked), 6, [999, 899, 799, 699, 599, 499, 399, 299])
+    sizes: list[int] = []
+    rows = context(mixed(sizes=sizes), 6, [999, 899, 799, 699, 599, 499, 399, 299])
     denoiser, x = (
         guided((MinorityGuide(every=2, window=(0.4, 0.8)),), rows, weight),
         noise_like(range(6), (2,)).double(),
     )
     for t, expected in ((999, unguided), (799, [*extra, 6] if weight == 1 else extra), (699, unguided)):
-        asked.clear()
+        sizes.clear()
         denoiser(x, t)
-        assert asked == expected
+        assert sizes == expected
 
 
 def test_a_guide_around_another_shifts_what_the_other_made() -> None:
-    rows = told(mixed(), 5, [699, 499])
+    rows = context(mixed(), 5, [699, 499])
     x, first, second = (
         noise_like(range(5), (2,)).double(),
         MinorityGuide(window=(0, 1), every=1),
@@ -160,7 +160,7 @@ def flat(z: Tensor) -> Tensor:
 GUIDES: dict[str, Guide] = {
     "features": MinorityGuide(every=1, distance=between(flat)),
     "reference": MinorityGuide(
-        every=1, reference=Levels(torch.tensor([300, 800]), torch.full((5, 2), 5.0), torch.full((5, 2), 5.0))
+        every=1, reference=ReferenceLevels(torch.tensor([300, 800]), torch.full((5, 2), 5.0), torch.full((5, 2), 5.0))
     ),
     "jepa": JepaGuide(every=1, features=flat),
 }
@@ -201,18 +201,18 @@ def scored(z: Tensor, seed: int, t: int) -> float:
 def test_levels_are_what_real_images_of_each_finding_score() -> None:
     z, labels = real()
     backbone = mixed()
-    found = reference_levels(
+    levels = reference_levels(
         backbone, z, backbone.condition(labels[:, :1]), labels, range(120), pooled=0.0, at=(0.3, 0.5)
     )
-    assert found.timesteps.tolist() == [299, 499]
+    assert levels.timesteps.tolist() == [299, 499]
     for g, t in enumerate((299, 499)):
         value = torch.tensor([scored(z[i], i, t) for i in range(120)])
         for k in (0, 1):
             own = value[labels[:, k] == 1]
-            assert float(found.mean[k, g]) == pytest.approx(float(own.mean()), rel=1e-4)
-            assert float(found.sd[k, g]) == pytest.approx(float(own.std(correction=0)), rel=1e-3)
+            assert float(levels.mean[k, g]) == pytest.approx(float(own.mean()), rel=1e-4)
+            assert float(levels.sd[k, g]) == pytest.approx(float(own.std(correction=0)), rel=1e-3)
     assert bool(
-        (found.mean[1] > 2 * found.mean[0]).all()
+        (levels.mean[1] > 2 * levels.mean[0]).all()
     )  # the rare finding is rarer as a whole, and has its own level
 
 
@@ -220,36 +220,38 @@ def test_a_finding_without_images_has_the_level_of_all_and_unknown_labels_count_
     z, labels = real()
     backbone = mixed()
     wide = torch.cat([labels, torch.full((120, 1), float("nan"))], 1)
-    found = reference_levels(backbone, z, backbone.condition(labels[:, :1]), wide, range(120), at=(0.5,))
+    levels = reference_levels(backbone, z, backbone.condition(labels[:, :1]), wide, range(120), at=(0.5,))
     value = torch.tensor([scored(z[i], i, 499) for i in range(120)])
-    assert float(found.mean[2, 0]) == pytest.approx(float(value.mean()), rel=1e-4)
-    assert float(found.sd[2, 0]) == pytest.approx(float(value.std(correction=0)), rel=1e-3)
+    assert float(levels.mean[2, 0]) == pytest.approx(float(value.mean()), rel=1e-4)
+    assert float(levels.sd[2, 0]) == pytest.approx(float(value.std(correction=0)), rel=1e-3)
     rare = value[labels[:, 1] == 1]
     drawn = (rare.sum() + 5 * value.mean()) / (len(rare) + 5)
-    assert float(found.mean[1, 0]) == pytest.approx(float(drawn), rel=1e-4)
+    assert float(levels.mean[1, 0]) == pytest.approx(float(drawn), rel=1e-4)
     with pytest.raises(InputError, match="no train image"):
         reference_levels(backbone, z[:0], labels[:0, :1], labels[:0], [])
 
 
 def test_z_is_linear_between_timesteps_and_constant_beyond() -> None:
-    levels = Levels(torch.tensor([300, 500]), torch.tensor([[1.0, 3.0], [10.0, 10.0]]), torch.tensor([[1.0, 2.0]] * 2))
+    levels = ReferenceLevels(
+        torch.tensor([300, 500]), torch.tensor([[1.0, 3.0], [10.0, 10.0]]), torch.tensor([[1.0, 2.0]] * 2)
+    )
     value, target = torch.tensor([5.0, 10.0]), torch.tensor([0, 1])
     assert [levels.z(value, target, t).tolist() for t in (100, 300, 400, 500, 900)] == [
         [4.0, 0.0], [4.0, 0.0], [2.0, 0.0], [1.0, 0.0], [1.0, 0.0],
     ]  # fmt: skip
-    one = Levels(torch.tensor([300]), torch.tensor([[1.0]]), torch.tensor([[2.0]]))
+    one = ReferenceLevels(torch.tensor([300]), torch.tensor([[1.0]]), torch.tensor([[2.0]]))
     assert one.z(torch.tensor([5.0]), torch.tensor([0]), 700).tolist() == [2.0]
 
 
 def test_a_row_rare_enough_for_its_finding_is_left_alone_and_the_same_row_of_another_is_not() -> None:
     """Equal images; L is far above the first finding's level, at the second's, and half-way faded at the third's."""
-    rows = told(mixed(), 3, [699, 499])
+    rows = context(mixed(), 3, [699, 499])
     x = noise_like([4, 4, 4], (2,)).double()
     plain = replace(rows, seeds=torch.tensor([9, 9, 9]), target=torch.tensor([0, 1, 2]))
     guide = MinorityGuide()
     value = float(guide.signal(plain)(plain.conditional(x, 699), 699)[0])
     mean = torch.tensor([[value - 9.0], [value], [value - 1.5]])
-    levels = Levels(torch.tensor([500]), mean, torch.ones(3, 1))
+    levels = ReferenceLevels(torch.tensor([500]), mean, torch.ones(3, 1))
     bare, full = plain.conditional(x, 699), guided((guide,), plain, 1.0)(x, 699)
     faded = guided((replace(guide, reference=levels),), plain, 1.0)(x, 699)
     assert torch.equal(faded[0], bare[0])
@@ -276,7 +278,7 @@ def test_a_setting_out_of_range_is_refused(wrong: dict[str, Any]) -> None:
         MinorityGuide(**wrong)
 
 
-def test_a_window_without_a_step_is_refused_rather_than_left_out_in_silence() -> None:
-    with pytest.raises(InputError, match=r"no step of the sampler.*window.*widen the window"):
-        MinorityGuide()(told(mixed(), 2, [99, 49]))
-    assert MinorityGuide(weight=0)(told(mixed(), 2, [99, 49]))(MIXTURE) is MIXTURE
+def test_a_window_without_a_step_is_refused() -> None:
+    with pytest.raises(InputError, match=r"none of the sampler's 2 steps.*window.*widen the window"):
+        MinorityGuide()(context(mixed(), 2, [99, 49]))
+    assert MinorityGuide(weight=0)(context(mixed(), 2, [99, 49]))(MIXTURE) is MIXTURE

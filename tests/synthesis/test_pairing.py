@@ -10,11 +10,11 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from medlt.synthesis.pairing import (
-    allowed,
+    allowed_pairs,
     head_finding,
     is_no_finding,
     most_confusing,
-    neighbours,
+    nearest_allowed,
     partner_mask,
     projection,
 )
@@ -45,7 +45,7 @@ def test_neighbours_equal_a_double_loop(data: st.DataObject) -> None:
         data.draw(arrays(float, (n, d), elements=whole)),
     )
     allowed = data.draw(arrays(bool, (q, n)))
-    assert neighbours(queries, candidates, allowed, k).tolist() == slow(queries, candidates, allowed, k)
+    assert nearest_allowed(queries, candidates, allowed, k).tolist() == slow(queries, candidates, allowed, k)
 
 
 def test_partners_carry_no_tail_finding() -> None:
@@ -107,10 +107,10 @@ def test_a_partner_shows_the_same_projection(kind: str) -> None:
     uids = list(table.index)
     groups = ["f", "l", "f", "?", "?", "l"]
     expected = [[a != b and groups[i] == groups[j] for j, b in enumerate(uids)] for i, a in enumerate(uids)]
-    assert allowed(table, uids, uids).tolist() == expected
-    assert allowed(table, ["v"], ["z", "u"]).tolist() == [[True, False]]
+    assert allowed_pairs(table, uids, uids).tolist() == expected
+    assert allowed_pairs(table, ["v"], ["z", "u"]).tolist() == [[True, False]]
 
 
 def test_a_partner_is_another_patient_of_the_same_fold() -> None:
     table = rows(fold=[0, 0, 1, 0], patient_id=["p", "q", "r", "p"])
-    assert allowed(table, ["u"], list("vwx")).tolist() == [[True, False, False]]
+    assert allowed_pairs(table, ["u"], list("vwx")).tolist() == [[True, False, False]]

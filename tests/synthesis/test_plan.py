@@ -1,4 +1,4 @@
-"""The plan: all chance in one table, the right partners, the same for the same seed."""
+"""The plan: all random numbers in one table, the right partners, the same for the same seed."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ def test_same_seed_same_plan_other_seed_other_plan(build: Build) -> None:
 
 def test_the_plan_does_not_depend_on_the_order_of_rows(build: Build) -> None:
     method = build()
-    rows = method.collection
+    rows = method.train
     shuffled = TrainTable(rows.table.sample(frac=1, random_state=1), rows.findings, rows.tail)
-    pd.testing.assert_frame_equal(method.plan(NEED, 7), build(collection=shuffled).plan(NEED, 7))
+    pd.testing.assert_frame_equal(method.plan(NEED, 7), build(train=shuffled).plan(NEED, 7))
 
 
 def test_a_longer_plan_begins_with_the_shorter(build: Build) -> None:
@@ -37,8 +37,8 @@ def test_a_longer_plan_begins_with_the_shorter(build: Build) -> None:
 
 @pytest.mark.parametrize("metric", ["saliency", "confusing"])
 def test_partners_same_fold_other_patient_no_tail_finding(build: Build, metric: str) -> None:
-    method = build(draws=PlanSettings(metric=metric, num_candidates=3))
-    rows, table = method.plan(NEED, 7), method.collection.table
+    method = build(plan_settings=PlanSettings(metric=metric, num_candidates=3))
+    rows, table = method.plan(NEED, 7), method.train.table
     assert rows.index.is_unique
     assert list(rows.columns) == list(COLUMNS)
     for _, row in rows.iterrows():
@@ -46,17 +46,17 @@ def test_partners_same_fold_other_patient_no_tail_finding(build: Build, metric: 
         assert a["patient_id"] != b["patient_id"]
         assert a["fold"] == b["fold"] == row["fold"]
         assert a[row["finding"]] == 1
-        assert not b[list(method.collection.tail)].any()
+        assert not b[list(method.train.tail)].any()
         assert row["parents"] == [row["tail_parent"], row["head_parent"]]
         assert row["finding_b"] == "" or b[row["finding_b"]] == 1
         assert 0 <= row["p"] <= 1
 
 
 def test_a_lateral_film_is_fused_with_a_lateral_one(build: Build, caplog: pytest.LogCaptureFixture) -> None:
-    rows = build().collection
+    rows = build().train
     views = dict(zip(rows.table.index, ["PA", "LATERAL", None, "AP"] * 15, strict=True))
     table = rows.table.assign(view=rows.table.index.map(views))
-    made = build(collection=TrainTable(table, rows.findings, rows.tail)).plan(NEED, 7)
+    made = build(train=TrainTable(table, rows.findings, rows.tail)).plan(NEED, 7)
     groups = {"PA": "frontal", "AP": "frontal"}
     shown = [
         made[parent].map(lambda uid: groups.get(views[uid], str(views[uid])))
@@ -66,14 +66,14 @@ def test_a_lateral_film_is_fused_with_a_lateral_one(build: Build, caplog: pytest
     assert set(shown[0]) == {"frontal", "LATERAL", "None"}
     lonely = table.assign(view=[*table["view"].where(table["Hernia"] == 0, "LLO")])
     with pytest.raises(InputError, match="no image with Hernia has a partner in its fold and projection"):
-        build(collection=TrainTable(lonely, rows.findings, rows.tail)).plan({"Hernia": 1}, 7)
+        build(train=TrainTable(lonely, rows.findings, rows.tail)).plan({"Hernia": 1}, 7)
 
 
 def test_every_slot_has_its_candidates_from_one_tail_image(build: Build) -> None:
-    rows = build(draws=PlanSettings(num_candidates=3)).plan(NEED, 7)
+    rows = build(plan_settings=PlanSettings(num_candidates=3)).plan(NEED, 7)
     slots = rows.groupby(["finding", "slot"])
     assert {name: len(group) for name, group in rows.groupby("finding")} == {k: 3 * v for k, v in NEED.items()}
-    assert (slots["candidate"].apply(list).map(lambda found: found == [0, 1, 2])).all()
+    assert (slots["candidate"].apply(list).map(lambda numbers: numbers == [0, 1, 2])).all()
     assert (slots["tail_parent"].nunique() == 1).all()
     assert (slots["seed"].nunique() == 3).all()
 
@@ -82,71 +82,71 @@ def test_tail_images_take_turns(build: Build) -> None:
     method = build()
     rows = method.plan({"Hernia": 25}, 7).query("candidate == 0")
     used = rows["tail_parent"].value_counts()
-    assert set(used.index) == set(method.collection.positive("Hernia"))
+    assert set(used.index) == set(method.train.positive("Hernia"))
     assert used.max() - used.min() <= 1
 
 
 def test_thresholds_are_normal_about_their_mean(build: Build) -> None:
-    rows = build(draws=PlanSettings(threshold_mean=0.4, threshold_sd=0.05)).plan({"Hernia": 400}, 7)
+    rows = build(plan_settings=PlanSettings(threshold_mean=0.4, threshold_sd=0.05)).plan({"Hernia": 400}, 7)
     for name in ("q_a", "q_b"):
         assert rows[name].mean() == pytest.approx(0.4, abs=4 * 0.05 / 20)
         assert rows[name].std() == pytest.approx(0.05, rel=0.15)
     assert abs(np.corrcoef(rows["q_a"], rows["q_b"])[0, 1]) < 0.2
-    wide = build(draws=PlanSettings(threshold_sd=5.0)).plan({"Hernia": 20}, 7)
+    wide = build(plan_settings=PlanSettings(threshold_sd=5.0)).plan({"Hernia": 20}, 7)
     assert wide[["q_a", "q_b"]].stack().between(0, 1).all()
 
 
 def test_saliency_partners_are_among_the_k_nearest_maps(build: Build) -> None:
-    method = build(draws=PlanSettings(neighbours=1))
-    rows, table, gaze = method.plan({"Hernia": 5}, 7), method.collection.table, method.gaze
-    names = method.collection.findings
+    method = build(plan_settings=PlanSettings(neighbours=1))
+    rows, table, explainer = method.plan({"Hernia": 5}, 7), method.train.table, method.explainer
+    names = method.train.findings
     for _, row in rows.iterrows():
-        own = gaze.maps_of([row["tail_parent"]], np.array([names.index("Hernia")]))[0]
+        own = explainer.maps_of([row["tail_parent"]], np.array([names.index("Hernia")]))[0]
         fit = table[
             (table["fold"] == row["fold"]) & (table["patient_id"] != table.at[row["tail_parent"], "patient_id"])
         ]
-        fit = fit[(fit[list(method.collection.tail)] == 0).all(axis=1)]
-        scores = gaze.scores_of(list(fit.index))
+        fit = fit[(fit[list(method.train.tail)] == 0).all(axis=1)]
+        scores = explainer.scores_of(list(fit.index))
         far = []
         for uid, score in zip(fit.index, scores, strict=True):
             has = [k for k, name in enumerate(names) if table.at[uid, name] == 1]
             ill = [k for k in has if names[k] != "No Finding"] or has
             best = max(ill, key=lambda k: score[k]) if ill else -1
-            far.append(np.linalg.norm(own - gaze.maps_of([uid], np.array([best]))[0]))
+            far.append(np.linalg.norm(own - explainer.maps_of([uid], np.array([best]))[0]))
         assert row["head_parent"] == fit.index[int(np.argmin(far))]
 
 
 def test_confusing_partners_carry_the_most_confused_head_finding(build: Build) -> None:
-    method = build(draws=PlanSettings(metric="confusing"))
-    scores = method.gaze.scores_of(method.collection.positive("Hernia")).mean(0)
-    head = max(("Effusion", "Mass"), key=lambda name: scores[method.collection.findings.index(name)])
+    method = build(plan_settings=PlanSettings(metric="confusing"))
+    scores = method.explainer.scores_of(method.train.positive("Hernia")).mean(0)
+    head = max(("Effusion", "Mass"), key=lambda name: scores[method.train.findings.index(name)])
     assert set(method.plan({"Hernia": 10}, 7)["finding_b"]) == {head}
 
 
-def test_bad_needs_are_told(build: Build) -> None:
+def test_bad_targets_are_refused(build: Build) -> None:
     method = build()
-    with pytest.raises(InputError, match="'Mass' is wanted but is not a tail finding"):
+    with pytest.raises(InputError, match="'Mass' is not a tail finding"):
         method.plan({"Mass": 1}, 0)
-    table = method.collection.table.assign(Hernia=0.0)
+    table = method.train.table.assign(Hernia=0.0)
     with pytest.raises(InputError, match="Hernia has no positive train row"):
-        build(collection=TrainTable(table, method.collection.findings, method.collection.tail)).plan({"Hernia": 1}, 0)
-    table = method.collection.table.assign(**{"Pleural Other": 1.0})
-    with pytest.raises(InputError, match="no train row is known to carry no tail finding"):
-        build(collection=TrainTable(table, method.collection.findings, method.collection.tail)).plan({"Hernia": 1}, 0)
-    table = method.collection.table.assign(fold=range(60))
-    with pytest.raises(InputError, match="has a partner in its fold and projection; use fewer folds"):
-        build(collection=TrainTable(table, method.collection.findings, method.collection.tail)).plan({"Hernia": 1}, 0)
+        build(train=TrainTable(table, method.train.findings, method.train.tail)).plan({"Hernia": 1}, 0)
+    table = method.train.table.assign(**{"Pleural Other": 1.0})
+    with pytest.raises(InputError, match="no train row is known to have no tail finding"):
+        build(train=TrainTable(table, method.train.findings, method.train.tail)).plan({"Hernia": 1}, 0)
+    table = method.train.table.assign(fold=range(60))
+    with pytest.raises(InputError, match="has a partner in its fold and projection; lower checks"):
+        build(train=TrainTable(table, method.train.findings, method.train.tail)).plan({"Hernia": 1}, 0)
     with pytest.raises(InputError, match="choose one of saliency, confusing"):
         PlanSettings(metric="nearest")
 
 
-def test_bad_tables_are_told(build: Build) -> None:
-    rows = build().collection
+def test_bad_tables_are_refused(build: Build) -> None:
+    rows = build().train
     with pytest.raises(InputError, match="no column 'fold'"):
         TrainTable(rows.table.drop(columns="fold"), rows.findings, rows.tail)
     with pytest.raises(InputError, match="'Hernai' is not a finding"):
         TrainTable(rows.table, rows.findings, ("Hernai",))
-    with pytest.raises(InputError, match="is there twice"):
+    with pytest.raises(InputError, match="occurs twice"):
         TrainTable(pd.concat([rows.table, rows.table.iloc[:1]]), rows.findings, rows.tail)
 
 

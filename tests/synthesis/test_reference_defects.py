@@ -54,8 +54,8 @@ def learn(folder: Path, seed: int = 3, **changed: Any) -> Any:
 
 def weights(folder: Path) -> dict[str, str]:
     """The artifacts of a store -> what names their files' bytes: those of every generation."""
-    found = [Store(folder).open("sparse", place) for place in Store(folder).folders("sparse")]
-    return {one.digest: digest_file(one.path(FILE)) for one in found if one is not None}
+    artifacts = [Store(folder).open("sparse", place) for place in Store(folder).folders("sparse")]
+    return {one.digest: digest_file(one.path(FILE)) for one in artifacts if one is not None}
 
 
 @pytest.fixture(scope="module")
@@ -65,12 +65,12 @@ def learnt(tmp_path_factory: pytest.TempPathFactory) -> tuple[SimplicialCoder, P
 
 
 def test_01_a_neighbour_s_position_in_the_head_subset_does_not_index_the_whole_table(build: Build) -> None:
-    method = build(draws=PlanSettings(neighbours=1))
-    table, tail = method.collection.table, list(method.collection.tail)
+    method = build(plan_settings=PlanSettings(neighbours=1))
+    table, tail = method.train.table, list(method.train.tail)
     mask = pairing.partner_mask(table, tail, "No Finding")
-    pool = pairing.partners(table, method.collection.findings, mask, method.gaze)
-    maps = method.gaze.maps_of(tails := method.collection.positive("Hernia"), np.full(len(tails), 2))
-    near = pairing.neighbours(maps, pool.maps, np.ones((len(tails), len(pool.uids)), bool), 3).ravel()
+    pool = pairing.partners(table, method.train.findings, mask, method.explainer)
+    maps = method.explainer.maps_of(tails := method.train.positive("Hernia"), np.full(len(tails), 2))
+    near = pairing.nearest_allowed(maps, pool.maps, np.ones((len(tails), len(pool.uids)), bool), 3).ravel()
     assert table.iloc[near][tail].any(axis=None), "the published indexing would fuse tail images with tail images"
     assert not table.loc[[pool.uids[j] for j in near], tail].any(axis=None)
     assert not table.loc[method.plan({"Hernia": 9}, 0)["head_parent"], tail].any(axis=None)
@@ -79,9 +79,11 @@ def test_01_a_neighbour_s_position_in_the_head_subset_does_not_index_the_whole_t
 def test_02_the_tail_map_and_label_are_those_of_the_tail_image(build: Build) -> None:
     method = build(labels="tail")
     rows = method.plan({"Hernia": 3}, 0).query("candidate == 0")
-    table, tails = method.collection.table, method.collection.positive("Hernia")
+    table, tails = method.train.table, method.train.positive("Hernia")
     by_rank = [str(table.index[tails.index(uid)]) for uid in rows["tail_parent"]]
-    own, other = (method.gaze.maps_of(uids, np.full(len(uids), 2)) for uids in (rows["tail_parent"].tolist(), by_rank))
+    own, other = (
+        method.explainer.maps_of(uids, np.full(len(uids), 2)) for uids in (rows["tail_parent"].tolist(), by_rank)
+    )
     shown = method.explain(rows)["cam_tail"]
     size = shown.shape[-2:]
     for maps, same in ((own, True), (other, False)):
@@ -183,10 +185,10 @@ def test_10_noise_is_added_before_the_last_steps(build: Build, keep: int) -> Non
 
 def test_11_a_row_keeps_its_own_labels_among_several_findings(build: Build) -> None:
     method = build(labels="union")
-    rows, table = method.plan({"Hernia": 4, "Pleural Other": 4}, 0), method.collection.table
-    tails = [uid for name in method.collection.tail for uid in method.collection.positive(name)]
-    in_class_order = table.loc[tails, list(method.collection.tail)].to_numpy()
-    in_table_order = table.loc[table.index.isin(tails), list(method.collection.tail)].to_numpy()[: len(tails)]
+    rows, table = method.plan({"Hernia": 4, "Pleural Other": 4}, 0), method.train.table
+    tails = [uid for name in method.train.tail for uid in method.train.positive(name)]
+    in_class_order = table.loc[tails, list(method.train.tail)].to_numpy()
+    in_table_order = table.loc[table.index.isin(tails), list(method.train.tail)].to_numpy()[: len(tails)]
     assert not np.array_equal(in_class_order[: len(in_table_order)], in_table_order), "paths by class, labels by row"
     labels = pd.concat([batch.labels for batch in method.run(rows)])
     both = np.maximum(*(table.loc[rows[c], list(table.columns[:4])].to_numpy() for c in ("tail_parent", "head_parent")))
@@ -213,7 +215,7 @@ def test_13_seeded_resumable_measured_and_from_disk(learnt: tuple[SimplicialCode
     np.save(tmp_path / "latents.npy", z.numpy())
     mapped = torch.from_numpy(np.load(tmp_path / "latents.npy", mmap_mode="c"))
     global_state = torch.random.get_rng_state()
-    torch.manual_seed(99)  # a seed nobody asked for must not matter
+    torch.manual_seed(99)  # the global seed must not matter
     iterate(mapped, y, *toy(32), **at(tmp_path / "a"), **(TINY | {"generations": 1}))
     torch.manual_seed(100)
     resumed = iterate(mapped, y, *toy(32), **at(tmp_path / "a"), **TINY)
