@@ -79,7 +79,7 @@ class ReconstructionLoss:
     def each(self, network: nn.Module, rows: np.ndarray, draw: torch.Generator) -> Tensor:
         """Return the same of each row by itself [B]: a medlt.training.protocols.RowLoss, of a `Reconstruction`."""
         x = _shown(network, stacked(self.images, rows))
-        out, divergence, numbers = network.answer(x, draw)  # type: ignore[operator]
+        out, divergence, numbers = network.reconstruct(x, draw)  # type: ignore[operator]
         loss = (out - x).abs().flatten(1).mean(1) + self.edge * gradient_errors(out, x)
         loss = loss + self.kl_weight * divergence / numbers
         if self.ssim:

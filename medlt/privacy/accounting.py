@@ -154,7 +154,7 @@ def warn_of_delta(delta: float, units: int) -> str | None:
         return None
     wanted = 10.0 ** math.floor(math.log10(0.1 / units))
     return (
-        f"delta {delta:g} is at least 1/{units}: a mechanism that publishes the whole record of one unit would meet it; "
+        f"delta {delta:g} is at least 1/{units}: a mechanism that publishes the whole record of a unit would meet it; "
         f"use a delta well below 1 / number of units, here {wanted:.0e} or less"
     )
 
@@ -252,7 +252,7 @@ def _enough(fits: Callable[[float], bool], epsilon: float, delta: float) -> floa
 
 
 def _smallest(cost: Callable[[float], float], epsilon: float, high: float) -> float:
-    """Return the smallest noise of cost at most `epsilon`, by Brent's method on a logarithmic scale; `high` is enough."""
+    """Return the smallest noise that costs at most `epsilon`, by Brent's method on a log scale; `high` is enough."""
     from scipy.optimize import brentq
 
     low = 0.85 * high

@@ -132,6 +132,8 @@ def _denoiser(config: configs.RunConfig) -> str:
 def _codec(config: configs.RunConfig) -> str:
     if isinstance(config.codec, configs.TrainedCodec):
         return "a codec trained on the same images"
+    if not isinstance(config.codec, configs.FolderCodec):
+        return f"codec {config.codec.kind} of a plug-in"
     return "a given codec" if config.codec.tune is None else "a given codec tuned on the same images"
 
 

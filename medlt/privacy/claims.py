@@ -188,7 +188,7 @@ def _ledger_violations(seen: Provenance, ledger: Ledger) -> Iterator[str]:
     chosen, weights = seen.config.privacy, seen.record.get("weights", {})
     for stage in must_be_private(seen.config):
         if not (own := ledger.of(stage)):
-            yield f"the {stage} was trained without privacy: it is not in {NAME} (train it again with a section privacy)"
+            yield f"the {stage} was trained without privacy: it is not in {NAME} (train it with a section privacy)"
         elif not all(one.weights for one in own):
             yield f"the training of the {stage} did not finish (run the same command again)"
         elif weights.get(stage) not in [one.weights for one in own]:

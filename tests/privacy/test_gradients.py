@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from medlt.privacy.dpsgd.gradients import WAYS, PerUnit, measured
+from medlt.privacy.dpsgd.gradients import GRAD_SAMPLE_MODES, PerUnit, fastest_mode
 from medlt.privacy.dpsgd.groups import Groups, coefficients
 from medlt.types import GradSampleMode as Mode
 from medlt.types import InputError
@@ -102,7 +102,7 @@ SIZES = st.lists(st.integers(1, 3), min_size=1, max_size=4)
 SLOW_DRAWS = settings(max_examples=12, suppress_health_check=[HealthCheck.differing_executors, HealthCheck.too_slow])
 
 
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("way", GRAD_SAMPLE_MODES)
 @SLOW_DRAWS
 @given(
     sizes=SIZES, stride=st.integers(1, 2), dilation=st.integers(1, 2), grouped=st.sampled_from([1, 2]),
@@ -121,7 +121,7 @@ def test_convolutions(
     agree(net, squares(net, x), groups_of(sizes), way)
 
 
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("way", GRAD_SAMPLE_MODES)
 @SLOW_DRAWS
 @given(
     sizes=SIZES, between=st.lists(st.integers(1, 3), max_size=2), width=st.integers(1, 40), bias=st.booleans(),
@@ -136,7 +136,7 @@ def test_linear_and_layer_norm(
     agree(net, squares(net, torch.randn(sum(sizes), *between, 4)), groups_of(sizes), way)
 
 
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("way", GRAD_SAMPLE_MODES)
 @SLOW_DRAWS
 @given(sizes=SIZES, groups=st.sampled_from([1, 2, 4]), flat=st.booleans(), channels_last=st.booleans())
 def test_group_norm(way: Mode, sizes: list[int], groups: int, flat: bool, channels_last: bool) -> None:
@@ -161,7 +161,7 @@ class Words(nn.Module):
         return self.out(self.table(ids))
 
 
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("way", GRAD_SAMPLE_MODES)
 @SLOW_DRAWS
 @given(sizes=SIZES, length=st.integers(1, 6), seed=st.integers(0, 99))
 def test_embedding_with_words_that_come_again(way: Mode, sizes: list[int], length: int, seed: int) -> None:
@@ -242,7 +242,7 @@ def test_borders_that_are_not_zeros(way: Mode, mode: Any, padding: Any) -> None:
 
 @pytest.mark.parametrize("way", [Mode.HOOKS, Mode.GHOST])
 def test_formulas_refuse_borders_they_take_for_zeros(way: Mode) -> None:
-    with pytest.raises(InputError, match="padding for zeros"):
+    with pytest.raises(InputError, match="pad with zeros"):
         PerUnit(nn.Conv2d(2, 2, 3, padding=1, padding_mode="reflect"), 1.0, way)
 
 
@@ -265,9 +265,9 @@ def test_recomputed_activations_by_book_only() -> None:
     net = Recomputed()
     net.body[2] = nn.Identity()
     agree(net, squares(net, torch.randn(4, 2, 3)), [0, 0, 1, 2], Mode.BOOKKEEPING)
-    with pytest.raises(InputError, match="recomputed"):
+    with pytest.raises(InputError, match="gradient_checkpointing"):
         PerUnit(net, 1.0, Mode.HOOKS)
-    assert measured(net.train(), lambda: net(torch.randn(4, 2, 3)).sum((1, 2)), [0, 1, 2, 3]) == Mode.BOOKKEEPING
+    assert fastest_mode(net.train(), lambda: net(torch.randn(4, 2, 3)).sum((1, 2)), [0, 1, 2, 3]) == Mode.BOOKKEEPING
 
 
 def unet() -> tuple[nn.Module, RowsLoss]:
@@ -285,13 +285,13 @@ def unet() -> tuple[nn.Module, RowsLoss]:
     return net, loss
 
 
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("way", GRAD_SAMPLE_MODES)
 def test_label_unet_with_attention(way: Mode) -> None:
     net, loss = unet()
     agree(net, loss, [0, 0, 1, 2, 2, 2, 3], way)
 
 
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("way", GRAD_SAMPLE_MODES)
 def test_lora_layers(way: Mode) -> None:
     from medlt.diffusion.adapt import LoraFinetuning, make_trainable
 
@@ -303,7 +303,7 @@ def test_lora_layers(way: Mode) -> None:
     agree(net, loss, [0, 0, 1, 2, 2, 2, 3], way)
 
 
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("way", GRAD_SAMPLE_MODES)
 def test_sixteen_bits_stay_near(way: Mode) -> None:
     net, loss = unet()
     groups, rows = [0, 0, 1, 2, 2, 2, 3], torch.arange(7)
@@ -322,7 +322,7 @@ def test_sixteen_bits_stay_near(way: Mode) -> None:
     per_unit.close()
 
 
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("way", GRAD_SAMPLE_MODES)
 def test_pieces_add_up_and_no_row_is_no_forward(way: Mode) -> None:
     net, loss = unet()
     net.train()
@@ -354,9 +354,9 @@ def test_groups_apart_and_total_are_the_same_rows() -> None:
     rows = torch.arange(12.0).reshape(6, 2, 1)
     told = Groups.of([5, 5, 5, 2, 9, 9], torch.device("cpu"))
     assert told.sizes.tolist() == [3, 1, 2]
-    torch.testing.assert_close(told.apart(rows).sum(1), told.total(rows.sum(1)))
-    assert told.apart(rows)[1].flatten().tolist() == [6, 7, 0, 0, 0, 0]
-    with pytest.raises(ValueError, match="beside"):
+    torch.testing.assert_close(told.by_unit(rows).sum(1), told.total(rows.sum(1)))
+    assert told.by_unit(rows)[1].flatten().tolist() == [6, 7, 0, 0, 0, 0]
+    with pytest.raises(ValueError, match="adjacent"):
         Groups.of([0, 1, 0], torch.device("cpu"))
 
 
@@ -385,7 +385,7 @@ class Once(nn.Module):
 def test_what_cannot_be_told_apart_is_refused(way: Mode, kind: type[nn.Module]) -> None:
     net = kind().train()
     per_unit = PerUnit(net, 1.0, way)
-    with pytest.raises(InputError, match=r"outside|rows where the batch"):
+    with pytest.raises(InputError, match=r"outside|but the batch has"):
         per_unit.accumulate(lambda: net(torch.randn(4, 2, 3)).sum((1, 2)), [0, 1, 2, 3])
     per_unit.close()
 
@@ -393,12 +393,12 @@ def test_what_cannot_be_told_apart_is_refused(way: Mode, kind: type[nn.Module]) 
 def test_a_loss_of_the_whole_batch_is_refused() -> None:
     net = nn.Linear(2, 1).train()
     per_unit = PerUnit(net, 1.0, Mode.BOOKKEEPING)
-    with pytest.raises(InputError, match="one value a row"):
+    with pytest.raises(InputError, match="one value for each row"):
         per_unit.accumulate(lambda: net(torch.randn(3, 2)).mean(), [0, 1, 2])
 
 
 def test_bad_ways_and_nothing_to_train() -> None:
-    with pytest.raises(ValueError, match="magic takes no gradients"):
+    with pytest.raises(ValueError, match="magic computes no gradients"):
         PerUnit(nn.Linear(2, 1), 1.0, "magic")  # type: ignore[arg-type]
     with pytest.raises(InputError, match="trainable"):
         PerUnit(nn.Linear(2, 1).requires_grad_(False), 1.0, Mode.BOOKKEEPING)
@@ -407,12 +407,12 @@ def test_bad_ways_and_nothing_to_train() -> None:
 def test_the_fastest_way_is_one_that_works() -> None:
     net, loss = unet()
     rows = torch.arange(7)
-    assert measured(net.train(), lambda: loss(net, rows), [0, 0, 1, 2, 2, 2, 3]) in WAYS
+    assert fastest_mode(net.train(), lambda: loss(net, rows), [0, 0, 1, 2, 2, 2, 3]) in GRAD_SAMPLE_MODES
     twice = Own().train()
-    told = measured(twice, lambda: twice(torch.ones(2, 3)).sum(1), [0, 1], ways=[Mode.GHOST, Mode.HOOKS])
+    told = fastest_mode(twice, lambda: twice(torch.ones(2, 3)).sum(1), [0, 1], modes=[Mode.GHOST, Mode.HOOKS])
     assert told == Mode.HOOKS
     with pytest.raises(InputError, match="used twice"):
-        measured(twice, lambda: twice(torch.ones(2, 3)).sum(1), [0, 1], ways=[Mode.GHOST])
+        fastest_mode(twice, lambda: twice(torch.ones(2, 3)).sum(1), [0, 1], modes=[Mode.GHOST])
 
 
 def test_ghost_refuses_a_weight_that_is_used_outside_of_its_layer() -> None:
@@ -420,5 +420,5 @@ def test_ghost_refuses_a_weight_that_is_used_outside_of_its_layer() -> None:
     layer = nn.Linear(3, 3)
     x = torch.randn(6, 3, generator=torch.Generator().manual_seed(0))
     gradients = PerUnit(layer, 1.0, Mode.GHOST)
-    with pytest.raises(InputError, match="choose bookkeeping"):
+    with pytest.raises(InputError, match="use grad_sample_mode: bookkeeping"):
         gradients.accumulate(lambda: (x @ layer.weight.T).pow(2).sum(1), torch.arange(6))

@@ -18,7 +18,7 @@ from medlt.diffusion.families import FAMILIES
 from medlt.diffusion.prompts import Prompts
 from medlt.diffusion.stable.load import load_stable_diffusion
 from medlt.diffusion.stable.untrained import untrained
-from medlt.privacy.dpsgd.gradients import WAYS, PerUnit
+from medlt.privacy.dpsgd.gradients import GRAD_SAMPLE_MODES, PerUnit
 from medlt.privacy.dpsgd.preflight import prepare
 from medlt.rng import noise_like, torch_generator
 from medlt.sparse.embedding import SimplicialCoder
@@ -204,7 +204,7 @@ def test_units_gradients_are_those_of_a_loop(name: str, folder: Path) -> None:
     clip = float(norms.median())
     clipped = sum(one * min(1.0, clip / float(norm)) for one, norm in zip(truth, norms, strict=True))
     refused = {}
-    for way in WAYS:
+    for way in GRAD_SAMPLE_MODES:
         try:
             found, total = summed(network, losses, way, clip)
         except InputError as error:

@@ -209,7 +209,7 @@ def test_frozen_parts_may_be_what_trained_ones_may_not() -> None:
 
 def test_layers_that_opacus_has_no_formula_for_are_told() -> None:
     (told,) = prepare(LabelUNet(2, 2, width=16))
-    assert told.endswith("torch.func takes theirs: 1 (LabelEmbedding; the first is label).")
+    assert told.endswith("for which torch.func is used: 1 (LabelEmbedding; the first is label).")
 
 
 class Adapted(nn.Module):
@@ -225,9 +225,9 @@ def test_what_was_saved_is_what_is_in_memory(tmp_path: Path) -> None:
     assert_reads_back(network, tmp_path / "model.safetensors")
     with torch.no_grad():
         network.label.null[0] += 1e-7
-    with pytest.raises(InputError, match=r"1 tensors are missing or differ.*first label\.null"):
+    with pytest.raises(InputError, match=r"1 tensors are missing or differ.*first is label\.null"):
         assert_reads_back(network, tmp_path)
-    with pytest.raises(InputError, match="holds no safetensors"):
+    with pytest.raises(InputError, match=r"has no \.safetensors file"):
         assert_reads_back(network, tmp_path / "none")
 
 

@@ -129,7 +129,7 @@ def see_no_other_row(loss: RowLoss, network: nn.Module) -> None:
 
 def test_the_mean_of_rows_losses_is_the_denoisers_loss_to_the_bit() -> None:
     backbone, rows = small(), np.array([3, 1, 8])
-    objective = Objective(condition_dropout=0.5, offset=0.1)
+    objective = Objective(condition_dropout=0.5, offset_noise=0.1)
     x0, known = DATA.rows(rows)
     told = backbone.condition(torch.from_numpy(LABELS[rows]))
     plain = NoisedLoss(backbone.prediction, backbone.condition.null, backbone.noise, 0.1, 0.0, 5.0)
@@ -245,9 +245,9 @@ class Further:
 @pytest.mark.parametrize(
     ("more", "match"),
     [
-        ({"extra_losses": [Further()]}, "further losses"),
+        ({"extra_losses": [Further()]}, "extra losses"),
         ({"objective": Objective(balance="inverse_sqrt")}, "balance changes how often"),
-        ({"data": replace(DATA, patients=())}, "give the patients"),
+        ({"data": replace(DATA, patients=())}, "give the patient of each row"),
     ],
 )
 def test_what_is_no_rows_own_is_refused(more: dict[str, Any], match: str, tmp_path: Path, asked: Asked) -> None:

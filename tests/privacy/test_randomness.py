@@ -123,6 +123,6 @@ def test_secure_reads_the_operating_system_and_nothing_else(monkeypatch: pytest.
 
 def test_the_ledger_is_told_which() -> None:
     assert Secure().secure
-    assert "operating system" in Secure().told
+    assert "operating system" in Secure().description
     assert not Seeded(0).secure
-    assert "seed" in Seeded(0).told
+    assert "seed" in Seeded(0).description

@@ -259,7 +259,7 @@ def test_the_way_is_measured_once_and_kept(tmp_path: Path, monkeypatch: pytest.M
         asked.append(1)
         return GradSampleMode.HOOKS
 
-    monkeypatch.setattr(training, "measured", chosen)
+    monkeypatch.setattr(training, "fastest_mode", chosen)
     private = changed(
         OPEN,
         grad_sample_mode=GradSampleMode.AUTO,
@@ -292,20 +292,20 @@ def test_losses_that_are_no_numbers_are_refused(tmp_path: Path) -> None:
     def bad(network: nn.Module, rows: np.ndarray, draw: torch.Generator) -> Tensor:
         return loss(network, rows, draw) / torch.as_tensor(rows != 7)
 
-    with pytest.raises(InputError, match="1 of 40 losses are no number at step 1"):
+    with pytest.raises(InputError, match="1 of 40 losses are not finite at step 1"):
         train(tmp_path, changed(OPEN, max_images_per_patient=9), loss=bad, training={"batch_size": 16})
 
 
 def test_bad_settings(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="at most the number of units"):
         train(tmp_path, training={"batch_size": 17})
-    with pytest.raises(InputError, match="finite clip"):
+    with pytest.raises(InputError, match="max_grad_norm is infinite"):
         changed(OPEN, max_grad_norm=math.inf)
     with pytest.raises(InputError, match="cannot meet epsilon"):
         changed(OPEN, noise_multiplier=0.0, epsilon=1.0)
     with pytest.raises(InputError, match="fp16"):
         train(tmp_path, runtime=CPU.at("fp16"))
-    with pytest.raises(InputError, match="patience chooses weights by patients' images"):
+    with pytest.raises(InputError, match="patience selects weights with images of patients"):
         train(tmp_path, training={"patience": 2})
     assert not any(tmp_path.iterdir())
 
@@ -384,9 +384,9 @@ def test_what_names_a_mechanism_is_not_how_it_is_computed() -> None:
 def test_the_mechanisms_names_are_one_enum() -> None:
     """What the config may say, what is tried in turn and what a mechanism holds."""
     from medlt.config import Privacy
-    from medlt.privacy.dpsgd.gradients import WAYS, PerUnit
+    from medlt.privacy.dpsgd.gradients import GRAD_SAMPLE_MODES, PerUnit
 
-    assert set(WAYS) | {GradSampleMode.AUTO} == set(GradSampleMode)
+    assert set(GRAD_SAMPLE_MODES) | {GradSampleMode.AUTO} == set(GradSampleMode)
     assert Privacy.model_fields["grad_sample_mode"].annotation is GradSampleMode
     assert Privacy(epsilon=1, delta=1e-5, grad_sample_mode="ghost").grad_sample_mode is GradSampleMode.GHOST  # type: ignore[arg-type]
     assert (
@@ -394,7 +394,7 @@ def test_the_mechanisms_names_are_one_enum() -> None:
         is Privacy(epsilon=1, delta=1e-5).grad_sample_mode
         is GradSampleMode.AUTO
     )
-    with pytest.raises(ValueError, match="measure takes no gradients"):
+    with pytest.raises(ValueError, match="auto computes no gradients"):
         PerUnit(net(), 1.0, GradSampleMode.AUTO)
 
 

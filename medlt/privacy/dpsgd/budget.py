@@ -1,4 +1,4 @@
-"""What one private training is asked, what of it epsilon pays for, and whether it is still the one that began."""
+"""Settings of a private training, the steps that epsilon pays for, and the check that a resumed one is the same."""
 
 from __future__ import annotations
 
@@ -17,11 +17,12 @@ from medlt.types import GradSampleMode, InputError
 
 @dataclass(frozen=True)
 class PrivacySettings:
-    """What makes a training private: fields of a run's section `privacy`, and the noise found for all its stages.
+    """Settings of a private training: the section `privacy` of a config, and the noise calibrated for all stages.
 
-    noise_multiplier: standard deviation of the noise over `clip`; epsilon: the budget, inf is none; before: (noise,
-    rate, steps) already spent on these units; times: in how many like trainings a unit can be; physical: rows computed
-    at once, in whole units. Raises InputError for values that cannot work together.
+    noise_multiplier: standard deviation of the noise over `max_grad_norm`; epsilon: the budget, inf for none; before:
+    (noise, rate, steps) already spent on these units; times: in how many trainings of this kind a unit can be;
+    max_physical_batch_size: rows computed at once, in whole units. The other fields are those of
+    `medlt.config.privacy.Privacy`. Raises InputError for values that do not fit together.
     """
 
     noise_multiplier: float
@@ -44,28 +45,32 @@ class PrivacySettings:
             and self.max_physical_batch_size >= 1
             and self.times >= 1
         ):
-            raise InputError("private training: noise must be 0 or more; clip, physical and times above 0")
+            raise InputError(
+                "private training: noise_multiplier must be 0 or more, and max_grad_norm, max_physical_batch_size and "
+                "times above 0"
+            )
         if math.isinf(self.max_grad_norm) and self.noise_multiplier:
-            raise InputError("private training: without a finite clip no noise is enough; give a clip")
+            raise InputError("private training: max_grad_norm is infinite; give a finite one, which noise can hide")
         if not self.noise_multiplier and math.isfinite(self.epsilon):
-            raise InputError(f"private training: no noise cannot meet epsilon {self.epsilon:g}; calibrate the noise")
+            raise InputError(
+                f"private training: noise_multiplier 0 cannot meet epsilon {self.epsilon:g}; calibrate the noise"
+            )
 
     @property
     def digest(self) -> str:
-        """Name what decides the weights: mechanism and budget, neither how nor in what pieces it is computed."""
+        """Digest of the settings that decide the weights: all but how, and in what pieces, gradients are computed."""
         computed = ("grad_sample_mode", "max_physical_batch_size")
         return digest("private", {name: value for name, value in asdict(self).items() if name not in computed})
 
     def mechanism(self, rate: float) -> dict[str, Any]:
-        """Return what a training that goes on must have in common with its beginning."""
-        return {
-            "noise_multiplier": self.noise_multiplier, "rate": rate, "max_grad_norm": self.max_grad_norm, "privacy_unit": self.privacy_unit,
-            "max_images_per_patient": self.max_images_per_patient, "noise_multiplicity": self.noise_multiplicity, "secure_mode": self.secure_mode,
-        }  # fmt: skip
+        """Return the settings that a resumed training must share with its beginning."""
+        names = ("noise_multiplier", "max_grad_norm", "privacy_unit", "max_images_per_patient", "noise_multiplicity",
+                 "secure_mode")  # fmt: skip
+        return {"rate": rate} | {name: getattr(self, name) for name in names}
 
 
 def budget(private: PrivacySettings, rate: float, steps: int) -> int:
-    """Return how many of `steps` epsilon pays for, after what was spent before."""
+    """Return how many of `steps` epsilon pays for, after the steps of `private.before`."""
     if math.isinf(private.epsilon):
         return steps
     planned = (private.noise_multiplier, rate, steps * private.times)
@@ -74,34 +79,35 @@ def budget(private: PrivacySettings, rate: float, steps: int) -> int:
     return _affordable(planned[0], rate, private.epsilon, private.delta, private.before) // private.times
 
 
-_affordable = lru_cache(64)(affordable)  # it looks many times at an accountant that takes a second a look
+_affordable = lru_cache(64)(affordable)  # it calls an accountant many times, and each call takes a second
 
 
-def last_step(private: PrivacySettings, rate: float, asked: int, done: int, planned: int, name: str) -> int:
-    """Return the step at which a training that is asked for `asked` steps ends, `done` of which are.
+def last_step(private: PrivacySettings, rate: float, steps: int, done: int, planned: int, name: str) -> int:
+    """Return the step at which a training of `steps` steps ends, of which `done` are taken.
 
-    Raises InputError where the budget is spent and more is asked for than was `planned` before; less is told.
+    It logs a warning if epsilon pays for fewer. Raises InputError if the budget is spent and `steps` is more than was
+    `planned` before.
     """
-    pays = budget(private, rate, asked)
-    more = done >= pays and asked > planned
-    if pays < asked and (more or not pays):
+    pays = budget(private, rate, steps)
+    more = done >= pays and steps > planned
+    if pays < steps and (more or not pays):
         raise InputError(
-            f"budget spent: epsilon {private.epsilon:g} pays for {pays} steps of {name}, {done} were taken and "
-            f"{asked} are asked for; ask for {pays}, or for a larger epsilon from the beginning"
+            f"budget spent: epsilon {private.epsilon:g} pays for {pays} steps of {name}, {done} were taken and the "
+            f"config has {steps}; set {pays} steps, or start again in a new folder with a larger epsilon"
         )
-    if pays < asked:
+    if pays < steps:
         logging.getLogger(__name__).warning(
-            "%s stops after %d of %d steps, which is what epsilon %g pays for", name, pays, asked, private.epsilon
+            "%s stops after %d of %d steps, because epsilon %g pays for no more", name, pays, steps, private.epsilon
         )
-    return min(pays, asked)
+    return min(pays, steps)
 
 
-def assert_same(about: Mapping[str, Any], mechanism: Mapping[str, Any], folder: Path) -> None:
-    """Raise InputError where a training would go on as another mechanism than it began as."""
-    begun = about.get("mechanism", mechanism)
+def assert_same(metadata: Mapping[str, Any], mechanism: Mapping[str, Any], folder: Path) -> None:
+    """Raise InputError if a resumed training has another mechanism than it began with."""
+    begun = metadata.get("mechanism", mechanism)
     differ = [f"{name} {begun.get(name)}, now {value}" for name, value in mechanism.items() if begun.get(name) != value]
     if differ:
         raise InputError(
-            f"{folder} began a private training with {'; '.join(differ)}: what it spent could not be told; go on with "
-            "the same, or choose another folder"
+            f"{folder} began a private training with {'; '.join(differ)}: its cost cannot be computed; continue with "
+            "the same settings, or choose another folder"
         )

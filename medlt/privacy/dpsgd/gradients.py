@@ -1,16 +1,16 @@
-"""One clipped gradient a unit: its rows' losses averaged, its gradient over all trainable weights bounded, then summed.
+"""Clipped gradients of units: average the losses of a unit, clip its gradient over all trainable weights, sum.
 
-DP-SGD (Abadi et al., arXiv 1607.00133) with the rows of a unit as one example: several images of a patient, several
-timesteps and noises of an image (noise multiplicity, arXiv 2210.09929). Four ways give the same sums:
+This is DP-SGD (Abadi et al., arXiv 1607.00133) with the rows of a unit as one example: several images of a patient,
+several timesteps and noises of an image (noise multiplicity, arXiv 2210.09929). Four modes give the same sums:
 
-| way | gradients a unit | by |
+| grad_sample_mode | gradients in memory | implementation |
 |---|---|---|
-| hooks | held whole, one a row | Opacus, a formula a layer |
-| functorch | held whole, one a row | Opacus, torch.func.vmap a layer |
-| ghost | norms only, then a second backward pass (arXiv 2110.05679) | Opacus, formulas a layer |
-| book | held a unit, or norms only, whichever is smaller; one backward pass | `medlt.privacy.dpsgd.bookkeeping` |
+| hooks | whole, one per row | Opacus, a formula for each kind of layer |
+| functorch | whole, one per row | Opacus, torch.func.vmap of each layer |
+| ghost | norms only, then a second backward pass (arXiv 2110.05679) | Opacus, a formula for each kind of layer |
+| bookkeeping | one per unit, or norms only, whichever is smaller; one backward pass | `bookkeeping` |
 
-Nothing wraps the network, so a loss may call any of its methods.
+The network is not wrapped, so a loss may call any of its methods.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from medlt.privacy.dpsgd.groups import Engine, Groups, Loss, trainable
 from medlt.types import GradSampleMode, InputError
 
-WAYS = (GradSampleMode.BOOKKEEPING, GradSampleMode.HOOKS, GradSampleMode.GHOST, GradSampleMode.FUNCTORCH)
+GRAD_SAMPLE_MODES = (GradSampleMode.BOOKKEEPING, GradSampleMode.HOOKS, GradSampleMode.GHOST, GradSampleMode.FUNCTORCH)
 HOLD_EACH_ROW = (GradSampleMode.HOOKS, GradSampleMode.FUNCTORCH)
 BY_FORMULA = (GradSampleMode.HOOKS, GradSampleMode.GHOST)
 
@@ -37,106 +37,118 @@ def recomputes(network: nn.Module) -> bool:
 
 
 def _unlike_zeros(network: nn.Module) -> bool:
-    """Return whether a trained convolution pads with something else than zeros, which Opacus' formulas take for zeros."""
+    """Return whether a trained convolution pads with other values than zeros, which Opacus' formulas assume."""
     return any(
         getattr(part, "padding_mode", "zeros") != "zeros" and any(weight.requires_grad for weight in part.parameters())
         for part in network.modules()
     )
 
 
-def _engine(network: nn.Module, way: GradSampleMode) -> Engine:
-    if way is GradSampleMode.BOOKKEEPING:
+def _engine(network: nn.Module, mode: GradSampleMode) -> Engine:
+    """Return the implementation of a mode. Raises InputError if the network does not allow it."""
+    if mode is GradSampleMode.BOOKKEEPING:
         from medlt.privacy.dpsgd.bookkeeping import BookkeepingEngine
 
         return BookkeepingEngine(network)
     from medlt.privacy.dpsgd.grad_samples import Ghost, Sampled
 
     if recomputes(network):
-        raise InputError(f"gradients by {way} cannot be taken where activations are recomputed; choose bookkeeping")
-    if way in BY_FORMULA and _unlike_zeros(network):
-        raise InputError(f"gradients by {way} take a convolution's padding for zeros; choose bookkeeping or functorch")
-    if way is GradSampleMode.GHOST:
+        raise InputError(
+            f"grad_sample_mode {mode} does not work with gradient_checkpointing; use grad_sample_mode: bookkeeping"
+        )
+    if mode in BY_FORMULA and _unlike_zeros(network):
+        raise InputError(
+            f"grad_sample_mode {mode} assumes that convolutions pad with zeros, but one of the network does not; use "
+            "grad_sample_mode: bookkeeping or functorch"
+        )
+    if mode is GradSampleMode.GHOST:
         return Ghost(network)
-    return Sampled(network, functorch=way is GradSampleMode.FUNCTORCH)
+    return Sampled(network, functorch=mode is GradSampleMode.FUNCTORCH)
 
 
 class PerUnit:
-    """Clipped sums of units' gradients, in float32, on each trainable weight as `summed_grad`.
+    """Sums of the clipped gradients of units, float32, kept on each trainable weight as `summed_grad`.
 
-    network: in training mode, its weights where they are trained; its classes and methods stay as they are. clip: the
-    largest norm a unit's gradient keeps, over all trainable weights together; inf is off.
+    network: in training mode, on the device of the training; its classes and methods stay unchanged. max_grad_norm:
+    largest norm of the gradient of a unit over all trainable weights together; inf for no clipping.
     """
 
-    def __init__(self, network: nn.Module, clip: float, way: GradSampleMode) -> None:
-        if way not in WAYS:
-            raise ValueError(f"{way} takes no gradients; choose one of {', '.join(WAYS)}")
-        self.network, self.clip = network, clip
+    def __init__(self, network: nn.Module, max_grad_norm: float, mode: GradSampleMode) -> None:
+        if mode not in GRAD_SAMPLE_MODES:
+            raise ValueError(f"{mode} computes no gradients; choose one of {', '.join(GRAD_SAMPLE_MODES)}")
+        self.network, self.max_grad_norm = network, max_grad_norm
         self.weights: dict[str, Any] = dict(trainable(network))
         if not self.weights:
-            raise InputError("no weight of the network is trainable; choose full training, or LoRA layers")
-        self.engine = _engine(network, GradSampleMode(way))
+            raise InputError("no weight of the network is trainable; use train: full, or train: lora")
+        self.engine = _engine(network, GradSampleMode(mode))
         self.clear()
 
     def clear(self) -> None:
-        """Return sums of no unit: zeros."""
+        """Set all sums to zero."""
         for weight in self.weights.values():
             weight.summed_grad = torch.zeros_like(weight, dtype=torch.float32)
 
     def _groups(self, groups: Any) -> Groups:
+        """Return the groups on the device of the weights. Raises ValueError in evaluation mode."""
         if not self.network.training:
             raise ValueError("the network is in evaluation mode; call train() first")
         return Groups.of(groups, next(iter(self.weights.values())).device)
 
     def accumulate(self, loss: Loss, groups: Any) -> Tensor:
-        """Add the clipped gradients of the units in `groups` [B] (rows of one beside each other); norms [G] before.
+        """Add the clipped gradients of the units in `groups` [B] to the sums. Return their norms [G] before clipping.
 
-        `loss` is not called where there is no row. Raises InputError where gradients cannot be told apart by unit.
+        The rows of a unit are adjacent. Without rows, `loss` is not called. Raises InputError if gradients cannot be
+        assigned to units.
         """
         if not len(groups):
             return torch.zeros(0)
-        norms, sums = self.engine.clipped(loss, self._groups(groups), self.clip)
+        norms, sums = self.engine.clipped(loss, self._groups(groups), self.max_grad_norm)
         for weight, one in zip(self.weights.values(), sums, strict=True):
             weight.summed_grad += one
         return norms
 
     def unit_gradients(self, loss: Loss, groups: Any) -> dict[str, Tensor]:
-        """Return each unit's gradient [G,...] before clipping, by weight.
+        """Return the gradient [G,...] of each unit before clipping, by the name of the weight.
 
-        Raises InputError for ghost, which never has it.
+        Raises InputError for the mode ghost, which never computes it.
         """
-        return dict(zip(self.weights, self.engine.apart(loss, self._groups(groups)), strict=True))
+        return dict(zip(self.weights, self.engine.unit_gradients(loss, self._groups(groups)), strict=True))
 
     def close(self) -> None:
-        """Leave the network as it was, without hooks and sums."""
+        """Restore the network: remove hooks and sums."""
         self.engine.close()
         for weight in self.weights.values():
             weight.__dict__.pop("summed_grad", None)
 
 
-def measured(network: nn.Module, loss: Loss, groups: Any, ways: Sequence[GradSampleMode] = WAYS) -> GradSampleMode:
-    """Return the fastest of `ways` on this network and this batch, here and now; one that cannot do it is passed over.
+def fastest_mode(
+    network: nn.Module, loss: Loss, groups: Any, modes: Sequence[GradSampleMode] = GRAD_SAMPLE_MODES
+) -> GradSampleMode:
+    """Return the fastest of `modes` on this network and this batch, measured now. Modes that do not work are skipped.
 
-    Raises InputError, the last way's reason, where none can.
+    Raises InputError, with the reason of the last mode, if none works.
     """
     best: GradSampleMode | None = None
-    fastest, reason = math.inf, InputError("no way was given to take gradients by")
-    for way in ways:
-        if way in HOLD_EACH_ROW and not _fits(network, len(groups)):
-            reason = InputError(f"{way} would hold {len(groups)} gradients of all weights, for which memory is short")
+    fastest, reason = math.inf, InputError("no grad_sample_mode was given; give at least one")
+    for mode in modes:
+        if mode in HOLD_EACH_ROW and not _fits(network, len(groups)):
+            reason = InputError(
+                f"grad_sample_mode {mode} needs more memory for {len(groups)} rows; lower max_physical_batch_size"
+            )
             continue
         try:
-            spent = _timed(network, loss, groups, way, fastest)
+            spent = _timed(network, loss, groups, mode, fastest)
         except InputError as error:
             reason = error
             continue
-        best, fastest = (way, spent) if spent < fastest else (best, fastest)
+        best, fastest = (mode, spent) if spent < fastest else (best, fastest)
     if best is None:
         raise reason
     return best
 
 
 def _fits(network: nn.Module, rows: int) -> bool:
-    """Return whether two copies of every trained weight a row go into half of the memory that is free."""
+    """Return whether two copies of every trained weight per row fit into half of the free memory."""
     import psutil
 
     weights = list(trainable(network).values())
@@ -145,9 +157,9 @@ def _fits(network: nn.Module, rows: int) -> bool:
     return 2 * 4 * rows * sum(weight.numel() for weight in weights) < free / 2
 
 
-def _timed(network: nn.Module, loss: Loss, groups: Any, way: GradSampleMode, bar: float, rounds: int = 2) -> float:
-    """Return seconds of the best of `rounds` after a first that is not counted; no more rounds where that is far over."""
-    per_unit = PerUnit(network, 1.0, way)
+def _timed(network: nn.Module, loss: Loss, groups: Any, mode: GradSampleMode, bar: float, rounds: int = 2) -> float:
+    """Return the seconds of the best of `rounds` after a warm-up. A warm-up of over 4 x `bar` seconds ends it."""
+    per_unit = PerUnit(network, 1.0, mode)
     try:
         spent = []
         for _ in range(rounds + 1):

@@ -1,4 +1,4 @@
-"""Which rows of a batch are whose, and what a unit's gradient keeps of its length."""
+"""Rows of a batch by privacy unit, and the clipping of the gradients of units."""
 
 from __future__ import annotations
 
@@ -12,48 +12,50 @@ from torch import Tensor, nn
 from medlt.types import InputError
 
 Loss = Callable[[], Tensor]
-"""-> losses [B] of the rows, with their graph."""
+"""Function without arguments that returns the losses [B] of the rows, with their graph."""
 
 
 @dataclass(frozen=True)
 class Groups:
-    """Which unit each row belongs to: `unit` int64 [B], 0..G-1 without gaps and rising; `sizes` int64 [G]."""
+    """The unit of each row: `unit` int64 [B], 0..G-1 without gaps and rising; `sizes` int64 [G]."""
 
     unit: Tensor
     sizes: Tensor
 
     @classmethod
     def of(cls, groups: Any, device: torch.device) -> Groups:
-        """Return from any numbers [B], equal ones beside each other.
+        """Return the groups of any numbers [B], in which equal ones are adjacent.
 
-        Raises ValueError where a group is in two pieces.
+        Raises ValueError if equal numbers are not adjacent.
         """
         numbers = torch.as_tensor(groups, dtype=torch.int64, device=device)
-        found, unit, sizes = torch.unique_consecutive(numbers, return_inverse=True, return_counts=True)
-        if len(found) != len(found.unique()):
-            raise ValueError("rows of a group are not beside each other")
+        distinct, unit, sizes = torch.unique_consecutive(numbers, return_inverse=True, return_counts=True)
+        if len(distinct) != len(distinct.unique()):
+            raise ValueError("the rows of a group are not adjacent")
         return cls(unit, sizes)
 
     @property
     def most(self) -> int:
-        """Rows of the largest unit."""
+        """Number of rows of the largest unit."""
         return int(self.sizes.max())
 
     def mean(self, losses: Tensor) -> Tensor:
-        """Return a scalar whose gradient is the sum over units of the mean over a unit's losses [B]."""
+        """Return the sum over units of the mean of the losses [B] of each unit, a scalar."""
         if losses.shape != self.unit.shape:
-            raise InputError(f"the loss gave {tuple(losses.shape)} for {len(self.unit)} rows; give one value a row")
+            raise InputError(
+                f"the loss returned {tuple(losses.shape)} for {len(self.unit)} rows; return one value for each row"
+            )
         return (losses.float() / self.sizes[self.unit]).sum()
 
     def total(self, rows: Tensor) -> Tensor:
-        """Return sums float32 [G,...] over each unit's rows [B,...]."""
+        """Return the sums float32 [G,...] over the rows [B,...] of each unit."""
         if len(rows) == len(self.sizes):
             return rows.float()
         sums = torch.zeros((len(self.sizes), *rows.shape[1:]), device=rows.device)
         return sums.index_add_(0, self.unit, rows.float())
 
-    def apart(self, rows: Tensor) -> Tensor:
-        """Return rows [B,T,...] as [G,mT,...], m the largest unit's rows; what is missing is 0."""
+    def by_unit(self, rows: Tensor) -> Tensor:
+        """Return rows [B,T,...] as [G,mT,...], where m is the number of rows of the largest unit; filled up with 0."""
         count, most = len(self.sizes), self.most
         if count * most == len(rows):
             return rows.reshape(count, most * rows.shape[1], *rows.shape[2:])
@@ -63,38 +65,39 @@ class Groups:
         return wide.flatten(1, 2)
 
 
-def coefficients(norms: Tensor, clip: float) -> Tensor:
-    """Return min(1, clip / norm) [G], short of it by a millionth: rounding in the sum must not carry a unit over the
-    bound.
+def coefficients(norms: Tensor, max_grad_norm: float) -> Tensor:
+    """Return min(1, max_grad_norm / norm), [G].
+
+    It is smaller by a millionth, so that rounding in the sum cannot carry a unit over the bound.
     """
-    return (clip * (1 - 1e-6) / norms.clamp_min(1e-30)).clamp(max=1.0)
+    return (max_grad_norm * (1 - 1e-6) / norms.clamp_min(1e-30)).clamp(max=1.0)
 
 
 def trainable(network: nn.Module) -> dict[str, nn.Parameter]:
-    """Return weights that require gradients, each once, by name."""
+    """Return the weights that require gradients, each once, by name."""
     return {name: weight for name, weight in network.named_parameters() if weight.requires_grad}
 
 
 class Engine(Protocol):
-    """How gradients of units are taken."""
+    """One way to compute the gradients of units."""
 
-    def clipped(self, loss: Loss, groups: Groups, clip: float) -> tuple[Tensor, list[Tensor]]:
-        """Return norms float32 [G] before clipping; sums of what is left after it, one a trainable weight."""
+    def clipped(self, loss: Loss, groups: Groups, max_grad_norm: float) -> tuple[Tensor, list[Tensor]]:
+        """Return norms float32 [G] before clipping, and the sums after clipping, one for each trainable weight."""
         ...
 
-    def apart(self, loss: Loss, groups: Groups) -> list[Tensor]:
-        """Return gradients float32 [G,...], one a trainable weight."""
+    def unit_gradients(self, loss: Loss, groups: Groups) -> list[Tensor]:
+        """Return the gradients float32 [G,...] before clipping, one for each trainable weight."""
         ...
 
     def close(self) -> None:
-        """Leave the network as it was."""
+        """Restore the network."""
         ...
 
 
-def check_rows(found: int, groups: Groups) -> None:
-    """Raise InputError for a layer that did not see one row a row: its gradients belong to no unit."""
-    if found != len(groups.unit):
+def check_rows(seen: int, groups: Groups) -> None:
+    """Raise InputError if a layer saw another number of rows than the batch has: its gradients have no unit."""
+    if seen != len(groups.unit):
         raise InputError(
-            f"a trainable layer saw {found} rows where the batch has {len(groups.unit)}: what it learns cannot be told "
-            "apart by unit; freeze it, or train LoRA layers only"
+            f"a trainable layer saw {seen} rows, but the batch has {len(groups.unit)}: its gradients cannot be "
+            "assigned to units; freeze it, or train LoRA layers only"
         )

@@ -1,6 +1,6 @@
-"""Sums that a forward writes into a tensor, `x += y`, as new tensors instead; no class and no function is changed.
+"""Replace in-place sums of a forward, `x += y`, by new tensors, without changing a class or function.
 
-Gradients one by one are taken by hooks on layers, whose outputs torch then forbids to write into.
+Gradients of rows are computed by hooks on layers, and torch forbids in-place changes of the outputs of such layers.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ AUGMENTED = ("add_", "sub_", "mul_", "div_")
 
 
 class New(TorchFunctionMode):
-    """`x += y` on these lines of a function, and inplace=True anywhere, give a new tensor.
+    """Mode in which `x += y` on these lines of a function, and inplace=True anywhere, give a new tensor.
 
-    Told by its line: to torch a sum into x looks as x.add_(y) does, whose result may be dropped.
+    Lines identify the sums, because torch sees `x += y` as x.add_(y), whose result may be unused.
     """
 
     def __init__(self, code: CodeType, lines: frozenset[int]) -> None:
@@ -38,9 +38,9 @@ class New(TorchFunctionMode):
 
 
 def writes(kind: Any) -> frozenset[int] | None:
-    """Lines of x += y in the forward of this kind of module; None where it writes into no tensor, as the source tells.
+    """Return the lines of `x += y` in the source of the forward of this kind of module; None without in-place changes.
 
-    What starts as a number or a tuple is no tensor.
+    A variable that starts as a number or a tuple is not a tensor.
     """
     try:
         source, first = inspect.getsourcelines(kind.forward)
@@ -53,14 +53,15 @@ def writes(kind: Any) -> frozenset[int] | None:
     sums = [node for node in ast.walk(tree) if isinstance(node, ast.AugAssign) and isinstance(node.target, ast.Name)]
     sums = [node for node in sums if isinstance(node.target, ast.Name) and node.target.id not in plain]
     lines = {first - 1 + line for node in sums for line in range(node.lineno, (node.end_lineno or node.lineno) + 1)}
-    return frozenset(lines) if lines or any(_asks(node) for node in ast.walk(tree)) else None
+    return frozenset(lines) if lines or any(_is_inplace(node) for node in ast.walk(tree)) else None
 
 
-def _asks(node: ast.AST) -> bool:
+def _is_inplace(node: ast.AST) -> bool:
+    """Return whether this is an argument inplace=, other than False."""
     return isinstance(node, ast.keyword) and node.arg == "inplace" and getattr(node.value, "value", True) is not False
 
 
 def anew(code: CodeType, lines: frozenset[int], forward: Any, *args: Any, **kwargs: Any) -> Any:
-    """Return forward(...) under `New`."""
+    """Return forward(*args, **kwargs), run in the mode `New`."""
     with New(code, lines):
         return forward(*args, **kwargs)

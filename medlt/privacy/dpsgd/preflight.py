@@ -1,16 +1,16 @@
-"""What a network must be before it is trained privately, done to it in place and told; and that what was saved is that.
+"""Prepare a network, in place, for private training, and check that saved weights are the trained ones.
 
-A unit's gradient must depend on no other unit, and nothing but weights may change while a network learns.
+The gradient of a unit must not depend on other units, and training may change nothing but weights.
 
-| found | done |
+| network has | action |
 |---|---|
-| BatchNorm that is trained, or normalises what is | group norm, at least four channels a group (arXiv 1803.08494) |
+| BatchNorm that is trained, or normalises trained features | group norm, 4 or more channels per group (1803.08494) |
 | BatchNorm in a frozen part | stays in evaluation mode |
-| activations that write into their input, `x += y` | a new tensor: gradients taken one by one need the old one |
-| CLIP's position embedding, one row for all | one row a text |
-| one weight in two places, recurrent layers, attention of torch, running statistics | refused |
-| a group of a group norm that has one value: its output is 0 | refused in the first forward |
-| a buffer that a forward changes: statistics of patients without noise | refused in the first forward |
+| in-place activations, `x += y` | new tensors, because gradients of rows need the old ones |
+| CLIP's position embedding, one row for all texts | one row for each text |
+| tied weights, recurrent layers, attention of torch, running statistics | refused |
+| a group norm with one value in a group, whose output is 0 | refused in the first forward pass |
+| a buffer that a forward pass changes: statistics of patients without noise | refused in the first forward pass |
 """
 
 from __future__ import annotations
@@ -32,30 +32,29 @@ from medlt.types import InputError
 BATCH_NORMS = nn.modules.batchnorm._BatchNorm
 INSTANCE_NORMS = nn.modules.instancenorm._InstanceNorm
 SOUND = ("diffusers.", "transformers.")
-"""Whose forwards write into no layer's output, so that they train as they are: tests say so of those we use."""
-RULES_OF_THEIR_OWN = "have no formula for gradients one by one in Opacus; torch.func takes theirs"
+"""Packages whose forward passes write into no layer's output, so that they need no change; tests check those we use."""
 
 
 def prepare(network: nn.Module) -> tuple[str, ...]:
-    """Change a network, in place, so that it can be trained privately; one plain sentence a change.
+    """Change a network, in place, so that it can be trained privately. Return one sentence for each change.
 
-    Called again it finds nothing to change. Weights keep their names but those of a norm over the batch, whose running
-    statistics go. Raises InputError, with the reason, for what cannot be made to work.
+    A second call changes nothing. Weights keep their names; batch norms lose their running statistics. Raises
+    InputError, with the reason, for a network that cannot be trained privately.
     """
     _refuse(network)
-    told = (_norms(network), _frozen(network), _activations(network), _sums(network),
-            _positions(network), _without_formula(network))  # fmt: skip
+    changes = (_norms(network), _frozen(network), _activations(network), _sums(network),
+               _positions(network), _without_formula(network))  # fmt: skip
     _watch(network)
-    return tuple(sentence for sentence in told if sentence)
+    return tuple(sentence for sentence in changes if sentence)
 
 
 def assert_reads_back(network: nn.Module, saved: Mapping[str, Tensor] | Path) -> None:
-    """Raise InputError unless what was saved is what `network` holds in memory, to the bit, and is all of it.
+    """Raise InputError unless `saved` holds all tensors of `network`, equal to the bit.
 
-    saved: tensors by the names of the network's state, as a fresh network has them after loading, or a safetensors
-    file, or a folder with one. Of adapters (LoRA), the adapters' tensors alone will do.
+    saved: tensors by their names in the state of the network, or a safetensors file, or a folder with one. For LoRA,
+    the tensors of the adapters are enough.
     """
-    where = "what was read back"
+    where = "the saved weights"
     if not isinstance(saved, Mapping):
         where, saved = str(saved), _read(Path(saved))
     held = network.state_dict()
@@ -64,30 +63,33 @@ def assert_reads_back(network: nn.Module, saved: Mapping[str, Tensor] | Path) ->
     other = sorted(name for name in saved if name not in held or not _same(held[name], saved[name]))
     if bad := missing + other:
         raise InputError(
-            f"{where}: {len(bad)} tensors are missing or differ from the trained network, the first {bad[0]}; the "
-            "training would not be what its ledger says: save again, and run this check"
+            f"{where}: {len(bad)} tensors are missing or differ from the trained network, the first is {bad[0]}; the "
+            "ledger would be wrong: save the weights again"
         )
 
 
 def _same(a: Tensor, b: Tensor) -> bool:
+    """Return whether two tensors have equal types, shapes and bytes."""
     return a.dtype == b.dtype and a.shape == b.shape and tensor_bytes(a) == tensor_bytes(b)
 
 
 def _read(place: Path) -> dict[str, Tensor]:
+    """Return the tensors of a safetensors file, or of all such files in a folder."""
     files = [place] if place.is_file() else sorted(place.glob("*.safetensors"))
     if not files:
-        raise InputError(f"{place} holds no safetensors; name the file, or the folder, that was saved")
+        raise InputError(f"{place} has no .safetensors file; give the file or folder of the saved weights")
     return {name: tensor for file in files for name, tensor in read_tensors(file).items()}
 
 
 def _trained(module: nn.Module, recurse: bool = True) -> bool:
+    """Return whether a weight of the module requires gradients."""
     return any(weight.requires_grad for weight in module.parameters(recurse))
 
 
-def _count(found: Sequence[tuple[str, nn.Module]]) -> str:
-    """Return how many, of what kinds, and the first's name."""
-    kinds = Counter(type(module).__name__ for _, module in found)
-    return f"{len(found)} ({', '.join(kinds)}; the first is {found[0][0] or 'the network itself'})"
+def _count(parts: Sequence[tuple[str, nn.Module]]) -> str:
+    """Return the number of these parts, their kinds, and the name of the first."""
+    kinds = Counter(type(module).__name__ for _, module in parts)
+    return f"{len(parts)} ({', '.join(kinds)}; the first is {parts[0][0] or 'the network itself'})"
 
 
 def _refuse(network: nn.Module) -> None:
@@ -95,17 +97,15 @@ def _refuse(network: nn.Module) -> None:
     from opacus.validators import ModuleValidator
 
     if not _trained(network):
-        raise InputError(
-            "private training: no weight of the network is trainable; choose full training, or LoRA layers"
-        )
+        raise InputError("private training: no weight of the network is trainable; use train: full, or train: lora")
     places: dict[nn.Parameter, list[str]] = {}
     for name, weight in network.named_parameters(remove_duplicate=False):
         if weight.requires_grad:
             places.setdefault(weight, []).append(name)
     if tied := [names for names in places.values() if len(names) > 1]:
         raise InputError(
-            f"private training: one weight is used as {' and as '.join(tied[0])}; its gradient cannot be told apart by "
-            "unit: untie them, or freeze one part"
+            f"private training: one weight is used as {' and as '.join(tied[0])}, so its gradient cannot be assigned "
+            "to units; untie them, or freeze one part"
         )
     for name, module in network.named_modules():
         if not _trained(module, recurse=False) or isinstance(module, BATCH_NORMS):
@@ -119,37 +119,35 @@ def _refuse(network: nn.Module) -> None:
 
 
 def groups_for(channels: int) -> int:
-    """Return groups of the group norm that stands in for a norm over the batch: at most 32, of four channels at least.
+    """Return the groups of a group norm that replaces a batch norm: at most 32, with at least 4 channels each.
 
-    Opacus takes up to 32 of one channel, which on a map of one pixel give nothing but 0.
+    Opacus allows groups of one channel, whose output is 0 on a feature map of one pixel.
     """
     most = max(1, min(32, channels // 4))
     return next(groups for groups in range(most, 0, -1) if channels % groups == 0)
 
 
 def _norms(network: nn.Module) -> str:
-    """Return norms over the batch of trained parts become group norms; those without gain too, which Opacus' fixer
-    leaves.
-    """
-    found = [(name, norm) for name, norm in network.named_modules() if isinstance(norm, BATCH_NORMS)]
-    found = [(name, norm) for name, norm in found if _trained(_around(network, name))]
-    for name, norm in found:
+    """Replace the batch norms of trained parts by group norms, also those without weights, which Opacus keeps."""
+    norms = [(name, norm) for name, norm in network.named_modules() if isinstance(norm, BATCH_NORMS)]
+    norms = [(name, norm) for name, norm in norms if _trained(_around(network, name))]
+    for name, norm in norms:
         fresh = nn.GroupNorm(groups_for(norm.num_features), norm.num_features, norm.eps, norm.affine)
         fresh.load_state_dict({own: weight for own, weight in norm.state_dict().items() if own in ("weight", "bias")})
         network.set_submodule(name, fresh.to(next(network.parameters())).train(norm.training))
-    return f"Batch norms became group norms: {_count(found)}." if found else ""
+    return f"Batch norms became group norms: {_count(norms)}." if norms else ""
 
 
 def _around(network: nn.Module, name: str) -> nn.Module:
-    """Return a norm, or the part it stands in where it has no weights of its own."""
+    """Return a norm, or the part that contains it if the norm has no weights."""
     norm = network.get_submodule(name)
     return norm if norm.affine else network.get_submodule(name.rpartition(".")[0])
 
 
 def _frozen(network: nn.Module) -> str:
-    """Return batch norms that are left stand in frozen parts: `train` does nothing to them."""
-    found = [(name, norm) for name, norm in network.named_modules() if isinstance(norm, BATCH_NORMS)]
-    fresh = [(name, norm) for name, norm in found if "train" not in norm.__dict__]
+    """Keep the remaining batch norms, those of frozen parts, in evaluation mode."""
+    norms = [(name, norm) for name, norm in network.named_modules() if isinstance(norm, BATCH_NORMS)]
+    fresh = [(name, norm) for name, norm in norms if "train" not in norm.__dict__]
     for _, norm in fresh:
         norm.eval()
         norm.train = partial(_stay, norm)  # type: ignore[method-assign, assignment]
@@ -161,33 +159,35 @@ def _stay(module: nn.Module, mode: bool = True) -> nn.Module:
 
 
 def _activations(network: nn.Module) -> str:
-    found = [(name, module) for name, module in network.named_modules() if getattr(module, "inplace", False) is True]
-    for _, module in found:
+    """Turn off in-place activations."""
+    parts = [(name, module) for name, module in network.named_modules() if getattr(module, "inplace", False) is True]
+    for _, module in parts:
         module.inplace = False
-    return f"Activations no longer write into their input: {_count(found)}." if found else ""
+    return f"Activations no longer change their input: {_count(parts)}." if parts else ""
 
 
 def _sums(network: nn.Module) -> str:
-    """Return parts whose forward says `x += y` or inplace=True are called under `inplace.New`; no class is changed."""
+    """Call parts whose forward has `x += y` or inplace=True in the mode `inplace.New`."""
     parts: list[tuple[str, Any]] = [(name, part) for name, part in network.named_modules() if _trained(part)]
     parts = [(name, part) for name, part in parts if not type(part).__module__.startswith(SOUND)]
     lines: dict[Any, Any] = {kind: writes(kind) for kind in {type(part) for _, part in parts}}
     fresh = [(name, part) for name, part in parts if lines[type(part)] is not None and "forward" not in part.__dict__]
     for _, part in fresh:
         part.forward = partial(anew, inspect.unwrap(type(part).forward).__code__, lines[type(part)], part.forward)
-    return f"Sums that were written into a tensor make a new one: {_count(fresh)}." if fresh else ""
+    return f"In-place sums make new tensors: {_count(fresh)}." if fresh else ""
 
 
 def _positions(network: nn.Module) -> str:
-    """Return CLIP's text encoder looks its positions up once for all rows: each row looks up its own now."""
-    found = [(name, part) for name, part in network.named_modules() if type(part).__name__ == "CLIPTextEmbeddings"]
-    found = [(name, part) for name, part in found if _trained(part) and _expanded not in _hooks(part)]
-    for _, part in found:
+    """Make CLIP's text encoder embed the positions of each row by itself, not once for all rows."""
+    parts = [(name, part) for name, part in network.named_modules() if type(part).__name__ == "CLIPTextEmbeddings"]
+    parts = [(name, part) for name, part in parts if _trained(part) and _expanded not in _hooks(part)]
+    for _, part in parts:
         part.register_forward_pre_hook(_expanded, with_kwargs=True)
-    return f"Positions of a text are looked up for each row: {_count(found)}." if found else ""
+    return f"Text positions are embedded for each row: {_count(parts)}." if parts else ""
 
 
 def _expanded(module: Any, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]] | None:
+    """Add position ids of each row to the arguments of the text embeddings."""
     ids = args[0] if args else kwargs.get("input_ids")
     if ids is None or len(args) > 1 or kwargs.get("position_ids") is not None:
         return None
@@ -195,21 +195,22 @@ def _expanded(module: Any, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict
 
 
 def _without_formula(network: nn.Module) -> str:
-    """Told, not changed."""
+    """Return a sentence about layers for which Opacus uses torch.func. Nothing is changed."""
     from opacus.grad_sample import GradSampleHooks
 
     known = GradSampleHooks.GRAD_SAMPLERS
-    found = [(name, part) for name, part in network.named_modules() if _trained(part, recurse=False)]
-    found = [(name, part) for name, part in found if type(part) not in known]
-    return f"Layers that {RULES_OF_THEIR_OWN}: {_count(found)}." if found else ""
+    parts = [(name, part) for name, part in network.named_modules() if _trained(part, recurse=False)]
+    parts = [(name, part) for name, part in parts if type(part) not in known]
+    return f"Layers without a formula in Opacus, for which torch.func is used: {_count(parts)}." if parts else ""
 
 
 def _hooks(module: nn.Module) -> list[Any]:
+    """Return the functions of the forward pre-hooks of a module."""
     return [getattr(hook, "func", hook) for hook in module._forward_pre_hooks.values()]
 
 
 def _watch(network: nn.Module) -> None:
-    """Look, in every forward, at norms that may see one value, and at buffers."""
+    """Check, in every forward pass, norms for groups of one value, and buffers for changes."""
     for name, module in network.named_modules():
         if isinstance(module, nn.GroupNorm | INSTANCE_NORMS) and _degenerate not in _hooks(module):
             module.register_forward_pre_hook(partial(_degenerate, name))
@@ -218,11 +219,12 @@ def _watch(network: nn.Module) -> None:
 
 
 def _degenerate(name: str, module: Any, args: tuple[Tensor, ...]) -> None:
+    """Raise InputError if a group of the norm has one value."""
     groups = getattr(module, "num_groups", None) or module.num_features
     if args[0].shape[1:].numel() == groups:
         raise InputError(
-            f"private training: each group of {name} has one value, of which a norm makes 0: nothing behind it learns; "
-            "give larger images, or fewer groups"
+            f"private training: each group of {name} has one value, which the norm turns into 0, so the layers before "
+            "it learn nothing; use larger images, or fewer groups"
         )
 
 
@@ -244,6 +246,6 @@ def _before(module: Any, args: Any) -> None:
 def _after(name: str, module: Any, args: Any, output: Any) -> None:
     if module.__dict__.pop("_buffers_before", None) not in (None, tuple(_buffers(module))) and module.training:
         raise InputError(
-            f"private training: a forward changes a buffer of {name or 'the network'}, which would keep what patients "
-            "look like without noise; take a layer without running statistics"
+            f"private training: a forward pass changes a buffer of {name or 'the network'}, which keeps statistics "
+            "of patients without noise; use a layer without running statistics"
         )

@@ -1,15 +1,15 @@
-"""Where the noise and the draws of private training come from.
+"""Sources of the noise and of the sampling of private training.
 
-What is published is private against whoever does not know the noise, so for an epsilon that is published the noise is
-cryptographic: `Secure` reads every bit from the operating system, and nothing of it is kept. A training that is killed
-and goes on draws afresh, and must: noise that could be drawn again could be taken off. `Seeded` is for tests and exact
-reruns; who knows its seed takes the noise off.
+Published results are private only against somebody who does not know the noise. So the noise of a published epsilon is
+cryptographic: `Secure` reads every bit from the operating system and stores none. A resumed training draws new noise;
+noise that can be drawn again can be removed. `Seeded` is for tests and exact reruns: whoever knows the seed can remove
+the noise.
 
-Normal numbers are made by Box and Muller's transform from 53-bit uniforms, in float64: tails to 8.5 standard
-deviations, beyond which lie 1e-17 of all numbers. Against attacks on floating point (Mironov 2012; Holohan & Braghin,
-arXiv 2107.10138) the noise is added in float64 and the sum rounded once, to float32: of the 2^29 sums in float64 that
-one float32 stands for, none can be told, so holes in what float64 noise can be are covered. Opacus adds four numbers
-and halves them instead, which costs four times as much.
+Normal numbers come from the Box-Muller transform of 53-bit uniforms in float64, with tails to 8.5 standard deviations,
+beyond which lie 1e-17 of all numbers. Against attacks on floating point (Mironov 2012; Holohan & Braghin, arXiv
+2107.10138) the noise is added in float64 and the sum is rounded once, to float32. One float32 stands for 2^29 sums in
+float64, which hides the gaps between possible values of float64 noise. Opacus adds four numbers and halves them
+instead, which costs four times as much.
 """
 
 from __future__ import annotations
@@ -30,20 +30,20 @@ BITS = 53
 
 
 class Randomness(Protocol):
-    """What noise and sampling are drawn from; `told` is the sentence of the ledger."""
+    """A source of noise and sampling."""
 
     @property
     def secure(self) -> bool:
-        """Whether nobody can draw it again."""
+        """Whether nobody can draw the same numbers again."""
         ...
 
     @property
-    def told(self) -> str:
-        """Where it comes from, in a sentence."""
+    def description(self) -> str:
+        """The source, as a sentence for the ledger."""
         ...
 
     def at(self, step: int) -> Randomness:
-        """Return the randomness of one step."""
+        """Return the source of one step."""
         ...
 
     def normal(self, shape: Sequence[int], dtype: torch.dtype = torch.float32) -> Tensor:
@@ -56,17 +56,17 @@ class Randomness(Protocol):
 
 
 class Secure:
-    """From the operating system's cryptographic generator (os.urandom), never the same twice. No key is held."""
+    """The operating system's cryptographic generator (os.urandom). It has no seed and never repeats."""
 
     secure = True
-    told = "Noise and sampling from the operating system's cryptographic generator; no seed exists."
+    description = "Noise and sampling come from the operating system's cryptographic generator; no seed exists."
 
     def at(self, step: int) -> Secure:
-        """Return itself: no step's randomness is that of another."""
+        """Return this object; its numbers never repeat."""
         return self
 
     def normal(self, shape: Sequence[int], dtype: torch.dtype = torch.float32) -> Tensor:
-        """See Randomness."""
+        """Return independent normal numbers, see `Randomness`."""
         count = math.prod(shape)
         values = torch.empty(count, dtype=dtype)
         for start in range(0, count, PIECE):
@@ -75,35 +75,35 @@ class Secure:
         return values.reshape(tuple(shape))
 
     def uniform(self, count: int) -> np.ndarray:
-        """See Randomness."""
+        """See `Randomness`."""
         return (_mantissas(count).double() * 2.0**-BITS).numpy()
 
 
 class Seeded:
-    """A function of seed, step and order of calls, for tests and exact reruns."""
+    """Random numbers that depend on seed, step and order of calls, for tests and exact reruns."""
 
     secure = False
 
     def __init__(self, seed: int, step: int = 0) -> None:
         self.seed = seed
-        self.draw = torch_generator("private training", seed, step)
+        self.rng = torch_generator("private training", seed, step)
 
     @property
-    def told(self) -> str:
-        """See Randomness."""
-        return "Noise and sampling from a seed, for tests: who knows the seed can take the noise off."
+    def description(self) -> str:
+        """The source, as a sentence for the ledger."""
+        return "Noise and sampling come from a seed, for tests; whoever knows the seed can remove the noise."
 
     def at(self, step: int) -> Seeded:
-        """Return the randomness of this step, from its beginning."""
+        """Return the source of this step, from its beginning."""
         return Seeded(self.seed, step)
 
     def normal(self, shape: Sequence[int], dtype: torch.dtype = torch.float32) -> Tensor:
-        """See Randomness."""
-        return torch.randn(tuple(shape), generator=self.draw, dtype=torch.float64).to(dtype)
+        """See `Randomness`."""
+        return torch.randn(tuple(shape), generator=self.rng, dtype=torch.float64).to(dtype)
 
     def uniform(self, count: int) -> np.ndarray:
-        """See Randomness."""
-        drawn = torch.randint(0, 1 << BITS, (count,), generator=self.draw)
+        """See `Randomness`."""
+        drawn = torch.randint(0, 1 << BITS, (count,), generator=self.rng)
         return (drawn.double() * 2.0**-BITS).numpy()
 
 
@@ -116,7 +116,7 @@ def _mantissas(count: int) -> Tensor:
 
 
 def box_muller(integers: Tensor) -> Tensor:
-    """Return the standard normal float64 [N] from uniform 53-bit integers int64 [N], N even.
+    """Return standard normal numbers float64 [N] from uniform 53-bit integers int64 [N], N even.
 
     r cos(a), r sin(a) of r = sqrt(-2 log u), u in (0, 1], and a in [0, 2 pi).
     """

@@ -1,4 +1,4 @@
-"""One step of DP-SGD: units drawn, their clipped gradients summed, noise on the sum, an update of the weights."""
+"""One step of DP-SGD: sample units, sum their clipped gradients, add noise, update the weights."""
 
 from __future__ import annotations
 
@@ -25,18 +25,18 @@ from medlt.types import InputError
 
 @dataclass
 class Losses:
-    """A row loss in the training's precision, on its device."""
+    """A row loss in the precision of the training, on its device."""
 
     loss: RowLoss
     device: torch.device
     precision: Precision
 
-    def __call__(self, network: nn.Module, rows: np.ndarray, draw: torch.Generator, told: list[Tensor]) -> Tensor:
-        """Return losses float32 [B] with their graph; without it, they are appended to `told`."""
+    def __call__(self, network: nn.Module, rows: np.ndarray, rng: torch.Generator, recorded: list[Tensor]) -> Tensor:
+        """Return losses float32 [B] with their graph, and append them without it to `recorded`."""
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
-            found = self.loss(network, rows, draw).float()
-        told.append(found.detach())
-        return found
+            losses = self.loss(network, rows, rng).float()
+        recorded.append(losses.detach())
+        return losses
 
 
 @dataclass
@@ -51,9 +51,9 @@ class PrivateStep:
     name: str
 
     def __call__(self, state: State) -> float:
-        """Update the weights once; the mean loss, NaN where no unit was drawn.
+        """Update the weights once. Return the mean loss, or NaN if no unit was sampled.
 
-        Raises InputError for losses that are no numbers, and where no weight is reached.
+        Raises InputError for losses that are not finite, and if the loss reaches no weight.
         """
         drawn = self.randomness.at(state.step)
         rows, groups = self.units.draw(drawn)
@@ -68,32 +68,31 @@ class PrivateStep:
         return float(np.mean(losses)) if len(losses) else math.nan
 
     def _accumulate(self, state: State, rows: np.ndarray, groups: np.ndarray, secret: float) -> np.ndarray:
-        """Return clipped sums onto the weights, piece by piece; losses [B].
+        """Add clipped sums to the weights, piece by piece. Return the losses [B].
 
-        What losses draw (timesteps, noise, augmentation) must be as secret as who is drawn: a row's draws depend on the
-        rows before it, so whoever knew them could see one unit in the gradients of all others, which no clip bounds.
+        The random numbers of losses (timesteps, noise, augmentation) must be as secret as the sample of units. Those of
+        a row depend on the rows before it, so whoever knew them could see one unit in the gradients of all others,
+        which clipping does not bound.
         """
         losses: list[Tensor] = []
-        draw = torch_generator(state.key, self.name, state.step, secret)
+        rng = torch_generator(state.key, self.name, state.step, secret)
         for i, piece in enumerate(chunks(groups, self.private.max_physical_batch_size)):
             with stream(self.losses.device, state.key, state.step, i, secret):
-                loss = partial(self.losses, state.network, rows[piece], draw, losses)
+                loss = partial(self.losses, state.network, rows[piece], rng, losses)
                 norms = self.gradients.accumulate(loss, groups[piece])
             _assert_finite(losses[-1], norms, state.step)
         return torch.cat(losses).cpu().numpy() if losses else np.zeros(0)
 
     def _assert_reached(self) -> None:
-        """Noise alone moves weights, so that weights moved says nothing: the gradient before noise has to be there."""
+        """Raise InputError if no weight has a gradient before noise. Noise alone changes the weights, too."""
         if not any(bool(weight.summed_grad.any()) for weight in self.gradients.weights.values()):
             raise InputError(
-                "private training: no trainable weight has a gradient in the first step; the loss does not depend on "
-                "them, and only noise would be learnt"
+                "private training: no trainable weight has a gradient in the first step, so only noise would be "
+                "learnt; use a loss that depends on the trainable weights"
             )
 
     def _noised(self, weight: Any, drawn: Randomness, batch: int) -> Tensor:
-        """Return (clipped sum + noise) / batch, added up in float64 and rounded once, for the reason `randomness`
-        gives.
-        """
+        """Return (clipped sum + noise) / batch, added in float64 and rounded once (see `randomness`)."""
         total: Tensor = weight.summed_grad.double()
         if self.private.noise_multiplier:
             scale = self.private.noise_multiplier * self.private.max_grad_norm
@@ -102,9 +101,10 @@ class PrivateStep:
 
 
 def _assert_finite(losses: Tensor, norms: Tensor, step: int) -> None:
+    """Raise InputError for a loss or a gradient that is not finite."""
     bad = int((~losses.isfinite()).sum())
     if bad or not norms.isfinite().all():
         what = f"{bad} of {len(losses)} losses are" if bad else "a gradient is"
         raise InputError(
-            f"private training: {what} no number at step {step + 1}; lower the learning rate, or mend the rows"
+            f"private training: {what} not finite at step {step + 1}; lower learning_rate, or correct the rows"
         )

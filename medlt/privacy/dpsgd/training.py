@@ -1,10 +1,10 @@
 """Training under differential privacy: DP-SGD by unit (arXiv 1607.00133), with AdamW, a moving average and a budget.
 
-A step draws units (`units`), takes each one's clipped gradient (`gradients`), adds normal noise to the sum and divides
-by the expected number of units, which is no secret as the number drawn is. The loop is that of every training
-(`medlt.training.loop.run`): it can be killed and continues; what it has spent is in the checkpoint beside the weights.
-The losses on record (history.parquet) are of patients without noise: they stay with whoever may see the patients, and
-are no part of what epsilon covers.
+A step samples units (`units`), computes the clipped gradient of each (`gradients`), adds normal noise to their sum and
+divides by the expected number of units, which is public; the number sampled is secret. The loop is that of every
+training (`medlt.training.loop.run`): it can be killed and resumed, and the steps spent are in the checkpoint with the
+weights. The losses in history.parquet are computed on patients without noise. Epsilon does not cover them: share them
+only with people who may see the patients.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from torch import nn
 
 from medlt.files import digest, digest_tensors
 from medlt.privacy.dpsgd.budget import PrivacySettings, assert_same, budget, last_step
-from medlt.privacy.dpsgd.gradients import PerUnit, measured
+from medlt.privacy.dpsgd.gradients import PerUnit, fastest_mode
 from medlt.privacy.dpsgd.randomness import Randomness, Secure, Seeded
 from medlt.privacy.dpsgd.step import Losses, PrivateStep
 from medlt.privacy.dpsgd.units import Units
@@ -35,22 +35,22 @@ from medlt.training.settings import Training
 from medlt.training.tracking import Measure, Picture, Track
 from medlt.types import GradSampleMode, InputError
 
-__all__ = ["PrivacySettings", "budget", "fit"]
+__all__ = ["PrivacySettings", "budget", "fit_private"]
 
 VERSIONS = ("torch", "opacus")
 
 
 def _accelerator(training: Training, runtime: Runtime, track: Track) -> Any:
-    """Set accelerate up. Raises InputError for several processes, for fp16, and for a stop that data decide."""
+    """Set up accelerate. Raises InputError for several processes, for fp16, and for early stopping."""
     if runtime.precision == "fp16":
-        raise InputError("private training: fp16 scales losses, and with them what is clipped; use bf16 or fp32")
+        raise InputError("private training: fp16 scales losses, and so the clipped gradients; use bf16 or fp32")
     if training.patience is not None:
-        raise InputError("private training: patience chooses weights by patients' images; leave it out")
+        raise InputError("private training: patience selects weights with images of patients; remove patience")
     accelerator = accelerated(training, runtime.at("fp32"), track)
     if accelerator.num_processes > 1:
         raise InputError(
-            f"private training: {accelerator.num_processes} processes were started, it runs in one; start it without "
-            "torchrun, and raise `physical` to use the GPU"
+            f"private training: {accelerator.num_processes} processes were started, but it runs in one; start it "
+            "without torchrun, and raise privacy.max_physical_batch_size to use the GPU"
         )
     return accelerator
 
@@ -58,9 +58,9 @@ def _accelerator(training: Training, runtime: Runtime, track: Track) -> Any:
 def _state(
     network: nn.Module, training: Training, private: PrivacySettings, rate: float, folder: Path, key: str
 ) -> State:
-    """Return the state as far as it was taken.
+    """Return the state, resumed from `folder` if there is one.
 
-    Raises InputError for another training, or another mechanism, in `folder`.
+    Raises InputError if `folder` holds another training or another mechanism.
     """
     state = State.new(digest(key, training.digest(steps=False), "private"), network, training)
     resume(state, folder)
@@ -69,28 +69,31 @@ def _state(
 
 
 def _fastest(network: nn.Module, losses: Losses, units: Units, private: PrivacySettings) -> GradSampleMode:
-    """Return the fastest way to take gradients here, on a piece as large as pieces will be."""
-    count = max(1, private.max_physical_batch_size // (units.most * units.multiplicity))
-    chosen = [np.repeat(rows[: units.most], units.multiplicity) for rows in units.rows[:count]]
+    """Return the fastest grad_sample_mode here, measured on a piece of max_physical_batch_size rows."""
+    count = max(1, private.max_physical_batch_size // (units.most * units.noise_multiplicity))
+    chosen = [np.repeat(rows[: units.most], units.noise_multiplicity) for rows in units.rows[:count]]
     groups = np.repeat(np.arange(len(chosen)), [len(one) for one in chosen])
-    draw, rows = torch_generator("measuring private training"), np.concatenate(chosen)
+    rng, rows = torch_generator("measuring private training"), np.concatenate(chosen)
     with stream(losses.device, "measuring private training"):
-        return measured(network, lambda: losses(network, rows, draw, []), groups)
+        return fastest_mode(network, lambda: losses(network, rows, rng, []), groups)
 
 
 def fit_private(
-    network: nn.Module, loss: RowLoss, units: Sequence[str], *, training: Training, private: PrivacySettings, runtime: Runtime,
-    folder: Path, key: str, name: str, data: str, evaluate: Measure | None = None, picture: Picture | None = None,
+    network: nn.Module, loss: RowLoss, units: Sequence[str], *, training: Training, private: PrivacySettings,
+    runtime: Runtime, folder: Path, key: str, name: str, data: str, evaluate: Measure | None = None, picture: Picture | None = None,
     tracker: Literal["tensorboard"] | None = None,
 ) -> Mechanism:  # fmt: skip
-    """Train, in place, the weights of `network` that require gradients; afterwards it has their moving average.
+    """Train, in place, the weights of `network` that require gradients, and give it their moving average.
 
-    units: whose row each is, one a row; where private.unit is "image" each row is a unit by itself. Of `training`
-    `batch` is the expected number of units a step, and `clip` and `accumulate` are not used. `key` names network and
-    settings, `data` the rows (a digest). Writes `folder`/mechanism.json, and returns what it holds. Stopped and called
-    again, it continues: with fresh noise, and with what was spent. It ends at the budget, and says so. `physical`
-    changes no more than which numbers a loss draws for which row. Raises InputError for a network that cannot be
-    trained so (`medlt.privacy.dpsgd.preflight`), settings other than those it began with, and a spent budget.
+    units: the name of the unit of each row; if private.privacy_unit is "image", each row is a unit by itself instead.
+    training: its batch_size is the expected number of units per step; its clipping and gradient_accumulation_steps are
+    not used. key: names network and settings; data: digest of the rows. private.max_physical_batch_size changes
+    nothing but the random numbers that a loss uses for each row.
+
+    Writes `folder`/mechanism.json and returns its contents. A stopped training continues when called again, with new
+    noise and with the steps already spent. It ends at the budget, with a warning. Raises InputError for a network that
+    cannot be trained privately (`medlt.privacy.dpsgd.preflight`), for other settings than it began with, and for a
+    spent budget.
     """
     from medlt.privacy.dpsgd.preflight import prepare
 
@@ -109,24 +112,25 @@ def fit_private(
         state.settings = replace(training, stop_at=last)
         _run(state, step(state), track, accelerator, runtime)
     _finish(state, training)
-    told = _mechanism(state, members, private, name, data, changes)
-    write_mechanism(Path(folder) / MECHANISM, told)
-    return told
+    mechanism = _mechanism(state, members, private, name, data, changes)
+    write_mechanism(Path(folder) / MECHANISM, mechanism)
+    return mechanism
 
 
 def _step(
     losses: Losses, units: Units, private: PrivacySettings, runtime: Runtime, name: str, state: State
 ) -> PrivateStep:
-    """Return the step of this training; how it takes gradients is chosen once, and kept with the state."""
-    way = GradSampleMode(state.metadata.get("grad_sample_mode", private.grad_sample_mode))
-    if way is GradSampleMode.AUTO:
-        way = _fastest(state.network, losses, units, private)
-    state.metadata["grad_sample_mode"] = way.value
-    gradients = PerUnit(state.network, private.max_grad_norm, way)
+    """Return the step of this training. Its grad_sample_mode is chosen once and kept in the state."""
+    mode = GradSampleMode(state.metadata.get("grad_sample_mode", private.grad_sample_mode))
+    if mode is GradSampleMode.AUTO:
+        mode = _fastest(state.network, losses, units, private)
+    state.metadata["grad_sample_mode"] = mode.value
+    gradients = PerUnit(state.network, private.max_grad_norm, mode)
     return PrivateStep(losses, units, private, gradients, _randomness(private, runtime.seed), name)
 
 
 def _run(state: State, step: PrivateStep, track: Track, accelerator: Any, runtime: Runtime) -> None:
+    """Take the steps, and restore the network in any case."""
     try:
         run(state, step, track, accelerator, runtime)
     finally:
@@ -134,10 +138,12 @@ def _run(state: State, step: PrivateStep, track: Track, accelerator: Any, runtim
 
 
 def _randomness(private: PrivacySettings, seed: int) -> Randomness:
+    """Return the source of noise and sampling."""
     return Secure() if private.secure_mode else Seeded(seed)
 
 
 def _finish(state: State, training: Training) -> None:
+    """Give the network its averaged weights, on the CPU, in evaluation mode and frozen."""
     state.finish()
     configure(state.network, training, False)
     state.network.cpu().eval().requires_grad_(False)
@@ -146,12 +152,14 @@ def _finish(state: State, training: Training) -> None:
 def _mechanism(
     state: State, units: Units, private: PrivacySettings, name: str, data: str, changes: tuple[str, ...]
 ) -> Mechanism:  # fmt: skip
-    """Return what the ledger keeps of it."""
+    """Return the record of the training for the ledger."""
     return Mechanism(
-        stage=name, unit=private.privacy_unit, units=len(units), sample_rate=units.rate, clip=private.max_grad_norm,
-        way=state.metadata["grad_sample_mode"], noise_multiplier=private.noise_multiplier, steps=state.step,
-        planned=state.metadata["planned"], times=private.times, images_per_unit=private.max_images_per_patient,
-        multiplicity=private.noise_multiplicity, secure=private.secure_mode, randomness=_randomness(private, 0).told, data=data,
+        stage=name, privacy_unit=private.privacy_unit, units=len(units), sample_rate=units.rate,
+        max_grad_norm=private.max_grad_norm, grad_sample_mode=state.metadata["grad_sample_mode"],
+        noise_multiplier=private.noise_multiplier, steps=state.step, planned=state.metadata["planned"],
+        times=private.times, max_images_per_patient=private.max_images_per_patient,
+        noise_multiplicity=private.noise_multiplicity, secure_mode=private.secure_mode,
+        randomness=_randomness(private, 0).description, data=data,
         weights=digest_tensors({str(i): weight for i, weight in enumerate(state.parameters)}), changes=changes,
         versions={package: metadata.version(package) for package in VERSIONS},
     )  # fmt: skip
