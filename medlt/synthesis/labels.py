@@ -36,7 +36,7 @@ def cam_share(cam: Tensor, pixels: Tensor) -> np.ndarray:
     return np.asarray(share.clamp(0.0, 1.0).cpu())
 
 
-def _larger(a: np.ndarray, b: np.ndarray, sure: float) -> np.ndarray:
+def _maximum(a: np.ndarray, b: np.ndarray, sure: float) -> np.ndarray:
     """Return max(a, b) if both are known; otherwise the known one if it reaches `sure`, else NaN."""
     known = np.fmax(a, b)
     return np.where(np.isnan(a) | np.isnan(b), np.where(known >= sure, known, np.nan), known)
@@ -49,13 +49,13 @@ def tail(y_i: np.ndarray, y_j: np.ndarray, mass_i: np.ndarray, mass_j: np.ndarra
 
 def union(y_i: np.ndarray, y_j: np.ndarray, mass_i: np.ndarray, mass_j: np.ndarray) -> np.ndarray:
     """Return the findings of both parents (the published rule)."""
-    return _larger(y_i, y_j, sure=1.0)
+    return _maximum(y_i, y_j, sure=1.0)
 
 
 def cam_mass(y_i: np.ndarray, y_j: np.ndarray, mass_i: np.ndarray, mass_j: np.ndarray) -> np.ndarray:
     """Return the share of a finding's evidence that was carried over; unknown if it is inside UNSURE."""
     low, high = UNSURE
-    value = _larger(y_i * mass_i, y_j * mass_j, sure=high)
+    value = _maximum(y_i * mass_i, y_j * mass_j, sure=high)
     return np.where((value > low) & (value < high), np.nan, value)
 
 
