@@ -2,6 +2,7 @@
 
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -22,3 +23,41 @@ def real_data() -> Path:
     if not (place := os.environ.get("MEDLT_DATA")):
         pytest.skip("set MEDLT_DATA to the folder of real radiographs to run this test")
     return Path(place)
+
+
+TINY: dict[str, Any] = {
+    "seed": 3,
+    "size": 32,
+    "threads": 1,
+    "codec": {"kind": "train", "width": 8, "levels": 3, "steps": 8, "batch_size": 4},
+    "sparse": {"groups": 4, "vocabulary": 4, "generations": 2, "interaction_epochs": 2, "width": 8, "batch_size": 8},
+    "denoiser": {"width": 8, "steps": 6, "batch_size": 8, "checkpoint_every": 3, "precision": "fp32"},
+    "method": {"kind": "noise", "scheduler": "ddim", "num_inference_steps": 6, "guidance_scale": 2.0},
+    "targets": {"tail_below": 8, "head_above": 20, "count": 10, "max_per_finding": 3, "num_candidates": 2},
+    "checks": {"folds": 2, "verifier_quantile": 0.01, "near_copy": None},
+    "classifier": {"size": 32, "steps": 6, "batch_size": 8, "evaluate_every": 3},
+}
+"""Settings of a run that takes seconds."""
+
+
+@pytest.fixture(scope="session")
+def tiny_settings() -> dict[str, Any]:
+    """Settings of a run that takes seconds, for `medlt.augment`."""
+    return {name: dict(value) if isinstance(value, dict) else value for name, value in TINY.items()}
+
+
+@pytest.fixture(scope="session")
+def tiny_collection(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """Synthetic radiographs of forty patients, as DICOM files of 64 px with a table of labels."""
+    import medlt
+
+    return medlt.Collection.from_phantom(tmp_path_factory.mktemp("phantom"), 40, seed=3, size=64, imbalance=8)
+
+
+@pytest.fixture(scope="session")
+def tiny_run(tmp_path_factory: pytest.TempPathFactory, tiny_collection: Any, tiny_settings: dict[str, Any]) -> Any:
+    """A finished run of `medlt.augment`, which tests only read."""
+    import medlt
+
+    folder = tmp_path_factory.mktemp("runs") / "tiny"
+    return medlt.augment(tiny_collection, output_dir=folder, progress=False, **tiny_settings)

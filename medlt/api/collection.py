@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,8 @@ from medlt.types import InputError
 if TYPE_CHECKING:
     from medlt.data.loaders import Radiographs
 
+FOLDERS = ("images", "labels")
+"""Options of layouts that are paths."""
 CARRIED = ("sex", "age")
 """Columns that describe a patient; never inferred to be findings."""
 
@@ -111,9 +114,12 @@ class Collection:
     @classmethod
     def from_layout(cls, layout: str, source: str | Path, **options: Any) -> Self:
         """Read a published layout, or one of a plug-in (`medlt.layouts`), with the layout's own options."""
-        paths = {name: Path(value) if isinstance(value, str) and name in ("images", "labels") else value
+        paths = {name: Path(value).expanduser() if isinstance(value, str) and name in FOLDERS else value
                  for name, value in options.items()}  # fmt: skip
-        result = read_layout(layout, Path(source), paths)
+        try:
+            result = read_layout(layout, Path(source).expanduser(), paths)
+        except InputError as error:
+            raise InputError(_in_python(str(error))) from None
         return cls(result.manifest, None, tuple(result.notes))
 
     @classmethod
@@ -194,6 +200,17 @@ def as_collection(given: Collection | str | Path) -> Collection:
             f"{path}: is a config; run it with `medlt augment {path}`, or give the collection that it names"
         )
     return Collection.from_csv(path)
+
+
+def _in_python(message: str) -> str:
+    """Return a message of a layout with keyword arguments in place of command-line options."""
+    message = re.sub(r"--column (\w+)=(\w+)", r"column={'\1': '\2'}", message)
+    message = re.sub(r"--([a-z]+(?:-[a-z]+)*)(?: ('[^']*'|[A-Z][A-Za-z,.]*))?", _keyword, message)
+    return message.replace("check SRC", "check the path")
+
+
+def _keyword(option: re.Match[str]) -> str:
+    return f"{option[1].replace('-', '_')}={option[2] or '...'}"
 
 
 def _table(manifest: Manifest) -> pd.DataFrame:
