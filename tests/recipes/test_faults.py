@@ -109,7 +109,7 @@ def test_two_runs_at_once_in_one_learnt_folder_make_each_artifact_once(
     for name in ("a", "b"):
         config = config_of(tiny, tmp_path / name, hospital, artifacts_dir=str(tmp_path / "shared"))
         (tmp_path / f"{name}.yaml").write_text(dump(config))
-        command = [sys.executable, "-m", "medlt", "augment", str(tmp_path / f"{name}.yaml"), "--no-progress"]
+        command = [sys.executable, "-m", "medlt", "augment", str(tmp_path / f"{name}.yaml")]
         processes.append(subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True))
     for process in processes:
         said, _ = process.communicate()

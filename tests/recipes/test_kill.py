@@ -21,7 +21,7 @@ SOON = 120.0  # seconds; a start-up takes five, a whole run fifteen
 
 def start(place: Path) -> subprocess.Popen[bytes]:
     """`medlt run` in a process of its own, in `place`."""
-    command = [sys.executable, "-m", "medlt", "run", "tiny.yaml", "--no-progress"]
+    command = [sys.executable, "-m", "medlt", "run", "tiny.yaml"]
     with (place / "log.txt").open("ab") as log:
         return subprocess.Popen(command, cwd=place, stdout=log, stderr=log)
 

@@ -1,0 +1,178 @@
+"""What leaves a run: every table that is handed out equals the plan, and every image says what it is."""
+
+import io
+import json
+import shutil
+import tarfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pydicom
+import pytest
+from PIL import Image
+
+from medlt._version import __version__
+from medlt.config import RunConfig, parse
+from medlt.data.manifest import Manifest
+from medlt.export.imagefolder import export_imagefolder
+from medlt.export.webdataset import export_webdataset
+from medlt.recipes.augment import main as augment
+from medlt.synthesis import METHODS
+from medlt.writer import PARENTS
+
+Tiny = Callable[[Path], RunConfig]
+INTEGERS = ("seed", "slot", "candidate", "fold")
+SAMPLED = {"num_inference_steps": 4}
+OWN: dict[str, dict[str, Any]] = {
+    "fusion": {"labels": "tail", "num_inference_steps": 10, "strength": 0.2},
+    "edit": {"num_inference_steps": 10},
+    "longtail": {**SAMPLED, "guidance": [{"kind": "longtail", "every": 2}]},
+}
+PRIVACY = {
+    "epsilon": 8.0, "delta": 1e-5, "noise_multiplicity": 1, "grad_sample_mode": "bookkeeping",
+    "max_physical_batch_size": 16,
+}  # fmt: skip
+RUNS = [*((name, False) for name in METHODS), ("noise", True), ("fusion", True)]
+
+
+def config(tiny: Tiny, out: Path, method: str, private: bool) -> RunConfig:
+    """The tiny config without an evaluation, for this method, as DICOM too."""
+    tree = tiny(out).model_dump(mode="json", exclude={"method", "checks", "privacy", "evaluation"})
+    checks = {"folds": 2, "verifier_quantile": 0.01, "in_band": None, "near_copy": None}
+    own = {"method": {"kind": method, **OWN.get(method, SAMPLED)}, "checks": checks, "format": "dicom"}
+    return parse({**tree, **own, **({"privacy": PRIVACY} if private else {})})
+
+
+@pytest.fixture(scope="module", params=RUNS, ids=lambda pair: f"{pair[0]}{' private' * pair[1]}")
+def handed(request: pytest.FixtureRequest, tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, bool]:
+    """A finished run of each method, and whether it is private."""
+    method, private = request.param
+    return augment(config(tiny, tmp_path_factory.mktemp(method) / "run", method, private)), private
+
+
+def plain(value: Any) -> Any:
+    """A value that compares bit for bit: floats by their bits, lists as lists, None for nothing."""
+    if isinstance(value, list | tuple | np.ndarray):
+        return [str(one) for one in value]
+    if pd.isna(value):
+        return None
+    if isinstance(value, float | np.floating):
+        return float(value).hex()
+    return bool(value) if isinstance(value, bool | np.bool_) else value
+
+
+def columns_of(table: pd.DataFrame, plan: pd.DataFrame) -> list[str]:
+    """Compare every column that a table shares with the plan; returns their names."""
+    shared = [name for name in plan if name in table]
+    rows = plan.loc[table.index]
+    for name in shared:
+        assert [plain(value) for value in table[name]] == [plain(value) for value in rows[name]], name
+        if name in INTEGERS:
+            assert pd.api.types.is_integer_dtype(table[name]), name
+    return shared
+
+
+def read_csv(file: Path) -> pd.DataFrame:
+    """metadata.csv as a careful reader takes it: exact floats, lists out of JSON."""
+    table = pd.read_csv(file, dtype={"view": str}, index_col="uid")
+    return table.assign(parents=table["parents"].map(json.loads)) if "parents" in table else table
+
+
+def test_the_manifest_holds_every_column_of_the_plan(handed: tuple[Path, bool]) -> None:
+    run, _ = handed
+    plan = pd.read_parquet(run / "plan.parquet")
+    for rows in (pd.read_parquet(run / "manifest.parquet"), Manifest.read(run / "manifest.parquet").rows):
+        made = rows[rows["synthetic"].astype(bool)]
+        assert len(made)
+        assert columns_of(made, plan) == list(plan)
+
+
+def test_metadata_equals_plan_and_manifest(handed: tuple[Path, bool]) -> None:
+    run, private = handed
+    plan, table = pd.read_parquet(run / "plan.parquet"), read_csv(run / "images" / "metadata.csv")
+    manifest = Manifest.read(run / "manifest.parquet")
+    made = manifest.rows.loc[table.index]
+    parents = [name for name in PARENTS if name in plan and not private]
+    assert {*columns_of(table, plan)} >= {"finding", "seed", *parents}
+    assert made["synthetic"].all()
+    assert table["synthetic"].all()
+    for name in (*manifest.findings, "weight", "split", "run", "method"):
+        assert [plain(value) for value in table[name]] == [plain(value) for value in made[name]], name
+    assert table["file_name"].tolist() == [f"{uid}.png" for uid in table.index]
+    assert sorted(table["file_name"]) == sorted(path.name for path in (run / "images").glob("*.png"))
+
+
+def test_exports_equal_the_plan(handed: tuple[Path, bool], tmp_path: Path) -> None:
+    run, private = handed
+    plan = pd.read_parquet(run / "plan.parquet")
+    parents = {name for name in PARENTS if name in plan and not private}
+    export_imagefolder(run, tmp_path / "folder")
+    table = read_csv(tmp_path / "folder" / "train" / "metadata.csv")
+    assert {*columns_of(table, plan)} >= {"finding", "seed", *parents}
+    assert [(tmp_path / "folder" / "train" / name).read_bytes() for name in table["file_name"]] == [
+        (run / "images" / name).read_bytes() for name in table["file_name"]
+    ]
+    export_webdataset(run, tmp_path / "tar")
+    with tarfile.open(tmp_path / "tar" / "train-000000.tar") as tar:
+        members = {name: tar.extractfile(name).read() for name in tar.getnames()}  # type: ignore[union-attr]
+    records = [json.loads(data) for name, data in members.items() if name.endswith(".json")]
+    records = [{**one, "parents": json.loads(one["parents"])} if "parents" in one else one for one in records]
+    assert {*columns_of(pd.DataFrame(records).set_index("uid"), plan)} >= {"finding", "seed", *parents}
+    for name, data in members.items():
+        if name.endswith(".png"):
+            assert Image.open(io.BytesIO(data)).info["Synthetic"] == "true"
+
+
+def test_real_rows_beside_them_change_no_digit(handed: tuple[Path, bool], tmp_path: Path) -> None:
+    """A column that real rows lack has gaps: its integers stay integers in the file."""
+    run, _ = handed
+    plan = pd.read_parquet(run / "plan.parquet")
+    export_imagefolder(run, tmp_path / "folder", real=True)
+    table = pd.read_csv(tmp_path / "folder" / "train" / "metadata.csv", dtype={"seed": "Int64"}, index_col="uid")
+    made = table[table["synthetic"]]
+    assert len(made) < len(table)
+    assert made["seed"].tolist() == plan.loc[made.index, "seed"].tolist()
+    assert table.loc[~table["synthetic"], "run"].isna().all()
+
+
+def test_every_image_says_that_it_is_synthetic_by_which_run_and_uid(handed: tuple[Path, bool]) -> None:
+    run, _ = handed
+    run_id = json.loads((run / "run.json").read_text())["id"]
+    assert len(run_id) == 16
+    assert int(run_id, 16) >= 0
+    table = read_csv(run / "images" / "metadata.csv")
+    assert set(table["run"]) == {run_id}
+    for file in sorted((run / "images").glob("*.png")):
+        text = Image.open(file).text
+        assert text.pop("Description").startswith("Synthetic image")
+        assert text == {"Software": f"medlt {__version__}", "Synthetic": "true", "Run": run_id, "UID": file.stem}
+        assert pydicom.dcmread(run / "dicom" / f"{file.stem}.dcm")[0x0008, 0x001C].value == "YES"
+
+
+def test_no_real_uid_leaves_a_private_run_and_no_patient_leaves_any(handed: tuple[Path, bool]) -> None:
+    run, private = handed
+    rows = Manifest.read(run / "manifest.parquet").rows
+    real = rows[~rows["synthetic"].astype(bool)]
+    plan = (run / "plan.parquet").read_bytes()
+    leaving = [file for pattern in ("images/*", "dicom/*", "*.md") for file in run.glob(pattern)]
+    for file in leaving:
+        data = file.read_bytes()
+        named = [uid for uid in real.index if str(uid).encode() in data]
+        assert all(uid.encode() in plan for uid in named)
+        assert not (private and named), file
+        assert not [one for one in set(real["patient_id"]) - {*real.index} if str(one).encode() in data], file
+
+
+def test_the_id_of_a_run_depends_on_what_it_makes_and_not_on_where(tiny: Tiny, tmp_path: Path) -> None:
+    def run_id(out: Path, **changes: Any) -> str:
+        tree = config(tiny, out, "noise", False).model_dump(mode="json")
+        return str(json.loads((augment(parse({**tree, **changes})) / "run.json").read_text())["id"])
+
+    first = run_id(tmp_path / "a", artifacts_dir=str(tmp_path / "shared"))
+    assert run_id(tmp_path / "b", artifacts_dir=str(tmp_path / "other"), threads=2) == first
+    shutil.move(tmp_path / "b", tmp_path / "c")
+    assert run_id(tmp_path / "c", artifacts_dir=str(tmp_path / "other"), threads=2) == first
+    assert run_id(tmp_path / "d", artifacts_dir=str(tmp_path / "shared"), seed=4) != first
