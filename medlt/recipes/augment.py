@@ -15,6 +15,7 @@ from medlt.privacy.card import datasheet, model_card
 from medlt.recipes._checks import check_config, check_rows, check_shortfall
 from medlt.recipes._codec import encode, make_codec
 from medlt.recipes._cohort import Cohort, RealRows, open_cohort, read_rows
+from medlt.recipes._estimate import generator_parts, note_training_time
 from medlt.recipes._methods import Built, Learnt, build_method
 from medlt.recipes._models import train_verifiers
 from medlt.recipes._privacy import check_budget, no_verifiers, private_fit
@@ -46,7 +47,9 @@ def main(config: configs.RunConfig, progress: Progress = silent) -> Path:
     """
     rows = check(config)
     with opened(config, progress) as run:
-        fill(run, open_cohort(run, rows))
+        cohort = open_cohort(run, rows)
+        note_training_time(run, generator_parts(run, cohort))
+        fill(run, cohort)
         write_documents(run)
     return run.folder
 

@@ -8,6 +8,7 @@ from medlt import config as configs
 from medlt.evaluation.design import ArmSpec
 from medlt.recipes._cohort import open_cohort
 from medlt.recipes._compare import compare, held_out_rows
+from medlt.recipes._estimate import arms_part, generator_parts, note_training_time
 from medlt.recipes._setup import opened
 from medlt.recipes._sources import own_images
 from medlt.recipes.augment import check, fill, write_documents
@@ -15,11 +16,16 @@ from medlt.training.runtime import silent
 from medlt.types import Progress
 
 
+ARMS = 3
+"""The arms of a run: real images alone, with the synthetic ones, and with as many duplicates of real ones."""
+
+
 def main(config: configs.RunConfig, progress: Progress = silent) -> Path:
     """Run `medlt.recipes.augment`, then train and compare the arms; return the run folder."""
     rows, name = check(config), config.method.kind
     with opened(config, progress) as run:
         cohort = open_cohort(run, rows)
+        note_training_time(run, [*generator_parts(run, cohort), *arms_part(run, cohort, ARMS)])
         filled = fill(run, cohort)
         if config.evaluation is not None:
             held_out = held_out_rows(cohort, config.classifier.size)

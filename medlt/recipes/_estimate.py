@@ -1,0 +1,226 @@
+"""A first estimate of the training time of a run, noted before its first training.
+
+A few steps of each training are made on random numbers of the right shapes, in a temporary folder. The time of one step
+times the number of steps is the estimate. Nothing of these trials is kept, and no row of a patient is read.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from medlt import config as configs
+from medlt.classify.sets import TrainingSet
+from medlt.classify.train import fit_classifier
+from medlt.diffusion.codec import load_codec
+from medlt.diffusion.finetune import LabelledLatents, train_backbone
+from medlt.diffusion.train import train_codec
+from medlt.progress import duration
+from medlt.recipes._checks import objective, training
+from medlt.recipes._cohort import Cohort
+from medlt.recipes._denoiser import fresh_network
+from medlt.recipes._privacy import PrivateTraining
+from medlt.recipes._setup import Run
+from medlt.rng import torch_generator
+from medlt.sparse.iterated import iterate
+from medlt.store import Store
+from medlt.training.runtime import Runtime, silent
+from medlt.types import InputError
+
+STEPS = 4
+"""Steps of a trial. Their median leaves out the checkpoint at the last one."""
+FEWEST = 100
+"""A part with fewer steps is not estimated: it is over in a moment."""
+Trial = Callable[[Runtime, Store, int], object]
+"""Function (runtime, store, steps) that trains for so many steps and reports each to the runtime's progress."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """A part of a run: its stage, its number of steps, and how long one step takes, s."""
+
+    stage: str
+    steps: int
+    seconds_a_step: Callable[[], float]
+
+
+def note_training_time(run: Run[Any], parts: list[Part]) -> None:
+    """Note how long the parts will train. Parts that an earlier call began, or that are short, are left out."""
+    begun, seconds = run.summary().get("seconds", {}), {}
+    for part in parts:
+        if part.stage in begun or part.steps < FEWEST:
+            continue
+        try:
+            seconds[part.stage] = part.seconds_a_step() * part.steps
+        except InputError:  # the part itself will report it
+            continue
+    if seconds:
+        run.progress.note(_sentence(seconds, run.config.device))
+
+
+def _sentence(seconds: Mapping[str, float], device: str) -> str:
+    """Return the line of the log."""
+    parts = ", ".join(f"{stage} {duration(one)}" for stage, one in seconds.items())
+    return (
+        f"estimate: about {duration(sum(seconds.values()))} of training on {device} ({parts}), by the time of "
+        f"{STEPS} steps of each; parts that are trained already take no time"
+    )
+
+
+def generator_parts(run: Run[configs.RunConfig], cohort: Cohort) -> list[Part]:
+    """Return the parts that images are made with: codec, sparse code, denoiser and verifiers."""
+    config, rows = run.config, len(cohort.train.rows)
+    parts = []
+    if isinstance(config.codec, configs.TrainedCodec):
+        parts.append(Part("codec", config.codec.steps, lambda: _codec(run, cohort)))
+    if not config.data_independent:
+        parts.append(_classifiers(run, cohort, "verifiers", config.checks.folds))
+    if config.method.kind == "fusion" and config.privacy is None:
+        parts.append(Part("sparse", _sparse_steps(config.sparse, rows), lambda: _sparse(run, cohort)))
+    if isinstance(config.denoiser, configs.UNetConfig | configs.TransformerConfig):
+        parts.append(Part("denoiser", config.denoiser.steps, lambda: _denoiser(run, cohort)))
+    return parts
+
+
+def arms_part(run: Run[Any], cohort: Cohort, arms: int) -> list[Part]:
+    """Return the part of a comparison of so many arms, none if the config has no comparison."""
+    chosen = run.config.evaluation
+    return [] if chosen is None else [_classifiers(run, cohort, "arms", arms * chosen.seeds, chosen.workers)]
+
+
+def _classifiers(run: Run[Any], cohort: Cohort, stage: str, trainings: int, workers: int = 1) -> Part:
+    """Return a part of so many trainings of the config's classifier, shared by `workers` processes."""
+    steps = -(-trainings * run.config.classifier.steps // workers)
+    return Part(stage, steps, lambda: _classifier(run, cohort))
+
+
+def _seconds_a_step(trial: Trial, runtime: Runtime) -> float:
+    """Return the median time of a step, s."""
+    at: list[float] = []
+    counting = replace(runtime, progress=lambda stage, done, total: at.append(time.perf_counter()))
+    with tempfile.TemporaryDirectory() as place:
+        trial(counting, Store(Path(place)), STEPS)
+    return float(median(np.diff(at)))
+
+
+def _random(*shape: int) -> Tensor:
+    return torch.rand(shape, generator=torch_generator("estimate"))
+
+
+def _labels(cohort: Cohort, rows: int) -> np.ndarray:
+    """Return labels [rows,K] with one finding in each row."""
+    count = len(cohort.findings)
+    return np.eye(count, dtype=np.float32)[np.arange(rows) % count]
+
+
+def _private(run: Run[configs.RunConfig], cohort: Cohort) -> PrivateTraining | None:
+    """Return the private training of a private run, kept out of its ledger."""
+    return None if run.config.privacy is None else PrivateTraining(run, cohort, kept=False)
+
+
+def _names(cohort: Cohort) -> list[str]:
+    """Return as many names as there are train rows; a private step draws from so many."""
+    return [f"row-{number}" for number in range(len(cohort.train.rows))]
+
+
+class _Images:
+    """As many images [1,S,S] in [0,1] as there are train rows, all the same."""
+
+    def __init__(self, size: int, count: int) -> None:
+        self.image, self.count = _random(1, size, size), count
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        return {"image": self.image}
+
+
+def _codec(run: Run[configs.RunConfig], cohort: Cohort) -> float:
+    chosen, names = run.config.codec, _names(cohort)
+    assert isinstance(chosen, configs.TrainedCodec)
+    options: dict[str, Any] = chosen.model_dump(exclude={"kind", "steps"}) | {"contents": "estimate"}
+    if (private := _private(run, cohort)) is not None:
+        options |= {"private": private, "patients": names}
+    images = _Images(run.config.size, len(names))
+
+    def trial(runtime: Runtime, store: Store, steps: int) -> object:
+        return train_codec(images, runtime=runtime, store=store, steps=steps, **options)
+
+    return _seconds_a_step(trial, run.runtime.at("fp32"))
+
+
+def _latent_shape(config: configs.RunConfig) -> tuple[int, int, int]:
+    """Return channels, height and width of a latent. Raises InputError for the codec of a plug-in."""
+    if isinstance(config.codec, configs.TrainedCodec):
+        channels, factor = config.codec.channels, 2 ** (config.codec.levels - 1)
+    elif isinstance(config.codec, configs.FolderCodec):
+        codec = load_codec(config.codec.path, "cpu")
+        channels, factor = codec.channels, codec.factor
+    else:
+        raise InputError("the latents of a plug-in's codec are not known before it is built")
+    return channels, config.size // factor, config.size // factor
+
+
+def _denoiser(run: Run[configs.RunConfig], cohort: Cohort) -> float:
+    chosen, names = run.config.denoiser, _names(cohort)
+    latent = _random(*_latent_shape(run.config))
+    data = LabelledLatents(
+        lambda uids: torch.stack([latent] * len(uids)), names, _labels(cohort, len(names)), "estimate", patients=names
+    )
+    net = fresh_network(run.config, data, run.config.seed)
+
+    def trial(runtime: Runtime, store: Store, steps: int) -> object:
+        few = replace(training(chosen), steps=steps)
+        return train_backbone(net.backbone(), data, folder=store.root / "denoiser", training=few, runtime=runtime,
+                              objective=objective(chosen), private=_private(run, cohort))  # fmt: skip
+
+    return _seconds_a_step(trial, run.runtime.at(chosen.precision))
+
+
+def _classifier(run: Run[Any], cohort: Cohort) -> float:
+    chosen = run.config.classifier
+    rows = 2 * chosen.batch_size
+    pixels = (_random(rows, 1, chosen.size, chosen.size) * 255).to(torch.uint8)
+    data = TrainingSet(pixels, _labels(cohort, rows), np.ones(rows, np.float32), tuple(str(row) for row in range(rows)))
+    options = chosen.model_dump(exclude={"size", "steps", "evaluate_every"})
+
+    def trial(runtime: Runtime, store: Store, steps: int) -> object:
+        return fit_classifier(data, data, runtime=runtime, store=store, steps=steps, evaluate_every=steps, **options)
+
+    return _seconds_a_step(trial, run.runtime)
+
+
+def _sparse_steps(chosen: configs.SparseConfig, rows: int) -> int:
+    """Return the number of steps of all generations; the first one has no teacher."""
+    others = chosen.imitation_epochs + chosen.adaptation_epochs
+    epochs = chosen.generations * chosen.interaction_epochs + (chosen.generations - 1) * others
+    return epochs * max(1, rows // chosen.batch_size)
+
+
+def _sparse(run: Run[configs.RunConfig], cohort: Cohort) -> float:
+    """Return the time of a step of interaction, the longest: that of more steps less that of fewer."""
+    chosen, shape = run.config.sparse, _latent_shape(run.config)
+    options = chosen.model_dump() | {"generations": 1, "interaction_epochs": 1}
+    runtime = replace(run.runtime.at("fp32"), progress=silent)
+
+    def seconds(steps: int) -> float:
+        rows, start = steps * chosen.batch_size, time.perf_counter()
+        latents, labels = _random(rows, *shape), _labels(cohort, rows)
+        val = slice(0, chosen.batch_size)
+        with tempfile.TemporaryDirectory() as place:
+            iterate(latents, labels, latents[val], labels[val], contents="estimate", val_contents="estimate",
+                    runtime=runtime, store=Store(Path(place)), **options)  # fmt: skip
+        return time.perf_counter() - start
+
+    seconds(1)  # the first call loads modules
+    return max(0.0, seconds(1 + STEPS) - seconds(1)) / STEPS
