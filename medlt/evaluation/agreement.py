@@ -172,28 +172,32 @@ def filter_effect(
     Raises InputError as `agreement` does, and if verifiers and evaluation classifiers scored different rows.
     """
     wanted = _made_for(held_out, labels, scores, made_for)
-    for one, other in ((verifier_held_out.index, held_out.index), (verified.index, scores.index)):
-        if len(lost := one.symmetric_difference(other)):
-            raise InputError(
-                f"{lost[0]!r} (of {len(lost)}) has scores of the verifiers or of the evaluation classifiers only; "
-                "score the same rows with both"
-            )
+    _require_same_rows(verifier_held_out.index, held_out.index)
+    _require_same_rows(verified.index, scores.index)
     accepts, rows = thresholds(held_out, labels, MEDIAN), []
+
+    def row_of(name: str, limit: float) -> Row:
+        kept = _passed(verified.loc[scores.index[wanted == name]], limit)
+        real = _passed(verifier_held_out.loc[_positive(verifier_held_out, labels, name), name], limit)
+        reached, reference = (_reaching(t.loc[u, name], accepts[name]) for t, u in ((scores, kept), (held_out, real)))
+        return {"finding": name, "kept": len(kept), **_counted(reached, _share(reference))}
+
     for quantile in quantiles:
         limits = thresholds(verifier_held_out, labels, quantile) if quantile else dict.fromkeys(scores.columns, -np.inf)
-        made = []
-        for name in _names(wanted):
-            kept = _passed(verified.loc[scores.index[wanted == name]], limits[name])
-            positive = _positive(verifier_held_out, labels, name)
-            real = _passed(verifier_held_out.loc[positive, name], limits[name])
-            reached, reference = (
-                _reaching(t.loc[u, name], accepts[name]) for t, u in ((scores, kept), (held_out, real))
-            )
-            made.append({"finding": name, "kept": len(kept), **_counted(reached, _share(reference))})
+        made = [row_of(name, limits[name]) for name in _names(wanted)]
         whole = _pooled(made) | {"kept": sum(row["kept"] for row in made)}
         rows += [row | {"quantile": quantile} for row in (*made, whole)]
     names = {"synthetic": "accepted_share", "real": "real_reference"}
     return pd.DataFrame(rows).rename(columns=names)[list(FILTER_EFFECT)]
+
+
+def _require_same_rows(verifiers: pd.Index, evaluation: pd.Index) -> None:
+    """Raise InputError unless verifiers and evaluation classifiers scored the same uids."""
+    if len(lost := verifiers.symmetric_difference(evaluation)):
+        raise InputError(
+            f"{lost[0]!r} (of {len(lost)}) has scores of the verifiers or of the evaluation classifiers only; "
+            "score the same rows with both"
+        )
 
 
 def _passed(scores: pd.Series, limit: float) -> pd.Index:

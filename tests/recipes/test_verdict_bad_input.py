@@ -68,7 +68,7 @@ def test_too_few_steps_for_the_stages_of_a_course_are_told_with_the_arm(make: Ma
 
 
 def test_a_dose_below_one_image_is_what_is_blamed(make: Make, source: Path, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"arms\.little: dose 0\.001, .* raise them"):
+    with pytest.raises(InputError, match=r"arms\.little: synthetic_ratio 0\.001 .* raise them"):
         main(make(arms={"little": {"source": "fusion", "synthetic_ratio": 0.001}}))
     assert not (tmp_path / "run" / "artifacts" / "classifier").exists()
 
@@ -117,7 +117,7 @@ def test_images_of_a_finding_nobody_knows_are_refused(make: Make, source: Path) 
 
 def test_a_source_that_learnt_from_other_labels_is_refused(make: Make, source: Path) -> None:
     _spoil(source, lambda rows: rows.assign(Effusion=1.0), "stages/data/manifest.parquet")
-    with pytest.raises(InputError, match=r"source fusion: learnt from other labels of \d+ train images"):
+    with pytest.raises(InputError, match=r"source fusion: trained with other labels of \d+ train images"):
         main(make())
 
 
