@@ -94,8 +94,8 @@ def describe(
     """Return the known attributes of images, in the form of `occurrences`.
 
     labels: index uid, a column a finding, positive from 0.5; about: the same index, with `view`, `sex` and `age`
-    (years) if known; maps [N,h,w]: activation maps of the classifier for each image's finding; near [N,k]: uids of the nearest
-    real images; words: a captioner, uid -> words.
+    (years) if known; maps [N,h,w]: activation maps of the classifier for each image's finding; near [N,k]: uids of the
+    nearest real images; words: a captioner, uid -> words.
     """
     positive = [[str(name) for name, value in row.items() if value >= 0.5] for _, row in labels.iterrows()]
     known: dict[str, Sequence[str | Iterable[str]]] = {"finding": positive}
