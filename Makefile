@@ -5,8 +5,10 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 OUT ?= demo
 PYTEST_ARGS ?=
+EXTRAS ?=
+WHEELHOUSE ?= wheelhouse
 
-.PHONY: demo test lint docs notebooks
+.PHONY: demo test lint docs notebooks wheelhouse
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -37,3 +39,11 @@ docs: $(READY)
 
 notebooks: $(READY)
 	$(BIN)/python -m pytest --nbmake --nbmake-timeout=900 -m '' -p no:cacheprovider notebooks
+
+# the wheel of medlt, the wheels of all that it needs in the versions of constraints.txt, and their SHA-256 sums
+wheelhouse: $(READY)
+	mkdir -p $(WHEELHOUSE)
+	PIP_CONSTRAINT=constraints.txt $(BIN)/python -m pip wheel --quiet --constraint constraints.txt --wheel-dir $(WHEELHOUSE) \
+		'.$(if $(EXTRAS),[$(EXTRAS)])'
+	cp constraints.txt $(WHEELHOUSE)/
+	cd $(WHEELHOUSE) && sha256sum -- *.whl constraints.txt > SHA256SUMS

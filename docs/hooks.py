@@ -1,4 +1,7 @@
-"""Pages that MkDocs writes from the code at each build, so that none of them can go stale."""
+"""Pages that MkDocs writes from the code at each build, so that none of them can go stale.
+
+`python docs/hooks.py` writes the table of commands into README.md.
+"""
 
 from __future__ import annotations
 
@@ -151,7 +154,8 @@ def commands(group: Any = None, prefix: str = "medlt") -> dict[str, Any]:
     """Return every command by what a user types, those of groups included."""
     group = group or typer.main.get_group(app)
     found: dict[str, Any] = {}
-    for name, command in group.commands.items():
+    for name in group.list_commands(typer.Context(group)):
+        command = group.commands[name]
         if hasattr(command, "commands"):
             found |= commands(command, f"{prefix} {name}")
         else:
@@ -182,9 +186,7 @@ def cli_page() -> str:
         "Exit codes: 0 all done, 1 done with some failures listed, 2 nothing done (wrong input or usage), 130",
         "interrupted, 143 terminated (SIGTERM, as a scheduler sends it). After 130 and 143 the same command resumes.",
         "medlt does not delete or overwrite results, and it does not use the network.\n",
-        "| command | |",
-        "|---|---|",
-        *(f"| [`{name}`](#{_slug(name)}) | {_cell(summary(one))} |" for name, one in commands().items()),
+        *command_table(lambda name: f"[`{name}`](#{_slug(name)})"),
         "",
         "`medlt --version` prints the version. `medlt --install-completion` installs completion for your shell.\n",
     ]
@@ -195,9 +197,16 @@ def cli_page() -> str:
     return "\n".join(parts)
 
 
+def command_table(shown: Callable[[str], str] = "`{}`".format) -> list[str]:
+    """Return one row per command: its name and the first sentence of its help."""
+    rows = [f"| {shown(name)} | {_cell(summary(one))} |" for name, one in commands().items()]
+    return ["| command | |", "|---|---|", *rows]
+
+
 def summary(command: Any) -> str:
     """Return the first sentence of a command's help, on one line."""
-    return " ".join(inspect.cleandoc(command.help or "").split("\n\n")[0].split())
+    text = " ".join(inspect.cleandoc(command.help or "").split("\n\n")[0].split())
+    return re.split(r"(?<=\.) (?=[A-Z])", text)[0]
 
 
 def _slug(name: str) -> str:
@@ -255,3 +264,16 @@ GENERATED: dict[str, Callable[[], str]] = {
     "reference/api.md": api_page,
 }
 """Path below docs/ -> what writes the page."""
+
+README = Path(__file__).parents[1] / "README.md"
+BETWEEN = re.compile(r"(<!-- commands: .*? -->\n)(.*?)(<!-- end of commands -->)", re.S)
+
+
+def readme() -> str:
+    """Return README.md with the table of commands as the code has it."""
+    table = "\n".join(command_table())
+    return BETWEEN.sub(lambda match: f"{match[1]}\n{table}\n\n{match[3]}", README.read_text())
+
+
+if __name__ == "__main__":
+    README.write_text(readme())

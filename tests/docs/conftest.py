@@ -58,8 +58,10 @@ def small() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def augmented(workplace: Path, small: None) -> Path:
-    """A finished run of `medlt.augment`."""
+    """A finished run of `medlt.augment`: the one that several pages make, which is then only opened."""
     import medlt
 
-    collection = medlt.Collection.from_csv(workplace / "labels.csv", images=workplace / "png")
-    return medlt.augment(collection, method="fusion", targets=20, seed=0, output_dir=workplace / "run").folder
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(workplace)
+        collection = medlt.Collection.from_csv("labels.csv", images="png/")
+        return medlt.augment(collection, method="fusion", targets=20, seed=0).folder

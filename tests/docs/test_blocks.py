@@ -284,6 +284,29 @@ def test_commands_and_keys_in_the_text_exist(page: Path) -> None:
     assert found == []
 
 
+FOREIGN = {"--no-index", "--find-links", "--constraint", "--nproc_per_node", "--cpu", "--check", "--help"}
+"""Options of other programs that the pages explain."""
+
+
+@pytest.mark.parametrize("page", CURRENT, ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_options_in_the_text_exist(page: Path) -> None:
+    """In the text, `--option` is one of a command of medlt, of a script in benchmarks/, or of a program named here."""
+    scripts = "\n".join(path.read_text() for path in (ROOT / "benchmarks").glob("*.py"))
+    known = FOREIGN | {
+        name for one in every_command(GROUP) for p in one.params for name in (*p.opts, *p.secondary_opts)
+    }
+    named = re.findall(r"`(--[a-z][\w-]*)", prose(page))
+    assert [one for one in named if one not in known and f'"{one}"' not in scripts] == []
+
+
+def every_command(group: Any) -> Iterator[Any]:
+    """Yield a group's commands, those of its groups included."""
+    for command in group.commands.values():
+        yield command
+        if hasattr(command, "commands"):
+            yield from every_command(command)
+
+
 FILES = {"parquet", "json", "csv", "yaml", "html", "py", "png", "md"}
 
 
