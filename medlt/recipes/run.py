@@ -15,7 +15,6 @@ from medlt.recipes.augment import check, fill, write_documents
 from medlt.training.runtime import silent
 from medlt.types import Progress
 
-
 ARMS = 3
 """The arms of a run: real images alone, with the synthetic ones, and with as many duplicates of real ones."""
 
