@@ -37,10 +37,11 @@ def defaults(collection: Collection, given: Mapping[str, Any]) -> dict[str, Any]
     """Return a config's tree without output_dir and data. `given`: the caller's settings, which decide some of them."""
     device = str(given.get("device", _device()))
     usual = GPU if device.startswith("cuda") else CPU
-    kind = given.get("denoiser", {}).get("kind", "unet")
+    kind = _section(given, "denoiser").get("kind", "unet")
     private = given.get("privacy") is not None
     denoiser = {**usual["denoiser"], "precision": _precision(device)} if kind == "unet" else {"kind": kind}
-    size = int(given.get("size", image_size(collection, 256 if usual is GPU else 128)))
+    size = given.get("size")
+    size = size if isinstance(size, int) else image_size(collection, 256 if usual is GPU else 128)
     return {
         "method": {"kind": "noise" if private else "fusion"},
         "size": size,
@@ -50,9 +51,15 @@ def defaults(collection: Collection, given: Mapping[str, Any]) -> dict[str, Any]
         "skip_unreadable": True,
         "codec": _codec(given, usual["codec"]),
         "denoiser": denoiser if private else {**denoiser, "balance": "inverse_sqrt"},
-        "targets": _targets(collection, given.get("targets", {})),
+        "targets": _targets(collection, _section(given, "targets")),
         "classifier": {**usual["classifier"], "size": min(size, usual["classifier"]["size"])},
     }
+
+
+def _section(given: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    """Return a section of the settings; empty where it is missing or no mapping, which the config then reports."""
+    section = given.get(name)
+    return section if isinstance(section, Mapping) else {}
 
 
 def cores() -> int:
@@ -77,8 +84,8 @@ def _precision(device: str) -> str:
 
 def _codec(given: Mapping[str, Any], usual: Mapping[str, Any]) -> dict[str, Any]:
     """Return the checkpoint's own autoencoder for a Stable Diffusion of a folder, else one that is trained here."""
-    model = given.get("denoiser", {}).get("model") or {}
-    if isinstance(model, Mapping) and model.get("path") and Path(str(model["path"])).expanduser().is_dir():
+    model = _section(_section(given, "denoiser"), "model")
+    if model.get("path") and Path(str(model["path"])).expanduser().is_dir():
         return {"kind": "folder", "path": str(model["path"])}
     return dict(usual)
 
@@ -88,7 +95,7 @@ def _targets(collection: Collection, given: Mapping[str, Any]) -> dict[str, Any]
     if "count" in given or "multiplier" in given:
         return {}
     rules = {"tail_below": Targets().tail_below, "head_above": Targets().head_above}
-    rules |= {name: value for name, value in given.items() if name in rules}
+    rules |= {name: value for name, value in given.items() if name in rules and isinstance(value, int)}
     summary = collection.summary(**rules)
     others = summary.findings.loc[summary.findings["group"] != "tail", "train"]
     if (summary.findings["train"] > rules["head_above"]).any() or others.empty:
