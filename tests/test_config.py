@@ -168,6 +168,17 @@ def test_paths_start_at_the_file_and_those_of_the_command_line_at_the_working_fo
     assert config.load(Path("config.yaml")) == settings
 
 
+def test_the_config_in_a_run_folder_moves_with_it(least: Path, tmp_path: Path) -> None:
+    settings = config.load(least, [f"artifacts_dir={tmp_path / 'run/own'}"])
+    settings.output_dir.mkdir()
+    (settings.output_dir / "config.yaml").write_text(config.dump(settings, settings.output_dir))
+    assert config.load(settings.output_dir / "config.yaml") == settings
+    settings.output_dir.rename(tmp_path / "moved")
+    moved = config.load(tmp_path / "moved/config.yaml")
+    assert (moved.output_dir, moved.artifacts_dir) == (tmp_path / "moved", tmp_path / "moved/own")
+    assert table_of(moved) == table_of(settings)
+
+
 def test_a_missing_path_is_shown_absolute(least: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from medlt.data.source import open_data
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -197,6 +197,23 @@ def _placed(name: str, source: SourceConfig, experiment: Path) -> SourceConfig:
     return source.model_copy(update={"config": file})
 
 
-def dump(config: Strict) -> str:
-    """Return the resolved config as YAML that `load` reads back to an equal config."""
-    return str(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
+def dump(config: Strict, folder: Path | None = None) -> str:
+    """Return the resolved config as YAML that `load` reads back to an equal config.
+
+    Paths in `folder`, where the YAML is written, are relative to it, so that the folder may be moved.
+    """
+    tree = config.model_dump(mode="json")
+    if folder is not None:
+        tree = _relative(config.model_dump(), tree, Path(folder).absolute())
+    return str(yaml.safe_dump(tree, sort_keys=False))
+
+
+def _relative(values: Any, tree: Any, folder: Path) -> Any:
+    """Return `tree`, the JSON of `values`, with the paths below `folder` relative to it."""
+    if isinstance(values, Path) and values.is_relative_to(folder):
+        return str(values.relative_to(folder))
+    if isinstance(values, Mapping):
+        return {name: _relative(values[name], one, folder) for name, one in tree.items()}
+    if isinstance(values, list | tuple):
+        return [_relative(value, one, folder) for value, one in zip(values, tree, strict=True)]
+    return tree

@@ -16,6 +16,7 @@ from medlt.diffusion.noise import STABLE_DIFFUSION
 from medlt.diffusion.prompts import Prompts
 from medlt.diffusion.sampler import from_noise, last_steps
 from medlt.diffusion.schedulers import evaluations, factory
+from medlt.recipes._codec import require_factor
 from medlt.recipes._cohort import RealRows, about
 from medlt.training.settings import Training
 from medlt.types import InputError
@@ -41,8 +42,7 @@ def objective(chosen: configs.DenoiserTraining) -> Objective:
 
 def check_config(config: configs.RunConfig) -> None:
     """Raise InputError, in one line, for a codec, denoiser, precision, training or guidance that cannot work."""
-    codec = load_codec(config.codec.path, "cpu") if isinstance(config.codec, configs.FolderCodec) else config.codec
-    _check_size(config, codec)
+    _check_codec(config, _given_codec(config))
     training(config.denoiser).parts(0, 1)
     objective(config.denoiser)
     if config.denoiser.precision == "fp16" and config.device == "cpu":
@@ -53,12 +53,13 @@ def check_config(config: configs.RunConfig) -> None:
 def check_rows(config: configs.RunConfig, rows: RealRows) -> None:
     """Raise InputError if the rows are too few for the folds, the guidance or the prompts. No image is read."""
     train = rows.train
-    if not len(rows.val.rows) and any(one.weight for one in config.method.guidance):
+    if not len(rows.val.rows) and any(one.weight for one in guidance_of(config.method)):
         raise InputError("no image has split val, which guidance is chosen on; add some, or write method.guidance: []")
     if (count := train.rows["patient_id"].nunique()) < config.checks.folds:
         raise InputError(f"{count} train patients are too few for {config.checks.folds} folds; lower checks.folds")
     if isinstance(config.denoiser, configs.StableConfig):
-        codec = load_codec(config.codec.path, "cpu") if isinstance(config.codec, configs.FolderCodec) else config.codec
+        codec = _given_codec(config) or config.codec
+        assert isinstance(codec, AutoencoderCodec | configs.TrainedCodec)  # check_config refuses others
         words, tokenizer = prompts(config.denoiser, train.findings), _tokenizer(config.denoiser.model, codec)
         if tokenizer is not None:
             check_prompts(tokenizer, words, train)
@@ -72,9 +73,16 @@ def check_shortfall(cohort: RealRows) -> None:
         raise InputError(f"no tail finding has fewer than {wanted} train positives: nothing to fill; change targets")
 
 
+def guidance_of(method: configs.MethodConfig) -> tuple[configs.GuideConfig, ...]:
+    """Return the guidance of a method besides the label; a plug-in's method may have none."""
+    return tuple(getattr(method, "guidance", ()))
+
+
 def check_guides(config: configs.RunConfig) -> None:
     """Raise InputError for guidance that no sampling step uses, or for a start that the scheduler does not support."""
     method = config.method
+    if not isinstance(method, configs.Sampling | configs.Edit | configs.Fusion):
+        return  # a plug-in's
     scheduler = factory(method.scheduler, method.num_inference_steps)()
     for timesteps in _timesteps(method, scheduler):
         for one in method.guidance:
@@ -82,7 +90,7 @@ def check_guides(config: configs.RunConfig) -> None:
                 guided_levels(timesteps, one.every, one.window, STABLE_DIFFUSION.train_steps, one.kind)
 
 
-def _timesteps(method: configs.MethodConfig, scheduler: Any) -> list[Sequence[float]]:
+def _timesteps(method: configs.Sampling | configs.Edit | configs.Fusion, scheduler: Any) -> list[Sequence[float]]:
     """Return the timesteps that the method runs, a list for each of its strengths."""
     if isinstance(method, configs.Fusion):
         return [evaluations(scheduler, last_steps(method.strength, method.num_inference_steps))]
@@ -91,19 +99,22 @@ def _timesteps(method: configs.MethodConfig, scheduler: Any) -> list[Sequence[fl
     return [from_noise(torch.zeros(1, 1, 1, 1), scheduler, method.initial_noise_scale, method.skip_steps).timesteps]
 
 
-def _check_size(config: configs.RunConfig, codec: AutoencoderCodec | configs.TrainedCodec) -> None:
-    """Raise InputError if codec and denoiser cannot divide the image size."""
-    factor = 2 ** (codec.levels - 1) if isinstance(codec, configs.TrainedCodec) else codec.factor
-    chosen, piece = config.denoiser, 1
-    if isinstance(chosen, configs.UNetConfig):
-        piece = 2 ** (chosen.levels - 1)
-    elif isinstance(chosen, configs.TransformerConfig):
-        piece = chosen.patch
-    if config.size % (factor * piece):
-        raise InputError(
-            f"size: the codec divides {config.size} px by {factor} and the denoiser by {piece}; "
-            f"give a multiple of {factor * piece}, or fewer denoiser.levels"
-        )
+def _given_codec(config: configs.RunConfig) -> AutoencoderCodec | None:
+    """Return the codec of a diffusers folder; None for one that the run trains or a plug-in builds."""
+    return load_codec(config.codec.path, "cpu") if isinstance(config.codec, configs.FolderCodec) else None
+
+
+def _check_codec(config: configs.RunConfig, given: AutoencoderCodec | None) -> None:
+    """Raise InputError if the codec does not fit the image size, the denoiser or the guidance."""
+    if isinstance(config.codec, configs.TrainedCodec):
+        require_factor(config, 2 ** (config.codec.levels - 1))
+    elif given is not None:
+        require_factor(config, given.factor)
+    else:
+        if any(one.kind == "longtail" and one.weight for one in guidance_of(config.method)):
+            raise InputError("Longtail Guidance needs a codec with gradients; use codec.kind: folder or train")
+        if isinstance(config.denoiser, configs.StableConfig):
+            raise InputError("denoiser.kind stable-diffusion needs its own autoencoder; use codec.kind: folder")
 
 
 def prompts(chosen: configs.StableConfig, findings: tuple[str, ...]) -> Prompts:

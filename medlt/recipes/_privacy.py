@@ -52,7 +52,7 @@ def plans(config: configs.RunConfig, cohort: RealRows) -> Plans:
 
     if isinstance(config.codec, configs.TrainedCodec):
         add("codec", config.codec.batch_size, config.codec.steps)
-    elif config.codec.tune is not None:
+    elif isinstance(config.codec, configs.FolderCodec) and config.codec.tune is not None:
         add("codec", config.codec.tune.batch_size, config.codec.tune.steps)
     if config.method.kind == "fusion":
         count = int(cohort.train.rows["patient_id"].nunique())
@@ -179,6 +179,11 @@ def independent_rows(requested: Sequence[str], findings: tuple[str, ...]) -> Tra
     index = pd.Index([independent_uid(name) for name in requested], name="uid")
     rows = {name: [float(name == one) for one in requested] for name in findings}
     return TrainTable(pd.DataFrame({"patient_id": "", "fold": 0, **rows}, index=index), findings, tuple(requested))
+
+
+def withheld(uids: Sequence[str]) -> Tensor:
+    """Raise InputError in place of returning real images, on which those of a data-independent run do not depend."""
+    raise InputError("a private run gives methods and checks no real images; remove privacy, or use another plug-in")
 
 
 def independent_uid(finding: str) -> str:

@@ -63,7 +63,7 @@ def _named(run: Run[configs.RunConfig], cohort: Cohort, models: str) -> str:
     """
     config = run.config
     chosen = [config.method.model_dump(mode="json"), config.checks.model_dump(mode="json"), config.size, config.seed,
-              config.precision, config.latents]  # fmt: skip
+              config.precision, config.latents, config.plugin_versions]  # fmt: skip
     real = [] if config.data_independent else [cohort.manifest.digest(), config.classifier.model_dump(mode="json")]
     return digest("images", 1, models, chosen, real)
 

@@ -129,7 +129,7 @@ def opened(config: C, progress: Progress) -> Iterator[Run[C]]:
     folder, runtime = Path(config.output_dir), runtime_of(config, progress)
     _require_own(folder)
     with locked(folder / LOCK, str(folder), wait=False):
-        text, written = configs.dump(config), folder / "config.yaml"
+        text, written = configs.dump(config, folder), folder / "config.yaml"
         if (folder / FILED).is_file() and written.is_file():
             _require_same(folder, written.read_text(), text)
         write_text(written, text)

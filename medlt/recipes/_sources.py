@@ -58,7 +58,9 @@ def source_config(name: str, given: configs.SourceConfig) -> configs.RunConfig:
         return configs.load(folder / "config.yaml").model_copy(update={"output_dir": folder})
     config = configs.load(given.config, given.set, folder=configs.folder_of(given.config))
     written = (config.output_dir / "config.yaml").read_text() if (config.output_dir / "config.yaml").is_file() else ""
-    if written != configs.dump(config) and (written or (config.output_dir / "manifest.parquet").is_file()):
+    if written != configs.dump(config, config.output_dir) and (
+        written or (config.output_dir / "manifest.parquet").is_file()
+    ):
         raise InputError(
             f"sources.{name}: {config.output_dir} was made by another config; give it as `run`, or change output_dir"
         )
