@@ -1,24 +1,30 @@
 """The command line as a user meets it: help, one clear line for a mistake, exit codes, nothing half-written."""
 
 import json
+import logging
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 import typer
 from PIL import Image
+from typer.core import TyperGroup
 from typer.testing import CliRunner
 
 from medlt import config
+from medlt._version import __version__
 from medlt.cli import app
 from medlt.cli.edge import edge
 from medlt.cli.recipes import _finish
+from medlt.cli.terminal import Terminal
 
 FINDINGS = ("Mass", "Hernia", "No_Finding")
 Spoil = Callable[[pd.DataFrame, Path], pd.DataFrame]
@@ -36,7 +42,7 @@ def table(folder: Path, n: int = 12) -> pd.DataFrame:
 
 
 def invoke(tmp_path: Path, *more: str) -> tuple[int, str]:
-    """`medlt run` on the collection in tmp_path; exit code and what was said on stderr."""
+    """`medlt run` on the collection in tmp_path; exit code and stderr."""
     (tmp_path / "c.yaml").write_text(
         f"output_dir: {tmp_path}/run\nsize: 32\ntargets: {{tail_below: 5, head_above: 8, count: 6}}\n"
         f"data: {{kind: csv, table: {tmp_path}/labels.csv, findings: [{', '.join(FINDINGS)}]}}\n"
@@ -46,12 +52,17 @@ def invoke(tmp_path: Path, *more: str) -> tuple[int, str]:
     return done.exit_code, done.stderr
 
 
-def require_nothing_made(tmp_path: Path, said: str) -> None:
+def errors(stderr: str) -> list[str]:
+    """The lines of stderr that are no progress."""
+    return [line for line in stderr.strip().splitlines() if not re.match(r"\d{4}-\d\d-\d\d ", line)]
+
+
+def require_nothing_made(tmp_path: Path, message: str) -> None:
     """No folder; or where images had to be read first, one with their cache alone, which any other config may use."""
     run = tmp_path / "run"
-    assert {path.name for path in run.glob("*")} <= {".lock", "artifacts", "config.yaml", "run.json"}
+    assert {path.name for path in run.glob("*")} <= {".lock", "artifacts", "config.yaml", "run.json", "run.log"}
     assert all(path.name.split("-")[0] in ("images", "pixels") for path in run.glob("artifacts/*"))
-    assert said in invoke(tmp_path, "seed=5")[1]
+    assert message in invoke(tmp_path, "seed=5")[1]
 
 
 def edit(column: str, value: object, row: int = 0) -> Spoil:
@@ -88,26 +99,26 @@ MISTAKES: dict[str, tuple[Spoil, str]] = {
 
 @pytest.mark.parametrize("name", MISTAKES)
 def test_bad_data_is_one_clear_line_and_nothing_is_written(tmp_path: Path, name: str) -> None:
-    spoil, said = MISTAKES[name]
+    spoil, message = MISTAKES[name]
     spoil(table(tmp_path), tmp_path).to_csv(tmp_path / "labels.csv", index=False)
-    code, told = invoke(tmp_path)
+    code, stderr = invoke(tmp_path)
     assert code == 2
-    assert said in told
-    assert len(told.strip().splitlines()) == 1
-    require_nothing_made(tmp_path, said)
+    assert message in stderr
+    assert len(errors(stderr)) == 1
+    require_nothing_made(tmp_path, message)
 
 
 def test_a_place_that_cannot_be_written_is_one_clear_line(tmp_path: Path) -> None:
     table(tmp_path).to_csv(tmp_path / "labels.csv", index=False)
     (tmp_path / "run").write_text("in the way")
-    code, told = invoke(tmp_path)
+    code, stderr = invoke(tmp_path)
     assert code == 2
-    assert re.search(r"run: is a file; choose another --out", told)
-    assert len(told.strip().splitlines()) == 1
+    assert re.search(r"run: is a file; choose another --out", stderr)
+    assert len(errors(stderr)) == 1
 
 
 @pytest.mark.parametrize(
-    ("counts", "said"),
+    ("counts", "message"),
     [
         ({"planned": 2, "kept": 0}, ["none of 2 images passed the checks"]),
         ({"planned": 2, "kept": 0, "failed": 1}, ["1 images could not be read", "none of 2 images passed the checks"]),
@@ -115,52 +126,179 @@ def test_a_place_that_cannot_be_written_is_one_clear_line(tmp_path: Path) -> Non
     ],
 )
 def test_a_run_that_kept_nothing_says_so(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], counts: dict[str, int], said: list[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], counts: dict[str, int], message: list[str]
 ) -> None:
     (tmp_path / "run.json").write_text(json.dumps({"counts": counts}))
     code = 0
     try:
-        _finish(tmp_path, as_json=True)
+        with Terminal(as_json=True) as terminal:
+            _finish(tmp_path, terminal)
     except typer.Exit as ended:
         code = ended.exit_code
     lines = capsys.readouterr().err.splitlines()
-    assert code == bool(said)
-    assert [line.removeprefix("medlt: ").split(";")[0] for line in lines] == said
+    assert code == bool(message)
+    assert [line.removeprefix("medlt: ").split(";")[0] for line in lines] == message
 
 
 @pytest.mark.parametrize(
-    ("override", "said"),
+    ("override", "message"),
     [
         ("codec={kind: folder, path: nowhere}", "nowhere"),
         ("sparse.gruops=3", "sparse.gruops is not a known key"),
         ("targets.count=1", "nothing to fill"),
     ],
 )
-def test_a_bad_setting_is_one_clear_line_and_nothing_is_written(tmp_path: Path, override: str, said: str) -> None:
+def test_a_bad_setting_is_one_clear_line_and_nothing_is_written(tmp_path: Path, override: str, message: str) -> None:
     table(tmp_path).to_csv(tmp_path / "labels.csv", index=False)
-    code, told = invoke(tmp_path, override)
+    code, stderr = invoke(tmp_path, override)
     assert code == 2
-    assert said in told
-    assert len(told.strip().splitlines()) == 1
+    assert message in stderr
+    assert len(errors(stderr)) == 1
     assert not (tmp_path / "run").exists()
 
 
 def test_a_codec_folder_that_is_none_is_told(tmp_path: Path) -> None:
     table(tmp_path).to_csv(tmp_path / "labels.csv", index=False)
     (tmp_path / "codec").mkdir()
-    code, told = invoke(tmp_path, f"codec={{kind: folder, path: {tmp_path}/codec}}")
-    assert (code, "config.json" in told) == (2, True)
+    code, stderr = invoke(tmp_path, f"codec={{kind: folder, path: {tmp_path}/codec}}")
+    assert (code, "config.json" in stderr) == (2, True)
     assert not (tmp_path / "run").exists()
 
 
-COMMANDS = ["demo", "run", "augment", "train denoiser", "evaluate", "audit", "validate", "manifest", "convert"]
+def commands(group: typer.Typer = app) -> list[tuple[str, ...]]:
+    """Every command, as its words."""
+    root = typer.main.get_command(group)
+    assert isinstance(root, TyperGroup)
+    return [
+        (name, *below)
+        for name, command in root.commands.items()
+        for below in ([(one,) for one in command.commands] if isinstance(command, TyperGroup) else [()])
+    ]
 
 
-@pytest.mark.parametrize("command", [*COMMANDS, "report", "doctor", "config list", "config copy"])
-def test_every_command_has_help(command: str) -> None:
-    done = CliRunner().invoke(app, [*command.split(), "--help"])
+@pytest.mark.parametrize("command", commands(), ids=" ".join)
+def test_every_command_has_help_with_an_example_that_it_accepts(command: tuple[str, ...]) -> None:
+    done = CliRunner().invoke(app, [*command, "--help"])
     assert done.exit_code == 0
-    assert "--json" in re.sub(r"\x1b\[[0-9;]*m", "", done.stdout)
+    for part in ("--json", "-q, --quiet", "-v, --verbose", "Example"):
+        assert part in done.stdout
+    examples = re.findall(rf"^  +medlt ({' '.join(command)}\b.*)$", done.stdout, re.MULTILINE)
+    assert examples
+    assert max(map(len, done.stdout.splitlines())) <= 80
+    root = typer.main.get_command(app)
+    for typed in examples:
+        words = shlex.split(typed.partition(">")[0])
+        with root.make_context("medlt", words) as context:
+            found = root
+            while isinstance(found, TyperGroup):
+                _, found, words = found.resolve_command(context, words)
+            found.make_context("medlt", words)
+
+
+def test_the_program_lists_its_commands_in_the_order_of_use() -> None:
+    done = CliRunner().invoke(app, ["--help"])
+    listed = re.findall(r"^  (\w+)  ", done.stdout.partition("Commands:")[2], re.MULTILINE)
+    assert listed[:6] == ["doctor", "demo", "convert", "manifest", "validate", "config"]
+    assert set(listed) == {command[0] for command in commands()}
+    assert CliRunner().invoke(app, ["--version"]).stdout == f"medlt {__version__}\n"
+
+
+@pytest.mark.parametrize(
+    ("typed", "line"),
+    [
+        ("agument c.yaml", "medlt has no command 'agument'; did you mean 'augment'? use one of doctor, demo, "),
+        ("release RUN OUT", "medlt has no command 'release'; use one of doctor, demo, convert, "),
+        ("config lst", "medlt config has no command 'lst'; did you mean 'list'? use one of list, copy, schema"),
+        ("demo --sead 3", "no such option: --sead; did you mean '--seed'?; see `medlt demo --help`"),
+        ("run c.yaml --targets.count 3", "write a setting of the config without dashes: targets.count=VALUE; see "),
+        ("run", "missing argument 'CONFIG'; see `medlt run --help`"),
+        ("demo --seed x", "invalid value for '--seed': must be a valid integer; see `medlt demo --help`"),
+        (
+            "audit demo --fpr 3",
+            "invalid value for '--fpr': must be less than or equal to 0.2; see `medlt audit --help`",
+        ),
+    ],
+)
+def test_a_typing_mistake_is_one_line_that_says_what_to_type(typed: str, line: str) -> None:
+    done = CliRunner().invoke(app, typed.split())
+    assert (done.exit_code, done.stdout) == (2, "")
+    assert len(done.stderr.splitlines()) == 1
+    assert line in done.stderr
+    as_json = CliRunner().invoke(app, [*typed.split(), "--json"])
+    assert json.loads(as_json.stdout)["exit_code"] == as_json.exit_code == 2
+    assert as_json.stderr.startswith("medlt: ")
+
+
+@pytest.mark.parametrize(
+    "typed",
+    [
+        *("run nowhere.yaml", "augment nowhere.yaml", "train codec nowhere.yaml", "evaluate nowhere.yaml"),
+        *("report nowhere", "audit nowhere", "validate nowhere.parquet", "convert nowhere out"),
+        *("manifest csv nowhere.csv out.parquet --findings Mass", "config copy nowhere", "demo --out here"),
+    ],
+)
+def test_an_error_is_one_json_object_and_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, typed: str) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "here").write_text("a file")
+    done = CliRunner().invoke(app, [*typed.split(), "--json"])
+    error = json.loads(done.stdout)
+    assert list(error) == ["error", "exit_code"]
+    assert error["exit_code"] == done.exit_code == 2
+    assert done.stderr == f"medlt: {error['error']}\n"
+
+
+def test_a_fault_of_medlt_is_json_with_its_traceback_on_stderr(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(ZeroDivisionError), edge(as_json=True):
+        1 / 0  # noqa: B018
+    assert json.loads(capsys.readouterr().out) == {"error": "ZeroDivisionError: division by zero", "exit_code": 1}
+
+
+def test_nothing_but_the_result_reaches_stdout(capsys: pytest.CaptureFixture[str]) -> None:
+    with edge(as_json=True) as terminal:
+        sys.stdout.write("a library talks\n")
+        with terminal.stage("work"):
+            terminal("units", 1, 2)
+        terminal.say({"rate": float("nan"), "count": np.int64(3), 5: (1, 2)}, lambda: "")
+    out, err = capsys.readouterr()
+    assert json.loads(out) == {"rate": None, "count": 3, "5": [1, 2]}
+    assert "a library talks" in err
+    assert re.search(r"^\d{4}-\d\d-\d\d \d\d:\d\d:\d\d work: finished in 0 s$", err, re.MULTILINE)
+
+
+@pytest.mark.parametrize(("volume", "shown"), [(False, []), (None, ["work: started"]), (True, ["work: started"])])
+def test_quiet_shows_warnings_and_the_result_alone(
+    capsys: pytest.CaptureFixture[str], volume: bool | None, shown: list[str]
+) -> None:
+    log = logging.getLogger("medlt.part")
+    with edge(volume=volume) as terminal:
+        terminal.begin("work")
+        log.info("a detail")
+        log.warning("a warning")
+        terminal.mention("a remark")
+        terminal.say_lines({}, ["the result"])
+    out, err = capsys.readouterr()
+    assert out == "the result\n"
+    assert "medlt: warning: a warning" in err
+    assert [line for line in shown if line in err] == shown
+    assert ("a remark" in err) == (volume is not False)
+    assert ("a detail" in err) == (volume is True)
+
+
+def complete(*words: str) -> list[str]:
+    """What the shell offers after these words."""
+    asked = {"_MEDLT_COMPLETE": "complete_bash", "COMP_WORDS": " ".join(words), "COMP_CWORD": str(len(words) - 1)}
+    return CliRunner().invoke(app, [], env=asked, prog_name="medlt").stdout.split()
+
+
+def test_the_shell_completes_commands_configs_and_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "demo.yaml").write_text("")
+    (tmp_path / "demo.txt").write_text("")
+    assert complete("medlt", "aug") == ["augment"]
+    assert complete("medlt", "run", "demo") == ["demo/demo", "demo.yaml"]
+    assert complete("medlt", "config", "copy", "dicom_folder/f") == ["dicom_folder/fusion"]
+    assert complete("medlt", "train", "den") == ["denoiser"]
+    assert "--install-completion" in CliRunner().invoke(app, ["--help"]).stdout
 
 
 def test_validate_counts_and_exits_by_what_it_found(tmp_path: Path) -> None:
@@ -189,24 +327,23 @@ def test_report_of_no_run_is_one_clear_line(tmp_path: Path) -> None:
 def test_a_config_that_is_nowhere_is_one_clear_line(tmp_path: Path, command: str) -> None:
     done = CliRunner().invoke(app, [*command.split(), "nih14/fusoin"])
     assert done.exit_code == 2
-    assert (
-        done.stderr
-        == "medlt: nih14/fusoin: no such config file; `medlt config list` names those that ship with medlt\n"
-    )
+    meant = "no such config file; did you mean 'nih14/fusion'? `medlt config list` names those that ship with medlt"
+    assert done.stderr == f"medlt: nih14/fusoin: {meant}\n"
 
 
 def test_configs_are_listed_copied_and_described(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     listed = CliRunner().invoke(app, ["config", "list"]).stdout.splitlines()
     assert "demo/demo fusion" in [" ".join(line.split()) for line in listed]
-    told = json.loads(CliRunner().invoke(app, ["config", "list", "--json"]).stdout)["configs"]
-    assert [line.split()[0] for line in listed] == list(told)
+    methods = json.loads(CliRunner().invoke(app, ["config", "list", "--json"]).stdout)["configs"]
+    assert [line.split()[0] for line in listed] == list(methods)
     copied = CliRunner().invoke(app, ["config", "copy", "phantom/verdict", "mine", "--json"])
     assert json.loads(copied.stdout)["written"] == ["mine/verdict.yaml", "mine/fusion.yaml", "mine/edit.yaml"]
     again = CliRunner().invoke(app, ["config", "copy", "phantom/verdict", "mine"])
     assert (again.exit_code, again.stdout) == (2, "")
-    assert again.stderr == "medlt: mine/verdict.yaml: is there already; move it away, or give another place as TO\n"
-    for kind, title in (("run", "RunConfig"), ("verdict", "VerdictConfig")):
+    kept = tmp_path / "mine/verdict.yaml"
+    assert again.stderr == f"medlt: {kept}: exists already; move it away, or give another TO\n"
+    for kind, title in (("run", "RunConfig"), ("verdict", "EvaluateConfig")):
         schema = json.loads(CliRunner().invoke(app, ["config", "schema", kind]).stdout)
         assert (schema["title"], schema["additionalProperties"]) == (title, False)
     assert CliRunner().invoke(app, ["config", "schema", "recipe"]).exit_code == 2
@@ -225,19 +362,20 @@ def wait() -> None:
             os.kill(os.getpid(), signal.SIGTERM)
             time.sleep(600)
         try:
-            print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+            print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), file=sys.__stdout__, flush=True)
             time.sleep(600)
         finally:
-            print("cleaned up", flush=True)
+            print("cleaned up", file=sys.__stdout__, flush=True)
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
 app(["wait"])
 """
 
 
 @pytest.mark.parametrize(
-    ("number", "code", "said"), [(signal.SIGTERM, 143, "terminated"), (signal.SIGINT, 130, "interrupted")]
+    ("number", "code", "message"), [(signal.SIGTERM, 143, "terminated"), (signal.SIGINT, 130, "interrupted")]
 )
-def test_a_signal_ends_in_one_line_after_cleaning_up(number: signal.Signals, code: int, said: str) -> None:
+def test_a_signal_ends_in_one_line_after_cleaning_up(number: signal.Signals, code: int, message: str) -> None:
     """A process that was forked dies of SIGTERM as ever, without a word."""
     command = [sys.executable, "-c", WAITING]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
@@ -246,7 +384,7 @@ def test_a_signal_ends_in_one_line_after_cleaning_up(number: signal.Signals, cod
         process.send_signal(number)
         out, err = process.communicate(timeout=120)
     assert (process.returncode, out) == (code, "cleaned up\n")
-    assert err == f"medlt: {said}; the same command goes on from here\n"
+    assert err == f"medlt: {message}; run the same command again to resume\n"
 
 
 def test_signals_are_handled_as_before_once_a_command_has_ended() -> None:
@@ -288,7 +426,7 @@ def test_the_configs_for_a_dicom_folder_read_what_convert_and_manifest_write(
 
     monkeypatch.chdir(tmp_path)
     archive = phantom.write(tmp_path / "archive", patients=20, seed=0, size=64).parent
-    convert = ["convert", str(archive / "dicom"), "converted", "--size", "32", "--workers", "1", "--no-progress"]
+    convert = ["convert", str(archive / "dicom"), "converted", "--size", "32", "--workers", "1", "-q"]
     assert CliRunner().invoke(app, convert).exit_code == 0
     made = pd.read_parquet("converted/manifest.parquet")
     labels = pd.DataFrame({"sop_uid": made["sop_uid"], "Mass": 1, "No_Finding": 0}).reset_index(drop=True)
@@ -307,7 +445,7 @@ def test_the_configs_for_a_dicom_folder_read_what_convert_and_manifest_write(
 def test_the_demo_runs_where_a_package_named_pipelines_is(tmp_path: Path) -> None:
     (tmp_path / "pipelines").mkdir()
     (tmp_path / "pipelines/__init__.py").write_text("raise SystemExit('the wrong package')\n")
-    command = [sys.executable, "-m", "medlt", "demo", "--no-progress", "--json"]
+    command = [sys.executable, "-m", "medlt", "demo", "-q", "--json"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=3600, env={**os.environ})
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["verdict"]["verdict"] in ("helps", "no evidence", "harms")

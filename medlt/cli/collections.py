@@ -31,9 +31,9 @@ def _pairs(option: list[str] | None) -> dict[str, str]:
 
 @app.command(
     epilog=example(
-        "medlt manifest csv labels.csv manifest.parquet --images png --findings Mass,Hernia",
-        "medlt manifest folder converted manifest.parquet --labels labels.csv --key sop_uid",
-        "medlt manifest mimic-cxr-lt MIMIC-CXR-JPG manifest.parquet --release 2023",
+        "medlt manifest csv labels.csv own.parquet --images png --findings Mass,Hernia",
+        "medlt manifest folder converted own.parquet --labels own.csv --key sop_uid",
+        "medlt manifest mimic-cxr-lt MIMIC-CXR-JPG mimic.parquet --release 2023",
     )
 )
 def manifest(

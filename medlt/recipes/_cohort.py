@@ -205,8 +205,9 @@ def _require_readable(failures: pd.DataFrame, manifest: Manifest, skip: bool) ->
     """Raise InputError for the first unreadable image, or if no readable one is left."""
     if len(failures) and (not skip or len(failures) == len(manifest.rows)):
         more = f" (and {len(failures) - 1} more)" if len(failures) > 1 else ""
-        go_on = "" if len(failures) == len(manifest.rows) else ", or write skip_unreadable: true to leave it out"
-        raise InputError(f"{failures.iloc[0]['reason']}{more}; replace the file{go_on}")
+        go_on = "" if len(failures) == len(manifest.rows) else ", or set skip_unreadable=true to go on without it"
+        reason = str(failures.iloc[0]["reason"]).partition(";")[0]  # its own hint may contradict this one
+        raise InputError(f"{reason}{more}; replace the file{go_on}")
 
 
 def _require_positives(config: configs.RunConfig | configs.EvaluateConfig, manifest: Manifest) -> None:
