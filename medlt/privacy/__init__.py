@@ -1,4 +1,4 @@
-"""Training that hides who was in the collection, its ledger, its claim, and the audit of any run."""
+"""Differentially private training, its ledger, the privacy claim of a run, and the audit of any run."""
 
 from medlt.privacy.claims import Claim, claim
 

@@ -17,6 +17,7 @@ from typing import Any
 
 from medlt import config as configs
 from medlt.files import digest_tensors
+from medlt.plugins import CHECKS, METHODS
 from medlt.privacy.ledger import NAME, NEIGHBOURS, Ledger, format_epsilon, read_ledger
 from medlt.types import InputError
 
@@ -138,7 +139,7 @@ def _config_violations(config: configs.RunConfig) -> Iterator[str]:
         yield "the config has no section privacy (add `privacy: {epsilon: 8, delta: 1e-6}` and run in a new folder)"
     elif not chosen.secure_mode:
         yield "randomness was not secure, so the noise can be removed (set privacy.secure_mode: true)"
-    if kind in ("fusion", "edit"):
+    if not METHODS[kind].from_noise:
         yield f"method {kind} reads real images when it makes synthetic ones (use method: noise or minority)"
     if kind == "diffult":
         yield "method diffult trains with losses and a classifier that the ledger does not cover (use method: noise)"
@@ -180,7 +181,7 @@ def _folder_violations(seen: Provenance) -> Iterator[str]:
         if name in digests and not any(stage.split()[0] == name for stage in seen.stages()):
             yield f"{what} was trained without privacy ({name} is in run.json but not in {NAME}; run without it)"
     yield from _shared_patients(seen)
-    yield from _real_data_used(seen.folder)
+    yield from _real_data_used(seen.folder, seen.config)
 
 
 def _ledger_violations(seen: Provenance, ledger: Ledger) -> Iterator[str]:
@@ -251,12 +252,13 @@ def _shared_patients(seen: Provenance) -> Iterator[str]:
             yield f"{name} was trained in a run on some of the same patients (give weights that saw none of them)"
 
 
-def _real_data_used(folder: Path) -> Iterator[str]:
+def _real_data_used(folder: Path, config: configs.RunConfig) -> Iterator[str]:
     """Yield uses of verifiers and of real rows for the images, from the tables of the folder."""
     import pandas as pd
 
     if (file := folder / "checks.parquet").is_file():
-        names = set(pd.read_parquet(file, columns=["check"])["check"]) - DATA_INDEPENDENT_CHECKS
+        added = {name for name in config.checks.optional if CHECKS.package(name) and CHECKS[name].private}
+        names = set(pd.read_parquet(file, columns=["check"])["check"]) - DATA_INDEPENDENT_CHECKS - added
         if names:
             yield (
                 f"the images were chosen by checks that use real images ({', '.join(sorted(names))}; such checks are "

@@ -1,18 +1,18 @@
-"""A feature space of radiographs in which views of one image, and images of one patient, lie close together.
+"""A feature space of radiographs in which views of one image, and images of one patient, are close together.
 
-A small residual network with group normalisation is trained by contrast: a batch holds two views of each of B patients
-(two images of the patient where there are two, else two views of the one), and each view must find its partner among
-the 2B - 1 others,
+A small residual network with group normalisation is trained by contrastive learning. A batch holds two views of each of
+B patients: views of two images if the patient has two, else two views of one image. The loss identifies the partner of
+each view among the 2B - 1 others,
 
     loss = -log softmax_j(z_i . z_j / temperature) at the partner of i, j != i
 
-(NT-Xent, arXiv 2002.05709; with patients as classes it is the supervised contrastive loss of arXiv 2004.11362). That
-chest radiographs identify patients so is the finding of Packhäuser et al., Scientific Reports 12:14851 (2022): AUC
-0.994 from 112,120 images; a collection of some thousands gives less, which is why `verify` measures it on patients
-that the embedding was not trained on.
+(NT-Xent, arXiv 2002.05709; with patients as classes it is the supervised contrastive loss of arXiv 2004.11362).
+Packhäuser et al., Scientific Reports 12:14851 (2022), identify patients by chest radiographs in this way: AUC 0.994
+from 112,120 images. Some thousands of images give less, so `verify` measures it on patients that the embedding was not
+trained on.
 
-The embedding is to be trained on ALL real images that the audit will ask about, members of the training under audit and
-held-out ones alike: an embedding that had seen only the one kind would tell the two apart by itself.
+Train the embedding on ALL real images of the audit, members and held-out images alike. An embedding that has seen only
+one of the two kinds would distinguish them by itself.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ from medlt.types import InputError
 Embed: TypeAlias = Callable[[Tensor], Tensor]
 """Images [B,1,H,W], uint8 or float in [0,1] -> unit vectors float32 [B,D], on the CPU."""
 
-FORMAT = 2  # part of the key: raise it when the same settings would train other weights
+FORMAT = 2  # part of the key: increase it if the same settings would train other weights
 FILE = "embedding.safetensors"
 WIDTHS = (16, 32, 48, 64)
 
@@ -59,13 +59,13 @@ class _Block(nn.Module):
         self.skip = nn.Conv2d(inside, outside, 1, 2, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return [B,inside,h,w] -> [B,outside,h/2,w/2]."""
+        """Return features [B,outside,h/2,w/2] of x [B,inside,h,w]."""
         inner = self.second(torch.relu(self.norm(self.first(x))))
         return torch.relu(self.skip(x) + self.last(inner))
 
 
 class SiameseNetwork(nn.Module):
-    """Images [B,1,S,S] -> unit vectors [B,D]; where things are is kept (no pooling), contrast is not."""
+    """Network from images [B,1,S,S] to unit vectors [B,D]. It keeps positions (no pooling) and ignores contrast."""
 
     def __init__(self, size: int = 64, features: int = 128, widths: Sequence[int] = WIDTHS) -> None:
         super().__init__()
@@ -81,16 +81,14 @@ class SiameseNetwork(nn.Module):
 
 
 def prepared(images: Tensor, size: int) -> Tensor:
-    """Return uint8 or float images [B,1,H,W] as float32 in [0,1] of `size`, resized by area; NaN and infinities become
-    0.
-    """
+    """Return uint8 or float images [B,1,H,W] as float32 in [0,1], resized by area to `size`; NaN and inf become 0."""
     floats = images.float() / 255 if images.dtype == torch.uint8 else images.float().nan_to_num(0, 0, 0).clamp(0, 1)
     return floats if floats.shape[-2:] == (size, size) else functional.interpolate(floats, (size, size), mode="area")
 
 
 @dataclass(frozen=True)
 class Embedding:
-    """A trained network as a function of images, see `Embed`; `digest` names its weights."""
+    """A trained network as a function of images, see `Embed`; `digest` is that of its weights."""
 
     network: SiameseNetwork
     size: int
@@ -110,13 +108,12 @@ def fit_embedding(
 ) -> Embedding:  # fmt: skip
     """Train the embedding on all real images uint8 [N,1,S,S] of `patients` [N].
 
-    Give members and held-out images together (see the module). It is kept in the store under images, patients, settings
-    and the runtime's seed. 250 steps take about a minute on one core. `size` is a multiple of 16. It computes in
-    float32, whatever the runtime's precision. Raises InputError for fewer than 8 patients or another number of patients
-    than images.
+    Give members and held-out images together (see the module). The store keeps the weights by images, patients,
+    settings and seed. 250 steps take about a minute on one core. `size` is a multiple of 16. The precision is always
+    float32. Raises InputError for fewer than 8 patients, or if images and patients differ in number.
     """
     if len(images) != len(patients) or images.ndim != 4:
-        raise InputError(f"images {tuple(images.shape)} and {len(patients)} patients; give one [1,S,S] image a patient")
+        raise InputError(f"images {tuple(images.shape)}, {len(patients)} patients; give [N,1,S,S] and N patients")
     of = owners([str(one) for one in patients])
     if of.max(initial=-1) < 7:
         raise InputError(f"{of.max(initial=-1) + 1} patients cannot train an embedding; give at least 8")
@@ -142,7 +139,7 @@ def fit_embedding(
 
 
 def _fresh(size: int, seed: int) -> SiameseNetwork:
-    """Return an untrained network, channels last; torch's global generator is left as it was."""
+    """Return an untrained network, channels last, without changing torch's global generator."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed_of(seed, "embedding weights"))
         network = SiameseNetwork(size)
@@ -150,7 +147,7 @@ def _fresh(size: int, seed: int) -> SiameseNetwork:
 
 
 class PairLoss:
-    """The loss of a step: views of its patients' images, each told from all others; a function of (seed, step)."""
+    """The contrastive loss of a step on views of images of its patients, a function of (seed, step)."""
 
     def __init__(
         self, images: Tensor, of: np.ndarray, batch: int, size: int, temperature: float, seed: int
@@ -159,24 +156,24 @@ class PairLoss:
         self.pairs = _Pairs(of, batch)
 
     def __call__(self, network: nn.Module, step: int, part: BatchPart) -> Tensor:
-        """Partners stay together when a batch is cut."""
+        """Return the loss of a step. Partners stay together if a batch is split."""
         left, right = (part.take(rows) for rows in self.pairs.draw(numpy_generator(self.seed, "embedding pairs", step)))
-        shown = prepared(self.images[torch.from_numpy(np.concatenate([left, right]))], self.size)
-        seen = training_view(shown, torch_generator(self.seed, "embedding views", step))
+        images = prepared(self.images[torch.from_numpy(np.concatenate([left, right]))], self.size)
+        views = training_view(images, torch_generator(self.seed, "embedding views", step))
         device = next(network.parameters()).device
-        found = network(seen.to(device).contiguous(memory_format=torch.channels_last))
-        return contrastive(found, self.temperature)
+        vectors = network(views.to(device).contiguous(memory_format=torch.channels_last))
+        return contrastive(vectors, self.temperature)
 
 
 def contrastive(vectors: Tensor, temperature: float) -> Tensor:
-    """Return NT-Xent of unit vectors [2B,D], rows i and i + B being partners."""
+    """Return the NT-Xent loss of unit vectors [2B,D], where rows i and i + B are partners."""
     n = len(vectors)
     near = (vectors @ vectors.T / temperature).masked_fill(torch.eye(n, dtype=torch.bool, device=vectors.device), -1e4)
     return functional.cross_entropy(near, torch.arange(n, device=vectors.device).roll(n // 2))
 
 
 class _Pairs:
-    """Batches of distinct patients, two rows each; patients of several images make up half of one, where there are."""
+    """Batches of distinct patients, two rows each; up to half of a batch are patients with several images."""
 
     def __init__(self, of: np.ndarray, batch: int) -> None:
         order, counts = np.argsort(of, kind="stable"), np.bincount(of)
@@ -188,7 +185,7 @@ class _Pairs:
         self.second = size - self.first
 
     def draw(self, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-        """Return two rows of each patient of a batch: ([B], [B])."""
+        """Return two rows of each patient of a batch, ([B], [B])."""
         pairs = [rng.choice(self.several[i], 2, replace=False) for i in _some(rng, len(self.several), self.first)]
         pairs += [self.single[i].repeat(2) for i in _some(rng, len(self.single), self.second)]
         both = np.array(pairs)
@@ -196,6 +193,6 @@ class _Pairs:
 
 
 def _some(rng: np.random.Generator, n: int, count: int) -> np.ndarray:
-    """Return `count` different numbers below n."""
+    """Return `count` different random numbers below n."""
     chosen: np.ndarray = rng.permutation(n)[:count]
     return chosen

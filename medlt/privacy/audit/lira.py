@@ -1,13 +1,14 @@
 """LiRA: the likelihood-ratio attack with shadow models (Carlini et al., arXiv 2112.03570).
 
-Some images are learnt easily by every model. Models trained on random halves of all images say what an image's score is
-like where it was in, N(mu_in, sd_in), and where it was out, N(mu_out, sd_out); the target's score s of it is read as
+Some images are easy for every model. So shadow models are trained on random halves of all images. They give the
+distribution of the score of an image if it was in the training, N(mu_in, sd_in), and if not, N(mu_out, sd_out). The
+score s of the target model becomes
 
     online:   log N(s; mu_in, sd_in^2) - log N(s; mu_out, sd_out^2)            (Algorithm 1)
     offline:  log Phi((s - mu_out) / sd_out)                                    (sec. IV-C: only models without it)
 
-The standard deviations are pooled over all images, as the paper does where shadows are few (sec. VI). Halves are drawn
-by patient. Models that a patient was in and out of are the same number for all.
+The standard deviations are pooled over all images, as in the paper for few shadow models (sec. VI). Halves are drawn by
+patient, and every patient is in half of the models.
 """
 
 from __future__ import annotations
@@ -23,14 +24,14 @@ from medlt.rng import numpy_generator, seed_of
 from medlt.types import InputError
 
 Shadow: TypeAlias = Callable[[np.ndarray, int], np.ndarray]
-"""(which images to train on, bool [N], seed) -> the trained shadow's score of every image, [N]."""
+"""(images to train on, bool [N], seed) -> score [N] of every image by the trained shadow model."""
 
 
 def halves(patients: Sequence[str], models: int, seed: int) -> np.ndarray:
-    """Return which images each shadow is trained on, bool [models,N]; every patient is in half of them, all images
-    together.
+    """Return the training images of each shadow model, bool [models,N].
 
-    Raises InputError for an odd number of models, or fewer than 2.
+    Every patient is, with all images, in half of the models. Raises InputError for an odd number of models, or fewer
+    than 2.
     """
     if models < 2 or models % 2:
         raise InputError(f"{models} shadow models; give an even number, so that each patient is in half of them")
@@ -42,14 +43,17 @@ def halves(patients: Sequence[str], models: int, seed: int) -> np.ndarray:
 
 
 def lira(target: np.ndarray, shadows: np.ndarray, inside: np.ndarray, *, online: bool = True) -> np.ndarray:
-    """Return LiRA scores [N] of `target` [N] from scores of shadows [M,N] trained where `inside`, bool [M,N], is true.
+    """Return the LiRA scores [N] of `target` [N].
 
-    Raises InputError for shapes that do not fit, scores that are not finite, or an image that no shadow was trained
-    without (or, online, with).
+    shadows: scores [M,N] of shadow models; inside: bool [M,N], the training images of each. Raises InputError for
+    shapes that do not fit, scores that are not finite, or an image without a shadow model trained without it (or, if
+    online, with it).
     """
     target, shadows, inside = np.asarray(target, float), np.asarray(shadows, float), np.asarray(inside, bool)
     if shadows.shape != inside.shape or target.shape != shadows.shape[1:] or not np.isfinite(shadows).all():
-        raise InputError(f"scores {target.shape}, shadows {shadows.shape} and masks {inside.shape}: [N], [M,N], [M,N]")
+        raise InputError(
+            f"scores {target.shape}, shadows {shadows.shape}, masks {inside.shape}; give finite [N], [M,N] and [M,N]"
+        )
     mean_out, sd_out = _gaussian(shadows, ~inside, "without")
     if not online:
         return np.asarray(stats.norm.logcdf(target, mean_out, sd_out))
@@ -58,10 +62,10 @@ def lira(target: np.ndarray, shadows: np.ndarray, inside: np.ndarray, *, online:
 
 
 def _gaussian(shadows: np.ndarray, chosen: np.ndarray, how: str) -> tuple[np.ndarray, float]:
-    """Return the mean of each image's chosen scores [N], and their standard deviation about it, pooled over images."""
+    """Return the mean [N] of the chosen scores of each image, and their standard deviation, pooled over images."""
     count = chosen.sum(0)
     if not count.all():
-        raise InputError(f"{(count == 0).sum()} images have no shadow model trained {how} them; draw masks by halves()")
+        raise InputError(f"{(count == 0).sum()} images have no shadow model trained {how} them; use masks of halves()")
     mean = np.where(chosen, shadows, 0).sum(0) / count
     squares = np.where(chosen, shadows - mean, 0) ** 2
     free = max(1, int((count - 1).sum()))
@@ -71,7 +75,7 @@ def _gaussian(shadows: np.ndarray, chosen: np.ndarray, how: str) -> tuple[np.nda
 def attack(
     target: np.ndarray, shadow: Shadow, patients: Sequence[str], *, models: int, seed: int, online: bool = True
 ) -> np.ndarray:
-    """Return LiRA scores [N] of `target` [N]: trains `models` shadows on halves of `patients` [N], one after another."""
+    """Train `models` shadow models on halves of `patients` [N], and return the LiRA scores [N] of `target` [N]."""
     inside = halves(patients, models, seed)
     shadows = np.stack([shadow(mask, seed_of(seed, "shadow", k)) for k, mask in enumerate(inside)])
     return lira(target, shadows, inside, online=online)

@@ -1,7 +1,7 @@
 """Shares with their intervals, and the area under the ROC curve with patients resampled.
 
-The audit counts: copies found, members guessed, pairs linked. A count k of n has the Wilson interval where the shares
-of several conditions are compared, and the exact one of Clopper and Pearson where a bound must hold for any n.
+The audit counts detected copies, identified members and linked pairs. A count k of n has the Wilson interval if shares
+of several conditions are compared, and the exact interval of Clopper and Pearson if a bound must hold for any n.
 Reference: Brown, Cai & DasGupta, Interval Estimation for a Binomial Proportion (Statistical Science 16, 2001).
 """
 
@@ -18,7 +18,7 @@ from medlt.metrics.ranking import Ranking
 
 
 class Share(NamedTuple):
-    """A share in [0,1] with the ends of its interval; NaN of nothing."""
+    """A share in [0,1] with its interval; NaN without data."""
 
     value: float
     low: float
@@ -29,27 +29,26 @@ class Share(NamedTuple):
 
 
 def share(count: int, of: int, level: float = 0.95, method: Literal["wilson", "exact"] = "wilson") -> Share:
-    """Return `count` of `of`, with its two-sided interval at `level`."""
+    """Return the share `count` / `of` with its two-sided interval at `level`."""
     if not of:
         return Share(np.nan, np.nan, np.nan)
-    found = stats.binomtest(int(count), int(of)).proportion_ci(level, method)
-    return Share(count / of, float(found.low), float(found.high))
+    ends = stats.binomtest(int(count), int(of)).proportion_ci(level, method)
+    return Share(count / of, float(ends.low), float(ends.high))
 
 
 def area(
-    truth: np.ndarray, score: np.ndarray, owner: Sequence[str] | np.ndarray, seed: np.random.Generator,
+    truth: np.ndarray, score: np.ndarray, owner: Sequence[str] | np.ndarray, rng: np.random.Generator,
     draws: int = 1000, level: float = 0.95,
 ) -> Share:  # fmt: skip
-    """Return AUROC of `score` [N] for `truth` [N] in {0,1}; percentiles over `draws` resamples of the owners
-    (patients).
+    """Return the AUROC of `score` [N] for `truth` [N] in {0,1}, with its percentile interval.
 
-    NaN where a class is empty. Chance comes from `seed`, a numpy generator.
+    The owners (patients) are resampled `draws` times. The result is NaN if a class is empty.
     """
     of = owners([str(one) for one in owner])
     count = int(of.max(initial=-1)) + 1
     ranked = Ranking.of(np.asarray(truth, np.float64), score, of)
     point = float(ranked.metrics(np.ones((1, count)))[1, 0])
-    drawn = ranked.metrics(resampled(count, draws, seed))[1]
+    drawn = ranked.metrics(resampled(count, draws, rng))[1]
     drawn = drawn[~np.isnan(drawn)]
     if np.isnan(point) or not len(drawn):
         return Share(point, np.nan, np.nan)
@@ -58,22 +57,22 @@ def area(
 
 
 def auroc_difference(
-    truth: np.ndarray, one: np.ndarray, other: np.ndarray, seed: np.random.Generator, draws: int = 1000,
+    truth: np.ndarray, one: np.ndarray, other: np.ndarray, rng: np.random.Generator, draws: int = 1000,
     level: float = 0.95,
 ) -> Share:  # fmt: skip
-    """Return AUROC of `one` less that of `other`, both [N] scores of `truth` [N]; both see the same resamples of rows."""
+    """Return the AUROC of `one` minus that of `other`, scores [N] of `truth` [N], with the same resamples for both."""
     count = len(truth)
-    weights = np.concatenate([np.ones((1, count), dtype=np.int64), resampled(count, draws, seed)])
+    weights = np.concatenate([np.ones((1, count), dtype=np.int64), resampled(count, draws, rng)])
     same, whose = np.asarray(truth, np.float64), np.arange(count)
     areas = [Ranking.of(same, score, whose).metrics(weights)[1] for score in (one, other)]
-    found = areas[0] - areas[1]
-    drawn = found[1:][~np.isnan(found[1:])]
+    gaps = areas[0] - areas[1]
+    drawn = gaps[1:][~np.isnan(gaps[1:])]
     low, high = np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2]) if len(drawn) else (np.nan, np.nan)
-    return Share(float(found[0]), float(low), float(high))
+    return Share(float(gaps[0]), float(low), float(high))
 
 
 def by_patient(scores: np.ndarray, patients: Sequence[str] | np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return (mean score of each patient [P], number of each row's patient [N]); the patients' names are not kept."""
+    """Return (mean score of each patient [P], number of the patient of each row [N]), without names of patients."""
     of = owners([str(one) for one in patients])
     sums = np.bincount(of, weights=np.asarray(scores, np.float64))
     return np.asarray(sums / np.bincount(of)), of

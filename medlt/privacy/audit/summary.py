@@ -1,7 +1,6 @@
-"""What the parts of an audit found, as one record and as tables; nothing in either names a patient.
+"""Results of an audit as one record and as tables, without names of patients.
 
-The conclusion is as strong as the weakest part: a failed one is named; parts that could not conclude are named too, and
-silence on them is not absence.
+The conclusion names the parts that failed, and the parts without a conclusion, which are no evidence of privacy.
 """
 
 from __future__ import annotations
@@ -21,21 +20,21 @@ from medlt.types import InputError
 
 
 class AuditPart(Protocol):
-    """What every part of an audit tells; a dataclass, whose further fields are its numbers."""
+    """Result of one part of an audit: a dataclass, whose other fields are its numbers."""
 
     @property
     def passed(self) -> bool | None:
-        """True: no leak found; False: found; None: cannot conclude."""
+        """True if no leak was detected, False if one was, None without a conclusion."""
         ...
 
     @property
     def sentence(self) -> str:
-        """The result in words."""
+        """The result as a sentence."""
         ...
 
 
 def result(name: str, part: AuditPart) -> dict[str, Any]:
-    """Return {"name", "sentence", "passed": true | false | null} and every number of a part, plain enough for JSON."""
+    """Return name, sentence, passed (true, false or null) and all numbers of a part, as JSON types."""
     values = {one.name: getattr(part, one.name) for one in fields(part)}  # type: ignore[arg-type]
     kept = {k: v for k, v in values.items() if k not in ("images", "patients") or not isinstance(v, pd.DataFrame)}
     numbers = {k: _plain(v) for k, v in kept.items() if k != "name"}
@@ -43,7 +42,7 @@ def result(name: str, part: AuditPart) -> dict[str, Any]:
 
 
 def _plain(value: Any) -> Any:
-    """Return numbers, text, lists and dicts only; what is not finite becomes null."""
+    """Return a value as numbers, text, lists and dicts; numbers that are not finite become None."""
     if isinstance(value, pd.DataFrame):
         return [_plain(row) for row in value.reset_index().to_dict("records")]
     if hasattr(value, "_asdict"):
@@ -59,28 +58,28 @@ def _plain(value: Any) -> Any:
 
 
 def summary(parts: Mapping[str, AuditPart]) -> dict[str, Any]:
-    """Return {"results": one a part, in order, "conclusion": a sentence}.
+    """Return {"results": one for each part, in order, "conclusion": a sentence}.
 
-    Raises InputError where nothing was audited.
+    Raises InputError for an audit without parts.
     """
     if not parts:
-        raise InputError("an audit of nothing; ask for copies, membership, re-identification or canaries")
-    told = [result(name, part) for name, part in parts.items()]
-    failed = [one["name"] for one in told if one["passed"] is False]
-    silent = [one["name"] for one in told if one["passed"] is None]
-    words = [f"Leaks were found ({', '.join(failed)})."] if failed else []
-    words += [f"Nothing can be concluded from: {', '.join(silent)}."] if silent else []
-    if not words:
-        words = ["None of these attacks found a leak; others may. An audit bounds privacy loss from below only."]
-    return {"results": told, "conclusion": " ".join(words)}
+        raise InputError("the audit has no part; give copies, membership, re-identification or canaries")
+    results = [result(name, part) for name, part in parts.items()]
+    failed = [one["name"] for one in results if one["passed"] is False]
+    silent = [one["name"] for one in results if one["passed"] is None]
+    sentences = [f"Leaks were detected ({', '.join(failed)})."] if failed else []
+    sentences += [f"Nothing can be concluded from: {', '.join(silent)}."] if silent else []
+    if not sentences:
+        sentences = [
+            "None of these attacks detected a leak; others may. An audit gives a lower bound of privacy loss only."
+        ]
+    return {"results": results, "conclusion": " ".join(sentences)}
 
 
 def tables(parts: Mapping[str, AuditPart]) -> dict[str, pd.DataFrame]:
-    """Return tables to be written as NAME.parquet: `near_copies` (uid, nearest train row), `plants`, `membership`, and
-    so on.
+    """Return the tables of an audit, to be written as NAME.parquet, such as `near_copies` and `membership`.
 
-    Training images are row numbers of what was screened; patients are numbered in no order that can be read back
-    without the collection.
+    Training images are row numbers of the search. The numbers of patients cannot be resolved without the collection.
     """
     out: dict[str, pd.DataFrame] = {}
     for name, part in parts.items():

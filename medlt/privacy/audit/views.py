@@ -1,7 +1,7 @@
-"""Other views of an image: what a copy may have been through and still be a copy.
+"""Changed views of an image, which are still copies of it.
 
-Images are float32 [B,1,H,W] in [0,1]; each row draws its own amounts from a generator. The embedding is trained on
-milder and stronger mixtures of these; the planted copies of the audit are single ones at a stated strength.
+Images are float32 [B,1,H,W] in [0,1]. Each row draws its own amounts from the generator. The embedding is trained on
+mixtures of these changes; the planted copies of the audit have one of them at a fixed strength.
 """
 
 from __future__ import annotations
@@ -14,47 +14,47 @@ from torch import Generator, Tensor
 from torch.nn import functional
 
 
-def uniform(rows: int, reach: float, draw: Generator) -> Tensor:
-    """Return [rows,1,1,1], uniform in [-reach, reach]."""
-    return (torch.rand(rows, 1, 1, 1, generator=draw) * 2 - 1) * reach
+def uniform(rows: int, reach: float, rng: Generator) -> Tensor:
+    """Return uniform numbers in [-reach, reach], [rows,1,1,1]."""
+    return (torch.rand(rows, 1, 1, 1, generator=rng) * 2 - 1) * reach
 
 
-def warped(images: Tensor, draw: Generator, angle: float = 0.0, zoom: float = 0.0, shift: float = 0.0) -> Tensor:
-    """Rotated by up to `angle` radians, scaled by up to `zoom`, moved by up to `shift` of the width; edges extended."""
-    turn = uniform(len(images), angle, draw).flatten()
-    by = 1 + uniform(len(images), zoom, draw).flatten()
-    across, down = 2 * uniform(len(images), shift, draw).flatten(), 2 * uniform(len(images), shift, draw).flatten()
+def warped(images: Tensor, rng: Generator, angle: float = 0.0, zoom: float = 0.0, shift: float = 0.0) -> Tensor:
+    """Rotate by up to `angle` radians, scale by up to `zoom`, move by up to `shift` of the width; extend the edges."""
+    turn = uniform(len(images), angle, rng).flatten()
+    by = 1 + uniform(len(images), zoom, rng).flatten()
+    across, down = 2 * uniform(len(images), shift, rng).flatten(), 2 * uniform(len(images), shift, rng).flatten()
     rows = [by * turn.cos(), -by * turn.sin(), across, by * turn.sin(), by * turn.cos(), down]
     grid = functional.affine_grid(torch.stack(rows, 1).view(-1, 2, 3), list(images.shape), align_corners=False)
     return functional.grid_sample(images, grid.to(images), padding_mode="border", align_corners=False)
 
 
-def relit(images: Tensor, draw: Generator, gamma: float = 0.0, gain: float = 0.0, offset: float = 0.0) -> Tensor:
-    """Other brightness and contrast: gain * x^exp(gamma) + offset, cut to [0,1]."""
-    curve = images.clamp(1e-3, 1) ** uniform(len(images), gamma, draw).exp().to(images)
-    gains = 1 + uniform(len(images), gain, draw).to(images)
-    return (gains * curve + uniform(len(images), offset, draw).to(images)).clamp(0, 1)
+def relit(images: Tensor, rng: Generator, gamma: float = 0.0, gain: float = 0.0, offset: float = 0.0) -> Tensor:
+    """Change brightness and contrast: gain * x^exp(gamma) + offset, clipped to [0,1]."""
+    curve = images.clamp(1e-3, 1) ** uniform(len(images), gamma, rng).exp().to(images)
+    gains = 1 + uniform(len(images), gain, rng).to(images)
+    return (gains * curve + uniform(len(images), offset, rng).to(images)).clamp(0, 1)
 
 
 def blurred(images: Tensor, sigma: float) -> Tensor:
-    """Return Gaussian blur of `sigma` pixels, edges extended."""
+    """Blur with a Gaussian of `sigma` pixels; extend the edges."""
     reach = max(1, round(3 * sigma))
     kernel = torch.softmax(-torch.arange(-reach, reach + 1).float().square() / (2 * sigma**2), 0).tolist()
     height, width = images.shape[-2:]
-    padded = functional.pad(images, (reach,) * 4, mode="replicate")  # sums of slices: ten times as fast as conv2d here
+    padded = functional.pad(images, (reach,) * 4, mode="replicate")  # sums of slices are ten times as fast as conv2d
     across = sum(weight * padded[..., i : i + width] for i, weight in enumerate(kernel))
     out = sum(weight * across[..., i : i + height, :] for i, weight in enumerate(kernel))
     assert isinstance(out, Tensor)
     return out
 
 
-def noised(images: Tensor, draw: Generator, sd: float) -> Tensor:
-    """Normal noise of standard deviation `sd`, cut to [0,1]."""
-    return (images + sd * torch.randn(images.shape, generator=draw).to(images)).clamp(0, 1)
+def noised(images: Tensor, rng: Generator, sd: float) -> Tensor:
+    """Add normal noise of standard deviation `sd`, and clip to [0,1]."""
+    return (images + sd * torch.randn(images.shape, generator=rng).to(images)).clamp(0, 1)
 
 
 def jpeg(images: Tensor, quality: int) -> Tensor:
-    """Written as JPEG and read back, 8 bit."""
+    """Write as 8-bit JPEG and read back."""
     from PIL import Image
 
     out = []
@@ -65,10 +65,10 @@ def jpeg(images: Tensor, quality: int) -> Tensor:
     return (torch.from_numpy(np.stack(out))[:, None].float() / 255).to(images.device)
 
 
-def training_view(images: Tensor, draw: Generator) -> Tensor:
-    """Return a view to learn from: moved, relit, partly blurred, noised, each by a random amount."""
-    seen = relit(warped(images, draw, 0.15, 0.15, 0.06), draw, gamma=0.4)
-    softened = torch.rand(len(seen), 1, 1, 1, generator=draw).to(seen)
+def training_view(images: Tensor, rng: Generator) -> Tensor:
+    """Return views for training: moved, relit, partly blurred and noised, each by a random amount."""
+    seen = relit(warped(images, rng, 0.15, 0.15, 0.06), rng, gamma=0.4)
+    softened = torch.rand(len(seen), 1, 1, 1, generator=rng).to(seen)
     seen = torch.lerp(seen, blurred(seen, 0.8), softened)
-    grain = torch.randn(seen.shape, generator=draw) * torch.rand(len(seen), 1, 1, 1, generator=draw) * 0.06
+    grain = torch.randn(seen.shape, generator=rng) * torch.rand(len(seen), 1, 1, 1, generator=rng) * 0.06
     return seen + grain.to(seen)

@@ -80,8 +80,8 @@ def _fastest(network: nn.Module, losses: Losses, units: Units, private: PrivacyS
 
 def fit_private(
     network: nn.Module, loss: RowLoss, units: Sequence[str], *, training: Training, private: PrivacySettings,
-    runtime: Runtime, folder: Path, key: str, name: str, data: str, evaluate: Measure | None = None, picture: Picture | None = None,
-    tracker: Literal["tensorboard"] | None = None,
+    runtime: Runtime, folder: Path, key: str, name: str, data: str, evaluate: Measure | None = None,
+    picture: Picture | None = None, tracker: Literal["tensorboard"] | None = None,
 ) -> Mechanism:  # fmt: skip
     """Train, in place, the weights of `network` that require gradients, and give it their moving average.
 

@@ -122,9 +122,9 @@ def test_canaries_are_signs_with_fair_coins() -> None:
     ("call", "words"),
     [
         (lambda: canaries(0, (1,), 0), "0 canaries"),
-        (lambda: guesses(np.zeros(3), np.zeros(3, bool), 2, 2), "guesses of 3"),
+        (lambda: guesses(np.zeros(3), np.zeros(3, bool), 2, 2), "guesses for 3"),
         (lambda: guesses(np.array([np.nan]), np.zeros(1, bool), 1, 0), "finite"),
-        (lambda: epsilon_lower_bound(3, 2, 5, 0.0), "cannot be"),
+        (lambda: epsilon_lower_bound(3, 2, 5, 0.0), "is impossible"),
         (lambda: epsilon_lower_bound(1, 2, 5, 1.0), "delta"),
     ],
 )

@@ -35,7 +35,7 @@ def asked(synthetic: Tensor, train: Tensor, held: Tensor, seed: int = 0, **chang
 def test_fresh_images_are_no_copies_and_planted_ones_are_seen(images: Callable[..., Tensor]) -> None:
     train, held, fresh = images(150, 1), images(120, 2), images(80, 3)
     found = asked(fresh, train, held, plants=NOISE | {"jpeg": COMMON["JPEG of quality 30"]})
-    assert found.conclusion == "no copies found"
+    assert found.conclusion == "no copies detected"
     assert found.passed is True
     assert found.hits <= 5
     assert found.unmistakable == 0
@@ -43,14 +43,14 @@ def test_fresh_images_are_no_copies_and_planted_ones_are_seen(images: Callable[.
     assert (found.plants["named"] == 1).all()
     assert found.measured.low < found.rate < found.measured.high
     assert 0 < found.hidden < 0.2
-    assert found.sentence.startswith("No copies found")
+    assert found.sentence.startswith("No copies detected")
 
 
 def test_a_twelfth_of_copies_is_found_by_name(images: Callable[..., Tensor]) -> None:
     train, held = images(150, 1), images(120, 2)
     copied = warped(noised(train[30:40], torch_generator(0), 0.05), torch_generator(1), angle=0.02)
     found = asked(torch.cat([images(110, 3), copied]), train, held)
-    assert found.conclusion == "copies found"
+    assert found.conclusion == "copies detected"
     assert found.passed is False
     last = found.images.iloc[-10:]
     assert last["hit"].all()
@@ -63,7 +63,7 @@ def test_one_plain_copy_among_many_is_enough(images: Callable[..., Tensor]) -> N
     train = images(150, 1)
     found = asked(torch.cat([images(110, 3), train[7:8]]), train, images(120, 2))
     assert found.unmistakable == 1
-    assert found.conclusion == "copies found"
+    assert found.conclusion == "copies detected"
     assert found.images["train"].iloc[-1] == 7
 
 
@@ -91,7 +91,7 @@ def test_missed_plants_forbid_a_conclusion_unless_they_are_out_of_reach(images: 
     assert found.passed is None
     assert "another image: recall 0" in found.sentence
     told = asked(fresh, train, held, plants=NOISE | other, required=["noise"])
-    assert told.conclusion == "no copies found"
+    assert told.conclusion == "no copies detected"
     assert told.plants.loc["another image", "recall"] < 0.2
     assert asked(fresh, train, held, plants={}).conclusion == "cannot conclude"
 
@@ -120,11 +120,11 @@ def test_an_overtrained_model_is_caught_and_strangers_are_not(overtrained: Any) 
     latents, made = overtrained.latents, overtrained.samples
     pictures, samples = (latents * 0.15 + 0.5).clamp(0, 1), (made * 0.15 + 0.5).clamp(0, 1)
     caught = asked(samples, pictures[:11], pictures[60:], rate=0.03)
-    assert caught.conclusion == "copies found"
+    assert caught.conclusion == "copies detected"
     assert caught.hits > 24
     assert caught.leaning.low > 0.5
     never = asked(samples, pictures[11:60], pictures[60:], rate=0.03)
-    assert never.conclusion == "no copies found"
+    assert never.conclusion == "no copies detected"
 
 
 def test_codec_and_denoiser_plants(overtrained: Any) -> None:
@@ -145,7 +145,7 @@ def test_codec_and_denoiser_plants(overtrained: Any) -> None:
 
 @pytest.mark.parametrize(("n", "train", "held"), [(0, 20, 20), (5, 2, 20), (5, 20, 7)])
 def test_too_little_is_refused(images: Callable[..., Tensor], n: int, train: int, held: int) -> None:
-    with pytest.raises(InputError, match="cannot be screened"):
+    with pytest.raises(InputError, match="too few to search"):
         asked(images(20, 1)[:n], images(20, 2)[:train], images(20, 3)[:held])
     with pytest.raises(InputError, match="one each"):
         asked(images(5, 1), images(20, 2), images(20, 3), uids=["a"])
@@ -162,8 +162,8 @@ def test_real_patients_are_no_copies_of_each_other_and_planted_ones_are_found(re
     names = {"held_patients": table["patient_id"][split == "val"].tolist(), "rate": 0.02}
     plants = {name: COMMON[name] for name in ("brightness and contrast", "noise of 0.05", "JPEG of quality 30")}
     fresh = asked(test, train, val, plants=plants, **names)
-    assert fresh.conclusion == "no copies found"
+    assert fresh.conclusion == "no copies detected"
     assert fresh.plants["recall"].min() > 0.95
     caught = asked(torch.cat([test, train[:40]]), train, val, plants=plants, **names)
-    assert caught.conclusion == "copies found"
+    assert caught.conclusion == "copies detected"
     assert caught.images["train"].tolist()[-40:] == list(range(40))

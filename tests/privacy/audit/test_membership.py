@@ -79,7 +79,7 @@ def test_an_overtrained_model_tells_its_members_and_nobody_else(overtrained: Any
     assert caught.passed is False
     assert caught.auc.low > 0.95
     assert caught.rates.loc[("patient", 0.01), "tpr"] > 0.8
-    assert "CAN be told" in caught.sentence
+    assert "CAN be distinguished" in caught.sentence
     rest = slice(11, None)  # of these it was shown none
     never = membership(scores[rest], np.arange(189) < 95, names[rest], seed=0)
     assert never.passed is True
@@ -99,7 +99,7 @@ def test_a_control_takes_out_the_kind_and_leaves_what_was_learnt(learnt: float) 
     assert fair.passed is (learnt == 0)
     assert fair.control is not None
     assert fair.control.low > 0.5
-    assert "trained on none" in fair.sentence
+    assert "untrained model" in fair.sentence
 
 
 def test_two_images_of_a_patient_are_one_member() -> None:
@@ -123,7 +123,7 @@ def test_false_alarms_are_rare() -> None:
 
 
 def test_bad_input() -> None:
-    with pytest.raises(InputError, match="1 patients are members and others"):
+    with pytest.raises(InputError, match="1 patients are on both sides"):
         membership(np.zeros(2), np.array([True, False]), ["a", "a"], seed=0)
     with pytest.raises(InputError, match="finite"):
         membership(np.array([np.nan, 0]), np.array([True, False]), ["a", "b"], seed=0)

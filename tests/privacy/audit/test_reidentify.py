@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from medlt.privacy.audit.rates import Share
-from medlt.privacy.audit.reidentify import Reidentification, Verification, _asked, _fewer, reidentify
+from medlt.privacy.audit.reidentify import Reidentification, Verification, _verified, _fewer, reidentify
 from medlt.rng import numpy_generator
 from medlt.types import InputError
 
@@ -78,14 +78,14 @@ def test_so_few_links_in_closed_form() -> None:
 def test_verification_of_an_embedding_that_knows_and_one_that_does_not() -> None:
     of = np.repeat(np.arange(60), [3] * 30 + [1] * 30)
     own = functional.normalize(people(60, 0).flatten(1))[torch.from_numpy(of)]
-    same, near, _, linked_, gallery = _asked(own, of, 0.05, 0)
+    same, near, _, linked_, gallery = _verified(own, of, 0.05, 0)
     assert near[same].min() > near[~same].max() - 0.05
     assert linked_.all()
     assert len(linked_) == 30
     assert gallery.tolist() == [60]
     assert same.sum() == 30 * 3
     blind = functional.normalize(people(len(of), 5).flatten(1))
-    assert _asked(blind, of, 0.05, 0)[3].mean() < 0.2
+    assert _verified(blind, of, 0.05, 0)[3].mean() < 0.2
 
 
 def test_verification_by_hand() -> None:
@@ -97,7 +97,7 @@ def test_verification_by_hand() -> None:
     strangers = sorted(max(near[i, j] for j in range(len(of)) if of[j] != of[i]) for i in shown)
     limit = strangers[45]  # 4 of 50 above it: at most a tenth
     known = [max(near[i, j] for j in range(len(of)) if of[j] == of[i] and j != i) > limit for i in shown[:40]]
-    assert _asked(vectors, of, 0.1, 3)[3].tolist() == known
+    assert _verified(vectors, of, 0.1, 3)[3].tolist() == known
     assert 0.1 < np.mean(known) < 0.9
 
 
@@ -107,4 +107,4 @@ def test_bad_input() -> None:
     with pytest.raises(InputError, match="0 synthetic"):
         linked(people(5, 0)[:0], people(20, 1), people(20, 2))
     with pytest.raises(InputError, match="two images or more"):
-        _asked(embed(people(5, 0)), np.arange(5), 0.05, 0)
+        _verified(embed(people(5, 0)), np.arange(5), 0.05, 0)

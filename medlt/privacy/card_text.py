@@ -1,0 +1,155 @@
+"""Sentences of the model card and the datasheet that depend on the config, and the Markdown that holds them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import pandas as pd
+
+from medlt import config as configs
+
+FUSED_LABELS = {
+    "tail": "A finding is present if the tail parent has it, absent if both parents are known not to have it, and "
+    "unknown otherwise.",
+    "union": "A finding is present if either parent has it.",
+    "cam_mass": "Labels are soft: the label of a finding is the share of its class activation map that the image takes "
+    "from the parent with the finding. A share between 0.2 and 0.8 gives an unknown label.",
+}
+PARENTS = {
+    "tail_parent": "the image that the synthetic image is made from",
+    "head_parent": "the image that is mixed into it",
+    "parents": "a list of both",
+    "label_source": "the image whose label vector the synthetic image has",
+}
+
+
+def header(config: configs.RunConfig) -> str:
+    """Return the header that Hugging Face reads. The holder of the data chooses the licence."""
+    tags = ["medical", "radiograph", "synthetic", "diffusion", "medlt"]
+    tags += ["differential-privacy"] if is_private(config) else []
+    stable = isinstance(config.denoiser, configs.StableConfig)
+    lines = [f"library_name: {'diffusers' if stable else 'medlt'}", "license: other", "license_name: not-yet-chosen"]
+    lines += ["pipeline_tag: text-to-image"] if stable else []
+    return "\n".join(["---", *lines, "tags:", *(f"- {tag}" for tag in tags), "---", "", ""])
+
+
+def bullets(*lines: str) -> str:
+    return "\n".join(f"- {line}" for line in lines)
+
+
+def markdown_table(columns: Iterable[str], rows: Iterable[Iterable[object]]) -> str:
+    head = list(columns)
+    lines = [head, ["---"] * len(head), *([_cell(value) for value in row] for row in rows)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _cell(value: object) -> str:
+    text = f"{value:.5g}" if isinstance(value, float) else str(value)
+    return text.replace("|", "\\|").replace("\n", " ")
+
+
+def is_private(config: configs.RunConfig) -> bool:
+    return config.privacy is not None
+
+
+def is_drawn(config: configs.RunConfig) -> bool:
+    """Return whether the data is the phantom, which a program draws: it shows no patients."""
+    return isinstance(config.data, configs.PhantomData)
+
+
+def _name(config: configs.RunConfig) -> str:
+    """Return the name of the run folder, without its place."""
+    return config.output_dir.name or "run"
+
+
+def denoiser(config: configs.RunConfig) -> str:
+    chosen = config.denoiser
+    if isinstance(chosen, configs.StableConfig):
+        trained = {
+            "none": "with the given weights",
+            "lora": f"LoRA of rank {chosen.rank}",
+            "full": "all weights trained",
+        }
+        return f"Stable Diffusion, {trained[chosen.train]}"
+    origin = "from scratch" if chosen.init_from is None else "from given weights"
+    return f"{chosen.kind}, width {chosen.width}, conditioned on label vectors, trained {origin}"
+
+
+def codec(config: configs.RunConfig) -> str:
+    if isinstance(config.codec, configs.TrainedCodec):
+        return "a codec trained on the same images"
+    if not isinstance(config.codec, configs.FolderCodec):
+        return f"codec {config.codec.kind} of a plug-in"
+    return "a given codec" if config.codec.tune is None else "a given codec tuned on the same images"
+
+
+def condition(config: configs.RunConfig) -> str:
+    return "a prompt" if isinstance(config.denoiser, configs.StableConfig) else "a label vector of findings"
+
+
+def training(config: configs.RunConfig) -> list[str]:
+    chosen = config.denoiser
+    if getattr(chosen, "train", "full") == "none":
+        return ["None on these images."]
+    batch = f"{chosen.batch_size} {'images' if config.privacy is None else 'privacy units on average'}"
+    return [
+        f"{chosen.steps} steps of {batch}, learning rate {chosen.learning_rate:g}, {chosen.lr_scheduler} after "
+        f"{chosen.warmup_steps} steps, {chosen.precision}, weights averaged with ema_decay {chosen.ema_decay}.",
+    ]
+
+
+def not_shown(config: configs.RunConfig) -> list[str]:
+    common = ["How the images help with radiographs of another hospital."]
+    if not is_private(config):
+        return common
+    return [
+        "Losses of training and validation: they are measured on training and validation images without noise.",
+        "The number of train images with each finding.",
+        "The budget that other runs on the same data have spent; it adds up.",
+        *common,
+    ]
+
+
+def labelling(config: configs.RunConfig) -> str:
+    """Return how the labels come about: a function of the method and its settings."""
+    method, checked = config.method, "A verifier checks the label of each image."
+    if config.data_independent:
+        return "An image has its target finding and no other one. No verifier checks the labels."
+    if isinstance(method, configs.Fusion):
+        return f"{FUSED_LABELS[method.labels]} {checked}"
+    if isinstance(method, configs.Edit):
+        mixed = "Labels are soft where a second image is mixed in: the weighted mean of both label vectors."
+        return f"{mixed if method.mixed else 'An image has the label vector of its tail parent.'} {checked}"
+    if config.method.kind in ("noise", "minority", "longtail", "diffult"):
+        return f"An image has the label vector of a train image. {checked}"
+    return f"The plug-in {config.method.kind} sets the labels. {checked}"
+
+
+def identification(config: configs.RunConfig) -> list[str]:
+    lines = [
+        "The text chunks of every PNG file state: the version of medlt (Software), that the image is synthetic "
+        "(Synthetic: true), the id of the run (Run) and the uid of the image (UID).",
+    ]
+    dicom = ["Every DICOM file has YES in Synthetic Data (0008,001C)."] if config.format == "dicom" else []
+    return [
+        *lines,
+        *dicom,
+        "images/metadata.csv lists for each image: labels, run, method, target finding, seed, weight.",
+    ]
+
+
+def parent_columns(config: configs.RunConfig, made: pd.DataFrame) -> list[str]:
+    if is_private(config):
+        return ["images/metadata.csv holds no uid of a train image."]
+    given = [f"{name} ({what})" for name, what in PARENTS.items() if name in made and made[name].notna().any()]
+    if not given:
+        return []
+    own = "drawings" if is_drawn(config) else "real images of the collection"
+    return [
+        f"images/metadata.csv also holds uids of {own}: {', '.join(given)}. Remove these columns if no uid may leave."
+    ]
+
+
+def distribution(config: configs.RunConfig) -> str:
+    form = "PNG" if config.format == "png" else "PNG, and DICOM Secondary Capture marked as synthetic"
+    return f"images/ as {form}, with metadata.csv. The holder of the data chooses the licence."
