@@ -35,7 +35,7 @@ from medlt.metrics.fidelity import kid
 from medlt.privacy import claim
 from medlt.recipes import augment
 from medlt.recipes._cohort import open_cohort
-from medlt.recipes._compare import held_out_rows
+from medlt.recipes._compare import experiment_rows
 from medlt.recipes._models import train_verifiers
 from medlt.recipes._setup import opened
 from medlt.rng import numpy_generator
@@ -131,7 +131,7 @@ def _looked_at(made: Manifest, judges: Any, limits: pd.Series, real: Any, featur
 
 def _compared(runs: dict[Any, Path], real: Any, findings: tuple[str, ...], out: Path) -> dict[str, str]:
     """Tail AP of every arm, and its difference to duplicated real images."""
-    rows = held_out_rows(real, SIZE)
+    rows = experiment_rows(real, SIZE)
     sets = {f"{epsilon}, {start}": synthetic(place) for (epsilon, start), place in runs.items()}
     first = next(iter(sets.values())).rows
     copies = count_matched_control(

@@ -55,12 +55,12 @@ class Arm:
 
 
 @dataclass(frozen=True)
-class HeldOutRows:
+class ExperimentRows:
     """Real rows that all arms share: train, validation (selects the arm) and test (gives the verdict).
 
     groups: name (head, medium, tail) -> findings; the verdict is about `tail`. patients: patient of each test row;
-    attributes: view, sex, age and source of the test rows where known, in the same order. Raises InputError if their
-    lengths do not match the rows.
+    attributes: view, sex, age and source of the test rows where known, in the same order; simulated: whether the images
+    are phantoms and the patients simulated. Raises InputError if lengths do not match the rows.
     """
 
     train: TrainingSet
@@ -70,6 +70,7 @@ class HeldOutRows:
     groups: Mapping[str, Sequence[str]]
     patients: Sequence[str]
     attributes: pd.DataFrame
+    simulated: bool = False
 
     def __post_init__(self) -> None:
         if {len(self.patients), len(self.attributes)} != {len(self.test)}:
@@ -105,7 +106,8 @@ class Arms:
     """Probabilities of every arm on the test rows, scores[arm] [S,N,K], and on the validation rows, val[arm] [S,V,K].
 
     single: True for one finding a row; the most probable finding is then the decision. Otherwise a finding is decided
-    present where its probability reaches the threshold of best F1 on validation, per seed.
+    present where its probability reaches the threshold of best F1 on validation, per seed. simulated: as in
+    `ExperimentRows`.
     """
 
     scores: Mapping[str, np.ndarray]
@@ -115,6 +117,7 @@ class Arms:
     val: Mapping[str, np.ndarray] = field(default_factory=dict)
     val_truth: np.ndarray | None = None
     single: bool = False
+    simulated: bool = False
 
     @property
     def seeds(self) -> int:

@@ -15,7 +15,7 @@ from typing import Any
 
 import pandas as pd
 
-from medlt.evaluation.arms import REAL, Arm, Arms, HeldOutRows
+from medlt.evaluation.arms import REAL, Arm, Arms, ExperimentRows
 from medlt.evaluation.engine import TrainedArms, trainable
 from medlt.evaluation.subgroups import ATTRIBUTES, subgroups
 from medlt.evaluation.verdict import (
@@ -77,7 +77,7 @@ class Conclusion:
 
 
 def conclude(
-    rows: HeldOutRows,
+    rows: ExperimentRows,
     arms: Sequence[Arm],
     trained: TrainedArms,
     folder: Path,
@@ -131,7 +131,7 @@ def candidates(arms: Sequence[Arm]) -> list[str]:
 
 
 def experiment(
-    rows: HeldOutRows,
+    rows: ExperimentRows,
     arms: Sequence[Arm],
     seeds: Sequence[int],
     *,
@@ -144,7 +144,7 @@ def experiment(
     return digest(rows.digest(), trained, list(seeds), n_bootstrap, seed, primary_arm)
 
 
-def _tested(rows: HeldOutRows, arms: Sequence[Arm], trained: TrainedArms) -> Arms | None:
+def _tested(rows: ExperimentRows, arms: Sequence[Arm], trained: TrainedArms) -> Arms | None:
     """Return the predictions of the arms with the true labels; None without arms."""
     if not arms:
         return None
@@ -153,7 +153,7 @@ def _tested(rows: HeldOutRows, arms: Sequence[Arm], trained: TrainedArms) -> Arm
     test, val = ({arm.name: scores[arm.name] for arm in arms} for scores in (trained.test, trained.val))
     patients = [str(patient) for patient in rows.patients]
     single = any(arm.settings.get("task") == "single-label" for arm in arms)
-    return Arms(test, rows.test.labels, patients, rows.findings, val, rows.val.labels, single)
+    return Arms(test, rows.test.labels, patients, rows.findings, val, rows.val.labels, single, rows.simulated)
 
 
 def _primary(
@@ -180,7 +180,7 @@ def _undecided(arms: Sequence[Arm], primary: str | None) -> dict[str, Any]:
 
 
 def _compared(
-    rows: HeldOutRows,
+    rows: ExperimentRows,
     arms: Sequence[Arm],
     tested: Arms,
     primary: str | None,
@@ -203,7 +203,7 @@ def _control(arms: Sequence[Arm], name: str) -> str:
 
 
 def _tables(
-    rows: HeldOutRows, arms: Sequence[Arm], tested: Arms, primary: str | None, best_without: str, options: _Options
+    rows: ExperimentRows, arms: Sequence[Arm], tested: Arms, primary: str | None, best_without: str, options: _Options
 ) -> Tables:
     """Return scores and differences of all arms; reliability and subgroups of the real, control and primary arms."""
     detailed = [REAL, primary, _control(arms, primary)] if primary else [REAL]
@@ -235,7 +235,7 @@ def _reliability(tested: Arms, names: Sequence[str]) -> pd.DataFrame:
     return pd.concat([table.assign(arm=name) for name, table in tables.items()], ignore_index=True)
 
 
-def _subgroups(rows: HeldOutRows, tested: Arms, names: Sequence[str], options: _Options) -> pd.DataFrame:
+def _subgroups(rows: ExperimentRows, tested: Arms, names: Sequence[str], options: _Options) -> pd.DataFrame:
     """Return the subgroups of the named arms by the known attributes of the test rows, a block an arm."""
     known = rows.attributes[[name for name in ATTRIBUTES if name in rows.attributes]].reset_index(drop=True)
     parts = [

@@ -12,7 +12,7 @@ import numpy as np
 from medlt.classify.sets import TrainingSet
 from medlt.classify.train import ClassifierSettings
 from medlt.config import CONTROL_OF
-from medlt.evaluation.arms import REAL, Arm, HeldOutRows, Role, count_matched_control, relabelled, select_by_ratio
+from medlt.evaluation.arms import REAL, Arm, ExperimentRows, Role, count_matched_control, relabelled, select_by_ratio
 from medlt.evaluation.sources import SourceImages
 from medlt.types import InputError
 
@@ -67,7 +67,7 @@ def check_arms(specs: Mapping[str, ArmSpec], settings: Mapping[str, Any]) -> Non
 
 def build_arms(
     specs: Mapping[str, ArmSpec],
-    rows: HeldOutRows,
+    rows: ExperimentRows,
     sources: Mapping[str, SourceImages],
     *,
     settings: Mapping[str, Any],
@@ -93,7 +93,7 @@ def build_arms(
     return whole
 
 
-def _fitting(name: str, sources: Mapping[str, SourceImages], rows: HeldOutRows) -> SourceImages:
+def _fitting(name: str, sources: Mapping[str, SourceImages], rows: ExperimentRows) -> SourceImages:
     """Return the source of this name. Raises InputError if it does not exist or has other findings."""
     if name not in sources:
         raise InputError(f"no source named {name!r}; sources: {', '.join(sources) or 'none'}")
@@ -112,7 +112,7 @@ def _about(spec: ArmSpec, settings: Mapping[str, Any], **added: Any) -> dict[str
 
 
 def _with_added(
-    name: str, spec: ArmSpec, settings: dict[str, Any], rows: HeldOutRows, source: SourceImages, weight: float
+    name: str, spec: ArmSpec, settings: dict[str, Any], rows: ExperimentRows, source: SourceImages, weight: float
 ) -> list[Arm]:
     """Return the arm and its control, or the control alone if `real_duplicates` is set."""
     uids, wanted = _selected(name, spec, rows, source)
@@ -133,7 +133,7 @@ def _with_added(
     ]
 
 
-def _selected(name: str, spec: ArmSpec, rows: HeldOutRows, source: SourceImages) -> tuple[list[str], int]:
+def _selected(name: str, spec: ArmSpec, rows: ExperimentRows, source: SourceImages) -> tuple[list[str], int]:
     """Return the uids of the images of an arm, none of an empty source, and how many images it asks for."""
     if source.empty:
         log.warning("arms.%s: no image of source %s was kept, so there is nothing to train", name, source.name)

@@ -10,7 +10,7 @@ import numpy as np
 from medlt.classify.classifier import Pace
 from medlt.classify.sets import TrainingSet, require_one_label
 from medlt.classify.train import ClassifierSettings, fit_classifier, require_trainable
-from medlt.evaluation.arms import Arm, HeldOutRows
+from medlt.evaluation.arms import Arm, ExperimentRows
 from medlt.evaluation.workers import in_processes
 from medlt.store import Store
 from medlt.training.runtime import Runtime, silent
@@ -71,7 +71,7 @@ def trainable(arms: Sequence[Arm]) -> list[Arm]:
 
 
 def train_arms(
-    rows: HeldOutRows, arms: Sequence[Arm], seeds: Sequence[int], *, runtime: Runtime, store: Store, workers: int = 1
+    rows: ExperimentRows, arms: Sequence[Arm], seeds: Sequence[int], *, runtime: Runtime, store: Store, workers: int = 1
 ) -> TrainedArms:
     """Train every arm with every seed, or load it from the store, and predict validation and test rows.
 
@@ -102,7 +102,7 @@ def train_arms(
     return _stacked(wanted, tuple(seeds), predictions)
 
 
-def _check(rows: HeldOutRows, arms: Sequence[Arm]) -> None:
+def _check(rows: ExperimentRows, arms: Sequence[Arm]) -> None:
     """Raise InputError for an arm that cannot be trained or tested."""
     for arm in arms:
         settings = ClassifierSettings(**arm.settings)

@@ -124,7 +124,8 @@ def _measured(row: pd.Series, arms: Arms) -> str:
     """Return what was measured as a clause: the difference, its interval and the test set."""
     ends = "no interval" if pd.isna(row["low"]) else f"95 % interval [{row['low']:+.4f}, {row['high']:+.4f}]"
     seeds = f"{arms.seeds} seed{'s' if arms.seeds > 1 else ''}"
-    size = f"{len(arms.truth)} test images of {len(set(arms.patients))} patients, {seeds}"
+    patients = "simulated patients" if arms.simulated else "patients"
+    size = f"{len(arms.truth)} test images of {len(set(arms.patients))} {patients}, {seeds}"
     return f"difference in tail macro AP {row['difference']:+.4f}, {ends} ({size}; patient bootstrap)"
 
 

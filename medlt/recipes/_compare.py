@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from medlt import config as configs
-from medlt.evaluation.arms import Arm, HeldOutRows
+from medlt.evaluation.arms import Arm, ExperimentRows
 from medlt.evaluation.conclude import Conclusion, conclude
 from medlt.evaluation.design import ArmSpec, build_arms
 from medlt.evaluation.engine import TrainedArms, train_arms
@@ -21,13 +22,13 @@ from medlt.types import InputError
 EVALUATIONS = "test_set_evaluations.json"
 
 
-def held_out_rows(cohort: Cohort, size: int) -> HeldOutRows:
+def experiment_rows(cohort: Cohort, size: int) -> ExperimentRows:
     """Return what all arms share: the splits as 8-bit images with labels, and attributes of the test rows."""
     train, val, test = (cohort.training_set(part, size) for part in (cohort.train, cohort.val, cohort.test))
     rows = cohort.test.rows
     patients = [str(patient) for patient in rows["patient_id"]]
     attributes = rows[[name for name in ATTRIBUTES if name in rows]]
-    return HeldOutRows(train, val, test, cohort.findings, cohort.members(), patients, attributes)
+    return ExperimentRows(train, val, test, cohort.findings, cohort.members(), patients, attributes)
 
 
 def arm_settings(config: configs.RunConfig | configs.EvaluateConfig) -> dict[str, Any]:
@@ -37,10 +38,11 @@ def arm_settings(config: configs.RunConfig | configs.EvaluateConfig) -> dict[str
 
 
 def compare(
-    run: Run[Any], rows: HeldOutRows, specs: Mapping[str, ArmSpec], sources: Mapping[str, SourceImages]
+    run: Run[Any], rows: ExperimentRows, specs: Mapping[str, ArmSpec], sources: Mapping[str, SourceImages]
 ) -> Conclusion:
     """Build, train and test the arms, and write tables and verdict into the run folder."""
     chosen = run.config.evaluation
+    rows = replace(rows, simulated=run.config.data.kind == "phantom")
     arms = build_arms(specs, rows, sources, settings=arm_settings(run.config), weight=chosen.synthetic_weight)
     seeds = [run.config.seed + number for number in range(chosen.seeds)]
     with run.stage("arms"):
@@ -65,7 +67,7 @@ def _evaluations(run: Run[Any]) -> Sequence[str]:
         raise InputError(f"{file}: damaged; restore it: it counts how often the test set was used") from None
 
 
-def _record(run: Run[Any], rows: HeldOutRows, arms: Sequence[Arm], trained: TrainedArms) -> None:
+def _record(run: Run[Any], rows: ExperimentRows, arms: Sequence[Arm], trained: TrainedArms) -> None:
     """Record counts, and how many arms this call trained and how fast, in run.json."""
     run.record(counts={"train": len(rows.train), "val": len(rows.val), "test": len(rows.test), "arms": len(arms)})
     work: dict[str, float] = {"trained": trained.trained, "cached": trained.cached}

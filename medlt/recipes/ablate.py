@@ -39,7 +39,7 @@ from medlt.evaluation.variants import as_markdown, difference_to_base, kid_by_fo
 from medlt.files import digest, write_json, write_table, write_text
 from medlt.recipes._checks import check_guides
 from medlt.recipes._cohort import open_cohort
-from medlt.recipes._compare import compare, held_out_rows
+from medlt.recipes._compare import compare, experiment_rows
 from medlt.recipes._denoiser import train_denoiser
 from medlt.recipes._methods import Learnt, build_guides, latent_fusion
 from medlt.recipes._models import iterate_on
@@ -219,7 +219,7 @@ class AblationRunner:
             write_best(writer, batch.rows, batch, results)
         published = publish(run, cohort, batch.rows, writer, models)
         filled = Filled(cohort, self.learnt.verifiers, batch.rows, published)
-        rows = held_out_rows(cohort, run.config.classifier.size)
+        rows = experiment_rows(cohort, run.config.classifier.size)
         conclusion = compare(run, rows, {ARM: ArmSpec(source=ARM)}, {ARM: own_images(ARM, run, filled)})
         numbers = dict(conclusion.verdict.get("comparison") or {})
         values = {name: numbers.get(name) for name in ("difference", "low", "high")}

@@ -9,7 +9,7 @@ from medlt.evaluation.arms import REAL
 from medlt.evaluation.design import ArmSpec, check_arms
 from medlt.evaluation.labelling import check_labels
 from medlt.recipes._cohort import RealRows, open_cohort, read_rows
-from medlt.recipes._compare import arm_settings, compare, held_out_rows
+from medlt.recipes._compare import arm_settings, compare, experiment_rows
 from medlt.recipes._estimate import arms_part, note_training_time
 from medlt.recipes._setup import opened
 from medlt.recipes._sources import open_sources, source_config
@@ -33,7 +33,7 @@ def main(config: configs.EvaluateConfig, progress: Progress = silent) -> Path:
             sources = open_sources(config, cohort, run.runtime.progress)
         controls = sum(spec.source is not None and not spec.real_duplicates for spec in specs.values())
         note_training_time(run, arms_part(run, cohort, len({*specs, REAL}) + controls))
-        compare(run, held_out_rows(cohort, config.classifier.size), specs, sources)
+        compare(run, experiment_rows(cohort, config.classifier.size), specs, sources)
         with run.stage("labels"):
             chosen = config.evaluation_classifier or config.classifier
             train, val = (cohort.training_set(part, chosen.size) for part in (cohort.train, cohort.val))

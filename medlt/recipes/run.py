@@ -7,7 +7,7 @@ from pathlib import Path
 from medlt import config as configs
 from medlt.evaluation.design import ArmSpec
 from medlt.recipes._cohort import open_cohort
-from medlt.recipes._compare import compare, held_out_rows
+from medlt.recipes._compare import compare, experiment_rows
 from medlt.recipes._estimate import arms_part, generator_parts, note_training_time
 from medlt.recipes._setup import opened
 from medlt.recipes._sources import own_images
@@ -27,7 +27,7 @@ def main(config: configs.RunConfig, progress: Progress = silent) -> Path:
         note_training_time(run, [*generator_parts(run, cohort), *arms_part(run, cohort, ARMS)])
         filled = fill(run, cohort)
         if config.evaluation is not None:
-            held_out = held_out_rows(cohort, config.classifier.size)
+            held_out = experiment_rows(cohort, config.classifier.size)
             compare(run, held_out, {name: ArmSpec(source=name)}, {name: own_images(name, run, filled)})
         write_documents(run)
     return run.folder

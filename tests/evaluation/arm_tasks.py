@@ -10,13 +10,13 @@ import pandas as pd
 import torch
 
 from medlt.classify.sets import TrainingSet
-from medlt.evaluation.arms import REAL, Arm, HeldOutRows
+from medlt.evaluation.arms import REAL, Arm, ExperimentRows
 from medlt.evaluation.engine import train_arms
 from medlt.store import Store
 from medlt.training.runtime import Runtime
 
 
-def rows(n: int = 64) -> HeldOutRows:
+def rows(n: int = 64) -> ExperimentRows:
     """Three splits of noise, 64 px."""
     draw = np.random.default_rng(0)
     parts = []
@@ -25,7 +25,7 @@ def rows(n: int = 64) -> HeldOutRows:
         labels = (draw.random((n, 2)) < 0.5).astype(np.float32)
         parts.append(TrainingSet(images, labels, np.ones(n, np.float32), tuple(f"{name}{i}" for i in range(n))))
     patients = [str(i) for i in range(n)]
-    return HeldOutRows(*parts, ("a", "b"), {"tail": ("b",)}, patients, pd.DataFrame(index=range(n)))
+    return ExperimentRows(*parts, ("a", "b"), {"tail": ("b",)}, patients, pd.DataFrame(index=range(n)))
 
 
 if __name__ == "__main__":

@@ -13,13 +13,13 @@ from torch import Tensor
 
 from medlt.checks.folds import CrossFitClassifiers, Verifier
 from medlt.classify.sets import TrainingSet
-from medlt.evaluation.arms import HeldOutRows
+from medlt.evaluation.arms import ExperimentRows
 from medlt.evaluation.sources import SourceImages, Verifiers
 
 FINDINGS = ("Mass", "Hernia")
 PARENTS = {"s0": "r3", "s1": "r0", "s2": "r3", "s3": "r1"}
 FOLD_OF = {"r0": 0, "r1": 1, "r2": 0, "r3": 1, "r4": 0, "r5": 1}
-Rows = Callable[[], HeldOutRows]
+Rows = Callable[[], ExperimentRows]
 MakeSource = Callable[..., SourceImages]
 
 
@@ -50,7 +50,7 @@ def verifier(k: int) -> Verifier:
 
 
 @pytest.fixture
-def rows() -> HeldOutRows:
+def rows() -> ExperimentRows:
     """Train rows r0..r5 of grey 10 .. 60: two with Mass, three with Hernia; 30 validation and 40 test rows."""
     labels = np.array([[1, 0], [1, 1], [0, 1], [0, 1], [0, 0], [0, 0]], dtype=np.float32)
     train = TrainingSet(
@@ -59,11 +59,11 @@ def rows() -> HeldOutRows:
     about = pd.DataFrame({"view": ["PA", "AP"] * 20, "sex": ["F"] * 20 + ["M"] * 20})
     groups = {"head": ("Mass",), "medium": (), "tail": ("Hernia",)}
     patients = [f"p{n // 2}" for n in range(40)]
-    return HeldOutRows(train, drawn("v", 30, 1), drawn("t", 40, 2), FINDINGS, groups, patients, about)
+    return ExperimentRows(train, drawn("v", 30, 1), drawn("t", 40, 2), FINDINGS, groups, patients, about)
 
 
 @pytest.fixture
-def source(rows: HeldOutRows) -> MakeSource:
+def source(rows: ExperimentRows) -> MakeSource:
     """Images s0..s3 of grey 110, 120, 130, 140 made for Hernia, of which s1 stands first in slots."""
 
     def make(**changed: Any) -> SourceImages:

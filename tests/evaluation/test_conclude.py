@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from medlt.evaluation.arms import REAL, Arm, HeldOutRows
+from medlt.evaluation.arms import REAL, Arm, ExperimentRows
 from medlt.evaluation.conclude import Conclusion, conclude, experiment
 from medlt.evaluation.design import ArmSpec, build_arms
 from medlt.evaluation.engine import TrainedArms
@@ -25,12 +25,12 @@ SHARED = {"steps": 2, "batch_size": 4, "synthetic_fraction": 0.2}
 METHODS = ("fusion", "edit", "noise", "minority", "longtail", "diffult", "a new one")
 
 
-def built(rows: HeldOutRows, source: SourceImages, **specs: ArmSpec) -> list[Arm]:
+def built(rows: ExperimentRows, source: SourceImages, **specs: ArmSpec) -> list[Arm]:
     return build_arms(specs, rows, {"x": source}, settings=SHARED, weight=0.3)
 
 
 def predicted(
-    rows: HeldOutRows, arms: Sequence[Arm], val: Mapping[str, float], test: Mapping[str, float]
+    rows: ExperimentRows, arms: Sequence[Arm], val: Mapping[str, float], test: Mapping[str, float]
 ) -> TrainedArms:
     """Probabilities of two seeds, truth * strength + noise through a logistic; strength 1 where none is given."""
     draw = np.random.default_rng(0)
@@ -48,7 +48,7 @@ def predicted(
 
 
 @pytest.fixture
-def many(rows: HeldOutRows) -> HeldOutRows:
+def many(rows: ExperimentRows) -> ExperimentRows:
     """Ten times the test rows, so that a planted effect is seen."""
     test = rows.test
     wide = replace(
@@ -62,7 +62,7 @@ def many(rows: HeldOutRows) -> HeldOutRows:
     return replace(rows, test=wide, patients=[str(i) for i in range(400)], attributes=about)
 
 
-def concluded(rows: HeldOutRows, arms: Sequence[Arm], folder: Path, **more: Any) -> Conclusion:
+def concluded(rows: ExperimentRows, arms: Sequence[Arm], folder: Path, **more: Any) -> Conclusion:
     strength = {name: more.pop(name, {}) for name in ("val", "test")}
     options = {"n_bootstrap": 200, "seed": 0} | more
     return conclude(rows, arms, predicted(rows, arms, **strength), folder, **options)
@@ -71,7 +71,7 @@ def concluded(rows: HeldOutRows, arms: Sequence[Arm], folder: Path, **more: Any)
 @pytest.mark.parametrize(("strength", "word"), [(6.0, "helps"), (-2.0, "harms")])
 @pytest.mark.parametrize("method", METHODS)
 def test_the_verdict_is_of_the_arm_against_its_control_whatever_it_is_called(
-    many: HeldOutRows, source: MakeSource, tmp_path: Path, method: str, strength: float, word: str
+    many: ExperimentRows, source: MakeSource, tmp_path: Path, method: str, strength: float, word: str
 ) -> None:
     arms = built(many, source(), **{method: ArmSpec("x", control="duplicated")})
     found = concluded(many, arms, tmp_path, test={method: strength})
@@ -88,7 +88,7 @@ def test_the_verdict_is_of_the_arm_against_its_control_whatever_it_is_called(
     assert table.index[table["primary"]].tolist() == [method]
 
 
-def test_every_table_is_there_with_its_arms(rows: HeldOutRows, source: MakeSource, tmp_path: Path) -> None:
+def test_every_table_is_there_with_its_arms(rows: ExperimentRows, source: MakeSource, tmp_path: Path) -> None:
     arms = built(
         rows, source(), fusion=ArmSpec("x"), half=ArmSpec("x", synthetic_ratio=0.5), focal=ArmSpec(loss="focal")
     )
@@ -114,7 +114,7 @@ def test_every_table_is_there_with_its_arms(rows: HeldOutRows, source: MakeSourc
     assert (given.primary, given.verdict["chosen_by"]) == ("fusion", "the config")
 
 
-def test_a_chosen_arm_without_images_is_refused(rows: HeldOutRows, source: MakeSource, tmp_path: Path) -> None:
+def test_a_chosen_arm_without_images_is_refused(rows: ExperimentRows, source: MakeSource, tmp_path: Path) -> None:
     arms = built(rows, source(), fusion=ArmSpec("x"), focal=ArmSpec(loss="focal"))
     for name in ("focal", "nobody", "duplicated for fusion"):
         with pytest.raises(
@@ -128,7 +128,7 @@ def empty(source: MakeSource) -> SourceImages:
 
 
 def test_without_a_kept_image_there_is_nothing_to_compare(
-    rows: HeldOutRows, source: MakeSource, tmp_path: Path
+    rows: ExperimentRows, source: MakeSource, tmp_path: Path
 ) -> None:
     """The same from one source as from an experiment that has another arm beside it."""
     alone = built(rows, empty(source), fusion=ArmSpec("x", control="duplicated"))
@@ -146,7 +146,7 @@ def test_without_a_kept_image_there_is_nothing_to_compare(
 
 
 def test_an_empty_arm_does_not_stop_another_from_being_chosen(
-    rows: HeldOutRows, source: MakeSource, tmp_path: Path
+    rows: ExperimentRows, source: MakeSource, tmp_path: Path
 ) -> None:
     specs = {"fusion": ArmSpec("x"), "edit": ArmSpec("y")}
     arms = build_arms(specs, rows, {"x": empty(source), "y": source()}, settings=SHARED, weight=0.3)
@@ -155,13 +155,13 @@ def test_an_empty_arm_does_not_stop_another_from_being_chosen(
     assert (found.word, found.primary) == ("no evidence", None)
 
 
-def test_reweighted_arms_alone_are_no_verdict(rows: HeldOutRows, source: MakeSource, tmp_path: Path) -> None:
+def test_reweighted_arms_alone_are_no_verdict(rows: ExperimentRows, source: MakeSource, tmp_path: Path) -> None:
     found = concluded(rows, built(rows, source(), focal=ArmSpec(loss="focal")), tmp_path)
     assert (found.word, found.primary) == ("no verdict", None)
     assert found.tables is not None
 
 
-def test_tables_of_an_earlier_comparison_do_not_stay(rows: HeldOutRows, source: MakeSource, tmp_path: Path) -> None:
+def test_tables_of_an_earlier_comparison_do_not_stay(rows: ExperimentRows, source: MakeSource, tmp_path: Path) -> None:
     first = concluded(rows, built(rows, source(), fusion=ArmSpec("x")), tmp_path)
     found = concluded(rows, built(rows, empty(source), fusion=ArmSpec("x")), tmp_path, experiments=first.experiments)
     tables = ("scores", "comparisons", "reliability", "subgroups")
@@ -172,7 +172,7 @@ def test_tables_of_an_earlier_comparison_do_not_stay(rows: HeldOutRows, source: 
     assert kept == first.verdict
 
 
-def test_each_other_experiment_on_the_test_set_counts(rows: HeldOutRows, source: MakeSource, tmp_path: Path) -> None:
+def test_each_other_experiment_on_the_test_set_counts(rows: ExperimentRows, source: MakeSource, tmp_path: Path) -> None:
     one, other = (
         built(rows, source(), fusion=ArmSpec("x")),
         built(rows, source(), fusion=ArmSpec("x", synthetic_ratio=0.5)),
@@ -189,7 +189,7 @@ def test_each_other_experiment_on_the_test_set_counts(rows: HeldOutRows, source:
     assert back.experiments == second.experiments
 
 
-def test_an_experiment_is_named_by_contents(rows: HeldOutRows, source: MakeSource) -> None:
+def test_an_experiment_is_named_by_contents(rows: ExperimentRows, source: MakeSource) -> None:
     arms = built(rows, source(), fusion=ArmSpec("x"))
     options: dict[str, Any] = {"n_bootstrap": 100, "seed": 0, "primary_arm": None}
     named = experiment(rows, arms, [0, 1], **options)
@@ -208,7 +208,7 @@ def test_an_experiment_is_named_by_contents(rows: HeldOutRows, source: MakeSourc
 
 @pytest.mark.parametrize("left", [b"{[", b"", b"[]", b'{"verdict": "helps"}', b"\xff\xfe"])
 def test_a_damaged_verdict_is_named_and_set_aside(
-    rows: HeldOutRows, source: MakeSource, tmp_path: Path, left: bytes, caplog: pytest.LogCaptureFixture
+    rows: ExperimentRows, source: MakeSource, tmp_path: Path, left: bytes, caplog: pytest.LogCaptureFixture
 ) -> None:
     (tmp_path / "verdict.json").write_bytes(left)
     with caplog.at_level(logging.WARNING):
@@ -218,7 +218,9 @@ def test_a_damaged_verdict_is_named_and_set_aside(
     assert json.loads((tmp_path / "verdict.json").read_text()) == found.verdict
 
 
-def test_arms_that_were_not_trained_are_not_concluded_on(rows: HeldOutRows, source: MakeSource, tmp_path: Path) -> None:
+def test_arms_that_were_not_trained_are_not_concluded_on(
+    rows: ExperimentRows, source: MakeSource, tmp_path: Path
+) -> None:
     arms = built(rows, source(), fusion=ArmSpec("x"))
     with pytest.raises(InputError, match="'duplicated for fusion' was not trained"):
         conclude(rows, arms, predicted(rows, arms[:2], {}, {}), tmp_path, n_bootstrap=100, seed=0)

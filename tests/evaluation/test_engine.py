@@ -18,7 +18,7 @@ import torch
 
 from medlt.classify.sets import TrainingSet
 from medlt.evaluation import engine
-from medlt.evaluation.arms import REAL, Arm, HeldOutRows
+from medlt.evaluation.arms import REAL, Arm, ExperimentRows
 from medlt.evaluation.design import ArmSpec, build_arms
 from medlt.evaluation.engine import TrainedArms, train_arms
 from medlt.evaluation.sources import SourceImages
@@ -32,7 +32,7 @@ SEEDS = (3, 4)
 
 
 @pytest.fixture
-def arms(rows: HeldOutRows, source: Callable[..., SourceImages]) -> list[Arm]:
+def arms(rows: ExperimentRows, source: Callable[..., SourceImages]) -> list[Arm]:
     """real, fusion, its control, and focal."""
     specs = {"fusion": ArmSpec("x"), "focal": ArmSpec(loss="focal")}
     return build_arms(specs, rows, {"x": source()}, settings=SHARED, weight=0.3)
@@ -49,7 +49,7 @@ def same(one: TrainedArms, other: TrainedArms) -> bool:
     return all(a.keys() == b.keys() and all(np.array_equal(a[k], b[k]) for k in a) for a, b in held)
 
 
-def test_two_workers_say_what_one_says(rows: HeldOutRows, arms: list[Arm], tmp_path: Path) -> None:
+def test_two_workers_say_what_one_says(rows: ExperimentRows, arms: list[Arm], tmp_path: Path) -> None:
     one = train_arms(rows, arms, SEEDS, runtime=CPU, store=Store(tmp_path / "one"))
     two = train_arms(rows, arms, SEEDS, runtime=CPU, store=Store(tmp_path / "two"), workers=2)
     assert same(one, two)
@@ -61,7 +61,7 @@ def test_two_workers_say_what_one_says(rows: HeldOutRows, arms: list[Arm], tmp_p
     assert not np.array_equal(one.test["fusion"], one.test["duplicated for fusion"])
 
 
-def test_what_was_trained_is_not_trained_again(rows: HeldOutRows, arms: list[Arm], store: Store) -> None:
+def test_what_was_trained_is_not_trained_again(rows: ExperimentRows, arms: list[Arm], store: Store) -> None:
     first = train_arms(rows, arms, SEEDS, runtime=CPU, store=store)
     again = train_arms(rows, arms, SEEDS, runtime=replace(CPU, seed=99), store=store)
     assert same(first, again)
@@ -73,14 +73,14 @@ def test_what_was_trained_is_not_trained_again(rows: HeldOutRows, arms: list[Arm
     assert (more.trained, more.cached) == (2, 8)
 
 
-def test_equal_arms_of_other_names_are_trained_once(rows: HeldOutRows, arms: list[Arm], store: Store) -> None:
+def test_equal_arms_of_other_names_are_trained_once(rows: ExperimentRows, arms: list[Arm], store: Store) -> None:
     twin = replace(arms[1], name="twin")
     found = train_arms(rows, [*arms[:3], twin], [0], runtime=CPU, store=store)
     assert (found.trained, found.cached) == (3, 1)
     np.testing.assert_array_equal(found.test["fusion"], found.test["twin"])
 
 
-def test_other_pixels_are_another_arm(rows: HeldOutRows, arms: list[Arm], store: Store) -> None:
+def test_other_pixels_are_another_arm(rows: ExperimentRows, arms: list[Arm], store: Store) -> None:
     train_arms(rows, arms[:3], [0], runtime=CPU, store=store)
     pixels = rows.train.images.clone()
     pixels[0, 0, 0, 0] += 1
@@ -99,7 +99,7 @@ class Recording(Runtime):
         return torch.device("cpu")
 
 
-def test_the_device_reaches_every_arm_and_seed(rows: HeldOutRows, arms: list[Arm], store: Store) -> None:
+def test_the_device_reaches_every_arm_and_seed(rows: ExperimentRows, arms: list[Arm], store: Store) -> None:
     runtime = Recording("cuda:7", "fp32", 1, 0)
     train_arms(rows, arms, SEEDS, runtime=runtime, store=store)
     assert {device for device, _ in runtime.asked} == {"cuda:7"}
@@ -108,7 +108,7 @@ def test_the_device_reaches_every_arm_and_seed(rows: HeldOutRows, arms: list[Arm
 
 @pytest.mark.parametrize(("asked", "given"), [(None, 1), (3, 3)])
 def test_workers_get_device_precision_and_threads(
-    rows: HeldOutRows, arms: list[Arm], store: Store, monkeypatch: pytest.MonkeyPatch, asked: int | None, given: int
+    rows: ExperimentRows, arms: list[Arm], store: Store, monkeypatch: pytest.MonkeyPatch, asked: int | None, given: int
 ) -> None:
     seen: list[Runtime] = []
 
@@ -127,7 +127,7 @@ def test_workers_get_device_precision_and_threads(
     assert {device for device, _ in runtime.asked} == {"cuda:7"}
 
 
-def test_progress_is_reported(rows: HeldOutRows, arms: list[Arm], store: Store) -> None:
+def test_progress_is_reported(rows: ExperimentRows, arms: list[Arm], store: Store) -> None:
     reports: list[tuple[str, int, int]] = []
     runtime = replace(CPU, progress=lambda stage, done, total: reports.append((stage, done, total)))
     train_arms(rows, arms[:3], [0], runtime=runtime, store=store)
@@ -135,14 +135,16 @@ def test_progress_is_reported(rows: HeldOutRows, arms: list[Arm], store: Store) 
     assert ("fusion, seed 0", 3, 3) in reports
 
 
-def test_nothing_is_trained_where_nothing_is_compared(rows: HeldOutRows, arms: list[Arm], store: Store) -> None:
+def test_nothing_is_trained_where_nothing_is_compared(rows: ExperimentRows, arms: list[Arm], store: Store) -> None:
     empty = [replace(arm, added=None) if arm.role in ("control", "synthetic") else arm for arm in arms[:3]]
     found = train_arms(rows, empty, SEEDS, runtime=CPU, store=store, workers=2)
     assert (found.test, found.trained, found.cached) == ({}, 0, 0)
     assert not store.root.exists()
 
 
-def test_an_arm_that_cannot_be_trained_is_named_before_any_is(rows: HeldOutRows, arms: list[Arm], store: Store) -> None:
+def test_an_arm_that_cannot_be_trained_is_named_before_any_is(
+    rows: ExperimentRows, arms: list[Arm], store: Store
+) -> None:
     wrong = Arm("later", "reweighted", SHARED | {"training_strategy": "pretrain"}, control=REAL)
     with pytest.raises(InputError, match=r"^arms\.later: .*needs added rows"):
         train_arms(rows, [*arms, wrong], [0], runtime=CPU, store=store)
@@ -151,7 +153,7 @@ def test_an_arm_that_cannot_be_trained_is_named_before_any_is(rows: HeldOutRows,
     assert not store.root.exists()
 
 
-def test_threads_are_given_back(rows: HeldOutRows, arms: list[Arm], store: Store) -> None:
+def test_threads_are_given_back(rows: ExperimentRows, arms: list[Arm], store: Store) -> None:
     before = torch.get_num_threads()
     train_arms(rows, arms[:3], [0], runtime=replace(CPU, threads=before + 1), store=store)
     assert torch.get_num_threads() == before

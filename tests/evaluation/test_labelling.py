@@ -11,7 +11,7 @@ import pytest
 
 from medlt.checks.separation import digest_network
 from medlt.classify.classifier import Classifier
-from medlt.evaluation.arms import HeldOutRows
+from medlt.evaluation.arms import ExperimentRows
 from medlt.evaluation.labelling import TABLES, check_labels, evaluation_classifiers
 from medlt.evaluation.sources import SourceImages
 from medlt.store import Store
@@ -28,7 +28,7 @@ def options(tmp_path: Path) -> dict[str, Any]:
 
 
 def test_a_block_a_source_in_every_table(
-    rows: HeldOutRows, source: MakeSource, options: dict[str, Any], tmp_path: Path
+    rows: ExperimentRows, source: MakeSource, options: dict[str, Any], tmp_path: Path
 ) -> None:
     none = source(name="none", kept=pd.DataFrame(index=pd.Index([], name="uid")))
     found = check_labels([source(), none], rows.train, rows.val, tmp_path, **options)
@@ -46,7 +46,7 @@ def test_a_block_a_source_in_every_table(
 
 
 def test_a_network_that_guided_the_images_is_no_evaluation_classifier(
-    rows: HeldOutRows, source: MakeSource, options: dict[str, Any]
+    rows: ExperimentRows, source: MakeSource, options: dict[str, Any]
 ) -> None:
     classifiers = evaluation_classifiers(source(), rows.train, rows.val, **options)
     one, other = classifiers.verifiers
@@ -58,7 +58,7 @@ def test_a_network_that_guided_the_images_is_no_evaluation_classifier(
 
 
 def test_evaluation_classifiers_run_where_the_runtime_says(
-    rows: HeldOutRows, source: MakeSource, options: dict[str, Any]
+    rows: ExperimentRows, source: MakeSource, options: dict[str, Any]
 ) -> None:
     runtime = Runtime("cuda:7", "fp32", 1, 0)
     with pytest.raises((InputError, RuntimeError)):

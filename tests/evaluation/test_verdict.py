@@ -1,5 +1,7 @@
 """The word follows from a planted truth: a better arm helps, a worse one harms, an equal one is no evidence."""
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -62,6 +64,13 @@ def test_identical_scores_show_nothing() -> None:
     assert verdict["comparison"]["difference"] == 0
     assert verdict["sentence"].startswith("No evidence that the synthetic images are better or worse than duplicated")
     assert "difference in tail macro AP +0.0000" in verdict["sentence"]
+
+
+def test_the_sentence_counts_simulated_patients_as_such() -> None:
+    tested = replace(arms(1.0, 1.0), simulated=True)
+    table = compare_arms(tested, [("fusion", "duplicated")], GROUPS, n_bootstrap=50, seed=0)
+    verdict = decide(table, tested, "fusion", "duplicated")
+    assert "600 test images of 300 simulated patients" in verdict["sentence"]
 
 
 def test_the_sentence_gives_the_reason_where_an_interval_allows_no_word() -> None:
