@@ -38,7 +38,7 @@ from medlt.synthesis.fusion import LatentFusion
 from medlt.synthesis.guides import Guide
 from medlt.synthesis.longtail import LongtailGuide, differentiable_decoder
 from medlt.synthesis.minority import JepaGuide, MinorityGuide, ReferenceLevels, reference_levels
-from medlt.synthesis.parts import MethodParts
+from medlt.synthesis.parts import MethodParts, PluginMethod
 from medlt.synthesis.plan import PlanSettings
 from medlt.synthesis.plan import TrainTable as TrainTable
 from medlt.training.protocols import PrivateFit
@@ -92,13 +92,15 @@ def build_method(run: Run[configs.RunConfig], learnt: Learnt) -> Built:
     if not isinstance(method, Synthesizer):
         got = f"built a {type(method).__name__}, which is no medlt.types.Synthesizer"
         raise PluginError(f"{METHODS.where(chosen.kind)} {got}; correct the package")
+    if METHODS.package(chosen.kind):
+        method = PluginMethod(chosen.kind, method)
     return Built(method, parts.models)
 
 
 def method_parts(run: Run[configs.RunConfig], learnt: Learnt) -> RunParts:
     """Return the parts of a method. Those that are trained are trained when the method calls for them."""
     cohort, latents, private, targets = learnt.cohort, learnt.latents, learnt.private, run.config.targets
-    models = {"codec": latents.codec.digest}
+    models = {"codec": latents.codec.digest, **run.config.plugin_versions}
 
     def denoiser(losses: Losses = no_losses) -> Backbone:
         backbone = train_denoiser(run, cohort, latents, private, losses)

@@ -191,6 +191,8 @@ def _require_same(folder: Path, before: str, now: str) -> None:
 def _record_begin(run: Run[C]) -> None:
     """Record versions, seed and device. Warn of versions that changed, and keep the previous ones on record."""
     summary, now = run.summary(), versions()
+    if isinstance(run.config, configs.RunConfig):
+        now = {**now, **run.config.plugin_versions}
     before = summary.get("versions", now)
     previous = list(summary.get("previous_versions", []))
     if changed := [

@@ -21,6 +21,7 @@ from medlt.evaluation import provenance
 from medlt.evaluation.arms import match_real_rows
 from medlt.evaluation.sources import SourceImages, Verifiers
 from medlt.recipes import augment
+from medlt.recipes._checks import guidance_of
 from medlt.recipes._cohort import Cohort, filed_cohort
 from medlt.recipes._models import train_guidance_classifier, train_verifiers
 from medlt.recipes._privacy import private_fit
@@ -145,5 +146,5 @@ def _table(name: str, path: Path) -> pd.DataFrame:
 
 def _guiding(run: Run[configs.RunConfig], own: Cohort, verifiers: CrossFitClassifiers) -> tuple[str, ...]:
     """Return the digests of the classifiers that guided the images, () for a method without one."""
-    guided = any(isinstance(one, configs.LongtailGuideConfig) and one.weight for one in run.config.method.guidance)
+    guided = any(isinstance(one, configs.LongtailGuideConfig) and one.weight for one in guidance_of(run.config.method))
     return (digest_network(train_guidance_classifier(run, own, verifiers).net),) if guided else ()
