@@ -31,6 +31,7 @@ from medlt.privacy.card_text import (
     markdown_table,
     not_shown,
     parent_columns,
+    run_name,
     training,
 )
 from medlt.privacy.claims import Claim, Provenance, claim
@@ -72,7 +73,7 @@ def model_card(run: Path) -> str:
     parts["Audit"] = _audit(seen.folder)
     parts["Not shown here"] = bullets(*not_shown(config))
     parts["Caveats"] = bullets(*LIMITS)
-    return header(config) + _page(f"Model card: {_name(config)}", parts)
+    return header(config) + _page(f"Model card: {run_name(config)}", parts)
 
 
 def datasheet(run: Path) -> str:
@@ -96,7 +97,7 @@ def datasheet(run: Path) -> str:
     parts["Uses"] = bullets(*USES, NOT_FOR)
     parts["Distribution"] = distribution(config)
     parts["Limits"] = bullets(*LIMITS)
-    return _page(f"Datasheet: {_name(config)}", parts)
+    return _page(f"Datasheet: {run_name(config)}", parts)
 
 
 def _page(title: str, parts: Mapping[str, str]) -> str:

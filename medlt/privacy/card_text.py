@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sized
 
 import pandas as pd
 
@@ -18,7 +18,7 @@ FUSED_LABELS = {
 PARENTS = {
     "tail_parent": "the image that the synthetic image is made from",
     "head_parent": "the image that is mixed into it",
-    "parents": "a list of both",
+    "parents": "a list of these",
     "label_source": "the image whose label vector the synthetic image has",
 }
 
@@ -34,10 +34,12 @@ def header(config: configs.RunConfig) -> str:
 
 
 def bullets(*lines: str) -> str:
+    """Return a Markdown list."""
     return "\n".join(f"- {line}" for line in lines)
 
 
 def markdown_table(columns: Iterable[str], rows: Iterable[Iterable[object]]) -> str:
+    """Return a Markdown table."""
     head = list(columns)
     lines = [head, ["---"] * len(head), *([_cell(value) for value in row] for row in rows)]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
@@ -49,6 +51,7 @@ def _cell(value: object) -> str:
 
 
 def is_private(config: configs.RunConfig) -> bool:
+    """Return whether the run has a section privacy."""
     return config.privacy is not None
 
 
@@ -57,12 +60,13 @@ def is_drawn(config: configs.RunConfig) -> bool:
     return isinstance(config.data, configs.PhantomData)
 
 
-def _name(config: configs.RunConfig) -> str:
+def run_name(config: configs.RunConfig) -> str:
     """Return the name of the run folder, without its place."""
     return config.output_dir.name or "run"
 
 
 def denoiser(config: configs.RunConfig) -> str:
+    """Return the kind of the denoiser and the origin of its weights."""
     chosen = config.denoiser
     if isinstance(chosen, configs.StableConfig):
         trained = {
@@ -76,6 +80,7 @@ def denoiser(config: configs.RunConfig) -> str:
 
 
 def codec(config: configs.RunConfig) -> str:
+    """Return the origin of the codec."""
     if isinstance(config.codec, configs.TrainedCodec):
         return "a codec trained on the same images"
     if not isinstance(config.codec, configs.FolderCodec):
@@ -84,10 +89,12 @@ def codec(config: configs.RunConfig) -> str:
 
 
 def condition(config: configs.RunConfig) -> str:
+    """Return the condition of the denoiser."""
     return "a prompt" if isinstance(config.denoiser, configs.StableConfig) else "a label vector of findings"
 
 
 def training(config: configs.RunConfig) -> list[str]:
+    """Return how the denoiser is trained."""
     chosen = config.denoiser
     if getattr(chosen, "train", "full") == "none":
         return ["None on these images."]
@@ -99,6 +106,7 @@ def training(config: configs.RunConfig) -> list[str]:
 
 
 def not_shown(config: configs.RunConfig) -> list[str]:
+    """Return what neither document shows; a private run shows less."""
     common = ["How the images help with radiographs of another hospital."]
     if not is_private(config):
         return common
@@ -126,6 +134,7 @@ def labelling(config: configs.RunConfig) -> str:
 
 
 def identification(config: configs.RunConfig) -> list[str]:
+    """Return how a file states what it is."""
     lines = [
         "The text chunks of every PNG file state: the version of medlt (Software), that the image is synthetic "
         "(Synthetic: true), the id of the run (Run) and the uid of the image (UID).",
@@ -139,9 +148,10 @@ def identification(config: configs.RunConfig) -> list[str]:
 
 
 def parent_columns(config: configs.RunConfig, made: pd.DataFrame) -> list[str]:
+    """Return which columns of metadata.csv hold uids of train images: those of PARENTS that are not empty."""
     if is_private(config):
         return ["images/metadata.csv holds no uid of a train image."]
-    given = [f"{name} ({what})" for name, what in PARENTS.items() if name in made and made[name].notna().any()]
+    given = [f"{name} ({what})" for name, what in PARENTS.items() if name in made and made[name].map(_is_given).any()]
     if not given:
         return []
     own = "drawings" if is_drawn(config) else "real images of the collection"
@@ -150,6 +160,11 @@ def parent_columns(config: configs.RunConfig, made: pd.DataFrame) -> list[str]:
     ]
 
 
+def _is_given(value: object) -> bool:
+    return len(value) > 0 if isinstance(value, Sized) else bool(pd.notna(value))
+
+
 def distribution(config: configs.RunConfig) -> str:
+    """Return the files that are handed out, and who chooses their licence."""
     form = "PNG" if config.format == "png" else "PNG, and DICOM Secondary Capture marked as synthetic"
     return f"images/ as {form}, with metadata.csv. The holder of the data chooses the licence."

@@ -1,5 +1,7 @@
 """What goes with a model: everything a reader needs, and nothing of a patient."""
 
+import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -32,9 +34,9 @@ def folder(run: Path, **changed: Any) -> Path:
     digests = {"codec": "1", "denoiser": "2", "manifest": manifest().digest()}
     write_json(run / "run.json", {"digests": digests, "weights": {"denoiser": "3"}, "counts": {"real": 4}})
     done = Mechanism(
-        stage="denoiser", privacy_unit="patient", units=4, sample_rate=0.01, noise_multiplier=2.0, max_grad_norm=1.0, steps=20,
-        planned=20, max_images_per_patient=1, noise_multiplicity=7, grad_sample_mode="hooks", randomness="from the operating system",
-        secure_mode=True, data=manifest().split("train").digest(), weights="3",
+        stage="denoiser", privacy_unit="patient", units=4, sample_rate=0.01, noise_multiplier=2.0, max_grad_norm=1.0,
+        steps=20, planned=20, max_images_per_patient=1, noise_multiplicity=7, grad_sample_mode="hooks",
+        randomness="from the operating system", secure_mode=True, data=manifest().split("train").digest(), weights="3",
     )  # fmt: skip
     write_ledger(run / "ledger.json", [done], 1e-6, 8.0)
     manifest().write(run / "stages" / "data" / "manifest.parquet")
@@ -70,7 +72,7 @@ def test_the_card_has_the_header_the_claim_and_the_ledger(tmp_path: Path) -> Non
     assert "differential-privacy" in yaml.safe_load(header)["tags"]
     assert claim(run).sentence in body
     assert "| denoiser | patient | 2 | 1 | 0.01 | 20 | 1 | 1 | 7 | yes |" in body
-    names = ["Model details", "Intended use", "Training data", "Privacy", "Audit", "Not shown here", "Caveats"]
+    names = "Model details,Intended use,Training data,Evaluation,Privacy,Audit,Not shown here,Caveats".split(",")
     assert all(f"## {name}\n" in body for name in names)
     assert "medlt audit" in body
 
@@ -84,9 +86,7 @@ def test_the_datasheet_counts_synthetic_rows_alone(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("write", [model_card, datasheet])
 @pytest.mark.parametrize("changed", [{}, {"method": "fusion"}, {"method": "noise", "checks": {"near_copy": {}}}])
-def test_a_run_asked_to_be_private_tells_nothing_of_its_patients(
-    tmp_path: Path, write: Any, changed: dict[str, Any]
-) -> None:
+def test_a_private_run_reveals_nothing_of_its_patients(tmp_path: Path, write: Any, changed: dict[str, Any]) -> None:
     """Whether or not it carries a claim: no digest, count, name or place."""
     text = write(finished(tmp_path / "run", **changed))
     real = manifest()
@@ -106,7 +106,7 @@ def test_a_run_that_promises_nothing_says_so_and_may_count(tmp_path: Path, write
 
 
 @pytest.mark.parametrize("write", [model_card, datasheet])
-def test_the_audit_is_told_a_line_a_finding(tmp_path: Path, write: Any) -> None:
+def test_each_attack_of_the_audit_has_a_line(tmp_path: Path, write: Any) -> None:
     write_json(finished(tmp_path / "run") / "audit.json", AUDIT)
     text = write(tmp_path / "run")
     assert "**near_copies** (passed): No copy was found, recall 0.9." in text
@@ -116,7 +116,7 @@ def test_the_audit_is_told_a_line_a_finding(tmp_path: Path, write: Any) -> None:
 
 
 @pytest.mark.parametrize("damaged", ["{", "[]", "{}", '{"results": [{"name": "near_copies"}]}'])
-def test_a_damaged_audit_is_told(tmp_path: Path, damaged: str) -> None:
+def test_a_damaged_audit_is_named(tmp_path: Path, damaged: str) -> None:
     (finished(tmp_path / "run") / "audit.json").write_text(damaged)
     with pytest.raises(InputError, match="damaged"):
         model_card(tmp_path / "run")
@@ -129,10 +129,115 @@ def test_a_run_that_is_not_finished_has_a_card(tmp_path: Path) -> None:
     assert "0 synthetic images" in datasheet(run)
 
 
-def test_stable_diffusion_as_it_was_given(tmp_path: Path) -> None:
+def test_stable_diffusion_with_the_given_weights(tmp_path: Path) -> None:
     run = finished(tmp_path / "run", denoiser=UNTRAINED)
     (run / "ledger.json").unlink()
     card = model_card(run)
     assert yaml.safe_load(card.split("---\n")[1])["pipeline_tag"] == "text-to-image"
-    assert "as it was given" in card
+    assert "with the given weights" in card
     assert "epsilon 0" in card
+
+
+METHODS: dict[str, dict[str, Any]] = {
+    "fusion, soft": {"kind": "fusion", "labels": "cam_mass"},
+    "fusion, tail": {"kind": "fusion", "labels": "tail"},
+    "fusion, union": {"kind": "fusion", "labels": "union"},
+    "edit": {"kind": "edit"},
+    "edit, mixed": {"kind": "edit", "mixed": 0.4},
+    **{name: {"kind": name} for name in ("noise", "minority", "longtail", "diffult")},
+}
+LABELS = {
+    "fusion, soft": "Labels are soft: the label of a finding is the share",
+    "fusion, tail": "A finding is present if the tail parent has it",
+    "fusion, union": "A finding is present if either parent has it",
+    "edit": "An image has the label vector of its tail parent",
+    "edit, mixed": "Labels are soft where a second image is mixed in",
+    **dict.fromkeys(("noise", "minority", "longtail", "diffult"), "An image has the label vector of a train image"),
+}
+ONE_FINDING = "An image has its target finding and no other one. No verifier checks the labels."
+TABLE = [
+    (method, private, phantom, verdict)
+    for method in METHODS
+    for private in (False, True)
+    for phantom in (False, True)
+    for verdict in (False, True)
+    if not (private and method == "diffult")  # which no config allows
+]
+
+
+def without(text: str, *sections: str) -> str:
+    """Markdown without some sections."""
+    parts = re.split(r"(?m)^(?=## )", text)
+    return "".join(part for part in parts if part.removeprefix("## ").split("\n")[0] not in sections)
+
+
+@pytest.fixture(scope="module")
+def documents(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., tuple[str, str]]:
+    """Model card and datasheet of a fabricated run."""
+
+    def made(method: str, private: bool, phantom: bool, verdict: bool) -> tuple[str, str]:
+        changed: dict[str, Any] = {"method": METHODS[method]}
+        if not private:
+            changed["privacy"] = None
+        if phantom:
+            changed["data"] = {"kind": "phantom"}
+        run = finished(tmp_path_factory.mktemp("card") / "run", **changed)
+        rows = pd.read_parquet(run / "manifest.parquet")
+        own = {"tail_parent": "real-1", "head_parent": "real-2"} if method[:4] in ("fusi", "edit") else {}
+        own = own or {"label_source": "real-1"}
+        rows.assign(**{name: rows["synthetic"].map({True: uid}) for name, uid in own.items()}).to_parquet(
+            run / "manifest.parquet"
+        )
+        if verdict:
+            write_json(run / "verdict.json", {"verdict": "helps", "sentence": "fusion gains 0.0421 over duplicates."})
+        return model_card(run), datasheet(run)
+
+    return made
+
+
+@pytest.mark.parametrize(("method", "private", "phantom", "verdict"), TABLE)
+def test_what_the_documents_state_and_do_not_state(
+    documents: Any, method: str, private: bool, phantom: bool, verdict: bool
+) -> None:
+    card, sheet = documents(method, private, phantom, verdict)
+    independent = private and method.split(",")[0] not in ("fusion", "edit")
+    for text in (card, sheet):
+        assert ("radiographs of patients" in text.lower()) == (not phantom)
+        assert ("drawings by a program (phantoms)" in text.lower()) == phantom
+        assert ("a patient in this section is a drawn one" in text) == phantom
+        if phantom:
+            assert not re.search(r"(?i)\bpatients?\b", without(text, "Privacy", "Audit"))
+        assert ("has no verdict" in text) == (not verdict)
+        assert ("Verdict: **helps**. fusion gains 0.0421 over duplicates." in text) == (verdict and not private)
+        assert ("verdict.json stays in the run folder" in text) == (verdict and private)
+        assert ("does not apply to radiographs" in text) == (verdict and phantom and not private)
+        assert "0.0421" not in text or not private
+        assert not (verdict and re.search("(?i)whether the images help", text))
+    wanted = ONE_FINDING if independent else LABELS[method]
+    assert wanted in sheet
+    assert not [one for one in {ONE_FINDING, *LABELS.values()} - {wanted} if one in sheet]
+    assert ("A verifier checks" in sheet) == (not independent)
+    assert ("soft" in sheet) == (not independent and "soft" in LABELS[method])
+    assert ("holds no uid of a train image" in sheet) == private
+    assert ("also holds uids of real images of the collection" in sheet) == (not private and not phantom)
+    assert ("also holds uids of drawings" in sheet) == (not private and phantom)
+    source = {"fusion": "tail_parent", "edit": "tail_parent"}.get(method.split(",")[0], "label_source")
+    for column in ("tail_parent (", "head_parent (", "label_source ("):
+        own = column.startswith("label") == (source == "label_source")
+        assert (column in sheet) == (own and not private)
+
+
+@pytest.mark.parametrize("write", [model_card, datasheet])
+def test_a_damaged_verdict_is_named(tmp_path: Path, write: Any) -> None:
+    (finished(tmp_path / "run", privacy=None) / "verdict.json").write_text('{"verdict": "helps"}')
+    with pytest.raises(InputError, match=r"verdict\.json: damaged; run `medlt evaluate` again"):
+        write(tmp_path / "run")
+
+
+def test_the_documents_name_the_run_and_how_an_image_does(tmp_path: Path) -> None:
+    run = finished(tmp_path / "run", format="dicom")
+    assert "Run: `" not in model_card(run)
+    write_json(run / "run.json", {"id": "0123456789abcdef"})
+    assert "- Run: `0123456789abcdef`." in model_card(run)
+    assert "(Synthetic: true)" in datasheet(run)
+    assert "(0008,001C)" in datasheet(run)
