@@ -132,7 +132,7 @@ def _measured(row: pd.Series, arms: Arms) -> str:
 def decide(table: pd.DataFrame, arms: Arms, arm: str, control: str) -> dict[str, Any]:
     """Return the verdict on `arm` against its count-matched control: a word, a sentence and the numbers behind it."""
     row = _tail_row(table, arm, control)
-    word, measured, reason = str(row["word"]), _measured(row, arms), str(row.get("reason", ""))
+    word, measured, reason = str(row["word"]), _measured(row, arms), str(row.get("reason", "")).partition(":")[0]
     sentence = f"{SENTENCES[word]}: {measured}." + (f" Reason: {reason}." if reason else "")
     if pd.isna(row["difference"]):
         word, sentence = "no verdict", NO_TAIL

@@ -83,7 +83,7 @@ def _opened(name: str, run: Run[configs.RunConfig], own: Cohort, cohort: Cohort)
     made = whole.where(whole.rows["synthetic"] if "synthetic" in whole.rows else pd.Series(False, whole.rows.index))
     results, planned = (_table(name, run.path(f"{table}.parquet")) for table in ("checks", "plan"))
     made = _with_real_rows(made, own, run.config)
-    provenance.require_fit(name, made, own.train, cohort.manifest, stopped_by=own.val)
+    provenance.require_usable(name, made, own.train, cohort.manifest, stopped_by=own.val)
     kept = _kept(made, results)
     # a data-independent run has no verifiers; these measure its images and select none
     private = None if run.config.data_independent else private_fit(run, own)

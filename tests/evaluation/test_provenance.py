@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from medlt.data.manifest import Manifest
-from medlt.evaluation.provenance import require_disjoint, require_findings, require_fit
+from medlt.evaluation.provenance import require_disjoint, require_findings, require_usable
 from medlt.types import InputError
 
 FINDINGS = ("Mass", "Hernia")
@@ -41,10 +41,10 @@ def root(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def refused(root: Path, match: str, own: Manifest, learnt: Manifest | None = None) -> str:
+def refused(root: Path, match: str, own: Manifest, trained_on: Manifest | None = None) -> str:
     whole = real(root)
     with pytest.raises(InputError, match=match) as caught:
-        require_fit("edits", own, learnt or whole.split("train"), whole)
+        require_usable("edits", own, trained_on or whole.split("train"), whole)
     message = str(caught.value)
     assert message.startswith("source edits: ")
     assert "\n" not in message
@@ -54,13 +54,13 @@ def refused(root: Path, match: str, own: Manifest, learnt: Manifest | None = Non
 
 def test_a_source_of_the_experiments_own_train_rows_passes(root: Path) -> None:
     whole = real(root)
-    require_fit("edits", made(root), whole.split("train"), whole)
+    require_usable("edits", made(root), whole.split("train"), whole)
     part = whole.where(whole.rows["split"].eq("train") & (whole.rows.index < "u08"))
-    require_fit("edits", made(root), part, whole)
+    require_usable("edits", made(root), part, whole)
     likes = Manifest(
         made(root).rows.drop(columns="tail_parent").assign(parents=[[]] * 3, label_source="u03"), FINDINGS, root
     )
-    require_fit("noise", likes, whole.split("train"), whole)
+    require_usable("noise", likes, whole.split("train"), whole)
 
 
 @pytest.mark.parametrize(("split", "count"), [("val", 2), ("test", 2)])
@@ -93,22 +93,24 @@ def test_a_parent_that_is_held_out_is_a_leak_though_no_model_saw_it(root: Path) 
 def test_models_may_be_stopped_by_validation_rows_but_not_by_test_rows(root: Path) -> None:
     whole = real(root)
     train, val, test = (whole.split(split) for split in ("train", "val", "test"))
-    require_fit("edits", made(root), train, whole, stopped_by=val)
-    require_fit("edits", made(root), train, whole, stopped_by=train)
+    require_usable("edits", made(root), train, whole, stopped_by=val)
+    require_usable("edits", made(root), train, whole, stopped_by=train)
     with pytest.raises(InputError, match=r"trained on patients, as validation rows, of split test \(2\); make it"):
-        require_fit("edits", made(root), train, whole, stopped_by=test)
+        require_usable("edits", made(root), train, whole, stopped_by=test)
 
 
 def test_real_images_that_no_arm_is_given_are_refused(root: Path) -> None:
     """They could be the gain: neither the arm nor its control is trained on them."""
     old = real(root).split("train").rows
     more = pd.concat([old, old.iloc[[0]].rename(index={"u00": "w00"}).assign(patient_id="secret-77")])
-    refused(root, "trained on 1 real images that no arm is given", made(root), Manifest(more, FINDINGS, root))
+    refused(root, "trained on 1 real images that no arm is trained on", made(root), Manifest(more, FINDINGS, root))
 
 
 def test_parents_must_be_train_rows(root: Path) -> None:
     lost = made(root, parents=[["u00"], ["gone"], ["u05"]], tail_parent=["u00", "gone", "away"])
-    refused(root, r"image 's1' \(and 1 more\) has a parent that is no train row here; make the source", lost)
+    refused(
+        root, r"image 's1' \(and 1 more\) has a parent that is not a train row of the experiment; make the source", lost
+    )
     refused(
         root,
         "image 's1' names no real parent",
@@ -140,7 +142,7 @@ def test_rows_are_synthetic_new_labelled_and_there(root: Path) -> None:
 def test_a_source_without_kept_images_passes_but_its_training_rows_are_checked(root: Path) -> None:
     own, whole = made(root), real(root)
     none = own.where(pd.Series(False, own.rows.index))
-    require_fit("edits", none, whole.split("train"), whole)
+    require_usable("edits", none, whole.split("train"), whole)
     refused(root, "trained on patients of split test", none, whole.where(whole.rows["split"] != "val"))
 
 

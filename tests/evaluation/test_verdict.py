@@ -83,7 +83,7 @@ def test_the_sentence_gives_the_reason_where_an_interval_allows_no_word() -> Non
     verdict = decide(table, few, "fusion", "real")
     assert verdict["verdict"] == "no evidence"
     assert verdict["comparison"]["difference"] > 0
-    assert " Reason: " in verdict["sentence"]
+    assert verdict["sentence"].endswith(". Reason: fewer than 6 positive patients.")
     assert "nan" not in verdict["sentence"]
 
 

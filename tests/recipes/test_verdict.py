@@ -173,7 +173,7 @@ def test_a_source_is_only_read_whatever_the_threads(finished: Path, tmp_path: Pa
     uids = list(given.kept.index[::-1])
     made = Manifest.read(finished / "manifest.parquet")
     assert torch.equal(given.images(32, uids), images(made, 32, uids=uids))
-    scores = given.judged(given.verified().cross_fit, 32, uids)
+    scores = given.predict(given.require_verifiers().cross_fit, 32, uids)
     own = [scores.at[uid, finding] for uid, finding in given.kept.loc[uids, "finding"].items()]
     np.testing.assert_allclose(own, given.kept.loc[uids, "verifier"], atol=1e-6)  # as the run's check has found them
 

@@ -90,7 +90,7 @@ def test_every_source_is_looked_at_before_the_folder_is_opened_or_one_is_made(
     (tmp_path / "unfinished" / "config.yaml").write_text("method: fusion\n")
     for gone in ("nowhere", "unfinished"):
         sources = {"fusion": {"run": str(tmp_path / "source")}, "gone": {"run": str(tmp_path / gone)}}
-        with pytest.raises(InputError, match=rf"sources\.gone: .*{gone} is no finished run"):
+        with pytest.raises(InputError, match=rf"sources\.gone: .*{gone} is not a finished run"):
             main(make(sources=sources))
     assert not (tmp_path / "run").exists()
 
@@ -156,11 +156,11 @@ def test_the_number_of_processes_asks_no_new_question(make: Make, source: Path) 
     assert names[0] == names[1] != names[2]
 
 
-def test_a_controls_name_is_taken_and_judges_do_not_speak_of_one_label() -> None:
+def test_a_controls_name_is_reserved_and_verifiers_give_no_single_label() -> None:
     least = {"output_dir": "run", "data": {"kind": "manifest", "path": "m"}, "sources": {"x": {"run": "x"}}}
-    with pytest.raises(ValueError, match="control's name"):
+    with pytest.raises(ValueError, match="is the name of a control"):
         EvaluateConfig.model_validate({**least, "arms": {"a": {"source": "x"}, "duplicated for a": {"loss": "focal"}}})
-    judged = {"a": {"source": "x", "labels": "verifier"}}
-    EvaluateConfig.model_validate({**least, "arms": judged})
+    verified = {"a": {"source": "x", "labels": "verifier"}}
+    EvaluateConfig.model_validate({**least, "arms": verified})
     with pytest.raises(ValueError, match="use labels soft"):
-        EvaluateConfig.model_validate({**least, "arms": judged, "classifier": {"task": "single-label"}})
+        EvaluateConfig.model_validate({**least, "arms": verified, "classifier": {"task": "single-label"}})
