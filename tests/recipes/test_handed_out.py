@@ -2,10 +2,11 @@
 
 import io
 import json
-import shutil
+import re
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from medlt.config import RunConfig, parse
 from medlt.data.manifest import Manifest
 from medlt.export.imagefolder import export_imagefolder
 from medlt.export.webdataset import export_webdataset
+from medlt.recipes.augment import _run_id
 from medlt.recipes.augment import main as augment
 from medlt.synthesis import METHODS
 from medlt.writer import PARENTS
@@ -35,7 +37,7 @@ PRIVACY = {
     "epsilon": 8.0, "delta": 1e-5, "noise_multiplicity": 1, "grad_sample_mode": "bookkeeping",
     "max_physical_batch_size": 16,
 }  # fmt: skip
-RUNS = [*((name, False) for name in METHODS), ("noise", True), ("fusion", True)]
+RUNS = [*((name, False) for name in METHODS), ("noise", True), pytest.param(("edit", True), marks=pytest.mark.slow)]
 
 
 def config(tiny: Tiny, out: Path, method: str, private: bool) -> RunConfig:
@@ -156,23 +158,26 @@ def test_no_real_uid_leaves_a_private_run_and_no_patient_leaves_any(handed: tupl
     run, private = handed
     rows = Manifest.read(run / "manifest.parquet").rows
     real = rows[~rows["synthetic"].astype(bool)]
-    plan = (run / "plan.parquet").read_bytes()
+    plan = set(re.findall(r"[\w-]+", pd.read_parquet(run / "plan.parquet").to_csv()))
     leaving = [file for pattern in ("images/*", "dicom/*", "*.md") for file in run.glob(pattern)]
+    handed_out: set[str] = set()
     for file in leaving:
-        data = file.read_bytes()
-        named = [uid for uid in real.index if str(uid).encode() in data]
-        assert all(uid.encode() in plan for uid in named)
-        assert not (private and named), file
-        assert not [one for one in set(real["patient_id"]) - {*real.index} if str(one).encode() in data], file
+        data = set(re.findall(r"[\w-]+", file.read_bytes().decode("latin-1")))
+        assert not data & set(real["patient_id"]), file
+        handed_out |= data & set(real.index)
+    assert handed_out <= plan
+    assert bool(handed_out) == (not private)
 
 
 def test_the_id_of_a_run_depends_on_what_it_makes_and_not_on_where(tiny: Tiny, tmp_path: Path) -> None:
-    def run_id(out: Path, **changes: Any) -> str:
-        tree = config(tiny, out, "noise", False).model_dump(mode="json")
-        return str(json.loads((augment(parse({**tree, **changes})) / "run.json").read_text())["id"])
+    def of(rows: str = "1", models: str = "2", **changes: Any) -> str:
+        tree = config(tiny, tmp_path / "a", "noise", False).model_dump(mode="json")
+        run = SimpleNamespace(config=parse({**tree, **changes}))
+        cohort = SimpleNamespace(manifest=SimpleNamespace(digest=lambda: rows))
+        return _run_id(run, cohort, SimpleNamespace(models={"denoiser": models}))  # type: ignore[arg-type]
 
-    first = run_id(tmp_path / "a", artifacts_dir=str(tmp_path / "shared"))
-    assert run_id(tmp_path / "b", artifacts_dir=str(tmp_path / "other"), threads=2) == first
-    shutil.move(tmp_path / "b", tmp_path / "c")
-    assert run_id(tmp_path / "c", artifacts_dir=str(tmp_path / "other"), threads=2) == first
-    assert run_id(tmp_path / "d", artifacts_dir=str(tmp_path / "shared"), seed=4) != first
+    codec = {"kind": "folder", "path": str(tmp_path / "codec")}
+    assert of() == of(output_dir=str(tmp_path / "b"), artifacts_dir=str(tmp_path / "c"), threads=2, device="cuda")
+    assert of(codec=codec) == of(codec={**codec, "path": str(tmp_path / "moved")}) != of()
+    assert len({of(), of(rows="3"), of(models="3"), of(seed=4), of(method={"kind": "minority"})}) == 5
+    assert of(privacy=PRIVACY) == of(privacy=PRIVACY, rows="3") != of(privacy=PRIVACY, models="3")
