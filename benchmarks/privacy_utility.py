@@ -27,7 +27,7 @@ from medlt.checks.consistency import thresholds
 from medlt.classify.sets import TrainingSet
 from medlt.data.loaders import images
 from medlt.data.manifest import Manifest
-from medlt.evaluation.arms import REAL, Arm, Arms, count_matched_control, match_real_rows
+from medlt.evaluation.arms import REAL, Arm, ArmScores, count_matched_control, match_real_rows
 from medlt.evaluation.engine import train_arms
 from medlt.evaluation.verdict import compare_arms
 from medlt.files import write_table
@@ -140,7 +140,7 @@ def _compared(runs: dict[Any, Path], real: Any, findings: tuple[str, ...], out: 
     arms = [Arm(REAL, "real", SETTINGS), Arm(CONTROL, "control", SETTINGS, copies, REAL)]
     arms += [Arm(name, "synthetic", SETTINGS, _set(one), CONTROL) for name, one in sets.items()]
     trained = train_arms(rows, arms, SEEDS, runtime=Runtime("cpu", "fp32", 1, 0), store=Store(out / "arms"), workers=2)
-    known = Arms(trained.test, rows.test.labels, rows.patients, rows.findings, trained.val, rows.val.labels)
+    known = ArmScores(trained.test, rows.test.labels, rows.patients, rows.findings, trained.val, rows.val.labels)
     pairs = [(name, CONTROL) for name in [REAL, *sets]]
     differences = compare_arms(known, pairs, {"tail": findings}, n_bootstrap=2000, seed=0)
     write_table(out / "comparisons.parquet", differences)

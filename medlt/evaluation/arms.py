@@ -24,7 +24,6 @@ from medlt.metrics.decisions import decided, one_of, thresholds
 from medlt.metrics.ranking import macro, per_finding
 from medlt.types import InputError
 
-CONTROL = "duplicated"
 REAL = "real"
 Role = Literal["real", "reweighted", "control", "synthetic"]
 
@@ -33,8 +32,8 @@ Role = Literal["real", "reweighted", "control", "synthetic"]
 class Arm:
     """One way of training.
 
-    settings: of `medlt.classify.train.fit`; added: rows added to the real ones; control: name of the arm it is compared
-    with; about: its columns in arms.parquet.
+    settings: of `medlt.classify.train.fit_classifier`; added: rows added to the real ones; control: name of the arm
+    that it is compared with; about: its columns in arms.parquet.
     """
 
     name: str
@@ -102,7 +101,7 @@ class ExperimentRows:
 
 
 @dataclass(frozen=True)
-class Arms:
+class ArmScores:
     """Probabilities of every arm on the test rows, scores[arm] [S,N,K], and on the validation rows, val[arm] [S,V,K].
 
     single: True for one finding a row; the most probable finding is then the decision. Otherwise a finding is decided
@@ -125,22 +124,22 @@ class Arms:
         return len(next(iter(self.scores.values())))
 
     @cached_property
-    def _decided(self) -> dict[str, np.ndarray]:
+    def _decisions(self) -> dict[str, np.ndarray]:
         return {}
 
-    def decided(self, arm: str) -> NDArray[np.floating] | None:
+    def decisions(self, arm: str) -> NDArray[np.floating] | None:
         """Return decisions [S,N,K]: 1 present, 0 absent, NaN without a threshold; None without validation rows."""
-        if arm not in self._decided:
+        if arm not in self._decisions:
             if self.single:
-                self._decided[arm] = one_of(self.scores[arm])
+                self._decisions[arm] = one_of(self.scores[arm])
             elif self.val_truth is None:
                 return None
             else:
                 cut = np.stack([thresholds(self.val_truth, scores) for scores in self.val[arm]])
-                self._decided[arm] = decided(self.scores[arm], cut)
-        return self._decided[arm]
+                self._decisions[arm] = decided(self.scores[arm], cut)
+        return self._decisions[arm]
 
-    def on_validation(self, arm: str, members: Sequence[str]) -> NDArray[np.floating]:
+    def validation_ap(self, arm: str, members: Sequence[str]) -> NDArray[np.floating]:
         """Return macro AP [S] of `members` on the validation rows, NaN if none of them has a positive there."""
         if self.val_truth is None:
             raise InputError("no validation rows, so no arm can be selected; give some rows split val")

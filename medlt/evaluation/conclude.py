@@ -15,7 +15,7 @@ from typing import Any
 
 import pandas as pd
 
-from medlt.evaluation.arms import REAL, Arm, Arms, ExperimentRows
+from medlt.evaluation.arms import REAL, Arm, ArmScores, ExperimentRows
 from medlt.evaluation.engine import TrainedArms, trainable
 from medlt.evaluation.subgroups import ATTRIBUTES, subgroups
 from medlt.evaluation.verdict import (
@@ -144,7 +144,7 @@ def experiment(
     return digest(rows.digest(), trained, list(seeds), n_bootstrap, seed, primary_arm)
 
 
-def _tested(rows: ExperimentRows, arms: Sequence[Arm], trained: TrainedArms) -> Arms | None:
+def _tested(rows: ExperimentRows, arms: Sequence[Arm], trained: TrainedArms) -> ArmScores | None:
     """Return the predictions of the arms with the true labels; None without arms."""
     if not arms:
         return None
@@ -153,11 +153,11 @@ def _tested(rows: ExperimentRows, arms: Sequence[Arm], trained: TrainedArms) -> 
     test, val = ({arm.name: scores[arm.name] for arm in arms} for scores in (trained.test, trained.val))
     patients = [str(patient) for patient in rows.patients]
     single = any(arm.settings.get("task") == "single-label" for arm in arms)
-    return Arms(test, rows.test.labels, patients, rows.findings, val, rows.val.labels, single, rows.simulated)
+    return ArmScores(test, rows.test.labels, patients, rows.findings, val, rows.val.labels, single, rows.simulated)
 
 
 def _primary(
-    arms: Sequence[Arm], compared: Sequence[Arm], tested: Arms | None, tail: Sequence[str], requested: str | None
+    arms: Sequence[Arm], compared: Sequence[Arm], tested: ArmScores | None, tail: Sequence[str], requested: str | None
 ) -> str | None:
     """Return the arm that the verdict is about; None without candidates or if the requested arm has no image."""
     if tested is None or any(arm.name == requested and arm.empty for arm in arms):
@@ -165,7 +165,7 @@ def _primary(
     return requested or select_arm(tested, candidates(compared), tail)
 
 
-def _chosen_by(tested: Arms, compared: Sequence[Arm], tail: Sequence[str], requested: str | None) -> str:
+def _chosen_by(tested: ArmScores, compared: Sequence[Arm], tail: Sequence[str], requested: str | None) -> str:
     """Return how the primary arm was selected."""
     if requested is not None:
         return "the config"
@@ -182,7 +182,7 @@ def _undecided(arms: Sequence[Arm], primary: str | None) -> dict[str, Any]:
 def _compared(
     rows: ExperimentRows,
     arms: Sequence[Arm],
-    tested: Arms,
+    tested: ArmScores,
     primary: str | None,
     options: _Options,
     undecided: dict[str, Any],
@@ -203,7 +203,12 @@ def _control(arms: Sequence[Arm], name: str) -> str:
 
 
 def _tables(
-    rows: ExperimentRows, arms: Sequence[Arm], tested: Arms, primary: str | None, best_without: str, options: _Options
+    rows: ExperimentRows,
+    arms: Sequence[Arm],
+    tested: ArmScores,
+    primary: str | None,
+    best_without: str,
+    options: _Options,
 ) -> Tables:
     """Return scores and differences of all arms; reliability and subgroups of the real, control and primary arms."""
     detailed = [REAL, primary, _control(arms, primary)] if primary else [REAL]
@@ -216,11 +221,11 @@ def _tables(
     )
 
 
-def _arm_table(arms: Sequence[Arm], tested: Arms | None, tail: Sequence[str], primary: str | None) -> pd.DataFrame:
+def _arm_table(arms: Sequence[Arm], tested: ArmScores | None, tail: Sequence[str], primary: str | None) -> pd.DataFrame:
     """Return a row an arm: its settings and its tail macro AP on validation, NaN for an arm that was not trained."""
     rows = []
     for arm in arms:
-        value = tested.on_validation(arm.name, tail) if tested is not None and arm.name in tested.val else None
+        value = tested.validation_ap(arm.name, tail) if tested is not None and arm.name in tested.val else None
         mean = float("nan") if value is None else float(value.mean())
         spread = float("nan") if value is None or len(value) < 2 else float(value.std(ddof=1))
         own = {"arm": arm.name, "role": arm.role, "control": arm.control, "digest": arm.digest()}
@@ -229,13 +234,13 @@ def _arm_table(arms: Sequence[Arm], tested: Arms | None, tail: Sequence[str], pr
     return pd.DataFrame(rows).astype({"synthetic_ratio": float})
 
 
-def _reliability(tested: Arms, names: Sequence[str]) -> pd.DataFrame:
+def _reliability(tested: ArmScores, names: Sequence[str]) -> pd.DataFrame:
     """Return the reliability of the named arms, over all seeds together, a block an arm."""
     tables = {name: reliability(tested.truth, tested.scores[name], tested.patients, tested.findings) for name in names}
     return pd.concat([table.assign(arm=name) for name, table in tables.items()], ignore_index=True)
 
 
-def _subgroups(rows: ExperimentRows, tested: Arms, names: Sequence[str], options: _Options) -> pd.DataFrame:
+def _subgroups(rows: ExperimentRows, tested: ArmScores, names: Sequence[str], options: _Options) -> pd.DataFrame:
     """Return the subgroups of the named arms by the known attributes of the test rows, a block an arm."""
     known = rows.attributes[[name for name in ATTRIBUTES if name in rows.attributes]].reset_index(drop=True)
     parts = [

@@ -17,7 +17,7 @@ from medlt.evaluation.sources import SourceImages
 from medlt.types import InputError
 
 OWN = ("loss", "training_strategy", "sampling", "mixup", "augment", "tau_norm", "synthetic_fraction")
-"""Fields of ClassifierSettings (`medlt.classify.train.fit`) that an arm may override."""
+"""Fields of ClassifierSettings (`medlt.classify.train.fit_classifier`) that an arm may override."""
 
 log = logging.getLogger(__name__)
 
@@ -49,14 +49,14 @@ class ArmSpec:
     control: str = ""
 
     def settings(self, shared: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the settings of `fit`: the shared ones, with the changes of this arm."""
+        """Return the settings of `fit_classifier`: the shared ones, with the changes of this arm."""
         return {**shared, **{name: value for name in OWN if (value := getattr(self, name)) is not None}}
 
 
 def check_arms(specs: Mapping[str, ArmSpec], settings: Mapping[str, Any]) -> None:
     """Raise InputError for an arm with contradictory settings. No row is read.
 
-    settings: of `medlt.classify.train.fit`, shared by all arms.
+    settings: of `medlt.classify.train.fit_classifier`, shared by all arms.
     """
     for name, spec in {REAL: ArmSpec(), **specs}.items():
         try:
@@ -75,9 +75,10 @@ def build_arms(
 ) -> list[Arm]:
     """Return the arm of real rows alone, then every requested arm; an arm with added images is followed by its control.
 
-    settings: of `medlt.classify.train.fit`, shared by all arms, `synthetic_fraction` among them; weight: loss weight of
-    added rows. An arm of a source without kept images is `empty`. Raises InputError for contradictory settings, a
-    synthetic ratio that leaves no image, labels `verifier` without verifiers, and a source with other findings.
+    settings: of `medlt.classify.train.fit_classifier`, shared by all arms, `synthetic_fraction` among them; weight: loss
+    weight of added rows. An arm of a source without kept images is `empty`. Raises InputError for contradictory
+    settings, a synthetic ratio that leaves no image, labels `verifier` without verifiers, and a source with other
+    findings.
     """
     check_arms(specs, settings)
     whole: list[Arm] = []

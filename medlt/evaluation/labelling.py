@@ -35,10 +35,10 @@ def check_labels(
 ) -> dict[str, pd.DataFrame]:
     """Train evaluation classifiers for every source, and write the tables TABLES as parquet files.
 
-    train, val: the real rows at the classifiers' input size; settings: of `medlt.classify.train.fit`. Each table has a
-    block per source, named in the column `source`; a source without kept images has rejections only. Tables that no
-    source fills are moved to superseded/. Returns the tables by name. Raises InputError if an evaluation classifier has
-    another role.
+    train, val: the real rows at the classifiers' input size; settings: of `medlt.classify.train.fit_classifier`. Each
+    table has a block per source, named in the column `source`; a source without kept images has rejections only. Tables
+    that no source fills are moved to superseded/. Returns the tables by name. Raises InputError if an evaluation
+    classifier has another role.
     """
     parts: dict[str, list[pd.DataFrame]] = {name: [] for name in TABLES}
     for source in sources:

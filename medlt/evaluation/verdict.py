@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from medlt.evaluation.arms import REAL, Arm, Arms
+from medlt.evaluation.arms import REAL, Arm, ArmScores
 from medlt.metrics.bootstrap import difference, metric_table
 from medlt.rng import numpy_generator
 from medlt.types import InputError
@@ -34,14 +34,14 @@ NOTHING = (
 TAIL = "tail"
 
 
-def score_table(arms: Arms, groups: Mapping[str, Sequence[str]]) -> pd.DataFrame:
+def score_table(arms: ArmScores, groups: Mapping[str, Sequence[str]]) -> pd.DataFrame:
     """Return every metric of every arm and seed: columns arm, seed, finding, metric, value.
 
     `finding` is a finding's name, "macro" (mean over findings) or a group's name (mean over its findings).
     """
     parts = []
     for arm, scores in arms.scores.items():
-        decisions = arms.decided(arm)
+        decisions = arms.decisions(arm)
         for seed, one in enumerate(scores):
             own = None if decisions is None else decisions[seed]
             part = metric_table(arms.truth, one, arms.findings, groups, own)
@@ -50,7 +50,12 @@ def score_table(arms: Arms, groups: Mapping[str, Sequence[str]]) -> pd.DataFrame
 
 
 def compare_arms(
-    arms: Arms, pairs: Sequence[tuple[str, str]], groups: Mapping[str, Sequence[str]], *, n_bootstrap: int, seed: int
+    arms: ArmScores,
+    pairs: Sequence[tuple[str, str]],
+    groups: Mapping[str, Sequence[str]],
+    *,
+    n_bootstrap: int,
+    seed: int,
 ) -> pd.DataFrame:
     """Return the patient-bootstrap differences of (arm, control) pairs, a row a metric and finding or group.
 
@@ -58,7 +63,7 @@ def compare_arms(
     """
     tables = []
     for arm, control in pairs:
-        own, other = arms.decided(arm), arms.decided(control)
+        own, other = arms.decisions(arm), arms.decisions(control)
         table = difference(
             arms.truth,
             arms.scores[arm],
@@ -86,19 +91,19 @@ def comparison_pairs(arms: Sequence[Arm], primary: str | None, best_without: str
     return list(dict.fromkeys(pairs))
 
 
-def select_arm(arms: Arms, names: Sequence[str], members: Sequence[str]) -> str | None:
+def select_arm(arms: ArmScores, names: Sequence[str], members: Sequence[str]) -> str | None:
     """Return the arm of `names` with the best mean macro AP of `members` on validation.
 
     The first of equal arms is selected, and the first of all if no arm has a value; None if `names` is empty.
     """
-    means = {name: arms.on_validation(name, members).mean() for name in names}
+    means = {name: arms.validation_ap(name, members).mean() for name in names}
     ranked = {name: value for name, value in means.items() if not np.isnan(value)}
     return max(ranked, key=lambda name: ranked[name]) if ranked else next(iter(names), None)
 
 
-def selection_rule(arms: Arms, members: Sequence[str]) -> str:
+def selection_rule(arms: ArmScores, members: Sequence[str]) -> str:
     """Return what `select_arm` uses: validation, or the order of arms if no finding has a validation positive."""
-    if np.isnan(arms.on_validation(REAL, members)).all():
+    if np.isnan(arms.validation_ap(REAL, members)).all():
         return "the order in the config, as no tail finding has a validation positive"
     return "validation tail macro AP"
 
@@ -120,7 +125,7 @@ def _comparison(row: pd.Series) -> dict[str, Any]:
     return {"arm": row["arm"], "control": row["control"], "metric": "AP", "finding": TAIL, **numbers}
 
 
-def _measured(row: pd.Series, arms: Arms) -> str:
+def _measured(row: pd.Series, arms: ArmScores) -> str:
     """Return what was measured as a clause: the difference, its interval and the test set."""
     ends = "no interval" if pd.isna(row["low"]) else f"95 % interval [{row['low']:+.4f}, {row['high']:+.4f}]"
     seeds = f"{arms.seeds} seed{'s' if arms.seeds > 1 else ''}"
@@ -129,7 +134,7 @@ def _measured(row: pd.Series, arms: Arms) -> str:
     return f"difference in tail macro AP {row['difference']:+.4f}, {ends} ({size}; patient bootstrap)"
 
 
-def decide(table: pd.DataFrame, arms: Arms, arm: str, control: str) -> dict[str, Any]:
+def decide(table: pd.DataFrame, arms: ArmScores, arm: str, control: str) -> dict[str, Any]:
     """Return the verdict on `arm` against its count-matched control: a word, a sentence and the numbers behind it."""
     row = _tail_row(table, arm, control)
     word, measured, reason = str(row["word"]), _measured(row, arms), str(row.get("reason", "")).partition(":")[0]
@@ -149,7 +154,7 @@ def decide(table: pd.DataFrame, arms: Arms, arm: str, control: str) -> dict[str,
     }
 
 
-def comparison_entry(table: pd.DataFrame, arms: Arms, arm: str, control: str) -> dict[str, Any]:
+def comparison_entry(table: pd.DataFrame, arms: ArmScores, arm: str, control: str) -> dict[str, Any]:
     """Return one comparison of tail macro AP with its word, as an entry of verdict.json."""
     row = _tail_row(table, arm, control)
     known = arms.seeds > 1 and not pd.isna(row["difference"])
@@ -157,8 +162,8 @@ def comparison_entry(table: pd.DataFrame, arms: Arms, arm: str, control: str) ->
 
 
 def comparison_entries(
-    table: pd.DataFrame, arms: Sequence[Arm], tested: Arms, tail: Sequence[str]
+    table: pd.DataFrame, arms: Sequence[Arm], tested: ArmScores, tail: Sequence[str]
 ) -> list[dict[str, Any]]:
     """Return an entry for every arm with a control, with its tail macro AP on validation."""
     entries = [comparison_entry(table, tested, arm.name, arm.control) for arm in arms if arm.control]
-    return [one | {"val_tail_ap": _number(tested.on_validation(one["arm"], tail).mean())} for one in entries]
+    return [one | {"val_tail_ap": _number(tested.validation_ap(one["arm"], tail).mean())} for one in entries]

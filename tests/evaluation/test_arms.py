@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from medlt.classify.sets import TrainingSet
-from medlt.evaluation.arms import Arms, count_matched_control, relabelled, select_by_ratio
+from medlt.evaluation.arms import ArmScores, count_matched_control, relabelled, select_by_ratio
 from medlt.types import InputError
 
 LABELS = np.array([[1, 0], [0, np.nan], [0, 1]], dtype=np.float32)
@@ -80,16 +80,16 @@ def test_labels_soft_hard_and_by_verifiers() -> None:
         relabelled(labels, "verifier")
 
 
-def arms(single: bool = False) -> Arms:
+def arms(single: bool = False) -> ArmScores:
     truth = np.array([[1, 0], [0, 1], [1, np.nan], [0, 0]], dtype=float)
     scores = np.array([[[0.9, 0.2], [0.4, 0.6], [0.3, 0.1], [0.1, 0.5]]])
     val_truth = np.array([[1, 0], [0, 0], [1, 0]], dtype=float)
     val = np.array([[[0.8, 0.2], [0.5, 0.6], [0.35, 0.1]]])
-    return Arms({"real": scores}, truth, list("pqrs"), ("a", "b"), {"real": val}, val_truth, single)
+    return ArmScores({"real": scores}, truth, list("pqrs"), ("a", "b"), {"real": val}, val_truth, single)
 
 
 def test_a_finding_is_decided_on_at_its_validation_threshold() -> None:
-    decisions = arms().decided("real")
+    decisions = arms().decisions("real")
     assert decisions is not None
     # best F1 on validation: at 0.35 all three are called a, precision 2/3 and recall 1, F1 0.8; at 0.8 F1 is 2/3
     np.testing.assert_array_equal(decisions[0, :, 0], [1, 1, 0, 0])
@@ -97,12 +97,12 @@ def test_a_finding_is_decided_on_at_its_validation_threshold() -> None:
 
 
 def test_of_single_labels_the_most_probable_is_decided_on() -> None:
-    decisions = arms(single=True).decided("real")
+    decisions = arms(single=True).decisions("real")
     assert decisions is not None
     np.testing.assert_array_equal(decisions[0], [[1, 0], [0, 1], [1, 0], [0, 1]])
 
 
 def test_validation_macro_ap_leaves_out_what_has_no_positive() -> None:
-    assert arms().on_validation("real", ["a", "b"]).tolist() == pytest.approx([(1 + 2 / 3) / 2])
+    assert arms().validation_ap("real", ["a", "b"]).tolist() == pytest.approx([(1 + 2 / 3) / 2])
     with pytest.raises(InputError, match="split val"):
-        Arms({}, np.zeros((1, 1)), ["p"], ("a",)).on_validation("real", ["a"])
+        ArmScores({}, np.zeros((1, 1)), ["p"], ("a",)).validation_ap("real", ["a"])

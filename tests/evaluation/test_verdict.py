@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from sklearn.metrics import average_precision_score
 
-from medlt.evaluation.arms import Arm, Arms
+from medlt.evaluation.arms import Arm, ArmScores
 from medlt.evaluation.verdict import (
     SENTENCES,
     compare_arms,
@@ -23,7 +23,7 @@ FINDINGS = ("Common", "Rare")
 GROUPS = {"head": ("Common",), "medium": (), "tail": ("Rare",)}
 
 
-def arms(synthetic: float, control: float, n: int = 600) -> Arms:
+def arms(synthetic: float, control: float, n: int = 600) -> ArmScores:
     """Scores = truth * strength + noise, two seeds."""
     draw = np.random.default_rng(0)
     truth = (draw.random((n, 2)) < [0.4, 0.1]).astype(np.float32)
@@ -33,7 +33,7 @@ def arms(synthetic: float, control: float, n: int = 600) -> Arms:
 
     patients = [f"p{i // 2}" for i in range(n)]
     named = {"real": scores(control), "duplicated": scores(control), "fusion": scores(synthetic)}
-    return Arms(named, truth, patients, FINDINGS)
+    return ArmScores(named, truth, patients, FINDINGS)
 
 
 @pytest.mark.parametrize(("synthetic", "word"), [(3.0, "helps"), (0.0, "harms")])
@@ -56,7 +56,7 @@ def test_a_planted_effect_gets_its_word(synthetic: float, word: str) -> None:
 def test_identical_scores_show_nothing() -> None:
     tested = arms(1.0, 1.0)
     scores = {"duplicated": tested.scores["real"], "fusion": tested.scores["real"]}
-    same = Arms(scores, tested.truth, tested.patients, FINDINGS)
+    same = ArmScores(scores, tested.truth, tested.patients, FINDINGS)
     verdict = decide(
         compare_arms(same, [("fusion", "duplicated")], GROUPS, n_bootstrap=300, seed=0), same, "fusion", "duplicated"
     )
@@ -77,8 +77,8 @@ def test_the_sentence_gives_the_reason_where_an_interval_allows_no_word() -> Non
     tested = arms(3.0, control=0.0, n=12)
     truth = np.zeros_like(tested.truth)
     truth[:4, 1] = 1
-    few = Arms({name: truth * k + 0.1 for k, name in enumerate(tested.scores)}, truth, tested.patients, FINDINGS)
-    few = Arms({name: np.stack([s, s]) for name, s in few.scores.items()}, truth, tested.patients, FINDINGS)
+    few = ArmScores({name: truth * k + 0.1 for k, name in enumerate(tested.scores)}, truth, tested.patients, FINDINGS)
+    few = ArmScores({name: np.stack([s, s]) for name, s in few.scores.items()}, truth, tested.patients, FINDINGS)
     table = compare_arms(few, [("fusion", "real")], GROUPS, n_bootstrap=200, seed=0)
     verdict = decide(table, few, "fusion", "real")
     assert verdict["verdict"] == "no evidence"
@@ -105,7 +105,7 @@ def test_a_table_without_the_pair_is_an_error() -> None:
 
 def test_one_seed_is_no_verdict_whatever_it_measures() -> None:
     two = arms(3.0, control=0.0)
-    one = Arms({name: scores[:1] for name, scores in two.scores.items()}, two.truth, two.patients, FINDINGS)
+    one = ArmScores({name: scores[:1] for name, scores in two.scores.items()}, two.truth, two.patients, FINDINGS)
     verdict = decide(
         compare_arms(one, [("fusion", "duplicated")], GROUPS, n_bootstrap=200, seed=0), one, "fusion", "duplicated"
     )
@@ -118,7 +118,7 @@ def test_a_tail_without_test_positives_is_no_verdict() -> None:
     tested = arms(3.0, control=0.0)
     truth = tested.truth.copy()
     truth[:, 1] = 0
-    empty = Arms(tested.scores, truth, tested.patients, FINDINGS)
+    empty = ArmScores(tested.scores, truth, tested.patients, FINDINGS)
     verdict = decide(
         compare_arms(empty, [("fusion", "duplicated")], GROUPS, n_bootstrap=200, seed=0), empty, "fusion", "duplicated"
     )
@@ -126,19 +126,19 @@ def test_a_tail_without_test_positives_is_no_verdict() -> None:
     assert verdict["comparison"]["difference"] is None
 
 
-def chosen_from(strengths: dict[str, float]) -> Arms:
+def chosen_from(strengths: dict[str, float]) -> ArmScores:
     draw = np.random.default_rng(1)
     truth = (draw.random((400, 2)) < 0.2).astype(np.float32)
     val = {"real": truth[None], **{n: (truth * s + draw.normal(size=truth.shape))[None] for n, s in strengths.items()}}
-    return Arms(val, truth, [f"p{i}" for i in range(400)], FINDINGS, val, truth)
+    return ArmScores(val, truth, [f"p{i}" for i in range(400)], FINDINGS, val, truth)
 
 
-def test_the_arm_is_chosen_on_validation_alone() -> None:
+def test_the_arm_is_chosen_validation_ap_alone() -> None:
     tested = chosen_from({"weak": 0.1, "strong": 2.0, "middle": 0.7})
     assert select_arm(tested, ["weak", "strong", "middle"], ["Rare"]) == "strong"
     assert select_arm(tested, ["weak", "middle"], ["Rare"]) == "middle"
     assert select_arm(tested, [], ["Rare"]) is None
-    reversed_test = Arms(
+    reversed_test = ArmScores(
         {"weak": tested.val["strong"], "strong": tested.val["weak"]}, tested.truth, tested.patients, FINDINGS,
         tested.val, tested.val_truth,
     )  # fmt: skip
@@ -149,7 +149,7 @@ def test_without_a_validation_positive_the_first_arm_is_selected_and_the_rule_sa
     tested = chosen_from({"weak": 0.1, "strong": 2.0})
     assert selection_rule(tested, ["Rare"]).startswith("validation")
     blank = np.where([False, True], 0, tested.truth)
-    empty = Arms(tested.scores, tested.truth, tested.patients, FINDINGS, tested.val, blank)
+    empty = ArmScores(tested.scores, tested.truth, tested.patients, FINDINGS, tested.val, blank)
     assert select_arm(empty, ["weak", "strong"], ["Rare"]) == "weak"
     assert "no tail finding" in selection_rule(empty, ["Rare"])
 
