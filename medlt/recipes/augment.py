@@ -116,9 +116,9 @@ def _run_id(run: Run[configs.RunConfig], cohort: Cohort, built: Built) -> str:
 
 
 def _without_paths(value: Any) -> Any:
-    """Return nested settings without their paths."""
+    """Return nested settings without their paths, given or null."""
     if isinstance(value, dict):
-        return {key: _without_paths(one) for key, one in value.items() if not isinstance(one, Path)}
+        return {key: _without_paths(one) for key, one in value.items() if not isinstance(one, Path | None)}
     return [_without_paths(one) for one in value] if isinstance(value, list | tuple) else value
 
 
