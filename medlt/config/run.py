@@ -19,6 +19,7 @@ from medlt.config.learning import ClassifierConfig, CodecConfig, DenoiserConfig,
 from medlt.config.plugged import MARK, Plugged, optional_sections
 from medlt.config.privacy import Privacy
 from medlt.plugins import CHECKS, CODECS, METHODS, Plugin, Registry
+from medlt.types import InputError
 
 Scheduler = Literal[
     "ddim", "ddpm", "pndm", "lms", "euler", "euler_a", "heun", "kdpm2", "kdpm2_a", "dpm++", "dpm++karras", "dpm++sde",
@@ -265,11 +266,18 @@ def complete(given: Any) -> Any:
         method = {"kind": method}
     kind = method.get("kind", "fusion") if isinstance(method, dict) else getattr(method, "kind", None)
     private, checks = given.get("privacy") is not None, given.get("checks")
-    wanted = METHODS[kind].checks if isinstance(kind, str) and kind in METHODS else ()
-    usual: dict[str, Any] = {name: {} for name in wanted if not (private and CHECKS[name].reads_real_images)}
+    usual: dict[str, Any] = {name: {} for name in _checks_of(kind) if not (private and CHECKS[name].reads_real_images)}
     if usual and (checks is None or isinstance(checks, dict)):
         given = {**given, "checks": usual | (checks or {})}
     return {**given, "method": method}
+
+
+def _checks_of(kind: Any) -> tuple[str, ...]:
+    """Return the checks that a method turns on; none of a method that the section `method` refuses."""
+    try:
+        return METHODS[kind].checks if isinstance(kind, str) else ()
+    except InputError:
+        return ()
 
 
 class RunConfig(Strict):
