@@ -1,105 +1,189 @@
-"""The report in one table for the terminal."""
+"""The report as one table for the terminal.
+
+Names, numbers and intervals are never cut and never broken over two lines. A table that is wider than the terminal is
+drawn without borders, then without its optional columns; in a very narrow terminal each row takes a few lines.
+"""
 
 from __future__ import annotations
 
-import math
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from medlt.report import summary
 from medlt.report.arms import Experiment, rows
 from medlt.report.collect import Collected, collect
-from medlt.report.formatting import NONE, interval, number, signed, spread
+from medlt.report.formatting import NONE, interval, number, spread
 
 if TYPE_CHECKING:
+    from rich.console import Console, ConsoleOptions, RenderableType
     from rich.table import Table
 
 STYLES = {"helps": "bold green", "harms": "bold red"}
+GAP = 2
+"""Columns between cells without borders, and before the lines of a stacked row."""
+WHOLE = re.compile(r"[^\s\[]*\[[^\]]*\]\S*|\S+ ± \S+|\S+")
+"""Parts of a text that stay on one line: an interval, a mean with its deviation, or a word."""
 
 
-def report_table(run: Path) -> Table:
-    """Findings against label counts, AP of each arm, and the deciding difference; of an experiment, its arms.
+@dataclass(frozen=True)
+class Column:
+    """A column of a table. An optional one is left out where the terminal is too narrow."""
+
+    name: str
+    right: bool = True
+    optional: bool = False
+
+
+@dataclass(frozen=True)
+class ResultTable:
+    """A table that fits its terminal, a title above it and a sentence below. The first column names the row."""
+
+    title: str
+    caption: str
+    columns: tuple[Column, ...]
+    rows: tuple[tuple[str, ...], ...]
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[RenderableType]:
+        """Yield title, table and caption for the width of this console."""
+        from rich.text import Text
+
+        width = options.max_width
+        yield Text(self.title, style="italic")
+        yield from self._body(width)
+        for line in wrapped(WHOLE.findall(self.caption), width):
+            yield Text(line, style="dim italic")
+
+    def _body(self, width: int) -> Iterator[RenderableType]:
+        from rich.text import Text
+
+        every, needed = range(len(self.columns)), [i for i, one in enumerate(self.columns) if not one.optional]
+        for chosen, bordered in ((every, True), (every, False), (needed, False)):
+            if self._width(chosen, bordered) <= width:
+                yield self._table(chosen, bordered)
+                break
+        else:
+            heading = tuple(column.name for column in self.columns)
+            yield from (Text(line, style="bold") for line in self._stacked(heading, needed, width))
+            for row in self.rows:
+                yield from (Text(line) for line in self._stacked(row, needed, width))
+        if len(chosen) < len(self.columns):
+            left_out = ", ".join(one.name for one in self.columns if one.optional)
+            for line in wrapped(f"In report.html, or in a wider terminal: {left_out}.".split(), width):
+                yield Text(line, style="dim")
+
+    def _widths(self, chosen: Iterable[int]) -> list[int]:
+        """Return the narrowest columns in which no cell and no word of a heading is broken."""
+        from rich.cells import cell_len
+
+        texts = {i: (*self.columns[i].name.split(), *(row[i] for row in self.rows)) for i in chosen}
+        return [max(map(cell_len, column)) for column in texts.values()]
+
+    def _width(self, chosen: Sequence[int], bordered: bool) -> int:
+        between = 3 * len(chosen) + 1 if bordered else GAP * (len(chosen) - 1)
+        return sum(self._widths(chosen)) + between
+
+    def _table(self, chosen: Sequence[int], bordered: bool) -> Table:
+        from rich import box
+        from rich.table import Table
+        from rich.text import Text
+
+        built = Table(box=box.HEAVY_HEAD if bordered else None, padding=(0, 1) if bordered else (0, GAP, 0, 0))
+        built.pad_edge = bordered
+        for i, width in zip(chosen, self._widths(chosen), strict=True):
+            column = self.columns[i]
+            built.add_column(Text(column.name), justify="right" if column.right else "left", width=width)
+        for row in self.rows:
+            built.add_row(*(Text(row[i], style=STYLES.get(row[i], "")) for i in chosen))
+        return built
+
+    def _stacked(self, row: tuple[str, ...], chosen: Sequence[int], width: int) -> Iterator[str]:
+        """Yield the name of a row, then its other cells on lines of their own."""
+        yield row[chosen[0]]
+        for line in wrapped((row[i] for i in chosen[1:] if row[i]), width - GAP, " " * GAP):
+            yield " " * GAP + line
+
+
+def wrapped(parts: Iterable[str], width: int, between: str = " ") -> Iterator[str]:
+    """Yield lines of at most `width` characters that break only between parts."""
+    from rich.cells import cell_len
+
+    line = ""
+    for part in parts:
+        longer = f"{line}{between}{part}" if line else part
+        if line and cell_len(longer) > width:
+            yield line
+            longer = part
+        line = longer
+    if line:
+        yield line
+
+
+def report_table(run: Path) -> ResultTable:
+    """Return findings with label counts, AP of each arm and the deciding difference; of an experiment, its arms.
 
     Raises InputError like `collect`.
     """
-    from rich.text import Text
-
-    told = collect(Path(run))
-    built = _empty(told)
-    if told.is_experiment:
-        return _compared(built, Experiment.of(told))
-    arms = _arms(told)
-    built.add_column("finding")
-    for name in ("positives", "after", *(f"AP {arm}" for arm in arms), "difference [interval]", "word"):
-        built.add_column(name, justify="left" if name == "word" else "right")
-    differences = _differences(told)
-    for name in _names(told):
-        value, word = differences.get(name, (NONE, NONE))
-        cells = [name, *_counts(told, name), *(_score(told, name, arm) for arm in arms), value]
-        built.add_row(*map(Text, cells), Text(word, style=STYLES.get(word, "")))
-    return built
+    collected = collect(Path(run))
+    columns, cells = _compared(Experiment.of(collected)) if collected.is_experiment else _findings(collected)
+    verdict = collected.verdict or {}
+    title = f"verdict: {verdict['verdict']}" if verdict else "no verdict yet"
+    caption = str(verdict.get("sentence", "not run yet: the evaluation"))
+    return ResultTable(title, caption, columns, tuple(cells))
 
 
-def _empty(run: Collected) -> Table:
-    """A table without columns: the verdict above, its sentence below."""
-    from rich.table import Table
-    from rich.text import Text
+def _findings(run: Collected) -> tuple[tuple[Column, ...], list[tuple[str, ...]]]:
+    """Return columns and rows of a run: one row per group and finding."""
+    arms = [] if run.scores is None else summary.in_order(run, run.scores["arm"])
+    columns = (
+        Column("finding", right=False),
+        Column("before"),
+        Column("after"),
+        *(Column(f"AP {arm}", optional=True) for arm in arms),
+        Column("difference [interval]"),
+        Column("word", right=False),
+    )
+    scored = [] if run.scores is None else list(run.scores["finding"])
+    scores, differences = summary.scores(run).to_dict("index"), _differences(run)
+    cells = []
+    for name in summary.names(run, [*summary.counts(run).index, *scored]):
+        ap = (spread(scores.get((name, "AP", arm))) for arm in arms)
+        cells.append((name, *_counts(run, name), *ap, *differences.get(name, (NONE, NONE))))
+    return columns, cells
 
-    caption = (run.verdict or {}).get("sentence", "not run yet: the evaluation")
-    return Table(title=Text(_title(run)), caption=Text(str(caption)))
 
-
-def _compared(built: Table, experiment: Experiment) -> Table:
-    """One row an arm of an experiment; the chosen one is marked."""
-    from rich.text import Text
-
-    built.add_column("arm")
-    for name in ("added", "validation tail AP", "test tail AP", "difference to its control [interval]", "word"):
-        built.add_column(name, justify="left" if name == "word" else "right")
+def _compared(experiment: Experiment) -> tuple[tuple[Column, ...], list[tuple[str, ...]]]:
+    """Return columns and rows of an experiment: one row per arm, the primary one marked."""
+    columns = (
+        Column("arm", right=False),
+        Column("added", optional=True),
+        Column("validation tail AP", optional=True),
+        Column("test tail AP"),
+        Column("difference to its control [interval]"),
+        Column("word", right=False),
+    )
+    cells = []
     for row in rows(experiment):
         name = f"{row['name']} (primary)" if row["primary"] else row["name"]
         scores = (spread(row["val"]), spread(row["ap"]["tail"]), interval(row["to_control"]))
-        cells = (name, number(row["added"], 0), *scores)
-        built.add_row(*map(Text, cells), Text(row["word"] or NONE, style=STYLES.get(row["word"], "")))
-    return built
-
-
-def _title(run: Collected) -> str:
-    return f"verdict: {run.verdict['verdict']}" if run.verdict else "no verdict yet"
-
-
-def _arms(run: Collected) -> list[str]:
-    return [] if run.scores is None else summary.in_order(run, run.scores["arm"])
-
-
-def _names(run: Collected) -> list[str]:
-    scored = [] if run.scores is None else list(run.scores["finding"])
-    return summary.names(run, [*summary.counts(run).index, *scored])
+        cells.append((name, number(row["added"], 0), *scores, row["word"] or NONE))
+    return columns, cells
 
 
 def _counts(run: Collected, name: str) -> tuple[str, str]:
+    """Return positive train labels before and after; blanks for a group."""
     counts = summary.counts(run)
     if name not in counts.index:
         return "", ""
     return str(counts["real"][name]), str(counts["real"][name] + counts["added"][name])
 
 
-def _score(run: Collected, name: str, arm: str) -> str:
-    scores = summary.scores(run)
-    key = (name, "AP", arm)
-    if key not in scores.index:
-        return NONE
-    mean, sd = scores["mean"][key], scores["std"][key]
-    return number(mean) if math.isnan(sd) else f"{number(mean)} ± {number(sd)}"
-
-
 def _differences(run: Collected) -> dict[str, tuple[str, str]]:
-    """Finding -> (difference and interval, word) of the deciding comparison, in AP."""
+    """Return finding -> (difference with interval, word) of the deciding comparison, in AP."""
     pair = summary.deciding_pair(run)
     if pair is None or run.comparisons is None:
         return {}
     table = summary.comparison(run, pair, "AP")
-    return {
-        str(name): (f"{signed(r.difference)} [{signed(r.low)}, {signed(r.high)}]", str(r.word))
-        for name, r in zip(table.index, table.itertuples(), strict=True)
-    }
+    return {str(name): (interval(row), str(row["word"])) for name, row in table.to_dict("index").items()}
