@@ -48,10 +48,14 @@ def tiny_settings() -> dict[str, Any]:
 
 @pytest.fixture(scope="session")
 def tiny_collection(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """Synthetic radiographs of forty patients, as DICOM files of 64 px with a table of labels."""
+    """Synthetic radiographs of forty patients, as DICOM files of 64 px; some labels of the head are unknown."""
     import medlt
+    from medlt.data.manifest import Manifest
 
-    return medlt.Collection.from_phantom(tmp_path_factory.mktemp("phantom"), 40, seed=3, size=64, imbalance=8)
+    whole = medlt.Collection.from_phantom(tmp_path_factory.mktemp("phantom"), 40, seed=3, size=64, imbalance=8).manifest
+    unknown = (whole.rows["Effusion"] == 0) & (whole.rows.reset_index().index % 3 == 0)
+    rows = whole.rows.assign(Effusion=whole.rows["Effusion"].mask(unknown))
+    return medlt.Collection(Manifest(rows, whole.findings, whole.root))
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,199 @@
+"""Each format of images, read back as its own tool reads it and compared with the run's manifest."""
+
+import csv
+import json
+import tarfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from monai.data import load_decathlon_datalist
+from PIL import Image
+from typer.testing import CliRunner
+
+import medlt
+from medlt.cli import app
+from medlt.data.layouts import read_layout
+from medlt.data.manifest import Manifest
+from medlt.export import ABSENT, FORMATS, IMAGES
+
+
+def made(run: medlt.Run) -> pd.DataFrame:
+    """The synthetic rows."""
+    return run.images().rows
+
+
+def assert_same_image(file: Path, run: medlt.Run, uid: str) -> None:
+    """The file has the bytes of the run's image."""
+    assert file.read_bytes() == run.manifest.file(uid).read_bytes()
+
+
+def imagefolder_rows(folder: Path) -> dict[str, dict[str, str]]:
+    """The metadata of an imagefolder by file name, by the rules of Hugging Face datasets.
+
+    metadata.csv lies beside the images; its column file_name is relative to it; every image has a row and every row an
+    image.
+    """
+    with (folder / "metadata.csv").open(newline="") as handle:
+        rows = {row["file_name"]: row for row in csv.DictReader(handle)}
+    images = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.suffix != ".csv"}
+    assert images == set(rows)
+    return rows
+
+
+def test_imagefolder(tiny_run: medlt.Run, tmp_path: Path) -> None:
+    out = tiny_run.export("imagefolder", tmp_path / "out")
+    rows = imagefolder_rows(out / "train")
+    assert {path.name for path in out.iterdir() if path.is_dir()} == {"train"}  # the name of a split
+    table = made(tiny_run)
+    assert {name.removesuffix(".png") for name in rows} == set(table.index)
+    for name, row in rows.items():
+        uid = name.removesuffix(".png")
+        assert_same_image(out / "train" / name, tiny_run, uid)
+        for finding in tiny_run.findings:
+            value = table.at[uid, finding]
+            assert row[finding] == ("" if np.isnan(value) else str(float(value)))
+        assert row["synthetic"] == "True"
+        assert int(row["seed"]) == table.at[uid, "seed"]  # every digit
+        assert row["finding"] == table.at[uid, "finding"]
+        assert row.get("run", "") == tiny_run.id
+        with Image.open(out / "train" / name) as image:
+            assert image.size == (32, 32)
+
+
+def test_imagefolder_by_hugging_face(tiny_run: medlt.Run, tmp_path: Path) -> None:
+    datasets: Any = pytest.importorskip("datasets")
+    out = tiny_run.export("imagefolder", tmp_path / "out")
+    loaded = datasets.load_dataset("imagefolder", data_dir=str(out), cache_dir=str(tmp_path / "cache"))["train"]
+    assert len(loaded) == len(made(tiny_run))
+    assert set(tiny_run.findings) <= set(loaded.column_names)
+
+
+def test_imagefolder_with_real_images(tiny_run: medlt.Run, tmp_path: Path) -> None:
+    out = tiny_run.export("imagefolder", tmp_path / "out", real=True)
+    counts = tiny_run.manifest.rows["split"].value_counts()
+    for split in ("train", "val", "test"):
+        rows = imagefolder_rows(out / split)
+        assert len(rows) == counts[split]
+        assert all(row.get("run", "") == "" for row in rows.values() if row["synthetic"] == "False")
+
+
+def test_a_monai_datalist(tiny_run: medlt.Run, tmp_path: Path) -> None:
+    out = tiny_run.export("monai", tmp_path / "out", real=True)
+    rows = tiny_run.manifest.rows
+    for key, split in (("training", "train"), ("validation", "val"), ("test", "test")):
+        items = load_decathlon_datalist(out / "datalist.json", False, key)
+        assert [item["uid"] for item in items] == list(rows.index[rows["split"] == split])
+        for item in items:
+            expected = rows.loc[item["uid"], list(tiny_run.findings)].to_numpy(np.float32)
+            np.testing.assert_allclose(np.asarray(item["label"], np.float32), expected, atol=1e-6)
+            assert Path(item["image"]).is_file()
+            assert item["synthetic"] == bool(rows.at[item["uid"], "synthetic"])
+            assert item["weight"] == rows.at[item["uid"], "weight"]
+    head = json.loads((out / "datalist.json").read_text())
+    assert list(head["labels"].values()) == list(tiny_run.findings)
+    assert head["numTraining"] == (rows["split"] == "train").sum()
+    assert any(None in item["label"] for item in head["training"])
+
+
+def test_webdataset(tiny_run: medlt.Run, tmp_path: Path) -> None:
+    out = tiny_run.export("webdataset", tmp_path / "out")
+    table, seen = made(tiny_run), []
+    with tarfile.open(out / "train-000000.tar") as tar:
+        members = [(member.name, handle.read()) for member in tar if (handle := tar.extractfile(member)) is not None]
+    for (image, pixels), (text, record) in zip(members[::2], members[1::2], strict=True):
+        assert image.partition(".")[0] == text.partition(".")[0]  # readers group members by the key before the dot
+        said = json.loads(record)
+        seen.append(said["uid"])
+        assert pixels == tiny_run.manifest.file(said["uid"]).read_bytes()
+        vector = np.asarray(list(said["label"].values()), np.float32)
+        np.testing.assert_allclose(vector, table.loc[said["uid"], list(said["label"])].to_numpy(np.float32), atol=1e-6)
+        assert said["synthetic"] is True
+    assert seen == list(table.index)
+
+
+def test_cxr_lt_is_read_by_its_layout(tiny_run: medlt.Run, tmp_path: Path) -> None:
+    """The layout knows the 26 findings of the challenge; the tiny run has six of them."""
+    out = tiny_run.export("cxr-lt", tmp_path / "out", real=True)
+    for path in (out / "images").glob("*.dcm"):  # the layout is of JPEG files; this test has DICOM files
+        Image.fromarray(np.zeros((8, 8), np.uint8)).save(path.with_suffix(".png"))
+    train = pd.read_csv(out / "cxr-lt-2023" / "train.csv").set_index("dicom_id")
+    assert int(train["synthetic"].sum()) == len(made(tiny_run))
+    for name, part in (("development", "val"), ("test", "test")):
+        table = pd.read_csv(out / "cxr-lt-2023" / f"{name}.csv")
+        assert len(table) == (tiny_run.manifest.rows["split"] == part).sum()
+        assert all((out / file).is_file() for file in table["fpath"])
+    read = read_layout("cxr-lt", out, {"release": "2023", "all_zero": "keep"}).manifest
+    rows = tiny_run.manifest.rows.loc[read.rows.index]
+    assert len(read.findings) == 6
+    for finding in read.findings:
+        own = finding.replace(" ", "_")
+        np.testing.assert_array_equal(read.rows[finding].to_numpy(float), rows[own].to_numpy(float))
+    assert (read.rows["split"] == rows["split"]).all()
+    assert (read.rows["patient_id"] == rows["patient_id"]).all()
+
+
+def test_longtailcxr_has_one_finding_an_image(tiny_run: medlt.Run, tmp_path: Path) -> None:
+    out = tiny_run.export("longtailcxr", tmp_path / "out", real=True)
+    train = pd.read_csv(out / "labels" / "nih-cxr-lt_single-label_train.csv")
+    findings = list(tiny_run.findings)
+    assert (train[findings].sum(axis=1) == 1).all()
+    assert set(np.unique(train[findings])) == {0, 1}
+    synthetic = train[train["synthetic"] == 1].set_index("id")
+    assert len(synthetic) == len(made(tiny_run))
+    for name, row in synthetic.iterrows():
+        assert row[findings].astype(int).idxmax() == made(tiny_run).at[str(name).removesuffix(".png"), "finding"]
+    assert all((out / "images" / name).is_file() for name in train["id"])
+    real = tiny_run.manifest.rows.query("split == 'test'")[findings]
+    test = pd.read_csv(out / "labels" / "nih-cxr-lt_single-label_test.csv")
+    assert len(test) == (real.fillna(0).sum(axis=1) == 1).sum()
+
+
+@pytest.mark.parametrize("kind", list(IMAGES))
+def test_every_export_says_that_it_is_synthetic(tiny_run: medlt.Run, tmp_path: Path, kind: str) -> None:
+    out = tiny_run.export(kind, tmp_path / "out")
+    record = json.loads((out / "provenance.json").read_text())
+    assert record["synthetic"] is True
+    assert record["run"] == tiny_run.id
+    assert record["privacy"]["epsilon"] is None
+    assert (out / "DATASHEET.md").is_file()
+    copied = {path.stem for path in out.rglob("*.png")}
+    assert copied in ({*made(tiny_run).index}, set())
+    assert not any(path.suffix in (".dcm", ".parquet") for path in out.rglob("*"))  # nothing of a patient
+
+
+@pytest.mark.parametrize("kind", list(IMAGES))
+def test_a_run_without_images_has_nothing_to_export(
+    tiny_run: medlt.Run, tiny_collection: medlt.Collection, tmp_path: Path, kind: str
+) -> None:
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "config.yaml").write_bytes((tiny_run.folder / "config.yaml").read_bytes())
+    with pytest.raises(medlt.InputError, match=r"manifest\.parquet"):
+        medlt.Run(run).export(kind, tmp_path / "out")
+    manifest = tiny_collection.manifest
+    Manifest(manifest.rows, manifest.findings, manifest.root).write(run / "manifest.parquet")
+    with pytest.raises(medlt.InputError, match="nothing to export"):
+        medlt.Run(run).export(kind, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_formats_that_are_not_written_are_named(tiny_run: medlt.Run, tmp_path: Path) -> None:
+    for kind in ABSENT:
+        assert kind not in FORMATS
+        with pytest.raises(medlt.InputError, match=f"{kind} is not written; use imagefolder"):
+            tiny_run.export(kind, tmp_path / "out")
+
+
+def test_the_command(tiny_run: medlt.Run, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    command = ["export", str(tiny_run.folder), str(out), "--format", "imagefolder"]
+    result = CliRunner().invoke(app, [*command, "--json"])
+    assert result.exit_code == 0, result.output
+    assert json.loads(result.stdout) == {"out": str(out), "format": "imagefolder"}
+    again = CliRunner().invoke(app, command)
+    assert again.exit_code == 2
+    assert "exists already" in again.stderr
+    assert CliRunner().invoke(app, [*command[:3], "--format", "imagfolder"]).exit_code == 2
