@@ -75,8 +75,8 @@ def build_arms(
 ) -> list[Arm]:
     """Return the arm of real rows alone, then every requested arm; an arm with added images is followed by its control.
 
-    settings: those of `medlt.classify.train.fit_classifier` that all arms share, with `synthetic_fraction`; weight: loss
-    weight of added rows. An arm of a source without kept images is `empty`. Raises InputError for contradictory
+    settings: those of `medlt.classify.train.fit_classifier` that all arms share, with `synthetic_fraction`; weight:
+    loss weight of added rows. An arm of a source without kept images is `empty`. Raises InputError for contradictory
     settings, a synthetic ratio that leaves no image, labels `verifier` without verifiers, and a source with other
     findings.
     """

@@ -30,7 +30,7 @@ tail_mass: share of the tail image's class activation map on these pixels.
 HEADERS = {
     "value": "value", "seed": "seed", "kept": "kept", "passed": "verifier passes", "verifier": "verifier",
     "verifier_difference": "to base", "labelled": "labelled", "mask_share": "mask", "tail_mass": "map",
-    "reconstruction_l1": "L1", "mean_max_probability": "max p", "words_used": "words", "agreement": "agreement",
+    "reconstruction_l1": "L1", "mean_max_probability": "max p", "tokens_used": "tokens", "agreement": "agreement",
     "probe_ap": "probe AP", "kid": "KID", "seconds": "s",
 }  # fmt: skip
 DOWNSTREAM = {"tail_ap_difference": "tail AP to control"}

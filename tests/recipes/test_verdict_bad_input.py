@@ -138,7 +138,7 @@ def test_a_source_taken_out_leaves_no_table_and_a_damaged_file_is_named(
     for name in ("run.json", "config.yaml", "test_set_evaluations.json"):
         held = (run / name).read_bytes()
         (run / name).write_bytes(b"{[")
-        answer = CliRunner().invoke(app, ["evaluate", str(file)])
+        answer = CliRunner().invoke(app, ["evaluate", str(file), "-q"])
         assert (answer.exit_code, answer.stderr.count("\n")) == (2, 1), (name, answer.stderr, answer.exception)
         assert "damaged" in answer.stderr
         (run / name).write_bytes(held)
@@ -162,5 +162,5 @@ def test_a_controls_name_is_reserved_and_verifiers_give_no_single_label() -> Non
         EvaluateConfig.model_validate({**least, "arms": {"a": {"source": "x"}, "duplicated for a": {"loss": "focal"}}})
     verified = {"a": {"source": "x", "labels": "verifier"}}
     EvaluateConfig.model_validate({**least, "arms": verified})
-    with pytest.raises(ValueError, match="use labels soft"):
+    with pytest.raises(ValueError, match="use labels: soft"):
         EvaluateConfig.model_validate({**least, "arms": verified, "classifier": {"task": "single-label"}})
