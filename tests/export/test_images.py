@@ -115,7 +115,7 @@ def test_webdataset(tiny_run: medlt.Run, tmp_path: Path) -> None:
 
 
 def test_cxr_lt_is_read_by_its_layout(tiny_run: medlt.Run, tmp_path: Path) -> None:
-    """The layout knows the 26 findings of the challenge; the tiny run has six of them."""
+    """The layout knows the 26 findings of the challenge; the tiny run has eight of them."""
     out = tiny_run.export("cxr-lt", tmp_path / "out", real=True)
     for path in (out / "images").glob("*.dcm"):  # the layout is of JPEG files; this test has DICOM files
         Image.fromarray(np.zeros((8, 8), np.uint8)).save(path.with_suffix(".png"))
@@ -127,7 +127,7 @@ def test_cxr_lt_is_read_by_its_layout(tiny_run: medlt.Run, tmp_path: Path) -> No
         assert all((out / file).is_file() for file in table["fpath"])
     read = read_layout("cxr-lt", out, {"release": "2023", "all_zero": "keep"}).manifest
     rows = tiny_run.manifest.rows.loc[read.rows.index]
-    assert len(read.findings) == 6
+    assert len(read.findings) == 8
     for finding in read.findings:
         own = finding.replace(" ", "_")
         np.testing.assert_array_equal(read.rows[finding].to_numpy(float), rows[own].to_numpy(float))
