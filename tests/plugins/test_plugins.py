@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import runpy
 import shutil
 import subprocess
 import sys
@@ -345,3 +346,18 @@ def test_every_name_of_medlt_can_be_built() -> None:
             assert callable(plugins.resolve(plugin.build)), name
             assert registry.settings(name).model_config["extra"] == "forbid"
             assert set(getattr(plugin, "checks", ())) <= set(CHECKS)
+
+
+def test_contributing_quotes_the_package_that_is_tested() -> None:
+    page = (ROOT / "CONTRIBUTING.md").read_text()
+    blocks = re.findall(r"^`([\w./]+)`:\n\n```\w*\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
+    files = {path.relative_to(PACKAGE).as_posix() for path in PACKAGE.rglob("*.*") if path.stem != "__init__"}
+    assert {name for name, _ in blocks} == {name for name in files if "__pycache__" not in name}
+    assert [name for name, text in blocks if (PACKAGE / name).read_text() != text] == []
+
+
+def test_the_layers_in_contributing_are_those_that_are_tested() -> None:
+    layers = runpy.run_path(str(ROOT / "tests/test_architecture.py"))["LAYERS"]
+    table = re.findall(r"^\| \d \|.*$", (ROOT / "CONTRIBUTING.md").read_text(), re.MULTILINE)
+    named = set(re.findall(r"`(\w+)`", "".join(table)))
+    assert named == {name for layer in layers for name in layer} - {"_version", "__main__", "testing"}
