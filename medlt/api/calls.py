@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from medlt import config as configs
 from medlt.api.collection import Collection, as_collection
 from medlt.api.display import displayed
 from medlt.api.results import Audit
@@ -14,9 +13,6 @@ from medlt.api.run import Run, load
 from medlt.api.settings import evaluate_config, run_config
 from medlt.progress import ProgressCallback
 from medlt.types import InputError, Progress
-
-ROWS = Path("stages") / "data" / "manifest.parquet"
-"""The real rows that a run filed."""
 
 
 def augment(
@@ -69,7 +65,7 @@ def augment(
 
     recipe = with_verdict if evaluate else images_only
     with displayed(progress) as callback:
-        _announce(config, rows, callback, evaluate)
+        callback.note(f"run folder: {config.output_dir}")
         recipe.main(config, callback)
         return _finished(config.output_dir, callback)
 
@@ -117,7 +113,7 @@ def finetune(
     from medlt.recipes import train as recipe
 
     with displayed(progress) as callback:
-        _announce(config, rows, callback)
+        callback.note(f"run folder: {config.output_dir}")
         recipe.main(config, "denoiser", callback)
     return load(config.output_dir)
 
@@ -201,19 +197,6 @@ def audit(run: Run | str | Path, *, progress: bool | Progress = True, **options:
     folder = run.folder if isinstance(run, Run) else load(run).folder
     with displayed(progress) as callback:
         return Audit.of(recipe.main(folder, recipe.AuditOptions(**options), callback))
-
-
-def _announce(
-    config: configs.RunConfig, collection: Collection, callback: ProgressCallback, compare: bool = False
-) -> None:
-    """Report where the run is, and before anything is trained how long it takes."""
-    callback.note(f"run folder: {config.output_dir}")
-    if (config.output_dir / ROWS).is_file():
-        return
-    from medlt.api.estimate import estimate
-
-    estimated = estimate(config, collection, compare)
-    callback.note(str(estimated or "no estimate of the time: it is for networks that medlt builds from nothing"))
 
 
 def _finished(folder: Path, callback: ProgressCallback) -> Run:

@@ -14,7 +14,6 @@ from PIL import Image
 import medlt
 from medlt import config as configs
 from medlt.api import defaults
-from medlt.api.estimate import estimate
 from medlt.api.settings import merged, nested, run_config
 from medlt.data.manifest import Manifest
 from medlt.recipes.augment import check
@@ -173,20 +172,6 @@ def test_the_defaults_of_a_private_run_can_be_run(tiny_collection: medlt.Collect
     config = run_config(tiny_collection, given)
     check(config)
     assert config.data_independent
-
-
-def test_the_estimate_grows_with_the_work(
-    tiny_collection: medlt.Collection, tiny_settings: dict[str, Any], tmp_path: Path
-) -> None:
-    config = run_config(tiny_collection, {"output_dir": tmp_path / "run", **tiny_settings})
-    longer = config.model_copy(update={"denoiser": config.denoiser.model_copy(update={"steps": 60000})})
-    one, many = estimate(config, tiny_collection), estimate(longer, tiny_collection, compare=True)
-    assert one is not None
-    assert many is not None
-    assert many.seconds["denoiser"] > 100 * one.seconds["denoiser"] > 0
-    assert "comparison" in many.seconds
-    assert one.images == len(tiny_collection.summary(8, 20).tail) * 3 * 2
-    assert "candidate images" in str(one)
 
 
 def test_stable_diffusion_takes_its_own_autoencoder(tiny_collection: medlt.Collection, tmp_path: Path) -> None:
