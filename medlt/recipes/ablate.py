@@ -53,7 +53,7 @@ from medlt.training.runtime import silent
 from medlt.types import Batch, Check, CheckResult, InputError, Progress
 from medlt.writer import DatasetWriter
 
-CODE_METRICS = ("mean_max_probability", "words_used", "agreement", "reconstruction_l1", "probe_ap", "val_macro_ap")
+CODE_METRICS = ("mean_max_probability", "tokens_used", "agreement", "reconstruction_l1", "probe_ap", "val_macro_ap")
 ARM = "fusion"
 
 

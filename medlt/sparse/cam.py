@@ -1,4 +1,4 @@
-"""Class activation maps of the classifier on codes: where it sees finding c.
+"""Class activation maps of the classifier on codes.
 
 Grad-CAM arXiv 1610.02391, HiRes-CAM arXiv 2011.08891, Layer-CAM (TIP 2021, doi 10.1109/TIP.2021.3089943),
 Eigen-CAM arXiv 2008.00299. With f [F,h,w] the features and g = d logit_c / d f:
@@ -8,9 +8,9 @@ Eigen-CAM arXiv 2008.00299. With f [F,h,w] the features and g = d logit_c / d f:
 | gradcam | sum_k mean_hw(g_k) f_k |
 | hirescam | sum_k g_k f_k |
 | layercam | sum_k relu(g_k) f_k |
-| eigencam | projection of f on its first principal direction; knows no class, for ablations only |
+| eigencam | projection of f on its first principal direction; independent of the class, for ablations only |
 
-The gradient is that of sum_b logit[b, c_b]: samples do not mix, so a batch gives what one at a time gives.
+The gradient is that of sum_b logit[b, c_b]. Samples do not mix, so a batch gives the same maps as single samples.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def _layercam(features: Tensor, gradient: Tensor) -> Tensor:
 
 
 def _eigencam(features: Tensor, gradient: Tensor) -> Tensor:
-    """Return the direction's sign is free: taken so that the map goes with the mean activation."""
+    """Return the projection. The sign of the direction is free, and is chosen to agree with the mean activation."""
     flat = features.flatten(2)
     centred = flat - flat.mean(2, keepdim=True)
     direction = torch.linalg.eigh(centred @ centred.mT).eigenvectors[..., -1:]
@@ -56,19 +56,16 @@ MAPS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 
 
 def normalise(maps: Tensor) -> Tensor:
-    """Return ReLU, then min-max over each map [B,h,w]: in [0,1], salient is large.
-
-    A map with no evidence is 0 everywhere.
-    """
+    """Apply ReLU, then scale each map [B,h,w] to [0,1]. A map without evidence is 0 everywhere."""
     maps = maps.relu()
     low, high = maps.amin((1, 2), keepdim=True), maps.amax((1, 2), keepdim=True)
     return (maps - low) / torch.where(high > low, high - low, 1.0)
 
 
 def code_activation_map(coder: SimplicialCoder, s: Tensor, finding: Tensor, method: str = "gradcam") -> Tensor:
-    """As `class_activation_map`, from codes [B,L,V,h,w] that are there already."""
+    """Return the maps of `class_activation_map` from codes s [B,L,V,h,w]."""
     if method not in MAPS:
-        raise InputError(f"cam: {method!r} is not a method; choose one of {', '.join(MAPS)}")
+        raise InputError(f"cam: {method!r} is unknown; choose one of {', '.join(MAPS)}")
     with evaluating(coder):
         with torch.no_grad():
             features = coder.features(s)
@@ -80,9 +77,9 @@ def code_activation_map(coder: SimplicialCoder, s: Tensor, finding: Tensor, meth
 
 
 def class_activation_map(coder: SimplicialCoder, z: Tensor, finding: Tensor, method: str = "gradcam") -> Tensor:
-    """Return a_c [B,h,w] in [0,1] of latents z [B,C,h,w] for the finding of each sample, `finding` int64 [B].
+    """Return maps [B,h,w] in [0,1] of latents z [B,C,h,w] for the finding of each sample, `finding` int64 [B].
 
-    The coder is in eval mode while it is looked at, and left as it was. Raises InputError for an unknown method.
+    The coder runs in eval mode and returns to its mode. Raises InputError for an unknown method.
     """
     with evaluating(coder), torch.no_grad():
         s = coder.code(z)

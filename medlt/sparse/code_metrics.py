@@ -1,17 +1,17 @@
-"""How well a simplicial code is: sparse, used, faithful, informative, learnable. Measured on validation latents.
+"""Quality of a simplicial code on validation latents: sparsity, use, reconstruction, information, learnability.
 
 | column | meaning | range |
 |---|---|---|
-| mean_max_probability | mean over pixels and groups of the largest word probability | 1/V (uniform) .. 1 (one-hot) |
-| entropy | mean entropy of a word, nats | 0 .. ln V |
-| words_used | exp of the entropy of how often each word is the likeliest, mean over groups | 1 .. V |
-| agreement | share of pixels and groups where student and teacher choose the same word, after imitation | 1/V .. 1 |
+| mean_max_probability | mean over pixels and groups of the largest token probability | 1/V (uniform) .. 1 (one-hot) |
+| entropy | mean entropy of a token, nats | 0 .. ln V |
+| tokens_used | exp of the entropy of how often each token is the likeliest, mean over groups | 1 .. V |
+| agreement | share of pixels and groups where student and teacher choose the same token, after imitation | 1/V .. 1 |
 | reconstruction_l1 | mean abs(D(s) - z), in standard deviations of the latent | >= 0 |
 | val_macro_ap | mean average precision of C over findings with a known positive | 0 .. 1 |
-| probe_ap | the same of a logistic regression on the mean code, fitted on train | 0 .. 1 |
-| topographic_similarity | Spearman correlation of pair distances: latents (Euclidean) with words (Hamming) | -1 .. 1 |
+| probe_ap | mean average precision of a logistic regression on the mean code, fitted on train | 0 .. 1 |
+| topographic_similarity | Spearman correlation of pair distances: latents (Euclidean) with tokens (Hamming) | -1 .. 1 |
 
-`words_used` stands beside sparsity because a code that always says the same word is perfectly sparse.
+Read sparsity together with `tokens_used`: a code with a single token is perfectly sparse.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ COLUMNS = (
     "generation",
     "mean_max_probability",
     "entropy",
-    "words_used",
+    "tokens_used",
     "agreement",
     "reconstruction_l1",
     "val_macro_ap",
@@ -43,18 +43,18 @@ MOST_ROWS = 2000
 
 
 def macro_ap(truth: np.ndarray, score: np.ndarray) -> float:
-    """Return the mean average precision over the findings (columns) with a known positive; NaN truths are left out."""
-    found = []
+    """Return the mean average precision over the findings (columns) with a known positive; NaN truths are ignored."""
+    values = []
     for y, p in zip(truth.T, score.T, strict=True):
         known = ~np.isnan(y)
         if (y[known] == 1).any():
-            found.append(average_precision_score(y[known], p[known]))
-    return float(np.mean(found)) if found else float("nan")
+            values.append(average_precision_score(y[known], p[known]))
+    return float(np.mean(values)) if values else float("nan")
 
 
 @torch.no_grad()
-def words(coder: SimplicialCoder, latents: Tensor) -> np.ndarray:
-    """Return the likeliest word of each group and pixel, uint16 [N,L,h,w]."""
+def tokens(coder: SimplicialCoder, latents: Tensor) -> np.ndarray:
+    """Return the likeliest token of each group and pixel, uint16 [N,L,h,w]."""
     with evaluating(coder):
         device = next(coder.parameters()).device
         parts = [
@@ -65,8 +65,8 @@ def words(coder: SimplicialCoder, latents: Tensor) -> np.ndarray:
 
 
 def agreement(student: SimplicialCoder, teacher: SimplicialCoder, latents: Tensor) -> float:
-    """Return the share of (sample, group, pixel) where both choose the same word."""
-    equal = [(words(student, z) == words(teacher, z)).mean() for z in torch.split(latents, CHUNK)]
+    """Return the share of (sample, group, pixel) with the same token in both coders."""
+    equal = [(tokens(student, z) == tokens(teacher, z)).mean() for z in torch.split(latents, CHUNK)]
     return float(np.average(equal, weights=[len(z) for z in torch.split(latents, CHUNK)]))
 
 
@@ -91,29 +91,29 @@ def read_code(coder: SimplicialCoder, latents: Tensor) -> tuple[dict[str, float]
             pooled.append(s.mean((3, 4)).flatten(1).cpu().numpy())
     share = used / used.sum(1, keepdim=True)
     perplexity = torch.special.entr(share).sum(1).exp().mean()
-    told = dict(zip(("mean_max_probability", "entropy", "reconstruction_l1"), (total / pixels).tolist(), strict=True))
-    return told | {"words_used": float(perplexity)}, np.concatenate(scores), np.concatenate(pooled)
+    means = dict(zip(("mean_max_probability", "entropy", "reconstruction_l1"), (total / pixels).tolist(), strict=True))
+    return means | {"tokens_used": float(perplexity)}, np.concatenate(scores), np.concatenate(pooled)
 
 
 def topographic_similarity(coder: SimplicialCoder, latents: Tensor, *key: object, pairs: int = 2000) -> float:
-    """Return spearman correlation, over random pairs, of latent distance with the share of words that differ."""
+    """Return the Spearman correlation, over random pairs, of latent distance with the share of tokens that differ."""
     if len(latents) < 3:
         return float("nan")
     rng = numpy_generator("pairs", *key)
     some = latents[np.sort(rng.permutation(len(latents))[:256])]
     first, second = np.triu_indices(len(some), 1)
     drawn = rng.permutation(len(first))[:pairs]
-    said, flat = words(coder, some), some.flatten(1).numpy()
-    apart = [np.linalg.norm(flat[i] - flat[j]) for i, j in zip(first[drawn], second[drawn], strict=True)]
-    differ = [(said[i] != said[j]).mean() for i, j in zip(first[drawn], second[drawn], strict=True)]
-    if np.ptp(differ) == 0 or np.ptp(apart) == 0:
+    chosen, flat = tokens(coder, some), some.flatten(1).numpy()
+    distance = [np.linalg.norm(flat[i] - flat[j]) for i, j in zip(first[drawn], second[drawn], strict=True)]
+    differ = [(chosen[i] != chosen[j]).mean() for i, j in zip(first[drawn], second[drawn], strict=True)]
+    if np.ptp(differ) == 0 or np.ptp(distance) == 0:
         return float("nan")
-    return float(spearmanr(apart, differ).statistic)
+    return float(spearmanr(distance, differ).statistic)
 
 
 def probe_ap(train: np.ndarray, truth: np.ndarray, test: np.ndarray, test_truth: np.ndarray) -> float:
-    """Return macro AP on `test` codes [M,L*V] of one logistic regression a finding, fitted on `train` codes [N,L*V]."""
-    train, test = train.astype(np.float64), test.astype(np.float64)  # the spread of a word never said underflows
+    """Return the macro AP on `test` codes [M,L*V] of a logistic regression per finding, fitted on `train` [N,L*V]."""
+    train, test = train.astype(np.float64), test.astype(np.float64)  # the sd of an unused token underflows in float32
     scale = StandardScaler().fit(train)
     scores = np.zeros_like(test_truth)
     for k, y in enumerate(truth.T):
@@ -128,11 +128,11 @@ def probe_ap(train: np.ndarray, truth: np.ndarray, test: np.ndarray, test_truth:
 def measure(
     coder: SimplicialCoder, latents: Tensor, labels: np.ndarray, val_latents: Tensor, val_labels: np.ndarray, seed: int
 ) -> dict[str, float]:
-    """Return all columns of the table above but `agreement`. At most 2,000 seeded train rows are read for the probe."""
+    """Return all columns of the table above but `agreement`. The probe uses at most 2,000 seeded train rows."""
     rows = np.sort(numpy_generator(seed, "probe").permutation(len(latents))[:MOST_ROWS])
-    told, scores, pooled = read_code(coder, val_latents)
+    values, scores, pooled = read_code(coder, val_latents)
     _, _, seen = read_code(coder, latents[rows])
-    return told | {
+    return values | {
         "val_macro_ap": macro_ap(val_labels, scores),
         "probe_ap": probe_ap(seen, labels[rows], pooled, val_labels),
         "topographic_similarity": topographic_similarity(coder, val_latents, seed),

@@ -1,4 +1,4 @@
-"""Simplicial codes: a latent written as L words a pixel, each word drawn from a vocabulary of V.
+"""Simplicial codes: a latent as L tokens per pixel, each from a vocabulary of V.
 
 Lavoie et al., "Simplicial Embeddings in Self-Supervised Learning and Downstream Classification", arXiv 2204.00616;
 as the feature space of Elberg, Parra, Petrache, arXiv 2405.01705.
@@ -12,18 +12,19 @@ as the feature space of Elberg, Parra, Petrache, arXiv 2405.01705.
 | D | decoder | small U-Net on s, linear output (a tanh could not reach abs(z) > 1) | [B,C,h,w] |
 | C | classifier | convolutions on s that keep h x w, global mean, linear | [B,K] logits |
 
-What we changed, and why.
-- The published encoder ends in a tanh before the softmax: no word of 64 can pass a probability of 0.105, so nothing is
-  ever sparse. Here the logits are batch-normalised without a learnt gain: every word has mean 0 and spread 1 over the
-  data, so no word dies and none takes over. (A layer norm over the words, tried before the drawn words of
-  `medlt.sparse.phases`, left 2 words of 16 in use.)
-- A batch norm mixes the images of a batch, which private training cannot bear. With norm "group" every word has mean 0
-  and spread 1 over the pixels of each image instead, and the classifier's features in four groups of channels. On NIH
-  latents (1,100 train images, two short generations, no noise) 14.5 and 12.7 words of 16 were in use, 12.7 and 11.7
-  with the batch norm; norms over the words of a group, in a pixel or in the image, left 4 to 6.
-- With unit spread the two largest of 16 logits lie about 0.4 apart, hence a temperature far below 1.
-- Inside the networks, norms are a pixel's own and the U-Nets have one level. With group norm over the image, or a deep
-  U-Net, every pixel knows the whole image, and a class activation map of a finding in the corner peaked at the centre.
+Changes to the published method, and why:
+- The published encoder ends in a tanh before the softmax, so no token of 64 can have a probability above 0.105, and the
+  code is never sparse. Here the logits are batch-normalised without a learnt gain. Every token has mean 0 and variance
+  1 over the data, so that no token dies and none dominates. (A layer norm over the tokens, tried before the sampled
+  tokens of `medlt.sparse.phases`, left 2 of 16 tokens in use.)
+- A batch norm mixes the images of a batch, which private training does not allow. With norm "group", every token has
+  mean 0 and variance 1 over the pixels of each image instead, and the features of the classifier in four groups of
+  channels. On NIH latents (1,100 train images, two short generations, no noise) 14.5 and 12.7 of 16 tokens were in use,
+  12.7 and 11.7 with the batch norm. Norms over the tokens of a group, in a pixel or in the image, left 4 to 6.
+- With variance 1, the two largest of 16 logits differ by about 0.4. So the temperature is far below 1.
+- Inside the networks, norms act on each pixel and the U-Nets have one level. With group norm over the image, or a deep
+  U-Net, every pixel depends on the whole image, and the class activation map of a finding in a corner peaked at the
+  centre.
 """
 
 from __future__ import annotations
@@ -54,9 +55,9 @@ class PixelNorm(nn.LayerNorm):
 
 
 class ConvBlock(nn.Sequential):
-    """Convolution, norm a pixel, SiLU: [B,cin,h,w] -> [B,cout,h/stride,w/stride].
+    """Convolution, pixel norm, SiLU: [B,cin,h,w] -> [B,cout,h/stride,w/stride].
 
-    Borders are repeated: a frame of zeros makes border pixels unlike all others, and maps peak there.
+    Borders are repeated. A border of zeros makes border pixels different from all others, and maps peak there.
     """
 
     def __init__(self, cin: int, cout: int, *, kernel: int = 3, stride: int = 1) -> None:
@@ -65,14 +66,14 @@ class ConvBlock(nn.Sequential):
 
 
 def plain_norm(norm: Norm, channels: int, groups: int) -> nn.Module:
-    """Return a norm of [B,channels,h,w] without gain: over the batch, or over each image's `groups` groups of channels."""
+    """Return a norm of [B,channels,h,w] without gain: over the batch, or over `groups` channel groups of each image."""
     if norm == "batch":
         return nn.BatchNorm2d(channels, affine=False)
     return nn.GroupNorm(groups, channels, affine=False)
 
 
 class SmallUNet(nn.Module):
-    """One-level U-Net: [B,cin,h,w] -> [B,cout,h,w], linear output. h and w are even. It sees about 4 pixels far."""
+    """One-level U-Net: [B,cin,h,w] -> [B,cout,h,w], linear output, h and w even. Its reach is about 4 pixels."""
 
     def __init__(self, cin: int, cout: int, width: int) -> None:
         super().__init__()
@@ -89,10 +90,11 @@ class SmallUNet(nn.Module):
 
 
 class CodeClassifier(nn.Module):
-    """Logits [B,K] of codes [B,L*V,h,w]. `features` [B,2*width,h,w] keep the code's grid for class activation maps.
+    """Classifier of codes [B,L*V,h,w] -> logits [B,K]; `features` [B,2*width,h,w] keep the grid for activation maps.
 
-    Features have mean 0 over the data, so the bias of the head carries a finding's rarity and a map is positive where
-    there is more evidence than usual. Without that the weights of a rare finding carry it: all its maps are negative.
+    Features have mean 0 over the data. So the bias of the head represents the frequency of a finding, and a map is
+    positive where there is more evidence than usual. Otherwise the weights represent it, and all maps of a rare finding
+    are negative.
     """
 
     def __init__(self, cin: int, findings: int, width: int, norm: Norm = "batch") -> None:
@@ -106,7 +108,7 @@ class CodeClassifier(nn.Module):
         self.head = nn.Linear(2 * width, findings)
 
     def logits(self, features: Tensor) -> Tensor:
-        """Return [B,F,h,w] -> [B,K]."""
+        """Return logits [B,K] of features [B,F,h,w]."""
         out: Tensor = self.head(features.mean((2, 3)))
         return out
 
@@ -115,7 +117,7 @@ class CodeClassifier(nn.Module):
 
 
 def initialise(module: nn.Module, *key: object) -> None:
-    """Return fresh weights as a function of `key` alone: He-normal convolutions, zero biases, unit norms."""
+    """Set new weights as a function of `key` alone: He-normal convolutions, zero biases, unit norms."""
     rng = torch_generator("initialise", *key)
     for part in module.modules():
         if isinstance(part, nn.Conv2d | nn.Linear):
@@ -128,7 +130,7 @@ def initialise(module: nn.Module, *key: object) -> None:
 
 @contextmanager
 def evaluating(module: nn.Module) -> Iterator[None]:
-    """Return eval mode inside the block, the former mode after it."""
+    """Set eval mode inside the block, and the previous mode after it."""
     training = module.training
     module.eval()
     try:
@@ -138,11 +140,10 @@ def evaluating(module: nn.Module) -> Iterator[None]:
 
 
 class SimplicialCoder(nn.Module):
-    """Encoder E, decoder D and classifier C round one simplicial code (notation above).
+    """Encoder E, decoder D and classifier C of one simplicial code (notation above).
 
-    `channels` is C, `findings` K, `groups` L, `vocabulary` V, `width` the channels of the networks (a multiple of 4);
-    `norm` is told above, "batch" where an image may be seen beside others, "group" where not.
-    Weights are a function of `seed`.
+    `channels` is C, `findings` K, `groups` L, `vocabulary` V, and `width` the channels of the networks (a multiple of
+    4). `norm`: "batch", or "group" if rows must not be mixed (see above). Weights are a function of `seed`.
     """
 
     def __init__(
@@ -159,7 +160,7 @@ class SimplicialCoder(nn.Module):
     ) -> None:
         super().__init__()
         if width % 4:
-            raise InputError(f"sparse.width: {width} is not a multiple of 4; take {width // 4 * 4 + 4}")
+            raise InputError(f"sparse.width: {width} is not a multiple of 4; give {width // 4 * 4 + 4}")
         self.config: dict[str, Any] = {
             "channels": channels,
             "findings": findings,
@@ -169,36 +170,36 @@ class SimplicialCoder(nn.Module):
             "width": width,
         } | ({"norm": norm} if norm != "batch" else {})
         self.groups, self.vocabulary, self.temperature = groups, vocabulary, temperature
-        words = groups * vocabulary
-        self.encoder = nn.Sequential(SmallUNet(channels, words, width), plain_norm(norm, words, words))
-        self.decoder = SmallUNet(words, channels, width)
-        self.classifier = CodeClassifier(words, findings, width, norm)
+        tokens = groups * vocabulary
+        self.encoder = nn.Sequential(SmallUNet(channels, tokens, width), plain_norm(norm, tokens, tokens))
+        self.decoder = SmallUNet(tokens, channels, width)
+        self.classifier = CodeClassifier(tokens, findings, width, norm)
         initialise(self, seed)
 
     def logits(self, z: Tensor) -> Tensor:
-        """Return normalised logits over the temperature, [B,L,V,h,w]. Raises InputError for a latent of odd side."""
+        """Return logits over the temperature, [B,L,V,h,w], of z [B,C,h,w]. Raises InputError for odd sides."""
         if z.shape[-1] % 2 or z.shape[-2] % 2:
             side = f"{z.shape[-2]}x{z.shape[-1]}"
-            raise InputError(f"latents are {side}, their sides must be even; choose an image size that makes them so")
+            raise InputError(f"latents are {side}, but their sides must be even; choose another image size")
         flat: Tensor = self.encoder(z)
         return flat.view(len(z), self.groups, self.vocabulary, *z.shape[2:]) / self.temperature
 
     def code(self, z: Tensor) -> Tensor:
-        """Return s [B,L,V,h,w] of z [B,C,h,w]: each group of each pixel is a point of the simplex."""
+        """Return the code s [B,L,V,h,w] of z [B,C,h,w]: each group of each pixel sums to 1."""
         return self.logits(z).softmax(2)
 
     def decode(self, s: Tensor) -> Tensor:
-        """Return z [B,C,h,w] of codes [B,L,V,h,w], unbounded."""
+        """Return the latents [B,C,h,w] of codes [B,L,V,h,w], unbounded."""
         z: Tensor = self.decoder(s.flatten(1, 2))
         return z
 
     def features(self, s: Tensor) -> Tensor:
-        """Return spatial features [B,F,h,w] of the classifier, what a class activation map weighs."""
+        """Return the spatial features [B,F,h,w] of the classifier, from which activation maps are made."""
         out: Tensor = self.classifier.features(s.flatten(1, 2))
         return out
 
     def classify(self, s: Tensor) -> Tensor:
-        """Return logits [B,K] of codes [B,L,V,h,w]."""
+        """Return the logits [B,K] of codes [B,L,V,h,w]."""
         return self.classifier.logits(self.features(s))
 
     @property
@@ -207,15 +208,17 @@ class SimplicialCoder(nn.Module):
         weights = (v.detach().cpu().contiguous().numpy().tobytes() for v in self.state_dict().values())
         return digest(self.config, *weights)
 
-    def save(self, path: Path, **told: Any) -> None:
-        """Write weights, settings and `told` (anything JSON) to one safetensors file, atomically; equal bytes."""
+    def save(self, path: Path, **metadata: Any) -> None:
+        """Write weights, settings and `metadata` (JSON) to one safetensors file, atomically and reproducibly."""
         # One metadata key: safetensors does not promise an order among several.
-        write_tensors(path, self.state_dict(), {"medlt": json.dumps({"config": self.config, **told}, sort_keys=True)})
+        write_tensors(
+            path, self.state_dict(), {"medlt": json.dumps({"config": self.config, **metadata}, sort_keys=True)}
+        )
 
     @classmethod
     def load(cls, path: Path) -> SimplicialCoder:
-        """Return the coder `save` wrote, in eval mode. Raises InputError for any other file."""
-        config, tensors = told(path)["config"], {}
+        """Load a coder that `save` wrote, in eval mode. Raises InputError for any other file."""
+        config, tensors = read_metadata(path)["config"], {}
         with safe_open(path, framework="pt") as handle:
             tensors = {name: handle.get_tensor(name) for name in handle.keys()}
         coder = cls(**config)
@@ -223,8 +226,8 @@ class SimplicialCoder(nn.Module):
         return coder.eval()
 
 
-def told(path: Path) -> dict[str, Any]:
-    """Return what `SimplicialCoder.save` wrote beside the weights. Raises InputError if `path` holds no coder."""
+def read_metadata(path: Path) -> dict[str, Any]:
+    """Read the metadata that `SimplicialCoder.save` wrote. Raises InputError if `path` is not a coder."""
     try:
         with safe_open(path, framework="pt") as handle:
             return dict(json.loads(handle.metadata()["medlt"]))

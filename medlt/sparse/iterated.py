@@ -1,20 +1,20 @@
-"""Iterated learning of a simplicial code: teach, imitate, use, and again.
+"""Iterated learning of a simplicial code: imitation, adaptation and interaction, generation by generation.
 
 Elberg, Parra, Petrache, arXiv 2405.01705, section 3;
 iterated learning of simplicial codes: Ren et al., arXiv 2310.18777.
 
     for g in 0 .. G-1:
         imitation (g > 0)   teacher = best encoder of generation g-1, frozen; student = fresh encoder
-        adaptation (g > 0)  D and C of generation g-1 learn to read the student
+        adaptation (g > 0)  D and C of generation g-1 adapt to the student
         interaction         E, D, C together, early stop on validation macro AP, the best epoch is kept
 
-Each finished generation is one artifact of the store: its coder and its row of the health table. A generation depends
-on the one before and on (seed, step) only, so a run that was stopped ends with the same bytes, and runs of fewer and of
-more generations share what they have in common.
+Each finished generation is one artifact of the store: its coder and its row of metrics. A generation depends on the one
+before and on (seed, step) only. So a resumed run gives the same bytes, and runs with different numbers of generations
+share the generations that they have in common.
 
-What we changed: words are sampled with the vocabulary moved last (the published code reshapes NCHW and samples image
-columns); D is linear; fusion uses the last generation (the published code loads the first); what keeps the code sparse
-is told in `embedding` and `phases`.
+Changes to the published code: tokens are sampled with the vocabulary axis last (the published code reshapes NCHW and
+samples image columns); D is linear; fusion uses the last generation (the published code loads the first); `embedding`
+and `phases` describe what keeps the code sparse.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from torch.nn import functional as F
 from medlt.files import digest
 from medlt.metrics.draws import owners
 from medlt.sparse import code_metrics
-from medlt.sparse.embedding import SimplicialCoder, evaluating, initialise, told
+from medlt.sparse.embedding import SimplicialCoder, evaluating, initialise, read_metadata
 from medlt.sparse.phases import TrainingSetup, adapt, imitate, interact
 from medlt.sparse.private import PrivatePhases, private_steps, require_patients
 from medlt.store import Artifact, Store
@@ -43,13 +43,13 @@ from medlt.training.protocols import PrivateFit
 from medlt.training.runtime import Runtime
 from medlt.types import InputError
 
-FORMAT = 1  # part of the key: raise it when the same settings would learn another code
+FORMAT = 1  # part of the key: increase it if the same settings would give another code
 FILE = "coder.safetensors"
 
 
 @dataclass(frozen=True)
 class Iterated:
-    """The last generation's coder, in eval mode, and one row of measurements a generation (columns: `code_metrics`)."""
+    """The coder of the last generation, in eval mode, and one row of `code_metrics` for each generation."""
 
     coder: SimplicialCoder
     metrics: pd.DataFrame
@@ -57,9 +57,9 @@ class Iterated:
 
 @dataclass(frozen=True)
 class _Loop:
-    """The settings of all generations. `key` names them together with the data; `made` are the finished ones."""
+    """Settings of all generations. `key` is made of settings and data; `made` holds the finished generations."""
 
-    lesson: TrainingSetup
+    setup: TrainingSetup
     val_latents: Tensor
     val_labels: np.ndarray
     epochs: tuple[int, int, int]
@@ -70,19 +70,19 @@ class _Loop:
 
     @torch.no_grad()
     def score(self, coder: SimplicialCoder) -> float:
-        """Return validation macro AP; where no finding has a positive, minus the reconstruction error instead."""
+        """Return the validation macro AP, or minus the reconstruction error if no finding has a positive."""
         scores, errors = [], []
         with evaluating(coder):
             for z in torch.split(self.val_latents, code_metrics.CHUNK):
-                z = z.float().to(self.lesson.device)
+                z = z.float().to(self.setup.device)
                 s = coder.code(z)
                 scores.append(coder.classify(s).cpu().numpy())
                 errors.append(float(F.l1_loss(coder.decode(s), z)))
-        found = code_metrics.macro_ap(self.val_labels, np.concatenate(scores))
-        return found if math.isfinite(found) else -float(np.mean(errors))
+        score = code_metrics.macro_ap(self.val_labels, np.concatenate(scores))
+        return score if math.isfinite(score) else -float(np.mean(errors))
 
     def advance(self, store: Store, fresh: SimplicialCoder) -> None:
-        """Make or find the next generation, from the last one (the first: from `fresh`)."""
+        """Train the next generation from the last one (the first from `fresh`), or load it from the store."""
         g = len(self.made)
         build = self.generation if self.private is None else self.private_generation
         made = store.make("sparse", {**self.key, "generation": g}, lambda folder: build(g, fresh, folder))
@@ -91,53 +91,56 @@ class _Loop:
         self.made.append(made)
 
     def generation(self, g: int, fresh: SimplicialCoder, folder: Path) -> None:
-        """Make generation g and write its file."""
+        """Train generation g and write its file."""
         imitation, adaptation, interaction = self.epochs
-        agreement, coder, lesson = math.nan, fresh, self.lesson
+        agreement, coder, setup = math.nan, fresh, self.setup
         if g > 0:
             teacher, coder = self.pair(g)
-            imitate(lesson, coder, teacher, imitation, g, folder)
+            imitate(setup, coder, teacher, imitation, g, folder)
             agreement = code_metrics.agreement(coder, teacher, self.val_latents)
-            adapt(lesson, coder, adaptation, g, folder)
-        interact(lesson, coder, interaction, self.patience, g, lambda: self.score(coder), folder)
-        train = (lesson.latents, lesson.labels.numpy())
-        row = code_metrics.measure(coder, *train, self.val_latents, self.val_labels, lesson.seed)
+            adapt(setup, coder, adaptation, g, folder)
+        interact(setup, coder, interaction, self.patience, g, lambda: self.score(coder), folder)
+        train = (setup.latents, setup.labels.numpy())
+        row = code_metrics.measure(coder, *train, self.val_latents, self.val_labels, setup.seed)
         _save(folder, coder, {"generation": float(g), "agreement": agreement} | row)
 
     def private_generation(self, g: int, fresh: SimplicialCoder, folder: Path) -> None:
-        """Return the same by private trainings (medlt.sparse.private)."""
+        """Train generation g privately (`medlt.sparse.private`) and write its file."""
         assert self.private is not None
         teacher, coder = self.pair(g) if g else (None, fresh)
         agreement = math.nan
-        for phase in self.private.phases(g, self.lesson, coder, teacher, folder):
+        for phase in self.private.phases(g, self.setup, coder, teacher, folder):
             if teacher is not None and phase == "imitation":
                 agreement = code_metrics.agreement(coder, teacher, self.val_latents)
         held = (self.val_latents, self.val_labels)
-        row = code_metrics.measure(coder, *held, *held, self.lesson.seed) | {"probe_ap": math.nan}
+        row = code_metrics.measure(coder, *held, *held, self.setup.seed) | {"probe_ap": math.nan}
         _save(folder, coder, {"generation": float(g), "agreement": agreement} | row)
 
     def pair(self, g: int) -> tuple[SimplicialCoder, SimplicialCoder]:
-        """Return the teacher of generation g, and its student: the teacher's decoder and classifier, a fresh encoder."""
-        teacher = SimplicialCoder.load(self.made[g - 1].path(FILE)).to(self.lesson.device)
+        """Return the teacher of generation g and its student, a copy of the teacher with a new encoder."""
+        teacher = SimplicialCoder.load(self.made[g - 1].path(FILE)).to(self.setup.device)
         student = copy.deepcopy(teacher)
-        initialise(student.encoder, self.lesson.seed, g)
+        initialise(student.encoder, self.setup.seed, g)
         return teacher, student
 
 
 def _save(folder: Path, coder: SimplicialCoder, row: dict[str, float]) -> None:
+    """Write the coder with its metrics; NaN becomes null."""
     coder.save(folder / FILE, metrics={k: None if math.isnan(v) else v for k, v in row.items()})
 
 
 def _check(latents: Tensor, labels: np.ndarray, name: str) -> None:
+    """Raise InputError for lengths that differ, no rows, or labels that are not 0, 1 or NaN."""
     if len(latents) != len(labels) or not len(latents):
-        raise InputError(f"{name}: {len(latents)} latents but {len(labels)} label rows; give one row a latent")
+        raise InputError(f"{name}: {len(latents)} latents but {len(labels)} label rows; give one row for each latent")
     known = labels[~np.isnan(labels)]
     if not np.isin(known, (0.0, 1.0)).all():
         raise InputError(f"{name}: a label is {known[~np.isin(known, (0.0, 1.0))][0]:g}; labels are 0, 1 or NaN")
 
 
 def _table(loop: _Loop) -> pd.DataFrame:
-    rows = [told(made.path(FILE))["metrics"] for made in loop.made]
+    """Return the metrics of all generations."""
+    rows = [read_metadata(made.path(FILE))["metrics"] for made in loop.made]
     table = pd.DataFrame([{k: math.nan if v is None else v for k, v in row.items()} for row in rows])
     return table.astype({"generation": int})[list(code_metrics.COLUMNS)]
 
@@ -150,27 +153,26 @@ def iterate(
     batch_size: int = 16, learning_rate: float = 5e-3, weight_decay: float = 1e-2, classification_weight: float = 1.0,
     private: PrivateFit | None = None, patients: Sequence[str] = (),
 ) -> Iterated:  # fmt: skip
-    """Return learn a simplicial code of standardised latents [N,C,h,w], memory-mapped or not; labels float32 [N,K],
-    1/0/NaN.
+    """Learn a simplicial code of standardised latents [N,C,h,w], with labels float32 [N,K] of 1, 0 and NaN.
 
-    `contents` and `val_contents` name the latents, all of them: a digest of their bytes, or of the pixels, the codec
-    and the standardiser they come from. Each generation is kept in the store under them, labels, settings and the
-    runtime's seed, and not made again where it is there. `private` takes the place of every phase's loop, with
-    `patients`, one a latent, as units (medlt.sparse.private says what changes then); made or found, it is told what
-    each phase cost. Raises InputError for labels that are not 1/0/NaN, lengths that differ, and latents of odd side.
+    Latents may be memory-mapped. `contents` and `val_contents` are digests of all latents, or of the pixels, the codec
+    and the standardiser that they come from. The store keeps each generation by contents, labels, settings and seed.
+    `private` trains every phase privately instead, with `patients`, one for each latent, as units (see
+    `medlt.sparse.private`), and accounts for each phase, also if it is loaded from the store. Raises InputError for
+    labels that are not 1, 0 or NaN, lengths that differ, and latents with an odd side.
     """
     settings: dict[str, Any] = {k: v for k, v in locals().items() if isinstance(v, int | float)}
     labels, val_labels = (np.asarray(y, np.float32) for y in (labels, val_labels))
     _check(latents, labels, "train split")
     _check(val_latents, val_labels, "val split")
-    lesson = TrainingSetup(
+    setup = TrainingSetup(
         latents, torch.from_numpy(labels), batch_size, learning_rate, weight_decay, classification_weight, runtime
     )
     del settings["generations"]
     key = {"format": FORMAT, "settings": settings, "seed": runtime.seed, "train": _named(contents, latents, labels),
            "val": _named(val_contents, val_latents, val_labels)}  # fmt: skip
     epochs = (imitation_epochs, adaptation_epochs, interaction_epochs)
-    loop = _Loop(lesson, val_latents, val_labels, epochs, patience, key)
+    loop = _Loop(setup, val_latents, val_labels, epochs, patience, key)
     code: dict[str, Any] = {"groups": groups, "vocabulary": vocabulary, "temperature": temperature, "width": width}
     if private is not None:
         loop, code["norm"] = _private(loop, private, patients, generations), "group"
@@ -178,18 +180,18 @@ def iterate(
     for g in range(generations):
         loop.advance(store, fresh)
         runtime.progress("iterated learning", g + 1, generations)
-    coder = SimplicialCoder.load(loop.made[-1].path(FILE)).to(lesson.device)
+    coder = SimplicialCoder.load(loop.made[-1].path(FILE)).to(setup.device)
     return Iterated(coder, _table(loop))
 
 
 def _private(loop: _Loop, fit: PrivateFit, patients: Sequence[str], generations: int) -> _Loop:
-    """Return the same loop, private."""
-    of = owners([str(one) for one in require_patients(patients, len(loop.lesson.latents))])
-    steps = private_steps(int(of.max()) + 1, loop.lesson.batch_size, generations, *loop.epochs)
+    """Return the loop with private phases."""
+    of = owners([str(one) for one in require_patients(patients, len(loop.setup.latents))])
+    steps = private_steps(int(of.max()) + 1, loop.setup.batch_size, generations, *loop.epochs)
     key = {**loop.key, "private": fit.digest, "patients": digest(of.tolist())}
     return replace(loop, key=key, private=PrivatePhases(fit, patients, steps, digest(key)))
 
 
 def _named(contents: str, latents: Tensor, labels: np.ndarray) -> str:
-    """Return names latents and labels."""
+    """Return a digest of latents, named by `contents`, and labels."""
     return digest(contents, list(latents.shape), labels.tobytes())

@@ -83,5 +83,5 @@ def test_no_evidence_is_an_empty_map() -> None:
 
 
 def test_an_unknown_method_is_told() -> None:
-    with pytest.raises(InputError, match="'attention' is not a method; choose one of gradcam"):
+    with pytest.raises(InputError, match="'attention' is unknown; choose one of gradcam"):
         class_activation_map(CODER, torch.zeros(1, 2, 4, 4), torch.tensor([0]), "attention")

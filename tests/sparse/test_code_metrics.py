@@ -39,10 +39,10 @@ def test_uniform_and_certain_codes() -> None:
     one_word, _, _ = code_metrics.read_code(Spoken(certain(torch.ones(3, 2, 2, 2, dtype=torch.long), 5)), numbered(3))
     assert one_word["mean_max_probability"] == pytest.approx(1.0)
     assert one_word["entropy"] == pytest.approx(0.0, abs=1e-6)
-    assert one_word["words_used"] == pytest.approx(1.0)
+    assert one_word["tokens_used"] == pytest.approx(1.0)
     words = torch.arange(24).view(3, 2, 2, 2) % 4
     four, _, _ = code_metrics.read_code(Spoken(certain(words, 5)), numbered(3))
-    assert four["words_used"] == pytest.approx(4.0)
+    assert four["tokens_used"] == pytest.approx(4.0)
 
 
 def test_agreement_counts_equal_words() -> None:

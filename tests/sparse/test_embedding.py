@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from medlt.rng import torch_generator
-from medlt.sparse.embedding import SimplicialCoder, evaluating, told
+from medlt.sparse.embedding import SimplicialCoder, evaluating, read_metadata
 from medlt.types import InputError
 
 
@@ -72,7 +72,7 @@ def test_files_give_back_coder_and_notes(tmp_path: Path) -> None:
     assert not read.training
     assert read.config == coder.config
     assert read.digest == coder.digest
-    assert told(tmp_path / "a.safetensors")["note"] == [1, None]
+    assert read_metadata(tmp_path / "a.safetensors")["note"] == [1, None]
     assert (tmp_path / "a.safetensors").read_bytes() == (tmp_path / "b.safetensors").read_bytes()
     with evaluating(coder):
         assert torch.equal(read.code(latents(3)), coder.code(latents(3)))
@@ -80,9 +80,9 @@ def test_files_give_back_coder_and_notes(tmp_path: Path) -> None:
 
 
 def test_bad_input_is_told(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="5x5, their sides must be even"):
+    with pytest.raises(InputError, match="5x5, but their sides must be even"):
         SimplicialCoder(2, 3, width=4).code(latents(1, 2, 5))
-    with pytest.raises(InputError, match="10 is not a multiple of 4; take 12"):
+    with pytest.raises(InputError, match="10 is not a multiple of 4; give 12"):
         SimplicialCoder(2, 3, width=10)
     (tmp_path / "x.safetensors").write_bytes(b"not one")
     with pytest.raises(InputError, match="is not a sparse coder"):

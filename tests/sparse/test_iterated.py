@@ -143,7 +143,7 @@ def test_an_encoder_is_fresh_in_each_generation(
     began: list[torch.Tensor] = []
 
     def spy(
-        lesson: TrainingSetup, student: SimplicialCoder, teacher: SimplicialCoder, epochs: int, g: int, folder: Path
+        setup: TrainingSetup, student: SimplicialCoder, teacher: SimplicialCoder, epochs: int, g: int, folder: Path
     ) -> None:
         began.append(student.encoder[0].head.weight.detach().clone())
         assert teacher.digest == SimplicialCoder.load(generations(tmp_path)[g - 1] / FILE).digest

@@ -38,7 +38,7 @@ def test_the_learning_rate_rises_falls_and_never_leaves_the_interval() -> None:
     assert rates.index(max(rates)) in range(15, 25)
     assert all(a > b for a, b in itertools.pairwise(rates[25:]))
     assert 0 < rates[-1] < 0.001
-    assert 0 < lesson().training(1).share(0) <= 1
+    assert 0 < lesson().training(1).lr_factor(0) <= 1
 
 
 def lesson(n: int = 24) -> TrainingSetup:
