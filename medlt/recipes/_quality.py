@@ -36,10 +36,11 @@ from medlt.recipes._cohort import EMBEDDING_SIZE, Cohort, patients
 from medlt.recipes._privacy import independent_rows, withheld
 from medlt.recipes._setup import Run
 from medlt.report.introspection import save_pair
-from medlt.report.panels import png, save_panel
+from medlt.report.panels import save_panel
 from medlt.synthesis.guides import target_columns
 from medlt.synthesis.longtail import LongtailGuide
 from medlt.types import Check, Synthesizer
+from medlt.writer import synthetic_png
 
 MEASURES = 2
 """Number of measures of the near-copy filter, the embedding and small pixels, which share its fpr."""
@@ -265,5 +266,5 @@ def show_grid(run: Run[configs.RunConfig], made: Manifest, each: int = 8) -> Non
         top, left = side * names.index(row["finding"]), side * int(column[uid])
         with Image.open(made.file(str(uid))) as image:
             canvas[top : top + run.config.size, left : left + run.config.size] = np.asarray(image)
-    write_bytes(run.path("grid.png"), png(Image.fromarray(canvas)))
+    write_bytes(run.path("grid.png"), synthetic_png(canvas, run_id=str(chosen["run"].iloc[0])))
     write_text(run.path("grid.csv"), chosen[["finding"]].assign(column=column).to_csv())

@@ -147,7 +147,7 @@ def _findings(run: Collected) -> tuple[tuple[Column, ...], list[tuple[str, ...]]
     )
     scored = [] if run.scores is None else list(run.scores["finding"])
     scores, differences = summary.scores(run).to_dict("index"), _differences(run)
-    cells = []
+    cells: list[tuple[str, ...]] = []
     for name in summary.names(run, [*summary.counts(run).index, *scored]):
         ap = (spread(scores.get((name, "AP", arm))) for arm in arms)
         cells.append((name, *_counts(run, name), *ap, *differences.get(name, (NONE, NONE))))
@@ -164,7 +164,7 @@ def _compared(experiment: Experiment) -> tuple[tuple[Column, ...], list[tuple[st
         Column("difference to its control [interval]"),
         Column("word", right=False),
     )
-    cells = []
+    cells: list[tuple[str, ...]] = []
     for row in rows(experiment):
         name = f"{row['name']} (primary)" if row["primary"] else row["name"]
         scores = (spread(row["val"]), spread(row["ap"]["tail"]), interval(row["to_control"]))
