@@ -180,7 +180,7 @@ class DatasetWriter:
 def synthetic_png(pixels: np.ndarray, uid: str = "", run_id: str = "") -> bytes:
     """Return a grayscale PNG of uint8 or uint16 [h,w] with text chunks that mark it as synthetic.
 
-    Equal arguments give equal bytes. The chunks are tEXt, or iTXt for a text that is not Latin-1; an empty uid or run_id
+    Equal arguments give equal bytes. The chunks are tEXt, or iTXt for a text that is not Latin-1. An empty argument
     has no chunk.
     """
     about = {

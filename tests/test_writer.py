@@ -1,5 +1,8 @@
 import io
+import json
 import os
+import struct
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,10 +13,13 @@ import pytest
 import torch
 from PIL import Image
 
+from medlt._version import __version__
 from medlt.data.images import read_image
 from medlt.data.manifest import Manifest
 from medlt.types import Batch, CheckResult, InputError
-from medlt.writer import DatasetWriter, digest_rows, png, to_uint8, write_dicom, write_metadata
+from medlt.writer import DatasetWriter, digest_rows, metadata, png, synthetic_png, to_uint8, write_dicom, write_metadata
+
+RUN = "fedcba9876543210"
 
 
 def batch(n: int = 3) -> Batch:
@@ -25,7 +31,7 @@ def batch(n: int = 3) -> Batch:
 
 
 def writer(place: Path) -> DatasetWriter:
-    return DatasetWriter(place, models="0123456789abcdef")
+    return DatasetWriter(place, models="0123456789abcdef", run_id=RUN)
 
 
 def test_rounding_is_to_the_nearest_level() -> None:
@@ -92,7 +98,8 @@ def test_rows_of_another_plan_and_other_models_are_other_shards(tmp_path: Path) 
     )
     assert writer(tmp_path).has(made.rows)
     assert not any(writer(tmp_path).has(rows) for rows in others)
-    assert not DatasetWriter(tmp_path, models="another denoiser").has(made.rows)
+    assert not DatasetWriter(tmp_path, models="another denoiser", run_id=RUN).has(made.rows)
+    assert not DatasetWriter(tmp_path, models="0123456789abcdef", run_id="another run").has(made.rows)
     assert writer(tmp_path).kept().empty
 
 
@@ -220,6 +227,87 @@ def test_an_image_folder_of_hugging_face_can_be_made_of_it(tmp_path: Path) -> No
     assert table["file_name"].tolist() == ["u0.png", "u1.png"]
     assert all((tmp_path / "images" / name).exists() for name in table["file_name"])
     assert np.isnan(table["Mass"][1])
+
+
+def chunks(data: bytes) -> list[tuple[bytes, bytes]]:
+    """Kind and body of every chunk of a PNG, checksums verified: a reader of its own."""
+    assert data[:8] == b"\x89PNG\r\n\x1a\n"
+    at, parts = 8, []
+    while at < len(data):
+        (length,) = struct.unpack(">I", data[at : at + 4])
+        kind, body = data[at + 4 : at + 8], data[at + 8 : at + 8 + length]
+        assert struct.unpack(">I", data[at + 8 + length : at + 12 + length]) == (zlib.crc32(kind + body),)
+        parts.append((kind, body))
+        at += 12 + length
+    return parts
+
+
+@pytest.mark.parametrize("uid", ["fusion_Hernia_00001_0_abc123", "Größe 1", "例_00001"])
+def test_a_synthetic_png_states_what_it_is(uid: str) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (9, 7), dtype=np.uint8)
+    data = synthetic_png(pixels, uid, RUN)
+    image = Image.open(io.BytesIO(data))
+    assert image.text == {
+        "Software": f"medlt {__version__}",
+        "Description": "Synthetic image made by a generative model",
+        "Synthetic": "true",
+        "Run": RUN,
+        "UID": uid,
+    }
+    assert (np.asarray(image) == pixels).all()
+    assert data == synthetic_png(pixels, uid, RUN)
+    kinds = [kind for kind, _ in chunks(data)]
+    assert kinds == [b"IHDR", *[b"tEXt"] * 4, b"iTXt" if "例" in uid else b"tEXt", b"IDAT", b"IEND"]
+    bare = [part for part in chunks(data) if part[0] not in (b"tEXt", b"iTXt")]
+    assert bare == chunks(png(pixels))
+    assert {"Run", "UID"} & set(Image.open(io.BytesIO(synthetic_png(pixels))).text) == set()
+
+
+def test_published_images_state_run_and_uid_and_a_real_one_nothing(tmp_path: Path) -> None:
+    one = writer(tmp_path)
+    one.write(batch().rows, batch(), [], ["u0", "u2"])
+    one.publish(["u0", "u2"])
+    for uid in ("u0", "u2"):
+        text = Image.open(tmp_path / "images" / f"{uid}.png").text
+        assert (text["Run"], text["UID"], text["Synthetic"]) == (RUN, uid, "true")
+        assert read_image(tmp_path / "images" / f"{uid}.png").shape == (4, 4)
+    assert Image.open(io.BytesIO(png(np.zeros((4, 4), np.uint8)))).text == {}
+
+
+def provenance(uids: pd.Index) -> pd.DataFrame:
+    return pd.DataFrame(
+        {
+            "Mass": [1.0, np.nan, 0.25], "synthetic": True, "run": RUN, "method": "fusion", "finding": "Mass",
+            "seed": [2**63 - 1, 2**53 + 1, 0], "weight": 0.3, "split": "train", "fold": 1, "tail_parent": "a, b",
+            "parents": [["Viral Pneumonia-1", 'a, "b"'], [], ["é"]], "label_source": None,
+        },
+        index=uids,
+    )  # fmt: skip
+
+
+def test_metadata_says_what_made_each_image(tmp_path: Path) -> None:
+    rows = provenance(batch().rows.index)
+    write_metadata(tmp_path, rows, ["Mass"], parents=True)
+    table = pd.read_csv(tmp_path / "images" / "metadata.csv")
+    assert list(table) == [
+        "file_name", "uid", "Mass", "synthetic", "run", "method", "finding", "seed", "weight", "split", "tail_parent",
+        "parents",
+    ]  # fmt: skip
+    assert table["seed"].tolist() == rows["seed"].tolist()
+    assert table["seed"].dtype == np.int64
+    assert [json.loads(value) for value in table["parents"]] == rows["parents"].tolist()
+    assert table["tail_parent"].tolist() == ["a, b"] * 3
+
+
+def test_metadata_of_a_private_run_names_no_parent(tmp_path: Path) -> None:
+    rows = provenance(batch().rows.index).assign(label_source="real-7", head_parent="real-8")
+    write_metadata(tmp_path, rows, ["Mass"], parents=False)
+    text = (tmp_path / "images" / "metadata.csv").read_text()
+    assert "parent" not in text
+    assert not [uid for uid in ("real-7", "real-8", "Viral", "a, b") if uid in text]
+    assert list(metadata(rows, ["Mass"], {uid: f"{uid}.png" for uid in rows.index}, parents=False)) == [
+        "file_name", "uid", "Mass", "synthetic", "run", "method", "finding", "seed", "weight", "split",
+    ]  # fmt: skip
 
 
 def test_dicom_files_hold_the_published_pixels_and_what_made_them(tmp_path: Path) -> None:
