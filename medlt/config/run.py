@@ -25,7 +25,7 @@ Scheduler = Literal[
     "ddim", "ddpm", "pndm", "lms", "euler", "euler_a", "heun", "kdpm2", "kdpm2_a", "dpm++", "dpm++karras", "dpm++sde",
     "dpm++single", "deis", "unipc", "sa", "lcm", "tcd",
 ]  # fmt: skip
-SCHEDULER = "sampler: a diffusers scheduler"
+SCHEDULER = "diffusers scheduler that makes the denoising steps"
 GUIDANCE_SCALE = "scale of classifier-free guidance; 1 is the conditional network alone, 0 the unconditional one"
 GUIDANCE = "guidance besides the label, a list of sections; they compose, the first innermost"
 

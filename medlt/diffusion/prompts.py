@@ -17,6 +17,7 @@ from torch import Tensor
 from medlt.diffusion.backbone import About
 from medlt.diffusion.scrub import RareWords, scrub
 from medlt.files import digest
+from medlt.names import did_you_mean
 from medlt.types import InputError
 
 TEMPLATE = "chest radiograph, {view} view, {sex} patient {age}, with {findings}"
@@ -57,7 +58,8 @@ class Prompts:
     def __post_init__(self) -> None:
         object.__setattr__(self, "findings", tuple(self.findings))
         if strange := sorted(set(self.words) - set(self.findings)):
-            raise InputError(f"words has a phrase for {strange[0]!r}, which is none of the findings; remove it")
+            close = did_you_mean(strange[0], self.findings) or "; remove it"
+            raise InputError(f"prompts.words has a phrase for {strange[0]!r}, which is not a finding{close}")
         for clause in self.template.split(","):
             _check_fields(clause)
             _check_marks(re.sub(r"\{\w+\}", "word", clause))

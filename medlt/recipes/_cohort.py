@@ -21,6 +21,7 @@ from medlt.data.source import open_data
 from medlt.diffusion.backbone import About
 from medlt.files import digest, write_text
 from medlt.metrics.groups import Grouping, group
+from medlt.names import did_you_mean
 from medlt.recipes._setup import FILED, Run
 from medlt.types import InputError
 
@@ -134,7 +135,8 @@ def requested(config: configs.RunConfig | configs.EvaluateConfig, manifest: Mani
         return ()
     given, known = config.privacy.findings, [name for name in manifest.findings if name != manifest.no_finding]
     if strange := [name for name in given if name not in known]:
-        raise InputError(f"privacy.findings: {strange[0]!r} is not a finding of the data ({', '.join(known)})")
+        close = did_you_mean(strange[0], known) or ";"
+        raise InputError(f"privacy.findings: {strange[0]!r} is not a finding of the data{close} use {', '.join(known)}")
     return given or tuple(known)
 
 

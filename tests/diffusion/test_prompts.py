@@ -18,7 +18,7 @@ from medlt.types import InputError
 
 NAN = float("nan")
 FINDINGS = ("Cardiomegaly", "Pleural_Effusion", "Edema", "No_Finding")
-DOCS = Path(__file__).parents[2] / "docs" / "prompts.md"
+DOCS = Path(__file__).parents[2] / "docs" / "explanation" / "prompts.md"
 
 
 def say(labels: tuple[float, ...], about: dict[str, Any] | None = None, **settings: Any) -> str:
@@ -109,7 +109,7 @@ def test_free_text_is_scrubbed_and_guarded(clip_tokenizer_folder: Path) -> None:
         ({"template": "radiograph of ___"}, "stray mark"),
         ({"template": "radiograph of 2019-03-12, {view}"}, "stray mark"),
         ({"words": {"Edema": "edema MRN 12345"}}, "stray mark"),
-        ({"words": {"Oedema": "edema"}}, "'Oedema', which is none of the findings"),
+        ({"words": {"Oedema": "edema"}}, "'Oedema', which is not a finding"),
         ({"soft_above": 0.0}, "soft_above is 0.0"),
         ({"most": 0}, "most is 0"),
     ],
@@ -166,7 +166,7 @@ def test_a_prompt_depends_on_its_row_and_says_only_what_is_known(rows: list[Any]
 
 
 def examples() -> list[tuple[dict[str, float], dict[str, str], str]]:
-    """Rows of the table in docs/prompts.md: labels, circumstances, prompt."""
+    """Rows of the table in docs/explanation/prompts.md: labels, circumstances, prompt."""
     rows = re.findall(r"^\| `(.*?)` \| (.*?) \| (.*?) \|$", DOCS.read_text(), re.MULTILINE)
 
     def pairs(text: str) -> dict[str, str]:
