@@ -2,31 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+from medlt import config as configs
 from medlt.api.collection import Collection, as_collection
 from medlt.api.display import displayed
+from medlt.api.experiment import arms_of, real_rows, sources_of, usual
 from medlt.api.results import Audit
 from medlt.api.run import Run, load
 from medlt.api.settings import evaluate_config, run_config
-from medlt.progress import ProgressCallback
 from medlt.types import InputError, Progress
+
+C = TypeVar("C", configs.RunConfig, configs.EvaluateConfig)
 
 
 def augment(
-    collection: Collection | str | Path,
-    method: str | Mapping[str, Any] | None = None,
-    targets: int | Mapping[str, Any] | None = None,
-    seed: int = 0,
-    *,
-    output_dir: str | Path | None = None,
-    evaluate: bool = False,
-    progress: bool | Progress = True,
-    **settings: Any,
-) -> Run:
-    """Fill the long tail of a collection with synthetic images, and check them.
+    collection: Collection | str | Path, method: str | Mapping[str, Any] | None = None,
+    targets: int | Mapping[str, Any] | None = None, seed: int = 0, *, output_dir: str | Path | None = None,
+    evaluate: bool = False, progress: bool | Progress = True, **settings: Any,
+) -> Run:  # fmt: skip
+    """Fill the long tail of a collection with synthetic images, and check them; returns the finished run.
 
     The same call continues an interrupted run, and trains nothing for a finished one. It does what `medlt augment`
     does, with the same config, which lies in RUN/config.yaml.
@@ -35,139 +32,100 @@ def augment(
         collection: a `Collection`, or the path of a manifest.parquet or of a table for `Collection.from_csv`.
         method: fusion (default), edit, noise, diffult, minority, longtail, or one of a plug-in; or a mapping with
             `kind` and the keys of the method. With `privacy` the default is noise.
-        targets: train positives wanted for each tail finding, or a mapping of the keys of the section `targets`.
-            Default: 100, or in a small collection as many as the rarest finding that is not tail has.
+        targets: train positives wanted for each tail finding, or the keys of the section `targets`. Default: 100, or
+            in a small collection as many as the rarest finding that is not tail has.
         seed: decides every image, split and batch.
-        output_dir: the run folder. Default: runs/METHOD-DIGEST below the current folder, where the digest is of the
-            collection's rows and of all settings.
-        evaluate: also train classifiers with and without the images, so that `Run.verdict` says whether they help.
+        output_dir: the run folder. Default: runs/METHOD-DIGEST; the digest is of the rows and of all settings.
+        evaluate: also train classifiers with and without the images, for `Run.verdict`.
         progress: True shows bars or lines on stderr; or a callable (stage, done, total).
-        settings: any key of a config, as nested mappings (`denoiser={"steps": 500}`) or dotted keys
-            (`**{"denoiser.steps": 500}`). What is left out is chosen by the collection and by the machine.
-
-    Returns:
-        The finished run.
+        settings: any key of a config, nested (`denoiser={"steps": 500}`) or dotted (`**{"denoiser.steps": 500}`).
+            What is left out is chosen by what the collection has and the machine can do.
 
     Raises:
-        InputError: for an unknown key, a value or a collection that does not fit, in one line.
+        InputError: for an unknown key, or a value or a collection that does not fit, in one line.
 
     Example:
-        >>> import medlt
         >>> collection = medlt.Collection.from_csv("labels.csv", images="png/")
         >>> run = medlt.augment(collection, method="fusion", targets=200, seed=0)
-        >>> run.images("Hernia").paths
+        >>> paths = run.images("Hernia").paths
     """
-    given = {"method": method, "targets": targets, "seed": seed, "output_dir": output_dir, **settings}
-    rows = as_collection(collection)
-    config = run_config(rows, given)
     from medlt.recipes import augment as images_only
     from medlt.recipes import run as with_verdict
 
-    recipe = with_verdict if evaluate else images_only
-    with displayed(progress) as callback:
-        callback.note(f"run folder: {config.output_dir}")
-        recipe.main(config, callback)
-        return _finished(config.output_dir, callback)
+    given = {"method": method, "targets": targets, "seed": seed, "output_dir": output_dir, **settings}
+    config = run_config(as_collection(collection), given)
+    return _finished((with_verdict if evaluate else images_only).main, config, progress)
 
 
 def finetune(
-    collection: Collection | str | Path,
-    model: str | Path | None = None,
-    seed: int = 0,
-    *,
-    output_dir: str | Path | None = None,
-    progress: bool | Progress = True,
-    **settings: Any,
-) -> Run:
-    """Train a generator on a collection, and make no images.
+    collection: Collection | str | Path, model: str | Path | None = None, seed: int = 0, *,
+    output_dir: str | Path | None = None, progress: bool | Progress = True, **settings: Any,
+) -> Run:  # fmt: skip
+    """Train a generator on a collection, and make no images; returns the run, whose `export` writes the generator.
 
     The same call continues an interrupted training. `augment` with the same settings and output_dir goes on from it.
 
     Args:
         collection: as for `augment`.
-        model: a Stable Diffusion 1.x or 2.x checkpoint in diffusers' format, fine-tuned with LoRA unless
-            `denoiser={"train": "full"}`. Default: a small latent diffusion model is trained from nothing.
+        model: a Stable Diffusion 1.x or 2.x checkpoint, a folder in diffusers' format or a safetensors file, fine-tuned
+            with LoRA unless `denoiser={"train": "full"}`. Default: a small model is trained from nothing.
         seed: decides the weights it starts from, and every batch.
         output_dir: the run folder. Default: runs/METHOD-DIGEST.
         progress: as for `augment`.
         settings: any key of a config, as for `augment`; the method is noise unless it is given.
 
-    Returns:
-        The run, whose `export("diffusers", OUT)` and `export("monai-bundle", OUT)` write the generator.
-
     Raises:
         InputError: as `augment`.
 
     Example:
-        >>> run = medlt.finetune(collection, model="stable-diffusion-v1-5", denoiser={"steps": 2000, "rank": 16})
-        >>> run.export("diffusers", "lora")
+        >>> run = medlt.finetune(collection, denoiser={"steps": 4000})
+        >>> folder = run.export("diffusers", "generator")
     """
+    from medlt.recipes import train
+
     given: dict[str, Any] = {"method": "noise", "seed": seed, "output_dir": output_dir, **settings}
     if model is not None:
-        if {"denoiser.kind", "denoiser.model"} & {*given} or {"kind", "model"} & {*given.get("denoiser", {})}:
-            raise InputError("model is given twice; give model=..., or denoiser={'kind': ..., 'model': ...}")
-        base = {"kind": "stable-diffusion", "model": {"kind": "folder", "path": str(Path(model).expanduser())}}
-        given["denoiser"] = {**base, **given.get("denoiser", {})}
-    rows = as_collection(collection)
-    config = run_config(rows, given)
-    from medlt.recipes import train as recipe
-
-    with displayed(progress) as callback:
-        callback.note(f"run folder: {config.output_dir}")
-        recipe.main(config, "denoiser", callback)
-    return load(config.output_dir)
+        given["denoiser"] = _stable_diffusion(model, given)
+    config = run_config(as_collection(collection), given)
+    return _finished(lambda config, progress: train.main(config, "denoiser", progress), config, progress)
 
 
 def evaluate(
     collection: Run | Collection | str | Path,
     runs: Run | str | Path | Mapping[str, Run | str | Path] | None = None,
-    arms: Mapping[str, Mapping[str, Any] | None] | None = None,
-    seed: int = 0,
-    *,
-    output_dir: str | Path | None = None,
-    progress: bool | Progress = True,
-    **settings: Any,
-) -> Run:
-    """Measure whether synthetic images help a classifier of the tail.
+    arms: Mapping[str, Mapping[str, Any] | None] | None = None, seed: int = 0, *,
+    output_dir: str | Path | None = None, progress: bool | Progress = True, **settings: Any,
+) -> Run:  # fmt: skip
+    """Measure whether synthetic images help a classifier of the tail; returns a run whose `verdict` says so.
 
     Every arm is trained alike with several seeds. One is chosen on validation data and tested once, against an arm that
     repeats real images as often. The same call continues an interrupted experiment. It does what `medlt evaluate` does.
 
     Args:
-        collection: the real images: a finished `Run` or its folder, whose rows are taken and whose images are tested;
-            or a collection, as for `augment`.
+        collection: a finished `Run` or its folder, whose real rows are taken and whose images are tested; or a
+            collection, as for `augment`.
         runs: the run whose images are tested, or several by name.
-        arms: rows of the experiment by name, as in a config: `{"focal": {"loss": "focal"}, "half": {"source": "fusion",
-            "synthetic_ratio": 0.5}}`. Default: one arm for each of `runs`. The arm `real` is always there.
+        arms: rows of the experiment by name, as in a config, such as `{"focal": {"loss": "focal"}, "half": {"source":
+            "fusion", "synthetic_ratio": 0.5}}`. Default: one for each of `runs`. The arm `real` is always there.
         seed: decides every training.
-        output_dir: the folder. Default: runs/verdict-DIGEST below the current folder.
+        output_dir: the folder. Default: runs/verdict-DIGEST.
         progress: as for `augment`.
-        settings: any key of an experiment's config, such as `evaluation={"seeds": 5}`, as for `augment`.
-
-    Returns:
-        The experiment's run, whose `verdict` holds the outcome.
+        settings: any key of an experiment's config, as for `augment`.
 
     Raises:
         InputError: without runs and arms, for a run that is not finished, and as `augment`.
 
     Example:
         >>> experiment = medlt.evaluate(run, evaluation={"seeds": 5})
-        >>> print(experiment.verdict)
+        >>> sentence = str(experiment.verdict)
     """
-    from medlt.api.experiment import arms_of, real_rows, sources_of, usual
-
-    sources = sources_of(collection, runs)
-    rows = real_rows(collection)
-    given = {"seed": seed, "output_dir": output_dir, **settings, "arms": arms_of(sources, arms)}
-    if "sources" in settings:
-        raise InputError("sources: give finished runs as runs={NAME: run}")
-    config = evaluate_config(rows, usual(sources), given)
     from medlt.recipes import evaluate as recipe
 
-    with displayed(progress) as callback:
-        callback.note(f"experiment folder: {config.output_dir}")
-        recipe.main(config, callback)
-        return _finished(config.output_dir, callback)
+    if "sources" in settings:
+        raise InputError("sources: give finished runs as runs={NAME: run}")
+    sources = sources_of(collection, runs)
+    given = {"seed": seed, "output_dir": output_dir, **settings, "arms": arms_of(sources, arms)}
+    return _finished(recipe.main, evaluate_config(real_rows(collection), usual(sources), given), progress)
 
 
 def audit(run: Run | str | Path, *, progress: bool | Progress = True, **options: Any) -> Audit:
@@ -180,14 +138,12 @@ def audit(run: Run | str | Path, *, progress: bool | Progress = True, **options:
         progress: as for `augment`.
         options: shadow_models (0), canaries (0), fpr (0.01), show_pairs (False), seed (0), embedding_steps (250).
 
-    Returns:
-        The results; `passed` is True, False, or None where a test could not be made.
-
     Raises:
         InputError: for an unknown option, and for a run without synthetic images or without held-out patients.
 
     Example:
-        >>> print(medlt.audit(run))
+        >>> audit = medlt.audit(run)
+        >>> conclusion = str(audit)
     """
     from medlt.recipes import audit as recipe
 
@@ -199,9 +155,20 @@ def audit(run: Run | str | Path, *, progress: bool | Progress = True, **options:
         return Audit.of(recipe.main(folder, recipe.AuditOptions(**options), callback))
 
 
-def _finished(folder: Path, callback: ProgressCallback) -> Run:
-    """Return the run, and name images that could not be read."""
-    run = load(folder)
-    if failed := run.record.get("counts", {}).get("failed", 0):
-        callback.note(f"{failed} images could not be read; see {run.folder / 'failures.csv'}")
+def _stable_diffusion(model: str | Path, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the section denoiser for a checkpoint. Raises InputError where the settings name another one."""
+    section = given.get("denoiser", {})
+    if {"denoiser.kind", "denoiser.model"} & {*given} or {"kind", "model"} & {*section}:
+        raise InputError("model is given twice; give model=..., or denoiser={'kind': ..., 'model': ...}")
+    checkpoint = {"kind": "folder", "path": str(Path(model).expanduser())}
+    return {"kind": "stable-diffusion", "model": checkpoint, **section}
+
+
+def _finished(recipe: Callable[[C, Progress], Path], config: C, progress: bool | Progress) -> Run:
+    """Run a recipe, and report its folder first and images that could not be read last."""
+    with displayed(progress) as callback:
+        callback.note(f"run folder: {config.output_dir}")
+        run = load(recipe(config, callback))
+        if failed := run.record.get("counts", {}).get("failed", 0):
+            callback.note(f"{failed} images could not be read; see {run.folder / 'failures.csv'}")
     return run

@@ -203,7 +203,7 @@ def read_config(folder: Path) -> configs.RunConfig | configs.EvaluateConfig:
         tree: Any = yaml.safe_load(file.read_text())
     except yaml.YAMLError:
         raise InputError(f"{file}: damaged; restore it from a copy of the run") from None
-    config = configs.load_verdict(file) if isinstance(tree, dict) and "arms" in tree else configs.load(file)
+    config = configs.load_verdict(file) if isinstance(tree, dict) and "arms" in tree else configs.load_config(file)
     return config.model_copy(update={"output_dir": Path(folder)})
 
 
