@@ -1,5 +1,7 @@
 """Methods that make images: each a `medlt.types.Synthesizer`, by name in METHODS."""
 
+from typing import Any
+
 from medlt.synthesis.diffult import DiffuLT
 from medlt.synthesis.edit import ImageEdit
 from medlt.synthesis.from_noise import FromNoise
@@ -7,11 +9,6 @@ from medlt.synthesis.fusion import LatentFusion
 from medlt.synthesis.longtail import LongtailGuidance
 from medlt.synthesis.minority import MinoritySampling
 
-METHODS = {
-    "fusion": LatentFusion,
-    "noise": FromNoise,
-    "edit": ImageEdit,
-    "diffult": DiffuLT,
-    "minority": MinoritySampling,
-    "longtail": LongtailGuidance,
+METHODS: dict[str, Any] = {
+    kind.name: kind for kind in (LatentFusion, FromNoise, ImageEdit, DiffuLT, MinoritySampling, LongtailGuidance)
 }

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pandas as pd
@@ -83,6 +83,7 @@ class LatentFusion:
     rule: str = "published"
     batch_size: int = 32
     reads_real_images: bool = field(default=True, init=False)
+    name: ClassVar[str] = "fusion"
 
     def __post_init__(self) -> None:
         if self.coder.config["findings"] != len(self.train.findings):

@@ -339,6 +339,14 @@ def test_a_check_that_returns_nonsense_is_named(check: Any, message: str, monkey
     assert [result.uid for result in good(batch)] == ["a"]
 
 
+def test_the_settings_and_classes_of_a_method_have_its_name() -> None:
+    from medlt.synthesis import METHODS as CLASSES
+
+    kinds = {name: METHODS.settings(name).model_fields["kind"].default for name in METHODS.own}
+    assert kinds == {name: name for name in METHODS.own}
+    assert set(CLASSES) == set(METHODS.own)
+
+
 def test_every_name_of_medlt_can_be_built() -> None:
     """Settings and builder of each own plug-in exist, and its settings are closed and described."""
     for registry in REGISTRIES:
