@@ -84,7 +84,9 @@ def test_the_control_and_the_reference_are_in_the_table(finished: Path) -> None:
     pairs = set(zip(table["arm"], table["control"], strict=True))
     assert {("fusion", "duplicated for fusion"), ("fusion", "real")} <= pairs
     assert set(pd.read_parquet(finished / "scores.parquet")["seed"]) == {0, 1}
-    assert json.loads((finished / "verdict.json").read_text())["verdict"] in ("helps", "no evidence", "harms")
+    verdict = json.loads((finished / "verdict.json").read_text())
+    assert verdict["verdict"] in ("helps", "no evidence", "harms")
+    assert " simulated patients" in verdict["sentence"]  # the rows are phantoms
 
 
 def test_the_same_seed_gives_the_same_bytes(
