@@ -171,12 +171,12 @@ def _configs() -> Iterator[Diagnostic]:
 
 def _collection(collection: str, names: list[str]) -> Diagnostic:
     """Validate the configs `names` of one collection; an unset variable is a note, not a problem."""
-    from medlt.config import catalogue, load, load_verdict
+    from medlt.config import catalogue, load_config, load_verdict
 
     unset = set()
     for name in names:
         try:
-            (load_verdict if catalogue.kind(name) == "experiment" else load)(catalogue.path(name))
+            (load_verdict if catalogue.kind(name) == "experiment" else load_config)(catalogue.path(name))
         except InputError as error:
             if not (variable := _UNSET.search(str(error))):
                 return Diagnostic("configs", collection, f"failed: {error}", False, "reinstall medlt")

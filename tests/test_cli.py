@@ -412,7 +412,7 @@ def test_the_configs_for_mimic_read_what_manifest_writes(tmp_path: Path, monkeyp
     done = CliRunner().invoke(app, ["manifest", "mimic-cxr-lt", "jpg", "mimic.parquet", "--release", "2023"])
     assert done.exit_code == 0, done.stderr
     for name in ("fusion", "longtail"):
-        settings = config.load(Path(f"mimic_cxr_lt/{name}"))
+        settings = config.load_config(Path(f"mimic_cxr_lt/{name}"))
         found = open_data(settings.data, seed=0, folder=tmp_path)
         assert (len(found.rows), found.findings) == (3, tuple(MIMIC))
     assert config.load_verdict(Path("mimic_cxr_lt/verdict")).data == settings.data
@@ -435,7 +435,7 @@ def test_the_configs_for_a_dicom_folder_read_what_convert_and_manifest_write(
     manifest = ["manifest", "folder", "converted", "labelled.parquet", "--labels", "labels.csv", "--key", "sop_uid"]
     done = CliRunner().invoke(app, [*manifest, "--findings", "Mass,No_Finding"])
     assert done.exit_code == 0, done.stderr
-    settings = config.load(Path("dicom_folder/fusion"))
+    settings = config.load_config(Path("dicom_folder/fusion"))
     found = open_data(settings.data, seed=0, folder=tmp_path)
     assert (len(found.rows), found.findings) == (len(made), ("Mass", "No_Finding"))
     assert config.load_verdict(Path("dicom_folder/verdict")).data == settings.data

@@ -30,9 +30,9 @@ def least(tmp_path: Path) -> Path:
 
 
 def test_the_resolved_config_reads_back_equal(least: Path, tmp_path: Path) -> None:
-    first = config.load(least, ["sparse.groups=4", "method.renoise=false"])
+    first = config.load_config(least, ["sparse.groups=4", "method.renoise=false"])
     (tmp_path / "again.yaml").write_text(config.dump(first))
-    assert config.load(tmp_path / "again.yaml") == first
+    assert config.load_config(tmp_path / "again.yaml") == first
     assert first.sparse.groups == 4
     assert first.method.renoise is False
 
@@ -72,7 +72,7 @@ def test_the_resolved_config_reads_back_equal(least: Path, tmp_path: Path) -> No
 )  # fmt: skip
 def test_a_mistake_is_one_clear_line(least: Path, override: str, message: str) -> None:
     with pytest.raises(InputError, match=re.escape(message)) as error:
-        config.load(least, ["seed=1", override])
+        config.load_config(least, ["seed=1", override])
     assert "\n" not in str(error.value)
     assert not PYDANTIC.search(str(error.value))
 
@@ -92,7 +92,7 @@ def wrong_values(node: Any) -> Iterator[tuple[str, Any]]:
 
 def test_no_message_has_words_of_pydantic(least: Path) -> None:
     """Every key of every section is given values that it cannot have; each refusal names it."""
-    base = config.load(least, ["privacy={epsilon: 3, delta: 1.0e-5}", "checks={in_band: {}, near_copy: {}}"])
+    base = config.load_config(least, ["privacy={epsilon: 3, delta: 1.0e-5}", "checks={in_band: {}, near_copy: {}}"])
     tree = base.model_dump(mode="json")
     trees = [("", tree)] + [(name, part) for name, part in tree.items() if isinstance(part, dict)]
     trees += [("method", {"kind": name}) for name in METHODS]
@@ -114,14 +114,14 @@ def test_no_message_has_words_of_pydantic(least: Path) -> None:
 
 def test_a_missing_file_and_an_empty_one_are_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no such config file"):
-        config.load(tmp_path / "no.yaml")
+        config.load_config(tmp_path / "no.yaml")
     (tmp_path / "empty.yaml").write_text("")
     with pytest.raises(InputError, match="holds no settings"):
-        config.load(tmp_path / "empty.yaml")
+        config.load_config(tmp_path / "empty.yaml")
     for text in ("a: [", "[" * 20_000):
         (tmp_path / "bad.yaml").write_text(text)
         with pytest.raises(InputError, match="not readable as YAML"):
-            config.load(tmp_path / "bad.yaml")
+            config.load_config(tmp_path / "bad.yaml")
 
 
 def test_variables_are_read_from_the_environment(least: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -130,11 +130,11 @@ def test_variables_are_read_from_the_environment(least: Path, monkeypatch: pytes
     )
     monkeypatch.delenv("PLACE_OF_DATA", raising=False)
     with pytest.raises(InputError, match="PLACE_OF_DATA is not set"):
-        config.load(least)
+        config.load_config(least)
     monkeypatch.setenv("PLACE_OF_DATA", "here")
-    assert table_of(config.load(least)) == least.parent / "here/l.csv"
+    assert table_of(config.load_config(least)) == least.parent / "here/l.csv"
     least.write_text(least.read_text().replace("PLACE_OF_DATA", "PLACE_OF_NOTHING:-there"))
-    assert table_of(config.load(least)) == least.parent / "there/l.csv"
+    assert table_of(config.load_config(least)) == least.parent / "there/l.csv"
 
 
 def table_of(settings: config.RunConfig) -> Path:
@@ -152,29 +152,29 @@ def test_paths_start_at_the_file_and_those_of_the_command_line_at_the_working_fo
     monkeypatch.setenv("HOME", str(home))
     file = tmp_path / "study/own.yaml"
     file.write_text(LEAST.format(out="runs/a").replace("path: codec", "path: ~/codec"))
-    settings = config.load(Path("../study/own.yaml"))
+    settings = config.load_config(Path("../study/own.yaml"))
     assert settings.output_dir.resolve() == tmp_path / "study/runs/a"
     assert settings.output_dir.is_absolute()
     assert table_of(settings).resolve() == tmp_path / "study/labels.csv"
     assert isinstance(settings.codec, config.FolderCodec)
     assert settings.codec.path == home / "codec"
-    typed = config.load(file, ["output_dir=runs/b", "data.table=other.csv", "codec={kind: folder, path: mine}"])
+    typed = config.load_config(file, ["output_dir=runs/b", "data.table=other.csv", "codec={kind: folder, path: mine}"])
     assert typed.output_dir == work / "runs/b"
     assert table_of(typed) == work / "other.csv"
     assert isinstance(typed.codec, config.FolderCodec)
     assert typed.codec.path == work / "mine"
     assert config.parse(yaml.safe_load(file.read_text())).output_dir == work / "runs/a"
     (work / "config.yaml").write_text(config.dump(settings))
-    assert config.load(Path("config.yaml")) == settings
+    assert config.load_config(Path("config.yaml")) == settings
 
 
 def test_the_config_in_a_run_folder_moves_with_it(least: Path, tmp_path: Path) -> None:
-    settings = config.load(least, [f"artifacts_dir={tmp_path / 'run/own'}"])
+    settings = config.load_config(least, [f"artifacts_dir={tmp_path / 'run/own'}"])
     settings.output_dir.mkdir()
     (settings.output_dir / "config.yaml").write_text(config.dump(settings, settings.output_dir))
-    assert config.load(settings.output_dir / "config.yaml") == settings
+    assert config.load_config(settings.output_dir / "config.yaml") == settings
     settings.output_dir.rename(tmp_path / "moved")
-    moved = config.load(tmp_path / "moved/config.yaml")
+    moved = config.load_config(tmp_path / "moved/config.yaml")
     assert (moved.output_dir, moved.artifacts_dir) == (tmp_path / "moved", tmp_path / "moved/own")
     assert table_of(moved) == table_of(settings)
 
@@ -183,11 +183,11 @@ def test_a_missing_path_is_shown_absolute(least: Path, monkeypatch: pytest.Monke
     from medlt.data.source import open_data
 
     monkeypatch.chdir(least.parent)
-    settings = config.load(Path("least.yaml"))
+    settings = config.load_config(Path("least.yaml"))
     with pytest.raises(InputError, match=re.escape(str(least.parent / "labels.csv"))):
         open_data(settings.data, seed=0, folder=Path())
     with pytest.raises(InputError, match=re.escape(str(least.parent / "lest.yaml"))):
-        config.load(Path("lest.yaml"))
+        config.load_config(Path("lest.yaml"))
 
 
 SHIPPED = catalogue.names()
@@ -204,9 +204,9 @@ def test_every_shipped_config_is_valid_and_opens_with_its_command(name: str, mon
     if is_experiment(name):
         for source in config.load_verdict(path).sources.values():
             assert source.config is not None
-            config.load(source.config, source.set)
+            config.load_config(source.config, source.set)
     else:
-        assert config.load(path).method.kind in METHODS
+        assert config.load_config(path).method.kind in METHODS
     head = head_of(path)
     assert all(line.startswith("#") and len(line) <= 120 for line in head.splitlines())
     assert f"medlt config copy {name}" in head
@@ -233,7 +233,7 @@ def test_no_shipped_config_defaults_to_a_place_of_somebody_elses(monkeypatch: py
         if "${" in body and not is_experiment(name):
             named += 1
             with pytest.raises(InputError, match=r"the variable MEDLT_DATA is not set; export MEDLT_DATA=\.\.\. first"):
-                config.load(Path(name))
+                config.load_config(Path(name))
     assert named > 5
 
 
@@ -254,14 +254,14 @@ def test_a_name_means_a_shipped_config_where_no_file_has_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, least: Path
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert config.load(Path("phantom/fusion")).output_dir == tmp_path / "runs/phantom_fusion"
+    assert config.load_config(Path("phantom/fusion")).output_dir == tmp_path / "runs/phantom_fusion"
     sources = config.load_verdict(Path("phantom/verdict")).sources
     assert sources["edit"].config == catalogue.path("phantom/edit").absolute()
     (tmp_path / "phantom").mkdir()
     least.rename("phantom/fusion")  # the user's own file comes first
-    assert config.load(Path("phantom/fusion")).output_dir == tmp_path / "run"
+    assert config.load_config(Path("phantom/fusion")).output_dir == tmp_path / "run"
     with pytest.raises(InputError, match=r"phantom/fusoin: no such config file; did you mean 'phantom/fusion'\?"):
-        config.load(Path("phantom/fusoin"))
+        config.load_config(Path("phantom/fusoin"))
 
 
 def test_a_copy_takes_its_sources_along_and_overwrites_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -319,12 +319,12 @@ def test_the_config_knows_every_scheduler_there_is() -> None:
 def test_a_method_and_a_denoiser_fit_the_rest(least: Path, override: str, message: str) -> None:
     *first, last = override.split(" ") if override.endswith(("edit", "diffult")) else [override]
     with pytest.raises(InputError, match=re.escape(message)) as error:
-        config.load(least, [" ".join(first), last] if first else [last])
+        config.load_config(least, [" ".join(first), last] if first else [last])
     assert "\n" not in str(error.value)
 
 
 def test_a_method_has_settings_of_its_own_and_a_denoiser_without_kind_is_the_unet(least: Path) -> None:
-    made = config.load(least, ["method=noise", "method.num_inference_steps=7", "denoiser.width=16"])
+    made = config.load_config(least, ["method=noise", "method.num_inference_steps=7", "denoiser.width=16"])
     assert isinstance(made.method, config.FromNoiseConfig)
     assert (made.method.kind, made.method.num_inference_steps) == ("noise", 7)
     assert isinstance(made.denoiser, config.UNetConfig)
@@ -333,11 +333,11 @@ def test_a_method_has_settings_of_its_own_and_a_denoiser_without_kind_is_the_une
 
 
 def test_a_method_turns_on_its_checks(least: Path) -> None:
-    assert config.load(least).checks.optional == {}
-    assert set(config.load(least, method="diffult").checks.optional) == {"in_band", "near_copy"}
-    assert set(config.load(least, method="minority").checks.optional) == {"near_copy"}
-    assert config.load(least, ["checks.near_copy=null"], method="noise").checks.optional == {}
-    assert config.load(least, ["privacy={epsilon: 3, delta: 1.0e-5}"], method="noise").checks.optional == {}
+    assert config.load_config(least).checks.optional == {}
+    assert set(config.load_config(least, method="diffult").checks.optional) == {"in_band", "near_copy"}
+    assert set(config.load_config(least, method="minority").checks.optional) == {"near_copy"}
+    assert config.load_config(least, ["checks.near_copy=null"], method="noise").checks.optional == {}
+    assert config.load_config(least, ["privacy={epsilon: 3, delta: 1.0e-5}"], method="noise").checks.optional == {}
 
 
 @pytest.mark.parametrize(
@@ -345,7 +345,7 @@ def test_a_method_turns_on_its_checks(least: Path) -> None:
 )
 def test_an_infinite_number_is_refused(least: Path, override: str) -> None:
     with pytest.raises(InputError, match="must be a finite number"):
-        config.load(least, [override])
+        config.load_config(least, [override])
 
 
 def test_every_key_is_described() -> None:
@@ -447,7 +447,7 @@ def test_a_row_given_twice_is_refused(experiment: Path) -> None:
 
 def test_runs_and_experiments_are_kept_separate(experiment: Path, least: Path) -> None:
     with pytest.raises(InputError, match="medlt evaluate"):
-        config.load(experiment)
+        config.load_config(experiment)
     with pytest.raises(InputError, match="medlt run"):
         config.load_verdict(least)
 
@@ -471,7 +471,7 @@ def test_the_config_of_a_source_is_relative_to_the_file(
 def test_runs_and_experiments_share_the_section_of_the_comparison(least: Path, experiment: Path) -> None:
     values = ("seeds=4", "synthetic_fraction=0.5", "synthetic_weight=0.7", "n_bootstrap=300", "workers=3")
     given = [f"evaluation.{value}" for value in values]
-    one, other = config.load(least, given).evaluation, config.load_verdict(experiment, given).evaluation
+    one, other = config.load_config(least, given).evaluation, config.load_verdict(experiment, given).evaluation
     assert one == other
     assert one == config.EvaluationConfig(
         seeds=4, synthetic_fraction=0.5, synthetic_weight=0.7, n_bootstrap=300, workers=3

@@ -65,6 +65,12 @@ class Run:
     """A run in its folder. Everything is read from files; nothing is trained.
 
     `medlt.augment`, `medlt.finetune` and `medlt.evaluate` return one, and `medlt.load` opens a folder.
+
+    Example:
+        >>> shares = run.checks.groupby("check")["passed"].mean()
+        >>> files = run.images().paths
+        >>> item = run.dataset(size=64)[0]
+        >>> folder = run.export("imagefolder", "images")
     """
 
     folder: Path
@@ -218,7 +224,7 @@ def load(folder: str | Path) -> Run:
 
     Example:
         >>> run = medlt.load("runs/fusion-1f0c2a9b")
-        >>> run.checks.groupby("check")["passed"].mean()
+        >>> shares = run.checks.groupby("check")["passed"].mean()
     """
     folder = Path(folder).expanduser()
     read_config(folder)

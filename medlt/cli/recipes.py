@@ -50,9 +50,9 @@ def _with_out(overrides: list[str] | None, out: Path | None) -> list[str]:
 
 def _settings(config: str, overrides: list[str] | None, out: Path | None, method: str | None = None) -> RunConfig:
     """Return the YAML with its overrides, for `method` if given."""
-    from medlt.config import load
+    from medlt.config import load_config
 
-    return load(Path(config), _with_out(overrides, out), method)
+    return load_config(Path(config), _with_out(overrides, out), method)
 
 
 def _run(config: RunConfig, terminal: Terminal) -> None:
@@ -75,9 +75,9 @@ def demo(
     DICOM goes in; a filled tail, a verdict and a report come out, in about 3 minutes on 2 CPU cores.
     """
     with edge(as_json, volume) as terminal:
-        from medlt.config import catalogue, load
+        from medlt.config import catalogue, load_config
 
-        config = load(catalogue.path("demo/demo"), _with_out([f"seed={seed}"], out))
+        config = load_config(catalogue.path("demo/demo"), _with_out([f"seed={seed}"], out))
         _run(config, terminal)
 
 

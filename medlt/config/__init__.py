@@ -24,7 +24,7 @@ from medlt.config.learning import (
 from medlt.config.messages import expected, explain
 from medlt.config.plugged import settings_model
 from medlt.config.privacy import Privacy
-from medlt.config.read import dump, find, folder_of, load, load_verdict, parse, parse_verdict
+from medlt.config.read import dump, find, folder_of, load_config, load_verdict, parse, parse_verdict
 from medlt.config.run import (
     Checks,
     ClassBalancingConfig,
@@ -101,7 +101,7 @@ __all__ = [
     "explain",
     "find",
     "folder_of",
-    "load",
+    "load_config",
     "load_verdict",
     "parse",
     "parse_verdict",

@@ -156,7 +156,7 @@ def _read(path: Path) -> dict[str, Any]:
     return tree
 
 
-def load(path: Path, overrides: Sequence[str] = (), method: str | None = None, folder: Path | None = None) -> RunConfig:
+def load_config(path: Path, overrides: Sequence[str] = (), method: str | None = None, folder: Path | None = None) -> RunConfig:
     """Return the config of a run from its YAML, for `method` if given, with `section.key=value` overrides.
 
     Paths of the file are relative to it, paths of overrides to the working folder, or all to `folder` if given.
@@ -173,7 +173,7 @@ def load(path: Path, overrides: Sequence[str] = (), method: str | None = None, f
 
 
 def load_verdict(path: Path, overrides: Sequence[str] = ()) -> EvaluateConfig:
-    """Return the config of an experiment from its YAML, as `load` does. Configs of its sources are relative to it.
+    """Return the config of an experiment from its YAML, as `load_config` does. Configs of its sources are relative to it.
 
     Raises InputError with one clear line, also for the config of a source that does not exist.
     """
@@ -198,7 +198,7 @@ def _placed(name: str, source: SourceConfig, experiment: Path) -> SourceConfig:
 
 
 def dump(config: Strict, folder: Path | None = None) -> str:
-    """Return the resolved config as YAML that `load` reads back to an equal config.
+    """Return the resolved config as YAML that `load_config` reads back to an equal config.
 
     Paths in `folder`, where the YAML is written, are relative to it, so that the folder may be moved.
     """

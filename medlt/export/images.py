@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from medlt.config import load
+from medlt.config import load_config
 from medlt.data.manifest import Manifest
 from medlt.files import atomic
 from medlt.types import InputError
@@ -53,4 +53,4 @@ def origin(run: Path, rows: pd.DataFrame) -> pd.DataFrame:
 
 def gives_parents(run: Path) -> bool:
     """Return whether the uids of parents may leave: they are uids of real images, so not from a private run."""
-    return load(run / "config.yaml").privacy is None
+    return load_config(run / "config.yaml").privacy is None

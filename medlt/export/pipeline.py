@@ -31,7 +31,7 @@ from medlt.types import InputError
 
 def export_diffusers(run: Path, out: Path) -> None:
     """Write the run's generator to the folder `out`. Raises InputError for a run without a generator of its own."""
-    chosen = configs.load(run / "config.yaml").denoiser
+    chosen = configs.load_config(run / "config.yaml").denoiser
     if isinstance(chosen, configs.StableConfig):
         _copy_stable_diffusion(run, out, chosen)
         return

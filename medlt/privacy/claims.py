@@ -62,7 +62,7 @@ class Provenance:
     @cached_property
     def config(self) -> configs.RunConfig:
         """The resolved config of the run."""
-        return configs.load(self.folder / "config.yaml")
+        return configs.load_config(self.folder / "config.yaml")
 
     @cached_property
     def record(self) -> dict[str, Any]:

@@ -56,8 +56,8 @@ def source_config(name: str, given: configs.SourceConfig) -> configs.RunConfig:
         folder = Path(str(given.run))
         if not all((folder / file).is_file() for file in ("config.yaml", "manifest.parquet")):
             raise InputError(f"sources.{name}: {folder} is not a finished run; give a folder that `medlt augment` made")
-        return configs.load(folder / "config.yaml").model_copy(update={"output_dir": folder})
-    config = configs.load(given.config, given.set, folder=configs.folder_of(given.config))
+        return configs.load_config(folder / "config.yaml").model_copy(update={"output_dir": folder})
+    config = configs.load_config(given.config, given.set, folder=configs.folder_of(given.config))
     written = (config.output_dir / "config.yaml").read_text() if (config.output_dir / "config.yaml").is_file() else ""
     if written != configs.dump(config, config.output_dir) and (
         written or (config.output_dir / "manifest.parquet").is_file()

@@ -63,7 +63,7 @@ def _opened(folder: Path, progress: Progress) -> Run[configs.RunConfig]:
     for name in ("config.yaml", str(FILED)):
         if not (folder / name).is_file():
             raise InputError(f"{folder}: has no {name}, so it is no run that trained a generator")
-    config = configs.load(folder / "config.yaml").model_copy(update={"output_dir": folder, "device": "cpu"})
+    config = configs.load_config(folder / "config.yaml").model_copy(update={"output_dir": folder, "device": "cpu"})
     store = Store(Path(config.artifacts_dir or folder / "artifacts"))
     if not isinstance(config.denoiser, configs.StableConfig):
         for kind in ("codec", "denoiser") if isinstance(config.codec, configs.TrainedCodec) else ("denoiser",):

@@ -91,7 +91,7 @@ def test_the_config_is_the_one_of_the_command_line(
     data = {"kind": "manifest", "path": str(tiny_collection.saved(tmp_path))}
     file = tmp_path / "config.yaml"
     file.write_text(yaml.safe_dump({**merged(usual, tiny_settings), "output_dir": str(tmp_path / "run"), "data": data}))
-    assert configs.load(file) == made
+    assert configs.load_config(file) == made
     assert made.denoiser.steps == 6
     assert made.skip_unreadable
 

@@ -30,7 +30,7 @@ import typer
 import yaml
 
 from medlt.cli import app
-from medlt.config import catalogue, load, load_verdict, schema
+from medlt.config import catalogue, load_config, load_verdict, schema
 from medlt.types import InputError
 
 ROOT = Path(__file__).parents[2]
@@ -116,7 +116,7 @@ def check_config(block: Block, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
             place.write_text(catalogue.path("nih14/fusion").read_text())
     file = tmp_path / "config.yaml"
     file.write_text(yaml.safe_dump(tree))
-    (load_verdict if "arms" in tree else load)(file)
+    (load_verdict if "arms" in tree else load_config)(file)
 
 
 # ---------------------------------------------------------------------------- console
@@ -210,7 +210,7 @@ def config_problem(command: str, values: dict[str, Any], copied: dict[str, str])
         if command == "evaluate":
             load_verdict(Path(name), overrides)
         elif command != "copy":
-            load(Path(name), overrides, values.get("method"))
+            load_config(Path(name), overrides, values.get("method"))
     except InputError as error:
         return str(error)
     return ""

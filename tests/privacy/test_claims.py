@@ -112,7 +112,7 @@ def test_a_flaw_of_the_config(tmp_path: Path, name: str) -> None:
     assert any(said in reason for reason in found.reasons)
     assert found.sentence.startswith("No privacy is claimed")
     assert all(reason in found.sentence for reason in found.reasons)
-    config = configs.load(run / "config.yaml")
+    config = configs.load_config(run / "config.yaml")
     assert any(said in reason for reason in config_violations(config)) == (name in AT_THE_DOOR)
     assert set(config_violations(config)) <= set(found.reasons)
 

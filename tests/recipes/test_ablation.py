@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 from pydantic import ValidationError
 
-from medlt.config import RunConfig, catalogue, load
+from medlt.config import RunConfig, catalogue, load_config
 from medlt.config.ablation import Ablation
 from medlt.recipes.ablate import main, variants
 from medlt.types import InputError
@@ -170,7 +170,7 @@ def test_only_what_comes_after_the_shared_parts_can_be_varied(vary: dict[str, tu
 @pytest.mark.parametrize("name", ["nih14/ablation", "phantom/ablation"])
 def test_the_shipped_configs_ask_for_every_open_question(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MEDLT_DATA", "data")
-    config = load(catalogue.path(name))
+    config = load_config(catalogue.path(name))
     assert config.ablation is not None
     asked = config.ablation
     assert {

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 import yaml
 
-from medlt.config import RunConfig, dump, load, parse
+from medlt.config import RunConfig, dump, load_config, parse
 from medlt.data.manifest import Manifest
 from medlt.recipes.augment import main as augment
 from medlt.recipes.run import main
@@ -122,14 +122,14 @@ def test_empty_slots_are_tried_again_with_other_candidates(tiny: Tiny, tmp_path:
 def test_another_method_takes_its_own_defaults_folder_and_what_was_learnt(tiny: Tiny, tmp_path: Path) -> None:
     path = tmp_path / "a.yaml"
     path.write_text(dump(of(tiny, tmp_path / "run", "minority")))
-    changed = load(path, method="longtail")
+    changed = load_config(path, method="longtail")
     assert changed.method.kind == "longtail"
     assert changed.output_dir == tmp_path / "run-longtail"
     assert changed.artifacts_dir == tmp_path / "run" / "artifacts"
-    assert load(path, [f"output_dir={tmp_path / 'mine'}"], "longtail").output_dir == tmp_path / "mine"
-    assert load(path, method="minority") == load(path)
+    assert load_config(path, [f"output_dir={tmp_path / 'mine'}"], "longtail").output_dir == tmp_path / "mine"
+    assert load_config(path, method="minority") == load_config(path)
     with pytest.raises(InputError, match="method"):
-        load(path, method="guessing")
+        load_config(path, method="guessing")
 
 
 def test_diffult_drops_what_is_out_of_band_unless_told_otherwise() -> None:

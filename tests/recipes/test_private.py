@@ -12,7 +12,7 @@ import pytest
 from typer.testing import CliRunner
 
 from medlt.cli import app
-from medlt.config import RunConfig, dump, load, load_verdict, parse
+from medlt.config import RunConfig, dump, load_config, load_verdict, parse
 from medlt.data.loaders import images
 from medlt.data.manifest import Manifest
 from medlt.files import read_tensors, write_tensors, write_text
@@ -74,7 +74,7 @@ def test_nothing_that_may_leave_names_a_real_row(made: Path) -> None:
 
 
 def test_how_many_are_made_is_what_the_config_says_and_not_what_the_counts_say(made: Path) -> None:
-    manifest, config = Manifest.read(made / "manifest.parquet"), load(made / "config.yaml")
+    manifest, config = Manifest.read(made / "manifest.parquet"), load_config(made / "config.yaml")
     counts = pd.read_parquet(made / "plan.parquet").groupby("finding")["slot"].nunique()
     wanted = [name for name in manifest.findings if name != manifest.no_finding]
     assert counts.to_dict() == dict.fromkeys(wanted, min(config.targets.count, config.targets.max_per_finding))
@@ -84,7 +84,7 @@ def test_how_many_are_made_is_what_the_config_says_and_not_what_the_counts_say(m
 
 def test_run_again_it_spends_nothing_more(made: Path) -> None:
     before = (made / "ledger.json").read_bytes()
-    run(load(made / "config.yaml"))
+    run(load_config(made / "config.yaml"))
     assert (made / "ledger.json").read_bytes() == before
 
 
@@ -150,7 +150,7 @@ def test_a_training_that_was_thrown_away_is_counted_and_its_images_are_not_taken
 ) -> None:
     copied = tmp_path / "copied"
     shutil.copytree(made, copied)
-    config = load(copied / "config.yaml").model_copy(update={"output_dir": copied})
+    config = load_config(copied / "config.yaml").model_copy(update={"output_dir": copied})
     write_text(copied / "config.yaml", dump(config))
     shutil.rmtree(copied / "artifacts" / "denoiser")
     before = {path.name: path.read_bytes() for path in (copied / "images").glob("*.png")}
@@ -178,7 +178,7 @@ def test_its_control_in_the_comparison_is_lent_by_real_rows(made: Path) -> None:
 
 
 def test_an_experiment_takes_it_as_a_source(made: Path, tiny: Tiny, tmp_path: Path) -> None:
-    own = load(made / "config.yaml")
+    own = load_config(made / "config.yaml")
     rows = made / "stages" / "data" / "manifest.parquet"
     told = own.model_dump(mode="json", include={"seed", "threads", "targets", "classifier"})
     tree = {
@@ -290,7 +290,7 @@ def test_every_config_reads_back(tiny: Tiny, tmp_path: Path) -> None:
 def load_text(text: str, folder: Path) -> RunConfig:
     """A config from its YAML."""
     (folder / "config.yaml").write_text(text)
-    return load(folder / "config.yaml")
+    return load_config(folder / "config.yaml")
 
 
 def test_an_audit_writes_what_it_found_and_says_what_it_could_not(made: Path) -> None:
