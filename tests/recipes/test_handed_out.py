@@ -129,15 +129,20 @@ def test_exports_equal_the_plan(handed: tuple[Path, bool], tmp_path: Path) -> No
 
 
 def test_real_rows_beside_them_change_no_digit(handed: tuple[Path, bool], tmp_path: Path) -> None:
-    """A column that real rows lack has gaps: its integers stay integers in the file."""
+    """Integers stay integers, and a column has one type in all splits, as `datasets` demands."""
     run, _ = handed
     plan = pd.read_parquet(run / "plan.parquet")
     export_imagefolder(run, tmp_path / "folder", real=True)
-    table = pd.read_csv(tmp_path / "folder" / "train" / "metadata.csv", dtype={"seed": "Int64"}, index_col="uid")
-    made = table[table["synthetic"]]
-    assert len(made) < len(table)
+    tables = {
+        split: pd.read_csv(tmp_path / "folder" / split / "metadata.csv", index_col="uid")
+        for split in ("train", "val", "test")
+    }
+    table = tables["train"]
+    made, real = table[table["synthetic"]], table[~table["synthetic"]]
+    assert len(made) * len(real) > 0
     assert made["seed"].tolist() == plan.loc[made.index, "seed"].tolist()
-    assert table.loc[~table["synthetic"], "run"].isna().all()
+    assert (set(real["run"]), set(real["seed"])) == ({"none"}, {-1})
+    assert [dict(table.dtypes) for table in tables.values()] == [dict(table.dtypes)] * 3
 
 
 def test_every_image_says_that_it_is_synthetic_by_which_run_and_uid(handed: tuple[Path, bool]) -> None:
