@@ -38,8 +38,7 @@ class LongTailAugmenter(BaseEstimator):  # type: ignore[misc]
     Example:
         >>> augmenter = medlt.LongTailAugmenter(method="fusion", targets=200)
         >>> enlarged = augmenter.fit_resample(collection)
-        >>> augmenter.sampling_strategy_
-        {'Hernia': 180}
+        >>> counts = augmenter.sampling_strategy_
     """
 
     def __init__(

@@ -60,10 +60,15 @@ class CollectionSummary:
 
 @dataclass(frozen=True)
 class Collection:
-    """Images of patients, their labels and their splits.
+    """Images of patients, their labels and their splits. Open one with `from_csv` or one of its siblings.
 
-    manifest: the rows; file: the manifest.parquet that holds them, None for rows in memory; notes: what reading them
-    came across.
+    manifest: the rows; file: the manifest.parquet that holds them, None for rows in memory; notes: remarks of the
+    layout that was read.
+
+    Example:
+        >>> collection = medlt.Collection.from_csv("labels.csv", images="png/")
+        >>> text = str(collection.summary())
+        >>> item = collection.dataset(size=64, split="train")[0]
     """
 
     manifest: Manifest
