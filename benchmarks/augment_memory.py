@@ -1,9 +1,9 @@
-"""Does the memory of augmenting grow with the number of images?
+"""Memory of augmenting against the number of images.
 
     python benchmarks/augment_memory.py [FEW MANY]
 
-Runs the real path (latent fusion, checks, shards on disk) with small untrained networks over FEW and MANY plan rows,
-each in a process of its own, and compares peak resident memory. Target: ratio < 1.2 for 500 and 5,000.
+The benchmark runs latent fusion, checks and shards on disk with small untrained networks over FEW and MANY plan rows,
+each in a separate process, and compares peak resident memory. Target: ratio < 1.2 for 500 and 5,000.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from medlt.diffusion.decode import Decoder
 from medlt.diffusion.labels import LabelUNet
 from medlt.diffusion.schedulers import factory
 from medlt.recipes._publish import make_images
-from medlt.recipes._setup import Run, peak_rss_mb
+from medlt.recipes._setup import RunFolder, peak_rss_mb
 from medlt.rng import torch_generator
 from medlt.sparse.embedding import SimplicialCoder
 from medlt.store import Store
@@ -75,12 +75,12 @@ def child(count: int) -> None:
     torch.set_num_threads(1)
     tree = {"data": {"kind": "phantom"}, "codec": {"kind": "train"}, "targets": {"num_candidates": 1}}
     cohort = SimpleNamespace(shortfall=lambda: {"Rare": count}, manifest=SimpleNamespace(digest=lambda: "rows"))
-    looks = sanity(lambda uids: (latents(uids).sigmoid() * 255).to(torch.uint8))
+    image_checks = sanity(lambda uids: (latents(uids).sigmoid() * 255).to(torch.uint8))
     with tempfile.TemporaryDirectory() as place:
-        run = Run(
+        run = RunFolder(
             Path(place), configs.parse(tree | {"output_dir": place}), Runtime("cpu", "fp32", 1, 0), Store(Path(place))
         )
-        plan, writer = make_images(run, cohort, fusion(), looks, "untrained")  # type: ignore[arg-type]
+        plan, writer = make_images(run, cohort, fusion(), image_checks, "untrained")  # type: ignore[arg-type]
         made = writer.results()["uid"].nunique()
     assert made == count == plan.index.nunique()
     print(json.dumps({"images": count, "peak_mb": peak_rss_mb()}))
@@ -88,14 +88,14 @@ def child(count: int) -> None:
 
 def main(few: int, many: int) -> None:
     """Both counts, a table, the ratio."""
-    found = []
+    peaks = []
     for count in (few, many):
         done = subprocess.run(
             [sys.executable, __file__, "--child", str(count)], capture_output=True, text=True, check=True
         )
-        found.append(json.loads(done.stdout.splitlines()[-1]))
-    ratio = found[1]["peak_mb"] / found[0]["peak_mb"]
-    lines = ["| images | peak RSS, MB |", "|---:|---:|", *(f"| {f['images']} | {f['peak_mb']:.0f} |" for f in found)]
+        peaks.append(json.loads(done.stdout.splitlines()[-1]))
+    ratio = peaks[1]["peak_mb"] / peaks[0]["peak_mb"]
+    lines = ["| images | peak RSS, MB |", "|---:|---:|", *(f"| {f['images']} | {f['peak_mb']:.0f} |" for f in peaks)]
     common.table("augment_memory", [*lines, "", f"Ratio {ratio:.3f} (target < 1.2)."])
 
 

@@ -1,13 +1,13 @@
-"""On synthetic radiographs truth can be asked: which labels of made images are wrong, what they add, what they cost.
+"""Truth on synthetic radiographs: which labels of synthetic images are wrong, what the images add, what they cost.
 
     python benchmarks/phantom_truth.py runs/phantom_verdict_edit runs/phantom_verdict_fusion
 
-The oracle is a classifier of the drawings trained on a fresh cohort many times the size of the runs' own, with every
-finding frequent; it shares no image, patient or seed with them. On another fresh cohort its rates are measured, so that
-of the images made for a finding the share p that shows it follows from the share a that it accepts (Rogan & Gladen,
-Am J Epidemiol 1978): p = (a - FPR) / (TPR - FPR). Coverage is the share of fresh positives that have a neighbour among
-the images, nearer than their own fifth neighbour among fresh positives, in the oracle's features; beside it the same of
-the real positives the images were made from, which is what duplicates can cover.
+The oracle is a classifier of the drawings. It is trained on a fresh cohort, many times as large as that of the runs,
+in which every finding is frequent; it shares no image, patient or seed with them. Its rates are measured on another
+fresh cohort. From the share a of images that it accepts follows the share p that shows the finding (Rogan & Gladen,
+Am J Epidemiol 1978): p = (a - FPR) / (TPR - FPR). Coverage is the share of fresh positives with a synthetic image
+nearer than their fifth neighbour among fresh positives, in the oracle's features. For comparison, the table has the
+coverage of the real positives that the images were made from, which is what duplicates can cover.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ COLUMNS = ("source", "finding", "images", "accepted", "TPR", "FPR", "shows it", 
 def _cohort(name: str) -> Manifest:
     patients, seed = FRESH[name]
     return from_csv(
-        table=phantom.write(HOME / name, patients=patients, seed=seed, size=128, imbalance=2.0), findings=FINDINGS
+        table=phantom.write_phantom(HOME / name, patients=patients, seed=seed, size=128, imbalance=2.0), findings=FINDINGS
     )
 
 
@@ -68,13 +68,13 @@ def _rows(run: Path, oracle: Classifier, fresh: TrainingSet) -> list[dict[str, o
     whole = Manifest.read(run / "manifest.parquet")
     made = whole.where(whole.rows["synthetic"])
     pixels, own = _set(made), whole.where(~whole.rows["synthetic"] & (whole.rows["split"] == "train"))
-    scores, said = oracle.predict(pixels.images).numpy(), oracle.predict(fresh.images).numpy()
-    limits, features = thresholds(fresh.labels, said), oracle.features(fresh.images).numpy()
+    scores, predicted = oracle.predict(pixels.images).numpy(), oracle.predict(fresh.images).numpy()
+    limits, features = thresholds(fresh.labels, predicted), oracle.features(fresh.images).numpy()
     seen, rows = oracle.features(pixels.images).numpy(), []
     for name, part in made.rows.groupby("finding"):
         k = FINDINGS.index(str(name))
         here, truth = made.rows.index.isin(part.index), fresh.labels[:, k] == 1
-        tpr, fpr = (float((said[chosen, k] >= limits[k]).mean()) for chosen in (truth, ~truth))
+        tpr, fpr = (float((predicted[chosen, k] >= limits[k]).mean()) for chosen in (truth, ~truth))
         accepted = float((scores[here, k] >= limits[k]).mean())
         parents = oracle.features(PIXELS.images(own, SIZE, own.rows.index[own.rows[name] == 1])).numpy()
         covered = [_coverage(features[truth], other) for other in (seen[here], parents)]
@@ -94,15 +94,15 @@ def main(runs: list[Path]) -> None:
     torch.set_num_threads(1)
     oracle, fresh = _oracle(), _set(_cohort("rates"))
     able = per_finding(fresh.labels, oracle.predict(fresh.images).numpy(), FINDINGS)
-    told = ", ".join(f"{name} {value:.3f}" for name, value in able["AUROC"].items())
-    lines = [f"The oracle on {len(fresh)} fresh images, AUROC: {told}.", ""]
+    abilities = ", ".join(f"{name} {value:.3f}" for name, value in able["AUROC"].items())
+    lines = [f"The oracle on {len(fresh)} fresh images, AUROC: {abilities}.", ""]
     lines += ["| " + " | ".join(COLUMNS) + " |", "|---|---|" + "---:|" * (len(COLUMNS) - 2)]
     lines += [_cells(row) for run in runs for row in _rows(run, oracle, fresh)]
     for run in runs:
-        said = json.loads((run / "run.json").read_text())
-        kept, seconds = said["counts"]["kept"], said["seconds"]["synthesis"]
+        record = json.loads((run / "run.json").read_text())
+        kept, seconds = record["counts"]["kept"], record["seconds"]["synthesis"]
         cost = f"{seconds / max(kept, 1):.2f} s a kept image"
-        lines += ["", f"{run.name}: {kept} of {said['counts']['planned']} candidates kept, {cost}."]
+        lines += ["", f"{run.name}: {kept} of {record['counts']['planned']} candidates kept, {cost}."]
     table("phantom_truth", lines)
 
 

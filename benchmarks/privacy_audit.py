@@ -1,10 +1,10 @@
-"""The audit held against what it must and must not find: an over-trained, an ordinary and a private denoiser.
+"""The audit of three denoisers with known leaks: an over-trained, an ordinary and a private one.
 
     MEDLT_DATA=... python benchmarks/privacy_audit.py runs/privacy_audit [--canaries N]
 
-The over-trained one saw the eleven train images with a hernia some 4,000 times each (nih14/overtrained),
-the ordinary one is nih14/unguided, the private one nih14/private. Runs and audits that
-are there are not made again. Members are each run's own train patients, the others the validation and test patients.
+The over-trained one is nih14/overtrained, which uses each of the eleven train images with a hernia about 4,000 times.
+The ordinary one is nih14/unguided, the private one nih14/private. Existing runs and audits are not made again.
+Members are the train patients of each run; non-members are the validation and test patients.
 """
 
 from __future__ import annotations
@@ -36,10 +36,10 @@ def hernias(data: Path, out: Path) -> None:
     rows[(rows["split"] != "train") | (rows["Hernia"] == 1)].to_csv(out, index=False)
 
 
-def told(found: dict[str, Any], folder: Path) -> str:
+def table_cells(record: dict[str, Any], folder: Path) -> str:
     """One row of the table."""
-    parts = {one["name"]: one for one in found["results"]}
-    words = {True: "not found", False: "FOUND", None: "cannot say"}
+    parts = {one["name"]: one for one in record["results"]}
+    words = {True: "no leak", False: "LEAK", None: "cannot conclude"}
     copies, members, known = (parts[name] for name in ("near_copies", "membership", "reidentification"))
     rates = {row["fpr"]: row for row in members.get("rates", []) if row["unit"] == "patient"}
     cells = [words[copies["passed"]] + _hits(copies, folder), words[members["passed"]] + _area(members)]
@@ -53,7 +53,7 @@ def told(found: dict[str, Any], folder: Path) -> str:
 def _hits(part: dict[str, Any], folder: Path) -> str:
     if "plants" not in part:
         return ""
-    images = pd.read_parquet(folder / "copies.parquet")
+    images = pd.read_parquet(folder / "near_copies.parquet")
     return f": {int(images['hit'].sum())} of {len(images)}, {part['expected']:.1f} by chance"
 
 
@@ -73,24 +73,24 @@ def main() -> None:
     read = argparse.ArgumentParser()
     read.add_argument("out", type=Path)
     read.add_argument("--canaries", type=int, default=0)
-    asked = read.parse_args()
-    hernias(Path(os.environ["MEDLT_DATA"]), asked.out / "hernia.csv")
+    args = read.parse_args()
+    hernias(Path(os.environ["MEDLT_DATA"]), args.out / "hernia.csv")
     lines = [
         "| denoiser | claim | copies | membership | TPR, 0.1 % FPR | TPR, 1 % FPR | re-identified | epsilon at least |",
         "|---|---|---|---|---|---|---|---|",
     ]
     sentences = []
     for name, config in RUNS.items():
-        folder = configs.load(Path(config)).output_dir
+        folder = configs.load_config(Path(config)).output_dir
         if not (folder / "manifest.parquet").is_file():
-            augment.main(configs.load(Path(config)))
+            augment.main(configs.load_config(Path(config)))
         if not (folder / "audit.json").is_file():
-            audit.main(folder, audit.AuditOptions(canaries=asked.canaries if name == "private" else 0))
-        found = json.loads((folder / "audit.json").read_text())
-        said = claim(folder)
-        word = "none" if said.epsilon is None else f"({said.epsilon:.2f}, {said.delta:g}) by {said.unit}"
-        lines.append(f"| {name} | {word} | {told(found, folder)} |")
-        sentences += ["", f"**{name}**", "", *(f"- {one['name']}: {one['sentence']}" for one in found["results"])]
+            audit.main(folder, audit.AuditOptions(canaries=args.canaries if name == "private" else 0))
+        record = json.loads((folder / "audit.json").read_text())
+        stated = claim(folder)
+        word = "none" if stated.epsilon is None else f"({stated.epsilon:.2f}, {stated.delta:g}) by {stated.unit}"
+        lines.append(f"| {name} | {word} | {table_cells(record, folder)} |")
+        sentences += ["", f"**{name}**", "", *(f"- {one['name']}: {one['sentence']}" for one in record["results"])]
     table("privacy_audit", lines + sentences)
 
 

@@ -1,12 +1,12 @@
-"""What privacy costs: the same denoiser at several epsilon, from nothing and from a public start.
+"""The cost of privacy: the same denoiser at several epsilon, from scratch and from a public start.
 
     MEDLT_DATA=... python benchmarks/privacy_utility.py runs/privacy_utility [EPSILON ...]
 
-Every row is `medlt augment nih14/private` with another epsilon and start; "ordinary" is the same run
-with the usual training in place of the private one: no clipping, no noise, equal steps. Measured afterwards, by
-classifiers that had no part in any run: KID to real test images (features of a judge), the share of images that judges
-take for their finding as surely as half of the real positives they never saw, and macro AP of the made findings on the
-test split when the images are added to the real ones, against as many duplicated real images.
+Every row is `medlt augment nih14/private` with another epsilon and start. "ordinary" is the same run with ordinary
+training: no clipping, no noise, equal steps. Classifiers that had no part in a run measure its images: KID to real
+test images (in the features of a verifier); the share of images whose probability reaches the median of held-out real
+positives; and macro AP of the filled findings on the test split when the images are added to the real ones, against
+as many duplicated real images.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ NEVER = "ordinary"
 
 def home(out: Path, epsilon: str, start: str) -> Path:
     """Where the run of one row lies; the config's own is its own run."""
-    own = configs.load(CONFIG)
+    own = configs.load_config(CONFIG)
     mine = (
         own.privacy is not None
         and epsilon == f"{own.privacy.epsilon:g}"
@@ -61,15 +61,15 @@ def home(out: Path, epsilon: str, start: str) -> Path:
     return own.output_dir if mine else out / f"{epsilon}_{start.split()[0]}"
 
 
-def asked(out: Path, epsilon: str, start: str) -> configs.RunConfig:
+def config_of(out: Path, epsilon: str, start: str) -> configs.RunConfig:
     """The config of one row."""
-    told = [f"output_dir={home(out, epsilon, start)}", f"denoiser.init_from={STARTS[start]}", "threads=1"]
-    return configs.load(CONFIG, told if epsilon == NEVER else [*told, f"privacy.epsilon={epsilon}"])
+    overrides = [f"output_dir={home(out, epsilon, start)}", f"denoiser.init_from={STARTS[start]}", "threads=1"]
+    return configs.load_config(CONFIG, overrides if epsilon == NEVER else [*overrides, f"privacy.epsilon={epsilon}"])
 
 
 def made(out: Path, epsilon: str, start: str) -> Path:
-    """The run of one row, made or found."""
-    config = asked(out, epsilon, start)
+    """Return the run of one row, which is made if it does not exist."""
+    config = config_of(out, epsilon, start)
     if (config.output_dir / "manifest.parquet").is_file():
         return config.output_dir
     with patch.object(augment, "private_fit", lambda *_: None) if epsilon == NEVER else nullcontext():
@@ -83,19 +83,20 @@ def synthetic(run: Path) -> Manifest:
 
 
 def main(out: Path, epsilons: list[str]) -> None:
-    """Make all runs, judge and compare them, write the table."""
+    """Make all runs, verify and compare their images, and write the table."""
     runs = {(epsilon, start): made(out, epsilon, start) for start in STARTS for epsilon in [*epsilons, NEVER]}
-    base = configs.load(CONFIG, [f"output_dir={out / 'judges'}", "privacy=null", "threads=1"])
+    base = configs.load_config(CONFIG, [f"output_dir={out / 'verifiers'}", "privacy=null", "threads=1"])
     with opened(base, silent) as run:
         real = open_cohort(run)
-        judges = train_verifiers(run, real, None)
-    limits = thresholds(judges.held_out, real.train.rows[list(real.findings)])
+        cross_fit = train_verifiers(run, real, None)
+    limits = thresholds(cross_fit.held_out, real.train.rows[list(real.findings)])
     findings = tuple(synthetic(next(iter(runs.values()))).rows["finding"].unique())
-    features = judges.verifiers[0].features  # type: ignore[attr-defined]
+    features = cross_fit.verifiers[0].features  # type: ignore[attr-defined]
     held = real.images(real.test, base.classifier.size)
     seen = features(held).numpy()
     rows = {
-        key: _looked_at(synthetic(place), judges.verifiers, limits, real, features, seen) for key, place in runs.items()
+        key: _measured(synthetic(place), cross_fit.verifiers, limits, real, features, seen)
+        for key, place in runs.items()
     }
     order, half = numpy_generator("halves of the test images").permutation(len(seen)), len(seen) // 2
     floor = kid(seen[order[:half]], seen[order[half:]])
@@ -104,10 +105,10 @@ def main(out: Path, epsilons: list[str]) -> None:
         "| epsilon | start | claim | KID to test | label agreement | tail AP | against duplicated |",
         "|---|---|---|---|---|---|---|",
     ]
-    for (epsilon, start), told in rows.items():
-        said = claim(runs[epsilon, start])
-        word = "none" if said.epsilon is None else f"({said.epsilon:.2f}, {said.delta:g}) by {said.unit}"
-        lines.append(f"| {epsilon} | {start} | {word} | {told} | {scores[f'{epsilon}, {start}']} |")
+    for (epsilon, start), measured in rows.items():
+        stated = claim(runs[epsilon, start])
+        word = "none" if stated.epsilon is None else f"({stated.epsilon:.2f}, {stated.delta:g}) by {stated.unit}"
+        lines.append(f"| {epsilon} | {start} | {word} | {measured} | {scores[f'{epsilon}, {start}']} |")
     lines += [
         f"| - | real test images, half against half | - | {floor.value:.3f} ± {floor.sd:.3f} | 0.50 by its rule | | |",
         f"| - | real alone | - | | | {scores[REAL]} |",
@@ -118,15 +119,15 @@ def main(out: Path, epsilons: list[str]) -> None:
     table("privacy_utility", lines)
 
 
-def _looked_at(made: Manifest, judges: Any, limits: pd.Series, real: Any, features: Any, seen: np.ndarray) -> str:
+def _measured(made: Manifest, verifiers: Any, limits: pd.Series, real: Any, features: Any, seen: np.ndarray) -> str:
     """KID and label agreement."""
     pixels = images(made, 96)
-    found = kid(seen, features(pixels).numpy())
-    scores = np.mean([judge.predict(pixels).numpy() for judge in judges], axis=0)
+    distance = kid(seen, features(pixels).numpy())
+    scores = np.mean([verifier.predict(pixels).numpy() for verifier in verifiers], axis=0)
     column = [list(made.findings).index(name) for name in made.rows["finding"]]
     own = scores[np.arange(len(column)), column]
     right = int((own >= limits.loc[list(made.rows["finding"])].to_numpy()).sum())
-    return f"{found.value:.3f} ± {found.sd:.3f} | {right / len(own):.2f} ({right} of {len(own)})"
+    return f"{distance.value:.3f} ± {distance.sd:.3f} | {right / len(own):.2f} ({right} of {len(own)})"
 
 
 def _compared(runs: dict[Any, Path], real: Any, findings: tuple[str, ...], out: Path) -> dict[str, str]:
@@ -145,11 +146,11 @@ def _compared(runs: dict[Any, Path], real: Any, findings: tuple[str, ...], out: 
     differences = compare_arms(known, pairs, {"tail": findings}, n_bootstrap=2000, seed=0)
     write_table(out / "comparisons.parquet", differences)
     chosen = differences.query("finding == 'tail' and metric == 'AP'").set_index("arm")
-    told = {
+    cells = {
         name: f"{row['value']:.3f} | {row['difference']:+.3f} [{row['low']:+.3f}, {row['high']:+.3f}]"
         for name, row in chosen.iterrows()
     }
-    return {**told, CONTROL: f"{chosen['control_value'].iloc[0]:.3f} | "}
+    return {**cells, CONTROL: f"{chosen['control_value'].iloc[0]:.3f} | "}
 
 
 def _set(made: Manifest) -> TrainingSet:

@@ -425,7 +425,7 @@ def test_the_configs_for_a_dicom_folder_read_what_convert_and_manifest_write(
     from medlt.data.source import open_data
 
     monkeypatch.chdir(tmp_path)
-    archive = phantom.write(tmp_path / "archive", patients=20, seed=0, size=64).parent
+    archive = phantom.write_phantom(tmp_path / "archive", patients=20, seed=0, size=64).parent
     convert = ["convert", str(archive / "dicom"), "converted", "--size", "32", "--workers", "1", "-q"]
     assert CliRunner().invoke(app, convert).exit_code == 0
     made = pd.read_parquet("converted/manifest.parquet")

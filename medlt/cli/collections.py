@@ -116,11 +116,11 @@ def convert(
     with edge(as_json, volume) as terminal:
         from medlt.data.convert import convert as work
         from medlt.data.convert.settings import settings_from_options
-        from medlt.data.convert.terminal import table
+        from medlt.data.convert.terminal import conversion_table
 
         require_local(engine)
         counts = work(src, out, settings_from_options(*given), workers=workers, progress=terminal)
-        terminal.say({"out": str(out), **counts}, lambda: table(out, counts))
+        terminal.say({"out": str(out), **counts}, lambda: conversion_table(out, counts))
     if counts["failed"] or not counts["converted"]:
         raise typer.Exit(1 if counts["converted"] else 2)
 

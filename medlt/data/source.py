@@ -29,5 +29,5 @@ def _read(data: configs.Data, seed: int, folder: Path) -> Manifest:
         return from_nih(table=data.table, images=data.images, test_list=data.test_list, seed=seed)
     from medlt.data import phantom
 
-    table = phantom.write(folder, seed=seed, **data.model_dump(exclude={"kind"}))
+    table = phantom.write_phantom(folder, seed=seed, **data.model_dump(exclude={"kind"}))
     return from_csv(table=table, findings=(*phantom.FINDINGS, "No_Finding"))

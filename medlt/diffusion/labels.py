@@ -111,7 +111,7 @@ def read_settings(folder: Path) -> tuple[str, dict[str, Any]]:
     return settings.pop("family", LabelUNet.family), settings
 
 
-class LabelEmbedding(nn.Module):
+class ConditionEmbedding(nn.Module):
     """Embedding of conditions [B,2K+1] of `LabelVector` to [B,width]. The null condition has a learnt vector.
 
     Without findings every condition is the null condition.
@@ -161,7 +161,7 @@ class LabelUNet(LabelNetwork):
             attention_head_dim=min(32, width),
             class_embed_type="identity",
         )
-        self.label = LabelEmbedding(findings, 4 * width)
+        self.label = ConditionEmbedding(findings, 4 * width)
 
     def forward(self, x_t: Tensor, t: Tensor, condition: Tensor) -> Tensor:
         """Return the prediction [B,C,h,w] at timesteps t [B] under conditions [B,2K+1]."""

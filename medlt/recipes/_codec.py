@@ -17,7 +17,7 @@ from medlt.diffusion.train import train_codec
 from medlt.diffusion.vae import finetune_codec
 from medlt.plugins import CODECS
 from medlt.recipes._cohort import Cohort, patients
-from medlt.recipes._setup import Run
+from medlt.recipes._setup import RunFolder
 from medlt.training.protocols import PrivateFit
 from medlt.training.runtime import Runtime
 from medlt.training.settings import Training
@@ -26,7 +26,7 @@ from medlt.types import Codec, InputError
 TUNING, LOSSES = ("steps", "batch_size", "learning_rate"), ("decoder_only", "edge", "ssim")
 
 
-def make_codec(run: Run[configs.RunConfig], cohort: Cohort, private: PrivateFit | None) -> Codec:
+def make_codec(run: RunFolder[configs.RunConfig], cohort: Cohort, private: PrivateFit | None) -> Codec:
     """Return the codec of the config: a diffusers folder, one trained on the train split, or that of a plug-in."""
     settings, size = run.config.codec, run.config.size
     parts = CodecParts(
@@ -87,7 +87,7 @@ def require_factor(config: configs.RunConfig, factor: int) -> None:
         )
 
 
-def encode(run: Run[configs.RunConfig], cohort: Cohort, codec: Codec) -> Latents:
+def encode(run: RunFolder[configs.RunConfig], cohort: Cohort, codec: Codec) -> Latents:
     """Return all real images as latents. Their moments are cached on disk and read on demand."""
     with run.stage("latents"):
         source = cohort.dataset(cohort.manifest, run.config.size)

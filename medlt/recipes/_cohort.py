@@ -22,7 +22,7 @@ from medlt.diffusion.backbone import About
 from medlt.files import digest, write_text
 from medlt.metrics.groups import Grouping, group
 from medlt.names import did_you_mean
-from medlt.recipes._setup import FILED, Run
+from medlt.recipes._setup import FILED, RunFolder
 from medlt.types import InputError
 
 ABOUT = ("view", "sex", "age")
@@ -167,7 +167,7 @@ def read_rows(config: configs.RunConfig | configs.EvaluateConfig) -> RealRows | 
     return RealRows(manifest, config.targets, requested(config, manifest))
 
 
-def open_cohort(run: Run[Any], rows: RealRows | None = None) -> Cohort:
+def open_cohort(run: RunFolder[Any], rows: RealRows | None = None) -> Cohort:
     """Decode the images of `rows`, or of the config's data, and store the readable rows in the run folder.
 
     Raises InputError for an unreadable image, unless the config says skip_unreadable, and for images that changed since
@@ -190,7 +190,7 @@ def open_cohort(run: Run[Any], rows: RealRows | None = None) -> Cohort:
     return Cohort(whole, config.targets, requested(config, whole), pixels=pixels)
 
 
-def filed_cohort(run: Run[configs.RunConfig]) -> Cohort:
+def filed_cohort(run: RunFolder[configs.RunConfig]) -> Cohort:
     """Return the real rows that a finished run stored. Images come from the cache, or are decoded again.
 
     Raises InputError if an image is missing or has changed.
@@ -221,7 +221,7 @@ def _require_positives(config: configs.RunConfig | configs.EvaluateConfig, manif
         manifest.require_positives()
 
 
-def _require_unchanged(run: Run[Any], now: Manifest) -> None:
+def _require_unchanged(run: RunFolder[Any], now: Manifest) -> None:
     """Raise InputError if rows, labels or images differ from those that the run stored when it began."""
     file = run.path(str(FILED))
     if not file.is_file():

@@ -16,7 +16,7 @@ from medlt.evaluation.sources import SourceImages
 from medlt.evaluation.subgroups import ATTRIBUTES
 from medlt.files import write_json
 from medlt.recipes._cohort import Cohort
-from medlt.recipes._setup import Run
+from medlt.recipes._setup import RunFolder
 from medlt.types import InputError
 
 EVALUATIONS = "test_set_evaluations.json"
@@ -38,7 +38,7 @@ def arm_settings(config: configs.RunConfig | configs.EvaluateConfig) -> dict[str
 
 
 def compare(
-    run: Run[Any], rows: ExperimentRows, specs: Mapping[str, ArmSpec], sources: Mapping[str, SourceImages]
+    run: RunFolder[Any], rows: ExperimentRows, specs: Mapping[str, ArmSpec], sources: Mapping[str, SourceImages]
 ) -> Conclusion:
     """Build, train and test the arms, and write tables and verdict into the run folder."""
     chosen = run.config.evaluation
@@ -58,7 +58,7 @@ def compare(
     return conclusion
 
 
-def _evaluations(run: Run[Any]) -> Sequence[str]:
+def _evaluations(run: RunFolder[Any]) -> Sequence[str]:
     """Return the names of the experiments that were evaluated on the test rows in this folder before."""
     file = run.path(EVALUATIONS)
     try:
@@ -67,7 +67,7 @@ def _evaluations(run: Run[Any]) -> Sequence[str]:
         raise InputError(f"{file}: damaged; restore it: it counts how often the test set was used") from None
 
 
-def _record(run: Run[Any], rows: ExperimentRows, arms: Sequence[Arm], trained: TrainedArms) -> None:
+def _record(run: RunFolder[Any], rows: ExperimentRows, arms: Sequence[Arm], trained: TrainedArms) -> None:
     """Record counts, and how many arms this call trained and how fast, in run.json."""
     run.record(counts={"train": len(rows.train), "val": len(rows.val), "test": len(rows.test), "arms": len(arms)})
     work: dict[str, float] = {"trained": trained.trained, "cached": trained.cached}

@@ -39,7 +39,7 @@ from medlt.files import atomic, digest_tensors, write_table
 from medlt.recipes._checks import check_prompts, objective, prompts, training
 from medlt.recipes._codec import placement
 from medlt.recipes._cohort import Cohort, about, patients
-from medlt.recipes._setup import Run
+from medlt.recipes._setup import RunFolder
 from medlt.store import Artifact
 from medlt.training.protocols import PrivateFit
 from medlt.types import InputError
@@ -90,7 +90,7 @@ def joined(parts: Sequence[LabelledLatents]) -> LabelledLatents:
 
 
 def train_denoiser(
-    run: Run[configs.RunConfig], cohort: Cohort, latents: Latents, private: PrivateFit | None,
+    run: RunFolder[configs.RunConfig], cohort: Cohort, latents: Latents, private: PrivateFit | None,
     losses: Losses = no_losses,
 ) -> Backbone:  # fmt: skip
     """Train the config's denoiser on the train split, with extra `losses`, or load it, and return it for sampling.
@@ -121,7 +121,7 @@ def fresh_network(config: configs.RunConfig, data: LabelledLatents, seed: int) -
 
 
 def _label_network(
-    run: Run[configs.RunConfig], cohort: Cohort, latents: Latents, private: PrivateFit | None, losses: Losses
+    run: RunFolder[configs.RunConfig], cohort: Cohort, latents: Latents, private: PrivateFit | None, losses: Losses
 ) -> tuple[Backbone, Artifact]:
     """Train or load a small network that is conditioned on label vectors, on standardised latents."""
     net = fresh_network(run.config, labelled_latents(cohort, latents, cohort.train), run.config.seed)
@@ -145,7 +145,7 @@ def _equal(net: LabelNetwork, other: LabelNetwork) -> bool:
 
 
 def _trained(
-    run: Run[configs.RunConfig], cohort: Cohort, latents: Latents, backbone: Backbone, finetuning: Finetuning,
+    run: RunFolder[configs.RunConfig], cohort: Cohort, latents: Latents, backbone: Backbone, finetuning: Finetuning,
     private: PrivateFit | None, losses: Losses, save: Callable[[Path], None], **key: Any,
 ) -> Artifact:  # fmt: skip
     """Train a backbone with the config's settings and `save` it, unless the artifact exists."""
@@ -178,7 +178,7 @@ def _trained(
 
 
 def _samples(
-    run: Run[configs.RunConfig], cohort: Cohort, latents: Latents, data: LabelledLatents, space: str
+    run: RunFolder[configs.RunConfig], cohort: Cohort, latents: Latents, data: LabelledLatents, space: str
 ) -> SampleGrid:
     """Return the sample grid of checkpoints: for each of the first tail findings, the label vector of one real row."""
     height, width = latents.cache.shape[-2:]
@@ -195,7 +195,7 @@ def _samples(
 
 
 def base_model(
-    run: Run[configs.RunConfig], chosen: configs.StableConfig, channels: int, *more: Path
+    run: RunFolder[configs.RunConfig], chosen: configs.StableConfig, channels: int, *more: Path
 ) -> StableDiffusion:
     """Return the model of the config. An untrained one, with `channels` latent channels, is created once."""
     model = chosen.model
@@ -214,7 +214,7 @@ def base_model(
 
 
 def _stable_diffusion(
-    run: Run[configs.RunConfig], cohort: Cohort, latents: Latents, private: PrivateFit | None, losses: Losses
+    run: RunFolder[configs.RunConfig], cohort: Cohort, latents: Latents, private: PrivateFit | None, losses: Losses
 ) -> tuple[Backbone, Artifact | None]:
     """Load, create or fine-tune the config's Stable Diffusion.
 
@@ -283,7 +283,7 @@ def _hand_over(files: Mapping[Path, Path]) -> None:
             raise InputError(f"{target}: is not the model that this run trained; move it away and run again")
 
 
-def saved_denoiser(run: Run[configs.RunConfig], cohort: Cohort, latents: Latents) -> Backbone:
+def saved_denoiser(run: RunFolder[configs.RunConfig], cohort: Cohort, latents: Latents) -> Backbone:
     """Return the saved denoiser that made a finished run's images. Raises InputError if it is missing."""
     chosen = run.config.denoiser
     if isinstance(chosen, configs.StableConfig) and chosen.train == "none":

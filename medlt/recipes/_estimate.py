@@ -29,7 +29,7 @@ from medlt.recipes._checks import objective, training
 from medlt.recipes._cohort import Cohort
 from medlt.recipes._denoiser import fresh_network
 from medlt.recipes._privacy import PrivateTraining
-from medlt.recipes._setup import Run
+from medlt.recipes._setup import RunFolder
 from medlt.rng import torch_generator
 from medlt.sparse.iterated import iterate
 from medlt.store import Store
@@ -53,7 +53,7 @@ class Part:
     seconds_a_step: Callable[[], float]
 
 
-def note_training_time(run: Run[Any], parts: list[Part]) -> None:
+def note_training_time(run: RunFolder[Any], parts: list[Part]) -> None:
     """Note how long the parts will train. Parts that an earlier call began, or that are short, are left out."""
     begun, seconds = run.summary().get("seconds", {}), {}
     for part in parts:
@@ -76,7 +76,7 @@ def _sentence(seconds: Mapping[str, float], device: str) -> str:
     )
 
 
-def generator_parts(run: Run[configs.RunConfig], cohort: Cohort) -> list[Part]:
+def generator_parts(run: RunFolder[configs.RunConfig], cohort: Cohort) -> list[Part]:
     """Return the parts that images are made with: codec, sparse code, denoiser and verifiers."""
     config, rows = run.config, len(cohort.train.rows)
     parts = []
@@ -91,13 +91,13 @@ def generator_parts(run: Run[configs.RunConfig], cohort: Cohort) -> list[Part]:
     return parts
 
 
-def arms_part(run: Run[Any], cohort: Cohort, arms: int) -> list[Part]:
+def arms_part(run: RunFolder[Any], cohort: Cohort, arms: int) -> list[Part]:
     """Return the part of a comparison of so many arms, none if the config has no comparison."""
     chosen = run.config.evaluation
     return [] if chosen is None else [_classifiers(run, cohort, "arms", arms * chosen.seeds, chosen.workers)]
 
 
-def _classifiers(run: Run[Any], cohort: Cohort, stage: str, trainings: int, workers: int = 1) -> Part:
+def _classifiers(run: RunFolder[Any], cohort: Cohort, stage: str, trainings: int, workers: int = 1) -> Part:
     """Return a part of so many trainings of the config's classifier, shared by `workers` processes."""
     steps = -(-trainings * run.config.classifier.steps // workers)
     return Part(stage, steps, lambda: _classifier(run, cohort))
@@ -122,7 +122,7 @@ def _labels(cohort: Cohort, rows: int) -> np.ndarray:
     return np.eye(count, dtype=np.float32)[np.arange(rows) % count]
 
 
-def _private(run: Run[configs.RunConfig], cohort: Cohort) -> PrivateTraining | None:
+def _private(run: RunFolder[configs.RunConfig], cohort: Cohort) -> PrivateTraining | None:
     """Return the private training of a private run, kept out of its ledger."""
     return None if run.config.privacy is None else PrivateTraining(run, cohort, kept=False)
 
@@ -145,7 +145,7 @@ class _Images:
         return {"image": self.image}
 
 
-def _codec(run: Run[configs.RunConfig], cohort: Cohort) -> float:
+def _codec(run: RunFolder[configs.RunConfig], cohort: Cohort) -> float:
     chosen, names = run.config.codec, _names(cohort)
     assert isinstance(chosen, configs.TrainedCodec)
     options: dict[str, Any] = chosen.model_dump(exclude={"kind", "steps"}) | {"contents": "estimate"}
@@ -171,7 +171,7 @@ def _latent_shape(config: configs.RunConfig) -> tuple[int, int, int]:
     return channels, config.size // factor, config.size // factor
 
 
-def _denoiser(run: Run[configs.RunConfig], cohort: Cohort) -> float:
+def _denoiser(run: RunFolder[configs.RunConfig], cohort: Cohort) -> float:
     chosen, names = run.config.denoiser, _names(cohort)
     latent = _random(*_latent_shape(run.config))
     data = LabelledLatents(
@@ -187,7 +187,7 @@ def _denoiser(run: Run[configs.RunConfig], cohort: Cohort) -> float:
     return _seconds_a_step(trial, run.runtime.at(chosen.precision))
 
 
-def _classifier(run: Run[Any], cohort: Cohort) -> float:
+def _classifier(run: RunFolder[Any], cohort: Cohort) -> float:
     chosen = run.config.classifier
     rows = 2 * chosen.batch_size
     pixels = (_random(rows, 1, chosen.size, chosen.size) * 255).to(torch.uint8)
@@ -207,7 +207,7 @@ def _sparse_steps(chosen: configs.SparseConfig, rows: int) -> int:
     return epochs * max(1, rows // chosen.batch_size)
 
 
-def _sparse(run: Run[configs.RunConfig], cohort: Cohort) -> float:
+def _sparse(run: RunFolder[configs.RunConfig], cohort: Cohort) -> float:
     """Return the time of a step of interaction, the longest: that of more steps less that of fewer."""
     chosen, shape = run.config.sparse, _latent_shape(run.config)
     options = chosen.model_dump() | {"generations": 1, "interaction_epochs": 1}

@@ -29,7 +29,7 @@ from medlt.recipes._cohort import ABOUT, Cohort
 from medlt.recipes._denoiser import Losses, labelled_latents, no_losses, train_denoiser
 from medlt.recipes._models import learn_sparse_code, train_guidance_classifier, train_latent_classifier
 from medlt.recipes._privacy import independent_rows, withheld
-from medlt.recipes._setup import Run
+from medlt.recipes._setup import RunFolder
 from medlt.rng import seed_of
 from medlt.sparse.embedding import SimplicialCoder
 from medlt.synthesis.edit import ImageEdit
@@ -60,7 +60,7 @@ class Learnt:
     private: PrivateFit | None
 
 
-def train_table(run: Run[configs.RunConfig], cohort: Cohort, verifiers: CrossFitClassifiers) -> TrainTable:
+def train_table(run: RunFolder[configs.RunConfig], cohort: Cohort, verifiers: CrossFitClassifiers) -> TrainTable:
     """Return the train rows for a method; in a data-independent run, one made-up row per finding instead."""
     rows, findings = cohort.train.rows, cohort.findings
     if run.config.data_independent:
@@ -81,11 +81,11 @@ class Built:
 class RunParts(MethodParts):
     """The parts of medlt's own methods, which also read the run and what it trained."""
 
-    run: Run[configs.RunConfig]
+    run: RunFolder[configs.RunConfig]
     learnt: Learnt
 
 
-def build_method(run: Run[configs.RunConfig], learnt: Learnt) -> Built:
+def build_method(run: RunFolder[configs.RunConfig], learnt: Learnt) -> Built:
     """Train or load the models of the config's method, and return the method with their digests."""
     chosen, parts = run.config.method, method_parts(run, learnt)
     method = METHODS.build(chosen.kind, chosen, parts)
@@ -97,7 +97,7 @@ def build_method(run: Run[configs.RunConfig], learnt: Learnt) -> Built:
     return Built(method, parts.models)
 
 
-def method_parts(run: Run[configs.RunConfig], learnt: Learnt) -> RunParts:
+def method_parts(run: RunFolder[configs.RunConfig], learnt: Learnt) -> RunParts:
     """Return the parts of a method. Those that are trained are trained when the method calls for them."""
     cohort, latents, private, targets = learnt.cohort, learnt.latents, learnt.private, run.config.targets
     models = {"codec": latents.codec.digest, **run.config.plugin_versions}
@@ -149,7 +149,7 @@ def conditional_method(chosen: FromNoiseSettings | configs.Edit, parts: RunParts
 
 
 def latent_fusion(
-    run: Run[configs.RunConfig], learnt: Learnt, chosen: configs.Fusion, coder: SimplicialCoder, backbone: Backbone,
+    run: RunFolder[configs.RunConfig], learnt: Learnt, chosen: configs.Fusion, coder: SimplicialCoder, backbone: Backbone,
     guides: tuple[Guide, ...] = (),
 ) -> LatentFusion:  # fmt: skip
     """Return latent fusion (arXiv 2405.01705). Both parents of an image come from one fold of the verifiers."""
@@ -181,7 +181,7 @@ def latent_fusion(
 
 
 def conditional(
-    run: Run[configs.RunConfig], learnt: Learnt, chosen: FromNoiseSettings | configs.Edit, backbone: Backbone,
+    run: RunFolder[configs.RunConfig], learnt: Learnt, chosen: FromNoiseSettings | configs.Edit, backbone: Backbone,
     guides: tuple[Guide, ...] = (),
 ) -> Synthesizer:  # fmt: skip
     """Return a method that samples under the label vectors of real rows; an image's fold is that of its row."""
@@ -213,7 +213,7 @@ Named = tuple[Guide, dict[str, str]]
 
 
 def build_guides(
-    run: Run[configs.RunConfig], learnt: Learnt, chosen: Sequence[configs.GuideConfig], backbone: Backbone
+    run: RunFolder[configs.RunConfig], learnt: Learnt, chosen: Sequence[configs.GuideConfig], backbone: Backbone
 ) -> tuple[tuple[Guide, ...], dict[str, str]]:
     """Return the guides of a config in their order, and model name -> digest of the models that they use.
 
@@ -223,7 +223,7 @@ def build_guides(
     return tuple(guide for guide, _ in made), {name: digest for _, named in made for name, digest in named.items()}
 
 
-def _guide(run: Run[configs.RunConfig], learnt: Learnt, chosen: configs.GuideConfig, backbone: Backbone) -> Named:
+def _guide(run: RunFolder[configs.RunConfig], learnt: Learnt, chosen: configs.GuideConfig, backbone: Backbone) -> Named:
     if isinstance(chosen, configs.LongtailGuideConfig):
         return _longtail_guide(run, learnt, chosen, backbone)
     options = chosen.model_dump(include={"weight", "every", "window", "schedule"})
@@ -244,7 +244,7 @@ def _guide(run: Run[configs.RunConfig], learnt: Learnt, chosen: configs.GuideCon
 
 
 def _longtail_guide(
-    run: Run[configs.RunConfig], learnt: Learnt, chosen: configs.LongtailGuideConfig, backbone: Backbone
+    run: RunFolder[configs.RunConfig], learnt: Learnt, chosen: configs.LongtailGuideConfig, backbone: Backbone
 ) -> Named:
     """Return Longtail Guidance. Its classifier gets images that the run's codec decodes, in the run's precision."""
     codec = decoder(run.runtime, learnt.latents.codec).codec
@@ -265,7 +265,7 @@ def features(classifier: LatentClassifier, latents: Latents, backbone: Backbone)
 
 
 def _levels(
-    run: Run[configs.RunConfig], learnt: Learnt, chosen: configs.MinorityGuideConfig, backbone: Backbone,
+    run: RunFolder[configs.RunConfig], learnt: Learnt, chosen: configs.MinorityGuideConfig, backbone: Backbone,
     distance: Distance, named: str,
 ) -> tuple[ReferenceLevels, str]:  # fmt: skip
     """Return how rare real train images of each finding are, by at most `MOST` images a finding, and a digest."""
@@ -296,7 +296,7 @@ def few(labels: np.ndarray, uids: Sequence[str], seed: int) -> np.ndarray:
     return np.unique(np.concatenate(chosen))
 
 
-def extra_losses(run: Run[configs.RunConfig], learnt: Learnt) -> Losses:
+def extra_losses(run: RunFolder[configs.RunConfig], learnt: Learnt) -> Losses:
     """Return DiffuLT's extra losses (arXiv 2403.05170), those that the config has: CBDM first, then L_AID.
 
     Return `no_losses` for any other method, or if both are off; then all methods share one denoiser.

@@ -19,7 +19,7 @@ from medlt.files import digest, write_table
 from medlt.privacy.dpsgd.preflight import prepare
 from medlt.recipes._cohort import Cohort, patients
 from medlt.recipes._denoiser import labelled_latents
-from medlt.recipes._setup import Run
+from medlt.recipes._setup import RunFolder
 from medlt.sparse.embedding import SimplicialCoder
 from medlt.sparse.iterated import Iterated, iterate
 from medlt.training.protocols import PrivateFit
@@ -31,7 +31,7 @@ CODE_METRICS = ("mean_max_probability", "agreement", "reconstruction_l1")
 
 
 def learn_sparse_code(
-    run: Run[configs.RunConfig], cohort: Cohort, latents: Latents, private: PrivateFit | None
+    run: RunFolder[configs.RunConfig], cohort: Cohort, latents: Latents, private: PrivateFit | None
 ) -> SimplicialCoder:
     """Learn the sparse code by iterated learning, and write its metrics to sparse_code_metrics.parquet and run.json."""
     options: dict[str, Any] = run.config.sparse.model_dump()
@@ -47,7 +47,7 @@ def learn_sparse_code(
 
 
 def iterate_on(
-    run: Run[configs.RunConfig], cohort: Cohort, latents: Latents, runtime: Runtime, **options: Any
+    run: RunFolder[configs.RunConfig], cohort: Cohort, latents: Latents, runtime: Runtime, **options: Any
 ) -> Iterated:
     """Learn or load a sparse code of the train latents; the validation latents measure its generations."""
     train, val = (list(part.rows.index) for part in (cohort.train, cohort.val))
@@ -58,7 +58,9 @@ def iterate_on(
     )  # fmt: skip
 
 
-def train_verifiers(run: Run[configs.RunConfig], cohort: Cohort, private: PrivateFit | None) -> CrossFitClassifiers:
+def train_verifiers(
+    run: RunFolder[configs.RunConfig], cohort: Cohort, private: PrivateFit | None
+) -> CrossFitClassifiers:
     """Train cross-fitted classifiers on real train images: verifier k is trained without the patients of fold k.
 
     The training is private if `private` is given.
@@ -81,7 +83,9 @@ def train_verifiers(run: Run[configs.RunConfig], cohort: Cohort, private: Privat
         return cross_fit(fold, lambda uids: train.take(uids).images, verifier, cohort.findings)
 
 
-def train_guidance_classifier(run: Run[configs.RunConfig], cohort: Cohort, verifiers: CrossFitClassifiers) -> Epistemic:
+def train_guidance_classifier(
+    run: RunFolder[configs.RunConfig], cohort: Cohort, verifiers: CrossFitClassifiers
+) -> Epistemic:
     """Train the guidance classifier, with another architecture and seed than the verifiers, and its epistemic head.
 
     Raises InputError if it has the weights of a verifier.
@@ -101,7 +105,7 @@ def train_guidance_classifier(run: Run[configs.RunConfig], cohort: Cohort, verif
     return head
 
 
-def train_latent_classifier(run: Run[configs.RunConfig], cohort: Cohort, latents: Latents) -> LatentClassifier:
+def train_latent_classifier(run: RunFolder[configs.RunConfig], cohort: Cohort, latents: Latents) -> LatentClassifier:
     """Train a small classifier of standardised latents, whose features measure distances between latents."""
     train, val = (labelled_latents(cohort, latents, part) for part in (cohort.train, cohort.val))
     with run.stage("latent_classifier"):

@@ -24,7 +24,7 @@ from medlt.files import digest
 from medlt.privacy import accounting, ledger
 from medlt.privacy.claims import config_violations
 from medlt.recipes._cohort import Cohort, RealRows
-from medlt.recipes._setup import Run
+from medlt.recipes._setup import RunFolder
 from medlt.sparse.private import private_steps
 from medlt.synthesis.plan import TrainTable as TrainTable
 from medlt.training.protocols import PrivateFit, RowLoss
@@ -112,7 +112,7 @@ class PrivateTraining:
     kept: False for the trainings of an audit, whose weights are deleted; they are in no ledger.
     """
 
-    run: Run[configs.RunConfig]
+    run: RunFolder[configs.RunConfig]
     cohort: Cohort
     kept: bool = True
 
@@ -169,7 +169,7 @@ class PrivateTraining:
         return Path(self.run.store.root) / "privacy" / (re.sub(r"\W+", "-", stage) + ".json")
 
 
-def private_fit(run: Run[configs.RunConfig], cohort: Cohort) -> PrivateFit | None:
+def private_fit(run: RunFolder[configs.RunConfig], cohort: Cohort) -> PrivateFit | None:
     """Return the private training of the run, or None in a run without privacy."""
     return None if run.config.privacy is None else PrivateTraining(run, cohort)
 

@@ -16,7 +16,7 @@ from medlt.data.manifest import Manifest
 from medlt.diffusion.prefetch import prefetch
 from medlt.files import digest, write_table
 from medlt.recipes._cohort import Cohort
-from medlt.recipes._setup import Run
+from medlt.recipes._setup import RunFolder
 from medlt.types import Batch, Check, CheckResult, Synthesizer
 from medlt.writer import DatasetWriter, write_dicom, write_metadata
 
@@ -33,7 +33,12 @@ class Published:
 
 
 def make_images(
-    run: Run[configs.RunConfig], cohort: Cohort, method: Synthesizer, checks: Sequence[Check], models: str, run_id: str
+    run: RunFolder[configs.RunConfig],
+    cohort: Cohort,
+    method: Synthesizer,
+    checks: Sequence[Check],
+    models: str,
+    run_id: str,
 ) -> tuple[pd.DataFrame, DatasetWriter]:
     """Make and check the images of the whole plan, and return the rows that were used (plan.parquet) and the writer.
 
@@ -56,7 +61,7 @@ def make_images(
     return tried, writer
 
 
-def _named(run: Run[configs.RunConfig], cohort: Cohort, models: str) -> str:
+def _named(run: RunFolder[configs.RunConfig], cohort: Cohort, models: str) -> str:
     """Return a digest of all that decides which images are kept: models, real rows, settings of verifiers and checks.
 
     In a data-independent run, real rows decide nothing.
@@ -83,7 +88,7 @@ def _filled(kept: pd.DataFrame, before: int) -> set[tuple[str, int]]:
 
 
 def _make_round(
-    run: Run[configs.RunConfig], writer: DatasetWriter, method: Synthesizer, rows: pd.DataFrame,
+    run: RunFolder[configs.RunConfig], writer: DatasetWriter, method: Synthesizer, rows: pd.DataFrame,
     checks: Sequence[Check],
 ) -> None:  # fmt: skip
     """Make, check and write every shard that does not exist yet."""
@@ -111,7 +116,7 @@ def joined(batches: list[Batch]) -> Batch:
 
 
 def publish(
-    run: Run[configs.RunConfig], cohort: Cohort, plan: pd.DataFrame, writer: DatasetWriter, models: str
+    run: RunFolder[configs.RunConfig], cohort: Cohort, plan: pd.DataFrame, writer: DatasetWriter, models: str
 ) -> Published:
     """Write the kept images that copy no other one to images/, and all rows to manifest.parquet."""
     kept, results = writer.kept(), writer.results()
@@ -133,7 +138,7 @@ def publish(
     return Published(made, results)
 
 
-def _manifest(run: Run[configs.RunConfig], cohort: Cohort, kept: pd.DataFrame, models: str) -> Manifest:
+def _manifest(run: RunFolder[configs.RunConfig], cohort: Cohort, kept: pd.DataFrame, models: str) -> Manifest:
     """Return the synthetic rows: each a patient of its own in the train split, with view, method and models."""
     views = kept["view"] if "view" in kept else cohort.train.rows["view"].reindex(kept["tail_parent"]).to_numpy()
     rows = kept.assign(

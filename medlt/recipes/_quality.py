@@ -34,7 +34,7 @@ from medlt.privacy.audit.copies import low_pass
 from medlt.privacy.audit.embedding import fit_embedding
 from medlt.recipes._cohort import EMBEDDING_SIZE, Cohort, patients
 from medlt.recipes._privacy import independent_rows, withheld
-from medlt.recipes._setup import Run
+from medlt.recipes._setup import RunFolder
 from medlt.report.introspection import save_pair
 from medlt.report.panels import save_panel
 from medlt.synthesis.guides import target_columns
@@ -56,17 +56,21 @@ log = logging.getLogger(__name__)
 class RunCheckParts(CheckParts):
     """The parts of medlt's own optional checks, which also read the run and its real images."""
 
-    run: Run[configs.RunConfig]
+    run: RunFolder[configs.RunConfig]
     cohort: Cohort
 
 
-def build_checks(run: Run[configs.RunConfig], cohort: Cohort, verifiers: CrossFitClassifiers) -> tuple[Check, ...]:
+def build_checks(
+    run: RunFolder[configs.RunConfig], cohort: Cohort, verifiers: CrossFitClassifiers
+) -> tuple[Check, ...]:
     """Return the checks in their order: sanity against the parents, label consistency by the verifier that was trained
     on neither parent, then the optional checks. A data-independent run checks the image alone."""
     return (*_usual_checks(run, cohort, verifiers), *_optional_checks(run, cohort, verifiers))
 
 
-def _usual_checks(run: Run[configs.RunConfig], cohort: Cohort, verifiers: CrossFitClassifiers) -> tuple[Check, ...]:
+def _usual_checks(
+    run: RunFolder[configs.RunConfig], cohort: Cohort, verifiers: CrossFitClassifiers
+) -> tuple[Check, ...]:
     """Return the checks that are always on."""
     chosen = run.config.checks
     if run.config.data_independent:
@@ -79,7 +83,9 @@ def _usual_checks(run: Run[configs.RunConfig], cohort: Cohort, verifiers: CrossF
     return *usual, TargetLabelCheck(), label
 
 
-def _optional_checks(run: Run[configs.RunConfig], cohort: Cohort, verifiers: CrossFitClassifiers) -> tuple[Check, ...]:
+def _optional_checks(
+    run: RunFolder[configs.RunConfig], cohort: Cohort, verifiers: CrossFitClassifiers
+) -> tuple[Check, ...]:
     """Return the checks that the config turns on. The parts of a data-independent run hold no real row."""
     independent, findings = run.config.data_independent, cohort.findings
     parts = RunCheckParts(
@@ -146,7 +152,7 @@ def near_copy_check(chosen: configs.NearCopyConfig, parts: RunCheckParts) -> Che
     return near_copy([embed, low_pass], val[one_each], train, chosen.fpr)
 
 
-def measure(run: Run[configs.RunConfig], cohort: Cohort, verifiers: CrossFitClassifiers, made: Manifest) -> None:
+def measure(run: RunFolder[configs.RunConfig], cohort: Cohort, verifiers: CrossFitClassifiers, made: Manifest) -> None:
     """Write quality.parquet: fidelity, diversity and rarity of the kept images against real validation images.
 
     The features are those of the first verifier. It was not fitted to the validation images, although its best step was
@@ -173,7 +179,7 @@ class _Measured:
 
 
 def introspect(
-    run: Run[configs.RunConfig], cohort: Cohort, method: Synthesizer, plan: pd.DataFrame, made: Manifest
+    run: RunFolder[configs.RunConfig], cohort: Cohort, method: Synthesizer, plan: pd.DataFrame, made: Manifest
 ) -> None:
     """Write introspection.parquet and its gallery, if Longtail Guidance was used and images were kept.
 
@@ -219,7 +225,7 @@ def _attributes(made: Manifest, measured: _Measured, suffix: str) -> pd.DataFram
     return introspection.describe(labels, about, measured.maps, measured.near)
 
 
-def _gallery(run: Run[configs.RunConfig], cohort: Cohort, measured: _Measured, top: np.ndarray) -> pd.DataFrame:
+def _gallery(run: RunFolder[configs.RunConfig], cohort: Cohort, measured: _Measured, top: np.ndarray) -> pd.DataFrame:
     """Write one picture per top image, beside its nearest real one, and return their table."""
     at = np.flatnonzero(top)
     near = [str(measured.near[i][0]) for i in at]
@@ -236,7 +242,7 @@ def _gallery(run: Run[configs.RunConfig], cohort: Cohort, measured: _Measured, t
 
 
 def show_panels(
-    run: Run[configs.RunConfig], method: Synthesizer, plan: pd.DataFrame, made: Manifest, each: int = 3
+    run: RunFolder[configs.RunConfig], method: Synthesizer, plan: pd.DataFrame, made: Manifest, each: int = 3
 ) -> None:
     """Write strips for the report, if the method explains its images: the first kept images of every finding, and one
     that the checks rejected."""
@@ -253,7 +259,7 @@ def show_panels(
     write_table(run.path("panels.parquet"), chosen[["finding", "kept"]].assign(file=files))
 
 
-def show_grid(run: Run[configs.RunConfig], made: Manifest, each: int = 8) -> None:
+def show_grid(run: RunFolder[configs.RunConfig], made: Manifest, each: int = 8) -> None:
     """Write grid.png, a row of kept images per finding, and grid.csv, which names them."""
     if made.rows.empty:
         return

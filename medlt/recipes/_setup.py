@@ -56,7 +56,7 @@ def runtime_of(config: configs.RunConfig | configs.EvaluateConfig, progress: Pro
 
 
 @dataclass(frozen=True)
-class Run(Generic[C]):
+class RunFolder(Generic[C]):
     """An open run folder; read-only if `writable` is False."""
 
     folder: Path
@@ -120,7 +120,7 @@ def read_summary(folder: Path) -> dict[str, Any]:
 
 
 @contextmanager
-def opened(config: C, progress: Progress) -> Iterator[Run[C]]:
+def opened(config: C, progress: Progress) -> Iterator[RunFolder[C]]:
     """Open the run folder of a config, for this process alone, and yield it with the config's number of torch threads.
 
     Raises InputError if another process works in the folder, if it was made by another config, or if it is not empty
@@ -134,27 +134,27 @@ def opened(config: C, progress: Progress) -> Iterator[Run[C]]:
             _require_same(folder, written.read_text(), text)
         write_text(written, text)
         shared = config.artifacts_dir if isinstance(config, configs.RunConfig) else None
-        run = Run(folder, config, runtime, Store(Path(shared or folder / "artifacts")))
+        run = RunFolder(folder, config, runtime, Store(Path(shared or folder / "artifacts")))
         with logged(run) as run, runtime.limited():
             _record_begin(run)
             yield run
 
 
 @contextmanager
-def logged(run: Run[C]) -> Iterator[Run[C]]:
+def logged(run: RunFolder[C]) -> Iterator[RunFolder[C]]:
     """Yield the run with its progress, stages and warnings also written to run.log in its folder."""
     with RunLog(run.folder, run.runtime.progress) as log:
         yield replace(run, runtime=replace(run.runtime, progress=log))
 
 
-def finished(folder: Path, progress: Progress, artifacts_dir: Path | None = None) -> Run[configs.RunConfig]:
+def finished(folder: Path, progress: Progress, artifacts_dir: Path | None = None) -> RunFolder[configs.RunConfig]:
     """Open a finished run read-only, wherever its folder is. Raises InputError if it is not finished."""
     for name in ("config.yaml", "manifest.parquet"):
         if not (folder / name).is_file():
             raise InputError(f"{folder}: is not a finished run: it has no {name}; run `medlt augment` for it first")
     config = configs.load_config(folder / "config.yaml").model_copy(update={"output_dir": folder})
     store = Store(Path(artifacts_dir or config.artifacts_dir or folder / "artifacts"))
-    return Run(folder, config, runtime_of(config, progress), store, writable=False)
+    return RunFolder(folder, config, runtime_of(config, progress), store, writable=False)
 
 
 def _require_own(folder: Path) -> None:
@@ -188,7 +188,7 @@ def _require_same(folder: Path, before: str, now: str) -> None:
         raise InputError(f"{folder}: was made by another config ({changed}); choose another --out, or restore it")
 
 
-def _record_begin(run: Run[C]) -> None:
+def _record_begin(run: RunFolder[C]) -> None:
     """Record versions, seed and device. Warn of versions that changed, and keep the previous ones on record."""
     summary, now = run.summary(), versions()
     if isinstance(run.config, configs.RunConfig):

@@ -25,13 +25,13 @@ from medlt.recipes._checks import guidance_of
 from medlt.recipes._cohort import Cohort, filed_cohort
 from medlt.recipes._models import train_guidance_classifier, train_verifiers
 from medlt.recipes._privacy import private_fit
-from medlt.recipes._setup import Run, finished
+from medlt.recipes._setup import RunFolder, finished
 from medlt.types import InputError, Progress
 
 log = logging.getLogger(__name__)
 
 
-def own_images(name: str, run: Run[configs.RunConfig], filled: augment.Filled) -> SourceImages:
+def own_images(name: str, run: RunFolder[configs.RunConfig], filled: augment.Filled) -> SourceImages:
     """Return the images that this run made, as the source of its comparison."""
     cohort = filled.cohort
     made = _with_real_rows(filled.published.made, cohort, run.config)
@@ -77,7 +77,7 @@ def _source(name: str, given: configs.SourceConfig, cohort: Cohort, progress: Pr
         return _opened(name, run, filed_cohort(run), cohort)
 
 
-def _opened(name: str, run: Run[configs.RunConfig], own: Cohort, cohort: Cohort) -> SourceImages:
+def _opened(name: str, run: RunFolder[configs.RunConfig], own: Cohort, cohort: Cohort) -> SourceImages:
     """Return the images of a finished run. Raises InputError if they do not fit the experiment's real rows."""
     whole = Manifest.read(run.path("manifest.parquet"))
     made = whole.where(whole.rows["synthetic"] if "synthetic" in whole.rows else pd.Series(False, whole.rows.index))
@@ -132,7 +132,7 @@ def _pixels(made: Manifest) -> Callable[[int, Sequence[str]], Tensor]:
     return pixels
 
 
-def _verifiers(run: Run[configs.RunConfig], own: Cohort, verifiers: CrossFitClassifiers) -> Verifiers:
+def _verifiers(run: RunFolder[configs.RunConfig], own: Cohort, verifiers: CrossFitClassifiers) -> Verifiers:
     return Verifiers(verifiers, own.train.rows[list(own.findings)], run.config.classifier.size)
 
 
@@ -144,7 +144,7 @@ def _table(name: str, path: Path) -> pd.DataFrame:
         raise InputError(f"source {name}: {path} is missing or damaged; run `medlt augment` for it again") from None
 
 
-def _guiding(run: Run[configs.RunConfig], own: Cohort, verifiers: CrossFitClassifiers) -> tuple[str, ...]:
+def _guiding(run: RunFolder[configs.RunConfig], own: Cohort, verifiers: CrossFitClassifiers) -> tuple[str, ...]:
     """Return the digests of the classifiers that guided the images, () for a method without one."""
     guided = any(isinstance(one, configs.LongtailGuideConfig) and one.weight for one in guidance_of(run.config.method))
     return (digest_network(train_guidance_classifier(run, own, verifiers).net),) if guided else ()

@@ -45,7 +45,7 @@ from medlt.recipes._methods import Learnt, build_guides, latent_fusion
 from medlt.recipes._models import iterate_on
 from medlt.recipes._publish import joined, publish, write_best
 from medlt.recipes._quality import build_checks
-from medlt.recipes._setup import Run, opened
+from medlt.recipes._setup import RunFolder, opened
 from medlt.recipes._sources import own_images
 from medlt.recipes.augment import Filled, check, learn
 from medlt.sparse.iterated import Iterated
@@ -133,7 +133,7 @@ def main(config: configs.RunConfig, progress: Progress = silent) -> Path:
 class AblationRunner:
     """The shared parts of all variants; it makes and measures each of them."""
 
-    run: Run[configs.RunConfig]
+    run: RunFolder[configs.RunConfig]
     learnt: Learnt
     backbone: Backbone
     checks: tuple[Check, ...]
@@ -212,7 +212,7 @@ class AblationRunner:
         """Train the arms of a variant, and return its tail macro AP minus that of the duplicated control."""
         base, cohort = self.run, self.learnt.cohort
         home = base.path("variants", one.name)
-        run = Run(home, one.config.model_copy(update={"output_dir": home}), base.runtime, base.store)
+        run = RunFolder(home, one.config.model_copy(update={"output_dir": home}), base.runtime, base.store)
         models = digest(one.name, batch.rows.index.tolist())
         writer = DatasetWriter(home, models=models, run_id=models)
         if not writer.has(batch.rows):
@@ -226,11 +226,11 @@ class AblationRunner:
         return {f"tail_ap_{name}": float("nan") if value is None else value for name, value in values.items()}
 
 
-def _place(run: Run[configs.RunConfig], one: Variant, kind: str) -> Path:
+def _place(run: RunFolder[configs.RunConfig], one: Variant, kind: str) -> Path:
     return run.path("variants", f"{one.name}.{kind}")
 
 
-def _row(run: Run[configs.RunConfig], one: Variant, base: pd.DataFrame) -> dict[str, Any]:
+def _row(run: RunFolder[configs.RunConfig], one: Variant, base: pd.DataFrame) -> dict[str, Any]:
     figures = json.loads(_place(run, one, "json").read_text())
     images = pd.read_parquet(_place(run, one, "parquet"))
     known = {name: math.nan if value is None else value for name, value in figures.items()}
@@ -238,7 +238,7 @@ def _row(run: Run[configs.RunConfig], one: Variant, base: pd.DataFrame) -> dict[
     return named | known | difference_to_base(images, base)
 
 
-def _table(run: Run[configs.RunConfig], wanted: list[Variant]) -> pd.DataFrame:
+def _table(run: RunFolder[configs.RunConfig], wanted: list[Variant]) -> pd.DataFrame:
     bases = {one.seed: pd.read_parquet(_place(run, one, "parquet")) for one in wanted if one.factor == "base"}
     table = pd.DataFrame([_row(run, one, bases[one.seed]) for one in wanted])
     order = {name: n for n, name in enumerate(table["factor"].unique())}

@@ -31,7 +31,7 @@ from medlt.recipes._codec import decoder, encode, make_codec
 from medlt.recipes._cohort import EMBEDDING_SIZE, Cohort, filed_cohort, patients
 from medlt.recipes._denoiser import fresh_network, joined, labelled_latents, saved_denoiser, taken
 from medlt.recipes._privacy import PrivateTraining
-from medlt.recipes._setup import Run, finished, logged
+from medlt.recipes._setup import RunFolder, finished, logged
 from medlt.report.html import write_report
 from medlt.rng import seed_of
 from medlt.training.runtime import Runtime, silent
@@ -72,7 +72,7 @@ class Unknown:
 class AuditTarget:
     """A finished run under audit: members are its train rows, the others its validation and test rows."""
 
-    run: Run[configs.RunConfig]
+    run: RunFolder[configs.RunConfig]
     cohort: Cohort
     made: Manifest
     latents: Latents
@@ -131,7 +131,7 @@ def main(folder: Path, options: AuditOptions, progress: Progress = silent) -> di
     return results
 
 
-def _target(run: Run[configs.RunConfig], options: AuditOptions) -> AuditTarget:
+def _target(run: RunFolder[configs.RunConfig], options: AuditOptions) -> AuditTarget:
     """Return the audit target: the run with its saved denoiser, and an embedding that compares images.
 
     The embedding is trained on members and non-members, so that it treats both alike.

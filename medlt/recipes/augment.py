@@ -21,7 +21,7 @@ from medlt.recipes._models import train_verifiers
 from medlt.recipes._privacy import check_budget, no_verifiers, private_fit
 from medlt.recipes._publish import Published, make_images, publish
 from medlt.recipes._quality import build_checks, introspect, measure, show_grid, show_panels
-from medlt.recipes._setup import Run, opened
+from medlt.recipes._setup import RunFolder, opened
 from medlt.report.html import write_report
 from medlt.training.runtime import silent
 from medlt.types import Progress
@@ -65,7 +65,7 @@ def check(config: configs.RunConfig) -> RealRows | None:
     return rows
 
 
-def learn(run: Run[configs.RunConfig], cohort: Cohort) -> Learnt:
+def learn(run: RunFolder[configs.RunConfig], cohort: Cohort) -> Learnt:
     """Train or load the parts that every method needs: the codec, the latents of all images, and the verifiers."""
     check_rows(run.config, cohort)
     check_shortfall(cohort)
@@ -80,7 +80,7 @@ def learn(run: Run[configs.RunConfig], cohort: Cohort) -> Learnt:
     return Learnt(cohort, latents, verifiers, private)
 
 
-def fill(run: Run[configs.RunConfig], cohort: Cohort) -> Filled:
+def fill(run: RunFolder[configs.RunConfig], cohort: Cohort) -> Filled:
     """Make, check and publish the images of the whole plan, and write their measurements and figures."""
     learnt = learn(run, cohort)
     built = build_method(run, learnt)
@@ -100,12 +100,12 @@ def fill(run: Run[configs.RunConfig], cohort: Cohort) -> Filled:
     return Filled(cohort, learnt.verifiers, plan, published)
 
 
-def _named(run: Run[configs.RunConfig], cohort: Cohort, built: Built) -> str:
+def _named(run: RunFolder[configs.RunConfig], cohort: Cohort, built: Built) -> str:
     """Return a digest of what made the images. A data-independent run leaves out its rows, which it must not reveal."""
     return digest({**built.models, **({} if run.config.data_independent else {"manifest": cohort.manifest.digest()})})
 
 
-def _run_id(run: Run[configs.RunConfig], cohort: Cohort, built: Built) -> str:
+def _run_id(run: RunFolder[configs.RunConfig], cohort: Cohort, built: Built) -> str:
     """Return the id of a run, 16 hex digits: equal for equal configs, models and real rows, wherever the run lies.
 
     A private run leaves out its rows, so that nobody can test whether a row is among them.
@@ -122,7 +122,7 @@ def _without_paths(value: Any) -> Any:
     return [_without_paths(one) for one in value] if isinstance(value, list | tuple) else value
 
 
-def write_documents(run: Run[configs.RunConfig]) -> None:
+def write_documents(run: RunFolder[configs.RunConfig]) -> None:
     """Write the report, the model card and the data sheet."""
     with run.stage("report"):
         write_report(run.folder)

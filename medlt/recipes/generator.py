@@ -15,7 +15,7 @@ from medlt.diffusion.labels import LabelNetwork
 from medlt.recipes._codec import encode, make_codec
 from medlt.recipes._cohort import filed_cohort
 from medlt.recipes._privacy import PrivateTraining
-from medlt.recipes._setup import FILED, Run, runtime_of
+from medlt.recipes._setup import FILED, RunFolder, runtime_of
 from medlt.store import Store
 from medlt.training.runtime import silent
 from medlt.types import InputError, Progress
@@ -58,7 +58,7 @@ def open_generator(folder: Path, progress: Progress = silent) -> TrainedGenerato
     return TrainedGenerator(run.config, cohort.findings, network, codec, latents.standardiser, (height, width))
 
 
-def _opened(folder: Path, progress: Progress) -> Run[configs.RunConfig]:
+def _opened(folder: Path, progress: Progress) -> RunFolder[configs.RunConfig]:
     """Open a run whose denoiser is trained, for reading only. Raises InputError for any other folder."""
     for name in ("config.yaml", str(FILED)):
         if not (folder / name).is_file():
@@ -69,10 +69,10 @@ def _opened(folder: Path, progress: Progress) -> Run[configs.RunConfig]:
         for kind in ("codec", "denoiser") if isinstance(config.codec, configs.TrainedCodec) else ("denoiser",):
             if not store.folders(kind):
                 raise InputError(f"{store.root}: holds no trained {kind}; finish the run, or restore its artifacts")
-    return Run(folder, config, runtime_of(config, progress), store, writable=False)
+    return RunFolder(folder, config, runtime_of(config, progress), store, writable=False)
 
 
-def _denoiser(run: Run[configs.RunConfig]) -> LabelNetwork:
+def _denoiser(run: RunFolder[configs.RunConfig]) -> LabelNetwork:
     """Return the trained network, its files verified. Raises InputError where it is gone."""
     name = run.summary().get("denoiser", {}).get("artifact", "")
     artifact = run.store.open("denoiser", run.store.root / "denoiser" / name) if name else None

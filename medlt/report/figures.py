@@ -124,7 +124,7 @@ class Bar:
 
 
 @dataclass(frozen=True)
-class Bars:
+class BarChart:
     """A horizontal bar chart."""
 
     width: float
@@ -133,14 +133,14 @@ class Bars:
     rows: tuple[Bar, ...]
 
 
-def bars(names: Sequence[str], real: Sequence[int], added: Sequence[int]) -> Bars:
+def bars(names: Sequence[str], real: Sequence[int], added: Sequence[int]) -> BarChart:
     """Return stacked bars from zero on one linear scale."""
     most = max([a + b for a, b in zip(real, added, strict=True)] + [1])
     rows = tuple(
         Bar(name, ROW * (i + 0.5), int(r), int(a), BARS * r / most, BARS * a / most)
         for i, (name, r, a) in enumerate(zip(names, real, added, strict=True))
     )
-    return Bars(LABEL + BARS + COUNT, ROW * len(rows) + 4, LABEL, rows)
+    return BarChart(LABEL + BARS + COUNT, ROW * len(rows) + 4, LABEL, rows)
 
 
 @dataclass(frozen=True)

@@ -232,7 +232,7 @@ def first_difference(path: Path, tensors: dict[str, Tensor]) -> str | None:
     return None
 
 
-def write(state: State, folder: Path) -> None:
+def write_checkpoint(state: State, folder: Path) -> None:
     """Write history.parquet, then the checkpoint.
 
     Raises InputError if the file differs from what was written. The previous checkpoint stays in place then.

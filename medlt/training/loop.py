@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from medlt.files import digest
 from medlt.rng import seed_of
-from medlt.training.checkpoint import State, resume, write
+from medlt.training.checkpoint import State, resume, write_checkpoint
 from medlt.training.runtime import Runtime
 from medlt.training.settings import BatchPart, Training, layout
 from medlt.training.tracking import Measure, Picture, Track
@@ -157,7 +157,7 @@ def _evaluate(state: State, track: Track, accelerator: Any) -> None:
             if saves and accelerator.is_main_process:
                 track.write_samples(accelerator, state)
     if saves and track.folder is not None and accelerator.is_main_process:
-        write(state, Path(track.folder))
+        write_checkpoint(state, Path(track.folder))
     accelerator.wait_for_everyone()
 
 

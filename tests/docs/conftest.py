@@ -28,7 +28,7 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from medlt.data.layouts import from_csv
 
     place = tmp_path_factory.mktemp("pages")
-    table = phantom.write(place / "dicom", patients=60, seed=0, size=64)
+    table = phantom.write_phantom(place / "dicom", patients=60, seed=0, size=64)
     manifest = from_csv(table=table, findings=(*phantom.FINDINGS, "No_Finding"))
     manifest.write(place / "mimic.parquet")
     (place / "png").mkdir()

@@ -209,7 +209,7 @@ def test_frozen_parts_may_be_what_trained_ones_may_not() -> None:
 
 def test_layers_that_opacus_has_no_formula_for_are_told() -> None:
     (told,) = prepare(LabelUNet(2, 2, width=16))
-    assert told.endswith("for which torch.func is used: 1 (LabelEmbedding; the first is label).")
+    assert told.endswith("for which torch.func is used: 1 (ConditionEmbedding; the first is label).")
 
 
 class Adapted(nn.Module):

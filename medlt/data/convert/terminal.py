@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 
-def table(out: Path, counts: dict[str, Any]) -> Table:
+def conversion_table(out: Path, counts: dict[str, Any]) -> Table:
     """Return counts by transfer syntax, then by reason with its hint."""
     from pydicom.uid import UID
     from rich.table import Table

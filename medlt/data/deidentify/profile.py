@@ -83,7 +83,7 @@ class Row:
 
 
 @cache
-def table() -> Mapping[str, Row]:
+def standard_table() -> Mapping[str, Row]:
     """Return Table E.1-1 by tag, eight upper-case hex digits or X."""
     kinds = ("cr", "dx", "sc")
     lines = (files(__package__) / "actions.csv").read_text(encoding="utf-8").splitlines()
@@ -96,7 +96,7 @@ def table() -> Mapping[str, Row]:
 @cache
 def letters(profile: Profile, family: str | None) -> Mapping[int, str]:
     """Return one letter for every tag of the table, for a level of a data set; `family` None if types are unknown."""
-    return {int(tag, 16): _letter(row, profile, family) for tag, row in table().items() if "X" not in tag}
+    return {int(tag, 16): _letter(row, profile, family) for tag, row in standard_table().items() if "X" not in tag}
 
 
 def _letter(row: Row, profile: Profile, family: str | None) -> str:

@@ -30,7 +30,7 @@ def folder(src: Path, options: FolderOptions) -> LayoutResult:
     rows = _bare(files, root) if known is None else known
     if options.labels is None:
         if known is not None:
-            raise InputError(f"{src}: manifest.parquet has no labels; give them with --labels TABLE.csv --key COLUMN")
+            raise InputError(f"{src}: manifest.parquet has no labels; give them with --labels TABLE.csv")
         return finish(_classes(rows, files, root, options), options)
     return finish(_joined(rows, files, root, options), options)
 
@@ -102,7 +102,7 @@ def _joined(rows: pd.DataFrame, files: pd.DataFrame, root: Path, options: Folder
     assert options.labels is not None
     table = options.labels
     named = {str(role): name for role, name in options.column.items()}
-    key = options.key or named.get("uid", "uid")
+    key = options.key or named.get("uid") or _key_column(rows, table, options.findings)
     source = read_table(table, (key, *(named.get(role, role) for role in ROLES)))
     require(source, (key, *named.values()), table)
     findings = chosen_findings(source, options.findings, table, {key, *named.values()})
@@ -127,13 +127,36 @@ def _joined(rows: pd.DataFrame, files: pd.DataFrame, root: Path, options: Folder
     return Draft(matched, findings, root, table, (note,), orphans)
 
 
+def _key_column(rows: pd.DataFrame, table: Path, findings: tuple[str, ...]) -> str:
+    """Return the column of the table that names images: uid, else the one whose distinct values fit most images.
+
+    Raises InputError if no column fits.
+    """
+    source = read_table(table, None)
+    if "uid" in source:
+        return "uid"
+    others = [str(c) for c in source.columns if c not in (*ROLES[2:], *findings) and source[c].dropna().is_unique]
+    fits = {c: max(_fits(rows, source[c].dropna(), c).values(), default=0) for c in others}
+    if not any(fits.values()):
+        raise InputError(
+            f"{table}: no column names the images; give the column with --key, the "
+            f"table has {', '.join(map(str, source.columns))}"
+        )
+    return max(fits, key=lambda c: fits[c])
+
+
+def _fits(rows: pd.DataFrame, keys: pd.Series, key: str) -> dict[str, int]:
+    """Return how many images each column that `key` may match has one of the `keys` for."""
+    columns = [key] if key in rows and key not in ("uid", "path") else ["uid", "path", *NAMES]
+    return {c: int(rows[c].isin(keys).sum()) for c in columns if c in rows}
+
+
 def _their_key(rows: pd.DataFrame, keys: pd.Series, key: str, table: Path) -> str:
     """Return the column of the images that matches the key: the column of that name, else the name with most matches.
 
     Raises InputError if no image has any of the keys, or if two images share a key.
     """
-    columns = [key] if key in rows and key not in ("uid", "path") else ["uid", "path", *NAMES]
-    fits = {c: int(rows[c].isin(keys).sum()) for c in columns if c in rows}
+    fits = _fits(rows, keys, key)
     best = max(fits, key=lambda c: fits[c])
     if not fits[best]:
         message = f"column {key} (such as {keys.iloc[0]!r}) holds no image's {' or '.join(fits)}"

@@ -169,7 +169,7 @@ def resolve_all_zero(
     if not (count := int(zero.sum())):
         return rows, findings, ()
     if choice is None:
-        ways = "--all-zero keep, drop or no-finding"
+        ways = "--all-zero no-finding (these images are normal), keep (they show something else) or drop"
         raise InputError(f"{source}: {count} of {len(rows)} rows have every finding at 0; choose {ways}")
     if choice == "keep":
         return rows, findings, (f"{count} row(s) with every finding at 0, kept",)

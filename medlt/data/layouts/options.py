@@ -82,7 +82,9 @@ class FolderOptions(OwnOptions):
     """Options of a folder of images."""
 
     labels: Path | None = Field(None, description="table of labels; default: each sub-folder is a class")
-    key: str | None = Field(None, description="column of that table with the name of an image, study or accession")
+    key: str | None = Field(
+        None, description="column of that table that names an image or a study; default: the one that fits most images"
+    )
 
 
 def parse(model: type[BaseModel], layout: str, given: dict[str, object]) -> BaseModel:

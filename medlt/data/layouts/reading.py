@@ -12,12 +12,12 @@ from medlt.data.columns import missing_columns
 from medlt.types import InputError
 
 
-def read_table(table: Path, text: Sequence[str] = ()) -> pd.DataFrame:
-    """Return the CSV with its `text` columns as text (leading zeros stay). Raises InputError if invalid or empty."""
+def read_table(table: Path, text: Sequence[str] | None = ()) -> pd.DataFrame:
+    """Return the CSV with its `text` columns as text (leading zeros stay); None: all. Raises InputError if invalid."""
     if not table.is_file():
         raise InputError(f"{table.absolute()}: no such table; check the path")
     try:
-        source = pd.read_csv(table, dtype=dict.fromkeys(text, str), low_memory=False)
+        source = pd.read_csv(table, dtype=str if text is None else dict.fromkeys(text, str), low_memory=False)
     except (ValueError, OSError, EOFError) as error:
         raise InputError(f"{table}: not readable as CSV: {str(error).splitlines()[0]}") from None
     if not len(source):

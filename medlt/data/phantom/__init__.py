@@ -2,6 +2,6 @@
 
 from medlt.data.phantom.cohort import COMMON_TO_RARE, NO_FINDING, cohort
 from medlt.data.phantom.render import FINDINGS, Film, film, render
-from medlt.data.phantom.write import write
+from medlt.data.phantom.write import write_phantom
 
-__all__ = ["COMMON_TO_RARE", "FINDINGS", "NO_FINDING", "Film", "cohort", "film", "render", "write"]
+__all__ = ["COMMON_TO_RARE", "FINDINGS", "NO_FINDING", "Film", "cohort", "film", "render", "write_phantom"]

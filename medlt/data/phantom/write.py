@@ -36,7 +36,7 @@ def _write_one(folder: Path, seed: int, size: int, row: dict[str, object]) -> No
         files.write_bytes(path, encode(row, film(row, seed, size), seed))
 
 
-def write(
+def write_phantom(
     folder: Path,
     *,
     patients: int = 600,

@@ -12,7 +12,7 @@ from pydicom.dataset import Dataset
 from pydicom.valuerep import validate_value
 
 from medlt.data.deidentify import Profile, deidentify, write_deidentified
-from medlt.data.deidentify.profile import letters, settle, table
+from medlt.data.deidentify.profile import letters, settle, standard_table
 from medlt.types import InputError
 
 Make = Callable[..., Dataset]
@@ -59,12 +59,12 @@ OLD = {
     ],
 )
 def test_the_table_says_what_the_standard_says(keyword: str, basic: str, dates: str, characteristics: str) -> None:
-    row = table()[f"{tag_for_keyword(keyword):08X}"]
+    row = standard_table()[f"{tag_for_keyword(keyword):08X}"]
     assert (row.name, row.basic, row.dates, row.characteristics) == (keyword, basic, dates, characteristics)
 
 
 def test_the_table_is_whole() -> None:
-    rows = table()
+    rows = standard_table()
     assert len(rows) == 655  # 652 attributes, curve data, overlay data, overlay comments; private ones are a rule
     assert {r.basic for r in rows.values()} == {
         *("D", "Z", "X", "U", "X/Z", "X/D", "Z/D", "X/Z/D", "X/Z/U*"),

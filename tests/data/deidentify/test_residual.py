@@ -130,14 +130,14 @@ def planted(draw: Any) -> Dataset:
 
 def listed(data: Dataset) -> set[str]:
     """Words planted in person names, private attributes and attributes of the table, the words to be gone."""
-    from medlt.data.deidentify.profile import table
+    from medlt.data.deidentify.profile import standard_table
 
     words: set[str] = set()
     for element in data:
         if element.VR == "SQ":
             inside = {w for item in element.value for w in listed(item)}
             words |= inside
-        elif element.tag.is_private or element.VR == "PN" or f"{int(element.tag):08X}" in table():
+        elif element.tag.is_private or element.VR == "PN" or f"{int(element.tag):08X}" in standard_table():
             words |= {w for w in str(element.value).strip("b'").split("^") if w.startswith("ZQX")}
     return words
 

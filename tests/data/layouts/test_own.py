@@ -206,6 +206,9 @@ def test_labels_join_a_converted_folder_by_any_key(
     assert lost(result, "label_without_image") == ["l.csv line 4"]
     assert lost(result, "image_without_label") == [f"images/{u}.png" for u in "abc" if u not in expected]
     result.manifest.check_files()
+    without_key = read("folder", converted, labels=table, findings="Mass,No_Finding")
+    pd.testing.assert_frame_equal(without_key.manifest.rows, result.manifest.rows)
+    assert without_key.notes == result.notes
 
 
 @pytest.mark.parametrize(
@@ -286,6 +289,9 @@ def test_bad_label_tables_of_a_converted_folder(converted: Path, put: Any, read:
     twice = put("l.csv", uid=["a", "a"], Mass=[1, 0])
     with pytest.raises(InputError, match="uid a has two rows"):
         read("folder", converted, labels=twice, findings="Mass")
+    strange = put("s.csv", who=["x", "y"], site=["a", "a"], Mass=[1, 0])
+    with pytest.raises(InputError, match=r"s\.csv: no column names the images; .* --key, the table has who, site, Mass"):
+        read("folder", converted, labels=strange, findings="Mass")
     (converted / "manifest.parquet").write_bytes(b"no")
     with pytest.raises(InputError, match="not readable as parquet"):
         read("folder", converted, labels=twice, findings="Mass")

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from medlt.data.dicom import read_dicom
-from medlt.data.phantom import FINDINGS, cohort, render, write
+from medlt.data.phantom import FINDINGS, cohort, render, write_phantom
 from medlt.types import InputError
 
 SETTINGS = {"patients": 20, "seed": 4, "size": 64, "imbalance": 5.0}
@@ -21,21 +21,21 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
-    return write(tmp_path_factory.mktemp("phantom"), **SETTINGS).parent
+    return write_phantom(tmp_path_factory.mktemp("phantom"), **SETTINGS).parent
 
 
 def test_bytes_do_not_hang_on_the_workers(folder, tmp_path):
-    assert contents(write(tmp_path, **SETTINGS, workers=2).parent) == contents(folder)
+    assert contents(write_phantom(tmp_path, **SETTINGS, workers=2).parent) == contents(folder)
 
 
 def test_a_stopped_run_goes_on_to_the_same_bytes(folder, tmp_path):
-    table = write(tmp_path, **SETTINGS)
+    table = write_phantom(tmp_path, **SETTINGS)
     wanted = contents(tmp_path)
     files = sorted(tmp_path.rglob("*.dcm"))
     kept = files[-1].stat().st_mtime_ns
     for path in [table, *files[:5]]:
         path.unlink()
-    write(tmp_path, **SETTINGS)
+    write_phantom(tmp_path, **SETTINGS)
     assert contents(tmp_path) == wanted
     assert files[-1].stat().st_mtime_ns == kept
 
@@ -44,17 +44,17 @@ def test_a_stopped_run_goes_on_to_the_same_bytes(folder, tmp_path):
 def test_a_folder_of_other_settings_is_left_alone(folder, other):
     before = contents(folder)
     with pytest.raises(InputError, match="other settings"):
-        write(folder, **{**SETTINGS, **other})
+        write_phantom(folder, **{**SETTINGS, **other})
     assert contents(folder) == before
 
 
 def test_nothing_is_written_on_bad_input_and_foreign_images_are_left_alone(tmp_path):
     with pytest.raises(InputError, match="at least 32"):
-        write(tmp_path / "new", patients=20, size=16)
+        write_phantom(tmp_path / "new", patients=20, size=16)
     assert not (tmp_path / "new").exists()
     (tmp_path / "dicom").mkdir()
     with pytest.raises(InputError, match="choose another folder"):
-        write(tmp_path, **SETTINGS)
+        write_phantom(tmp_path, **SETTINGS)
 
 
 def test_the_table_names_files_that_show_what_was_rendered(folder):
