@@ -77,7 +77,7 @@ def test_imagefolder_with_real_images(tiny_run: medlt.Run, tmp_path: Path) -> No
     for split in ("train", "val", "test"):
         rows = imagefolder_rows(out / split)
         assert len(rows) == counts[split]
-        assert all(row.get("run", "") == "" for row in rows.values() if row["synthetic"] == "False")
+        assert all(row["run"] == "none" for row in rows.values() if row["synthetic"] == "False")
 
 
 def test_a_monai_datalist(tiny_run: medlt.Run, tmp_path: Path) -> None:
