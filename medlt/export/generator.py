@@ -175,8 +175,8 @@ def save(images: Tensor, folder: str, seeds: Sequence[int], run: str = "") -> li
     files = [str(Path(folder) / f"synthetic-{seed}.png") for seed in seeds]
     for seed, file, picture in zip(seeds, files, pictures(images), strict=True):
         text = PngInfo()
-        values = {"Description": NOTICE, "medlt:synthetic": "true", "medlt:run": run, "medlt:seed": seed}
-        for name, value in values.items():
-            text.add_text(name, str(value))
+        values = {"Description": NOTICE, "Synthetic": "true", "Run": run, "Seed": str(seed)}
+        for name in filter(values.get, values):
+            text.add_text(name, values[name])
         picture.save(file, pnginfo=text)
     return files
