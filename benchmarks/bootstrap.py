@@ -1,12 +1,12 @@
-"""What the paired bootstrap of two models costs: medlt beside a plain loop over scikit-learn.
+"""The cost of the paired bootstrap of two models: medlt beside a plain loop over scikit-learn.
 
     python benchmarks/bootstrap.py FOLDER [--draws 2000] [--loop 3] [--seeds 1]
 
 FOLDER holds truth.npz (test_labels [N,K], test_patient [N]) and MODEL_seed0_logits_f16.npz (test_logits [N,K]): here
-those of INQUIRELAB/casp-chestmnist, 25,596 images x 14 findings of 2,797 patients. Both ways draw patients and take AP
-and AUROC of every finding for both models; medlt also takes sensitivity, balanced accuracy and F1, and ECE. The loop is
-timed on a few draws and its total computed from them. Scores as stored tie often; "no ties" adds noise below their
-precision. `--seeds` repeats each model, as arms of that many trainings are.
+those of INQUIRELAB/casp-chestmnist, 25,596 images x 14 findings of 2,797 patients. Both draw patients and compute AP
+and AUROC of every finding for both models; medlt also computes sensitivity, balanced accuracy, F1 and ECE. The loop
+is timed on a few draws, from which its total is computed. Stored scores are often tied; "no ties" adds noise below
+their precision. `--seeds` repeats each model, like arms of that many trainings.
 
 Target: under 60 s for 2,000 draws on 2 cores, under 1 GB.
 """
@@ -43,12 +43,12 @@ def read(folder: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 def loop(truth: np.ndarray, scores: np.ndarray, patients: np.ndarray, draws: int) -> tuple[float, np.ndarray]:
     """(seconds a draw, differences [draws,2,K]) of scikit-learn on the rows of each draw written out."""
     weights = patient_weights(patients, draws, np.random.default_rng(0))
-    began, found = time.perf_counter(), np.zeros((draws, 2, 2, truth.shape[1]))
+    began, values = time.perf_counter(), np.zeros((draws, 2, 2, truth.shape[1]))
     for d, arm, k in np.ndindex(draws, 2, truth.shape[1]):
         rows = np.repeat(np.arange(len(truth)), weights[d])
         drawn = truth[rows, k], scores[arm][rows, k]
-        found[d, arm, :, k] = average_precision_score(*drawn), roc_auc_score(*drawn)
-    return (time.perf_counter() - began) / draws, found[:, 0] - found[:, 1]
+        values[d, arm, :, k] = average_precision_score(*drawn), roc_auc_score(*drawn)
+    return (time.perf_counter() - began) / draws, values[:, 0] - values[:, 1]
 
 
 def ours(
@@ -57,11 +57,11 @@ def ours(
     """(seconds, macro AP difference) of `difference`; whole: all six metrics, else AP and AUROC alone."""
     arms = [np.repeat((1 / (1 + np.exp(-one)) if whole else one)[None], seeds, axis=0) for one in scores]
     cuts = [np.repeat(thresholds(truth, arm[0])[None], seeds, axis=0) for arm in arms]
-    said = (decided(arms[0], cuts[0]), decided(arms[1], cuts[1])) if whole else None
+    decisions = (decided(arms[0], cuts[0]), decided(arms[1], cuts[1])) if whole else None
     names, rng = [str(k) for k in range(truth.shape[1])], np.random.default_rng(0)
     began = time.perf_counter()
-    found = difference(truth, arms[0], arms[1], patients, names, draws=draws, rng=rng, decided=said)
-    return time.perf_counter() - began, float(found["difference"][0])
+    values = difference(truth, arms[0], arms[1], patients, names, draws=draws, rng=rng, decided=decisions)
+    return time.perf_counter() - began, float(values["difference"][0])
 
 
 def main() -> None:
@@ -71,20 +71,20 @@ def main() -> None:
     read_.add_argument("--draws", type=int, default=2000)
     read_.add_argument("--loop", type=int, default=3, help="draws of the plain loop that are timed")
     read_.add_argument("--seeds", type=int, default=1)
-    asked = read_.parse_args()
-    truth, logits, patients = read(asked.folder)
+    args = read_.parse_args()
+    truth, logits, patients = read(args.folder)
     free = logits + 1e-6 * np.random.default_rng(0).random(logits.shape)
-    each, _ = loop(truth, logits, patients, asked.loop)
-    plain, lines = each * asked.draws * asked.seeds, []
+    each, _ = loop(truth, logits, patients, args.loop)
+    plain, lines = each * args.draws * args.seeds, []
     for name, scores in (("as stored, many ties", logits), ("no ties", free)):
         for metrics, whole in (("AP, AUROC", False), ("all six", True)):
-            seconds, _ = ours(truth, scores, patients, asked.draws, asked.seeds, whole)
+            seconds, _ = ours(truth, scores, patients, args.draws, args.seeds, whole)
             lines.append(f"| {name} | {metrics} | {seconds:.1f} | {plain / seconds:.0f} | <= 60 |")
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     lines = [
-        f"{len(truth)} images x {truth.shape[1]} findings of {len(set(patients))} patients, 2 models, {asked.seeds} "
-        f"seeds, {asked.draws} draws, one thread of medlt's own. A plain loop over scikit-learn, AP and AUROC, takes "
-        f"{each:.2f} s a draw ({asked.loop} timed), so {plain / 60:.0f} minutes for all. Most memory {peak:.0f} MB.",
+        f"{len(truth)} images x {truth.shape[1]} findings of {len(set(patients))} patients, 2 models, {args.seeds} "
+        f"seeds, {args.draws} draws, one thread of medlt's own. A plain loop over scikit-learn, AP and AUROC, takes "
+        f"{each:.2f} s a draw ({args.loop} timed), so {plain / 60:.0f} minutes for all. Most memory {peak:.0f} MB.",
         "",
         "| scores | metrics | seconds | times faster than the loop | target, s |",
         "|---|---|---:|---:|---:|",

@@ -1,10 +1,10 @@
-"""Does the memory of caching latents grow with the number of images?
+"""Memory of caching latents against the number of images.
 
     python benchmarks/cache_memory.py [FEW MANY]
 
-Caches FEW and MANY synthetic images of 64 px, each count in a process of its own, once through the identity codec (two
-numbers stored for every pixel: the worst case for the disk path) and once through the small AutoencoderKL; compares
-peak resident memory. Reading all of them back in pieces is included. Target: ratio < 1.2 for 500 and 5,000.
+The benchmark caches FEW and MANY synthetic images of 64 px, each number in a separate process: once with the identity
+codec (two numbers per pixel, the worst case for the disk) and once with the small AutoencoderKL. It reads all of them
+back in pieces, and compares peak resident memory. Target: ratio < 1.2 for 500 and 5,000.
 """
 
 from __future__ import annotations
@@ -55,12 +55,14 @@ def main(few: int, many: int) -> None:
         base = 0.0
         for count in (few, many):
             command = [sys.executable, __file__, "--child", kind, str(count)]
-            said = json.loads(
+            measured = json.loads(
                 subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()[-1]
             )
-            base = base or said["mb"]
-            speed, ratio = count / said["seconds"], said["mb"] / base
-            lines.append(f"| {kind} | {count} | {said['disk']:.0f} | {speed:.0f} | {said['mb']:.0f} | {ratio:.3f} |")
+            base = base or measured["mb"]
+            speed, ratio = count / measured["seconds"], measured["mb"] / base
+            lines.append(
+                f"| {kind} | {count} | {measured['disk']:.0f} | {speed:.0f} | {measured['mb']:.0f} | {ratio:.3f} |"
+            )
     table("cache_memory", [*lines, "", "Target: ratio < 1.2."])
 
 

@@ -1,10 +1,10 @@
-"""Every decoder at hand for every transfer syntax: exact? how fast? under which licence?
+"""All available decoders of every transfer syntax: exactness, speed and licence.
 
     [PYTHONPATH=FOLDER] python benchmarks/codecs.py [--rounds 5]
 
-One 2048x2500 radiograph, 12 bits stored. CPU milliseconds of one decode on one core, best of the rounds; 'exact' is
-bit for bit the pixels that were encoded. FOLDER is a site-packages with decoders that medlt does
-not install, such as python-gdcm and pylibjpeg-libjpeg.
+The image is one 2048x2500 radiograph with 12 bits stored. Times are CPU milliseconds of one decode on one core, the
+best of the rounds. 'exact' means that the decoded pixels equal the encoded ones bit for bit. FOLDER is a
+site-packages with decoders that medlt does not install, such as python-gdcm and pylibjpeg-libjpeg.
 """
 
 from __future__ import annotations
@@ -48,15 +48,15 @@ def ways(path: Path) -> dict[str, Callable[[], np.ndarray]]:
     syntax = data.file_meta.TransferSyntaxUID
     if not syntax.is_encapsulated:
         return {"numpy": lambda: pixel_array(data, view_only=True, correct_unused_bits=False).copy()}
-    found = {
+    decoders = {
         name: lambda name=name: pixel_array(data, index=0, decoding_plugin=name)
         for name in get_decoder(syntax).available_plugins
         if name != "medlt"
     }
     frame = get_frame(data.PixelData, 0, number_of_frames=1)
     if str(syntax) in codecs._DIRECT:
-        found["imagecodecs"] = lambda: codecs.direct(frame, data)
-    return found
+        decoders["imagecodecs"] = lambda: codecs.direct(frame, data)
+    return decoders
 
 
 def best(decode: Callable[[], np.ndarray], rounds: int) -> float:
@@ -73,7 +73,7 @@ def main() -> None:
     """One table."""
     read = argparse.ArgumentParser()
     read.add_argument("--rounds", type=int, default=5)
-    asked = read.parse_args()
+    args = read.parse_args()
     os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
     lines = ["| transfer syntax | decoder | exact | CPU ms |", "|---|---|---|---:|"]
     pixels = convert_files.picture(np.random.default_rng(0))
@@ -81,12 +81,12 @@ def main() -> None:
         for name in convert_files.SYNTAXES:
             file = convert_files.build(Path(place, name), name, 1) / "0000.dcm"
             for way, decode in ways(file).items():
-                told = PYLIBJPEG[name] if way == "pylibjpeg" else LICENCE.get(way, way)
+                licence = PYLIBJPEG[name] if way == "pylibjpeg" else LICENCE.get(way, way)
                 try:
                     exact = "yes" if np.array_equal(decode(), pixels) else "NO"
-                    lines.append(f"| {name} | {told} | {exact} | {best(decode, asked.rounds):.1f} |")
+                    lines.append(f"| {name} | {licence} | {exact} | {best(decode, args.rounds):.1f} |")
                 except Exception as error:
-                    lines.append(f"| {name} | {told} | fails: {type(error).__name__} | |")
+                    lines.append(f"| {name} | {licence} | fails: {type(error).__name__} | |")
     packages = ("imagecodecs", "pydicom", "pyjpegls", "pylibjpeg-openjpeg", "pylibjpeg-rle")
     table("codecs", [*lines, "", ", ".join(f"{p} {metadata.version(p)}" for p in packages)])
 

@@ -1,4 +1,4 @@
-"""What every benchmark says beside its figures: the machine, the versions, the command."""
+"""The parts that all benchmarks share: the machine, the versions, and the table with its command."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ def _cpuinfo() -> list[str]:
 
 def table(name: str, lines: list[str]) -> None:
     """Print the result and keep it in benchmarks/results/NAME.md, with the machine and the command that made it."""
-    told = ["FOLDER" if os.path.isabs(arg) else arg for arg in sys.argv[1:]]
-    command = " ".join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *told])
+    arguments = ["FOLDER" if os.path.isabs(arg) else arg for arg in sys.argv[1:]]
+    command = " ".join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *arguments])
     text = "\n".join([f"# {name}", "", f"`{command}` on {machine()}", "", *lines, ""])
     print(text)
     RESULTS.mkdir(exist_ok=True)

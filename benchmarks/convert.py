@@ -1,14 +1,14 @@
-"""How fast is the conversion, beside the loops and tools people use, and beside the codec alone?
+"""The speed of the conversion, beside common loops and tools, and beside the codec alone.
 
     python benchmarks/convert.py [--files 200] [--rounds 3] [--with FOLDER]
 
-Builds FILES radiographs of 2048x2500, 12 bits stored, in every transfer syntax, and makes 512-px 8-bit PNGs of them.
-Every way runs in a process of its own, pinned to one core, reading files that are in the page cache and writing to
-the same disk, after one file that warms it up. The clock is CPU time, user and system, its child processes included,
-so files a second are a core's, whoever else uses the machine; the median of the rounds, which take the ways in turn.
-A way that needs more than 20 CPU seconds for all files is stopped then; the others' tools get an eighth of the files.
-FOLDER is a site-packages with dicom2jpg, dicomsdl and pylibjpeg-libjpeg (without which pydicom reads no JPEG lossless),
-which medlt does not install; a tool that is missing is left out.
+The benchmark writes FILES radiographs of 2048x2500 with 12 bits stored, in every transfer syntax, and converts them
+to 8-bit PNG files of 512 px. Each tool runs in a separate process on one core. It reads files from the page cache,
+writes to the same disk, and converts one file first to warm up. The clock is CPU time, user and system, with child
+processes, so the figures are files per second of one core, whatever else the machine does. The figure is the median
+of the rounds; the tools take turns. A tool that needs more than 20 CPU seconds for all files is stopped; other tools
+get an eighth of the files. FOLDER is a site-packages with dicom2jpg, dicomsdl and pylibjpeg-libjpeg (pydicom reads no
+JPEG lossless without it), which medlt does not install. A missing tool is left out.
 """
 
 from __future__ import annotations
@@ -98,8 +98,8 @@ def monai(path: Path, out: Path) -> None:
 
 def dcmtk(path: Path, out: Path) -> None:
     """dcmtk's converter, first window, scaled by width."""
-    told = ["dcmj2pnm", "+on", "+Wi", "1", "+Sxv", "512", str(path), str(out / f"{path.stem}.png")]
-    subprocess.run(told, check=True, capture_output=True)
+    command = ["dcmj2pnm", "+on", "+Wi", "1", "+Sxv", "512", str(path), str(out / f"{path.stem}.png")]
+    subprocess.run(command, check=True, capture_output=True)
 
 
 def dicom2jpg(path: Path, out: Path) -> None:
@@ -172,7 +172,7 @@ def peak_mb() -> float:
     return int(status.split("VmHWM:")[1].split()[0]) / 1024
 
 
-def asked_of_child(way: str, folder: Path, limit: int, extra: str) -> dict[str, float] | None:
+def measure_in_child(way: str, folder: Path, limit: int, extra: str) -> dict[str, float] | None:
     """The child's figures; None if it cannot do that (a tool or codec is missing)."""
     from medlt.data.convert.pool import worker_environment
 
@@ -182,25 +182,25 @@ def asked_of_child(way: str, folder: Path, limit: int, extra: str) -> dict[str, 
         environment = {k: v for k, v in environment.items() if not k.startswith("MALLOC_")}
     if way not in OURS:
         environment["PYTHONPATH"] = extra
-    told = [sys.executable, __file__, "--child", way, str(folder), str(limit)]
-    done = subprocess.run(told, capture_output=True, text=True, env=environment, check=False)
+    command = [sys.executable, __file__, "--child", way, str(folder), str(limit)]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
     return json.loads(done.stdout.splitlines()[-1]) if done.returncode == 0 else None
 
 
 def compared(folder: Path, files: int, rounds: int, extra: str) -> list[str]:
     """Table rows of one transfer syntax."""
-    found: dict[str, list[float]] = {way: [] for way in WAYS}
+    measured: dict[str, list[float]] = {way: [] for way in WAYS}
     peak: dict[str, float] = {}
     for _ in range(rounds):
         for way in WAYS:
             limit = files if way in OURS else max(4, files // 8)
-            told = asked_of_child(way, folder, limit, extra)
-            if told:
-                found[way].append(told["rate"])
-                peak[way] = told["peak_mb"]
-    ours, best = statistics.median(found["medlt convert"]), statistics.median(found["floor: read + decode"])
+            answer = measure_in_child(way, folder, limit, extra)
+            if answer:
+                measured[way].append(answer["rate"])
+                peak[way] = answer["peak_mb"]
+    ours, best = statistics.median(measured["medlt convert"]), statistics.median(measured["floor: read + decode"])
     lines = []
-    for way, rates in found.items():
+    for way, rates in measured.items():
         if rates:
             rate = statistics.median(rates)
             spread = f"{min(rates):.1f}-{max(rates):.1f}"
@@ -218,9 +218,9 @@ def main() -> None:
     read.add_argument("--with", dest="extra", default="")
     read.add_argument("--only", default="")
     read.add_argument("--child", nargs=3)
-    asked = read.parse_args()
-    if asked.child:
-        return child(asked.child[0], Path(asked.child[1]), int(asked.child[2]))
+    args = read.parse_args()
+    if args.child:
+        return child(args.child[0], Path(args.child[1]), int(args.child[2]))
     place = Path(tempfile.mkdtemp(prefix="medlt-convert-"))
     lines = [
         "Files a CPU second on one core, median and range of the rounds; 'times' is medlt's rate over this one's.",
@@ -229,9 +229,9 @@ def main() -> None:
         "|---|---|---:|---:|---:|---:|",
     ]
     try:
-        for name in asked.only.split(",") if asked.only else convert_files.SYNTAXES:
-            folder = convert_files.build(place / name, name, asked.files)
-            lines += compared(folder, asked.files, asked.rounds, asked.extra)
+        for name in args.only.split(",") if args.only else convert_files.SYNTAXES:
+            folder = convert_files.build(place / name, name, args.files)
+            lines += compared(folder, args.files, args.rounds, args.extra)
             shutil.rmtree(folder)
         table("convert", lines)
     finally:

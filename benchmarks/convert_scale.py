@@ -1,11 +1,11 @@
-"""Does the whole command scale: with workers, and to very many files?
+"""Scaling of `medlt convert`, with workers and with the number of files.
 
     python benchmarks/convert_scale.py [--files 200] [--many 100000]
 
-First `convert` of FILES uncompressed radiographs (see convert.py) with 1 and 2 workers, in turns, wall time from a
-running pool's first answer to its last, and each worker's peak memory. Then tiny files, 10, MANY / 10, MANY / 3 and
-MANY of them: seconds, the exponent of time over number, the parent's peak memory. Targets: 2 workers >= 1.8 times 1,
-below 300 MB a worker whatever the number, exponent 1 +- 0.05.
+First `convert` runs on FILES uncompressed radiographs (see convert.py) with 1 and 2 workers, in turns. The table has
+the wall time from the first answer of the pool to the last, and the peak memory of each worker. Then it runs on 10,
+MANY / 10, MANY / 3 and MANY tiny files: seconds, the exponent of time over number, and the peak memory of the parent.
+Targets: 2 workers at least 1.8 times as fast as 1, below 300 MB a worker at any number, exponent 1 +- 0.05.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def child(source: Path, out: Path, workers: int) -> None:
 
     threading.Thread(target=watch, daemon=True).start()
     began = time.perf_counter()
-    told = convert(
+    counts = convert(
         source,
         out,
         ConversionSettings(size=512),
@@ -58,7 +58,7 @@ def child(source: Path, out: Path, workers: int) -> None:
     print(
         json.dumps(
             {
-                "converted": told["converted"],
+                "converted": counts["converted"],
                 "whole": ended - began,
                 "steady": spans[-1] - spans[1],
                 "worker_mb": max(peaks.values()) / 1024,
@@ -71,8 +71,8 @@ def child(source: Path, out: Path, workers: int) -> None:
 def run(source: Path, workers: int) -> dict[str, float]:
     """One conversion in a fresh process and folder."""
     out = source.parent / "out"
-    told = [sys.executable, __file__, "--child", str(source), str(out), str(workers)]
-    done = subprocess.run(told, capture_output=True, text=True, check=True)
+    command = [sys.executable, __file__, "--child", str(source), str(out), str(workers)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
     shutil.rmtree(out)
     return dict(json.loads(done.stdout.splitlines()[-1]))
 
@@ -80,14 +80,14 @@ def run(source: Path, workers: int) -> dict[str, float]:
 def by_workers(place: Path, files: int, rounds: int = 3) -> list[str]:
     """1 against 2 workers."""
     source = convert_files.build(place / "large", "uncompressed", files)
-    found = {workers: [] for workers in (1, 2)}
+    measured = {workers: [] for workers in (1, 2)}
     for _ in range(rounds):
-        for workers, runs in found.items():
+        for workers, runs in measured.items():
             runs.append(run(source, workers))
     shutil.rmtree(source)
     lines = ["| workers | files/s | worker peak MB |", "|---:|---:|---:|"]
-    rate = {w: statistics.median(files / r["steady"] for r in runs) for w, runs in found.items()}
-    for workers, runs in found.items():
+    rate = {w: statistics.median(files / r["steady"] for r in runs) for w, runs in measured.items()}
+    for workers, runs in measured.items():
         lines.append(f"| {workers} | {rate[workers]:.1f} | {max(r['worker_mb'] for r in runs):.0f} |")
     return [*lines, "", f"2 workers / 1: {rate[2] / rate[1]:.2f}.", ""]
 
@@ -105,11 +105,11 @@ def by_number(place: Path, many: int) -> list[str]:
         for at in range(count):
             data.PixelData = rng.integers(0, 4096, (16, 16), dtype=np.uint16).tobytes()
             data.save_as(source / f"{at:06d}.dcm", enforce_file_format=True)
-        told = run(source, 2)
-        assert told["converted"] == count
-        spent.append(told["whole"])
-        sizes = f"{told['worker_mb']:.0f} | {told['parent_mb']:.0f}"
-        lines.append(f"| {count} | {told['whole']:.1f} | {count / told['whole']:.0f} | {sizes} |")
+        answer = run(source, 2)
+        assert answer["converted"] == count
+        spent.append(answer["whole"])
+        sizes = f"{answer['worker_mb']:.0f} | {answer['parent_mb']:.0f}"
+        lines.append(f"| {count} | {answer['whole']:.1f} | {count / answer['whole']:.0f} | {sizes} |")
         shutil.rmtree(source)
     beyond = np.array(spent[1:]) - spent[0]  # starting the workers takes a second whatever the number
     exponent = np.polyfit(np.log(counts[1:]), np.log(beyond), 1)[0]
@@ -122,12 +122,12 @@ def main() -> None:
     read.add_argument("--files", type=int, default=200)
     read.add_argument("--many", type=int, default=100_000)
     read.add_argument("--child", nargs=3)
-    asked = read.parse_args()
-    if asked.child:
-        return child(Path(asked.child[0]), Path(asked.child[1]), int(asked.child[2]))
+    args = read.parse_args()
+    if args.child:
+        return child(Path(args.child[0]), Path(args.child[1]), int(args.child[2]))
     place = Path(tempfile.mkdtemp(prefix="medlt-scale-"))
     try:
-        table("convert_scale", [*by_workers(place, asked.files), *by_number(place, asked.many)])
+        table("convert_scale", [*by_workers(place, args.files), *by_number(place, args.many)])
     finally:
         shutil.rmtree(place)
 

@@ -1,12 +1,11 @@
-"""Is the batched decode ever slower than the better of one image at a time and all at once?
+"""The batched decode beside the better of two ways: one image at a time, and all at once.
 
     python benchmarks/decode.py [CODEC_FOLDER] [--size 128] [--count 32] [--rounds 5]
 
-Decodes the same latents three ways, in turns, and prints images a second (best of the rounds, which is what a machine
-shared with others leaves measurable) for a few counts: one call an image, one call for all, and medlt's Decoder, first
-with nothing measured (its first call) and then with what it learnt. Without a folder: the small AutoencoderKL that
-medlt trains itself, untrained, and an AutoencoderTiny of TAESD's size. Target: Decoder / better >= 0.95, which is the
-spread of the measurement.
+The same latents are decoded in three ways, in turns: one call per image, one call for all, and medlt's Decoder, at
+its first call and after its own measurements. Printed are images per second for a few counts, the best of the rounds,
+which a shared machine disturbs least. Without a folder the codecs are the untrained small AutoencoderKL of medlt and
+an AutoencoderTiny of TAESD's size. Target: Decoder / better >= 0.95, which is the spread of the measurement.
 """
 
 from __future__ import annotations
@@ -69,22 +68,20 @@ def main() -> None:
     read.add_argument("--size", type=int, default=128)
     read.add_argument("--count", type=int, default=32)
     read.add_argument("--rounds", type=int, default=5)
-    asked = read.parse_args()
+    args = read.parse_args()
     lines = [
         "| codec | images | one at a time | all at once | Decoder, first call | Decoder | Decoder / better |",
         "|---|---:|---:|---:|---:|---:|---:|",
     ]
-    for name, codec in codecs(asked.folder).items():
-        side = asked.size // codec.factor
-        for count in (asked.count // 4, asked.count):
+    for name, codec in codecs(args.folder).items():
+        side = args.size // codec.factor
+        for count in (args.count // 4, args.count):
             one, whole, first, later = measure(
-                codec, noise_like(range(count), (codec.channels, side, side)), asked.rounds
+                codec, noise_like(range(count), (codec.channels, side, side)), args.rounds
             )
             ratio = later / max(one, whole)
             lines.append(f"| {name} | {count} | {one:.1f} | {whole:.1f} | {first:.1f} | {later:.1f} | {ratio:.2f} |")
-    threads = (
-        f"Images a second, {asked.size} px, {torch.get_num_threads()} torch threads, best of {asked.rounds} rounds."
-    )
+    threads = f"Images a second, {args.size} px, {torch.get_num_threads()} torch threads, best of {args.rounds} rounds."
     table("decode", [threads, "", *lines])
 
 

@@ -1,20 +1,21 @@
-"""How many of the standard's actions does each de-identifier get right, and does a planted identifier survive?
+"""De-identifiers compared: the share of the standard's actions that each gets right, and planted identifiers that
+survive.
 
     python benchmarks/deidentify.py [--patients 4] [--peers PYTHON] [--images FOLDER] [--keep FOLDER]
 
-Writes a corpus of DX, CR and SC files in which every attribute of PS3.15 Table E.1-1 that the DICOM dictionary knows
-holds a value of its own, once at the top and once inside a kept sequence, besides private attributes, curves, overlays,
-file meta information and the preamble; then de-identifies it and scores what came out. `--peers` names a Python that
-can import deid, dicognito and dicom-anonymizer (those it cannot are left out with a line). The scorer reads the table
-and the types for itself and shares no code with what it scores. `--images` is a folder of 8-bit PNG radiographs for the
-burned-in text; without it that part is left out.
+The benchmark writes a corpus of DX, CR and SC files. Every attribute of PS3.15 Table E.1-1 in the DICOM dictionary
+has a value of its own, once at the top and once inside a kept sequence; there are also private attributes, curves,
+overlays, file meta information and the preamble. Each tool de-identifies the corpus, and the output is scored.
+`--peers` names a Python that can import deid, dicognito and dicom-anonymizer; those that it cannot import are left
+out with a line. The scorer reads the table and the types itself and shares no code with the tools. `--images` is a
+folder of 8-bit PNG radiographs for the burned-in text; without it that part is left out.
 
-One planted element is one action. Right is:
-X: absent. Z: there and empty, or another value valid for its value representation. D: there, not empty, another value,
-valid. U: there, another valid UID, the same wherever the same UID stood in any file. K: unchanged. C (dates, only under
-the modified-dates option): DA and DT moved by one number of days, not 0, throughout a patient, TM as it was; what has
-no cleaner must be absent or another value. A compound takes any of its letters that the attribute's type in the IOD
-allows: type 1 the last, type 2 all but X, type 3 or unknown all.
+One planted element is one action. These results are right: X: absent. Z: present and empty, or another value that its
+value representation allows. D: present, not empty, another valid value. U: another valid UID, the same wherever the
+same UID occurred in any file. K: unchanged. C (dates, only under the modified-dates option): DA and DT shifted by one
+number of days, not 0, throughout a patient, TM unchanged; elements without a cleaner absent or with another value. A
+compound allows any of its letters that the type of the attribute in the IOD allows: type 1 the last, type 2 all but
+X, type 3 or unknown all.
 """
 
 from __future__ import annotations
@@ -83,7 +84,7 @@ Key = tuple[str, str]  # place ("top", "nested"), keyword
 
 
 class Planter:
-    """Values no other place in the corpus holds, remembered as what must not be found again."""
+    """Values that occur nowhere else in the corpus; none of them may be in the output."""
 
     def __init__(self, seed: int) -> None:
         self.random = random.Random(seed)
@@ -128,16 +129,16 @@ class Planter:
 
 def rows() -> dict[str, dict[str, str]]:
     """The rows of the table that a data set can hold, by keyword."""
-    found = {}
+    attributes = {}
     with TABLE.open(newline="") as handle:
         for row in csv.DictReader(handle):
             if "X" in row["tag"] or int(row["tag"][:4], 16) in (0, 2, 4):
                 continue
             try:
-                found[dictionary_keyword(int(row["tag"], 16))] = row
+                attributes[dictionary_keyword(int(row["tag"], 16))] = row
             except KeyError:
                 continue
-    return found
+    return attributes
 
 
 def fill(data: Dataset, planter: Planter, names: list[str], uids: dict[str, str]) -> None:
@@ -274,7 +275,7 @@ def days(old: str, new: str) -> int | None:
 
 
 def right(letter: str, old: DataElement, new: DataElement | None, shift: int | None) -> bool:
-    """Whether `new` is what `letter` asks of `old`. U is only half judged here: consistency is seen across files."""
+    """Return whether `new` is what `letter` requires of `old`. The consistency of U is checked across files."""
     if letter == "X":
         return new is None
     if letter == "K":
@@ -296,7 +297,7 @@ def patient_shift(old: Dataset, new: Dataset) -> int | None:
     return days(str(old.StudyDate), str(new.get("StudyDate") or ""))
 
 
-def judge(files: dict[str, Dataset], out: Path, options: bool) -> tuple[Counter[str], Counter[str], list[str]]:
+def score_actions(files: dict[str, Dataset], out: Path, options: bool) -> tuple[Counter[str], Counter[str], list[str]]:
     """Right and all actions by letter, and the first wrong ones."""
     good, every, wrong = Counter[str](), Counter[str](), []
     mapped: dict[str, set[str]] = defaultdict(set)
@@ -365,12 +366,12 @@ def read(path: Path) -> Dataset:
 
 
 def leaks(out: Path, planted: set[str]) -> int:
-    """Planted texts found in the bytes of any file, or in its decoded values."""
-    found: set[str] = set()
+    """Return how many planted texts are in the bytes of a file, or in its decoded values."""
+    leaked: set[str] = set()
     for path in sorted(out.glob("*.dcm")):
         everything = path.read_bytes().decode("latin1") + "\n".join(texts(pydicom.dcmread(path)))
-        found |= {text for text in planted if text.upper() in everything.upper()}
-    return len(found)
+        leaked |= {text for text in planted if text.upper() in everything.upper()}
+    return len(leaked)
 
 
 RUNNERS = {
@@ -439,7 +440,7 @@ def ours(source: Path, out: Path, profile: str) -> float:
 
 def line(name: str, files: dict[str, Dataset], out: Path, planted: set[str], seconds: float, options: bool) -> str:
     """One row of the result table."""
-    good, every, wrong = judge(files, out, options)
+    good, every, wrong = score_actions(files, out, options)
     kinds = ("X", "Z", "D", "U", "C", "K", "kept", "private", "meta")
     mixed = [k for k in every if "/" in k]
     parts = [f"{good[k]}/{every[k]}" if every[k] else "-" for k in kinds]
@@ -447,8 +448,8 @@ def line(name: str, files: dict[str, Dataset], out: Path, planted: set[str], sec
     shares = [100 * (1 - bad / all_) for bad, all_ in _by_place(every, wrong)]
     if wrong:
         print(f"{name}: wrong, the first of {len(wrong)}: {', '.join(wrong[:6])}")
-    said = " | ".join(f"{share:.2f}" for share in shares)
-    return f"| {name} | {said} | {leaks(out, planted)} | {' | '.join(parts)} | {1e3 * seconds:.1f} |"
+    cells = " | ".join(f"{share:.2f}" for share in shares)
+    return f"| {name} | {cells} | {leaks(out, planted)} | {' | '.join(parts)} | {1e3 * seconds:.1f} |"
 
 
 def _by_place(every: Counter[str], wrong: list[str]) -> list[tuple[int, int]]:
@@ -471,7 +472,7 @@ def scores(patients: int, python: str | None, keep: Path | None) -> list[str]:
             "right %",
             "outside sequences",
             "inside",
-            "planted found",
+            "planted, leaked",
             "X",
             "Z",
             "D",
@@ -483,20 +484,20 @@ def scores(patients: int, python: str | None, keep: Path | None) -> list[str]:
             "meta",
             "compound",
         ]
-        found = {False: [], True: []}
+        lines_of = {False: [], True: []}
         for options, profile in ((False, "basic"), (True, OPTIONS)):
             out = root / f"medlt_{options}"
             out.mkdir(exist_ok=True)
-            found[options].append(line("medlt", files, out, planted, ours(source, out, profile), options))
+            lines_of[options].append(line("medlt", files, out, planted, ours(source, out, profile), options))
         for name in RUNNERS if python else ():
             out = root / name
             out.mkdir(exist_ok=True)
             if ran := peer(name, str(python), source, out):
-                for options in found:
-                    found[options].append(line(ran[0], files, out, planted, ran[1], options))
+                for options in lines_of:
+                    lines_of[options].append(line(ran[0], files, out, planted, ran[1], options))
     top = ["| " + " | ".join([*head, "ms a file"]) + " |", "|---|" + "---:|" * 15]
     about = f"{len(files)} files, {len(planted)} planted texts, {len(rows())} rows of the table in each, twice."
-    return [about, "", "Basic Profile:", "", *top, *found[False], "", f"`{OPTIONS}`:", "", *top, *found[True]]
+    return [about, "", "Basic Profile:", "", *top, *lines_of[False], "", f"`{OPTIONS}`:", "", *top, *lines_of[True]]
 
 
 FONTS = (cv2.FONT_HERSHEY_SIMPLEX, cv2.FONT_HERSHEY_PLAIN, cv2.FONT_HERSHEY_DUPLEX, cv2.FONT_HERSHEY_TRIPLEX)

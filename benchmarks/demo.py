@@ -1,4 +1,4 @@
-"""How long `medlt demo` takes after installation, and how much memory.
+"""Run time and memory of `medlt demo` after installation.
 
     python benchmarks/demo.py
 
@@ -24,9 +24,9 @@ def main() -> None:
         began = time.perf_counter()
         subprocess.run([sys.executable, "-m", "medlt", "demo", "--out", str(out)], check=True, capture_output=True)
         seconds = time.perf_counter() - began
-        told = json.loads((out / "run.json").read_text())
-    stages = [f"| {name} | {spent:.1f} |" for name, spent in told["seconds"].items()]
-    whole = [f"| **whole command** | **{seconds:.1f}** |", "", f"Peak RSS {told['peak_rss_mb']:.0f} MB."]
+        record = json.loads((out / "run.json").read_text())
+    stages = [f"| {name} | {spent:.1f} |" for name, spent in record["seconds"].items()]
+    whole = [f"| **whole command** | **{seconds:.1f}** |", "", f"Peak RSS {record['peak_rss_mb']:.0f} MB."]
     table("demo", ["| stage | seconds |", "|---|---:|", *stages, *whole])
 
 

@@ -1,14 +1,15 @@
-"""What DiffuLT's two losses cost: a training step without them, with each, and with both, in turns in the same run.
+"""The cost of DiffuLT's two losses: a training step without them, with each, and with both, in turns.
 
     python benchmarks/diffult.py [--width 64] [--side 32] [--batch 8] [--rounds 12] [--precision fp32] [--device cpu]
 
-A step is the whole one: reading latents, noise, forward, losses, backward, clip, AdamW, EMA. The label UNet has three
-levels; phi is the latent classifier, untrained (its time does not depend on its weights). The AID loss is on one batch
-in four; a step with it on, and one with it off, are timed apart and weighted, so that the figure is not chance's.
-Seconds are medians over the rounds, as the number of rows that are pulled differs from step to step; CPU seconds of the
-process on a CPU.
+A step is complete: reading latents, noise, forward, losses, backward, clipping, AdamW, moving average. The label UNet
+has three levels. phi is an untrained latent classifier, since its time does not depend on its weights. The in-band
+loss is used in one batch of four; steps with and without it are timed separately and weighted, so that chance does
+not change the figure. Seconds are medians over the rounds, since the number of rows with a loss differs from step to
+step. On a CPU they are CPU seconds of the process.
 
-Targets: class balancing at most 2.1 times a plain step, the AID loss on a quarter of batches at most 1.3 times.
+Targets: class balancing at most 2.1 times a plain step, the in-band loss on a quarter of the batches at most 1.3
+times.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ def labels() -> Tensor:
 
 
 def now(device: str) -> float:
-    """Seconds: of this process's CPU time, or on a GPU of the wall clock when it has done what it was told."""
+    """Seconds: of this process's CPU time, or on a GPU of the wall clock after all queued work."""
     if not device.startswith("cuda"):
         return time.process_time()
     torch.cuda.synchronize()
@@ -54,8 +55,8 @@ class Step:
         with torch.random.fork_rng():
             torch.manual_seed(0)
             net = LabelUNet(4, FINDINGS, width=args.width, levels=3)
-        self.net, self.args, self.told = net.to(args.device).train(), args, LabelVector(FINDINGS)
-        self.loss = NoisedLoss("v_prediction", self.told.null, low=0, extra_losses=extra)
+        self.net, self.args, self.condition = net.to(args.device).train(), args, LabelVector(FINDINGS)
+        self.loss = NoisedLoss("v_prediction", self.condition.null, low=0, extra_losses=extra)
         self.optimizer = torch.optim.AdamW(self.net.parameters(), lr=1e-4)
         self.average = torch.optim.swa_utils.AveragedModel(self.net)
         self.latents, self.labels, self.done = noise_like(range(IMAGES), (4, args.side, args.side)), labels(), 0
@@ -67,7 +68,7 @@ class Step:
         y, draw = self.labels[rows], torch_generator("benchmark", self.done)
         half = self.args.precision == "bf16"
         with torch.autocast(self.args.device.split(":")[0], torch.bfloat16, enabled=half):
-            value = self.loss(self.net, self.latents[rows], self.told(y), 0.1, draw, Rows(labels=y))
+            value = self.loss(self.net, self.latents[rows], self.condition(y), 0.1, draw, Rows(labels=y))
         value.backward()
         torch.nn.utils.clip_grad_norm_(self.net.parameters(), 1.0)
         self.optimizer.step()

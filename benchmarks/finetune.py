@@ -1,18 +1,17 @@
-"""Fine-tuning of a Stable Diffusion, a step: medlt beside what diffusers' example scripts do, same model, same run.
+"""A step of fine-tuning Stable Diffusion: medlt beside the example scripts of diffusers, with the same model.
 
     python benchmarks/finetune.py [--width 64] [--pixels 256] [--batch 4] [--steps 12] [--precision fp32] [--device cpu]
 
-The reference is a loop of our own, written after diffusers' examples/text_to_image/train_text_to_image_lora.py and
-train_text_to_image.py with their defaults and --snr_gamma 5 (and --use_ema for full). A step: tokenise, VAE-encode,
+The reference is our own loop after diffusers' examples/text_to_image/train_text_to_image_lora.py and
+train_text_to_image.py, with their defaults and --snr_gamma 5 (and --use_ema for full). A step: tokenise, VAE-encode,
 CLIP-encode, add noise, UNet, min-SNR loss, backward, clip, AdamW, scheduler. medlt reads latents from its cache,
 encodes each prompt once, and averages weights in both cases. Both train the same untrained network in the format of
-Stable Diffusion 1.5, whose UNet, VAE and text encoder are scaled alike (--width 320 is the real one), on the same
-images and prompts.
+Stable Diffusion 1.5, with UNet, VAE and text encoder scaled alike (--width 320 is the real one), on the same images
+and prompts.
 
-Seconds are those of the fastest step, the two loops taking turns step by step; on a CPU they are CPU seconds of the
-process (OMP_NUM_THREADS=1 makes them those of a quiet machine), which is what others on the machine leave measurable.
-Memory is the peak of a process of its own, over what it held before the model was loaded; on a GPU, the
-peak that torch allocated.
+Seconds are those of the fastest step; the two loops take turns step by step. On a CPU they are CPU seconds of the
+process, which a shared machine disturbs least (OMP_NUM_THREADS=1 makes them those of a quiet machine). Memory is the
+peak of a separate process, above its memory before the model was loaded; on a GPU, the peak that torch allocated.
 """
 
 from __future__ import annotations
@@ -124,18 +123,18 @@ class Reference:
         batch, device = next(self.loader), self.accelerator.device
         began = now(device)
         z = self.vae.encode(batch["pixels"].to(device, self.half)).latent_dist.sample() * self.vae.config.scaling_factor
-        told = self.text(batch["ids"].to(device), return_dict=False)[0]
+        condition = self.text(batch["ids"].to(device), return_dict=False)[0]
         self.encoding.append(now(device) - began)
-        return z, told
+        return z, condition
 
     def __call__(self) -> None:
         from diffusers.training_utils import compute_snr
 
         with self.accelerator.accumulate(self.unet):
-            z, told = self.encoded()
+            z, condition = self.encoded()
             noise = torch.randn_like(z)
             t = torch.randint(0, self.schedule.config.num_train_timesteps, (len(z),), device=z.device).long()
-            out = self.unet(self.schedule.add_noise(z, noise, t), t, told, return_dict=False)[0]
+            out = self.unet(self.schedule.add_noise(z, noise, t), t, condition, return_dict=False)[0]
             snr = compute_snr(self.schedule, t)
             weight = torch.stack([snr, 5.0 * torch.ones_like(t)], dim=1).min(dim=1)[0] / snr
             each = functional.mse_loss(out.float(), noise.float(), reduction="none").mean((1, 2, 3))
@@ -151,7 +150,7 @@ class Reference:
 
 
 def now(device: torch.device | str) -> float:
-    """Seconds: of this process's CPU time, or on a GPU of the wall clock when it has done what it was told."""
+    """Seconds: of this process's CPU time, or on a GPU of the wall clock after all queued work."""
     if torch.device(device).type != "cuda":
         return time.process_time()
     torch.cuda.synchronize()
@@ -221,15 +220,15 @@ def peak(folder: Path, loop: str, full: bool, args: argparse.Namespace) -> float
 
 @contextmanager
 def resident() -> Iterator[list[int]]:
-    """Bytes that this process holds, looked up every 5 ms while the block runs; the first is before it."""
+    """Yield the memory of this process in bytes, sampled every 5 ms in the block; the first sample is before it."""
     process, over = psutil.Process(), threading.Event()
     seen = [process.memory_info().rss]
 
-    def look() -> None:
+    def sample_memory() -> None:
         while not over.wait(0.005):
             seen.append(process.memory_info().rss)
 
-    watch = threading.Thread(target=look)
+    watch = threading.Thread(target=sample_memory)
     watch.start()
     try:
         yield seen
@@ -238,11 +237,11 @@ def resident() -> Iterator[list[int]]:
         watch.join()
 
 
-def peak_apart(folder: Path, loop: str, kind: str, checkpointing: bool = False) -> float:
+def peak_of_process(folder: Path, loop: str, kind: str, checkpointing: bool = False) -> float:
     """`peak` in a process of its own."""
     more = ["--checkpointing"] if checkpointing else []
-    told = [sys.executable, __file__, *sys.argv[1:], "--peak", str(folder), loop, kind, *more]
-    out = subprocess.run(told, check=True, stdout=subprocess.PIPE, text=True).stdout
+    command = [sys.executable, __file__, *sys.argv[1:], "--peak", str(folder), loop, kind, *more]
+    out = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
     return float(json.loads(out.splitlines()[-1]))
 
 
@@ -279,8 +278,8 @@ def main() -> None:
     with model_folder(args.width) as folder:
         for kind in ("lora", "full"):
             ours, theirs, encoding = (min(spent) for spent in turns(folder, kind == "full", args))
-            memory = [peak_apart(folder, loop, kind) for loop in ("reference", "medlt")]
-            spare = peak_apart(folder, "medlt", kind, checkpointing=True)
+            memory = [peak_of_process(folder, loop, kind) for loop in ("reference", "medlt")]
+            spare = peak_of_process(folder, "medlt", kind, checkpointing=True)
             lines += [
                 f"| {kind} | example script's steps | {theirs:.3f} | {encoding:.3f} | 1 | {memory[0]:.0f} | 1 |",
                 f"| | medlt | {ours:.3f} | 0 | {theirs / ours:.2f} | {memory[1]:.0f} | {memory[1] / memory[0]:.2f} |",

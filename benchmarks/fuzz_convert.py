@@ -1,10 +1,11 @@
-"""Does any damaged file crash the converter, hang it, or become a wrong image without a mark?
+"""Damaged files and the converter: does any crash it, hang it, or give a wrong image without a mark?
 
     python benchmarks/fuzz_convert.py [--files 20000] [--seed 0] [--workers 2] [--timeout 20] [--keep FOLDER]
 
-Mutates small real files (pydicom's bundled ones, and those of MEDLT_DATA/dicom where it is set) and one radiograph
-written in every compressed transfer syntax, converts them through `medlt.data.convert`, and asks a second decoder of
-the same bytes about every image that came out. `--keep` takes a copy of every file that crashed, timed out or differs.
+The benchmark mutates small real files (those that come with pydicom, and those of MEDLT_DATA/dicom if it is set) and
+one radiograph written in every compressed transfer syntax. It converts them by `medlt.data.convert`, and compares
+every image with that of a second decoder of the same bytes. `--keep` copies every file that crashed, timed out or
+differs.
 """
 
 from __future__ import annotations
@@ -144,8 +145,8 @@ def value(rng: np.random.Generator, raw: bytes, _: list[bytes]) -> bytes:
 def length(rng: np.random.Generator, raw: bytes, _: list[bytes]) -> bytes:
     """The length field before the value of one element."""
     at, _size = _element(rng, raw)
-    said = (0, 1, 2**16 - 1, 2**31 - 1, 2**32 - 2, 2**32 - 1, int(rng.integers(2**32)))[int(rng.integers(7))]
-    field = struct.pack("<I", said)[: 2 if rng.integers(2) else 4]
+    number = (0, 1, 2**16 - 1, 2**31 - 1, 2**32 - 2, 2**32 - 1, int(rng.integers(2**32)))[int(rng.integers(7))]
+    field = struct.pack("<I", number)[: 2 if rng.integers(2) else 4]
     return raw[: at - len(field)] + field + raw[at:]
 
 
@@ -168,11 +169,11 @@ _ELEMENTS: dict[bytes, list[tuple[int, int]]] = {}
 
 
 def _element(rng: np.random.Generator, raw: bytes) -> tuple[int, int]:
-    """(offset, length) of the value of a random element; of random bytes where there is none to be found."""
+    """(offset, length) of the value of a random element; of random bytes if there is none."""
     if raw not in _ELEMENTS:
         data = pydicom.dcmread(BytesIO(raw), force=True)
-        found = [e for part in (data.file_meta, data) for e in part._dict.values() if isinstance(e, RawDataElement)]
-        places = [(e.value_tell, min(e.length, 64)) for e in found if e.length and 8 <= e.value_tell < len(raw)]
+        elements = [e for part in (data.file_meta, data) for e in part._dict.values() if isinstance(e, RawDataElement)]
+        places = [(e.value_tell, min(e.length, 64)) for e in elements if e.length and 8 <= e.value_tell < len(raw)]
         _ELEMENTS[raw] = places or [(min(8, len(raw)), 4)]
     places = _ELEMENTS[raw]
     return places[int(rng.integers(len(places)))]
@@ -191,10 +192,10 @@ def mutated(count: int, seed: int) -> Iterator[tuple[str, str, bytes]]:
         yield name, mutation.__name__, mutation(rng, known[name], others)
 
 
-# the judge
+# the second decoder
 
 
-def judge() -> Callable[[tuple[str, str]], str]:
+def second_decoder() -> Callable[[tuple[str, str]], str]:
     """Runs in a process of its own, as a second decoder may crash as well."""
     import logging
     import resource
@@ -264,7 +265,7 @@ def _native(data: Dataset) -> np.ndarray | None:
 
 
 @contextmanager
-def heard(said: list[str]) -> Iterator[None]:
+def heard(lines: list[str]) -> Iterator[None]:
     """What any process prints on stderr meanwhile, decoders in C and Rust as well."""
     with tempfile.TemporaryFile() as place:
         before = os.dup(2)
@@ -275,7 +276,7 @@ def heard(said: list[str]) -> Iterator[None]:
             os.dup2(before, 2)
             os.close(before)
             place.seek(0)
-            said += place.read().decode(errors="replace").splitlines()
+            lines += place.read().decode(errors="replace").splitlines()
 
 
 class Tally:
@@ -290,7 +291,7 @@ class Tally:
 
 
 def chunk(files: list[tuple[str, str, bytes]], tally: Tally, workers: int, timeout: float, keep: Path | None) -> None:
-    """Write these files, convert them, judge what came out."""
+    """Write these files, convert them, and compare the result with that of a second decoder."""
     with tempfile.TemporaryDirectory() as place:
         source, out = Path(place) / "in", Path(place) / "out"
         source.mkdir()
@@ -324,25 +325,25 @@ def _count(
             _keep(f"{reason} {syntax_of(raw)} from {files[int(names[at])][0]}", raw, tally, keep)
     pairs = [(str(source / names[row.source]), str(out / row.path)) for row in rows.itertuples()]
     syntaxes = dict(zip((p[0] for p in pairs), rows["transfer_syntax"], strict=True))
-    with heard([]), Pool(judge, (), lambda task, how: how, workers=1, timeout_s=timeout) as pool:
-        for pair, said in pool.run(pairs):
+    with heard([]), Pool(second_decoder, (), lambda task, how: how, workers=1, timeout_s=timeout) as pool:
+        for pair, verdict in pool.run(pairs):
             name, mutation, raw = files[int(Path(pair[0]).name)]
             tally.reasons.setdefault(mutation, Counter())["converted"] += 1
             syntax = uid.UID(syntaxes[pair[0]]).name
-            tally.verdicts.setdefault(syntax, Counter())[said] += 1
-            if said in ("differs", "refused"):
-                _keep(f"{said} {syntax} from {name} by {mutation}", raw, tally, keep)
+            tally.verdicts.setdefault(syntax, Counter())[verdict] += 1
+            if verdict in ("differs", "refused"):
+                _keep(f"{verdict} {syntax} from {name} by {mutation}", raw, tally, keep)
 
 
-def _keep(told: str, raw: bytes, tally: Tally, keep: Path | None) -> None:
-    tally.lost.append(told)
+def _keep(name: str, raw: bytes, tally: Tally, keep: Path | None) -> None:
+    tally.lost.append(name)
     if keep is not None:
         keep.mkdir(parents=True, exist_ok=True)
-        (keep / f"{len(tally.lost):04d} {told}".replace("/", "-")).write_bytes(raw)
+        (keep / f"{len(tally.lost):04d} {name}".replace("/", "-")).write_bytes(raw)
 
 
 def syntax_of(raw: bytes) -> str:
-    """The transfer syntax as far as it can be told."""
+    """Return the transfer syntax, as far as it can be read."""
     try:
         return str(pydicom.dcmread(BytesIO(raw), force=True, stop_before_pixels=True).file_meta.TransferSyntaxUID.name)
     except Exception:
@@ -350,7 +351,7 @@ def syntax_of(raw: bytes) -> str:
 
 
 def fuzz(files: int, seed: int, workers: int, timeout: float, keep: Path | None = None) -> Tally:
-    """Mutate, convert and judge; raises if the run itself fails or a file is unaccounted for."""
+    """Mutate, convert and compare. Raises if the run fails or a file is missing from its record."""
     tally, waiting = Tally(), []
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -365,7 +366,7 @@ def fuzz(files: int, seed: int, workers: int, timeout: float, keep: Path | None 
 
 def lines(tally: Tally, files: int, seed_files: int) -> list[str]:
     """The result as Markdown."""
-    told = ["converted", *sorted({r for c in tally.reasons.values() for r in c} - {"converted"})]
+    kinds = ["converted", *sorted({r for c in tally.reasons.values() for r in c} - {"converted"})]
     total: Counter[str] = sum(tally.reasons.values(), Counter())
     loud = Counter(_noise(line) for line in tally.faults)
     out = [
@@ -375,21 +376,21 @@ def lines(tally: Tally, files: int, seed_files: int) -> list[str]:
         "| outcome | " + " | ".join(sorted(tally.reasons)) + " | all |",
         "|---|" + "---:|" * (len(tally.reasons) + 1),
         *(f"| {r} | " + " | ".join(str(tally.reasons[m][r]) for m in sorted(tally.reasons)) + f" | {total[r]} |"
-          for r in told),
+          for r in kinds),
         "",
         "Images that came out, against a second decoder of the same bytes (`flat`: the same, and without contrast "
         "under its window although its stored values vary; `refused`: the second decoder refuses the stream):",
         "",
-        "| transfer syntax | same | flat | differs | refused | no other decoder | judge lost |",
+        "| transfer syntax | same | flat | differs | refused | no other decoder | second decoder failed |",
         "|---|---:|---:|---:|---:|---:|---:|",
     ]  # fmt: skip
-    for syntax, found in sorted(tally.verdicts.items()):
-        cells = [found[v] for v in ("same", "flat", "differs", "refused", "no other")]
-        out.append(f"| {syntax} | " + " | ".join(map(str, cells)) + f" | {found['timeout'] + found['crashed']} |")
+    for syntax, counted in sorted(tally.verdicts.items()):
+        cells = [counted[v] for v in ("same", "flat", "differs", "refused", "no other")]
+        out.append(f"| {syntax} | " + " | ".join(map(str, cells)) + f" | {counted['timeout'] + counted['crashed']} |")
     shown = [f"{n} x {what}" for what, n in loud.most_common(6) if what]
     out += ["", "Printed on stderr by decoders: " + ("; ".join(shown) or "nothing") + "."]
-    lost = Counter(told for told in tally.lost if not told.startswith("refused"))
-    return out + (["", *(f"- {n} x {told}" for told, n in lost.most_common(20))] if lost else [])
+    lost = Counter(name for name in tally.lost if not name.startswith("refused"))
+    return out + (["", *(f"- {n} x {name}" for name, n in lost.most_common(20))] if lost else [])
 
 
 def _noise(line: str) -> str:
@@ -407,9 +408,9 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--timeout", type=float, default=20.0)
     parser.add_argument("--keep", type=Path)
-    asked = parser.parse_args()
-    tally = fuzz(asked.files, asked.seed, asked.workers, asked.timeout, asked.keep)
-    table("fuzz_convert", lines(tally, asked.files, len(seeds())))
+    args = parser.parse_args()
+    tally = fuzz(args.files, args.seed, args.workers, args.timeout, args.keep)
+    table("fuzz_convert", lines(tally, args.files, len(seeds())))
 
 
 if __name__ == "__main__":

@@ -1,12 +1,12 @@
-"""What guidance costs over the unguided sampler: the same network, noise and steps, timed in turns in one run.
+"""The cost of guidance relative to the unguided sampler: the same network, noise and steps, timed in turns.
 
     python benchmarks/guidance.py [--steps 50] [--rounds 2] [--batch 8] [--weights 1 3.5] [--device cpu]
     python benchmarks/guidance.py --width 256 --weights 3.5 --rounds 1 --guides "longtail, TAESD float32"
 
-Rows "published cadence": every fifth of all ancestral steps; the others keep their own windows. The published count for
-minority guidance every fifth step is +40 % forwards, +20 % backwards (arXiv 2407.11555). Longtail guidance decodes and
-asks the small classifier at 64 px; the last decoding of finished latents is in no figure. It is a cost an image, so its
-ratio is that of the sampled network, of which `--width` is 64 in the recipes.
+Rows "published cadence": every fifth of all ancestral steps; the others keep their own windows. The published count
+for minority guidance every fifth step is +40 % forwards, +20 % backwards (arXiv 2407.11555). Longtail Guidance
+decodes and applies the small classifier at 64 px. No figure includes the final decoding. The cost is one per image,
+so the ratio depends on the sampled network; its `--width` is 64 in the shipped configs.
 
 Targets: minority at the published cadence at most 1.6 times, longtail at most 1.5 times the unguided sampler.
 """
@@ -77,8 +77,8 @@ def sampler(backbone: Backbone, chosen: Sequence[Guide], weight: float, steps: i
     def sampled(noise: Tensor, condition: Tensor, labels: Tensor, target: Tensor, seeds: Tensor) -> Tensor:
         built = scheduler("ddpm", steps)
         start = from_noise(noise, built)
-        told = SamplingContext(backbone, condition, labels, target, seeds, start.timesteps)
-        return sample(guided(chosen, told, weight), start, built, seeds.tolist())
+        context = SamplingContext(backbone, condition, labels, target, seeds, start.timesteps)
+        return sample(guided(chosen, context, weight), start, built, seeds.tolist())
 
     call = in_calls(sampled, backbone.device, batch)
     where = [part.to(backbone.device) for part in parts[:-1]]
@@ -97,16 +97,16 @@ def timed(ways: Sequence[Callable[[], Tensor]], rounds: int) -> list[float]:
     return best
 
 
-def rows(backbone: Backbone, asked: argparse.Namespace) -> list[str]:
+def rows(backbone: Backbone, args: argparse.Namespace) -> list[str]:
     """One line a weight of classifier-free guidance and guide: images a second, ratio to unguided."""
-    chosen = {name: guide for name, guide in guides(asked.device).items() if name in (asked.guides or [name])}
+    chosen = {name: guide for name, guide in guides(args.device).items() if name in (args.guides or [name])}
     lines: list[str] = []
-    for weight in asked.weights:
-        ways = [sampler(backbone, by, weight, asked.steps, asked.batch) for by in ((), *zip(chosen.values()))]
-        bare, *found = timed(ways, asked.rounds)
-        for name, seconds in zip(chosen, found, strict=True):
+    for weight in args.weights:
+        ways = [sampler(backbone, by, weight, args.steps, args.batch) for by in ((), *zip(chosen.values()))]
+        bare, *times = timed(ways, args.rounds)
+        for name, seconds in zip(chosen, times, strict=True):
             target = TARGETS.get(name, TARGETS.get(name.split(",")[0]))
-            speeds = f"{asked.batch / bare:.2f} | {asked.batch / seconds:.2f} | {seconds / bare:.2f}"
+            speeds = f"{args.batch / bare:.2f} | {args.batch / seconds:.2f} | {seconds / bare:.2f}"
             lines.append(f"| {weight} | {name} | {speeds} | {f'<= {target}' if target else ''} |")
     return lines
 
@@ -121,19 +121,19 @@ def main() -> None:
     read.add_argument("--width", type=int, default=64)
     read.add_argument("--weights", type=float, nargs="+", default=[1.0, 3.5])
     read.add_argument("--guides", nargs="+", help="names of rows to measure; default: all")
-    asked = read.parse_args()
+    args = read.parse_args()
     warnings.simplefilter("ignore")
-    backbone = LabelUNet(SHAPE[0], FINDINGS, width=asked.width).eval().requires_grad_(False).backbone()
-    backbone = replace(backbone, network=backbone.network.to(asked.device))
+    backbone = LabelUNet(SHAPE[0], FINDINGS, width=args.width).eval().requires_grad_(False).backbone()
+    backbone = replace(backbone, network=backbone.network.to(args.device))
     lines = [
-        f"LabelUNet, width {asked.width}, {asked.batch} latents 4x16x16, ddpm {asked.steps} steps, {asked.device}, "
-        f"{torch.get_num_threads()} threads, best of {asked.rounds}.",
+        f"LabelUNet, width {args.width}, {args.batch} latents 4x16x16, ddpm {args.steps} steps, {args.device}, "
+        f"{torch.get_num_threads()} threads, best of {args.rounds}.",
         "",
         "| CFG | guide | unguided images/s | images/s | x time | target |",
         "|---:|---|---:|---:|---:|---:|",
-        *rows(backbone, asked),
+        *rows(backbone, args),
     ]
-    table("guidance" if asked.width == 64 else f"guidance_width_{asked.width}", lines)
+    table("guidance" if args.width == 64 else f"guidance_width_{args.width}", lines)
 
 
 if __name__ == "__main__":

@@ -1,10 +1,11 @@
-"""How much memory the gradient of longtail guidance through a decoder takes, with checkpointing and without.
+"""Memory of the gradient of Longtail Guidance through a decoder, with and without gradient checkpointing.
 
     python benchmarks/guidance_longtail.py [TAESD] [AutoencoderKL] [--side 512]
 
-Most resident memory above the start, each case in a process of its own, one gradient; the classifier is the small one
-at 64 px. TAESD is that of $MEDLT_DATA/weights where that is set, else one of its shape with random weights;
-AutoencoderKL has Stable Diffusion's shape and random weights. What the guidance takes in time is in guidance.py.
+The figure is the peak resident memory of one gradient above the start, each case in a separate process. The
+classifier is the small one at 64 px. TAESD is that of $MEDLT_DATA/weights if the variable is set, else one of its
+shape with random weights. AutoencoderKL has the shape of Stable Diffusion's and random weights. guidance.py measures
+the time.
 
 Target: at 512 px at most half with checkpointing.
 """
@@ -65,10 +66,10 @@ def one_gradient(kind: str, checkpointing: bool, rows: int, side: int) -> tuple[
     codec = taesd() if kind == "TAESD" else AutoencoderCodec(tiny_autoencoder_kl(**LARGE))
     decode = differentiable_decoder(codec, gradient_checkpointing=checkpointing)
     z = noise_like(range(rows), (4, side // 8, side // 8))
-    look = uncertainty_objective(
+    objective = uncertainty_objective(
         epistemic(), STATISTICS["variance"], torch.ones(rows, FINDINGS).bool(), torch.zeros(rows, FINDINGS)
     )
-    guidance = ascend_estimate(decoded_signal(decode, look), 0.02)
+    guidance = ascend_estimate(decoded_signal(decode, objective), 0.02)
     guidance(constant_denoiser(z[:, :, :8, :8]))(z[:, :, :8, :8], 500)  # what the libraries allocate once
     before, began = psutil.Process().memory_info().rss, time.perf_counter()
     guidance(constant_denoiser(z))(z, 500)
@@ -90,8 +91,8 @@ def memory_rows(kinds: list[str], side: int = 512) -> list[str]:
             order = [sys.executable, __file__, "--one", kind, str(int(checkpointing)), str(rows), str(side)]
             most, spent = map(float, subprocess.run(order, capture_output=True, text=True, check=True).stdout.split())
             whole = whole or most
-            told = f"| {kind} | {rows} | {'yes' if checkpointing else 'no'} | {most:.0f} |"
-            lines.append(f"{told} {most / whole:.2f} | {spent:.1f} |")
+            cells = f"| {kind} | {rows} | {'yes' if checkpointing else 'no'} | {most:.0f} |"
+            lines.append(f"{cells} {most / whole:.2f} | {spent:.1f} |")
     return lines
 
 
@@ -101,12 +102,12 @@ def main() -> None:
     read.add_argument("kinds", nargs="*", help="TAESD, AutoencoderKL; default: both")
     read.add_argument("--side", type=int, default=512)
     read.add_argument("--one", nargs=4, help=argparse.SUPPRESS)
-    asked = read.parse_args()
-    if asked.one:
-        kind, checkpointing, rows, side = asked.one
+    args = read.parse_args()
+    if args.one:
+        kind, checkpointing, rows, side = args.one
         print(*one_gradient(kind, checkpointing == "1", int(rows), int(side)))
     else:
-        table("guidance_memory", memory_rows(asked.kinds or list(ROWS), asked.side))
+        table("guidance_memory", memory_rows(args.kinds or list(ROWS), args.side))
 
 
 if __name__ == "__main__":

@@ -1,9 +1,10 @@
-"""Finished runs side by side: what each method tried, kept and lost; its images against held-out real ones.
+"""Finished runs side by side: images that each method made, kept and lost, and kept images against held-out real ones.
 
     python benchmarks/methods.py runs/nih14_fusion runs/nih14_diffult runs/nih14_minority runs/nih14_longtail
 
-Reads the run folders' own files; trains and samples nothing. Shares of tried images have Wilson 95 % intervals. With
---picture FILE.png the kept images too: a panel a run, a row a finding, the first images of each, with no choice made.
+It reads the files of the run folders, and trains and samples nothing. Shares of made images have Wilson 95 %
+intervals. `--picture FILE.png` also writes the kept images: a panel per run, a row per finding, the first images of
+each, without selection.
 """
 
 from __future__ import annotations
@@ -33,14 +34,14 @@ def wilson(hits: int, of: int, z: float = 1.96) -> str:
 
 def counts(run: Path) -> dict[str, str]:
     """What was tried and kept, and the share of tried images that passed each check."""
-    told, said = json.loads((run / "run.json").read_text()), pd.read_parquet(run / "checks.parquet")
-    rows = {"tried": str(told["counts"]["planned"]), "kept": str(told["counts"]["kept"])}
+    record, results = json.loads((run / "run.json").read_text()), pd.read_parquet(run / "checks.parquet")
+    rows = {"tried": str(record["counts"]["planned"]), "kept": str(record["counts"]["kept"])}
     for check in CHECKS:
-        mine = said[said["check"] == check]
+        mine = results[results["check"] == check]
         rows[f"passed: {check}"] = wilson(int(mine["passed"].sum()), len(mine))
-    label = said[said["check"] == "label_consistency"]["value"]
-    rows["judge's probability of the finding"] = f"{label.mean():.3f} ± {label.sem():.3f}"
-    seconds = told["seconds"]
+    label = results[results["check"] == "label_consistency"]["value"]
+    rows["verifier's probability of the finding"] = f"{label.mean():.3f} ± {label.sem():.3f}"
+    seconds = record["seconds"]
     rows["seconds: learning, synthesis"] = f"{sum(v for k, v in seconds.items() if k not in LOOKING):.0f}, " + (
         f"{seconds.get('synthesis', 0):.0f}"
     )
@@ -50,13 +51,13 @@ def counts(run: Path) -> dict[str, str]:
 LOOKING = ("synthesis", "looking", "report", "evaluation")
 
 
-def looks(run: Path) -> dict[str, str]:
+def quality_of(run: Path) -> dict[str, str]:
     """Overall quality of the kept images against the validation split."""
     if not (place := run / "quality.parquet").is_file():
         return {}
-    found = pd.read_parquet(place).query("finding == 'overall'").set_index("metric")
-    counted = {"kept, held-out real": f"{found['n_synthetic'].iloc[0]}, {found['n_real'].iloc[0]}"}
-    return counted | {name: f"{found.at[name, 'value']:.3f}" for name in METRICS if name in found.index}
+    overall = pd.read_parquet(place).query("finding == 'overall'").set_index("metric")
+    counted = {"kept, held-out real": f"{overall['n_synthetic'].iloc[0]}, {overall['n_real'].iloc[0]}"}
+    return counted | {name: f"{overall.at[name, 'value']:.3f}" for name in METRICS if name in overall.index}
 
 
 def panel(run: Path, findings: list[str], columns: int = 5, side: int = 64) -> np.ndarray:
@@ -83,11 +84,11 @@ def main() -> None:
     read = argparse.ArgumentParser()
     read.add_argument("runs", nargs="+", type=Path)
     read.add_argument("--picture", type=Path)
-    asked = read.parse_args()
-    runs = asked.runs
-    if asked.picture:
-        picture(runs, asked.picture)
-    columns = {run.name: counts(run) | looks(run) for run in runs}
+    args = read.parse_args()
+    runs = args.runs
+    if args.picture:
+        picture(runs, args.picture)
+    columns = {run.name: counts(run) | quality_of(run) for run in runs}
     whole = pd.DataFrame(columns).fillna("-")
     lines = [" | ".join(["", *whole.columns]), "|".join(["---"] * (1 + len(columns)))]
     lines += [" | ".join([str(name), *row]) for name, row in zip(whole.index, whole.to_numpy(), strict=True)]

@@ -3,10 +3,10 @@
     python benchmarks/nih14_fresh.py DATA/nih14 runs/nih14_fresh
     medlt evaluate nih14/fresh_verdict
 
-Train and validation rows are those of nih14/verdict. The test rows are all images of the cut that it
-does not use: train images that the long-tailed subset leaves out, and those that only `nih14_mini_64.npz` holds, at 64
-px. An image of both is told by its patient and a correlation above 0.97 at 64 px. Whoever has a train, validation or
-test image there is left out here, so no patient of the fresh test set had any part in what is learnt and chosen there.
+Train and validation rows are those of nih14/verdict. The test rows are all images of the cut that nih14/verdict does
+not use: train images outside the long-tailed subset, and images that only `nih14_mini_64.npz` holds, at 64 px. An
+image in both is recognised by its patient and a correlation above 0.97 at 64 px. Patients with an image in
+nih14/verdict are left out, so no patient of the fresh test set had a part in its training or its choices.
 """
 
 from __future__ import annotations
@@ -57,9 +57,9 @@ def _small_only(folder: Path, table: pd.DataFrame, out: Path) -> pd.DataFrame:
                 path = f"images/{split}_{i:04d}.png"
                 with atomic(out / path) as temporary:
                     Image.fromarray(images[i]).save(temporary, "PNG")
-                told = dict(zip(names, labels[i].tolist(), strict=True))
+                known = dict(zip(names, labels[i].tolist(), strict=True))
                 own = {"image_id": f"nih64_{split}_{i:04d}", "patient_id": f"nih_{patients[i]:05d}", "path": path}
-                rows.append(own | told | {NO_FINDING: int(not any(told.values())), "lt_train": 0})
+                rows.append(own | known | {NO_FINDING: int(not any(known.values())), "lt_train": 0})
     return pd.DataFrame(rows)
 
 
@@ -67,10 +67,10 @@ def main(folder: Path, out: Path) -> None:
     """Write out/labels.csv and the images it needs beside those of `folder`."""
     table = pd.read_csv(folder / "labels.csv")
     used = (table["lt_train"] == 1) | table["split"].isin(["val", "test"])
-    asked = set(_number(table.loc[used, "patient_id"]))
+    used = set(_number(table.loc[used, "patient_id"]))
     whole = table.assign(path=[str((folder / path).resolve()) for path in table["path"]])
     others = pd.concat([whole[~used], _small_only(folder, table, out)])
-    fresh = others[~pd.Series(_number(others["patient_id"]), others.index).isin(asked)].assign(split="test")
+    fresh = others[~pd.Series(_number(others["patient_id"]), others.index).isin(used)].assign(split="test")
     kept = whole[used & (table["split"] != "test")]
     write_text(out / "labels.csv", pd.concat([kept, fresh]).to_csv(index=False))
     names = [name for name in table.columns if name in fresh and fresh[name].isin([0, 1]).all() and name != "lt_train"]

@@ -2,9 +2,9 @@
 
     python benchmarks/paired.py runs/nih14_longtail runs/nih14_unguided
 
-Both runs share `learnt`. Of rows kept by both: the guiding predictor's statistics of the row's finding, the verifying
-judge's probability, the distance in a judge's features to the five nearest real training images, and how far pixels
-differ; the mean difference, guided less unguided, with its standard error.
+Both runs share `artifacts_dir`. For rows that both runs kept: the guidance classifier's statistics and the verifier's
+probability of the row's finding, the distance to the five nearest real train images in a verifier's features, and the
+difference of pixels. Printed are mean differences, guided minus unguided, with standard errors.
 """
 
 from __future__ import annotations
@@ -48,24 +48,29 @@ def main() -> None:
     read = argparse.ArgumentParser()
     read.add_argument("guided", type=Path)
     read.add_argument("unguided", type=Path)
-    asked = read.parse_args()
-    run = finished(asked.guided, silent)
+    args = read.parse_args()
+    run = finished(args.guided, silent)
     cohort = filed_cohort(run)
-    verifiers = train_verifiers(run, cohort, None)  # found in the store
-    both = pairs(*(made := [kept(run) for run in (asked.guided, asked.unguided)]))
+    verifiers = train_verifiers(run, cohort, None)  # from the store
+    both = pairs(*(made := [kept(run) for run in (args.guided, args.unguided)]))
     size = run.config.size
     shown = [images(m, size, list(both[uid])) for m, uid in zip(made, ("uid_x", "uid_y"), strict=True)]
     head = train_guidance_classifier(run, cohort, verifiers)
     column = target_columns(both["finding"], cohort.findings)
-    judge = verifiers.verifiers[0]
-    assert isinstance(judge, Classifier)
-    real = judge.features(cohort.images(cohort.train, judge.size)).numpy()
+    verifier = verifiers.verifiers[0]
+    assert isinstance(verifier, Classifier)
+    real = verifier.features(cohort.images(cohort.train, verifier.size)).numpy()
 
     def values(pixels: Tensor) -> dict[str, np.ndarray]:
         at = torch.arange(len(pixels))
-        said = {f"predictor: {name}": head.score(pixels, name)[at, column].numpy() for name in STATISTICS}
-        seen = judge.features(pixels).numpy()
-        return said | {"judge's probability": judge.predict(pixels)[at, column].numpy(), "AvgkNN": avg_knn(real, seen)}
+        statistics = {
+            f"guidance classifier: {name}": head.score(pixels, name)[at, column].numpy() for name in STATISTICS
+        }
+        seen = verifier.features(pixels).numpy()
+        return statistics | {
+            "verifier's probability": verifier.predict(pixels)[at, column].numpy(),
+            "AvgkNN": avg_knn(real, seen),
+        }
 
     guided, unguided = (values(pixels) for pixels in shown)
     lines = [
@@ -81,7 +86,7 @@ def main() -> None:
         )
     moved = (shown[0].float() - shown[1].float()).abs().mean() / 255
     table(
-        f"paired_{asked.guided.name}",
+        f"paired_{args.guided.name}",
         [*lines, "", f"Mean absolute difference of pixels: {float(moved):.4f} of the range."],
     )
 

@@ -2,11 +2,12 @@
 
     python benchmarks/privacy.py [--rows 32] [--multiplicity 1] [--rounds 3] [--network lora unet densenet] [--memory]
 
-A step is forward, backward and AdamW; a private one takes the clipped sum of the units' gradients (medlt's four ways)
-and adds noise from the operating system. `--multiplicity` rows are of one unit. Ways take turns; the best of the rounds
-counts. Figures are ratios to the ordinary step. `--memory` measures the peak of a step in a process of its own, above
-what it holds before the first. `--keep` writes the table. Networks: LoRA of rank 8 on the attention of a latent UNet
-with cross-attention; the default denoiser (`LabelUNet`), in full; DenseNet-121 with group norms, in full.
+A step is forward, backward and AdamW. A private step takes the clipped sum of the units' gradients (in medlt's four
+ways) and adds noise from the operating system. One unit has `--multiplicity` rows. The ways take turns; the best
+round counts. Figures are ratios to the ordinary step. `--memory` measures the peak memory of a step in a separate
+process, above the memory before the first step. `--keep` writes the table. Networks: LoRA of rank 8 on the attention
+of a latent UNet with cross-attention; the default denoiser (`LabelUNet`), in full; DenseNet-121 with group norms, in
+full.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ class Task:
     half: bool
 
     def loss(self) -> Tensor:
-        """In bfloat16 where asked."""
+        """Compute in bfloat16 if `half`."""
         where = next(self.network.parameters()).device.type
         with torch.autocast(where, torch.bfloat16, enabled=self.half):
             return self.losses().float()
@@ -67,9 +68,9 @@ def lora(rows: int, device: str) -> tuple[nn.Module, Losses]:
     net: Any = Wrapped()
     make_trainable(net, LoraFinetuning(rank=8), 0)
     net.to(device)
-    x, y, told = (torch.randn(rows, *shape, device=device) for shape in ((4, 16, 16), (4, 16, 16), (8, 64)))
+    x, y, condition = (torch.randn(rows, *shape, device=device) for shape in ((4, 16, 16), (4, 16, 16), (8, 64)))
     t = torch.randint(0, 1000, (rows,), device=device)
-    return net, lambda: (net.unet(x, t, told).sample.float() - y).pow(2).flatten(1).mean(1)
+    return net, lambda: (net.unet(x, t, condition).sample.float() - y).pow(2).flatten(1).mean(1)
 
 
 def unet(rows: int, device: str) -> tuple[nn.Module, Losses]:
@@ -78,8 +79,8 @@ def unet(rows: int, device: str) -> tuple[nn.Module, Losses]:
 
     net = LabelUNet(channels=4, findings=14).to(device)
     x, y = torch.randn(2, rows, 4, 16, 16, device=device)
-    t, told = torch.randint(0, 1000, (rows,), device=device), torch.ones(rows, 29, device=device)
-    return net, lambda: (net(x, t, told).float() - y).pow(2).flatten(1).mean(1)
+    t, condition = torch.randint(0, 1000, (rows,), device=device), torch.ones(rows, 29, device=device)
+    return net, lambda: (net(x, t, condition).float() - y).pow(2).flatten(1).mean(1)
 
 
 def densenet(rows: int, device: str) -> tuple[nn.Module, Losses]:
@@ -197,7 +198,7 @@ def peak(name: str, way: str, args: argparse.Namespace) -> float:
 
 
 def main() -> None:
-    """Time, measure memory if asked, print and keep the table."""
+    """Measure times, and memory with --memory; print and keep the table."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--network", nargs="+", default=list(NETWORKS), choices=list(NETWORKS))
     parser.add_argument("--ways", nargs="+", default=list(WAYS))
@@ -214,12 +215,12 @@ def main() -> None:
     lines[0] += f" {args.device}, {'bfloat16' if args.half else 'float32'}. Private over ordinary step."
     lines += ["", "| network | way | ms | time | peak MiB | memory |", "|---|---|---|---|---|---|"]
     for name in args.network:
-        found = timed(name, args)
-        memory = {way: peak(name, way, args) for way in found} if args.memory else {}
-        for way, spent in found.items():
-            told = f"| {name} | {way} | {1e3 * spent:.0f} | {spent / found['plain']:.2f} x "
+        measured = timed(name, args)
+        memory = {way: peak(name, way, args) for way in measured} if args.memory else {}
+        for way, spent in measured.items():
+            cells = f"| {name} | {way} | {1e3 * spent:.0f} | {spent / measured['plain']:.2f} x "
             used = f"{memory[way]:.0f} | {memory[way] / memory['plain']:.2f} x" if memory else "- | -"
-            lines.append(f"{told}| {used} |")
+            lines.append(f"{cells}| {used} |")
     if args.keep:
         table("privacy", lines)
     else:

@@ -3,11 +3,11 @@
     python benchmarks/sampling.py [--rounds 3] [--device cpu] [--size small]
     python benchmarks/sampling.py --device cuda --size sd15
 
-Times, in turns, one batch from images or latents to PNG files: diffusers' StableDiffusionImg2ImgPipeline in float32
-(its default) and in `best_dtype`, and medlt in both; best of the rounds. diffusers is given PIL images and prompts,
-encodes both at each call, and Pillow saves its images; medlt starts from cached latents and cached text and writes as
-its fusion recipe does. So images/s compares the two flows; "UNet" and "decode" compare like with like.
-On a GPU also: TFLOP/s of UNet and VAE against a measured matrix product, the share of time the GPU was busy, and
+One batch from images or latents to PNG files is timed, in turns: diffusers' StableDiffusionImg2ImgPipeline in float32
+(its default) and in `best_dtype`, and medlt in both. The best round counts. diffusers gets PIL images and prompts and
+encodes both at each call; Pillow saves its images. medlt starts from cached latents and cached text, and writes as
+its fusion recipe does. So images/s compares two workflows; "UNet" and "decode" compare the same work. On a GPU the
+table also has: TFLOP/s of UNet and VAE against a measured matrix product, the share of time the GPU was busy, and
 5-step fusion against diffusers' 75 steps from noise.
 """
 
@@ -92,28 +92,28 @@ class Clock:
 
 
 @contextmanager
-def peak_memory(device: str, found: list[int]) -> Iterator[None]:
+def peak_memory(device: str, peaks: list[int]) -> Iterator[None]:
     """Append the most bytes above the start: of the allocator on a GPU, of the process (sampled) on a CPU."""
     if device == "cuda":
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
         yield
-        found.append(torch.cuda.max_memory_allocated() - before)
+        peaks.append(torch.cuda.max_memory_allocated() - before)
         return
     ctypes.CDLL("libc.so.6").malloc_trim(0)
     process, done = psutil.Process(), threading.Event()
     sizes = [process.memory_info().rss]
 
-    def look() -> None:
+    def sample_memory() -> None:
         while not done.wait(0.01):
             sizes.append(process.memory_info().rss)
 
-    watcher = threading.Thread(target=look)
+    watcher = threading.Thread(target=sample_memory)
     watcher.start()
     yield
     done.set()
     watcher.join()
-    found.append(max(sizes) - sizes[0])
+    peaks.append(max(sizes) - sizes[0])
 
 
 class Stock:
@@ -179,22 +179,22 @@ class Ours:
 
 def ways(folder: Path, device: str, side: int) -> list[tuple[Any, ...]]:
     """Everything that is measured: its name, (batch, steps, folder) -> files, and its clock."""
-    said = Prompts(FINDINGS)(labels := torch.tensor([[1.0, 0.0, 0.0], [0.0, 1.0, 1.0]]).repeat(16, 1))
+    worded = Prompts(FINDINGS)(labels := torch.tensor([[1.0, 0.0, 0.0], [0.0, 1.0, 1.0]]).repeat(16, 1))
     images = torch.rand(32, 1, side, side, generator=torch.Generator().manual_seed(0))
     z = noise_like(range(32), (4, side // 8, side // 8))
-    found: list[tuple[Any, ...]] = []
+    entries: list[tuple[Any, ...]] = []
     for dtype in dict.fromkeys((torch.float32, best_dtype(device))):
         stock = Stock(folder, device, dtype)
         short = str(dtype).removeprefix("torch.")
-        found.append((f"diffusers {short}", lambda b, s, f, x=stock: x(images[:b], said[:b], s, f), stock.clock))
+        entries.append((f"diffusers {short}", lambda b, s, f, x=stock: x(images[:b], worded[:b], s, f), stock.clock))
         one, many = (Ours(folder, device, dtype, side, rows) for rows in (None, 8))  # one image: one call, all threads
         one.clock = many.clock
 
         def ours(b: int, s: int, f: Path, one: Ours = one, many: Ours = many) -> None:
             (one if b == 1 else many)(z[:b], labels[:b], s, f)
 
-        found.append((f"medlt {short}", ours, many.clock))
-    return found
+        entries.append((f"medlt {short}", ours, many.clock))
+    return entries
 
 
 def cell(known: list[tuple[Any, ...]], batch: int, steps: int, rounds: int, folder: Path, device: str) -> list[str]:
@@ -229,14 +229,14 @@ def ceiling(device: str, dtype: torch.dtype, size: int = 8192) -> float:
 
 def seconds(fn: Callable[[], Any], times: int = 10) -> float:
     """Best of some calls on a GPU."""
-    found: list[float] = []
+    spent: list[float] = []
     for _ in range(times):
         torch.cuda.synchronize()
         began = time.perf_counter()
         fn()
         torch.cuda.synchronize()
-        found.append(time.perf_counter() - began)
-    return min(found)
+        spent.append(time.perf_counter() - began)
+    return min(spent)
 
 
 @torch.no_grad()
@@ -249,8 +249,8 @@ def on_gpu(folder: Path, side: int, work: Path) -> list[str]:
     lines = ["", "| network | rows | TFLOP/s | of the ceiling |", "|---|---:|---:|---:|"]
     for rows in (2, 16, 64):
         z, t = noise_like(range(rows), ours.shape).cuda(), torch.full((rows,), 500, device="cuda")
-        said = ours.backbone.condition.null.cuda().expand(rows, -1, -1)
-        calls = {"UNet": partial(ours.backbone.network, z, t, said), "VAE": partial(ours.codec.decode, z)}
+        condition = ours.backbone.condition.null.cuda().expand(rows, -1, -1)
+        calls = {"UNet": partial(ours.backbone.network, z, t, condition), "VAE": partial(ours.codec.decode, z)}
         for name, fn in calls.items():
             with FlopCounterMode(display=False) as counted:
                 fn()
@@ -265,8 +265,8 @@ def on_gpu(folder: Path, side: int, work: Path) -> list[str]:
         busy = seconds(lambda: ours(z, labels, 5, work), 1)
     kernels = sum(event.self_device_time_total for event in seen.key_averages()) / 1e6
     made = seconds(lambda: stock.noise(["chest radiograph"] * 32, num_inference_steps=FULL, height=side, width=side), 2)
-    told = f"Ceiling {most:.0f} TFLOP/s (bfloat16 product). Busy {kernels / busy:.0%}. "
-    return [*lines, "", f"{told}5-step fusion {made / fusion:.1f} times diffusers' {FULL} steps from noise, 32 images."]
+    text = f"Ceiling {most:.0f} TFLOP/s (bfloat16 product). Busy {kernels / busy:.0%}. "
+    return [*lines, "", f"{text}5-step fusion {made / fusion:.1f} times diffusers' {FULL} steps from noise, 32 images."]
 
 
 def main() -> None:
@@ -278,21 +278,21 @@ def main() -> None:
     read.add_argument("--batches", type=int, nargs="+", default=[1, 8, 32])
     read.add_argument("--steps", type=int, nargs="+", default=[5, 20, 50])
     read.add_argument("--most", type=int, default=10**9, help="leave out cells of more images x steps")
-    asked = read.parse_args()
+    args = read.parse_args()
     warnings.simplefilter("ignore")
     diffusers.utils.logging.disable_progress_bar()
-    side = (made := dict(SIZES[asked.size])).pop("side")
-    cells = [(batch, steps) for batch, steps in product(asked.batches, asked.steps) if batch * steps <= asked.most]
+    side = (made := dict(SIZES[args.size])).pop("side")
+    cells = [(batch, steps) for batch, steps in product(args.batches, args.steps) if batch * steps <= args.most]
     with tempfile.TemporaryDirectory() as place_:
         folder = untrained((work := Path(place_)) / "model", **made)
-        known = ways(folder, asked.device, side)
+        known = ways(folder, args.device, side)
         head = ["batch", "steps", "way", "images/s", "x fp32", "x bf16", "peak MiB", *(f"{part} ms" for part in PARTS)]
-        told = f"{asked.size}, {side} px, guidance {WEIGHT}, {torch.get_num_threads()} threads, best of {asked.rounds}."
-        lines = [told, "", "| " + " | ".join(head) + " |", "|---:|---:|---|" + "---:|" * (len(head) - 3)]
+        text = f"{args.size}, {side} px, guidance {WEIGHT}, {torch.get_num_threads()} threads, best of {args.rounds}."
+        lines = [text, "", "| " + " | ".join(head) + " |", "|---:|---:|---|" + "---:|" * (len(head) - 3)]
         for batch, steps in cells:
-            lines += (found := cell(known, batch, steps, asked.rounds, work, asked.device))
-            print(*found, sep="\n", flush=True)
-        lines += on_gpu(folder, side, work) if asked.device == "cuda" else []
+            lines += (lines := cell(known, batch, steps, args.rounds, work, args.device))
+            print(*lines, sep="\n", flush=True)
+        lines += on_gpu(folder, side, work) if args.device == "cuda" else []
     table("sampling", lines)
 
 

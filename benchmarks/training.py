@@ -3,11 +3,11 @@
     python benchmarks/training.py [--network small --size 64] [--augment light] [--steps 60] [--device cpu]
     python benchmarks/training.py --network densenet121 --size 224 --batch 64 --device cuda --workers 8
 
-The plain loop is what one writes first: a Dataset of 8-bit images in memory, the same augmentation for one image at a
-time in a DataLoader of `--workers` processes, float32, AdamW, no moving average. `fit` does more in a step (warm-up and
-cosine, clipped gradients, a moving average) and computes in bfloat16 where a CPU or GPU can. "plain bfloat16" is the
-plain loop under autocast and channels last. Loops take turns; the best of the rounds counts, evaluations apart. "busy"
-is the share of time `fit` did not wait for a batch.
+The plain loop is a first version: a Dataset of 8-bit images in memory, the same augmentation of one image at a time
+in a DataLoader of `--workers` processes, float32, AdamW, no moving average. `fit` does more in a step (warm-up and
+cosine, clipped gradients, a moving average) and computes in bfloat16 where CPU or GPU support it. "plain bfloat16" is
+the plain loop with autocast and channels last. The loops take turns; the best round counts, without evaluations.
+"busy" is the share of time in which `fit` does not wait for a batch.
 """
 
 from __future__ import annotations
@@ -67,9 +67,9 @@ def plain(rows: TrainingSet, args: argparse.Namespace, half: bool) -> Pace:
     context = torch.autocast(args.device.split(":")[0], torch.bfloat16) if half else contextlib.nullcontext()
     done, waited, begun = 0, 0.0, time.perf_counter()
     while done < args.steps:
-        asked = time.perf_counter()
+        waiting_since = time.perf_counter()
         for pixels, labels in loader:
-            waited += time.perf_counter() - asked
+            waited += time.perf_counter() - waiting_since
             with context:
                 logits = net(pixels.to(args.device))
             optimizer.zero_grad()
@@ -78,7 +78,7 @@ def plain(rows: TrainingSet, args: argparse.Namespace, half: bool) -> Pace:
             done += 1
             if done == args.steps:
                 break
-            asked = time.perf_counter()
+            waiting_since = time.perf_counter()
     if args.device != "cpu":
         torch.cuda.synchronize()
     spent = time.perf_counter() - begun
@@ -105,12 +105,12 @@ def main() -> None:
         parser.add_argument(f"--{name}", type=int, default=usual)
     args = parser.parse_args()
     rows, loops = images(args.rows, args.size), {"plain float32": False, "plain bfloat16": True}
-    found: dict[str, list[Pace]] = {name: [] for name in (*loops, "medlt")}
+    measured: dict[str, list[Pace]] = {name: [] for name in (*loops, "medlt")}
     for _ in range(args.rounds):
         for name, half in loops.items():
-            found[name].append(plain(rows, args, half))
-        found["medlt"].append(ours(rows, args))
-    best = {name: max(paces, key=lambda pace: pace.images_per_second) for name, paces in found.items()}
+            measured[name].append(plain(rows, args, half))
+        measured["medlt"].append(ours(rows, args))
+    best = {name: max(paces, key=lambda pace: pace.images_per_second) for name, paces in measured.items()}
     lines = [f"{args.network}, {args.size} px, batch {args.batch}, augment {args.augment}, {torch.get_num_threads()} "]
     lines = [lines[0] + f"threads, device {args.device}, {args.workers} loader processes for the plain loop", ""]
     lines += ["| loop | images/s | medlt is faster by | busy |", "|---|---|---|---|"]
