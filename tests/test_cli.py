@@ -334,9 +334,13 @@ def test_a_config_that_is_nowhere_is_one_clear_line(tmp_path: Path, command: str
 def test_configs_are_listed_copied_and_described(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     listed = CliRunner().invoke(app, ["config", "list"]).stdout.splitlines()
-    assert "demo/demo fusion" in [" ".join(line.split()) for line in listed]
-    methods = json.loads(CliRunner().invoke(app, ["config", "list", "--json"]).stdout)["configs"]
-    assert [line.split()[0] for line in listed] == list(methods)
+    assert "demo/demo The demo: the whole job on synthetic radiographs" in [" ".join(line.split()) for line in listed]
+    assert max(map(len, listed)) <= 80
+    shipped = json.loads(CliRunner().invoke(app, ["config", "list", "--json"]).stdout)["configs"]
+    assert [line.split()[0] for line in listed] == [one["name"] for one in shipped]
+    kinds = {one["name"]: one["kind"] for one in shipped}
+    assert (kinds["demo/demo"], kinds["nih14/verdict"]) == ("fusion", "experiment")
+    assert all(one["about"] for one in shipped)
     copied = CliRunner().invoke(app, ["config", "copy", "phantom/verdict", "mine", "--json"])
     assert json.loads(copied.stdout)["written"] == ["mine/verdict.yaml", "mine/fusion.yaml", "mine/edit.yaml"]
     again = CliRunner().invoke(app, ["config", "copy", "phantom/verdict", "mine"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -31,8 +32,8 @@ def _pairs(option: list[str] | None) -> dict[str, str]:
 
 @app.command(
     epilog=example(
-        "medlt manifest csv labels.csv own.parquet --images png --findings Mass,Hernia",
-        "medlt manifest folder converted own.parquet --labels own.csv --key sop_uid",
+        "medlt manifest csv labels.csv own.parquet --images png --findings A,B",
+        "medlt manifest folder converted labelled.parquet --labels labels.csv",
         "medlt manifest mimic-cxr-lt MIMIC-CXR-JPG mimic.parquet --release 2023",
     )
 )
@@ -47,7 +48,7 @@ def manifest(
     task: Annotated[str | None, typer.Option(help="CXR-LT 2024: all, 1, 2 or 3.")] = None,
     findings: Annotated[str | None, typer.Option(help="csv, folder: the label columns, A,B,...")] = None,
     labels: Annotated[Path | None, typer.Option(help="folder: the table of labels.")] = None,
-    key: Annotated[str | None, typer.Option(help="folder: its column that names an image or a study.")] = None,
+    key: Annotated[str | None, typer.Option(help="folder: its column that names an image; default: best fit.")] = None,
     column: Annotated[list[str] | None, typer.Option(help="csv, folder: uid=NAME, patient_id=NAME, ...")] = None,
     patient: Annotated[str | None, typer.Option(help="csv, folder: regular expression on the path.")] = None,
     extra_columns: Annotated[str | None, typer.Option(help="csv, folder: further columns to keep, sex,age.")] = None,
@@ -74,6 +75,7 @@ def manifest(
         orphans = read.write(out)
         terminal.say({"out": str(out), "orphans_file": orphans and str(orphans), **read.summary()}, read.table)
         terminal.mention(f"manifest: {out}" + (f", orphans: {orphans}" if orphans else ""))
+        terminal.mention(f"next: medlt validate {shlex.quote(str(out))}")
     if read.failures:
         raise typer.Exit(1)
 
@@ -121,6 +123,8 @@ def convert(
         require_local(engine)
         counts = work(src, out, settings_from_options(*given), workers=workers, progress=terminal)
         terminal.say({"out": str(out), **counts}, lambda: conversion_table(out, counts))
+        if counts["converted"] and not dry_run:
+            terminal.mention(f"next: medlt manifest folder {shlex.quote(str(out))} labelled.parquet --labels TABLE.csv")
     if counts["failed"] or not counts["converted"]:
         raise typer.Exit(1 if counts["converted"] else 2)
 

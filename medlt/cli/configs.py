@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import textwrap
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -32,14 +34,22 @@ def names(incomplete: str) -> list[str]:
 def list_configs(as_json: Json = False, volume: Volume = None) -> None:
     """List the configs that ship with medlt.
 
-    `medlt run NAME` runs one unchanged.
+    `medlt run NAME` runs one unchanged, `medlt evaluate NAME` an experiment.
     """
     with edge(as_json, volume) as terminal:
         from medlt.config import catalogue
 
-        methods = {name: catalogue.kind(name) for name in catalogue.names()}
-        width = max(map(len, methods)) + 2
-        terminal.say_lines({"configs": methods}, [f"{name:{width}}{method}" for name, method in methods.items()])
+        listed = catalogue.names()
+        shipped = [{"name": one, "kind": catalogue.kind(one), "about": catalogue.description(one)} for one in listed]
+        width = max(map(len, listed)) + 2
+        lines = [f"{one['name']:{width}}{_short(one['about'], 80 - width)}" for one in shipped]
+        terminal.say_lines({"configs": shipped}, lines)
+
+
+def _short(text: str, width: int) -> str:
+    """Return the first sentence of a text, cut at a word."""
+    sentence = re.split(r"(?<=[.?])\s", text)[0].rstrip(".")
+    return textwrap.shorten(sentence, width, placeholder=" ...", break_on_hyphens=False)
 
 
 @config.command(epilog=example("medlt config copy demo/demo", "medlt config copy dicom_folder/fusion mine.yaml"))

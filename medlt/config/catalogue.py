@@ -5,6 +5,7 @@ They are in medlt/pipelines/ of the wheel, and in pipelines/ beside medlt/ of a 
 
 from __future__ import annotations
 
+from itertools import takewhile
 from pathlib import Path
 
 import yaml
@@ -42,6 +43,12 @@ def kind(name: str) -> str:
         return "experiment"
     method = tree.get("method", "fusion")
     return "ablation" if "ablation" in tree else method if isinstance(method, str) else str(method["kind"])
+
+
+def description(name: str) -> str:
+    """Return the paragraph that a shipped config opens with. Raises InputError for an unknown name."""
+    lines = (line.removeprefix("#").strip() for line in path(name).read_text().splitlines())
+    return " ".join(takewhile(bool, lines))
 
 
 def copy(name: str, to: Path | None = None) -> list[Path]:

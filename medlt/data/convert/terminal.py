@@ -16,9 +16,12 @@ def conversion_table(out: Path, counts: dict[str, Any]) -> Table:
     from pydicom.uid import UID
     from rich.table import Table
 
-    made = Table("what", "files", "hint", title=f"{out}: {counts['converted']} converted", title_justify="left")
+    hints = ("hint",) if counts["reasons"] or counts.get("duplicates") else ()
+    title = f"{counts['converted']} images in {out}"
+    made = Table("what", "files", *hints, title=title, title_justify="left")
+    made.columns[0].no_wrap = True
     for syntax, count in counts["transfer_syntaxes"].items():
-        made.add_row(UID(syntax).name, str(count), "")
+        made.add_row(UID(syntax).name, str(count))
     made.add_section()
     for code, count in counts["reasons"].items():
         made.add_row(f"{kind_of_reason(code)}: {code}", str(count), HINTS[code])
