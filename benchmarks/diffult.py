@@ -27,11 +27,11 @@ from medlt.classify.latents import LatentClassifier, latent_network
 from medlt.diffusion.cbdm import ClassBalancing
 from medlt.diffusion.in_band_loss import AidLoss
 from medlt.diffusion.labels import LabelUNet, LabelVector
-from medlt.diffusion.losses import Extra, NoisedLoss, Rows
+from medlt.diffusion.losses import ExtraLoss, NoisedLoss, Rows
 from medlt.rng import batch_indices, noise_like, torch_generator
 
 IMAGES, FINDINGS, SHARE = 64, 8, 0.25
-TARGETS = {"class balancing": 2.1, "AID loss on a quarter of batches": 1.3}
+TARGETS = {"class balancing": 2.1, "in-band loss on a quarter of batches": 1.3}
 
 
 def labels() -> Tensor:
@@ -51,7 +51,7 @@ def now(device: str) -> float:
 class Step:
     """One training step after the other of a network of its own, with these further losses."""
 
-    def __init__(self, args: argparse.Namespace, *extra: Extra) -> None:
+    def __init__(self, args: argparse.Namespace, *extra: ExtraLoss) -> None:
         with torch.random.fork_rng():
             torch.manual_seed(0)
             net = LabelUNet(4, FINDINGS, width=args.width, levels=3)
@@ -87,8 +87,8 @@ def kinds(args: argparse.Namespace) -> dict[str, Callable[[], float]]:
     return {
         "plain": Step(args),
         "class balancing": Step(args, balancing),
-        "AID on": Step(args, on),
-        "AID off": Step(args, off),
+        "in-band on": Step(args, on),
+        "in-band off": Step(args, off),
         "both on": Step(args, balancing, on),
     }
 
@@ -110,9 +110,9 @@ def main() -> None:
     seconds = {
         "plain": middle["plain"],
         "class balancing": middle["class balancing"],
-        "AID loss on a quarter of batches": SHARE * middle["AID on"] + (1 - SHARE) * middle["AID off"],
-        "AID loss on every batch": middle["AID on"],
-        "class balancing, AID loss on a quarter": both,
+        "in-band loss on a quarter of batches": SHARE * middle["in-band on"] + (1 - SHARE) * middle["in-band off"],
+        "in-band loss on every batch": middle["in-band on"],
+        "class balancing, in-band loss on a quarter": both,
     }
     lines = [
         f"UNet {args.width} channels wide, latents 4x{args.side}x{args.side}, batch {args.batch}, {args.precision}, "

@@ -41,9 +41,8 @@ COLUMNS = ("source", "finding", "images", "accepted", "TPR", "FPR", "shows it", 
 
 def _cohort(name: str) -> Manifest:
     patients, seed = FRESH[name]
-    return from_csv(
-        table=phantom.write_phantom(HOME / name, patients=patients, seed=seed, size=128, imbalance=2.0), findings=FINDINGS
-    )
+    table_file = phantom.write_phantom(HOME / name, patients=patients, seed=seed, size=128, imbalance=2.0)
+    return from_csv(table=table_file, findings=FINDINGS)
 
 
 def _set(part: Manifest) -> TrainingSet:

@@ -25,7 +25,7 @@ from common import table
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from medlt.privacy.dpsgd.gradients import WAYS, PerUnit
+from medlt.privacy.dpsgd.gradients import GRAD_SAMPLE_MODES, PerUnit
 from medlt.privacy.dpsgd.randomness import Secure
 from medlt.types import GradSampleMode, InputError
 
@@ -201,7 +201,7 @@ def main() -> None:
     """Measure times, and memory with --memory; print and keep the table."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--network", nargs="+", default=list(NETWORKS), choices=list(NETWORKS))
-    parser.add_argument("--ways", nargs="+", default=list(WAYS))
+    parser.add_argument("--ways", nargs="+", default=[mode.value for mode in GRAD_SAMPLE_MODES])
     for name, usual in {"rows": 32, "multiplicity": 1, "rounds": 3, "threads": torch.get_num_threads()}.items():
         parser.add_argument(f"--{name}", type=int, default=usual)
     for flag in ("memory", "half", "channels-last", "keep"):
