@@ -76,7 +76,8 @@ def main() -> None:
     args = read.parse_args()
     hernias(Path(os.environ["MEDLT_DATA"]), args.out / "hernia.csv")
     lines = [
-        "| denoiser | claim | near copies | membership | TPR, 0.1 % FPR | TPR, 1 % FPR | re-identified | epsilon at least |",
+        "| denoiser | claim | near copies | membership | TPR, 0.1 % FPR | TPR, 1 % FPR | re-identified "
+        "| epsilon at least |",
         "|---|---|---|---|---|---|---|---|",
     ]
     sentences = []
