@@ -67,10 +67,10 @@ class DoctorReport:
     def table(self) -> Group:
         """Return the report for a terminal, with the problems below."""
         from rich.console import Group
-        from rich.table import Table
+        from rich.table import Column, Table
         from rich.text import Text
 
-        out = Table("", "what", "state", title="medlt doctor")
+        out = Table(Column("", no_wrap=True), Column("what", no_wrap=True), "state", title="medlt doctor")
         before = ""
         for one in self.diagnostics:
             if before and one.section != before:

@@ -27,6 +27,7 @@ from medlt.cli.recipes import _finish
 from medlt.cli.terminal import Terminal
 
 FINDINGS = ("Mass", "Hernia", "No_Finding")
+LONG = "Enlarged_Cardiomediastinum"
 Spoil = Callable[[pd.DataFrame, Path], pd.DataFrame]
 
 
@@ -315,6 +316,27 @@ def test_validate_counts_and_exits_by_what_it_found(tmp_path: Path) -> None:
     none = CliRunner().invoke(app, ["validate", str(tmp_path / "nowhere.parquet")])
     assert none.exit_code == 2
     assert len(none.stderr.strip().splitlines()) == 1
+
+
+def test_validate_says_what_the_test_images_can_show(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from medlt.data.layouts import from_csv
+
+    monkeypatch.setenv("COLUMNS", "80")
+    rows = table(tmp_path, 32)
+    rows.loc[rows["split"] == "test", "Hernia"] = 0.0
+    rows.rename(columns={"Mass": LONG}).to_csv(tmp_path / "labels.csv", index=False)
+    findings = (LONG, "Hernia", "No_Finding")
+    from_csv(table=tmp_path / "labels.csv", findings=findings).write(tmp_path / "manifest.parquet")
+    done = CliRunner().invoke(app, ["validate", str(tmp_path / "manifest.parquet")])
+    words = " ".join(done.stdout.split())
+    assert "the smallest gain in AUROC that the test images can show: from 0." in words
+    assert "no comparison can measure Hernia: its test images are all negative" in words
+    assert f"│ {LONG} │" in done.stdout
+    assert max(map(len, done.stdout.splitlines())) <= 80
+    done = CliRunner().invoke(app, ["validate", str(tmp_path / "manifest.parquet"), "--json"])
+    gains = json.loads(done.stdout)["smallest_gain"]
+    assert gains["Hernia"] is None
+    assert 0 < gains[LONG] < 1
 
 
 def test_report_of_no_run_is_one_clear_line(tmp_path: Path) -> None:

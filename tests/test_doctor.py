@@ -5,6 +5,7 @@ import subprocess
 import sys
 import tomllib
 from collections import namedtuple
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -95,6 +96,20 @@ def test_the_table_names_every_diagnostic() -> None:
     assert all(one.name in done.stdout for one in doctor.examine().diagnostics)
 
 
+def test_the_table_fits_80_columns_with_names_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    long = doctor.Diagnostic("device", "cuda:0", "failed: " + "no kernel image is available " * 4, False, "update it")
+    report = doctor.DoctorReport((*doctor.examine().diagnostics, long))
+    monkeypatch.setattr(doctor, "examine", lambda: report)
+    monkeypatch.setenv("COLUMNS", "80")
+    done = CliRunner().invoke(app, ["doctor"])
+    assert done.exit_code == 1
+    lines = done.stdout.splitlines()
+    assert max(map(len, lines)) <= 80
+    named = {cell.strip() for line in lines if line.startswith("│") for cell in line.split("│")[2:3]}
+    assert {one.name for one in report.diagnostics} <= named
+    assert all(f"pip install 'medlt[{extra}]'" in " ".join(lines) for extra in doctor.EXTRAS if not find_spec(extra))
+
+
 def test_little_free_space_is_a_problem(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("medlt.doctor.shutil.disk_usage", lambda folder: Usage(2**40, 2**40 - 2**30, 2**30))
     done = CliRunner().invoke(app, ["doctor", "--json"])
@@ -139,7 +154,7 @@ def test_a_broken_config_is_a_problem(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(path: Path) -> None:
         raise InputError(f"{path}: no such key")
 
-    monkeypatch.setattr(config, "load", refuse)
+    monkeypatch.setattr(config, "load_config", refuse)
     one = state(doctor.examine(), "configs", "demo")
     assert not one.passed
     assert "no such key" in one.text()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shlex
 from pathlib import Path
 from typing import Annotated
@@ -143,13 +144,33 @@ def validate(
 ) -> None:
     """Check a manifest's labels and files before training.
 
-    Shows counts per finding and split, and unreadable images. Exit code 1: there are some.
+    Shows counts per finding and split, unreadable images, and the smallest gain that the test images can show. Exit
+    code 1: some images are unreadable.
     """
     with edge(as_json, volume) as terminal:
+        from medlt.api.power import smallest_visible_gains
         from medlt.data.manifest import Manifest
         from medlt.data.validate import validate as check
 
-        report = check(Manifest.read(manifest))
-        terminal.say(report.summary(), report.table)
+        rows = Manifest.read(manifest)
+        report = check(rows)
+        gains = {str(name): float(gain) for name, gain in smallest_visible_gains(rows.split("test").counts()).items()}
+        terminal.say({**report.summary(), "smallest_gain": gains}, lambda: _with_gains(report.table(), gains))
     if report.failures:
         raise typer.Exit(1)
+
+
+def _with_gains(table: object, gains: dict[str, float]) -> object:
+    """Return the table with what a comparison on the test images can show below it."""
+    from rich.console import Group
+    from rich.text import Text
+
+    known = sorted((gain, name) for name, gain in gains.items() if math.isfinite(gain))
+    unseen = [name for name, gain in gains.items() if not math.isfinite(gain)]
+    reason = "its test images are all negative or all positive"
+    lines = [f"note: no comparison can measure {name}: {reason}" for name in unseen]
+    if known:
+        (least, best), (most, worst) = known[0], known[-1]
+        shown = f"from {least:.2f} ({best}) to {most:.2f} ({worst})"
+        lines.insert(0, f"the smallest gain in AUROC that the test images can show: {shown}")
+    return Group(table, *map(Text, lines))  # type: ignore[arg-type]

@@ -61,7 +61,7 @@ def _table(summary: dict[str, Any]) -> object:
 
     table = Table(title="audit", caption=Text(summary["conclusion"]))
     for name in ("test", "result", "passed"):
-        table.add_column(name, no_wrap=name == "passed")
+        table.add_column(name, no_wrap=name != "result")
     words = {True: "yes", False: "no", None: "unknown"}
     for one in summary["results"]:
         table.add_row(one["name"], Text(one["sentence"]), words[one["passed"]])
