@@ -183,7 +183,7 @@ class InBand:
     passes_above: ClassVar[bool] = False
 
     def __call__(self, batch: Batch) -> list[CheckResult]:
-        """Return one CheckResult an image. Raises InputError where the rows lack a column."""
+        """Return one CheckResult per image. Raises InputError if the rows lack a column."""
         if missing := {"fold", "finding"} - set(batch.rows.columns):
             raise InputError(f"plan rows lack the columns {sorted(missing)}, which the band check needs")
         rows = zip(batch.rows.index, batch.rows["finding"], batch.rows["fold"], self._values(batch), strict=True)
@@ -223,7 +223,7 @@ def in_band(
     / NaN.
 
     images(uids) -> [n,1,H,W]; it is called for positives of `findings`, those with a target. Limits are shrunk over all
-    folds and findings together. Raises InputError where folds and features differ in number.
+    folds and findings together. Raises InputError if folds and features differ in number.
     """
     if len(features) != int(fold.max()) + 1:
         raise InputError(f"{len(features)} verifiers for {int(fold.max()) + 1} folds; give one verifier for each fold")

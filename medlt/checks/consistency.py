@@ -22,8 +22,7 @@ __all__ = ["CrossFitClassifiers", "LabelConsistency", "Verifier", "best_of", "cr
 
 
 def thresholds(held_out: pd.DataFrame, labels: pd.DataFrame, quantile: float = 0.5) -> pd.Series:
-    """Return, per finding, the `quantile` of held-out probabilities over real positives; NaN where there is no
-    positive.
+    """Return, per finding, the `quantile` of held-out probabilities over real positives; NaN without a positive.
 
     held_out: uid x finding, each row from a verifier not trained on it (CrossFitClassifiers.held_out); labels: uid x
     finding.
@@ -47,7 +46,7 @@ class LabelConsistency:
     passes_above: ClassVar[bool] = True
 
     def __call__(self, batch: Batch) -> list[CheckResult]:
-        """Return one CheckResult an image; batch.rows needs columns `fold` and `finding`."""
+        """Return one CheckResult per image; batch.rows needs columns `fold` and `finding`."""
         if missing := {"fold", "finding"} - set(batch.rows.columns):
             raise InputError(f"plan rows lack the columns {sorted(missing)}, which the label check needs")
         values = self._values(batch)
@@ -83,7 +82,7 @@ def best_of(rows: pd.DataFrame, results: Sequence[CheckResult], by: str = LabelC
     """Rank the candidates of each (finding, slot) that passed every check; only rank 1 passes.
 
     rows: index uid, columns finding, slot, candidate; results: the check results of these images, `by` among them.
-    Returns one CheckResult an eligible image, in the order of rows; value is its rank (ties: the lower candidate
+    Returns one CheckResult per eligible image, in the order of rows; value is its rank (ties: the lower candidate
     first), limit is 1. A slot without an eligible candidate keeps none.
     """
     failed = {result.uid for result in results if not result.passed}

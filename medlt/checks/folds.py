@@ -47,9 +47,10 @@ def folds(patients: pd.Series, labels: pd.DataFrame, k: int, seed: int) -> pd.Se
 
 
 def _stratify(held: np.ndarray, k: int) -> np.ndarray:
-    """Return the fold of each patient [P], taken in order, from the findings of each [P,K].
+    """Return the fold of each patient [P], assigned in order, from their findings [P,K].
 
-    The fold that lacks most of the patient's rarest finding takes it; ties go to the smallest, then the first.
+    A patient goes to the fold that lacks the rarest of their findings most; ties go to the smallest fold, then the
+    first.
     """
     wanted = np.tile(held.sum(0) / k, (k, 1))
     count, chosen = held.sum(0), np.zeros(len(held), dtype=np.int64)
@@ -86,7 +87,7 @@ def cross_fit(
     train: Callable[[Sequence[str], int], Verifier],
     findings: Sequence[str],
 ) -> CrossFitClassifiers:
-    """Train one verifier a fold on the rows of the other folds, and apply it to its own fold.
+    """Train one verifier per fold on the rows of the other folds, and apply it to its own fold.
 
     fold: uid -> 0..k-1; images(uids) -> [n,1,H,W]; train(uids, k) -> verifier k, trained on `uids` only.
     """

@@ -1,4 +1,4 @@
-"""The common part of most checks: one value an image, compared with one limit."""
+"""The common part of most checks: one value per image, compared with one limit."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Limited(Protocol):
 
 
 def check_limit(check: Limited, batch: Batch, values: Tensor, reason: str) -> list[CheckResult]:
-    """Return one CheckResult an image, from values [B] in the order of the batch; a failed image has the `reason`."""
+    """Return one CheckResult per image, from values [B] in the order of the batch; a failed image has the `reason`."""
     out = []
     for uid, value in zip(batch.rows.index, values.double().tolist(), strict=True):
         passed = value >= check.limit if check.passes_above else value <= check.limit

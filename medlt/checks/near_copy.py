@@ -1,6 +1,6 @@
 """Check for near-copies of real images: compare each image with all real training images, under the given measures.
 
-A measure maps images to unit vectors. An image is a near-copy where its isolation with its nearest real image
+A measure maps images to unit vectors. An image is a near-copy if its isolation with its nearest real image
 (`medlt.metrics.nearest.isolation`) is stronger, under one measure, than that of all but a given share of held-out real
 images. The limit of a measure is that quantile of the held-out images' ratios, with the share divided by the number of
 measures (Bonferroni).
@@ -51,7 +51,7 @@ class NearCopy:
     passes_above: ClassVar[bool] = True
 
     def __call__(self, batch: Batch) -> list[CheckResult]:
-        """Return one CheckResult an image."""
+        """Return one CheckResult per image."""
         values = torch.ones(0)
         if len(batch.images):
             values = torch.stack([one.value(batch.images, self.neighbours) for one in self.metrics]).min(0).values
@@ -63,7 +63,7 @@ def near_copy_limit(
 ) -> float:
     """Return the ratio that at most `false_positive_rate` of real held-out images fall below, for one measure.
 
-    held_out: images [M,1,H,W] of patients outside the training set, best one a patient; train: unit vectors [N,D]. A
+    held_out: images [M,1,H,W] of patients outside the training set, best one per patient; train: unit vectors [N,D]. A
     new held-out image falls below with a probability of at most the rate (M + 1 exchangeable images). Raises InputError
     where M images cannot resolve it.
     """

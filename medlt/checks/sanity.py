@@ -29,7 +29,7 @@ class Finite:
     passes_above: ClassVar[bool] = False
 
     def __call__(self, batch: Batch) -> list[CheckResult]:
-        """Return one CheckResult an image."""
+        """Return one CheckResult per image."""
         good = batch.images.isfinite() & (batch.images >= 0) & (batch.images <= 1)
         bad = (~good).flatten(1).sum(1)
         return check_limit(self, batch, bad, "pixels that are not finite or not in [0,1]")
@@ -44,7 +44,7 @@ class Flat:
     passes_above: ClassVar[bool] = True
 
     def __call__(self, batch: Batch) -> list[CheckResult]:
-        """Return one CheckResult an image."""
+        """Return one CheckResult per image."""
         pixels = batch.images.flatten(1)
         spread = (pixels - pixels.mean(1, keepdim=True)).square().mean(1).sqrt()
         return check_limit(self, batch, spread, "the image is flat (black, white or grey)")
@@ -59,7 +59,7 @@ class Saturated:
     passes_above: ClassVar[bool] = False
 
     def __call__(self, batch: Batch) -> list[CheckResult]:
-        """Return one CheckResult an image."""
+        """Return one CheckResult per image."""
         pixels = batch.images.nan_to_num(0, 0, 0).flatten(1)
         share = ((pixels <= 0.5 / 255) | (pixels >= 254.5 / 255)).double().mean(1)
         return check_limit(self, batch, share, "too large a share of the image is clipped to black or white")
@@ -79,7 +79,7 @@ class Duplicate:
     passes_above: ClassVar[bool] = False
 
     def __call__(self, batch: Batch) -> list[CheckResult]:
-        """Return one CheckResult an image; batch.rows needs a column `parents`, a list of uids each."""
+        """Return one CheckResult per image; batch.rows needs a column `parents`, a list of uids each."""
         own = standardised(batch.images)
         parents = list(pixels_of(batch.rows))
         known = sorted({uid for row in parents for uid in row})
@@ -106,7 +106,7 @@ def _preceding(own: Tensor) -> Tensor:
 
 
 def copies(uids: Sequence[str], images: Images, limit: float = 0.995, chunk: int = 256) -> list[CheckResult]:
-    """Search a whole set for pairs: one CheckResult an image, and the later image of a pair fails.
+    """Search a whole set for pairs: one CheckResult per image, and the later image of a pair fails.
 
     Memory holds two chunks at a time.
     """

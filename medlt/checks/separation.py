@@ -59,7 +59,7 @@ def parents_of(rows: pd.DataFrame) -> pd.Series:
 
 
 def require_unseen_parents(assigned: pd.Series, seen: Mapping[int, Collection[str]], parents: pd.Series) -> None:
-    """Raise InputError where a verifier was trained on a parent of an image that it verifies.
+    """Raise InputError if a verifier was trained on a parent of an image that it verifies.
 
     assigned: uid of an image -> number of its verifier; seen: number -> uids that verifier was trained on; parents: uid
     -> uids as of `parents_of`. The error names one image and its parent. A verifier without training uids, and an image

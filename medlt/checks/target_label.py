@@ -24,7 +24,7 @@ class TargetLabelCheck:
     passes_above: ClassVar[bool] = True
 
     def __call__(self, batch: Batch) -> list[CheckResult]:
-        """Return one CheckResult an image; batch.rows needs the column `finding`. Raises InputError without it."""
+        """Return one CheckResult per image; batch.rows needs the column `finding`. Raises InputError without it."""
         if "finding" not in batch.rows:
             raise InputError("plan rows lack the column 'finding', which the target-label check needs")
         own = zip(batch.rows.index, batch.rows["finding"], strict=True)

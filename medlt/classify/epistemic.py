@@ -52,7 +52,7 @@ from medlt.training.runtime import Runtime
 from medlt.training.settings import BatchPart, Training
 from medlt.types import InputError
 
-FORMAT = 3  # part of the key: raise it when the same settings would train other weights
+FORMAT = 3  # part of the key: increase it if the same settings would train other weights
 RECORD, WEIGHTS = "epistemic.json", "epistemic.safetensors"
 Statistic: TypeAlias = Callable[[Tensor, Tensor], Tensor]
 """(logits of the classifier [B,K], of the members [M,B,K]) -> [B,K]; larger means more uncertain or harder."""
@@ -64,7 +64,7 @@ def _coin(logits: Tensor) -> Tensor:
 
 
 def bald(base: Tensor, members: Tensor) -> Tensor:
-    """Return the mutual information of the label and the member, in nats; 0 where the members agree."""
+    """Return the mutual information of the label and the member, in nats; 0 if the members agree."""
     yes, no = (F.logsigmoid(sign).logsumexp(0) - math.log(len(members)) for sign in (members, -members))
     return -(yes.exp() * yes + no.exp() * no) - _coin(members).mean(0)
 

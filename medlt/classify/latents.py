@@ -32,7 +32,7 @@ from medlt.training.runtime import Runtime
 from medlt.training.settings import BatchPart
 from medlt.types import InputError
 
-FORMAT = 2  # part of the key: raise it when the same settings would train other weights
+FORMAT = 2  # part of the key: increase it if the same settings would train other weights
 PLANES = (32, 64, 128, 256)
 GROUPS = 8
 RECORD, WEIGHTS = "classifier.json", "classifier.safetensors"

@@ -2,8 +2,8 @@
 
 `medlt.classify.train` also uses statistics of all patients: class weights and tau are counts, sampling by class and
 mixup join rows, and an early stop depends on data. None of these is used here. Rows are augmented anew whenever they
-are drawn, so several draws of an image a step are the augmentation multiplicity of De et al., arXiv 2204.13650, section
-3.3.
+are drawn, so several draws of an image per step are the augmentation multiplicity of De et al., arXiv 2204.13650,
+section 3.3.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from medlt.training.runtime import Runtime
 from medlt.training.settings import Training
 from medlt.types import InputError
 
-FORMAT = 2  # part of the key: raise it when the same settings would train other weights
+FORMAT = 2  # part of the key: increase it if the same settings would train other weights
 RECORD, WEIGHTS, MECHANISM = "classifier.json", "classifier.safetensors", "mechanism.json"
 Prepare = Callable[[nn.Module], Any]
 """Changes a network in place as the training does before its first step (`medlt.privacy.preflight.prepare`)."""
@@ -45,7 +45,7 @@ class PrivateSettings:
     """Settings of a private training of a classifier, beside its data and its privacy.
 
     network: see medlt.classify.networks; task: multi-label or single-label; augment: none, light or monai; batch:
-    expected number of units a step. Raises InputError for unknown names.
+    expected number of units per step. Raises InputError for unknown names.
     """
 
     network: str = "small"
@@ -76,7 +76,7 @@ def row_loss(images: Tensor, labels: np.ndarray, augment: str = "light", task: s
     """Return the cross-entropy of each row of images uint8 [N,1,S,S] under labels [N,K], 1, 0, soft or NaN.
 
     multi-label: binary, the mean over the row's known labels, 0 where none is known; single-label: of a softmax, 0
-    where a label is unknown. The augmentation is drawn for each row from the generator.
+    if a label is unknown. The augmentation is drawn for each row from the generator.
     """
     known_loss("plain", task)
     truth, moved = torch.as_tensor(np.asarray(labels, np.float32)), augmentation(augment)
@@ -102,7 +102,7 @@ def private_classifier(
     real: TrainingSet, patients: Sequence[str], *, runtime: Runtime, store: Store, private: PrivateFit,
     prepare: Prepare, name: str = "classifier", **settings: Any,
 ) -> Classifier:  # fmt: skip
-    """Train a classifier on `real` rows by `private`, with `patients`, one a row, as units.
+    """Train a classifier on `real` rows by `private`, with `patients`, one per row, as units.
 
     settings: the fields of PrivateSettings; the seed is the runtime's. The store keeps the classifier under data,
     patients, settings, seed and mechanism; `private` accounts for its cost in either case. The record holds no count of
@@ -131,7 +131,7 @@ def private_classifier(
 
 def _require(real: TrainingSet, patients: Sequence[str], settings: PrivateSettings) -> None:
     if not len(real) or len(patients) != len(real):
-        raise InputError(f"private training: {len(patients)} patients for {len(real)} rows; give one a row")
+        raise InputError(f"private training: {len(patients)} patients for {len(real)} rows; give one for each row")
     if not (np.asarray(real.weights) == 1).all():
         raise InputError(
             "private training: rows have weights, which would count some patients more; remove the weights"
@@ -143,7 +143,7 @@ def _require(real: TrainingSet, patients: Sequence[str], settings: PrivateSettin
 def load_private(folder: Path, prepare: Prepare, device: str) -> Classifier:
     """Load a classifier that `private_classifier` wrote; `prepare` changes a fresh network as the training did.
 
-    Raises InputError where there is no such classifier.
+    Raises InputError if there is no such classifier.
     """
     try:
         record, weights = json.loads((folder / RECORD).read_text()), files.read_tensors(folder / WEIGHTS)

@@ -48,13 +48,13 @@ __all__ = [
     "OptimizerSettings",
     "Pace",
     "TrainingSet",
-    "fit",
+    "fit_classifier",
     "load_classifier",
     "require_trainable",
     "standardised",
 ]
 
-FORMAT = 4  # part of the key: raise it when the same settings would train other weights
+FORMAT = 4  # part of the key: increase it if the same settings would train other weights
 HEAD_RATE = 10.0  # times the learning rate where only a fresh head is trained: see medlt.classify.training_strategies
 RECORD, WEIGHTS = "classifier.json", "classifier.safetensors"
 
@@ -99,7 +99,7 @@ def fit_classifier(
 def require_trainable(
     real: TrainingSet, val: TrainingSet, added: TrainingSet | None, settings: ClassifierSettings
 ) -> None:
-    """Raise InputError where the sets do not fit the settings or each other, as `fit` does."""
+    """Raise InputError if the sets do not fit the settings or each other, as `fit_classifier`."""
     if not len(real):
         raise InputError("there is no train row; check the column split")
     widths = {len(rows.labels[0]) for rows in (real, val, added) if rows is not None and len(rows)}
@@ -127,7 +127,7 @@ def _key(
 
 
 def load_classifier(folder: Path, device: str) -> Classifier:
-    """Load a classifier from its folder in the store. Raises InputError where there is none."""
+    """Load a classifier from its folder in the store. Raises InputError if there is none."""
     try:
         record, weights = json.loads((folder / RECORD).read_text()), files.read_tensors(folder / WEIGHTS)
         settings = record["settings"]

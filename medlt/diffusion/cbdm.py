@@ -72,11 +72,11 @@ def to_noise(a: Tensor, prediction: Prediction) -> Tensor:
 
 @dataclass(frozen=True, eq=False)
 class ClassBalancing:
-    """The loss above as an `Extra`: one value a row, 0 for rows that are told nothing, as published.
+    """The loss above as an `ExtraLoss`: one value per row, 0 for rows with the null condition, as published.
 
-    labels: the pool [N,K], 1 / 0 / NaN, of train rows; tau 0 is off, and then draws nothing; power: q. Circumstances
-    (view, sex, age) stay the row's own. Costs one more forward and backward, of the rows that are pulled.
-    Raises InputError for a pool without a known row and for values below 0.
+    labels: the pool [N,K] of train rows, 1, 0 or NaN; tau: 0 switches the loss off, without drawing random numbers;
+    power: q. View, sex and age of a row stay the same. The loss costs one more forward and backward pass of the rows
+    whose weight is above 0. Raises InputError for a pool without a known label and for values below 0.
     """
 
     condition: Conditioner

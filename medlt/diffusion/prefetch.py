@@ -51,7 +51,7 @@ def prefetch(items: Iterable[T], depth: int = 1) -> Iterator[T]:
 def _fill(items: Iterator[Any], waiting: queue.Queue[tuple[str, Any]], stop: threading.Event) -> None:
     """Put every item and the end or the error into the queue; return when `stop` is set; close the source."""
 
-    def put(kind: str, value: Any) -> bool:
+    def offer(kind: str, value: Any) -> bool:
         while not stop.is_set():
             with suppress(queue.Full):
                 waiting.put((kind, value), timeout=0.1)
@@ -60,11 +60,11 @@ def _fill(items: Iterator[Any], waiting: queue.Queue[tuple[str, Any]], stop: thr
 
     try:
         for item in items:
-            if not put("item", item):
+            if not offer("item", item):
                 break
-        put("end", None)
+        offer("end", None)
     except BaseException as error:
-        put("error", error)
+        offer("error", error)
     finally:
         if hasattr(items, "close"):
             items.close()

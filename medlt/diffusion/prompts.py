@@ -1,7 +1,7 @@
-"""From label vectors and circumstances to prompts: `chest radiograph, PA view, with cardiomegaly and pleural effusion`.
+"""Prompts from label vectors and metadata: `chest radiograph, PA view, with cardiomegaly and pleural effusion`.
 
-Only what is known is said. Everything else in a prompt is the template's own words; of free text only what `scrub` and
-a guard against rare words let through.
+A prompt names known findings and metadata only. The rest of it is the text of the template. Free text passes `scrub`
+and a filter of rare words first.
 """
 
 from __future__ import annotations
@@ -30,21 +30,21 @@ _PER_YEAR = {"D": 365.25, "W": 52.18, "M": 12.0, "Y": 1.0, "": 1.0}
 
 @dataclass(frozen=True)
 class Prompts:
-    """Label vectors [B,K] in the order of `findings` to B prompts. Chance-free; a prompt depends on its row only.
+    """Function from label vectors [B,K], in the order of `findings`, to B prompts. A prompt depends on its row only.
 
-    template: clauses parted by commas, with the fields {view}, {sex}, {age}, {findings}, {absent} and {text}. An
-        unknown field is left out, and so is a clause none of whose fields is known.
-    words: phrase of a finding; by default its name in lower case, blanks for underscores, and "no acute findings" for
-        No_Finding (or Normal). "" leaves the finding unsaid.
-    soft_above: {findings} names what is labelled this or more (soft labels), joined "a, b and c". Where nothing is,
-        and No_Finding is, it says so. {absent} names what is labelled 0, joined "a, b or c"; the default template
-        does not use it. NaN is never said.
-    most: {findings} and {absent} name at most so many, the first in the order of `findings`; None names all.
-    age: {age} in decades ("aged 40 to 49", so that fewer patients share no prompt) or in years; from 90 on both say
-        "aged 90 or older", as de-identification asks (45 CFR 164.514(b)(2)(i)(C)). Over 120 is unknown.
-    rare: a guard for {text}, which is always scrubbed.
+    template: clauses separated by commas, with the fields {view}, {sex}, {age}, {findings}, {absent} and {text}.
+        Unknown fields are left out, and so are clauses without a known field.
+    words: phrases of findings; by default the name in lower case with spaces for underscores, and "no acute findings"
+        for No_Finding (or Normal). "" leaves the finding out.
+    soft_above: {findings} names the findings with this label or more (soft labels), joined "a, b and c". If there is
+        none, it names No_Finding if that is present. {absent} names findings with label 0, joined "a, b or c"; the
+        default template does not use it. NaN is never named.
+    most: largest number of findings in {findings} and {absent}, the first in the order of `findings`; None for all.
+    age: {age} in decades ("aged 40 to 49", so that more patients share a prompt) or in years. From 90 on both give
+        "aged 90 or older", as de-identification requires (45 CFR 164.514(b)(2)(i)(C)). Over 120 is unknown.
+    rare: a filter for {text}, which is always scrubbed.
 
-    Raises InputError for an unknown field, a phrase for an unknown finding, or words that `scrub` would take out.
+    Raises InputError for an unknown field, a phrase for an unknown finding, or words that `scrub` would remove.
     """
 
     findings: tuple[str, ...]
@@ -68,32 +68,34 @@ class Prompts:
         if not 0 < self.soft_above <= 1:
             raise InputError(f"soft_above is {self.soft_above}; give a label above 0 and at most 1")
         if self.most is not None and self.most < 1:
-            raise InputError(f"most is {self.most}; name at least 1 finding, or all (None)")
+            raise InputError(f"most is {self.most}; give at least 1, or None for all findings")
 
     @property
     def digest(self) -> str:
-        """Names all settings."""
+        """Digest of all settings."""
         guard = self.rare and self.rare.digest
-        said = self.template, dict(self.words), self.soft_above, self.most, self.age
-        return digest("prompts", self.findings, said, guard)
+        settings = self.template, dict(self.words), self.soft_above, self.most, self.age
+        return digest("prompts", self.findings, settings, guard)
 
     def phrase(self, finding: str) -> str:
-        """Return how a finding is said."""
+        """Return the phrase of a finding."""
         plain = _spaced(finding.replace("_", " ")).lower()
         return self.words.get(finding, "no acute findings" if plain in NORMAL else plain)
 
     def __call__(self, labels: Tensor, about: Sequence[About] = ()) -> list[str]:
-        """Return prompts of labels [B,K] (1, 0, soft, NaN = unknown); `about` (view, sex, age, text) is empty or one a
-        row.
+        """Return prompts of labels [B,K] (1, 0, soft, NaN = unknown).
+
+        about: view, sex, age and text of each row, or empty.
         """
         if labels.ndim != 2 or labels.shape[1] != len(self.findings):
             raise ValueError(f"labels {tuple(labels.shape)} for {len(self.findings)} findings; give [B,K]")
         if about and len(about) != len(labels):
-            raise ValueError(f"{len(about)} circumstances for {len(labels)} rows; give none or one a row")
+            raise ValueError(f"{len(about)} metadata for {len(labels)} rows; give none, or one for each row")
         return [self._prompt(row, about[i] if about else {}) for i, row in enumerate(labels.tolist())]
 
     def _prompt(self, labels: Sequence[float], about: About) -> str:
-        said = {
+        """Return the prompt of one row."""
+        values = {
             "view": VIEWS.get(_text(about, "view").lower(), ""),
             "sex": SEXES.get(_text(about, "sex").lower(), ""),
             "age": _aged(_text(about, "age"), self.age == "decades"),
@@ -101,16 +103,14 @@ class Prompts:
             "findings": self._named(labels, lambda label: label >= self.soft_above, "and"),
             "absent": self._named(labels, lambda label: label == 0, "or"),
         }
-        return ", ".join(filter(None, (_clause(clause, said) for clause in self.template.split(","))))
+        return ", ".join(filter(None, (_clause(clause, values) for clause in self.template.split(","))))
 
     def _named(self, labels: Sequence[float], holds: Callable[[float], bool], last: str) -> str:
-        """Return phrases of the findings whose label holds; that of No_Finding only where it stands alone and is
-        present.
-        """
+        """Return the phrases of findings whose label `holds`; No_Finding only if it is present and no other is."""
         named = [finding for finding, label in zip(self.findings, labels, strict=True) if holds(label)]
         normal = [finding for finding in named if _spaced(finding.replace("_", " ")).lower() in NORMAL]
-        found = [finding for finding in named if finding not in normal] or (normal[:1] if last == "and" else [])
-        phrases = [phrase for finding in found if (phrase := self.phrase(finding))][: self.most]
+        chosen = [finding for finding in named if finding not in normal] or (normal[:1] if last == "and" else [])
+        phrases = [phrase for finding in chosen if (phrase := self.phrase(finding))][: self.most]
         return f" {last} ".join(filter(None, (", ".join(phrases[:-1]), *phrases[-1:])))
 
 
@@ -126,28 +126,30 @@ def _check_fields(clause: str) -> None:
 
 
 def _check_marks(words: str) -> None:
+    """Raise InputError for words that `scrub` would change."""
     if scrub(words) != _spaced(words):
-        raise InputError(f"the words {words.strip()!r} hold an identifying or a stray mark; say it otherwise")
+        raise InputError(f"the words {words.strip()!r} hold an identifying or a stray mark; use other words")
 
 
-def _clause(clause: str, said: Mapping[str, str]) -> str:
-    """Return the clause filled in; "" where it has fields and none is known."""
+def _clause(clause: str, values: Mapping[str, str]) -> str:
+    """Return the clause filled in, or "" if it has fields and none is known."""
     fields = [name for _, name, _, _ in Formatter().parse(clause) if name]
-    return "" if fields and not any(said[name] for name in fields) else _spaced(clause.format(**said))
+    return "" if fields and not any(values[name] for name in fields) else _spaced(clause.format(**values))
 
 
 def _spaced(text: str) -> str:
+    """Return the text with single spaces."""
     return " ".join(text.split())
 
 
 def _text(about: About, key: str) -> str:
-    """Return what is known as text; "" for None, NaN, NA and blanks."""
+    """Return a value as text; "" for None, NaN, NA and blanks."""
     text = str(about.get(key, "")).strip()
     return "" if text.lower() in ("none", "nan", "<na>", "nat") else text
 
 
 def _aged(age: str, decades: bool) -> str:
-    """Return how an age is said: a number of years, or a DICOM age string such as 045Y or 006M (PS3.5, 6.2)."""
+    """Return the phrase of an age, given as a number of years or a DICOM age string such as 045Y (PS3.5, 6.2)."""
     read = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([DWMY]?)", age, re.IGNORECASE)
     years = int(float(read[1]) / _PER_YEAR[read[2].upper()]) if read else -1
     if not 0 <= years <= 120:

@@ -1,7 +1,7 @@
-"""The one sampling loop: a denoiser, a start, a diffusers scheduler that takes x0 estimates.
+"""The sampling loop: a denoiser, a start, and a diffusers scheduler that takes x0 estimates.
 
-x_t is the noisy latent [B,C,h,w] at timestep t, x0 the clean estimate. A start says where the loop begins; guidance
-is inside the denoiser; so every method of medlt is a choice of those two.
+x_t is the noisy latent [B,C,h,w] at timestep t, x0 the clean estimate. The start is where the loop begins, and guidance
+is part of the denoiser. Every method of medlt is a choice of these two.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from medlt.types import Denoiser, InputError
 
 @dataclass(frozen=True)
 class Start:
-    """Where sampling begins: x [B,...], as the scheduler keeps it, at timesteps[0]; the timesteps to ask at, falling.
+    """The start of sampling: x [B,...] at timesteps[0], and the falling timesteps of the denoiser.
 
-    Some schedulers keep x_t times a factor, see `medlt.diffusion.schedulers`.
+    x is in the scale of the scheduler: some keep x_t times a factor, see `medlt.diffusion.schedulers`.
     """
 
     x: Tensor
@@ -31,20 +31,19 @@ class Start:
 
 
 def from_noise(noise: Tensor, scheduler: Any, initial_noise_scale: float = 1.0, skip_steps: int = 0) -> Start:
-    """Return the whole schedule from unit noise [B,...]. The scheduler is told, and serves this batch only.
+    """Return a start with the whole schedule, from unit noise [B,...]. It sets up `scheduler` for this batch only.
 
-    Boost-and-Skip (arXiv 2502.06516): x_T is scaled by `initial_noise_scale` (gamma), and the first `skip_steps` steps
-    are left out, so that sampling begins at T - skip_steps with the noise as it is. Raises InputError if no step is left,
-    if the scale is not positive, or if it is not 1 under a scheduler that draws no noise: the latent would stay scaled.
+    Boost-and-Skip (arXiv 2502.06516): `initial_noise_scale` (gamma) scales x_T, and the first `skip_steps` steps are
+    left out, so that sampling begins at T - skip_steps. Raises InputError if no step is left, if the scale is not
+    positive, or if it is not 1 with a scheduler that draws no noise: the latent would stay scaled.
     """
     steps = scheduler.num_inference_steps
     if not 0 <= skip_steps < steps:
         raise InputError(f"skip_steps is {skip_steps} of {steps} steps; leave out 0 to {steps - 1} of them")
     if initial_noise_scale <= 0 or (initial_noise_scale != 1 and not draws_noise(scheduler)):
-        named = type(scheduler).__name__
-        told = f"initial_noise_scale {initial_noise_scale} under {named}"
         raise InputError(
-            f"{told}; give 1, or a number above 0 with a scheduler that draws noise, such as ddpm, euler_a"
+            f"initial_noise_scale {initial_noise_scale} under {type(scheduler).__name__}; give 1, or a number above 0 "
+            "with a scheduler that draws noise, such as ddpm, euler_a"
         )
     timesteps = evaluations(scheduler, steps - skip_steps)
     begin(scheduler, timesteps)
@@ -55,16 +54,15 @@ def from_noise(noise: Tensor, scheduler: Any, initial_noise_scale: float = 1.0, 
 
 
 def last_steps(strength: float, steps: int) -> int:
-    """Return how many of `steps` are run from a latent, at least 1: `strength` is their share, as in diffusers' img2img."""
+    """Return the number of steps run from a latent, at least 1: the share `strength` of `steps`, as in diffusers."""
     return max(1, round(strength * steps))
 
 
 def from_latent(z: Tensor, noise: Tensor, scheduler: Any, keep: int, renoise: bool = True) -> Start:
-    """Return the last `keep` steps from clean latents z [B,...], forward-noised to the level they expect (SDEdit,
-    2108.01073).
+    """Return a start with the last `keep` steps, from clean latents z [B,...] with noise added (SDEdit, 2108.01073).
 
-    renoise=False takes z for x_t as it is, as the published code of arXiv 2405.01705 does; `noise` is then not used.
-    The scheduler is told where it begins, and serves this batch only. Raises ValueError unless 1 <= keep <= steps.
+    renoise=False uses z as x_t, without `noise`, like the published code of arXiv 2405.01705. It sets up `scheduler`
+    for this batch only. Raises ValueError unless 1 <= keep <= steps.
     """
     timesteps = evaluations(scheduler, keep)
     begin(scheduler, timesteps)
@@ -75,14 +73,11 @@ def from_latent(z: Tensor, noise: Tensor, scheduler: Any, keep: int, renoise: bo
 
 
 def _options(scheduler: Any, seeds: Sequence[int], rows: int) -> dict[str, Any]:
-    """Return what a step is told beside its tensors: a generator for each row.
-
-    Raises ValueError if seeds are missing.
-    """
+    """Return the options of a step: a generator for each row if it draws noise. Raises ValueError without seeds."""
     if not draws_noise(scheduler):
         return {}
     if len(seeds) != rows:
-        raise ValueError(f"{type(scheduler).__name__} draws noise: give one seed a row, not {len(seeds)}")
+        raise ValueError(f"{type(scheduler).__name__} draws noise: give one seed for each row, not {len(seeds)}")
     return {"generator": [torch_generator("step noise", int(seed)) for seed in seeds]}
 
 
@@ -93,12 +88,12 @@ def _finite(x: Tensor) -> Tensor:
 
 @torch.no_grad()
 def sample(denoiser: Denoiser, start: Start, scheduler: Any, seeds: Sequence[int] = ()) -> Tensor:
-    """Clean estimates, shaped as start.x. `scheduler` is the one that `start` was made with, used by nothing else.
+    """Return clean estimates in the shape of start.x. `scheduler` is the one that `start` was made with.
 
-    `seeds`, one a row, feed the schedulers that draw noise on the way (ddpm, lcm, tcd, sa, ..., see
-    `schedulers.draws_noise`), so that a row's noise is its own; they may be the seeds of the start's noise, for this is
-    another stream. The last step returns the estimate itself: no noise is left, whatever the number of steps. A row
-    that was not finite at some step, as a network in low precision may answer, comes back as NaN throughout.
+    `seeds`, one for each row, are for schedulers that draw noise in their steps (ddpm, lcm, tcd, sa, ..., see
+    `schedulers.draws_noise`), so that the noise of a row depends on its seed only. They may equal the seeds of the
+    start's noise, because the random stream differs. The last step returns the estimate itself, so no noise is left for
+    any number of steps. A row that is not finite at some step, as can happen in low precision, becomes NaN.
     """
     options = _options(scheduler, seeds, len(start.x))
     memory = inspect.signature(scheduler.step).parameters.get("order")  # of lms: estimates it combines, if it has them

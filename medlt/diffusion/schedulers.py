@@ -1,9 +1,9 @@
-"""diffusers schedulers, all made to take x0 estimates: one table of names, and the few ways in which they differ.
+"""diffusers schedulers with x0 estimates as input: a table of names, and the differences between them.
 
-Some keep x_t itself, others x_t / sqrt(abar) = x0 + sigma n (`scale_model_input` turns that into x_t). Most take x0 as
-it is. Some cannot, or place their steps between trained timesteps: a denoiser then sees the nearest trained timestep
-(as `quantize` of k-diffusion does) and its estimate is handed over as the noise that it implies there; that is what an
-epsilon network itself said, so nothing is lost by the detour.
+Some keep x_t itself, others x_t / sqrt(abar) = x0 + sigma n (`scale_model_input` turns that into x_t). Most take x0.
+Some cannot, or place their steps between trained timesteps. Then the denoiser gets the nearest trained timestep (like
+`quantize` of k-diffusion), and its estimate is converted to the noise that it implies there. This is the output of an
+epsilon network, so nothing is lost.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from medlt.types import InputError
 
 @dataclass(frozen=True)
 class _Kind:
-    """A diffusers class and its settings; `takes_x0`: at trained timesteps, which it keeps to."""
+    """A diffusers class and its settings; `takes_x0`: whether it takes x0 and uses trained timesteps only."""
 
     name: str
     settings: Mapping[str, Any] = field(default_factory=dict)
@@ -55,13 +55,13 @@ UNFIT: Mapping[str, str] = {
     "dpm_sde": "DPMSolverSDEScheduler needs the package torchsde, and draws one noise for a whole batch, so that an "
     "image would depend on its neighbours; use dpm++sde",
     "ipndm": "IPNDMScheduler has a noise schedule of its own and ignores the trained one; use pndm",
-    "edm_euler": "EDMEulerScheduler is for networks told log(sigma) / 4 instead of a timestep; use euler",
-    "edm_dpm++": "EDMDPMSolverMultistepScheduler is for networks told log(sigma) / 4 instead of a timestep; use dpm++",
-    "cosine_dpm++": "CosineDPMSolverMultistepScheduler is for networks told log(sigma) / 4; use dpm++",
+    "edm_euler": "EDMEulerScheduler is for networks with log(sigma) / 4 instead of a timestep; use euler",
+    "edm_dpm++": "EDMDPMSolverMultistepScheduler is for networks with log(sigma) / 4 instead of a timestep; use dpm++",
+    "cosine_dpm++": "CosineDPMSolverMultistepScheduler is for networks with log(sigma) / 4; use dpm++",
     "flow_euler": "FlowMatchEulerDiscreteScheduler is for networks trained by flow matching; use euler",
     "consistency": "CMStochasticIterativeScheduler is for consistency models on EDM noise levels; use lcm or tcd",
 }
-"""Schedulers of diffusers that are left out, and why."""
+"""Schedulers of diffusers that cannot be used, with the reason."""
 
 _DRAWING = {
     "DDPMScheduler", "EulerAncestralDiscreteScheduler", "KDPM2AncestralDiscreteScheduler", "LCMScheduler",
@@ -70,12 +70,12 @@ _DRAWING = {
 
 
 def scheduler(name: str, steps: int, noise: NoiseSchedule = STABLE_DIFFUSION) -> Any:
-    """Return a fresh diffusers scheduler of `steps` steps, for one batch: most of them keep state.
+    """Return a new diffusers scheduler of `steps` steps for one batch. Most schedulers keep state.
 
-    Timesteps are spaced "trailing" (arXiv 2305.08891) where the scheduler can, "linspace" at the few counts where
-    diffusers' trailing is wrong; the first is the noisiest there is.
-    Raises InputError for an unknown name, a number of steps that does not fit, or a schedule that ends in pure noise
-    (`zero_terminal`) where the scheduler cannot start from it.
+    Timesteps are spaced "trailing" (arXiv 2305.08891) if the scheduler supports it, and "linspace" for the few counts
+    at which trailing is wrong in diffusers; the first is the noisiest. Raises InputError for an unknown name, a number
+    of steps that does not fit, or a schedule that ends in pure noise (`zero_terminal`) if the scheduler cannot start
+    from it.
     """
     import diffusers
 
@@ -87,7 +87,7 @@ def scheduler(name: str, steps: int, noise: NoiseSchedule = STABLE_DIFFUSION) ->
     kind = _KINDS[name]
     build = getattr(diffusers, kind.name)
     if noise.zero_terminal and "rescale_betas_zero_snr" not in inspect.signature(build.__init__).parameters:
-        raise InputError(f"scheduler {name!r} cannot start from pure noise, as this model wants; use ddim or dpm++")
+        raise InputError(f"scheduler {name!r} cannot start from pure noise, as this model needs; use ddim or dpm++")
     takes = "sample" if kind.takes_x0 else "epsilon"
     built = build(prediction_type=takes, **noise.options(), **kind.settings)
     if "timestep_spacing" in built.config:
@@ -99,40 +99,40 @@ def scheduler(name: str, steps: int, noise: NoiseSchedule = STABLE_DIFFUSION) ->
 
 
 def _spacing(steps: int, train_steps: int) -> str:
-    """Trailing, but for the counts (61, 103, ...) whose rounding gives diffusers one step too many, at -1."""
+    """Return "trailing", or "linspace" for the counts (61, 103, ...) for which diffusers adds a step at -1."""
     return "trailing" if len(np.arange(train_steps, 0, -train_steps / steps)) == steps else "linspace"
 
 
 def factory(name: str, steps: int, noise: NoiseSchedule = STABLE_DIFFUSION) -> Callable[[], Any]:
-    """Return a maker of fresh schedulers, one for each batch; its arguments are checked now."""
+    """Return a function that makes a new scheduler for each batch. The arguments are checked now."""
     scheduler(name, steps, noise)
     return lambda: scheduler(name, steps, noise)
 
 
 def draws_noise(built: Any) -> bool:
-    """Return whether a step of this scheduler draws random noise, so that it needs a generator to be repeatable."""
+    """Return whether a step of this scheduler draws random noise, and so needs a generator."""
     return type(built).__name__ in _DRAWING or "sde" in built.config.get("algorithm_type", "")
 
 
 def evaluations(built: Any, keep: int | None = None) -> list[float]:
-    """Return the timesteps at which the denoiser is asked, falling, in all or in the last `keep` steps.
+    """Return the falling timesteps of the calls of the denoiser, in all or in the last `keep` steps.
 
-    One a step; two, but for the last step, if the scheduler is of order 2; pndm asks twice at its second timestep.
-    Raises ValueError unless 1 <= keep <= steps.
+    There is one call per step. Schedulers of order 2 make two, except in the last step; pndm makes two at its second
+    timestep. Raises ValueError unless 1 <= keep <= steps.
     """
     steps: int = built.num_inference_steps
     keep = steps if keep is None else keep
     if not 1 <= keep <= steps:
         raise ValueError(f"keep is {keep}, but the schedule has {steps} steps; keep 1 to all of them")
-    found: list[float] = built.timesteps.tolist()
+    timesteps: list[float] = built.timesteps.tolist()
     if type(built).__name__ == "PNDMScheduler":
-        last = (found[:1] + found[2:])[-keep:]
+        last = (timesteps[:1] + timesteps[2:])[-keep:]
         return last[:2] + last[1:]
-    return found[-(built.order * keep - (built.order - 1)) :]
+    return timesteps[-(built.order * keep - (built.order - 1)) :]
 
 
 def begin(built: Any, timesteps: list[float]) -> None:
-    """Let a fresh scheduler begin with the first of these, the last of its evaluations. ValueError if it was used."""
+    """Set a new scheduler to begin at the first of these, its last evaluations. Raises ValueError if it was used."""
     if getattr(built, "step_index", None) is not None or getattr(built, "counter", False):
         raise ValueError(f"this {type(built).__name__} has been used; every batch needs a fresh one (see factory)")
     if hasattr(built, "set_begin_index"):
@@ -140,10 +140,10 @@ def begin(built: Any, timesteps: list[float]) -> None:
 
 
 def step(built: Any, x0: Tensor, seen: Tensor, t: float, x: Tensor, **options: Any) -> Tensor:
-    """Return the next x from this one and the estimate x0 that the denoiser gave of `seen`, which is x as x_t."""
-    answer = x0
+    """Return the next x from x and the estimate x0; `seen` is x in the scale of x_t, the input of the denoiser."""
+    estimate = x0
     if built.config.prediction_type == "epsilon":
         a = built.alphas_cumprod[round(t)].to(x0)
-        answer = (seen - a.sqrt() * x0) / (1 - a).sqrt()
-    following: Tensor = built.step(answer, t, x, **options).prev_sample
+        estimate = (seen - a.sqrt() * x0) / (1 - a).sqrt()
+    following: Tensor = built.step(estimate, t, x, **options).prev_sample
     return following

@@ -1,11 +1,11 @@
-"""What may not reach a text encoder: identifying marks, and words so rare that they name a patient.
+"""Remove identifying marks, and words so rare that they identify a patient, from the input of a text encoder.
 
-A diffusion model can give back a training image for a caption that occurs once (arXiv 2301.13188), so a name, a date or
-an accession number in a prompt is a key to one patient's radiograph; the filler that de-identification leaves behind
-("___") is noise that the model learns to draw for. Both are taken out before training and before sampling alike.
+A diffusion model can reproduce a training image for a caption that occurs once (arXiv 2301.13188). So a name, a date or
+an accession number in a prompt is a key to the radiograph of one patient. The filler of de-identification ("___") is
+noise. Both are removed before training and before sampling.
 
-`scrub` knows patterns, not names: it is no de-identification method. A name is found only by its rarity, and best by
-counting patients (`shared_words`), for a vocabulary made from the web has common family names as single tokens.
+`scrub` matches patterns, not names; it does not de-identify. Names are removed by their rarity only, best by counting
+patients (`shared_words`), because vocabularies from the web have common family names as single tokens.
 """
 
 from __future__ import annotations
@@ -47,10 +47,9 @@ _WORD = re.compile(r"[^\W_]+(?:['’-][^\W_]+)*")
 
 
 def scrub(text: str) -> str:
-    """Return `text` without marks of de-identification, dates, times, numbers of four digits and more, addresses and
-    titles.
+    """Remove fillers of de-identification, dates, times, numbers of four digits or more, addresses and titles.
 
-    White space is collapsed, and punctuation left alone by what was taken out is removed. scrub(scrub(x)) is scrub(x).
+    White space is collapsed, and punctuation that is left over is removed. scrub(scrub(x)) is scrub(x).
     """
     while (cleaned := _once(text)) != text:
         text = cleaned
@@ -58,11 +57,12 @@ def scrub(text: str) -> str:
 
 
 def _once(text: str) -> str:
+    """Remove all marks once."""
     return _tidied(_MARKS.sub(" ", "".join(c if c.isprintable() else " " for c in text)))
 
 
 def _tidied(text: str) -> str:
-    """Return one space between words, none before a stop, no stop after a stop, none at the start; no empty brackets."""
+    """Remove empty brackets, repeated spaces, spaces before stops, repeated stops and stops at the start."""
     text = re.sub(r"[(\[{]\s*[)\]}]", " ", text)
     text = re.sub(r"\s+", " ", text).strip()
     text = re.sub(r"\s+([,.;:])", r"\1", text)
@@ -71,12 +71,12 @@ def _tidied(text: str) -> str:
 
 @dataclass(frozen=True)
 class RareWords:
-    """Takes rare words out of a text: those the tokenizer cuts into more than `pieces` pieces and not in `allowed`.
+    """Remove words that the tokenizer cuts into more than `pieces` pieces and that are not in `allowed`.
 
-    A byte-pair vocabulary (arXiv 1508.07909) keeps frequent words whole, so a word of many pieces was seldom seen:
-    a name, a typing error, a code. CLIP's vocabulary cuts long medical terms into up to 8 ("pneumomediastinum" 6) and
-    many names into fewer, so the default 6 stops codes and gibberish; put your terms into `allowed`, lower case.
-    With pieces=0 nothing but `allowed` is kept: with `shared_words` that is the stronger guard.
+    A byte-pair vocabulary (arXiv 1508.07909) keeps frequent words whole. A word of many pieces is rare: a name, a
+    typing error, a code. CLIP's vocabulary cuts long medical terms into up to 8 pieces ("pneumomediastinum": 6) and
+    many names into fewer. So the default 6 removes codes; put your terms into `allowed`, in lower case. With pieces=0
+    only `allowed` is kept, which is stricter if it comes from `shared_words`.
     """
 
     tokenizer: Any
@@ -85,7 +85,7 @@ class RareWords:
 
     @property
     def digest(self) -> str:
-        """Names the guard's settings; the tokenizer has a digest of its own."""
+        """Digest of the settings; the tokenizer has its own digest."""
         return digest("rare words", self.pieces, sorted(self.allowed))
 
     def __call__(self, text: str) -> str:
@@ -97,15 +97,14 @@ class RareWords:
 
 
 def shared_words(texts: Iterable[str], patients: Iterable[str], at_least: int = 5) -> frozenset[str]:
-    """Return words, lower case, that occur in the texts of `at_least` different patients; texts and patients are
-    aligned.
+    """Return the words, in lower case, that occur in the texts of at least `at_least` patients, as in k-anonymity.
 
-    What fewer patients share is left out, as in k-anonymity; use as `RareWords(tokenizer, 0, shared_words(...))`.
-    Raises InputError when there is not one patient a text.
+    patients: the patient of each text. Use it as `RareWords(tokenizer, 0, shared_words(...))`. Raises InputError unless
+    there is one patient for each text.
     """
     texts, patients = list(texts), list(patients)
     if len(texts) != len(patients):
-        raise InputError(f"{len(texts)} texts but {len(patients)} patients; give one patient a text")
+        raise InputError(f"{len(texts)} texts but {len(patients)} patients; give one patient for each text")
     owners = defaultdict[str, set[str]](set)
     for text, patient in zip(texts, patients, strict=True):
         for word in _WORD.findall(text.lower()):

@@ -3,7 +3,7 @@
 | symbol | meaning |
 |---|---|
 | x0(x_t) | clean estimate [B,C,h,w] of the noisy latent x_t |
-| s | the timestep an estimate is sent back to |
+| s | the timestep to which an estimate is noised |
 | d | a distance between two estimates, [B] |
 | sg | stop-gradient |
 """
@@ -27,15 +27,15 @@ Noise: TypeAlias = Callable[[Tensor, int], Tensor]
 
 
 def l2(x0: Tensor, pulled: Tensor) -> Tensor:
-    """Return Euclidean distance of each row, [B]."""
+    """Return the Euclidean distance of each row, [B]."""
     distance: Tensor = torch.linalg.vector_norm((x0 - pulled).flatten(1), dim=1)
     return distance
 
 
 def between(features: Callable[[Tensor], Tensor]) -> Distance:
-    """Return Euclidean distance of features [B,D] of latents [B,C,h,w], where the published code has LPIPS.
+    """Return a Euclidean distance of features [B,D] of latents [B,C,h,w]; the published code uses LPIPS.
 
-    `features` must be differentiable, draw nothing, and see each row alone (a network in evaluation mode).
+    `features` must be differentiable and deterministic, and process each row alone (a network in eval mode).
     """
 
     def distance(x0: Tensor, pulled: Tensor) -> Tensor:
@@ -47,16 +47,17 @@ def between(features: Callable[[Tensor], Tensor]) -> Distance:
 
 
 def own_noise(seeds: Iterable[int], stream: str) -> Noise:
-    """Noise of which a row depends on its own seed, the name of the stream and the timestep, never on its batch."""
+    """Return noise in which a row depends on its seed, the name of the stream and the timestep, not on its batch."""
     whose = [int(seed) for seed in seeds]
     return lambda x, t: noise_like([seed_of(stream, seed, t) for seed in whose], x.shape[1:]).to(x)
 
 
 def minority(denoiser: Denoiser, noise: Noise, abar: Tensor, t_probe: int, distance: Distance = l2) -> Signal:
-    """Return l(x_t; s) = d(x0(x_t), sg x0(x_s)), x_s = x0(x_t) noised to s: rare content is pulled back to the modes.
+    """Return the minority signal L(x_t; s) = d(x0(x_t), sg x0(x_s)), where x_s is x0(x_t) noised to s.
 
-    Um and Ye, arXiv 2407.11555; one Monte-Carlo sample, `t_probe` is s. The gradient is taken through the first
-    estimate alone, so the second forward keeps no graph and one backward pass is all.
+    Um and Ye, arXiv 2407.11555: denoising moves rare content back to the modes, so the distance is large for it. It
+    uses one Monte-Carlo sample; `t_probe` is s. The gradient passes through the first estimate only, so the second
+    forward pass keeps no graph.
     """
 
     @torch.no_grad()

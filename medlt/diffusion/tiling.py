@@ -1,8 +1,8 @@
-"""Large images tile by tile: overlapping pieces of a latent decoded as rows of one batch and blended.
+"""Tiled decoding of large images: overlapping tiles of a latent are decoded as rows of one batch and blended.
 
-A tile sees no further than its edge. Networks that only convolve give the untiled image wherever the overlap is wider
-than their reach; those that normalise or attend over the whole image differ a little everywhere, as with
-`AutoencoderKL.enable_tiling`, which decodes one tile at a time.
+A purely convolutional network gives the untiled image if the overlap is wider than its reach. Networks that normalise
+or attend over the whole image differ slightly everywhere, as with `AutoencoderKL.enable_tiling`, which decodes one tile
+at a time.
 """
 
 from __future__ import annotations
@@ -14,20 +14,20 @@ from torch import Tensor
 
 
 def starts(size: int, tile: int, overlap: int) -> list[int]:
-    """Where tiles begin on an axis, so that they cover it, neighbours share `overlap` or more and none sticks out."""
+    """Return the starts of tiles on an axis: they cover it, stay inside, and neighbours share at least `overlap`."""
     if size <= tile:
         return [0]
     return [*range(0, size - tile, tile - overlap), size - tile]
 
 
 def ramp(size: int, edge: int) -> Tensor:
-    """Return weights [size] that rise over the first `edge` pixels, stay 1 and fall over the last; nowhere 0."""
+    """Return weights [size] that rise over the first `edge` pixels, stay 1, and fall over the last; none is 0."""
     up = (torch.arange(size) + 1) / (edge + 1)
     return torch.minimum(up, up.flip(0)).clamp(max=1)
 
 
 def tiled(decode: Callable[[Tensor], Tensor], latents: Tensor, tile: int = 64, overlap: int = 16) -> Tensor:
-    """Return images [B,1,H,W] of latents [B,C,h,w], decoded in tiles of `tile` latent pixels that share `overlap`.
+    """Decode latents [B,C,h,w] to images [B,1,H,W] in tiles of `tile` latent pixels that share `overlap`.
 
     `decode` takes the tiles of all images as rows of one batch. Raises ValueError unless 0 <= overlap < tile.
     """

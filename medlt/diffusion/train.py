@@ -34,15 +34,15 @@ from medlt.training.protocols import PrivateFit
 from medlt.training.runtime import Runtime
 from medlt.training.settings import Training
 
-FORMAT = 1  # of a codec trained here: raise it when the same settings would train other weights
+FORMAT = 1  # part of the key: increase it if the same settings would train other weights
 
 
 def new_network(
     family: type[LabelNetwork], data: LabelledLatents, seed: int, settings: Mapping[str, Any]
 ) -> LabelNetwork:
-    """Return an untrained network for these latents and findings, its weights drawn from the seed.
+    """Return an untrained network for these latents and findings, with weights from the seed.
 
-    `settings` are the family's own beside channels and findings.
+    `settings` are those of the family, without channels and findings.
     """
     x0, _ = data.rows(np.arange(1))
     with torch.random.fork_rng(devices=[]):
@@ -54,16 +54,16 @@ def train_denoiser(
     latents: Accessor, uids: Sequence[str], labels: np.ndarray, *, contents: str, folder: Path, runtime: Runtime,
     family: type[LabelNetwork] = LabelUNet, settings: Mapping[str, Any] | None = None,
     validation: tuple[Sequence[str], np.ndarray] | None = None, width: int = 64, levels: int = 2, steps: int = 3000,
-    batch_size: int = 32, learning_rate: float = 3e-4, ema_decay: float = 0.999, prediction: Prediction = "v_prediction",
-    condition_dropout: float = 0.1, checkpoint_every: int = 500,
+    batch_size: int = 32, learning_rate: float = 3e-4, ema_decay: float = 0.999,
+    prediction: Prediction = "v_prediction", condition_dropout: float = 0.1, checkpoint_every: int = 500,
 ) -> LabelNetwork:  # fmt: skip
-    """Train a label-conditional network on `latents(uids)` under labels [N,K] (NaN = unknown); returns its average.
+    """Train a label-conditional network on `latents(uids)` with labels [N,K] (NaN = unknown). Return its average.
 
-    `contents` names the latents, see `LabelledLatents`. `settings` are the family's own beside channels, findings and
-    prediction; without them `width` and `levels`. `folder` gets what `medlt.diffusion.finetune.train_backbone` writes
-    and in the end model.safetensors and model.json. Called again it continues from the checkpoint, also with more
-    `steps`. Raises InputError when the folder holds another training. bf16 is about 1.6 times as fast on CPUs with
-    bfloat16 units; weights stay fp32.
+    `contents` names the latents, see `LabelledLatents`. `settings` are those of the family, without channels, findings
+    and prediction; by default `width` and `levels`. `medlt.diffusion.finetune.train_backbone` writes to `folder`, which
+    finally gets model.safetensors and model.json. A second call continues from the checkpoint, also with more `steps`.
+    Raises InputError if the folder holds another training. bf16 is about 1.6 times as fast on CPUs with bfloat16 units;
+    weights stay fp32.
     """
     data = LabelledLatents(latents, uids, labels, contents)
     own = {"width": width, "levels": levels} if settings is None else settings
@@ -71,8 +71,10 @@ def train_denoiser(
     held = LabelledLatents(latents, *validation, contents) if validation is not None and len(validation[0]) else None
     training = Training(steps=steps, learning_rate=learning_rate, batch_size=batch_size, ema_decay=ema_decay,
                         checkpoint_every=checkpoint_every)  # fmt: skip
-    train_backbone(net.backbone(), data, folder=Path(folder), training=training, validation=held,
-                   objective=Objective(condition_dropout=condition_dropout, snr_floor=1.0), runtime=runtime)  # fmt: skip
+    train_backbone(
+        net.backbone(), data, folder=Path(folder), training=training, validation=held, runtime=runtime,
+        objective=Objective(condition_dropout=condition_dropout, snr_floor=1.0),
+    )  # fmt: skip
     net.save(Path(folder))
     return net
 
@@ -83,12 +85,12 @@ def train_codec(
     kl_weight: float = 1e-3, checkpoint_every: int = 100, private: PrivateFit | None = None,
     patients: Sequence[str] = (),
 ) -> AutoencoderCodec:  # fmt: skip
-    """Return a small AutoencoderKL trained on `images`, a dataset of dicts with `image` [1,H,W] in [0,1].
+    """Train a small AutoencoderKL on `images`, a dataset of dicts with `image` [1,H,W] in [0,1].
 
-    It is an artifact of the kind "codec", a diffusers folder that `load_codec` reads: found in the store where it was
-    made, and a killed training continues. `contents` is a digest of the images' pixels in their order. `width` channels
-    at the latent size, half as many at each larger one. `private` takes the place of the ordinary step, with
-    `patients`, one an image, as units; latents then keep the network's own scale (`save_codec`).
+    It is an artifact of the kind "codec", a diffusers folder for `load_codec`. The store returns it if it exists, and a
+    killed training continues. `contents` is a digest of the pixels of all images in order. The network has `width`
+    channels at the latent size and half as many at each larger size. `private` trains privately instead, with
+    `patients`, one for each image, as units; latents are then not scaled (`save_codec`).
     """
     settings = {"channels": channels, "width": width, "levels": levels, "kl_weight": kl_weight}
     training = Training(steps=steps, learning_rate=learning_rate, batch_size=batch_size, ema_decay=ema_decay,
@@ -102,11 +104,11 @@ def train_codec(
             torch.manual_seed(seed_of(runtime.seed, "codec weights"))
             network = Reconstruction(autoencoder(channels, width, levels), decoder_only=False)
         loss = AutoencoderLoss(images, batch_size, kl_weight, runtime.seed)
-        shown: dict[str, Any] = {"runtime": runtime, "folder": folder, "key": digest(key), "name": "codec"}
+        options: dict[str, Any] = {"runtime": runtime, "folder": folder, "key": digest(key), "name": "codec"}
         if private is None:
-            fit(network, loss, training, **shown)
+            fit(network, loss, training, **options)
         else:
-            private(network, loss.each, patients, training=training, **shown)
+            private(network, loss.each, patients, training=training, **options)
         save_codec(network.autoencoder, images if private is None else None, folder)
 
     return made_codec(store, key, build, runtime, private)

@@ -1,9 +1,9 @@
-"""A diffusion transformer told a label vector with unknowns.
+"""A diffusion transformer conditioned on a label vector with unknowns.
 
-The network is PixArt-alpha's (arXiv 2310.00426) as diffusers has it: a DiT (arXiv 2212.09748) over latent patches whose
-timestep modulates all blocks through one shared layer (adaLN-single) and whose condition is a set of tokens that every
-block attends to. It was chosen over DiTTransformer2DModel, whose class embedding takes one class of many: with one
-token a finding, several findings, negatives and unknowns need no sum, and latents need not be square.
+The network is that of PixArt-alpha (arXiv 2310.00426) in diffusers: a DiT (arXiv 2212.09748) over latent patches. The
+timestep modulates all blocks through one shared layer (adaLN-single), and every block attends to the tokens of the
+condition. DiTTransformer2DModel is not used, because its class embedding takes one class. With one token per finding,
+several findings, negatives and unknowns need no sum, and latents need not be square.
 """
 
 from __future__ import annotations
@@ -19,8 +19,10 @@ from medlt.types import InputError
 
 
 class LabelTokens(nn.Module):
-    """Conditions [B,2K+1] of `LabelVector` to tokens [B,K,width], one a finding: its own learnt vector plus a linear
-    map of (value, known). The null condition is one learnt vector in all places.
+    """Tokens [B,K,width] of conditions [B,2K+1] of `LabelVector`, one per finding.
+
+    A token is a learnt vector of the finding plus a linear map of (value, known). The null condition is the same learnt
+    vector for all findings.
     """
 
     def __init__(self, findings: int, width: int) -> None:
@@ -30,18 +32,18 @@ class LabelTokens(nn.Module):
         self.state = nn.Linear(2, width, bias=False)
 
     def forward(self, condition: Tensor) -> Tensor:
-        """Return tokens [B,K,width]."""
+        """Return the tokens [B,K,width]."""
         value, known = condition[:, :-1].chunk(2, 1)
         tokens = self.finding + self.state(torch.stack([value, known], 2))
         return torch.where(condition[:, None, -1:] > 0, tokens, self.null)
 
 
 class LabelTransformer(LabelNetwork):
-    """diffusers PixArtTransformer2DModel whose caption is a label vector with unknowns (`LabelTokens`).
+    """PixArtTransformer2DModel of diffusers whose caption is a label vector with unknowns (`LabelTokens`).
 
-    `width` channels in `heads` heads, `depth` blocks, patches of `patch` x `patch` latent pixels; `size` is the latent
-    side whose positions are those of the original DiT: others are stretched to it. With no findings it is
-    unconditional. Raises InputError when the heads do not divide the width.
+    It has `width` channels in `heads` heads, `depth` blocks, and patches of `patch` x `patch` latent pixels. `size` is
+    the latent side with the positions of the original DiT; other sides are stretched to it. Without findings it is
+    unconditional. Raises InputError if the heads do not divide the width.
     """
 
     family = "transformer"
@@ -76,9 +78,9 @@ class LabelTransformer(LabelNetwork):
         self._silence()
 
     def _silence(self) -> None:
-        """Zero what modulates, what the tokens add and what is said, as DiT and PixArt-alpha start; diffusers does not.
+        """Set the modulation, the attention to tokens and the output layer to zero, as DiT and PixArt-alpha do.
 
-        After 250 steps on 64 px discs the loss was 0.16 so, and 0.24 from diffusers' own start.
+        diffusers does not. After 250 steps on 64 px discs the loss was 0.16, and 0.24 with the start of diffusers.
         """
         crossing = [block.attn2.to_out[0] for block in self.transformer.transformer_blocks if block.attn2 is not None]
         for layer in (self.transformer.adaln_single.linear, self.transformer.proj_out, *crossing):
@@ -88,11 +90,11 @@ class LabelTransformer(LabelNetwork):
     def forward(self, x_t: Tensor, t: Tensor, condition: Tensor) -> Tensor:
         """Return the prediction [B,C,h,w] at timesteps t [B] under conditions [B,2K+1].
 
-        InputError: h or w no whole patches.
+        Raises InputError if h or w is not a multiple of the patch.
         """
         h, w, patch = *x_t.shape[-2:], self.settings["patch"]
         if h % patch or w % patch:
             raise InputError(f"latents of {h}x{w} for patches of {patch}; resize the images to whole patches")
         tokens = self.label(condition) if self.label is not None else None
-        answer: Tensor = self.transformer(x_t, encoder_hidden_states=tokens, timestep=t).sample
-        return answer
+        prediction: Tensor = self.transformer(x_t, encoder_hidden_states=tokens, timestep=t).sample
+        return prediction

@@ -1,8 +1,8 @@
-"""Fine-tuning of an autoencoder on radiographs: the whole of it, or its decoder alone.
+"""Fine-tuning of an autoencoder on radiographs: the whole autoencoder, or the decoder alone.
 
-Loss: L1, plus the L1 of image gradients at several scales, which L1 alone blurs, plus 1 - SSIM if asked for, plus,
-where the encoder is trained too, a small pull of the posterior to the unit normal (arXiv 2112.10752). With the encoder
-frozen an image's latents stay what they were: caches made with the source codec, and denoisers trained on them, go on.
+The loss is L1, plus the L1 of image gradients at several scales, which L1 alone blurs, plus optionally 1 - SSIM. If the
+encoder is trained, too, a small KL term pulls the posterior to the unit normal (arXiv 2112.10752). With a frozen
+encoder, latents do not change: caches of the source codec, and denoisers trained on them, stay valid.
 """
 
 from __future__ import annotations
@@ -29,19 +29,17 @@ from medlt.training.runtime import Runtime
 from medlt.training.settings import BatchPart, Training
 from medlt.types import InputError
 
-FORMAT = 1  # of a tuned codec: raise it when the same settings would train other weights
+FORMAT = 1  # part of the key: increase it if the same settings would train other weights
 TRAINING = Training(steps=1000, learning_rate=1e-5, batch_size=8, checkpoint_every=250)
 
 
 def gradient_error(out: Tensor, x: Tensor, scales: int = 3) -> Tensor:
-    """Return the mean L1 between the finite differences of two image batches [B,c,H,W], over `scales` halvings of their
-    size.
-    """
+    """Return the mean L1 between finite differences of two image batches [B,c,H,W], over `scales` halvings of size."""
     return torch.stack([error.mean() for error in _gradient_errors(out, x, scales)]).mean()
 
 
 def gradient_errors(out: Tensor, x: Tensor, scales: int = 3) -> Tensor:
-    """Return the same of each image by itself, [B]."""
+    """Return the gradient error of each image, [B]."""
     return torch.stack([error.flatten(1).mean(1) for error in _gradient_errors(out, x, scales)]).mean(0)
 
 
@@ -55,7 +53,7 @@ def _gradient_errors(out: Tensor, x: Tensor, scales: int) -> list[Tensor]:
 
 @dataclass(frozen=True)
 class ReconstructionLoss:
-    """Called as loss(network, step, part); batch and noise are functions of (seed, step)."""
+    """The loss above as loss(network, step, part); batch and noise are functions of (seed, step)."""
 
     images: Images
     batch_size: int
@@ -66,7 +64,7 @@ class ReconstructionLoss:
 
     def __call__(self, network: nn.Module, step: int, part: BatchPart) -> Tensor:
         rows = part.take(batch_indices(len(self.images), self.batch_size, step, self.seed, "vae"))
-        x = _shown(network, stacked(self.images, rows))
+        x = _as_input(network, stacked(self.images, rows))
         out, divergence = network(x, torch_generator(self.seed, "vae", step), part)
         loss = (out - x).abs().mean() + self.edge * gradient_error(out, x) + self.kl_weight * divergence
         if self.ssim:
@@ -76,10 +74,10 @@ class ReconstructionLoss:
         total: Tensor = loss
         return total
 
-    def each(self, network: nn.Module, rows: np.ndarray, draw: torch.Generator) -> Tensor:
-        """Return the same of each row by itself [B]: a medlt.training.protocols.RowLoss, of a `Reconstruction`."""
-        x = _shown(network, stacked(self.images, rows))
-        out, divergence, numbers = network.reconstruct(x, draw)  # type: ignore[operator]
+    def each(self, network: nn.Module, rows: np.ndarray, rng: torch.Generator) -> Tensor:
+        """Return the loss of each row [B] of a `Reconstruction`, as a medlt.training.protocols.RowLoss."""
+        x = _as_input(network, stacked(self.images, rows))
+        out, divergence, numbers = network.reconstruct(x, rng)  # type: ignore[operator]
         loss = (out - x).abs().flatten(1).mean(1) + self.edge * gradient_errors(out, x)
         loss = loss + self.kl_weight * divergence / numbers
         if self.ssim:
@@ -90,8 +88,8 @@ class ReconstructionLoss:
         return total
 
 
-def _shown(network: nn.Module, images: Tensor) -> Tensor:
-    """Return images [B,1,H,W] in [0,1] as the network sees them: its channels, [-1,1], its device."""
+def _as_input(network: nn.Module, images: Tensor) -> Tensor:
+    """Return images [B,1,H,W] in [0,1] as input of the network: with its channels, in [-1,1], on its device."""
     held: Any = getattr(network, "module", network)
     channels = int(held.autoencoder.config["in_channels"])
     return (images * 2 - 1).expand(-1, channels, -1, -1).to(next(network.parameters()).device)
@@ -106,14 +104,14 @@ def quality(codec: AutoencoderCodec, images: Images) -> dict[str, float]:
     """Return means over at most 64 evenly spaced images: l1, psnr (dB), ssim (7 px window)."""
     from skimage.metrics import structural_similarity
 
-    found = []
+    values = []
     for i in _evenly(images):
         x = stacked(images, np.array([i]))
         back = codec.decode(codec.latents(codec.moments(x)))
         ssim = structural_similarity(x[0, 0].numpy(), back[0, 0].numpy(), data_range=1.0)
         mse = float((back - x).square().mean())
-        found.append([float((back - x).abs().mean()), -10 * np.log10(max(mse, 1e-12)), float(ssim)])
-    return dict(zip(("l1", "psnr", "ssim"), map(float, np.mean(found, 0)), strict=True))
+        values.append([float((back - x).abs().mean()), -10 * np.log10(max(mse, 1e-12)), float(ssim)])
+    return dict(zip(("l1", "psnr", "ssim"), map(float, np.mean(values, 0)), strict=True))
 
 
 def finetune_codec(
@@ -124,12 +122,12 @@ def finetune_codec(
 ) -> AutoencoderCodec:  # fmt: skip
     """Train the autoencoder of a diffusers folder on `images`, dicts with `image` [1,H,W] in [0,1].
 
-    Returns its moving average. It is an artifact of the kind "codec", a diffusers folder for `load_codec`: found in the
-    store where it was made, and a killed training continues. `contents` is a digest of the images' pixels in their
-    order. Its training.json tells the quality on `held` images (on `images` without them) before and after, and whether
-    the encoder is the source's. `private` takes the place of the ordinary step, with `patients`, one an image, as
-    units; it is measured on `held` images or not at all. Raises InputError for a source that is no codec, for fp16, in
-    which Stable Diffusion's autoencoder overflows, and for a training that diverged.
+    Returns its moving average, an artifact of the kind "codec": a diffusers folder for `load_codec`. The store returns
+    it if it exists, and a killed training continues. `contents` is a digest of the pixels of all images in order.
+    training.json holds the quality before and after, on `held` images (on `images` without them), and whether the
+    encoder was trained. `private` trains privately instead, with `patients`, one for each image, as units; quality is
+    then measured on `held` images only. Raises InputError for a source that is not a codec, for fp16, in which the
+    autoencoder of Stable Diffusion overflows, and for a training that diverged.
     """
     if runtime.precision == "fp16":
         raise InputError("an autoencoder overflows in fp16 and gives black images; train it in bf16 or fp32")
@@ -142,44 +140,44 @@ def finetune_codec(
            "private": private_key(private, images, patients)}  # fmt: skip
 
     def build(folder: Path) -> None:
-        told: dict[str, Any] = {"source": codec.digest, "encoder": "unchanged" if decoder_only else "trained",
-                                "steps": training.last} | _measured("before", codec, seen)  # fmt: skip
+        record: dict[str, Any] = {"source": codec.digest, "encoder": "unchanged" if decoder_only else "trained",
+                                  "steps": training.last} | _measured("before", codec, seen)  # fmt: skip
         network = Reconstruction(codec.network, decoder_only)
         loss = ReconstructionLoss(images, training.batch_size, edge, ssim, kl_weight, runtime.seed)
-        shown: dict[str, Any] = {"runtime": runtime, "folder": folder, "key": digest(key), "name": "codec",
-                                 "picture": None if seen is None else _Shown(seen)}  # fmt: skip
+        options: dict[str, Any] = {"runtime": runtime, "folder": folder, "key": digest(key), "name": "codec",
+                                   "picture": None if seen is None else _Reconstructions(seen)}  # fmt: skip
         if private is None:
-            fit(network, loss, training, tracker=tracker, **shown)
+            fit(network, loss, training, tracker=tracker, **options)
         else:
-            private(network, loss.each, patients, training=training, **shown)
+            private(network, loss.each, patients, training=training, **options)
         tuned = AutoencoderCodec(network.autoencoder, runtime.device)
-        _save(tuned.network, folder, told | _measured("after", tuned, seen))
+        _save(tuned.network, folder, record | _measured("after", tuned, seen))
 
     return made_codec(store, key, build, runtime, private)
 
 
-def _save(network: Any, folder: Path, told: dict[str, Any]) -> None:
-    """Write the diffusers folder, without a place of this machine, and training.json."""
+def _save(network: Any, folder: Path, record: dict[str, Any]) -> None:
+    """Write the diffusers folder, without paths of this machine, and training.json."""
     network.register_to_config(_name_or_path="")
     network.save_pretrained(folder, safe_serialization=True)
-    write_json(folder / "training.json", told)
+    write_json(folder / "training.json", record)
 
 
 def _measured(when: str, codec: AutoencoderCodec, images: Images | None) -> dict[str, dict[str, float]]:
-    """Return the quality under the name `when`; {} without images. Raises InputError for a value that is no number."""
-    found = {} if images is None else quality(codec, images)
-    if not np.isfinite(list(found.values())).all():
-        raise InputError("the tuned codec's images hold values that are no numbers; lower the learning rate")
-    return {} if images is None else {when: found}
+    """Return the quality under the name `when`; {} without images. Raises InputError if it is not finite."""
+    values = {} if images is None else quality(codec, images)
+    if not np.isfinite(list(values.values())).all():
+        raise InputError("the images of the tuned codec hold NaN or infinity; lower learning_rate")
+    return {} if images is None else {when: values}
 
 
 @dataclass(frozen=True)
-class _Shown:
-    """Four images above what the network makes of them."""
+class _Reconstructions:
+    """Function from the network to a picture: four images above their reconstructions."""
 
     images: Images
 
     def __call__(self, network: nn.Module) -> Tensor:
         x = stacked(self.images, np.arange(min(4, len(self.images))))
-        out, _ = network(_shown(network, x), torch_generator("vae picture"), BatchPart())
+        out, _ = network(_as_input(network, x), torch_generator("vae picture"), BatchPart())
         return torch.cat([x, (out.mean(1, keepdim=True).cpu() + 1) / 2])

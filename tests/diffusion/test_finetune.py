@@ -232,9 +232,13 @@ def test_a_finished_training_is_loaded_and_gives_the_same_backbone(tmp_path: Pat
     assert (again.digest, seen) == (first.digest, [])
     assert not changed(weights(first), weights(again))
     others: list[dict[str, Any]] = [
-        {"finetuning": FullFinetuning()}, {"finetuning": LoraFinetuning(rank=3)}, {"objective": Objective(condition_dropout=0.5)}, {"validation": DATA},
-        {"runtime": replace(CPU, seed=1)}, {"runtime": CPU.at("bf16")},
-    ]  # fmt: skip
+        {"finetuning": FullFinetuning()},
+        {"finetuning": LoraFinetuning(rank=3)},
+        {"objective": Objective(condition_dropout=0.5)},
+        {"validation": DATA},
+        {"runtime": replace(CPU, seed=1)},
+        {"runtime": CPU.at("bf16")},
+    ]
     for other in others:
         with pytest.raises(InputError, match="other settings or data"):
             train(stable(folder), tmp_path, **({"finetuning": LORA} | other))
@@ -355,7 +359,7 @@ def test_what_cannot_be_asked_for_is_one_line(tmp_path: Path, folder: Path) -> N
         Objective(condition_dropout=2)
     with pytest.raises(InputError, match=r"clamped to 6\.\.5\.0"):
         Objective(snr_floor=6)
-    with pytest.raises(InputError, match="16 uids but 3 of patients"):
+    with pytest.raises(InputError, match="16 uids but 3 patients"):
         replace(DATA, patients=["p"] * 3)
     with pytest.raises(InputError, match="balance 'rare' is not known"):
         train(small(), tmp_path, objective=Objective(balance="rare"))  # type: ignore[arg-type]
@@ -383,10 +387,17 @@ def test_latents_are_named_by_their_contents_all_of_them() -> None:
 def test_a_key_holds_all_that_decides_a_backbone() -> None:
     plain: dict[str, Any] = {"training": TRAINING, "runtime": CPU}
     others: list[dict[str, Any]] = [
-        {"training": replace(TRAINING, steps=5)}, {"training": replace(TRAINING, learning_rate=1.0)},
-        {"training": replace(TRAINING, stop_at=2)}, {"runtime": replace(CPU, seed=1)}, {"runtime": CPU.at("bf16")},
-        {"finetuning": LORA}, {"objective": Objective(condition_dropout=0.2)}, {"extra_losses": [loss_at]}, {"validation": DATA}, {"name": "b"},
-    ]  # fmt: skip
+        {"training": replace(TRAINING, steps=5)},
+        {"training": replace(TRAINING, learning_rate=1.0)},
+        {"training": replace(TRAINING, stop_at=2)},
+        {"runtime": replace(CPU, seed=1)},
+        {"runtime": CPU.at("bf16")},
+        {"finetuning": LORA},
+        {"objective": Objective(condition_dropout=0.2)},
+        {"extra_losses": [loss_at]},
+        {"validation": DATA},
+        {"name": "b"},
+    ]
     keys = [backbone_key(small(), DATA, **plain | other) for other in [{}, *others]]
     keys.append(backbone_key(small(), replace(DATA, contents="other"), **plain))
     keys.append(backbone_key(small(prediction="epsilon"), DATA, **plain))

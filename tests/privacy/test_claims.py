@@ -39,11 +39,22 @@ def manifest() -> Manifest:
 
 def mechanism(stage: str = "denoiser", **changed: Any) -> Mechanism:
     given = {
-        "stage": stage, "privacy_unit": "patient", "units": 4, "sample_rate": 0.01, "noise_multiplier": 2.0, "max_grad_norm": 1.0,
-        "steps": 20, "planned": 20, "max_images_per_patient": 1, "noise_multiplicity": 4, "grad_sample_mode": "hooks",
-        "randomness": "from the operating system", "secure_mode": True, "data": manifest().split("train").digest(),
+        "stage": stage,
+        "privacy_unit": "patient",
+        "units": 4,
+        "sample_rate": 0.01,
+        "noise_multiplier": 2.0,
+        "max_grad_norm": 1.0,
+        "steps": 20,
+        "planned": 20,
+        "max_images_per_patient": 1,
+        "noise_multiplicity": 4,
+        "grad_sample_mode": "hooks",
+        "randomness": "from the operating system",
+        "secure_mode": True,
+        "data": manifest().split("train").digest(),
         "weights": f"weights of {stage}",
-    }  # fmt: skip
+    }
     return Mechanism(**{**given, **changed})
 
 

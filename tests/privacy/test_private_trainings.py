@@ -207,8 +207,15 @@ def test_rows_losses_of_a_classifier_see_no_other_row(augment: str) -> None:
 # --- the denoiser ------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("text", "how"), [(None, FULL), ("frozen", LoraFinetuning(rank=2)), ("trained", LoraFinetuning(rank=2, conv=True)),
-                                           ("trained", FULL)])  # fmt: skip
+@pytest.mark.parametrize(
+    ("text", "how"),
+    [
+        (None, FULL),
+        ("frozen", LoraFinetuning(rank=2)),
+        ("trained", LoraFinetuning(rank=2, conv=True)),
+        ("trained", FULL),
+    ],
+)
 def test_a_denoiser_is_trained_privately(text: Any, how: Any, folder: Path, tmp_path: Path, asked: Asked) -> None:
     def fresh() -> Backbone:
         return small() if text is None else load_stable_diffusion(folder).backbone(Prompts(("Mass", "Edema")), text)
@@ -353,9 +360,17 @@ def radiographs(**more: Any) -> TrainingSet:
 def test_a_classifier_is_trained_privately_and_read_back(name: str, tmp_path: Path, asked: Asked) -> None:
     real = radiographs()
     train = partial(
-        private_classifier, real, PATIENTS, prepare=prepare, network=name, steps=3, batch_size=3, ema_decay=0.0, runtime=CPU,
+        private_classifier,
+        real,
+        PATIENTS,
+        prepare=prepare,
+        network=name,
+        steps=3,
+        batch_size=3,
+        ema_decay=0.0,
+        runtime=CPU,
         store=Store(tmp_path),
-    )  # fmt: skip
+    )
     first = train(private=asked)
     again = train(private=asked)
     assert_reads_back(again.net, weights(first.net))

@@ -38,8 +38,14 @@ TRAINING: dict[str, Any] = {
     "ema_decay": 0.9,
 }
 CPU = Runtime("cpu", "fp32", None, 0)
-OPEN = PrivacySettings(noise_multiplier=1.0, epsilon=math.inf, delta=1e-3, grad_sample_mode=GradSampleMode.BOOKKEEPING, secure_mode=False,
-               max_images_per_patient=2)  # fmt: skip
+OPEN = PrivacySettings(
+    noise_multiplier=1.0,
+    epsilon=math.inf,
+    delta=1e-3,
+    grad_sample_mode=GradSampleMode.BOOKKEEPING,
+    secure_mode=False,
+    max_images_per_patient=2,
+)
 
 
 def net(seed: int = 0) -> nn.Module:
@@ -323,9 +329,16 @@ def test_bf16_channels_last_evaluation_and_recomputing(tmp_path: Path) -> None:
 
     how = {"channels_last": True, "gradient_checkpointing": True, "steps": 2, "batch_size": 3}
     _, told = train(
-        tmp_path, changed(OPEN, noise_multiplicity=2), network, loss=denoise, units=[str(i) for i in range(12)], training=how,
-        evaluate=lambda of: float(of.training), picture=lambda of: torch.rand(2, 1, 8, 8), runtime=CPU.at("bf16"),
-    )  # fmt: skip
+        tmp_path,
+        changed(OPEN, noise_multiplicity=2),
+        network,
+        loss=denoise,
+        units=[str(i) for i in range(12)],
+        training=how,
+        evaluate=lambda of: float(of.training),
+        picture=lambda of: torch.rand(2, 1, 8, 8),
+        runtime=CPU.at("bf16"),
+    )
     history = pd.read_parquet(tmp_path / "history.parquet")
     assert history["validation"].tolist()[-1] == 0.0
     assert (tmp_path / "samples" / "step_000002.png").is_file()
@@ -375,9 +388,17 @@ def test_what_names_a_mechanism_is_not_how_it_is_computed() -> None:
     same = changed(OPEN, grad_sample_mode=GradSampleMode.GHOST, max_physical_batch_size=3)
     assert same.digest == OPEN.digest
     others: list[dict[str, Any]] = [
-        {"noise_multiplier": 2.0}, {"max_grad_norm": 2.0}, {"privacy_unit": "image"}, {"max_images_per_patient": 1}, {"noise_multiplicity": 3},
-        {"secure_mode": True}, {"epsilon": 5.0}, {"delta": 1e-4}, {"before": ((1.0, 0.5, 3),)}, {"times": 2},
-    ]  # fmt: skip
+        {"noise_multiplier": 2.0},
+        {"max_grad_norm": 2.0},
+        {"privacy_unit": "image"},
+        {"max_images_per_patient": 1},
+        {"noise_multiplicity": 3},
+        {"secure_mode": True},
+        {"epsilon": 5.0},
+        {"delta": 1e-4},
+        {"before": ((1.0, 0.5, 3),)},
+        {"times": 2},
+    ]
     assert len({OPEN.digest} | {changed(OPEN, **other).digest for other in others}) == 1 + len(others)
 
 

@@ -1,4 +1,4 @@
-"""What the shapes of a single-file checkpoint tell: whether it is Stable Diffusion, and its networks' configs."""
+"""Infer from the shapes of a single-file checkpoint whether it is Stable Diffusion, and the configs of its networks."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ Shapes: TypeAlias = Mapping[str, tuple[int, ...]]
 
 
 def is_open_clip(names: Iterable[str]) -> bool:
-    """Return whether the text encoder is OpenCLIP's, as in Stable Diffusion 2.x."""
+    """Return whether the text encoder is that of OpenCLIP, as in Stable Diffusion 2.x."""
     return any(name.startswith(OPEN_CLIP) for name in names)
 
 
 def require_stable(file: Path, shapes: Shapes) -> None:
-    """Raise InputError unless the file holds UNet, text encoder and autoencoder of a Stable Diffusion 1.x or 2.x."""
+    """Raise InputError unless the file has UNet, text encoder and autoencoder of Stable Diffusion 1.x or 2.x."""
     for start, kind in OTHERS.items():
         if any(name.startswith(start) for name in shapes):
             raise InputError(f"{file} is {kind}; only Stable Diffusion 1.x and 2.x checkpoints are loaded")
@@ -48,15 +48,15 @@ def require_stable(file: Path, shapes: Shapes) -> None:
 
 
 def _numbers(shapes: Shapes, pattern: str) -> list[int]:
-    """Return the different numbers that fill the group of a pattern in the names."""
-    found = (re.match(pattern, name) for name in shapes)
-    return sorted({int(match[1]) for match in found if match})
+    """Return the different numbers that the group of a pattern matches in the names."""
+    matches = (re.match(pattern, name) for name in shapes)
+    return sorted({int(match[1]) for match in matches if match})
 
 
 def unet_config(shapes: Shapes) -> dict[str, Any]:
     """Return the config of the UNet.
 
-    Blocks of a level: its residual layers, then (but for the last level) a downsampling.
+    The blocks of a level are its residual layers and, except in the last level, a downsampling.
     """
     blocks = _numbers(shapes, re.escape(UNET) + r"input_blocks\.(\d+)\.")
     down = [i for i in blocks if f"{UNET}input_blocks.{i}.0.op.weight" in shapes]
@@ -84,7 +84,7 @@ def unet_config(shapes: Shapes) -> dict[str, Any]:
 def text_config(shapes: Shapes) -> dict[str, Any]:
     """Return the config of the text encoder.
 
-    Stable Diffusion 2.x reads OpenCLIP's last layer but one, so that has one less.
+    Stable Diffusion 2.x uses the penultimate layer of OpenCLIP, so the config has one layer less.
     """
     if is_open_clip(shapes):
         vocabulary, width = shapes[OPEN_CLIP + "token_embedding.weight"]

@@ -38,11 +38,11 @@ OTHER_SETTINGS = (
 
 @dataclass(frozen=True)
 class StableDiffusion:
-    """A loaded checkpoint: networks float32, in evaluation mode, frozen; adapters are fused into the weights.
+    """A loaded checkpoint: networks float32, in eval mode, frozen, with adapters fused into the weights.
 
-    `files` tells the SHA-256 of every file that was read, by its name in the checkpoint, adapters as loras/0/NAME;
-    `digest` names them all and the adapters' weights. `source` is the folder that was read.
-    One that was only looked at (`look_at`) has empty networks, on the meta device, and neither hashes nor a digest.
+    `files` maps every file that was read to its SHA-256, by its name in the checkpoint, with adapters as loras/0/NAME.
+    `digest` is made of these and of the adapters' weights. `source` is the folder. A checkpoint from `look_at` has
+    empty networks on the meta device, and neither hashes nor a digest.
     """
 
     unet: Any
@@ -60,9 +60,10 @@ class StableDiffusion:
         return int(self.unet.config.in_channels)
 
     def backbone(self, prompts: Prompts, text: Literal["frozen", "trained"] = "frozen") -> Backbone:
-        """Return this model told what `prompts` makes of labels, on the codec's own latents.
+        """Return a backbone conditioned on `prompts` of labels, on latents of the codec.
 
-        "frozen": conditions are embeddings [B,77,D], made once. "trained": token ids [B,77], which the network reads.
+        text: "frozen" makes conditions of embeddings [B,77,D], computed once; "trained" of token ids [B,77], which the
+        network encodes.
         """
         from medlt.diffusion.stable.text import TextConditioner, TokenConditioner
 
@@ -78,7 +79,7 @@ class StableDiffusion:
 
 
 class HasChannels(Protocol):
-    """Anything made of or for latents: a codec, a Backbone, a StableDiffusion."""
+    """Anything with latent channels: a codec, a Backbone, a StableDiffusion."""
 
     @property
     def channels(self) -> int:
@@ -87,22 +88,22 @@ class HasChannels(Protocol):
 
 
 def fits(model: HasChannels, codec: HasChannels) -> None:
-    """Raise InputError unless the model was made for latents of as many channels as the codec has."""
+    """Raise InputError unless model and codec have the same number of latent channels."""
     if model.channels != codec.channels:
         raise InputError(
-            f"the model works on {model.channels} latent channels and the codec makes {codec.channels}; use the codec "
-            "of the model's own vae folder, or one made for its latents"
+            f"the model works on {model.channels} latent channels and the codec makes {codec.channels}; use the vae "
+            "folder of the model as codec, or a codec for its latents"
         )
 
 
 def load_stable_diffusion(
     path: Path, *, loras: Sequence[Adapter] = (), prediction: Prediction | None = None, config: Path | None = None
 ) -> StableDiffusion:
-    """Return the checkpoint at `path`, a diffusers folder or a single .safetensors file (see single_file.as_folder).
+    """Load the checkpoint at `path`, a diffusers folder or a single .safetensors file (see single_file.as_folder).
 
     `loras` are adapter files or folders, each alone or with its weight. `prediction` is for single files, which do not
-    say it; beside a folder it must agree. `config` lends a single file its tokenizer and whatever configs are in it.
-    Raises InputError, one line: what is missing, broken, another model's, or not Stable Diffusion 1.x or 2.x.
+    record it; for a folder it must agree. `config` is a folder with the tokenizer, and possibly configs, for a single
+    file. Raises InputError for files that are missing, broken, of another model, or not Stable Diffusion 1.x or 2.x.
     """
     from medlt.diffusion.stable.single_file import as_folder
 
@@ -118,27 +119,26 @@ def load_stable_diffusion(
 
 
 def look_at(folder: Path, *, prediction: Prediction | None = None, loras: Sequence[Adapter] = ()) -> StableDiffusion:
-    """Return a diffusers folder without its weights: all that configs, headers and the tokenizer tell, in a second or
-    two.
+    """Read a diffusers folder without its weights: configs, headers and tokenizer, in a second or two.
 
-    Raises InputError for all that `load_stable_diffusion` does, but for values that are no numbers.
+    Raises InputError as `load_stable_diffusion`, except for weights that are NaN or infinite.
     """
     require_family(folder)
     files.require(folder)
-    said, noise = read_schedule(folder / "scheduler" / "scheduler_config.json")
-    if prediction not in (None, said):
+    recorded, noise = read_schedule(folder / "scheduler" / "scheduler_config.json")
+    if prediction not in (None, recorded):
         raise InputError(
-            f"{folder}/scheduler/scheduler_config.json says {said} and you say {prediction}; leave `prediction` out, "
-            "or mend prediction_type there if you know that it is wrong"
+            f"{folder}/scheduler/scheduler_config.json has prediction_type {recorded}, but prediction is {prediction}; "
+            "remove prediction, or correct the file if it is wrong"
         )
     unet, text_encoder = _empty(folder, "unet"), _empty(folder, "text_encoder")
     tokenizer = load_tokenizer(folder / "tokenizer", text_encoder.config)
     look_at_loras(unet, text_encoder, loras)
-    return StableDiffusion(unet, text_encoder, tokenizer, said, noise, folder)
+    return StableDiffusion(unet, text_encoder, tokenizer, recorded, noise, folder)
 
 
 def require_family(folder: Path) -> None:
-    """Raise InputError unless the folder is there and its model_index.json tells Stable Diffusion 1.x or 2.x parts."""
+    """Raise InputError unless the folder exists and its model_index.json is that of Stable Diffusion 1.x or 2.x."""
     if not folder.is_dir():
         raise InputError(f"checkpoint folder {folder} does not exist; give a diffusers folder or a .safetensors file")
     if not (folder / "model_index.json").is_file():
@@ -154,49 +154,51 @@ def require_family(folder: Path) -> None:
 
 
 def _kind(index: Mapping[str, Any], part: str) -> Any:
-    """Return the class that a model_index.json names for a part: the last of a list; None without."""
-    said = index.get(part)
-    return said[-1] if isinstance(said, list) and said else None
+    """Return the class of a part in a model_index.json, the last of a list; None if there is none."""
+    entry = index.get(part)
+    return entry[-1] if isinstance(entry, list) and entry else None
 
 
 def read_schedule(path: Path) -> tuple[Prediction, NoiseSchedule]:
-    """Return the prediction type and noise levels as a scheduler's config tells them. Raises InputError on others."""
-    said = files.read_json(path)
-    prediction, shape = said.get("prediction_type", "epsilon"), said.get("beta_schedule")
+    """Read the prediction type and noise schedule of a scheduler's config. Raises InputError for unsupported ones."""
+    config = files.read_json(path)
+    prediction, shape = config.get("prediction_type", "epsilon"), config.get("beta_schedule")
     if prediction not in get_args(Prediction):
-        raise InputError(f"{path}: prediction_type {prediction!r}; only {', '.join(get_args(Prediction))} are known")
-    if shape not in ("linear", "scaled_linear") or said.get("trained_betas") is not None:
-        raise InputError(f"{path}: beta_schedule {shape!r}; only scaled_linear and linear ones are known")
-    zero = bool(said.get("rescale_betas_zero_snr"))
+        raise InputError(
+            f"{path}: prediction_type {prediction!r}; only {', '.join(get_args(Prediction))} are supported"
+        )
+    if shape not in ("linear", "scaled_linear") or config.get("trained_betas") is not None:
+        raise InputError(f"{path}: beta_schedule {shape!r}; only scaled_linear and linear are supported")
+    zero = bool(config.get("rescale_betas_zero_snr"))
     if zero and prediction == "epsilon":
         raise InputError(
-            f"{path}: epsilon says nothing of an image that is all noise (rescale_betas_zero_snr); mend it"
+            f"{path}: prediction_type epsilon cannot start from pure noise; set rescale_betas_zero_snr to false"
         )
     try:
-        ends = float(said["beta_start"]), float(said["beta_end"])
-        noise = NoiseSchedule(shape, *ends, int(said.get("num_train_timesteps", 1000)), zero)
+        ends = float(config["beta_start"]), float(config["beta_end"])
+        noise = NoiseSchedule(shape, *ends, int(config.get("num_train_timesteps", 1000)), zero)
     except (KeyError, TypeError, ValueError, OverflowError) as error:
-        raise InputError(f"{path}: beta_start, beta_end or num_train_timesteps is no number ({error})") from None
+        raise InputError(f"{path}: beta_start, beta_end or num_train_timesteps is not a number ({error})") from None
     if not (0 < ends[0] <= ends[1] < 1 and 1 < noise.train_steps <= MOST_STEPS):
         raise InputError(
-            f"{path}: betas from {ends[0]} to {ends[1]} in {noise.train_steps} steps are no noise schedule"
+            f"{path}: betas from {ends[0]} to {ends[1]} in {noise.train_steps} steps are not a noise schedule"
         )
     return prediction, noise
 
 
 def _empty(folder: Path, part: str) -> Any:
-    """Return the UNet or the text encoder of a checkpoint folder without its weights, whose headers agree with it."""
-    told = folder / part / "config.json"
-    config = files.read_json(told)
-    net = network.empty(part, config, told)
+    """Return the UNet or text encoder of a folder without weights, after a check of the headers of the weights."""
+    source = folder / part / "config.json"
+    config = files.read_json(source)
+    net = network.empty(part, config, source)
     if part == "unet":
-        require_unet(dict(net.config), told, files.read_json(folder / "text_encoder" / "config.json"))
-    network.check(net, _tensors(folder, part, network.outlined), folder / part)
+        require_unet(dict(net.config), source, files.read_json(folder / "text_encoder" / "config.json"))
+    network.check_tensors(net, _tensors(folder, part, network.outlined), folder / part)
     return net
 
 
 def _tensors(folder: Path, part: str, read: Callable[[Iterable[Path]], dict[str, Tensor]]) -> dict[str, Tensor]:
-    """Return a part's tensors under present names, as `read` gives them."""
+    """Return the tensors of a part under present names, read by `read`."""
     held = files.weights(folder / part, files.STEMS[part])
     assert held is not None  # files.require came before
     tensors = read(held.tensors)
@@ -204,7 +206,7 @@ def _tensors(folder: Path, part: str, read: Callable[[Iterable[Path]], dict[str,
 
 
 def require_unet(config: Mapping[str, Any], where: Path, text: Mapping[str, Any]) -> None:
-    """Raise InputError unless this UNet maps noisy latents and text of the text encoder's width to a prediction."""
+    """Raise InputError unless this UNet predicts from noisy latents and text of the text encoder's width."""
     inside, outside = config.get("in_channels", 4), config.get("out_channels", 4)
     if inside != outside:
         kind = OTHER_INPUTS.get(inside, "made for something else")
@@ -222,7 +224,7 @@ def require_unet(config: Mapping[str, Any], where: Path, text: Mapping[str, Any]
 
 
 def load_tokenizer(folder: Path, text: Any) -> Any:
-    """Return the CLIPTokenizer of a folder, held against the text encoder's config. Raises InputError."""
+    """Load the CLIPTokenizer of a folder. Raises InputError if it does not fit the config of the text encoder."""
     tokenizer = read_tokenizer(folder)
     known = max(len(tokenizer), 1 + max(tokenizer.get_vocab().values(), default=-1))
     if not 0.8 * text.vocab_size <= known <= text.vocab_size:
@@ -235,9 +237,9 @@ def load_tokenizer(folder: Path, text: Any) -> Any:
 
 
 def read_tokenizer(folder: Path) -> Any:
-    """Return the CLIPTokenizer of a folder.
+    """Load the CLIPTokenizer of a folder.
 
-    Raises InputError: none, a broken one, or one without padding, end or length.
+    Raises InputError if it is missing, broken, or without pad token, end token or length.
     """
     from transformers import CLIPTokenizer
 
@@ -245,10 +247,10 @@ def read_tokenizer(folder: Path) -> Any:
         tokenizer = CLIPTokenizer.from_pretrained(folder, local_files_only=True)
     except Exception as error:  # the tokenizers library raises bare Exception
         why = str(error).strip().splitlines() or [type(error).__name__]
-        raise InputError(f"{folder} holds no CLIP tokenizer ({why[0]}); copy the folder anew") from None
+        raise InputError(f"{folder} holds no CLIP tokenizer ({why[0]}); copy the folder again") from None
     if tokenizer.pad_token_id is None or tokenizer.eos_token_id is None:
-        raise InputError(f"{folder} names no pad_token or eos_token (tokenizer_config.json); copy the folder anew")
+        raise InputError(f"{folder} names no pad_token or eos_token (tokenizer_config.json); copy the folder again")
     length = tokenizer.model_max_length
     if not isinstance(length, int | float) or not length >= SHORTEST:
-        raise InputError(f"{folder}: model_max_length is {length!r} (tokenizer_config.json); it is 77 where CLIP's is")
+        raise InputError(f"{folder}: model_max_length is {length!r} (tokenizer_config.json); for CLIP it is 77")
     return tokenizer

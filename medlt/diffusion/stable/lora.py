@@ -4,10 +4,10 @@
 |---|---|
 | W | weight of a linear layer [out,in] or of a convolution [out,in,k,k] |
 | A, B | "down" [r,in,...] and "up" [out,r,...] |
-| alpha | the adapter's own scale; r where the file tells none |
+| alpha | scale of the adapter; r if the file has none |
 
-Read are diffusers', peft's and kohya's names. They differ only in separators, prefix and suffix, so that a layer's
-name with every dot made an underscore finds it.
+Names of diffusers, peft and kohya are read. They differ in separators, prefix and suffix only, so a layer is identified
+by its name with underscores for dots.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ Adapter: TypeAlias = Path | str | tuple[Path | str, float]
 Settings: TypeAlias = Mapping[str, Any]
 Layers: TypeAlias = Mapping[str, Mapping[str, Any]]
 FILES = ("pytorch_lora_weights.safetensors", "adapter_model.safetensors")
-METADATA = "lora_adapter_metadata"  # diffusers' key in the file's header
+METADATA = "lora_adapter_metadata"  # key of diffusers in the header of the file
 PREFIXES = {
     "unet": ("unet.", "lora_unet_"),
     "text_encoder": ("text_encoder.", "lora_te_", "lora_te1_"),
@@ -40,7 +40,7 @@ OLD_TEXT = {"to_q": "q_proj", "to_k": "k_proj", "to_v": "v_proj", "to_out": "out
 
 @dataclass(frozen=True)
 class LoraAdapter:
-    """An adapter that was fused: its file, that file's SHA-256, and its weight."""
+    """A fused adapter: its file, the SHA-256 of the file, and its weight."""
 
     path: Path
     sha256: str
@@ -49,7 +49,7 @@ class LoraAdapter:
 
 @dataclass
 class Change:
-    """What a file says of one layer."""
+    """The change of one layer in a file."""
 
     matrices: dict[str, Tensor] = field(default_factory=dict)
     alpha: Tensor | None = None
@@ -58,15 +58,15 @@ class Change:
 def add_loras(unet: nn.Module, text_encoder: nn.Module, loras: Sequence[Adapter]) -> list[LoraAdapter]:
     """Fuse adapters into the networks, in order.
 
-    Raises InputError: no file, a broken one, one for another model, another kind of adapter (DoRA, LyCORIS), or one
-    that makes weights infinite or NaN; a weight may have changed by then.
+    Raises InputError for a file that is missing, broken, for another model, of another kind (DoRA, LyCORIS), or that
+    makes weights infinite or NaN; some weights may have changed by then.
     """
     layers = _layers(unet, text_encoder)
     return [_add(layers, *(one if isinstance(one, tuple) else (one, 1.0))) for one in loras]
 
 
 def look_at_loras(unet: nn.Module, text_encoder: nn.Module, loras: Sequence[Adapter]) -> None:
-    """Raise InputError where the adapters' headers tell that they do not fit these networks, which may be empty."""
+    """Raise InputError if adapters do not fit these networks, by their headers alone. The networks may be empty."""
     layers = _layers(unet, text_encoder)
     for one in loras:
         file = adapter_file(Path(one[0] if isinstance(one, tuple) else one))
@@ -75,6 +75,7 @@ def look_at_loras(unet: nn.Module, text_encoder: nn.Module, loras: Sequence[Adap
 
 
 def _add(layers: Layers, path: Path | str, weight: float) -> LoraAdapter:
+    """Fuse one adapter."""
     file = adapter_file(Path(path))
     for layer, name, change, settings in _fitting(layers, file, read_all([file])):
         delta = change.matrices["B"].float().flatten(1) @ change.matrices["A"].float().flatten(1)
@@ -82,14 +83,17 @@ def _add(layers: Layers, path: Path | str, weight: float) -> LoraAdapter:
         layer.weight.data += delta.reshape(layer.weight.shape).to(layer.weight)
         if not layer.weight.isfinite().all():
             raise InputError(
-                f"LoRA {file}: with it {name} holds values that are no numbers; its training failed or its alpha is "
-                "wrong: take another one"
+                f"LoRA {file}: it makes {name} NaN or infinite; its training failed or its alpha is wrong: use another "
+                "one"
             )
     return LoraAdapter(file, files.sha256(file), float(weight))
 
 
 def _fitting(layers: Layers, file: Path, tensors: Mapping[str, Tensor]) -> list[tuple[Any, str, Change, Settings]]:
-    """Return the layers that a file's tensors change, their names, the changes and the settings, all of which fit."""
+    """Return the layers that a file changes, their names, changes and settings.
+
+    Raises InputError if one does not fit.
+    """
     settings, changes = _settings(file), changes_of(file, tensors)
     for (part, name), change in changes.items():
         _require_fit(file, name, change, layers[part].get(name))
@@ -97,17 +101,17 @@ def _fitting(layers: Layers, file: Path, tensors: Mapping[str, Tensor]) -> list[
 
 
 def adapter_file(path: Path) -> Path:
-    """Return the adapter's file: itself, or the one in a folder that diffusers or peft wrote. Raises InputError."""
+    """Return the file of an adapter: the path itself, or the file of diffusers or peft in this folder."""
     for file in (path, *(path / name for name in FILES)):
         if file.is_file():
             if file.suffix != ".safetensors":
-                raise InputError(f"LoRA {file} is no .safetensors file; pickled ones are never opened: convert it")
+                raise InputError(f"LoRA {file} is not a .safetensors file; pickled files are never opened: convert it")
             return file
     raise InputError(f"LoRA {path} does not exist or holds no {FILES[0]}; give the adapter's .safetensors file")
 
 
 def changes_of(file: Path, tensors: Mapping[str, Tensor]) -> dict[tuple[str, str], Change]:
-    """Return what a file's tensors say, by part ("unet", "text_encoder") and layer, its name's dots made underscores."""
+    """Return the changes in a file by part ("unet", "text_encoder") and layer, named with underscores for dots."""
     changes: dict[tuple[str, str], Change] = {}
     for key, value in tensors.items():
         if match := MATRIX.fullmatch(key):
@@ -116,13 +120,14 @@ def changes_of(file: Path, tensors: Mapping[str, Tensor]) -> dict[tuple[str, str
         elif key.endswith(".alpha"):
             changes.setdefault(_layer_name(key.removesuffix(".alpha")), Change()).alpha = value
         else:
-            raise InputError(f"LoRA {file} holds {key}, which is no LoRA matrix; DoRA and LyCORIS adapters do not load")
+            raise InputError(f"LoRA {file} holds {key}, which is not LoRA; DoRA and LyCORIS are not supported")
     if not changes:
-        raise InputError(f"LoRA {file} is empty; copy it anew")
+        raise InputError(f"LoRA {file} is empty; copy it again")
     return changes
 
 
 def _layer_name(key: str) -> tuple[str, str]:
+    """Return part and layer of a key in a file."""
     key = key.removeprefix("base_model.model.")
     for part, prefixes in PREFIXES.items():
         for prefix in prefixes:
@@ -133,7 +138,7 @@ def _layer_name(key: str) -> tuple[str, str]:
 
 
 def _flat(name: str, part: str) -> str:
-    """Return a layer's name with underscores, as it is called today."""
+    """Return the present name of a layer, with underscores."""
     flat = name.replace(".", "_").replace("_processor_", "_").removeprefix("text_model_")
     if part == "unet":
         return flat + "_0" if flat.endswith("_to_out") else flat
@@ -142,7 +147,7 @@ def _flat(name: str, part: str) -> str:
 
 
 def _layers(unet: nn.Module, text_encoder: nn.Module) -> Layers:
-    """Return each part's linear and convolution layers by their names with underscores."""
+    """Return the linear and convolution layers of each part, by their names with underscores."""
     networks = {"unet": unet, "text_encoder": text_encoder}
     return {
         part: {
@@ -155,29 +160,29 @@ def _layers(unet: nn.Module, text_encoder: nn.Module) -> Layers:
 
 
 def _settings(file: Path) -> dict[str, Settings]:
-    """Return each part's peft settings, from the file's header (diffusers) or the adapter_config.json beside it (peft)."""
+    """Return the peft settings of each part, from the header (diffusers) or from adapter_config.json (peft)."""
     if file.name == FILES[1]:
         return dict.fromkeys(PREFIXES, files.read_json(file.with_name("adapter_config.json")))
     text = files.header(file).get("__metadata__", {}).get(METADATA, "{}")
     try:
-        told = json.loads(text)
+        stored = json.loads(text)
     except (TypeError, ValueError, RecursionError):
-        told = None
-    if not isinstance(told, dict):
+        stored = None
+    if not isinstance(stored, dict):
         raise _unreadable(file)
     return {
-        part: {k.removeprefix(f"{part}."): v for k, v in told.items() if k.startswith(f"{part}.")} for part in PREFIXES
+        part: {k.removeprefix(f"{part}."): v for k, v in stored.items() if k.startswith(f"{part}.")}
+        for part in PREFIXES
     }
 
 
 def _unreadable(file: Path) -> InputError:
-    return InputError(f"LoRA {file} is broken: its settings (alpha, {METADATA}) are not readable; copy it anew")
+    """Return the error for settings that cannot be read."""
+    return InputError(f"LoRA {file} is broken: its settings (alpha, {METADATA}) are not readable; copy it again")
 
 
 def _scale(file: Path, settings: Settings, name: str, change: Change) -> float:
-    """Return alpha / r (alpha / sqrt(r) where the adapter is rank-stabilised, arXiv 2312.03732); 1 where no alpha is
-    told.
-    """
+    """Return alpha / r, or alpha / sqrt(r) if rank-stabilised (arXiv 2312.03732), or 1 without alpha."""
     rank = change.matrices["A"].shape[0]
     patterns = settings.get("alpha_pattern") or {}
     try:
@@ -191,13 +196,13 @@ def _scale(file: Path, settings: Settings, name: str, change: Change) -> float:
 
 
 def _require_fit(file: Path, name: str, change: Change, layer: Any) -> None:
-    """Raise InputError where the layer or its shape is another model's, or half of the change is missing."""
+    """Raise InputError if the layer or its shape is of another model, or if a matrix is missing."""
     if layer is None:
         raise InputError(f"LoRA {file} is for another model: it changes {name}, which this one does not have")
     if change.matrices.keys() != {"A", "B"}:
-        raise InputError(f"LoRA {file} is broken: {name} lacks one of its two matrices; copy it anew")
+        raise InputError(f"LoRA {file} is broken: {name} lacks one of its two matrices; copy it again")
     if not all(m.is_floating_point() and m.ndim in (2, 4) and m.numel() for m in change.matrices.values()):
-        raise InputError(f"LoRA {file} is broken: {name} is changed by no matrices of floating point numbers")
+        raise InputError(f"LoRA {file} is broken: the matrices of {name} are not floating point; copy it again")
     down, up = (tuple(change.matrices[side].flatten(1).shape) for side in "AB")
     own = tuple(layer.weight.flatten(1).shape)
     if up[1] != down[0] or (up[0], down[1]) != own:

@@ -22,10 +22,10 @@ FLOATING = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "B
 
 
 class StableNetwork(nn.Module):
-    """A UNet2DConditionModel, with the CLIPTextModel where it is trained too (arXiv 2112.10752).
+    """A UNet2DConditionModel, with the CLIPTextModel if that is trained, too (arXiv 2112.10752).
 
-    Conditions are token ids [B,77] int64, which the text encoder reads first, or its embeddings [B,77,D]. `eos` is the
-    token that ends a text; the last of the vocabulary where it is not told.
+    Conditions are token ids [B,77] int64 for the text encoder, or its embeddings [B,77,D]. `eos` is the token that ends
+    a text, by default the last of the vocabulary.
     """
 
     def __init__(self, unet: Any, text_encoder: Any = None, eos: int | None = None) -> None:
@@ -37,36 +37,37 @@ class StableNetwork(nn.Module):
     def forward(self, x_t: Tensor, t: Tensor, condition: Tensor) -> Tensor:
         """Return the prediction [B,C,h,w] at latents x_t [B,C,h,w] and timesteps t [B].
 
-        ValueError: ids without text encoder.
+        Raises ValueError for token ids without a text encoder.
         """
         if not condition.is_floating_point():
             if self.text_encoder is None or self.eos is None:
-                raise ValueError("token ids were given and this network has no text encoder; give embeddings")
+                raise ValueError("the condition is token ids, but this network has no text encoder; give embeddings")
             condition = hidden_states(self.text_encoder, condition, self.eos)
-        answer: Tensor = self.unet(x_t, t, encoder_hidden_states=condition).sample
-        return answer
+        prediction: Tensor = self.unet(x_t, t, encoder_hidden_states=condition).sample
+        return prediction
 
 
-def empty(kind: str, config: Mapping[str, Any], told_by: object) -> Any:
-    """Return a network of this config without weights (on the meta device). Raises InputError, naming `told_by`.
+def empty(kind: str, config: Mapping[str, Any], source: object) -> Any:
+    """Return a network of this config without weights, on the meta device.
 
-    `kind` is "unet", "text_encoder" or "vae".
+    `kind` is "unet", "text_encoder" or "vae"; `source` is the file of the config. Raises InputError, naming `source`,
+    for a config that describes no network.
     """
     from accelerate import init_empty_weights
 
     try:
         with init_empty_weights(include_buffers=False):
             return built(kind, config)
-    except Exception as error:  # the libraries raise many kinds at a strange config, some of them bare Exceptions
+    except Exception as error:  # the libraries raise many kinds for a wrong config, some of them bare Exceptions
         why = str(error).strip().splitlines() or [type(error).__name__]
-        raise InputError(f"{told_by} describes no network ({why[0]}); copy it anew") from None
+        raise InputError(f"{source} describes no network ({why[0]}); copy it again") from None
 
 
 def built(kind: str, config: Mapping[str, Any]) -> Any:
-    """Return a network of this config, its weights drawn from torch's global generator.
+    """Return a network of this config, with weights from torch's global generator.
 
-    Of a text encoder's config only the architecture is taken: other keys (attn_implementation) can make transformers
-    fetch code and run it.
+    From the config of a text encoder only the architecture is used: other keys (attn_implementation) can make
+    transformers download and run code.
     """
     if kind == "text_encoder":
         from transformers import CLIPTextConfig, CLIPTextModel
@@ -79,51 +80,48 @@ def built(kind: str, config: Mapping[str, Any]) -> Any:
 
 
 def plain_names(tensors: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a text encoder's tensors under transformers' present names, without those that only other parts of CLIP
-    use.
+    """Return the tensors of a text encoder under the present names of transformers, without other parts of CLIP.
 
-    Stable Diffusion's files say text_model.encoder...; some hold position_ids or a projection, which it never reads.
+    Files of Stable Diffusion have names such as text_model.encoder...; some hold position_ids or a projection, which
+    are not used.
     """
     plain = {name.removeprefix("text_model."): value for name, value in tensors.items()}
     unused = ("position_ids", "text_projection.weight", "logit_scale")
     return {k: v for k, v in plain.items() if not k.endswith(unused) and not k.startswith(("vision_", "visual_"))}
 
 
-def check(network: nn.Module, found: Mapping[str, Tensor], where: object) -> None:
-    """Raise InputError unless these tensors have exactly the network's names and shapes and hold floating numbers."""
-    told, own = ({n: tuple(v.shape) for n, v in some.items()} for some in (network.state_dict(), found))
-    if why := first_difference(told, own):
+def check_tensors(network: nn.Module, tensors: Mapping[str, Tensor], where: object) -> None:
+    """Raise InputError unless the tensors have the names and shapes of the network and are floating point."""
+    expected, given = ({n: tuple(v.shape) for n, v in some.items()} for some in (network.state_dict(), tensors))
+    if why := first_difference(expected, given):
         raise InputError(f"{where}: {why}; config and weights belong to different networks")
-    if odd := sorted(name for name, value in found.items() if not value.is_floating_point()):
-        raise InputError(f"{where}: {odd[0]} holds no floating point numbers; give the checkpoint in fp16 or fp32")
+    if odd := sorted(name for name, value in tensors.items() if not value.is_floating_point()):
+        raise InputError(f"{where}: {odd[0]} is not floating point; give the checkpoint in fp16 or fp32")
 
 
 def fill(network: nn.Module, tensors: Mapping[str, Tensor], where: object) -> Any:
-    """Return the network with these weights, float32, in evaluation mode and frozen. InputError on NaN or infinity."""
+    """Load the weights as float32, and return the network in eval mode and frozen. InputError for NaN or infinity."""
     own = {name: value.to(torch.float32, copy=True) for name, value in tensors.items()}
     if broken := [name for name, value in own.items() if not value.isfinite().all()]:
-        raise InputError(
-            f"{where}: {broken[0]} holds values that are no numbers; its training failed: take an earlier one"
-        )
+        raise InputError(f"{where}: {broken[0]} holds NaN or infinity; the training failed: use an earlier checkpoint")
     network.load_state_dict(own, assign=True)
     return network.eval().requires_grad_(False)
 
 
 def outlined(files: Iterable[Path]) -> dict[str, Tensor]:
-    """Return the tensors of all these safetensors files as their headers tell them, on the meta device: nothing is
-    read.
+    """Return the tensors of safetensors files from their headers, on the meta device, without reading weights.
 
-    What no weight is stored in counts as int64. Raises InputError as `files.header` does.
+    Types that are not floating point become int64. Raises InputError as `files.header`.
     """
-    told = {k: v for path in files for k, v in header(path).items() if k != "__metadata__"}
+    entries = {k: v for path in files for k, v in header(path).items() if k != "__metadata__"}
     return {
         name: torch.empty(value["shape"], dtype=FLOATING.get(value["dtype"], torch.int64), device="meta")
-        for name, value in told.items()
+        for name, value in entries.items()
     }
 
 
 def read_all(files: Iterable[Path]) -> dict[str, Tensor]:
-    """Return the tensors of all these safetensors files, mapped into memory and not copied. Raises InputError."""
+    """Return the tensors of safetensors files, memory-mapped. Raises InputError for files that cannot be read."""
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
@@ -133,5 +131,5 @@ def read_all(files: Iterable[Path]) -> dict[str, Tensor]:
         try:
             tensors |= load_file(path)
         except (SafetensorError, OSError) as error:
-            raise InputError(f"{path} cannot be read ({str(error).splitlines()[0]}); copy it anew") from None
+            raise InputError(f"{path} cannot be read ({str(error).splitlines()[0]}); copy it again") from None
     return tensors

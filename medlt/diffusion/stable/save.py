@@ -1,4 +1,4 @@
-"""A Stable Diffusion model or its adapter as files that diffusers opens too; equal weights give equal bytes."""
+"""Save a Stable Diffusion model or its adapter for diffusers. Equal weights give equal bytes."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ LIBRARIES = {"CLIPTextModel": "transformers", "CLIPTokenizer": "transformers"}
 def save_stable_diffusion(model: StableDiffusion, folder: Path, *, vae: Path | None = None) -> None:
     """Write a whole diffusers folder; `vae` is a codec folder to copy, or a checkpoint folder that has one.
 
-    The tokenizer's files are copied from `model.source`. Raises InputError: the folder exists, or a part to copy is
-    not there; ValueError where the weights still carry an adapter (fuse it, or use `save_lora`).
+    The files of the tokenizer are copied from `model.source`. Raises InputError if the folder exists or a part to copy
+    is missing, and ValueError if the weights still have an adapter (fuse it, or use `save_lora`).
     """
     with whole_folder(Path(folder)) as fresh:
         write_parts(fresh, {"unet": model.unet, "text_encoder": model.text_encoder})
@@ -40,11 +40,11 @@ def save_stable_diffusion(model: StableDiffusion, folder: Path, *, vae: Path | N
 
 
 def write_parts(folder: Path, networks: Mapping[str, Any]) -> None:
-    """Return the config and weights of networks, each in its own folder; text encoders under the names of published ones."""
+    """Write config and weights of networks, each to its own folder; text encoders with the published names."""
     for part, network in networks.items():
         tensors = dict(network.state_dict())
         if any(".lora_" in name or ".base_layer." in name for name in tensors):
-            raise ValueError(f"the {part} still carries an adapter; fuse it first, or write it with save_lora")
+            raise ValueError(f"the {part} still has an adapter; fuse it first, or write it with save_lora")
         if part == "text_encoder":
             tensors = {f"text_model.{name.removeprefix('text_model.')}": value for name, value in tensors.items()}
         config = network.config.to_dict() if hasattr(network.config, "to_dict") else dict(network.config)
@@ -56,9 +56,9 @@ def write_parts(folder: Path, networks: Mapping[str, Any]) -> None:
 
 
 def copy_tokenizer(source: Path, target: Path) -> None:
-    """Copy a tokenizer's files from its own folder or a checkpoint's. Raises InputError where there is none.
+    """Copy the files of a tokenizer from its folder or that of a checkpoint. Raises InputError if there is none.
 
-    They are copied, not written anew: transformers 5 writes no vocab.json and merges.txt, which other readers need.
+    They are copied because transformers 5 does not write vocab.json and merges.txt, which other readers need.
     """
     folder = tokenizer_folder(source)
     target.mkdir()
@@ -68,7 +68,7 @@ def copy_tokenizer(source: Path, target: Path) -> None:
 
 
 def tokenizer_folder(source: Path) -> Path:
-    """Where the tokenizer's files of a checkpoint lie: `source` or its folder `tokenizer`. Raises InputError."""
+    """Return the folder with the tokenizer of a checkpoint: `source` or its folder `tokenizer`."""
     folder = source / "tokenizer" if (source / "tokenizer").is_dir() else source
     if not any((folder / name).is_file() for name in ("tokenizer.json", "vocab.json")):
         raise InputError(f"{folder} holds no tokenizer (vocab.json and merges.txt); copy it there from a checkpoint")
@@ -76,30 +76,30 @@ def tokenizer_folder(source: Path) -> Path:
 
 
 def copy_vae(source: Path, target: Path) -> None:
-    """Copy config and weights of an autoencoder. Raises InputError where they are not."""
+    """Copy config and weights of an autoencoder. Raises InputError if they are missing."""
     folder = source / "vae" if (source / "model_index.json").is_file() else source
     held = weights(folder, STEMS["vae"])
     if held is None or not (folder / "config.json").is_file():
-        raise InputError(f"{folder} holds no autoencoder (config.json and {STEMS['vae']}.safetensors)")
+        raise InputError(
+            f"{folder} has no autoencoder (config.json and {STEMS['vae']}.safetensors); give the folder of a codec"
+        )
     target.mkdir()
     for path in (folder / "config.json", *held.files):
         shutil.copyfile(path, target / path.name)
 
 
 def write_schedule(folder: Path, prediction: Prediction, noise: NoiseSchedule, kind: str = "DDIMScheduler") -> None:
-    """Return the scheduler's config with Stable Diffusion's own settings, as a diffusers scheduler of this kind reads
-    it.
-    """
+    """Write the config of a diffusers scheduler of this kind, with the settings of Stable Diffusion."""
     own: dict[str, Any] = {"steps_offset": 1, "set_alpha_to_one": False, "clip_sample": False}
     if kind == "PNDMScheduler":
         own["skip_prk_steps"] = True
     (folder / "scheduler").mkdir()
-    told = {"_class_name": kind, "prediction_type": prediction, **noise.options(), **own}
-    write_json(folder / "scheduler" / "scheduler_config.json", told)
+    config = {"_class_name": kind, "prediction_type": prediction, **noise.options(), **own}
+    write_json(folder / "scheduler" / "scheduler_config.json", config)
 
 
 def write_index(folder: Path) -> None:
-    """Return model_index.json of the parts that lie in a folder."""
+    """Write model_index.json for the parts in a folder."""
     kinds = {"unet": "UNet2DConditionModel", "text_encoder": "CLIPTextModel", "tokenizer": "CLIPTokenizer"}
     kinds["scheduler"] = read_json(folder / "scheduler" / "scheduler_config.json")["_class_name"]
     if (folder / "vae").is_dir():
@@ -111,31 +111,31 @@ def write_index(folder: Path) -> None:
 
 
 def save_lora(unet: nn.Module | None, folder: Path, text_encoder: nn.Module | None = None) -> Path:
-    """Write the networks' adapters (peft's, named "default") as diffusers' LoRA file; returns its path.
+    """Write the adapters of networks (of peft, named "default") as a LoRA file of diffusers. Return its path.
 
     `StableDiffusionPipeline.load_lora_weights(folder)` and `load_stable_diffusion(loras=...)` read it. Raises
-    ValueError where no network carries an adapter.
+    ValueError if no network has an adapter.
     """
     tensors: dict[str, Tensor] = {}
-    told: dict[str, Any] = {}
+    metadata: dict[str, Any] = {}
     for part, network in (("unet", unet), ("text_encoder", text_encoder)):
         if network is not None and "default" in getattr(network, "peft_config", {}):
-            held, said = _adapter(part, network)
-            tensors |= {f"{part}.{name}": value for name, value in held.items()}
-            told |= {f"{part}.{name}": value for name, value in said.items()}
+            adapter, settings = _adapter(part, network)
+            tensors |= {f"{part}.{name}": value for name, value in adapter.items()}
+            metadata |= {f"{part}.{name}": value for name, value in settings.items()}
     if not tensors:
-        raise ValueError("no network carries an adapter; add one with add_adapter first")
+        raise ValueError("no network has an adapter; add one with add_adapter first")
     path = Path(folder) / FILES[0]
-    write_tensors(path, tensors, {METADATA: json.dumps(told, indent=2, sort_keys=True)})
+    write_tensors(path, tensors, {METADATA: json.dumps(metadata, indent=2, sort_keys=True)})
     return path
 
 
 def _adapter(part: str, network: Any) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Return a network's adapter by layer, and its settings in JSON's terms: sets sorted, no path of this machine."""
+    """Return the adapter of a network by layer, and its settings as JSON types, without paths of this machine."""
     from peft import get_peft_model_state_dict
 
     settings = network.peft_config["default"].to_dict() | {"base_model_name_or_path": None}
-    said = {k: sorted(v) if isinstance(v, set) else v for k, v in settings.items()}
+    plain = {k: sorted(v) if isinstance(v, set) else v for k, v in settings.items()}
     wrap = "text_model." if part == "text_encoder" else ""
     held = {wrap + k.removeprefix(wrap): v for k, v in get_peft_model_state_dict(network).items()}
-    return held, dict(json.loads(json.dumps(said, default=str)))
+    return held, dict(json.loads(json.dumps(plain, default=str)))

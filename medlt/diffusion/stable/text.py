@@ -1,8 +1,8 @@
-"""What Stable Diffusion is told: prompts as token ids, or as the last hidden states of the text encoder.
+"""Conditions of Stable Diffusion: prompts as token ids, or as the last hidden states of the text encoder.
 
-The same as diffusers' StableDiffusionPipeline.encode_prompt with clip_skip=None, except that a prompt too long for the
-tokenizer is an error instead of being cut. Stable Diffusion 2.x reads the penultimate layer of its text encoder by
-shipping it without the last one, so both versions are read alike.
+They equal StableDiffusionPipeline.encode_prompt of diffusers with clip_skip=None, except that a prompt that is too long
+for the tokenizer is an error and not cut. Stable Diffusion 2.x uses the penultimate layer of its text encoder: its
+files lack the last layer. So both versions are treated alike.
 """
 
 from __future__ import annotations
@@ -22,25 +22,25 @@ from medlt.diffusion.prompts import Prompts
 from medlt.files import digest, digest_tensors
 from medlt.types import InputError
 
-LONGEST = 4096  # tokens; a tokenizer without a length says 10^30
+LONGEST = 4096  # tokens; a tokenizer without a length has 10^30
 KEPT = 1024  # embeddings in memory: 0.25 GB at [77,768], 0.3 GB at [77,1024]
 
 
 class TokenConditioner:
-    """Prompts as token ids [B,77] int64, padded as the tokenizer pads; for networks that run the text encoder.
+    """Prompts as padded token ids [B,77] int64, for networks that contain the text encoder.
 
-    Raises InputError when the tokenizer names no length, and when called with what makes too long a prompt.
+    Raises InputError if the tokenizer has no length, and for a prompt that is too long.
     """
 
     def __init__(self, tokenizer: Any, prompts: Prompts) -> None:
         self.tokenizer, self.prompts = tokenizer, prompts
         self.length = int(tokenizer.model_max_length)
         if self.length > LONGEST:
-            raise InputError("the tokenizer names no model_max_length; write it (77) into its tokenizer_config.json")
+            raise InputError("the tokenizer has no model_max_length; add it (77) to its tokenizer_config.json")
 
     @cached_property
     def digest(self) -> str:
-        """Names the prompts' settings and the tokenizer."""
+        """Digest of the settings of prompts and of the tokenizer."""
         backend = json.loads(self.tokenizer.backend_tokenizer.to_str())
         fixed = {k: v for k, v in backend.items() if k not in ("padding", "truncation")}  # those change with each call
         return digest("tokens", self.prompts.digest, fixed, self.length, self.tokenizer.pad_token_id)
@@ -51,29 +51,29 @@ class TokenConditioner:
         return self.ids([""])[0]
 
     def __call__(self, labels: Tensor, about: Sequence[About] = ()) -> Tensor:
-        """See medlt.diffusion.backbone.Conditioner."""
+        """Return the condition of each row, see `medlt.diffusion.backbone.Conditioner`."""
         return self.ids(self.prompts(labels, about)).to(labels.device)
 
     def ids(self, prompts: Sequence[str]) -> Tensor:
-        """Return token ids [B,77] of these prompts, on the CPU. Raises InputError where one is longer."""
+        """Return the token ids [B,77] of prompts, on the CPU. Raises InputError for a prompt that is too long."""
         if not prompts:
             return torch.empty(0, self.length, dtype=torch.int64)
         rows = self.tokenizer(list(prompts), verbose=False).input_ids
         for prompt, row in zip(prompts, rows, strict=True):
             if len(row) > self.length:
                 raise InputError(
-                    f"a prompt of {len(row)} tokens where the text encoder reads {self.length}: {prompt[:60]!r}...; "
-                    "shorten the template or the findings' words, or name fewer findings (most)"
+                    f"a prompt has {len(row)} tokens, but the text encoder reads {self.length}: {prompt[:60]!r}...; "
+                    "shorten prompts.template or prompts.words, or lower prompts.most"
                 )
         return torch.tensor([row + [self.tokenizer.pad_token_id] * (self.length - len(row)) for row in rows])
 
 
 class TextConditioner:
-    """Prompts as last hidden states of a frozen text encoder, float32 [B,77,D] on the text encoder's device.
+    """Prompts as last hidden states of a frozen text encoder, float32 [B,77,D] on its device.
 
-    Each prompt is encoded once, in a call of its own on one thread, so that on a CPU its bytes depend on the prompt
-    only (medlt.diffusion.batching); the latest 1024 are kept, for all threads, so the weights must not change.
-    Raises InputError when tokenizer and text encoder do not belong together.
+    Each prompt is encoded once, in a separate call on one thread, so that on a CPU its bytes depend on the prompt only
+    (medlt.diffusion.batching). The latest 1024 are kept for all threads, so the weights must not change. Raises
+    InputError if tokenizer and text encoder do not fit.
     """
 
     def __init__(self, tokenizer: Any, text_encoder: Any, prompts: Prompts) -> None:
@@ -81,15 +81,15 @@ class TextConditioner:
         reads, knows = text_encoder.config.max_position_embeddings, text_encoder.config.vocab_size
         if self.tokens.length > reads or len(tokenizer) > knows:
             raise InputError(
-                f"a tokenizer of {self.tokens.length} tokens and {len(tokenizer)} words, but a text encoder of {reads} "
-                f"and {knows}; take both from the same model"
+                f"the tokenizer has length {self.tokens.length} and {len(tokenizer)} tokens, the text encoder {reads} "
+                f"and {knows}; use both from the same model"
             )
         self._encoded: dict[str, Tensor] = {}
         self._lock = Lock()
 
     @cached_property
     def digest(self) -> str:
-        """Names the prompts' settings, the tokenizer and the text encoder's weights."""
+        """Digest of the settings of prompts, the tokenizer and the weights of the text encoder."""
         return digest("text", self.tokens.digest, digest_tensors(self.text_encoder.state_dict()))
 
     @property
@@ -98,11 +98,11 @@ class TextConditioner:
         return self.embeddings([""])[0]
 
     def __call__(self, labels: Tensor, about: Sequence[About] = ()) -> Tensor:
-        """See medlt.diffusion.backbone.Conditioner."""
+        """Return the condition of each row, see `medlt.diffusion.backbone.Conditioner`."""
         return self.embeddings(self.prompts(labels, about))
 
     def embeddings(self, prompts: Sequence[str]) -> Tensor:
-        """Return embeddings [B,77,D] of these prompts."""
+        """Return the embeddings [B,77,D] of prompts."""
         with self._lock:
             known = {prompt: self._encoded[prompt] for prompt in prompts if prompt in self._encoded}
             if missing := list(dict.fromkeys(prompt for prompt in prompts if prompt not in known)):
@@ -120,8 +120,9 @@ class TextConditioner:
 
 
 def hidden_states(text_encoder: Any, ids: Tensor, eos: int) -> Tensor:
-    """Return the last hidden states [B,77,D] of token ids [B,77]; padding, after the first `eos`, is masked only where the
-    text encoder's settings say so (use_attention_mask), as diffusers' pipelines have it.
+    """Return the last hidden states [B,77,D] of token ids [B,77].
+
+    Padding, after the first `eos`, is masked only if the text encoder has use_attention_mask, as in diffusers.
     """
     ids, mask = ids.to(text_encoder.device), None
     if getattr(text_encoder.config, "use_attention_mask", None):

@@ -113,7 +113,7 @@ def small_tokenizer(folder: Path) -> None:
 
 
 def bytes_to_unicode() -> list[str]:
-    """Return the printable letters that stand for the 256 bytes in CLIP's vocabulary, in its order ("!" first)."""
+    """Return the printable letters for the 256 bytes in the vocabulary of CLIP, in its order ("!" first)."""
     shown = [*range(33, 127), *range(161, 173), *range(174, 256)]
     hidden = [byte for byte in range(256) if byte not in shown]
     return [chr(byte) for byte in shown] + [chr(256 + i) for i in range(len(hidden))]
@@ -126,7 +126,7 @@ def _merges(word: str) -> list[tuple[str, str]]:
 
 
 def unet_config(form: Format, widths: Sequence[int], layers: int, context: int, channels: int) -> dict[str, Any]:
-    """Return the config of a UNet2DConditionModel in a version's format: attention on all levels but the last."""
+    """Return the config of a UNet2DConditionModel of a version, with attention on all levels but the last."""
     plain = len(widths) - 1
     return {
         "in_channels": channels,
@@ -166,7 +166,7 @@ def _drawn(part: str, config: dict[str, Any], seed: int) -> Any:
 
 
 def _tokenizer(folder: Path, source: Path | None, version: Version) -> None:
-    """Copied or written; Stable Diffusion 2.x pads with "!", token 0, as its special_tokens_map.json says."""
+    """Copy or write the tokenizer. Stable Diffusion 2.x pads with "!", token 0 of its special_tokens_map.json."""
     if source is None:
         small_tokenizer(folder)
     else:

@@ -37,8 +37,14 @@ def privately(latents: Tensor, folder: Path) -> tuple[Backbone, float]:
 
     rate = 16 / len(latents)
     noise = calibrate([Planned(rate, STEPS)], EPSILON, DELTA)
-    private = PrivacySettings(noise_multiplier=noise, epsilon=EPSILON, delta=DELTA, noise_multiplicity=1, secure_mode=False,
-                      grad_sample_mode=GradSampleMode.HOOKS)  # fmt: skip
+    private = PrivacySettings(
+        noise_multiplier=noise,
+        epsilon=EPSILON,
+        delta=DELTA,
+        noise_multiplicity=1,
+        secure_mode=False,
+        grad_sample_mode=GradSampleMode.HOOKS,
+    )
     training = Training(steps=STEPS, batch_size=16, learning_rate=3e-3, checkpoint_every=STEPS, warmup_steps=0)
     units = [f"p{i}" for i in range(len(latents))]
     done = fit_private(backbone.network, loss, units, training=training, private=private, folder=folder, key="tiny",

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from medlt.privacy.audit.rates import Share
-from medlt.privacy.audit.reidentify import Reidentification, Verification, _verified, _fewer, reidentify
+from medlt.privacy.audit.reidentify import Reidentification, Verification, _fewer, _verified, reidentify
 from medlt.rng import numpy_generator
 from medlt.types import InputError
 
