@@ -182,7 +182,7 @@ def independent_rows(requested: Sequence[str], findings: tuple[str, ...]) -> Tra
 
 
 def withheld(uids: Sequence[str]) -> Tensor:
-    """Raise InputError in place of returning real images, on which those of a data-independent run do not depend."""
+    """Raise InputError: the images of a data-independent run do not depend on real ones."""
     raise InputError("a private run gives methods and checks no real images; remove privacy, or use another plug-in")
 
 

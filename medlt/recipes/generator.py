@@ -1,4 +1,4 @@
-"""What a run trained, as parts that can be handed on: the denoiser, the codec, and the scale of latents."""
+"""The trained generator of a run, for export: denoiser, codec and standardisation of latents."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class TrainedGenerator:
 
 
 def open_generator(folder: Path, progress: Progress = silent) -> TrainedGenerator:
-    """Return what a run trained, on the CPU.
+    """Return the trained generator of a run, on the CPU.
 
     It reads the run's real images, or their cache: the scale of latents is theirs. Raises InputError for a run without
     a trained denoiser, for one of Stable Diffusion (its RUN/denoiser is in diffusers' format already), and for a codec
@@ -59,7 +59,7 @@ def open_generator(folder: Path, progress: Progress = silent) -> TrainedGenerato
 
 
 def _opened(folder: Path, progress: Progress) -> RunFolder[configs.RunConfig]:
-    """Open a run whose denoiser is trained, for reading only. Raises InputError for any other folder."""
+    """Open a run with a trained denoiser, read-only. Raises InputError for any other folder."""
     for name in ("config.yaml", str(FILED)):
         if not (folder / name).is_file():
             raise InputError(f"{folder}: has no {name}, so it is no run that trained a generator")
@@ -73,7 +73,7 @@ def _opened(folder: Path, progress: Progress) -> RunFolder[configs.RunConfig]:
 
 
 def _denoiser(run: RunFolder[configs.RunConfig]) -> LabelNetwork:
-    """Return the trained network, its files verified. Raises InputError where it is gone."""
+    """Return the trained network from verified files. Raises InputError if it is missing."""
     name = run.summary().get("denoiser", {}).get("artifact", "")
     artifact = run.store.open("denoiser", run.store.root / "denoiser" / name) if name else None
     network = load_label_network(artifact.folder if artifact is not None else run.path("denoiser"))
