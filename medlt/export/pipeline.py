@@ -17,6 +17,7 @@ file for `pipeline.load_lora_weights(OUT)`, to be used with its base model. Both
 from __future__ import annotations
 
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +25,19 @@ from diffusers import DDIMScheduler
 
 from medlt import config as configs
 from medlt.export.parts import SOURCE, label_embedding, label_unet, scheduler_config
-from medlt.export.provenance import write_provenance
-from medlt.files import write_json
+from medlt.export.provenance import NOTICE, write_provenance
+from medlt.files import write_json, write_text
 from medlt.types import InputError
+
+LABELS = """# diffusers runs pipeline.py of this folder only when it is trusted: read it first
+pipeline = DiffusionPipeline.from_pretrained("OUT", custom_pipeline="OUT", trust_remote_code=True)
+images = pipeline({{"{finding}": 1}}, seeds=[0, 1])
+"""
+WHOLE = """pipeline = StableDiffusionPipeline.from_pretrained("OUT")
+"""
+LORA = """pipeline = StableDiffusionPipeline.from_pretrained("the base model")
+pipeline.load_lora_weights("OUT")
+"""
 
 
 def export_diffusers(run: Path, out: Path) -> None:
@@ -49,6 +60,7 @@ def export_diffusers(run: Path, out: Path) -> None:
     index: dict[str, Any] = {name: ["diffusers", kind] for name, kind in kinds.items()}
     index |= {"_class_name": ["pipeline", "LabelPipeline"], "label_embedding": ["label_embedding", "LabelEmbedding"]}
     write_json(out / "model_index.json", index)
+    _write_readme(out, LABELS.format(finding=trained.findings[0]), record)
 
 
 def _copy_stable_diffusion(run: Path, out: Path, chosen: configs.StableConfig) -> None:
@@ -57,4 +69,10 @@ def _copy_stable_diffusion(run: Path, out: Path, chosen: configs.StableConfig) -
         raise InputError(f"{run}: trained no Stable Diffusion; use the checkpoint that its config names")
     shutil.copytree(run / "denoiser", out, dirs_exist_ok=True)
     write_json(out / "prompts.json", chosen.prompts.model_dump(mode="json"))
-    write_provenance(run, out)
+    _write_readme(out, WHOLE if chosen.train == "full" else LORA, write_provenance(run, out))
+
+
+def _write_readme(out: Path, usage: str, record: Mapping[str, Any]) -> None:
+    """Write OUT/README.md: how to load the generator, the notice, and the claim of its privacy."""
+    parts = ("# A generator of synthetic radiographs", f"```python\n{usage}```", NOTICE, record["privacy"]["sentence"])
+    write_text(out / "README.md", "\n\n".join(parts) + "\n")

@@ -10,7 +10,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from diffusers import AutoencoderKL, DDIMScheduler, DiffusionPipeline, StableDiffusionPipeline, UNet2DModel
+from diffusers import (
+    AutoencoderKL,
+    DDIMScheduler,
+    DiffusionPipeline,
+    StableDiffusionPipeline,
+    UNet2DConditionModel,
+    UNet2DModel,
+)
 from PIL import Image
 from torch import Tensor
 
@@ -226,7 +233,7 @@ def test_a_private_generator_carries_its_ledger_and_claim(
     assert claim.sentence in (out / "docs" / "README.md").read_text()
 
 
-STABLE = {
+STABLE: dict[str, Any] = {
     "kind": "stable-diffusion",
     "model": {"kind": "untrained", "widths": [32, 32], "text_width": 32, "text_layers": 1},
     "train": "full",
@@ -263,3 +270,22 @@ def test_stable_diffusion_leaves_as_a_stable_diffusion_pipeline(
     pipeline.scheduler = DDIMScheduler.from_config(stock.config, **ending)
     theirs = pipeline(prompt, latents=noise, num_inference_steps=steps, guidance_scale=SCALE, output_type="latent")[0]
     torch.testing.assert_close(theirs, latents, atol=1e-3, rtol=1e-4)
+
+
+def test_lora_leaves_as_a_file_for_its_base_model(
+    tiny_collection: medlt.Collection, tiny_settings: dict[str, Any], tmp_path: Path
+) -> None:
+    denoiser = {**STABLE, "train": "lora", "rank": 2, "learning_rate": 0.01}
+    settings = {**tiny_settings, "denoiser": denoiser}
+    run = medlt.finetune(tiny_collection, output_dir=tmp_path / "run", progress=False, **settings)
+    out = run.export("diffusers", tmp_path / "out")
+    assert "load_lora_weights" in (out / "README.md").read_text()
+    base = next((run.folder / "artifacts" / "untrained").glob("*/model"))
+    model = load_stable_diffusion(base, loras=(run.folder / "denoiser",))
+    bare: Any = UNet2DConditionModel.from_pretrained(base, subfolder="unet")
+    noise, text = torch.randn(1, 4, 8, 8), torch.randn(1, 77, 32)
+    before = bare(noise, 500, text).sample
+    bare.load_lora_adapter(out / "pytorch_lora_weights.safetensors", prefix="unet")
+    after = bare(noise, 500, text).sample
+    assert not torch.allclose(before, after)
+    torch.testing.assert_close(after, model.unet(noise, 500, text).sample, atol=1e-5, rtol=1e-4)
