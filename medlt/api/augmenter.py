@@ -35,7 +35,7 @@ class LongTailAugmenter(BaseEstimator):  # type: ignore[misc]
         tail_: the tail findings, as `Collection.summary` groups them for the run's targets.
         sampling_strategy_: finding -> synthetic images that were added for it.
 
-    Example:
+    Examples:
         >>> augmenter = medlt.LongTailAugmenter(method="fusion", targets=200)
         >>> enlarged = augmenter.fit_resample(collection)
         >>> counts = augmenter.sampling_strategy_

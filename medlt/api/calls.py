@@ -44,7 +44,7 @@ def augment(
     Raises:
         InputError: for an unknown key, or a value or a collection that does not fit, in one line.
 
-    Example:
+    Examples:
         >>> collection = medlt.Collection.from_csv("labels.csv", images="png/")
         >>> run = medlt.augment(collection, method="fusion", targets=200, seed=0)
         >>> paths = run.images("Hernia").paths
@@ -77,7 +77,7 @@ def finetune(
     Raises:
         InputError: as `augment`.
 
-    Example:
+    Examples:
         >>> run = medlt.finetune(collection, denoiser={"steps": 4000})
         >>> folder = run.export("diffusers", "generator")
     """
@@ -115,7 +115,7 @@ def evaluate(
     Raises:
         InputError: without runs and arms, for a run that is not finished, and as `augment`.
 
-    Example:
+    Examples:
         >>> experiment = medlt.evaluate(run, evaluation={"seeds": 5})
         >>> sentence = str(experiment.verdict)
     """
@@ -141,7 +141,7 @@ def audit(run: Run | str | Path, *, progress: bool | Progress = True, **options:
     Raises:
         InputError: for an unknown option, and for a run without synthetic images or without held-out patients.
 
-    Example:
+    Examples:
         >>> audit = medlt.audit(run)
         >>> conclusion = str(audit)
     """

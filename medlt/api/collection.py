@@ -65,7 +65,7 @@ class Collection:
     manifest: the rows; file: the manifest.parquet that holds them, None for rows in memory; notes: remarks of the
     layout that was read.
 
-    Example:
+    Examples:
         >>> collection = medlt.Collection.from_csv("labels.csv", images="png/")
         >>> text = str(collection.summary())
         >>> item = collection.dataset(size=64, split="train")[0]

@@ -66,7 +66,7 @@ class Run:
 
     `medlt.augment`, `medlt.finetune` and `medlt.evaluate` return one, and `medlt.load` opens a folder.
 
-    Example:
+    Examples:
         >>> shares = run.checks.groupby("check")["passed"].mean()
         >>> files = run.images().paths
         >>> item = run.dataset(size=64)[0]
@@ -222,7 +222,7 @@ def load(folder: str | Path) -> Run:
     Raises:
         InputError: for a folder that is no run, or whose run was not finished.
 
-    Example:
+    Examples:
         >>> run = medlt.load("runs/fusion-1f0c2a9b")
         >>> shares = run.checks.groupby("check")["passed"].mean()
     """

@@ -42,7 +42,7 @@ class RandSyntheticSwapd(RandomizableTransform, MapTransform):  # type: ignore[m
     Raises:
         InputError: for a run without synthetic images, or a finding without any.
 
-    Example:
+    Examples:
         >>> swap = medlt.RandSyntheticSwapd(run, keys=("image", "label"), prob=0.3)
         >>> item = swap(run.dataset(synthetic=False)[0])
     """
