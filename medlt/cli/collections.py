@@ -23,6 +23,9 @@ def layouts(incomplete: str) -> list[str]:
     return [name for name in LAYOUTS if name.startswith(incomplete)]
 
 
+Layout = Annotated[str, typer.Argument(metavar="LAYOUT", help=f"One of {', '.join(LAYOUTS)}.", autocompletion=layouts)]
+
+
 def _pairs(option: list[str] | None) -> dict[str, str]:
     """Return NAME=VALUE options as a mapping. Raises InputError for one without '='."""
     for one in option or ():
@@ -39,9 +42,7 @@ def _pairs(option: list[str] | None) -> dict[str, str]:
     )
 )
 def manifest(
-    layout: Annotated[
-        str, typer.Argument(metavar="LAYOUT", help=f"One of {', '.join(LAYOUTS)}.", autocompletion=layouts)
-    ],
+    layout: Layout,
     src: Annotated[Path, typer.Argument(metavar="SRC", help="The collection's folder, or the table.")],
     out: Annotated[Path, typer.Argument(metavar="OUT.parquet", help="Orphans go to OUT.orphans.csv beside it.")],
     images: Annotated[Path | None, typer.Option(help="Folder of the images, if it is not SRC.")] = None,
