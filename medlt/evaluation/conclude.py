@@ -16,7 +16,7 @@ from typing import Any
 import pandas as pd
 
 from medlt.evaluation.arms import REAL, Arm, ArmScores, ExperimentRows
-from medlt.evaluation.engine import TrainedArms, trainable
+from medlt.evaluation.engine import TrainedArms, trainable_arms
 from medlt.evaluation.subgroups import ATTRIBUTES, subgroups
 from medlt.evaluation.verdict import (
     NOT_KEPT,
@@ -99,7 +99,7 @@ def conclude(
         raise InputError(f"arm {primary_arm!r} has no synthetic images; set primary_arm to one of: {choices}")
     options = _Options(n_bootstrap, seed, primary_arm)
     name = experiment(rows, arms, trained.seeds, n_bootstrap=n_bootstrap, seed=seed, primary_arm=primary_arm)
-    compared = trainable(arms)
+    compared = trainable_arms(arms)
     evaluated = tuple(dict.fromkeys([*experiments, *([name] if compared else [])]))
     tested = _tested(rows, compared, trained)
     primary = _primary(arms, compared, tested, rows.tail, primary_arm)

@@ -64,7 +64,7 @@ class _Shared:
     store: Store
 
 
-def trainable(arms: Sequence[Arm]) -> list[Arm]:
+def trainable_arms(arms: Sequence[Arm]) -> list[Arm]:
     """Return the arms that are not empty; none if only arms of real rows are left."""
     full = [arm for arm in arms if not arm.empty]
     return full if any(arm.role != "real" for arm in full) else []
@@ -79,7 +79,7 @@ def train_arms(
     of several workers uses `runtime.threads` threads of torch, 1 by default. Progress is reported as the stage "arms".
     Raises InputError, before any training, for an arm that cannot be trained.
     """
-    wanted = trainable(arms)
+    wanted = trainable_arms(arms)
     _check(rows, wanted)
     tasks = {(arm.name, seed): (arm, seed) for arm in wanted for seed in seeds}
     if len(tasks) < len(wanted) * len(seeds):

@@ -63,7 +63,7 @@ def age_band(age: object) -> str:
     return "" if pd.isna(years) or years < 0 else next(name for below, name in AGES if years < below)
 
 
-def nearest(features: np.ndarray, real: np.ndarray, uids: Sequence[str], k: int = 3) -> np.ndarray:
+def nearest_real(features: np.ndarray, real: np.ndarray, uids: Sequence[str], k: int = 3) -> np.ndarray:
     """Return uids [N,k] of the real images [R,D] nearest to features [N,D] by cosine distance, nearest first."""
     from sklearn.neighbors import NearestNeighbors
 

@@ -212,7 +212,7 @@ def _measure(cohort: Cohort, guide: LongtailGuide, rows: pd.DataFrame, pixels: T
     column = target_columns(rows["finding"], cohort.findings)
     base = Classifier(head.net, head.size, {"positive": [0] * len(cohort.findings)})
     signal = head.score(pixels, guide.statistic)[torch.arange(len(rows)), column].numpy()
-    near = introspection.nearest(base.features(pixels).numpy(), base.features(real.images).numpy(), real.uids)
+    near = introspection.nearest_real(base.features(pixels).numpy(), base.features(real.images).numpy(), real.uids)
     sized = torch.nn.functional.interpolate(pixels, (head.size, head.size), mode="area")
     return _Measured(rows, pixels, signal, near, class_activation_map(base, sized, column).numpy())
 

@@ -70,7 +70,7 @@ def concluded(rows: ExperimentRows, arms: Sequence[Arm], folder: Path, **more: A
 
 @pytest.mark.parametrize(("strength", "word"), [(6.0, "helps"), (-2.0, "harms")])
 @pytest.mark.parametrize("method", METHODS)
-def test_the_verdict_is_of_the_arm_against_its_control_whatever_it_is_called(
+def test_the_verdict_compares_the_arm_with_its_control_whatever_its_name(
     many: ExperimentRows, source: MakeSource, tmp_path: Path, method: str, strength: float, word: str
 ) -> None:
     arms = built(many, source(), **{method: ArmSpec("x", control="duplicated")})
@@ -218,9 +218,7 @@ def test_a_damaged_verdict_is_named_and_set_aside(
     assert json.loads((tmp_path / "verdict.json").read_text()) == found.verdict
 
 
-def test_arms_that_were_not_trained_are_not_concluded_on(
-    rows: ExperimentRows, source: MakeSource, tmp_path: Path
-) -> None:
+def test_arms_that_were_not_trained_are_refused(rows: ExperimentRows, source: MakeSource, tmp_path: Path) -> None:
     arms = built(rows, source(), fusion=ArmSpec("x"))
     with pytest.raises(InputError, match="'duplicated for fusion' was not trained"):
         conclude(rows, arms, predicted(rows, arms[:2], {}, {}), tmp_path, n_bootstrap=100, seed=0)

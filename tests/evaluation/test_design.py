@@ -13,7 +13,7 @@ import pytest
 from medlt.evaluation.arms import REAL, Arm, ExperimentRows
 from medlt.evaluation.conclude import candidates
 from medlt.evaluation.design import ArmSpec, build_arms, check_arms
-from medlt.evaluation.engine import trainable
+from medlt.evaluation.engine import trainable_arms
 from medlt.evaluation.sources import SourceImages
 from medlt.types import InputError
 
@@ -124,9 +124,9 @@ def test_without_a_kept_image_the_arm_and_its_control_are_empty(rows: Experiment
     found = of(rows, none, a=ArmSpec("x"), copies=ArmSpec("x", real_duplicates=True))
     assert [arm.empty for arm in found.values()] == [False, True, True, True]
     assert found["a"].about["added"] == 0
-    assert trainable(list(found.values())) == []
+    assert trainable_arms(list(found.values())) == []
     more = [*found.values(), Arm("focal", "reweighted", {"loss": "focal"}, control=REAL)]
-    assert [arm.name for arm in trainable(more)] == [REAL, "focal"]
+    assert [arm.name for arm in trainable_arms(more)] == [REAL, "focal"]
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Arms are trained alike wherever they are trained, once each, on the device that was asked for."""
+"""Arms are trained in the same way in every process, once each, on the given device."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def same(one: TrainedArms, other: TrainedArms) -> bool:
     return all(a.keys() == b.keys() and all(np.array_equal(a[k], b[k]) for k in a) for a, b in held)
 
 
-def test_two_workers_say_what_one_says(rows: ExperimentRows, arms: list[Arm], tmp_path: Path) -> None:
+def test_two_workers_predict_what_one_predicts(rows: ExperimentRows, arms: list[Arm], tmp_path: Path) -> None:
     one = train_arms(rows, arms, SEEDS, runtime=CPU, store=Store(tmp_path / "one"))
     two = train_arms(rows, arms, SEEDS, runtime=CPU, store=Store(tmp_path / "two"), workers=2)
     assert same(one, two)

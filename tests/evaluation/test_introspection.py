@@ -8,7 +8,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from medlt.evaluation.introspection import age_band, describe, introspect, log_odds, most, nearest, occurrences, zones
+from medlt.evaluation.introspection import (
+    age_band,
+    describe,
+    introspect,
+    log_odds,
+    most,
+    nearest_real,
+    occurrences,
+    zones,
+)
 from medlt.types import InputError
 
 COUNTS = st.lists(st.tuples(st.integers(0, 40), st.integers(0, 40)), min_size=2, max_size=6).filter(
@@ -29,7 +38,7 @@ def test_log_odds_are_the_published_ones(rows: list[tuple[int, int]], prior: flo
         assert z[w] == pytest.approx(expected / math.sqrt(1 / (y1 + a) + 1 / (y2 + a)), abs=1e-9)
 
 
-def test_a_value_without_an_alternative_says_nothing_and_groups_alike_have_odds_of_one() -> None:
+def test_a_single_value_and_equal_groups_have_log_odds_of_zero() -> None:
     assert [part.tolist() for part in log_odds(np.array([7.0]), np.array([90.0]), 10)] == [[0.0], [0.0]]
     delta, _ = log_odds(np.array([10.0, 30.0]), np.array([100.0, 300.0]), 10)
     np.testing.assert_allclose(delta, 0, atol=1e-12)
@@ -67,7 +76,7 @@ def test_planted_attributes_come_first_and_no_other_does(seed: int) -> None:
     assert has["share_top"] == (labels.loc[top, "Effusion"] == 1).mean()
 
 
-def test_shuffled_groups_differ_in_nothing() -> None:
+def test_shuffled_groups_do_not_differ() -> None:
     """Under no difference z is close to a unit normal: its spread over many draws is near 1."""
     labels, about, _, _, maps = planted()
     known = describe(labels, about, maps)
@@ -80,7 +89,7 @@ def test_shuffled_groups_differ_in_nothing() -> None:
 
 @pytest.mark.parametrize(("row", "third"), [(0, "upper"), (2, "upper"), (4, "middle"), (6, "lower"), (8, "lower")])
 @pytest.mark.parametrize(("column", "side"), [(0, "right"), (3, "right"), (5, "left"), (8, "left")])
-def test_zones_are_the_patients(row: int, third: str, column: int, side: str) -> None:
+def test_zones_use_the_patients_sides(row: int, third: str, column: int, side: str) -> None:
     maps = np.zeros((2, 9, 9))
     maps[0, row, column] = 0.7
     assert zones(maps) == [f"{side} {third}", ""]
@@ -123,11 +132,11 @@ def test_nearest_against_a_double_loop() -> None:
     rng = np.random.default_rng(0)
     made, real = rng.normal(size=(7, 5)), rng.normal(size=(30, 5))
     uids = [f"r{i}" for i in range(30)]
-    found = nearest(made, real, uids, 3)
+    found = nearest_real(made, real, uids, 3)
     for i in range(7):
         away = [1 - made[i] @ row / np.linalg.norm(made[i]) / np.linalg.norm(row) for row in real]
         assert found[i].tolist() == [uids[j] for j in np.argsort(away)[:3]]
-    assert nearest(made, real[:2], uids[:2], 3).shape == (7, 2)
+    assert nearest_real(made, real[:2], uids[:2], 3).shape == (7, 2)
 
 
 def test_words_and_neighbours_are_attributes_too_and_a_value_counts_once_an_image() -> None:

@@ -79,7 +79,7 @@ def test_another_image_of_a_test_patient_is_a_leak_too(root: Path) -> None:
     refused(root, r"trained on patients of split test \(1\)", made(root), Manifest(old, FINDINGS, root))
 
 
-def test_the_same_images_under_other_patient_names_are_a_leak_too(root: Path) -> None:
+def test_the_same_images_under_other_patient_ids_are_a_leak_too(root: Path) -> None:
     whole = real(root).where(real(root).rows["split"].isin(("train", "test"))).rows
     renamed = whole.assign(patient_id=[f"p-{i}" for i in range(len(whole))])
     refused(root, r"trained on images of split test \(4\)", made(root), Manifest(renamed, FINDINGS, root))
@@ -99,7 +99,7 @@ def test_models_may_be_stopped_by_validation_rows_but_not_by_test_rows(root: Pat
         require_usable("edits", made(root), train, whole, stopped_by=test)
 
 
-def test_real_images_that_no_arm_is_given_are_refused(root: Path) -> None:
+def test_real_images_that_no_arm_is_trained_on_are_refused(root: Path) -> None:
     """They could be the gain: neither the arm nor its control is trained on them."""
     old = real(root).split("train").rows
     more = pd.concat([old, old.iloc[[0]].rename(index={"u00": "w00"}).assign(patient_id="secret-77")])

@@ -1,4 +1,4 @@
-"""The table of quality holds what its metrics say of the right rows, and says why where it cannot."""
+"""The quality table has the metrics of the right rows, and reasons for missing values."""
 
 import numpy as np
 import pandas as pd
@@ -27,7 +27,7 @@ def value(table: pd.DataFrame, finding: str, metric: str) -> float:
     return float(found)
 
 
-def test_every_finding_that_was_made_has_every_metric_of_its_own_rows() -> None:
+def test_every_finding_with_images_has_every_metric_of_its_own_rows() -> None:
     real, labels, synthetic, made_for = case()
     table = quality(real, labels, synthetic, made_for, FINDINGS)
     assert list(table.columns) == list(COLUMNS)
@@ -60,7 +60,7 @@ def test_the_unit_of_a_feature_does_not_matter() -> None:
     np.testing.assert_allclose(plain["value"], other["value"], rtol=1e-6, atol=1e-9)
 
 
-def test_bad_images_are_seen_for_their_finding_only() -> None:
+def test_bad_images_lower_the_quality_of_their_finding_only() -> None:
     real, labels, synthetic, made_for = case()
     bad = synthetic.copy()
     bad[25:] += 12
@@ -84,7 +84,7 @@ def test_too_few_rows_are_nan_with_the_rule() -> None:
     assert ((table["reason"] != "") == table["value"].isna()).all()
 
 
-def test_no_positive_at_all_is_no_crash() -> None:
+def test_no_positive_at_all_gives_reasons() -> None:
     real, labels, synthetic, made_for = case()
     labels[:, 0] = np.nan
     table = quality(real, labels, synthetic, made_for, FINDINGS)
@@ -93,7 +93,7 @@ def test_no_positive_at_all_is_no_crash() -> None:
     assert hernia["reason"].str.contains("0 real rows").all()
 
 
-def test_all_outside_says_so() -> None:
+def test_samples_outside_all_balls_have_a_reason() -> None:
     real, labels, synthetic, made_for = case()
     table = quality(real, labels, synthetic + 1e4, made_for, FINDINGS).set_index(["finding", "metric"])
     assert table.loc[("Mass", "rarity outside"), "value"] == 1

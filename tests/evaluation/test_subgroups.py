@@ -1,4 +1,4 @@
-"""Scores of parts of a test set are scikit-learn's on those rows, gaps compare the same findings, planted ones show."""
+"""Scores of subgroups equal scikit-learn's on their rows; gaps compare the same findings; planted gaps are detected."""
 
 import numpy as np
 import pandas as pd
@@ -74,7 +74,7 @@ def test_a_planted_gap_is_found_and_only_there() -> None:
     assert by.loc["PA", "gap_low"] < 0 < by.loc["PA", "gap_high"]
 
 
-def test_parts_drawn_by_lot_have_no_gap_about_nine_times_in_ten() -> None:
+def test_random_subgroups_have_no_gap_about_nine_times_in_ten() -> None:
     """100 trials of 90 % intervals: at a true rate of 0.1 the misses lie outside 3..19 less than once in a hundred."""
     missed = np.zeros(2)
     for trial in range(100):

@@ -26,14 +26,14 @@ def images(n: int = 40, seed: int = 0) -> pd.DataFrame:
     )
 
 
-def test_the_error_is_the_plain_one_where_every_image_has_its_own_parent() -> None:
+def test_the_error_is_the_standard_one_if_every_image_has_its_own_parent() -> None:
     values = pd.Series(np.random.default_rng(0).normal(size=50))
     mean, error = clustered(values, pd.Series(range(50)))
     assert mean == pytest.approx(values.mean())
     assert error == pytest.approx(values.std(ddof=1) / np.sqrt(50))
 
 
-def test_copies_of_an_image_add_no_certainty() -> None:
+def test_copies_of_an_image_do_not_reduce_the_error() -> None:
     values = pd.Series(np.random.default_rng(1).normal(size=12))
     parents = pd.Series([f"p{i}" for i in range(12)])
     once, again = clustered(values, parents), clustered(pd.concat([values] * 5), pd.concat([parents] * 5))

@@ -133,7 +133,7 @@ def chosen_from(strengths: dict[str, float]) -> ArmScores:
     return ArmScores(val, truth, [f"p{i}" for i in range(400)], FINDINGS, val, truth)
 
 
-def test_the_arm_is_chosen_validation_ap_alone() -> None:
+def test_the_arm_is_selected_on_validation_alone() -> None:
     tested = chosen_from({"weak": 0.1, "strong": 2.0, "middle": 0.7})
     assert select_arm(tested, ["weak", "strong", "middle"], ["Rare"]) == "strong"
     assert select_arm(tested, ["weak", "middle"], ["Rare"]) == "middle"

@@ -1,4 +1,4 @@
-"""Workers end with the process that began them, however it ends, and their results are those of one process."""
+"""Workers end with their parent process, however it ends, and their results are those of one process."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What every method promises, whatever it is: one test over METHODS."""
+"""The contract of every method: the same tests for all of METHODS."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -60,7 +60,7 @@ def test_a_row_alone_reversed_and_read_from_disk_gives_its_bytes(methods: Method
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_train_rows_may_be_called_anything_from_plan_to_manifest(methods: Methods, name: str, tmp_path: Path) -> None:
+def test_train_rows_may_have_any_uid_from_plan_to_manifest(methods: Methods, name: str, tmp_path: Path) -> None:
     """Uids with blanks, commas, quotes and any letters: planned, read from disk, made, checked, written, published."""
     plain = methods[name]()
     rows = plain.train
@@ -114,7 +114,7 @@ def test_the_plan_counts_and_grows_without_changing(methods: Methods, name: str)
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_what_is_read_is_a_train_row_and_all_else_is_refused(methods: Methods, name: str) -> None:
+def test_rows_that_are_not_train_rows_are_refused(methods: Methods, name: str) -> None:
     method = methods[name]()
     rows, column = method.plan(NEED, 3), "tail_parent" if method.reads_real_images else "label_source"
     assert rows[column].isin(method.train.table.index).all()
@@ -125,7 +125,7 @@ def test_what_is_read_is_a_train_row_and_all_else_is_refused(methods: Methods, n
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_guidance_one_is_the_conditional_denoiser_alone(methods: Methods, name: str) -> None:
+def test_guidance_scale_one_is_the_conditional_denoiser_alone(methods: Methods, name: str) -> None:
     """At scale 1 the network gets as many rows as there are, at any other scale twice as many."""
     sizes: dict[float, set[int]] = {1.0: set(), 2.0: set()}
     for weight, seen in sizes.items():
@@ -152,7 +152,7 @@ def test_a_guide_of_weight_zero_is_no_guide_bit_for_bit(
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_a_method_with_other_guides_is_the_same_method_otherwise(methods: Methods, guides: Guides, name: str) -> None:
+def test_a_method_with_other_guides_differs_in_nothing_else(methods: Methods, guides: Guides, name: str) -> None:
     bare, other = methods[name](guidance=()), (guides["minority"](),)
     rows, built = bare.plan({"Hernia": 2}, 3), methods[name](guidance=other)
     changed = bare.with_guidance(other)

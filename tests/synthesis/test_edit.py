@@ -1,4 +1,4 @@
-"""Image-guided edits: where they begin, how far they go, what they may be called."""
+"""Image-guided edits: start, strength and labels."""
 
 from __future__ import annotations
 
@@ -117,7 +117,7 @@ def test_the_control_repeats_the_parents(methods: Methods) -> None:
     np.testing.assert_array_equal(control.labels, known[at])
 
 
-def test_view_sex_and_age_of_the_parent_are_told(methods: Methods) -> None:
+def test_view_sex_and_age_of_the_parent_reach_the_condition(methods: Methods) -> None:
     method = built(methods)
     table = method.train.table.assign(view="PA", sex="F", age=np.arange(len(method.train.table)) + 1.0)
     conditions: list[Any] = []
@@ -184,9 +184,7 @@ def test_a_mixture_of_two_latents_is_labelled_as_it_is_mixed(methods: Methods) -
 
 
 @pytest.mark.parametrize("scheduler", ["ddpm", "heun", "unipc", "deis"])
-def test_rows_of_many_strengths_keep_their_bytes_under_schedulers_that_remember(
-    methods: Methods, scheduler: str
-) -> None:
+def test_rows_of_many_strengths_keep_their_bytes_under_multistep_schedulers(methods: Methods, scheduler: str) -> None:
     made = factory(scheduler, 10)
     rows = built(methods, scheduler=made).plan(NEED, 3)
     together = images(built(methods, scheduler=made, batch_size=len(rows)), rows)
@@ -195,7 +193,7 @@ def test_rows_of_many_strengths_keep_their_bytes_under_schedulers_that_remember(
         assert torch.equal(images(built(methods, scheduler=made), rows.iloc[[i]])[0], together[i])
 
 
-def test_in_groups_calls_equal_rows_together_and_gives_them_back_in_order() -> None:
+def test_call_by_group_calls_equal_rows_together_and_keeps_their_order() -> None:
     met: list[set[int]] = []
 
     def double(x: Tensor, group: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""The fill rule: every finding gets its need, no row is leant on more than another, nothing is needlessly overshot."""
+"""The fill rule: every finding reaches its target, rows are used evenly, nothing is overshot needlessly."""
 
 from collections import Counter
 from itertools import product
@@ -27,7 +27,7 @@ def got(labels: pd.DataFrame, chosen: list[tuple[str, str]]) -> dict[str, int]:
 
 @st.composite
 def cases(draw: st.DrawFn) -> tuple[pd.DataFrame, dict[str, int], int]:
-    """Up to 12 rows with 0, 1 or NaN, each finding in at least one of them; needs of up to 9."""
+    """Up to 12 rows with 0, 1 or NaN, each finding in at least one of them; targets of up to 9."""
     values = st.sampled_from([0.0, 0.0, 1.0, np.nan])
     rows = draw(st.lists(st.tuples(values, values, values, values), min_size=1, max_size=8))
     every = [tuple(float(i == c) for i in range(4)) for c in range(3)]
@@ -38,7 +38,7 @@ def cases(draw: st.DrawFn) -> tuple[pd.DataFrame, dict[str, int], int]:
 
 @settings(max_examples=40)
 @given(cases())
-def test_every_finding_reaches_its_need_and_none_by_a_row_without_it(
+def test_every_finding_reaches_its_target_by_rows_that_have_it(
     case: tuple[pd.DataFrame, dict[str, int], int],
 ) -> None:
     labels, need, seed = case
@@ -91,8 +91,8 @@ def test_nothing_is_overshot_where_it_need_not_be() -> None:
     assert got(other, fill_targets(other, {"A": 5, "B": 1}, 0))["B"] == 1
 
 
-def test_common_findings_are_neither_wanted_nor_avoided() -> None:
-    """Rows with and without a common finding lend their labels equally often."""
+def test_common_findings_are_neither_preferred_nor_avoided() -> None:
+    """Rows with and without a common finding are used equally often."""
     rows = table("A", "Ah", "Ah", "A")
     assert Counter(uid for _, uid in fill_targets(rows, {"A": 8}, 1)) == Counter(dict.fromkeys(rows.index, 2))
 
@@ -112,7 +112,7 @@ def test_the_seed_decides_among_equals_and_the_order_of_rows_does_not() -> None:
         assert one == fill_targets(rows.iloc[::-1], dict(reversed(need.items())), seed)
 
 
-def test_a_longer_need_begins_with_the_shorter_one() -> None:
+def test_a_larger_target_begins_with_the_smaller_one() -> None:
     rows = table("A", "Ah", "AB", "B", "AC", "C", "C")
     for short, long in product(range(5), range(5, 9)):
         begun = fill_targets(rows, {"A": short}, 3)

@@ -32,7 +32,7 @@ def test_labels_are_those_of_a_real_row_that_has_the_finding(methods: dict[str, 
     assert rows["parents"].tolist() == [[]] * len(rows)
 
 
-def test_every_positive_row_lends_its_labels_before_one_does_twice(methods: dict[str, Any]) -> None:
+def test_every_label_vector_is_used_once_before_any_is_used_twice(methods: dict[str, Any]) -> None:
     method = built(methods, num_candidates=1)
     positives = method.train.positive("Hernia")
     rows = method.plan({"Hernia": len(positives) + 1}, 3)
@@ -65,7 +65,7 @@ def test_in_codec_space_nothing_is_unstandardised(methods: dict[str, Any]) -> No
     torch.testing.assert_close(images["standardised"], torch.full_like(images["codec"], 0.3 * 2 + 0.25).sigmoid())
 
 
-def test_view_sex_and_age_of_the_row_are_told(methods: dict[str, Any]) -> None:
+def test_view_sex_and_age_of_the_row_reach_the_condition(methods: dict[str, Any]) -> None:
     method = built(methods)
     table = method.train.table.assign(view="PA", sex="F", age=np.arange(len(method.train.table)) + 1.0)
     table.loc[table.index[::2], "view"] = np.nan
@@ -89,7 +89,7 @@ def test_view_sex_and_age_of_the_row_are_told(methods: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("guidance", [0.0, 2.0])
-def test_guidance_decides_how_much_the_labels_say(methods: dict[str, Any], guidance: float) -> None:
+def test_the_guidance_scale_sets_the_influence_of_labels(methods: dict[str, Any], guidance: float) -> None:
     """The conditional estimate is 1 where the first finding is, the null one 0: the latent is guidance times it."""
     level = label_backbone(lambda x, t, c: 0 * x + c[:, 0, None, None, None], 5)
     method = built(methods, backbone=level, guidance_scale=guidance)

@@ -71,7 +71,7 @@ def test_a_pixel_at_the_threshold_is_neither_specific_nor_generic() -> None:
     assert not generic.any()
 
 
-def test_coins_follow_seed_and_chance() -> None:
+def test_coins_follow_seed_and_probability() -> None:
     both = coins([7, 8], [0.3, 0.3], (40, 50))
     alone = coins([8], [0.3], (40, 50))
     assert torch.equal(both[1:], alone)

@@ -21,7 +21,7 @@ def test_tail_first_differs_from_the_published_table_in_one_case_only(tail: bool
     assert (published != expected) == (tail and generic and not coin)
 
 
-def test_an_unknown_rule_is_told() -> None:
+def test_an_unknown_rule_is_refused() -> None:
     a, flag = torch.zeros(1, 1, 2, 1, 1), torch.zeros(1, 1, 1, dtype=torch.bool)
     with pytest.raises(InputError, match="tail_first"):
         fuse(a, a, flag, flag, flag, rule="head_first")

@@ -1,4 +1,4 @@
-"""run is a function of each row alone, and does what the plan says."""
+"""run is a function of each row alone, and follows the plan."""
 
 from __future__ import annotations
 
@@ -187,7 +187,7 @@ def test_explain_shows_what_run_makes(build: Build) -> None:
     torch.testing.assert_close(shown["tail"], tails)
 
 
-def test_bad_parts_are_told(build: Build) -> None:
+def test_bad_parts_are_refused(build: Build) -> None:
     method = build()
     rows = method.plan(NEED, 3)
     with pytest.raises(InputError, match="head_parent 'lost' is not a train row"):
@@ -196,5 +196,5 @@ def test_bad_parts_are_told(build: Build) -> None:
         build(strength=1.05)
     with pytest.raises(InputError, match="labels: 'best' is not a rule"):
         list(build(labels="best").run(rows))
-    with pytest.raises(InputError, match="cam: 'attention' is not a method"):
+    with pytest.raises(InputError, match="cam: 'attention' is unknown"):
         list(build(cam="attention").run(rows))

@@ -1,4 +1,4 @@
-"""Label rules: cases worked by hand, and what must hold of any parents."""
+"""Label rules: cases worked by hand, and properties for any parents."""
 
 from __future__ import annotations
 
@@ -74,6 +74,6 @@ def test_mass_by_hand() -> None:
     assert cam_share(cam, pixels) + cam_share(cam, ~pixels) == pytest.approx([1.0, 1.0])
 
 
-def test_an_unknown_rule_is_told_with_those_there_are() -> None:
+def test_an_unknown_rule_is_refused_with_the_known_ones() -> None:
     with pytest.raises(InputError, match="choose one of tail, union, cam_mass"):
         one("majority", 1, 0)

@@ -1,4 +1,4 @@
-"""Longtail guidance: its objective by hand, its window and cap, what the anchor holds."""
+"""Longtail guidance: its objective by hand, its window and cap, and the label term."""
 
 import math
 from collections.abc import Callable
@@ -85,7 +85,7 @@ def test_the_objective_by_hand() -> None:
         assert values[b].item() == pytest.approx(np.mean(chosen) + 0.3 * likelihood)
 
 
-def test_unknown_labels_and_other_findings_have_no_pull() -> None:
+def test_unknown_labels_and_other_findings_have_no_gradient() -> None:
     base = torch.zeros(1, 3).requires_grad_()
     labels, targets = torch.tensor([[math.nan, 1.0, math.nan]]), torch.tensor([[True, False, False]])
     value = uncertainty_objective(lambda images: (base, base[None]), STATISTICS["energy"], targets, labels)(
@@ -115,7 +115,7 @@ def test_the_window_the_interval_and_the_cap() -> None:
 
 
 def test_one_guided_step_by_hand() -> None:
-    """Energy of the logit 2 x without an anchor falls in x alone: the step is -w ||z|| along x."""
+    """Energy of the logit 2 x without the label term falls in x alone: the step is -w ||z|| along x."""
     z = torch.tensor([[1.0, 0.5], [2.0, -1.0]]).double()
     guided = plain(statistic="energy", label_weight=0.0, weight=0.05)(context(2, [500.0]))(constant_denoiser(z))(z, 500)
     torch.testing.assert_close(guided, z - 0.05 * z.norm(dim=1, keepdim=True) * torch.tensor([1.0, 0.0]).double())
@@ -125,7 +125,7 @@ def test_one_guided_step_by_hand() -> None:
     assert bool((anchored[:, 0] > z[:, 0]).all())
 
 
-def test_guidance_raises_the_statistic_of_a_mixture_monotonically_and_the_anchor_holds_the_label() -> None:
+def test_guidance_raises_the_statistic_monotonically_and_the_label_term_keeps_the_finding() -> None:
     plainly, values, held = drawn(None), [], []
     for weight in (0.0, 0.03, 0.06, 0.12):
         z = drawn(plain(weight=weight)) if weight else drawn(plain(weight=0.0))
@@ -136,9 +136,9 @@ def test_guidance_raises_the_statistic_of_a_mixture_monotonically_and_the_anchor
     assert all(share >= held[0] - 0.01 for share in held)
 
 
-def test_without_the_anchor_the_label_goes() -> None:
-    """The energy of the finding is largest where it is absent. Held by an anchor a, its slope is a (1-p) - p, so that
-    samples are drawn to the logit log a; without one they leave the label."""
+def test_without_the_label_term_the_finding_is_lost() -> None:
+    """The energy of the finding is largest where it is absent. With label weight a, its slope is a (1-p) - p, so that
+    samples are drawn to the logit log a; without it they lose the finding."""
     options: dict[str, Any] = {"statistic": "energy", "weight": 0.3, "window": (0.0, 1.0), "every": 1}
     logits = {a: guidance_classifier(decode(drawn(plain(**options, label_weight=a))))[0][:, 0] for a in (0.0, 5.0)}
     before = guidance_classifier(decode(drawn(None)))[0][:, 0]
@@ -149,14 +149,14 @@ def test_without_the_anchor_the_label_goes() -> None:
     assert (logits[5.0] - math.log(5)).square().mean() < (before - math.log(5)).square().mean()
 
 
-def test_further_findings_count_where_a_row_has_them() -> None:
+def test_extra_findings_count_if_a_row_has_them() -> None:
     labels = torch.tensor([[1.0, 1.0, 0.0], [1.0, 0.0, math.nan], [1.0, 0.6, 1.0]])
     targets = plain(extra=(1, 2))._targets(context(3, [500.0], labels))
     assert targets.tolist() == [[True, True, False], [True, False, False], [True, True, True]]
     assert plain()._targets(context(3, [500.0], labels, target=1)).tolist() == [[False, True, False]] * 3
 
 
-def test_what_cannot_guide_is_refused() -> None:
+def test_bad_guides_are_refused() -> None:
     with pytest.raises(InputError, match=r"longtail.*window.*widen the window"):
         plain()(context(2, [100.0, 50.0]))
     with pytest.raises(InputError, match="no statistic named 'doubt'"):

@@ -82,7 +82,7 @@ def test_every_scheduler_is_guided_towards_rarity_and_not_at_weight_0(name: str)
 
 
 @pytest.mark.parametrize("name", ["ddim", "ddpm"])
-def test_networks_that_say_noise_v_or_x0_are_guided_alike(name: str) -> None:
+def test_networks_that_predict_noise_v_or_x0_are_guided_alike(name: str) -> None:
     guide = MinorityGuide(weight=0.6, every=2)
     x0, n, v = (draw(guide, name=name, rows=100, prediction=p) for p in ("sample", "epsilon", "v_prediction"))
     assert float((x0 - draw(name=name, rows=100)).abs().max()) > 0.1
@@ -91,7 +91,7 @@ def test_networks_that_say_noise_v_or_x0_are_guided_alike(name: str) -> None:
 
 
 @pytest.mark.parametrize(("weight", "unguided", "extra"), [(1.0, [6], [6]), (3.5, [12], [6, 6, 12])])
-def test_one_forward_serves_metric_and_sampler_where_they_ask_the_same(
+def test_metric_and_sampler_share_one_forward_of_the_same_input(
     weight: float, unguided: list[int], extra: list[int]
 ) -> None:
     """Without classifier-free guidance a guided step costs the probe alone; with it, both on B rows, not 2B."""
@@ -176,7 +176,7 @@ def test_an_image_alone_is_the_image_in_its_batch(methods: Methods, name: str) -
     assert torch.equal(images(method, rows.iloc[[4]])[0], together[4])
 
 
-def test_the_method_is_guided_unless_told_otherwise(methods: Methods) -> None:
+def test_the_method_is_guided_by_default(methods: Methods) -> None:
     method = minority(methods)
     assert method.guidance == (MinorityGuide(),)
     assert method.plan({"Hernia": 2}, 1).index[0].startswith("minority_Hernia")
@@ -243,7 +243,7 @@ def test_z_is_linear_between_timesteps_and_constant_beyond() -> None:
     assert one.z(torch.tensor([5.0]), torch.tensor([0]), 700).tolist() == [2.0]
 
 
-def test_a_row_rare_enough_for_its_finding_is_left_alone_and_the_same_row_of_another_is_not() -> None:
+def test_a_row_is_not_guided_if_it_is_rare_enough_for_its_finding() -> None:
     """Equal images; L is far above the first finding's level, at the second's, and half-way faded at the third's."""
     rows = context(mixed(), 3, [699, 499])
     x = noise_like([4, 4, 4], (2,)).double()
@@ -259,7 +259,7 @@ def test_a_row_rare_enough_for_its_finding_is_left_alone_and_the_same_row_of_ano
     torch.testing.assert_close(faded[2], bare[2] + 0.5 * (full[2] - bare[2]), rtol=0, atol=1e-5)
 
 
-def test_a_reference_stops_the_push_from_running_away() -> None:
+def test_a_reference_limits_the_guidance() -> None:
     """At a weight that throws images off the manifold, those already rare enough are kept nearer to it."""
     z, labels = real()
     backbone = mixed()

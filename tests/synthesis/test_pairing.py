@@ -1,4 +1,4 @@
-"""Neighbours against a double loop; who may be a partner."""
+"""Neighbours against a double loop; the rules for partners."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def test_neighbours_equal_a_double_loop(data: st.DataObject) -> None:
     assert nearest_allowed(queries, candidates, allowed, k).tolist() == slow(queries, candidates, allowed, k)
 
 
-def test_partners_carry_no_tail_finding() -> None:
+def test_partners_have_no_tail_finding() -> None:
     table = pd.DataFrame(
         {"A": [0, 1, 0, NAN, NAN, 0], "B": [0, 0, 1, 0, NAN, NAN], "No Finding": [0, 0, 0, 1, 0, 1.0]},
         index=list("uvwxyz"),
@@ -57,7 +57,7 @@ def test_partners_carry_no_tail_finding() -> None:
     assert partner_mask(table, ["A", "B"]).tolist() == [True, False, False, False, False, False]
 
 
-def test_a_partner_is_looked_at_for_its_surest_finding() -> None:
+def test_the_finding_of_a_partner_is_its_most_probable_one() -> None:
     labels = np.array([[1, 1, 0], [0, 0, 1], [1, 0, 1], [0, NAN, 0]])
     scores = np.array([[0.2, 0.3, 0.9], [0.9, 0.8, 0.1], [0.1, 0.5, 0.9], [0.9, 0.9, 0.9]])
     assert head_finding(labels, scores).tolist() == [1, 2, 2, -1]
@@ -102,7 +102,7 @@ def rows(**columns: list[object]) -> pd.DataFrame:
 
 
 @pytest.mark.parametrize("kind", ["object", "category", "string"])
-def test_a_partner_shows_the_same_projection(kind: str) -> None:
+def test_a_partner_has_the_same_projection(kind: str) -> None:
     table = rows(view=["PA", "LATERAL", "AP", None, None, "LL"]).astype({"view": kind})
     uids = list(table.index)
     groups = ["f", "l", "f", "?", "?", "l"]

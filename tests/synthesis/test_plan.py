@@ -52,7 +52,7 @@ def test_partners_same_fold_other_patient_no_tail_finding(build: Build, metric: 
         assert 0 <= row["p"] <= 1
 
 
-def test_a_lateral_film_is_fused_with_a_lateral_one(build: Build, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_lateral_radiograph_is_fused_with_a_lateral_one(build: Build, caplog: pytest.LogCaptureFixture) -> None:
     rows = build().train
     views = dict(zip(rows.table.index, ["PA", "LATERAL", None, "AP"] * 15, strict=True))
     table = rows.table.assign(view=rows.table.index.map(views))
@@ -116,7 +116,7 @@ def test_saliency_partners_are_among_the_k_nearest_maps(build: Build) -> None:
         assert row["head_parent"] == fit.index[int(np.argmin(far))]
 
 
-def test_confusing_partners_carry_the_most_confused_head_finding(build: Build) -> None:
+def test_confusing_partners_have_the_most_confused_head_finding(build: Build) -> None:
     method = build(plan_settings=PlanSettings(metric="confusing"))
     scores = method.explainer.scores_of(method.train.positive("Hernia")).mean(0)
     head = max(("Effusion", "Mass"), key=lambda name: scores[method.train.findings.index(name)])
@@ -150,7 +150,7 @@ def test_bad_tables_are_refused(build: Build) -> None:
         TrainTable(pd.concat([rows.table, rows.table.iloc[:1]]), rows.findings, rows.tail)
 
 
-def test_nothing_wanted_is_an_empty_plan(build: Build) -> None:
+def test_no_targets_are_an_empty_plan(build: Build) -> None:
     method = build()
     rows = method.plan({}, 0)
     assert rows.empty

@@ -143,7 +143,7 @@ def test_07_fusion_gets_the_last_generation(learnt: tuple[SimplicialCoder, Path]
     assert coder.digest not in (made[0], made[1])
 
 
-def test_08_networks_are_looked_at_in_eval_mode(build: Build) -> None:
+def test_08_networks_are_explained_in_eval_mode(build: Build) -> None:
     z = torch.randn(8, 2, 8, 8, generator=torch_generator("eval"))
     coder = SimplicialCoder(2, 5, groups=2, vocabulary=4, width=8).train()
     one = torch.zeros(1, dtype=torch.long)
