@@ -110,7 +110,8 @@ def evaluate(
         seed: decides every training.
         output_dir: the folder. Default: runs/verdict-DIGEST.
         progress: as for `augment`.
-        settings: any key of an experiment's config, as for `augment`.
+        settings: any key of an experiment's config, as for `augment`. `evaluation={"workers": 4}` trains arms in
+            processes, for a script whose calls stand under `if __name__ == "__main__":`.
 
     Raises:
         InputError: without runs and arms, for a run that is not finished, and as `augment`.

@@ -220,7 +220,7 @@ def load(folder: str | Path) -> Run:
         folder: the run folder; it may have been renamed or moved.
 
     Raises:
-        InputError: for a folder that is no run, or whose run was not finished.
+        InputError: for a folder that is no run, or whose run trained nothing yet.
 
     Examples:
         >>> run = medlt.load("runs/fusion-1f0c2a9b")

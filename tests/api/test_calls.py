@@ -12,6 +12,7 @@ from PIL import Image
 
 import medlt
 from medlt import config as configs
+from medlt.api import calls
 from medlt.training.runtime import silent
 
 
@@ -120,6 +121,31 @@ def test_an_experiment_has_no_images_of_its_own(experiment: medlt.Run, tiny_run:
 def test_an_experiment_needs_something_to_compare(tiny_collection: medlt.Collection) -> None:
     with pytest.raises(medlt.InputError, match="nothing to compare"):
         medlt.evaluate(tiny_collection)
+
+
+def test_an_experiment_of_several_runs_and_arms(
+    tiny_run: medlt.Run, tiny_collection: medlt.Collection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(calls, "_finished", lambda recipe, config, progress: config)
+    given: dict[str, Any] = {"output_dir": tmp_path / "verdict", "evaluation.seeds": 5}
+    arms: dict[str, dict[str, Any] | None] = {
+        "half": {"source": "a", "synthetic_ratio": 0.5},
+        "focal": {"loss": "focal"},
+    }
+    config: Any = medlt.evaluate(tiny_collection, runs={"a": tiny_run, "b": str(tiny_run.folder)}, arms=arms, **given)
+    assert {name: source.run for name, source in config.sources.items()} == dict.fromkeys("ab", tiny_run.folder)
+    assert config.arms["half"].synthetic_ratio == 0.5
+    assert config.arms["focal"].loss == "focal"
+    assert config.evaluation.seeds == 5
+    assert config.targets == tiny_run.config.targets
+    assert config.data.path == tiny_collection.saved(tmp_path)
+    config = medlt.evaluate(tiny_run.folder, **given)
+    assert {name: arm.source for name, arm in config.arms.items()} == {"noise": "noise"}
+    assert config.data.path == tiny_run.folder / "stages" / "data" / "manifest.parquet"
+    with pytest.raises(medlt.InputError, match="no source is named 'c'"):
+        medlt.evaluate(tiny_collection, runs={"a": tiny_run}, arms={"x": {"source": "c"}}, **given)
+    with pytest.raises(medlt.InputError, match="runs="):
+        medlt.evaluate(tiny_run, sources={}, **given)
 
 
 def test_an_audit_of_the_run(tiny_run: medlt.Run) -> None:
