@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import ast
 import inspect
+import pkgutil
 import re
 import shlex
 import tomllib
@@ -306,6 +307,37 @@ def every_command(group: Any) -> Iterator[Any]:
         yield command
         if hasattr(command, "commands"):
             yield from every_command(command)
+
+
+DEFINED = re.compile(r"^\s*(?:def|class) (\w+)|^(\w+)(?:: [^=]+)? = ", re.M)
+
+
+@cache
+def defined() -> frozenset[str]:
+    """Return every name that a module of medlt defines."""
+    sources = [path.read_text() for path in (ROOT / "medlt").rglob("*.py")]
+    return frozenset(name for source in sources for pair in DEFINED.findall(source) for name in pair if name)
+
+
+OTHERS = {"load_lora_weights", "from_pretrained", "save_pretrained", "python"}
+"""Functions of other packages that the pages call by name."""
+
+
+@pytest.mark.parametrize("page", CURRENT, ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_names_of_python_in_the_text_exist(page: Path) -> None:
+    """In the text, `medlt.a.b` can be imported, `medlt/a.py` is a file, and `name(...)` is defined in medlt."""
+    text, missing = prose(page), []
+    for dotted in re.findall(r"`(medlt(?:\.\w+)+)", text):
+        try:
+            pkgutil.resolve_name(dotted)
+        except (ImportError, AttributeError):
+            missing.append(dotted)
+    missing += [
+        path for path in re.findall(r"`((?:medlt|tests|benchmarks)/[\w/.]+)", text) if not (ROOT / path).exists()
+    ]
+    called = re.findall(r"`(?:\w+\.)*(\w+)\(", text)
+    missing += [name for name in called if name not in defined() | OTHERS]
+    assert missing == []
 
 
 FILES = {"parquet", "json", "csv", "yaml", "html", "py", "png", "md"}
