@@ -212,6 +212,7 @@ def test_the_program_lists_its_commands_in_the_order_of_use() -> None:
         ("config lst", "medlt config has no command 'lst'; did you mean 'list'? use one of list, copy, schema"),
         ("demo --sead 3", "no such option: --sead; did you mean '--seed'?; see `medlt demo --help`"),
         ("run c.yaml --targets.count 3", "write a setting of the config without dashes: targets.count=VALUE; see "),
+        ("demo --output here", "no such option: --output; did you mean '--out'?"),
         ("run", "missing argument 'CONFIG'; see `medlt run --help`"),
         ("demo --seed x", "invalid value for '--seed': must be a valid integer; see `medlt demo --help`"),
         (
@@ -245,7 +246,7 @@ def test_an_error_is_one_json_object_and_one_line(tmp_path: Path, monkeypatch: p
     error = json.loads(done.stdout)
     assert list(error) == ["error", "exit_code"]
     assert error["exit_code"] == done.exit_code == 2
-    assert done.stderr == f"medlt: {error['error']}\n"
+    assert errors(done.stderr) == [f"medlt: {error['error']}"]
 
 
 def test_a_fault_of_medlt_is_json_with_its_traceback_on_stderr(capsys: pytest.CaptureFixture[str]) -> None:

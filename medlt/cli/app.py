@@ -69,7 +69,9 @@ def _usage(error: Any) -> str:
 def _unknown_option(option: str, command: Any) -> str:
     """Return that a command has no such option, with the closest one, or the way to write a setting."""
     known = [name for parameter in command.params for name in (*parameter.opts, *parameter.secondary_opts)]
-    close = did_you_mean(option, [name for name in known if name.startswith("--")])
+    long = [name for name in known if name.startswith("--")]
+    begun = [name for name in long if option.startswith(name) or name.startswith(option)]
+    close = f"; did you mean {begun[0]!r}?" if begun else did_you_mean(option, long)
     if not close and any(parameter.name == "overrides" for parameter in command.params):
         close = f"; write a setting of the config without dashes: {option.strip('-')}=VALUE"
     return f"no such option: {option}{close}"

@@ -128,6 +128,9 @@ def convert(
         if counts["converted"] and not dry_run:
             terminal.mention(f"next: medlt manifest folder {shlex.quote(str(out))} labelled.parquet --labels TABLE.csv")
     if counts["failed"] or not counts["converted"]:
+        what = f"{counts['failed']} files failed" if counts["failed"] else "no file was converted"
+        where = "" if dry_run else f"; reasons are in {out / 'failures.csv'}, file names in {out / 'sources.csv'}"
+        typer.echo(f"medlt: {what}{where}", err=True)
         raise typer.Exit(1 if counts["converted"] else 2)
 
 

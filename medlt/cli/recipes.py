@@ -57,7 +57,8 @@ def _settings(config: str, overrides: list[str] | None, out: Path | None, method
 
 def _run(config: RunConfig, terminal: Terminal) -> None:
     """Run a config from end to end, and print its result."""
-    from medlt.recipes import ablate, run
+    with terminal.stage("loading libraries"):
+        from medlt.recipes import ablate, run
 
     recipe = ablate if config.ablation is not None else run
     _finish(recipe.main(config, terminal), terminal)
@@ -132,7 +133,8 @@ def augment(
         settings = _settings(config, overrides, out, method)
         if settings.ablation is not None:
             raise InputError(f"{config}: an ablation makes no data set; use `medlt run`")
-        from medlt.recipes import augment as recipe
+        with terminal.stage("loading libraries"):
+            from medlt.recipes import augment as recipe
 
         _finish(recipe.main(settings, terminal), terminal)
 
@@ -157,9 +159,10 @@ def train(
     `medlt run` with the same config then goes on from there.
     """
     with edge(as_json, volume) as terminal:
-        from medlt.recipes import train as recipe
-
         settings = _settings(config, overrides, out)
+        with terminal.stage("loading libraries"):
+            from medlt.recipes import train as recipe
+
         made = recipe.main(settings, part, terminal)
         summary = json.loads((made / "run.json").read_text())
         terminal.say_lines({"out": str(made), "part": part, **summary}, [f"{part}: {made}"])
@@ -182,7 +185,9 @@ def evaluate(
     """
     with edge(as_json, volume) as terminal:
         from medlt.config import load_verdict
-        from medlt.recipes import evaluate as recipe
 
         settings = load_verdict(Path(config), _with_out(overrides, out))
+        with terminal.stage("loading libraries"):
+            from medlt.recipes import evaluate as recipe
+
         _finish(recipe.main(settings, terminal), terminal)

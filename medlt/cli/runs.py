@@ -43,7 +43,8 @@ def audit(
     out.
     """
     with edge(as_json, volume) as terminal:
-        from medlt.recipes import audit as recipe
+        with terminal.stage("loading libraries"):
+            from medlt.recipes import audit as recipe
 
         options = recipe.AuditOptions(shadow_models=shadow_models, canaries=canaries, fpr=fpr, show_pairs=show_pairs,
                                       embedding_steps=embedding_steps)  # fmt: skip

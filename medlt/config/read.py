@@ -156,34 +156,36 @@ def _read(path: Path) -> dict[str, Any]:
     return tree
 
 
-def load_config(path: Path, overrides: Sequence[str] = (), method: str | None = None, folder: Path | None = None) -> RunConfig:
+def load_config(
+    path: Path, overrides: Sequence[str] = (), method: str | None = None, folder: Path | None = None
+) -> RunConfig:
     """Return the config of a run from its YAML, for `method` if given, with `section.key=value` overrides.
 
     Paths of the file are relative to it, paths of overrides to the working folder, or all to `folder` if given.
     Raises InputError with one clear line.
     """
-    tree = _read(path := find(Path(path)))
+    tree, given = _read(file := find(Path(path))), str(path)
     if "arms" in tree:
-        raise InputError(f"{path}: is an experiment; use `medlt evaluate`")
+        raise InputError(f"{given}: is an experiment; use `medlt evaluate {given}`")
     if method is not None:
-        tree = _by_method(tree, method, any(given.startswith("output_dir=") for given in overrides))
+        tree = _by_method(tree, method, any(one.startswith("output_dir=") for one in overrides))
     for assignment in overrides:
         _override(tree, assignment, typed=folder is None)
-    return parse(tree, str(path), folder or folder_of(path))
+    return parse(tree, given, folder or folder_of(file))
 
 
 def load_verdict(path: Path, overrides: Sequence[str] = ()) -> EvaluateConfig:
-    """Return the config of an experiment from its YAML, as `load_config` does. Configs of its sources are relative to it.
+    """Return the config of an experiment from its YAML, as `load_config` does. Configs of sources are relative to it.
 
     Raises InputError with one clear line, also for the config of a source that does not exist.
     """
-    tree = _read(path := find(Path(path)))
+    tree, given = _read(file := find(Path(path))), str(path)
     for assignment in overrides:
         _override(tree, assignment, typed=True)
     if "arms" not in tree:
-        raise InputError(f"{path}: has no arms, so it is no experiment; add arms, or use `medlt run`")
-    config = parse_verdict(tree, str(path), folder_of(path))
-    placed = {name: _placed(name, source, path) for name, source in config.sources.items()}
+        raise InputError(f"{given}: has no arms, so it is no experiment; add arms, or use `medlt run {given}`")
+    config = parse_verdict(tree, given, folder_of(file))
+    placed = {name: _placed(name, source, file) for name, source in config.sources.items()}
     return config.model_copy(update={"sources": placed})
 
 

@@ -62,7 +62,7 @@ class Manifest:
         """Read a manifest.parquet; relative paths in it start from its folder. Raises InputError if it is invalid."""
         path = Path(path)
         if not path.is_file():
-            raise InputError(f"{path.absolute()}: no such manifest; make one with 'medlt manifest'")
+            raise InputError(f"{path.absolute()}: no such manifest; check the path, or make one with `medlt manifest`")
         try:
             rows = read_table(path)
         except (OSError, ValueError) as error:

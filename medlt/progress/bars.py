@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 class Bars(ProgressCallback):
-    """Draw rich bars on stderr, one a counted stage; `details` also prints stages and notes above them."""
+    """Draw rich bars on stderr: one per count, a moving one for the stage that runs. `details` prints stages too."""
 
     def __init__(self, details: bool = False) -> None:
         self._details = details
@@ -36,12 +36,17 @@ class Bars(ProgressCallback):
         self._bars.update(self._tasks[stage], completed=done, total=total)
 
     def begin(self, stage: str) -> None:
-        """Print the stage's name above the bars, with `details`."""
+        """Draw a moving bar, and print the stage's name above the bars with `details`."""
+        if stage not in self._tasks:
+            self._tasks[stage] = self._bars.add_task(stage, total=None)
         if self._details:
             self.note(f"{stage}: started")
 
     def end(self, stage: str, error: BaseException | None = None) -> None:
         """Print the stage's end above the bars: an error always, else with `details`."""
+        task = self._tasks.get(stage)
+        if task is not None and self._bars.tasks[self._bars.task_ids.index(task)].total is None:
+            self._bars.remove_task(self._tasks.pop(stage))
         if self._details or error is not None:
             self.note(f"{stage}: {ending(error)}")
 
