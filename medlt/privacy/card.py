@@ -57,7 +57,7 @@ def model_card(run: Path) -> str:
     """Return the Markdown of RUN/MODEL_CARD.md. Raises InputError for a folder that is no run."""
     seen, claimed = Provenance(Path(run)), claim(Path(run))
     config, parts = seen.config, {}
-    radiographs = "drawn phantoms of radiographs" if is_drawn(config) else "radiographs"
+    radiographs = "phantom radiographs" if is_drawn(config) else "radiographs"
     parts["Model details"] = bullets(
         f"A latent diffusion model of {radiographs} ({denoiser(config)}), with {codec(config)}.",
         f"Made by medlt {__version__}, method {config.method.kind}, at {config.size} x {config.size} pixels.",
@@ -112,7 +112,7 @@ def _digests(seen: Provenance) -> str:
 
 def _training_data(seen: Provenance) -> list[str]:
     """Return what the model is trained on; in a private run without a number."""
-    what = "drawings by a program (phantoms)" if is_drawn(seen.config) else "radiographs of patients"
+    what = "phantom images, drawn by a program" if is_drawn(seen.config) else "radiographs of patients"
     if is_private(seen.config):
         return [f"{what.capitalize()}, under the ledger below. Their digest and number do not leave the run folder."]
     real = seen.record.get("counts", {}).get("real")
@@ -132,7 +132,11 @@ def _evaluation(seen: Provenance) -> str:
             f"This run has a verdict. {VERDICT} stays in the run folder: it is measured on test images without noise."
         )
     verdict = _read(file, "medlt evaluate", lambda tree: {name: _clean(tree[name]) for name in ("verdict", "sentence")})
-    drawn = " The test images are drawings, so it does not apply to radiographs." if is_drawn(seen.config) else ""
+    drawn = (
+        " The test images are phantoms: the verdict does not apply to real radiographs."
+        if is_drawn(seen.config)
+        else ""
+    )
     return f"Verdict: **{verdict['verdict']}**. {verdict['sentence']}{drawn}"
 
 
@@ -140,9 +144,10 @@ def _privacy(seen: Provenance, claimed: Claim) -> str:
     covered = (
         "Nothing else in the run folder is covered: histories, reports, latents and recorded rows do not leave it."
     )
-    drawn = "The data of this run is drawn by a program: a patient in this section is a drawn one."
-    parts = [claimed.sentence, *([drawn] if is_drawn(seen.config) else []), _ledger(seen, claimed)]
-    return "\n\n".join([*parts, *([] if claimed.epsilon is None else [covered])])
+    parts = [claimed.sentence, _ledger(seen, claimed), *([] if claimed.epsilon is None else [covered])]
+    if is_drawn(seen.config) and "patient" in " ".join(parts):
+        parts.append("The data of this run is drawn by a program: a patient in this section is a drawn one.")
+    return "\n\n".join(parts)
 
 
 def _ledger(seen: Provenance, claimed: Claim) -> str:

@@ -154,7 +154,7 @@ def parent_columns(config: configs.RunConfig, made: pd.DataFrame) -> list[str]:
     given = [f"{name} ({what})" for name, what in PARENTS.items() if name in made and made[name].map(_is_given).any()]
     if not given:
         return []
-    own = "drawings" if is_drawn(config) else "real images of the collection"
+    own = "phantom images" if is_drawn(config) else "real images of the collection"
     return [
         f"images/metadata.csv also holds uids of {own}: {', '.join(given)}. Remove these columns if no uid may leave."
     ]

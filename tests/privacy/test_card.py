@@ -203,14 +203,15 @@ def test_what_the_documents_state_and_do_not_state(
     independent = private and method.split(",")[0] not in ("fusion", "edit")
     for text in (card, sheet):
         assert ("radiographs of patients" in text.lower()) == (not phantom)
-        assert ("drawings by a program (phantoms)" in text.lower()) == phantom
-        assert ("a patient in this section is a drawn one" in text) == phantom
+        assert ("phantom images, drawn by a program" in text.lower()) == phantom
+        drawn = "a patient in this section is a drawn one"
+        assert (drawn in text) == (phantom and "patient" in text.replace(drawn, ""))
         if phantom:
             assert not re.search(r"(?i)\bpatients?\b", without(text, "Privacy", "Audit"))
         assert ("has no verdict" in text) == (not verdict)
         assert ("Verdict: **helps**. fusion gains 0.0421 over duplicates." in text) == (verdict and not private)
         assert ("verdict.json stays in the run folder" in text) == (verdict and private)
-        assert ("does not apply to radiographs" in text) == (verdict and phantom and not private)
+        assert ("does not apply to real radiographs" in text) == (verdict and phantom and not private)
         assert "0.0421" not in text or not private
         assert not (verdict and re.search("(?i)whether the images help", text))
     wanted = ONE_FINDING if independent else LABELS[method]
@@ -220,7 +221,7 @@ def test_what_the_documents_state_and_do_not_state(
     assert ("soft" in sheet) == (not independent and "soft" in LABELS[method])
     assert ("holds no uid of a train image" in sheet) == private
     assert ("also holds uids of real images of the collection" in sheet) == (not private and not phantom)
-    assert ("also holds uids of drawings" in sheet) == (not private and phantom)
+    assert ("also holds uids of phantom images" in sheet) == (not private and phantom)
     source = {"fusion": "tail_parent", "edit": "tail_parent"}.get(method.split(",")[0], "label_source")
     for column in ("tail_parent (", "head_parent (", "label_source ("):
         own = column.startswith("label") == (source == "label_source")
