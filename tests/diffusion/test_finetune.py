@@ -361,7 +361,7 @@ def test_what_cannot_be_asked_for_is_one_line(tmp_path: Path, folder: Path) -> N
         Objective(snr_floor=6)
     with pytest.raises(InputError, match="16 uids but 3 patients"):
         replace(DATA, patients=["p"] * 3)
-    with pytest.raises(InputError, match="balance 'rare' is not known"):
+    with pytest.raises(InputError, match="balance: unknown rule 'rare'"):
         train(small(), tmp_path, objective=Objective(balance="rare"))  # type: ignore[arg-type]
     with pytest.raises(InputError, match="not stopped by its validation loss"):
         train(small(), tmp_path, replace(TRAINING, patience=2))

@@ -122,7 +122,7 @@ def test_bad_settings_are_one_clear_line(settings: dict[str, Any], said: str) ->
 def test_labels_and_circumstances_must_match() -> None:
     with pytest.raises(ValueError, match="for 4 findings"):
         Prompts(FINDINGS)(torch.zeros(2, 3))
-    with pytest.raises(ValueError, match="1 circumstances for 2 rows"):
+    with pytest.raises(ValueError, match="1 metadata for 2 rows"):
         Prompts(FINDINGS)(torch.zeros(2, 4), [{}])
 
 

@@ -167,7 +167,7 @@ def test_the_denoiser_is_shown_x_t_of_unit_variance_at_whole_timesteps(name: str
 @pytest.mark.parametrize("name", DRAWING)
 def test_a_scheduler_that_draws_noise_asks_for_seeds(name: str) -> None:
     scheduler = schedulers.scheduler(name, 4)
-    with pytest.raises(ValueError, match="one seed a row"):
+    with pytest.raises(ValueError, match="one seed for each row"):
         sample(MIXTURE, from_noise(noise(range(2)), scheduler), scheduler)
 
 
@@ -260,7 +260,7 @@ def test_pure_noise_at_the_end_of_the_schedule_is_a_start_too(name: str) -> None
 @pytest.mark.parametrize("name", ["pndm", "heun", "sa", "dpm++single"])
 def test_a_scheduler_that_cannot_start_from_pure_noise_says_so(name: str) -> None:
     with pytest.raises(
-        InputError, match=f"'{re.escape(name)}' cannot start from pure noise, as this model wants; use ddim"
+        InputError, match=f"'{re.escape(name)}' cannot start from pure noise, as this model needs; use ddim"
     ):
         schedulers.factory(name, 10, NoiseSchedule(zero_terminal=True))
 

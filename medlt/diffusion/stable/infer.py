@@ -42,7 +42,7 @@ def require_stable(file: Path, shapes: Shapes) -> None:
     }
     if lacking := [part for part, names in first.items() if not any(name in shapes for name in names)]:
         raise InputError(
-            f"{file} holds no {' and no '.join(lacking)} under the original names ({UNET}..., cond_stage_model..., "
+            f"{file} has no {' and no '.join(lacking)} under the original names ({UNET}..., cond_stage_model..., "
             f"{VAE}...); give a whole checkpoint, or a diffusers folder"
         )
 

@@ -110,7 +110,9 @@ def _config(file: Path, part: str, shapes: infer.Shapes, config: Path | None) ->
     try:
         return infer.CONFIGS[part](shapes)
     except (KeyError, IndexError, StopIteration) as error:
-        raise InputError(f"{file}: its {part} has another layout ({error} is missing); give `config`") from None
+        raise InputError(
+            f"{file}: its {part} has another layout ({str(error) or 'a tensor'} is missing); give `config`"
+        ) from None
 
 
 def _schedule(

@@ -243,15 +243,15 @@ BROKEN: list[tuple[Callable[[Path], None], str]] = [
     (gone(SCHEDULER), "lacks scheduler/scheduler_config.json; copy"),
     (without_text_encoder, "lacks text_encoder/config.json, text_encoder/model.safetensors; copy"),
     (pickled, "holds pickled unet/diffusion_pytorch_model.bin, which is never opened; on a machine you trust"),
-    (not_numbers, "text_encoder: final_layer_norm.bias holds values that are no numbers"),
+    (not_numbers, "text_encoder: final_layer_norm.bias holds NaN or infinity"),
     (lost_shard, "lacks unet/diffusion_pytorch_model-00002-of-00002.safetensors; copy"),
-    (cut, "bytes where its header tells .*; it was cut short: copy it anew"),
+    (cut, "bytes, but its header needs .*; it was cut short: copy it again"),
     (scribbled, "is cut short or no safetensors file"),
     (nearly_empty, "is cut short or no safetensors file .1 bytes."),
     (pointer, "is a Git LFS pointer, not the weights; run `git lfs pull`"),
     (bad_json, "config.json cannot be read as JSON"),
     (other_weights, "tensors are missing, first .*; config and weights belong to different networks"),
-    (wider, r"is \[64.*\] where the config tells \[96.*\]; config and weights belong to different networks"),
+    (wider, r"is \[64.*\], but the config says \[96.*\]; config and weights belong to different networks"),
     (told("unet/config.json", block_out_channels=[33, 66]), "describes no network"),
     (told("unet/config.json", down_block_types=["Nothing"] * 2), "describes no network"),
     (told("text_encoder/config.json", hidden_size="wide"), "cross_attention_dim is 32 and the text encoder is wide"),
@@ -263,12 +263,12 @@ BROKEN: list[tuple[Callable[[Path], None], str]] = [
     (told(SCHEDULER, prediction_type="flow_prediction"), "'flow_prediction'; only epsilon, v_prediction, sample"),
     (told(SCHEDULER, beta_schedule="squaredcos_cap_v2"), "'squaredcos_cap_v2'; only scaled_linear and linear"),
     (told(SCHEDULER, trained_betas=[0.1]), "only scaled_linear and linear"),
-    (told(SCHEDULER, beta_end=None), "is no number"),
-    (told(SCHEDULER, beta_end=-1), "are no noise schedule"),
-    (told(SCHEDULER, num_train_timesteps=0), "are no noise schedule"),
-    (told(SCHEDULER, rescale_betas_zero_snr=True), "epsilon says nothing of an image that is all noise"),
-    (told(SCHEDULER, num_train_timesteps=float("inf")), "num_train_timesteps is no number"),
-    (told(SCHEDULER, num_train_timesteps=10**12), "are no noise schedule"),
+    (told(SCHEDULER, beta_end=None), "is not a number"),
+    (told(SCHEDULER, beta_end=-1), "are not a noise schedule"),
+    (told(SCHEDULER, num_train_timesteps=0), "are not a noise schedule"),
+    (told(SCHEDULER, rescale_betas_zero_snr=True), "epsilon cannot start from pure noise"),
+    (told(SCHEDULER, num_train_timesteps=float("inf")), "num_train_timesteps is not a number"),
+    (told(SCHEDULER, num_train_timesteps=10**12), "are not a noise schedule"),
     (two_tokens, "knows 2 tokens and the text encoder"),
     (far_token, "knows 1000001 tokens and the text encoder"),
     (without_padding, "names no pad_token or eos_token"),
@@ -280,7 +280,7 @@ BROKEN: list[tuple[Callable[[Path], None], str]] = [
     *((entry(shape=shape), "its header is not readable") for shape in (5, None, ["a"], [-1], [2**70])),
     *((entry(data_offsets=place), "its header is not readable") for place in (["a", "b"], [None, None], [0], 7)),
     (entry(dtype=3), "its header is not readable"),
-    (entry(dtype="I32"), "conv_in.weight holds no floating point numbers"),
+    (entry(dtype="I32"), "conv_in.weight is not floating point"),
     *((shards(name), "weight_map is missing or broken") for name in ({"b": 1}, 1, "../x.safetensors", "..", "")),
     *((told("model_index.json", unet=said), "unet None., which is not loaded") for said in ({"a": 1}, 5, [])),
     (told("model_index.json", text_encoder=[{}, {}]), "text_encoder {}., which is not loaded"),
@@ -322,7 +322,7 @@ def test_a_look_tells_the_same_without_reading_a_weight(sd15: Path, copy: Path) 
     assert (seen.channels, seen.prediction, seen.noise) == (model.channels, model.prediction, model.noise)
     assert seen.tokenizer.get_vocab() == model.tokenizer.get_vocab()
     fits(seen, IdentityCodec(2))
-    with pytest.raises(InputError, match="you say v_prediction"):
+    with pytest.raises(InputError, match="prediction is v_prediction"):
         look_at(sd15, prediction="v_prediction")
     with pytest.raises(InputError, match="does not exist or holds no pytorch_lora_weights"):
         look_at(sd15, loras=[sd15])
@@ -330,7 +330,9 @@ def test_a_look_tells_the_same_without_reading_a_weight(sd15: Path, copy: Path) 
 
 def test_a_folder_says_its_prediction_itself(sd15: Path) -> None:
     assert load_stable_diffusion(sd15, prediction="epsilon").prediction == "epsilon"
-    with pytest.raises(InputError, match="says epsilon and you say v_prediction; leave `prediction` out"):
+    with pytest.raises(
+        InputError, match="has prediction_type epsilon, but prediction is v_prediction; remove prediction"
+    ):
         load_stable_diffusion(sd15, prediction="v_prediction")
 
 

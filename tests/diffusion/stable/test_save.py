@@ -63,7 +63,7 @@ def test_nothing_is_overwritten_or_half_written(sd15: Path, tmp_path: Path) -> N
     (tmp_path / "old" / "mine").write_text("")
     with pytest.raises(InputError, match="exists already; give another folder"):
         save_stable_diffusion(model, tmp_path / "old", vae=None)
-    with pytest.raises(InputError, match="holds no autoencoder"):
+    with pytest.raises(InputError, match="has no autoencoder"):
         save_stable_diffusion(model, tmp_path / "new", vae=tmp_path)
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="cannot be written"):
@@ -76,7 +76,7 @@ def test_an_adapter_is_not_saved_as_weights(sd15: Path, tmp_path: Path) -> None:
 
     model = load_stable_diffusion(sd15)
     model.unet.add_adapter(LoraConfig(target_modules=["to_q"]))
-    with pytest.raises(ValueError, match="still carries an adapter"):
+    with pytest.raises(ValueError, match="still has an adapter"):
         save_stable_diffusion(model, tmp_path / "new")
     assert list(tmp_path.iterdir()) == []
 

@@ -129,13 +129,13 @@ def with_one(name: str) -> Any:
     ("how", "message"),
     [
         (without("cond_stage_model."), "holds no text encoder under the original names"),
-        (without("first_stage_model."), "holds no autoencoder under the original names"),
+        (without("first_stage_model."), "has no autoencoder under the original names"),
         (without(UNET), "holds no unet under the original names"),
         (without(f"{UNET}output_blocks.1."), "tensors are missing, first up_blocks"),
         (with_one(f"{UNET}input_blocks.1.2.strange"), "unet.: 1 tensors are not in the config"),
         (with_one("conditioner.embedders.0.x"), "is Stable Diffusion XL; only Stable Diffusion 1.x and 2.x"),
         (with_one(f"{UNET}double_blocks.0.x"), "is Flux; only"),
-        (without(f"{UNET}input_blocks.1.1."), "its unet is of another make .*; give `config`"),
+        (without(f"{UNET}input_blocks.1.1."), "its unet has another layout .*; give `config`"),
         (nine, "9 channels in and 4 out: this is an inpainting model"),
     ],
 )
@@ -147,7 +147,7 @@ def test_what_is_no_such_file(both: tuple[Path, Path], file: Path, how: Any, mes
 
 
 def test_without_a_tokenizer(file: Path, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"holds no tokenizer; give `config`, a folder with vocab.json and merges.txt"):
+    with pytest.raises(InputError, match=r"has no tokenizer; give `config`, a folder with vocab.json and merges.txt"):
         load_stable_diffusion(file)
     with pytest.raises(InputError, match=r"holds no tokenizer .vocab.json and merges.txt."):
         load_stable_diffusion(file, config=tmp_path)
@@ -161,5 +161,5 @@ def test_a_config_beside_a_folder_is_a_mistake(both: tuple[Path, Path]) -> None:
 
 def test_pickled_files_are_not_opened(tmp_path: Path) -> None:
     (tmp_path / "model.ckpt").write_bytes(b"not to be opened")
-    with pytest.raises(InputError, match=r"is no .safetensors file; pickled checkpoints are never opened"):
+    with pytest.raises(InputError, match=r"is not a .safetensors file; pickled files are never opened"):
         load_stable_diffusion(tmp_path / "model.ckpt")

@@ -137,13 +137,13 @@ def test_digests_name_prompts_tokenizer_and_weights(clip: Any, clip_tokenizer_fo
 
 def test_a_prompt_too_long_says_how_long_and_what_to_do(clip: Any) -> None:
     findings, labels = tuple(f"Opacity_{i}" for i in range(20)), torch.ones(1, 20)
-    with pytest.raises(InputError, match=r"a prompt of \d+ tokens .* 77: .*shorten the template"):
+    with pytest.raises(InputError, match=r"a prompt has \d+ tokens, .* 77: .*shorten prompts.template"):
         conditioner(clip, findings)(labels)
     assert TokenConditioner(clip, Prompts(findings, most=3))(labels).shape == (1, 77)
 
 
 def test_a_tokenizer_of_another_model_is_refused(clip: Any, clip_tokenizer_folder: Path) -> None:
-    with pytest.raises(InputError, match="take both from the same model"):
+    with pytest.raises(InputError, match="use both from the same model"):
         TextConditioner(clip, encoder(len(clip) - 10), Prompts(FINDINGS))
     endless = tokenizer(clip_tokenizer_folder)
     endless.model_max_length = int(1e30)
