@@ -339,11 +339,11 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "config for a folder": ({"denoiser.model.config": "model"}, "`config` is for single files"),
     "another prediction": (
         {"denoiser.model.prediction": "v_prediction"},
-        "has prediction_type epsilon, but prediction is v_prediction",
+        "but prediction is v_prediction",
     ),
     "a flow": (
         {"denoiser.model.prediction": "flow_prediction"},
-        "denoiser.model.prediction: 'flow_prediction' is not valid",
+        "model.prediction: 'flow_prediction' is not",
     ),
     "no model": ({"denoiser.model": {"kind": "folder"}}, "denoiser.model.path is missing"),
     "no such LoRA": ({"denoiser.model.loras": ["nowhere"]}, "does not exist"),
