@@ -2,7 +2,7 @@
 
 cxr-lt: the tables of the CXR-LT challenge of 2023 (train.csv, development.csv, test.csv), several findings an image.
 longtailcxr: the lists of LongTailCXR (Holste et al. 2022, arXiv 2208.13365), as of NIH-CXR-LT, one finding an image.
-`medlt.data.layouts` reads both back. A synthetic row says so in the column synthetic.
+`medlt manifest cxr-lt` reads the first back. The column synthetic is 1 for a synthetic image.
 """
 
 from __future__ import annotations
