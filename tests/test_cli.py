@@ -16,6 +16,7 @@ import pandas as pd
 import pytest
 import typer
 from PIL import Image
+from rich.text import Text
 from typer.core import TyperGroup
 from typer.testing import CliRunner
 
@@ -284,6 +285,17 @@ def test_quiet_shows_warnings_and_the_result_alone(
     assert [line for line in shown if line in err] == shown
     assert ("a remark" in err) == (volume is not False)
     assert ("a detail" in err) == (volume is True)
+
+
+@pytest.mark.parametrize("no_color", ["", "1"])
+def test_colour_is_left_out_where_no_color_is_set(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], no_color: str
+) -> None:
+    for name, value in {"FORCE_COLOR": "1", "TERM": "xterm-256color", "NO_COLOR": no_color}.items():
+        monkeypatch.setenv(name, value)
+    with edge() as terminal:
+        terminal.say({}, lambda: Text("harms", style="red"))
+    assert capsys.readouterr().out == ("harms\n" if no_color else "\x1b[31mharms\x1b[0m\n")
 
 
 def complete(*words: str) -> list[str]:
