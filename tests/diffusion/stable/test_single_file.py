@@ -128,9 +128,9 @@ def with_one(name: str) -> Any:
 @pytest.mark.parametrize(
     ("how", "message"),
     [
-        (without("cond_stage_model."), "holds no text encoder under the original names"),
+        (without("cond_stage_model."), "has no text encoder under the original names"),
         (without("first_stage_model."), "has no autoencoder under the original names"),
-        (without(UNET), "holds no unet under the original names"),
+        (without(UNET), "has no unet under the original names"),
         (without(f"{UNET}output_blocks.1."), "tensors are missing, first up_blocks"),
         (with_one(f"{UNET}input_blocks.1.2.strange"), "unet.: 1 tensors are not in the config"),
         (with_one("conditioner.embedders.0.x"), "is Stable Diffusion XL; only Stable Diffusion 1.x and 2.x"),
