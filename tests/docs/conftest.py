@@ -1,6 +1,6 @@
 """A folder with the small files that the pages name, and settings that keep the networks of their examples small."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -45,23 +45,26 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return place
 
 
-@pytest.fixture(scope="session")
-def small() -> Iterator[None]:
-    """Make the networks of `medlt.augment` small."""
+def _made_small(patch: pytest.MonkeyPatch) -> None:
     from medlt.api import settings
 
     usual: Callable[..., dict[str, Any]] = settings.defaults
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(settings, "defaults", lambda *given: {**usual(*given), **SMALL})
-        yield
+    patch.setattr(settings, "defaults", lambda *given: {**usual(*given), **SMALL})
+
+
+@pytest.fixture
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make the networks of `medlt.augment` small while a test runs."""
+    _made_small(monkeypatch)
 
 
 @pytest.fixture(scope="session")
-def augmented(workplace: Path, small: None) -> Path:
+def augmented(workplace: Path) -> Path:
     """A finished run of `medlt.augment`: the one that several pages make, which is then only opened."""
     import medlt
 
     with pytest.MonkeyPatch.context() as patch:
+        _made_small(patch)
         patch.chdir(workplace)
         collection = medlt.Collection.from_csv("labels.csv", images="png/")
         return medlt.augment(collection, method="fusion", targets=20, seed=0).folder
