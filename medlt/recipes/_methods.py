@@ -149,8 +149,8 @@ def conditional_method(chosen: FromNoiseSettings | configs.Edit, parts: RunParts
 
 
 def latent_fusion(
-    run: RunFolder[configs.RunConfig], learnt: Learnt, chosen: configs.Fusion, coder: SimplicialCoder, backbone: Backbone,
-    guides: tuple[Guide, ...] = (),
+    run: RunFolder[configs.RunConfig], learnt: Learnt, chosen: configs.Fusion, coder: SimplicialCoder,
+    backbone: Backbone, guides: tuple[Guide, ...] = (),
 ) -> LatentFusion:  # fmt: skip
     """Return latent fusion (arXiv 2405.01705). Both parents of an image come from one fold of the verifiers."""
     targets, latents = run.config.targets, learnt.latents
