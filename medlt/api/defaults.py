@@ -1,6 +1,7 @@
 """Settings of a run for someone who gives none: by what the collection has, and by what the machine can do.
 
 On a CPU networks and steps are those of the config dicom_folder/fusion. A GPU gets larger images and longer training.
+A small collection gets fewer steps: to see an image hundreds of times takes long, and teaches a denoiser to copy it.
 """
 
 from __future__ import annotations
@@ -22,15 +23,19 @@ PROBED = 8
 """Images whose size is read."""
 
 CPU: dict[str, Any] = {
-    "codec": {"kind": "train", "width": 32, "levels": 3, "steps": 1500},
-    "denoiser": {"kind": "unet", "steps": 2000},
+    "codec": {"kind": "train", "width": 32, "levels": 3, "steps": 1500, "batch_size": 16},
+    "denoiser": {"kind": "unet", "steps": 2000, "batch_size": 32},
     "classifier": {"size": 96, "steps": 400},
 }
 GPU: dict[str, Any] = {
-    "codec": {"kind": "train", "width": 64, "levels": 4, "steps": 4000},
+    "codec": {"kind": "train", "width": 64, "levels": 4, "steps": 4000, "batch_size": 16},
     "denoiser": {"kind": "unet", "width": 128, "levels": 3, "steps": 8000, "batch_size": 64},
     "classifier": {"size": 128, "steps": 1000, "batch_size": 64},
 }
+EPOCHS = {"codec": 40, "denoiser": 100}
+"""How often a training sees each train image, at most."""
+FEWEST = {"codec": 400, "denoiser": 800}
+"""Steps of a training, however small the collection."""
 
 
 def defaults(collection: Collection, given: Mapping[str, Any]) -> dict[str, Any]:
@@ -39,7 +44,9 @@ def defaults(collection: Collection, given: Mapping[str, Any]) -> dict[str, Any]
     usual = GPU if device.startswith("cuda") else CPU
     kind = _section(given, "denoiser").get("kind", "unet")
     private = given.get("privacy") is not None
-    denoiser = {**usual["denoiser"], "precision": _precision(device)} if kind == "unet" else {"kind": kind}
+    train = int((collection.manifest.rows["split"] == "train").sum())
+    codec, unet = (_steps(usual[name], train, name) for name in ("codec", "denoiser"))
+    denoiser = {**unet, "precision": _precision(device)} if kind == "unet" else {"kind": kind}
     size = given.get("size")
     size = size if isinstance(size, int) else image_size(collection, 256 if usual is GPU else 128)
     return {
@@ -49,11 +56,17 @@ def defaults(collection: Collection, given: Mapping[str, Any]) -> dict[str, Any]
         "precision": "bf16" if usual is GPU else "fp32",
         "threads": cores(),
         "skip_unreadable": True,
-        "codec": _codec(given, usual["codec"]),
+        "codec": _codec(given, codec),
         "denoiser": denoiser if private else {**denoiser, "balance": "inverse_sqrt"},
         "targets": _targets(collection, _section(given, "targets")),
         "classifier": {**usual["classifier"], "size": min(size, usual["classifier"]["size"])},
     }
+
+
+def _steps(usual: Mapping[str, Any], images: int, name: str) -> dict[str, Any]:
+    """Return the section of a training, with fewer steps where there are few train images."""
+    enough = max(FEWEST[name], EPOCHS[name] * images // usual["batch_size"])
+    return {**usual, "steps": min(usual["steps"], enough)}
 
 
 def _section(given: Mapping[str, Any], name: str) -> Mapping[str, Any]:

@@ -143,11 +143,17 @@ def test_defaults_by_what_the_collection_has(tmp_path: Path) -> None:
     assert defaults.defaults(big, {"targets": {"count": 7}})["targets"] == {}
 
 
+@pytest.mark.parametrize(("images", "codec", "denoiser"), [(65, 400, 800), (500, 1250, 1562), (3000, 1500, 2000)])
+def test_few_images_get_fewer_steps(tmp_path: Path, images: int, codec: int, denoiser: int) -> None:
+    tree = defaults.defaults(large({"A": 5, "B": images - 5}, 64, tmp_path), {"device": "cpu"})
+    assert (tree["codec"]["steps"], tree["denoiser"]["steps"]) == (codec, denoiser)
+
+
 def test_defaults_by_machine_and_privacy(tmp_path: Path) -> None:
     collection = large({"A": 5, "B": 60, "C": 300}, 3000, tmp_path)
     gpu = defaults.defaults(collection, {"device": "cuda"})
     assert gpu["size"] == 256
-    assert gpu["denoiser"]["steps"] > defaults.CPU["denoiser"]["steps"]
+    assert gpu["denoiser"]["width"] > 64
     private = defaults.defaults(collection, {"device": "cpu", "privacy": {"epsilon": 8, "delta": 1e-6}})
     assert private["method"] == {"kind": "noise"}
     assert "balance" not in private["denoiser"]
