@@ -31,9 +31,10 @@ from medlt.recipes._denoiser import fresh_network
 from medlt.recipes._privacy import PrivateTraining
 from medlt.recipes._setup import RunFolder
 from medlt.rng import torch_generator
-from medlt.sparse.iterated import iterate
+from medlt.sparse.embedding import SimplicialCoder
+from medlt.sparse.phases import TrainingSetup, interact
 from medlt.store import Store
-from medlt.training.runtime import Runtime, silent
+from medlt.training.runtime import Runtime
 from medlt.types import InputError
 
 STEPS = 4
@@ -208,19 +209,20 @@ def _sparse_steps(chosen: configs.SparseConfig, rows: int) -> int:
 
 
 def _sparse(run: RunFolder[configs.RunConfig], cohort: Cohort) -> float:
-    """Return the time of a step of interaction, the longest: that of more steps less that of fewer."""
+    """Return the time of a step of interaction, the longest of the three phases: an epoch of one batch."""
     chosen, shape = run.config.sparse, _latent_shape(run.config)
-    options = chosen.model_dump() | {"generations": 1, "interaction_epochs": 1}
-    runtime = replace(run.runtime.at("fp32"), progress=silent)
+    latents, labels = _random(chosen.batch_size, *shape), torch.from_numpy(_labels(cohort, chosen.batch_size))
+    setup = TrainingSetup(
+        latents, labels, chosen.batch_size, chosen.learning_rate, chosen.weight_decay, chosen.classification_weight,
+        run.runtime.at("fp32"),
+    )  # fmt: skip
+    code = chosen.model_dump(include={"groups", "vocabulary", "temperature", "width"})
+    coder = SimplicialCoder(shape[0], len(cohort.findings), seed=run.config.seed, **code)
+    at: list[float] = []
 
-    def seconds(steps: int) -> float:
-        rows, start = steps * chosen.batch_size, time.perf_counter()
-        latents, labels = _random(rows, *shape), _labels(cohort, rows)
-        val = slice(0, chosen.batch_size)
-        with tempfile.TemporaryDirectory() as place:
-            iterate(latents, labels, latents[val], labels[val], contents="estimate", val_contents="estimate",
-                    runtime=runtime, store=Store(Path(place)), **options)  # fmt: skip
-        return time.perf_counter() - start
+    def score() -> float:
+        at.append(time.perf_counter())
+        return 0.0
 
-    seconds(1)  # the first call loads modules
-    return max(0.0, seconds(1 + STEPS) - seconds(1)) / STEPS
+    interact(setup, coder, STEPS, STEPS, 0, score)
+    return float(median(np.diff(at)))
