@@ -48,7 +48,7 @@ def manifest(
     images: Annotated[Path | None, typer.Option(help="Folder of the images, if it is not SRC.")] = None,
     release: Annotated[str | None, typer.Option(help="2022, 2023, 2024, chexpert, negbio, nih14.")] = None,
     task: Annotated[str | None, typer.Option(help="CXR-LT 2024: all, 1, 2 or 3.")] = None,
-    findings: Annotated[str | None, typer.Option(help="csv, folder: the label columns, A,B,...")] = None,
+    findings: Annotated[str | None, typer.Option(help="csv, folder: the label columns, A,B,..., or all.")] = None,
     labels: Annotated[Path | None, typer.Option(help="folder: the table of labels.")] = None,
     key: Annotated[str | None, typer.Option(help="folder: its column that names an image; default: best fit.")] = None,
     column: Annotated[list[str] | None, typer.Option(help="csv, folder: uid=NAME, patient_id=NAME, ...")] = None,

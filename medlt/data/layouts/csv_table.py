@@ -72,12 +72,15 @@ def patients(paths: pd.Series, expression: str, source: Path) -> pd.Series:
 
 
 def chosen_findings(source: pd.DataFrame, wanted: tuple[str, ...], table: Path, other: set[str]) -> tuple[str, ...]:
-    """Return the label columns. Raises InputError if none is named, and lists the columns that could be labels."""
-    if wanted:
+    """Return the label columns; those of 0, 1, -1 and blanks only for "all". Raises InputError if none is named."""
+    if wanted and (wanted != ("all",) or "all" in source):
         require(source, wanted, table)
         return wanted
-    could = [str(c) for c in source.columns if c not in RESERVED | other and source[c].dropna().isin((0, 1, -1)).all()]
-    candidates = f"; columns of 0, 1, -1 and blanks only: {','.join(could)}" if could else ""
+    values = {str(c): source[c].dropna() for c in source.columns if c not in RESERVED | other}
+    could = [name for name, known in values.items() if len(known) and known.isin((0, 1, -1)).all()]
+    if wanted and could:
+        return tuple(could)
+    candidates = f", or --findings all for those of 0, 1, -1 and blanks only: {','.join(could)}" if could else ""
     raise InputError(f"{table}: name the label columns with --findings A,B,...{candidates}")
 
 

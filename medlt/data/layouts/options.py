@@ -66,7 +66,7 @@ class CxrLtOptions(Options):
 class OwnOptions(Options):
     """Options of a collection without a published layout."""
 
-    findings: Names = Field((), description="the label columns")
+    findings: Names = Field((), description="the label columns; all: every column of 0, 1, -1 and blanks only")
     column: Roles = Field(default_factory=dict, description="columns with other names: uid, path, patient_id, ...")
     patient: str | None = Field(None, description="regular expression that matches the patient in the path")
     extra_columns: Names = Field(("sex", "age"), description="further columns to keep, if present")

@@ -79,10 +79,18 @@ def test_orphans_of_a_table(folder: Path, read: Any, lost: Any) -> None:
     assert kept.failures == 1
 
 
+def test_all_findings_are_the_columns_of_labels(folder: Path, table: pd.DataFrame, read: Any) -> None:
+    table.assign(note="x", dose_mgy=0.3, empty=np.nan).to_csv(folder / "labels.csv", index=False)
+    result = read("csv", folder / "labels.csv", findings="all")
+    expected = read("csv", folder / "labels.csv", findings=AB)
+    assert result.manifest.findings == expected.manifest.findings == tuple(AB.split(","))
+    pd.testing.assert_frame_equal(result.manifest.rows, expected.manifest.rows)
+
+
 @pytest.mark.parametrize(
     ("change", "options", "message"),
     [
-        (lambda t: t, {}, "name the label columns with --findings A,B,...; columns of .* only: A,B,No_Finding"),
+        (lambda t: t, {}, "with --findings A,B,..., or --findings all for those of .* only: A,B,No_Finding"),
         (lambda t: t, {"findings": "A,C"}, r"labels\.csv: missing column 'C'"),
         (lambda t: t, {"findings": AB, "column": ["uid=image"]}, "missing column 'image'"),
         (lambda t: t, {"findings": AB, "column": ["sex=image"]}, "--column: 'sex' is not valid; use uid"),
