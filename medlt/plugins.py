@@ -103,19 +103,27 @@ P = TypeVar("P", bound=Plugin)
 
 @dataclass(frozen=True, eq=False)
 class Registry(Mapping[str, P], Generic[P]):
-    """Plug-ins of one group by name. Those of medlt come first; a package cannot take one of their names."""
+    """Plug-ins of one group by name. Those of medlt come first; a package cannot take one of their names, nor a
+    reserved one."""
 
     group: str
     kind: type[P]
     own: Mapping[str, P]
+    reserved: frozenset[str] = frozenset()
     _loaded: dict[str, P] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @cached_property
     def _added(self) -> dict[str, EntryPoint]:
         added: dict[str, EntryPoint] = {}
         for entry in sorted(entry_points(group=self.group), key=lambda one: (one.name, one.value)):
-            added.setdefault(entry.name, entry)
-        return {name: entry for name, entry in added.items() if name not in self.own}
+            if entry.name in self.own or entry.name in self.reserved or entry.name in added:
+                package = entry.dist.name if entry.dist is not None else "unknown"
+                taken = "medlt" if entry.name not in added else "another package"
+                log.warning("%s: %s of package %s is not used: %s has that name; rename the entry point",
+                            self.group, entry.name, package, taken)  # fmt: skip
+            else:
+                added[entry.name] = entry
+        return added
 
     def __iter__(self) -> Iterator[str]:
         return iter((*self.own, *self._added))
@@ -221,6 +229,11 @@ CHECKS = Registry(
         "in_band": CheckPlugin("medlt.config:InBandConfig", "medlt.recipes._quality:in_band_check", True, True),
         "near_copy": CheckPlugin("medlt.config:NearCopyConfig", "medlt.recipes._quality:near_copy_check", True, True),
     },
+    # keys of the section `checks`, and names of the checks that are always on
+    frozenset(
+        "folds verifier_quantile min_std max_correlation finite flat saturated duplicate copy target_label "
+        "label_consistency best_of".split()
+    ),
 )
 """The optional checks. Sanity and label checks are always on."""
 

@@ -249,11 +249,24 @@ def test_a_broken_plugin_gives_one_line_that_names_the_package(
     assert "JitterSettings" not in config.schema()["$defs"]  # the schema goes on without it
 
 
-def test_a_package_cannot_take_a_name_of_medlt(broken: Callable[[str, str, str], None]) -> None:
-    broken("medlt.methods", "fusion", "import nothing_of_this_name")
-    assert list(METHODS).count("fusion") == 1
-    assert METHODS.package("fusion") == ""
-    assert METHODS["fusion"] is plugins.METHODS.own["fusion"]
+@pytest.mark.parametrize(("registry", "name"), [(METHODS, "fusion"), (CHECKS, "finite"), (CHECKS, "folds")])
+def test_a_package_cannot_take_a_name_of_medlt(
+    broken: Callable[[str, str, str], None], registry: Registry[Any], name: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    broken(registry.group, name, "import nothing_of_this_name")
+    assert list(registry) == list(registry.own)
+    assert registry.package(name) == ""
+    assert f"{name} of package broken-package is not used: medlt has that name" in caplog.text
+
+
+def test_the_names_of_checks_are_reserved() -> None:
+    from medlt.checks import consistency, sanity, target_label
+
+    rooms = [vars(room) for room in (consistency, sanity, target_label)]
+    classes = [one for room in rooms for one in room.values() if isinstance(one, type)]
+    names = {one.name for one in classes if isinstance(getattr(one, "name", None), str)}
+    assert {"finite", "label_consistency", "target_label"} <= names <= CHECKS.reserved
+    assert set(config.Checks.model_fields) - set(CHECKS.own) <= CHECKS.reserved
 
 
 class Settings(config.MethodConfig):
