@@ -171,11 +171,13 @@ class Collection:
 
         return dataset(self.manifest.split(split), size)
 
+    def place(self, folder: Path) -> Path:
+        """Return where the manifest lies: its file, or FOLDER/collection-DIGEST.parquet for rows in memory."""
+        return self.file or Path(folder).absolute() / f"collection-{self.digest()}.parquet"
+
     def saved(self, folder: Path) -> Path:
-        """Return the manifest's file; rows in memory are written to FOLDER/collection-DIGEST.parquet first."""
-        if self.file is not None:
-            return self.file
-        path = Path(folder).absolute() / f"collection-{self.digest()}.parquet"
+        """Return `place` of the folder; rows in memory are written there first, unless they are there."""
+        path = self.place(folder)
         if not path.is_file():
             rows = _table(self.manifest)
             rows.attrs = {"findings": list(self.findings)}

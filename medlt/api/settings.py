@@ -79,7 +79,9 @@ def run_config(collection: Collection, settings: Settings) -> configs.RunConfig:
         raise InputError("data: the collection is the data; leave the key out")
     tree = merged(defaults(collection, given), given)
     named = f"{tree['method'].get('kind')}-{_digest(collection, tree)}"
-    return configs.parse(_placed(collection, tree, named), "settings")
+    config = configs.parse(_placed(collection, tree, named), "settings")
+    collection.saved(config.output_dir.parent)
+    return config
 
 
 def evaluate_config(collection: Collection, usual: Settings, settings: Settings) -> configs.EvaluateConfig:
@@ -91,7 +93,10 @@ def evaluate_config(collection: Collection, usual: Settings, settings: Settings)
     if "data" in given:
         raise InputError("data: the collection is the data; leave the key out")
     tree = merged(usual, given)
-    return configs.parse_verdict(_placed(collection, tree, f"verdict-{_digest(collection, tree)}"), "settings")
+    tree = _placed(collection, tree, f"verdict-{_digest(collection, tree)}")
+    config = configs.parse_verdict(tree, "settings")
+    collection.saved(config.output_dir.parent)
+    return config
 
 
 def _digest(collection: Collection, tree: Settings) -> str:
@@ -102,5 +107,5 @@ def _digest(collection: Collection, tree: Settings) -> str:
 def _placed(collection: Collection, tree: dict[str, Any], named: str) -> dict[str, Any]:
     """Return the tree with its run folder as an absolute path, and the collection's table beside that folder."""
     folder = Path(tree.get("output_dir") or Path("runs") / named).expanduser().absolute()
-    data = {"kind": "manifest", "path": str(collection.saved(folder.parent))}
+    data = {"kind": "manifest", "path": str(collection.place(folder.parent))}
     return {**tree, "output_dir": str(folder), "data": data}

@@ -81,6 +81,7 @@ def test_bad_settings_are_one_line(
     with pytest.raises(medlt.InputError, match=message) as raised:
         run_config(tiny_collection, {"output_dir": tmp_path / "run", **settings})
     assert "\n" not in str(raised.value)
+    assert list(tmp_path.iterdir()) == []  # nothing is written for settings that do not fit
 
 
 def test_the_config_is_the_one_of_the_command_line(
