@@ -41,8 +41,10 @@ def kind(name: str) -> str:
     tree = yaml.safe_load(path(name).read_text())
     if "arms" in tree:
         return "experiment"
+    if "ablation" in tree:
+        return "ablation"
     method = tree.get("method", "fusion")
-    return "ablation" if "ablation" in tree else method if isinstance(method, str) else str(method["kind"])
+    return method if isinstance(method, str) else str(method.get("kind", "fusion"))
 
 
 def description(name: str) -> str:
