@@ -169,6 +169,7 @@ def _context(run: Collected, real_images: bool) -> dict[str, Any]:
         "run": run,
         "config_text": run.config,
         "sizes": summary.sizes(run),
+        "patients": summary.patients(run),
         "seeds": summary.seeds(run),
         "deciding": summary.deciding(run),
         "cautions": summary.cautions(run),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from medlt.report import summary
 from medlt.report.arms import Experiment, comparison_plot
 from medlt.report.collect import Collected, collect
 from medlt.report.formatting import environment
@@ -15,7 +16,11 @@ def draw(run: Collected) -> str:
     Raises InputError if the folder holds no experiment.
     """
     plot = comparison_plot(Experiment.of(run))
-    return environment().get_template("picture.svg.j2").render(plot=plot, verdict=run.verdict or {})
+    return (
+        environment()
+        .get_template("picture.svg.j2")
+        .render(plot=plot, verdict=run.verdict or {}, patients=summary.patients(run))
+    )
 
 
 def forest_svg(folder: Path) -> str:

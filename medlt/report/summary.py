@@ -56,6 +56,11 @@ def sizes(run: Collected) -> dict[str, int]:
     return counted | {"added_images": int(synthetic.sum())}
 
 
+def patients(run: Collected) -> str:
+    """Return the word for the patients of the test set: a program draws those of the phantom."""
+    return "simulated patients" if run.settings.get("data", {}).get("kind") == "phantom" else "patients"
+
+
 def seeds(run: Collected) -> int:
     """Return the smallest number of training seeds of any arm; 0 without scores."""
     return 0 if run.scores is None else int(run.scores.groupby("arm")["seed"].nunique().min())
@@ -177,7 +182,7 @@ def cautions(run: Collected) -> list[str]:
         warnings.append(f"Only {n} training seed{'' if n == 1 else 's'} per arm: a trial run, too few for a claim.")
     elif run.scores is not None and n < 5:
         warnings.append(f"{n} training seeds per arm: a first impression; use five before you claim anything.")
-    if run.settings.get("data", {}).get("kind") == "phantom":
+    if patients(run) != "patients":
         warnings.append("The radiographs are phantoms, drawn by a program: the verdict does not apply to patients.")
     few = [name for name, n in counts(run)["test"].items() if n < 10]
     if few and run.comparisons is not None:

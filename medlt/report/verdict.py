@@ -142,6 +142,7 @@ def context(run: Collected, whole: bool = True) -> dict[str, Any]:
         "run": run,
         "whole": whole,
         "verdict": run.verdict or {},
+        "patients": summary.patients(run),
         "cautions": summary.cautions(run),
         "primary": experiment.primary,
         "real": experiment.real,

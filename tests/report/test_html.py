@@ -57,7 +57,12 @@ def test_the_verdict_tells_word_interval_control_test_set_and_seeds(evaluated: P
     row = table[(table["control"] == "duplicated") & (table["metric"] == "AP") & (table["finding"] == "macro")].iloc[0]
     assert text.startswith("No evidence")
     assert f"{signed(row['difference'])}, interval [{signed(row['low'])}, {signed(row['high'])}]" in text
-    for told in ("The interval decides", "real images duplicated", "60 images of 30 patients", "3 training seeds"):
+    for told in (
+        "The interval decides",
+        "real images duplicated",
+        "60 images of 30 simulated patients",
+        "3 training seeds",
+    ):
         assert told in text
 
 

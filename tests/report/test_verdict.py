@@ -319,3 +319,11 @@ def test_an_arm_named_twice_is_refused(experiment: Path) -> None:
 )
 def test_places_of_this_machine_are_left_out(text: str, left: str) -> None:
     assert without_places(text) == left
+
+
+def test_patients_of_the_phantom_are_simulated_ones(experiment: Path, page_of: Read) -> None:
+    assert "123test patients" in page_of(experiment).text("verdict")
+    assert "of 123 patients" in (experiment / "verdict.svg").read_text()
+    (experiment / "config.yaml").write_text("data: {kind: phantom}\n")
+    assert "123simulated test patients" in page_of(experiment).text("verdict")
+    assert "of 123 simulated patients" in (experiment / "verdict.svg").read_text()
