@@ -80,7 +80,7 @@ def test_a_run_leaves_what_the_contract_says(full: Path) -> None:
     assert next(full.glob("artifacts/denoiser/*/samples/step_000004.png")).is_file()
     page = (full / "report.html").read_text()
     assert 'id="training"' in page
-    assert "kept synthetic images, a row a finding" in page
+    assert "kept synthetic images, one row per finding" in page
     assert not (full / "verdict.json").exists()
 
 
@@ -283,7 +283,7 @@ def test_training_one_part_is_found_by_the_whole(full: Path, make: Make, tmp_pat
     steps: list[str] = []
     train(config, "denoiser", lambda stage, done, total: steps.append(stage))
     assert "denoiser" not in steps
-    with pytest.raises(InputError, match="no part of a run"):
+    with pytest.raises(InputError, match="is not a part of a run"):
         train(config, "everything")
 
 
@@ -299,6 +299,6 @@ def test_prompts_too_long_and_folds_too_many_stop_at_the_door(make: Make, tmp_pa
     assert not (tmp_path / "run/artifacts/codec").exists()
     config = make(tmp_path / "other", "unet")
     many = config.model_copy(update={"checks": config.checks.model_copy(update={"folds": 1000})})
-    with pytest.raises(InputError, match="cannot make 1000 folds"):
+    with pytest.raises(InputError, match="too few for 1000 folds"):
         main(many)
     assert not (tmp_path / "other/artifacts/codec").exists()
