@@ -10,7 +10,7 @@ import json
 import re
 import tokenize
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +64,8 @@ OLD = re.compile(
     r"\bchecks\.(?:black_below|duplicate_above|quantile)\b"
 )
 """Files, columns, options and keys that have another name now."""
+BARE = frozenset("fit table write load".split())
+"""Names too short to be those of several public functions."""
 KEYS = frozenset(
     "recipe out learnt need target times candidates refills guides keep strengths boost skip batch ema "
     "accumulate checkpointing drop_condition min_snr start clip physical secure way unit images_per_patient "
@@ -225,13 +227,26 @@ def test_the_exceptions_are_needed() -> None:
     assert [text for _, text in ALLOWED if not (WORDS.search(text) or OLD.search(text))] == []
 
 
-def test_a_class_name_means_one_thing() -> None:
+def repeated(names: Iterable[tuple[str, str]]) -> dict[str, list[str]]:
+    """The names, of pairs (name, place), that have several places."""
     places = defaultdict(list)
-    for path in sources(PACKAGE, ".py"):
-        for node in ast.walk(ast.parse(path.read_text())):
-            if isinstance(node, ast.ClassDef):
-                places[node.name].append(f"{path.relative_to(ROOT)}:{node.lineno}")
-    assert {name: where for name, where in places.items() if len(where) > 1} == {}
+    for name, place in names:
+        places[name].append(place)
+    return {name: found for name, found in places.items() if len(found) > 1}
+
+
+def test_a_class_name_means_one_thing() -> None:
+    nodes = [(path, node) for path in sources(PACKAGE, ".py") for node in ast.walk(ast.parse(path.read_text()))]
+    classes = [(node.name, f"{path}:{node.lineno}") for path, node in nodes if isinstance(node, ast.ClassDef)]
+    assert len(classes) > 100
+    assert repeated(classes) == {}
+
+
+def test_a_bare_verb_is_the_name_of_one_public_function() -> None:
+    nodes = [(path, node) for path in sources(PACKAGE, ".py") for node in ast.parse(path.read_text()).body]
+    functions = [(node.name, f"{path}:{node.lineno}") for path, node in nodes if isinstance(node, ast.FunctionDef)]
+    assert repeated((name, place) for name, place in functions if name in BARE) == {}
+    assert repeated([("fit", "a:1"), ("load", "a:2"), ("fit", "b:1")]) == {"fit": ["a:1", "b:1"]}
 
 
 def test_the_words_are_seen() -> None:
