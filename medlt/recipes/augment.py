@@ -26,8 +26,9 @@ from medlt.report.html import write_report
 from medlt.training.runtime import silent
 from medlt.types import Progress
 
-UNNAMED = {"data", "device", "threads"}
-"""Keys of a config that have no part in the id of a run: the rows stand for `data`. Neither have paths."""
+UNNAMED = {"data", "device", "threads", "format"}
+"""Keys of a config that the id of a run leaves out, like all paths. The rows stand for `data`; the others change no
+PNG."""
 
 
 @dataclass(frozen=True)
