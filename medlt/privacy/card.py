@@ -146,7 +146,7 @@ def _privacy(seen: Provenance, claimed: Claim) -> str:
     )
     parts = [claimed.sentence, _ledger(seen, claimed), *([] if claimed.epsilon is None else [covered])]
     if is_drawn(seen.config) and "patient" in " ".join(parts):
-        parts.append("The data of this run is drawn by a program: a patient in this section is a drawn one.")
+        parts.append("The data of this run is drawn by a program: its patients are simulated.")
     return "\n\n".join(parts)
 
 

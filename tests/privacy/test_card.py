@@ -204,7 +204,7 @@ def test_what_the_documents_state_and_do_not_state(
     for text in (card, sheet):
         assert ("radiographs of patients" in text.lower()) == (not phantom)
         assert ("phantom images, drawn by a program" in text.lower()) == phantom
-        drawn = "a patient in this section is a drawn one"
+        drawn = "The data of this run is drawn by a program: its patients are simulated."
         assert (drawn in text) == (phantom and "patient" in text.replace(drawn, ""))
         if phantom:
             assert not re.search(r"(?i)\bpatients?\b", without(text, "Privacy", "Audit"))
