@@ -180,6 +180,18 @@ def test_finetune_trains_what_augment_then_uses(
     assert {path: path.stat().st_mtime_ns for path in folder.glob("artifacts/denoiser/*/artifact.json")} == trained
 
 
+def test_finetune_of_a_checkpoint(
+    tiny_collection: medlt.Collection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(calls, "_finished", lambda recipe, config, progress: config)
+    given: dict[str, Any] = {"output_dir": tmp_path / "run", "denoiser": {"rank": 4}, "denoiser.steps": 7}
+    config: Any = medlt.finetune(tiny_collection, model=tmp_path, **given)
+    assert (config.denoiser.kind, config.denoiser.train) == ("stable-diffusion", "lora")
+    assert (config.denoiser.rank, config.denoiser.steps) == (4, 7)
+    assert config.denoiser.model.path == config.codec.path == tmp_path
+    assert config.method.kind == "noise"
+
+
 def test_finetune_takes_a_model_once(tiny_collection: medlt.Collection, tmp_path: Path) -> None:
     with pytest.raises(medlt.InputError, match="model is given twice"):
         medlt.finetune(tiny_collection, model=tmp_path, denoiser={"kind": "unet"})
