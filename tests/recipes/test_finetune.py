@@ -167,7 +167,7 @@ def test_fusion_runs_on_stable_diffusion(tiny: Callable[[Path], RunConfig], tmp_
     ("changes", "said"),
     [
         ({"model": {"kind": "folder", "path": "nowhere"}}, "nowhere does not exist"),
-        ({"prompts": {"words": {"No such finding": "x"}}}, "none of the findings"),
+        ({"prompts": {"words": {"No such finding": "x"}}}, "is not a finding"),
         ({"prompts": {"template": "a {colour} radiograph"}}, "colour"),
         ({"batch_size": 7, "gradient_accumulation_steps": 2}, "does not divide"),
         ({"model": {**MODEL, "widths": [33]}}, "multiples of 32"),
@@ -214,10 +214,10 @@ def no_stable_file(folder: Path) -> dict[str, Any]:
     ("spoil", "said"),
     [
         (wider_unet, "config and weights belong to different networks"),
-        (other_prediction, "says epsilon and you say v_prediction"),
+        (other_prediction, "has prediction_type epsilon, but prediction is v_prediction"),
         (no_padding, "names no pad_token"),
         (other_lora, "is for another model"),
-        (no_stable_file, "is no Stable Diffusion|holds no"),
+        (no_stable_file, "has no unet"),
     ],
 )
 def test_a_wrong_checkpoint_stops_at_the_door(
