@@ -40,7 +40,7 @@ def make_codec(run: RunFolder[configs.RunConfig], cohort: Cohort, private: Priva
         patients=patients(cohort.train),
     )
     if private is not None and CODECS.package(settings.kind):
-        parts = replace(parts, train=WithheldImages(), val=None, private=None, patients=())
+        parts = replace(parts, train=WithheldImages(), val=None, contents="", private=None, patients=())
     with run.stage("codec"):
         codec = built_codec(settings.kind, settings, parts)
     require_factor(run.config, codec.factor)

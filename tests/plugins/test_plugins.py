@@ -8,8 +8,10 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -184,14 +186,45 @@ def test_private_runs_take_only_plugins_that_declare_it(installed: None, monkeyp
                 config.parse(tree)
 
 
-def test_a_plugin_gets_no_real_images_in_a_private_run() -> None:
-    from medlt.diffusion.parts import WithheldImages
-    from medlt.recipes._privacy import withheld
+def test_a_plugin_gets_no_real_images_in_a_private_run(installed: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    from medlt.diffusion.parts import CodecParts, WithheldImages
+    from medlt.recipes._codec import make_codec
+    from medlt.recipes._privacy import no_verifiers
+    from medlt.recipes._quality import build_checks
 
-    with pytest.raises(InputError, match="a private run gives a plug-in no real images"):
-        WithheldImages()[0]
+    seen: list[Any] = []
+
+    def spy(registry: Registry[Any], name: str) -> None:
+        plugin = registry[name]
+
+        def build(settings: Any, parts: Any) -> Any:
+            seen.append(parts)
+            return plugins.resolve(plugin.build)(settings, parts)
+
+        monkeypatch.setitem(registry._loaded, name, replace(plugin, build=build))
+
+    spy(CHECKS, "sharpness")
+    spy(CODECS, "blocks")
+    settings = config.parse({**TREE, "method": "noise", "privacy": PRIVACY})
+    rows = pd.DataFrame({"patient_id": ["p"]}, index=["real"])
+    part = SimpleNamespace(rows=rows)
+    cohort: Any = SimpleNamespace(findings=("Hernia", "Mass"), requested=("Hernia",), tail=("Hernia",), train=part,
+                                  val=part, dataset=lambda *_: [], named=lambda _: "")  # fmt: skip
+    runtime = SimpleNamespace(at=lambda _: None)
+    run: Any = SimpleNamespace(config=settings, runtime=runtime, store=None, stage=lambda _: nullcontext(),
+                               record=lambda **_: None)  # fmt: skip
+    build_checks(run, cohort, no_verifiers(cohort.requested, cohort.findings))
+    make_codec(run, cohort, private=lambda *_: None)  # type: ignore[arg-type]
+    check, codec = seen
+    assert list(check.rows.index) == ["only-Hernia"]
+    assert check.verifiers.verifiers == ()
     with pytest.raises(InputError, match="a private run gives methods and checks no real images"):
-        withheld(["a"])
+        check.images(["real"])
+    assert isinstance(codec, CodecParts)
+    assert isinstance(codec.train, WithheldImages)
+    assert (codec.val, codec.contents, codec.private, codec.patients) == (None, "", None, ())
+    with pytest.raises(InputError, match="a private run gives a plug-in no real images"):
+        codec.train[0]
 
 
 def test_package_version_and_settings_are_in_the_keys(installed: None, monkeypatch: pytest.MonkeyPatch) -> None:
