@@ -44,6 +44,8 @@ def settings_page() -> str:
         "# Every setting\n",
         "This page is written from `medlt config schema` and `medlt config schema verdict`. A key that is not listed",
         "is an error. A value of a section `a` with key `b` is set on the command line as `a.b=value`.\n",
+        "A path starts at the folder of the config file, and on the command line at the working folder. `~` and `${VAR}`",
+        "are expanded, also as `${VAR:-default}`.\n",
         "## Config of `medlt run`, `augment` and `train`\n",
         *_table(run, places, defs),
         "## Config of `medlt evaluate`\n",
