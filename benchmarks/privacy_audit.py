@@ -89,7 +89,9 @@ def main() -> None:
             audit.main(folder, audit.AuditOptions(canaries=args.canaries if name == "private" else 0))
         record = json.loads((folder / "audit.json").read_text())
         stated = claim(folder)
-        word = "none" if stated.epsilon is None else f"({stated.epsilon:.2f}, {stated.delta:g}) by {stated.privacy_unit}"
+        word = (
+            "none" if stated.epsilon is None else f"({stated.epsilon:.2f}, {stated.delta:g}) by {stated.privacy_unit}"
+        )
         lines.append(f"| {name} | {word} | {table_cells(record, folder)} |")
         sentences += ["", f"**{name}**", "", *(f"- {one['name']}: {one['sentence']}" for one in record["results"])]
     table("privacy_audit", lines + sentences)

@@ -107,7 +107,9 @@ def main(out: Path, epsilons: list[str]) -> None:
     ]
     for (epsilon, start), measured in rows.items():
         stated = claim(runs[epsilon, start])
-        word = "none" if stated.epsilon is None else f"({stated.epsilon:.2f}, {stated.delta:g}) by {stated.privacy_unit}"
+        word = (
+            "none" if stated.epsilon is None else f"({stated.epsilon:.2f}, {stated.delta:g}) by {stated.privacy_unit}"
+        )
         lines.append(f"| {epsilon} | {start} | {word} | {measured} | {scores[f'{epsilon}, {start}']} |")
     lines += [
         f"| - | real test images, half against half | - | {floor.value:.3f} ± {floor.sd:.3f} | 0.50 by its rule | | |",
