@@ -160,6 +160,8 @@ def validate(
         report = check(rows)
         gains = {str(name): float(gain) for name, gain in smallest_visible_gains(rows.split("test").counts()).items()}
         terminal.say({**report.summary(), "smallest_gain": gains}, lambda: _with_gains(report.table(), gains))
+        if not report.failures:
+            terminal.mention(f"next: medlt config list, then medlt run NAME data.path={shlex.quote(str(manifest))}")
     if report.failures:
         raise typer.Exit(1)
 
