@@ -61,7 +61,8 @@ def test_the_installed_program_finds_its_configs_from_anywhere(wheel: Path, tmp_
         assert done.returncode == 0, done.stderr
         return done.stdout
 
-    assert set(json.loads(medlt("config", "list", "--json"))["configs"]) == set(catalogue.names())
+    listed = json.loads(medlt("config", "list", "--json"))["configs"]
+    assert [one["name"] for one in listed] == list(catalogue.names())
     assert medlt("config", "copy", "nih14/small_verdict").split() == ["small_verdict.yaml", "fusion.yaml"]
     assert json.loads(medlt("config", "schema"))["title"] == "RunConfig"
     assert "seed" in medlt("demo", "--help")
