@@ -65,7 +65,7 @@ def fusion() -> LatentFusion:
         backbone=LabelUNet(1, 2, 8).backbone(),
         decode=Decoder(IdentityCodec()),
         scheduler=factory("ddim", 20),
-        draws=PlanSettings(num_candidates=1),
+        plan_settings=PlanSettings(num_candidates=1),
         strength=0.2,
     )
 

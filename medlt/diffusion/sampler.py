@@ -58,13 +58,13 @@ def last_steps(strength: float, steps: int) -> int:
     return max(1, round(strength * steps))
 
 
-def from_latent(z: Tensor, noise: Tensor, scheduler: Any, keep: int, renoise: bool = True) -> Start:
-    """Return a start with the last `keep` steps, from clean latents z [B,...] with noise added (SDEdit, 2108.01073).
+def from_latent(z: Tensor, noise: Tensor, scheduler: Any, last_steps: int, renoise: bool = True) -> Start:
+    """Return a start with the last `last_steps` steps: clean latents z [B,...] with noise (SDEdit, 2108.01073).
 
     renoise=False uses z as x_t, without `noise`, like the published code of arXiv 2405.01705. It sets up `scheduler`
-    for this batch only. Raises ValueError unless 1 <= keep <= steps.
+    for this batch only. Raises ValueError unless 1 <= last_steps <= steps.
     """
-    timesteps = evaluations(scheduler, keep)
+    timesteps = evaluations(scheduler, last_steps)
     begin(scheduler, timesteps)
     if renoise:
         at = torch.tensor(timesteps[:1], dtype=scheduler.timesteps.dtype)

@@ -114,21 +114,21 @@ def draws_noise(built: Any) -> bool:
     return type(built).__name__ in _DRAWING or "sde" in built.config.get("algorithm_type", "")
 
 
-def evaluations(built: Any, keep: int | None = None) -> list[float]:
-    """Return the falling timesteps of the calls of the denoiser, in all or in the last `keep` steps.
+def evaluations(built: Any, last_steps: int | None = None) -> list[float]:
+    """Return the falling timesteps of the calls of the denoiser, in all or in the last `last_steps` steps.
 
     There is one call per step. Schedulers of order 2 make two, except in the last step; pndm makes two at its second
-    timestep. Raises ValueError unless 1 <= keep <= steps.
+    timestep. Raises ValueError unless 1 <= last_steps <= steps.
     """
     steps: int = built.num_inference_steps
-    keep = steps if keep is None else keep
-    if not 1 <= keep <= steps:
-        raise ValueError(f"keep is {keep}, but the schedule has {steps} steps; keep 1 to all of them")
+    last_steps = steps if last_steps is None else last_steps
+    if not 1 <= last_steps <= steps:
+        raise ValueError(f"last_steps is {last_steps}, but the schedule has {steps} steps; give 1 to {steps}")
     timesteps: list[float] = built.timesteps.tolist()
     if type(built).__name__ == "PNDMScheduler":
-        last = (timesteps[:1] + timesteps[2:])[-keep:]
+        last = (timesteps[:1] + timesteps[2:])[-last_steps:]
         return last[:2] + last[1:]
-    return timesteps[-(built.order * keep - (built.order - 1)) :]
+    return timesteps[-(built.order * last_steps - (built.order - 1)) :]
 
 
 def begin(built: Any, timesteps: list[float]) -> None:

@@ -179,8 +179,8 @@ def _plants(target: AuditTarget) -> dict[str, plants.Plant]:
         chosen = configs.FromNoiseConfig()  # a plug-in's method may sample otherwise
     schedule, denoiser = factory(chosen.scheduler, chosen.num_inference_steps, backbone.noise), backbone.denoiser()
     for strength in STRENGTHS:
-        keep = last_steps(strength, chosen.num_inference_steps)
-        changes[f"denoiser, strength {strength}"] = plants.img2img(encode_images, decode, denoiser, schedule, keep)
+        steps = last_steps(strength, chosen.num_inference_steps)
+        changes[f"denoiser, strength {strength}"] = plants.img2img(encode_images, decode, denoiser, schedule, steps)
     return changes
 
 

@@ -14,7 +14,8 @@ if TYPE_CHECKING:
 
 NOT_FINDINGS = frozenset(
     "path patient_id split view sex age synthetic weight parents method study slot candidate seed fold finding "
-    "finding_b tail_parent head_parent q_a q_b p mask_share tail_mass content label_source models keep share".split()
+    "head_finding tail_parent head_parent tail_threshold head_threshold tail_probability mask_share tail_mass content "
+    "label_source models last_steps mixing_weight".split()
 )
 COLUMNS = {
     "manifest": ("split",),

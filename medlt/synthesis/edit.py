@@ -16,7 +16,7 @@ the same way, so a finding of one parent alone becomes a soft label; an unknown 
 | column of the plan | meaning |
 |---|---|
 | tail_parent, head_parent, parents | uids of a and b (a again without b); a list of all real rows that are read |
-| keep, share | k; m |
+| last_steps, mixing_weight | k; m |
 
 The other columns are those of `medlt.synthesis.plan` and `medlt.synthesis.from_noise`. For equal seed and targets,
 finding, slot, seed and label vector are those of `from_noise`, so that both methods can be compared row by row.
@@ -40,9 +40,10 @@ from medlt.synthesis.pairing import allowed_pairs
 from medlt.types import InputError
 
 COLUMNS = (
-    "finding", "slot", "candidate", "tail_parent", "head_parent", "parents", "keep", "share", "seed", "fold", *ABOUT,
+    "finding", "slot", "candidate", "tail_parent", "head_parent", "parents",
+    "last_steps", "mixing_weight", "seed", "fold", *ABOUT,
 )  # fmt: skip
-KEEP = 2
+LAST_STEPS = 2
 """Position of k among the tensors of `_start_tensors`."""
 
 
@@ -70,17 +71,17 @@ class ImageEdit(Conditional):
         if not 0 <= self.mixed <= 0.5:
             raise InputError(f"edit: mixed is {self.mixed}; give 0 (no partner) to 0.5 (half)")
         super().__post_init__()
-        self._sample = call_by_group(self._sample, KEEP)
+        self._sample = call_by_group(self._sample, LAST_STEPS)
         self._steps = int(self.scheduler().num_inference_steps)
 
     def _own_columns(self, key: Key, source: str) -> dict[str, Any]:
         rng = numpy_generator("edit", *key)
-        keep = last_steps(self.strength[int(rng.integers(len(self.strength)))], self._steps)
-        share = float(rng.uniform(0, self.mixed))
+        steps = last_steps(self.strength[int(rng.integers(len(self.strength)))], self._steps)
+        weight = float(rng.uniform(0, self.mixed))
         others = self._partners(key[1], source) if self.mixed else []
         partner = others[int(rng.integers(len(others)))] if others else source
         parents = {"tail_parent": source, "head_parent": partner, "parents": list(dict.fromkeys((source, partner)))}
-        return parents | {"keep": keep, "share": share if others else 0.0}
+        return parents | {"last_steps": steps, "mixing_weight": weight if others else 0.0}
 
     def _partners(self, finding: str, source: str) -> list[str]:
         """Return uids of the rows that `source` may be mixed with."""
@@ -91,18 +92,18 @@ class ImageEdit(Conditional):
     def _labels(self, rows: pd.DataFrame) -> pd.DataFrame:
         """Return (1-m) y_a + m y_b, unknown if one of them is."""
         a, b = (self._labels_of(rows, column) for column in self.reads)
-        return a.where(a == b, a.mul(1 - rows["share"], axis=0) + b.mul(rows["share"], axis=0))
+        return a.where(a == b, a.mul(1 - rows["mixing_weight"], axis=0) + b.mul(rows["mixing_weight"], axis=0))
 
     def _start_tensors(self, rows: pd.DataFrame, seeds: list[int]) -> tuple[Tensor, ...]:
         a, b = (self.latents([str(uid) for uid in rows[column]]).float() for column in self.reads)
-        share = torch.tensor(rows["share"].tolist()).to(a).reshape(-1, 1, 1, 1)
-        z = (1 - share) * a + share * b
+        weight = torch.tensor(rows["mixing_weight"].tolist()).to(a).reshape(-1, 1, 1, 1)
+        z = (1 - weight) * a + weight * b
         z = z if self.backbone.space == "standardised" else self.standardiser.back(z)
-        return z, noise_like(seeds, z.shape[1:]), torch.tensor(rows["keep"].tolist())
+        return z, noise_like(seeds, z.shape[1:]), torch.tensor(rows["last_steps"].tolist())
 
     def _start(self, scheduler: Any, *tensors: Tensor) -> Start:
-        z, noise, keep = tensors
-        return from_latent(z, noise, scheduler, int(keep[0]))
+        z, noise, steps = tensors
+        return from_latent(z, noise, scheduler, int(steps[0]))
 
 
 def call_by_group(fn: Callable[..., Tensor], by: int) -> Callable[..., Tensor]:

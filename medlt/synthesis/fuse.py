@@ -6,9 +6,9 @@ Elberg, Parra, Petrache, arXiv 2405.01705.
 | symbol | meaning | shape |
 |---|---|---|
 | a, b | codes of the tail and the head image | [B,L,V,h,w] |
-| T | A_c(tail) > q_a: specific to the tail finding | bool [B,h,w] |
-| G | A_c'(head) < q_b: generic in the head image | bool [B,h,w] |
-| coin | true with probability p of its sample | bool [B,h,w] |
+| T | A_c(tail) > tail_threshold: specific to the tail finding | bool [B,h,w] |
+| G | A_c'(head) < head_threshold: generic in the head image | bool [B,h,w] |
+| coin | true with the tail_probability of its sample | bool [B,h,w] |
 | omega | pixels taken from the tail image, Omega_T | bool [B,h,w] |
 
 | T | G | published | tail_first |
@@ -39,16 +39,18 @@ def _column(values: Sequence[float], like: Tensor) -> Tensor:
     return torch.as_tensor(values, dtype=like.dtype, device=like.device)[:, None, None]
 
 
-def masks(cam_a: Tensor, cam_b: Tensor, q_a: Sequence[float], q_b: Sequence[float]) -> tuple[Tensor, Tensor]:
+def masks(
+    cam_a: Tensor, cam_b: Tensor, tail_threshold: Sequence[float], head_threshold: Sequence[float]
+) -> tuple[Tensor, Tensor]:
     """Return T and G, bool [B,h,w], from maps [B,h,w] in [0,1] and one threshold of each a sample."""
-    return cam_a > _column(q_a, cam_a), cam_b < _column(q_b, cam_b)
+    return cam_a > _column(tail_threshold, cam_a), cam_b < _column(head_threshold, cam_b)
 
 
-def coins(seeds: Sequence[int], p: Sequence[float], shape: tuple[int, int]) -> Tensor:
-    """Return independent coins, bool [B,h,w]; those of sample i depend on seeds[i] and p[i] only."""
+def coins(seeds: Sequence[int], tail_probability: Sequence[float], shape: tuple[int, int]) -> Tensor:
+    """Return independent coins, bool [B,h,w]; those of sample i depend on its seed and its tail_probability only."""
     tossed = [
         torch.rand(shape, generator=torch_generator("coin", int(seed))) < probability
-        for seed, probability in zip(seeds, p, strict=True)
+        for seed, probability in zip(seeds, tail_probability, strict=True)
     ]
     return torch.stack(tossed)
 

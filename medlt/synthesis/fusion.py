@@ -3,8 +3,9 @@
 Elberg, Parra, Petrache, "Long Tail Image Generation Through Feature Space Augmentation and Iterated Learning",
 arXiv 2405.01705. Notation: `medlt.sparse.embedding` (z, E, D, C, s) and `medlt.synthesis.fuse` (a, b, T, G, omega).
 
-    plan    tail image i with finding c; head partner j, another patient of the same fold; q_a, q_b ~ N; p ~ U(0,1)
-    fuse    s' from E(z_i), E(z_j) under A_c(i) > q_a and A_c'(j) < q_b;  z' = D(s')
+    plan    tail image i with finding c; head partner j, another patient of the same fold;
+            two thresholds ~ N; tail_probability ~ U(0,1)
+    fuse    s' from E(z_i), E(z_j) under A_c(i) > tail_threshold and A_c'(j) < head_threshold;  z' = D(s')
     refine  the last k of N steps from sqrt(abar) z' + sqrt(1-abar) eps (renoise; without it from z', as published),
             classifier-free guidance under the label vector, then the `guidance`
     decode  image = decode(un-standardised z)
@@ -134,9 +135,11 @@ class LatentFusion:
         """Return codes, maps, masks, fused latents and labels of rows."""
         z_a, z_b = (self.explainer.standardised(rows[name].tolist()) for name in ("tail_parent", "head_parent"))
         a, b = self.explainer.code(z_a), self.explainer.code(z_b)
-        cam_a, cam_b = (self.explainer.maps(s, self._columns(rows[c])) for s, c in ((a, "finding"), (b, "finding_b")))
-        tail, generic = masks(cam_a, cam_b, rows["q_a"].tolist(), rows["q_b"].tolist())
-        coin = coins(rows["seed"].tolist(), rows["p"].tolist(), (a.shape[-2], a.shape[-1])).to(a.device)
+        cam_a, cam_b = (
+            self.explainer.maps(s, self._columns(rows[c])) for s, c in ((a, "finding"), (b, "head_finding"))
+        )
+        tail, generic = masks(cam_a, cam_b, rows["tail_threshold"].tolist(), rows["head_threshold"].tolist())
+        coin = coins(rows["seed"].tolist(), rows["tail_probability"].tolist(), (a.shape[-2], a.shape[-1])).to(a.device)
         s, omega = fuse(a, b, tail, generic, coin, self.rule)
         labels = self._labels(rows, a, b, omega)
         return _Fused(z_a, z_b, cam_a, cam_b, omega, self.explainer.decode(s), labels, cam_share(cam_a, omega))

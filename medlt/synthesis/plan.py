@@ -5,9 +5,9 @@
 | uid (index) | of the future image |
 | finding, slot, candidate | the finding it is made for; number of the image; number of the attempt at it |
 | tail_parent, head_parent, parents | uids of the tail image and the head image; a list of both |
-| finding_b | finding of the head image's class activation map; empty if it has no positive label |
-| q_a, q_b | thresholds of the two class activation maps, N(mean, sd), within [0,1] |
-| p | probability of the tail pixel where the masks do not decide, U(0,1) |
+| head_finding | finding of the head image's class activation map; empty if it has no positive label |
+| tail_threshold, head_threshold | thresholds of the two class activation maps, N(mean, sd), within [0,1] |
+| tail_probability | probability of the tail pixel where the masks do not decide, U(0,1) |
 | seed | seed of the coins and of the noise |
 | fold | fold of both parents |
 
@@ -37,11 +37,11 @@ COLUMNS = (
     "candidate",
     "tail_parent",
     "head_parent",
-    "finding_b",
+    "head_finding",
     "parents",
-    "q_a",
-    "q_b",
-    "p",
+    "tail_threshold",
+    "head_threshold",
+    "tail_probability",
     "seed",
     "fold",
 )
@@ -138,9 +138,10 @@ def _row(
     _, finding, slot, candidate = key
     rng = numpy_generator("fusion", *key)
     partner, partner_finding = pairs[parent][int(rng.integers(len(pairs[parent])))]
-    q_a, q_b = np.clip(rng.normal(settings.threshold_mean, settings.threshold_sd, 2), 0.0, 1.0)
-    values = (finding, slot, candidate, parent, partner, partner_finding, [parent, partner], float(q_a), float(q_b),
-              float(rng.random()), int(rng.integers(2**63 - 1)), train.table.at[parent, "fold"])  # fmt: skip
+    thresholds = np.clip(rng.normal(settings.threshold_mean, settings.threshold_sd, 2), 0.0, 1.0)
+    values = (finding, slot, candidate, parent, partner, partner_finding, [parent, partner],
+              *thresholds.tolist(), float(rng.random()), int(rng.integers(2**63 - 1)),
+              train.table.at[parent, "fold"])  # fmt: skip
     name = re.sub(r"\W+", "-", finding)
     uid = f"fusion_{name}_{slot:05d}_{candidate}_{seed_of('uid', *key) % 16**6:06x}"
     return {"uid": uid} | dict(zip(COLUMNS, values, strict=True))

@@ -55,13 +55,13 @@ def test_a_few_last_steps_keep_the_mode_and_restore_its_spread(name: str) -> Non
 @pytest.mark.parametrize("name", [name for name in schedulers.NAMES if name not in DRAWING])
 def test_the_last_steps_alone_end_where_the_whole_run_does(name: str) -> None:
     """From the x that a fine run reaches half way, the last half of the steps goes on to the same image."""
-    single, keep, n = Mixture(torch.ones(1).double(), MEANS[:1], 0.5, ABAR), 20, noise(range(64))
+    single, last_steps, n = Mixture(torch.ones(1).double(), MEANS[:1], 0.5, ABAR), 20, noise(range(64))
     scheduler = schedulers.scheduler(name, 40)
-    t = round(schedulers.evaluations(scheduler, keep)[0])
+    t = round(schedulers.evaluations(scheduler, last_steps)[0])
     # one Gaussian: the probability flow keeps (x_t - sqrt(abar) m) / sd_t, so truth is known at every level
     spread = (ABAR[t] * 0.25 + 1 - ABAR[t]).sqrt()
     z = (spread * n - (1 - ABAR[t]).sqrt() * n) / ABAR[t].sqrt() + MEANS[0]
-    y = sample(single, from_latent(z, n, scheduler, keep), scheduler)
+    y = sample(single, from_latent(z, n, scheduler, last_steps), scheduler)
     torch.testing.assert_close(y.double(), MEANS[0] + 0.5 * n, atol=0.1, rtol=0)
 
 
@@ -143,9 +143,9 @@ def test_evaluations_fall_from_the_noisiest_and_are_as_many_as_said(name: str, s
     assert asked == sorted(asked, reverse=True) or name == "kdpm2_a"  # whose half steps fall on whole ones
     assert min(asked) >= 0
     assert max(asked) == (999 if name != "sa" or steps != 61 else max(asked))
-    for keep in {1, min(3, steps), steps}:
-        kept = schedulers.evaluations(scheduler, keep)
-        assert len(kept) == (2 * keep - 1 if name in TWICE else keep + (name == "pndm" and keep > 1))
+    for last_steps in {1, min(3, steps), steps}:
+        kept = schedulers.evaluations(scheduler, last_steps)
+        assert len(kept) == (2 * last_steps - 1 if name in TWICE else last_steps + (name == "pndm" and last_steps > 1))
         assert kept[-1] == asked[-1]
 
 
@@ -216,20 +216,20 @@ def test_a_start_is_noised_to_the_level_of_its_first_timestep(name: str) -> None
     torch.testing.assert_close(seen.double(), a.sqrt() * z + (1 - a).sqrt() * n, atol=2e-2, rtol=2e-2)
 
 
-@pytest.mark.parametrize(("keep", "level"), [(3, 0.16), (5, 0.23), (15, 0.47), (37, 0.83)])
-def test_the_noise_level_of_the_published_few_steps(keep: int, level: float) -> None:
+@pytest.mark.parametrize(("last_steps", "level"), [(3, 0.16), (5, 0.23), (15, 0.47), (37, 0.83)])
+def test_the_noise_level_of_the_published_few_steps(last_steps: int, level: float) -> None:
     """5 of 75 steps are a clean-up. The published levels count steps from 0; ours end at the last, a little higher."""
     scheduler = schedulers.scheduler("ddim", 75)
-    start = from_latent(torch.zeros(1, 2).double(), torch.ones(1, 2).double(), scheduler, keep)
-    assert start.timesteps[0] == round(keep * 1000 / 75) - 1
+    start = from_latent(torch.zeros(1, 2).double(), torch.ones(1, 2).double(), scheduler, last_steps)
+    assert start.timesteps[0] == round(last_steps * 1000 / 75) - 1
     assert level - 0.01 < float(start.x[0, 0]) < level + 0.04
 
 
 @pytest.mark.parametrize("name", ["ddim", "heun", "pndm"])
-@pytest.mark.parametrize("keep", [0, 76, -1])
-def test_a_start_beyond_the_schedule_is_refused(name: str, keep: int) -> None:
-    with pytest.raises(ValueError, match=f"keep is {keep}, but the schedule has 75 steps"):
-        from_latent(noise(range(3)), noise(range(3)), schedulers.scheduler(name, 75), keep)
+@pytest.mark.parametrize("last_steps", [0, 76, -1])
+def test_a_start_beyond_the_schedule_is_refused(name: str, last_steps: int) -> None:
+    with pytest.raises(ValueError, match=f"last_steps is {last_steps}, but the schedule has 75 steps"):
+        from_latent(noise(range(3)), noise(range(3)), schedulers.scheduler(name, 75), last_steps)
 
 
 @pytest.mark.parametrize("name", ["dpm++", "euler", "pndm", "unipc", "kdpm2"])

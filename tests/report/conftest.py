@@ -90,9 +90,9 @@ def plan() -> pd.DataFrame:
         "finding": finding,
         "tail_parent": "r0000",
         "head_parent": "r0001",
-        "q_a": 0.5,
-        "q_b": 0.5,
-        "p": 0.5,
+        "tail_threshold": 0.5,
+        "head_threshold": 0.5,
+        "tail_probability": 0.5,
         "seed": 1,
     }
     return pd.DataFrame(rows, index=pd.Index(uids, name="uid"))

@@ -55,8 +55,8 @@ def test_under_a_flat_prior_an_edit_is_its_parent_and_the_noise_of_its_own_stren
     backbone = label_backbone(flat, 5, space=space)
     method = built(methods, backbone=backbone, scheduler=factory("ddim", 20), guidance_scale=1.0)
     rows = method.plan(NEED, 3)
-    assert rows["keep"].nunique() == 3
-    first = method.scheduler().timesteps[[-int(keep) for keep in rows["keep"]]]
+    assert rows["last_steps"].nunique() == 3
+    first = method.scheduler().timesteps[[-int(steps) for steps in rows["last_steps"]]]
     noise = noise_like([seed_of("noise", int(seed)) for seed in rows["seed"]], (2, 8, 8))
     shift = (1 / ABAR[first] - 1).sqrt()[:, None, None, None] * noise
     z = method.latents(rows["tail_parent"].tolist())
@@ -73,7 +73,7 @@ def test_strength_towards_zero_is_the_codecs_round_trip(methods: Methods) -> Non
             methods, backbone=backbone, scheduler=factory("ddim", 1000), strength=(strength,), guidance_scale=1.0
         )
         rows = method.plan({"Hernia": 2}, 3)
-        assert set(rows["keep"]) == {round(1000 * strength)}
+        assert set(rows["last_steps"]) == {round(1000 * strength)}
         gone.append(float((images(method, rows) - parents(method, rows)).abs().mean()))
     assert gone[0] < 0.01
     assert gone == sorted(gone)
@@ -98,7 +98,7 @@ def test_the_plan_is_the_one_from_noise_with_parents_and_steps(methods: Methods)
     pd.testing.assert_frame_equal(rows[same].reset_index(drop=True), plain[same].reset_index(drop=True))
     assert rows["tail_parent"].tolist() == plain["label_source"].tolist()
     long = built(methods, num_candidates=300, scheduler=factory("ddim", 50), strength=(0.001, 0.1, 0.25))
-    shares = long.plan({"Hernia": 1}, 3)["keep"].value_counts(normalize=True)
+    shares = long.plan({"Hernia": 1}, 3)["last_steps"].value_counts(normalize=True)
     assert set(shares.index) == {1, 5, 12}
     assert shares.between(0.25, 0.42).all()
 
@@ -144,18 +144,18 @@ def test_a_partner_is_another_patient_with_the_finding_in_the_same_fold_and_view
     table["view"] = ["PA", "AP", "LATERAL"] * (len(table) // 3)
     collection = TrainTable(table, methods["edit"]().train.findings, ("Hernia", "Pleural Other"))
     rows = methods["edit"](train=collection, num_candidates=6).plan(NEED, 3)
-    mixed = rows[rows["share"] > 0]
+    mixed = rows[rows["mixing_weight"] > 0]
     a, b = (table.loc[mixed[name]] for name in ("tail_parent", "head_parent"))
     frontal = [np.where(part["view"] == "LATERAL", "lateral", "frontal") for part in (a, b)]
     assert 0 < len(mixed) < len(rows)
-    assert mixed["share"].max() < 0.5
-    assert mixed["share"].max() > 0.4
+    assert mixed["mixing_weight"].max() < 0.5
+    assert mixed["mixing_weight"].max() > 0.4
     assert (a["patient_id"].to_numpy() != b["patient_id"].to_numpy()).all()
     assert (a["fold"].to_numpy() == b["fold"].to_numpy()).all()
     assert (frontal[0] == frontal[1]).all()
     assert all(table.at[uid, finding] == 1 for uid, finding in zip(mixed["head_parent"], mixed["finding"], strict=True))
     assert mixed["parents"].tolist() == mixed[["tail_parent", "head_parent"]].to_numpy().tolist()
-    alone = rows[rows["share"] == 0]
+    alone = rows[rows["mixing_weight"] == 0]
     assert alone["parents"].tolist() == [[uid] for uid in alone["tail_parent"]]
     assert (alone["head_parent"] == alone["tail_parent"]).all()
 
@@ -169,7 +169,7 @@ def test_a_mixture_of_two_latents_is_labelled_as_it_is_mixed(methods: Methods) -
     table.loc[[a, b], "No Finding"] = 0.0
     method = built(methods, train=TrainTable(table, method.train.findings, ("Hernia",)),
                    backbone=label_backbone(flat, 5), guidance_scale=1.0)  # fmt: skip
-    row = method.plan({"Hernia": 1}, 3).iloc[[0]].assign(tail_parent=a, head_parent=b, share=0.25, keep=4)
+    row = method.plan({"Hernia": 1}, 3).iloc[[0]].assign(tail_parent=a, head_parent=b, mixing_weight=0.25, last_steps=4)
     mixed = labels(method, row).iloc[0]
     assert mixed["Effusion"] == pytest.approx(0.75)
     assert np.isnan(mixed["Mass"])

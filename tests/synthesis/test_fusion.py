@@ -100,10 +100,10 @@ def test_one_row_step_by_step(build: Build) -> None:
     with torch.no_grad():
         a, b = (coder.code(method.latents([row[name].iloc[0]])) for name in ("tail_parent", "head_parent"))
         cams = [
-            explainer.maps(s, np.array([names.index(row[c].iloc[0])])) for s, c in ((a, "finding"), (b, "finding_b"))
+            explainer.maps(s, np.array([names.index(row[c].iloc[0])])) for s, c in ((a, "finding"), (b, "head_finding"))
         ]
-        tail, generic = masks(*cams, row["q_a"].tolist(), row["q_b"].tolist())
-        s, omega = fuse(a, b, tail, generic, coins(row["seed"].tolist(), row["p"].tolist(), (8, 8)))
+        tail, generic = masks(*cams, row["tail_threshold"].tolist(), row["head_threshold"].tolist())
+        s, omega = fuse(a, b, tail, generic, coins(row["seed"].tolist(), row["tail_probability"].tolist(), (8, 8)))
         z = coder.decode(s)
         scheduler = method.scheduler()
         steps = scheduler.timesteps[-3:]

@@ -48,8 +48,8 @@ def test_partners_same_fold_other_patient_no_tail_finding(build: Build, metric: 
         assert a[row["finding"]] == 1
         assert not b[list(method.train.tail)].any()
         assert row["parents"] == [row["tail_parent"], row["head_parent"]]
-        assert row["finding_b"] == "" or b[row["finding_b"]] == 1
-        assert 0 <= row["p"] <= 1
+        assert row["head_finding"] == "" or b[row["head_finding"]] == 1
+        assert 0 <= row["tail_probability"] <= 1
 
 
 def test_a_lateral_radiograph_is_fused_with_a_lateral_one(build: Build, caplog: pytest.LogCaptureFixture) -> None:
@@ -88,12 +88,12 @@ def test_tail_images_take_turns(build: Build) -> None:
 
 def test_thresholds_are_normal_about_their_mean(build: Build) -> None:
     rows = build(plan_settings=PlanSettings(threshold_mean=0.4, threshold_sd=0.05)).plan({"Hernia": 400}, 7)
-    for name in ("q_a", "q_b"):
+    for name in ("tail_threshold", "head_threshold"):
         assert rows[name].mean() == pytest.approx(0.4, abs=4 * 0.05 / 20)
         assert rows[name].std() == pytest.approx(0.05, rel=0.15)
-    assert abs(np.corrcoef(rows["q_a"], rows["q_b"])[0, 1]) < 0.2
+    assert abs(np.corrcoef(rows["tail_threshold"], rows["head_threshold"])[0, 1]) < 0.2
     wide = build(plan_settings=PlanSettings(threshold_sd=5.0)).plan({"Hernia": 20}, 7)
-    assert wide[["q_a", "q_b"]].stack().between(0, 1).all()
+    assert wide[["tail_threshold", "head_threshold"]].stack().between(0, 1).all()
 
 
 def test_saliency_partners_are_among_the_k_nearest_maps(build: Build) -> None:
@@ -120,7 +120,7 @@ def test_confusing_partners_have_the_most_confused_head_finding(build: Build) ->
     method = build(plan_settings=PlanSettings(metric="confusing"))
     scores = method.explainer.scores_of(method.train.positive("Hernia")).mean(0)
     head = max(("Effusion", "Mass"), key=lambda name: scores[method.train.findings.index(name)])
-    assert set(method.plan({"Hernia": 10}, 7)["finding_b"]) == {head}
+    assert set(method.plan({"Hernia": 10}, 7)["head_finding"]) == {head}
 
 
 def test_bad_targets_are_refused(build: Build) -> None:

@@ -45,16 +45,16 @@ def round_trip(encode: Callable[[Tensor], Tensor], decode: Callable[[Tensor], Te
 
 def img2img(
     encode: Callable[[Tensor], Tensor], decode: Callable[[Tensor], Tensor], denoiser: Denoiser,
-    schedule: Callable[[], Any], keep: int,
+    schedule: Callable[[], Any], last_steps: int,
 ) -> Plant:  # fmt: skip
-    """Return a plant that runs the last `keep` steps of a fresh `schedule()` with `denoiser`, from real latents."""
+    """Return a plant that runs the last `last_steps` steps of a new `schedule()` with `denoiser` from real latents."""
 
     def plant(images: Tensor, rng: Generator) -> Tensor:
         z, steps = encode(images), schedule()
         noise = torch.randn(z.shape, generator=rng).to(z)
         seeds = torch.randint(0, 2**31, (len(z),), generator=rng).tolist()
         with torch.no_grad():
-            made: Tensor = decode(sample(denoiser, from_latent(z, noise, steps, keep), steps, seeds))
+            made: Tensor = decode(sample(denoiser, from_latent(z, noise, steps, last_steps), steps, seeds))
         return made.clamp(0, 1).cpu()
 
     return plant
