@@ -1,4 +1,4 @@
-"""medlt: fill the long tail of a radiograph collection with synthetic images, and prove whether it helps."""
+"""medlt: fill the long tail of a radiograph collection with synthetic images, and measure whether they help."""
 
 import lazy_loader
 

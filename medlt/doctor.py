@@ -23,6 +23,7 @@ MIN_FREE_GB = 5.0
 EXTRAS = {
     "ray": (("ray",), ()),
     "tracking": (("tensorboard",), ()),
+    "bundle": (("fire",), ()),
     "ocr": (("pytesseract",), ("tesseract",)),
 }
 """Optional dependency groups of pyproject.toml: modules, and programs that must be on the PATH."""

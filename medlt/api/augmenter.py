@@ -23,8 +23,9 @@ class LongTailAugmenter(BaseEstimator):  # type: ignore[misc]
 
     Parameters:
         method: fusion (default), edit, noise, diffult, minority, longtail, or one of a plug-in.
-        targets: train positives wanted for each tail finding; default by the collection, see `medlt.augment`.
-        seed: decides every image, split and batch.
+        sampling_strategy: `targets` of `medlt.augment`: train positives wanted for each tail finding, or the keys of
+            the section `targets`; default by the collection.
+        random_state: `seed` of `medlt.augment`: an integer that decides every image, split and batch.
         output_dir: the run folder; default runs/METHOD-DIGEST.
         settings: further keys of a config, nested or dotted.
         progress: True shows bars or lines on stderr.
@@ -36,7 +37,7 @@ class LongTailAugmenter(BaseEstimator):  # type: ignore[misc]
         sampling_strategy_: finding -> synthetic images that were added for it.
 
     Examples:
-        >>> augmenter = medlt.LongTailAugmenter(method="fusion", targets=200)
+        >>> augmenter = medlt.LongTailAugmenter(method="fusion", sampling_strategy=200)
         >>> enlarged = augmenter.fit_resample(collection)
         >>> counts = augmenter.sampling_strategy_
     """
@@ -44,15 +45,15 @@ class LongTailAugmenter(BaseEstimator):  # type: ignore[misc]
     def __init__(
         self,
         method: str | None = None,
-        targets: int | Mapping[str, Any] | None = None,
-        seed: int = 0,
+        sampling_strategy: int | Mapping[str, Any] | None = None,
+        random_state: int = 0,
         output_dir: str | Path | None = None,
         settings: Mapping[str, Any] | None = None,
         progress: bool | Progress = True,
     ) -> None:
         self.method = method
-        self.targets = targets
-        self.seed = seed
+        self.sampling_strategy = sampling_strategy
+        self.random_state = random_state
         self.output_dir = output_dir
         self.settings = settings
         self.progress = progress
@@ -70,7 +71,13 @@ class LongTailAugmenter(BaseEstimator):  # type: ignore[misc]
         rows = as_collection(collection)
         options = dict(self.settings or {})
         self.run_: Run = augment(
-            rows, self.method, self.targets, self.seed, output_dir=self.output_dir, progress=self.progress, **options
+            rows,
+            self.method,
+            self.sampling_strategy,
+            self.random_state,
+            output_dir=self.output_dir,
+            progress=self.progress,
+            **options,
         )
         targets = self.run_.config.targets
         self.findings_ = self.run_.findings

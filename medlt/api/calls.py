@@ -1,4 +1,7 @@
-"""The calls of the public interface: augment, evaluate, finetune, audit. Each runs the recipe of its command."""
+"""The calls of the public interface: augment, evaluate, finetune, audit. Each runs the recipe of its command.
+
+A call imports its recipe, and with it torch and MONAI, after its settings are validated: a typo is reported at once.
+"""
 
 from __future__ import annotations
 
@@ -13,8 +16,11 @@ from medlt.api.experiment import arms_of, real_rows, sources_of, usual
 from medlt.api.results import Audit
 from medlt.api.run import Run, load
 from medlt.api.settings import evaluate_config, run_config
+from medlt.names import did_you_mean
 from medlt.types import InputError, Progress
 
+AUDIT_OPTIONS = ("shadow_models", "canaries", "fpr", "show_pairs", "seed", "embedding_steps")
+"""Fields of `medlt.recipes.audit.AuditOptions`; its module imports torch and MONAI."""
 C = TypeVar("C", configs.RunConfig, configs.EvaluateConfig)
 
 
@@ -49,11 +55,12 @@ def augment(
         >>> run = medlt.augment(collection, method="fusion", targets=200, seed=0)
         >>> paths = run.images("Hernia").paths
     """
+    given = {"method": method, "targets": targets, "seed": seed, "output_dir": output_dir, **settings}
+    config = run_config(as_collection(collection), given)
+
     from medlt.recipes import augment as images_only
     from medlt.recipes import run as with_verdict
 
-    given = {"method": method, "targets": targets, "seed": seed, "output_dir": output_dir, **settings}
-    config = run_config(as_collection(collection), given)
     return _finished((with_verdict if evaluate else images_only).main, config, progress)
 
 
@@ -81,12 +88,13 @@ def finetune(
         >>> run = medlt.finetune(collection, denoiser={"steps": 4000})
         >>> folder = run.export("diffusers", "generator")
     """
-    from medlt.recipes import train
-
     given: dict[str, Any] = {"method": "noise", "seed": seed, "output_dir": output_dir, **settings}
     if model is not None:
         given["denoiser"] = _stable_diffusion(model, given)
     config = run_config(as_collection(collection), given)
+
+    from medlt.recipes import train
+
     return _finished(lambda config, progress: train.main(config, "denoiser", progress), config, progress)
 
 
@@ -120,13 +128,15 @@ def evaluate(
         >>> experiment = medlt.evaluate(run, evaluation={"seeds": 5})
         >>> sentence = str(experiment.verdict)
     """
-    from medlt.recipes import evaluate as recipe
-
     if "sources" in settings:
         raise InputError("sources: give finished runs as runs={NAME: run}")
     sources = sources_of(collection, runs)
     given = {"seed": seed, "output_dir": output_dir, **settings, "arms": arms_of(sources, arms)}
-    return _finished(recipe.main, evaluate_config(real_rows(collection), usual(sources), given), progress)
+    config = evaluate_config(real_rows(collection), usual(sources), given)
+
+    from medlt.recipes import evaluate as recipe
+
+    return _finished(recipe.main, config, progress)
 
 
 def audit(run: Run | str | Path, *, progress: bool | Progress = True, **options: Any) -> Audit:
@@ -146,12 +156,13 @@ def audit(run: Run | str | Path, *, progress: bool | Progress = True, **options:
         >>> audit = medlt.audit(run)
         >>> conclusion = str(audit)
     """
+    if unknown := [name for name in options if name not in AUDIT_OPTIONS]:
+        close = did_you_mean(unknown[0], AUDIT_OPTIONS) or ";"
+        raise InputError(f"audit has no option {unknown[0]!r}{close} use {', '.join(AUDIT_OPTIONS)}")
+    folder = run.folder if isinstance(run, Run) else load(run).folder
+
     from medlt.recipes import audit as recipe
 
-    known = recipe.AuditOptions.__dataclass_fields__
-    if unknown := [name for name in options if name not in known]:
-        raise InputError(f"audit has no option {unknown[0]!r}; use {', '.join(known)}")
-    folder = run.folder if isinstance(run, Run) else load(run).folder
     with displayed(progress) as callback:
         return Audit.of(recipe.main(folder, recipe.AuditOptions(**options), callback))
 

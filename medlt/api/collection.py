@@ -27,7 +27,7 @@ CARRIED = ("sex", "age")
 """Columns that describe a patient; never inferred to be findings."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class CollectionSummary:
     """What a collection holds and what an experiment on it could show. Print it.
 
@@ -57,8 +57,11 @@ class CollectionSummary:
         ]
         return "\n".join(lines)
 
+    def __repr__(self) -> str:
+        return f"CollectionSummary({self.images} images of {self.patients} patients, {len(self.tail)} tail findings)"
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, eq=False)
 class Collection:
     """Images of patients, their labels and their splits. Open one with `from_csv` or one of its siblings.
 
@@ -78,7 +81,8 @@ class Collection:
     @classmethod
     def from_manifest(cls, path: str | Path) -> Self:
         """Read a manifest.parquet, such as `medlt manifest` writes. Raises InputError for any other file."""
-        return cls(Manifest.read(Path(path)), Path(path).absolute())
+        file = Path(path).expanduser().absolute()
+        return cls(Manifest.read(file), file)
 
     @classmethod
     def from_csv(
@@ -92,7 +96,7 @@ class Collection:
         options: those of the layout csv, such as column={"patient_id": "pid"}, patient="(p[0-9]+)",
         all_zero="keep". Raises InputError for what does not fit.
         """
-        table = Path(table)
+        table = Path(table).expanduser()
         chosen = tuple(findings) if findings is not None else _label_columns(table, options.get("column") or {})
         options.setdefault("all_zero", "keep")
         return cls.from_layout("csv", table, images=images, findings=chosen, **options)
@@ -112,14 +116,15 @@ class Collection:
         key: the column of the table that names the image; findings and options as for `from_csv`.
         """
         known = dict(options.get("column") or {})
-        chosen = tuple(findings) if findings is not None else _label_columns(Path(labels), known, (key,))
+        labels = Path(labels).expanduser()
+        chosen = tuple(findings) if findings is not None else _label_columns(labels, known, (key,))
         options.setdefault("all_zero", "keep")
         return cls.from_layout("folder", folder, labels=labels, key=key, findings=chosen, **options)
 
     @classmethod
     def from_layout(cls, layout: str, source: str | Path, **options: Any) -> Self:
         """Read a published layout, or one of a plug-in (`medlt.layouts`), with the layout's own options."""
-        paths = {name: Path(value).expanduser() if isinstance(value, str) and name in FOLDERS else value
+        paths = {name: Path(value).expanduser() if isinstance(value, str | Path) and name in FOLDERS else value
                  for name, value in options.items()}  # fmt: skip
         try:
             result = read_layout(layout, Path(source).expanduser(), paths)
@@ -136,7 +141,7 @@ class Collection:
         from medlt.config import PhantomData
         from medlt.data.source import open_data
 
-        return cls(open_data(PhantomData(patients=patients, **options), seed=seed, folder=Path(folder)))
+        return cls(open_data(PhantomData(patients=patients, **options), seed=seed, folder=Path(folder).expanduser()))
 
     @property
     def findings(self) -> tuple[str, ...]:
@@ -173,7 +178,7 @@ class Collection:
 
     def place(self, folder: Path) -> Path:
         """Return where the manifest lies: its file, or FOLDER/collection-DIGEST.parquet for rows in memory."""
-        return self.file or Path(folder).absolute() / f"collection-{self.digest()}.parquet"
+        return self.file or Path(folder).expanduser().absolute() / f"collection-{self.digest()}.parquet"
 
     def saved(self, folder: Path) -> Path:
         """Return `place` of the folder; rows in memory are written there first, unless they are there."""
@@ -186,6 +191,10 @@ class Collection:
 
     def __len__(self) -> int:
         return len(self.manifest.rows)
+
+    def __repr__(self) -> str:
+        patients = self.manifest.rows["patient_id"].nunique()
+        return f"Collection({len(self)} images of {patients} patients, {len(self.findings)} findings)"
 
 
 def as_collection(given: Collection | str | Path) -> Collection:
@@ -204,7 +213,7 @@ def as_collection(given: Collection | str | Path) -> Collection:
         )
     if path.suffix in (".yaml", ".yml"):
         raise InputError(
-            f"{path}: is a config; run it with `medlt augment {path}`, or give the collection that it names"
+            f"{path.absolute()}: is a config; run it with `medlt augment {path}`, or give the collection that it names"
         )
     return Collection.from_csv(path)
 
@@ -236,5 +245,7 @@ def _label_columns(table: Path, column: Mapping[str, str], other: Sequence[str |
         if values.notna().eq(source[name].notna()).all() and values.dropna().isin((0, 1)).all() and (values == 1).any()
     ]
     if not labels:
-        raise InputError(f"{table}: no column holds only 0, 1 and blanks; name the label columns with findings=[...]")
+        raise InputError(
+            f"{table.absolute()}: no column holds only 0, 1 and blanks; name the label columns with findings=[...]"
+        )
     return tuple(labels)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -38,15 +39,34 @@ FEWEST = {"codec": 400, "denoiser": 800}
 """Steps of a training, however small the collection."""
 
 
-def defaults(collection: Collection, given: Mapping[str, Any]) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Machine:
+    """What a run computes on: a torch device, and the precision of a denoiser's training."""
+
+    device: str
+    precision: str
+
+
+def machine(given: Mapping[str, Any]) -> Machine:
+    """Return the device of the caller's settings, else this machine's, and the best precision on it. Imports torch."""
+    device = str(given["device"]) if "device" in given else _device()
+    return Machine(device, _precision(device))
+
+
+def plain_machine(given: Mapping[str, Any]) -> Machine:
+    """Return a machine that every setting fits, without the import of torch."""
+    return Machine(str(given.get("device", "cpu")), "fp32")
+
+
+def defaults(collection: Collection, given: Mapping[str, Any], on: Machine) -> dict[str, Any]:
     """Return a config's tree without output_dir and data. `given`: the caller's settings, which decide some of them."""
-    device = str(given.get("device", _device()))
+    device = on.device
     usual = GPU if device.startswith("cuda") else CPU
     kind = _section(given, "denoiser").get("kind", "unet")
     private = given.get("privacy") is not None
     train = int((collection.manifest.rows["split"] == "train").sum())
     codec, unet = (_steps(usual[name], train, name) for name in ("codec", "denoiser"))
-    denoiser = {**unet, "precision": _precision(device)} if kind == "unet" else {"kind": kind}
+    denoiser = {**unet, "precision": on.precision} if kind == "unet" else {"kind": kind}
     size = given.get("size")
     size = size if isinstance(size, int) else image_size(collection, 256 if usual is GPU else 128)
     return {

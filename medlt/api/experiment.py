@@ -17,20 +17,22 @@ Given = Run | str | Path
 
 
 def _is_run(given: object) -> bool:
-    return isinstance(given, Run) or (isinstance(given, str | Path) and (Path(given) / "config.yaml").is_file())
+    return isinstance(given, Run) or (
+        isinstance(given, str | Path) and (Path(given).expanduser() / "config.yaml").is_file()
+    )
 
 
 def _run(given: Given) -> Run:
     run = given if isinstance(given, Run) else load(given)
     if not isinstance(run.config, configs.RunConfig) or not (run.folder / "manifest.parquet").is_file():
-        raise InputError(f"{run.folder}: has no synthetic images; give a run that `medlt.augment` finished")
+        raise InputError(f"{run.folder.absolute()}: has no synthetic images; give a run that `medlt.augment` finished")
     return run
 
 
 def real_rows(collection: Run | Collection | str | Path) -> Collection:
     """Return the real rows of an experiment: a collection, or the rows that a run filed."""
     if _is_run(collection):
-        folder = collection.folder if isinstance(collection, Run) else Path(str(collection))
+        folder = collection.folder if isinstance(collection, Run) else Path(str(collection)).expanduser()
         return Collection.from_manifest(folder / ROWS)
     assert not isinstance(collection, Run)
     return as_collection(collection)

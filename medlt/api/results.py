@@ -45,7 +45,7 @@ class Verdict:
         return self.sentence
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Audit:
     """What an audit measured. Print it for its conclusion.
 
@@ -73,10 +73,13 @@ class Audit:
         try:
             return cls.of(read_json(file))
         except (KeyError, TypeError):
-            raise InputError(f"{file}: damaged; run `medlt audit` again") from None
+            raise InputError(f"{file.absolute()}: damaged; run `medlt audit` again") from None
 
     def __str__(self) -> str:
         return self.conclusion
+
+    def __repr__(self) -> str:
+        return f"Audit(passed={self.passed}, {len(self.results)} tests)"
 
 
 def read_json(file: Path) -> dict[str, Any]:
@@ -84,4 +87,4 @@ def read_json(file: Path) -> dict[str, Any]:
     try:
         return dict(json.loads(file.read_text()))
     except (ValueError, TypeError):
-        raise InputError(f"{file}: damaged; remove it, and run the same command again") from None
+        raise InputError(f"{file.absolute()}: damaged; remove it, and run the same command again") from None

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 FILED = Path("stages") / "data" / "manifest.parquet"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class SyntheticImages:
     """Synthetic images of a run, in the order of the plan. Iterate over it for the paths of the PNG files."""
 
@@ -58,6 +58,9 @@ class SyntheticImages:
 
     def __iter__(self) -> Iterator[Path]:
         return iter(self.paths)
+
+    def __repr__(self) -> str:
+        return f"SyntheticImages({len(self)} images in {str(self.manifest.root)!r})"
 
 
 @dataclass(frozen=True)
@@ -105,14 +108,16 @@ class Run:
     def images(self, finding: str | None = None) -> SyntheticImages:
         """Return the synthetic images that passed the checks: those made for one finding, or all.
 
-        Raises InputError for a finding that the run does not know.
+        Raises InputError for a finding that the run does not have.
         """
         rows, findings = self.manifest.rows, self.manifest.findings
         chosen = is_synthetic(self.manifest)
         if finding is not None:
             if finding not in findings:
                 close = did_you_mean(finding, findings) or ";"
-                raise InputError(f"{self.folder}: no finding {finding!r}{close} it has {', '.join(findings)}")
+                raise InputError(
+                    f"{Path(self.folder).absolute()}: no finding {finding!r}{close} it has {', '.join(findings)}"
+                )
             chosen &= rows["finding"] == finding if "finding" in rows else False
         return SyntheticImages(self.manifest.where(chosen))
 
@@ -173,21 +178,24 @@ class Run:
         part = self.manifest.split(split)
         return dataset(part if synthetic else part.where(~is_synthetic(part)), size)
 
-    def export(self, format: str, out: str | Path, **options: Any) -> Path:
+    def export(self, format: str, out: str | Path | None = None, **options: Any) -> Path:
         """Write the run to the new folder `out` in another tool's format, and return the folder.
 
         format: imagefolder, monai, cxr-lt, longtailcxr or webdataset for the images; monai-bundle or diffusers for the
-        generator. options: real=True writes the real images too, where a format takes images.
+        generator. out: by default RUN-FORMAT, beside the run folder. options: real=True writes the real images too,
+        where a format takes images.
         Raises InputError for an unknown format, a folder that is not empty, and a run that has nothing to write.
         """
         from medlt.export import export
 
-        return export(self.folder, format, Path(out), **options)
+        folder = Path(self.folder).absolute()
+        place = folder.with_name(f"{folder.name}-{format}") if out is None else Path(out).expanduser()
+        return export(self.folder, format, place, **options)
 
     def _table(self, name: str) -> pd.DataFrame:
         file = self.folder / name
         if not file.is_file():
-            raise InputError(f"{file}: no such file; only a run that made images has one, see medlt.augment")
+            raise InputError(f"{file.absolute()}: no such file; only a run that made images has one, see medlt.augment")
         return read_table(file)
 
     def __repr__(self) -> str:
@@ -208,7 +216,7 @@ def read_config(folder: Path) -> configs.RunConfig | configs.EvaluateConfig:
     try:
         tree: Any = yaml.safe_load(file.read_text())
     except yaml.YAMLError:
-        raise InputError(f"{file}: damaged; restore it from a copy of the run") from None
+        raise InputError(f"{file.absolute()}: damaged; restore it from a copy of the run") from None
     config = configs.load_verdict(file) if isinstance(tree, dict) and "arms" in tree else configs.load_config(file)
     return config.model_copy(update={"output_dir": Path(folder)})
 
@@ -229,5 +237,7 @@ def load(folder: str | Path) -> Run:
     folder = Path(folder).expanduser()
     read_config(folder)
     if not any((folder / name).exists() for name in ("manifest.parquet", "verdict.json", "denoiser")):
-        raise InputError(f"{folder}: the run was not finished; call the same function, or the same command, again")
+        raise InputError(
+            f"{folder.absolute()}: the run was not finished; call the same function, or the same command, again"
+        )
     return Run(folder.absolute())

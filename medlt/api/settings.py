@@ -8,7 +8,7 @@ from typing import Any
 
 from medlt import config as configs
 from medlt.api.collection import Collection
-from medlt.api.defaults import defaults
+from medlt.api.defaults import Machine, defaults, machine, plain_machine
 from medlt.files import digest
 from medlt.types import InputError
 
@@ -77,11 +77,16 @@ def run_config(collection: Collection, settings: Settings) -> configs.RunConfig:
     given = nested(settings)
     if "data" in given:
         raise InputError("data: the collection is the data; leave the key out")
-    tree = merged(defaults(collection, given), given)
-    named = f"{tree['method'].get('kind')}-{_digest(collection, tree)}"
-    config = configs.parse(_placed(collection, tree, named), "settings")
+    _parsed(collection, given, plain_machine(given))  # reports a typo before torch is imported
+    config = _parsed(collection, given, machine(given))
     collection.saved(config.output_dir.parent)
     return config
+
+
+def _parsed(collection: Collection, given: Settings, on: Machine) -> configs.RunConfig:
+    tree = merged(defaults(collection, given, on), given)
+    named = f"{tree['method'].get('kind')}-{_digest(collection, tree)}"
+    return configs.parse(_placed(collection, tree, named), "settings")
 
 
 def evaluate_config(collection: Collection, usual: Settings, settings: Settings) -> configs.EvaluateConfig:

@@ -28,8 +28,8 @@ class RandSyntheticSwapd(RandomizableTransform, MapTransform):  # type: ignore[m
     unchanged, NaN labels too; the label vector of a synthetic image keeps its soft labels and its NaN.
 
     Args:
-        run: a finished `Run` or its folder, whose synthetic images are drawn.
         keys: the key of the image [C,H,W], H = W, and the key of the label vector [K] in the order of `run.findings`.
+        run: a finished `Run` or its folder, whose synthetic images are drawn.
         prob: probability of a swap, in [0,1].
         swap: "tail" swaps only items that are positive for a finding with synthetic images, for an image that was made
             for that finding; "any" swaps every item, for a synthetic image of a finding drawn uniformly, so that all
@@ -43,14 +43,14 @@ class RandSyntheticSwapd(RandomizableTransform, MapTransform):  # type: ignore[m
         InputError: for a run without synthetic images, or a finding without any.
 
     Examples:
-        >>> swap = medlt.RandSyntheticSwapd(run, keys=("image", "label"), prob=0.3)
+        >>> swap = medlt.RandSyntheticSwapd(("image", "label"), run, prob=0.3)
         >>> item = swap(run.dataset(synthetic=False)[0])
     """
 
     def __init__(
         self,
+        keys: KeysCollection,
         run: Run | str | Path,
-        keys: KeysCollection = ("image", "label"),
         prob: float = 0.1,
         swap: Literal["tail", "any"] = "tail",
         findings: tuple[str, ...] | None = None,

@@ -1,1 +1,1 @@
-
+"""Checks that reject synthetic images: sanity, near copies, labels."""

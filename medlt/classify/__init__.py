@@ -1,1 +1,1 @@
-
+"""Classifiers of findings, their training, and class activation maps."""

@@ -1,1 +1,1 @@
-
+"""Manifests, layouts, DICOM conversion, de-identification and data sets."""

@@ -37,7 +37,7 @@ __all__ = ["REQUIRED", "RESERVED", "SPLITS", "Manifest", "uids_in"]
 READERS = 8
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Manifest:
     """Rows indexed by uid, the names of the finding columns, and the folder that relative paths start from.
 
@@ -151,6 +151,10 @@ class Manifest:
         with ThreadPoolExecutor(READERS) as pool:
             read = dict(zip(lacking, pool.map(self._hashed, lacking), strict=True))
         return {uid: read[uid] if uid in read else str(value) for uid, value in known.items()}
+
+    def __repr__(self) -> str:
+        patients = self.rows["patient_id"].nunique()
+        return f"Manifest({len(self.rows)} images of {patients} patients, {len(self.findings)} findings)"
 
     def _hashed(self, uid: str) -> str:
         try:

@@ -1,1 +1,1 @@
-
+"""Codecs, denoisers, their training, guidance and the sampler."""

@@ -22,6 +22,10 @@ from medlt.types import InputError
 
 POLL = 0.5  # seconds
 PR_SET_PDEATHSIG = 1
+ENDED = (
+    "a worker process ended unexpectedly: memory ran out, or a script calls medlt outside `if __name__ == "
+    '"__main__":`; use fewer workers, or put the calls under that line, and run again (finished work is kept)'
+)
 
 K = TypeVar("K")
 R = TypeVar("R")
@@ -82,8 +86,7 @@ def in_processes(
             for done in as_completed(waiting):
                 yield waiting[done], done.result()
         except BrokenProcessPool:
-            why = "a worker process ended unexpectedly, perhaps because memory ran out"
-            raise InputError(f"{why}; use fewer workers and run again (finished work is kept)") from None
+            raise InputError(ENDED) from None
         except BaseException:
             stop.set()
             pool.shutdown(wait=False, cancel_futures=True)

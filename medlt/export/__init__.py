@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
 from medlt.files import whole_folder
+from medlt.names import did_you_mean
 from medlt.plugins import resolve
 from medlt.types import InputError
 
@@ -34,7 +34,7 @@ def export(run: Path, kind: str, out: Path, real: bool = False) -> Path:
     real: also write the real images, which are of patients; for the formats of images alone.
     Raises InputError for an unknown format, a run that has nothing to write, and a folder that is not empty.
     """
-    run, out = Path(run), Path(out).expanduser()
+    run, out = Path(run).expanduser().absolute(), Path(out).expanduser()
     writer = _writer(kind)
     if real and kind not in IMAGES:
         raise InputError(f"format {kind} holds a generator and no images; leave real out")
@@ -48,7 +48,7 @@ def _writer(kind: str) -> Any:
     if kind in ABSENT:
         raise InputError(f"format {kind} is not written; use {ABSENT[kind]}")
     if kind not in known:
-        near = get_close_matches(kind, FORMATS, 1)
-        meant = f"did you mean {near[0]}? " if near else ""
-        raise InputError(f"no export format {kind!r}; {meant}Use one of {', '.join(FORMATS)}")
+        raise InputError(
+            f"no export format {kind!r}{did_you_mean(kind, FORMATS) or ';'} use one of {', '.join(FORMATS)}"
+        )
     return resolve(known[kind])

@@ -82,7 +82,7 @@ def _inference(trained: TrainedGenerator, definition: dict[str, Any]) -> dict[st
 
 
 def _example(trained: TrainedGenerator) -> str:
-    """Return the finding that the examples ask for."""
+    """Return the finding of the examples."""
     return trained.findings[0]
 
 

@@ -135,7 +135,7 @@ class LabelPipeline(DiffusionPipeline):  # type: ignore[misc]
 
 
 class Generator(nn.Module):
-    """The same parts as one network, from their configs, as a MONAI bundle wants it."""
+    """The same parts as one network, from their configs, as a MONAI bundle requires it."""
 
     def __init__(
         self, unet: Mapping[str, Any], vae: Mapping[str, Any], scheduler: Mapping[str, Any],
@@ -170,12 +170,12 @@ def pictures(images: Tensor) -> list[Image.Image]:
 
 
 def save(images: Tensor, folder: str, seeds: Sequence[int], run: str = "") -> list[str]:
-    """Write one PNG a seed, and return the files. Their text chunks say that they are synthetic, and by which run."""
+    """Write one PNG a seed, and return the files. Their text chunks: synthetic, the run, the uid, the seed."""
     Path(folder).mkdir(parents=True, exist_ok=True)
     files = [str(Path(folder) / f"synthetic-{seed}.png") for seed in seeds]
     for seed, file, picture in zip(seeds, files, pictures(images), strict=True):
         text = PngInfo()
-        values = {"Description": NOTICE, "Synthetic": "true", "Run": run, "Seed": str(seed)}
+        values = {"Description": NOTICE, "Synthetic": "true", "Run": run, "UID": f"synthetic-{seed}", "Seed": str(seed)}
         for name in filter(values.get, values):
             text.add_text(name, values[name])
         picture.save(file, pnginfo=text)

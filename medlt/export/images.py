@@ -21,12 +21,12 @@ def exported(run: Path, real: bool) -> Manifest:
     """
     file = run / "manifest.parquet"
     if not file.is_file():
-        raise InputError(f"{run}: has no manifest.parquet, so it made no images; run `medlt augment` first")
+        raise InputError(f"{run.absolute()}: has no manifest.parquet, so it made no images; run `medlt augment` first")
     manifest = Manifest.read(file)
     rows = manifest.rows
     synthetic = rows["synthetic"].astype(bool) if "synthetic" in rows else pd.Series(False, rows.index)
     if not synthetic.any():
-        raise InputError(f"{run}: no synthetic image passed the checks, so there is nothing to export")
+        raise InputError(f"{run.absolute()}: no synthetic image passed the checks, so there is nothing to export")
     return manifest if real else manifest.where(synthetic)
 
 

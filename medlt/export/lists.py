@@ -60,7 +60,7 @@ def export_longtailcxr(run: Path, out: Path, real: bool = False) -> None:
     write_provenance(run, out)
     single = _single(manifest)
     if single.empty:
-        raise InputError(f"{run}: no image has a single finding; use format cxr-lt")
+        raise InputError(f"{run.absolute()}: no image has a single finding; use format cxr-lt")
     names = copy_images(manifest, manifest.rows.loc[single.index], out / "images")
     for split, part in manifest.rows.loc[single.index].groupby("split"):
         table = single.loc[part.index].astype(int)

@@ -18,12 +18,11 @@ SOURCE = Path(__file__).with_name("generator.py")
 
 
 def label_unet(run: Path) -> tuple[TrainedGenerator, LabelUNet]:
-    """Return a run's generator and its UNet. Raises InputError for a denoiser that diffusers does not know."""
+    """Return a run's generator and its UNet. Raises InputError for a denoiser that diffusers does not support."""
     trained = open_generator(run)
     if not isinstance(trained.network, LabelUNet):
-        raise InputError(
-            f"{run}: its denoiser is a {trained.network.family}, which diffusers does not know; use a unet"
-        )
+        family = trained.network.family
+        raise InputError(f"{run.absolute()}: its denoiser is a {family}, which diffusers does not support; use a unet")
     return trained, trained.network
 
 

@@ -66,7 +66,7 @@ def export_diffusers(run: Path, out: Path) -> None:
 def _copy_stable_diffusion(run: Path, out: Path, chosen: configs.StableConfig) -> None:
     """Copy RUN/denoiser, and write the words of its prompts beside it."""
     if chosen.train == "none" or not (run / "denoiser").is_dir():
-        raise InputError(f"{run}: trained no Stable Diffusion; use the checkpoint that its config names")
+        raise InputError(f"{run.absolute()}: trained no Stable Diffusion; use the checkpoint that its config names")
     shutil.copytree(run / "denoiser", out, dirs_exist_ok=True)
     write_json(out / "prompts.json", chosen.prompts.model_dump(mode="json"))
     _write_readme(out, WHOLE if chosen.train == "full" else LORA, write_provenance(run, out))

@@ -19,7 +19,7 @@ CARDS = ("MODEL_CARD.md", "DATASHEET.md")
 """Files of a run that go with an export where they are there."""
 NOTICE = "Synthetic radiographs. They show no patient; do not use them for diagnosis."
 SECRET = ("data", "units")
-"""Fields of a mechanism that stay in the run: by a digest, who knows all rows but one could test for that one."""
+"""Fields of a mechanism that stay in the run: a person who knows all rows but one could test a digest for that one."""
 
 
 def provenance(run: Path) -> dict[str, Any]:
@@ -41,7 +41,7 @@ def run_id(run: Path) -> str:
     try:
         return str(json.loads(file.read_text()).get("id", "")) if file.is_file() else ""
     except (ValueError, AttributeError):
-        raise InputError(f"{file}: damaged; remove it, and run the same command again") from None
+        raise InputError(f"{file.absolute()}: damaged; remove it, and run the same command again") from None
 
 
 def write_provenance(run: Path, out: Path) -> dict[str, Any]:

@@ -151,7 +151,8 @@ def finished(folder: Path, progress: Progress, artifacts_dir: Path | None = None
     """Open a finished run read-only, wherever its folder is. Raises InputError if it is not finished."""
     for name in ("config.yaml", "manifest.parquet"):
         if not (folder / name).is_file():
-            raise InputError(f"{folder}: is not a finished run: it has no {name}; run `medlt augment` for it first")
+            place = folder.absolute()
+            raise InputError(f"{place}: is not a finished run: it has no {name}; run `medlt augment` for it first")
     config = configs.load_config(folder / "config.yaml").model_copy(update={"output_dir": folder})
     store = Store(Path(artifacts_dir or config.artifacts_dir or folder / "artifacts"))
     return RunFolder(folder, config, runtime_of(config, progress), store, writable=False)

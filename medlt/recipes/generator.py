@@ -40,7 +40,8 @@ def open_generator(folder: Path, progress: Progress = silent) -> TrainedGenerato
     a trained denoiser, for one of Stable Diffusion (its RUN/denoiser is in diffusers' format already), and for a codec
     of a plug-in.
     """
-    run = _opened(Path(folder), progress)
+    folder = Path(folder).absolute()
+    run = _opened(folder, progress)
     if isinstance(run.config.denoiser, configs.StableConfig):
         raise InputError(f"{folder}: its denoiser is a Stable Diffusion; {folder}/denoiser is in diffusers' format")
     with run.runtime.limited():
@@ -68,7 +69,9 @@ def _opened(folder: Path, progress: Progress) -> RunFolder[configs.RunConfig]:
     if not isinstance(config.denoiser, configs.StableConfig):
         for kind in ("codec", "denoiser") if isinstance(config.codec, configs.TrainedCodec) else ("denoiser",):
             if not store.folders(kind):
-                raise InputError(f"{store.root}: holds no trained {kind}; finish the run, or restore its artifacts")
+                raise InputError(
+                    f"{store.root.absolute()}: holds no trained {kind}; finish the run, or restore its artifacts"
+                )
     return RunFolder(folder, config, runtime_of(config, progress), store, writable=False)
 
 

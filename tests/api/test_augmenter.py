@@ -9,11 +9,12 @@ import medlt
 
 
 def test_parameters_are_those_of_an_estimator() -> None:
-    augmenter = medlt.LongTailAugmenter(method="edit", targets=50)
+    augmenter = medlt.LongTailAugmenter(method="edit", sampling_strategy=50)
     assert augmenter.get_params() == {
-        "method": "edit", "targets": 50, "seed": 0, "output_dir": None, "settings": None, "progress": True,
+        "method": "edit", "sampling_strategy": 50, "random_state": 0, "output_dir": None, "settings": None,
+        "progress": True,
     }  # fmt: skip
-    assert augmenter.set_params(seed=4) is augmenter
+    assert augmenter.set_params(random_state=4) is augmenter
     assert clone(augmenter).get_params() == augmenter.get_params()
     assert not hasattr(augmenter, "run_")
     with pytest.raises(ValueError, match="stepz"):
@@ -24,10 +25,10 @@ def test_parameters_are_those_of_an_estimator() -> None:
 def test_fit_resample_returns_the_enlarged_collection(
     tiny_run: medlt.Run, tiny_collection: medlt.Collection, tiny_settings: dict[str, Any]
 ) -> None:
-    own = ("method", "targets", "seed")
+    own = {"method": "method", "targets": "sampling_strategy", "seed": "random_state"}
     rest = {name: value for name, value in tiny_settings.items() if name not in own}
     augmenter = medlt.LongTailAugmenter(
-        **{name: tiny_settings[name] for name in own}, output_dir=tiny_run.folder, settings=rest, progress=False
+        **{own[name]: tiny_settings[name] for name in own}, output_dir=tiny_run.folder, settings=rest, progress=False
     )
     enlarged = augmenter.fit_resample(tiny_collection)
     assert augmenter.run_ == tiny_run

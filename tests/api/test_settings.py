@@ -32,6 +32,11 @@ def dotted(tree: dict[str, Any], before: str = "") -> dict[str, Any]:
     return leaves
 
 
+def usual(collection: medlt.Collection, given: dict[str, Any]) -> dict[str, Any]:
+    """The defaults on the device that is given, else on this machine."""
+    return defaults.defaults(collection, given, defaults.machine(given))
+
+
 @given(TREES)
 def test_dotted_keys_are_the_nested_mapping(tree: dict[str, Any]) -> None:
     assert nested(dotted(tree)) == tree
@@ -88,10 +93,10 @@ def test_the_config_is_the_one_of_the_command_line(
     tiny_collection: medlt.Collection, tiny_settings: dict[str, Any], tmp_path: Path
 ) -> None:
     made = run_config(tiny_collection, {"output_dir": tmp_path / "run", **tiny_settings})
-    usual = defaults.defaults(tiny_collection, nested(tiny_settings))
+    tree = usual(tiny_collection, nested(tiny_settings))
     data = {"kind": "manifest", "path": str(tiny_collection.saved(tmp_path))}
     file = tmp_path / "config.yaml"
-    file.write_text(yaml.safe_dump({**merged(usual, tiny_settings), "output_dir": str(tmp_path / "run"), "data": data}))
+    file.write_text(yaml.safe_dump({**merged(tree, tiny_settings), "output_dir": str(tmp_path / "run"), "data": data}))
     assert configs.load_config(file) == made
     assert made.denoiser.steps == 6
     assert made.skip_unreadable
@@ -134,28 +139,28 @@ def large(counts: dict[str, int], side: int, folder: Path) -> medlt.Collection:
 
 def test_defaults_by_what_the_collection_has(tmp_path: Path) -> None:
     small = large({"A": 5, "B": 60, "C": 300}, 3000, tmp_path)
-    tree = defaults.defaults(small, {"device": "cpu"})
+    tree = usual(small, {"device": "cpu"})
     assert tree["size"] == 128
     assert tree["targets"] == {"count": 60}  # up to the rarest finding that is not tail
     big = large({"A": 5, "B": 60, "C": 1500}, 100, tmp_path)
-    tree = defaults.defaults(big, {"device": "cpu"})
+    tree = usual(big, {"device": "cpu"})
     assert tree["size"] == 96
     assert tree["targets"] == {"count": 100}
-    assert defaults.defaults(big, {"targets": {"count": 7}})["targets"] == {}
+    assert usual(big, {"targets": {"count": 7}})["targets"] == {}
 
 
 @pytest.mark.parametrize(("images", "codec", "denoiser"), [(65, 400, 800), (500, 1250, 1562), (3000, 1500, 2000)])
 def test_few_images_get_fewer_steps(tmp_path: Path, images: int, codec: int, denoiser: int) -> None:
-    tree = defaults.defaults(large({"A": 5, "B": images - 5}, 64, tmp_path), {"device": "cpu"})
+    tree = usual(large({"A": 5, "B": images - 5}, 64, tmp_path), {"device": "cpu"})
     assert (tree["codec"]["steps"], tree["denoiser"]["steps"]) == (codec, denoiser)
 
 
 def test_defaults_by_machine_and_privacy(tmp_path: Path) -> None:
     collection = large({"A": 5, "B": 60, "C": 300}, 3000, tmp_path)
-    gpu = defaults.defaults(collection, {"device": "cuda"})
+    gpu = usual(collection, {"device": "cuda"})
     assert gpu["size"] == 256
     assert gpu["denoiser"]["width"] > 64
-    private = defaults.defaults(collection, {"device": "cpu", "privacy": {"epsilon": 8, "delta": 1e-6}})
+    private = usual(collection, {"device": "cpu", "privacy": {"epsilon": 8, "delta": 1e-6}})
     assert private["method"] == {"kind": "noise"}
     assert "balance" not in private["denoiser"]
 
@@ -183,6 +188,6 @@ def test_the_defaults_of_a_private_run_can_be_run(tiny_collection: medlt.Collect
 
 def test_stable_diffusion_takes_its_own_autoencoder(tiny_collection: medlt.Collection, tmp_path: Path) -> None:
     denoiser = {"kind": "stable-diffusion", "model": {"kind": "folder", "path": str(tmp_path)}}
-    tree = defaults.defaults(tiny_collection, {"denoiser": denoiser})
+    tree = usual(tiny_collection, {"denoiser": denoiser})
     assert tree["codec"] == {"kind": "folder", "path": str(tmp_path)}
     assert tree["denoiser"] == {"kind": "stable-diffusion", "balance": "inverse_sqrt"}

@@ -13,6 +13,7 @@ from PIL import Image
 import medlt
 
 SIZE = 32
+KEYS = ("image", "label")
 
 
 def item(run: medlt.Run, finding: str | None = None) -> dict[str, Any]:
@@ -37,14 +38,14 @@ def without(run: medlt.Run) -> str:
 
 
 def test_probability_0_changes_nothing(tiny_run: medlt.Run, made_for: str) -> None:
-    swap = medlt.RandSyntheticSwapd(tiny_run, prob=0.0, swap="any")
+    swap = medlt.RandSyntheticSwapd(KEYS, tiny_run, prob=0.0, swap="any")
     given = item(tiny_run, made_for)
     result = swap(given)
     assert all(result[name] is given[name] for name in given)
 
 
 def test_a_swapped_item_is_a_row_and_its_file(tiny_run: medlt.Run, made_for: str) -> None:
-    swap = medlt.RandSyntheticSwapd(tiny_run, prob=1.0).set_random_state(0)
+    swap = medlt.RandSyntheticSwapd(KEYS, tiny_run, prob=1.0).set_random_state(0)
     rows = tiny_run.images().rows
     for _ in range(8):
         result = swap(item(tiny_run, made_for))
@@ -58,7 +59,7 @@ def test_a_swapped_item_is_a_row_and_its_file(tiny_run: medlt.Run, made_for: str
 
 
 def test_only_items_of_a_finding_with_images_are_swapped_for_tail(tiny_run: medlt.Run) -> None:
-    swap = medlt.RandSyntheticSwapd(tiny_run, prob=1.0, swap="tail")
+    swap = medlt.RandSyntheticSwapd(KEYS, tiny_run, prob=1.0, swap="tail")
     for finding in (None, without(tiny_run)):
         given = item(tiny_run, finding)
         result = swap(given)
@@ -67,7 +68,7 @@ def test_only_items_of_a_finding_with_images_are_swapped_for_tail(tiny_run: medl
 
 
 def test_any_item_is_swapped_and_findings_are_equally_frequent(tiny_run: medlt.Run) -> None:
-    swap = medlt.RandSyntheticSwapd(tiny_run, prob=0.5, swap="any").set_random_state(1)
+    swap = medlt.RandSyntheticSwapd(KEYS, tiny_run, prob=0.5, swap="any").set_random_state(1)
     finding = tiny_run.images().rows["finding"]
     given = item(tiny_run, without(tiny_run))
     uids = [swap(given)["uid"] for _ in range(600)]
@@ -81,17 +82,17 @@ def test_any_item_is_swapped_and_findings_are_equally_frequent(tiny_run: medlt.R
 
 def test_the_state_decides(tiny_run: medlt.Run, made_for: str) -> None:
     def draws(seed: int) -> list[str]:
-        swap = medlt.RandSyntheticSwapd(str(tiny_run.folder), prob=0.5, swap="any").set_random_state(seed)
+        swap = medlt.RandSyntheticSwapd(KEYS, str(tiny_run.folder), prob=0.5, swap="any").set_random_state(seed)
         return [swap(item(tiny_run, made_for))["uid"] for _ in range(20)]
 
     assert draws(5) == draws(5)
     assert draws(5) != draws(6)
-    whole = Compose([medlt.RandSyntheticSwapd(tiny_run, prob=0.5, swap="any")]).set_random_state(5)
+    whole = Compose([medlt.RandSyntheticSwapd(KEYS, tiny_run, prob=0.5, swap="any")]).set_random_state(5)
     assert len({whole(item(tiny_run, made_for))["uid"] for _ in range(20)}) > 1
 
 
 def test_it_works_in_the_workers_of_a_data_loader(tiny_run: medlt.Run) -> None:
-    swap = medlt.RandSyntheticSwapd(tiny_run, prob=0.5, swap="any")
+    swap = medlt.RandSyntheticSwapd(KEYS, tiny_run, prob=0.5, swap="any")
     items = [item(tiny_run) for _ in range(24)]
 
     def epoch() -> list[list[str]]:
@@ -110,7 +111,7 @@ def test_it_works_in_the_workers_of_a_data_loader(tiny_run: medlt.Run) -> None:
 
 
 def test_types_of_image_and_label_stay(tiny_run: medlt.Run, made_for: str) -> None:
-    swap = medlt.RandSyntheticSwapd(tiny_run, prob=1.0, keys=("x", "y"))
+    swap = medlt.RandSyntheticSwapd(("x", "y"), tiny_run, prob=1.0)
     given = item(tiny_run, made_for)
     arrays = {"x": given["image"].numpy().repeat(3, 0), "y": given["label"].numpy()}
     result = swap(arrays)
@@ -127,12 +128,12 @@ def test_types_of_image_and_label_stay(tiny_run: medlt.Run, made_for: str) -> No
 
 def test_bad_arguments_are_one_line(tiny_run: medlt.Run, tiny_collection: medlt.Collection, tmp_path: Any) -> None:
     with pytest.raises(medlt.InputError, match="tail or any"):
-        medlt.RandSyntheticSwapd(tiny_run, swap="all")  # type: ignore[arg-type]
+        medlt.RandSyntheticSwapd(KEYS, tiny_run, swap="all")  # type: ignore[arg-type]
     with pytest.raises(medlt.InputError, match="image's key and the label's"):
-        medlt.RandSyntheticSwapd(tiny_run, keys="image")
+        medlt.RandSyntheticSwapd("image", tiny_run)
     with pytest.raises(medlt.InputError, match="no synthetic image was made for"):
-        medlt.RandSyntheticSwapd(tiny_run, findings=(without(tiny_run),))
+        medlt.RandSyntheticSwapd(KEYS, tiny_run, findings=(without(tiny_run),))
     with pytest.raises(medlt.InputError, match=r"config\.yaml"):
-        medlt.RandSyntheticSwapd(tmp_path)
-    swap = medlt.RandSyntheticSwapd(tiny_run, prob=1.0, swap="any", allow_missing_keys=True)
+        medlt.RandSyntheticSwapd(KEYS, tmp_path)
+    swap = medlt.RandSyntheticSwapd(KEYS, tiny_run, prob=1.0, swap="any", allow_missing_keys=True)
     assert swap({"image": 1}) == {"image": 1}
