@@ -22,27 +22,23 @@ from medlt.config.learning import (
     UNetConfig,
 )
 from medlt.config.messages import expected, explain
-from medlt.config.plugged import settings_model
-from medlt.config.privacy import Privacy
-from medlt.config.read import dump, find, folder_of, load_config, load_verdict, parse, parse_verdict
-from medlt.config.run import (
-    Checks,
+from medlt.config.methods import (
     ClassBalancingConfig,
     Diffult,
     Edit,
     FromNoiseConfig,
     Fusion,
-    InBandConfig,
     InBandLoss,
     Longtail,
     MethodConfig,
     Minority,
-    NearCopyConfig,
-    RunConfig,
     Sampling,
     Scheduler,
-    Targets,
 )
+from medlt.config.plugged import settings_model
+from medlt.config.privacy import Privacy
+from medlt.config.read import dump, find, folder_of, load_config, load_verdict, parse, parse_verdict
+from medlt.config.run import Checks, InBandConfig, NearCopyConfig, RunConfig, Targets
 from medlt.config.schema import schema
 from medlt.config.verdict import CONTROL_OF, ArmClassifierConfig, ArmConfig, EvaluateConfig, SourceConfig
 

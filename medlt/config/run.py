@@ -1,170 +1,22 @@
-"""The config of `medlt run`, `augment` and `train`: methods, targets, checks, and the whole.
-
-Defaults are the published ones (arXiv 2405.01705 for fusion) unless the description says otherwise.
-"""
+"""The config of `medlt run`, `augment` and `train`: targets, checks, and the whole."""
 
 from __future__ import annotations
 
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BeforeValidator, ConfigDict, Field, GetJsonSchemaHandler, ValidationInfo, model_validator
+from pydantic import ConfigDict, Field, GetJsonSchemaHandler, ValidationInfo, model_validator
 from pydantic_core import CoreSchema
 
 from medlt.config.ablation import Ablation
-from medlt.config.base import FilePath, Strict, Window
+from medlt.config.base import FilePath, Strict
 from medlt.config.data import Data
 from medlt.config.evaluation import EvaluationConfig
-from medlt.config.guides import GuideConfig, LongtailGuideConfig, MinorityGuideConfig
 from medlt.config.learning import ClassifierConfig, CodecConfig, DenoiserConfig, Precision, SparseConfig, UNetConfig
+from medlt.config.methods import Fusion, MethodConfig
 from medlt.config.plugged import MARK, Plugged, optional_sections
 from medlt.config.privacy import Privacy
 from medlt.plugins import CHECKS, CODECS, METHODS, Plugin, Registry
 from medlt.types import InputError
-
-Scheduler = Literal[
-    "ddim", "ddpm", "pndm", "lms", "euler", "euler_a", "heun", "kdpm2", "kdpm2_a", "dpm++", "dpm++karras", "dpm++sde",
-    "dpm++single", "deis", "unipc", "sa", "lcm", "tcd",
-]  # fmt: skip
-SCHEDULER = "diffusers scheduler that makes the denoising steps"
-GUIDANCE_SCALE = "scale of classifier-free guidance; 1 is the conditional network alone, 0 the unconditional one"
-GUIDANCE = "guidance besides the label, a list of sections; they compose, the first innermost"
-
-
-class MethodConfig(Strict):
-    """A method: of medlt, or of a plug-in. The settings of a plug-in may be a subclass."""
-
-    kind: str = Field("", description="name of the method")
-
-
-class Sampling(MethodConfig):
-    """Sampling from noise under the label vectors of real train images."""
-
-    scheduler: Scheduler = Field("dpm++", description=SCHEDULER)
-    num_inference_steps: int = Field(25, ge=1, description="denoising steps")
-    guidance_scale: float = Field(3.5, ge=0, le=100, description=GUIDANCE_SCALE)
-    guidance: tuple[GuideConfig, ...] = Field((), description=GUIDANCE)
-    initial_noise_scale: float = Field(
-        1.0, gt=0, description="factor of the initial noise: gamma of Boost-and-Skip (arXiv 2502.06516; 1.5 to 2.5 "
-        "with scheduler ddpm); 1 is off"
-    )  # fmt: skip
-    skip_steps: int = Field(0, ge=0, description="first steps to leave out, for Boost-and-Skip; 0 is off")
-
-    @model_validator(mode="after")
-    def _skip_fits(self) -> Self:
-        if self.skip_steps >= self.num_inference_steps:
-            raise ValueError(
-                f"skip_steps {self.skip_steps} leaves none of {self.num_inference_steps} steps; lower skip_steps"
-            )
-        return self
-
-
-class FromNoiseConfig(Sampling):
-    """Classifier-free guidance alone, unless `guidance` lists more."""
-
-    kind: Literal["noise"] = Field("noise", description="sampling from noise")
-
-
-class Minority(Sampling):
-    """Self-guided minority sampling (arXiv 2407.11555)."""
-
-    kind: Literal["minority"] = Field("minority", description="sampling from noise, towards rare images")
-    guidance: tuple[GuideConfig, ...] = Field((MinorityGuideConfig(),), description=GUIDANCE)
-
-
-class Longtail(Sampling):
-    """Longtail Guidance (arXiv 2502.01980)."""
-
-    kind: Literal["longtail"] = Field(
-        "longtail", description="sampling from noise, towards images a classifier is unsure of"
-    )
-    guidance: tuple[GuideConfig, ...] = Field((LongtailGuideConfig(),), description=GUIDANCE)
-
-
-class ClassBalancingConfig(Strict):
-    """The class-balancing loss of a denoiser (CBDM, arXiv 2305.00562)."""
-
-    weight: float = Field(1.0, ge=0, description="tau of the paper; 0 is off; start with 0.1 for a pretrained denoiser")
-    power: float = Field(
-        0.5, ge=0, description="the other label vector is drawn with probability count ** -power of its rarest "
-        "finding; published: 0 from scratch, 1 for fine-tuning"
-    )  # fmt: skip
-
-
-class InBandLoss(Strict):
-    """The loss that moves samples into the band around real images (L_AID of DiffuLT), on a classifier of latents."""
-
-    weight: float = Field(0.02, ge=0, description="alpha of the paper; 0 is off")
-    share: float = Field(0.25, gt=0, le=1, description="share of the training steps that include it")
-    window: Window = Field((0.02, 0.6), description="timesteps that include it, as shares of all timesteps")
-    estimate: Literal["clean", "published"] = Field(
-        "clean", description="which estimate of the image it is computed on; see docs/explanation/diffult.md"
-    )
-
-
-def _several(given: Any) -> Any:
-    """Return one number as a tuple of one."""
-    return (given,) if isinstance(given, int | float) and not isinstance(given, bool) else given
-
-
-Share = Annotated[float, Field(gt=0, le=1)]
-Strengths = Annotated[tuple[Share, ...], BeforeValidator(_several, json_schema_input_type=Share | tuple[Share, ...])]
-
-
-class Edit(MethodConfig):
-    """Edits of real tail images (SDEdit, arXiv 2108.01073), which keep most of the image and its label."""
-
-    kind: Literal["edit"] = Field("edit", description="edits of real tail images")
-    scheduler: Scheduler = Field("ddim", description=SCHEDULER)
-    num_inference_steps: int = Field(50, ge=1, description="length of the full schedule, of which the last steps run")
-    strength: Strengths = Field(
-        (0.1, 0.2, 0.3, 0.4),
-        min_length=1,
-        description="share of the steps that run, the last ones; of several values each image uses one, at random",
-    )
-    mixed: float = Field(
-        0.0, ge=0, le=0.5, description="share of another positive image of the finding that is mixed in, at most"
-    )
-    guidance_scale: float = Field(2.0, ge=0, le=100, description=GUIDANCE_SCALE)
-    guidance: tuple[GuideConfig, ...] = Field((), description=GUIDANCE)
-
-
-class Diffult(Sampling):
-    """DiffuLT (arXiv 2403.05170)."""
-
-    kind: Literal["diffult"] = Field("diffult", description="sampling from noise, with two losses and a filter")
-    cbdm: ClassBalancingConfig | None = Field(ClassBalancingConfig(), description="class-balancing loss; null: none")
-    in_band_loss: InBandLoss | None = Field(InBandLoss(), description="L_AID of the paper; null: none")
-
-
-class Fusion(MethodConfig):
-    """Latent fusion (arXiv 2405.01705): the finding of a tail image in the anatomy of a head image."""
-
-    kind: Literal["fusion"] = Field("fusion", description="tail findings in the anatomy of head images")
-    pairing: Literal["saliency", "confusing"] = Field(
-        "saliency", description="partner of a tail image: similar in its activation map, or confused by the classifier"
-    )
-    neighbours: int = Field(3, ge=1, description="nearest head images from which the partner is drawn")
-    cam: Literal["gradcam", "hirescam", "layercam"] = Field("gradcam", description="class activation map of the code")
-    rule: Literal["tail_first", "published"] = Field(
-        "tail_first",
-        description="which image a pixel comes from; see docs/explanation/fusion.md",
-    )
-    threshold_mean: float = Field(0.2, ge=0, le=1, description="mean of the map threshold of an image; published: 0.5")
-    threshold_sd: float = Field(0.05, ge=0, description="standard deviation of that threshold; published: 0.1")
-    scheduler: Scheduler = Field("ddim", description=SCHEDULER)
-    num_inference_steps: int = Field(75, ge=1, description="length of the full schedule, of which the last steps run")
-    strength: float = Field(
-        5 / 75, gt=0, le=1, description="share of the steps that run, the last ones; published: 5 of 75"
-    )
-    renoise: bool = Field(
-        True, description="add the noise that the first step expects (SDEdit); false: as in the published code"
-    )
-    guidance_scale: float = Field(3.5, ge=0, le=100, description=GUIDANCE_SCALE)
-    guidance: tuple[GuideConfig, ...] = Field((), description=GUIDANCE)
-    labels: Literal["cam_mass", "tail", "union"] = Field(
-        "cam_mass", description="labels of an image: soft, by the share of the map that was kept; those of the tail "
-        "image; or the findings of both"
-    )  # fmt: skip
 
 
 class Targets(Strict):

@@ -11,8 +11,9 @@ from pydantic.json_schema import models_json_schema
 
 from medlt.config.base import Strict
 from medlt.config.learning import CodecConfig
+from medlt.config.methods import MethodConfig
 from medlt.config.plugged import MARK, settings_model
-from medlt.config.run import MethodConfig, RunConfig
+from medlt.config.run import RunConfig
 from medlt.config.verdict import EvaluateConfig
 from medlt.plugins import CHECKS, CODECS, METHODS, PluginError, Registry
 
