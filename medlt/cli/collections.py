@@ -75,7 +75,7 @@ def manifest(
 
         read = read_layout(layout, src, given | _pairs(option))
         orphans = read.write(out)
-        terminal.say({"out": str(out), "orphans_file": orphans and str(orphans), **read.summary()}, read.table)
+        terminal.show({"out": str(out), "orphans_file": orphans and str(orphans), **read.summary()}, read.table)
         terminal.mention(f"manifest: {out}" + (f", orphans: {orphans}" if orphans else ""))
         terminal.mention(f"next: medlt validate {shlex.quote(str(out))}")
     if read.failures:
@@ -124,9 +124,10 @@ def convert(
 
         require_local(engine)
         counts = work(src, out, settings_from_options(*given), workers=workers, progress=terminal)
-        terminal.say({"out": str(out), **counts}, lambda: conversion_table(out, counts))
+        terminal.show({"out": str(out), **counts}, lambda: conversion_table(out, counts))
         if counts["converted"] and not dry_run:
-            terminal.mention(f"next: medlt manifest folder {shlex.quote(str(out))} labelled.parquet --labels TABLE.csv")
+            joined = f"{shlex.quote(str(out))} labelled.parquet --labels TABLE.csv --findings all"
+            terminal.mention(f"next: medlt manifest folder {joined}")
     if counts["failed"] or not counts["converted"]:
         what = f"{counts['failed']} files failed" if counts["failed"] else "no file was converted"
         where = "" if dry_run else f"; reasons are in {out / 'failures.csv'}, file names in {out / 'sources.csv'}"
@@ -159,7 +160,7 @@ def validate(
         rows = Manifest.read(manifest)
         report = check(rows)
         gains = {str(name): float(gain) for name, gain in smallest_visible_gains(rows.split("test").counts()).items()}
-        terminal.say({**report.summary(), "smallest_gain": gains}, lambda: _with_gains(report.table(), gains))
+        terminal.show({**report.summary(), "smallest_gain": gains}, lambda: _with_gains(report.table(), gains))
         if not report.failures:
             terminal.mention(f"next: medlt config list, then medlt run NAME data.path={shlex.quote(str(manifest))}")
     if report.failures:

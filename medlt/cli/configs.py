@@ -43,7 +43,7 @@ def list_configs(as_json: Json = False, volume: Volume = None) -> None:
         shipped = [{"name": one, "kind": catalogue.kind(one), "about": catalogue.description(one)} for one in listed]
         width = max(map(len, listed)) + 2
         lines = [f"{one['name']:{width}}{_short(one['about'], 80 - width)}" for one in shipped]
-        terminal.say_lines({"configs": shipped}, lines)
+        terminal.show_lines({"configs": shipped}, lines)
 
 
 def _short(text: str, width: int) -> str:
@@ -69,7 +69,7 @@ def copy(
         from medlt.config import catalogue
 
         written = [str(path) for path in catalogue.copy(name, to)]
-        terminal.say_lines({"written": written}, written)
+        terminal.show_lines({"written": written}, written)
 
 
 @config.command(epilog=example("medlt config schema > medlt.schema.json"))

@@ -28,7 +28,7 @@ def _finish(run: Path, terminal: Terminal) -> None:
     summary = json.loads((run / "run.json").read_text())
     file = run / "verdict.json"
     verdict = json.loads(file.read_text()) if file.is_file() else None
-    terminal.say({"out": str(run), "verdict": verdict, **summary}, lambda: report_table(run))
+    terminal.show({"out": str(run), "verdict": verdict, **summary}, lambda: report_table(run))
     if not terminal.as_json and (run / "report.html").is_file():
         terminal.line(f"report: {run / 'report.html'}")
     counts = summary["counts"]
@@ -165,7 +165,7 @@ def train(
 
         made = recipe.main(settings, part, terminal)
         summary = json.loads((made / "run.json").read_text())
-        terminal.say_lines({"out": str(made), "part": part, **summary}, [f"{part}: {made}"])
+        terminal.show_lines({"out": str(made), "part": part, **summary}, [f"{part}: {made}"])
 
 
 @app.command(epilog=example("medlt evaluate phantom/verdict", "medlt evaluate verdict.yaml --out verdict"))

@@ -49,7 +49,7 @@ def audit(
         options = recipe.AuditOptions(shadow_models=shadow_models, canaries=canaries, fpr=fpr, show_pairs=show_pairs,
                                       embedding_steps=embedding_steps)  # fmt: skip
         summary = recipe.main(run, options, terminal)
-        terminal.say(summary, lambda: _table(summary))
+        terminal.show(summary, lambda: _table(summary))
     if any(one["passed"] is not True for one in summary["results"]):
         typer.echo(f"medlt: {summary['conclusion']}", err=True)
         raise typer.Exit(1)
@@ -80,7 +80,7 @@ def report(
         from medlt.report.html import write_report
 
         path = write_report(run)
-        terminal.say_lines({"report": str(path)}, [f"report: {path}"])
+        terminal.show_lines({"report": str(path)}, [f"report: {path}"])
 
 
 def _formats(incomplete: str) -> list[str]:
@@ -120,7 +120,7 @@ def export(
         from medlt.export import export as write
 
         written = write(run, kind, out, real)
-        terminal.say_lines({"out": str(written), "format": kind}, [f"{kind}: {written}"])
+        terminal.show_lines({"out": str(written), "format": kind}, [f"{kind}: {written}"])
 
 
 @app.command(epilog=example("medlt doctor", "medlt doctor --json > doctor.json"))
@@ -134,6 +134,6 @@ def doctor(as_json: Json = False, volume: Volume = None) -> None:
         from medlt.doctor import examine
 
         report = examine()
-        terminal.say(report.summary(), report.table)
+        terminal.show(report.summary(), report.table)
     if report.problems:
         raise typer.Exit(1)

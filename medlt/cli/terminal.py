@@ -60,7 +60,7 @@ class Terminal(ProgressCallback):
         """Show one line."""
         self._display().note(text)
 
-    def say(self, value: dict[str, Any], table: Callable[[], object]) -> None:
+    def show(self, value: dict[str, Any], table: Callable[[], object]) -> None:
         """Print the result: `value` as JSON, or the rich table that `table` builds."""
         self._finish_progress()
         if self.as_json:
@@ -70,7 +70,7 @@ class Terminal(ProgressCallback):
 
         Console(file=self._out).print(table())
 
-    def say_lines(self, value: dict[str, Any], lines: Sequence[str]) -> None:
+    def show_lines(self, value: dict[str, Any], lines: Sequence[str]) -> None:
         """Print the result: `value` as JSON, or plain lines, which a pipe can take apart."""
         self._finish_progress()
         for line in [as_json_text(value)] if self.as_json else lines:
