@@ -32,7 +32,7 @@ class MinorityGuideConfig(Windowed):
         lt=1,
         description="s of the paper: noise level of the second estimate, as a share of all timesteps",
     )
-    schedule: Fading = Field("variance", description=FADING)
+    weighting: Fading = Field("variance", description=FADING)
     distance: Literal["l2", "features"] = Field(
         "l2", description="distance between the two estimates: of latents, or of features of a classifier on latents"
     )
@@ -46,7 +46,7 @@ class JepaGuideConfig(Windowed):
     """Descent of the JEPA score of a classifier on latents (arXiv 2605.24631)."""
 
     kind: Literal["jepa"] = Field("jepa", description="towards latents of low density in a classifier's features")
-    schedule: Fading = Field("variance", description=FADING)
+    weighting: Fading = Field("variance", description=FADING)
 
 
 class LongtailGuideConfig(Windowed):

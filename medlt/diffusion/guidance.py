@@ -24,7 +24,7 @@ from torch import Tensor
 
 from medlt.types import Denoiser, Guidance, InputError, Signal
 
-Schedule: TypeAlias = Literal["variance", "fixed", "switch-off"]
+Weighting: TypeAlias = Literal["variance", "fixed", "switch-off"]
 """Dependence of the published shift of the posterior mean on the step, see `mean_shifts`."""
 
 Fade: TypeAlias = Callable[[Tensor, int], Tensor]
@@ -96,7 +96,7 @@ def contrast(other: Denoiser, weight: float) -> Guidance:
 
 
 def mean_shifts(
-    timesteps: Sequence[float], abar: Tensor, schedule: Schedule = "variance", switch: float = 0.5
+    timesteps: Sequence[float], abar: Tensor, weighting: Weighting = "variance", switch: float = 0.5
 ) -> Callable[[int], float]:
     """Return the function from t to the shift of x0 that moves the ancestral posterior mean as far as in [4].
 
@@ -110,8 +110,8 @@ def mean_shifts(
     shifts: dict[int, float] = {}
     for t, a, b in zip(visited, signal, signal[1:], strict=False):
         fixed = (1 - a) * b**0.5 / (b - a)
-        off = schedule == "switch-off" and t <= switch * len(abar)
-        shifts[t] = (1 - b) / b**0.5 if schedule == "variance" else fixed * (not off)
+        off = weighting == "switch-off" and t <= switch * len(abar)
+        shifts[t] = (1 - b) / b**0.5 if weighting == "variance" else fixed * (not off)
     return shifts.__getitem__
 
 

@@ -226,7 +226,7 @@ def build_guides(
 def _guide(run: RunFolder[configs.RunConfig], learnt: Learnt, chosen: configs.GuideConfig, backbone: Backbone) -> Named:
     if isinstance(chosen, configs.LongtailGuideConfig):
         return _longtail_guide(run, learnt, chosen, backbone)
-    options = chosen.model_dump(include={"weight", "every", "window", "schedule"})
+    options = chosen.model_dump(include={"weight", "every", "window", "weighting"})
     if isinstance(chosen, configs.JepaGuideConfig):
         classifier = train_latent_classifier(run, learnt.cohort, learnt.latents)
         guide = JepaGuide(**options, features=features(classifier, learnt.latents, backbone))

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from medlt.diffusion.backbone import Backbone
-from medlt.diffusion.guidance import Fade, Schedule, ascend, compose, guided_levels, mean_shifts, only_at
+from medlt.diffusion.guidance import Fade, Weighting, ascend, compose, guided_levels, mean_shifts, only_at
 from medlt.diffusion.jepa import Features, jepa
 from medlt.diffusion.signals import Distance, l2, minority, own_noise
 from medlt.synthesis.from_noise import FromNoise
@@ -36,13 +36,13 @@ class SignalGuide(ABC):
     """A guide that ascends a signal at some steps of the sampler.
 
     weight: w; window: timesteps that may be guided, as shares of T; every: guide each n-th of the sampler's steps in
-    the window; schedule: as in `medlt.diffusion.guidance.mean_shifts`. Raises InputError for a value out of range.
+    the window; weighting: as in `medlt.diffusion.guidance.mean_shifts`. Raises InputError for a value out of range.
     """
 
     weight: float = 0.4
     every: int = 5
     window: tuple[float, float] = (0.3, 0.8)
-    schedule: Schedule = "variance"
+    weighting: Weighting = "variance"
     name: ClassVar[str]
 
     def __post_init__(self) -> None:
@@ -67,7 +67,7 @@ class SignalGuide(ABC):
             return compose()
         noise = context.backbone.noise
         at = guided_levels(context.timesteps, self.every, self.window, noise.train_steps, self.name)
-        shift = mean_shifts(context.timesteps, abar := noise.abar(), self.schedule)
+        shift = mean_shifts(context.timesteps, abar := noise.abar(), self.weighting)
         fade, signal = self.fade(context), self.signal(context)
         return only_at(
             ascend(signal, self.weight, abar, signal_denoiser=context.conditional, shift=shift, fade=fade), at

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from medlt.diffusion import schedulers
-from medlt.diffusion.guidance import Schedule, ascend, compose, contrast, every_nth, levels, mean_shifts, only_at
+from medlt.diffusion.guidance import Weighting, ascend, compose, contrast, every_nth, levels, mean_shifts, only_at
 from medlt.diffusion.noise import STABLE_DIFFUSION
 from medlt.diffusion.sampler import from_noise, sample
 from medlt.diffusion.signals import minority
@@ -94,25 +94,25 @@ def posterior(a: float, b: float) -> tuple[float, float, float]:
     return b**0.5 * (1 - alpha) / (1 - a), alpha**0.5 * (1 - b) / (1 - a), (1 - b) / (1 - a) * (1 - alpha)
 
 
-@pytest.mark.parametrize("schedule", ["variance", "fixed", "switch-off"])
-def test_an_x0_shift_moves_the_posterior_mean_as_published(schedule: Schedule) -> None:
+@pytest.mark.parametrize("weighting", ["variance", "fixed", "switch-off"])
+def test_an_x0_shift_moves_the_posterior_mean_as_published(weighting: Weighting) -> None:
     timesteps = schedulers.evaluations(schedulers.scheduler("ddpm", 20))
-    shift = mean_shifts(timesteps, ABAR, schedule, switch=0.5)
+    shift = mean_shifts(timesteps, ABAR, weighting, switch=0.5)
     for t, u in pairwise(timesteps):
         share, _, variance = posterior(float(ABAR[int(t)]), float(ABAR[int(u)]))
-        published = variance if schedule == "variance" else float(schedule == "fixed" or t > 500)
+        published = variance if weighting == "variance" else float(weighting == "fixed" or t > 500)
         assert share * shift(int(t)) == pytest.approx(published, rel=1e-9)
-    assert shift(int(timesteps[-1])) == (1 if schedule == "fixed" else 0)
+    assert shift(int(timesteps[-1])) == (1 if weighting == "fixed" else 0)
 
 
 def test_many_small_steps_make_the_shift_of_the_mean_a_shift_of_the_score() -> None:
-    """With b -> a the variance schedule is Tweedie's (1 - abar) / sqrt(abar), whatever the sampler."""
+    """With b -> a the variance weighting is Tweedie's (1 - abar) / sqrt(abar), whatever the sampler."""
     shift = mean_shifts(range(999, -1, -1), ABAR)
     tweedie = (1 - ABAR) / ABAR.sqrt()
     assert [shift(t) for t in range(100, 1000, 100)] == pytest.approx(tweedie[100::100].tolist(), rel=0.03)
 
 
-def slow(schedule: Schedule, weight: float, every: int, rows: int, steps: int) -> Tensor:
+def slow(weighting: Weighting, weight: float, every: int, rows: int, steps: int) -> Tensor:
     """Ancestral sampling as published: the gradient moves the posterior mean; nothing of medlt's guidance is used."""
     timesteps = [int(t) for t in schedulers.evaluations(schedulers.scheduler("ddpm", steps))]
     draws = [torch_generator("step noise", seed) for seed in range(rows)]
@@ -124,22 +124,24 @@ def slow(schedule: Schedule, weight: float, every: int, rows: int, steps: int) -
             there = ABAR[800].sqrt() * x0.detach() + (1 - ABAR[800]).sqrt() * noise(range(t, t + rows))
             (g,) = torch.autograd.grad((x0 - MIXTURE(there, 800).detach()).norm(dim=1).sum(), leaf)
         share, rest, variance = posterior(float(ABAR[t]), float(ABAR[u]))
-        size = {"variance": variance, "fixed": 1.0, "switch-off": float(t > 500)}[schedule] * (t in guided)
+        size = {"variance": variance, "fixed": 1.0, "switch-off": float(t > 500)}[weighting] * (t in guided)
         mean = share * x0.detach() + rest * x + weight * size * g / g.abs().amax(1, keepdim=True)
         x = mean + variance**0.5 * torch.cat([torch.randn(1, 2, generator=d, dtype=x.dtype) for d in draws])
     return MIXTURE(x, timesteps[-1])
 
 
-@pytest.mark.parametrize(("schedule", "weight"), [("variance", 0.6), ("fixed", 0.02), ("switch-off", 0.02)])
-def test_guidance_in_x0_space_is_the_published_shift_of_the_mean_under_ddpm(schedule: Schedule, weight: float) -> None:
+@pytest.mark.parametrize(("weighting", "weight"), [("variance", 0.6), ("fixed", 0.02), ("switch-off", 0.02)])
+def test_guidance_in_x0_space_is_the_published_shift_of_the_mean_under_ddpm(
+    weighting: Weighting, weight: float
+) -> None:
     scheduler = schedulers.scheduler("ddpm", 25)
     start = from_noise(noise(range(40)), scheduler)
     signal = minority(MIXTURE, lambda x, t: noise(range(t, t + len(x))), ABAR, 800)
-    pushed = ascend(signal, weight, ABAR, shift=mean_shifts(start.timesteps, ABAR, schedule))
+    pushed = ascend(signal, weight, ABAR, shift=mean_shifts(start.timesteps, ABAR, weighting))
     at = every_nth(start.timesteps[:-1], 3, (0, 1), 1000)
     ours = sample(only_at(pushed, at)(MIXTURE), start, scheduler, range(40))
-    expected = slow(schedule, weight, 3, 40, 25)
-    assert float((expected - slow(schedule, 0, 3, 40, 25)).abs().max()) > 0.05  # there is something to see
+    expected = slow(weighting, weight, 3, 40, 25)
+    assert float((expected - slow(weighting, 0, 3, 40, 25)).abs().max()) > 0.05  # there is something to see
     torch.testing.assert_close(ours, expected, rtol=0, atol=2e-5)
 
 
