@@ -61,17 +61,19 @@ class PluginMethod:
         self.name, self.method = name, method
         self.reads_real_images, self.guidance = bool(method.reads_real_images), tuple(method.guidance)
 
-    def plan(self, need: Mapping[str, int], seed: int) -> pd.DataFrame:
+    def plan(self, targets: Mapping[str, int], seed: int) -> pd.DataFrame:
         """Return the method's plan. Raises PluginError if it lacks a column, a uid or a wanted image."""
         with METHODS.guarded(self.name, "failed"):
-            plan = self.method.plan(need, seed)
+            plan = self.method.plan(targets, seed)
             missing = [name for name in PLANNED if name not in plan]
             self._require(not missing, f"plans no column {', '.join(missing)}")
             self._require(
                 plan.index.name == "uid" and plan.index.is_unique, "plans rows without an index of unique uids"
             )
             slots = plan.groupby("finding")["slot"].nunique().to_dict()
-            self._require(slots == {name: n for name, n in need.items() if n}, f"plans {slots} images of {dict(need)}")
+            self._require(
+                slots == {name: n for name, n in targets.items() if n}, f"plans {slots} images of {dict(targets)}"
+            )
         return plan
 
     def run(self, rows: pd.DataFrame) -> Iterator[Batch]:

@@ -322,7 +322,7 @@ class Faulty:
     def __init__(self, fault: str) -> None:
         self.fault = fault
 
-    def plan(self, need: Any, seed: int) -> pd.DataFrame:
+    def plan(self, targets: Any, seed: int) -> pd.DataFrame:
         names = [] if self.fault == "columns" else ["finding", "slot", "candidate", "seed", "fold", "view",
                                                     "label_source", "parents"]  # fmt: skip
         rows = pd.DataFrame({name: [0] for name in names}, index=pd.Index(["a"], name="uid"))

@@ -31,10 +31,10 @@ class Jitter:
     def __init__(self, settings: JitterSettings, parts: MethodParts) -> None:
         self.settings, self.parts = settings, parts
 
-    def plan(self, need: Mapping[str, int], seed: int) -> pd.DataFrame:
-        """Return one row per future image: need[finding] slots of `num_candidates` candidates each."""
+    def plan(self, targets: Mapping[str, int], seed: int) -> pd.DataFrame:
+        """Return one row per future image: targets[finding] slots of `num_candidates` candidates each."""
         rows = []
-        for finding, wanted in need.items():
+        for finding, wanted in targets.items():
             sources = numpy_generator(seed, "jitter", finding).permutation(self.parts.train.positive(finding))
             for slot in range(wanted):
                 source = str(sources[slot % len(sources)])
