@@ -90,8 +90,8 @@ class ReconstructionLoss:
 
 def _as_input(network: nn.Module, images: Tensor) -> Tensor:
     """Return images [B,1,H,W] in [0,1] as input of the network: with its channels, in [-1,1], on its device."""
-    held: Any = getattr(network, "module", network)
-    channels = int(held.autoencoder.config["in_channels"])
+    inner: Any = getattr(network, "module", network)
+    channels = int(inner.autoencoder.config["in_channels"])
     return (images * 2 - 1).expand(-1, channels, -1, -1).to(next(network.parameters()).device)
 
 
@@ -117,22 +117,22 @@ def quality(codec: AutoencoderCodec, images: Images) -> dict[str, float]:
 def finetune_codec(
     source: Path, images: Images, *, contents: str, runtime: Runtime, store: Store, training: Training = TRAINING,
     decoder_only: bool = True, edge: float = 1.0, ssim: float = 0.0, kl_weight: float = 1e-6,
-    held: Images | None = None, tracker: Literal["tensorboard"] | None = None, private: PrivateFit | None = None,
+    validation: Images | None = None, tracker: Literal["tensorboard"] | None = None, private: PrivateFit | None = None,
     patients: Sequence[str] = (),
 ) -> AutoencoderCodec:  # fmt: skip
     """Train the autoencoder of a diffusers folder on `images`, dicts with `image` [1,H,W] in [0,1].
 
     Returns its moving average, an artifact of the kind "codec": a diffusers folder for `load_codec`. The store returns
     it if it exists, and a killed training continues. `contents` is a digest of the pixels of all images in order.
-    training.json holds the quality before and after, on `held` images (on `images` without them), and whether the
-    encoder was trained. `private` trains privately instead, with `patients`, one for each image, as units; quality is
-    then measured on `held` images only. Raises InputError for a source that is not a codec, for fp16, in which the
-    autoencoder of Stable Diffusion overflows, and for a training that diverged.
+    training.json holds the quality before and after, on `validation` images (on `images` without them), and whether
+    the encoder was trained. `private` trains privately instead, with `patients`, one for each image, as units; quality
+    is then measured on `validation` images only. Raises InputError for a source that is not a codec, for fp16, in which
+    the autoencoder of Stable Diffusion overflows, and for a training that diverged.
     """
     if runtime.precision == "fp16":
         raise InputError("an autoencoder overflows in fp16 and gives black images; train it in bf16 or fp32")
     codec = load_codec(source, runtime.device)
-    seen = held if held is not None or private is not None else images
+    seen = validation if validation is not None or private is not None else images
     key = {"made": "tuned", "format": FORMAT, "source": codec.digest, "contents": contents, "images": len(images),
            "training": training.digest(), "stop": training.last, "losses": [decoder_only, edge, ssim, kl_weight],
            "measured": None if seen is None else digest_tensors({"images": stacked(seen, _evenly(seen))}),

@@ -61,7 +61,7 @@ def folder_codec(settings: configs.FolderCodec, parts: CodecParts) -> Autoencode
         settings.path,
         parts.train,
         training=Training(**settings.tune.model_dump(include=set(TUNING))),
-        held=parts.val,
+        validation=parts.val,
         **settings.tune.model_dump(include=set(LOSSES)),
         **_training(parts),
     )

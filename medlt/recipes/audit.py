@@ -189,7 +189,7 @@ def find_near_copies(target: AuditTarget) -> copies.CopySearch:
     planted, held_out = _plants(target), target.held_out
     return copies.search_copies(
         target.embed, images(target.made, target.run.config.size), target.pixels(target.cohort.train),
-        target.pixels(held_out), planted, uids=list(target.made.rows.index), held_patients=patients(held_out),
+        target.pixels(held_out), planted, uids=list(target.made.rows.index), held_out_patients=patients(held_out),
         seed=target.seed("copies"), rate=target.options.fpr,
         required=[name for name in planted if not name.startswith("denoiser")],
     )  # fmt: skip
@@ -202,7 +202,7 @@ def reidentify_patients(target: AuditTarget) -> reidentify.Reidentification:
                               runtime=target.runtime("verification"), steps=target.options.embedding_steps)  # fmt: skip
     return reidentify.reidentify(
         target.embed, images(target.made, target.run.config.size), target.pixels(train), target.pixels(held_out), known,
-        uids=list(target.made.rows.index), train_patients=patients(train), held_patients=patients(held_out),
+        uids=list(target.made.rows.index), train_patients=patients(train), held_out_patients=patients(held_out),
         seed=target.seed("re-identification"),
     )  # fmt: skip
 

@@ -30,7 +30,7 @@ def source(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
 
 
 def tune(source: Path, folder: Path, training: Training = TRAINING, **more: Any) -> AutoencoderCodec:
-    told: dict[str, Any] = {"contents": "discs", "held": HELD, "runtime": CPU} | more
+    told: dict[str, Any] = {"contents": "discs", "validation": HELD, "runtime": CPU} | more
     return finetune_codec(source, IMAGES, store=Store(folder), training=training, **told)
 
 
@@ -139,7 +139,7 @@ def test_what_decides_a_tuned_codec_names_it(source: Path, tmp_path: Path) -> No
     """Among it the images by their contents, and those that its quality is told of."""
     few = replace(TRAINING, steps=1)
     others: list[dict[str, Any]] = [
-        {}, {"contents": "other discs"}, {"held": Discs(4, 16, seed=8)}, {"held": None}, {"edge": 0.5},
+        {}, {"contents": "other discs"}, {"validation": Discs(4, 16, seed=8)}, {"validation": None}, {"edge": 0.5},
         {"runtime": replace(CPU, seed=1)}, {"training": replace(few, batch_size=8)}, {"decoder_only": False},
     ]  # fmt: skip
     for other in others:

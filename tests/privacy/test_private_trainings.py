@@ -297,20 +297,20 @@ def test_another_mechanism_or_other_patients_make_another_codec(tmp_path: Path, 
 
 
 @pytest.mark.parametrize("make", [tiny_autoencoder_kl, tiny_autoencoder_tiny])
-@pytest.mark.parametrize("held", [None, Discs(3, 16, seed=9)])
-def test_a_codec_is_tuned_privately(make: Callable[[], Any], held: Any, tmp_path: Path, asked: Asked) -> None:
+@pytest.mark.parametrize("validation", [None, Discs(3, 16, seed=9)])
+def test_a_codec_is_tuned_privately(make: Callable[[], Any], validation: Any, tmp_path: Path, asked: Asked) -> None:
     make().save_pretrained(tmp_path / "source")
     tune = partial(finetune_codec, tmp_path / "source", Discs(N, 16), contents="discs", training=TRAINING, runtime=CPU,
                    store=Store(tmp_path / "run"))  # fmt: skip
-    codec = tune(private=asked, patients=PATIENTS, held=held)
+    codec = tune(private=asked, patients=PATIENTS, validation=validation)
     assert codec.digest != load_codec(tmp_path / "source", "cpu").digest
-    assert tune(private=asked, patients=PATIENTS, held=held).digest == codec.digest
+    assert tune(private=asked, patients=PATIENTS, validation=validation).digest == codec.digest
     assert (len(asked.trained), len(asked.told)) == (1, 2)
     changed = moved(weights(load_codec(tmp_path / "source", "cpu").network), codec.network)
     assert changed
     assert all(name.startswith(("decoder", "post_quant")) for name in changed)
     (told,) = (tmp_path / "run").glob("codec/*/training.json")
-    assert ("after" in json.loads(told.read_text())) is (held is not None)
+    assert ("after" in json.loads(told.read_text())) is (validation is not None)
 
 
 # --- sparse ------------------------------------------------------------------

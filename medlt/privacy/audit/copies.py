@@ -82,9 +82,9 @@ class Searcher:
         return np.asarray((ratios / np.array(list(self.limits.values()))).min(1))
 
 
-def _limit_rank(rate: float, held: int, measures: int) -> int:
-    """Return the rank k of the limit among `held` ratios; a new one is below it with probability k / (held + 1)."""
-    return max(1, int(rate / measures * (held + 1) + 1e-9))
+def _limit_rank(rate: float, held_out: int, measures: int) -> int:
+    """Return the rank k of the limit among `held_out` = n ratios; a new one is below with probability k / (n + 1)."""
+    return max(1, int(rate / measures * (held_out + 1) + 1e-9))
 
 
 @dataclass(frozen=True)
@@ -143,11 +143,11 @@ class CopySearch:
 
 
 def search_copies(
-    embed: Embed, synthetic: Tensor, train: Tensor, held: Tensor, plants: Mapping[str, Plant], *,
-    uids: Sequence[str], held_patients: Sequence[str], seed: int, rate: float = 0.01, planted: int = 200,
+    embed: Embed, synthetic: Tensor, train: Tensor, held_out: Tensor, plants: Mapping[str, Plant], *,
+    uids: Sequence[str], held_out_patients: Sequence[str], seed: int, rate: float = 0.01, planted: int = 200,
     required: Collection[str] | None = None, recall: float = 0.8, level: float = 0.95, neighbours: int = 50,
 ) -> CopySearch:  # fmt: skip
-    """Search synthetic images [n,1,H,W] (of `uids`) for copies of train [N,1,H,W], with held [M,1,H,W] as the null.
+    """Search synthetic images [n,1,H,W] (of `uids`) for copies of train [N,1,H,W], with held_out [M,1,H,W] as null.
 
     Images are uint8 or float in [0,1], all of one size and with the same preprocessing. `required`: names of `plants`
     whose recall must be at least `recall` for the conclusion "no copies detected" (default: all); the others are only
@@ -155,27 +155,28 @@ def search_copies(
     resolve. Held-out patients must be sampled like training patients. Raises InputError for fewer than 8 of them, fewer
     than 3 training images, no synthetic image, or names that do not fit.
     """
-    of = owners([str(one) for one in held_patients])
-    _checked(len(set(of.tolist())), len(of), len(held), len(train), len(uids), len(synthetic))
+    of = owners([str(one) for one in held_out_patients])
+    _checked(len(set(of.tolist())), len(of), len(held_out), len(train), len(uids), len(synthetic))
     measures: Mapping[str, Embed] = {"embedding": embed, "pixels": low_pass}
     vectors = {name: measure(train) for name, measure in measures.items()}
     without = Searcher(measures, vectors, neighbours, dict.fromkeys(measures, 1.0))
-    null = without.search(held[torch.from_numpy(_one_each(of, numpy_generator(seed, "copies null")))])
+    null = without.search(held_out[torch.from_numpy(_one_each(of, numpy_generator(seed, "copies null")))])
     rate = max(rate, len(measures) / (len(null) // 2 + 1))
     searcher = without.with_limits(null, rate)
     images = searcher.search(synthetic).set_index(pd.Index(uids, name="uid"))
     table = _recalls(searcher, train, plants, required, planted, seed)
-    lean = _leaning(embed(synthetic), vectors["embedding"], embed(held), numpy_generator(seed, "leaning"))
+    lean = _leaning(embed(synthetic), vectors["embedding"], embed(held_out), numpy_generator(seed, "leaning"))
     measured = _false_positives(without, null, rate, numpy_generator(seed, "copies halves"))
     plain = int((searcher.relative(images) < 0.5 * searcher.relative(null).min()).sum())
     return _concluded(images, table, null, len(measures), rate, measured, plain, lean, recall, level)
 
 
-def _checked(patients: int, named: int, held: int, train: int, uids: int, synthetic: int) -> None:
+def _checked(patients: int, named: int, held_out: int, train: int, uids: int, synthetic: int) -> None:
     """Raise InputError for too few images or patients, and for names that do not fit the images."""
-    if named != held or uids != synthetic:
+    if named != held_out or uids != synthetic:
         raise InputError(
-            f"{named} patients for {held} held-out images, {uids} uids for {synthetic} synthetic images; give one each"
+            f"{named} patients for {held_out} held-out images, {uids} uids for {synthetic} synthetic images;"
+            " give one each"
         )
     if patients < 8 or train < 3 or not synthetic:
         raise InputError(
@@ -232,15 +233,15 @@ def _recalls(
     return pd.DataFrame(out, columns=columns).set_index("plant")
 
 
-def _leaning(synthetic: Tensor, train: Tensor, held: Tensor, rng: np.random.Generator) -> Share:
+def _leaning(synthetic: Tensor, train: Tensor, held_out: Tensor, rng: np.random.Generator) -> Share:
     """Return the share of synthetic images nearer to one of n training images than to any of n held-out ones.
 
     A tie counts one half.
     """
-    n = min(len(train), len(held))
-    some = [torch.from_numpy(rng.permutation(len(of))[:n]) for of in (train, held)]
+    n = min(len(train), len(held_out))
+    some = [torch.from_numpy(rng.permutation(len(of))[:n]) for of in (train, held_out)]
     to_train, to_held = (
-        nearest(synthetic, of[rows], 1).similarity[:, 0] for of, rows in zip((train, held), some, strict=True)
+        nearest(synthetic, of[rows], 1).similarity[:, 0] for of, rows in zip((train, held_out), some, strict=True)
     )
     nearer = int((to_train > to_held).sum()) + int((to_train == to_held).sum()) // 2
     return share(nearer, len(synthetic))

@@ -137,32 +137,34 @@ class Reidentification:
 
 
 def reidentify(
-    embed: Embed, synthetic: Tensor, train: Tensor, held: Tensor, verification: Verification, *,
-    uids: Sequence[str], train_patients: Sequence[str], held_patients: Sequence[str], seed: int, least: float = 0.5,
+    embed: Embed, synthetic: Tensor, train: Tensor, held_out: Tensor, verification: Verification, *,
+    uids: Sequence[str], train_patients: Sequence[str], held_out_patients: Sequence[str], seed: int,
+    least: float = 0.5,
 ) -> Reidentification:  # fmt: skip
-    """Link synthetic images [n,1,H,W] to patients of train [N,1,H,W] and of held [M,1,H,W], at verification's rate.
+    """Link synthetic images [n,1,H,W] to patients of train [N,1,H,W] and held_out [M,1,H,W], at verification's rate.
 
     `least`: the recall on real patients below which there is no conclusion. Half of the held-out patients set the
     threshold. The other half are compared with sets of as many training patients, one image each. Raises InputError for
     fewer than 8 held-out patients, no training patient or no synthetic image.
     """
     rng, rate = numpy_generator(seed, "re-identification"), verification.rate
-    ours, others = (_one_each(names, rng) for names in (train_patients, held_patients))
+    ours, others = (_one_each(names, rng) for names in (train_patients, held_out_patients))
     if len(others) < 8 or not len(ours) or not len(synthetic):
         raise InputError(
             f"{len(others)} held-out and {len(ours)} training patients, {len(synthetic)} synthetic images; give at"
             " least 8, 1 and 1"
         )
-    asking, gallery = others[: len(others) // 2], others[len(others) // 2 :]
+    probes, gallery = others[: len(others) // 2], others[len(others) // 2 :]
     count = min(len(gallery), len(ours))
     sets = [embed(train[_rows(part)]) for part in ours[: len(ours) // count * count].reshape(-1, count)]
-    strangers = np.stack([_nearest(embed(held[_rows(asking)]), one) for one in sets])
+    strangers = np.stack([_nearest(embed(held_out[_rows(probes)]), one) for one in sets])
     threshold = float(np.quantile(strangers, 1 - rate, method="higher"))
     queries = embed(synthetic)
-    near = np.stack([_nearest(queries, one) for one in [*sets, embed(held[_rows(gallery[:count])])]])  # [sets + 1, n]
+    sets += [embed(held_out[_rows(gallery[:count])])]
+    near = np.stack([_nearest(queries, one) for one in sets])  # [sets + 1, n]
     hit = near > threshold
-    columns = {"similarity train": near[:-1].max(0), "similarity held": near[-1]}
-    columns |= {"linked train": hit[:-1].sum(0), "linked held": hit[-1]}
+    columns = {"similarity_train": near[:-1].max(0), "similarity_held_out": near[-1]}
+    columns |= {"linked_train": hit[:-1].sum(0), "linked_held_out": hit[-1]}
     linked = share(round(float(hit[:-1].sum(1).mean())), len(queries))
     return Reidentification(
         pd.DataFrame(columns, index=pd.Index(uids, name="uid")), linked, share(int(hit[-1].sum()), len(queries)),
@@ -170,16 +172,16 @@ def reidentify(
     )  # fmt: skip
 
 
-def _fewer(ours: np.ndarray, held: np.ndarray, sets: int) -> float:
+def _fewer(ours: np.ndarray, held_out: np.ndarray, sets: int) -> float:
     """Return the probability of at most the observed links to the held-out set, if it were one of `sets` equal sets.
 
-    ours, held: links of each image [n]. An image linked to c of s sets is linked to a given one with probability c / s;
-    the sum over images is Poisson-binomial.
+    ours, held_out: links of each image [n]. An image linked to c of s sets is linked to a given one with probability
+    c / s; the sum over images is Poisson-binomial.
     """
     mass = np.ones(1)
-    for probability in (ours + held) / sets:
+    for probability in (ours + held_out) / sets:
         mass = np.convolve(mass, [1 - probability, probability])
-    return float(mass[: int(held.sum()) + 1].sum())
+    return float(mass[: int(held_out.sum()) + 1].sum())
 
 
 def _nearest(vectors: Tensor, of: Tensor) -> np.ndarray:

@@ -28,7 +28,7 @@ def fine(images: Tensor) -> Tensor:
 def asked(synthetic: Tensor, train: Tensor, held: Tensor, seed: int = 0, **changes: Any) -> CopySearch:
     uids = [f"s{i}" for i in range(len(synthetic))]
     names = [f"h{i}" for i in range(len(held))]
-    settings = {"plants": NOISE, "uids": uids, "held_patients": names, "planted": 30} | changes
+    settings = {"plants": NOISE, "uids": uids, "held_out_patients": names, "planted": 30} | changes
     return search_copies(fine, synthetic, train, held, seed=seed, **settings)
 
 
@@ -110,7 +110,7 @@ def test_bytes_or_floats_and_the_same_again(images: Callable[..., Tensor]) -> No
 
 def test_images_of_one_held_out_patient_count_once(images: Callable[..., Tensor]) -> None:
     held = images(20, 2).repeat_interleave(10, 0)
-    found = asked(images(40, 3), images(60, 1), held, held_patients=[f"h{i // 10}" for i in range(200)])
+    found = asked(images(40, 3), images(60, 1), held, held_out_patients=[f"h{i // 10}" for i in range(200)])
     assert found.held_out == 20
     assert found.rate == pytest.approx(2 / 11)
 
@@ -159,7 +159,7 @@ def test_real_patients_are_no_copies_of_each_other_and_planted_ones_are_found(re
     pixels = [np.asarray(Image.open(real_data / "nih14" / p).convert("L").resize((64, 64))) for p in table["path"]]
     shown, split = torch.from_numpy(np.stack(pixels))[:, None], table["split"].to_numpy()
     train, val, test = (shown[torch.from_numpy(split == name)] for name in ("train", "val", "test"))
-    names = {"held_patients": table["patient_id"][split == "val"].tolist(), "rate": 0.02}
+    names = {"held_out_patients": table["patient_id"][split == "val"].tolist(), "rate": 0.02}
     plants = {name: COMMON[name] for name in ("brightness and contrast", "noise of 0.05", "JPEG of quality 30")}
     fresh = asked(test, train, val, plants=plants, **names)
     assert fresh.conclusion == "no copies detected"

@@ -32,7 +32,7 @@ def linked(synthetic: Tensor, train: Tensor, held: Tensor, recall: float = 0.9, 
     names: dict[str, Any] = {
         "uids": [f"s{i}" for i in range(len(synthetic))],
         "train_patients": [f"t{i}" for i in range(len(train))],
-        "held_patients": [f"h{i}" for i in range(len(held))],
+        "held_out_patients": [f"h{i}" for i in range(len(held))],
     }
     return reidentify(embed, synthetic, train, held, verified(recall), seed=seed, **names)
 
@@ -44,7 +44,7 @@ def test_images_of_training_patients_lead_back() -> None:
     assert found.patients == 50
     assert found.linked.value > found.null.value + 0.1
     assert found.p < 1e-6
-    assert found.images["similarity train"].mean() > 0.95
+    assert found.images["similarity_train"].mean() > 0.95
     assert found.sentence.startswith("Re-identification")
 
 

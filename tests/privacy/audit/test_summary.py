@@ -30,11 +30,11 @@ def parts(images: Callable[..., Tensor]) -> dict[str, AuditPart]:
     scores = np.random.default_rng(0).normal(size=120)
     names = NAMES + [f"other-{i}" for i in range(60)]
     return {
-        "near_copies": search_copies(low_pass, synthetic, train, held, COMMON, uids=uids, held_patients=NAMES, seed=0,
-                                     planted=20),
+        "near_copies": search_copies(low_pass, synthetic, train, held, COMMON, uids=uids,
+                                     held_out_patients=NAMES, seed=0, planted=20),
         "membership": membership(scores, np.arange(120) < 60, names, seed=0),
         "reidentification": reidentify(low_pass, synthetic, train, held, known, uids=uids, train_patients=NAMES,
-                                       held_patients=NAMES, seed=0),
+                                       held_out_patients=NAMES, seed=0),
         "canaries": canary_test(lambda inside: inside * 1.0, np.arange(100) % 2 == 0, delta=1e-5, ledger=1.0),
     }  # fmt: skip
 
