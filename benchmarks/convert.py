@@ -28,7 +28,7 @@ from pathlib import Path
 import convert_files
 from common import table
 
-Way = Callable[[Path, Path], None]
+Method = Callable[[Path, Path], None]
 
 
 def medlt(path: Path, out: Path) -> None:
@@ -120,7 +120,7 @@ def dicomsdl(path: Path, out: Path) -> None:
     Image.fromarray(x).resize((512, 625), Image.Resampling.BOX).save(out / f"{path.stem}.png")
 
 
-WAYS: dict[str, Way] = {
+METHODS: dict[str, Method] = {
     "floor: read + decode": floor,
     "SHA-256 of the file alone": digest,
     "medlt convert": medlt,
@@ -138,8 +138,8 @@ LONGEST_S = 20.0
 OURS = ("medlt convert", "medlt convert --no-digest", "floor: read + decode", "SHA-256 of the file alone")
 
 
-def child(way: str, folder: Path, limit: int) -> None:
-    """Run one way over the files of a folder on one core; print files a CPU second and peak memory."""
+def child(method: str, folder: Path, limit: int) -> None:
+    """Run one method over the files of a folder on one core; print files a CPU second and peak memory."""
     import cv2
 
     os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
@@ -149,10 +149,10 @@ def child(way: str, folder: Path, limit: int) -> None:
         out, warm = Path(place, "out"), Path(place, "warm")
         out.mkdir()
         warm.mkdir()
-        WAYS[way](files[0], warm)
+        METHODS[method](files[0], warm)
         began, spent = cpu_seconds(), [0.0]
         for path in files[:limit]:
-            WAYS[way](path, out)
+            METHODS[method](path, out)
             spent.append(cpu_seconds() - began)
             if spent[-1] > LONGEST_S:
                 break
@@ -172,41 +172,43 @@ def peak_mb() -> float:
     return int(status.split("VmHWM:")[1].split()[0]) / 1024
 
 
-def measure_in_child(way: str, folder: Path, limit: int, extra: str) -> dict[str, float] | None:
+def measure_in_child(method: str, folder: Path, limit: int, extra: str) -> dict[str, float] | None:
     """The child's figures; None if it cannot do that (a tool or codec is missing)."""
     from medlt.data.convert.pool import worker_environment
 
     with worker_environment():
         environment = dict(os.environ)
-    if way not in OURS:
+    if method not in OURS:
         environment = {k: v for k, v in environment.items() if not k.startswith("MALLOC_")}
-    if way not in OURS:
+    if method not in OURS:
         environment["PYTHONPATH"] = extra
-    command = [sys.executable, __file__, "--child", way, str(folder), str(limit)]
+    command = [sys.executable, __file__, "--child", method, str(folder), str(limit)]
     done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
     return json.loads(done.stdout.splitlines()[-1]) if done.returncode == 0 else None
 
 
 def compared(folder: Path, files: int, rounds: int, extra: str) -> list[str]:
     """Table rows of one transfer syntax."""
-    measured: dict[str, list[float]] = {way: [] for way in WAYS}
+    measured: dict[str, list[float]] = {method: [] for method in METHODS}
     peak: dict[str, float] = {}
     for _ in range(rounds):
-        for way in WAYS:
-            limit = files if way in OURS else max(4, files // 8)
-            answer = measure_in_child(way, folder, limit, extra)
+        for method in METHODS:
+            limit = files if method in OURS else max(4, files // 8)
+            answer = measure_in_child(method, folder, limit, extra)
             if answer:
-                measured[way].append(answer["rate"])
-                peak[way] = answer["peak_mb"]
+                measured[method].append(answer["rate"])
+                peak[method] = answer["peak_mb"]
     ours, best = statistics.median(measured["medlt convert"]), statistics.median(measured["floor: read + decode"])
     lines = []
-    for way, rates in measured.items():
+    for method, rates in measured.items():
         if rates:
             rate = statistics.median(rates)
             spread = f"{min(rates):.1f}-{max(rates):.1f}"
-            lines.append(f"| {folder.name} | {way} | {rate:.1f} | {spread} | {ours / rate:.2f} | {peak[way]:.0f} |")
+            lines.append(
+                f"| {folder.name} | {method} | {rate:.1f} | {spread} | {ours / rate:.2f} | {peak[method]:.0f} |"
+            )
         else:
-            lines.append(f"| {folder.name} | {way} | cannot | | | |")
+            lines.append(f"| {folder.name} | {method} | cannot | | | |")
     return [*lines, f"| {folder.name} | *floor / medlt* | | | {best / ours:.2f} | |"]
 
 
@@ -225,7 +227,7 @@ def main() -> None:
     lines = [
         "Files a CPU second on one core, median and range of the rounds; 'times' is medlt's rate over this one's.",
         "",
-        "| transfer syntax | way | files/s | range | times | peak MB |",
+        "| transfer syntax | method | files/s | range | times | peak MB |",
         "|---|---|---:|---:|---:|---:|",
     ]
     try:

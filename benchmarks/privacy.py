@@ -2,9 +2,9 @@
 
     python benchmarks/privacy.py [--rows 32] [--multiplicity 1] [--rounds 3] [--network lora unet densenet] [--memory]
 
-A step is forward, backward and AdamW. A private step takes the clipped sum of the units' gradients (in medlt's four
-ways) and adds noise from the operating system. One unit has `--multiplicity` rows. The ways take turns; the best
-round counts. Figures are ratios to the ordinary step. `--memory` measures the peak memory of a step in a separate
+A step is forward, backward and AdamW. A private step takes the clipped sum of the units' gradients (by each
+`grad_sample_mode`) and adds noise from the operating system. One unit has `--multiplicity` rows. The modes take
+turns; the best round counts. Figures are ratios to the ordinary step. `--memory` measures the peak memory of a step in a separate
 process, above the memory before the first step. `--keep` writes the table. Networks: LoRA of rank 8 on the attention
 of a latent UNet with cross-attention; the default denoiser (`LabelUNet`), in full; DenseNet-121 with group norms, in
 full.
@@ -108,11 +108,11 @@ def made(name: str, args: argparse.Namespace) -> Task:
     return Task(network.train(), losses, args.half)
 
 
-def stepper(task: Task, way: str, multiplicity: int) -> tuple[Callable[[], None], Callable[[], None]]:
+def stepper(task: Task, mode: str, multiplicity: int) -> tuple[Callable[[], None], Callable[[], None]]:
     """(one step of training, what ends it). "plain" is the ordinary step."""
     weights = [weight for weight in task.network.parameters() if weight.requires_grad]
     optimizer = torch.optim.AdamW(weights, fused=True)
-    if way == "plain":
+    if mode == "plain":
 
         def plain() -> None:
             task.loss().mean().backward()
@@ -124,7 +124,7 @@ def stepper(task: Task, way: str, multiplicity: int) -> tuple[Callable[[], None]
         rows = len(task.loss())
     groups, gradients, noise = (
         torch.arange(rows) // multiplicity,
-        PerUnit(task.network, 1.0, GradSampleMode(way)),
+        PerUnit(task.network, 1.0, GradSampleMode(mode)),
         Secure(),
     )
 
@@ -152,20 +152,20 @@ def seconds(step: Callable[[], None], device: str) -> float:
 
 
 def timed(name: str, args: argparse.Namespace) -> dict[str, float]:
-    """Best seconds of a step by way; ways that cannot do the network are left out."""
+    """Best seconds of a step by mode; modes that do not support the network are left out."""
     task = made(name, args)
     best: dict[str, float] = {}
     for turn in range(args.rounds):
-        for way in ("plain", *args.ways):
-            if turn and way not in best:
+        for mode in ("plain", *args.grad_sample_modes):
+            if turn and mode not in best:
                 continue
             try:
-                step, end = stepper(task, way, args.multiplicity)
+                step, end = stepper(task, mode, args.multiplicity)
                 step()
-                best[way] = min(best.get(way, float("inf")), *(seconds(step, args.device) for _ in range(2)))
+                best[mode] = min(best.get(mode, float("inf")), *(seconds(step, args.device) for _ in range(2)))
                 end()
             except InputError as error:
-                print(f"{name}, {way}: {error}")
+                print(f"{name}, {mode}: {error}")
     return best
 
 
@@ -175,23 +175,23 @@ def _kilobytes(field: str) -> int:
     return next(int(line.split()[1]) for line in lines if line.startswith(field))
 
 
-def _peak(name: str, way: str, args: argparse.Namespace, answer: Any) -> None:
+def _peak(name: str, mode: str, args: argparse.Namespace, answer: Any) -> None:
     torch.set_num_threads(args.threads)
     task = made(name, args)
     Path("/proc/self/clear_refs").write_text("5")  # resets the high-water mark
     held = _kilobytes("VmRSS")
-    step, _ = stepper(task, way, args.multiplicity)
+    step, _ = stepper(task, mode, args.multiplicity)
     for _ in range(2):
         step()
     cpu = args.device == "cpu"
     answer.put((_kilobytes("VmHWM") - held) / 1024 if cpu else torch.cuda.max_memory_allocated() / 2**20)
 
 
-def peak(name: str, way: str, args: argparse.Namespace) -> float:
+def peak(name: str, mode: str, args: argparse.Namespace) -> float:
     """MiB above the network, at most, of two steps in a process of their own."""
     context = multiprocessing.get_context("spawn")
     answer: Any = context.Queue()
-    process = context.Process(target=_peak, args=(name, way, args, answer))
+    process = context.Process(target=_peak, args=(name, mode, args, answer))
     process.start()
     process.join()
     return float(answer.get()) if process.exitcode == 0 else float("nan")
@@ -201,7 +201,7 @@ def main() -> None:
     """Measure times, and memory with --memory; print and keep the table."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--network", nargs="+", default=list(NETWORKS), choices=list(NETWORKS))
-    parser.add_argument("--ways", nargs="+", default=[mode.value for mode in GRAD_SAMPLE_MODES])
+    parser.add_argument("--grad-sample-modes", nargs="+", default=[mode.value for mode in GRAD_SAMPLE_MODES])
     for name, usual in {"rows": 32, "multiplicity": 1, "rounds": 3, "threads": torch.get_num_threads()}.items():
         parser.add_argument(f"--{name}", type=int, default=usual)
     for flag in ("memory", "half", "channels-last", "keep"):
@@ -213,13 +213,13 @@ def main() -> None:
         f"{args.rows} rows at once (DenseNet: a quarter), {args.multiplicity} a unit, {args.threads} threads, device"
     ]
     lines[0] += f" {args.device}, {'bfloat16' if args.half else 'float32'}. Private over ordinary step."
-    lines += ["", "| network | way | ms | time | peak MiB | memory |", "|---|---|---|---|---|---|"]
+    lines += ["", "| network | grad_sample_mode | ms | time | peak MiB | memory |", "|---|---|---|---|---|---|"]
     for name in args.network:
         measured = timed(name, args)
-        memory = {way: peak(name, way, args) for way in measured} if args.memory else {}
-        for way, spent in measured.items():
-            cells = f"| {name} | {way} | {1e3 * spent:.0f} | {spent / measured['plain']:.2f} x "
-            used = f"{memory[way]:.0f} | {memory[way] / memory['plain']:.2f} x" if memory else "- | -"
+        memory = {mode: peak(name, mode, args) for mode in measured} if args.memory else {}
+        for mode, spent in measured.items():
+            cells = f"| {name} | {mode} | {1e3 * spent:.0f} | {spent / measured['plain']:.2f} x "
+            used = f"{memory[mode]:.0f} | {memory[mode] / memory['plain']:.2f} x" if memory else "- | -"
             lines.append(f"{cells}| {used} |")
     if args.keep:
         table("privacy", lines)

@@ -177,7 +177,7 @@ class Ours:
                 write_bytes(folder / f"{i}.png", data)
 
 
-def ways(folder: Path, device: str, side: int) -> list[tuple[Any, ...]]:
+def methods(folder: Path, device: str, side: int) -> list[tuple[Any, ...]]:
     """Everything that is measured: its name, (batch, steps, folder) -> files, and its clock."""
     worded = Prompts(FINDINGS)(labels := torch.tensor([[1.0, 0.0, 0.0], [0.0, 1.0, 1.0]]).repeat(16, 1))
     images = torch.rand(32, 1, side, side, generator=torch.Generator().manual_seed(0))
@@ -198,7 +198,7 @@ def ways(folder: Path, device: str, side: int) -> list[tuple[Any, ...]]:
 
 
 def cell(known: list[tuple[Any, ...]], batch: int, steps: int, rounds: int, folder: Path, device: str) -> list[str]:
-    """One line a way: images a second, the ratio to diffusers, peak memory, milliseconds an image by part."""
+    """Return one line per method: images a second, ratio to diffusers, peak memory, milliseconds an image by part."""
     best: dict[str, tuple[float, Counter[str]]] = {}
     memory: dict[str, list[int]] = {name: [] for name, _, _ in known}
     for _, run, _ in known:  # warm up: text is cached, decoding layouts are tried
@@ -285,13 +285,22 @@ def main() -> None:
     cells = [(batch, steps) for batch, steps in product(args.batches, args.steps) if batch * steps <= args.most]
     with tempfile.TemporaryDirectory() as place_:
         folder = untrained((work := Path(place_)) / "model", **made)
-        known = ways(folder, args.device, side)
-        head = ["batch", "steps", "way", "images/s", "x fp32", "x bf16", "peak MiB", *(f"{part} ms" for part in PARTS)]
+        known = methods(folder, args.device, side)
+        head = [
+            "batch",
+            "steps",
+            "method",
+            "images/s",
+            "x fp32",
+            "x bf16",
+            "peak MiB",
+            *(f"{part} ms" for part in PARTS),
+        ]
         text = f"{args.size}, {side} px, guidance {WEIGHT}, {torch.get_num_threads()} threads, best of {args.rounds}."
         lines = [text, "", "| " + " | ".join(head) + " |", "|---:|---:|---|" + "---:|" * (len(head) - 3)]
         for batch, steps in cells:
-            lines += (lines := cell(known, batch, steps, args.rounds, work, args.device))
-            print(*lines, sep="\n", flush=True)
+            lines += (new := cell(known, batch, steps, args.rounds, work, args.device))
+            print(*new, sep="\n", flush=True)
         lines += on_gpu(folder, side, work) if args.device == "cuda" else []
     table("sampling", lines)
 
