@@ -137,17 +137,17 @@ def _tokenizer(chosen: configs.StableFolder | configs.StableUntrained, codec: Ha
 
     Raises InputError if the configs and file headers of checkpoint and adapters do not fit. No weight is read.
     """
-    from medlt.diffusion.stable.load import fits, look_at, read_tokenizer
+    from medlt.diffusion.stable.load import fits, read_tokenizer, validate_folder
     from medlt.diffusion.stable.save import tokenizer_folder
-    from medlt.diffusion.stable.single_file import as_folder, look_at_file
+    from medlt.diffusion.stable.single_file import as_folder, validate_file
     from medlt.diffusion.stable.untrained import require_widths
 
     if isinstance(chosen, configs.StableUntrained):
         require_widths(chosen.widths)
         return None if chosen.tokenizer is None else read_tokenizer(tokenizer_folder(chosen.tokenizer))
     if chosen.path.is_file():
-        look_at_file(chosen.path, chosen.config)
+        validate_file(chosen.path, chosen.config)
         return None
     folder = as_folder(chosen.path, config=chosen.config)
-    fits(model := look_at(folder, prediction=chosen.prediction, loras=chosen.loras), codec)
+    fits(model := validate_folder(folder, prediction=chosen.prediction, loras=chosen.loras), codec)
     return model.tokenizer

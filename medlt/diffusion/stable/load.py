@@ -12,7 +12,7 @@ from torch import Tensor
 from medlt.diffusion.backbone import Backbone, Conditioner
 from medlt.diffusion.noise import NoiseSchedule, Prediction
 from medlt.diffusion.stable import files, network
-from medlt.diffusion.stable.lora import Adapter, add_loras, look_at_loras
+from medlt.diffusion.stable.lora import Adapter, add_loras, validate_loras
 from medlt.files import digest
 from medlt.types import InputError
 
@@ -41,8 +41,8 @@ class StableDiffusion:
     """A loaded checkpoint: networks float32, in eval mode, frozen, with adapters fused into the weights.
 
     `files` maps every file that was read to its SHA-256, by its name in the checkpoint, with adapters as loras/0/NAME.
-    `digest` is made of these and of the adapters' weights. `source` is the folder. A checkpoint from `look_at` has
-    empty networks on the meta device, and neither hashes nor a digest.
+    `digest` is made of these and of the adapters' weights. `source` is the folder. A checkpoint from `validate_folder`
+    has empty networks on the meta device, and neither hashes nor a digest.
     """
 
     unet: Any
@@ -108,7 +108,7 @@ def load_stable_diffusion(
     from medlt.diffusion.stable.single_file import as_folder
 
     folder = as_folder(Path(path), prediction=prediction, config=config)
-    model = look_at(folder, prediction=prediction, loras=loras)
+    model = validate_folder(folder, prediction=prediction, loras=loras)
     for part, net in (("unet", model.unet), ("text_encoder", model.text_encoder)):
         network.fill(net, _tensors(folder, part, network.read_all), folder / part)
     adapters = add_loras(model.unet, model.text_encoder, loras)
@@ -118,7 +118,9 @@ def load_stable_diffusion(
     return replace(model, files=known, digest=named)
 
 
-def look_at(folder: Path, *, prediction: Prediction | None = None, loras: Sequence[Adapter] = ()) -> StableDiffusion:
+def validate_folder(
+    folder: Path, *, prediction: Prediction | None = None, loras: Sequence[Adapter] = ()
+) -> StableDiffusion:
     """Read a diffusers folder without its weights: configs, headers and tokenizer, in a second or two.
 
     Raises InputError as `load_stable_diffusion`, except for weights that are NaN or infinite.
@@ -133,7 +135,7 @@ def look_at(folder: Path, *, prediction: Prediction | None = None, loras: Sequen
         )
     unet, text_encoder = _empty(folder, "unet"), _empty(folder, "text_encoder")
     tokenizer = load_tokenizer(folder / "tokenizer", text_encoder.config)
-    look_at_loras(unet, text_encoder, loras)
+    validate_loras(unet, text_encoder, loras)
     return StableDiffusion(unet, text_encoder, tokenizer, recorded, noise, folder)
 
 

@@ -65,7 +65,7 @@ def add_loras(unet: nn.Module, text_encoder: nn.Module, loras: Sequence[Adapter]
     return [_add(layers, *(one if isinstance(one, tuple) else (one, 1.0))) for one in loras]
 
 
-def look_at_loras(unet: nn.Module, text_encoder: nn.Module, loras: Sequence[Adapter]) -> None:
+def validate_loras(unet: nn.Module, text_encoder: nn.Module, loras: Sequence[Adapter]) -> None:
     """Raise InputError if adapters do not fit these networks, by their headers alone. The networks may be empty."""
     layers = _layers(unet, text_encoder)
     for one in loras:

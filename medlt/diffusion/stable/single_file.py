@@ -68,7 +68,7 @@ def convert_single_file(
     and wrong for the 2.x base models at 512 px: give it for these. Raises InputError for a file of another model,
     missing parts, a missing tokenizer, or shapes that fit no config.
     """
-    parts = look_at_file(file, config, tokenizer)
+    parts = validate_file(file, config, tokenizer)
     with whole_folder(folder) as fresh:
         tensors = network.read_all([file])
         write_parts(fresh, {part: _converted(file, part, own, tensors) for part, own in parts.items()})
@@ -78,7 +78,7 @@ def convert_single_file(
         write_json(fresh / ORIGIN, {"file": file.name, "sha256": files.sha256(file)})
 
 
-def look_at_file(file: Path, config: Path | None = None, tokenizer: Path | None = None) -> dict[str, dict[str, Any]]:
+def validate_file(file: Path, config: Path | None = None, tokenizer: Path | None = None) -> dict[str, dict[str, Any]]:
     """Return the configs of the parts ("unet", "text_encoder", "vae") of a single file, from its header and `config`.
 
     Raises InputError as `convert_single_file`, without reading weights.

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from medlt.diffusion.noise import NoiseSchedule
 from medlt.diffusion.prompts import Prompts
 from medlt.diffusion.stable import files
-from medlt.diffusion.stable.load import fits, load_stable_diffusion, look_at
+from medlt.diffusion.stable.load import fits, load_stable_diffusion, validate_folder
 from medlt.testing import IdentityCodec
 from medlt.types import InputError
 
@@ -317,15 +317,15 @@ def test_a_config_chooses_no_code(sd15: Path, copy: Path) -> None:
 
 def test_a_look_tells_the_same_without_reading_a_weight(sd15: Path, copy: Path) -> None:
     not_numbers(copy)
-    seen, model = look_at(copy), load_stable_diffusion(sd15)
+    seen, model = validate_folder(copy), load_stable_diffusion(sd15)
     assert all(value.is_meta for value in (*seen.unet.parameters(), *seen.text_encoder.parameters()))
     assert (seen.channels, seen.prediction, seen.noise) == (model.channels, model.prediction, model.noise)
     assert seen.tokenizer.get_vocab() == model.tokenizer.get_vocab()
     fits(seen, IdentityCodec(2))
     with pytest.raises(InputError, match="prediction is v_prediction"):
-        look_at(sd15, prediction="v_prediction")
+        validate_folder(sd15, prediction="v_prediction")
     with pytest.raises(InputError, match="does not exist or holds no pytorch_lora_weights"):
-        look_at(sd15, loras=[sd15])
+        validate_folder(sd15, loras=[sd15])
 
 
 def test_a_folder_says_its_prediction_itself(sd15: Path) -> None:

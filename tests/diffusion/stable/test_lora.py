@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from medlt.diffusion.stable.load import StableDiffusion, load_stable_diffusion, look_at
+from medlt.diffusion.stable.load import StableDiffusion, load_stable_diffusion, validate_folder
 from medlt.diffusion.stable.save import save_lora
 from medlt.types import InputError
 
@@ -234,15 +234,15 @@ def test_strange_settings(sd15: Path, adapter: Path, tmp_path: Path, settings: A
     assert "\n" not in str(error.value)
     if "settings" in message:
         with pytest.raises(InputError, match=message):
-            look_at(sd15, loras=[tmp_path / "told.safetensors"])
+            validate_folder(sd15, loras=[tmp_path / "told.safetensors"])
 
 
 def test_a_look_finds_another_models_adapter(sd15: Path, adapter: Path, tmp_path: Path) -> None:
-    look_at(sd15, loras=[adapter, (adapter, 0.5)])
+    validate_folder(sd15, loras=[adapter, (adapter, 0.5)])
     tensors = {k: torch.cat([v, v], 1) if "lora_A" in k else v for k, v in load_file(adapter).items()}
     save_file(tensors, tmp_path / "other.safetensors")
     with pytest.raises(InputError, match="is for another model"):
-        look_at(sd15, loras=[tmp_path / "other.safetensors"])
+        validate_folder(sd15, loras=[tmp_path / "other.safetensors"])
 
 
 def test_files_that_are_none(sd15: Path, tmp_path: Path) -> None:
