@@ -261,7 +261,7 @@ def test_nothing_but_the_result_reaches_stdout(capsys: pytest.CaptureFixture[str
         sys.stdout.write("a library talks\n")
         with terminal.stage("work"):
             terminal("units", 1, 2)
-        terminal.say({"rate": float("nan"), "count": np.int64(3), 5: (1, 2)}, lambda: "")
+        terminal.show({"rate": float("nan"), "count": np.int64(3), 5: (1, 2)}, lambda: "")
     out, err = capsys.readouterr()
     assert json.loads(out) == {"rate": None, "count": 3, "5": [1, 2]}
     assert "a library talks" in err
@@ -278,7 +278,7 @@ def test_quiet_shows_warnings_and_the_result_alone(
         log.info("a detail")
         log.warning("a warning")
         terminal.mention("a remark")
-        terminal.say_lines({}, ["the result"])
+        terminal.show_lines({}, ["the result"])
     out, err = capsys.readouterr()
     assert out == "the result\n"
     assert "medlt: warning: a warning" in err
@@ -294,7 +294,7 @@ def test_colour_is_left_out_where_no_color_is_set(
     for name, value in {"FORCE_COLOR": "1", "TERM": "xterm-256color", "NO_COLOR": no_color}.items():
         monkeypatch.setenv(name, value)
     with edge() as terminal:
-        terminal.say({}, lambda: Text("harms", style="red"))
+        terminal.show({}, lambda: Text("harms", style="red"))
     assert capsys.readouterr().out == ("harms\n" if no_color else "\x1b[31mharms\x1b[0m\n")
 
 

@@ -32,9 +32,9 @@ PAGES = [
 ]
 
 PARTS = frozenset(
-    "told said asked found looked looks gaze gazes lesson lessons judge judges judged judging reporter reporters "
-    "reporting screening course courses dose doses dosed blind subject subjects speak spoken sighted lent foreseen "
-    "apart chance asserted health predictor predictors earlier duplicated crossfit heavy".split()
+    "told said say asked ask found looked looks look gaze gazes lesson lessons judge judges judged judging reporter "
+    "reporters reporting screening course courses dose doses dosed blind subject subjects speak spoken sighted lent "
+    "foreseen apart chance asserted health predictor predictors earlier duplicated crossfit heavy".split()
 )
 """Forbidden in every identifier; a part ends at an underscore or a capital."""
 NAMES = frozenset(["aid"])
@@ -51,8 +51,9 @@ FUNCTIONS = frozenset(
 MODULES = frozenset("apart aid through overlap lessons gaze judges predictor course dose courses health".split())
 """Forbidden as the name of a module or of a package."""
 WORDS = re.compile(
-    r"\b(told|said|asked|found|looked|gaze|lessons?|judges?|judged|judging|reporters?|screening|screened|courses?|"
-    r"doses?|dosed|blind|blinded|subjects?|foreseen|sighted|lent|crossfit|predictors?|the door|who was there)\b",
+    r"\b(told|tells?|telling|said|asked|ask(?:s|ing)?|found|looked|gaze|lessons?|judges?|judged|judging|"
+    r"reporters?|screening|screened|courses?|doses?|dosed|blind|blinded|subjects?|foreseen|sighted|lent|crossfit|predictors?|"
+    r"the door|who was there)\b",
     re.IGNORECASE,
 )
 """Words of docs, help, messages and comments."""

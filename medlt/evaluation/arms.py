@@ -181,7 +181,7 @@ def match_real_rows(rows: pd.DataFrame, labels: pd.DataFrame) -> pd.Series:
 def select_by_ratio(
     kept: pd.DataFrame, positives: Mapping[str, int], synthetic_ratio: float | None = None, keep_top: float = 1.0
 ) -> tuple[list[str], int]:
-    """Return the uids of the images of an arm, and how many images its synthetic ratio asks for.
+    """Return the uids of the images of an arm, and how many images its synthetic ratio requires.
 
     kept: index uid; columns finding, slot and verifier (the verifier's probability of the finding). Of each finding the
     function takes the `keep_top` share by `verifier` (ties: the earlier slot), and of these the first

@@ -135,7 +135,7 @@ def _with_added(
 
 
 def _selected(name: str, spec: ArmSpec, rows: ExperimentRows, source: SourceImages) -> tuple[list[str], int]:
-    """Return the uids of the images of an arm, none of an empty source, and how many images it asks for."""
+    """Return the uids of the images of an arm, none of an empty source, and how many images it requires."""
     if source.empty:
         log.warning("arms.%s: no image of source %s was kept, so there is nothing to train", name, source.name)
         return [], 0
@@ -144,7 +144,7 @@ def _selected(name: str, spec: ArmSpec, rows: ExperimentRows, source: SourceImag
         given = f"synthetic_ratio {spec.synthetic_ratio} and keep_top {spec.keep_top}"
         raise InputError(f"arms.{name}: {given} leave no image of source {spec.source}; raise them")
     if len(uids) < wanted:
-        text = "arms.%s: synthetic_ratio asks for %d images, source %s has %d of them"
+        text = "arms.%s: synthetic_ratio requires %d images, source %s has %d of them"
         log.warning(text, name, wanted, spec.source, len(uids))
     return uids, wanted
 

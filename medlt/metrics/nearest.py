@@ -32,7 +32,7 @@ def nearest(queries: Tensor, references: Tensor, k: int, block: int = 8192) -> N
     Raises InputError if there are fewer than k references.
     """
     if not 0 < k <= len(references):
-        raise InputError(f"{k} neighbours among {len(references)} images; ask for fewer or give more images")
+        raise InputError(f"{k} neighbours among {len(references)} images; request fewer neighbours or give more images")
     best, where = queries.new_empty(len(queries), 0), torch.empty(len(queries), 0, dtype=torch.int64)
     for start in range(0, len(references), block):
         near = queries @ references[start : start + block].T

@@ -192,7 +192,7 @@ def _audit(folder: Path) -> str:
 
 
 def _attack(one: Mapping[str, Any]) -> str:
-    words = {True: "passed", False: "FAILED", None: "cannot say"}
+    words = {True: "passed", False: "FAILED", None: "cannot conclude"}
     return f"**{_clean(one['name'])}** ({words[one['passed']]}): {_clean(one['sentence'])}"
 
 

@@ -87,7 +87,7 @@ def set_gradient_checkpointing(network: nn.Module, on: bool) -> None:
 
 
 def configure(network: Any, settings: Training, on: bool) -> None:
-    """Apply gradient checkpointing and the channels-last format if the settings ask for them, or undo both."""
+    """Apply gradient checkpointing and the channels-last format if the settings require them, or undo both."""
     if settings.gradient_checkpointing:
         set_gradient_checkpointing(network, on)
     if settings.channels_last:

@@ -111,7 +111,7 @@ def test_each_attack_of_the_audit_has_a_line(tmp_path: Path, write: Any) -> None
     text = write(tmp_path / "run")
     assert "**near_copies** (passed): No copy was found, recall 0.9." in text
     assert "**membership** (FAILED): Caught 3 of 4, see [path]" in text
-    assert "**identity** (cannot say)" in text
+    assert "**identity** (cannot conclude)" in text
     assert "Leaks were found" in text
 
 

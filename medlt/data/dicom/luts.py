@@ -27,7 +27,7 @@ def voi_lut(values: np.ndarray, header: Dataset, span: tuple[float, float]) -> n
 
 
 def presentation(values: np.ndarray, header: Dataset) -> np.ndarray:
-    """Return values in [0,1], inverted if the header asks for it (see `inverted`)."""
+    """Return values in [0,1], inverted if the header requires it (see `inverted`)."""
     return 1 - values if inverted(header) else values
 
 
