@@ -29,8 +29,7 @@ def audit(
         bool, typer.Option("--show-pairs", help="Also write RUN/audit_pairs.png: nearest REAL images beside synthetic.")
     ] = False,
     embedding_steps: Annotated[
-        int,
-        typer.Option(min=1, help="Training steps of the embedding that compares images."),
+        int, typer.Option(min=1, help="Training steps of the embedding that compares images.")
     ] = 250,
     as_json: Json = False,
     volume: Volume = None,
