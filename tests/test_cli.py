@@ -465,16 +465,25 @@ def test_the_configs_for_a_dicom_folder_read_what_convert_and_manifest_write(
 
     monkeypatch.chdir(tmp_path)
     archive = phantom.write_phantom(tmp_path / "archive", patients=20, seed=0, size=64).parent
-    convert = ["convert", str(archive / "dicom"), "converted", "--size", "32", "--workers", "1", "-q"]
-    assert CliRunner().invoke(app, convert).exit_code == 0
+    whole = min((archive / "dicom").rglob("*.dcm"))
+    whole.with_name("cut.dcm").write_bytes(whole.read_bytes()[: whole.stat().st_size // 2])
+    convert = ["convert", str(archive / "dicom"), "converted", "--size", "32", "--workers", "1"]
+    done = CliRunner().invoke(app, convert)
+    assert done.exit_code == 1
+    where = "reasons are in converted/failures.csv, file names in converted/sources.csv"
+    following = "next: medlt manifest folder converted labelled.parquet --labels TABLE.csv --findings all"
+    assert errors(done.stderr) == [following, f"medlt: 1 file(s) failed; {where}"]
     made = pd.read_parquet("converted/manifest.parquet")
     labels = pd.DataFrame({"sop_uid": made["sop_uid"], "Mass": 1, "No_Finding": 0}).reset_index(drop=True)
     labels["No_Finding"] = 1 - (mass := labels.index % 2)
     labels.assign(Mass=mass).to_csv("labels.csv", index=False)
-    manifest = ["manifest", "folder", "converted", "labelled.parquet", "--labels", "labels.csv", "--key", "sop_uid"]
-    done = CliRunner().invoke(app, [*manifest, "--findings", "Mass,No_Finding"])
+    done = CliRunner().invoke(app, following.replace("TABLE", "labels").split()[2:])
     assert done.exit_code == 0, done.stderr
+    assert errors(done.stderr)[-1] == "next: medlt validate labelled.parquet"
+    done = CliRunner().invoke(app, ["validate", "labelled.parquet"])
+    assert errors(done.stderr) == ["next: medlt config list, then medlt run NAME data.path=labelled.parquet"]
     settings = config.load_config(Path("dicom_folder/fusion"))
+    assert config.load_config(Path("dicom_folder/quick")).data == settings.data
     found = open_data(settings.data, seed=0, folder=tmp_path)
     assert (len(found.rows), found.findings) == (len(made), ("Mass", "No_Finding"))
     assert config.load_verdict(Path("dicom_folder/verdict")).data == settings.data

@@ -129,7 +129,7 @@ def convert(
             joined = f"{shlex.quote(str(out))} labelled.parquet --labels TABLE.csv --findings all"
             terminal.mention(f"next: medlt manifest folder {joined}")
     if counts["failed"] or not counts["converted"]:
-        what = f"{counts['failed']} files failed" if counts["failed"] else "no file was converted"
+        what = f"{counts['failed']} file(s) failed" if counts["failed"] else "no file was converted"
         where = "" if dry_run else f"; reasons are in {out / 'failures.csv'}, file names in {out / 'sources.csv'}"
         typer.echo(f"medlt: {what}{where}", err=True)
         raise typer.Exit(1 if counts["converted"] else 2)
