@@ -137,11 +137,20 @@ class Collection:
         """Write synthetic radiographs as DICOM files below `folder`, or find them there: data to try medlt with.
 
         options: size (pixels), imbalance (most frequent finding over the rarest), shares (train, val, test).
+        Raises InputError for an option that does not fit.
         """
+        from pydantic import ValidationError
+
         from medlt.config import PhantomData
+        from medlt.config.messages import explain
         from medlt.data.source import open_data
 
-        return cls(open_data(PhantomData(patients=patients, **options), seed=seed, folder=Path(folder).expanduser()))
+        given = {"patients": patients, **options}
+        try:
+            settings = PhantomData(**given)
+        except ValidationError as error:
+            raise InputError(f"from_phantom: {explain(error, PhantomData, given)}") from None
+        return cls(open_data(settings, seed=seed, folder=Path(folder).expanduser()))
 
     @property
     def findings(self) -> tuple[str, ...]:

@@ -2,6 +2,8 @@
 
 On a CPU networks and steps are those of the config dicom_folder/fusion. A GPU gets larger images and longer training.
 A small collection gets fewer steps: to see an image hundreds of times takes long, and teaches a denoiser to copy it.
+On a CPU, a collection with fewer than QUICK_BELOW train images gets the settings of dicom_folder/quick, at 64 px: a
+first run ends in minutes, with blurred images.
 """
 
 from __future__ import annotations
@@ -24,11 +26,22 @@ PROBED = 8
 """Images whose size is read."""
 
 CPU: dict[str, Any] = {
+    "size": 128,
     "codec": {"kind": "train", "width": 32, "levels": 3, "steps": 1500, "batch_size": 16},
     "denoiser": {"kind": "unet", "steps": 2000, "batch_size": 32},
     "classifier": {"size": 96, "steps": 400},
 }
+QUICK: dict[str, Any] = {
+    "size": 64,
+    "codec": {"kind": "train", "width": 32, "steps": 180, "learning_rate": 0.002},
+    "sparse": {"generations": 3, "imitation_epochs": 3, "interaction_epochs": 5},
+    "denoiser": {"kind": "unet", "width": 32, "steps": 200},
+    "classifier": {"size": 64, "steps": 80},
+}
+QUICK_BELOW = 300
+"""Train images below which a CPU uses QUICK."""
 GPU: dict[str, Any] = {
+    "size": 256,
     "codec": {"kind": "train", "width": 64, "levels": 4, "steps": 4000, "batch_size": 16},
     "denoiser": {"kind": "unet", "width": 128, "levels": 3, "steps": 8000, "batch_size": 64},
     "classifier": {"size": 128, "steps": 1000, "batch_size": 64},
@@ -61,14 +74,14 @@ def plain_machine(given: Mapping[str, Any]) -> Machine:
 def defaults(collection: Collection, given: Mapping[str, Any], on: Machine) -> dict[str, Any]:
     """Return a config's tree without output_dir and data. `given`: the caller's settings, which decide some of them."""
     device = on.device
-    usual = GPU if device.startswith("cuda") else CPU
+    train = int((collection.manifest.rows["split"] == "train").sum())
+    usual = GPU if device.startswith("cuda") else QUICK if train < QUICK_BELOW else CPU
     kind = _section(given, "denoiser").get("kind", "unet")
     private = given.get("privacy") is not None
-    train = int((collection.manifest.rows["split"] == "train").sum())
     codec, unet = (_steps(usual[name], train, name) for name in ("codec", "denoiser"))
     denoiser = {**unet, "precision": on.precision} if kind == "unet" else {"kind": kind}
     size = given.get("size")
-    size = size if isinstance(size, int) else image_size(collection, 256 if usual is GPU else 128)
+    size = size if isinstance(size, int) else image_size(collection, usual["size"])
     return {
         "method": {"kind": "noise" if private else "fusion"},
         "size": size,
@@ -76,6 +89,7 @@ def defaults(collection: Collection, given: Mapping[str, Any], on: Machine) -> d
         "precision": "bf16" if usual is GPU else "fp32",
         "threads": cores(),
         "skip_unreadable": True,
+        **({"sparse": usual["sparse"]} if "sparse" in usual else {}),
         "codec": _codec(given, codec),
         "denoiser": denoiser if private else {**denoiser, "balance": "inverse_sqrt"},
         "targets": _targets(collection, _section(given, "targets")),
@@ -85,6 +99,8 @@ def defaults(collection: Collection, given: Mapping[str, Any], on: Machine) -> d
 
 def _steps(usual: Mapping[str, Any], images: int, name: str) -> dict[str, Any]:
     """Return the section of a training, with fewer steps where there are few train images."""
+    if "batch_size" not in usual:  # QUICK, which is for few images
+        return dict(usual)
     enough = max(FEWEST[name], EPOCHS[name] * images // usual["batch_size"])
     return {**usual, "steps": min(usual["steps"], enough)}
 

@@ -1,6 +1,8 @@
 """Augment, evaluate, finetune and audit, and what their results say."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +47,9 @@ def test_a_run_gives_checks_plan_report_and_record(tiny_run: medlt.Run) -> None:
     assert tiny_run.claim.epsilon is None
     assert isinstance(tiny_run.config, configs.RunConfig)
     assert str(tiny_run.folder) in repr(tiny_run)
+    images = tiny_run.images()
+    assert repr(images) == f"SyntheticImages({len(images)} images in {str(tiny_run.folder)!r})"
+    assert images != tiny_run.images()
 
 
 def test_the_dataset_holds_real_and_synthetic_rows(tiny_run: medlt.Run) -> None:
@@ -156,9 +161,39 @@ def test_an_audit_of_the_run(tiny_run: medlt.Run) -> None:
     assert str(audit) == audit.record["conclusion"]
     outcomes = set(audit.results["passed"])
     assert audit.passed is (False if False in outcomes else None if None in outcomes else True)
+    assert repr(audit) == f"Audit(passed={audit.passed}, {len(audit.results)} tests)"
     again = tiny_run.audit
     assert again is not None
     pd.testing.assert_frame_equal(again.results, audit.results)
+
+
+def test_the_options_of_an_audit_are_those_of_its_recipe() -> None:
+    from medlt.recipes.audit import AuditOptions
+
+    assert list(calls.AUDIT_OPTIONS) == list(AuditOptions.__dataclass_fields__)
+
+
+TYPOS = {
+    "augment": "medlt.augment(collection, denoiser={'stepz': 3}, output_dir=out)",
+    "finetune": "medlt.finetune(collection, stepz=3, output_dir=out)",
+    "evaluate": "medlt.evaluate(collection, arms={'a': {'loss': 'focal'}}, stepz=3, output_dir=out)",
+    "audit": "medlt.audit(out, stepz=3)",
+}
+
+
+@pytest.mark.parametrize("name", list(TYPOS))
+def test_a_typo_is_reported_before_torch_is_imported(
+    tiny_collection: medlt.Collection, tmp_path: Path, name: str
+) -> None:
+    file = tiny_collection.saved(tmp_path)
+    code = (
+        f"import sys, medlt\ncollection = medlt.Collection.from_manifest({str(file)!r})\n"
+        f"out = {str(tmp_path / 'run')!r}\n"
+        f"try:\n    {TYPOS[name]}\nexcept medlt.InputError as error:\n"
+        "    print('stepz' in str(error), 'torch' in sys.modules, 'monai' in sys.modules)"
+    )
+    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert shown.split() == ["True", "False", "False"]
 
 
 def test_finetune_trains_what_augment_then_uses(

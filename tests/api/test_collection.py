@@ -159,3 +159,41 @@ def test_a_path_is_read_by_what_it_is(table: Path, tmp_path: Path) -> None:
         as_collection("mine.yaml")
     with pytest.raises(medlt.InputError, match="no such"):
         as_collection(tmp_path / "none.csv")
+
+
+def test_a_home_folder_is_expanded(table: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(table.parent))
+    collection = medlt.Collection.from_csv("~/labels.csv", images="~/png")
+    assert collection.manifest.file("3").is_file()
+    assert medlt.Collection.from_csv(Path("~/labels.csv"), images=Path("~/png")).digest() == collection.digest()
+    file = collection.saved(Path("~/out"))
+    assert file.parent == table.parent / "out"
+    assert medlt.Collection.from_manifest(f"~/out/{file.name}").file == file
+    labels = pd.read_csv(table).assign(image=[str(number) for number in range(16)])
+    labels.drop(columns="path").to_csv(table, index=False)
+    again = medlt.Collection.from_dicom_folder("~/png", "~/labels.csv", key="image")
+    assert again.findings == collection.findings
+    medlt.Collection.from_phantom("~/phantom", patients=24, size=64, imbalance=2)
+    assert (table.parent / "phantom").is_dir()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"), [({"size": 32}, "size.*at least 64"), ({"sizes": 64}, "sizes.*did you mean.*size")]
+)
+def test_bad_options_of_the_phantom_are_one_line(tmp_path: Path, options: dict[str, int], message: str) -> None:
+    with pytest.raises(medlt.InputError, match=message) as raised:
+        medlt.Collection.from_phantom(tmp_path / "phantom", **options)
+    assert "\n" not in str(raised.value)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_collections_are_compared_as_objects_and_shown_in_one_line(table: Path) -> None:
+    one, other = (medlt.Collection.from_csv(table, images=table.parent / "png") for _ in range(2))
+    assert one == one
+    assert one != other
+    assert len({one, other}) == 2
+    assert repr(one) == "Collection(16 images of 8 patients, 2 findings)"
+    assert repr(one.manifest) == "Manifest(16 images of 8 patients, 2 findings)"
+    assert one.manifest != other.manifest
+    assert repr(one.summary()) == "CollectionSummary(16 images of 8 patients, 1 tail findings)"
+    assert one.summary() != one.summary()

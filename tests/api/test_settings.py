@@ -15,6 +15,7 @@ import medlt
 from medlt import config as configs
 from medlt.api import defaults
 from medlt.api.settings import merged, nested, run_config
+from medlt.config import catalogue
 from medlt.data.manifest import Manifest
 from medlt.recipes.augment import check
 
@@ -149,10 +150,23 @@ def test_defaults_by_what_the_collection_has(tmp_path: Path) -> None:
     assert usual(big, {"targets": {"count": 7}})["targets"] == {}
 
 
-@pytest.mark.parametrize(("images", "codec", "denoiser"), [(65, 400, 800), (500, 1250, 1562), (3000, 1500, 2000)])
-def test_few_images_get_fewer_steps(tmp_path: Path, images: int, codec: int, denoiser: int) -> None:
-    tree = usual(large({"A": 5, "B": images - 5}, 64, tmp_path), {"device": "cpu"})
+@pytest.mark.parametrize(
+    ("device", "images", "codec", "denoiser"),
+    [("cpu", 65, 180, 200), ("cpu", 299, 180, 200), ("cpu", 300, 750, 937), ("cpu", 500, 1250, 1562),
+     ("cpu", 3000, 1500, 2000), ("cuda", 65, 400, 800)],
+)  # fmt: skip
+def test_few_images_get_fewer_steps(tmp_path: Path, device: str, images: int, codec: int, denoiser: int) -> None:
+    tree = usual(large({"A": 5, "B": images - 5}, 64, tmp_path), {"device": device})
     assert (tree["codec"]["steps"], tree["denoiser"]["steps"]) == (codec, denoiser)
+
+
+def test_few_images_on_a_cpu_get_the_settings_of_the_quick_config(tmp_path: Path) -> None:
+    tree = usual(large({"A": 5, "B": 100}, 3000, tmp_path), {"device": "cpu"})
+    quick = yaml.safe_load(catalogue.path("dicom_folder/quick").read_text())
+    assert tree["size"] == quick["size"]
+    for section in ("codec", "sparse", "denoiser", "classifier"):
+        assert {**tree[section], **quick[section]} == tree[section]
+    assert usual(large({"A": 5, "B": 100}, 3000, tmp_path), {"device": "cpu", "size": 128})["size"] == 128
 
 
 def test_defaults_by_machine_and_privacy(tmp_path: Path) -> None:

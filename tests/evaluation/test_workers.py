@@ -86,3 +86,13 @@ def test_the_error_of_a_task_is_raised_and_the_workers_stop(tasks: Any) -> None:
 def test_a_worker_that_ends_unexpectedly_is_reported_in_one_line(tasks: Any) -> None:
     with pytest.raises(InputError, match=r"a worker process ended unexpectedly.*use fewer workers"):
         list(in_processes(tasks.die, {0: (0,)}, shared=0, workers=2))
+
+
+def test_a_script_without_a_main_guard_learns_of_it(tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(
+        "from medlt.evaluation.workers import in_processes\nlist(in_processes(max, {0: (1,)}, shared=0, workers=1))\n"
+    )
+    ended = subprocess.run([sys.executable, script], capture_output=True, text=True)
+    assert ended.returncode == 1
+    assert 'outside `if __name__ == "__main__":`' in ended.stderr.splitlines()[-1]

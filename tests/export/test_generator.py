@@ -124,6 +124,7 @@ def test_monai_runs_the_bundle(bundle: Path, generator: TrainedGenerator, tiny_r
     assert text["Synthetic"] == "true"
     assert text["Run"] == tiny_run.id != ""
     assert text["Seed"] == str(SEEDS[0])
+    assert text["UID"] == f"synthetic-{SEEDS[0]}" == files[0].stem
 
 
 def test_the_bundle_needs_no_medlt(bundle: Path) -> None:
@@ -194,7 +195,7 @@ def test_an_export_is_not_overwritten_and_whole(tiny_run: medlt.Run, bundle: Pat
         tiny_run.export("monai-bundle", bundle)
     for name in ("MODEL_CARD.md", "DATASHEET.md", "provenance.json"):
         assert (bundle / name).is_file()
-    with pytest.raises(medlt.InputError, match=r"did you mean diffusers\?"):
+    with pytest.raises(medlt.InputError, match=r"'difusers'; did you mean 'diffusers'\? use one of imagefolder"):
         tiny_run.export("difusers", tmp_path / "out")
     with pytest.raises(medlt.InputError, match="leave real out"):
         tiny_run.export("diffusers", tmp_path / "out", real=True)

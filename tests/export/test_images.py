@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 import tarfile
 from pathlib import Path
 from typing import Any
@@ -61,6 +62,19 @@ def test_imagefolder(tiny_run: medlt.Run, tmp_path: Path) -> None:
         assert row.get("run", "") == tiny_run.id
         with Image.open(out / "train" / name) as image:
             assert image.size == (32, 32)
+
+
+def test_an_export_without_a_folder_lies_beside_the_run(tiny_run: medlt.Run, tmp_path: Path) -> None:
+    shutil.copytree(tiny_run.folder, tmp_path / "run")
+    run = medlt.Run(tmp_path / "run")
+    out = run.export("imagefolder")
+    assert out == tmp_path / "run-imagefolder"
+    assert len(imagefolder_rows(out / "train")) == len(run.images())
+
+
+def test_a_home_folder_is_expanded(tiny_run: medlt.Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert tiny_run.export("imagefolder", "~/out") == tmp_path / "out"
 
 
 def test_imagefolder_by_hugging_face(tiny_run: medlt.Run, tmp_path: Path) -> None:
