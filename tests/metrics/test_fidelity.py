@@ -173,5 +173,5 @@ def test_too_few_rows_are_told(fn: object, n: int, m: int, said: str) -> None:
 def test_a_subset_larger_than_the_set_is_told() -> None:
     with pytest.raises(InputError, match="at least 50"):
         kid_subsets(*drawn(0), np.random.default_rng(0), size=50)
-    with pytest.raises(InputError, match="at least 1 of 3"):
+    with pytest.raises(InputError, match="at least 1 subset of 3 rows"):
         kid_subsets(*drawn(0), np.random.default_rng(0), size=2)
