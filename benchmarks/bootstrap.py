@@ -1,6 +1,6 @@
 """The cost of the paired bootstrap of two models: medlt beside a plain loop over scikit-learn.
 
-    python benchmarks/bootstrap.py FOLDER [--draws 2000] [--loop 3] [--seeds 1]
+    python benchmarks/bootstrap.py FOLDER [--n-bootstrap 2000] [--loop 3] [--seeds 1]
 
 FOLDER holds truth.npz (test_labels [N,K], test_patient [N]) and MODEL_seed0_logits_f16.npz (test_logits [N,K]): here
 those of INQUIRELAB/casp-chestmnist, 25,596 images x 14 findings of 2,797 patients. Both draw patients and compute AP
@@ -40,19 +40,19 @@ def read(folder: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return truth, np.stack(each), patients
 
 
-def loop(truth: np.ndarray, scores: np.ndarray, patients: np.ndarray, draws: int) -> tuple[float, np.ndarray]:
-    """(seconds a draw, differences [draws,2,K]) of scikit-learn on the rows of each draw written out."""
-    weights = patient_weights(patients, draws, np.random.default_rng(0))
-    began, values = time.perf_counter(), np.zeros((draws, 2, 2, truth.shape[1]))
-    for d, arm, k in np.ndindex(draws, 2, truth.shape[1]):
+def loop(truth: np.ndarray, scores: np.ndarray, patients: np.ndarray, n_bootstrap: int) -> tuple[float, np.ndarray]:
+    """(seconds a draw, differences [n_bootstrap,2,K]) of scikit-learn on the rows of each draw written out."""
+    weights = patient_weights(patients, n_bootstrap, np.random.default_rng(0))
+    began, values = time.perf_counter(), np.zeros((n_bootstrap, 2, 2, truth.shape[1]))
+    for d, arm, k in np.ndindex(n_bootstrap, 2, truth.shape[1]):
         rows = np.repeat(np.arange(len(truth)), weights[d])
         drawn = truth[rows, k], scores[arm][rows, k]
         values[d, arm, :, k] = average_precision_score(*drawn), roc_auc_score(*drawn)
-    return (time.perf_counter() - began) / draws, values[:, 0] - values[:, 1]
+    return (time.perf_counter() - began) / n_bootstrap, values[:, 0] - values[:, 1]
 
 
 def ours(
-    truth: np.ndarray, scores: np.ndarray, patients: np.ndarray, draws: int, seeds: int, whole: bool
+    truth: np.ndarray, scores: np.ndarray, patients: np.ndarray, n_bootstrap: int, seeds: int, whole: bool
 ) -> tuple[float, float]:
     """(seconds, macro AP difference) of `difference`; whole: all six metrics, else AP and AUROC alone."""
     arms = [np.repeat((1 / (1 + np.exp(-one)) if whole else one)[None], seeds, axis=0) for one in scores]
@@ -60,7 +60,7 @@ def ours(
     decisions = (decided(arms[0], cuts[0]), decided(arms[1], cuts[1])) if whole else None
     names, rng = [str(k) for k in range(truth.shape[1])], np.random.default_rng(0)
     began = time.perf_counter()
-    values = difference(truth, arms[0], arms[1], patients, names, draws=draws, rng=rng, decided=decisions)
+    values = difference(truth, arms[0], arms[1], patients, names, n_bootstrap=n_bootstrap, rng=rng, decided=decisions)
     return time.perf_counter() - began, float(values["difference"][0])
 
 
@@ -68,23 +68,24 @@ def main() -> None:
     """Both ways, tied and not."""
     read_ = argparse.ArgumentParser()
     read_.add_argument("folder", type=Path)
-    read_.add_argument("--draws", type=int, default=2000)
+    read_.add_argument("--n-bootstrap", type=int, default=2000)
     read_.add_argument("--loop", type=int, default=3, help="draws of the plain loop that are timed")
     read_.add_argument("--seeds", type=int, default=1)
     args = read_.parse_args()
     truth, logits, patients = read(args.folder)
     free = logits + 1e-6 * np.random.default_rng(0).random(logits.shape)
     each, _ = loop(truth, logits, patients, args.loop)
-    plain, lines = each * args.draws * args.seeds, []
+    plain, lines = each * args.n_bootstrap * args.seeds, []
     for name, scores in (("as stored, many ties", logits), ("no ties", free)):
         for metrics, whole in (("AP, AUROC", False), ("all six", True)):
-            seconds, _ = ours(truth, scores, patients, args.draws, args.seeds, whole)
+            seconds, _ = ours(truth, scores, patients, args.n_bootstrap, args.seeds, whole)
             lines.append(f"| {name} | {metrics} | {seconds:.1f} | {plain / seconds:.0f} | <= 60 |")
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     lines = [
         f"{len(truth)} images x {truth.shape[1]} findings of {len(set(patients))} patients, 2 models, {args.seeds} "
-        f"seeds, {args.draws} draws, one thread of medlt's own. A plain loop over scikit-learn, AP and AUROC, takes "
-        f"{each:.2f} s a draw ({args.loop} timed), so {plain / 60:.0f} minutes for all. Most memory {peak:.0f} MB.",
+        f"seeds, {args.n_bootstrap} draws, one thread of medlt's own. A plain loop over scikit-learn, AP and AUROC, "
+        f"takes {each:.2f} s a draw ({args.loop} timed), so {plain / 60:.0f} minutes for all. Peak memory "
+        f"{peak:.0f} MB.",
         "",
         "| scores | metrics | seconds | times faster than the loop | target, s |",
         "|---|---|---:|---:|---:|",

@@ -4,10 +4,10 @@
 
 A step is forward, backward and AdamW. A private step takes the clipped sum of the units' gradients (by each
 `grad_sample_mode`) and adds noise from the operating system. One unit has `--multiplicity` rows. The modes take
-turns; the best round counts. Figures are ratios to the ordinary step. `--memory` measures the peak memory of a step in a separate
-process, above the memory before the first step. `--keep` writes the table. Networks: LoRA of rank 8 on the attention
-of a latent UNet with cross-attention; the default denoiser (`LabelUNet`), in full; DenseNet-121 with group norms, in
-full.
+turns; the best round counts. Figures are ratios to the ordinary step. `--memory` measures the peak memory of a
+step in a separate process, above the memory before the first step. `--keep` writes the table. Networks: LoRA of rank 8
+on the attention of a latent UNet with cross-attention; the default denoiser (`LabelUNet`), in full; DenseNet-121 with
+group norms, in full.
 """
 
 from __future__ import annotations

@@ -90,11 +90,11 @@ def subgroups(
     return pd.DataFrame(rows, columns=COLUMNS)
 
 
-def _weights(count: int, draws: int, rng: np.random.Generator) -> np.ndarray:
-    """Return weights [draws,count] of `resampled`, drawn in parts, as whole arrays would take twice the memory."""
-    weights = np.empty((draws, count), np.float32, order="F")
-    for start in range(0, draws, 100):
-        weights[start : start + 100] = resampled(count, min(100, draws - start), rng)
+def _weights(count: int, n_bootstrap: int, rng: np.random.Generator) -> np.ndarray:
+    """Return weights [n_bootstrap,count] of `resampled`, drawn in parts: whole arrays would take twice the memory."""
+    weights = np.empty((n_bootstrap, count), np.float32, order="F")
+    for start in range(0, n_bootstrap, 100):
+        weights[start : start + 100] = resampled(count, min(100, n_bootstrap - start), rng)
     return weights
 
 
@@ -135,15 +135,15 @@ def _numbers(test: _Test, sides: Sequence[tuple[np.ndarray, np.ndarray]]) -> dic
     """Return score, gap, their intervals and a reason if one is missing; sides: (point [1,S,C], drawn [D,S,C])."""
     undefined = np.any([np.isnan(drawn) for _, drawn in sides], axis=0)
     points = [macro(point)[0] for point, _ in sides]
-    draws = [macro(np.where(undefined, np.nan, drawn)) for _, drawn in sides]
+    drawn = [macro(np.where(undefined, np.nan, values)) for _, values in sides]
     numbers: dict[str, object] = {**dict.fromkeys(COLUMNS[5:11], np.nan), "score": float(points[0].mean())}
     if np.isnan(points[0]).any():
         return numbers | {"reason": TOO_FEW}
-    seen = spread(points[0], draws[0], test.noise, test.level, centred=True)
+    seen = spread(points[0], drawn[0], test.noise, test.level, centred=True)
     numbers |= {"low": float(np.clip(seen.low, 0, 1)), "high": float(np.clip(seen.high, 0, 1))}
     if len(sides) == 1:
         return numbers | {"reason": "no gap: it holds all images"}
     gap = points[0] - points[1]
-    seen = spread(gap, draws[0] - draws[1], test.noise, test.level, centred=True)
+    seen = spread(gap, drawn[0] - drawn[1], test.noise, test.level, centred=True)
     why = "most draws hold no positive: no interval" if np.isnan(seen.low) else ""
     return numbers | {"gap": float(gap.mean()), "gap_low": seen.low, "gap_high": seen.high, "reason": why}

@@ -71,7 +71,7 @@ def compare_arms(
             arms.patients,
             arms.findings,
             groups=groups,
-            draws=n_bootstrap,
+            n_bootstrap=n_bootstrap,
             rng=numpy_generator(seed, "bootstrap", arm, control),
             decided=None if own is None or other is None else (own, other),
         )

@@ -93,23 +93,23 @@ def measured(
     arms: np.ndarray,
     decided: np.ndarray | None,
     patients: Sequence[str],
-    draws: int,
+    n_bootstrap: int,
     rng: np.random.Generator,
 ) -> Measured:
-    """Return the metrics of one or two arms [A,S,N,K] under `draws` resamples of the patients."""
+    """Return the metrics of one or two arms [A,S,N,K] under `n_bootstrap` resamples of the patients."""
     owner, shape, step = owners(patients), arms.shape, max(1, _CHUNK // len(set(patients)))
     metrics, flat = names(arms, decided), arms.reshape(-1, *arms.shape[2:])
     given = None if decided is None else decided.reshape(flat.shape)
     count, parts = int(owner.max()) + 1, []
     point = metrics_per_draw(truth, flat, np.ones((1, count)), given, owner)
     point = point.reshape(len(metrics), *shape[:2], shape[3])
-    for start in range(0, draws, step):
-        weights = np.asfortranarray(resampled(count, min(step, draws - start), rng), np.float32)
+    for start in range(0, n_bootstrap, step):
+        weights = np.asfortranarray(resampled(count, min(step, n_bootstrap - start), rng), np.float32)
         values = metrics_per_draw(truth, flat, weights, given, owner)
         parts.append(values[:, :, : shape[1]] - values[:, :, shape[1] :] if len(arms) == 2 else values)
     lost = np.isnan(point).any((1, 2))[:, None, None]
     drawn = np.where(lost, np.nan, np.concatenate(parts, 1))
-    return Measured(metrics, np.where(lost, np.nan, point), drawn, run_noise(shape[1], draws, rng))
+    return Measured(metrics, np.where(lost, np.nan, point), drawn, run_noise(shape[1], n_bootstrap, rng))
 
 
 def _checked(truth: np.ndarray, k: int, patients: Sequence[str] | None = None, **given: np.ndarray | None) -> None:
@@ -164,7 +164,7 @@ def interval(
     findings: Sequence[str],
     *,
     groups: Groups | None = None,
-    draws: int = 2000,
+    n_bootstrap: int = 2000,
     rng: np.random.Generator,
     decided: np.ndarray | None = None,
     level: float = 0.95,
@@ -177,7 +177,7 @@ def interval(
     truth, scores = np.asarray(truth, np.float64), np.asarray(scores)
     decided = None if decided is None else np.asarray(decided)
     _checked(truth, len(findings), patients, scores=scores, decided=decided)
-    values = measured(truth, scores[None], None if decided is None else decided[None], patients, draws, rng)
+    values = measured(truth, scores[None], None if decided is None else decided[None], patients, n_bootstrap, rng)
     rows: list[dict[str, object]] = []
     for (kind, name), columns in _columns(findings, groups).items():
         positive = positive_patients(truth[:, columns], patients)
@@ -199,7 +199,7 @@ def difference(
     findings: Sequence[str],
     *,
     groups: Groups | None = None,
-    draws: int = 2000,
+    n_bootstrap: int = 2000,
     rng: np.random.Generator,
     level: float = 0.95,
     decided: tuple[np.ndarray, np.ndarray] | None = None,
@@ -217,7 +217,7 @@ def difference(
     both = None if decided is None else np.stack([np.asarray(one) for one in decided])
     first, second = (None, None) if both is None else both
     _checked(truth, len(findings), patients, scores=scores, control=control, decided=first, control_decided=second)
-    values = measured(truth, np.stack([scores, control]), both, patients, draws, rng)
+    values = measured(truth, np.stack([scores, control]), both, patients, n_bootstrap, rng)
     rows = []
     for (kind, name), columns in _columns(findings, groups).items():
         positive, known = positive_patients(truth[:, columns], patients), truth[:, columns]

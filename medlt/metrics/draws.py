@@ -52,15 +52,15 @@ def owners(patients: Sequence[str]) -> np.ndarray:
     return owner
 
 
-def resampled(count: int, draws: int, rng: np.random.Generator) -> np.ndarray:
-    """Return how often each of `count` patients is in each resample, int64 [draws, count]."""
-    return rng.multinomial(count, np.full(count, 1 / count), size=draws)
+def resampled(count: int, n_bootstrap: int, rng: np.random.Generator) -> np.ndarray:
+    """Return how often each of `count` patients is in each resample, int64 [n_bootstrap, count]."""
+    return rng.multinomial(count, np.full(count, 1 / count), size=n_bootstrap)
 
 
-def patient_weights(patients: Sequence[str], draws: int, rng: np.random.Generator) -> np.ndarray:
-    """Return how often each row is in each resample of the patients, [draws, N]."""
+def patient_weights(patients: Sequence[str], n_bootstrap: int, rng: np.random.Generator) -> np.ndarray:
+    """Return how often each row is in each resample of the patients, [n_bootstrap, N]."""
     owner = owners(patients)
-    return resampled(int(owner.max()) + 1, draws, rng)[:, owner]
+    return resampled(int(owner.max()) + 1, n_bootstrap, rng)[:, owner]
 
 
 def run_variance(point: np.ndarray, drawn: np.ndarray) -> float:
@@ -72,11 +72,11 @@ def run_variance(point: np.ndarray, drawn: np.ndarray) -> float:
     return max(0.0, float(point.var(ddof=1) - within))
 
 
-def run_noise(seeds: int, draws: int, rng: np.random.Generator) -> np.ndarray:
-    """Return shuffled quantiles of Student t (S - 1 degrees of freedom) over sqrt(S), [draws]; 0 for one seed."""
+def run_noise(seeds: int, n_bootstrap: int, rng: np.random.Generator) -> np.ndarray:
+    """Return shuffled quantiles of Student t (S - 1 degrees of freedom) over sqrt(S), [n_bootstrap]; 0 for one seed."""
     if seeds == 1:
-        return np.zeros(draws)
-    quantiles: np.ndarray = stdtrit(seeds - 1, (np.arange(draws) + 0.5) / draws)
+        return np.zeros(n_bootstrap)
+    quantiles: np.ndarray = stdtrit(seeds - 1, (np.arange(n_bootstrap) + 0.5) / n_bootstrap)
     rng.shuffle(quantiles)
     quantiles /= np.sqrt(seeds)
     return quantiles

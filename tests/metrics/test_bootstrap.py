@@ -55,7 +55,7 @@ def test_the_table_equals_a_slow_loop() -> None:
     truth, patients = cohort(3, patients=30)
     rng = np.random.default_rng(4)
     a, b = scored(truth, 1.0, 2, rng), scored(truth, 0.5, 2, rng)
-    table = difference(truth, a, b, patients, FINDINGS, draws=40, rng=np.random.default_rng(5))
+    table = difference(truth, a, b, patients, FINDINGS, n_bootstrap=40, rng=np.random.default_rng(5))
     same = np.random.default_rng(5)
     weights, noise = patient_weights(patients, 40, same), cauchy.ppf((np.arange(40) + 0.5) / 40)
     same.shuffle(noise)
@@ -84,9 +84,9 @@ def test_chunks_do_not_change_the_answer(monkeypatch: pytest.MonkeyPatch) -> Non
     truth, patients = cohort(6, patients=20)
     rng = np.random.default_rng(7)
     a, b = scored(truth, 1.0, 1, rng), scored(truth, 1.0, 1, rng)
-    whole = difference(truth, a, b, patients, FINDINGS, draws=30, rng=np.random.default_rng(8))
+    whole = difference(truth, a, b, patients, FINDINGS, n_bootstrap=30, rng=np.random.default_rng(8))
     monkeypatch.setattr(bootstrap, "_CHUNK", 4 * len(truth))
-    pieces = difference(truth, a, b, patients, FINDINGS, draws=30, rng=np.random.default_rng(8))
+    pieces = difference(truth, a, b, patients, FINDINGS, n_bootstrap=30, rng=np.random.default_rng(8))
     pd.testing.assert_frame_equal(whole, pieces)
 
 
@@ -102,7 +102,7 @@ def test_a_planted_change_is_found(better: float, said: str) -> None:
     truth, patients = cohort(9)
     rng = np.random.default_rng(10)
     a, b = scored(truth, better, 3, rng), scored(truth, 1.0, 3, rng)
-    table = difference(truth, a, b, patients, FINDINGS, draws=300, rng=rng)
+    table = difference(truth, a, b, patients, FINDINGS, n_bootstrap=300, rng=rng)
     assert words(table) == {said}
     assert words(table, "finding") == {said}
 
@@ -110,7 +110,7 @@ def test_a_planted_change_is_found(better: float, said: str) -> None:
 def test_identical_scores_are_no_evidence_with_an_empty_interval() -> None:
     truth, patients = cohort(11)
     a = scored(truth, 1.0, 3, np.random.default_rng(12))
-    table = difference(truth, a, a, patients, FINDINGS, draws=100, rng=np.random.default_rng(13))
+    table = difference(truth, a, a, patients, FINDINGS, n_bootstrap=100, rng=np.random.default_rng(13))
     assert set(table["word"]) == {"no evidence"}
     assert (table[["difference", "low", "high"]] == 0).all(axis=None)
 
@@ -119,8 +119,8 @@ def test_arms_change_sign_with_their_roles() -> None:
     truth, patients = cohort(14)
     rng = np.random.default_rng(15)
     a, b = scored(truth, 1.4, 1, rng), scored(truth, 1.0, 1, rng)
-    one = difference(truth, a, b, patients, FINDINGS, draws=60, rng=np.random.default_rng(16))
-    two = difference(truth, b, a, patients, FINDINGS, draws=60, rng=np.random.default_rng(16))
+    one = difference(truth, a, b, patients, FINDINGS, n_bootstrap=60, rng=np.random.default_rng(16))
+    two = difference(truth, b, a, patients, FINDINGS, n_bootstrap=60, rng=np.random.default_rng(16))
     for left, right in (("difference", "difference"), ("low", "high"), ("high", "low")):
         np.testing.assert_allclose(one[left], -two[right], atol=1e-12)
 
@@ -138,7 +138,7 @@ def test_coverage_of_a_null(seeds: int, luck: float) -> None:
         truth, patients = cohort(trial, patients=80, findings=1, rate=0.4)
         shifts = luck * rng.normal(size=(2, seeds, 1, 1)) * truth
         a, b = (scored(truth, 1.0, seeds, rng) + shift for shift in shifts)
-        table = difference(truth, a, b, patients, ("x",), draws=100, rng=rng, level=0.9)
+        table = difference(truth, a, b, patients, ("x",), n_bootstrap=100, rng=rng, level=0.9)
         row = table.query("level == 'macro' and metric == 'AUROC'").iloc[0]
         missed += not row["low"] <= 0 <= row["high"]
     assert 3 <= missed <= 19
@@ -151,8 +151,8 @@ def test_training_noise_is_in_the_interval() -> None:
     base = scored(truth, 1.0, 1, rng)
     a = np.concatenate([base + shift * truth for shift in (0.5, -0.4, 0.1)])
     b = np.repeat(base, 3, axis=0)
-    spread = difference(truth, a, b, patients, ("x",), draws=200, rng=rng)
-    agreed = difference(truth, b + 0.1 * truth, b, patients, ("x",), draws=200, rng=rng)
+    spread = difference(truth, a, b, patients, ("x",), n_bootstrap=200, rng=rng)
+    agreed = difference(truth, b + 0.1 * truth, b, patients, ("x",), n_bootstrap=200, rng=rng)
     assert words(spread) == {"no evidence"}
     assert words(agreed) == {"helps"}
 
@@ -167,7 +167,7 @@ def test_few_positive_patients_never_decide() -> None:
         truth[10 : 10 + n] = 1
         better = scores + 2 * truth
         patients = [str(i) for i in range(60)]
-        table = difference(truth, better, control, patients, ("x",), draws=200, rng=np.random.default_rng(0))
+        table = difference(truth, better, control, patients, ("x",), n_bootstrap=200, rng=np.random.default_rng(0))
         assert (table["low"] > 0).all()
         assert set(table["word"]) == {said}
 
@@ -176,9 +176,11 @@ def test_a_finding_without_positives_has_no_number_and_leaves_the_macro_alone() 
     truth, patients = cohort(19)
     rng = np.random.default_rng(20)
     a, b = scored(truth, 1.5, 1, rng), scored(truth, 1.0, 1, rng)
-    one = difference(truth[:, :1], a[..., :1], b[..., :1], patients, ("Mass",), draws=50, rng=np.random.default_rng(1))
+    one = difference(
+        truth[:, :1], a[..., :1], b[..., :1], patients, ("Mass",), n_bootstrap=50, rng=np.random.default_rng(1)
+    )
     truth[:, 1] = 0
-    two = difference(truth, a, b, patients, FINDINGS, draws=50, rng=np.random.default_rng(1))
+    two = difference(truth, a, b, patients, FINDINGS, n_bootstrap=50, rng=np.random.default_rng(1))
     empty = two.query("name == 'Hernia'")
     assert empty[["value", "difference", "low", "high"]].isna().all(axis=None)
     assert set(empty["word"]) == {"no evidence"}
@@ -192,7 +194,7 @@ def test_groups_are_means_over_their_findings() -> None:
     a, b = scored(truth, 1.2, 2, rng), scored(truth, 1.0, 2, rng)
     names = ("Mass", "Hernia", "Edema")
     groups = {"tail": ("Hernia", "Edema"), "head": ()}
-    table = difference(truth, a, b, patients, names, groups=groups, draws=20, rng=rng)
+    table = difference(truth, a, b, patients, names, groups=groups, n_bootstrap=20, rng=rng)
     assert set(table.query("level == 'group'")["name"]) == {"tail"}
     by = table.query("metric == 'AP'").set_index("name")["difference"]
     assert by["tail"] == pytest.approx((by["Hernia"] + by["Edema"]) / 2)
@@ -257,7 +259,7 @@ def test_every_metric_of_the_table_is_scikit_learns_and_its_error_that_of_the_dr
     draw = np.random.default_rng(31)
     a, b = probable(truth, 1.0, 2, draw), probable(truth, 0.5, 2, draw)
     said = decided(a, np.full((2, 2), 0.4)), decided(b, np.full((2, 2), 0.4))
-    found = difference(truth, a, b, patients, FINDINGS, draws=16, rng=np.random.default_rng(32), decided=said)
+    found = difference(truth, a, b, patients, FINDINGS, n_bootstrap=16, rng=np.random.default_rng(32), decided=said)
     assert tuple(dict.fromkeys(found["metric"])) == METRICS
     weights = patient_weights(patients, 16, np.random.default_rng(32))
     for (k, finding), metric in [(one, m) for one in enumerate(FINDINGS) for m in METRICS]:
@@ -281,7 +283,7 @@ def test_a_smaller_calibration_error_helps() -> None:
     truth, patients = cohort(33)
     rate = np.full((1, *truth.shape), 0.3) + 0.001 * np.random.default_rng(34).random((1, *truth.shape))
     for a, b, said in ((rate, rate + 0.4, "helps"), (rate + 0.4, rate, "harms"), (rate, rate, "no evidence")):
-        found = difference(truth, a, b, patients, FINDINGS, draws=100, rng=np.random.default_rng(35))
+        found = difference(truth, a, b, patients, FINDINGS, n_bootstrap=100, rng=np.random.default_rng(35))
         row = found.query("metric == 'ECE' and level == 'macro'").iloc[0]
         assert row["word"] == said
         assert (row["high"] < 0) == (said == "helps")
@@ -290,7 +292,7 @@ def test_a_smaller_calibration_error_helps() -> None:
 def test_scores_that_are_no_probabilities_have_no_calibration() -> None:
     truth, patients = cohort(36)
     a = scored(truth, 1.0, 1, np.random.default_rng(37))
-    found = difference(truth, a, a, patients, FINDINGS, draws=5, rng=np.random.default_rng(0))
+    found = difference(truth, a, a, patients, FINDINGS, n_bootstrap=5, rng=np.random.default_rng(0))
     assert set(found["metric"]) == {"AP", "AUROC"}
     assert set(metric_table(truth, a[0], FINDINGS)["metric"]) == {"AP", "AUROC"}
 
@@ -300,7 +302,7 @@ def test_p_holm_is_over_the_findings_of_one_metric() -> None:
     draw = np.random.default_rng(39)
     names = ("a", "b", "c", "d")
     a, b = probable(truth, 1.3, 1, draw), probable(truth, 1.0, 1, draw)
-    found = difference(truth, a, b, patients, names, groups={"tail": names[:2]}, draws=200, rng=draw)
+    found = difference(truth, a, b, patients, names, groups={"tail": names[:2]}, n_bootstrap=200, rng=draw)
     assert found.query("level != 'finding'")["p_holm"].isna().all()
     for _, part in found.query("level == 'finding'").groupby("metric"):
         np.testing.assert_array_equal(part["p_holm"], holm(part["p"].to_numpy()))
@@ -343,7 +345,7 @@ def test_what_is_missing_has_a_reason_and_leaves_the_macro_alone(reason: str, wh
     draw = np.random.default_rng(41)
     a, b = probable(np.nan_to_num(truth), 1.5, 2, draw), probable(np.nan_to_num(truth), 0.8, 2, draw)
     said = decided(a, np.stack([cut, cut])), decided(b, np.stack([cut, cut]))
-    found = difference(truth, a, b, patients, FINDINGS, draws=60, rng=np.random.default_rng(1), decided=said)
+    found = difference(truth, a, b, patients, FINDINGS, n_bootstrap=60, rng=np.random.default_rng(1), decided=said)
     second = found.query("name == 'Hernia'").set_index("metric")
     assert {metric for metric in METRICS if second.loc[metric, "reason"]} == set(which)
     assert set(second.loc[list(which), "reason"]) <= {reason}
@@ -354,7 +356,9 @@ def test_what_is_missing_has_a_reason_and_leaves_the_macro_alone(reason: str, wh
     if not reason.startswith("fewer"):
         assert second.loc[list(which), NUMBERS].isna().all(axis=None)
         alone = [x[..., :1] for x in (truth, a, b, *said)]
-        one = difference(*alone[:3], patients, FINDINGS[:1], draws=60, rng=np.random.default_rng(1), decided=alone[3:])
+        one = difference(
+            *alone[:3], patients, FINDINGS[:1], n_bootstrap=60, rng=np.random.default_rng(1), decided=alone[3:]
+        )
         for metric in which:
             both = [line(one, "macro", metric), line(found, "macro", metric)]
             np.testing.assert_allclose(*[row[NUMBERS].to_numpy(float) for row in both])
@@ -373,7 +377,7 @@ def test_without_a_positive_in_half_of_the_draws_there_is_no_interval() -> None:
     truth[0], lost = 1, []
     for seed in range(20):
         few = difference(
-            truth, truth[None] / 2, 1 - truth[None], names, ("x",), draws=11, rng=np.random.default_rng(seed)
+            truth, truth[None] / 2, 1 - truth[None], names, ("x",), n_bootstrap=11, rng=np.random.default_rng(seed)
         )
         usable = (np.random.default_rng(seed).multinomial(30, [1 / 30] * 30, size=11)[:, 0] > 0).sum()
         lost.append(2 * usable <= 11)
@@ -387,7 +391,7 @@ def test_without_a_positive_in_half_of_the_draws_there_is_no_interval() -> None:
 def test_one_patient_says_nothing_and_breaks_nothing() -> None:
     truth, draw = np.array([[1.0], [0], [1], [0]]), np.random.default_rng(42)
     a, b = probable(truth, 3.0, 2, draw), probable(truth, 0.0, 2, draw)
-    found = difference(truth, a, b, ["p"] * 4, ("x",), draws=20, rng=draw)
+    found = difference(truth, a, b, ["p"] * 4, ("x",), n_bootstrap=20, rng=draw)
     assert set(found["word"]) == {"no evidence"}
     assert set(found["reason"]) == {"fewer than 6 positive patients: no word"}
 
@@ -395,11 +399,11 @@ def test_one_patient_says_nothing_and_breaks_nothing() -> None:
 def test_labels_unknown_everywhere_are_a_table_without_numbers() -> None:
     truth, draw = np.full((6, 2), np.nan), np.random.default_rng(43)
     a = probable(np.zeros((6, 2)), 1.0, 2, draw)
-    found = difference(truth, a, a, [*"aabbcc"], FINDINGS, draws=10, rng=draw, decided=(a > 0.5, a > 0.5))
+    found = difference(truth, a, a, [*"aabbcc"], FINDINGS, n_bootstrap=10, rng=draw, decided=(a > 0.5, a > 0.5))
     assert len(found) == 3 * 6
     assert found[[*NUMBERS, "p_holm"]].isna().all(axis=None)
     assert set(found["reason"]) == {"no known test label"}
-    alone = interval(truth, a, [*"aabbcc"], FINDINGS, draws=10, rng=draw)
+    alone = interval(truth, a, [*"aabbcc"], FINDINGS, n_bootstrap=10, rng=draw)
     assert alone[["value", "low", "high", "se"]].isna().all(axis=None)
 
 
@@ -411,7 +415,7 @@ def test_a_threshold_missing_in_one_seed_leaves_the_finding_out_of_all() -> None
     cut = np.full((2, 2), 0.4)
     whole = decided(b, cut)
     cut[1, 1] = np.nan
-    found = difference(truth, a, b, patients, FINDINGS, draws=20, rng=draw, decided=(decided(a, cut), whole))
+    found = difference(truth, a, b, patients, FINDINGS, n_bootstrap=20, rng=draw, decided=(decided(a, cut), whole))
     f1 = found.query("metric == 'F1'").set_index("name")
     assert np.isnan(f1.loc["Hernia", "control_value"])
     np.testing.assert_allclose(*f1.loc[["macro", "Mass"], NUMBERS].to_numpy(float))
@@ -422,9 +426,9 @@ def test_the_order_of_rows_does_not_matter() -> None:
     draw = np.random.default_rng(47)
     a, b = probable(truth, 1.0, 2, draw), probable(truth, 0.7, 2, draw)
     mixed = draw.permutation(len(truth))
-    one = difference(truth, a, b, patients, FINDINGS, draws=20, rng=np.random.default_rng(1))
+    one = difference(truth, a, b, patients, FINDINGS, n_bootstrap=20, rng=np.random.default_rng(1))
     other = [np.asarray(patients)[mixed], FINDINGS]
-    two = difference(truth[mixed], a[:, mixed], b[:, mixed], *other, draws=20, rng=np.random.default_rng(1))
+    two = difference(truth[mixed], a[:, mixed], b[:, mixed], *other, n_bootstrap=20, rng=np.random.default_rng(1))
     pd.testing.assert_frame_equal(one, two)
 
 
@@ -437,7 +441,7 @@ def test_the_table_of_one_seed_holds_what_the_difference_compares() -> None:
     found = metric_table(truth, a[0], names, groups, said[0])
     assert list(found.columns) == ["finding", "metric", "value"]
     assert set(found["finding"]) == {"macro", "tail", "a", "b", "c"}
-    same = difference(truth, a, a, patients, names, groups=groups, draws=5, rng=draw, decided=(said, said))
+    same = difference(truth, a, a, patients, names, groups=groups, n_bootstrap=5, rng=draw, decided=(said, said))
     wanted = same.set_index(["name", "metric"])["value"]
     np.testing.assert_allclose(found["value"], [wanted[row.finding, row.metric] for row in found.itertuples()])
     assert found.query("finding == 'c'")["value"].isna().all()
@@ -454,7 +458,7 @@ def test_the_interval_of_one_arm_covers_its_true_value() -> None:
     for trial in range(trials):
         draw = np.random.default_rng(trial)
         truth, patients = cohort(trial, patients=100, findings=1)
-        found = interval(truth, probable(truth, 1.0, 1, draw), patients, ("x",), draws=100, rng=draw, level=0.9)
+        found = interval(truth, probable(truth, 1.0, 1, draw), patients, ("x",), n_bootstrap=100, rng=draw, level=0.9)
         ends = found.query("level == 'finding'").set_index("metric")[["low", "high"]]
         missed[:2] += [
             not ends.loc[m, "low"] <= v <= ends.loc[m, "high"] for m, v in zip(("AP", "AUROC"), true, strict=True)
@@ -467,7 +471,7 @@ def test_the_interval_of_one_arm_stays_between_zero_and_one() -> None:
     truth, patients = cohort(50)
     a = np.stack([probable(truth, signal, 1, np.random.default_rng(51))[0] for signal in (6.0, 0.0)])
     found = interval(
-        truth, a, patients, FINDINGS, groups={"tail": FINDINGS[:1]}, draws=50, rng=np.random.default_rng(0)
+        truth, a, patients, FINDINGS, groups={"tail": FINDINGS[:1]}, n_bootstrap=50, rng=np.random.default_rng(0)
     )
     assert list(found.columns) == ["level", "name", "metric", "value", "low", "high", "se", "patients", "reason"]
     assert found[["low", "high"]].stack().between(0, 1).all()

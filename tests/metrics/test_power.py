@@ -57,7 +57,7 @@ def experiment(signal: float, patients: int, trial: int) -> dict[str, float]:
     truth = np.repeat(draw.random((patients, 1)) < 0.3, 2, axis=0).astype(float)
     names = [str(n // 2) for n in range(2 * patients)]
     arms = [s * truth + draw.normal(size=(1, *truth.shape)) for s in (signal, 1.0)]
-    table = difference(truth, *arms, names, ("x",), draws=200, rng=draw)
+    table = difference(truth, *arms, names, ("x",), n_bootstrap=200, rng=draw)
     return dict(table.query("level == 'finding' and metric == 'AUROC'").iloc[0])
 
 

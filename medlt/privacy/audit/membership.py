@@ -147,7 +147,8 @@ class Membership:
 
 def membership(
     scores: np.ndarray, member: np.ndarray, patients: Sequence[str], *, seed: int, name: str = "Loss",
-    fprs: Sequence[float] = (0.001, 0.01), draws: int = 1000, level: float = 0.95, control: np.ndarray | None = None,
+    fprs: Sequence[float] = (0.001, 0.01), n_bootstrap: int = 1000, level: float = 0.95,
+    control: np.ndarray | None = None,
 ) -> Membership:  # fmt: skip
     """Compare the scores [N] of images of `patients` [N] with their membership, bool [N].
 
@@ -168,13 +169,15 @@ def membership(
     units = {"patient": (means, whose), "image": (scores, member)}
     points = {(u, f): tpr_at(s[m], s[~m], f, level)._asdict() for u, (s, m) in units.items() for f in fprs}
     rates = pd.DataFrame.from_dict(points, orient="index").rename_axis(["unit", "fpr"])
-    auc = area(whose, means, np.arange(len(means)), numpy_generator(seed, "patient auc"), draws, level)
-    image_auc = area(member, scores, of, numpy_generator(seed, "image auc"), draws, level)
+    auc = area(whose, means, np.arange(len(means)), numpy_generator(seed, "patient auc"), n_bootstrap, level)
+    image_auc = area(member, scores, of, numpy_generator(seed, "image auc"), n_bootstrap, level)
     images = pd.DataFrame({"member": member, "score": scores})
     beside = above = None
     if control is not None:
         untrained = by_patient(control, patients)[0]
-        beside = area(whose, untrained, np.arange(len(untrained)), numpy_generator(seed, "patient auc"), draws, level)
-        above = auroc_difference(whose, means, untrained, numpy_generator(seed, "patient auc"), draws, level)
+        beside = area(
+            whose, untrained, np.arange(len(untrained)), numpy_generator(seed, "patient auc"), n_bootstrap, level
+        )
+        above = auroc_difference(whose, means, untrained, numpy_generator(seed, "patient auc"), n_bootstrap, level)
     table = pd.DataFrame({"member": whose, "score": means})
     return Membership(images, table, rates, auc, image_auc, name, beside, above)

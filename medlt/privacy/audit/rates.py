@@ -38,17 +38,17 @@ def share(count: int, of: int, level: float = 0.95, method: Literal["wilson", "e
 
 def area(
     truth: np.ndarray, score: np.ndarray, owner: Sequence[str] | np.ndarray, rng: np.random.Generator,
-    draws: int = 1000, level: float = 0.95,
+    n_bootstrap: int = 1000, level: float = 0.95,
 ) -> Share:  # fmt: skip
     """Return the AUROC of `score` [N] for `truth` [N] in {0,1}, with its percentile interval.
 
-    The owners (patients) are resampled `draws` times. The result is NaN if a class is empty.
+    The owners (patients) are resampled `n_bootstrap` times. The result is NaN if a class is empty.
     """
     of = owners([str(one) for one in owner])
     count = int(of.max(initial=-1)) + 1
     ranked = Ranking.of(np.asarray(truth, np.float64), score, of)
     point = float(ranked.metrics(np.ones((1, count)))[1, 0])
-    drawn = ranked.metrics(resampled(count, draws, rng))[1]
+    drawn = ranked.metrics(resampled(count, n_bootstrap, rng))[1]
     drawn = drawn[~np.isnan(drawn)]
     if np.isnan(point) or not len(drawn):
         return Share(point, np.nan, np.nan)
@@ -57,12 +57,12 @@ def area(
 
 
 def auroc_difference(
-    truth: np.ndarray, one: np.ndarray, other: np.ndarray, rng: np.random.Generator, draws: int = 1000,
+    truth: np.ndarray, one: np.ndarray, other: np.ndarray, rng: np.random.Generator, n_bootstrap: int = 1000,
     level: float = 0.95,
 ) -> Share:  # fmt: skip
     """Return the AUROC of `one` minus that of `other`, scores [N] of `truth` [N], with the same resamples for both."""
     count = len(truth)
-    weights = np.concatenate([np.ones((1, count), dtype=np.int64), resampled(count, draws, rng)])
+    weights = np.concatenate([np.ones((1, count), dtype=np.int64), resampled(count, n_bootstrap, rng)])
     same, whose = np.asarray(truth, np.float64), np.arange(count)
     areas = [Ranking.of(same, score, whose).metrics(weights)[1] for score in (one, other)]
     gaps = areas[0] - areas[1]

@@ -118,7 +118,9 @@ def test_false_alarms_are_rare() -> None:
     said = []
     for seed in range(60):
         scores = np.random.default_rng(seed).normal(size=160)
-        said.append(membership(scores, np.arange(160) < 80, [str(i) for i in range(160)], seed=seed, draws=200).passed)
+        said.append(
+            membership(scores, np.arange(160) < 80, [str(i) for i in range(160)], seed=seed, n_bootstrap=200).passed
+        )
     assert said.count(False) <= 7
 
 
