@@ -188,7 +188,7 @@ def cli_page() -> str:
         "Exit codes: 0 all done, 1 done with some failures listed, 2 nothing done (wrong input or usage), 130",
         "interrupted, 143 terminated (SIGTERM, as a scheduler sends it). After 130 and 143 the same command resumes.",
         "medlt does not delete or overwrite results, and it does not use the network.\n",
-        "With `--json` stdout holds one JSON object: the result, or `error` and `exit_code`. All else goes to stderr.\n",
+        "With `--json` stdout is one JSON object: the result, or `error` and `exit_code`. The rest goes to stderr.\n",
         *command_table(lambda name: f"[`{name}`](#{_slug(name)})"),
         "",
         "`medlt --version` prints the version. `medlt --install-completion` installs completion for your shell.\n",
