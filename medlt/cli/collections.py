@@ -126,11 +126,20 @@ def convert(
         counts = work(src, out, settings_from_options(*given), workers=workers, progress=terminal)
         terminal.show({"out": str(out), **counts}, lambda: conversion_table(out, counts))
         if counts["converted"] and not dry_run:
-            joined = f"{shlex.quote(str(out))} labelled.parquet --labels TABLE.csv --findings all"
-            terminal.mention(f"next: medlt manifest folder {joined}")
+            terminal.mention(_next_command(out))
+    _exit_on_failures(counts, None if dry_run else out)
+
+
+def _next_command(out: Path) -> str:
+    """Return the line that names the command after a conversion."""
+    return f"next: medlt manifest folder {shlex.quote(str(out))} labelled.parquet --labels TABLE.csv --findings all"
+
+
+def _exit_on_failures(counts: dict[str, int], out: Path | None) -> None:
+    """Print how many files failed and end with exit code 1, or with 2 if none was converted; `out` has the reasons."""
     if counts["failed"] or not counts["converted"]:
         what = f"{counts['failed']} file(s) failed" if counts["failed"] else "no file was converted"
-        where = "" if dry_run else f"; reasons are in {out / 'failures.csv'}, file names in {out / 'sources.csv'}"
+        where = f"; reasons are in {out / 'failures.csv'}, file names in {out / 'sources.csv'}" if out else ""
         typer.echo(f"medlt: {what}{where}", err=True)
         raise typer.Exit(1 if counts["converted"] else 2)
 
