@@ -42,7 +42,7 @@ Volume = Annotated[
         "--verbose/--quiet", "-v/-q", help="Show details, or only warnings and the result.", show_default=False
     ),
 ]
-Recipe = Annotated[
+ConfigFile = Annotated[
     str,
     typer.Argument(metavar="CONFIG", help="YAML file, or a name from `medlt config list`.", autocompletion=configs),
 ]

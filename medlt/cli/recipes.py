@@ -10,7 +10,7 @@ import typer
 
 from medlt.cli.app import app
 from medlt.cli.collections import require_local
-from medlt.cli.edge import Json, Out, Overrides, Recipe, Volume, edge, example
+from medlt.cli.edge import ConfigFile, Json, Out, Overrides, Volume, edge, example
 from medlt.cli.terminal import Terminal
 from medlt.plugins import METHODS
 from medlt.types import InputError
@@ -89,7 +89,7 @@ def demo(
     )
 )
 def run(
-    config: Recipe,
+    config: ConfigFile,
     overrides: Overrides = None,
     out: Out = None,
     as_json: Json = False,
@@ -110,7 +110,7 @@ def _methods(incomplete: str) -> list[str]:
 
 @app.command(epilog=example("medlt augment mine.yaml", "medlt augment mine.yaml --method edit"))
 def augment(
-    config: Recipe,
+    config: ConfigFile,
     overrides: Overrides = None,
     method: Annotated[
         str | None,
@@ -148,7 +148,7 @@ def train(
     part: Annotated[
         str, typer.Argument(metavar="PART", help=f"{', '.join(PARTS[:-1])} or {PARTS[-1]}.", autocompletion=_parts)
     ],
-    config: Recipe,
+    config: ConfigFile,
     overrides: Overrides = None,
     out: Out = None,
     as_json: Json = False,
@@ -170,7 +170,7 @@ def train(
 
 @app.command(epilog=example("medlt evaluate phantom/verdict", "medlt evaluate verdict.yaml --out verdict"))
 def evaluate(
-    config: Recipe,
+    config: ConfigFile,
     overrides: Overrides = None,
     out: Out = None,
     as_json: Json = False,
