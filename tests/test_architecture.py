@@ -11,7 +11,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "medlt"
-LAYERS = (  # a module imports only from strictly lower layers, or from its own room
+LAYERS = (  # a module imports only from strictly lower layers, or from its own package
     {"types", "names", "rng", "versions", "_version"},
     {"files", "plugins"},
     {"store", "config"},
@@ -33,17 +33,17 @@ WITHIN = {"rng": {"types"}}
 
 
 def imported(source: str, here: tuple[str, ...], package: str = "medlt") -> set[str]:
-    """Rooms of `package` that this source imports; `here` is its dotted place."""
-    rooms: set[str] = set()
+    """Modules and packages of `package` that this source imports; `here` is its dotted place."""
+    names: set[str] = set()
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.ImportFrom):
             base = here[: len(here) - node.level] if node.level else ()
             base += tuple(node.module.split(".")) if node.module else ()
             if base[:1] == (package,):
-                rooms |= {base[1]} if len(base) > 1 else {alias.name for alias in node.names}
+                names |= {base[1]} if len(base) > 1 else {alias.name for alias in node.names}
         elif isinstance(node, ast.Import):
-            rooms |= {alias.name.split(".")[1] for alias in node.names if alias.name.startswith(f"{package}.")}
-    return rooms
+            names |= {alias.name.split(".")[1] for alias in node.names if alias.name.startswith(f"{package}.")}
+    return names
 
 
 def violations(files: dict[str, str]) -> list[str]:
@@ -57,10 +57,10 @@ def violations(files: dict[str, str]) -> list[str]:
             bad.append(f"{path}: has no layer")
             continue
         here = ("medlt", *path.removesuffix(".py").split("/"))
-        for room in imported(source, here) - {me, "__version__"}:
-            within = room in WITHIN.get(me, set())
-            if RANK.get(room, -1) >= RANK[me] and not within:
-                bad.append(f"{path}: {me} -> {room}")
+        for name in imported(source, here) - {me, "__version__"}:
+            within = name in WITHIN.get(me, set())
+            if RANK.get(name, -1) >= RANK[me] and not within:
+                bad.append(f"{path}: {me} -> {name}")
     return bad
 
 
@@ -117,7 +117,7 @@ TRAINING_STEP = re.compile(
 
 
 def test_there_is_one_training_loop() -> None:
-    """Optimisers, schedules, averages and backward passes are in the training room; the private step is its strategy.
+    """Optimisers, schedules, averages and backward passes are in `training`; the private step is its strategy.
 
     Gradients that are taken for a reading (maps, guidance, per-unit gradients) use torch.autograd.grad.
     """

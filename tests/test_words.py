@@ -21,12 +21,13 @@ from medlt.config import schema
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "medlt"
-ROOMS = sorted(
+ENTRIES = sorted(
     path for path in PACKAGE.iterdir() if (path.is_dir() and path.name != "__pycache__") or path.suffix == ".py"
 )
 PAGES = [
     *sorted(ROOT.glob("*.md")),
     *sorted((ROOT / "docs").rglob("*.md")),
+    *sorted((ROOT / "benchmarks" / "results").glob("*.md")),
     *sorted((ROOT / "pipelines").rglob("*.yaml")),
     *sorted((ROOT / "notebooks").glob("*.ipynb")),
 ]
@@ -159,9 +160,9 @@ def bad_lines(path: Path) -> list[str]:
     ]
 
 
-def sources(room: Path, *suffixes: str) -> list[Path]:
-    """Files of a room."""
-    files = sorted(room.rglob("*")) if room.is_dir() else [room]
+def sources(entry: Path, *suffixes: str) -> list[Path]:
+    """Files of a package, or one module."""
+    files = sorted(entry.rglob("*")) if entry.is_dir() else [entry]
     return [path for path in files if path.suffix in suffixes]
 
 
@@ -195,21 +196,21 @@ def blocks(page: Path) -> Iterator[str]:
         yield from re.findall(r"^```yaml.*?\n(.*?)^```", page.read_text(), re.MULTILINE | re.DOTALL)
 
 
-@pytest.mark.parametrize("room", ROOMS, ids=lambda room: room.stem)
-def test_identifiers_are_the_fields_own(room: Path) -> None:
+@pytest.mark.parametrize("entry", ENTRIES, ids=lambda entry: entry.stem)
+def test_identifiers_are_the_fields_own(entry: Path) -> None:
     bad = [
         f"{path.relative_to(ROOT)}:{line} {name}"
-        for path in sources(room, ".py")
+        for path in sources(entry, ".py")
         for name, line in bad_names(ast.parse(path.read_text()))
     ]
-    names = [path.relative_to(ROOT) for path in [room, *sources(room, ".py", ".j2")]]
+    names = [path.relative_to(ROOT) for path in [entry, *sources(entry, ".py", ".j2")]]
     bad += [str(name) for name in names if (name.stem.split(".")[0] in MODULES) or parts(name.stem) & PARTS]
     refuse(bad)
 
 
-@pytest.mark.parametrize("room", ROOMS, ids=lambda room: room.stem)
-def test_messages_and_docstrings_are_plain(room: Path) -> None:
-    refuse([line for path in sources(room, ".py", ".j2") for line in bad_lines(path)])
+@pytest.mark.parametrize("entry", ENTRIES, ids=lambda entry: entry.stem)
+def test_messages_and_docstrings_are_plain(entry: Path) -> None:
+    refuse([line for path in sources(entry, ".py", ".j2") for line in bad_lines(path)])
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())

@@ -13,8 +13,8 @@ import yaml
 from medlt.names import did_you_mean
 from medlt.types import InputError
 
-_ROOM = Path(__file__).parents[1]
-_PLACES = (_ROOM / "pipelines", _ROOM.parent / "pipelines")
+_PACKAGE = Path(__file__).parents[1]
+_PLACES = (_PACKAGE / "pipelines", _PACKAGE.parent / "pipelines")
 
 
 def folder() -> Path:

@@ -64,8 +64,8 @@ def test_every_name_is_there_and_documented(name: str) -> None:
 def test_names_are_no_modules_of_medlt() -> None:
     """`import medlt.export` would put the module in the place of a name `medlt.export`."""
     package = Path(str(medlt.__file__)).parent
-    rooms = {path.stem for path in package.iterdir() if path.suffix == ".py" or (path / "__init__.py").is_file()}
-    assert rooms & set(NAMES) == set()
+    modules = {path.stem for path in package.iterdir() if path.suffix == ".py" or (path / "__init__.py").is_file()}
+    assert modules & set(NAMES) == set()
 
 
 def test_the_stub_imports_each_name_from_its_module() -> None:

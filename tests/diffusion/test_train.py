@@ -293,7 +293,7 @@ def test_every_training_here_is_made_on_the_device_that_is_asked_for(
 
 
 def test_nothing_here_has_a_device_of_its_own() -> None:
-    """No function of this room says where it runs unless it was told."""
+    """No function of this package has a default device."""
     import importlib
     import inspect
     import pkgutil

@@ -295,8 +295,8 @@ def test_a_package_cannot_take_a_name_of_medlt(
 def test_the_names_of_checks_are_reserved() -> None:
     from medlt.checks import consistency, sanity, target_label
 
-    rooms = [vars(room) for room in (consistency, sanity, target_label)]
-    classes = [one for room in rooms for one in room.values() if isinstance(one, type)]
+    modules = [vars(module) for module in (consistency, sanity, target_label)]
+    classes = [one for module in modules for one in module.values() if isinstance(one, type)]
     names = {one.name for one in classes if isinstance(getattr(one, "name", None), str)}
     assert {"finite", "label_consistency", "target_label"} <= names <= CHECKS.reserved
     assert set(config.Checks.model_fields) - set(CHECKS.own) <= CHECKS.reserved

@@ -223,5 +223,5 @@ def test_nothing_else_prints_an_epsilon() -> None:
     files = [*(ROOT / "medlt").rglob("*.py"), *(ROOT / "pipelines").glob("*.py")]
     names = {file.relative_to(ROOT).as_posix(): file.read_text() for file in files}
     assert {name: found for name, text in names.items() if name not in OWN and (found := prints_epsilon(text))} == {}
-    pages = [file for room in ("medlt", "pipelines") for file in (ROOT / room).rglob("*.j2")]
+    pages = [file for folder in ("medlt", "pipelines") for file in (ROOT / folder).rglob("*.j2")]
     assert [file.name for file in pages if re.search(r"\{\{[^}]*epsilon", file.read_text())] == []
