@@ -44,7 +44,7 @@ Prepare = Callable[[nn.Module], Any]
 class PrivateSettings:
     """Settings of a private training of a classifier, beside its data and its privacy.
 
-    network: see medlt.classify.networks; task: multi-label or single-label; augment: none, light or monai; batch:
+    network: see medlt.classify.networks; task: multi-label or single-label; augment: none, light or monai; batch_size:
     expected number of units per step. Raises InputError for unknown names.
     """
 

@@ -58,8 +58,8 @@ class ClassifierSettings(OptimizerSettings):
 
     task: multi-label or single-label; loss: see medlt.classify.losses; training_strategy, last_share (of its last
     stage; None: its default), sampling: see medlt.classify.training_strategies; mixup, mixup_alpha: see
-    medlt.classify.mixup; augment: none, light or monai; tau_norm: see medlt.classify.heads; mix: probability that a
-    slot holds an added row.
+    medlt.classify.mixup; augment: none, light or monai; tau_norm: see medlt.classify.heads; synthetic_fraction:
+    probability that a slot holds an added row.
     """
 
     network: str = "small"
