@@ -3,7 +3,7 @@
 The card has the sections of Mitchell et al. 2019 (arXiv 1810.03993) under the header that Hugging Face reads. The
 datasheet answers the questions of Gebru et al. 2021 (arXiv 1803.09010). Neither holds a patient's name, a picture or a
 path. In a private run (with a section privacy) they also hold no count, digest or loss of the real rows: with a digest
-of the rows, whoever knows all rows but one could test whether that one is among them.
+of the rows, a person who knows all rows but one could test whether that one is among them.
 """
 
 from __future__ import annotations

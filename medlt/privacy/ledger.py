@@ -1,8 +1,8 @@
 """The ledger of a run: all private trainings on its patients, and the epsilon that they cost together.
 
 ledger.json is the record for a data-protection officer. It holds a digest of its contents, and its composed epsilon is
-computed again each time it is read, so a number changed by hand is refused. The digest is not a signature: whoever
-changes the file on purpose can compute a new one. Keep a copy to exclude that.
+computed again each time it is read, so a number changed by hand is refused. The digest is not a signature: a person
+who changes the file on purpose can compute a new one. Keep a copy to exclude that.
 """
 
 from __future__ import annotations

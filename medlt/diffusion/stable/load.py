@@ -231,7 +231,7 @@ def load_tokenizer(folder: Path, text: Any) -> Any:
     known = max(len(tokenizer), 1 + max(tokenizer.get_vocab().values(), default=-1))
     if not 0.8 * text.vocab_size <= known <= text.vocab_size:
         raise InputError(
-            f"{folder} knows {known} tokens and the text encoder {text.vocab_size}; "
+            f"{folder} has a vocabulary of {known} tokens, the text encoder one of {text.vocab_size}; "
             "copy tokenizer and text_encoder from one checkpoint"
         )
     tokenizer.model_max_length = int(min(tokenizer.model_max_length, text.max_position_embeddings))

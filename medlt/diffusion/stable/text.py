@@ -78,11 +78,11 @@ class TextConditioner:
 
     def __init__(self, tokenizer: Any, text_encoder: Any, prompts: Prompts) -> None:
         self.tokens, self.text_encoder, self.prompts = TokenConditioner(tokenizer, prompts), text_encoder, prompts
-        reads, knows = text_encoder.config.max_position_embeddings, text_encoder.config.vocab_size
-        if self.tokens.length > reads or len(tokenizer) > knows:
+        length, size = text_encoder.config.max_position_embeddings, text_encoder.config.vocab_size
+        if self.tokens.length > length or len(tokenizer) > size:
             raise InputError(
-                f"the tokenizer has length {self.tokens.length} and {len(tokenizer)} tokens, the text encoder {reads} "
-                f"and {knows}; use both from the same model"
+                f"the tokenizer has length {self.tokens.length} and {len(tokenizer)} tokens, the text encoder {length} "
+                f"and {size}; use both from the same model"
             )
         self._encoded: dict[str, Tensor] = {}
         self._lock = Lock()

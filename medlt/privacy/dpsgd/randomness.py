@@ -2,7 +2,7 @@
 
 Published results are private only against somebody who does not know the noise. So the noise of a published epsilon is
 cryptographic: `Secure` reads every bit from the operating system and stores none. A resumed training draws new noise;
-noise that can be drawn again can be removed. `Seeded` is for tests and exact reruns: whoever knows the seed can remove
+noise that can be drawn again can be removed. `Seeded` is for tests and exact reruns: a person with the seed can remove
 the noise.
 
 Normal numbers come from the Box-Muller transform of 53-bit uniforms in float64, with tails to 8.5 standard deviations,
@@ -91,7 +91,7 @@ class Seeded:
     @property
     def description(self) -> str:
         """The source, as a sentence for the ledger."""
-        return "Noise and sampling come from a seed, for tests; whoever knows the seed can remove the noise."
+        return "Noise and sampling come from a seed, for tests; a person with the seed can remove the noise."
 
     def at(self, step: int) -> Seeded:
         """Return the source of this step, from its beginning."""

@@ -71,7 +71,7 @@ class PrivateStep:
         """Add clipped sums to the weights, piece by piece. Return the losses [B].
 
         The random numbers of losses (timesteps, noise, augmentation) must be as secret as the sample of units. Those of
-        a row depend on the rows before it, so whoever knew them could see one unit in the gradients of all others,
+        a row depend on the rows before it, so a person who knew them could see one unit in the gradients of all others,
         which clipping does not bound.
         """
         losses: list[Tensor] = []

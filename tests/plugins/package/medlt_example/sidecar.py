@@ -1,4 +1,4 @@
-"""A layout: beside each image NAME.png lies NAME.json with the patient, the view and the findings."""
+"""A layout: NAME.json is beside each image NAME.png, with the patient, the view and the findings."""
 
 import json
 from pathlib import Path
