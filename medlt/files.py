@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     import pandas as pd
     from torch import Tensor
 
+REAL_ROWS = Path("stages/data/manifest.parquet")
+"""The manifest of the real rows, in a run folder. When this file exists, the config can no longer change."""
+
 
 @contextmanager
 def atomic(path: Path) -> Iterator[Path]:

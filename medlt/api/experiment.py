@@ -10,9 +10,9 @@ from medlt import config as configs
 from medlt.api.collection import Collection, as_collection
 from medlt.api.defaults import cores
 from medlt.api.run import Run, load
+from medlt.files import REAL_ROWS
 from medlt.types import InputError
 
-ROWS = Path("stages") / "data" / "manifest.parquet"
 Given = Run | str | Path
 
 
@@ -33,7 +33,7 @@ def real_rows(collection: Run | Collection | str | Path) -> Collection:
     """Return the real rows of an experiment: a collection, or the rows that a run filed."""
     if _is_run(collection):
         folder = collection.folder if isinstance(collection, Run) else Path(str(collection)).expanduser()
-        return Collection.from_manifest(folder / ROWS)
+        return Collection.from_manifest(folder / REAL_ROWS)
     assert not isinstance(collection, Run)
     return as_collection(collection)
 

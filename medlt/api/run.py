@@ -14,7 +14,7 @@ import yaml
 from medlt import config as configs
 from medlt.api.results import Audit, Verdict, read_json
 from medlt.data.manifest import Manifest
-from medlt.files import read_table
+from medlt.files import REAL_ROWS, read_table
 from medlt.names import did_you_mean
 from medlt.types import InputError
 
@@ -23,8 +23,6 @@ if TYPE_CHECKING:
 
     from medlt.data.loaders import Radiographs
     from medlt.privacy.claims import Claim
-
-FILED = Path("stages") / "data" / "manifest.parquet"
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,7 +96,7 @@ class Run:
     def manifest(self) -> Manifest:
         """All rows: real ones, and the synthetic ones, which have split train. Before images are made the real ones."""
         own = self.folder / "manifest.parquet"
-        return Manifest.read(own if own.is_file() else self.folder / FILED)
+        return Manifest.read(own if own.is_file() else self.folder / REAL_ROWS)
 
     @property
     def findings(self) -> tuple[str, ...]:

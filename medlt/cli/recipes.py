@@ -13,12 +13,11 @@ from medlt.cli.collections import require_local
 from medlt.cli.edge import ConfigFile, Json, Out, Overrides, Volume, edge, example
 from medlt.cli.terminal import Terminal
 from medlt.plugins import METHODS
+from medlt.recipes._parts import PARTS
 from medlt.types import InputError
 
 if TYPE_CHECKING:
     from medlt.config import RunConfig
-
-PARTS = ("codec", "sparse", "denoiser", "classifier", "epistemic")
 
 
 def _finish(run: Path, terminal: Terminal) -> None:
@@ -145,9 +144,7 @@ def _parts(incomplete: str) -> list[str]:
 
 @app.command(epilog=example("medlt train denoiser mine.yaml"))
 def train(
-    part: Annotated[
-        str, typer.Argument(metavar="PART", help=f"{', '.join(PARTS[:-1])} or {PARTS[-1]}.", autocompletion=_parts)
-    ],
+    part: Annotated[str, typer.Argument(metavar="PART", help=f"One of {', '.join(PARTS)}.", autocompletion=_parts)],
     config: ConfigFile,
     overrides: Overrides = None,
     out: Out = None,

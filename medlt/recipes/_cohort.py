@@ -19,10 +19,10 @@ from medlt.data.manifest import Manifest
 from medlt.data.pixels import PixelCache
 from medlt.data.source import open_data
 from medlt.diffusion.backbone import About
-from medlt.files import digest, write_text
+from medlt.files import REAL_ROWS, digest, write_text
 from medlt.metrics.groups import Grouping, group
 from medlt.names import did_you_mean
-from medlt.recipes._setup import FILED, RunFolder
+from medlt.recipes._setup import RunFolder
 from medlt.types import InputError
 
 ABOUT = ("view", "sex", "age")
@@ -185,7 +185,7 @@ def open_cohort(run: RunFolder[Any], rows: RealRows | None = None) -> Cohort:
         _require_positives(config, whole)
         _require_unchanged(run, whole)
         write_text(run.path("failures.csv"), failures.to_csv(index=False))
-        whole.write(run.path(str(FILED)))
+        whole.write(run.path(str(REAL_ROWS)))
         run.record(counts={"real": len(whole.rows), "failed": len(failures)}, digests={"manifest": whole.digest()})
     return Cohort(whole, config.targets, requested(config, whole), pixels=pixels)
 
@@ -195,7 +195,7 @@ def filed_cohort(run: RunFolder[configs.RunConfig]) -> Cohort:
 
     Raises InputError if an image is missing or has changed.
     """
-    manifest = Manifest.read(run.path(str(FILED)))
+    manifest = Manifest.read(run.path(str(REAL_ROWS)))
     pixels = PixelCache(run.store, workers=run.runtime.threads or 2)
     whole, failures = pixels.prepare(manifest, image_sizes(run.config), run.runtime.progress)
     _require_readable(failures, manifest, skip=False)
@@ -223,7 +223,7 @@ def _require_positives(config: configs.RunConfig | configs.EvaluateConfig, manif
 
 def _require_unchanged(run: RunFolder[Any], now: Manifest) -> None:
     """Raise InputError if rows, labels or images differ from those that the run stored when it began."""
-    file = run.path(str(FILED))
+    file = run.path(str(REAL_ROWS))
     if not file.is_file():
         return
     before = Manifest.read(file)

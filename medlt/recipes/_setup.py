@@ -22,7 +22,7 @@ from typing import Any, Generic, TypeVar
 import yaml
 
 from medlt import config as configs
-from medlt.files import locked, write_json, write_text
+from medlt.files import REAL_ROWS, locked, write_json, write_text
 from medlt.progress import ProgressCallback, RunLog
 from medlt.store import Store
 from medlt.training.runtime import Runtime
@@ -31,8 +31,6 @@ from medlt.versions import versions
 
 C = TypeVar("C", configs.RunConfig, configs.EvaluateConfig)
 
-FILED = Path("stages/data/manifest.parquet")
-"""The real rows of a run. When this file exists, the config can no longer change."""
 CHANGEABLE = ("arms", "sources", "evaluation", "evaluation_classifier")
 """Sections of an experiment's config that may change between two calls."""
 LOCK = ".lock"
@@ -130,7 +128,7 @@ def opened(config: C, progress: Progress) -> Iterator[RunFolder[C]]:
     _require_own(folder)
     with locked(folder / LOCK, str(folder), wait=False):
         text, written = configs.dump(config, folder), folder / "config.yaml"
-        if (folder / FILED).is_file() and written.is_file():
+        if (folder / REAL_ROWS).is_file() and written.is_file():
             _require_same(folder, written.read_text(), text)
         write_text(written, text)
         shared = config.artifacts_dir if isinstance(config, configs.RunConfig) else None

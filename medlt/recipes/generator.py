@@ -12,10 +12,11 @@ from medlt.diffusion.cache import Standardiser
 from medlt.diffusion.codec import AutoencoderCodec
 from medlt.diffusion.families import load_label_network
 from medlt.diffusion.labels import LabelNetwork
+from medlt.files import REAL_ROWS
 from medlt.recipes._codec import encode, make_codec
 from medlt.recipes._cohort import filed_cohort
 from medlt.recipes._privacy import PrivateTraining
-from medlt.recipes._setup import FILED, RunFolder, runtime_of
+from medlt.recipes._setup import RunFolder, runtime_of
 from medlt.store import Store
 from medlt.training.runtime import silent
 from medlt.types import InputError, Progress
@@ -61,7 +62,7 @@ def open_generator(folder: Path, progress: Progress = silent) -> TrainedGenerato
 
 def _opened(folder: Path, progress: Progress) -> RunFolder[configs.RunConfig]:
     """Open a run with a trained denoiser, read-only. Raises InputError for any other folder."""
-    for name in ("config.yaml", str(FILED)):
+    for name in ("config.yaml", str(REAL_ROWS)):
         if not (folder / name).is_file():
             raise InputError(f"{folder}: has no {name}, so it is no run that trained a generator")
     config = configs.load_config(folder / "config.yaml").model_copy(update={"output_dir": folder, "device": "cpu"})

@@ -12,21 +12,12 @@ from medlt.recipes._denoiser import train_denoiser
 from medlt.recipes._estimate import generator_parts, note_training_time
 from medlt.recipes._methods import extra_losses
 from medlt.recipes._models import learn_sparse_code, train_guidance_classifier, train_verifiers
+from medlt.recipes._parts import PARTS
 from medlt.recipes._privacy import check_budget, private_fit
 from medlt.recipes._setup import opened
 from medlt.recipes.augment import check, learn
 from medlt.training.runtime import silent
 from medlt.types import InputError, Progress
-
-STAGES = {
-    "codec": ("codec",),
-    "sparse": ("codec", "sparse"),
-    "denoiser": ("codec", "verifiers", "denoiser"),
-    "classifier": ("verifiers",),
-    "epistemic": ("verifiers",),
-}
-"""Part -> the stages that train it and what it needs."""
-PARTS = tuple(STAGES)
 
 
 def main(config: configs.RunConfig, part: str, progress: Progress = silent) -> Path:
@@ -37,7 +28,7 @@ def main(config: configs.RunConfig, part: str, progress: Progress = silent) -> P
     rows = check(config)
     with opened(config, progress) as run:
         cohort = open_cohort(run, rows)
-        note_training_time(run, [one for one in generator_parts(run, cohort) if one.stage in STAGES[part]])
+        note_training_time(run, [one for one in generator_parts(run, cohort) if one.stage in PARTS[part]])
         if part == "denoiser":
             learnt = learn(run, cohort)
             train_denoiser(run, cohort, learnt.latents, learnt.private, extra_losses(run, learnt))

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from medlt.config import RunConfig
+from medlt.files import REAL_ROWS
 from medlt.recipes import _setup
 from medlt.recipes._setup import opened
 from medlt.recipes.augment import main as augment
@@ -49,7 +50,7 @@ def test_another_config_is_refused_once_the_rows_are_filed_and_free_before(tiny:
     changed = config.model_copy(update={"size": 64})
     with opened(changed, silent):
         pass
-    filed = tmp_path / "run" / _setup.FILED
+    filed = tmp_path / "run" / REAL_ROWS
     filed.parent.mkdir(parents=True)
     filed.write_bytes(b"")
     with pytest.raises(InputError, match=r"'size: 64' there, 'size: 32' now"), opened(config, silent):
