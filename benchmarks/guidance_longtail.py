@@ -63,7 +63,7 @@ def epistemic(device: str = "cpu", side: int = 64) -> Epistemic:
 
 def one_gradient(kind: str, checkpointing: bool, rows: int, side: int) -> tuple[float, float]:
     """MiB of resident memory above the start at most, and seconds, of one guided step at `side` px."""
-    codec = taesd() if kind == "TAESD" else AutoencoderCodec(tiny_autoencoder_kl(**LARGE))
+    codec = taesd() if kind == "TAESD" else AutoencoderCodec(tiny_autoencoder_kl(**LARGE), "cpu")
     decode = differentiable_decoder(codec, gradient_checkpointing=checkpointing)
     z = noise_like(range(rows), (4, side // 8, side // 8))
     objective = uncertainty_objective(

@@ -19,7 +19,9 @@ import pandas as pd
 from common import table
 from PIL import Image
 
-CHECKS = ("finite", "flat", "saturated", "duplicate", "target_label", "label_consistency", "in_band", "copy")
+CHECKS = ("finite", "flat", "saturated", "duplicate", "target_label", "label_consistency", "in_band", "near_copy")
+NOT_TRAINING = ("synthesis", "quality", "embedding", "report", "arms", "verdict")
+"""Stages of run.json that are no training of the generator."""
 METRICS = ("KID", "KID sd", "precision", "recall", "density", "coverage", "AvgkNN", "LOF", "rarity outside")
 
 
@@ -42,13 +44,10 @@ def counts(run: Path) -> dict[str, str]:
     label = results[results["check"] == "label_consistency"]["value"]
     rows["verifier's probability of the finding"] = f"{label.mean():.3f} ± {label.sem():.3f}"
     seconds = record["seconds"]
-    rows["seconds: learning, synthesis"] = f"{sum(v for k, v in seconds.items() if k not in LOOKING):.0f}, " + (
+    rows["seconds: training, synthesis"] = f"{sum(v for k, v in seconds.items() if k not in NOT_TRAINING):.0f}, " + (
         f"{seconds.get('synthesis', 0):.0f}"
     )
     return rows
-
-
-LOOKING = ("synthesis", "looking", "report", "evaluation")
 
 
 def quality_of(run: Path) -> dict[str, str]:

@@ -87,7 +87,7 @@ def plain(rows: TrainingSet, args: argparse.Namespace, half: bool) -> Pace:
 
 def ours(rows: TrainingSet, args: argparse.Namespace) -> Pace:
     """`fit`, evaluated once, at the end."""
-    options = {"batch": args.batch, "augment": args.augment, "network": args.network, "evaluate_every": args.steps}
+    options = {"batch_size": args.batch, "augment": args.augment, "network": args.network, "evaluate_every": args.steps}
     with tempfile.TemporaryDirectory() as folder:
         val = rows.take(rows.uids[:8])
         runtime = Runtime(args.device, "fp32", None, 0)
