@@ -15,7 +15,9 @@ from medlt.types import InputError
 
 SPLITS = ("train", "val", "test")
 REQUIRED = ("path", "patient_id", "split", "view")
-RESERVED = frozenset((*REQUIRED, "uid", "sex", "age", "content", "synthetic", "weight", "parents", "method"))
+PROVENANCE = ("synthetic", "weight", "parents", "method", "run", "models", "finding", "seed")
+"""Columns of synthetic rows."""
+RESERVED = frozenset((*REQUIRED, "uid", "sex", "age", "content", *PROVENANCE))
 UNPRINTABLE = ("Cc", "Cs", "Zl", "Zp")
 """Unicode categories that cannot stand in a line of text: controls, surrogates, line and paragraph separators."""
 PLAIN = re.compile(r"[A-Za-z0-9_-](?:[A-Za-z0-9_ .,+=@-]*[A-Za-z0-9_.,+=@-])?")

@@ -104,6 +104,13 @@ def test_bad_finding_names(table: pd.DataFrame, findings: tuple[str, ...], messa
         Manifest(table.set_index("uid"), findings, Path("/"))
 
 
+@pytest.mark.parametrize("name", ["run", "models", "finding", "seed", "weight", "method", "parents", "synthetic"])
+def test_columns_of_synthetic_rows_cannot_be_findings(table: pd.DataFrame, name: str) -> None:
+    """A run adds these columns to the rows; a label column of that name would be overwritten."""
+    with pytest.raises(InputError, match=f"^.{name}. cannot be a finding"):
+        Manifest(table.rename(columns={"A": name}).set_index("uid"), (name, "B", "No_Finding"), Path("/images"))
+
+
 def test_soft_labels_only_where_synthetic(table: pd.DataFrame) -> None:
     soft = table.assign(A=[0.3, 1, 0, 0, 1, 0], synthetic=[True, False, False, False, False, False])
     assert of(soft).labels(["u0"])[0, 0] == np.float32(0.3)
