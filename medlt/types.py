@@ -64,7 +64,7 @@ class CheckResult:
     reason: str = ""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Batch:
     """Synthetic images with their plan rows. `rows` and `labels` share the index `uid`, in the order of `images`.
 
