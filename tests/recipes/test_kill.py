@@ -80,8 +80,9 @@ def assert_finishes_as(finished: Path, place: Path) -> None:
 
 
 @pytest.fixture
-def place(tmp_path: Path, tiny: Callable[[Path], RunConfig]) -> Path:
-    """An empty folder with the tiny config."""
+def place(tmp_path: Path, tiny: Callable[[Path], RunConfig], monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty folder with the tiny config, whose run folder is in it."""
+    monkeypatch.chdir(tmp_path)
     (tmp_path / "tiny.yaml").write_text(dump(tiny(Path("run"))))
     return tmp_path
 
