@@ -17,12 +17,12 @@ from medlt.types import InputError
 class Verdict:
     """The outcome of an experiment. Print it for one sentence.
 
-    word: helps, no evidence, harms or no verdict; difference, low, high: tail macro AP of `arm` less that of `control`,
-    with its 95 % interval; smallest: the least gain that these test images and seeds would have shown. Numbers are None
-    where nothing could be compared.
+    verdict: helps, no evidence, harms or no verdict; difference, low, high: tail macro AP of `arm` less that of
+    `control`, with its 95 % interval; smallest: the least gain that these test images and seeds would have
+    shown. Numbers are None where nothing could be compared.
     """
 
-    word: str
+    verdict: str
     sentence: str
     arm: str | None
     control: str | None

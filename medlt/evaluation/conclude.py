@@ -53,21 +53,21 @@ class Tables:
 
 @dataclass(frozen=True)
 class Conclusion:
-    """The verdict, as in verdict.json, and the tables; `tables` is None if no arm was trained.
+    """The record of verdict.json and the tables; `tables` is None if no arm was trained.
 
     experiments: names of all experiments that were evaluated on these test rows, in order, this one included. Pass them
     to the next `conclude`: the more experiments one test set evaluates, the more of them it favours by chance.
     """
 
-    verdict: Mapping[str, Any]
+    record: Mapping[str, Any]
     arms: pd.DataFrame
     tables: Tables | None
     experiments: tuple[str, ...]
 
     @property
-    def word(self) -> str:
+    def verdict(self) -> str:
         """Return helps, harms, no evidence or no verdict."""
-        return str(self.verdict["verdict"])
+        return str(self.record["verdict"])
 
     @property
     def primary(self) -> str | None:
@@ -255,14 +255,14 @@ def _subgroups(rows: ExperimentRows, tested: ArmScores, names: Sequence[str], op
 
 def _write(conclusion: Conclusion, folder: Path) -> None:
     """Write all tables, then the verdict; move those of an earlier experiment away first."""
-    _supersede(folder, str(conclusion.verdict["experiment"]))
+    _supersede(folder, str(conclusion.record["experiment"]))
     write_table(folder / "arms.parquet", conclusion.arms)
     for name in TABLES:
         if conclusion.tables is not None:
             write_table(folder / f"{name}.parquet", getattr(conclusion.tables, name))
         else:
             set_aside(folder, f"{name}.parquet")
-    write_json(folder / VERDICT, dict(conclusion.verdict))
+    write_json(folder / VERDICT, dict(conclusion.record))
 
 
 def _supersede(folder: Path, name: str) -> None:

@@ -135,16 +135,16 @@ def _measured(row: pd.Series, arms: ArmScores) -> str:
 
 
 def decide(table: pd.DataFrame, arms: ArmScores, arm: str, control: str) -> dict[str, Any]:
-    """Return the verdict on `arm` against its count-matched control: a word, a sentence and the numbers behind it."""
+    """Return the verdict on `arm` against its count-matched control, with its sentence and the numbers behind it."""
     row = _tail_row(table, arm, control)
-    word, measured, reason = str(row["word"]), _measured(row, arms), str(row.get("reason", "")).partition(":")[0]
-    sentence = f"{SENTENCES[word]}: {measured}." + (f" Reason: {reason}." if reason else "")
+    verdict, measured, reason = str(row["verdict"]), _measured(row, arms), str(row.get("reason", "")).partition(":")[0]
+    sentence = f"{SENTENCES[verdict]}: {measured}." + (f" Reason: {reason}." if reason else "")
     if pd.isna(row["difference"]):
-        word, sentence = "no verdict", NO_TAIL
+        verdict, sentence = "no verdict", NO_TAIL
     elif arms.seeds < 2:
-        word, sentence = "no verdict", f"{ONE_SEED} {measured[0].upper()}{measured[1:]}."
+        verdict, sentence = "no verdict", f"{ONE_SEED} {measured[0].upper()}{measured[1:]}."
     return {
-        "verdict": word,
+        "verdict": verdict,
         "sentence": sentence,
         "comparison": _comparison(row),
         "smallest": _number(row.get("smallest")),
@@ -155,10 +155,10 @@ def decide(table: pd.DataFrame, arms: ArmScores, arm: str, control: str) -> dict
 
 
 def comparison_entry(table: pd.DataFrame, arms: ArmScores, arm: str, control: str) -> dict[str, Any]:
-    """Return one comparison of tail macro AP with its word, as an entry of verdict.json."""
+    """Return one comparison of tail macro AP with its verdict, as an entry of verdict.json."""
     row = _tail_row(table, arm, control)
     known = arms.seeds > 1 and not pd.isna(row["difference"])
-    return _comparison(row) | {"verdict": str(row["word"]) if known else "no verdict"}
+    return _comparison(row) | {"verdict": str(row["verdict"]) if known else "no verdict"}
 
 
 def comparison_entries(

@@ -1,4 +1,4 @@
-"""Patient-level paired bootstrap of the difference between two arms, and the verdict word that the interval allows.
+"""Patient-level paired bootstrap of the difference between two arms, and the verdict that the interval allows.
 
 A draw resamples patients with replacement, all images of a patient together, the same patients for both arms. Arms
 trained with S seeds are compared by the mean of their S metrics, never by the metric of averaged scores; how much whole
@@ -12,7 +12,7 @@ runs differ is part of the interval (see `draws`).
 
 A finding without a positive (or without another thing that the metric needs) has no value, and `reason` says why. A
 finding without a value in one arm or seed is left out of all of them, so that means are over the same findings.
-Intervals and words are not corrected for the number of findings. The main results are tail and macro AP; `p_holm`
+Intervals and verdicts are not corrected for the number of findings. The main results are tail and macro AP; `p_holm`
 corrects the p value of one finding for the number of findings. Notation as in `ranking`; M metrics.
 """
 
@@ -34,18 +34,26 @@ from medlt.metrics.reasons import FEWEST_PATIENTS, doubt, missing, positive_pati
 from medlt.metrics.several import holm
 from medlt.types import InputError
 
-Word: TypeAlias = Literal["helps", "no evidence", "harms"]
+Outcome: TypeAlias = Literal["helps", "no evidence", "harms"]
 Groups: TypeAlias = Mapping[str, Sequence[str]]
 
 LOWER_IS_BETTER = ("ECE",)
 
 _CHUNK = 1 << 23  # weights drawn at once: 64 MB as int64, 32 MB as float32
 
-__all__ = ["FEWEST_PATIENTS", "difference", "interval", "metric_table", "metrics_per_draw", "patient_weights", "word"]
+__all__ = [
+    "FEWEST_PATIENTS",
+    "difference",
+    "interval",
+    "metric_table",
+    "metrics_per_draw",
+    "patient_weights",
+    "verdict_of",
+]
 
 
-def word(low: float, high: float) -> Word:
-    """Return the verdict word for the interval [low, high] of a difference, where a higher metric is better."""
+def verdict_of(low: float, high: float) -> Outcome:
+    """Return the verdict for the interval [low, high] of a difference, where a higher metric is better."""
     return "helps" if low > 0 else "harms" if high < 0 else "no evidence"
 
 
@@ -204,14 +212,14 @@ def difference(
     level: float = 0.95,
     decided: tuple[np.ndarray, np.ndarray] | None = None,
 ) -> pd.DataFrame:
-    """Return the difference `scores` - `control` in every metric, with its interval and word.
+    """Return the difference `scores` - `control` in every metric, with its interval and verdict.
 
     truth: [N,K] in {0,1,NaN}; scores, control: [S,N,K], seed s of one paired with seed s of the other; patients: [N];
     groups: name -> its findings; decided: the decisions of both, [S,N,K] in {0,1,NaN}. Returns one row for each
     (level, name, metric), level being macro, group or finding, with columns value, control_value, difference, low, high
     (NaN if most draws hold no positive), se, p, p_holm (over findings; NaN for macro and groups), smallest
-    (`power.smallest_gain`), patients (those positive for any of its findings), word, reason ("", or why there is no
-    value or no word). Raises InputError for shapes that differ.
+    (`power.smallest_gain`), patients (those positive for any of its findings), verdict, reason ("", or why there is no
+    value or no evidence). Raises InputError for shapes that differ.
     """
     truth, scores, control = np.asarray(truth, np.float64), np.asarray(scores), np.asarray(control)
     both = None if decided is None else np.stack([np.asarray(one) for one in decided])
@@ -248,8 +256,8 @@ def _line(
     numbers = {"value": value, "control_value": control, "difference": value - control}
     numbers |= {"low": seen.low, "high": seen.high, "se": seen.se, "p": np.nan if why else seen.p, "p_holm": np.nan}
     numbers["smallest"] = np.nan if why else smallest_gain(seen.se, seen.df, level=level)
-    verdict = "no evidence" if why else word(*ends)
-    return {k: float(v) for k, v in numbers.items()} | {"patients": positive, "word": verdict, "reason": why}
+    verdict = "no evidence" if why else verdict_of(*ends)
+    return {k: float(v) for k, v in numbers.items()} | {"patients": positive, "verdict": verdict, "reason": why}
 
 
 def _corrected(rows: pd.DataFrame) -> pd.DataFrame:

@@ -1,4 +1,4 @@
-"""Statistical power of a test set: the smallest gain detected with 80 % power, and the patients a given gain needs.
+"""Statistical power of a test set: the smallest gain that is detected with 80 % power.
 
     smallest gain = reach(df) * se,     reach(inf) = z_{1-a/2} + z_{power} = 2.80 at a = 0.05 and 80 % power
 
@@ -36,17 +36,3 @@ def reach(df: float = float("inf"), power: float = 0.8, level: float = 0.95) -> 
 def smallest_gain(se: float, df: float = float("inf"), power: float = 0.8, level: float = 0.95) -> float:
     """Return the smallest true difference whose interval of `level` excludes 0 with probability `power`."""
     return reach(df, power, level) * se if np.isfinite(se) else float("nan")
-
-
-def patients_needed(
-    se: float, patients: int, gain: float, *, runs: float = 0.0, power: float = 0.8, level: float = 0.95
-) -> float:
-    """Return the number of test patients needed to detect `gain`, from the `se` that `patients` of them gave.
-
-    runs: sqrt(R), the part of `se` due to seeds. The result is infinite if this part alone hides the gain. New patients
-    are assumed to have as many images and positives as the present ones. Returns a whole number, NaN if `se` is NaN.
-    """
-    if not np.isfinite(se):
-        return float("nan")
-    allowed = (gain / reach(power=power, level=level)) ** 2 - runs**2
-    return float(np.ceil(patients * (se**2 - runs**2) / allowed)) if allowed > 0 else float("inf")

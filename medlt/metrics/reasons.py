@@ -1,4 +1,4 @@
-"""Reasons, in one clause for a table, why a value is missing or allows no verdict word."""
+"""Reasons, in one clause for a table, why a value is missing or shows no evidence."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 FEWEST_PATIENTS = 6
-"""Positive patients below which the only word is "no evidence". As 2 * 0.5 ** 5 > 0.05, a two-sided 5 % test cannot
+"""Positive patients below which the only verdict is "no evidence". As 2 * 0.5 ** 5 > 0.05, a two-sided 5 % test cannot
 reject even if every positive moves the same way. The percentile interval would, on three patients, one time in four."""
 
 NEEDS_NEGATIVES = ("AUROC", "balanced accuracy")
@@ -36,7 +36,7 @@ def _missing(metric: str, truth: np.ndarray) -> str:
 
 
 def doubt(low: float, patients: int) -> str:
-    """Return why an interval that begins at `low`, of this many positive patients, allows no word; "" if it does."""
+    """Return why an interval that begins at `low`, of this many positive patients, shows no evidence; "" if it may."""
     if np.isnan(low):
         return "most draws hold no positive: no interval"
-    return f"fewer than {FEWEST_PATIENTS} positive patients: no word" if patients < FEWEST_PATIENTS else ""
+    return f"fewer than {FEWEST_PATIENTS} positive patients: no evidence" if patients < FEWEST_PATIENTS else ""

@@ -221,7 +221,7 @@ class AblationRunner:
         filled = Filled(cohort, self.learnt.verifiers, batch.rows, published)
         rows = experiment_rows(cohort, run.config.classifier.size)
         conclusion = compare(run, rows, {ARM: ArmSpec(source=ARM)}, {ARM: own_images(ARM, run, filled)})
-        numbers = dict(conclusion.verdict.get("comparison") or {})
+        numbers = dict(conclusion.record.get("comparison") or {})
         values = {name: numbers.get(name) for name in ("difference", "low", "high")}
         return {f"tail_ap_{name}": float("nan") if value is None else value for name, value in values.items()}
 

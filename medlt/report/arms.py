@@ -29,7 +29,7 @@ class Experiment:
     """The tables of an evaluate run that every section uses.
 
     scores: (finding, metric, arm) to mean, std and count over seeds. by_pair: (arm, control, finding, metric) to its
-    row of comparisons.parquet, with the word "no verdict" after one seed.
+    row of comparisons.parquet, with the verdict "no verdict" after one seed.
     """
 
     run: Collected
@@ -91,16 +91,16 @@ class Experiment:
 def _by_pair(run: Collected) -> dict[tuple[str, str, str, str], dict[str, Any]]:
     """Return the rows by (arm, control, finding, metric).
 
-    After one seed the word of each row is "no verdict": one seed does not show how much training varies.
+    After one seed the verdict of each row is "no verdict": one seed does not show how much training varies.
     """
     rows = [] if run.comparisons is None else run.comparisons.to_dict("records")
     one_seed = run.scores is not None and summary.seeds(run) < 2
-    word = {"word": "no verdict"} if one_seed else {}
-    return {(str(r["arm"]), str(r["control"]), str(r["finding"]), str(r["metric"])): {**r, **word} for r in rows}
+    verdict = {"verdict": "no verdict"} if one_seed else {}
+    return {(str(r["arm"]), str(r["control"]), str(r["finding"]), str(r["metric"])): {**r, **verdict} for r in rows}
 
 
 def rows(experiment: Experiment) -> list[dict[str, Any]]:
-    """Return one mapping per arm, in the order of arms.parquet: name, role, scores, differences and word."""
+    """Return one mapping per arm, in the order of arms.parquet: name, role, scores, differences and verdict."""
     return [_row(experiment, row) for row in experiment.arms.to_dict("records")]
 
 
@@ -119,7 +119,7 @@ def _row(experiment: Experiment, arm: dict[str, Any]) -> dict[str, Any]:
         "others": {metric: experiment.score(name, "macro", metric) for metric in OTHERS},
         "to_control": against,
         "to_real": experiment.difference(name, experiment.real),
-        "word": str(against["word"]) if against else "",
+        "verdict": str(against["verdict"]) if against else "",
     }
 
 
@@ -144,7 +144,7 @@ def comparison_plot(experiment: Experiment, *, to_real: bool = False) -> Forest 
 def mark(name: str, row: dict[str, Any], bold: bool, part: str) -> Interval:
     """Return a row of comparisons.parquet as a row of a forest plot."""
     value, low, high = (float(row[key]) for key in ("difference", "low", "high"))
-    return Interval(name, value, low, high, str(row["word"]), bold, part)
+    return Interval(name, value, low, high, str(row["verdict"]), bold, part)
 
 
 def training_settings(experiment: Experiment) -> tuple[list[str], list[list[Any]]]:

@@ -25,7 +25,7 @@ COLUMNS = {
     "panels": ("finding", "file", "kept"),
     "training": ("loss", "validation"),
     "scores": ("arm", "seed", "finding", "metric", "value"),
-    "comparisons": ("arm", "control", "finding", "metric", "difference", "low", "high", "word"),
+    "comparisons": ("arm", "control", "finding", "metric", "difference", "low", "high", "verdict"),
     "failures": ("uid", "reason"),
     "introspection": ("attribute", "value", "share_top", "share_rest", "log_odds", "z"),
     "introspection_gallery": ("finding", "signal", "nearest", "file"),

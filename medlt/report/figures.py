@@ -30,7 +30,7 @@ class Interval:
     value: float
     low: float
     high: float
-    word: str
+    verdict: str
     bold: bool = False
     part: str = ""
 

@@ -40,7 +40,7 @@ CODE_METRICS = {
 
 def _intervals(table: pd.DataFrame) -> list[Interval]:
     return [
-        Interval(str(name), float(r.difference), float(r.low), float(r.high), str(r.word), bold, str(bold))
+        Interval(str(name), float(r.difference), float(r.low), float(r.high), str(r.verdict), bold, str(bold))
         for name, r in zip(table.index, table.itertuples(), strict=True)
         for bold in [name in summary.GROUPS]
     ]

@@ -7,8 +7,7 @@ from pathlib import Path
 
 from medlt.report.arms import Experiment, rows
 from medlt.report.collect import collect
-from medlt.report.formatting import NONE, interval, number, p_value, spread
-from medlt.report.verdict import per_finding
+from medlt.report.formatting import NONE, interval, number, spread
 
 
 def arms_table(folder: Path) -> str:
@@ -20,7 +19,7 @@ def arms_table(folder: Path) -> str:
         "tail AP, mean ± sd",
         "control",
         "difference",
-        "word",
+        "verdict",
         f"difference to {experiment.real}",
     )
     body = [
@@ -30,29 +29,12 @@ def arms_table(folder: Path) -> str:
             spread(row["ap"]["tail"]),
             _text(row["control"]) or NONE,
             interval(row["to_control"]),
-            row["word"] or NONE,
+            row["verdict"] or NONE,
             interval(row["to_real"]),
         )
         for row in rows(experiment)
     ]
     return _table(head, body, "l r r l r l r")
-
-
-def findings_table(folder: Path) -> str:
-    """Return one row per group and finding: AP of the primary arm and of its control, difference, p, Holm p, word."""
-    table = per_finding(Experiment.of(collect(Path(folder))))
-    if table is None:
-        return ""
-    head = ("finding", f"AP {table['control']}", f"AP {table['arm']}", "difference", "p", "Holm p", "word")
-    body = []
-    for row in table["rows"]:
-        test = row["test"] or {}
-        values = (interval(row["test"]), p_value(test.get("p")), p_value(test.get("p_holm")))
-        word = test.get("reason") or test.get("word") or NONE
-        body.append(
-            (_text(row["name"].replace("_", " ")), *map(spread, row["scores"]["AP"]), *values, _text(str(word)))
-        )
-    return _table(tuple(map(_text, head)), body, "l r r r r r l")
 
 
 def _text(name: str) -> str:

@@ -25,7 +25,7 @@ STYLES = {"helps": "bold green", "harms": "bold red"}
 GAP = 2
 """Columns between cells without borders, and before the lines of a stacked row."""
 WHOLE = re.compile(r"[^\s\[]*\[[^\]]*\]\S*|\S+ ± \S+|\S+")
-"""Parts of a text that stay on one line: an interval, a mean with its deviation, or a word."""
+"""Parts of a text that stay on one line: an interval, a mean with its deviation, or a verdict."""
 
 
 @dataclass(frozen=True)
@@ -143,7 +143,7 @@ def _findings(run: Collected) -> tuple[tuple[Column, ...], list[tuple[str, ...]]
         Column("after"),
         *(Column(f"AP {arm}", optional=True) for arm in arms),
         Column("difference [interval]"),
-        Column("word", right=False),
+        Column("verdict", right=False),
     )
     scored = [] if run.scores is None else list(run.scores["finding"])
     scores, differences = summary.scores(run).to_dict("index"), _differences(run)
@@ -162,13 +162,13 @@ def _compared(experiment: Experiment) -> tuple[tuple[Column, ...], list[tuple[st
         Column("validation tail AP", optional=True),
         Column("test tail AP"),
         Column("difference to its control [interval]"),
-        Column("word", right=False),
+        Column("verdict", right=False),
     )
     cells: list[tuple[str, ...]] = []
     for row in rows(experiment):
         name = f"{row['name']} (primary)" if row["primary"] else row["name"]
         scores = (spread(row["val"]), spread(row["ap"]["tail"]), interval(row["to_control"]))
-        cells.append((name, number(row["added"], 0), *scores, row["word"] or NONE))
+        cells.append((name, number(row["added"], 0), *scores, row["verdict"] or NONE))
     return columns, cells
 
 
@@ -181,9 +181,9 @@ def _counts(run: Collected, name: str) -> tuple[str, str]:
 
 
 def _differences(run: Collected) -> dict[str, tuple[str, str]]:
-    """Return finding -> (difference with interval, word) of the deciding comparison, in AP."""
+    """Return finding -> (difference with interval, verdict) of the deciding comparison, in AP."""
     pair = summary.deciding_pair(run)
     if pair is None or run.comparisons is None:
         return {}
     table = summary.comparison(run, pair, "AP")
-    return {str(name): (interval(row), str(row["word"])) for name, row in table.to_dict("index").items()}
+    return {str(name): (interval(row), str(row["verdict"])) for name, row in table.to_dict("index").items()}

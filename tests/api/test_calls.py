@@ -106,7 +106,7 @@ def experiment(tiny_run: medlt.Run, tmp_path_factory: pytest.TempPathFactory) ->
 def test_the_verdict_is_that_of_the_file(experiment: medlt.Run) -> None:
     verdict, file = experiment.verdict, json.loads((experiment.folder / "verdict.json").read_text())
     assert verdict is not None
-    assert (verdict.word, str(verdict)) == (file["verdict"], file["sentence"])
+    assert (verdict.verdict, str(verdict)) == (file["verdict"], file["sentence"])
     assert verdict.arm == "noise"
     assert verdict.difference == file["comparison"]["difference"]
     assert verdict.low is not None

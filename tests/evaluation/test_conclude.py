@@ -68,14 +68,14 @@ def concluded(rows: ExperimentRows, arms: Sequence[Arm], folder: Path, **more: A
     return conclude(rows, arms, predicted(rows, arms, **strength), folder, **options)
 
 
-@pytest.mark.parametrize(("strength", "word"), [(6.0, "helps"), (-2.0, "harms")])
+@pytest.mark.parametrize(("strength", "verdict"), [(6.0, "helps"), (-2.0, "harms")])
 @pytest.mark.parametrize("method", METHODS)
 def test_the_verdict_compares_the_arm_with_its_control_whatever_its_name(
-    many: ExperimentRows, source: MakeSource, tmp_path: Path, method: str, strength: float, word: str
+    many: ExperimentRows, source: MakeSource, tmp_path: Path, method: str, strength: float, verdict: str
 ) -> None:
     arms = built(many, source(), **{method: ArmSpec("x", control="duplicated")})
     found = concluded(many, arms, tmp_path, test={method: strength})
-    assert (found.word, found.primary) == (word, method)
+    assert (found.verdict, found.primary) == (verdict, method)
     verdict = json.loads((tmp_path / "verdict.json").read_text())
     assert (verdict["comparison"]["arm"], verdict["comparison"]["control"]) == (method, "duplicated")
     assert (verdict["comparison"]["finding"], verdict["comparison"]["metric"]) == ("tail", "AP")
@@ -104,14 +104,14 @@ def test_every_table_is_there_with_its_arms(rows: ExperimentRows, source: MakeSo
     pairs = set(zip(read["comparisons"]["arm"], read["comparisons"]["control"], strict=True))
     controls = {("fusion", "duplicated for fusion"), ("half", "duplicated for half"), ("half", "focal")}
     assert pairs == controls | {(name, REAL) for name in names if name != REAL}
-    assert found.verdict["against_real"]["control"] == "focal"  # the best without images, on validation
-    assert found.verdict["chosen_by"] == "validation tail macro AP"
-    assert {line["arm"] for line in found.verdict["arms"]} == set(names) - {REAL}
+    assert found.record["against_real"]["control"] == "focal"  # the best without images, on validation
+    assert found.record["chosen_by"] == "validation tail macro AP"
+    assert {line["arm"] for line in found.record["arms"]} == set(names) - {REAL}
     assert {"AP", "AUROC", "balanced accuracy", "F1", "ECE"} <= set(read["scores"]["metric"])
     assert found.tables is not None
     pd.testing.assert_frame_equal(found.tables.scores, read["scores"])
     given = concluded(rows, arms, tmp_path / "given", val={"half": 9.0}, primary_arm="fusion")
-    assert (given.primary, given.verdict["chosen_by"]) == ("fusion", "the config")
+    assert (given.primary, given.record["chosen_by"]) == ("fusion", "the config")
 
 
 def test_a_chosen_arm_without_images_is_refused(rows: ExperimentRows, source: MakeSource, tmp_path: Path) -> None:
@@ -135,9 +135,9 @@ def test_without_a_kept_image_there_is_nothing_to_compare(
     beside = built(rows, empty(source), fusion=ArmSpec("x"), focal=ArmSpec(loss="focal"))
     found = [concluded(rows, arms, tmp_path / str(n)) for n, arms in enumerate((alone, beside))]
     for one in found:
-        assert (one.word, one.primary) == ("no evidence", None)
-        assert one.verdict["sentence"].startswith("No evidence: no synthetic image passed the checks")
-        assert one.verdict["comparison"] is None
+        assert (one.verdict, one.primary) == ("no evidence", None)
+        assert one.record["sentence"].startswith("No evidence: no synthetic image passed the checks")
+        assert one.record["comparison"] is None
         assert pd.read_parquet(tmp_path / "0" / "arms.parquet")["val_tail_ap"].isna().all()
     assert (found[0].tables, found[0].experiments) == (None, ())  # the test set was not used
     assert found[1].tables is not None
@@ -152,12 +152,12 @@ def test_an_empty_arm_does_not_stop_another_from_being_chosen(
     arms = build_arms(specs, rows, {"x": empty(source), "y": source()}, settings=SHARED, weight=0.3)
     assert concluded(rows, arms, tmp_path).primary == "edit"
     found = concluded(rows, arms, tmp_path, primary_arm="fusion")
-    assert (found.word, found.primary) == ("no evidence", None)
+    assert (found.verdict, found.primary) == ("no evidence", None)
 
 
 def test_reweighted_arms_alone_are_no_verdict(rows: ExperimentRows, source: MakeSource, tmp_path: Path) -> None:
     found = concluded(rows, built(rows, source(), focal=ArmSpec(loss="focal")), tmp_path)
-    assert (found.word, found.primary) == ("no verdict", None)
+    assert (found.verdict, found.primary) == ("no verdict", None)
     assert found.tables is not None
 
 
@@ -169,7 +169,7 @@ def test_tables_of_an_earlier_comparison_do_not_stay(rows: ExperimentRows, sourc
     assert [name for name in tables if not (tmp_path / "superseded" / f"{name}-1.parquet").is_file()] == []
     assert found.experiments == first.experiments
     kept = json.loads((tmp_path / "superseded" / f"verdict-{first.experiments[0]}.json").read_text())
-    assert kept == first.verdict
+    assert kept == first.record
 
 
 def test_each_other_experiment_on_the_test_set_counts(rows: ExperimentRows, source: MakeSource, tmp_path: Path) -> None:
@@ -179,13 +179,13 @@ def test_each_other_experiment_on_the_test_set_counts(rows: ExperimentRows, sour
     )
     first = concluded(rows, one, tmp_path)
     again = concluded(rows, one, tmp_path, experiments=first.experiments)
-    assert first.verdict["test_set_evaluations"] == again.verdict["test_set_evaluations"] == 1
+    assert first.record["test_set_evaluations"] == again.record["test_set_evaluations"] == 1
     assert not (tmp_path / "superseded").exists()
     second = concluded(rows, other, tmp_path, experiments=again.experiments)
-    assert second.verdict["test_set_evaluations"] == 2
+    assert second.record["test_set_evaluations"] == 2
     assert len(list((tmp_path / "superseded").glob("verdict-*.json"))) == 1
     back = concluded(rows, one, tmp_path, experiments=second.experiments)
-    assert back.verdict["test_set_evaluations"] == 2  # it was counted before
+    assert back.record["test_set_evaluations"] == 2  # it was counted before
     assert back.experiments == second.experiments
 
 
@@ -215,7 +215,7 @@ def test_a_damaged_verdict_is_named_and_set_aside(
         found = concluded(rows, built(rows, source(), fusion=ArmSpec("x")), tmp_path)
     assert "verdict.json is damaged" in caplog.text
     assert (tmp_path / "superseded" / "verdict-1.json").read_bytes() == left
-    assert json.loads((tmp_path / "verdict.json").read_text()) == found.verdict
+    assert json.loads((tmp_path / "verdict.json").read_text()) == found.record
 
 
 def test_arms_that_were_not_trained_are_refused(rows: ExperimentRows, source: MakeSource, tmp_path: Path) -> None:

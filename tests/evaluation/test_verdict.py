@@ -1,4 +1,4 @@
-"""The word follows from a planted truth: a better arm helps, a worse one harms, an equal one is no evidence."""
+"""The verdict follows from a planted truth: a better arm helps, a worse one harms, an equal one is no evidence."""
 
 from dataclasses import replace
 

@@ -7,7 +7,7 @@ from scipy.stats import cauchy  # Student t of one degree of freedom
 from sklearn.metrics import average_precision_score, balanced_accuracy_score, f1_score, recall_score, roc_auc_score
 
 from medlt.metrics import bootstrap
-from medlt.metrics.bootstrap import difference, interval, metric_table, metrics_per_draw, word
+from medlt.metrics.bootstrap import difference, interval, metric_table, metrics_per_draw, verdict_of
 from medlt.metrics.decisions import decided
 from medlt.metrics.draws import patient_weights
 from medlt.metrics.ranking import auroc
@@ -32,7 +32,7 @@ def scored(truth: np.ndarray, signal: float, seeds: int, rng: np.random.Generato
 
 
 def words(table: pd.DataFrame, level: str = "macro") -> set[str]:
-    return set(table.query("level == @level")["word"])
+    return set(table.query("level == @level")["verdict"])
 
 
 def test_draws_equal_a_loop_over_resampled_patients() -> None:
@@ -111,7 +111,7 @@ def test_identical_scores_are_no_evidence_with_an_empty_interval() -> None:
     truth, patients = cohort(11)
     a = scored(truth, 1.0, 3, np.random.default_rng(12))
     table = difference(truth, a, a, patients, FINDINGS, n_bootstrap=100, rng=np.random.default_rng(13))
-    assert set(table["word"]) == {"no evidence"}
+    assert set(table["verdict"]) == {"no evidence"}
     assert (table[["difference", "low", "high"]] == 0).all(axis=None)
 
 
@@ -169,7 +169,7 @@ def test_few_positive_patients_never_decide() -> None:
         patients = [str(i) for i in range(60)]
         table = difference(truth, better, control, patients, ("x",), n_bootstrap=200, rng=np.random.default_rng(0))
         assert (table["low"] > 0).all()
-        assert set(table["word"]) == {said}
+        assert set(table["verdict"]) == {said}
 
 
 def test_a_finding_without_positives_has_no_number_and_leaves_the_macro_alone() -> None:
@@ -183,7 +183,7 @@ def test_a_finding_without_positives_has_no_number_and_leaves_the_macro_alone() 
     two = difference(truth, a, b, patients, FINDINGS, n_bootstrap=50, rng=np.random.default_rng(1))
     empty = two.query("name == 'Hernia'")
     assert empty[["value", "difference", "low", "high"]].isna().all(axis=None)
-    assert set(empty["word"]) == {"no evidence"}
+    assert set(empty["verdict"]) == {"no evidence"}
     same = ["value", "difference", "low", "high"]
     np.testing.assert_allclose(two.query("level == 'macro'")[same], one.query("level == 'macro'")[same])
 
@@ -212,7 +212,7 @@ def test_groups_are_means_over_their_findings() -> None:
     ],
 )
 def test_the_interval_decides(low: float, high: float, said: str) -> None:
-    assert word(low, high) == said
+    assert verdict_of(low, high) == said
 
 
 def test_shapes_must_agree() -> None:
@@ -285,7 +285,7 @@ def test_a_smaller_calibration_error_helps() -> None:
     for a, b, said in ((rate, rate + 0.4, "helps"), (rate + 0.4, rate, "harms"), (rate, rate, "no evidence")):
         found = difference(truth, a, b, patients, FINDINGS, n_bootstrap=100, rng=np.random.default_rng(35))
         row = found.query("metric == 'ECE' and level == 'macro'").iloc[0]
-        assert row["word"] == said
+        assert row["verdict"] == said
         assert (row["high"] < 0) == (said == "helps")
 
 
@@ -336,7 +336,7 @@ def planted(reason: str) -> tuple[np.ndarray, np.ndarray, list[str]]:
         ("no positive test image", METRICS),
         ("no negative test image", ("AUROC", "balanced accuracy")),
         ("no validation positive to choose a threshold by", ("sensitivity", "balanced accuracy", "F1")),
-        ("fewer than 6 positive patients: no word", METRICS),
+        ("fewer than 6 positive patients: no evidence", METRICS),
         ("", ()),
     ],
 )
@@ -349,7 +349,7 @@ def test_what_is_missing_has_a_reason_and_leaves_the_macro_alone(reason: str, wh
     second = found.query("name == 'Hernia'").set_index("metric")
     assert {metric for metric in METRICS if second.loc[metric, "reason"]} == set(which)
     assert set(second.loc[list(which), "reason"]) <= {reason}
-    assert set(second.loc[list(which), "word"]) <= {"no evidence"}
+    assert set(second.loc[list(which), "verdict"]) <= {"no evidence"}
     assert second.loc[list(which), ["p", "p_holm", "smallest"]].isna().all(axis=None)
     rest = second.loc[[m for m in METRICS if m not in which]]
     assert rest[[*NUMBERS, "p_holm"]].notna().all(axis=None)
@@ -362,7 +362,7 @@ def test_what_is_missing_has_a_reason_and_leaves_the_macro_alone(reason: str, wh
         for metric in which:
             both = [line(one, "macro", metric), line(found, "macro", metric)]
             np.testing.assert_allclose(*[row[NUMBERS].to_numpy(float) for row in both])
-            assert both[0]["word"] == both[1]["word"]
+            assert both[0]["verdict"] == both[1]["verdict"]
 
 
 def test_only_metrics_that_need_negatives_are_missing_for_want_of_them() -> None:
@@ -392,8 +392,8 @@ def test_one_patient_says_nothing_and_breaks_nothing() -> None:
     truth, draw = np.array([[1.0], [0], [1], [0]]), np.random.default_rng(42)
     a, b = probable(truth, 3.0, 2, draw), probable(truth, 0.0, 2, draw)
     found = difference(truth, a, b, ["p"] * 4, ("x",), n_bootstrap=20, rng=draw)
-    assert set(found["word"]) == {"no evidence"}
-    assert set(found["reason"]) == {"fewer than 6 positive patients: no word"}
+    assert set(found["verdict"]) == {"no evidence"}
+    assert set(found["reason"]) == {"fewer than 6 positive patients: no evidence"}
 
 
 def test_labels_unknown_everywhere_are_a_table_without_numbers() -> None:

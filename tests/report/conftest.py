@@ -126,16 +126,16 @@ def scores() -> pd.DataFrame:
 
 
 def comparisons() -> pd.DataFrame:
-    """Fusion against both controls; words follow from the intervals."""
+    """Fusion against both controls; verdicts follow from the intervals."""
     draw, rows = numpy_generator("report", "differences"), []
     for control in ("real", "duplicated"):
         for metric in ("AP", "AUROC"):
             for name in ("macro", "tail", *FINDINGS):
                 middle, half = draw.normal(0.02, 0.03), abs(draw.normal(0.04, 0.01))
                 low, high = middle - half, middle + half
-                word = "helps" if low > 0 else "harms" if high < 0 else "no evidence"
-                rows.append(("fusion", control, name, metric, middle, low, high, word, 10))
-    columns = ["arm", "control", "finding", "metric", "difference", "low", "high", "word", "positives"]
+                verdict = "helps" if low > 0 else "harms" if high < 0 else "no evidence"
+                rows.append(("fusion", control, name, metric, middle, low, high, verdict, 10))
+    columns = ["arm", "control", "finding", "metric", "difference", "low", "high", "verdict", "positives"]
     return pd.DataFrame(rows, columns=columns)
 
 
@@ -303,7 +303,7 @@ def arm_scores() -> pd.DataFrame:
 
 
 def arm_differences() -> pd.DataFrame:
-    """Every arm against its control and against the real one; words follow from the intervals."""
+    """Every arm against its control and against the real one; verdicts follow from the intervals."""
     draw, rows = numpy_generator("report", "experiment differences"), []
     pairs = {(arm, told[0]) for arm, told in EXPERIMENT_ARMS.items() if told[0]}
     pairs |= {(arm, "real") for arm in EXPERIMENT_ARMS if arm != "real"}
@@ -313,14 +313,14 @@ def arm_differences() -> pd.DataFrame:
                 known = name != "Hernia"
                 middle, half = draw.normal(0, 0.05), draw.uniform(0.01, 0.08)
                 low, high = middle - half, middle + half
-                word = "helps" if low > 0 else "harms" if high < 0 else "no evidence"
+                verdict = "helps" if low > 0 else "harms" if high < 0 else "no evidence"
                 numbers = (middle, low, high, half / 2, draw.uniform(0, 1), draw.uniform(0, 1), 1.4 * half)
                 level = {"macro": "macro", "head": "group", "tail": "group"}.get(name, "finding")
                 reason = "" if known else "no test patient has it"
                 told = numbers if known else (np.nan,) * len(numbers)
-                rows.append((arm, control, level, name, metric, *told, 21, word if known else "no evidence", reason))
-    columns = "arm control level finding metric difference low high se p p_holm smallest patients word reason".split()
-    return pd.DataFrame(rows, columns=columns).assign(value=0.4, control_value=0.3)
+                rows.append((arm, control, level, name, metric, *told, 21, verdict if known else "no evidence", reason))
+    names = "arm control level finding metric difference low high se p p_holm smallest patients verdict reason"
+    return pd.DataFrame(rows, columns=names.split()).assign(value=0.4, control_value=0.3)
 
 
 def arm_subgroups() -> pd.DataFrame:
@@ -399,7 +399,7 @@ def experiment(tmp_path: Path) -> Path:
     row = tables["comparisons"].query("arm == 'fusion_one' and control == 'copies_one' and metric == 'AP'")
     numbers = {k: float(row.set_index("finding")[k]["tail"]) for k in ("difference", "low", "high")}
     told = {
-        "verdict": str(row.set_index("finding")["word"]["tail"]),
+        "verdict": str(row.set_index("finding")["verdict"]["tail"]),
         "sentence": f"As the interval says, not as {HOSTILE} would.",
         "comparison": {"arm": "fusion_one", "control": "copies_one", "metric": "AP", "finding": "tail", **numbers},
         "against_real": {"control": "crt", "difference": 0.0123, "low": -0.0456, "high": 0.0702},

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from medlt.report.formatting import interval
-from medlt.report.markdown import arms_table, findings_table
+from medlt.report.markdown import arms_table
 from medlt.types import InputError
 
 
@@ -25,7 +25,7 @@ def test_arms_in_order_with_both_differences(experiment: Path, known: SimpleName
     tail = table.query("finding == 'tail' and metric == 'AP'").set_index(["arm", "control"]).to_dict("index")
     for row, arm in zip(rows[1:], arms.to_dict("records")[1:], strict=True):
         own = tail[arm["arm"], arm["control"]]
-        assert row[4:] == [interval(own), own["word"], interval(tail[arm["arm"], "real"])]
+        assert row[4:] == [interval(own), own["verdict"], interval(tail[arm["arm"], "real"])]
     assert "<script" not in arms_table(experiment)
 
 
@@ -36,12 +36,6 @@ def test_a_bar_in_a_name_stays_in_its_cell(experiment: Path) -> None:
     rows = cells(arms_table(experiment))
     assert {len(row) for row in rows} == {7}
     assert rows[-1][0] == r"**a\|b c**"
-
-
-def test_findings_show_the_reason_in_place_of_a_word(experiment: Path) -> None:
-    rows = {row[0]: row for row in cells(findings_table(experiment))[2:]}
-    assert rows["Hernia"][1:] == ["–"] * 5 + ["no test patient has it"]
-    assert rows["Nodule"][6] in ("helps", "no evidence", "harms")
 
 
 def test_a_run_that_is_no_experiment_is_refused(evaluated: Path) -> None:

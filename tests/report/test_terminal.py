@@ -52,7 +52,7 @@ def test_an_experiment_lists_its_arms_with_the_verdict_above(experiment: Path, k
     assert [line[0] for line in lines] == [*known.experiment[:-1], "fusion_one (primary)"]
     table = pd.read_parquet(experiment / "comparisons.parquet")
     row = table.query("arm == 'fusion_one' and control == 'copies_one' and finding == 'tail' and metric == 'AP'")
-    assert lines[-1][4:] == [interval(row.iloc[0].to_dict()), row["word"].iloc[0]]
+    assert lines[-1][4:] == [interval(row.iloc[0].to_dict()), row["verdict"].iloc[0]]
     assert "As the interval says" in text
 
 

@@ -85,7 +85,7 @@ def test_every_arm_is_in_the_table_in_its_order_with_its_numbers(experiment: Pat
             assert cell == mean_sd(scores, name, "macro", metric).split(" ± ")[0]
         against = difference(comparisons, name, arm["control"]) if arm["control"] else None
         assert row[12] == interval(against)
-        assert row[13] == (against["word"] if against else "–")
+        assert row[13] == (against["verdict"] if against else "–")
 
 
 def test_both_forest_plots_hold_every_arm_by_role(experiment: Path, page_of: Read, known: SimpleNamespace) -> None:
@@ -115,7 +115,7 @@ def test_findings_show_scores_p_and_the_reason_for_what_is_missing(
     for name in ("macro", "tail", "Effusion", "Nodule"):
         row, test = rows[name], difference(table, "fusion_one", "copies_one", name)
         assert row[1:3] == [mean_sd(scores, arm, name, "AP") for arm in ("copies_one", "fusion_one")]
-        assert row[3:7] == [interval(test), p_value(test["p"]), p_value(test["p_holm"]), test["word"]]
+        assert row[3:7] == [interval(test), p_value(test["p"]), p_value(test["p_holm"]), test["verdict"]]
         assert row[7] == mean_sd(scores, "copies_one", name, "AUROC").split(" ± ")[0]
     assert rows["Hernia"][1:4] == ["–", "–", "no test patient has it"]
     assert len(rows["Hernia"]) == len(rows["Nodule"]) - 3
@@ -206,12 +206,12 @@ def test_without_a_primary_arm_there_is_no_verdict(experiment: Path, page_of: Re
     assert "No primary arm, or no scores" in page.text("findings")
 
 
-def test_after_one_seed_no_arm_gets_a_word(experiment: Path, page_of: Read) -> None:
+def test_after_one_seed_no_arm_gets_a_verdict(experiment: Path, page_of: Read) -> None:
     scores = pd.read_parquet(experiment / "scores.parquet")
     scores[scores["seed"] == 0].to_parquet(experiment / "scores.parquet")
     page = page_of(experiment)
     assert {row[13] for row in page.rows["arms"][2:8]} == {"–", "no verdict"}
-    assert "word-helps" not in (experiment / "report.html").read_text().split("</style>")[1]
+    assert "verdict-helps" not in (experiment / "report.html").read_text().split("</style>")[1]
 
 
 def test_a_later_look_at_the_test_set_is_told(experiment: Path, page_of: Read) -> None:
