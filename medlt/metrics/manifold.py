@@ -44,8 +44,3 @@ def prdc(real: ArrayLike, synthetic: ArrayLike, k: int = 5, closed: bool = False
         covered[part] = within(squared.min(1), own[part])
     values = ((balls > 0).mean(), recalled.mean(), balls.mean() / k, covered.mean())
     return dict(zip(NAMES, map(float, values), strict=True))
-
-
-def expected_coverage(n: int, m: int, k: int = 5) -> float:
-    """Return the expected coverage of n real by m synthetic samples of one distribution (Naeem et al., lemma 2)."""
-    return 1.0 - float(np.prod([(n - i) / (m + n - i) for i in range(1, k + 1)]))

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from medlt.report import summary
 from medlt.report.arms import Experiment, comparison_plot
-from medlt.report.collect import Collected, collect
+from medlt.report.collect import Collected
 from medlt.report.formatting import environment
 
 
@@ -21,8 +19,3 @@ def draw(run: Collected) -> str:
         .get_template("picture.svg.j2")
         .render(plot=plot, verdict=run.verdict or {}, patients=summary.patients(run))
     )
-
-
-def forest_svg(folder: Path) -> str:
-    """Return `draw` of a run folder. Raises InputError if it is none."""
-    return draw(collect(Path(folder)))

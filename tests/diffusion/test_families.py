@@ -9,13 +9,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from medlt.diffusion.families import load_label_network, load_unet2d
+from medlt.diffusion.families import load_label_network
 from medlt.diffusion.labels import LabelNetwork, LabelUNet, LabelVector, Unconditional
-from medlt.diffusion.noise import NoiseSchedule, target_of
+from medlt.diffusion.noise import target_of
 from medlt.diffusion.sampler import from_noise, sample
 from medlt.diffusion.schedulers import scheduler
 from medlt.diffusion.transformer import LabelTransformer
-from medlt.files import read_tensors, write_tensors
 from medlt.rng import noise_like, torch_generator
 from medlt.types import InputError
 
@@ -194,79 +193,3 @@ def test_a_transformer_says_what_does_not_divide() -> None:
         LabelTransformer(2, 2, width=32, heads=3)
     with pytest.raises(InputError, match="9x8 for patches of 2"):
         made("transformer")(torch.zeros(1, 2, 9, 8), torch.tensor([1]), LabelVector(2)(LABELS[:1]))
-
-
-def ddpm(folder: Path, unet: dict[str, Any] | None = None, noise: dict[str, Any] | None = None) -> Any:
-    """An untrained diffusers DDPM pipeline, saved; gives its UNet2DModel."""
-    from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
-
-    settings: dict[str, Any] = {
-        "in_channels": 2, "out_channels": 2, "block_out_channels": (8, 8), "layers_per_block": 1, "norm_num_groups": 4,
-        "down_block_types": ("DownBlock2D",) * 2, "up_block_types": ("UpBlock2D",) * 2, "add_attention": False,
-    }  # fmt: skip
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        net = UNet2DModel(**settings | (unet or {})).eval()
-    DDPMPipeline(net, DDPMScheduler(**(noise or {}))).save_pretrained(folder)
-    return net
-
-
-@torch.no_grad()
-def test_a_ddpm_folder_is_a_backbone_that_denoises_as_diffusers_does(tmp_path: Path) -> None:
-    from diffusers import DDPMScheduler
-
-    net, (x_t, _) = ddpm(tmp_path, noise={"prediction_type": "v_prediction"}), inputs()
-    backbone = load_unet2d(tmp_path)
-    expected = DDPMScheduler(prediction_type="v_prediction", clip_sample=False)
-    x0 = expected.step(net(x_t, 500).sample, 500, x_t, generator=torch.Generator()).pred_original_sample
-    torch.testing.assert_close(backbone.denoiser()(x_t, 500), x0, atol=1e-5, rtol=1e-4)
-    assert (backbone.space, backbone.channels) == ("codec", 2)
-    assert torch.equal(backbone.denoiser(backbone.condition(LABELS))(x_t, 500), backbone.denoiser()(x_t, 500))
-    alone = load_unet2d(tmp_path / "unet", prediction="v_prediction", noise=NoiseSchedule("linear", 0.0001, 0.02))
-    assert alone.digest == backbone.digest
-
-
-@torch.no_grad()
-def test_learnt_variances_are_left_out(tmp_path: Path) -> None:
-    net, (x_t, t) = ddpm(tmp_path, {"out_channels": 4}), inputs()
-    assert torch.equal(load_unet2d(tmp_path).network(x_t, t, torch.zeros(4, 1)), net(x_t, t).sample[:, :2])
-
-
-def lose(pattern: str) -> Callable[[Path], None]:
-    def change(folder: Path) -> None:
-        for file in folder.glob(pattern):
-            file.unlink()
-
-    return change
-
-
-def lose_a_weight(folder: Path) -> None:
-    file = folder / "unet" / "diffusion_pytorch_model.safetensors"
-    weights = read_tensors(file)
-    del weights["conv_in.bias"]
-    write_tensors(file, weights, {"format": "pt"})
-
-
-@pytest.mark.parametrize(
-    ("unet", "noise", "change", "said"),
-    [
-        ({"num_class_embeds": 3}, {}, None, "is class-conditional, which is not supported"),
-        ({}, {"beta_schedule": "squaredcos_cap_v2"}, None, "squaredcos_cap_v2"),
-        ({}, {}, lose("scheduler/*"), "is missing, which describes the noise of"),
-        ({}, {}, lose("unet/*.safetensors"), "copy its safetensors again"),
-        ({}, {}, lose("unet/config.json"), "config.json is missing"),
-        ({}, {}, spoil("unet/config.json", b'{"_class_name": "UNet2DConditionModel"}'), "not an unconditional"),
-        ({}, {}, spoil("unet/config.json", b"{"), "is not a JSON object"),
-        ({}, {}, lose_a_weight, "conv_in.bias"),
-        ({}, {}, spoil("unet/diffusion_pytorch_model.safetensors", b"cut"), "copy its safetensors again"),
-    ],
-)
-def test_an_unusable_unet2d_folder_is_one_clear_line(
-    unet: dict[str, Any], noise: dict[str, Any], change: Callable[[Path], None] | None, said: str, tmp_path: Path
-) -> None:
-    ddpm(tmp_path, unet, noise)
-    if change:
-        change(tmp_path)
-    with pytest.raises(InputError, match=said) as error:
-        load_unet2d(tmp_path)
-    assert "\n" not in str(error.value)

@@ -11,13 +11,20 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 from medlt.metrics import ranking
 from medlt.metrics.ranking import (
     Ranking,
-    auroc,
-    average_precision,
     macro,
     macro_average_precision,
     per_finding,
 )
 from medlt.types import InputError
+
+
+def average_precision(truth: np.ndarray, score: np.ndarray) -> float:
+    return float(Ranking.of(truth, score).metrics(np.ones((1, len(truth))))[0, 0])
+
+
+def auroc(truth: np.ndarray, score: np.ndarray) -> float:
+    return float(Ranking.of(truth, score).metrics(np.ones((1, len(truth))))[1, 0])
+
 
 LABEL = st.sampled_from([0.0, 1.0, np.nan])
 TIED = st.integers(0, 4).map(lambda n: n / 7)

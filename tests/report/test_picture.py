@@ -6,15 +6,16 @@ from xml.etree import ElementTree
 
 import pandas as pd
 
+from medlt.report.collect import collect
 from medlt.report.formatting import interval
 from medlt.report.html import write_report
-from medlt.report.picture import forest_svg
+from medlt.report.picture import draw
 
 SVG = "{http://www.w3.org/2000/svg}"
 
 
 def test_the_picture_holds_every_arm_and_its_interval(experiment: Path) -> None:
-    root = ElementTree.fromstring(forest_svg(experiment))
+    root = ElementTree.fromstring(draw(collect(experiment)))
     texts = ["".join(node.itertext()) for node in root.iter(f"{SVG}text")]
     table = pd.read_parquet(experiment / "comparisons.parquet").query("finding == 'tail' and metric == 'AP'")
     controls = pd.read_parquet(experiment / "arms.parquet").set_index("arm")["control"]
@@ -27,7 +28,7 @@ def test_the_picture_holds_every_arm_and_its_interval(experiment: Path) -> None:
 
 
 def test_it_stands_alone_inside_its_frame(experiment: Path) -> None:
-    text = forest_svg(experiment)
+    text = draw(collect(experiment))
     root = ElementTree.fromstring(text)
     assert not re.search(r"url\(|href|var\(|@import|<script|<image", text)
     width, height = float(str(root.get("width"))), float(str(root.get("height")))
@@ -39,7 +40,7 @@ def test_it_stands_alone_inside_its_frame(experiment: Path) -> None:
 
 def test_without_comparisons_nothing_is_drawn(experiment: Path) -> None:
     (experiment / "comparisons.parquet").unlink()
-    assert "Nothing was compared yet" in forest_svg(experiment)
+    assert "Nothing was compared yet" in draw(collect(experiment))
 
 
 def test_a_run_that_is_no_experiment_leaves_no_picture(evaluated: Path) -> None:

@@ -12,7 +12,6 @@ from io import BytesIO
 import imagecodecs
 import numpy as np
 import pydicom
-from numpy.typing import NDArray
 from pydicom import uid as syntax
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.encaps import encapsulate
@@ -163,9 +162,3 @@ def encode(row: Mapping[str, object], film: Film, seed: int) -> bytes:
     content = dataset(row, film, seed, *encoding(str(row["uid"]), seed))
     pydicom.dcmwrite(buffer, content, enforce_file_format=True)
     return buffer.getvalue()
-
-
-def stored_pixels(data: Dataset) -> NDArray[np.uint16]:
-    """Return the 12-bit values of a file, bright = dense for any photometric interpretation."""
-    pixels = np.asarray(data.pixel_array, np.uint16)
-    return TOP - pixels if data.PhotometricInterpretation == "MONOCHROME1" else pixels
