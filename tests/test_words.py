@@ -63,7 +63,7 @@ OLD = re.compile(
     r"--shadows\b|--false-positive\b|\bparent_[ab]\b|\bneed\.(?:target|times|most|candidates|refills)\b|"
     r"\bprivacy\.(?:clip|physical|secure|way|unit|images_per_patient|multiplicity)\b|"
     r"\bevaluation\.(?:mix|weight|draws|chosen|best|duplicate)\b|\bdata\.keep\b|"
-    r"\bchecks\.(?:black_below|duplicate_above|quantile)\b"
+    r"\bchecks\.(?:black_below|duplicate_above|quantile)\b|\bfinding_b\b|\bq_[ab]\b"
 )
 """Files, columns, options and keys that have another name now."""
 BARE = frozenset("fit table write load".split())
@@ -71,7 +71,7 @@ BARE = frozenset("fit table write load".split())
 KEYS = frozenset(
     "recipe out learnt need target times candidates refills guides keep strengths boost skip batch ema "
     "accumulate checkpointing drop_condition min_snr start clip physical secure way unit images_per_patient "
-    "multiplicity mix draws chosen best duplicate black_below duplicate_above anchor shifts dose course blind "
+    "schedule multiplicity mix draws chosen best duplicate black_below duplicate_above anchor shifts dose course blind "
     "judges".split()
 )
 """Keys that no config has."""
@@ -262,7 +262,7 @@ def test_the_words_are_seen() -> None:
     assert {name for name, _ in defined(tree)} >= {"place", "book", "x"}
     assert WORDS.search("what a judge does not see")
     assert not WORDS.search("judgement of a foundation")
-    for text in ("in findings.parquet", "see copies.parquet", "`earlier/`", "--shadows 8", "privacy.clip"):
+    for text in ("in findings.parquet", "see copies.parquet", "`earlier/`", "--shadows 8", "privacy.clip", "under q_a"):
         assert OLD.search(text), text
     for text in ("near_copies.parquet", "checks.parquet", "--shadow-models 8", "privacy.max_grad_norm"):
         assert not OLD.search(text), text
