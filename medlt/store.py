@@ -99,6 +99,8 @@ class Store:
         """
         place = self.place(kind, key)
         if isinstance(existing := self._read(kind, place), Artifact):
+            if work is None:  # left by a process that was killed after the rename in _publish
+                shutil.rmtree(place.with_suffix(".work"), ignore_errors=True)
             return self._record(existing)
         with locked(place.with_suffix(".lock"), f"the {kind} {place.name}"):
             if (artifact := self._open(kind, place)) is not None:

@@ -210,6 +210,16 @@ def test_a_failed_build_leaves_no_artifact_and_the_next_goes_on_in_its_folder(tm
     assert seen == [False, True]
 
 
+def test_work_left_by_a_kill_after_publishing_goes_and_is_not_built_again(tmp_path: Path) -> None:
+    build = Builder()
+    made = Store(tmp_path).make("codec", KEY, build)
+    left = made.folder.with_suffix(".work")
+    left.mkdir()
+    (left / "weights.bin").write_bytes(b"half")
+    assert Store(tmp_path).make("codec", KEY, build) == made
+    assert (build.calls, left.exists()) == (1, False)
+
+
 def test_a_shared_work_folder_stays_and_artifacts_do_not_change_with_it(tmp_path: Path) -> None:
     def grow(folder: Path) -> None:
         with (folder / "weights.bin").open("ab") as handle:
