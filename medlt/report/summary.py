@@ -18,7 +18,6 @@ ROLES = ("real", "reweighted", "", "control", "synthetic")
 
 GROUPS = ("macro", "all", "head", "medium", "tail")
 METRICS = ("AP", "AUROC")
-WORDS = ("helps", "no evidence", "harms")
 
 
 def ordered(names: Iterable[str], first: Sequence[str]) -> list[str]:
