@@ -46,7 +46,7 @@ def augment(
         progress: True shows bars or lines on stderr; or a callable (stage, done, total).
         settings: any key of a config, nested (`denoiser={"steps": 500}`) or dotted (`**{"denoiser.steps": 500}`).
             What is left out is chosen by what the collection has and the machine can do. On a CPU, a collection with
-            fewer than 300 train images gets 64 px, small networks and few steps, so that a first run ends in minutes.
+            fewer than 300 train images gets 64 px, small networks, few steps and one thread: it ends in minutes.
 
     Raises:
         InputError: for an unknown key, or a value or a collection that does not fit, in one line.

@@ -3,7 +3,8 @@
 On a CPU networks and steps are those of the config dicom_folder/fusion. A GPU gets larger images and longer training.
 A small collection gets fewer steps: to see an image hundreds of times takes long, and teaches a denoiser to copy it.
 On a CPU, a collection with fewer than QUICK_BELOW train images gets the settings of dicom_folder/quick, at 64 px: a
-first run ends in minutes, with blurred images.
+first run ends in minutes, with blurred images. It uses one thread: networks so small gain little from more, and lose
+much where other programs use the cores.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ CPU: dict[str, Any] = {
 }
 QUICK: dict[str, Any] = {
     "size": 64,
+    "threads": 1,
     "codec": {"kind": "train", "width": 32, "steps": 180, "learning_rate": 0.002},
     "sparse": {"generations": 3, "imitation_epochs": 3, "interaction_epochs": 5},
     "denoiser": {"kind": "unet", "width": 32, "steps": 200},
@@ -87,7 +89,7 @@ def defaults(collection: Collection, given: Mapping[str, Any], on: Machine) -> d
         "size": size,
         "device": device,
         "precision": "bf16" if usual is GPU else "fp32",
-        "threads": cores(),
+        "threads": usual.get("threads") or cores(),
         "skip_unreadable": True,
         **({"sparse": usual["sparse"]} if "sparse" in usual else {}),
         "codec": _codec(given, codec),

@@ -164,6 +164,7 @@ def test_few_images_on_a_cpu_get_the_settings_of_the_quick_config(tmp_path: Path
     tree = usual(large({"A": 5, "B": 100}, 3000, tmp_path), {"device": "cpu"})
     quick = yaml.safe_load(catalogue.path("dicom_folder/quick").read_text())
     assert tree["size"] == quick["size"]
+    assert tree["threads"] == 1
     for section in ("codec", "sparse", "denoiser", "classifier"):
         assert {**tree[section], **quick[section]} == tree[section]
     assert usual(large({"A": 5, "B": 100}, 3000, tmp_path), {"device": "cpu", "size": 128})["size"] == 128
