@@ -47,7 +47,7 @@ def canaries(m: int, shape: tuple[int, ...], seed: int, findings: int = 0, scale
     """Return m canaries: latents of independent random signs times `scale`, and random labels.
 
     Each element has the standard deviation of real (standardised) latents, and none can be predicted from its
-    neighbours. So whatever a model knows of a canary, it learnt from this canary. Labels are random for conditional
+    neighbours. So whatever a model has learnt about a canary comes from this canary. Labels are random for conditional
     models.
     """
     if m < 1:
