@@ -174,16 +174,19 @@ def _collection(collection: str, names: list[str]) -> Diagnostic:
     """Validate the configs `names` of one collection; an unset variable is a note, not a problem."""
     from medlt.config import catalogue, load_config, load_verdict
 
-    unset = set()
+    unset: dict[str, list[str]] = {}
     for name in names:
         try:
             (load_verdict if catalogue.kind(name) == "experiment" else load_config)(catalogue.path(name))
         except InputError as error:
             if not (variable := _UNSET.search(str(error))):
                 return Diagnostic("configs", collection, f"failed: {error}", False, "reinstall medlt")
-            unset.add(variable[1])
+            unset.setdefault(variable[1], []).append(name)
     count = f"{len(names)} config{'s' if len(names) > 1 else ''}"
-    hint = "; ".join(f"before a run: export {variable}=FOLDER" for variable in sorted(unset))
+    hint = "; ".join(
+        f"before a run of {', '.join(some) if len(some) < len(names) else 'these'}: export {variable}=FOLDER"
+        for variable, some in sorted(unset.items())
+    )
     return Diagnostic("configs", collection, count, hint=hint)
 
 

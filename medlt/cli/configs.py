@@ -76,7 +76,7 @@ def copy(
 def schema(
     kind: Annotated[
         Literal["run", "verdict"],
-        typer.Argument(metavar="[run|verdict]", help="Of `medlt run`, or of `medlt evaluate`."),
+        typer.Argument(metavar="KIND", help="run: a config of `medlt run`; verdict: one of `medlt evaluate`."),
     ] = "run",
     as_json: Json = False,
     volume: Volume = None,

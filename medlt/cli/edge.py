@@ -9,7 +9,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -46,10 +46,28 @@ ConfigFile = Annotated[
     str,
     typer.Argument(metavar="CONFIG", help="YAML file, or a name from `medlt config list`.", autocompletion=configs),
 ]
-Overrides = Annotated[
-    list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Settings that replace the config's.")
-]
-Out = Annotated[Path | None, typer.Option(help="Run folder, instead of the config's.")]
+Overrides = Annotated[list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Settings that replace the config's.")]
+Out = Annotated[Path | None, typer.Option(metavar="PATH", help="Run folder, instead of the config's.")]
+
+
+def text(help: str, *names: str) -> Any:
+    """Return an option whose value is shown as TEXT in the help."""
+    return typer.Option(*names, metavar="TEXT", help=help)
+
+
+def number(help: str, *names: str, **limits: Any) -> Any:
+    """Return an option whose value is shown as N; limits: min and max."""
+    return typer.Option(*names, metavar="N", help=help, **limits)
+
+
+def path(help: str, *names: str) -> Any:
+    """Return an option whose value is shown as PATH."""
+    return typer.Option(*names, metavar="PATH", help=help)
+
+
+def pairs(help: str) -> Any:
+    """Return an option that may be repeated, whose value is shown as NAME=VALUE."""
+    return typer.Option(metavar="NAME=VALUE", help=help)
 
 
 def example(*commands: str) -> str:

@@ -12,6 +12,7 @@ from medlt.cli.app import app
 from medlt.cli.collections import require_local
 from medlt.cli.edge import ConfigFile, Json, Out, Overrides, Volume, edge, example
 from medlt.cli.terminal import Terminal
+from medlt.names import did_you_mean
 from medlt.plugins import METHODS
 from medlt.recipes._parts import PARTS
 from medlt.types import InputError
@@ -65,8 +66,8 @@ def _run(config: RunConfig, terminal: Terminal) -> None:
 
 @app.command(epilog=example("medlt demo --out demo --seed 0"))
 def demo(
-    out: Annotated[Path, typer.Option(help="Run folder to make or to resume.")] = Path("demo"),
-    seed: Annotated[int, typer.Option(min=0, help="Decides every image, split and batch.")] = 0,
+    out: Annotated[Path, typer.Option(metavar="PATH", help="Run folder to make or to resume.")] = Path("demo"),
+    seed: Annotated[int, typer.Option(min=0, metavar="N", help="Decides every image, split and batch.")] = 0,
     as_json: Json = False,
     volume: Volume = None,
 ) -> None:
@@ -83,7 +84,7 @@ def demo(
 
 @app.command(
     epilog=example(
-        "medlt run nih14/fusion data.root=NIH --out nih",
+        "medlt run dicom_folder/quick data.path=labelled.parquet --out quick",
         "medlt run mine.yaml targets.count=200 seed=1",
     )
 )
@@ -94,7 +95,7 @@ def run(
     as_json: Json = False,
     volume: Volume = None,
 ) -> None:
-    """Fill the tail, and measure whether it helps.
+    """Fill the tail, and measure whether the images help.
 
     Classifiers trained with and without the synthetic images are compared on the test split. Run it again to resume; a
     finished stage is not repeated.
@@ -116,7 +117,7 @@ def augment(
         typer.Option(help=f"Instead of the config's: {', '.join(METHODS)}.", autocompletion=_methods),
     ] = None,
     out: Out = None,
-    engine: Annotated[str, typer.Option(help="local.")] = "local",
+    engine: Annotated[str, typer.Option(metavar="TEXT", help="Where the work is done: local.")] = "local",
     as_json: Json = False,
     volume: Volume = None,
 ) -> None:
@@ -156,6 +157,10 @@ def train(
     `medlt run` with the same config then goes on from there.
     """
     with edge(as_json, volume) as terminal:
+        if part not in PARTS:
+            raise InputError(
+                f"{part!r} is not a part of a run{did_you_mean(part, PARTS)}; use one of {', '.join(PARTS)}"
+            )
         settings = _settings(config, overrides, out)
         with terminal.stage("loading libraries"):
             from medlt.recipes import train as recipe
@@ -173,7 +178,7 @@ def evaluate(
     as_json: Json = False,
     volume: Volume = None,
 ) -> None:
-    """Run the experiment that decides whether it helps.
+    """Run the experiment that decides whether synthetic images help.
 
     The verdict says by how much, and with what uncertainty.
 

@@ -9,6 +9,7 @@ import typer
 
 from medlt.cli.app import app
 from medlt.cli.edge import Json, Volume, edge, example
+from medlt.types import InputError
 
 
 @app.command(epilog=example("medlt audit demo", "medlt audit demo --shadow-models 8 --canaries 200"))
@@ -38,10 +39,10 @@ def audit(
 
     Tests copies, membership and identity, for every method, private or not.
 
-    Writes RUN/audit.json with its tables, and the report again. Exit code 1: there is a leak, or it could not be ruled
-    out.
+    Writes RUN/audit.json and the report. Exit code 1: there is a leak, or it could not be ruled out.
     """
     with edge(as_json, volume) as terminal:
+        _require_finished(run)
         with terminal.stage("loading libraries"):
             from medlt.recipes import audit as recipe
 
@@ -52,6 +53,13 @@ def audit(
     if any(one["passed"] is not True for one in summary["results"]):
         typer.echo(f"medlt: {summary['conclusion']}", err=True)
         raise typer.Exit(1)
+
+
+def _require_finished(run: Path) -> None:
+    """Raise InputError for a folder that is no finished run, before any library is loaded."""
+    for name in ("config.yaml", "manifest.parquet"):
+        if not (run / name).is_file():
+            raise InputError(f"{run.absolute()}: is not a finished run: it has no {name}; give the folder of a run")
 
 
 def _table(summary: dict[str, Any]) -> object:
