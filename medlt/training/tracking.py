@@ -38,11 +38,15 @@ def grid(images: Tensor, columns: int = 4) -> np.ndarray:
 
 
 def write_png(path: Path, pixels: np.ndarray) -> None:
-    """Write uint8 [H,W] as a PNG file, atomically."""
+    """Write samples, uint8 [H,W], as a PNG file whose text chunks say that they are synthetic, atomically."""
     from PIL import Image
+    from PIL.PngImagePlugin import PngInfo
 
+    marks = PngInfo()
+    marks.add_text("Description", "Synthetic samples of a generative model in training")
+    marks.add_text("Synthetic", "true")
     with atomic(path) as temporary:
-        Image.fromarray(pixels).save(temporary, format="PNG", compress_level=1)
+        Image.fromarray(pixels).save(temporary, format="PNG", compress_level=1, pnginfo=marks)
 
 
 @dataclass(frozen=True)

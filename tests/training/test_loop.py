@@ -346,6 +346,7 @@ def test_pictures_are_of_the_moving_average_and_the_same_again(tmp_path: Path) -
     assert all((tmp_path / "a" / "samples" / name).read_bytes() == (tmp_path / "b" / "samples" / name).read_bytes()
                for name in names)  # fmt: skip
     with Image.open(tmp_path / "a" / "samples" / names[-1]) as last:
+        assert last.info["Synthetic"] == "true"
         np.testing.assert_array_equal(np.asarray(last), grid(picture(net)))
 
 
