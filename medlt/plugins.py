@@ -220,7 +220,7 @@ METHODS = Registry(
                                  NEAR_COPY, from_noise=True),
     },
 )  # fmt: skip
-"""The one place that names a method: its settings, its builder, and what follows from its kind."""
+"""The methods: settings, builder, and what follows from the kind. Configs, recipes, help and schema read them here."""
 
 CHECKS = Registry(
     "medlt.checks",
