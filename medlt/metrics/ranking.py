@@ -106,6 +106,11 @@ def _areas(between: np.ndarray, tied: np.ndarray, positive: np.ndarray) -> np.nd
         return np.stack([area, 1 - above / (positives * negatives)])
 
 
+def auroc(truth: np.ndarray, score: np.ndarray) -> float:
+    """Return AUROC of `score` [N] for `truth` [N] in {0,1,NaN}; NaN without a positive or without a negative."""
+    return float(Ranking.of(truth, score).metrics(np.ones((1, len(truth))))[1, 0])
+
+
 def per_finding(truth: np.ndarray, scores: np.ndarray, findings: Sequence[str]) -> pd.DataFrame:
     """Return one row for each finding: positive, negative, unknown, AP, AUROC.
 
