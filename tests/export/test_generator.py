@@ -245,6 +245,7 @@ STABLE: dict[str, Any] = {
 }
 
 
+@pytest.mark.slow
 def test_stable_diffusion_leaves_as_a_stable_diffusion_pipeline(
     tiny_collection: medlt.Collection, tiny_settings: dict[str, Any], tmp_path: Path
 ) -> None:
@@ -273,6 +274,7 @@ def test_stable_diffusion_leaves_as_a_stable_diffusion_pipeline(
     torch.testing.assert_close(theirs, latents, atol=1e-3, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_lora_leaves_as_a_file_for_its_base_model(
     tiny_collection: medlt.Collection, tiny_settings: dict[str, Any], tmp_path: Path
 ) -> None:

@@ -99,10 +99,11 @@ def test_the_same_seed_gives_the_same_bytes(
     assert [name for name in first if first[name] != second[name]] == []
 
 
-MOMENTS = [("codec", 5), ("iterated learning", 1), ("denoiser", 5), ("verifier 1", 4), ("images", 1), ("arms", 5)]
+MOMENTS = [("denoiser", 5), ("verifier 1", 4), ("images", 1), ("arms", 5)]
+MORE_MOMENTS = [pytest.param(moment, marks=pytest.mark.slow) for moment in (("codec", 5), ("iterated learning", 1))]
 
 
-@pytest.mark.parametrize("moment", MOMENTS, ids=lambda m: m[0])
+@pytest.mark.parametrize("moment", [*MOMENTS, *MORE_MOMENTS], ids=lambda m: m[0])
 def test_a_killed_run_goes_on_to_the_same_bytes(
     finished: Path, tmp_path: Path, tiny: Tiny, monkeypatch: pytest.MonkeyPatch, moment: tuple[str, int]
 ) -> None:

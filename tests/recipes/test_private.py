@@ -208,6 +208,7 @@ def test_privacy_and_fusion_trains_all_privately_and_claims_nothing(tiny: Tiny, 
     assert "will carry no claim" in caplog.text
 
 
+@pytest.mark.slow
 def test_the_unit_may_be_an_image_and_is_called_weaker(tiny: Tiny, tmp_path: Path) -> None:
     done = train(private(tiny, tmp_path / "run", privacy={**PRIVACY, "privacy_unit": "image"}), "denoiser")
     kept = ledger.read_ledger(done / "ledger.json")
