@@ -21,7 +21,7 @@ demo: $(READY)
 
 # in two processes of one torch thread each, which on two cores is faster than one process of two. PYTEST_ARGS are options;
 # for single files call .venv/bin/pytest
-HEAVY := tests/recipes tests/synthesis
+HEAVY := tests/recipes tests/synthesis tests/report
 test: export OMP_NUM_THREADS = 1
 test: $(READY) lint
 	$(BIN)/python -m pytest $(PYTEST_ARGS) $(HEAVY) > .pytest-heavy.log 2>&1 & heavy=$$!; \
