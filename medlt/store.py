@@ -99,8 +99,8 @@ class Store:
         """
         place = self.place(kind, key)
         if isinstance(existing := self._read(kind, place), Artifact):
-            if work is None:  # left by a process that was killed after the rename in _publish
-                shutil.rmtree(place.with_suffix(".work"), ignore_errors=True)
+            if work is None:
+                _remove_leftover_work(kind, place)
             return self._record(existing)
         with locked(place.with_suffix(".lock"), f"the {kind} {place.name}"):
             if (artifact := self._open(kind, place)) is not None:
@@ -214,6 +214,19 @@ class Store:
             return False
         self._verified[file] = seen
         return True
+
+
+def _remove_leftover_work(kind: str, place: Path) -> None:
+    """Remove the work folder of a published artifact, which a process killed just after publishing leaves.
+
+    Under the lock: meanwhile another process may have found the artifact damaged, and work in that folder.
+    """
+    folder = place.with_suffix(".work")
+    if not folder.is_dir():
+        return
+    with suppress(InputError), locked(place.with_suffix(".lock"), f"the {kind} {place.name}"):
+        if place.is_dir():
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 @contextmanager

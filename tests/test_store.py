@@ -220,6 +220,15 @@ def test_work_left_by_a_kill_after_publishing_goes_and_is_not_built_again(tmp_pa
     assert (build.calls, left.exists()) == (1, False)
 
 
+def test_work_of_an_artifact_that_is_moved_away_meanwhile_stays(tmp_path: Path) -> None:
+    """It is the work of another process, which found the artifact damaged and builds it again."""
+    place = Store(tmp_path).make("codec", KEY, Builder()).folder
+    place.with_suffix(".work").mkdir()
+    place.rename(place.with_suffix(".damaged-1"))
+    module._remove_leftover_work("codec", place)
+    assert place.with_suffix(".work").is_dir()
+
+
 def test_a_shared_work_folder_stays_and_artifacts_do_not_change_with_it(tmp_path: Path) -> None:
     def grow(folder: Path) -> None:
         with (folder / "weights.bin").open("ab") as handle:

@@ -42,14 +42,16 @@ def list_configs(as_json: Json = False, volume: Volume = None) -> None:
         listed = catalogue.names()
         shipped = [{"name": one, "kind": catalogue.kind(one), "about": catalogue.description(one)} for one in listed]
         width = max(map(len, listed)) + 2
-        lines = [f"{one['name']:{width}}{_short(one['about'], 80 - width)}" for one in shipped]
+        lines = [line for one in shipped for line in _described(one["name"], one["about"], width)]
         terminal.show_lines({"configs": shipped}, lines)
 
 
-def _short(text: str, width: int) -> str:
-    """Return the first sentence of a text, cut at a word."""
-    sentence = re.split(r"(?<=[.?])\s", text)[0].rstrip(".")
-    return textwrap.shorten(sentence, width, placeholder=" ...", break_on_hyphens=False)
+def _described(name: str, about: str, width: int) -> list[str]:
+    """Return a name and the first sentence about it, in lines of at most 80 characters."""
+    sentence = re.split(r"(?<=[.?])\s", about)[0].rstrip(".")
+    return textwrap.wrap(
+        f"{name:{width}}{sentence}", 80, subsequent_indent=" " * width, break_on_hyphens=False, break_long_words=False
+    )
 
 
 @config.command(epilog=example("medlt config copy demo/demo", "medlt config copy dicom_folder/fusion mine.yaml"))

@@ -190,7 +190,9 @@ def test_the_defaults_of_every_method_can_be_run(
     tiny_collection: medlt.Collection, tmp_path: Path, method: str, device: str
 ) -> None:
     given = {"method": method, "device": device, "output_dir": tmp_path / "run"}
-    check(run_config(tiny_collection, given).model_copy(update={"device": "cpu"}))
+    config = run_config(tiny_collection, given)
+    assert (config.method.kind, config.device) == (method, device)
+    check(config.model_copy(update={"device": "cpu"}))
 
 
 def test_the_defaults_of_a_private_run_can_be_run(tiny_collection: medlt.Collection, tmp_path: Path) -> None:
