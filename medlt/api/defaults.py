@@ -15,8 +15,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from medlt.api.collection import Collection
-from medlt.config import Targets
+from medlt.config import Targets, TrainedCodec, UNetConfig, catalogue
 
 STEP = 32
 """Image sizes are multiples of it, so that every codec and denoiser of the defaults divides them."""
@@ -26,20 +28,8 @@ LEAST = 20
 PROBED = 8
 """Images whose size is read."""
 
-CPU: dict[str, Any] = {
-    "size": 128,
-    "codec": {"kind": "train", "width": 32, "levels": 3, "steps": 1500, "batch_size": 16},
-    "denoiser": {"kind": "unet", "steps": 2000, "batch_size": 32},
-    "classifier": {"size": 96, "steps": 400},
-}
-QUICK: dict[str, Any] = {
-    "size": 64,
-    "threads": 1,
-    "codec": {"kind": "train", "width": 32, "steps": 180, "learning_rate": 0.002},
-    "sparse": {"generations": 3, "imitation_epochs": 3, "interaction_epochs": 5},
-    "denoiser": {"kind": "unet", "width": 32, "steps": 200},
-    "classifier": {"size": 64, "steps": 80},
-}
+CPU, QUICK = "dicom_folder/fusion", "dicom_folder/quick"
+"""Shipped configs that a CPU takes its networks and steps from."""
 QUICK_BELOW = 300
 """Train images below which a CPU uses QUICK."""
 GPU: dict[str, Any] = {
@@ -50,6 +40,10 @@ GPU: dict[str, Any] = {
 }
 EPOCHS = {"codec": 40, "denoiser": 100}
 """How often a training sees each train image, at most."""
+BATCH_SIZE = {
+    "codec": TrainedCodec.model_fields["batch_size"].default,
+    "denoiser": UNetConfig.model_fields["batch_size"].default,
+}
 FEWEST = {"codec": 400, "denoiser": 800}
 """Steps of a training, however small the collection."""
 
@@ -77,10 +71,12 @@ def defaults(collection: Collection, given: Mapping[str, Any], on: Machine) -> d
     """Return a config's tree without output_dir and data. `given`: the caller's settings, which decide some of them."""
     device = on.device
     train = int((collection.manifest.rows["split"] == "train").sum())
-    usual = GPU if device.startswith("cuda") else QUICK if train < QUICK_BELOW else CPU
+    gpu = device.startswith("cuda")
+    quick = not gpu and train < QUICK_BELOW
+    usual = GPU if gpu else _shipped(QUICK if quick else CPU)
     kind = _section(given, "denoiser").get("kind", "unet")
     private = given.get("privacy") is not None
-    codec, unet = (_steps(usual[name], train, name) for name in ("codec", "denoiser"))
+    codec, unet = (usual[name] if quick else _steps(usual[name], train, name) for name in ("codec", "denoiser"))
     denoiser = {**unet, "precision": on.precision} if kind == "unet" else {"kind": kind}
     size = given.get("size")
     size = size if isinstance(size, int) else image_size(collection, usual["size"])
@@ -88,8 +84,8 @@ def defaults(collection: Collection, given: Mapping[str, Any], on: Machine) -> d
         "method": {"kind": "noise" if private else "fusion"},
         "size": size,
         "device": device,
-        "precision": "bf16" if usual is GPU else "fp32",
-        "threads": usual.get("threads") or cores(),
+        "precision": "bf16" if gpu else "fp32",
+        "threads": 1 if quick else cores(),
         "skip_unreadable": True,
         **({"sparse": usual["sparse"]} if "sparse" in usual else {}),
         "codec": _codec(given, codec),
@@ -99,11 +95,20 @@ def defaults(collection: Collection, given: Mapping[str, Any], on: Machine) -> d
     }
 
 
+def _shipped(name: str) -> dict[str, Any]:
+    """Return the sizes and trainings of a shipped config."""
+    tree: dict[str, Any] = yaml.safe_load(catalogue.path(name).read_text())
+    own: dict[str, Any] = {
+        section: tree[section] for section in ("size", "codec", "sparse", "classifier") if section in tree
+    }
+    decided = ("balance", "precision")  # by `defaults`
+    return {**own, "denoiser": {key: value for key, value in tree["denoiser"].items() if key not in decided}}
+
+
 def _steps(usual: Mapping[str, Any], images: int, name: str) -> dict[str, Any]:
     """Return the section of a training, with fewer steps where there are few train images."""
-    if "batch_size" not in usual:  # QUICK, which is for few images
-        return dict(usual)
-    enough = max(FEWEST[name], EPOCHS[name] * images // usual["batch_size"])
+    batch_size = usual.get("batch_size") or BATCH_SIZE[name]
+    enough = max(FEWEST[name], EPOCHS[name] * images // batch_size)
     return {**usual, "steps": min(usual["steps"], enough)}
 
 

@@ -132,6 +132,6 @@ def _readme(trained: TrainedGenerator, record: Mapping[str, Any]) -> str:
         f"It makes images of {trained.config.size} px under the labels {', '.join(trained.findings)}.\n\n"
         f"```\n{command} --labels \"{{'{rare}': 1}}\" --count 4\n```\n\n"
         f"It writes PNG files to `eval/`. Their text chunks say that they are synthetic. {NOTICE}\n\n"
-        f"## Privacy\n\nThe model{made_by} was trained by medlt {record['medlt']} on images of patients. "
+        f"## Privacy\n\nThe model{made_by} was trained by medlt {record['medlt']}. "
         f"{record['privacy']['sentence']}\n\nRead MODEL_CARD.md before you share it.\n"
     )

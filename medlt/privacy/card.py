@@ -86,7 +86,7 @@ def datasheet(run: Path) -> str:
         [f"{len(made)} synthetic images, {config.size} x {config.size}, 8 bit grey. By finding:", _counts(made)]
     )
     parts["Collection"] = bullets(
-        f"A diffusion model samples the images by method {config.method.kind}, seed {config.seed}.",
+        f"Method {config.method.kind} makes the images, with seed {config.seed}.",
         *_training_data(seen),
     )
     parts["Labelling"] = labelling(config)
