@@ -219,7 +219,7 @@ class Store:
 def _remove_leftover_work(kind: str, place: Path) -> None:
     """Remove the work folder of a published artifact, which a process killed just after publishing leaves.
 
-    Under the lock: meanwhile another process may have found the artifact damaged, and work in that folder.
+    Done under the lock, since another process may be rebuilding a damaged artifact in that folder.
     """
     folder = place.with_suffix(".work")
     if not folder.is_dir():

@@ -11,8 +11,6 @@ from __future__ import annotations
 
 import json
 import logging
-import struct
-import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
@@ -42,7 +40,6 @@ PROVENANCE = ("synthetic", "run", "method", "models", "finding", "seed", "weight
 """Columns of metadata.csv after the labels."""
 PARENTS = ("tail_parent", "head_parent", "label_source", "parents")
 """Columns with uids of real images; a private run does not hand them out."""
-_HEADER = 33  # bytes of the PNG signature and of the chunk IHDR
 
 
 def to_uint8(images: Tensor) -> np.ndarray:
@@ -180,8 +177,7 @@ class DatasetWriter:
 def synthetic_png(pixels: np.ndarray, uid: str = "", run_id: str = "") -> bytes:
     """Return a grayscale PNG of uint8 or uint16 [h,w] with text chunks that mark it as synthetic.
 
-    Equal arguments give equal bytes. The chunks are tEXt, or iTXt for a text that is not Latin-1. An empty argument
-    has no chunk.
+    Equal arguments give equal bytes. An empty argument has no chunk.
     """
     about = {
         "Software": f"medlt {__version__}",
@@ -190,17 +186,7 @@ def synthetic_png(pixels: np.ndarray, uid: str = "", run_id: str = "") -> bytes:
         "Run": run_id,
         "UID": uid,
     }
-    data = png(pixels)
-    chunks = (_text_chunk(keyword, text) for keyword, text in about.items() if text)
-    return b"".join((data[:_HEADER], *chunks, data[_HEADER:]))
-
-
-def _text_chunk(keyword: str, text: str) -> bytes:
-    try:
-        kind, body = b"tEXt", keyword.encode("latin-1") + b"\0" + text.encode("latin-1")
-    except UnicodeEncodeError:  # iTXt: not compressed, no language tag, no translated keyword
-        kind, body = b"iTXt", keyword.encode("latin-1") + b"\0" * 5 + text.encode("utf-8")
-    return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(body, zlib.crc32(kind)))
+    return png(pixels, {keyword: text for keyword, text in about.items() if text})
 
 
 def _fill(folder: Path, batch: Batch, results: Sequence[CheckResult], kept: Sequence[str], run_id: str) -> None:

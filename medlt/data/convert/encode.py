@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import struct
 import zlib
+from collections.abc import Mapping
 
 import cv2
 import numpy as np
@@ -13,13 +14,18 @@ SUFFIX = {"png": ".png", "png16": ".png", "jpeg": ".jpg", "nifti": ".nii.gz"}
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
 
-def png(pixels: np.ndarray) -> bytes:
-    """Return a grayscale PNG of uint8 or uint16 [h,w].
+def png(pixels: np.ndarray, text: Mapping[str, str] | None = None) -> bytes:
+    """Return a grayscale PNG of uint8 or uint16 [h,w], with text chunks (PNG 11.3.3) by keyword.
 
-    Rows are filtered by Up (W3C PNG 9.2) and deflated at level 1 by libdeflate, for speed; the format is standard.
+    A text chunk is tEXt, or iTXt for a text that is not Latin-1. Rows are filtered by Up (W3C PNG 9.2) and deflated at
+    level 1 by libdeflate, for speed; the format is standard.
     """
     import imagecodecs
+    from PIL.PngImagePlugin import PngInfo
 
+    about = PngInfo()
+    for keyword, value in (text or {}).items():
+        about.add_text(keyword, value)
     rows, columns = pixels.shape
     depth = 8 * pixels.dtype.itemsize
     flat = np.ascontiguousarray(pixels, ">u2" if depth == 16 else np.uint8).view(np.uint8)
@@ -29,7 +35,8 @@ def png(pixels: np.ndarray) -> bytes:
     np.subtract(flat[1:], flat[:-1], out=filtered[1:, 1:])
     head = struct.pack(">2I5B", columns, rows, depth, 0, 0, 0, 0)
     body = bytes(imagecodecs.deflate_encode(filtered.tobytes(), level=1))
-    return b"".join((_SIGNATURE, _chunk(b"IHDR", head), _chunk(b"IDAT", body), _chunk(b"IEND", b"")))
+    texts = (_chunk(kind, data) for kind, data, *_ in about.chunks)
+    return b"".join((_SIGNATURE, _chunk(b"IHDR", head), *texts, _chunk(b"IDAT", body), _chunk(b"IEND", b"")))
 
 
 def _chunk(kind: bytes, body: bytes) -> bytes:
