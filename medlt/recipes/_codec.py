@@ -13,7 +13,7 @@ from medlt.diffusion.cache import Latents, Standardiser, cache_latents, channel_
 from medlt.diffusion.codec import AutoencoderCodec, load_codec
 from medlt.diffusion.decode import Decoder
 from medlt.diffusion.parts import CodecParts, WithheldImages, built_codec
-from medlt.diffusion.train import train_codec
+from medlt.diffusion.train_codec import train_codec
 from medlt.diffusion.vae import finetune_codec
 from medlt.plugins import CODECS
 from medlt.recipes._cohort import Cohort, patients

@@ -23,7 +23,7 @@ from medlt.classify.sets import TrainingSet
 from medlt.classify.train import fit_classifier
 from medlt.diffusion.codec import load_codec
 from medlt.diffusion.finetune import LabelledLatents, train_backbone
-from medlt.diffusion.train import train_codec
+from medlt.diffusion.train_codec import train_codec
 from medlt.progress import duration
 from medlt.recipes._checks import objective, training
 from medlt.recipes._cohort import Cohort

@@ -19,7 +19,8 @@ from medlt.diffusion.losses import NoisedLoss, snr_weight
 from medlt.diffusion.noise import STABLE_DIFFUSION, Prediction, target_of, x0_of
 from medlt.diffusion.sampler import from_noise, sample
 from medlt.diffusion.schedulers import scheduler
-from medlt.diffusion.train import train_codec, train_denoiser
+from medlt.diffusion.train import train_denoiser
+from medlt.diffusion.train_codec import train_codec
 from medlt.diffusion.vae import finetune_codec
 from medlt.files import read_tensors
 from medlt.rng import noise_like, torch_generator

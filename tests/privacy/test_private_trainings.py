@@ -32,7 +32,7 @@ from medlt.diffusion.losses import NoisedLoss
 from medlt.diffusion.prompts import Prompts
 from medlt.diffusion.stable.load import load_stable_diffusion
 from medlt.diffusion.stable.untrained import untrained
-from medlt.diffusion.train import train_codec
+from medlt.diffusion.train_codec import train_codec
 from medlt.diffusion.vae import ReconstructionLoss, finetune_codec, gradient_error, gradient_errors
 from medlt.privacy.dpsgd.preflight import assert_reads_back, prepare
 from medlt.privacy.dpsgd.training import PrivacySettings, fit_private
