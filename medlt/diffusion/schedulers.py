@@ -63,6 +63,11 @@ UNFIT: Mapping[str, str] = {
 }
 """Schedulers of diffusers that cannot be used, with the reason."""
 
+_AVERAGING = {
+    "PNDMScheduler", "HeunDiscreteScheduler", "KDPM2DiscreteScheduler", "KDPM2AncestralDiscreteScheduler",
+}  # fmt: skip
+"""They average the directions at both ends of the first step, whose length has no bound where abar is 0."""
+
 _DRAWING = {
     "DDPMScheduler", "EulerAncestralDiscreteScheduler", "KDPM2AncestralDiscreteScheduler", "LCMScheduler",
     "TCDScheduler", "SASolverScheduler",
@@ -86,10 +91,11 @@ def scheduler(name: str, steps: int, noise: NoiseSchedule = STABLE_DIFFUSION) ->
         raise InputError(f"{steps} sampling steps do not fit a network of {noise.train_steps}; use 1 to all of them")
     kind = _KINDS[name]
     build = getattr(diffusers, kind.name)
-    if noise.zero_terminal and "rescale_betas_zero_snr" not in inspect.signature(build.__init__).parameters:
+    if noise.zero_terminal and kind.name in _AVERAGING:
         raise InputError(f"scheduler {name!r} cannot start from pure noise, as this model needs; use ddim or dpm++")
-    takes = "sample" if kind.takes_x0 else "epsilon"
-    built = build(prediction_type=takes, **noise.options(), **kind.settings)
+    zero = "rescale_betas_zero_snr" in inspect.signature(build.__init__).parameters
+    betas = noise.options() if zero else noise.options_without_zero()
+    built = build(prediction_type="sample" if kind.takes_x0 else "epsilon", **betas, **kind.settings)
     if "timestep_spacing" in built.config:
         built.register_to_config(timestep_spacing=_spacing(steps, noise.train_steps))
     if steps > built.config.get("original_inference_steps", steps):  # lcm and tcd pick from 50 steps; let them have all
