@@ -18,6 +18,10 @@ Scheduler = Literal[
 ]  # fmt: skip
 SCHEDULER = "diffusers scheduler that makes the denoising steps"
 GUIDANCE_SCALE = "scale of classifier-free guidance; 1 is the conditional network alone, 0 the unconditional one"
+GUIDANCE_INTERVAL = (
+    "timesteps with classifier-free guidance, as shares of all timesteps; 1 is pure noise; elsewhere the conditional "
+    "network runs alone, in half the time"
+)
 GUIDANCE = "guidance besides the label, a list of sections; they compose, the first innermost"
 
 
@@ -33,6 +37,7 @@ class Sampling(MethodConfig):
     scheduler: Scheduler = Field("dpm++", description=SCHEDULER)
     num_inference_steps: int = Field(25, ge=1, description="denoising steps")
     guidance_scale: float = Field(3.5, ge=0, le=100, description=GUIDANCE_SCALE)
+    guidance_interval: Window = Field((0.0, 1.0), description=GUIDANCE_INTERVAL)
     guidance: tuple[GuideConfig, ...] = Field((), description=GUIDANCE)
     initial_noise_scale: float = Field(
         1.0, gt=0, description="factor of the initial noise: gamma of Boost-and-Skip (arXiv 2502.06516; 1.5 to 2.5 "
@@ -116,6 +121,7 @@ class Edit(MethodConfig):
         0.0, ge=0, le=0.5, description="share of another positive image of the finding that is mixed in, at most"
     )
     guidance_scale: float = Field(2.0, ge=0, le=100, description=GUIDANCE_SCALE)
+    guidance_interval: Window = Field((0.0, 1.0), description=GUIDANCE_INTERVAL)
     guidance: tuple[GuideConfig, ...] = Field((), description=GUIDANCE)
 
 
@@ -151,6 +157,7 @@ class Fusion(MethodConfig):
         True, description="add the noise that the first step expects (SDEdit); false: as in the published code"
     )
     guidance_scale: float = Field(3.5, ge=0, le=100, description=GUIDANCE_SCALE)
+    guidance_interval: Window = Field((0.0, 1.0), description=GUIDANCE_INTERVAL)
     guidance: tuple[GuideConfig, ...] = Field((), description=GUIDANCE)
     labels: Literal["cam_mass", "tail", "union"] = Field(
         "cam_mass", description="labels of an image: soft, by the share of the map that was kept; those of the tail "

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Literal, Protocol, TypeAlias
 
 import torch
@@ -15,6 +16,9 @@ from torch import Tensor, nn
 
 from medlt.diffusion.noise import STABLE_DIFFUSION, NoiseSchedule, Prediction, x0_of
 from medlt.types import Denoiser, InputError
+
+EVERYWHERE = (0.0, 1.0)
+"""The interval of all timesteps, as shares of the trained ones."""
 
 About: TypeAlias = Mapping[str, Any]
 """Attributes of an image: `view`, `sex`, `age` (years). A missing key, None, NaN or "" means unknown."""
@@ -78,22 +82,55 @@ class Backbone:
 
         return denoise
 
-    def guided(self, condition: Tensor, weight: float) -> Denoiser:
-        """Return the denoiser with classifier-free guidance (arXiv 2207.12598): null + weight (conditional - null).
+    def guided(self, condition: Tensor, weight: float, interval: tuple[float, float] = EVERYWHERE) -> Denoiser:
+        """Return the denoiser with classifier-free guidance at the timesteps of `interval`, see `ClassifierFree`.
 
-        One forward pass computes both estimates in 2B rows. Weight 1 gives the conditional denoiser bit for bit, and
-        weight 0 the unconditional one; each of them computes B rows only.
+        Weight 1 gives the conditional denoiser bit for bit, and weight 0 at all timesteps the unconditional one; each
+        of them computes B rows only.
         """
-        if weight in (0, 1):
+        if weight == 1 or (weight == 0 and interval == EVERYWHERE):
             return self.denoiser(condition if weight else None)
-        both = self.denoiser(torch.cat([self._null(len(condition)).to(condition), condition]))
-
-        def denoise(x_t: Tensor, t: int) -> Tensor:
-            null, conditional = both(torch.cat([x_t, x_t]), t).chunk(2)
-            return torch.lerp(null, conditional, weight)
-
-        return denoise
+        return ClassifierFree(self, condition, self.denoiser(condition), weight, interval)
 
     def _null(self, rows: int) -> Tensor:
         null = self.condition.null
         return null.expand(rows, *null.shape)
+
+
+@dataclass(frozen=True, eq=False)
+class ClassifierFree:
+    """A `Denoiser` with classifier-free guidance (arXiv 2207.12598) in a limited interval (arXiv 2404.07724).
+
+    The estimate is null + weight (conditional - null) if low T <= t <= high T, with T trained timesteps, and that of
+    `conditional` elsewhere. Inside, one forward pass computes both estimates in 2B rows; outside, the unconditional
+    network is not called. Only timesteps below T exist, so the interval (1, 1) is empty.
+    """
+
+    backbone: Backbone
+    condition: Tensor
+    conditional: Denoiser
+    weight: float
+    interval: tuple[float, float] = EVERYWHERE
+
+    def __post_init__(self) -> None:
+        low, high = self.interval
+        if not 0 <= low <= high <= 1:
+            raise InputError(f"guidance_interval is {low} to {high}; give two shares with 0 <= low <= high <= 1")
+
+    @cached_property
+    def _both(self) -> Denoiser:
+        """Return the denoiser of 2B rows: without conditions, then with them."""
+        null = self.backbone.condition.null
+        rows = null.expand(len(self.condition), *null.shape).to(self.condition)
+        return self.backbone.denoiser(torch.cat([rows, self.condition]))
+
+    def active(self, t: int) -> bool:
+        """Return whether timestep t lies in the interval."""
+        low, high = (share * self.backbone.noise.train_steps for share in self.interval)
+        return low <= t <= high
+
+    def __call__(self, x_t: Tensor, t: int) -> Tensor:
+        if not self.active(t):
+            return self.conditional(x_t, t)
+        null, conditional = self._both(torch.cat([x_t, x_t]), t).chunk(2)
+        return torch.lerp(null, conditional, self.weight)

@@ -19,7 +19,7 @@ import torch
 
 from medlt._version import __version__
 from medlt.export.generator import Generator
-from medlt.export.parts import SOURCE, guidance_scale, label_embedding, label_unet, scheduler_config
+from medlt.export.parts import SOURCE, label_embedding, label_unet, sampling, scheduler_config
 from medlt.export.provenance import NOTICE, write_provenance
 from medlt.files import atomic, write_json, write_text
 from medlt.recipes.generator import TrainedGenerator
@@ -70,13 +70,13 @@ def _inference(trained: TrainedGenerator, definition: dict[str, Any]) -> dict[st
         "seed": 0,
         "run_id": definition["label_embedding"]["run"],
         "num_inference_steps": 50,
-        "guidance_scale": guidance_scale(trained.config),
+        **sampling(trained.config),
         "seeds": "$list(range(@seed, @seed + @count))",
         "network_def": {"_target_": "scripts.generator.Generator", **definition},
         "network": "$@network_def.to(@device)",
         "weights": "$torch.load(@bundle_root + '/models/model.pt', map_location=@device, weights_only=True)",
         "load": "$@network.load_state_dict(@weights)",
-        "generate": "$@network.generate(@labels, @seeds, @num_inference_steps, @guidance_scale)",
+        "generate": "$@network.generate(@labels, @seeds, @num_inference_steps, @guidance_scale, @guidance_interval)",
         "run": ["$@load", "$save(@generate, @output_dir, @seeds, @run_id)"],
     }
 

@@ -26,6 +26,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from torch import Tensor, nn
 
+EVERYWHERE = (0.0, 1.0)
 NOTICE = "Synthetic radiograph. It shows no patient; do not use it for diagnosis."
 AUTOENCODERS = {"AutoencoderKL": AutoencoderKL, "AutoencoderTiny": AutoencoderTiny}
 
@@ -62,18 +63,26 @@ class LabelEmbedding(ModelMixin, ConfigMixin):  # type: ignore[misc]
 
 @torch.no_grad()
 def sample(
-    unet: Any, embedding: LabelEmbedding, scheduler: Any, labels: Tensor, noise: Tensor, guidance_scale: float
-) -> Tensor:
+    unet: Any, embedding: LabelEmbedding, scheduler: Any, labels: Tensor, noise: Tensor, guidance_scale: float,
+    guidance_interval: Sequence[float] = EVERYWHERE,
+) -> Tensor:  # fmt: skip
     """Return latents of the codec [B,C,h,w] from unit noise, guided without a classifier (arXiv 2207.12598).
 
-    The timesteps of `scheduler` are set already. The last step returns the clean estimate, so no noise is left.
+    Guidance acts at the timesteps of `guidance_interval`, as shares of all timesteps (arXiv 2404.07724); elsewhere the
+    unet runs under the labels alone. The timesteps of `scheduler` are set already. The last step returns the clean
+    estimate, so no noise is left.
     """
-    null = embedding.null.expand(len(labels), -1)
-    embedded = torch.cat([null, embedding(labels)])
+    low, high = (share * scheduler.config.num_train_timesteps for share in guidance_interval)
+    with_labels = embedding(labels)
+    both = torch.cat([embedding.null.expand(len(labels), -1), with_labels])
     x = clean = noise
     for t in scheduler.timesteps:
-        without, with_labels = unet(torch.cat([x, x]), t, class_labels=embedded).sample.chunk(2)
-        step = scheduler.step(torch.lerp(without, with_labels, guidance_scale), t, x)
+        if low <= t <= high:
+            null, conditional = unet(torch.cat([x, x]), t, class_labels=both).sample.chunk(2)
+            estimate = torch.lerp(null, conditional, guidance_scale)
+        else:
+            estimate = unet(x, t, class_labels=with_labels).sample
+        step = scheduler.step(estimate, t, x)
         x, clean = step.prev_sample, step.pred_original_sample
     mean, sd = (value[:, None, None] for value in (embedding.mean, embedding.sd))
     latents: Tensor = clean * sd + mean
@@ -123,14 +132,14 @@ class LabelPipeline(DiffusionPipeline):  # type: ignore[misc]
     @torch.no_grad()
     def __call__(
         self, labels: Mapping[str, float], seeds: Sequence[int] = (0,), num_inference_steps: int = 50,
-        guidance_scale: float = 2.0,
+        guidance_scale: float = 2.0, guidance_interval: Sequence[float] = EVERYWHERE,
     ) -> list[Image.Image]:  # fmt: skip
         """Return one image a seed that shows the named findings, such as {"Hernia": 1}."""
         embedding, device = self.label_embedding, self.label_embedding.null.device
         vectors = embedding.vector(labels).expand(len(seeds), -1).to(device)
         self.scheduler.set_timesteps(num_inference_steps)
         noise = unit_noise(seeds, (embedding.config["channels"], *embedding.config["latent_size"])).to(device)
-        latents = sample(self.unet, embedding, self.scheduler, vectors, noise, guidance_scale)
+        latents = sample(self.unet, embedding, self.scheduler, vectors, noise, guidance_scale, guidance_interval)
         return pictures(decode(self.vae, latents))
 
 
@@ -147,20 +156,25 @@ class Generator(nn.Module):
         self.label_embedding: Any = LabelEmbedding(**label_embedding)
         self.scheduler = DDIMScheduler.from_config(dict(scheduler))
 
-    def forward(self, labels: Tensor, noise: Tensor, num_inference_steps: int, guidance_scale: float) -> Tensor:
+    def forward(
+        self, labels: Tensor, noise: Tensor, num_inference_steps: int, guidance_scale: float,
+        guidance_interval: Sequence[float] = EVERYWHERE,
+    ) -> Tensor:  # fmt: skip
         """Return images [B,1,H,W] in [0,1] of label vectors [B,K] from noise [B,C,h,w]."""
         self.scheduler.set_timesteps(num_inference_steps)
-        latents = sample(self.unet, self.label_embedding, self.scheduler, labels, noise, guidance_scale)
+        chosen = (guidance_scale, guidance_interval)
+        latents = sample(self.unet, self.label_embedding, self.scheduler, labels, noise, *chosen)
         return decode(self.vae, latents)
 
     def generate(
-        self, labels: Mapping[str, float], seeds: Sequence[int], num_inference_steps: int, guidance_scale: float
-    ) -> Tensor:
+        self, labels: Mapping[str, float], seeds: Sequence[int], num_inference_steps: int, guidance_scale: float,
+        guidance_interval: Sequence[float] = EVERYWHERE,
+    ) -> Tensor:  # fmt: skip
         """Return one image a seed [B,1,H,W] that shows the named findings."""
         embedding, device = self.label_embedding, self.label_embedding.null.device
         vectors = embedding.vector(labels).expand(len(seeds), -1).to(device)
         noise = unit_noise(seeds, (embedding.config["channels"], *embedding.config["latent_size"])).to(device)
-        images: Tensor = self.eval()(vectors, noise, num_inference_steps, guidance_scale)
+        images: Tensor = self.eval()(vectors, noise, num_inference_steps, guidance_scale, guidance_interval)
         return images
 
 

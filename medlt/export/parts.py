@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from medlt import config as configs
+from medlt.diffusion.backbone import EVERYWHERE
 from medlt.diffusion.labels import LabelUNet
 from medlt.diffusion.noise import STABLE_DIFFUSION
 from medlt.export.generator import LabelEmbedding
@@ -41,6 +42,8 @@ def scheduler_config(network: LabelUNet) -> dict[str, Any]:
     return {**SCHEDULER, "prediction_type": network.settings["prediction"]}
 
 
-def guidance_scale(config: configs.RunConfig) -> float:
-    """Return the guidance that the run sampled with; 2 for a method of a plug-in that has none."""
-    return float(getattr(config.method, "guidance_scale", 2.0))
+def sampling(config: configs.RunConfig) -> dict[str, Any]:
+    """Return scale and interval of the run's classifier-free guidance; a method of a plug-in may have neither."""
+    low, high = getattr(config.method, "guidance_interval", EVERYWHERE)
+    scale = getattr(config.method, "guidance_scale", 2.0)
+    return {"guidance_scale": float(scale), "guidance_interval": [float(low), float(high)]}

@@ -24,27 +24,31 @@ from typing import Any
 from diffusers import DDIMScheduler
 
 from medlt import config as configs
-from medlt.export.parts import SOURCE, label_embedding, label_unet, scheduler_config
+from medlt.export.parts import SOURCE, label_embedding, label_unet, sampling, scheduler_config
 from medlt.export.provenance import NOTICE, write_provenance
 from medlt.files import write_json, write_text
 from medlt.types import InputError
 
 LABELS = """# diffusers runs pipeline.py of this folder only when it is trusted: read it first
 pipeline = DiffusionPipeline.from_pretrained("OUT", custom_pipeline="OUT", trust_remote_code=True)
-images = pipeline({{"{finding}": 1}}, seeds=[0, 1])
+images = pipeline({{"{finding}": 1}}, seeds=[0, 1], guidance_scale={scale}, guidance_interval={interval})
 """
 WHOLE = """pipeline = StableDiffusionPipeline.from_pretrained("OUT")
 """
 LORA = """pipeline = StableDiffusionPipeline.from_pretrained("the base model")
 pipeline.load_lora_weights("OUT")
 """
+SAMPLED = (
+    "The run sampled with guidance_scale {guidance_scale} in the interval {guidance_interval} of the timesteps. "
+    "This pipeline has no interval: it applies guidance_scale at all timesteps."
+)
 
 
 def export_diffusers(run: Path, out: Path) -> None:
     """Write the run's generator to the folder `out`. Raises InputError for a run without a generator of its own."""
-    chosen = configs.load_config(run / "config.yaml").denoiser
-    if isinstance(chosen, configs.StableConfig):
-        _copy_stable_diffusion(run, out, chosen)
+    config = configs.load_config(run / "config.yaml")
+    if isinstance(config.denoiser, configs.StableConfig):
+        _copy_stable_diffusion(run, out, config.denoiser, SAMPLED.format(**sampling(config)))
         return
     trained, network = label_unet(run)
     record = write_provenance(run, out)
@@ -60,19 +64,22 @@ def export_diffusers(run: Path, out: Path) -> None:
     index: dict[str, Any] = {name: ["diffusers", kind] for name, kind in kinds.items()}
     index |= {"_class_name": ["pipeline", "LabelPipeline"], "label_embedding": ["label_embedding", "LabelEmbedding"]}
     write_json(out / "model_index.json", index)
-    _write_readme(out, LABELS.format(finding=trained.findings[0]), record)
+    chosen = sampling(trained.config)
+    example = {"finding": trained.findings[0], "scale": chosen["guidance_scale"]}
+    _write_readme(out, LABELS.format(**example, interval=chosen["guidance_interval"]), record)
 
 
-def _copy_stable_diffusion(run: Path, out: Path, chosen: configs.StableConfig) -> None:
+def _copy_stable_diffusion(run: Path, out: Path, chosen: configs.StableConfig, sampled: str) -> None:
     """Copy RUN/denoiser, and write the words of its prompts beside it."""
     if chosen.train == "none" or not (run / "denoiser").is_dir():
         raise InputError(f"{run.absolute()}: trained no Stable Diffusion; use the checkpoint that its config names")
     shutil.copytree(run / "denoiser", out, dirs_exist_ok=True)
     write_json(out / "prompts.json", chosen.prompts.model_dump(mode="json"))
-    _write_readme(out, WHOLE if chosen.train == "full" else LORA, write_provenance(run, out))
+    _write_readme(out, WHOLE if chosen.train == "full" else LORA, write_provenance(run, out), sampled)
 
 
-def _write_readme(out: Path, usage: str, record: Mapping[str, Any]) -> None:
-    """Write OUT/README.md: how to load the generator, the notice, and the claim of its privacy."""
-    parts = ("# A generator of synthetic radiographs", f"```python\n{usage}```", NOTICE, record["privacy"]["sentence"])
-    write_text(out / "README.md", "\n\n".join(parts) + "\n")
+def _write_readme(out: Path, usage: str, record: Mapping[str, Any], sampled: str = "") -> None:
+    """Write OUT/README.md: how to load the generator, how the run sampled, the notice, and the claim of its privacy."""
+    title, code = "# A generator of synthetic radiographs", f"```python\n{usage}```"
+    parts = (title, code, sampled, NOTICE, record["privacy"]["sentence"])
+    write_text(out / "README.md", "\n\n".join(filter(None, parts)) + "\n")

@@ -174,6 +174,7 @@ def latent_fusion(
         strength=chosen.strength,
         renoise=chosen.renoise,
         guidance_scale=chosen.guidance_scale,
+        guidance_interval=chosen.guidance_interval,
         guidance=guides,
         labels=chosen.labels,
         rule=chosen.rule,
@@ -194,6 +195,7 @@ def conditional(
         "scheduler": factory(chosen.scheduler, chosen.num_inference_steps, backbone.noise),
         "num_candidates": targets.num_candidates * (1 + targets.max_retries),
         "guidance_scale": chosen.guidance_scale,
+        "guidance_interval": chosen.guidance_interval,
         "guidance": guides,
     }
     if isinstance(chosen, configs.Edit):

@@ -20,7 +20,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from medlt.diffusion.backbone import Backbone
+from medlt.diffusion.backbone import EVERYWHERE, Backbone
 from medlt.diffusion.sampler import Start, sample
 from medlt.rng import numpy_generator, seed_of
 from medlt.synthesis.guides import Guide, SamplingContext, guided, target_columns
@@ -43,6 +43,8 @@ class SamplingMethod(Protocol):
     @property
     def guidance_scale(self) -> float: ...
     @property
+    def guidance_interval(self) -> tuple[float, float]: ...
+    @property
     def guidance(self) -> tuple[Guide, ...]: ...
 
 
@@ -59,7 +61,8 @@ def sample_rows(
     scheduler = method.scheduler()
     start = start_at(scheduler)
     context = SamplingContext(method.backbone, condition, labels, target, seeds, start.timesteps)
-    return sample(guided(method.guidance, context, method.guidance_scale), start, scheduler, seeds.tolist())
+    denoiser = guided(method.guidance, context, method.guidance_scale, method.guidance_interval)
+    return sample(denoiser, start, scheduler, seeds.tolist())
 
 
 @dataclass(kw_only=True)
@@ -68,7 +71,8 @@ class Conditional(ABC):
 
     train: train rows; backbone: must be safe to call from several threads; standardiser: fitted on the train split;
     decode: codec latents [B,C,h,w] -> images [B,1,H,W] in [0,1], where the bytes of a row depend on that row alone;
-    scheduler: returns a new scheduler with timesteps set; num_candidates: rows a slot; batch_size: rows in memory.
+    scheduler: returns a new scheduler with timesteps set; num_candidates: rows a slot; batch_size: rows in memory;
+    guidance_interval: timesteps of classifier-free guidance, as shares of the trained ones.
 
     columns: those of the plan; reads: those of them that name real rows, the row of the label vector first.
     """
@@ -80,6 +84,7 @@ class Conditional(ABC):
     scheduler: Callable[[], Any]
     num_candidates: int = 1
     guidance_scale: float = 3.5
+    guidance_interval: tuple[float, float] = EVERYWHERE
     guidance: tuple[Guide, ...] = ()
     batch_size: int = 32
     reads_real_images: bool = field(default=False, init=False)

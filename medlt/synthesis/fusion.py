@@ -26,11 +26,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from medlt.diffusion.backbone import Backbone
+from medlt.diffusion.backbone import EVERYWHERE, Backbone
 from medlt.diffusion.sampler import from_latent, last_steps
 from medlt.rng import noise_like, seed_of
 from medlt.sparse.embedding import SimplicialCoder
-from medlt.synthesis.code_explainer import CodeExplainer, Latents
+from medlt.localise.code_explainer import CodeExplainer, Latents
 from medlt.synthesis.conditional import sample_rows
 from medlt.synthesis.fuse import coins, fuse, masks
 from medlt.synthesis.guides import Guide, target_columns
@@ -64,7 +64,8 @@ class LatentFusion:
     standardiser: fitted on the train split; backbone: must be safe to call from several threads, and is conditioned on
     the label vector and the view of the tail image; decode: codec latents [B,C,h,w] -> images [B,1,H,W] in [0,1], where
     the bytes of a row depend on that row alone (as in `medlt.diffusion.decode`); scheduler: returns a new scheduler
-    with timesteps set; strength: k/N; batch_size: rows in memory.
+    with timesteps set; strength: k/N; batch_size: rows in memory; guidance_interval: timesteps of classifier-free
+    guidance, as shares of the trained ones.
     """
 
     train: TrainTable
@@ -79,6 +80,7 @@ class LatentFusion:
     strength: float = 5 / 75
     renoise: bool = True
     guidance_scale: float = 3.5
+    guidance_interval: tuple[float, float] = EVERYWHERE
     guidance: tuple[Guide, ...] = ()
     labels: str = "cam_mass"
     rule: str = "published"

@@ -7,7 +7,7 @@ denoiser. Therefore guides compose with each other and with any start, and a gui
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Protocol
 
@@ -15,7 +15,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from medlt.diffusion.backbone import Backbone
+from medlt.diffusion.backbone import EVERYWHERE, Backbone, ClassifierFree
 from medlt.diffusion.guidance import compose
 from medlt.types import Denoiser, Guidance
 
@@ -52,9 +52,18 @@ class Guide(Protocol):
         ...
 
 
-def guided(guides: Sequence[Guide], context: SamplingContext, scale: float) -> Denoiser:
-    """Return the denoiser with classifier-free guidance of `scale`, then the guides in order, the first innermost."""
-    bare = context.conditional if scale == 1 else context.backbone.guided(context.condition, scale)
+def guided(
+    guides: Sequence[Guide], context: SamplingContext, scale: float, interval: tuple[float, float] = EVERYWHERE
+) -> Denoiser:
+    """Return the denoiser with classifier-free guidance of `scale`, then the guides in order, the first innermost.
+
+    interval: the timesteps of classifier-free guidance, see `medlt.diffusion.backbone.ClassifierFree`.
+    """
+    bare = context.backbone.guided(context.condition, scale, interval)
+    if scale == 1:
+        bare = context.conditional
+    elif isinstance(bare, ClassifierFree):
+        bare = replace(bare, conditional=context.conditional)
     return compose(*(guide(context) for guide in guides))(bare)
 
 

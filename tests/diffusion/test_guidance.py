@@ -242,3 +242,44 @@ def test_classifier_free_guidance_in_one_forward_is_the_contrast_of_two(weight: 
     calls.clear()
     assert torch.equal(backbone.guided(condition, weight)(x, 7), expected)
     assert calls == [3 if weight in (0, 1) else 6]
+
+
+@pytest.mark.parametrize(
+    ("interval", "guided"),
+    [((0.0, 1.0), 10), ((0.25, 0.65), 4), ((0.3, 0.5), 2), ((0.95, 1.0), 1), ((0.0, 0.05), 0), ((1.0, 1.0), 0)],
+)
+def test_the_unconditional_network_is_called_inside_the_interval_only(
+    interval: tuple[float, float], guided: int
+) -> None:
+    """Ten steps at t = 999, 899, ... 99: rows are counted step by step, and every estimate is that of its side."""
+    sizes: list[int] = []
+    backbone = label_backbone(lambda x, t, c: (sizes.append(len(x)), said(x, t, c))[1], 2)
+    condition, x = backbone.condition(torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, 1.0]])), noise([1, 2, 3]).float()
+    limited, bare = backbone.guided(condition, 3.5, interval), backbone.denoiser(condition)
+    everywhere = contrast(backbone.denoiser(), 3.5)(bare)
+    steps = [round(t) for t in from_noise(x, schedulers.scheduler("ddim", 10)).timesteps]
+    for t in steps:
+        inside = interval[0] * 1000 <= t <= interval[1] * 1000
+        assert torch.equal(limited(x, t), (everywhere if inside else bare)(x, t))
+    sizes.clear()
+    built = schedulers.scheduler("ddim", 10)
+    sample(limited, from_noise(x, built), built)
+    assert (sizes.count(6), sizes.count(3)) == (guided, 10 - guided)
+
+
+@pytest.mark.parametrize("weight", [0.0, 1.0, 3.5])
+def test_the_whole_interval_is_guidance_everywhere_and_an_empty_one_is_none(weight: float) -> None:
+    backbone = label_backbone(said, 2)
+    condition = backbone.condition(torch.tensor([[1.0, 0.0], [0.0, 1.0]]))
+
+    def made(denoiser: Denoiser) -> Tensor:
+        built = schedulers.scheduler("dpm++", 12)
+        return sample(denoiser, from_noise(noise([4, 5]).float(), built), built)
+
+    assert torch.equal(
+        made(backbone.guided(condition, weight, (0.0, 1.0))),
+        made(contrast(backbone.denoiser(), weight)(backbone.denoiser(condition))),
+    )
+    assert torch.equal(made(backbone.guided(condition, weight, (1.0, 1.0))), made(backbone.denoiser(condition)))
+    with pytest.raises(InputError, match=r"guidance_interval is 0\.6 to 0\.4"):
+        backbone.guided(condition, 3.5, (0.6, 0.4))

@@ -22,6 +22,7 @@ from PIL import Image
 from torch import Tensor
 
 import medlt
+from medlt.diffusion.backbone import EVERYWHERE
 from medlt.diffusion.prompts import Prompts
 from medlt.diffusion.sampler import from_noise, sample
 from medlt.diffusion.schedulers import factory
@@ -31,6 +32,7 @@ from medlt.recipes.generator import TrainedGenerator, open_generator
 from medlt.testing import tiny_autoencoder_kl, tiny_autoencoder_tiny
 
 STEPS, SCALE, SEEDS = 7, 2.5, (3, 11)
+INTERVAL = (0.2, 0.8)
 
 
 @pytest.fixture(scope="module")
@@ -51,14 +53,14 @@ def bundle(tiny_run: medlt.Run, tmp_path_factory: pytest.TempPathFactory) -> Pat
     return tiny_run.export("monai-bundle", tmp_path_factory.mktemp("bundle") / "out")
 
 
-def ours(trained: TrainedGenerator, finding: str) -> Tensor:
+def ours(trained: TrainedGenerator, finding: str, interval: tuple[float, float] = EVERYWHERE) -> Tensor:
     """Images [2,1,H,W] that medlt's own sampler makes of the seeds' noise."""
     labels = torch.zeros(len(SEEDS), len(trained.findings))
     labels[:, trained.findings.index(finding)] = 1
     backbone = trained.network.backbone()
     scheduler = factory("ddim", STEPS, backbone.noise)()
     noise = unit_noise(SEEDS, (trained.codec.channels, *trained.latent_size))
-    guided = backbone.guided(backbone.condition(labels), SCALE)
+    guided = backbone.guided(backbone.condition(labels), SCALE, interval)
     return trained.codec.decode(trained.standardiser.back(sample(guided, from_noise(noise, scheduler), scheduler)))
 
 
@@ -74,8 +76,12 @@ def test_the_pipeline_makes_the_images_of_our_sampler(pipeline_folder: Path, gen
     expected = ours(generator, "Mass")
     assert float(expected.std()) > 0.01
     torch.testing.assert_close(shown(pictures), expected, atol=0.6 / 255, rtol=0)
-    other = pipeline({"Effusion": 1}, seeds=SEEDS, num_inference_steps=STEPS, guidance_scale=SCALE)
-    assert not torch.equal(shown(other), shown(pictures))
+    same = {"seeds": SEEDS, "num_inference_steps": STEPS, "guidance_scale": SCALE}
+    some = shown(pipeline({"Effusion": 1}, **same, guidance_interval=INTERVAL))
+    torch.testing.assert_close(some, ours(generator, "Effusion", INTERVAL), atol=0.6 / 255, rtol=0)
+    assert not torch.equal(some, shown(pipeline({"Effusion": 1}, **same)))
+    assert not torch.equal(some, shown(pictures))
+    assert "guidance_interval=[0.0, 1.0]" in (pipeline_folder / "README.md").read_text()
     with pytest.raises(ValueError, match="'Masss' is not a finding"):
         pipeline({"Masss": 1})
 
@@ -115,11 +121,13 @@ def test_decoding_is_that_of_our_codec(changes: dict[str, Any]) -> None:
 def test_monai_runs_the_bundle(bundle: Path, generator: TrainedGenerator, tiny_run: medlt.Run) -> None:
     command = [sys.executable, "-W", "ignore", "-m", "monai.bundle", "run", "--config_file", "configs/inference.json",
                "--labels", "{'Mass': 1}", "--seeds", str(list(SEEDS)), "--num_inference_steps", str(STEPS),
-               "--guidance_scale", str(SCALE)]  # fmt: skip
+               "--guidance_scale", str(SCALE), "--guidance_interval", str(list(INTERVAL))]  # fmt: skip
+    config = json.loads((bundle / "configs" / "inference.json").read_text())
+    assert config["guidance_interval"] == [0, 1]
     subprocess.run(command, cwd=bundle, check=True, capture_output=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
     files = [bundle / "eval" / f"synthetic-{seed}.png" for seed in SEEDS]
     pictures = [Image.open(file) for file in files]
-    torch.testing.assert_close(shown(pictures), ours(generator, "Mass"), atol=0.6 / 255, rtol=0)
+    torch.testing.assert_close(shown(pictures), ours(generator, "Mass", INTERVAL), atol=0.6 / 255, rtol=0)
     text = pictures[0].text  # type: ignore[attr-defined]
     assert text["Synthetic"] == "true"
     assert text["Run"] == tiny_run.id != ""

@@ -138,6 +138,19 @@ def test_guidance_scale_one_is_the_conditional_denoiser_alone(methods: Methods, 
     assert {2 * n for n in sizes[1.0]} == sizes[2.0]
 
 
+@pytest.mark.parametrize("name", METHODS)
+def test_the_guidance_interval_reaches_the_sampler_of_every_method(methods: Methods, name: str) -> None:
+    """An empty one makes the images of the conditional network, the whole one those of guidance at every step."""
+    own = methods[name](guidance=())
+    rows = own.plan({"Hernia": 2}, 3)
+    bare, guided = whole(methods[name](guidance=(), guidance_scale=1.0), rows).images, whole(own, rows).images
+    for interval, expected in (((0.0, 1.0), guided), ((1.0, 1.0), bare)):
+        assert torch.equal(whole(methods[name](guidance=(), guidance_interval=interval), rows).images, expected)
+    some = whole(methods[name](guidance=(), guidance_interval=(0.0, 0.1)), rows).images
+    assert not torch.equal(some, bare)
+    assert not torch.equal(some, guided)
+
+
 @pytest.mark.parametrize("guide", GUIDES)
 @pytest.mark.parametrize("name", METHODS)
 def test_a_guide_of_weight_zero_is_no_guide_bit_for_bit(
