@@ -159,7 +159,7 @@ class Collection:
 
     def digest(self) -> str:
         """Return 16 hex digits of the rows: uids, labels, splits and paths, and not the bytes of the images."""
-        return digest(_table(self.manifest).to_csv())
+        return digest(self.manifest.absolute().to_csv())
 
     def summary(self, tail_below: int = 100, head_above: int = 1000) -> CollectionSummary:
         """Return counts, groups and what an experiment could show; a finding with fewer train positives is tail."""
@@ -193,7 +193,7 @@ class Collection:
         """Return `place` of the folder; rows in memory are written there first, unless they are there."""
         path = self.place(folder)
         if not path.is_file():
-            rows = _table(self.manifest)
+            rows = self.manifest.absolute()
             rows.attrs = {"findings": list(self.findings)}
             write_table(path, rows)
         return path
@@ -236,11 +236,6 @@ def _in_python(message: str) -> str:
 
 def _keyword(option: re.Match[str]) -> str:
     return f"{option[1].replace('-', '_')}={option[2] or '...'}"
-
-
-def _table(manifest: Manifest) -> pd.DataFrame:
-    """Return the rows with absolute paths."""
-    return manifest.rows.assign(path=[str(manifest.file(str(uid)).absolute()) for uid in manifest.rows.index])
 
 
 def _label_columns(table: Path, column: Mapping[str, str], other: Sequence[str | None] = ()) -> tuple[str, ...]:

@@ -8,6 +8,8 @@ from pydantic import Field
 
 from medlt.config.base import FilePath, Strict
 
+BOXES = "table of boxes of findings: BBox_List_2017.csv, or uid, finding, x, y, width, height; null: none"
+
 
 class CsvData(Strict):
     """A table with one row per image and one 0/1/blank column per finding."""
@@ -26,6 +28,7 @@ class CsvData(Strict):
     extra_columns: tuple[str, ...] = Field(("sex", "age"), description="further columns to keep, where they exist")
     train_flag: str | None = Field(None, description="column that is 1 for the train rows to keep; null: keep all")
     uncertain: Literal["unknown", "positive", "negative"] = Field("unknown", description="meaning of a label of -1")
+    boxes: FilePath | None = Field(None, description=BOXES)
 
 
 class NihData(Strict):
@@ -37,6 +40,7 @@ class NihData(Strict):
     test_list: FilePath | None = Field(
         None, description="the official test_list.txt; null: the seed splits the patients"
     )
+    boxes: FilePath | None = Field(None, description=BOXES)
 
 
 class ManifestData(Strict):
@@ -44,6 +48,7 @@ class ManifestData(Strict):
 
     kind: Literal["manifest"] = Field("manifest", description="a manifest that medlt wrote")
     path: FilePath = Field(description="the manifest.parquet")
+    boxes: FilePath | None = Field(None, description=BOXES)
 
 
 class PhantomData(Strict):

@@ -17,7 +17,9 @@ SPLITS = ("train", "val", "test")
 REQUIRED = ("path", "patient_id", "split", "view")
 PROVENANCE = ("synthetic", "weight", "parents", "method", "run", "models", "finding", "seed")
 """Columns of synthetic rows."""
-RESERVED = frozenset((*REQUIRED, "uid", "sex", "age", "content", *PROVENANCE))
+RESERVED = frozenset((*REQUIRED, "uid", "sex", "age", "content", "mask_content", *PROVENANCE))
+MASK, BOX = "mask_", "box_"
+"""Prefixes of the columns that say where a finding is, see `medlt.data.regions`."""
 UNPRINTABLE = ("Cc", "Cs", "Zl", "Zp")
 """Unicode categories that cannot stand in a line of text: controls, surrogates, line and paragraph separators."""
 PLAIN = re.compile(r"[A-Za-z0-9_-](?:[A-Za-z0-9_ .,+=@-]*[A-Za-z0-9_.,+=@-])?")
@@ -42,8 +44,14 @@ def recorded_findings(rows: pd.DataFrame) -> tuple[str, ...]:
     """Return the findings that `Manifest.write` recorded, else every numeric column without another meaning."""
     if recorded := rows.attrs.get("findings"):
         return tuple(recorded)
-    numbers = rows.select_dtypes("number").columns
-    return tuple(str(c) for c in numbers if c not in RESERVED)
+    numbers = [str(c) for c in rows.select_dtypes("number").columns if c not in RESERVED]
+    return tuple(c for c in numbers if not (c.startswith((MASK, BOX)) and rows[c].isna().all()))
+
+
+def region_columns(rows: pd.DataFrame, findings: Sequence[str], prefix: str) -> dict[str, str]:
+    """Return finding -> column of its masks (prefix MASK) or boxes (BOX), for the findings that have one."""
+    columns = {finding: f"{prefix}{finding}" for finding in findings}
+    return {finding: name for finding, name in columns.items() if name in rows and name not in findings}
 
 
 def normalize(rows: pd.DataFrame, findings: tuple[str, ...]) -> pd.DataFrame:
@@ -63,6 +71,10 @@ def normalize(rows: pd.DataFrame, findings: tuple[str, ...]) -> pd.DataFrame:
         rows[finding] = _numbers(rows[finding], finding)
     if "parents" in rows:
         rows["parents"] = _parents(rows["parents"])
+    for name in region_columns(rows, findings, MASK).values():
+        rows[name] = _texts(rows[name])
+    for name in region_columns(rows, findings, BOX).values():
+        rows[name] = _boxes(rows[name])
     for name in rows.select_dtypes(["Int64", "UInt64"]).columns:
         if not rows[name].isna().any():
             rows[name] = rows[name].astype(rows[name].dtype.name.lower())
@@ -81,6 +93,7 @@ def check(rows: pd.DataFrame, findings: tuple[str, ...]) -> None:
     for validate in (_check_uids, _check_required, _check_splits, _check_patients):
         validate(rows)
     _check_labels(rows, findings)
+    _check_regions(rows, findings)
 
 
 def more(items: Sized) -> str:
@@ -132,6 +145,38 @@ def _parents(values: pd.Series) -> pd.Series:
         except TypeError:
             raise InputError(f"uid {uid}: parents is {value!r}; give a list of uids, even for one parent") from None
     return pd.Series(lists, index=values.index, dtype=object)
+
+
+def _texts(values: pd.Series) -> pd.Series:
+    """Return text, None where blank."""
+    known = values.notna() & (values.astype(str) != "")
+    return pd.Series(
+        [str(value) if there else None for value, there in zip(values, known, strict=True)], values.index, dtype=object
+    )
+
+
+def _boxes(values: pd.Series) -> pd.Series:
+    """Return lists of float, None where blank. Raises InputError on anything but corners inside the square."""
+    lists = []
+    for uid, value in values.items():
+        corners = _corners(value)
+        if corners is None:
+            problem = f"{values.name} is {value!r}"
+            raise InputError(f"uid {uid}: {problem}; give left, top, right, bottom of each box as shares of the square")
+        lists.append(corners or None)
+    return pd.Series(lists, index=values.index, dtype=object)
+
+
+def _corners(value: Any) -> list[float] | None:
+    """Return the corners in one entry of a column of boxes, [] if it is blank, None if they are not valid."""
+    if not isinstance(value, list | tuple | np.ndarray):
+        return [] if pd.isna(value) else None
+    numbers = np.asarray(value, np.float64).reshape(-1)
+    if numbers.size % 4 or not np.isfinite(numbers).all():
+        return None
+    left, top, right, bottom = numbers.reshape(-1, 4).T
+    inside = (numbers >= 0).all() and (numbers <= 1).all() and (left < right).all() and (top < bottom).all()
+    return [float(number) for number in numbers] if inside else None
 
 
 def _check_uids(rows: pd.DataFrame) -> None:
@@ -193,6 +238,20 @@ def _check_patients(rows: pd.DataFrame) -> None:
         where = " and ".join(sorted(pairs["split"][pairs["patient_id"] == torn[0]]))
         uid = rows.index[rows["patient_id"] == torn[0]][0]  # an id of a patient is not for logs
         raise InputError(f"the patient of uid {uid} is in splits {where}{more(list(torn))}; keep each in one split")
+
+
+def _check_regions(rows: pd.DataFrame, findings: Sequence[str]) -> None:
+    """Raise InputError for a column of masks or boxes whose finding is not among `findings`."""
+    for name in (str(c) for c in rows.columns if c not in findings and c not in RESERVED):
+        prefix = next((start for start in (MASK, BOX) if name.startswith(start)), None)
+        if prefix is None or pd.api.types.is_numeric_dtype(rows[name]) or name.removeprefix(prefix) in findings:
+            continue
+        close = did_you_mean(name.removeprefix(prefix), findings) or ";"
+        kind = "masks" if prefix == MASK else "boxes"
+        raise InputError(
+            f"column {name!r} would hold {kind} of a finding that the table does not have{close} use "
+            f"{prefix}FINDING with one of {', '.join(findings)}"
+        )
 
 
 def _check_labels(rows: pd.DataFrame, findings: Sequence[str]) -> None:

@@ -7,10 +7,10 @@ import warnings
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, ImageOps
 
 from medlt.data.dicom import Unreadable, read_dicom
-from medlt.data.dicom.guard import read_bytes
+from medlt.data.dicom.guard import open_dicom, read_bytes
 from medlt.data.nifti import is_nifti, slice_of
 
 _COLOUR = ("RGB", "RGBA", "P", "PA", "LA", "CMYK", "YCbCr", "1")
@@ -34,6 +34,27 @@ def read_image(path: Path) -> np.ndarray:
         values = read_picture(read_bytes(path), path)
         return np.asarray(np.clip(values / np.float32(255 if values.dtype == np.uint8 else 65535), 0, 1), np.float32)
     return read_dicom(path).pixels
+
+
+def image_shape(path: Path) -> tuple[int, int]:
+    """Return (H,W) of the image that `read_image` reads; PNG, JPEG and DICOM pixels are not decoded. Raises Unreadable.
+
+    A header that cannot be understood is left to `read_image`, which says what is wrong.
+    """
+    path = Path(path)
+    kind = sniff(path)
+    if kind == "dicom":
+        data, _ = open_dicom(path)
+        return int(data.Rows), int(data.Columns)
+    if kind in ("png", "jpeg"):
+        try:
+            with Image.open(path, formats=("PNG", "JPEG")) as image:
+                turned = image.getexif().get(ExifTags.Base.Orientation, 1) in (5, 6, 7, 8)
+                return image.size if turned else image.size[::-1]
+        except (OSError, SyntaxError, ValueError):
+            pass
+    high, wide = read_image(path).shape
+    return high, wide
 
 
 def sniff(path: Path) -> str:

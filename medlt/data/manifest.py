@@ -3,12 +3,14 @@
 Columns: `path`, `patient_id`, `split` (train, val or test), `view`, and one float column per finding: 1 present,
 0 absent, NaN unknown. `content` is the digest of the file's bytes (`medlt.files.digest_file`), or blank. Rows whose
 `synthetic` is True may hold soft labels in [0,1], and `weight`, `parents` (a list of uids) and `method`.
+`mask_FINDING` and `box_FINDING` say where a finding is, see `medlt.data.regions`; `mask_content` is the digest of the
+row's mask files, or blank.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +19,8 @@ import numpy as np
 import pandas as pd
 
 from medlt.data.columns import (
+    BOX,
+    MASK,
     REQUIRED,
     RESERVED,
     SPLITS,
@@ -25,6 +29,7 @@ from medlt.data.columns import (
     more,
     normalize,
     recorded_findings,
+    region_columns,
     uids_in,
     with_nullable_integers,
 )
@@ -81,7 +86,7 @@ class Manifest:
         """Write as parquet, atomically. Paths inside the file's folder become relative to it."""
         path = Path(path)
         folder = str(path.parent.absolute())
-        rows = self.rows.assign(path=[_portable(self._absolute(p), folder) for p in self.rows["path"]])
+        rows = self._moved(lambda path: _portable(self._absolute(path), folder))
         rows.attrs = {"findings": list(self.findings)}
         write_table(path, rows)
 
@@ -130,7 +135,15 @@ class Manifest:
             raise InputError(f"{message}; drop it from 'findings'")
 
     def check_files(self) -> None:
-        """Raise InputError with the first missing file and the number of missing files."""
+        """Raise InputError with the first missing file and the number of missing files; masks come after images."""
+        self._check_images()
+        masks = [(uid, finding, file) for uid, found in self.masks().items() for finding, file in found.items()]
+        if missing := [one for one in masks if not one[2].is_file()]:
+            uid, finding, file = missing[0]
+            what = f"no such mask of {finding} (uid {uid}){more(missing)}"
+            raise InputError(f"{file.absolute()}: {what}; check the column {MASK}{finding}, or leave it blank")
+
+    def _check_images(self) -> None:
         missing = [(uid, p) for uid, p in self.rows["path"].items() if not os.path.isfile(self._absolute(p))]
         if not missing:
             return
@@ -152,6 +165,40 @@ class Manifest:
             read = dict(zip(lacking, pool.map(self._hashed, lacking), strict=True))
         return {uid: read[uid] if uid in read else str(value) for uid, value in known.items()}
 
+    def masks(self) -> dict[str, dict[str, Path]]:
+        """Return uid -> finding -> mask file, for the rows that have one."""
+        found: dict[str, dict[str, Path]] = {}
+        for finding, name in region_columns(self.rows, self.findings, MASK).items():
+            for uid, path in self.rows[name].dropna().items():
+                found.setdefault(str(uid), {})[finding] = Path(self._absolute(path))
+        return found
+
+    def mask_contents(self) -> dict[str, str]:
+        """Return uid -> digest of the bytes of the row's mask files, for the rows that have one.
+
+        It is the column `mask_content`, or computed if that is blank. Raises InputError for a file that cannot be read.
+        """
+        masks = self.masks()
+        known = self.rows["mask_content"].dropna() if "mask_content" in self.rows else pd.Series(dtype=object)
+        lacking = [uid for uid in masks if uid not in known.index]
+        with ThreadPoolExecutor(READERS) as pool:
+            read = dict(zip(lacking, pool.map(lambda uid: _masks_of(uid, masks[uid]), lacking), strict=True))
+        return {uid: read[uid] if uid in read else str(known[uid]) for uid in masks}
+
+    def with_mask_contents(self) -> Manifest:
+        """Return the rows with the column `mask_content` of the mask files as they are now; unchanged without masks."""
+        fresh = Manifest(self.rows.drop(columns="mask_content", errors="ignore"), self.findings, self.root)
+        if not (contents := fresh.mask_contents()):
+            return fresh
+        column = pd.Series([contents.get(uid) for uid in fresh.rows.index], fresh.rows.index, dtype=object)
+        return Manifest(fresh.rows.assign(mask_content=column), self.findings, self.root)
+
+    def without_regions(self) -> Manifest:
+        """Return the rows without the columns of masks and boxes."""
+        columns = [name for kind in (MASK, BOX) for name in region_columns(self.rows, self.findings, kind).values()]
+        rows = self.rows.drop(columns=[*columns, "mask_content"], errors="ignore")
+        return Manifest(rows, self.findings, self.root)
+
     def __repr__(self) -> str:
         patients = self.rows["patient_id"].nunique()
         return f"Manifest({len(self.rows)} images of {patients} patients, {len(self.findings)} findings)"
@@ -164,7 +211,7 @@ class Manifest:
             raise InputError(f"{place}: {error.strerror} (uid {uid}); check root and path") from None
 
     def digest(self) -> str:
-        """Return 16 hex digits over uid, patient, split, the bytes of the image, weight and labels.
+        """Return 16 hex digits over uid, patient, split, bytes of image and masks, boxes, weight and labels.
 
         File names and the order of rows do not change it; the order of findings does, as it is that of label vectors.
         Raises InputError for a file that cannot be read if the column `content` is blank.
@@ -174,14 +221,14 @@ class Manifest:
         weight = rows["weight"].fillna(1.0).to_numpy(np.float64) if "weight" in rows else np.ones(len(rows))
         files = [contents[uid] for uid in rows.index]
         text = [self.findings, list(rows.index), list(rows["patient_id"]), list(rows["split"]), files]
-        return digest(text, labels.tobytes(), weight.tobytes())
+        return digest(text, labels.tobytes(), weight.tobytes(), *self._regions())
 
     def join(self, other: Manifest) -> Manifest:
         """Return both sets of rows under this root, validated; a finding that one side lacks is unknown there.
 
         An integer column that one side lacks becomes a nullable integer column, so that no digit is lost.
         """
-        theirs = other.rows.assign(path=[_portable(other._absolute(p), self._absolute("")) for p in other.rows["path"]])
+        theirs = other._moved(lambda path: _portable(other._absolute(path), self._absolute("")))
         rows = pd.concat([with_nullable_integers(self.rows, theirs), with_nullable_integers(theirs, self.rows)])
         for column, default in (("synthetic", False), ("weight", 1.0)):
             if column in rows:
@@ -194,8 +241,42 @@ class Manifest:
         same = (f for f in self.findings if f.lower().replace("_", "").replace(" ", "") in ("nofinding", "normal"))
         return next(same, None)
 
+    def absolute(self) -> pd.DataFrame:
+        """Return the rows with absolute paths of images and masks."""
+        return self._moved(self._absolute)
+
+    def _moved(self, change: Callable[[str], str]) -> pd.DataFrame:
+        """Return the rows with every path of an image or a mask changed."""
+        rows = self.rows.assign(path=[change(path) for path in self.rows["path"]])
+        for name in region_columns(rows, self.findings, MASK).values():
+            moved = [change(path) if isinstance(path, str) else None for path in rows[name]]
+            rows[name] = pd.Series(moved, rows.index, dtype=object)
+        return rows
+
+    def _regions(self) -> tuple[object, ...]:
+        """Return what a digest needs to know of masks and boxes; nothing if there are none."""
+        boxes = {
+            finding: self.rows[name].dropna().sort_index().to_dict()
+            for finding, name in region_columns(self.rows, self.findings, BOX).items()
+        }
+        known = [self.mask_contents(), {finding: rows for finding, rows in boxes.items() if rows}]
+        return tuple(known) if any(known) else ()
+
     def _absolute(self, path: str) -> str:
         return os.path.join(os.path.abspath(self.root), path)
+
+
+def digest_masks(contents: Mapping[str, str]) -> str:
+    """Return the digest of the masks of one row, from finding -> digest of the file."""
+    return digest("masks", dict(contents))
+
+
+def _masks_of(uid: str, masks: Mapping[str, Path]) -> str:
+    try:
+        return digest_masks({finding: digest_file(file) for finding, file in masks.items()})
+    except OSError as error:
+        place = Path(error.filename).absolute()
+        raise InputError(f"{place}: {error.strerror} (mask of uid {uid}); check the columns {MASK}...") from None
 
 
 def _portable(path: str, folder: str) -> str:

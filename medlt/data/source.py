@@ -5,16 +5,23 @@ from __future__ import annotations
 from pathlib import Path
 
 from medlt import config as configs
+from medlt.data.boxes import with_boxes
 from medlt.data.layouts import from_csv, from_nih
 from medlt.data.manifest import Manifest
+
+OWN = ("kind", "boxes")
+"""Keys of a table's section that `from_csv` does not have."""
 
 
 def open_data(data: configs.Data, *, seed: int, folder: Path) -> Manifest:
     """Return the manifest that `data` describes; a phantom cohort is first written below `folder` unless it exists.
 
-    Raises InputError for invalid labels, missing files, and findings without a positive row in the train split.
+    Its rows hold the boxes of `data.boxes`. Raises InputError for invalid labels, missing files, boxes that do not fit,
+    and findings without a positive row in the train split.
     """
     manifest = _read(data, seed, folder)
+    if not isinstance(data, configs.PhantomData) and data.boxes is not None:
+        manifest = with_boxes(manifest, data.boxes)
     manifest.check_files()
     manifest.require_positives()
     return manifest
@@ -24,7 +31,7 @@ def _read(data: configs.Data, seed: int, folder: Path) -> Manifest:
     if isinstance(data, configs.ManifestData):
         return Manifest.read(data.path)
     if isinstance(data, configs.CsvData):
-        return from_csv(**{name: getattr(data, name) for name in type(data).model_fields if name != "kind"})
+        return from_csv(**{name: getattr(data, name) for name in type(data).model_fields if name not in OWN})
     if isinstance(data, configs.NihData):
         return from_nih(table=data.table, images=data.images, test_list=data.test_list, seed=seed)
     from medlt.data import phantom

@@ -17,6 +17,7 @@ from medlt import config as configs
 from medlt.classify.sets import TrainingSet
 from medlt.data.manifest import Manifest
 from medlt.data.pixels import PixelCache
+from medlt.data.regions import Regions
 from medlt.data.source import open_data
 from medlt.diffusion.backbone import About
 from medlt.files import REAL_ROWS, digest, write_text
@@ -57,6 +58,11 @@ class RealRows:
     def test(self) -> Manifest:
         """The test rows, on which the verdict is measured."""
         return self.manifest.split("test")
+
+    @cached_property
+    def regions(self) -> Regions:
+        """Where findings are, by the masks and boxes of the data; empty in a private run."""
+        return Regions.of(self.manifest)
 
     @property
     def findings(self) -> tuple[str, ...]:
@@ -162,9 +168,15 @@ def read_rows(config: configs.RunConfig | configs.EvaluateConfig) -> RealRows | 
     """
     if isinstance(config.data, configs.PhantomData):
         return None
-    manifest = open_data(config.data, seed=config.seed, folder=Path())
+    manifest = _permitted(config, open_data(config.data, seed=config.seed, folder=Path()))
     _require_positives(config, manifest)
     return RealRows(manifest, config.targets, requested(config, manifest))
+
+
+def _permitted(config: configs.RunConfig | configs.EvaluateConfig, manifest: Manifest) -> Manifest:
+    """Return the rows that a run may use: a private run drops masks and boxes, which no ledger accounts for."""
+    private = isinstance(config, configs.RunConfig) and config.privacy is not None
+    return manifest.without_regions() if private else manifest
 
 
 def open_cohort(run: RunFolder[Any], rows: RealRows | None = None) -> Cohort:
@@ -178,10 +190,12 @@ def open_cohort(run: RunFolder[Any], rows: RealRows | None = None) -> Cohort:
         if rows is not None:
             manifest = rows.manifest
         else:
-            manifest = open_data(config.data, seed=config.seed, folder=run.path("stages", "data", "phantom"))
+            written = open_data(config.data, seed=config.seed, folder=run.path("stages", "data", "phantom"))
+            manifest = _permitted(config, written)
         pixels = PixelCache(run.store, workers=run.runtime.threads or 2)
         whole, failures = pixels.prepare(manifest, image_sizes(config), run.runtime.progress)
         _require_readable(failures, manifest, config.skip_unreadable)
+        whole = whole.with_mask_contents()
         _require_positives(config, whole)
         _require_unchanged(run, whole)
         write_text(run.path("failures.csv"), failures.to_csv(index=False))
@@ -199,6 +213,7 @@ def filed_cohort(run: RunFolder[configs.RunConfig]) -> Cohort:
     pixels = PixelCache(run.store, workers=run.runtime.threads or 2)
     whole, failures = pixels.prepare(manifest, image_sizes(run.config), run.runtime.progress)
     _require_readable(failures, manifest, skip=False)
+    whole = whole.with_mask_contents()
     _require_unchanged(run, whole)
     return Cohort(whole, run.config.targets, requested(run.config, whole), pixels=pixels)
 
@@ -230,8 +245,11 @@ def _require_unchanged(run: RunFolder[Any], now: Manifest) -> None:
     if before.digest() == now.digest():
         return
     shared = before.rows.index.intersection(now.rows.index)
-    changed = shared[(before.rows.loc[shared, "content"] != now.rows.loc[shared, "content"]).to_numpy()]
-    count = len(changed) or len(before.rows.index.symmetric_difference(now.rows.index))
-    what = f"{count} images" if len(changed) else f"{count} rows" if count else "labels, splits or patients"
-    first = f", the first uid {changed[0]}" if len(changed) else ""
+    images = shared[(before.rows.loc[shared, "content"] != now.rows.loc[shared, "content"]).to_numpy()]
+    rows = before.rows.index.symmetric_difference(now.rows.index)
+    masks = sorted(uid for uid, _ in before.mask_contents().items() ^ now.mask_contents().items())
+    named = (("images", images), ("rows", rows), ("masks", dict.fromkeys(masks)))
+    kind, changed = next((one for one in named if len(one[1])), ("labels, splits, patients or boxes", ()))
+    what = f"{len(changed)} {kind}" if len(changed) else kind
+    first = f", the first uid {next(iter(changed))}" if len(changed) else ""
     raise InputError(f"{run.folder}: {what} changed since this run began{first}; restore them, or choose another --out")

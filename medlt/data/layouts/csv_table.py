@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from medlt.data.columns import MASK, region_columns
 from medlt.data.layouts import tree
 from medlt.data.layouts.layout_result import Draft, LayoutResult, finish, renamed_parts
 from medlt.data.layouts.options import TableOptions
@@ -23,6 +24,7 @@ def csv_table(src: Path, options: TableOptions) -> LayoutResult:
 
     Without a `path` column, the uid is the image's file name; without a `uid` column, the file name is the uid; without
     a `split` column, patients are split by hash. The patient must be known: by a column or a regular expression.
+    Columns `mask_FINDING` are kept; their files are no images.
     """
     named = {str(role): name for role, name in options.column.items()}
     text = tuple(named.get(role, role) for role in ROLES)
@@ -31,12 +33,13 @@ def csv_table(src: Path, options: TableOptions) -> LayoutResult:
     findings = chosen_findings(source, options.findings, src, set(text))
     rows = pd.DataFrame(by_role(source, named)).reindex(index=source.index, columns=list(ROLES))
     rows = identified(rows, options.patient, src)
-    carried = [c for c in options.extra_columns if c in source and c not in rows and c not in findings]
+    masks = region_columns(source, findings, MASK).values()
+    carried = [c for c in (*options.extra_columns, *masks) if c in source and c not in rows and c not in findings]
     rows = rows.join(source[[*carried, *findings]])
     if options.train_flag:
         rows = rows[(rows["split"] != "train") | (pd.to_numeric(source[options.train_flag], errors="coerce") == 1)]
     root = options.images or src.parent
-    files = tree.images(tree.listing(root))
+    files = tree.without(tree.images(tree.listing(root)), source[[*masks]])
     rows = rows.set_index(rows.pop("uid").rename("uid"))
     matched = tree.by_stem(rows, files) if rows["path"].isna().all() else tree.by_path(rows, files, root)
     return finish(Draft(matched, findings, root, src), options)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from medlt.data.columns import safe_filename
+from medlt.data.columns import MASK, region_columns, safe_filename
 from medlt.data.layouts import tree
 from medlt.data.layouts.csv_table import ROLES, by_role, chosen_findings, identified
 from medlt.data.layouts.layout_result import PARTS, Draft, LayoutResult, finish
@@ -114,10 +114,12 @@ def _joined(rows: pd.DataFrame, files: pd.DataFrame, root: Path, options: Folder
     roles = {role: values for role, values in by_role(known, named).items() if role not in ("uid", "path", *findings)}
     for role, values in roles.items():
         rows[role] = rows[theirs].map(values).where(lambda v: v.notna(), rows[role])
-    carried = [c for c in options.extra_columns if c in known and c not in (*ROLES, *findings)]
+    masks = region_columns(known, findings, MASK).values()
+    carried = [c for c in (*options.extra_columns, *masks) if c in known and c not in (*ROLES, *findings)]
     rows = rows.drop(columns=[c for c in (*carried, *findings) if c in rows])
     mine = rows[rows[theirs].isin(known.index)].join(known[[*carried, *findings]], on=theirs)
     mine = identified(mine, options.patient, table).drop(columns=[c for c in NAMES if c in mine])
+    files = tree.without(files, known[[*masks]])
     matched = tree.by_path(mine.set_index(mine.pop("uid").rename("uid")), files, root)
     lost = source.index[~source[key].isin(rows[theirs])] + 2  # line numbers: a key may be an accession or a name
     orphans = pd.DataFrame(

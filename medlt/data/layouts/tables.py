@@ -10,6 +10,7 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 
+from medlt.data.columns import MASK, region_columns
 from medlt.data.layouts.reading import read_table, require
 from medlt.data.manifest import SPLITS, Manifest
 from medlt.files import digest
@@ -55,7 +56,8 @@ def from_csv(
     """Read a CSV with one row per image; `path`, `uid`, ... name its columns, `root` defaults to its folder.
 
     Labels are 1, 0, blank, or -1, whose meaning is `uncertain`. With `train_flag`, train rows are kept only if that
-    column is 1. Raises InputError in one line on a missing table, a missing column or an invalid value.
+    column is 1. Columns `mask_FINDING` are kept. Raises InputError in one line on a missing table, a missing column or
+    an invalid value.
     """
     names = dict.fromkeys((path, uid, patient_id, split, *([view] if view else [])))
     source = read_table(Path(table), text=tuple(names))
@@ -65,7 +67,8 @@ def from_csv(
         source = source[(source[split] != "train") | (pd.to_numeric(source[train_flag], errors="coerce") == 1)]
     rows = pd.DataFrame({"path": source[path], "patient_id": source[patient_id], "split": source[split]})
     rows["view"] = source[view] if view else pd.Series(pd.NA, source.index, dtype="str")
-    carried = [c for c in extra_columns if c in source.columns and c not in rows.columns]
+    masks = region_columns(source, findings, MASK).values()
+    carried = [c for c in (*extra_columns, *masks) if c in source.columns and c not in rows.columns]
     rows[carried] = source[carried]
     for finding in findings:
         rows[finding] = source[finding].replace(-1, UNCERTAIN[uncertain])

@@ -58,6 +58,12 @@ def images(files: list[str], root: Path | None = None) -> pd.DataFrame:
     return pd.DataFrame({"path": paths, "stem": stems(paths), "plain": plain})
 
 
+def without(files: pd.DataFrame, masks: pd.DataFrame) -> pd.DataFrame:
+    """Return the files that no column of `masks` names."""
+    named = {os.path.normpath(path) for name in masks for path in masks[name].dropna().astype(str)}
+    return files[~files["path"].isin(named)]
+
+
 def stems(names: pd.Series) -> pd.Series:
     """Return file names without folder and image suffix; other dots stay, as in a UID."""
     return names.str.rsplit("/", n=1).str[-1].str.replace(_SUFFIX, "", regex=True)

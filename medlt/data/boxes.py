@@ -1,0 +1,139 @@
+"""Reads tables of boxes around findings into the columns `box_FINDING` of a manifest (`medlt.data.regions`).
+
+Two formats, plain or gzipped CSV, one row a box, in pixels from the top left:
+
+    BBox_List_2017.csv   Image Index, Finding Label, x, y, w, h of the 1024 x 1024 px images of ChestX-ray14
+                         (Wang et al., CVPR 2017); "Infiltrate" is the finding Infiltration
+    a table of your own  uid, finding, x, y, width, height; image_width, image_height if the boxes were drawn on an
+                         image of another size than the file
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from medlt.data.columns import BOX, more
+from medlt.data.images import image_shape
+from medlt.data.layouts.reading import canonical, read_table, require
+from medlt.data.layouts.tree import stems
+from medlt.data.manifest import Manifest
+from medlt.names import did_you_mean
+from medlt.types import InputError
+
+OWN = ("uid", "finding", "x", "y", "width", "height")
+FRAME = ("image_width", "image_height")
+NIH = ("Image Index", "Finding Label")
+NIH_SIDE = 1024
+NIH_NAMES = {"Infiltrate": "Infiltration"}
+OVER = 1.0
+"""A box may end this many pixels outside, by rounding; it is cut."""
+
+
+def with_boxes(manifest: Manifest, table: Path) -> Manifest:
+    """Return the rows with the boxes of `table` beside those that they have; boxes of other images are ignored.
+
+    An image is named by its uid or by its file name. Findings of the NIH table that the manifest does not have are
+    ignored. Raises InputError for a table in neither format, a finding that the manifest does not have, a box that is
+    not inside its image, and a table without any box of these images.
+    """
+    boxes = _read(Path(table), manifest.findings)
+    boxes = boxes.assign(uid=_uids(manifest, boxes["uid"], Path(table)))
+    boxes = boxes[boxes["uid"].notna()]
+    if not len(boxes):
+        raise InputError(
+            f"{table}: no box is of an image and a finding of this collection; check the names of the images"
+        )
+    boxes = boxes.assign(corners=list(_corners(_framed(boxes, manifest), Path(table))))
+    rows = manifest.rows.copy()
+    for finding, found in boxes.groupby("finding"):
+        column = f"{BOX}{finding}"
+        corners = dict(rows[column].dropna()) if column in rows else dict[str, list[float]]()
+        for uid, one in zip(found["uid"], found["corners"], strict=True):
+            corners[uid] = [*corners.get(uid, ()), *map(float, one)]
+        joined = [corners.get(uid) for uid in rows.index]
+        rows[column] = pd.Series(joined, rows.index, dtype=object)
+    return Manifest(rows, manifest.findings, manifest.root)
+
+
+def _read(table: Path, findings: Sequence[str]) -> pd.DataFrame:
+    """Return columns uid (as the table names the image), finding, x, y, width, height and FRAME (NaN if unknown)."""
+    source = read_table(table, ("uid", "Image Index"))
+    if NIH[0] in source:
+        return _nih(source, table, findings)
+    require(source, OWN, table)
+    known = {canonical(name): name for name in findings}
+    named = source["finding"].astype(str).map(canonical).map(known)
+    if (strange := source.loc[named.isna(), "finding"].astype(str)).size:
+        close = did_you_mean(strange.iloc[0], findings) or ";"
+        message = f"finding {strange.iloc[0]!r} of a box is not in the collection{more(strange)}{close}"
+        raise InputError(f"{table}: {message} use {', '.join(findings)}")
+    frame = source.reindex(columns=list(FRAME))
+    return _numbers(source[list(OWN)].join(frame).assign(finding=named), table)
+
+
+def _nih(source: pd.DataFrame, table: Path, findings: Sequence[str]) -> pd.DataFrame:
+    """Return the boxes of ChestX-ray14 of these findings; the header of columns 3 to 6 is 'Bbox [x,y,w,h]'."""
+    require(source, NIH, table)
+    if source.shape[1] < 6:
+        raise InputError(
+            f"{table}: a box needs x, y, w and h behind 'Finding Label'; give the table as NIH published it"
+        )
+    boxes = source.iloc[:, :6].set_axis(list(OWN), axis=1)
+    known = {canonical(name): name for name in findings}
+    named = boxes["finding"].replace(NIH_NAMES).map(canonical).map(known)
+    boxes = boxes.assign(finding=named, **dict.fromkeys(FRAME, NIH_SIDE))
+    return _numbers(boxes[named.notna()], table)
+
+
+def _numbers(boxes: pd.DataFrame, table: Path) -> pd.DataFrame:
+    """Return the boxes with numbers. Raises InputError for a row with a blank or a text."""
+    columns = [*OWN[2:], *FRAME]
+    numbers = boxes[columns].apply(pd.to_numeric, errors="coerce").astype(np.float64)
+    wrong = (numbers.isna() & (boxes[columns].notna() | [name in OWN for name in columns])).any(axis=1)
+    if wrong.any():
+        first, others = boxes.loc[wrong, "uid"].iloc[0], more(boxes[wrong])
+        raise InputError(f"{table}: a box of {first} has a side that is no number{others}; correct it")
+    return boxes.assign(**{name: numbers[name] for name in columns})
+
+
+def _uids(manifest: Manifest, names: pd.Series, table: Path) -> pd.Series:
+    """Return the uid of each name, NaN for other images. A name is a uid or a file name, with its suffix or not."""
+    uids = manifest.rows.index.to_series()
+    files = pd.Series(uids.to_numpy(), index=stems(manifest.rows["path"]).to_numpy())
+    stem = stems(names.astype(str))
+    twice = set(files.index[files.index.duplicated()])
+    if shared := [name for name, whole in zip(stem, names, strict=True) if name in twice and whole not in uids.index]:
+        raise InputError(f"{table}: {shared[0]} is the file name of several images{more(shared)}; name boxes by uid")
+    files = files[~files.index.duplicated()]
+    return names.astype(str).map(uids).fillna(stem.map(uids)).fillna(stem.map(files))
+
+
+def _framed(boxes: pd.DataFrame, manifest: Manifest) -> pd.DataFrame:
+    """Return the boxes with the size of the image that they were drawn on: the file's, where the table has none."""
+    if not (lacking := boxes[list(FRAME)].isna().any(axis=1)).any():
+        return boxes
+    uids = boxes["uid"].where(lacking)
+    shapes = {uid: image_shape(manifest.file(uid)) for uid in uids.dropna().unique()}
+    high, wide = (uids.map({uid: float(shape[axis]) for uid, shape in shapes.items()}) for axis in (0, 1))
+    return boxes.assign(image_width=wide.fillna(boxes[FRAME[0]]), image_height=high.fillna(boxes[FRAME[1]]))
+
+
+def _corners(boxes: pd.DataFrame, table: Path) -> np.ndarray:
+    """Return left, top, right, bottom as shares of the square, float64 [N,4]. Raises InputError for one outside."""
+    low, size, frame = (boxes[list(names)].to_numpy(np.float64) for names in (OWN[2:4], OWN[4:], FRAME))
+    wrong = (low < -OVER).any(1) | (low + size > frame + OVER).any(1) | (size <= 0).any(1) | (low >= frame).any(1)
+    if wrong.any():
+        row = boxes[wrong].iloc[0]
+        box = ", ".join(f"{row[name]:g}" for name in OWN[2:])
+        image = f"{row[FRAME[0]]:g} x {row[FRAME[1]]:g} px"
+        raise InputError(
+            f"{table}: the box {box} of {row['finding']} (uid {row['uid']}) is not inside its image of "
+            f"{image}{more(boxes[wrong])}; correct it, or give {' and '.join(FRAME)} of the image it was drawn on"
+        )
+    side = frame.max(axis=1, keepdims=True)
+    margin = (side - frame) / 2
+    return np.hstack([(np.maximum(low, 0) + margin) / side, (np.minimum(low + size, frame) + margin) / side])
