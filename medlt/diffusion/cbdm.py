@@ -2,12 +2,13 @@
 
 Qin et al., "Class-Balancing Diffusion Models", CVPR 2023, arXiv 2305.00562, with the published code's two terms:
 
-    L = tau t/T (1 - J(y, y')) [ mse(h, sg h') + 1/4 mse(sg h, h') ]        sg: no gradient
+    L = tau t/T (1 - J(y, y')) w [ mse(h, sg h') + 1/4 mse(sg h, h') ]      sg: no gradient
 
 | symbol | meaning |
 |---|---|
 | y, y' | label vector of the row; one drawn from a pool of real label vectors, [K] |
-| h, h' | noise estimates eps(x_t, y) and eps(x_t, y'), [B,C,h,w] |
+| h, h' | the network's outputs for x_t under y and y', [B,C,h,w]; eps, v or x0 |
+| w | weight of the squared error of h in the row's own main loss, [B] |
 | J | Jaccard similarity of the findings of y and y' |
 | t/T | timestep over the number of training timesteps |
 | n_c, q | pool rows with finding c; a row of the pool has weight max_c n_c^-q over its findings |
@@ -15,9 +16,10 @@ Qin et al., "Class-Balancing Diffusion Models", CVPR 2023, arXiv 2305.00562, wit
 With one label per row, J is 1 if y = y' (then h = h' too) and 0 otherwise. q = 0 draws y' from the training
 frequencies, as in the paper's loss for training from scratch; q = 1 draws it evenly, as in its loss for fine-tuning.
 
-Distances are those of noise estimates for every prediction type, as |eps - eps'|^2 = abar |v - v'|^2 =
-abar / (1 - abar) |x0 - x0'|^2 at equal x_t. Thus tau has the same meaning for every network, that of the paper.
-Distances of x0 would weight the noisiest steps, where labels matter most, about 200 times more.
+The published main loss has w = 1 in eps. At equal x_t, differences of eps, v and x0 differ by a factor of abar only, so
+w makes the ratio of pull and main loss that of the paper, for every prediction type and every weight of timesteps. With
+q = 0 and one label per row, both losses together are stationary where the share 1 / (1 + 5/4 tau t/T) of the gap
+between a class and the mean of all classes is left.
 """
 
 from __future__ import annotations
@@ -31,9 +33,11 @@ from torch import Tensor
 
 from medlt.diffusion.backbone import Conditioner
 from medlt.diffusion.losses import Noised
-from medlt.diffusion.noise import STABLE_DIFFUSION, NoiseSchedule, Prediction
+from medlt.diffusion.noise import STABLE_DIFFUSION, NoiseSchedule
 from medlt.files import digest, tensor_bytes
 from medlt.types import InputError
+
+FORMAT = 2  # of the digest: increase it if the same settings would train other weights
 
 REVERSE_WEIGHT = 0.25
 """Weight of the pull on h', the paper's 1/4."""
@@ -65,11 +69,6 @@ def similarity(y: Tensor, other: Tensor) -> Tensor:
     return torch.where(union > 0, torch.minimum(y, other).sum(1) / union.clamp_min(1e-12), 1.0)
 
 
-def to_noise(a: Tensor, prediction: Prediction) -> Tensor:
-    """Return the squared distance of noise estimates relative to that of network outputs, at abar = a of any shape."""
-    return {"epsilon": torch.ones_like(a), "v_prediction": a, "sample": a / (1 - a)}[prediction]
-
-
 @dataclass(frozen=True, eq=False)
 class ClassBalancing:
     """The loss above as an `ExtraLoss`: one value per row, 0 for rows with the null condition, as published.
@@ -93,9 +92,9 @@ class ClassBalancing:
 
     @property
     def digest(self) -> str:
-        """Digest of pool, weights and conditioner."""
+        """Digest of pool, settings and conditioner."""
         settings = (self.tau, self.power, self.noise.train_steps, self.condition.digest)
-        return digest("class balancing", *settings, list(self._pool.shape), tensor_bytes(self._pool))
+        return digest("class balancing", FORMAT, *settings, list(self._pool.shape), tensor_bytes(self._pool))
 
     @cached_property
     def _pool(self) -> Tensor:
@@ -123,12 +122,12 @@ class ClassBalancing:
         return self._pool[torch.searchsorted(self._edges, u, right=True)]
 
     def weight(self, noised: Noised, other: Tensor) -> Tensor:
-        """Return tau t/T (1 - J) times the factor of `to_noise`; [B], 0 for rows with the null condition."""
+        """Return tau t/T (1 - J) w, [B]; 0 for rows with the null condition."""
         if noised.rows.labels is None:
             raise ValueError("class balancing needs the labels of the rows")
         far = (1 - similarity(noised.rows.labels, other)).to(noised.out)
         late = noised.t.to(noised.out) / self.noise.train_steps
-        weight = self.tau * late * far * to_noise(noised.a.flatten(), noised.prediction)
+        weight = self.tau * late * far * noised.weight
         return torch.where(noised.dropped, torch.zeros_like(weight), weight)
 
     def _pull(self, noised: Noised, other: Tensor, rows: Tensor) -> Tensor:

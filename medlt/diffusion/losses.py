@@ -54,7 +54,8 @@ class Noised:
     """Inputs and output of one forward pass of a training step, from which extra losses are computed.
 
     `condition` [B,...] is the network's condition after dropout; `dropped` [B] marks rows with the null condition;
-    `out` [B,C,h,w] float32 is the output, with its graph. Tensors are on the network's device.
+    `out` [B,C,h,w] float32 is the output, with its graph; `weight` [B] is the main loss's weight of the squared error
+    of `out`. Tensors are on the network's device.
     """
 
     network: nn.Module
@@ -66,6 +67,7 @@ class Noised:
     condition: Tensor
     dropped: Tensor
     out: Tensor
+    weight: Tensor
     prediction: Prediction
     rows: Rows
     part: BatchPart
@@ -118,30 +120,30 @@ class NoisedLoss:
     def each(self, noised: Noised) -> Tensor:
         """Return the weighted squared error of each row [B], without extra losses."""
         target = target_of(noised.x0, noised.n, noised.a, self.prediction)
-        error = (noised.out - target).pow(2).flatten(1).mean(1)
-        return error * snr_weight(noised.a.flatten(), self.prediction, self.low, self.high)
+        return (noised.out - target).pow(2).flatten(1).mean(1) * noised.weight
 
     def forward(
-        self,
-        net: nn.Module,
-        x0: Tensor,
-        condition: Tensor,
-        condition_dropout: float,
-        rng: torch.Generator,
-        rows: Rows,
-        part: BatchPart,
-    ) -> Noised:
-        """Draw timesteps, noise and condition dropout, add the noise, and run the network."""
+        self, net: nn.Module, x0: Tensor, condition: Tensor, condition_dropout: float, rng: torch.Generator,
+        rows: Rows, part: BatchPart,
+    ) -> Noised:  # fmt: skip
+        """Draw timesteps, noise and condition dropout of the whole batch, and run the network on this part."""
         count = len(x0) * part.of
         t = part.take(torch.randint(0, self.noise.train_steps, (count,), generator=rng))
         n = part.take(torch.randn((count, *x0.shape[1:]), generator=rng))
         dropped = part.take(torch.rand(count, generator=rng) < condition_dropout)
         if self.offset:
             n = n + self.offset * part.take(torch.randn((count, x0.shape[1], 1, 1), generator=rng))
-        a = self.noise.abar()[t].reshape(-1, 1, 1, 1)
+        return self.run(net, x0, n, t, condition, dropped, rows, part)
+
+    def run(
+        self, net: nn.Module, x0: Tensor, n: Tensor, t: Tensor, condition: Tensor, dropped: Tensor,
+        rows: Rows = NO_ROWS, part: BatchPart = WHOLE,
+    ) -> Noised:  # fmt: skip
+        """Add noise n at timesteps t to x0, and run the network. It draws nothing."""
         device = next(net.parameters()).device
+        a = self.noise.abar()[t].reshape(-1, 1, 1, 1)
         x0, n, t, a, dropped, condition = (tensor.to(device) for tensor in (x0, n, t, a, dropped, condition))
         condition = torch.where(dropped.reshape(-1, *[1] * self.null.ndim), self.null.to(condition), condition)
         x_t = a.sqrt() * x0 + (1 - a).sqrt() * n
-        out = net(x_t, t, condition).float()
-        return Noised(net, x0, n, t, a, x_t, condition, dropped, out, self.prediction, rows, part)
+        out, weight = net(x_t, t, condition).float(), snr_weight(a.flatten(), self.prediction, self.low, self.high)
+        return Noised(net, x0, n, t, a, x_t, condition, dropped, out, weight, self.prediction, rows, part)

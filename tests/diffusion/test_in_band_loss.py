@@ -97,6 +97,24 @@ def test_estimates_move_to_where_it_is_derived() -> None:
     assert float(torch.stack(track[50:]).mean()) == pytest.approx(float(wanted), rel=0.03)
 
 
+@pytest.mark.parametrize("share", [0.2, 0.9, 1.1, 3.0])
+def test_the_gradient_flips_at_one_and_a_half_times_the_limit(share: float) -> None:
+    """An estimate nearer to its image than 1.5 d_f is moved away from it, one further away is moved towards it."""
+    t = torch.full((1,), 400)
+    factor = ((1 - ABAR[-1]) / (1 - ABAR[400])).sqrt()
+    away = nn.functional.normalize(noise_like([1], (1, 4, 4)).flatten(1)).reshape(1, 1, 4, 4)
+    net = Level()
+    noised = NoisedLoss("sample", VECTOR.null).run(
+        net, noise_like([2], (1, 4, 4)), noise_like([3], (1, 4, 4)), t, VECTOR(LABELS[:1]), torch.zeros(1) > 0,
+        Rows(labels=LABELS[:1]),
+    )  # fmt: skip
+    out = (noised.x0 + share * 1.5 * 3.0 / factor * away).requires_grad_()
+    loss(alpha=1.0)(replace(noised, out=out), draw()).sum().backward()  # type: ignore[no-untyped-call]
+    assert out.grad is not None
+    outward = float((-out.grad * away).sum())
+    assert outward == pytest.approx(float(2 * factor * 1.5 * 3.0 * (1 - share)), rel=1e-3)
+
+
 def test_gradients_reach_the_denoiser_only() -> None:
     noised = seen()
     phi = nn.Sequential(nn.Flatten(), nn.Linear(128, 4)).requires_grad_(False)
