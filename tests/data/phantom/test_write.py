@@ -8,8 +8,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from medlt.config import PhantomData
 from medlt.data.dicom import read_dicom
 from medlt.data.phantom import FINDINGS, cohort, render, write_phantom
+from medlt.data.regions import Regions
+from medlt.data.source import open_data
 from medlt.types import InputError
 
 SETTINGS = {"patients": 20, "seed": 4, "size": 64, "imbalance": 5.0}
@@ -60,12 +63,40 @@ def test_nothing_is_written_on_bad_input_and_foreign_images_are_left_alone(tmp_p
 def test_the_table_names_files_that_show_what_was_rendered(folder):
     table = pd.read_csv(folder / "labels.csv")
     wanted = cohort(20, 4, 5.0)
-    pd.testing.assert_frame_equal(table.drop(columns="path"), wanted, check_dtype=False)
+    masks = [f"mask_{finding}" for finding in FINDINGS]
+    pd.testing.assert_frame_equal(table.drop(columns=["path", *masks]), wanted, check_dtype=False)
     assert len(list(folder.rglob("*.dcm"))) == len(table)
     for record in table.iloc[::-6].to_dict("records"):
         seen = read_dicom(folder / record["path"])
         assert np.allclose(seen.pixels, render(record, 4, 64)[0], atol=1e-6)
         assert (seen.patient_id, seen.view) == (record["patient_id"], record["view"])
+
+
+def test_masks_are_those_of_the_rendering_and_lie_beside_positive_rows_only(folder):
+    """The manifest of a config leads to them; its digest sees a mask that changes."""
+    data = PhantomData(patients=20, size=64, imbalance=5.0)
+    manifest = open_data(data, seed=4, folder=folder)
+    regions = Regions.of(manifest)
+    assert len(list(folder.rglob("masks/*/*.png"))) == sum(len(regions.known(finding)) for finding in FINDINGS)
+    for finding in FINDINGS:
+        positive = manifest.rows.index[manifest.rows[finding] == 1]
+        assert sorted(regions.known(finding)) == sorted(positive)
+        record = manifest.rows.loc[positive[0]].to_dict() | {"uid": positive[0]}
+        found = regions.masks([positive[0]], finding, 64)[0].numpy()
+        np.testing.assert_array_equal(found, render(record, 4, 64)[1][finding])
+
+
+def test_an_older_folder_gets_its_masks_and_keeps_its_images(folder, tmp_path):
+    """Folders of releases before masks hold the same images, stamp and labels."""
+    table = write_phantom(tmp_path, **SETTINGS)
+    wanted = contents(tmp_path)
+    times = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.dcm")}
+    for path in tmp_path.rglob("masks/*/*.png"):
+        path.unlink()
+    pd.read_csv(table)[cohort(20, 4, 5.0).columns].to_csv(table, index=False)
+    write_phantom(tmp_path, **SETTINGS)
+    assert contents(tmp_path) == wanted
+    assert times == {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.dcm")}
 
 
 @pytest.mark.slow
