@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ import pandas as pd
 from medlt.data.dicom.guard import Unreadable
 from medlt.data.images import read_image
 from medlt.data.manifest import SPLITS, Manifest
+from medlt.data.regions import Regions
 from medlt.types import InputError
 
 if TYPE_CHECKING:
@@ -34,6 +36,7 @@ class ValidationReport:
 
     `counts`: one row per split and finding (positive, negative, unknown). `unreadable`: uid, code and reason of each
     bad file. `all_zero`: rows whose every finding, no-finding included, is 0. `unlabelled`: rows without a known label.
+    `regions`: finding -> number of images with a mask or a box of it.
     """
 
     rows: int
@@ -42,6 +45,7 @@ class ValidationReport:
     unreadable: pd.DataFrame
     all_zero: int
     unlabelled: int
+    regions: Mapping[str, int]
     problems: tuple[Problem, ...]
 
     @property
@@ -62,6 +66,7 @@ class ValidationReport:
             "patients": self.patients,
             "all_zero": self.all_zero,
             "unlabelled": self.unlabelled,
+            "regions": dict(self.regions),
             "counts": counts,
             "unreadable": self.unreadable.to_dict("records"),
             "problems": [{"what": p.what, "fatal": p.fatal} for p in self.problems],
@@ -81,6 +86,9 @@ class ValidationReport:
         for finding in self.counts.index.unique("finding"):
             rows = [self.counts.loc[(s, finding)] for s in splits]
             table.add_row(finding, *(f"{r['positive']} / {r['negative']} / {r['unknown']}" for r in rows))
+        if self.regions:
+            known = ", ".join(f"{finding} {count}" for finding, count in self.regions.items())
+            table.caption = f"images with a mask or a box: {known}"
         marks = [Text(f"{'stop' if p.fatal else 'note'}: {p.what}") for p in self.problems]
         return Group(table, *(marks or [Text("no problem")]))
 
@@ -88,6 +96,7 @@ class ValidationReport:
 def validate(manifest: Manifest, workers: int = 1) -> ValidationReport:
     """Check labels and files and return a report; raises nothing. `workers` threads decode every file once."""
     labels = manifest.labels()
+    regions, wrong = _regions(manifest)
     failures = scan(manifest, workers)
     zero = int((labels == 0).all(axis=1).sum())
     unknown = int(np.isnan(labels).all(axis=1).sum())
@@ -98,10 +107,12 @@ def validate(manifest: Manifest, workers: int = 1) -> ValidationReport:
         unreadable=failures,
         all_zero=zero,
         unlabelled=unknown,
+        regions={finding: len(regions.known(finding)) for finding in regions.findings},
         problems=(
             *_fatal_problems(manifest, failures),
             *_label_problems("with every finding, no-finding included, at 0", zero),
             *_label_problems("without any known label", unknown),
+            *wrong,
         ),
     )
 
@@ -143,3 +154,19 @@ def _fatal_problems(manifest: Manifest, failures: pd.DataFrame) -> tuple[Problem
 
 def _label_problems(what: str, count: int) -> tuple[Problem, ...]:
     return (Problem(f"{count} row(s) {what}; check the label table", fatal=False),) if count else ()
+
+
+def _regions(manifest: Manifest) -> tuple[Regions, tuple[Problem, ...]]:
+    """Return the masks and boxes, and their problems; the first mask that cannot be used is fatal."""
+    try:
+        regions = Regions.of(manifest)
+        regions.check()
+    except InputError as error:
+        return Regions(), (Problem(str(error), fatal=True),)
+    notes = []
+    for finding in regions.findings:
+        absent = int((manifest.rows.loc[list(regions.known(finding)), finding] == 0).sum())
+        if absent:
+            text = f"{absent} image(s) with a mask or a box of {finding} whose label is 0; check the label table"
+            notes.append(Problem(text, fatal=False))
+    return regions, tuple(notes)
