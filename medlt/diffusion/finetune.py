@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from medlt.diffusion.adapt import FULL, Finetuning, make_trainable
+from medlt.diffusion.attributes import forget
 from medlt.diffusion.backbone import About, Backbone, Conditioner
 from medlt.diffusion.balanced import Balanced, Rule, row_weights
 from medlt.diffusion.losses import ExtraLoss, NoisedLoss, Rows
@@ -26,7 +27,7 @@ from medlt.training.settings import WHOLE, BatchPart, Training
 from medlt.training.tracking import Measure, Picture
 from medlt.types import InputError
 
-FORMAT = 1  # of a trained backbone: raise it if the same settings would train other weights
+FORMAT = 2  # of a trained backbone: raise it if the same settings would train other weights
 
 Accessor = Callable[[Sequence[str]], Tensor]
 """Function uids -> latents float32 [len(uids),C,h,w], in the backbone's space."""
@@ -93,7 +94,9 @@ class Objective:
 
     `condition_dropout` is the share of rows with the null condition. `offset_noise` is `NoisedLoss.offset`; the SNR is
     clamped to `snr_floor`..`min_snr_gamma` (`snr_weight`). `balance` draws rare findings more often
-    (medlt.diffusion.balanced); None takes all rows in turn. Raises InputError for invalid values.
+    (medlt.diffusion.balanced); None takes all rows in turn. `attribute_dropout` is the share of rows for which a known
+    view, sex or age is unknown to a `LabelVector`, each drawn by itself; thus unknown is learnt from a collection
+    in which all is known. Raises InputError for invalid values.
     """
 
     condition_dropout: float = 0.1
@@ -101,10 +104,12 @@ class Objective:
     snr_floor: float = 0.0
     min_snr_gamma: float = 5.0
     balance: Rule | None = None
+    attribute_dropout: float = 0.1
 
     def __post_init__(self) -> None:
-        if not 0 <= self.condition_dropout <= 1:
-            raise InputError(f"objective: condition_dropout is {self.condition_dropout}; give a share from 0 to 1")
+        for name in ("condition_dropout", "attribute_dropout"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise InputError(f"objective: {name} is {getattr(self, name)}; give a share from 0 to 1")
         if not 0 <= self.snr_floor <= self.min_snr_gamma:
             clamp = f"{self.snr_floor}..{self.min_snr_gamma}"
             raise InputError(f"objective: SNR is clamped to {clamp}; give 0 <= snr_floor <= min_snr_gamma")
@@ -205,7 +210,9 @@ def train_backbone(
 
     def loss_of(model: nn.Module, step: int, part: BatchPart) -> Tensor:
         x0, rows = data.rows(part.take(rows_of(step)))
-        condition, rng = _conditions(backbone.condition, rows), torch_generator(seed, name, step)
+        rng = torch_generator(seed, name, step)
+        rows = forget(rows, backbone.condition, objective.attribute_dropout, rng, part)
+        condition = _conditions(backbone.condition, rows)
         return loss(model, x0, condition, objective.condition_dropout, rng, rows, part)
 
     settings: dict[str, Any] = {"training": training, "runtime": runtime, "finetuning": finetuning,
@@ -269,7 +276,8 @@ def row_loss(backbone: Backbone, data: LabelledLatents, objective: Objective = P
     noised = _noised(backbone, objective)
 
     def each(network: nn.Module, rows: np.ndarray, rng: torch.Generator) -> Tensor:
-        x0, metadata = data.rows(rows)
+        x0, known = data.rows(rows)
+        metadata = forget(known, backbone.condition, objective.attribute_dropout, rng)
         condition = _conditions(backbone.condition, metadata)
         return noised.each(noised.forward(network, x0, condition, objective.condition_dropout, rng, metadata, WHOLE))
 

@@ -12,36 +12,42 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
+from medlt.diffusion.attributes import encode
+from medlt.diffusion.attributes import width as attribute_width
 from medlt.diffusion.backbone import About, Backbone
-from medlt.diffusion.noise import Prediction
+from medlt.diffusion.noise import NoiseSchedule, Prediction
 from medlt.files import digest, digest_tensors, read_tensors, write_json, write_tensors
 from medlt.types import InputError
 
 
 @dataclass(frozen=True)
 class LabelVector:
-    """Conditioner of labels [B,K] to [B,2K+1]: the values (0 if unknown), the known flags (0 or 1), and a final 1.
+    """Conditioner of labels [B,K] and attributes to [B,2K+A+1], the input of `ConditionEmbedding`.
 
-    The null condition is all zeros. It differs by its last entry from a row whose labels are all unknown.
+    The columns are the values (0 if unknown), the known flags (0 or 1), those of `attributes` (see
+    `medlt.diffusion.attributes`) and a final 1. The null condition is all zeros. It differs by its last entry from a
+    row of which nothing is known.
     """
 
     findings: int
+    attributes: tuple[str, ...] = ()
 
     @property
     def digest(self) -> str:
         """Digest of the conditioner."""
-        return digest("label vector", self.findings)
+        return digest("label vector", self.findings, list(self.attributes))
 
     @property
     def null(self) -> Tensor:
-        """Zeros [2K+1]."""
-        return torch.zeros(2 * self.findings + 1)
+        """Zeros [2K+A+1]."""
+        return torch.zeros(2 * self.findings + attribute_width(self.attributes) + 1)
 
     def __call__(self, labels: Tensor, about: Sequence[About] = ()) -> Tensor:
-        """Return conditions as `medlt.diffusion.backbone.Conditioner` does. `about` is not used."""
+        """Return conditions as `medlt.diffusion.backbone.Conditioner` does."""
         known = ~labels.isnan()
         present = torch.ones(len(labels), 1, device=labels.device)
-        return torch.cat([labels.nan_to_num(0.0).float(), known.float(), present], 1)
+        described = encode(self.attributes, about, len(labels)).to(labels.device)
+        return torch.cat([labels.nan_to_num(0.0).float(), known.float(), described, present], 1)
 
 
 @dataclass(frozen=True)
@@ -66,18 +72,26 @@ class Unconditional:
 class LabelNetwork(nn.Module):
     """Base class of the label-conditional families: settings, files, and conversion to a Backbone.
 
-    A family sets `settings`, the arguments of its constructor, with at least channels, findings and prediction.
+    A family sets `settings`, the arguments of its constructor, with at least channels, findings, attributes,
+    prediction, rescale_betas_zero_snr and shift (see `medlt.diffusion.noise.NoiseSchedule`). Without findings and
+    attributes it is unconditional.
     """
 
     family: ClassVar[str]
     settings: dict[str, Any]
 
     def backbone(self) -> Backbone:
-        """Return a Backbone of this network on standardised latents. Without findings it is unconditional."""
+        """Return a Backbone of this network on standardised latents."""
         settings = self.settings
-        condition = LabelVector(settings["findings"]) if settings["findings"] else Unconditional()
+        findings, attributes = settings["findings"], settings["attributes"]
+        condition = LabelVector(findings, attributes) if findings or attributes else Unconditional()
         named = digest(self.family, settings, digest_tensors(self.state_dict()))
-        return Backbone(self, condition, settings["prediction"], settings["channels"], named)
+        return Backbone(self, condition, settings["prediction"], settings["channels"], named, noise=self.noise)
+
+    @property
+    def noise(self) -> NoiseSchedule:
+        """The noise levels that the network is trained on."""
+        return NoiseSchedule(zero_terminal=self.settings["rescale_betas_zero_snr"], shift=self.settings["shift"])
 
     def save(self, folder: Path) -> None:
         """Write model.safetensors and, last, model.json, each atomically."""
@@ -112,14 +126,14 @@ def read_settings(folder: Path) -> tuple[str, dict[str, Any]]:
 
 
 class ConditionEmbedding(nn.Module):
-    """Embedding of conditions [B,2K+1] of `LabelVector` to [B,width]. The null condition has a learnt vector.
+    """Embedding of conditions [B,columns+1] of `LabelVector` to [B,width]. The null condition has a learnt vector.
 
-    Without findings every condition is the null condition.
+    Without columns every condition is the null condition.
     """
 
-    def __init__(self, findings: int, width: int) -> None:
+    def __init__(self, columns: int, width: int) -> None:
         super().__init__()
-        layers = (nn.Linear(2 * findings, width), nn.SiLU(), nn.Linear(width, width)) if findings else ()
+        layers = (nn.Linear(columns, width), nn.SiLU(), nn.Linear(width, width)) if columns else ()
         self.embed = nn.Sequential(*layers)
         self.null = nn.Parameter(torch.zeros(width))
 
@@ -135,19 +149,23 @@ class LabelUNet(LabelNetwork):
     """A diffusers UNet2DModel whose class embedding comes from a label vector with unknowns (`LabelVector`).
 
     `width` is the number of channels at full latent resolution. Each of the `levels` halves the resolution; levels
-    after the first have 2 `width` channels. Without findings it is an unconditional UNet2DModel.
+    after the first have 2 `width` channels. `layers_per_block` and `dropout` are those of diffusers.
     """
 
     family = "unet"
 
     def __init__(
-        self, channels: int, findings: int, width: int = 64, levels: int = 2, prediction: Prediction = "v_prediction"
-    ) -> None:
+        self, channels: int, findings: int, width: int = 64, levels: int = 2, layers_per_block: int = 1,
+        dropout: float = 0.0, attributes: Sequence[str] = (), prediction: Prediction = "v_prediction",
+        rescale_betas_zero_snr: bool = False, shift: float = 1.0,
+    ) -> None:  # fmt: skip
         from diffusers import UNet2DModel
 
         super().__init__()
-        self.settings: dict[str, Any] = {
-            "channels": channels, "findings": findings, "width": width, "levels": levels, "prediction": prediction,
+        self.settings = {
+            "channels": channels, "findings": findings, "width": width, "levels": levels,
+            "layers_per_block": layers_per_block, "dropout": dropout, "attributes": tuple(attributes),
+            "prediction": prediction, "rescale_betas_zero_snr": rescale_betas_zero_snr, "shift": shift,
         }  # fmt: skip
         plain = levels - 1
         self.unet = UNet2DModel(
@@ -156,14 +174,15 @@ class LabelUNet(LabelNetwork):
             block_out_channels=(width, *[2 * width] * plain),
             down_block_types=(*["DownBlock2D"] * plain, "AttnDownBlock2D"),
             up_block_types=("AttnUpBlock2D", *["UpBlock2D"] * plain),
-            layers_per_block=1,
+            layers_per_block=layers_per_block,
+            dropout=dropout,
             norm_num_groups=8,
             attention_head_dim=min(32, width),
             class_embed_type="identity",
         )
-        self.label = ConditionEmbedding(findings, 4 * width)
+        self.label = ConditionEmbedding(2 * findings + attribute_width(attributes), 4 * width)
 
     def forward(self, x_t: Tensor, t: Tensor, condition: Tensor) -> Tensor:
-        """Return the prediction [B,C,h,w] at timesteps t [B] under conditions [B,2K+1]."""
+        """Return the prediction [B,C,h,w] at timesteps t [B] under conditions [B,2K+A+1]."""
         prediction: Tensor = self.unet(x_t, t, class_labels=self.label(condition)).sample
         return prediction

@@ -65,7 +65,7 @@ class NoiseSchedule:
         return {**betas, "num_train_timesteps": self.train_steps, **zero}
 
     def options_without_zero(self) -> dict[str, Any]:
-        """Return the same for a scheduler that cannot have abar 0: the last one is `NEARLY_ZERO`, as in its siblings."""
+        """Return the same for a scheduler that cannot have abar 0: the last is `NEARLY_ZERO`, as in its siblings."""
         if not self.zero_terminal:
             return self.options()
         return {"trained_betas": betas_of(self._abar().clamp_min(NEARLY_ZERO)), "num_train_timesteps": self.train_steps}
@@ -77,7 +77,7 @@ def betas_of(abar: Tensor) -> list[float]:
     return [float(beta) for beta in 1 - abar / before]
 
 
-def resolution_shift(side: int, reference: int = 64) -> float:
+def resolution_shift(side: float, reference: int = 64) -> float:
     """Return the shift of a schedule for latents of this side, if the schedule was made for those of `reference`.
 
     Neighbouring pixels are averaged alike, so the noise that hides an image grows with its side: the log SNR changes by

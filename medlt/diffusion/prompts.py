@@ -6,6 +6,7 @@ and a filter of rare words first.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,6 +15,7 @@ from typing import Literal
 
 from torch import Tensor
 
+from medlt.diffusion.attributes import sex_of, text_of, view_of, years
 from medlt.diffusion.backbone import About
 from medlt.diffusion.scrub import RareWords, scrub
 from medlt.files import digest
@@ -23,9 +25,6 @@ from medlt.types import InputError
 TEMPLATE = "chest radiograph, {view} view, {sex} patient {age}, with {findings}"
 FIELDS = ("view", "sex", "age", "findings", "absent", "text")
 NORMAL = ("no finding", "normal")
-VIEWS = {"pa": "PA", "ap": "AP", "frontal": "frontal"} | dict.fromkeys(("lateral", "lat", "ll", "rl"), "lateral")
-SEXES = dict.fromkeys(("m", "male", "man"), "male") | dict.fromkeys(("f", "female", "woman"), "female")
-_PER_YEAR = {"D": 365.25, "W": 52.18, "M": 12.0, "Y": 1.0, "": 1.0}
 
 
 @dataclass(frozen=True)
@@ -96,10 +95,10 @@ class Prompts:
     def _prompt(self, labels: Sequence[float], about: About) -> str:
         """Return the prompt of one row."""
         values = {
-            "view": VIEWS.get(_text(about, "view").lower(), ""),
-            "sex": SEXES.get(_text(about, "sex").lower(), ""),
-            "age": _aged(_text(about, "age"), self.age == "decades"),
-            "text": (self.rare or str)(scrub(_text(about, "text"))),
+            "view": view_of(about),
+            "sex": sex_of(about),
+            "age": _aged(years(text_of(about, "age")), self.age == "decades"),
+            "text": (self.rare or str)(scrub(text_of(about, "text"))),
             "findings": self._named(labels, lambda label: label >= self.soft_above, "and"),
             "absent": self._named(labels, lambda label: label == 0, "or"),
         }
@@ -142,20 +141,13 @@ def _spaced(text: str) -> str:
     return " ".join(text.split())
 
 
-def _text(about: About, key: str) -> str:
-    """Return a value as text; "" for None, NaN, NA and blanks."""
-    text = str(about.get(key, "")).strip()
-    return "" if text.lower() in ("none", "nan", "<na>", "nat") else text
-
-
-def _aged(age: str, decades: bool) -> str:
-    """Return the phrase of an age, given as a number of years or a DICOM age string such as 045Y (PS3.5, 6.2)."""
-    read = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([DWMY]?)", age, re.IGNORECASE)
-    years = int(float(read[1]) / _PER_YEAR[read[2].upper()]) if read else -1
-    if not 0 <= years <= 120:
+def _aged(age: float, decades: bool) -> str:
+    """Return the phrase of an age in years, "" if it is NaN."""
+    if math.isnan(age):
         return ""
-    if years >= 90:
+    whole = int(age)
+    if whole >= 90:
         return "aged 90 or older"
     if decades:
-        return f"aged {years // 10 * 10} to {years // 10 * 10 + 9}"
-    return f"aged {years}" if years else "aged under 1"
+        return f"aged {whole // 10 * 10} to {whole // 10 * 10 + 9}"
+    return f"aged {whole}" if whole else "aged under 1"

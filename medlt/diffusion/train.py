@@ -6,6 +6,7 @@ It is trained as any backbone is (medlt.diffusion.finetune), with the SNR weight
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ import torch
 
 from medlt.diffusion.finetune import Accessor, LabelledLatents, Objective, train_backbone
 from medlt.diffusion.labels import LabelNetwork, LabelUNet
-from medlt.diffusion.noise import Prediction
+from medlt.diffusion.noise import Prediction, resolution_shift
 from medlt.rng import seed_of
 from medlt.training.runtime import Runtime
 from medlt.training.settings import Training
@@ -26,9 +27,12 @@ def new_network(
 ) -> LabelNetwork:
     """Return an untrained network for these latents and findings, with weights from the seed.
 
-    `settings` are those of the family, without channels and findings.
+    `settings` are those of the family, without channels and findings. A `shift` of None is that of the latents' side
+    (`medlt.diffusion.noise.resolution_shift`).
     """
     x0, _ = data.rows(np.arange(1))
+    if settings.get("shift", 1.0) is None:
+        settings = {**settings, "shift": resolution_shift(math.sqrt(x0.shape[-2] * x0.shape[-1]))}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed_of(seed, "denoiser weights"))
         return family(channels=x0.shape[1], findings=np.shape(data.labels)[1], **settings)

@@ -8,58 +8,67 @@ several findings, negatives and unknowns need no sum, and latents need not be sq
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
+from medlt.diffusion.attributes import WIDTHS
 from medlt.diffusion.labels import LabelNetwork
 from medlt.diffusion.noise import Prediction
 from medlt.types import InputError
 
 
 class LabelTokens(nn.Module):
-    """Tokens [B,K,width] of conditions [B,2K+1] of `LabelVector`, one per finding.
+    """Tokens [B,K+number of attributes,width] of conditions [B,2K+A+1] of `LabelVector`.
 
-    A token is a learnt vector of the finding plus a linear map of (value, known). The null condition is the same learnt
-    vector for all findings.
+    The token of a finding is a learnt vector plus a linear map of (value, known); that of an attribute is a linear map
+    of its columns. The null condition is the same learnt vector for all tokens.
     """
 
-    def __init__(self, findings: int, width: int) -> None:
+    def __init__(self, findings: int, attributes: Sequence[str], width: int) -> None:
         super().__init__()
+        self.findings = findings
         self.null = nn.Parameter(torch.randn(width) * 0.02)
         self.finding = nn.Parameter(torch.randn(findings, width) * 0.02)
         self.state = nn.Linear(2, width, bias=False)
+        self.attribute = nn.ModuleList(nn.Linear(WIDTHS[name], width) for name in attributes)
 
     def forward(self, condition: Tensor) -> Tensor:
-        """Return the tokens [B,K,width]."""
-        value, known = condition[:, :-1].chunk(2, 1)
-        tokens = self.finding + self.state(torch.stack([value, known], 2))
-        return torch.where(condition[:, None, -1:] > 0, tokens, self.null)
+        """Return the tokens [B,K+number of attributes,width]."""
+        value, known = condition[:, : 2 * self.findings].chunk(2, 1)
+        tokens = [self.finding + self.state(torch.stack([value, known], 2))]
+        start = 2 * self.findings
+        for layer in self.attribute:
+            tokens.append(layer(condition[:, start : start + layer.in_features])[:, None])
+            start += layer.in_features
+        return torch.where(condition[:, None, -1:] > 0, torch.cat(tokens, 1), self.null)
 
 
 class LabelTransformer(LabelNetwork):
     """PixArtTransformer2DModel of diffusers whose caption is a label vector with unknowns (`LabelTokens`).
 
     It has `width` channels in `heads` heads, `depth` blocks, and patches of `patch` x `patch` latent pixels. `size` is
-    the latent side with the positions of the original DiT; other sides are stretched to it. Without findings it is
-    unconditional. Raises InputError if the heads do not divide the width.
+    the latent side with the positions of the original DiT; other sides are stretched to it. `dropout` is that of
+    diffusers. Raises InputError if the heads do not divide the width.
     """
 
     family = "transformer"
 
     def __init__(
         self, channels: int, findings: int, width: int = 192, depth: int = 6, heads: int = 6, patch: int = 2,
-        size: int = 32, prediction: Prediction = "v_prediction",
+        size: int = 32, dropout: float = 0.0, attributes: Sequence[str] = (),
+        prediction: Prediction = "v_prediction", rescale_betas_zero_snr: bool = False, shift: float = 1.0,
     ) -> None:  # fmt: skip
         from diffusers import PixArtTransformer2DModel
 
         super().__init__()
         if width % heads:
             raise InputError(f"a transformer of width {width} with {heads} heads; give heads that divide the width")
-        self.settings: dict[str, Any] = {
+        self.settings = {
             "channels": channels, "findings": findings, "width": width, "depth": depth, "heads": heads,
-            "patch": patch, "size": size, "prediction": prediction,
+            "patch": patch, "size": size, "dropout": dropout, "attributes": tuple(attributes),
+            "prediction": prediction, "rescale_betas_zero_snr": rescale_betas_zero_snr, "shift": shift,
         }  # fmt: skip
         self.transformer = PixArtTransformer2DModel(
             num_attention_heads=heads,
@@ -67,14 +76,15 @@ class LabelTransformer(LabelNetwork):
             in_channels=channels,
             out_channels=channels,
             num_layers=depth,
-            cross_attention_dim=width if findings else None,
+            dropout=dropout,
+            cross_attention_dim=width if findings or attributes else None,
             sample_size=size,
             patch_size=patch,
             interpolation_scale=1,
             use_additional_conditions=False,
             caption_channels=None,
         )
-        self.label = LabelTokens(findings, width) if findings else None
+        self.label = LabelTokens(findings, attributes, width) if findings or attributes else None
         self._silence()
 
     def _silence(self) -> None:
@@ -88,7 +98,7 @@ class LabelTransformer(LabelNetwork):
             nn.init.zeros_(layer.bias)
 
     def forward(self, x_t: Tensor, t: Tensor, condition: Tensor) -> Tensor:
-        """Return the prediction [B,C,h,w] at timesteps t [B] under conditions [B,2K+1].
+        """Return the prediction [B,C,h,w] at timesteps t [B] under conditions [B,2K+A+1].
 
         Raises InputError if h or w is not a multiple of the patch.
         """

@@ -42,7 +42,7 @@ def test_a_shift_moves_the_log_snr_of_every_level_alike(shift: float) -> None:
 
 @pytest.mark.parametrize(("side", "moved"), [(16, 2 * math.log(4)), (64, 0.0), (128, -2 * math.log(2))])
 def test_a_smaller_latent_has_as_much_signal_after_averaging(side: int, moved: float) -> None:
-    """simple diffusion: the shift is 2 log(reference / side), so that the mean over a share of the image is as noisy."""
+    """simple diffusion: 2 log(reference / side), so that the mean over a share of the image is as noisy."""
     shift = resolution_shift(side)
     assert float((log_snr(NoiseSchedule(shift=shift)) - log_snr(PLAIN))[500]) == pytest.approx(moved, abs=1e-3)
     a = [NoiseSchedule(shift=resolution_shift(one)).abar()[500].double() for one in (side, 64)]
@@ -82,5 +82,5 @@ def test_v_prediction_is_the_preconditioning_of_edm_for_data_of_unit_spread(
 
 @pytest.mark.parametrize("shift", [0.0, -1.0, math.inf, math.nan])
 def test_a_shift_that_is_no_shift_is_refused(shift: float) -> None:
-    with pytest.raises(InputError, match="shift is .*; give a number above 0"):
+    with pytest.raises(InputError, match="shift is"):
         NoiseSchedule(shift=shift)
