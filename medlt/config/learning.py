@@ -87,6 +87,16 @@ class DenoiserTraining(Strict):
         0.1, ge=0, le=1, description="share of images trained without their label, for classifier-free guidance"
     )
     min_snr_gamma: float = Field(5.0, gt=0, description="upper limit of the SNR weight of the loss (min-SNR-gamma: 5)")
+    @property
+    def epochs(self) -> int:
+        """Epochs of all generations together, at most; the first generation has no teacher."""
+        others = self.imitation_epochs + self.adaptation_epochs
+        return self.generations * self.interaction_epochs + (self.generations - 1) * others
+
+    def in_one_generation(self) -> SparseConfig:
+        """Return the control of equal compute: one generation with the epochs of all, and no early stop."""
+        return self.model_copy(update={"generations": 1, "interaction_epochs": self.epochs, "patience": self.epochs})
+
     snr_floor: float = Field(1.0, ge=0, description="lower limit of that weight; published: 0")
     offset_noise: float = Field(0.0, ge=0, description="deviation of the noise that shifts a whole image; 0 is off")
     balance: Literal["inverse_sqrt", "effective_number"] | None = Field(

@@ -202,10 +202,8 @@ def _classifier(run: RunFolder[Any], cohort: Cohort) -> float:
 
 
 def _sparse_steps(chosen: configs.SparseConfig, rows: int) -> int:
-    """Return the number of steps of all generations; the first one has no teacher."""
-    others = chosen.imitation_epochs + chosen.adaptation_epochs
-    epochs = chosen.generations * chosen.interaction_epochs + (chosen.generations - 1) * others
-    return epochs * max(1, rows // chosen.batch_size)
+    """Return the number of steps of all generations."""
+    return chosen.epochs * max(1, rows // chosen.batch_size)
 
 
 def _sparse(run: RunFolder[configs.RunConfig], cohort: Cohort) -> float:

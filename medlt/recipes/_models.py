@@ -27,7 +27,17 @@ from medlt.training.runtime import Runtime
 
 PRIVATE = ("network", "steps", "batch_size", "learning_rate", "weight_decay")
 """Settings that also apply to a private verifier. Class weights and early stopping would need all patients at once."""
-CODE_METRICS = ("mean_max_probability", "agreement", "reconstruction_l1")
+CODE_METRICS = ("mean_max_probability", "tokens_used", "agreement", "reconstruction_l1", "val_macro_ap")
+
+
+@dataclass(frozen=True)
+class Learnt:
+    """The parts that every method needs, already trained or loaded."""
+
+    cohort: Cohort
+    latents: Latents
+    verifiers: CrossFitClassifiers
+    private: PrivateFit | None
 
 
 def learn_sparse_code(
@@ -40,9 +50,12 @@ def learn_sparse_code(
     with run.stage("sparse"):
         learnt = iterate_on(run, cohort, latents, run.runtime.at("fp32"), **options)
     write_table(run.path("sparse_code_metrics.parquet"), learnt.metrics)
-    last = learnt.metrics.iloc[-1]
+    row, table = learnt.chosen, learnt.metrics
+    values: dict[str, Any] = {name: None if pd.isna(row[name]) else float(row[name]) for name in CODE_METRICS}
+    collapsed = table.loc[table["collapsed"], "generation"].unique().tolist()
     run.record(digests={"sparse": learnt.coder.digest})
-    run.record(metrics={"sparse": {name: None if pd.isna(last[name]) else float(last[name]) for name in CODE_METRICS}})
+    run.record(metrics={"sparse": values})
+    run.record(sparse={"generation": int(row["generation"]), "retry": int(row["retry"]), "collapsed": collapsed})
     return learnt.coder
 
 

@@ -2,8 +2,9 @@
 
 All variants share data, codec, latents, denoiser and verifiers. A sparse code is learnt once for each of its settings
 and seeds. A code with fewer generations is a prefix of one with more (`medlt.sparse.iterated`), so one training gives
-all numbers of generations. Every variant uses the plan rows of the base, with the same parents, thresholds and noise,
-unless it varies one of these.
+all numbers of generations. If `sparse.generations` is varied, each value above 1 also gets its control of equal
+compute, factor "one_generation": one generation with the epochs of all of them, and no early stop. Every variant uses
+the plan rows of the base, with the same parents, thresholds and noise, unless it varies one of these.
 
     variants/NAME.parquet, NAME.json    images and figures of one variant; an existing one is not made again
     ablation.parquet, .csv, .md         factor, value, is_base, seed and the figures (`medlt.evaluation.variants`)
@@ -41,8 +42,9 @@ from medlt.recipes._checks import check_guides
 from medlt.recipes._cohort import open_cohort
 from medlt.recipes._compare import compare, experiment_rows
 from medlt.recipes._denoiser import train_denoiser
-from medlt.recipes._methods import Learnt, build_guides, latent_fusion
-from medlt.recipes._models import iterate_on
+from medlt.recipes._localise import localise
+from medlt.recipes._methods import build_guides, latent_fusion
+from medlt.recipes._models import Learnt, iterate_on
 from medlt.recipes._publish import joined, publish, write_best
 from medlt.recipes._quality import build_checks
 from medlt.recipes._setup import RunFolder, opened
@@ -54,7 +56,7 @@ from medlt.types import Batch, Check, CheckResult, InputError, Progress
 from medlt.writer import DatasetWriter
 
 CODE_METRICS = ("mean_max_probability", "tokens_used", "agreement", "reconstruction_l1", "probe_ap", "val_macro_ap")
-ARM = "fusion"
+ARM, GENERATIONS = "fusion", "generations"
 
 
 @dataclass(frozen=True)
@@ -85,7 +87,10 @@ class Variant:
 
 
 def variants(base: configs.RunConfig, wanted: Ablation) -> list[Variant]:
-    """Return the base and every value of every factor, for every seed. Raises InputError for an invalid value."""
+    """Return the base, every value of every factor, and the controls, for every seed.
+
+    Raises InputError for an invalid value.
+    """
     made = []
     for seed in range(wanted.seeds):
         own = Variant("base", "", base, seed, True)
@@ -99,7 +104,15 @@ def variants(base: configs.RunConfig, wanted: Ablation) -> list[Variant]:
                 check_guides(changed)
                 one = Variant(name, value, changed, seed, False)
                 made.append(Variant(name, value, changed, seed, one.name == own.name))
+        made += [control(one) for one in made if (one.factor, one.seed) == (GENERATIONS, seed) and one.value > 1]
     return made
+
+
+def control(one: Variant) -> Variant:
+    """Return the control of a number of generations: one generation with the epochs of all of them."""
+    sparse = one.config.sparse
+    config = one.config.model_copy(update={"sparse": sparse.in_one_generation()})
+    return Variant("one_generation", f"{sparse.epochs} epochs, as {one.value}", config, one.seed, False)
 
 
 def main(config: configs.RunConfig, progress: Progress = silent) -> Path:
@@ -161,7 +174,8 @@ class AblationRunner:
     def make(self, one: Variant, code: Iterated) -> tuple[Batch, list[CheckResult]]:
         """Make all images of a variant and check them; the results of best_of come last."""
         guides, _ = build_guides(self.run, self.learnt, one.method.guidance, self.backbone)
-        method = latent_fusion(self.run, self.learnt, one.method, code.coder, self.backbone, guides)
+        placed = localise(self.run, self.learnt, one.method, code.coder)
+        method = latent_fusion(self.run, self.learnt, one.method, placed, self.backbone, guides)
         plan = method.plan(self.learnt.cohort.shortfall(), self.run.config.seed + one.seed)
         batch = joined(list(method.run(plan[plan["candidate"] < self.run.config.targets.num_candidates])))
         results = [result for check in self.checks for result in check(batch)]
@@ -173,8 +187,8 @@ class AblationRunner:
         batch, results = self.make(one, code)
         seconds, images = time.perf_counter() - start, _images(batch, results)
         kid, error = self.kid(batch.images, torch.tensor(batch.rows["fold"].to_numpy(np.int64, copy=True)))
-        last = code.metrics.iloc[-1]
-        known = {name: float(last[name]) for name in CODE_METRICS} | {"kid": kid, "kid_sd": error}
+        row = code.chosen
+        known = {name: float(row[name]) for name in CODE_METRICS} | {"kid": kid, "kid_sd": error}
         compared = self.compare_arms(one, batch, results) if self.downstream else {}
         return images, summarise(images) | known | compared | {"seconds": round(seconds, 2)}
 

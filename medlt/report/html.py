@@ -126,7 +126,14 @@ def _code_metrics(run: Collected) -> list[dict[str, Any]]:
             "spark": spark(table[name]),
         }
         for name in known
-    ] + [{"name": "generation", "hint": "", "values": list(table["generation"]), "spark": None}]
+    ] + [{"name": "generation", "hint": "", "values": _generations(table), "spark": None}]
+
+
+def _generations(table: pd.DataFrame) -> list[str]:
+    """Return the number of each generation, and whether it is collapsed or the one that is used."""
+    marks = [(name, mark) for name, mark in (("collapsed", "collapsed"), ("chosen", "used")) if name in table]
+    rows = table.to_dict("records")
+    return [" ".join([str(row["generation"]), *(mark for name, mark in marks if row[name])]) for row in rows]
 
 
 def _training(run: Collected) -> list[dict[str, Any]]:

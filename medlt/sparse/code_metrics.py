@@ -11,10 +11,13 @@
 | probe_ap | mean average precision of a logistic regression on the mean code, fitted on train | 0 .. 1 |
 | topographic_similarity | Spearman correlation of pair distances: latents (Euclidean) with tokens (Hamming) | -1 .. 1 |
 
-Read sparsity together with `tokens_used`: a code with a single token is perfectly sparse.
+Read sparsity together with `tokens_used`: a code with a single token is perfectly sparse. `medlt.sparse.health` adds
+the columns `collapsed` and `chosen`; `retry` is 1 in the row of a generation that was trained again with another seed.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -24,11 +27,12 @@ from sklearn.metrics import average_precision_score
 from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 
-from medlt.rng import numpy_generator
+from medlt.rng import numpy_generator, torch_generator
 from medlt.sparse.embedding import SimplicialCoder, evaluating
 
 COLUMNS = (
     "generation",
+    "retry",
     "mean_max_probability",
     "entropy",
     "tokens_used",
@@ -37,6 +41,8 @@ COLUMNS = (
     "val_macro_ap",
     "probe_ap",
     "topographic_similarity",
+    "collapsed",
+    "chosen",
 )
 CHUNK = 64
 MOST_ROWS = 2000
@@ -62,6 +68,23 @@ def tokens(coder: SimplicialCoder, latents: Tensor) -> np.ndarray:
             for z in torch.split(latents, CHUNK)
         ]
     return np.concatenate(parts)
+
+
+def blank_code(latents: Tensor, labels: np.ndarray) -> dict[str, float]:
+    """Return the reconstruction L1 and the macro AP of a code that says nothing.
+
+    Its decoder returns 0, the mean of standardised latents [N,C,h,w]. Its classifier gives all rows the same score, so
+    its AP is the share of positives among the known labels [N,K]; NaN if no finding has a positive.
+    """
+    total = sum(float(z.double().abs().mean((1, 2, 3)).sum()) for z in torch.split(latents, CHUNK))
+    chance = macro_ap(labels, np.zeros_like(labels))
+    return {"reconstruction_l1": total / len(latents), "val_macro_ap": chance}
+
+
+def tokens_on_noise(coder: SimplicialCoder, shape: Sequence[int], *key: object) -> float:
+    """Return `tokens_used` on 64 latents of standard normal noise of this shape (C, h, w): no row is read."""
+    z = torch.randn(64, *shape, generator=torch_generator("noise", *key))
+    return read_code(coder, z)[0]["tokens_used"]
 
 
 def agreement(student: SimplicialCoder, teacher: SimplicialCoder, latents: Tensor) -> float:
@@ -128,7 +151,7 @@ def probe_ap(train: np.ndarray, truth: np.ndarray, test: np.ndarray, test_truth:
 def measure(
     coder: SimplicialCoder, latents: Tensor, labels: np.ndarray, val_latents: Tensor, val_labels: np.ndarray, seed: int
 ) -> dict[str, float]:
-    """Return all columns of the table above but `agreement`. The probe uses at most 2,000 seeded train rows."""
+    """Return all columns of the table above except `agreement`. The probe uses at most 2,000 seeded train rows."""
     rows = np.sort(numpy_generator(seed, "probe").permutation(len(latents))[:MOST_ROWS])
     values, scores, pooled = read_code(coder, val_latents)
     _, _, seen = read_code(coder, latents[rows])

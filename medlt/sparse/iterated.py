@@ -8,21 +8,28 @@ iterated learning of simplicial codes: Ren et al., arXiv 2310.18777.
         adaptation (g > 0)  D and C of generation g-1 adapt to the student
         interaction         E, D, C together, early stop on validation macro AP, the best epoch is kept
 
-Each finished generation is one artifact of the store: its coder and its row of metrics. A generation depends on the one
+Each finished generation is one artifact of the store: its coder and its row of metrics. A generation depends on those
 before and on (seed, step) only. So a resumed run gives the same bytes, and runs with different numbers of generations
 share the generations that they have in common.
 
+A generation may collapse (`medlt.sparse.health`). It is then trained once more, with a seed derived from its own. If
+that collapses too, the next generation has the newest generation that is not collapsed as its teacher: students of a
+collapsed code learn its single token. Without one, the next generation starts as the first does. The result is the
+healthiest generation, never a collapsed one.
+
 Changes to the published code: tokens are sampled with the vocabulary axis last (the published code reshapes NCHW and
-samples image columns); D is linear; fusion uses the last generation (the published code loads the first); `embedding`
-and `phases` describe what keeps the code sparse.
+samples image columns); D is linear; fusion uses the healthiest generation (the published code loads the first);
+`embedding` and `phases` describe what keeps the code sparse.
 """
 
 from __future__ import annotations
 
 import copy
+import logging
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +41,7 @@ from torch.nn import functional as F
 
 from medlt.files import digest
 from medlt.metrics.draws import owners
-from medlt.sparse import code_metrics
+from medlt.sparse import code_metrics, health
 from medlt.sparse.embedding import SimplicialCoder, evaluating, initialise, read_metadata
 from medlt.sparse.phases import TrainingSetup, adapt, imitate, interact
 from medlt.sparse.private import PrivatePhases, private_steps, require_patients
@@ -43,16 +50,36 @@ from medlt.training.protocols import PrivateFit
 from medlt.training.runtime import Runtime
 from medlt.types import InputError
 
-FORMAT = 1  # part of the key: increase it if the same settings would give another code
+FORMAT = 2  # part of the key: increase it if the same settings would give another code
 FILE = "coder.safetensors"
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Iterated:
-    """The coder of the last generation, in eval mode, and one row of `code_metrics` for each generation."""
+    """The coder of the healthiest generation, in eval mode, and one row of metrics for each trained generation.
+
+    Columns: `code_metrics.COLUMNS`. `chosen` is true in one row.
+    """
 
     coder: SimplicialCoder
     metrics: pd.DataFrame
+
+    @property
+    def chosen(self) -> pd.Series:
+        """The row of the coder."""
+        return self.metrics[self.metrics["chosen"]].iloc[0]
+
+
+@dataclass(frozen=True)
+class Generation:
+    """A finished generation. `problem` says why it is collapsed, "" if it is not."""
+
+    number: int
+    retry: int
+    artifact: Artifact
+    row: Mapping[str, float]
+    problem: str
 
 
 @dataclass(frozen=True)
@@ -65,8 +92,19 @@ class _Loop:
     epochs: tuple[int, int, int]
     patience: int
     key: Mapping[str, Any]
+    code: Mapping[str, Any]
     private: PrivatePhases | None = None
-    made: list[Artifact] = field(default_factory=list)
+    made: list[Generation] = field(default_factory=list)
+
+    @cached_property
+    def blank(self) -> dict[str, float]:
+        """The metrics of a code that says nothing, on the validation rows."""
+        return code_metrics.blank_code(self.val_latents, self.val_labels)
+
+    @property
+    def healthy(self) -> list[Generation]:
+        """The generations that are not collapsed."""
+        return [one for one in self.made if not one.problem]
 
     @torch.no_grad()
     def score(self, coder: SimplicialCoder) -> float:
@@ -81,46 +119,79 @@ class _Loop:
         score = code_metrics.macro_ap(self.val_labels, np.concatenate(scores))
         return score if math.isfinite(score) else -float(np.mean(errors))
 
-    def advance(self, store: Store, fresh: SimplicialCoder) -> None:
-        """Train the next generation from the last one (the first from `fresh`), or load it from the store."""
-        g = len(self.made)
+    def advance(self, store: Store, g: int) -> None:
+        """Train generation g, once more if it collapses, or load it from the store."""
         build = self.generation if self.private is None else self.private_generation
-        made = store.make("sparse", {**self.key, "generation": g}, lambda folder: build(g, fresh, folder))
-        if self.private is not None:
-            self.private.account(g, made)
-        self.made.append(made)
+        for retry in range(2 if self.private is None else 1):
+            key = {**self.key, "generation": g, **({"retry": retry} if retry else {})}
+            setup = replace(self.setup, runtime=self.setup.runtime.seeded("retry", retry)) if retry else self.setup
+            artifact = store.make("sparse", key, partial(build, g, setup))
+            if self.private is not None:
+                self.private.account(g, artifact)
+            row = _row(artifact)
+            self.made.append(Generation(g, retry, artifact, row, self.problem(row)))
+            if not self.made[-1].problem:
+                break
 
-    def generation(self, g: int, fresh: SimplicialCoder, folder: Path) -> None:
+    def problem(self, row: Mapping[str, float]) -> str:
+        """Return why a generation with these metrics is collapsed, "" if it is not."""
+        vocabulary = int(self.code["vocabulary"])
+        if self.private is not None:
+            return health.too_few_tokens(row["tokens_on_noise"], vocabulary)
+        return health.problem(row, self.blank, vocabulary, [one.row for one in self.healthy])
+
+    def choose(self) -> Generation:
+        """Return the healthiest generation; the newest in private training. Raises InputError if all are collapsed."""
+        if not self.healthy:
+            last = self.made[-1]
+            raise InputError(
+                f"sparse: the code collapsed in every generation ({last.problem}); lower sparse.learning_rate (now "
+                f"{self.setup.learning_rate:g}) or raise sparse.interaction_epochs (now {self.epochs[2]})"
+                + ("" if self.private is None else ", or raise privacy.epsilon")
+            )
+        if self.private is not None:
+            return self.healthy[-1]
+        rows = [one.row for one in self.healthy]
+        return self.healthy[health.healthiest(rows, self.blank, int(self.code["vocabulary"]))]
+
+    def generation(self, g: int, setup: TrainingSetup, folder: Path) -> None:
         """Train generation g and write its file."""
         imitation, adaptation, interaction = self.epochs
-        agreement, coder, setup = math.nan, fresh, self.setup
-        if g > 0:
-            teacher, coder = self.pair(g)
+        teacher, coder = self.pair(g, setup)
+        agreement = math.nan
+        if teacher is not None:
             imitate(setup, coder, teacher, imitation, g, folder)
             agreement = code_metrics.agreement(coder, teacher, self.val_latents)
             adapt(setup, coder, adaptation, g, folder)
         interact(setup, coder, interaction, self.patience, g, lambda: self.score(coder), folder)
         train = (setup.latents, setup.labels.numpy())
-        row = code_metrics.measure(coder, *train, self.val_latents, self.val_labels, setup.seed)
-        _save(folder, coder, {"generation": float(g), "agreement": agreement} | row)
+        row = code_metrics.measure(coder, *train, self.val_latents, self.val_labels, self.setup.seed)
+        _save(folder, coder, {"agreement": agreement} | row)
 
-    def private_generation(self, g: int, fresh: SimplicialCoder, folder: Path) -> None:
+    def private_generation(self, g: int, setup: TrainingSetup, folder: Path) -> None:
         """Train generation g privately (`medlt.sparse.private`) and write its file."""
         assert self.private is not None
-        teacher, coder = self.pair(g) if g else (None, fresh)
+        teacher, coder = self.pair(g, setup)
         agreement = math.nan
-        for phase in self.private.phases(g, self.setup, coder, teacher, folder):
+        for phase in self.private.phases(g, setup, coder, teacher, folder):
             if teacher is not None and phase == "imitation":
                 agreement = code_metrics.agreement(coder, teacher, self.val_latents)
         held = (self.val_latents, self.val_labels)
-        row = code_metrics.measure(coder, *held, *held, self.setup.seed) | {"probe_ap": math.nan}
-        _save(folder, coder, {"generation": float(g), "agreement": agreement} | row)
+        row = code_metrics.measure(coder, *held, *held, setup.seed) | {"probe_ap": math.nan}
+        noise = code_metrics.tokens_on_noise(coder, self.val_latents.shape[1:], setup.seed)
+        _save(folder, coder, {"agreement": agreement, "tokens_on_noise": noise} | row)
 
-    def pair(self, g: int) -> tuple[SimplicialCoder, SimplicialCoder]:
-        """Return the teacher of generation g and its student, a copy of the teacher with a new encoder."""
-        teacher = SimplicialCoder.load(self.made[g - 1].path(FILE)).to(self.setup.device)
+    def pair(self, g: int, setup: TrainingSetup) -> tuple[SimplicialCoder | None, SimplicialCoder]:
+        """Return the teacher of generation g, None without one, and its student: the teacher with a new encoder."""
+        earlier = [one for one in self.healthy if one.number < g]
+        if not earlier:
+            fresh = SimplicialCoder(seed=setup.seed, **self.code)
+            if g:
+                initialise(fresh, setup.seed, g)
+            return None, fresh
+        teacher = SimplicialCoder.load(earlier[-1].artifact.path(FILE)).to(setup.device)
         student = copy.deepcopy(teacher)
-        initialise(student.encoder, self.setup.seed, g)
+        initialise(student.encoder, setup.seed, g)
         return teacher, student
 
 
@@ -138,11 +209,30 @@ def _check(latents: Tensor, labels: np.ndarray, name: str) -> None:
         raise InputError(f"{name}: a label is {known[~np.isin(known, (0.0, 1.0))][0]:g}; labels are 0, 1 or NaN")
 
 
-def _table(loop: _Loop) -> pd.DataFrame:
-    """Return the metrics of all generations."""
-    rows = [read_metadata(made.path(FILE))["metrics"] for made in loop.made]
-    table = pd.DataFrame([{k: math.nan if v is None else v for k, v in row.items()} for row in rows])
-    return table.astype({"generation": int})[list(code_metrics.COLUMNS)]
+def _row(made: Artifact) -> dict[str, float]:
+    """Return the metrics of a finished generation."""
+    return {k: math.nan if v is None else v for k, v in read_metadata(made.path(FILE))["metrics"].items()}
+
+
+def _table(loop: _Loop, chosen: Generation) -> pd.DataFrame:
+    """Return the metrics of all trained generations."""
+    rows = [
+        {"generation": one.number, "retry": one.retry, **one.row, "collapsed": bool(one.problem),
+         "chosen": one is chosen}
+        for one in loop.made
+    ]  # fmt: skip
+    return pd.DataFrame(rows)[list(code_metrics.COLUMNS)]
+
+
+def _warn(loop: _Loop, chosen: Generation) -> None:
+    """Log one line if a generation collapsed."""
+    parts = []
+    for first in (one for one in loop.made if one.problem and not one.retry):
+        again = next((one for one in loop.made if one.number == first.number and one.retry), None)
+        ending = "" if again is None else f", {'and again' if again.problem else 'not'} with another seed"
+        parts.append(f"generation {first.number} collapsed ({first.problem}){ending}")
+    if parts:
+        log.warning("sparse code: %s; generation %d is used", "; ".join(parts), chosen.number)
 
 
 def iterate(
@@ -158,8 +248,9 @@ def iterate(
     Latents may be memory-mapped. `contents` and `val_contents` are digests of all latents, or of the pixels, the codec
     and the standardiser that they come from. The store keeps each generation by contents, labels, settings and seed.
     `private` trains every phase privately instead, with `patients`, one for each latent, as units (see
-    `medlt.sparse.private`), and accounts for each phase, also if it is loaded from the store. Raises InputError for
-    labels that are not 1, 0 or NaN, lengths that differ, and latents with an odd side.
+    `medlt.sparse.private`), and accounts for each phase, also if it is loaded from the store. Logs one warning if a
+    generation collapsed. Raises InputError for labels that are not 1, 0 or NaN, lengths that differ, latents with an
+    odd side, and a code that collapses in every generation.
     """
     settings: dict[str, Any] = {k: v for k, v in locals().items() if isinstance(v, int | float)}
     labels, val_labels = (np.asarray(y, np.float32) for y in (labels, val_labels))
@@ -172,16 +263,18 @@ def iterate(
     key = {"format": FORMAT, "settings": settings, "seed": runtime.seed, "train": _named(contents, latents, labels),
            "val": _named(val_contents, val_latents, val_labels)}  # fmt: skip
     epochs = (imitation_epochs, adaptation_epochs, interaction_epochs)
-    loop = _Loop(setup, val_latents, val_labels, epochs, patience, key)
     code: dict[str, Any] = {"groups": groups, "vocabulary": vocabulary, "temperature": temperature, "width": width}
+    code |= {"channels": latents.shape[1], "findings": labels.shape[1]}
+    loop = _Loop(setup, val_latents, val_labels, epochs, patience, key, code)
     if private is not None:
-        loop, code["norm"] = _private(loop, private, patients, generations), "group"
-    fresh = SimplicialCoder(latents.shape[1], labels.shape[1], seed=runtime.seed, **code)
+        loop = _private(loop, private, patients, generations)
     for g in range(generations):
-        loop.advance(store, fresh)
+        loop.advance(store, g)
         runtime.progress("iterated learning", g + 1, generations)
-    coder = SimplicialCoder.load(loop.made[-1].path(FILE)).to(setup.device)
-    return Iterated(coder, _table(loop))
+    chosen = loop.choose()
+    _warn(loop, chosen)
+    coder = SimplicialCoder.load(chosen.artifact.path(FILE)).to(setup.device)
+    return Iterated(coder, _table(loop, chosen))
 
 
 def _private(loop: _Loop, fit: PrivateFit, patients: Sequence[str], generations: int) -> _Loop:
@@ -189,7 +282,8 @@ def _private(loop: _Loop, fit: PrivateFit, patients: Sequence[str], generations:
     of = owners([str(one) for one in require_patients(patients, len(loop.setup.latents))])
     steps = private_steps(int(of.max()) + 1, loop.setup.batch_size, generations, *loop.epochs)
     key = {**loop.key, "private": fit.digest, "patients": digest(of.tolist())}
-    return replace(loop, key=key, private=PrivatePhases(fit, patients, steps, digest(key)))
+    private = PrivatePhases(fit, patients, steps, digest(key))
+    return replace(loop, key=key, private=private, code={**loop.code, "norm": "group"})
 
 
 def _named(contents: str, latents: Tensor, labels: np.ndarray) -> str:

@@ -6,6 +6,13 @@ Differences from `medlt.sparse.iterated`:
 - All labels have the same weight, because class weights are counts of patients.
 - All steps are taken and the last weights are kept, because early stopping selects by data outside of the ledger.
 - `probe_ap` is NaN, because a probe fitted on the train rows is another statistic of them.
+- Validation rows choose no generation, because their patients are in no ledger: the newest generation that is not
+  collapsed is the result. A generation is collapsed if fewer tokens are in use than `medlt.sparse.health` allows on
+  latents of standard normal noise. This is a function of private weights alone, so it costs no privacy. It finds a
+  code of one token, and not one that is poor on radiographs only.
+- A collapsed generation is not trained again: the budget is divided among the planned steps. The next generation does
+  not imitate it. If there is no earlier one to imitate, it takes its interaction steps only, fewer than were planned.
+- Metrics of the validation rows are still written to the table, for people; they are not private.
 """
 
 from __future__ import annotations
@@ -91,10 +98,14 @@ class PrivatePhases:
             yield phase
 
     def account(self, g: int, artifact: Artifact) -> None:
-        """Add the phases of a finished generation to the ledger, whether trained now or loaded from the store."""
+        """Add the phases of a finished generation to the ledger, whether trained now or loaded from the store.
+
+        A generation without a teacher has one phase.
+        """
         for name in self.steps:
-            if name.endswith(f" {g}"):
-                self.fit.account(artifact.path(f"{underscored(name)}/mechanism.json"))
+            mechanism = artifact.path(f"{underscored(name)}/mechanism.json")
+            if name.endswith(f" {g}") and mechanism.is_file():
+                self.fit.account(mechanism)
 
 
 def underscored(name: str) -> str:

@@ -39,6 +39,7 @@ from medlt.privacy.dpsgd.training import PrivacySettings, fit_private
 from medlt.privacy.ledger import Mechanism, read_mechanism
 from medlt.rng import batch_indices, noise_like, torch_generator
 from medlt.sparse.embedding import SimplicialCoder
+from medlt.sparse import code_metrics, health
 from medlt.sparse.iterated import iterate
 from medlt.sparse.phases import TrainingSetup
 from medlt.sparse.private import imitation_loss, interaction_loss, masked_bces, private_steps
@@ -338,6 +339,35 @@ def test_a_simplicial_code_is_learnt_privately_phase_by_phase(tmp_path: Path, as
 
 
 def test_planned_steps_count_units_not_rows() -> None:
+@pytest.mark.parametrize("dead", [{1}, {0}, {0, 1}])
+def test_a_private_code_is_chosen_without_reading_a_row(
+    tmp_path: Path, asked: Asked, monkeypatch: pytest.MonkeyPatch, dead: set[int]
+) -> None:
+    """The newest generation with living tokens on noise; no retry, and no generation after it imitates a dead one."""
+    monkeypatch.setattr(health, "problem", None)
+    monkeypatch.setattr(health, "healthiest", None)
+    seen = list[int]()
+
+    def tokens(coder: SimplicialCoder, shape: Any, *key: object) -> float:
+        seen.append(len(seen))
+        return 1.0 if seen[-1] in dead else 2.0
+
+    monkeypatch.setattr(code_metrics, "tokens_on_noise", tokens)
+    z = noise_like(range(N + 4), (2, 8, 8))
+    learn = partial(iterate, z[:N], LABELS, z[N:], LABELS[:4], contents="a", val_contents="b", runtime=CPU,
+                    store=Store(tmp_path), private=asked, patients=PATIENTS, **CODE)  # fmt: skip
+    if dead == {0, 1}:
+        with pytest.raises(InputError, match=r"collapsed in every generation.*raise privacy\.epsilon"):
+            learn()
+        return
+    found = learn()
+    assert found.chosen["generation"] == 1 - max(dead)
+    assert found.metrics["retry"].tolist() == [0, 0]
+    stages = [one.stage for one in asked.told]
+    taught = ["sparse imitation 1", "sparse adaptation 1"] if dead == {1} else []
+    assert stages == ["sparse interaction 0", *taught, "sparse interaction 1"]
+
+
     assert private_steps(100, 16, 2, 8, 1, 6) == {
         "sparse interaction 0": 36, "sparse imitation 1": 48, "sparse adaptation 1": 6, "sparse interaction 1": 36,
     }  # fmt: skip

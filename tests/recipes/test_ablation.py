@@ -1,5 +1,6 @@
 """The ablation end to end on a tiny run: what varies, what is shared, what a kill leaves, what is refused."""
 
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -48,6 +49,7 @@ def read(run: Path) -> pd.DataFrame:
 def test_every_value_has_a_row_with_its_figures(ablated: Path) -> None:
     table = read(ablated)
     wanted = [("base", "", 0)] + [(key.split(".")[1], str(v), 0) for key, values in VARY.items() for v in values]
+    wanted.insert(3, ("one_generation", "13 epochs, as 2", 0))
     assert list(table.index) == wanted
     assert (table["planned"] == table["planned"].iloc[0]).all()
     assert (table["kept"] <= table["planned"]).all()
@@ -88,7 +90,24 @@ def test_what_a_factor_does_not_touch_stays_and_what_it_does_changes(ablated: Pa
 
 
 def test_all_generations_come_from_one_learning(ablated: Path) -> None:
-    assert len(list((ablated / "artifacts" / "sparse").glob("*/artifact.json"))) == 2
+    keys = [json.loads(path.read_text())["key"] for path in (ablated / "artifacts" / "sparse").glob("*/artifact.json")]
+    made = [(key["settings"]["interaction_epochs"], key["generation"]) for key in keys]
+    assert sorted(made) == [(2, 0), (2, 1), (13, 0)], "and the control from another"
+
+
+def test_the_control_has_the_epochs_of_all_generations_and_takes_them_all(tiny: Tiny) -> None:
+    """Counted by hand: three interactions of 5 epochs, two students of 4 + 2."""
+    sparse = {"generations": 3, "imitation_epochs": 4, "adaptation_epochs": 2, "interaction_epochs": 5, "patience": 2}
+    config = tiny(Path("run"))
+    config = config.model_copy(update={"sparse": config.sparse.model_copy(update=sparse)})
+    found = variants(config, Ablation(vary={"sparse.generations": (1, 3)}, seeds=2))
+    controls = [one for one in found if one.factor == "one_generation"]
+    assert [one.seed for one in controls] == [0, 1]
+    for one in controls:
+        chosen = one.config.sparse
+        assert (chosen.generations, chosen.interaction_epochs, chosen.patience) == (1, 27, 27)
+        assert chosen.batch_size == config.sparse.batch_size
+        assert not one.is_base
 
 
 def test_differences_are_paired_with_the_base(ablated: Path) -> None:

@@ -140,7 +140,7 @@ def comparisons() -> pd.DataFrame:
 
 
 def code_metrics() -> pd.DataFrame:
-    """Five generations; agreement is unknown in the first."""
+    """Five generations; agreement is unknown in the first, the third is collapsed, the last is used."""
     return pd.DataFrame(
         {
             "generation": range(5),
@@ -151,6 +151,8 @@ def code_metrics() -> pd.DataFrame:
             "val_macro_ap": [0.22, 0.27, 0.29, 0.28, 0.31],
             "probe_ap": [0.2, 0.24, 0.26, 0.27, 0.27],
             "topographic_similarity": [0.11, 0.15, 0.19, 0.2, 0.22],
+            "collapsed": [False, False, True, False, False],
+            "chosen": [False, False, False, False, True],
         }
     )
 

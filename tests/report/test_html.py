@@ -84,6 +84,7 @@ def test_reject_counts_by_check_and_reason(augmented: Path, page_of: Read) -> No
 
 def test_code_metrics_shown_is_the_table(augmented: Path, page_of: Read) -> None:
     rows = {row[0]: row[1:6] for row in page_of(augmented).rows["code"]}
+    assert rows["measure"] == ["0", "1", "2 collapsed", "3", "4 used"]
     assert rows["mean max probability"] == ["0.520", "0.710", "0.830", "0.880", "0.910"]
     assert rows["teacher–student agreement"] == ["–", "0.410", "0.580", "0.660", "0.710"]
 

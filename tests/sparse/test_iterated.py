@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -35,11 +36,9 @@ def at(folder: Path, seed: int = 0, progress: Progress = silent, contents: str =
 
 
 def generations(folder: Path) -> list[Path]:
-    """The generations in a store, in their order."""
-    found = {
-        json.loads((one / RECORD).read_text())["key"]["generation"]: one for one in Store(folder).folders("sparse")
-    }
-    return [found[g] for g in sorted(found)]
+    """The generations in a store, in their order, retries after what they repeat."""
+    keys = {one: json.loads((one / RECORD).read_text())["key"] for one in Store(folder).folders("sparse")}
+    return sorted(keys, key=lambda one: (keys[one]["generation"], keys[one].get("retry", 0)))
 
 
 def files(folder: Path) -> list[tuple[str, bytes]]:
@@ -155,12 +154,106 @@ def test_an_encoder_is_fresh_in_each_generation(
     assert not torch.equal(*began)
 
 
+Interact = Callable[..., None]
+
+
+@pytest.fixture
+def collapsing(monkeypatch: pytest.MonkeyPatch) -> Callable[[set[tuple[int, bool]]], list[tuple[int, bool, bool]]]:
+    """Make the given (generation, is a retry) end with one token; tell what was trained: also whether by a teacher."""
+    real_interact: Interact = iterated.interact
+    real_imitate: Interact = iterated.imitate
+    trained, taught = list[tuple[int, bool, bool]](), set[int]()
+
+    def imitate(setup: TrainingSetup, student: SimplicialCoder, teacher: SimplicialCoder, *rest: Any) -> None:
+        assert code_metrics.read_code(teacher, setup.latents[:32])[0]["tokens_used"] > 1.01, "a collapsed teacher"
+        taught.add(id(student))
+        real_imitate(setup, student, teacher, *rest)
+
+    def collapse(where: set[tuple[int, bool]]) -> list[tuple[int, bool, bool]]:
+        def interact(
+            setup: TrainingSetup, coder: SimplicialCoder, epochs: int, patience: int, g: int, *rest: Any
+        ) -> None:
+            real_interact(setup, coder, epochs, patience, g, *rest)
+            trained.append((g, setup.seed != 0, id(coder) in taught))
+            if (g, setup.seed != 0) in where:
+                norm: Any = coder.encoder[1]
+                norm.running_mean.view(coder.groups, -1)[:, 0] = -1e3
+
+        monkeypatch.setattr(iterated, "interact", interact)
+        monkeypatch.setattr(iterated, "imitate", imitate)
+        return trained
+
+    return collapse
+
+
+def test_a_collapsed_generation_is_neither_returned_nor_a_teacher(
+    toy_latents: Data, tmp_path: Path, collapsing: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    trained = collapsing({(1, False), (1, True)})
+    two = iterate(*toy_latents, **at(tmp_path), generations=2, **FAST)
+    assert trained == [(0, False, False), (1, False, True), (1, True, True)]
+    assert two.coder.digest == SimplicialCoder.load(generations(tmp_path)[0] / FILE).digest
+    assert two.metrics[["generation", "retry"]].to_numpy().tolist() == [[0, 0], [1, 0], [1, 1]]
+    assert two.metrics["collapsed"].tolist() == [False, True, True]
+    assert two.metrics["chosen"].tolist() == [True, False, False]
+    assert two.metrics["tokens_used"][1] == 1
+    (line,) = caplog.messages
+    assert "generation 1 collapsed (1 of 4 tokens in use), and again with another seed; generation 0 is used" in line
+    before = files(tmp_path)
+    three = iterate(*toy_latents, **at(tmp_path), generations=3, **FAST)
+    assert trained[3:] == [(2, False, True)], "what is finished is not trained again"
+    assert files(tmp_path)[:3] == before
+    assert three.metrics["collapsed"].tolist() == [False, True, True, False]
+    assert three.chosen["tokens_used"] > 1.1
+
+
+def test_a_retry_is_deterministic_and_may_be_returned(
+    toy_latents: Data, tmp_path: Path, collapsing: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    collapsing({(0, False)})
+    first = iterate(*toy_latents, **at(tmp_path / "a"), generations=1, **FAST)
+    assert first.metrics["chosen"].tolist() == [False, True]
+    assert first.chosen["retry"] == 1
+    collapse, seen = iterated.interact, list[int]()
+
+    def killed(setup: TrainingSetup, coder: SimplicialCoder, *rest: Any) -> None:
+        seen.append(setup.seed)
+        if len(seen) == 2:
+            raise KeyboardInterrupt
+        collapse(setup, coder, *rest)
+
+    monkeypatch.setattr(iterated, "interact", killed)
+    with pytest.raises(KeyboardInterrupt):
+        iterate(*toy_latents, **at(tmp_path / "b"), generations=1, **FAST)
+    again = iterate(*toy_latents, **at(tmp_path / "b"), generations=1, **FAST)
+    assert len(set(seen)) == 2
+    assert seen[1] == seen[2], "the seed of the retry is the same after a kill"
+    assert files(tmp_path / "a") == files(tmp_path / "b")
+    pd.testing.assert_frame_equal(first.metrics, again.metrics)
+
+
+def test_without_a_teacher_a_generation_starts_as_the_first(toy_latents: Data, tmp_path: Path, collapsing: Any) -> None:
+    trained = collapsing({(0, False), (0, True)})
+    found = iterate(*toy_latents, **at(tmp_path), generations=2, **FAST)
+    assert trained == [(0, False, False), (0, True, False), (1, False, False)]
+    assert found.chosen["generation"] == 1
+    assert np.isnan(found.chosen["agreement"])
+
+
+def test_if_all_generations_collapse_the_message_says_what_to_change(
+    toy_latents: Data, tmp_path: Path, collapsing: Any
+) -> None:
+    collapsing({(0, False), (0, True)})
+    with pytest.raises(InputError, match=r"collapsed in every generation \(1 of 4 tokens.*lower sparse.learning_rate"):
+        iterate(*toy_latents, **at(tmp_path), generations=1, **FAST)
+
+
 def test_nan_labels_are_masked_all_the_way(toy_latents: Data, tmp_path: Path) -> None:
     z, y, val_z, val_y = toy_latents
     holes = np.where(np.random.default_rng(0).random(y.shape) < 0.3, np.nan, y)
     blind = np.stack([holes[:, 0], np.full(len(y), np.nan)], 1)
     table = iterate(z, blind, val_z, val_y, **at(tmp_path), generations=1, **FAST).metrics
-    assert np.isfinite(table.drop(columns="agreement").to_numpy()).all()
+    assert np.isfinite(table.drop(columns="agreement").to_numpy(float)).all()
 
 
 def test_progress_is_told(toy_latents: Data, tmp_path: Path) -> None:
