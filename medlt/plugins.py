@@ -242,6 +242,7 @@ CODECS = Registry(
     CodecPlugin,
     {
         "folder": CodecPlugin("medlt.config:FolderCodec", "medlt.recipes._codec:folder_codec", private=True),
+        "identity": CodecPlugin("medlt.config:PixelsConfig", "medlt.recipes._codec:pixel_codec", private=True),
         "train": CodecPlugin("medlt.config:TrainedCodec", "medlt.recipes._codec:trained_codec", private=True),
     },
 )

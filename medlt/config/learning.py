@@ -39,8 +39,18 @@ class FolderCodec(CodecConfig):
     tune: CodecTuning | None = Field(None, description="how to fine-tune it; null: use it as it is")
 
 
+class PixelsConfig(CodecConfig):
+    """No autoencoder: the denoiser makes pixels. Nothing of a finding is lost, and each step takes longer."""
+
+    kind: Literal["identity"] = Field("identity", description="pixels instead of latents")
+    patch: int = Field(
+        1, ge=1, description="side of the blocks of pixels that become channels, without a loss; 2: a quarter of the "
+        "positions and 4 channels"
+    )  # fmt: skip
+
+
 class TrainedCodec(CodecConfig):
-    """A small AutoencoderKL, trained from scratch on the train split."""
+    """A small AutoencoderKL, trained from scratch on the train split; see docs/explanation/codecs.md."""
 
     kind: Literal["train"] = Field("train", description="an autoencoder trained here")
     channels: int = Field(4, ge=1, description="channels of a latent")
@@ -49,6 +59,15 @@ class TrainedCodec(CodecConfig):
     steps: int = Field(600, ge=1, description="training steps")
     batch_size: int = Field(16, ge=1, description="images per step")
     learning_rate: float = Field(1e-3, gt=0, description="learning rate of AdamW")
+    edge: float = Field(0.0, ge=0, description="weight of the loss on image gradients; 0 is off")
+    lesion_weight: float = Field(
+        0.0, ge=0, description="additional weight of pixels where a finding is: by its mask or box where there is one, "
+        "else by the activation map of a classifier that is trained for this; 0 is off"
+    )  # fmt: skip
+    perceptual_weight: float = Field(
+        0.0, ge=0, description="weight of the loss on the feature maps of a classifier that is trained for this, not "
+        "in a private run; 0 is off"
+    )  # fmt: skip
 
 
 class SparseConfig(Strict):

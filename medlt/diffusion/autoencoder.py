@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from medlt.diffusion.cache import Images
 from medlt.diffusion.codec import AutoencoderCodec, load_codec
+from medlt.diffusion.emphasis import PLAIN, Emphasis
 from medlt.files import digest
 from medlt.rng import batch_indices, torch_generator
 from medlt.store import Build, Store
@@ -98,28 +99,30 @@ class Reconstruction(nn.Module):
 
 @dataclass(frozen=True)
 class AutoencoderLoss:
-    """L1 of the image in [-1,1] plus kl_weight times the posterior's divergence from the unit normal per latent number.
+    """The errors of `emphasis`, L1 if it is plain, plus kl_weight times the posterior's divergence per latent number.
 
-    Call it as loss(network, step, part) with a `Reconstruction`. The batch and the posterior's noise are functions of
-    (seed, step).
+    The divergence is from the unit normal. Call it as loss(network, step, part) with a `Reconstruction`. The batch and
+    the posterior's noise are functions of (seed, step).
     """
 
     images: Images
     batch_size: int
     kl_weight: float
     seed: int
+    emphasis: Emphasis = PLAIN
 
     def __call__(self, network: nn.Module, step: int, part: BatchPart = WHOLE) -> Tensor:
-        x = self._inputs(network, part.take(batch_indices(len(self.images), self.batch_size, step, self.seed, "codec")))
+        rows = part.take(batch_indices(len(self.images), self.batch_size, step, self.seed, "codec"))
+        x = self._inputs(network, rows)
         out, divergence = network(x, torch_generator(self.seed, "codec", step), part)
-        loss: Tensor = (out - x).abs().mean() + self.kl_weight * divergence
+        loss: Tensor = self.emphasis.errors(out, x, rows).mean() + self.kl_weight * divergence
         return loss
 
     def each(self, network: nn.Module, rows: np.ndarray, rng: torch.Generator) -> Tensor:
         """Return the loss of each row [B], as a medlt.training.protocols.RowLoss."""
         x = self._inputs(network, rows)
         out, divergence, numbers = network.reconstruct(x, rng)  # type: ignore[operator]
-        loss: Tensor = (out - x).abs().flatten(1).mean(1) + self.kl_weight * divergence / numbers
+        loss: Tensor = self.emphasis.errors(out, x, rows) + self.kl_weight * divergence / numbers
         return loss
 
     def _inputs(self, network: nn.Module, rows: np.ndarray) -> Tensor:

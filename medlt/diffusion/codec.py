@@ -11,7 +11,7 @@ import copy
 import json
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -25,6 +25,15 @@ from medlt.types import Codec, InputError
 CLASSES = ("AutoencoderKL", "AutoencoderTiny")
 WEIGHTS = "diffusion_pytorch_model"
 BLOCKS = ("ResnetBlock2D", "Attention", "Upsample2D", "AutoencoderTinyBlock")
+
+
+@runtime_checkable
+class DifferentiableCodec(Codec, Protocol):
+    """A codec whose images have gradients in the latents."""
+
+    def picture(self, latents: Tensor, checkpointed: bool = False) -> Tensor:
+        """Return what `decode` returns, with gradients. checkpointed: recompute activations in the backward pass."""
+        ...
 
 
 def _column(value: Any, default: float) -> Tensor:

@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from medlt.diffusion.cache import Images
+from medlt.diffusion.emphasis import Features
 from medlt.files import digest
 from medlt.plugins import CODECS, PluginError
 from medlt.store import Store
@@ -24,6 +25,7 @@ class CodecParts:
     train, val: data sets of dicts with `uid` and `image` [1,size,size] in [0,1]; val is None where the split is empty.
     contents: digest of the train images, for the key of what is trained on them. store.make(kind, key, build) returns
     an artifact; it is built once. In a private run the data set of a plug-in raises InputError for every image.
+    features, lesions: what `medlt.diffusion.emphasis.Emphasis` takes, if the settings have a weight for it.
     """
 
     train: Images
@@ -34,6 +36,8 @@ class CodecParts:
     store: Store
     private: PrivateFit | None = None
     patients: Sequence[str] = ()
+    features: Features | None = None
+    lesions: Tensor | None = None
 
 
 class WithheldImages:

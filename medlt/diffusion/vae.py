@@ -15,11 +15,11 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from medlt.diffusion.autoencoder import Reconstruction, made_codec, private_key, stacked
 from medlt.diffusion.cache import Images
 from medlt.diffusion.codec import AutoencoderCodec, load_codec
+from medlt.diffusion.emphasis import gradient_error, gradient_errors
 from medlt.files import digest, digest_tensors, write_json
 from medlt.rng import batch_indices, torch_generator
 from medlt.store import Store
@@ -31,24 +31,6 @@ from medlt.types import InputError
 
 FORMAT = 1  # part of the key: increase it if the same settings would train other weights
 TRAINING = Training(steps=1000, learning_rate=1e-5, batch_size=8, checkpoint_every=250)
-
-
-def gradient_error(out: Tensor, x: Tensor, scales: int = 3) -> Tensor:
-    """Return the mean L1 between finite differences of two image batches [B,c,H,W], over `scales` halvings of size."""
-    return torch.stack([error.mean() for error in _gradient_errors(out, x, scales)]).mean()
-
-
-def gradient_errors(out: Tensor, x: Tensor, scales: int = 3) -> Tensor:
-    """Return the gradient error of each image, [B]."""
-    return torch.stack([error.flatten(1).mean(1) for error in _gradient_errors(out, x, scales)]).mean(0)
-
-
-def _gradient_errors(out: Tensor, x: Tensor, scales: int) -> list[Tensor]:
-    errors = []
-    for _ in range(scales):
-        errors += [(out.diff(dim=dim) - x.diff(dim=dim)).abs() for dim in (2, 3)]
-        out, x = functional.avg_pool2d(out, 2), functional.avg_pool2d(x, 2)
-    return errors
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ import torch
 
 from medlt._version import __version__
 from medlt.export.generator import Generator
-from medlt.export.parts import SOURCE, label_embedding, label_unet, sampling, scheduler_config
+from medlt.export.parts import SOURCE, autoencoder, label_embedding, label_unet, sampling, scheduler_config
 from medlt.export.provenance import NOTICE, write_provenance
 from medlt.files import atomic, write_json, write_text
 from medlt.recipes.generator import TrainedGenerator
@@ -33,16 +33,17 @@ def export_bundle(run: Path, out: Path) -> None:
     """Write the run's generator as a bundle to the folder `out`. Raises InputError for a run without a label UNet."""
     trained, network = label_unet(run)
     record = write_provenance(run, out)
-    embedding = label_embedding(trained, network, record["run"])
+    embedding, vae = label_embedding(trained, network, record["run"]), autoencoder(trained)
     definition: dict[str, Any] = {
         "unet": _public(network.unet.config) | {"_class_name": "UNet2DModel"},
-        "vae": _public(trained.codec.network.config) | {"_class_name": type(trained.codec.network).__name__},
+        "vae": None if vae is None else _public(vae.config) | {"_class_name": type(vae).__name__},
         "scheduler": scheduler_config(network),
         "label_embedding": _public(embedding.config),
     }
     generator = Generator(**definition)
-    for name, part in (("unet", network.unet), ("vae", trained.codec.network), ("label_embedding", embedding)):
-        getattr(generator, name).load_state_dict(part.state_dict())
+    for name, part in (("unet", network.unet), ("vae", vae), ("label_embedding", embedding)):
+        if part is not None:
+            getattr(generator, name).load_state_dict(part.state_dict())
     with atomic(out / "models" / "model.pt") as temporary:
         torch.save(generator.state_dict(), temporary)
     (out / "scripts").mkdir()

@@ -1,15 +1,17 @@
 """A generator of synthetic radiographs that stands alone: it needs torch, diffusers, numpy and pillow, not medlt.
 
 `medlt export` copies this file into what it hands out. The network is a diffusers UNet2DModel in the latent space of a
-diffusers AutoencoderKL. Its class embedding is made from a vector of labels: 1 present, 0 absent, NaN unknown.
+diffusers AutoencoderKL, or of pixels, where there is no vae. Its class embedding is made from a vector of labels:
+1 present, 0 absent, NaN unknown.
 """
 
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from diffusers import (
@@ -25,6 +27,7 @@ from diffusers.configuration_utils import register_to_config
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from torch import Tensor, nn
+from torch.nn.functional import pixel_shuffle
 
 EVERYWHERE = (0.0, 1.0)
 NOTICE = "Synthetic radiograph. It shows no patient; do not use it for diagnosis."
@@ -91,7 +94,9 @@ def sample(
 
 @torch.no_grad()
 def decode(vae: Any, latents: Tensor) -> Tensor:
-    """Return images [B,1,H,W] in [0,1] from scaled latents [B,C,h,w]."""
+    """Return images [B,1,H,W] in [0,1] from scaled latents [B,C,h,w]; without `vae` they are pixels in [-1,1]."""
+    if vae is None:
+        return ((pixel_shuffle(latents, math.isqrt(latents.shape[1])) + 1) / 2).clamp(0, 1)
     shift = _setting(vae, "latents_mean", _setting(vae, "shift_factor", 0.0))
     scale = _setting(vae, "scaling_factor", 1.0) / _setting(vae, "latents_std", 1.0)
     images: Tensor = vae.decode(latents / scale.to(latents) + shift.to(latents)).sample
@@ -113,6 +118,8 @@ def unit_noise(seeds: Sequence[int], shape: Sequence[int]) -> Tensor:
 class LabelPipeline(DiffusionPipeline):  # type: ignore[misc]
     """A diffusers pipeline over the parts: unet, vae, scheduler and label_embedding."""
 
+    _optional_components: ClassVar[list[str]] = ["vae"]
+
     def __init__(self, unet: Any, vae: Any, scheduler: Any, label_embedding: Any) -> None:
         super().__init__()
         self.register_modules(unet=unet, vae=vae, scheduler=scheduler, label_embedding=label_embedding)
@@ -121,13 +128,15 @@ class LabelPipeline(DiffusionPipeline):  # type: ignore[misc]
     def from_folder(cls, folder: str | Path) -> LabelPipeline:
         """Return the pipeline of an exported folder. Nothing is downloaded."""
         place = Path(folder)
-        kind = json.loads((place / "vae" / "config.json").read_text())["_class_name"]
-        parts = {"unet": UNet2DModel, "vae": AUTOENCODERS[kind], "label_embedding": LabelEmbedding}
+        parts: dict[str, Any] = {"unet": UNet2DModel, "label_embedding": LabelEmbedding}
+        if (config := place / "vae" / "config.json").is_file():
+            parts["vae"] = AUTOENCODERS[json.loads(config.read_text())["_class_name"]]
         loaded = {
             name: part.from_pretrained(place / name, local_files_only=True, use_safetensors=True)
             for name, part in parts.items()
         }
-        return cls(scheduler=DDIMScheduler.from_pretrained(place / "scheduler", local_files_only=True), **loaded)
+        scheduler = DDIMScheduler.from_pretrained(place / "scheduler", local_files_only=True)
+        return cls(scheduler=scheduler, **{"vae": None, **loaded})
 
     @torch.no_grad()
     def __call__(
@@ -147,12 +156,12 @@ class Generator(nn.Module):
     """The same parts as one network, from their configs, as a MONAI bundle requires it."""
 
     def __init__(
-        self, unet: Mapping[str, Any], vae: Mapping[str, Any], scheduler: Mapping[str, Any],
+        self, unet: Mapping[str, Any], vae: Mapping[str, Any] | None, scheduler: Mapping[str, Any],
         label_embedding: Mapping[str, Any],
     ) -> None:  # fmt: skip
         super().__init__()
         self.unet = UNet2DModel.from_config(dict(unet))
-        self.vae = AUTOENCODERS[str(vae["_class_name"])].from_config(dict(vae))
+        self.vae = None if vae is None else AUTOENCODERS[str(vae["_class_name"])].from_config(dict(vae))
         self.label_embedding: Any = LabelEmbedding(**label_embedding)
         self.scheduler = DDIMScheduler.from_config(dict(scheduler))
 

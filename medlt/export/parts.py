@@ -9,6 +9,7 @@ from medlt import config as configs
 from medlt.diffusion.backbone import EVERYWHERE
 from medlt.diffusion.labels import LabelUNet
 from medlt.diffusion.noise import STABLE_DIFFUSION
+from medlt.diffusion.pixels import PixelCodec
 from medlt.export.generator import LabelEmbedding
 from medlt.recipes.generator import TrainedGenerator, open_generator
 from medlt.types import InputError
@@ -25,6 +26,11 @@ def label_unet(run: Path) -> tuple[TrainedGenerator, LabelUNet]:
         family = trained.network.family
         raise InputError(f"{run.absolute()}: its denoiser is a {family}, which diffusers does not support; use a unet")
     return trained, trained.network
+
+
+def autoencoder(trained: TrainedGenerator) -> Any:
+    """Return the diffusers autoencoder, None if the denoiser makes pixels."""
+    return None if isinstance(trained.codec, PixelCodec) else trained.codec.network
 
 
 def label_embedding(trained: TrainedGenerator, network: LabelUNet, run: str) -> LabelEmbedding:

@@ -24,7 +24,7 @@ from typing import Any
 from diffusers import DDIMScheduler
 
 from medlt import config as configs
-from medlt.export.parts import SOURCE, label_embedding, label_unet, sampling, scheduler_config
+from medlt.export.parts import SOURCE, autoencoder, label_embedding, label_unet, sampling, scheduler_config
 from medlt.export.provenance import NOTICE, write_provenance
 from medlt.files import write_json, write_text
 from medlt.types import InputError
@@ -52,16 +52,18 @@ def export_diffusers(run: Path, out: Path) -> None:
         return
     trained, network = label_unet(run)
     record = write_provenance(run, out)
-    autoencoder: Any = trained.codec.network
+    vae = autoencoder(trained)
     scheduler = DDIMScheduler(**scheduler_config(network))
     network.unet.save_pretrained(out / "unet", safe_serialization=True)
-    autoencoder.save_pretrained(out / "vae", safe_serialization=True)
+    if vae is not None:
+        vae.save_pretrained(out / "vae", safe_serialization=True)
     scheduler.save_pretrained(out / "scheduler")
     label_embedding(trained, network, record["run"]).save_pretrained(out / "label_embedding", safe_serialization=True)
     for place in (out / "pipeline.py", out / "label_embedding" / "label_embedding.py"):
         shutil.copyfile(SOURCE, place)  # diffusers takes the class of a part from a module in the part's own folder
-    kinds = {"unet": "UNet2DModel", "vae": type(autoencoder).__name__, "scheduler": "DDIMScheduler"}
+    kinds = {"unet": "UNet2DModel", "scheduler": "DDIMScheduler"}
     index: dict[str, Any] = {name: ["diffusers", kind] for name, kind in kinds.items()}
+    index["vae"] = [None, None] if vae is None else ["diffusers", type(vae).__name__]
     index |= {"_class_name": ["pipeline", "LabelPipeline"], "label_embedding": ["label_embedding", "LabelEmbedding"]}
     write_json(out / "model_index.json", index)
     chosen = sampling(trained.config)

@@ -83,6 +83,8 @@ def codec(config: configs.RunConfig) -> str:
     """Return the origin of the codec."""
     if isinstance(config.codec, configs.TrainedCodec):
         return "a codec trained on the same images"
+    if isinstance(config.codec, configs.PixelsConfig):
+        return "the identity as its codec: it makes pixels"
     if not isinstance(config.codec, configs.FolderCodec):
         return f"codec {config.codec.kind} of a plug-in"
     return "a given codec" if config.codec.tune is None else "a given codec tuned on the same images"

@@ -105,16 +105,24 @@ def _given_codec(config: configs.RunConfig) -> AutoencoderCodec | None:
 
 
 def _check_codec(config: configs.RunConfig, given: AutoencoderCodec | None) -> None:
-    """Raise InputError if the codec does not fit the image size, the denoiser or the guidance."""
-    if isinstance(config.codec, configs.TrainedCodec):
-        require_factor(config, 2 ** (config.codec.levels - 1))
+    """Raise InputError if the codec does not fit the image size, the denoiser, the guidance or the privacy."""
+    chosen = config.codec
+    if isinstance(chosen, configs.TrainedCodec):
+        require_factor(config, 2 ** (chosen.levels - 1))
+        if config.privacy is not None and (chosen.perceptual_weight or chosen.lesion_weight):
+            raise InputError(
+                "privacy: codec.perceptual_weight and codec.lesion_weight need a classifier or masks of patients that "
+                "no budget covers; set both to 0, or remove privacy"
+            )
     elif given is not None:
         require_factor(config, given.factor)
-    else:
-        if any(one.kind == "longtail" and one.weight for one in guidance_of(config.method)):
-            raise InputError("Longtail Guidance needs a codec with gradients; use codec.kind: folder or train")
-        if isinstance(config.denoiser, configs.StableConfig):
-            raise InputError("denoiser.kind stable-diffusion needs its own autoencoder; use codec.kind: folder")
+    elif isinstance(chosen, configs.PixelsConfig):
+        require_factor(config, chosen.patch)
+    elif any(one.kind == "longtail" and one.weight for one in guidance_of(config.method)):
+        raise InputError("Longtail Guidance needs a codec with gradients; use codec.kind: folder, train or identity")
+    own = isinstance(chosen, configs.TrainedCodec | configs.FolderCodec)
+    if isinstance(config.denoiser, configs.StableConfig) and not own:
+        raise InputError("denoiser.kind stable-diffusion needs its own autoencoder; use codec.kind: folder")
 
 
 def prompts(chosen: configs.StableConfig, findings: tuple[str, ...]) -> Prompts:

@@ -7,12 +7,19 @@ from dataclasses import replace
 from typing import Any
 
 import torch
+from torch import Tensor
+from torch.nn import functional
 
 from medlt import config as configs
+from medlt.classify.cam import frozen, layer_activation_map, peak_one
+from medlt.classify.feature_maps import ClassifierMaps
+from medlt.classify.train import Classifier, fit_classifier
 from medlt.diffusion.cache import Latents, Standardiser, cache_latents, channel_statistics
 from medlt.diffusion.codec import AutoencoderCodec, load_codec
 from medlt.diffusion.decode import Decoder
+from medlt.diffusion.emphasis import Emphasis
 from medlt.diffusion.parts import CodecParts, WithheldImages, built_codec
+from medlt.diffusion.pixels import PixelCodec
 from medlt.diffusion.train_codec import train_codec
 from medlt.diffusion.vae import finetune_codec
 from medlt.plugins import CODECS
@@ -23,11 +30,15 @@ from medlt.training.runtime import Runtime
 from medlt.training.settings import Training
 from medlt.types import Codec, InputError
 
+NOT_OPTIONS = {"kind", "edge", "lesion_weight", "perceptual_weight"}
+"""Keys of `TrainedCodec` that `train_codec` does not take: the weights of its loss are an `Emphasis`."""
+MAP, CHUNK = 32, 64
+"""Side of the maps that weigh the pixels of the codec's loss, and images in a call that makes them."""
 TUNING, LOSSES = ("steps", "batch_size", "learning_rate"), ("decoder_only", "edge", "ssim")
 
 
 def make_codec(run: RunFolder[configs.RunConfig], cohort: Cohort, private: PrivateFit | None) -> Codec:
-    """Return the codec of the config: a diffusers folder, one trained on the train split, or that of a plug-in."""
+    """Return the codec of the config: of a folder, trained on the train split, the identity, or that of a plug-in."""
     settings, size = run.config.codec, run.config.size
     parts = CodecParts(
         train=cohort.dataset(cohort.train, size),
@@ -41,6 +52,8 @@ def make_codec(run: RunFolder[configs.RunConfig], cohort: Cohort, private: Priva
     )
     if private is not None and CODECS.package(settings.kind):
         parts = replace(parts, train=WithheldImages(), val=None, contents="", private=None, patients=())
+    if isinstance(settings, configs.TrainedCodec) and (settings.perceptual_weight or settings.lesion_weight):
+        parts = replace(parts, **_emphasised(run, cohort, settings))
     with run.stage("codec"):
         codec = built_codec(settings.kind, settings, parts)
     require_factor(run.config, codec.factor)
@@ -48,9 +61,89 @@ def make_codec(run: RunFolder[configs.RunConfig], cohort: Cohort, private: Priva
     return codec
 
 
+def _emphasised(run: RunFolder[configs.RunConfig], cohort: Cohort, settings: configs.TrainedCodec) -> dict[str, Any]:
+    """Return the features and the lesion maps of the codec's loss, as far as the settings have a weight for them."""
+    classifier = None
+    if settings.perceptual_weight or (settings.lesion_weight and unmarked(cohort)):
+        classifier = train_codec_classifier(run, cohort)
+    maps = lesion_maps(run, cohort, classifier) if settings.lesion_weight else None
+    return {
+        "features": ClassifierMaps(classifier) if settings.perceptual_weight and classifier else None,
+        "lesions": maps,
+    }
+
+
+def train_codec_classifier(run: RunFolder[configs.RunConfig], cohort: Cohort) -> Classifier:
+    """Train the classifier of the codec's loss, with another architecture and seed than the verifiers.
+
+    It reads train and validation images at the size of the codec, and neither guides nor verifies.
+    """
+    config = run.config
+    other = "dense" if config.classifier.network == "small" else "small"
+    options = config.classifier.model_dump(exclude={"size"}) | {"network": other}
+    train, val = (cohort.training_set(part, config.size) for part in (cohort.train, cohort.val))
+    with run.stage("codec_classifier"):
+        return fit_classifier(
+            train, val, runtime=run.runtime.seeded("codec classifier"), store=run.store, name="codec_classifier",
+            **options,
+        )  # fmt: skip
+
+
+def unmarked(cohort: Cohort) -> list[tuple[str, str]]:
+    """Return (uid, finding) of the positive train rows without a mask or box, for the findings of the data."""
+    rows, regions = cohort.train.rows, cohort.regions
+    named = [name for name in cohort.findings if name != cohort.manifest.no_finding]
+    return [
+        (str(uid), name)
+        for name in named
+        for uid in rows.index[rows[name] == 1]
+        if regions.kind(str(uid), name) is None
+    ]
+
+
+def lesion_maps(run: RunFolder[configs.RunConfig], cohort: Cohort, classifier: Classifier | None) -> Tensor:
+    """Return where the findings of each train image are, uint8 [N,1,MAP,MAP], 0 to 255: the largest over its findings.
+
+    A mask or box counts where there is one, else the classifier's activation map, without a classifier nothing.
+    """
+    uids = [str(uid) for uid in cohort.train.rows.index]
+    at, maps = {uid: i for i, uid in enumerate(uids)}, torch.zeros(len(uids), MAP, MAP)
+    for name in cohort.regions.findings:
+        known = [uid for uid in cohort.regions.known(name) if uid in at and cohort.train.rows.loc[uid, name] == 1]
+        for uid in known:  # one at a time: a mask is as large as its image
+            maps[at[uid]] = maps[at[uid]].maximum(cohort.regions.masks([uid], name, MAP)[0])
+    others = unmarked(cohort) if classifier is not None else []
+    for start in range(0, len(others), CHUNK):
+        part = others[start : start + CHUNK]
+        for (uid, _), one in zip(part, _activation(run, cohort, classifier, part), strict=True):
+            maps[at[uid]] = maps[at[uid]].maximum(one)
+    return (maps * 255).round().to(torch.uint8)[:, None]
+
+
+def _activation(
+    run: RunFolder[configs.RunConfig], cohort: Cohort, classifier: Classifier | None, pairs: list[tuple[str, str]]
+) -> Tensor:
+    """Return the activation maps [B,MAP,MAP] in [0,1] of (uid, finding) pairs."""
+    assert classifier is not None
+    net, column = frozen(classifier), torch.tensor([cohort.findings.index(name) for _, name in pairs])
+    images = cohort.images(cohort.train, run.config.size, [uid for uid, _ in pairs]).float() / 255
+    place = net.head.weight.device
+    seen = layer_activation_map(net, images.to(place), column.to(place))[:, None]
+    return peak_one(functional.interpolate(seen, (MAP, MAP), mode="area")[:, 0]).cpu()
+
+
 def trained_codec(settings: configs.TrainedCodec, parts: CodecParts) -> AutoencoderCodec:
     """Return a small autoencoder trained on the train split."""
-    return train_codec(parts.train, **settings.model_dump(exclude={"kind"}), **_training(parts))
+    emphasis = Emphasis(
+        edge=settings.edge, lesion_weight=settings.lesion_weight, lesions=parts.lesions,
+        feature_weight=settings.perceptual_weight, features=parts.features,
+    )  # fmt: skip
+    return train_codec(parts.train, emphasis=emphasis, **settings.model_dump(exclude=NOT_OPTIONS), **_training(parts))
+
+
+def pixel_codec(settings: configs.PixelsConfig, parts: CodecParts) -> PixelCodec:
+    """Return the identity, for pixel diffusion."""
+    return PixelCodec(settings.patch, parts.runtime.device)
 
 
 def folder_codec(settings: configs.FolderCodec, parts: CodecParts) -> AutoencoderCodec:

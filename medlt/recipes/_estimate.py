@@ -26,6 +26,7 @@ from medlt.diffusion.finetune import LabelledLatents, train_backbone
 from medlt.diffusion.train_codec import train_codec
 from medlt.progress import duration
 from medlt.recipes._checks import objective, training
+from medlt.recipes._codec import NOT_OPTIONS
 from medlt.recipes._cohort import Cohort
 from medlt.recipes._denoiser import fresh_network
 from medlt.recipes._privacy import PrivateTraining
@@ -149,7 +150,7 @@ class _Images:
 def _codec(run: RunFolder[configs.RunConfig], cohort: Cohort) -> float:
     chosen, names = run.config.codec, _names(cohort)
     assert isinstance(chosen, configs.TrainedCodec)
-    options: dict[str, Any] = chosen.model_dump(exclude={"kind", "steps"}) | {"contents": "estimate"}
+    options: dict[str, Any] = chosen.model_dump(exclude={"steps", *NOT_OPTIONS}) | {"contents": "estimate"}
     if (private := _private(run, cohort)) is not None:
         options |= {"private": private, "patients": names}
     images = _Images(run.config.size, len(names))
@@ -167,6 +168,8 @@ def _latent_shape(config: configs.RunConfig) -> tuple[int, int, int]:
     elif isinstance(config.codec, configs.FolderCodec):
         codec = load_codec(config.codec.path, "cpu")
         channels, factor = codec.channels, codec.factor
+    elif isinstance(config.codec, configs.PixelsConfig):
+        channels, factor = config.codec.patch**2, config.codec.patch
     else:
         raise InputError("the latents of a plug-in's codec are not known before it is built")
     return channels, config.size // factor, config.size // factor

@@ -17,7 +17,7 @@ from medlt.classify.latents import LatentClassifier
 from medlt.diffusion.backbone import Backbone
 from medlt.diffusion.cache import Latents
 from medlt.diffusion.cbdm import ClassBalancing
-from medlt.diffusion.codec import AutoencoderCodec
+from medlt.diffusion.codec import DifferentiableCodec
 from medlt.diffusion.in_band_loss import AidLoss
 from medlt.diffusion.losses import ExtraLoss
 from medlt.diffusion.schedulers import factory
@@ -250,8 +250,8 @@ def _longtail_guide(
 ) -> Named:
     """Return Longtail Guidance. Its classifier gets images that the run's codec decodes, in the run's precision."""
     codec = decoder(run.runtime, learnt.latents.codec).codec
-    if not isinstance(codec, AutoencoderCodec):
-        raise InputError("Longtail Guidance needs a codec with gradients; use codec.kind: folder or train")
+    if not isinstance(codec, DifferentiableCodec):
+        raise InputError("Longtail Guidance needs a codec with gradients; use codec.kind: folder, train or identity")
     standardised = learnt.latents.standardiser if backbone.space == "standardised" else None
     decode = differentiable_decoder(codec, standardised, chosen.gradient_checkpointing)
     head = train_guidance_classifier(run, learnt.cohort, learnt.verifiers)

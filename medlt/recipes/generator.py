@@ -12,6 +12,7 @@ from medlt.diffusion.cache import Standardiser
 from medlt.diffusion.codec import AutoencoderCodec
 from medlt.diffusion.families import load_label_network
 from medlt.diffusion.labels import LabelNetwork
+from medlt.diffusion.pixels import PixelCodec
 from medlt.files import REAL_ROWS
 from medlt.recipes._codec import encode, make_codec
 from medlt.recipes._cohort import filed_cohort
@@ -29,7 +30,7 @@ class TrainedGenerator:
     config: configs.RunConfig
     findings: tuple[str, ...]
     network: LabelNetwork
-    codec: AutoencoderCodec
+    codec: AutoencoderCodec | PixelCodec
     standardiser: Standardiser
     latent_size: tuple[int, int]
 
@@ -50,7 +51,7 @@ def open_generator(folder: Path, progress: Progress = silent) -> TrainedGenerato
         cohort = filed_cohort(run)
         private = None if run.config.privacy is None else PrivateTraining(run, cohort, kept=False)
         codec = make_codec(run, cohort, private)
-        if not isinstance(codec, AutoencoderCodec):
+        if not isinstance(codec, AutoencoderCodec | PixelCodec):
             raise InputError(f"{folder}: its codec is no diffusers autoencoder, so it cannot be exported")
         latents = encode(run, cohort, codec)
     recorded = run.summary().get("digests", {}).get("codec", codec.digest)

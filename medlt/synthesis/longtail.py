@@ -26,9 +26,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from medlt.classify.epistemic import Statistic, statistic
-from medlt.diffusion.codec import AutoencoderCodec
-from medlt.diffusion.decoded_signal import ascend_estimate, average_shifts, decoded_signal
-from medlt.diffusion.guidance import guided_levels, only_at
+from medlt.diffusion.codec import DifferentiableCodec
+from medlt.diffusion.decoded_signal import average_shifts, decoded_signal, displace_estimate
+from medlt.diffusion.guidance import guided_levels
 from medlt.synthesis.from_noise import FromNoise
 from medlt.synthesis.guides import SamplingContext
 from medlt.synthesis.space import Standardises
@@ -122,7 +122,7 @@ class LongtailGuidance(FromNoise):
 
 
 def differentiable_decoder(
-    codec: AutoencoderCodec, standardiser: Standardises | None = None, gradient_checkpointing: bool = False
+    codec: DifferentiableCodec, standardiser: Standardises | None = None, gradient_checkpointing: bool = False
 ) -> Callable[[Tensor], Tensor]:
     """Return a differentiable function from the backbone's latents to images.
 

@@ -11,8 +11,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from medlt.diffusion.codec import AutoencoderCodec, encode, image_of, load_codec
+from medlt.diffusion.codec import AutoencoderCodec, DifferentiableCodec, encode, image_of, load_codec
 from medlt.diffusion.decode import Decoder
+from medlt.diffusion.pixels import PixelCodec
 from medlt.rng import torch_generator
 from medlt.testing import Discs, IdentityCodec, tiny_autoencoder_kl, tiny_autoencoder_tiny
 from medlt.types import Codec, InputError
@@ -30,6 +31,8 @@ def real_taesd() -> Codec:
 
 
 CODECS = [
+    pytest.param(PixelCodec, id="pixels"),
+    pytest.param(lambda: PixelCodec(4), id="pixels-4"),
     pytest.param(IdentityCodec, id="identity"),
     pytest.param(lambda: IdentityCodec(factor=2, spread=0.3, scale=0.7), id="identity-2"),
     pytest.param(lambda: AutoencoderCodec(tiny_autoencoder_kl(), "cpu"), id="kl"),
@@ -88,7 +91,7 @@ def test_unscaling_gives_the_mean_back(codec: Codec) -> None:
     """decode(latents(m)) must hand the network the mean itself: two codecs of one network that differ in scaling
     alone decode to the same image."""
     if not isinstance(codec, AutoencoderCodec):
-        pytest.skip("the identity codec is checked below, exactly")
+        pytest.skip("the codecs of pixels are checked below, exactly")
     moments = codec.moments(images())
     seen: list[Tensor] = []
     decode = codec.network.decode
@@ -123,6 +126,43 @@ def test_the_digest_is_stable_and_tells_codecs_apart() -> None:
 def test_the_identity_codec_loses_nothing(factor: int) -> None:
     codec, x = IdentityCodec(factor, spread=0.5, scale=0.25), images()
     torch.testing.assert_close(codec.decode(codec.latents(codec.moments(x))), x, atol=1e-7, rtol=1e-6)
+
+
+@pytest.mark.parametrize("patch", [1, 2, 4])
+def test_pixels_come_back_as_they_were(patch: int) -> None:
+    """In 8 bits exactly: no image of pixel diffusion differs from its file."""
+    codec, x = PixelCodec(patch), (images() * 255).round() / 255
+    z = codec.latents(codec.moments(x))
+    assert z.shape == (3, patch**2, 32 // patch, 32 // patch)
+    assert float(z.min()) >= -1
+    assert float(z.max()) <= 1
+    torch.testing.assert_close(z.mean((1, 2, 3)), (x * 2 - 1).mean((1, 2, 3)))
+    back = codec.decode(z)
+    torch.testing.assert_close(back, x, atol=1e-6, rtol=0)
+    assert torch.equal((back * 255).round(), (x * 255).round())
+    assert PixelCodec(patch).digest == codec.digest != PixelCodec(patch + 1).digest
+
+
+def test_a_latent_beyond_the_range_of_pixels_is_clipped_and_one_that_is_no_number_stays_none() -> None:
+    z = torch.tensor([-3.0, 3.0, torch.nan, 0.0])[:, None, None, None].expand(4, 1, 2, 2)
+    assert PixelCodec().decode(z)[:2, 0, 0, 0].tolist() == [0, 1]
+    assert PixelCodec().decode(z)[2].isnan().all()
+    assert PixelCodec().decode(z)[3, 0, 0, 0] == 0.5
+
+
+@pytest.mark.parametrize("make", [PixelCodec, lambda: AutoencoderCodec(tiny_autoencoder_kl(), "cpu")])
+def test_a_picture_is_the_decoded_image_with_gradients(make: Callable[[], Codec]) -> None:
+    codec = make()
+    assert isinstance(codec, DifferentiableCodec)
+    z = codec.latents(codec.moments(images())).requires_grad_()
+    picture = codec.picture(z)
+    torch.testing.assert_close(picture.detach(), codec.decode(z.detach()), atol=1e-5, rtol=0)
+    (gradient,) = torch.autograd.grad(picture.sum(), z)
+    assert gradient.abs().sum() > 0
+
+
+def test_a_codec_without_gradients_is_seen() -> None:
+    assert not isinstance(IdentityCodec(), DifferentiableCodec)
 
 
 def test_scaling_is_the_configs() -> None:

@@ -11,7 +11,8 @@ import torch
 
 from medlt.diffusion.autoencoder import Reconstruction
 from medlt.diffusion.codec import AutoencoderCodec, load_codec
-from medlt.diffusion.vae import ReconstructionLoss, finetune_codec, gradient_error, quality
+from medlt.diffusion.emphasis import gradient_error
+from medlt.diffusion.vae import ReconstructionLoss, finetune_codec, quality
 from medlt.store import Store
 from medlt.testing import Discs, tiny_autoencoder_kl, tiny_autoencoder_tiny
 from medlt.training.runtime import Runtime

@@ -26,6 +26,7 @@ from medlt.diffusion.adapt import FULL, LoraFinetuning
 from medlt.diffusion.autoencoder import AutoencoderLoss, Reconstruction, autoencoder
 from medlt.diffusion.backbone import Backbone
 from medlt.diffusion.codec import load_codec
+from medlt.diffusion.emphasis import gradient_error, gradient_errors
 from medlt.diffusion.finetune import LabelledLatents, Objective, row_loss, train_backbone
 from medlt.diffusion.labels import LabelUNet
 from medlt.diffusion.losses import NoisedLoss
@@ -33,13 +34,13 @@ from medlt.diffusion.prompts import Prompts
 from medlt.diffusion.stable.load import load_stable_diffusion
 from medlt.diffusion.stable.untrained import untrained
 from medlt.diffusion.train_codec import train_codec
-from medlt.diffusion.vae import ReconstructionLoss, finetune_codec, gradient_error, gradient_errors
+from medlt.diffusion.vae import ReconstructionLoss, finetune_codec
 from medlt.privacy.dpsgd.preflight import assert_reads_back, prepare
 from medlt.privacy.dpsgd.training import PrivacySettings, fit_private
 from medlt.privacy.ledger import Mechanism, read_mechanism
 from medlt.rng import batch_indices, noise_like, torch_generator
-from medlt.sparse.embedding import SimplicialCoder
 from medlt.sparse import code_metrics, health
+from medlt.sparse.embedding import SimplicialCoder
 from medlt.sparse.iterated import iterate
 from medlt.sparse.phases import TrainingSetup
 from medlt.sparse.private import imitation_loss, interaction_loss, masked_bces, private_steps
@@ -338,7 +339,6 @@ def test_a_simplicial_code_is_learnt_privately_phase_by_phase(tmp_path: Path, as
         learn(private=asked, patients=PATIENTS[:3])
 
 
-def test_planned_steps_count_units_not_rows() -> None:
 @pytest.mark.parametrize("dead", [{1}, {0}, {0, 1}])
 def test_a_private_code_is_chosen_without_reading_a_row(
     tmp_path: Path, asked: Asked, monkeypatch: pytest.MonkeyPatch, dead: set[int]
@@ -368,6 +368,7 @@ def test_a_private_code_is_chosen_without_reading_a_row(
     assert stages == ["sparse interaction 0", *taught, "sparse interaction 1"]
 
 
+def test_planned_steps_count_units_not_rows() -> None:
     assert private_steps(100, 16, 2, 8, 1, 6) == {
         "sparse interaction 0": 36, "sparse imitation 1": 48, "sparse adaptation 1": 6, "sparse interaction 1": 36,
     }  # fmt: skip
