@@ -21,6 +21,7 @@ from medlt.data.images import image_shape
 from medlt.data.layouts.reading import canonical, read_table, require
 from medlt.data.layouts.tree import stems
 from medlt.data.manifest import Manifest
+from medlt.data.regions import Regions
 from medlt.names import did_you_mean
 from medlt.types import InputError
 
@@ -49,14 +50,30 @@ def with_boxes(manifest: Manifest, table: Path) -> Manifest:
         )
     boxes = boxes.assign(corners=list(_corners(_framed(boxes, manifest), Path(table))))
     rows = manifest.rows.copy()
-    for finding, found in boxes.groupby("finding"):
+    for finding, part in boxes.groupby("finding"):
         column = f"{BOX}{finding}"
         corners = dict(rows[column].dropna()) if column in rows else dict[str, list[float]]()
-        for uid, one in zip(found["uid"], found["corners"], strict=True):
+        for uid, one in zip(part["uid"], part["corners"], strict=True):
             corners[uid] = [*corners.get(uid, ()), *map(float, one)]
         joined = [corners.get(uid) for uid in rows.index]
         rows[column] = pd.Series(joined, rows.index, dtype=object)
     return Manifest(rows, manifest.findings, manifest.root)
+
+
+def atlas(table: Path, findings: Sequence[str]) -> Regions:
+    """Return the boxes of `table` by the names of its images, which need not exist: where findings usually are.
+
+    Raises InputError as `with_boxes`, and for a table that does not have the size of each image.
+    """
+    boxes = _read(Path(table), findings)
+    if boxes[list(FRAME)].isna().any(axis=None):
+        raise InputError(f"{table}: has no size of the images; add {' and '.join(FRAME)} to use boxes without images")
+    boxes = boxes.assign(corners=list(_corners(boxes, Path(table))))
+    by_name = {
+        str(finding): {str(uid): np.stack(list(one["corners"])) for uid, one in part.groupby("uid")}
+        for finding, part in boxes.groupby("finding")
+    }
+    return Regions(boxes=by_name)
 
 
 def _read(table: Path, findings: Sequence[str]) -> pd.DataFrame:

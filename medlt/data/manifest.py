@@ -137,7 +137,7 @@ class Manifest:
     def check_files(self) -> None:
         """Raise InputError with the first missing file and the number of missing files; masks come after images."""
         self._check_images()
-        masks = [(uid, finding, file) for uid, found in self.masks().items() for finding, file in found.items()]
+        masks = [(uid, finding, file) for uid, row in self.masks().items() for finding, file in row.items()]
         if missing := [one for one in masks if not one[2].is_file()]:
             uid, finding, file = missing[0]
             what = f"no such mask of {finding} (uid {uid}){more(missing)}"
@@ -167,11 +167,11 @@ class Manifest:
 
     def masks(self) -> dict[str, dict[str, Path]]:
         """Return uid -> finding -> mask file, for the rows that have one."""
-        found: dict[str, dict[str, Path]] = {}
+        files: dict[str, dict[str, Path]] = {}
         for finding, name in region_columns(self.rows, self.findings, MASK).items():
             for uid, path in self.rows[name].dropna().items():
-                found.setdefault(str(uid), {})[finding] = Path(self._absolute(path))
-        return found
+                files.setdefault(str(uid), {})[finding] = Path(self._absolute(path))
+        return files
 
     def mask_contents(self) -> dict[str, str]:
         """Return uid -> digest of the bytes of the row's mask files, for the rows that have one.

@@ -61,7 +61,7 @@ class Regions:
         with ThreadPoolExecutor(READERS) as pool:
             read = dict(zip(masks, pool.map(lambda uid: named(uid, masks[uid]), masks), strict=True))
         files = {
-            finding: {uid: found[finding] for uid, found in read.items() if finding in found}
+            finding: {uid: row[finding] for uid, row in read.items() if finding in row}
             for finding in region_columns(manifest.rows, manifest.findings, MASK)
         }
         boxes = {
@@ -107,8 +107,8 @@ class Regions:
 
     def digest(self) -> str:
         """Return 16 hex digits over the bytes of all masks and the corners of all boxes."""
-        files = {name: {uid: one.content for uid, one in found.items()} for name, found in self.files.items() if found}
-        boxes = {name: {uid: one.tolist() for uid, one in found.items()} for name, found in self.boxes.items() if found}
+        files = {name: {uid: one.content for uid, one in of.items()} for name, of in self.files.items() if of}
+        boxes = {name: {uid: one.tolist() for uid, one in of.items()} for name, of in self.boxes.items() if of}
         return digest("regions", files, boxes)
 
     def _mask(self, uid: str, finding: str) -> Cover:
@@ -121,8 +121,8 @@ class Regions:
             raise InputError(f"{file.path}: the mask of {finding} is no PNG (uid {uid}); save it as an 8-bit PNG")
         mask = read_picture(raw, file.path) > 0
         if mask.shape != (shape := image_shape(file.image)):
-            found, wanted = (f"{wide} x {high}" for high, wide in (mask.shape, shape))
-            problem = f"the mask of {finding} has {found} pixels and its image {wanted} (uid {uid})"
+            own, other = (f"{wide} x {high}" for high, wide in (mask.shape, shape))
+            problem = f"the mask of {finding} has {own} pixels and its image {other} (uid {uid})"
             raise InputError(f"{file.path}: {problem}; draw it on the image at full size")
         return mask_cover(mask)
 
@@ -178,16 +178,16 @@ def _mask_files(
     manifest: Manifest, recorded: Mapping[str, object], uid: str, masks: Mapping[str, Path]
 ) -> dict[str, MaskFile]:
     """Return finding -> mask of one row. Raises InputError if they are not those that were recorded."""
-    image, found = manifest.file(uid), dict[str, MaskFile]()
+    image, files = manifest.file(uid), dict[str, MaskFile]()
     for finding, path in masks.items():
         try:
-            found[finding] = MaskFile(path, image, digest_file(path))
+            files[finding] = MaskFile(path, image, digest_file(path))
         except OSError as error:
             problem = f"{error.strerror} (mask of {finding}, uid {uid})"
             raise InputError(f"{path.absolute()}: {problem}; check the column {MASK}{finding}") from None
-    before, now = recorded.get(uid), digest_masks({finding: one.content for finding, one in found.items()})
+    before, now = recorded.get(uid), digest_masks({finding: one.content for finding, one in files.items()})
     if isinstance(before, str) and before != now:
         raise InputError(
             f"{image.absolute()}: a mask of uid {uid} changed since this run began; restore it, or choose another --out"
         )
-    return found
+    return files
