@@ -11,7 +11,7 @@
 | probe_ap | mean average precision of a logistic regression on the mean code, fitted on train | 0 .. 1 |
 | topographic_similarity | Spearman correlation of pair distances: latents (Euclidean) with tokens (Hamming) | -1 .. 1 |
 
-Read sparsity together with `tokens_used`: a code with a single token is perfectly sparse. `medlt.sparse.health` adds
+Read sparsity together with `tokens_used`: a code with a single token is perfectly sparse. `medlt.sparse.collapse` adds
 the columns `collapsed` and `chosen`; `retry` is 1 in the row of a generation that was trained again with another seed.
 """
 
@@ -77,8 +77,8 @@ def blank_code(latents: Tensor, labels: np.ndarray) -> dict[str, float]:
     its AP is the share of positives among the known labels [N,K]; NaN if no finding has a positive.
     """
     total = sum(float(z.double().abs().mean((1, 2, 3)).sum()) for z in torch.split(latents, CHUNK))
-    chance = macro_ap(labels, np.zeros_like(labels))
-    return {"reconstruction_l1": total / len(latents), "val_macro_ap": chance}
+    guessing = macro_ap(labels, np.zeros_like(labels))
+    return {"reconstruction_l1": total / len(latents), "val_macro_ap": guessing}
 
 
 def tokens_on_noise(coder: SimplicialCoder, shape: Sequence[int], *key: object) -> float:

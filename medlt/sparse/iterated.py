@@ -12,7 +12,7 @@ Each finished generation is one artifact of the store: its coder and its row of 
 before and on (seed, step) only. So a resumed run gives the same bytes, and runs with different numbers of generations
 share the generations that they have in common.
 
-A generation may collapse (`medlt.sparse.health`). It is then trained once more, with a seed derived from its own. If
+A generation may collapse (`medlt.sparse.collapse`). It is then trained once more, with a seed derived from its own. If
 that collapses too, the next generation has the newest generation that is not collapsed as its teacher: students of a
 collapsed code learn its single token. Without one, the next generation starts as the first does. The result is the
 healthiest generation, never a collapsed one.
@@ -41,7 +41,7 @@ from torch.nn import functional as F
 
 from medlt.files import digest
 from medlt.metrics.draws import owners
-from medlt.sparse import code_metrics, health
+from medlt.sparse import code_metrics, collapse
 from medlt.sparse.embedding import SimplicialCoder, evaluating, initialise, read_metadata
 from medlt.sparse.phases import TrainingSetup, adapt, imitate, interact
 from medlt.sparse.private import PrivatePhases, private_steps, require_patients
@@ -137,8 +137,8 @@ class _Loop:
         """Return why a generation with these metrics is collapsed, "" if it is not."""
         vocabulary = int(self.code["vocabulary"])
         if self.private is not None:
-            return health.too_few_tokens(row["tokens_on_noise"], vocabulary)
-        return health.problem(row, self.blank, vocabulary, [one.row for one in self.healthy])
+            return collapse.too_few_tokens(row["tokens_on_noise"], vocabulary)
+        return collapse.problem(row, self.blank, vocabulary, [one.row for one in self.healthy])
 
     def choose(self) -> Generation:
         """Return the healthiest generation; the newest in private training. Raises InputError if all are collapsed."""
@@ -152,7 +152,7 @@ class _Loop:
         if self.private is not None:
             return self.healthy[-1]
         rows = [one.row for one in self.healthy]
-        return self.healthy[health.healthiest(rows, self.blank, int(self.code["vocabulary"]))]
+        return self.healthy[collapse.healthiest(rows, self.blank, int(self.code["vocabulary"]))]
 
     def generation(self, g: int, setup: TrainingSetup, folder: Path) -> None:
         """Train generation g and write its file."""
@@ -183,13 +183,13 @@ class _Loop:
 
     def pair(self, g: int, setup: TrainingSetup) -> tuple[SimplicialCoder | None, SimplicialCoder]:
         """Return the teacher of generation g, None without one, and its student: the teacher with a new encoder."""
-        earlier = [one for one in self.healthy if one.number < g]
-        if not earlier:
+        before = [one for one in self.healthy if one.number < g]
+        if not before:
             fresh = SimplicialCoder(seed=setup.seed, **self.code)
             if g:
                 initialise(fresh, setup.seed, g)
             return None, fresh
-        teacher = SimplicialCoder.load(earlier[-1].artifact.path(FILE)).to(setup.device)
+        teacher = SimplicialCoder.load(before[-1].artifact.path(FILE)).to(setup.device)
         student = copy.deepcopy(teacher)
         initialise(student.encoder, setup.seed, g)
         return teacher, student

@@ -7,7 +7,7 @@ Differences from `medlt.sparse.iterated`:
 - All steps are taken and the last weights are kept, because early stopping selects by data outside of the ledger.
 - `probe_ap` is NaN, because a probe fitted on the train rows is another statistic of them.
 - Validation rows choose no generation, because their patients are in no ledger: the newest generation that is not
-  collapsed is the result. A generation is collapsed if fewer tokens are in use than `medlt.sparse.health` allows on
+  collapsed is the result. A generation is collapsed if fewer tokens are in use than `medlt.sparse.collapse` allows on
   latents of standard normal noise. This is a function of private weights alone, so it costs no privacy. It finds a
   code of one token, and not one that is poor on radiographs only.
 - A collapsed generation is not trained again: the budget is divided among the planned steps. The next generation does

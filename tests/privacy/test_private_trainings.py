@@ -39,7 +39,7 @@ from medlt.privacy.dpsgd.preflight import assert_reads_back, prepare
 from medlt.privacy.dpsgd.training import PrivacySettings, fit_private
 from medlt.privacy.ledger import Mechanism, read_mechanism
 from medlt.rng import batch_indices, noise_like, torch_generator
-from medlt.sparse import code_metrics, health
+from medlt.sparse import code_metrics, collapse
 from medlt.sparse.embedding import SimplicialCoder
 from medlt.sparse.iterated import iterate
 from medlt.sparse.phases import TrainingSetup
@@ -344,8 +344,8 @@ def test_a_private_code_is_chosen_without_reading_a_row(
     tmp_path: Path, asked: Asked, monkeypatch: pytest.MonkeyPatch, dead: set[int]
 ) -> None:
     """The newest generation with living tokens on noise; no retry, and no generation after it imitates a dead one."""
-    monkeypatch.setattr(health, "problem", None)
-    monkeypatch.setattr(health, "healthiest", None)
+    monkeypatch.setattr(collapse, "problem", None)
+    monkeypatch.setattr(collapse, "healthiest", None)
     seen = list[int]()
 
     def tokens(coder: SimplicialCoder, shape: Any, *key: object) -> float:

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from medlt.rng import torch_generator
-from medlt.sparse import code_metrics, health
+from medlt.sparse import code_metrics, collapse
 from medlt.sparse.embedding import SimplicialCoder
 
 NAN = math.nan
@@ -40,27 +40,27 @@ def row(**changed: float) -> dict[str, float]:
     ],
 )
 def test_a_code_that_lost_half_of_a_measure_is_collapsed(changed: dict[str, float], said: str) -> None:
-    assert health.problem(row(**changed), BLANK, 16, [row(val_macro_ap=0.9), GOOD]).startswith(said)
-    assert bool(health.problem(row(**changed), BLANK, 16, [GOOD])) is bool(said)
+    assert collapse.problem(row(**changed), BLANK, 16, [row(val_macro_ap=0.9), GOOD]).startswith(said)
+    assert bool(collapse.problem(row(**changed), BLANK, 16, [GOOD])) is bool(said)
 
 
 def test_the_first_generation_is_judged_by_its_tokens_alone() -> None:
     poor = row(mean_max_probability=0.1, reconstruction_l1=0.9, val_macro_ap=0.3)
-    assert health.problem(poor, BLANK, 16) == ""
-    assert health.problem(row(tokens_used=1.02), BLANK, 16) == "1.02 of 16 tokens in use"
-    assert health.problem(row(tokens_used=1.9), BLANK, 2) == ""
-    assert health.problem(row(tokens_used=1.01), BLANK, 2) != ""
+    assert collapse.problem(poor, BLANK, 16) == ""
+    assert collapse.problem(row(tokens_used=1.02), BLANK, 16) == "1.02 of 16 tokens in use"
+    assert collapse.problem(row(tokens_used=1.9), BLANK, 2) == ""
+    assert collapse.problem(row(tokens_used=1.01), BLANK, 2) != ""
 
 
 def test_half_of_a_small_value_is_no_collapse() -> None:
     """An AP of 0.36 where chance gives 0.30 has nothing to lose that is larger than noise."""
-    assert health.problem(row(val_macro_ap=0.31), BLANK, 16, [row(val_macro_ap=0.36)]) == ""
+    assert collapse.problem(row(val_macro_ap=0.31), BLANK, 16, [row(val_macro_ap=0.36)]) == ""
 
 
 def test_without_positives_in_validation_the_other_measures_decide() -> None:
     blank, rows = BLANK | {"val_macro_ap": NAN}, [row(val_macro_ap=NAN), row(val_macro_ap=NAN, reconstruction_l1=0.1)]
-    assert health.healthiest(rows, blank, 16) == 1
-    assert health.problem(row(val_macro_ap=NAN, reconstruction_l1=0.7), blank, 16, rows) != ""
+    assert collapse.healthiest(rows, blank, 16) == 1
+    assert collapse.problem(row(val_macro_ap=NAN, reconstruction_l1=0.7), blank, 16, rows) != ""
 
 
 @pytest.mark.parametrize(
@@ -73,7 +73,7 @@ def test_without_positives_in_validation_the_other_measures_decide() -> None:
     ],
 )
 def test_the_healthiest_has_no_weak_side(rows: list[dict[str, float]], best: int) -> None:
-    assert health.healthiest([row(**one) for one in rows], BLANK, 16) == best
+    assert collapse.healthiest([row(**one) for one in rows], BLANK, 16) == best
 
 
 unit = st.floats(0.05, 0.95)
@@ -85,8 +85,8 @@ codes = st.builds(
 
 @given(st.lists(codes, min_size=1, max_size=6))
 def test_the_healthiest_is_never_beaten_in_everything(rows: list[dict[str, float]]) -> None:
-    values = [health.measures(one, BLANK, 16) for one in rows]
-    chosen = values[health.healthiest(rows, BLANK, 16)]
+    values = [collapse.measures(one, BLANK, 16) for one in rows]
+    chosen = values[collapse.healthiest(rows, BLANK, 16)]
     assert not any(all(one[name] > chosen[name] for name in chosen) for one in values)
 
 

@@ -1,4 +1,4 @@
-"""Health of the code of a generation: which generation has collapsed, and which is the healthiest.
+"""Whether the code of a generation has collapsed, and which generation is the healthiest.
 
 Three measures on the validation rows, from the columns of `medlt.sparse.code_metrics`. Each is 0 for a code that says
 nothing and 1 for a perfect one:
@@ -47,11 +47,11 @@ def measures(row: Row, blank: Row, vocabulary: int) -> dict[str, float]:
 
     `row` holds the code metrics, `blank` those of a code that says nothing (`code_metrics.blank_code`).
     """
-    uniform, nothing, chance = 1 / vocabulary, blank["reconstruction_l1"], blank["val_macro_ap"]
+    uniform, nothing, guessed = 1 / vocabulary, blank["reconstruction_l1"], blank["val_macro_ap"]
     values = {
         "sparsity": (row["mean_max_probability"] - uniform) / (1 - uniform),
         "reconstruction": 1 - row["reconstruction_l1"] / nothing if nothing > 0 else math.nan,
-        "findings": (row["val_macro_ap"] - chance) / (1 - chance) if chance < 1 else math.nan,
+        "findings": (row["val_macro_ap"] - guessed) / (1 - guessed) if guessed < 1 else math.nan,
     }
     return {name: value if math.isnan(value) else max(value, 0.0) for name, value in values.items()}
 
@@ -67,21 +67,21 @@ def best_of(rows: Sequence[Row]) -> dict[str, float]:
     return {name: max([0.0, *(row[name] for row in rows if row[name] > 0)]) for name in COLUMN}
 
 
-def problem(row: Row, blank: Row, vocabulary: int, earlier: Sequence[Row] = ()) -> str:
+def problem(row: Row, blank: Row, vocabulary: int, previous: Sequence[Row] = ()) -> str:
     """Return why a generation is collapsed, "" if it is not.
 
-    `earlier` holds the code metrics of earlier generations that are not collapsed.
+    `previous` holds the code metrics of earlier generations that are not collapsed.
     """
     for column in ("reconstruction_l1", "mean_max_probability"):
         if not math.isfinite(row[column]):
             return f"{column} is {row[column]}"
     if dead := too_few_tokens(row["tokens_used"], vocabulary):
         return dead
-    before = best_of([measures(one, blank, vocabulary) for one in earlier])
+    before = best_of([measures(one, blank, vocabulary) for one in previous])
     for name, share in lost(measures(row, blank, vocabulary), before).items():
         if share > LOST:
             column = COLUMN[name]
-            was = (min if name == "reconstruction" else max)(one[column] for one in earlier)
+            was = (min if name == "reconstruction" else max)(one[column] for one in previous)
             return f"{column} is {row[column]:.3g}, was {was:.3g}"
     return ""
 
