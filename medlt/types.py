@@ -26,6 +26,9 @@ Guidance: TypeAlias = "Callable[[Denoiser], Denoiser]"
 Signal: TypeAlias = "Callable[[Tensor, int], Tensor]"
 """(x0 [B,C,h,w], t) -> [B]; larger means rarer."""
 
+Localise: TypeAlias = "Callable[[Sequence[str], str], Tensor]"
+"""(uids, finding) -> maps [B,h,w] in [0,1]: where the finding is. A map of NaN: this stage does not know."""
+
 
 class InputError(ValueError):
     """A user's mistake, in one line: what is wrong, where, and how to fix it. The command line exits with code 2."""

@@ -18,13 +18,13 @@ value. Values are averaged over images, intervals are over patients (`draws`).
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 from scipy.stats import rankdata
 
 from medlt.metrics.draws import Spread, patient_weights, spread
-from medlt.metrics.reasons import FEWEST_PATIENTS
+from medlt.metrics.ranking import macro
 from medlt.types import InputError
 
 MEASURES = ("auroc", "pointing", "lesion", "area", "top")
@@ -80,14 +80,33 @@ def mean_interval(
     values: np.ndarray, patients: Sequence[str], n_bootstrap: int, rng: np.random.Generator, level: float = LEVEL
 ) -> tuple[float, Spread]:
     """Return the mean of the values [B] that are known, and its interval over patients; NaN without a value."""
-    values, known = np.asarray(values, np.float64), ~np.isnan(np.asarray(values, np.float64))
-    if not known.any():
+    return macro_interval([(values, patients)], n_bootstrap, rng, level)
+
+
+def macro_interval(
+    groups: Sequence[tuple[np.ndarray, Sequence[str]]], n_bootstrap: int, rng: np.random.Generator, level: float = LEVEL
+) -> tuple[float, Spread]:
+    """Return the mean over groups of the mean of their known values, and its interval over patients.
+
+    groups: values [B] and patients [B] of each finding; one without a known value is left out. A draw resamples the
+    patients of all groups at once; a group that it misses is left out of it.
+    """
+    known = [_known(values, owners) for values, owners in groups]
+    known = [(values, owners) for values, owners in known if len(values)]
+    if not known:
         return float("nan"), Spread()
-    held = values[known]
-    weights = patient_weights(list(np.asarray(patients, dtype=str)[known]), n_bootstrap, rng)
-    drawn = weights @ held / weights.sum(1)
-    point = np.array([held.mean()])
-    return float(point[0]), spread(point, drawn[:, None], np.zeros(n_bootstrap), level)
+    weights = patient_weights(np.concatenate([owners for _, owners in known]).tolist(), n_bootstrap, rng)
+    parts = np.split(weights, np.cumsum([len(values) for values, _ in known])[:-1], axis=1)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        drawn = np.stack([part @ values / part.sum(1) for (values, _), part in zip(known, parts, strict=True)], axis=1)
+    point = np.array([np.mean([values.mean() for values, _ in known])])
+    return float(point[0]), spread(point, macro(drawn)[:, None], np.zeros(n_bootstrap), level)
+
+
+def _known(values: np.ndarray, patients: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+    """Return the values that are known, and their patients."""
+    values = np.asarray(values, np.float64)
+    return values[~np.isnan(values)], np.asarray(patients, dtype=str)[~np.isnan(values)]
 
 
 def rank_correlation(a: np.ndarray, b: np.ndarray) -> float:
@@ -114,21 +133,3 @@ def correlation_interval(
     weights = patient_weights(patients, n_bootstrap, rng)
     drawn = [rank_correlation(np.repeat(a, one), np.repeat(b, one)) for one in weights]
     return point, spread(np.array([point]), np.array(drawn)[:, None], np.zeros(n_bootstrap), level)
-
-
-def summary(
-    values: Mapping[str, np.ndarray], patients: Sequence[str], n_bootstrap: int, rng: np.random.Generator
-) -> dict[str, float | int | str]:
-    """Return one row of a table: for every measure its mean, _low and _high, and images, patients, reason.
-
-    `reason` says why there is no value, or why the interval is not to be relied on; "" otherwise.
-    """
-    first = next(iter(values.values()))
-    known = ~np.isnan(first)
-    count = len(set(np.asarray(patients, dtype=str)[known]))
-    row: dict[str, float | int | str] = {"images": int(known.sum()), "patients": count}
-    for name, one in values.items():
-        mean, seen = mean_interval(one, patients, n_bootstrap, rng)
-        row |= {name: mean, f"{name}_low": float(seen.low), f"{name}_high": float(seen.high)}
-    few = f"fewer than {FEWEST_PATIENTS} patients: the interval is too narrow" if count < FEWEST_PATIENTS else ""
-    return row | {"reason": few if count else "no image with a mask or a box and a map"}

@@ -13,12 +13,12 @@ from medlt.metrics.draws import patient_weights
 from medlt.metrics.localisation import (
     MEASURES,
     correlation_interval,
+    macro_interval,
     mean_interval,
     measures,
     pixel_auroc,
     pointing,
     rank_correlation,
-    summary,
     top_share,
 )
 from medlt.types import InputError
@@ -105,12 +105,10 @@ def test_unknown_maps_and_lesions_and_empty_and_full_ones_have_no_value():
     found = measures(m, c)
     for name in MEASURES:
         assert np.isnan(found[name]).tolist() == [True, True, True, True, False]
-    row = summary(found, list("abcde"), 50, np.random.default_rng(0))
-    assert (row["images"], row["patients"], row["auroc"]) == (1, 1, pytest.approx(found["auroc"][4]))
-    assert "fewer than 6 patients" in str(row["reason"])
-    none = summary({name: one[:4] for name, one in found.items()}, list("abcd"), 50, np.random.default_rng(0))
-    assert (none["images"], none["reason"]) == (0, "no image with a mask or a box and a map")
-    assert np.isnan(none["auroc"])
+    mean, seen = mean_interval(found["auroc"], list("abcde"), 50, np.random.default_rng(0))
+    assert (mean, seen.low, seen.high) == pytest.approx((found["auroc"][4],) * 3)
+    mean, seen = mean_interval(found["auroc"][:4], list("abcd"), 50, np.random.default_rng(0))
+    assert np.isnan([mean, seen.low, seen.high]).all()
     assert measures(m[:0], c[:0])["auroc"].shape == (0,)
     with pytest.raises(InputError, match="one shape"):
         measures(m, c[:, :2])
@@ -127,6 +125,21 @@ def test_intervals_equal_a_loop_over_resampled_patients():
     slow = [np.repeat(held, one).mean() for one in weights]
     mean, seen = mean_interval(values, patients, 400, np.random.default_rng(2))
     assert mean == pytest.approx(held.mean())
+    assert (seen.low, seen.high) == pytest.approx(tuple(np.quantile(slow, [0.025, 0.975])))
+
+
+def test_the_mean_over_findings_resamples_their_patients_together():
+    """Findings of very different numbers of images count alike; a finding without a value does not count."""
+    rng = np.random.default_rng(4)
+    few, many = rng.random(6), rng.random(40)
+    owners = [f"p{i}" for i in range(6)], [f"p{i // 2}" for i in range(40)]
+    weights = patient_weights([*owners[0], *owners[1]], 300, np.random.default_rng(5))
+    with np.errstate(invalid="ignore"):
+        halves = [weights[:, :6] @ few / weights[:, :6].sum(1), weights[:, 6:] @ many / weights[:, 6:].sum(1)]
+    slow = np.nanmean(halves, axis=0)
+    groups = [(few, owners[0]), (np.full(3, np.nan), list("xyz")), (many, owners[1])]
+    mean, seen = macro_interval(groups, 300, np.random.default_rng(5))
+    assert mean == pytest.approx((few.mean() + many.mean()) / 2)
     assert (seen.low, seen.high) == pytest.approx(tuple(np.quantile(slow, [0.025, 0.975])))
 
 
