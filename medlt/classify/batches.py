@@ -8,9 +8,6 @@ therefore see the same real rows at the same step wherever both sample real rows
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
-from types import TracebackType
 
 import numpy as np
 import torch
@@ -132,25 +129,3 @@ def _take(rows: TrainingSet, at: np.ndarray, added: int = 0) -> ClassifierBatch:
     """Return a copy of the rows `at`, images uint8."""
     labels, weights = (torch.from_numpy(part[at].astype(np.float32)) for part in (rows.labels, rows.weights))
     return ClassifierBatch(rows.images[torch.from_numpy(at)], labels, weights, added)
-
-
-class PrefetchedBatches:
-    """Call make(step) for consecutive steps, and make the next batch in a background thread meanwhile."""
-
-    def __init__(self, make: Callable[[int], ClassifierBatch], end: int) -> None:
-        self.make, self.end = make, end
-        self.pool = ThreadPoolExecutor(1, thread_name_prefix="batches")
-        self.next: tuple[int, Future[ClassifierBatch]] | None = None
-
-    def __enter__(self) -> PrefetchedBatches:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        self.pool.shutdown(wait=True, cancel_futures=True)
-
-    def __call__(self, step: int) -> ClassifierBatch:
-        """Return the batch of `step`, and start the next one if it comes before `end`."""
-        pending = self.next[1] if self.next and self.next[0] == step else self.pool.submit(self.make, step)
-        batch = pending.result()
-        self.next = (step + 1, self.pool.submit(self.make, step + 1)) if step + 1 < self.end else None
-        return batch

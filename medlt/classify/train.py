@@ -23,7 +23,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from medlt import files
-from medlt.classify.batches import Batches, PrefetchedBatches
+from medlt.classify.batches import Batches
 from medlt.classify.classifier import Classifier, Clock, Pace, half, standardised
 from medlt.classify.heads import best_tau, classifier_network, redraw, tau_normalise
 from medlt.classify.losses import Loss
@@ -37,6 +37,7 @@ from medlt.metrics.ranking import macro_average_precision
 from medlt.rng import seed_of
 from medlt.store import Store
 from medlt.training import loop
+from medlt.training.batches import StepBatches
 from medlt.training.checkpoint import State
 from medlt.training.runtime import Runtime
 from medlt.training.settings import BatchPart
@@ -175,7 +176,7 @@ class _Training:
             self.clock.images += len(batch.labels) // part.of
             return _loss(network, resting, loss, _taken(batch, part, self.device))
 
-        with PrefetchedBatches(batches, stage.start + stage.steps) as prefetched:
+        with StepBatches(batches, stage.start + stage.steps) as prefetched:
             state = loop.fit(
                 self.net.head if stage.head else self.net,
                 loss_of,

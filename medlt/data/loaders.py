@@ -1,6 +1,6 @@
 """MONAI transforms, data sets and loaders of a Manifest. Images are upright (rows, columns) and never flipped.
 
-`read_image` reads the files, because MONAI's readers return (width, height).
+`RadiographReader` reads the files, because MONAI's own readers return (width, height).
 """
 
 from __future__ import annotations
@@ -8,27 +8,26 @@ from __future__ import annotations
 import os
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any, Protocol
 
 import cv2
 import numpy as np
 import torch
-from monai.data import Dataset
+from monai.data import CacheDataset, Dataset
 from monai.transforms import Compose, MapTransform
 from torch import Tensor
-from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
-from medlt.data.images import read_image
 from medlt.data.manifest import Manifest
+from medlt.data.reader import LoadRadiographd
 from medlt.data.validate import scan
 from medlt.rng import torch_generator
+from medlt.training.batches import ThreadLoader
 from medlt.types import InputError
 
 __all__ = [
     "Radiographs",
-    "ReadSquared",
+    "ResizeToSquared",
     "dataset",
     "images",
     "loader",
@@ -54,22 +53,25 @@ def square(pixels: np.ndarray, size: int) -> np.ndarray:
     return np.asarray(np.clip(resized, 0, 1), np.float32)
 
 
-class ReadSquared(MapTransform):  # type: ignore[misc]
-    """Transform that adds `image`, float32 [1,size,size] in [0,1], from `path`. Raises Unreadable on a damaged file."""
+class ResizeToSquared(MapTransform):  # type: ignore[misc]
+    """Dict transform: images [1,H,W] in [0,1] to plain tensors float32 [1,size,size], by `square`."""
 
-    def __init__(self, size: int, keys: Sequence[str] = ("path",), output: str = "image") -> None:
+    def __init__(self, size: int, keys: Sequence[str] = ("image",)) -> None:
         super().__init__(keys)
         self.size = size
-        self.output = output
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        pixels = square(read_image(Path(data[self.keys[0]])), self.size)
-        return {**data, self.output: torch.from_numpy(pixels)[None]}
+        squares = {key: square(np.asarray(data[key])[0], self.size)[None] for key in self.keys}
+        return {**data, **{key: torch.from_numpy(pixels) for key, pixels in squares.items()}}
 
 
 def transforms(size: int) -> Compose:
-    """Return the dict transform that adds "image", float32 [1,size,size] in [0,1], to {"uid", "path"}."""
-    return Compose([ReadSquared(size)])
+    """Return the dict transform of an item whose "image" is a path: to float32 [1,size,size] in [0,1].
+
+    Its first part is MONAI's LoadImaged with `RadiographReader`. Raises RuntimeError, as MONAI does for any error of a
+    transform, with the InputError of a damaged file as its cause.
+    """
+    return Compose([LoadRadiographd("image"), ResizeToSquared(size)])
 
 
 @contextmanager
@@ -118,24 +120,30 @@ class Radiographs(TorchDataset[dict[str, Any]]):
         }
 
 
-def dataset(manifest: Manifest, size: int) -> Radiographs:
-    """Return a data set of square images that decodes an image at every access, for few images.
+def dataset(manifest: Manifest, size: int, cache_rate: float = 0.0) -> Radiographs:
+    """Return a data set of square images.
 
-    For many images use `medlt.data.pixels.PixelCache.dataset`. Raises InputError if a file is missing.
+    It decodes an image at every access, but for the share `cache_rate` in [0,1] of its first images, which MONAI's
+    CacheDataset decodes now and keeps in memory. `medlt.data.pixels.PixelCache.dataset` keeps them on disk instead, for
+    all runs. Raises InputError if a file is missing, or if one to be kept is damaged.
     """
     items = [_item(uid, str(manifest.file(uid))) for uid in manifest.rows.index]
-    return Radiographs(manifest, Dataset(items, transforms(size)))
+    if not cache_rate:
+        return Radiographs(manifest, Dataset(items, transforms(size)))
+    with _input_errors():
+        return Radiographs(manifest, CacheDataset(items, transforms(size), cache_rate=cache_rate, progress=False))
 
 
 def loader(
     source: TorchDataset[dict[str, Any]], *, batch_size: int, shuffle: bool = False, seed: int = 0, workers: int = 0
-) -> DataLoader[dict[str, Any]]:
+) -> ThreadLoader:
     """Return batches {"uid": list, "image": [B,1,S,S], "label": [B,K], "weight": [B]}; only `seed` decides the order.
 
-    Images are not augmented; in training, pass each batch through `medlt.classify.augment.augment`.
+    A thread makes the next batch ahead, by MONAI's ThreadDataLoader. Images are not augmented; in training, pass each
+    batch through `medlt.classify.augment.augment`.
     """
     order = torch_generator("loader", seed)
-    return DataLoader(source, batch_size=batch_size, shuffle=shuffle, generator=order, num_workers=workers)
+    return ThreadLoader(source, batch_size=batch_size, shuffle=shuffle, generator=order, num_workers=workers)
 
 
 def images(
@@ -161,4 +169,4 @@ def _item(uid: str, path: str) -> dict[str, Any]:
     except OSError as error:
         place = os.path.abspath(path)
         raise InputError(f"{place}: {error.strerror} (uid {uid}); check the manifest's root and path") from None
-    return {"uid": uid, "path": path}
+    return {"uid": uid, "image": path}

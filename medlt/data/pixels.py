@@ -27,15 +27,15 @@ import torch
 from torch import Tensor
 
 from medlt.data.dicom.guard import Unreadable, read_bytes
-from medlt.data.images import read_image
 from medlt.data.loaders import Radiographs, square
 from medlt.data.manifest import Manifest
+from medlt.data.reader import LoadRadiographd
 from medlt.files import digest, digest_bytes, locked, write_json, write_table
 from medlt.store import Store
 from medlt.training.runtime import silent
 from medlt.types import InputError, Progress
 
-FORMAT = 1  # raise it when the results of `square` or `read_image` change
+FORMAT = 1  # raise it when the results of `square` or `LoadRadiographd` change
 SHARD, SHARD_BYTES = 512, 2**26
 RACY_NS = 2 * 10**9
 """A file that changed this shortly before the read is read again: its times may not show the next change."""
@@ -45,6 +45,7 @@ STATE = ["path", "size", "mtime_ns", "ctime_ns", "inode"]
 FILE = "\0"  # stands for the file in the reason of a failure
 State = tuple[str, int, int, int, int]
 Place = tuple[Path, int]
+LOAD = LoadRadiographd("image")
 
 
 @dataclass(frozen=True)
@@ -234,7 +235,7 @@ def _read(path: str, lacking: Callable[[str], list[int]]) -> _Read:
         sizes = lacking(content)
         if not sizes:
             return _Read(content, None, state)
-        pixels = read_image(Path(path))
+        pixels = LOAD({"image": path})["image"][0].numpy()
         squares = {size: np.rint(square(pixels, size) * 255).astype(np.uint8) for size in sizes}
         if _state(path) == state:
             return _Read(content, None, state, squares)

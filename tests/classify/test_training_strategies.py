@@ -1,6 +1,5 @@
 """Training strategies: stages that sum to the steps, see the rows they should, and move the parts they should."""
 
-from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from medlt.classify import train
-from medlt.classify.batches import Batches, PrefetchedBatches, balanced_indices, pools
+from medlt.classify.batches import Batches, balanced_indices, pools
 from medlt.classify.losses import loss
 from medlt.classify.mixup import ClassifierBatch
 from medlt.classify.networks import network
@@ -23,6 +22,7 @@ from medlt.classify.training_strategies import TRAINING_STRATEGIES, Stage, stage
 from medlt.files import read_tensors
 from medlt.rng import batch_indices, seed_of
 from medlt.store import Store
+from medlt.training.batches import StepBatches
 from medlt.training.runtime import Runtime, silent
 from medlt.types import InputError, Progress
 
@@ -292,7 +292,7 @@ def test_sampling_by_class_is_over_real_rows_in_every_stage() -> None:
     assert torch.equal(as_they_come.images, REAL.images[batch_indices(12, 4, 5, 0, "real")] / 255)
 
 
-def test_batches_made_ahead_are_the_same_and_their_errors_arrive() -> None:
+def test_batches_made_ahead_are_the_same() -> None:
     make = Batches(
         REAL,
         ADDED,
@@ -304,15 +304,6 @@ def test_batches_made_ahead_are_the_same_and_their_errors_arrive() -> None:
         mixup="balanced",
         device=CPU,
     )
-    with PrefetchedBatches(make, 12) as prefetched:
+    with StepBatches(make, 12) as prefetched:
         for step in range(5, 12):
             assert torch.equal(prefetched(step).images, make(step).images)
-    calls: Counter[int] = Counter()
-
-    def broken(step: int) -> ClassifierBatch:
-        calls[step] += 1
-        raise ValueError(f"step {step}")
-
-    with PrefetchedBatches(broken, 3) as prefetched, pytest.raises(ValueError, match="step 2"):
-        prefetched(2)
-    assert calls == {2: 1}

@@ -62,17 +62,18 @@ def corner(image: np.ndarray) -> tuple[bool, bool]:
     return bool(row < image.shape[0] / 2), bool(column < image.shape[1] / 2)
 
 
-@pytest.mark.parametrize("way", ["plain", "cached"])
+@pytest.mark.parametrize("way", ["plain", "memory", "cached"])
 def test_images_stay_upright_and_unmirrored_through_every_loader(manifest: Manifest, tmp_path: Path, way: str) -> None:
     cache = PixelCache(Store(tmp_path / "store"), 2)
-    source = dataset(manifest, 10) if way == "plain" else cache.dataset(manifest, 10)
+    kept = {"plain": 0.0, "memory": 0.5}
+    source = dataset(manifest, 10, kept[way]) if way in kept else cache.dataset(manifest, 10)
     for _ in range(2):
         batch = next(iter(loader(source, batch_size=6)))
         assert batch["image"].shape == (6, 1, 10, 10)
         assert batch["image"].dtype == torch.float32
         assert {corner(i[0].numpy()) for i in batch["image"]} == {(True, True)}
         direct = np.stack([square(read_image(manifest.file(u)), 10) for u in batch["uid"]])
-        shown = direct if way == "plain" else np.rint(direct * 255).astype(np.float32) / np.float32(255)
+        shown = direct if way in kept else np.rint(direct * 255).astype(np.float32) / np.float32(255)
         np.testing.assert_array_equal(batch["image"][:, 0].numpy(), shown)
 
 
@@ -80,7 +81,7 @@ def test_a_dicom_stays_upright_too(write_dicom: Callable[..., Path]) -> None:
     pixels = np.zeros((40, 20), np.uint16)
     pixels[:10, :5] = 4095
     path = write_dicom(pixels)
-    shown = transforms(20)({"uid": "a", "path": str(path)})["image"][0].numpy()
+    shown = transforms(20)({"uid": "a", "image": str(path)})["image"][0].numpy()
     assert corner(shown) == (True, True)
     assert shown[:5, 5:7].min() == 1
     assert shown[6:].max() == 0
@@ -108,6 +109,10 @@ def test_a_missing_or_damaged_file_is_one_line(manifest: Manifest) -> None:
         dataset(manifest, 8)[3]
     with pytest.raises(InputError, match=r"3\.png: damaged image"):
         images(manifest, 8)
+    with pytest.raises(InputError, match=r"3\.png: damaged image"):
+        dataset(manifest, 8, cache_rate=1.0)
+    with pytest.raises(InputError, match=r"3\.png: damaged image"):  # in the loader's thread, at the second batch
+        list(loader(dataset(manifest, 8), batch_size=2))
     manifest.file("u1").unlink()
     with pytest.raises(InputError, match=r"1\.png: No such file.*\(uid u1\)"):
         dataset(manifest, 8)

@@ -17,7 +17,7 @@ import pytest
 import torch
 from PIL import Image
 
-from medlt.data import pixels
+from medlt.data import pixels, reader
 from medlt.data.images import read_image
 from medlt.data.loaders import images, square
 from medlt.data.manifest import Manifest
@@ -43,7 +43,7 @@ def read(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         names.append(Path(path).name)
         return read_image(path)
 
-    monkeypatch.setattr(pixels, "read_image", count)
+    monkeypatch.setattr(reader, "read_image", count)
     return names
 
 
@@ -198,7 +198,7 @@ def test_bad_files_are_listed_and_never_stop_the_pass(
             raise MemoryError
         return read_image(path)
 
-    monkeypatch.setattr(pixels, "read_image", stumbling)
+    monkeypatch.setattr(reader, "read_image", stumbling)
     with warnings.catch_warnings(record=True) as filters:
         kept, failures = cache(tmp_path, workers).prepare(manifest, (8,))
     assert list(failures.columns) == ["uid", "code", "reason"]
@@ -353,7 +353,7 @@ def test_an_interrupted_pass_goes_on_with_what_it_has(
         return read_image(path)
 
     monkeypatch.setattr(pixels, "SHARD", 2)
-    monkeypatch.setattr(pixels, "read_image", killed)
+    monkeypatch.setattr(reader, "read_image", killed)
     with pytest.raises(KeyboardInterrupt):
         cache(tmp_path, 1).prepare(manifest, (8,))
     assert len(shards(tmp_path, 8)) == 2
@@ -376,7 +376,7 @@ def test_threads_decode_at_the_same_time(manifest: Manifest, tmp_path: Path, mon
         together.wait()
         return read_image(path)
 
-    monkeypatch.setattr(pixels, "read_image", wait)
+    monkeypatch.setattr(reader, "read_image", wait)
     _, failures = cache(tmp_path, 3).prepare(manifest, (8,))
     assert len(failures) == 0
 
@@ -384,11 +384,11 @@ def test_threads_decode_at_the_same_time(manifest: Manifest, tmp_path: Path, mon
 PROGRAM = """
 import sys, time
 from pathlib import Path
-from medlt.data import pixels
+from medlt.data import pixels, reader
 from medlt.data.manifest import Manifest
 from medlt.store import Store
 
-place, read = Path(sys.argv[1]), pixels.read_image
+place, read = Path(sys.argv[1]), reader.read_image
 
 def slow(path):
     with (place / "decoded").open("a") as handle:
@@ -396,7 +396,7 @@ def slow(path):
     time.sleep(0.05)
     return read(path)
 
-pixels.read_image = slow
+reader.read_image = slow
 manifest = Manifest.read(place / "manifest.parquet")
 ready, failures = pixels.PixelCache(Store(place / "store"), 1).prepare(manifest, (8, 6))
 print(ready.digest(), len(failures))
