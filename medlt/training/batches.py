@@ -59,13 +59,13 @@ def _unchanged(item: T) -> T:
 class StepBatches(Generic[T]):
     """Call make(step) for consecutive steps, and make the next batch in a background thread meanwhile.
 
-    No step from `end` on is made ahead. Use it as a context manager: at its end the thread has ended. An error of
-    `make` is raised at the call for its step.
+    The parts of one step share its batch. No step from `end` on is made ahead. Use it as a context manager: at its end
+    the thread has ended. An error of `make` is raised at the call for its step.
     """
 
     def __init__(self, make: Callable[[int], T], end: int) -> None:
         self.make, self.end = make, end
-        self.next = -1
+        self.last: tuple[int, T] | None = None
         self.batches: Iterator[T] = iter(())
 
     def __enter__(self) -> StepBatches[T]:
@@ -76,12 +76,12 @@ class StepBatches(Generic[T]):
 
     def __call__(self, step: int) -> T:
         """Return the batch of `step`. The next one is made meanwhile if it comes before `end`."""
-        if step != self.next:
+        if self.last is None or step not in (self.last[0], self.last[0] + 1):
             self._close()
             self.batches = self._from(step)
-        batch = next(self.batches)
-        self.next = step + 1
-        return batch
+        if self.last is None or step != self.last[0]:
+            self.last = step, next(self.batches)
+        return self.last[1]
 
     def _from(self, step: int) -> Iterator[T]:
         """Return the batches from `step` on.
@@ -101,4 +101,4 @@ class StepBatches(Generic[T]):
         """End the thread."""
         if hasattr(self.batches, "close"):
             self.batches.close()
-        self.batches, self.next = iter(()), -1
+        self.batches, self.last = iter(()), None

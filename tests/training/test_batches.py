@@ -25,6 +25,19 @@ def test_each_step_gets_its_own_batch_in_any_order_of_steps() -> None:
     assert max(made) == 8  # nothing is made from the end on
 
 
+def test_the_parts_of_a_step_share_its_batch() -> None:
+    calls: Counter[int] = Counter()
+
+    def make(step: int) -> list[int]:
+        calls[step] += 1
+        return [step]
+
+    with StepBatches(make, 3) as batches:
+        for step in range(3):
+            assert batches(step) is batches(step)
+    assert calls == {0: 1, 1: 1, 2: 1}
+
+
 def test_the_next_batch_is_made_while_this_one_is_used() -> None:
     begun = threading.Event()
 
