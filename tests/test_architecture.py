@@ -18,6 +18,7 @@ LAYERS = (  # a module imports only from strictly lower layers, or from its own 
     {"training", "metrics"},
     {"data", "diffusion", "sparse"},
     {"classify", "privacy", "checks"},
+    {"localise"},
     {"synthesis", "evaluation"},
     {"writer", "report", "progress"},
     {"recipes"},

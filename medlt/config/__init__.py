@@ -4,7 +4,7 @@ from medlt.config.ablation import Ablation
 from medlt.config.base import FilePath, Strict
 from medlt.config.data import CsvData, Data, ManifestData, NihData, PhantomData
 from medlt.config.evaluation import EvaluationConfig
-from medlt.config.guides import GuideConfig, JepaGuideConfig, LongtailGuideConfig, MinorityGuideConfig
+from medlt.config.guides import Calibration, GuideConfig, JepaGuideConfig, LongtailGuideConfig, MinorityGuideConfig
 from medlt.config.learning import (
     ClassifierConfig,
     CodecConfig,
@@ -14,6 +14,7 @@ from medlt.config.learning import (
     FolderCodec,
     PixelsConfig,
     PromptConfig,
+    SmallDenoiser,
     SparseConfig,
     StableConfig,
     StableFolder,
@@ -30,6 +31,7 @@ from medlt.config.methods import (
     FromNoiseConfig,
     Fusion,
     InBandLoss,
+    LocaliseConfig,
     Longtail,
     MethodConfig,
     Minority,
@@ -48,6 +50,7 @@ __all__ = [
     "Ablation",
     "ArmClassifierConfig",
     "ArmConfig",
+    "Calibration",
     "Checks",
     "ClassBalancingConfig",
     "ClassifierConfig",
@@ -69,6 +72,7 @@ __all__ = [
     "InBandConfig",
     "InBandLoss",
     "JepaGuideConfig",
+    "LocaliseConfig",
     "Longtail",
     "LongtailGuideConfig",
     "ManifestData",
@@ -78,12 +82,13 @@ __all__ = [
     "NearCopyConfig",
     "NihData",
     "PhantomData",
+    "PixelsConfig",
     "Privacy",
     "PromptConfig",
     "RunConfig",
-    "PixelsConfig",
     "Sampling",
     "Scheduler",
+    "SmallDenoiser",
     "SourceConfig",
     "SparseConfig",
     "StableConfig",

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from medlt.config.base import Strict, Window
+from medlt.config.base import FilePath, Strict, Window
 from medlt.config.guides import GuideConfig, LongtailGuideConfig, MinorityGuideConfig
 
 Scheduler = Literal[
@@ -133,6 +133,31 @@ class Diffult(Sampling):
     in_band_loss: InBandLoss | None = Field(InBandLoss(), description="L_AID of the paper; null: none")
 
 
+Stage = Literal["mask", "box", "side", "best", "image_prior", "image", "prior", "code"]
+
+
+class LocaliseConfig(Strict):
+    """Where a finding is in an image; see docs/explanation/localisation.md."""
+
+    order: tuple[Stage, ...] = Field(
+        ("mask", "box", "side", "best", "image", "code"), min_length=1,
+        description="stages, the most trusted first; best: that of image_prior, image, prior and code which validation "
+        "rows with a mask or box choose, image_prior without such rows",
+    )  # fmt: skip
+    networks: int = Field(
+        5, ge=0, description="image classifiers whose maps are averaged; 0, and in a private run: those verifiers that "
+        "do not check the image"
+    )  # fmt: skip
+    steps: int = Field(1200, ge=1, description="training steps of each, without an early stop")
+    code_steps: int = Field(
+        500, ge=0, description="training steps of a new classifier on the finished code; 0: that of the code itself"
+    )
+    boxes: FilePath | None = Field(
+        None, description="table of boxes for the usual place of findings, of any images, such as "
+        "BBox_List_2017.csv.gz; null: the masks and boxes of the train rows alone"
+    )  # fmt: skip
+
+
 class Fusion(MethodConfig):
     """Latent fusion (arXiv 2405.01705): the finding of a tail image in the anatomy of a head image."""
 
@@ -140,13 +165,23 @@ class Fusion(MethodConfig):
     pairing: Literal["saliency", "confusing"] = Field(
         "saliency", description="partner of a tail image: similar in its activation map, or confused by the classifier"
     )
-    neighbours: int = Field(3, ge=1, description="nearest head images from which the partner is drawn")
+    neighbours: int = Field(
+        16, ge=1, description="nearest head images, which a tail image is paired with in turn; published: 3"
+    )
+    localise: LocaliseConfig = Field(LocaliseConfig(), description="where the tail finding is")
     cam: Literal["gradcam", "hirescam", "layercam"] = Field("gradcam", description="class activation map of the code")
-    rule: Literal["tail_first", "published"] = Field(
-        "tail_first",
+    rule: Literal["tail_only", "tail_first", "published"] = Field(
+        "tail_only",
         description="which image a pixel comes from; see docs/explanation/fusion.md",
     )
-    threshold_mean: float = Field(0.2, ge=0, le=1, description="mean of the map threshold of an image; published: 0.5")
+    area_mean: float = Field(
+        0.2, ge=0, le=1, description="mean share of the cells from the tail image, for rule tail_only; a given mask or "
+        "box is taken whole"
+    )  # fmt: skip
+    area_sd: float = Field(0.05, ge=0, description="standard deviation of that share")
+    threshold_mean: float = Field(
+        0.2, ge=0, le=1, description="mean of the map threshold of an image, for the other rules; published: 0.5"
+    )
     threshold_sd: float = Field(0.05, ge=0, description="standard deviation of that threshold; published: 0.1")
     scheduler: Scheduler = Field("ddim", description=SCHEDULER)
     num_inference_steps: int = Field(75, ge=1, description="length of the full schedule, of which the last steps run")
@@ -159,7 +194,8 @@ class Fusion(MethodConfig):
     guidance_scale: float = Field(3.5, ge=0, le=100, description=GUIDANCE_SCALE)
     guidance_interval: Window = Field((0.0, 1.0), description=GUIDANCE_INTERVAL)
     guidance: tuple[GuideConfig, ...] = Field((), description=GUIDANCE)
-    labels: Literal["cam_mass", "tail", "union"] = Field(
-        "cam_mass", description="labels of an image: soft, by the share of the map that was kept; those of the tail "
-        "image; or the findings of both"
+    labels: Literal["measured", "cam_mass", "lesion_carried", "tail", "union"] = Field(
+        "measured", description="labels of an image: by the share of a finding that was kept, as far as its map was "
+        "measured, otherwise those of the tail image; by that share alone; by the share of its mask or box; those of "
+        "the tail image; or the findings of both"
     )  # fmt: skip

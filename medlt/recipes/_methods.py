@@ -27,7 +27,8 @@ from medlt.plugins import METHODS, PluginError
 from medlt.recipes._codec import decoder
 from medlt.recipes._cohort import ABOUT, Cohort
 from medlt.recipes._denoiser import Losses, labelled_latents, no_losses, train_denoiser
-from medlt.recipes._models import learn_sparse_code, train_guidance_classifier, train_latent_classifier
+from medlt.recipes._localise import RunLocalisation, localise
+from medlt.recipes._models import Learnt, learn_sparse_code, train_guidance_classifier, train_latent_classifier
 from medlt.recipes._privacy import independent_rows, withheld
 from medlt.recipes._setup import RunFolder
 from medlt.rng import seed_of
@@ -41,23 +42,12 @@ from medlt.synthesis.minority import JepaGuide, MinorityGuide, ReferenceLevels, 
 from medlt.synthesis.parts import MethodParts, PluginMethod
 from medlt.synthesis.plan import PlanSettings
 from medlt.synthesis.plan import TrainTable as TrainTable
-from medlt.training.protocols import PrivateFit
 from medlt.types import InputError, Synthesizer
 
 MOST = 200
 """Number of train positives that set a finding's reference level; the error of their mean is 7 % of the SD."""
 
 FromNoiseSettings = configs.FromNoiseConfig | configs.Diffult | configs.Minority | configs.Longtail
-
-
-@dataclass(frozen=True)
-class Learnt:
-    """The parts that every method needs, already trained or loaded."""
-
-    cohort: Cohort
-    latents: Latents
-    verifiers: CrossFitClassifiers
-    private: PrivateFit | None
 
 
 def train_table(run: RunFolder[configs.RunConfig], cohort: Cohort, verifiers: CrossFitClassifiers) -> TrainTable:
@@ -136,10 +126,12 @@ def method_parts(run: RunFolder[configs.RunConfig], learnt: Learnt) -> RunParts:
 
 
 def fusion_method(chosen: configs.Fusion, parts: RunParts) -> LatentFusion:
-    """Train or load the sparse code and the denoiser, and return latent fusion."""
-    coder, backbone = parts.learn_sparse_code(), parts.train_denoiser()
+    """Train or load the sparse code, the localisation and the denoiser, and return latent fusion."""
+    located = localise(parts.run, parts.learnt, chosen, parts.learn_sparse_code())
+    parts.models["localise"] = located.digest
+    backbone = parts.train_denoiser()
     guides = parts.build_guides(chosen.guidance, backbone)
-    return latent_fusion(parts.run, parts.learnt, chosen, coder, backbone, guides)
+    return latent_fusion(parts.run, parts.learnt, chosen, located, backbone, guides)
 
 
 def conditional_method(chosen: FromNoiseSettings | configs.Edit, parts: RunParts) -> Synthesizer:
@@ -149,7 +141,7 @@ def conditional_method(chosen: FromNoiseSettings | configs.Edit, parts: RunParts
 
 
 def latent_fusion(
-    run: RunFolder[configs.RunConfig], learnt: Learnt, chosen: configs.Fusion, coder: SimplicialCoder,
+    run: RunFolder[configs.RunConfig], learnt: Learnt, chosen: configs.Fusion, located: RunLocalisation,
     backbone: Backbone, guides: tuple[Guide, ...] = (),
 ) -> LatentFusion:  # fmt: skip
     """Return latent fusion (arXiv 2405.01705). Both parents of an image come from one fold of the verifiers."""
@@ -159,11 +151,14 @@ def latent_fusion(
         neighbours=chosen.neighbours,
         threshold_mean=chosen.threshold_mean,
         threshold_sd=chosen.threshold_sd,
+        area_mean=chosen.area_mean,
+        area_sd=chosen.area_sd,
         num_candidates=targets.num_candidates * (1 + targets.max_retries),
     )
     return LatentFusion(
         train=train_table(run, learnt.cohort, learnt.verifiers),
-        coder=coder,
+        coder=located.coder,
+        localisation=located.localisation,
         latents=latents,
         standardiser=latents.standardiser,
         backbone=backbone,

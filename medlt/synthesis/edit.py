@@ -33,8 +33,8 @@ import torch
 from torch import Tensor
 
 from medlt.diffusion.sampler import Start, from_latent, last_steps
+from medlt.localise.code_explainer import Latents
 from medlt.rng import noise_like, numpy_generator
-from medlt.synthesis.code_explainer import Latents
 from medlt.synthesis.conditional import ABOUT, Conditional, Key
 from medlt.synthesis.pairing import allowed_pairs
 from medlt.types import InputError

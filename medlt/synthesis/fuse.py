@@ -11,15 +11,17 @@ Elberg, Parra, Petrache, arXiv 2405.01705.
 | coin | true with the tail_probability of its sample | bool [B,h,w] |
 | omega | pixels taken from the tail image, Omega_T | bool [B,h,w] |
 
-| T | G | published | tail_first |
-|---|---|---|---|
-| 1 | 0 | a | a |
-| 1 | 1 | a where the coin is true, else b | a |
-| 0 | 1 | b | b |
-| 0 | 0 | a where the coin is true, else b | a where the coin is true, else b |
+| T | G | published | tail_first | tail_only |
+|---|---|---|---|---|
+| 1 | 0 | a | a | a |
+| 1 | 1 | a where the coin is true, else b | a | a |
+| 0 | 1 | b | b | b |
+| 0 | 0 | a where the coin is true, else b | a where the coin is true, else b | b |
 
-`tail_first` is our addition. Most of the evidence for a tail finding lies where the head image is generic (T = G = 1),
-and the published table leaves exactly these pixels to the coin.
+`tail_first` and `tail_only` are our additions. Most of the evidence for a tail finding lies where the head image is
+generic (T = G = 1), and the published table leaves exactly these pixels to the coin. The coin of T = G = 0 moves pixels
+of the tail image that have nothing to do with its finding, so `tail_only` moves none: the finding of the head image
+stays, with its label. Under `tail_only` the size of T is drawn, not a threshold (`located`).
 """
 
 from __future__ import annotations
@@ -32,7 +34,7 @@ from torch import Tensor
 from medlt.rng import torch_generator
 from medlt.types import InputError
 
-RULES = ("published", "tail_first")
+RULES = ("published", "tail_first", "tail_only")
 
 
 def _column(values: Sequence[float], like: Tensor) -> Tensor:
@@ -44,6 +46,19 @@ def masks(
 ) -> tuple[Tensor, Tensor]:
     """Return T and G, bool [B,h,w], from maps [B,h,w] in [0,1] and one threshold of each a sample."""
     return cam_a > _column(tail_threshold, cam_a), cam_b < _column(head_threshold, cam_b)
+
+
+def located(maps: Tensor, given: Tensor, area: Sequence[float]) -> Tensor:
+    """Return T of `tail_only`, bool [B,h,w]: all cells that a given region touches, else the `area` of highest value.
+
+    maps: [B,h,w] in [0,1]; given: bool [B]; area: share of the cells, one a sample. Of equal cells the first is taken;
+    a cell of value 0 never is.
+    """
+    cells = maps.flatten(1)
+    rank = torch.argsort(cells, dim=1, descending=True, stable=True).argsort(dim=1)
+    wanted = torch.as_tensor([round(share * cells.shape[1]) for share in area], device=maps.device)
+    top = given.to(maps.device)[:, None] | (rank < wanted[:, None])
+    return (top & (cells > 0)).view(maps.shape)
 
 
 def coins(seeds: Sequence[int], tail_probability: Sequence[float], shape: tuple[int, int]) -> Tensor:
@@ -67,4 +82,6 @@ def fuse(
     omega = torch.where(tail == generic, coin, tail)
     if rule == "tail_first":
         omega = omega | tail
+    if rule == "tail_only":
+        omega = tail
     return torch.where(omega[:, None, None], a, b), omega

@@ -5,7 +5,8 @@ arXiv 2405.01705. Notation: `medlt.sparse.embedding` (z, E, D, C, s) and `medlt.
 
     plan    tail image i with finding c; head partner j, another patient of the same fold;
             two thresholds ~ N; tail_probability ~ U(0,1)
-    fuse    s' from E(z_i), E(z_j) under A_c(i) > tail_threshold and A_c'(j) < head_threshold;  z' = D(s')
+    fuse    s' from E(z_i), E(z_j) under T and A_c'(j) < head_threshold;  z' = D(s')
+            T: the largest cells of the map of c in i (`medlt.localise`), or A_c(i) > tail_threshold
     refine  the last k of N steps from sqrt(abar) z' + sqrt(1-abar) eps (renoise; without it from z', as published),
             classifier-free guidance under the label vector, then the `guidance`
     decode  image = decode(un-standardised z)
@@ -16,8 +17,9 @@ the batch (`medlt.diffusion.batching`).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, ClassVar
 
 import numpy as np
@@ -26,13 +28,18 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from medlt.diffusion.attributes import ATTRIBUTES
 from medlt.diffusion.backbone import EVERYWHERE, Backbone
 from medlt.diffusion.sampler import from_latent, last_steps
+from medlt.localise.code_explainer import CodeExplainer, Latents
+from medlt.localise.maps import CodeMap
+from medlt.localise.measure import Localisation
+from medlt.localise.trust import Located, Trust
 from medlt.rng import noise_like, seed_of
 from medlt.sparse.embedding import SimplicialCoder
-from medlt.localise.code_explainer import CodeExplainer, Latents
 from medlt.synthesis.conditional import sample_rows
-from medlt.synthesis.fuse import coins, fuse, masks
+from medlt.synthesis.evidence import Evidence, carried, evidence_table, reason
+from medlt.synthesis.fuse import coins, fuse, located, masks
 from medlt.synthesis.guides import Guide, target_columns
 from medlt.synthesis.labels import cam_share, fused_labels
 from medlt.synthesis.plan import PlanSettings, TrainTable, plan_fusion
@@ -44,7 +51,10 @@ PANELS = ("tail", "head", "cam_tail", "cam_head", "mask", "fused", "refined")
 
 @dataclass(frozen=True)
 class _Fused:
-    """Rows before refinement; z, z_tail, z_head: standardised [B,C,h,w]; maps and omega: [B,h,w]."""
+    """Rows before refinement; z, z_tail, z_head: standardised [B,C,h,w]; maps and omega: [B,h,w].
+
+    measured: one row each, the columns that `LatentFusion.run` adds.
+    """
 
     z_tail: Tensor
     z_head: Tensor
@@ -53,7 +63,7 @@ class _Fused:
     omega: Tensor
     z: Tensor
     labels: np.ndarray
-    tail_mass: np.ndarray
+    measured: pd.DataFrame
 
 
 @dataclass(kw_only=True)
@@ -62,10 +72,11 @@ class LatentFusion:
 
     train: train rows; coder: trained for `train.findings`; latents: uids -> standardised latents [N,C,h,w];
     standardiser: fitted on the train split; backbone: must be safe to call from several threads, and is conditioned on
-    the label vector and the view of the tail image; decode: codec latents [B,C,h,w] -> images [B,1,H,W] in [0,1], where
+    labels, view, sex and age of the tail image; decode: codec latents [B,C,h,w] -> images [B,1,H,W] in [0,1], where
     the bytes of a row depend on that row alone (as in `medlt.diffusion.decode`); scheduler: returns a new scheduler
     with timesteps set; strength: k/N; batch_size: rows in memory; guidance_interval: timesteps of classifier-free
-    guidance, as shares of the trained ones.
+    guidance, as shares of the trained ones; localisation: where findings are, and how well that is known (None: the
+    maps of the coder alone, unmeasured).
     """
 
     train: TrainTable
@@ -84,6 +95,7 @@ class LatentFusion:
     guidance: tuple[Guide, ...] = ()
     labels: str = "cam_mass"
     rule: str = "published"
+    localisation: Localisation | None = None
     batch_size: int = 32
     reads_real_images: bool = field(default=True, init=False)
     name: ClassVar[str] = "fusion"
@@ -96,6 +108,7 @@ class LatentFusion:
             raise InputError(f"fusion: strength is {self.strength}; give a share of the steps above 0 and at most 1")
         self._steps = last_steps(self.strength, int(self.scheduler().num_inference_steps))
         self.explainer = CodeExplainer(self.coder, self.latents, self.cam)
+        self.where = self.localisation or self._by_code()
         self._sample = in_calls(self._last_steps, self.backbone.device, self.batch_size)
 
     def plan(self, targets: Mapping[str, int], seed: int) -> pd.DataFrame:
@@ -105,16 +118,18 @@ class LatentFusion:
     def run(self, rows: pd.DataFrame) -> Iterator[Batch]:
         """Yield batches of finished images in the order of `rows`, each image a function of its own row.
 
-        The rows of a batch have two more columns: `mask_share`, the share of latent pixels from the tail image, and
-        `tail_mass`, the mass of the tail finding's class activation map on them. Raises InputError for a parent that
-        is not a train row.
+        The rows of a batch have six more columns. `mask_share`: the share of latent pixels from the tail image;
+        `tail_mass`: the mass of the tail finding's map on them; `localised_by`: the stage that made this map;
+        `lesion_carried`: the share of the given mask or box on them, NaN without one; `label_mass`: E or L of the label
+        rule; `label_reason`: why it is unknown. Raises InputError for a parent that is not a train row.
         """
         for part in self._parts(rows):
             fused = self._fuse(part)
             images = self._decoded(self._refine(part, fused))
-            share = fused.omega.double().mean((1, 2)).cpu().numpy()
             labels = pd.DataFrame(fused.labels, index=part.index, columns=list(self.train.findings))
-            yield Batch(part.assign(mask_share=share, tail_mass=fused.tail_mass), images, labels)
+            yield Batch(
+                part.assign(**{name: fused.measured[name].to_numpy() for name in fused.measured}), images, labels
+            )
 
     def explain(self, rows: pd.DataFrame) -> dict[str, Tensor]:
         """Return the stages PANELS of `rows`, images [B,1,H,W] in [0,1]."""
@@ -133,39 +148,59 @@ class LatentFusion:
         for start in range(0, len(rows), self.batch_size):
             yield rows.iloc[start : start + self.batch_size]
 
+    def _by_code(self) -> Localisation:
+        """Return the localisation by the maps of the coder alone, which nobody measured."""
+        height, width = self.explainer.standardised([self.train.table.index[0]]).shape[-2:]
+        stage = CodeMap(self.explainer, self.train.findings, (height, width))
+        return Localisation(Trust({"code": stage}, (height, width)))
+
     def _fuse(self, rows: pd.DataFrame) -> _Fused:
         """Return codes, maps, masks, fused latents and labels of rows."""
+        tails, findings = rows["tail_parent"].tolist(), rows["finding"].tolist()
         z_a, z_b = (self.explainer.standardised(rows[name].tolist()) for name in ("tail_parent", "head_parent"))
         a, b = self.explainer.code(z_a), self.explainer.code(z_b)
-        cam_a, cam_b = (
-            self.explainer.maps(s, self._columns(rows[c])) for s, c in ((a, "finding"), (b, "head_finding"))
-        )
+        of_tail, cam_b = self.where.trust.locate(tails, findings), self.explainer.maps(b, self._columns(rows))
+        cam_a = of_tail.maps.to(a.device)
         tail, generic = masks(cam_a, cam_b, rows["tail_threshold"].tolist(), rows["head_threshold"].tolist())
+        if self.rule == "tail_only":
+            tail = located(cam_a, of_tail.given, rows["tail_area"].tolist())
         coin = coins(rows["seed"].tolist(), rows["tail_probability"].tolist(), (a.shape[-2], a.shape[-1])).to(a.device)
         s, omega = fuse(a, b, tail, generic, coin, self.rule)
-        labels = self._labels(rows, a, b, omega)
-        return _Fused(z_a, z_b, cam_a, cam_b, omega, self.explainer.decode(s), labels, cam_share(cam_a, omega))
+        labels, evidence = self._labels(rows, omega)
+        measured = self._measured(tails, findings, of_tail, omega, evidence).set_index(rows.index)
+        return _Fused(z_a, z_b, cam_a, cam_b, omega, self.explainer.decode(s), labels, measured)
 
-    def _columns(self, names: Sequence[str]) -> np.ndarray:
-        """Return the column of each finding, -1 for an empty name."""
-        return np.array([self.train.findings.index(c) if c else -1 for c in names])
+    def _columns(self, rows: pd.DataFrame) -> np.ndarray:
+        """Return the column of each head finding, -1 for an empty name."""
+        return np.array([self.train.findings.index(c) if c else -1 for c in rows["head_finding"]])
 
-    def _masses(self, s: Tensor, y: np.ndarray, pixels: Tensor) -> np.ndarray:
-        """Return the mass on `pixels` of the map of every finding that a row has, [B,K]; 1 for the others."""
-        masses = np.ones_like(y)
-        row, column = np.nonzero(y == 1)
-        if len(row):
-            at = torch.from_numpy(row).to(s.device)
-            masses[row, column] = cam_share(self.explainer.maps(s[at], column), pixels[at])
-        return masses
+    def _labels(self, rows: pd.DataFrame, omega: Tensor) -> tuple[np.ndarray, Evidence]:
+        """Return label vectors [B,K] by the rule, and the evidence of the tail finding of each row."""
+        names, none = list(self.train.findings), self.train.no_finding
+        skip = names.index(none) if none else None
+        parents = [rows[name].tolist() for name in ("tail_parent", "head_parent")]
+        y_a, y_b = (self.train.table.loc[uids, names].to_numpy(np.float64) for uids in parents)
+        of = partial(evidence_table, self.where, self.labels, findings=names, skip=skip)
+        tail, head = of(parents[0], y_a, pixels=omega), of(parents[1], y_b, pixels=~omega)
+        unmeasured = tail.unmeasured | head.unmeasured
+        labels = fused_labels(self.labels, y_a, y_b, tail.mass, head.mass, skip, unmeasured)
+        own = np.arange(len(rows)), [names.index(finding) for finding in rows["finding"]]
+        return labels, Evidence(tail.mass[own], tail.unmeasured[own])
 
-    def _labels(self, rows: pd.DataFrame, a: Tensor, b: Tensor, omega: Tensor) -> np.ndarray:
-        """Return label vectors [B,K] by the rule, from the masses of the findings of both parents."""
-        names, table = list(self.train.findings), self.train.table
-        y_a, y_b = (table.loc[rows[c].tolist(), names].to_numpy(np.float64) for c in ("tail_parent", "head_parent"))
-        mass_a, mass_b = self._masses(a, y_a, omega), self._masses(b, y_b, ~omega)
-        none = self.train.no_finding
-        return fused_labels(self.labels, y_a, y_b, mass_a, mass_b, names.index(none) if none else None)
+    def _measured(
+        self, tails: list[str], findings: list[str], of_tail: Located, omega: Tensor, evidence: Evidence
+    ) -> pd.DataFrame:
+        """Return the columns that `run` adds."""
+        given = zip(of_tail.stages, evidence.mass, evidence.unmeasured, strict=True)
+        columns = {
+            "mask_share": omega.double().mean((1, 2)).cpu().numpy(),
+            "tail_mass": cam_share(of_tail.maps, omega.cpu()),
+            "localised_by": list(of_tail.stages),
+            "lesion_carried": carried(self.where, tails, findings, omega),
+            "label_mass": evidence.mass,
+            "label_reason": [reason(self.labels, *one) for one in given],
+        }
+        return pd.DataFrame(columns)
 
     def _refine(self, rows: pd.DataFrame, fused: _Fused) -> Tensor:
         """Return the fused latents after the last k steps, standardised like the input."""
@@ -179,10 +214,9 @@ class LatentFusion:
         return refined if standardised else self.standardiser.to(refined)
 
     def _condition(self, rows: pd.DataFrame, fused: _Fused) -> Tensor:
-        """Return the condition of each row: its label vector and the view of its tail parent."""
-        table = self.train.table
-        views = table["view"].reindex(rows["tail_parent"]) if "view" in table else [None] * len(rows)
-        return self.backbone.condition(torch.from_numpy(fused.labels).float(), [{"view": view} for view in views])
+        """Return the condition of each row: its label vector, and the attributes in the plan."""
+        about = rows[[name for name in ATTRIBUTES if name in rows]].to_dict("records")
+        return self.backbone.condition(torch.from_numpy(fused.labels).float(), about)
 
     def _last_steps(self, z: Tensor, noise: Tensor, *context: Tensor) -> Tensor:
         """Run the last k steps; context: condition, labels, target and seeds of the rows."""

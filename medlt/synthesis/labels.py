@@ -1,15 +1,30 @@
-"""Three rules for the label vector of a fused image.
+"""Rules for the label vector of a fused image.
 
-Notation: i is the tail parent, j the head parent, omega the pixels taken from i, S the class activation map of a
-finding scaled to sum 1, mass the sum of S over a set of pixels. Labels are 1, 0 or NaN (unknown), [B,K].
+Notation: i is the tail parent, j the head parent, omega the pixels taken from i, a their share of the image. S is the
+map of a finding scaled to sum 1, mass the sum of S over a set of pixels. Labels are 1, 0 or NaN (unknown), [B,K].
 
 | rule | y_c |
 |---|---|
 | tail | 1 if i has c; 0 if both parents are known not to have it; otherwise unknown |
 | union | max(y_i, y_j), as published: keeps a head finding even if its pixels were left out |
-| cam_mass | max(y_i mass_omega S_i, y_j mass_rest S_j); a value inside (0.2, 0.8) becomes unknown |
+| cam_mass | max(y_i E_i, y_j E_j); a value inside (0.2, 0.8) becomes unknown |
+| lesion_carried | the same with L for E |
+| measured | cam_mass; tail, if the map of a parent's finding was never measured |
 
-Every rule sets the no-finding label to 0, because the tail parent has a finding. Values are in [0,1] or NaN.
+E is the mass that is expected to be true. A map of reliability r (`medlt.localise.measure`, r = 2 AUROC - 1) puts the
+share r of its mass where the finding is, and the rest anywhere:
+
+    E_i = r mass_omega S_i + (1 - r) a           E_j = r mass_rest S_j + (1 - r)(1 - a)
+
+| map of c in the parent | r | E |
+|---|---|---|
+| a given mask or box | 1 | the mass itself: the share of the finding that was carried |
+| measured, above chance | 2 AUROC - 1 | as above |
+| measured, at chance | - | NaN |
+| not measured | - | NaN |
+
+L is the share of the given mask or box, NaN without one. Every rule sets the no-finding label to 0, because the tail
+parent has a finding. Values are in [0,1] or NaN.
 """
 
 from __future__ import annotations
@@ -36,6 +51,11 @@ def cam_share(cam: Tensor, pixels: Tensor) -> np.ndarray:
     return np.asarray(share.clamp(0.0, 1.0).cpu())
 
 
+def expected_mass(mass: np.ndarray, area: np.ndarray, reliability: np.ndarray) -> np.ndarray:
+    """Return E, the mass that is expected to be true, from mass, area and reliability in [0,1]; NaN where r is NaN."""
+    return np.asarray(reliability * mass + (1 - reliability) * area)
+
+
 def _maximum(a: np.ndarray, b: np.ndarray, sure: float) -> np.ndarray:
     """Return max(a, b) if both are known; otherwise the known one if it reaches `sure`, else NaN."""
     known = np.fmax(a, b)
@@ -52,10 +72,15 @@ def union(y_i: np.ndarray, y_j: np.ndarray, mass_i: np.ndarray, mass_j: np.ndarr
     return _maximum(y_i, y_j, sure=1.0)
 
 
+def _carried(y: np.ndarray, mass: np.ndarray) -> np.ndarray:
+    """Return y times mass: 0 for a parent known not to have the finding, whatever the mass."""
+    return np.where(y == 0, 0.0, y * mass)
+
+
 def cam_mass(y_i: np.ndarray, y_j: np.ndarray, mass_i: np.ndarray, mass_j: np.ndarray) -> np.ndarray:
-    """Return the share of a finding's evidence that was carried over; unknown if it is inside UNSURE."""
+    """Return the share of a finding that was carried over, as E or L says; unknown if it is inside UNSURE."""
     low, high = UNSURE
-    value = _maximum(y_i * mass_i, y_j * mass_j, sure=high)
+    value = _maximum(_carried(y_i, mass_i), _carried(y_j, mass_j), sure=high)
     return np.where((value > low) & (value < high), np.nan, value)
 
 
@@ -63,6 +88,8 @@ RULES: dict[str, Callable[[np.ndarray, np.ndarray, np.ndarray, np.ndarray], np.n
     "tail": tail,
     "union": union,
     "cam_mass": cam_mass,
+    "lesion_carried": cam_mass,
+    "measured": cam_mass,
 }
 
 
@@ -73,15 +100,19 @@ def fused_labels(
     mass_i: np.ndarray,
     mass_j: np.ndarray,
     no_finding: int | None = None,
+    unmeasured: np.ndarray | None = None,
 ) -> np.ndarray:
     """Return label vectors, float32 [B,K], from the parents' labels and the masses of their findings, all [B,K].
 
-    mass_i is mass_omega S_i and mass_j is mass_rest S_j; each is used only where its parent is positive; no_finding:
-    column of the no-finding label. Raises InputError for an unknown rule.
+    mass_i is E_i (or L_i) and mass_j is E_j; each is used only where its parent is positive; no_finding: column of the
+    no-finding label; unmeasured: bool [B,K], where rule "measured" falls back on "tail". Raises InputError for an
+    unknown rule.
     """
     if rule not in RULES:
         raise InputError(f"labels: {rule!r} is not a rule; choose one of {', '.join(RULES)}")
     y = np.array(RULES[rule](y_i, y_j, mass_i, mass_j), dtype=np.float32)
+    if rule == "measured" and unmeasured is not None:
+        y = np.where(unmeasured, tail(y_i, y_j, mass_i, mass_j), y).astype(np.float32)
     if no_finding is not None:
         y[:, no_finding] = 0.0
     return y

@@ -22,7 +22,7 @@ import numpy as np
 import pandas as pd
 from scipy.spatial.distance import cdist
 
-from medlt.synthesis.code_explainer import CodeExplainer
+from medlt.localise.code_explainer import CodeExplainer
 from medlt.types import InputError
 
 QUERIES = 64

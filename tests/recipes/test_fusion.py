@@ -56,7 +56,7 @@ def test_a_run_leaves_what_the_contract_says(finished: Path) -> None:
     assert told["counts"]["kept"] == len(made) > 0
     assert told["counts"]["planned"] == len(plan) == told["counts"]["kept"] + told["counts"]["rejected"]
     assert told["counts"]["real"] == len(manifest.rows) - len(made)
-    assert set(told["digests"]) == {"manifest", "codec", "sparse", "denoiser"}
+    assert set(told["digests"]) == {"manifest", "codec", "sparse", "localise", "denoiser"}
     assert (made["split"] == "train").all()
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pandas as pd
@@ -11,6 +11,8 @@ import pytest
 import torch
 
 from medlt.diffusion.schedulers import NAMES, draws_noise, factory
+from medlt.localise.measure import Localisation, Quality
+from medlt.localise.trust import Trust
 from medlt.rng import noise_like, seed_of
 from medlt.synthesis.fuse import coins, fuse, masks
 from medlt.synthesis.fusion import PANELS, LatentFusion
@@ -145,8 +147,14 @@ def test_a_denoiser_in_codec_space_is_given_codec_latents(build: Build) -> None:
     torch.testing.assert_close(seen[0][:1], seen[-1][:1] * 2.0 + 0.25)
 
 
-def test_cam_mass_labels_hold_the_mass_of_the_map(build: Build) -> None:
-    batch = whole(build(labels="cam_mass"), build().plan(NEED, 3))
+def measured(method: LatentFusion, auroc: float = 1.0, low: float | None = None) -> Localisation:
+    """The method's own localisation, with this quality for every finding."""
+    one = Quality(auroc, auroc if low is None else low, 1.0, 9)
+    return Localisation(method.where.trust, measured={("code", name): one for name in method.train.findings})
+
+
+def test_cam_mass_labels_hold_the_mass_of_a_perfect_map(build: Build) -> None:
+    batch = whole(build(labels="cam_mass", localisation=measured(build())), build().plan(NEED, 3))
     assert len(batch.rows) > 0
     for uid, row in batch.rows.iterrows():
         label, share = batch.labels.at[uid, row["finding"]], row["tail_mass"]
@@ -154,9 +162,79 @@ def test_cam_mass_labels_hold_the_mass_of_the_map(build: Build) -> None:
         assert np.isnan(label) or label == pytest.approx(share, abs=1e-6)
 
 
+def test_a_worse_map_moves_the_mass_towards_the_area(build: Build) -> None:
+    """r = 2 * 0.75 - 1 = 0.5: half of the mass is where the map says, half of it anywhere."""
+    rows = build(labels="cam_mass", localisation=measured(build(), 0.75)).plan(NEED, 3)
+    batch = whole(build(labels="cam_mass", localisation=measured(build(), 0.75)), rows)
+    expected = 0.5 * batch.rows["tail_mass"] + 0.5 * batch.rows["mask_share"]
+    np.testing.assert_allclose(batch.rows["label_mass"], expected)
+    assert (batch.rows["label_reason"] == "").all()
+    for uid, row in batch.rows.iterrows():
+        label = batch.labels.at[uid, row["finding"]]
+        assert np.isnan(label) if 0.2 < row["label_mass"] < 0.8 else label == pytest.approx(row["label_mass"], abs=1e-6)
+
+
+@pytest.mark.parametrize(("low", "why"), [(0.5, "at chance"), (0.49, "at chance"), (None, "not measured")])
+def test_a_map_at_chance_or_never_measured_gives_no_label(build: Build, low: float | None, why: str) -> None:
+    known = build().where if low is None else measured(build(), 0.9, low)
+    rows = build().plan(NEED, 3)
+    batch = whole(build(labels="cam_mass", localisation=known), rows)
+    assert all(np.isnan(batch.labels.at[uid, finding]) for uid, finding in rows["finding"].items())
+    assert set(batch.rows["label_reason"]) == {f"the map of stage code is {why}"}
+    assert batch.rows["label_mass"].isna().all()
+    kept = whole(build(labels="measured", localisation=known), rows)
+    labels = [kept.labels.at[uid, finding] for uid, finding in rows["finding"].items()]
+    assert np.isnan(labels).all() if low is not None else labels == [1.0] * len(rows)
+
+
+class Quarter:
+    """Regions: the finding of every image is in the upper left quarter."""
+
+    def masks(self, uids: list[str], finding: str, size: tuple[int, int]) -> torch.Tensor:
+        maps = torch.zeros(len(uids), *size)
+        maps[:, : size[0] // 2, : size[1] // 2] = 1.0
+        return maps
+
+
+def test_tail_only_takes_the_largest_cells_of_the_map_and_no_coin(build: Build) -> None:
+    method = build(rule="tail_only")
+    rows = method.plan(NEED, 3)
+    mask = method.explain(rows)["mask"][:, 0, ::2, ::2].bool()
+    maps = method.where.trust.locate(rows["tail_parent"].tolist(), rows["finding"].tolist()).maps
+    for one, taken, area in zip(maps, mask, rows["tail_area"], strict=True):
+        count = min(round(area * 64), int((one > 0).sum()))
+        assert int(taken.sum()) == count
+        assert count == 0 or one[taken].min() >= one[~taken].max()
+
+
+def test_a_given_mask_is_taken_whole_and_its_share_is_the_label(build: Build) -> None:
+    regions: Any = Quarter()
+    trust = Trust({"mask": lambda uids, finding: regions.masks(uids, finding, (8, 8))}, (8, 8))
+    known = Localisation(trust, regions)
+    rows = build().plan(NEED, 3)
+    for rule in ("cam_mass", "lesion_carried", "measured"):
+        batch = whole(build(rule="tail_only", localisation=known, labels=rule), rows)
+        assert (batch.rows["localised_by"] == "mask").all()
+        assert (batch.rows[["lesion_carried", "label_mass", "tail_mass"]] == 1.0).all(axis=None)
+        assert (batch.rows["mask_share"] == 0.25).all()
+        assert all(batch.labels.at[uid, finding] == 1 for uid, finding in rows["finding"].items())
+
+
+def test_the_share_of_a_given_mask_is_measured_whoever_made_the_map(build: Build) -> None:
+    method = build()
+    rows = method.plan(NEED, 3)
+    known = Localisation(method.where.trust, cast(Any, Quarter()))
+    batch = whole(build(localisation=known, labels="lesion_carried"), rows)
+    mask = method.explain(rows)["mask"][:, 0, ::2, ::2]
+    np.testing.assert_allclose(batch.rows["lesion_carried"], mask[:, :4, :4].mean((1, 2)), atol=1e-6)
+    np.testing.assert_allclose(batch.rows["label_mass"], batch.rows["lesion_carried"])
+    assert (batch.rows["localised_by"] == "code").all()
+    assert batch.rows["lesion_carried"].between(0.01, 0.99).any()
+
+
 def test_a_head_finding_is_weighed_by_its_own_pixels(build: Build) -> None:
     """Its mass is that of its map in the head image, on the pixels that were not taken from the tail image."""
-    method = build()
+    method = build(localisation=measured(build()))
     rows, table, names = method.plan(NEED, 3), method.train.table, method.train.findings
     batch, mask = whole(method, rows), method.explain(rows)["mask"][:, 0, ::2, ::2].bool()
     weighed = 0

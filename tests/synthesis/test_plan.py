@@ -86,6 +86,25 @@ def test_tail_images_take_turns(build: Build) -> None:
     assert used.max() - used.min() <= 1
 
 
+def test_a_tail_image_repeats_no_partner_before_all_were_used(build: Build) -> None:
+    method = build(plan_settings=PlanSettings(neighbours=4, num_candidates=2))
+    rows = method.plan({"Hernia": 60}, 7)
+    for _, own in rows.groupby("tail_parent"):
+        used = own["head_parent"].tolist()
+        near = min(4, len(set(used)))
+        turns = [used[i : i + near] for i in range(0, len(used) - near + 1, near)]
+        assert all(len(set(turn)) == near for turn in turns)
+        assert len(set(map(tuple, turns))) == 1
+    few, many = (build(plan_settings=PlanSettings(neighbours=k)).plan({"Hernia": 60}, 7) for k in (1, 12))
+    assert many["head_parent"].nunique() >= rows["head_parent"].nunique() > few["head_parent"].nunique()
+
+
+def test_areas_are_normal_about_their_mean(build: Build) -> None:
+    areas = build(plan_settings=PlanSettings(area_mean=0.3, area_sd=0.04)).plan({"Hernia": 400}, 7)["tail_area"]
+    assert areas.mean() == pytest.approx(0.3, abs=4 * 0.04 / 20)
+    assert areas.std() == pytest.approx(0.04, rel=0.15)
+
+
 def test_thresholds_are_normal_about_their_mean(build: Build) -> None:
     rows = build(plan_settings=PlanSettings(threshold_mean=0.4, threshold_sd=0.05)).plan({"Hernia": 400}, 7)
     for name in ("tail_threshold", "head_threshold"):
