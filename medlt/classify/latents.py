@@ -28,6 +28,7 @@ from medlt.metrics.ranking import macro_average_precision
 from medlt.rng import batch_indices, seed_of
 from medlt.store import Store
 from medlt.training import loop
+from medlt.training.batches import StepBatches
 from medlt.training.runtime import Runtime
 from medlt.training.settings import BatchPart
 from medlt.types import InputError
@@ -154,15 +155,18 @@ def _train(
     net = latent_network(channels, labels.shape[1], seed_of(runtime.seed, "latent weights"))
     loss = named_loss(settings.loss, torch.from_numpy(labels).to(device))
 
-    def loss_of(network: nn.Module, step: int, part: BatchPart) -> Tensor:
-        chosen = batch_indices(len(train.uids), settings.batch_size, step, runtime.seed, "latents")
-        z, rows = train.rows(part.take(chosen))
-        assert rows.labels is not None
-        logits = _half(network, z)
-        return loss(logits, rows.labels.to(logits), torch.ones(len(z)).to(logits))
+    def make(step: int) -> tuple[Tensor, Tensor]:
+        rows = batch_indices(len(train.uids), settings.batch_size, step, runtime.seed, "latents")
+        return train.rows(rows)[0], torch.from_numpy(labels[rows])
 
-    state = loop.fit(net, loss_of, settings.training(), runtime=runtime, folder=folder / "checkpoint", name=name,
-                     key=files.digest(key), evaluate=lambda network: _macro_ap(network, val))  # fmt: skip
+    def loss_of(network: nn.Module, step: int, part: BatchPart) -> Tensor:
+        z, known = (part.take(one) for one in batches(step))
+        logits = _half(network, z)
+        return loss(logits, known.to(logits), torch.ones(len(z)).to(logits))
+
+    with StepBatches(make, settings.steps) as batches:
+        state = loop.fit(net, loss_of, settings.training(), runtime=runtime, folder=folder / "checkpoint", name=name,
+                         key=files.digest(key), evaluate=lambda network: _macro_ap(network, val))  # fmt: skip
     history = [
         {"step": step, "loss": state.losses[step - 1], "val_macro_ap": None if math.isnan(score) else score}
         for step, score in state.validation.items()
