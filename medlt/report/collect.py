@@ -28,6 +28,7 @@ COLUMNS = {
     "comparisons": ("arm", "control", "finding", "metric", "difference", "low", "high", "verdict"),
     "failures": ("uid", "reason"),
     "introspection": ("attribute", "value", "share_top", "share_rest", "log_odds", "z"),
+    "localisation": tuple("finding stage rows metric value low high images patients reason".split()),
     "introspection_gallery": ("finding", "signal", "nearest", "file"),
     "arms": (
         "arm",
@@ -76,6 +77,7 @@ class Collected:
     failures: pd.DataFrame | None
     introspection: pd.DataFrame | None
     gallery: pd.DataFrame | None
+    localisation: pd.DataFrame | None
     arms: pd.DataFrame | None
     subgroups: pd.DataFrame | None
     reliability: pd.DataFrame | None
@@ -194,6 +196,7 @@ def collect(folder: Path) -> Collected:
         failures=_table(folder, "failures", ".csv"),
         introspection=_table(folder, "introspection"),
         gallery=_table(folder, "introspection_gallery"),
+        localisation=_table(folder, "localisation"),
         arms=_table(folder, "arms"),
         subgroups=_table(folder, "subgroups"),
         reliability=_table(folder, "reliability"),
