@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field, Tag
+from pydantic import Field, Tag, model_validator
 
 from medlt.config.base import FilePath, Strict, by_kind
 
@@ -87,6 +87,16 @@ class SparseConfig(Strict):
     weight_decay: float = Field(1e-2, ge=0, description="weight decay of AdamW")
     classification_weight: float = Field(1.0, ge=0, description="lambda of the paper: weight of the classifier's loss")
 
+    @property
+    def epochs(self) -> int:
+        """Epochs of all generations together, at most; the first generation has no teacher."""
+        others = self.imitation_epochs + self.adaptation_epochs
+        return self.generations * self.interaction_epochs + (self.generations - 1) * others
+
+    def in_one_generation(self) -> SparseConfig:
+        """Return the control of equal compute: one generation with the epochs of all, and no early stop."""
+        return self.model_copy(update={"generations": 1, "interaction_epochs": self.epochs, "patience": self.epochs})
+
 
 class DenoiserTraining(Strict):
     """How a denoiser of any kind is trained; see docs/how-to/fine-tune.md."""
@@ -102,20 +112,18 @@ class DenoiserTraining(Strict):
     ema_decay: float = Field(
         0.999, ge=0, lt=1, description="decay of the moving average of the weights, which is what samples"
     )
+    ema_warmup: bool = Field(
+        True, description="let that decay rise with the steps done, so that the first weights are soon forgotten"
+    )
     condition_dropout: float = Field(
         0.1, ge=0, le=1, description="share of images trained without their label, for classifier-free guidance"
     )
+    weighting_scheme: Literal["min_snr", "uniform", "edm"] = Field(
+        "min_snr",
+        description="weight of noise levels: the SNR within the two limits below; alike in terms of velocity; or that "
+        "of EDM with its log-normal noise (arXiv 2206.00364)",
+    )
     min_snr_gamma: float = Field(5.0, gt=0, description="upper limit of the SNR weight of the loss (min-SNR-gamma: 5)")
-    @property
-    def epochs(self) -> int:
-        """Epochs of all generations together, at most; the first generation has no teacher."""
-        others = self.imitation_epochs + self.adaptation_epochs
-        return self.generations * self.interaction_epochs + (self.generations - 1) * others
-
-    def in_one_generation(self) -> SparseConfig:
-        """Return the control of equal compute: one generation with the epochs of all, and no early stop."""
-        return self.model_copy(update={"generations": 1, "interaction_epochs": self.epochs, "patience": self.epochs})
-
     snr_floor: float = Field(1.0, ge=0, description="lower limit of that weight; published: 0")
     offset_noise: float = Field(0.0, ge=0, description="deviation of the noise that shifts a whole image; 0 is off")
     balance: Literal["inverse_sqrt", "effective_number"] | None = Field(
@@ -131,17 +139,50 @@ class DenoiserTraining(Strict):
     )
 
 
-class UNetConfig(DenoiserTraining):
+class SmallDenoiser(DenoiserTraining):
+    """A small network of medlt, trained from scratch under label vectors; see docs/explanation/denoisers.md."""
+
+    dropout: float = Field(0.0, ge=0, lt=1, description="dropout inside the blocks, in training")
+    attributes: tuple[Literal["view", "sex", "age"], ...] = Field(
+        ("view", "sex", "age"), description="attributes of an image that are conditions beside its labels"
+    )
+    attribute_dropout: float = Field(
+        0.1, ge=0, le=1, description="share of images whose view is hidden in training; likewise sex, and age"
+    )
+    prediction: Prediction = Field("v_prediction", description=PREDICTION)
+    rescale_betas_zero_snr: bool = Field(
+        True, description="the noisiest level is pure noise, as at the start of sampling (arXiv 2305.08891)"
+    )
+    shift: float | None = Field(
+        1.0,
+        gt=0,
+        description="factor of the noise, relative to the signal, at all levels; below 1 for small latents; null: side "
+        "of a latent / 64 (arXiv 2301.11093)",
+    )
+    init_from: FilePath | None = Field(None, description=INIT_FROM)
+
+    @model_validator(mode="after")
+    def _starts_from_noise(self) -> Self:
+        if self.prediction == "epsilon" and self.rescale_betas_zero_snr:
+            raise ValueError(
+                "prediction epsilon cannot start from pure noise; write prediction: v_prediction, or "
+                "rescale_betas_zero_snr: false"
+            )
+        if len(set(self.attributes)) < len(self.attributes):
+            raise ValueError(f"attributes: {', '.join(self.attributes)} names one twice; name each once")
+        return self
+
+
+class UNetConfig(SmallDenoiser):
     """A small latent UNet that is conditioned on label vectors."""
 
     kind: Literal["unet"] = Field("unet", description="a small UNet, trained here")
     width: int = Field(64, ge=8, multiple_of=8, description="channels of the first level")
     levels: int = Field(2, ge=1, description="resolutions; the latent's sides must be multiples of 2 ** (levels - 1)")
-    prediction: Prediction = Field("v_prediction", description=PREDICTION)
-    init_from: FilePath | None = Field(None, description=INIT_FROM)
+    layers_per_block: int = Field(1, ge=1, description="residual blocks a level; published networks have 2 or more")
 
 
-class TransformerConfig(DenoiserTraining):
+class TransformerConfig(SmallDenoiser):
     """A small latent transformer that is conditioned on label vectors."""
 
     kind: Literal["transformer"] = Field("transformer", description="a small transformer, trained here")
@@ -149,8 +190,6 @@ class TransformerConfig(DenoiserTraining):
     depth: int = Field(6, ge=1, description="number of blocks")
     heads: int = Field(6, ge=1, description="attention heads; width must be a multiple of it")
     patch: int = Field(2, ge=1, description="side of a token's patch, latent pixels")
-    prediction: Prediction = Field("v_prediction", description=PREDICTION)
-    init_from: FilePath | None = Field(None, description=INIT_FROM)
 
 
 class StableFolder(Strict):

@@ -15,7 +15,7 @@ from medlt.diffusion.adapt import FULL, Finetuning, make_trainable
 from medlt.diffusion.attributes import forget
 from medlt.diffusion.backbone import About, Backbone, Conditioner
 from medlt.diffusion.balanced import Balanced, Rule, row_weights
-from medlt.diffusion.losses import ExtraLoss, NoisedLoss, Rows
+from medlt.diffusion.losses import ExtraLoss, NoisedLoss, Rows, WeightingScheme
 from medlt.diffusion.sampler import from_noise, sample
 from medlt.diffusion.schedulers import scheduler
 from medlt.files import digest, digest_tensors
@@ -92,11 +92,11 @@ class LabelledLatents:
 class Objective:
     """The objective of a training step.
 
-    `condition_dropout` is the share of rows with the null condition. `offset_noise` is `NoisedLoss.offset`; the SNR is
-    clamped to `snr_floor`..`min_snr_gamma` (`snr_weight`). `balance` draws rare findings more often
-    (medlt.diffusion.balanced); None takes all rows in turn. `attribute_dropout` is the share of rows for which a known
-    view, sex or age is unknown to a `LabelVector`, each drawn by itself; thus unknown is learnt from a collection
-    in which all is known. Raises InputError for invalid values.
+    `condition_dropout` is the share of rows with the null condition. `offset_noise` is `NoisedLoss.offset`;
+    `weighting_scheme`, with `snr_floor` and `min_snr_gamma`, is the weight of a noise level, see `NoisedLoss`.
+    `balance` draws rare findings more often (medlt.diffusion.balanced); None takes all rows in turn.
+    `attribute_dropout` is the share of rows for which a known view, sex or age is unknown to a `LabelVector`, each drawn
+    by itself; thus unknown is learnt from a collection in which all is known. Raises InputError for invalid values.
     """
 
     condition_dropout: float = 0.1
@@ -105,6 +105,7 @@ class Objective:
     min_snr_gamma: float = 5.0
     balance: Rule | None = None
     attribute_dropout: float = 0.1
+    weighting_scheme: WeightingScheme = "min_snr"
 
     def __post_init__(self) -> None:
         for name in ("condition_dropout", "attribute_dropout"):
@@ -264,7 +265,7 @@ def backbone_key(
 def _noised(backbone: Backbone, objective: Objective) -> NoisedLoss:
     return NoisedLoss(
         backbone.prediction, backbone.condition.null, backbone.noise, objective.offset_noise, objective.snr_floor,
-        objective.min_snr_gamma,
+        objective.min_snr_gamma, scheme=objective.weighting_scheme,
     )  # fmt: skip
 
 

@@ -13,16 +13,22 @@ guidance (arXiv 2207.12598).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import torch
 from torch import Tensor, nn
 
 from medlt.diffusion.backbone import About
-from medlt.diffusion.noise import STABLE_DIFFUSION, NoiseSchedule, Prediction, target_of, x0_of
+from medlt.diffusion.noise import NEARLY_ZERO, STABLE_DIFFUSION, NoiseSchedule, Prediction, target_of, x0_of
 from medlt.training.settings import WHOLE, BatchPart
+
+WeightingScheme: TypeAlias = Literal["min_snr", "uniform", "edm"]
+LOG_SIGMA = (math.log(2) - 0.4, 1.0)
+"""Mean and deviation of log sigma over the deviation of the data, for 64 px latents (EDM2, arXiv 2312.02696, table 6:
+P_mean -0.4, P_std 1, sigma_data 0.5). The mean moves with the shift of the schedule."""
 
 
 def snr_weight(a: Tensor, prediction: Prediction, low: float = 1.0, high: float = 5.0) -> Tensor:
@@ -32,9 +38,24 @@ def snr_weight(a: Tensor, prediction: Prediction, low: float = 1.0, high: float 
     network learns the effect of the label, have no weight under v and x0 prediction. low 0 is min-SNR as published;
     with high inf the error of an eps network has weight 1.
     """
-    snr = (a / (1 - a)).clamp_min(1e-8)
-    unit = {"sample": torch.ones_like(snr), "epsilon": snr, "v_prediction": snr + 1}[prediction]
-    return snr.clamp(low, high) / unit
+    return (snr := _snr(a)).clamp(low, high) / _unit(snr, prediction)
+
+
+def edm_weight(a: Tensor, prediction: Prediction) -> Tensor:
+    """Return the weight of the squared error that equals SNR + 1 on x0, that of EDM (arXiv 2206.00364, table 1).
+
+    Latents have unit spread, so this is 1 / c_out^2 in EDM's terms, and 1 for v prediction.
+    """
+    return (1 + (snr := _snr(a))) / _unit(snr, prediction)
+
+
+def _snr(a: Tensor) -> Tensor:
+    return (a / (1 - a)).clamp_min(1e-8)
+
+
+def _unit(snr: Tensor, prediction: Prediction) -> Tensor:
+    """Return the squared error of the output for one of x0."""
+    return {"sample": torch.ones_like(snr), "epsilon": snr, "v_prediction": snr + 1}[prediction]
 
 
 @dataclass(frozen=True)
@@ -95,8 +116,9 @@ class NoisedLoss:
     """Weighted squared error on x0 [B,C,h,w] under conditions [B,...], plus `extra_losses`.
 
     Timesteps, noise and condition dropout are drawn from `rng` for the whole batch of which x0 is `part`. `offset` adds
-    that multiple of one normal number per channel to the noise (offset noise; 0 is off). `low` and `high` clamp the
-    SNR (`snr_weight`).
+    that multiple of one normal number per channel to the noise (offset noise; 0 is off). `scheme` "min_snr" draws all
+    timesteps alike and clamps the SNR to `low`..`high` (`snr_weight`); "edm" draws sigma from a log-normal distribution
+    and has the weight of EDM (`edm_weight`); "uniform" has that weight at timesteps that are all alike.
     """
 
     prediction: Prediction
@@ -106,6 +128,7 @@ class NoisedLoss:
     low: float = 1.0
     high: float = 5.0
     extra_losses: tuple[ExtraLoss, ...] = ()
+    scheme: WeightingScheme = "min_snr"
 
     def __call__(
         self, net: nn.Module, x0: Tensor, condition: Tensor, condition_dropout: float, rng: torch.Generator,
@@ -128,12 +151,27 @@ class NoisedLoss:
     ) -> Noised:  # fmt: skip
         """Draw timesteps, noise and condition dropout of the whole batch, and run the network on this part."""
         count = len(x0) * part.of
-        t = part.take(torch.randint(0, self.noise.train_steps, (count,), generator=rng))
+        t = part.take(self.timesteps(count, rng))
         n = part.take(torch.randn((count, *x0.shape[1:]), generator=rng))
         dropped = part.take(torch.rand(count, generator=rng) < condition_dropout)
         if self.offset:
             n = n + self.offset * part.take(torch.randn((count, x0.shape[1], 1, 1), generator=rng))
         return self.run(net, x0, n, t, condition, dropped, rows, part)
+
+    def timesteps(self, count: int, rng: torch.Generator) -> Tensor:
+        """Draw timesteps, int64 [count]: all alike, or those nearest to sigma = sqrt(1 / SNR) drawn as EDM draws it."""
+        if self.scheme != "edm":
+            return torch.randint(0, self.noise.train_steps, (count,), generator=rng)
+        log_sigma = LOG_SIGMA[0] + LOG_SIGMA[1] * torch.randn(count, generator=rng) + math.log(self.noise.shift)
+        a = self.noise.abar().clamp_min(NEARLY_ZERO)
+        levels = ((1 - a) / a).log() / 2
+        return torch.searchsorted((levels[1:] + levels[:-1]) / 2, log_sigma)
+
+    def weight(self, a: Tensor) -> Tensor:
+        """Return the weight of the squared error of the output at abar = a [B]."""
+        if self.scheme == "min_snr":
+            return snr_weight(a, self.prediction, self.low, self.high)
+        return edm_weight(a, self.prediction)
 
     def run(
         self, net: nn.Module, x0: Tensor, n: Tensor, t: Tensor, condition: Tensor, dropped: Tensor,
@@ -145,5 +183,5 @@ class NoisedLoss:
         x0, n, t, a, dropped, condition = (tensor.to(device) for tensor in (x0, n, t, a, dropped, condition))
         condition = torch.where(dropped.reshape(-1, *[1] * self.null.ndim), self.null.to(condition), condition)
         x_t = a.sqrt() * x0 + (1 - a).sqrt() * n
-        out, weight = net(x_t, t, condition).float(), snr_weight(a.flatten(), self.prediction, self.low, self.high)
+        out, weight = net(x_t, t, condition).float(), self.weight(a.flatten())
         return Noised(net, x0, n, t, a, x_t, condition, dropped, out, weight, self.prediction, rows, part)

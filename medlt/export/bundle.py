@@ -18,7 +18,7 @@ from typing import Any
 import torch
 
 from medlt._version import __version__
-from medlt.export.generator import Generator
+from medlt.export.generator import WIDTHS, Generator
 from medlt.export.parts import SOURCE, autoencoder, label_embedding, label_unet, sampling, scheduler_config
 from medlt.export.provenance import NOTICE, write_provenance
 from medlt.files import atomic, write_json, write_text
@@ -114,11 +114,12 @@ def _metadata(trained: TrainedGenerator, record: Mapping[str, Any]) -> dict[str,
 
 
 def _inputs(trained: TrainedGenerator) -> dict[str, Any]:
-    """Return what the network takes: label vectors and unit noise."""
+    """Return what the network takes: label vectors, which may hold view, sex and age too, and unit noise."""
     common = {"modality": "n/a", "dtype": "float32", "is_patch_data": False}
-    findings = {str(number): name for number, name in enumerate(trained.findings)}
-    labels = {"type": "labels", "format": "vector", "num_channels": len(findings), "spatial_shape": [],
-              "value_range": [0, 1], "channel_def": findings}  # fmt: skip
+    described = [f"{name} {i}" for name in trained.network.settings["attributes"] for i in range(WIDTHS[name])]
+    channels = {str(number): name for number, name in enumerate((*trained.findings, *described))}
+    labels = {"type": "labels", "format": "vector", "num_channels": len(channels), "spatial_shape": [],
+              "value_range": [] if described else [0, 1], "channel_def": channels}  # fmt: skip
     noise = {"type": "noise", "format": "image", "num_channels": trained.codec.channels,
              "spatial_shape": list(trained.latent_size), "value_range": []}  # fmt: skip
     return {"labels": {**common, **labels}, "noise": {**common, **noise}}

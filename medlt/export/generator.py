@@ -32,36 +32,67 @@ from torch.nn.functional import pixel_shuffle
 EVERYWHERE = (0.0, 1.0)
 NOTICE = "Synthetic radiograph. It shows no patient; do not use it for diagnosis."
 AUTOENCODERS = {"AutoencoderKL": AutoencoderKL, "AutoencoderTiny": AutoencoderTiny}
+WORDS: dict[str, tuple[tuple[str, ...], ...]] = {
+    "view": (("pa",), ("ap",), ("frontal",), ("lateral", "lat", "ll", "rl")),
+    "sex": (("female", "f", "woman"), ("male", "m", "man")),
+}
+"""The values of an attribute, each with its spellings."""
+WIDTHS = {"view": 5, "sex": 3, "age": 2}
+
+
+def columns(name: str, value: object) -> list[float]:
+    """Return the columns of an attribute: unknown, then one a value; of an age in years: unknown, (age - 50) / 25."""
+    if name == "age":
+        age = float(value) if isinstance(value, int | float) and 0 <= value <= 120 else None
+        return [1.0, 0.0] if age is None else [0.0, (age - 50) / 25]
+    found = [float(str(value).strip().lower() in words) for words in WORDS[name]]
+    return [float(not any(found)), *found]
 
 
 class LabelEmbedding(ModelMixin, ConfigMixin):  # type: ignore[misc]
-    """Label vectors [B,K] to class embeddings [B,width], with the mean and sd of the latents [C] as buffers.
+    """Label vectors [B,K+A] to class embeddings [B,width], with the mean and sd of the latents [C] as buffers.
 
-    latent_size: height and width of a latent; run: the id of the run that trained it, which images carry.
+    latent_size: height and width of a latent; run: the id of the run that trained it, which images carry; attributes:
+    those of view, sex and age that it was trained with, in A columns. Vectors [B,K] have unknown attributes.
     """
 
     @register_to_config  # type: ignore[untyped-decorator]
     def __init__(
-        self, findings: list[str], width: int, channels: int, latent_size: tuple[int, int], run: str = ""
-    ) -> None:
+        self, findings: list[str], width: int, channels: int, latent_size: tuple[int, int], run: str = "",
+        attributes: Sequence[str] = (),
+    ) -> None:  # fmt: skip
         super().__init__()
-        self.embed = nn.Sequential(nn.Linear(2 * len(findings), width), nn.SiLU(), nn.Linear(width, width))
+        inputs = 2 * len(findings) + sum(WIDTHS[name] for name in attributes)
+        self.embed = nn.Sequential(nn.Linear(inputs, width), nn.SiLU(), nn.Linear(width, width))
         self.null = nn.Parameter(torch.zeros(width))
         self.register_buffer("mean", torch.zeros(channels))
         self.register_buffer("sd", torch.ones(channels))
 
     def forward(self, labels: Tensor) -> Tensor:
         """Return embeddings [B,width]."""
-        known = (~labels.isnan()).float()
-        embedded: Tensor = self.embed(torch.cat([labels.nan_to_num(0.0), known], 1))
+        count = len(self.config["findings"])
+        own, described = labels[:, :count], labels[:, count:]
+        if not described.shape[1]:
+            described = self.described({}).to(labels).expand(len(labels), -1)
+        known = (~own.isnan()).float()
+        embedded: Tensor = self.embed(torch.cat([own.nan_to_num(0.0), known, described], 1))
         return embedded
 
-    def vector(self, labels: Mapping[str, float]) -> Tensor:
-        """Return the label vector [K] of named findings; the others are absent. Raises ValueError for a strange one."""
+    def described(self, labels: Mapping[str, Any]) -> Tensor:
+        """Return the columns [A] of view, sex and age."""
+        return torch.tensor([one for name in self.config["attributes"] for one in columns(name, labels.get(name))])
+
+    def vector(self, labels: Mapping[str, Any]) -> Tensor:
+        """Return the vector [K+A] of named findings and attributes; other findings are absent, attributes unknown.
+
+        Raises ValueError for a strange name.
+        """
         findings = list(self.config["findings"])
-        if strange := [name for name in labels if name not in findings]:
-            raise ValueError(f"{strange[0]!r} is not a finding of this generator; use {', '.join(findings)}")
-        return torch.tensor([float(labels.get(name, 0.0)) for name in findings])
+        if strange := [name for name in labels if name not in (*findings, *self.config["attributes"])]:
+            known = ", ".join((*findings, *self.config["attributes"]))
+            raise ValueError(f"{strange[0]!r} is not a finding of this generator; use {known}")
+        values = torch.tensor([float(labels.get(name, 0.0)) for name in findings])
+        return torch.cat([values, self.described(labels)])
 
 
 @torch.no_grad()
@@ -140,10 +171,10 @@ class LabelPipeline(DiffusionPipeline):  # type: ignore[misc]
 
     @torch.no_grad()
     def __call__(
-        self, labels: Mapping[str, float], seeds: Sequence[int] = (0,), num_inference_steps: int = 50,
+        self, labels: Mapping[str, Any], seeds: Sequence[int] = (0,), num_inference_steps: int = 50,
         guidance_scale: float = 2.0, guidance_interval: Sequence[float] = EVERYWHERE,
     ) -> list[Image.Image]:  # fmt: skip
-        """Return one image a seed that shows the named findings, such as {"Hernia": 1}."""
+        """Return one image a seed that shows the named findings, such as {"Hernia": 1, "sex": "F", "age": 60}."""
         embedding, device = self.label_embedding, self.label_embedding.null.device
         vectors = embedding.vector(labels).expand(len(seeds), -1).to(device)
         self.scheduler.set_timesteps(num_inference_steps)
@@ -169,14 +200,14 @@ class Generator(nn.Module):
         self, labels: Tensor, noise: Tensor, num_inference_steps: int, guidance_scale: float,
         guidance_interval: Sequence[float] = EVERYWHERE,
     ) -> Tensor:  # fmt: skip
-        """Return images [B,1,H,W] in [0,1] of label vectors [B,K] from noise [B,C,h,w]."""
+        """Return images [B,1,H,W] in [0,1] of label vectors [B,K+A] from noise [B,C,h,w]."""
         self.scheduler.set_timesteps(num_inference_steps)
         chosen = (guidance_scale, guidance_interval)
         latents = sample(self.unet, self.label_embedding, self.scheduler, labels, noise, *chosen)
         return decode(self.vae, latents)
 
     def generate(
-        self, labels: Mapping[str, float], seeds: Sequence[int], num_inference_steps: int, guidance_scale: float,
+        self, labels: Mapping[str, Any], seeds: Sequence[int], num_inference_steps: int, guidance_scale: float,
         guidance_interval: Sequence[float] = EVERYWHERE,
     ) -> Tensor:  # fmt: skip
         """Return one image a seed [B,1,H,W] that shows the named findings."""

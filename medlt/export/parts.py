@@ -8,14 +8,13 @@ from typing import Any
 from medlt import config as configs
 from medlt.diffusion.backbone import EVERYWHERE
 from medlt.diffusion.labels import LabelUNet
-from medlt.diffusion.noise import STABLE_DIFFUSION
 from medlt.diffusion.pixels import PixelCodec
 from medlt.export.generator import LabelEmbedding
 from medlt.recipes.generator import TrainedGenerator, open_generator
 from medlt.types import InputError
 
-SCHEDULER = {"clip_sample": False, "timestep_spacing": "trailing", **STABLE_DIFFUSION.options()}
-"""Settings of a DDIMScheduler, beside its prediction_type: the steps of `medlt.diffusion.schedulers`."""
+SCHEDULER = {"clip_sample": False, "timestep_spacing": "trailing"}
+"""Settings of a DDIMScheduler beside prediction type and noise levels: the steps of `medlt.diffusion.schedulers`."""
 SOURCE = Path(__file__).with_name("generator.py")
 
 
@@ -36,7 +35,8 @@ def autoencoder(trained: TrainedGenerator) -> Any:
 def label_embedding(trained: TrainedGenerator, network: LabelUNet, run: str) -> LabelEmbedding:
     """Return the label embedding, with the mean and sd of the latents it was trained on. run: the run's id."""
     channels, width = trained.codec.channels, len(network.label.null)
-    embedding: Any = LabelEmbedding(list(trained.findings), width, channels, trained.latent_size, run)
+    attributes = list(network.settings["attributes"])
+    embedding: Any = LabelEmbedding(list(trained.findings), width, channels, trained.latent_size, run, attributes)
     state = dict(network.label.state_dict()) | {"mean": trained.standardiser.mean, "sd": trained.standardiser.sd}
     embedding.load_state_dict(state)
     made: LabelEmbedding = embedding.eval().requires_grad_(False)
@@ -45,7 +45,7 @@ def label_embedding(trained: TrainedGenerator, network: LabelUNet, run: str) -> 
 
 def scheduler_config(network: LabelUNet) -> dict[str, Any]:
     """Return the settings of the DDIM scheduler that fits the network."""
-    return {**SCHEDULER, "prediction_type": network.settings["prediction"]}
+    return {**SCHEDULER, **network.noise.options(), "prediction_type": network.settings["prediction"]}
 
 
 def sampling(config: configs.RunConfig) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from medlt.data.manifest import Manifest
 from medlt.diffusion.codec import AutoencoderCodec, load_codec
 from medlt.diffusion.finetune import Objective
 from medlt.diffusion.guidance import guided_levels
-from medlt.diffusion.noise import STABLE_DIFFUSION
+from medlt.diffusion.noise import NoiseSchedule
 from medlt.diffusion.prompts import Prompts
 from medlt.diffusion.sampler import from_noise, last_steps
 from medlt.diffusion.schedulers import evaluations, factory
@@ -24,8 +24,10 @@ from medlt.types import InputError
 if TYPE_CHECKING:
     from medlt.diffusion.stable.load import HasChannels
 
-TRAINING = {"steps", "learning_rate", "batch_size", "lr_scheduler", "warmup_steps", "ema_decay", "checkpoint_every",
-            "gradient_accumulation_steps", "gradient_checkpointing"}  # fmt: skip
+TRAINING = {"steps", "learning_rate", "batch_size", "lr_scheduler", "warmup_steps", "ema_decay", "ema_warmup",
+            "checkpoint_every", "gradient_accumulation_steps", "gradient_checkpointing"}  # fmt: skip
+
+OBJECTIVE = {"condition_dropout", "offset_noise", "snr_floor", "min_snr_gamma", "balance", "weighting_scheme"}
 
 
 def training(chosen: configs.DenoiserTraining) -> Training:
@@ -36,7 +38,8 @@ def training(chosen: configs.DenoiserTraining) -> Training:
 def objective(chosen: configs.DenoiserTraining) -> Objective:
     """Return the objective that each training step of the denoiser minimises."""
     return Objective(
-        chosen.condition_dropout, chosen.offset_noise, chosen.snr_floor, chosen.min_snr_gamma, chosen.balance
+        **chosen.model_dump(include=OBJECTIVE),
+        attribute_dropout=chosen.attribute_dropout if isinstance(chosen, configs.SmallDenoiser) else 0.0,
     )
 
 
@@ -83,11 +86,13 @@ def check_guides(config: configs.RunConfig) -> None:
     method = config.method
     if not isinstance(method, configs.Sampling | configs.Edit | configs.Fusion):
         return  # a plug-in's
-    scheduler = factory(method.scheduler, method.num_inference_steps)()
+    own = isinstance(chosen := config.denoiser, configs.SmallDenoiser) and chosen.rescale_betas_zero_snr
+    noise = NoiseSchedule(zero_terminal=own)  # that of a checkpoint is not read yet
+    scheduler = factory(method.scheduler, method.num_inference_steps, noise)()
     for timesteps in _timesteps(method, scheduler):
         for one in method.guidance:
             if one.weight:
-                guided_levels(timesteps, one.every, one.window, STABLE_DIFFUSION.train_steps, one.kind)
+                guided_levels(timesteps, one.every, one.window, noise.train_steps, one.kind)
 
 
 def _timesteps(method: configs.Sampling | configs.Edit | configs.Fusion, scheduler: Any) -> list[Sequence[float]]:

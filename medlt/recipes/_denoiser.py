@@ -48,7 +48,7 @@ SHOWN = 8
 KIND = "denoiser"
 LABEL_FILES = ("model.json", "model.safetensors")
 INDEX = {"full": "model_index.json", "lora": "pytorch_lora_weights.safetensors"}
-OWN = {"kind", "init_from", *configs.DenoiserTraining.model_fields}
+OWN = {"kind", "init_from", "attribute_dropout", *configs.DenoiserTraining.model_fields}
 """Fields of a denoiser's config that do not describe its network."""
 
 Losses = Callable[[Backbone], Sequence[ExtraLoss]]
@@ -113,7 +113,7 @@ def train_denoiser(
 def fresh_network(config: configs.RunConfig, data: LabelledLatents, seed: int) -> LabelNetwork:
     """Return the config's small network before its training, with the weights of `init_from` if that is set."""
     chosen = config.denoiser
-    assert isinstance(chosen, configs.UNetConfig | configs.TransformerConfig)
+    assert isinstance(chosen, configs.SmallDenoiser)
     net = new_network(FAMILIES[chosen.kind], data, seed, chosen.model_dump(exclude=OWN))
     if chosen.init_from is not None:
         init_from(net, chosen.init_from)

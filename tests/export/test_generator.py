@@ -22,12 +22,15 @@ from PIL import Image
 from torch import Tensor
 
 import medlt
+from medlt.diffusion.attributes import ATTRIBUTES, encode
 from medlt.diffusion.backbone import EVERYWHERE
+from medlt.diffusion.labels import LabelUNet
 from medlt.diffusion.prompts import Prompts
 from medlt.diffusion.sampler import from_noise, sample
 from medlt.diffusion.schedulers import factory
 from medlt.diffusion.stable.load import load_stable_diffusion
-from medlt.export.generator import decode, unit_noise
+from medlt.export.generator import columns, decode, unit_noise
+from medlt.export.parts import scheduler_config
 from medlt.recipes.generator import TrainedGenerator, open_generator
 from medlt.testing import tiny_autoencoder_kl, tiny_autoencoder_tiny
 
@@ -53,14 +56,14 @@ def bundle(tiny_run: medlt.Run, tmp_path_factory: pytest.TempPathFactory) -> Pat
     return tiny_run.export("monai-bundle", tmp_path_factory.mktemp("bundle") / "out")
 
 
-def ours(trained: TrainedGenerator, finding: str, interval: tuple[float, float] = EVERYWHERE) -> Tensor:
+def ours(trained: TrainedGenerator, finding: str, interval: tuple[float, float] = EVERYWHERE, **about: Any) -> Tensor:
     """Images [2,1,H,W] that medlt's own sampler makes of the seeds' noise."""
     labels = torch.zeros(len(SEEDS), len(trained.findings))
     labels[:, trained.findings.index(finding)] = 1
     backbone = trained.network.backbone()
     scheduler = factory("ddim", STEPS, backbone.noise)()
     noise = unit_noise(SEEDS, (trained.codec.channels, *trained.latent_size))
-    guided = backbone.guided(backbone.condition(labels), SCALE, interval)
+    guided = backbone.guided(backbone.condition(labels, [about] * len(SEEDS)), SCALE, interval)
     return trained.codec.decode(trained.standardiser.back(sample(guided, from_noise(noise, scheduler), scheduler)))
 
 
@@ -84,6 +87,55 @@ def test_the_pipeline_makes_the_images_of_our_sampler(pipeline_folder: Path, gen
     assert "guidance_interval=[0.0, 1.0]" in (pipeline_folder / "README.md").read_text()
     with pytest.raises(ValueError, match="'Masss' is not a finding"):
         pipeline({"Masss": 1})
+
+
+KNOWN = {"view": "AP", "sex": "F", "age": 81}
+
+
+def test_view_sex_and_age_are_asked_for_like_findings(pipeline_folder: Path, generator: TrainedGenerator) -> None:
+    pipeline: Any = DiffusionPipeline.from_pretrained(
+        pipeline_folder, custom_pipeline=str(pipeline_folder), trust_remote_code=True
+    )
+    options = {"seeds": SEEDS, "num_inference_steps": STEPS, "guidance_scale": SCALE}
+    pictures = shown(pipeline({"Mass": 1, **KNOWN}, **options))
+    torch.testing.assert_close(pictures, ours(generator, "Mass", **KNOWN), atol=0.6 / 255, rtol=0)
+    assert not torch.equal(pictures, shown(pipeline({"Mass": 1}, **options)))
+
+
+@pytest.mark.parametrize("name", ATTRIBUTES)
+def test_the_exported_file_encodes_attributes_as_medlt_does(name: str) -> None:
+    values = [
+        "PA",
+        "ap",
+        " Frontal",
+        "LL",
+        "lateral",
+        "LPO",
+        "",
+        None,
+        float("nan"),
+        "F",
+        "male",
+        "W",
+        0,
+        35.5,
+        120,
+        121,
+        -1,
+    ]
+    for value in values:
+        assert columns(name, value) == pytest.approx(encode((name,), [{name: value}], 1)[0].tolist()), value
+
+
+@pytest.mark.parametrize(
+    "noise", [{}, {"rescale_betas_zero_snr": True}, {"rescale_betas_zero_snr": True, "shift": 0.25}]
+)
+def test_the_exported_scheduler_has_the_noise_levels_of_the_network(noise: dict[str, Any], tmp_path: Path) -> None:
+    network = LabelUNet(4, 2, width=8, **noise)
+    DDIMScheduler(**scheduler_config(network)).save_pretrained(tmp_path)
+    levels: Any = DDIMScheduler.from_pretrained(tmp_path).alphas_cumprod
+    torch.testing.assert_close(levels, network.noise.abar(), atol=1e-6, rtol=1e-3)
+    assert (float(levels[-1]) == 0) == bool(noise)
 
 
 def test_stock_diffusers_loads_every_part(pipeline_folder: Path, generator: TrainedGenerator) -> None:
