@@ -16,6 +16,7 @@ from medlt.recipes._checks import check_config, check_rows, check_shortfall
 from medlt.recipes._codec import encode, make_codec
 from medlt.recipes._cohort import Cohort, RealRows, open_cohort, read_rows
 from medlt.recipes._estimate import generator_parts, note_training_time
+from medlt.recipes._localisation import write_localisation
 from medlt.recipes._methods import Built, Learnt, build_method
 from medlt.recipes._models import train_verifiers
 from medlt.recipes._privacy import check_budget, no_verifiers, private_fit
@@ -95,6 +96,7 @@ def fill(run: RunFolder[configs.RunConfig], cohort: Cohort) -> Filled:
     with run.stage("quality"):
         made = published.made
         measure(run, cohort, learnt.verifiers, made)
+        write_localisation(run, cohort, method, made)
         introspect(run, cohort, method, plan, made)
         show_grid(run, made)
         show_panels(run, method, plan, made)

@@ -1,0 +1,68 @@
+"""Write localisation.parquet: how well the maps of a run find its masks and boxes, and what its images carry."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+
+import pandas as pd
+import torch
+from torch import Tensor
+
+from medlt import config as configs
+from medlt.data.manifest import Manifest
+from medlt.evaluation.localisation import score_images, score_maps
+from medlt.files import write_table
+from medlt.localise.prior import PositionPrior
+from medlt.localise.trust import GIVEN, Trust
+from medlt.recipes._cohort import Cohort
+from medlt.recipes._setup import RunFolder
+from medlt.rng import numpy_generator
+from medlt.synthesis.fusion import LatentFusion
+from medlt.types import Localise, Synthesizer
+
+PRIOR, USED = "prior", "used"
+"""Stages of every table: the usual place alone, and the maps that the method falls back on without a mask or box."""
+N_BOOTSTRAP = 1000
+
+
+@dataclass(frozen=True)
+class Remembered:
+    """The maps of a stage, each made once."""
+
+    stage: Localise
+    _kept: dict[tuple[str, str], Tensor] = field(default_factory=dict, init=False, repr=False, compare=False)
+
+    def __call__(self, uids: Sequence[str], finding: str) -> Tensor:
+        if fresh := [uid for uid in uids if (uid, finding) not in self._kept]:
+            self._kept.update(zip(((uid, finding) for uid in fresh), self.stage(fresh, finding), strict=True))
+        return torch.stack([self._kept[uid, finding] for uid in uids])
+
+
+def write_localisation(run: RunFolder[configs.RunConfig], cohort: Cohort, method: Synthesizer, made: Manifest) -> None:
+    """Write the table of `medlt.evaluation.localisation`, if the method has maps and the data have masks or boxes.
+
+    No stage is scored that is made of the mask or box that it is compared with. A private run has none.
+    """
+    if not isinstance(method, LatentFusion) or not cohort.regions.findings:
+        return
+    patients = {str(uid): str(owner) for uid, owner in cohort.manifest.rows["patient_id"].items()}
+    stages, rng = scored_stages(cohort, method, patients), partial(numpy_generator, run.config.seed, "localisation")
+    parts = {name: list(map(str, part.rows.index)) for name, part in (("train", cohort.train), ("val", cohort.val))}
+    tables = [
+        score_maps(stages, cohort.regions, uids, cohort.findings, patients, rng, rows=name, n_bootstrap=N_BOOTSTRAP)
+        for name, uids in parts.items()
+    ]
+    tables.append(score_images(made.rows, patients, rng, n_bootstrap=N_BOOTSTRAP))
+    if filled := [table for table in tables if len(table)]:
+        write_table(run.path("localisation.parquet"), pd.concat(filled, ignore_index=True))
+
+
+def scored_stages(cohort: Cohort, method: LatentFusion, patients: Mapping[str, str]) -> dict[str, Localise]:
+    """Return the stages to score: USED, the method's own but given masks and boxes, and PRIOR."""
+    trust = method.where.trust
+    own: dict[str, Localise] = {name: Remembered(stage) for name, stage in trust.stages.items() if name not in GIVEN}
+    train = frozenset(map(str, cohort.train.rows.index))
+    usual = PositionPrior(cohort.regions, train, patients, trust.size)
+    return {USED: Trust(own, trust.size), **own, PRIOR: own.get(PRIOR, usual)}
