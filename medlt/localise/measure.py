@@ -13,13 +13,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-from sklearn.metrics import roc_auc_score
 from torch import Tensor
 
 from medlt.data.regions import Regions
 from medlt.localise.given import unknown
 from medlt.localise.trust import GIVEN, Trust
-from medlt.metrics.draws import patient_weights
+from medlt.metrics.localisation import mean_interval, measures
 from medlt.types import Localise
 
 FEWEST = 5
@@ -65,28 +64,15 @@ def quality(
     truth, knows = regions.masks(known, finding, tuple(maps.shape[1:])), ~maps.isnan().flatten(1).any(1)
     values = aurocs(maps[knows], truth[knows])
     owners = [patients[uid] for uid, one in zip(known, knows.tolist(), strict=True) if one]
-    usable = ~np.isnan(values)
-    values, owners = values[usable], [one for one, use in zip(owners, usable, strict=True) if use]
-    if len(set(owners)) < FEWEST:
+    if len({owner for owner, value in zip(owners, values, strict=True) if not np.isnan(value)}) < FEWEST:
         return None
-    weights = patient_weights(owners, n_bootstrap, rng)
-    drawn = (weights * values).sum(1) / weights.sum(1)
-    low, high = np.quantile(drawn, [0.025, 0.975])
-    return Quality(float(values.mean()), float(low), float(high), len(set(owners)))
+    value, seen = mean_interval(values, owners, n_bootstrap, rng)
+    return Quality(value, seen.low, seen.high, len(set(owners)))
 
 
 def aurocs(maps: Tensor, truth: Tensor) -> np.ndarray:
-    """Return the pixel AUROC of each map [B,h,w] against the covered shares [B,h,w], float64 [B]."""
-    both = zip(maps.flatten(1).double().numpy(), truth.flatten(1).double().numpy(), strict=True)
-    return np.array([_auroc(one, cover) for one, cover in both])
-
-
-def _auroc(scores: np.ndarray, cover: np.ndarray) -> float:
-    """Return the AUROC of cells [N], each of which is covered and uncovered by its shares; NaN if all are alike."""
-    if not 0 < cover.sum() < len(cover):
-        return math.nan
-    sides = np.repeat([1, 0], len(cover))
-    return float(roc_auc_score(sides, np.tile(scores, 2), sample_weight=np.concatenate([cover, 1 - cover])))
+    """Return the pixel AUROC of each map [B,h,w] against the covered shares [B,h,w], float64 [B]; NaN: none."""
+    return measures(maps.numpy(), truth.numpy())["auroc"]
 
 
 def measure(

@@ -89,7 +89,7 @@ def one_sided(places: np.ndarray) -> bool:
     half = places.shape[-1] // 2
     left, right = (part.sum((1, 2)) for part in (places[..., :half], places[..., -half:]))
     unequal = int((left != right).sum())
-    return unequal > 0 and binomtest(int((left > right).sum()), unequal).pvalue < ONE_SIDED
+    return unequal > 0 and bool(binomtest(int((left > right).sum()), unequal).pvalue < ONE_SIDED)
 
 
 @dataclass(frozen=True)

@@ -192,7 +192,7 @@ class Stages:
     def ordered(self) -> dict[str, Localise]:
         """Return the stages by name, in the order of the config."""
         order, regions = self.chosen.localise.order, self.learnt.cohort.regions
-        learned = self.learned if self.needed else {}
+        learned = self.learned if self.needed else {"code": self.code}
         stages: dict[str, Localise] = {}
         for name in order:
             if name in ("mask", "box"):
@@ -201,7 +201,7 @@ class Stages:
                 sides = self._sides()
                 stages |= {name: OnSide(Trust(learned, self.size), sides, self.size)} if sides and learned else {}
             else:
-                one = self.best if name == "best" and learned else name
+                one = self.best if name == "best" and self.needed else name
                 stages |= {one: learned[one]} if one in learned else {}
         return stages
 
@@ -212,8 +212,7 @@ class Stages:
             networks = [digest_network(one.net) for one in self.image.members]
         table, regions = self.chosen.localise.boxes, self.learnt.cohort.regions
         cases = "" if table is None else self.prior.regions.digest()
-        learned = list(self.learned) if self.needed else []
-        given = self.chosen.localise.order
+        learned, given = list(self.learned) if self.needed else [], self.chosen.localise.order
         return digest("localise", given, learned, self.coder.digest, networks, regions.digest(), cases, self._sides())
 
     def _networks(self) -> list[Classifier]:
