@@ -15,6 +15,7 @@ from medlt.privacy.card import datasheet, model_card
 from medlt.recipes._checks import check_config, check_rows, check_shortfall
 from medlt.recipes._codec import encode, make_codec
 from medlt.recipes._cohort import Cohort, RealRows, open_cohort, read_rows
+from medlt.recipes._codec_check import check_codec, note_codec_check
 from medlt.recipes._estimate import generator_parts, note_training_time
 from medlt.recipes._localisation import write_localisation
 from medlt.recipes._methods import Built, Learnt, build_method
@@ -68,7 +69,10 @@ def check(config: configs.RunConfig) -> RealRows | None:
 
 
 def learn(run: RunFolder[configs.RunConfig], cohort: Cohort) -> Learnt:
-    """Train or load the parts that every method needs: the codec, the latents of all images, and the verifiers."""
+    """Train or load the parts that every method needs: the codec, the latents of all images, and the verifiers.
+
+    A finding that the codec loses is named here, before the denoiser is trained.
+    """
     check_rows(run.config, cohort)
     check_shortfall(cohort)
     check_budget(run.config, cohort)
@@ -80,6 +84,7 @@ def learn(run: RunFolder[configs.RunConfig], cohort: Cohort) -> Learnt:
     else:
         verifiers = train_verifiers(run, cohort, private)
     return Learnt(cohort, latents, verifiers, private)
+        note_codec_check(run, check_codec(run, cohort, codec, verifiers))
 
 
 def fill(run: RunFolder[configs.RunConfig], cohort: Cohort) -> Filled:

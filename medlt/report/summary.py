@@ -183,6 +183,9 @@ def cautions(run: Collected) -> list[str]:
         warnings.append(f"{n} training seeds per arm: a first impression; use five before you claim anything.")
     if patients(run) != "patients":
         warnings.append("The radiographs are phantoms, drawn by a program: the verdict does not apply to patients.")
+    if lost := run.run.get("codec_check", {}).get("lost"):
+        reasons = ", ".join(f"{name} ({reason})" for name, reason in lost.items())
+        warnings.append(f"The codec loses findings that synthetic images therefore cannot show well: {reasons}.")
     few = [name for name, n in counts(run)["test"].items() if n < 10]
     if few and run.comparisons is not None:
         warnings.append(f"Fewer than 10 test positives: {', '.join(few)}. Their own rows decide nothing.")
