@@ -6,9 +6,9 @@
 The first form trains and measures what FOLDER/results.jsonl does not hold yet; the second writes the table. The data
 are latents (4 x 16 x 16) of the phantom at 64 px. The error is that of x0 on validation latents with fixed noise, times
 1 / sigma^2 + 1, which is that of v at any schedule; sigma is the noise of x0 + sigma n, so it means the same for every
-network. KID compares sampled with real validation and test images, under the same labels, in the features of a
-classifier of the train images; its error is that of the jackknife. Brightness is the deviation between images of the
-mean pixel, in units of that of real images.
+network. KID compares sampled latents with those of real validation and test images, under the same labels, entry by
+entry (1,024 features); its error is that of the jackknife. Brightness is the deviation between images of a channel's
+mean, over that of real images.
 """
 
 from __future__ import annotations
@@ -28,8 +28,6 @@ import torch
 from common import table
 from torch import Tensor
 
-from medlt.classify.sets import TrainingSet
-from medlt.classify.train import Classifier, fit_classifier
 from medlt.data import phantom
 from medlt.data.loaders import square
 from medlt.diffusion.attributes import ATTRIBUTES
@@ -88,7 +86,6 @@ class Bench:
     folder: Path
     patients: int
     codec_steps: int
-    classifier_steps: int
     width: int
 
     @cached_property
@@ -145,17 +142,6 @@ class Bench:
         about = self.rows[list(ATTRIBUTES)].iloc[at].to_dict("records")
         return LabelledLatents(lambda uids: self.latents[1][[int(uid) for uid in uids]], uids, labels, "phantom", about)
 
-    @cached_property
-    def classifier(self) -> Classifier:
-        """The network of KID's features."""
-        sets = []
-        for split in ("train", "val"):
-            at, images = self.part(split), torch.from_numpy(self.images[self.part(split)])[:, None]
-            labels = self.rows[list(phantom.FINDINGS)].to_numpy(np.float32)[at]
-            sets.append(TrainingSet(images, labels, np.ones(len(at), np.float32), tuple(str(i) for i in at)))
-        return fit_classifier(*sets, runtime=Runtime("cpu", "fp32", 1, SEED), store=self.store,
-                              steps=self.classifier_steps)  # fmt: skip
-
     def trained(self, choice: str, steps: int, seed: int) -> tuple[Backbone, float]:
         """Return the trained backbone, and the CPU seconds of its training."""
         network, objective = CHOICES[choice]
@@ -186,7 +172,7 @@ class Bench:
 
     @torch.no_grad()
     def fidelity(self, backbone: Backbone, seed: int) -> dict[str, float]:
-        """Return KID with its error, and the deviation of brightness, of images under the labels of held-out rows."""
+        """Return KID with its error, and the deviation of brightness, of latents under the labels of held-out rows."""
         data, made = self.data("val", "test"), []
         for start in range(0, len(data.uids), 64):
             at = np.arange(start, min(start + 64, len(data.uids)))
@@ -195,13 +181,11 @@ class Bench:
             steps = scheduler("dpm++", 25, backbone.noise)
             noise = noise_like([seed_of(seed, "sample", int(i)) for i in at], self.latents[1].shape[1:])
             denoiser = backbone.denoiser(backbone.condition(known.labels, known.about))
-            z = sample(denoiser, from_noise(noise, steps), steps)
-            made.append(self.codec.decode(self.latents[0].back(z)))
-        fake = (torch.cat(made).clamp(0, 1) * 255).round().byte()
-        real = torch.from_numpy(self.images[self.part("val", "test")])[:, None]
-        distance = kid(self.classifier.features(real).numpy(), self.classifier.features(fake).numpy())
-        bright = [float(one.float().mean((1, 2, 3)).std()) for one in (fake, real)]
-        return {"KID": distance.value, "KID error": distance.sd, "brightness": bright[0] / bright[1]}
+            made.append(sample(denoiser, from_noise(noise, steps), steps))
+        fake, real = torch.cat(made), self.latents[1][self.part("val", "test")]
+        distance = kid(real.flatten(1).numpy(), fake.flatten(1).numpy())
+        bright = [one.mean((2, 3)).std(0) for one in (fake, real)]
+        return {"KID": distance.value, "KID error": distance.sd, "brightness": float((bright[0] / bright[1]).mean())}
 
 
 def measured(bench: Bench, choices: list[str], steps: int, seeds: int) -> Iterator[dict[str, Any]]:
@@ -243,7 +227,6 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=2)
     parser.add_argument("--patients", type=int, default=400)
     parser.add_argument("--codec-steps", type=int, default=300)
-    parser.add_argument("--classifier-steps", type=int, default=300)
     parser.add_argument("--width", type=int, default=32)
     parser.add_argument("--choices", default=",".join(CHOICES))
     parser.add_argument("--table", action="store_true", help="write the table of what is measured")
@@ -252,7 +235,7 @@ def main() -> None:
         write_table(given.folder)
         return
     torch.set_num_threads(1)
-    bench = Bench(given.folder, given.patients, given.codec_steps, given.classifier_steps, given.width)
+    bench = Bench(given.folder, given.patients, given.codec_steps, given.width)
     for row in measured(bench, given.choices.split(","), given.steps, given.seeds):
         with (given.folder / "results.jsonl").open("a") as file:
             file.write(json.dumps(row) + "\n")

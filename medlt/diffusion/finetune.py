@@ -95,8 +95,8 @@ class Objective:
     `condition_dropout` is the share of rows with the null condition. `offset_noise` is `NoisedLoss.offset`;
     `weighting_scheme`, with `snr_floor` and `min_snr_gamma`, is the weight of a noise level, see `NoisedLoss`.
     `balance` draws rare findings more often (medlt.diffusion.balanced); None takes all rows in turn.
-    `attribute_dropout` is the share of rows for which a known view, sex or age is unknown to a `LabelVector`, each drawn
-    by itself; thus unknown is learnt from a collection in which all is known. Raises InputError for invalid values.
+    `attribute_dropout` is the share of rows for which a known view, sex or age is unknown to a `LabelVector`, each
+    drawn by itself; thus unknown is learnt from a collection in which all is known. Raises InputError for bad values.
     """
 
     condition_dropout: float = 0.1

@@ -2,20 +2,25 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
 from medlt.diffusion.families import load_label_network
+from medlt.diffusion.finetune import LabelledLatents
 from medlt.diffusion.labels import LabelNetwork, LabelUNet, LabelVector, Unconditional
-from medlt.diffusion.noise import target_of
+from medlt.diffusion.noise import NoiseSchedule, target_of
 from medlt.diffusion.sampler import from_noise, sample
 from medlt.diffusion.schedulers import scheduler
+from medlt.diffusion.train import new_network
 from medlt.diffusion.transformer import LabelTransformer
 from medlt.rng import noise_like, torch_generator
+from medlt.testing import label_backbone
 from medlt.types import InputError
 
 NAN = float("nan")
@@ -23,6 +28,12 @@ SMALL: dict[str, Any] = {"width": 32, "depth": 2, "heads": 2, "size": 8}
 FAMILIES: dict[str, Callable[[], LabelNetwork]] = {
     "unet": lambda: LabelUNet(2, 2, width=8),
     "transformer": lambda: LabelTransformer(2, 2, **SMALL),
+    "unet of everything": lambda: LabelUNet(
+        2, 2, width=8, layers_per_block=2, attributes=("view", "sex", "age"), rescale_betas_zero_snr=True, shift=0.25
+    ),
+    "transformer of everything": lambda: LabelTransformer(
+        2, 2, **SMALL, attributes=("sex", "age"), rescale_betas_zero_snr=True
+    ),
     "unet told nothing": lambda: LabelUNet(2, 0, width=8, prediction="epsilon"),
     "transformer told nothing": lambda: LabelTransformer(2, 0, **SMALL, prediction="sample"),
 }
@@ -144,6 +155,69 @@ def test_a_family_learns_what_the_label_says(family: str, rate: float) -> None:
     denoiser = backbone.denoiser(backbone.condition(torch.tensor([[1.0, 1.0], [0.0, 1.0]])))
     z = sample(denoiser, from_noise(noise_like([1, 2], (2, 8, 8)), steps), steps)
     assert z[0].mean() > 0.5 > -0.5 > z[1].mean()
+
+
+@pytest.mark.parametrize("family", [LabelUNet, LabelTransformer])
+def test_dropout_acts_in_training_only(family: type[LabelNetwork]) -> None:
+    own = {"width": 8} if family is LabelUNet else SMALL
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        net = family(channels=2, findings=2, dropout=0.5, **own)
+        for weight in net.parameters():
+            if not weight.any():
+                nn.init.normal_(weight, std=0.1)
+        (x_t, t), condition = inputs(), net.backbone().condition(LABELS)
+        drawn = [net.train()(x_t, t, condition) for _ in range(2)]
+        assert not torch.equal(*drawn)
+        assert torch.equal(net.eval()(x_t, t, condition), net(x_t, t, condition))
+
+
+def test_blocks_of_a_level_are_as_many_as_asked_for() -> None:
+    counts = [
+        [len(level.resnets) for level in LabelUNet(2, 2, width=8, layers_per_block=n).unet.down_blocks] for n in (1, 2)
+    ]
+    assert counts == [[1, 1], [2, 2]]
+
+
+@pytest.mark.parametrize("family", [LabelUNet, LabelTransformer])
+def test_a_network_keeps_the_noise_levels_it_was_trained_on(family: type[LabelNetwork], tmp_path: Path) -> None:
+    own = {"width": 8} if family is LabelUNet else SMALL
+    net = family(channels=2, findings=2, rescale_betas_zero_snr=True, shift=0.25, **own)
+    net.save(tmp_path)
+    noise = load_label_network(tmp_path).backbone().noise
+    assert noise == net.backbone().noise == NoiseSchedule(zero_terminal=True, shift=0.25)
+    assert float(noise.abar()[-1]) == 0
+    plain = family(channels=2, findings=2, **own)
+    plain.load_state_dict(net.state_dict())
+    assert plain.backbone().digest != net.backbone().digest
+
+
+def test_a_shift_of_none_is_that_of_the_latents_side() -> None:
+    data = LabelledLatents(lambda uids: torch.zeros(len(uids), 2, 16, 16), ["a"], np.zeros((1, 2)), "zeros")
+    net = new_network(LabelUNet, data, 0, {"width": 8, "shift": None})
+    assert net.settings["shift"] == 0.25
+    assert new_network(LabelUNet, data, 0, {"width": 8}).settings["shift"] == 1.0
+
+
+@pytest.mark.parametrize("name", ["ddim", "dpm++", "euler", "unipc"])
+def test_a_v_network_starts_from_pure_noise_and_finds_what_it_was_told(name: str) -> None:
+    """At t = 999 the input is noise alone: x0 = -v, and the sampler's first step uses it as it is."""
+    net = LabelUNet(2, 2, width=8, rescale_betas_zero_snr=True, shift=0.25).eval()
+    backbone = net.backbone()
+    noise, condition = noise_like([1], (2, 8, 8)), backbone.condition(LABELS[:1])
+    with torch.no_grad():
+        assert torch.equal(backbone.denoiser(condition)(noise, 999), -net(noise, torch.tensor([999]), condition))
+    target = noise_like([5], (2, 8, 8))
+    abar = backbone.noise.abar()
+
+    def perfect(x: Tensor, t: Tensor, condition: Tensor) -> Tensor:
+        a = abar[t[0]]
+        return (x * a.sqrt() - target) / (1 - a).sqrt()
+
+    exact = replace(label_backbone(perfect, 2, prediction="v_prediction"), noise=backbone.noise)
+    steps = scheduler(name, 9, backbone.noise)
+    z = sample(exact.denoiser(), from_noise(noise, steps), steps)
+    torch.testing.assert_close(z, target, atol=2e-3, rtol=1e-3)
 
 
 def test_a_folder_from_before_there_were_families_holds_a_unet(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """The denoiser's loss: what it weighs, what further losses see, and that cutting a batch changes nothing."""
 
 import itertools
+import math
 from dataclasses import replace
 from typing import Any
 
@@ -11,8 +12,8 @@ from torch import Tensor
 
 from medlt.diffusion.balanced import Balanced, finding_weights, row_weights
 from medlt.diffusion.labels import LabelUNet, LabelVector
-from medlt.diffusion.losses import Noised, NoisedLoss, Rows, snr_weight
-from medlt.diffusion.noise import STABLE_DIFFUSION
+from medlt.diffusion.losses import Noised, NoisedLoss, Rows, WeightingScheme, edm_weight, snr_weight
+from medlt.diffusion.noise import STABLE_DIFFUSION, NoiseSchedule, Prediction, x0_of
 from medlt.rng import noise_like, torch_generator
 from medlt.testing import Answer
 from medlt.training.settings import BatchPart
@@ -54,6 +55,49 @@ def test_a_zero_terminal_schedule_weighs_its_last_step_with_a_number() -> None:
     a = replace(STABLE_DIFFUSION, zero_terminal=True).abar()
     for prediction in ("epsilon", "v_prediction", "sample"):
         assert snr_weight(a, prediction, 0.0).isfinite().all()  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("prediction", ["epsilon", "v_prediction", "sample"])
+def test_the_weight_of_edm_is_one_loss_on_x0(prediction: Prediction) -> None:
+    """EDM, table 1, sigma_data 1: lambda = (sigma^2 + 1) / sigma^2 on x0, and an unweighted error of v."""
+    a = torch.tensor([0.001, 0.3, 0.7, 0.99]).double()
+    x_t, out, d, sigma2 = torch.zeros(4).double(), torch.zeros(4).double(), 0.1, (1 - a) / a
+    x0_error = x0_of(out + d, x_t, a, prediction) - x0_of(out, x_t, a, prediction)
+    torch.testing.assert_close(edm_weight(a, prediction) * d**2, (sigma2 + 1) / sigma2 * x0_error**2)
+    torch.testing.assert_close(edm_weight(a, "v_prediction"), torch.ones_like(a))
+    assert edm_weight(torch.zeros(1), prediction).isfinite().all()
+
+
+@pytest.mark.parametrize("shift", [1.0, 0.25])
+def test_noise_levels_of_edm_are_log_normal_and_move_with_the_schedule(shift: float) -> None:
+    noise = NoiseSchedule(zero_terminal=True, shift=shift)
+    t = NoisedLoss("v_prediction", torch.zeros(1), noise, scheme="edm").timesteps(40_000, draw())
+    a = noise.abar()[t].double().clamp_min(1e-9)
+    log_sigma = ((1 - a) / a).log() / 2
+    middle, spread = math.log(2) - 0.4 + math.log(shift), 1.0
+    assert float(log_sigma.median()) == pytest.approx(middle, abs=0.03)
+    quantiles = log_sigma.quantile(torch.tensor([0.1587, 0.8413]).double())
+    assert quantiles.tolist() == pytest.approx([middle - spread, middle + spread], abs=0.05)
+
+
+@pytest.mark.parametrize("scheme", ["min_snr", "uniform"])
+def test_other_schemes_draw_all_timesteps_alike(scheme: WeightingScheme) -> None:
+    t = NoisedLoss("v_prediction", torch.zeros(1), scheme=scheme).timesteps(40_000, draw()).double()
+    assert (float(t.min()), float(t.max())) == (0, 999)
+    assert float(t.mean()) == pytest.approx(499.5, abs=5)
+
+
+def test_the_scheme_of_a_training_decides_the_weight_of_its_rows() -> None:
+    weights = {}
+    for scheme in ("min_snr", "uniform", "edm"):
+        loss = NoisedLoss("v_prediction", VECTOR.null, scheme=scheme)  # type: ignore[arg-type]
+        noised = loss.forward(SILENT, X0, VECTOR(LABELS), 0.0, draw(), Rows(), BatchPart())
+        weights[scheme] = noised.weight
+        expected = (noised.a.sqrt() * noised.n - (1 - noised.a).sqrt() * X0).pow(2).flatten(1).mean(1) * noised.weight
+        torch.testing.assert_close(loss.each(noised), expected)
+    assert torch.equal(weights["edm"], torch.ones(8))
+    assert torch.equal(weights["uniform"], torch.ones(8))
+    assert weights["min_snr"].std() > 0
 
 
 def test_offset_noise_is_off_by_default_and_shifts_whole_channels() -> None:

@@ -7,7 +7,9 @@ import pandas as pd
 import pytest
 import torch
 
+from medlt.diffusion.labels import LabelVector
 from medlt.diffusion.schedulers import factory
+from medlt.recipes._privacy import independent_rows
 from medlt.rng import noise_like, seed_of
 from medlt.synthesis.from_noise import FromNoise
 from medlt.testing import label_backbone
@@ -86,6 +88,16 @@ def test_view_sex_and_age_of_the_row_reach_the_condition(methods: dict[str, Any]
     list(spied.run(rows))
     expected = table.loc[rows["label_source"], ["view", "sex", "age"]].to_dict("records")
     pd.testing.assert_frame_equal(pd.DataFrame(conditions), pd.DataFrame(expected))
+
+
+def test_made_up_rows_of_a_data_independent_run_have_no_view_sex_or_age(methods: dict[str, Any]) -> None:
+    """Their plan knows nothing of a patient, and a network with attributes gets each of them as unknown."""
+    method = built(methods, train=independent_rows(("Hernia",), built(methods).train.findings))
+    rows = method.plan({"Hernia": 3}, 3)
+    assert rows[["view", "sex", "age"]].isna().all().all()
+    about, labels = rows[["view", "sex", "age"]].to_dict("records"), torch.ones(len(rows), 2)
+    vector = LabelVector(2, ("view", "sex", "age"))
+    assert torch.equal(vector(labels, about), vector(labels))
 
 
 @pytest.mark.parametrize("guidance", [0.0, 2.0])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, cast
 
 import numpy as np
@@ -44,6 +45,29 @@ def test_a_row_alone_gives_the_bytes_it_gives_among_all(build: Build) -> None:
         assert torch.equal(alone.images[0], together.images[i])
         pd.testing.assert_frame_equal(alone.labels, together.labels.iloc[[i]])
         pd.testing.assert_frame_equal(alone.rows, together.rows.iloc[[i]])
+
+
+def test_view_sex_and_age_of_the_tail_image_are_in_the_plan_and_reach_the_condition(build: Build) -> None:
+    method = build()
+    table = method.train.table.assign(view="PA", sex="F", age=np.arange(len(method.train.table)) + 1.0)
+    table.loc[table.index[::2], "sex"] = np.nan
+    seen: list[Any] = []
+    inner = method.backbone.condition
+
+    class Spy:
+        null, digest = inner.null, inner.digest
+
+        def __call__(self, labels: torch.Tensor, about: Any = ()) -> torch.Tensor:
+            seen.extend(about)
+            return inner(labels, about)
+
+    spied = build(train=replace(method.train, table=table), backbone=replace(method.backbone, condition=Spy()))
+    rows = spied.plan(NEED, 3)
+    list(spied.run(rows))
+    expected = table.loc[rows["tail_parent"], ["view", "sex", "age"]].to_dict("records")
+    pd.testing.assert_frame_equal(pd.DataFrame(seen), pd.DataFrame(expected))
+    pd.testing.assert_frame_equal(rows[["view", "sex", "age"]].reset_index(drop=True), pd.DataFrame(expected))
+    assert build().plan(NEED, 3)[["view", "sex", "age"]].isna().all().all()
 
 
 # dpm++: diffusers calls numpy on tensors in a way numpy 2 deprecates.
