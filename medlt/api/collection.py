@@ -152,6 +152,16 @@ class Collection:
             raise InputError(f"from_phantom: {explain(error, PhantomData, given)}") from None
         return cls(open_data(settings, seed=seed, folder=Path(folder).expanduser()))
 
+    def with_boxes(self, table: str | Path) -> Self:
+        """Return the collection with boxes around findings: BBox_List_2017.csv, or uid, finding, x, y, width, height.
+
+        Boxes of other images are left out. Raises InputError for a finding that the collection does not have, and for a
+        box outside its image.
+        """
+        from medlt.data.boxes import with_boxes
+
+        return type(self)(with_boxes(self.manifest, Path(table).expanduser()), None, self.notes)
+
     @property
     def findings(self) -> tuple[str, ...]:
         """The findings, in the order of every label vector."""

@@ -13,6 +13,7 @@ from PIL import Image
 import medlt
 from medlt.api.collection import as_collection
 from medlt.api.power import auroc_standard_error, smallest_visible_gains
+from medlt.data.regions import Regions
 
 
 @pytest.fixture
@@ -106,6 +107,24 @@ def test_a_collection_is_written_once_and_read_back(table: Path, tmp_path: Path)
     assert again.digest() == collection.digest()
     assert again.saved(tmp_path) == file
     assert again.manifest.file("3").is_file()
+
+
+def test_boxes_and_masks_are_part_of_a_collection(table: Path, tmp_path: Path) -> None:
+    """They survive a saved manifest, and make another collection."""
+    (tmp_path / "masks").mkdir()
+    Image.fromarray(np.full((48, 40), 255, np.uint8)).save(tmp_path / "masks" / "0.png")
+    rows = pd.read_csv(table).assign(mask_Mass=["../masks/0.png"] + [None] * 15)
+    rows.to_csv(table, index=False)
+    boxes = tmp_path / "boxes.csv"
+    boxes.write_text("uid,finding,x,y,width,height\n2,Hernia,1,2,3,4\n")
+    plain = medlt.Collection.from_csv(table, images=tmp_path / "png")
+    boxed = plain.with_boxes(boxes)
+    assert boxed.digest() != plain.digest()
+    again = medlt.Collection.from_manifest(boxed.saved(tmp_path / "elsewhere"))
+    regions = Regions.of(again.manifest)
+    assert (regions.known("Mass"), regions.known("Hernia")) == (("0",), ("2",))
+    assert regions.masks(["0"], "Mass", (1, 1)).item() == pytest.approx(40 / 48)
+    assert regions.masks(["2"], "Hernia", (1, 1)).item() == pytest.approx(12 / 48**2)
 
 
 def test_another_label_is_another_collection(table: Path) -> None:
