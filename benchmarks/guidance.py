@@ -28,7 +28,7 @@ from medlt.diffusion.backbone import Backbone
 from medlt.diffusion.labels import LabelUNet
 from medlt.diffusion.placement import best_dtype
 from medlt.diffusion.sampler import from_noise, sample
-from medlt.diffusion.schedulers import scheduler
+from medlt.diffusion.schedulers import factory, scheduler
 from medlt.diffusion.signals import between
 from medlt.rng import noise_like
 from medlt.synthesis.guides import Guide, SamplingContext, guided
@@ -55,7 +55,7 @@ def guides(device: str) -> dict[str, Guide]:
     features, guidance_classifier = Features().eval().requires_grad_(False).to(device), epistemic(device)
     longtail: dict[str, Guide] = {
         f"longtail, TAESD {str(dtype).removeprefix('torch.')}": LongtailGuide(
-            differentiable_decoder(taesd(dtype, device)), guidance_classifier
+            decode=differentiable_decoder(taesd(dtype, device)), guidance_classifier=guidance_classifier
         )
         for dtype in dict.fromkeys((torch.float32, best_dtype(device)))
     }
@@ -77,7 +77,7 @@ def sampler(backbone: Backbone, chosen: Sequence[Guide], weight: float, steps: i
     def sampled(noise: Tensor, condition: Tensor, labels: Tensor, target: Tensor, seeds: Tensor) -> Tensor:
         built = scheduler("ddpm", steps)
         start = from_noise(noise, built)
-        context = SamplingContext(backbone, condition, labels, target, seeds, start.timesteps)
+        context = SamplingContext(backbone, condition, labels, target, seeds, start.timesteps, factory("ddpm", steps))
         return sample(guided(chosen, context, weight), start, built, seeds.tolist())
 
     call = in_calls(sampled, backbone.device, batch)

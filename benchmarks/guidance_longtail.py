@@ -28,7 +28,9 @@ from common import table
 from medlt.classify.epistemic import STATISTICS, Epistemic, Members
 from medlt.classify.networks import network
 from medlt.diffusion.codec import AutoencoderCodec, load_codec
-from medlt.diffusion.decoded_signal import ascend_estimate, decoded_signal
+from medlt.diffusion.decoded_signal import decoded_signal, displace_estimate
+from medlt.diffusion.displacement import Displacement
+from medlt.diffusion.noise import STABLE_DIFFUSION
 from medlt.rng import noise_like
 from medlt.synthesis.longtail import differentiable_decoder, uncertainty_objective
 from medlt.testing import constant_denoiser, tiny_autoencoder_kl, tiny_autoencoder_tiny
@@ -69,7 +71,8 @@ def one_gradient(kind: str, checkpointing: bool, rows: int, side: int) -> tuple[
     objective = uncertainty_objective(
         epistemic(), STATISTICS["variance"], torch.ones(rows, FINDINGS).bool(), torch.zeros(rows, FINDINGS)
     )
-    guidance = ascend_estimate(decoded_signal(decode, objective), 0.02)
+    moves = Displacement({500: 0.1}, STABLE_DIFFUSION.abar())
+    guidance = displace_estimate(decoded_signal(decode, objective), moves)
     guidance(constant_denoiser(z[:, :, :8, :8]))(z[:, :, :8, :8], 500)  # what the libraries allocate once
     before, began = psutil.Process().memory_info().rss, time.perf_counter()
     guidance(constant_denoiser(z))(z, 500)

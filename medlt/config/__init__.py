@@ -4,7 +4,14 @@ from medlt.config.ablation import Ablation
 from medlt.config.base import FilePath, Strict
 from medlt.config.data import CsvData, Data, ManifestData, NihData, PhantomData
 from medlt.config.evaluation import EvaluationConfig
-from medlt.config.guides import Calibration, GuideConfig, JepaGuideConfig, LongtailGuideConfig, MinorityGuideConfig
+from medlt.config.guides import (
+    AUTO,
+    Calibration,
+    GuideConfig,
+    JepaGuideConfig,
+    LongtailGuideConfig,
+    MinorityGuideConfig,
+)
 from medlt.config.learning import (
     ClassifierConfig,
     CodecConfig,
@@ -46,6 +53,7 @@ from medlt.config.schema import schema
 from medlt.config.verdict import CONTROL_OF, ArmClassifierConfig, ArmConfig, EvaluateConfig, SourceConfig
 
 __all__ = [
+    "AUTO",
     "CONTROL_OF",
     "Ablation",
     "ArmClassifierConfig",

@@ -11,6 +11,7 @@ from medlt.config.ablation import Ablation
 from medlt.config.base import FilePath, Strict
 from medlt.config.data import Data
 from medlt.config.evaluation import EvaluationConfig
+from medlt.config.guides import Calibration
 from medlt.config.learning import ClassifierConfig, CodecConfig, DenoiserConfig, Precision, SparseConfig, UNetConfig
 from medlt.config.methods import Fusion, MethodConfig
 from medlt.config.plugged import MARK, Plugged, optional_sections
@@ -171,6 +172,9 @@ class RunConfig(Strict):
     guidance_classifier: ClassifierConfig | None = Field(
         None, description="classifier of Longtail Guidance; null: as `classifier`, with another network and seed"
     )
+    calibration: Calibration = Field(
+        Calibration(), description="how `medlt calibrate` and a guide's weight: auto choose the strength of guidance"
+    )
     evaluation: EvaluationConfig | None = Field(
         EvaluationConfig(), description="comparison of `medlt run`; null: make images without one"
     )
@@ -204,6 +208,8 @@ class RunConfig(Strict):
             if not plugin.private:
                 other = "; use method: noise" if what == "method" else "; remove it, or remove privacy"
                 raise ValueError(f"privacy: {what} {name} does not declare that private runs may use it{other}")
+        if any(one.weight == "auto" for one in getattr(self.method, "guidance", ())):
+            raise ValueError("privacy: weight auto is chosen by comparison with real images; give a number")
         if self.denoiser.balance is not None:
             raise ValueError("privacy: denoiser.balance samples patients by their findings; remove it")
         return self

@@ -1,13 +1,14 @@
 """Guidance by a signal on decoded images: the gradient of the signal is taken in latents, through the decoder.
 
-Longtail guidance, arXiv 2502.01980, Algorithm 1: estimate z0 from z_t, decode x0 = D(z0), take the gradient of a signal
-f(x0), and bias the denoising estimate with it. The form of the bias (their Eq. 11) was not available to us. We use
+Longtail guidance, arXiv 2502.01980, Algorithm 1: estimate the terminal latent z0 from z_t, decode x0 = D(z0), compute a
+signal f(x0), bias the denoising estimate with its gradient, and take the sampler's step. The form of the bias (their
+Eq. 11) was not available to us. We use
 
-    z0 <- z0 + w ||z0|| g / ||g||,   g = d f(D(z0)) / d z0,   norms over each row
+    z0 <- z0 + d_t n g / ||g||,   g = d f(D(z0)) / d z0,   n the latent's norm, norms over each row
 
-The guidance classifier receives decoded clean estimates only, and no gradient passes through the diffusion network.
-With `network` it does: g = d f(D(z0(z_t))) / d z_t, as in universal guidance (arXiv 2302.07121), at the cost of a
-backward pass of the network.
+with the lengths d_t of `medlt.diffusion.displacement`. The guidance classifier receives decoded clean estimates only,
+and no gradient passes through the diffusion network. With `network` it does: g = d f(D(z0(z_t))) / d z_t, as in
+universal guidance (arXiv 2302.07121), at the cost of a backward pass of the network.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from medlt.diffusion.displacement import Displacement
 from medlt.rng import torch_generator
 from medlt.types import Denoiser, Guidance, Signal
 
@@ -30,32 +32,24 @@ def decoded_signal(decode: Callable[[Tensor], Tensor], signal: Signal) -> Signal
     return lambda z0, t: signal(decode(z0), t)
 
 
-def match_norm(g: Tensor, z: Tensor) -> Tensor:
-    """Return g / ||g|| * ||z|| for each row; 0 if g is 0 or not finite."""
-    length = torch.linalg.vector_norm(g.flatten(1), dim=1)
-    scale = torch.linalg.vector_norm(z.flatten(1), dim=1) / length
-    usable = (length > 0) & scale.isfinite()
-    over = (-1, *[1] * (g.ndim - 1))
-    return torch.where(usable.view(over), g * scale.view(over), 0.0)
+def displace_estimate(signal: Signal, by: Displacement, network: bool = False) -> Guidance:
+    """Return guidance that moves each clean estimate up the gradient of `signal` (z0, t) -> [B] by the lengths of `by`.
 
-
-def ascend_estimate(signal: Signal, weight: float, network: bool = False) -> Guidance:
-    """Return guidance that moves each clean estimate up the gradient of `signal` (z0, t) -> [B].
-
-    The step has `weight` times the norm of the estimate. network: take the gradient with respect to z_t, through the
-    denoiser. Weight 0 gives the bare denoiser bit for bit.
+    network: take the gradient with respect to z_t, through the denoiser. Length 0 at t gives the bare denoiser.
     """
 
     def wrap(denoiser: Denoiser) -> Denoiser:
         def guided(x_t: Tensor, t: int) -> Tensor:
+            if by.at(t) == 0:
+                return denoiser(x_t, t)
             with torch.enable_grad():
                 x_in = x_t.detach().requires_grad_(network)
                 z0 = denoiser(x_in, t) if network else denoiser(x_in, t).detach().requires_grad_()
                 (g,) = torch.autograd.grad(signal(z0, t).sum(), x_in if network else z0)
             z0 = z0.detach()
-            return z0 + weight * match_norm(g, z0)
+            return z0 + by.move(g, z0, t)
 
-        return denoiser if weight == 0 else guided
+        return guided
 
     return wrap
 

@@ -22,6 +22,7 @@ from typing import Literal, TypeAlias
 import torch
 from torch import Tensor
 
+from medlt.diffusion.displacement import Displacement, per_row
 from medlt.types import Denoiser, Guidance, InputError, Signal
 
 Weighting: TypeAlias = Literal["variance", "fixed", "switch-off"]
@@ -124,33 +125,59 @@ def ascend(
     shift: Callable[[int], float] | None = None,
     fade: Fade | None = None,
 ) -> Guidance:
-    """Return guidance that moves x0 up the gradient of `signal` with respect to x_t [4].
+    """Return guidance that moves x0 up the gradient of `signal` with respect to x_t, in the published unit [4].
 
     The gradient is normalised to a largest entry of 1 in each row. The step is scale x shift(t), times `fade` of the
     row. The default of `shift` is (1 - abar) / sqrt(abar): by Tweedie's formula the effect of a score shift of one.
-    The signal is computed on the estimate of `signal_denoiser`, by default on that of the guided denoiser; if the two
-    are the same object, one forward pass serves both. Scale 0, or shift 0 at t, gives the bare denoiser.
+    Other arguments are as in `displace`. Scale 0, or shift 0 at t, gives the bare denoiser.
     """
     shift_at = shift or (lambda t: float((1 - abar[t]) / abar[t].sqrt()))
+
+    def move(g: Tensor, x0: Tensor, t: int) -> Tensor:
+        return scale * shift_at(t) * (g / per_row(g.flatten(1).abs().amax(1).clamp_min(1e-12), g))
+
+    return _ascend(signal, lambda t: scale * shift_at(t), move, signal_denoiser, fade)
+
+
+def displace(
+    signal: Signal, by: Displacement, *, signal_denoiser: Denoiser | None = None, fade: Fade | None = None
+) -> Guidance:
+    """Return guidance that moves x0 up the gradient of `signal` with respect to x_t, by the lengths of `by`.
+
+    The signal is computed on the estimate of `signal_denoiser`, by default on that of the guided denoiser; if the two
+    are the same object, one forward pass serves both. Length 0 at t gives the bare denoiser.
+    """
+    return _ascend(signal, by.at, by.move, signal_denoiser, fade)
+
+
+def _ascend(
+    signal: Signal,
+    length: Callable[[int], float],
+    move: Callable[[Tensor, Tensor, int], Tensor],
+    signal_denoiser: Denoiser | None,
+    fade: Fade | None,
+) -> Guidance:
+    """Return guidance by move(gradient, estimate, t), the bare denoiser where length(t) is 0."""
 
     def wrap(denoiser: Denoiser) -> Denoiser:
         source = denoiser if signal_denoiser is None else signal_denoiser
 
         def guided(x_t: Tensor, t: int) -> Tensor:
-            if (length := scale * shift_at(t)) == 0:
+            if length(t) == 0:
                 return denoiser(x_t, t)
             x0, value, g = _signal_gradient(signal, source, x_t, t)
-            move = length * g if fade is None else length * _rows(fade(value, t), g) * g
             again = source is not denoiser or x_t.requires_grad  # outer guidance may need the graph, which is cut
-            return (denoiser(x_t, t) if again else x0) + move
+            x0 = denoiser(x_t, t) if again else x0
+            by = move(g, x0.detach(), t)
+            return x0 + (by if fade is None else per_row(fade(value, t), g) * by)
 
-        return denoiser if scale == 0 else guided
+        return guided
 
     return wrap
 
 
 def _signal_gradient(signal: Signal, denoiser: Denoiser, x_t: Tensor, t: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the estimate, its signal [B] and the normalised gradient, detached. Weights get no gradient."""
+    """Return the estimate, its signal [B] and the gradient, detached. Weights get no gradient."""
     with torch.enable_grad():
         x_t = x_t.detach().requires_grad_()
         x0 = denoiser(x_t, t)
@@ -158,10 +185,4 @@ def _signal_gradient(signal: Signal, denoiser: Denoiser, x_t: Tensor, t: int) ->
     if not value.requires_grad:  # a constant signal, such as the JEPA score of a linear network
         return x0.detach(), value, torch.zeros_like(x_t)
     (g,) = torch.autograd.grad(value, x_t, torch.ones_like(value), materialize_grads=True)
-    largest = g.flatten(1).abs().amax(1).clamp_min(1e-12)
-    return x0.detach(), value.detach(), g / _rows(largest, g)
-
-
-def _rows(value: Tensor, like: Tensor) -> Tensor:
-    """Return one number per row, [B], in a shape that broadcasts over `like` [B,...]."""
-    return value.reshape(-1, *[1] * (like.ndim - 1))
+    return x0.detach(), value.detach(), g

@@ -223,7 +223,8 @@ def build_guides(
 def _guide(run: RunFolder[configs.RunConfig], learnt: Learnt, chosen: configs.GuideConfig, backbone: Backbone) -> Named:
     if isinstance(chosen, configs.LongtailGuideConfig):
         return _longtail_guide(run, learnt, chosen, backbone)
-    options = chosen.model_dump(include={"weight", "every", "window", "weighting"})
+    options = chosen.model_dump(include={"every", "window", "weighting", "cap", "weight_unit"})
+    options |= {"weight": _weight(run, chosen)}
     if isinstance(chosen, configs.JepaGuideConfig):
         classifier = train_latent_classifier(run, learnt.cohort, learnt.latents)
         guide = JepaGuide(**options, features=features(classifier, learnt.latents, backbone))
@@ -250,8 +251,14 @@ def _longtail_guide(
     standardised = learnt.latents.standardiser if backbone.space == "standardised" else None
     decode = differentiable_decoder(codec, standardised, chosen.gradient_checkpointing)
     head = train_guidance_classifier(run, learnt.cohort, learnt.verifiers)
-    options = chosen.model_dump(exclude={"kind", "gradient_checkpointing"})
-    return LongtailGuide(decode=decode, guidance_classifier=head, **options), {"guidance_classifier": head.digest}
+    options = chosen.model_dump(exclude={"kind", "gradient_checkpointing", "weight"})
+    guide = LongtailGuide(decode=decode, guidance_classifier=head, weight=_weight(run, chosen), **options)
+    return guide, {"guidance_classifier": head.digest}
+
+
+def _weight(run: RunFolder[configs.RunConfig], chosen: configs.GuideConfig) -> float:
+    """Return the weight of a guide; auto starts at the weakest strength, and `medlt.recipes._calibrate` settles it."""
+    return run.config.calibration.weights[0] if isinstance(chosen.weight, str) else chosen.weight
 
 
 def features(classifier: LatentClassifier, latents: Latents, backbone: Backbone) -> Callable[[Tensor], Tensor]:

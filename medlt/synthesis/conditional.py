@@ -60,7 +60,7 @@ def sample_rows(
     """Return clean estimates [B,C,h,w]; start_at: scheduler -> start; the other arguments as in `SamplingContext`."""
     scheduler = method.scheduler()
     start = start_at(scheduler)
-    context = SamplingContext(method.backbone, condition, labels, target, seeds, start.timesteps)
+    context = SamplingContext(method.backbone, condition, labels, target, seeds, start.timesteps, method.scheduler)
     denoiser = guided(method.guidance, context, method.guidance_scale, method.guidance_interval)
     return sample(denoiser, start, scheduler, seeds.tolist())
 

@@ -30,7 +30,7 @@ from medlt.diffusion.codec import DifferentiableCodec
 from medlt.diffusion.decoded_signal import average_shifts, decoded_signal, displace_estimate
 from medlt.diffusion.guidance import guided_levels
 from medlt.synthesis.from_noise import FromNoise
-from medlt.synthesis.guides import SamplingContext
+from medlt.synthesis.guides import SamplingContext, Strength
 from medlt.synthesis.space import Standardises
 from medlt.types import Guidance, Signal
 
@@ -61,17 +61,14 @@ def uncertainty_objective(
     return signal
 
 
-@dataclass(frozen=True)
-class LongtailGuide:
+@dataclass(frozen=True, kw_only=True)
+class LongtailGuide(Strength):
     """Guide rows towards images that `guidance_classifier` is uncertain of. A `medlt.synthesis.guides.Guide`.
 
     decode: latents of the backbone -> images [B,1,H,W] in [0,1], differentiable (`differentiable_decoder`)
-    weight: length of one guided step as a share of the estimate's norm (0.01 to 0.05); 0 is the identity
-    cap: limit of all guided steps together, as the same share
+    weight and the other settings of the strength: as in `Strength`; all guided steps have the same length
     statistic: as in `medlt.classify.epistemic`
     label_weight: weight of the label's term in the objective
-    window: timesteps that may be guided, as shares of the trained ones
-    every: guide each n-th of the sampler's steps in the window
     n_shifts: small shifts of the image over which the gradient is averaged
     extra: columns of findings whose statistic also counts if a row has them
     network: take the gradient through the denoiser too
@@ -81,21 +78,21 @@ class LongtailGuide:
 
     decode: Callable[[Tensor], Tensor]
     guidance_classifier: GuidanceClassifier
-    weight: float = 0.02
-    statistic: str = "variance"
-    label_weight: float = 1.0
+    weight: float = 0.05
     every: int = 3
     window: tuple[float, float] = (1 / 3, 2 / 3)
-    cap: float = 0.2
+    statistic: str = "variance"
+    label_weight: float = 1.0
     n_shifts: int = 2
     extra: tuple[int, ...] = ()
     network: bool = False
+    name: ClassVar[str] = "longtail"
 
     def __call__(self, context: SamplingContext) -> Guidance:
         if self.weight == 0:
             return lambda denoiser: denoiser
         train_steps = context.backbone.noise.train_steps
-        at = guided_levels(context.timesteps, self.every, self.window, train_steps, "longtail")
+        at = guided_levels(context.timesteps, self.every, self.window, train_steps, self.name)
         objective = uncertainty_objective(
             self.guidance_classifier,
             statistic(self.statistic),
@@ -104,7 +101,7 @@ class LongtailGuide:
             label_weight=self.label_weight,
         )
         signal = decoded_signal(self.decode, average_shifts(objective, context.seeds.tolist(), self.n_shifts))
-        return only_at(ascend_estimate(signal, min(self.weight, self.cap / len(at)), self.network), at)
+        return displace_estimate(signal, self.displaces(context, dict.fromkeys(at, 1.0), self.name), self.network)
 
     def _targets(self, context: SamplingContext) -> Tensor:
         """Return the findings whose statistic counts, bool [B,K]: the target, and those of `extra` that a row has."""

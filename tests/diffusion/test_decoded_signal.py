@@ -10,8 +10,8 @@ from torch import Tensor
 
 from medlt.diffusion.batching import fixed_batches
 from medlt.diffusion.codec import AutoencoderCodec
-from medlt.diffusion.decoded_signal import ascend_estimate, average_shifts, decoded_signal, match_norm
-from medlt.diffusion.guidance import only_at
+from medlt.diffusion.decoded_signal import average_shifts, decoded_signal, displace_estimate
+from medlt.diffusion.displacement import Displacement, expected_norm, unit
 from medlt.diffusion.noise import STABLE_DIFFUSION
 from medlt.diffusion.sampler import from_noise, sample
 from medlt.diffusion.schedulers import scheduler
@@ -25,54 +25,61 @@ def draws(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
+def moves(length: float, timesteps: range | tuple[int, ...] = range(1000)) -> Displacement:
+    """Moves of one length at these timesteps."""
+    return Displacement(dict.fromkeys(timesteps, length), ABAR)
+
+
+def norm(z: Tensor, t: int) -> Tensor:
+    """The expected norm of finished latents, to broadcast over z [B,D]."""
+    return expected_norm(z, float(ABAR[t]))[:, None]
+
+
 def level(images: Tensor, t: int) -> Tensor:
     return images.flatten(1).mean(1)
 
 
 def test_one_step_by_hand_with_a_linear_decoder_and_a_linear_logit() -> None:
-    """f = v . (A z + b): the gradient is A^T v at every z, so the step is w ||z|| A^T v / ||A^T v||."""
+    """f = v . (A z + b): the gradient is A^T v at every z, so the step is d n A^T v / ||A^T v||."""
     A, b, v, z = draws(12, 6, seed=1), draws(12, seed=2), draws(12, seed=3), draws(4, 6, seed=4)
     signal = decoded_signal(lambda x: x @ A.T + b, lambda image, t: image @ v)
-    found = ascend_estimate(signal, 0.03)(constant_denoiser(z))(draws(4, 6), 500)
+    guided = displace_estimate(signal, moves(0.03, (500,)))(constant_denoiser(z))
     way = A.T @ v / (A.T @ v).norm()
-    torch.testing.assert_close(found, z + 0.03 * z.norm(dim=1, keepdim=True) * way)
-    windowed = only_at(ascend_estimate(signal, 0.03), {500})(constant_denoiser(z))
-    torch.testing.assert_close(windowed(z, 500), found)
-    assert torch.equal(windowed(z, 499), z)
+    torch.testing.assert_close(guided(draws(4, 6), 500), z + 0.03 * norm(z, 500) * way)
+    assert torch.equal(guided(z, 499), z)
 
 
 def test_through_the_network_it_is_the_gradient_at_the_noisy_latent() -> None:
     """x0 = M x_t: the gradient in x_t is M^T A^T v; the estimate moves by the same share of its norm."""
     A, M, v, x = draws(12, 6, seed=1), draws(6, 6, seed=5), draws(12, seed=3), draws(4, 6, seed=4)
-    found = ascend_estimate(decoded_signal(lambda z: z @ A.T, lambda image, t: image @ v), 0.05, network=True)(
-        lambda x, t: x @ M.T
-    )(x, 9)
+    signal = decoded_signal(lambda z: z @ A.T, lambda image, t: image @ v)
+    found = displace_estimate(signal, moves(0.05), network=True)(lambda x, t: x @ M.T)(x, 9)
     z, way = x @ M.T, M.T @ A.T @ v
-    torch.testing.assert_close(found, z + 0.05 * z.norm(dim=1, keepdim=True) * way / way.norm())
+    torch.testing.assert_close(found, z + 0.05 * norm(z, 9) * way / way.norm())
 
 
 @given(st.integers(1, 5), st.floats(1e-12, 1e12), st.integers(0, 99))
 @settings(max_examples=40)
-def test_the_step_has_the_norm_of_the_latent_whatever_the_gradients_scale(rows: int, scale: float, seed: int) -> None:
-    g, z = draws(rows, 2, 3, 3, seed=seed), draws(rows, 2, 3, 3, seed=seed + 100)
-    step = match_norm(g * scale, z)
-    torch.testing.assert_close(step.flatten(1).norm(dim=1), z.flatten(1).norm(dim=1))
-    torch.testing.assert_close(step, match_norm(g, z), rtol=1e-4, atol=1e-5)
+def test_a_direction_has_length_one_whatever_the_gradients_scale(rows: int, scale: float, seed: int) -> None:
+    g = draws(rows, 2, 3, 3, seed=seed)
+    step = unit(g * scale)
+    torch.testing.assert_close(step.flatten(1).norm(dim=1), torch.ones(rows))
+    torch.testing.assert_close(step, unit(g), rtol=1e-4, atol=1e-5)
 
 
 def test_a_gradient_of_zero_or_of_no_number_moves_nothing() -> None:
     g = draws(3, 4)
     g[0], g[1, 2] = 0, torch.nan
-    step = match_norm(g, torch.ones(3, 4))
+    step = unit(g)
     assert torch.equal(step[:2], torch.zeros(2, 4))
     assert step[2].norm() > 0
     z = draws(3, 4, seed=1)
-    assert torch.equal(ascend_estimate(constant_signal(2.0), 0.5)(constant_denoiser(z))(z, 5), z)
+    assert torch.equal(displace_estimate(constant_signal(2.0), moves(0.5))(constant_denoiser(z))(z, 5), z)
 
 
-def test_weight_zero_is_the_bare_denoiser() -> None:
-    bare = constant_denoiser(draws(2, 4))
-    assert ascend_estimate(lambda z, t: z.sum(1), 0.0)(bare) is bare
+def test_length_zero_is_the_bare_denoiser() -> None:
+    bare, x = (lambda x, t: x.sin()), draws(2, 4)
+    assert torch.equal(displace_estimate(lambda z, t: z.sum(1), moves(0.0))(bare)(x, 3), bare(x, 3))
 
 
 def test_guidance_moves_a_mixture_towards_the_signal_monotonically() -> None:
@@ -85,7 +92,7 @@ def test_guidance_moves_a_mixture_towards_the_signal_monotonically() -> None:
         made = scheduler("ddim", 20)
         noise = torch.stack([draws(2, seed=s) for s in range(1500)]).double()
         found = sample(
-            only_at(ascend_estimate(signal, weight), range(333, 1000))(mixture), from_noise(noise, made), made
+            displace_estimate(signal, moves(weight, range(333, 1000)))(mixture), from_noise(noise, made), made
         )
         shares.append(float(mixture.fractions(found)[1]))
         levels.append(float(signal(found, 0).mean()))
@@ -156,7 +163,7 @@ def test_a_row_keeps_its_bytes_in_any_company_and_lane(make: Callable[..., objec
         @torch.no_grad()
         def moved(rows: Tensor, checkpointed: bool = checkpointed) -> Tensor:
             signal = decoded_signal(lambda z: codec.picture(z, checkpointed), level)
-            return ascend_estimate(signal, 0.1)(constant_denoiser(rows))(rows, 5)
+            return displace_estimate(signal, moves(0.1))(constant_denoiser(rows))(rows, 5)
 
         together = fixed_batches(moved, at_once=2)(z)
         assert not torch.equal(together, z)

@@ -18,10 +18,11 @@ from medlt.classify.sets import TrainingSet
 from medlt.classify.train import Classifier
 from medlt.diffusion.batching import fixed_batches
 from medlt.diffusion.codec import AutoencoderCodec
+from medlt.diffusion.displacement import expected_norm
 from medlt.diffusion.guidance import compose
 from medlt.diffusion.noise import STABLE_DIFFUSION
 from medlt.diffusion.sampler import from_noise, sample
-from medlt.diffusion.schedulers import scheduler
+from medlt.diffusion.schedulers import factory, scheduler
 from medlt.store import Store
 from medlt.synthesis.guides import SamplingContext
 from medlt.synthesis.longtail import LongtailGuide, differentiable_decoder, uncertainty_objective
@@ -45,11 +46,15 @@ def guidance_classifier(images: Tensor) -> tuple[Tensor, Tensor]:
     return 2 * x, 2 * x + SPREAD[:, None, None] * y
 
 
-def context(rows: int, timesteps: list[float], labels: Tensor | None = None, target: int = 0) -> SamplingContext:
+def context(
+    rows: int, timesteps: list[float], labels: Tensor | None = None, target: int = 0, steps: int = 30
+) -> SamplingContext:
     labels = torch.ones(rows, 1) if labels is None else labels
     backbone = label_backbone(lambda x, t, c: x, labels.shape[1])
     where = torch.full((rows,), target)
-    return SamplingContext(backbone, backbone.condition(labels), labels, where, torch.arange(rows), timesteps)
+    return SamplingContext(
+        backbone, backbone.condition(labels), labels, where, torch.arange(rows), timesteps, factory("ddim", steps)
+    )
 
 
 def plain(**changed: Any) -> LongtailGuide:
@@ -100,34 +105,48 @@ def test_weight_zero_is_the_same_denoiser() -> None:
     assert plain(weight=0.0, statistic="nonsense")(context(2, [999.0]))(bare) is bare
 
 
-def test_the_window_the_interval_and_the_cap() -> None:
-    """Steps at 1000/30 apart: eleven or so lie in the middle third, every third of them is guided, together by cap."""
+def test_the_window_the_interval_and_the_cap(caplog: pytest.LogCaptureFixture) -> None:
+    """Steps at 1000/30 apart: eleven or so lie in the middle third, every third of them is guided, by equal lengths."""
     z = torch.tensor([[1.0, 0.5], [2.0, 1.0]]).double()
     timesteps = list(from_noise(torch.zeros(1, 2), scheduler("ddim", 30)).timesteps)
-    for weight, cap, length in ((0.02, 10.0, 0.02), (0.02, 0.04, 0.01), (0.5, 0.4, 0.1)):
+    abar = STABLE_DIFFUSION.abar()
+    lengths: list[float] = []
+    for weight, cap in ((0.02, 10.0), (0.04, 10.0), (0.04, 0.01)):
         guided = plain(weight=weight, cap=cap)(context(2, timesteps))(constant_denoiser(z))
-        moved = {t: (guided(z, round(t)) - z).norm(dim=1) / z.norm(dim=1) for t in timesteps}
+        moved = {t: (guided(z, round(t)) - z).norm(dim=1) / expected_norm(z, float(abar[round(t)])) for t in timesteps}
         on = [t for t in timesteps if moved[t].max() > 0]
         assert on == [t for t in timesteps if 1000 / 3 <= t <= 2000 / 3][::3]
         assert len(on) == 4
+        lengths.append(float(moved[on[0]][0]))
         for t in on:
-            torch.testing.assert_close(moved[t], torch.full((2,), length).double())
+            torch.testing.assert_close(moved[t], torch.full((2,), lengths[-1]).double())
+    assert lengths[1] == pytest.approx(2 * lengths[0])
+    assert lengths[2] == pytest.approx(0.01)
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+    assert "a displacement of 0.04 needs moves" in caplog.text
+    allowed = float(caplog.text.split("allows ")[1].split(";")[0])
+    assert allowed == pytest.approx(0.04 * 0.01 / lengths[1], rel=0.02)
 
 
 def test_one_guided_step_by_hand() -> None:
-    """Energy of the logit 2 x without the label term falls in x alone: the step is -w ||z|| along x."""
+    """Energy of the logit 2 x without the label term falls in x alone: the step is along -x, by d of the norm."""
     z = torch.tensor([[1.0, 0.5], [2.0, -1.0]]).double()
-    guided = plain(statistic="energy", label_weight=0.0, weight=0.05)(context(2, [500.0]))(constant_denoiser(z))(z, 500)
-    torch.testing.assert_close(guided, z - 0.05 * z.norm(dim=1, keepdim=True) * torch.tensor([1.0, 0.0]).double())
-    anchored = plain(statistic="energy", label_weight=100.0, weight=0.05)(context(2, [500.0]))(constant_denoiser(z))(
-        z, 500
-    )
+    rows = context(2, [500, 400, 300, 200, 100], steps=10)
+    options: dict[str, Any] = {"statistic": "energy", "weight": 0.05, "every": 9}
+    guided = plain(**options, label_weight=0.0)(rows)(constant_denoiser(z))(z, 500)
+    b = STABLE_DIFFUSION.abar().double()[500]
+    n = expected_norm(z, float(b))[:, None]
+    moved = (z - guided) / n
+    assert bool((moved[:, 1] == 0).all())
+    assert float(moved[0, 0]) > 0
+    torch.testing.assert_close(moved[0, 0], moved[1, 0])
+    anchored = plain(**options, label_weight=100.0)(rows)(constant_denoiser(z))(z, 500)
     assert bool((anchored[:, 0] > z[:, 0]).all())
 
 
 def test_guidance_raises_the_statistic_monotonically_and_the_label_term_keeps_the_finding() -> None:
     plainly, values, held = drawn(None), [], []
-    for weight in (0.0, 0.03, 0.06, 0.12):
+    for weight in (0.0, 0.02, 0.04, 0.08):
         z = drawn(plain(weight=weight)) if weight else drawn(plain(weight=0.0))
         values.append(float((2 / 3 * z[:, 1] ** 2).mean()))
         held.append(float((z[:, 0] > 0).double().mean()))
@@ -139,7 +158,7 @@ def test_guidance_raises_the_statistic_monotonically_and_the_label_term_keeps_th
 def test_without_the_label_term_the_finding_is_lost() -> None:
     """The energy of the finding is largest where it is absent. With label weight a, its slope is a (1-p) - p, so that
     samples are drawn to the logit log a; without it they lose the finding."""
-    options: dict[str, Any] = {"statistic": "energy", "weight": 0.3, "window": (0.0, 1.0), "every": 1}
+    options: dict[str, Any] = {"statistic": "energy", "weight": 1.5, "cap": 3.0, "window": (0.0, 1.0), "every": 1}
     logits = {a: guidance_classifier(decode(drawn(plain(**options, label_weight=a))))[0][:, 0] for a in (0.0, 5.0)}
     before = guidance_classifier(decode(drawn(None)))[0][:, 0]
     assert logits[0.0].mean() < before.mean() - 1
@@ -213,7 +232,7 @@ def test_with_real_parts_a_row_keeps_its_bytes_with_and_without_checkpointing(
     for checkpointing in (False, True):
         make = methods["longtail"]
         decoding = differentiable_decoder(real_parts["codec"], make().standardiser, checkpointing)
-        guide = LongtailGuide(decoding, real_parts["head"], weight=0.2)
+        guide = LongtailGuide(decode=decoding, guidance_classifier=real_parts["head"], weight=0.2)
         method = make(**real_parts["method"], guidance=(guide,))
         rows = method.plan({"Hernia": 3}, 3)
         images.append(torch.cat([batch.images for batch in method.run(rows)]))
@@ -225,6 +244,6 @@ def test_with_real_parts_a_row_keeps_its_bytes_with_and_without_checkpointing(
     noise = methods["noise"](**real_parts["method"], guidance=())
     unguided = torch.cat([batch.images for batch in noise.run(pd.DataFrame(rows))])
     assert not torch.equal(unguided, images[0])
-    off = LongtailGuide(decoding, real_parts["head"], weight=0.0)
+    off = LongtailGuide(decode=decoding, guidance_classifier=real_parts["head"], weight=0.0)
     quiet = methods["longtail"](**real_parts["method"], guidance=(off,))
     assert torch.equal(torch.cat([batch.images for batch in quiet.run(rows)]), unguided)
