@@ -14,6 +14,7 @@ from torch import Tensor
 from medlt.diffusion.codec import AutoencoderCodec, DifferentiableCodec, encode, image_of, load_codec
 from medlt.diffusion.decode import Decoder
 from medlt.diffusion.pixels import PixelCodec
+from medlt.export.generator import decode as exported_decode
 from medlt.rng import torch_generator
 from medlt.testing import Discs, IdentityCodec, tiny_autoencoder_kl, tiny_autoencoder_tiny
 from medlt.types import Codec, InputError
@@ -141,6 +142,7 @@ def test_pixels_come_back_as_they_were(patch: int) -> None:
     torch.testing.assert_close(back, x, atol=1e-6, rtol=0)
     assert torch.equal((back * 255).round(), (x * 255).round())
     assert PixelCodec(patch).digest == codec.digest != PixelCodec(patch + 1).digest
+    assert torch.equal(exported_decode(None, z), back)
 
 
 def test_a_latent_beyond_the_range_of_pixels_is_clipped_and_one_that_is_no_number_stays_none() -> None:
