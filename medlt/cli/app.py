@@ -14,7 +14,7 @@ from medlt.cli.result import print_error
 from medlt.names import did_you_mean
 
 ORDER = ("doctor", "demo", "convert", "manifest", "validate", "config", "check", "run", "augment", "evaluate",
-         "train", "audit", "report", "export")  # fmt: skip
+         "train", "calibrate", "audit", "report", "export")  # fmt: skip
 """The commands in the order in which a new user needs them."""
 HELP = "Fill the long tail of a radiograph collection with synthetic images, and measure whether they help."
 

@@ -12,14 +12,15 @@ from medlt import config as configs
 from medlt.checks.folds import CrossFitClassifiers
 from medlt.files import digest, write_text
 from medlt.privacy.card import datasheet, model_card
+from medlt.recipes._calibrate import settle
 from medlt.recipes._checks import check_config, check_rows, check_shortfall
 from medlt.recipes._codec import encode, make_codec
-from medlt.recipes._cohort import Cohort, RealRows, open_cohort, read_rows
 from medlt.recipes._codec_check import check_codec, note_codec_check
+from medlt.recipes._cohort import Cohort, RealRows, open_cohort, read_rows
 from medlt.recipes._estimate import generator_parts, note_training_time
 from medlt.recipes._localisation import write_localisation
-from medlt.recipes._methods import Built, Learnt, build_method
-from medlt.recipes._models import train_verifiers
+from medlt.recipes._methods import Built, build_method
+from medlt.recipes._models import Learnt, train_verifiers
 from medlt.recipes._privacy import check_budget, no_verifiers, private_fit
 from medlt.recipes._publish import Published, make_images, publish
 from medlt.recipes._quality import build_checks, introspect, measure, show_grid, show_panels
@@ -83,14 +84,14 @@ def learn(run: RunFolder[configs.RunConfig], cohort: Cohort) -> Learnt:
         verifiers = no_verifiers(cohort.requested, cohort.findings)
     else:
         verifiers = train_verifiers(run, cohort, private)
-    return Learnt(cohort, latents, verifiers, private)
         note_codec_check(run, check_codec(run, cohort, codec, verifiers))
+    return Learnt(cohort, latents, verifiers, private)
 
 
 def fill(run: RunFolder[configs.RunConfig], cohort: Cohort) -> Filled:
     """Make, check and publish the images of the whole plan, and write their measurements and figures."""
     learnt = learn(run, cohort)
-    built = build_method(run, learnt)
+    built = settle(run, learnt, build_method(run, learnt))
     method, checks = built.method, build_checks(run, cohort, learnt.verifiers)
     with run.stage("synthesis"):
         models = _named(run, cohort, built)

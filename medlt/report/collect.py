@@ -27,6 +27,10 @@ COLUMNS = {
     "scores": ("arm", "seed", "finding", "metric", "value"),
     "comparisons": ("arm", "control", "finding", "metric", "difference", "low", "high", "verdict"),
     "failures": ("uid", "reason"),
+    "calibration": tuple(
+        "guide kind strength displacement knn outside verifier verifier_change verifier_se signal allowed "
+        "chosen".split()
+    ),
     "introspection": ("attribute", "value", "share_top", "share_rest", "log_odds", "z"),
     "localisation": tuple("finding stage rows metric value low high images patients reason".split()),
     "introspection_gallery": ("finding", "signal", "nearest", "file"),
@@ -75,6 +79,7 @@ class Collected:
     scores: pd.DataFrame | None
     comparisons: pd.DataFrame | None
     failures: pd.DataFrame | None
+    calibration: pd.DataFrame | None
     introspection: pd.DataFrame | None
     gallery: pd.DataFrame | None
     localisation: pd.DataFrame | None
@@ -194,6 +199,7 @@ def collect(folder: Path) -> Collected:
         scores=_table(folder, "scores"),
         comparisons=_table(folder, "comparisons"),
         failures=_table(folder, "failures", ".csv"),
+        calibration=_table(folder, "calibration"),
         introspection=_table(folder, "introspection"),
         gallery=_table(folder, "introspection_gallery"),
         localisation=_table(folder, "localisation"),

@@ -14,6 +14,7 @@ from medlt.report.arms import Experiment
 from medlt.report.collect import Collected, collect
 from medlt.report.figures import Forest, Interval, bars, forest, limits, spark, thumbnail
 from medlt.report.formatting import environment, flat, plain
+from medlt.report.guidance import section as guidance
 from medlt.report.introspection import anonymous, section
 from medlt.report.localisation import section as localisation
 from medlt.report.panels import NAMES
@@ -198,6 +199,7 @@ def _context(run: Collected, real_images: bool) -> dict[str, Any]:
         "privacy": summary.privacy(run),
         "fused": method == "fusion",
         "verified": not run.settings.get("privacy") or method in ("fusion", "edit"),
+        "guidance": guidance(run.calibration),
         "introspection": section(run.introspection, run.gallery, lambda name: _file(run, name), real_images),
         "localisation": localisation(run.localisation),
     }
@@ -219,6 +221,7 @@ def as_json(run: Collected) -> dict[str, Any]:
         "rejections": rejections and {name: rejections[name] for name in ("images", "of", "reasons")},
         "sparse_code_metrics": None if run.sparse_code_metrics is None else run.sparse_code_metrics.to_dict("records"),
         "privacy": summary.privacy(run),
+        "guidance": None if run.calibration is None else run.calibration.to_dict("records"),
         "introspection": None if known is None else known.to_dict("records"),
         "localisation": None if run.localisation is None else run.localisation.to_dict("records"),
         "run": {name: run.run[name] for name in keep if name in run.run},
