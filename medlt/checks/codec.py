@@ -39,27 +39,30 @@ COLUMNS = (
 
 @dataclass(frozen=True)
 class CodecRule:
-    """A finding is lost if the interval of its contrast kept ends below `contrast`, or if that of its AUROC's
-    difference ends below 0 and the difference is below -`auroc`. It is kept if the intervals exclude both.
+    """When a finding is lost, kept or unclear.
 
-    Otherwise, or without a measure, it is unclear.
+    Lost: the interval of its contrast kept ends below `contrast`, or that of its AUROC's difference ends below 0 and
+    the difference is below -`auroc`. Kept: the intervals exclude both. Unclear: all else, and without a measure. A
+    verifier whose AUROC on real images is below `visible` does not see the finding, so it decides nothing.
     """
 
     contrast: float = 0.8
     auroc: float = 0.05
+    visible: float = 0.6
 
     def status(self, row: Mapping[str, float]) -> tuple[Status, str]:
         """Return the status of a finding and its reason, from a row with the columns of `COLUMNS`."""
         kept, low, high = row["contrast"], row["contrast_low"], row["contrast_high"]
+        seen = row["auroc_real"] >= self.visible and not np.isnan(row["auroc_low"])
         if high < self.contrast:
             return "lost", f"{kept:.2f} of its contrast left"
-        if row["auroc_high"] < 0 and row["auroc_difference"] < -self.auroc:
+        if seen and row["auroc_high"] < 0 and row["auroc_difference"] < -self.auroc:
             return "lost", f"AUROC {row['auroc_real']:.2f} becomes {row['auroc_decoded']:.2f}"
-        if np.isnan(low) and (np.isnan(row["auroc_low"]) or not np.isnan(kept)):
-            return "unclear", "too few patients"
+        if np.isnan(low) and not (seen and np.isnan(kept)):
+            return "unclear", "too few patients, or verifiers do not see it"
         if low < self.contrast:
             return "unclear", f"{kept:.2f} of its contrast left, interval {low:.2f} to {high:.2f}"
-        if row["auroc_low"] < -self.auroc:
+        if seen and row["auroc_low"] < -self.auroc:
             return "unclear", f"AUROC may fall by {-row['auroc_low']:.2f}"
         return "kept", ""
 

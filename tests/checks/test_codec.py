@@ -152,6 +152,8 @@ RULES = {
     "AUROC is kept and contrast unknown": (SAME, "kept"),
     "contrast of two patients": (SAME | {"contrast": 0.3}, "unclear"),
     "a wide interval of contrast": ({"contrast": 0.7, "contrast_low": 0.5, "contrast_high": 0.9}, "unclear"),
+    "AUROC falls of a verifier at chance": (SURE | FALLS | {"auroc_real": 0.55, "auroc_decoded": 0.45}, "kept"),
+    "only a verifier at chance": (SAME | {"auroc_real": 0.55}, "unclear"),
     "a wide interval of AUROC": (SURE | SAME | {"auroc_low": -0.3}, "unclear"),
     "nothing is known": ({}, "unclear"),
 }
@@ -160,7 +162,7 @@ RULES = {
 @pytest.mark.parametrize("name", RULES)
 def test_the_rule_is_this_table(name: str) -> None:
     given, expected = RULES[name]
-    status, reason = CodecRule(contrast=0.8, auroc=0.05).status(row(**given))
+    status, reason = CodecRule(contrast=0.8, auroc=0.05, visible=0.6).status(row(**given))
     assert status == expected
     assert bool(reason) == (status != "kept")
 
@@ -204,7 +206,7 @@ def test_a_codec_that_erases_lesions_is_named_by_both_measures() -> None:
 def test_the_identity_is_never_named(patch: int) -> None:
     codec = PixelCodec(patch)
     table = measured(lambda x: codec.decode(codec.latents(codec.moments(x))))
-    assert list(table["status"]) == ["kept", "kept"]
+    assert list(table["status"]) == ["kept", "unclear"]  # the verifier is at chance of a Nodule
     assert table.loc["Mass", "contrast"] == pytest.approx(1, abs=1e-4)
     assert table["auroc_difference"].abs().max() == 0
 

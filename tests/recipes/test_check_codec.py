@@ -68,7 +68,7 @@ def test_the_result_is_written_and_read_from_the_store(
     assert list(listed["status"]) == list(checked.result.table["status"])
     record = json.loads((folder / "codec_check.json").read_text())
     assert record["lost"] == checked.result.lost
-    assert record["rule"] == {"contrast": 0.8, "auroc": 0.05}
+    assert record["rule"] == {"contrast": 0.8, "auroc": 0.05, "visible": 0.6}
     summary = json.loads((folder / "run.json").read_text())
     assert summary["codec_check"]["lost"] == checked.result.lost
     (used,) = [name for name in summary["artifacts"] if name.startswith("codec/")]
@@ -178,3 +178,28 @@ def test_the_advice_follows_the_config(kind: str) -> None:
     if kind == "folder":
         stable = {"kind": "stable-diffusion", "model": {"kind": "folder", "path": "sd"}}
         assert advice(configs.parse({**tree, "denoiser": stable})) == ("size: 128",)
+
+
+@pytest.mark.real_data
+def test_taesd_is_checked_on_real_radiographs(real_data: Path, tmp_path: Path) -> None:
+    """By the boxes that radiologists drew; the identity, on the same lesions, keeps all of them."""
+    findings = ["Atelectasis", "Cardiomegaly", "Effusion", "Mass", "Nodule", "Pneumonia", "Pneumothorax", "No_Finding"]
+    tree = {
+        "output_dir": str(tmp_path / "run"), "size": 64, "threads": 1,
+        "data": {"kind": "csv", "table": str(real_data / "nih14" / "labels.csv"), "uid": "image_id",
+                 "train_flag": "lt_train", "findings": findings,
+                 "boxes": str(real_data / "labels_only" / "BBox_List_2017.csv.gz")},
+        "codec": {"kind": "folder", "path": str(real_data / "weights" / "taesd_diffusers")},
+        "targets": {"tail_below": 100, "head_above": 200, "count": 120},
+        "checks": {"folds": 2}, "classifier": {"size": 64, "steps": 20, "evaluate_every": 20},
+    }  # fmt: skip
+    checked = check_codec.main(configs.parse(tree), try_others=True)
+    table = checked.result.table
+    boxes = table[table["contrast_by"] == "ring"]
+    assert len(boxes) >= 3
+    assert boxes["lesions"].between(1, 12).all()
+    assert boxes["contrast"][boxes["lesions"] >= 3].between(0.2, 1.3).all()
+    assert table["auroc_real"].notna().sum() >= 5
+    assert (table["auroc_difference"].abs() < 0.3).all()
+    pixels = checked.others["codec: identity"].table
+    assert pixels.loc[boxes.index, "contrast"].to_numpy() == pytest.approx(1, abs=1e-6)
