@@ -28,7 +28,7 @@ class LabelTokens(nn.Module):
 
     def __init__(self, findings: int, attributes: Sequence[str], width: int) -> None:
         super().__init__()
-        self.findings = findings
+        self.columns = [2 * findings, *(WIDTHS[name] for name in attributes)]
         self.null = nn.Parameter(torch.randn(width) * 0.02)
         self.finding = nn.Parameter(torch.randn(findings, width) * 0.02)
         self.state = nn.Linear(2, width, bias=False)
@@ -36,12 +36,9 @@ class LabelTokens(nn.Module):
 
     def forward(self, condition: Tensor) -> Tensor:
         """Return the tokens [B,K+number of attributes,width]."""
-        value, known = condition[:, : 2 * self.findings].chunk(2, 1)
-        tokens = [self.finding + self.state(torch.stack([value, known], 2))]
-        start = 2 * self.findings
-        for layer in self.attribute:
-            tokens.append(layer(condition[:, start : start + layer.in_features])[:, None])
-            start += layer.in_features
+        labels, *described = condition[:, :-1].split(self.columns, 1)
+        tokens = [self.finding + self.state(torch.stack(labels.chunk(2, 1), 2))]
+        tokens += [layer(part)[:, None] for layer, part in zip(self.attribute, described, strict=True)]
         return torch.where(condition[:, None, -1:] > 0, torch.cat(tokens, 1), self.null)
 
 

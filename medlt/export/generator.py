@@ -45,8 +45,8 @@ def columns(name: str, value: object) -> list[float]:
     if name == "age":
         age = float(value) if isinstance(value, int | float) and 0 <= value <= 120 else None
         return [1.0, 0.0] if age is None else [0.0, (age - 50) / 25]
-    found = [float(str(value).strip().lower() in words) for words in WORDS[name]]
-    return [float(not any(found)), *found]
+    known = [float(str(value).strip().lower() in words) for words in WORDS[name]]
+    return [float(not any(known)), *known]
 
 
 class LabelEmbedding(ModelMixin, ConfigMixin):  # type: ignore[misc]
