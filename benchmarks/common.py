@@ -23,11 +23,11 @@ def _cpuinfo() -> list[str]:
     return path.read_text().splitlines() if path.exists() else []
 
 
-def table(name: str, lines: list[str]) -> None:
-    """Print the result and keep it in benchmarks/results/NAME.md, with the machine and the command that made it."""
+def table(name: str, lines: list[str], folder: Path = RESULTS) -> None:
+    """Print the result and keep it in FOLDER/NAME.md, with the machine and the command that made it."""
     arguments = ["FOLDER" if os.path.isabs(arg) else arg for arg in sys.argv[1:]]
     command = " ".join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *arguments])
     text = "\n".join([f"# {name}", "", f"`{command}` on {machine()}", "", *lines, ""])
     print(text)
-    RESULTS.mkdir(exist_ok=True)
-    (RESULTS / f"{name}.md").write_text(text)
+    folder.mkdir(exist_ok=True)
+    (folder / f"{name}.md").write_text(text)

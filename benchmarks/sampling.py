@@ -6,9 +6,8 @@
 One batch from images or latents to PNG files is timed, in turns: diffusers' StableDiffusionImg2ImgPipeline in float32
 (its default) and in `best_dtype`, and medlt in both. The best round counts. diffusers gets PIL images and prompts and
 encodes both at each call; Pillow saves its images. medlt starts from cached latents and cached text, and writes as
-its fusion recipe does. So images/s compares two workflows; "UNet" and "decode" compare the same work. On a GPU the
-table also has: TFLOP/s of UNet and VAE against a measured matrix product, the share of time the GPU was busy, and
-5-step fusion against diffusers' 75 steps from noise.
+its fusion recipe does. So images/s compares two workflows; "UNet" and "decode" compare the same work. gpu.py
+measures the same on a GPU, with the share of the chip that is used.
 """
 
 from __future__ import annotations
@@ -20,9 +19,8 @@ import threading
 import time
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -221,54 +219,6 @@ def cell(known: list[tuple[Any, ...]], batch: int, steps: int, rounds: int, fold
     return lines
 
 
-def ceiling(device: str, dtype: torch.dtype, size: int = 8192) -> float:
-    """TFLOP/s of a square matrix product."""
-    a, b = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
-    return 2 * size**3 / seconds(lambda: a @ b) / 1e12
-
-
-def seconds(fn: Callable[[], Any], times: int = 10) -> float:
-    """Best of some calls on a GPU."""
-    spent: list[float] = []
-    for _ in range(times):
-        torch.cuda.synchronize()
-        began = time.perf_counter()
-        fn()
-        torch.cuda.synchronize()
-        spent.append(time.perf_counter() - began)
-    return min(spent)
-
-
-@torch.no_grad()
-def on_gpu(folder: Path, side: int, work: Path) -> list[str]:
-    """Achieved TFLOP/s of UNet and VAE, the share of time the GPU was busy, 5 steps against 75 from noise."""
-    from torch.profiler import ProfilerActivity, profile
-    from torch.utils.flop_counter import FlopCounterMode
-
-    ours, most = Ours(folder, "cuda", torch.bfloat16, side, 8), ceiling("cuda", torch.bfloat16)
-    lines = ["", "| network | rows | TFLOP/s | of the ceiling |", "|---|---:|---:|---:|"]
-    for rows in (2, 16, 64):
-        z, t = noise_like(range(rows), ours.shape).cuda(), torch.full((rows,), 500, device="cuda")
-        condition = ours.backbone.condition.null.cuda().expand(rows, -1, -1)
-        calls = {"UNet": partial(ours.backbone.network, z, t, condition), "VAE": partial(ours.codec.decode, z)}
-        for name, fn in calls.items():
-            with FlopCounterMode(display=False) as counted:
-                fn()
-            rate = counted.get_total_flops() / seconds(fn) / 1e12
-            lines.append(f"| {name} | {rows} | {rate:.0f} | {rate / most:.0%} |")
-    z, labels = noise_like(range(32), ours.shape), torch.ones(32, 3)
-    stock = Stock(folder, "cuda", torch.bfloat16)
-    stock.clock.device = ours.clock.device = "cpu"  # parts are not timed here, so nothing waits for the GPU
-    ours(z, labels, 5, work)
-    fusion = seconds(lambda: ours(z, labels, 5, work), 3)
-    with profile(activities=[ProfilerActivity.CUDA]) as seen:
-        busy = seconds(lambda: ours(z, labels, 5, work), 1)
-    kernels = sum(event.self_device_time_total for event in seen.key_averages()) / 1e6
-    made = seconds(lambda: stock.noise(["chest radiograph"] * 32, num_inference_steps=FULL, height=side, width=side), 2)
-    text = f"Ceiling {most:.0f} TFLOP/s (bfloat16 product). Busy {kernels / busy:.0%}. "
-    return [*lines, "", f"{text}5-step fusion {made / fusion:.1f} times diffusers' {FULL} steps from noise, 32 images."]
-
-
 def main() -> None:
     """Every batch and number of steps."""
     read = argparse.ArgumentParser()
@@ -301,7 +251,6 @@ def main() -> None:
         for batch, steps in cells:
             lines += (new := cell(known, batch, steps, args.rounds, work, args.device))
             print(*new, sep="\n", flush=True)
-        lines += on_gpu(folder, side, work) if args.device == "cuda" else []
     table("sampling", lines)
 
 

@@ -9,15 +9,22 @@ with random prior functions (Osband, Aslanides, Cassirer, arXiv 1806.03335).
 | h | pooled features of the classifier, standardised by the training rows, [B,D] |
 | l | logits of the classifier, [B,K] |
 | g_m, p_m | trained small network and fixed random one of member m, both [B,D] -> [B,K]; M members |
-| l_m | l + g_m(h) + beta p_m(h); member m sees row i Poisson(1) times, p = sigmoid(l_m) |
+| d_m | (g_m(h) + beta p_m(h)) / s; member m sees row i Poisson(1) times |
+| s | standard deviation of d_m over members and training rows, one a finding: the mean variance there is 1 |
+| l_m, p_m | l + d_m, sigmoid(l_m) |
 | H | entropy of a coin in nats, H(p) = -p log p - (1-p) log(1-p) |
+
+Each member minimises its cross-entropy plus `consensus` times d_m^2 on its rows. Without the second term nothing pulls
+members together where the classifier is sure: there the cross-entropy has no gradient, and the variance follows the
+size of the logit, however many rows are near. With it, members agree where there are rows, whatever their labels
+(tests/classify/test_epistemic_truth.py, benchmarks/epistemic.py).
 
 Statistics of a finding; all grow with uncertainty or difficulty:
 
 | name | formula | saturates | of what |
 |---|---|---|---|
-| bald | H(mean_m p_m) - mean_m H(p_m) | at log 2 | members (arXiv 1112.5745): for ranking |
-| variance | mean_m (l_m - mean l_m)^2 | no | members: for guidance |
+| variance | mean_m (l_m - mean l_m)^2 | no | members: what more rows would settle; the default |
+| bald | H(mean_m p_m) - mean_m H(p_m) | at log 2 | members (arXiv 1112.5745): also follows label noise |
 | entropy | H(sigmoid(l)) | at log 2 | the classifier |
 | margin | 1 - abs(2 sigmoid(l) - 1) | at 1 | the classifier |
 | energy | -log(1 + exp(l)), the free energy of one finding (arXiv 2109.14162) | at 0 | the classifier |
@@ -52,7 +59,7 @@ from medlt.training.runtime import Runtime
 from medlt.training.settings import BatchPart, Training
 from medlt.types import InputError
 
-FORMAT = 3  # part of the key: increase it if the same settings would train other weights
+FORMAT = 4  # part of the key: increase it if the same settings would train other weights
 RECORD, WEIGHTS = "epistemic.json", "epistemic.safetensors"
 Statistic: TypeAlias = Callable[[Tensor, Tensor], Tensor]
 """(logits of the classifier [B,K], of the members [M,B,K]) -> [B,K]; larger means more uncertain or harder."""
@@ -87,11 +94,15 @@ def statistic(name: str) -> Statistic:
 
 @dataclass(frozen=True)
 class EpistemicSettings:
-    """Settings of an epistemic head, beside its classifier and data; `beta` scales the random prior networks."""
+    """Settings of an epistemic head, beside its classifier and data.
+
+    beta: scale of the random prior networks; consensus: weight of the members' squared deviation on the training rows.
+    """
 
     members: int = 12
     hidden: int = 64
     beta: float = 3.0
+    consensus: float = 1.0
     steps: int = 200
     batch_size: int = 256
     learning_rate: float = 1e-3
@@ -108,10 +119,11 @@ class EpistemicSettings:
 
 
 class Members(nn.Module):
-    """M two-layer networks and their fixed priors side by side: features [B,D] -> g_m(h) + beta p_m(h), [M,B,K]."""
+    """M two-layer networks and their fixed priors side by side: features [B,D] -> d_m, [M,B,K]."""
 
     mean: Tensor
     sd: Tensor
+    scale: Tensor
     g_w1: Tensor
     g_w2: Tensor
     p_w1: Tensor
@@ -122,6 +134,7 @@ class Members(nn.Module):
         self.beta = beta
         self.register_buffer("mean", torch.zeros(width))
         self.register_buffer("sd", torch.ones(width))
+        self.register_buffer("scale", torch.ones(findings))
         shapes = {"w1": (members, width, hidden), "w2": (members, hidden, findings)}
         for name, shape in shapes.items():
             scale = math.sqrt((2 if name == "w1" else 1) / shape[1])
@@ -134,7 +147,7 @@ class Members(nn.Module):
         """Return what each member adds to the classifier's logits."""
         h = (features - self.mean) / self.sd
         g = (h @ self.g_w1 + self.g_b1).relu() @ self.g_w2 + self.g_b2
-        return g + self.beta * ((h @ self.p_w1).relu() @ self.p_w2)
+        return (g + self.beta * ((h @ self.p_w1).relu() @ self.p_w2)) / self.scale
 
 
 class Epistemic:
@@ -246,7 +259,7 @@ def _features(classifier: Classifier, train: TrainingSet, chunk: int = 64) -> tu
 def _trained(
     classifier: Classifier, train: TrainingSet, chosen: EpistemicSettings, runtime: Runtime, key: str
 ) -> Members:  # fmt: skip
-    """Train the members on their summed masked cross-entropies, with each member's bootstrap weights of the rows."""
+    """Train the members on their summed losses, with each member's bootstrap weights of the rows, and scale them."""
     device, members = runtime.torch_device("epistemic"), _fresh(classifier, chosen, runtime.seed)
     features, base = (part.to(device) for part in _features(classifier, train))
     members.mean, members.sd = features.mean(0), _spread(features)
@@ -256,9 +269,13 @@ def _trained(
     def loss_of(network: nn.Module, step: int, part: BatchPart) -> Tensor:
         rows = batch_indices(len(train), chosen.batch_size, step, runtime.seed, "epistemic")
         at = torch.from_numpy(part.take(rows)).to(device)
-        return masked_bce(base[at] + network(features[at]), labels[at], pulls[:, at])
+        deviations: Tensor = network(features[at])
+        apart = (deviations.square() * pulls[:, at, None]).sum() / deviations[0].numel()
+        return masked_bce(base[at] + deviations, labels[at], pulls[:, at]) + chosen.consensus * apart
 
     loop.fit(members, loss_of, chosen.training(), runtime=runtime, folder=None, key=key, name="epistemic")
+    with torch.no_grad():
+        members.scale = members(features).var(0, correction=0).mean(0).sqrt().clamp_min(1e-6)
     return members
 
 
