@@ -12,8 +12,16 @@ FUSED_LABELS = {
     "tail": "A finding is present if the tail parent has it, absent if both parents are known not to have it, and "
     "unknown otherwise.",
     "union": "A finding is present if either parent has it.",
-    "cam_mass": "Labels are soft: the label of a finding is the share of its class activation map that the image takes "
-    "from the parent with the finding. A share between 0.2 and 0.8 gives an unknown label.",
+    "cam_mass": "Labels are soft: the label of a finding is the share of it that the image is expected to take from "
+    "the parent with the finding, by a map of known accuracy. A share between 0.2 and 0.8, and a map that "
+    "is no better than chance or was never measured, give an unknown label.",
+    "lesion_carried": "Labels are soft: the label of a finding is the share of its mask or box that the image takes "
+    "from the parent with the finding. A share between 0.2 and 0.8, and a finding without a mask or box, give "
+    "an unknown label.",
+    "measured": "Labels are soft: the label of a finding is the share of it that the image is expected to take from "
+    "the parent with the finding, by its mask or box, or by a map of known accuracy. A share between 0.2 "
+    "and 0.8, and a map that is no better than chance, give an unknown label. Where a map was never "
+    "measured, the finding has the label of the tail parent.",
 }
 PARENTS = {
     "tail_parent": "the image that the synthetic image is made from",
@@ -92,7 +100,10 @@ def codec(config: configs.RunConfig) -> str:
 
 def condition(config: configs.RunConfig) -> str:
     """Return the condition of the denoiser."""
-    return "a prompt" if isinstance(config.denoiser, configs.StableConfig) else "a label vector of findings"
+    if isinstance(config.denoiser, configs.StableConfig):
+        return "a prompt"
+    known = config.denoiser.attributes
+    return "a label vector of findings" + (f", with {', '.join(known)} as far as known" if known else "")
 
 
 def training(config: configs.RunConfig) -> list[str]:
