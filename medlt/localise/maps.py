@@ -8,7 +8,7 @@ not. The bytes of a map depend on its image alone, not on the others of a call.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -40,14 +40,14 @@ def mean_over_shifts(net: Network, images: Tensor, finding: Tensor) -> Tensor:
     step, rows = max(1, round(images.shape[-1] * SHIFT)), len(images)
     moves = [(down * step, right * step) for down, right in SHIFTS]
     moved = torch.cat([shifted(images, *move) for move in moves])
-    maps = layer_activation_map(net, moved, finding.repeat(len(moves)))[:, None].split(rows)
+    maps = torch.split(layer_activation_map(net, moved, finding.repeat(len(moves)))[:, None], rows)
     back = [shifted(one, -down, -right) for one, (down, right) in zip(maps, moves, strict=True)]
     return torch.stack(back).sum(0)[:, 0]
 
 
 @dataclass(frozen=True, eq=False)
 class ImageMap:
-    """Maps of image classifiers, on a grid of `size` (h,w).
+    """Maps of image classifiers, on a grid of `size` (h,w); each is made once and kept in memory.
 
     members: classifiers of one image size, trained for `findings`; images: uids -> uint8 or float in [0,1] [B,1,S,S];
     left_out: uid -> number of the member that must not see this image, because it checks what is made
@@ -60,10 +60,16 @@ class ImageMap:
     size: tuple[int, int]
     left_out: Mapping[str, int] | None = None
     rows: int = ROWS
+    _kept: dict[tuple[str, str], Tensor] = field(default_factory=dict, init=False, repr=False)
 
     def __call__(self, uids: Sequence[str], finding: str) -> Tensor:
         if not uids:
             return torch.zeros(0, *self.size)
+        if fresh := [uid for uid in dict.fromkeys(uids) if (uid, finding) not in self._kept]:
+            self._kept.update(zip(((uid, finding) for uid in fresh), self._make(fresh, finding), strict=True))
+        return torch.stack([self._kept[uid, finding] for uid in uids])
+
+    def _make(self, uids: Sequence[str], finding: str) -> Tensor:
         images = self.images(uids)
         images = images.float() / 255 if images.dtype == torch.uint8 else images.float()
         column = torch.full((len(uids),), list(self.findings).index(finding))

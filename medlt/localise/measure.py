@@ -61,7 +61,7 @@ def quality(
     maps = stage(known, finding) if known else None
     if maps is None:
         return None
-    truth, knows = regions.masks(known, finding, tuple(maps.shape[1:])), ~maps.isnan().flatten(1).any(1)
+    truth, knows = regions.masks(known, finding, (maps.shape[1], maps.shape[2])), ~maps.isnan().flatten(1).any(1)
     values = aurocs(maps[knows], truth[knows])
     owners = [patients[uid] for uid, one in zip(known, knows.tolist(), strict=True) if one]
     if len({owner for owner, value in zip(owners, values, strict=True) if not np.isnan(value)}) < FEWEST:

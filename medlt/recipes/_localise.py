@@ -196,7 +196,7 @@ class Stages:
         stages: dict[str, Localise] = {}
         for name in order:
             if name in ("mask", "box"):
-                stages[name] = Given(regions, name, self.size)  # type: ignore[arg-type]
+                stages[name] = Given(regions, name, self.size)
             elif name == "side":
                 sides = self._sides()
                 stages |= {name: OnSide(Trust(learned, self.size), sides, self.size)} if sides and learned else {}

@@ -140,14 +140,22 @@ def test_stable_diffusion_with_the_given_weights(tmp_path: Path) -> None:
 
 METHODS: dict[str, dict[str, Any]] = {
     "fusion, soft": {"kind": "fusion", "labels": "cam_mass"},
+    "fusion, measured": {"kind": "fusion", "labels": "measured"},
+    "fusion, carried": {"kind": "fusion", "labels": "lesion_carried"},
     "fusion, tail": {"kind": "fusion", "labels": "tail"},
     "fusion, union": {"kind": "fusion", "labels": "union"},
     "edit": {"kind": "edit"},
     "edit, mixed": {"kind": "edit", "mixed": 0.4},
     **{name: {"kind": name} for name in ("noise", "minority", "longtail", "diffult")},
 }
+EXPECTED = (
+    "Labels are soft: the label of a finding is the share of it that the image is expected to take from the parent "
+    "with the finding, by "
+)
 LABELS = {
-    "fusion, soft": "Labels are soft: the label of a finding is the share",
+    "fusion, soft": EXPECTED + "a map",
+    "fusion, measured": EXPECTED + "its mask",
+    "fusion, carried": "Labels are soft: the label of a finding is the share of its mask or box",
     "fusion, tail": "A finding is present if the tail parent has it",
     "fusion, union": "A finding is present if either parent has it",
     "edit": "An image has the label vector of its tail parent",
