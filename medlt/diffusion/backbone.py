@@ -134,3 +134,9 @@ class ClassifierFree:
             return self.conditional(x_t, t)
         null, conditional = self._both(torch.cat([x_t, x_t]), t).chunk(2)
         return torch.lerp(null, conditional, self.weight)
+
+    def around(self, conditional: Tensor, x_t: Tensor, t: int) -> Tensor:
+        """Return the guided estimate from the estimate of `conditional`, which a caller has already: B rows or none."""
+        if not self.active(t):
+            return conditional
+        return torch.lerp(self.backbone.denoiser()(x_t, t), conditional, self.weight)

@@ -22,6 +22,7 @@ from typing import Literal, TypeAlias
 import torch
 from torch import Tensor
 
+from medlt.diffusion.backbone import ClassifierFree
 from medlt.diffusion.displacement import Displacement, per_row
 from medlt.types import Denoiser, Guidance, InputError, Signal
 
@@ -144,8 +145,9 @@ def displace(
 ) -> Guidance:
     """Return guidance that moves x0 up the gradient of `signal` with respect to x_t, by the lengths of `by`.
 
-    The signal is computed on the estimate of `signal_denoiser`, by default on that of the guided denoiser; if the two
-    are the same object, one forward pass serves both. Length 0 at t gives the bare denoiser.
+    The signal is computed on the estimate of `signal_denoiser`, by default on that of the guided denoiser. If the two
+    are the same object, or it is the conditional part of classifier-free guidance, one forward pass serves both. Length
+    0 at t gives the bare denoiser.
     """
     return _ascend(signal, by.at, by.move, signal_denoiser, fade)
 
@@ -166,8 +168,12 @@ def _ascend(
             if length(t) == 0:
                 return denoiser(x_t, t)
             x0, value, g = _signal_gradient(signal, source, x_t, t)
-            again = source is not denoiser or x_t.requires_grad  # outer guidance may need the graph, which is cut
-            x0 = denoiser(x_t, t) if again else x0
+            if x_t.requires_grad:  # outer guidance may need the graph, which is cut
+                x0 = denoiser(x_t, t)
+            elif isinstance(denoiser, ClassifierFree) and source is denoiser.conditional:
+                x0 = denoiser.around(x0, x_t, t)
+            elif source is not denoiser:
+                x0 = denoiser(x_t, t)
             by = move(g, x0.detach(), t)
             return x0 + (by if fade is None else per_row(fade(value, t), g) * by)
 

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from medlt.diffusion import schedulers
+from medlt.diffusion.backbone import ClassifierFree
 from medlt.diffusion.guidance import Weighting, ascend, compose, contrast, every_nth, levels, mean_shifts, only_at
 from medlt.diffusion.noise import STABLE_DIFFUSION
 from medlt.diffusion.sampler import from_noise, sample
@@ -283,3 +284,23 @@ def test_the_whole_interval_is_guidance_everywhere_and_an_empty_one_is_none(weig
     assert torch.equal(made(backbone.guided(condition, weight, (1.0, 1.0))), made(backbone.denoiser(condition)))
     with pytest.raises(InputError, match=r"guidance_interval is 0\.6 to 0\.4"):
         backbone.guided(condition, 3.5, (0.6, 0.4))
+
+
+@pytest.mark.parametrize("interval", [(0.0, 1.0), (0.6, 1.0)])
+def test_classifier_free_guidance_takes_the_estimate_of_the_signal(interval: tuple[float, float]) -> None:
+    """One conditional pass serves the signal and the sampler, and the estimate is that of two passes."""
+    sizes: list[int] = []
+    backbone = label_backbone(lambda x, t, c: (sizes.append(len(x)), said(x, t / 1000, c).sin())[1], 2)
+    condition, x = backbone.condition(torch.tensor([[1.0, 0.0], [0.0, 1.0]])), noise([1, 2]).float()
+    bare = backbone.guided(condition, 3.5, interval)
+    assert isinstance(bare, ClassifierFree)
+
+    def guided(source: Denoiser) -> Tensor:
+        return ascend(lambda x0, t: x0.square().sum(1), 0.5, ABAR, signal_denoiser=source)(bare)(x, 500)
+
+    apart = guided(backbone.denoiser(condition))
+    sizes.clear()
+    shared = guided(bare.conditional)
+    assert sizes == ([2, 2] if interval[0] == 0 else [2])
+    assert float((shared - bare(x, 500)).abs().max()) > 0.1
+    torch.testing.assert_close(shared, apart, rtol=1e-6, atol=1e-6)
