@@ -1,6 +1,6 @@
 """A positive control of DiffuLT: one label per image, nothing pre-trained, minutes on one core.
 
-    python benchmarks/digits.py FOLDER [--seeds 5] [--split val] [--fill 0] [--omega 0.3] [--guidance 1.5] [--tau 1.0]
+    python benchmarks/digits.py FOLDER [--seeds 5] [--split val] [--fill 0] [--omega 0.3] [--guidance 3] [--tau 1.0]
 
 scikit-learn's digits (8 x 8 pixels, 10 classes) get a long tail: the most frequent class has 120 train images, the
 rarest has 1 (ratio 100); which class is how rare depends on the seed. Validation (14 images a class) is for choices,
@@ -17,18 +17,21 @@ fill rule, sampler, simplicial coder, fusion, classifier.
 | DiffuLT | as cbdm + aid; images out of band are dropped and made again |
 | fusion | tail digits fused into head digits, refined by the denoiser of `diffusion` |
 
-All arms use the same network, steps and real rows. Real and added images are drawn alike, and an added image has the
-weight omega. `--fill 0` fills every class to the most frequent one, `--fill 3` to three times its own images.
-"Shows its class" is the share of images that a classifier trained on all images outside validation and test assigns to
-their label: it takes no part in anything else.
+All arms use the same classifier (medlt's ResNet-10 of latents, with group norm), steps and real rows. Real and added
+images are drawn alike, and an added image has the weight omega. All denoisers draw rare classes more often
+(`balance: inverse_sqrt`) and make the same number of steps; the extra losses act in the last ones. `--fill 0` fills
+every class to the most frequent one, `--fill 3` to three times its own images. "Shows its class" is the share of images
+that a classifier trained on all images outside validation and test assigns to their label: it takes no part in anything
+else. Finished rows are kept in FOLDER, so that a second call continues and no arm meets the test images twice.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
@@ -37,12 +40,16 @@ import pandas as pd
 import torch
 from common import table
 from scipy.stats import t as student
-from torch import Tensor
+from torch import Tensor, nn
 
 from medlt.checks.bands import Band, Rule, band, limits, shrunk
-from medlt.classify.latents import fit_latents
+from medlt.classify.batches import Batches
+from medlt.classify.classifier import Classifier, standardised
+from medlt.classify.latents import fit_latents, latent_network
+from medlt.classify.losses import loss as named_loss
 from medlt.classify.sets import TrainingSet, to_uint8
-from medlt.classify.train import Classifier, fit_classifier
+from medlt.classify.settings import OptimizerSettings
+from medlt.classify.training_strategies import Stage
 from medlt.diffusion.backbone import Backbone
 from medlt.diffusion.cache import Standardiser
 from medlt.diffusion.cbdm import ClassBalancing
@@ -54,7 +61,7 @@ from medlt.diffusion.sampler import from_noise, sample
 from medlt.diffusion.schedulers import factory
 from medlt.diffusion.train import new_network
 from medlt.evaluation.arms import count_matched_control
-from medlt.files import digest
+from medlt.files import digest, write_json
 from medlt.rng import noise_like, numpy_generator, seed_of
 from medlt.sparse.iterated import iterate
 from medlt.store import Store
@@ -62,8 +69,9 @@ from medlt.synthesis.diffult import DiffuLT
 from medlt.synthesis.fusion import LatentFusion
 from medlt.synthesis.plan import TrainTable
 from medlt.testing import IdentityCodec
+from medlt.training.loop import fit
 from medlt.training.runtime import Runtime
-from medlt.training.settings import Training
+from medlt.training.settings import BatchPart, Training
 
 Check = Callable[[Tensor, pd.DataFrame], np.ndarray]
 """(images [N,1,8,8], plan rows) -> which pass, bool [N]."""
@@ -74,8 +82,6 @@ COUNTS = [round(HEAD * RATIO ** (-rank / 9)) for rank in range(10)]
 GROUPS = {"all": range(10), "many": range(3), "medium": range(3, 7), "few": range(7, 10)}
 ARMS = ("real", "copies", "diffusion", "cbdm", "cbdm + aid", "DiffuLT", "fusion")
 ROUNDS = 3
-ENLARGED = 2
-"""The classifier halves its images five times, so it gets each pixel as 2 x 2."""
 SCHEDULER = "dpm++", 12
 
 
@@ -85,15 +91,15 @@ class Settings:
 
     fill: float = 0.0
     omega: float = 0.3
-    guidance: float = 1.5
+    guidance: float = 3.0
     tau: float = 1.0
     power: float = 1.0
     alpha: float = 0.02
     steps: int = 600
-    further_steps: int = 300
-    width: int = 32
+    further_steps: int = 200
+    width: int = 16
     batch_size: int = 32
-    classifier_steps: int = 300
+    classifier_steps: int = 200
 
 
 def digits() -> tuple[Tensor, np.ndarray, dict[str, np.ndarray]]:
@@ -111,10 +117,38 @@ def digits() -> tuple[Tensor, np.ndarray, dict[str, np.ndarray]]:
 
 
 def training_set(images: Tensor, classes: np.ndarray, uids: Sequence[str], weight: float = 1.0) -> TrainingSet:
-    """Return images [N,1,8,8] in [0,1] with one-hot labels, enlarged for the classifier."""
-    large = to_uint8(images).repeat_interleave(ENLARGED, 2).repeat_interleave(ENLARGED, 3)
-    labels = np.eye(10, dtype=np.float32)[classes]
-    return TrainingSet(large, labels, np.full(len(large), weight, np.float32), tuple(uids))
+    """Return images [N,1,8,8] in [0,1] with one-hot labels, for the classifier."""
+    labels, weights = np.eye(10, dtype=np.float32)[classes], np.full(len(images), weight, np.float32)
+    return TrainingSet(to_uint8(images), labels, weights, tuple(uids))
+
+
+def classifier(real: TrainingSet, added: TrainingSet | None, steps: int, seed: int) -> Classifier:
+    """Return a classifier after all of its steps: a ResNet-10 with group norm, cross-entropy, light augmentation.
+
+    Rows of both sets are drawn alike. Nothing is chosen by validation.
+    """
+    network = latent_network(1, 10, seed_of(seed, "weights"))
+    share = 0.0 if added is None else len(added) / (len(added) + len(real))
+    batches = Batches(real, added, Stage(steps=steps), seed=seed, device=torch.device("cpu"), batch_size=32,
+                      synthetic_fraction=share, augment="light", mixup="none", mixup_alpha=0.2)  # fmt: skip
+    loss = named_loss("plain", torch.from_numpy(real.labels), "single-label")
+
+    def loss_of(net: nn.Module, step: int, part: BatchPart) -> Tensor:
+        batch = batches(step)
+        return loss(net(standardised(batch.images)), batch.labels, batch.weights)
+
+    settings = OptimizerSettings(steps=steps, patience=1, evaluate_every=steps).training()
+    training = replace(settings, patience=None, checkpoint_every=None)
+    fit(network, loss_of, training, runtime=Runtime("cpu", "fp32", 1, seed), folder=None, key="", name="classifier")
+    return Classifier(network, 8, {"settings": {"task": "single-label"}})
+
+
+@cache
+def knowing() -> Classifier:
+    """Return a classifier of every image outside val and test."""
+    images, classes, parts = digits()
+    rows = parts["pool"]
+    return classifier(training_set(images[rows], classes[rows], [str(row) for row in rows]), None, 600, 0)
 
 
 class Experiment:
@@ -122,6 +156,7 @@ class Experiment:
 
     def __init__(self, folder: Path, seed: int, settings: Settings) -> None:
         self.folder, self.seed, self.settings = folder, seed, settings
+        self.dropped = 0
         self.sampled: dict[str, dict[str, Tensor]] = {}
         self.runtime, self.store = Runtime("cpu", "fp32", 1, seed), Store(folder / "store")
         self.all, self.classes, self.parts = digits()
@@ -166,22 +201,10 @@ class Experiment:
         }
         return {c: wanted[c] - n for c, n in counts.items() if wanted[c] > n}
 
-    def classifier(
-        self, real: TrainingSet, added: TrainingSet | None = None, seed: int | None = None, **changed: Any
-    ) -> Classifier:
-        """Return the classifier after all of its steps; it is measured once, so nothing is chosen by validation."""
-        steps = changed.pop("steps", self.settings.classifier_steps)
-        runtime = self.runtime if seed is None else replace(self.runtime, seed=seed)
-        return fit_classifier(
-            real, self.part(self.parts["val"]), added=added, runtime=runtime, store=self.store, task="single-label",
-            loss="plain", augment="light", steps=steps, batch_size=32, evaluate_every=steps, patience=1,
-            synthetic_fraction=0.0 if added is None else len(added) / (len(added) + len(real)), **changed,
-        )  # fmt: skip
-
     @cached_property
     def baseline(self) -> Classifier:
         """phi0 of the paper: the classifier of the real images."""
-        return self.classifier(self.real)
+        return classifier(self.real, None, self.settings.classifier_steps, self.seed)
 
     def aid(self) -> AidLoss:
         """Return the in-band loss on a classifier of latents."""
@@ -211,7 +234,8 @@ class Experiment:
         training: Any = {"steps": steps, "batch_size": self.settings.batch_size, "lr_scheduler": rate}
         options: dict[str, Any] = {
             "training": Training(**training, learning_rate=1e-3, ema_decay=0.99, checkpoint_every=steps),
-            "runtime": self.runtime, "objective": Objective(snr_floor=1.0), "extra_losses": extra,
+            "objective": Objective(snr_floor=1.0, balance="inverse_sqrt"),
+            "runtime": self.runtime, "extra_losses": extra,
         }  # fmt: skip
         net = network.backbone()
         key = digest(backbone_key(net, self.data, **options))
@@ -234,12 +258,13 @@ class Experiment:
         """Return the images of the plan of DiffuLT; those that fail the check are made again, in three rounds."""
         method = DiffuLT(train=self.train, backbone=backbone, standardiser=self.standardiser, decode=self.codec.decode,
                          scheduler=factory(*SCHEDULER), shape=(1, 8, 8), num_candidates=ROUNDS)  # fmt: skip
-        plan = method.plan(self.targets, self.seed)
+        plan, self.dropped = method.plan(self.targets, self.seed), 0
         slots, kept, filled = plan[["finding", "slot"]].apply(tuple, axis=1), list[pd.DataFrame](), set[object]()
         for number in range(ROUNDS if check else 1):
             rows = plan[(plan["candidate"] == number) & ~slots.isin(filled)]
             if len(rows):
                 kept.append(rows[check(self.images(backbone, rows), rows)] if check else rows)
+                self.dropped += len(rows) - len(kept[-1])
                 filled |= set(slots[kept[-1].index])
         self.plan = pd.concat(kept)
         classes = np.array([CLASSES.index(name) for name in self.plan["finding"]])
@@ -254,8 +279,7 @@ class Experiment:
 
     def in_band(self, images: Tensor, rows: pd.DataFrame) -> np.ndarray:
         """Return which images are in band, bool [N]; a class of one image has no band, and its images pass."""
-        large = training_set(images, np.zeros(len(images), int), rows.index)
-        seen, names = self.baseline.features(large.images).numpy(), rows["finding"].to_numpy()
+        seen, names = self.baseline.features(to_uint8(images)).numpy(), rows["finding"].to_numpy()
         passed = np.ones(len(rows), bool)
         for name in np.unique(names):
             mine = names == name
@@ -296,23 +320,30 @@ class Experiment:
         right = {self.rank[c]: float((guess[truth == c] == c).mean()) for c in np.unique(truth)}
         return {name: float(np.mean([right[r] for r in ranks if r in right])) for name, ranks in GROUPS.items()}
 
-    def shown(self, added: TrainingSet | None) -> dict[str, float]:
-        """Return the share of images that show their class, by a classifier of every image outside val and test."""
-        if added is None:
-            return {}
-        knowing = self.classifier(self.part(self.parts["pool"]), steps=600, seed=0)
-        return {name: value for name, value in self.accuracy(knowing, added).items() if np.isfinite(value)}
+
+def row(one: Experiment, arm: str, split: str) -> dict[str, Any]:
+    """Return accuracies and shares of one arm. They are kept, so that an arm meets a split once."""
+    key = digest(arm, one.seed, split, *vars(one.settings).values())
+    file = one.folder / "rows" / f"{key[:16]}.json"
+    if file.is_file():
+        return dict(json.loads(file.read_text()))
+    one.dropped = 0
+    added = one.added(arm)
+    trained = one.baseline if added is None else classifier(one.real, added, one.settings.classifier_steps, one.seed)
+    scores = one.accuracy(trained, one.part(one.parts[split]))
+    shown = {} if added is None else one.accuracy(knowing(), added)
+    shares = {name: shown.get(name.removeprefix("shown ")) for name in SHOWN}
+    count = {"images": 0 if added is None else len(added), "dropped": one.dropped}
+    made = {"arm": arm, "seed": one.seed, "split": split, **count, **scores, **shares}
+    write_json(file, made)
+    return made
 
 
 def run(folder: Path, seed: int, settings: Settings, split: str, arms: Sequence[str]) -> pd.DataFrame:
     """Return accuracies and shares of one seed, a row an arm."""
     one, rows = Experiment(folder, seed, settings), []
     for arm in arms:
-        added = one.added(arm)
-        trained = one.classifier(one.real, added) if added is not None else one.baseline
-        scores = one.accuracy(trained, one.part(one.parts[split]))
-        shown = {name: one.shown(added).get(name.removeprefix("shown "), np.nan) for name in SHOWN}
-        rows.append({"arm": arm, "seed": seed, "images": 0 if added is None else len(added), **scores, **shown})
+        rows.append(row(one, arm, split))
         print(rows[-1], flush=True)
     return pd.DataFrame(rows)
 
@@ -338,7 +369,7 @@ def report(results: pd.DataFrame, settings: Settings, split: str) -> list[str]:
         part = results[results["arm"] == arm]
         cells = [arm, f"{part['images'].mean():.0f}", *(interval(part[name].to_numpy()) for name in GROUPS)]
         cells += [interval((wide[arm] - wide[to]).to_numpy()) if arm != to and to in wide else "" for to in ARMS[:2]]
-        cells += [interval(part[name].to_numpy()) if part[name].notna().all() else "" for name in SHOWN]
+        cells += [interval(part[name].to_numpy(float)) if part[name].notna().all() else "" for name in SHOWN]
         lines.append(f"| {' | '.join(cells)} |")
     return lines
 
