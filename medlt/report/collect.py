@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 NOT_FINDINGS = frozenset(
     "path patient_id split view sex age synthetic weight parents method study slot candidate seed fold finding "
     "head_finding tail_parent head_parent tail_threshold head_threshold tail_probability mask_share tail_mass content "
-    "label_source models last_steps mixing_weight".split()
+    "label_source models last_steps mixing_weight tail_area lesion_carried label_mass localised_by label_reason".split()
 )
 COLUMNS = {
     "manifest": ("split",),
