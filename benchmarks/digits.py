@@ -22,7 +22,7 @@ images are drawn alike, and an added image has the weight omega. All denoisers d
 (`balance: inverse_sqrt`) and make the same number of steps; the extra losses act in the last ones. `--fill 0` fills
 every class to the most frequent one, `--fill 3` to three times its own images. "Shows its class" is the share of images
 that a classifier trained on all images outside validation and test assigns to their label: it takes no part in anything
-else. Finished rows are kept in FOLDER, so that a second call continues and no arm meets the test images twice.
+else. Finished rows are kept in FOLDER, so that a second call continues. Only the scores of `--split` are shown.
 """
 
 from __future__ import annotations
@@ -321,29 +321,29 @@ class Experiment:
         return {name: float(np.mean([right[r] for r in ranks if r in right])) for name, ranks in GROUPS.items()}
 
 
-def row(one: Experiment, arm: str, split: str) -> dict[str, Any]:
-    """Return accuracies and shares of one arm. They are kept, so that an arm meets a split once."""
-    key = digest(arm, one.seed, split, *vars(one.settings).values())
+def row(one: Experiment, arm: str) -> dict[str, Any]:
+    """Return accuracies on both splits and shares of one arm, which are kept."""
+    key = digest(arm, one.seed, *vars(one.settings).values())
     file = one.folder / "rows" / f"{key[:16]}.json"
-    if file.is_file():
-        return dict(json.loads(file.read_text()))
-    one.dropped = 0
-    added = one.added(arm)
-    trained = one.baseline if added is None else classifier(one.real, added, one.settings.classifier_steps, one.seed)
-    scores = one.accuracy(trained, one.part(one.parts[split]))
-    shown = {} if added is None else one.accuracy(knowing(), added)
-    shares = {name: shown.get(name.removeprefix("shown ")) for name in SHOWN}
-    count = {"images": 0 if added is None else len(added), "dropped": one.dropped}
-    made = {"arm": arm, "seed": one.seed, "split": split, **count, **scores, **shares}
-    write_json(file, made)
-    return made
+    if not file.is_file():
+        one.dropped = 0
+        added, steps = one.added(arm), one.settings.classifier_steps
+        trained = one.baseline if added is None else classifier(one.real, added, steps, one.seed)
+        scores = {split: one.accuracy(trained, one.part(one.parts[split])) for split in ("val", "test")}
+        shown = {} if added is None else one.accuracy(knowing(), added)
+        shares = {name: shown.get(name.removeprefix("shown ")) for name in SHOWN}
+        count = {"images": 0 if added is None else len(added), "dropped": one.dropped}
+        write_json(file, {"arm": arm, "seed": one.seed, **count, **shares, **scores})
+    return dict(json.loads(file.read_text()))
 
 
 def run(folder: Path, seed: int, settings: Settings, split: str, arms: Sequence[str]) -> pd.DataFrame:
     """Return accuracies and shares of one seed, a row an arm."""
     one, rows = Experiment(folder, seed, settings), []
     for arm in arms:
-        rows.append(row(one, arm, split))
+        known = row(one, arm)
+        scores = {name: known.pop(name) for name in ("val", "test")}[split]
+        rows.append(known | scores)
         print(rows[-1], flush=True)
     return pd.DataFrame(rows)
 
