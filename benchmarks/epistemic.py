@@ -94,8 +94,10 @@ class Plane(nn.Sequential):
         super().__init__(nn.Linear(2, 64), nn.ReLU(), nn.Linear(64, 64), nn.ReLU())
 
     def forward(self, images: Tensor) -> Tensor:
-        features: Tensor = super().forward(images.flatten(1)[:, :2])
-        return features
+        x = images.flatten(1)[:, :2]
+        for layer in self:
+            x = layer(x)
+        return x
 
 
 def classifier(train: TrainingSet, seed: int, steps: int) -> Classifier:
@@ -109,7 +111,7 @@ def classifier(train: TrainingSet, seed: int, steps: int) -> Classifier:
         rows = torch.randint(len(x), (128,), generator=rng)
         loss = nn.functional.binary_cross_entropy_with_logits(net(x[rows]), y[rows])
         optimizer.zero_grad()
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
     return Classifier(net.eval(), 2, {})
 

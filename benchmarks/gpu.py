@@ -76,8 +76,8 @@ class Scale:
 
 
 TINY = Scale(
-    {"version": "1.5", "widths": (32, 32), "text_width": 32, "text_layers": 1, "vae": (32, 32)},
-    **{"side": 32, "product": 128, "rows": (4,), "images": 4, "batch": 2, "units": 2, "calls": 1, "steps": 3},
+    model={"version": "1.5", "widths": (32, 32), "text_width": 32, "text_layers": 1, "vae": (32, 32)},
+    side=32, product=128, rows=(4,), images=4, batch=2, units=2, calls=1, steps=3,
     run=(
         *("size=32", "threads=1", "data.patients=60", "data.size=64", "data.imbalance=8", "codec.width=8"),
         *("codec.steps=4", "sparse.groups=4", "sparse.vocabulary=4", "sparse.generations=2", "sparse.width=8"),
@@ -85,7 +85,7 @@ TINY = Scale(
         *("method.strength=0.2", "targets.tail_below=12", "targets.head_above=20", "targets.count=12"),
         *("targets.max_per_finding=2", "checks.folds=2", "classifier.size=32", "classifier.steps=4"),
     ),
-)
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -291,10 +291,8 @@ def _utilisation(device: str) -> Any:
     if watch is None:
         yield seen
         return
-    assert watch.stdout is not None
-    reader = threading.Thread(
-        target=lambda: seen.extend(float(line) for line in watch.stdout if line.strip().isdigit())
-    )
+    lines = watch.stdout or ()
+    reader = threading.Thread(target=lambda: seen.extend(float(line) for line in lines if line.strip().isdigit()))
     reader.start()
     try:
         yield seen
