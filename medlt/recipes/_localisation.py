@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping
 from functools import partial
 
 import pandas as pd
-import torch
-from torch import Tensor
 
 from medlt import config as configs
 from medlt.data.manifest import Manifest
 from medlt.evaluation.localisation import score_images, score_maps
 from medlt.files import write_table
+from medlt.localise.maps import CodeMap
 from medlt.localise.prior import PositionPrior
 from medlt.localise.trust import GIVEN, Trust
 from medlt.recipes._cohort import Cohort
@@ -22,22 +20,9 @@ from medlt.rng import numpy_generator
 from medlt.synthesis.fusion import LatentFusion
 from medlt.types import Localise, Synthesizer
 
-PRIOR, USED = "prior", "used"
-"""Stages of every table: the usual place alone, and the maps that the method falls back on without a mask or box."""
+PRIOR, CODE, USED = "prior", "code", "used"
+"""The usual place alone, the map of the classifier on codes, and what the method falls back on without mask or box."""
 N_BOOTSTRAP = 1000
-
-
-@dataclass(frozen=True)
-class Remembered:
-    """The maps of a stage, each made once."""
-
-    stage: Localise
-    _kept: dict[tuple[str, str], Tensor] = field(default_factory=dict, init=False, repr=False, compare=False)
-
-    def __call__(self, uids: Sequence[str], finding: str) -> Tensor:
-        if fresh := [uid for uid in uids if (uid, finding) not in self._kept]:
-            self._kept.update(zip(((uid, finding) for uid in fresh), self.stage(fresh, finding), strict=True))
-        return torch.stack([self._kept[uid, finding] for uid in uids])
 
 
 def write_localisation(run: RunFolder[configs.RunConfig], cohort: Cohort, method: Synthesizer, made: Manifest) -> None:
@@ -60,9 +45,16 @@ def write_localisation(run: RunFolder[configs.RunConfig], cohort: Cohort, method
 
 
 def scored_stages(cohort: Cohort, method: LatentFusion, patients: Mapping[str, str]) -> dict[str, Localise]:
-    """Return the stages to score: USED, the method's own but given masks and boxes, and PRIOR."""
+    """Return the stages to score: USED, the method's own without given masks and boxes, CODE and PRIOR.
+
+    If every train row has its mask or box, the method has no stage of its own.
+    """
     trust = method.where.trust
-    own: dict[str, Localise] = {name: Remembered(stage) for name, stage in trust.stages.items() if name not in GIVEN}
+    own = {name: stage for name, stage in trust.stages.items() if name not in GIVEN}
+    used = {USED: Trust(own, trust.size)} if own else {}
     train = frozenset(map(str, cohort.train.rows.index))
-    usual = PositionPrior(cohort.regions, train, patients, trust.size)
-    return {USED: Trust(own, trust.size), **own, PRIOR: own.get(PRIOR, usual)}
+    others: dict[str, Localise] = {
+        CODE: CodeMap(method.explainer, cohort.findings, trust.size),
+        PRIOR: PositionPrior(cohort.regions, train, patients, trust.size),
+    }
+    return {**used, **own, **{name: stage for name, stage in others.items() if name not in own}}

@@ -7,20 +7,24 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from PIL import Image
 
 from medlt.config import RunConfig, parse
 from medlt.data.manifest import Manifest
 from medlt.data.regions import Regions
 from medlt.evaluation.localisation import COLUMNS, IMAGE_METRICS
+from medlt.localise.measure import Localisation
+from medlt.localise.trust import Trust
 from medlt.metrics.localisation import MEASURES
 from medlt.recipes._cohort import filed_cohort, open_cohort
-from medlt.recipes._localisation import PRIOR, USED, write_localisation
+from medlt.recipes._localisation import CODE, PRIOR, USED, scored_stages, write_localisation
 from medlt.recipes._setup import finished as opened_again
 from medlt.recipes._setup import opened
 from medlt.recipes.augment import check
+from medlt.synthesis.fusion import LatentFusion
 from medlt.training.runtime import silent
-from medlt.types import InputError
+from medlt.types import InputError, Localise
 
 Tiny = Callable[[Path], RunConfig]
 
@@ -31,14 +35,29 @@ def test_a_run_with_truth_writes_its_table(finished: Path) -> None:
     regions = Regions.of(Manifest.read(finished / "stages/data/manifest.parquet"))
     maps, images = table[table["rows"] != "made"], table[table["rows"] == "made"]
     assert set(maps["finding"]) == {*regions.findings, "macro"}
-    assert {USED, PRIOR} <= set(maps["stage"])
-    assert {"mask", "box"}.isdisjoint(maps["stage"])
+    assert set(maps["stage"]) == {USED, CODE, PRIOR}  # every train row has its mask, so no image network has a map
     assert set(maps["metric"]) == set(MEASURES)
     assert set(maps["rows"]) == {"train", "val"}
     assert set(images["metric"]) == set(IMAGE_METRICS)
     values = table.loc[~table["metric"].str.endswith("correlation"), ["value", "low", "high"]].stack().dropna()
     assert values.between(-1e-9, 1 + 1e-9).all()
     assert 'id="localisation"' in (finished / "report.html").read_text()
+
+
+def test_a_method_with_maps_of_its_own_is_scored_by_them_and_never_by_given_masks(
+    finished: Path, method_of: Callable[[RunConfig], LatentFusion]
+) -> None:
+    """Without the masks of its train rows, fusion falls back on maps."""
+    run = opened_again(finished, silent)
+    cohort, method = filed_cohort(run), method_of(run.config)
+    patients = {str(uid): str(owner) for uid, owner in cohort.manifest.rows["patient_id"].items()}
+    maps: dict[str, Localise] = {"image": lambda uids, finding: torch.ones(len(uids), 4, 4)}
+    given: dict[str, Localise] = {"mask": lambda uids, finding: torch.zeros(len(uids), 4, 4), **maps}
+    method.where = Localisation(Trust(given, (4, 4)))
+    stages = scored_stages(cohort, method, patients)
+    assert list(stages) == [USED, "image", CODE, PRIOR]
+    uid = cohort.regions.known("Effusion")[0]
+    assert (stages[USED]([uid], "Effusion") == 1).all()
 
 
 def test_the_images_carry_what_their_given_masks_say(finished: Path) -> None:
