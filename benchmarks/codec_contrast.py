@@ -1,9 +1,10 @@
 """What codecs keep of lesions: size x codec x finding on the phantom, with the spread over seeds.
 
-    python benchmarks/codec_contrast.py FOLDER --steps 300 --seeds 3 --choices plain,edge --levels 2,3
+    python benchmarks/codec_contrast.py FOLDER --steps 300 --seeds 0,1,2 --choices plain,edge,given+edge --levels 2,3
+    python benchmarks/codec_contrast.py FOLDER --size 128 --choices "" --given taesd_diffusers
     python benchmarks/codec_contrast.py FOLDER --table
 
-The first form trains and measures what FOLDER/results.jsonl does not hold yet; the second writes the tables. The
+The first two forms train and measure what FOLDER/results.jsonl does not hold yet; the last one writes the tables. The
 lesions are those of the cohort's validation and test rows. Each image has a twin without the finding, from the same
 random streams, so the contrast that a codec keeps is known without a mask. Verifiers are trained on real train images.
 The network of the perceptual loss is of another architecture, and is trained on train and validation images alone.
@@ -22,6 +23,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
+from common import table
 from torch import Tensor
 from torch.nn import functional
 
@@ -142,13 +144,13 @@ class Bench:
     @cached_property
     def frozen(self) -> Classifier:
         """The network of the perceptual loss and of the saliency."""
-        return self._classifier("dense", 2000)
+        return self._classifier("dense", 2000, 200)
 
-    def _classifier(self, network: str, seed: int) -> Classifier:
+    def _classifier(self, network: str, seed: int, most: int = 10**6) -> Classifier:
         train, val = self.cohort.part("train"), self.cohort.part("val")
         return fit_classifier(
-            train, val, runtime=self.runtime(seed), store=self.store, network=network, steps=self.classifier_steps,
-            patience=8, loss="balanced", learning_rate=1e-3,
+            train, val, runtime=self.runtime(seed), store=self.store, network=network,
+            steps=min(most, self.classifier_steps), patience=8, loss="balanced", learning_rate=1e-3,
         )  # fmt: skip
 
     def saliency(self) -> Tensor:
@@ -194,9 +196,9 @@ class Bench:
         psnr = float(-10 * torch.log10((back - real).pow(2).mean()))
         scores = [torch.stack([one.predict(x) for one in self.verifiers]).mean(0)[None].numpy() for x in (real, back)]
         owners = [patients[i] for i in np.flatnonzero(self.cohort.rows["split"] == "test")]
-        table = difference(test.labels, scores[1], scores[0], owners, FINDINGS, n_bootstrap=500,
+        change = difference(test.labels, scores[1], scores[0], owners, FINDINGS, n_bootstrap=500,
                            rng=numpy_generator("codec contrast"))  # fmt: skip
-        table = table[table["metric"] == "AUROC"].set_index("name")
+        change = change[change["metric"] == "AUROC"].set_index("name")
         rows = []
         for k, name in enumerate(FINDINGS):
             here = np.flatnonzero(drawn["at"][:, 1] == k)
@@ -206,7 +208,7 @@ class Bench:
             )
             seen = by_twin(x, twin, decoded(codec, x), decoded(codec, twin), [patients[i] for i in at])
             kept, low, high = seen.kept(500, numpy_generator("codec contrast", name))
-            numbers = table.loc[name]
+            numbers = change.loc[name]
             rows.append({"finding": name, "lesions": len(at), "kept": kept, "low": low, "high": high, "psnr": psnr,
                          "real": numbers["control_value"], "decoded": numbers["value"],
                          "auroc_low": numbers["low"], "auroc_high": numbers["high"]})  # fmt: skip
@@ -218,6 +220,32 @@ def decoded(codec: Codec, images: Tensor) -> Tensor:
     """Return images [B,1,S,S] in [0,1] as the codec gives them back, in 8 bits."""
     back = [codec.decode(codec.latents(codec.moments(part))) for part in torch.split(images, 16)]
     return torch.cat(back).mul(255).round() / 255
+
+
+def tables(rows: pd.DataFrame) -> list[str]:
+    """Return Markdown: the contrast kept of each finding, and the change of AUROC, by codec and loss."""
+    keys = ["size", "codec", "width", "steps", "choice"]
+    rows = rows.assign(change=rows["decoded"] - rows["real"]).fillna({"width": 0, "steps": 0, "choice": "given"})
+    rows["codec"] = rows["codec"].str.replace("_diffusers", "")
+    lines = []
+    for value, title in (
+        ("kept", "Contrast of lesions that is kept"),
+        ("change", "AUROC on decoded minus on real images"),
+    ):
+        lines += [f"## {title}", "", "| px | codec | width | steps | loss | seeds | mean | "
+                  + " | ".join(FINDINGS) + " | PSNR |", "|" + "---|" * 5 + "---:|" * (len(FINDINGS) + 3)]  # fmt: skip
+        for key, part in rows.groupby(keys, sort=True):
+            seeds = part.pivot_table(index="seed", columns="finding", values=value)[list(FINDINGS)]
+            cells = [_spread(seeds.mean(1)), *(_spread(seeds[name]) for name in FINDINGS)]
+            named = [str(one) if one else "" for one in (key[0], key[1], int(key[2]), int(key[3]), key[4])]
+            lines.append(f"| {' | '.join([*named, str(len(seeds)), *cells, f'{part.psnr.mean():.1f}'])} |")
+        lines.append("")
+    return lines
+
+
+def _spread(values: pd.Series) -> str:
+    """Return the mean over seeds, with the standard deviation if there are several."""
+    return f"{values.mean():.2f}" + (f" ± {values.std():.2f}" if len(values) > 1 else "")
 
 
 def main() -> None:
@@ -239,6 +267,9 @@ def main() -> None:
     given.folder.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(1)
     file = given.folder / "results.jsonl"
+    if given.table:
+        table("codec_contrast", tables(pd.read_json(file, lines=True)))
+        return
     cohort = Cohort(given.folder, given.patients, given.size)
     bench = Bench(cohort, Store(given.folder / "store"), given.classifier_steps, given.verifiers)
     done = {json.loads(line)["name"] for line in file.read_text().splitlines()} if file.exists() else set()
@@ -256,7 +287,7 @@ def main() -> None:
 
     for folder in given.given:
         add(f"{given.size} {folder.name}", lambda folder=folder: load_codec(folder, "cpu"), codec=folder.name, seed=0)
-    for choice in given.choices.split(","):
+    for choice in filter(None, given.choices.split(",")):
         for levels in map(int, given.levels.split(",")):
             for seed in map(int, given.seeds.split(",")):
                 name = f"{given.size} /{2 ** (levels - 1)} w{given.width} {choice} {given.steps} seed {seed}"

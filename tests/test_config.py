@@ -57,7 +57,7 @@ def test_the_resolved_config_reads_back_equal(least: Path, tmp_path: Path) -> No
         ("method=fusoin", "method: no method is named 'fusoin'; did you mean 'fusion'? choose one of fusion, noise"),
         ("method.scheduler=unpic", "method.scheduler: 'unpic' is not valid; did you mean 'unipc'? choose one of ddim"),
         ("method=3", "method: must be a section with a kind; choose one of fusion"),
-        ("codec={path: x}", "codec: kind is missing; choose one of folder, train"),
+        ("codec={path: x}", "codec: kind is missing; choose one of folder, identity, train"),
         ("codec.kind=foldr", "codec: no codec is named 'foldr'; did you mean 'folder'?"),
         ("compile=fast", "compile: must be true or false or measure, not 'fast'"),
         ("method={kind: minority, guidance: [{kind: minority, wieght: 2}]}",

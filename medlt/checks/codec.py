@@ -115,7 +115,7 @@ def by_ring(real: Tensor, decoded: Tensor, masks: Tensor, patients: Sequence[str
     """Return the amplitudes of lesions with masks; images [B,1,H,W], masks [B,H,W] as for `contrast`."""
     before, after = contrast(real, masks), contrast(decoded, masks)
     known = np.flatnonzero(np.isfinite(before) & np.isfinite(after))
-    owners = tuple(str(patients[i]) for i in known)
+    owners = tuple(str(patients[i]) for i in known.tolist())
     return Amplitudes(np.abs(before[known]), after[known] * np.sign(before[known]), owners, "ring")
 
 
@@ -169,7 +169,8 @@ def _auroc(
     """
     names = {"control_value": "auroc_real", "value": "auroc_decoded", "difference": "auroc_difference",
              "low": "auroc_low", "high": "auroc_high", "patients": "positive_patients"}  # fmt: skip
-    positive = {name: len({patients[i] for i in np.flatnonzero(truth[:, k] == 1)}) for k, name in enumerate(findings)}
+    at = {name: np.flatnonzero(truth[:, k] == 1).tolist() for k, name in enumerate(findings)}
+    positive = {name: len({patients[i] for i in rows}) for name, rows in at.items()}
     empty = {name: dict.fromkeys(names.values(), np.nan) | {"positive_patients": positive[name]} for name in findings}
     if not len(real):
         return empty
