@@ -96,6 +96,10 @@ class LongtailGuideConfig(Windowed):
     gradient_checkpointing: bool = Field(
         False, description="compute activations twice: less memory, more time, the same images"
     )
+    gradient_precision: Literal["auto", "fp32", "bf16"] = Field(
+        "auto", description="precision of the decoder in the gradient; auto: bf16 where the device multiplies it "
+        "natively. The images themselves are decoded in the precision of the run"
+    )  # fmt: skip
     network: bool = Field(False, description="take the gradient through the denoiser too: more exact, much slower")
 
 

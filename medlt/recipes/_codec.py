@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -20,6 +20,7 @@ from medlt.diffusion.decode import Decoder
 from medlt.diffusion.emphasis import Emphasis
 from medlt.diffusion.parts import CodecParts, WithheldImages, built_codec
 from medlt.diffusion.pixels import PixelCodec
+from medlt.diffusion.placement import best_dtype
 from medlt.diffusion.train_codec import train_codec
 from medlt.diffusion.vae import finetune_codec
 from medlt.plugins import CODECS
@@ -210,3 +211,11 @@ def decoder(runtime: Runtime, codec: Codec) -> Decoder:
     if plain(runtime) or not isinstance(codec, AutoencoderCodec):
         return Decoder(codec)
     return Decoder(AutoencoderCodec(copy.deepcopy(codec.network), **placement(runtime)))
+
+
+def gradient_codec(runtime: Runtime, codec: Codec, precision: Literal["auto", "fp32", "bf16"]) -> Codec:
+    """Return the codec whose gradient guidance takes. auto: bf16 where the device multiplies it natively."""
+    if precision == "auto":
+        native = best_dtype(runtime.device) == torch.bfloat16
+        precision = "bf16" if native or runtime.precision == "bf16" else "fp32"
+    return decoder(runtime.at(precision), codec).codec

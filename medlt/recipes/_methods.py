@@ -24,7 +24,7 @@ from medlt.diffusion.schedulers import factory
 from medlt.diffusion.signals import Distance, between, l2
 from medlt.files import digest, read_tensors, write_tensors
 from medlt.plugins import METHODS, PluginError
-from medlt.recipes._codec import decoder
+from medlt.recipes._codec import decoder, gradient_codec
 from medlt.recipes._cohort import ABOUT, Cohort
 from medlt.recipes._denoiser import Losses, labelled_latents, no_losses, train_denoiser
 from medlt.recipes._localise import RunLocalisation, localise
@@ -244,14 +244,14 @@ def _guide(run: RunFolder[configs.RunConfig], learnt: Learnt, chosen: configs.Gu
 def _longtail_guide(
     run: RunFolder[configs.RunConfig], learnt: Learnt, chosen: configs.LongtailGuideConfig, backbone: Backbone
 ) -> Named:
-    """Return Longtail Guidance. Its classifier gets images that the run's codec decodes, in the run's precision."""
-    codec = decoder(run.runtime, learnt.latents.codec).codec
+    """Return Longtail Guidance. Its classifier gets images that the run's codec decodes, in `gradient_precision`."""
+    codec = gradient_codec(run.runtime, learnt.latents.codec, chosen.gradient_precision)
     if not isinstance(codec, DifferentiableCodec):
         raise InputError("Longtail Guidance needs a codec with gradients; use codec.kind: folder, train or identity")
     standardised = learnt.latents.standardiser if backbone.space == "standardised" else None
     decode = differentiable_decoder(codec, standardised, chosen.gradient_checkpointing)
     head = train_guidance_classifier(run, learnt.cohort, learnt.verifiers)
-    options = chosen.model_dump(exclude={"kind", "gradient_checkpointing", "weight"})
+    options = chosen.model_dump(exclude={"kind", "gradient_checkpointing", "gradient_precision", "weight"})
     guide = LongtailGuide(decode=decode, guidance_classifier=head, weight=_weight(run, chosen), **options)
     return guide, {"guidance_classifier": head.digest}
 
