@@ -27,11 +27,12 @@ from medlt.recipes._setup import RunFolder
 from medlt.rng import numpy_generator, seed_of
 from medlt.synthesis.guides import Strength, target_columns
 from medlt.synthesis.longtail import LongtailGuide
+from medlt.synthesis.minority import MinorityGuide
 from medlt.types import Batch
 
 FORMAT = 1  # part of the key: increase it if the same settings would measure something else
-PILOT, CLOSE, TRIES = 8, 0.1, 3
-"""Rows on which the response is measured, the error that is close enough, and the most that it is measured again."""
+PILOT, CLOSE, TRIES, RESPONSES = 8, 0.1, 4, (1e-3, 1e2)
+"""Rows on which a response is measured, the error that is close enough, how often it is measured, and its range."""
 MOST_REAL = 2000
 """Real train and validation images, of each at most, that distances are measured from."""
 log = logging.getLogger(__name__)
@@ -73,13 +74,13 @@ class Settled:
 
     def warn(self) -> None:
         """Warn of a strength that is not reached, and of a grid without an allowed strength."""
-        kind, weight, reached = self.record["kind"], self.record["weight"], self.record["displacement"]
+        kind, weight = self.record["kind"], self.record["weight"]
         if weight == 0:
             log.warning("%s guide: no strength stays within the bounds of `calibration`, so it is left out", kind)
-        elif self.record["unit"] == "displacement" and abs(reached / weight - 1) > 2 * CLOSE:
+        elif self.record["capped"]:
             log.warning(
-                "%s guide: a weight of %g displaces the latents by %.3g; guide more steps (every, window) or raise the "
-                "cap to reach it", kind, weight, reached,
+                "%s guide: a weight of %g displaces the latents by %.3g only; guide more steps (every, window) or "
+                "raise the cap to reach it", kind, weight, self.record["displacement"],
             )  # fmt: skip
 
 
@@ -103,44 +104,43 @@ class _Calibration:
         record = {
             "kind": self.settings.kind, "weight": weight, "chosen": auto,
             "unit": "displacement" if displaces else "published", "response": float(row["response"]),
-            "displacement": float(row["displacement"]), "rows": int(row["rows"]), "capped": self._capped(row),
+            "displacement": float(row["displacement"]), "rows": int(row["rows"]),
+            "capped": bool(displaces and weight and self._response(weight)[1] < 1 - 2 * CLOSE),
         }  # fmt: skip
         table = table.assign(kind=self.settings.kind, chosen=table["strength"] == weight)
         return Settled(replace(self.guide, weight=weight, response=float(row["response"])), table, record)
 
-    def _capped(self, row: pd.Series) -> bool:
-        """Return whether the displacement falls short of the strength, as under a cap that binds."""
-        return bool(row["displacement"] < (1 - 2 * CLOSE) * row["strength"])
-
     def _fixed(self, displaces: bool) -> Iterator[dict[str, float]]:
         """Yield rows of the table: without guidance, and at the guide's weight."""
         weight = float(self.guide.weight)
-        response = self._response(weight) if displaces else 1.0
+        response = self._response(weight)[0] if displaces else 1.0
         yield from (self._row(strength, response) for strength in (0.0, weight))
 
     def _grid(self) -> Iterator[dict[str, float]]:
         """Yield rows of the table up to the first strength that is not allowed, and that one."""
         strengths = self.run.config.calibration.weights
         yield self._row(0.0, 1.0)
-        response = self._response(strengths[0])
         for done, strength in enumerate(strengths):
             self.run.runtime.progress("calibration", done, len(strengths))
-            row = self._row(strength, response)
+            row = self._row(strength, self._response(strength)[0])
             yield row
             if not row["allowed"]:
                 return
-            response = _corrected(response, row["displacement"] / strength)
 
-    def _response(self, strength: float) -> float:
-        """Return the network's response at a strength, from a few rows, by repeated correction."""
-        rows, response = self._rows.head(PILOT), 1.0
+    def _response(self, strength: float) -> tuple[float, float]:
+        """Return the network's response at a strength, by repeated correction, and the displacement over the strength.
+
+        It is measured on a few rows, without the level of the finding, which stops rows on purpose.
+        """
+        rows, response, ratio = self._rows.head(PILOT), 1.0, 1.0
         plain = self._sampled(rows, 0.0, 1.0)["latents"]
-        for _ in range(TRIES):
-            moved = float(realised(self._sampled(rows, strength, response)["latents"], plain).mean())
-            if abs(moved / strength - 1) < CLOSE:
+        for last in range(TRIES):
+            moved = self._sampled(rows, strength, response, whole=True)["latents"]
+            ratio = float(realised(moved, plain).mean()) / strength
+            if abs(ratio - 1) < CLOSE or last == TRIES - 1:
                 break
-            response = _corrected(response, moved / strength)
-        return response
+            response = float(np.clip(response * ratio, *RESPONSES))
+        return response, ratio
 
     def _row(self, strength: float, response: float) -> dict[str, float]:
         """Return the row of one strength, measured on all calibration rows."""
@@ -166,18 +166,23 @@ class _Calibration:
         order = first.groupby("finding").cumcount().sort_values(kind="stable").index
         return first.loc[order].head(wanted)
 
-    def _sampled(self, rows: pd.DataFrame, strength: float, response: float) -> dict[str, Tensor]:
-        """Return latents [B,...] and measurements [B] of rows at a strength, from the store if they are there."""
+    def _sampled(self, rows: pd.DataFrame, strength: float, response: float, whole: bool = False) -> dict[str, Tensor]:
+        """Return latents [B,...] and measurements [B] of rows at a strength, from the store if they are there.
+
+        whole: guide every row, however rare it is for its finding already.
+        """
         settings = self.settings.model_dump(mode="json", exclude={"weight"})
         method = self.run.config.method.model_dump(mode="json", exclude={"guidance"})
         key = {
             "format": FORMAT, "models": dict(self.built.models), "guide": settings, "method": method,
             "rows": list(rows.index), "verifiers": digest(self.learnt.verifiers.held_out.to_json()),
             "data": self.learnt.cohort.manifest.digest(), "strength": repr(strength), "response": repr(response),
+            "whole": whole,
         }  # fmt: skip
 
         def build(folder: Path) -> None:
-            guide = replace(self.guide, weight=strength, response=response)
+            free = {"reference": None} if whole and isinstance(self.guide, MinorityGuide) else {}
+            guide = replace(self.guide, weight=strength, response=response, **free)
             write_tensors(folder / "measured.safetensors", self._measure(rows, (guide,) if strength else ()))
 
         return read_tensors(self.run.store.make("calibration", key, build).path("measured.safetensors"))
@@ -229,11 +234,6 @@ class _Calibration:
             return np.full(len(rows), np.nan)
         column = target_columns(rows["finding"], self.learnt.cohort.findings)
         return head.score(images, self.guide.statistic)[torch.arange(len(rows)), column].numpy()
-
-
-def _corrected(response: float, ratio: float) -> float:
-    """Return the response after a displacement of `ratio` times the strength, within what moves can be scaled to."""
-    return float(np.clip(response * ratio, 1e-3, 1e2))
 
 
 def _few(rows: int, seed: int) -> np.ndarray:
