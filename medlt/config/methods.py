@@ -148,7 +148,9 @@ class LocaliseConfig(Strict):
         5, ge=0, description="image classifiers whose maps are averaged; 0, and in a private run: those verifiers that "
         "do not check the image"
     )  # fmt: skip
-    steps: int = Field(1200, ge=1, description="training steps of each, without an early stop")
+    steps: int | None = Field(
+        None, ge=1, description="training steps of each, without an early stop; null: three times those of `classifier`"
+    )
     code_steps: int = Field(
         500, ge=0, description="training steps of a new classifier on the finished code; 0: that of the code itself"
     )

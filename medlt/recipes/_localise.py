@@ -218,7 +218,7 @@ class Stages:
     def _networks(self) -> list[Classifier]:
         """Train classifiers for maps: all steps, and the weights of the last one."""
         config, cohort = self.run.config, self.learnt.cohort
-        steps = self.chosen.localise.steps
+        steps = self.chosen.localise.steps or 3 * config.classifier.steps
         train, val = (cohort.training_set(part, config.classifier.size) for part in (cohort.train, cohort.val))
         options: dict[str, Any] = config.classifier.model_dump(exclude={"size"})
         options |= {"steps": steps, "evaluate_every": steps, "patience": 1}
