@@ -20,6 +20,7 @@ from medlt.diffusion.sampler import from_noise, sample
 from medlt.diffusion.schedulers import scheduler
 from medlt.files import digest, digest_tensors
 from medlt.rng import batch_indices, noise_like, seed_of, torch_generator
+from medlt.training.batches import StepBatches
 from medlt.training.loop import fit
 from medlt.training.protocols import PrivateFit, RowLoss
 from medlt.training.runtime import Runtime
@@ -210,11 +211,10 @@ def train_backbone(
     loss, row_losses = replace(noised, extra_losses=tuple(extra_losses)), row_loss(backbone, data, objective)
 
     def loss_of(model: nn.Module, step: int, part: BatchPart) -> Tensor:
-        x0, rows = data.rows(part.take(rows_of(step)))
-        rng = torch_generator(seed, name, step)
+        x0, rows = batches(step)
+        x0, rows, rng = part.take(x0), rows.take(part), torch_generator(seed, name, step)
         rows = forget(rows, backbone.condition, objective.attribute_dropout, rng, part)
-        condition = _conditions(backbone.condition, rows)
-        return loss(model, x0, condition, objective.condition_dropout, rng, rows, part)
+        return loss(model, x0, _conditions(backbone.condition, rows), objective.condition_dropout, rng, rows, part)
 
     settings: dict[str, Any] = {"training": training, "runtime": runtime, "finetuning": finetuning,
                                 "objective": objective, "extra_losses": extra_losses, "validation": validation,
@@ -224,7 +224,8 @@ def train_backbone(
                                "evaluate": _evaluate(noised, backbone, training, validation, validation_rows),
                                "picture": samples.picture(backbone) if samples is not None else None}  # fmt: skip
     if private is None:
-        fit(net, loss_of, training, tracker=tracker, **options)
+        with StepBatches(lambda step: data.rows(rows_of(step)), training.last) as batches:
+            fit(net, loss_of, training, tracker=tracker, **options)
     else:
         private(net, row_losses, data.patients, training=training, **options)
     weights = {label: value for label, value in net.state_dict().items() if label in trained}

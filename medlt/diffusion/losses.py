@@ -66,6 +66,11 @@ class Rows:
     labels: Tensor | None = None
     about: Sequence[About] = ()
 
+    def take(self, part: BatchPart) -> Rows:
+        """Return the metadata of a part of the batch."""
+        labels = None if self.labels is None else part.take(self.labels)
+        return Rows(part.take(self.uids), labels, part.take(self.about))
+
 
 NO_ROWS = Rows()
 
