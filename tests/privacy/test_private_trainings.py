@@ -6,6 +6,7 @@ Losses a row are those of the ordinary training: their mean is its loss, and non
 from __future__ import annotations
 
 import json
+import itertools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -139,6 +140,32 @@ def test_the_mean_of_rows_losses_is_the_denoisers_loss_to_the_bit() -> None:
     each = row_loss(backbone, DATA, objective)
     assert torch.equal(by_rows(each, backbone.network, [3, 1, 8]).mean(), whole.detach())
     see_no_other_row(row_loss(backbone, DATA, Objective(condition_dropout=0.0)), backbone.network)
+
+
+def test_the_loss_of_a_row_with_attributes_sees_no_other_row() -> None:
+    """An age is hidden by the draws of its own row, and the loss depends on it as it does on a label."""
+    torch.manual_seed(0)
+    backbone = LabelUNet(4, 2, width=16, attributes=("age",)).backbone()
+    for hidden in (0.0, 0.5, 1.0):
+        objective = Objective(condition_dropout=0.0, attribute_dropout=hidden)
+        see_no_other_row(row_loss(backbone, DATA, objective), backbone.network)
+    older, losses = replace(DATA, about=[{"age": 90}] * N), []
+    for hidden, data in itertools.product((0.0, 1.0), (DATA, older)):
+        loss = row_loss(backbone, data, Objective(condition_dropout=0.0, attribute_dropout=hidden))
+        losses.append(by_rows(loss, backbone.network, [1, 5]))
+    assert not torch.equal(losses[0], losses[1])
+    assert torch.equal(losses[2], losses[3])
+
+
+@pytest.mark.parametrize("mode", [GradSampleMode.HOOKS, GradSampleMode.FUNCTORCH, GradSampleMode.BOOKKEEPING])
+def test_a_network_with_dropout_and_attributes_is_trained_privately(mode: GradSampleMode, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    net = LabelUNet(4, 2, width=16, dropout=0.2, attributes=("view", "sex", "age"), rescale_betas_zero_snr=True)
+    before = weights(net)
+    private = Asked(replace(QUIET, grad_sample_mode=mode))
+    train_backbone(net.backbone(), DATA, folder=tmp_path, training=TRAINING, runtime=CPU, private=private)
+    assert "label.embed.0.weight" in moved(before, net)
+    assert all(weight.isfinite().all() for weight in net.parameters())
 
 
 def test_the_mean_of_rows_losses_is_the_autoencoders_loss() -> None:
