@@ -5,8 +5,8 @@ Losses a row are those of the ordinary training: their mean is its loss, and non
 
 from __future__ import annotations
 
-import json
 import itertools
+import json
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
