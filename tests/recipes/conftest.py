@@ -1,5 +1,6 @@
 """A whole run small enough for a test: thirty phantom patients at 32 px, real networks of a few thousand weights."""
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,10 +15,22 @@ TINY = {
     "threads": 1,
     "data": {"kind": "phantom", "patients": 40, "size": 64, "imbalance": 8},
     "codec": {"kind": "train", "width": 8, "levels": 3, "steps": 8, "batch_size": 4},
-    "sparse": {"groups": 4, "vocabulary": 4, "generations": 2, "interaction_epochs": 2, "width": 8, "batch_size": 8},
+    "sparse": {
+        "groups": 4,
+        "vocabulary": 4,
+        "generations": 2,
+        "imitation_epochs": 2,
+        "interaction_epochs": 2,
+        "width": 8,
+        "batch_size": 8,
+    },
     "denoiser": {"width": 8, "steps": 6, "batch_size": 8, "checkpoint_every": 3},
-    "method": {"labels": "tail", "num_inference_steps": 10, "strength": 0.2,
-               "localise": {"networks": 2, "steps": 4, "code_steps": 4}},
+    "method": {
+        "labels": "tail",
+        "num_inference_steps": 10,
+        "strength": 0.2,
+        "localise": {"networks": 2, "steps": 4, "code_steps": 4},
+    },
     "targets": {"tail_below": 8, "head_above": 20, "count": 10, "max_per_finding": 3, "num_candidates": 2},
     "checks": {"folds": 2, "verifier_quantile": 0.01},
     "classifier": {"size": 32, "steps": 6, "batch_size": 8, "evaluate_every": 3},
@@ -41,6 +54,12 @@ def finished(tmp_path_factory: pytest.TempPathFactory, tiny: Callable[[Path], Ru
         patch.chdir(place)
         main(tiny(Path("run")))
     return place / "run"
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory: pytest.TempPathFactory, finished: Path) -> Path:
+    """A store with all parts of the finished run, for `artifacts_dir` of runs that may train more beside them."""
+    return Path(shutil.copytree(finished / "artifacts", tmp_path_factory.mktemp("trained") / "artifacts"))
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,7 @@
 """Every method from a config: what a run leaves, what runs share, empty slots tried again."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -32,15 +33,9 @@ def of(tiny: Tiny, out: Path, recipe: str, **changes: Any) -> RunConfig:
     return parse({**told, "method": {"kind": recipe, **BRIEF[recipe]}, "checks": checks, **changes})
 
 
-@pytest.fixture(scope="module")
-def learnt(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of what is learnt, shared by the runs of this module."""
-    return tmp_path_factory.mktemp("learnt")
-
-
 @pytest.mark.parametrize("recipe", BRIEF)
-def test_a_run_leaves_what_the_contract_says(recipe: str, tiny: Tiny, learnt: Path, tmp_path: Path) -> None:
-    config = of(tiny, tmp_path / "run", recipe, artifacts_dir=str(learnt))
+def test_a_run_leaves_what_the_contract_says(recipe: str, tiny: Tiny, trained: Path, tmp_path: Path) -> None:
+    config = of(tiny, tmp_path / "run", recipe, artifacts_dir=str(trained))
     run = augment(config)
     names = "config.yaml run.json manifest.parquet plan.parquet checks.parquet quality.parquet report.html grid.png"
     assert [name for name in names.split() if not (run / name).is_file()] == []
@@ -74,21 +69,26 @@ def test_a_run_leaves_what_the_contract_says(recipe: str, tiny: Tiny, learnt: Pa
     assert {p: p.read_bytes() for p in (run / "images").glob("*.png")} == before
 
 
-def test_the_whole_recipe_ends_with_a_verdict_against_duplicated_real_images(tiny: Tiny, tmp_path: Path) -> None:
-    run = main(of(tiny, tmp_path / "run", "minority"))
+def test_the_whole_recipe_ends_with_a_verdict_against_duplicated_real_images(
+    tiny: Tiny, trained: Path, tmp_path: Path
+) -> None:
+    run = main(of(tiny, tmp_path / "run", "minority", artifacts_dir=str(trained)))
     verdict = json.loads((run / "verdict.json").read_text())
     assert verdict["comparison"]["arm"] == "minority"
     assert verdict["comparison"]["control"] == "duplicated for minority"
 
 
-def test_runs_of_one_collection_share_what_is_learnt(tiny: Tiny, tmp_path: Path, method_of: Method) -> None:
-    shared = tmp_path / "shared"
-    first = of(tiny, tmp_path / "a", "minority", artifacts_dir=str(shared))
-    augment(first)
-    assert {"codec", "latents", "denoiser", "classifier"} <= {p.name for p in shared.iterdir()}
-    weights = {p: p.read_bytes() for p in shared.rglob("*.safetensors")}
+def test_runs_of_one_collection_share_what_is_learnt(
+    tiny: Tiny, trained: Path, tmp_path: Path, method_of: Method
+) -> None:
+    """A run in the store of a fusion run trains no denoiser, and makes the images of a run that trains all alone."""
+    first = of(tiny, tmp_path / "a", "minority", artifacts_dir=str(trained))
+    stages: list[str] = []
+    augment(first, lambda stage, done, total: stages.append(stage))
+    assert not {"codec", "denoiser", "verifier 0", "verifier 1"} & set(stages)
+    weights = {p: p.read_bytes() for p in trained.rglob("*.safetensors")}
     alone = augment(of(tiny, tmp_path / "b", "minority"))
-    again: Any = method_of(of(tiny, tmp_path / "c", "longtail", artifacts_dir=str(shared)))
+    again: Any = method_of(of(tiny, tmp_path / "c", "longtail", artifacts_dir=str(trained)))
     assert {p: p.read_bytes() for p in weights} == weights
     own: Any = method_of(first)
     assert again.backbone.digest == own.backbone.digest
@@ -96,13 +96,13 @@ def test_runs_of_one_collection_share_what_is_learnt(tiny: Tiny, tmp_path: Path,
     assert images[0] == images[1] != {}
 
 
-def test_empty_slots_are_tried_again_with_other_candidates(tiny: Tiny, tmp_path: Path) -> None:
+def test_empty_slots_are_tried_again_with_other_candidates(tiny: Tiny, trained: Path, tmp_path: Path) -> None:
     """With a judge that half of the real positives do not convince some slots stay empty at first."""
     targets = {"tail_below": 8, "head_above": 20, "count": 10, "max_per_finding": 3, "num_candidates": 2}
     runs = []
     for retries in (0, 2):
         changed = {"targets": {**targets, "max_retries": retries}, "checks": {"folds": 2, "verifier_quantile": 0.6}}
-        config = of(tiny, tmp_path / str(retries), "minority", artifacts_dir=str(tmp_path / "learnt"), **changed)
+        config = of(tiny, tmp_path / str(retries), "minority", artifacts_dir=str(trained), **changed)
         runs.append(augment(config))
     once, more = (pd.read_parquet(run / "plan.parquet") for run in runs)
     made = [Manifest.read(run / "manifest.parquet").rows.query("synthetic") for run in runs]
@@ -169,21 +169,25 @@ def test_what_could_never_work_is_refused_before_anything_is_written(name: str, 
 
 @pytest.mark.parametrize(("part", "kind"), [("epistemic", "epistemic"), ("denoiser", "denoiser")])
 def test_a_part_trained_by_itself_is_the_one_a_run_finds(
-    part: str, kind: str, tiny: Tiny, learnt: Path, tmp_path: Path
+    part: str, kind: str, tiny: Tiny, trained: Path, tmp_path: Path
 ) -> None:
     """In the folder that the runs above share nothing is learnt anew."""
-    config = of(tiny, tmp_path / "run", "longtail", artifacts_dir=str(learnt))
+    config = of(tiny, tmp_path / "run", "longtail", artifacts_dir=str(trained))
     train(config, part)
-    made = {p.parent.name for p in (learnt / kind).glob("*/artifact.json")}
+    made = {p.parent.name for p in (trained / kind).glob("*/artifact.json")}
     stages: list[str] = []
     augment(config, lambda stage, done, total: stages.append(stage))
-    assert {p.parent.name for p in (learnt / kind).glob("*/artifact.json")} == made != set()
+    assert {p.parent.name for p in (trained / kind).glob("*/artifact.json")} == made != set()
     assert not {"codec", "denoiser", "epistemic head"} & set(stages)
 
 
-def test_a_denoiser_may_be_trained_on_and_both_lengths_are_kept(tiny: Tiny, tmp_path: Path, method_of: Method) -> None:
+def test_a_denoiser_may_be_trained_on_and_both_lengths_are_kept(
+    tiny: Tiny, trained: Path, tmp_path: Path, method_of: Method
+) -> None:
     """With a constant rate 6 steps are the beginning of 9; equal bytes whether in one go or two."""
-    shared, longer = tmp_path / "shared", {"width": 8, "steps": 9, "batch_size": 8, "checkpoint_every": 3}
+    longer = {"width": 8, "steps": 9, "batch_size": 8, "checkpoint_every": 3}
+    without = shutil.ignore_patterns("denoiser")
+    shared, alone = (shutil.copytree(trained, tmp_path / name, ignore=without) for name in ("shared", "alone"))
     short: Any = method_of(of(tiny, tmp_path / "a", "minority", artifacts_dir=str(shared)))
     steps: list[int] = []
 
@@ -194,7 +198,7 @@ def test_a_denoiser_may_be_trained_on_and_both_lengths_are_kept(tiny: Tiny, tmp_
     augment(of(tiny, tmp_path / "b", "minority", artifacts_dir=str(shared), denoiser=longer), count)
     assert steps == [7, 8, 9]
     two: Any = method_of(of(tiny, tmp_path / "b", "minority", artifacts_dir=str(shared), denoiser=longer))
-    one: Any = method_of(of(tiny, tmp_path / "c", "minority", denoiser=longer))
+    one: Any = method_of(of(tiny, tmp_path / "c", "minority", artifacts_dir=str(alone), denoiser=longer))
     assert two.backbone.digest == one.backbone.digest != short.backbone.digest
     again: Any = method_of(of(tiny, tmp_path / "a", "minority", artifacts_dir=str(shared)))
     assert again.backbone.digest == short.backbone.digest

@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -34,9 +35,9 @@ def pictures(folder: Path) -> dict[str, bytes]:
 
 @pytest.fixture(scope="module")
 def hospital(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The phantom cohort of the finished run as PNG files, with manifest.parquet."""
+    """The phantom cohort of the finished run as PNG files without lesion masks, with manifest.parquet."""
     place = tmp_path_factory.mktemp("hospital")
-    filed = Manifest.read(finished / "stages" / "data" / "manifest.parquet")
+    filed = Manifest.read(finished / "stages" / "data" / "manifest.parquet").without_regions()
     for uid in filed.rows.index:
         pixels = np.round(read_image(filed.file(uid)) * 255).astype(np.uint8)
         Image.fromarray(pixels).save(place / f"{uid}.png")
@@ -60,10 +61,19 @@ def config_of(tiny: Tiny, out: Path, hospital: Path, **changes: Any) -> RunConfi
     return parse({**tree, "data": {"kind": "manifest", "path": str(hospital / "manifest.parquet")}, **changes})
 
 
-def test_runs_on_other_pixels_share_a_folder_and_nothing_learnt(tiny: Tiny, hospital: Path, tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def alone(tiny: Tiny, hospital: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run on the folder of PNG files, with a store of its own."""
+    return augment(config_of(tiny, tmp_path_factory.mktemp("alone") / "run", hospital))
+
+
+def test_runs_on_other_pixels_share_a_folder_and_nothing_learnt(
+    tiny: Tiny, hospital: Path, alone: Path, tmp_path: Path
+) -> None:
     """Equal uids, labels, names and counts: the codec, the code and the images are other ones all the same."""
     other, shared = other_pixels(hospital, tmp_path / "other"), str(tmp_path / "shared")
-    first = augment(config_of(tiny, tmp_path / "a", hospital, artifacts_dir=shared))
+    shutil.copytree(alone / "artifacts", shared)
+    first = alone
     known = {record.parent for record in (tmp_path / "shared").glob("*/*/artifact.json")}
     second = augment(config_of(tiny, tmp_path / "b", other, artifacts_dir=shared))
     added = {record.parent for record in (tmp_path / "shared").glob("*/*/artifact.json")} - known
@@ -72,11 +82,13 @@ def test_runs_on_other_pixels_share_a_folder_and_nothing_learnt(tiny: Tiny, hosp
     same = [name for name, image in pictures(first).items() if pictures(second).get(name) == image]
     assert pictures(first)
     assert same == []
-    alone = augment(config_of(tiny, tmp_path / "c", other))
-    assert pictures(alone) == pictures(second)
+    own = augment(config_of(tiny, tmp_path / "c", other))
+    assert pictures(own) == pictures(second)
 
 
-def test_inputs_replaced_between_a_run_and_its_resume_are_refused(tiny: Tiny, hospital: Path, tmp_path: Path) -> None:
+def test_inputs_replaced_between_a_run_and_its_resume_are_refused(
+    tiny: Tiny, hospital: Path, alone: Path, tmp_path: Path
+) -> None:
     own = tmp_path / "hospital"
     shutil.copytree(hospital, own)
     config = config_of(tiny, tmp_path / "run", own)
@@ -97,14 +109,13 @@ def test_inputs_replaced_between_a_run_and_its_resume_are_refused(tiny: Tiny, ho
     for file in sorted(own.glob("*.png"))[:3]:
         shutil.copy(hospital / file.name, file)
     augment(config)
-    assert pictures(tmp_path / "run") == pictures(augment(config_of(tiny, tmp_path / "whole", hospital)))
+    assert pictures(tmp_path / "run") == pictures(alone)
 
 
 def test_two_runs_at_once_in_one_learnt_folder_make_each_artifact_once(
-    tiny: Tiny, hospital: Path, tmp_path: Path
+    tiny: Tiny, hospital: Path, alone: Path, tmp_path: Path
 ) -> None:
     """As a job array does: both wait for each other's parts, and both end as one that ran alone."""
-    alone = augment(config_of(tiny, tmp_path / "alone", hospital))
     processes = []
     for name in ("a", "b"):
         config = config_of(tiny, tmp_path / name, hospital, artifacts_dir=str(tmp_path / "shared"))
@@ -133,21 +144,24 @@ PLACES = (
 )
 
 
-@pytest.mark.parametrize("damage", DAMAGE)
+@pytest.mark.parametrize(
+    "kinds", [[*DAMAGE], *(pytest.param([name], marks=pytest.mark.slow) for name in DAMAGE)], ids=" and ".join
+)
 def test_damaged_artifacts_are_named_set_aside_and_made_again(
-    damage: str, finished: Path, tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: Any
+    kinds: list[str], finished: Path, tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: Any
 ) -> None:
+    """Each kind of damage in turn; the store's own tests have every kind in one artifact."""
     shutil.copytree(finished, tmp_path / "run")
     monkeypatch.chdir(tmp_path)
     before = pictures(finished)
-    spoilt = []
+    spoilt, damages = [], cycle(DAMAGE[name] for name in kinds)
     for pattern in PLACES:
         files = [path for path in sorted(Path("run").glob(pattern)) if path.is_file() and ".work" not in path.parts[-2]]
         file = next(path for path in files if path.stat().st_size > 20)
-        file.write_bytes(DAMAGE[damage](file.read_bytes()))
+        file.write_bytes(next(damages)(file.read_bytes()))
         spoilt.append(file)
     for file in sorted(path for path in Path("run/stages").glob("shard*/*/images/*.png"))[:1]:
-        file.write_bytes(DAMAGE[damage](file.read_bytes()))
+        file.write_bytes(next(damages)(file.read_bytes()))
         spoilt.append(file)
     with caplog.at_level(logging.WARNING):
         run(tiny(Path("run")))

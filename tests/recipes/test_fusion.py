@@ -1,6 +1,7 @@
 """The fusion recipe end to end: contract files, equal bytes, resume, replay of one row."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -102,12 +103,21 @@ def test_the_same_seed_gives_the_same_bytes(
 MOMENTS = [("denoiser", 5), ("verifier 1", 4), ("images", 1), ("arms", 5)]
 MORE_MOMENTS = [pytest.param(moment, marks=pytest.mark.slow) for moment in (("codec", 5), ("iterated learning", 1))]
 
+FIRST = ("pixels", "images-32", "codec", "latents")
+LATER = (*FIRST, "sparse", "code_classifier", "denoiser")
+BEFORE = {"denoiser": FIRST, "verifier 1": FIRST, "images": LATER, "arms": LATER}
+"""Kinds of artifacts that a run has finished by a moment. They are copied; other moments begin with an empty folder."""
+
 
 @pytest.mark.parametrize("moment", [*MOMENTS, *MORE_MOMENTS], ids=lambda m: m[0])
 def test_a_killed_run_goes_on_to_the_same_bytes(
     finished: Path, tmp_path: Path, tiny: Tiny, monkeypatch: pytest.MonkeyPatch, moment: tuple[str, int]
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    if (before := BEFORE.get(moment[0])) is not None:
+        for part in ("stages/data", *(f"artifacts/{kind}" for kind in before)):
+            shutil.copytree(finished / part, Path("run") / part)
+        shutil.copy(finished / "config.yaml", "run")
     with pytest.raises(Killed):
         main(tiny(Path("run")), stop_at(*moment))
     main(tiny(Path("run")))

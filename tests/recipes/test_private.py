@@ -198,6 +198,7 @@ def test_an_experiment_takes_it_as_a_source(made: Path, tiny: Tiny, tmp_path: Pa
 
 def test_privacy_and_fusion_trains_all_privately_and_claims_nothing(tiny: Tiny, tmp_path: Path, caplog: Any) -> None:
     told = tiny(tmp_path / "run").model_dump(mode="json")
+    told["sparse"] |= {"imitation_epochs": 1, "interaction_epochs": 1}
     done = augment(parse({**told, "privacy": {**PRIVACY, "epsilon": 50}}))
     stages = {one.stage for one in ledger.read_ledger(done / "ledger.json").mechanisms}
     assert {"codec", "denoiser", "verifier 0", "verifier 1", "sparse interaction 0", "sparse imitation 1"} <= stages
