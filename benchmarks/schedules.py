@@ -1,11 +1,11 @@
 """Noise levels for small latents: what an exact denoiser of their Gaussian makes of them, without any training.
 
-    python benchmarks/schedules.py NAME=LATENTS.npy [NAME=LATENTS.npy ...]
+    python benchmarks/schedules.py NAME=LATENTS.npy [NAME=LATENTS.npy ...] [--moments] [--halves]
 
 LATENTS.npy holds latents [N,C,h,w], or the raw moments of a cache [N,2C,h,w] with --moments. They are standardised by
 channel; their covariance is that of Ledoit and Wolf. For a Gaussian the best denoiser and the error that it leaves are
-known, so the table is that of the noise levels alone. It gives the mean of four random halves of the images, and the
-deviation between them:
+known, so the table is that of the noise levels alone. With --halves it is the mean of four random halves of the images,
+and the deviation between them:
 
 | column | meaning |
 |---|---|
@@ -86,15 +86,16 @@ def measured(latents: np.ndarray) -> dict[Key, list[float]]:
     return cells
 
 
-def rows(name: str, latents: np.ndarray) -> list[str]:
+def rows(name: str, latents: np.ndarray, halves: bool) -> list[str]:
     """Return the lines of one data set."""
     rng = np.random.default_rng(0)
-    halves = [measured(latents[rng.permutation(len(latents))[: len(latents) // 2]]) for _ in range(HALVES)]
+    parts = [rng.permutation(len(latents))[: len(latents) // 2] for _ in range(HALVES)] if halves else [slice(None)]
+    found = [measured(latents[part]) for part in parts]
     lines = []
-    for key in halves[0]:
-        numbers = np.array([one[key] for one in halves])
-        cells = [f"{mean:.3f} ± {sd:.3f}" for mean, sd in zip(numbers.mean(0), numbers.std(0), strict=True)]
-        cells[3] = f"{numbers[:, 3].mean():.4f} ± {numbers[:, 3].std():.4f}"
+    for key in found[0]:
+        numbers = np.array([one[key] for one in found])
+        pairs = zip(numbers.mean(0), numbers.std(0), strict=True)
+        cells = [f"{mean:.4f}" + (f" ± {sd:.4f}" if halves else "") for mean, sd in pairs]
         lines.append(f"| {name} | " + " | ".join([*map(str, key), *cells]) + " |")
     return lines
 
@@ -109,7 +110,7 @@ def main(arguments: list[str]) -> None:
             name, path = given.split("=", 1)
             latents = np.load(Path(path), mmap_mode="r")
             used = latents[:, : latents.shape[1] // 2] if "--moments" in arguments else latents
-            lines += rows(f"{name}, {len(latents)} images", np.asarray(used, np.float64))
+            lines += rows(f"{name}, {len(latents)}", np.asarray(used, np.float64), "--halves" in arguments)
     table("schedules", lines)
 
 
