@@ -34,6 +34,7 @@ from medlt.files import digest
 from medlt.rng import batch_indices, torch_generator
 from medlt.sparse.embedding import SimplicialCoder
 from medlt.training import loop
+from medlt.training.batches import StepBatches
 from medlt.training.runtime import Runtime, silent
 from medlt.training.settings import BatchPart, Training
 
@@ -113,11 +114,10 @@ class TrainingSetup:
             checkpoint_every=CHECKPOINT if steps > CHECKPOINT else None, **same, **more,
         )  # fmt: skip
 
-    def draw(self, step: int, part: BatchPart, *key: object) -> tuple[Tensor, Tensor]:
-        """Return the latents [B,C,h,w] and labels [B,K] of a part of one step."""
-        rows = np.sort(batch_indices(len(self.latents), self.batch_size, step, self.seed, *key))
-        at = torch.from_numpy(part.take(rows))
-        return self.latents[at].float().to(self.device), self.labels[at].to(self.device)
+    def draw(self, step: int, *key: object) -> tuple[Tensor, Tensor]:
+        """Return the latents [B,C,h,w] and labels [B,K] of one step, on the CPU."""
+        at = torch.from_numpy(np.sort(batch_indices(len(self.latents), self.batch_size, step, self.seed, *key)))
+        return self.latents[at].float(), self.labels[at]
 
     def task_loss(self, coder: SimplicialCoder, s: Tensor, z: Tensor, y: Tensor, weight: Tensor) -> Tensor:
         """Return L1(D(s), z) + lambda BCE(C(s), Y)."""
@@ -134,19 +134,21 @@ class TrainingSetup:
             parts.requires_grad_(True)
 
             def loss_of(network: nn.Module, step: int, part: BatchPart) -> Tensor:
-                z, y = self.draw(step, part, phase, g)
+                z, y = (part.take(one).to(self.device) for one in batches(step))
                 return loss(z, y, step)
 
-            loop.fit(
-                parts,
-                loss_of,
-                self.training(epochs * self.steps, **more),
-                runtime=replace(self.runtime.at("fp32"), progress=silent),
-                folder=None if folder is None else folder / "checkpoint" / phase,
-                key=digest("sparse", phase, g, self.seed),
-                name=f"sparse {phase} {g}",
-                evaluate=evaluate,
-            )
+            training = self.training(epochs * self.steps, **more)
+            with StepBatches(lambda step: self.draw(step, phase, g), training.last) as batches:
+                loop.fit(
+                    parts,
+                    loss_of,
+                    training,
+                    runtime=replace(self.runtime.at("fp32"), progress=silent),
+                    folder=None if folder is None else folder / "checkpoint" / phase,
+                    key=digest("sparse", phase, g, self.seed),
+                    name=f"sparse {phase} {g}",
+                    evaluate=evaluate,
+                )
         coder.to(self.device).eval().requires_grad_(False)
 
 
