@@ -148,12 +148,20 @@ def published_root(p: Tensor, q: Tensor, t: int, tau: float) -> Tensor:
     return root(gradient)
 
 
-def own_root(prediction: Prediction, clamp: tuple[float, float], p: Tensor, q: Tensor, t: int, tau: float) -> Tensor:
+WEIGHTS: dict[str, dict[str, Any]] = {
+    "published": {"low": 0.0, "high": INF},
+    "min-snr": {"low": 0.0},
+    "floor": {},
+    "edm": {"scheme": "edm"},
+}
+
+
+def own_root(prediction: Prediction, weights: dict[str, Any], p: Tensor, q: Tensor, t: int, tau: float) -> Tensor:
     """The stationary point of this module's main loss and class balancing together, for the same pairs."""
     net, eye, a = FreeNoise(prediction), torch.eye(3), STABLE_DIFFUSION.abar()[t]
     x0, n = ((0.4 - (1 - a).sqrt() * N) / a.sqrt())[FIRST], N[FIRST]  # of any class, x_t is 0.4
-    loss, balancing = NoisedLoss(prediction, VECTOR.null, low=clamp[0], high=clamp[1]), Given(VECTOR, eye.numpy(), tau)
-    balancing = replace(balancing, others=eye[SECOND])
+    loss = NoisedLoss(prediction, VECTOR.null, **weights)
+    balancing = Given(VECTOR, eye.numpy(), tau, others=eye[SECOND])
 
     def gradient(at: Tensor) -> Tensor:
         net.zero_grad()
@@ -169,21 +177,21 @@ def own_root(prediction: Prediction, clamp: tuple[float, float], p: Tensor, q: T
     return root(gradient)
 
 
-@pytest.mark.parametrize("clamp", CLAMPS, ids=["published", "min-snr", "floor"])
+@pytest.mark.parametrize("weights", WEIGHTS.values(), ids=WEIGHTS)
 @pytest.mark.parametrize("prediction", PREDICTIONS)
 @pytest.mark.parametrize(("t", "kept"), [(300, 0.7273), (600, 0.5714), (900, 0.4706)])
 def test_both_losses_together_rest_where_the_published_ones_do(
-    prediction: Prediction, clamp: tuple[float, float], t: int, kept: float
+    prediction: Prediction, weights: dict[str, Any], t: int, kept: float
 ) -> None:
     """The share of the gap between classes that is left at tau 1 is 1 / (1 + 5/4 t/T), whatever the prediction type
     and the weights of timesteps. With other pools and tau the points are those of the paper's losses too."""
     p = torch.tensor([8.0, 3.0, 1.0]) / 12
-    gap, published = own_root(prediction, clamp, p, p, t, 1.0), published_root(p, p, t, 1.0)
+    gap, published = own_root(prediction, weights, p, p, t, 1.0), published_root(p, p, t, 1.0)
     for one in (gap, published):
         torch.testing.assert_close(one.diff() / N.diff(), torch.full((2,), kept), atol=2e-3, rtol=0)
     even = torch.full((3,), 1 / 3)
     for pool, tau in ((even, 1.0), (p, 0.1)):
-        own = own_root(prediction, clamp, p, pool, t, tau)
+        own = own_root(prediction, weights, p, pool, t, tau)
         torch.testing.assert_close(own, published_root(p, pool, t, tau), atol=3e-3, rtol=0)
 
 
