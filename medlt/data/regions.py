@@ -100,10 +100,11 @@ class Regions:
         return covered
 
     def check(self) -> None:
-        """Raise InputError for the first mask that `masks` would refuse."""
-        for finding, files in self.files.items():
-            for uid in files:
-                self._mask(uid, finding)
+        """Raise InputError for the first mask that `masks` would refuse; reads all masks and the sizes of their images."""
+        every = [(uid, finding) for finding, files in self.files.items() for uid in files]
+        with ThreadPoolExecutor(READERS) as pool:
+            for _ in pool.map(lambda one: self._mask(*one), every):
+                pass
 
     def digest(self) -> str:
         """Return 16 hex digits over the bytes of all masks and the corners of all boxes."""

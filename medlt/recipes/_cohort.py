@@ -182,8 +182,8 @@ def _permitted(config: configs.RunConfig | configs.EvaluateConfig, manifest: Man
 def open_cohort(run: RunFolder[Any], rows: RealRows | None = None) -> Cohort:
     """Decode the images of `rows`, or of the config's data, and store the readable rows in the run folder.
 
-    Raises InputError for an unreadable image, unless the config says skip_unreadable, and for images that changed since
-    the run began.
+    Raises InputError for an unreadable image, unless the config says skip_unreadable, for images or masks that changed
+    since the run began, and for a mask that does not fit its image.
     """
     config = run.config
     with run.stage("data"):
@@ -198,6 +198,7 @@ def open_cohort(run: RunFolder[Any], rows: RealRows | None = None) -> Cohort:
         whole = whole.with_mask_contents()
         _require_positives(config, whole)
         _require_unchanged(run, whole)
+        Regions.of(whole).check()
         write_text(run.path("failures.csv"), failures.to_csv(index=False))
         whole.write(run.path(str(REAL_ROWS)))
         run.record(counts={"real": len(whole.rows), "failed": len(failures)}, digests={"manifest": whole.digest()})

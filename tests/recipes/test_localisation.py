@@ -14,6 +14,7 @@ from medlt.config import RunConfig, parse
 from medlt.data.manifest import Manifest
 from medlt.data.regions import Regions
 from medlt.evaluation.localisation import COLUMNS, IMAGE_METRICS
+from medlt.files import REAL_ROWS
 from medlt.localise.measure import Localisation
 from medlt.localise.trust import Trust
 from medlt.metrics.localisation import MEASURES
@@ -78,6 +79,20 @@ def test_a_changed_mask_is_told_before_anything_is_made(finished: Path, tiny: Ti
     with pytest.raises(InputError, match=f"1 masks changed since this run began, the first uid {mask.stem}"):
         with opened(tiny(run), silent) as again:
             open_cohort(again)
+
+
+def test_a_mask_that_does_not_fit_stops_a_run_before_any_training(finished: Path, tiny: Tiny, tmp_path: Path) -> None:
+    shutil.copytree(finished / "stages/data", tmp_path / "data")
+    rows = Manifest.read(tmp_path / "data/manifest.parquet")
+    place = tmp_path / "data/fresh.parquet"
+    Manifest(rows.rows.drop(columns="mask_content"), rows.findings, rows.root).write(place)
+    mask = sorted((tmp_path / "data/phantom/masks").rglob("*.png"))[0]
+    Image.fromarray(np.zeros((9, 9), np.uint8)).save(mask)
+    tree = {**tiny(tmp_path / "run").model_dump(mode="json"), "data": {"kind": "manifest", "path": str(place)}}
+    config = parse(tree)
+    with pytest.raises(InputError, match="9 x 9 pixels and its image 64 x 64"), opened(config, silent) as run:
+        open_cohort(run, check(config))
+    assert not (tmp_path / "run" / REAL_ROWS).exists()  # so the mask can be mended and the run started again
 
 
 def test_a_private_run_keeps_no_mask(tiny: Tiny, tmp_path: Path) -> None:
