@@ -100,7 +100,7 @@ class Regions:
         return covered
 
     def check(self) -> None:
-        """Raise InputError for the first mask that `masks` would refuse; reads all masks and the sizes of their images."""
+        """Raise InputError for the first mask that `masks` would refuse; reads all masks and sizes of their images."""
         every = [(uid, finding) for finding, files in self.files.items() for uid in files]
         with ThreadPoolExecutor(READERS) as pool:
             for _ in pool.map(lambda one: self._mask(*one), every):
