@@ -143,8 +143,9 @@ def main() -> None:
     fitted = [one for one in train_verifiers(run, cohort, None).verifiers if isinstance(one, Classifier)]
     labels, uids = cohort.train.labels(), list(cohort.train.rows.index)
     at, columns = chosen(labels, [cohort.findings.index(name) for name in cohort.tail], args.images)
-    picked, codec = [uids[i] for i in at], trained.codec
-    small, large = (cohort.images(cohort.train, side, picked) for side in (fitted[0].size, run.config.size))
+    codec, (unique, back) = trained.codec, np.unique(at, return_inverse=True)
+    picked = [uids[i] for i in unique]
+    small, large = (cohort.images(cohort.train, side, picked)[back] for side in (fitted[0].size, run.config.size))
     with torch.no_grad():
         z = trained.standardiser.to(codec.latents(codec.moments(large.float() / 255)))
     rows = Rows(torch.from_numpy(labels[at]).float(), torch.from_numpy(columns), small, z)

@@ -1,12 +1,14 @@
 """Few-step sampling from latents beside diffusers' own img2img pipeline: same weights, same steps, same batch.
 
-    python benchmarks/sampling.py [--rounds 3] [--device cpu] [--size small]
+    python benchmarks/sampling.py [--rounds 3] [--device cpu] [--size small] [--interval 0.2 0.8]
     python benchmarks/sampling.py --device cuda --size sd15
 
 One batch from images or latents to PNG files is timed, in turns: diffusers' StableDiffusionImg2ImgPipeline in float32
-(its default) and in `best_dtype`, and medlt in both. The best round counts. diffusers gets PIL images and prompts and
-encodes both at each call; Pillow saves its images. medlt starts from cached latents and cached text, and writes as
-its fusion recipe does. So images/s compares two workflows; "UNet" and "decode" compare the same work. gpu.py
+(its default) and in `best_dtype`, and medlt in both. diffusers gets PIL images and prompts and encodes both at each
+call; Pillow saves its images. medlt starts from cached latents and cached text, guides in `guidance_interval` (default:
+that of fusion), and writes as its fusion recipe does. So images/s compares two workflows; "UNet" and "decode" compare
+the same work. Ratios are those of the rounds: their median, and the least and most. On a CPU seconds are CPU seconds
+of the process, which a shared machine disturbs least; OMP_NUM_THREADS=1 makes them those of one quiet core. gpu.py
 measures the same on a GPU, with the share of the chip that is used.
 """
 
@@ -32,6 +34,7 @@ from common import table
 from PIL import Image
 from torch import Tensor
 
+from medlt.config import Fusion
 from medlt.data.convert.encode import png
 from medlt.diffusion import schedulers
 from medlt.diffusion.codec import load_codec
@@ -48,11 +51,18 @@ from medlt.writer import to_uint8
 SIZES: dict[str, dict[str, Any]] = {
     "small": {"version": "2.1", "widths": (64, 128, 256, 256), "text_width": 256, "text_layers": 4,
               "vae": (32, 64, 128, 128), "side": 256},
+    "mini": {"version": "2.1", "widths": (64, 128, 256, 256), "text_width": 256, "text_layers": 4,
+             "vae": (32, 64, 128, 128), "side": 128},
     "sd15": {"version": "1.5", "vae": (128, 256, 512, 512), "side": 512},
 }  # fmt: skip
 FINDINGS = ("Cardiomegaly", "Effusion", "Hernia")
 FULL, WEIGHT = 75, 3.5
 PARTS = ("text", "VAE encode", "UNet", "decode", "PNG", "write")
+
+
+def clock(device: str) -> float:
+    """Seconds: of this process's CPU time, or on a GPU of the wall clock."""
+    return time.perf_counter() if device == "cuda" else time.process_time()
 
 
 class Clock:
@@ -64,7 +74,7 @@ class Clock:
     def _mark(self) -> None:
         if self.device == "cuda":
             torch.cuda.synchronize()
-        now = time.perf_counter()
+        now = clock(self.device)
         if self._open:
             self.spent[self._open[-1]] += now - self._since
         self._since = now
@@ -148,7 +158,11 @@ class Stock:
 class Ours:
     """medlt from cached latents, sequentially, so that its parts can be timed."""
 
-    def __init__(self, folder: Path, device: str, dtype: torch.dtype, side: int, rows: int | None) -> None:
+    def __init__(
+        self, folder: Path, device: str, dtype: torch.dtype, side: int, rows: int | None,
+        interval: tuple[float, float] = Fusion().guidance_interval,
+    ) -> None:  # fmt: skip
+        self.interval = interval
         prompts = Prompts(FINDINGS)
         fast = dtype != torch.float32
         backbone = load_stable_diffusion(folder).backbone(prompts)
@@ -165,7 +179,7 @@ class Ours:
         with self.clock.part("UNet"):
             scheduler = schedulers.scheduler("ddim", FULL, self.backbone.noise)
             start = from_latent(z, noise_like(range(len(z)), self.shape).to(z), scheduler, steps)
-            refined = sample(self.backbone.guided(condition, WEIGHT), start, scheduler)
+            refined = sample(self.backbone.guided(condition, WEIGHT, self.interval), start, scheduler)
         with self.clock.part("decode"):
             images = self.decode(refined)
         with self.clock.part("PNG"):  # an untrained model's images may be flat and so marked NaN
@@ -175,7 +189,7 @@ class Ours:
                 write_bytes(folder / f"{i}.png", data)
 
 
-def methods(folder: Path, device: str, side: int) -> list[tuple[Any, ...]]:
+def methods(folder: Path, device: str, side: int, interval: tuple[float, float]) -> list[tuple[Any, ...]]:
     """Everything that is measured: its name, (batch, steps, folder) -> files, and its clock."""
     worded = Prompts(FINDINGS)(labels := torch.tensor([[1.0, 0.0, 0.0], [0.0, 1.0, 1.0]]).repeat(16, 1))
     images = torch.rand(32, 1, side, side, generator=torch.Generator().manual_seed(0))
@@ -185,7 +199,8 @@ def methods(folder: Path, device: str, side: int) -> list[tuple[Any, ...]]:
         stock = Stock(folder, device, dtype)
         short = str(dtype).removeprefix("torch.")
         entries.append((f"diffusers {short}", lambda b, s, f, x=stock: x(images[:b], worded[:b], s, f), stock.clock))
-        one, many = (Ours(folder, device, dtype, side, rows) for rows in (None, 8))  # one image: one call, all threads
+        # one image: one call, all threads
+        one, many = (Ours(folder, device, dtype, side, rows, interval) for rows in (None, 8))
         one.clock = many.clock
 
         def ours(b: int, s: int, f: Path, one: Ours = one, many: Ours = many) -> None:
@@ -197,26 +212,32 @@ def methods(folder: Path, device: str, side: int) -> list[tuple[Any, ...]]:
 
 def cell(known: list[tuple[Any, ...]], batch: int, steps: int, rounds: int, folder: Path, device: str) -> list[str]:
     """Return one line per method: images a second, ratio to diffusers, peak memory, milliseconds an image by part."""
-    best: dict[str, tuple[float, Counter[str]]] = {}
+    spent: dict[str, list[tuple[float, Counter[str]]]] = {name: [] for name, _, _ in known}
     memory: dict[str, list[int]] = {name: [] for name, _, _ in known}
     for _, run, _ in known:  # warm up: text is cached, decoding layouts are tried
         run(batch, 1, folder)
     for _ in range(rounds):
-        for name, run, clock in known:
-            clock.spent = Counter()
+        for name, run, timer in known:
+            timer.spent = Counter()
             with peak_memory(device, memory[name]):
-                began = time.perf_counter()
+                began = clock(device)
                 run(batch, steps, folder)
-                spent = time.perf_counter() - began
-            if name not in best or spent < best[name][0]:
-                best[name] = spent, clock.spent
-    stock = [best[name][0] for name in best if name.startswith("diffusers")]
+                spent[name].append((clock(device) - began, timer.spent))
+    stock = [spent[name] for name in spent if name.startswith("diffusers")]
     lines: list[str] = []
-    for name, (spent, parts) in best.items():
+    for name, rounds_of in spent.items():
+        best, parts = min(rounds_of, key=lambda one: one[0])
         split = " | ".join(f"{1000 * parts[part] / batch:.0f}" for part in PARTS)
-        ratios = f"{stock[0] / spent:.2f} | {stock[-1] / spent:.2f} | {max(memory[name]) / 2**20:.0f}"
-        lines.append(f"| {batch} | {steps} | {name} | {batch / spent:.2f} | {ratios} | {split} |")
+        ratios = " | ".join(_ratios(theirs, rounds_of) for theirs in (stock[0], stock[-1]))
+        most = max(memory[name]) / 2**20
+        lines.append(f"| {batch} | {steps} | {name} | {batch / best:.2f} | {ratios} | {most:.0f} | {split} |")
     return lines
+
+
+def _ratios(theirs: list[tuple[float, Any]], ours: list[tuple[float, Any]]) -> str:
+    """Return the median of the rounds' ratios, with the least and the most."""
+    each = sorted(a / b for (a, _), (b, _) in zip(theirs, ours, strict=True))
+    return f"{each[len(each) // 2]:.2f} ({each[0]:.2f} to {each[-1]:.2f})"
 
 
 def main() -> None:
@@ -227,6 +248,7 @@ def main() -> None:
     read.add_argument("--rounds", type=int, default=3)
     read.add_argument("--batches", type=int, nargs="+", default=[1, 8, 32])
     read.add_argument("--steps", type=int, nargs="+", default=[5, 20, 50])
+    read.add_argument("--interval", type=float, nargs=2, default=Fusion().guidance_interval)
     read.add_argument("--most", type=int, default=10**9, help="leave out cells of more images x steps")
     args = read.parse_args()
     warnings.simplefilter("ignore")
@@ -235,7 +257,7 @@ def main() -> None:
     cells = [(batch, steps) for batch, steps in product(args.batches, args.steps) if batch * steps <= args.most]
     with tempfile.TemporaryDirectory() as place_:
         folder = untrained((work := Path(place_)) / "model", **made)
-        known = methods(folder, args.device, side)
+        known = methods(folder, args.device, side, (args.interval[0], args.interval[1]))
         head = [
             "batch",
             "steps",
@@ -246,7 +268,11 @@ def main() -> None:
             "peak MiB",
             *(f"{part} ms" for part in PARTS),
         ]
-        text = f"{args.size}, {side} px, guidance {WEIGHT}, {torch.get_num_threads()} threads, best of {args.rounds}."
+        low, high = args.interval
+        text = (
+            f"{args.size}, {side} px, guidance {WEIGHT} from {low} to {high}, {torch.get_num_threads()} threads, "
+            f"{args.rounds} rounds."
+        )
         lines = [text, "", "| " + " | ".join(head) + " |", "|---:|---:|---|" + "---:|" * (len(head) - 3)]
         for batch, steps in cells:
             lines += (new := cell(known, batch, steps, args.rounds, work, args.device))
