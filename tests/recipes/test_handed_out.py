@@ -40,19 +40,22 @@ PRIVACY = {
 RUNS = [*((name, False) for name in METHODS), ("noise", True), pytest.param(("edit", True), marks=pytest.mark.slow)]
 
 
-def config(tiny: Tiny, out: Path, method: str, private: bool) -> RunConfig:
+def config(tiny: Tiny, out: Path, method: str, private: bool, **more: Any) -> RunConfig:
     """The tiny config without an evaluation, for this method, as DICOM too."""
     tree = tiny(out).model_dump(mode="json", exclude={"method", "checks", "privacy", "evaluation"})
     checks = {"folds": 2, "verifier_quantile": 0.01, "in_band": None, "near_copy": None}
     own = {"method": {"kind": method, **OWN.get(method, SAMPLED)}, "checks": checks, "format": "dicom"}
-    return parse({**tree, **own, **({"privacy": PRIVACY} if private else {})})
+    return parse({**tree, **own, **({"privacy": PRIVACY} if private else {}), **more})
 
 
 @pytest.fixture(scope="module", params=RUNS, ids=lambda pair: f"{pair[0]}{' private' * pair[1]}")
-def handed(request: pytest.FixtureRequest, tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, bool]:
-    """A finished run of each method, and whether it is private."""
+def handed(
+    request: pytest.FixtureRequest, tiny: Tiny, trained: Path, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, bool]:
+    """A finished run of each method, and whether it is private. Those that are not share what is trained."""
     method, private = request.param
-    return augment(config(tiny, tmp_path_factory.mktemp(method) / "run", method, private)), private
+    shared = {} if private else {"artifacts_dir": str(trained)}
+    return augment(config(tiny, tmp_path_factory.mktemp(method) / "run", method, private, **shared)), private
 
 
 def plain(value: Any) -> Any:
