@@ -48,6 +48,7 @@ class Regions:
 
     files: Mapping[str, Mapping[str, MaskFile]] = field(default_factory=dict)
     boxes: Mapping[str, Mapping[str, np.ndarray]] = field(default_factory=dict)
+    _fitting: set[tuple[str, str]] = field(default_factory=set, init=False, repr=False)
 
     @classmethod
     def of(cls, manifest: Manifest) -> Regions:
@@ -121,10 +122,11 @@ class Regions:
         if kind_of(raw[:2048]) != "png":
             raise InputError(f"{file.path}: the mask of {finding} is no PNG (uid {uid}); save it as an 8-bit PNG")
         mask = read_picture(raw, file.path) > 0
-        if mask.shape != (shape := image_shape(file.image)):
+        if (uid, finding) not in self._fitting and mask.shape != (shape := image_shape(file.image)):
             own, other = (f"{wide} x {high}" for high, wide in (mask.shape, shape))
             problem = f"the mask of {finding} has {own} pixels and its image {other} (uid {uid})"
             raise InputError(f"{file.path}: {problem}; draw it on the image at full size")
+        self._fitting.add((uid, finding))
         return mask_cover(mask)
 
 

@@ -28,6 +28,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
+from torch import Tensor
 
 from medlt.data.regions import Regions
 from medlt.metrics.draws import Spread
@@ -68,10 +69,13 @@ def score_maps(
     scored: dict[tuple[str, str], Scored] = {}
     for finding in findings:
         known = some(set(regions.known(finding)) & set(uids), most)
+        covers: dict[tuple[int, int], Tensor] = {}
         for name, stage in stages.items() if known else ():
             maps = stage(known, finding).float().cpu()
-            cover = regions.masks(known, finding, (maps.shape[1], maps.shape[2]))
-            values = measures(maps.numpy(), cover.numpy(), THRESHOLD)
+            size = (maps.shape[1], maps.shape[2])
+            if size not in covers:
+                covers[size] = regions.masks(known, finding, size)
+            values = measures(maps.numpy(), covers[size].numpy(), THRESHOLD)
             scored[name, finding] = Scored(values, [patients[uid] for uid in known])
     for (name, finding), one in scored.items():
         table += _rows(finding, name, rows, [one], n_bootstrap, rng)
