@@ -57,6 +57,7 @@ from medlt.diffusion.finetune import LabelledLatents, Objective, backbone_key, t
 from medlt.diffusion.in_band_loss import AidLoss
 from medlt.diffusion.labels import LabelUNet
 from medlt.diffusion.losses import ExtraLoss
+from medlt.diffusion.noise import NoiseSchedule
 from medlt.diffusion.sampler import from_noise, sample
 from medlt.diffusion.schedulers import factory
 from medlt.diffusion.train import new_network
@@ -206,24 +207,24 @@ class Experiment:
         """phi0 of the paper: the classifier of the real images."""
         return classifier(self.real, None, self.settings.classifier_steps, self.seed)
 
-    def aid(self) -> AidLoss:
+    def aid(self, noise: NoiseSchedule) -> AidLoss:
         """Return the in-band loss on a classifier of latents."""
         phi = fit_latents(
             self.data, self.data, runtime=self.runtime, store=self.store, steps=300, evaluate_every=300, patience=1
         )
         widths = limits(phi.features(self.latents(self.uids)).numpy(), self.real.labels)
         counts = self.real.labels.sum(0).tolist()
-        unit = float(np.nanmedian(widths))
-        return AidLoss(phi.features, phi.digest, widths.tolist(), counts, alpha=self.settings.alpha, unit=unit)
+        scale: Any = {"alpha": self.settings.alpha, "unit": float(np.nanmedian(widths)), "noise": noise}
+        return AidLoss(phi.features, phi.digest, widths.tolist(), counts, **scale)
 
     def denoiser(self, *losses: str) -> Backbone:
         """Return a label UNet of pixels: trained plainly, then further with these extra losses, "cbdm" and "aid"."""
         chosen, extra = self.settings, list[ExtraLoss]()
         start = self.trained(None, chosen.steps, "constant", extra)
         if "cbdm" in losses:
-            extra.append(ClassBalancing(start.condition, self.data.labels, chosen.tau, chosen.power))
+            extra.append(ClassBalancing(start.condition, self.data.labels, chosen.tau, chosen.power, start.noise))
         if "aid" in losses:
-            extra.append(self.aid())
+            extra.append(self.aid(start.noise))
         return self.trained(start, chosen.further_steps, "cosine", extra)
 
     def trained(self, start: Backbone | None, steps: int, rate: str, extra: Sequence[ExtraLoss]) -> Backbone:
