@@ -72,7 +72,8 @@ def lines(method: Any, kind: str, args: argparse.Namespace, findings: list[str],
     plan = plan[plan["candidate"] == 0]
     plan = plan.loc[plan.groupby("finding").cumcount().sort_values(kind="stable").index].head(args.rows)
     guide, made = method.guidance[0], []
-    samplers = [*SAMPLERS, *([("ddpm", args.published_steps)] if kind == "minority" else [])]
+    samplers = [(name, int(steps)) for name, steps in (given.split(",") for given in args.samplers or [])]
+    samplers = samplers or [*SAMPLERS, *([("ddpm", args.published_steps)] if kind == "minority" else [])]
     for name, steps in dict.fromkeys(samplers):
         here = replace(method, scheduler=factory(name, steps, method.backbone.noise))
         plain, spent = sampled(here.with_guidance(()), plan)
@@ -94,6 +95,7 @@ def main() -> None:
     read.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="settings of the config to change")
     read.add_argument("--rows", type=int, default=8)
     read.add_argument("--weight", type=float, default=0.05)
+    read.add_argument("--samplers", nargs="+", metavar="NAME,STEPS", help="samplers to measure; default: all")
     read.add_argument("--published-steps", type=int, default=250)
     args = read.parse_args()
     file = catalogue.path(args.config) if "/" in args.config and not Path(args.config).is_file() else Path(args.config)

@@ -236,6 +236,7 @@ def test_a_typing_mistake_is_one_line_that_says_what_to_type(typed: str, line: s
     "typed",
     [
         *("run nowhere.yaml", "augment nowhere.yaml", "train codec nowhere.yaml", "evaluate nowhere.yaml"),
+        "calibrate nowhere.yaml",
         *("report nowhere", "audit nowhere", "validate nowhere.parquet", "convert nowhere out"),
         *("manifest csv nowhere.csv out.parquet --findings Mass", "config copy nowhere", "demo --out here"),
     ],
@@ -358,7 +359,7 @@ def test_report_of_no_run_is_one_clear_line(tmp_path: Path) -> None:
     assert len(done.stderr.strip().splitlines()) == 1
 
 
-@pytest.mark.parametrize("command", ["run", "augment", "train denoiser", "evaluate"])
+@pytest.mark.parametrize("command", ["run", "augment", "train denoiser", "calibrate", "evaluate"])
 def test_a_config_that_is_nowhere_is_one_clear_line(tmp_path: Path, command: str) -> None:
     done = CliRunner().invoke(app, [*command.split(), "nih14/fusoin"])
     assert done.exit_code == 2

@@ -160,5 +160,6 @@ def per_row(value: Tensor, like: Tensor) -> Tensor:
 
 def realised(guided: Tensor, plain: Tensor) -> Tensor:
     """Return the displacement of each finished latent [B,...] from its unguided twin, a share of the latter's norm."""
-    lengths = [torch.linalg.vector_norm(z.flatten(1).double(), dim=1) for z in (guided - plain, plain)]
-    return lengths[0] / lengths[1]
+    moved, whole = (torch.linalg.vector_norm(z.flatten(1).double(), dim=1) for z in (guided - plain, plain))
+    share: Tensor = moved / whole
+    return share

@@ -7,6 +7,7 @@ of a verifier; a real validation image is beyond its 95 % quantile in 5 % of cas
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -77,7 +78,7 @@ def summary(strength: float, response: float, guided: Measured, plain: Measured)
 
 def allowed(row: dict[str, float], plain: dict[str, float], max_outside: float, max_label_loss: float) -> bool:
     """Return whether the images of a row stay near real ones and keep their label. An unknown value forbids nothing."""
-    outside = max(max_outside, plain["outside"] + MARGIN) if np.isfinite(plain["outside"]) else max_outside
+    outside = max(max_outside, plain["outside"] + MARGIN) if math.isfinite(plain["outside"]) else max_outside
     near = not row["outside"] > outside
     labelled = not row["verifier_change"] < -max_label_loss * plain["verifier"]
     return near and labelled

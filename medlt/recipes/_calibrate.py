@@ -139,7 +139,7 @@ class _Calibration:
             ratio = float(realised(moved, plain).mean()) / strength
             if abs(ratio - 1) < CLOSE or last == TRIES - 1:
                 break
-            response = float(np.clip(response * ratio, *RESPONSES))
+            response = min(max(response * ratio, RESPONSES[0]), RESPONSES[1])
         return response, ratio
 
     def _row(self, strength: float, response: float) -> dict[str, float]:
