@@ -29,10 +29,10 @@ class Windowed(Strict):
 
     every: int = Field(5, ge=1, description=EVERY)
     window: Window = Field((0.3, 0.8), description=WINDOW)
-    cap: float = Field(1.0, gt=0, description=CAP)
+    cap: float = Field(2.0, gt=0, description=CAP)
 
 
-class Published(Windowed):
+class PublishedUnit(Windowed):
     """A guide whose strength may also be given in the unit of its paper."""
 
     weight: Annotated[float, Field(ge=0, le=100)] | Literal["auto"] = Field(0.05, description=WEIGHT)
@@ -52,7 +52,7 @@ class Published(Windowed):
         return self
 
 
-class MinorityGuideConfig(Published):
+class MinorityGuideConfig(PublishedUnit):
     """Self-guided minority sampling (arXiv 2407.11555)."""
 
     kind: Literal["minority"] = Field("minority", description="towards images that are rare for their finding")
@@ -72,7 +72,7 @@ class MinorityGuideConfig(Published):
     )
 
 
-class JepaGuideConfig(Published):
+class JepaGuideConfig(PublishedUnit):
     """Descent of the JEPA score of a classifier on latents (arXiv 2605.24631)."""
 
     kind: Literal["jepa"] = Field("jepa", description="towards latents of low density in a classifier's features")

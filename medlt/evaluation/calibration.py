@@ -44,7 +44,7 @@ class RealDistances:
 
 
 @dataclass(frozen=True)
-class Measured:
+class PairedMeasures:
     """Measurements of B images, [B] each; NaN where there is no verifier or no signal.
 
     displacement: of the finished latent from its unguided twin; knn: as in `RealDistances.distance`; verifier:
@@ -57,7 +57,7 @@ class Measured:
     signal: np.ndarray
 
 
-def summary(strength: float, response: float, guided: Measured, plain: Measured) -> dict[str, float]:
+def summary(strength: float, response: float, guided: PairedMeasures, plain: PairedMeasures) -> dict[str, float]:
     """Return a row of the table, without `allowed`: the measurements of one strength beside those without guidance."""
     change, rows = guided.verifier - plain.verifier, len(guided.knn)
     known = np.isfinite(guided.knn)

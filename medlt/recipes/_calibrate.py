@@ -19,7 +19,7 @@ from medlt.checks.consistency import LabelConsistency
 from medlt.classify.epistemic import Epistemic
 from medlt.classify.train import Classifier
 from medlt.diffusion.displacement import realised
-from medlt.evaluation.calibration import Measured, RealDistances, allowed, chosen, summary, tabulate
+from medlt.evaluation.calibration import PairedMeasures, RealDistances, allowed, chosen, summary, tabulate
 from medlt.files import digest, read_tensors, write_table, write_tensors
 from medlt.recipes._methods import Built
 from medlt.recipes._models import Learnt
@@ -149,11 +149,11 @@ class _Calibration:
         none, row = summary(0.0, 1.0, plain, plain), summary(strength, response, guided, plain)
         return row | {"allowed": allowed(row, none, bounds.max_outside, bounds.max_label_loss)}
 
-    def _measured(self, strength: float, response: float) -> Measured:
+    def _measured(self, strength: float, response: float) -> PairedMeasures:
         """Return measurements of all calibration rows at a strength, beside their unguided twins."""
         parts, twins = (self._sampled(self._rows, *at) for at in ((strength, response), (0.0, 1.0)))
         own = {name: parts[name].double().numpy() for name in ("knn", "verifier", "signal")}
-        return Measured(displacement=realised(parts["latents"], twins["latents"]).numpy(), **own)
+        return PairedMeasures(displacement=realised(parts["latents"], twins["latents"]).numpy(), **own)
 
     @cached_property
     def _rows(self) -> pd.DataFrame:

@@ -74,7 +74,7 @@ class Strength:
 
     weight: float
     response: float = 1.0
-    cap: float = 1.0
+    cap: float = 2.0
     every: int = 1
     window: tuple[float, float] = (0.0, 1.0)
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from medlt.evaluation.calibration import MARGIN, Measured, RealDistances, allowed, chosen, summary, tabulate
+from medlt.evaluation.calibration import MARGIN, PairedMeasures, RealDistances, allowed, chosen, summary, tabulate
 from medlt.rng import numpy_generator
 
 
@@ -29,8 +29,8 @@ def test_real_validation_images_are_beyond_their_own_quantile_in_a_twentieth_of_
 
 def test_a_row_of_the_table_by_hand() -> None:
     nan = np.full(4, np.nan)
-    plain = Measured(np.zeros(4), np.array([0.2, 0.4, 0.9, 1.2]), np.array([0.5, 0.5, 0.2, 0.8]), nan)
-    guided = Measured(np.array([0.1, 0.2, 0.1, 0.2]), np.array([0.2, 1.1, 1.3, 1.2]), plain.verifier - 0.1, nan)
+    plain = PairedMeasures(np.zeros(4), np.array([0.2, 0.4, 0.9, 1.2]), np.array([0.5, 0.5, 0.2, 0.8]), nan)
+    guided = PairedMeasures(np.array([0.1, 0.2, 0.1, 0.2]), np.array([0.2, 1.1, 1.3, 1.2]), plain.verifier - 0.1, nan)
     found = summary(0.15, 0.5, guided, plain)
     assert found["displacement"] == pytest.approx(0.15)
     assert (found["outside"], found["rows"]) == (0.75, 4)
