@@ -148,7 +148,7 @@ def _interval(value: float, seen: Any) -> str:
 def fused(stages: dict[str, Localise], cohort: Cohort, given: argparse.Namespace) -> list[str]:
     """One line a stage: what T takes of the lesions, and the label's mass; `uses` areas are drawn for each tail image.
 
-    The reliability of a map is measured on train and validation rows, as in a run.
+    Maps are measured on train and validation rows, as in a run; no region calibrates maps of its own patient.
     """
     lines = ["| " + " | ".join(COLUMNS) + " |", "|---|" + "---:|" * (len(COLUMNS) - 1)]
     patients = cohort.manifest.rows["patient_id"].astype(str)
@@ -159,7 +159,7 @@ def fused(stages: dict[str, Localise], cohort: Cohort, given: argparse.Namespace
     for name, stage in stages.items():
         measured = measure({name: stage}, cohort.regions, both, cohort.tail, patients.to_dict(),
                            lambda *key: numpy_generator(given.seed, *key))  # fmt: skip
-        where = Localisation(Trust({name: stage}, CELLS), cohort.regions, measured)
+        where = Localisation(Trust({name: stage}, CELLS), cohort.regions, measured, patients.to_dict())
         maps = where.trust.locate(uids, findings).maps
         taken = located(maps, torch.zeros(len(maps), dtype=torch.bool), area.tolist())
         label = evidence(where, "cam_mass", uids, findings, taken).mass

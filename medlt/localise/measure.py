@@ -3,16 +3,19 @@
 The measure is the pixel AUROC, the probability that a covered cell has a larger value than an uncovered one, averaged
 over images, with an interval over patients. A stage is never measured by the maps that it made itself.
 
-Reliability r = 2 AUROC - 1 is 1 for a map that orders all cells right, and 0 for chance.
+What a map's mass is worth follows from the same images. Take the cells of a map in falling order until they hold the
+share u of its mass: L(u) is the share of the given region that they hold, the mean over patients. The calibrated map S'
+gives each cell the L of its own stretch of u. So the sum of S' over any set of cells is the share of the finding that
+is expected there, and it is the area of the set if the map knows nothing.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from medlt.data.regions import Regions
@@ -25,24 +28,55 @@ FEWEST = 5
 """Fewest patients with a given region that make a measurement. With fewer, the localisation is unmeasured."""
 
 
+GRID = np.linspace(0.0, 1.0, 401)
+"""The shares u at which L is kept."""
+FLOOR = 0.05
+"""Share of the mass that is spread over all cells, so that cells without evidence have a stretch of u of their own."""
+
+
 @dataclass(frozen=True)
 class Quality:
-    """Pixel AUROC of a stage for a finding, with its 95 % interval over patients."""
+    """Pixel AUROC of a stage for a finding, with its 95 % interval over patients; patient -> L on GRID."""
 
     auroc: float
     low: float
     high: float
-    patients: int
+    curves: Mapping[str, np.ndarray] = field(repr=False)
+
+    @property
+    def patients(self) -> int:
+        """Return the number of patients whose regions measured this."""
+        return len(self.curves)
 
     @property
     def uninformative(self) -> bool:
         """Return whether the interval reaches down to chance."""
         return not self.low > 0.5
 
-    @property
-    def reliability(self) -> float:
-        """Return r in (0,1]; NaN at chance."""
-        return math.nan if self.uninformative else 2 * self.auroc - 1
+    def curve(self, patient: str | None = None) -> np.ndarray:
+        """Return L on GRID, without the region of this patient."""
+        return np.asarray(np.mean([one for owner, one in self.curves.items() if owner != patient], axis=0))
+
+    def calibrated(self, cells: np.ndarray, patient: str | None = None) -> np.ndarray:
+        """Return S' of a map [h,w], float64 with sum 1; cells of one value get equal parts."""
+        group, count, stop = _falling(cells)
+        lesion = np.interp(stop, GRID, self.curve(patient))
+        return np.asarray((np.diff(lesion, prepend=0.0) / count)[group].reshape(cells.shape))
+
+
+def _falling(cells: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return the group of each cell of a map, from the largest value down, and of each group its size and last u."""
+    flat = cells.ravel().astype(np.float64)
+    values, group, count = np.unique(-flat, return_inverse=True, return_counts=True)
+    mass = (1 - FLOOR) * -values * count / max(flat.sum(), 1e-12) + FLOOR * count / len(flat)
+    return group, count, np.cumsum(mass) / mass.sum()
+
+
+def lesion_curve(cells: np.ndarray, cover: np.ndarray) -> np.ndarray:
+    """Return L on GRID of one map [h,w] against the covered shares [h,w]."""
+    group, _, stop = _falling(cells)
+    lesion = np.cumsum(np.bincount(group, weights=cover.ravel())) / cover.sum()
+    return np.interp(GRID, np.concatenate([[0.0], stop]), np.concatenate([[0.0], lesion]))
 
 
 Measured = Mapping[tuple[str, str], Quality]
@@ -61,18 +95,17 @@ def quality(
     maps = stage(known, finding) if known else None
     if maps is None:
         return None
-    truth, knows = regions.masks(known, finding, (maps.shape[1], maps.shape[2])), ~maps.isnan().flatten(1).any(1)
-    values = aurocs(maps[knows], truth[knows])
-    owners = [patients[uid] for uid, one in zip(known, knows.tolist(), strict=True) if one]
-    if len({owner for owner, value in zip(owners, values, strict=True) if not np.isnan(value)}) < FEWEST:
+    truth = regions.masks(known, finding, (maps.shape[1], maps.shape[2]))
+    values, owners = measures(maps.numpy(), truth.numpy())["auroc"], [patients[uid] for uid in known]
+    usable = np.flatnonzero(~np.isnan(values))
+    curves: dict[str, list[np.ndarray]] = {}
+    for i in usable:
+        curves.setdefault(owners[i], []).append(lesion_curve(maps[i].numpy(), truth[i].numpy()))
+    if len(curves) < FEWEST:
         return None
-    value, seen = mean_interval(values, owners, n_bootstrap, rng)
-    return Quality(value, seen.low, seen.high, len(set(owners)))
-
-
-def aurocs(maps: Tensor, truth: Tensor) -> np.ndarray:
-    """Return the pixel AUROC of each map [B,h,w] against the covered shares [B,h,w], float64 [B]; NaN: none."""
-    return measures(maps.numpy(), truth.numpy())["auroc"]
+    value, seen = mean_interval(values[usable], [owners[i] for i in usable], n_bootstrap, rng)
+    mean = {owner: np.mean(own, axis=0) for owner, own in curves.items()}
+    return Quality(value, float(seen.low), float(seen.high), mean)
 
 
 def measure(
@@ -101,20 +134,37 @@ def best_stage(measured: Measured, names: Sequence[str], default: str) -> str:
 
 @dataclass(frozen=True)
 class Localisation:
-    """What a method needs to know about places: the maps, the given regions, and how good the maps are."""
+    """What a method needs to know about places: the maps, the given regions, and how good the maps are.
+
+    patients: uid -> patient, so that no region of an image's own patient calibrates its map.
+    """
 
     trust: Trust
     regions: Regions = field(default_factory=Regions)
     measured: Measured = field(default_factory=dict)
+    patients: Mapping[str, str] = field(default_factory=dict)
 
     def is_measured(self, stages: Sequence[str], findings: Sequence[str]) -> np.ndarray:
         """Return whether a map of this stage and finding is given or was measured, bool [B]."""
         return np.array([s in GIVEN or (s, f) in self.measured for s, f in zip(stages, findings, strict=True)], bool)
 
-    def reliability(self, stages: Sequence[str], findings: Sequence[str]) -> np.ndarray:
-        """Return r of each map, float64 [B]: 1 for a given one, NaN at chance and where it was not measured."""
-        pairs = zip(stages, findings, strict=True)
-        return np.array([1.0 if s in GIVEN else self._reliability(s, f) for s, f in pairs], np.float64)
+    def expected(self, uids: Sequence[str], findings: Sequence[str]) -> Tensor:
+        """Return the share of each finding that is expected in each cell, float64 [B,h,w].
+
+        A given region is scaled to sum 1, the map of a measured stage is S', without the region of the image's own
+        patient. NaN: the map is at chance, or was never measured.
+        """
+        located = self.trust.locate(uids, findings)
+        rows = zip(located.maps, located.stages, uids, findings, strict=True)
+        return torch.stack([self._expected(*row) for row in rows]) if uids else located.maps.double()
+
+    def _expected(self, cells: Tensor, stage: str, uid: str, finding: str) -> Tensor:
+        known = self.measured.get((stage, finding))
+        if stage in GIVEN:
+            return cells.double() / cells.double().sum()
+        if known is None or known.uninformative:
+            return torch.full_like(cells, torch.nan, dtype=torch.float64)
+        return torch.from_numpy(known.calibrated(cells.numpy(), self.patients.get(uid)))
 
     def truth(self, uids: Sequence[str], findings: Sequence[str]) -> Tensor:
         """Return the given region of each image and finding, [B,h,w] of covered shares; NaN where none is given."""
@@ -123,7 +173,3 @@ class Localisation:
             at = [i for i, one in enumerate(findings) if one == finding]
             covered[at] = self.regions.masks([uids[i] for i in at], finding, self.trust.size)
         return covered
-
-    def _reliability(self, stage: str, finding: str) -> float:
-        known = self.measured.get((stage, finding))
-        return math.nan if known is None else known.reliability

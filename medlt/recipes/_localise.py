@@ -63,7 +63,7 @@ def localise(
         stages = Stages(run, learnt, chosen, converged_coder(run, learnt, chosen.localise, coder))
         measured = stages.measured
         trust = Trust(stages.ordered(), stages.size)
-    made = RunLocalisation(stages.coder, Localisation(trust, learnt.cohort.regions, measured), stages.digest())
+    made = RunLocalisation(stages.coder, Localisation(trust, learnt.cohort.regions, measured, stages.patients), stages.digest())
     run.record(digests={"localise": made.digest}, metrics={"localise": _summary(measured)})
     return made
 

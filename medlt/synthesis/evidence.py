@@ -11,7 +11,6 @@ from torch import Tensor
 
 from medlt.localise.measure import Localisation
 from medlt.localise.trust import NOWHERE
-from medlt.synthesis.labels import cam_share, expected_mass
 
 BY_MASS = ("cam_mass", "lesion_carried", "measured")
 """Rules that use masses."""
@@ -39,10 +38,8 @@ def evidence(where: Localisation, rule: str, uids: Sequence[str], findings: Sequ
     """Return the evidence of one finding of each image on `pixels`, bool [B,h,w], for a rule of BY_MASS; both [B]."""
     if rule == "lesion_carried":
         return Evidence(carried(where, uids, findings, pixels), np.zeros(len(uids), bool))
-    located, pixels = where.trust.locate(uids, findings), pixels.cpu()
-    area = pixels.double().mean((1, 2)).numpy()
-    mass = expected_mass(cam_share(located.maps, pixels), area, where.reliability(located.stages, findings))
-    return Evidence(mass, ~where.is_measured(located.stages, findings))
+    mass = (where.expected(uids, findings) * pixels.cpu()).sum((1, 2)).clamp(0.0, 1.0)
+    return Evidence(np.asarray(mass), ~where.is_measured(where.trust.locate(uids, findings).stages, findings))
 
 
 def evidence_table(

@@ -11,17 +11,14 @@ map of a finding scaled to sum 1, mass the sum of S over a set of pixels. Labels
 | lesion_carried | the same with L for E |
 | measured | cam_mass; tail, if the map of a parent's finding was never measured |
 
-E is the mass that is expected to be true. A map of reliability r (`medlt.localise.measure`, r = 2 AUROC - 1) puts the
-share r of its mass where the finding is, and the rest anywhere:
+E is the share of the finding that is expected on the pixels, from maps whose accuracy was measured on given regions
+(`medlt.localise.measure`):
 
-    E_i = r mass_omega S_i + (1 - r) a           E_j = r mass_rest S_j + (1 - r)(1 - a)
-
-| map of c in the parent | r | E |
+| map of c in the parent | E_i | E_j |
 |---|---|---|
-| a given mask or box | 1 | the mass itself: the share of the finding that was carried |
-| measured, above chance | 2 AUROC - 1 | as above |
-| measured, at chance | - | NaN |
-| not measured | - | NaN |
+| a given mask or box | its share on omega | its share on the rest |
+| measured, above chance | sum of S' over omega, S' the calibrated map | sum of S' over the rest |
+| measured, at chance; never measured | NaN | NaN |
 
 L is the share of the given mask or box, NaN without one. Every rule sets the no-finding label to 0, because the tail
 parent has a finding. Values are in [0,1] or NaN.
@@ -49,11 +46,6 @@ def cam_share(cam: Tensor, pixels: Tensor) -> np.ndarray:
     weight = torch.where(weight.sum((1, 2), keepdim=True) > 0, weight, 1.0)
     share = (weight * pixels).sum((1, 2)) / weight.sum((1, 2))
     return np.asarray(share.clamp(0.0, 1.0).cpu())
-
-
-def expected_mass(mass: np.ndarray, area: np.ndarray, reliability: np.ndarray) -> np.ndarray:
-    """Return E, the mass that is expected to be true, from mass, area and reliability in [0,1]; NaN where r is NaN."""
-    return np.asarray(reliability * mass + (1 - reliability) * area)
 
 
 def _maximum(a: np.ndarray, b: np.ndarray, sure: float) -> np.ndarray:

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from medlt.diffusion.schedulers import NAMES, draws_noise, factory
-from medlt.localise.measure import Localisation, Quality
+from medlt.localise.measure import FLOOR, GRID, Localisation, Quality
 from medlt.localise.trust import Trust
 from medlt.rng import noise_like, seed_of
 from medlt.synthesis.fuse import coins, fuse, masks
@@ -171,36 +171,40 @@ def test_a_denoiser_in_codec_space_is_given_codec_latents(build: Build) -> None:
     torch.testing.assert_close(seen[0][:1], seen[-1][:1] * 2.0 + 0.25)
 
 
-def measured(method: LatentFusion, auroc: float = 1.0, low: float | None = None) -> Localisation:
-    """The method's own localisation, with this quality for every finding."""
-    one = Quality(auroc, auroc if low is None else low, 1.0, 9)
+def measured(method: LatentFusion, low: float = 0.9, curve: np.ndarray = GRID) -> Localisation:
+    """The method's own localisation, with this quality for every finding. With L(u) = u, mass is worth itself."""
+    one = Quality(max(low, 0.9), low, 1.0, {"somebody": curve})
     return Localisation(method.where.trust, measured={("code", name): one for name in method.train.findings})
 
 
-def test_cam_mass_labels_hold_the_mass_of_a_perfect_map(build: Build) -> None:
+def worth_itself(share: float, area: float) -> float:
+    """The mass of a map with the floor of calibration."""
+    return (1 - FLOOR) * share + FLOOR * area
+
+
+def test_cam_mass_labels_hold_the_mass_of_a_map_that_is_worth_itself(build: Build) -> None:
     batch = whole(build(labels="cam_mass", localisation=measured(build())), build().plan(NEED, 3))
     assert len(batch.rows) > 0
     for uid, row in batch.rows.iterrows():
-        label, share = batch.labels.at[uid, row["finding"]], row["tail_mass"]
+        label, share = batch.labels.at[uid, row["finding"]], worth_itself(row["tail_mass"], row["mask_share"])
+        assert row["label_mass"] == pytest.approx(share, abs=1e-6)
         assert np.isnan(label) == (0.2 < share < 0.8)
         assert np.isnan(label) or label == pytest.approx(share, abs=1e-6)
-
-
-def test_a_worse_map_moves_the_mass_towards_the_area(build: Build) -> None:
-    """r = 2 * 0.75 - 1 = 0.5: half of the mass is where the map says, half of it anywhere."""
-    rows = build(labels="cam_mass", localisation=measured(build(), 0.75)).plan(NEED, 3)
-    batch = whole(build(labels="cam_mass", localisation=measured(build(), 0.75)), rows)
-    expected = 0.5 * batch.rows["tail_mass"] + 0.5 * batch.rows["mask_share"]
-    np.testing.assert_allclose(batch.rows["label_mass"], expected)
     assert (batch.rows["label_reason"] == "").all()
-    for uid, row in batch.rows.iterrows():
-        label = batch.labels.at[uid, row["finding"]]
-        assert np.isnan(label) if 0.2 < row["label_mass"] < 0.8 else label == pytest.approx(row["label_mass"], abs=1e-6)
+
+
+def test_a_map_that_is_measured_to_be_wrong_moves_its_mass_elsewhere(build: Build) -> None:
+    """L = 0 up to the last cells: the finding is where the map has least. The label follows, and not the map's mass."""
+    rows = build(rule="tail_only").plan(NEED, 3)
+    wrong = measured(build(), curve=np.where(GRID < 0.96, 0.0, 25 * (GRID - 0.96)))
+    batch = whole(build(rule="tail_only", labels="cam_mass", localisation=wrong), rows)
+    assert (batch.rows["label_mass"] < 0.05).all()
+    assert batch.rows["tail_mass"].max() > 0.5
 
 
 @pytest.mark.parametrize(("low", "why"), [(0.5, "at chance"), (0.49, "at chance"), (None, "not measured")])
 def test_a_map_at_chance_or_never_measured_gives_no_label(build: Build, low: float | None, why: str) -> None:
-    known = build().where if low is None else measured(build(), 0.9, low)
+    known = build().where if low is None else measured(build(), low)
     rows = build().plan(NEED, 3)
     batch = whole(build(labels="cam_mass", localisation=known), rows)
     assert all(np.isnan(batch.labels.at[uid, finding]) for uid, finding in rows["finding"].items())
@@ -267,7 +271,8 @@ def test_a_head_finding_is_weighed_by_its_own_pixels(build: Build) -> None:
             y_a, y_b = (table.at[row[c], name] for c in ("tail_parent", "head_parent"))
             if y_b == 1 and y_a == 0:
                 cam = method.explainer.maps_of([row["head_parent"]], np.array([k]))[0].reshape(8, 8)
-                share = cam[~mask[i].numpy()].sum() / cam.sum()
+                rest = ~mask[i].numpy()
+                share = worth_itself(cam[rest].sum() / cam.sum(), rest.mean())
                 label = batch.labels.at[uid, name]
                 assert np.isnan(label) if 0.2 < share < 0.8 else label == pytest.approx(share, abs=1e-5)
                 weighed += 1

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from medlt.synthesis.labels import RULES, cam_share, expected_mass, fused_labels
+from medlt.synthesis.labels import RULES, cam_share, fused_labels
 from medlt.types import InputError
 
 NAN = float("nan")
@@ -54,23 +54,6 @@ def one(rule: str, y_i: float, y_j: float, m_i: float = 1.0, m_j: float = 1.0) -
 )
 def test_by_hand(rule: str, y_i: float, y_j: float, m_i: float, m_j: float, expected: float) -> None:
     assert one(rule, y_i, y_j, m_i, m_j) == pytest.approx(expected, abs=1e-6, nan_ok=True)
-
-
-@pytest.mark.parametrize(
-    ("mass", "area", "reliability", "expected"),
-    [
-        (0.9, 0.2, 1.0, 0.9),  # a given mask: the mass itself
-        (0.9, 0.2, 0.0, 0.2),  # a map that knows nothing carries what a random mask carries
-        (0.9, 0.2, 0.5, 0.55),
-        (0.2, 0.2, 0.7, 0.2),
-        (1.0, 1.0, 0.3, 1.0),  # all pixels carry all of it, however bad the map
-        (0.0, 0.0, 0.3, 0.0),
-        (0.9, 0.2, NAN, NAN),
-    ],
-)
-def test_the_mass_that_is_expected_to_be_true(mass: float, area: float, reliability: float, expected: float) -> None:
-    value = expected_mass(np.array([mass]), np.array([area]), np.array([reliability]))
-    assert float(value[0]) == pytest.approx(expected, nan_ok=True)
 
 
 def test_an_unmeasured_map_leaves_the_label_to_the_tail_parent() -> None:
