@@ -67,6 +67,9 @@ def test_the_resolved_config_reads_back_equal(least: Path, tmp_path: Path) -> No
         ("method={kind: edit, strength: [2]}", "method.strength[0]: must be at most 1, not 2"),
         ("privacy={epsilon: 3}", "privacy.delta is missing; add it to the config"),
         ("privacy={epsilon: 3, delta: 1.0e-5, grad_sample_mode: gost}", "did you mean 'ghost'?"),
+        ("denoiser={prediction: epsilon}", "denoiser: prediction epsilon cannot start from pure noise; write"),
+        ("denoiser={attributes: [sex, sex]}", "denoiser: attributes: sex, sex names one twice; name each once"),
+        ("denoiser={attributes: [race]}", "denoiser.attributes[0]: 'race' is not valid; choose one of view, sex, age"),
         ("ablation={vary: {data.x: [1]}}", "ablation.vary: data.x cannot be varied"),
     ],
 )  # fmt: skip
