@@ -36,7 +36,7 @@ class LabelTokens(nn.Module):
 
     def forward(self, condition: Tensor) -> Tensor:
         """Return the tokens [B,K+number of attributes,width]."""
-        labels, *described = condition[:, :-1].split(self.columns, 1)
+        labels, *described = torch.split(condition[:, :-1], self.columns, 1)
         tokens = [self.finding + self.state(torch.stack(labels.chunk(2, 1), 2))]
         tokens += [layer(part)[:, None] for layer, part in zip(self.attribute, described, strict=True)]
         return torch.where(condition[:, None, -1:] > 0, torch.cat(tokens, 1), self.null)
