@@ -238,8 +238,8 @@ def _warn(loop: _Loop, chosen: Generation) -> None:
 def iterate(
     latents: Tensor, labels: np.ndarray, val_latents: Tensor, val_labels: np.ndarray, *, contents: str,
     val_contents: str, runtime: Runtime, store: Store,
-    groups: int = 16, vocabulary: int = 16, temperature: float = 0.05, width: int = 32, generations: int = 5,
-    imitation_epochs: int = 8, adaptation_epochs: int = 1, interaction_epochs: int = 6, patience: int = 3,
+    groups: int = 16, vocabulary: int = 16, temperature: float = 0.05, width: int = 32, generations: int = 1,
+    imitation_epochs: int = 8, adaptation_epochs: int = 1, interaction_epochs: int = 36, patience: int = 36,
     batch_size: int = 16, learning_rate: float = 5e-3, weight_decay: float = 1e-2, classification_weight: float = 1.0,
     private: PrivateFit | None = None, patients: Sequence[str] = (),
 ) -> Iterated:  # fmt: skip

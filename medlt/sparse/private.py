@@ -37,8 +37,8 @@ from medlt.types import InputError
 
 
 def private_steps(
-    n_units: int, batch_size: int, generations: int = 5, imitation_epochs: int = 8, adaptation_epochs: int = 1,
-    interaction_epochs: int = 6,
+    n_units: int, batch_size: int, generations: int = 1, imitation_epochs: int = 8, adaptation_epochs: int = 1,
+    interaction_epochs: int = 36,
 ) -> dict[str, int]:  # fmt: skip
     """Return the steps of each private training of `iterate` with `n_units` patients, by name and in their order.
 

@@ -399,7 +399,7 @@ def test_planned_steps_count_units_not_rows() -> None:
     assert private_steps(100, 16, 2, 8, 1, 6) == {
         "sparse interaction 0": 36, "sparse imitation 1": 48, "sparse adaptation 1": 6, "sparse interaction 1": 36,
     }  # fmt: skip
-    assert list(private_steps(5, 16, 1).values()) == [6]
+    assert list(private_steps(5, 16, 1).values()) == [36]
 
 
 def test_the_ordinary_coder_is_what_it_was() -> None:
