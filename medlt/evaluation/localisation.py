@@ -7,7 +7,8 @@ One row for each finding, stage and metric, columns COLUMNS. `rows` says what wa
 | train, val: real images with a mask or a box of the finding | a stage of maps | `MEASURES`, the map at THRESHOLD |
 | made: synthetic images of a tail image with a mask or a box | images | IMAGE_METRICS |
 
-`finding` is also "macro", the mean over the findings that have a value, for maps, and "overall", all images together.
+`finding` is also "macro", for maps, the mean over findings of the images that every stage knows, and "overall", all
+synthetic images together.
 No stage may read the mask or box that it is compared with. Intervals are over patients: of the image, or of the tail
 image that a synthetic one was made from.
 
@@ -79,10 +80,27 @@ def score_maps(
             scored[name, finding] = Scored(values, [patients[uid] for uid in known])
     for (name, finding), one in scored.items():
         table += _rows(finding, name, rows, [one], n_bootstrap, rng)
-    for name in dict.fromkeys(name for name, _ in scored):
-        parts = [one for (stage, _), one in scored.items() if stage == name]
+    for name, parts in comparable(scored).items():
         table += _rows(MACRO, name, rows, parts, n_bootstrap, rng)
     return pd.DataFrame(table, columns=list(COLUMNS))
+
+
+def comparable(scored: Mapping[tuple[str, str], Scored]) -> dict[str, list[Scored]]:
+    """Return stage -> its scores by finding, without the images that another stage does not know.
+
+    scored: (stage, finding) -> scores, for the same images. A stage that knows no image at all limits no other.
+    """
+    stages = list(dict.fromkeys(name for name, _ in scored))
+    findings = list(dict.fromkeys(finding for _, finding in scored))
+    known = {key: ~np.isnan(one.values["auroc"]) for key, one in scored.items()}
+    useful = [name for name in stages if any(known[name, finding].any() for finding in findings)]
+    parts: dict[str, list[Scored]] = {name: [] for name in stages}
+    for name, finding in scored:
+        common = np.logical_and.reduce([known[one, finding] for one in useful or stages])
+        one = scored[name, finding]
+        values = {metric: np.where(common, of, np.nan) for metric, of in one.values.items()}
+        parts[name].append(Scored(values, one.patients))
+    return parts
 
 
 def some(uids: set[str], most: int) -> list[str]:

@@ -79,6 +79,30 @@ def test_a_stage_that_does_not_know_an_image_is_not_scored_on_it(regions, patien
     assert "fewer than 6 patients" in few["reason"]
 
 
+def test_the_mean_of_findings_is_over_images_that_every_stage_knows(regions, patients):
+    """A stage that knows the easy finding alone is compared on it alone; one that knows nothing limits no other."""
+
+    def easy(uids: Sequence[str], finding: str) -> Tensor:
+        maps = regions.masks(uids, finding, 8)
+        return maps if finding == "Mass" else maps * torch.nan
+
+    def harder(uids: Sequence[str], finding: str) -> Tensor:
+        maps = regions.masks(uids, finding, 8)
+        return maps if finding == "Mass" else 1 - maps
+
+    def nothing(uids: Sequence[str], finding: str) -> Tensor:
+        return torch.full((len(uids), 8, 8), torch.nan)
+
+    stages = {"easy": easy, "harder": harder, "nothing": nothing}
+    uids = [f"u{i}" for i in range(N)]
+    table = score_maps(stages, regions, uids, FINDINGS, patients, numpy_generator, rows="val", n_bootstrap=20)
+    macro = table[(table["finding"] == "macro") & (table["metric"] == "auroc")].set_index("stage")
+    assert macro.loc[["easy", "harder"], "value"].tolist() == pytest.approx([1, 1])
+    assert macro.loc[["easy", "harder", "nothing"], "images"].tolist() == [N, N, 0]
+    alone = table.set_index(["finding", "stage", "metric"]).sort_index()
+    assert alone.loc[("Nodule", "harder", "auroc"), "value"] == pytest.approx(0)
+
+
 def test_a_hash_of_the_uid_chooses_among_many(regions, patients):
     table = scored(regions, patients, most=10)
     assert table[(table["finding"] == "Mass") & (table["stage"] == "perfect")]["images"].tolist() == [10] * 5
