@@ -243,19 +243,17 @@ def test_every_training_gets_the_device_of_the_config(
 
     monkeypatch.setattr(_setup, "runtime_of", recorded)
     Recording.asked.clear()
-    run(tiny(tmp_path / "fusion"))
-    tree = tiny(tmp_path / "longtail").model_dump(mode="json", exclude={"method", "checks"})
+    tree = tiny(tmp_path / "run").model_dump(mode="json")
     tree["data"] |= {"patients": 60, "shares": [0.4, 0.5, 0.1]}
-    checks = {"folds": 2, "verifier_quantile": 0.01, "near_copy": {"fpr": 0.08, "steps": 3}}
-    guides = [{"kind": "longtail", "every": 1, "window": [0.0, 1.0]}, {"kind": "jepa", "every": 1}]
-    method = {"kind": "longtail", "num_inference_steps": 4, "guidance": guides}
-    augment(parse({**tree, "method": method, "checks": checks}))
+    tree["checks"] |= {"near_copy": {"fpr": 0.08, "steps": 3}}
+    tree["method"]["guidance"] = [{"kind": kind, "every": 1, "window": [0.0, 1.0]} for kind in ("longtail", "jepa")]
+    run(parse(tree))
     said = " | ".join(Recording.asked)
     wanted = ("codec", "imitation", "adaptation", "interaction", "denoiser", "verifier 0", "verifier 1",
               "guidance_classifier", "epistemic", "latent classifier", "embedding", "real, seed 3", "fusion, seed 4",
               "duplicated for fusion, seed 3")  # fmt: skip
     assert [name for name in wanted if name not in said] == [], said
-    assert made == ["cpu", "cpu"]
+    assert made == ["cpu"]
 
 
 def test_no_training_and_no_method_has_a_device_of_its_own() -> None:
