@@ -194,7 +194,10 @@ class Fusion(MethodConfig):
         True, description="add the noise that the first step expects (SDEdit); false: as in the published code"
     )
     guidance_scale: float = Field(3.5, ge=0, le=100, description=GUIDANCE_SCALE)
-    guidance_interval: Window = Field((0.0, 1.0), description=GUIDANCE_INTERVAL)
+    guidance_interval: Window = Field(
+        (0.2, 1.0), description=f"{GUIDANCE_INTERVAL}. The default leaves out the last steps, where the label hardly "
+        "changes an image: the 5 of 75 run the conditional network alone"
+    )  # fmt: skip
     guidance: tuple[GuideConfig, ...] = Field((), description=GUIDANCE)
     labels: Literal["measured", "cam_mass", "lesion_carried", "tail", "union"] = Field(
         "measured", description="labels of an image: by the share of a finding that was kept, as far as its map was "

@@ -6,11 +6,12 @@ import pytest
 import torch
 from torch import Tensor
 
+from medlt.config import Fusion
 from medlt.diffusion import schedulers
 from medlt.diffusion.backbone import ClassifierFree
 from medlt.diffusion.guidance import Weighting, ascend, compose, contrast, every_nth, levels, mean_shifts, only_at
 from medlt.diffusion.noise import STABLE_DIFFUSION
-from medlt.diffusion.sampler import from_noise, sample
+from medlt.diffusion.sampler import from_latent, from_noise, last_steps, sample
 from medlt.diffusion.signals import minority
 from medlt.rng import torch_generator
 from medlt.testing import Mixture, constant_denoiser, constant_signal, label_backbone
@@ -304,3 +305,18 @@ def test_classifier_free_guidance_takes_the_estimate_of_the_signal(interval: tup
     assert sizes == ([2, 2] if interval[0] == 0 else [2])
     assert float((shared - bare(x, 500)).abs().max()) > 0.1
     torch.testing.assert_close(shared, apart, rtol=1e-6, atol=1e-6)
+
+
+def test_fusion_refines_with_the_conditional_network_alone_by_default() -> None:
+    """Its 5 of 75 steps lie below its interval; half of the schedule does not."""
+    chosen, sizes = Fusion(), list[int]()
+    backbone = label_backbone(lambda x, t, c: (sizes.append(len(x)), said(x, t / 1000, c))[1], 1)
+    denoiser = backbone.guided(backbone.condition(torch.ones(2, 1)), chosen.guidance_scale, chosen.guidance_interval)
+    for strength, twice in ((chosen.strength, False), (0.5, True)):
+        built = schedulers.scheduler(chosen.scheduler, chosen.num_inference_steps)
+        z = noise([1, 2]).float()
+        steps = last_steps(strength, chosen.num_inference_steps)
+        sizes.clear()
+        sample(denoiser, from_latent(z, noise([3, 4]).float(), built, steps), built)
+        assert len(sizes) == steps
+        assert (4 in sizes) is twice
