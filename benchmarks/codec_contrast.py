@@ -16,7 +16,8 @@ import argparse
 import json
 import time
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +49,7 @@ FINDINGS = phantom.FINDINGS
 MOST = 24
 """Lesions of a finding that are measured, at most, one per patient."""
 SEED = 17
+AUROC = {"control_value": "real", "value": "decoded", "low": "auroc_low", "high": "auroc_high"}
 CHOICES: dict[str, dict[str, float]] = {
     "plain": {},
     "edge": {"edge": 1.0},
@@ -188,31 +190,35 @@ class Bench:
         )  # fmt: skip
 
     def measure(self, codec: Codec) -> list[dict[str, Any]]:
-        """Return one row per finding: contrast kept, AUROC of real and decoded test images, and the images' PSNR."""
-        drawn, test = self.cohort.drawn, self.cohort.part("test")
-        patients = list(self.cohort.rows["patient_id"])
-        real = test.images.float() / 255
-        back = decoded(codec, real)
-        psnr = float(-10 * torch.log10((back - real).pow(2).mean()))
-        scores = [torch.stack([one.predict(x) for one in self.verifiers]).mean(0)[None].numpy() for x in (real, back)]
-        owners = [patients[i] for i in np.flatnonzero(self.cohort.rows["split"] == "test")]
-        change = difference(test.labels, scores[1], scores[0], owners, FINDINGS, n_bootstrap=500,
-                           rng=numpy_generator("codec contrast"))  # fmt: skip
-        change = change[change["metric"] == "AUROC"].set_index("name")
-        rows = []
+        """Return one row per finding: contrast kept, AUROC of real and decoded test images, PSNR of lesions' images."""
+        drawn, patients, rows = self.cohort.drawn, list(self.cohort.rows["patient_id"]), []
+        at, finding = drawn["at"].T
+        real, twins = (torch.from_numpy(one)[:, None].float() / 255 for one in (drawn["images"][at], drawn["twins"]))
+        back, back_twins = decoded(codec, real), decoded(codec, twins)
+        psnr, change = float(-10 * torch.log10((back - real).pow(2).mean())), self._change(codec)
         for k, name in enumerate(FINDINGS):
-            here = np.flatnonzero(drawn["at"][:, 1] == k)
-            at = drawn["at"][here, 0]
-            x, twin = (
-                torch.from_numpy(one)[:, None].float() / 255 for one in (drawn["images"][at], drawn["twins"][here])
-            )
-            seen = by_twin(x, twin, decoded(codec, x), decoded(codec, twin), [patients[i] for i in at])
+            here = np.flatnonzero(finding == k)
+            parts = (one[torch.from_numpy(here)] for one in (real, twins, back, back_twins))
+            seen = by_twin(*parts, [patients[i] for i in at[here]])
             kept, low, high = seen.kept(500, numpy_generator("codec contrast", name))
-            numbers = change.loc[name]
-            rows.append({"finding": name, "lesions": len(at), "kept": kept, "low": low, "high": high, "psnr": psnr,
-                         "real": numbers["control_value"], "decoded": numbers["value"],
-                         "auroc_low": numbers["low"], "auroc_high": numbers["high"]})  # fmt: skip
+            row = {"finding": name, "lesions": len(here), "kept": kept, "low": low, "high": high, "psnr": psnr}
+            rows.append(row | change.get(name, dict.fromkeys(AUROC.values(), None)))
         return rows
+
+    def _change(self, codec: Codec) -> dict[str, dict[str, float]]:
+        """Return finding -> AUROC of real and of decoded test images; {} without verifiers."""
+        if not self.verifiers:
+            return {}
+        test, patients = self.cohort.part("test"), list(self.cohort.rows["patient_id"])
+        real = test.images.float() / 255
+        both = (decoded(codec, real), real)
+        scores = [torch.stack([one.predict(x) for one in self.verifiers]).mean(0)[None].numpy() for x in both]
+        owners = [patients[i] for i in np.flatnonzero(self.cohort.rows["split"] == "test")]
+        change = difference(
+            test.labels, *scores, owners, FINDINGS, n_bootstrap=500, rng=numpy_generator("codec contrast")
+        )
+        change = change[change["metric"] == "AUROC"].set_index("name")
+        return {name: {new: change.loc[name, old] for old, new in AUROC.items()} for name in FINDINGS}
 
 
 @torch.no_grad()
@@ -234,7 +240,7 @@ def tables(rows: pd.DataFrame) -> list[str]:
     ):
         lines += [f"## {title}", "", "| px | codec | width | steps | loss | seeds | mean | "
                   + " | ".join(FINDINGS) + " | PSNR |", "|" + "---|" * 5 + "---:|" * (len(FINDINGS) + 3)]  # fmt: skip
-        for key, part in rows.groupby(keys, sort=True):
+        for key, part in rows.dropna(subset=[value]).groupby(keys, sort=True):
             seeds = part.pivot_table(index="seed", columns="finding", values=value)[list(FINDINGS)]
             cells = [_spread(seeds.mean(1)), *(_spread(seeds[name]) for name in FINDINGS)]
             named = [str(one) if one else "" for one in (key[0], key[1], int(key[2]), int(key[3]), key[4])]
@@ -286,14 +292,13 @@ def main() -> None:
         done.add(name)
 
     for folder in given.given:
-        add(f"{given.size} {folder.name}", lambda folder=folder: load_codec(folder, "cpu"), codec=folder.name, seed=0)
-    for choice in filter(None, given.choices.split(",")):
-        for levels in map(int, given.levels.split(",")):
-            for seed in map(int, given.seeds.split(",")):
-                name = f"{given.size} /{2 ** (levels - 1)} w{given.width} {choice} {given.steps} seed {seed}"
-                about = {"codec": f"/{2 ** (levels - 1)}", "choice": choice, "steps": given.steps, "seed": seed,
-                         "width": given.width}  # fmt: skip
-                add(name, lambda c=choice, n=levels, s=seed: bench.trained(c, n, given.steps, s, given.width), **about)
+        add(f"{given.size} {folder.name}", partial(load_codec, folder, "cpu"), codec=folder.name, seed=0)
+    every = product(map(int, given.seeds.split(",")), map(int, given.levels.split(",")), given.choices.split(","))
+    for seed, levels, choice in every if given.choices else ():
+        name = f"{given.size} /{2 ** (levels - 1)} w{given.width} {choice} {given.steps} seed {seed}"
+        about = {"codec": f"/{2 ** (levels - 1)}", "choice": choice, "steps": given.steps, "seed": seed,
+                 "width": given.width}  # fmt: skip
+        add(name, partial(bench.trained, choice, levels, given.steps, seed, given.width), **about)
 
 
 if __name__ == "__main__":
