@@ -193,7 +193,7 @@ def test_the_shipped_configs_ask_for_every_open_question(name: str, monkeypatch:
     assert config.ablation is not None
     asked = config.ablation
     assert {
-        "sparse.generations", "sparse.vocabulary", "sparse.temperature", "method.threshold_mean", "method.neighbours",
+        "sparse.generations", "sparse.vocabulary", "sparse.temperature", "method.area_mean", "method.neighbours",
         "method.labels", "method.pairing", "method.renoise", "method.strength",
     } <= set(asked.vary)  # fmt: skip
     assert set(asked.vary["sparse.generations"]) == {1, 3, 5, 10}
