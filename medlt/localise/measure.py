@@ -76,7 +76,7 @@ def lesion_curve(cells: np.ndarray, cover: np.ndarray) -> np.ndarray:
     """Return L on GRID of one map [h,w] against the covered shares [h,w]."""
     group, _, stop = _falling(cells)
     lesion = np.cumsum(np.bincount(group, weights=cover.ravel())) / cover.sum()
-    return np.interp(GRID, np.concatenate([[0.0], stop]), np.concatenate([[0.0], lesion]))
+    return np.asarray(np.interp(GRID, np.concatenate([[0.0], stop]), np.concatenate([[0.0], lesion])))
 
 
 Measured = Mapping[tuple[str, str], Quality]

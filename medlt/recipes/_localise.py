@@ -63,7 +63,8 @@ def localise(
         stages = Stages(run, learnt, chosen, converged_coder(run, learnt, chosen.localise, coder))
         measured = stages.measured
         trust = Trust(stages.ordered(), stages.size)
-    made = RunLocalisation(stages.coder, Localisation(trust, learnt.cohort.regions, measured, stages.patients), stages.digest())
+    known = Localisation(trust, learnt.cohort.regions, measured, stages.patients)
+    made = RunLocalisation(stages.coder, known, stages.digest())
     run.record(digests={"localise": made.digest}, metrics={"localise": _summary(measured)})
     return made
 

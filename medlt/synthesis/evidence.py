@@ -56,8 +56,10 @@ def evidence_table(
         positive[:, skip] = False
     row, column = np.nonzero(positive)
     if rule in BY_MASS and len(row):
-        names = [findings[k] for k in column]
-        located = evidence(where, rule, [uids[i] for i in row], names, pixels[torch.from_numpy(row).to(pixels.device)])
+        names = [findings[k] for k in column.tolist()]
+        located = evidence(
+            where, rule, [uids[i] for i in row.tolist()], names, pixels[torch.from_numpy(row).to(pixels.device)]
+        )
         mass[row, column], unmeasured[row, column] = located.mass, located.unmeasured
     return Evidence(mass, unmeasured)
 
