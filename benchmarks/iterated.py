@@ -10,9 +10,9 @@ of 4 x 4 pixels that become 16 channels: its factors are the findings, its test 
 
 | arm | what is trained |
 |---|---|
-| iterated G | G generations by the defaults of the config, without early stop; the healthiest is measured |
+| iterated G | G generations of 8, 1 and 6 epochs of the three phases, without early stop; the healthiest is measured |
 | one, E epochs | one generation with the E epochs of `iterated G` (same steps, same batch), without early stop |
-| one, 6 / 18 epochs | one generation as the default ends it, and with three times its epochs |
+| one, 6 / 18 epochs | one generation with the epochs of one interaction, and of three |
 
 Columns: topographic similarity of the code with the true factors (Spearman correlation over pairs of test rows, share
 of tokens that differ against number of factors that differ), AP of the code's classifier and of a linear probe, and
@@ -45,6 +45,7 @@ from medlt.store import Store
 from medlt.training.runtime import Runtime
 
 VALUES, SEEN, NOISE = 5, 40, 0.5
+EPOCHS = 6  # of an interaction, as before the default had one generation
 CODE = {"groups": 8, "vocabulary": 16, "width": 16}
 SIZES = {"seeds": 5, "rows": 480, "generations": 5, "side": 16}
 MEASURES = {"similarity": "topographic similarity", "ap": "test AP", "probe": "probe AP", "l1": "test L1",
@@ -128,14 +129,13 @@ def measured(made: Iterated, parts: tuple[Part, Part, Part]) -> dict[str, float]
 
 def arms(generations: int, **code: int) -> dict[str, SparseConfig]:
     """Return the settings of each arm by name; arms of equal compute follow each other."""
-    base = SparseConfig(**code)
-    stay = base.model_copy(update={"patience": base.interaction_epochs})
+    base = SparseConfig(interaction_epochs=EPOCHS, patience=EPOCHS, **code)
     found = {}
     for g in range(3, generations + 1, 2):
-        several = stay.model_copy(update={"generations": g})
+        several = base.model_copy(update={"generations": g})
         found |= {f"iterated {g}": several, f"one, {several.epochs} epochs": several.in_one_generation()}
     for times in (1, 3):
-        epochs = times * base.interaction_epochs
+        epochs = times * EPOCHS
         update = {"generations": 1, "interaction_epochs": epochs, "patience": epochs}
         found[f"one, {epochs} epochs"] = base.model_copy(update=update)
     return found
