@@ -21,6 +21,7 @@ import time
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from statistics import median
 
 import torch
 from common import table
@@ -114,7 +115,7 @@ def rows(backbone: Backbone, args: argparse.Namespace) -> list[str]:
         bare, *times = timed(ways, args.rounds, args.device)
         for name, seconds in zip(chosen, times, strict=True):
             each = sorted(guided / plain for guided, plain in zip(seconds, bare, strict=True))
-            ratio = f"{each[len(each) // 2]:.2f} ({each[0]:.2f} to {each[-1]:.2f})"
+            ratio = f"{median(each):.2f} ({each[0]:.2f} to {each[-1]:.2f})"
             speeds = f"{args.batch / min(bare):.2f} | {args.batch / min(seconds):.2f} | {ratio}"
             lines.append(f"| {weight} | {name} | {speeds} | {'met' if each[-1] <= TARGET else 'missed'} |")
     return lines

@@ -25,6 +25,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import product
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import diffusers
@@ -237,7 +238,7 @@ def cell(known: list[tuple[Any, ...]], batch: int, steps: int, rounds: int, fold
 def _ratios(theirs: list[tuple[float, Any]], ours: list[tuple[float, Any]]) -> str:
     """Return the median of the rounds' ratios, with the least and the most."""
     each = sorted(a / b for (a, _), (b, _) in zip(theirs, ours, strict=True))
-    return f"{each[len(each) // 2]:.2f} ({each[0]:.2f} to {each[-1]:.2f})"
+    return f"{median(each):.2f} ({each[0]:.2f} to {each[-1]:.2f})"
 
 
 def main() -> None:
