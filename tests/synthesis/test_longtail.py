@@ -58,9 +58,8 @@ def context(
 
 
 def plain(**changed: Any) -> LongtailGuide:
-    return LongtailGuide(
-        **({"decode": decode, "guidance_classifier": guidance_classifier, "n_shifts": 0, "cap": 10.0} | changed)
-    )
+    usual: dict[str, Any] = {"decode": decode, "guidance_classifier": guidance_classifier, "n_shifts": 0, "cap": 10.0}
+    return LongtailGuide(**(usual | changed))
 
 
 def drawn(guide: LongtailGuide | None, n: int = 1000, steps: int = 30) -> Tensor:
