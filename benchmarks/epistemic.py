@@ -27,10 +27,11 @@ from scipy.stats import spearmanr
 from sklearn.metrics import roc_auc_score
 from torch import Tensor, nn
 
-from medlt.classify.epistemic import STATISTICS, fit_epistemic
+from medlt.classify.epistemic import fit_epistemic
 from medlt.classify.networks import Network
 from medlt.classify.sets import TrainingSet
 from medlt.classify.train import Classifier, standardised
+from medlt.classify.uncertainty import STATISTICS
 from medlt.rng import numpy_generator, torch_generator
 from medlt.store import Store
 from medlt.training.runtime import Runtime

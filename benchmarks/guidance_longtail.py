@@ -32,8 +32,9 @@ from common import table
 from torch import Tensor
 from torch.nn.functional import avg_pool2d
 
-from medlt.classify.epistemic import STATISTICS, Epistemic, Members
+from medlt.classify.epistemic import Epistemic, Members
 from medlt.classify.networks import network
+from medlt.classify.uncertainty import STATISTICS
 from medlt.diffusion.codec import AutoencoderCodec, load_codec
 from medlt.diffusion.decoded_signal import decoded_signal, displace_estimate
 from medlt.diffusion.displacement import Displacement

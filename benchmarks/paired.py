@@ -18,8 +18,8 @@ import torch
 from common import table
 from torch import Tensor
 
-from medlt.classify.epistemic import STATISTICS
 from medlt.classify.train import Classifier
+from medlt.classify.uncertainty import STATISTICS
 from medlt.data.loaders import images
 from medlt.data.manifest import Manifest
 from medlt.metrics.rarity import avg_knn

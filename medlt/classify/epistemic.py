@@ -19,19 +19,7 @@ members together where the classifier is sure: there the cross-entropy has no gr
 size of the logit, however many rows are near. With it, members agree where there are rows, whatever their labels
 (tests/classify/test_epistemic_truth.py, benchmarks/epistemic.py).
 
-Statistics of a finding; all grow with uncertainty or difficulty:
-
-| name | formula | saturates | of what |
-|---|---|---|---|
-| variance | mean_m (l_m - mean l_m)^2 | no | members: what more rows would settle; the default |
-| bald | H(mean_m p_m) - mean_m H(p_m) | at log 2 | members (arXiv 1112.5745): also follows label noise |
-| entropy | H(sigmoid(l)) | at log 2 | the classifier |
-| margin | 1 - abs(2 sigmoid(l) - 1) | at 1 | the classifier |
-| energy | -log(1 + exp(l)), the free energy of one finding (arXiv 2109.14162) | at 0 | the classifier |
-
-Over all findings at once, the largest energy means that no finding is present and the largest entropy means that every
-label is undecided. Guidance therefore climbs a statistic of the image's own finding only, with an anchor on its label
-(`medlt.synthesis.longtail`).
+`medlt.classify.uncertainty` has the statistics of the members.
 """
 
 from __future__ import annotations
@@ -39,10 +27,9 @@ from __future__ import annotations
 import copy
 import json
 import math
-from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -52,6 +39,7 @@ from medlt import files
 from medlt.classify.networks import Network
 from medlt.classify.sets import TrainingSet
 from medlt.classify.train import Classifier, standardised
+from medlt.classify.uncertainty import statistic
 from medlt.rng import batch_indices, numpy_generator, torch_generator
 from medlt.store import Store
 from medlt.training import loop
@@ -61,35 +49,6 @@ from medlt.types import InputError
 
 FORMAT = 4  # part of the key: increase it if the same settings would train other weights
 RECORD, WEIGHTS = "epistemic.json", "epistemic.safetensors"
-Statistic: TypeAlias = Callable[[Tensor, Tensor], Tensor]
-"""(logits of the classifier [B,K], of the members [M,B,K]) -> [B,K]; larger means more uncertain or harder."""
-
-
-def _coin(logits: Tensor) -> Tensor:
-    """Return H(sigmoid(l)), in nats."""
-    return F.softplus(logits) - logits * logits.sigmoid()
-
-
-def bald(base: Tensor, members: Tensor) -> Tensor:
-    """Return the mutual information of the label and the member, in nats; 0 if the members agree."""
-    yes, no = (F.logsigmoid(sign).logsumexp(0) - math.log(len(members)) for sign in (members, -members))
-    return -(yes.exp() * yes + no.exp() * no) - _coin(members).mean(0)
-
-
-STATISTICS: Mapping[str, Statistic] = {
-    "bald": bald,
-    "variance": lambda base, members: members.var(0, correction=0),
-    "entropy": lambda base, members: _coin(base),
-    "margin": lambda base, members: 1 - (2 * base.sigmoid() - 1).abs(),
-    "energy": lambda base, members: -F.softplus(base),
-}
-
-
-def statistic(name: str) -> Statistic:
-    """Return a statistic by name. Raises InputError for an unknown name."""
-    if name not in STATISTICS:
-        raise InputError(f"no statistic named {name!r}; choose one of {', '.join(STATISTICS)}")
-    return STATISTICS[name]
 
 
 @dataclass(frozen=True)

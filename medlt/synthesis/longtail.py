@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from medlt.classify.epistemic import Statistic, statistic
+from medlt.classify.uncertainty import Statistic, statistic
 from medlt.diffusion.codec import DifferentiableCodec
 from medlt.diffusion.decoded_signal import average_shifts, decoded_signal, displace_estimate
 from medlt.diffusion.guidance import guided_levels
@@ -67,7 +67,7 @@ class LongtailGuide(Strength):
 
     decode: latents of the backbone -> images [B,1,H,W] in [0,1], differentiable (`differentiable_decoder`)
     weight and the other settings of the strength: as in `Strength`; all guided steps have the same length
-    statistic: as in `medlt.classify.epistemic`
+    statistic: as in `medlt.classify.uncertainty`
     label_weight: weight of the label's term in the objective
     n_shifts: small shifts of the image over which the gradient is averaged
     extra: columns of findings whose statistic also counts if a row has them

@@ -13,18 +13,11 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from medlt.classify import epistemic
-from medlt.classify.epistemic import (
-    STATISTICS,
-    Epistemic,
-    Members,
-    fit_epistemic,
-    masked_bce,
-    statistic,
-    weights_digest,
-)
+from medlt.classify.epistemic import Epistemic, Members, fit_epistemic, masked_bce, weights_digest
 from medlt.classify.networks import Network, network
 from medlt.classify.sets import TrainingSet
 from medlt.classify.train import Classifier
+from medlt.classify.uncertainty import STATISTICS, statistic
 from medlt.diffusion.batching import fixed_batches
 from medlt.files import digest_tensors, tensor_bytes
 from medlt.store import Store

@@ -20,9 +20,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from medlt.classify.epistemic import STATISTICS, Epistemic, fit_epistemic
+from medlt.classify.epistemic import Epistemic, fit_epistemic
 from medlt.classify.sets import TrainingSet
 from medlt.classify.train import fit_classifier
+from medlt.classify.uncertainty import STATISTICS
 from medlt.data.images import read_image
 from medlt.data.layouts import NIH_FINDINGS
 from medlt.data.loaders import square

@@ -12,10 +12,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from medlt.classify.epistemic import STATISTICS, fit_epistemic
+from medlt.classify.epistemic import fit_epistemic
 from medlt.classify.networks import network
 from medlt.classify.sets import TrainingSet
 from medlt.classify.train import Classifier
+from medlt.classify.uncertainty import STATISTICS
 from medlt.diffusion.batching import fixed_batches
 from medlt.diffusion.codec import AutoencoderCodec
 from medlt.diffusion.displacement import expected_norm
