@@ -174,8 +174,8 @@ class AblationRunner:
     def make(self, one: Variant, code: Iterated) -> tuple[Batch, list[CheckResult]]:
         """Make all images of a variant and check them; the results of best_of come last."""
         guides, _ = build_guides(self.run, self.learnt, one.method.guidance, self.backbone)
-        placed = localise(self.run, self.learnt, one.method, code.coder)
-        method = latent_fusion(self.run, self.learnt, one.method, placed, self.backbone, guides)
+        located = localise(self.run, self.learnt, one.method, code.coder)
+        method = latent_fusion(self.run, self.learnt, one.method, located, self.backbone, guides)
         plan = method.plan(self.learnt.cohort.shortfall(), self.run.config.seed + one.seed)
         batch = joined(list(method.run(plan[plan["candidate"] < self.run.config.targets.num_candidates])))
         results = [result for check in self.checks for result in check(batch)]
