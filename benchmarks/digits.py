@@ -15,7 +15,7 @@ fill rule, sampler, simplicial coder, fusion, classifier.
 | diffusion | images of a denoiser without extra losses |
 | cbdm, cbdm + aid | images of a denoiser with class balancing, and with the in-band loss too |
 | DiffuLT | as cbdm + aid; images out of band are dropped and made again |
-| fusion | tail digits fused into head digits, refined by the denoiser of `diffusion` |
+| fusion (only by `--arms`) | tail digits fused into head digits, refined by the denoiser of `diffusion` |
 
 All arms use the same classifier (medlt's ResNet-10 of latents, with group norm), steps and real rows. Real and added
 images are drawn alike, and an added image has the weight omega. All denoisers draw rare classes more often
@@ -81,7 +81,7 @@ CLASSES = tuple(f"digit {c}" for c in range(10))
 HEAD, RATIO, VAL, TEST = 120, 100.0, 14, 40
 COUNTS = [round(HEAD * RATIO ** (-rank / 9)) for rank in range(10)]
 GROUPS = {"all": range(10), "many": range(3), "medium": range(3, 7), "few": range(7, 10)}
-ARMS = ("real", "copies", "diffusion", "cbdm", "cbdm + aid", "DiffuLT", "fusion")
+ARMS = ("real", "copies", "diffusion", "cbdm", "cbdm + aid", "DiffuLT")
 ROUNDS = 3
 SCHEDULER = "dpm++", 12
 

@@ -229,8 +229,8 @@ def _trained(
         rows = batch_indices(len(train), chosen.batch_size, step, runtime.seed, "epistemic")
         at = torch.from_numpy(part.take(rows)).to(device)
         deviations: Tensor = network(features[at])
-        apart = (deviations.square() * pulls[:, at, None]).sum() / deviations[0].numel()
-        return masked_bce(base[at] + deviations, labels[at], pulls[:, at]) + chosen.consensus * apart
+        spread = (deviations.square() * pulls[:, at, None]).sum() / deviations[0].numel()
+        return masked_bce(base[at] + deviations, labels[at], pulls[:, at]) + chosen.consensus * spread
 
     loop.fit(members, loss_of, chosen.training(), runtime=runtime, folder=None, key=key, name="epistemic")
     with torch.no_grad():

@@ -33,7 +33,7 @@ from medlt.training.runtime import Runtime
 from medlt.training.settings import BatchPart
 from medlt.types import InputError
 
-FORMAT = 2  # part of the key: increase it if the same settings would train other weights
+FORMAT = 3  # part of the key: increase it if the same settings would train other weights
 PLANES = (32, 64, 128, 256)
 GROUPS = 8
 RECORD, WEIGHTS = "classifier.json", "classifier.safetensors"
@@ -128,9 +128,12 @@ def _check(train: LabelledLatents, val: LabelledLatents) -> None:
 
 
 def _half(net: nn.Module, z: Tensor) -> Tensor:
-    """Return logits float32 [B,K], computed in bfloat16: twice as fast on a CPU."""
+    """Return logits float32 [B,K], computed in bfloat16: twice as fast on a CPU.
+
+    Latents of 4x4 or less are computed in float32, as small images are (`medlt.classify.classifier.half`).
+    """
     z = z.to(next(net.parameters()).device, memory_format=torch.channels_last)
-    with torch.autocast(z.device.type, torch.bfloat16):
+    with torch.autocast(z.device.type, torch.bfloat16, enabled=min(z.shape[-2:]) > 4):
         logits: Tensor = net(z)
     return logits.float()
 

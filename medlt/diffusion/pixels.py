@@ -16,7 +16,7 @@ class PixelCodec:
     See medlt.types.Codec. channels = patch ** 2, factor = patch; the standard deviation of the moments is 0.
     """
 
-    def __init__(self, patch: int = 1, device: str | torch.device = "cpu") -> None:
+    def __init__(self, patch: int, device: str | torch.device) -> None:
         self.factor, self.channels, self.device = patch, patch * patch, torch.device(device)
         self.digest = digest("pixels", patch)
 

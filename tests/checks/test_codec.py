@@ -204,7 +204,7 @@ def test_a_codec_that_erases_lesions_is_named_by_both_measures() -> None:
 
 @pytest.mark.parametrize("patch", [1, 2])
 def test_the_identity_is_never_named(patch: int) -> None:
-    codec = PixelCodec(patch)
+    codec = PixelCodec(patch, "cpu")
     table = measured(lambda x: codec.decode(codec.latents(codec.moments(x))))
     assert list(table["status"]) == ["kept", "unclear"]  # the verifier is at chance of a Nodule
     assert table.loc["Mass", "contrast"] == pytest.approx(1, abs=1e-4)

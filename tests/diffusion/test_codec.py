@@ -33,7 +33,7 @@ def real_taesd() -> Codec:
 
 CODECS = [
     pytest.param(PixelCodec, id="pixels"),
-    pytest.param(lambda: PixelCodec(4), id="pixels-4"),
+    pytest.param(lambda: PixelCodec(4, "cpu"), id="pixels-4"),
     pytest.param(IdentityCodec, id="identity"),
     pytest.param(lambda: IdentityCodec(factor=2, spread=0.3, scale=0.7), id="identity-2"),
     pytest.param(lambda: AutoencoderCodec(tiny_autoencoder_kl(), "cpu"), id="kl"),
@@ -132,7 +132,7 @@ def test_the_identity_codec_loses_nothing(factor: int) -> None:
 @pytest.mark.parametrize("patch", [1, 2, 4])
 def test_pixels_come_back_as_they_were(patch: int) -> None:
     """In 8 bits exactly: no image of pixel diffusion differs from its file."""
-    codec, x = PixelCodec(patch), (images() * 255).round() / 255
+    codec, x = PixelCodec(patch, "cpu"), (images() * 255).round() / 255
     z = codec.latents(codec.moments(x))
     assert z.shape == (3, patch**2, 32 // patch, 32 // patch)
     assert float(z.min()) >= -1
@@ -141,15 +141,15 @@ def test_pixels_come_back_as_they_were(patch: int) -> None:
     back = codec.decode(z)
     torch.testing.assert_close(back, x, atol=1e-6, rtol=0)
     assert torch.equal((back * 255).round(), (x * 255).round())
-    assert PixelCodec(patch).digest == codec.digest != PixelCodec(patch + 1).digest
+    assert PixelCodec(patch, "cpu").digest == codec.digest != PixelCodec(patch + 1, "cpu").digest
     assert torch.equal(exported_decode(None, z), back)
 
 
 def test_a_latent_beyond_the_range_of_pixels_is_clipped_and_one_that_is_no_number_stays_none() -> None:
     z = torch.tensor([-3.0, 3.0, torch.nan, 0.0])[:, None, None, None].expand(4, 1, 2, 2)
-    assert PixelCodec().decode(z)[:2, 0, 0, 0].tolist() == [0, 1]
-    assert PixelCodec().decode(z)[2].isnan().all()
-    assert PixelCodec().decode(z)[3, 0, 0, 0] == 0.5
+    assert PixelCodec(1, "cpu").decode(z)[:2, 0, 0, 0].tolist() == [0, 1]
+    assert PixelCodec(1, "cpu").decode(z)[2].isnan().all()
+    assert PixelCodec(1, "cpu").decode(z)[3, 0, 0, 0] == 0.5
 
 
 @pytest.mark.parametrize("make", [PixelCodec, lambda: AutoencoderCodec(tiny_autoencoder_kl(), "cpu")])

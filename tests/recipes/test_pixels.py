@@ -43,7 +43,7 @@ def generator(run: Path) -> TrainedGenerator:
 def test_fusion_makes_images_of_pixels_and_the_codec_loses_nothing(run: Path, generator: TrainedGenerator) -> None:
     summary = json.loads((run / "run.json").read_text())
     assert summary["codec_check"]["lost"] == {}
-    assert summary["digests"]["codec"] == PixelCodec(2).digest == generator.codec.digest
+    assert summary["digests"]["codec"] == PixelCodec(2, "cpu").digest == generator.codec.digest
     assert generator.latent_size == (16, 16)
     made = Manifest.read(run / "manifest.parquet").rows.query("synthetic")
     assert len(made) == summary["counts"]["kept"] > 0
