@@ -32,7 +32,7 @@ def real_taesd() -> Codec:
 
 
 CODECS = [
-    pytest.param(PixelCodec, id="pixels"),
+    pytest.param(lambda: PixelCodec(1, "cpu"), id="pixels"),
     pytest.param(lambda: PixelCodec(4, "cpu"), id="pixels-4"),
     pytest.param(IdentityCodec, id="identity"),
     pytest.param(lambda: IdentityCodec(factor=2, spread=0.3, scale=0.7), id="identity-2"),
@@ -152,7 +152,7 @@ def test_a_latent_beyond_the_range_of_pixels_is_clipped_and_one_that_is_no_numbe
     assert PixelCodec(1, "cpu").decode(z)[3, 0, 0, 0] == 0.5
 
 
-@pytest.mark.parametrize("make", [PixelCodec, lambda: AutoencoderCodec(tiny_autoencoder_kl(), "cpu")])
+@pytest.mark.parametrize("make", [lambda: PixelCodec(1, "cpu"), lambda: AutoencoderCodec(tiny_autoencoder_kl(), "cpu")])
 def test_a_picture_is_the_decoded_image_with_gradients(make: Callable[[], Codec]) -> None:
     codec = make()
     assert isinstance(codec, DifferentiableCodec)
