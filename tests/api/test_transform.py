@@ -91,6 +91,7 @@ def test_the_state_decides(tiny_run: medlt.Run, made_for: str) -> None:
     assert len({whole(item(tiny_run, made_for))["uid"] for _ in range(20)}) > 1
 
 
+@pytest.mark.filterwarnings("ignore:This DataLoader will create 2 worker")  # on one core
 def test_it_works_in_the_workers_of_a_data_loader(tiny_run: medlt.Run) -> None:
     swap = medlt.RandSyntheticSwapd(KEYS, tiny_run, prob=0.5, swap="any")
     items = [item(tiny_run) for _ in range(24)]
