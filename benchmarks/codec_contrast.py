@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from common import table
+from common import Pixels, table
 from torch import Tensor
 from torch.nn import functional
 
@@ -57,19 +57,6 @@ CHOICES: dict[str, dict[str, float]] = {
     "given": {"lesion_weight": 4.0},
     "saliency": {"lesion_weight": 4.0},
 }
-
-
-class Pixels:
-    """Images [1,S,S] in [0,1] as a data set."""
-
-    def __init__(self, images: np.ndarray) -> None:
-        self.images = images
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        return {"uid": str(index), "image": torch.from_numpy(self.images[index])[None].float() / 255}
 
 
 def eight_bit(image: np.ndarray, size: int) -> np.ndarray:

@@ -7,6 +7,10 @@ import platform
 import sys
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -31,3 +35,16 @@ def table(name: str, lines: list[str], folder: Path = RESULTS) -> None:
     print(text)
     folder.mkdir(exist_ok=True)
     (folder / f"{name}.md").write_text(text)
+
+
+class Pixels:
+    """8-bit images [N,S,S] as a data set of dicts uid, image [1,S,S] in [0,1]."""
+
+    def __init__(self, images: np.ndarray) -> None:
+        self.images = images
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        return {"uid": str(index), "image": torch.from_numpy(self.images[index])[None].float() / 255}

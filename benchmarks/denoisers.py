@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from common import table
+from common import Pixels, table
 from torch import Tensor
 
 from medlt.data import phantom
@@ -64,19 +64,6 @@ CHOICES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "zero dropout": (ZERO | {"dropout": 0.1}, {}),
 }
 """Name -> settings of the network, and of the objective; each differs from one of its neighbours in one setting."""
-
-
-class Pixels:
-    """Images [1,S,S] in [0,1] as a data set."""
-
-    def __init__(self, images: np.ndarray) -> None:
-        self.images = images
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        return {"uid": str(index), "image": torch.from_numpy(self.images[index])[None].float() / 255}
 
 
 @dataclass(frozen=True)

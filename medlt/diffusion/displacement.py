@@ -70,7 +70,8 @@ class _Settings:
     ) -> None:  # fmt: skip
         self.scheduler, self.timesteps, self.moves, self.abar = scheduler, timesteps, moves, abar
         settings = repr(sorted((name, str(value)) for name, value in built.config.items()))
-        self._key = type(built).__name__, built.num_inference_steps, settings, timesteps, moves
+        signal = abar.cpu().double().numpy().tobytes()  # the settings print long lists of betas in part only
+        self._key = type(built).__name__, built.num_inference_steps, settings, timesteps, moves, signal
 
     def __hash__(self) -> int:
         return hash(self._key)

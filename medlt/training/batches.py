@@ -80,8 +80,16 @@ class StepBatches(Generic[T]):
             self._close()
             self.batches = self._from(step)
         if self.last is None or step != self.last[0]:
-            self.last = step, next(self.batches)
+            self.last = step, self._next()
         return self.last[1]
+
+    def _next(self) -> T:
+        """Return the next batch. After an error the thread has ended, and the next call begins again."""
+        try:
+            return next(self.batches)
+        except BaseException:
+            self._close()
+            raise
 
     def _from(self, step: int) -> Iterator[T]:
         """Return the batches from `step` on.

@@ -193,3 +193,14 @@ def test_the_published_settings_in_this_unit(w: float, every: int, entries: floa
     factor = float((g.norm(dim=1) / g.abs().amax(1)).mean()) / 32
     assert w * whole.gain / whole.norm == pytest.approx(entries, rel=0.02)
     assert w * whole.gain / whole.norm * factor == pytest.approx(share, rel=0.03)
+
+
+def test_noise_schedules_that_differ_in_the_middle_have_reaches_of_their_own() -> None:
+    """A text of the betas would not do: numpy prints three of each end of a long list."""
+    build = schedulers.factory("ddim", 10, STABLE_DIFFUSION)
+    timesteps = schedulers.evaluations(build())
+    other = ABAR.clone()
+    other[400:600] *= 0.9
+    moves = {round(timesteps[4]): 1.0}
+    assert 400 <= round(timesteps[5]) < 600
+    assert reach(build, timesteps, moves, ABAR) != reach(build, timesteps, moves, other)

@@ -108,4 +108,10 @@ def test_a_private_run_keeps_no_mask(tiny: Tiny, tmp_path: Path) -> None:
 
 def test_a_method_without_maps_writes_nothing(finished: Path, tmp_path: Path) -> None:
     run = opened_again(finished, silent)
-    write_localisation(run, filed_cohort(run), object(), Manifest.read(finished / "manifest.parquet"))
+    cohort = filed_cohort(run)
+    assert cohort.regions.findings
+    (table := finished / "localisation.parquet").rename(kept := tmp_path / "kept.parquet")
+    write_localisation(run, cohort, object(), Manifest.read(finished / "manifest.parquet"))
+    written = table.exists()
+    kept.rename(table)
+    assert not written
