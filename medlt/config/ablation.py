@@ -15,7 +15,7 @@ class Ablation(Strict):
     """One setting at a time; all others stay those of the base. `targets.max_per_finding` limits each variant."""
 
     vary: dict[str, tuple[Any, ...]] = Field(
-        description="`section.key` with the list of its values; the section is sparse or method"
+        description="`section.key` with the list of its values, also `section.key.key`; the section is sparse or method"
     )
     seeds: int = Field(1, ge=1, description="repetitions of each variant, each with a seed of its own")
     downstream: bool = Field(False, description="also train the arms of the comparison for each variant; slow")
@@ -26,7 +26,7 @@ class Ablation(Strict):
         """All variants share data, codec, denoiser and verifiers, so only what depends on none of these may differ."""
         for key, values in vary.items():
             section, dot, name = key.partition(".")
-            if section not in SECTIONS or not (dot and name) or "." in name:
+            if section not in SECTIONS or not dot or not all(name.split(".")):
                 raise ValueError(f"{key} cannot be varied; write sparse.KEY or method.KEY")
             if not values:
                 raise ValueError(f"{key} has no values; give a list")

@@ -2,7 +2,8 @@
 
 Images of one tail parent resemble each other, so standard errors are cluster-robust, with the parent as the cluster.
 The difference to the base is paired: both variants have the same plan rows, seeds and parents. The Wilson interval of
-the share that passes treats images as independent, and is too narrow if there are few parents.
+the share that passes treats images as independent, and is too narrow if there are few parents. With several seeds, the
+Markdown table has their mean, and its standard error between seeds in place of these.
 """
 
 from __future__ import annotations
@@ -18,22 +19,25 @@ from medlt.evaluation.quality import FEWEST_FOR_KID
 from medlt.metrics.features import scaled
 from medlt.metrics.fidelity import kid
 
-IMAGES = ("tail_parent", "verifier", "passed", "labelled", "kept", "mask_share", "tail_mass")
+IMAGES = ("tail_parent", "verifier", "passed", "labelled", "kept", "mask_share", "tail_mass", "lesion_carried")
 """Columns of a variant's images, index uid.
 
 tail_parent: uid of the tail parent; verifier: probability of the tail finding by the verifier that was trained on
 neither parent; passed: whether that probability reaches the limit; labelled: whether the label keeps the finding; kept:
 whether the image passed all checks and is the best of its slot; mask_share: share of pixels from the tail image;
-tail_mass: share of the tail image's class activation map on these pixels.
+tail_mass: share of the tail image's class activation map on these pixels; lesion_carried: share of the finding's known
+mask or box on them, NaN without one.
 """
 
 HEADERS = {
-    "value": "value", "seed": "seed", "kept": "kept", "passed": "verifier passes", "verifier": "verifier",
+    "value": "value", "seeds": "seeds", "kept": "kept", "passed": "verifier passes", "verifier": "verifier",
     "verifier_difference": "to base", "labelled": "labelled", "mask_share": "mask", "tail_mass": "map",
-    "reconstruction_l1": "L1", "mean_max_probability": "max p", "tokens_used": "tokens", "agreement": "agreement",
-    "probe_ap": "probe AP", "kid": "KID", "seconds": "s",
+    "lesion_carried": "lesion", "reconstruction_l1": "L1", "mean_max_probability": "max p", "tokens_used": "tokens",
+    "agreement": "agreement", "probe_ap": "probe AP", "kid": "KID", "seconds": "s",
 }  # fmt: skip
 DOWNSTREAM = {"tail_ap_difference": "tail AP to control"}
+ERRORS = {"kid": "kid_sd", "verifier": "verifier_se", "verifier_difference": "verifier_difference_se"}
+BETWEEN_SEEDS = ("passed", "labelled", "mask_share", "lesion_carried", "verifier", "verifier_difference", "kid")
 
 
 def clustered(values: pd.Series, cluster: pd.Series) -> tuple[float, float]:
@@ -58,7 +62,7 @@ def summarise(images: pd.DataFrame) -> dict[str, float]:
         "passed_high": interval.high,
         "verifier": verifier,
         "verifier_se": error,
-        **{name: float(images[name].mean()) for name in ("labelled", "mask_share", "tail_mass")},
+        **{name: float(images[name].mean()) for name in ("labelled", "mask_share", "tail_mass", "lesion_carried")},
     }
 
 
@@ -72,28 +76,46 @@ def difference_to_base(images: pd.DataFrame, base: pd.DataFrame) -> dict[str, fl
     return {"verifier_difference": difference, "verifier_difference_se": error}
 
 
+def pooled(table: pd.DataFrame) -> pd.DataFrame:
+    """Return one row for each value of each factor: the mean over its seeds.
+
+    With several seeds, NAME_between is the standard error of that mean between seeds.
+    """
+    numbers = table.select_dtypes("number").columns.difference(["seed"])
+    rows = []
+    for (factor, value), part in table.groupby(["factor", "value"], sort=False):
+        spread = part[[name for name in BETWEEN_SEEDS if name in part]].sem() if len(part) > 1 else pd.Series()
+        named = {"factor": factor, "value": value, "is_base": part["is_base"].all(), "seeds": len(part)}
+        rows.append(named | part[numbers].mean().to_dict() | spread.add_suffix("_between").to_dict())
+    return pd.DataFrame(rows)
+
+
 def _cell(row: Mapping[str, Any], name: str) -> str:
     """Return a value as text, with its error or interval."""
-    value = row.get(name)
+    value, between = row.get(name), row.get(f"{name}_between")
     if pd.isna(value):
         return "-"
-    if name == "passed":
-        return f"{value:.2f} [{row['passed_low']:.2f}, {row['passed_high']:.2f}]"
-    if name == "tail_ap_difference":
-        return f"{value:+.3f} [{row['tail_ap_low']:+.3f}, {row['tail_ap_high']:+.3f}]"
-    if name in ("verifier", "verifier_difference", "kid"):
-        error = row["kid_sd" if name == "kid" else f"{name}_se"]
-        return f"{value:{'+' if name == 'verifier_difference' else ''}.3f} ± {error:.3f}"
     if name == "value":
         return f"**{value}**" if row["is_base"] and value else str(value)
-    return f"{value:.0f}" if name in ("seed", "kept", "seconds") else f"{value:.3f}"
+    text = f"{value:{'+' if name == 'verifier_difference' else ''}.3f}"
+    if not pd.isna(between):
+        return f"{text} ± {between:.3f}"
+    if name == "passed" and row["seeds"] == 1:
+        return f"{value:.2f} [{row['passed_low']:.2f}, {row['passed_high']:.2f}]"
+    if name == "tail_ap_difference":
+        return f"{value:+.3f}" + (
+            f" [{row['tail_ap_low']:+.3f}, {row['tail_ap_high']:+.3f}]" if row["seeds"] == 1 else ""
+        )
+    if name in ERRORS and row["seeds"] == 1:
+        return f"{text} ± {row[ERRORS[name]]:.3f}"
+    return f"{value:.0f}" if name in ("seeds", "kept", "seconds") else text
 
 
 def as_markdown(table: pd.DataFrame) -> str:
     """Return the table as Markdown: a section a factor, a line a value, the value of the base in bold."""
     headers = HEADERS | (DOWNSTREAM if "tail_ap_difference" in table else {})
     lines = []
-    for factor, part in table.groupby("factor", sort=False):
+    for factor, part in pooled(table).groupby("factor", sort=False):
         lines += [f"## {factor}", "", "| " + " | ".join(headers.values()) + " |", "|---" * len(headers) + "|"]
         rows = part.to_dict("records")
         lines += ["| " + " | ".join(_cell(row, name) for name in headers) + " |" for row in rows]

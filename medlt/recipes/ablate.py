@@ -20,7 +20,7 @@ import json
 import math
 import time
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, reduce
 from pathlib import Path
 from typing import Any
 
@@ -96,10 +96,11 @@ def variants(base: configs.RunConfig, wanted: Ablation) -> list[Variant]:
         own = Variant("base", "", base, seed, True)
         made.append(own)
         for key, values in wanted.vary.items():
-            section, _, name = key.partition(".")
+            *outer, name = key.split(".")
             for value in values:
                 tree = base.model_dump(mode="json")
-                tree[section][name] = value
+                section = reduce(lambda part, one: part.setdefault(one, {}), outer, tree)
+                section[name] = value
                 changed = configs.parse(tree, f"ablation of {key}")
                 check_guides(changed)
                 one = Variant(name, value, changed, seed, False)
@@ -215,12 +216,15 @@ class AblationRunner:
             {"verifier": held_out.where(positive).stack(), "passed": held_out.ge(limits).stack()}
         ).dropna()
         parent = table.index.get_level_values(0).to_numpy()
-        blank = {"labelled": 1.0, "kept": False, "mask_share": float("nan"), "tail_mass": float("nan")}
+        unknown = dict.fromkeys(("mask_share", "tail_mass", "lesion_carried"), math.nan)
         train = cohort.training_set(cohort.train, self.run.config.classifier.size)
         chosen = positive.any(axis=1).to_numpy()
         fold = torch.tensor(np.where(chosen, verifiers.fold.loc[rows.index].to_numpy(), -1))
         kid, error = self.kid(train.images, fold)
-        return summarise(table.assign(tail_parent=parent, **blank)) | {"kid": kid, "kid_sd": error}
+        return summarise(table.assign(tail_parent=parent, labelled=1.0, kept=False, **unknown)) | {
+            "kid": kid,
+            "kid_sd": error,
+        }
 
     def compare_arms(self, one: Variant, batch: Batch, results: list[CheckResult]) -> dict[str, float]:
         """Train the arms of a variant, and return its tail macro AP minus that of the duplicated control."""
@@ -267,7 +271,7 @@ def kept_uids(results: list[CheckResult]) -> set[str]:
 def _images(batch: Batch, results: list[CheckResult]) -> pd.DataFrame:
     table = pd.DataFrame([vars(result) for result in results]).set_index(["check", "uid"])
     verifier, label = table.loc[LabelConsistency.name], table.loc[TargetLabelCheck.name]
-    return batch.rows[["finding", "tail_parent", "mask_share", "tail_mass"]].assign(
+    return batch.rows[["finding", "tail_parent", "mask_share", "tail_mass", "lesion_carried"]].assign(
         verifier=verifier["value"],
         passed=verifier["passed"],
         labelled=label["passed"],

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from medlt.evaluation.variants import as_markdown, clustered, difference_to_base, kid_by_fold, summarise
+from medlt.evaluation.variants import as_markdown, clustered, difference_to_base, kid_by_fold, pooled, summarise
 from medlt.metrics.features import scaled
 from medlt.metrics.fidelity import kid
 
@@ -21,6 +21,7 @@ def images(n: int = 40, seed: int = 0) -> pd.DataFrame:
             "kept": verifier > 0.8,
             "mask_share": rng.random(n),
             "tail_mass": rng.random(n),
+            "lesion_carried": np.where(np.arange(n) % 2, rng.random(n), np.nan),
         },
         index=pd.Index([f"u{i}" for i in range(n)], name="uid"),
     )
@@ -63,6 +64,7 @@ def test_shares_and_counts_are_of_the_images() -> None:
     assert found["kept"] == table["kept"].sum()
     assert found["passed"] == table["passed"].mean()
     assert found["mask_share"] == pytest.approx(table["mask_share"].mean())
+    assert found["lesion_carried"] == pytest.approx(table["lesion_carried"].dropna().mean())
     n, k, z = 40, table["passed"].sum(), 1.959963984540054
     centre = (k + z**2 / 2) / (n + z**2)  # Wilson 1927
     half = z / (n + z**2) * np.sqrt(k * (n - k) / n + z**2 / 4)
@@ -106,9 +108,31 @@ def test_the_markdown_table_has_a_section_a_factor_and_marks_the_base() -> None:
     )
     text = as_markdown(table)
     assert [line for line in text.splitlines() if line.startswith("## ")] == ["## keep", "## rule"]
-    assert "| **5** | 0 |" in text
-    assert "| 15 | 0 |" in text
+    assert "| **5** | 1 |" in text
+    assert "| 15 | 1 |" in text
+    assert f"[{row['passed_low']:.2f}, {row['passed_high']:.2f}]" in text
     widths = {line.count("|") for line in text.splitlines() if line.startswith("|")}
     assert len(widths) == 1
     proved = table.assign(tail_ap_difference=0.01, tail_ap_low=-0.02, tail_ap_high=0.03)
     assert "+0.010 [-0.020, +0.030]" in as_markdown(proved)
+
+
+def test_seeds_are_pooled_with_the_standard_error_between_them() -> None:
+    """Three seeds with verifier 0.1, 0.2, 0.6: mean 0.3, standard deviation sqrt(0.07), a third of its square root."""
+    one = summarise(images()) | difference_to_base(images(), images()) | {"kid": 0.1, "kid_sd": 9.0}
+    table = pd.DataFrame(
+        [
+            {"factor": "keep", "value": value, "is_base": value == "5", "seed": seed} | one | {"verifier": verifier}
+            for value in ("5", "15")
+            for seed, verifier in enumerate((0.1, 0.2, 0.6))
+        ]
+    )
+    found = pooled(table)
+    assert list(found["value"]) == ["5", "15"]
+    assert (found["seeds"] == 3).all()
+    np.testing.assert_allclose(found["verifier"], 0.3)
+    np.testing.assert_allclose(found["verifier_between"], np.sqrt(0.07 / 3))
+    text = as_markdown(table)
+    assert f"0.300 ± {np.sqrt(0.07 / 3):.3f}" in text
+    assert "9.000" not in text, "the error within a seed"
+    assert "[" not in text
