@@ -25,6 +25,17 @@ GUIDANCE_INTERVAL = (
 GUIDANCE = "guidance besides the label, a list of sections; they compose, the first innermost"
 
 
+DECODING = (
+    "difference: pixels of the real images, plus the decoded change that the denoiser made; plain: the decoded image "
+    "alone, which loses what the codec loses. A private run is always plain"
+)
+FEATHER = "width of the soft edge around the pixels of the tail image, as a share of the side of the image"
+SEAM = (
+    "edge between the two images: feather, a soft one; poisson, the gradients of the tail image at the brightness of "
+    "the head image"
+)
+
+
 class MethodConfig(Strict):
     """A method: of medlt, or of a plug-in. The settings of a plug-in may be a subclass."""
 
@@ -120,6 +131,7 @@ class Edit(MethodConfig):
     mixed: float = Field(
         0.0, ge=0, le=0.5, description="share of another positive image of the finding that is mixed in, at most"
     )
+    decoding: Literal["difference", "plain"] = Field("difference", description=DECODING)
     guidance_scale: float = Field(2.0, ge=0, le=100, description=GUIDANCE_SCALE)
     guidance_interval: Window = Field((0.0, 1.0), description=GUIDANCE_INTERVAL)
     guidance: tuple[GuideConfig, ...] = Field((), description=GUIDANCE)
@@ -199,6 +211,9 @@ class Fusion(MethodConfig):
         "changes an image: the 5 of 75 run the conditional network alone"
     )  # fmt: skip
     guidance: tuple[GuideConfig, ...] = Field((), description=GUIDANCE)
+    decoding: Literal["difference", "plain"] = Field("difference", description=DECODING)
+    feather: float = Field(0.06, ge=0, lt=1, description=FEATHER)
+    seam: Literal["feather", "poisson"] = Field("feather", description=SEAM)
     labels: Literal["measured", "cam_mass", "lesion_carried", "tail", "union"] = Field(
         "measured", description="labels of an image: by the share of a finding that was kept, as far as its map was "
         "measured, otherwise those of the tail image; by that share alone; by the share of its mask or box; those of "

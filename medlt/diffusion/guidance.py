@@ -9,7 +9,8 @@
 
 References: [1] Ho and Salimans, classifier-free guidance, arXiv 2207.12598. [2] Karras et al., autoguidance, arXiv
 2406.02507. [3] Kynkaanniemi et al., guidance in a limited interval, arXiv 2404.07724. [4] Um and Ye, self-guided
-minority sampling, arXiv 2407.11555.
+minority sampling, arXiv 2407.11555. [5] Lugmayr et al., RePaint, arXiv 2201.09865. [6] Zhang et al., LeFusion, arXiv
+2403.14066.
 """
 
 from __future__ import annotations
@@ -46,6 +47,15 @@ def only_at(guidance: Guidance, timesteps: Container[int]) -> Guidance:
         return lambda x_t, t: (guided if t in timesteps else denoiser)(x_t, t)
 
     return wrap
+
+
+def keep(mask: Tensor, latent: Tensor) -> Guidance:
+    """Return guidance whose estimate is `latent` [B,C,h,w] where `mask`, bool [B,1,h,w], is true [5, 6].
+
+    From a start of the same latent with noise, a sampler without noise of its own passes through the latent with that
+    noise at each level there, and the last estimate is the latent bit for bit. Compose it last, outermost.
+    """
+    return lambda denoiser: lambda x_t, t: torch.where(mask, latent, denoiser(x_t, t))
 
 
 def levels(timesteps: Sequence[float]) -> list[int]:

@@ -33,6 +33,7 @@ from medlt.recipes._privacy import independent_rows, withheld
 from medlt.recipes._setup import RunFolder
 from medlt.rng import seed_of
 from medlt.sparse.embedding import SimplicialCoder
+from medlt.synthesis.composite import Difference, Pixels, StartDecoder
 from medlt.synthesis.edit import ImageEdit
 from medlt.synthesis.from_noise import FromNoise
 from medlt.synthesis.fusion import LatentFusion
@@ -111,6 +112,7 @@ def method_parts(run: RunFolder[configs.RunConfig], learnt: Learnt) -> RunParts:
     return RunParts(
         train=train_table(run, cohort, learnt.verifiers),
         latents=withheld if run.config.data_independent else latents,
+        pixels=train_pixels(run, cohort),
         shape=(channels // 2, height, width),
         standardiser=latents.standardiser,
         decode=decoder(run.runtime, latents.codec),
@@ -123,6 +125,27 @@ def method_parts(run: RunFolder[configs.RunConfig], learnt: Learnt) -> RunParts:
         run=run,
         learnt=learnt,
     )
+
+
+def train_pixels(run: RunFolder[configs.RunConfig], cohort: Cohort) -> Pixels:
+    """Return the function from uids of train rows to their images [B,1,S,S] in [0,1]; withheld in a private run."""
+
+    def read(uids: Sequence[str]) -> Tensor:
+        at = {uid: i for i, uid in enumerate(dict.fromkeys(uids))}
+        return cohort.images(cohort.train, run.config.size, list(at))[[at[uid] for uid in uids]] / 255
+
+    return withheld if run.config.privacy is not None else read
+
+
+def difference(
+    run: RunFolder[configs.RunConfig], learnt: Learnt, chosen: configs.Fusion | configs.Edit
+) -> Difference | None:
+    """Return what difference decoding needs; None if the config decodes plainly, and in a private run."""
+    if chosen.decoding == "plain" or run.config.privacy is not None:
+        return None
+    starts = StartDecoder(decoder(run.runtime, learnt.latents.codec))
+    edge = chosen.model_dump(include={"feather", "seam"})
+    return Difference(train_pixels(run, learnt.cohort), starts, **edge)
 
 
 def fusion_method(chosen: configs.Fusion, parts: RunParts) -> LatentFusion:
@@ -173,6 +196,7 @@ def latent_fusion(
         guidance=guides,
         labels=chosen.labels,
         rule=chosen.rule,
+        difference=difference(run, learnt, chosen),
     )
 
 
@@ -194,7 +218,13 @@ def conditional(
         "guidance": guides,
     }
     if isinstance(chosen, configs.Edit):
-        return ImageEdit(latents=latents, strength=chosen.strength, mixed=chosen.mixed, **shared)
+        return ImageEdit(
+            latents=latents,
+            strength=chosen.strength,
+            mixed=chosen.mixed,
+            difference=difference(run, learnt, chosen),
+            **shared,
+        )
     height, width = latents.cache.shape[-2:]
     kind: type[FromNoise] = synthesis.METHODS[chosen.kind]
     return kind(

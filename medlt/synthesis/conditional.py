@@ -26,7 +26,7 @@ from medlt.rng import numpy_generator, seed_of
 from medlt.synthesis.guides import Guide, SamplingContext, guided, target_columns
 from medlt.synthesis.plan import TrainTable
 from medlt.synthesis.space import Standardises, in_calls
-from medlt.types import Batch, InputError
+from medlt.types import Batch, Guidance, InputError
 
 ABOUT = ("view", "sex", "age")
 Key = tuple[int, str, int, int]
@@ -56,12 +56,19 @@ def sample_rows(
     labels: Tensor,
     target: Tensor,
     seeds: Tensor,
+    *,
+    outermost: Guidance | None = None,
 ) -> Tensor:
-    """Return clean estimates [B,C,h,w]; start_at: scheduler -> start; the other arguments as in `SamplingContext`."""
+    """Return clean estimates [B,C,h,w]; start_at: scheduler -> start; outermost: guidance around all other guidance.
+
+    The other arguments are as in `SamplingContext`.
+    """
     scheduler = method.scheduler()
     start = start_at(scheduler)
     context = SamplingContext(method.backbone, condition, labels, target, seeds, start.timesteps, method.scheduler)
     denoiser = guided(method.guidance, context, method.guidance_scale, method.guidance_interval)
+    if outermost is not None:
+        denoiser = outermost(denoiser)
     return sample(denoiser, start, scheduler, seeds.tolist())
 
 

@@ -6,12 +6,13 @@ The fewer steps are run, the less of the finding is lost and the less is new.
     plan    tail finding c; parent a, a real row with c, and its label vector, view, sex and age; k; a seed
     noise   z_t = sqrt(abar) z_a + sqrt(1-abar) eps at the noise level of the last k of N steps
     sample  these k steps, with classifier-free guidance, then the `guidance`
-    decode  image = decode(un-standardised x0)
+    decode  image = x_a + decode(un-standardised x0) - decode(un-standardised z_a)
 
-k/N is the strength; each row draws one of `strength`. If the best of several candidates is kept, the verifier prefers
-weak edits, which are nearest to its training images. Optionally z_a is mixed, before noising, with the latent of
-another positive b of c: (1-m) z_a + m z_b with m ~ U(0, mixed), which no single parent could give. Labels are mixed in
-the same way, so a finding of one parent alone becomes a soft label; an unknown label stays unknown.
+x_a are the pixels of a, so what the codec loses stays (`medlt.synthesis.composite`); without `difference` the image is
+decode(x0) alone. k/N is the strength; each row draws one of `strength`. If the best of several candidates is kept, the
+verifier prefers weak edits, which are nearest to its training images. Optionally z_a is mixed, before noising, with the
+latent of another positive b of c: (1-m) z_a + m z_b with m ~ U(0, mixed), which no single parent could give. Pixels and
+labels are mixed in the same way, so a finding of one parent alone becomes a soft label; an unknown label stays unknown.
 
 | column of the plan | meaning |
 |---|---|
@@ -24,7 +25,7 @@ finding, slot, seed and label vector are those of `from_noise`, so that both met
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -35,6 +36,7 @@ from torch import Tensor
 from medlt.diffusion.sampler import Start, from_latent, last_steps
 from medlt.localise.code_explainer import Latents
 from medlt.rng import noise_like, numpy_generator
+from medlt.synthesis.composite import Difference, difference_decoded
 from medlt.synthesis.conditional import ABOUT, Conditional, Key
 from medlt.synthesis.pairing import allowed_pairs
 from medlt.types import InputError
@@ -51,8 +53,9 @@ LAST_STEPS = 2
 class ImageEdit(Conditional):
     """The method.
 
-    latents: uids -> standardised latents [N,C,h,w]; strength: shares of the scheduler's steps in (0,1], of which each
-    row draws one (rows of one strength share calls, so give few); mixed: largest weight of a partner, in [0,0.5], 0 for
+    latents: uids -> standardised latents [N,C,h,w]; difference: real pixels, None for decoded ones alone; strength:
+    shares of the scheduler's steps in (0,1], of which each row draws one (rows of one strength share calls, so give
+    few); mixed: largest weight of a partner, in [0,0.5], 0 for
     none. A partner is a row of another patient with the finding, in the same fold and projection. The other arguments
     are as in `Conditional`. Raises InputError for a strength or a weight out of range.
     """
@@ -60,6 +63,7 @@ class ImageEdit(Conditional):
     latents: Latents
     strength: tuple[float, ...] = (0.1, 0.2, 0.3, 0.4)
     mixed: float = 0.0
+    difference: Difference | None = None
     reads_real_images: bool = field(default=True, init=False)
     name: ClassVar[str] = "edit"
     columns: ClassVar[tuple[str, ...]] = COLUMNS
@@ -94,10 +98,22 @@ class ImageEdit(Conditional):
         a, b = (self._labels_of(rows, column) for column in self.reads)
         return a.where(a == b, a.mul(1 - rows["mixing_weight"], axis=0) + b.mul(rows["mixing_weight"], axis=0))
 
-    def _start_tensors(self, rows: pd.DataFrame, seeds: list[int]) -> tuple[Tensor, ...]:
-        a, b = (self.latents([str(uid) for uid in rows[column]]).float() for column in self.reads)
+    def _mixed(self, rows: pd.DataFrame, of: Callable[[Sequence[str]], Tensor]) -> Tensor:
+        """Return (1-m) a + m b of the tensors [B,...] that `of` has for the parents."""
+        a, b = (of([str(uid) for uid in rows[column]]).float() for column in self.reads)
         weight = torch.tensor(rows["mixing_weight"].tolist()).to(a).reshape(-1, 1, 1, 1)
-        z = (1 - weight) * a + weight * b
+        return (1 - weight) * a + weight * b
+
+    def _images(self, rows: pd.DataFrame, labels: pd.DataFrame) -> Tensor:
+        refined = super()._images(rows, labels)
+        if self.difference is None:
+            return refined
+        keys = list(rows[[*self.reads, "mixing_weight"]].itertuples(index=False, name=None))
+        start = self.difference.starts(keys, self.standardiser.back(self._mixed(rows, self.latents)))
+        return difference_decoded(self._mixed(rows, self.difference.pixels), refined, start, torch.ones(()))
+
+    def _start_tensors(self, rows: pd.DataFrame, seeds: list[int]) -> tuple[Tensor, ...]:
+        z = self._mixed(rows, self.latents)
         z = z if self.backbone.space == "standardised" else self.standardiser.back(z)
         return z, noise_like(seeds, z.shape[1:]), torch.tensor(rows["last_steps"].tolist())
 

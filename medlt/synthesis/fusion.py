@@ -9,10 +9,10 @@ arXiv 2405.01705. Notation: `medlt.sparse.embedding` (z, E, D, C, s) and `medlt.
             T: the largest cells of the map of c in i (`medlt.localise`), or A_c(i) > tail_threshold
     refine  the last k of N steps from sqrt(abar) z' + sqrt(1-abar) eps (renoise; without it from z', as published),
             classifier-free guidance under the label vector, then the `guidance`
-    decode  image = decode(un-standardised z)
+    decode  image = composite of the two real images under omega + soft omega (decode(z) - decode(z'))
 
-`plan` draws all random numbers; `run` is a function of each row alone, bit for bit on a CPU, whatever other rows are in
-the batch (`medlt.diffusion.batching`).
+Without `difference` the image is decode(z) alone. `plan` draws all random numbers; `run` is a function of each row
+alone, bit for bit on a CPU, whatever other rows are in the batch (`medlt.diffusion.batching`).
 """
 
 from __future__ import annotations
@@ -37,6 +37,7 @@ from medlt.localise.measure import Localisation
 from medlt.localise.trust import Located, Trust
 from medlt.rng import noise_like, seed_of
 from medlt.sparse.embedding import SimplicialCoder
+from medlt.synthesis.composite import Difference, composite, difference_decoded
 from medlt.synthesis.conditional import sample_rows
 from medlt.synthesis.evidence import Evidence, carried, evidence_table, reason
 from medlt.synthesis.fuse import coins, fuse, located, masks
@@ -75,7 +76,8 @@ class LatentFusion:
     labels, view, sex and age of the tail image; decode: codec latents [B,C,h,w] -> images [B,1,H,W] in [0,1], where
     the bytes of a row depend on that row alone (as in `medlt.diffusion.decode`); scheduler: returns a new scheduler
     with timesteps set; strength: k/N; batch_size: rows in memory; guidance_interval: timesteps of classifier-free
-    guidance, as shares of the trained ones; localisation: where findings are, and how well that is known (None: the
+    guidance, as shares of the trained ones; difference: real pixels, None for decoded ones alone
+    (`medlt.synthesis.composite`); localisation: where findings are, and how well that is known (None: the
     maps of the coder alone, unmeasured).
     """
 
@@ -96,6 +98,7 @@ class LatentFusion:
     labels: str = "cam_mass"
     rule: str = "published"
     localisation: Localisation | None = None
+    difference: Difference | None = None
     batch_size: int = 32
     reads_real_images: bool = field(default=True, init=False)
     name: ClassVar[str] = "fusion"
@@ -125,7 +128,7 @@ class LatentFusion:
         """
         for part in self._parts(rows):
             fused = self._fuse(part)
-            images = self._decoded(self._refine(part, fused))
+            images = self._images(part, fused)
             labels = pd.DataFrame(fused.labels, index=part.index, columns=list(self.train.findings))
             yield Batch(
                 part.assign(**{name: fused.measured[name].to_numpy() for name in fused.measured}), images, labels
@@ -224,14 +227,24 @@ class LatentFusion:
             self, lambda scheduler: from_latent(z, noise, scheduler, self._steps, self.renoise), *context
         )
 
+    def _images(self, rows: pd.DataFrame, fused: _Fused) -> Tensor:
+        """Return finished images [B,1,H,W]."""
+        refined = self._decoded(self._refine(rows, fused))
+        if self.difference is None:
+            return refined
+        tail, head = (self.difference.pixels(rows[name].tolist()) for name in ("tail_parent", "head_parent"))
+        soft = self.difference.soft(fused.omega, head.shape[-1])
+        start = self.difference.starts(list(rows.index), self.standardiser.back(fused.z))
+        return difference_decoded(composite(head, tail, soft, self.difference.seam), refined, start, soft)
+
     def _decoded(self, z: Tensor) -> Tensor:
         """Return images of standardised latents."""
         return self.decode(self.standardiser.back(z)).cpu()
 
     def _panels(self, rows: pd.DataFrame) -> dict[str, Tensor]:
         fused = self._fuse(rows)
-        latents = {"tail": fused.z_tail, "head": fused.z_head, "fused": fused.z, "refined": self._refine(rows, fused)}
-        images = {name: self._decoded(z) for name, z in latents.items()}
+        latents = {"tail": fused.z_tail, "head": fused.z_head, "fused": fused.z}
+        images = {name: self._decoded(z) for name, z in latents.items()} | {"refined": self._images(rows, fused)}
         size = images["tail"].shape[-2:]
         maps = {"cam_tail": fused.cam_tail, "cam_head": fused.cam_head}
         smooth = {name: F.interpolate(m[:, None].cpu(), size, mode="bilinear") for name, m in maps.items()}

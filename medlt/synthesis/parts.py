@@ -28,8 +28,9 @@ class MethodParts:
 
     train: the train rows, with labels, patients and verifier folds; in a private run of a method that starts
     from noise, one made-up row per finding. latents: uids -> standardised latents [B,C,h,w] of real train images; it
-    raises InputError in such a run. shape: (C,h,w). standardiser: between standardised latents and the codec's; decode:
-    the codec's latents -> images [B,1,H,W] in [0,1]. num_candidates: candidates that a plan holds per slot.
+    raises InputError in such a run. pixels: uids -> real train images [B,1,S,S] in [0,1] at the size of the run; it
+    raises InputError in every private run. shape: (C,h,w). standardiser: between standardised latents and the codec's;
+    decode: the codec's latents -> images [B,1,H,W] in [0,1]. num_candidates: candidates that a plan holds per slot.
 
     train_denoiser: called with a function from the backbone to extra losses, or with nothing. build_guides: guidance
     sections of a config, backbone -> guides, innermost first. learn_sparse_code: the simplicial code of latents.
@@ -38,6 +39,7 @@ class MethodParts:
 
     train: TrainTable
     latents: Callable[[Sequence[str]], Tensor]
+    pixels: Callable[[Sequence[str]], Tensor]
     shape: tuple[int, int, int]
     standardiser: Standardises
     decode: Callable[[Tensor], Tensor]

@@ -9,7 +9,17 @@ from torch import Tensor
 from medlt.config import Fusion
 from medlt.diffusion import schedulers
 from medlt.diffusion.backbone import ClassifierFree
-from medlt.diffusion.guidance import Weighting, ascend, compose, contrast, every_nth, levels, mean_shifts, only_at
+from medlt.diffusion.guidance import (
+    Weighting,
+    ascend,
+    compose,
+    contrast,
+    every_nth,
+    keep,
+    levels,
+    mean_shifts,
+    only_at,
+)
 from medlt.diffusion.noise import STABLE_DIFFUSION
 from medlt.diffusion.sampler import from_latent, from_noise, last_steps, sample
 from medlt.diffusion.signals import minority
@@ -320,3 +330,42 @@ def test_fusion_refines_with_the_conditional_network_alone_by_default() -> None:
         sample(denoiser, from_latent(z, noise([3, 4]).float(), built, steps), built)
         assert len(sizes) == steps
         assert (4 in sizes) is twice
+
+
+@pytest.mark.parametrize("name", ["ddim", "ddpm", "dpm++", "unipc", "heun", "euler_a", "lcm"])
+def test_keep_ends_at_the_known_latent_bit_for_bit(name: str) -> None:
+    """Of each mean of the mixture the second coordinate is known, and the first is free."""
+    known = MEANS[torch.arange(30) % 3]
+    mask = torch.tensor([[False, True]])
+    scheduler = schedulers.scheduler(name, 20)
+    start = from_latent(known, noise(range(30)), scheduler, 16)
+    made = sample(keep(mask, known)(MIXTURE), start, scheduler, range(30))
+    assert torch.equal(made[:, 1], known[:, 1])
+    assert not torch.equal(made[:, 0], known[:, 0])
+
+
+def test_keep_passes_through_the_known_latent_at_the_noise_of_each_level() -> None:
+    """x_t = sqrt(abar) z + sqrt(1 - abar) n at every step of DDIM, with the noise n of the start."""
+    known, n, seen = MEANS, noise(range(3)), dict[int, Tensor]()
+    mask = torch.tensor([[False, True]])
+
+    def spied(x_t: Tensor, t: int) -> Tensor:
+        seen[t] = x_t
+        return MIXTURE(x_t, t)
+
+    scheduler = schedulers.scheduler("ddim", 20)
+    sample(keep(mask, known)(spied), from_latent(known, n, scheduler, 20), scheduler)
+    assert len(seen) == 20
+    for t, x_t in seen.items():
+        expected = ABAR[t].sqrt() * known + (1 - ABAR[t]).sqrt() * n
+        torch.testing.assert_close(x_t[:, 1], expected[:, 1], atol=1e-6, rtol=1e-6)
+
+
+def test_what_is_free_under_keep_follows_what_is_known() -> None:
+    """The second coordinate of one mean is known, and from pure noise the first becomes that mean's far more often."""
+    scheduler, known = schedulers.scheduler("ddim", 50), MEANS[[2]].expand(300, 2)
+    share = []
+    for guidance in (keep(torch.tensor([[False, True]]), known), compose()):
+        made = sample(guidance(FLAT), from_noise(noise(range(300)), scheduler), scheduler)
+        share.append(float(((made[:, 0] - MEANS[2, 0]).abs() < 0.5).double().mean()))
+    assert share[0] > 2 * share[1]

@@ -4,6 +4,7 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -136,3 +137,20 @@ def test_one_image_remade_from_its_plan_row_is_the_one_in_the_set(
         (batch,) = method.run(plan.loc[[uid]])
         stored = np.asarray(Image.open(f"run/images/{uid}.png"))
         np.testing.assert_array_equal(to_uint8(batch.images)[0], stored)
+
+
+def test_images_are_real_to_the_bit_outside_the_pixels_that_moved(
+    finished: Path, tiny: Tiny, method_of: Method, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Difference decoding is the default: the saved bytes of the head image stay where the soft mask is 0."""
+    monkeypatch.chdir(finished.parent)
+    plan = pd.read_parquet("run/plan.parquet")
+    kept = [path.stem for path in sorted(Path("run/images").glob("*.png"))]
+    method: Any = method_of(tiny(Path("run")))
+    rows = plan.loc[kept]
+    soft = method.difference.soft(method._fuse(rows).omega, 32)[:, 0].numpy()
+    real = to_uint8(method.difference.pixels(rows["head_parent"].tolist()))
+    stored = np.stack([np.asarray(Image.open(f"run/images/{uid}.png")) for uid in kept])
+    assert 0.1 < (soft == 0).mean() < 1
+    np.testing.assert_array_equal(stored[soft == 0], real[soft == 0])
+    assert (stored != real).any()

@@ -17,6 +17,7 @@ from medlt.diffusion.signals import between
 from medlt.rng import numpy_generator, seed_of
 from medlt.sparse.embedding import SimplicialCoder
 from medlt.synthesis import METHODS
+from medlt.synthesis.composite import Difference, StartDecoder
 from medlt.synthesis.edit import ImageEdit
 from medlt.synthesis.from_noise import FromNoise
 from medlt.synthesis.fusion import LatentFusion
@@ -68,6 +69,17 @@ def decode(z: Tensor) -> Tensor:
     return torch.nn.functional.interpolate(z.mean(1, keepdim=True), scale_factor=2.0).sigmoid()
 
 
+def pixels(uids: Sequence[str]) -> Tensor:
+    """Real images [N,1,16,16] of 8 bits, a function of the uid."""
+    made = [torch.randint(0, 256, (1, 16, 16), generator=torch.Generator().manual_seed(seed_of(u))) for u in uids]
+    return torch.stack(made) / 255
+
+
+def difference() -> Difference:
+    """Difference decoding with these pixels."""
+    return Difference(pixels, StartDecoder(decode), feather=0.1)
+
+
 def guidance_classifier(images: Tensor) -> tuple[Tensor, Tensor]:
     """Logits [B,K] and of three members [3,B,K]: quadratic in a few pixels, so that the members' spread has a slope."""
     pixels = images[:, 0, ::4, ::4].flatten(1)
@@ -114,7 +126,8 @@ def from_noise(kind: type[FromNoise] = FromNoise, **changed: Any) -> FromNoise:
 
 def edit(**changed: Any) -> ImageEdit:
     """Edits of three strengths, half of them mixed with a partner."""
-    return ImageEdit(**(conditional() | {"latents": latents, "strength": (0.2, 0.4, 0.5), "mixed": 0.5} | changed))
+    own = {"latents": latents, "strength": (0.2, 0.4, 0.5), "mixed": 0.5, "difference": difference()}
+    return ImageEdit(**(conditional() | own | changed))
 
 
 @pytest.fixture
@@ -152,6 +165,7 @@ def build() -> Callable[..., LatentFusion]:
             "plan_settings": PlanSettings(num_candidates=2),
             "strength": 0.15,
             "batch_size": 5,
+            "difference": difference(),
         }
         return LatentFusion(**(parts | changed))
 

@@ -31,7 +31,7 @@ def flat(x: Tensor, t: Tensor, condition: Tensor) -> Tensor:
 
 
 def built(methods: Methods, **changed: Any) -> ImageEdit:
-    made: ImageEdit = methods["edit"](**({"mixed": 0.0} | changed))
+    made: ImageEdit = methods["edit"](**({"mixed": 0.0, "difference": None} | changed))
     return made
 
 

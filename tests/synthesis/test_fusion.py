@@ -120,7 +120,7 @@ def test_batches_are_whole(build: Build) -> None:
 
 def test_one_row_step_by_step(build: Build) -> None:
     """Guidance, noise, scheduler and un-standardising written out for a single row."""
-    method = build(guidance_scale=2.0, labels="tail")
+    method = build(guidance_scale=2.0, labels="tail", difference=None)
     row = method.plan({"Hernia": 1}, 3).iloc[[0]]
     coder, explainer, names = method.coder.eval(), method.explainer, method.train.findings
     with torch.no_grad():
@@ -156,7 +156,8 @@ def test_a_denoiser_in_codec_space_is_given_codec_latents(build: Build) -> None:
     """A denoiser that returns its input leaves the fused latent alone, in whichever space it works."""
 
     def still(space: str) -> dict[str, Any]:
-        return {"backbone": label_backbone(lambda x, t, c: x, 5, space=space), "strength": 0.05, "renoise": False}
+        return {"backbone": label_backbone(lambda x, t, c: x, 5, space=space), "strength": 0.05, "renoise": False,
+                "difference": None}  # fmt: skip
 
     rows = build().plan(NEED, 3)
     shown = build(**still("standardised")).explain(rows)
