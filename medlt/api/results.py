@@ -17,8 +17,8 @@ from medlt.types import InputError
 class Verdict:
     """The outcome of an experiment. Print it for one sentence.
 
-    verdict: helps, no evidence, harms or no verdict; difference, low, high: tail macro AP of `arm` less that of
-    `control`, with its 95 % interval; smallest: the least gain that these test images and seeds would have
+    verdict: helps, no evidence, harms, cannot see or no verdict; difference, low, high: tail macro AP of `arm` less
+    that of `control`, with its 95 % interval; smallest: the least gain that these test images and seeds would have
     shown. Numbers are None where nothing could be compared.
     """
 

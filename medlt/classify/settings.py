@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Literal
 
 from medlt.classify.augment import augmentation
 from medlt.classify.losses import known_loss
@@ -18,7 +19,10 @@ CHECKPOINT = 1000
 
 @dataclass(frozen=True)
 class OptimizerSettings:
-    """Learning rate, steps, loss, evaluation and early stopping of a classifier training."""
+    """Learning rate, steps, loss, evaluation and early stopping of a classifier training.
+
+    lr_scheduler: after the warm-up the learning rate falls as half a cosine to 0, or is constant.
+    """
 
     loss: str = "balanced"
     steps: int = 400
@@ -29,11 +33,12 @@ class OptimizerSettings:
     patience: int = 8
     warm_up: float = field(default=0.1, metadata={"unit": "share of steps"})
     ema_decay: float = 0.98
+    lr_scheduler: Literal["constant", "cosine"] = "cosine"
 
     def training(self, steps: int | None = None, rate: float = 1.0) -> Training:
         """Return the settings of the loop, for a stage of `steps` (None: all) at `rate` times the learning rate.
 
-        It has a linear warm-up, a cosine to 0, and a moving average over the same share of the stage's steps. Raises
+        It has a linear warm-up and a moving average over the same share of the stage's steps. Raises
         InputError for values that cannot work.
         """
         own = steps or self.steps
@@ -41,7 +46,7 @@ class OptimizerSettings:
             steps=own,
             learning_rate=self.learning_rate * rate,
             batch_size=self.batch_size,
-            lr_scheduler="cosine",
+            lr_scheduler=self.lr_scheduler,
             warmup_steps=max(1, round(self.warm_up * own)),
             ema_decay=self.ema_decay ** (self.steps / own),
             ema_warmup=False,

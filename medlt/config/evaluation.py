@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Annotated, Literal
+
 from pydantic import Field
 
 from medlt.config.base import Strict
@@ -11,6 +13,11 @@ class EvaluationConfig(Strict):
     """The comparison of classifiers with and without synthetic images."""
 
     seeds: int = Field(3, ge=1, description="trainings per arm; use 5 for a claim; with 1 there is no verdict")
+    steps: Annotated[int, Field(ge=1)] | Literal["plateau"] = Field(
+        "plateau", description="training steps of every arm: a number, or plateau, the best validation step of a pilot "
+        "on real images alone"
+    )  # fmt: skip
+    max_steps: int = Field(2400, ge=32, description="most steps of the pilot; the verdict is refused if it uses all")
     synthetic_fraction: float = Field(
         0.2, gt=0, lt=1, description="share of each training batch that is drawn from the synthetic images"
     )

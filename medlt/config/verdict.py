@@ -49,7 +49,9 @@ class ArmClassifierConfig(ClassifierConfig):
         "multi-label", description="findings may occur together, or each image has exactly one"
     )
     size: int = Field(64, ge=32, description="side of the square images it reads, pixels")
-    steps: int = Field(400, ge=1, description="training steps, at most")
+    steps: int = Field(
+        400, ge=1, description="training steps of the classifiers that measure labels; for the arms: evaluation.steps"
+    )
     loss: Loss = Field("balanced", description=LOSS)  # type: ignore[assignment]  # a wider choice than a verifier's
     training_strategy: TrainingStrategy = Field("one", description=STRATEGY)
     sampling: Batches = Field("instance", description=SAMPLING)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,8 @@ import pandas as pd
 
 from medlt.evaluation.arms import REAL, Arm, ArmScores, ExperimentRows
 from medlt.evaluation.engine import TrainedArms, trainable_arms
+from medlt.evaluation.length import TrainingLength
+from medlt.evaluation.sight import Sight, margin
 from medlt.evaluation.subgroups import ATTRIBUTES, subgroups
 from medlt.evaluation.verdict import (
     NOT_KEPT,
@@ -66,7 +68,7 @@ class Conclusion:
 
     @property
     def verdict(self) -> str:
-        """Return helps, harms, no evidence or no verdict."""
+        """Return helps, harms, no evidence, cannot see or no verdict."""
         return str(self.record["verdict"])
 
     @property
@@ -86,18 +88,21 @@ def conclude(
     seed: int,
     primary_arm: str | None = None,
     experiments: Sequence[str] = (),
+    length: TrainingLength | None = None,
 ) -> Conclusion:
     """Select an arm on validation, compare it with its control on test, and write tables and verdict into `folder`.
 
     n_bootstrap: resamples of the patients, seeded by `seed`; primary_arm: the arm that the verdict is about, None for
-    the best on validation; experiments: those of the previous `Conclusion` on these test rows. Raises InputError if
-    `primary_arm` has no synthetic images or an arm was not trained.
+    the best on validation; experiments: those of the previous `Conclusion` on these test rows; length: the steps of the
+    arms, None if not known. Raises InputError if `primary_arm` has no synthetic images or an arm was not trained.
     """
     synthetic = [arm.name for arm in arms if arm.role == "synthetic"]
     if primary_arm is not None and primary_arm not in synthetic:
         choices = ", ".join(synthetic) or "none"
         raise InputError(f"arm {primary_arm!r} has no synthetic images; set primary_arm to one of: {choices}")
-    options = _Options(n_bootstrap, seed, primary_arm)
+    if length is not None:
+        length = length.with_curves(trained.curves.get(REAL, ()))
+    options = _Options(n_bootstrap, seed, primary_arm, length)
     name = experiment(rows, arms, trained.seeds, n_bootstrap=n_bootstrap, seed=seed, primary_arm=primary_arm)
     compared = trainable_arms(arms)
     evaluated = tuple(dict.fromkeys([*experiments, *([name] if compared else [])]))
@@ -119,6 +124,7 @@ class _Options:
     n_bootstrap: int
     seed: int
     primary_arm: str | None
+    length: TrainingLength | None
 
 
 def candidates(arms: Sequence[Arm]) -> list[str]:
@@ -190,12 +196,14 @@ def _compared(
     """Return the tables and the verdict; `undecided` is the verdict without a primary arm."""
     without = [arm.name for arm in arms if arm.role in ("real", "reweighted")]
     best_without = select_arm(tested, without, rows.tail) or REAL
+    sight = Sight(margin(tested, rows.tail, n_bootstrap=options.n_bootstrap, seed=options.seed), options.length)
     tables, verdict = _tables(rows, arms, tested, primary, best_without, options), undecided
+    tables = replace(tables, comparisons=sight.read(tables.comparisons))
     if primary is not None:
-        verdict = decide(tables.comparisons, tested, primary, _control(arms, primary))
+        verdict = decide(tables.comparisons, tested, primary, _control(arms, primary), sight.problems)
         verdict |= {"against_real": comparison_entry(tables.comparisons, tested, primary, best_without)}
         verdict |= {"chosen_by": _chosen_by(tested, arms, rows.tail, options.primary_arm)}
-    return tables, verdict | {"arms": comparison_entries(tables.comparisons, arms, tested, rows.tail)}
+    return tables, verdict | sight.record() | {"arms": comparison_entries(tables.comparisons, arms, tested, rows.tail)}
 
 
 def _control(arms: Sequence[Arm], name: str) -> str:

@@ -11,6 +11,7 @@ from medlt.classify.classifier import Pace
 from medlt.classify.sets import TrainingSet, require_one_label
 from medlt.classify.train import ClassifierSettings, fit_classifier, require_trainable
 from medlt.evaluation.arms import Arm, ExperimentRows
+from medlt.evaluation.length import Curve, curve_of
 from medlt.evaluation.workers import in_processes
 from medlt.store import Store
 from medlt.training.runtime import Runtime, silent
@@ -19,10 +20,13 @@ from medlt.types import InputError
 
 @dataclass(frozen=True)
 class Predictions:
-    """Probabilities of one classifier on validation and test rows, [V,K] and [N,K]; its pace if it was trained now."""
+    """Probabilities of one classifier on validation and test rows, [V,K] and [N,K]; its validation curve; its
+    pace if it was trained now.
+    """
 
     val: np.ndarray
     test: np.ndarray
+    curve: Curve
     pace: Pace | None
 
 
@@ -30,12 +34,14 @@ class Predictions:
 class TrainedArms:
     """Probabilities of all arms with S seeds: val[arm] [S,V,K], test[arm] [S,N,K]. Empty arms are absent.
 
-    paces: of each training of this call; cached: number of classifiers loaded from the store.
+    curves: of each arm, one a seed; paces: of each training of this call; cached: number of classifiers loaded from the
+    store.
     """
 
     seeds: tuple[int, ...]
     val: dict[str, np.ndarray] = field(default_factory=dict)
     test: dict[str, np.ndarray] = field(default_factory=dict)
+    curves: dict[str, tuple[Curve, ...]] = field(default_factory=dict)
     paces: tuple[Pace, ...] = ()
     cached: int = 0
 
@@ -123,7 +129,7 @@ def _train(shared: _Shared, arm: Arm, seed: int) -> Predictions:
             name=f"{arm.name}, seed {seed}", **arm.settings,
         )  # fmt: skip
         val, test = (classifier.predict(part.images).cpu().numpy() for part in (shared.val, shared.test))
-    return Predictions(val, test, classifier.pace)
+    return Predictions(val, test, curve_of(classifier.record["history"]), classifier.pace)
 
 
 def _stacked(arms: Sequence[Arm], seeds: tuple[int, ...], made: dict[tuple[str, int], Predictions]) -> TrainedArms:
@@ -131,4 +137,5 @@ def _stacked(arms: Sequence[Arm], seeds: tuple[int, ...], made: dict[tuple[str, 
     paces = tuple(one.pace for one in made.values() if one.pace is not None)
     val = {arm.name: np.stack([made[arm.name, seed].val for seed in seeds]) for arm in arms}
     test = {arm.name: np.stack([made[arm.name, seed].test for seed in seeds]) for arm in arms}
-    return TrainedArms(seeds, val, test, paces, len(made) - len(paces))
+    curves = {arm.name: tuple(made[arm.name, seed].curve for seed in seeds) for arm in arms}
+    return TrainedArms(seeds, val, test, curves, paces, len(made) - len(paces))

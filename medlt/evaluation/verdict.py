@@ -1,4 +1,5 @@
-"""Turn scores into a verdict: helps, no evidence or harms. The interval of the difference decides, not the mean.
+"""Turn scores into a verdict: helps, no evidence, harms or cannot see. The interval of the difference decides, not the
+mean.
 
 One arm is selected on the validation rows. Only its comparison with its control on the test rows is the verdict. All
 other differences are reported beside it, without a correction for their number.
@@ -13,6 +14,7 @@ import numpy as np
 import pandas as pd
 
 from medlt.evaluation.arms import REAL, Arm, ArmScores
+from medlt.evaluation.sight import CANNOT_SEE
 from medlt.metrics.bootstrap import difference, metric_table
 from medlt.rng import numpy_generator
 from medlt.types import InputError
@@ -134,15 +136,22 @@ def _measured(row: pd.Series, arms: ArmScores) -> str:
     return f"difference in tail macro AP {row['difference']:+.4f}, {ends} ({size}; patient bootstrap)"
 
 
-def decide(table: pd.DataFrame, arms: ArmScores, arm: str, control: str) -> dict[str, Any]:
-    """Return the verdict on `arm` against its count-matched control, with its sentence and the numbers behind it."""
+def decide(
+    table: pd.DataFrame, arms: ArmScores, arm: str, control: str, problems: Sequence[str] = ()
+) -> dict[str, Any]:
+    """Return the verdict on `arm` against its count-matched control, with its sentence and the numbers behind it.
+
+    problems: why the experiment cannot see, see `medlt.evaluation.sight`.
+    """
     row = _tail_row(table, arm, control)
     verdict, measured, reason = str(row["verdict"]), _measured(row, arms), str(row.get("reason", "")).partition(":")[0]
-    sentence = f"{SENTENCES[verdict]}: {measured}." + (f" Reason: {reason}." if reason else "")
+    sentence = f"{SENTENCES.get(verdict, '')}: {measured}." + (f" Reason: {reason}." if reason else "")
     if pd.isna(row["difference"]):
         verdict, sentence = "no verdict", NO_TAIL
     elif arms.seeds < 2:
         verdict, sentence = "no verdict", f"{ONE_SEED} {measured[0].upper()}{measured[1:]}."
+    elif problems:
+        verdict, sentence = CANNOT_SEE, f"Cannot see: {'; and '.join(problems)}. Measured: {measured}."
     return {
         "verdict": verdict,
         "sentence": sentence,

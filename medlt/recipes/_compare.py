@@ -12,6 +12,7 @@ from medlt.evaluation.arms import Arm, ExperimentRows
 from medlt.evaluation.conclude import Conclusion, conclude
 from medlt.evaluation.design import ArmSpec, build_arms
 from medlt.evaluation.engine import TrainedArms, train_arms
+from medlt.evaluation.length import TrainingLength, of_length, pilot
 from medlt.evaluation.sources import SourceImages
 from medlt.evaluation.subgroups import ATTRIBUTES
 from medlt.files import write_json
@@ -32,7 +33,7 @@ def experiment_rows(cohort: Cohort, size: int) -> ExperimentRows:
 
 
 def arm_settings(config: configs.RunConfig | configs.EvaluateConfig) -> dict[str, Any]:
-    """Return the settings that all arms share."""
+    """Return the settings that all arms share, before their number of steps is known."""
     assert config.evaluation is not None  # callers compare only with this section
     return config.classifier.model_dump(exclude={"size"}) | {"synthetic_fraction": config.evaluation.synthetic_fraction}
 
@@ -43,19 +44,30 @@ def compare(
     """Build, train and test the arms, and write tables and verdict into the run folder."""
     chosen = run.config.evaluation
     rows = replace(rows, simulated=run.config.data.kind == "phantom")
-    arms = build_arms(specs, rows, sources, settings=arm_settings(run.config), weight=chosen.synthetic_weight)
+    length = _length(run, rows)
+    settings = of_length(arm_settings(run.config), length)
+    arms = build_arms(specs, rows, sources, settings=settings, weight=chosen.synthetic_weight)
     seeds = [run.config.seed + number for number in range(chosen.seeds)]
+    runtime = run.runtime.at("fp32")
     with run.stage("arms"):
-        runtime = run.runtime.at("fp32")
         trained = train_arms(rows, arms, seeds, runtime=runtime, store=run.store, workers=chosen.workers)
     _record(run, rows, arms, trained)
     with run.stage("verdict"):
         conclusion = conclude(
             rows, arms, trained, run.folder, n_bootstrap=chosen.n_bootstrap, seed=run.config.seed,
-            primary_arm=chosen.primary_arm, experiments=_evaluations(run),
+            primary_arm=chosen.primary_arm, experiments=_evaluations(run), length=length,
         )  # fmt: skip
         write_json(run.path(EVALUATIONS), list(conclusion.experiments))
     return conclusion
+
+
+def _length(run: RunFolder[Any], rows: ExperimentRows) -> TrainingLength:
+    """Return the steps of every arm: those of the config, or the plateau of a pilot."""
+    chosen = run.config.evaluation
+    if isinstance(chosen.steps, int):
+        return TrainingLength(chosen.steps, chosen.steps, "config")
+    with run.stage("pilot"):
+        return pilot(rows, arm_settings(run.config), chosen.max_steps, runtime=run.runtime.at("fp32"), store=run.store)
 
 
 def _evaluations(run: RunFolder[Any]) -> Sequence[str]:

@@ -85,7 +85,7 @@ def generator_parts(run: RunFolder[configs.RunConfig], cohort: Cohort) -> list[P
     if isinstance(config.codec, configs.TrainedCodec):
         parts.append(Part("codec", config.codec.steps, lambda: _codec(run, cohort)))
     if not config.data_independent:
-        parts.append(_classifiers(run, cohort, "verifiers", config.checks.folds))
+        parts.append(_classifiers(run, cohort, "verifiers", config.checks.folds * config.classifier.steps))
     if config.method.kind == "fusion" and config.privacy is None:
         parts.append(Part("sparse", _sparse_steps(config.sparse, rows), lambda: _sparse(run, cohort)))
     if isinstance(config.denoiser, configs.SmallDenoiser):
@@ -94,15 +94,22 @@ def generator_parts(run: RunFolder[configs.RunConfig], cohort: Cohort) -> list[P
 
 
 def arms_part(run: RunFolder[Any], cohort: Cohort, arms: int) -> list[Part]:
-    """Return the part of a comparison of so many arms, none if the config has no comparison."""
+    """Return the parts of a comparison of so many arms, none if the config has no comparison.
+
+    With a pilot, which decides the number of steps, they are the most that the config allows.
+    """
     chosen = run.config.evaluation
-    return [] if chosen is None else [_classifiers(run, cohort, "arms", arms * chosen.seeds, chosen.workers)]
+    if chosen is None:
+        return []
+    if isinstance(chosen.steps, int):
+        return [_classifiers(run, cohort, "arms", arms * chosen.seeds * chosen.steps, chosen.workers)]
+    whole = _classifiers(run, cohort, "arms", arms * chosen.seeds * chosen.max_steps, chosen.workers)
+    return [_classifiers(run, cohort, "pilot", chosen.max_steps), whole]
 
 
-def _classifiers(run: RunFolder[Any], cohort: Cohort, stage: str, trainings: int, workers: int = 1) -> Part:
-    """Return a part of so many trainings of the config's classifier, shared by `workers` processes."""
-    steps = -(-trainings * run.config.classifier.steps // workers)
-    return Part(stage, steps, lambda: _classifier(run, cohort))
+def _classifiers(run: RunFolder[Any], cohort: Cohort, stage: str, steps: int, workers: int = 1) -> Part:
+    """Return a part of so many steps of the config's classifier, shared by `workers` processes."""
+    return Part(stage, -(-steps // workers), lambda: _classifier(run, cohort))
 
 
 def _seconds_a_step(trial: Trial, runtime: Runtime) -> float:

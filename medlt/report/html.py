@@ -12,6 +12,7 @@ from medlt.files import write_json, write_text
 from medlt.report import picture, summary, verdict
 from medlt.report.arms import Experiment
 from medlt.report.collect import Collected, collect
+from medlt.report.conditions import conditions
 from medlt.report.figures import Forest, Interval, bars, forest, limits, spark, thumbnail
 from medlt.report.formatting import environment, flat, plain
 from medlt.report.guidance import section as guidance
@@ -184,6 +185,7 @@ def _context(run: Collected, real_images: bool) -> dict[str, Any]:
         "cautions": summary.cautions(run),
         "forests": _forests(run),
         "table": _table(run),
+        "conditions": conditions(run),
         "reliability": experiment and verdict.reliability(experiment),
         "subgroups": experiment and verdict.subgroups(experiment),
         "bars": bars(list(counts.index), list(counts["real"]), list(counts["added"])) if len(counts) else None,

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions, RenderableType
     from rich.table import Table
 
-STYLES = {"helps": "bold green", "harms": "bold red"}
+STYLES = {"helps": "bold green", "harms": "bold red", "cannot see": "yellow"}
 GAP = 2
 """Columns between cells without borders, and before the lines of a stacked row."""
 WHOLE = re.compile(r"[^\s\[]*\[[^\]]*\]\S*|\S+ ± \S+|\S+")

@@ -10,6 +10,7 @@ from typing import Any
 from medlt.report import arms, labels, summary
 from medlt.report.arms import DECIDING, OTHERS, Experiment
 from medlt.report.collect import Collected
+from medlt.report.conditions import conditions
 from medlt.report.curves import Axis, Chart, DataPoint, Series, chart, fit_axis
 from medlt.report.figures import Forest, forest, limits
 from medlt.report.formatting import environment, flat, plain
@@ -144,6 +145,7 @@ def context(run: Collected, whole: bool = True) -> dict[str, Any]:
         "verdict": run.verdict or {},
         "patients": summary.patients(run),
         "cautions": summary.cautions(run),
+        "conditions": conditions(run) if whole else None,
         "primary": experiment.primary,
         "real": experiment.real,
         "candidates": int((experiment.arms["role"] == "synthetic").sum()),

@@ -17,6 +17,7 @@ from medlt.evaluation.arms import REAL, Arm, ExperimentRows
 from medlt.evaluation.conclude import Conclusion, conclude, experiment
 from medlt.evaluation.design import ArmSpec, build_arms
 from medlt.evaluation.engine import TrainedArms
+from medlt.evaluation.length import Curve, TrainingLength
 from medlt.evaluation.sources import SourceImages
 from medlt.types import InputError
 
@@ -222,3 +223,32 @@ def test_arms_that_were_not_trained_are_refused(rows: ExperimentRows, source: Ma
     arms = built(rows, source(), fusion=ArmSpec("x"))
     with pytest.raises(InputError, match="'duplicated for fusion' was not trained"):
         conclude(rows, arms, predicted(rows, arms[:2], {}, {}), tmp_path, n_bootstrap=100, seed=0)
+
+
+BRIEF = TrainingLength(30, 30, "config")
+RISING, LEVEL = ((10, 0.1), (30, 0.2)), ((10, 0.2), (30, 0.1))
+
+
+@pytest.mark.parametrize(("curve", "verdict"), [(RISING, "cannot see"), (LEVEL, "another")])
+def test_a_real_arm_that_still_improves_refuses_every_verdict(
+    many: ExperimentRows, source: MakeSource, tmp_path: Path, curve: Curve, verdict: str
+) -> None:
+    arms = built(many, source(), fusion=ArmSpec("x"), focal=ArmSpec(loss="focal"))
+    trained = replace(
+        predicted(many, arms, {}, {"fusion": 6.0}), curves={REAL: (curve, curve), "fusion": (RISING,) * 2}
+    )
+    found = conclude(many, arms, trained, tmp_path, n_bootstrap=200, seed=0, length=BRIEF)
+    assert (found.verdict == "cannot see") == (verdict == "cannot see")
+    assert found.record["training_length"]["best_steps"] == [curve[curve == RISING][0]] * 2
+    table = pd.read_parquet(tmp_path / "comparisons.parquet")
+    assert (set(table["verdict"]) == {"cannot see"}) == (verdict == "cannot see")
+    assert {entry["verdict"] for entry in found.record["arms"]} <= {"cannot see", "helps", "harms", "no evidence"}
+    assert ("set evaluation.steps" in found.record["sentence"]) == (verdict == "cannot see")
+
+
+def test_a_real_arm_at_chance_refuses_every_verdict(many: ExperimentRows, source: MakeSource, tmp_path: Path) -> None:
+    arms = built(many, source(), fusion=ArmSpec("x"))
+    found = concluded(many, arms, tmp_path, test={"fusion": 6.0, REAL: 0.0})
+    assert found.verdict == "cannot see"
+    assert found.record["above_chance"]["low"] < 0
+    assert len(found.record["cannot_see"]) == 1

@@ -114,6 +114,16 @@ def test_one_seed_is_no_verdict_whatever_it_measures() -> None:
     assert verdict["comparison"]["difference"] > 0
 
 
+@pytest.mark.parametrize("synthetic", [3.0, 0.0, -3.0])
+def test_an_experiment_that_cannot_see_gives_no_other_word(synthetic: float) -> None:
+    tested = arms(synthetic, control=0.0)
+    table = compare_arms(tested, [("fusion", "duplicated")], GROUPS, n_bootstrap=200, seed=0)
+    verdict = decide(table, tested, "fusion", "duplicated", ["first; type a", "second; type b"])
+    assert verdict["verdict"] == "cannot see"
+    assert verdict["sentence"].startswith("Cannot see: first; type a; and second; type b. Measured: difference in")
+    assert verdict["comparison"] == decide(table, tested, "fusion", "duplicated")["comparison"]
+
+
 def test_a_tail_without_test_positives_is_no_verdict() -> None:
     tested = arms(3.0, control=0.0)
     truth = tested.truth.copy()

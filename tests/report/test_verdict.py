@@ -214,6 +214,28 @@ def test_after_one_seed_no_arm_gets_a_verdict(experiment: Path, page_of: Read) -
     assert "verdict-helps" not in (experiment / "report.html").read_text().split("</style>")[1]
 
 
+def test_a_verdict_that_cannot_see_says_why_and_shows_what_it_rests_on(experiment: Path, page_of: Read) -> None:
+    assert "conditions" not in page_of(experiment).texts
+    told = {
+        "verdict": "cannot see",
+        "sentence": "Cannot see: it was still improving.",
+        "cannot_see": ["it was still improving; set evaluation.max_steps to 480"],
+        "above_chance": {"value": 0.3, "chance": 0.1, "difference": 0.2, "low": 0.15, "high": 0.25},
+        "training_length": {"steps": 240, "limit": 240, "chosen_by": "plateau", "best_steps": [240]},
+    }
+    verdict = json.loads((experiment / "verdict.json").read_text())
+    (experiment / "verdict.json").write_text(json.dumps(verdict | told))
+    page = page_of(experiment)
+    assert page.text("verdict").startswith("Cannot see Cannot see: it was still improving.")
+    text = page.text("conditions")
+    assert "240 steps per arm, the best validation step of a pilot" in text
+    assert "0.300, that of a random order 0.100: difference +0.200 [+0.150, +0.250]" in text
+    assert "set evaluation.max_steps to 480" in text
+    assert ("section", "cannot-see") in {
+        (tag, str(given.get("class")).removeprefix("verdict ")) for tag, given in page.elements
+    }
+
+
 def test_a_later_look_at_the_test_set_is_told(experiment: Path, page_of: Read) -> None:
     verdict = json.loads((experiment / "verdict.json").read_text())
     (experiment / "verdict.json").write_text(json.dumps(verdict | {"test_set_evaluations": 1}))
