@@ -64,11 +64,14 @@ class MethodPlugin(Plugin):
     """A way to make images: build(settings, parts) returns a `medlt.types.Synthesizer`.
 
     `parts` is a `medlt.synthesis.parts.MethodParts`: train rows, latents, denoiser, decoder, guidance. `checks`: the
-    optional checks that are on by default; `from_noise`: whether the method reads no pixel of a real image.
+    optional checks that are on by default; `from_noise`: whether the method reads no pixel of a real image;
+    `keeps_pixels`: whether an image differs from a real one only where the finding is, so that a high correlation makes
+    no copy of it (default of checks.max_correlation: `PASTED`).
     """
 
     checks: tuple[str, ...] = ()
     from_noise: bool = False
+    keeps_pixels: bool = False
 
 
 @dataclass(frozen=True)
@@ -204,11 +207,15 @@ class Registry(Mapping[str, P], Generic[P]):
 
 
 NEAR_COPY = ("near_copy",)
+PASTED = 0.99999
+"""Correlation above which an image of a method that keeps pixels counts as unchanged."""
 METHODS = Registry(
     "medlt.methods",
     MethodPlugin,
     {
         "fusion": MethodPlugin("medlt.config:Fusion", "medlt.recipes._methods:fusion_method", private=True),
+        "recompose": MethodPlugin("medlt.config:Recompose", "medlt.recipes._methods:recompose_method", False,
+                                  keeps_pixels=True),
         "noise": MethodPlugin("medlt.config:FromNoiseConfig", "medlt.recipes._methods:conditional_method", True,
                               NEAR_COPY, from_noise=True),
         "edit": MethodPlugin("medlt.config:Edit", "medlt.recipes._methods:conditional_method", private=True),

@@ -42,6 +42,7 @@ from medlt.config.methods import (
     Longtail,
     MethodConfig,
     Minority,
+    Recompose,
     Sampling,
     Scheduler,
 )
@@ -93,6 +94,7 @@ __all__ = [
     "PixelsConfig",
     "Privacy",
     "PromptConfig",
+    "Recompose",
     "RunConfig",
     "Sampling",
     "Scheduler",

@@ -219,3 +219,58 @@ class Fusion(MethodConfig):
         "measured, otherwise those of the tail image; by that share alone; by the share of its mask or box; those of "
         "the tail image; or the findings of both"
     )  # fmt: skip
+
+
+class Recompose(MethodConfig):
+    """Recomposition: real lesions on other patients, in real pixels; a denoiser refines them if `strength` is not 0."""
+
+    kind: Literal["recompose"] = Field("recompose", description="real lesions on other patients, in real pixels")
+    variant: Literal["paste", "half", "lesion", "surroundings"] = Field(
+        "paste", description="paste: the lesion of a tail image on a head image; half: the half of a tail image with "
+        "the finding, and the other half of a head image; lesion: a head image with a new lesion that the denoiser draws; "
+        "surroundings: a tail image whose surroundings of the lesion the denoiser draws again"
+    )  # fmt: skip
+    localise: LocaliseConfig = Field(
+        LocaliseConfig(order=("mask", "box", "side", "best", "image")), description="where the tail finding is"
+    )
+    side: Literal["left", "right"] | None = Field(
+        None, description="side of the patient with the finding, in all images, for variant half; null: that of each "
+        "finding, by its mask, its box, the column side_FINDING or a map"
+    )  # fmt: skip
+    area_mean: float = Field(
+        0.15, gt=0, le=1, description="mean share of the cells that is taken where only a map says where the finding "
+        "is; a given mask or box is taken whole"
+    )  # fmt: skip
+    area_sd: float = Field(0.03, ge=0, description="standard deviation of that share")
+    scale: float = Field(1.25, ge=1, le=2, description="largest scale of a lesion; the smallest is 1/scale")
+    rotation: float = Field(10.0, ge=0, le=180, description="largest rotation of a lesion, degrees")
+    shift: float = Field(
+        0.1, ge=0, lt=1, description="largest shift of a lesion within the usual place of its finding, as a share of "
+        "the side; without a usual place it is not shifted"
+    )  # fmt: skip
+    reflect: bool = Field(True, description="reflect lesions of findings that have no usual side")
+    matched: float = Field(
+        0.5, gt=0, le=1, description="share of the possible head images that are compatible with a tail image: those "
+        "most like it in brightness and anatomy"
+    )  # fmt: skip
+    feather: float = Field(0.06, ge=0, lt=1, description=FEATHER)
+    seam: Literal["feather", "poisson"] = Field("feather", description=SEAM)
+    strength: float = Field(
+        0.0, ge=0, le=1, description="share of the denoising steps that run, the last ones; 0: no denoiser, and none "
+        "is trained"
+    )  # fmt: skip
+    scheduler: Scheduler = Field("ddim", description=SCHEDULER)
+    num_inference_steps: int = Field(50, ge=1, description="length of the full schedule, of which the last steps run")
+    guidance_scale: float = Field(2.0, ge=0, le=100, description=GUIDANCE_SCALE)
+    guidance_interval: Window = Field((0.0, 1.0), description=GUIDANCE_INTERVAL)
+    guidance: tuple[GuideConfig, ...] = Field((), description=GUIDANCE)
+
+    @model_validator(mode="after")
+    def _denoiser_fits(self) -> Self:
+        if not self.strength and self.variant in ("lesion", "surroundings"):
+            raise ValueError(f"variant {self.variant} needs a denoiser; give a strength above 0, such as 0.6")
+        if not self.strength and self.guidance:
+            raise ValueError("guidance needs a denoiser; give a strength above 0, or remove guidance")
+        if self.side is not None and self.variant != "half":
+            raise ValueError(f"side is for variant half, not {self.variant}; remove it")
+        return self

@@ -16,7 +16,7 @@ from medlt.config.learning import ClassifierConfig, CodecConfig, DenoiserConfig,
 from medlt.config.methods import Fusion, MethodConfig
 from medlt.config.plugged import MARK, Plugged, optional_sections
 from medlt.config.privacy import Privacy
-from medlt.plugins import CHECKS, CODECS, METHODS, Plugin, Registry
+from medlt.plugins import CHECKS, CODECS, METHODS, PASTED, MethodPlugin, Plugin, Registry
 from medlt.types import InputError
 
 
@@ -119,18 +119,22 @@ def complete(given: Any) -> Any:
         method = {"kind": method}
     kind = method.get("kind", "fusion") if isinstance(method, dict) else getattr(method, "kind", None)
     private, checks = given.get("privacy") is not None, given.get("checks")
-    usual: dict[str, Any] = {name: {} for name in _checks_of(kind) if not (private and CHECKS[name].reads_real_images)}
+    plugin = _plugin_of(kind)
+    usual: dict[str, Any] = {
+        name: {} for name in (plugin.checks if plugin else ()) if not (private and CHECKS[name].reads_real_images)
+    }
+    usual |= {"max_correlation": PASTED} if plugin and plugin.keeps_pixels else {}
     if usual and (checks is None or isinstance(checks, dict)):
         given = {**given, "checks": usual | (checks or {})}
     return {**given, "method": method}
 
 
-def _checks_of(kind: Any) -> tuple[str, ...]:
-    """Return the checks that a method turns on; none of a method that the section `method` refuses."""
+def _plugin_of(kind: Any) -> MethodPlugin | None:
+    """Return the method of a kind; None for one that the section `method` refuses."""
     try:
-        return METHODS[kind].checks if isinstance(kind, str) else ()
+        return METHODS[kind] if isinstance(kind, str) else None
     except InputError:
-        return ()
+        return None
 
 
 class RunConfig(Strict):

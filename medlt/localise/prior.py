@@ -65,6 +65,12 @@ class PositionPrior:
             self._cases[finding] = {name: np.mean(of[name], axis=0) for name in sorted(of)}
         return self._cases[finding]
 
+    def symmetric(self, uid: str, finding: str) -> bool:
+        """Return whether the cases of other patients show that the finding has no side; False for too few."""
+        own = self.patients.get(uid, uid)
+        others = [place for name, place in self.cases(finding).items() if name != own]
+        return len(others) >= LEAST and not one_sided(np.stack(others))
+
     def _without(self, patient: str, finding: str) -> np.ndarray | None:
         """Return the prior of everybody but this patient."""
         cases = self.cases(finding)

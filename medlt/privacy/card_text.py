@@ -141,6 +141,11 @@ def labelling(config: configs.RunConfig) -> str:
     if isinstance(method, configs.Edit):
         mixed = "Labels are soft where a second image is mixed in: the weighted mean of both label vectors."
         return f"{mixed if method.mixed else 'An image has the label vector of its tail parent.'} {checked}"
+    if isinstance(method, configs.Recompose):
+        return (
+            "An image has the finding of its tail parent and the labels of its head parent; a label is unknown where "
+            f"the evidence may not have been carried or may have been covered. {checked}"
+        )
     if config.method.kind in ("noise", "minority", "longtail", "diffult"):
         return f"An image has the label vector of a train image. {checked}"
     return f"The plug-in {config.method.kind} sets the labels. {checked}"

@@ -84,7 +84,7 @@ def guidance_of(method: configs.MethodConfig) -> tuple[configs.GuideConfig, ...]
 def check_guides(config: configs.RunConfig) -> None:
     """Raise InputError for guidance that no sampling step uses, or for a start that the scheduler does not support."""
     method = config.method
-    if not isinstance(method, configs.Sampling | configs.Edit | configs.Fusion):
+    if not isinstance(method, configs.Sampling | configs.Edit | configs.Fusion | configs.Recompose):
         return  # a plug-in's
     own = isinstance(chosen := config.denoiser, configs.SmallDenoiser) and chosen.rescale_betas_zero_snr
     noise = NoiseSchedule(zero_terminal=own)  # that of a checkpoint is not read yet
@@ -95,9 +95,11 @@ def check_guides(config: configs.RunConfig) -> None:
                 guided_levels(timesteps, one.every, one.window, noise.train_steps, one.kind)
 
 
-def _timesteps(method: configs.Sampling | configs.Edit | configs.Fusion, scheduler: Any) -> list[Sequence[float]]:
+def _timesteps(
+    method: configs.Sampling | configs.Edit | configs.Fusion | configs.Recompose, scheduler: Any
+) -> list[Sequence[float]]:
     """Return the timesteps that the method runs, a list for each of its strengths."""
-    if isinstance(method, configs.Fusion):
+    if isinstance(method, configs.Fusion | configs.Recompose):
         return [evaluations(scheduler, last_steps(method.strength, method.num_inference_steps))]
     if isinstance(method, configs.Edit):
         return [evaluations(scheduler, last_steps(one, method.num_inference_steps)) for one in method.strength]

@@ -18,6 +18,7 @@ from medlt.recipes._cohort import Cohort
 from medlt.recipes._setup import RunFolder
 from medlt.rng import numpy_generator
 from medlt.synthesis.fusion import LatentFusion
+from medlt.synthesis.recompose import Recompose
 from medlt.types import Localise, Synthesizer
 
 PRIOR, CODE, USED = "prior", "code", "used"
@@ -30,7 +31,7 @@ def write_localisation(run: RunFolder[configs.RunConfig], cohort: Cohort, method
 
     No stage is scored that is made of the mask or box that it is compared with. A private run has none.
     """
-    if not isinstance(method, LatentFusion) or not cohort.regions.findings:
+    if not isinstance(method, LatentFusion | Recompose) or not cohort.regions.findings:
         return
     patients = {str(uid): str(owner) for uid, owner in cohort.manifest.rows["patient_id"].items()}
     stages, rng = scored_stages(cohort, method, patients), partial(numpy_generator, run.config.seed, "localisation")
@@ -44,8 +45,8 @@ def write_localisation(run: RunFolder[configs.RunConfig], cohort: Cohort, method
         write_table(run.path("localisation.parquet"), pd.concat(filled, ignore_index=True))
 
 
-def scored_stages(cohort: Cohort, method: LatentFusion, patients: Mapping[str, str]) -> dict[str, Localise]:
-    """Return the stages to score: USED, the method's own without given masks and boxes, CODE and PRIOR.
+def scored_stages(cohort: Cohort, method: LatentFusion | Recompose, patients: Mapping[str, str]) -> dict[str, Localise]:
+    """Return the stages to score: USED, the method's own without given masks and boxes, CODE of fusion, and PRIOR.
 
     If every train row has its mask or box, the method has no stage of its own.
     """
@@ -53,8 +54,7 @@ def scored_stages(cohort: Cohort, method: LatentFusion, patients: Mapping[str, s
     own = {name: stage for name, stage in trust.stages.items() if name not in GIVEN}
     used = {USED: Trust(own, trust.size)} if own else {}
     train = frozenset(map(str, cohort.train.rows.index))
-    others: dict[str, Localise] = {
-        CODE: CodeMap(method.explainer, cohort.findings, trust.size),
-        PRIOR: PositionPrior(cohort.regions, train, patients, trust.size),
-    }
+    others: dict[str, Localise] = {PRIOR: PositionPrior(cohort.regions, train, patients, trust.size)}
+    if isinstance(method, LatentFusion):
+        others[CODE] = CodeMap(method.explainer, cohort.findings, trust.size)
     return {**used, **own, **{name: stage for name, stage in others.items() if name not in own}}

@@ -43,28 +43,36 @@ from medlt.types import InputError, Localise
 CHOICE = ("image_prior", "image", "prior", "code")
 """Stages among which validation rows choose."""
 SIDES: dict[str, Side] = {"left": "left", "l": "left", "right": "right", "r": "right"}
+Localised = configs.Fusion | configs.Recompose
+"""Methods that ask where findings are."""
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class RunLocalisation:
-    """The localisation of a run, its coder with a converged classifier, and a digest of all that makes the maps."""
+    """The localisation of a run, its coder with a converged classifier if there is one, the usual place of findings,
+    and a digest of all that makes the maps."""
 
-    coder: SimplicialCoder
+    coder: SimplicialCoder | None
     localisation: Localisation
+    usual: PositionPrior
     digest: str
 
 
 def localise(
-    run: RunFolder[configs.RunConfig], learnt: Learnt, chosen: configs.Fusion, coder: SimplicialCoder
+    run: RunFolder[configs.RunConfig], learnt: Learnt, chosen: Localised, coder: SimplicialCoder | None
 ) -> RunLocalisation:
-    """Train or load the stages of `chosen.localise`, and measure them where regions are given."""
+    """Train or load the stages of `chosen.localise`, and measure them where regions are given.
+
+    coder: the sparse code, None for a method without one, which then has no stage `code`.
+    """
     with run.stage("localise"):
-        stages = Stages(run, learnt, chosen, converged_coder(run, learnt, chosen.localise, coder))
+        own = None if coder is None else converged_coder(run, learnt, chosen.localise, coder)
+        stages = Stages(run, learnt, chosen, own)
         measured = stages.measured
         trust = Trust(stages.ordered(), stages.size)
     known = Localisation(trust, learnt.cohort.regions, measured, stages.patients)
-    made = RunLocalisation(stages.coder, known, stages.digest())
+    made = RunLocalisation(stages.coder, known, stages.prior, stages.digest())
     run.record(digests={"localise": made.digest}, metrics={"localise": _summary(measured)})
     return made
 
@@ -96,8 +104,8 @@ class Stages:
 
     run: RunFolder[configs.RunConfig]
     learnt: Learnt
-    chosen: configs.Fusion
-    coder: SimplicialCoder
+    chosen: Localised
+    coder: SimplicialCoder | None
 
     @property
     def size(self) -> tuple[int, int]:
@@ -113,7 +121,10 @@ class Stages:
     @cached_property
     def code(self) -> Localise:
         """The map of the classifier on codes."""
-        explainer = CodeExplainer(self.coder, self.learnt.latents, self.chosen.cam)
+        if self.coder is None:
+            raise InputError("localise: stage code needs the sparse code; remove it from method.localise.order")
+        method = self.chosen.cam if isinstance(self.chosen, configs.Fusion) else "gradcam"
+        explainer = CodeExplainer(self.coder, self.learnt.latents, method)
         return CodeMap(explainer, self.learnt.cohort.findings, self.size)
 
     @cached_property
@@ -163,22 +174,37 @@ class Stages:
 
     @cached_property
     def needed(self) -> bool:
-        """Whether a train row has a finding whose region is not given, so that somebody must draw a map."""
-        cohort = self.learnt.cohort
-        given = {"mask", "box"} & set(self.chosen.localise.order)
+        """Whether a train row has a finding whose region is not given, so that somebody must draw a map.
+
+        Recomposition asks for tail findings alone, and for half an image a given side is enough.
+        """
+        cohort, chosen = self.learnt.cohort, self.chosen
+        given = {"mask", "box"} & set(chosen.localise.order)
         names = [name for name in cohort.findings if name != cohort.manifest.no_finding]
+        sides: Mapping[str, Mapping[str, Side]] = {}
+        if isinstance(chosen, configs.Recompose):
+            if chosen.side is not None:
+                return False
+            names, sides = list(cohort.tail), self._sides() if self._whole_side else {}
         return any(
-            cohort.regions.kind(str(uid), name) not in given
+            cohort.regions.kind(str(uid), name) not in given and uid not in sides.get(name, {})
             for name in names
             for uid in cohort.train.rows.index[cohort.train.rows[name] == 1]
         )
 
+    @property
+    def _whole_side(self) -> bool:
+        """Whether a side says enough, without a map on it."""
+        half = isinstance(self.chosen, configs.Recompose) and self.chosen.variant == "half"
+        return half and "side" in self.chosen.localise.order
+
     @cached_property
     def best(self) -> str:
         """The stage of CHOICE that finds the regions of validation rows best; image_prior without such rows."""
-        stages = {name: getattr(self, name) for name in CHOICE}
+        choice = [name for name in CHOICE if name != "code" or self.coder is not None]
+        stages = {name: getattr(self, name) for name in choice}
         uids = list(map(str, self.learnt.cohort.val.rows.index))
-        name = best_stage(self._measure(stages, uids, "val"), CHOICE, CHOICE[0])
+        name = best_stage(self._measure(stages, uids, "val"), choice, choice[0])
         log.info("localise: stage %s makes the maps", name)
         return name
 
@@ -193,14 +219,15 @@ class Stages:
     def ordered(self) -> dict[str, Localise]:
         """Return the stages by name, in the order of the config."""
         order, regions = self.chosen.localise.order, self.learnt.cohort.regions
-        learned = self.learned if self.needed else {"code": self.code}
+        learned = self.learned if self.needed else {} if self.coder is None else {"code": self.code}
         stages: dict[str, Localise] = {}
         for name in order:
             if name in ("mask", "box"):
                 stages[name] = Given(regions, name, self.size)
             elif name == "side":
                 sides = self._sides()
-                stages |= {name: OnSide(Trust(learned, self.size), sides, self.size)} if sides and learned else {}
+                inner = Trust(learned, self.size)
+                stages |= {name: OnSide(inner, sides, self.size)} if sides and (learned or self._whole_side) else {}
             else:
                 one = self.best if name == "best" and self.needed else name
                 stages |= {one: learned[one]} if one in learned else {}
@@ -214,7 +241,8 @@ class Stages:
         table, regions = self.chosen.localise.boxes, self.learnt.cohort.regions
         cases = "" if table is None else self.prior.regions.digest()
         learned, given = list(self.learned) if self.needed else [], self.chosen.localise.order
-        return digest("localise", given, learned, self.coder.digest, networks, regions.digest(), cases, self._sides())
+        coder = "" if self.coder is None else self.coder.digest
+        return digest("localise", given, learned, coder, networks, regions.digest(), cases, self._sides())
 
     def _networks(self) -> list[Classifier]:
         """Train classifiers for maps: all steps, and the weights of the last one."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from medlt import config as configs
@@ -15,6 +16,7 @@ from medlt.checks.bands import limits
 from medlt.checks.folds import CrossFitClassifiers
 from medlt.classify.latents import LatentClassifier
 from medlt.diffusion.backbone import Backbone
+from medlt.diffusion.batching import fixed_batches
 from medlt.diffusion.cache import Latents
 from medlt.diffusion.cbdm import ClassBalancing
 from medlt.diffusion.codec import DifferentiableCodec
@@ -38,11 +40,13 @@ from medlt.synthesis.edit import ImageEdit
 from medlt.synthesis.from_noise import FromNoise
 from medlt.synthesis.fusion import LatentFusion
 from medlt.synthesis.guides import Guide
+from medlt.synthesis.lesions import Variety
 from medlt.synthesis.longtail import LongtailGuide, differentiable_decoder
 from medlt.synthesis.minority import JepaGuide, MinorityGuide, ReferenceLevels, reference_levels
 from medlt.synthesis.parts import MethodParts, PluginMethod
 from medlt.synthesis.plan import PlanSettings
 from medlt.synthesis.plan import TrainTable as TrainTable
+from medlt.synthesis.recompose import Recompose, RecomposeSettings
 from medlt.types import InputError, Synthesizer
 
 MOST = 200
@@ -157,6 +161,45 @@ def fusion_method(chosen: configs.Fusion, parts: RunParts) -> LatentFusion:
     return latent_fusion(parts.run, parts.learnt, chosen, located, backbone, guides)
 
 
+def recompose_method(chosen: configs.Recompose, parts: RunParts) -> Recompose:
+    """Return recomposition. Without a strength no denoiser is trained, and without a stage `code` no sparse code."""
+    coder = parts.learn_sparse_code() if "code" in chosen.localise.order else None
+    located = localise(parts.run, parts.learnt, chosen, coder)
+    parts.models["localise"] = located.digest
+    varied = Variety(scale=chosen.scale, rotation=chosen.rotation, shift=chosen.shift, reflect=chosen.reflect)
+    settings = RecomposeSettings(
+        variety=varied, num_candidates=parts.num_candidates,
+        **chosen.model_dump(include={"variant", "area_mean", "area_sd", "matched", "side"}),
+    )  # fmt: skip
+    return Recompose(
+        train=parts.train,
+        difference=Difference(parts.pixels, StartDecoder(parts.decode), chosen.feather, chosen.seam),
+        where=located.localisation,
+        usual=located.usual,
+        size=parts.run.config.size,
+        settings=settings,
+        **(refinement(chosen, parts) if chosen.strength else {}),
+    )
+
+
+def refinement(chosen: configs.Recompose, parts: RunParts) -> dict[str, Any]:
+    """Train or load the denoiser, and return what recomposition needs of it."""
+    backbone, codec = parts.train_denoiser(), parts.learnt.latents.codec
+    encode = fixed_batches(torch.no_grad()(lambda images: codec.latents(codec.moments(images))))
+    device = getattr(codec, "device", torch.device("cpu"))
+    return {
+        "backbone": backbone,
+        "standardiser": parts.standardiser,
+        "encode": lambda images: encode(images.to(device)).cpu(),
+        "decode": parts.decode,
+        "scheduler": factory(chosen.scheduler, chosen.num_inference_steps, backbone.noise),
+        "strength": chosen.strength,
+        "guidance_scale": chosen.guidance_scale,
+        "guidance_interval": chosen.guidance_interval,
+        "guidance": parts.build_guides(chosen.guidance, backbone),
+    }
+
+
 def conditional_method(chosen: FromNoiseSettings | configs.Edit, parts: RunParts) -> Synthesizer:
     """Train or load the denoiser, with the extra losses of DiffuLT, and return a method under real label vectors."""
     backbone = parts.train_denoiser(extra_losses(parts.run, parts.learnt))
@@ -168,6 +211,7 @@ def latent_fusion(
     backbone: Backbone, guides: tuple[Guide, ...] = (),
 ) -> LatentFusion:  # fmt: skip
     """Return latent fusion (arXiv 2405.01705). Both parents of an image come from one fold of the verifiers."""
+    assert located.coder is not None
     targets, latents = run.config.targets, learnt.latents
     plan_settings = PlanSettings(
         metric=chosen.pairing,

@@ -175,7 +175,7 @@ def _plants(target: AuditTarget) -> dict[str, plants.Plant]:
         return decode_latents(latents.standardiser.back(z) if own else z)
 
     changes = {**plants.COMMON, "codec round trip": plants.round_trip(encode_images, decode)}
-    if not isinstance(chosen, configs.Sampling | configs.Edit | configs.Fusion):
+    if not isinstance(chosen, configs.Sampling | configs.Edit | configs.Fusion | configs.Recompose):
         chosen = configs.FromNoiseConfig()  # a plug-in's method may sample otherwise
     schedule, denoiser = factory(chosen.scheduler, chosen.num_inference_steps, backbone.noise), backbone.denoiser()
     for strength in STRENGTHS:

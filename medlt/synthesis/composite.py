@@ -61,7 +61,7 @@ def composite(head: Tensor, tail: Tensor, soft: Tensor, seam: str = "feather") -
     Where soft is 0 the head image stays bit for bit; seam: one of SEAMS.
     """
     if seam == "feather":
-        return torch.lerp(head, tail, soft)
+        return torch.where(soft == 1, tail, head + soft * (tail - head))
     rows = zip(head[:, 0].numpy(), tail[:, 0].numpy(), soft[:, 0].numpy() > 0, strict=True)
     solved = torch.from_numpy(np.stack([poisson(*row) for row in rows])).to(head)[:, None] if len(head) else head
     return torch.where(soft > 0, solved.clamp(0.0, 1.0), head)

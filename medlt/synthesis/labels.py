@@ -22,6 +22,10 @@ E is the share of the finding that is expected on the pixels, from maps whose ac
 
 L is the share of the given mask or box, NaN without one. Every rule sets the no-finding label to 0, because the tail
 parent has a finding. Values are in [0,1] or NaN.
+
+Recomposition has hard labels alone (`recomposed_labels`). A parent's label and share bound what it gave: a finding that
+it has gave its share, one that it may have gave at most that. A label is 1 if at least 0.8 of the finding must be there
+from one of the parents, 0 if no more than 0.2 can be, otherwise unknown.
 """
 
 from __future__ import annotations
@@ -74,6 +78,25 @@ def cam_mass(y_i: np.ndarray, y_j: np.ndarray, mass_i: np.ndarray, mass_j: np.nd
     low, high = UNSURE
     value = _maximum(_carried(y_i, mass_i), _carried(y_j, mass_j), sure=high)
     return np.where((value > low) & (value < high), np.nan, value)
+
+
+def recomposed_labels(
+    y_tail: np.ndarray, y_head: np.ndarray, taken: np.ndarray, left: np.ndarray, no_finding: int | None = None
+) -> np.ndarray:
+    """Return label vectors of 1, 0 and NaN, float32 [B,K].
+
+    y_tail, y_head: labels of the parents; taken, left: shares of their findings in the image, NaN where unknown; all
+    [B,K]. no_finding: column of the no-finding label, which becomes 0.
+    """
+    least, most = np.zeros(y_tail.shape), np.zeros(y_tail.shape)
+    for y, share in ((y_tail, taken), (y_head, left)):
+        least = np.maximum(least, np.where(y == 1, np.nan_to_num(share, nan=0.0), 0.0))
+        most = np.maximum(most, np.where(y == 0, 0.0, np.nan_to_num(share, nan=1.0)))
+    low, high = UNSURE
+    labels = np.where(least >= high, 1.0, np.where(most <= low, 0.0, np.nan)).astype(np.float32)
+    if no_finding is not None:
+        labels[:, no_finding] = 0.0
+    return labels
 
 
 RULES: dict[str, Callable[[np.ndarray, np.ndarray, np.ndarray, np.ndarray], np.ndarray]] = {

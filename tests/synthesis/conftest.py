@@ -14,6 +14,8 @@ from torch import Tensor
 
 from medlt.diffusion.schedulers import factory
 from medlt.diffusion.signals import between
+from medlt.localise.measure import Localisation
+from medlt.localise.trust import Trust
 from medlt.rng import numpy_generator, seed_of
 from medlt.sparse.embedding import SimplicialCoder
 from medlt.synthesis import METHODS
@@ -24,6 +26,7 @@ from medlt.synthesis.fusion import LatentFusion
 from medlt.synthesis.longtail import LongtailGuide
 from medlt.synthesis.minority import JepaGuide, MinorityGuide
 from medlt.synthesis.plan import PlanSettings, TrainTable
+from medlt.synthesis.recompose import Recompose, RecomposeSettings
 from medlt.testing import label_backbone
 
 FINDINGS = ("Effusion", "Mass", "Hernia", "Pleural Other", "No Finding")
@@ -80,6 +83,14 @@ def difference() -> Difference:
     return Difference(pixels, StartDecoder(decode), feather=0.1)
 
 
+def blob(uids: Sequence[str], finding: str) -> Tensor:
+    """Maps [N,8,8] with a maximum of 1 at a place that depends on the uid."""
+    row, column = torch.tensor([[seed_of(u, finding) % 5, seed_of(u) % 6] for u in uids]).view(-1, 2).T + 1
+    axis = torch.arange(8)
+    away = (axis[:, None] - row[:, None, None]) ** 2 + (axis[None] - column[:, None, None]) ** 2
+    return (-away / 8).exp()
+
+
 def guidance_classifier(images: Tensor) -> tuple[Tensor, Tensor]:
     """Logits [B,K] and of three members [3,B,K]: quadratic in a few pixels, so that the members' spread has a slope."""
     pixels = images[:, 0, ::4, ::4].flatten(1)
@@ -130,6 +141,22 @@ def edit(**changed: Any) -> ImageEdit:
     return ImageEdit(**(conditional() | own | changed))
 
 
+def encode(images: Tensor) -> Tensor:
+    """Codec latents [B,2,8,8] of images [B,1,16,16]; `decode` is its inverse but for the detail in a cell."""
+    z = torch.nn.functional.avg_pool2d(images, 2).clamp(0.02, 0.98).logit()
+    return torch.cat([z, z], 1)
+
+
+def recompose(**changed: Any) -> Recompose:
+    """Recomposition that pastes and refines; the settings of a plan are given by their names."""
+    chosen = {"variant": "paste", "num_candidates": 2}
+    chosen |= {name: changed.pop(name) for name in list(changed) if name in RecomposeSettings.__dataclass_fields__}
+    parts = conditional() | {"strength": 0.5, "encode": encode, "difference": difference(), "size": 16}
+    parts |= {"where": Localisation(Trust({"image": blob}, (8, 8)))} | changed
+    parts.pop("num_candidates")
+    return Recompose(settings=RecomposeSettings(**chosen), **parts)
+
+
 @pytest.fixture
 def methods(build: Callable[..., LatentFusion]) -> dict[str, Callable[..., Any]]:
     """A builder of every method in METHODS, by name."""
@@ -139,7 +166,7 @@ def methods(build: Callable[..., LatentFusion]) -> dict[str, Callable[..., Any]]
         for name, kind in METHODS.items()
         if issubclass(kind, FromNoise)
     }
-    return {"fusion": build, "edit": edit, **sampling}
+    return {"fusion": build, "recompose": recompose, "edit": edit, **sampling}
 
 
 @pytest.fixture

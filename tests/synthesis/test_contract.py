@@ -75,7 +75,7 @@ def test_train_rows_may_have_any_uid_from_plan_to_manifest(methods: Methods, nam
     batch = whole(method, plan)
     read = parents_of(batch.rows)
     assert {uid for uids in read for uid in uids} <= set(called.values())
-    assert all(len(uids) == (2 if name == "fusion" else len(uids)) >= 1 for uids in read)
+    assert all(len(uids) == (2 if name in ("fusion", "recompose") else len(uids)) >= 1 for uids in read)
     results = Duplicate(lambda uids: torch.rand(len(uids), 1, 16, 16))(batch)
     writer = DatasetWriter(tmp_path, models="untrained")
     writer.write(plan, batch, results, list(plan.index))
@@ -179,7 +179,7 @@ def test_what_a_method_explains_are_images_of_its_rows(methods: Methods, name: s
     method = methods[name]()
     rows = method.plan({"Hernia": 1}, 3)
     assert all(images.shape == (len(rows), 1, 16, 16) for images in method.explain(rows).values())
-    assert bool(method.explain(rows)) == (name == "fusion")
+    assert bool(method.explain(rows)) == (name in ("fusion", "recompose"))
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -195,7 +195,7 @@ def test_guides_compose_and_a_row_keeps_its_bytes(methods: Methods, guides: Guid
         assert not torch.equal(whole(methods[name](guidance=(alone,)), rows).images, together)
 
 
-@pytest.mark.parametrize("kind", [name for name in METHODS if name not in ("fusion", "diffult", "edit")])
+@pytest.mark.parametrize("kind", [name for name in METHODS if name not in ("fusion", "recompose", "diffult", "edit")])
 def test_methods_that_only_guide_share_the_unguided_samplers_plan(methods: Methods, kind: str) -> None:
     """So that the same row with and without guidance can be laid side by side."""
     rows, plain = (methods[name]().plan(NEED, 3) for name in (kind, "noise"))
