@@ -221,18 +221,26 @@ class Fusion(MethodConfig):
     )  # fmt: skip
 
 
+class LocaliseWithoutCode(LocaliseConfig):
+    """Where a finding is in an image, for a method that needs no sparse code; stage `code` trains one."""
+
+    order: tuple[Stage, ...] = Field(
+        ("mask", "box", "side", "best", "image"), min_length=1,
+        description="stages, the most trusted first; best: that of image_prior, image and prior which validation rows "
+        "with a mask or box choose, image_prior without such rows",
+    )  # fmt: skip
+
+
 class Recompose(MethodConfig):
     """Recomposition: real lesions on other patients, in real pixels; a denoiser refines them if `strength` is not 0."""
 
     kind: Literal["recompose"] = Field("recompose", description="real lesions on other patients, in real pixels")
     variant: Literal["paste", "half", "lesion", "surroundings"] = Field(
         "paste", description="paste: the lesion of a tail image on a head image; half: the half of a tail image with "
-        "the finding, and the other half of a head image; lesion: a head image with a new lesion that the denoiser draws; "
-        "surroundings: a tail image whose surroundings of the lesion the denoiser draws again"
+        "the finding, and the other half of a head image; lesion: a head image with a new lesion that the denoiser "
+        "draws; surroundings: a tail image whose surroundings of the lesion the denoiser draws again"
     )  # fmt: skip
-    localise: LocaliseConfig = Field(
-        LocaliseConfig(order=("mask", "box", "side", "best", "image")), description="where the tail finding is"
-    )
+    localise: LocaliseWithoutCode = Field(LocaliseWithoutCode(), description="where the tail finding is")
     side: Literal["left", "right"] | None = Field(
         None, description="side of the patient with the finding, in all images, for variant half; null: that of each "
         "finding, by its mask, its box, the column side_FINDING or a map"

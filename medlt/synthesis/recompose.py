@@ -37,6 +37,7 @@ import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from medlt.diffusion.attributes import ATTRIBUTES
 from medlt.diffusion.backbone import EVERYWHERE, Backbone
@@ -47,6 +48,7 @@ from medlt.localise.prior import PositionPrior
 from medlt.rng import noise_like, numpy_generator, seed_of
 from medlt.synthesis.composite import Difference, composite, difference_decoded
 from medlt.synthesis.conditional import Key, SamplingMethod, sample_rows
+from medlt.synthesis.fusion import PANELS
 from medlt.synthesis.guides import Guide, target_columns
 from medlt.synthesis.heads import compatible_heads, in_turn
 from medlt.synthesis.lesions import LesionMasks, Move, Variety, visible
@@ -56,7 +58,6 @@ from medlt.synthesis.space import Standardises, in_calls
 from medlt.types import Batch, InputError
 
 VARIANTS = ("paste", "half", "lesion", "surroundings")
-PANELS = ("tail", "head", "mask", "composite", "image")
 COLUMNS = (
     "finding", "slot", "candidate", "tail_parent", "head_parent", "parents", "area", "scale", "rotation", "down",
     "right", "reflected", "seed", "fold", *ATTRIBUTES,
@@ -208,7 +209,10 @@ class Recompose:
             yield Batch(part.assign(**further), self._finished(part, made), labels)
 
     def explain(self, rows: pd.DataFrame) -> dict[str, Tensor]:
-        """Return the stages PANELS of `rows`, images [B,1,S,S] in [0,1]."""
+        """Return the stages of `medlt.synthesis.fusion.PANELS`, images [B,1,S,S] in [0,1].
+
+        The mask is what the denoiser may change, `fused` the composite of real pixels; the head image has no map.
+        """
         panels = [self._panels(part) for part in self._parts(rows)]
         return {name: torch.cat([panel[name] for panel in panels]) for name in PANELS} if panels else {}
 
@@ -227,8 +231,10 @@ class Recompose:
     def _panels(self, rows: pd.DataFrame) -> dict[str, Tensor]:
         made = self._compose(rows)
         tail, head = (self.difference.pixels(rows[name].tolist()) for name in ("tail_parent", "head_parent"))
-        return {"tail": tail, "head": head, "mask": made.change, "composite": made.real,
-                "image": self._finished(rows, made)}  # fmt: skip
+        maps = self.where.trust.locate(rows["tail_parent"].tolist(), rows["finding"].tolist()).maps[:, None]
+        located = F.interpolate(maps, (self.size, self.size), mode="bilinear")
+        panels = (tail, head, located, torch.zeros_like(head), made.change, made.real, self._finished(rows, made))
+        return dict(zip(PANELS, panels, strict=True))
 
     def _compose(self, rows: pd.DataFrame) -> Recomposed:
         """Return composites, what the denoiser may change in them, and their labels."""

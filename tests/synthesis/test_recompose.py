@@ -71,9 +71,9 @@ def test_pixels_that_nobody_changed_are_real_to_the_bit(methods: Methods, varian
     assert 0.02 < float(same.float().mean()) < 0.99
     assert torch.equal(batch.images[same], kept[same])
     assert not torch.equal(batch.images, kept)
-    assert torch.equal(batch.images, panels["image"])
+    assert torch.equal(batch.images, panels["refined"])
     if not strength:
-        assert torch.equal(batch.images, panels["composite"])
+        assert torch.equal(batch.images, panels["fused"])
 
 
 @pytest.mark.parametrize("seam", ["feather", "poisson"])
