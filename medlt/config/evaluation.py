@@ -8,6 +8,10 @@ from pydantic import Field
 
 from medlt.config.base import Strict
 
+Share = Annotated[float, Field(gt=0, lt=1)]
+Weight = Annotated[float, Field(gt=0, le=1)]
+FEW = Field(min_length=1, max_length=6)
+
 
 class EvaluationConfig(Strict):
     """The comparison of classifiers with and without synthetic images."""
@@ -18,10 +22,13 @@ class EvaluationConfig(Strict):
         "on real images alone"
     )  # fmt: skip
     max_steps: int = Field(2400, ge=32, description="most steps of the pilot; the verdict is refused if it uses all")
-    synthetic_fraction: float = Field(
-        0.2, gt=0, lt=1, description="share of each training batch that is drawn from the synthetic images"
+    synthetic_fraction: Share | Annotated[tuple[Share, ...], FEW] = Field(
+        (0.05, 0.2, 0.4), description="share of each training batch that is drawn from the synthetic images, or a few "
+        "values: each arm and its control take the best on validation"
+    )  # fmt: skip
+    synthetic_weight: Weight | Annotated[tuple[Weight, ...], FEW] = Field(
+        1.0, description="loss weight of a synthetic image, or a few values, as above; a real image has 1"
     )
-    synthetic_weight: float = Field(0.3, gt=0, le=1, description="loss weight of a synthetic image; a real one has 1")
     n_bootstrap: int = Field(2000, ge=100, description="bootstrap samples of patients for each interval")
     primary_arm: str | None = Field(
         None, description="`medlt evaluate` only: the arm the verdict is about; null: the best arm on validation images"
@@ -29,3 +36,13 @@ class EvaluationConfig(Strict):
     workers: int = Field(
         1, ge=1, le=64, description="processes that train arms at the same time; keep 1 on a GPU; no effect on results"
     )
+
+    @property
+    def fractions(self) -> tuple[float, ...]:
+        """Return the shares that validation chooses from."""
+        return self.synthetic_fraction if isinstance(self.synthetic_fraction, tuple) else (self.synthetic_fraction,)
+
+    @property
+    def weights(self) -> tuple[float, ...]:
+        """Return the loss weights that validation chooses from."""
+        return self.synthetic_weight if isinstance(self.synthetic_weight, tuple) else (self.synthetic_weight,)

@@ -61,7 +61,9 @@ class ArmClassifierConfig(ClassifierConfig):
 
 
 class SourceConfig(Strict):
-    """Synthetic images: a finished run, or the config of a run that is made if it does not exist."""
+    """Added images: a finished run, the config of a run that is made if it does not exist, real images through the
+    codec of another source, or images that the phantom draws.
+    """
 
     run: FilePath | None = Field(None, description="run folder of `medlt augment` or `medlt run`")
     config: Path | None = Field(None, description="config of a run, relative to this file")
@@ -69,10 +71,33 @@ class SourceConfig(Strict):
         (), description="overrides of that config, `section.key=value`; their paths start where those of it do"
     )
 
+    codec_of: str | None = Field(
+        None,
+        description="name of another source, whose codec encodes and decodes real images; shows what the codec does",
+    )
+    rows: Literal["copies", "negatives"] = Field(
+        "copies", description="with codec_of: copies, the coded parents of its images alone; or negatives, its images "
+        "and as many coded real images without a tail finding"
+    )  # fmt: skip
+
+    drawn: Literal["fresh", "same_lesion", "new_lesion"] | None = Field(
+        None, description="phantom only, what a generator could give at best: fresh, new patients with the finding; "
+        "same_lesion, the lesions of train images in other patients; new_lesion, other lesions in train patients"
+    )  # fmt: skip
+    per_positive: int = Field(4, ge=1, le=100, description="with drawn: images of each positive train image")
+
+    @property
+    def of_run(self) -> bool:
+        """Return whether the images are those of a run."""
+        return self.run is not None or self.config is not None
+
     @model_validator(mode="after")
-    def _one_of_both(self) -> Self:
-        if (self.run is None) == (self.config is None):
-            raise ValueError("give either run, a finished folder, or config, the YAML that makes it")
+    def _one_kind(self) -> Self:
+        if sum(one is not None for one in (self.run, self.config, self.codec_of, self.drawn)) != 1:
+            raise ValueError(
+                "give one of run, a finished folder; config, the YAML that makes it; codec_of, another source; or "
+                "drawn, what the phantom draws"
+            )
         if self.set and self.config is None:
             raise ValueError("set changes a config; give config instead of run")
         return self
@@ -146,6 +171,9 @@ class EvaluateConfig(Strict):
     )  # fmt: skip
     evaluation: EvaluationConfig = Field(EvaluationConfig(), description="seeds, bootstrap and synthetic batches")
     sources: Mapping[str, SourceConfig] = Field({}, description="synthetic images, by a name of your choice")
+    expect: Mapping[str, Literal["helps", "no evidence", "harms"]] = Field(
+        {}, description="verdicts that arms must have if the experiment can see, as a check of the experiment itself"
+    )
     arms: Mapping[str, ArmConfig] = Field(
         description="rows of the experiment, by a name of your choice; `real` is always among them"
     )
@@ -170,8 +198,14 @@ class EvaluateConfig(Strict):
                 raise ValueError(f"{section}: {name[:60]!r} cannot be a name; use up to 60 printable characters")
         for name, arm in self.arms.items():
             self._check_arm(name, arm)
+        for name, source in self.sources.items():
+            self._check_source(name, source)
         if REAL in self.arms and self.arms[REAL] != ArmConfig():
             raise ValueError("arms.real is the classifier unchanged; give an arm that differs another name")
+        for name in self.expect:
+            if name not in self.arms or not self.arms[name].source:
+                close = did_you_mean(name, self.arms) or "; name arms with a source"
+                raise ValueError(f"expect: {name!r} is no arm with images of a source{close}")
         chosen = self.evaluation.primary_arm
         if chosen and (chosen not in self.arms or not self.arms[chosen].source or self.arms[chosen].real_duplicates):
             close = did_you_mean(chosen, self.arms) or "; choose an arm with a source"
@@ -183,9 +217,22 @@ class EvaluateConfig(Strict):
             raise ValueError(f"arms: {name!r} is the name of a control, which medlt adds itself; choose another")
         if arm.labels == "verifier" and self.classifier.task == "single-label":
             raise ValueError(f"arms.{name}: verifiers give each finding its own probability; use labels: soft")
+        given = self.sources.get(arm.source) if arm.source is not None else None
+        if arm.labels == "verifier" and given is not None and not given.of_run:
+            raise ValueError(f"arms.{name}: source {arm.source} has no verifiers; use labels: soft or hard")
         if arm.source is not None and arm.source not in self.sources:
             known = did_you_mean(arm.source, self.sources) or f"; sources: {', '.join(self.sources)}"
             raise ValueError(f"arms.{name}: no source is named {arm.source!r}{known}")
+
+    def _check_source(self, name: str, source: SourceConfig) -> None:
+        made = [other for other, one in self.sources.items() if one.of_run]
+        if source.drawn is not None and self.data.kind != "phantom":
+            raise ValueError(
+                f"sources.{name}.drawn: only data of kind phantom can be drawn; give run or config instead"
+            )
+        if source.codec_of is not None and source.codec_of not in made:
+            known = did_you_mean(source.codec_of, made) or f"; such sources: {', '.join(made) or 'none'}"
+            raise ValueError(f"sources.{name}.codec_of: {source.codec_of!r} is no source with a run{known}")
 
     @model_validator(mode="after")
     def _training_strategy_fits(self) -> Self:

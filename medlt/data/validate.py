@@ -16,6 +16,7 @@ from medlt.data.dicom.guard import Unreadable
 from medlt.data.images import read_image
 from medlt.data.manifest import SPLITS, Manifest
 from medlt.data.regions import Regions
+from medlt.metrics.confounding import associations
 from medlt.types import InputError
 
 if TYPE_CHECKING:
@@ -113,6 +114,7 @@ def validate(manifest: Manifest, workers: int = 1) -> ValidationReport:
             *_label_problems("with every finding, no-finding included, at 0", zero),
             *_label_problems("without any known label", unknown),
             *wrong,
+            *_confounded(manifest),
         ),
     )
 
@@ -154,6 +156,12 @@ def _fatal_problems(manifest: Manifest, failures: pd.DataFrame) -> tuple[Problem
 
 def _label_problems(what: str, count: int) -> tuple[Problem, ...]:
     return (Problem(f"{count} row(s) {what}; check the label table", fatal=False),) if count else ()
+
+
+def _confounded(manifest: Manifest) -> tuple[Problem, ...]:
+    """Return a warning for each finding that goes with the source, site, device or view of its images."""
+    every = associations(manifest.labels(), manifest.findings, manifest.rows)
+    return tuple(Problem(one.sentence(), fatal=False) for one in every if one.confounded)
 
 
 def _regions(manifest: Manifest) -> tuple[Regions, tuple[Problem, ...]]:

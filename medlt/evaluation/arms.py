@@ -33,7 +33,8 @@ class Arm:
     """One way of training.
 
     settings: of `medlt.classify.train.fit_classifier`; added: rows added to the real ones; control: name of the arm
-    that it is compared with; about: its columns in arms.parquet.
+    that it is compared with; about: its columns in arms.parquet; free: which of synthetic_fraction and synthetic_weight
+    validation may choose.
     """
 
     name: str
@@ -42,6 +43,7 @@ class Arm:
     added: TrainingSet | None = None
     control: str = ""
     about: Mapping[str, Any] = field(default_factory=dict)
+    free: frozenset[str] = frozenset()
 
     @property
     def empty(self) -> bool:

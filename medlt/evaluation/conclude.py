@@ -1,7 +1,7 @@
 """Turn the predictions of all arms into tables and a verdict, and write them into a folder.
 
-arms.parquet and verdict.json are always written; scores, comparisons, reliability and subgroups.parquet only if arms
-were compared. The verdict of another experiment and damaged files are moved to superseded/.
+arms.parquet and verdict.json are always written; the other tables (`medlt.evaluation.tables`) only if arms were
+compared. The verdict of another experiment and damaged files are moved to superseded/.
 """
 
 from __future__ import annotations
@@ -16,41 +16,26 @@ from typing import Any
 import pandas as pd
 
 from medlt.evaluation.arms import REAL, Arm, ArmScores, ExperimentRows
+from medlt.evaluation.confounding import confounded_tail
 from medlt.evaluation.engine import TrainedArms, trainable_arms
-from medlt.evaluation.length import TrainingLength
+from medlt.evaluation.fingerprint import fingerprint_record, limited
 from medlt.evaluation.sight import Sight, margin
-from medlt.evaluation.subgroups import ATTRIBUTES, subgroups
+from medlt.evaluation.tables import NAMES, ConclusionOptions, Setup, Tables, all_tables, arm_table, control_of
 from medlt.evaluation.verdict import (
     NOT_KEPT,
     NOTHING,
-    compare_arms,
     comparison_entries,
     comparison_entry,
-    comparison_pairs,
     decide,
-    score_table,
     select_arm,
     selection_rule,
 )
 from medlt.files import digest, write_json, write_table
-from medlt.metrics.calibration import reliability
-from medlt.rng import numpy_generator
 from medlt.types import InputError
 
 VERDICT = "verdict.json"
 SUPERSEDED = "superseded"
-TABLES = ("scores", "comparisons", "reliability", "subgroups")
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Tables:
-    """The tables of a comparison; docs/reference/files.md lists their columns."""
-
-    scores: pd.DataFrame
-    comparisons: pd.DataFrame
-    reliability: pd.DataFrame
-    subgroups: pd.DataFrame
 
 
 @dataclass(frozen=True)
@@ -88,21 +73,19 @@ def conclude(
     seed: int,
     primary_arm: str | None = None,
     experiments: Sequence[str] = (),
-    length: TrainingLength | None = None,
+    setup: Setup | None = None,
 ) -> Conclusion:
     """Select an arm on validation, compare it with its control on test, and write tables and verdict into `folder`.
 
     n_bootstrap: resamples of the patients, seeded by `seed`; primary_arm: the arm that the verdict is about, None for
-    the best on validation; experiments: those of the previous `Conclusion` on these test rows; length: the steps of the
-    arms, None if not known. Raises InputError if `primary_arm` has no synthetic images or an arm was not trained.
+    the best on validation; experiments: those of the previous `Conclusion` on these test rows; setup: what was decided
+    before the training. Raises InputError if `primary_arm` has no synthetic images or an arm was not trained.
     """
     synthetic = [arm.name for arm in arms if arm.role == "synthetic"]
     if primary_arm is not None and primary_arm not in synthetic:
         choices = ", ".join(synthetic) or "none"
         raise InputError(f"arm {primary_arm!r} has no synthetic images; set primary_arm to one of: {choices}")
-    if length is not None:
-        length = length.with_curves(trained.curves.get(REAL, ()))
-    options = _Options(n_bootstrap, seed, primary_arm, length)
+    options = ConclusionOptions(n_bootstrap, seed, primary_arm, setup or Setup())
     name = experiment(rows, arms, trained.seeds, n_bootstrap=n_bootstrap, seed=seed, primary_arm=primary_arm)
     compared = trainable_arms(arms)
     evaluated = tuple(dict.fromkeys([*experiments, *([name] if compared else [])]))
@@ -110,21 +93,11 @@ def conclude(
     primary = _primary(arms, compared, tested, rows.tail, primary_arm)
     tables, verdict = None, _undecided(arms, primary)
     if tested is not None:
-        tables, verdict = _compared(rows, compared, tested, primary, options, verdict)
+        tables, verdict = _compared(rows, compared, tested, trained, primary, options, verdict)
     verdict |= {"experiment": name, "test_set_evaluations": len(evaluated)}
-    conclusion = Conclusion(verdict, _arm_table(arms, tested, rows.tail, primary), tables, evaluated)
+    conclusion = Conclusion(verdict, arm_table(arms, tested, rows.tail, primary), tables, evaluated)
     _write(conclusion, Path(folder))
     return conclusion
-
-
-@dataclass(frozen=True)
-class _Options:
-    """Options of `conclude`."""
-
-    n_bootstrap: int
-    seed: int
-    primary_arm: str | None
-    length: TrainingLength | None
 
 
 def candidates(arms: Sequence[Arm]) -> list[str]:
@@ -189,83 +162,41 @@ def _compared(
     rows: ExperimentRows,
     arms: Sequence[Arm],
     tested: ArmScores,
+    trained: TrainedArms,
     primary: str | None,
-    options: _Options,
+    options: ConclusionOptions,
     undecided: dict[str, Any],
 ) -> tuple[Tables, dict[str, Any]]:
     """Return the tables and the verdict; `undecided` is the verdict without a primary arm."""
     without = [arm.name for arm in arms if arm.role in ("real", "reweighted")]
     best_without = select_arm(tested, without, rows.tail) or REAL
-    sight = Sight(margin(tested, rows.tail, n_bootstrap=options.n_bootstrap, seed=options.seed), options.length)
-    tables, verdict = _tables(rows, arms, tested, primary, best_without, options), undecided
-    tables = replace(tables, comparisons=sight.read(tables.comparisons))
+    tables = all_tables(rows, arms, tested, trained, primary, best_without, options)
+    sight = _sight(rows, tested, trained, options)
+    tables = replace(tables, comparisons=sight.read(limited(tables.comparisons, tables.fingerprints)))
+    verdict = undecided
     if primary is not None:
-        verdict = decide(tables.comparisons, tested, primary, _control(arms, primary), sight.problems)
+        verdict = decide(tables.comparisons, tested, primary, control_of(arms, primary), sight.problems)
         verdict |= {"against_real": comparison_entry(tables.comparisons, tested, primary, best_without)}
         verdict |= {"chosen_by": _chosen_by(tested, arms, rows.tail, options.primary_arm)}
-    return tables, verdict | sight.record() | {"arms": comparison_entries(tables.comparisons, arms, tested, rows.tail)}
+    verdict |= sight.record() | {"fingerprints": fingerprint_record(tables.fingerprints)}
+    verdict |= {"chosen_on_validation": dict(options.setup.choices)}
+    verdict |= {"confounded": confounded_tail(tested, rows.attributes, rows.tail)}
+    return tables, verdict | {"arms": comparison_entries(tables.comparisons, arms, tested, rows.tail)}
 
 
-def _control(arms: Sequence[Arm], name: str) -> str:
-    return next(arm.control for arm in arms if arm.name == name)
-
-
-def _tables(
-    rows: ExperimentRows,
-    arms: Sequence[Arm],
-    tested: ArmScores,
-    primary: str | None,
-    best_without: str,
-    options: _Options,
-) -> Tables:
-    """Return scores and differences of all arms; reliability and subgroups of the real, control and primary arms."""
-    detailed = [REAL, primary, _control(arms, primary)] if primary else [REAL]
-    pairs = comparison_pairs(arms, primary, best_without)
-    return Tables(
-        score_table(tested, rows.groups),
-        compare_arms(tested, pairs, rows.groups, n_bootstrap=options.n_bootstrap, seed=options.seed),
-        _reliability(tested, detailed),
-        _subgroups(rows, tested, detailed, options),
-    )
-
-
-def _arm_table(arms: Sequence[Arm], tested: ArmScores | None, tail: Sequence[str], primary: str | None) -> pd.DataFrame:
-    """Return a row an arm: its settings and its tail macro AP on validation, NaN for an arm that was not trained."""
-    rows = []
-    for arm in arms:
-        value = tested.validation_ap(arm.name, tail) if tested is not None and arm.name in tested.val else None
-        mean = float("nan") if value is None else float(value.mean())
-        spread = float("nan") if value is None or len(value) < 2 else float(value.std(ddof=1))
-        own = {"arm": arm.name, "role": arm.role, "control": arm.control, "digest": arm.digest()}
-        numbers = {"primary": arm.name == primary, "val_tail_ap": mean, "val_tail_ap_sd": spread}
-        rows.append(own | dict(arm.about) | numbers)
-    return pd.DataFrame(rows).astype({"synthetic_ratio": float})
-
-
-def _reliability(tested: ArmScores, names: Sequence[str]) -> pd.DataFrame:
-    """Return the reliability of the named arms, over all seeds together, a block an arm."""
-    tables = {name: reliability(tested.truth, tested.scores[name], tested.patients, tested.findings) for name in names}
-    return pd.concat([table.assign(arm=name) for name, table in tables.items()], ignore_index=True)
-
-
-def _subgroups(rows: ExperimentRows, tested: ArmScores, names: Sequence[str], options: _Options) -> pd.DataFrame:
-    """Return the subgroups of the named arms by the known attributes of the test rows, a block an arm."""
-    known = rows.attributes[[name for name in ATTRIBUTES if name in rows.attributes]].reset_index(drop=True)
-    parts = [
-        subgroups(
-            tested.truth, tested.scores[name], tested.patients, known, tested.findings, rows.tail,
-            n_bootstrap=options.n_bootstrap, rng=numpy_generator(options.seed, "subgroups"),
-        ).assign(arm=name)
-        for name in names
-    ]  # fmt: skip
-    return pd.concat(parts, ignore_index=True)
+def _sight(rows: ExperimentRows, tested: ArmScores, trained: TrainedArms, options: ConclusionOptions) -> Sight:
+    """Return what the verdict depends on besides its interval."""
+    length = options.setup.length
+    if length is not None:
+        length = length.with_curves(trained.curves.get(REAL, ()))
+    return Sight(margin(tested, rows.tail, n_bootstrap=options.n_bootstrap, seed=options.seed), length)
 
 
 def _write(conclusion: Conclusion, folder: Path) -> None:
     """Write all tables, then the verdict; move those of an earlier experiment away first."""
     _supersede(folder, str(conclusion.record["experiment"]))
     write_table(folder / "arms.parquet", conclusion.arms)
-    for name in TABLES:
+    for name in NAMES:
         if conclusion.tables is not None:
             write_table(folder / f"{name}.parquet", getattr(conclusion.tables, name))
         else:

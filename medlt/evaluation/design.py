@@ -19,6 +19,9 @@ from medlt.types import InputError
 OWN = ("loss", "training_strategy", "sampling", "mixup", "augment", "tau_norm", "synthetic_fraction")
 """Fields of ClassifierSettings (`medlt.classify.train.fit_classifier`) that an arm may override."""
 
+TUNED = ("synthetic_fraction", "synthetic_weight")
+"""Settings of added rows that validation chooses where an arm does not give them."""
+
 log = logging.getLogger(__name__)
 
 
@@ -118,20 +121,27 @@ def _with_added(
     """Return the arm and its control, or the control alone if `real_duplicates` is set."""
     uids, wanted = _selected(name, spec, rows, source)
     about = _about(spec, settings, added=len(uids), wanted=wanted, synthetic_weight=weight)
+    free = _free(spec, settings)
     made = copies = None
     if uids:
         copies = count_matched_control(source.kept.loc[uids], rows.train, weight)
         if spec.real_duplicates and spec.labels == "verifier":
             copies = _distilled(copies, source, uids)
     if spec.real_duplicates:
-        return [Arm(name, "control", settings, copies, REAL, about)]
+        return [Arm(name, "control", settings, copies, REAL, about, free)]
     if uids:
         made = _made(source, uids, spec.labels, int(rows.train.images.shape[-1]), weight)
     control = spec.control or f"{CONTROL_OF}{name}"
     return [
-        Arm(name, "synthetic", settings, made, control, about),
-        Arm(control, "control", settings, copies, REAL, about | {"labels": "soft"}),
+        Arm(name, "synthetic", settings, made, control, about, free),
+        Arm(control, "control", settings, copies, REAL, about | {"labels": "soft"}, free),
     ]
+
+
+def _free(spec: ArmSpec, settings: Mapping[str, Any]) -> frozenset[str]:
+    """Return which of the share and weight of added rows the arm leaves open; none where these rows train alone."""
+    alone = settings.get("training_strategy") == "pretrain"
+    return frozenset() if alone else frozenset(name for name in TUNED if getattr(spec, name) is None)
 
 
 def _selected(name: str, spec: ArmSpec, rows: ExperimentRows, source: SourceImages) -> tuple[list[str], int]:

@@ -11,6 +11,7 @@ from medlt.classify.classifier import Pace
 from medlt.classify.sets import TrainingSet, require_one_label
 from medlt.classify.train import ClassifierSettings, fit_classifier, require_trainable
 from medlt.evaluation.arms import Arm, ExperimentRows
+from medlt.evaluation.fingerprint import CodedImages
 from medlt.evaluation.length import Curve, curve_of
 from medlt.evaluation.workers import in_processes
 from medlt.store import Store
@@ -20,12 +21,13 @@ from medlt.types import InputError
 
 @dataclass(frozen=True)
 class Predictions:
-    """Probabilities of one classifier on validation and test rows, [V,K] and [N,K]; its validation curve; its
-    pace if it was trained now.
+    """Probabilities of one classifier on validation and test rows, [V,K] and [N,K], and on coded images if
+    there are any; its validation curve; its pace if it was trained now.
     """
 
     val: np.ndarray
     test: np.ndarray
+    coded: np.ndarray | None
     curve: Curve
     pace: Pace | None
 
@@ -34,13 +36,14 @@ class Predictions:
 class TrainedArms:
     """Probabilities of all arms with S seeds: val[arm] [S,V,K], test[arm] [S,N,K]. Empty arms are absent.
 
-    curves: of each arm, one a seed; paces: of each training of this call; cached: number of classifiers loaded from the
-    store.
+    coded: of the images of `medlt.evaluation.fingerprint`, [S,C,K], for arms with a codec; curves: of each arm, one a
+    seed; paces: of each training of this call; cached: number of classifiers loaded from the store.
     """
 
     seeds: tuple[int, ...]
     val: dict[str, np.ndarray] = field(default_factory=dict)
     test: dict[str, np.ndarray] = field(default_factory=dict)
+    coded: dict[str, np.ndarray] = field(default_factory=dict)
     curves: dict[str, tuple[Curve, ...]] = field(default_factory=dict)
     paces: tuple[Pace, ...] = ()
     cached: int = 0
@@ -66,6 +69,7 @@ class _Shared:
     train: TrainingSet
     val: TrainingSet
     test: TrainingSet
+    coded: CodedImages
     runtime: Runtime
     store: Store
 
@@ -77,12 +81,21 @@ def trainable_arms(arms: Sequence[Arm]) -> list[Arm]:
 
 
 def train_arms(
-    rows: ExperimentRows, arms: Sequence[Arm], seeds: Sequence[int], *, runtime: Runtime, store: Store, workers: int = 1
+    rows: ExperimentRows,
+    arms: Sequence[Arm],
+    seeds: Sequence[int],
+    *,
+    runtime: Runtime,
+    store: Store,
+    workers: int = 1,
+    coded: CodedImages | None = None,
+    test: bool = True,
 ) -> TrainedArms:
     """Train every arm with every seed, or load it from the store, and predict validation and test rows.
 
     Arms with the same seed start from the same weights; `runtime.seed` is not used. Equal arms are trained once. Each
-    of several workers uses `runtime.threads` threads of torch, 1 by default. Progress is reported as the stage "arms".
+    of several workers uses `runtime.threads` threads of torch, 1 by default. coded: images to predict as well; test:
+    False predicts no test row. Progress is reported as the stage "arms".
     Raises InputError, before any training, for an arm that cannot be trained.
     """
     wanted = trainable_arms(arms)
@@ -94,7 +107,8 @@ def train_arms(
         )
     alone = workers == 1 or len(tasks) < 2
     own = runtime if alone else replace(runtime, threads=runtime.threads or 1, progress=silent)
-    shared = _Shared(rows.train, rows.val, rows.test, own, store)
+    held_out = rows.test if test else rows.test.take([])
+    shared = _Shared(rows.train, rows.val, held_out, coded or CodedImages(), own, store)
     results: Iterable[tuple[tuple[str, int], Predictions]]
     if alone:
         results = ((key, _train(shared, *task)) for key, task in tasks.items())
@@ -122,14 +136,15 @@ def _check(rows: ExperimentRows, arms: Sequence[Arm]) -> None:
 
 def _train(shared: _Shared, arm: Arm, seed: int) -> Predictions:
     """Train one arm with one seed, or load it, and predict."""
-    runtime = replace(shared.runtime, seed=seed)
+    runtime, probe = replace(shared.runtime, seed=seed), shared.coded.of(arm)
     with runtime.limited():
         classifier = fit_classifier(
             shared.train, shared.val, added=arm.added, runtime=runtime, store=shared.store,
             name=f"{arm.name}, seed {seed}", **arm.settings,
         )  # fmt: skip
         val, test = (classifier.predict(part.images).cpu().numpy() for part in (shared.val, shared.test))
-    return Predictions(val, test, curve_of(classifier.record["history"]), classifier.pace)
+    extra = None if probe is None else classifier.predict(probe).cpu().numpy()
+    return Predictions(val, test, extra, curve_of(classifier.record["history"]), classifier.pace)
 
 
 def _stacked(arms: Sequence[Arm], seeds: tuple[int, ...], made: dict[tuple[str, int], Predictions]) -> TrainedArms:
@@ -137,5 +152,7 @@ def _stacked(arms: Sequence[Arm], seeds: tuple[int, ...], made: dict[tuple[str, 
     paces = tuple(one.pace for one in made.values() if one.pace is not None)
     val = {arm.name: np.stack([made[arm.name, seed].val for seed in seeds]) for arm in arms}
     test = {arm.name: np.stack([made[arm.name, seed].test for seed in seeds]) for arm in arms}
+    probed = [arm.name for arm in arms if made[arm.name, seeds[0]].coded is not None]
+    coded = {name: np.stack([np.asarray(made[name, seed].coded) for seed in seeds]) for name in probed}
     curves = {arm.name: tuple(made[arm.name, seed].curve for seed in seeds) for arm in arms}
-    return TrainedArms(seeds, val, test, curves, paces, len(made) - len(paces))
+    return TrainedArms(seeds, val, test, coded, curves, paces, len(made) - len(paces))

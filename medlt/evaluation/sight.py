@@ -25,7 +25,7 @@ CANNOT_SEE = "cannot see"
 ENDS = (0.025, 0.975)
 
 
-def chance_ap(positives: int, rows: int) -> float:
+def random_ap(positives: int, rows: int) -> float:
     """Return the expected AP of a random order of `rows` images, `positives` of them positive, at least one.
 
     (H + (P - 1) / (N - 1) * (N - H)) / N with the harmonic number H = 1 + 1/2 + ... + 1/N. It is above the prevalence
@@ -43,7 +43,7 @@ class Margin:
     """Tail macro AP of the real arm on test: value, that of a random order, and value less random with its interval."""
 
     value: float = math.nan
-    chance: float = math.nan
+    random: float = math.nan
     difference: float = math.nan
     low: float = math.nan
     high: float = math.nan
@@ -56,7 +56,7 @@ class Margin:
         ends = "no interval" if math.isnan(self.low) else f"difference [{self.low:+.4f}, {self.high:+.4f}]"
         return (
             f"tail AP of the real arm, {self.value:.4f}, is not clearly above that of a random order, "
-            f"{self.chance:.4f} ({ends}); raise classifier.size, choose another classifier.network, or take findings "
+            f"{self.random:.4f} ({ends}); raise classifier.size, choose another classifier.network, or take findings "
             "with more positives"
         )
 
@@ -70,19 +70,19 @@ def margin(tested: ArmScores, tail: Sequence[str], *, n_bootstrap: int, seed: in
     columns = [tested.findings.index(name) for name in tail]
     truth = np.asarray(tested.truth, np.float64)[:, columns]
     counts = [(int((column == 1).sum()), int((~np.isnan(column)).sum())) for column in truth.T]
-    random = [(chance_ap(*count), count[0] / count[1]) for count in counts if count[0]]
-    if not random or REAL not in tested.scores:
+    orders = [(random_ap(*count), count[0] / count[1]) for count in counts if count[0]]
+    if not orders or REAL not in tested.scores:
         return Margin()
-    scores, rng = tested.scores[REAL][..., columns], numpy_generator(seed, "above chance")
+    scores, rng = tested.scores[REAL][..., columns], numpy_generator(seed, "above random")
     both = np.stack([scores, np.full_like(scores, 0.5)])
     values = measured(truth, both, None, tested.patients, n_bootstrap, rng)
     at = values.metrics.index("AP")
     (value, prevalence), drawn = macro(values.point[at]).mean(1), macro(values.drawn[at]).mean(1)
-    chance = float(np.mean(random, axis=0)[0])
+    random = float(np.mean(orders, axis=0)[0])
     known = drawn[~np.isnan(drawn)]
     low, high = np.quantile(known, ENDS) if 2 * len(known) > len(drawn) else (math.nan, math.nan)
-    bias = chance - float(prevalence)
-    return Margin(float(value), chance, float(value) - chance, float(low) - bias, float(high) - bias)
+    bias = random - float(prevalence)
+    return Margin(float(value), random, float(value) - random, float(low) - bias, float(high) - bias)
 
 
 @dataclass(frozen=True)
@@ -108,4 +108,4 @@ class Sight:
         """Return the entries of verdict.json."""
         numbers = {name: None if math.isnan(value) else value for name, value in vars(self.margin).items()}
         length = None if self.length is None else self.length.record()
-        return {"cannot_see": list(self.problems), "above_chance": numbers, "training_length": length}
+        return {"cannot_see": list(self.problems), "above_random": numbers, "training_length": length}

@@ -15,9 +15,14 @@ from medlt.evaluation.engine import TrainedArms, train_arms
 from medlt.evaluation.length import TrainingLength, of_length, pilot
 from medlt.evaluation.sources import SourceImages
 from medlt.evaluation.subgroups import ATTRIBUTES
+from medlt.evaluation.tables import Setup
+from medlt.evaluation.tuning import tuned
 from medlt.files import write_json
+from medlt.metrics import confounding
 from medlt.recipes._cohort import Cohort
+from medlt.recipes._retention import write_retention
 from medlt.recipes._setup import RunFolder
+from medlt.recipes._through_codec import coded_images
 from medlt.types import InputError
 
 EVALUATIONS = "test_set_evaluations.json"
@@ -28,34 +33,42 @@ def experiment_rows(cohort: Cohort, size: int) -> ExperimentRows:
     train, val, test = (cohort.training_set(part, size) for part in (cohort.train, cohort.val, cohort.test))
     rows = cohort.test.rows
     patients = [str(patient) for patient in rows["patient_id"]]
-    attributes = rows[[name for name in ATTRIBUTES if name in rows]]
+    attributes = rows[[name for name in dict.fromkeys((*ATTRIBUTES, *confounding.COLUMNS)) if name in rows]]
     return ExperimentRows(train, val, test, cohort.findings, cohort.members(), patients, attributes)
 
 
 def arm_settings(config: configs.RunConfig | configs.EvaluateConfig) -> dict[str, Any]:
     """Return the settings that all arms share, before their number of steps is known."""
     assert config.evaluation is not None  # callers compare only with this section
-    return config.classifier.model_dump(exclude={"size"}) | {"synthetic_fraction": config.evaluation.synthetic_fraction}
+    return config.classifier.model_dump(exclude={"size"}) | {"synthetic_fraction": config.evaluation.fractions[0]}
 
 
 def compare(
-    run: RunFolder[Any], rows: ExperimentRows, specs: Mapping[str, ArmSpec], sources: Mapping[str, SourceImages]
+    run: RunFolder[Any], cohort: Cohort, specs: Mapping[str, ArmSpec], sources: Mapping[str, SourceImages]
 ) -> Conclusion:
     """Build, train and test the arms, and write tables and verdict into the run folder."""
     chosen = run.config.evaluation
-    rows = replace(rows, simulated=run.config.data.kind == "phantom")
+    size = run.config.classifier.size
+    rows = replace(experiment_rows(cohort, size), simulated=run.config.data.kind == "phantom")
     length = _length(run, rows)
     settings = of_length(arm_settings(run.config), length)
-    arms = build_arms(specs, rows, sources, settings=settings, weight=chosen.synthetic_weight)
+    arms = build_arms(specs, rows, sources, settings=settings, weight=chosen.weights[0])
     seeds = [run.config.seed + number for number in range(chosen.seeds)]
-    runtime = run.runtime.at("fp32")
+    training: dict[str, Any] = {"runtime": run.runtime.at("fp32"), "store": run.store, "workers": chosen.workers}
+    with run.stage("choice on validation"):
+        best = tuned(rows, arms, seeds, chosen.fractions, chosen.weights, **training)
+        arms = list(best.arms)
+    with run.stage("codec of sources"):
+        coded = coded_images(cohort, rows, sources, size, run.config.seed)
     with run.stage("arms"):
-        trained = train_arms(rows, arms, seeds, runtime=runtime, store=run.store, workers=chosen.workers)
+        trained = train_arms(rows, arms, seeds, coded=coded, **training)
     _record(run, rows, arms, trained)
+    with run.stage("lesion retention"):
+        write_retention(run, cohort, sources, size)
     with run.stage("verdict"):
         conclusion = conclude(
             rows, arms, trained, run.folder, n_bootstrap=chosen.n_bootstrap, seed=run.config.seed,
-            primary_arm=chosen.primary_arm, experiments=_evaluations(run), length=length,
+            primary_arm=chosen.primary_arm, experiments=_evaluations(run), setup=Setup(length, coded, best.record()),
         )  # fmt: skip
         write_json(run.path(EVALUATIONS), list(conclusion.experiments))
     return conclusion

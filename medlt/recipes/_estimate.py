@@ -93,17 +93,19 @@ def generator_parts(run: RunFolder[configs.RunConfig], cohort: Cohort) -> list[P
     return parts
 
 
-def arms_part(run: RunFolder[Any], cohort: Cohort, arms: int) -> list[Part]:
-    """Return the parts of a comparison of so many arms, none if the config has no comparison.
+def arms_part(run: RunFolder[Any], cohort: Cohort, real: int, added: int) -> list[Part]:
+    """Return the parts of a comparison of so many arms of real rows and of so many with added rows, controls included.
 
-    With a pilot, which decides the number of steps, they are the most that the config allows.
+    Arms with added rows are trained with every share and weight that validation chooses from. With a pilot, which
+    decides the number of steps, the steps are the most that the config allows.
     """
     chosen = run.config.evaluation
     if chosen is None:
         return []
+    trainings = (real + added * len(chosen.fractions) * len(chosen.weights)) * chosen.seeds
     if isinstance(chosen.steps, int):
-        return [_classifiers(run, cohort, "arms", arms * chosen.seeds * chosen.steps, chosen.workers)]
-    whole = _classifiers(run, cohort, "arms", arms * chosen.seeds * chosen.max_steps, chosen.workers)
+        return [_classifiers(run, cohort, "arms", trainings * chosen.steps, chosen.workers)]
+    whole = _classifiers(run, cohort, "arms", trainings * chosen.max_steps, chosen.workers)
     return [_classifiers(run, cohort, "pilot", chosen.max_steps), whole]
 
 

@@ -146,7 +146,7 @@ def _manifest(run: RunFolder[configs.RunConfig], cohort: Cohort, kept: pd.DataFr
         split="train",
         view=views,
         synthetic=True,
-        weight=(run.config.evaluation or configs.EvaluationConfig()).synthetic_weight,
+        weight=(run.config.evaluation or configs.EvaluationConfig()).weights[0],
         method=run.config.method.kind,
         models=models,
     )

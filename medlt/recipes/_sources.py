@@ -23,9 +23,11 @@ from medlt.evaluation.sources import SourceImages, Verifiers
 from medlt.recipes import augment
 from medlt.recipes._checks import guidance_of
 from medlt.recipes._cohort import Cohort, filed_cohort
+from medlt.recipes._drawn import drawn_source
 from medlt.recipes._models import train_guidance_classifier, train_verifiers
 from medlt.recipes._privacy import private_fit
 from medlt.recipes._setup import RunFolder, finished
+from medlt.recipes._through_codec import derived, through_codec
 from medlt.types import InputError, Progress
 
 log = logging.getLogger(__name__)
@@ -39,7 +41,10 @@ def own_images(name: str, run: RunFolder[configs.RunConfig], filled: augment.Fil
     verifiers = _verifiers(run, cohort, filled.verifiers) if filled.verifiers.verifiers else None
     if verifiers is None and len(kept):
         kept = kept.drop(columns="fold")
-    return SourceImages(name, kept, _labels(made), _pixels(made), verifiers, filled.published.results, len(filled.plan))
+    return SourceImages(
+        name, kept, _labels(made), _pixels(made), verifiers, filled.published.results, len(filled.plan),
+        through_codec=through_codec(run, cohort, cohort),
+    )  # fmt: skip
 
 
 def open_sources(config: configs.EvaluateConfig, cohort: Cohort, progress: Progress) -> dict[str, SourceImages]:
@@ -47,7 +52,15 @@ def open_sources(config: configs.EvaluateConfig, cohort: Cohort, progress: Progr
 
     Raises InputError for a source that does not fit the experiment.
     """
-    return {name: _source(name, given, cohort, progress) for name, given in config.sources.items()}
+    given = config.sources
+    made = {name: _source(name, one, cohort, progress) for name, one in given.items() if one.of_run}
+    drawn = {name: drawn_source(name, one, config, cohort) for name, one in given.items() if one.drawn is not None}
+    coded = {name: one for name, one in given.items() if one.codec_of is not None}
+    return (
+        made
+        | drawn
+        | {name: derived(name, one, made[str(one.codec_of)], cohort, config.seed) for name, one in coded.items()}
+    )
 
 
 def source_config(name: str, given: configs.SourceConfig) -> configs.RunConfig:
@@ -96,7 +109,7 @@ def _opened(name: str, run: RunFolder[configs.RunConfig], own: Cohort, cohort: C
         require_unseen_parents(kept["fold"], verifiers.seen, parents_of(kept))
     return SourceImages(
         name, kept, _labels(made), _pixels(made), _verifiers(run, own, verifiers), results, len(planned),
-        _guiding(run, own, verifiers),
+        _guiding(run, own, verifiers), through_codec(run, own, cohort),
     )  # fmt: skip
 
 

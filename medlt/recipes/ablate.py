@@ -40,7 +40,7 @@ from medlt.evaluation.variants import as_markdown, difference_to_base, kid_by_fo
 from medlt.files import digest, write_json, write_table, write_text
 from medlt.recipes._checks import check_guides
 from medlt.recipes._cohort import open_cohort
-from medlt.recipes._compare import compare, experiment_rows
+from medlt.recipes._compare import compare
 from medlt.recipes._denoiser import train_denoiser
 from medlt.recipes._localise import localise
 from medlt.recipes._methods import build_guides, latent_fusion
@@ -237,8 +237,7 @@ class AblationRunner:
             write_best(writer, batch.rows, batch, results)
         published = publish(run, cohort, batch.rows, writer, models)
         filled = Filled(cohort, self.learnt.verifiers, batch.rows, published)
-        rows = experiment_rows(cohort, run.config.classifier.size)
-        conclusion = compare(run, rows, {ARM: ArmSpec(source=ARM)}, {ARM: own_images(ARM, run, filled)})
+        conclusion = compare(run, cohort, {ARM: ArmSpec(source=ARM)}, {ARM: own_images(ARM, run, filled)})
         numbers = dict(conclusion.record.get("comparison") or {})
         values = {name: numbers.get(name) for name in ("difference", "low", "high")}
         return {f"tail_ap_{name}": float("nan") if value is None else value for name, value in values.items()}

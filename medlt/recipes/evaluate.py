@@ -7,9 +7,10 @@ from pathlib import Path
 from medlt import config as configs
 from medlt.evaluation.arms import REAL
 from medlt.evaluation.design import ArmSpec, check_arms
+from medlt.evaluation.expected import expected
 from medlt.evaluation.labelling import check_labels
 from medlt.recipes._cohort import RealRows, open_cohort, read_rows
-from medlt.recipes._compare import arm_settings, compare, experiment_rows
+from medlt.recipes._compare import arm_settings, compare
 from medlt.recipes._estimate import arms_part, note_training_time
 from medlt.recipes._setup import opened
 from medlt.recipes._sources import open_sources, source_config
@@ -31,14 +32,17 @@ def main(config: configs.EvaluateConfig, progress: Progress = silent) -> Path:
         _require_tail(cohort)
         with run.stage("sources"):
             sources = open_sources(config, cohort, run.runtime.progress)
-        controls = sum(spec.source is not None and not spec.real_duplicates for spec in specs.values())
-        note_training_time(run, arms_part(run, cohort, len({*specs, REAL}) + controls))
-        compare(run, experiment_rows(cohort, config.classifier.size), specs, sources)
+        added = [1 if spec.real_duplicates else 2 for spec in specs.values() if spec.source is not None]
+        note_training_time(run, arms_part(run, cohort, len({*specs, REAL}) - len(added), sum(added)))
+        conclusion = compare(run, cohort, specs, sources)
+        if config.expect:
+            run.record(expected=expected(conclusion.record.get("arms", ()), config.expect))
         with run.stage("labels"):
             chosen = config.evaluation_classifier or config.classifier
             train, val = (cohort.training_set(part, chosen.size) for part in (cohort.train, cohort.val))
+            made = [one for name, one in sources.items() if config.sources[name].of_run]
             check_labels(
-                list(sources.values()), train, val, run.folder, settings=chosen.model_dump(exclude={"size"}),
+                made, train, val, run.folder, settings=chosen.model_dump(exclude={"size"}),
                 runtime=run.runtime.at("fp32"), store=run.store,
             )  # fmt: skip
         with run.stage("report"):
@@ -50,7 +54,8 @@ def check(config: configs.EvaluateConfig, specs: dict[str, ArmSpec]) -> RealRows
     """Check arms, sources and rows before the run folder is made, and return the rows. No image is read."""
     check_arms(specs, arm_settings(config))
     for name, given in config.sources.items():
-        source_config(name, given)
+        if given.of_run:
+            source_config(name, given)
     rows = read_rows(config)
     if rows is not None:
         _require_splits(rows)

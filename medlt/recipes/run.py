@@ -7,7 +7,7 @@ from pathlib import Path
 from medlt import config as configs
 from medlt.evaluation.design import ArmSpec
 from medlt.recipes._cohort import open_cohort
-from medlt.recipes._compare import compare, experiment_rows
+from medlt.recipes._compare import compare
 from medlt.recipes._estimate import arms_part, generator_parts, note_training_time
 from medlt.recipes._setup import opened
 from medlt.recipes._sources import own_images
@@ -15,8 +15,8 @@ from medlt.recipes.augment import check, fill, write_documents
 from medlt.training.runtime import silent
 from medlt.types import Progress
 
-ARMS = 3
-"""The arms of a run: real images alone, with the synthetic ones, and with as many duplicates of real ones."""
+REAL, ADDED = 1, 2
+"""The arms of a run: real images alone; with the synthetic ones, and with as many duplicates of real ones."""
 
 
 def main(config: configs.RunConfig, progress: Progress = silent) -> Path:
@@ -24,10 +24,9 @@ def main(config: configs.RunConfig, progress: Progress = silent) -> Path:
     rows, name = check(config), config.method.kind
     with opened(config, progress) as run:
         cohort = open_cohort(run, rows)
-        note_training_time(run, [*generator_parts(run, cohort), *arms_part(run, cohort, ARMS)])
+        note_training_time(run, [*generator_parts(run, cohort), *arms_part(run, cohort, REAL, ADDED)])
         filled = fill(run, cohort)
         if config.evaluation is not None:
-            held_out = experiment_rows(cohort, config.classifier.size)
-            compare(run, held_out, {name: ArmSpec(source=name)}, {name: own_images(name, run, filled)})
+            compare(run, cohort, {name: ArmSpec(source=name)}, {name: own_images(name, run, filled)})
         write_documents(run)
     return run.folder

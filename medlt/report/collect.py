@@ -48,6 +48,13 @@ COLUMNS = {
     ),
     "subgroups": tuple("arm attribute value images patients metric score low high gap gap_low gap_high reason".split()),
     "reliability": ("arm", "finding", "images", "mean_score", "rate", "rate_low", "rate_high"),
+    "fingerprints": ("arm", "finding", "auroc", "low", "high", "images"),
+    "learning_curves": ("arm", "seed", "step", "val_macro_ap"),
+    "confounding": tuple(
+        "finding column positives cramers_v top_value top_share top_share_negatives confounded arm auroc "
+        "within_auroc".split()
+    ),
+    "retention": ("source", "finding", "kept", "low", "high", "images", "patients"),
     "agreement": ("source", "finding", "quantile", "real", "synthetic", "low", "high", "images", "accepted_images"),
     "confusion": ("source", "label", "predicted", "share", "real_share", "images"),
     "filter_effect": tuple("source finding quantile kept accepted_share low high real_reference".split()),
@@ -55,6 +62,9 @@ COLUMNS = {
 }
 COMPARED = ("value", "control_value", "p", "p_holm", "smallest", "patients", "reason")
 """Further columns of comparisons.parquet in a folder with arms.parquet."""
+
+OTHERWISE = {"manifest", "failures", "introspection_gallery"}
+"""Tables that are not read from NAME.parquet into a field of that name as they are."""
 
 KEYED = frozenset({"manifest", "plan", "panels", "introspection_gallery"})
 
@@ -90,6 +100,10 @@ class Collected:
     confusion: pd.DataFrame | None
     filter_effect: pd.DataFrame | None
     rejections: pd.DataFrame | None
+    fingerprints: pd.DataFrame | None
+    learning_curves: pd.DataFrame | None
+    confounding: pd.DataFrame | None
+    retention: pd.DataFrame | None
     verdict: dict[str, Any] | None
     audit: dict[str, Any] | None
 
@@ -191,25 +205,9 @@ def collect(folder: Path) -> Collected:
         run=_json(folder / "run.json") or {},
         findings=() if manifest is None else finding_columns(manifest),
         manifest=manifest,
-        plan=_table(folder, "plan"),
-        checks=_table(folder, "checks"),
-        sparse_code_metrics=_table(folder, "sparse_code_metrics"),
-        panels=_table(folder, "panels"),
-        training=_table(folder, "training"),
-        scores=_table(folder, "scores"),
-        comparisons=_table(folder, "comparisons"),
         failures=_table(folder, "failures", ".csv"),
-        calibration=_table(folder, "calibration"),
-        introspection=_table(folder, "introspection"),
         gallery=_table(folder, "introspection_gallery"),
-        localisation=_table(folder, "localisation"),
-        arms=_table(folder, "arms"),
-        subgroups=_table(folder, "subgroups"),
-        reliability=_table(folder, "reliability"),
-        agreement=_table(folder, "agreement"),
-        confusion=_table(folder, "confusion"),
-        filter_effect=_table(folder, "filter_effect"),
-        rejections=_table(folder, "rejections"),
+        **{name: _table(folder, name) for name in COLUMNS.keys() - OTHERWISE},
         verdict=_json(folder / "verdict.json"),
         audit=_json(folder / "audit.json"),
     )

@@ -178,7 +178,10 @@ def as_json(run: Collected) -> dict[str, Any]:
     """Return the numbers of the page; missing parts are None."""
     experiment = Experiment.of(run)
     keep = ("versions", "device", "seed", "counts", "digests", "metrics")
-    names = "arms comparisons subgroups reliability agreement confusion filter_effect rejections".split()
+    names = (
+        "arms comparisons subgroups reliability agreement confusion filter_effect rejections fingerprints "
+        "learning_curves confounding retention"
+    ).split()
     tables = {name: getattr(run, name) for name in names}
     records = {name: None if table is None else table.to_dict("records") for name, table in tables.items()}
     scores = None if run.scores is None else summary.scores(run).reset_index().to_dict("records")

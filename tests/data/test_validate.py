@@ -88,3 +88,14 @@ def test_the_table_shows_counts_and_problems(manifest: Manifest) -> None:
     text = console.export_text()
     assert "2 / 1 / 1" in text
     assert "note: 1 of 6 files" in text
+
+
+def test_a_finding_of_one_source_is_a_warning(manifest: Manifest) -> None:
+    rows = pd.concat([manifest.rows] * 5)
+    rows.index = pd.Index([f"{uid}-{n}" for n, uid in enumerate(rows.index)], name="uid")
+    source = np.where(rows["A"] == 1, "a", "b")
+    told = validate(Manifest(rows.assign(source=source), FINDINGS, manifest.root)).problems
+    marked = [p for p in told if p.what.startswith("A goes with the source: 100% of its")]
+    assert [p.fatal for p in marked] == [False]
+    other = validate(Manifest(rows.assign(source=["a", "b"] * 15), FINDINGS, manifest.root)).problems
+    assert not [p for p in other if "goes with the source" in p.what]

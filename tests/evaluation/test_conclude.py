@@ -19,6 +19,7 @@ from medlt.evaluation.design import ArmSpec, build_arms
 from medlt.evaluation.engine import TrainedArms
 from medlt.evaluation.length import Curve, TrainingLength
 from medlt.evaluation.sources import SourceImages
+from medlt.evaluation.tables import Setup
 from medlt.types import InputError
 
 MakeSource = Callable[..., SourceImages]
@@ -237,7 +238,7 @@ def test_a_real_arm_that_still_improves_refuses_every_verdict(
     trained = replace(
         predicted(many, arms, {}, {"fusion": 6.0}), curves={REAL: (curve, curve), "fusion": (RISING,) * 2}
     )
-    found = conclude(many, arms, trained, tmp_path, n_bootstrap=200, seed=0, length=BRIEF)
+    found = conclude(many, arms, trained, tmp_path, n_bootstrap=200, seed=0, setup=Setup(length=BRIEF))
     assert (found.verdict == "cannot see") == (verdict == "cannot see")
     assert found.record["training_length"]["best_steps"] == [curve[curve == RISING][0]] * 2
     table = pd.read_parquet(tmp_path / "comparisons.parquet")
@@ -250,5 +251,37 @@ def test_a_real_arm_at_chance_refuses_every_verdict(many: ExperimentRows, source
     arms = built(many, source(), fusion=ArmSpec("x"))
     found = concluded(many, arms, tmp_path, test={"fusion": 6.0, REAL: 0.0})
     assert found.verdict == "cannot see"
-    assert found.record["above_chance"]["low"] < 0
+    assert found.record["above_random"]["low"] < 0
     assert len(found.record["cannot_see"]) == 1
+
+
+def test_a_tail_finding_that_is_a_source_is_named_with_what_is_left_within(
+    many: ExperimentRows, source: MakeSource, tmp_path: Path
+) -> None:
+    tail = many.test.labels[:, 1] == 1
+    told = replace(many, attributes=pd.DataFrame({"source": np.where(tail, "one", "other")}))
+    arms = built(told, source(), fusion=ArmSpec("x"))
+    found = concluded(told, arms, tmp_path, test={"fusion": 6.0})
+    (sentence,) = found.record["confounded"]
+    assert sentence.startswith("Hernia goes with the source: 100% of its")
+    table = pd.read_parquet(tmp_path / "confounding.parquet")
+    assert set(table["arm"]) == {REAL, "fusion", "duplicated for fusion"}
+    own = table[(table["finding"] == "Hernia") & (table["column"] == "source")]
+    assert own["confounded"].all()
+    assert own["within_auroc"].isna().all()  # no source has both
+    apart = concluded(many, arms, tmp_path / "apart")
+    assert apart.record["confounded"] == []
+
+
+def test_learning_curves_hold_every_arm_seed_and_the_pilot(
+    rows: ExperimentRows, source: MakeSource, tmp_path: Path
+) -> None:
+    arms = built(rows, source(), fusion=ArmSpec("x"))
+    trained = replace(predicted(rows, arms, {}, {}), curves={REAL: (RISING, LEVEL), "fusion": (LEVEL, LEVEL)})
+    setup = Setup(length=TrainingLength(10, 30, "plateau", (LEVEL,)))
+    conclude(rows, arms, trained, tmp_path, n_bootstrap=100, seed=0, setup=setup)
+    table = pd.read_parquet(tmp_path / "learning_curves.parquet")
+    assert list(dict.fromkeys(table["arm"])) == ["pilot", REAL, "fusion"]
+    real = table[(table["arm"] == REAL) & (table["seed"] == 0)]
+    assert list(zip(real["step"], real["val_macro_ap"], strict=True)) == list(RISING)
+    assert len(table) == 10

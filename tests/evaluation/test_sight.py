@@ -11,7 +11,7 @@ import pytest
 
 from medlt.evaluation.arms import REAL, ArmScores
 from medlt.evaluation.length import TrainingLength
-from medlt.evaluation.sight import Margin, Sight, chance_ap, margin
+from medlt.evaluation.sight import Margin, Sight, margin, random_ap
 from medlt.metrics.ranking import per_finding
 
 RISING = ((10, 0.1), (20, 0.2))
@@ -26,7 +26,7 @@ def test_the_ap_of_a_random_order_is_the_mean_over_all_orders(positives: int, ro
     every = [
         per_finding(truth, np.array(order, float)[:, None], ["a"])["AP"].item() for order in permutations(range(rows))
     ]
-    assert chance_ap(positives, rows) == pytest.approx(np.mean(every))
+    assert random_ap(positives, rows) == pytest.approx(np.mean(every))
 
 
 def scores(strength: float, n: int = 400, seeds: int = 2) -> ArmScores:
@@ -36,7 +36,7 @@ def scores(strength: float, n: int = 400, seeds: int = 2) -> ArmScores:
     return ArmScores({REAL: 1 / (1 + np.exp(-given))}, truth, [str(i // 2) for i in range(n)], ("a", "b"))
 
 
-def test_a_classifier_that_sees_is_above_chance_and_one_that_guesses_is_not() -> None:
+def test_a_classifier_that_sees_is_above_random_and_one_that_guesses_is_not() -> None:
     sees = margin(scores(4.0), ("b",), n_bootstrap=200, seed=0)
     assert sees.problem == ""
     assert sees.low > 0.3
@@ -51,8 +51,8 @@ def test_the_margin_is_ap_less_that_of_a_random_order() -> None:
     found = margin(given, ("b",), n_bootstrap=100, seed=0)
     tables = [per_finding(given.truth, one, given.findings) for one in given.scores[REAL]]
     assert found.value == pytest.approx(np.mean([table.loc["b", "AP"] for table in tables]))
-    assert found.chance == pytest.approx(chance_ap(int(given.truth[:, 1].sum()), 400))
-    assert found.difference == pytest.approx(found.value - found.chance)
+    assert found.random == pytest.approx(random_ap(int(given.truth[:, 1].sum()), 400))
+    assert found.difference == pytest.approx(found.value - found.random)
 
 
 def test_without_a_tail_positive_nothing_is_known() -> None:

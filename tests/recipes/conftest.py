@@ -34,7 +34,7 @@ TINY = {
     "targets": {"tail_below": 8, "head_above": 20, "count": 10, "max_per_finding": 3, "num_candidates": 2},
     "checks": {"folds": 2, "verifier_quantile": 0.01},
     "classifier": {"size": 32, "steps": 6, "batch_size": 8, "evaluate_every": 3},
-    "evaluation": {"seeds": 2, "n_bootstrap": 100, "steps": 6},
+    "evaluation": {"seeds": 2, "n_bootstrap": 100, "steps": 6, "synthetic_fraction": 0.2, "synthetic_weight": 0.3},
 }
 
 

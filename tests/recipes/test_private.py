@@ -187,7 +187,7 @@ def test_an_experiment_takes_it_as_a_source(made: Path, tiny: Tiny, tmp_path: Pa
         "data": {"kind": "manifest", "path": str(rows)},
         "sources": {"private": {"run": str(made)}},
         "arms": {"private": {"source": "private"}},
-        "evaluation": {"seeds": 2, "n_bootstrap": 100, "steps": 6},
+        "evaluation": {"seeds": 2, "n_bootstrap": 100, "steps": 6, "synthetic_fraction": 0.2},
     }
     place = tmp_path / "verdict.yaml"
     place.write_text(json.dumps(tree))

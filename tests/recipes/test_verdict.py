@@ -40,7 +40,7 @@ def experiment(finished: Path, out: Path, **changes: Any) -> EvaluateConfig:
             "data": {"kind": "manifest", "path": str(finished / "stages" / "data" / "manifest.parquet")},
             "targets": {"tail_below": 8, "head_above": 20},
             "classifier": {"size": 32, "steps": 4, "batch_size": 8, "evaluate_every": 2},
-            "evaluation": {"seeds": 2, "n_bootstrap": 100, "steps": 4},
+            "evaluation": {"seeds": 2, "n_bootstrap": 100, "steps": 4, "synthetic_fraction": 0.2},
             "sources": {"fusion": {"run": str(finished)}},
             "arms": ARMS,
             **changes,
@@ -99,11 +99,79 @@ def test_the_verdict_is_on_the_arm_validation_likes_best(done: Path) -> None:
     unaided = arms[arms["role"].isin(["real", "reweighted"])]["val_tail_ap"].idxmax()
     assert verdict["against_real"]["control"] == unaided
     assert {line["arm"] for line in verdict["arms"]} == set(arms.index) - {"real"}
-    assert verdict["verdict"] in ("helps", "no evidence", "harms")
+    assert verdict["verdict"] in ("helps", "no evidence", "harms", "cannot see")
+    assert (verdict["verdict"] == "cannot see") == bool(verdict["cannot_see"])
+    length = verdict["training_length"]
+    assert (length["steps"], length["limit"], length["chosen_by"]) == (4, 4, "config")
+    curves = pd.read_parquet(done / "learning_curves.parquet")
+    assert set(curves["arm"]) == set(arms.index)
+    assert set(curves["step"]) == {2, 4}
     table = pd.read_parquet(done / "comparisons.parquet")
     row = table[(table["arm"] == best) & (table["control"] == arms.loc[best, "control"])]
     row = row.query("finding == 'tail' and metric == 'AP'")
     assert row["difference"].item() == verdict["comparison"]["difference"]
+
+
+def test_share_and_weight_are_chosen_on_validation_for_the_control_too(finished: Path, tmp_path: Path) -> None:
+    given = {
+        "seeds": 2,
+        "n_bootstrap": 100,
+        "steps": 4,
+        "synthetic_fraction": [0.2, 0.6],
+        "synthetic_weight": [0.3, 1.0],
+    }
+    arms = {"fusion": {"source": "fusion"}, "fixed": {"source": "fusion", "synthetic_fraction": 0.5}}
+    run = main(experiment(finished, tmp_path / "run", evaluation=given, arms=arms))
+    verdict = json.loads((run / "verdict.json").read_text())
+    chosen, table = verdict["chosen_on_validation"], pd.read_parquet(run / "arms.parquet").set_index("arm")
+    assert set(chosen) == set(table.index) - {"real"}
+    for name, one in chosen.items():
+        assert len(one["tried"]) == (4 if "fusion" in name else 2)
+        best = max(one["tried"], key=lambda row: row["val_tail_ap"])
+        picked = (one["synthetic_fraction"], one["synthetic_weight"])
+        assert picked == (best["synthetic_fraction"], best["synthetic_weight"])
+        assert picked == tuple(table.loc[name, ["synthetic_fraction", "synthetic_weight"]])
+        assert table.loc[name, "val_tail_ap"] == pytest.approx(best["val_tail_ap"])
+    assert {row["synthetic_fraction"] for row in chosen["fixed"]["tried"]} == {0.5}
+
+
+def test_real_images_through_the_codec_are_sources_of_their_own(finished: Path, tmp_path: Path) -> None:
+    sources = {
+        "fusion": {"run": str(finished)},
+        "coded copies": {"codec_of": "fusion"},
+        "coded negatives": {"codec_of": "fusion", "rows": "negatives"},
+    }
+    arms = {name: {"source": name} for name in sources}
+    run = main(experiment(finished, tmp_path / "run", sources=sources, arms=arms))
+    table = pd.read_parquet(run / "arms.parquet").set_index("arm")
+    added = table["added"]
+    assert added["coded copies"] == added["fusion"]
+    assert added["coded negatives"] == 2 * added["fusion"]
+    digests = table["digest"]
+    assert digests["duplicated for coded copies"] != digests["coded copies"]
+    assert digests["coded copies"] != digests["fusion"]
+    marks = pd.read_parquet(run / "fingerprints.parquet")
+    mean = marks[marks["finding"] == "tail"].set_index("arm")["auroc"]
+    assert list(mean.index) == list(table.index)
+    assert mean.between(0, 1).all()
+    assert (marks["images"] > 0).all()
+    verdict = json.loads((run / "verdict.json").read_text())
+    assert verdict["fingerprints"]["fusion"]["auroc"] == mean["fusion"]
+    config = experiment(finished, tmp_path / "run", sources=sources, arms=arms)
+    with opened(config, silent) as opened_run:
+        cohort = open_cohort(opened_run)
+        made = open_sources(config, cohort, silent)
+    copies, base = made["coded copies"], made["fusion"]
+    parents = base.kept["tail_parent"].tolist()
+    pd.testing.assert_frame_equal(
+        copies.labels.reset_index(drop=True), cohort.train.rows.loc[parents, base.findings].reset_index(drop=True)
+    )
+    uids = list(copies.kept.index)[::-1]  # in another order
+    assert base.through_codec is not None
+    assert torch.equal(copies.images(32, uids), base.through_codec(32, parents[::-1]))
+    negatives = made["coded negatives"].kept.iloc[len(parents) :]
+    tail = cohort.train.rows.loc[negatives["tail_parent"], list(cohort.tail)]
+    assert (tail == 0).all(axis=None)
 
 
 def test_an_added_arm_trains_itself_alone(finished: Path, done: Path, tmp_path: Path) -> None:
@@ -122,14 +190,21 @@ def test_an_added_arm_trains_itself_alone(finished: Path, done: Path, tmp_path: 
 @pytest.mark.slow
 def test_workers_change_no_byte(finished: Path, done: Path, tmp_path: Path) -> None:
     run = main(
-        experiment(finished, tmp_path / "run", evaluation={"seeds": 2, "n_bootstrap": 100, "steps": 4, "workers": 2})
+        experiment(
+            finished,
+            tmp_path / "run",
+            evaluation={"seeds": 2, "n_bootstrap": 100, "steps": 4, "synthetic_fraction": 0.2, "workers": 2},
+        )
     )
     for name in ("scores", "comparisons", "arms"):
         assert (run / f"{name}.parquet").read_bytes() == (done / f"{name}.parquet").read_bytes()
 
 
 def test_one_seed_gives_no_verdict(finished: Path, done: Path, tmp_path: Path) -> None:
-    one = {"arms": {"fusion": {"source": "fusion"}}, "evaluation": {"seeds": 1, "n_bootstrap": 100, "steps": 4}}
+    one = {
+        "arms": {"fusion": {"source": "fusion"}},
+        "evaluation": {"seeds": 1, "n_bootstrap": 100, "steps": 4, "synthetic_fraction": 0.2},
+    }
     run = once_more(done, finished, tmp_path / "run", **one)
     assert json.loads((run / "run.json").read_text())["training_of_arms"]["trained"] == 0
     verdict = json.loads((run / "verdict.json").read_text())
@@ -223,7 +298,7 @@ def test_arms_may_change_where_the_rows_are_drawn_into_the_folder(tmp_path: Path
         "data": {"kind": "phantom", "patients": 40, "size": 64, "imbalance": 8},
         "targets": {"tail_below": 8, "head_above": 20},
         "classifier": {"size": 32, "steps": 1, "batch_size": 8},
-        "evaluation": {"seeds": 1, "n_bootstrap": 100, "steps": 4},
+        "evaluation": {"seeds": 1, "n_bootstrap": 100, "steps": 4, "synthetic_fraction": 0.2},
         "arms": {"focal": {"loss": "focal"}},
     }
     main(EvaluateConfig.model_validate(told))

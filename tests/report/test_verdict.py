@@ -220,7 +220,7 @@ def test_a_verdict_that_cannot_see_says_why_and_shows_what_it_rests_on(experimen
         "verdict": "cannot see",
         "sentence": "Cannot see: it was still improving.",
         "cannot_see": ["it was still improving; set evaluation.max_steps to 480"],
-        "above_chance": {"value": 0.3, "chance": 0.1, "difference": 0.2, "low": 0.15, "high": 0.25},
+        "above_random": {"value": 0.3, "random": 0.1, "difference": 0.2, "low": 0.15, "high": 0.25},
         "training_length": {"steps": 240, "limit": 240, "chosen_by": "plateau", "best_steps": [240]},
     }
     verdict = json.loads((experiment / "verdict.json").read_text())
@@ -231,9 +231,53 @@ def test_a_verdict_that_cannot_see_says_why_and_shows_what_it_rests_on(experimen
     assert "240 steps per arm, the best validation step of a pilot" in text
     assert "0.300, that of a random order 0.100: difference +0.200 [+0.150, +0.250]" in text
     assert "set evaluation.max_steps to 480" in text
+    assert "not measured: no codec" in text
     assert ("section", "cannot-see") in {
         (tag, str(given.get("class")).removeprefix("verdict ")) for tag, given in page.elements
     }
+
+
+def test_conditions_show_curves_fingerprints_shares_retention_and_sources(experiment: Path, page_of: Read) -> None:
+    arms = pd.read_parquet(experiment / "arms.parquet")
+    primary = arms[arms["primary"]].iloc[0]
+    name, control = str(primary["arm"]), str(primary["control"])
+    verdict = json.loads((experiment / "verdict.json").read_text())
+    told = {
+        "above_random": {"value": 0.3, "random": 0.1, "difference": 0.2, "low": 0.15, "high": 0.25},
+        "fingerprints": {name: {"auroc": 0.94, "low": 0.9, "high": 0.97}, control: None},
+        "chosen_on_validation": {name: {"tried": [{}, {}, {}]}},
+        "confounded": ["Mass goes with the source: 98% of its 190 positives"],
+    }
+    (experiment / "verdict.json").write_text(json.dumps(verdict | told))
+    curves = [
+        (arm, seed, step, 0.1 * step + 0.2 * seed) for arm in (name, control) for seed in (0, 1) for step in (1, 2)
+    ]
+    pd.DataFrame(curves, columns=["arm", "seed", "step", "val_macro_ap"]).to_parquet(
+        experiment / "learning_curves.parquet"
+    )
+    kept = {"source": "fusion", "finding": "Mass", "kept": 0.63, "low": 0.5, "high": 0.8, "images": 40, "patients": 9}
+    pd.DataFrame([kept]).to_parquet(experiment / "retention.parquet")
+    one = {"finding": "Mass", "column": "source", "positives": 190, "cramers_v": 0.41, "top_value": "one",
+           "top_share": 0.98, "top_share_negatives": 0.5, "confounded": True, "auroc": 0.91,
+           "within_auroc": 0.66}  # fmt: skip
+    other = one | {"finding": "Nodule", "confounded": False}
+    pd.DataFrame([{**row, "arm": arm} for row in (one, other) for arm in (name, control)]).to_parquet(
+        experiment / "confounding.parquet"
+    )
+    page = page_of(experiment)
+    rows = {row[0]: row[1:] for row in page.rows["conditions"] if row}
+    assert rows[name.replace("_", " ")][2:] == ["3", "0.94 [0.90, 0.97]"]
+    assert rows[control.replace("_", " ")][3] == "not measured: no codec"
+    assert rows["fusion"][:2] == ["Mass", "0.63 [0.50, 0.80]"]
+    assert rows["Mass"][:2] == ["source", "0.41"]
+    assert rows["Mass"][6].split(", ")[-1] == "0.660"
+    assert "Nodule" not in rows
+    assert "98% of its 190 positives" in page.text("conditions")
+    drawing = re.findall(r"<svg.*?</svg>", (experiment / "report.html").read_text(), re.DOTALL)
+    described = [ElementTree.fromstring(text).findtext("desc") or "" for text in drawing]
+    (own,) = [text for text in described if text.startswith("step against validation macro AP")]
+    assert "1 gives 0.200, 2 gives 0.300" in own  # the mean of two seeds
+    assert json.loads((experiment / "report.json").read_text())["retention"] == [kept]
 
 
 def test_a_later_look_at_the_test_set_is_told(experiment: Path, page_of: Read) -> None:
