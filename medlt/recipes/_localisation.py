@@ -18,7 +18,7 @@ from medlt.recipes._cohort import Cohort
 from medlt.recipes._setup import RunFolder
 from medlt.rng import numpy_generator
 from medlt.synthesis.fusion import LatentFusion
-from medlt.synthesis.recompose import Recompose
+from medlt.synthesis.recompose import Recomposition
 from medlt.types import Localise, Synthesizer
 
 PRIOR, CODE, USED = "prior", "code", "used"
@@ -31,7 +31,7 @@ def write_localisation(run: RunFolder[configs.RunConfig], cohort: Cohort, method
 
     No stage is scored that is made of the mask or box that it is compared with. A private run has none.
     """
-    if not isinstance(method, LatentFusion | Recompose) or not cohort.regions.findings:
+    if not isinstance(method, LatentFusion | Recomposition) or not cohort.regions.findings:
         return
     patients = {str(uid): str(owner) for uid, owner in cohort.manifest.rows["patient_id"].items()}
     stages, rng = scored_stages(cohort, method, patients), partial(numpy_generator, run.config.seed, "localisation")
@@ -45,7 +45,9 @@ def write_localisation(run: RunFolder[configs.RunConfig], cohort: Cohort, method
         write_table(run.path("localisation.parquet"), pd.concat(filled, ignore_index=True))
 
 
-def scored_stages(cohort: Cohort, method: LatentFusion | Recompose, patients: Mapping[str, str]) -> dict[str, Localise]:
+def scored_stages(
+    cohort: Cohort, method: LatentFusion | Recomposition, patients: Mapping[str, str]
+) -> dict[str, Localise]:
     """Return the stages to score: USED, the method's own without given masks and boxes, CODE of fusion, and PRIOR.
 
     If every train row has its mask or box, the method has no stage of its own.

@@ -44,7 +44,7 @@ CHOICE = ("image_prior", "image", "prior", "code")
 """Stages among which validation rows choose."""
 SIDES: dict[str, Side] = {"left": "left", "l": "left", "right": "right", "r": "right"}
 Localised = configs.Fusion | configs.Recompose
-"""Methods that ask where findings are."""
+"""Methods that need to know where findings are."""
 log = logging.getLogger(__name__)
 
 
@@ -176,7 +176,7 @@ class Stages:
     def needed(self) -> bool:
         """Whether a train row has a finding whose region is not given, so that somebody must draw a map.
 
-        Recomposition asks for tail findings alone, and for half an image a given side is enough.
+        Recomposition needs the places of tail findings alone, and for half an image a given side is enough.
         """
         cohort, chosen = self.learnt.cohort, self.chosen
         given = {"mask", "box"} & set(chosen.localise.order)

@@ -46,7 +46,7 @@ from medlt.synthesis.minority import JepaGuide, MinorityGuide, ReferenceLevels, 
 from medlt.synthesis.parts import MethodParts, PluginMethod
 from medlt.synthesis.plan import PlanSettings
 from medlt.synthesis.plan import TrainTable as TrainTable
-from medlt.synthesis.recompose import Recompose, RecomposeSettings
+from medlt.synthesis.recompose import RecomposeSettings, Recomposition
 from medlt.types import InputError, Synthesizer
 
 MOST = 200
@@ -161,7 +161,7 @@ def fusion_method(chosen: configs.Fusion, parts: RunParts) -> LatentFusion:
     return latent_fusion(parts.run, parts.learnt, chosen, located, backbone, guides)
 
 
-def recompose_method(chosen: configs.Recompose, parts: RunParts) -> Recompose:
+def recompose_method(chosen: configs.Recompose, parts: RunParts) -> Recomposition:
     """Return recomposition. Without a strength no denoiser is trained, and without a stage `code` no sparse code."""
     coder = parts.learn_sparse_code() if "code" in chosen.localise.order else None
     located = localise(parts.run, parts.learnt, chosen, coder)
@@ -171,7 +171,7 @@ def recompose_method(chosen: configs.Recompose, parts: RunParts) -> Recompose:
         variety=varied, num_candidates=parts.num_candidates,
         **chosen.model_dump(include={"variant", "area_mean", "area_sd", "matched", "side"}),
     )  # fmt: skip
-    return Recompose(
+    return Recomposition(
         train=parts.train,
         difference=Difference(parts.pixels, StartDecoder(parts.decode), chosen.feather, chosen.seam),
         where=located.localisation,

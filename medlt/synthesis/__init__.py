@@ -8,7 +8,7 @@ from medlt.synthesis.from_noise import FromNoise
 from medlt.synthesis.fusion import LatentFusion
 from medlt.synthesis.longtail import LongtailGuidance
 from medlt.synthesis.minority import MinoritySampling
-from medlt.synthesis.recompose import Recompose
+from medlt.synthesis.recompose import Recomposition
 
-KINDS = (LatentFusion, Recompose, FromNoise, ImageEdit, DiffuLT, MinoritySampling, LongtailGuidance)
+KINDS = (LatentFusion, Recomposition, FromNoise, ImageEdit, DiffuLT, MinoritySampling, LongtailGuidance)
 METHODS: dict[str, Any] = {kind.name: kind for kind in KINDS}

@@ -151,8 +151,8 @@ class LesionMasks:
         """Return whether somebody can place the finding: a person, or a map that is not at chance nor flat."""
         if self.half and self.side is not None:
             return True
-        found = self.where.trust.locate([uid], [finding])
-        stage, cells = found.stages[0], found.maps[0]
+        place = self.where.trust.locate([uid], [finding])
+        stage, cells = place.stages[0], place.maps[0]
         measured = self.where.measured.get((stage, finding))
         if stage == NOWHERE or (measured is not None and measured.uninformative) or not float(cells.max()) > 0:
             return False
@@ -165,9 +165,9 @@ class LesionMasks:
         """Return the pixels that an image gives; area: share of the cells, if only a map says where the finding is."""
         if self.half:
             return self._half(self._side(uid, finding))
-        found = self.where.trust.locate([uid], [finding])
-        cells = located(found.maps, found.given, [max(area, 1 / found.maps[0].numel())])[0]
-        if found.stages[0] in GIVEN:
+        place = self.where.trust.locate([uid], [finding])
+        cells = located(place.maps, place.given, [max(area, 1 / place.maps[0].numel())])[0]
+        if place.stages[0] in GIVEN:
             return Taken(self._region(uid, finding), cells)
         mask = F.interpolate(cells[None, None].float(), (self.size, self.size), mode="nearest")[0, 0]
         return Taken(mask.bool().numpy(), cells)

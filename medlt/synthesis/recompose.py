@@ -87,7 +87,7 @@ class RecomposeSettings:
 
 
 @dataclass(kw_only=True)
-class Recompose:
+class Recomposition:
     """The method.
 
     train: train rows; difference: real pixels of S x S, and how seams are made; where: where findings are, and how well
@@ -216,7 +216,7 @@ class Recompose:
         panels = [self._panels(part) for part in self._parts(rows)]
         return {name: torch.cat([panel[name] for panel in panels]) for name in PANELS} if panels else {}
 
-    def with_guidance(self, guidance: tuple[Guide, ...]) -> Recompose:
+    def with_guidance(self, guidance: tuple[Guide, ...]) -> Recomposition:
         """Return the same method with these guides."""
         return replace(self, guidance=guidance)
 

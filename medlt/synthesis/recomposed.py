@@ -21,7 +21,7 @@ class Recomposed:
 
     real: composites [B,1,S,S]; change: weights [B,1,S,S] of what the denoiser may change; mask: pixels of the tail
     image, bool [B,S,S]; keeps_mask: whether the denoiser keeps the mask and changes the rest, or the reverse; labels:
-    float32 [B,K]; measured: the columns that `Recompose.run` adds.
+    float32 [B,K]; measured: the columns that `Recomposition.run` adds.
     """
 
     real: Tensor
@@ -42,7 +42,7 @@ def label(
     where: Localisation, train: TrainTable, variant: str, rows: pd.DataFrame, cells: Tensor, shown: np.ndarray,
     soft: Tensor,
 ) -> tuple[np.ndarray, pd.DataFrame]:  # fmt: skip
-    """Return label vectors [B,K], and the columns that `Recompose.run` adds.
+    """Return label vectors [B,K], and the columns that `Recomposition.run` adds.
 
     cells: what is taken from the tail image, bool [B,h,w]; shown: share of it that lies in the image, [B]; soft: what
     it covers of the head image, [B,1,S,S].
@@ -54,9 +54,9 @@ def label(
     rest = 1 - F.adaptive_avg_pool2d(soft, (cells.shape[1], cells.shape[2]))[:, 0]
     taken = _shares(where, tails, y_tail, names, skip, cells.double())
     left = _shares(where, heads, y_head, names, skip, rest.double())
-    found = evidence(where, "measured", tails, findings, cells)
-    mass = found.mass * shown
-    taken[at] = np.where(found.unmeasured, shown, mass)
+    own = evidence(where, "measured", tails, findings, cells)
+    mass = own.mass * shown
+    taken[at] = np.where(own.unmeasured, shown, mass)
     if variant == "lesion":  # nothing is taken from the tail image: the denoiser draws the finding
         y_tail, taken, mass = np.zeros_like(y_tail), np.zeros_like(taken), np.full(len(rows), np.nan)
         y_tail[at], taken[at] = 1.0, shown
@@ -64,9 +64,9 @@ def label(
         y_head, left = np.where(y_tail == 1, np.nan, y_tail), np.ones_like(left)
     labels = recomposed_labels(y_tail, y_head, taken, left, skip)
     carries = np.nan if variant == "lesion" else shown
-    measured = _measured(where, tails, findings, cells, mass, found.unmeasured, np.isnan(labels[at]))
-    own = {"mask_share": soft.double().mean((1, 2, 3)).numpy(), "lesion_carried": measured["lesion_carried"] * carries}
-    return labels, measured.assign(**own)
+    measured = _measured(where, tails, findings, cells, mass, own.unmeasured, np.isnan(labels[at]))
+    carried_share = measured["lesion_carried"] * carries
+    return labels, measured.assign(mask_share=soft.double().mean((1, 2, 3)).numpy(), lesion_carried=carried_share)
 
 
 def _measured(
@@ -74,11 +74,11 @@ def _measured(
     unmeasured: np.ndarray, unsure: np.ndarray,
 ) -> pd.DataFrame:  # fmt: skip
     """Return where the finding was taken from, how much of it, and why its label is unknown, if it is."""
-    found = where.trust.locate(tails, findings)
-    given = zip(unsure, found.stages, mass, unmeasured, strict=True)
+    places = where.trust.locate(tails, findings)
+    given = zip(unsure, places.stages, mass, unmeasured, strict=True)
     columns = {
-        "tail_mass": cam_share(found.maps, cells),
-        "localised_by": list(found.stages),
+        "tail_mass": cam_share(places.maps, cells),
+        "localised_by": list(places.stages),
         "lesion_carried": carried(where, tails, findings, cells),
         "label_mass": mass,
         "label_reason": [

@@ -26,7 +26,7 @@ from medlt.synthesis.fusion import LatentFusion
 from medlt.synthesis.longtail import LongtailGuide
 from medlt.synthesis.minority import JepaGuide, MinorityGuide
 from medlt.synthesis.plan import PlanSettings, TrainTable
-from medlt.synthesis.recompose import Recompose, RecomposeSettings
+from medlt.synthesis.recompose import RecomposeSettings, Recomposition
 from medlt.testing import label_backbone
 
 FINDINGS = ("Effusion", "Mass", "Hernia", "Pleural Other", "No Finding")
@@ -147,14 +147,14 @@ def encode(images: Tensor) -> Tensor:
     return torch.cat([z, z], 1)
 
 
-def recompose(**changed: Any) -> Recompose:
+def recompose(**changed: Any) -> Recomposition:
     """Recomposition that pastes and refines; the settings of a plan are given by their names."""
     chosen = {"variant": "paste", "num_candidates": 2}
     chosen |= {name: changed.pop(name) for name in list(changed) if name in RecomposeSettings.__dataclass_fields__}
     parts = conditional() | {"strength": 0.5, "encode": encode, "difference": difference(), "size": 16}
     parts |= {"where": Localisation(Trust({"image": blob}, (8, 8)))} | changed
     parts.pop("num_candidates")
-    return Recompose(settings=RecomposeSettings(**chosen), **parts)
+    return Recomposition(settings=RecomposeSettings(**chosen), **parts)
 
 
 @pytest.fixture

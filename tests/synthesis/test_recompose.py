@@ -20,7 +20,7 @@ from medlt.synthesis.composite import composite
 from medlt.synthesis.labels import recomposed_labels
 from medlt.synthesis.lesions import Move, Variety
 from medlt.synthesis.plan import TrainTable
-from medlt.synthesis.recompose import VARIANTS, Recompose
+from medlt.synthesis.recompose import VARIANTS, Recomposition
 from medlt.types import Batch, InputError
 
 NEED = {"Hernia": 8, "Pleural Other": 4}
@@ -30,13 +30,13 @@ Methods = dict[str, Callable[..., Any]]
 nan = float("nan")
 
 
-def whole(method: Recompose, rows: pd.DataFrame) -> Batch:
+def whole(method: Recomposition, rows: pd.DataFrame) -> Batch:
     parts = list(method.run(rows))
     tables = [pd.concat([getattr(part, name) for part in parts]) for name in ("rows", "labels")]
     return Batch(tables[0], torch.cat([part.images for part in parts]), tables[1])
 
 
-def real(method: Recompose, rows: pd.DataFrame, column: str) -> Tensor:
+def real(method: Recomposition, rows: pd.DataFrame, column: str) -> Tensor:
     return method.difference.pixels(rows[column].tolist())
 
 
@@ -47,12 +47,12 @@ def boxed(boxes: dict[str, dict[str, list[list[float]]]]) -> Localisation:
     return Localisation(Trust({"box": Given(regions, "box", (8, 8))}, (8, 8)), regions)
 
 
-def made(methods: Methods, **changed: Any) -> Recompose:
-    method: Recompose = methods["recompose"](**changed)
+def made(methods: Methods, **changed: Any) -> Recomposition:
+    method: Recomposition = methods["recompose"](**changed)
     return method
 
 
-def lower_left(method: Recompose, finding: str = "Hernia") -> Localisation:
+def lower_left(method: Recomposition, finding: str = "Hernia") -> Localisation:
     return boxed({finding: {uid: [[0.0, 0.75, 0.25, 1.0]] for uid in method.train.positive(finding)}})
 
 
