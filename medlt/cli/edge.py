@@ -42,10 +42,11 @@ Volume = Annotated[
         "--verbose/--quiet", "-v/-q", help="Show details, or only warnings and the result.", show_default=False
     ),
 ]
-ConfigFile = Annotated[
-    str,
-    typer.Argument(metavar="CONFIG", help="YAML file, or a name from `medlt config list`.", autocompletion=configs),
-]
+_CONFIG = typer.Argument(
+    metavar="CONFIG", help="YAML file, or a name from `medlt config list`.", autocompletion=configs
+)
+ConfigFile = Annotated[str, _CONFIG]
+PerhapsConfigFile = Annotated[str | None, _CONFIG]
 Overrides = Annotated[list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Settings that replace the config's.")]
 Out = Annotated[Path | None, typer.Option(metavar="PATH", help="Run folder, instead of the config's.")]
 

@@ -10,19 +10,25 @@ import typer
 
 from medlt.cli.app import app
 from medlt.cli.collections import require_local
-from medlt.cli.edge import ConfigFile, Json, Out, Overrides, Volume, edge, example
+from medlt.cli.edge import ConfigFile, Json, Out, Overrides, PerhapsConfigFile, Volume, edge, example
 from medlt.cli.terminal import Terminal
 from medlt.names import did_you_mean
 from medlt.plugins import METHODS
 from medlt.recipes._parts import PARTS
 from medlt.types import InputError
 
+LADDER = "phantom/ladder"
+
 if TYPE_CHECKING:
     from medlt.config import RunConfig
 
 
 def _finish(run: Path, terminal: Terminal) -> None:
-    """Print the result of a run; exit 1 if some of its input failed or none of its images was kept."""
+    """Print the result of a run.
+
+    Exit 1 if some of its input failed, none of its images was kept, or a verdict is not the expected one.
+    """
+    from medlt.evaluation.expected import lines as unexpected
     from medlt.report.terminal import report_table
 
     summary = json.loads((run / "run.json").read_text())
@@ -37,6 +43,7 @@ def _finish(run: Path, terminal: Terminal) -> None:
         lines.append(f"{counts['failed']} images could not be read; see {run / 'failures.csv'}")
     if counts.get("planned", 0) and not counts.get("kept", 0):
         lines.append(f"none of {counts['planned']} images passed the checks; see {run / 'checks.parquet'}")
+    lines += unexpected(summary.get("expected", ()))
     for line in lines:
         typer.echo(f"medlt: {line}", err=True)
     if lines:
@@ -205,11 +212,18 @@ def _strength(guide: dict[str, Any]) -> str:
     return f"{guide['kind']}: weight {guide['weight']:g}, {how}; it displaces latents by {guide['displacement']:.3f}"
 
 
-@app.command(epilog=example("medlt evaluate phantom/verdict", "medlt evaluate verdict.yaml --out verdict"))
+@app.command(
+    epilog=example(
+        "medlt evaluate phantom/verdict", "medlt evaluate verdict.yaml --out verdict", "medlt evaluate --ladder"
+    )
+)
 def evaluate(
-    config: ConfigFile,
+    config: PerhapsConfigFile = None,
     overrides: Overrides = None,
     out: Out = None,
+    ladder: Annotated[
+        bool, typer.Option("--ladder", help=f"Check the experiment by arms of known effect: CONFIG, or {LADDER}.")
+    ] = False,
     as_json: Json = False,
     volume: Volume = None,
 ) -> None:
@@ -219,11 +233,18 @@ def evaluate(
 
     Every arm is trained alike with several seeds; one is chosen on validation data and tested once, against duplicated
     real images. Run it again to resume; an arm that is trained already is not trained again, so adding one trains one.
+    Exit code 1: a verdict is not the one that `expect` of the config names.
     """
     with edge(as_json, volume) as terminal:
         from medlt.config import load_verdict
 
-        settings = load_verdict(Path(config), _with_out(overrides, out))
+        if ladder and config is not None and "=" in config:
+            overrides, config = [config, *(overrides or [])], None
+        if config is None and not ladder:
+            raise InputError("evaluate: no config; write medlt evaluate CONFIG, or medlt evaluate --ladder")
+        settings = load_verdict(Path(config or LADDER), _with_out(overrides, out))
+        if ladder and not settings.expect:
+            raise InputError(f"{config}: expects no verdict; add a section such as expect: {{paste: helps}}")
         with terminal.stage("loading libraries"):
             from medlt.recipes import evaluate as recipe
 

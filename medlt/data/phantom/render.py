@@ -31,6 +31,8 @@ FINDINGS = (
 CHRONIC = frozenset({"Cardiomegaly", "Nodule", "Mass", "Support_Device"})
 """Findings with the same appearance in every study of a patient, because they do not change in weeks."""
 SMALLEST = 32
+Lesions = Mapping[str, tuple[int, str, str]]
+"""Finding -> key of its looks, see `lesion`."""
 
 
 @dataclass(frozen=True)
@@ -58,10 +60,17 @@ def check_size(size: int) -> None:
         raise InputError(f"phantom size {size}: a chest needs at least {SMALLEST} px; choose 64 or more")
 
 
-def beam(row: Mapping[str, object], seed: int, size: int) -> tuple[Scene, dict[str, NDArray[np.bool_]]]:
+def lesion(row: Mapping[str, object], finding: str, seed: int) -> tuple[int, str, str]:
+    """Return the key of all chance in how a finding of a row looks."""
+    return seed, finding, str(row["patient_id"] if finding in CHRONIC else row["uid"])
+
+
+def beam(
+    row: Mapping[str, object], seed: int, size: int, lesions: Lesions | None = None
+) -> tuple[Scene, dict[str, NDArray[np.bool_]]]:
     """Return the path lengths with all findings of the row, and a mask for each; arguments as `film`."""
     uid, patient = str(row["uid"]), str(row["patient_id"])
-    keys = {name: (seed, name, patient if name in CHRONIC else uid) for name in DRAW}
+    keys = {name: lesion(row, name, seed) for name in DRAW} | dict(lesions or {})
     built = chest(
         sex=str(row["sex"]),
         age=float(str(row["age"])),
@@ -82,15 +91,15 @@ def beam(row: Mapping[str, object], seed: int, size: int) -> tuple[Scene, dict[s
     return maps, {name: DRAW[name](maps, numpy_generator(*keys[name])) for name in present}
 
 
-def film(row: Mapping[str, object], seed: int, size: int = 256) -> Film:
+def film(row: Mapping[str, object], seed: int, size: int = 256, lesions: Lesions | None = None) -> Film:
     """Expose one row. `row` holds uid, patient_id, view, sex, age and 0/1 columns of findings; absent ones are 0.
 
     A patient's anatomy hangs on (seed, patient_id), the rest on (seed, uid): never on the other rows or their order.
-    Raises InputError for a size below 32 px.
+    lesions: findings that look as in another row, by its key (`lesion`). Raises InputError for a size below 32 px.
     """
     check_size(size)
     uid = str(row["uid"])
-    maps, masks = beam(row, seed, size)
+    maps, masks = beam(row, seed, size, lesions)
     exposure = Exposure.draw(maps.chest.view, numpy_generator(seed, "exposure", uid))
     pixels = develop(expose(maps, exposure, numpy_generator(seed, "noise", uid)), maps, exposure)
     anatomy = {"heart": maps.heart, "thorax": maps.thorax, "lung": maps.lung * maps.aeration > 0.5}
