@@ -56,7 +56,6 @@ def scored_stages(
     own = {name: stage for name, stage in trust.stages.items() if name not in GIVEN}
     used = {USED: Trust(own, trust.size)} if own else {}
     train = frozenset(map(str, cohort.train.rows.index))
-    others: dict[str, Localise] = {PRIOR: PositionPrior(cohort.regions, train, patients, trust.size)}
-    if isinstance(method, LatentFusion):
-        others[CODE] = CodeMap(method.explainer, cohort.findings, trust.size)
+    code = {CODE: CodeMap(method.explainer, cohort.findings, trust.size)} if isinstance(method, LatentFusion) else {}
+    others: dict[str, Localise] = {**code, PRIOR: PositionPrior(cohort.regions, train, patients, trust.size)}
     return {**used, **own, **{name: stage for name, stage in others.items() if name not in own}}
