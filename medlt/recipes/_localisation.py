@@ -55,6 +55,6 @@ def scored_stages(cohort: Cohort, method: LatentFusion, patients: Mapping[str, s
     train = frozenset(map(str, cohort.train.rows.index))
     others: dict[str, Localise] = {
         CODE: CodeMap(method.explainer, cohort.findings, trust.size),
-        PRIOR: PositionPrior(cohort.regions, train, patients, trust.size),
+        PRIOR: method.where.prior or PositionPrior(cohort.regions, train, patients, trust.size),
     }
     return {**used, **own, **{name: stage for name, stage in others.items() if name not in own}}
