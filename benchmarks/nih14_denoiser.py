@@ -5,7 +5,8 @@
 
 `train` makes codec, latents and denoiser of the config, without the verifiers that `medlt train denoiser` trains first.
 It is the same denoiser: `medlt augment` with the same config and artifacts finds it. Killed, it continues from its last
-checkpoint when called again; with a larger `denoiser.steps=` also when it has finished. `show` reads what was reached,
+checkpoint when called again. More steps, also after it has finished: another `output_dir=`, the same artifacts, and a
+larger `denoiser.steps=`. `show`, of a run folder or of an `artifacts_dir` with one denoiser, reads what was reached,
 also while it trains: it writes the losses as docs/images/nih14_denoiser.svg, the last sample grid as
 docs/images/nih14_denoiser.png, and benchmarks/results/nih14_denoiser.md.
 """
@@ -46,7 +47,7 @@ def train(config: configs.RunConfig) -> None:
 
 def newest(folder: Path) -> Path:
     """Return the folder of the denoiser that was trained last, finished or not."""
-    found = [file.parent for file in folder.glob("artifacts/denoiser/*/history.parquet")]
+    found = [file.parent for file in folder.glob("**/denoiser/*/history.parquet")]
     if not found:
         raise SystemExit(f"{folder}: holds no training with a checkpoint yet")
     return max(found, key=lambda one: (one / "history.parquet").stat().st_mtime)

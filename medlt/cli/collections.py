@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 import shlex
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -14,7 +15,10 @@ from medlt.cli.edge import Json, Volume, edge, example, number, pairs, path, tex
 from medlt.plugins import LAYOUTS
 from medlt.types import InputError
 
-OWN = ("layout", "src", "out", "option", "as_json", "volume")
+if TYPE_CHECKING:
+    from medlt.data.layouts import LayoutResult
+
+OWN = ("layout", "src", "out", "boxes", "option", "as_json", "volume")
 """Parameters of `manifest` that are no options of a layout."""
 
 
@@ -39,6 +43,7 @@ def _pairs(option: list[str] | None) -> dict[str, str]:
         "medlt manifest csv labels.csv own.parquet --images png --findings A,B",
         "medlt manifest folder converted labelled.parquet --labels labels.csv",
         "medlt manifest mimic-cxr-lt MIMIC-CXR-JPG mimic.parquet --release 2023",
+        "medlt manifest nih-cxr-lt NIH nih.parquet --boxes BBox_List_2017.csv",
     )
 )
 def manifest(
@@ -61,25 +66,33 @@ def manifest(
     missing: Annotated[str | None, text("Rows without their file: drop (default) or keep.")] = None,
     resplit: Annotated[bool, typer.Option("--resplit", help="Assign patients to new splits, by hash.")] = False,
     seed: Annotated[int | None, number("Seed of the new split (default 0).", min=0)] = None,
+    boxes: Annotated[Path | None, path("Table of boxes: BBox_List_2017.csv, or your own.")] = None,
     option: Annotated[list[str] | None, pairs("An option of a plug-in's layout.")] = None,
     as_json: Json = False,
     volume: Volume = None,
 ) -> None:
     """Write a collection's tables and files as one manifest.
 
-    Labels without image and images without label are listed beside it. Exit code 1: there are some.
+    Labels and boxes without image, and images without label, are listed beside it. Exit code 1: labels lack an image.
     """
     given = {name: value for name, value in locals().items() if name not in OWN}
     with edge(as_json, volume) as terminal:
-        from medlt.data.layouts import read_layout
-
-        read = read_layout(layout, src, given | _pairs(option))
+        read = _read(layout, src, given | _pairs(option), boxes)
         orphans = read.write(out)
         terminal.show({"out": str(out), "orphans_file": orphans and str(orphans), **read.summary()}, read.table)
         terminal.mention(f"manifest: {out}" + (f", orphans: {orphans}" if orphans else ""))
         terminal.mention(f"next: medlt validate {shlex.quote(str(out))}")
     if read.failures:
         raise typer.Exit(1)
+
+
+def _read(layout: str, src: Path, given: Mapping[str, object], boxes: Path | None) -> LayoutResult:
+    """Return what a layout reads, with the boxes of a table if there is one."""
+    from medlt.data.boxes import add_boxes
+    from medlt.data.layouts import read_layout
+
+    result = read_layout(layout, src, given)
+    return result if boxes is None else add_boxes(result, boxes)
 
 
 @app.command(

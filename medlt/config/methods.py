@@ -166,6 +166,10 @@ class LocaliseConfig(Strict):
     code_steps: int = Field(
         500, ge=0, description="training steps of a new classifier on the finished code; 0: that of the code itself"
     )
+    coordinates: Literal["registered", "image"] = Field(
+        "registered", description="coordinates of the usual place of a finding; registered: those of the mean "
+        "radiograph, which every image is registered to; image, and in a private run: those of the square image"
+    )  # fmt: skip
     boxes: FilePath | None = Field(
         None, description="table of boxes for the usual place of findings, of any images, such as "
         "BBox_List_2017.csv.gz; null: the masks and boxes of the train rows alone"

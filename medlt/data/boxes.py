@@ -11,15 +11,17 @@ Two formats, plain or gzipped CSV, one row a box, in pixels from the top left:
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 
 from medlt.data.columns import BOX, more
 from medlt.data.images import image_shape
+from medlt.data.layouts import LayoutResult, tree
 from medlt.data.layouts.reading import canonical, read_table, require
-from medlt.data.layouts.tree import stems
 from medlt.data.manifest import Manifest
 from medlt.data.regions import Regions
 from medlt.names import did_you_mean
@@ -34,6 +36,18 @@ OVER = 1.0
 """A box may end this many pixels outside, by rounding; it is cut."""
 
 
+class MatchedBoxes(NamedTuple):
+    """The boxes of a table beside a collection.
+
+    boxes: those of its images and findings, columns uid, finding, corners; strangers: the image names of the boxes
+    whose image it does not have; others: number of boxes whose finding it does not have.
+    """
+
+    boxes: pd.DataFrame
+    strangers: pd.Series
+    others: int
+
+
 def with_boxes(manifest: Manifest, table: Path) -> Manifest:
     """Return the rows with the boxes of `table` beside those that they have; boxes of other images are ignored.
 
@@ -41,14 +55,57 @@ def with_boxes(manifest: Manifest, table: Path) -> Manifest:
     ignored. Raises InputError for a table in neither format, a finding that the manifest does not have, a box that is
     not inside its image, and a table without any box of these images.
     """
-    boxes = _read(Path(table), manifest.findings)
-    boxes = boxes.assign(uid=_uids(manifest, boxes["uid"], Path(table)))
-    boxes = boxes[boxes["uid"].notna()]
+    return _joined(manifest, _matched(manifest, Path(table)).boxes)
+
+
+def add_boxes(result: LayoutResult, table: Path) -> LayoutResult:
+    """Return what a layout read, with the boxes of `table`; those of other images are orphans, one row a box.
+
+    Raises InputError as `with_boxes`.
+    """
+    boxes, strangers, others = _matched(result.manifest, Path(table))
+    lost = pd.DataFrame({"kind": tree.BOX, "uid": tree.stems(strangers), "path": strangers}, dtype="str")
+    ignored = (f"{others} box(es) of findings that the collection does not have, ignored",) if others else ()
+    return replace(
+        result,
+        manifest=_joined(result.manifest, boxes),
+        orphans=pd.concat([result.orphans, lost], ignore_index=True),
+        notes=(*result.notes, *ignored),
+    )
+
+
+def atlas(table: Path, findings: Sequence[str]) -> Regions:
+    """Return the boxes of `table` by the names of its images, which need not exist: where findings usually are.
+
+    Raises InputError as `with_boxes`, and for a table that does not have the size of each image.
+    """
+    boxes = _read(Path(table), findings).dropna(subset="finding")
+    if boxes[list(FRAME)].isna().any(axis=None):
+        raise InputError(f"{table}: has no size of the images; add {' and '.join(FRAME)} to use boxes without images")
+    boxes = boxes.assign(corners=list(_corners(boxes, Path(table))))
+    by_name = {
+        str(finding): {str(uid): np.stack(list(one["corners"])) for uid, one in part.groupby("uid")}
+        for finding, part in boxes.groupby("finding")
+    }
+    return Regions(boxes=by_name)
+
+
+def _matched(manifest: Manifest, table: Path) -> MatchedBoxes:
+    """Return the boxes of `table` that are of the manifest's images. Raises InputError if there is none."""
+    read = _read(table, manifest.findings)
+    known = read.dropna(subset="finding")
+    uids = _uids(manifest, known["uid"], table)
+    boxes, strangers = known.assign(uid=uids)[uids.notna()], known.loc[uids.isna(), "uid"].astype(str)
     if not len(boxes):
-        raise InputError(
-            f"{table}: no box is of an image and a finding of this collection; check the names of the images"
-        )
-    boxes = boxes.assign(corners=list(_corners(_framed(boxes, manifest), Path(table))))
+        example = f", such as {strangers.iloc[0]}" if len(strangers) else ""
+        problem = "no box is of an image and a finding of this collection"
+        raise InputError(f"{table}: {problem}; check the names of its images{example}")
+    corners = list(_corners(_framed(boxes, manifest), table))
+    return MatchedBoxes(boxes[["uid", "finding"]].assign(corners=corners), strangers, len(read) - len(known))
+
+
+def _joined(manifest: Manifest, boxes: pd.DataFrame) -> Manifest:
+    """Return the rows with these boxes behind those that they have."""
     rows = manifest.rows.copy()
     for finding, part in boxes.groupby("finding"):
         column = f"{BOX}{finding}"
@@ -60,24 +117,11 @@ def with_boxes(manifest: Manifest, table: Path) -> Manifest:
     return Manifest(rows, manifest.findings, manifest.root)
 
 
-def atlas(table: Path, findings: Sequence[str]) -> Regions:
-    """Return the boxes of `table` by the names of its images, which need not exist: where findings usually are.
-
-    Raises InputError as `with_boxes`, and for a table that does not have the size of each image.
-    """
-    boxes = _read(Path(table), findings)
-    if boxes[list(FRAME)].isna().any(axis=None):
-        raise InputError(f"{table}: has no size of the images; add {' and '.join(FRAME)} to use boxes without images")
-    boxes = boxes.assign(corners=list(_corners(boxes, Path(table))))
-    by_name = {
-        str(finding): {str(uid): np.stack(list(one["corners"])) for uid, one in part.groupby("uid")}
-        for finding, part in boxes.groupby("finding")
-    }
-    return Regions(boxes=by_name)
-
-
 def _read(table: Path, findings: Sequence[str]) -> pd.DataFrame:
-    """Return columns uid (as the table names the image), finding, x, y, width, height and FRAME (NaN if unknown)."""
+    """Return columns uid (as the table names the image), finding, x, y, width, height and FRAME (NaN if unknown).
+
+    The finding is NaN in rows of the NIH table whose finding is not among `findings`.
+    """
     source = read_table(table, ("uid", "Image Index"))
     if NIH[0] in source:
         return _nih(source, table, findings)
@@ -93,7 +137,7 @@ def _read(table: Path, findings: Sequence[str]) -> pd.DataFrame:
 
 
 def _nih(source: pd.DataFrame, table: Path, findings: Sequence[str]) -> pd.DataFrame:
-    """Return the boxes of ChestX-ray14 of these findings; the header of columns 3 to 6 is 'Bbox [x,y,w,h]'."""
+    """Return the boxes of ChestX-ray14; the header of columns 3 to 6 is 'Bbox [x,y,w,h]'."""
     require(source, NIH, table)
     if source.shape[1] < 6:
         raise InputError(
@@ -103,7 +147,7 @@ def _nih(source: pd.DataFrame, table: Path, findings: Sequence[str]) -> pd.DataF
     known = {canonical(name): name for name in findings}
     named = boxes["finding"].replace(NIH_NAMES).map(canonical).map(known)
     boxes = boxes.assign(finding=named, **dict.fromkeys(FRAME, NIH_SIDE))
-    return _numbers(boxes[named.notna()], table)
+    return _numbers(boxes, table)
 
 
 def _numbers(boxes: pd.DataFrame, table: Path) -> pd.DataFrame:
@@ -120,8 +164,8 @@ def _numbers(boxes: pd.DataFrame, table: Path) -> pd.DataFrame:
 def _uids(manifest: Manifest, names: pd.Series, table: Path) -> pd.Series:
     """Return the uid of each name, NaN for other images. A name is a uid or a file name, with its suffix or not."""
     uids = manifest.rows.index.to_series()
-    files = pd.Series(uids.to_numpy(), index=stems(manifest.rows["path"]).to_numpy())
-    stem = stems(names.astype(str))
+    files = pd.Series(uids.to_numpy(), index=tree.stems(manifest.rows["path"]).to_numpy())
+    stem = tree.stems(names.astype(str))
     twice = set(files.index[files.index.duplicated()])
     if shared := [name for name, whole in zip(stem, names, strict=True) if name in twice and whole not in uids.index]:
         raise InputError(f"{table}: {shared[0]} is the file name of several images{more(shared)}; name boxes by uid")

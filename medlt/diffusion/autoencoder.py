@@ -1,11 +1,11 @@
-"""The small autoencoder that medlt trains itself: its construction, its loss and its folder."""
+"""The small autoencoder that medlt trains itself: its construction, its loss, its training and its folder."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -17,10 +17,14 @@ from medlt.diffusion.emphasis import PLAIN, Emphasis
 from medlt.files import digest
 from medlt.rng import batch_indices, torch_generator
 from medlt.store import Build, Store
+from medlt.training.batches import StepBatches
+from medlt.training.loop import fit
 from medlt.training.protocols import PrivateFit
 from medlt.training.runtime import Runtime
-from medlt.training.settings import WHOLE, BatchPart
+from medlt.training.settings import WHOLE, BatchPart, Training
 from medlt.types import InputError
+
+B = TypeVar("B")
 
 
 def autoencoder(channels: int, width: int, levels: int) -> Any:
@@ -101,8 +105,8 @@ class Reconstruction(nn.Module):
 class AutoencoderLoss:
     """The errors of `emphasis`, L1 if it is plain, plus kl_weight times the posterior's divergence per latent number.
 
-    The divergence is from the unit normal. Call it as loss(network, step, part) with a `Reconstruction`. The batch and
-    the posterior's noise are functions of (seed, step).
+    The divergence is from the unit normal. Call it as loss(network, batch(step), step, part) with a `Reconstruction`.
+    The batch and the posterior's noise are functions of (seed, step).
     """
 
     images: Images
@@ -111,23 +115,44 @@ class AutoencoderLoss:
     seed: int
     emphasis: Emphasis = PLAIN
 
-    def __call__(self, network: nn.Module, step: int, part: BatchPart = WHOLE) -> Tensor:
-        rows = part.take(batch_indices(len(self.images), self.batch_size, step, self.seed, "codec"))
-        x = self._inputs(network, rows)
+    def batch(self, step: int) -> tuple[Tensor, np.ndarray]:
+        """Return the images [B,1,H,W] of one step in [0,1], on the CPU, and their rows."""
+        rows = batch_indices(len(self.images), self.batch_size, step, self.seed, "codec")
+        return stacked(self.images, rows), rows
+
+    def __call__(
+        self, network: nn.Module, batch: tuple[Tensor, np.ndarray], step: int, part: BatchPart = WHOLE
+    ) -> Tensor:
+        x, rows = _as_input(network, part.take(batch[0])), part.take(batch[1])
         out, divergence = network(x, torch_generator(self.seed, "codec", step), part)
         loss: Tensor = self.emphasis.errors(out, x, rows).mean() + self.kl_weight * divergence
         return loss
 
     def each(self, network: nn.Module, rows: np.ndarray, rng: torch.Generator) -> Tensor:
         """Return the loss of each row [B], as a medlt.training.protocols.RowLoss."""
-        x = self._inputs(network, rows)
+        x = _as_input(network, stacked(self.images, rows))
         out, divergence, numbers = network.reconstruct(x, rng)  # type: ignore[operator]
         loss: Tensor = self.emphasis.errors(out, x, rows) + self.kl_weight * divergence / numbers
         return loss
 
-    def _inputs(self, network: nn.Module, rows: np.ndarray) -> Tensor:
-        """Return the images [B,1,H,W] of these rows in [-1,1], on the network's device."""
-        return (stacked(self.images, rows) * 2 - 1).to(next(network.parameters()).device)
+
+def _as_input(network: nn.Module, images: Tensor) -> Tensor:
+    """Return images in [0,1] as input of the network: in [-1,1], on its device."""
+    return (images * 2 - 1).to(next(network.parameters()).device)
+
+
+class CodecLoss(Protocol[B]):
+    """A loss of a `Reconstruction` whose batches can be made before they are used."""
+
+    def batch(self, step: int, /) -> B: ...
+
+    def __call__(self, network: nn.Module, batch: B, step: int, part: BatchPart, /) -> Tensor: ...
+
+
+def fit_codec(network: Reconstruction, loss: CodecLoss[B], training: Training, **options: Any) -> None:
+    """Call `medlt.training.loop.fit`, and read the images of the next step meanwhile."""
+    with StepBatches(loss.batch, training.last) as batches:
+        fit(network, lambda model, step, part: loss(model, batches(step), step, part), training, **options)
 
 
 def save_codec(network: Any, images: Images | None, folder: Path) -> None:

@@ -15,6 +15,7 @@ from medlt.diffusion.autoencoder import (
     AutoencoderLoss,
     Reconstruction,
     autoencoder,
+    fit_codec,
     made_codec,
     private_key,
     save_codec,
@@ -25,7 +26,6 @@ from medlt.diffusion.emphasis import PLAIN, Emphasis
 from medlt.files import digest
 from medlt.rng import seed_of
 from medlt.store import Store
-from medlt.training.loop import fit
 from medlt.training.protocols import PrivateFit
 from medlt.training.runtime import Runtime
 from medlt.training.settings import Training
@@ -65,7 +65,7 @@ def train_codec(
         loss = AutoencoderLoss(images, batch_size, kl_weight, runtime.seed, emphasis)
         options: dict[str, Any] = {"runtime": runtime, "folder": folder, "key": digest(key), "name": "codec"}
         if private is None:
-            fit(network, loss, training, **options)
+            fit_codec(network, loss, training, **options)
         else:
             private(network, loss.each, patients, training=training, **options)
         save_codec(network.autoencoder, images if private is None else None, folder)

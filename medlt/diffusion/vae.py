@@ -16,14 +16,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from medlt.diffusion.autoencoder import Reconstruction, made_codec, private_key, stacked
+from medlt.diffusion.autoencoder import Reconstruction, fit_codec, made_codec, private_key, stacked
 from medlt.diffusion.cache import Images
 from medlt.diffusion.codec import AutoencoderCodec, load_codec
 from medlt.diffusion.emphasis import gradient_error, gradient_errors
 from medlt.files import digest, digest_tensors, write_json
 from medlt.rng import batch_indices, torch_generator
 from medlt.store import Store
-from medlt.training.loop import fit
 from medlt.training.protocols import PrivateFit
 from medlt.training.runtime import Runtime
 from medlt.training.settings import BatchPart, Training
@@ -35,7 +34,7 @@ TRAINING = Training(steps=1000, learning_rate=1e-5, batch_size=8, checkpoint_eve
 
 @dataclass(frozen=True)
 class ReconstructionLoss:
-    """The loss above as loss(network, step, part); batch and noise are functions of (seed, step)."""
+    """The loss above as loss(network, batch(step), step, part); batch and noise are functions of (seed, step)."""
 
     images: Images
     batch_size: int
@@ -44,9 +43,12 @@ class ReconstructionLoss:
     kl_weight: float
     seed: int
 
-    def __call__(self, network: nn.Module, step: int, part: BatchPart) -> Tensor:
-        rows = part.take(batch_indices(len(self.images), self.batch_size, step, self.seed, "vae"))
-        x = _as_input(network, stacked(self.images, rows))
+    def batch(self, step: int) -> Tensor:
+        """Return the images [B,1,H,W] of one step in [0,1], on the CPU."""
+        return stacked(self.images, batch_indices(len(self.images), self.batch_size, step, self.seed, "vae"))
+
+    def __call__(self, network: nn.Module, batch: Tensor, step: int, part: BatchPart) -> Tensor:
+        x = _as_input(network, part.take(batch))
         out, divergence = network(x, torch_generator(self.seed, "vae", step), part)
         loss = (out - x).abs().mean() + self.edge * gradient_error(out, x) + self.kl_weight * divergence
         if self.ssim:
@@ -129,7 +131,7 @@ def finetune_codec(
         options: dict[str, Any] = {"runtime": runtime, "folder": folder, "key": digest(key), "name": "codec",
                                    "picture": None if seen is None else _Reconstructions(seen)}  # fmt: skip
         if private is None:
-            fit(network, loss, training, tracker=tracker, **options)
+            fit_codec(network, loss, training, tracker=tracker, **options)
         else:
             private(network, loss.each, patients, training=training, **options)
         tuned = AutoencoderCodec(network.autoencoder, runtime.device)

@@ -136,13 +136,15 @@ def best_stage(measured: Measured, names: Sequence[str], default: str) -> str:
 class Localisation:
     """What a method needs to know about places: the maps, the given regions, and how good the maps are.
 
-    patients: uid -> patient, so that no region of an image's own patient calibrates its map.
+    patients: uid -> patient, so that no region of an image's own patient calibrates its map; prior: the usual place
+    alone, for comparison.
     """
 
     trust: Trust
     regions: Regions = field(default_factory=Regions)
     measured: Measured = field(default_factory=dict)
     patients: Mapping[str, str] = field(default_factory=dict)
+    prior: Localise | None = None
 
     def is_measured(self, stages: Sequence[str], findings: Sequence[str]) -> np.ndarray:
         """Return whether a map of this stage and finding is given or was measured, bool [B]."""

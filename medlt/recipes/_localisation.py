@@ -57,5 +57,6 @@ def scored_stages(
     used = {USED: Trust(own, trust.size)} if own else {}
     train = frozenset(map(str, cohort.train.rows.index))
     code = {CODE: CodeMap(method.explainer, cohort.findings, trust.size)} if isinstance(method, LatentFusion) else {}
-    others: dict[str, Localise] = {**code, PRIOR: PositionPrior(cohort.regions, train, patients, trust.size)}
+    prior = method.where.prior or PositionPrior(cohort.regions, train, patients, trust.size)
+    others: dict[str, Localise] = {**code, PRIOR: prior}
     return {**used, **own, **{name: stage for name, stage in others.items() if name not in own}}

@@ -20,19 +20,21 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from torch import Tensor
 
 from medlt import config as configs
 from medlt.checks.separation import digest_network, require_disjoint_networks
 from medlt.classify.train import Classifier, fit_classifier
 from medlt.data.boxes import atlas
 from medlt.data.regions import Regions
-from medlt.files import digest
+from medlt.files import digest, digest_tensors
 from medlt.localise.code_explainer import CodeExplainer
 from medlt.localise.converge import converged
 from medlt.localise.given import Given, OnSide, Side
 from medlt.localise.maps import CodeMap, ImageMap
 from medlt.localise.measure import Localisation, Measured, best_stage, measure
 from medlt.localise.prior import AtUsualPlace, PositionPrior
+from medlt.localise.register import collection_poses
 from medlt.localise.trust import Trust
 from medlt.recipes._models import Learnt
 from medlt.recipes._setup import RunFolder
@@ -71,7 +73,7 @@ def localise(
         stages = Stages(run, learnt, chosen, own)
         measured = stages.measured
         trust = Trust(stages.ordered(), stages.size)
-    known = Localisation(trust, learnt.cohort.regions, measured, stages.patients)
+        known = Localisation(trust, learnt.cohort.regions, measured, stages.patients, stages.prior)
     made = RunLocalisation(stages.coder, known, stages.prior, stages.digest())
     run.record(digests={"localise": made.digest}, metrics={"localise": _summary(measured)})
     return made
@@ -151,13 +153,26 @@ class Stages:
         cohort, table = self.learnt.cohort, self.chosen.localise.boxes
         train = frozenset(map(str, cohort.train.rows.index))
         if table is None:
-            return PositionPrior(cohort.regions, train, self.patients, self.size)
+            return PositionPrior(cohort.regions, train, self.patients, self.size, self.poses)
         regions, owners = outside(atlas(table, cohort.findings), self.patients, set(train))
         boxes = {
             name: {**regions.boxes.get(name, {}), **cohort.regions.boxes.get(name, {})} for name in cohort.findings
         }
         merged = Regions(cohort.regions.files, boxes)
-        return PositionPrior(merged, train | set(owners), {**owners, **self.patients}, self.size)
+        return PositionPrior(merged, train | set(owners), {**owners, **self.patients}, self.size, self.poses)
+
+    @cached_property
+    def poses(self) -> Mapping[str, Tensor] | None:
+        """Uid -> pose of train and validation rows; None for places in the image, no cases, and a private run."""
+        chosen, cases = self.chosen.localise, self.learnt.cohort.regions.findings
+        if chosen.coordinates == "image" or self.learnt.private is not None or not (cases or chosen.boxes):
+            return None
+        cohort, size = self.learnt.cohort, self.run.config.classifier.size
+        train, val = (list(map(str, part.rows.index)) for part in (cohort.train, cohort.val))
+        contents = digest(size, cohort.named(cohort.train), cohort.named(cohort.val))
+        return collection_poses(
+            lambda uids: cohort.images(cohort.manifest, size, uids), train, val, contents=contents, store=self.run.store
+        )
 
     @cached_property
     def image_prior(self) -> Localise:
@@ -241,8 +256,10 @@ class Stages:
         table, regions = self.chosen.localise.boxes, self.learnt.cohort.regions
         cases = "" if table is None else self.prior.regions.digest()
         learned, given = list(self.learned) if self.needed else [], self.chosen.localise.order
+        poses = digest_tensors((self.poses or {}) if {"prior", "image_prior"} & set(learned) else {})
         coder = "" if self.coder is None else self.coder.digest
-        return digest("localise", given, learned, coder, networks, regions.digest(), cases, self._sides())
+        parts = [coder, networks, regions.digest(), cases, poses, self._sides()]
+        return digest("localise", given, learned, *parts)
 
     def _networks(self) -> list[Classifier]:
         """Train classifiers for maps: all steps, and the weights of the last one."""

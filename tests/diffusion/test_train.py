@@ -1,6 +1,7 @@
 """The denoiser and the codec learn, and a training that was cut goes on to the same bits."""
 
 import math
+import threading
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -23,7 +24,7 @@ from medlt.diffusion.train import train_denoiser
 from medlt.diffusion.train_codec import train_codec
 from medlt.diffusion.vae import finetune_codec
 from medlt.files import read_tensors
-from medlt.rng import noise_like, torch_generator
+from medlt.rng import batch_indices, noise_like, torch_generator
 from medlt.store import Store
 from medlt.testing import Discs
 from medlt.training.checkpoint import FILE
@@ -240,6 +241,29 @@ def test_a_killed_codec_training_continues_to_the_same_weights(tmp_path: Path) -
     assert seen == [*range(1, 12), 11, 12]
 
 
+@pytest.mark.parametrize("tuned", [False, True])
+def test_a_codec_training_reads_the_images_of_each_step_once_in_a_thread_of_its_own(
+    tmp_path: Path, tuned: bool
+) -> None:
+    class Watched(Discs):
+        def __getitem__(self, index: int) -> dict[str, Any]:
+            if threading.current_thread() is not threading.main_thread():
+                read.append(index)
+            return super().__getitem__(index)
+
+    read: list[int] = []
+    images, store, batch = Watched(5, 8), Store(tmp_path), 2
+    few = SMALL | {"steps": 4, "batch_size": batch}
+    train_codec(images, store=store, **few)
+    if tuned:
+        (folder,) = store.folders("codec")
+        read.clear()
+        finetune_codec(folder, images, contents="discs", runtime=CPU, store=store,
+                       training=Training(steps=4, batch_size=batch, gradient_accumulation_steps=2))  # fmt: skip
+    key = "vae" if tuned else "codec"
+    assert read == [int(i) for step in range(4) for i in batch_indices(5, batch, step, CPU.seed, key)]
+
+
 def test_the_codec_of_other_images_is_not_taken_though_there_are_as_many(tmp_path: Path) -> None:
     """Two hospitals with equally many images and one store."""
     store = Store(tmp_path)
@@ -335,7 +359,6 @@ def test_the_codec_loss_is_the_l1_of_a_perfect_network_plus_its_divergence() -> 
         def decode(self, z: Tensor) -> Any:
             return type("Out", (), {"sample": self.x + 0.25})
 
-    loss = AutoencoderLoss(Discs(4, 4), batch_size=2, kl_weight=0.1, seed=0)(
-        Reconstruction(Off(), decoder_only=False), 0
-    )
-    assert float(loss) == pytest.approx(0.25 + 0.1 * 16 / 16)
+    loss = AutoencoderLoss(Discs(4, 4), batch_size=2, kl_weight=0.1, seed=0)
+    value = loss(Reconstruction(Off(), decoder_only=False), loss.batch(0), 0)
+    assert float(value) == pytest.approx(0.25 + 0.1 * 16 / 16)

@@ -120,16 +120,16 @@ def test_the_loss_is_that_of_its_parts_and_adds_up_over_them(ssim: float) -> Non
     loss = ReconstructionLoss(IMAGES, batch_size=4, edge=1.0, ssim=ssim, kl_weight=0.1, seed=0)
     plain = replace(loss, edge=0.0, ssim=0.0, kl_weight=0.0)
     with torch.no_grad():
-        whole = float(loss(network, 3, WHOLE))
-        parts = [float(loss(network, 3, BatchPart(i, 4))) for i in range(4)]
-        assert float(plain(network, 3, WHOLE)) < whole
+        whole = float(loss(network, loss.batch(3), 3, WHOLE))
+        parts = [float(loss(network, loss.batch(3), 3, BatchPart(i, 4))) for i in range(4)]
+        assert float(plain(network, plain.batch(3), 3, WHOLE)) < whole
     assert np.mean(parts) == pytest.approx(whole, rel=1e-4)
 
 
 def test_a_frozen_encoder_has_no_gradients() -> None:
     network = Reconstruction(tiny_autoencoder_kl(), decoder_only=True)
     loss = ReconstructionLoss(IMAGES, batch_size=2, edge=1.0, ssim=0.0, kl_weight=1.0, seed=0)
-    loss(network, 0, WHOLE).backward()
+    loss(network, loss.batch(0), 0, WHOLE).backward()
     for of in ("grad", "requires_grad"):
         trained = {name.split(".")[1] for name, weight in network.named_parameters() if getattr(weight, of) is not None
                    and getattr(weight, of) is not False}  # fmt: skip

@@ -173,7 +173,7 @@ def test_the_mean_of_rows_losses_is_the_autoencoders_loss() -> None:
     loss = AutoencoderLoss(images, 4, 0.1, 0)
     rows = batch_indices(N, 4, 5, 0, "codec")
     each = loss.each(network, rows, torch_generator(0, "codec", 5))
-    torch.testing.assert_close(each.mean(), loss(network, 5))
+    torch.testing.assert_close(each.mean(), loss(network, loss.batch(5), 5))
     see_no_other_row(loss.each, network)
 
 
@@ -184,7 +184,7 @@ def test_the_mean_of_rows_losses_is_that_of_a_reconstruction(make: Callable[[], 
     loss = ReconstructionLoss(images, 4, 1.0, ssim, 0.1, 0)
     rows = batch_indices(N, 4, 5, 0, "vae")
     each = loss.each(network, rows, torch_generator(0, "vae", 5))
-    torch.testing.assert_close(each.mean(), loss(network, 5, WHOLE))
+    torch.testing.assert_close(each.mean(), loss(network, loss.batch(5), 5, WHOLE))
     if make is tiny_autoencoder_kl:
         see_no_other_row(loss.each, network)
 

@@ -1,8 +1,9 @@
 """The stages of a run: who draws maps, what is trained for it, and what may not be read."""
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pandas as pd
@@ -110,6 +111,20 @@ def test_the_usual_place_reads_train_rows_alone(parts: Parts) -> None:
     train = set(learnt.cohort.train.rows["patient_id"].astype(str))
     for finding in learnt.cohort.regions.findings:
         assert set(prior.cases(finding)) <= train
+
+
+def test_places_are_registered_but_for_images_coordinates_and_in_a_private_run(parts: Parts) -> None:
+    run, learnt, coder = parts
+    registered = Stages(run, learnt, chosen(), coder)
+    rows = [str(uid) for part in (learnt.cohort.train, learnt.cohort.val) for uid in part.rows.index]
+    assert registered.poses is not None
+    assert list(registered.poses) == rows
+    assert registered.prior.poses is registered.poses
+    assert Stages(run, learnt, chosen(coordinates="image"), coder).prior.poses is None
+    private = replace(learnt, private=cast(Any, object()))
+    assert Stages(run, private, chosen(), coder).prior.poses is None
+    digests = [made(parts, order=["prior"], coordinates=one)[0].digest for one in ("registered", "image")]
+    assert len(set(digests)) == 2
 
 
 def test_boxes_of_other_images_are_used_but_for_validation_and_test_patients() -> None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from medlt.data.columns import BOX, region_columns
 from medlt.data.layouts import tree
 from medlt.data.layouts.options import Options
 from medlt.data.layouts.reading import canonical
@@ -44,7 +45,9 @@ class Draft:
 
 @dataclass(frozen=True)
 class LayoutResult:
-    """The manifest; `orphans` (kind, uid, path): labels without an image, images without a label; `notes`."""
+    """The manifest; `orphans` (kind, uid, path): labels without an image, images without a label, and boxes without
+    an image, whose `path` is the image's name in the table of boxes; `notes`.
+    """
 
     manifest: Manifest
     orphans: pd.DataFrame
@@ -52,7 +55,7 @@ class LayoutResult:
 
     @property
     def failures(self) -> int:
-        """Return the number of labels without an image. An image that is in no list is not a failure."""
+        """Return the number of labels without an image. An image that is in no list, or a box, is not a failure."""
         return int((self.orphans["kind"] == tree.LABEL).sum())
 
     def write(self, out: Path) -> Path | None:
@@ -76,18 +79,25 @@ class LayoutResult:
     def summary(self) -> dict[str, Any]:
         """Return the result as values that JSON can hold; of the orphans, the numbers and up to three examples."""
         rows = self.manifest.rows
-        kinds = {kind: self.orphans.loc[self.orphans["kind"] == kind] for kind in (tree.LABEL, tree.IMAGE)}
+        kinds = {kind: self.orphans.loc[self.orphans["kind"] == kind] for kind in tree.KINDS}
         return {
             "rows": len(rows),
             "patients": int(rows["patient_id"].nunique()),
             "splits": {s: int((rows["split"] == s).sum()) for s in SPLITS},
             "findings": self.manifest.counts().to_dict("index"),
             "orphans": {k: {"count": len(t), "examples": t["path"].head(3).tolist()} for k, t in kinds.items()},
+            "boxes": self._boxes(),
             "notes": list(self.notes),
         }
 
+    def _boxes(self) -> dict[str, int]:
+        """Return the numbers of boxes and of images that have one."""
+        columns = region_columns(self.manifest.rows, self.manifest.findings, BOX).values()
+        per_image = self.manifest.rows[[*columns]].map(lambda corners: len(corners or ()) // 4).sum(axis=1)
+        return {"count": int(per_image.sum()), "images": int((per_image > 0).sum())}
+
     def table(self) -> Group:
-        """Return the result for a terminal: present / absent / unknown per finding and split, then the notes."""
+        """Return the result for a terminal: present / absent / unknown per finding and split, then notes and boxes."""
         from rich.console import Group
         from rich.table import Table
         from rich.text import Text
@@ -104,6 +114,8 @@ class LayoutResult:
             for kind, o in summary["orphans"].items()
             if o["count"]
         ]
+        if (boxes := summary["boxes"])["count"]:
+            lines.insert(0, f"boxes: {boxes['count']}, of {boxes['images']} images")
         return Group(table, *(Text(line) for line in (*self.notes, *lines)))
 
 

@@ -13,7 +13,8 @@ from medlt.types import InputError
 
 _SUFFIX = re.compile(r"\.(?:png|jpe?g|dcm|dicom)$", re.IGNORECASE)
 _BARE = re.compile(r"(?:^|/)[^/.]+$|\.\d+$")  # IM000001, 1.2.840.1: names of DICOM files without a suffix
-LABEL, IMAGE = "label_without_image", "image_without_label"
+LABEL, IMAGE, BOX = "label_without_image", "image_without_label", "box_without_image"
+KINDS = (LABEL, IMAGE, BOX)
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,9 @@ def test_a_whole_table_is_exit_0_and_one_json_object(folder: Path, table: pd.Dat
     assert {k: v["count"] for k, v in summary["orphans"].items()} == {
         "label_without_image": 0,
         "image_without_label": 0,
+        "box_without_image": 0,
     }
+    assert summary["boxes"] == {"count": 0, "images": 0}
     assert list(Manifest.read(folder / "m.parquet").rows["patient_id"]) == list(table["patient_id"])
     assert list(folder.glob("*.orphans.csv")) == []
 
