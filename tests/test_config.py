@@ -54,7 +54,7 @@ def test_the_resolved_config_reads_back_equal(least: Path, tmp_path: Path) -> No
         ("data={}", "data.kind is missing; add it to the section"),
         ("data.findings=Mass", "data.findings: must be a list, such as [A, B], not 'Mass'"),
         ("data.table=4", "data.table: must be a path, not 4"),
-        ("method=fusoin", "method: no method is named 'fusoin'; did you mean 'fusion'? choose one of fusion, recompose"),
+        ("method=fusoin", "method: no method is named 'fusoin'; did you mean 'fusion'? choose one of fusion"),
         ("method.scheduler=unpic", "method.scheduler: 'unpic' is not valid; did you mean 'unipc'? choose one of ddim"),
         ("method=3", "method: must be a section with a kind; choose one of fusion"),
         ("codec={path: x}", "codec: kind is missing; choose one of folder, identity, train"),

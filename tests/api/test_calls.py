@@ -99,7 +99,11 @@ def experiment(tiny_run: medlt.Run, tmp_path_factory: pytest.TempPathFactory) ->
     """An experiment on the tiny run's images."""
     folder = tmp_path_factory.mktemp("experiment") / "verdict"
     return medlt.evaluate(
-        tiny_run, output_dir=folder, progress=False, evaluation={"seeds": 2, "n_bootstrap": 100, "steps": 4, "synthetic_fraction": 0.2}, threads=1
+        tiny_run,
+        output_dir=folder,
+        progress=False,
+        evaluation={"seeds": 2, "n_bootstrap": 100, "steps": 4, "synthetic_fraction": 0.2},
+        threads=1,
     )
 
 

@@ -157,7 +157,15 @@ def test_fusion_runs_on_stable_diffusion(tiny: Callable[[Path], RunConfig], tmp_
     from medlt.recipes.run import main as fuse
 
     told = tiny(tmp_path / "run").model_dump(mode="json", exclude={"denoiser"})
-    fuse(parse({**told, "denoiser": FAMILIES["full"], "evaluation": {"seeds": 1, "n_bootstrap": 100, "steps": 6, "synthetic_fraction": 0.2}}))
+    fuse(
+        parse(
+            {
+                **told,
+                "denoiser": FAMILIES["full"],
+                "evaluation": {"seeds": 1, "n_bootstrap": 100, "steps": 6, "synthetic_fraction": 0.2},
+            }
+        )
+    )
     told = json.loads((tmp_path / "run/run.json").read_text())
     assert told["counts"]["kept"] > 0
     assert (tmp_path / "run/verdict.json").is_file()
