@@ -11,8 +11,8 @@ def expected(entries: Sequence[Mapping[str, Any]], expect: Mapping[str, str]) ->
 
     entries: those of `arms` in verdict.json.
     """
-    found = {str(one["arm"]): str(one["verdict"]) for one in entries}
-    rows = [(arm, wanted, found.get(arm, "no verdict")) for arm, wanted in expect.items()]
+    verdicts = {str(one["arm"]): str(one["verdict"]) for one in entries}
+    rows = [(arm, wanted, verdicts.get(arm, "no verdict")) for arm, wanted in expect.items()]
     return [{"arm": arm, "expected": wanted, "verdict": got, "met": got == wanted} for arm, wanted, got in rows]
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from medlt import config as configs
-from medlt.data.phantom.variants import Variant, variants
+from medlt.data.phantom.variants import Drawing, variants
 from medlt.evaluation.sources import SourceImages
 from medlt.recipes._cohort import Cohort
 from medlt.types import InputError
@@ -34,7 +34,7 @@ def drawn_source(
 class _Drawn:
     """Images by size and uid; each is drawn once."""
 
-    def __init__(self, drawn: dict[str, Variant], film_size: int) -> None:
+    def __init__(self, drawn: dict[str, Drawing], film_size: int) -> None:
         self._drawn, self._film_size = drawn, film_size
         self._kept: dict[tuple[int, str], np.ndarray] = {}
 

@@ -32,7 +32,7 @@ IMBALANCE, MOST, IMAGES_A_PATIENT = 3.0, 0.3, 1.7
 
 
 @dataclass(frozen=True)
-class Variant:
+class Drawing:
     """One image: its row, the seed of its patient, and the lesions that look as in another row."""
 
     row: Row
@@ -47,7 +47,7 @@ class Variant:
 
 def variants(
     kind: Kind, train: pd.DataFrame, tail: Sequence[str], count: int, seed: int
-) -> tuple[pd.DataFrame, dict[str, Variant]]:
+) -> tuple[pd.DataFrame, dict[str, Drawing]]:
     """Return a table of `count` variants of each positive of each tail finding, and what to draw, by uid.
 
     train: the train rows of the cohort with this seed, index uid, with patient_id, view, sex, age and all findings. The
@@ -76,11 +76,11 @@ def _rows(table: pd.DataFrame) -> dict[str, Row]:
 
 def _make(
     kind: Kind, finding: str, parents: Sequence[str], rows: Mapping[str, Row], tail: Sequence[str], seed: int
-) -> Iterator[Variant]:
+) -> Iterator[Drawing]:
     """Yield a variant for each parent."""
     other = seed_of(seed, "variants") % 2**31
     if kind == "fresh":
-        yield from (Variant(row, other, {}) for row in _new_patients(finding, len(parents), other))
+        yield from (Drawing(row, other, {}) for row in _new_patients(finding, len(parents), other))
         return
     heads = _Heads(rows, tail, numpy_generator(seed, "variants", kind, finding))
     for number, parent in enumerate(parents):
@@ -88,7 +88,7 @@ def _make(
         head = dict(heads.take(tail_row)) | {finding: 1.0, NO_FINDING: 0.0}
         new: Row = {"uid": f"variant-{number}", "patient_id": f"variant-{number}"}
         key = lesion(tail_row, finding, seed) if kind == "same_lesion" else lesion(new, finding, other)  # type: ignore[arg-type]
-        yield Variant(head, seed, {finding: key})
+        yield Drawing(head, seed, {finding: key})
 
 
 def _new_patients(finding: str, count: int, seed: int) -> list[Row]:
@@ -96,11 +96,11 @@ def _new_patients(finding: str, count: int, seed: int) -> list[Row]:
     patients = round(count / (MOST / IMBALANCE) / IMAGES_A_PATIENT) + 200
     order = [name for name in COMMON_TO_RARE if name != finding] + [finding]
     table = cohort(2 * patients, seed, IMBALANCE, order=order, shares=(0.98, 0.01, 0.01))
-    found = table[table[finding] == 1].groupby("patient_id", sort=False).head(1)
-    chosen = numpy_generator(seed, "fresh", finding).permutation(len(found))[:count]
+    positive = table[table[finding] == 1].groupby("patient_id", sort=False).head(1)
+    chosen = numpy_generator(seed, "fresh", finding).permutation(len(positive))[:count]
     if len(chosen) < count:
         raise InputError(f"phantom: {count} new patients with {finding} are too many; draw fewer a positive")
-    return [dict(row) for row in found.iloc[chosen].to_dict("records")]
+    return [dict(row) for row in positive.iloc[chosen].to_dict("records")]
 
 
 class _Heads:

@@ -13,7 +13,7 @@ from medlt.config import PhantomData
 from medlt.data.loaders import images
 from medlt.data.phantom.cohort import NO_FINDING
 from medlt.data.phantom.render import FINDINGS, film, lesion
-from medlt.data.phantom.variants import Kind, Variant, variants
+from medlt.data.phantom.variants import Kind, Drawing, variants
 from medlt.data.source import open_data
 from medlt.types import InputError
 
@@ -32,7 +32,7 @@ def test_a_row_without_a_change_is_the_image_that_the_cohort_reads(tmp_path: Pat
     manifest = open_data(PhantomData(kind="phantom", patients=20, size=SIZE, imbalance=4), seed=SEED, folder=tmp_path)
     first = manifest.rows.head(4)
     read = images(manifest, 64, list(first.index)).numpy()[:, 0]
-    drawn = [Variant(row, SEED, {}).draw(SIZE, 64) for row in first.rename_axis("uid").reset_index().to_dict("records")]
+    drawn = [Drawing(row, SEED, {}).draw(SIZE, 64) for row in first.rename_axis("uid").reset_index().to_dict("records")]
     np.testing.assert_array_equal(read, np.stack(drawn))
 
 
