@@ -13,7 +13,7 @@ from medlt.config import PhantomData
 from medlt.data.loaders import images
 from medlt.data.phantom.cohort import NO_FINDING
 from medlt.data.phantom.render import FINDINGS, film, lesion
-from medlt.data.phantom.variants import Kind, Drawing, variants
+from medlt.data.phantom.variants import Drawing, Kind, variants
 from medlt.data.source import open_data
 from medlt.types import InputError
 
