@@ -63,12 +63,14 @@ def test_pixels_that_nobody_changed_are_real_to_the_bit(methods: Methods, varian
         with pytest.raises(InputError, match="needs a denoiser; give a strength above 0"):
             made(methods, variant=variant, **BARE)
         return
-    method = made(methods, variant=variant, where=lower_left(made(methods)), **({} if strength else BARE))
+    method = made(methods, variant=variant, where=lower_left(made(methods)), **STILL, **({} if strength else BARE))
     rows = method.plan({"Hernia": 6}, 3)
     batch, panels = whole(method, rows), method.explain(rows)
     kept = real(method, rows, "tail_parent" if variant == "surroundings" else "head_parent")
     same = panels["mask"] == 0
-    assert 0.02 < float(same.float().mean()) < 0.99
+    lesion, away = same[..., 12:, :4], same[..., :8, 10:]
+    assert bool(lesion.all() if variant == "surroundings" else away.all())
+    assert not bool(away.any() if variant == "surroundings" else lesion.any())
     assert torch.equal(batch.images[same], kept[same])
     assert not torch.equal(batch.images, kept)
     assert torch.equal(batch.images, panels["refined"])
@@ -266,6 +268,28 @@ def test_the_lesion_variant_reads_no_pixel_of_the_case_that_gave_the_mask(method
     other = type(method.difference)(blacked, method.difference.starts, 0.1)
     again = made(methods, variant="lesion", where=method.where, difference=other)
     assert torch.equal(whole(again, rows).images, batch.images)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_the_denoiser_keeps_the_known_latent(methods: Methods, variant: str) -> None:
+    """The lesion is in the cells of the lower left; the latent ends at its start in all cells that may not change."""
+    latents: list[Tensor] = []
+    method = made(methods, variant=variant, where=lower_left(made(methods)), **STILL)
+    rows, decode = method.plan({"Hernia": 2}, 3), method.decode
+
+    def recorded(z: Tensor) -> Tensor:
+        latents.append(z)
+        assert decode is not None
+        return decode(z)
+
+    recording = made(methods, variant=variant, where=method.where, decode=recorded, **STILL)
+    whole(recording, rows)
+    assert method.encode is not None
+    moved = (torch.cat(latents) - method.encode(method.explain(rows)["fused"])).abs().amax(1)
+    lesion, away = moved[:, 6:, :2], moved[:, :4, 5:]
+    kept, free = (lesion, away) if variant == "surroundings" else (away, lesion)
+    assert float(kept.max()) < 1e-5
+    assert float(free.min()) > 1e-4
 
 
 def test_without_a_strength_no_part_of_a_denoiser_is_needed(methods: Methods) -> None:
