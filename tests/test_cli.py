@@ -499,5 +499,5 @@ def test_the_demo_runs_where_a_package_named_pipelines_is(tmp_path: Path) -> Non
     command = [sys.executable, "-m", "medlt", "demo", "-q", "--json"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=3600, env={**os.environ})
     assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout)["verdict"]["verdict"] in ("helps", "no evidence", "harms")
+    assert json.loads(done.stdout)["verdict"]["verdict"] in ("helps", "no evidence", "harms", "cannot see")
     assert (tmp_path / "demo/report.html").is_file()

@@ -18,17 +18,20 @@ class EvaluationConfig(Strict):
 
     seeds: int = Field(3, ge=1, description="trainings per arm; use 5 for a claim; with 1 there is no verdict")
     steps: Annotated[int, Field(ge=1)] | Literal["plateau"] = Field(
-        "plateau", description="training steps of every arm: a number, or plateau, the best validation step of a pilot "
+        "plateau", description="training steps of every arm: a number, or plateau: the validation plateau of a pilot "
         "on real images alone"
     )  # fmt: skip
-    max_steps: int = Field(2400, ge=32, description="most steps of the pilot; the verdict is refused if it uses all")
+    max_steps: int = Field(
+        2400, ge=32, description="most steps of the pilot; the verdict is refused if it still improves at the end"
+    )
     synthetic_fraction: Share | Annotated[tuple[Share, ...], FEW] = Field(
-        (0.05, 0.2, 0.4), description="share of each training batch that is drawn from the synthetic images, or a few "
+        (0.1, 0.3), description="share of each training batch that is drawn from the synthetic images, or a few "
         "values: each arm and its control take the best on validation"
     )  # fmt: skip
     synthetic_weight: Weight | Annotated[tuple[Weight, ...], FEW] = Field(
-        1.0, description="loss weight of a synthetic image, or a few values, as above; a real image has 1"
-    )
+        (0.3, 1.0), description="loss weight of a synthetic image, or a few values, as above; a real image has 1; "
+        "the first is the column weight of the manifest"
+    )  # fmt: skip
     n_bootstrap: int = Field(2000, ge=100, description="bootstrap samples of patients for each interval")
     primary_arm: str | None = Field(
         None, description="`medlt evaluate` only: the arm the verdict is about; null: the best arm on validation images"

@@ -1,8 +1,10 @@
 """How many steps every arm of a comparison makes: a given number, or the plateau of the real arm on validation.
 
 A pilot trains the real arm alone at a constant learning rate, because a rate that falls to 0 makes every curve level
-off. Its best validation step is the number of steps of all arms, each with its own warm-up and cosine. A training whose
-best validation step is the last one allowed was still improving: what it shows depends on when it stopped.
+off. Its plateau is the first step that no later one beats by more than `GAIN`: on a level, noisy curve the best step is
+anywhere, also at the end. The plateau is the number of steps of all arms, each with its own warm-up and cosine. If it
+lies in the last quarter of the steps allowed, the arm was still improving, and what a comparison shows depends on when
+it stopped. A given number of steps is too small if, beside that, the best step is the last.
 """
 
 from __future__ import annotations
@@ -23,7 +25,11 @@ Curve: TypeAlias = tuple[tuple[int, float], ...]
 MEASURED = 32
 """Measurements of a pilot that makes all allowed steps."""
 PATIENCE = 8
-"""Measurements without a better one after which a pilot stops."""
+"""Measurements without a better one after which a pilot stops, a quarter of all."""
+GAIN = 0.01
+"""Macro AP up to which a later step counts as equal."""
+LATE = 0.75
+"""Share of the allowed steps after which a plateau cannot be told from a rise."""
 
 
 def curve_of(history: Sequence[Mapping[str, Any]]) -> Curve:
@@ -36,6 +42,18 @@ def best_step(curve: Curve) -> int | None:
     """Return the step of the highest value, the earliest of equal ones; None if no step has a value."""
     known = [(step, value) for step, value in curve if not math.isnan(value)]
     return max(known, key=lambda pair: (pair[1], -pair[0]))[0] if known else None
+
+
+def plateau(curve: Curve) -> int | None:
+    """Return the first step that no later step beats by more than `GAIN`; None if no step has a value."""
+    highest, first = -math.inf, None
+    for step, value in reversed(curve):
+        if math.isnan(value):
+            continue
+        highest = max(highest, value)
+        if value >= highest - GAIN:
+            first = step
+    return first
 
 
 @dataclass(frozen=True)
@@ -61,25 +79,34 @@ class TrainingLength:
         return tuple(best_step(curve) for curve in self.curves)
 
     @property
+    def plateaus(self) -> tuple[int | None, ...]:
+        """Return the plateau of each curve."""
+        return tuple(plateau(curve) for curve in self.curves)
+
+    @property
     def problem(self) -> str:
         """Return why the arms were trained too briefly to be compared, and what to type; "" if they were not."""
         if not self.curves:
             return ""
         if None in self.best:
             return "no validation image has a positive, so nothing shows when training is long enough; add some"
-        last = sum(step == self.limit for step in self.best)
+        rising = [step is not None and step > LATE * self.limit for step in self.plateaus]
+        rose = f"rose by more than {GAIN:g} in the last quarter of the {self.limit} steps"
+        if self.chosen_by == "plateau":
+            more = f"validation macro AP of the real arm {rose} allowed; set evaluation.max_steps to {2 * self.limit}"
+            return more if any(rising) else ""
+        last = sum(late and step == self.limit for late, step in zip(rising, self.best, strict=True))
         if 2 * last <= len(self.best):
             return ""
-        where = f"the best validation step of the real arm is the last one allowed, {self.limit}"
-        if self.chosen_by == "plateau":
-            return f"{where}, so it was still improving; set evaluation.max_steps to {2 * self.limit}"
-        times = f" (in {last} of {len(self.best)} seeds)" if len(self.best) > 1 else ""
-        return f"{where}{times}, so it was still improving; set evaluation.steps to plateau or to {2 * self.limit}"
+        seeds = f" in {last} of {len(self.best)} seeds" if len(self.best) > 1 else ""
+        where = f"the best validation step of the real arm is the last one{seeds}, and macro AP {rose}"
+        return f"{where}; set evaluation.steps to plateau or to {2 * self.limit}"
 
     def record(self) -> dict[str, Any]:
         """Return the entry of verdict.json."""
         return {
             "steps": self.steps, "limit": self.limit, "chosen_by": self.chosen_by, "best_steps": list(self.best),
+            "plateaus": list(self.plateaus),
         }  # fmt: skip
 
 
@@ -101,7 +128,7 @@ def pilot(
     own |= {"training_strategy": "one", "tau_norm": False}
     classifier = fit_classifier(rows.train, rows.val, runtime=runtime, store=store, name="pilot", **{**settings, **own})
     curve = curve_of(classifier.record["history"])
-    return TrainingLength(best_step(curve) or max_steps, max_steps, "plateau", (curve,))
+    return TrainingLength(plateau(curve) or max_steps, max_steps, "plateau", (curve,))
 
 
 def of_length(settings: Mapping[str, Any], length: TrainingLength) -> dict[str, Any]:

@@ -102,7 +102,7 @@ def experiment(tiny_run: medlt.Run, tmp_path_factory: pytest.TempPathFactory) ->
         tiny_run,
         output_dir=folder,
         progress=False,
-        evaluation={"seeds": 2, "n_bootstrap": 100, "steps": 4, "synthetic_fraction": 0.2},
+        evaluation={"seeds": 2, "n_bootstrap": 100, "steps": 4, "synthetic_fraction": 0.2, "synthetic_weight": 0.3},
         threads=1,
     )
 

@@ -162,7 +162,13 @@ def test_fusion_runs_on_stable_diffusion(tiny: Callable[[Path], RunConfig], tmp_
             {
                 **told,
                 "denoiser": FAMILIES["full"],
-                "evaluation": {"seeds": 1, "n_bootstrap": 100, "steps": 6, "synthetic_fraction": 0.2},
+                "evaluation": {
+                    "seeds": 1,
+                    "n_bootstrap": 100,
+                    "steps": 6,
+                    "synthetic_fraction": 0.2,
+                    "synthetic_weight": 0.3,
+                },
             }
         )
     )

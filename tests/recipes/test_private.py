@@ -172,7 +172,7 @@ def test_a_start_that_saw_the_same_patients_takes_the_claim_away(made: Path, tin
 
 
 def test_its_control_in_the_comparison_is_lent_by_real_rows(made: Path) -> None:
-    assert json.loads((made / "verdict.json").read_text())["verdict"] in ("helps", "no evidence", "harms")
+    assert json.loads((made / "verdict.json").read_text())["verdict"] in ("helps", "no evidence", "harms", "cannot see")
     scores = pd.read_parquet(made / "scores.parquet")
     assert set(scores["arm"]) == {"real", "duplicated for noise", "noise"}
 
@@ -187,7 +187,7 @@ def test_an_experiment_takes_it_as_a_source(made: Path, tiny: Tiny, tmp_path: Pa
         "data": {"kind": "manifest", "path": str(rows)},
         "sources": {"private": {"run": str(made)}},
         "arms": {"private": {"source": "private"}},
-        "evaluation": {"seeds": 2, "n_bootstrap": 100, "steps": 6, "synthetic_fraction": 0.2},
+        "evaluation": {"seeds": 2, "n_bootstrap": 100, "steps": 6, "synthetic_fraction": 0.2, "synthetic_weight": 0.3},
     }
     place = tmp_path / "verdict.yaml"
     place.write_text(json.dumps(tree))

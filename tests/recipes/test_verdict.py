@@ -40,7 +40,13 @@ def experiment(finished: Path, out: Path, **changes: Any) -> EvaluateConfig:
             "data": {"kind": "manifest", "path": str(finished / "stages" / "data" / "manifest.parquet")},
             "targets": {"tail_below": 8, "head_above": 20},
             "classifier": {"size": 32, "steps": 4, "batch_size": 8, "evaluate_every": 2},
-            "evaluation": {"seeds": 2, "n_bootstrap": 100, "steps": 4, "synthetic_fraction": 0.2},
+            "evaluation": {
+                "seeds": 2,
+                "n_bootstrap": 100,
+                "steps": 4,
+                "synthetic_fraction": 0.2,
+                "synthetic_weight": 0.3,
+            },
             "sources": {"fusion": {"run": str(finished)}},
             "arms": ARMS,
             **changes,
@@ -193,7 +199,14 @@ def test_workers_change_no_byte(finished: Path, done: Path, tmp_path: Path) -> N
         experiment(
             finished,
             tmp_path / "run",
-            evaluation={"seeds": 2, "n_bootstrap": 100, "steps": 4, "synthetic_fraction": 0.2, "workers": 2},
+            evaluation={
+                "seeds": 2,
+                "n_bootstrap": 100,
+                "steps": 4,
+                "synthetic_fraction": 0.2,
+                "synthetic_weight": 0.3,
+                "workers": 2,
+            },
         )
     )
     for name in ("scores", "comparisons", "arms"):
@@ -203,7 +216,7 @@ def test_workers_change_no_byte(finished: Path, done: Path, tmp_path: Path) -> N
 def test_one_seed_gives_no_verdict(finished: Path, done: Path, tmp_path: Path) -> None:
     one = {
         "arms": {"fusion": {"source": "fusion"}},
-        "evaluation": {"seeds": 1, "n_bootstrap": 100, "steps": 4, "synthetic_fraction": 0.2},
+        "evaluation": {"seeds": 1, "n_bootstrap": 100, "steps": 4, "synthetic_fraction": 0.2, "synthetic_weight": 0.3},
     }
     run = once_more(done, finished, tmp_path / "run", **one)
     assert json.loads((run / "run.json").read_text())["training_of_arms"]["trained"] == 0
@@ -298,7 +311,7 @@ def test_arms_may_change_where_the_rows_are_drawn_into_the_folder(tmp_path: Path
         "data": {"kind": "phantom", "patients": 40, "size": 64, "imbalance": 8},
         "targets": {"tail_below": 8, "head_above": 20},
         "classifier": {"size": 32, "steps": 1, "batch_size": 8},
-        "evaluation": {"seeds": 1, "n_bootstrap": 100, "steps": 4, "synthetic_fraction": 0.2},
+        "evaluation": {"seeds": 1, "n_bootstrap": 100, "steps": 4, "synthetic_fraction": 0.2, "synthetic_weight": 0.3},
         "arms": {"focal": {"loss": "focal"}},
     }
     main(EvaluateConfig.model_validate(told))

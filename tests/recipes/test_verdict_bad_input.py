@@ -36,7 +36,13 @@ def make(finished: Path, tmp_path: Path) -> Make:
                 "data": {"kind": "manifest", "path": str(finished / "stages" / "data" / "manifest.parquet")},
                 "targets": {"tail_below": 8, "head_above": 20},
                 "classifier": {"size": 32, "steps": 2, "batch_size": 8, "evaluate_every": 2},
-                "evaluation": {"seeds": 2, "n_bootstrap": 100, "steps": 4, "synthetic_fraction": 0.2},
+                "evaluation": {
+                    "seeds": 2,
+                    "n_bootstrap": 100,
+                    "steps": 4,
+                    "synthetic_fraction": 0.2,
+                    "synthetic_weight": 0.3,
+                },
                 "sources": {"fusion": {"run": str(tmp_path / "source")}},
                 "arms": {"fusion": {"source": "fusion"}},
                 **changes,
@@ -150,7 +156,14 @@ def test_a_source_taken_out_leaves_no_table_and_a_damaged_file_is_named(
 
 
 def test_the_number_of_processes_asks_no_new_question(make: Make, source: Path) -> None:
-    evaluation = {"seeds": 2, "n_bootstrap": 100, "steps": 4, "synthetic_fraction": 0.2, "workers": 2}
+    evaluation = {
+        "seeds": 2,
+        "n_bootstrap": 100,
+        "steps": 4,
+        "synthetic_fraction": 0.2,
+        "synthetic_weight": 0.3,
+        "workers": 2,
+    }
     names = [json.loads((main(one) / "verdict.json").read_text())["experiment"]
              for one in (make(), make(evaluation=evaluation), make(**ALONE))]  # fmt: skip
     assert names[0] == names[1] != names[2]

@@ -228,7 +228,7 @@ def test_a_verdict_that_cannot_see_says_why_and_shows_what_it_rests_on(experimen
     page = page_of(experiment)
     assert page.text("verdict").startswith("Cannot see Cannot see: it was still improving.")
     text = page.text("conditions")
-    assert "240 steps per arm, the best validation step of a pilot" in text
+    assert "240 steps per arm, the validation plateau of a pilot" in text
     assert "0.300, that of a random order 0.100: difference +0.200 [+0.150, +0.250]" in text
     assert "set evaluation.max_steps to 480" in text
     assert "not measured: no codec" in text
