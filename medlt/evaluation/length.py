@@ -29,7 +29,7 @@ PATIENCE = 8
 GAIN = 0.01
 """Macro AP up to which a later step counts as equal."""
 LATE = 0.75
-"""Share of the allowed steps after which a plateau cannot be told from a rise."""
+"""Share of the allowed steps after which a plateau may be a rise that goes on."""
 
 
 def curve_of(history: Sequence[Mapping[str, Any]]) -> Curve:

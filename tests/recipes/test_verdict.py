@@ -68,6 +68,7 @@ def done(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_every_table_is_there_and_every_arm_has_its_control(done: Path) -> None:
     names = "arms scores comparisons reliability subgroups agreement confusion filter_effect rejections"
+    names += " fingerprints learning_curves confounding retention"
     assert [name for name in names.split() if not (done / f"{name}.parquet").is_file()] == []
     arms = pd.read_parquet(done / "arms.parquet").set_index("arm")
     assert list(arms.index[:2]) == ["real", "focal"]
@@ -92,6 +93,14 @@ def test_every_table_is_there_and_every_arm_has_its_control(done: Path) -> None:
     assert set(scores["arm"]) == set(arms.index)
     assert {"AP", "AUROC", "balanced accuracy", "F1", "ECE"} <= set(scores["metric"])
     assert (scores.groupby(["arm", "finding", "metric"]).size() == 2).all()
+
+
+def test_retention_is_measured_where_masks_of_tail_images_are_known(finished: Path, done: Path) -> None:
+    kept = Manifest.read(finished / "manifest.parquet").rows.query("synthetic == True")
+    table = pd.read_parquet(done / "retention.parquet").set_index("finding")
+    assert table["images"].to_dict().items() <= kept["finding"].value_counts().to_dict().items()
+    assert table["kept"].notna().all()
+    assert "Lesion retention" in (done / "report.html").read_text()
 
 
 def test_the_verdict_is_on_the_arm_validation_likes_best(done: Path) -> None:
