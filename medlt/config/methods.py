@@ -124,7 +124,7 @@ class Edit(MethodConfig):
     scheduler: Scheduler = Field("ddim", description=SCHEDULER)
     num_inference_steps: int = Field(50, ge=1, description="length of the full schedule, of which the last steps run")
     strength: Strengths = Field(
-        (0.1, 0.2, 0.3, 0.4),
+        (0.2, 0.3, 0.4),
         min_length=1,
         description="share of the steps that run, the last ones; of several values each image uses one, at random",
     )

@@ -61,7 +61,7 @@ class ImageEdit(Conditional):
     """
 
     latents: Latents
-    strength: tuple[float, ...] = (0.1, 0.2, 0.3, 0.4)
+    strength: tuple[float, ...] = (0.2, 0.3, 0.4)
     mixed: float = 0.0
     difference: Difference | None = None
     reads_real_images: bool = field(default=True, init=False)
