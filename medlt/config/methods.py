@@ -254,7 +254,12 @@ class Recompose(MethodConfig):
         "is; a given mask or box is taken whole"
     )  # fmt: skip
     area_sd: float = Field(0.03, ge=0, description="standard deviation of that share")
-    scale: float = Field(1.25, ge=1, le=2, description="largest scale of a lesion; the smallest is 1/scale")
+    scale: float = Field(
+        1.25,
+        ge=1,
+        le=2,
+        description="largest scale of a small lesion, the smallest is 1/scale; a larger one varies less",
+    )
     rotation: float = Field(10.0, ge=0, le=180, description="largest rotation of a lesion, degrees")
     shift: float = Field(
         0.1, ge=0, lt=1, description="largest shift of a lesion within the usual place of its finding, as a share of "

@@ -3,9 +3,10 @@
 Which pixels: those of the given mask or box, or the largest cells of the map, or the half of the image on its side. An
 image whose finding nobody can place is not usable, and is left out of the plan.
 
-A lesion varies in scale, rotation and place, and may be reflected. It moves only where the finding is as usual as where
-it was (`medlt.localise.prior`), and not at all where no usual place is known. It is reflected only if the cases of
-other patients show that the finding has no side.
+A lesion varies in scale, rotation and place, and may be reflected. The larger it is, the less: a pneumothorax follows
+the lung, a nodule does not. It moves only to usual places of the finding, or to places as usual as its own
+(`medlt.localise.prior`), and not at all where no usual place is known. It is reflected only if the cases of other
+patients show that the finding has no side.
 """
 
 from __future__ import annotations
@@ -95,10 +96,14 @@ def usualness(places: np.ndarray, side: int, prior: np.ndarray) -> float:
     return float(prior[row, column].sum() / len(places))
 
 
+LARGE = 0.5
+"""Extent of a lesion, as a share of the side, from which on it keeps its scale, direction and place."""
+
+
 @dataclass(frozen=True)
 class Variety:
-    """How much lesions vary: largest scale (and 1/scale the smallest), rotation in degrees, shift as a share of the
-    side, and whether they may be reflected."""
+    """How much small lesions vary: largest scale (and 1/scale the smallest), rotation in degrees, shift as a share of
+    the side, and whether they may be reflected. The first three shrink linearly with the extent, to none at LARGE."""
 
     scale: float = 1.25
     rotation: float = 10.0
@@ -107,10 +112,11 @@ class Variety:
 
     def draw(self, rng: np.random.Generator, mask: np.ndarray, prior: np.ndarray | None, symmetric: bool) -> Move:
         """Return a move of the lesion `mask`, bool [S,S]; prior: usual place [h,w], None where it is unknown."""
-        scale = math.exp(float(rng.uniform(-1, 1)) * math.log(self.scale))
-        rotation = float(rng.uniform(-self.rotation, self.rotation))
+        room = max(0.0, 1 - float(np.ptp(np.argwhere(mask), axis=0).max() + 1) / (LARGE * len(mask)))
+        scale = math.exp(room * float(rng.uniform(-1, 1)) * math.log(self.scale))
+        rotation = room * float(rng.uniform(-self.rotation, self.rotation))
         reflected = bool(rng.random() < 0.5) and self.reflect and symmetric
-        shifts = rng.uniform(-self.shift, self.shift, (TRIES, 2)).tolist()
+        shifts = (room * rng.uniform(-self.shift, self.shift, (TRIES, 2))).tolist()
         still = Move(scale, rotation, 0.0, 0.0, reflected)
         if prior is None:
             return still

@@ -103,9 +103,11 @@ def test_lesions_vary_within_their_limits_and_place() -> None:
     prior[1:4, 1:4] = 1.0
     moves = drawn(200, prior, True)
     scales, turns = ([getattr(one, name) for one in moves] for name in ("scale", "rotation"))
-    assert 1 / 1.25 <= min(scales) < 0.85
-    assert 1.2 < max(scales) <= 1.25
-    assert -10 <= min(turns) < -9
+    room = 1 - 7 / 32  # the lesion has 7 of 64 pixels, and 32 leave none
+    assert 1.25**-room <= min(scales) < 1.23**-room
+    assert 1.23**room < max(scales) <= 1.25**room
+    assert -10 * room <= min(turns) < -9.5 * room
+    assert max(abs(one.down) for one in moves) <= 0.3 * room
     assert max(abs(one.down) for one in moves) > 0.05
     assert 60 < sum(one.reflected for one in moves) < 140
     shown = [usualness(one.places(disc(20, 20, 3)), SIDE, prior) for one in moves if not one.reflected]
@@ -121,6 +123,14 @@ def test_a_lesion_moves_only_where_its_usual_place_is_known() -> None:
     alone[disc(20, 20, 3)] = 1.0
     assert all(usualness(one.places(disc(20, 20, 3)), SIDE, alone) >= USUAL or one.down == 0
                for one in drawn(50, alone, False))  # fmt: skip
+
+
+def test_a_large_lesion_follows_the_anatomy_and_stays() -> None:
+    prior, wide = np.ones((8, 8)), np.zeros((SIDE, SIDE), bool)
+    wide[20:24, 16:48] = True
+    moves = [Variety(shift=0.3).draw(numpy_generator("moves", i), wide, prior, True) for i in range(20)]
+    assert {(one.scale, one.rotation, one.down, one.right) for one in moves} == {(1.0, 0.0, 0.0, 0.0)}
+    assert {one.reflected for one in moves} == {True, False}
 
 
 def test_a_lesion_with_a_side_is_never_reflected() -> None:
