@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +55,8 @@ def runs(pid: int) -> bool:
 def test_workers_end_with_their_parent(tasks: Any, tmp_path: Path, number: signal.Signals, ended_by: str) -> None:
     with (tmp_path / "log.txt").open("w") as log:
         command = [sys.executable, tasks.__file__, str(tmp_path), ended_by]
-        parent = subprocess.Popen(command, stdout=log, stderr=log)
+        heard = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # a test run in the background ignores it
+        parent = subprocess.Popen(command, stdout=log, stderr=log, preexec_fn=heard)
     pids: list[int] = []
     try:
         files = [tmp_path / f"{n}.pid" for n in range(2)]
