@@ -241,8 +241,8 @@ def _spread(values: pd.Series) -> str:
     return f"{values.mean():.2f}" + (f" ± {values.std():.2f}" if len(values) > 1 else "")
 
 
-def main() -> None:
-    """Train and measure what is missing, or write the tables."""
+def options() -> argparse.Namespace:
+    """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--patients", type=int, default=800)
@@ -256,7 +256,12 @@ def main() -> None:
     parser.add_argument("--verifiers", type=int, default=1)
     parser.add_argument("--given", type=Path, nargs="*", default=[], help="folders of codecs, such as TAESD")
     parser.add_argument("--table", action="store_true")
-    given = parser.parse_args()
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Train and measure what is missing, or write the tables."""
+    given = options()
     given.folder.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(1)
     file = given.folder / "results.jsonl"

@@ -51,8 +51,12 @@ def method(folder: Path, size: int, patients: int, variant: str, seam: str) -> R
     return Recomposition(
         train=TrainTable(train.rows.assign(fold=0), train.findings, FINDINGS),
         difference=Difference(pixels, StartDecoder(lambda z: z), seam=seam),
-        where=Localisation(Trust({"mask": Given(regions, "mask", cells)}, cells), regions, patients=own),
-        usual=PositionPrior(regions, frozenset(own), own, cells),
+        where=Localisation(
+            Trust({"mask": Given(regions, "mask", cells)}, cells),
+            regions,
+            patients=own,
+            prior=PositionPrior(regions, frozenset(own), own, cells),
+        ),
         size=size,
         settings=RecomposeSettings(variant=variant),
     )

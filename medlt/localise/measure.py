@@ -20,6 +20,7 @@ from torch import Tensor
 
 from medlt.data.regions import Regions
 from medlt.localise.given import unknown
+from medlt.localise.prior import PositionPrior
 from medlt.localise.trust import GIVEN, Trust
 from medlt.metrics.localisation import mean_interval, measures
 from medlt.types import Localise
@@ -144,7 +145,7 @@ class Localisation:
     regions: Regions = field(default_factory=Regions)
     measured: Measured = field(default_factory=dict)
     patients: Mapping[str, str] = field(default_factory=dict)
-    prior: Localise | None = None
+    prior: PositionPrior | None = None
 
     def is_measured(self, stages: Sequence[str], findings: Sequence[str]) -> np.ndarray:
         """Return whether a map of this stage and finding is given or was measured, bool [B]."""

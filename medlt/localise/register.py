@@ -29,9 +29,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from medlt.files import read_tensors, write_tensors
 from medlt.store import Store
 
-FORMAT = 1  # part of the key: increase it if the same images would get other poses
+FORMAT = 2  # part of the key: increase it if the same images would get other poses
 SIDE = 32
 """Side of the features, px."""
 LOCAL, BLURS = 4.0, (2.0, 1.0)
@@ -129,11 +130,11 @@ def collection_poses(
         mean = MeanRadiograph.of(images([train[i] for i in at]))
         poses = torch.cat([mean.poses(images(every[i : i + CHUNK])) for i in range(0, len(every), CHUNK)])
         log.info("registered %d images; %d stay where they are", len(every), int((poses == 0).all(1).sum()))
-        np.savez(folder / "poses.npz", mean=mean.features.numpy(), poses=poses.numpy())
+        write_tensors(folder / "poses.safetensors", {"mean": mean.features, "poses": poses})
 
     key = {"format": FORMAT, "images": contents, "train": len(train), "all": len(every)}
-    with np.load(store.make("poses", key, build).path("poses.npz")) as kept:
-        return dict(zip(every, torch.from_numpy(kept["poses"]), strict=True))
+    kept = read_tensors(store.make("poses", key, build).path("poses.safetensors"))
+    return dict(zip(every, kept["poses"], strict=True))
 
 
 def _mean(level: Tensor, poses: Tensor) -> Tensor:

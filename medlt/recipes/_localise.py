@@ -52,12 +52,11 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class RunLocalisation:
-    """The localisation of a run, its coder with a converged classifier if there is one, the usual place of findings,
-    and a digest of all that makes the maps."""
+    """The localisation of a run, its coder with a converged classifier if there is one, and a digest of all that makes
+    the maps."""
 
     coder: SimplicialCoder | None
     localisation: Localisation
-    usual: PositionPrior
     digest: str
 
 
@@ -74,7 +73,7 @@ def localise(
         measured = stages.measured
         trust = Trust(stages.ordered(), stages.size)
         known = Localisation(trust, learnt.cohort.regions, measured, stages.patients, stages.prior)
-    made = RunLocalisation(stages.coder, known, stages.prior, stages.digest())
+    made = RunLocalisation(stages.coder, known, stages.digest())
     run.record(digests={"localise": made.digest}, metrics={"localise": _summary(measured)})
     return made
 

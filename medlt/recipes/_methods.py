@@ -175,7 +175,6 @@ def recompose_method(chosen: configs.Recompose, parts: RunParts) -> Recompositio
         train=parts.train,
         difference=Difference(parts.pixels, StartDecoder(parts.decode), chosen.feather, chosen.seam),
         where=located.localisation,
-        usual=located.usual,
         size=parts.run.config.size,
         settings=settings,
         **(refinement(chosen, parts) if chosen.strength else {}),

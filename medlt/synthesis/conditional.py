@@ -139,11 +139,7 @@ class Conditional(ABC):
 
         Raises InputError if a row names a real row that is not a train row.
         """
-        for column in self.reads:
-            if len(lost := rows.loc[~rows[column].isin(self.train.table.index), column]):
-                raise InputError(f"plan: {column} {lost.iloc[0]!r} is not a train row; plan again for this collection")
-        for start in range(0, len(rows), self.batch_size):
-            part = rows.iloc[start : start + self.batch_size]
+        for part in self.train.batches(rows, self.reads, self.batch_size):
             labels = self._labels(part)
             yield Batch(part, self._images(part, labels), labels)
 

@@ -43,7 +43,7 @@ from medlt.synthesis.evidence import Evidence, carried, evidence_table, reason
 from medlt.synthesis.fuse import coins, fuse, located, masks
 from medlt.synthesis.guides import Guide, target_columns
 from medlt.synthesis.labels import cam_share, fused_labels
-from medlt.synthesis.plan import PlanSettings, TrainTable, plan_fusion
+from medlt.synthesis.plan import PARENTS, PlanSettings, TrainTable, plan_fusion
 from medlt.synthesis.space import Standardises, in_calls
 from medlt.types import Batch, InputError
 
@@ -126,7 +126,7 @@ class LatentFusion:
         `lesion_carried`: the share of the given mask or box on them, NaN without one; `label_mass`: E or L of the label
         rule; `label_reason`: why it is unknown. Raises InputError for a parent that is not a train row.
         """
-        for part in self._parts(rows):
+        for part in self.train.batches(rows, PARENTS, self.batch_size):
             fused = self._fuse(part)
             images = self._images(part, fused)
             labels = pd.DataFrame(fused.labels, index=part.index, columns=list(self.train.findings))
@@ -136,20 +136,12 @@ class LatentFusion:
 
     def explain(self, rows: pd.DataFrame) -> dict[str, Tensor]:
         """Return the stages PANELS of `rows`, images [B,1,H,W] in [0,1]."""
-        panels = [self._panels(part) for part in self._parts(rows)]
+        panels = [self._panels(part) for part in self.train.batches(rows, PARENTS, self.batch_size)]
         return {name: torch.cat([panel[name] for panel in panels]) for name in PANELS} if panels else {}
 
     def with_guidance(self, guidance: tuple[Guide, ...]) -> LatentFusion:
         """Return the same method with these guides."""
         return replace(self, guidance=guidance)
-
-    def _parts(self, rows: pd.DataFrame) -> Iterator[pd.DataFrame]:
-        """Yield rows in groups of `batch_size`. Raises InputError for a parent that is not a train row."""
-        for column in ("tail_parent", "head_parent"):
-            if len(lost := rows.loc[~rows[column].isin(self.train.table.index), column]):
-                raise InputError(f"plan: {column} {lost.iloc[0]!r} is not a train row; plan again for this collection")
-        for start in range(0, len(rows), self.batch_size):
-            yield rows.iloc[start : start + self.batch_size]
 
     def _by_code(self) -> Localisation:
         """Return the localisation by the maps of the coder alone, which nobody measured."""

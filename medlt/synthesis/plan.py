@@ -23,7 +23,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -53,6 +53,7 @@ COLUMNS = (
     "fold",
     *ATTRIBUTES,
 )
+PARENTS = ("tail_parent", "head_parent")
 METRICS = ("saliency", "confusing")
 Pairs = dict[str, list[tuple[str, str]]]
 
@@ -107,6 +108,17 @@ class TrainTable:
         if not uids:
             raise InputError(f"{finding} has no positive train row to make images from; remove it from the targets")
         return uids
+
+    def batches(self, rows: pd.DataFrame, parents: Sequence[str], size: int) -> Iterator[pd.DataFrame]:
+        """Yield plan rows in groups of `size`; parents: columns that name train rows.
+
+        Raises InputError for a parent that is not a train row.
+        """
+        for column in parents:
+            if len(lost := rows.loc[~rows[column].isin(self.table.index), column]):
+                raise InputError(f"plan: {column} {lost.iloc[0]!r} is not a train row; plan again for this collection")
+        for start in range(0, len(rows), size):
+            yield rows.iloc[start : start + size]
 
 
 def _confused_with(train: TrainTable, explainer: CodeExplainer, finding: str, mask: np.ndarray) -> str:

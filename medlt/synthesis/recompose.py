@@ -44,7 +44,6 @@ from medlt.diffusion.backbone import EVERYWHERE, Backbone
 from medlt.diffusion.guidance import keep
 from medlt.diffusion.sampler import from_latent, last_steps
 from medlt.localise.measure import Localisation
-from medlt.localise.prior import PositionPrior
 from medlt.rng import noise_like, numpy_generator, seed_of
 from medlt.synthesis.composite import Difference, composite, difference_decoded
 from medlt.synthesis.conditional import Key, SamplingMethod, sample_rows
@@ -52,7 +51,7 @@ from medlt.synthesis.fusion import PANELS
 from medlt.synthesis.guides import Guide, target_columns
 from medlt.synthesis.heads import compatible_heads, in_turn
 from medlt.synthesis.lesions import LesionMasks, Move, Variety, visible
-from medlt.synthesis.plan import TrainTable
+from medlt.synthesis.plan import PARENTS, TrainTable
 from medlt.synthesis.recomposed import Recomposed, label
 from medlt.synthesis.space import Standardises, in_calls
 from medlt.types import Batch, InputError
@@ -101,7 +100,6 @@ class Recomposition:
     difference: Difference
     where: Localisation
     size: int
-    usual: PositionPrior | None = None
     settings: RecomposeSettings = field(default_factory=RecomposeSettings)
     strength: float = 0.0
     backbone: Backbone | None = None
@@ -191,8 +189,9 @@ class Recomposition:
         """Return how the lesion varies; a half and a lesion that stays where it is do not."""
         if self.settings.variant in ("half", "surroundings"):
             return Move()
-        prior = None if self.usual is None else self.usual([tail], finding)[0].numpy()
-        symmetric = self.usual is not None and self.usual.symmetric(tail, finding)
+        usual = self.where.prior
+        prior = None if usual is None else usual([tail], finding)[0].numpy()
+        symmetric = usual is not None and usual.symmetric(tail, finding)
         known = None if prior is None or np.isnan(prior).any() else prior
         return self.settings.variety.draw(rng, self.masks.taken(tail, finding, area).mask, known, symmetric)
 
@@ -202,7 +201,7 @@ class Recomposition:
         The rows of a batch have the six further columns of `medlt.synthesis.fusion.LatentFusion.run`. Raises InputError
         for a parent that is not a train row.
         """
-        for part in self._parts(rows):
+        for part in self.train.batches(rows, PARENTS, self.batch_size):
             made = self._compose(part)
             labels = pd.DataFrame(made.labels, index=part.index, columns=list(self.train.findings))
             further = {name: made.measured[name].to_numpy() for name in made.measured}
@@ -213,20 +212,12 @@ class Recomposition:
 
         The mask is what the denoiser may change, `fused` the composite of real pixels; the head image has no map.
         """
-        panels = [self._panels(part) for part in self._parts(rows)]
+        panels = [self._panels(part) for part in self.train.batches(rows, PARENTS, self.batch_size)]
         return {name: torch.cat([panel[name] for panel in panels]) for name in PANELS} if panels else {}
 
     def with_guidance(self, guidance: tuple[Guide, ...]) -> Recomposition:
         """Return the same method with these guides."""
         return replace(self, guidance=guidance)
-
-    def _parts(self, rows: pd.DataFrame) -> Iterator[pd.DataFrame]:
-        """Yield rows in groups of `batch_size`. Raises InputError for a parent that is not a train row."""
-        for column in ("tail_parent", "head_parent"):
-            if len(lost := rows.loc[~rows[column].isin(self.train.table.index), column]):
-                raise InputError(f"plan: {column} {lost.iloc[0]!r} is not a train row; plan again for this collection")
-        for start in range(0, len(rows), self.batch_size):
-            yield rows.iloc[start : start + self.batch_size]
 
     def _panels(self, rows: pd.DataFrame) -> dict[str, Tensor]:
         made = self._compose(rows)

@@ -10,7 +10,7 @@ ENTRIES = [{"arm": "paste", "verdict": "helps"}, {"arm": "coded", "verdict": "no
 
 
 @pytest.mark.parametrize(
-    ("expect", "met", "said"),
+    ("expect", "met", "message"),
     [
         ({}, [], []),
         ({"paste": "helps"}, [True], []),
@@ -21,8 +21,8 @@ ENTRIES = [{"arm": "paste", "verdict": "helps"}, {"arm": "coded", "verdict": "no
     ],
 )
 def test_each_expected_verdict_is_compared_with_the_one_that_came_out(
-    expect: dict[str, str], met: list[bool], said: list[str]
+    expect: dict[str, str], met: list[bool], message: list[str]
 ) -> None:
     rows = expected(ENTRIES, expect)
     assert [row["met"] for row in rows] == met
-    assert lines(rows) == said
+    assert lines(rows) == message

@@ -86,7 +86,7 @@ def test_each_drawn_image_is_the_same_however_it_is_asked_for(tmp_path: Path) ->
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "message"),
     [
         ({"sources": {"fresh": {"drawn": "fresh", "codec_of": "x"}}}, "give one of run"),
         ({"expect": {"fresher": "helps"}}, "is no arm with images of a source.*fresh"),
@@ -95,22 +95,22 @@ def test_each_drawn_image_is_the_same_however_it_is_asked_for(tmp_path: Path) ->
         ({"data": {"kind": "manifest", "path": "m.parquet"}}, "only data of kind phantom can be drawn"),
     ],
 )
-def test_what_cannot_be_expected_or_drawn_is_an_error(tmp_path: Path, changes: dict[str, Any], said: str) -> None:
-    with pytest.raises(ValidationError, match=said):
+def test_what_cannot_be_expected_or_drawn_is_an_error(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
         experiment(tmp_path, **changes)
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (["evaluate"], "medlt evaluate --ladder"),
         (["evaluate", "--ladder", "phantom/verdict"], "expects no verdict"),
     ],
 )
-def test_the_command_says_what_to_type(arguments: list[str], said: str) -> None:
+def test_the_command_says_what_to_type(arguments: list[str], message: str) -> None:
     result = CliRunner().invoke(app, arguments)
     assert result.exit_code == 2
-    assert said in result.output
+    assert message in result.output
 
 
 def test_the_shipped_ladder_expects_help_and_harm() -> None:
