@@ -90,7 +90,7 @@ class LongtailGuideConfig(Windowed):
     label_weight: float = Field(
         1.0, ge=0, le=1000, description="weight of the label's cross-entropy, which keeps the finding in the image"
     )
-    every: int = Field(3, ge=1, description=EVERY)
+    every: int = Field(5, ge=1, description=EVERY)
     window: Window = Field((1 / 3, 2 / 3), description=WINDOW)
     n_shifts: int = Field(2, ge=0, le=64, description="small shifts of the image over which the gradient is averaged")
     gradient_checkpointing: bool = Field(

@@ -79,7 +79,7 @@ class LongtailGuide(Strength):
     decode: Callable[[Tensor], Tensor]
     guidance_classifier: GuidanceClassifier
     weight: float = 0.05
-    every: int = 3
+    every: int = 5
     window: tuple[float, float] = (1 / 3, 2 / 3)
     statistic: str = "variance"
     label_weight: float = 1.0
