@@ -4,7 +4,8 @@
 
 Reads $MEDLT_DATA/nih14 (labels.csv and images) and $MEDLT_DATA/labels_only/BBox_List_2017.csv.gz. The classifiers are
 trained on labels of patients without a box, so no scored image was trained on. The prior is the usual place of a
-finding in the boxes of all other patients; it needs no image. To score other maps, give `score` another function
+finding in the boxes of all other patients, in the image or in the mean radiograph; images whose pixels are not at hand
+have the pose of the mean. To score other maps, give `score` another function
 (images [B,1,S,S] in [0,1], finding) -> maps [B,h,w].
 """
 
@@ -15,7 +16,7 @@ import logging
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -33,6 +34,7 @@ from medlt.data.regions import Regions
 from medlt.data.source import open_data
 from medlt.localise.maps import ImageMap
 from medlt.localise.prior import AtUsualPlace, PositionPrior
+from medlt.localise.register import MOST, MeanRadiograph
 from medlt.metrics.localisation import macro_interval, mean_interval, measures
 from medlt.rng import numpy_generator
 from medlt.store import Store
@@ -115,11 +117,21 @@ def ensemble(members: Sequence[Classifier]) -> Maps:
     return maps
 
 
-def usual_place(boxes: Path, patients: Mapping[str, str]) -> PositionPrior:
-    """The usual place of each finding in the boxes of the other patients."""
-    regions = atlas(boxes, FINDINGS)
-    names = {name for of in regions.boxes.values() for name in of}
-    return PositionPrior(regions, frozenset(names), {**{name: number(name) for name in names}, **patients}, GRID)
+def usual_place(table: Regions, own: Regions, patients: Mapping[str, str]) -> PositionPrior:
+    """The usual place of each finding: the boxes `own` of images with pixels, and those of a table for all others."""
+    others = {
+        f: {n: c for n, c in of.items() if f"nih_{n.removesuffix('.png')}" not in own.boxes.get(f, {})}
+        for f, of in table.boxes.items()
+    }
+    merged = Regions(boxes={f: {**others.get(f, {}), **own.boxes.get(f, {})} for f in FINDINGS})
+    owners = {name: number(name) for of in others.values() for name in of} | {n: number(p) for n, p in patients.items()}
+    return PositionPrior(merged, frozenset(owners), owners, GRID)
+
+
+def registered(pixels: Tensor) -> Tensor:
+    """Poses of images by the mean radiograph of evenly chosen ones."""
+    chosen = np.linspace(0, len(pixels) - 1, min(MOST, len(pixels))).astype(int)
+    return MeanRadiograph.of(pixels[chosen]).poses(pixels)
 
 
 def score(boxed: Boxed, stage: Localise) -> dict[str, dict[str, np.ndarray]]:
@@ -170,18 +182,21 @@ def main() -> None:
     given, began = options(), time.process_time()
     torch.set_num_threads(1)
     manifest, boxes = collection(given)
-    regions = Regions.of(manifest)
+    regions, owner = Regions.of(manifest), manifest.rows["patient_id"].astype(str)
     uids = sorted({uid for finding in regions.findings for uid in regions.known(finding)})
-    owner = manifest.rows["patient_id"].astype(str)
-    patients = {uid: number(owner[uid]) for uid in uids}
-    stack = images(manifest, given.size, uids).float() / 255
-    boxed = Boxed(regions, dict(zip(uids, stack, strict=True)), patients)
+    names = list(map(str, owner.index))
+    every = dict(zip(names, images(manifest, given.size, names).float() / 255, strict=True))
+    boxed = Boxed(regions, {uid: every[uid] for uid in uids}, {uid: number(owner[uid]) for uid in uids})
     image = boxed.by_uid(ensemble(networks(manifest, {owner[uid] for uid in uids}, given)))
-    prior = usual_place(boxes, patients)
+    square = usual_place(atlas(boxes, FINDINGS), regions, owner.to_dict())
+    poses = registered(torch.stack(list(every.values())))
+    prior = replace(square, poses=dict(zip(names, poses, strict=True)))
     name = f"{given.networks} image classifiers"
-    stages = {name: image, "prior alone": prior, f"{name} x prior": AtUsualPlace(image, prior)}
-    text = lines(boxed, {key: score(boxed, stage) for key, stage in stages.items()}, "prior alone")
-    counts = f"{len(uids)} images of {len(set(patients.values()))} patients"
+    alone = "prior alone, registered"
+    stages: dict[str, Localise] = {name: image, "prior alone, in the square image": square, alone: prior}
+    stages[f"{name} x registered prior"] = AtUsualPlace(image, prior)
+    text = lines(boxed, {key: score(boxed, stage) for key, stage in stages.items()}, alone)
+    counts = f"{len(uids)} images of {len(set(boxed.patients.values()))} patients"
     spent = f"{time.process_time() - began:.0f} CPU seconds, less what was already trained"
     text += ["", f"{counts}; {spent}. Intervals: 95 %, over patients; none for fewer than six."]
     table("localise_nih", text)

@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import logging
 import resource
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +24,12 @@ from common import table
 
 from medlt import config as configs
 from medlt.classify.train import Classifier, fit_classifier
+from medlt.files import digest
 from medlt.localise.code_explainer import CodeExplainer
 from medlt.localise.maps import CodeMap, ImageMap
 from medlt.localise.measure import Localisation, measure
 from medlt.localise.prior import AtUsualPlace, PositionPrior
+from medlt.localise.register import collection_poses
 from medlt.localise.trust import Trust
 from medlt.metrics.localisation import correlation_interval, macro_interval, mean_interval, measures
 from medlt.recipes._cohort import Cohort, open_cohort
@@ -86,17 +89,22 @@ def networks(run: RunFolder[configs.RunConfig], cohort: Cohort, given: argparse.
 def stages_of(run: RunFolder[configs.RunConfig], cohort: Cohort, given: argparse.Namespace) -> dict[str, Localise]:
     """Every stage, by its name in the tables."""
     patients = cohort.manifest.rows["patient_id"].astype(str).to_dict()
-    prior = PositionPrior(cohort.regions, frozenset(map(str, cohort.train.rows.index)), patients, CELLS)
-    nets = networks(run, cohort, given)
+    train, val = (list(map(str, part.rows.index)) for part in (cohort.train, cohort.val))
 
     def images(uids: Any) -> torch.Tensor:
         return cohort.images(cohort.manifest, 64, uids)
 
+    contents = digest(cohort.named(cohort.train), cohort.named(cohort.val))
+    poses = collection_poses(images, train, val, contents=contents, store=run.store)
+    square = PositionPrior(cohort.regions, frozenset(train), patients, CELLS)
+    prior = replace(square, poses=poses)
+    nets = networks(run, cohort, given)
     one, all_of_them = (ImageMap(part, images, cohort.findings, CELLS) for part in (nets[:1], nets))
     stages: dict[str, Localise] = {"one network": one, f"image: {len(nets)} networks": all_of_them}
     return stages | {
-        "prior alone": prior,
-        "image x prior": AtUsualPlace(all_of_them, prior),
+        "prior alone, in the square image": square,
+        "prior alone, registered": prior,
+        "image x registered prior": AtUsualPlace(all_of_them, prior),
         **code(run, cohort, given),
     }
 

@@ -27,7 +27,7 @@ from unittest import mock
 import numpy as np
 import torch
 from common import table
-from localise_nih import FINDINGS, GRID, collection, number
+from localise_nih import FINDINGS, GRID, collection, usual_place
 from scipy.ndimage import gaussian_filter
 from torch import Tensor
 from torch.nn import functional as F
@@ -193,15 +193,9 @@ def real(given: argparse.Namespace, moved: bool) -> tuple[list[str], str]:
             padding_mode="border", align_corners=False)  # fmt: skip
         change = dict(zip(names, zip(grow.double().numpy(), shift.double().numpy(), strict=True), strict=True))
         truth = Regions(boxes={f: {u: _moved(c, *change[u]) for u, c in of.items()} for f, of in own.boxes.items()})
-    others = {
-        f: {n: c for n, c in of.items() if f"nih_{n.removesuffix('.png')}" not in truth.boxes.get(f, {})}
-        for f, of in table_.boxes.items()
-    }
-    merged = Regions(boxes={f: {**others.get(f, {}), **truth.boxes.get(f, {})} for f in FINDINGS})
-    patients = {n: number(n) for of in others.values() for n in of} | {n: number(p) for n, p in owner.items()}
     poses, cost = registered(pixels)
     where = f"ChestX-ray14, {'moved' if moved else 'as they are'}"
-    prior = PositionPrior(merged, frozenset(patients), patients, GRID)
+    prior = usual_place(table_, truth, owner.to_dict())
     by_uid = {"registered": dict(zip(names, poses, strict=True))}
     return compare(where, prior, truth, by_uid, pooled=True), f"{where}: {len(pixels)} images, {cost}."
 
