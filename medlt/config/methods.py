@@ -29,6 +29,10 @@ DECODING = (
     "difference: pixels of the real images, plus the decoded change that the denoiser made; plain: the decoded image "
     "alone, which loses what the codec loses. A private run is always plain"
 )
+IMAGE_SIZE = (
+    "side of the images that are made, pixels: real pixels have this resolution and noise, and the decoded change is "
+    "enlarged; null: `size`, at which the networks work"
+)
 FEATHER = "width of the soft edge around the pixels of the tail image, as a share of the side of the image"
 SEAM = (
     "edge between the two images: feather, a soft one; poisson, the gradients of the tail image at the brightness of "
@@ -132,6 +136,7 @@ class Edit(MethodConfig):
         0.0, ge=0, le=0.5, description="share of another positive image of the finding that is mixed in, at most"
     )
     decoding: Literal["difference", "plain"] = Field("difference", description=DECODING)
+    image_size: int | None = Field(None, ge=32, description=IMAGE_SIZE)
     guidance_scale: float = Field(2.0, ge=0, le=100, description=GUIDANCE_SCALE)
     guidance_interval: Window = Field((0.0, 1.0), description=GUIDANCE_INTERVAL)
     guidance: tuple[GuideConfig, ...] = Field((), description=GUIDANCE)
@@ -216,6 +221,7 @@ class Fusion(MethodConfig):
     )  # fmt: skip
     guidance: tuple[GuideConfig, ...] = Field((), description=GUIDANCE)
     decoding: Literal["difference", "plain"] = Field("difference", description=DECODING)
+    image_size: int | None = Field(None, ge=32, description=IMAGE_SIZE)
     feather: float = Field(0.06, ge=0, lt=1, description=FEATHER)
     seam: Literal["feather", "poisson"] = Field("feather", description=SEAM)
     labels: Literal["measured", "cam_mass", "lesion_carried", "tail", "union"] = Field(
@@ -270,6 +276,7 @@ class Recompose(MethodConfig):
         0.5, gt=0, le=1, description="share of the possible head images that are compatible with a tail image: those "
         "most like it in brightness and anatomy"
     )  # fmt: skip
+    image_size: int | None = Field(None, ge=32, description=IMAGE_SIZE)
     feather: float = Field(0.06, ge=0, lt=1, description=FEATHER)
     seam: Literal["feather", "poisson"] = Field("feather", description=SEAM)
     strength: float = Field(

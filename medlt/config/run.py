@@ -203,6 +203,19 @@ class RunConfig(Strict):
         return self
 
     @model_validator(mode="after")
+    def _image_size_fits(self) -> Self:
+        wanted = getattr(self.method, "image_size", None)
+        if wanted is None:
+            return self
+        if self.privacy is not None or getattr(self.method, "decoding", "difference") == "plain":
+            raise ValueError(
+                "method.image_size is for images that keep real pixels; remove it, or decoding and privacy"
+            )
+        if wanted < self.size:
+            raise ValueError(f"method.image_size {wanted} is below size {self.size}; raise it, or remove it")
+        return self
+
+    @model_validator(mode="after")
     def _private_can_be(self) -> Self:
         if self.privacy is None:
             return self
@@ -217,6 +230,11 @@ class RunConfig(Strict):
         if self.denoiser.balance is not None:
             raise ValueError("privacy: denoiser.balance samples patients by their findings; remove it")
         return self
+
+    @property
+    def image_size(self) -> int:
+        """Side of the images that are made, pixels."""
+        return getattr(self.method, "image_size", None) or self.size
 
     @property
     def data_independent(self) -> bool:

@@ -155,7 +155,7 @@ def image_sizes(config: configs.RunConfig | configs.EvaluateConfig) -> tuple[int
     ]
     sizes = {one.size for one in classifiers if one is not None}
     if isinstance(config, configs.RunConfig):
-        sizes |= {config.size}
+        sizes |= {config.size, config.image_size}
         if config.checks.near_copy is not None:
             sizes |= {EMBEDDING_SIZE}
     return tuple(sorted(sizes))

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.functional import interpolate
 
 from medlt import config as configs
 from medlt import synthesis
@@ -47,7 +48,7 @@ from medlt.synthesis.parts import MethodParts, PluginMethod
 from medlt.synthesis.plan import PlanSettings
 from medlt.synthesis.plan import TrainTable as TrainTable
 from medlt.synthesis.recompose import RecomposeSettings, Recomposition
-from medlt.types import InputError, Synthesizer
+from medlt.types import Codec, InputError, Synthesizer
 
 MOST = 200
 """Number of train positives that set a finding's reference level; the error of their mean is 7 % of the SD."""
@@ -136,7 +137,7 @@ def train_pixels(run: RunFolder[configs.RunConfig], cohort: Cohort) -> Pixels:
 
     def read(uids: Sequence[str]) -> Tensor:
         at = {uid: i for i, uid in enumerate(dict.fromkeys(uids))}
-        return cohort.images(cohort.train, run.config.size, list(at))[[at[uid] for uid in uids]] / 255
+        return cohort.images(cohort.train, run.config.image_size, list(at))[[at[uid] for uid in uids]] / 255
 
     return withheld if run.config.privacy is not None else read
 
@@ -175,7 +176,7 @@ def recompose_method(chosen: configs.Recompose, parts: RunParts) -> Recompositio
         train=parts.train,
         difference=Difference(parts.pixels, StartDecoder(parts.decode), chosen.feather, chosen.seam),
         where=located.localisation,
-        size=parts.run.config.size,
+        size=parts.run.config.image_size,
         settings=settings,
         **(refinement(chosen, parts) if chosen.strength else {}),
     )
@@ -183,13 +184,11 @@ def recompose_method(chosen: configs.Recompose, parts: RunParts) -> Recompositio
 
 def refinement(chosen: configs.Recompose, parts: RunParts) -> dict[str, Any]:
     """Train or load the denoiser, and return what recomposition needs of it."""
-    backbone, codec = parts.train_denoiser(), parts.learnt.latents.codec
-    encode = fixed_batches(torch.no_grad()(lambda images: codec.latents(codec.moments(images))))
-    device = getattr(codec, "device", torch.device("cpu"))
+    backbone = parts.train_denoiser()
     return {
         "backbone": backbone,
         "standardiser": parts.standardiser,
-        "encode": lambda images: encode(images.to(device)).cpu(),
+        "encode": encoder(parts.learnt.latents.codec, parts.run.config.size),
         "decode": parts.decode,
         "scheduler": factory(chosen.scheduler, chosen.num_inference_steps, backbone.noise),
         "strength": chosen.strength,
@@ -197,6 +196,13 @@ def refinement(chosen: configs.Recompose, parts: RunParts) -> dict[str, Any]:
         "guidance_interval": chosen.guidance_interval,
         "guidance": parts.build_guides(chosen.guidance, backbone),
     }
+
+
+def encoder(codec: Codec, size: int) -> Callable[[Tensor], Tensor]:
+    """Return the function from images [B,1,S,S] in [0,1] to codec latents of them at `size`, on the CPU."""
+    encode = fixed_batches(torch.no_grad()(lambda images: codec.latents(codec.moments(images))))
+    device = getattr(codec, "device", torch.device("cpu"))
+    return lambda images: encode(interpolate(images, (size, size), mode="area").to(device)).cpu()
 
 
 def conditional_method(chosen: FromNoiseSettings | configs.Edit, parts: RunParts) -> Synthesizer:

@@ -77,7 +77,7 @@ def _usual_checks(
         return Finite(), Flat(chosen.min_std), Saturated(), TargetLabelCheck()
     findings = list(cohort.findings)
     limits = thresholds(verifiers.held_out, cohort.train.rows[findings], chosen.verifier_quantile)
-    parents = partial(_parents, cohort, run.config.size)
+    parents = partial(_parents, cohort, run.config.image_size)
     usual = sanity(parents, min_std=chosen.min_std, max_correlation=chosen.max_correlation)
     label = LabelConsistency(verifiers.verifiers, dict(limits), findings, chosen.verifier_quantile)
     return *usual, TargetLabelCheck(), label
@@ -92,9 +92,9 @@ def _optional_checks(
         findings=findings,
         tail=cohort.tail if not independent else cohort.requested,
         rows=independent_rows(cohort.requested, findings).table if independent else cohort.train.rows,
-        images=withheld if independent else partial(_parents, cohort, run.config.size),
+        images=withheld if independent else partial(_parents, cohort, run.config.image_size),
         verifiers=verifiers,
-        size=run.config.size,
+        size=run.config.image_size,
         runtime=run.runtime,
         run=run,
         cohort=cohort,
@@ -264,13 +264,14 @@ def show_grid(run: RunFolder[configs.RunConfig], made: Manifest, each: int = 8) 
     if made.rows.empty:
         return
     chosen = made.rows.groupby("finding", sort=True).head(each)
-    side = run.config.size + GAP
+    size = run.config.image_size
+    side = size + GAP
     names = sorted(chosen["finding"].unique())
     column = chosen.groupby("finding").cumcount()
     canvas = np.zeros((side * len(names) - GAP, side * (int(column.max()) + 1) - GAP), np.uint8)
     for uid, row in chosen.iterrows():
         top, left = side * names.index(row["finding"]), side * int(column[uid])
         with Image.open(made.file(str(uid))) as image:
-            canvas[top : top + run.config.size, left : left + run.config.size] = np.asarray(image)
+            canvas[top : top + size, left : left + size] = np.asarray(image)
     write_bytes(run.path("grid.png"), synthetic_png(canvas, run_id=str(chosen["run"].iloc[0])))
     write_text(run.path("grid.csv"), chosen[["finding"]].assign(column=column).to_csv())

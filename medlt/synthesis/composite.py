@@ -3,10 +3,11 @@
 A decoder loses the contrast of small lesions and marks every image that it makes. So only the change that the denoiser
 made is decoded, and it is added to real pixels:
 
-    image = real + soft (decode(z_refined) - decode(z_start))
+    image = real + soft enlarged(decode(z_refined) - decode(z_start))
 
 `real` is a real image, or a composite of two; `z_start` are its latents before the denoiser, `z_refined` after it. What
 the decoder loses or adds is the same in both terms, and cancels. Where `soft` is 0 the pixels are real, bit for bit.
+Real images may have more pixels than decoded ones: then they keep their resolution and their noise.
 
 A composite takes the pixels of the tail image inside a mask. Its seam is a soft edge (`feather`), or the solution of
 Poisson's equation (Perez et al., "Poisson image editing", 2003): inside, the gradients of the tail image; at the edge,
@@ -97,11 +98,15 @@ def poisson(head: np.ndarray, tail: np.ndarray, inside: np.ndarray) -> np.ndarra
 
 
 def difference_decoded(real: Tensor, refined: Tensor, start: Tensor, soft: Tensor) -> Tensor:
-    """Return real + soft (refined - start), within [0,1]; all [B,1,H,W], `soft` may be broadcast.
+    """Return real + soft (refined - start), within [0,1]; real and soft [B,1,H,W], `soft` may be broadcast.
 
-    refined, start: decoded latents after and before the denoiser. A row with an unusable one (NaN) is NaN.
+    refined, start: decoded latents after and before the denoiser, [B,1,h,w]; their difference is enlarged to H x W. A
+    row with an unusable one (NaN) is NaN.
     """
-    return (real + soft * (refined - start)).clamp(0.0, 1.0)
+    change = refined - start
+    if change.shape[-2:] != real.shape[-2:]:
+        change = F.interpolate(change, real.shape[-2:], mode="bilinear")
+    return (real + soft * change).clamp(0.0, 1.0)
 
 
 class StartDecoder:
@@ -127,7 +132,7 @@ class StartDecoder:
 class Difference:
     """What difference decoding needs beside the latents.
 
-    pixels: real images at the size of the decoded ones; starts: decoder of start latents; feather: width of the soft
+    pixels: real images at the size of the result; starts: decoder of start latents; feather: width of the soft
     edge as a share of the side; seam: one of SEAMS.
     """
 

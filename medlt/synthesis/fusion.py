@@ -237,7 +237,8 @@ class LatentFusion:
         fused = self._fuse(rows)
         latents = {"tail": fused.z_tail, "head": fused.z_head, "fused": fused.z}
         images = {name: self._decoded(z) for name, z in latents.items()} | {"refined": self._images(rows, fused)}
-        size = images["tail"].shape[-2:]
+        size = images["refined"].shape[-2:]
+        images = {name: F.interpolate(one, size, mode="nearest") for name, one in images.items()}
         maps = {"cam_tail": fused.cam_tail, "cam_head": fused.cam_head}
         smooth = {name: F.interpolate(m[:, None].cpu(), size, mode="bilinear") for name, m in maps.items()}
         panels = images | smooth | {"mask": F.interpolate(fused.omega[:, None].float().cpu(), size, mode="nearest")}

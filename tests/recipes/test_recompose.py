@@ -8,7 +8,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from PIL import Image
+from torch.nn.functional import interpolate
 
 from medlt.config import Recompose, RunConfig, parse
 from medlt.data.manifest import Manifest
@@ -33,9 +35,15 @@ def changed(tiny: Tiny, out: Path, **method: Any) -> RunConfig:
                            "codec": {"kind": "identity", "patch": 4}})  # fmt: skip
 
 
+@pytest.fixture(scope="module", params=[None, 64], ids=["at the size of the run", "at twice that size"])
+def image_size(request: pytest.FixtureRequest) -> int | None:
+    size: int | None = request.param
+    return size
+
+
 @pytest.fixture(scope="module")
-def pasted(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return main(changed(tiny, tmp_path_factory.mktemp("pasted") / "run"))
+def pasted(tiny: Tiny, image_size: int | None, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return main(changed(tiny, tmp_path_factory.mktemp("pasted") / "run", image_size=image_size))
 
 
 def test_a_paste_trains_no_codec_no_denoiser_no_sparse_code_and_no_map(pasted: Path) -> None:
@@ -48,15 +56,16 @@ def test_a_paste_trains_no_codec_no_denoiser_no_sparse_code_and_no_map(pasted: P
 
 
 def test_saved_images_are_the_heads_bytes_outside_the_mask(
-    pasted: Path, tiny: Tiny, method_of: Callable[[RunConfig], Any]
+    pasted: Path, image_size: int | None, tiny: Tiny, method_of: Callable[[RunConfig], Any]
 ) -> None:
     plan = pd.read_parquet(pasted / "plan.parquet")
     kept = [path.stem for path in sorted((pasted / "images").glob("*.png"))]
     assert kept
-    rows, method = plan.loc[kept], method_of(changed(tiny, pasted))
+    rows, method = plan.loc[kept], method_of(changed(tiny, pasted, image_size=image_size))
     real, panels = method.difference.pixels(rows["head_parent"].tolist()), method.explain(rows)
     stored = np.stack([np.asarray(Image.open(pasted / "images" / f"{uid}.png")) for uid in kept])
     outside = panels["mask"][:, 0].numpy() == 0
+    assert stored.shape[1:] == (image_size or 32,) * 2
     np.testing.assert_array_equal(stored[outside], to_uint8(real)[outside])
     np.testing.assert_array_equal(stored, to_uint8(panels["refined"]))
     assert (stored != to_uint8(real)).any((1, 2)).all()
@@ -96,6 +105,49 @@ def test_every_variant_refines_with_the_denoiser_of_a_run(
     same = panels["mask"][:, 0].numpy() == 0
     np.testing.assert_array_equal(images[same], kept[same])
     assert (images != kept).any((1, 2)).all()
+
+
+@pytest.mark.parametrize("kind", ["edit", "fusion", "lesion"])
+def test_a_larger_image_has_real_pixels_and_the_enlarged_change_of_the_small_one(
+    kind: str, tiny: Tiny, trained: Path, tmp_path: Path, method_of: Callable[[RunConfig], Any]
+) -> None:
+    config = tiny(tmp_path / "run").model_dump(mode="json", exclude={"method", "checks", "artifacts_dir", "output_dir"})
+    chosen = {
+        "edit": {"kind": "edit", "strength": 0.5},
+        "fusion": {"kind": "fusion", "strength": 0.5, "feather": 0, "localise": {"order": ["mask"]}},
+        "lesion": {"kind": "recompose", "variant": "lesion", "strength": 0.5, "feather": 0},
+    }[kind] | {"num_inference_steps": 6}
+    small, large = (
+        method_of(parse(config | {"method": chosen | {"image_size": size}, "artifacts_dir": str(trained),
+                                  "output_dir": str(tmp_path / str(size)), "checks": {"folds": 2}}))
+        for size in (None, 64)
+    )  # fmt: skip
+    rows = small.plan(dict.fromkeys(small.train.tail[:2], 2), 3)
+    a, b = (torch.cat([batch.images for batch in one.run(rows)]) for one in (small, large))
+    assert a.shape[-1] == 32
+    assert b.shape[-1] == 64
+    parent = "tail_parent" if kind == "edit" else "head_parent"
+    changes = [image - one.difference.pixels(rows[parent].tolist()) for one, image in ((small, a), (large, b))]
+    if kind == "edit":
+        clipped = interpolate(((a == 0) | (a == 1)).float(), (64, 64), mode="bilinear") > 0
+        clear = ~clipped & (b > 0) & (b < 1)
+        torch.testing.assert_close(changes[1][clear], interpolate(changes[0], (64, 64), mode="bilinear")[clear])
+        assert clear.float().mean() > 0.2
+    else:
+        untouched = large.explain(rows)["mask"] == 0
+        assert (changes[1][untouched] == 0).all()
+        assert (changes[1] != 0).flatten(1).any(1).all()
+        assert 0.1 < untouched.float().mean() < 1
+
+
+@pytest.mark.parametrize(
+    "method",
+    [{"image_size": 16}, {"kind": "edit", "image_size": 64, "decoding": "plain"}],
+)
+def test_a_size_that_real_pixels_cannot_have_is_refused(method: dict[str, Any], tiny: Tiny, tmp_path: Path) -> None:
+    config = tiny(tmp_path / "run").model_dump(mode="json", exclude={"method"}) | {"size": 128}
+    with pytest.raises(InputError, match="image_size"):
+        parse(config | {"method": {"kind": "recompose"} | method})
 
 
 def test_half_an_image_needs_a_side_and_no_map(tiny: Tiny, tmp_path: Path) -> None:

@@ -121,6 +121,16 @@ def test_a_difference_without_change_is_the_real_image_and_noise_of_the_codec_ca
     assert lost.isnan().flatten(1).all(1).tolist() == [False, True, False]
 
 
+def test_real_pixels_keep_their_resolution_and_only_the_change_is_enlarged() -> None:
+    """The enlarged change of a smooth ramp is the ramp, whatever fine detail the real image has."""
+    real, start = torch.rand(2, 1, 64, 64) * 0.5 + 0.1, torch.rand(2, 1, 16, 16)
+    places = torch.arange(64).div(4).sub(0.375).clamp(0, 15)  # bilinear, pixel centres
+    made = difference_decoded(real, start + 0.02 * torch.arange(16.0), start, torch.ones(()))
+    torch.testing.assert_close(made - real, (0.02 * places).expand(2, 1, 64, 64), atol=1e-6, rtol=0)
+    soft = torch.zeros(2, 1, 64, 64)
+    assert torch.equal(difference_decoded(real, start + 1, start, soft), real)
+
+
 def test_equal_starts_are_decoded_once() -> None:
     seen: list[int] = []
 
