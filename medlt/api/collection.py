@@ -162,6 +162,16 @@ class Collection:
 
         return type(self)(with_boxes(self.manifest, Path(table).expanduser()), None, self.notes)
 
+    def with_reports(self, table: str | Path) -> Self:
+        """Return the collection with the side of each finding that its report names, and nothing else of the text.
+
+        table: uid, study_id or study, and report, text, findings or impression (`medlt.data.sides`). Raises InputError
+        for a table without these columns, or without a report of any image.
+        """
+        from medlt.data.sides import with_sides
+
+        return type(self)(with_sides(self.manifest, Path(table).expanduser()), None, self.notes)
+
     @property
     def findings(self) -> tuple[str, ...]:
         """The findings, in the order of every label vector."""

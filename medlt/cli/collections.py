@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import shlex
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -18,7 +19,7 @@ from medlt.types import InputError
 if TYPE_CHECKING:
     from medlt.data.layouts import LayoutResult
 
-OWN = ("layout", "src", "out", "boxes", "option", "as_json", "volume")
+OWN = ("layout", "src", "out", "boxes", "reports", "option", "as_json", "volume")
 """Parameters of `manifest` that are no options of a layout."""
 
 
@@ -67,6 +68,7 @@ def manifest(
     resplit: Annotated[bool, typer.Option("--resplit", help="Assign patients to new splits, by hash.")] = False,
     seed: Annotated[int | None, number("Seed of the new split (default 0).", min=0)] = None,
     boxes: Annotated[Path | None, path("Table of boxes: BBox_List_2017.csv, or your own.")] = None,
+    reports: Annotated[Path | None, path("Table of reports: the side of each finding is read, no text kept.")] = None,
     option: Annotated[list[str] | None, pairs("An option of a plug-in's layout.")] = None,
     as_json: Json = False,
     volume: Volume = None,
@@ -77,7 +79,7 @@ def manifest(
     """
     given = {name: value for name, value in locals().items() if name not in OWN}
     with edge(as_json, volume) as terminal:
-        read = _read(layout, src, given | _pairs(option), boxes)
+        read = _read(layout, src, given | _pairs(option), boxes, reports)
         orphans = read.write(out)
         terminal.show({"out": str(out), "orphans_file": orphans and str(orphans), **read.summary()}, read.table)
         terminal.mention(f"manifest: {out}" + (f", orphans: {orphans}" if orphans else ""))
@@ -86,13 +88,18 @@ def manifest(
         raise typer.Exit(1)
 
 
-def _read(layout: str, src: Path, given: Mapping[str, object], boxes: Path | None) -> LayoutResult:
-    """Return what a layout reads, with the boxes of a table if there is one."""
+def _read(
+    layout: str, src: Path, given: Mapping[str, object], boxes: Path | None, reports: Path | None
+) -> LayoutResult:
+    """Return what a layout reads, with the boxes of a table and the sides in reports if there are any."""
     from medlt.data.boxes import add_boxes
     from medlt.data.layouts import read_layout
+    from medlt.data.sides import with_sides
 
     result = read_layout(layout, src, given)
-    return result if boxes is None else add_boxes(result, boxes)
+    if boxes is not None:
+        result = add_boxes(result, boxes)
+    return result if reports is None else replace(result, manifest=with_sides(result.manifest, reports))
 
 
 @app.command(

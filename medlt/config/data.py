@@ -9,6 +9,10 @@ from pydantic import Field
 from medlt.config.base import FilePath, Strict
 
 BOXES = "table of boxes of findings: BBox_List_2017.csv, or uid, finding, x, y, width, height; null: none"
+REPORTS = (
+    "table of reports, from which the side of a finding is read, and nothing else kept: uid, study_id or study, and "
+    "report, text, findings or impression; null: none"
+)
 
 
 class CsvData(Strict):
@@ -29,6 +33,7 @@ class CsvData(Strict):
     train_flag: str | None = Field(None, description="column that is 1 for the train rows to keep; null: keep all")
     uncertain: Literal["unknown", "positive", "negative"] = Field("unknown", description="meaning of a label of -1")
     boxes: FilePath | None = Field(None, description=BOXES)
+    reports: FilePath | None = Field(None, description=REPORTS)
 
 
 class NihData(Strict):
@@ -41,6 +46,7 @@ class NihData(Strict):
         None, description="the official test_list.txt; null: the seed splits the patients"
     )
     boxes: FilePath | None = Field(None, description=BOXES)
+    reports: FilePath | None = Field(None, description=REPORTS)
 
 
 class ManifestData(Strict):
@@ -49,6 +55,7 @@ class ManifestData(Strict):
     kind: Literal["manifest"] = Field("manifest", description="a manifest that medlt wrote")
     path: FilePath = Field(description="the manifest.parquet")
     boxes: FilePath | None = Field(None, description=BOXES)
+    reports: FilePath | None = Field(None, description=REPORTS)
 
 
 class PhantomData(Strict):

@@ -18,8 +18,8 @@ REQUIRED = ("path", "patient_id", "split", "view")
 PROVENANCE = ("synthetic", "weight", "parents", "method", "run", "models", "finding", "seed")
 """Columns of synthetic rows."""
 RESERVED = frozenset((*REQUIRED, "uid", "sex", "age", "content", "mask_content", *PROVENANCE))
-MASK, BOX = "mask_", "box_"
-"""Prefixes of the columns that say where a finding is, see `medlt.data.regions`."""
+MASK, BOX, SIDE = "mask_", "box_", "side_"
+"""Prefixes of the columns that say where a finding is, see `medlt.data.regions` and `medlt.data.sides`."""
 UNPRINTABLE = ("Cc", "Cs", "Zl", "Zp")
 """Unicode categories that cannot stand in a line of text: controls, surrogates, line and paragraph separators."""
 PLAIN = re.compile(r"[A-Za-z0-9_-](?:[A-Za-z0-9_ .,+=@-]*[A-Za-z0-9_.,+=@-])?")
@@ -49,7 +49,7 @@ def recorded_findings(rows: pd.DataFrame) -> tuple[str, ...]:
 
 
 def region_columns(rows: pd.DataFrame, findings: Sequence[str], prefix: str) -> dict[str, str]:
-    """Return finding -> column of its masks (prefix MASK) or boxes (BOX), for the findings that have one."""
+    """Return finding -> column of its masks (prefix MASK), boxes (BOX) or sides (SIDE), for those that have one."""
     columns = {finding: f"{prefix}{finding}" for finding in findings}
     return {finding: name for finding, name in columns.items() if name in rows and name not in findings}
 

@@ -23,6 +23,7 @@ from medlt.data.columns import (
     MASK,
     REQUIRED,
     RESERVED,
+    SIDE,
     SPLITS,
     check,
     check_columns,
@@ -194,8 +195,9 @@ class Manifest:
         return Manifest(fresh.rows.assign(mask_content=column), self.findings, self.root)
 
     def without_regions(self) -> Manifest:
-        """Return the rows without the columns of masks and boxes."""
-        columns = [name for kind in (MASK, BOX) for name in region_columns(self.rows, self.findings, kind).values()]
+        """Return the rows without the columns of masks, boxes and sides."""
+        kinds = (region_columns(self.rows, self.findings, kind).values() for kind in (MASK, BOX, SIDE))
+        columns = [name for names in kinds for name in names]
         rows = self.rows.drop(columns=[*columns, "mask_content"], errors="ignore")
         return Manifest(rows, self.findings, self.root)
 

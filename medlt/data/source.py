@@ -8,20 +8,23 @@ from medlt import config as configs
 from medlt.data.boxes import with_boxes
 from medlt.data.layouts import from_csv, from_nih
 from medlt.data.manifest import Manifest
+from medlt.data.sides import with_sides
 
-OWN = ("kind", "boxes")
+OWN = ("kind", "boxes", "reports")
 """Keys of a table's section that `from_csv` does not have."""
 
 
 def open_data(data: configs.Data, *, seed: int, folder: Path) -> Manifest:
     """Return the manifest that `data` describes; a phantom cohort is first written below `folder` unless it exists.
 
-    Its rows hold the boxes of `data.boxes`. Raises InputError for invalid labels, missing files, boxes that do not fit,
-    and findings without a positive row in the train split.
+    Its rows hold the boxes of `data.boxes` and the sides in `data.reports`. Raises InputError for invalid labels,
+    missing files, boxes or reports that do not fit, and findings without a positive row in the train split.
     """
     manifest = _read(data, seed, folder)
     if not isinstance(data, configs.PhantomData) and data.boxes is not None:
         manifest = with_boxes(manifest, data.boxes)
+    if not isinstance(data, configs.PhantomData) and data.reports is not None:
+        manifest = with_sides(manifest, data.reports)
     manifest.check_files()
     manifest.require_positives()
     return manifest

@@ -174,7 +174,7 @@ def read_rows(config: configs.RunConfig | configs.EvaluateConfig) -> RealRows | 
 
 
 def _permitted(config: configs.RunConfig | configs.EvaluateConfig, manifest: Manifest) -> Manifest:
-    """Return the rows that a run may use: a private run drops masks and boxes, which no ledger accounts for."""
+    """Return the rows that a run may use: a private run drops masks, boxes and sides, which no ledger accounts for."""
     private = isinstance(config, configs.RunConfig) and config.privacy is not None
     return manifest.without_regions() if private else manifest
 

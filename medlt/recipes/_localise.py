@@ -26,6 +26,7 @@ from medlt import config as configs
 from medlt.checks.separation import digest_network, require_disjoint_networks
 from medlt.classify.train import Classifier, fit_classifier
 from medlt.data.boxes import atlas
+from medlt.data.columns import SIDE
 from medlt.data.regions import Regions
 from medlt.files import digest, digest_tensors
 from medlt.localise.code_explainer import CodeExplainer
@@ -284,7 +285,7 @@ class Stages:
     def _sides(self) -> dict[str, dict[str, Side]]:
         """Return finding -> uid -> side, by the columns `side_FINDING` of the train rows."""
         rows = self.learnt.cohort.train.rows
-        columns = {name: f"side_{name}" for name in self.learnt.cohort.findings if f"side_{name}" in rows}
+        columns = {name: f"{SIDE}{name}" for name in self.learnt.cohort.findings if f"{SIDE}{name}" in rows}
         return {name: _sides_of(rows[column]) for name, column in columns.items()}
 
 
