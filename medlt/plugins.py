@@ -66,7 +66,7 @@ class MethodPlugin(Plugin):
     `parts` is a `medlt.synthesis.parts.MethodParts`: train rows, latents, denoiser, decoder, guidance. `checks`: the
     optional checks that are on by default; `from_noise`: whether the method reads no pixel of a real image;
     `keeps_pixels`: whether an image differs from a real one only where the finding is, so that a high correlation makes
-    no copy of it (default of checks.max_correlation: `PASTED`).
+    no copy of it (default of checks.max_correlation: `PASTED`). With `decoding: plain` no pixel is kept.
     """
 
     checks: tuple[str, ...] = ()
@@ -213,7 +213,7 @@ METHODS = Registry(
     "medlt.methods",
     MethodPlugin,
     {
-        "fusion": MethodPlugin("medlt.config:Fusion", "medlt.recipes._methods:fusion_method", private=True),
+        "fusion": MethodPlugin("medlt.config:Fusion", "medlt.recipes._methods:fusion_method", True, keeps_pixels=True),
         "recompose": MethodPlugin("medlt.config:Recompose", "medlt.recipes._methods:recompose_method", False,
                                   keeps_pixels=True),
         "noise": MethodPlugin("medlt.config:FromNoiseConfig", "medlt.recipes._methods:conditional_method", True,

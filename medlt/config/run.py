@@ -117,13 +117,15 @@ def complete(given: Any) -> Any:
     method = given.get("method", "fusion")
     if isinstance(method, str):
         method = {"kind": method}
-    kind = method.get("kind", "fusion") if isinstance(method, dict) else getattr(method, "kind", None)
+    section = method if isinstance(method, dict) else vars(method) if isinstance(method, Strict) else {}
+    kind = section.get("kind", "fusion" if isinstance(method, dict) else None)
     private, checks = given.get("privacy") is not None, given.get("checks")
     plugin = _plugin_of(kind)
     usual: dict[str, Any] = {
         name: {} for name in (plugin.checks if plugin else ()) if not (private and CHECKS[name].reads_real_images)
     }
-    usual |= {"max_correlation": PASTED} if plugin and plugin.keeps_pixels else {}
+    real_pixels = plugin is not None and plugin.keeps_pixels and not private
+    usual |= {"max_correlation": PASTED} if real_pixels and section.get("decoding") != "plain" else {}
     if usual and (checks is None or isinstance(checks, dict)):
         given = {**given, "checks": usual | (checks or {})}
     return {**given, "method": method}

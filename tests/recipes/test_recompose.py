@@ -209,6 +209,8 @@ def test_settings_that_do_not_fit_are_refused(tiny: Tiny, tmp_path: Path, method
 def test_a_paste_is_no_copy_of_its_head_by_default_and_a_private_run_has_none(tiny: Tiny, tmp_path: Path) -> None:
     assert changed(tiny, tmp_path / "run").checks.max_correlation == 0.99999
     config = tiny(tmp_path / "run").model_dump(mode="json", exclude={"method", "checks"})
+    assert parse(config | {"method": "fusion"}).checks.max_correlation == 0.99999
+    assert parse(config | {"method": {"decoding": "plain"}}).checks.max_correlation == 0.995
     assert parse(config | {"method": "edit"}).checks.max_correlation == 0.995
     with pytest.raises(InputError, match="method recompose does not declare that private runs may use it"):
         parse(config | {"method": "recompose", "privacy": {"epsilon": 8, "delta": 1e-5}})
