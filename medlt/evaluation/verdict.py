@@ -16,6 +16,7 @@ import pandas as pd
 from medlt.evaluation.arms import REAL, Arm, ArmScores
 from medlt.evaluation.sight import CANNOT_SEE
 from medlt.metrics.bootstrap import difference, metric_table
+from medlt.metrics.power import smallest_gain_with
 from medlt.rng import numpy_generator
 from medlt.types import InputError
 
@@ -34,6 +35,8 @@ NOTHING = (
     "Give an arm a source, with labels soft or hard."
 )
 TAIL = "tail"
+TIMES, MORE_SEEDS = (1, 2, 4, 8, 16), (5, 10)
+"""Test patients, as multiples of those of the experiment, and seeds of the larger experiments of `larger`."""
 
 
 def score_table(arms: ArmScores, groups: Mapping[str, Sequence[str]]) -> pd.DataFrame:
@@ -157,10 +160,26 @@ def decide(
         "sentence": sentence,
         "comparison": _comparison(row),
         "smallest": _number(row.get("smallest")),
+        "larger": larger(row, arms),
         "test_images": len(arms.truth),
         "test_patients": len(set(arms.patients)),
         "seeds": arms.seeds,
     }
+
+
+def larger(row: pd.Series, arms: ArmScores) -> list[dict[str, float | None]]:
+    """Return the smallest gain of this and of larger experiments: patients, seeds, smallest; empty if it has none."""
+    if pd.isna(row["smallest"]):
+        return []
+    patients = len(set(arms.patients))
+    sizes = [(times, seeds) for times in TIMES for seeds in sorted({arms.seeds, *MORE_SEEDS}) if seeds >= arms.seeds]
+    gains = [
+        smallest_gain_with(row["se"], row["df"], arms.seeds, times=times, more_seeds=seeds) for times, seeds in sizes
+    ]
+    return [
+        {"patients": times * patients, "seeds": seeds, "smallest": _number(gain)}
+        for (times, seeds), gain in zip(sizes, gains, strict=True)
+    ]
 
 
 def comparison_entry(table: pd.DataFrame, arms: ArmScores, arm: str, control: str) -> dict[str, Any]:

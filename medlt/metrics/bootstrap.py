@@ -217,7 +217,7 @@ def difference(
     truth: [N,K] in {0,1,NaN}; scores, control: [S,N,K], seed s of one paired with seed s of the other; patients: [N];
     groups: name -> its findings; decided: the decisions of both, [S,N,K] in {0,1,NaN}. Returns one row for each
     (level, name, metric), level being macro, group or finding, with columns value, control_value, difference, low, high
-    (NaN if most draws hold no positive), se, p, p_holm (over findings; NaN for macro and groups), smallest
+    (NaN if most draws hold no positive), se, df, p, p_holm (over findings; NaN for macro and groups), smallest
     (`power.smallest_gain`), patients (those positive for any of its findings), verdict, reason ("", or why there is no
     value or no evidence). Raises InputError for shapes that differ.
     """
@@ -254,7 +254,8 @@ def _line(
     why = missing(metric, truth) if np.isnan(value) else doubt(seen.low, positive)
     ends = (-seen.high, -seen.low) if lower else (seen.low, seen.high)
     numbers = {"value": value, "control_value": control, "difference": value - control}
-    numbers |= {"low": seen.low, "high": seen.high, "se": seen.se, "p": np.nan if why else seen.p, "p_holm": np.nan}
+    numbers |= {"low": seen.low, "high": seen.high, "se": seen.se, "df": seen.df}
+    numbers |= {"p": np.nan if why else seen.p, "p_holm": np.nan}
     numbers["smallest"] = np.nan if why else smallest_gain(seen.se, seen.df, level=level)
     verdict = "no evidence" if why else verdict_of(*ends)
     return {k: float(v) for k, v in numbers.items()} | {"patients": positive, "verdict": verdict, "reason": why}

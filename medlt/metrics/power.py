@@ -9,7 +9,8 @@ Bulletin 2, 1946), with many patients and S seeds:
 
     df = (V + R)^2 / (R^2 / (S - 1)),     infinite if runs do not differ.
 
-More patients shrink V as 1 / patients; only more seeds shrink R.
+More patients shrink V as 1 / patients, with as large a share of positives; only more seeds shrink R as 1 / S. So one
+experiment says what a larger one could show (`smallest_gain_with`), of the same arms trained on the same rows.
 """
 
 from __future__ import annotations
@@ -36,3 +37,18 @@ def reach(df: float = float("inf"), power: float = 0.8, level: float = 0.95) -> 
 def smallest_gain(se: float, df: float = float("inf"), power: float = 0.8, level: float = 0.95) -> float:
     """Return the smallest true difference whose interval of `level` excludes 0 with probability `power`."""
     return reach(df, power, level) * se if np.isfinite(se) else float("nan")
+
+
+def smallest_gain_with(
+    se: float, df: float, seeds: int, *, times: float, more_seeds: int, power: float = 0.8, level: float = 0.95
+) -> float:
+    """Return the smallest gain of an experiment with `times` as many test patients and `more_seeds` seeds.
+
+    se, df: of the experiment that was made, with `seeds` seeds. NaN for several seeds if it had one, because it does
+    not say how much runs differ.
+    """
+    if seeds == 1 and more_seeds > 1:
+        return float("nan")
+    runs = 0.0 if seeds == 1 or np.isinf(df) else se**2 * np.sqrt((seeds - 1) / df)
+    patients, own = max(se**2 - runs, 0.0) / times, runs * seeds / more_seeds
+    return smallest_gain(float(np.sqrt(patients + own)), degrees(patients, own, more_seeds), power, level)

@@ -5,7 +5,7 @@ import pytest
 from scipy.stats import nct, norm, t
 
 from medlt.metrics.bootstrap import difference
-from medlt.metrics.power import degrees, reach, smallest_gain
+from medlt.metrics.power import degrees, reach, smallest_gain, smallest_gain_with
 
 
 def test_without_runs_that_differ_it_is_the_normal_formula() -> None:
@@ -58,3 +58,37 @@ def test_an_experiment_finds_its_smallest_gain_four_times_in_five() -> None:
     lines = [experiment(1.5, enough, trial) for trial in range(200)]
     assert np.mean([one["smallest"] for one in lines]) == pytest.approx(gain, rel=0.1)
     assert 0.7 < np.mean([one["verdict"] == "helps" for one in lines]) < 0.9
+
+
+@pytest.mark.parametrize(("patients", "runs"), [(0.02, 0.01), (0.02, 0.0), (0.0, 0.01)])
+def test_a_larger_experiment_has_less_variance_of_patients_and_of_runs(patients: float, runs: float) -> None:
+    """se^2 = V + R / S: of 3 seeds, then with four times the patients and 12 seeds."""
+    se, df = np.sqrt(patients + runs / 3), degrees(patients, runs / 3, 3)
+    larger = smallest_gain_with(se, df, 3, times=4, more_seeds=12)
+    own = patients / 4, runs / 12
+    assert larger == pytest.approx(smallest_gain(np.sqrt(sum(own)), degrees(*own, 12)))
+    assert smallest_gain_with(se, df, 3, times=1, more_seeds=3) == pytest.approx(smallest_gain(se, df))
+
+
+def test_one_seed_says_nothing_of_runs() -> None:
+    assert smallest_gain_with(0.02, np.inf, 1, times=4, more_seeds=1) == pytest.approx(smallest_gain(0.01))
+    assert np.isnan(smallest_gain_with(0.02, np.inf, 1, times=4, more_seeds=3))
+
+
+def test_four_times_the_patients_show_what_the_formula_says() -> None:
+    """Pilots of 120 patients with several seeds are extended to 480; experiments of 480 have that smallest gain."""
+
+    def seeds_of(patients: int, trial: int) -> dict[str, float]:
+        draw = np.random.default_rng([trial, patients])
+        truth = (draw.random((patients, 1)) < 0.3).astype(float)
+        shared = draw.normal(size=(2, *truth.shape))
+        arms = [s * truth + shared[i] + 0.3 * draw.normal(size=(4, *truth.shape)) for i, s in enumerate((1.5, 1.0))]
+        table = difference(truth, *arms, [str(n) for n in range(patients)], ("x",), n_bootstrap=200, rng=draw)
+        return dict(table.query("level == 'finding' and metric == 'AUROC'").iloc[0])
+
+    extended = [
+        smallest_gain_with(one["se"], one["df"], 4, times=4, more_seeds=4)
+        for one in (seeds_of(120, trial) for trial in range(30))
+    ]
+    measured = [seeds_of(480, trial)["smallest"] for trial in range(30)]
+    assert np.median(extended) == pytest.approx(np.median(measured), rel=0.1)

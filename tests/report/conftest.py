@@ -407,6 +407,10 @@ def experiment(tmp_path: Path) -> Path:
         "against_real": {"control": "crt", "difference": 0.0123, "low": -0.0456, "high": 0.0702},
         "chosen_by": "validation tail macro AP",
         "smallest": 0.0432,
+        "larger": [
+            {"patients": 123, "seeds": 3, "smallest": 0.0432},
+            {"patients": 1968, "seeds": 10, "smallest": None},
+        ],
         "test_images": 345,
         "test_patients": 123,
         "seeds": 3,

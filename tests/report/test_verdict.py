@@ -123,7 +123,10 @@ def test_findings_show_scores_p_and_the_reason_for_what_is_missing(
 
 def test_power_shows_the_smallest_gain_of_each_finding(experiment: Path, page_of: Read) -> None:
     table = pd.read_parquet(experiment / "comparisons.parquet")
-    for name, patients, smallest, _ in page_of(experiment).rows["power"][1:]:
+    rows = page_of(experiment).rows["power"]
+    larger = rows.index(["test patients", "seeds", "smallest gain"])
+    assert rows[larger + 1 :] == [["123", "3", "0.043"], ["1968", "10", "–"]]
+    for name, patients, smallest, _ in rows[1:larger]:
         assert patients == "21"
         assert smallest == number(difference(table, "fusion_one", "copies_one", name)["smallest"])
 
