@@ -36,7 +36,7 @@ NOTHING = (
 )
 TAIL = "tail"
 TIMES, MORE_SEEDS = (1, 2, 4, 8, 16), (5, 10)
-"""Test patients, as multiples of those of the experiment, and seeds of the larger experiments of `larger`."""
+"""Test patients, as multiples of those of the experiment, and seeds of the larger experiments of `power_curve`."""
 
 
 def score_table(arms: ArmScores, groups: Mapping[str, Sequence[str]]) -> pd.DataFrame:
@@ -160,14 +160,14 @@ def decide(
         "sentence": sentence,
         "comparison": _comparison(row),
         "smallest": _number(row.get("smallest")),
-        "larger": larger(row, arms),
+        "power_curve": power_curve(row, arms),
         "test_images": len(arms.truth),
         "test_patients": len(set(arms.patients)),
         "seeds": arms.seeds,
     }
 
 
-def larger(row: pd.Series, arms: ArmScores) -> list[dict[str, float | None]]:
+def power_curve(row: pd.Series, arms: ArmScores) -> list[dict[str, float | None]]:
     """Return the smallest gain of this and of larger experiments: patients, seeds, smallest; empty if it has none."""
     if pd.isna(row["smallest"]):
         return []

@@ -84,7 +84,7 @@ def test_the_verdict_compares_the_arm_with_its_control_whatever_its_name(
     assert verdict["against_real"]["control"] == REAL
     assert verdict["chosen_by"] == "the only candidate"
     assert verdict["smallest"] > 0
-    larger = {(one["patients"], one["seeds"]): one["smallest"] for one in verdict["larger"]}
+    larger = {(one["patients"], one["seeds"]): one["smallest"] for one in verdict["power_curve"]}
     own = verdict["test_patients"], verdict["seeds"]
     assert larger[own] == pytest.approx(verdict["smallest"])
     assert all(gain <= larger[own] * (1 + 1e-9) for gain in larger.values())

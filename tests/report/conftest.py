@@ -407,7 +407,7 @@ def experiment(tmp_path: Path) -> Path:
         "against_real": {"control": "crt", "difference": 0.0123, "low": -0.0456, "high": 0.0702},
         "chosen_by": "validation tail macro AP",
         "smallest": 0.0432,
-        "larger": [
+        "power_curve": [
             {"patients": 123, "seeds": 3, "smallest": 0.0432},
             {"patients": 1968, "seeds": 10, "smallest": None},
         ],
