@@ -106,7 +106,7 @@ def test_weight_zero_is_the_same_denoiser() -> None:
 
 
 def test_the_window_the_interval_and_the_cap(caplog: pytest.LogCaptureFixture) -> None:
-    """Steps at 1000/30 apart: eleven or so lie in the middle third, every third of them is guided, by equal lengths."""
+    """Steps at 1000/30 apart: eleven or so lie in the middle third, every fifth of them is guided, by equal lengths."""
     z = torch.tensor([[1.0, 0.5], [2.0, 1.0]]).double()
     timesteps = list(from_noise(torch.zeros(1, 2), scheduler("ddim", 30)).timesteps)
     abar = STABLE_DIFFUSION.abar()
@@ -115,8 +115,8 @@ def test_the_window_the_interval_and_the_cap(caplog: pytest.LogCaptureFixture) -
         guided = plain(weight=weight, cap=cap)(context(2, timesteps))(constant_denoiser(z))
         moved = {t: (guided(z, round(t)) - z).norm(dim=1) / expected_norm(z, float(abar[round(t)])) for t in timesteps}
         on = [t for t in timesteps if moved[t].max() > 0]
-        assert on == [t for t in timesteps if 1000 / 3 <= t <= 2000 / 3][::3]
-        assert len(on) == 4
+        assert on == [t for t in timesteps if 1000 / 3 <= t <= 2000 / 3][::5]
+        assert len(on) == 2
         lengths.append(float(moved[on[0]][0]))
         for t in on:
             torch.testing.assert_close(moved[t], torch.full((2,), lengths[-1]).double())
@@ -125,7 +125,7 @@ def test_the_window_the_interval_and_the_cap(caplog: pytest.LogCaptureFixture) -
     assert [record.levelname for record in caplog.records] == ["WARNING"]
     assert "a displacement of 0.04 needs moves" in caplog.text
     allowed = float(caplog.text.split("allows ")[1].split(";")[0])
-    assert allowed == pytest.approx(0.04 * 0.01 / lengths[1], rel=0.02)
+    assert allowed == pytest.approx(0.04 * 0.01 / lengths[1], rel=0.05)  # printed with two digits
 
 
 def test_one_guided_step_by_hand() -> None:
