@@ -5,7 +5,7 @@ all images are: AUROC of each statistic, its mean over the findings, as a classi
 
 | statistic | other sources | noise | positives of rare findings |
 |---|---|---|---|
-| variance | higher, every seed | higher | lower: it grows with the size of the logit, so confident negatives lead |
+| variance | higher, every seed | higher | below bald: it grows with the size of the logit, so confident negatives lead |
 | bald | higher for one source, not for the other | higher | higher |
 | entropy, margin | not higher | by chance | higher |
 | energy | by chance | lower | lower |
@@ -103,11 +103,11 @@ def test_positives_of_rare_findings_are_ranked_by_disagreement_not_by_variance(
     noise = torch.randn(held.images.shape, generator=torch.Generator().manual_seed(0))
     noisy = (held.images.float() / 255 + 0.15 * noise).clamp(0, 1)
     for seed in SEEDS:
-        head = known(seed)
+        head, order = known(seed), {}
         for name in ("bald", "variance"):
             value = head.score(held.images, name)
             assert separated(value.mean(1), head.score(noisy, name).mean(1)) > 0.6, (name, seed)
             own = [value[:, k][torch.from_numpy(held.labels[:, k] == y)] for y in (0, 1) for k in rare]
-            ranked = separated(torch.cat(own[: len(rare)]), torch.cat(own[len(rare) :]))
-            print(f"positives of rare findings, {name}, seed {seed}: {ranked:.3f}")  # noqa: T201
-            assert (ranked > 0.5) == (name == "bald"), (name, seed)
+            order[name] = separated(torch.cat(own[: len(rare)]), torch.cat(own[len(rare) :]))
+            print(f"positives of rare findings, {name}, seed {seed}: {order[name]:.3f}")  # noqa: T201
+        assert order["bald"] > max(0.5, order["variance"]), seed
