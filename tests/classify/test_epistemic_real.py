@@ -5,7 +5,7 @@ all images are: AUROC of each statistic, its mean over the findings, as a classi
 
 | statistic | other sources | noise | positives of rare findings |
 |---|---|---|---|
-| variance | higher, every seed | higher | below bald: it grows with the size of the logit, so confident negatives lead |
+| variance | higher, every seed | higher | below bald: it grows with the size of the logit: confident negatives lead |
 | bald | higher for one source, not for the other | higher | higher |
 | entropy, margin | not higher | by chance | higher |
 | energy | by chance | lower | lower |
