@@ -113,9 +113,9 @@ def profile_edges(pixels: Tensor) -> Tensor:
         ends = (slope[: left + 1].argmin(), right + slope[right:].argmax())
         ends += (fall[: deep + 1].argmin(), deep + fall[deep:].argmax())
         edges.append(places[list(ends)])
-    found = torch.from_numpy(np.array(edges))
-    found[:, 1::2] = torch.maximum(found[:, 1::2], found[:, ::2] + 0.3)
-    return found
+    lungs = torch.from_numpy(np.array(edges))
+    lungs[:, 1::2] = torch.maximum(lungs[:, 1::2], lungs[:, ::2] + 0.3)
+    return lungs
 
 
 def registered(pixels: Tensor) -> tuple[Tensor, str]:

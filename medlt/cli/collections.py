@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import shlex
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -94,12 +93,12 @@ def _read(
     """Return what a layout reads, with the boxes of a table and the sides in reports if there are any."""
     from medlt.data.boxes import add_boxes
     from medlt.data.layouts import read_layout
-    from medlt.data.sides import with_sides
+    from medlt.data.sides import add_sides
 
     result = read_layout(layout, src, given)
     if boxes is not None:
         result = add_boxes(result, boxes)
-    return result if reports is None else replace(result, manifest=with_sides(result.manifest, reports))
+    return result if reports is None else add_sides(result, reports)
 
 
 @app.command(

@@ -210,9 +210,7 @@ class RunConfig(Strict):
         if wanted is None:
             return self
         if self.privacy is not None or getattr(self.method, "decoding", "difference") == "plain":
-            raise ValueError(
-                "method.image_size is for images that keep real pixels; remove it, or decoding and privacy"
-            )
+            raise ValueError("method.image_size needs real pixels; remove it, or `decoding: plain`, or privacy")
         if wanted < self.size:
             raise ValueError(f"method.image_size {wanted} is below size {self.size}; raise it, or remove it")
         return self

@@ -1,8 +1,8 @@
 """Reads the side of a finding from the text of its report into the columns `side_FINDING` of a manifest.
 
-The rule is small, and rather says nothing than something wrong. A sentence counts if it names the finding without a
+The rule is small, and prefers no side to a wrong one. A sentence counts if it names the finding without a
 negation before it and exactly one of left and right. The finding has a side if all sentences that count name the same
-one, and if no sentence says that it is on both. Findings of organs that are not paired have none.
+one, and if no sentence names both. Findings of organs that are not paired have none.
 
 The text stays in its table: a manifest holds "left" or "right" (of the patient), and nothing else of a report.
 
@@ -14,12 +14,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from medlt.data.columns import SIDE
+from medlt.data.columns import SIDE, region_columns
+from medlt.data.layouts import LayoutResult
 from medlt.data.layouts.reading import read_table
 from medlt.data.manifest import Manifest
 from medlt.types import InputError
@@ -52,7 +54,7 @@ ONE = re.compile(r"\b(left|right)\b")
 
 
 def side_in(text: str, finding: str) -> str:
-    """Return "left" or "right" where the text says that the finding is there and on that side alone, else ""."""
+    """Return "left" or "right" if the text names the finding as present on that side alone, else ""."""
     name = re.sub(r"[\W_]+", " ", finding).strip().lower()
     if name in UNPAIRED:
         return ""
@@ -88,6 +90,21 @@ def with_sides(manifest: Manifest, table: Path) -> Manifest:
         if column in rows or (sides != "").any():
             rows[column] = sides.where(sides.notna() & (sides != ""), None)
     return Manifest(rows, manifest.findings, manifest.root)
+
+
+def add_sides(result: LayoutResult, table: Path) -> LayoutResult:
+    """Return what a layout read, with the sides in the reports of `table`, and a note that counts them.
+
+    Raises InputError as `with_sides`.
+    """
+    manifest = with_sides(result.manifest, table)
+    columns = region_columns(manifest.rows, manifest.findings, SIDE)
+    counts = {finding: int(manifest.rows[column].notna().sum()) for finding, column in columns.items()}
+    each = (
+        ", ".join(f"{finding} {count}" for finding, count in counts.items())
+        or "none; no report names one by the rule of medlt.data.sides"
+    )
+    return replace(result, manifest=manifest, notes=(*result.notes, f"images with the side of a finding: {each}"))
 
 
 def _reports(manifest: Manifest, table: Path) -> pd.Series:

@@ -120,7 +120,14 @@ def test_the_command_line_and_a_collection_read_the_same_sides(tmp_path: Path) -
     ]
     done = CliRunner().invoke(app, [*arguments, str(tmp_path / "reports.csv")])
     assert done.exit_code == 0, done.stderr
-    assert json.loads(done.stdout)["out"] == str(out)
+    assert "images with the side of a finding: Mass 1" in json.loads(done.stdout)["notes"]
+    (tmp_path / "silent.csv").write_text("uid,text\na,A mass.\n")
+    without = CliRunner().invoke(
+        app, [*arguments[:3], str(tmp_path / "n.parquet"), *arguments[4:], str(tmp_path / "silent.csv")]
+    )
+    assert any(
+        note.startswith("images with the side of a finding: none") for note in json.loads(without.stdout)["notes"]
+    )
     sides = Manifest.read(out).rows["side_Mass"]
     assert sides["a"] == "right"
     assert sides.isna()["b"]

@@ -76,8 +76,8 @@ def test_the_verdict_compares_the_arm_with_its_control_whatever_its_name(
     many: ExperimentRows, source: MakeSource, tmp_path: Path, method: str, strength: float, verdict: str
 ) -> None:
     arms = built(many, source(), **{method: ArmSpec("x", control="duplicated")})
-    found = concluded(many, arms, tmp_path, test={method: strength})
-    assert (found.verdict, found.primary) == (verdict, method)
+    conclusion = concluded(many, arms, tmp_path, test={method: strength})
+    assert (conclusion.verdict, conclusion.primary) == (verdict, method)
     verdict = json.loads((tmp_path / "verdict.json").read_text())
     assert (verdict["comparison"]["arm"], verdict["comparison"]["control"]) == (method, "duplicated")
     assert (verdict["comparison"]["finding"], verdict["comparison"]["metric"]) == ("tail", "AP")
@@ -98,8 +98,8 @@ def test_every_table_is_there_with_its_arms(rows: ExperimentRows, source: MakeSo
     arms = built(
         rows, source(), fusion=ArmSpec("x"), half=ArmSpec("x", synthetic_ratio=0.5), focal=ArmSpec(loss="focal")
     )
-    found = concluded(rows, arms, tmp_path, val={"half": 9.0, "focal": 5.0})
-    assert found.primary == "half"
+    conclusion = concluded(rows, arms, tmp_path, val={"half": 9.0, "focal": 5.0})
+    assert conclusion.primary == "half"
     read = {name: pd.read_parquet(tmp_path / f"{name}.parquet") for name in ("arms", "scores", "comparisons")}
     read |= {name: pd.read_parquet(tmp_path / f"{name}.parquet") for name in ("reliability", "subgroups")}
     names = [arm.name for arm in arms]
@@ -110,12 +110,12 @@ def test_every_table_is_there_with_its_arms(rows: ExperimentRows, source: MakeSo
     pairs = set(zip(read["comparisons"]["arm"], read["comparisons"]["control"], strict=True))
     controls = {("fusion", "duplicated for fusion"), ("half", "duplicated for half"), ("half", "focal")}
     assert pairs == controls | {(name, REAL) for name in names if name != REAL}
-    assert found.record["against_real"]["control"] == "focal"  # the best without images, on validation
-    assert found.record["chosen_by"] == "validation tail macro AP"
-    assert {line["arm"] for line in found.record["arms"]} == set(names) - {REAL}
+    assert conclusion.record["against_real"]["control"] == "focal"  # the best without images, on validation
+    assert conclusion.record["chosen_by"] == "validation tail macro AP"
+    assert {line["arm"] for line in conclusion.record["arms"]} == set(names) - {REAL}
     assert {"AP", "AUROC", "balanced accuracy", "F1", "ECE"} <= set(read["scores"]["metric"])
-    assert found.tables is not None
-    pd.testing.assert_frame_equal(found.tables.scores, read["scores"])
+    assert conclusion.tables is not None
+    pd.testing.assert_frame_equal(conclusion.tables.scores, read["scores"])
     given = concluded(rows, arms, tmp_path / "given", val={"half": 9.0}, primary_arm="fusion")
     assert (given.primary, given.record["chosen_by"]) == ("fusion", "the config")
 
@@ -139,16 +139,16 @@ def test_without_a_kept_image_there_is_nothing_to_compare(
     """The same from one source as from an experiment that has another arm beside it."""
     alone = built(rows, empty(source), fusion=ArmSpec("x", control="duplicated"))
     beside = built(rows, empty(source), fusion=ArmSpec("x"), focal=ArmSpec(loss="focal"))
-    found = [concluded(rows, arms, tmp_path / str(n)) for n, arms in enumerate((alone, beside))]
-    for one in found:
+    conclusion = [concluded(rows, arms, tmp_path / str(n)) for n, arms in enumerate((alone, beside))]
+    for one in conclusion:
         assert (one.verdict, one.primary) == ("no evidence", None)
         assert one.record["sentence"].startswith("No evidence: no synthetic image passed the checks")
         assert one.record["comparison"] is None
         assert pd.read_parquet(tmp_path / "0" / "arms.parquet")["val_tail_ap"].isna().all()
-    assert (found[0].tables, found[0].experiments) == (None, ())  # the test set was not used
-    assert found[1].tables is not None
-    assert set(found[1].tables.scores["arm"]) == {REAL, "focal"}
-    assert len(found[1].experiments) == 1
+    assert (conclusion[0].tables, conclusion[0].experiments) == (None, ())  # the test set was not used
+    assert conclusion[1].tables is not None
+    assert set(conclusion[1].tables.scores["arm"]) == {REAL, "focal"}
+    assert len(conclusion[1].experiments) == 1
 
 
 def test_an_empty_arm_does_not_stop_another_from_being_chosen(
@@ -157,23 +157,25 @@ def test_an_empty_arm_does_not_stop_another_from_being_chosen(
     specs = {"fusion": ArmSpec("x"), "edit": ArmSpec("y")}
     arms = build_arms(specs, rows, {"x": empty(source), "y": source()}, settings=SHARED, weight=0.3)
     assert concluded(rows, arms, tmp_path).primary == "edit"
-    found = concluded(rows, arms, tmp_path, primary_arm="fusion")
-    assert (found.verdict, found.primary) == ("no evidence", None)
+    conclusion = concluded(rows, arms, tmp_path, primary_arm="fusion")
+    assert (conclusion.verdict, conclusion.primary) == ("no evidence", None)
 
 
 def test_reweighted_arms_alone_are_no_verdict(rows: ExperimentRows, source: MakeSource, tmp_path: Path) -> None:
-    found = concluded(rows, built(rows, source(), focal=ArmSpec(loss="focal")), tmp_path)
-    assert (found.verdict, found.primary) == ("no verdict", None)
-    assert found.tables is not None
+    conclusion = concluded(rows, built(rows, source(), focal=ArmSpec(loss="focal")), tmp_path)
+    assert (conclusion.verdict, conclusion.primary) == ("no verdict", None)
+    assert conclusion.tables is not None
 
 
 def test_tables_of_an_earlier_comparison_do_not_stay(rows: ExperimentRows, source: MakeSource, tmp_path: Path) -> None:
     first = concluded(rows, built(rows, source(), fusion=ArmSpec("x")), tmp_path)
-    found = concluded(rows, built(rows, empty(source), fusion=ArmSpec("x")), tmp_path, experiments=first.experiments)
+    conclusion = concluded(
+        rows, built(rows, empty(source), fusion=ArmSpec("x")), tmp_path, experiments=first.experiments
+    )
     tables = ("scores", "comparisons", "reliability", "subgroups")
     assert [name for name in tables if (tmp_path / f"{name}.parquet").exists()] == []
     assert [name for name in tables if not (tmp_path / "superseded" / f"{name}-1.parquet").is_file()] == []
-    assert found.experiments == first.experiments
+    assert conclusion.experiments == first.experiments
     kept = json.loads((tmp_path / "superseded" / f"verdict-{first.experiments[0]}.json").read_text())
     assert kept == first.record
 
@@ -218,10 +220,10 @@ def test_a_damaged_verdict_is_named_and_set_aside(
 ) -> None:
     (tmp_path / "verdict.json").write_bytes(left)
     with caplog.at_level(logging.WARNING):
-        found = concluded(rows, built(rows, source(), fusion=ArmSpec("x")), tmp_path)
+        conclusion = concluded(rows, built(rows, source(), fusion=ArmSpec("x")), tmp_path)
     assert "verdict.json is damaged" in caplog.text
     assert (tmp_path / "superseded" / "verdict-1.json").read_bytes() == left
-    assert json.loads((tmp_path / "verdict.json").read_text()) == found.record
+    assert json.loads((tmp_path / "verdict.json").read_text()) == conclusion.record
 
 
 def test_arms_that_were_not_trained_are_refused(rows: ExperimentRows, source: MakeSource, tmp_path: Path) -> None:
@@ -242,31 +244,31 @@ def test_a_real_arm_that_still_improves_refuses_every_verdict(
     trained = replace(
         predicted(many, arms, {}, {"fusion": 6.0}), curves={REAL: (curve, curve), "fusion": (RISING,) * 2}
     )
-    found = conclude(many, arms, trained, tmp_path, n_bootstrap=200, seed=0, setup=Setup(length=BRIEF))
-    assert (found.verdict == "cannot see") == (verdict == "cannot see")
-    assert found.record["training_length"]["best_steps"] == [curve[curve == RISING][0]] * 2
+    conclusion = conclude(many, arms, trained, tmp_path, n_bootstrap=200, seed=0, setup=Setup(length=BRIEF))
+    assert (conclusion.verdict == "cannot see") == (verdict == "cannot see")
+    assert conclusion.record["training_length"]["best_steps"] == [curve[curve == RISING][0]] * 2
     table = pd.read_parquet(tmp_path / "comparisons.parquet")
     assert (set(table["verdict"]) == {"cannot see"}) == (verdict == "cannot see")
-    assert {entry["verdict"] for entry in found.record["arms"]} <= {"cannot see", "helps", "harms", "no evidence"}
-    assert ("set evaluation.steps" in found.record["sentence"]) == (verdict == "cannot see")
+    assert {entry["verdict"] for entry in conclusion.record["arms"]} <= {"cannot see", "helps", "harms", "no evidence"}
+    assert ("set evaluation.steps" in conclusion.record["sentence"]) == (verdict == "cannot see")
 
 
 def test_a_real_arm_at_chance_refuses_every_verdict(many: ExperimentRows, source: MakeSource, tmp_path: Path) -> None:
     arms = built(many, source(), fusion=ArmSpec("x"))
-    found = concluded(many, arms, tmp_path, test={"fusion": 6.0, REAL: 0.0})
-    assert found.verdict == "cannot see"
-    assert found.record["above_random"]["low"] < 0
-    assert len(found.record["cannot_see"]) == 1
+    conclusion = concluded(many, arms, tmp_path, test={"fusion": 6.0, REAL: 0.0})
+    assert conclusion.verdict == "cannot see"
+    assert conclusion.record["above_random"]["low"] < 0
+    assert len(conclusion.record["cannot_see"]) == 1
 
 
 def test_a_tail_finding_that_is_a_source_is_named_with_what_is_left_within(
     many: ExperimentRows, source: MakeSource, tmp_path: Path
 ) -> None:
     tail = many.test.labels[:, 1] == 1
-    told = replace(many, attributes=pd.DataFrame({"source": np.where(tail, "one", "other")}))
-    arms = built(told, source(), fusion=ArmSpec("x"))
-    found = concluded(told, arms, tmp_path, test={"fusion": 6.0})
-    (sentence,) = found.record["confounded"]
+    known = replace(many, attributes=pd.DataFrame({"source": np.where(tail, "one", "other")}))
+    arms = built(known, source(), fusion=ArmSpec("x"))
+    conclusion = concluded(known, arms, tmp_path, test={"fusion": 6.0})
+    (sentence,) = conclusion.record["confounded"]
     assert sentence.startswith("Hernia goes with the source: 100% of its")
     table = pd.read_parquet(tmp_path / "confounding.parquet")
     assert set(table["arm"]) == {REAL, "fusion", "duplicated for fusion"}

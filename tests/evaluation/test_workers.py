@@ -75,9 +75,9 @@ def test_workers_end_with_their_parent(tasks: Any, tmp_path: Path, number: signa
 
 def test_every_task_is_done_once_whatever_the_order(tasks: Any) -> None:
     given = {f"k{n}": (n,) for n in range(7)}
-    found = list(in_processes(tasks.double, given, shared=100, workers=2))
-    assert dict(found) == {f"k{n}": 100 + 2 * n for n in range(7)}
-    assert len(found) == 7
+    results = list(in_processes(tasks.double, given, shared=100, workers=2))
+    assert dict(results) == {f"k{n}": 100 + 2 * n for n in range(7)}
+    assert len(results) == 7
 
 
 def test_the_error_of_a_task_is_raised_and_the_workers_stop(tasks: Any) -> None:

@@ -1,4 +1,4 @@
-"""A gain as small as the table says is found four times in five, and as many patients as asked for find a given one."""
+"""A gain as small as the table says is detected four times in five, and the patients computed for a gain suffice."""
 
 import numpy as np
 import pytest
@@ -32,8 +32,8 @@ def test_a_t_test_of_seeds_shows_its_smallest_gain_four_times_in_five() -> None:
     draw, seeds, sd = np.random.default_rng(0), 3, 0.7
     gain = smallest_gain(sd / np.sqrt(seeds), degrees(0.0, sd**2 / seeds, seeds))
     seen = gain + sd * draw.normal(size=(4000, seeds))
-    found = seen.mean(1) - t.ppf(0.975, seeds - 1) * seen.std(1, ddof=1) / np.sqrt(seeds) > 0
-    assert found.mean() == pytest.approx(0.8, abs=0.025)
+    detected = seen.mean(1) - t.ppf(0.975, seeds - 1) * seen.std(1, ddof=1) / np.sqrt(seeds) > 0
+    assert detected.mean() == pytest.approx(0.8, abs=0.025)
 
 
 def experiment(signal: float, patients: int, trial: int) -> dict[str, float]:

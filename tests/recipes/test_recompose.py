@@ -48,8 +48,8 @@ def pasted(tiny: Tiny, image_size: int | None, tmp_path_factory: pytest.TempPath
 
 def test_a_paste_trains_no_codec_no_denoiser_no_sparse_code_and_no_map(pasted: Path) -> None:
     """Every positive of the phantom has its mask. The verifiers remain."""
-    told = json.loads((pasted / "run.json").read_text())
-    assert set(told["digests"]) == {"manifest", "codec", "localise"}
+    record = json.loads((pasted / "run.json").read_text())
+    assert set(record["digests"]) == {"manifest", "codec", "localise"}
     kinds = {folder.name for folder in (pasted / "artifacts").iterdir()}
     assert not {"denoiser", "sparse", "code_classifier", "codec"} & kinds
     assert len(list((pasted / "artifacts" / "classifier").glob("*/*.safetensors"))) == 2
@@ -166,11 +166,11 @@ def test_half_an_image_needs_a_side_and_no_map(tiny: Tiny, tmp_path: Path) -> No
         before = set(run.store.folders("classifier"))
         by_side = localise(run, bare, Recompose(variant="half"), None)
         uids = cohort.train.rows.index[cohort.train.rows[finding] == 1].tolist()
-        found = by_side.localisation.trust.locate(uids, [finding] * len(uids))
-        assert set(found.stages) == {"side"}
-        middle = found.maps.shape[-1] // 2
-        assert bool((found.maps[..., middle:] == 1).all())
-        assert bool((found.maps[..., :middle] == 0).all())
+        located = by_side.localisation.trust.locate(uids, [finding] * len(uids))
+        assert set(located.stages) == {"side"}
+        middle = located.maps.shape[-1] // 2
+        assert bool((located.maps[..., middle:] == 1).all())
+        assert bool((located.maps[..., :middle] == 0).all())
         given = localise(run, bare, Recompose(variant="half", side="right"), None)
         assert given.digest != by_side.digest or given.localisation.measured == {}
         assert set(run.store.folders("classifier")) == before
@@ -183,9 +183,9 @@ def test_the_stage_code_needs_the_sparse_code(tiny: Tiny, tmp_path: Path) -> Non
         stripped = learnt.cohort.manifest.without_regions()
         cohort = type(learnt.cohort)(stripped, learnt.cohort.targets, pixels=learnt.cohort.pixels)
         bare = type(learnt)(cohort, learnt.latents, learnt.verifiers, None)
-        asked = Recompose.model_validate({"localise": {"order": ["code"]}})
+        by_code = Recompose.model_validate({"localise": {"order": ["code"]}})
         with pytest.raises(InputError, match="stage code needs the sparse code; remove it"):
-            localise(run, bare, asked, None).localisation.trust.locate(["u"], [cohort.tail[0]])
+            localise(run, bare, by_code, None).localisation.trust.locate(["u"], [cohort.tail[0]])
         named = build_method(run, learnt)
         assert "sparse" not in named.models
 

@@ -104,8 +104,8 @@ def checks() -> pd.DataFrame:
     for i in range(20):
         p, copy = (0.25 if 14 <= i < 19 else 0.75), (0.999 if i == 19 else 0.5)
         uid = f"s{i:04d}"
-        told = f"the verifier gives Pneumothorax {p:.3f}, below 0.420"
-        rows.append(("label consistency", uid, p, 0.42, p >= 0.42, "" if p >= 0.42 else told))
+        content = f"the verifier gives Pneumothorax {p:.3f}, below 0.420"
+        rows.append(("label consistency", uid, p, 0.42, p >= 0.42, "" if p >= 0.42 else content))
         rows.append(("duplicate", uid, copy, 0.995, copy < 0.995, "" if copy < 0.995 else "a copy of r0000"))
     return pd.DataFrame(rows, columns=["check", "uid", "value", "limit", "passed", "reason"])
 
@@ -184,7 +184,7 @@ def bare(tmp_path: Path) -> Path:
 @pytest.fixture
 def augmented(bare: Path) -> Path:
     """A run up to the images: no evaluation yet."""
-    told = {
+    content = {
         "versions": {"python": "3.11", "torch": "2.13.0"},
         "device": "cpu",
         "seed": 7,
@@ -194,7 +194,7 @@ def augmented(bare: Path) -> Path:
         "digests": {"codec": "0123456789abcdef"},
         "metrics": {"sparse": {"mean_max_probability": 0.91, "agreement": 0.71, "reconstruction_l1": 0.154}},
     }
-    (bare / "run.json").write_text(json.dumps(told))
+    (bare / "run.json").write_text(json.dumps(content))
     manifest().to_parquet(bare / "manifest.parquet")
     plan().to_parquet(bare / "plan.parquet")
     checks().to_parquet(bare / "checks.parquet")
@@ -233,8 +233,8 @@ def method(request: pytest.FixtureRequest) -> str:
 @pytest.fixture
 def compared(augmented: Path, method: str) -> Path:
     """A run of any method as the comparison leaves it: arms by role, all comparisons, subgroups and reliability."""
-    told = {"real": ("", "real"), method: ("duplicated", "synthetic"), "duplicated": ("real", "control")}
-    rows = pd.DataFrame.from_dict(told, orient="index", columns=["control", "role"]).rename_axis("arm").reset_index()
+    content = {"real": ("", "real"), method: ("duplicated", "synthetic"), "duplicated": ("real", "control")}
+    rows = pd.DataFrame.from_dict(content, orient="index", columns=["control", "role"]).rename_axis("arm").reset_index()
     rows = rows.assign(
         source=["", method, method], synthetic_ratio=np.nan, added=[0, 14, 14], wanted=[0, 14, 14], synthetic_weight=0.3
     )
@@ -307,7 +307,7 @@ def arm_scores() -> pd.DataFrame:
 def arm_differences() -> pd.DataFrame:
     """Every arm against its control and against the real one; verdicts follow from the intervals."""
     draw, rows = numpy_generator("report", "experiment differences"), []
-    pairs = {(arm, told[0]) for arm, told in EXPERIMENT_ARMS.items() if told[0]}
+    pairs = {(arm, content[0]) for arm, content in EXPERIMENT_ARMS.items() if content[0]}
     pairs |= {(arm, "real") for arm in EXPERIMENT_ARMS if arm != "real"}
     for arm, control in sorted(pairs):
         for metric in ("AP", "AUROC"):
@@ -319,8 +319,10 @@ def arm_differences() -> pd.DataFrame:
                 numbers = (middle, low, high, half / 2, draw.uniform(0, 1), draw.uniform(0, 1), 1.4 * half)
                 level = {"macro": "macro", "head": "group", "tail": "group"}.get(name, "finding")
                 reason = "" if known else "no test patient has it"
-                told = numbers if known else (np.nan,) * len(numbers)
-                rows.append((arm, control, level, name, metric, *told, 21, verdict if known else "no evidence", reason))
+                content = numbers if known else (np.nan,) * len(numbers)
+                rows.append(
+                    (arm, control, level, name, metric, *content, 21, verdict if known else "no evidence", reason)
+                )
     names = "arm control level finding metric difference low high se p p_holm smallest patients verdict reason"
     return pd.DataFrame(rows, columns=names.split()).assign(value=0.4, control_value=0.3)
 
@@ -357,8 +359,8 @@ def arm_reliability() -> pd.DataFrame:
     for arm in EXPERIMENT_ARMS:
         for b in range(5):
             score, rate = 0.1 * b + 0.05, float(draw.uniform(0.1, 0.4))
-            told = (9, score, rate, rate - 0.05, rate + 0.05) if b < 4 else (0, *[np.nan] * 4)
-            rows.append((arm, "all", b, b / 5, (b + 1) / 5, *told))
+            content = (9, score, rate, rate - 0.05, rate + 0.05) if b < 4 else (0, *[np.nan] * 4)
+            rows.append((arm, "all", b, b / 5, (b + 1) / 5, *content))
     columns = "arm finding bin low high images mean_score rate rate_low rate_high".split()
     return pd.DataFrame(rows, columns=columns)
 
@@ -400,7 +402,7 @@ def experiment(tmp_path: Path) -> Path:
         table.reset_index(drop=True).to_parquet(tmp_path / f"{name}.parquet")
     row = tables["comparisons"].query("arm == 'fusion_one' and control == 'copies_one' and metric == 'AP'")
     numbers = {k: float(row.set_index("finding")[k]["tail"]) for k in ("difference", "low", "high")}
-    told = {
+    content = {
         "verdict": str(row.set_index("finding")["verdict"]["tail"]),
         "sentence": f"As the interval says, not as {HOSTILE} would.",
         "comparison": {"arm": "fusion_one", "control": "copies_one", "metric": "AP", "finding": "tail", **numbers},
@@ -415,7 +417,7 @@ def experiment(tmp_path: Path) -> Path:
         "test_patients": 123,
         "seeds": 3,
     }
-    (tmp_path / "verdict.json").write_text(json.dumps(told))
+    (tmp_path / "verdict.json").write_text(json.dumps(content))
     counts = {"train": 500, "val": 80, "test": 345, "arms": 6}
     ran = {"versions": {"torch": "2.13.0"}, "device": "cpu", "seed": 7, "seconds": {"train": 123.456}}
     (tmp_path / "run.json").write_text(json.dumps(ran | {"counts": counts}))

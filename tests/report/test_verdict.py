@@ -33,15 +33,15 @@ OPTIONAL = (
 )
 
 
-def told(name: str) -> str:
+def display_name(name: str) -> str:
     """A name as the page shows it."""
     return name.replace("_", " ")
 
 
 def mean_sd(table: pd.DataFrame, arm: str, finding: str, metric: str) -> str:
     """By the slow path: mean ± sd over the seeds."""
-    asked = (table["arm"] == arm) & (table["finding"] == finding) & (table["metric"] == metric)
-    values = table.loc[asked, "value"].to_numpy()
+    selected = (table["arm"] == arm) & (table["finding"] == finding) & (table["metric"] == metric)
+    values = table.loc[selected, "value"].to_numpy()
     if not len(values) or np.isnan(values).any():
         return "–"
     return f"{np.mean(values):.3f} ± {np.std(values, ddof=1):.3f}"
@@ -50,8 +50,8 @@ def mean_sd(table: pd.DataFrame, arm: str, finding: str, metric: str) -> str:
 def difference(
     table: pd.DataFrame, arm: str, control: str, finding: str = "tail", metric: str = "AP"
 ) -> dict[str, Any]:
-    asked = (table["arm"] == arm) & (table["control"] == control)
-    return table[asked & (table["finding"] == finding) & (table["metric"] == metric)].iloc[0].to_dict()
+    selected = (table["arm"] == arm) & (table["control"] == control)
+    return table[selected & (table["finding"] == finding) & (table["metric"] == metric)].iloc[0].to_dict()
 
 
 def test_the_verdict_is_on_top_in_words_with_its_numbers(experiment: Path, page_of: Read) -> None:
@@ -76,7 +76,7 @@ def test_every_arm_is_in_the_table_in_its_order_with_its_numbers(experiment: Pat
     shown = page_of(experiment).rows["arms"][2 : 2 + len(arms)]
     for row, arm in zip(shown, arms.to_dict("records"), strict=True):
         name = arm["arm"]
-        assert row[0] == told(name) + (" primary" if name == "fusion_one" else "")
+        assert row[0] == display_name(name) + (" primary" if name == "fusion_one" else "")
         assert row[1] == arm["role"]
         assert row[2] == ("18 of 20" if arm["added"] == 18 else str(arm["added"]))
         assert row[3] == f"{arm['val_tail_ap']:.3f} ± 0.011"
@@ -147,8 +147,8 @@ def test_subgroups_show_gaps_with_intervals_or_the_reason(experiment: Path, page
     table, rows = pd.read_parquet(experiment / "subgroups.parquet"), page_of(experiment).rows["subgroups"][2:]
     assert len(rows) == 8
     for row in rows:
-        asked = (table["attribute"] == row[0]) & (table["value"] == row[1]) & (table["metric"] == row[4])
-        cells = table[asked].set_index("arm").loc[["real", "copies_one", "fusion_one"]]
+        selected = (table["attribute"] == row[0]) & (table["value"] == row[1]) & (table["metric"] == row[4])
+        cells = table[selected].set_index("arm").loc[["real", "copies_one", "fusion_one"]]
         for i, cell in enumerate(cells.to_dict("records")):
             score, gap = row[5 + 2 * i : 7 + 2 * i]
             assert score.split(" ")[0] == number(cell["score"])
@@ -170,7 +170,9 @@ def test_labels_show_filter_effect_confusion_and_rejections(experiment: Path, pa
 
 def test_reliability_shows_the_three_arms_and_their_error(experiment: Path, page_of: Read) -> None:
     scores, page = pd.read_parquet(experiment / "scores.parquet"), page_of(experiment)
-    expected = [[told(arm), mean_sd(scores, arm, "macro", "ECE")] for arm in ("real", "copies_one", "fusion_one")]
+    expected = [
+        [display_name(arm), mean_sd(scores, arm, "macro", "ECE")] for arm in ("real", "copies_one", "fusion_one")
+    ]
     assert page.rows["reliability"][1:] == expected
     table = pd.read_parquet(experiment / "reliability.parquet").query("arm == 'fusion_one' and images > 0")
     shown = page.text("reliability").split("fusion_one:")[1]
@@ -219,7 +221,7 @@ def test_after_one_seed_no_arm_gets_a_verdict(experiment: Path, page_of: Read) -
 
 def test_a_verdict_that_cannot_see_says_why_and_shows_what_it_rests_on(experiment: Path, page_of: Read) -> None:
     assert "conditions" not in page_of(experiment).texts
-    told = {
+    content = {
         "verdict": "cannot see",
         "sentence": "Cannot see: it was still improving.",
         "cannot_see": ["it was still improving; set evaluation.max_steps to 480"],
@@ -227,7 +229,7 @@ def test_a_verdict_that_cannot_see_says_why_and_shows_what_it_rests_on(experimen
         "training_length": {"steps": 240, "limit": 240, "chosen_by": "plateau", "best_steps": [240]},
     }
     verdict = json.loads((experiment / "verdict.json").read_text())
-    (experiment / "verdict.json").write_text(json.dumps(verdict | told))
+    (experiment / "verdict.json").write_text(json.dumps(verdict | content))
     page = page_of(experiment)
     assert page.text("verdict").startswith("Cannot see Cannot see: it was still improving.")
     text = page.text("conditions")
@@ -245,13 +247,13 @@ def test_conditions_show_curves_fingerprints_shares_retention_and_sources(experi
     primary = arms[arms["primary"]].iloc[0]
     name, control = str(primary["arm"]), str(primary["control"])
     verdict = json.loads((experiment / "verdict.json").read_text())
-    told = {
+    content = {
         "above_random": {"value": 0.3, "random": 0.1, "difference": 0.2, "low": 0.15, "high": 0.25},
         "fingerprints": {name: {"auroc": 0.94, "low": 0.9, "high": 0.97}, control: None},
         "chosen_on_validation": {name: {"tried": [{}, {}, {}]}},
         "confounded": ["Mass goes with the source: 98% of its 190 positives"],
     }
-    (experiment / "verdict.json").write_text(json.dumps(verdict | told))
+    (experiment / "verdict.json").write_text(json.dumps(verdict | content))
     curves = [
         (arm, seed, step, 0.1 * step + 0.2 * seed) for arm in (name, control) for seed in (0, 1) for step in (1, 2)
     ]
