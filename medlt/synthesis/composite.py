@@ -10,8 +10,8 @@ the decoder loses or adds is the same in both terms, and cancels. Where `soft` i
 Real images may have more pixels than decoded ones: then they keep their resolution and their noise.
 
 A composite takes the pixels of the tail image inside a mask. Its seam is a soft edge (`feather`), or the solution of
-Poisson's equation (Perez et al., "Poisson image editing", 2003): inside, the gradients of the tail image; at the edge,
-the values of the head image.
+Poisson's equation (Perez et al., "Poisson image editing", 2003): inside the mask, the gradients of the tail image; at
+its edge, the values of the head image. `benchmarks/seam.py` compares both with the image that a lesion would give.
 """
 
 from __future__ import annotations
@@ -59,13 +59,13 @@ def _soft(inside: np.ndarray, feather: float) -> Tensor:
 def composite(head: Tensor, tail: Tensor, soft: Tensor, seam: str = "feather") -> Tensor:
     """Return the tail image where `soft` is 1 and the head image where it is 0, all [B,1,H,W] in [0,1].
 
-    Where soft is 0 the head image stays bit for bit; seam: one of SEAMS.
+    seam: one of SEAMS. Where soft is 0 the head image stays bit for bit; with `poisson`, wherever it is below 1.
     """
     if seam == "feather":
         return torch.where(soft == 1, tail, head + soft * (tail - head))
-    rows = zip(head[:, 0].numpy(), tail[:, 0].numpy(), soft[:, 0].numpy() > 0, strict=True)
+    rows = zip(head[:, 0].numpy(), tail[:, 0].numpy(), soft[:, 0].numpy() == 1, strict=True)
     solved = torch.from_numpy(np.stack([poisson(*row) for row in rows])).to(head)[:, None] if len(head) else head
-    return torch.where(soft > 0, solved.clamp(0.0, 1.0), head)
+    return torch.where(soft == 1, solved.clamp(0.0, 1.0), head)
 
 
 def poisson(head: np.ndarray, tail: np.ndarray, inside: np.ndarray) -> np.ndarray:
@@ -139,7 +139,7 @@ class Difference:
     pixels: Pixels
     starts: StartDecoder
     feather: float = FEATHER
-    seam: str = "feather"
+    seam: str = "poisson"
 
     def __post_init__(self) -> None:
         if self.seam not in SEAMS or not 0 <= self.feather < 1:
