@@ -34,7 +34,7 @@ from medlt.diffusion.sampler import from_latent, last_steps
 from medlt.localise.code_explainer import CodeExplainer, Latents
 from medlt.localise.maps import CodeMap
 from medlt.localise.measure import Localisation
-from medlt.localise.trust import Located, Trust
+from medlt.localise.trust import GIVEN, Located, Trust
 from medlt.rng import noise_like, seed_of
 from medlt.sparse.embedding import SimplicialCoder
 from medlt.synthesis.composite import Difference, composite, difference_decoded
@@ -225,9 +225,23 @@ class LatentFusion:
         if self.difference is None:
             return refined
         tail, head = (self.difference.pixels(rows[name].tolist()) for name in ("tail_parent", "head_parent"))
-        soft = self.difference.soft(fused.omega, head.shape[-1])
+        size, seam = head.shape[-1], self.difference.seam
+        real = composite(head, tail, self.difference.soft(self._pixels(rows, fused, size), size), seam)
         start = self.difference.starts(list(rows.index), self.standardiser.back(fused.z))
-        return difference_decoded(composite(head, tail, soft, self.difference.seam), refined, start, soft)
+        return difference_decoded(real, refined, start, self.difference.soft(fused.omega, size))
+
+    def _pixels(self, rows: pd.DataFrame, fused: _Fused, size: int) -> Tensor:
+        """Return the pixels of the tail image, bool [B,size,size]: those of a given mask or box, else of the cells.
+
+        The cells that a small lesion touches hold more of the patient's anatomy than of the lesion.
+        """
+        taken = F.interpolate(fused.omega[:, None].float().cpu(), (size, size), mode="nearest")[:, 0].bool()
+        if self.rule == "tail_only":
+            parents = zip(rows["tail_parent"], rows["finding"], fused.measured["localised_by"], strict=True)
+            for i, (uid, finding, stage) in enumerate(parents):
+                if stage in GIVEN:
+                    taken[i] &= self.where.regions.masks([uid], finding, (size, size))[0] > 0
+        return taken
 
     def _decoded(self, z: Tensor) -> Tensor:
         """Return images of standardised latents."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
+from medlt.data.regions import Regions
 from medlt.diffusion.schedulers import factory
+from medlt.localise.given import Given
+from medlt.localise.measure import Localisation
+from medlt.localise.trust import Trust
 from medlt.synthesis.composite import (
     Difference,
     StartDecoder,
@@ -200,3 +205,21 @@ def test_an_edit_adds_the_decoded_change_to_its_parent(methods: Methods) -> None
     start = plain.decode(plain.standardiser.back(plain.latents(uids)))
     expected = (own.difference.pixels(uids) + whole(plain, rows) - start).clamp(0, 1)
     torch.testing.assert_close(whole(own, rows), expected)
+
+
+def test_fusion_takes_the_pixels_of_a_given_box_and_not_of_the_cells_that_it_touches(methods: Methods) -> None:
+    """A box of 2 x 3 pixels touches 4 x 4 of them in cells: all others are those of the head image."""
+    zero = label_backbone(lambda x, t, c: x, 5)
+    method = methods["fusion"](backbone=zero, scheduler=factory("ddim", 1000), guidance_scale=1.0, rule="tail_only")
+    rows = method.plan({"Hernia": 2}, 3)
+    cells = method._fuse(rows).omega.shape[-2:]
+    regions = Regions(boxes={"Hernia": {uid: np.array([[5, 9, 8, 11]]) / 16 for uid in rows["tail_parent"]}})
+    method = replace(method, localisation=Localisation(Trust({"box": Given(regions, "box", cells)}, cells), regions))
+    object.__setattr__(method, "_sample", lambda z, *rest: z)
+    inside = torch.zeros(len(rows), 1, 16, 16, dtype=torch.bool)
+    inside[..., 9:11, 5:8] = True
+    head, tail = (method.difference.pixels(rows[name].tolist()) for name in ("head_parent", "tail_parent"))
+    made = whole(method, rows)
+    assert int(method._fuse(rows).omega.sum()) == 4 * len(rows)
+    assert torch.equal(made[~inside], head[~inside])
+    assert torch.equal(made, composite(head, tail, inside.float(), "poisson"))

@@ -93,7 +93,9 @@ def test_a_still_paste_is_the_composite_under_the_given_box(methods: Methods, se
 
 def test_a_half_is_the_tail_images_half(methods: Methods) -> None:
     """The box is in the left half, which shows the patient's right."""
-    sharp = made(methods).difference.__class__(made(methods).difference.pixels, made(methods).difference.starts, 0.0, "feather")
+    sharp = made(methods).difference.__class__(
+        made(methods).difference.pixels, made(methods).difference.starts, 0.0, "feather"
+    )
     method = made(methods, variant="half", where=lower_left(made(methods)), difference=sharp, **BARE)
     rows = method.plan({"Hernia": 4}, 3)
     images = whole(method, rows).images
