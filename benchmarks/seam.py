@@ -9,7 +9,7 @@ image it is the ideal. Lesions stay in place here, so nothing but the seam diffe
 | column | meaning |
 |---|---|
 | error | root mean square of pasted less ideal image over that of what the lesion adds, in a square around the mask |
-| contrast | what the paste adds to the contrast inside the mask (`medlt.checks.codec.contrast`), as a share of the ideal |
+| contrast | what the paste adds to the contrast of the mask (`medlt.checks.codec.contrast`), as a share of the ideal |
 | off by | root mean square of that error of the contrast, image by image, over that of the ideal contrast |
 | AUROC | of pasted against ideal images by the mean absolute Laplacian within 3 px of the edge of the mask |
 """
