@@ -8,7 +8,7 @@ PYTEST_ARGS ?=
 EXTRAS ?=
 WHEELHOUSE ?= wheelhouse
 
-.PHONY: demo test lint docs notebooks wheelhouse
+.PHONY: demo test lint ladder docs notebooks wheelhouse
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -33,6 +33,10 @@ lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# an experiment whose outcome is known; it ends with 1 unless pasted lesions help and coded copies harm
+ladder: $(READY)
+	$(BIN)/medlt evaluate --ladder phantom/small_ladder
 
 docs: $(READY)
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict

@@ -113,8 +113,9 @@ def test_the_command_says_what_to_type(arguments: list[str], message: str) -> No
     assert message in result.output
 
 
-def test_the_shipped_ladder_expects_help_and_harm() -> None:
-    config = load_verdict(catalogue.path("phantom/ladder"))
+@pytest.mark.parametrize("name", ["phantom/ladder", "phantom/small_ladder"])
+def test_the_shipped_ladders_expect_help_and_harm(name: str) -> None:
+    config = load_verdict(catalogue.path(name))
     assert config.expect["paste"] == "helps"
     assert config.expect["coded copies"] == "harms"
     assert config.evaluation.seeds >= 3
