@@ -29,6 +29,9 @@ from medlt.data.manifest import READERS, Manifest, digest_masks
 from medlt.files import digest, digest_bytes, digest_file
 from medlt.types import InputError
 
+HALF = 0.5
+"""Share of a pixel from which on it belongs to a region."""
+
 
 @dataclass(frozen=True)
 class MaskFile:
@@ -99,6 +102,15 @@ class Regions:
                 cover = self._mask(uid, finding) if kind == "mask" else box_cover(self.boxes[finding][uid])
                 covered[i] = torch.from_numpy(cover.shares(cells))
         return covered
+
+    def pixels(self, uid: str, finding: str, size: int) -> np.ndarray:
+        """Return the pixels of the square image that are at least half covered, bool [size,size].
+
+        A finding that half covers none has the pixels that it touches. Raises InputError as `masks`.
+        """
+        share = self.masks([uid], finding, size)[0].numpy()
+        covered: np.ndarray = share >= HALF
+        return covered if covered.any() else share > 0
 
     def check(self) -> None:
         """Raise InputError for the first mask that `masks` would refuse; reads all masks and sizes of their images."""

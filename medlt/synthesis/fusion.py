@@ -240,7 +240,7 @@ class LatentFusion:
             parents = zip(rows["tail_parent"], rows["finding"], fused.measured["localised_by"], strict=True)
             for i, (uid, finding, stage) in enumerate(parents):
                 if stage in GIVEN:
-                    taken[i] &= self.where.regions.masks([uid], finding, (size, size))[0] > 0
+                    taken[i] &= torch.from_numpy(self.where.regions.pixels(uid, finding, size))
         return taken
 
     def _decoded(self, z: Tensor) -> Tensor:

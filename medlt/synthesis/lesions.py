@@ -181,7 +181,7 @@ class LesionMasks:
     def _region(self, uid: str, finding: str) -> np.ndarray:
         """Return a given mask or box at full size."""
         if (uid, finding) not in self._given:
-            self._given[uid, finding] = self.where.regions.masks([uid], finding, self.size)[0].numpy() > 0
+            self._given[uid, finding] = self.where.regions.pixels(uid, finding, self.size)
         return self._given[uid, finding]
 
     def _side(self, uid: str, finding: str) -> str | None:

@@ -145,6 +145,19 @@ def test_a_box_lies_where_it_was_drawn(collection, table):
         np.testing.assert_allclose(regions.masks(["u0"], "Infiltration", 6)[0], square(drawn, 6), atol=1e-6)
 
 
+def test_a_pixel_belongs_to_a_region_that_covers_half_of_it_and_a_tiny_region_keeps_what_it_touches():
+    """A box from 0.4 to 3.5 pixels covers 0.6 of the first column and half of the last; one of 0.2 pixels less."""
+    boxes = {"wide": np.array([[0.4, 1.0, 3.5, 2.0]]) / 8, "tiny": np.array([[4.1, 4.1, 4.3, 4.3]]) / 8}
+    regions = Regions(boxes={"Mass": boxes})
+    wide, tiny = np.zeros((8, 8), bool), np.zeros((8, 8), bool)
+    wide[1, :4], tiny[4, 4] = True, True
+    np.testing.assert_array_equal(regions.pixels("wide", "Mass", 8), wide)
+    np.testing.assert_array_equal(regions.pixels("tiny", "Mass", 8), tiny)
+    narrower = Regions(boxes={"Mass": {"wide": np.array([[0.6, 1.0, 3.4, 2.0]]) / 8}})
+    wide[1, [0, 3]] = False
+    np.testing.assert_array_equal(narrower.pixels("wide", "Mass", 8), wide)
+
+
 def test_the_nih_table_is_read_in_pixels_of_1024(collection, table):
     header = "Image Index,Finding Label,Bbox [x,y,w,h],,,\n"
     text = header + "2.png,Infiltrate,0,512,256,256,,,\n9.png,Infiltrate,0,0,9,9,,,\n2.png,Nodule,0,0,9,9,,,\n"

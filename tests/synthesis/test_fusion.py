@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 
+from medlt.data.regions import Regions
 from medlt.diffusion.schedulers import NAMES, draws_noise, factory
 from medlt.localise.measure import FLOOR, GRID, Localisation, Quality
 from medlt.localise.trust import Trust
@@ -216,13 +217,12 @@ def test_a_map_at_chance_or_never_measured_gives_no_label(build: Build, low: flo
     assert np.isnan(labels).all() if low is not None else labels == [1.0] * len(rows)
 
 
-class Quarter:
-    """Regions: the finding of every image is in the upper left quarter."""
-
-    def masks(self, uids: list[str], finding: str, size: tuple[int, int]) -> torch.Tensor:
-        maps = torch.zeros(len(uids), *size)
-        maps[:, : size[0] // 2, : size[1] // 2] = 1.0
-        return maps
+def quarter(method: LatentFusion) -> Regions:
+    """The finding of every train image is in the upper left quarter."""
+    box = np.array([[0.0, 0.0, 0.5, 0.5]])
+    return Regions(
+        boxes={name: dict.fromkeys(map(str, method.train.table.index), box) for name in method.train.findings}
+    )
 
 
 def test_tail_only_takes_the_largest_cells_of_the_map_and_no_coin(build: Build) -> None:
@@ -237,7 +237,7 @@ def test_tail_only_takes_the_largest_cells_of_the_map_and_no_coin(build: Build) 
 
 
 def test_a_given_mask_is_taken_whole_and_its_share_is_the_label(build: Build) -> None:
-    regions: Any = Quarter()
+    regions = quarter(build())
     trust = Trust({"mask": lambda uids, finding: regions.masks(uids, finding, (8, 8))}, (8, 8))
     known = Localisation(trust, regions)
     rows = build().plan(NEED, 3)
@@ -252,7 +252,7 @@ def test_a_given_mask_is_taken_whole_and_its_share_is_the_label(build: Build) ->
 def test_the_share_of_a_given_mask_is_measured_whoever_made_the_map(build: Build) -> None:
     method = build()
     rows = method.plan(NEED, 3)
-    known = Localisation(method.where.trust, cast(Any, Quarter()))
+    known = Localisation(method.where.trust, quarter(method))
     batch = whole(build(localisation=known, labels="lesion_carried"), rows)
     mask = method.explain(rows)["mask"][:, 0, ::2, ::2]
     np.testing.assert_allclose(batch.rows["lesion_carried"], mask[:, :4, :4].mean((1, 2)), atol=1e-6)
