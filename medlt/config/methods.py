@@ -35,8 +35,8 @@ IMAGE_SIZE = (
 )
 FEATHER = "width of the soft edge of what a denoiser changes, and of seam feather, as a share of the side of the image"
 SEAM = (
-    "edge between the two images: poisson, the gradients of the tail image at the brightness of the head image; "
-    "feather, a soft edge"
+    "edge between the two images: feather, a soft one; poisson, the gradients of the tail image at the brightness of "
+    "the head image"
 )
 
 
@@ -223,7 +223,7 @@ class Fusion(MethodConfig):
     decoding: Literal["difference", "plain"] = Field("difference", description=DECODING)
     image_size: int | None = Field(None, ge=32, description=IMAGE_SIZE)
     feather: float = Field(0.06, ge=0, lt=1, description=FEATHER)
-    seam: Literal["feather", "poisson"] = Field("poisson", description=SEAM)
+    seam: Literal["feather", "poisson"] = Field("feather", description=SEAM)
     labels: Literal["measured", "cam_mass", "lesion_carried", "tail", "union"] = Field(
         "measured", description="labels of an image: by the share of a finding that was kept, as far as its map was "
         "measured, otherwise those of the tail image; by that share alone; by the share of its mask or box; those of "
@@ -278,9 +278,7 @@ class Recompose(MethodConfig):
     )  # fmt: skip
     image_size: int | None = Field(None, ge=32, description=IMAGE_SIZE)
     feather: float = Field(0.06, ge=0, lt=1, description=FEATHER)
-    seam: Literal["feather", "poisson"] | None = Field(
-        None, description=f"{SEAM}; null: feather for variant half, poisson for the others"
-    )
+    seam: Literal["feather", "poisson"] = Field("feather", description=SEAM)
     strength: float = Field(
         0.0, ge=0, le=1, description="share of the denoising steps that run, the last ones; 0: no denoiser, and none "
         "is trained"
@@ -290,11 +288,6 @@ class Recompose(MethodConfig):
     guidance_scale: float = Field(2.0, ge=0, le=100, description=GUIDANCE_SCALE)
     guidance_interval: Window = Field((0.0, 1.0), description=GUIDANCE_INTERVAL)
     guidance: tuple[GuideConfig, ...] = Field((), description=GUIDANCE)
-
-    @property
-    def edge(self) -> str:
-        """Return the seam: the given one, or that of the variant."""
-        return self.seam or ("feather" if self.variant == "half" else "poisson")
 
     @model_validator(mode="after")
     def _denoiser_fits(self) -> Self:

@@ -174,7 +174,7 @@ def recompose_method(chosen: configs.Recompose, parts: RunParts) -> Recompositio
     )  # fmt: skip
     return Recomposition(
         train=parts.train,
-        difference=Difference(parts.pixels, StartDecoder(parts.decode), chosen.feather, chosen.edge),
+        difference=Difference(parts.pixels, StartDecoder(parts.decode), chosen.feather, chosen.seam),
         where=located.localisation,
         size=parts.run.config.image_size,
         settings=settings,

@@ -11,7 +11,7 @@ Real images may have more pixels than decoded ones: then they keep their resolut
 
 A composite takes the pixels of the tail image inside a mask. Its seam is a soft edge (`feather`), or the solution of
 Poisson's equation (Perez et al., "Poisson image editing", 2003): inside the mask, the gradients of the tail image; at
-its edge, the values of the head image. `benchmarks/seam.py` compares both with the image that a lesion would give.
+its edge, the values of the head image.
 """
 
 from __future__ import annotations
@@ -139,7 +139,7 @@ class Difference:
     pixels: Pixels
     starts: StartDecoder
     feather: float = FEATHER
-    seam: str = "poisson"
+    seam: str = "feather"
 
     def __post_init__(self) -> None:
         if self.seam not in SEAMS or not 0 <= self.feather < 1:
