@@ -39,7 +39,9 @@ from pydicom.pixels import pixel_array
 from medlt.data.convert import PRESETS, ConversionSettings, convert
 from medlt.data.convert.pool import Pool
 from medlt.data.convert.presets import to_uint8
-from medlt.data.dicom.guard import _bits_below, _cleared, open_bytes
+from medlt.data.dicom.cells import bits_below, cleared
+from medlt.data.dicom.guard import open_bytes
+from medlt.data.dicom.streams import frame_bits
 
 LARGEST_SEED = 64 << 10
 CHUNK = 1000
@@ -237,14 +239,14 @@ def second(data: Dataset) -> np.ndarray | None:
     if syntax in (uid.JPEGLossless, uid.JPEGLosslessSV1):
         values = imagecodecs.ljpeg_decode(frame)
     elif syntax == uid.RLELossless:
-        values = pixel_array(data, index=0, decoding_plugin="pydicom")
+        values = pixel_array(data, index=0, decoding_plugin="pydicom", correct_unused_bits=False)
     elif syntax in uid.JPEGLSTransferSyntaxes:
         values = pixel_array(data, index=0, decoding_plugin="pyjpegls")
     else:
         return None
     if values.shape != (data.Rows, data.Columns):
         raise ValueError("another size")
-    return _cleared(np.asarray(values), data, 0)
+    return cleared(np.asarray(values), data, bits_below(data, frame_bits(frame)))
 
 
 def _native(data: Dataset) -> np.ndarray | None:
@@ -258,7 +260,7 @@ def _native(data: Dataset) -> np.ndarray | None:
     kind = f"{order}{'i' if data.PixelRepresentation else 'u'}{bits // 8}"
     count = int(data.Rows) * int(data.Columns)
     values = np.frombuffer(data.PixelData, kind, count).reshape(int(data.Rows), int(data.Columns))
-    return _cleared(values.astype(kind[1:]), data, _bits_below(data))
+    return cleared(values.astype(kind[1:]), data, bits_below(data))
 
 
 # the run
