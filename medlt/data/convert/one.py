@@ -82,7 +82,8 @@ def _converted(source: ConversionSource, raw: bytes, out: Path, settings: Conver
             if reason := _write_released(clean, uid, out):
                 return Outcome(reason)
             source = replace(source, data=clean.dataset)
-        stored = source.stored()
+        stored, notes = source.stored()
+        source = replace(source, notes=source.notes + notes)
         rendered = resized(PRESETS[settings.preset](stored, source.data), settings.size)
         if settings.format in ("png", "jpeg") and rendered.pixels.dtype != "uint8":
             rendered = replace(rendered, pixels=to_uint8(rendered.pixels))

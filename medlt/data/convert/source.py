@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from pydicom.dataset import Dataset
 
-from medlt.data.dicom.guard import Unreadable, open_bytes, stored_values
+from medlt.data.dicom.guard import Unreadable, first_frame, open_bytes
 from medlt.data.images import kind_of, read_picture
 from medlt.data.nifti import slice_of
 
@@ -24,9 +24,9 @@ class ConversionSource:
     notes: tuple[str, ...]
     pixels: np.ndarray | None = None
 
-    def stored(self) -> np.ndarray:
-        """Return stored values [H,W] or [H,W,3]; decode a DICOM file. Raises Unreadable."""
-        return stored_values(self.data, NO_NAME) if self.pixels is None else self.pixels
+    def stored(self) -> tuple[np.ndarray, tuple[str, ...]]:
+        """Return stored values [H,W] or [H,W,3], and notes on them; decode a DICOM file. Raises Unreadable."""
+        return first_frame(self.data, NO_NAME) if self.pixels is None else (self.pixels, ())
 
 
 def open_source(raw: bytes) -> ConversionSource:

@@ -5,7 +5,6 @@ Reasons (`Unreadable.code`): missing, not_dicom, not_an_image, no_pixels, too_la
 
 from __future__ import annotations
 
-import copy
 import os
 import warnings
 import zlib
@@ -17,19 +16,21 @@ import numpy as np
 import pydicom
 from pydicom import filereader
 from pydicom.dataset import Dataset
-from pydicom.encaps import get_frame
 from pydicom.pixels import get_decoder, pixel_array
 from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian
 from pydicom.uid import ExplicitVRLittleEndian as ExplicitLE
 from pydicom.uid import ImplicitVRLittleEndian as ImplicitLE
 
-from medlt.data.dicom import codecs
-from medlt.data.dicom.streams import frame_size, lacks_end_marker
+from medlt.data.dicom import codecs, encapsulation, salvage
+from medlt.data.dicom.cells import bits_below, cleared, has_excess, native, widen_packed
+from medlt.data.dicom.streams import frame_bits, frame_size, lacks_end_marker
 from medlt.types import InputError
 
 LIMIT_SAMPLES = 2**28  # 20 times a full-size radiograph
 LIMIT_INFLATED_BYTES = 2**30
 LIMIT_FILE_BYTES = 2**30
+MOST_REPAIRS = 32
+BITS_DROPPED = "stored values beyond BitsStored, their upper bits were cleared"
 NO_IMAGE = frozenset({"SR", "PR", "KO", "DOC", "SEG", "REG", "RTDOSE", "RTPLAN", "RTSTRUCT", "RTRECORD"})
 
 
@@ -66,93 +67,104 @@ def read_bytes(path: Path) -> bytes:
 
 def open_bytes(raw: bytes, path: Path) -> tuple[Dataset, tuple[str, ...]]:
     """Do as `open_dicom` for a file in memory; `path` is its name in errors."""
-    notes = () if raw[128:132] == b"DICM" else ("no preamble",)
+    notes: tuple[str, ...] = () if raw[128:132] == b"DICM" else ("no preamble",)
     _refuse_bomb(raw, path)
-    data, cut = _parsed(raw, path)
+    data, ends = _parsed(raw, path)
     _refuse_other_objects(data, path)
     _refuse_giant(data, path)
-    if not any(k in data for k in ("PixelData", "FloatPixelData", "DoubleFloatPixelData")):
-        if cut:
-            raise Unreadable("truncated", f"{path}: the file ends before its pixel data; restore it from its source")
-        raise Unreadable("no_pixels", f"{path}: no pixel data ({_kind(data)}), or cut before it; leave the file out")
-    return data, notes + (("ends early",) if cut else ()) + _repair(data, path)
+    if not _has_pixels(data):
+        data, more = _salvaged(raw, data, ends, path)
+        notes += more
+    elif ends == "cut":
+        notes += ("ends early",)
+    return data, notes + _repair(data, path)
 
 
 def stored_values(data: Dataset, path: Path) -> np.ndarray:
-    """Return the stored values of the first frame, [H,W] or [H,W,3]: upper bits cleared, sign extended, YBR as RGB.
+    """Return the stored values of the first frame, as `first_frame` does, without the notes."""
+    return first_frame(data, path)[0]
 
-    PS3.5 section 8.1.1. The array may be a read-only view of the data set's bytes. Raises Unreadable on a missing
-    codec, a truncated or damaged stream, and a stream whose size differs from the header.
+
+def first_frame(data: Dataset, path: Path) -> tuple[np.ndarray, tuple[str, ...]]:
+    """Return the stored values of the first frame, [H,W] or [H,W,3], and notes on them.
+
+    Upper bits are cleared, the sign is extended, YBR is RGB (PS3.5 section 8.1.1). The array may be a read-only view of
+    the data set's bytes. Raises Unreadable on a missing codec, a truncated or damaged stream, and a stream whose size
+    differs from the header.
     """
     syntax = data.file_meta.TransferSyntaxUID
     _refuse_without_codec(syntax, path)
     try:
         if syntax.is_encapsulated:
-            frame = get_frame(data.PixelData, 0, number_of_frames=int(data.get("NumberOfFrames") or 1))
+            frame = encapsulation.first_stream(data)
             _refuse_other_size(frame, data, path)
-            values = codecs.direct(frame, data)
-            return _cleared(_native(_decoded(data)) if values is None else values, data, 0)
-        raw = _native(pixel_array(data, index=0, correct_unused_bits=False, view_only=True))
-        return _cleared(raw, data, _bits_below(data))
+            raw, shift = _decoded(frame, data), bits_below(data, frame_bits(frame[:65536]))
+        else:
+            raw = native(pixel_array(data, index=0, correct_unused_bits=False, view_only=True))
+            shift = bits_below(data)
+        values = cleared(raw, data, shift)
+        return values, (BITS_DROPPED,) if values is not raw and not shift else ()
     except (Unreadable, MemoryError):
         raise
     except Exception as error:
         raise _damaged(error, path) from None
 
 
-def _decoded(data: Dataset) -> np.ndarray:
-    """Decode with the preferred plugin, else with the first that can.
+def _decoded(frame: bytes, data: Dataset) -> np.ndarray:
+    """Decode directly, else with the preferred plugin of pydicom, else with its first that can; all bits are kept."""
+    values = codecs.direct(frame, data)
+    if values is not None:
+        return values
+    alone = encapsulation.single_frame(data, frame)
+    return native(pixel_array(alone, index=0, correct_unused_bits=False, decoding_plugin=codecs.preferred(data)))
 
-    pydicom refuses compressed pixels that happen to be as long as uncompressed ones; a sequence delimiter behind them
-    (PS3.5 annex A.4) makes them longer without changing their meaning.
+
+def _has_pixels(data: Dataset) -> bool:
+    return any(k in data for k in ("PixelData", "FloatPixelData", "DoubleFloatPixelData"))
+
+
+def _salvaged(raw: bytes, data: Dataset, ends: str, path: Path) -> tuple[Dataset, tuple[str, ...]]:
+    """Return the data set of a lenient parse of a file without pixel data, and a note.
+
+    Raises Unreadable: no_pixels only if the strict parse reached the end of the file, else truncated or corrupt.
     """
-    if data.file_meta.TransferSyntaxUID.is_encapsulated and len(data.PixelData) - _plain_length(data) in (0, 1):
-        data = copy.copy(data)
-        data.PixelData += b"\xfe\xff\xdd\xe0\0\0\0\0"
-    return np.asarray(pixel_array(data, index=0, decoding_plugin=codecs.preferred(data)))
+    mended, patched = raw, data
+    for _ in range(MOST_REPAIRS):
+        if (step := salvage.without_invalid_vr(mended, patched)) is None:
+            break
+        mended = step
+        patched = _parsed_again(mended, path)
+        if _has_pixels(patched):
+            return patched, (salvage.INVALID_VR,)
+    if ends == "cut":
+        patched = _parsed_again(salvage.closed(mended), path)
+        if "PixelData" in patched and encapsulation.is_whole(patched.PixelData):
+            return patched, (salvage.NO_DELIMITER,)
+        raise Unreadable("truncated", f"{path}: the file ends before its pixel data; restore it from its source")
+    if ends or mended is not raw:
+        raise Unreadable("corrupt", f"{path}: damaged before its pixel data; restore the file from its source")
+    raise Unreadable("no_pixels", f"{path}: no pixel data ({_kind(data)}); leave the file out")
 
 
-def _plain_length(data: Dataset) -> int:
-    """Return the number of bytes of all frames, uncompressed."""
-    bits = int(data.Rows) * int(data.Columns) * int(data.SamplesPerPixel) * int(data.BitsAllocated)
-    return -(-bits // 8) * int(data.get("NumberOfFrames") or 1)
+def _parsed_again(raw: bytes, path: Path) -> Dataset:
+    """Return the parse of mended bytes, under the limits of a file."""
+    _refuse_bomb(raw, path)
+    data, _ = _parsed(raw, path)
+    _refuse_other_objects(data, path)
+    _refuse_giant(data, path)
+    return data
 
 
-def _cleared(raw: np.ndarray, data: Dataset, shift: int) -> np.ndarray:
-    """Return the values without the bits outside BitsStored, where old files keep overlays; `shift` bits lie below.
-
-    Makes a copy only if there are such bits.
-    """
-    if not np.issubdtype(raw.dtype, np.integer):
-        return raw
-    allocated, stored = int(data.BitsAllocated), int(data.BitsStored)
-    unused = allocated - stored
-    limits = (-(2 ** (stored - 1)), 2 ** (stored - 1) - 1) if data.PixelRepresentation else (0, 2**stored - 1)
-    if unused <= 0 or (not shift and raw.size and limits[0] <= raw.min() and raw.max() <= limits[1]):
-        return raw
-    return np.asarray((raw << (unused - shift)) >> unused)
-
-
-def _native(values: np.ndarray) -> np.ndarray:
-    """Return the same values in this machine's byte order."""
-    return np.asarray(values, values.dtype.newbyteorder("="))
-
-
-def _bits_below(data: Dataset) -> int:
-    stored = int(data.get("BitsStored") or 0)
-    high = data.get("HighBit")
-    return 0 if high is None else max(0, int(high) + 1 - stored)
-
-
-def _parsed(raw: bytes, path: Path) -> tuple[Dataset, bool]:
-    """Return the data set, and whether the file ends inside an element.
+def _parsed(raw: bytes, path: Path) -> tuple[Dataset, str]:
+    """Return the data set, and where its parse ended: "" at the end of the file, "cut" inside an element, or "lost".
 
     Hostile bytes may raise any exception, so all are caught; text that merely parses is refused.
     """
+    stream = BytesIO(raw)
     try:
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
-            data = pydicom.dcmread(BytesIO(raw), force=True)
+            data = pydicom.dcmread(stream, force=True)
             plausible = "SOPClassUID" in data or ("Rows" in data and "Columns" in data) or "PatientID" in data
             plausible = plausible or "MediaStorageSOPClassUID" in data.file_meta
     except MemoryError:
@@ -163,7 +175,12 @@ def _parsed(raw: bytes, path: Path) -> tuple[Dataset, bool]:
         plausible = False
     if not plausible:
         raise Unreadable("not_dicom", f"{path}: neither DICOM nor PNG, JPEG or NIfTI; leave the file out")
-    return data, any("End of file" in str(warning.message) for warning in caught)
+    if any("End of file" in str(warning.message) for warning in caught):
+        return data, "cut"
+    beyond = salvage.overruns(raw, data)
+    if beyond is None:
+        return data, "" if salvage.is_deflated(data) or stream.tell() >= len(raw) else "lost"
+    return data, "lost" if beyond.VR is None and not beyond.is_implicit_VR else "cut"
 
 
 def _damaged(error: Exception, path: Path) -> Unreadable:
@@ -255,18 +272,10 @@ def _repair(data: Dataset, path: Path) -> tuple[str, ...]:
         notes.append("no frame count")
     elif int(frames) > 1:
         notes.append(f"first of {int(frames)} frames")
-    if _has_excess_pixels(data):
+    notes += [*encapsulation.mend_syntax(data), *widen_packed(data)]
+    if has_excess(data):
         notes.append("more pixel data than the header declares")
     return tuple(notes)
-
-
-def _has_excess_pixels(data: Dataset) -> bool:
-    """Return whether uncompressed pixels are longer than declared, plus one padding byte (PS3.5 8.1.1)."""
-    if "PixelData" not in data or data["PixelData"].is_undefined_length:
-        return False
-    sides = [int(data.get(k) or 1) for k in ("Rows", "Columns", "SamplesPerPixel", "NumberOfFrames")]
-    bits = int(np.prod(np.array(sides, dtype=object))) * int(data.get("BitsAllocated") or 8)
-    return len(data.PixelData) > (bits + 7) // 8 + 1
 
 
 def _assumed_syntax(data: Dataset, path: Path) -> UID:

@@ -12,7 +12,7 @@ import numpy as np
 from pydicom.dataset import Dataset
 
 from medlt.data.dicom.display import apply_display
-from medlt.data.dicom.guard import Unreadable, open_dicom, stored_values
+from medlt.data.dicom.guard import Unreadable, first_frame, open_dicom
 
 
 @dataclass(frozen=True)
@@ -42,8 +42,9 @@ def read_dicom(path: Path) -> Radiograph:
     path = Path(path)
     with unusable_tags(path):
         data, notes = open_dicom(path)
-        display = apply_display(stored_values(data, path), data)
-        return _described(data, display.unit(), notes + display.notes)
+        stored, more = first_frame(data, path)
+        display = apply_display(stored, data)
+        return _described(data, display.unit(), notes + more + display.notes)
 
 
 @contextmanager
