@@ -152,13 +152,24 @@ def test_of_many_windows_the_first_pair_counts(centre: object, width: object) ->
 def test_a_window_without_width_is_none(write_dicom: Write, width: int | None) -> None:
     shown = read_dicom(write_dicom(RAMP, WindowCenter=100, WindowWidth=width))
     np.testing.assert_allclose(shown.pixels, RAMP / 4095, atol=1e-6)
-    assert "no window" in shown.notes
-
-
-def test_without_window_a_nearly_unused_range_is_stretched(write_dicom: Write) -> None:
-    shown = read_dicom(write_dicom(RAMP // 16, BitsStored=16))
-    np.testing.assert_allclose(shown.pixels, RAMP // 16 / 255, atol=1e-6)
     assert shown.notes == ("no window, scaled to the data",)
+
+
+@pytest.mark.parametrize("share", [1 / 16, 0.24, 0.26, 0.3, 0.7, 1.0])
+def test_without_window_the_range_is_that_of_the_data(write_dicom: Write, share: float) -> None:
+    """Whatever part of the declared 16 bits it is: minimum is black, maximum is white."""
+    values = (100 + RAMP * (share * 65000 / 4095)).astype(np.uint16)
+    shown = read_dicom(write_dicom(values, BitsStored=16, RescaleSlope=3, RescaleIntercept=-7))
+    np.testing.assert_allclose(shown.pixels, (values - 100) / (values.max() - 100), atol=1e-6)
+    assert shown.notes == ("no window, scaled to the data",)
+
+
+def test_without_window_the_range_is_that_behind_the_modality_lut(write_dicom: Write) -> None:
+    """A table that rises and falls: its highest value is white, wherever it lies."""
+    table = [0, 1000, 4000, 2000, 500]
+    pixels = np.array([[1, 2], [3, 4]], np.uint16)
+    shown = read_dicom(write_dicom(pixels, ModalityLUTSequence=[lut(0, 16, table)]))
+    np.testing.assert_allclose(shown.pixels, [[500 / 3500, 1], [1500 / 3500, 0]], atol=1e-6)
 
 
 def test_signed_values(write_dicom: Write) -> None:

@@ -15,10 +15,11 @@ import numpy as np
 from pydicom.dataset import Dataset
 from pydicom.pixels import apply_color_lut
 
-from medlt.data.dicom.luts import first_window, largest, modality_lut, presentation, voi_lut
+from medlt.data.dicom.luts import first_window, modality_lut, output_top, presentation, voi_lut
 
 _LUMINANCE = np.array([0.299, 0.587, 0.114])  # ITU-R BT.601
-_UNUSED_SHARE = 0.25
+NO_WINDOW = "no window, scaled to the data"
+NARROW_LUT = "a VOI LUT that ends far below its declared bits was scaled to its largest entry"
 
 
 @dataclass(frozen=True)
@@ -117,34 +118,22 @@ def extremes(stored: np.ndarray, padding: tuple[int, int] | None) -> tuple[np.ge
 def _span(low: np.generic, high: np.generic, data: Dataset) -> tuple[tuple[float, float], str, tuple[str, ...]]:
     """Return the values of black and white, the window's name, and notes, for a file without VOI.
 
-    The range is the declared one, the standard's identity. If the data use less than a quarter of it (16 bits declared,
-    12 used), the image would be black, so the range is that of the data.
+    The range is that of the data, from minimum to maximum outside the padding, so it is continuous in the data.
     """
     if "VOILUTSequence" in data and data.VOILUTSequence:
-        return (0.0, 1.0), "VOI LUT Sequence", ()
+        narrow = output_top(data.VOILUTSequence[0])[1]
+        return (0.0, 1.0), "VOI LUT Sequence", (NARROW_LUT,) if narrow else ()
     if (window := first_window(data)) is not None:
         function = str(data.get("VOILUTFunction") or "LINEAR")
         count = np.size(data.WindowCenter)
         more = f", the first of {count}" if count > 1 else ""
         return (0.0, 1.0), f"{function} centre {window[0]:g} width {window[1]:g}{more}", ()
-    used = modality_lut(np.array([low, high], np.float64), data)
-    declared = _declared(data)
-    note = "no window"
-    if declared is None or np.ptp(used) < _UNUSED_SHARE * np.ptp(declared):
-        declared, note = used, "no window, scaled to the data"
-    ends = float(declared.min()), float(declared.max())
-    return ends, f"range {ends[0]:g} to {ends[1]:g}", (note,)
-
-
-def _declared(data: Dataset) -> np.ndarray | None:
-    """Return the ends of the declared range in the modality's unit; None for float pixels, which declare none."""
-    if "PixelData" not in data:
-        return None
-    if sequence := data.get("ModalityLUTSequence"):
-        return np.array([0.0, largest(sequence[0])])
-    bits = int(data.BitsStored)
-    first = -(2 ** (bits - 1)) if data.PixelRepresentation else 0
-    return modality_lut(np.array([first, first + 2**bits - 1], np.float64), data)
+    ends = np.array([low, high], np.float64)
+    if data.get("ModalityLUTSequence") and ends[1] - ends[0] < 2**16:  # need not be monotonic
+        ends = np.arange(ends[0], ends[1] + 1)
+    used = modality_lut(ends, data)
+    black, white = float(used.min()), float(used.max())
+    return (black, white), f"range {black:g} to {white:g}", (NO_WINDOW,)
 
 
 def padding_range(data: Dataset) -> tuple[int, int] | None:

@@ -23,6 +23,7 @@ from pydicom.uid import ImplicitVRLittleEndian as ImplicitLE
 
 from medlt.data.dicom import codecs, encapsulation, salvage
 from medlt.data.dicom.cells import bits_below, cleared, has_excess, native, widen_packed
+from medlt.data.dicom.displaytags import repair_display
 from medlt.data.dicom.streams import frame_bits, frame_size, lacks_end_marker
 from medlt.types import InputError
 
@@ -261,7 +262,7 @@ def _refuse_other_size(frame: bytes, data: Dataset, path: Path) -> None:
 
 
 def _repair(data: Dataset, path: Path) -> tuple[str, ...]:
-    """Set a missing transfer syntax, and an invalid frame count to 1; return notes."""
+    """Correct the transfer syntax, the frame count, the cells and the display tags; return notes."""
     notes: list[str] = []
     if "TransferSyntaxUID" not in data.file_meta:
         data.file_meta.TransferSyntaxUID = _assumed_syntax(data, path)
@@ -275,7 +276,7 @@ def _repair(data: Dataset, path: Path) -> tuple[str, ...]:
     notes += [*encapsulation.mend_syntax(data), *widen_packed(data)]
     if has_excess(data):
         notes.append("more pixel data than the header declares")
-    return tuple(notes)
+    return (*notes, *repair_display(data))
 
 
 def _assumed_syntax(data: Dataset, path: Path) -> UID:

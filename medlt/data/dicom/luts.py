@@ -6,6 +6,8 @@ import numpy as np
 from pydicom.dataset import Dataset
 from pydicom.multival import MultiValue
 
+_UNUSED = 4  # two bits
+
 
 def modality_lut(values: np.ndarray, header: Dataset) -> np.ndarray:
     """Return values in the modality's unit, float64: Modality LUT Sequence, else slope and intercept (C.11.1)."""
@@ -19,7 +21,7 @@ def modality_lut(values: np.ndarray, header: Dataset) -> np.ndarray:
 def voi_lut(values: np.ndarray, header: Dataset, span: tuple[float, float]) -> np.ndarray:
     """Map modality values to [0,1], float64: VOI LUT Sequence, else the first window, else `span` (C.11.2)."""
     if sequence := header.get("VOILUTSequence"):
-        return _through_lut(values, sequence[0]) / largest(sequence[0])
+        return _through_lut(values, sequence[0]) / output_top(sequence[0])[0]
     if (window := first_window(header)) is not None:
         return _windowed(values, *window, str(header.get("VOILUTFunction") or "LINEAR"))
     low, high = span
@@ -81,6 +83,12 @@ def _entries(item: Dataset) -> np.ndarray:
     return entries
 
 
-def largest(item: Dataset) -> float:
-    """Return the top of a LUT's output range: that of its declared bits, or its largest entry if that is larger."""
-    return float(max(2 ** min(int(item.LUTDescriptor[2]), 16) - 1, int(_entries(item).max()), 1))
+def output_top(item: Dataset) -> tuple[float, bool]:
+    """Return the LUT output that is white, and whether it is far below the declared bits (C.11.2.1.1).
+
+    It is the top of the declared bits, or the largest entry if that is larger. Some devices declare 16 bits and fill
+    12: if two or more of the declared bits are never used, it is the largest entry too.
+    """
+    entry, declared = int(_entries(item).max()), 2 ** min(int(item.LUTDescriptor[2]), 16) - 1
+    narrow = 0 < entry and _UNUSED * (entry + 1) <= declared + 1
+    return float(entry if narrow else max(declared, entry, 1)), narrow
