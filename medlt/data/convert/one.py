@@ -13,6 +13,7 @@ from typing import Any
 from pydicom.dataset import Dataset
 
 from medlt.data.convert.encode import SUFFIX, encode
+from medlt.data.convert.plausibility import doubt
 from medlt.data.convert.pool import Stopped
 from medlt.data.convert.presets import PRESETS, Rendered, resized, to_uint8
 from medlt.data.convert.settings import ConversionSettings
@@ -84,7 +85,10 @@ def _converted(source: ConversionSource, raw: bytes, out: Path, settings: Conver
             source = replace(source, data=clean.dataset)
         stored, notes = source.stored()
         source = replace(source, notes=source.notes + notes)
-        rendered = resized(PRESETS[settings.preset](stored, source.data), settings.size)
+        rendered = PRESETS[settings.preset](stored, source.data)
+        if note := doubt(rendered.pixels, stored, source.data):
+            rendered = replace(rendered, notes=(*rendered.notes, note))
+        rendered = resized(rendered, settings.size)
         if settings.format in ("png", "jpeg") and rendered.pixels.dtype != "uint8":
             rendered = replace(rendered, pixels=to_uint8(rendered.pixels))
         data = _encoded(rendered, source.data, settings)

@@ -14,6 +14,7 @@ from typing import Any
 import pandas as pd
 
 from medlt.data.convert.journal import Journal
+from medlt.data.convert.plausibility import DOUBTS
 from medlt.data.convert.reasons import HINTS, kind_of_reason
 from medlt.data.convert.scan import path_id
 from medlt.files import atomic
@@ -40,6 +41,7 @@ class Tally:
     duplicates: list[tuple[str, str, str]] = field(default_factory=list)
     failures: list[tuple[str, str]] = field(default_factory=list)
     seen: dict[bytes, str] = field(default_factory=dict)
+    doubts: Counter[str] = field(default_factory=Counter)
     counts: dict[str, Counter[str]] = field(
         default_factory=lambda: {"transfer_syntax": Counter(), "modality": Counter()}
     )
@@ -57,6 +59,7 @@ class Tally:
                 if value and (other := self._first(kind, value, row["uid"])) is not None:
                     self.duplicates.append((source, other, kind))
             self.rows.append((row["uid"], at))
+            self.doubts.update(note for note in row["made_notes"] if note in DOUBTS)
             for name, counter in self.counts.items():
                 counter[row[name]] += 1
 
@@ -77,6 +80,7 @@ class Tally:
             "failed": kinds["failed"],
             "duplicates": _sorted(Counter(what for _, _, what in self.duplicates)),
             "reasons": _sorted(Counter(code for _, code in self.failures)),
+            "implausible": _sorted(self.doubts),
             "transfer_syntaxes": _sorted(self.counts["transfer_syntax"]),
             "modalities": _sorted(self.counts["modality"]),
         }

@@ -16,7 +16,8 @@ def conversion_table(out: Path, counts: dict[str, Any]) -> Table:
     from pydicom.uid import UID
     from rich.table import Table
 
-    hints = ("hint",) if counts["reasons"] or counts.get("duplicates") else ()
+    hinted = counts["reasons"] or counts.get("duplicates") or counts.get("implausible")
+    hints = ("hint",) if hinted else ()
     title = f"{counts['converted']} images in {out}"
     made = Table("what", "files", *hints, title=title, title_justify="left")
     made.columns[0].no_wrap = True
@@ -27,4 +28,6 @@ def conversion_table(out: Path, counts: dict[str, Any]) -> Table:
         made.add_row(f"{kind_of_reason(code)}: {code}", str(count), HINTS[code])
     for what, count in counts.get("duplicates", {}).items():
         made.add_row(f"duplicate: same {what}", str(count), "see duplicates.csv")
+    for note, count in counts.get("implausible", {}).items():
+        made.add_row(f"converted: {note}", str(count), "see its notes in manifest.parquet, and the image")
     return made

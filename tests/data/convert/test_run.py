@@ -40,6 +40,7 @@ COUNTS = {
     "failed": 1,
     "duplicates": {"file": 1},
     "reasons": {"duplicate": 1, "empty": 1, "not_dicom": 1, "truncated": 1},
+    "implausible": {},
     "transfer_syntaxes": {"1.2.840.10008.1.2.1": 24},
     "modalities": {"DX": 24},
 }
