@@ -42,24 +42,29 @@ def healthy(rows: ExperimentRows, seed: int) -> np.ndarray:
 class CodedImages:
     """Validation images without a tail finding, and the same images through the codec of each source.
 
-    rows: their numbers among the validation rows, [C]; patients: of each; by_source: source -> uint8 [C,1,S,S]. Raises
-    InputError if lengths differ.
+    rows: their numbers among the validation rows, [C]; patients: of each; by_source: source -> uint8 [C,1,S,S];
+    real_pixels: sources whose images went through no codec. Raises InputError if lengths differ.
     """
 
     rows: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
     patients: tuple[str, ...] = ()
     by_source: Mapping[str, Tensor] = field(default_factory=dict)
+    real_pixels: frozenset[str] = frozenset()
 
     def __post_init__(self) -> None:
         if {len(self.rows), len(self.patients), *map(len, self.by_source.values())} != {len(self.rows)}:
             raise InputError("coded images, their rows and their patients differ in number; give one of each an image")
 
     def of(self, arm: Arm) -> Tensor | None:
-        """Return the images through the codec of the arm's source; of the first source for an arm of real images."""
+        """Return the images through the codec of the arm's source.
+
+        For an arm of real pixels alone, through that of the first source; None for a codec that may not be used.
+        """
         if not len(self.rows) or not self.by_source:
             return None
         source = str(arm.about.get("source", ""))
-        return self.by_source.get(source) if source else next(iter(self.by_source.values()))
+        alone = not source or source in self.real_pixels
+        return next(iter(self.by_source.values())) if alone else self.by_source.get(source)
 
 
 def fingerprint(

@@ -50,7 +50,8 @@ class SourceImages:
     `verifiers` also `fold`, the number of its verifier. labels: uid x finding in [0,1] or NaN, at least of the kept
     images; images(size, uids) -> uint8 [n,1,size,size]. Label checks also need checks: the run's table of check results
     (check, uid, passed); planned: number of planned images; guiding: digests of the networks that guided the images.
-    through_codec(size, uids): real images through the codec that made the source, as `images`; None without a codec.
+    through_codec(size, uids): real images through the codec that made the source, as `images`; None without one that
+    may be used. real_pixels: no image went through a codec.
     Raises InputError if a column is missing.
     """
 
@@ -63,6 +64,7 @@ class SourceImages:
     planned: int = 0
     guiding: tuple[str, ...] = ()
     through_codec: Callable[[int, Sequence[str]], Tensor] | None = None
+    real_pixels: bool = False
 
     def __post_init__(self) -> None:
         wanted = (*KEPT, *(("fold",) if self.verifiers is not None else ()))

@@ -27,8 +27,9 @@ def drawn_source(
         raise InputError(f"sources.{name}: only data of kind phantom can be drawn; give run or config instead")
     table, drawn = variants(given.drawn, cohort.train.rows, cohort.tail, given.per_positive, config.seed)
     labels = table[list(cohort.findings)]
-    kept = table[["finding", "slot", "tail_parent"]].assign(verifier=1.0)
-    return SourceImages(name, kept, labels, _Drawn(drawn, data.size), planned=len(kept))
+    # no lesion lies where that of its control does, so the row of the control is no tail image
+    kept = table[["finding", "slot"]].assign(label_source=table["tail_parent"], verifier=1.0)
+    return SourceImages(name, kept, labels, _Drawn(drawn, data.size), planned=len(kept), real_pixels=True)
 
 
 class _Drawn:

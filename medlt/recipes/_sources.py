@@ -27,7 +27,7 @@ from medlt.recipes._drawn import drawn_source
 from medlt.recipes._models import train_guidance_classifier, train_verifiers
 from medlt.recipes._privacy import private_fit
 from medlt.recipes._setup import RunFolder, finished
-from medlt.recipes._through_codec import derived, through_codec
+from medlt.recipes._through_codec import derived, real_pixels, through_codec
 from medlt.types import InputError, Progress
 
 log = logging.getLogger(__name__)
@@ -43,7 +43,7 @@ def own_images(name: str, run: RunFolder[configs.RunConfig], filled: augment.Fil
         kept = kept.drop(columns="fold")
     return SourceImages(
         name, kept, _labels(made), _pixels(made), verifiers, filled.published.results, len(filled.plan),
-        through_codec=through_codec(run, cohort, cohort),
+        through_codec=through_codec(run, cohort, cohort), real_pixels=real_pixels(run.config),
     )  # fmt: skip
 
 
@@ -109,7 +109,7 @@ def _opened(name: str, run: RunFolder[configs.RunConfig], own: Cohort, cohort: C
         require_unseen_parents(kept["fold"], verifiers.seen, parents_of(kept))
     return SourceImages(
         name, kept, _labels(made), _pixels(made), _verifiers(run, own, verifiers), results, len(planned),
-        _guiding(run, own, verifiers), through_codec(run, own, cohort),
+        _guiding(run, own, verifiers), through_codec(run, own, cohort), real_pixels(run.config),
     )  # fmt: skip
 
 

@@ -63,8 +63,14 @@ class ThroughCodec:
 
 
 def through_codec(run: RunFolder[configs.RunConfig], own: Cohort, cohort: Cohort) -> ThroughCodec | None:
-    """Return the codec of a run for real images; None for a private run."""
-    return None if run.config.privacy is not None else ThroughCodec(run, own, cohort)
+    """Return the codec of a run for real images; None for a private run, and for pixels, which lose nothing."""
+    unused = run.config.privacy is not None or real_pixels(run.config)
+    return None if unused else ThroughCodec(run, own, cohort)
+
+
+def real_pixels(config: configs.RunConfig) -> bool:
+    """Return whether the latents of a run are the pixels themselves."""
+    return isinstance(config.codec, configs.PixelsConfig)
 
 
 def coded_images(
@@ -81,7 +87,8 @@ def coded_images(
         if id(source.through_codec) not in made and source.through_codec is not None:
             made[id(source.through_codec)] = source.through_codec(size, uids)
     patients = cohort.val.rows["patient_id"].astype(str).loc[uids]
-    return CodedImages(at, tuple(patients), {name: made[id(one.through_codec)] for name, one in with_codec.items()})
+    by_source = {name: made[id(one.through_codec)] for name, one in with_codec.items()}
+    return CodedImages(at, tuple(patients), by_source, frozenset(n for n, one in sources.items() if one.real_pixels))
 
 
 def derived(name: str, given: configs.SourceConfig, base: SourceImages, cohort: Cohort, seed: int) -> SourceImages:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -106,6 +108,9 @@ def test_an_arm_takes_the_codec_of_its_source_and_a_real_arm_the_first() -> None
     assert coded.of(Arm("a", "synthetic", settings, about={"source": "y"})) is other
     assert coded.of(Arm(REAL, "real", settings, about={"source": ""})) is one
     assert coded.of(Arm("b", "synthetic", settings, about={"source": "plain table"})) is None
+    drawn = replace(coded, real_pixels=frozenset({"drawn"}))
+    assert drawn.of(Arm("a", "synthetic", settings, about={"source": "drawn"})) is one
+    assert coded.of(Arm("a", "synthetic", settings, about={"source": "private"})) is None
     assert CodedImages().of(Arm(REAL, "real", settings)) is None
     with pytest.raises(InputError, match="differ in number"):
         CodedImages(np.array([0, 1]), ("p",), {"x": one})

@@ -50,6 +50,7 @@ def test_a_drawn_arm_is_compared_with_copies_of_the_same_positives(done: Path) -
     positives = sum(int((rows[name] == 1).sum()) for name in rows if _is_tail(rows, name))
     assert arms.at["fresh", "added"] == 2 * positives
     assert arms.at[arms.at["fresh", "control"], "added"] == 2 * positives
+    assert not (done / "retention.parquet").exists()  # no drawn lesion lies where that of its control does
 
 
 def _is_tail(rows: pd.DataFrame, name: str) -> bool:

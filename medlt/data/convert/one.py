@@ -19,8 +19,19 @@ from medlt.data.convert.presets import PRESETS, Rendered, resized, to_uint8
 from medlt.data.convert.settings import ConversionSettings
 from medlt.data.convert.source import ConversionSource, open_source
 from medlt.data.deidentify import Deidentified, deidentify, write_deidentified
+from medlt.data.dicom.attributes import (
+    is_mammogram,
+    kind_notes,
+    laterality_of,
+    procedure_of,
+    region_of,
+    remark,
+    sop_class_of,
+    text,
+    view_of,
+)
 from medlt.data.dicom.guard import Unreadable, read_bytes
-from medlt.data.dicom.read import spacing, text, unusable_tags
+from medlt.data.dicom.read import spacing, unusable_tags
 
 _NOT_CHEST_FILM = frozenset({"CR", "DX", "DR", "RG", ""})
 _PIECE = 4096
@@ -28,10 +39,7 @@ _LONGEST = 1024  # the longest tag that is read, LO, may have 64 characters (PS3
 FULL = (errno.ENOSPC, errno.EDQUOT)
 _TEXTS = {
     "patient_id": "PatientID",
-    "view": "ViewPosition",
     "modality": "Modality",
-    "body_part": "BodyPartExamined",
-    "laterality": "ImageLaterality",
     "sex": "PatientSex",
     "age": "PatientAge",
     "study_uid": "StudyInstanceUID",
@@ -39,6 +47,19 @@ _TEXTS = {
     "sop_uid": "SOPInstanceUID",
     "accession": "AccessionNumber",
     "photometric": "PhotometricInterpretation",
+}
+_REMARKS = {
+    "presentation_intent": "PresentationIntentType",
+    "orientation": "PatientOrientation",
+    "manufacturer": "Manufacturer",
+    "model": "ManufacturerModelName",
+}
+_DESCRIBED = {
+    "view": view_of,
+    "body_part": region_of,
+    "laterality": laterality_of,
+    "sop_class": sop_class_of,
+    "procedure": procedure_of,
 }
 
 
@@ -158,9 +179,11 @@ def _refuse_unchecked(source: ConversionSource, settings: ConversionSettings) ->
 
 
 def _refuse_filtered(data: Dataset, settings: ConversionSettings) -> None:
-    for keyword, allowed in (("Modality", settings.modalities), ("BodyPartExamined", settings.body_parts)):
-        if allowed and text(data, keyword).upper() not in allowed:
-            raise Unreadable("filtered", f"{keyword} is filtered out")
+    """Raise Unreadable if a filter excludes the file; a mammography SOP class counts as MG, whatever Modality is."""
+    modality = "MG" if is_mammogram(data) else text(data, "Modality").upper()
+    for value, allowed in ((modality, settings.modalities), (region_of(data).upper(), settings.body_parts)):
+        if allowed and value not in allowed:
+            raise Unreadable("filtered", "excluded by --modality or --body-part")
 
 
 def _tags(source: ConversionSource) -> dict[str, Any]:
@@ -172,6 +195,8 @@ def _tags(source: ConversionSource) -> dict[str, Any]:
     strange = (f"modality {modality}",) if modality not in _NOT_CHEST_FILM else ()
     return {
         **{name: text(data, keyword)[:_LONGEST] for name, keyword in _TEXTS.items()},
+        **{name: remark(data, keyword)[:_LONGEST] for name, keyword in _REMARKS.items()},
+        **{name: describe(data)[:_LONGEST] for name, describe in _DESCRIBED.items()},
         "rows": _count(data, "Rows", 0),
         "columns": _count(data, "Columns", 0),
         "bits_stored": _count(data, "BitsStored", 0),
@@ -179,7 +204,7 @@ def _tags(source: ConversionSource) -> dict[str, Any]:
         "row_spacing_mm": pixel[0] if pixel else None,
         "column_spacing_mm": pixel[1] if pixel else None,
         "transfer_syntax": syntax,
-        "notes": [*source.notes, *strange],
+        "notes": [*source.notes, *strange, *kind_notes(data)],
     }
 
 

@@ -21,7 +21,8 @@ from medlt.files import atomic
 
 COLUMNS = (
     *("uid", "path", "patient_id", "view", "modality", "body_part", "laterality", "sex", "age"),
-    *("study_uid", "series_uid", "sop_uid", "accession", "photometric", "rows", "columns", "bits_stored", "frames"),
+    *("study_uid", "series_uid", "sop_uid", "accession", "sop_class", "presentation_intent", "procedure"),
+    *("manufacturer", "model", "orientation", "photometric", "rows", "columns", "bits_stored", "frames"),
     *("row_spacing_mm", "column_spacing_mm", "transfer_syntax", "preset", "format", "quality", "out_rows"),
     *("out_columns", "window", "scale", "offset", "notes", "sha256_in", "sha256_out", "bytes_in", "bytes", "versions"),
     "source",

@@ -15,6 +15,8 @@ from pydicom.dataset import Dataset
 from pydicom.multival import MultiValue
 from pydicom.sequence import Sequence
 
+from medlt.data.dicom.attributes import items
+
 WINDOW = "a window that is not a number was ignored"
 RESCALE = "a rescale slope or intercept that is not a number was ignored"
 SPACING = "a pixel spacing that is not a number was ignored"
@@ -57,21 +59,12 @@ def repair_display(data: Dataset) -> tuple[str, ...]:
 
 def _lift_groups(data: Dataset) -> None:
     """Copy attributes of the first frame's, else the shared, functional groups to the top level, where it has none."""
-    groups = [*_items(data, "PerFrameFunctionalGroupsSequence")[:1], *_items(data, "SharedFunctionalGroupsSequence")]
+    groups = [*items(data, "PerFrameFunctionalGroupsSequence")[:1], *items(data, "SharedFunctionalGroupsSequence")]
     for group in groups:
         for macro, (names, others) in _MACROS.items():
-            items = _items(group, macro)
-            if items and not any(_filled(data, name) for name in (*names, *others)):
-                data.update({items[0][name].tag: items[0][name] for name in names if name in items[0]})
-
-
-def _items(data: Dataset, keyword: str) -> list[Dataset]:
-    """Return the items of a sequence; none if it is absent or no sequence."""
-    try:
-        value = data.get(keyword)
-    except Exception:  # hostile bytes may raise any exception
-        return []
-    return list(value) if isinstance(value, Sequence) else []
+            macros = items(group, macro)
+            if macros and not any(_filled(data, name) for name in (*names, *others)):
+                data.update({macros[0][name].tag: macros[0][name] for name in names if name in macros[0]})
 
 
 def _filled(data: Dataset, keyword: str) -> bool:
@@ -152,9 +145,9 @@ def _tables(data: Dataset) -> list[str]:
     """Keep the look-up tables of C.11.1 and C.11.2 that have a descriptor and entries, in a known byte order."""
     notes: list[str] = []
     for keyword, note in _TABLES.items():
-        items = _items(data, keyword)
-        usable = [item for item in items if _is_table(item)]
-        if len(usable) < len(items) or (not items and _filled(data, keyword) and not _is_empty(data, keyword)):
+        tables = items(data, keyword)
+        usable = [item for item in tables if _is_table(item)]
+        if len(usable) < len(tables) or (not tables and _filled(data, keyword) and not _is_empty(data, keyword)):
             notes.append(note)
             if usable:
                 data[keyword].value = Sequence(usable)

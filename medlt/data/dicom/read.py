@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 from pydicom.dataset import Dataset
 
+from medlt.data.dicom.attributes import region_of, text, view_of
 from medlt.data.dicom.display import apply_display
 from medlt.data.dicom.guard import Unreadable, first_frame, open_dicom
 
@@ -70,8 +71,8 @@ def _described(data: Dataset, pixels: np.ndarray, notes: tuple[str, ...]) -> Rad
         uid=text(data, "SOPInstanceUID"),
         patient_id=text(data, "PatientID"),
         modality=text(data, "Modality"),
-        body_part=text(data, "BodyPartExamined"),
-        view=text(data, "ViewPosition"),
+        body_part=region_of(data),
+        view=view_of(data),
         photometric=text(data, "PhotometricInterpretation"),
         transfer_syntax=str(data.file_meta.TransferSyntaxUID),
         bits_stored=int(data.get("BitsStored") or 32),
@@ -79,11 +80,6 @@ def _described(data: Dataset, pixels: np.ndarray, notes: tuple[str, ...]) -> Rad
         frames=int(data.get("NumberOfFrames") or 1),
         notes=notes,
     )
-
-
-def text(data: Dataset, keyword: str) -> str:
-    """Return the attribute as stripped text, "" if absent or empty."""
-    return str(data.get(keyword) or "").strip()
 
 
 def spacing(data: Dataset) -> tuple[float, float] | None:
