@@ -152,13 +152,19 @@ def test_filters_see_codes_and_mammography(write_dicom: Write, tmp_path: Path) -
     assert (list(rows), counts["reasons"]) == (["1.1"], {"filtered": 1})
 
 
-def test_a_description_that_cannot_be_read_loses_no_image(write_dicom: Write, tmp_path: Path) -> None:
-    """A sequence of noise, and floats of a wrong length."""
+FLOAT = b"\x08\x00\x00\x01FD\x02\x00ab"
+BROKEN = {
+    "a sequence that is a float of wrong length": b"\x54\x00\x20\x02FD\x02\x00ab",
+    "a code that is a float of wrong length": b"\x54\x00\x20\x02SQ\0\0\x12\0\0\0\xfe\xff\x00\xe0\x0a\0\0\0" + FLOAT,
+}
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_a_description_that_cannot_be_read_loses_no_image(write_dicom: Write, tmp_path: Path, name: str) -> None:
     (tmp_path / "in").mkdir()
     path = write_dicom(RAMP, name="in/a.dcm", SOPInstanceUID="1.1", ViewPosition=None, **FULL)
     raw = path.read_bytes()
-    at = raw.index(b"\x54\x00") if b"\x54\x00\x20\x02" in raw else raw.index(b"\xe0\x7f\x10\x00OW")
-    noise = b"\x54\x00\x20\x02SQ\0\0\x08\0\0\0" + bytes(range(1, 9))
-    path.write_bytes(raw[:at] + noise + raw[at:])
+    at = raw.index(b"\xe0\x7f\x10\x00OW")
+    path.write_bytes(raw[:at] + BROKEN[name] + raw[at:])
     row = converted(tmp_path / "in", tmp_path / "out")[1]["1.1"]
     assert (row["view"], row["notes"]) == ("", "")
