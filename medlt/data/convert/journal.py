@@ -52,8 +52,8 @@ class Journal:
         try:
             self.flush()
         finally:
-            self._handle.close()
             self._reader.close()
+            self._handle.close()  # raises on a full disk
 
     def _open(self) -> None:
         self._handle = open(os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), "ab")
