@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from pydicom.dataset import Dataset
 
 from medlt.data.convert.encode import SUFFIX, encode
@@ -18,6 +19,7 @@ from medlt.data.convert.pool import Stopped
 from medlt.data.convert.presets import PRESETS, Rendered, resized, to_uint8
 from medlt.data.convert.settings import ConversionSettings
 from medlt.data.convert.source import ConversionSource, open_source
+from medlt.data.convert.upright import UPRIGHT, upright
 from medlt.data.deidentify import Deidentified, deidentify, write_deidentified
 from medlt.data.dicom.attributes import (
     is_mammogram,
@@ -106,14 +108,13 @@ def _converted(source: ConversionSource, raw: bytes, out: Path, settings: Conver
             source = replace(source, data=clean.dataset)
         stored, notes = source.stored()
         source = replace(source, notes=source.notes + notes)
-        rendered = PRESETS[settings.preset](stored, source.data)
-        if note := doubt(rendered.pixels, stored, source.data):
-            rendered = replace(rendered, notes=(*rendered.notes, note))
+        rendered, pixel = _rendered(stored, source.data, settings)
+        shape = _shape(rendered, pixel)
         rendered = resized(rendered, settings.size)
         if settings.format in ("png", "jpeg") and rendered.pixels.dtype != "uint8":
             rendered = replace(rendered, pixels=to_uint8(rendered.pixels))
-        data = _encoded(rendered, source.data, settings)
-        row = _tags(source) | {"rows": stored.shape[0], "columns": stored.shape[1]} | _made(rendered, settings)
+        data = _encoded(rendered, shape, settings)
+        row = _tags(source) | shape | _made(rendered, settings)
     place = f"images/{uid}{SUFFIX[settings.format]}"
     write_once(out / place, data)
     sha256_in = whole.hex() if settings.digest and not settings.key else ""
@@ -121,11 +122,29 @@ def _converted(source: ConversionSource, raw: bytes, out: Path, settings: Conver
     return Outcome(row=row | digests | {"uid": uid, "path": place, "bytes_in": len(raw), "bytes": len(data)})
 
 
-def _encoded(rendered: Rendered, data: Dataset, settings: ConversionSettings) -> bytes:
-    pixel = spacing(data)
-    if pixel is not None and "Rows" in data:
-        ratio = int(data.Rows) / rendered.pixels.shape[0], int(data.Columns) / rendered.pixels.shape[1]
-        pixel = pixel[0] * ratio[0], pixel[1] * ratio[1]
+def _rendered(
+    stored: np.ndarray, data: Dataset, settings: ConversionSettings
+) -> tuple[Rendered, tuple[float, float] | None]:
+    """Return the image of the preset in its full size, with the note of a second opinion, and its spacing in mm."""
+    rendered, pixel = PRESETS[settings.preset](stored, data), spacing(data)
+    if note := doubt(rendered.pixels, stored, data):
+        rendered = replace(rendered, notes=(*rendered.notes, note))
+    return upright(rendered, pixel, data) if settings.preset in UPRIGHT else (rendered, pixel)
+
+
+def _shape(rendered: Rendered, pixel: tuple[float, float] | None) -> dict[str, Any]:
+    """Return the manifest's columns about the image before it is resized."""
+    rows, columns = rendered.pixels.shape
+    down, along = pixel or (None, None)
+    return {"rows": rows, "columns": columns, "row_spacing_mm": down, "column_spacing_mm": along}
+
+
+def _encoded(rendered: Rendered, shape: dict[str, Any], settings: ConversionSettings) -> bytes:
+    pixel = None
+    if shape["row_spacing_mm"] is not None:
+        rows, columns = rendered.pixels.shape
+        ratio = shape["rows"] / rows, shape["columns"] / columns
+        pixel = shape["row_spacing_mm"] * ratio[0], shape["column_spacing_mm"] * ratio[1]
     return encode(rendered.pixels, settings.format, settings.quality, pixel, rendered.scale, rendered.offset)
 
 
@@ -189,7 +208,6 @@ def _refuse_filtered(data: Dataset, settings: ConversionSettings) -> None:
 def _tags(source: ConversionSource) -> dict[str, Any]:
     """Return the manifest's columns about the source."""
     data = source.data
-    pixel = spacing(data)
     syntax = str(data.file_meta.TransferSyntaxUID) if source.kind == "dicom" else source.kind
     modality = text(data, "Modality").upper()
     strange = (f"modality {modality}",) if modality not in _NOT_CHEST_FILM else ()
@@ -197,12 +215,8 @@ def _tags(source: ConversionSource) -> dict[str, Any]:
         **{name: text(data, keyword)[:_LONGEST] for name, keyword in _TEXTS.items()},
         **{name: remark(data, keyword)[:_LONGEST] for name, keyword in _REMARKS.items()},
         **{name: describe(data)[:_LONGEST] for name, describe in _DESCRIBED.items()},
-        "rows": _count(data, "Rows", 0),
-        "columns": _count(data, "Columns", 0),
         "bits_stored": _count(data, "BitsStored", 0),
         "frames": _count(data, "NumberOfFrames", 1),
-        "row_spacing_mm": pixel[0] if pixel else None,
-        "column_spacing_mm": pixel[1] if pixel else None,
         "transfer_syntax": syntax,
         "notes": [*source.notes, *strange, *kind_notes(data)],
     }
