@@ -53,7 +53,7 @@ def test_the_orientations_of_this_test_are_those_of_the_standard() -> None:
 def test_a_frontal_film_is_hung_with_the_head_up_and_left_at_the_right(turns: int, mirror: bool) -> None:
     data = Dataset()
     data.PatientOrientation = orientation(turns, mirror)
-    made, spacing = upright(Rendered(stored_as(FILM, turns, mirror), ""), None, data)
+    made, spacing = upright(Rendered(stored_as(FILM, turns, mirror).copy(), ""), None, data)
     np.testing.assert_array_equal(made.pixels, FILM)
     assert made.pixels.flags.c_contiguous
     assert spacing is None
@@ -72,7 +72,7 @@ def test_a_lateral_film_is_turned_and_never_mirrored(turns: int, mirror: bool) -
 
 
 @pytest.mark.parametrize(
-    "text", ["", "L", "L\\", "\\F", "L\\L", "L\\R", "H\\F", "X\\Y", "L\\P", "A\\L", "1\\0", "L\\F\\H\\A"]
+    "text", ["", "L", "L\\", "\\F", "L\\L", "L\\R", "H\\F", "F\\H", "X\\Y", "L\\P", "A\\L", "1\\0", "L\\F\\H\\A"]
 )
 def test_an_unusable_orientation_turns_nothing(text: str) -> None:
     assert hanging(text) == (0, False)
@@ -113,6 +113,7 @@ def test_a_turned_film_keeps_its_spacing_with_its_sides() -> None:
     np.testing.assert_array_equal(made.pixels, FILM)
     assert spacing == (0.2, 0.2)
     assert made.notes == (turned_note(3), SQUARED)
+    assert upright(Rendered(stored_as(FILM, 1, False), ""), (0.143, 0.1431), data)[1] == (0.1431, 0.143)
 
 
 @pytest.mark.parametrize(
