@@ -13,7 +13,7 @@ from medlt.data.dicom.display import padding_range
 BLACK = "nearly all black"
 WHITE = "nearly all white"
 FLAT = "nearly no contrast"
-FAR = "grey levels far from those of the stored values"
+FAR = "grey levels far from the stored ones"
 DOUBTS = (BLACK, WHITE, FLAT, FAR)
 _SHARE = 0.98
 _LEAST_RANGE = 0.1

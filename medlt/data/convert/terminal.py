@@ -29,5 +29,5 @@ def conversion_table(out: Path, counts: dict[str, Any]) -> Table:
     for what, count in counts.get("duplicates", {}).items():
         made.add_row(f"duplicate: same {what}", str(count), "see duplicates.csv")
     for note, count in counts.get("implausible", {}).items():
-        made.add_row(f"converted: {note}", str(count), "see its notes in manifest.parquet, and the image")
+        made.add_row(f"converted: {note}", str(count), "see manifest.parquet")
     return made
