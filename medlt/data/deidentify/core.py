@@ -23,9 +23,8 @@ from medlt.data.deidentify.pixels import (
     PIXEL_ATTRIBUTES,
     PixelDecision,
     Risk,
-    hidden_overlay,
     inspect,
-    rewrite,
+    rebuild,
     trimmed,
 )
 from medlt.data.deidentify.profile import CODES, DATES, EDITION, PIXELS, Profile
@@ -89,11 +88,10 @@ def _first(data: Dataset, profile: Profile, key: bytes, detector: Detector | Non
     out.file_meta = _file_meta(data, out)
     out.preamble = b"\0" * 128
     trimmed(out)
-    decision = inspect(out, PIXELS in profile, detector, hidden_overlay(data))
-    if decision.cleaned is not None:
-        rewrite(out, decision.cleaned)
+    decision = inspect(out, PIXELS in profile, detector)
+    if decision.values is not None:
+        rebuild(out, decision.values)
     hits = sweep(out, run.removed)
-    decision = _with_stream(decision, out, run)
     codes = _claim(out, profile, decision)
     proof.sign(out, METHOD, profile, key)
     return Deidentified(out, codes, {**run.counts, "residual": hits}, decision.risk, decision.quarantine)
@@ -137,14 +135,6 @@ def _file_meta(source: Dataset, out: Dataset) -> FileMetaDataset:
     meta.ImplementationClassUID = PYDICOM_IMPLEMENTATION_UID
     meta.ImplementationVersionName = f"MEDLT {__version__}"[:16]
     return meta
-
-
-def _with_stream(decision: PixelDecision, out: Dataset, run: Actions) -> PixelDecision:
-    """Return a decision for quarantine if comments in the compressed stream hold an identifier."""
-    if decision.quarantine or not out.file_meta.TransferSyntaxUID.is_encapsulated or "PixelData" not in out:
-        return decision
-    reason = "the compressed pixel stream holds an identifier of the patient"
-    return PixelDecision(decision.risk, reason if run.removed.inside(out.PixelData) else None)
 
 
 def _claim(out: Dataset, profile: Profile, decision: PixelDecision) -> tuple[str, ...]:

@@ -1,4 +1,9 @@
-"""Decides whether pixels may be released, from the header, a text detector, and a second detection after cleaning."""
+"""Decides whether pixels may be released, from the header, a text detector, and a second detection after cleaning.
+
+Pixels are never copied. What may be released is decoded to stored values and written again from those alone: nothing is
+left of comments and application markers in a compressed stream, of bytes behind it, of a second stream, or of the bits
+beside the stored ones. Pixels that cannot be decoded are held back.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +13,8 @@ from pathlib import Path
 
 import numpy as np
 from pydicom.dataset import Dataset
-from pydicom.uid import ExplicitVRLittleEndian
+from pydicom.pixels import compress
+from pydicom.uid import ExplicitVRLittleEndian, JPEGLSLossless
 
 from medlt.data.deidentify.text import Box, Detector, painted
 from medlt.data.dicom import guard
@@ -36,11 +42,13 @@ class Risk:
 
 @dataclass(frozen=True)
 class PixelDecision:
-    """The risk, why the pixels must not be released (None: they may), and cleaned stored values if any changed."""
+    """The risk, why the pixels must not be released (None: they may), and the stored values to write, None if there
+    are none or they cannot be decoded.
+    """
 
     risk: Risk
     quarantine: str | None
-    cleaned: np.ndarray | None = None
+    values: np.ndarray | None = None
 
 
 def header_risk(data: Dataset) -> Risk:
@@ -60,28 +68,27 @@ def header_risk(data: Dataset) -> Risk:
     return Risk(100 if hints[0][1] else min(99, score), reasons)
 
 
-def inspect(data: Dataset, clean: bool, detector: Detector | None, hidden: str | None = None) -> PixelDecision:
-    """Return the decision on the pixels of `data`, which is not changed; only the first frame can be inspected.
-
-    `hidden` describes text that no detector can see, if there is any (`hidden_overlay`).
-    """
+def inspect(data: Dataset, clean: bool, detector: Detector | None) -> PixelDecision:
+    """Return the decision on the pixels of `data`, which is not changed; only the first frame can be inspected."""
     risk = header_risk(data)
     declared = "BurnedInAnnotation is YES, and nothing was cleaned" if risk.header == 100 else None
     if not any(name in data for name in PIXEL_ATTRIBUTES):
         return PixelDecision(risk, None)
-    if detector is None:
-        return PixelDecision(risk, declared or hidden)
     try:
         values = _readable(data)
     except InputError as error:
         return PixelDecision(risk, str(error))
+    if detector is None:
+        return PixelDecision(risk, declared, values)
     boxes = tuple(detector(values))
     risk = replace(risk, inspected=True, detected=boxes, remaining=boxes)
-    if clean and (boxes or (hidden and not declared)):
+    if clean and boxes:
         return _cleaned(data, values, risk, detector)
     if boxes:
-        return PixelDecision(risk, f"{len(boxes)} box(es) that look like text; add clean-pixel to paint them over")
-    return PixelDecision(risk, declared or hidden)
+        return PixelDecision(
+            risk, f"{len(boxes)} box(es) that look like text; add clean-pixel to paint them over", values
+        )
+    return PixelDecision(risk, declared, values)
 
 
 def _cleaned(data: Dataset, values: np.ndarray, risk: Risk, detector: Detector) -> PixelDecision:
@@ -110,19 +117,13 @@ def _readable(data: Dataset) -> np.ndarray:
     return values
 
 
-def hidden_overlay(source: Dataset) -> str | None:
-    """Return a description of an overlay in the bits above the stored ones (retired, PS3.3 C.9.2), or None.
+def rebuild(data: Dataset, values: np.ndarray) -> None:
+    """Write `values`, and nothing else of the pixels, into `data`, in place.
 
-    Detectors do not see it.
+    They have only their stored bits, aligned to bit 0. A compressed source becomes JPEG-LS Lossless, any other and
+    signed values Explicit VR Little Endian (PS3.5 A.2, A.4.3).
     """
-    for group in range(0x6000, 0x6020, 2):
-        if (group, 0x0102) in source and (group, 0x3000) not in source:
-            return "an overlay in the unused bits of the pixels; add clean-pixel to clear them"
-    return None
-
-
-def rewrite(data: Dataset, values: np.ndarray) -> None:
-    """Write `values` into `data` as uncompressed Explicit VR Little Endian (PS3.5 A.2), in place."""
+    compressed = data.file_meta.TransferSyntaxUID.is_encapsulated and not data.get("PixelRepresentation")
     for name in ("ExtendedOffsetTable", "ExtendedOffsetTableLengths", "PixelDataProviderURL"):
         data.pop(name, None)
     if values.ndim == 3:
@@ -132,6 +133,8 @@ def rewrite(data: Dataset, values: np.ndarray) -> None:
     raw = np.ascontiguousarray(values, values.dtype.newbyteorder("<")).tobytes()
     data.add_new("PixelData", "OB" if data.BitsAllocated == 8 else "OW", raw + b"\0" * (len(raw) % 2))
     data.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    if compressed:
+        compress(data, JPEGLSLossless, encoding_plugin="pyjpegls", generate_instance_uid=False)
 
 
 def trimmed(data: Dataset) -> None:

@@ -105,10 +105,21 @@ def _sweep(data: Dataset, pattern: re.Pattern[str], identifiers: Identifiers) ->
     for element in list(data):
         if element.VR == "SQ":
             hits += sum(_sweep(item, pattern, identifiers) for item in element.value)
+        elif element.keyword == "ImageType":
+            hits += _shortened(element, pattern)
         elif _holds(element, pattern, identifiers):
             data[element.tag] = DataElement(element.tag, element.VR, values.dummy(element.VR, element.keyword))
             hits += 1
     return hits
+
+
+def _shortened(element: DataElement, pattern: re.Pattern[str]) -> int:
+    """Cut the values behind the two that are defined (PS3.3 C.7.6.1.1.2) if one of them holds an identifier."""
+    texts = list(element.value) if element.VM > 1 else []
+    if not any(pattern.search(str(text)) for text in texts[2:]):
+        return 0
+    element.value = texts[:2]
+    return 1
 
 
 def _holds(element: DataElement, pattern: re.Pattern[str], identifiers: Identifiers) -> bool:

@@ -1,16 +1,25 @@
 """The result claims what was done and no more; its own output is known by proof, not by claim."""
 
 from collections.abc import Callable
+from io import BytesIO
 from pathlib import Path
 
 import cv2
+import imagecodecs
 import numpy as np
 import pydicom
 import pytest
 from pydicom.dataset import Dataset
 from pydicom.encaps import encapsulate
 from pydicom.pixels import pixel_array
-from pydicom.uid import ExplicitVRLittleEndian, JPEGBaseline8Bit, JPEGLSLossless, RLELossless
+from pydicom.uid import (
+    ExplicitVRLittleEndian,
+    JPEG2000Lossless,
+    JPEGBaseline8Bit,
+    JPEGLosslessSV1,
+    JPEGLSLossless,
+    RLELossless,
+)
 
 from medlt.data.deidentify import Box, Deidentified, Profile, deidentify, write_deidentified
 
@@ -76,7 +85,7 @@ def test_burned_in_text_is_painted_over(make: Make, key: bytes, syntax: str, tmp
     assert result.risk.detected
     assert result.risk.remaining == ()
     out = reread(result, tmp_path / "out.dcm")
-    assert out.file_meta.TransferSyntaxUID == ExplicitVRLittleEndian
+    assert out.file_meta.TransferSyntaxUID == (syntax if syntax == ExplicitVRLittleEndian else JPEGLSLossless)
     assert (out.PatientIdentityRemoved, out.BurnedInAnnotation) == ("YES", "NO")
     values, plain = pixel_array(out), np.add.outer(np.arange(256), np.arange(256)).astype(np.uint16) * 4
     assert (values != 4095).all()
@@ -95,12 +104,17 @@ def test_boxes_are_painted_in_what_shows_black(make: Make, key: bytes, photometr
     assert (pixel_array(out)[10:14, 20:28] == dark).all()
 
 
-def test_a_clean_compressed_image_stays_as_it_is(make: Make, key: bytes) -> None:
-    source = make()
+def test_a_clean_compressed_image_keeps_its_stored_values(make: Make, key: bytes) -> None:
+    source, plain = make(), make()
     source.compress(RLELossless, generate_instance_uid=False)
     out = deidentify(source, CLEAN, key).dataset
-    assert out.PixelData == source.PixelData
-    assert out.file_meta.TransferSyntaxUID == RLELossless
+    assert out.file_meta.TransferSyntaxUID == JPEGLSLossless
+    np.testing.assert_array_equal(pixel_array(out), pixel_array(plain))
+    signed = make(PixelRepresentation=1)
+    signed.compress(RLELossless, generate_instance_uid=False)
+    out = deidentify(signed, CLEAN, key).dataset
+    assert out.file_meta.TransferSyntaxUID == ExplicitVRLittleEndian
+    np.testing.assert_array_equal(pixel_array(out), pixel_array(make(PixelRepresentation=1)))
 
 
 def test_text_that_stays_is_held_back(make: Make, key: bytes) -> None:
@@ -142,14 +156,15 @@ def test_pixels_that_cannot_be_looked_at_are_held_back(make: Make, key: bytes, a
     assert "113101" not in result.codes
 
 
-def test_an_overlay_in_the_unused_bits_is_cleared_or_held_back(make: Make, key: bytes) -> None:
-    values = np.full((64, 64), 0x8123, np.uint16)
-    source = make(values)
-    source.add_new(0x60000102, "US", 15)
-    assert "unused bits" in str(deidentify(source, BASIC, key).quarantine)
-    cleaned = deidentify(source, CLEAN, key)
-    assert cleaned.quarantine is None
-    assert set(np.frombuffer(cleaned.dataset.PixelData, "<u2")) == {0x123}
+def test_text_in_the_bits_beside_the_stored_ones_is_cleared(make: Make, key: bytes) -> None:
+    """Above them, with or without the group of a retired overlay, and below them."""
+    above, below = make(np.full((64, 64), 0x8123, np.uint16)), make(np.full((64, 64), 0x1238, np.uint16), HighBit=15)
+    named = make(np.full((64, 64), 0x8123, np.uint16))
+    named.add_new(0x60000102, "US", 15)
+    for source in (above, below, named):
+        out = deidentify(source, BASIC, key).dataset
+        assert set(np.frombuffer(out.PixelData, "<u2")) == {0x123}
+        assert out.HighBit == 11
 
 
 def test_bytes_behind_the_pixels_go(make: Make, key: bytes) -> None:
@@ -158,17 +173,60 @@ def test_bytes_behind_the_pixels_go(make: Make, key: bytes) -> None:
     assert len(deidentify(source, BASIC, key).dataset.PixelData) == 64 * 64 * 2
 
 
-def test_a_name_in_a_compressed_stream_is_held_back(make: Make, key: bytes) -> None:
-    source = make()
-    source.BitsAllocated, source.BitsStored, source.HighBit = 8, 8, 7
-    stream = cv2.imencode(".jpg", np.zeros((source.Rows, source.Columns), np.uint8))[1].tobytes()
-    comment = b"\xff\xfe\x00\x0aQuimby  "
-    source.PixelData = encapsulate([stream[:2] + comment + stream[2:]])
+NAME = b"WANDA QUIMBY"
+STREAMS = {
+    "JPEG": (JPEGBaseline8Bit, lambda values: imagecodecs.jpeg8_encode(values, level=100), b"\xff\xd8"),
+    "JPEG Lossless": (JPEGLosslessSV1, lambda values: imagecodecs.jpeg8_encode(values, lossless=True), b"\xff\xd8"),
+    "JPEG-LS": (JPEGLSLossless, lambda values: imagecodecs.jpegls_encode(values), b"\xff\xd8"),
+    "JPEG 2000": (JPEG2000Lossless, lambda values: imagecodecs.jpeg2k_encode(values, codecformat="j2k", level=0), None),
+}
+
+
+def marked(stream: bytes, start: bytes | None, channel: str) -> list[bytes]:
+    """The fragments of a stream that also holds a name: in a segment of its own, behind its end, or in a second one."""
+    segment = (len(NAME) + 2).to_bytes(2, "big") + NAME
+    if channel == "behind the end":
+        return [stream + NAME]
+    if channel == "second stream":
+        return [stream, stream + NAME]
+    if start is None:  # behind SIZ; COM of JPEG 2000 has a registration word (ISO 15444-1 A.9.2)
+        at = 4 + int.from_bytes(stream[4:6], "big")
+        return [stream[:at] + b"\xff\x64" + (len(NAME) + 4).to_bytes(2, "big") + b"\0\1" + NAME + stream[at:]]
+    return [start + (b"\xff\xfe" if channel == "comment" else b"\xff\xe1") + segment + stream[2:]]
+
+
+@pytest.mark.parametrize("channel", ["comment", "application segment", "behind the end", "second stream"])
+@pytest.mark.parametrize("name", list(STREAMS))
+def test_nothing_of_a_compressed_stream_but_its_pixels_is_released(
+    make: Make, key: bytes, name: str, channel: str
+) -> None:
+    """The name is not that of the header, so no search for identifiers would find it."""
+    syntax, encode, start = STREAMS[name]
+    values = np.add.outer(np.arange(64), np.arange(64)).astype(np.uint8)
+    source = make(values, BitsAllocated=8, BitsStored=8, HighBit=7, PatientName="Other^Name")
+    fragments = marked(encode(values), start, channel)
+    source.PixelData = encapsulate(fragments)
     source["PixelData"].VR = "OB"
-    source.file_meta.TransferSyntaxUID = JPEGBaseline8Bit
-    result = deidentify(source, CLEAN, key, lambda image: [])
-    assert "identifier" in str(result.quarantine)
-    assert result.dataset.PatientIdentityRemoved == "NO"
+    source.file_meta.TransferSyntaxUID = syntax
+    assert NAME in b"".join(fragments)
+    if channel == "second stream":
+        source.NumberOfFrames = 1
+    result = deidentify(source, BASIC, key, lambda image: [])
+    written = BytesIO()
+    pydicom.dcmwrite(written, result.dataset, enforce_file_format=False)
+    released = result.quarantine is None
+    assert released or channel == "second stream" or (name, channel) == ("JPEG-LS", "behind the end")
+    assert not released or NAME not in written.getvalue()
+    if released:
+        shown = pydicom.dcmread(BytesIO(written.getvalue()), force=True).pixel_array
+        np.testing.assert_allclose(shown, values, atol=2 if name == "JPEG" else 0)
+
+
+def test_the_third_value_of_the_image_type_keeps_no_name(make: Make, key: bytes) -> None:
+    named = make(ImageType=["DERIVED", "PRIMARY", "QUIMBY"])
+    assert list(deidentify(named, BASIC, key).dataset.ImageType) == ["DERIVED", "PRIMARY"]
+    plain = make(ImageType=["DERIVED", "PRIMARY", "POST_PROCESSED"])
+    assert list(deidentify(plain, BASIC, key).dataset.ImageType)[2] == "POST_PROCESSED"
 
 
 def test_header_hints_add_up(make: Make, key: bytes) -> None:
