@@ -70,11 +70,14 @@ def test_every_stored_value_comes_back(syntax: UID, header: Header, pixels: np.n
 
 
 @pytest.mark.parametrize("shape", [(24, 24), (35, 35)], ids=["even", "odd"])
-def test_compressed_pixels_as_long_as_uncompressed_ones_are_read(shape: tuple[int, int], header: Header) -> None:
+@pytest.mark.parametrize("delimiter", [0, 8], ids=["without", "with a delimiter"])
+def test_compressed_pixels_as_long_as_uncompressed_ones_are_read(
+    shape: tuple[int, int], delimiter: int, header: Header
+) -> None:
     """A coincidence that pydicom takes for a wrong transfer syntax; here padding after the stream brings it about."""
     pixels = np.add.outer(np.arange(shape[0]), np.arange(shape[1])).astype(np.uint8)
     stream = ENCODE[JPEG2000Lossless](pixels, 8)
-    wanted = pixels.nbytes + pixels.nbytes % 2
+    wanted = pixels.nbytes + pixels.nbytes % 2 - delimiter
     data = file(header, pixels, JPEG2000Lossless, stream + bytes(wanted - len(encapsulate([stream]))))
     assert len(data.PixelData) == wanted
     np.testing.assert_array_equal(stored_values(data, None), pixels)  # type: ignore[arg-type]

@@ -54,12 +54,15 @@ def first_stream(data: Dataset) -> bytes:
 def single_frame(data: Dataset, stream: bytes) -> Dataset:
     """Return the image pixel attributes of `data` with this stream as the only frame.
 
-    The delimiter keeps pydicom from refusing compressed pixels that are as long as uncompressed ones.
+    pydicom refuses compressed pixels that happen to be as long as uncompressed ones; a sequence delimiter behind them
+    (PS3.5 annex A.4) makes them longer without changing their meaning.
     """
     alone = data.group_dataset(0x0028)
     alone.file_meta, alone.NumberOfFrames = data.file_meta, 1
     head = struct.pack("<HHIHHI", 0xFFFE, _ITEM, 0, 0xFFFE, _ITEM, len(stream) + len(stream) % 2)
-    alone.add_new("PixelData", "OB", b"".join([head, stream, b"\0" * (len(stream) % 2), DELIMITER]))
+    pixels = b"".join([head, stream, b"\0" * (len(stream) % 2)])
+    excess = len(pixels) - plain_length(alone)
+    alone.add_new("PixelData", "OB", pixels + DELIMITER if excess in (0, 1) else pixels)
     return alone
 
 

@@ -23,7 +23,7 @@ from medlt.types import InputError
 
 Write = Callable[..., Path]
 RAMP = np.arange(4096, dtype=np.uint16).reshape(64, 64)
-TAGS = {"WindowCenter": 2048, "WindowWidth": 3000, "ImagerPixelSpacing": [0.2, 0.1], "StudyInstanceUID": "1.2.3"}
+TAGS = {"WindowCenter": 2048, "WindowWidth": 3000, "ImagerPixelSpacing": [0.2, 0.199], "StudyInstanceUID": "1.2.3"}
 
 
 def one(path: Path, out: Path, settings: ConversionSettings) -> dict[str, Any]:
@@ -42,7 +42,7 @@ def test_the_viewer_preset_holds_what_read_dicom_shows(write_dicom: Write, tmp_p
     if kind == "nifti":
         image = nibabel.load(file)
         pixels, top = np.asarray(image.dataobj)[:, :, 0].T, 65535
-        np.testing.assert_allclose(image.header.get_zooms()[:2], (0.1, 0.2), rtol=1e-6)
+        np.testing.assert_allclose(image.header.get_zooms()[:2], (0.199, 0.2), rtol=1e-6)
     else:
         pixels, top = np.asarray(Image.open(file)), {"png": 255, "png16": 65535}[kind]
     np.testing.assert_allclose(pixels / top, read_dicom(path).pixels, atol=0.5001 / top + 1e-5)
@@ -60,8 +60,8 @@ def test_linear16_as_nifti_gives_the_modality_values(write_dicom: Write, tmp_pat
 def test_the_spacing_grows_as_the_image_shrinks(write_dicom: Write, tmp_path: Path) -> None:
     row = one(write_dicom(RAMP, **TAGS), tmp_path / "out", ConversionSettings(size=16, format="nifti"))
     zooms = nibabel.load(tmp_path / "out" / row["path"]).header.get_zooms()
-    np.testing.assert_allclose(zooms[:2], (0.4, 0.8), rtol=1e-6)
-    assert (row["row_spacing_mm"], row["column_spacing_mm"]) == (0.2, 0.1)
+    np.testing.assert_allclose(zooms[:2], (0.796, 0.8), rtol=1e-6)
+    assert (row["row_spacing_mm"], row["column_spacing_mm"]) == (0.2, 0.199)
 
 
 def test_quality_and_digests_are_recorded(write_dicom: Write, tmp_path: Path) -> None:
