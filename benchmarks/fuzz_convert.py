@@ -39,8 +39,10 @@ from pydicom.pixels import pixel_array
 from medlt.data.convert import PRESETS, ConversionSettings, convert
 from medlt.data.convert.pool import Pool
 from medlt.data.convert.presets import to_uint8
+from medlt.data.convert.upright import upright
 from medlt.data.dicom.cells import bits_below, cleared
 from medlt.data.dicom.guard import open_bytes
+from medlt.data.dicom.read import spacing
 from medlt.data.dicom.streams import frame_bits
 
 LARGEST_SEED = 64 << 10
@@ -223,7 +225,7 @@ def verdict(raw: bytes, image: Path) -> str:
             return "refused"
         if values is None:
             return "no other"
-        expected = to_uint8(PRESETS["viewer"](values, data).pixels)
+        expected = to_uint8(upright(PRESETS["viewer"](values, data), spacing(data), data)[0].pixels)
     same = expected.shape == pixels.shape and np.array_equal(expected, pixels)
     return ("flat" if np.ptp(pixels) == 0 and np.ptp(values) else "same") if same else "differs"
 

@@ -15,7 +15,7 @@ from pydicom.dataset import Dataset
 from pydicom.encaps import encapsulate, get_frame
 
 from medlt.data.dicom import Unreadable
-from medlt.data.dicom.cells import PACKED
+from medlt.data.dicom.cells import PACKED, WIDE
 from medlt.data.dicom.encapsulation import COMPRESSED, DELIMITER, NOT_COMPRESSED, fragments
 from medlt.data.dicom.guard import BITS_DROPPED, first_frame, open_bytes
 from medlt.data.dicom.salvage import INVALID_VR, NO_DELIMITER
@@ -133,8 +133,17 @@ def test_packed_cells_of_12_bits_are_read(syntax: uid.UID, columns: int, header:
     assert notes == (PACKED,)
 
 
-def test_packed_cells_that_are_cut_are_refused(header: Header) -> None:
-    data = header(RAMP, BitsAllocated=12, BitsStored=12, PixelData=bytes(6142))
+def test_wide_cells_that_claim_12_bits_are_not_unpacked(header: Header) -> None:
+    data = header(RAMP, BitsAllocated=12, BitsStored=12)
+    data["PixelData"].VR = "OW"
+    values, notes = read(to_bytes(data))
+    np.testing.assert_array_equal(values, RAMP)
+    assert notes == (WIDE,)
+
+
+@pytest.mark.parametrize("size", [6142, 6148, 7000])
+def test_packed_cells_of_another_length_are_refused(header: Header, size: int) -> None:
+    data = header(RAMP, BitsAllocated=12, BitsStored=12, PixelData=bytes(size))
     data["PixelData"].VR = "OW"
     with pytest.raises(Unreadable):
         read(to_bytes(data))

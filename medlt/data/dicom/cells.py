@@ -6,6 +6,7 @@ import numpy as np
 from pydicom.dataset import Dataset
 
 PACKED = "12-bit packed cells"
+WIDE = "16-bit cells, declared as 12 bits"
 
 
 def bits_below(data: Dataset, precision: int | None = None) -> int:
@@ -61,12 +62,17 @@ def has_excess(data: Dataset) -> bool:
 def widen_packed(data: Dataset) -> tuple[str, ...]:
     """Replace uncompressed 12-bit cells (ACR-NEMA, two samples in three bytes) by 16-bit cells, in place.
 
-    Returns a note, or nothing if the cells have another size or the pixels another length.
+    Returns a note, or nothing if the cells have another size or the pixels another length. The length decides whether
+    they are packed: some writers declare 12 bits and write 16.
     """
     if data.get("BitsAllocated") != 12 or "PixelData" not in data or data["PixelData"].is_undefined_length:
         return ()
     count, raw = sample_count(data), data.PixelData
-    if len(raw) < (needed := (count * 12 + 7) // 8):
+    needed = (count * 12 + 7) // 8
+    if len(raw) == 2 * count:
+        data.BitsAllocated = 16
+        return (WIDE,)
+    if len(raw) - needed not in (0, 1):
         return ()
     big = data.original_encoding[1] is False
     values = unpacked(np.frombuffer(raw, np.uint8)[: needed + needed % 2], count, big)

@@ -18,10 +18,10 @@ from medlt.data.dicom.guard import Unreadable, first_frame, open_dicom
 
 @dataclass(frozen=True)
 class Radiograph:
-    """A displayed radiograph: `pixels` float32 [H,W] in [0,1], upright, bright means dense, and the tags of the file.
+    """A displayed radiograph: `pixels` float32 [H,W] in [0,1], bright means dense, and the tags of the file.
 
-    `spacing` is (row, column) in mm, None if unknown. `frames` is the declared number; only the first frame is read.
-    `notes` list irregularities and assumptions. Absent text is "".
+    Rows and columns are as stored. `spacing` is (row, column) in mm, None if unknown. `frames` is the declared number;
+    only the first frame is read. `notes` list irregularities and assumptions. Absent text is "".
     """
 
     pixels: np.ndarray
