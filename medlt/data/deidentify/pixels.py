@@ -120,10 +120,11 @@ def _readable(data: Dataset) -> np.ndarray:
 def rebuild(data: Dataset, values: np.ndarray) -> None:
     """Write `values`, and nothing else of the pixels, into `data`, in place.
 
-    They have only their stored bits, aligned to bit 0. A compressed source becomes JPEG-LS Lossless, any other and
-    signed values Explicit VR Little Endian (PS3.5 A.2, A.4.3).
+    They have only their stored bits, aligned to bit 0. A compressed source becomes JPEG-LS Lossless; any other, signed
+    values and single bits, which JPEG-LS does not know, become Explicit VR Little Endian (PS3.5 A.2, A.4.3).
     """
-    compressed = data.file_meta.TransferSyntaxUID.is_encapsulated and not data.get("PixelRepresentation")
+    encodable = not data.get("PixelRepresentation") and int(data.BitsStored) > 1
+    compressed = data.file_meta.TransferSyntaxUID.is_encapsulated and encodable
     for name in ("ExtendedOffsetTable", "ExtendedOffsetTableLengths", "PixelDataProviderURL"):
         data.pop(name, None)
     if values.ndim == 3:

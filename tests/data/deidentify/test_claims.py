@@ -117,6 +117,17 @@ def test_a_clean_compressed_image_keeps_its_stored_values(make: Make, key: bytes
     np.testing.assert_array_equal(pixel_array(out), pixel_array(make(PixelRepresentation=1)))
 
 
+def test_a_colour_picture_is_rebuilt_as_rgb(make: Make, key: bytes) -> None:
+    colours = np.stack(np.broadcast_arrays(*np.ogrid[0:64, 0:64], 9), -1).astype(np.uint8)
+    source = make(colours[..., 0], BitsAllocated=8, BitsStored=8, HighBit=7, SamplesPerPixel=3, PlanarConfiguration=0,
+                  PhotometricInterpretation="RGB")  # fmt: skip
+    source.PixelData = encapsulate([imagecodecs.jpegls_encode(colours)])
+    source["PixelData"].VR, source.file_meta.TransferSyntaxUID = "OB", JPEGLSLossless
+    out = deidentify(source, BASIC, key, lambda image: []).dataset
+    assert (out.file_meta.TransferSyntaxUID, out.PhotometricInterpretation) == (JPEGLSLossless, "RGB")
+    np.testing.assert_array_equal(pixel_array(out), colours)
+
+
 def test_text_that_stays_is_held_back(make: Make, key: bytes) -> None:
     result = deidentify(make(), CLEAN, key, lambda image: [Box(0, 0, 4, 4)])
     assert result.quarantine is not None
