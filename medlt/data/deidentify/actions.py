@@ -52,10 +52,14 @@ _COMMAND_GROUPS = frozenset({0x0000, 0x0002, 0x0004})
 
 @dataclass
 class Actions:
-    """One run over one data set. `counts` is by letter; `removed` holds the identifiers that the sweep searches for."""
+    """One run over one data set. `counts` is by letter; `removed` holds the identifiers that the sweep searches for.
+
+    number: the data set's PatientID; it and the name are replaced by the pseudonyms of `keyed.patient`.
+    """
 
     profile: Profile
     keyed: Keyed
+    number: str = ""
     counts: Counter[str] = field(default_factory=Counter)
     removed: Identifiers = field(default_factory=Identifiers)
 
@@ -96,7 +100,7 @@ class Actions:
 
     def _kept(self, element: DataElement, bare: bool = False) -> DataElement:
         """Return a new element with the same value; items of sequences are processed, if `bare` to references only."""
-        value: Any = element.value
+        value: Any = values.age(element.value) if element.keyword == "PatientAge" else element.value
         if element.VR == "SQ":
             items = [self.level(item, nested=True) for item in value or []]
             value = Sequence([_reference(item) for item in items] if bare else items)
@@ -125,7 +129,8 @@ class Actions:
     def _empty(self, element: DataElement) -> Any:
         kind = PSEUDONYMS.get(element.keyword)
         if kind and (text := str(element.value or "").strip(" \0")):
-            return self.keyed.pseudonym(kind, self.keyed.patient if element.keyword == "PatientName" else text)
+            own = element.keyword == "PatientName" or (element.keyword == "PatientID" and text == self.number)
+            return self.keyed.pseudonym(kind, self.keyed.patient if own else text)
         return Sequence() if element.VR == "SQ" else b"" if element.VR.startswith("O") else ""
 
     def _uids(self, element: DataElement) -> Any:

@@ -83,7 +83,7 @@ def _quiet() -> Iterator[None]:
 
 
 def _first(data: Dataset, profile: Profile, key: bytes, detector: Detector | None) -> Deidentified:
-    run = Actions(profile, Keyed(key, _patient(data)))
+    run = Actions(profile, Keyed(key, _patient(data)), str(data.get("PatientID") or "").strip(" \0"))
     out = run.level(data, nested=False)
     out.file_meta = _file_meta(data, out)
     out.preamble = b"\0" * 128
@@ -107,13 +107,15 @@ def _again(data: Dataset, profile: Profile, detector: Detector | None) -> Deiden
 
 
 def _patient(data: Dataset) -> str:
-    """Return the key of dates and pseudonyms: PatientID, else name and birth date, else the study, else the image."""
+    """Return the key of dates and pseudonyms: PatientID with its issuer, else name and birth date, study, or image."""
 
     def text(*names: str) -> str:
         return "\x1f".join(str(data.get(name) or "").strip(" \0") for name in names).strip("\x1f")
 
+    issued = text("IssuerOfPatientID") and text("PatientID") and text("IssuerOfPatientID", "PatientID")
     return (
-        text("PatientID")
+        issued
+        or text("PatientID")
         or text("PatientName", "PatientBirthDate")
         or text("StudyInstanceUID")
         or text("SOPInstanceUID")

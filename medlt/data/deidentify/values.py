@@ -23,8 +23,15 @@ _SPECIAL = {
     "DS": "0",
     "IS": "0",
 }
+OLDEST = 90
 _DA = re.compile(r"(\d{4})[.]?(\d{2})[.]?(\d{2})")
 _DT = re.compile(r"(\d{4})(\d{2})?(\d{2})?(\d{0,6}(?:\.\d{1,6})?)([+-]\d{4})?")
+
+
+def age(value: Any) -> Any:
+    """Return an age string (AS) with 90 years and more as 090Y (45 CFR 164.514(b)(2)(i)(C)); others as they are."""
+    text = str(value or "").strip(" \0")
+    return "090Y" if re.fullmatch(r"\d{3}Y", text) and int(text[:3]) >= OLDEST else value
 
 
 def dummy(vr: str, keyword: str) -> Any:

@@ -195,3 +195,22 @@ def test_unknown_profiles_are_refused_in_one_line(text: str) -> None:
         Profile.parse(text)
     assert "\n" not in str(error.value)
     assert "basic" in str(error.value)
+
+
+def test_one_number_of_two_issuers_is_two_patients(make: Make, key: bytes) -> None:
+    """IssuerOfPatientID (0010,0021): a PatientID is unique within its issuer."""
+    sources = [
+        make(IssuerOfPatientID=issuer, **more) for issuer in ("North", "South") for more in ({}, {"StudyID": "2"})
+    ]
+    out = [deidentify(source, BASIC, key, None).dataset for source in [*sources, make()]]
+    names = [(str(one.PatientID), str(one.PatientName)) for one in out]
+    assert names[0] == names[1]
+    assert names[2] == names[3]
+    assert len({names[0], names[2], names[4]}) == 3
+    assert len({name[0] for name in names}) == 3
+
+
+@pytest.mark.parametrize(("age", "kept"), [("090Y", "090Y"), ("103Y", "090Y"), ("089Y", "089Y"), ("101W", "101W")])
+def test_ages_of_ninety_and_more_are_one(make: Make, key: bytes, age: str, kept: str) -> None:
+    profile = Profile.parse("basic,retain-patient-characteristics")
+    assert deidentify(make(PatientAge=age), profile, key, None).dataset.PatientAge == kept
