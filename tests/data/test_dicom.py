@@ -152,24 +152,31 @@ def test_of_many_windows_the_first_pair_counts(centre: object, width: object) ->
 def test_a_window_without_width_is_none(write_dicom: Write, width: int | None) -> None:
     shown = read_dicom(write_dicom(RAMP, WindowCenter=100, WindowWidth=width))
     np.testing.assert_allclose(shown.pixels, RAMP / 4095, atol=1e-6)
-    assert shown.notes == ("no window, scaled to the data",)
+    assert shown.notes == ("no window",)
 
 
-@pytest.mark.parametrize("share", [1 / 16, 0.24, 0.26, 0.3, 0.7, 1.0])
-def test_without_window_the_range_is_that_of_the_data(write_dicom: Write, share: float) -> None:
-    """Whatever part of the declared 16 bits it is: minimum is black, maximum is white."""
-    values = (100 + RAMP * (share * 65000 / 4095)).astype(np.uint16)
+@pytest.mark.parametrize(
+    ("share", "weight"),
+    [(1 / 16, 0), (0.24, 0), (0.26, 0), (0.3, 0), (0.5, 0), (0.65, 0.5), (0.74, 0.8), (0.8, 1), (0.95, 1)],
+)
+def test_without_window_the_range_goes_from_that_of_the_data_to_the_declared_one(
+    write_dicom: Write, share: float, weight: float
+) -> None:
+    """Of 16 declared bits; data that fill half of them or less go from black to white."""
+    values = (100 + np.round(RAMP / 4095 * share * 65535)).astype(np.uint16)
     shown = read_dicom(write_dicom(values, BitsStored=16, RescaleSlope=3, RescaleIntercept=-7))
-    np.testing.assert_allclose(shown.pixels, (values - 100) / (values.max() - 100), atol=1e-6)
-    assert shown.notes == ("no window, scaled to the data",)
+    black, white = 100 * (1 - weight), values.max() * (1 - weight) + 65535 * weight
+    np.testing.assert_allclose(shown.pixels, np.clip((values - black) / (white - black), 0, 1), atol=1e-4)
+    assert shown.notes == ("no window" if weight == 1 else "no window, scaled to the data",)
 
 
-def test_without_window_the_range_is_that_behind_the_modality_lut(write_dicom: Write) -> None:
-    """A table that rises and falls: its highest value is white, wherever it lies."""
-    table = [0, 1000, 4000, 2000, 500]
+@pytest.mark.parametrize(("top", "white"), [(4000, 4000.0), (1900, 1900.0)])
+def test_without_window_the_range_is_that_behind_the_modality_lut(write_dicom: Write, top: int, white: float) -> None:
+    """A table that rises and falls: its highest value is white, wherever it lies; it fills 0.875 of its output."""
+    table = np.array([0, top // 4, top, top // 2, top // 8])
     pixels = np.array([[1, 2], [3, 4]], np.uint16)
-    shown = read_dicom(write_dicom(pixels, ModalityLUTSequence=[lut(0, 16, table)]))
-    np.testing.assert_allclose(shown.pixels, [[500 / 3500, 1], [1500 / 3500, 0]], atol=1e-6)
+    shown = read_dicom(write_dicom(pixels, ModalityLUTSequence=[lut(0, 16, table.tolist())]))
+    np.testing.assert_allclose(shown.pixels, table[pixels] / white, atol=1e-6)
 
 
 def test_signed_values(write_dicom: Write) -> None:

@@ -18,7 +18,10 @@ from pydicom.pixels import apply_color_lut
 from medlt.data.dicom.luts import first_window, modality_lut, output_top, presentation, voi_lut
 
 _LUMINANCE = np.array([0.299, 0.587, 0.114])  # ITU-R BT.601
-NO_WINDOW = "no window, scaled to the data"
+SPARSE, FILLED = 0.5, 0.8
+"""Shares of the declared range that the data fill: see `_span`."""
+NO_WINDOW = "no window"
+SCALED = "no window, scaled to the data"
 NARROW_LUT = "a VOI LUT that ends far below its declared bits was scaled to its largest entry"
 
 
@@ -118,7 +121,9 @@ def extremes(stored: np.ndarray, padding: tuple[int, int] | None) -> tuple[np.ge
 def _span(low: np.generic, high: np.generic, data: Dataset) -> tuple[tuple[float, float], str, tuple[str, ...]]:
     """Return the values of black and white, the window's name, and notes, for a file without VOI.
 
-    The range is that of the data, from minimum to maximum outside the padding, so it is continuous in the data.
+    Data that fill `FILLED` of the declared range or more have the declared one, the standard's identity. Data that fill
+    `SPARSE` or less (16 bits declared, 12 used) have their own, from minimum to maximum outside the padding, because
+    they would be dark. In between the ends go linearly from one to the other, so the rule is continuous in the data.
     """
     if "VOILUTSequence" in data and data.VOILUTSequence:
         narrow = output_top(data.VOILUTSequence[0])[1]
@@ -132,8 +137,23 @@ def _span(low: np.generic, high: np.generic, data: Dataset) -> tuple[tuple[float
     if data.get("ModalityLUTSequence") and ends[1] - ends[0] < 2**16:  # need not be monotonic
         ends = np.arange(ends[0], ends[1] + 1)
     used = modality_lut(ends, data)
-    black, white = float(used.min()), float(used.max())
-    return (black, white), f"range {black:g} to {white:g}", (NO_WINDOW,)
+    own = np.array([used.min(), used.max()])
+    declared = _declared(data)
+    filled = 0.0 if declared is None else float(np.ptp(own) / np.ptp(declared))
+    weight = float(np.clip((filled - SPARSE) / (FILLED - SPARSE), 0, 1))
+    black, white = (own if declared is None else own + weight * (declared - own)).tolist()
+    return (black, white), f"range {black:g} to {white:g}", (NO_WINDOW if weight == 1 else SCALED,)
+
+
+def _declared(data: Dataset) -> np.ndarray | None:
+    """Return the ends of the declared range in the modality's unit; None for float pixels, which declare none."""
+    if "PixelData" not in data:
+        return None
+    if sequence := data.get("ModalityLUTSequence"):
+        return np.array([0.0, output_top(sequence[0])[0]])
+    bits = int(data.BitsStored)
+    first = -(2 ** (bits - 1)) if data.PixelRepresentation else 0
+    return np.sort(modality_lut(np.array([first, first + 2**bits - 1], np.float64), data))
 
 
 def padding_range(data: Dataset) -> tuple[int, int] | None:
