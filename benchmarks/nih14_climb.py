@@ -3,7 +3,7 @@
     python benchmarks/nih14_climb.py DATA/nih14 runs/nih14_climb_data [--tail Effusion Cardiomegaly] [--keep 20]
     medlt evaluate nih14/climb
 
-Its patients are split anew, by a seed, in shares of 0.45, 0.15 and 0.4 for train, val and test. Of the train patients
+Its patients get a new split, by a seed, in shares of 0.45, 0.15 and 0.4 for train, val and test. Of the train patients
 with a finding of the tail, `--keep` stay; the images of the others are left out, so no label is changed. Test and
 validation images keep all of their positives, as in the long-tailed cuts of MIMIC-CXR-LT and NIH-CXR-LT.
 """
@@ -50,7 +50,7 @@ def main() -> None:
     args = read.parse_args()
     table = pd.read_csv(args.folder / "labels.csv")
     table = table.assign(path=[str((args.folder / path).resolve()) for path in table["path"]])
-    table = table.assign(split=split_of(table["patient_id"], args.seed), lt_train=1)
+    table = table.assign(split=split_of(table["patient_id"], args.seed))
     for finding in args.tail:
         table = table[kept(table, finding, args.keep, args.seed)]
     write_text(args.out / "labels.csv", table.to_csv(index=False))
