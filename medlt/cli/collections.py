@@ -16,6 +16,7 @@ from medlt.plugins import LAYOUTS
 from medlt.types import InputError
 
 if TYPE_CHECKING:
+    from medlt.data.convert import Places
     from medlt.data.layouts import LayoutResult
 
 OWN = ("layout", "src", "out", "boxes", "reports", "option", "as_json", "volume")
@@ -42,6 +43,7 @@ def _pairs(option: list[str] | None) -> dict[str, str]:
     epilog=example(
         "medlt manifest csv labels.csv own.parquet --images png --findings A,B",
         "medlt manifest folder converted labelled.parquet --labels labels.csv",
+        "medlt manifest folder release a.parquet --labels b.csv --crosswalk walk.csv",
         "medlt manifest mimic-cxr-lt MIMIC-CXR-JPG mimic.parquet --release 2023",
         "medlt manifest nih-cxr-lt NIH nih.parquet --boxes BBox_List_2017.csv",
     )
@@ -56,6 +58,7 @@ def manifest(
     findings: Annotated[str | None, text("csv, folder: the label columns, A,B,..., or all.")] = None,
     labels: Annotated[Path | None, path("folder: the table of labels.")] = None,
     key: Annotated[str | None, text("folder: column of the label table with image names.")] = None,
+    crosswalk: Annotated[Path | None, path("folder: private/crosswalk.csv, if de-identified.")] = None,
     column: Annotated[list[str] | None, pairs("csv, folder: a column's name here, patient_id=PID.")] = None,
     patient: Annotated[str | None, text("csv, folder: expression for the patient in the path.")] = None,
     extra_columns: Annotated[str | None, text("csv, folder: other columns to keep: sex,age.")] = None,
@@ -111,9 +114,7 @@ def convert(
     src: Annotated[
         Path, typer.Argument(metavar="SRC", help="A folder of DICOM, PNG, JPEG or NIfTI files, or one file; only read.")
     ],
-    out: Annotated[
-        Path, typer.Argument(metavar="OUT", help="Folder to make or to resume: images/, manifest.parquet, ...")
-    ],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder of the images to make or to resume.")],
     preset: Annotated[str, text("viewer, mimic-cxr-jpg, chexpert or linear16.")] = "viewer",
     size: Annotated[int | None, number("Short side in pixels, area-averaged; default: unchanged.")] = None,
     kind: Annotated[str | None, text("png (default), png16, jpeg or nifti.", "--format")] = None,
@@ -137,28 +138,31 @@ def convert(
     """
     given = (preset, size, kind, quality, deidentify, key, modality, body_part, timeout, memory, dry_run, digest)
     with edge(as_json, volume) as terminal:
-        from medlt.data.convert import convert as work
+        from medlt.data import convert as conversion
         from medlt.data.convert.settings import settings_from_options
         from medlt.data.convert.terminal import conversion_table
 
         require_local(engine)
-        counts = work(src, out, settings_from_options(*given), workers=workers, progress=terminal)
+        places = conversion.Places(out, deidentify is not None)
+        counts = conversion.convert(src, out, settings_from_options(*given), workers=workers, progress=terminal)
         terminal.show({"out": str(out), **counts}, lambda: conversion_table(out, counts))
         if counts["converted"] and not dry_run:
-            terminal.mention(_next_command(out))
-    _exit_on_failures(counts, None if dry_run else out)
+            terminal.mention(_next_command(places))
+    _exit_on_failures(counts, None if dry_run else places)
 
 
-def _next_command(out: Path) -> str:
+def _next_command(places: Places) -> str:
     """Return the line that names the command after a conversion."""
-    return f"next: medlt manifest folder {shlex.quote(str(out))} labelled.parquet --labels TABLE.csv --findings all"
+    release = shlex.quote(str(places.release))
+    crosswalk = f" --crosswalk {shlex.quote(str(places.crosswalk))} --key accession" if places.deidentified else ""
+    return f"next: medlt manifest folder {release} labelled.parquet --labels TABLE.csv --findings all{crosswalk}"
 
 
-def _exit_on_failures(counts: dict[str, int], out: Path | None) -> None:
-    """Print how many files failed and end with exit code 1, or with 2 if none was converted; `out` has the reasons."""
+def _exit_on_failures(counts: dict[str, int], places: Places | None) -> None:
+    """Print how many files failed and end with exit code 1, or with 2 if none was converted."""
     if counts["failed"] or not counts["converted"]:
         what = f"{counts['failed']} file(s) failed" if counts["failed"] else "no file was converted"
-        where = f"; reasons are in {out / 'failures.csv'}, file names in {out / 'sources.csv'}" if out else ""
+        where = f"; reasons are in {places.out / 'failures.csv'}, file names in {places.sources}" if places else ""
         typer.echo(f"medlt: {what}{where}", err=True)
         raise typer.Exit(1 if counts["converted"] else 2)
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, Self
 
 from medlt.data.convert.one import Outcome
+from medlt.data.convert.places import Places
 from medlt.data.convert.scan import FileEntry
 from medlt.files import write_json
 from medlt.types import InputError
@@ -20,14 +21,14 @@ _AGAIN = ("missing", "write_failed", "timeout", "crashed", "out_of_memory", "cod
 
 
 class Journal:
-    """OUT/.convert: `settings.json`, the settings of the run, and `files.jsonl`, the outcome of each file.
+    """The state of a run: `settings.json`, its settings, and `files.jsonl`, the outcome of each file.
 
     It holds source paths and patients' tags, so only its owner can read it.
     """
 
-    def __init__(self, out: Path, settings: dict[str, Any]) -> None:
-        self._out, self._settings = Path(out), settings
-        self.folder = self._out / ".convert"
+    def __init__(self, places: Places, settings: dict[str, Any]) -> None:
+        self._places, self._out, self._settings = places, places.out, settings
+        self.folder = places.state
         self.path = self.folder / "files.jsonl"
         self.finished: dict[str, tuple[int, int]] = {}
 
@@ -37,13 +38,15 @@ class Journal:
         Raises InputError if the folder was made with other settings, or not by a conversion.
         """
         settings = json.loads(json.dumps(self._settings))
-        file = self.folder / "settings.json"
-        if file.is_file():
-            self._refuse_other(json.loads(file.read_text()), settings)
-        elif self._out.exists() and (not self._out.is_dir() or any(self._out.iterdir())):
-            raise InputError(f"{self._out}: not empty and not begun by 'medlt convert'; choose another OUT")
-        else:
-            self.folder.mkdir(parents=True, mode=0o700)
+        own, other = self.folder, Places(self._out, not self._places.deidentified).state
+        for file in (own / "settings.json", other / "settings.json"):
+            if file.is_file():
+                self._refuse_other(json.loads(file.read_text()), settings)
+        if not (file := own / "settings.json").is_file():
+            if self._out.exists() and (not self._out.is_dir() or any(self._out.iterdir())):
+                raise InputError(f"{self._out}: not empty and not begun by 'medlt convert'; choose another OUT")
+            self.folder.parent.mkdir(parents=True, mode=0o700 if self._places.deidentified else 0o777)
+            self.folder.mkdir(mode=0o700)
             write_json(file, settings)
         self._open()
         return self
@@ -107,10 +110,13 @@ class Journal:
 
     def _is_valid(self, line: dict[str, Any]) -> bool:
         """Return whether a line's output is still complete; failures that a second try may fix are tried again."""
-        if line["reason"]:
-            return line["reason"] not in _AGAIN
+        row, reason, places = line["row"], line["reason"], self._places
+        if reason and reason != "quarantined":
+            return reason not in _AGAIN
+        if places.deidentified and not places.dicom(row["uid"], held=bool(reason)).is_file():
+            return False
         try:
-            return bool((self._out / line["row"]["path"]).stat().st_size == line["row"]["bytes"])
+            return bool(reason or (places.release / row["path"]).stat().st_size == row["bytes"])
         except OSError:
             return False
 

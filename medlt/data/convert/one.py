@@ -11,9 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from blake3 import blake3
 from pydicom.dataset import Dataset
 
 from medlt.data.convert.encode import SUFFIX, encode
+from medlt.data.convert.places import Places
 from medlt.data.convert.plausibility import doubt
 from medlt.data.convert.pool import Stopped
 from medlt.data.convert.presets import PRESETS, Rendered, resized, to_uint8
@@ -50,6 +52,8 @@ _TEXTS = {
     "accession": "AccessionNumber",
     "photometric": "PhotometricInterpretation",
 }
+IDENTIFIERS = ("patient_id", "study_uid", "series_uid", "sop_uid", "accession")
+"""Columns of the crosswalk that lead from the source to an image."""
 _REMARKS = {
     "presentation_intent": "PresentationIntentType",
     "orientation": "PatientOrientation",
@@ -67,7 +71,10 @@ _DESCRIBED = {
 
 @dataclass
 class Outcome:
-    """Outcome of one file: a `row` if it was converted, else a `reason` (see medlt.data.convert.reasons)."""
+    """Outcome of one file: a `row` if it was converted, else a `reason` (see medlt.data.convert.reasons).
+
+    A quarantined file has both. A de-identified row holds the identifiers of the source under `original`.
+    """
 
     reason: str = ""
     row: dict[str, Any] = field(default_factory=dict)
@@ -82,7 +89,7 @@ def convert_one(path: Path, out: Path, settings: ConversionSettings) -> Outcome:
         _refuse_filtered(source.data, settings)
         if settings.dry_run:
             return Outcome(row=_tags(source))
-        return _converted(source, raw, out, settings)
+        return _converted(source, raw, Places(out, settings.profile is not None), settings)
     except Unreadable as error:
         return Outcome(error.code)
     except MemoryError:
@@ -97,15 +104,16 @@ def convert_one(path: Path, out: Path, settings: ConversionSettings) -> Outcome:
         return Outcome("corrupt")
 
 
-def _converted(source: ConversionSource, raw: bytes, out: Path, settings: ConversionSettings) -> Outcome:
+def _converted(source: ConversionSource, raw: bytes, places: Places, settings: ConversionSettings) -> Outcome:
     whole = identity(raw, settings.digest)
-    uid = image_uid(whole, settings.key)
+    uid, original = image_uid(whole, settings.key), {}
     with unusable_tags(Path("file")):
         if settings.profile is not None:
+            original = {"original": {name: text(source.data, _TEXTS[name])[:_LONGEST] for name in IDENTIFIERS}}
             clean = deidentify(source.data, settings.profile, settings.key)
-            if reason := _write_released(clean, uid, out):
-                return Outcome(reason)
-            source = replace(source, data=clean.dataset)
+            if reason := _write_released(clean, uid, places):
+                return Outcome(reason, {"uid": uid, **original})
+            source = replace(source, data=clean.dataset, pixels=clean.values)
         stored, notes = source.stored()
         source = replace(source, notes=source.notes + notes)
         rendered, pixel = _rendered(stored, source.data, settings)
@@ -114,12 +122,17 @@ def _converted(source: ConversionSource, raw: bytes, out: Path, settings: Conver
         if settings.format in ("png", "jpeg") and rendered.pixels.dtype != "uint8":
             rendered = replace(rendered, pixels=to_uint8(rendered.pixels))
         data = _encoded(rendered, shape, settings)
-        row = _tags(source) | shape | _made(rendered, settings)
+        row = _tags(source) | shape | _made(rendered, settings) | original
     place = f"images/{uid}{SUFFIX[settings.format]}"
-    write_once(out / place, data)
-    sha256_in = whole.hex() if settings.digest and not settings.key else ""
-    digests = {"sha256_in": sha256_in, "sha256_out": hashlib.sha256(data).hexdigest()}
-    return Outcome(row=row | digests | {"uid": uid, "path": place, "bytes_in": len(raw), "bytes": len(data)})
+    write_once(places.release / place, data)
+    return Outcome(row=row | _digests(whole, raw, data, settings) | {"uid": uid, "path": place})
+
+
+def _digests(whole: bytes, raw: bytes, data: bytes, settings: ConversionSettings) -> dict[str, Any]:
+    """Return digests and sizes; with a key nothing of the input, which would lead back to the source."""
+    own = {"blake3_in": whole.hex() if settings.digest else "", "bytes_in": len(raw)}
+    made = {"sha256_out": hashlib.sha256(data).hexdigest(), "bytes": len(data)}
+    return ({"blake3_in": "", "bytes_in": 0} if settings.key else own) | made
 
 
 def _rendered(
@@ -149,15 +162,15 @@ def _encoded(rendered: Rendered, shape: dict[str, Any], settings: ConversionSett
 
 
 def identity(raw: bytes, whole: bool) -> bytes:
-    """Return the SHA-256 of a file: of all of it, or of its size, its ends and 64 places between.
+    """Return the BLAKE3 digest of a file: of all of it, or of its size, its ends and 64 places between.
 
     The latter reads 266 KB: it distinguishes files, but does not verify their contents.
     """
     if whole or len(raw) <= _PIECE * 256:
-        return hashlib.sha256(raw).digest()
+        return blake3(raw).digest()
     starts = range(0, len(raw) - _PIECE, (len(raw) - _PIECE) // 64)
     pieces = [raw[at : at + _PIECE] for at in starts]
-    return hashlib.sha256(b"".join([str(len(raw)).encode(), *pieces, raw[-_PIECE:]])).digest()
+    return blake3(b"".join([str(len(raw)).encode(), *pieces, raw[-_PIECE:]])).digest()
 
 
 def image_uid(whole: bytes, key: bytes) -> str:
@@ -182,10 +195,9 @@ def write_once(path: Path, data: bytes) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def _write_released(clean: Deidentified, uid: str, out: Path) -> str:
-    """Write the de-identified file; if its pixels must not be released, into quarantine/, and return the reason."""
-    folder = "quarantine" if clean.quarantine else "dicom"
-    target = out / folder / f"{uid}.dcm"
+def _write_released(clean: Deidentified, uid: str, places: Places) -> str:
+    """Write the de-identified file; if its pixels must not be released, into the quarantine, and return the reason."""
+    target = places.dicom(uid, held=clean.quarantine is not None)
     if not target.exists():
         write_deidentified(target, clean)
     return "quarantined" if clean.quarantine else ""

@@ -16,6 +16,7 @@ import cv2
 
 from medlt.data.convert.journal import Journal
 from medlt.data.convert.one import FULL, Outcome, convert_one
+from medlt.data.convert.places import Places
 from medlt.data.convert.pool import Pool, Stopped
 from medlt.data.convert.reasons import kind_of_reason
 from medlt.data.convert.scan import FileEntry, scan
@@ -23,18 +24,17 @@ from medlt.data.convert.settings import ConversionSettings, versions
 from medlt.data.convert.tables import write_tables
 from medlt.types import InputError, Progress
 
-_FOLDERS = {"images": 0o755, "dicom": 0o755, "quarantine": 0o700}  # pixels in quarantine may hold a name
-
 
 def convert(
     source: Path, out: Path, settings: ConversionSettings, *, workers: int = 0, progress: Progress | None = None
 ) -> dict[str, Any]:
     """Convert every file at or below `source` into the folder `out`; return the counts.
 
-    Writes images/, manifest.parquet, failures.csv, duplicates.csv, and sources.csv, which only its owner can read; with
-    a de-identification profile also dicom/ and quarantine/. The bytes do not depend on `workers` (0: one per core). A
-    bad file becomes a line of failures.csv. Raises InputError if `source` does not exist or is empty, `out` belongs to
-    other settings or is inside `source`, or the disk is full; the same call then resumes.
+    Writes images/, manifest.parquet, failures.csv, duplicates.csv, and sources.csv, which only its owner can read. With
+    a de-identification profile images/, dicom/ and the manifest are in release/, and what leads back to the source in
+    private/ (see `Places`). The bytes do not depend on `workers` (0: one per core). A bad file becomes a line of
+    failures.csv. Raises InputError if `source` does not exist or is empty, `out` belongs to other settings or is inside
+    `source`, or the disk is full; the same call then resumes.
     """
     source, out = Path(source), Path(out)
     _refuse_inside(source, out)
@@ -45,17 +45,16 @@ def convert(
     report = progress or (lambda *_: None)
     if settings.dry_run:
         return _dry(_outcomes(entries, root, out, settings, workers, report))
-    with _output_errors(out), Journal(out, settings.summary()) as journal:
-        for folder, mode in _FOLDERS.items():
-            if folder == "images" or settings.profile:
-                (out / folder).mkdir(mode, exist_ok=True)
-        for torn in (out / "images").glob(".*.tmp"):  # left by a killed worker; the journal's lock excludes other runs
+    places = Places(out, settings.profile is not None)
+    with _output_errors(out), Journal(places, settings.summary()) as journal:
+        places.make()
+        for torn in places.torn():  # left by a killed worker; the journal's lock excludes other runs
             torn.unlink()
         todo = [f for f in entries if journal.finished.get(f.relative) != (f.size, f.changed)]
         for file, outcome in _outcomes(todo, root, out, settings, workers, report):
             journal.add(file, outcome)
         journal.flush()
-        return write_tables(out, journal, settings.key, versions())
+        return write_tables(places, journal, settings.key, versions())
 
 
 @contextmanager

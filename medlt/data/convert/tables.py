@@ -6,7 +6,7 @@ import csv
 import hashlib
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,8 @@ from typing import Any
 import pandas as pd
 
 from medlt.data.convert.journal import Journal
+from medlt.data.convert.one import IDENTIFIERS
+from medlt.data.convert.places import Places
 from medlt.data.convert.plausibility import DOUBTS
 from medlt.data.convert.reasons import HINTS, kind_of_reason
 from medlt.data.convert.scan import path_id
@@ -24,7 +26,7 @@ COLUMNS = (
     *("study_uid", "series_uid", "sop_uid", "accession", "sop_class", "presentation_intent", "procedure"),
     *("manufacturer", "model", "orientation", "photometric", "rows", "columns", "bits_stored", "frames"),
     *("row_spacing_mm", "column_spacing_mm", "transfer_syntax", "preset", "format", "quality", "out_rows"),
-    *("out_columns", "window", "scale", "offset", "notes", "sha256_in", "sha256_out", "bytes_in", "bytes", "versions"),
+    *("out_columns", "window", "scale", "offset", "notes", "blake3_in", "sha256_out", "bytes_in", "bytes", "versions"),
     "source",
 )
 
@@ -91,8 +93,12 @@ def _sorted(counts: Counter[str]) -> dict[str, int]:
     return dict(sorted(counts.items()))
 
 
-def write_tables(out: Path, journal: Journal, key: bytes, versions: str) -> dict[str, Any]:
-    """Write manifest.parquet, failures.csv, duplicates.csv and sources.csv (owner only); return the counts.
+CROSSWALK = ("uid", "status", "source", "file", *IDENTIFIERS, *(f"released_{name}" for name in IDENTIFIERS))
+"""Columns of crosswalk.csv: status is released or quarantined, the last ten are identifiers of input and output."""
+
+
+def write_tables(places: Places, journal: Journal, key: bytes, versions: str) -> dict[str, Any]:
+    """Write the manifest, failures.csv, duplicates.csv and the owner's sources.csv and crosswalk; return the counts.
 
     The journal is read line by line, so memory holds a few dozen bytes per file.
     """
@@ -100,13 +106,27 @@ def write_tables(out: Path, journal: Journal, key: bytes, versions: str) -> dict
     files = journal.last()
     for file in sorted(files):
         tally.add(path_id(file, key), journal.line(files[file]), files[file])
-    _write_manifest(out / "manifest.parquet", tally.rows, journal, key, versions)
+    _write_manifest(places.release / "manifest.parquet", tally.rows, journal, key, versions)
     failures = [(source, code, kind_of_reason(code), HINTS[code]) for source, code in sorted(tally.failures)]
-    _write_csv(out / "failures.csv", [("source", "reason", "kind", "hint"), *failures])
-    _write_csv(out / "duplicates.csv", [("source", "same_as_uid", "what"), *sorted(tally.duplicates)])
+    _write_csv(places.out / "failures.csv", [("source", "reason", "kind", "hint"), *failures])
+    _write_csv(places.out / "duplicates.csv", [("source", "same_as_uid", "what"), *sorted(tally.duplicates)])
     pairs = sorted((path_id(file, key), file) for file in files)
-    _write_csv(out / "sources.csv", [("source", "file"), *pairs], mode=0o600)
+    _write_csv(places.sources, [("source", "file"), *pairs], mode=0o600)
+    if places.deidentified:
+        _write_csv(places.crosswalk, _crosswalk(files, journal, key), mode=0o600)
     return tally.summary()
+
+
+def _crosswalk(files: dict[str, int], journal: Journal, key: bytes) -> Iterator[tuple[str, ...]]:
+    """Yield the header and one row for each image that was released or held back, by file name."""
+    yield CROSSWALK
+    for file in sorted(files):
+        line = journal.line(files[file])
+        row, original = line["row"], line["row"].get("original")
+        if original is not None:
+            released = [str(row.get(name, "")) for name in IDENTIFIERS]
+            status = line["reason"] or "released"
+            yield (row["uid"], status, path_id(file, key), file, *(original[name] for name in IDENTIFIERS), *released)
 
 
 def _write_manifest(path: Path, rows: list[tuple[str, int]], journal: Journal, key: bytes, versions: str) -> None:
@@ -134,7 +154,7 @@ def _row(row: dict[str, Any], source: str, versions: str) -> dict[str, Any]:
     return row | {"notes": notes, "source": source, "versions": versions}
 
 
-def _write_csv(path: Path, rows: Sequence[tuple[str, ...]], mode: int = 0o644) -> None:
+def _write_csv(path: Path, rows: Iterable[tuple[str, ...]], mode: int = 0o644) -> None:
     """Write a table; file names that are not UTF-8 keep their bytes. Paths may hold patient names, hence `mode`."""
     with atomic(path) as temporary:
         handle = os.open(temporary, os.O_WRONLY | os.O_CREAT, mode)

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pydicom
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.sequence import Sequence
@@ -40,7 +41,8 @@ class Deidentified:
     """Result of `deidentify`.
 
     `codes`: the code values of DeidentificationMethodCodeSequence; `actions`: elements by action letter, and under
-    "residual" those that the sweep replaced; `quarantine`: why the pixels must not be released, None if they may.
+    "residual" those that the sweep replaced; `quarantine`: why the pixels must not be released, None if they may;
+    `values`: the stored values [H,W] or [H,W,3] that were written, None if no pixel was.
     """
 
     dataset: Dataset
@@ -48,6 +50,7 @@ class Deidentified:
     actions: Mapping[str, int]
     risk: Risk
     quarantine: str | None
+    values: np.ndarray | None = None
 
 
 def deidentify(data: Dataset, profile: Profile, key: bytes, detector: Detector | None = text_boxes) -> Deidentified:
@@ -94,7 +97,9 @@ def _first(data: Dataset, profile: Profile, key: bytes, detector: Detector | Non
     hits = sweep(out, run.removed)
     codes = _claim(out, profile, decision)
     proof.sign(out, METHOD, profile, key)
-    return Deidentified(out, codes, {**run.counts, "residual": hits}, decision.risk, decision.quarantine)
+    return Deidentified(
+        out, codes, {**run.counts, "residual": hits}, decision.risk, decision.quarantine, decision.values
+    )
 
 
 def _again(data: Dataset, profile: Profile, detector: Detector | None) -> Deidentified:
@@ -103,7 +108,7 @@ def _again(data: Dataset, profile: Profile, detector: Detector | None) -> Deiden
     decision = inspect(data, False, detector)
     out = copy.copy(data)
     out.file_meta, out.preamble = _file_meta(data, data), b"\0" * 128
-    return Deidentified(out, codes, {"residual": 0}, decision.risk, decision.quarantine)
+    return Deidentified(out, codes, {"residual": 0}, decision.risk, decision.quarantine, decision.values)
 
 
 def _patient(data: Dataset) -> str:

@@ -1,7 +1,8 @@
 """Layout `folder`: a folder of images with one sub-folder per class, or with a table of labels.
 
 The output folder of `medlt convert` has this layout too: its manifest.parquet lists images, patients, studies and
-series, and each of its columns can be the key of the label table.
+series, and each of its columns can be the key of the label table. Images that were de-identified are joined to the
+hospital's own labels through the crosswalk of their conversion, of which nothing reaches the result.
 """
 
 from __future__ import annotations
@@ -20,13 +21,16 @@ from medlt.types import InputError
 
 NAMES = ("name", "source file", "source name", "source stem")
 """Columns of an image that labels can be joined by. File names may hold patient names, so the manifest has none."""
+SOURCE = "source's "
+"""Prefix of the columns with identifiers of the source: labels can be joined by them, the manifest has none."""
+IDENTITIES = ("patient_id", "study_uid", "series_uid", "sop_uid", "accession")
 
 
 def folder(src: Path, options: FolderOptions) -> LayoutResult:
     """Read the folder `src`. Raises InputError in one line."""
     root = options.images or src
     files = tree.images(tree.listing(root), root)
-    known = _converted(src / "manifest.parquet")
+    known = _converted(src / "manifest.parquet", options.crosswalk)
     rows = _bare(files, root) if known is None else known
     if options.labels is None:
         if known is not None:
@@ -35,10 +39,15 @@ def folder(src: Path, options: FolderOptions) -> LayoutResult:
     return finish(_joined(rows, files, root, options), options)
 
 
-def _converted(path: Path) -> pd.DataFrame | None:
-    """Return the rows of a converted folder's manifest; None if there is none, or one that already has labels."""
+def _converted(path: Path, crosswalk: Path | None) -> pd.DataFrame | None:
+    """Return the rows of a converted folder's manifest; None if there is none, or one that already has labels.
+
+    Raises InputError for a crosswalk without a converted folder, or one of other images.
+    """
     if not path.is_file():
-        return None
+        if crosswalk is None:
+            return None
+        raise InputError(f"{path}: no such file, and --crosswalk needs one; give OUT/release of `medlt convert` as SRC")
     try:
         rows = pd.read_parquet(path)
     except (OSError, ValueError) as error:
@@ -47,7 +56,8 @@ def _converted(path: Path) -> pd.DataFrame | None:
         return None
     rows = rows.reset_index() if rows.index.name else rows
     require(rows, ("uid", "path"), path)
-    return _sourced(rows.assign(**{c: pd.NA for c in ROLES if c not in rows}), path.with_name("sources.csv"))
+    rows = rows.assign(**{c: pd.NA for c in ROLES if c not in rows})
+    return _sourced(rows, path.with_name("sources.csv")) if crosswalk is None else _crossed(rows, crosswalk)
 
 
 def _sourced(rows: pd.DataFrame, table: Path) -> pd.DataFrame:
@@ -56,9 +66,24 @@ def _sourced(rows: pd.DataFrame, table: Path) -> pd.DataFrame:
         return rows
     sources = read_table(table, ("source", "file"))
     require(sources, ("source", "file"), table)
-    file = rows["source"].map(sources.drop_duplicates("source").set_index("source")["file"])
+    return _named(rows, rows["source"].map(sources.drop_duplicates("source").set_index("source")["file"]))
+
+
+def _named(rows: pd.DataFrame, file: pd.Series) -> pd.DataFrame:
+    """Add the names of the source files, for a join only."""
     name = file.str.rsplit("/", n=1).str[-1]
     return rows.assign(**dict(zip(NAMES[1:], (file, name, tree.stems(name)), strict=True)))
+
+
+def _crossed(rows: pd.DataFrame, table: Path) -> pd.DataFrame:
+    """Add the identifiers and file names of the source from a crosswalk, for a join only."""
+    source = read_table(table, None)
+    require(source, ("uid", "file", *IDENTITIES), table)
+    known = source.drop_duplicates("uid").set_index("uid")
+    if not rows["uid"].isin(known.index).all():
+        raise InputError(f"{table}: lacks images of SRC; give private/crosswalk.csv of the same conversion")
+    rows = _named(rows, rows["uid"].map(known["file"]))
+    return rows.assign(**{SOURCE + name: rows["uid"].map(known[name]) for name in IDENTITIES})
 
 
 def _bare(files: pd.DataFrame, root: Path) -> pd.DataFrame:
@@ -111,14 +136,18 @@ def _joined(rows: pd.DataFrame, files: pd.DataFrame, root: Path, options: Folder
         raise InputError(f"{table}: {key} {source.loc[twice, key].iloc[0]} has two rows; remove one")
     theirs = _their_key(rows, source[key], key, table)
     known = source.set_index(key)
-    roles = {role: values for role, values in by_role(known, named).items() if role not in ("uid", "path", *findings)}
+    taken = ("uid", "path", *findings, *(IDENTITIES if options.crosswalk else ()))
+    roles = {role: values for role, values in by_role(known, named).items() if role not in taken}
     for role, values in roles.items():
         rows[role] = rows[theirs].map(values).where(lambda v: v.notna(), rows[role])
     masks = region_columns(known, findings, MASK).values()
-    carried = [c for c in (*options.extra_columns, *masks) if c in known and c not in (*ROLES, *findings)]
+    _refuse_identities(options)
+    released = (*rows,) if options.crosswalk else ()  # a sex or an age as the profile left it
+    carried = [c for c in (*options.extra_columns, *masks) if c in known and c not in (*ROLES, *findings, *released)]
     rows = rows.drop(columns=[c for c in (*carried, *findings) if c in rows])
     mine = rows[rows[theirs].isin(known.index)].join(known[[*carried, *findings]], on=theirs)
-    mine = identified(mine, options.patient, table).drop(columns=[c for c in NAMES if c in mine])
+    joined_by = [c for c in mine if c in NAMES or c.startswith(SOURCE)]
+    mine = identified(mine, options.patient, table).drop(columns=joined_by)
     files = tree.without(files, known[[*masks]])
     matched = tree.by_path(mine.set_index(mine.pop("uid").rename("uid")), files, root)
     lost = source.index[~source[key].isin(rows[theirs])] + 2  # line numbers: a key may be an accession or a name
@@ -127,6 +156,12 @@ def _joined(rows: pd.DataFrame, files: pd.DataFrame, root: Path, options: Folder
     )
     note = f"labels of {table.name} joined by {key}" + ("" if theirs == key else f" = {theirs}")
     return Draft(matched, findings, root, table, (note,), orphans)
+
+
+def _refuse_identities(options: FolderOptions) -> None:
+    """Raise InputError if a crosswalk is given and an extra column would carry an identifier of the source."""
+    if options.crosswalk and (kept := sorted({*options.extra_columns} & {*IDENTITIES})):
+        raise InputError(f"--extra-columns {kept[0]}: identifies the source, which --crosswalk keeps out; leave it out")
 
 
 def _key_column(rows: pd.DataFrame, table: Path, findings: tuple[str, ...]) -> str:
@@ -149,7 +184,12 @@ def _key_column(rows: pd.DataFrame, table: Path, findings: tuple[str, ...]) -> s
 
 def _fits(rows: pd.DataFrame, keys: pd.Series, key: str) -> dict[str, int]:
     """Return how many images each column that `key` may match has one of the `keys` for."""
-    columns = [key] if key in rows and key not in ("uid", "path") else ["uid", "path", *NAMES]
+    if SOURCE + key in rows:
+        columns = [SOURCE + key]
+    elif key in rows and key not in ("uid", "path"):
+        columns = [key]
+    else:
+        columns = ["uid", "path", *NAMES, *(SOURCE + name for name in IDENTITIES)]
     return {c: int(rows[c].isin(keys).sum()) for c in columns if c in rows}
 
 

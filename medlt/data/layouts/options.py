@@ -85,6 +85,9 @@ class FolderOptions(OwnOptions):
     key: str | None = Field(
         None, description="column of that table that names an image or a study; default: the one that fits most images"
     )
+    crosswalk: Path | None = Field(
+        None, description="private/crosswalk.csv of a de-identified conversion: `key` is an identifier of the source"
+    )
 
 
 def parse(model: type[BaseModel], layout: str, given: dict[str, object]) -> BaseModel:

@@ -19,7 +19,7 @@ from pydicom import uid
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.encaps import encapsulate, get_frame
 
-from medlt.data.convert import ConversionSettings, convert
+from medlt.data.convert import ConversionSettings, Places, convert
 
 RAMP = np.arange(4096, dtype=np.uint16).reshape(64, 64)
 
@@ -110,28 +110,28 @@ class Result:
     rows: dict[str, dict[str, Any]]
     reasons: dict[str, str]
     duplicates: list[tuple[str, str, str]]
-    out: Path
+    release: Path
 
     def pixels(self, name: str) -> np.ndarray:
         """The PNG that a source file became."""
         from PIL import Image
 
-        with Image.open(self.out / self.rows[name]["path"]) as image:
+        with Image.open(self.release / self.rows[name]["path"]) as image:
             return np.asarray(image)
 
 
-def read_result(out: Path, counts: dict[str, Any]) -> Result:
-    with (out / "sources.csv").open(encoding="utf-8", errors="surrogateescape", newline="") as handle:
+def read_result(places: Places, counts: dict[str, Any]) -> Result:
+    with places.sources.open(encoding="utf-8", errors="surrogateescape", newline="") as handle:
         names = {row["source"]: row["file"] for row in csv.DictReader(handle)}
-    manifest = pd.read_parquet(out / "manifest.parquet").reset_index()
-    failures = pd.read_csv(out / "failures.csv", dtype=str)
-    duplicates = pd.read_csv(out / "duplicates.csv", dtype=str)
+    manifest = pd.read_parquet(places.release / "manifest.parquet").reset_index()
+    failures = pd.read_csv(places.out / "failures.csv", dtype=str)
+    duplicates = pd.read_csv(places.out / "duplicates.csv", dtype=str)
     return Result(
         counts,
         {names[row["source"]]: row for row in manifest.to_dict("records")},
         {names[row["source"]]: row["reason"] for row in failures.to_dict("records")},
         [(names[d["source"]], d["same_as_uid"], d["what"]) for d in duplicates.to_dict("records")],
-        out,
+        places.release,
     )
 
 
@@ -164,7 +164,9 @@ def run() -> Callable[..., Result]:
     """run(source, out, workers=1, **settings) -> Result."""
 
     def go(source: Path, out: Path, workers: int = 1, **settings: Any) -> Result:
-        return read_result(out, convert(source, out, ConversionSettings(**settings), workers=workers))
+        made = ConversionSettings(**settings)
+        places = Places(out, made.profile is not None)
+        return read_result(places, convert(source, out, made, workers=workers))
 
     return go
 

@@ -516,7 +516,7 @@ def test_the_tables_hold_no_formula_or_path_of_a_tag(film: Film, run: Run, tmp_p
     }
     result = run(folder(tmp_path / "in", files), tmp_path / "out")
     for table in ("failures.csv", "duplicates.csv"):
-        frame = pd.read_csv(result.out / table, dtype=str)
+        frame = pd.read_csv(result.release / table, dtype=str)
         assert len(frame) == 1
         assert all(str(value)[0].isalnum() for value in frame.to_numpy().ravel())
     assert uid.UID("1.2").is_valid

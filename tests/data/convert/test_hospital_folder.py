@@ -224,8 +224,8 @@ def test_every_file_is_accounted_for_once(hospital: Any) -> None:
 
 
 def test_no_tag_and_no_source_name_becomes_a_path(hospital: Any) -> None:
-    assert {p.name for p in hospital.out.parent.iterdir()} == {"out"}
-    made = {p.name for p in hospital.out.rglob("*") if p.is_file()}
+    assert {p.name for p in hospital.release.parent.iterdir()} == {"out"}
+    made = {p.name for p in hospital.release.rglob("*") if p.is_file()}
     images = {Path(row["path"]).name for row in hospital.rows.values()}
     tables = {"manifest.parquet", "failures.csv", "duplicates.csv", "sources.csv", "settings.json", "files.jsonl"}
     assert made == images | tables
@@ -406,7 +406,7 @@ def test_the_preamble_of_de_identified_files_is_zero(film: Film, run: Run, tmp_p
     (tmp_path / "in").mkdir()
     (tmp_path / "in/film").write_bytes(b"MZ" + b"\x90" * 126 + film(**FULL)[128:])
     run(tmp_path / "in", tmp_path / "out", profile=Profile.parse("basic"), key=b"k" * 32)
-    made = [*(tmp_path / "out/dicom").iterdir(), *(tmp_path / "out/quarantine").iterdir()]
+    made = [*(tmp_path / "out/release/dicom").iterdir(), *(tmp_path / "out/private/quarantine").iterdir()]
     assert [path.read_bytes()[:132] for path in made] == [bytes(128) + b"DICM"]
 
 

@@ -144,7 +144,7 @@ def test_a_filter_for_chest_films_leaves_out_what_it_should(
 
 @pytest.mark.real_data
 def test_no_plain_name_of_a_source_leaves_the_owners_files(converted: Any) -> None:
-    for path in converted.out.rglob("*"):
+    for path in converted.release.rglob("*"):
         if path.is_file() and path.name not in ("sources.csv",) and ".convert" not in path.parts:
             assert b"phi_synthetic" not in path.read_bytes()
 

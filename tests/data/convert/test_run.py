@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from medlt.data.convert import ConversionSettings, convert
+from medlt.data.convert import ConversionSettings, Places, convert
 from medlt.types import InputError
 
 Film, Run, Tree = Callable[..., bytes], Callable[..., Any], Callable[[Path], dict[str, bytes]]
@@ -278,7 +278,7 @@ def test_two_runs_never_work_in_one_folder(source: Path, run: Run, tmp_path: Pat
 
     run(source, tmp_path / "out", workers=1)
     with (
-        Journal(tmp_path / "out", ConversionSettings().summary()),
+        Journal(Places(tmp_path / "out", False), ConversionSettings().summary()),
         pytest.raises(InputError, match="another 'medlt convert' is working"),
     ):
         convert(source, tmp_path / "out", ConversionSettings(), workers=1)

@@ -176,7 +176,7 @@ def test_a_de_identified_file_and_its_picture_agree(film: Film, run: Run, tmp_pa
     """The file keeps its pixels with its Patient Orientation; the picture is what these two say."""
     raw = film(np.ascontiguousarray(stored_as(FILM, 1, False)), PatientOrientation=orientation(1, False), **FULL)
     result = run(folder(tmp_path / "in", raw), tmp_path / "out", profile=Profile.parse("basic"), key=b"k" * 32)
-    (path,) = (tmp_path / "out" / "dicom").iterdir()
+    (path,) = (tmp_path / "out/release/dicom").iterdir()
     released = dcmread(path)
     turns, mirror = hanging("\\".join(released.get("PatientOrientation") or []))
     np.testing.assert_allclose(

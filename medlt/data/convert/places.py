@@ -1,0 +1,66 @@
+"""Where a conversion writes: what may leave, what only its owner may read, and the lists of failures."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Places:
+    """The folders of a conversion into `out`.
+
+    With de-identification, `release` (OUT/release) holds what may leave, and `private` (OUT/private, owner only) what
+    leads back to the source. Without it both are OUT, and `state` and `sources` are for the owner only.
+    """
+
+    out: Path
+    deidentified: bool
+
+    @property
+    def release(self) -> Path:
+        """Return the folder of images/, dicom/ and manifest.parquet."""
+        return self.out / "release" if self.deidentified else self.out
+
+    @property
+    def private(self) -> Path:
+        """Return the folder of sources.csv, crosswalk.csv and quarantine/."""
+        return self.out / "private" if self.deidentified else self.out
+
+    @property
+    def state(self) -> Path:
+        """Return the folder of the journal."""
+        return self.out / "private" / "journal" if self.deidentified else self.out / ".convert"
+
+    @property
+    def sources(self) -> Path:
+        """Return the table of source ids and file names."""
+        return self.private / "sources.csv"
+
+    @property
+    def crosswalk(self) -> Path:
+        """Return the table that leads from identifiers of the source to released images."""
+        return self.private / "crosswalk.csv"
+
+    @property
+    def quarantine(self) -> Path:
+        """Return the folder of files whose pixels must not be released before a person has seen them."""
+        return self.private / "quarantine"
+
+    def dicom(self, uid: str, held: bool) -> Path:
+        """Return the de-identified file of an image: in the release, or in the quarantine if it is `held` back."""
+        return (self.quarantine if held else self.release / "dicom") / f"{uid}.dcm"
+
+    def torn(self) -> Iterator[Path]:
+        """Yield the temporary files that a killed process has left beside the images."""
+        for folder in (self.release / "images", self.release / "dicom", self.quarantine):
+            yield from folder.glob(".*.tmp*")
+
+    def make(self) -> None:
+        """Make the folders of the images; private ones for their owner only."""
+        folders = {self.release / "images": 0o755}
+        if self.deidentified:
+            folders |= {self.release / "dicom": 0o755, self.private: 0o700, self.quarantine: 0o700}
+        for folder, mode in folders.items():
+            folder.mkdir(mode, parents=True, exist_ok=True)
