@@ -73,7 +73,8 @@ _DESCRIBED = {
 class Outcome:
     """Outcome of one file: a `row` if it was converted, else a `reason` (see medlt.data.convert.reasons).
 
-    A quarantined file has both. A de-identified row holds the identifiers of the source under `original`.
+    A quarantined file has both. A de-identified row holds, for the owner only, the identifiers of the source under
+    `original`, and under `dropped` the tags of what was removed.
     """
 
     reason: str = ""
@@ -106,13 +107,14 @@ def convert_one(path: Path, out: Path, settings: ConversionSettings) -> Outcome:
 
 def _converted(source: ConversionSource, raw: bytes, places: Places, settings: ConversionSettings) -> Outcome:
     whole = identity(raw, settings.digest)
-    uid, original = image_uid(whole, settings.key), {}
+    uid, owned = image_uid(whole, settings.key), {}
     with unusable_tags(Path("file")):
         if settings.profile is not None:
-            original = {"original": {name: text(source.data, _TEXTS[name])[:_LONGEST] for name in IDENTIFIERS}}
             clean = deidentify(source.data, settings.profile, settings.key)
+            original = {name: text(source.data, _TEXTS[name])[:_LONGEST] for name in IDENTIFIERS}
+            owned = {"original": original, "dropped": clean.dropped}
             if reason := _write_released(clean, uid, places):
-                return Outcome(reason, {"uid": uid, **original})
+                return Outcome(reason, {"uid": uid, **owned})
             source = replace(source, data=clean.dataset, pixels=clean.values)
         stored, notes = source.stored()
         source = replace(source, notes=source.notes + notes)
@@ -122,7 +124,7 @@ def _converted(source: ConversionSource, raw: bytes, places: Places, settings: C
         if settings.format in ("png", "jpeg") and rendered.pixels.dtype != "uint8":
             rendered = replace(rendered, pixels=to_uint8(rendered.pixels))
         data = _encoded(rendered, shape, settings)
-        row = _tags(source) | shape | _made(rendered, settings) | original
+        row = _tags(source) | shape | _made(rendered, settings) | owned
     place = f"images/{uid}{SUFFIX[settings.format]}"
     write_once(places.release / place, data)
     return Outcome(row=row | _digests(whole, raw, data, settings) | {"uid": uid, "path": place})

@@ -25,7 +25,7 @@ class Places:
 
     @property
     def private(self) -> Path:
-        """Return the folder of sources.csv, crosswalk.csv and quarantine/."""
+        """Return the folder of sources.csv, crosswalk.csv, dropped.csv and quarantine/."""
         return self.out / "private" if self.deidentified else self.out
 
     @property

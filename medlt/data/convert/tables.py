@@ -45,6 +45,7 @@ class Tally:
     failures: list[tuple[str, str]] = field(default_factory=list)
     seen: dict[bytes, str] = field(default_factory=dict)
     doubts: Counter[str] = field(default_factory=Counter)
+    dropped: Counter[str] = field(default_factory=Counter)
     counts: dict[str, Counter[str]] = field(
         default_factory=lambda: {"transfer_syntax": Counter(), "modality": Counter()}
     )
@@ -52,6 +53,7 @@ class Tally:
     def add(self, source: str, line: dict[str, Any], at: int) -> None:
         """Count one file; lines must come in the order of file names, so that the first of two equal files is fixed."""
         row, reason = line["row"], line["reason"]
+        self.dropped.update(row.get("dropped", {}))
         if reason:
             self.failures.append((source, reason))
         elif self._first("file", row["uid"], row["uid"]) is not None:
@@ -114,6 +116,7 @@ def write_tables(places: Places, journal: Journal, key: bytes, versions: str) ->
     _write_csv(places.sources, [("source", "file"), *pairs], mode=0o600)
     if places.deidentified:
         _write_csv(places.crosswalk, _crosswalk(files, journal, key), mode=0o600)
+        _write_csv(places.private / "dropped.csv", _dropped(tally.dropped), mode=0o600)
     return tally.summary()
 
 
@@ -127,6 +130,15 @@ def _crosswalk(files: dict[str, int], journal: Journal, key: bytes) -> Iterator[
             released = [str(row.get(name, "")) for name in IDENTIFIERS]
             status = line["reason"] or "released"
             yield (row["uid"], status, path_id(file, key), file, *(original[name] for name in IDENTIFIERS), *released)
+
+
+def _dropped(counts: Counter[str]) -> Iterator[tuple[str, ...]]:
+    """Yield the header and one row for each attribute that de-identification removed, by tag."""
+    from pydicom.datadict import keyword_for_tag
+
+    yield ("tag", "attribute", "removed")
+    for tag, count in sorted(counts.items()):
+        yield (f"({tag[:4]},{tag[4:]})", keyword_for_tag(int(tag, 16)), str(count))
 
 
 def _write_manifest(path: Path, rows: list[tuple[str, int]], journal: Journal, key: bytes, versions: str) -> None:

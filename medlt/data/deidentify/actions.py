@@ -1,8 +1,7 @@
 """Applies the actions of a profile: builds a new data set, level by level, and never changes the source.
 
-Attributes that Table E.1-1 does not list are kept, with these exceptions. Removed: private and unknown attributes,
-values that cannot be read or whose value representation is unknown, command groups, group lengths, whole curve and
-overlay groups, dates, and the attributes of `STRICTER`. Emptied: person names. Replaced: instance UIDs.
+Attributes that Table E.1-1 does not list stay only if they are on the list of `kept`. Removed without a look at them:
+private attributes, whole curve and overlay groups, and values that cannot be read. Instance UIDs are replaced.
 """
 
 from __future__ import annotations
@@ -11,56 +10,36 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
-from pydicom.datadict import dictionary_has_tag
 from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence
 from pydicom.tag import BaseTag
 
 from medlt.data.deidentify import values
+from medlt.data.deidentify.kept import standardise, stays
 from medlt.data.deidentify.keyed import Keyed
 from medlt.data.deidentify.profile import DATES, FAMILIES, Profile, letters
 from medlt.data.deidentify.residual import Identifiers
 
 PSEUDONYMS = {"PatientID": "patient", "PatientName": "patient", "AccessionNumber": "accession", "StudyID": "study"}
 """Z attributes that get a keyed dummy instead of an empty value, so that files of one patient or study stay linked."""
-STRICTER = frozenset(
-    {
-        "PatientBirthDateInAlternativeCalendar",
-        "PatientDeathDateInAlternativeCalendar",
-        "PlacerOrderNumberProcedure",
-        "FillerOrderNumberProcedure",
-        "PlacerOrderNumberImagingServiceRequestRetired",
-        "FillerOrderNumberImagingServiceRequestRetired",
-        "HL7InstanceIdentifier",
-        "LocalNamespaceEntityID",
-        "UniversalEntityID",
-        "CommentsOnTheScheduledProcedureStep",
-        "BreedRegistrationNumber",
-        "NTPSourceAddress",
-        "DeidentificationMethod",
-        "DeidentificationMethodCodeSequence",
-        "PatientIdentityRemoved",
-        "LongitudinalTemporalInformationModified",
-    }
-)
-"""Removed although not in the table; some are claims of an earlier run, which this run cannot confirm."""
 CODE_SYSTEMS = frozenset({"CodingSchemeUID", "ContextUID", "MappingResourceUID", "ContextGroupExtensionCreatorUID"})
 REGISTERED = "1.2.840.10008."
-_COMMAND_GROUPS = frozenset({0x0000, 0x0002, 0x0004})
 
 
 @dataclass
 class Actions:
-    """One run over one data set. `counts` is by letter; `removed` holds the identifiers that the sweep searches for.
+    """One run over one data set. `counts` is by letter, `dropped` by the tag (eight hex digits) of what was removed.
 
-    number: the data set's PatientID; it and the name are replaced by the pseudonyms of `keyed.patient`.
+    removed: the identifiers that the sweep searches for; number: the data set's PatientID; it and the name become the
+    pseudonym of `keyed.patient`.
     """
 
     profile: Profile
     keyed: Keyed
     number: str = ""
     counts: Counter[str] = field(default_factory=Counter)
+    dropped: Counter[str] = field(default_factory=Counter)
     removed: Identifiers = field(default_factory=Identifiers)
 
     def level(self, source: Dataset, nested: bool) -> Dataset:
@@ -72,20 +51,17 @@ class Actions:
             element = _readable(source, tag)
             letter = "X" if element is None else table.get(int(tag)) or self._unlisted(element)
             self.counts[letter.rstrip("*")] += 1
+            if letter == "X":
+                self.dropped[f"{int(tag):08X}"] += 1
             if element is not None:
                 self._apply(letter, element, out)
+        standardise(out)
         return out
 
     def _unlisted(self, element: DataElement) -> str:
-        tag, keyword, vr = element.tag, element.keyword, element.VR
-        known = dictionary_has_tag(tag) and vr != "UN" and tag.group not in _COMMAND_GROUPS
-        if not known or tag.element == 0 or keyword in STRICTER or keyword.startswith("PrivateData"):
-            return "X"
-        if vr in ("DA", "DT"):
-            return "C" if DATES in self.profile else "X"
-        if vr == "PN":
-            return "Z"
-        return "U" if vr == "UI" and keyword not in CODE_SYSTEMS else "K"
+        if element.tag.element != 0 and stays(element):
+            return "U" if element.VR == "UI" and element.keyword not in CODE_SYSTEMS else "K"
+        return "X"
 
     def _apply(self, letter: str, element: DataElement, out: Dataset) -> None:
         bare = element.VR == "SQ" and (letter[0] == "U" or _referring(letter, element))

@@ -7,7 +7,7 @@ import logging
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -42,7 +42,8 @@ class Deidentified:
 
     `codes`: the code values of DeidentificationMethodCodeSequence; `actions`: elements by action letter, and under
     "residual" those that the sweep replaced; `quarantine`: why the pixels must not be released, None if they may;
-    `values`: the stored values [H,W] or [H,W,3] that were written, None if no pixel was.
+    `values`: the stored values [H,W] or [H,W,3] that were written, None if no pixel was; `dropped`: number of removed
+    elements by tag (eight hex digits).
     """
 
     dataset: Dataset
@@ -51,6 +52,7 @@ class Deidentified:
     risk: Risk
     quarantine: str | None
     values: np.ndarray | None = None
+    dropped: Mapping[str, int] = field(default_factory=dict)
 
 
 def deidentify(data: Dataset, profile: Profile, key: bytes, detector: Detector | None = text_boxes) -> Deidentified:
@@ -97,9 +99,9 @@ def _first(data: Dataset, profile: Profile, key: bytes, detector: Detector | Non
     hits = sweep(out, run.removed)
     codes = _claim(out, profile, decision)
     proof.sign(out, METHOD, profile, key)
-    return Deidentified(
-        out, codes, {**run.counts, "residual": hits}, decision.risk, decision.quarantine, decision.values
-    )
+    actions = {**run.counts, "residual": hits}
+    held, values = decision.quarantine, decision.values
+    return Deidentified(out, codes, actions, decision.risk, held, values, dict(run.dropped))
 
 
 def _again(data: Dataset, profile: Profile, detector: Detector | None) -> Deidentified:

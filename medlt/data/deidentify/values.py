@@ -9,7 +9,7 @@ from typing import Any
 from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence
 
-WORD = "ANONYMIZED"
+WORD, SCHEME = "ANONYMIZED", "99MEDLT"
 _TEXT = ("AE", "CS", "LO", "LT", "SH", "ST", "UC", "UT", "PN")
 _BYTES = ("OB", "OW", "OD", "OF", "OL", "OV", "UN")
 _SPECIAL = {
@@ -45,7 +45,7 @@ def dummy(vr: str, keyword: str) -> Any:
 
 def _code() -> Dataset:
     item = Dataset()
-    item.CodeValue, item.CodingSchemeDesignator, item.CodeMeaning = WORD, "99MEDLT", WORD
+    item.CodeValue, item.CodingSchemeDesignator, item.CodeMeaning = WORD, SCHEME, WORD
     return item
 
 

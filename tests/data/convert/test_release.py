@@ -47,7 +47,7 @@ def test_release_holds_what_may_leave_and_private_the_rest(made: Any, tmp_path: 
     assert {path.name for path in (out / "release").iterdir()} == {"images", "dicom", "manifest.parquet"}
     assert {path.stem for path in (out / "release/dicom").iterdir()} == uids
     assert {path.stem for path in (out / "release/images").iterdir()} == uids
-    private = {"crosswalk.csv", "sources.csv", "quarantine", "journal"}
+    private = {"crosswalk.csv", "sources.csv", "dropped.csv", "quarantine", "journal"}
     assert {path.name for path in (out / "private").iterdir()} == private
     assert made.reasons == {"MRN-3003/d": "quarantined"}
     modes = {stat.S_IMODE(path.stat().st_mode) for path in (out / "private").rglob("*.csv")}
@@ -75,6 +75,16 @@ def test_the_crosswalk_leads_from_every_source_to_its_image(made: Any, tmp_path:
     held = walk.loc["MRN-3003/d"]
     assert (tmp_path / f"out/private/quarantine/{held['uid']}.dcm").is_file()
     assert held["patient_id"] == "MRN-3003"
+
+
+def test_what_was_removed_is_counted_by_tag(film: Film, run: Run, tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    for i in range(3):
+        tags = {"OtherStudyNumbers": "77", "WindowCenter": 2048, "WindowWidth": 4096 - i}
+        (tmp_path / f"in/{i}").write_bytes(film(**(tags if i else {})))
+    run(tmp_path / "in", tmp_path / "out", profile=Profile.parse("basic"), key=KEY)
+    table = pd.read_csv(tmp_path / "out/private/dropped.csv", dtype=str)
+    assert table.to_dict("records") == [{"tag": "(0020,1070)", "attribute": "OtherStudyNumbers", "removed": "2"}]
 
 
 def test_the_crosswalk_is_the_same_for_any_workers_and_after_a_resume(

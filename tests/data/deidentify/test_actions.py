@@ -12,6 +12,7 @@ from pydicom.dataset import Dataset
 from pydicom.valuerep import validate_value
 
 from medlt.data.deidentify import Profile, deidentify, write_deidentified
+from medlt.data.deidentify.kept import attributes
 from medlt.data.deidentify.profile import letters, settle, standard_table
 from medlt.types import InputError
 
@@ -163,18 +164,79 @@ def test_a_date_that_is_none_falls_back_on_the_basic_profile(make: Make, key: by
 
 def test_what_the_table_does_not_list(make: Make, key: bytes) -> None:
     source = make(KVP="120", EvaluatorName="Quimby^W", ContextUID="1.2.3", Manufacturer="Maker")
+    source.OtherStudyNumbers, source.RetrieveURL = "190304", "https://pacs/Quimby"
     source.private_block(0x0011, "ACME", create=True).add_new(1, "LO", "Quimby")
     source.add_new(0x00081FFF, "LO", "unknown tag")
     source.add_new(0x50003000, "OW", b"curve")
     source.add_new(0x60001500, "LO", "overlay of Quimby")
     source.add_new(0x00100000, "UL", 12)
     source.add_new("ModelGroupUID", "UI", "1.2.826.5")
+    source.MultiFrameSourceSOPInstanceUID = "1.2.826.6"
     source.PatientBirthDateInAlternativeCalendar = "Showa 23"
-    out = deidentify(source, BASIC, key, None).dataset
-    assert (str(out.KVP), out.ContextUID, out.Manufacturer, out.EvaluatorName) == ("120", "1.2.3", "Maker", "")
-    assert out.ModelGroupUID.startswith("2.25.")
-    gone = [0x00110010, 0x00111001, 0x00081FFF, 0x50003000, 0x60001500, 0x00100000, 0x00100033]
+    result = deidentify(source, BASIC, key, None)
+    out = result.dataset
+    assert (str(out.KVP), out.ContextUID, out.Manufacturer) == ("120", "1.2.3", "Maker")
+    assert out.MultiFrameSourceSOPInstanceUID.startswith("2.25.")
+    gone = [0x00110010, 0x00111001, 0x00081FFF, 0x50003000, 0x60001500, 0x00100000, 0x00100033, 0x00201070]
+    gone += [tag_for_keyword(name) for name in ("EvaluatorName", "ModelGroupUID", "RetrieveURL")]
     assert [tag for tag in gone if tag in out] == []
+    assert {f"{tag:08X}": 1 for tag in gone}.items() <= result.dropped.items()
+
+
+def test_the_list_holds_no_attribute_of_the_table_and_no_free_text() -> None:
+    named = {"Manufacturer", "ManufacturerModelName", "DetectorManufacturerName", "DetectorManufacturerModelName"}
+    named |= {"SoftwareVersions", "PlateType", "RescaleType", "ModalityLUTType"}
+    codes = {"CodeValue", "CodingSchemeDesignator", "CodingSchemeVersion", "CodeMeaning"}
+    free = {"LO", "SH", "LT", "ST", "UT", "UC", "UR", "PN", "AE", "UN", "OB", "DA", "DT", "TM"}
+    assert not attributes() & set(letters(BASIC, None))
+    texts = {dictionary_keyword(tag) for tag in attributes() if dictionary_VR(tag) in free}
+    assert texts == named | codes
+
+
+@pytest.mark.parametrize(
+    ("keyword", "value", "stays"),
+    [
+        ("FilterMaterial", "COPPER", True),
+        ("FilterMaterial", ["COPPER", "ALUMINUM"], True),
+        ("VOILUTFunction", "Sigmoid ", True),
+        ("FilterMaterial", "Smith, John", False),
+        ("FilterMaterial", "a sentence that is no term", False),
+        ("FilterMaterial", ["COPPER", "SMITH^JOHN"], False),
+        ("PixelSpacing", [0.1, 0.1], True),
+        ("PixelSpacing", [19480517, 1, 2], False),
+        ("KVP", "110", True),
+        ("KVP", [110, 19480517], False),
+    ],
+)
+def test_a_kept_attribute_has_the_form_of_its_kind(
+    make: Make, key: bytes, keyword: str, value: object, stays: bool
+) -> None:
+    """CS (PS3.5 6.2) and the value multiplicity of PS3.6: a sentence is no term, a third spacing no spacing."""
+    with config.disable_value_validation():
+        out = deidentify(make(**{keyword: value}), BASIC, key, None).dataset
+    assert (keyword in out) is stays
+
+
+CODES = [
+    (("272479007", "SCT", "see Quimby"), ("272479007", "SCT", "postero-anterior")),
+    (("R-10206", "SRT", "Quimby"), ("R-10206", "SRT", "antero-posterior")),
+    (("816094009", "SCT", "Thorax"), ("816094009", "SCT", "Thorax")),
+    (("QUIMBY", "99LOCAL", "Quimby"), ("ANONYMIZED", "99MEDLT", "ANONYMIZED")),
+    (("90210", "SCT", "Chest"), ("ANONYMIZED", "99MEDLT", "ANONYMIZED")),
+]
+
+
+@pytest.mark.parametrize(("code", "kept"), CODES)
+def test_a_code_is_one_of_the_standard_or_a_dummy(
+    make: Make, key: bytes, code: tuple[str, str, str], kept: tuple[str, str, str]
+) -> None:
+    """PS3.16 CID 4010 and 4031: (272479007, SCT), (R-10206, SRT) and (816094009, SCT) are its codes and meanings."""
+    item = Dataset()
+    item.CodeValue, item.CodingSchemeDesignator, item.CodeMeaning = code
+    item.LongCodeValue, item.CodingSchemeVersion = "of Quimby", "Quimby"
+    (out,) = deidentify(make(ViewCodeSequence=[item]), BASIC, key, None).dataset.ViewCodeSequence
+    assert (out.CodeValue, out.CodingSchemeDesignator, out.CodeMeaning) == kept
+    assert len(out) == 3
 
 
 def test_an_element_that_cannot_be_read_goes(make: Make, key: bytes, tmp_path: Path) -> None:

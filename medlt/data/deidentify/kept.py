@@ -1,0 +1,77 @@
+"""What stays of the attributes that Table E.1-1 does not list: an allow-list, kept.csv, and standard codes.
+
+kept.csv has the attributes that the IODs of radiography and secondary capture hold (PS3.3 A.2, A.8, A.14, A.16, A.26 to
+A.28, A.47), as highdicom 0.28.2 lists them, without free text, URLs and binary values other than pixels and look-up
+tables. Of text it has the names of makers and models, and codes, which are then reduced to those of the standard.
+"""
+
+from __future__ import annotations
+
+import csv
+import re
+from functools import cache
+from importlib.resources import files
+
+from pydicom.datadict import dictionary_has_tag, dictionary_VM
+from pydicom.dataelem import DataElement
+from pydicom.dataset import Dataset
+
+from medlt.data.deidentify import values
+
+CODED = ("CodeValue", "CodingSchemeDesignator", "CodeMeaning", "CodingSchemeVersion", "LongCodeValue", "URNCodeValue")
+_TERM = re.compile(r"[A-Za-z0-9_ ]{0,16}")
+_OLD_SNOMED = ("SRT", "SNM3", "99SDM")  # PS3.16 table 8.1-1: retired designators of the same codes
+
+
+@cache
+def attributes() -> frozenset[int]:
+    """Return the tags of kept.csv."""
+    lines = (files(__package__) / "kept.csv").read_text(encoding="utf-8").splitlines()
+    return frozenset(int(row["tag"], 16) for row in csv.DictReader(lines))
+
+
+def stays(element: DataElement) -> bool:
+    """Return whether an attribute outside the table stays.
+
+    It must be on the list, with no more values than the dictionary allows, and its defined terms must be spelled as
+    such (CS, PS3.5 6.2): a sentence in a place for a term is no term.
+    """
+    if int(element.tag) not in attributes() or not dictionary_has_tag(element.tag):
+        return False
+    most = dictionary_VM(element.tag).split(" ")[-1].split("-")[-1]
+    if most.isdigit() and element.VR not in ("SQ", "OB", "OW") and element.VM > int(most):
+        return False
+    terms = [] if element.VR != "CS" else element.value if element.VM > 1 else [element.value or ""]
+    return all(_TERM.fullmatch(str(term).strip(" \0")) for term in terms)
+
+
+def standardise(item: Dataset) -> None:
+    """Reduce a code to one of PS3.16, with the standard's meaning; any other becomes a dummy. In place.
+
+    Local codes and their meanings are free text of a hospital. Items without a code are left as they are.
+    """
+    if not any(name in item for name in CODED):
+        return
+    value, scheme, meaning = (str(item.get(name) or "").strip(" \0") for name in CODED[:3])
+    meanings = _meanings().get((scheme.upper(), value), ())
+    meaning = meaning if meaning in meanings else next(iter(meanings), "")
+    for name in CODED:
+        item.pop(name, None)
+    known = (value, scheme, meaning) if meaning else (values.WORD, values.SCHEME, values.WORD)
+    item.CodeValue, item.CodingSchemeDesignator, item.CodeMeaning = known
+
+
+@cache
+def _meanings() -> dict[tuple[str, str], tuple[str, ...]]:
+    """Return {(scheme, code): meanings} of PS3.16, those of a context group first, with older SNOMED codes of each."""
+    from pydicom.sr._concepts_dict import concepts
+    from pydicom.sr._snomed_dict import mapping
+
+    known: dict[tuple[str, str], tuple[str, ...]] = {}
+    for scheme, terms in concepts.items():
+        for code, (meaning, groups) in (entry for codes in terms.values() for entry in codes.items()):
+            others = known.get((scheme.upper(), code), ())
+            known[scheme.upper(), code] = (meaning, *others) if groups else (*others, meaning)
+    for old, new in mapping["SRT"].items():
+        known |= {(scheme, old): known[("SCT", new)] for scheme in _OLD_SNOMED if ("SCT", new) in known}
+    return known
