@@ -61,6 +61,13 @@ def standardise(item: Dataset) -> None:
     item.CodeValue, item.CodingSchemeDesignator, item.CodeMeaning = known
 
 
+def is_standard(item: Dataset) -> bool:
+    """Return whether a code, its scheme and its meaning are those of PS3.16, or medlt's dummy."""
+    value, scheme, meaning = (str(item.get(name) or "").strip(" \0") for name in CODED[:3])
+    dummy = (value, scheme, meaning) == (values.WORD, values.SCHEME, values.WORD)
+    return dummy or meaning in _meanings().get((scheme.upper(), value), ())
+
+
 @cache
 def _meanings() -> dict[tuple[str, str], tuple[str, ...]]:
     """Return {(scheme, code): meanings} of PS3.16, those of a context group first, with older SNOMED codes of each."""
