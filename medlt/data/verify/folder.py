@@ -1,4 +1,4 @@
-"""Examines every file of a folder. What is neither image nor table is reported, because nothing here can judge it."""
+"""Examines every file of a folder. A file that is neither an image nor a table cannot be examined, and is reported."""
 
 from __future__ import annotations
 

@@ -83,7 +83,7 @@ def _element(element: DataElement, letter: str | None, profile: Profile) -> Iter
         if not stays(element):
             yield f"{_name(element)}, which is not on the list of attributes that may stay"
     elif letter == "X" or not _replaced(element, letter):
-        yield f"{_name(element)}, where PS3.15 asks for {'nothing' if letter == 'X' else 'another value'}"
+        yield f"{_name(element)}, which must be {'removed' if letter == 'X' else 'emptied or replaced'} (PS3.15)"
     if element.keyword == "PatientAge" and values.age(element.value) != element.value:
         yield f"{_name(element)} above 090Y"
     if element.VR == "SQ":
