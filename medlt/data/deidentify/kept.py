@@ -20,6 +20,7 @@ from medlt.data.deidentify import values
 
 CODED = ("CodeValue", "CodingSchemeDesignator", "CodeMeaning", "CodingSchemeVersion", "LongCodeValue", "URNCodeValue")
 _TERM = re.compile(r"[A-Za-z0-9_ ]{0,16}")
+_LONGEST = 16  # characters of a Code Value (SH)
 _OLD_SNOMED = ("SRT", "SNM3", "99SDM")  # PS3.16 table 8.1-1: retired designators of the same codes
 
 
@@ -46,18 +47,20 @@ def stays(element: DataElement) -> bool:
 
 
 def standardise(item: Dataset) -> None:
-    """Reduce a code to one of PS3.16, with the standard's meaning; any other becomes a dummy. In place.
+    """Reduce a code to one of PS3.16, with a meaning of the standard; any other becomes a dummy. In place.
 
-    Local codes and their meanings are free text of a hospital. Items without a code are left as they are.
+    Local codes and their meanings are free text of a hospital. A code that PS3.16 lacks, with a meaning that it has,
+    becomes the code of that meaning. Items without a code are left as they are.
     """
     if not any(name in item for name in CODED):
         return
     value, scheme, meaning = (str(item.get(name) or "").strip(" \0") for name in CODED[:3])
-    meanings = _meanings().get((scheme.upper(), value), ())
-    meaning = meaning if meaning in meanings else next(iter(meanings), "")
+    if meanings := _meanings().get((scheme.upper(), value)):
+        known = (value, scheme, meaning if meaning in meanings else meanings[0])
+    else:
+        known = _codes().get(meaning.lower(), (values.WORD, values.SCHEME, values.WORD))
     for name in CODED:
         item.pop(name, None)
-    known = (value, scheme, meaning) if meaning else (values.WORD, values.SCHEME, values.WORD)
     item.CodeValue, item.CodingSchemeDesignator, item.CodeMeaning = known
 
 
@@ -82,3 +85,11 @@ def _meanings() -> dict[tuple[str, str], tuple[str, ...]]:
     for old, new in mapping["SRT"].items():
         known |= {(scheme, old): known[("SCT", new)] for scheme in _OLD_SNOMED if ("SCT", new) in known}
     return known
+
+
+@cache
+def _codes() -> dict[str, tuple[str, str, str]]:
+    """Return {meaning in lower case: (code, scheme, meaning)}, the SNOMED CT code if several schemes have one."""
+    ordered = sorted(_meanings().items(), key=lambda known: known[0][0] == "SCT")
+    current = [(code, known) for code, known in ordered if code[0] not in _OLD_SNOMED and len(code[1]) <= _LONGEST]
+    return {text.lower(): (value, scheme, text) for (scheme, value), known in current for text in reversed(known)}

@@ -221,6 +221,8 @@ CODES = [
     (("272479007", "SCT", "see Quimby"), ("272479007", "SCT", "postero-anterior")),
     (("R-10206", "SRT", "Quimby"), ("R-10206", "SRT", "antero-posterior")),
     (("816094009", "SCT", "Thorax"), ("816094009", "SCT", "Thorax")),
+    (("R-10214", "SRT", "Postero-anterior"), ("272479007", "SCT", "postero-anterior")),
+    (("QUIMBY", "99LOCAL", "antero-posterior"), ("399348003", "SCT", "antero-posterior")),
     (("QUIMBY", "99LOCAL", "Quimby"), ("ANONYMIZED", "99MEDLT", "ANONYMIZED")),
     (("90210", "SCT", "Chest"), ("ANONYMIZED", "99MEDLT", "ANONYMIZED")),
 ]
