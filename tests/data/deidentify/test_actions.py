@@ -224,7 +224,8 @@ CODES = [
     (("R-10214", "SRT", "Postero-anterior"), ("272479007", "SCT", "postero-anterior")),
     (("QUIMBY", "99LOCAL", "antero-posterior"), ("399348003", "SCT", "antero-posterior")),
     (("QUIMBY", "99LOCAL", "Quimby"), ("ANONYMIZED", "99MEDLT", "ANONYMIZED")),
-    (("90210", "SCT", "Chest"), ("ANONYMIZED", "99MEDLT", "ANONYMIZED")),
+    (("90210", "SCT", "Chest"), ("816094009", "SCT", "Chest")),
+    (("90210", "SCT", "Chest of Quimby"), ("ANONYMIZED", "99MEDLT", "ANONYMIZED")),
 ]
 
 
