@@ -16,7 +16,7 @@ from pydicom.encaps import encapsulate, get_frame
 
 from medlt.data.dicom import Unreadable
 from medlt.data.dicom.cells import PACKED, WIDE
-from medlt.data.dicom.encapsulation import COMPRESSED, DELIMITER, NOT_COMPRESSED, fragments
+from medlt.data.dicom.encapsulation import COMPRESSED, DELIMITER, NOT_COMPRESSED, OTHER_KIND, fragments
 from medlt.data.dicom.guard import BITS_DROPPED, first_frame, open_bytes
 from medlt.data.dicom.salvage import INVALID_VR, NO_DELIMITER
 from medlt.data.dicom.streams import frame_bits, syntax_of
@@ -224,6 +224,14 @@ def test_a_stream_under_an_uncompressed_syntax_is_read(syntax: uid.UID, header: 
     values, notes = read(under(uid.ExplicitVRLittleEndian, raw))
     np.testing.assert_array_equal(values, RAMP)
     assert notes == (COMPRESSED,)
+
+
+@pytest.mark.parametrize("said", SALVAGED, ids=lambda kind: uid.UID(kind).keyword)
+@pytest.mark.parametrize("syntax", SALVAGED, ids=lambda kind: uid.UID(kind).keyword)
+def test_a_stream_under_another_compressed_syntax_is_read(syntax: uid.UID, said: uid.UID, header: Header) -> None:
+    values, notes = read(under(said, to_bytes(compressed(header, [stream_of(syntax, header)], syntax))))
+    np.testing.assert_array_equal(values, RAMP)
+    assert notes == (() if syntax == said else (OTHER_KIND,))
 
 
 def with_element(raw: bytes, element: bytes, before: int = 0x00280002) -> bytes:

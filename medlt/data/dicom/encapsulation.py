@@ -15,6 +15,15 @@ from medlt.data.dicom.streams import syntax_of
 DELIMITER = b"\xfe\xff\xdd\xe0\0\0\0\0"
 NOT_COMPRESSED = "pixels are uncompressed, the transfer syntax is a compressed one"
 COMPRESSED = "pixels are compressed, the transfer syntax is an uncompressed one"
+OTHER_KIND = "pixels are compressed in another way than the transfer syntax says"
+_KINDS = (
+    (uid.JPEGBaseline8Bit, uid.JPEGExtended12Bit),
+    (uid.JPEGLossless, uid.JPEGLosslessSV1),
+    (uid.JPEGLSLossless, uid.JPEGLSNearLossless),
+    (uid.JPEG2000Lossless, uid.JPEG2000),
+    (uid.HTJ2KLossless, uid.HTJ2KLosslessRPCL, uid.HTJ2K),
+    (uid.RLELossless,),
+)
 _ITEM, _END = 0xE000, 0xE0DD
 
 
@@ -70,7 +79,7 @@ def mend_syntax(data: Dataset) -> tuple[str, ...]:
     """Correct a transfer syntax that contradicts the pixels (PS3.5 A.4), in place; return a note.
 
     Uncompressed pixels are those of the declared length without items; compressed ones are items with a stream whose
-    kind can be recognised.
+    kind can be recognised. A stream of another kind than the declared one is decoded as what it is.
     """
     syntax = UID(str(data.file_meta.TransferSyntaxUID))
     if "PixelData" not in data or syntax.is_private or not syntax.is_transfer_syntax:
@@ -81,12 +90,16 @@ def mend_syntax(data: Dataset) -> tuple[str, ...]:
             return ()
         data.file_meta.TransferSyntaxUID = _plain_syntax(data)
         return (NOT_COMPRESSED,)
-    if not syntax.is_encapsulated and element.is_undefined_length:
-        if (actual := _actual_syntax(element.value)) is None:
-            return ()
-        data.file_meta.TransferSyntaxUID = actual
-        return (COMPRESSED,)
-    return ()
+    actual = _actual_syntax(element.value) if element.is_undefined_length else None
+    if actual is None or _kind(actual) == _kind(syntax):
+        return ()
+    data.file_meta.TransferSyntaxUID = actual
+    return (OTHER_KIND if syntax.is_encapsulated else COMPRESSED,)
+
+
+def _kind(syntax: UID) -> int:
+    """Return which group of syntaxes has the same streams; a number of its own for one that medlt does not know."""
+    return next((at for at, group in enumerate(_KINDS) if syntax in group), -1)
 
 
 def _actual_syntax(value: bytes) -> UID | None:
