@@ -121,7 +121,8 @@ def labels(tmp_path: Path, key: str, **more: Any) -> Path:
 
 @pytest.mark.parametrize(("key", "mass"), [("sop_uid", [1, 0, 0]), ("accession", [1, 0, 0]), ("patient_id", [1, 1, 0])])
 def test_the_hospitals_labels_reach_released_images(made: Any, tmp_path: Path, key: str, mass: list[int]) -> None:
-    table = labels(tmp_path, key, age=["093Y", "040Y", "041Y"])
+    more = {} if key == "patient_id" else {"patient_id": ["MRN-1", "MRN-2", "MRN-3"]}
+    table = labels(tmp_path, key, age=["093Y", "040Y", "041Y"], **more)
     out = tmp_path / "own.parquet"
     where = [str(tmp_path / "out/release"), str(out), "--labels", str(table), "--key", key, "--findings", "all"]
     crosswalk = str(tmp_path / "out/private/crosswalk.csv")

@@ -94,10 +94,11 @@ def test_text_in_unused_bits_is_cleared_and_reported(
             values = pixel_array(_read(written(out.dataset)), raw=True)
         np.testing.assert_array_equal(values, pixels(syntax))
         assert (out.dataset.BitsStored, out.dataset.HighBit) == (12, 11)
-    hidden = film(clean, syntax, pixels(syntax) | letters << bit, 16)
-    hidden.BitsStored, hidden.HighBit = 12, 11
-    (tmp_path / "film.dcm").write_bytes(written(hidden))
-    assert [what for _, what in verify(tmp_path).leaks] == ["bits beside the stored ones"]
+    for high, cells in ((11, pixels(syntax) | letters << bit), (15, pixels(syntax) << 4 | letters << bit - 12)):
+        hidden = film(clean, syntax, cells, 16)
+        hidden.BitsStored, hidden.HighBit = 12, high
+        (tmp_path / "film.dcm").write_bytes(written(hidden))
+        assert [what for _, what in verify(tmp_path).leaks] == ["bits beside the stored ones"]
 
 
 def _read(raw: bytes) -> Any:
