@@ -25,6 +25,7 @@ EXTRAS = {
     "tracking": (("tensorboard",), ()),
     "bundle": (("fire",), ()),
     "ocr": (("pytesseract",), ("tesseract",)),
+    "dicomweb": (("dicomweb_client",), ()),
 }
 """Optional dependency groups of pyproject.toml: modules, and programs that must be on the PATH."""
 OFFLINE = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")

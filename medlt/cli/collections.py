@@ -6,17 +6,17 @@ import math
 import shlex
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from medlt.cli.app import app
 from medlt.cli.edge import Json, Volume, edge, example, number, pairs, path, text
 from medlt.plugins import LAYOUTS
-from medlt.types import InputError
+from medlt.types import InputError, Progress
 
 if TYPE_CHECKING:
-    from medlt.data.convert import Places
+    from medlt.data.convert import ConversionSettings, Places
     from medlt.data.layouts import LayoutResult
 
 OWN = ("layout", "src", "out", "boxes", "reports", "option", "as_json", "volume")
@@ -104,17 +104,28 @@ def _read(
     return result if reports is None else add_sides(result, reports)
 
 
+Source = Annotated[
+    str,
+    typer.Argument(
+        metavar="SRC",
+        help="A folder of DICOM, PNG, JPEG or NIfTI files, or one file; only read. Or a DICOMweb URL.",
+    ),
+]
+Converted = Annotated[
+    Path, typer.Argument(metavar="OUT", help="Folder to make or to resume: images/, manifest.parquet, ...")
+]
+
+
 @app.command(
     epilog=example(
         "medlt convert archive converted --size 512",
         "medlt convert archive converted --deidentify basic --key secret.key",
+        "medlt convert https://pacs.example/dicom-web converted --query Modality=DX",
     )
 )
 def convert(
-    src: Annotated[
-        Path, typer.Argument(metavar="SRC", help="A folder of DICOM, PNG, JPEG or NIfTI files, or one file; only read.")
-    ],
-    out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder of the images to make or to resume.")],
+    src: Source,
+    out: Converted,
     preset: Annotated[str, text("viewer, mimic-cxr-jpg, chexpert or linear16.")] = "viewer",
     size: Annotated[int | None, number("Short side in pixels, area-averaged; default: unchanged.")] = None,
     kind: Annotated[str | None, text("png (default), png16, jpeg or nifti.", "--format")] = None,
@@ -123,6 +134,9 @@ def convert(
     body_part: Annotated[str, text("Only these, such as CHEST,THORAX.")] = "",
     deidentify: Annotated[str | None, text("basic[,retain-dates-modified][,...]: PS3.15.")] = None,
     key: Annotated[Path | None, path("File with a secret; equal pseudonyms in every call.")] = None,
+    query: Annotated[list[str] | None, pairs("URL: only instances with this value, Modality=DX,CR.")] = None,
+    auth_file: Annotated[Path | None, path("URL: file with user:password or a token.")] = None,
+    ca: Annotated[Path | None, path("URL: PEM file of your own certificate authority.")] = None,
     workers: Annotated[int, number("Number of processes; 0 is one per core.", min=0)] = 0,
     engine: Annotated[str, text("Where the work is done: local.")] = "local",
     timeout: Annotated[float, number("Most seconds for one file.", min=0.1)] = 60.0,
@@ -138,17 +152,41 @@ def convert(
     """
     given = (preset, size, kind, quality, deidentify, key, modality, body_part, timeout, memory, dry_run, digest)
     with edge(as_json, volume) as terminal:
-        from medlt.data import convert as conversion
+        from medlt.data.convert import Places
         from medlt.data.convert.settings import settings_from_options
         from medlt.data.convert.terminal import conversion_table
 
         require_local(engine)
-        places = conversion.Places(out, deidentify is not None)
-        counts = conversion.convert(src, out, settings_from_options(*given), workers=workers, progress=terminal)
+        places = Places(out, deidentify is not None)
+        counts = _convert(src, out, settings_from_options(*given), query, auth_file, ca, workers, terminal)
         terminal.show({"out": str(out), **counts}, lambda: conversion_table(out, counts))
         if counts["converted"] and not dry_run:
             terminal.mention(_next_command(places))
     _exit_on_failures(counts, None if dry_run else places)
+
+
+def _convert(
+    src: str,
+    out: Path,
+    settings: ConversionSettings,
+    query: list[str] | None,
+    auth_file: Path | None,
+    ca: Path | None,
+    workers: int,
+    progress: Progress,
+) -> dict[str, Any]:
+    """Convert a folder, or what a server at a URL holds; return the counts."""
+    if src.lower().startswith(("http://", "https://")):
+        from medlt.data.dicomweb import DicomWebServer, convert_server
+
+        given: dict[str, Any] = {"query": query or (), "workers": workers, "progress": progress}
+        with DicomWebServer(src, auth_file, ca) as server:
+            return convert_server(server, out, settings, **given)
+    from medlt.data.convert import convert
+
+    if query or auth_file or ca:
+        raise InputError(f"{src}: --query, --auth-file and --ca need the URL of a DICOMweb server, https://...")
+    return convert(Path(src), out, settings, workers=workers, progress=progress)
 
 
 def _next_command(places: Places) -> str:

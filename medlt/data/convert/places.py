@@ -44,6 +44,11 @@ class Places:
         return self.private / "crosswalk.csv"
 
     @property
+    def downloads(self) -> Path:
+        """Return the folder of the files that a DICOMweb server delivered."""
+        return self.out / "private" / "downloads" if self.deidentified else self.out / ".downloads"
+
+    @property
     def quarantine(self) -> Path:
         """Return the folder of files whose pixels must not be released before a person has seen them."""
         return self.private / "quarantine"

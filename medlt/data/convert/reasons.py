@@ -14,6 +14,7 @@ SKIPPED = {
     "duplicate": "the same bytes as another file, which is converted; see duplicates.csv",
 }
 FAILED = {
+    "not_retrieved": "the server did not deliver it; run the same command again, see not_retrieved.csv",
     "missing": "cannot be opened; check that it exists, and its permissions",
     "truncated": "pixel data are cut short; fetch the file again from its source",
     "corrupt": "damaged or contradictory DICOM; fetch the file again from its source",

@@ -7,7 +7,7 @@ import os
 import sys
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -26,20 +26,27 @@ from medlt.types import InputError, Progress
 
 
 def convert(
-    source: Path, out: Path, settings: ConversionSettings, *, workers: int = 0, progress: Progress | None = None
+    source: Path,
+    out: Path,
+    settings: ConversionSettings,
+    *,
+    workers: int = 0,
+    progress: Progress | None = None,
+    not_retrieved: Collection[str] = (),
 ) -> dict[str, Any]:
     """Convert every file at or below `source` into the folder `out`; return the counts.
 
     Writes images/, manifest.parquet, failures.csv, duplicates.csv, and sources.csv, which only its owner can read. With
     a de-identification profile images/, dicom/ and the manifest are in release/, and what leads back to the source in
     private/ (see `Places`). The bytes do not depend on `workers` (0: one per core). A bad file becomes a line of
-    failures.csv. Raises InputError if `source` does not exist or is empty, `out` belongs to other settings or is inside
-    `source`, or the disk is full; the same call then resumes.
+    failures.csv, and so does a name in `not_retrieved`, a file that a server did not deliver. Raises InputError if
+    `source` does not exist or is empty, `out` belongs to other settings or is inside `source`, or the disk is full; the
+    same call then resumes.
     """
     source, out = Path(source), Path(out)
     _refuse_inside(source, out)
     entries = list(scan(source))
-    if not entries:
+    if not entries and not not_retrieved:
         raise InputError(f"{source.absolute()}: the folder is empty; check the path")
     root = source.parent if source.is_file() else source
     report = progress or (lambda *_: None)
@@ -54,7 +61,7 @@ def convert(
         for file, outcome in _outcomes(todo, root, out, settings, workers, report):
             journal.add(file, outcome)
         journal.flush()
-        return write_tables(places, journal, settings.key, versions())
+        return write_tables(places, journal, settings.key, versions(), not_retrieved)
 
 
 @contextmanager

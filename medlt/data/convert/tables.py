@@ -6,7 +6,7 @@ import csv
 import hashlib
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -99,7 +99,9 @@ CROSSWALK = ("uid", "status", "source", "file", *IDENTIFIERS, *(f"released_{name
 """Columns of crosswalk.csv: status is released or quarantined, the last ten are identifiers of input and output."""
 
 
-def write_tables(places: Places, journal: Journal, key: bytes, versions: str) -> dict[str, Any]:
+def write_tables(
+    places: Places, journal: Journal, key: bytes, versions: str, not_retrieved: Collection[str] = ()
+) -> dict[str, Any]:
     """Write the manifest, failures.csv, duplicates.csv and the owner's sources.csv and crosswalk; return the counts.
 
     The journal is read line by line, so memory holds a few dozen bytes per file.
@@ -108,11 +110,13 @@ def write_tables(places: Places, journal: Journal, key: bytes, versions: str) ->
     files = journal.last()
     for file in sorted(files):
         tally.add(path_id(file, key), journal.line(files[file]), files[file])
+    missing = set(not_retrieved) - files.keys()
+    tally.failures += [(path_id(file, key), "not_retrieved") for file in missing]
     _write_manifest(places.release / "manifest.parquet", tally.rows, journal, key, versions)
     failures = [(source, code, kind_of_reason(code), HINTS[code]) for source, code in sorted(tally.failures)]
     _write_csv(places.out / "failures.csv", [("source", "reason", "kind", "hint"), *failures])
     _write_csv(places.out / "duplicates.csv", [("source", "same_as_uid", "what"), *sorted(tally.duplicates)])
-    pairs = sorted((path_id(file, key), file) for file in files)
+    pairs = sorted((path_id(file, key), file) for file in files.keys() | missing)
     _write_csv(places.sources, [("source", "file"), *pairs], mode=0o600)
     if places.deidentified:
         _write_csv(places.crosswalk, _crosswalk(files, journal, key), mode=0o600)
