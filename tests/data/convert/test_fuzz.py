@@ -33,7 +33,7 @@ def test_the_judge_sees_a_wrong_pixel(fuzz: Any, tmp_path: Path) -> None:
     from medlt.data.convert.one import convert_one
 
     (tmp_path / "images").mkdir()
-    for name, raw in fuzz.made().items():
+    for name, raw in importlib.import_module("fuzz_mutations").made().items():
         (tmp_path / "film").write_bytes(raw)
         image = tmp_path / convert_one(tmp_path / "film", tmp_path, ConversionSettings()).row["path"]
         outcome = fuzz.verdict(raw, image)
