@@ -1,11 +1,13 @@
 """Damaged files and the converter: does any crash it, hang it, or give a wrong image without a mark?
 
     python benchmarks/fuzz_convert.py [--files 20000] [--seed 0] [--workers 2] [--timeout 20] [--keep FOLDER]
+        [--deidentify SHARE]
 
 The benchmark mutates small real files (those that come with pydicom, and those of MEDLT_DATA/dicom if it is set) and
 one radiograph written in every compressed transfer syntax. It converts them by `medlt.data.convert`, and compares
 every image with that of a second decoder of the same bytes. `--keep` copies every file that crashed, timed out or
-differs.
+differs. `--deidentify SHARE` then searches for identifiers in what leaves, see benchmarks/fuzz_deidentify.py, with this
+share of `--files`.
 """
 
 from __future__ import annotations
@@ -23,6 +25,7 @@ from io import BytesIO
 from pathlib import Path
 
 import cv2
+import fuzz_deidentify
 import imagecodecs
 import numpy as np
 import pandas as pd
@@ -262,9 +265,13 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--timeout", type=float, default=20.0)
     parser.add_argument("--keep", type=Path)
+    parser.add_argument("--deidentify", type=float, default=0.0, metavar="SHARE")
     args = parser.parse_args()
     tally = fuzz(args.files, args.seed, args.workers, args.timeout, args.keep)
     table("fuzz_convert", lines(tally, args.files, len(seeds())))
+    if count := round(args.files * args.deidentify):
+        leaks = fuzz_deidentify.fuzz(count, args.seed, args.workers, args.timeout, args.keep)
+        table("fuzz_deidentify", fuzz_deidentify.lines(leaks, count))
 
 
 if __name__ == "__main__":

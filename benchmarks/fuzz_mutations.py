@@ -35,7 +35,7 @@ def seeds() -> dict[str, bytes]:
     return {name: path.read_bytes() for name, path in sorted(files.items())} | made()
 
 
-def _is_image(raw: bytes) -> bool:
+def is_image(raw: bytes) -> bool:
     """Whether it opens; reports, plans and text files are mutated as well, but seldom."""
     try:
         open_bytes(raw, Path("seed"))
@@ -160,7 +160,7 @@ def mutated(count: int, seed: int) -> Iterator[tuple[str, str, bytes]]:
     """(seed file, mutation, bytes), the same ones for the same seed."""
     rng, known = np.random.default_rng(seed), seeds()
     others = [known[name] for name in sorted(known)]
-    images = [name for name in sorted(known) if _is_image(known[name])]
+    images = [name for name in sorted(known) if is_image(known[name])]
     rest = sorted(set(known) - set(images))
     for _ in range(count):
         names = images if rng.random() < 0.95 or not rest else rest
