@@ -219,6 +219,23 @@ def test_a_second_call_retrieves_what_is_missing(
     assert contents(tmp_path / "d/files") == Counter(one.raw for one in stored)
 
 
+def test_a_run_that_was_interrupted_goes_on(serve: Serve, connect: Connect, stored: list[Any], tmp_path: Path) -> None:
+    def stop(stage: str, done: int, total: int) -> None:
+        if (stage, done) == ("instances", 3):
+            raise KeyboardInterrupt
+
+    archive, url = serve(stored)
+    server = connect(url)
+    with pytest.raises(KeyboardInterrupt):
+        download(server, search(server, ALL, silent), tmp_path / "d", stop)
+    kept = contents(tmp_path / "d/files").total()
+    assert kept >= 3
+    archive.retrieved.clear()
+    assert fetch(server, tmp_path / "d") == []
+    assert archive.retrieved.total() == 8 - kept
+    assert contents(tmp_path / "d/files") == Counter(one.raw for one in stored)
+
+
 def test_a_study_without_a_list_is_one_line(serve: Serve, connect: Connect, stored: list[Any], tmp_path: Path) -> None:
     _, url = serve(stored, search_faults={"/dicom-web/studies/1.2.3.1/series": ["always 500"]})
     (failed,) = fetch(connect(url), tmp_path / "d")
