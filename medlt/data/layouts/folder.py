@@ -31,6 +31,8 @@ def folder(src: Path, options: FolderOptions) -> LayoutResult:
     root = options.images or src
     files = tree.images(tree.listing(root), root)
     known = _converted(src / "manifest.parquet", options.crosswalk)
+    if known is not None:  # its DICOM files are the same images again
+        files = files[~files["path"].str.startswith("dicom/")]
     rows = _bare(files, root) if known is None else known
     if options.labels is None:
         if known is not None:

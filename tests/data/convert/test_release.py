@@ -128,6 +128,8 @@ def test_the_hospitals_labels_reach_released_images(made: Any, tmp_path: Path, k
     crosswalk = str(tmp_path / "out/private/crosswalk.csv")
     done = CliRunner().invoke(app, ["manifest", "folder", *where, "--crosswalk", crosswalk])
     assert done.exit_code == 0, done.stderr
+    orphans = tmp_path / "own.orphans.csv"
+    assert not orphans.exists() or "dicom/" not in orphans.read_text()
     rows = pd.read_parquet(out)
     uids = [made.rows[f"{patient}/{name}"]["uid"] for name, (patient, _) in PATIENTS.items()]
     assert list(rows.loc[uids, "Mass"]) == mass
