@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 OWN = ("layout", "src", "out", "boxes", "reports", "option", "as_json", "volume")
 """Parameters of `manifest` that are no options of a layout."""
+NO_SETTINGS = ("src", "out", "workers", "engine", "as_json", "volume")
+"""Parameters of `convert` that do not belong to its settings."""
 
 
 def layouts(incomplete: str) -> list[str]:
@@ -105,6 +107,7 @@ def _read(
     epilog=example(
         "medlt convert archive converted --size 512",
         "medlt convert archive converted --deidentify basic --key secret.key",
+        "medlt convert archive converted --exclude 'PresentationIntentType=FOR PROCESSING' --tags StationName,KVP",
     )
 )
 def convert(
@@ -119,7 +122,10 @@ def convert(
     kind: Annotated[str | None, text("png (default), png16, jpeg or nifti.", "--format")] = None,
     quality: Annotated[int, number("JPEG quality, 1 to 100.")] = 95,
     modality: Annotated[str, text("Only these, such as CR,DX.")] = "",
-    body_part: Annotated[str, text("Only these, such as CHEST,THORAX.")] = "",
+    body_part: Annotated[str, text("Only these, such as CHEST,THORAX, and files without one.")] = "",
+    include: Annotated[list[str] | None, pairs("Only files with this DICOM value, Keyword=VALUE[,VALUE].")] = None,
+    exclude: Annotated[list[str] | None, pairs("No file with this DICOM value, Keyword=VALUE[,VALUE].")] = None,
+    tags: Annotated[str, text("More columns of the manifest, by DICOM keyword: StationName,KVP.")] = "",
     deidentify: Annotated[str | None, text("basic[,retain-dates-modified][,...]: PS3.15.")] = None,
     key: Annotated[Path | None, path("File with a secret; equal pseudonyms in every call.")] = None,
     workers: Annotated[int, number("Number of processes; 0 is one per core.", min=0)] = 0,
@@ -135,14 +141,14 @@ def convert(
 
     Exit code 0: every image was converted; 1: some failed, see failures.csv; 2: none was, or an option is wrong.
     """
-    given = (preset, size, kind, quality, deidentify, key, modality, body_part, timeout, memory, dry_run, digest)
+    given = {name: value for name, value in locals().items() if name not in NO_SETTINGS}
     with edge(as_json, volume) as terminal:
         from medlt.data.convert import convert as work
         from medlt.data.convert.settings import settings_from_options
         from medlt.data.convert.terminal import conversion_table
 
         require_local(engine)
-        counts = work(src, out, settings_from_options(*given), workers=workers, progress=terminal)
+        counts = work(src, out, settings_from_options(**given), workers=workers, progress=terminal)
         terminal.show({"out": str(out), **counts}, lambda: conversion_table(out, counts))
         if counts["converted"] and not dry_run:
             terminal.mention(_next_command(out))

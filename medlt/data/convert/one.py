@@ -14,6 +14,7 @@ import numpy as np
 from pydicom.dataset import Dataset
 
 from medlt.data.convert.encode import SUFFIX, encode
+from medlt.data.convert.filters import refuse_filtered, unlabelled, values
 from medlt.data.convert.plausibility import doubt
 from medlt.data.convert.pool import Stopped
 from medlt.data.convert.presets import PRESETS, Rendered, resized, to_uint8
@@ -22,9 +23,9 @@ from medlt.data.convert.source import ConversionSource, open_source
 from medlt.data.convert.upright import UPRIGHT, upright
 from medlt.data.deidentify import Deidentified, deidentify, write_deidentified
 from medlt.data.dicom.attributes import (
-    is_mammogram,
     kind_notes,
     laterality_of,
+    meaning,
     procedure_of,
     region_of,
     remark,
@@ -55,6 +56,14 @@ _REMARKS = {
     "orientation": "PatientOrientation",
     "manufacturer": "Manufacturer",
     "model": "ManufacturerModelName",
+    "study_date": "StudyDate",
+    "study_time": "StudyTime",
+    "procedure_step": "PerformedProcedureStepDescription",
+}
+_CODES = {
+    "procedure_code": "ProcedureCodeSequence",
+    "view_code": "ViewCodeSequence",
+    "orientation_code": "PatientOrientationCodeSequence",
 }
 _DESCRIBED = {
     "view": view_of,
@@ -79,9 +88,9 @@ def convert_one(path: Path, out: Path, settings: ConversionSettings) -> Outcome:
         raw = read_bytes(path)
         source = open_source(raw)
         _refuse_unchecked(source, settings)
-        _refuse_filtered(source.data, settings)
+        refuse_filtered(source.data, settings)
         if settings.dry_run:
-            return Outcome(row=_tags(source))
+            return Outcome(row=_tags(source, settings))
         return _converted(source, raw, out, settings)
     except Unreadable as error:
         return Outcome(error.code)
@@ -114,7 +123,7 @@ def _converted(source: ConversionSource, raw: bytes, out: Path, settings: Conver
         if settings.format in ("png", "jpeg") and rendered.pixels.dtype != "uint8":
             rendered = replace(rendered, pixels=to_uint8(rendered.pixels))
         data = _encoded(rendered, shape, settings)
-        row = _tags(source) | shape | _made(rendered, settings)
+        row = _tags(source, settings) | shape | _made(rendered, settings)
     place = f"images/{uid}{SUFFIX[settings.format]}"
     write_once(out / place, data)
     sha256_in = whole.hex() if settings.digest and not settings.key else ""
@@ -197,15 +206,7 @@ def _refuse_unchecked(source: ConversionSource, settings: ConversionSettings) ->
         raise Unreadable("not_deidentified", "a picture without DICOM tags, which no profile covers")
 
 
-def _refuse_filtered(data: Dataset, settings: ConversionSettings) -> None:
-    """Raise Unreadable if a filter excludes the file; a mammography SOP class counts as MG, whatever Modality is."""
-    modality = "MG" if is_mammogram(data) else text(data, "Modality").upper()
-    for value, allowed in ((modality, settings.modalities), (region_of(data).upper(), settings.body_parts)):
-        if allowed and value not in allowed:
-            raise Unreadable("filtered", "excluded by --modality or --body-part")
-
-
-def _tags(source: ConversionSource) -> dict[str, Any]:
+def _tags(source: ConversionSource, settings: ConversionSettings) -> dict[str, Any]:
     """Return the manifest's columns about the source."""
     data = source.data
     syntax = str(data.file_meta.TransferSyntaxUID) if source.kind == "dicom" else source.kind
@@ -214,11 +215,13 @@ def _tags(source: ConversionSource) -> dict[str, Any]:
     return {
         **{name: text(data, keyword)[:_LONGEST] for name, keyword in _TEXTS.items()},
         **{name: remark(data, keyword)[:_LONGEST] for name, keyword in _REMARKS.items()},
+        **{name: meaning(data, keyword)[:_LONGEST] for name, keyword in _CODES.items()},
         **{name: describe(data)[:_LONGEST] for name, describe in _DESCRIBED.items()},
         "bits_stored": _count(data, "BitsStored", 0),
         "frames": _count(data, "NumberOfFrames", 1),
         "transfer_syntax": syntax,
-        "notes": [*source.notes, *strange, *kind_notes(data)],
+        "notes": [*source.notes, *strange, *kind_notes(data), *unlabelled(data, settings)],
+        **{keyword: "\\".join(values(data, keyword))[:_LONGEST] for keyword in settings.tags},
     }
 
 

@@ -10,7 +10,7 @@ SKIPPED = {
     "document": "a PDF; nothing to do",
     "symlink": "a symbolic link, which is not followed; convert the folder it points to",
     "empty": "0 bytes; copy the file again",
-    "filtered": "excluded by --modality or --body-part; change these options to include it",
+    "filtered": "excluded by --modality, --body-part, --include or --exclude; change these options to include it",
     "duplicate": "the same bytes as another file, which is converted; see duplicates.csv",
 }
 FAILED = {

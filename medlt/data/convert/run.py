@@ -14,6 +14,7 @@ from typing import Any
 
 import cv2
 
+from medlt.data.convert.filters import UNLABELLED
 from medlt.data.convert.journal import Journal
 from medlt.data.convert.one import FULL, Outcome, convert_one
 from medlt.data.convert.pool import Pool, Stopped
@@ -55,7 +56,7 @@ def convert(
         for file, outcome in _outcomes(todo, root, out, settings, workers, report):
             journal.add(file, outcome)
         journal.flush()
-        return write_tables(out, journal, settings.key, versions())
+        return write_tables(out, journal, settings.key, versions(), settings.tags)
 
 
 @contextmanager
@@ -131,10 +132,12 @@ def _cap_memory(megabytes: int) -> None:
 def _dry(outcomes: Iterator[tuple[FileEntry, Outcome]]) -> dict[str, Any]:
     """Return the counts of a dry run, from headers alone; `converted` counts the files that a run would try."""
     reasons: Counter[str] = Counter()
+    unlabelled = 0
     kinds: dict[str, Counter[str]] = {"transfer_syntax": Counter(), "modality": Counter()}
     for _, outcome in outcomes:
         if outcome.reason:
             reasons[outcome.reason] += 1
+        unlabelled += UNLABELLED in outcome.row.get("notes", ())
         for name, counter in kinds.items():
             if outcome.row:
                 counter[str(outcome.row[name])] += 1
@@ -143,6 +146,7 @@ def _dry(outcomes: Iterator[tuple[FileEntry, Outcome]]) -> dict[str, Any]:
         "skipped": sum(n for code, n in reasons.items() if kind_of_reason(code) == "skipped"),
         "failed": sum(n for code, n in reasons.items() if kind_of_reason(code) == "failed"),
         "reasons": dict(sorted(reasons.items())),
+        "unlabelled_body_part": unlabelled,
         "transfer_syntaxes": dict(sorted(kinds["transfer_syntax"].items())),
         "modalities": dict(sorted(kinds["modality"].items())),
     }

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
 from medlt.data.convert.encode import SUFFIX
+from medlt.data.convert.filters import Filter, parsed, require_keywords
 from medlt.data.convert.presets import PRESETS
 from medlt.data.deidentify import Profile, read_key
 from medlt.files import digest
@@ -14,6 +16,7 @@ from medlt.names import did_you_mean
 from medlt.types import InputError
 
 LEAST_MB = 1024
+_OF_BYTES = ("preset", "size", "format", "quality", "modalities", "body_parts", "include", "exclude", "tags", "digest")
 _PACKAGES = ("medlt", "pydicom", "numpy", "opencv-python-headless", "imagecodecs", "pillow", "nibabel")
 
 
@@ -23,7 +26,9 @@ class ConversionSettings:
 
     `size` is the short side in pixels, None for the original size; `quality` is that of JPEG; `key` is the secret of
     de-identification. Without `digest`, inputs are not hashed in full, see `medlt.data.convert.one.identity`. With
-    `modalities` or `body_parts` (upper case), files with other tags are skipped. `timeout_s` is for one file;
+    `modalities` or `body_parts` (upper case), files with other tags are skipped; one without a body part is kept. A
+    file is also skipped unless it matches every filter of `include`, and if it matches one of `exclude`. `tags` are
+    DICOM keywords that become columns of the manifest. `timeout_s` is for one file;
     `memory_mb` limits a worker's address space, 0 is no limit.
     """
 
@@ -35,6 +40,9 @@ class ConversionSettings:
     key: bytes = b""
     modalities: tuple[str, ...] = ()
     body_parts: tuple[str, ...] = ()
+    include: tuple[Filter, ...] = ()
+    exclude: tuple[Filter, ...] = ()
+    tags: tuple[str, ...] = ()
     timeout_s: float = 60.0
     memory_mb: int = 4096
     dry_run: bool = False
@@ -55,32 +63,38 @@ class ConversionSettings:
             raise InputError(f"--preset linear16 needs 16 bits, and {self.format} has 8; use --format png16 or nifti")
         if self.preset in ("mimic-cxr-jpg", "chexpert") and self.format == "png16":
             raise InputError(f"--preset {self.preset} makes 8 bits; use --format png, jpeg or nifti")
+        require_keywords("--tags", self.tags)
+        require_keywords("--include", [keyword for keyword, _ in self.include])
+        require_keywords("--exclude", [keyword for keyword, _ in self.exclude])
         if self.profile is not None and not self.key:
             raise InputError("--deidentify needs --key FILE, a secret that keeps pseudonyms consistent")
 
     def summary(self) -> dict[str, object]:
         """Return all settings that determine the bytes; the key only as a digest."""
-        names = ("preset", "size", "format", "quality", "modalities", "body_parts", "digest")
         profile = None if self.profile is None else str(self.profile)
         key = digest(b"medlt convert", self.key) if self.key else None
-        return {**{name: getattr(self, name) for name in names}, "deidentify": profile, "key": key}
+        return {**{name: getattr(self, name) for name in _OF_BYTES}, "deidentify": profile, "key": key}
 
 
 def settings_from_options(
+    *,
     preset: str,
     size: int | None,
     kind: str | None,
     quality: int,
-    profile: str | None,
+    deidentify: str | None,
     key: Path | None,
-    modalities: str,
-    body_parts: str,
-    timeout_s: float,
-    memory_mb: int,
+    modality: str,
+    body_part: str,
+    include: Sequence[str] | None,
+    exclude: Sequence[str] | None,
+    tags: str,
+    timeout: float,
+    memory: int,
     dry_run: bool,
     digest: bool,
 ) -> ConversionSettings:
-    """Return the settings for options of the command line.
+    """Return the settings for the options of the command line, by their names there; `kind` is --format.
 
     Lists are joined by commas, the profile is a name, the key a file; format None is the default of the preset.
     """
@@ -89,19 +103,22 @@ def settings_from_options(
         size=size,
         format=kind or ("png16" if preset == "linear16" else "png"),
         quality=quality,
-        profile=None if profile is None else Profile.parse(profile),
+        profile=None if deidentify is None else Profile.parse(deidentify),
         key=b"" if key is None else read_key(key),
-        modalities=_listed(modalities),
-        body_parts=_listed(body_parts),
-        timeout_s=timeout_s,
-        memory_mb=memory_mb,
+        modalities=_listed(modality.upper()),
+        body_parts=_listed(body_part.upper()),
+        include=parsed("--include", include or ()),
+        exclude=parsed("--exclude", exclude or ()),
+        tags=_listed(tags),
+        timeout_s=timeout,
+        memory_mb=memory,
         dry_run=dry_run,
         digest=digest,
     )
 
 
 def _listed(text: str) -> tuple[str, ...]:
-    return tuple(sorted({part.strip().upper() for part in text.split(",") if part.strip()}))
+    return tuple(sorted({part.strip() for part in text.split(",") if part.strip()}))
 
 
 def versions() -> str:

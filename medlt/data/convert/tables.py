@@ -13,6 +13,7 @@ from typing import Any
 
 import pandas as pd
 
+from medlt.data.convert.filters import UNLABELLED
 from medlt.data.convert.journal import Journal
 from medlt.data.convert.plausibility import DOUBTS
 from medlt.data.convert.reasons import HINTS, kind_of_reason
@@ -21,7 +22,8 @@ from medlt.files import atomic
 
 COLUMNS = (
     *("uid", "path", "patient_id", "view", "modality", "body_part", "laterality", "sex", "age"),
-    *("study_uid", "series_uid", "sop_uid", "accession", "sop_class", "presentation_intent", "procedure"),
+    *("study_uid", "series_uid", "sop_uid", "accession", "study_date", "study_time", "sop_class"),
+    *("presentation_intent", "procedure", "procedure_step", "procedure_code", "view_code", "orientation_code"),
     *("manufacturer", "model", "orientation", "photometric", "rows", "columns", "bits_stored", "frames"),
     *("row_spacing_mm", "column_spacing_mm", "transfer_syntax", "preset", "format", "quality", "out_rows"),
     *("out_columns", "window", "scale", "offset", "notes", "sha256_in", "sha256_out", "bytes_in", "bytes", "versions"),
@@ -43,6 +45,7 @@ class Tally:
     failures: list[tuple[str, str]] = field(default_factory=list)
     seen: dict[bytes, str] = field(default_factory=dict)
     doubts: Counter[str] = field(default_factory=Counter)
+    unlabelled: int = 0
     counts: dict[str, Counter[str]] = field(
         default_factory=lambda: {"transfer_syntax": Counter(), "modality": Counter()}
     )
@@ -61,6 +64,7 @@ class Tally:
                     self.duplicates.append((source, other, kind))
             self.rows.append((row["uid"], at))
             self.doubts.update(note for note in row["made_notes"] if note in DOUBTS)
+            self.unlabelled += UNLABELLED in row["notes"]
             for name, counter in self.counts.items():
                 counter[row[name]] += 1
 
@@ -82,6 +86,7 @@ class Tally:
             "duplicates": _sorted(Counter(what for _, _, what in self.duplicates)),
             "reasons": _sorted(Counter(code for _, code in self.failures)),
             "implausible": _sorted(self.doubts),
+            "unlabelled_body_part": self.unlabelled,
             "transfer_syntaxes": _sorted(self.counts["transfer_syntax"]),
             "modalities": _sorted(self.counts["modality"]),
         }
@@ -91,16 +96,17 @@ def _sorted(counts: Counter[str]) -> dict[str, int]:
     return dict(sorted(counts.items()))
 
 
-def write_tables(out: Path, journal: Journal, key: bytes, versions: str) -> dict[str, Any]:
+def write_tables(out: Path, journal: Journal, key: bytes, versions: str, tags: tuple[str, ...] = ()) -> dict[str, Any]:
     """Write manifest.parquet, failures.csv, duplicates.csv and sources.csv (owner only); return the counts.
 
-    The journal is read line by line, so memory holds a few dozen bytes per file.
+    `tags` are the DICOM keywords that are columns of the manifest too. The journal is read line by line, so memory
+    holds a few dozen bytes per file.
     """
     tally = Tally()
     files = journal.last()
     for file in sorted(files):
         tally.add(path_id(file, key), journal.line(files[file]), files[file])
-    _write_manifest(out / "manifest.parquet", tally.rows, journal, key, versions)
+    _write_manifest(out / "manifest.parquet", tally.rows, journal, key, versions, tags)
     failures = [(source, code, kind_of_reason(code), HINTS[code]) for source, code in sorted(tally.failures)]
     _write_csv(out / "failures.csv", [("source", "reason", "kind", "hint"), *failures])
     _write_csv(out / "duplicates.csv", [("source", "same_as_uid", "what"), *sorted(tally.duplicates)])
@@ -109,24 +115,27 @@ def write_tables(out: Path, journal: Journal, key: bytes, versions: str) -> dict
     return tally.summary()
 
 
-def _write_manifest(path: Path, rows: list[tuple[str, int]], journal: Journal, key: bytes, versions: str) -> None:
+def _write_manifest(
+    path: Path, rows: list[tuple[str, int]], journal: Journal, key: bytes, versions: str, tags: tuple[str, ...]
+) -> None:
     """Write the manifest in the order of uids, some thousand rows at a time."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    empty = _frame([])
+    empty = _frame([], tags)
     with atomic(path) as temporary, pq.ParquetWriter(temporary, schema := pa.Schema.from_pandas(empty)) as writer:
         ordered = sorted(rows)
         for start in range(0, len(ordered), _AT_ONCE) or [0]:
             lines = [journal.line(at) for _, at in ordered[start : start + _AT_ONCE]]
-            frame = _frame([_row(line["row"], path_id(line["file"], key), versions) for line in lines])
+            frame = _frame([_row(line["row"], path_id(line["file"], key), versions) for line in lines], tags)
             writer.write_table(pa.Table.from_pandas(frame, schema=schema))
 
 
-def _frame(rows: list[dict[str, Any]]) -> pd.DataFrame:
+def _frame(rows: list[dict[str, Any]], tags: tuple[str, ...]) -> pd.DataFrame:
     """Return the manifest's columns with types that do not depend on the rows."""
-    types = {name: "str" for name in COLUMNS} | dict.fromkeys(_NUMBERS, "float64") | dict.fromkeys(_COUNTS, "int64")
-    return pd.DataFrame(rows, columns=list(COLUMNS)).astype(types).set_index("uid")
+    names = (*COLUMNS, *tags)
+    types = dict.fromkeys(names, "str") | dict.fromkeys(_NUMBERS, "float64") | dict.fromkeys(_COUNTS, "int64")
+    return pd.DataFrame(rows, columns=list(names)).astype(types).set_index("uid")
 
 
 def _row(row: dict[str, Any], source: str, versions: str) -> dict[str, Any]:
