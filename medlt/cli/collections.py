@@ -6,7 +6,7 @@ import math
 import shlex
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -16,6 +16,7 @@ from medlt.plugins import LAYOUTS
 from medlt.types import InputError
 
 if TYPE_CHECKING:
+    from medlt.cli.terminal import Terminal
     from medlt.data.layouts import LayoutResult
 
 OWN = ("layout", "src", "out", "boxes", "reports", "option", "as_json", "volume")
@@ -103,6 +104,14 @@ def _read(
     return result if reports is None else add_sides(result, reports)
 
 
+Source = Annotated[
+    Path, typer.Argument(metavar="SRC", help="A folder of DICOM, PNG, JPEG or NIfTI files, or one file; only read.")
+]
+Converted = Annotated[
+    Path, typer.Argument(metavar="OUT", help="Folder to make or to resume: images/, manifest.parquet, ...")
+]
+
+
 @app.command(
     epilog=example(
         "medlt convert archive converted --size 512",
@@ -111,12 +120,8 @@ def _read(
     )
 )
 def convert(
-    src: Annotated[
-        Path, typer.Argument(metavar="SRC", help="A folder of DICOM, PNG, JPEG or NIfTI files, or one file; only read.")
-    ],
-    out: Annotated[
-        Path, typer.Argument(metavar="OUT", help="Folder to make or to resume: images/, manifest.parquet, ...")
-    ],
+    src: Source,
+    out: Converted,
     preset: Annotated[str, text("viewer, mimic-cxr-jpg, chexpert or linear16.")] = "viewer",
     size: Annotated[int | None, number("Short side in pixels, area-averaged; default: unchanged.")] = None,
     kind: Annotated[str | None, text("png (default), png16, jpeg or nifti.", "--format")] = None,
@@ -143,16 +148,22 @@ def convert(
     """
     given = {name: value for name, value in locals().items() if name not in NO_SETTINGS}
     with edge(as_json, volume) as terminal:
-        from medlt.data.convert import convert as work
-        from medlt.data.convert.settings import settings_from_options
-        from medlt.data.convert.terminal import conversion_table
-
         require_local(engine)
-        counts = work(src, out, settings_from_options(**given), workers=workers, progress=terminal)
-        terminal.show({"out": str(out), **counts}, lambda: conversion_table(out, counts))
+        counts = _convert(src, out, given, workers, terminal)
         if counts["converted"] and not dry_run:
             terminal.mention(_next_command(out))
     _exit_on_failures(counts, None if dry_run else out)
+
+
+def _convert(src: Path, out: Path, given: Mapping[str, Any], workers: int, terminal: Terminal) -> dict[str, Any]:
+    """Convert a folder, show the counts and return them."""
+    from medlt.data.convert import convert as work
+    from medlt.data.convert.settings import settings_from_options
+    from medlt.data.convert.terminal import conversion_table
+
+    counts = work(src, out, settings_from_options(**given), workers=workers, progress=terminal)
+    terminal.show({"out": str(out), **counts}, lambda: conversion_table(out, counts))
+    return counts
 
 
 def _next_command(out: Path) -> str:
