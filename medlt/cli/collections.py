@@ -116,7 +116,7 @@ Converted = Annotated[
     epilog=example(
         "medlt convert archive converted --size 512",
         "medlt convert archive converted --deidentify basic --key secret.key",
-        "medlt convert archive converted --exclude 'PresentationIntentType=FOR PROCESSING' --tags StationName,KVP",
+        "medlt convert archive converted --include ViewPosition=PA,AP --tags KVP",
     )
 )
 def convert(
@@ -131,6 +131,7 @@ def convert(
     include: Annotated[list[str] | None, pairs("Only files with this DICOM value, Keyword=VALUE[,VALUE].")] = None,
     exclude: Annotated[list[str] | None, pairs("No file with this DICOM value, Keyword=VALUE[,VALUE].")] = None,
     tags: Annotated[str, text("More columns of the manifest, by DICOM keyword: StationName,KVP.")] = "",
+    follow_links: Annotated[bool, typer.Option("--follow-links", help="Follow links, as of DVC and datalad.")] = False,
     deidentify: Annotated[str | None, text("basic[,retain-dates-modified][,...]: PS3.15.")] = None,
     key: Annotated[Path | None, path("File with a secret; equal pseudonyms in every call.")] = None,
     workers: Annotated[int, number("Number of processes; 0 is one per core.", min=0)] = 0,

@@ -8,13 +8,13 @@ SKIPPED = {
     "no_pixels": "tags without pixel data; fetch the image object from the archive",
     "archive": "a packed archive, which is not opened; unpack it and convert its folder",
     "document": "a PDF; nothing to do",
-    "symlink": "a symbolic link, which is not followed; convert the folder it points to",
+    "symlink": "a link, which --follow-links would follow, or a pipe or device, which is never opened",
     "empty": "0 bytes; copy the file again",
     "filtered": "excluded by --modality, --body-part, --include or --exclude; change these options to include it",
     "duplicate": "the same bytes as another file, which is converted; see duplicates.csv",
 }
 FAILED = {
-    "missing": "cannot be opened; check that it exists, and its permissions",
+    "missing": "cannot be opened, or a broken link; check that it exists, and its permissions",
     "truncated": "pixel data are cut short; fetch the file again from its source",
     "corrupt": "damaged or contradictory DICOM; fetch the file again from its source",
     "too_large": "above the size limit, or a decompression bomb; convert it alone if it is genuine",

@@ -39,7 +39,7 @@ def convert(
     """
     source, out = Path(source), Path(out)
     _refuse_inside(source, out)
-    entries = list(scan(source))
+    entries = list(scan(source, follow=settings.follow_links, out=out))
     if not entries:
         raise InputError(f"{source.absolute()}: the folder is empty; check the path")
     root = source.parent if source.is_file() else source
@@ -82,14 +82,14 @@ def _refuse_inside(source: Path, out: Path) -> None:
 def _outcomes(
     files: list[FileEntry], root: Path, out: Path, settings: ConversionSettings, workers: int, report: Progress
 ) -> Iterator[tuple[FileEntry, Outcome]]:
-    """Yield (file, outcome) in the order of completion; links and unreadable folders do not reach a worker."""
+    """Yield (file, outcome) in the order of completion; a file that is not to be opened does not reach a worker."""
     report("files", 0, len(files))
-    plain = [f for f in files if not f.link and f.size >= 0]
+    plain = [f for f in files if not f.reason]
     done = 0
     for file in files:
-        if file.link or file.size < 0:
+        if file.reason:
             done += 1
-            yield file, Outcome("symlink" if file.link else "missing")
+            yield file, Outcome(file.reason)
     if not plain:
         return
     count = min(workers or _cores(), len(plain))

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 from medlt.data.convert.encode import SUFFIX
 from medlt.data.convert.filters import Filter, parsed, require_keywords
@@ -28,8 +29,8 @@ class ConversionSettings:
     de-identification. Without `digest`, inputs are not hashed in full, see `medlt.data.convert.one.identity`. With
     `modalities` or `body_parts` (upper case), files with other tags are skipped; one without a body part is kept. A
     file is also skipped unless it matches every filter of `include`, and if it matches one of `exclude`. `tags` are
-    DICOM keywords that become columns of the manifest. `timeout_s` is for one file;
-    `memory_mb` limits a worker's address space, 0 is no limit.
+    DICOM keywords that become columns of the manifest. `timeout_s` is for one file; `memory_mb` limits a worker's
+    address space, 0 is no limit. With `follow_links`, links in the source are followed, see `medlt.data.convert.scan`.
     """
 
     preset: str = "viewer"
@@ -47,6 +48,7 @@ class ConversionSettings:
     memory_mb: int = 4096
     dry_run: bool = False
     digest: bool = True
+    follow_links: bool = False
 
     def __post_init__(self) -> None:
         for name, value, known in (("preset", self.preset, PRESETS), ("format", self.format, SUFFIX)):
@@ -79,9 +81,7 @@ class ConversionSettings:
 def settings_from_options(
     *,
     preset: str,
-    size: int | None,
     kind: str | None,
-    quality: int,
     deidentify: str | None,
     key: Path | None,
     modality: str,
@@ -91,18 +91,15 @@ def settings_from_options(
     tags: str,
     timeout: float,
     memory: int,
-    dry_run: bool,
-    digest: bool,
+    **same: Any,
 ) -> ConversionSettings:
-    """Return the settings for the options of the command line, by their names there; `kind` is --format.
+    """Return the settings for the options of the command line; `same` are those that need no translation.
 
-    Lists are joined by commas, the profile is a name, the key a file; format None is the default of the preset.
+    Lists are joined by commas, the profile is a name, the key a file; `kind` is the format, None the preset's default.
     """
     return ConversionSettings(
         preset=preset,
-        size=size,
         format=kind or ("png16" if preset == "linear16" else "png"),
-        quality=quality,
         profile=None if deidentify is None else Profile.parse(deidentify),
         key=b"" if key is None else read_key(key),
         modalities=_listed(modality.upper()),
@@ -112,8 +109,7 @@ def settings_from_options(
         tags=_listed(tags),
         timeout_s=timeout,
         memory_mb=memory,
-        dry_run=dry_run,
-        digest=digest,
+        **same,
     )
 
 
