@@ -105,7 +105,8 @@ def _read(
 
 
 Source = Annotated[
-    Path, typer.Argument(metavar="SRC", help="A folder of DICOM, PNG, JPEG or NIfTI files, or one file; only read.")
+    Path,
+    typer.Argument(metavar="SRC", help="A folder of DICOM, PNG, JPEG or NIfTI files, a zip, or one file; only read."),
 ]
 Converted = Annotated[
     Path, typer.Argument(metavar="OUT", help="Folder to make or to resume: images/, manifest.parquet, ...")

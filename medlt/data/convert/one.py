@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from pydicom.dataset import Dataset
 
+from medlt.data.convert.archives import Member
 from medlt.data.convert.encode import SUFFIX, encode
 from medlt.data.convert.filters import refuse_filtered, unlabelled, values
 from medlt.data.convert.plausibility import doubt
@@ -82,10 +83,10 @@ class Outcome:
     row: dict[str, Any] = field(default_factory=dict)
 
 
-def convert_one(path: Path, out: Path, settings: ConversionSettings) -> Outcome:
-    """Convert the file at `path` into `out`; a bad file gives a reason. Raises Stopped if the disk is full."""
+def convert_one(place: Path | Member, out: Path, settings: ConversionSettings) -> Outcome:
+    """Convert a file, or a member of a zip, into `out`; a bad one gives a reason. Raises Stopped on a full disk."""
     try:
-        raw = read_bytes(path)
+        raw = read_bytes(place) if isinstance(place, Path) else place.read()
         source = open_source(raw)
         _refuse_unchecked(source, settings)
         refuse_filtered(source.data, settings)

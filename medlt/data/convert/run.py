@@ -14,6 +14,7 @@ from typing import Any
 
 import cv2
 
+from medlt.data.convert.archives import Member, with_members
 from medlt.data.convert.filters import UNLABELLED
 from medlt.data.convert.journal import Journal
 from medlt.data.convert.one import FULL, Outcome, convert_one
@@ -30,7 +31,7 @@ _FOLDERS = {"images": 0o755, "dicom": 0o755, "quarantine": 0o700}  # pixels in q
 def convert(
     source: Path, out: Path, settings: ConversionSettings, *, workers: int = 0, progress: Progress | None = None
 ) -> dict[str, Any]:
-    """Convert every file at or below `source` into the folder `out`; return the counts.
+    """Convert every file at or below `source`, a folder, file or zip, into the folder `out`; return the counts.
 
     Writes images/, manifest.parquet, failures.csv, duplicates.csv, and sources.csv, which only its owner can read; with
     a de-identification profile also dicom/ and quarantine/. The bytes do not depend on `workers` (0: one per core). A
@@ -39,10 +40,11 @@ def convert(
     """
     source, out = Path(source), Path(out)
     _refuse_inside(source, out)
-    entries = list(scan(source, follow=settings.follow_links, out=out))
+    root = source.parent if source.is_file() else source
+    files = scan(source, follow=settings.follow_links, out=out)
+    entries = [entry for file in files for entry in with_members(root, file)]
     if not entries:
         raise InputError(f"{source.absolute()}: the folder is empty; check the path")
-    root = source.parent if source.is_file() else source
     report = progress or (lambda *_: None)
     if settings.dry_run:
         return _dry(_outcomes(entries, root, out, settings, workers, report))
@@ -116,7 +118,11 @@ def _worker(root: Path, out: Path, settings: ConversionSettings) -> Callable[[Fi
     logging.disable(logging.CRITICAL)  # libraries log invalid values, and these may be names
     _cap_memory(settings.memory_mb)
 
-    return lambda file: convert_one(root / file.relative, out, settings)
+    def work(file: FileEntry) -> Outcome:
+        place = Member(root / file.archive, file.member) if file.archive else root / file.relative
+        return convert_one(place, out, settings)
+
+    return work
 
 
 def _cap_memory(megabytes: int) -> None:

@@ -19,13 +19,16 @@ STORES = frozenset({".git", ".dvc"})
 class FileEntry(NamedTuple):
     """A file: path `relative` to the folder, size in bytes and modification time in ns, which a resume compares.
 
-    `reason` says why the file is not opened, "" if it is.
+    `reason` says why the file is not opened, "" if it is. A member of a zip has the path of its `archive`, and its
+    number there.
     """
 
     relative: str
     size: int
     changed: int
     reason: str = ""
+    archive: str = ""
+    member: int = 0
 
 
 def scan(source: Path, *, follow: bool = False, out: Path | None = None) -> Iterator[FileEntry]:
