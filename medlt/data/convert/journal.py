@@ -77,7 +77,7 @@ class Journal:
     def add(self, entry: FileEntry, outcome: Outcome) -> None:
         """Append the outcome of a file."""
         line = {"file": entry.relative, "size": entry.size, "changed": entry.changed, "reason": outcome.reason}
-        self._handle.write(json.dumps(line | {"row": outcome.row}).encode() + b"\n")
+        self._handle.write(json.dumps(line | {"rows": outcome.rows}).encode() + b"\n")
         if time.monotonic() - self._synced > _FSYNC_S:
             self.flush()
 
@@ -110,7 +110,7 @@ class Journal:
         if line["reason"]:
             return line["reason"] not in _AGAIN
         try:
-            return bool((self._out / line["row"]["path"]).stat().st_size == line["row"]["bytes"])
+            return all((self._out / row["path"]).stat().st_size == row["bytes"] for row in line["rows"])
         except OSError:
             return False
 

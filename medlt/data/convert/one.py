@@ -77,10 +77,10 @@ _DESCRIBED = {
 
 @dataclass
 class Outcome:
-    """Outcome of one file: a `row` if it was converted, else a `reason` (see medlt.data.convert.reasons)."""
+    """Outcome of one file: `rows`, one for each image, else a `reason` (see medlt.data.convert.reasons)."""
 
     reason: str = ""
-    row: dict[str, Any] = field(default_factory=dict)
+    rows: list[dict[str, Any]] = field(default_factory=list)
 
 
 def convert_one(place: Path | Member, out: Path, settings: ConversionSettings) -> Outcome:
@@ -91,7 +91,7 @@ def convert_one(place: Path | Member, out: Path, settings: ConversionSettings) -
         _refuse_unchecked(source, settings)
         refuse_filtered(source.data, settings)
         if settings.dry_run:
-            return Outcome(row=_tags(source, settings))
+            return Outcome(rows=[_tags(source, settings)])
         return _converted(source, raw, out, settings)
     except Unreadable as error:
         return Outcome(error.code)
@@ -116,20 +116,31 @@ def _converted(source: ConversionSource, raw: bytes, out: Path, settings: Conver
             if reason := _write_released(clean, uid, out):
                 return Outcome(reason)
             source = replace(source, data=clean.dataset)
-        stored, notes = source.stored()
-        source = replace(source, notes=source.notes + notes)
-        rendered, pixel = _rendered(stored, source.data, settings)
-        shape = _shape(rendered, pixel)
-        rendered = resized(rendered, settings.size)
-        if settings.format in ("png", "jpeg") and rendered.pixels.dtype != "uint8":
-            rendered = replace(rendered, pixels=to_uint8(rendered.pixels))
-        data = _encoded(rendered, shape, settings)
-        row = _tags(source, settings) | shape | _made(rendered, settings)
-    place = f"images/{uid}{SUFFIX[settings.format]}"
-    write_once(out / place, data)
+        frames = source.frames(raw) if settings.frames == "all" else (source,)
+        images = [
+            _image(one, settings) for one in frames
+        ]  # all of them before one is written: a bad one fails the file
     sha256_in = whole.hex() if settings.digest and not settings.key else ""
-    digests = {"sha256_in": sha256_in, "sha256_out": hashlib.sha256(data).hexdigest()}
-    return Outcome(row=row | digests | {"uid": uid, "path": place, "bytes_in": len(raw), "bytes": len(data)})
+    rows = []
+    for data, row in images:
+        name = frame_uid(uid, row["frame"])
+        place = f"images/{name}{SUFFIX[settings.format]}"
+        write_once(out / place, data)
+        digests = {"sha256_in": sha256_in, "sha256_out": hashlib.sha256(data).hexdigest()}
+        rows.append(row | digests | {"uid": name, "path": place, "bytes_in": len(raw), "bytes": len(data)})
+    return Outcome(rows=rows)
+
+
+def _image(source: ConversionSource, settings: ConversionSettings) -> tuple[bytes, dict[str, Any]]:
+    """Return the bytes of an image, and its row without the columns about files."""
+    stored, notes = source.stored()
+    source = replace(source, notes=source.notes + notes)
+    rendered, pixel = _rendered(stored, source.data, settings)
+    shape = _shape(rendered, pixel)
+    rendered = resized(rendered, settings.size)
+    if settings.format in ("png", "jpeg") and rendered.pixels.dtype != "uint8":
+        rendered = replace(rendered, pixels=to_uint8(rendered.pixels))
+    return _encoded(rendered, shape, settings), _tags(source, settings) | shape | _made(rendered, settings)
 
 
 def _rendered(
@@ -178,6 +189,11 @@ def image_uid(whole: bytes, key: bytes) -> str:
     return (hmac.new(key, b"image" + whole, hashlib.sha256).hexdigest() if key else whole.hex())[:24]
 
 
+def frame_uid(uid: str, frame: int) -> str:
+    """Return the uid of a frame of an image, counted from 1; the first has that of the image."""
+    return uid if frame == 1 else hashlib.sha256(f"{uid} frame {frame}".encode()).hexdigest()[:24]
+
+
 def write_once(path: Path, data: bytes) -> None:
     """Write atomically. Raises FileExistsError if the file exists with other bytes."""
     if path.exists():
@@ -220,6 +236,7 @@ def _tags(source: ConversionSource, settings: ConversionSettings) -> dict[str, A
         **{name: describe(data)[:_LONGEST] for name, describe in _DESCRIBED.items()},
         "bits_stored": _count(data, "BitsStored", 0),
         "frames": _count(data, "NumberOfFrames", 1),
+        "frame": source.index + 1,
         "transfer_syntax": syntax,
         "notes": [*source.notes, *strange, *kind_notes(data), *unlabelled(data, settings)],
         **{keyword: "\\".join(values(data, keyword))[:_LONGEST] for keyword in settings.tags},

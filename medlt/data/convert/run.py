@@ -143,10 +143,10 @@ def _dry(outcomes: Iterator[tuple[FileEntry, Outcome]]) -> dict[str, Any]:
     for _, outcome in outcomes:
         if outcome.reason:
             reasons[outcome.reason] += 1
-        unlabelled += UNLABELLED in outcome.row.get("notes", ())
-        for name, counter in kinds.items():
-            if outcome.row:
-                counter[str(outcome.row[name])] += 1
+        for row in outcome.rows:
+            unlabelled += UNLABELLED in row["notes"]
+            for name, counter in kinds.items():
+                counter[str(row[name])] += 1
     return {
         "converted": sum(kinds["modality"].values()),
         "skipped": sum(n for code, n in reasons.items() if kind_of_reason(code) == "skipped"),

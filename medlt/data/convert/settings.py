@@ -16,8 +16,21 @@ from medlt.files import digest
 from medlt.names import did_you_mean
 from medlt.types import InputError
 
+FRAMES = ("first", "all")
 LEAST_MB = 1024
-_OF_BYTES = ("preset", "size", "format", "quality", "modalities", "body_parts", "include", "exclude", "tags", "digest")
+_OF_BYTES = (
+    "preset",
+    "size",
+    "format",
+    "quality",
+    "modalities",
+    "body_parts",
+    "include",
+    "exclude",
+    "tags",
+    "frames",
+    "digest",
+)
 _PACKAGES = ("medlt", "pydicom", "numpy", "opencv-python-headless", "imagecodecs", "pillow", "nibabel")
 
 
@@ -31,6 +44,7 @@ class ConversionSettings:
     file is also skipped unless it matches every filter of `include`, and if it matches one of `exclude`. `tags` are
     DICOM keywords that become columns of the manifest. `timeout_s` is for one file; `memory_mb` limits a worker's
     address space, 0 is no limit. With `follow_links`, links in the source are followed, see `medlt.data.convert.scan`.
+    `frames` is first or all: the first or every frame of a DICOM file becomes an image.
     """
 
     preset: str = "viewer"
@@ -49,9 +63,14 @@ class ConversionSettings:
     dry_run: bool = False
     digest: bool = True
     follow_links: bool = False
+    frames: str = "first"
 
     def __post_init__(self) -> None:
-        for name, value, known in (("preset", self.preset, PRESETS), ("format", self.format, SUFFIX)):
+        for name, value, known in (
+            ("preset", self.preset, PRESETS),
+            ("format", self.format, SUFFIX),
+            ("frames", self.frames, FRAMES),
+        ):
             if value not in known:
                 close = did_you_mean(value, known) or ";"
                 raise InputError(f"--{name} {value}: unknown{close} use one of {', '.join(known)}")

@@ -8,6 +8,7 @@ import os
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ COLUMNS = (
     *("uid", "path", "patient_id", "view", "modality", "body_part", "laterality", "sex", "age"),
     *("study_uid", "series_uid", "sop_uid", "accession", "study_date", "study_time", "sop_class"),
     *("presentation_intent", "procedure", "procedure_step", "procedure_code", "view_code", "orientation_code"),
-    *("manufacturer", "model", "orientation", "photometric", "rows", "columns", "bits_stored", "frames"),
+    *("manufacturer", "model", "orientation", "photometric", "rows", "columns", "bits_stored", "frames", "frame"),
     *("row_spacing_mm", "column_spacing_mm", "transfer_syntax", "preset", "format", "quality", "out_rows"),
     *("out_columns", "window", "scale", "offset", "notes", "sha256_in", "sha256_out", "bytes_in", "bytes", "versions"),
     "source",
@@ -32,15 +33,19 @@ COLUMNS = (
 
 
 _NUMBERS = ("quality", "scale", "offset", "row_spacing_mm", "column_spacing_mm")
-_COUNTS = ("rows", "columns", "bits_stored", "frames", "out_rows", "out_columns", "bytes_in", "bytes")
+_COUNTS = ("rows", "columns", "bits_stored", "frames", "frame", "out_rows", "out_columns", "bytes_in", "bytes")
 _AT_ONCE = 2000
 
 
 @dataclass
 class Tally:
-    """Counts and short records of all lines, of which there may be millions. `rows` holds (uid, offset of its line)."""
+    """Counts and short records of all lines, of which there may be millions.
 
-    rows: list[tuple[str, int]] = field(default_factory=list)
+    `converted` holds (uid of its first image, offset of its line) for each file with `images`.
+    """
+
+    converted: list[tuple[str, int]] = field(default_factory=list)
+    images: int = 0
     duplicates: list[tuple[str, str, str]] = field(default_factory=list)
     failures: list[tuple[str, str]] = field(default_factory=list)
     seen: dict[bytes, str] = field(default_factory=dict)
@@ -52,21 +57,31 @@ class Tally:
 
     def add(self, source: str, line: dict[str, Any], at: int) -> None:
         """Count one file; lines must come in the order of file names, so that the first of two equal files is fixed."""
-        row, reason = line["row"], line["reason"]
+        rows, reason = line["rows"], line["reason"]
         if reason:
             self.failures.append((source, reason))
-        elif self._first("file", row["uid"], row["uid"]) is not None:
-            self.duplicates.append((source, row["uid"], "file"))
+        elif self._first("file", uid := rows[0]["uid"], uid) is not None:
+            self.duplicates.append((source, uid, "file"))
             self.failures.append((source, "duplicate"))
         else:
-            for kind, value in (("sop_uid", row["sop_uid"]), ("pixels", row["sha256_out"])):
-                if value and (other := self._first(kind, value, row["uid"])) is not None:
-                    self.duplicates.append((source, other, kind))
-            self.rows.append((row["uid"], at))
-            self.doubts.update(note for note in row["made_notes"] if note in DOUBTS)
-            self.unlabelled += UNLABELLED in row["notes"]
-            for name, counter in self.counts.items():
-                counter[row[name]] += 1
+            self._compare(source, "sop_uid", rows[0]["sop_uid"], uid)
+            self.converted.append((uid, at))
+            for row in rows:
+                self._count(source, row)
+
+    def _count(self, source: str, row: dict[str, Any]) -> None:
+        """Count one image."""
+        self._compare(source, "pixels", row["sha256_out"], row["uid"])
+        self.images += 1
+        self.doubts.update(note for note in row["made_notes"] if note in DOUBTS)
+        self.unlabelled += UNLABELLED in row["notes"]
+        for name, counter in self.counts.items():
+            counter[row[name]] += 1
+
+    def _compare(self, source: str, kind: str, value: str, uid: str) -> None:
+        """Record a duplicate if an earlier image has this value."""
+        if value and (other := self._first(kind, value, uid)) is not None:
+            self.duplicates.append((source, other, kind))
 
     def _first(self, kind: str, value: str, uid: str) -> str | None:
         """Return the uid that had this value first; None if it is new, and record it."""
@@ -80,7 +95,7 @@ class Tally:
         """Return the counts as values that JSON can hold."""
         kinds = Counter(kind_of_reason(code) for _, code in self.failures)
         return {
-            "converted": len(self.rows),
+            "converted": self.images,
             "skipped": kinds["skipped"],
             "failed": kinds["failed"],
             "duplicates": _sorted(Counter(what for _, _, what in self.duplicates)),
@@ -106,7 +121,7 @@ def write_tables(out: Path, journal: Journal, key: bytes, versions: str, tags: t
     files = journal.last()
     for file in sorted(files):
         tally.add(path_id(file, key), journal.line(files[file]), files[file])
-    _write_manifest(out / "manifest.parquet", tally.rows, journal, key, versions, tags)
+    _write_manifest(out / "manifest.parquet", tally.converted, journal, key, versions, tags)
     failures = [(source, code, kind_of_reason(code), HINTS[code]) for source, code in sorted(tally.failures)]
     _write_csv(out / "failures.csv", [("source", "reason", "kind", "hint"), *failures])
     _write_csv(out / "duplicates.csv", [("source", "same_as_uid", "what"), *sorted(tally.duplicates)])
@@ -116,19 +131,18 @@ def write_tables(out: Path, journal: Journal, key: bytes, versions: str, tags: t
 
 
 def _write_manifest(
-    path: Path, rows: list[tuple[str, int]], journal: Journal, key: bytes, versions: str, tags: tuple[str, ...]
+    path: Path, converted: list[tuple[str, int]], journal: Journal, key: bytes, versions: str, tags: tuple[str, ...]
 ) -> None:
-    """Write the manifest in the order of uids, some thousand rows at a time."""
+    """Write the manifest in the order of the files' uids and of their frames, some thousand rows at a time."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     empty = _frame([], tags)
     with atomic(path) as temporary, pq.ParquetWriter(temporary, schema := pa.Schema.from_pandas(empty)) as writer:
-        ordered = sorted(rows)
-        for start in range(0, len(ordered), _AT_ONCE) or [0]:
-            lines = [journal.line(at) for _, at in ordered[start : start + _AT_ONCE]]
-            frame = _frame([_row(line["row"], path_id(line["file"], key), versions) for line in lines], tags)
-            writer.write_table(pa.Table.from_pandas(frame, schema=schema))
+        lines = (journal.line(at) for _, at in sorted(converted))
+        rows = (_row(row, path_id(line["file"], key), versions) for line in lines for row in line["rows"])
+        while some := list(islice(rows, _AT_ONCE)):
+            writer.write_table(pa.Table.from_pandas(_frame(some, tags), schema=schema))
 
 
 def _frame(rows: list[dict[str, Any]], tags: tuple[str, ...]) -> pd.DataFrame:

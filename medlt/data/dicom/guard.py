@@ -66,8 +66,8 @@ def read_bytes(path: Path) -> bytes:
         raise Unreadable("missing", f"{Path(path).absolute()}: {reason}; check the path and its permissions") from None
 
 
-def open_bytes(raw: bytes, path: Path) -> tuple[Dataset, tuple[str, ...]]:
-    """Do as `open_dicom` for a file in memory; `path` is its name in errors."""
+def open_bytes(raw: bytes, path: Path, index: int = 0) -> tuple[Dataset, tuple[str, ...]]:
+    """Do as `open_dicom` for a file in memory, with the display tags of a frame; `path` is its name in errors."""
     notes: tuple[str, ...] = () if raw[128:132] == b"DICM" else ("no preamble",)
     _refuse_bomb(raw, path)
     data, ends = _parsed(raw, path)
@@ -78,16 +78,16 @@ def open_bytes(raw: bytes, path: Path) -> tuple[Dataset, tuple[str, ...]]:
         notes += more
     elif ends == "cut":
         notes += ("ends early",)
-    return data, notes + _repair(data, path)
+    return data, notes + _repair(data, path, index)
 
 
 def stored_values(data: Dataset, path: Path) -> np.ndarray:
-    """Return the stored values of the first frame, as `first_frame` does, without the notes."""
-    return first_frame(data, path)[0]
+    """Return the stored values of the first frame, as `frame` does, without the notes."""
+    return frame(data, path)[0]
 
 
-def first_frame(data: Dataset, path: Path) -> tuple[np.ndarray, tuple[str, ...]]:
-    """Return the stored values of the first frame, [H,W] or [H,W,3], and notes on them.
+def frame(data: Dataset, path: Path, index: int = 0) -> tuple[np.ndarray, tuple[str, ...]]:
+    """Return the stored values of a frame, counted from 0, [H,W] or [H,W,3], and notes on them.
 
     Upper bits are cleared, the sign is extended, YBR is RGB (PS3.5 section 8.1.1). The array may be a read-only view of
     the data set's bytes. Raises Unreadable on a missing codec, a truncated or damaged stream, and a stream whose size
@@ -97,14 +97,17 @@ def first_frame(data: Dataset, path: Path) -> tuple[np.ndarray, tuple[str, ...]]
     _refuse_without_codec(syntax, path)
     try:
         if syntax.is_encapsulated:
-            frame = encapsulation.first_stream(data)
-            _refuse_other_size(frame, data, path)
-            raw, shift = _decoded(frame, data), bits_below(data, frame_bits(frame[:65536]))
+            stream = encapsulation.frame_stream(data, index)
+            _refuse_other_size(stream, data, path)
+            raw, shift = _decoded(stream, data), bits_below(data, frame_bits(stream[:65536]))
         else:
-            raw = native(pixel_array(data, index=0, correct_unused_bits=False, view_only=True))
+            raw = native(pixel_array(data, index=index, correct_unused_bits=False, view_only=True))
             shift = bits_below(data)
         values = cleared(raw, data, shift)
-        return values, (BITS_DROPPED,) if values is not raw and not shift else ()
+        return values, (
+            *encapsulation.which_frame(data, index),
+            *((BITS_DROPPED,) if values is not raw and not shift else ()),
+        )
     except (Unreadable, MemoryError):
         raise
     except Exception as error:
@@ -261,7 +264,7 @@ def _refuse_other_size(frame: bytes, data: Dataset, path: Path) -> None:
         raise Unreadable("corrupt", f"{path}: {sizes}; restore the file from its source")
 
 
-def _repair(data: Dataset, path: Path) -> tuple[str, ...]:
+def _repair(data: Dataset, path: Path, index: int) -> tuple[str, ...]:
     """Correct the transfer syntax, the frame count, the cells and the display tags; return notes."""
     notes: list[str] = []
     if "TransferSyntaxUID" not in data.file_meta:
@@ -271,12 +274,10 @@ def _repair(data: Dataset, path: Path) -> tuple[str, ...]:
     if frames in (None, "") or int(frames) < 1:
         data.NumberOfFrames = 1
         notes.append("no frame count")
-    elif int(frames) > 1:
-        notes.append(f"first of {int(frames)} frames")
     notes += [*encapsulation.mend_syntax(data), *widen_packed(data)]
     if has_excess(data):
         notes.append("more pixel data than the header declares")
-    return (*notes, *repair_display(data))
+    return (*notes, *repair_display(data, index))
 
 
 def _assumed_syntax(data: Dataset, path: Path) -> UID:

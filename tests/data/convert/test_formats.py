@@ -31,7 +31,8 @@ def one(path: Path, out: Path, settings: ConversionSettings) -> dict[str, Any]:
     (out / "images").mkdir(parents=True, exist_ok=True)
     outcome = convert_one(path, out, settings)
     assert outcome.reason == ""
-    return outcome.row
+    (row,) = outcome.rows
+    return row
 
 
 @pytest.mark.parametrize("kind", ["png", "png16", "nifti"])
