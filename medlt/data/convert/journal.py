@@ -77,7 +77,7 @@ class Journal:
     def add(self, entry: FileEntry, outcome: Outcome) -> None:
         """Append the outcome of a file."""
         line = {"file": entry.relative, "size": entry.size, "changed": entry.changed, "reason": outcome.reason}
-        self._handle.write(json.dumps(line | {"rows": outcome.rows}).encode() + b"\n")
+        self._handle.write(json.dumps(line | {"rows": outcome.rows, "listed": outcome.listed}).encode() + b"\n")
         if time.monotonic() - self._synced > _FSYNC_S:
             self.flush()
 

@@ -16,6 +16,7 @@ from pydicom.dataset import Dataset
 from medlt.data.convert.archives import Member
 from medlt.data.convert.encode import SUFFIX, encode
 from medlt.data.convert.filters import refuse_filtered, unlabelled, values
+from medlt.data.convert.objects import object_row
 from medlt.data.convert.plausibility import doubt
 from medlt.data.convert.pool import Stopped
 from medlt.data.convert.presets import PRESETS, Rendered, resized, to_uint8
@@ -77,10 +78,14 @@ _DESCRIBED = {
 
 @dataclass
 class Outcome:
-    """Outcome of one file: `rows`, one for each image, else a `reason` (see medlt.data.convert.reasons)."""
+    """Outcome of one file: `rows`, one for each image, else a `reason` (see medlt.data.convert.reasons).
+
+    `listed` is the row of a DICOM object that is no image.
+    """
 
     reason: str = ""
     rows: list[dict[str, Any]] = field(default_factory=list)
+    listed: dict[str, str] = field(default_factory=dict)
 
 
 def convert_one(place: Path | Member, out: Path, settings: ConversionSettings) -> Outcome:
@@ -94,7 +99,7 @@ def convert_one(place: Path | Member, out: Path, settings: ConversionSettings) -
             return Outcome(rows=[_tags(source, settings)])
         return _converted(source, raw, out, settings)
     except Unreadable as error:
-        return Outcome(error.code)
+        return Outcome(error.code, listed=object_row(raw, settings) if error.code == "not_an_image" else {})
     except MemoryError:
         return Outcome("out_of_memory")
     except Stopped:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 SKIPPED = {
     "not_dicom": "neither DICOM nor PNG, JPEG or NIfTI; nothing to do",
-    "not_an_image": "a report, plan, presentation state, directory or other object without an image; nothing to do",
+    "not_an_image": "a report, plan, document or DICOMDIR; see objects.csv for its study",
     "no_pixels": "tags without pixel data; fetch the image object from the archive",
     "unzipped": "a zip file; each of its members has its own row",
     "archive": "a packed archive that is no .zip, or inside one; unpack it and convert its folder",

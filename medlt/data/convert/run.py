@@ -33,10 +33,10 @@ def convert(
 ) -> dict[str, Any]:
     """Convert every file at or below `source`, a folder, file or zip, into the folder `out`; return the counts.
 
-    Writes images/, manifest.parquet, failures.csv, duplicates.csv, and sources.csv, which only its owner can read; with
-    a de-identification profile also dicom/ and quarantine/. The bytes do not depend on `workers` (0: one per core). A
-    bad file becomes a line of failures.csv. Raises InputError if `source` does not exist or is empty, `out` belongs to
-    other settings or is inside `source`, or the disk is full; the same call then resumes.
+    Writes images/, manifest.parquet, failures.csv, duplicates.csv, objects.csv, and sources.csv, which only its owner
+    can read; with a de-identification profile also dicom/ and quarantine/. The bytes do not depend on `workers` (0: one
+    per core). A bad file becomes a line of failures.csv. Raises InputError if `source` does not exist or is empty,
+    `out` belongs to other settings or is inside `source`, or the disk is full; the same call then resumes.
     """
     source, out = Path(source), Path(out)
     _refuse_inside(source, out)

@@ -16,6 +16,7 @@ import pandas as pd
 
 from medlt.data.convert.filters import UNLABELLED
 from medlt.data.convert.journal import Journal
+from medlt.data.convert.objects import OBJECT_COLUMNS
 from medlt.data.convert.plausibility import DOUBTS
 from medlt.data.convert.reasons import HINTS, kind_of_reason
 from medlt.data.convert.scan import path_id
@@ -41,10 +42,12 @@ _AT_ONCE = 2000
 class Tally:
     """Counts and short records of all lines, of which there may be millions.
 
-    `converted` holds (uid of its first image, offset of its line) for each file with `images`.
+    `converted` holds (uid of its first image, offset of its line) for each file with images, `objects` (source,
+    offset of its line).
     """
 
     converted: list[tuple[str, int]] = field(default_factory=list)
+    objects: list[tuple[str, int]] = field(default_factory=list)
     images: int = 0
     duplicates: list[tuple[str, str, str]] = field(default_factory=list)
     failures: list[tuple[str, str]] = field(default_factory=list)
@@ -60,6 +63,8 @@ class Tally:
         rows, reason = line["rows"], line["reason"]
         if reason:
             self.failures.append((source, reason))
+            if line["listed"]:
+                self.objects.append((source, at))
         elif self._first("file", uid := rows[0]["uid"], uid) is not None:
             self.duplicates.append((source, uid, "file"))
             self.failures.append((source, "duplicate"))
@@ -112,7 +117,7 @@ def _sorted(counts: Counter[str]) -> dict[str, int]:
 
 
 def write_tables(out: Path, journal: Journal, key: bytes, versions: str, tags: tuple[str, ...] = ()) -> dict[str, Any]:
-    """Write manifest.parquet, failures.csv, duplicates.csv and sources.csv (owner only); return the counts.
+    """Write manifest.parquet, failures.csv, duplicates.csv, objects.csv and sources.csv (owner only); return counts.
 
     `tags` are the DICOM keywords that are columns of the manifest too. The journal is read line by line, so memory
     holds a few dozen bytes per file.
@@ -125,6 +130,8 @@ def write_tables(out: Path, journal: Journal, key: bytes, versions: str, tags: t
     failures = [(source, code, kind_of_reason(code), HINTS[code]) for source, code in sorted(tally.failures)]
     _write_csv(out / "failures.csv", [("source", "reason", "kind", "hint"), *failures])
     _write_csv(out / "duplicates.csv", [("source", "same_as_uid", "what"), *sorted(tally.duplicates)])
+    objects = ({"source": source, **journal.line(at)["listed"]} for source, at in sorted(tally.objects))
+    _write_csv(out / "objects.csv", [OBJECT_COLUMNS, *(tuple(row[name] for name in OBJECT_COLUMNS) for row in objects)])
     pairs = sorted((path_id(file, key), file) for file in files)
     _write_csv(out / "sources.csv", [("source", "file"), *pairs], mode=0o600)
     return tally.summary()

@@ -22,6 +22,7 @@ from pydicom.uid import ExplicitVRLittleEndian as ExplicitLE
 from pydicom.uid import ImplicitVRLittleEndian as ImplicitLE
 
 from medlt.data.dicom import codecs, encapsulation, salvage
+from medlt.data.dicom.attributes import NO_IMAGE_MODALITIES, reason_without_pixels
 from medlt.data.dicom.cells import bits_below, cleared, has_excess, native, widen_packed
 from medlt.data.dicom.displaytags import repair_display
 from medlt.data.dicom.streams import frame_bits, frame_size, lacks_end_marker
@@ -32,7 +33,6 @@ LIMIT_INFLATED_BYTES = 2**30
 LIMIT_FILE_BYTES = 2**30
 MOST_REPAIRS = 32
 BITS_DROPPED = "stored values beyond BitsStored, their upper bits were cleared"
-NO_IMAGE = frozenset({"SR", "PR", "KO", "DOC", "SEG", "REG", "RTDOSE", "RTPLAN", "RTSTRUCT", "RTRECORD"})
 
 
 class Unreadable(InputError):  # noqa: N818
@@ -130,7 +130,7 @@ def _has_pixels(data: Dataset) -> bool:
 def _salvaged(raw: bytes, data: Dataset, ends: str, path: Path) -> tuple[Dataset, tuple[str, ...]]:
     """Return the data set of a lenient parse of a file without pixel data, and a note.
 
-    Raises Unreadable: no_pixels only if the strict parse reached the end of the file, else truncated or corrupt.
+    Raises Unreadable: no_pixels, not_an_image only if the strict parse reached the end, else truncated or corrupt.
     """
     mended, patched = raw, data
     for _ in range(MOST_REPAIRS):
@@ -147,7 +147,7 @@ def _salvaged(raw: bytes, data: Dataset, ends: str, path: Path) -> tuple[Dataset
         raise Unreadable("truncated", f"{path}: the file ends before its pixel data; restore it from its source")
     if ends or mended is not raw:
         raise Unreadable("corrupt", f"{path}: damaged before its pixel data; restore the file from its source")
-    raise Unreadable("no_pixels", f"{path}: no pixel data ({_kind(data)}); leave the file out")
+    raise Unreadable(reason_without_pixels(data), f"{path}: no pixel data ({_kind(data)}); leave the file out")
 
 
 def _parsed_again(raw: bytes, path: Path) -> Dataset:
@@ -199,7 +199,7 @@ def _kind(data: Dataset) -> str:
 
 
 def _refuse_other_objects(header: Dataset, path: Path) -> None:
-    if str(header.get("Modality", "")) in NO_IMAGE or "DirectoryRecordSequence" in header:
+    if str(header.get("Modality", "")) in NO_IMAGE_MODALITIES or "DirectoryRecordSequence" in header:
         raise Unreadable("not_an_image", f"{path}: a {_kind(header)}, not an image; leave the file out")
 
 
@@ -207,7 +207,7 @@ def _refuse_giant(header: Dataset, path: Path) -> None:
     """Raise Unreadable if Rows x Columns x frames x samples of the header exceed the limit."""
     try:
         sides = [int(header.get(k) or 1) for k in ("Rows", "Columns", "NumberOfFrames", "SamplesPerPixel")]
-    except (TypeError, ValueError) as error:
+    except Exception as error:
         raise _damaged(error, path) from None
     if np.prod(np.array(sides, dtype=object)) > LIMIT_SAMPLES:
         size = " x ".join(map(str, sides))

@@ -229,7 +229,8 @@ def test_no_tag_and_no_source_name_becomes_a_path(hospital: Any) -> None:
     assert {p.name for p in hospital.out.parent.iterdir()} == {"out"}
     made = {p.name for p in hospital.out.rglob("*") if p.is_file()}
     images = {Path(row["path"]).name for row in hospital.rows.values()}
-    tables = {"manifest.parquet", "failures.csv", "duplicates.csv", "sources.csv", "settings.json", "files.jsonl"}
+    tables = {f"{name}.csv" for name in ("failures", "duplicates", "objects", "sources")}
+    tables |= {"manifest.parquet", "settings.json", "files.jsonl"}
     assert made == images | tables
     assert all(len(Path(name).stem) == 24 and int(Path(name).stem, 16) >= 0 for name in images)
 

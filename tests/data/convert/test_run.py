@@ -65,7 +65,7 @@ def test_the_same_bytes_for_any_worker_count(source: Path, run: Run, tree: Tree,
         run(source, tmp_path / f"out{workers}", workers=workers)
         trees.append(tree(tmp_path / f"out{workers}"))
     assert trees[0] == trees[1] == trees[2]
-    assert len(trees[0]) == 24 + 4
+    assert len(trees[0]) == 24 + 5
 
 
 def test_progress_counts_every_file(source: Path, tmp_path: Path) -> None:
