@@ -142,6 +142,7 @@ def convert(
     memory: Annotated[int, number("Most MiB of memory per process; 0 is no limit.", min=0)] = 4096,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Read the headers alone; write nothing.")] = False,
     digest: Annotated[bool, typer.Option(help="Write the SHA-256 of each input file; --no-digest is faster.")] = True,
+    preview: Annotated[bool, typer.Option("--preview", help="Also write preview.html, thumbnails to check.")] = False,
     as_json: Json = False,
     volume: Volume = None,
 ) -> None:
@@ -166,6 +167,8 @@ def _convert(src: Path, out: Path, given: Mapping[str, Any], workers: int, termi
 
     counts = work(src, out, settings_from_options(**given), workers=workers, progress=terminal)
     terminal.show({"out": str(out), **counts}, lambda: conversion_table(out, counts))
+    if given["preview"] and not given["dry_run"]:
+        terminal.mention(f"thumbnails: {out / 'preview.html'}")
     return counts
 
 

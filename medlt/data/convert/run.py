@@ -19,6 +19,7 @@ from medlt.data.convert.filters import UNLABELLED
 from medlt.data.convert.journal import Journal
 from medlt.data.convert.one import FULL, Outcome, convert_one
 from medlt.data.convert.pool import Pool, Stopped
+from medlt.data.convert.preview import write_preview
 from medlt.data.convert.reasons import kind_of_reason
 from medlt.data.convert.scan import FileEntry, scan
 from medlt.data.convert.settings import ConversionSettings, versions
@@ -58,7 +59,10 @@ def convert(
         for file, outcome in _outcomes(todo, root, out, settings, workers, report):
             journal.add(file, outcome)
         journal.flush()
-        return write_tables(out, journal, settings.key, versions(), settings.tags)
+        counts = write_tables(out, journal, settings.key, versions(), settings.tags)
+        if settings.preview:
+            write_preview(out)
+        return counts
 
 
 @contextmanager

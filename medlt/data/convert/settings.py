@@ -44,7 +44,7 @@ class ConversionSettings:
     file is also skipped unless it matches every filter of `include`, and if it matches one of `exclude`. `tags` are
     DICOM keywords that become columns of the manifest. `timeout_s` is for one file; `memory_mb` limits a worker's
     address space, 0 is no limit. With `follow_links`, links in the source are followed, see `medlt.data.convert.scan`.
-    `frames` is first or all: the first or every frame of a DICOM file becomes an image.
+    `frames` is first or all: the first or every frame of a DICOM file becomes an image. `preview` adds preview.html.
     """
 
     preset: str = "viewer"
@@ -64,6 +64,7 @@ class ConversionSettings:
     digest: bool = True
     follow_links: bool = False
     frames: str = "first"
+    preview: bool = False
 
     def __post_init__(self) -> None:
         for name, value, known in (
