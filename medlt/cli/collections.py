@@ -132,6 +132,7 @@ def convert(
     include: Annotated[list[str] | None, pairs("Only files with this DICOM value, Keyword=VALUE[,VALUE].")] = None,
     exclude: Annotated[list[str] | None, pairs("No file with this DICOM value, Keyword=VALUE[,VALUE].")] = None,
     tags: Annotated[str, text("More columns of the manifest, by DICOM keyword: StationName,KVP.")] = "",
+    reduce: Annotated[int, number("2 or 4: decode JPEG 2000 faster, at less resolution.")] = 1,
     frames: Annotated[str, text("Of a multi-frame file: first or all.")] = "first",
     follow_links: Annotated[bool, typer.Option("--follow-links", help="Follow links, as of DVC and datalad.")] = False,
     deidentify: Annotated[str | None, text("basic[,retain-dates-modified][,...]: PS3.15.")] = None,

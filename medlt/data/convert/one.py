@@ -22,7 +22,7 @@ from medlt.data.convert.pool import Stopped
 from medlt.data.convert.presets import PRESETS, Rendered, resized, to_uint8
 from medlt.data.convert.settings import ConversionSettings
 from medlt.data.convert.source import ConversionSource, open_source
-from medlt.data.convert.upright import UPRIGHT, upright
+from medlt.data.convert.upright import UPRIGHT, short_side, upright
 from medlt.data.deidentify import Deidentified, deidentify, write_deidentified
 from medlt.data.dicom.attributes import (
     kind_notes,
@@ -138,7 +138,7 @@ def _converted(source: ConversionSource, raw: bytes, out: Path, settings: Conver
 
 def _image(source: ConversionSource, settings: ConversionSettings) -> tuple[bytes, dict[str, Any]]:
     """Return the bytes of an image, and its row without the columns about files."""
-    stored, notes = source.stored()
+    stored, notes = source.stored(_reduction(source.data, settings))
     source = replace(source, notes=source.notes + notes)
     rendered, pixel = _rendered(stored, source.data, settings)
     shape = _shape(rendered, pixel)
@@ -153,9 +153,19 @@ def _rendered(
 ) -> tuple[Rendered, tuple[float, float] | None]:
     """Return the image of the preset in its full size, with the note of a second opinion, and its spacing in mm."""
     rendered, pixel = PRESETS[settings.preset](stored, data), spacing(data)
+    if pixel is not None:  # the image may be decoded at a lower resolution
+        pixel = pixel[0] * int(data.Rows) / stored.shape[0], pixel[1] * int(data.Columns) / stored.shape[1]
     if note := doubt(rendered.pixels, stored, data):
         rendered = replace(rendered, notes=(*rendered.notes, note))
     return upright(rendered, pixel, data) if settings.preset in UPRIGHT else (rendered, pixel)
+
+
+def _reduction(data: Dataset, settings: ConversionSettings) -> int:
+    """Return the largest factor, up to that of the settings, that leaves the short side at `size` or above."""
+    if settings.reduce == 1 or settings.size is None or "Rows" not in data:
+        return 1
+    side = short_side(int(data.Rows), int(data.Columns), spacing(data), data)
+    return max((factor for factor in (2, 4) if factor <= settings.reduce and side / factor >= settings.size), default=1)
 
 
 def _shape(rendered: Rendered, pixel: tuple[float, float] | None) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from typing import Any
 from medlt.data.convert.encode import SUFFIX
 from medlt.data.convert.filters import Filter, parsed, require_keywords
 from medlt.data.convert.presets import PRESETS
+from medlt.data.convert.upright import UPRIGHT
 from medlt.data.deidentify import Profile, read_key
 from medlt.files import digest
 from medlt.names import did_you_mean
@@ -19,17 +20,8 @@ from medlt.types import InputError
 FRAMES = ("first", "all")
 LEAST_MB = 1024
 _OF_BYTES = (
-    "preset",
-    "size",
-    "format",
-    "quality",
-    "modalities",
-    "body_parts",
-    "include",
-    "exclude",
-    "tags",
-    "frames",
-    "digest",
+    *("preset", "size", "format", "quality", "modalities", "body_parts", "include", "exclude", "tags", "frames"),
+    *("reduce", "digest"),
 )
 _PACKAGES = ("medlt", "pydicom", "numpy", "opencv-python-headless", "imagecodecs", "pillow", "nibabel")
 
@@ -45,6 +37,7 @@ class ConversionSettings:
     DICOM keywords that become columns of the manifest. `timeout_s` is for one file; `memory_mb` limits a worker's
     address space, 0 is no limit. With `follow_links`, links in the source are followed, see `medlt.data.convert.scan`.
     `frames` is first or all: the first or every frame of a DICOM file becomes an image. `preview` adds preview.html.
+    `reduce` 2 or 4 decodes JPEG 2000 at a half or a quarter of its resolution, where that is not below `size`.
     """
 
     preset: str = "viewer"
@@ -64,6 +57,7 @@ class ConversionSettings:
     digest: bool = True
     follow_links: bool = False
     frames: str = "first"
+    reduce: int = 1
     preview: bool = False
 
     def __post_init__(self) -> None:
@@ -85,6 +79,10 @@ class ConversionSettings:
             raise InputError(f"--preset linear16 needs 16 bits, and {self.format} has 8; use --format png16 or nifti")
         if self.preset in ("mimic-cxr-jpg", "chexpert") and self.format == "png16":
             raise InputError(f"--preset {self.preset} makes 8 bits; use --format png, jpeg or nifti")
+        if self.reduce not in (1, 2, 4):
+            raise InputError(f"--reduce {self.reduce}: use 2 or 4; 1 decodes the whole resolution")
+        if self.reduce > 1 and (self.size is None or self.preset not in UPRIGHT):
+            raise InputError("--reduce changes pixels; it needs --size N, and --preset viewer or linear16")
         require_keywords("--tags", self.tags)
         require_keywords("--include", [keyword for keyword, _ in self.include])
         require_keywords("--exclude", [keyword for keyword, _ in self.exclude])

@@ -30,9 +30,16 @@ class ConversionSource:
     pixels: np.ndarray | None = None
     index: int = 0
 
-    def stored(self) -> tuple[np.ndarray, tuple[str, ...]]:
-        """Return stored values [H,W] or [H,W,3], and notes on them; decode a DICOM file. Raises Unreadable."""
-        return frame(self.data, NO_NAME, self.index) if self.pixels is None else (self.pixels, ())
+    def stored(self, reduce: int = 1) -> tuple[np.ndarray, tuple[str, ...]]:
+        """Return stored values [H,W] or [H,W,3], and notes on them; decode a DICOM file. Raises Unreadable.
+
+        With `reduce` 2 or 4, JPEG 2000 is decoded at a half or a quarter of its resolution, if that is possible.
+        """
+        if self.pixels is not None:
+            return self.pixels, ()
+        values, notes = frame(self.data, NO_NAME, self.index, reduce)
+        factor = round(int(self.data.Rows) / values.shape[0])
+        return values, notes if factor == 1 else (*notes, f"JPEG 2000 decoded at 1/{factor} of its resolution")
 
     def frames(self, raw: bytes) -> Iterator[ConversionSource]:
         """Yield the source of each frame, with its own display tags. Raises Unreadable for more than MOST_FRAMES."""

@@ -86,12 +86,12 @@ def stored_values(data: Dataset, path: Path) -> np.ndarray:
     return frame(data, path)[0]
 
 
-def frame(data: Dataset, path: Path, index: int = 0) -> tuple[np.ndarray, tuple[str, ...]]:
+def frame(data: Dataset, path: Path, index: int = 0, reduce: int = 1) -> tuple[np.ndarray, tuple[str, ...]]:
     """Return the stored values of a frame, counted from 0, [H,W] or [H,W,3], and notes on them.
 
-    Upper bits are cleared, the sign is extended, YBR is RGB (PS3.5 section 8.1.1). The array may be a read-only view of
-    the data set's bytes. Raises Unreadable on a missing codec, a truncated or damaged stream, and a stream whose size
-    differs from the header.
+    JPEG 2000 is decoded at 1/`reduce` (2 or 4) of its resolution, if that is possible. Upper bits are cleared, the sign
+    is extended, YBR is RGB (PS3.5 section 8.1.1). The array may be a read-only view of the data set's bytes. Raises
+    Unreadable on a missing codec, a truncated or damaged stream, and a stream whose size differs from the header.
     """
     syntax = data.file_meta.TransferSyntaxUID
     _refuse_without_codec(syntax, path)
@@ -99,24 +99,22 @@ def frame(data: Dataset, path: Path, index: int = 0) -> tuple[np.ndarray, tuple[
         if syntax.is_encapsulated:
             stream = encapsulation.frame_stream(data, index)
             _refuse_other_size(stream, data, path)
-            raw, shift = _decoded(stream, data), bits_below(data, frame_bits(stream[:65536]))
+            raw, shift = _decoded(stream, data, reduce), bits_below(data, frame_bits(stream[:65536]))
         else:
             raw = native(pixel_array(data, index=index, correct_unused_bits=False, view_only=True))
             shift = bits_below(data)
         values = cleared(raw, data, shift)
-        return values, (
-            *encapsulation.which_frame(data, index),
-            *((BITS_DROPPED,) if values is not raw and not shift else ()),
-        )
+        dropped = (BITS_DROPPED,) if values is not raw and not shift else ()
+        return values, encapsulation.which_frame(data, index) + dropped
     except (Unreadable, MemoryError):
         raise
     except Exception as error:
         raise _damaged(error, path) from None
 
 
-def _decoded(frame: bytes, data: Dataset) -> np.ndarray:
+def _decoded(frame: bytes, data: Dataset, reduce: int) -> np.ndarray:
     """Decode directly, else with the preferred plugin of pydicom, else with its first that can; all bits are kept."""
-    values = codecs.direct(frame, data)
+    values = codecs.direct(frame, data, reduce)
     if values is not None:
         return values
     alone = encapsulation.single_frame(data, frame)
