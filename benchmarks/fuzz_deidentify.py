@@ -26,13 +26,14 @@ import cv2
 import numpy as np
 import pandas as pd
 import pydicom
+from blake3 import blake3
 from fuzz_mutations import MUTATIONS, is_image, seeds
 from pydicom import uid
 from pydicom.dataset import Dataset
 from pydicom.encaps import encapsulate, generate_frames
 
 from medlt.data.convert import ConversionSettings, convert
-from medlt.data.convert.one import identity, image_uid
+from medlt.data.convert.one import image_uid
 from medlt.data.deidentify import Profile
 
 KEY = bytes(range(32))
@@ -167,7 +168,7 @@ def _convert(
         settings = ConversionSettings(timeout_s=timeout, profile=Profile.parse("basic"), key=KEY)
         counts = convert(source, out, settings, workers=workers)
         tally.update({"converted": counts["converted"], **counts["reasons"]})
-        named = {image_uid(identity(raw, True), KEY): (name, kind, raw) for name, kind, raw in files}
+        named = {image_uid(blake3(raw).digest(), KEY): (name, kind, raw) for name, kind, raw in files}
         for path in sorted(out.rglob("*")):
             inside = path.relative_to(out)
             if inside.parts[0] in PRIVATE or not path.is_file():

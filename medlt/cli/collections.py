@@ -13,14 +13,17 @@ import typer
 from medlt.cli.app import app
 from medlt.cli.edge import Json, Volume, edge, example, number, pairs, path, text
 from medlt.plugins import LAYOUTS
-from medlt.types import InputError, Progress
+from medlt.types import InputError
 
 if TYPE_CHECKING:
-    from medlt.data.convert import ConversionSettings, Places
+    from medlt.cli.terminal import Terminal
+    from medlt.data.convert import Places
     from medlt.data.layouts import LayoutResult
 
 OWN = ("layout", "src", "out", "boxes", "reports", "option", "as_json", "volume")
 """Parameters of `manifest` that are no options of a layout."""
+NO_SETTINGS = ("src", "out", "query", "auth_file", "ca", "workers", "engine", "as_json", "volume")
+"""Parameters of `convert` that do not belong to its settings."""
 
 
 def layouts(incomplete: str) -> list[str]:
@@ -108,7 +111,7 @@ Source = Annotated[
     str,
     typer.Argument(
         metavar="SRC",
-        help="A folder of DICOM, PNG, JPEG or NIfTI files, or one file; only read. Or a DICOMweb URL.",
+        help="A folder of DICOM, PNG, JPEG or NIfTI files, a zip, or one file; only read. Or a DICOMweb URL.",
     ),
 ]
 Converted = Annotated[
@@ -121,6 +124,7 @@ Converted = Annotated[
         "medlt convert archive converted --size 512",
         "medlt convert archive converted --deidentify basic --key secret.key",
         "medlt convert https://pacs.example/dicom-web converted --query Modality=DX",
+        "medlt convert archive converted --include ViewPosition=PA,AP --tags KVP",
     )
 )
 def convert(
@@ -131,7 +135,13 @@ def convert(
     kind: Annotated[str | None, text("png (default), png16, jpeg or nifti.", "--format")] = None,
     quality: Annotated[int, number("JPEG quality, 1 to 100.")] = 95,
     modality: Annotated[str, text("Only these, such as CR,DX.")] = "",
-    body_part: Annotated[str, text("Only these, such as CHEST,THORAX.")] = "",
+    body_part: Annotated[str, text("Only these, such as CHEST,THORAX, and files without one.")] = "",
+    include: Annotated[list[str] | None, pairs("Only files with this DICOM value, Keyword=VALUE[,VALUE].")] = None,
+    exclude: Annotated[list[str] | None, pairs("No file with this DICOM value, Keyword=VALUE[,VALUE].")] = None,
+    tags: Annotated[str, text("More columns of the manifest, by DICOM keyword: StationName,KVP.")] = "",
+    reduce: Annotated[int, number("2 or 4: decode JPEG 2000 faster, at less resolution.")] = 1,
+    frames: Annotated[str, text("Of a multi-frame file: first or all.")] = "first",
+    follow_links: Annotated[bool, typer.Option("--follow-links", help="Follow links, as of DVC and datalad.")] = False,
     deidentify: Annotated[str | None, text("basic[,retain-dates-modified][,...]: PS3.15.")] = None,
     key: Annotated[Path | None, path("File with a secret; equal pseudonyms in every call.")] = None,
     query: Annotated[list[str] | None, pairs("URL: only instances with this value, Modality=DX,CR.")] = None,
@@ -142,7 +152,7 @@ def convert(
     timeout: Annotated[float, number("Most seconds for one file.", min=0.1)] = 60.0,
     memory: Annotated[int, number("Most MiB of memory per process; 0 is no limit.", min=0)] = 4096,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Read the headers alone; write nothing.")] = False,
-    digest: Annotated[bool, typer.Option(help="Write the SHA-256 of each input file; --no-digest is faster.")] = True,
+    preview: Annotated[bool, typer.Option("--preview", help="Also write preview.html, thumbnails to check.")] = False,
     as_json: Json = False,
     volume: Volume = None,
 ) -> None:
@@ -150,43 +160,46 @@ def convert(
 
     Exit code 0: every image was converted; 1: some failed, see failures.csv; 2: none was, or an option is wrong.
     """
-    given = (preset, size, kind, quality, deidentify, key, modality, body_part, timeout, memory, dry_run, digest)
+    given = {name: value for name, value in locals().items() if name not in NO_SETTINGS}
     with edge(as_json, volume) as terminal:
-        from medlt.data.convert import Places
-        from medlt.data.convert.settings import settings_from_options
-        from medlt.data.convert.terminal import conversion_table
-
         require_local(engine)
-        places = Places(out, deidentify is not None)
-        counts = _convert(src, out, settings_from_options(*given), query, auth_file, ca, workers, terminal)
-        terminal.show({"out": str(out), **counts}, lambda: conversion_table(out, counts))
-        if counts["converted"] and not dry_run:
-            terminal.mention(_next_command(places))
-    _exit_on_failures(counts, None if dry_run else places)
+        online = {"query": query, "auth_file": auth_file, "ca": ca}
+        counts = _convert(src, out, given, online, workers, terminal)
+    _exit_on_failures(counts, None if dry_run else _places(out, deidentify))
 
 
 def _convert(
-    src: str,
-    out: Path,
-    settings: ConversionSettings,
-    query: list[str] | None,
-    auth_file: Path | None,
-    ca: Path | None,
-    workers: int,
-    progress: Progress,
+    src: str, out: Path, given: Mapping[str, Any], online: Mapping[str, Any], workers: int, terminal: Terminal
 ) -> dict[str, Any]:
-    """Convert a folder, or what a server at a URL holds; return the counts."""
+    """Convert a folder, or what a server at a URL holds; show the counts and return them."""
+    from medlt.data.convert import convert as work
+    from medlt.data.convert.settings import settings_from_options
+    from medlt.data.convert.terminal import conversion_table
+
+    settings = settings_from_options(**given)
     if src.lower().startswith(("http://", "https://")):
         from medlt.data.dicomweb import DicomWebServer, convert_server
 
-        given: dict[str, Any] = {"query": query or (), "workers": workers, "progress": progress}
-        with DicomWebServer(src, auth_file, ca) as server:
-            return convert_server(server, out, settings, **given)
-    from medlt.data.convert import convert
-
-    if query or auth_file or ca:
+        with DicomWebServer(src, online["auth_file"], online["ca"]) as server:
+            query = online["query"] or ()
+            counts = convert_server(server, out, settings, query=query, workers=workers, progress=terminal)
+    elif any(online.values()):
         raise InputError(f"{src}: --query, --auth-file and --ca need the URL of a DICOMweb server, https://...")
-    return convert(Path(src), out, settings, workers=workers, progress=progress)
+    else:
+        counts = work(Path(src), out, settings, workers=workers, progress=terminal)
+    terminal.show({"out": str(out), **counts}, lambda: conversion_table(out, counts))
+    if settings.preview and not settings.dry_run:
+        terminal.mention(f"thumbnails: {out / 'preview.html'}")
+    if counts["converted"] and not settings.dry_run:
+        terminal.mention(_next_command(_places(out, settings.profile)))
+    return counts
+
+
+def _places(out: Path, profile: object) -> Places:
+    """Return where a conversion under this profile, or none, writes."""
+    from medlt.data.convert import Places
+
+    return Places(out, profile is not None)
 
 
 def _next_command(places: Places) -> str:

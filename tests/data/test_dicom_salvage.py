@@ -17,7 +17,7 @@ from pydicom.encaps import encapsulate, get_frame
 from medlt.data.dicom import Unreadable
 from medlt.data.dicom.cells import PACKED, WIDE
 from medlt.data.dicom.encapsulation import COMPRESSED, DELIMITER, NOT_COMPRESSED, OTHER_KIND, fragments
-from medlt.data.dicom.guard import BITS_DROPPED, first_frame, open_bytes
+from medlt.data.dicom.guard import BITS_DROPPED, frame, open_bytes
 from medlt.data.dicom.salvage import INVALID_VR, NO_DELIMITER
 from medlt.data.dicom.streams import frame_bits, syntax_of
 
@@ -68,7 +68,7 @@ def under(syntax: uid.UID, raw: bytes) -> bytes:
 
 def read(raw: bytes) -> tuple[np.ndarray, tuple[str, ...]]:
     data, notes = open_bytes(raw, PLACE)
-    values, more = first_frame(data, PLACE)
+    values, more = frame(data, PLACE)
     return values, notes + more
 
 

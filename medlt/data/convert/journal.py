@@ -79,8 +79,8 @@ class Journal:
 
     def add(self, entry: FileEntry, outcome: Outcome) -> None:
         """Append the outcome of a file."""
-        line = {"file": entry.relative, "size": entry.size, "changed": entry.changed, "reason": outcome.reason}
-        self._handle.write(json.dumps(line | {"row": outcome.row}).encode() + b"\n")
+        line = {"file": entry.relative, "size": entry.size, "changed": entry.changed}
+        self._handle.write(json.dumps(line | vars(outcome)).encode() + b"\n")
         if time.monotonic() - self._synced > _FSYNC_S:
             self.flush()
 
@@ -110,13 +110,13 @@ class Journal:
 
     def _is_valid(self, line: dict[str, Any]) -> bool:
         """Return whether a line's output is still complete; failures that a second try may fix are tried again."""
-        row, reason, places = line["row"], line["reason"], self._places
+        reason, places = line["reason"], self._places
         if reason and reason != "quarantined":
             return reason not in _AGAIN
-        if places.deidentified and not places.dicom(row["uid"], held=bool(reason)).is_file():
+        if places.deidentified and not places.dicom(line["owned"]["uid"], held=bool(reason)).is_file():
             return False
         try:
-            return bool(reason or (places.release / row["path"]).stat().st_size == row["bytes"])
+            return bool(reason) or all((places.release / r["path"]).stat().st_size == r["bytes"] for r in line["rows"])
         except OSError:
             return False
 

@@ -14,19 +14,22 @@ import numpy as np
 from blake3 import blake3
 from pydicom.dataset import Dataset
 
+from medlt.data.convert.archives import Member
 from medlt.data.convert.encode import SUFFIX, encode
+from medlt.data.convert.filters import refuse_filtered, unlabelled, values
+from medlt.data.convert.objects import object_row
 from medlt.data.convert.places import Places
 from medlt.data.convert.plausibility import doubt
 from medlt.data.convert.pool import Stopped
 from medlt.data.convert.presets import PRESETS, Rendered, resized, to_uint8
 from medlt.data.convert.settings import ConversionSettings
 from medlt.data.convert.source import ConversionSource, open_source
-from medlt.data.convert.upright import UPRIGHT, upright
+from medlt.data.convert.upright import UPRIGHT, short_side, upright
 from medlt.data.deidentify import Deidentified, deidentify, write_deidentified
 from medlt.data.dicom.attributes import (
-    is_mammogram,
     kind_notes,
     laterality_of,
+    meaning,
     procedure_of,
     region_of,
     remark,
@@ -38,7 +41,6 @@ from medlt.data.dicom.guard import Unreadable, read_bytes
 from medlt.data.dicom.read import spacing, unusable_tags
 
 _NOT_CHEST_FILM = frozenset({"CR", "DX", "DR", "RG", ""})
-_PIECE = 4096
 _LONGEST = 1024  # the longest tag that is read, LO, may have 64 characters (PS3.5 6.2)
 FULL = (errno.ENOSPC, errno.EDQUOT)
 _TEXTS = {
@@ -59,6 +61,14 @@ _REMARKS = {
     "orientation": "PatientOrientation",
     "manufacturer": "Manufacturer",
     "model": "ManufacturerModelName",
+    "study_date": "StudyDate",
+    "study_time": "StudyTime",
+    "procedure_step": "PerformedProcedureStepDescription",
+}
+_CODES = {
+    "procedure_code": "ProcedureCodeSequence",
+    "view_code": "ViewCodeSequence",
+    "orientation_code": "PatientOrientationCodeSequence",
 }
 _DESCRIBED = {
     "view": view_of,
@@ -71,28 +81,30 @@ _DESCRIBED = {
 
 @dataclass
 class Outcome:
-    """Outcome of one file: a `row` if it was converted, else a `reason` (see medlt.data.convert.reasons).
+    """Outcome of one file: `rows`, one for each image, else a `reason` (see medlt.data.convert.reasons).
 
-    A quarantined file has both. A de-identified row holds, for the owner only, the identifiers of the source under
-    `original`, and under `dropped` the tags of what was removed.
+    `listed` is the row of a DICOM object that is no image. `owned` is for the owner only: of a file that was
+    de-identified its `uid`, its identifiers (`original`), and the tags of what was removed (`dropped`).
     """
 
     reason: str = ""
-    row: dict[str, Any] = field(default_factory=dict)
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    listed: dict[str, str] = field(default_factory=dict)
+    owned: dict[str, Any] = field(default_factory=dict)
 
 
-def convert_one(path: Path, out: Path, settings: ConversionSettings) -> Outcome:
-    """Convert the file at `path` into `out`; a bad file gives a reason. Raises Stopped if the disk is full."""
+def convert_one(place: Path | Member, out: Path, settings: ConversionSettings) -> Outcome:
+    """Convert a file, or a member of a zip, into `out`; a bad one gives a reason. Raises Stopped on a full disk."""
     try:
-        raw = read_bytes(path)
+        raw = read_bytes(place) if isinstance(place, Path) else place.read()
         source = open_source(raw)
         _refuse_unchecked(source, settings)
-        _refuse_filtered(source.data, settings)
+        refuse_filtered(source.data, settings)
         if settings.dry_run:
-            return Outcome(row=_tags(source))
+            return Outcome(rows=[_tags(source, settings)])
         return _converted(source, raw, Places(out, settings.profile is not None), settings)
     except Unreadable as error:
-        return Outcome(error.code)
+        return Outcome(error.code, listed=object_row(raw, settings) if error.code == "not_an_image" else {})
     except MemoryError:
         return Outcome("out_of_memory")
     except Stopped:
@@ -106,35 +118,45 @@ def convert_one(path: Path, out: Path, settings: ConversionSettings) -> Outcome:
 
 
 def _converted(source: ConversionSource, raw: bytes, places: Places, settings: ConversionSettings) -> Outcome:
-    whole = identity(raw, settings.digest)
+    whole = blake3(raw).digest()
     uid, owned = image_uid(whole, settings.key), {}
     with unusable_tags(Path("file")):
         if settings.profile is not None:
             clean = deidentify(source.data, settings.profile, settings.key)
             original = {name: text(source.data, _TEXTS[name])[:_LONGEST] for name in IDENTIFIERS}
-            owned = {"original": original, "dropped": clean.dropped}
+            owned = {"uid": uid, "original": original, "dropped": clean.dropped}
             if reason := _write_released(clean, uid, places):
-                return Outcome(reason, {"uid": uid, **owned})
+                return Outcome(reason, owned=owned)
             source = replace(source, data=clean.dataset, pixels=clean.values)
-        stored, notes = source.stored()
-        source = replace(source, notes=source.notes + notes)
-        rendered, pixel = _rendered(stored, source.data, settings)
-        shape = _shape(rendered, pixel)
-        rendered = resized(rendered, settings.size)
-        if settings.format in ("png", "jpeg") and rendered.pixels.dtype != "uint8":
-            rendered = replace(rendered, pixels=to_uint8(rendered.pixels))
-        data = _encoded(rendered, shape, settings)
-        row = _tags(source) | shape | _made(rendered, settings) | owned
-    place = f"images/{uid}{SUFFIX[settings.format]}"
-    write_once(places.release / place, data)
-    return Outcome(row=row | _digests(whole, raw, data, settings) | {"uid": uid, "path": place})
+        every = settings.frames == "all" and settings.profile is None  # only one frame is ever de-identified
+        # All images before one is written: a bad frame fails the file.
+        images = [_image(one, settings) for one in (source.frames(raw) if every else (source,))]
+    rows = []
+    for data, row in images:
+        name = frame_uid(uid, row["frame"])
+        place = f"images/{name}{SUFFIX[settings.format]}"
+        write_once(places.release / place, data)
+        rows.append(row | _digests(whole, raw, data, settings) | {"uid": name, "path": place})
+    return Outcome(rows=rows, owned=owned)
 
 
 def _digests(whole: bytes, raw: bytes, data: bytes, settings: ConversionSettings) -> dict[str, Any]:
     """Return digests and sizes; with a key nothing of the input, which would lead back to the source."""
-    own = {"blake3_in": whole.hex() if settings.digest else "", "bytes_in": len(raw)}
+    own = {"blake3_in": whole.hex(), "bytes_in": len(raw)}
     made = {"sha256_out": hashlib.sha256(data).hexdigest(), "bytes": len(data)}
     return ({"blake3_in": "", "bytes_in": 0} if settings.key else own) | made
+
+
+def _image(source: ConversionSource, settings: ConversionSettings) -> tuple[bytes, dict[str, Any]]:
+    """Return the bytes of an image, and its row without the columns about files."""
+    stored, notes = source.stored(_reduction(source.data, settings))
+    source = replace(source, notes=source.notes + notes)
+    rendered, pixel = _rendered(stored, source.data, settings)
+    shape = _shape(rendered, pixel)
+    rendered = resized(rendered, settings.size)
+    if settings.format in ("png", "jpeg") and rendered.pixels.dtype != "uint8":
+        rendered = replace(rendered, pixels=to_uint8(rendered.pixels))
+    return _encoded(rendered, shape, settings), _tags(source, settings) | shape | _made(rendered, settings)
 
 
 def _rendered(
@@ -142,9 +164,19 @@ def _rendered(
 ) -> tuple[Rendered, tuple[float, float] | None]:
     """Return the image of the preset in its full size, with the note of a second opinion, and its spacing in mm."""
     rendered, pixel = PRESETS[settings.preset](stored, data), spacing(data)
+    if pixel is not None:  # the image may be decoded at a lower resolution
+        pixel = pixel[0] * int(data.Rows) / stored.shape[0], pixel[1] * int(data.Columns) / stored.shape[1]
     if note := doubt(rendered.pixels, stored, data):
         rendered = replace(rendered, notes=(*rendered.notes, note))
     return upright(rendered, pixel, data) if settings.preset in UPRIGHT else (rendered, pixel)
+
+
+def _reduction(data: Dataset, settings: ConversionSettings) -> int:
+    """Return the largest factor, up to that of the settings, that leaves the short side at `size` or above."""
+    if settings.reduce == 1 or settings.size is None or "Rows" not in data:
+        return 1
+    side = short_side(int(data.Rows), int(data.Columns), spacing(data), data)
+    return max((factor for factor in (2, 4) if factor <= settings.reduce and side / factor >= settings.size), default=1)
 
 
 def _shape(rendered: Rendered, pixel: tuple[float, float] | None) -> dict[str, Any]:
@@ -163,24 +195,17 @@ def _encoded(rendered: Rendered, shape: dict[str, Any], settings: ConversionSett
     return encode(rendered.pixels, settings.format, settings.quality, pixel, rendered.scale, rendered.offset)
 
 
-def identity(raw: bytes, whole: bool) -> bytes:
-    """Return the BLAKE3 digest of a file: of all of it, or of its size, its ends and 64 places between.
-
-    The latter reads 266 KB: it distinguishes files, but does not verify their contents.
-    """
-    if whole or len(raw) <= _PIECE * 256:
-        return blake3(raw).digest()
-    starts = range(0, len(raw) - _PIECE, (len(raw) - _PIECE) // 64)
-    pieces = [raw[at : at + _PIECE] for at in starts]
-    return blake3(b"".join([str(len(raw)).encode(), *pieces, raw[-_PIECE:]])).digest()
-
-
 def image_uid(whole: bytes, key: bytes) -> str:
-    """Return the uid of an image: 24 hex digits of its file's `identity`, keyed if there is a key.
+    """Return the uid of an image: 24 hex digits of its file's BLAKE3 digest, keyed if there is a key.
 
     So no tag and no path of the source is part of a file name, and equal files have the same uid.
     """
     return (hmac.new(key, b"image" + whole, hashlib.sha256).hexdigest() if key else whole.hex())[:24]
+
+
+def frame_uid(uid: str, frame: int) -> str:
+    """Return the uid of a frame of an image, counted from 1; the first has that of the image."""
+    return uid if frame == 1 else hashlib.sha256(f"{uid} frame {frame}".encode()).hexdigest()[:24]
 
 
 def write_once(path: Path, data: bytes) -> None:
@@ -211,15 +236,7 @@ def _refuse_unchecked(source: ConversionSource, settings: ConversionSettings) ->
         raise Unreadable("not_deidentified", "a picture without DICOM tags, which no profile covers")
 
 
-def _refuse_filtered(data: Dataset, settings: ConversionSettings) -> None:
-    """Raise Unreadable if a filter excludes the file; a mammography SOP class counts as MG, whatever Modality is."""
-    modality = "MG" if is_mammogram(data) else text(data, "Modality").upper()
-    for value, allowed in ((modality, settings.modalities), (region_of(data).upper(), settings.body_parts)):
-        if allowed and value not in allowed:
-            raise Unreadable("filtered", "excluded by --modality or --body-part")
-
-
-def _tags(source: ConversionSource) -> dict[str, Any]:
+def _tags(source: ConversionSource, settings: ConversionSettings) -> dict[str, Any]:
     """Return the manifest's columns about the source."""
     data = source.data
     syntax = str(data.file_meta.TransferSyntaxUID) if source.kind == "dicom" else source.kind
@@ -228,11 +245,14 @@ def _tags(source: ConversionSource) -> dict[str, Any]:
     return {
         **{name: text(data, keyword)[:_LONGEST] for name, keyword in _TEXTS.items()},
         **{name: remark(data, keyword)[:_LONGEST] for name, keyword in _REMARKS.items()},
+        **{name: meaning(data, keyword)[:_LONGEST] for name, keyword in _CODES.items()},
         **{name: describe(data)[:_LONGEST] for name, describe in _DESCRIBED.items()},
         "bits_stored": _count(data, "BitsStored", 0),
         "frames": _count(data, "NumberOfFrames", 1),
+        "frame": source.index + 1,
         "transfer_syntax": syntax,
-        "notes": [*source.notes, *strange, *kind_notes(data)],
+        "notes": [*source.notes, *strange, *kind_notes(data), *unlabelled(data, settings)],
+        **{keyword: "\\".join(values(data, keyword))[:_LONGEST] for keyword in settings.tags},
     }
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -57,15 +56,15 @@ class Places:
         """Return the de-identified file of an image: in the release, or in the quarantine if it is `held` back."""
         return (self.quarantine if held else self.release / "dicom") / f"{uid}.dcm"
 
-    def torn(self) -> Iterator[Path]:
-        """Yield the temporary files that a killed process has left beside the images."""
-        for folder in (self.release / "images", self.release / "dicom", self.quarantine):
-            yield from folder.glob(".*.tmp*")
-
     def make(self) -> None:
-        """Make the folders of the images; private ones for their owner only."""
+        """Make the folders of the images, private ones for their owner only; remove what a killed worker left there.
+
+        The caller holds the lock of the journal, which excludes other runs.
+        """
         folders = {self.release / "images": 0o755}
         if self.deidentified:
             folders |= {self.release / "dicom": 0o755, self.private: 0o700, self.quarantine: 0o700}
         for folder, mode in folders.items():
             folder.mkdir(mode, parents=True, exist_ok=True)
+            for torn in folder.glob(".*.tmp*"):
+                torn.unlink()

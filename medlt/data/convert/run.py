@@ -14,10 +14,13 @@ from typing import Any
 
 import cv2
 
+from medlt.data.convert.archives import Member, with_members
+from medlt.data.convert.filters import UNLABELLED
 from medlt.data.convert.journal import Journal
 from medlt.data.convert.one import FULL, Outcome, convert_one
 from medlt.data.convert.places import Places
 from medlt.data.convert.pool import Pool, Stopped
+from medlt.data.convert.preview import write_preview
 from medlt.data.convert.reasons import kind_of_reason
 from medlt.data.convert.scan import FileEntry, scan
 from medlt.data.convert.settings import ConversionSettings, versions
@@ -34,34 +37,36 @@ def convert(
     progress: Progress | None = None,
     not_retrieved: Collection[str] = (),
 ) -> dict[str, Any]:
-    """Convert every file at or below `source` into the folder `out`; return the counts.
+    """Convert every file at or below `source`, a folder, file or zip, into the folder `out`; return the counts.
 
-    Writes images/, manifest.parquet, failures.csv, duplicates.csv, and sources.csv, which only its owner can read. With
-    a de-identification profile images/, dicom/ and the manifest are in release/, and what leads back to the source in
-    private/ (see `Places`). The bytes do not depend on `workers` (0: one per core). A bad file becomes a line of
-    failures.csv, and so does a name in `not_retrieved`, a file that a server did not deliver. Raises InputError if
-    `source` does not exist or is empty, `out` belongs to other settings or is inside `source`, or the disk is full; the
-    same call then resumes.
+    Writes images/, manifest.parquet, failures.csv, duplicates.csv, objects.csv, and sources.csv, which only its owner
+    can read. With a de-identification profile images/, dicom/ and the manifest are in release/, and what leads back to
+    the source in private/ (see `Places`). The bytes do not depend on `workers` (0: one per core). A bad file becomes a
+    line of failures.csv, and so does a name in `not_retrieved`, a file that a server did not deliver. Raises InputError
+    if `source` does not exist or is empty, `out` belongs to other settings or is inside `source`, or the disk is full;
+    the same call then resumes.
     """
     source, out = Path(source), Path(out)
     _refuse_inside(source, out)
-    entries = list(scan(source))
+    root = source.parent if source.is_file() else source
+    files = scan(source, follow=settings.follow_links, out=out)
+    entries = [entry for file in files for entry in with_members(root, file)]
     if not entries and not not_retrieved:
         raise InputError(f"{source.absolute()}: the folder is empty; check the path")
-    root = source.parent if source.is_file() else source
     report = progress or (lambda *_: None)
     if settings.dry_run:
         return _dry(_outcomes(entries, root, out, settings, workers, report))
     places = Places(out, settings.profile is not None)
     with _output_errors(out), Journal(places, settings.summary()) as journal:
         places.make()
-        for torn in places.torn():  # left by a killed worker; the journal's lock excludes other runs
-            torn.unlink()
         todo = [f for f in entries if journal.finished.get(f.relative) != (f.size, f.changed)]
         for file, outcome in _outcomes(todo, root, out, settings, workers, report):
             journal.add(file, outcome)
         journal.flush()
-        return write_tables(places, journal, settings.key, versions(), not_retrieved)
+        counts = write_tables(places, journal, settings.key, versions(), settings.tags, not_retrieved)
+        if settings.preview:
+            write_preview(places)
+        return counts
 
 
 @contextmanager
@@ -87,14 +92,14 @@ def _refuse_inside(source: Path, out: Path) -> None:
 def _outcomes(
     files: list[FileEntry], root: Path, out: Path, settings: ConversionSettings, workers: int, report: Progress
 ) -> Iterator[tuple[FileEntry, Outcome]]:
-    """Yield (file, outcome) in the order of completion; links and unreadable folders do not reach a worker."""
+    """Yield (file, outcome) in the order of completion; a file that is not to be opened does not reach a worker."""
     report("files", 0, len(files))
-    plain = [f for f in files if not f.link and f.size >= 0]
+    plain = [f for f in files if not f.reason]
     done = 0
     for file in files:
-        if file.link or file.size < 0:
+        if file.reason:
             done += 1
-            yield file, Outcome("symlink" if file.link else "missing")
+            yield file, Outcome(file.reason)
     if not plain:
         return
     count = min(workers or _cores(), len(plain))
@@ -121,7 +126,11 @@ def _worker(root: Path, out: Path, settings: ConversionSettings) -> Callable[[Fi
     logging.disable(logging.CRITICAL)  # libraries log invalid values, and these may be names
     _cap_memory(settings.memory_mb)
 
-    return lambda file: convert_one(root / file.relative, out, settings)
+    def work(file: FileEntry) -> Outcome:
+        place = Member(root / file.archive, file.member) if file.archive else root / file.relative
+        return convert_one(place, out, settings)
+
+    return work
 
 
 def _cap_memory(megabytes: int) -> None:
@@ -137,18 +146,21 @@ def _cap_memory(megabytes: int) -> None:
 def _dry(outcomes: Iterator[tuple[FileEntry, Outcome]]) -> dict[str, Any]:
     """Return the counts of a dry run, from headers alone; `converted` counts the files that a run would try."""
     reasons: Counter[str] = Counter()
+    unlabelled = 0
     kinds: dict[str, Counter[str]] = {"transfer_syntax": Counter(), "modality": Counter()}
     for _, outcome in outcomes:
         if outcome.reason:
             reasons[outcome.reason] += 1
-        for name, counter in kinds.items():
-            if outcome.row:
-                counter[str(outcome.row[name])] += 1
+        for row in outcome.rows:
+            unlabelled += UNLABELLED in row["notes"]
+            for name, counter in kinds.items():
+                counter[str(row[name])] += 1
     return {
         "converted": sum(kinds["modality"].values()),
         "skipped": sum(n for code, n in reasons.items() if kind_of_reason(code) == "skipped"),
         "failed": sum(n for code, n in reasons.items() if kind_of_reason(code) == "failed"),
         "reasons": dict(sorted(reasons.items())),
+        "unlabelled_body_part": unlabelled,
         "transfer_syntaxes": dict(sorted(kinds["transfer_syntax"].items())),
         "modalities": dict(sorted(kinds["modality"].items())),
     }

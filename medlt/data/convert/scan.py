@@ -1,4 +1,4 @@
-"""Lists every file of a folder once, in a fixed order, without following links or opening files."""
+"""Lists every file of a folder once, in a fixed order, without opening files; follows links only on request."""
 
 from __future__ import annotations
 
@@ -12,58 +12,101 @@ from typing import NamedTuple
 
 from medlt.types import InputError
 
+STORES = frozenset({".git", ".dvc"})
+"""Folders in which git-annex, datalad and DVC keep the files that their links point to."""
+
 
 class FileEntry(NamedTuple):
-    """A file: path `relative` to the folder, size in bytes and modification time in ns, which a resume compares."""
+    """A file: path `relative` to the folder, size in bytes and modification time in ns, which a resume compares.
+
+    `reason` says why the file is not opened, "" if it is. A member of a zip has the path of its `archive`, and its
+    number there.
+    """
 
     relative: str
     size: int
     changed: int
-    link: bool
+    reason: str = ""
+    archive: str = ""
+    member: int = 0
 
 
-def scan(source: Path) -> Iterator[FileEntry]:
+def scan(source: Path, *, follow: bool = False, out: Path | None = None) -> Iterator[FileEntry]:
     """Yield every file at or below `source`, folder by folder in the order of names.
 
-    An unreadable folder is yielded as a file of size -1. Raises InputError if `source` does not exist.
+    With `follow`, links are followed, those to folders last, and every folder is listed once, by device and inode;
+    STORES and the folder `out` are not. An unreadable folder or a broken link is yielded with the reason "missing".
+    Raises InputError if `source` does not exist.
     """
     source = Path(source)
     if not source.exists():
         raise InputError(f"{source.absolute()}: no such file or folder; check the path")
     if source.is_file():
-        yield _entry(source.parent, source.name)
+        yield _entry(source.parent, source.name, follow)
         return
-    waiting = [""]
-    while waiting:
-        inside = waiting.pop()
+    seen = set() if out is None or not out.exists() else {_identity(out)}
+    waiting, linked = [""], list[str]()
+    while waiting or linked:
+        inside = waiting.pop() if waiting else linked.pop(0)
+        if follow and not _is_new(source, inside, seen):
+            continue
         folders = []
-        for name, folder in _entries(os.path.join(source, inside)):
+        for name, kind in _entries(os.path.join(source, inside), follow):
             relative = f"{inside}/{name}" if inside else name
-            if folder:
+            if kind == "folder":
                 folders.append(relative)
-            elif name:
-                yield _entry(source, relative)
+            elif kind == "link":
+                linked.append(relative)
             else:
-                yield FileEntry(inside, -1, 0, False)
+                yield _entry(source, relative, follow) if name else FileEntry(inside, -1, 0, "missing")
         waiting += reversed(folders)
 
 
-def _entries(folder: str) -> list[tuple[str, bool]]:
-    """Return (name, whether a folder) in order; one entry without name if the folder cannot be read."""
+def _entries(folder: str, follow: bool) -> list[tuple[str, str]]:
+    """Return (name, kind) in order: folder, link (to a folder, if links are followed) or file.
+
+    One entry without name if the folder cannot be read.
+    """
     try:
         with os.scandir(folder) as entries:
-            return sorted((entry.name, entry.is_dir(follow_symlinks=False)) for entry in entries)
+            return sorted((entry.name, kind) for entry in entries if (kind := _kind(entry, follow)))
     except OSError:
-        return [("", False)]
+        return [("", "file")]
 
 
-def _entry(root: Path, relative: str) -> FileEntry:
+def _kind(entry: os.DirEntry[str], follow: bool) -> str:
+    """Return the kind of an entry, "" for a store that links point to."""
+    if entry.is_dir(follow_symlinks=False):
+        return "" if follow and entry.name in STORES else "folder"
     try:
-        status = os.lstat(os.path.join(root, relative))
+        return "link" if follow and entry.is_dir() else "file"
+    except OSError:  # a loop of links
+        return "file"
+
+
+def _is_new(source: Path, inside: str, seen: set[tuple[int, int]]) -> bool:
+    """Return whether a folder was not listed before, and record it; True if its inode cannot be read."""
+    try:
+        place = _identity(source / inside)
     except OSError:
-        return FileEntry(relative, -1, 0, False)
-    plain = stat.S_ISREG(status.st_mode)
-    return FileEntry(relative, status.st_size, status.st_mtime_ns, not plain)
+        return True
+    known = place in seen
+    seen.add(place)
+    return not known
+
+
+def _identity(path: Path) -> tuple[int, int]:
+    status = path.stat()
+    return status.st_dev, status.st_ino
+
+
+def _entry(root: Path, relative: str, follow: bool) -> FileEntry:
+    try:
+        status = os.stat(os.path.join(root, relative), follow_symlinks=follow)
+    except OSError:
+        return FileEntry(relative, -1, 0, "missing")
+    reason = "" if stat.S_ISREG(status.st_mode) else "symlink"
+    return FileEntry(relative, status.st_size, status.st_mtime_ns, reason)
 
 
 def path_id(relative: str, key: bytes) -> str:

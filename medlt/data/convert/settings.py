@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 from medlt.data.convert.encode import SUFFIX
+from medlt.data.convert.filters import Filter, parsed, require_keywords
 from medlt.data.convert.presets import PRESETS
+from medlt.data.convert.upright import UPRIGHT
 from medlt.data.deidentify import Profile, read_key
 from medlt.files import digest
 from medlt.names import did_you_mean
 from medlt.types import InputError
 
+FRAMES = ("first", "all")
 LEAST_MB = 1024
+_OF_BYTES = (
+    *("preset", "size", "format", "quality", "modalities", "body_parts", "include", "exclude", "tags", "frames"),
+    "reduce",
+)
 _PACKAGES = ("medlt", "pydicom", "numpy", "opencv-python-headless", "imagecodecs", "pillow", "nibabel")
 
 
@@ -22,9 +31,13 @@ class ConversionSettings:
     """Settings of a conversion. Raises InputError on values that do not fit together.
 
     `size` is the short side in pixels, None for the original size; `quality` is that of JPEG; `key` is the secret of
-    de-identification. Without `digest`, inputs are not hashed in full, see `medlt.data.convert.one.identity`. With
-    `modalities` or `body_parts` (upper case), files with other tags are skipped. `timeout_s` is for one file;
-    `memory_mb` limits a worker's address space, 0 is no limit.
+    de-identification. With
+    `modalities` or `body_parts` (upper case), files with other tags are skipped; one without a body part is kept. A
+    file is also skipped unless it matches every filter of `include`, and if it matches one of `exclude`. `tags` are
+    DICOM keywords that become columns of the manifest. `timeout_s` is for one file; `memory_mb` limits a worker's
+    address space, 0 is no limit. With `follow_links`, links in the source are followed, see `medlt.data.convert.scan`.
+    `frames` is first or all: the first or every frame of a DICOM file becomes an image. `preview` adds preview.html.
+    `reduce` 2 or 4 decodes JPEG 2000 at a half or a quarter of its resolution, where that is not below `size`.
     """
 
     preset: str = "viewer"
@@ -35,13 +48,23 @@ class ConversionSettings:
     key: bytes = b""
     modalities: tuple[str, ...] = ()
     body_parts: tuple[str, ...] = ()
+    include: tuple[Filter, ...] = ()
+    exclude: tuple[Filter, ...] = ()
+    tags: tuple[str, ...] = ()
     timeout_s: float = 60.0
     memory_mb: int = 4096
     dry_run: bool = False
-    digest: bool = True
+    follow_links: bool = False
+    frames: str = "first"
+    reduce: int = 1
+    preview: bool = False
 
     def __post_init__(self) -> None:
-        for name, value, known in (("preset", self.preset, PRESETS), ("format", self.format, SUFFIX)):
+        for name, value, known in (
+            ("preset", self.preset, PRESETS),
+            ("format", self.format, SUFFIX),
+            ("frames", self.frames, FRAMES),
+        ):
             if value not in known:
                 close = did_you_mean(value, known) or ";"
                 raise InputError(f"--{name} {value}: unknown{close} use one of {', '.join(known)}")
@@ -55,53 +78,60 @@ class ConversionSettings:
             raise InputError(f"--preset linear16 needs 16 bits, and {self.format} has 8; use --format png16 or nifti")
         if self.preset in ("mimic-cxr-jpg", "chexpert") and self.format == "png16":
             raise InputError(f"--preset {self.preset} makes 8 bits; use --format png, jpeg or nifti")
+        if self.reduce not in (1, 2, 4):
+            raise InputError(f"--reduce {self.reduce}: use 2 or 4; 1 decodes the whole resolution")
+        if self.reduce > 1 and (self.size is None or self.preset not in UPRIGHT):
+            raise InputError("--reduce changes pixels; it needs --size N, and --preset viewer or linear16")
+        require_keywords("--tags", self.tags)
+        require_keywords("--include", [keyword for keyword, _ in self.include])
+        require_keywords("--exclude", [keyword for keyword, _ in self.exclude])
         if self.profile is not None and not self.key:
             raise InputError("--deidentify needs --key FILE, a secret that keeps pseudonyms consistent")
 
     def summary(self) -> dict[str, object]:
         """Return all settings that determine the bytes; the key only as a digest."""
-        names = ("preset", "size", "format", "quality", "modalities", "body_parts", "digest")
         profile = None if self.profile is None else str(self.profile)
         key = digest(b"medlt convert", self.key) if self.key else None
-        return {**{name: getattr(self, name) for name in names}, "deidentify": profile, "key": key}
+        return {**{name: getattr(self, name) for name in _OF_BYTES}, "deidentify": profile, "key": key}
 
 
 def settings_from_options(
+    *,
     preset: str,
-    size: int | None,
     kind: str | None,
-    quality: int,
-    profile: str | None,
+    deidentify: str | None,
     key: Path | None,
-    modalities: str,
-    body_parts: str,
-    timeout_s: float,
-    memory_mb: int,
-    dry_run: bool,
-    digest: bool,
+    modality: str,
+    body_part: str,
+    include: Sequence[str] | None,
+    exclude: Sequence[str] | None,
+    tags: str,
+    timeout: float,
+    memory: int,
+    **same: Any,
 ) -> ConversionSettings:
-    """Return the settings for options of the command line.
+    """Return the settings for the options of the command line; `same` are those that need no translation.
 
-    Lists are joined by commas, the profile is a name, the key a file; format None is the default of the preset.
+    Lists are joined by commas, the profile is a name, the key a file; `kind` is the format, None the preset's default.
     """
     return ConversionSettings(
         preset=preset,
-        size=size,
         format=kind or ("png16" if preset == "linear16" else "png"),
-        quality=quality,
-        profile=None if profile is None else Profile.parse(profile),
+        profile=None if deidentify is None else Profile.parse(deidentify),
         key=b"" if key is None else read_key(key),
-        modalities=_listed(modalities),
-        body_parts=_listed(body_parts),
-        timeout_s=timeout_s,
-        memory_mb=memory_mb,
-        dry_run=dry_run,
-        digest=digest,
+        modalities=_listed(modality.upper()),
+        body_parts=_listed(body_part.upper()),
+        include=parsed("--include", include or ()),
+        exclude=parsed("--exclude", exclude or ()),
+        tags=_listed(tags),
+        timeout_s=timeout,
+        memory_mb=memory,
+        **same,
     )
 
 
 def _listed(text: str) -> tuple[str, ...]:
-    return tuple(sorted({part.strip().upper() for part in text.split(",") if part.strip()}))
+    return tuple(sorted({part.strip() for part in text.split(",") if part.strip()}))
 
 
 def versions() -> str:

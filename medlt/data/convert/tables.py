@@ -8,12 +8,15 @@ import os
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
+from medlt.data.convert.filters import UNLABELLED
 from medlt.data.convert.journal import Journal
+from medlt.data.convert.objects import OBJECT_COLUMNS
 from medlt.data.convert.one import IDENTIFIERS
 from medlt.data.convert.places import Places
 from medlt.data.convert.plausibility import DOUBTS
@@ -23,8 +26,9 @@ from medlt.files import atomic
 
 COLUMNS = (
     *("uid", "path", "patient_id", "view", "modality", "body_part", "laterality", "sex", "age"),
-    *("study_uid", "series_uid", "sop_uid", "accession", "sop_class", "presentation_intent", "procedure"),
-    *("manufacturer", "model", "orientation", "photometric", "rows", "columns", "bits_stored", "frames"),
+    *("study_uid", "series_uid", "sop_uid", "accession", "study_date", "study_time", "sop_class"),
+    *("presentation_intent", "procedure", "procedure_step", "procedure_code", "view_code", "orientation_code"),
+    *("manufacturer", "model", "orientation", "photometric", "rows", "columns", "bits_stored", "frames", "frame"),
     *("row_spacing_mm", "column_spacing_mm", "transfer_syntax", "preset", "format", "quality", "out_rows"),
     *("out_columns", "window", "scale", "offset", "notes", "blake3_in", "sha256_out", "bytes_in", "bytes", "versions"),
     "source",
@@ -32,41 +36,61 @@ COLUMNS = (
 
 
 _NUMBERS = ("quality", "scale", "offset", "row_spacing_mm", "column_spacing_mm")
-_COUNTS = ("rows", "columns", "bits_stored", "frames", "out_rows", "out_columns", "bytes_in", "bytes")
+_COUNTS = ("rows", "columns", "bits_stored", "frames", "frame", "out_rows", "out_columns", "bytes_in", "bytes")
 _AT_ONCE = 2000
 
 
 @dataclass
 class Tally:
-    """Counts and short records of all lines, of which there may be millions. `rows` holds (uid, offset of its line)."""
+    """Counts and short records of all lines, of which there may be millions.
 
-    rows: list[tuple[str, int]] = field(default_factory=list)
+    `converted` holds (uid of its first image, offset of its line) for each file with images, `objects` (source,
+    offset of its line).
+    """
+
+    converted: list[tuple[str, int]] = field(default_factory=list)
+    objects: list[tuple[str, int]] = field(default_factory=list)
+    images: int = 0
     duplicates: list[tuple[str, str, str]] = field(default_factory=list)
     failures: list[tuple[str, str]] = field(default_factory=list)
     seen: dict[bytes, str] = field(default_factory=dict)
     doubts: Counter[str] = field(default_factory=Counter)
     dropped: Counter[str] = field(default_factory=Counter)
+    unlabelled: int = 0
     counts: dict[str, Counter[str]] = field(
         default_factory=lambda: {"transfer_syntax": Counter(), "modality": Counter()}
     )
 
     def add(self, source: str, line: dict[str, Any], at: int) -> None:
         """Count one file; lines must come in the order of file names, so that the first of two equal files is fixed."""
-        row, reason = line["row"], line["reason"]
-        self.dropped.update(row.get("dropped", {}))
+        rows, reason = line["rows"], line["reason"]
+        self.dropped.update(line["owned"].get("dropped", {}))
         if reason:
             self.failures.append((source, reason))
-        elif self._first("file", row["uid"], row["uid"]) is not None:
-            self.duplicates.append((source, row["uid"], "file"))
+            if line["listed"]:
+                self.objects.append((source, at))
+        elif self._first("file", uid := rows[0]["uid"], uid) is not None:
+            self.duplicates.append((source, uid, "file"))
             self.failures.append((source, "duplicate"))
         else:
-            for kind, value in (("sop_uid", row["sop_uid"]), ("pixels", row["sha256_out"])):
-                if value and (other := self._first(kind, value, row["uid"])) is not None:
-                    self.duplicates.append((source, other, kind))
-            self.rows.append((row["uid"], at))
-            self.doubts.update(note for note in row["made_notes"] if note in DOUBTS)
-            for name, counter in self.counts.items():
-                counter[row[name]] += 1
+            self._compare(source, "sop_uid", rows[0]["sop_uid"], uid)
+            self.converted.append((uid, at))
+            for row in rows:
+                self._count(source, row)
+
+    def _count(self, source: str, row: dict[str, Any]) -> None:
+        """Count one image."""
+        self._compare(source, "pixels", row["sha256_out"], row["uid"])
+        self.images += 1
+        self.doubts.update(note for note in row["made_notes"] if note in DOUBTS)
+        self.unlabelled += UNLABELLED in row["notes"]
+        for name, counter in self.counts.items():
+            counter[row[name]] += 1
+
+    def _compare(self, source: str, kind: str, value: str, uid: str) -> None:
+        """Record a duplicate if an earlier image has this value."""
+        if value and (other := self._first(kind, value, uid)) is not None:
+            self.duplicates.append((source, other, kind))
 
     def _first(self, kind: str, value: str, uid: str) -> str | None:
         """Return the uid that had this value first; None if it is new, and record it."""
@@ -80,12 +104,13 @@ class Tally:
         """Return the counts as values that JSON can hold."""
         kinds = Counter(kind_of_reason(code) for _, code in self.failures)
         return {
-            "converted": len(self.rows),
+            "converted": self.images,
             "skipped": kinds["skipped"],
             "failed": kinds["failed"],
             "duplicates": _sorted(Counter(what for _, _, what in self.duplicates)),
             "reasons": _sorted(Counter(code for _, code in self.failures)),
             "implausible": _sorted(self.doubts),
+            "unlabelled_body_part": self.unlabelled,
             "transfer_syntaxes": _sorted(self.counts["transfer_syntax"]),
             "modalities": _sorted(self.counts["modality"]),
         }
@@ -100,11 +125,17 @@ CROSSWALK = ("uid", "status", "source", "file", *IDENTIFIERS, *(f"released_{name
 
 
 def write_tables(
-    places: Places, journal: Journal, key: bytes, versions: str, not_retrieved: Collection[str] = ()
+    places: Places,
+    journal: Journal,
+    key: bytes,
+    versions: str,
+    tags: tuple[str, ...] = (),
+    not_retrieved: Collection[str] = (),
 ) -> dict[str, Any]:
-    """Write the manifest, failures.csv, duplicates.csv and the owner's sources.csv and crosswalk; return the counts.
+    """Write the manifest, failures.csv, duplicates.csv, objects.csv and the owner's tables; return the counts.
 
-    The journal is read line by line, so memory holds a few dozen bytes per file.
+    `tags` are the DICOM keywords that are columns of the manifest too. The journal is read line by line, so memory
+    holds a few dozen bytes per file.
     """
     tally = Tally()
     files = journal.last()
@@ -112,10 +143,13 @@ def write_tables(
         tally.add(path_id(file, key), journal.line(files[file]), files[file])
     missing = set(not_retrieved) - files.keys()
     tally.failures += [(path_id(file, key), "not_retrieved") for file in missing]
-    _write_manifest(places.release / "manifest.parquet", tally.rows, journal, key, versions)
+    _write_manifest(places.release / "manifest.parquet", tally.converted, journal, key, versions, tags)
     failures = [(source, code, kind_of_reason(code), HINTS[code]) for source, code in sorted(tally.failures)]
     _write_csv(places.out / "failures.csv", [("source", "reason", "kind", "hint"), *failures])
     _write_csv(places.out / "duplicates.csv", [("source", "same_as_uid", "what"), *sorted(tally.duplicates)])
+    objects = ({"source": source, **journal.line(at)["listed"]} for source, at in sorted(tally.objects))
+    listed = (tuple(row[name] for name in OBJECT_COLUMNS) for row in objects)
+    _write_csv(places.out / "objects.csv", [OBJECT_COLUMNS, *listed])
     pairs = sorted((path_id(file, key), file) for file in files.keys() | missing)
     _write_csv(places.sources, [("source", "file"), *pairs], mode=0o600)
     if places.deidentified:
@@ -129,11 +163,11 @@ def _crosswalk(files: dict[str, int], journal: Journal, key: bytes) -> Iterator[
     yield CROSSWALK
     for file in sorted(files):
         line = journal.line(files[file])
-        row, original = line["row"], line["row"].get("original")
-        if original is not None:
+        if owned := line["owned"]:
+            original = [owned["original"][name] for name in IDENTIFIERS]
+            row = line["rows"][0] if line["rows"] else {}
             released = [str(row.get(name, "")) for name in IDENTIFIERS]
-            status = line["reason"] or "released"
-            yield (row["uid"], status, path_id(file, key), file, *(original[name] for name in IDENTIFIERS), *released)
+            yield (owned["uid"], line["reason"] or "released", path_id(file, key), file, *original, *released)
 
 
 def _dropped(counts: Counter[str]) -> Iterator[tuple[str, ...]]:
@@ -145,24 +179,26 @@ def _dropped(counts: Counter[str]) -> Iterator[tuple[str, ...]]:
         yield (f"({tag[:4]},{tag[4:]})", keyword_for_tag(int(tag, 16)), str(count))
 
 
-def _write_manifest(path: Path, rows: list[tuple[str, int]], journal: Journal, key: bytes, versions: str) -> None:
-    """Write the manifest in the order of uids, some thousand rows at a time."""
+def _write_manifest(
+    path: Path, converted: list[tuple[str, int]], journal: Journal, key: bytes, versions: str, tags: tuple[str, ...]
+) -> None:
+    """Write the manifest in the order of the files' uids and of their frames, some thousand rows at a time."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    empty = _frame([])
+    empty = _frame([], tags)
     with atomic(path) as temporary, pq.ParquetWriter(temporary, schema := pa.Schema.from_pandas(empty)) as writer:
-        ordered = sorted(rows)
-        for start in range(0, len(ordered), _AT_ONCE) or [0]:
-            lines = [journal.line(at) for _, at in ordered[start : start + _AT_ONCE]]
-            frame = _frame([_row(line["row"], path_id(line["file"], key), versions) for line in lines])
-            writer.write_table(pa.Table.from_pandas(frame, schema=schema))
+        lines = (journal.line(at) for _, at in sorted(converted))
+        rows = (_row(row, path_id(line["file"], key), versions) for line in lines for row in line["rows"])
+        while some := list(islice(rows, _AT_ONCE)):
+            writer.write_table(pa.Table.from_pandas(_frame(some, tags), schema=schema))
 
 
-def _frame(rows: list[dict[str, Any]]) -> pd.DataFrame:
+def _frame(rows: list[dict[str, Any]], tags: tuple[str, ...]) -> pd.DataFrame:
     """Return the manifest's columns with types that do not depend on the rows."""
-    types = {name: "str" for name in COLUMNS} | dict.fromkeys(_NUMBERS, "float64") | dict.fromkeys(_COUNTS, "int64")
-    return pd.DataFrame(rows, columns=list(COLUMNS)).astype(types).set_index("uid")
+    names = (*COLUMNS, *tags)
+    types = dict.fromkeys(names, "str") | dict.fromkeys(_NUMBERS, "float64") | dict.fromkeys(_COUNTS, "int64")
+    return pd.DataFrame(rows, columns=list(names)).astype(types).set_index("uid")
 
 
 def _row(row: dict[str, Any], source: str, versions: str) -> dict[str, Any]:

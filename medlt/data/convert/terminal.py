@@ -16,7 +16,8 @@ def conversion_table(out: Path, counts: dict[str, Any]) -> Table:
     from pydicom.uid import UID
     from rich.table import Table
 
-    hinted = counts["reasons"] or counts.get("duplicates") or counts.get("implausible")
+    unlabelled = counts["unlabelled_body_part"]
+    hinted = counts["reasons"] or counts.get("duplicates") or counts.get("implausible") or unlabelled
     hints = ("hint",) if hinted else ()
     title = f"{counts['converted']} images in {out}"
     made = Table("what", "files", *hints, title=title, title_justify="left")
@@ -30,4 +31,6 @@ def conversion_table(out: Path, counts: dict[str, Any]) -> Table:
         made.add_row(f"duplicate: same {what}", str(count), "see duplicates.csv")
     for note, count in counts.get("implausible", {}).items():
         made.add_row(f"converted: {note}", str(count), "see manifest.parquet")
+    if unlabelled:
+        made.add_row("converted: no body part", str(unlabelled), "kept by --body-part; see manifest.parquet")
     return made

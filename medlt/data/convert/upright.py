@@ -70,6 +70,12 @@ def hanging(orientation: str) -> tuple[int, bool]:
     return 0, False
 
 
+def short_side(rows: int, columns: int, spacing: Spacing | None, data: Dataset) -> float:
+    """Return the short side of an image of this size after its pixels are square, in pixels."""
+    aspect = _aspect(spacing, data)
+    return min(rows, columns / aspect) if aspect > 1 else min(rows * aspect, columns)
+
+
 def _aspect(spacing: Spacing | None, data: Dataset) -> float:
     """Return the height of a pixel over its width: by its spacing, else Pixel Aspect Ratio (C.7.6.3.1.7), else 1."""
     if spacing is not None:

@@ -9,6 +9,7 @@ from pydicom.multival import MultiValue
 from pydicom.sequence import Sequence
 from pydicom.uid import UID
 
+NO_IMAGE_MODALITIES = frozenset("SR PR KO DOC SEG REG RTDOSE RTPLAN RTSTRUCT RTRECORD".split())
 RAW = "raw detector values (FOR PROCESSING)"
 MAMMOGRAM = "a mammography SOP class under another modality"
 _VIEWS = {
@@ -84,6 +85,12 @@ def sop_class_of(data: Dataset) -> str:
 def is_mammogram(data: Dataset) -> bool:
     """Return whether the SOP class is one of mammography, whatever the modality is."""
     return sop_class_of(data).startswith(_MAMMOGRAPHY)
+
+
+def reason_without_pixels(data: Dataset) -> str:
+    """Return not_an_image if the SOP class is known and of other objects by its keyword (PS3.6 A), else no_pixels."""
+    name = sop_class_of(data)
+    return "not_an_image" if name.endswith("Storage") and "Image" not in name else "no_pixels"
 
 
 def kind_notes(data: Dataset) -> tuple[str, ...]:

@@ -8,6 +8,7 @@ plugin: pydicom reads `is_available` and `DECODER_DEPENDENCIES`, and calls `deco
 from __future__ import annotations
 
 from collections.abc import Callable
+from io import BytesIO
 from threading import Lock
 from typing import Any
 
@@ -15,6 +16,8 @@ import numpy as np
 from pydicom import uid
 from pydicom.dataset import Dataset
 from pydicom.pixels import decoders
+
+from medlt.data.dicom.streams import frame_bits
 
 _NEEDS = ("numpy", "imagecodecs>=2024.9")
 _JPEG = (uid.JPEGExtended12Bit, uid.JPEGLossless, uid.JPEGLosslessSV1)
@@ -29,6 +32,7 @@ _PACKAGES: dict[str, tuple[str, ...]] = {
         ("pylibjpeg", "pylibjpeg-openjpeg"),
     ),
 }
+_WAVELETS = (uid.JPEG2000Lossless, uid.JPEG2000)
 _DECODERS = (
     decoders.JPEGExtended12BitDecoder,
     decoders.JPEGLosslessDecoder,
@@ -60,12 +64,16 @@ def decode_frame(src: bytes, runner: Any) -> bytes:
     return bytes(frame.tobytes())
 
 
-def direct(frame: bytes, data: Dataset) -> np.ndarray | None:
+def direct(frame: bytes, data: Dataset, reduce: int = 1) -> np.ndarray | None:
     """Decode one grey, unsigned frame to [H,W], without the copies that pydicom's plugin interface makes.
+
+    JPEG 2000 is decoded at 1/`reduce` (2 or 4) of its resolution, if that is possible.
 
     Returns None if this syntax has no direct decoder, the stream contradicts the tags, or the decoder fails; pydicom
     then decodes the frame. Raises the errors of the RLE decoder.
     """
+    if reduce > 1 and (values := _reduced(frame, data, reduce)) is not None:
+        return values
     decode = _DIRECT.get(data.file_meta.TransferSyntaxUID)
     if decode is None or not _plain(data):
         return None
@@ -78,6 +86,28 @@ def direct(frame: bytes, data: Dataset) -> np.ndarray | None:
             raise
         return None
     return values if values.dtype == kind and values.shape == shape else None
+
+
+def _reduced(frame: bytes, data: Dataset, factor: int) -> np.ndarray | None:
+    """Decode one grey, unsigned frame of JPEG 2000 at 1/`factor` (2 or 4) of its resolution, [ceil(H/f), ceil(W/f)].
+
+    Its wavelet holds such an image (ISO 15444-1 annex F), and decoding stops there. Pillow, the only library here that
+    can do it, shifts samples to the top of 8 or 16 bits, and cannot read some sizes at a quarter; half the factor is
+    used then. Returns None if no reduction is possible; so for a stream without its end, which must be refused.
+    """
+    from PIL import Image
+
+    bits = frame_bits(frame[:64]) or 0
+    fits = data.file_meta.TransferSyntaxUID in _WAVELETS and _plain(data) and 0 < bits <= int(data.BitsAllocated)
+    if factor < 2 or not fits or len(frame) < 64 or frame[42] & 0x80 or not frame.rstrip(b"\0").endswith(b"\xff\xd9"):
+        return None
+    try:
+        with Image.open(BytesIO(frame), formats=("JPEG2000",)) as image:
+            image.reduce = factor.bit_length() - 1  # type: ignore[assignment,method-assign]
+            values = np.asarray(image)
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+        return _reduced(frame, data, factor // 2)
+    return (values >> (8 * values.dtype.itemsize - bits)).astype(f"<u{int(data.BitsAllocated) // 8}")
 
 
 def _plain(data: Dataset) -> bool:

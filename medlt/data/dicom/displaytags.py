@@ -48,18 +48,19 @@ class Decimals(NamedTuple):
     bad: bool = False
 
 
-def repair_display(data: Dataset) -> tuple[str, ...]:
-    """Repair the display tags of `data` in place; return notes."""
-    _lift_groups(data)
+def repair_display(data: Dataset, index: int = 0) -> tuple[str, ...]:
+    """Repair the display tags of a frame, counted from 0, in place; return notes."""
+    _lift_groups(data, index)
     notes = [*_window(data), *_rescale(data), *_spacing(data), *_tables(data), *_words(data)]
     if _filled(data, "ShutterShape"):  # C.7.6.11
         notes.append(SHUTTER)
     return tuple(dict.fromkeys(notes))
 
 
-def _lift_groups(data: Dataset) -> None:
-    """Copy attributes of the first frame's, else the shared, functional groups to the top level, where it has none."""
-    groups = [*items(data, "PerFrameFunctionalGroupsSequence")[:1], *items(data, "SharedFunctionalGroupsSequence")]
+def _lift_groups(data: Dataset, index: int) -> None:
+    """Copy attributes of the frame's, else the shared, functional groups to the top level, where it has none."""
+    own = items(data, "PerFrameFunctionalGroupsSequence")[index : index + 1]
+    groups = [*own, *items(data, "SharedFunctionalGroupsSequence")]
     for group in groups:
         for macro, (names, others) in _MACROS.items():
             macros = items(group, macro)

@@ -47,17 +47,27 @@ def fragments(value: bytes) -> list[bytes]:
     return parts
 
 
-def first_stream(data: Dataset) -> bytes:
-    """Return the compressed stream of the first frame.
+def frame_stream(data: Dataset, index: int = 0) -> bytes:
+    """Return the compressed stream of a frame, counted from 0.
 
     All fragments of a single frame belong to it, whatever its offset table says: the table is often wrong, or has one
     entry per fragment.
     """
     count = int(data.get("NumberOfFrames") or 1)
     if count > 1:
-        return bytes(get_frame(data.PixelData, 0, number_of_frames=count))
+        tables = [data.get(name) for name in ("ExtendedOffsetTable", "ExtendedOffsetTableLengths")]
+        extended = (tables[0], tables[1]) if all(tables) else None
+        return bytes(get_frame(data.PixelData, index, number_of_frames=count, extended_offsets=extended))
     table, *rest = fragments(data.PixelData)
     return b"".join(rest) if not syntax_of(table) else b"".join([table, *rest])
+
+
+def which_frame(data: Dataset, index: int) -> tuple[str, ...]:
+    """Return a note on which of several frames it is, counted from 0."""
+    count = int(data.get("NumberOfFrames") or 1)
+    if count < 2:
+        return ()
+    return (f"frame {index + 1} of {count}" if index else f"first of {count} frames",)
 
 
 def single_frame(data: Dataset, stream: bytes) -> Dataset:
@@ -67,7 +77,8 @@ def single_frame(data: Dataset, stream: bytes) -> Dataset:
     (PS3.5 annex A.4) makes them longer without changing their meaning.
     """
     alone = data.group_dataset(0x0028)
-    alone.file_meta, alone.NumberOfFrames = data.file_meta, 1
+    alone.file_meta = data.file_meta
+    alone.add_new("NumberOfFrames", "IS", 1)  # an assignment would change the element that `data` shares
     head = struct.pack("<HHIHHI", 0xFFFE, _ITEM, 0, 0xFFFE, _ITEM, len(stream) + len(stream) % 2)
     pixels = b"".join([head, stream, b"\0" * (len(stream) % 2)])
     excess = len(pixels) - plain_length(alone)

@@ -22,6 +22,7 @@ from pydicom.uid import ExplicitVRLittleEndian as ExplicitLE
 from pydicom.uid import ImplicitVRLittleEndian as ImplicitLE
 
 from medlt.data.dicom import codecs, encapsulation, salvage
+from medlt.data.dicom.attributes import NO_IMAGE_MODALITIES, reason_without_pixels
 from medlt.data.dicom.cells import bits_below, cleared, has_excess, native, widen_packed
 from medlt.data.dicom.displaytags import repair_display
 from medlt.data.dicom.streams import frame_bits, frame_size, lacks_end_marker
@@ -32,7 +33,6 @@ LIMIT_INFLATED_BYTES = 2**30
 LIMIT_FILE_BYTES = 2**30
 MOST_REPAIRS = 32
 BITS_DROPPED = "stored values beyond BitsStored, their upper bits were cleared"
-NO_IMAGE = frozenset({"SR", "PR", "KO", "DOC", "SEG", "REG", "RTDOSE", "RTPLAN", "RTSTRUCT", "RTRECORD"})
 
 
 class Unreadable(InputError):  # noqa: N818
@@ -66,8 +66,8 @@ def read_bytes(path: Path) -> bytes:
         raise Unreadable("missing", f"{Path(path).absolute()}: {reason}; check the path and its permissions") from None
 
 
-def open_bytes(raw: bytes, path: Path) -> tuple[Dataset, tuple[str, ...]]:
-    """Do as `open_dicom` for a file in memory; `path` is its name in errors."""
+def open_bytes(raw: bytes, path: Path, index: int = 0) -> tuple[Dataset, tuple[str, ...]]:
+    """Do as `open_dicom` for a file in memory, with the display tags of a frame; `path` is its name in errors."""
     notes: tuple[str, ...] = () if raw[128:132] == b"DICM" else ("no preamble",)
     _refuse_bomb(raw, path)
     data, ends = _parsed(raw, path)
@@ -78,42 +78,43 @@ def open_bytes(raw: bytes, path: Path) -> tuple[Dataset, tuple[str, ...]]:
         notes += more
     elif ends == "cut":
         notes += ("ends early",)
-    return data, notes + _repair(data, path)
+    return data, notes + _repair(data, path, index)
 
 
 def stored_values(data: Dataset, path: Path) -> np.ndarray:
-    """Return the stored values of the first frame, as `first_frame` does, without the notes."""
-    return first_frame(data, path)[0]
+    """Return the stored values of the first frame, as `frame` does, without the notes."""
+    return frame(data, path)[0]
 
 
-def first_frame(data: Dataset, path: Path) -> tuple[np.ndarray, tuple[str, ...]]:
-    """Return the stored values of the first frame, [H,W] or [H,W,3], and notes on them.
+def frame(data: Dataset, path: Path, index: int = 0, reduce: int = 1) -> tuple[np.ndarray, tuple[str, ...]]:
+    """Return the stored values of a frame, counted from 0, [H,W] or [H,W,3], and notes on them.
 
-    Upper bits are cleared, the sign is extended, YBR is RGB (PS3.5 section 8.1.1). The array may be a read-only view of
-    the data set's bytes. Raises Unreadable on a missing codec, a truncated or damaged stream, and a stream whose size
-    differs from the header.
+    JPEG 2000 is decoded at 1/`reduce` (2 or 4) of its resolution, if that is possible. Upper bits are cleared, the sign
+    is extended, YBR is RGB (PS3.5 section 8.1.1). The array may be a read-only view of the data set's bytes. Raises
+    Unreadable on a missing codec, a truncated or damaged stream, and a stream whose size differs from the header.
     """
     syntax = data.file_meta.TransferSyntaxUID
     _refuse_without_codec(syntax, path)
     try:
         if syntax.is_encapsulated:
-            frame = encapsulation.first_stream(data)
-            _refuse_other_size(frame, data, path)
-            raw, shift = _decoded(frame, data), bits_below(data, frame_bits(frame[:65536]))
+            stream = encapsulation.frame_stream(data, index)
+            _refuse_other_size(stream, data, path)
+            raw, shift = _decoded(stream, data, reduce), bits_below(data, frame_bits(stream[:65536]))
         else:
-            raw = native(pixel_array(data, index=0, correct_unused_bits=False, view_only=True))
+            raw = native(pixel_array(data, index=index, correct_unused_bits=False, view_only=True))
             shift = bits_below(data)
         values = cleared(raw, data, shift)
-        return values, (BITS_DROPPED,) if values is not raw and not shift else ()
+        dropped = (BITS_DROPPED,) if values is not raw and not shift else ()
+        return values, encapsulation.which_frame(data, index) + dropped
     except (Unreadable, MemoryError):
         raise
     except Exception as error:
         raise _damaged(error, path) from None
 
 
-def _decoded(frame: bytes, data: Dataset) -> np.ndarray:
+def _decoded(frame: bytes, data: Dataset, reduce: int) -> np.ndarray:
     """Decode directly, else with the preferred plugin of pydicom, else with its first that can; all bits are kept."""
-    values = codecs.direct(frame, data)
+    values = codecs.direct(frame, data, reduce)
     if values is not None:
         return values
     alone = encapsulation.single_frame(data, frame)
@@ -127,7 +128,7 @@ def _has_pixels(data: Dataset) -> bool:
 def _salvaged(raw: bytes, data: Dataset, ends: str, path: Path) -> tuple[Dataset, tuple[str, ...]]:
     """Return the data set of a lenient parse of a file without pixel data, and a note.
 
-    Raises Unreadable: no_pixels only if the strict parse reached the end of the file, else truncated or corrupt.
+    Raises Unreadable: no_pixels, not_an_image only if the strict parse reached the end, else truncated or corrupt.
     """
     mended, patched = raw, data
     for _ in range(MOST_REPAIRS):
@@ -144,7 +145,7 @@ def _salvaged(raw: bytes, data: Dataset, ends: str, path: Path) -> tuple[Dataset
         raise Unreadable("truncated", f"{path}: the file ends before its pixel data; restore it from its source")
     if ends or mended is not raw:
         raise Unreadable("corrupt", f"{path}: damaged before its pixel data; restore the file from its source")
-    raise Unreadable("no_pixels", f"{path}: no pixel data ({_kind(data)}); leave the file out")
+    raise Unreadable(reason_without_pixels(data), f"{path}: no pixel data ({_kind(data)}); leave the file out")
 
 
 def _parsed_again(raw: bytes, path: Path) -> Dataset:
@@ -196,7 +197,7 @@ def _kind(data: Dataset) -> str:
 
 
 def _refuse_other_objects(header: Dataset, path: Path) -> None:
-    if str(header.get("Modality", "")) in NO_IMAGE or "DirectoryRecordSequence" in header:
+    if str(header.get("Modality", "")) in NO_IMAGE_MODALITIES or "DirectoryRecordSequence" in header:
         raise Unreadable("not_an_image", f"{path}: a {_kind(header)}, not an image; leave the file out")
 
 
@@ -204,7 +205,7 @@ def _refuse_giant(header: Dataset, path: Path) -> None:
     """Raise Unreadable if Rows x Columns x frames x samples of the header exceed the limit."""
     try:
         sides = [int(header.get(k) or 1) for k in ("Rows", "Columns", "NumberOfFrames", "SamplesPerPixel")]
-    except (TypeError, ValueError) as error:
+    except Exception as error:
         raise _damaged(error, path) from None
     if np.prod(np.array(sides, dtype=object)) > LIMIT_SAMPLES:
         size = " x ".join(map(str, sides))
@@ -261,7 +262,7 @@ def _refuse_other_size(frame: bytes, data: Dataset, path: Path) -> None:
         raise Unreadable("corrupt", f"{path}: {sizes}; restore the file from its source")
 
 
-def _repair(data: Dataset, path: Path) -> tuple[str, ...]:
+def _repair(data: Dataset, path: Path, index: int) -> tuple[str, ...]:
     """Correct the transfer syntax, the frame count, the cells and the display tags; return notes."""
     notes: list[str] = []
     if "TransferSyntaxUID" not in data.file_meta:
@@ -271,12 +272,10 @@ def _repair(data: Dataset, path: Path) -> tuple[str, ...]:
     if frames in (None, "") or int(frames) < 1:
         data.NumberOfFrames = 1
         notes.append("no frame count")
-    elif int(frames) > 1:
-        notes.append(f"first of {int(frames)} frames")
     notes += [*encapsulation.mend_syntax(data), *widen_packed(data)]
     if has_excess(data):
         notes.append("more pixel data than the header declares")
-    return (*notes, *repair_display(data))
+    return (*notes, *repair_display(data, index))
 
 
 def _assumed_syntax(data: Dataset, path: Path) -> UID:

@@ -13,7 +13,7 @@ from pydicom.dataset import Dataset
 
 from medlt.data.dicom.attributes import region_of, text, view_of
 from medlt.data.dicom.display import apply_display
-from medlt.data.dicom.guard import Unreadable, first_frame, open_dicom
+from medlt.data.dicom.guard import Unreadable, frame, open_dicom
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ def read_dicom(path: Path) -> Radiograph:
     path = Path(path)
     with unusable_tags(path):
         data, notes = open_dicom(path)
-        stored, more = first_frame(data, path)
+        stored, more = frame(data, path)
         display = apply_display(stored, data)
         return _described(data, display.unit(), notes + more + display.notes)
 

@@ -43,7 +43,7 @@ def dicom_file(raw: bytes, detector: Detector) -> Iterator[str]:
 
 def _picture(raw: bytes, detector: Detector) -> Iterator[str]:
     """Yield bits and text that only the decoded image shows."""
-    values, notes = guard.first_frame(guard.open_bytes(raw, _FILE)[0], _FILE)
+    values, notes = guard.frame(guard.open_bytes(raw, _FILE)[0], _FILE)
     if guard.BITS_DROPPED in notes:
         yield BITS
     if boxes := detector(values):

@@ -110,7 +110,17 @@ class Result:
     rows: dict[str, dict[str, Any]]
     reasons: dict[str, str]
     duplicates: list[tuple[str, str, str]]
-    release: Path
+    places: Places
+
+    @property
+    def out(self) -> Path:
+        """The folder of the conversion."""
+        return self.places.out
+
+    @property
+    def release(self) -> Path:
+        """The folder of images and manifest."""
+        return self.places.release
 
     def pixels(self, name: str) -> np.ndarray:
         """The PNG that a source file became."""
@@ -131,7 +141,7 @@ def read_result(places: Places, counts: dict[str, Any]) -> Result:
         {names[row["source"]]: row for row in manifest.to_dict("records")},
         {names[row["source"]]: row["reason"] for row in failures.to_dict("records")},
         [(names[d["source"]], d["same_as_uid"], d["what"]) for d in duplicates.to_dict("records")],
-        places.release,
+        places,
     )
 
 

@@ -38,7 +38,7 @@ def test_the_judge_sees_a_wrong_pixel(fuzz: Any, tmp_path: Path) -> None:
     (tmp_path / "images").mkdir()
     for name, raw in importlib.import_module("fuzz_mutations").made().items():
         (tmp_path / "film").write_bytes(raw)
-        image = tmp_path / convert_one(tmp_path / "film", tmp_path, ConversionSettings()).row["path"]
+        image = tmp_path / convert_one(tmp_path / "film", tmp_path, ConversionSettings()).rows[0]["path"]
         outcome = fuzz.verdict(raw, image)
         assert outcome in ("same", "no other"), name
         pixels = cv2.imread(str(image), cv2.IMREAD_UNCHANGED)

@@ -140,7 +140,9 @@ REFUSED: dict[str, tuple[str, set[str], Callable[[Film, Stream], bytes]]] = {
         lambda f, s: _object(f, Modality="DOC", EncapsulatedDocument=b"%PDF-1.4"),
     ),
     "PDF": ("report.pdf", {"document"}, lambda f, s: b"%PDF-1.4\n%%EOF"),
-    "an archive": ("films.zip", {"archive"}, lambda f, s: _zip(f)),
+    "an archive": ("films.7z", {"archive"}, lambda f, s: b"7z\xbc\xaf\x27\x1c" + bytes(99)),
+    "a zip without its name": ("films.zip.part", {"archive"}, lambda f, s: _zip(f)),
+    "a damaged zip": ("films.zip", {"corrupt"}, lambda f, s: _zip(f)[:-30]),
     "text": ("readme.txt", {"not_dicom"}, lambda f, s: b"These are films.\n" * 40),
     "an empty file": ("zero", {"empty"}, lambda f, s: b""),
     "no PixelData": ("nopixels", {"no_pixels"}, lambda f, s: f(PixelData=None)),
@@ -227,7 +229,8 @@ def test_no_tag_and_no_source_name_becomes_a_path(hospital: Any) -> None:
     assert {p.name for p in hospital.release.parent.iterdir()} == {"out"}
     made = {p.name for p in hospital.release.rglob("*") if p.is_file()}
     images = {Path(row["path"]).name for row in hospital.rows.values()}
-    tables = {"manifest.parquet", "failures.csv", "duplicates.csv", "sources.csv", "settings.json", "files.jsonl"}
+    tables = {f"{name}.csv" for name in ("failures", "duplicates", "objects", "sources")}
+    tables |= {"manifest.parquet", "settings.json", "files.jsonl"}
     assert made == images | tables
     assert all(len(Path(name).stem) == 24 and int(Path(name).stem, 16) >= 0 for name in images)
 

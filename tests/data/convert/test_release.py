@@ -43,7 +43,8 @@ def made(source: Path, run: Run, tmp_path: Path) -> Any:
 
 def test_release_holds_what_may_leave_and_private_the_rest(made: Any, tmp_path: Path) -> None:
     out, uids = tmp_path / "out", {row["uid"] for row in made.rows.values()}
-    assert {path.name for path in out.iterdir()} == {"release", "private", "failures.csv", "duplicates.csv"}
+    tables = {"failures.csv", "duplicates.csv", "objects.csv"}
+    assert {path.name for path in out.iterdir()} == {"release", "private", *tables}
     assert {path.name for path in (out / "release").iterdir()} == {"images", "dicom", "manifest.parquet"}
     assert {path.stem for path in (out / "release/dicom").iterdir()} == uids
     assert {path.stem for path in (out / "release/images").iterdir()} == uids
