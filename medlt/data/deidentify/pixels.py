@@ -79,8 +79,8 @@ def seen(values: np.ndarray, data: Dataset, detector: Detector) -> tuple[Box, ..
     Text may be faint in one and plain in the other, whose pixels have the same places. A display that only scales the
     values is not examined, as a detector sees the same in it. Raises Unreadable on display tags that cannot be applied.
     """
-    shown = _shown(values, data)
-    views = [values] if shown is None else [values, shown]
+    rendering = _rendering(values, data)
+    views = [values] if rendering is None else [values, rendering]
     return tuple(sorted({box for view in views for box in detector(view)}))
 
 
@@ -121,7 +121,7 @@ def _cleaned(data: Dataset, values: np.ndarray, risk: Risk, detector: Detector) 
     return PixelDecision(replace(risk, remaining=boxes), reason, values)
 
 
-def _shown(values: np.ndarray, data: Dataset) -> np.ndarray | None:
+def _rendering(values: np.ndarray, data: Dataset) -> np.ndarray | None:
     """Return the displayed image, uint16 [H,W]; None for colour, and where the display only scales the values."""
     if values.ndim == 3:
         return None

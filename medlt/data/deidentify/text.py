@@ -44,7 +44,7 @@ Detector: TypeAlias = Callable[[np.ndarray], list[Box]]
 """Stored values [H,W] or [H,W,3], or displayed values [H,W] -> boxes around text."""
 
 
-class Rule(NamedTuple):
+class LineRule(NamedTuple):
     """What is a line among strokes of at least `contrast`, a share of the range from the 0.1 to the 99.9 percentile.
 
     At least `letters` letters, whose height is at most a `tallest`-th of the shorter side. From one letter to the next,
@@ -58,9 +58,9 @@ class Rule(NamedTuple):
     tallest: int
 
 
-FAINT = tuple(Rule(contrast, 4, 0.75, 0.15, 32) for contrast in (0.05, 0.08, 0.12))
+FAINT = tuple(LineRule(contrast, 4, 0.75, 0.15, 32) for contrast in (0.05, 0.08, 0.12))
 """Stricter, because vertebrae and ribs are vertical rows of faint strokes; they are larger than text and uneven."""
-PLAIN = tuple(Rule(contrast, 3, 0.6, 0.35, 10) for contrast in (0.2, 0.35, 0.55))
+PLAIN = tuple(LineRule(contrast, 3, 0.6, 0.35, 10) for contrast in (0.2, 0.35, 0.55))
 """Higher contrasts separate letters that touch."""
 
 
@@ -121,7 +121,7 @@ def _grey(plane: np.ndarray, ends: tuple[float, float]) -> np.ndarray:
     return np.asarray(cv2.convertScaleAbs(np.clip(plane, low, high), alpha=gain, beta=-float(low) * gain))
 
 
-class _View(NamedTuple):
+class _ScaledView(NamedTuple):
     """White and black top-hats, uint8 [h,w], of the image or a region of it at one scale.
 
     `scale`: a pixel in pixels of the full size; `side`: the shorter side of the image at this scale; `corner`: top and
@@ -132,10 +132,10 @@ class _View(NamedTuple):
     scale: float
     side: int
     corner: tuple[int, int]
-    rules: tuple[Rule, ...]
+    rules: tuple[LineRule, ...]
 
 
-def _views(image: np.ndarray) -> Iterator[_View]:
+def _views(image: np.ndarray) -> Iterator[_ScaledView]:
     """Yield the image in halving sizes, and before that, at twice the first of them, the regions that have strokes."""
     full = _plane(image)
     ends, side, small = grey_range(full), min(full.shape), min(full.shape) <= SMALL_IMAGE
@@ -145,14 +145,14 @@ def _views(image: np.ndarray) -> Iterator[_View]:
     for top, left, height, width in _busy(np.maximum(*strengths)):
         rows, columns = slice(top, top + height), slice(left, left + width)
         fine = _resized(full[rows, columns], 2) if small else full[_twice(rows), _twice(columns)]
-        yield _View(_top_hats(_grey(fine, ends)), scale / 2, int(side * 2 / scale), (2 * top, 2 * left), rules)
+        yield _ScaledView(_top_hats(_grey(fine, ends)), scale / 2, int(side * 2 / scale), (2 * top, 2 * left), rules)
     while min(plane.shape) >= SMALLEST_SIDE:
-        yield _View(strengths, scale, min(plane.shape), (0, 0), _rules(strengths, 1))
+        yield _ScaledView(strengths, scale, min(plane.shape), (0, 0), _rules(strengths, 1))
         plane, scale = _resized(plane, 0.5), scale * 2
         strengths = _top_hats(plane)
 
 
-def _rules(strengths: tuple[np.ndarray, np.ndarray], factor: float) -> tuple[Rule, ...]:
+def _rules(strengths: tuple[np.ndarray, np.ndarray], factor: float) -> tuple[LineRule, ...]:
     """Return the rules whose contrast exceeds the noise, by `factor` larger than in these top-hats of the image."""
     noise = NOISE / 255 * factor * float(np.mean([strength[::4, ::4] for strength in strengths]))
     return (*(rule for rule in FAINT if rule.contrast > noise), *PLAIN)
@@ -191,7 +191,7 @@ def _busy(strength: np.ndarray) -> list[Box]:
     return [Box(*(TILE * int(n) for n in (y, x, h, w))) for x, y, w, h, _ in regions[1:]]
 
 
-def _lines(strength: np.ndarray, view: _View) -> Iterator[tuple[bool, Box]]:
+def _lines(strength: np.ndarray, view: _ScaledView) -> Iterator[tuple[bool, Box]]:
     """Yield the lines in one top-hat of a view, in its pixels: whether one runs along the columns, and its box.
 
     Such a box has its sides exchanged, as if the line ran along the rows.
@@ -229,7 +229,7 @@ def _letters(boxes: np.ndarray, mask: np.ndarray, tallest: int, turned: bool) ->
     return np.asarray(letters[np.argsort(letters[:, 0], kind="stable")])
 
 
-def _joined(letters: np.ndarray, rule: Rule) -> list[Box]:
+def _joined(letters: np.ndarray, rule: LineRule) -> list[Box]:
     """Return boxes around lines of letters, each of which is followed by the next similar one within `GAP` heights."""
     count = len(letters)
     if count < rule.letters:
@@ -253,7 +253,7 @@ def _joined(letters: np.ndarray, rule: Rule) -> list[Box]:
     return [Box(*map(int, line)) for line in zip(*sides, strict=True)]
 
 
-def _following(letters: np.ndarray, rule: Rule) -> np.ndarray:
+def _following(letters: np.ndarray, rule: LineRule) -> np.ndarray:
     """Return, for each letter and then for none, the index of the one that follows it; len(letters) means none."""
     count = len(letters)
     following = np.full(count + 1, count, np.intp)
@@ -265,9 +265,9 @@ def _following(letters: np.ndarray, rule: Rule) -> np.ndarray:
         x, size, at = left[first:last], height[first:last], middle[first:last]
         of = height[rows, None]
         near = (x > left[rows, None]) & (x <= reach[rows, None]) & (abs(at - middle[rows, None]) <= rule.offset * of)
-        next_ = near & (size >= rule.alike * of) & (size * rule.alike <= of)
-        found = next_.any(axis=1)
-        following[:count][rows][found] = first + next_.argmax(axis=1)[found]
+        follows = near & (size >= rule.alike * of) & (size * rule.alike <= of)
+        some = follows.any(axis=1)
+        following[:count][rows][some] = first + follows.argmax(axis=1)[some]
     return following
 
 
