@@ -196,11 +196,10 @@ def _lines(strength: np.ndarray, view: _ScaledView) -> Iterator[tuple[bool, Box]
 
     Such a box has its sides exchanged, as if the line ran along the rows.
     """
-    most = strength.max(initial=0)
     for rule in view.rules:
-        if most < rule.contrast * 255:
-            return
         _, mask = cv2.threshold(strength, ceil(rule.contrast * 255) - 1, 1, cv2.THRESH_BINARY)
+        if cv2.countNonZero(mask) < rule.letters * HEIGHT[0]:  # higher contrasts leave even less
+            return
         boxes = _strokes(mask)
         for turned in (False, True):
             letters = _letters(boxes, mask, view.side // rule.tallest, turned)
