@@ -14,10 +14,15 @@ from pathlib import Path
 import numpy as np
 from pydicom.dataset import Dataset
 from pydicom.pixels import compress
+from pydicom.sequence import Sequence
 from pydicom.uid import ExplicitVRLittleEndian, JPEGLSLossless
 
-from medlt.data.deidentify.text import Box, Detector, painted
+from medlt.data.deidentify.text import Box, Detector, grey_range, painted
 from medlt.data.dicom import guard
+from medlt.data.dicom.attributes import items
+from medlt.data.dicom.display import DisplayLut, apply_display
+from medlt.data.dicom.displaytags import repair_display
+from medlt.data.dicom.luts import inverted
 from medlt.types import InputError
 
 PIXEL_ATTRIBUTES = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
@@ -68,19 +73,31 @@ def header_risk(data: Dataset) -> Risk:
     return Risk(100 if hints[0][1] else min(99, score), reasons)
 
 
+def seen(values: np.ndarray, data: Dataset, detector: Detector) -> tuple[Box, ...]:
+    """Return the boxes that the detector reports in the stored values or in their display under the tags of `data`.
+
+    Text may be faint in one and plain in the other, whose pixels have the same places. A display that only scales the
+    values is not examined, as a detector sees the same in it. Raises Unreadable on display tags that cannot be applied.
+    """
+    rendering = _rendering(values, data)
+    views = [values] if rendering is None else [values, rendering]
+    return tuple(sorted({box for view in views for box in detector(view)}))
+
+
 def inspect(data: Dataset, clean: bool, detector: Detector | None) -> PixelDecision:
     """Return the decision on the pixels of `data`, which is not changed; only the first frame can be inspected."""
     risk = header_risk(data)
     declared = "BurnedInAnnotation is YES, and nothing was cleaned" if risk.header == 100 else None
     if not any(name in data for name in PIXEL_ATTRIBUTES):
         return PixelDecision(risk, None)
+    values = None
     try:
         values = _readable(data)
+        boxes = () if detector is None else seen(values, data, detector)
     except InputError as error:
-        return PixelDecision(risk, str(error))
+        return PixelDecision(risk, str(error), values)
     if detector is None:
         return PixelDecision(risk, declared, values)
-    boxes = tuple(detector(values))
     risk = replace(risk, inspected=True, detected=boxes, remaining=boxes)
     if clean and boxes:
         return _cleaned(data, values, risk, detector)
@@ -93,15 +110,56 @@ def inspect(data: Dataset, clean: bool, detector: Detector | None) -> PixelDecis
 
 def _cleaned(data: Dataset, values: np.ndarray, risk: Risk, detector: Detector) -> PixelDecision:
     """Paint over the boxes until the detector reports none, at most twice: the first pass may reveal further text."""
-    dark = values.max() if data.get("PhotometricInterpretation") == "MONOCHROME1" else values.min()
+    dark = values.max() if values.ndim == 2 and inverted(data) else values.min()
     boxes = risk.detected
     for _ in range(2):
         values = painted(values, boxes, int(dark))
-        boxes = tuple(detector(values))
+        boxes = seen(values, data, detector)
         if not boxes:
             return PixelDecision(replace(risk, remaining=()), None, values)
     reason = f"{len(boxes)} box(es) still look like text after cleaning"
     return PixelDecision(replace(risk, remaining=boxes), reason, values)
+
+
+def _rendering(values: np.ndarray, data: Dataset) -> np.ndarray | None:
+    """Return the displayed image, uint16 [H,W]; None for colour, and where the display only scales the values."""
+    if values.ndim == 3:
+        return None
+    try:
+        display = apply_display(values, _repaired(data))
+        return None if _is_linear(display) else display.uint16()
+    except MemoryError:
+        raise
+    except Exception:  # hostile bytes may raise any exception, and its text may quote them
+        raise guard.Unreadable("unchecked", "its display tags cannot be applied; export the file again") from None
+
+
+def _repaired(data: Dataset) -> Dataset:
+    """Return a data set with the elements of `data` and repaired display tags; `data` is not changed."""
+    own = _copied(data)
+    for keyword in ("VOILUTSequence", "ModalityLUTSequence"):
+        if tables := items(data, keyword):
+            own.add_new(keyword, "SQ", Sequence([_copied(item) for item in tables]))
+    repair_display(own)
+    return own
+
+
+def _copied(data: Dataset) -> Dataset:
+    copy = Dataset()
+    copy.update({tag: data.get_item(tag) for tag in data.keys()})
+    return copy
+
+
+def _is_linear(display: DisplayLut) -> bool:
+    """Return whether a detector that scales an image to its range gets the same levels, or their negative, of both."""
+    if display.levels is None or display.padding is not None:
+        return False
+    low, high = (int(end) - display.low for end in grey_range(display.stored))
+    used, steps = display.levels[low : high + 1], np.diff(display.levels)
+    straight = np.linspace(used[0], used[-1], len(used))
+    rises = float(used[-1] - used[0])
+    same_sign = bool((steps * rises >= 0).all())
+    return same_sign and bool(np.abs(used - straight).max() <= abs(rises) / 255)
 
 
 def _readable(data: Dataset) -> np.ndarray:
