@@ -12,6 +12,7 @@ import pydicom
 from pydicom.dataset import Dataset
 
 from medlt.data.deidentify import Detector
+from medlt.data.deidentify.pixels import seen
 from medlt.data.dicom import encapsulation, guard
 from medlt.data.dicom.cells import plain_length
 from medlt.data.verify.codestreams import hidden
@@ -43,10 +44,11 @@ def dicom_file(raw: bytes, detector: Detector) -> Iterator[str]:
 
 def _picture(raw: bytes, detector: Detector) -> Iterator[str]:
     """Yield bits and text that only the decoded image shows."""
-    values, notes = guard.frame(guard.open_bytes(raw, _FILE)[0], _FILE)
+    data, _ = guard.open_bytes(raw, _FILE)
+    values, notes = guard.frame(data, _FILE)
     if guard.BITS_DROPPED in notes:
         yield BITS
-    if boxes := detector(values):
+    if boxes := seen(values, data, detector):
         yield f"{len(boxes)} {TEXT}"
 
 

@@ -6,6 +6,7 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pydicom
 import pytest
@@ -71,6 +72,31 @@ def test_verify_reports_what_is_hidden(clean: Dataset, tmp_path: Path, way: Way,
     leaks = [what for _, what in verify(tmp_path).leaks]
     assert [what for what in leaks if "cannot be read" not in what]
     assert not [what for what in leaks if "SMITH" in what]
+
+
+@pytest.mark.parametrize("turns", range(4))
+@pytest.mark.parametrize("syntax", EVERY, ids=lambda s: UID(s).keyword)
+def test_burned_in_text_is_held_back_or_painted_over(
+    make: Make, clean: Dataset, tmp_path: Path, syntax: str, turns: int
+) -> None:
+    """A name of 20 px at the edge of a film of 400 x 400, in four directions, in every transfer syntax."""
+    y, x = np.mgrid[:400, :400]
+    shown = (1800 + 1500 * np.sin(x / 130) * np.cos(y / 110)).astype(np.uint16)
+    strokes = np.zeros(shown.shape, np.uint8)
+    cv2.putText(strokes, "SMITH JOHN 1961", (60, 380), cv2.FONT_HERSHEY_SIMPLEX, 0.8, 1, 2)
+    strokes = np.rot90(strokes, turns)
+    shown = np.where(strokes > 0, 4000, shown).astype(np.uint16)
+    shown = (shown // 16).astype(np.uint8) if syntax == uid.JPEGBaseline8Bit else shown
+    source = _read(written(film(make(shown), syntax, shown)))
+    held = deidentify(source, BASIC, bytes(range(32)))
+    assert held.quarantine is not None
+    assert held.dataset.PatientIdentityRemoved == "NO"
+    painted = deidentify(source, Profile.parse("basic,clean-pixel"), bytes(range(32)))
+    assert painted.quarantine is None
+    assert painted.values is not None
+    assert np.ptp(painted.values[strokes > 0]) == 0
+    (tmp_path / "film.dcm").write_bytes(written(film(clean, syntax, shown)))
+    assert any("look like text" in what for _, what in verify(tmp_path).leaks)
 
 
 WHOLE_CELLS = [s for s in EVERY if s not in (uid.JPEGBaseline8Bit, uid.JPEGExtended12Bit)]
