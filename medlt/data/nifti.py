@@ -8,7 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from medlt.data.dicom.guard import LIMIT_INFLATED_BYTES, Unreadable
+from medlt.data.dicom.bombs import LIMIT_INFLATED_BYTES
+from medlt.data.dicom.guard import Unreadable
 
 _MAGICS = {344: (b"n+1\0", b"ni1\0"), 4: (b"n+2\0", b"ni2\0")}
 

@@ -17,7 +17,7 @@ from pydicom.dataset import Dataset
 from pydicom.encaps import encapsulate
 from pydicom.uid import JPEG2000, UID, DeflatedExplicitVRLittleEndian, JPEGLosslessSV1
 
-from medlt.data.dicom import Unreadable, guard, modality_lut, presentation, read_dicom, voi_lut
+from medlt.data.dicom import Unreadable, bombs, guard, modality_lut, presentation, read_dicom, voi_lut
 from medlt.data.dicom.guard import open_dicom, stored_values
 from medlt.data.images import read_image
 from medlt.types import InputError
@@ -406,9 +406,9 @@ def test_a_deflate_bomb_is_refused_before_it_is_inflated(
     data.file_meta.TransferSyntaxUID = DeflatedExplicitVRLittleEndian
     data.save_as(tmp_path / "deflated.dcm", enforce_file_format=True)
     np.testing.assert_allclose(read_dicom(tmp_path / "deflated.dcm").pixels, RAMP / 4095, atol=1e-6)
-    size = guard._inflated_size(zlib.compress(bytes(10**6), wbits=-15))
+    size = bombs.inflated_size(zlib.compress(bytes(10**6), wbits=-15))
     assert size == 10**6
-    monkeypatch.setattr(guard, "LIMIT_INFLATED_BYTES", 5000)
+    monkeypatch.setattr(bombs, "LIMIT_INFLATED_BYTES", 5000)
     monkeypatch.setattr(pydicom, "dcmread", lambda *a, **k: pytest.fail("inflated"))
     assert code_of(tmp_path / "deflated.dcm") == "too_large"
 

@@ -266,6 +266,25 @@ def test_an_invalid_vr_does_not_lose_the_image(name: str, syntax: uid.UID, heade
     assert notes == (INVALID_VR,)
 
 
+@pytest.mark.parametrize("bad", [b"--", b"\x01\x02"])
+@pytest.mark.parametrize("depth", [1, 3])
+@pytest.mark.parametrize("open_ended", [True, False])
+def test_an_invalid_vr_inside_a_sequence_does_not_lose_the_image(
+    header: Header, bad: bytes, depth: int, open_ended: bool
+) -> None:
+    """PS3.5 7.5: items and sequences of defined and of undefined length, one inside the other."""
+    inner = HEAD + bad + struct.pack("<H", 4) + b"abcd" + struct.pack("<HH2sH", 0x21, 0x1002, b"LO", 2) + b"x "
+    for _ in range(depth):
+        size = 2**32 - 1 if open_ended else len(inner)
+        item = struct.pack("<HHI", 0xFFFE, 0xE000, size) + inner + struct.pack("<HHI", 0xFFFE, 0xE00D, 0) * open_ended
+        size = 2**32 - 1 if open_ended else len(item)
+        end = struct.pack("<HHI", 0xFFFE, 0xE0DD, 0) * open_ended
+        inner = struct.pack("<HH2sHI", 0x18, 0x9506, b"SQ", 0, size) + item + end
+    values, notes = read(with_element(to_bytes(header(RAMP)), inner))
+    np.testing.assert_array_equal(values, RAMP)
+    assert notes == ((INVALID_VR,) if open_ended else ())
+
+
 def test_no_pixels_means_that_the_parse_reached_the_end(header: Header) -> None:
     data = header(RAMP)
     del data.PixelData

@@ -7,21 +7,20 @@ from __future__ import annotations
 
 import os
 import warnings
-import zlib
+from contextlib import suppress
 from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pydicom
-from pydicom import filereader
 from pydicom.dataset import Dataset
 from pydicom.pixels import get_decoder, pixel_array
-from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian
+from pydicom.uid import UID, ExplicitVRBigEndian
 from pydicom.uid import ExplicitVRLittleEndian as ExplicitLE
 from pydicom.uid import ImplicitVRLittleEndian as ImplicitLE
 
-from medlt.data.dicom import codecs, encapsulation, salvage
+from medlt.data.dicom import bombs, codecs, encapsulation, salvage
 from medlt.data.dicom.attributes import NO_IMAGE_MODALITIES, reason_without_pixels
 from medlt.data.dicom.cells import bits_below, cleared, has_excess, native, widen_packed
 from medlt.data.dicom.displaytags import repair_display
@@ -29,7 +28,6 @@ from medlt.data.dicom.streams import frame_bits, frame_size, lacks_end_marker
 from medlt.types import InputError
 
 LIMIT_SAMPLES = 2**28  # 20 times a full-size radiograph
-LIMIT_INFLATED_BYTES = 2**30
 LIMIT_FILE_BYTES = 2**30
 MOST_REPAIRS = 32
 BITS_DROPPED = "stored values beyond BitsStored, their upper bits were cleared"
@@ -70,7 +68,8 @@ def open_bytes(raw: bytes, path: Path, index: int = 0) -> tuple[Dataset, tuple[s
     """Do as `open_dicom` for a file in memory, with the display tags of a frame; `path` is its name in errors."""
     notes: tuple[str, ...] = () if raw[128:132] == b"DICM" else ("no preamble",)
     _refuse_bomb(raw, path)
-    data, ends = _parsed(raw, path)
+    raw, data, ends, mended = _parsed_or_mended(raw, path)
+    notes += mended
     _refuse_other_objects(data, path)
     _refuse_giant(data, path)
     if not _has_pixels(data):
@@ -157,6 +156,21 @@ def _parsed_again(raw: bytes, path: Path) -> Dataset:
     return data
 
 
+def _parsed_or_mended(raw: bytes, path: Path) -> tuple[bytes, Dataset, str, tuple[str, ...]]:
+    """Return the bytes, their data set, where the parse ended, and a note if an invalid VR had to be mended first."""
+    try:
+        return (raw, *_parsed(raw, path), ())
+    except Unreadable as error:
+        mended = raw
+        for _ in range(MOST_REPAIRS if error.code == "corrupt" else 0):
+            if (step := salvage.without_nested_invalid_vr(mended)) is None:
+                break
+            mended = step
+            with suppress(Unreadable):
+                return (mended, *_parsed(mended, path), (salvage.INVALID_VR,))
+        raise
+
+
 def _parsed(raw: bytes, path: Path) -> tuple[Dataset, str]:
     """Return the data set, and where its parse ended: "" at the end of the file, "cut" inside an element, or "lost".
 
@@ -213,43 +227,10 @@ def _refuse_giant(header: Dataset, path: Path) -> None:
 
 
 def _refuse_bomb(raw: bytes, path: Path) -> None:
-    """Raise Unreadable if a deflated data set inflates beyond the limit; it is inflated in pieces and discarded."""
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            at = _deflated_from(raw)
-    except Exception:  # pydicom fails in the same way, and then inflates nothing
-        return
-    if at is not None and _inflated_size(raw[at:]) > LIMIT_INFLATED_BYTES:
-        limit = f"more than {LIMIT_INFLATED_BYTES >> 20} MiB when inflated"
+    """Raise Unreadable if a deflated data set inflates beyond the limit."""
+    if bombs.inflates_beyond_limit(raw):
+        limit = f"more than {bombs.LIMIT_INFLATED_BYTES >> 20} MiB when inflated"
         raise Unreadable("too_large", f"{path}: {limit}; leave the file out")
-
-
-def _deflated_from(raw: bytes) -> int | None:
-    """Return the offset at which pydicom starts to inflate; None if it does not.
-
-    Uses pydicom's own steps: a crafted file could make any other parser disagree with them.
-    """
-    stream = BytesIO(raw)
-    filereader.read_preamble(stream, force=True)
-    meta = filereader._read_file_meta_info(stream)
-    filereader._read_command_set_elements(stream)
-    return stream.tell() if meta.get("TransferSyntaxUID") == DeflatedExplicitVRLittleEndian else None
-
-
-def _inflated_size(deflated: bytes) -> int:
-    """Return the number of inflated bytes, counted to just above the limit or up to a damaged place."""
-    inflater, size = zlib.decompressobj(-zlib.MAX_WBITS), 0
-    try:
-        while size <= LIMIT_INFLATED_BYTES and not inflater.eof:
-            piece = inflater.decompress(deflated, 2**24)
-            deflated = inflater.unconsumed_tail
-            if not piece:
-                break
-            size += len(piece)
-    except zlib.error:
-        return size
-    return size
 
 
 def _refuse_other_size(frame: bytes, data: Dataset, path: Path) -> None:

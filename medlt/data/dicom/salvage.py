@@ -16,6 +16,7 @@ NO_DELIMITER = "no sequence delimiter behind the pixels"
 _KNOWN = frozenset(kind.value.encode() for kind in VR if len(kind.value) == 2)
 _LONG = frozenset(kind.encode() for kind in EXPLICIT_VR_LENGTH_32)
 _WHOLE = 2**32 - 1
+_ITEMS = 0xFFFE
 
 
 def is_deflated(data: Dataset) -> bool:
@@ -54,6 +55,30 @@ def without_invalid_vr(raw: bytes, data: Dataset) -> bytes | None:
             at = (element.value_tell or 0) - 8
             if raw[at : at + 4] == struct.pack(f"{order}2H", element.tag.group, element.tag.elem):
                 return _as_unknown(raw, at, order)
+    return None
+
+
+def without_nested_invalid_vr(raw: bytes) -> bytes | None:
+    """Return the file with its first element of an invalid VR, at any depth, as UN; None if there is none to mend.
+
+    For files that no parser gets through, of Explicit VR Little Endian with a file meta group length (PS3.10 7.1).
+    """
+    if raw[128:140] != b"DICM\2\0\0\0UL\4\0" or len(raw) < 144:
+        return None
+    at = 144 + int(struct.unpack_from("<L", raw, 140)[0])
+    while at + 8 <= len(raw):
+        group, kind = struct.unpack_from("<H", raw, at)[0], raw[at + 4 : at + 6]
+        if group == _ITEMS:  # items and delimiters have no value of their own
+            at += 8
+        elif kind not in _KNOWN:
+            return _as_unknown(raw, at, "<")
+        elif kind in _LONG:
+            length = int(struct.unpack_from("<L", raw, at + 8)[0]) if at + 12 <= len(raw) else _WHOLE
+            if length == _WHOLE and kind != b"SQ":
+                return None
+            at += 12 + (0 if kind == b"SQ" else length)
+        else:
+            at += 8 + int(struct.unpack_from("<H", raw, at + 6)[0])
     return None
 
 

@@ -24,7 +24,7 @@ from medlt.data.convert import ConversionSettings, convert
 from medlt.data.convert.one import convert_one
 from medlt.data.convert.reasons import HINTS
 from medlt.data.convert.scan import scan
-from medlt.data.dicom import Unreadable, guard
+from medlt.data.dicom import Unreadable, bombs
 from medlt.data.dicom.guard import open_bytes
 from medlt.data.images import read_picture
 from medlt.types import InputError
@@ -324,7 +324,7 @@ def test_a_deflate_bomb_is_refused_however_its_file_meta_lies(
     trick: Callable[[bytes], bytes],
 ) -> None:
     """With a limit of 4 MiB and 16 MiB behind it, nothing may inflate more than a few MiB at once."""
-    monkeypatch.setattr(guard, "LIMIT_INFLATED_BYTES", 4 << 20)
+    monkeypatch.setattr(bombs, "LIMIT_INFLATED_BYTES", 4 << 20)
     inflated: list[int] = []
 
     def watched(data: bytes, *rest: Any, **named: Any) -> bytes:
