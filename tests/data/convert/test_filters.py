@@ -97,8 +97,13 @@ def test_a_run_with_other_filters_is_refused(folder: Folder, run: Run, tmp_path:
     source = folder(a={})
     run(source, tmp_path / "out", include=parsed("--include", ["Modality=DX"]))
     run(source, tmp_path / "out", include=parsed("--include", ["Modality=dx"]))
-    with pytest.raises(InputError, match="begun with include"):
-        run(source, tmp_path / "out", include=parsed("--include", ["Modality=CR"]))
+    for name, other in (
+        ("include", (("Modality", ("CR",)),)),
+        ("exclude", (("Modality", ("CR",)),)),
+        ("tags", ("KVP",)),
+    ):
+        with pytest.raises(InputError, match=f"begun with {name}"):
+            run(source, tmp_path / "out", **{"include": parsed("--include", ["Modality=DX"]), name: other})
 
 
 def test_tags_are_columns_of_text(folder: Folder, run: Run, tmp_path: Path) -> None:
