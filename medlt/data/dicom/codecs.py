@@ -93,13 +93,13 @@ def _reduced(frame: bytes, data: Dataset, factor: int) -> np.ndarray | None:
 
     Its wavelet holds such an image (ISO 15444-1 annex F), and decoding stops there. Pillow, the only library here that
     can do it, shifts samples to the top of 8 or 16 bits, and cannot read some sizes at a quarter; half the factor is
-    used then. Returns None if no reduction is possible; so for a stream without its end, which must be refused.
+    used then. Returns None if no reduction is possible; so for a truncated stream, which the caller must refuse.
     """
     from PIL import Image
 
     bits = frame_bits(frame[:64]) or 0
     fits = data.file_meta.TransferSyntaxUID in _WAVELETS and _plain(data) and 0 < bits <= int(data.BitsAllocated)
-    if factor < 2 or not fits or len(frame) < 64 or frame[42] & 0x80 or not frame.rstrip(b"\0").endswith(b"\xff\xd9"):
+    if factor < 2 or not fits or len(frame) < 64 or frame[42] & 0x80:
         return None
     try:
         with Image.open(BytesIO(frame), formats=("JPEG2000",)) as image:

@@ -34,7 +34,7 @@ def source(film: Film, tmp_path: Path) -> Path:
         raw = film(**nothing, **tags, **more, StudyInstanceUID="1.2.3", SOPInstanceUID=f"1.2.3.{len(name)}")
         (tmp_path / "in" / name).write_bytes(raw)
     (tmp_path / "in/film").write_bytes(film(StudyInstanceUID="1.2.3"))
-    (tmp_path / "in/header").write_bytes(film(PixelData=None, StudyInstanceUID="1.2.3"))
+    (tmp_path / "in/header").write_bytes(film(PixelData=None, SOPClassUID=uid.ComputedRadiographyImageStorage))
     directory = {**nothing, "Modality": None, "DirectoryRecordSequence": [Dataset()]}
     (tmp_path / "in/DICOMDIR").write_bytes(film(**directory, StudyInstanceUID="1.2.3"))
     (tmp_path / "in/text").write_text("SR " * 99)
