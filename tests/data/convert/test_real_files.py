@@ -31,8 +31,6 @@ FILTERED = {
     "real/neg_modality_CT.dcm",  # a CT by its tag
     "real/neg_dx_thorax_canine_8bit.dcm",  # a dog, tagged THORAX
     "real/limb_cr_mono1_j2k_lossless.dcm",  # EXTREMITY
-    "real/dental_cr_modality_lut_sequence_jpegll.dcm",  # no body part
-    "derived/no_bodypart_no_view.dcm",
     "real/pattern_voi_lut_sequence.dcm",  # OT
     "real/pattern_modality_lut_sequence.dcm",
     "real/other_explicitBE.dcm",  # US
@@ -139,7 +137,10 @@ def test_a_filter_for_chest_films_leaves_out_what_it_should(
     assert not [name for name in result.rows if "neg_" in name]
     kept = listed.loc[sorted(result.rows)]
     assert set(kept["modality"]) == {"CR", "DX"}
-    assert set(kept["body_part"]) == {"CHEST"}
+    assert set(kept["body_part"]) <= {"CHEST", ""}
+    unlabelled = {name for name, row in result.rows.items() if "no body part" in row["notes"]}
+    assert unlabelled == set(kept.index[kept["body_part"] == ""])
+    assert result.counts["unlabelled_body_part"] == len(unlabelled)
 
 
 @pytest.mark.real_data

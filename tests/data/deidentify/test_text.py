@@ -11,9 +11,9 @@ from pydicom.dataset import Dataset
 from pydicom.tag import Tag
 
 from medlt.data.deidentify import Box, Profile, deidentify, ocr_boxes, text, text_boxes
-from medlt.data.deidentify.pixels import inspect, seen
+from medlt.data.deidentify.pixels import _is_linear, inspect, seen
 from medlt.data.deidentify.text import painted
-from medlt.data.dicom.display import apply_display
+from medlt.data.dicom.display import DisplayLut, apply_display
 from medlt.rng import numpy_generator
 from medlt.types import InputError
 
@@ -95,6 +95,13 @@ def test_noise_is_no_text(side: int, share: float) -> None:
     assert text_boxes(image) == []
 
 
+@pytest.mark.parametrize(("share", "faintest"), [(0.002, 0.05), (0.01, 0.08), (0.03, 0.2)])
+def test_contrasts_within_the_noise_are_left_out(share: float, faintest: float) -> None:
+    noise = numpy_generator("noise", 1).normal(128, 255 * share, (512, 512))
+    strengths = text._top_hats(np.clip(np.rint(noise), 0, 255).astype(np.uint8))
+    assert text._rules(strengths, 1)[0].contrast == faintest
+
+
 @pytest.mark.parametrize("turns", [0, 1, 2, 3])
 @pytest.mark.parametrize("font", FONTS)
 @pytest.mark.parametrize("value", [4095, 0])
@@ -109,10 +116,13 @@ def test_text_is_found_where_it_stands(font: int, value: int, side: int, height:
 
 @pytest.mark.parametrize("side", [256, 1024, 2048])
 def test_a_mirrored_image_has_the_mirrored_boxes(side: int) -> None:
-    image = anatomy(side, 4)
-    lettered(image, side // 20)
+    """Also where the line runs to the edge of an image that is not square."""
+    image = anatomy(side, 4)[:, : side // 2]
+    strokes = written(image.shape, side // 24, words="DOE JANE 1950-03-14")
+    image[strokes] = 4095
     boxes = text_boxes(image)
-    assert boxes
+    assert covered(boxes, strokes) > 0.9
+    assert max(b.left + b.width for b in boxes) == side // 2
     assert text_boxes(image.T) == sorted(Box(b.left, b.top, b.width, b.height) for b in boxes)
 
 
@@ -175,6 +185,15 @@ def test_text_that_only_the_window_shows_is_seen_and_painted(
     assert seen(after, clean.dataset, text_boxes) == ()
 
 
+def test_text_that_stays_in_the_display_alone_holds_the_pixels_back(make: Callable[..., Dataset], key: bytes) -> None:
+    data = make(anatomy(256, 5), WindowCenter=1000, WindowWidth=1000)
+    result = deidentify(
+        data, Profile.parse("basic,clean-pixel"), key, lambda view: [Box(0, 0, 8, 8)] if view.max() > 4095 else []
+    )
+    assert result.risk.remaining == (Box(0, 0, 8, 8),)
+    assert result.quarantine is not None
+
+
 def test_text_that_only_the_stored_values_show_is_seen(make: Callable[..., Dataset], key: bytes) -> None:
     """A window that ends below the text leaves it white on white, and the released values would still hold it."""
     image = anatomy(512, 4)
@@ -212,6 +231,15 @@ def test_a_display_that_only_scales_is_not_examined_twice(
     assert len(examined) == views
     assert boxes
     assert set(text_boxes(apply_display(image, data).uint16())) <= set(boxes)
+
+
+def test_a_display_that_falls_again_above_most_values_is_not_linear() -> None:
+    stored = np.full((64, 64), 1000, np.uint16)
+    stored[:, 32:], stored[1, 1] = 3000, 4095
+    levels = np.linspace(0, 1, 4096)
+    assert _is_linear(DisplayLut(stored, levels, 0, None, "", ()))
+    levels[4000:] = 0
+    assert not _is_linear(DisplayLut(stored, levels, 0, None, "", ()))
 
 
 def test_display_tags_are_repaired_on_a_copy(make: Callable[..., Dataset]) -> None:
