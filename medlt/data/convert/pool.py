@@ -15,6 +15,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import islice
 from multiprocessing.connection import Connection, wait
+from multiprocessing.context import ForkServerContext, SpawnContext
 from multiprocessing.process import BaseProcess
 from typing import Any, Generic, TypeVar
 
@@ -23,6 +24,18 @@ R = TypeVar("R")
 
 _PATIENCE_S = 2.0
 AHEAD = 8  # tasks that a worker receives at once, so that it does not wait for the parent
+
+
+def _context(module: str) -> ForkServerContext | SpawnContext:
+    """Return a context whose processes do not share the parent's state, and start with `module` imported if possible.
+
+    A fork server imports it once and forks in milliseconds; Windows has none, and every process imports it again.
+    """
+    if "forkserver" not in multiprocessing.get_all_start_methods():
+        return multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([module])
+    return context
 
 
 class Stopped(Exception):  # noqa: N818
@@ -39,8 +52,12 @@ class _Worker(Generic[T]):
 
 def _serve(make: Callable[..., Callable[[Any], Any]], args: tuple[Any, ...], pipe: Connection) -> None:
     """Run a worker: build the function once, then process tasks until the pipe closes."""
-    function = make(*args)
-    pipe.send(None)
+    try:
+        function = make(*args)
+    except Exception as error:
+        pipe.send(f"{type(error).__name__}: {error}")
+        return
+    pipe.send("")
     try:
         while True:
             for task in pipe.recv():
@@ -54,7 +71,7 @@ def _serve(make: Callable[..., Callable[[Any], Any]], args: tuple[Any, ...], pip
 
 
 class Pool(Generic[T, R]):
-    """Runs tasks in `workers` spawned processes. Each calls `make(*args)` once, which returns the function to run.
+    """Runs tasks in `workers` processes of their own. Each calls `make(*args)` once, which returns the function to run.
 
     `lost(task, how)` returns the result of a task that took longer than `timeout_s` ('timeout') or whose worker died
     ('crashed').
@@ -69,7 +86,7 @@ class Pool(Generic[T, R]):
         workers: int,
         timeout_s: float,
     ) -> None:
-        self._context = multiprocessing.get_context("spawn")
+        self._context = _context(make.__module__)
         self._make, self._args, self._lost = make, args, lost
         self._timeout_s = timeout_s
         self._workers = [self._start() for _ in range(workers)]
@@ -118,9 +135,11 @@ class Pool(Generic[T, R]):
     @staticmethod
     def _greet(worker: _Worker[T]) -> None:
         try:
-            worker.pipe.recv()
+            problem = worker.pipe.recv()
         except EOFError:
-            raise RuntimeError("a worker process did not start; see its message above") from None
+            problem = "it ended"
+        if problem:
+            raise RuntimeError(f"a worker process did not start: {problem}")
 
     @staticmethod
     def _give(worker: _Worker[T], tasks: list[T]) -> None:

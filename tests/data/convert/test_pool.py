@@ -114,10 +114,9 @@ def test_stopped_stops_the_run_and_its_workers(tasks: Any) -> None:
             os.kill(pid or 0, 0)
 
 
-def test_a_worker_that_cannot_be_built_is_an_error_not_a_wait(tasks: Any, capfd: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(RuntimeError, match="did not start"):
+def test_a_worker_that_cannot_be_built_is_an_error_not_a_wait(tasks: Any) -> None:
+    with pytest.raises(RuntimeError, match="did not start: ValueError: cannot be built"):
         Pool(tasks.broken, (), tasks.lost, workers=1, timeout_s=5)
-    assert "cannot be built" in capfd.readouterr().err
 
 
 def test_the_environment_is_put_back(monkeypatch: pytest.MonkeyPatch) -> None:
