@@ -1,8 +1,4 @@
-"""Make patient folds with evenly distributed findings, and verifiers trained without one fold each.
-
-Folds follow iterative stratification (Sechidis et al. 2011): rarest finding first, each patient to the fold that lacks
-it most. A patient is never divided.
-"""
+"""Make patient folds with evenly distributed findings (`medlt.data.splits`), and verifiers trained without one each."""
 
 from __future__ import annotations
 
@@ -15,7 +11,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from medlt.rng import numpy_generator
+from medlt.data.splits import stratify
 from medlt.types import Batch, InputError
 
 Verifier: TypeAlias = Callable[[Tensor], Tensor]
@@ -36,32 +32,9 @@ def folds(patients: pd.Series, labels: pd.DataFrame, k: int, seed: int) -> pd.Se
 
     Raises InputError for fewer patients than folds.
     """
-    held = (labels.reindex(patients.index) == 1).groupby(patients.to_numpy()).any().astype(float)  # [patients,K]
-    if len(held) < k:
-        raise InputError(f"{len(held)} patients are too few for {k} folds; lower checks.folds or give more patients")
-    held = held.iloc[numpy_generator(seed, "folds").permutation(len(held))]
-    rarity = np.where(held.to_numpy() > 0, held.sum().to_numpy(), np.inf).min(1)
-    order = np.argsort(rarity, kind="stable")
-    fold = pd.Series(_stratify(held.to_numpy()[order], k), index=held.index[order])
-    return pd.Series(fold.loc[patients.to_numpy()].to_numpy(), index=patients.index, name="fold")
-
-
-def _stratify(held: np.ndarray, k: int) -> np.ndarray:
-    """Return the fold of each patient [P], assigned in order, from their findings [P,K].
-
-    A patient goes to the fold that lacks the rarest of their findings most; ties go to the smallest fold, then the
-    first.
-    """
-    wanted = np.tile(held.sum(0) / k, (k, 1))
-    count, chosen = held.sum(0), np.zeros(len(held), dtype=np.int64)
-    sizes = np.zeros(k)
-    for i, row in enumerate(held):
-        own = np.flatnonzero(row)
-        lack = wanted[:, own[np.argmin(count[own])]] if len(own) else np.zeros(k)
-        chosen[i] = fold = np.lexsort((np.arange(k), sizes, -lack))[0]
-        wanted[fold] -= row
-        sizes[fold] += 1
-    return chosen
+    if (people := patients.nunique()) < k:
+        raise InputError(f"{people} patients are too few for {k} folds; lower checks.folds or give more patients")
+    return stratify(patients, labels, [1 / k] * k, seed, "folds").rename("fold")
 
 
 @dataclass(frozen=True)

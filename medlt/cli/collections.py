@@ -64,13 +64,14 @@ def manifest(
     crosswalk: Annotated[Path | None, path("folder: private/crosswalk.csv, if de-identified.")] = None,
     column: Annotated[list[str] | None, pairs("csv, folder: a column's name here, patient_id=PID.")] = None,
     patient: Annotated[str | None, text("csv, folder: expression for the patient in the path.")] = None,
+    patient_key: Annotated[str | None, text("csv, folder: columns that name a patient together: site,pid.")] = None,
     extra_columns: Annotated[str | None, text("csv, folder: other columns to keep: sex,age.")] = None,
     train_flag: Annotated[str | None, text("csv: column that is 1 for train rows.")] = None,
     uncertain: Annotated[str | None, text("Labels of -1 mean unknown (default), positive, negative.")] = None,
     blank: Annotated[str | None, text("Blank labels mean unknown (default) or negative.")] = None,
     all_zero: Annotated[str | None, text("Rows with only 0: keep, drop, no-finding (normal).")] = None,
     missing: Annotated[str | None, text("Rows without their file: drop (default) or keep.")] = None,
-    resplit: Annotated[bool, typer.Option("--resplit", help="Assign patients to new splits, by hash.")] = False,
+    resplit: Annotated[bool, typer.Option("--resplit", help="Split patients anew, 70/10/20 of each finding.")] = False,
     seed: Annotated[int | None, number("Seed of the new split (default 0).", min=0)] = None,
     boxes: Annotated[Path | None, path("Table of boxes: BBox_List_2017.csv, or your own.")] = None,
     reports: Annotated[Path | None, path("Table of reports: the side of each finding is read, no text kept.")] = None,
@@ -85,12 +86,17 @@ def manifest(
     given = {name: value for name, value in locals().items() if name not in OWN}
     with edge(as_json, volume) as terminal:
         read = _read(layout, src, given | _pairs(option), boxes, reports)
-        orphans = read.write(out)
-        terminal.show({"out": str(out), "orphans_file": orphans and str(orphans), **read.summary()}, read.table)
-        terminal.mention(f"manifest: {out}" + (f", orphans: {orphans}" if orphans else ""))
-        terminal.mention(f"next: medlt validate {shlex.quote(str(out))}")
+        _write(read, out, terminal)
     if read.failures:
         raise typer.Exit(1)
+
+
+def _write(read: LayoutResult, out: Path, terminal: Terminal) -> None:
+    """Write the manifest and the list of orphans, and show them."""
+    orphans = read.write(out)
+    terminal.show({"out": str(out), "orphans_file": orphans and str(orphans), **read.summary()}, read.table)
+    terminal.mention(f"manifest: {out}" + (f", orphans: {orphans}" if orphans else ""))
+    terminal.mention(f"next: medlt validate {shlex.quote(str(out))}")
 
 
 def _read(

@@ -5,7 +5,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from medlt.data.layouts import NIH_FINDINGS, from_csv, from_nih, patient_split
+from medlt.data.layouts import NIH_FINDINGS, from_csv, from_nih
 from medlt.data.manifest import Manifest
 from medlt.types import InputError
 
@@ -153,8 +153,8 @@ def test_the_official_test_list_is_kept(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no such test list"):
         from_nih(**how, test_list=tmp_path / "none.txt")
     (tmp_path / "test.txt").write_text("00000001_000.png\n")
-    with pytest.raises(InputError, match=r"d\.csv: the patient of uid \S+ is in splits"):
-        from_nih(**how, test_list=tmp_path / "test.txt", seed=3)
+    manifest = from_nih(**how, test_list=tmp_path / "test.txt", seed=3)
+    assert set(manifest.split("test").rows.index) == {"00000001_000", "00000001_001"}  # the whole patient
 
 
 def test_a_table_that_is_not_nihs(tmp_path: Path) -> None:
@@ -164,18 +164,3 @@ def test_a_table_that_is_not_nihs(tmp_path: Path) -> None:
     (tmp_path / "d.csv").write_text(NIH.replace("Finding Labels", "Labels"))
     with pytest.raises(InputError, match="missing column 'Finding Labels'"):
         from_nih(table=tmp_path / "d.csv", images=tmp_path)
-
-
-def test_patient_split_depends_on_seed_and_patient_alone() -> None:
-    patients = [str(i) for i in range(4000)]
-    split = dict(zip(patients, patient_split(patients, (0.7, 0.1, 0.2), 0), strict=True))
-    some = patients[::-7]
-    assert patient_split(some, (0.7, 0.1, 0.2), 0) == [split[p] for p in some]
-    assert patient_split(patients, (0.7, 0.1, 0.2), 1) != list(split.values())
-    shares = pd.Series(split).value_counts(normalize=True)
-    for name, share in (("train", 0.7), ("val", 0.1), ("test", 0.2)):
-        assert abs(shares[name] - share) < 4 * (share * (1 - share) / len(patients)) ** 0.5
-
-
-def test_a_share_of_zero_stays_empty() -> None:
-    assert "test" not in patient_split([str(i) for i in range(2000)], (0.875, 0.125, 0.0), 0)

@@ -6,7 +6,7 @@ from pathlib import Path
 from medlt.config import settings_model
 from medlt.data.layouts.layout_result import LayoutResult
 from medlt.data.layouts.options import Options, parse
-from medlt.data.layouts.tables import NIH_FINDINGS, from_csv, from_nih, patient_split
+from medlt.data.layouts.tables import NIH_FINDINGS, from_csv, from_nih
 from medlt.names import did_you_mean
 from medlt.plugins import LAYOUTS, PluginError
 from medlt.types import InputError
@@ -34,4 +34,4 @@ def read_layout(layout: str, src: Path, given: Mapping[str, object] | None = Non
     return result
 
 
-__all__ = ["LAYOUTS", "NIH_FINDINGS", "LayoutResult", "Options", "from_csv", "from_nih", "patient_split", "read_layout"]
+__all__ = ["LAYOUTS", "NIH_FINDINGS", "LayoutResult", "Options", "from_csv", "from_nih", "read_layout"]

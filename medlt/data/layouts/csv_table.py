@@ -11,7 +11,7 @@ import pandas as pd
 from medlt.data.columns import MASK, region_columns
 from medlt.data.layouts import tree
 from medlt.data.layouts.layout_result import Draft, LayoutResult, finish, renamed_parts
-from medlt.data.layouts.options import TableOptions
+from medlt.data.layouts.options import OwnOptions, TableOptions
 from medlt.data.layouts.reading import read_table, require
 from medlt.data.manifest import RESERVED
 from medlt.types import InputError
@@ -23,15 +23,17 @@ def csv_table(src: Path, options: TableOptions) -> LayoutResult:
     """Read the table `src`, plain or gzipped. Raises InputError in one line.
 
     Without a `path` column, the uid is the image's file name; without a `uid` column, the file name is the uid; without
-    a `split` column, patients are split by hash. The patient must be known: by a column or a regular expression.
+    a `split` column, patients are split by finding. The patient must be known: by a column or a regular expression.
     Columns `mask_FINDING` are kept; their files are no images.
     """
     named = {str(role): name for role, name in options.column.items()}
-    text = tuple(named.get(role, role) for role in ROLES)
+    text = (*(named.get(role, role) for role in ROLES), *options.patient_key)
     source = read_table(src, text)
     require(source, [*named.values(), *([options.train_flag] if options.train_flag else [])], src)
     findings = chosen_findings(source, options.findings, src, set(text))
     rows = pd.DataFrame(by_role(source, named)).reindex(index=source.index, columns=list(ROLES))
+    if options.patient_key:
+        rows["patient_id"] = joint_patients(source, options, src)
     rows = identified(rows, options.patient, src)
     masks = region_columns(source, findings, MASK).values()
     carried = [c for c in (*options.extra_columns, *masks) if c in source and c not in rows and c not in findings]
@@ -72,6 +74,20 @@ def patients(paths: pd.Series, expression: str, source: Path) -> pd.Series:
         message = f"--patient {expression!r} does not match {int(lost.sum())} of {len(paths)} paths"
         raise InputError(f"{source}: {message}, such as {paths[lost].iloc[0]!r}")
     return matches
+
+
+def joint_patients(source: pd.DataFrame, options: OwnOptions, table: Path) -> pd.Series:
+    """Return one id a patient from all columns of --patient-key, 'site/id'; blank where one of them is blank.
+
+    Two patients never get one id: '/' and '%' inside a value are percent-encoded.
+    """
+    if options.patient is not None:
+        raise InputError(f"{table}: --patient and --patient-key both name the patient; give one of them")
+    require(source, options.patient_key, table)
+    first, *others = (
+        source[name].astype("str").str.replace("%", "%25").str.replace("/", "%2F") for name in options.patient_key
+    )
+    return first.str.cat(others, sep="/") if others else first
 
 
 def chosen_findings(source: pd.DataFrame, wanted: tuple[str, ...], table: Path, other: set[str]) -> tuple[str, ...]:

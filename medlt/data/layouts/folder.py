@@ -13,7 +13,7 @@ import pandas as pd
 
 from medlt.data.columns import MASK, region_columns, safe_filename
 from medlt.data.layouts import tree
-from medlt.data.layouts.csv_table import ROLES, by_role, chosen_findings, identified
+from medlt.data.layouts.csv_table import ROLES, by_role, chosen_findings, identified, joint_patients
 from medlt.data.layouts.layout_result import PARTS, Draft, LayoutResult, finish
 from medlt.data.layouts.options import FolderOptions
 from medlt.data.layouts.reading import read_table, require
@@ -108,8 +108,8 @@ def _part(paths: pd.Series) -> pd.Series:
 
 def _classes(rows: pd.DataFrame, files: pd.DataFrame, root: Path, options: FolderOptions) -> Draft:
     """Return one finding per class folder: 1 for its images, 0 for the others."""
-    if options.key or options.findings:
-        raise InputError(f"{root}: --key and --findings need a table of labels; give it with --labels")
+    if options.key or options.findings or options.patient_key:
+        raise InputError(f"{root}: --key, --findings and --patient-key need a table of labels; give it with --labels")
     below = rows["path"].str.rsplit("/", n=1).str[0]
     inner = below.where(rows["path"].str.contains("/"), "")
     name = inner.str.rsplit("/", n=1).str[-1]
@@ -130,7 +130,7 @@ def _joined(rows: pd.DataFrame, files: pd.DataFrame, root: Path, options: Folder
     table = options.labels
     named = {str(role): name for role, name in options.column.items()}
     key = options.key or named.get("uid") or _key_column(rows, table, options.findings)
-    source = read_table(table, (key, *(named.get(role, role) for role in ROLES)))
+    source = read_table(table, (key, *(named.get(role, role) for role in ROLES), *options.patient_key))
     require(source, (key, *named.values()), table)
     findings = chosen_findings(source, options.findings, table, {key, *named.values()})
     source = source[source[key].notna()]
@@ -142,8 +142,10 @@ def _joined(rows: pd.DataFrame, files: pd.DataFrame, root: Path, options: Folder
     roles = {role: values for role, values in by_role(known, named).items() if role not in taken}
     for role, values in roles.items():
         rows[role] = rows[theirs].map(values).where(lambda v: v.notna(), rows[role])
-    masks = region_columns(known, findings, MASK).values()
     _refuse_identities(options)
+    if options.patient_key:
+        rows["patient_id"] = rows[theirs].map(joint_patients(known, options, table))
+    masks = region_columns(known, findings, MASK).values()
     released = (*rows,) if options.crosswalk else ()  # a sex or an age as the profile left it
     carried = [c for c in (*options.extra_columns, *masks) if c in known and c not in (*ROLES, *findings, *released)]
     rows = rows.drop(columns=[c for c in (*carried, *findings) if c in rows])
@@ -161,7 +163,9 @@ def _joined(rows: pd.DataFrame, files: pd.DataFrame, root: Path, options: Folder
 
 
 def _refuse_identities(options: FolderOptions) -> None:
-    """Raise InputError if a crosswalk is given and an extra column would carry an identifier of the source."""
+    """Raise InputError if a crosswalk is given and another option would carry an identifier of the source."""
+    if options.crosswalk and options.patient_key:
+        raise InputError("--patient-key: identifies patients of the source, which --crosswalk keeps out; leave it out")
     if options.crosswalk and (kept := sorted({*options.extra_columns} & {*IDENTITIES})):
         raise InputError(f"--extra-columns {kept[0]}: identifies the source, which --crosswalk keeps out; leave it out")
 

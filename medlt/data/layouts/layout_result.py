@@ -14,8 +14,9 @@ from medlt.data.columns import BOX, region_columns
 from medlt.data.layouts import tree
 from medlt.data.layouts.options import Options
 from medlt.data.layouts.reading import canonical
-from medlt.data.layouts.tables import SHARES, UNCERTAIN, patient_split
+from medlt.data.layouts.tables import UNCERTAIN
 from medlt.data.manifest import REQUIRED, SPLITS, Manifest
+from medlt.data.splits import complete_split, patient_split
 from medlt.types import InputError
 
 if TYPE_CHECKING:
@@ -154,12 +155,12 @@ def finish(draft: Draft, options: Options) -> LayoutResult:
     rows, findings, zeros = resolve_all_zero(rows, draft.findings, options.all_zero, draft.source)
     if not len(rows):
         raise InputError(f"{draft.source}: no row is left; check the table and the options that drop rows")
-    rows, split = _split(rows, options)
+    rows, split = _split(rows, findings, options)
     carried = [c for c in rows.columns if c not in (*REQUIRED, *findings)]
     try:
         manifest = Manifest(rows[[*REQUIRED, *carried, *findings]], findings, draft.root)
     except InputError as error:
-        raise InputError(f"{draft.source}: {error}{_resplit_hint(str(error), split)}") from None
+        raise InputError(f"{draft.source}: {error}{_resplit_hint(str(error))}") from None
     unknown = int(np.isnan(manifest.labels()).all(axis=1).sum())
     blank = (f"{unknown} image(s) without any known label",) if unknown else ()
     return LayoutResult(manifest, orphans, (*draft.notes, *draft.matched.notes, *split, *zeros, *blank))
@@ -202,16 +203,22 @@ def renamed_parts(split: pd.Series) -> pd.Series:
     return names.where(names.notna(), split)
 
 
-def _split(rows: pd.DataFrame, options: Options) -> tuple[pd.DataFrame, tuple[str, ...]]:
-    """Return rows with the published split, or with one by a hash of seed and patient if there is none or `resplit`."""
-    if not options.resplit and rows["split"].notna().any():
+def _split(rows: pd.DataFrame, findings: tuple[str, ...], options: Options) -> tuple[pd.DataFrame, tuple[str, ...]]:
+    """Return rows with a complete split, and notes: as published, filled where it is blank, or a new one."""
+    patients, labels, blank = rows["patient_id"], rows[list(findings)], rows["split"].isna()
+    if options.resplit or blank.all():
+        note = f"split by patient with seed {options.seed}, 70/10/20, stratified by finding"
+        return rows.assign(split=patient_split(patients, labels, options.seed)), (note,)
+    if not blank.any():
         return rows, ()
-    split = pd.Series(patient_split(rows["patient_id"].astype(str).tolist(), SHARES, options.seed), rows.index)
-    return rows.assign(split=split), (f"split by a hash of patient and seed {options.seed}: 70/10/20",)
+    filled = complete_split(rows["split"], patients, labels, options.seed)
+    others = int(patients[blank & ~patients.isin(patients[~blank])].nunique())
+    note = f"{int(blank.sum())} row(s) had no split: {others} patient(s) got a new one, the others keep theirs"
+    return rows.assign(split=filled), (note,)
 
 
-def _resplit_hint(message: str, by_hash: tuple[str, ...]) -> str:
-    return ", or split anew with --resplit" if " is in splits " in message and not by_hash else ""
+def _resplit_hint(message: str) -> str:
+    return ", or split anew with --resplit" if " is in splits " in message else ""
 
 
 def _as_numbers(column: pd.Series) -> pd.Series:

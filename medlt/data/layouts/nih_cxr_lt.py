@@ -17,7 +17,7 @@ from medlt.data.layouts.layout_result import Draft, LayoutResult, finish
 from medlt.data.layouts.lists import lists, one_release, read_lists
 from medlt.data.layouts.options import NihOptions
 from medlt.data.layouts.reading import known_findings, only_table, read_table, require
-from medlt.data.layouts.tables import NIH_COLUMNS, NIH_FINDINGS, nih_flags, nih_split, years
+from medlt.data.layouts.tables import NIH_COLUMNS, NIH_FINDINGS, listed_test, nih_flags, years
 from medlt.types import InputError
 
 FINDINGS = (
@@ -99,7 +99,7 @@ def _fourteen(table: Path | None, tests: Path | None, root: Path, pictures: pd.D
     rows = _about(entry, table).join(nih_flags(entry["Finding Labels"], table).set_axis(_uids(entry)))
     rows = rows.assign(path=entry["Image Index"].to_numpy(), patient_id=entry["Patient ID"].to_numpy(), split=pd.NA)
     if tests:
-        rows["split"] = nih_split(entry, tests, options.seed).to_numpy()
+        rows["split"] = listed_test(entry["Image Index"], tests).to_numpy()
     notes = (f"test split by {tests.name}",) if tests else ()
     return Draft(tree.by_stem(rows, pictures), NIH_FINDINGS, root, table, notes)
 

@@ -40,8 +40,8 @@ class Options(Strict):
         None, description="action on rows with every finding at 0; None: an error if there is such a row"
     )
     missing: Literal["drop", "keep"] = Field("drop", description="action on rows whose image file does not exist")
-    resplit: bool = Field(False, description="split patients by a hash of the seed and their id, 70/10/20")
-    seed: int = Field(0, ge=0, description="seed of that hash")
+    resplit: bool = Field(False, description="split patients anew, 70/10/20, stratified by finding")
+    seed: int = Field(0, ge=0, description="seed of a new split")
 
 
 class MimicOptions(Options):
@@ -69,6 +69,7 @@ class OwnOptions(Options):
     findings: Names = Field((), description="the label columns; all: every column of 0, 1, -1 and blanks only")
     column: Roles = Field(default_factory=dict, description="columns with other names: uid, path, patient_id, ...")
     patient: str | None = Field(None, description="regular expression that matches the patient in the path")
+    patient_key: Names = Field((), description="columns that name a patient together, such as site,patient_id")
     extra_columns: Names = Field(("sex", "age"), description="further columns to keep, if present")
 
 

@@ -12,8 +12,8 @@ import pandas as pd
 
 from medlt.data.columns import MASK, region_columns
 from medlt.data.layouts.reading import read_table, require
-from medlt.data.manifest import SPLITS, Manifest
-from medlt.files import digest
+from medlt.data.manifest import Manifest
+from medlt.data.splits import complete_split, patient_split
 from medlt.names import did_you_mean
 from medlt.types import InputError
 
@@ -35,7 +35,6 @@ NIH_FINDINGS = (
     "No_Finding",
 )
 NIH_COLUMNS = ("Image Index", "Finding Labels", "Patient ID", "Patient Age", "Patient Gender", "View Position")
-SHARES = (0.7, 0.1, 0.2)
 UNCERTAIN = {"unknown": np.nan, "positive": 1.0, "negative": 0.0}
 
 
@@ -79,44 +78,37 @@ def from_nih(*, table: Path, images: Path, test_list: Path | None = None, seed: 
     """Read the NIH ChestX-ray14 table (Data_Entry_2017*.csv, also gzipped), whose findings are joined by '|'.
 
     `images` may hold the files at any depth, as the archives unpack (images_001/images/...). With the official
-    `test_list` its images are test and the other patients are split 7:1 into train and val by `seed`; without it, all
-    patients are split 70/10/20. A patient's split depends on the seed and the patient's number only.
+    `test_list` the patients of its images are test, and the others are split 7:1 into train and val; without it, all
+    patients are split 70/10/20. Both are stratified by finding (`medlt.data.splits`).
     """
     source = read_table(Path(table), text=("Image Index", "Patient ID", "Finding Labels"))
     require(source, NIH_COLUMNS, Path(table))
     names = source["Image Index"]
     rows = pd.DataFrame({"path": _located(names, Path(images)), "patient_id": source["Patient ID"]})
-    rows["split"] = nih_split(source, test_list, seed)
     rows["view"] = source["View Position"]
     rows["sex"] = source["Patient Gender"]
     rows["age"] = years(source["Patient Age"])
-    rows = rows.join(nih_flags(source["Finding Labels"], Path(table)))
+    flags = nih_flags(source["Finding Labels"], Path(table))
+    rows["split"] = nih_split(source, flags, test_list, seed)
+    rows = rows.join(flags)
     stems = names.str.replace(r"\.\w+$", "", regex=True)
     return _manifest(rows.set_index(stems), NIH_FINDINGS, Path(images), Path(table))
 
 
-def patient_split(patients: Sequence[str], shares: Sequence[float], seed: int) -> list[str]:
-    """Return 'train', 'val' or 'test' for each patient id, in the given shares, by a hash of (seed, id)."""
-    known: dict[str, str] = {}
-    for patient in patients:
-        if patient not in known:
-            draw = int(digest(seed, patient), 16) / 2**64
-            known[patient] = SPLITS[int(np.searchsorted(np.cumsum(shares)[:-1], draw, side="right"))]
-    return [known[p] for p in patients]
-
-
-def nih_split(source: pd.DataFrame, test_list: Path | None, seed: int) -> pd.Series:
+def nih_split(source: pd.DataFrame, labels: pd.DataFrame, test_list: Path | None, seed: int) -> pd.Series:
     """Return the split of each row of the NIH table, see `from_nih`. Raises InputError if there is no such list."""
-    patients = list(source["Patient ID"])
     if test_list is None:
-        return pd.Series(patient_split(patients, SHARES, seed), source.index)
+        return patient_split(source["Patient ID"], labels, seed)
+    return complete_split(listed_test(source["Image Index"], test_list), source["Patient ID"], labels, seed)
+
+
+def listed_test(names: pd.Series, test_list: Path) -> pd.Series:
+    """Return 'test' for the image names in the list, blank for the others. Raises InputError if there is no list."""
     if not Path(test_list).is_file():
         place = Path(test_list).absolute()
         raise InputError(f"{place}: no such test list; leave test_list out to split patients by the seed")
-    listed = set(Path(test_list).read_text().split())
-    train, val, _ = SHARES
-    rest = pd.Series(patient_split(patients, (train / (train + val), val / (train + val), 0.0), seed), source.index)
-    return rest.mask(source["Image Index"].isin(listed), "test")
+    listed = names.isin(set(Path(test_list).read_text().split()))
+    return pd.Series(pd.NA, names.index, dtype="str").mask(listed, "test")
 
 
 def nih_flags(labels: pd.Series, table: Path) -> pd.DataFrame:

@@ -9,7 +9,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from medlt.data.layouts import from_csv, patient_split
+from medlt.data.layouts import from_csv
+from medlt.data.splits import patient_split
 from medlt.types import InputError
 
 AB = "A,B,No_Finding"
@@ -40,10 +41,39 @@ def test_columns_of_other_names_and_a_train_flag(folder: Path, table: pd.DataFra
     assert lost(result, "image_without_label") == ["images/1.png"]
 
 
-def test_without_split_patients_are_split_by_hash(folder: Path, table: pd.DataFrame, read: Any) -> None:
+def test_without_split_patients_are_split_by_finding(folder: Path, table: pd.DataFrame, read: Any) -> None:
     table.drop(columns="split").to_csv(folder / "labels.csv", index=False)
     rows = read("csv", folder / "labels.csv", findings=AB, seed=5).manifest.rows
-    assert list(rows["split"]) == patient_split(list(table["patient_id"]), (0.7, 0.1, 0.2), 5)
+    whole = table.set_index("uid")
+    assert rows["split"].equals(patient_split(whole["patient_id"], whole[AB.split(",")], 5))
+
+
+def test_blank_splits_are_completed_and_counted(folder: Path, table: pd.DataFrame, read: Any) -> None:
+    table["split"] = ["train", None, "val", None, None, "test"]
+    table.to_csv(folder / "labels.csv", index=False)
+    result = read("csv", folder / "labels.csv", findings=AB)
+    split = result.manifest.rows["split"]
+    assert split.iloc[[0, 1, 2, 5]].tolist() == ["train", "train", "val", "test"]
+    assert set(split.iloc[[3, 4]]) <= {"train", "val", "test"}
+    assert any("3 row(s) had no split: " in note and "2 patient(s) got a new one" in note for note in result.notes)
+
+
+def test_equal_numbers_of_two_sites_are_two_patients(folder: Path, table: pd.DataFrame, read: Any) -> None:
+    sites = table.assign(site=["a", "b", "a/1", "a", "a%2F1", None], patient_id=["007", "007", "2", "1/2", "2", "007"])
+    sites[:5].to_csv(folder / "labels.csv", index=False)
+    rows = read("csv", folder / "labels.csv", findings=AB, patient_key="site,patient_id").manifest.rows
+    assert list(rows["patient_id"]) == ["a/007", "b/007", "a%2F1/2", "a/1%2F2", "a%252F1/2"]
+    by_path = {"labels": folder / "labels.csv", "key": "path"}
+    joined = read("folder", folder, **by_path, findings=AB, patient_key="site,patient_id")
+    assert list(joined.manifest.rows["patient_id"]) == list(rows["patient_id"])
+    sites.to_csv(folder / "labels.csv", index=False)
+    for options, message in (
+        ({"patient_key": "site,patient_id"}, "uid u5: patient_id is blank"),
+        ({"patient_key": "site,pid"}, "missing column 'pid'"),
+        ({"patient_key": "site", "patient": "(.+)"}, "--patient and --patient-key both name the patient"),
+    ):
+        with pytest.raises(InputError, match=message):
+            read("csv", folder / "labels.csv", findings=AB, **options)
 
 
 def test_a_path_or_a_uid_is_enough(folder: Path, table: pd.DataFrame, read: Any) -> None:
@@ -280,7 +310,7 @@ def test_a_converted_image_that_is_gone_is_an_orphan(converted: Path, put: Any, 
         (["a.png"], {"patient": "(.+)"}, r"a\.png is in no class folder"),
         (["train/a.png"], {"patient": "(.+)"}, r"train/a\.png is in no class folder"),
         (["A/a.png"], {}, "no patient_id"),
-        (["A/a.png"], {"key": "uid"}, "--key and --findings need a table"),
+        (["A/a.png"], {"key": "uid"}, "--key, --findings and --patient-key need a table"),
         (["A/a.png"], {"labels": Path("nowhere.csv"), "findings": "A"}, "no such table"),
     ],
 )
