@@ -48,7 +48,7 @@ def _pairs(option: list[str] | None) -> dict[str, str]:
         "medlt manifest folder converted labelled.parquet --labels labels.csv",
         "medlt manifest folder release a.parquet --labels b.csv --crosswalk walk.csv",
         "medlt manifest mimic-cxr-lt MIMIC-CXR-JPG mimic.parquet --release 2023",
-        "medlt manifest nih-cxr-lt NIH nih.parquet --boxes BBox_List_2017.csv",
+        "medlt manifest nih-cxr-lt Data_Entry_2017.csv nih.parquet --boxes b.csv",
     )
 )
 def manifest(

@@ -15,7 +15,8 @@ import pandas as pd
 
 from medlt.data.layouts import tree
 from medlt.data.layouts.layout_result import PARTS, Draft, LayoutResult, finish
-from medlt.data.layouts.mimic_cxr_lt import IDS, labelled, own_tables, with_views
+from medlt.data.layouts.lists import few, unread
+from medlt.data.layouts.mimic_cxr_lt import IDS, OWN, labelled, own_tables, with_views
 from medlt.data.layouts.options import CxrLtOptions
 from medlt.data.layouts.reading import known_findings, only_table, read_table, require
 from medlt.types import InputError
@@ -83,8 +84,11 @@ def _release(files: list[str], src: Path) -> str:
         y for y, name in (("2023", "train.csv"), ("2024", "train_labeled.csv"), ("2024", "labels.csv")) if name in names
     ]
     if len(set(releases)) != 1:
-        tables = "the tables of 2023 and 2024; choose one with --release" if releases else "no CXR-LT table; check SRC"
-        raise InputError(f"{src}: holds {tables}")
+        if releases:
+            raise InputError(f"{src}: holds the tables of 2023 and 2024; choose one with --release")
+        strange = unread(files, "mimic", OWN)
+        seen = f"; seen and not understood: {few(strange)}" if strange else ""
+        raise InputError(f"{src}: holds no CXR-LT table{seen}; check SRC")
     return releases[0]
 
 

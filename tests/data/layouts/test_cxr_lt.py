@@ -115,7 +115,12 @@ def test_rows_of_zeros_need_a_choice_and_normal_is_no_finding(touch: Any, put: A
 @pytest.mark.parametrize(
     ("spoil", "options", "message"),
     [
-        (lambda put: None, {}, "holds no CXR-LT table"),
+        (lambda put: None, {}, "holds no CXR-LT table; check SRC"),
+        (
+            lambda put: put("a/labelled.csv", x=[1]),
+            {},
+            "no CXR-LT table; seen and not understood: a/labelled.csv; check",
+        ),
         (lambda put: put("cxr-lt-2023/train.csv", **table([0], ())), {}, r"train\.csv: holds no labels"),
         (
             lambda put: put("cxr-lt-2024/train_labeled.csv", **table([0], TASKS["1"])),

@@ -67,13 +67,14 @@ def own(put: Callable[..., Path], *kinds: str, ending: str = ".csv.gz") -> None:
         "mimic-cxr-lt_single-label_{}.csv.gz",
         "MIMIC-CXR-LT_single_label_{}.csv",
         "061322_mimic_cxr_lt_single-label_{}.csv",
+        "mimic-lt_single-label_{}.csv",
     ],
 )
 def test_the_lists_of_2022_give_one_manifest_however_spelt(
     touch: Any, put: Any, read: Any, positives: Any, tmp_path: Path, name: str
 ) -> None:
     lists_2022(put, name)
-    own(put, "metadata")
+    own(put, "metadata", "chexpert", "split")  # study labels beside the lists change nothing
     result = read("mimic-cxr-lt", touch(place(d) for d in DICOMS))
     rows = result.manifest.rows
     assert result.manifest.findings == FINDINGS
@@ -138,7 +139,7 @@ def test_study_labels_reach_every_image_of_the_study(
 ) -> None:
     own(put, "chexpert", "negbio", "split", *(["metadata"] if metadata else []))
     src = touch([*(place(d) for d in DICOMS), "files/p13/p13000032/s59999999/aaaa-bbbb.jpg"])
-    result = read("mimic-cxr-lt", src)
+    result = read("mimic-cxr-lt", src, release="chexpert")
     rows = result.manifest.rows.loc[DICOMS]
     assert result.manifest.findings == CHEXPERT
     np.testing.assert_array_equal(rows["Pneumonia"], [1, 1, np.nan, 0, np.nan])
@@ -154,26 +155,44 @@ def test_study_labels_reach_every_image_of_the_study(
 def test_uncertain_and_blank_are_policies(touch: Any, put: Any, read: Any) -> None:
     own(put, "chexpert", "split", "metadata")
     src = touch(place(d) for d in DICOMS)
-    rows = read("mimic-cxr-lt", src, uncertain="positive").manifest.rows
+    rows = read("mimic-cxr-lt", src, release="chexpert", uncertain="positive").manifest.rows
     np.testing.assert_array_equal(rows["Pneumonia"], [1, 1, 1, 0, np.nan])
     with pytest.raises(
         InputError, match=r"1 of 5 rows have every finding at 0; choose .* no-finding .*, keep .* or drop"
     ):
-        read("mimic-cxr-lt", src, blank="negative")
-    rows = read("mimic-cxr-lt", src, blank="negative", all_zero="no-finding").manifest.rows
+        read("mimic-cxr-lt", src, release="chexpert", blank="negative")
+    rows = read("mimic-cxr-lt", src, release="chexpert", blank="negative", all_zero="no-finding").manifest.rows
     np.testing.assert_array_equal(rows["Pneumonia"], [1, 1, np.nan, 0, 0])
     np.testing.assert_array_equal(rows["No Finding"], [0, 0, 0, 1, 1])
 
 
 def test_orphans_of_studies_go_both_ways(touch: Any, put: Any, read: Any, lost: Any) -> None:
     own(put, "chexpert", "split")
-    result = read("mimic-cxr-lt", touch([place(DICOMS[0]), place(DICOMS[3]), "other.jpg"]))
+    result = read("mimic-cxr-lt", touch([place(DICOMS[0]), place(DICOMS[3]), "other.jpg"]), release="chexpert")
     assert lost(result, "label_without_image") == ["study 53189527", "study 56699142"]
     assert lost(result, "image_without_label") == ["other.jpg"]
     assert result.failures == 2
     own(put, "metadata")
-    result = read("mimic-cxr-lt", touch([]))
+    result = read("mimic-cxr-lt", touch([]), release="chexpert")
     assert lost(result, "label_without_image") == sorted(place(d) for d in (DICOMS[1], DICOMS[2], DICOMS[4]))
+
+
+def test_other_labels_are_never_taken_without_a_word(touch: Any, put: Any, read: Any) -> None:
+    own(put, "chexpert", "metadata", "split")
+    put("labels/cxr_train.csv", **listed(DICOMS))
+    put("cxr-study-list.csv.gz", subject_id=["1"])
+    src = touch(place(d) for d in DICOMS)
+    message = (
+        "no label lists of release 2022 or 2023; seen and not understood: labels/cxr_train.csv; check SRC, or use "
+        "--release chexpert for the study labels of mimic-cxr-2.0.0-chexpert.csv.gz"
+    )
+    with pytest.raises(InputError, match=message):
+        read("mimic-cxr-lt", src)
+    result = read("mimic-cxr-lt", src, release="chexpert")
+    assert result.manifest.findings == CHEXPERT
+    assert "1 table(s) not read, as the layout does not know them: labels/cxr_train.csv" in result.notes
+    lists_2022(put)
+    assert read("mimic-cxr-lt", src).manifest.findings == FINDINGS
 
 
 def test_a_torn_published_split_is_refused_and_can_be_made_anew(touch: Any, put: Any, read: Any) -> None:
@@ -190,7 +209,7 @@ def test_a_torn_published_split_is_refused_and_can_be_made_anew(touch: Any, put:
 @pytest.mark.parametrize(
     ("spoil", "options", "message"),
     [
-        (lambda put: None, {}, "no mimic-cxr-lt lists and no mimic-cxr-2.0.0-chexpert.csv"),
+        (lambda put: None, {}, "no label lists of release 2022 or 2023; check SRC$"),
         (lambda put: lists_2022(put), {"release": "2023"}, "no label lists of release 2023"),
         (lambda put: own(put, "chexpert"), {"release": "negbio"}, "no mimic-cxr-2.0.0-negbio.csv"),
         (lambda put: put("mimic-cxr-lt_single-label_train.csv", id=["a"]), {}, "missing column 'dicom_id'"),
