@@ -13,9 +13,9 @@ import pandas as pd
 from medlt.data.columns import BOX, region_columns
 from medlt.data.layouts import tree
 from medlt.data.layouts.options import Options
-from medlt.data.layouts.reading import canonical
 from medlt.data.layouts.tables import SHARES, UNCERTAIN, patient_split
 from medlt.data.manifest import REQUIRED, SPLITS, Manifest
+from medlt.names import no_finding
 from medlt.types import InputError
 
 if TYPE_CHECKING:
@@ -187,13 +187,13 @@ def resolve_all_zero(
         return rows, findings, (f"{count} row(s) with every finding at 0, kept",)
     if choice == "drop":
         return rows[~zero], findings, (f"{count} row(s) with every finding at 0, left out",)
-    no_finding = next((f for f in findings if canonical(f) in ("nofinding", "normal")), None)
-    if no_finding is None:
+    name = no_finding(findings)
+    if name is None:
         some = (rows[list(findings)] == 1).any(axis=1)
-        no_finding, findings = "No_Finding", (*findings, "No_Finding")
-        rows = rows.assign(**{no_finding: pd.Series(np.nan, rows.index).mask(some, 0.0)})
-    rows = rows.assign(**{no_finding: rows[no_finding].mask(zero, 1.0)})
-    return rows, findings, (f"{count} row(s) with every finding at 0, labelled {no_finding}",)
+        name, findings = "No_Finding", (*findings, "No_Finding")
+        rows = rows.assign(**{name: pd.Series(np.nan, rows.index).mask(some, 0.0)})
+    rows = rows.assign(**{name: rows[name].mask(zero, 1.0)})
+    return rows, findings, (f"{count} row(s) with every finding at 0, labelled {name}",)
 
 
 def renamed_parts(split: pd.Series) -> pd.Series:
