@@ -15,10 +15,10 @@ import pandas as pd
 
 from medlt.data.layouts import tree
 from medlt.data.layouts.layout_result import PARTS, Draft, LayoutResult, finish
-from medlt.data.layouts.lists import few, unread
+from medlt.data.layouts.lists import unread
 from medlt.data.layouts.mimic_cxr_lt import IDS, OWN, labelled, own_tables, with_views
 from medlt.data.layouts.options import CxrLtOptions
-from medlt.data.layouts.reading import known_findings, only_table, read_table, require
+from medlt.data.layouts.reading import few, known_findings, only_table, read_table, require
 from medlt.types import InputError
 
 FINDINGS_2023 = (
@@ -74,7 +74,7 @@ def cxr_lt(src: Path, options: CxrLtOptions) -> LayoutResult:
     rows, findings = labelled(source, known, src)
     rows, notes = with_views(rows, own_tables([src / f for f in files] + [root / f for f in image_files]))
     name = f"CXR-LT {release}" + (f", task {options.task}" if release == "2024" else "")
-    draft = Draft(tree.by_stem(rows, tree.images(image_files)), findings, root, src, (name, *notes))
+    draft = Draft(tree.by_stem(rows, tree.images(image_files)), findings, root, src, notes, labels=name)
     return finish(draft, options)
 
 

@@ -21,7 +21,7 @@ from pathlib import Path
 import pandas as pd
 
 from medlt.data.layouts.layout_result import PARTS
-from medlt.data.layouts.reading import only_table, read_table
+from medlt.data.layouts.reading import few, only_table, read_table
 from medlt.types import InputError
 
 Parts = Mapping[str, Path]
@@ -35,8 +35,6 @@ _NO_LABELS = re.compile(
     re.IGNORECASE,
 )
 """Tables of the same releases that hold no labels of images."""
-LISTED = 3
-"""Most names in one message."""
 _ORDER = ("train", "balanced-val", "val", "test", "balanced-test")
 
 
@@ -57,12 +55,6 @@ def unread(files: Iterable[str], dataset: str, *known: re.Pattern[str]) -> tuple
     names = (re.compile(_NAME.format(dataset), re.IGNORECASE), _NO_LABELS, *known)
     tables = (file for file in files if _TABLE.fullmatch(file))
     return tuple(file for file in tables if not any(name.fullmatch(file.rsplit("/", 1)[-1]) for name in names))
-
-
-def few(names: Sequence[str]) -> str:
-    """Return the first names, and how many more there are."""
-    rest = f" and {len(names) - LISTED} more" if len(names) > LISTED else ""
-    return ", ".join(names[:LISTED]) + rest
 
 
 def not_read(strange: Sequence[str]) -> tuple[str, ...]:

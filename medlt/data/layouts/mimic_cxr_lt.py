@@ -71,8 +71,9 @@ def mimic_cxr_lt(src: Path, options: MimicOptions) -> LayoutResult:
     source, notes = read_lists(parts, IDS)
     rows, findings = labelled(source, FINDINGS, src)
     rows, views = with_views(rows, own)
-    notes = (f"the lists of {release}", *notes, *views, *not_read(strange))
-    return finish(Draft(tree.by_stem(rows, pictures), findings, root, src, notes), options)
+    notes = (*notes, *views, *not_read(strange))
+    draft = Draft(tree.by_stem(rows, pictures), findings, root, src, notes, labels=f"the lists of {release}")
+    return finish(draft, options)
 
 
 def own_tables(paths: Sequence[Path]) -> dict[str, Path]:
@@ -132,8 +133,9 @@ def _by_study(own: dict[str, Path], kind: str, root: Path, pictures: pd.DataFram
         rows["split"] = renamed_parts(rows.index.to_series().map(_by_dicom(own["split"], "split")))
     lost = labels.index[~labels.index.isin(records["study_id"])]
     orphans = pd.DataFrame({"kind": tree.LABEL, "uid": "", "path": [f"study {s}" for s in lost]}, dtype="str")
-    notes = (f"labels by study from {own[kind].name}", *notes)
-    return Draft(tree.by_stem(rows, pictures), tuple(names.values()), root, own[kind], notes, orphans)
+    labeler = {"chexpert": "chexpert-labeler"}.get(kind, kind)
+    source = f"{own[kind].name}, by study"
+    return Draft(tree.by_stem(rows, pictures), tuple(names.values()), root, own[kind], notes, orphans, source, labeler)
 
 
 def _records(own: dict[str, Path], pictures: pd.DataFrame) -> tuple[pd.DataFrame, tuple[str, ...]]:

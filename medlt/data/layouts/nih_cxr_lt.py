@@ -64,8 +64,9 @@ def nih_cxr_lt(src: Path, options: NihOptions) -> LayoutResult:
     instead = f"--release nih14 for the 14 findings of {entry.name}" if entry else ""
     release, parts = one_release(lists(files, folder, "nih"), options.release, folder, strange, instead)
     rows, findings, notes = _listed(*read_lists(parts, _TEXT), entry)
-    notes = (f"the lists of {release}", *notes, *not_read(strange))
-    return finish(Draft(tree.by_stem(rows, pictures), findings, root, folder, notes), options)
+    notes = (*notes, *not_read(strange))
+    draft = Draft(tree.by_stem(rows, pictures), findings, root, folder, notes, labels=f"the lists of {release}")
+    return finish(draft, options)
 
 
 def _listed(

@@ -80,7 +80,7 @@ def test_2024_by_task(touch: Any, put: Any, read: Any, task: str) -> None:
     assert set(result.manifest.findings) == wanted
     assert list(result.manifest.rows["split"]) == ["train"] * 3 + ["val"] + ["test"] * 2
     assert not result.manifest.rows[list(wanted)].isna().any().any()
-    assert f"CXR-LT 2024, task {task}" in result.notes
+    assert result.summary()["labels"]["source"] == f"CXR-LT 2024, task {task}"
 
 
 def test_both_years_need_a_choice_and_train_alone_is_not_confused(touch: Any, put: Any, read: Any) -> None:

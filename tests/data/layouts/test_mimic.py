@@ -55,7 +55,7 @@ def own(put: Callable[..., Path], *kinds: str, ending: str = ".csv.gz") -> None:
     if "split" in kinds:
         put(f"mimic-cxr-2.0.0-split{ending}", dicom_id=DICOMS, study_id=studies, subject_id=subjects, split=parts)
     by_study = {s: p for p, s, *_ in IMAGES.values()}
-    labels = dict.fromkeys(CHEXPERT, [None] * 4) | {"Pneumonia": [1, -1, 0, None], "No Finding": [None, None, None, 1]}
+    labels = dict.fromkeys(CHEXPERT, [None] * 4) | {"Pneumonia": [1, -1, 0, None], "No Finding": [None, None, 1, 1]}
     for kind in {"chexpert", "negbio"}.intersection(kinds):
         put(f"mimic-cxr-2.0.0-{kind}{ending}", subject_id=by_study.values(), study_id=list(by_study), **labels)
 
@@ -142,9 +142,9 @@ def test_study_labels_reach_every_image_of_the_study(
     result = read("mimic-cxr-lt", src, release="chexpert")
     rows = result.manifest.rows.loc[DICOMS]
     assert result.manifest.findings == CHEXPERT
-    np.testing.assert_array_equal(rows["Pneumonia"], [1, 1, np.nan, 0, np.nan])
-    np.testing.assert_array_equal(rows["No Finding"], [np.nan] * 4 + [1])
-    assert rows["Edema"].isna().all()
+    np.testing.assert_array_equal(rows["Pneumonia"], [1, 1, np.nan, 0, 0])
+    np.testing.assert_array_equal(rows["No Finding"], [0, 0, 0, 1, 1])
+    np.testing.assert_array_equal(rows["Edema"], [0] * 5)
     assert list(rows["split"]) == ["train", "train", "train", "val", "test"]
     assert list(rows["patient_id"]) == [v[0] for v in IMAGES.values()]
     assert rows["view"].isna().all() != metadata
@@ -152,18 +152,25 @@ def test_study_labels_reach_every_image_of_the_study(
     assert result.failures == 0
 
 
-def test_uncertain_and_blank_are_policies(touch: Any, put: Any, read: Any) -> None:
-    own(put, "chexpert", "split", "metadata")
+@pytest.mark.parametrize(("release", "labeler"), [("chexpert", "chexpert-labeler"), ("negbio", "negbio")])
+def test_a_release_of_a_labeler_means_what_its_authors_say(
+    touch: Any, put: Any, read: Any, release: str, labeler: str
+) -> None:
+    own(put, release, "split", "metadata")
     src = touch(place(d) for d in DICOMS)
-    rows = read("mimic-cxr-lt", src, release="chexpert", uncertain="positive").manifest.rows
-    np.testing.assert_array_equal(rows["Pneumonia"], [1, 1, 1, 0, np.nan])
-    with pytest.raises(
-        InputError, match=r"1 of 5 rows have every finding at 0; choose .* no-finding .*, keep .* or drop"
-    ):
-        read("mimic-cxr-lt", src, release="chexpert", blank="negative")
-    rows = read("mimic-cxr-lt", src, release="chexpert", blank="negative", all_zero="no-finding").manifest.rows
-    np.testing.assert_array_equal(rows["Pneumonia"], [1, 1, np.nan, 0, 0])
-    np.testing.assert_array_equal(rows["No Finding"], [0, 0, 0, 1, 1])
+    result = read("mimic-cxr-lt", src, release=release)
+    report = result.summary()["labels"]
+    assert (report["labeler"], report["blank"], report["uncertain"]) == (labeler, "negative", "unknown")
+    assert report["source"] == f"mimic-cxr-2.0.0-{release}.csv.gz, by study"
+    assert report["changed"]["-1"] == {"Pneumonia": 1}
+    assert report["changed"]["blank"]["Edema"] == 5
+    counts = result.manifest.counts().loc["No Finding"]
+    assert (counts["positive"], counts["negative"], counts["unknown"]) == (2, 3, 0)
+
+    rows = read("mimic-cxr-lt", src, release=release, blank="unknown", uncertain="positive").manifest.rows
+    np.testing.assert_array_equal(rows["Pneumonia"], [1, 1, 1, 0, 0])
+    np.testing.assert_array_equal(rows["Edema"], [np.nan] * 3 + [0, 0])  # No Finding still means that it is absent
+    np.testing.assert_array_equal(rows["Support Devices"], [np.nan] * 5)
 
 
 def test_orphans_of_studies_go_both_ways(touch: Any, put: Any, read: Any, lost: Any) -> None:
@@ -217,7 +224,7 @@ def test_a_torn_published_split_is_refused_and_can_be_made_anew(touch: Any, put:
         (
             lambda put: lists_2022(put),
             {"task": "1"},
-            "layout mimic-cxr-lt has no option --task; it has --images",
+            "layout mimic-cxr-lt has no option --task; it has --labeler",
         ),
         (
             lambda put: lists_2022(put),
