@@ -20,7 +20,7 @@ from medlt.names import did_you_mean
 from medlt.plugins import METHODS
 from medlt.types import InputError
 
-C = TypeVar("C", RunConfig, EvaluateConfig)
+C = TypeVar("C", bound=Strict)
 VARIABLE = re.compile(r"\$\{(?P<name>\w+)(?::-(?P<default>[^}]*))?\}")
 COMMENT = re.compile(r"(?:^|\s)#")
 
@@ -145,14 +145,14 @@ def folder_of(path: Path) -> Path:
     return Path().absolute() if shipped else path.parent.absolute()
 
 
-def _read(path: Path) -> dict[str, Any]:
-    """Return the YAML as a mapping, its variables replaced."""
+def _read(path: Path, hint: str = "begin with 'method: fusion'") -> dict[str, Any]:
+    """Return the YAML as a mapping, its variables replaced; hint: what to write into an empty file."""
     try:
         tree = yaml.load(_expand(path.read_text(), path), _Loader)
     except (yaml.YAMLError, RecursionError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: not readable as YAML: {str(error).splitlines()[0]}") from None
     if not isinstance(tree, dict):
-        raise InputError(f"{path}: holds no settings; begin with 'method: fusion'")
+        raise InputError(f"{path}: holds no settings; {hint}")
     return tree
 
 
@@ -197,6 +197,13 @@ def _placed(name: str, source: SourceConfig, experiment: Path) -> SourceConfig:
     if not file.is_file():
         raise InputError(f"{experiment}: sources.{name}.config: {file} does not exist; write it relative to this file")
     return source.model_copy(update={"config": file})
+
+
+def load_settings(path: Path, model: type[C]) -> C:
+    """Return the settings of `model` from a YAML file of their own. Raises InputError with one clear line."""
+    if not path.is_file():
+        raise InputError(f"{path.absolute()}: no such file; check the path")
+    return _valid(model, _read(path, f"begin with one of {', '.join(model.model_fields)}"), str(path), path.parent)
 
 
 def dump(config: Strict, folder: Path | None = None) -> str:

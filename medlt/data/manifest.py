@@ -35,7 +35,7 @@ from medlt.data.columns import (
     with_nullable_integers,
 )
 from medlt.files import digest, digest_file, read_table, write_table
-from medlt.names import did_you_mean
+from medlt.names import did_you_mean, no_finding
 from medlt.types import InputError
 
 __all__ = ["REQUIRED", "RESERVED", "SPLITS", "Manifest", "uids_in"]
@@ -239,9 +239,8 @@ class Manifest:
 
     @property
     def no_finding(self) -> str | None:
-        """Return the name of the no-finding column, or None; CXR-LT 2024 calls it Normal."""
-        same = (f for f in self.findings if f.lower().replace("_", "").replace(" ", "") in ("nofinding", "normal"))
-        return next(same, None)
+        """Return the name of the no-finding column, or None; see `medlt.names.no_finding`."""
+        return no_finding(self.findings)
 
     def absolute(self) -> pd.DataFrame:
         """Return the rows with absolute paths of images and masks."""

@@ -19,12 +19,11 @@ from medlt.diffusion.attributes import sex_of, text_of, view_of, years
 from medlt.diffusion.backbone import About
 from medlt.diffusion.scrub import RareWords, scrub
 from medlt.files import digest
-from medlt.names import did_you_mean
+from medlt.names import did_you_mean, means_no_finding
 from medlt.types import InputError
 
 TEMPLATE = "chest radiograph, {view} view, {sex} patient {age}, with {findings}"
 FIELDS = ("view", "sex", "age", "findings", "absent", "text")
-NORMAL = ("no finding", "normal")
 
 
 @dataclass(frozen=True)
@@ -79,7 +78,7 @@ class Prompts:
     def phrase(self, finding: str) -> str:
         """Return the phrase of a finding."""
         plain = _spaced(finding.replace("_", " ")).lower()
-        return self.words.get(finding, "no acute findings" if plain in NORMAL else plain)
+        return self.words.get(finding, "no acute findings" if means_no_finding(finding) else plain)
 
     def __call__(self, labels: Tensor, about: Sequence[About] = ()) -> list[str]:
         """Return prompts of labels [B,K] (1, 0, soft, NaN = unknown).
@@ -107,7 +106,7 @@ class Prompts:
     def _named(self, labels: Sequence[float], holds: Callable[[float], bool], last: str) -> str:
         """Return the phrases of findings whose label `holds`; No_Finding only if it is present and no other is."""
         named = [finding for finding, label in zip(self.findings, labels, strict=True) if holds(label)]
-        normal = [finding for finding in named if _spaced(finding.replace("_", " ")).lower() in NORMAL]
+        normal = [finding for finding in named if means_no_finding(finding)]
         chosen = [finding for finding in named if finding not in normal] or (normal[:1] if last == "and" else [])
         phrases = [phrase for finding in chosen if (phrase := self.phrase(finding))][: self.most]
         return f" {last} ".join(filter(None, (", ".join(phrases[:-1]), *phrases[-1:])))

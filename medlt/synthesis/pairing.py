@@ -23,6 +23,7 @@ import pandas as pd
 from scipy.spatial.distance import cdist
 
 from medlt.localise.code_explainer import CodeExplainer
+from medlt.names import no_finding
 from medlt.types import InputError
 
 QUERIES = 64
@@ -31,16 +32,11 @@ PROJECTIONS = {name: "frontal" for name in ("PA", "AP", "FRONTAL")} | {
 }
 
 
-def is_no_finding(name: str) -> bool:
-    """Return whether a column is the no-finding label: 'No Finding', 'No_Finding' or 'no finding'."""
-    return name.replace("_", " ").replace("-", " ").lower() == "no finding"
-
-
-def partner_mask(table: pd.DataFrame, tail: Sequence[str], no_finding: str | None = None) -> np.ndarray:
-    """Return the rows known to have no tail finding, bool [N]; unknown is absent only in rows with 'no finding'."""
+def partner_mask(table: pd.DataFrame, tail: Sequence[str], healthy: str | None = None) -> np.ndarray:
+    """Return the rows known to have no tail finding, bool [N]; unknown is absent only where label `healthy` is 1."""
     labels = table[list(tail)].to_numpy(float)
-    healthy = np.zeros(len(table), bool) if no_finding is None else table[no_finding].to_numpy(float) == 1
-    return np.asarray(((labels == 0) | (np.isnan(labels) & healthy[:, None])).all(1))
+    normal = np.zeros(len(table), bool) if healthy is None else table[healthy].to_numpy(float) == 1
+    return np.asarray(((labels == 0) | (np.isnan(labels) & normal[:, None])).all(1))
 
 
 def nearest_allowed(queries: np.ndarray, candidates: np.ndarray, allowed: np.ndarray, k: int) -> np.ndarray:
@@ -97,8 +93,9 @@ def partners(
     uids = tuple(map(str, rows.index))
     names = list(findings)
     if only is None:
-        none = next((k for k, name in enumerate(names) if is_no_finding(name)), None)
-        finding = head_finding(rows[names].to_numpy(float), explainer.scores_of(uids), none)
+        none = no_finding(names)
+        column = None if none is None else names.index(none)
+        finding = head_finding(rows[names].to_numpy(float), explainer.scores_of(uids), column)
     else:
         finding = np.full(len(uids), names.index(only))
     return Partners(uids, finding, explainer.maps_of(uids, finding))

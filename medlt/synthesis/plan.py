@@ -32,9 +32,10 @@ import pandas as pd
 
 from medlt.diffusion.attributes import ATTRIBUTES
 from medlt.localise.code_explainer import CodeExplainer
+from medlt.names import no_finding
 from medlt.rng import numpy_generator, seed_of
 from medlt.synthesis import pairing
-from medlt.synthesis.pairing import Partners, is_no_finding
+from medlt.synthesis.pairing import Partners
 from medlt.types import InputError
 
 COLUMNS = (
@@ -99,8 +100,8 @@ class TrainTable:
 
     @property
     def no_finding(self) -> str | None:
-        """Return the no-finding column, if there is one."""
-        return next((c for c in self.findings if is_no_finding(c)), None)
+        """Return the no-finding column, if there is one; see `medlt.names.no_finding`."""
+        return no_finding(self.findings)
 
     def positive(self, finding: str) -> list[str]:
         """Return the uids with the finding, sorted. Raises InputError if there is none."""
@@ -124,7 +125,7 @@ class TrainTable:
 def _confused_with(train: TrainTable, explainer: CodeExplainer, finding: str, mask: np.ndarray) -> str:
     """Return the head finding of possible partners that is most confused with `finding`."""
     present = [c for c in train.findings if c not in train.tail and (train.table[c].to_numpy(float)[mask] == 1).any()]
-    heads = [c for c in present if not is_no_finding(c)] or present
+    heads = [c for c in present if c != train.no_finding] or present
     if not heads:
         raise InputError(
             f"pairing: no possible partner of {finding} has a head finding; set method.pairing to saliency"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -9,15 +11,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
+from medlt.data.manifest import Manifest
 from medlt.synthesis.pairing import (
     allowed_pairs,
     head_finding,
-    is_no_finding,
     most_confusing,
     nearest_allowed,
     partner_mask,
     projection,
 )
+from medlt.synthesis.plan import TrainTable
 
 NAN = float("nan")
 
@@ -70,9 +73,16 @@ def test_most_confusing_is_the_head_of_largest_mean_score() -> None:
     assert most_confusing(scores, [2]) == 2
 
 
-@pytest.mark.parametrize(("name", "is_it"), [("No_Finding", True), ("no finding", True), ("Finding", False)])
-def test_no_finding_by_name(name: str, is_it: bool) -> None:
-    assert is_no_finding(name) is is_it
+@pytest.mark.parametrize("name", ["No Finding", "No_Finding", "no-finding", "NoFinding", "Normal", "normal", "Hernia"])
+def test_manifest_and_plan_have_one_definition_of_no_finding(name: str) -> None:
+    """A partner with unknown tail labels counts as healthy if its no-finding label, however spelt, is 1."""
+    findings = ("Mass", name) if name != "Hernia" else ("Mass", "Hernia")
+    labels = pd.DataFrame({"Mass": [1, NAN, 0, NAN], findings[1]: [0, 1, 0, 0]}, index=list("abcd"), dtype=float)
+    table = labels.assign(path="x.png", patient_id=list("pqrs"), split="train", view=None, fold=0)
+    train = TrainTable(table, findings, ("Mass",))
+    assert train.no_finding == Manifest(table, findings, Path()).no_finding == (None if name == "Hernia" else name)
+    pool = table.index[partner_mask(table, train.tail, train.no_finding)]
+    assert list(pool) == (["c"] if name == "Hernia" else ["b", "c"])
 
 
 @pytest.mark.parametrize(

@@ -15,9 +15,10 @@ import pandas as pd
 
 from medlt.data.layouts import tree
 from medlt.data.layouts.layout_result import PARTS, Draft, LayoutResult, finish
-from medlt.data.layouts.mimic_cxr_lt import IDS, labelled, own_tables, with_views
+from medlt.data.layouts.lists import unread
+from medlt.data.layouts.mimic_cxr_lt import IDS, OWN, labelled, own_tables, with_views
 from medlt.data.layouts.options import CxrLtOptions
-from medlt.data.layouts.reading import known_findings, only_table, read_table, require
+from medlt.data.layouts.reading import few, known_findings, only_table, read_table, require
 from medlt.types import InputError
 
 FINDINGS_2023 = (
@@ -73,7 +74,7 @@ def cxr_lt(src: Path, options: CxrLtOptions) -> LayoutResult:
     rows, findings = labelled(source, known, src)
     rows, notes = with_views(rows, own_tables([src / f for f in files] + [root / f for f in image_files]))
     name = f"CXR-LT {release}" + (f", task {options.task}" if release == "2024" else "")
-    draft = Draft(tree.by_stem(rows, tree.images(image_files)), findings, root, src, (name, *notes))
+    draft = Draft(tree.by_stem(rows, tree.images(image_files)), findings, root, src, notes, labels=name)
     return finish(draft, options)
 
 
@@ -83,8 +84,11 @@ def _release(files: list[str], src: Path) -> str:
         y for y, name in (("2023", "train.csv"), ("2024", "train_labeled.csv"), ("2024", "labels.csv")) if name in names
     ]
     if len(set(releases)) != 1:
-        tables = "the tables of 2023 and 2024; choose one with --release" if releases else "no CXR-LT table; check SRC"
-        raise InputError(f"{src}: holds {tables}")
+        if releases:
+            raise InputError(f"{src}: holds the tables of 2023 and 2024; choose one with --release")
+        strange = unread(files, "mimic", OWN)
+        seen = f"; seen and not understood: {few(strange)}" if strange else ""
+        raise InputError(f"{src}: holds no CXR-LT table{seen}; check SRC")
     return releases[0]
 
 

@@ -12,11 +12,13 @@ import pandas as pd
 
 from medlt.data.columns import BOX, region_columns
 from medlt.data.layouts import tree
+from medlt.data.layouts.label_spec import policy
+from medlt.data.layouts.labels import LabelReport, apply_labels
 from medlt.data.layouts.options import Options
-from medlt.data.layouts.reading import canonical
-from medlt.data.layouts.tables import UNCERTAIN
+from medlt.data.layouts.reading import few
 from medlt.data.manifest import REQUIRED, SPLITS, Manifest
 from medlt.data.splits import complete_split, patient_split
+from medlt.names import no_finding
 from medlt.types import InputError
 
 if TYPE_CHECKING:
@@ -34,6 +36,8 @@ class Draft:
     """Rows that a layout read. `matched.rows`: index uid; path, exists, patient_id, split, view, labels, extra columns.
 
     A blank `split` column means that no split is published. `orphans` are those that the layout itself detected.
+    `labels` says in words where the labels come from, by default the name of `source`; `labeler` is a preset of
+    `label_spec` for what they mean.
     """
 
     matched: tree.MatchedImages
@@ -42,17 +46,20 @@ class Draft:
     source: Path
     notes: tuple[str, ...] = ()
     orphans: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=["kind", "uid", "path"], dtype="str"))
+    labels: str = ""
+    labeler: str | None = None
 
 
 @dataclass(frozen=True)
 class LayoutResult:
     """The manifest; `orphans` (kind, uid, path): labels without an image, images without a label, and boxes without
-    an image, whose `path` is the image's name in the table of boxes; `notes`.
+    an image, whose `path` is the image's name in the table of boxes; `notes`; what the `labels` mean.
     """
 
     manifest: Manifest
     orphans: pd.DataFrame
     notes: tuple[str, ...]
+    labels: LabelReport | None = None
 
     @property
     def failures(self) -> int:
@@ -85,6 +92,7 @@ class LayoutResult:
             "rows": len(rows),
             "patients": int(rows["patient_id"].nunique()),
             "splits": {s: int((rows["split"] == s).sum()) for s in SPLITS},
+            "labels": self.labels and self.labels.summary(),
             "findings": self.manifest.counts().to_dict("index"),
             "orphans": {k: {"count": len(t), "examples": t["path"].head(3).tolist()} for k, t in kinds.items()},
             "boxes": self._boxes(),
@@ -117,7 +125,8 @@ class LayoutResult:
         ]
         if (boxes := summary["boxes"])["count"]:
             lines.insert(0, f"boxes: {boxes['count']}, of {boxes['images']} images")
-        return Group(table, *(Text(line) for line in (*self.notes, *lines)))
+        meaning = self.labels.lines() if self.labels else ()
+        return Group(table, *(Text(line) for line in (*meaning, *self.notes, *lines)))
 
 
 def _write_new(writers: Mapping[Path, Callable[[Path], object]]) -> None:
@@ -137,22 +146,14 @@ def _write_new(writers: Mapping[Path, Callable[[Path], object]]) -> None:
 
 
 def finish(draft: Draft, options: Options) -> LayoutResult:
-    """Apply the policies for missing files, -1, blanks, rows of zeros and splits. Raises InputError in one line."""
-    rows = draft.matched.rows
-    if repeated := rows.index[rows.index.duplicated()].unique().tolist():
-        raise InputError(
-            f"{draft.source}: uid {repeated[0]} has {len(rows.loc[repeated[0]])} rows; each image needs one"
-        )
+    """Apply the options for missing files, labels, rows of zeros and splits. Raises InputError in one line."""
+    spec = policy(options, options.label_spec, draft.labeler)
+    rows = _existing(draft, options)
     orphans = pd.concat([tree.orphans(draft.matched), draft.orphans], ignore_index=True)
-    if options.missing == "drop" and len(rows):
-        rows = rows[rows["exists"]]
-        if not len(rows):
-            message = f"none of the {len(draft.matched.rows)} labelled images is below it"
-            folder = draft.root.absolute()
-            raise InputError(f"{folder}: {message}; give their folder with --images, or use --missing keep")
-    labels = resolve_labels(rows[list(draft.findings)], options)
-    rows = rows.drop(columns=[*draft.findings, "exists"]).join(labels)
-    rows, findings, zeros = resolve_all_zero(rows, draft.findings, options.all_zero, draft.source)
+    rows, findings, report = apply_labels(
+        rows.drop(columns="exists"), draft.findings, spec, draft.source, draft.labels or draft.source.name
+    )
+    rows, findings, zeros = resolve_all_zero(rows, findings, spec.all_zero, draft.source)
     if not len(rows):
         raise InputError(f"{draft.source}: no row is left; check the table and the options that drop rows")
     rows, split = _split(rows, findings, options)
@@ -161,17 +162,34 @@ def finish(draft: Draft, options: Options) -> LayoutResult:
         manifest = Manifest(rows[[*REQUIRED, *carried, *findings]], findings, draft.root)
     except InputError as error:
         raise InputError(f"{draft.source}: {error}{_resplit_hint(str(error))}") from None
+    notes = (*draft.notes, *draft.matched.notes, *split, *zeros, *_label_notes(manifest))
+    return LayoutResult(manifest, orphans, notes, report)
+
+
+def _existing(draft: Draft, options: Options) -> pd.DataFrame:
+    """Return the rows whose file exists, or all by the option. Raises InputError for a repeated uid or no file."""
+    rows = draft.matched.rows
+    if repeated := rows.index[rows.index.duplicated()].unique().tolist():
+        raise InputError(
+            f"{draft.source}: uid {repeated[0]} has {len(rows.loc[repeated[0]])} rows; each image needs one"
+        )
+    if options.missing == "keep" or not len(rows):
+        return rows
+    if not rows["exists"].any():
+        message = f"none of the {len(rows)} labelled images is below it"
+        folder = draft.root.absolute()
+        raise InputError(f"{folder}: {message}; give their folder with --images, or use --missing keep")
+    return rows[rows["exists"]]
+
+
+def _label_notes(manifest: Manifest) -> tuple[str, ...]:
+    """Return notes on images without a label, and on findings that no image is known not to have."""
     unknown = int(np.isnan(manifest.labels()).all(axis=1).sum())
     blank = (f"{unknown} image(s) without any known label",) if unknown else ()
-    return LayoutResult(manifest, orphans, (*draft.notes, *draft.matched.notes, *split, *zeros, *blank))
-
-
-def resolve_labels(labels: pd.DataFrame, options: Options) -> pd.DataFrame:
-    """Return labels with blanks and -1 replaced by the options' values; the Manifest refuses text later."""
-    labels = labels.apply(_as_numbers)
-    if options.blank == "negative":
-        labels = labels.fillna(0.0)
-    return labels.mask(labels == -1, UNCERTAIN[options.uncertain])
+    counts = manifest.counts()
+    never = counts.index[(counts["positive"] > 0) & (counts["negative"] == 0)].tolist()
+    hint = "a classifier learns nothing of it; see --labeler and --blank"
+    return (*blank, *((f"never absent: {few(never)}: {hint}",) if never else ()))
 
 
 def resolve_all_zero(
@@ -188,13 +206,13 @@ def resolve_all_zero(
         return rows, findings, (f"{count} row(s) with every finding at 0, kept",)
     if choice == "drop":
         return rows[~zero], findings, (f"{count} row(s) with every finding at 0, left out",)
-    no_finding = next((f for f in findings if canonical(f) in ("nofinding", "normal")), None)
-    if no_finding is None:
+    name = no_finding(findings)
+    if name is None:
         some = (rows[list(findings)] == 1).any(axis=1)
-        no_finding, findings = "No_Finding", (*findings, "No_Finding")
-        rows = rows.assign(**{no_finding: pd.Series(np.nan, rows.index).mask(some, 0.0)})
-    rows = rows.assign(**{no_finding: rows[no_finding].mask(zero, 1.0)})
-    return rows, findings, (f"{count} row(s) with every finding at 0, labelled {no_finding}",)
+        name, findings = "No_Finding", (*findings, "No_Finding")
+        rows = rows.assign(**{name: pd.Series(np.nan, rows.index).mask(some, 0.0)})
+    rows = rows.assign(**{name: rows[name].mask(zero, 1.0)})
+    return rows, findings, (f"{count} row(s) with every finding at 0, labelled {name}",)
 
 
 def renamed_parts(split: pd.Series) -> pd.Series:
@@ -219,10 +237,3 @@ def _split(rows: pd.DataFrame, findings: tuple[str, ...], options: Options) -> t
 
 def _resplit_hint(message: str) -> str:
     return ", or split anew with --resplit" if " is in splits " in message else ""
-
-
-def _as_numbers(column: pd.Series) -> pd.Series:
-    try:
-        return pd.to_numeric(column).astype(np.float64)
-    except (ValueError, TypeError):
-        return column

@@ -8,26 +8,33 @@ folder of the NIH release): `nih-cxr-lt_single-label_train.csv`, `..._balanced-v
 release of PhysioNet): `miccai2023_nih-cxr-lt_labels_train.csv`, `..._val.csv`, `..._test.csv`, and the same with
 `mimic`; the code before publication has `121722_` in place of `miccai2023_`.
 
-Any prefix, '_' for '-', capitals and a further `.gz` are accepted.
+The code of LongTailCXR reads `nih-lt_single-label_<split>.csv` and `mimic-lt_single-label_<split>.csv`: the
+part `-cxr` may be missing. Any prefix, '_' for '-', capitals and a further `.gz` are accepted.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import pandas as pd
 
 from medlt.data.layouts.layout_result import PARTS
-from medlt.data.layouts.reading import only_table, read_table
+from medlt.data.layouts.reading import few, only_table, read_table
 from medlt.types import InputError
 
 Parts = Mapping[str, Path]
 _NAME = (
-    r"(?:.*[-_])?{}[-_]cxr[-_]lt[-_](?P<kind>single[-_]label|labels)[-_]"
+    r"(?:.*[-_])?{}(?:[-_]cxr)?[-_]lt[-_](?P<kind>single[-_]label|labels)[-_]"
     r"(?P<part>train|(?:balanced[-_])?(?:val|test))\.csv(?:\.gz)?"
 )
+_TABLE = re.compile(r".+\.(?:csv|tsv|xlsx?)(?:\.gz)?", re.IGNORECASE)
+_NO_LABELS = re.compile(
+    r"(?:cxr-(?:record|study|provider)-list|mimic_cxr_sectioned|bbox_list_2017\w*|nih-cxr-lt_image_ids)\.csv(?:\.gz)?",
+    re.IGNORECASE,
+)
+"""Tables of the same releases that hold no labels of images."""
 _ORDER = ("train", "balanced-val", "val", "test", "balanced-test")
 
 
@@ -43,13 +50,32 @@ def lists(files: Iterable[str], folder: Path, dataset: str) -> dict[str, Parts]:
     return {r: {p: only_table(paths) for p, paths in parts.items()} for r, parts in releases.items()}
 
 
-def one_release(releases: Mapping[str, Parts], wanted: str | None, folder: Path) -> tuple[str, Parts]:
-    """Return the wanted release, or the only one. Raises InputError if it is absent, or if there are several."""
+def unread(files: Iterable[str], dataset: str, *known: re.Pattern[str]) -> tuple[str, ...]:
+    """Return the tables among `files` that are neither lists of `dataset` nor named by one of the `known` patterns."""
+    names = (re.compile(_NAME.format(dataset), re.IGNORECASE), _NO_LABELS, *known)
+    tables = (file for file in files if _TABLE.fullmatch(file))
+    return tuple(file for file in tables if not any(name.fullmatch(file.rsplit("/", 1)[-1]) for name in names))
+
+
+def not_read(strange: Sequence[str]) -> tuple[str, ...]:
+    """Return a note that names the tables in `strange`, if there is one."""
+    return (f"{len(strange)} table(s) not read, as the layout does not know them: {few(strange)}",) if strange else ()
+
+
+def one_release(
+    releases: Mapping[str, Parts], wanted: str | None, folder: Path, strange: Sequence[str] = (), instead: str = ""
+) -> tuple[str, Parts]:
+    """Return the wanted release, or the only one. Raises InputError if it is absent, or if there are several.
+
+    The error names the tables in `strange`, and `instead`, the options for the other labels that there are.
+    """
     if wanted is None and len(releases) > 1:
         raise InputError(f"{folder}: holds the lists of {' and '.join(sorted(releases))}; choose one with --release")
     release = wanted or next(iter(releases), "")
     if release not in releases:
-        raise InputError(f"{folder.absolute()}: no label lists of release {release or '2022 or 2023'}; check SRC")
+        seen = f"; seen and not understood: {few(strange)}" if strange else ""
+        what = f"no label lists of release {release or '2022 or 2023'}{seen}"
+        raise InputError(f"{folder.absolute()}: {what}; check SRC{instead and f', or use {instead}'}")
     return release, releases[release]
 
 

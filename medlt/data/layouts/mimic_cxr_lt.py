@@ -11,13 +11,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
 
 from medlt.data.layouts import tree
 from medlt.data.layouts.layout_result import Draft, LayoutResult, finish, renamed_parts
-from medlt.data.layouts.lists import lists, one_release, read_lists
+from medlt.data.layouts.lists import lists, not_read, one_release, read_lists, unread
 from medlt.data.layouts.options import MimicOptions
 from medlt.data.layouts.reading import known_findings, only_table, read_table, require
 from medlt.types import InputError
@@ -46,29 +47,32 @@ FINDINGS = (
 """The last five are new in MIMIC-CXR-LT; the others are those of CheXpert."""
 
 IDS = ("dicom_id", "subject_id", "study_id")
-_OWN = re.compile(r"mimic-cxr-[\d.]+-(?P<kind>chexpert|negbio|split|metadata)\.csv(?:\.gz)?", re.IGNORECASE)
+STUDY_LABELS = ("chexpert", "negbio")
+OWN = re.compile(r"mimic-cxr-[\d.]+-(?P<kind>chexpert|negbio|split|metadata)\.csv(?:\.gz)?", re.IGNORECASE)
 _PLACE = r"(?:^|/)p(?P<subject_id>\d+)/s(?P<study_id>\d+)/[^/]+$"
 
 
 def mimic_cxr_lt(src: Path, options: MimicOptions) -> LayoutResult:
-    """Read the folder `src` with the tables, and with the images unless `images` is given. Raises InputError."""
+    """Read the folder `src` with the tables, and with the images unless `images` is given.
+
+    The labels are those of the lists; those of a labeler only if `release` names it. Raises InputError.
+    """
     files = tree.listing(src)
     root = options.images or src
     image_files = tree.listing(root) if root != src else files
     pictures = tree.images(image_files)
     own = own_tables([src / f for f in files] + [root / f for f in image_files])
-    releases = lists(files, src, "mimic")
-    studies = [kind for kind in ("chexpert", "negbio") if kind in own]
-    if options.release in ("chexpert", "negbio") or not releases:
-        if not studies:
-            place = src.absolute()
-            raise InputError(f"{place}: holds no mimic-cxr-lt lists and no mimic-cxr-2.0.0-chexpert.csv; check SRC")
-        return finish(_by_study(own, options.release or studies[0], root, pictures), options)
-    release, parts = one_release(releases, options.release, src)
+    strange = unread(files, "mimic", OWN)
+    if options.release in ("chexpert", "negbio"):
+        draft = _by_study(own, options.release, root, pictures)
+        return finish(replace(draft, notes=(*draft.notes, *not_read(strange))), options)
+    studies = [f"--release {kind} for the study labels of {own[kind].name}" for kind in STUDY_LABELS if kind in own]
+    release, parts = one_release(lists(files, src, "mimic"), options.release, src, strange, " or ".join(studies))
     source, notes = read_lists(parts, IDS)
     rows, findings = labelled(source, FINDINGS, src)
     rows, views = with_views(rows, own)
-    draft = Draft(tree.by_stem(rows, pictures), findings, root, src, (f"the lists of {release}", *notes, *views))
+    notes = (*notes, *views, *not_read(strange))
+    draft = Draft(tree.by_stem(rows, pictures), findings, root, src, notes, labels=f"the lists of {release}")
     return finish(draft, options)
 
 
@@ -76,7 +80,7 @@ def own_tables(paths: Sequence[Path]) -> dict[str, Path]:
     """Return the tables of MIMIC-CXR-JPG among `paths`, by 'chexpert', 'negbio', 'split' and 'metadata'."""
     kinds: dict[str, list[Path]] = {}
     for path in paths:
-        if match := _OWN.fullmatch(path.name):
+        if match := OWN.fullmatch(path.name):
             kinds.setdefault(match["kind"].lower(), []).append(path)
     return {kind: only_table(tables) for kind, tables in kinds.items()}
 
@@ -129,8 +133,9 @@ def _by_study(own: dict[str, Path], kind: str, root: Path, pictures: pd.DataFram
         rows["split"] = renamed_parts(rows.index.to_series().map(_by_dicom(own["split"], "split")))
     lost = labels.index[~labels.index.isin(records["study_id"])]
     orphans = pd.DataFrame({"kind": tree.LABEL, "uid": "", "path": [f"study {s}" for s in lost]}, dtype="str")
-    notes = (f"labels by study from {own[kind].name}", *notes)
-    return Draft(tree.by_stem(rows, pictures), tuple(names.values()), root, own[kind], notes, orphans)
+    labeler = {"chexpert": "chexpert-labeler"}.get(kind, kind)
+    source = f"{own[kind].name}, by study"
+    return Draft(tree.by_stem(rows, pictures), tuple(names.values()), root, own[kind], notes, orphans, source, labeler)
 
 
 def _records(own: dict[str, Path], pictures: pd.DataFrame) -> tuple[pd.DataFrame, tuple[str, ...]]:

@@ -1,20 +1,21 @@
 """Layout `nih-cxr-lt`: the long-tailed lists over the NIH ChestX-ray14 images, or the table of ChestX-ray14 itself.
 
 Images are `00000001_000.png`, at any depth, as the archives unpack them (`images_001/images/...`; Wang et al., CVPR
-2017). Lists: see `lists`. View, sex and age come from `Data_Entry_2017*.csv`, if present. Without lists, or with that
-table as SRC, its own 14 findings are read, and `test_list*.txt` beside it defines the test split.
+2017). Lists: see `lists`. View, sex and age come from `Data_Entry_2017*.csv`, if present. With that table as SRC, or
+release nih14, its own 14 findings are read, and `test_list*.txt` beside it defines the test split.
 """
 
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
 
 from medlt.data.layouts import tree
 from medlt.data.layouts.layout_result import Draft, LayoutResult, finish
-from medlt.data.layouts.lists import lists, one_release, read_lists
+from medlt.data.layouts.lists import lists, not_read, one_release, read_lists, unread
 from medlt.data.layouts.options import NihOptions
 from medlt.data.layouts.reading import known_findings, only_table, read_table, require
 from medlt.data.layouts.tables import NIH_COLUMNS, NIH_FINDINGS, listed_test, nih_flags, years
@@ -55,16 +56,17 @@ def nih_cxr_lt(src: Path, options: NihOptions) -> LayoutResult:
     files = tree.listing(folder)
     root = options.images or folder
     pictures = tree.images(files if root == folder else tree.listing(root))
-    releases = {} if src.is_file() else lists(files, folder, "nih")
     entry = src if src.is_file() else _only(files, folder, _ENTRY)
-    if options.release == "nih14" or (not releases and entry):
-        return finish(_fourteen(entry, _only(files, folder, _TESTS), root, pictures, options), options)
-    if not releases:
-        raise InputError(f"{src.absolute()}: holds neither nih-cxr-lt lists nor a Data_Entry_2017 table; check SRC")
-    release, parts = one_release(releases, options.release, folder)
+    strange = () if src.is_file() else unread(files, "nih", _ENTRY)
+    if options.release == "nih14" or src.is_file():
+        draft = _fourteen(entry, _only(files, folder, _TESTS), root, pictures, options)
+        return finish(replace(draft, notes=(*draft.notes, *not_read(strange))), options)
+    instead = f"--release nih14 for the 14 findings of {entry.name}" if entry else ""
+    release, parts = one_release(lists(files, folder, "nih"), options.release, folder, strange, instead)
     rows, findings, notes = _listed(*read_lists(parts, _TEXT), entry)
-    notes = (f"the lists of {release}", *notes)
-    return finish(Draft(tree.by_stem(rows, pictures), findings, root, folder, notes), options)
+    notes = (*notes, *not_read(strange))
+    draft = Draft(tree.by_stem(rows, pictures), findings, root, folder, notes, labels=f"the lists of {release}")
+    return finish(draft, options)
 
 
 def _listed(

@@ -8,14 +8,10 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, BeforeValidator, Field, ValidationError
 
-from medlt.config import Strict, expected
+from medlt.config import expected
+from medlt.data.layouts.label_spec import LabelSpec, Names
 from medlt.names import did_you_mean
 from medlt.types import InputError
-
-
-def _listed(value: object) -> object:
-    """Return ('A', 'B') for 'A, B'."""
-    return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
 
 
 def _pairs(value: object) -> object:
@@ -25,20 +21,15 @@ def _pairs(value: object) -> object:
     return {str(pair).partition("=")[0]: str(pair).partition("=")[2] for pair in value}
 
 
-Names = Annotated[tuple[str, ...], BeforeValidator(_listed)]
 Role = Literal["uid", "path", "patient_id", "split", "view"]
 Roles = Annotated[dict[Role, str], BeforeValidator(_pairs)]
 
 
-class Options(Strict):
-    """Options of every layout."""
+class Options(LabelSpec):
+    """Options of every layout, besides what the labels mean."""
 
     images: Path | None = Field(None, description="folder of the images; default: SRC, or the folder of the table")
-    uncertain: Literal["unknown", "positive", "negative"] = Field("unknown", description="meaning of a label of -1")
-    blank: Literal["unknown", "negative"] = Field("unknown", description="meaning of a blank label")
-    all_zero: Literal["keep", "drop", "no-finding"] | None = Field(
-        None, description="action on rows with every finding at 0; None: an error if there is such a row"
-    )
+    label_spec: Path | None = Field(None, description="YAML file of what the labels mean; an option replaces its key")
     missing: Literal["drop", "keep"] = Field("drop", description="action on rows whose image file does not exist")
     resplit: bool = Field(False, description="split patients anew, 70/10/20, stratified by finding")
     seed: int = Field(0, ge=0, description="seed of a new split")
@@ -102,6 +93,8 @@ def parse(model: type[BaseModel], layout: str, given: dict[str, object]) -> Base
             known = ["--" + field.replace("_", "-") for field in model.model_fields]
             close = did_you_mean(name, known) or ";"
             raise InputError(f"layout {layout} has no option {name}{close} it has {', '.join(known)}") from None
+        if first["type"] == "value_error":
+            raise InputError(f"{name}: {first['ctx']['error']}") from None
         if first["type"] == "literal_error":
             choices = re.findall(r"'([^']*)'", str(first["ctx"]["expected"]))
             close = did_you_mean(str(value), choices) or ";"

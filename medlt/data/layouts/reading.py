@@ -11,6 +11,9 @@ import pandas as pd
 from medlt.data.columns import missing_columns
 from medlt.types import InputError
 
+LISTED = 3
+"""Most names in one message."""
+
 
 def read_table(table: Path, text: Sequence[str] | None = ()) -> pd.DataFrame:
     """Return the CSV with its `text` columns as text (leading zeros stay); None: all. Raises InputError if invalid."""
@@ -40,6 +43,12 @@ def known_findings(columns: Iterable[str], known: Sequence[str]) -> dict[str, st
     """Return {column: published name} of the columns that are `known` findings, in the order of `known`."""
     present = {canonical(str(column)): str(column) for column in columns}
     return {present[canonical(name)]: name for name in known if canonical(name) in present}
+
+
+def few(names: Sequence[str]) -> str:
+    """Return the first names, and how many more there are."""
+    rest = f" and {len(names) - LISTED} more" if len(names) > LISTED else ""
+    return ", ".join(names[:LISTED]) + rest
 
 
 def only_table(paths: Sequence[Path]) -> Path:

@@ -14,7 +14,7 @@ from medlt.data.columns import MASK, region_columns
 from medlt.data.layouts.reading import read_table, require
 from medlt.data.manifest import Manifest
 from medlt.data.splits import complete_split, patient_split
-from medlt.names import did_you_mean
+from medlt.names import did_you_mean, no_finding
 from medlt.types import InputError
 
 NIH_FINDINGS = (
@@ -69,6 +69,11 @@ def from_csv(
     masks = region_columns(source, findings, MASK).values()
     carried = [c for c in (*extra_columns, *masks) if c in source.columns and c not in rows.columns]
     rows[carried] = source[carried]
+    if name := never_negative(source[list(findings)]):
+        problem = f"{name} is 1 or blank and never 0, as programs that label reports write it"
+        raise InputError(
+            f"{table}: {problem}; use `medlt manifest csv` with --labeler or --blank, which give it a meaning"
+        )
     for finding in findings:
         rows[finding] = source[finding].replace(-1, UNCERTAIN[uncertain])
     return _manifest(rows.set_index(source[uid]), tuple(findings), Path(root or Path(table).parent), Path(table))
@@ -93,6 +98,15 @@ def from_nih(*, table: Path, images: Path, test_list: Path | None = None, seed: 
     rows = rows.join(flags)
     stems = names.str.replace(r"\.\w+$", "", regex=True)
     return _manifest(rows.set_index(stems), NIH_FINDINGS, Path(images), Path(table))
+
+
+def never_negative(labels: pd.DataFrame) -> str | None:
+    """Return the no-finding column if it holds 1 and blanks and nothing else, as the labelers of reports write it."""
+    name = no_finding(map(str, labels.columns))
+    values = None if name is None else labels[name]
+    return (
+        name if values is not None and values.isna().any() and (values.dropna() == 1).all() and values.any() else None
+    )
 
 
 def nih_split(source: pd.DataFrame, labels: pd.DataFrame, test_list: Path | None, seed: int) -> pd.Series:

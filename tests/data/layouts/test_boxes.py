@@ -25,6 +25,7 @@ LIST = """Image Index,Finding Label,Bbox [x,y,w,h],,,
 00000078_002.png,Nodule,10,20,30,40,,,
 """
 """Seven boxes in pixels of 1024 x 1024, with the published header. Two of the images are not in the collection."""
+NIH14 = ("--release", "nih14")
 
 
 def invoke(*args: object) -> Any:
@@ -45,10 +46,10 @@ def nih(touch: Callable[[Iterable[str]], Path], put: Callable[..., Path], tmp_pa
 
 def test_a_manifest_file_holds_the_boxes_of_with_boxes(nih: Path, tmp_path: Path) -> None:
     table = tmp_path / "BBox_List_2017.csv"
-    done = invoke("nih-cxr-lt", nih, tmp_path / "m.parquet", "--boxes", table, "--json")
+    done = invoke("nih-cxr-lt", nih, tmp_path / "m.parquet", *NIH14, "--boxes", table, "--json")
     assert done.exit_code == 0, done.stderr
     read = Manifest.read(tmp_path / "m.parquet")
-    wanted = medlt.Collection.from_layout("nih-cxr-lt", nih).with_boxes(table).manifest
+    wanted = medlt.Collection.from_layout("nih-cxr-lt", nih, release="nih14").with_boxes(table).manifest
     assert read.digest() == wanted.digest()
     assert Regions.of(read).digest() == Regions.of(wanted).digest() != Regions().digest()
     corners = np.array([[100.5, 200, 400.5, 600.25], [600, 64, 664, 128]]) / 1024
@@ -56,7 +57,7 @@ def test_a_manifest_file_holds_the_boxes_of_with_boxes(nih: Path, tmp_path: Path
 
 
 def test_the_summary_counts_boxes_images_and_boxes_without_an_image(nih: Path, tmp_path: Path) -> None:
-    command = ("nih-cxr-lt", nih, tmp_path / "m.parquet", "--boxes", tmp_path / "BBox_List_2017.csv")
+    command = ("nih-cxr-lt", nih, tmp_path / "m.parquet", *NIH14, "--boxes", tmp_path / "BBox_List_2017.csv")
     summary = json.loads(invoke(*command, "--json").stdout)
     assert summary["boxes"] == {"count": 4, "images": 2}
     assert summary["orphans"]["box_without_image"] == {
@@ -110,7 +111,7 @@ def test_a_table_that_does_not_fit_is_one_line_and_nothing_is_written(
 ) -> None:
     if text is not None:
         (tmp_path / "boxes.csv").write_text(text)
-    done = invoke("nih-cxr-lt", nih, tmp_path / "m.parquet", "--boxes", tmp_path / "boxes.csv")
+    done = invoke("nih-cxr-lt", nih, tmp_path / "m.parquet", *NIH14, "--boxes", tmp_path / "boxes.csv")
     assert done.exit_code == 2
     assert message in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1

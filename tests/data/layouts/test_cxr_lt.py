@@ -80,7 +80,7 @@ def test_2024_by_task(touch: Any, put: Any, read: Any, task: str) -> None:
     assert set(result.manifest.findings) == wanted
     assert list(result.manifest.rows["split"]) == ["train"] * 3 + ["val"] + ["test"] * 2
     assert not result.manifest.rows[list(wanted)].isna().any().any()
-    assert f"CXR-LT 2024, task {task}" in result.notes
+    assert result.summary()["labels"]["source"] == f"CXR-LT 2024, task {task}"
 
 
 def test_both_years_need_a_choice_and_train_alone_is_not_confused(touch: Any, put: Any, read: Any) -> None:
@@ -115,7 +115,12 @@ def test_rows_of_zeros_need_a_choice_and_normal_is_no_finding(touch: Any, put: A
 @pytest.mark.parametrize(
     ("spoil", "options", "message"),
     [
-        (lambda put: None, {}, "holds no CXR-LT table"),
+        (lambda put: None, {}, "holds no CXR-LT table; check SRC"),
+        (
+            lambda put: put("a/labelled.csv", x=[1]),
+            {},
+            "no CXR-LT table; seen and not understood: a/labelled.csv; check",
+        ),
         (lambda put: put("cxr-lt-2023/train.csv", **table([0], ())), {}, r"train\.csv: holds no labels"),
         (
             lambda put: put("cxr-lt-2024/train_labeled.csv", **table([0], TASKS["1"])),

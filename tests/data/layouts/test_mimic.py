@@ -55,7 +55,7 @@ def own(put: Callable[..., Path], *kinds: str, ending: str = ".csv.gz") -> None:
     if "split" in kinds:
         put(f"mimic-cxr-2.0.0-split{ending}", dicom_id=DICOMS, study_id=studies, subject_id=subjects, split=parts)
     by_study = {s: p for p, s, *_ in IMAGES.values()}
-    labels = dict.fromkeys(CHEXPERT, [None] * 4) | {"Pneumonia": [1, -1, 0, None], "No Finding": [None, None, None, 1]}
+    labels = dict.fromkeys(CHEXPERT, [None] * 4) | {"Pneumonia": [1, -1, 0, None], "No Finding": [None, None, 1, 1]}
     for kind in {"chexpert", "negbio"}.intersection(kinds):
         put(f"mimic-cxr-2.0.0-{kind}{ending}", subject_id=by_study.values(), study_id=list(by_study), **labels)
 
@@ -67,13 +67,14 @@ def own(put: Callable[..., Path], *kinds: str, ending: str = ".csv.gz") -> None:
         "mimic-cxr-lt_single-label_{}.csv.gz",
         "MIMIC-CXR-LT_single_label_{}.csv",
         "061322_mimic_cxr_lt_single-label_{}.csv",
+        "mimic-lt_single-label_{}.csv",
     ],
 )
 def test_the_lists_of_2022_give_one_manifest_however_spelt(
     touch: Any, put: Any, read: Any, positives: Any, tmp_path: Path, name: str
 ) -> None:
     lists_2022(put, name)
-    own(put, "metadata")
+    own(put, "metadata", "chexpert", "split")  # study labels beside the lists change nothing
     result = read("mimic-cxr-lt", touch(place(d) for d in DICOMS))
     rows = result.manifest.rows
     assert result.manifest.findings == FINDINGS
@@ -138,12 +139,12 @@ def test_study_labels_reach_every_image_of_the_study(
 ) -> None:
     own(put, "chexpert", "negbio", "split", *(["metadata"] if metadata else []))
     src = touch([*(place(d) for d in DICOMS), "files/p13/p13000032/s59999999/aaaa-bbbb.jpg"])
-    result = read("mimic-cxr-lt", src)
+    result = read("mimic-cxr-lt", src, release="chexpert")
     rows = result.manifest.rows.loc[DICOMS]
     assert result.manifest.findings == CHEXPERT
-    np.testing.assert_array_equal(rows["Pneumonia"], [1, 1, np.nan, 0, np.nan])
-    np.testing.assert_array_equal(rows["No Finding"], [np.nan] * 4 + [1])
-    assert rows["Edema"].isna().all()
+    np.testing.assert_array_equal(rows["Pneumonia"], [1, 1, np.nan, 0, 0])
+    np.testing.assert_array_equal(rows["No Finding"], [0, 0, 0, 1, 1])
+    np.testing.assert_array_equal(rows["Edema"], [0] * 5)
     assert list(rows["split"]) == ["train", "train", "train", "val", "test"]
     assert list(rows["patient_id"]) == [v[0] for v in IMAGES.values()]
     assert rows["view"].isna().all() != metadata
@@ -151,29 +152,54 @@ def test_study_labels_reach_every_image_of_the_study(
     assert result.failures == 0
 
 
-def test_uncertain_and_blank_are_policies(touch: Any, put: Any, read: Any) -> None:
-    own(put, "chexpert", "split", "metadata")
+@pytest.mark.parametrize(("release", "labeler"), [("chexpert", "chexpert-labeler"), ("negbio", "negbio")])
+def test_a_release_of_a_labeler_means_what_its_authors_say(
+    touch: Any, put: Any, read: Any, release: str, labeler: str
+) -> None:
+    own(put, release, "split", "metadata")
     src = touch(place(d) for d in DICOMS)
-    rows = read("mimic-cxr-lt", src, uncertain="positive").manifest.rows
-    np.testing.assert_array_equal(rows["Pneumonia"], [1, 1, 1, 0, np.nan])
-    with pytest.raises(
-        InputError, match=r"1 of 5 rows have every finding at 0; choose .* no-finding .*, keep .* or drop"
-    ):
-        read("mimic-cxr-lt", src, blank="negative")
-    rows = read("mimic-cxr-lt", src, blank="negative", all_zero="no-finding").manifest.rows
-    np.testing.assert_array_equal(rows["Pneumonia"], [1, 1, np.nan, 0, 0])
-    np.testing.assert_array_equal(rows["No Finding"], [0, 0, 0, 1, 1])
+    result = read("mimic-cxr-lt", src, release=release)
+    report = result.summary()["labels"]
+    assert (report["labeler"], report["blank"], report["uncertain"]) == (labeler, "negative", "unknown")
+    assert report["source"] == f"mimic-cxr-2.0.0-{release}.csv.gz, by study"
+    assert report["changed"]["-1"] == {"Pneumonia": 1}
+    assert report["changed"]["blank"]["Edema"] == 5
+    counts = result.manifest.counts().loc["No Finding"]
+    assert (counts["positive"], counts["negative"], counts["unknown"]) == (2, 3, 0)
+
+    rows = read("mimic-cxr-lt", src, release=release, blank="unknown", uncertain="positive").manifest.rows
+    np.testing.assert_array_equal(rows["Pneumonia"], [1, 1, 1, 0, 0])
+    np.testing.assert_array_equal(rows["Edema"], [np.nan] * 3 + [0, 0])  # No Finding still means that it is absent
+    np.testing.assert_array_equal(rows["Support Devices"], [np.nan] * 5)
 
 
 def test_orphans_of_studies_go_both_ways(touch: Any, put: Any, read: Any, lost: Any) -> None:
     own(put, "chexpert", "split")
-    result = read("mimic-cxr-lt", touch([place(DICOMS[0]), place(DICOMS[3]), "other.jpg"]))
+    result = read("mimic-cxr-lt", touch([place(DICOMS[0]), place(DICOMS[3]), "other.jpg"]), release="chexpert")
     assert lost(result, "label_without_image") == ["study 53189527", "study 56699142"]
     assert lost(result, "image_without_label") == ["other.jpg"]
     assert result.failures == 2
     own(put, "metadata")
-    result = read("mimic-cxr-lt", touch([]))
+    result = read("mimic-cxr-lt", touch([]), release="chexpert")
     assert lost(result, "label_without_image") == sorted(place(d) for d in (DICOMS[1], DICOMS[2], DICOMS[4]))
+
+
+def test_other_labels_are_never_taken_without_a_word(touch: Any, put: Any, read: Any) -> None:
+    own(put, "chexpert", "metadata", "split")
+    put("labels/cxr_train.csv", **listed(DICOMS))
+    put("cxr-study-list.csv.gz", subject_id=["1"])
+    src = touch(place(d) for d in DICOMS)
+    message = (
+        "no label lists of release 2022 or 2023; seen and not understood: labels/cxr_train.csv; check SRC, or use "
+        "--release chexpert for the study labels of mimic-cxr-2.0.0-chexpert.csv.gz"
+    )
+    with pytest.raises(InputError, match=message):
+        read("mimic-cxr-lt", src)
+    result = read("mimic-cxr-lt", src, release="chexpert")
+    assert result.manifest.findings == CHEXPERT
+    assert "1 table(s) not read, as the layout does not know them: labels/cxr_train.csv" in result.notes
+    lists_2022(put)
+    assert read("mimic-cxr-lt", src).manifest.findings == FINDINGS
 
 
 def test_a_torn_published_split_is_refused_and_can_be_made_anew(touch: Any, put: Any, read: Any) -> None:
@@ -190,7 +216,7 @@ def test_a_torn_published_split_is_refused_and_can_be_made_anew(touch: Any, put:
 @pytest.mark.parametrize(
     ("spoil", "options", "message"),
     [
-        (lambda put: None, {}, "no mimic-cxr-lt lists and no mimic-cxr-2.0.0-chexpert.csv"),
+        (lambda put: None, {}, "no label lists of release 2022 or 2023; check SRC$"),
         (lambda put: lists_2022(put), {"release": "2023"}, "no label lists of release 2023"),
         (lambda put: own(put, "chexpert"), {"release": "negbio"}, "no mimic-cxr-2.0.0-negbio.csv"),
         (lambda put: put("mimic-cxr-lt_single-label_train.csv", id=["a"]), {}, "missing column 'dicom_id'"),
@@ -198,7 +224,7 @@ def test_a_torn_published_split_is_refused_and_can_be_made_anew(touch: Any, put:
         (
             lambda put: lists_2022(put),
             {"task": "1"},
-            "layout mimic-cxr-lt has no option --task; it has --images",
+            "layout mimic-cxr-lt has no option --task; it has --labeler",
         ),
         (
             lambda put: lists_2022(put),

@@ -111,7 +111,7 @@ def test_orphans_both_ways(touch: Any, put: Any, read: Any, lost: Any) -> None:
 def test_the_table_of_fourteen_alone_is_what_from_nih_reads(touch: Any, put: Any, read: Any, as_file: bool) -> None:
     table = entry(put, "Data_Entry_2017.csv")
     src = touch(PLACES)
-    result = read("nih-cxr-lt", table if as_file else src, seed=4)
+    result = read("nih-cxr-lt", table, seed=4) if as_file else read("nih-cxr-lt", src, seed=4, release="nih14")
     expected = from_nih(table=table, images=src, seed=4)
     assert result.manifest.findings == NIH_FINDINGS
     pd.testing.assert_frame_equal(result.manifest.rows[expected.rows.columns], expected.rows, check_dtype=False)
@@ -122,28 +122,47 @@ def test_the_official_test_list_is_used_where_it_lies(touch: Any, put: Any, read
     entry(put)
     src = touch(PLACES)
     (src / "test_list_NIH.txt").write_text("\n".join(f"{i}.png" for i in IDS[:2]))
-    result = read("nih-cxr-lt", src)
+    result = read("nih-cxr-lt", src, release="nih14")
     assert set(result.manifest.split("test").rows.index) == set(IDS[:2])
     assert "test split by test_list_NIH.txt" in result.notes
     (src / "test_list_NIH.txt").write_text(f"{IDS[0]}.png")
-    followed = read("nih-cxr-lt", src, seed=3)
+    followed = read("nih-cxr-lt", src, seed=3, release="nih14")
     assert set(followed.manifest.split("test").rows.index) == set(IDS[:2])  # the whole patient
     assert any("row(s) had no split" in note for note in followed.notes)
-    assert read("nih-cxr-lt", src, resplit=True).manifest.rows["split"].iloc[:2].nunique() == 1
+    assert read("nih-cxr-lt", src, resplit=True, release="nih14").manifest.rows["split"].iloc[:2].nunique() == 1
 
 
 @pytest.mark.parametrize(
-    ("spoil", "message"),
+    ("spoil", "release", "message"),
     [
-        (lambda put: None, "neither nih-cxr-lt lists nor a Data_Entry_2017 table"),
-        (lambda put: put("nih-cxr-lt_single-label_train.csv", id=["00000001_000.png"], Gout=[1]), "none of the 20"),
-        (lambda put: put("Data_Entry_2017.csv", a=[1]), "missing column 'Image Index'"),
+        (lambda put: None, None, "no label lists of release 2022 or 2023; check SRC$"),
+        (lambda put: None, "nih14", r"no Data_Entry_2017\*\.csv"),
+        (
+            lambda put: put("nih-cxr-lt_single-label_train.csv", id=["00000001_000.png"], Gout=[1]),
+            None,
+            "none of the 20",
+        ),
+        (lambda put: put("Data_Entry_2017.csv", a=[1]), "nih14", "missing column 'Image Index'"),
+        (
+            lambda put: (put("nih_train.csv", a=[1]), entry(put)),
+            None,
+            "2023; seen and not understood: nih_train.csv; check SRC, or use --release nih14 for the 14 findings of ",
+        ),
     ],
 )
-def test_what_is_refused(touch: Any, put: Any, read: Any, spoil: Any, message: str) -> None:
+def test_what_is_refused(touch: Any, put: Any, read: Any, spoil: Any, release: str | None, message: str) -> None:
     spoil(put)
     with pytest.raises(InputError, match=message):
-        read("nih-cxr-lt", touch(PLACES))
+        read("nih-cxr-lt", touch(PLACES), **({"release": release} if release else {}))
+
+
+def test_the_names_that_the_code_of_longtailcxr_reads(touch: Any, put: Any, read: Any, positives: Any) -> None:
+    lists_2022(put, "nih-lt_single-label_{}.csv")
+    entry(put)
+    result = read("nih-cxr-lt", touch(PLACES))
+    assert result.manifest.findings == FINDINGS
+    assert positives(result)[IDS[0]] == {"Hernia"}
+    assert not any("not read" in note for note in result.notes)
 
 
 def test_no_image_at_all_names_the_searched_folder(touch: Any, put: Any, read: Any) -> None:

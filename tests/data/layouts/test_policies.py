@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from medlt.data.layouts import LAYOUTS, read_layout, tree
 from medlt.data.layouts.layout_result import Draft, LayoutResult, finish
-from medlt.data.layouts.lists import lists
+from medlt.data.layouts.lists import lists, unread
 from medlt.data.layouts.options import Options
 from medlt.data.layouts.reading import canonical
 from medlt.data.manifest import Manifest
@@ -92,18 +92,21 @@ def test_orphans_are_the_two_differences_of_sets(rows: set[str], files: set[str]
 @given(
     prefix=st.sampled_from(["", "miccai2023_", "miccai2022_", "121722_", "061322-"]),
     dash=st.sampled_from("-_"),
+    middle=st.sampled_from(["cxr", ""]),
     kind=st.sampled_from(["single-label", "single_label", "labels"]),
     part=st.sampled_from(["train", "val", "balanced-val", "test", "balanced_test"]),
     ending=st.sampled_from([".csv", ".csv.gz", ".CSV"]),
     dataset=st.sampled_from(["nih", "mimic"]),
 )
 def test_every_spelling_of_a_list_is_known_and_nothing_else(
-    prefix: str, dash: str, kind: str, part: str, ending: str, dataset: str
+    prefix: str, dash: str, middle: str, kind: str, part: str, ending: str, dataset: str
 ) -> None:
-    name = f"labels/{prefix}{dataset}{dash}cxr{dash}lt_{kind}_{part}{ending}"
+    name = f"labels/{prefix}{dataset}{dash}{middle and middle + dash}lt_{kind}_{part}{ending}"
     release = "2023" if kind == "labels" else "2022"
     assert lists([name], Path("at"), dataset) == {release: {part.replace("_", "-"): Path("at") / name}}
     assert lists([name], Path("at"), "mimic" if dataset == "nih" else "nih") == {}
+    strange = [f"{name}.txt", "x/other.csv.gz", "cxr-study-list.csv.gz", name]
+    assert unread(strange, dataset) == ("x/other.csv.gz",)
     assert lists([f"{name}.txt", "nih-cxr-lt_image_ids.csv"], Path("at"), dataset) == {}
 
 
