@@ -25,7 +25,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import convert_files
-from common import table
 
 Method = Callable[[Path, Path], None]
 
@@ -241,6 +240,8 @@ def main() -> None:
     args = read.parse_args()
     if args.child:
         return child(args.child[0], Path(args.child[1]), int(args.child[2]))
+    from common import table  # not in the children: it imports torch, whose memory is not medlt's
+
     place = Path(tempfile.mkdtemp(prefix="medlt-convert-"))
     lines = [
         "Files a CPU second on one core, median and range of the rounds; 'times' is medlt's rate over this one's.",

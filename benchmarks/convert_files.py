@@ -33,7 +33,7 @@ DISTINCT = 10
 
 def picture(rng: np.random.Generator, rows: int = 2500, columns: int = 2048) -> np.ndarray:
     """uint16 [rows, columns] from 0 to 4095."""
-    coarse = rng.random((40, 32), dtype=np.float32)
+    coarse = rng.random((6, 5), dtype=np.float32)  # finer structures look like letters to the text detector
     smooth = cv2.resize(coarse, (columns, rows), interpolation=cv2.INTER_CUBIC)
     return np.clip(smooth * 3000 + 500 + rng.normal(0, 20, smooth.shape), 0, 4095).astype(np.uint16)
 
