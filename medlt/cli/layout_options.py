@@ -31,6 +31,7 @@ LAYOUT_OPTIONS: dict[str, Any] = {
     "blank": Annotated[str | None, text("Blank labels mean unknown (default) or negative.")],
     "alias": Annotated[list[str] | None, pairs("Another name of a finding: 'Pleural Effusion=Effusion'.")],
     "implies": Annotated[list[str] | None, pairs("A finding and one that it implies: 'Pneumonia=Lung Opacity'.")],
+    "view": Annotated[str | None, text("Views to keep: frontal (PA, AP), lateral, unknown, or PA,...")],
     "all_zero": Annotated[str | None, text("Rows with only 0: keep, drop, no-finding (normal).")],
     "missing": Annotated[str | None, text("Rows without their file: drop (default) or keep.")],
     "resplit": Annotated[bool | None, typer.Option("--resplit", help="Split patients anew, 70/10/20 of each finding.")],

@@ -16,6 +16,7 @@ from medlt.data.dicom.guard import Unreadable
 from medlt.data.images import read_image
 from medlt.data.manifest import SPLITS, Manifest
 from medlt.data.regions import Regions
+from medlt.data.views import laterals
 from medlt.metrics.confounding import associations
 from medlt.types import InputError
 
@@ -114,6 +115,7 @@ def validate(manifest: Manifest, workers: int = 1) -> ValidationReport:
             *_label_problems("with every finding, no-finding included, at 0", zero),
             *_label_problems("without any known label", unknown),
             *wrong,
+            *(Problem(note, fatal=False) for note in laterals(manifest.rows["view"])),
             *_confounded(manifest),
         ),
     )

@@ -117,7 +117,7 @@ class Conditional(ABC):
     def _slots(self, targets: Mapping[str, int], seed: int) -> Iterator[tuple[str, int, str]]:
         """Yield (finding, slot, uid of the label vector); the positive rows of a finding take turns."""
         for finding in (name for name in self.train.findings if targets.get(name, 0) > 0):
-            sources = numpy_generator(seed, "likes", finding).permutation(self.train.positive(finding))
+            sources = numpy_generator(seed, "likes", finding).permutation(self.train.parents(finding))
             yield from ((finding, slot, str(sources[slot % len(sources)])) for slot in range(targets[finding]))
 
     def _row(self, key: Key, source: str) -> dict[str, Any]:

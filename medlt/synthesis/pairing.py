@@ -22,14 +22,12 @@ import numpy as np
 import pandas as pd
 from scipy.spatial.distance import cdist
 
+from medlt.data.views import projection
 from medlt.localise.code_explainer import CodeExplainer
 from medlt.names import no_finding
 from medlt.types import InputError
 
 QUERIES = 64
-PROJECTIONS = {name: "frontal" for name in ("PA", "AP", "FRONTAL")} | {
-    name: "lateral" for name in ("LATERAL", "LL", "RL")
-}
 
 
 def partner_mask(table: pd.DataFrame, tail: Sequence[str], healthy: str | None = None) -> np.ndarray:
@@ -99,15 +97,6 @@ def partners(
     else:
         finding = np.full(len(uids), names.index(only))
     return Partners(uids, finding, explainer.maps_of(uids, finding))
-
-
-def projection(view: object) -> str:
-    """Return 'frontal' for PA, AP and FRONTAL, 'lateral' for LATERAL, LL and RL (DICOM View Position), '' for a blank.
-
-    Every other view (an oblique, a decubitus) is its own projection. Case is ignored.
-    """
-    name = "" if pd.isna(view) else str(view).strip().upper()
-    return PROJECTIONS.get(name, name)
 
 
 def allowed_pairs(table: pd.DataFrame, tails: Sequence[str], heads: Sequence[str]) -> np.ndarray:

@@ -30,6 +30,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from medlt.data.views import FRONTAL, projection
 from medlt.diffusion.attributes import ATTRIBUTES
 from medlt.localise.code_explainer import CodeExplainer
 from medlt.names import no_finding
@@ -56,6 +57,7 @@ COLUMNS = (
 )
 PARENTS = ("tail_parent", "head_parent")
 METRICS = ("saliency", "confusing")
+log = logging.getLogger(__name__)
 Pairs = dict[str, list[tuple[str, str]]]
 
 
@@ -110,6 +112,21 @@ class TrainTable:
             raise InputError(f"{finding} has no positive train row to make images from; remove it from the targets")
         return uids
 
+    def parents(self, finding: str) -> list[str]:
+        """Return the uids with the finding that images of it are made from, sorted.
+
+        If some of them are frontal, those of another known view are left out, so that a lateral image never stands for
+        a frontal one. Raises InputError if there is no row with the finding.
+        """
+        uids = self.positive(finding)
+        views = [projection(view) for view in self.table.loc[uids, "view"]] if "view" in self.table else []
+        kept = [uid for uid, view in zip(uids, views, strict=False) if view in (FRONTAL, "")]
+        if FRONTAL not in views or len(kept) == len(uids):
+            return uids
+        left_out = len(uids) - len(kept)
+        log.info("%s: %d of %d images are not frontal and are no parents", finding, left_out, len(uids))
+        return kept
+
     def batches(self, rows: pd.DataFrame, parents: Sequence[str], size: int) -> Iterator[pd.DataFrame]:
         """Yield plan rows in groups of `size`; parents: columns that name train rows.
 
@@ -136,7 +153,7 @@ def _confused_with(train: TrainTable, explainer: CodeExplainer, finding: str, ma
 
 def _pairs(train: TrainTable, explainer: CodeExplainer, finding: str, pool: Partners, k: int) -> Pairs:
     """Return tail uid -> its k partners, each (uid, finding). Uids without a partner are left out."""
-    tails = train.positive(finding)
+    tails = train.parents(finding)
     maps = explainer.maps_of(tails, np.full(len(tails), train.findings.index(finding)))
     near = pairing.nearest_allowed(maps, pool.maps, pairing.allowed_pairs(train.table, tails, pool.uids), k)
     names = (*train.findings, "")
@@ -145,9 +162,7 @@ def _pairs(train: TrainTable, explainer: CodeExplainer, finding: str, pool: Part
         for uid, row in zip(tails, near.tolist(), strict=True)
     }
     if alone := [uid for uid, partners in pairs.items() if not partners]:
-        logging.getLogger(__name__).warning(
-            "%d images with %s have no partner in their fold and projection", len(alone), finding
-        )
+        log.warning("%d images with %s have no partner in their fold and projection", len(alone), finding)
     if len(alone) == len(tails):
         why = f"no image with {finding} has a partner in its fold and projection"
         raise InputError(f"pairing: {why}; lower checks.folds, or fill in the column view")

@@ -148,7 +148,7 @@ class Recomposition:
 
     def _heads(self, finding: str) -> dict[str, list[str]]:
         """Return usable tail uid -> its compatible heads; in surroundings the tail image itself."""
-        every = self.train.positive(finding)
+        every = self.train.parents(finding)
         placed = [uid for uid in every if self.masks.usable(uid, finding)]
         if len(placed) < len(every):
             left_out = f"{len(every) - len(placed)} of {len(every)} images with {finding}"

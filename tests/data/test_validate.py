@@ -18,7 +18,7 @@ def manifest(folder: Path, table: pd.DataFrame) -> Manifest:
 
 
 def test_a_sound_manifest_has_no_problem(manifest: Manifest) -> None:
-    report = validate(manifest)
+    report = validate(Manifest(manifest.rows.assign(view="PA"), FINDINGS, manifest.root))
     assert (report.rows, report.patients, report.problems) == (6, 5, ())
     assert (report.passed, report.failures) == (True, 0)
     assert report.counts.loc[("train", "A")].to_dict() == {"positive": 2, "negative": 1, "unknown": 1}
@@ -65,11 +65,17 @@ def test_the_last_positive_in_a_damaged_file_counts_as_none(manifest: Manifest) 
     assert any("finding B has no positive image in split train" in p.what for p in report.problems)
 
 
+def test_laterals_among_frontal_images_are_a_note(manifest: Manifest) -> None:
+    report = validate(manifest)
+    note = "1 of 6 images are lateral, 1 of unknown view; `medlt manifest ... --view frontal` leaves both out"
+    assert [(p.what, p.fatal) for p in report.problems] == [(note, False)]
+
+
 def test_rows_at_zero_and_rows_unknown_are_counted(folder: Path, table: pd.DataFrame) -> None:
     table.loc[2, ["A", "B", "No_Finding"]] = 0.0
     table.loc[0, "B"] = 1.0
     table.loc[4, ["A", "B", "No_Finding"]] = np.nan
-    report = validate(Manifest(table.set_index("uid"), FINDINGS, folder))
+    report = validate(Manifest(table.assign(view="PA").set_index("uid"), FINDINGS, folder))
     assert (report.all_zero, report.unlabelled) == (1, 1)
     assert report.passed
     assert sorted(p.what.split(";")[0] for p in report.problems) == [

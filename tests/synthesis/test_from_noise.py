@@ -1,5 +1,6 @@
 """Conditional sampling: label vectors, noise and conditions."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -40,6 +41,16 @@ def test_every_label_vector_is_used_once_before_any_is_used_twice(methods: dict[
     rows = method.plan({"Hernia": len(positives) + 1}, 3)
     assert sorted(rows["label_source"].iloc[: len(positives)]) == positives
     assert rows["label_source"].iloc[-1] == rows["label_source"].iloc[0]
+
+
+def test_the_label_vector_of_a_frontal_image_is_preferred_to_that_of_a_lateral_one(methods: dict[str, Any]) -> None:
+    method = built(methods, num_candidates=1)
+    uids = method.train.positive("Hernia")
+    view = pd.Series("PA", method.train.table.index).mask(method.train.table.index.isin(uids[1::2]), "LL")
+    train = replace(method.train, table=method.train.table.assign(view=view))
+    rows = replace(method, train=train).plan({"Hernia": 3 * len(uids)}, 3)
+    assert set(rows["label_source"]) == set(uids[::2])
+    assert set(rows["view"]) == {"PA"}
 
 
 def test_one_row_equals_the_loop_written_out(methods: dict[str, Any]) -> None:

@@ -12,13 +12,13 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from medlt.data.manifest import Manifest
+from medlt.data.views import projection
 from medlt.synthesis.pairing import (
     allowed_pairs,
     head_finding,
     most_confusing,
     nearest_allowed,
     partner_mask,
-    projection,
 )
 from medlt.synthesis.plan import TrainTable
 

@@ -52,18 +52,27 @@ def test_partners_same_fold_other_patient_no_tail_finding(build: Build, metric: 
         assert 0 <= row["tail_probability"] <= 1
 
 
-def test_a_lateral_radiograph_is_fused_with_a_lateral_one(build: Build, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_lateral_radiograph_fills_no_frontal_tail(build: Build) -> None:
     rows = build().train
-    views = dict(zip(rows.table.index, ["PA", "LATERAL", None, "AP"] * 15, strict=True))
+    views = dict(zip(rows.table.index, ["PA", "LATERAL", None, "AP", "PA"] * 12, strict=True))
     table = rows.table.assign(view=rows.table.index.map(views))
-    made = build(train=TrainTable(table, rows.findings, rows.tail)).plan(NEED, 7)
+    train = TrainTable(table, rows.findings, rows.tail)
+    made = build(train=train).plan(NEED, 7)
     groups = {"PA": "frontal", "AP": "frontal"}
     shown = [
         made[parent].map(lambda uid: groups.get(views[uid], str(views[uid])))
         for parent in ("tail_parent", "head_parent")
     ]
     assert shown[0].tolist() == shown[1].tolist()
-    assert set(shown[0]) == {"frontal", "LATERAL", "None"}
+    assert set(shown[0]) == {"frontal", "None"}
+    assert any(views[uid] == "LATERAL" for uid in train.positive("Hernia"))
+    assert set(train.parents("Hernia")) == {uid for uid in train.positive("Hernia") if views[uid] != "LATERAL"}
+
+    lateral = table.assign(view="LATERAL")
+    every = TrainTable(lateral, rows.findings, rows.tail)
+    assert every.parents("Hernia") == every.positive("Hernia")
+    blank = TrainTable(table.assign(view=None), rows.findings, rows.tail)
+    assert blank.parents("Hernia") == rows.parents("Hernia") == rows.positive("Hernia")
     lonely = table.assign(view=[*table["view"].where(table["Hernia"] == 0, "LLO")])
     with pytest.raises(InputError, match="no image with Hernia has a partner in its fold and projection"):
         build(train=TrainTable(lonely, rows.findings, rows.tail)).plan({"Hernia": 1}, 7)

@@ -89,6 +89,7 @@ class LabelSpec(Strict):
     )
     alias: Aliases = Field(default_factory=dict, description="finding -> its other names in tables")
     implies: Hierarchy = Field(default_factory=dict, description="finding -> findings that are present if it is")
+    view: Names = Field((), description="views to keep: frontal, lateral, unknown, or PA, AP, ...; default: all")
 
 
 def policy(options: LabelSpec, file: Path | None, labeler: str | None) -> LabelSpec:

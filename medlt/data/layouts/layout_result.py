@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +18,7 @@ from medlt.data.layouts.options import Options
 from medlt.data.layouts.reading import few
 from medlt.data.manifest import REQUIRED, SPLITS, Manifest
 from medlt.data.splits import complete_split, patient_split
+from medlt.data.views import of_views
 from medlt.names import no_finding
 from medlt.types import InputError
 
@@ -146,8 +147,10 @@ def _write_new(writers: Mapping[Path, Callable[[Path], object]]) -> None:
 
 
 def finish(draft: Draft, options: Options) -> LayoutResult:
-    """Apply the options for missing files, labels, rows of zeros and splits. Raises InputError in one line."""
+    """Apply the options for views, missing files, labels, rows of zeros and splits. Raises InputError in one line."""
     spec = policy(options, options.label_spec, draft.labeler)
+    chosen, views = of_views(draft.matched.rows, spec.view, draft.source)
+    draft = replace(draft, matched=replace(draft.matched, rows=chosen), notes=(*draft.notes, *views))
     rows = _existing(draft, options)
     orphans = pd.concat([tree.orphans(draft.matched), draft.orphans], ignore_index=True)
     rows, findings, report = apply_labels(

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -213,3 +214,46 @@ def test_the_command_prints_what_it_took_for_what(tmp_path: Path) -> None:
     shown = " ".join(CliRunner().invoke(app, [*command, *more]).stdout.split())
     assert "labels: t.csv, by chexpert-labeler; a blank means negative, -1 means unknown, No Finding means" in shown
     assert "labels changed by rule: blank 12, -1 1, Pneumonia=Lung Opacity 1" in shown
+
+
+VIEWS = ["PA", "AP", "LATERAL", "LL", None, "ap ", "AP LLD", ""]
+
+
+@pytest.mark.parametrize(
+    ("view", "kept"),
+    [
+        (None, [0, 1, 2, 3, 4, 5, 6, 7]),
+        ("frontal", [0, 1, 5]),
+        ("frontal,unknown", [0, 1, 4, 5, 7]),
+        ("PA", [0]),
+        ("pa, ap lld", [0, 6]),
+        ("lateral", [2, 3]),
+        ("unknown", [4, 7]),
+    ],
+)
+def test_views_are_chosen_by_projection_or_name(tmp_path: Path, view: str | None, kept: list[int]) -> None:
+    rows = {"uid": [f"u{i}" for i in range(8)], "patient_id": range(8), "split": "train", "view": VIEWS, "Mass": 1}
+    rows["path"] = [f"{uid}.png" for uid in rows["uid"]]
+    pd.DataFrame(rows).to_csv(tmp_path / "t.csv", index=False)
+    for i in range(6):
+        (tmp_path / f"u{i}.png").touch()
+    result = read_layout("csv", tmp_path / "t.csv", {"findings": "Mass", "view": view, "missing": "keep"})
+    assert list(result.manifest.rows.index) == [f"u{i}" for i in kept]
+    assert result.failures == len({6, 7} & set(kept))  # an image that is not wanted is no failure
+    if view == "frontal":
+        left = "left out: 2 unknown, 1 LATERAL, 1 LL, 1 AP LLD; --view frontal,unknown keeps unknown views"
+        assert f"view frontal: 3 of 8 images; {left}" in result.notes
+    if view is None:
+        assert (
+            "2 of 8 images are lateral, 2 of unknown view; `medlt manifest ... --view frontal` leaves both out"
+            in result.notes
+        )
+
+
+def test_a_view_that_no_image_has_is_refused(tmp_path: Path) -> None:
+    rows = {"uid": ["u0", "u1"], "patient_id": [0, 1], "split": "train", "view": ["LATERAL", None], "Mass": 1}
+    pd.DataFrame(rows).to_csv(tmp_path / "t.csv", index=False)
+    for wanted, close in (("frontal", ";"), ("laterals", "; did you mean 'LATERAL'?")):
+        message = f"t.csv: no image of view {wanted}{re.escape(close)} the images are 1 LATERAL, 1 unknown$"
+        with pytest.raises(InputError, match=message):
+            read_layout("csv", tmp_path / "t.csv", {"findings": "Mass", "view": wanted})

@@ -35,7 +35,7 @@ class Jitter:
         """Return one row per future image: targets[finding] slots of `num_candidates` candidates each."""
         rows = []
         for finding, wanted in targets.items():
-            sources = numpy_generator(seed, "jitter", finding).permutation(self.parts.train.positive(finding))
+            sources = numpy_generator(seed, "jitter", finding).permutation(self.parts.train.parents(finding))
             for slot in range(wanted):
                 source = str(sources[slot % len(sources)])
                 rows += [self._row(finding, slot, n, source, seed) for n in range(self.parts.num_candidates)]
