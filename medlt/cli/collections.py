@@ -12,6 +12,7 @@ import typer
 
 from medlt.cli.app import app
 from medlt.cli.edge import Json, Volume, edge, example, number, pairs, path, text
+from medlt.cli.layout_options import with_layout_options
 from medlt.plugins import LAYOUTS
 from medlt.types import InputError
 
@@ -20,8 +21,6 @@ if TYPE_CHECKING:
     from medlt.data.convert import Places
     from medlt.data.layouts import LayoutResult
 
-OWN = ("layout", "src", "out", "boxes", "reports", "option", "as_json", "volume")
-"""Parameters of `manifest` that are no options of a layout."""
 NO_SETTINGS = ("src", "out", "query", "auth_file", "ca", "workers", "engine", "as_json", "volume")
 """Parameters of `convert` that do not belong to its settings."""
 
@@ -51,46 +50,35 @@ def _pairs(option: list[str] | None) -> dict[str, str]:
         "medlt manifest nih-cxr-lt NIH nih.parquet --boxes BBox_List_2017.csv",
     )
 )
+@with_layout_options
 def manifest(
     layout: Layout,
     src: Annotated[Path, typer.Argument(metavar="SRC", help="The collection's folder, or the table.")],
     out: Annotated[Path, typer.Argument(metavar="OUT.parquet", help="File to write, with OUT.orphans.csv beside it.")],
-    images: Annotated[Path | None, path("Folder of the images, if it is not SRC.")] = None,
-    release: Annotated[str | None, text("Labels: 2022, 2023, 2024, chexpert, negbio, nih14.")] = None,
-    task: Annotated[str | None, text("CXR-LT 2024: all, 1, 2 or 3.")] = None,
-    findings: Annotated[str | None, text("csv, folder: the label columns, A,B,..., or all.")] = None,
-    labels: Annotated[Path | None, path("folder: the table of labels.")] = None,
-    key: Annotated[str | None, text("folder: column of the label table with image names.")] = None,
-    crosswalk: Annotated[Path | None, path("folder: private/crosswalk.csv, if de-identified.")] = None,
-    column: Annotated[list[str] | None, pairs("csv, folder: a column's name here, patient_id=PID.")] = None,
-    patient: Annotated[str | None, text("csv, folder: expression for the patient in the path.")] = None,
-    extra_columns: Annotated[str | None, text("csv, folder: other columns to keep: sex,age.")] = None,
-    train_flag: Annotated[str | None, text("csv: column that is 1 for train rows.")] = None,
-    uncertain: Annotated[str | None, text("Labels of -1 mean unknown (default), positive, negative.")] = None,
-    blank: Annotated[str | None, text("Blank labels mean unknown (default) or negative.")] = None,
-    all_zero: Annotated[str | None, text("Rows with only 0: keep, drop, no-finding (normal).")] = None,
-    missing: Annotated[str | None, text("Rows without their file: drop (default) or keep.")] = None,
-    resplit: Annotated[bool, typer.Option("--resplit", help="Assign patients to new splits, by hash.")] = False,
-    seed: Annotated[int | None, number("Seed of the new split (default 0).", min=0)] = None,
     boxes: Annotated[Path | None, path("Table of boxes: BBox_List_2017.csv, or your own.")] = None,
     reports: Annotated[Path | None, path("Table of reports: the side of each finding is read, no text kept.")] = None,
     option: Annotated[list[str] | None, pairs("An option of a plug-in's layout.")] = None,
     as_json: Json = False,
     volume: Volume = None,
+    **given: Any,
 ) -> None:
     """Write a collection's tables and files as one manifest.
 
     Labels and boxes without image, and images without label, are listed beside it. Exit code 1: labels lack an image.
     """
-    given = {name: value for name, value in locals().items() if name not in OWN}
     with edge(as_json, volume) as terminal:
         read = _read(layout, src, given | _pairs(option), boxes, reports)
-        orphans = read.write(out)
-        terminal.show({"out": str(out), "orphans_file": orphans and str(orphans), **read.summary()}, read.table)
-        terminal.mention(f"manifest: {out}" + (f", orphans: {orphans}" if orphans else ""))
-        terminal.mention(f"next: medlt validate {shlex.quote(str(out))}")
+        _write(read, out, terminal)
     if read.failures:
         raise typer.Exit(1)
+
+
+def _write(read: LayoutResult, out: Path, terminal: Terminal) -> None:
+    """Write what a layout read, and show it."""
+    orphans = read.write(out)
+    terminal.show({"out": str(out), "orphans_file": orphans and str(orphans), **read.summary()}, read.table)
+    terminal.mention(f"manifest: {out}" + (f", orphans: {orphans}" if orphans else ""))
+    terminal.mention(f"next: medlt validate {shlex.quote(str(out))}")
 
 
 def _read(

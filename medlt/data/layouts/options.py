@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import re
 from pathlib import Path
 from typing import Annotated, Literal
@@ -14,8 +15,10 @@ from medlt.types import InputError
 
 
 def _listed(value: object) -> object:
-    """Return ('A', 'B') for 'A, B'."""
-    return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+    """Return ('A', 'B, right') for 'A, "B, right"', as in a line of a CSV file."""
+    if not isinstance(value, str):
+        return value
+    return tuple(part.strip() for part in next(csv.reader([value], skipinitialspace=True), ()) if part.strip())
 
 
 def _pairs(value: object) -> object:
@@ -25,9 +28,23 @@ def _pairs(value: object) -> object:
     return {str(pair).partition("=")[0]: str(pair).partition("=")[2] for pair in value}
 
 
+def _rules(value: object) -> object:
+    """Return ['2=1', '>=0.5=1'] as {'2': '1', '>=0.5': '1'}: the last '=' is the one before the label."""
+    if isinstance(value, str):
+        value = [value]
+    if isinstance(value, dict):
+        return {str(cell): str(label) for cell, label in value.items()}
+    if not isinstance(value, list | tuple):
+        return value
+    if wrong := [rule for rule in value if "=" not in str(rule)]:
+        raise ValueError(f"{wrong[0]!r} is no VALUE=LABEL")
+    return {str(rule).rpartition("=")[0].strip(): str(rule).rpartition("=")[2].strip() for rule in value}
+
+
 Names = Annotated[tuple[str, ...], BeforeValidator(_listed)]
 Role = Literal["uid", "path", "patient_id", "split", "view"]
 Roles = Annotated[dict[Role, str], BeforeValidator(_pairs)]
+Rules = Annotated[dict[str, str], BeforeValidator(_rules)]
 
 
 class Options(Strict):
@@ -70,6 +87,12 @@ class OwnOptions(Options):
     column: Roles = Field(default_factory=dict, description="columns with other names: uid, path, patient_id, ...")
     patient: str | None = Field(None, description="regular expression that matches the patient in the path")
     extra_columns: Names = Field(("sex", "age"), description="further columns to keep, if present")
+    label_column: str | None = Field(
+        None, description="column that holds names of findings, several joined by '|', in place of one column each"
+    )
+    value_column: str | None = Field(None, description="column of the label of that finding, in a row per finding")
+    value: Rules = Field(default_factory=dict, description="meaning of other label values: 2=1, severe=1, >=0.5=1")
+    sheet: str | None = Field(None, description="sheet of an .xlsx table; default: the first one")
 
 
 class TableOptions(OwnOptions):
