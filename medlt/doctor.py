@@ -26,6 +26,7 @@ EXTRAS = {
     "bundle": (("fire",), ()),
     "ocr": (("pytesseract",), ("tesseract",)),
     "dicomweb": (("dicomweb_client",), ()),
+    "xlsx": (("openpyxl",), ()),
 }
 """Optional dependency groups of pyproject.toml: modules, and programs that must be on the PATH."""
 OFFLINE = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")

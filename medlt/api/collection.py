@@ -12,7 +12,7 @@ import pandas as pd
 
 from medlt.api.power import smallest_visible_gains
 from medlt.data.layouts import read_layout
-from medlt.data.layouts.reading import read_table
+from medlt.data.layouts.reading import open_table
 from medlt.data.manifest import RESERVED, SPLITS, Manifest
 from medlt.files import digest, write_table
 from medlt.metrics.groups import group
@@ -94,10 +94,12 @@ class Collection:
         with 1, 0 or blank; images: the folder that paths start from, by default the table's; findings: the label
         columns, by default every column that holds only 0, 1 and blanks, with at least one 1.
         options: those of the layout csv, such as column={"patient_id": "pid"}, patient="(p[0-9]+)",
-        all_zero="keep". Raises InputError for what does not fit.
+        label_column="finding", value={"2": 1}, all_zero="keep". Raises InputError for what does not fit.
         """
         table = Path(table).expanduser()
-        chosen = tuple(findings) if findings is not None else _label_columns(table, options.get("column") or {})
+        chosen = tuple(findings or ())
+        if findings is None and not options.get("label_column"):
+            chosen = _label_columns(table, options.get("column") or {}, sheet=options.get("sheet"))
         options.setdefault("all_zero", "keep")
         return cls.from_layout("csv", table, images=images, findings=chosen, **options)
 
@@ -117,7 +119,9 @@ class Collection:
         """
         known = dict(options.get("column") or {})
         labels = Path(labels).expanduser()
-        chosen = tuple(findings) if findings is not None else _label_columns(labels, known, (key,))
+        chosen = tuple(findings or ())
+        if findings is None and not options.get("label_column"):
+            chosen = _label_columns(labels, known, (key,), options.get("sheet"))
         options.setdefault("all_zero", "keep")
         return cls.from_layout("folder", folder, labels=labels, key=key, findings=chosen, **options)
 
@@ -258,9 +262,11 @@ def _keyword(option: re.Match[str]) -> str:
     return f"{option[1].replace('-', '_')}={option[2] or '...'}"
 
 
-def _label_columns(table: Path, column: Mapping[str, str], other: Sequence[str | None] = ()) -> tuple[str, ...]:
+def _label_columns(
+    table: Path, column: Mapping[str, str], other: Sequence[str | None] = (), sheet: str | None = None
+) -> tuple[str, ...]:
     """Return the columns that hold only 0, 1 and blanks, with a 1 among them. Raises InputError if there is none."""
-    source = read_table(table)
+    source = open_table(table, sheet=sheet).rows
     excluded = {*RESERVED, *CARRIED, *column.values(), *other}
     numbers = {str(name): pd.to_numeric(source[name], errors="coerce") for name in source if name not in excluded}
     labels = [

@@ -8,22 +8,41 @@ hospital's own labels through the crosswalk of their conversion, of which nothin
 from __future__ import annotations
 
 from pathlib import Path
+from typing import NamedTuple
 
 import pandas as pd
 
-from medlt.data.columns import MASK, region_columns, safe_filename
+from medlt.data.columns import MASK, region_columns
 from medlt.data.layouts import tree
-from medlt.data.layouts.csv_table import ROLES, by_role, chosen_findings, identified, joint_patients
+from medlt.data.layouts.csv_table import ALONE, ROLES, alone, by_role, identified, joint_patients, uids_of
+from medlt.data.layouts.labelled import REPEATED, one_row_each, table_labels
 from medlt.data.layouts.layout_result import PARTS, Draft, LayoutResult, finish
 from medlt.data.layouts.options import FolderOptions
-from medlt.data.layouts.reading import read_table, require
+from medlt.data.layouts.reading import open_table, read_table, require
 from medlt.types import InputError
 
 NAMES = ("name", "source file", "source name", "source stem")
 """Columns of an image that labels can be joined by. File names may hold patient names, so the manifest has none."""
 SOURCE = "source's "
 """Prefix of the columns with identifiers of the source: labels can be joined by them, the manifest has none."""
+_KEY = "key of the labels"
 IDENTITIES = ("patient_id", "study_uid", "series_uid", "sop_uid", "accession")
+
+
+class JoinTable(NamedTuple):
+    """A table of labels for images.
+
+    rows: by key; the columns `roles`, further columns and labels; theirs: the images' column that matches the key;
+    lost: line numbers of the rows of no image.
+    """
+
+    table: Path
+    rows: pd.DataFrame
+    findings: tuple[str, ...]
+    roles: tuple[str, ...]
+    theirs: str
+    notes: tuple[str, ...]
+    lost: tuple[int, ...]
 
 
 def folder(src: Path, options: FolderOptions) -> LayoutResult:
@@ -92,11 +111,8 @@ def _bare(files: pd.DataFrame, root: Path) -> pd.DataFrame:
     """Return one row per image file; the uid is its name, or its path with '__' for '/' if names repeat."""
     if not len(files):
         raise InputError(f"{root}: no PNG, JPEG or DICOM file below it; check SRC and --images")
-    inside = files["path"].str.replace("/", "__")
-    uid = tree.stems(inside) if files["stem"].duplicated().any() else files["stem"]
-    rows = pd.DataFrame(
-        {"uid": uid.map(safe_filename), "path": files["path"], "name": files["path"].str.rsplit("/", n=1).str[-1]}
-    )
+    names = files["path"].str.rsplit("/", n=1).str[-1]
+    rows = pd.DataFrame({"uid": uids_of(files["path"]), "path": files["path"], "name": names})
     return rows.assign(patient_id=pd.NA, split=_part(files["path"]), view=pd.NA)
 
 
@@ -126,40 +142,57 @@ def _classes(rows: pd.DataFrame, files: pd.DataFrame, root: Path, options: Folde
 
 def _joined(rows: pd.DataFrame, files: pd.DataFrame, root: Path, options: FolderOptions) -> Draft:
     """Join labels by key. One row of the table may belong to several images, such as those of a study."""
-    assert options.labels is not None
-    table = options.labels
-    named = {str(role): name for role, name in options.column.items()}
-    key = options.key or named.get("uid") or _key_column(rows, table, options.findings)
-    source = read_table(table, (key, *(named.get(role, role) for role in ROLES), *options.patient_key))
-    require(source, (key, *named.values()), table)
-    findings = chosen_findings(source, options.findings, table, {key, *named.values()})
-    source = source[source[key].notna()]
-    if (twice := source[key].duplicated()).any():
-        raise InputError(f"{table}: {key} {source.loc[twice, key].iloc[0]} has two rows; remove one")
-    theirs = _their_key(rows, source[key], key, table)
-    known = source.set_index(key)
-    taken = ("uid", "path", *findings, *(IDENTITIES if options.crosswalk else ()))
-    roles = {role: values for role, values in by_role(known, named).items() if role not in taken}
-    for role, values in roles.items():
-        rows[role] = rows[theirs].map(values).where(lambda v: v.notna(), rows[role])
-    _refuse_identities(options)
-    if options.patient_key:
-        rows["patient_id"] = rows[theirs].map(joint_patients(known, options, table))
-    masks = region_columns(known, findings, MASK).values()
-    released = (*rows,) if options.crosswalk else ()  # a sex or an age as the profile left it
-    carried = [c for c in (*options.extra_columns, *masks) if c in known and c not in (*ROLES, *findings, *released)]
-    rows = rows.drop(columns=[c for c in (*carried, *findings) if c in rows])
-    mine = rows[rows[theirs].isin(known.index)].join(known[[*carried, *findings]], on=theirs)
+    read = _read_labels(rows, options)
+    known, findings = read.rows, read.findings
+    for role in read.roles:
+        rows[role] = rows[read.theirs].map(known[role]).where(lambda v: v.notna(), rows[role])
+    labels = known.drop(columns=[*read.roles])
+    mine = rows.drop(columns=[c for c in labels if c in rows])
+    mine = mine[mine[read.theirs].isin(known.index)].join(labels, on=read.theirs)
     joined_by = [c for c in mine if c in NAMES or c.startswith(SOURCE)]
-    mine = identified(mine, options.patient, table).drop(columns=joined_by)
-    files = tree.without(files, known[[*masks]])
+    mine = identified(mine, options.patient, read.table).drop(columns=joined_by)
+    masks = [*region_columns(known, findings, MASK).values()]
+    files = tree.without(files, known[masks])
     matched = tree.by_path(mine.set_index(mine.pop("uid").rename("uid")), files, root)
-    lost = source.index[~source[key].isin(rows[theirs])] + 2  # line numbers: a key may be an accession or a name
-    orphans = pd.DataFrame(
-        {"kind": tree.LABEL, "uid": "", "path": [f"{table.name} line {n}" for n in lost]}, dtype="str"
+    paths = [f"{read.table.name} line {n}" for n in read.lost]
+    orphans = pd.DataFrame({"kind": tree.LABEL, "uid": "", "path": paths}, dtype="str")
+    notes = (*read.notes, *((ALONE,) if alone(mine["patient_id"], options.patient) else ()))
+    return Draft(matched, findings, root, read.table, notes, orphans)
+
+
+def _read_labels(rows: pd.DataFrame, options: FolderOptions) -> JoinTable:
+    """Return the table of labels for these images. Raises InputError for one that does not fit them."""
+    assert options.labels is not None
+    table, named = options.labels, {str(role): name for role, name in options.column.items()}
+    key = options.key or named.get("uid") or _key_column(rows, options)
+    text = (
+        key,
+        *(named.get(role, role) for role in ROLES),
+        *options.patient_key,
+        *filter(None, [options.label_column]),
     )
-    note = f"labels of {table.name} joined by {key}" + ("" if theirs == key else f" = {theirs}")
-    return Draft(matched, findings, root, table, (note,), orphans)
+    opened = open_table(table, text, options.sheet)
+    require(opened.rows, (key, *named.values()), table)
+    source = opened.rows[opened.rows[key].notna()]
+    source = source.assign(**{key: source[key].str.strip()})
+    read = table_labels(source, source[key], options, table, {key, *named.values()})
+    theirs = _their_key(rows, source[key], key, table)
+    _refuse_identities(options)
+    taken = {"uid", "path", *read.findings, *(IDENTITIES if options.crosswalk else ())}
+    roles = {role: values for role, values in by_role(source, named).items() if role not in taken}
+    if options.patient_key:
+        roles["patient_id"] = joint_patients(source, options, table)
+    released = (*rows,) if options.crosswalk else ()  # a sex or an age as the profile left it
+    more = (*options.extra_columns, *region_columns(source, read.findings, MASK).values())
+    carried = [c for c in more if c in source and c not in (*ROLES, *read.findings, *released)]
+    joined = pd.DataFrame({_KEY: source[key], **roles}).join(source[carried]).join(read.labels)
+    known, repeated = one_row_each(joined, _KEY, table, key)
+    notes = [*opened.notes, *read.notes]
+    notes.append(f"labels of {table.name} joined by {key}" + ("" if theirs == key else f" = {theirs}"))
+    if repeated and options.label_column is None:
+        notes.append(REPEATED.format(repeated))
+    lost = source.index[~source[key].isin(rows[theirs])] + 2  # line numbers: a key may be an accession or a name
+    return JoinTable(table, known.set_index(_KEY), read.findings, tuple(roles), theirs, tuple(notes), tuple(lost))
 
 
 def _refuse_identities(options: FolderOptions) -> None:
@@ -170,15 +203,20 @@ def _refuse_identities(options: FolderOptions) -> None:
         raise InputError(f"--extra-columns {kept[0]}: identifies the source, which --crosswalk keeps out; leave it out")
 
 
-def _key_column(rows: pd.DataFrame, table: Path, findings: tuple[str, ...]) -> str:
+def _key_column(rows: pd.DataFrame, options: FolderOptions) -> str:
     """Return the column of the table that names images: uid, else the one whose distinct values fit most images.
 
     Raises InputError if no column fits.
     """
-    source = read_table(table, None)
+    assert options.labels is not None
+    table = options.labels
+    source = open_table(table, None, options.sheet).rows.drop_duplicates()
     if "uid" in source:
         return "uid"
-    others = [str(c) for c in source.columns if c not in (*ROLES[2:], *findings) and source[c].dropna().is_unique]
+    labels = (*options.findings, options.label_column, options.value_column)
+    others = [str(c) for c in source.columns if c not in (*ROLES[2:], *labels)]
+    if options.label_column is None:
+        others = [c for c in others if source[c].dropna().is_unique]
     fits = {c: max(_fits(rows, source[c].dropna(), c).values(), default=0) for c in others}
     if not any(fits.values()):
         raise InputError(

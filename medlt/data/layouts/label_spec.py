@@ -19,6 +19,7 @@ torchxrayvision reads CheXpert and MIMIC-CXR by the same rule.
 
 from __future__ import annotations
 
+import csv
 from collections import Counter
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
@@ -34,8 +35,10 @@ PRESETS = dict.fromkeys(("chexpert-labeler", "chexbert", "negbio"), _NOT_MENTION
 
 
 def _listed(value: object) -> object:
-    """Return ('A', 'B') for 'A, B'."""
-    return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+    """Return ('A', 'B, right') for 'A, "B, right"', as in a line of a CSV file."""
+    if not isinstance(value, str):
+        return value
+    return tuple(part.strip() for part in next(csv.reader([value], skipinitialspace=True), ()) if part.strip())
 
 
 def _grouped(value: object) -> object:

@@ -21,8 +21,22 @@ def _pairs(value: object) -> object:
     return {str(pair).partition("=")[0]: str(pair).partition("=")[2] for pair in value}
 
 
+def _rules(value: object) -> object:
+    """Return ['2=1', '>=0.5=1'] as {'2': '1', '>=0.5': '1'}: the last '=' is the one before the label."""
+    if isinstance(value, str):
+        value = [value]
+    if isinstance(value, dict):
+        return {str(cell): str(label) for cell, label in value.items()}
+    if not isinstance(value, list | tuple):
+        return value
+    if wrong := [rule for rule in value if "=" not in str(rule)]:
+        raise ValueError(f"{wrong[0]!r} is no VALUE=LABEL")
+    return {str(rule).rpartition("=")[0].strip(): str(rule).rpartition("=")[2].strip() for rule in value}
+
+
 Role = Literal["uid", "path", "patient_id", "split", "view"]
 Roles = Annotated[dict[Role, str], BeforeValidator(_pairs)]
+Rules = Annotated[dict[str, str], BeforeValidator(_rules)]
 
 
 class Options(LabelSpec):
@@ -62,6 +76,12 @@ class OwnOptions(Options):
     patient: str | None = Field(None, description="regular expression that matches the patient in the path")
     patient_key: Names = Field((), description="columns that name a patient together, such as site,patient_id")
     extra_columns: Names = Field(("sex", "age"), description="further columns to keep, if present")
+    label_column: str | None = Field(
+        None, description="column that holds names of findings, several joined by '|', in place of one column each"
+    )
+    value_column: str | None = Field(None, description="column of the label of that finding, in a row per finding")
+    value: Rules = Field(default_factory=dict, description="meaning of other label values: 2=1, severe=1, >=0.5=1")
+    sheet: str | None = Field(None, description="sheet of an .xlsx table; default: the first one")
 
 
 class TableOptions(OwnOptions):

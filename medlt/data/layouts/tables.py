@@ -12,6 +12,7 @@ import pandas as pd
 
 from medlt.data.columns import MASK, region_columns
 from medlt.data.layouts.reading import read_table, require
+from medlt.data.layouts.values import as_labels
 from medlt.data.manifest import Manifest
 from medlt.data.splits import complete_split, patient_split
 from medlt.names import did_you_mean, no_finding
@@ -54,9 +55,9 @@ def from_csv(
 ) -> Manifest:
     """Read a CSV with one row per image; `path`, `uid`, ... name its columns, `root` defaults to its folder.
 
-    Labels are 1, 0, blank, or -1, whose meaning is `uncertain`. With `train_flag`, train rows are kept only if that
-    column is 1. Columns `mask_FINDING` are kept. Raises InputError in one line on a missing table, a missing column or
-    an invalid value.
+    Labels are 1, 0, blank, words such as yes and no (`values`), or -1, whose meaning is `uncertain`. With `train_flag`,
+    train rows are kept only if that column is 1. Columns `mask_FINDING` are kept. Raises InputError in one line on a
+    missing table, a missing column or an invalid value.
     """
     names = dict.fromkeys((path, uid, patient_id, split, *([view] if view else [])))
     source = read_table(Path(table), text=tuple(names))
@@ -69,13 +70,13 @@ def from_csv(
     masks = region_columns(source, findings, MASK).values()
     carried = [c for c in (*extra_columns, *masks) if c in source.columns and c not in rows.columns]
     rows[carried] = source[carried]
-    if name := never_negative(source[list(findings)]):
+    labels, _ = as_labels(source[[*findings]], {}, source[uid], Path(table))
+    if name := never_negative(labels):
         problem = f"{name} is 1 or blank and never 0, as programs that label reports write it"
         raise InputError(
             f"{table}: {problem}; use `medlt manifest csv` with --labeler or --blank, which give it a meaning"
         )
-    for finding in findings:
-        rows[finding] = source[finding].replace(-1, UNCERTAIN[uncertain])
+    rows[list(findings)] = labels.replace(-1.0, UNCERTAIN[uncertain])
     return _manifest(rows.set_index(source[uid]), tuple(findings), Path(root or Path(table).parent), Path(table))
 
 

@@ -325,7 +325,7 @@ def test_bad_label_tables_of_a_converted_folder(converted: Path, put: Any, read:
     with pytest.raises(InputError, match=r"manifest\.parquet has no labels"):
         read("folder", converted)
     twice = put("l.csv", uid=["a", "a"], Mass=[1, 0])
-    with pytest.raises(InputError, match="uid a has two rows"):
+    with pytest.raises(InputError, match="uid a has 2 rows that differ in Mass: 1 and 0"):
         read("folder", converted, labels=twice, findings="Mass")
     strange = put("s.csv", who=["x", "y"], site=["a", "a"], Mass=[1, 0])
     with pytest.raises(InputError, match=r"s\.csv: no column names the images; .* the table has who, site, Mass"):
