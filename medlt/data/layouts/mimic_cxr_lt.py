@@ -4,7 +4,8 @@ Images are `files/p10/p10000032/s50414267/<dicom_id>.jpg`, or `.dcm` as in MIMIC
 PhysioNet mimic-cxr-jpg). The lists of MIMIC-CXR-LT (see `lists`) hold one row per image: subject_id, study_id,
 dicom_id, path and 19 findings. MIMIC-CXR-JPG's `mimic-cxr-2.0.0-chexpert.csv.gz` and `-negbio.csv.gz` hold one row per
 study, 14 findings, each 1, 0, -1 or blank; `-metadata.csv.gz` has ViewPosition by image, `-split.csv.gz` train,
-validate or test.
+validate or test. `mimic-cxr-2.1.0-test-set-labeled.csv` has a radiologist's labels of the reports of 687 test studies,
+by study_id, where Lung Opacity is Airspace Opacity.
 """
 
 from __future__ import annotations
@@ -48,7 +49,10 @@ FINDINGS = (
 
 IDS = ("dicom_id", "subject_id", "study_id")
 STUDY_LABELS = ("chexpert", "negbio")
-OWN = re.compile(r"mimic-cxr-[\d.]+-(?P<kind>chexpert|negbio|split|metadata)\.csv(?:\.gz)?", re.IGNORECASE)
+READ = "test-set-labeled"
+OWN = re.compile(
+    r"mimic-cxr-[\d.]+-(?P<kind>chexpert|negbio|split|metadata|test-set-labeled)\.csv(?:\.gz)?", re.IGNORECASE
+)
 _PLACE = r"(?:^|/)p(?P<subject_id>\d+)/s(?P<study_id>\d+)/[^/]+$"
 
 
@@ -65,7 +69,10 @@ def mimic_cxr_lt(src: Path, options: MimicOptions) -> LayoutResult:
     strange = unread(files, "mimic", OWN)
     if options.release in ("chexpert", "negbio"):
         draft = _by_study(own, options.release, root, pictures)
+        draft = _by_radiologist(draft, own, options.test_labels == "radiologist")
         return finish(replace(draft, notes=(*draft.notes, *not_read(strange))), options)
+    if options.test_labels != "labeler":
+        raise InputError("--test-labels radiologist: needs --release chexpert or negbio, whose findings that table has")
     studies = [f"--release {kind} for the study labels of {own[kind].name}" for kind in STUDY_LABELS if kind in own]
     release, parts = one_release(lists(files, src, "mimic"), options.release, src, strange, " or ".join(studies))
     source, notes = read_lists(parts, IDS)
@@ -136,6 +143,42 @@ def _by_study(own: dict[str, Path], kind: str, root: Path, pictures: pd.DataFram
     labeler = {"chexpert": "chexpert-labeler"}.get(kind, kind)
     source = f"{own[kind].name}, by study"
     return Draft(tree.by_stem(rows, pictures), tuple(names.values()), root, own[kind], notes, orphans, source, labeler)
+
+
+def _by_radiologist(draft: Draft, own: dict[str, Path], wanted: bool) -> Draft:
+    """Return the draft with the radiologist's labels in the test split, which keeps the studies that have them alone.
+
+    Not `wanted`: the draft, with a note if there is such a table. Raises InputError without the table, a published
+    split, or a finding in the table.
+    """
+    if not wanted:
+        note = (
+            f"{own[READ].name} is not used; --test-labels radiologist takes the test labels from it"
+            if READ in own
+            else ""
+        )
+        return replace(draft, notes=(*draft.notes, *((note,) if note else ())))
+    for kind, name in ((READ, "2.1.0-test-set-labeled"), ("split", "2.0.0-split")):
+        if kind not in own:
+            raise InputError(f"{draft.root}: no mimic-cxr-{name}.csv in it or in SRC, which --test-labels needs")
+    source = read_table(own[READ], IDS).rename(columns={"Airspace Opacity": "Lung Opacity"})
+    names = known_findings(source.columns, draft.findings)
+    require(source.rename(columns=names), ("study_id", *draft.findings), own[READ])
+    labels = source.rename(columns=names).set_index(_number(source["study_id"]))[list(draft.findings)]
+    if labels.index.has_duplicates:
+        raise InputError(f"{own[READ]}: study {labels.index[labels.index.duplicated()][0]} has two rows; remove one")
+    rows = draft.matched.rows
+    test, known = rows["split"] == "test", rows["study_id"].isin(labels.index)
+    read = labels.reindex(rows.loc[test & known, "study_id"]).set_axis(rows.index[test & known])
+    rows = rows.assign(**{name: rows[name].where(~(test & known), read[name]) for name in draft.findings})
+    left = rows.loc[test & ~known, "study_id"].nunique()
+    studies = rows.loc[test & known, "study_id"].nunique()
+    note = (
+        f"test labels: {studies} of the {len(labels)} studies of {own[READ].name}; {left} other test studies left out"
+    )
+    rows = rows[~test | known]
+    matched, words = replace(draft.matched, rows=rows), f"{draft.labels}; test: {own[READ].name}"
+    return replace(draft, matched=matched, notes=(*draft.notes, note), labels=words)
 
 
 def _records(own: dict[str, Path], pictures: pd.DataFrame) -> tuple[pd.DataFrame, tuple[str, ...]]:

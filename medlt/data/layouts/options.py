@@ -53,6 +53,9 @@ class MimicOptions(Options):
     """Options of MIMIC-CXR-LT and of the tables of MIMIC-CXR-JPG."""
 
     release: Literal["2022", "2023", "chexpert", "negbio"] | None = Field(None, description="release of the labels")
+    test_labels: Literal["labeler", "radiologist"] = Field(
+        "labeler", description="labels of the test studies, with release chexpert or negbio"
+    )
 
 
 class NihOptions(Options):

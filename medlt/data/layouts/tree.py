@@ -27,23 +27,59 @@ class MatchedImages:
 
 
 def listing(root: Path) -> list[str]:
-    """Return every visible file below `root`, sorted, relative and with '/'. Links to folders are not followed.
+    """Return every visible file below `root`, sorted, relative and with '/'.
 
-    Raises InputError if `root` is not a folder, or if a folder in it cannot be read.
+    Links to folders are followed, such as p10 to p19 of MIMIC-CXR on another disk, but not back to a folder around
+    `root` or to one that is listed without the link. Raises InputError if `root` is not a folder, or if a folder in it
+    cannot be read.
     """
     if not root.is_dir():
         raise InputError(f"{root.absolute()}: no such folder; check the path")
-
-    def stop(error: OSError) -> None:
-        raise InputError(f"{os.path.abspath(error.filename)}: {error.strerror}; make the folder readable")
-
-    paths: list[str] = []
-    for folder, folders, files in os.walk(root, onerror=stop):
-        folders[:] = [f for f in folders if not f.startswith(".")]
-        below = os.path.relpath(folder, root).replace(os.sep, "/")
-        head = "" if below == "." else f"{below}/"
-        paths += [head + f for f in files if not f.startswith(".")]
+    top = os.path.realpath(root)
+    paths, links, entered = *_walked(root, ""), {top}
+    while links:
+        link = links.pop(0)
+        target = os.path.realpath(root / link)
+        if _covers(target, top) or any(_covers(one, target) for one in entered):
+            continue
+        entered.add(target)
+        more, further = _walked(root / link, f"{link}/")
+        paths, links = paths + more, links + further
     return sorted(paths)
+
+
+def _covers(folder: str, path: str) -> bool:
+    """Return whether a listing of `folder` has what is below `path`: it does not enter hidden folders."""
+    below = os.path.relpath(path, folder).split(os.sep)
+    return below == ["."] or not any(part.startswith(".") for part in below)
+
+
+def _walked(root: Path, head: str) -> tuple[list[str], list[str]]:
+    """Return the files and the links to folders below `root`, named by `head` and their place in it."""
+    paths: list[str] = []
+    links: list[str] = []
+    folders = [(str(root), head)]
+    while folders:
+        folder, here = folders.pop()
+        try:
+            entries = [entry for entry in os.scandir(folder) if not entry.name.startswith(".")]
+        except OSError as error:
+            raise InputError(f"{os.path.abspath(folder)}: {error.strerror}; make the folder readable") from None
+        for entry in sorted(entries, key=lambda one: one.name):
+            if not _is_folder(entry):
+                paths.append(here + entry.name)
+            elif entry.is_symlink():
+                links.append(here + entry.name)
+            else:
+                folders.append((entry.path, f"{here}{entry.name}/"))
+    return paths, links
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself
+        return False
 
 
 def images(files: list[str], root: Path | None = None) -> pd.DataFrame:

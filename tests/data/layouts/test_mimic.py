@@ -173,6 +173,71 @@ def test_a_release_of_a_labeler_means_what_its_authors_say(
     np.testing.assert_array_equal(rows["Support Devices"], [np.nan] * 5)
 
 
+def read_by_radiologist(put: Callable[..., Path], studies: list[str], **labels: list[float | None]) -> None:
+    """The table of 2.1.0: no subject_id, and Airspace Opacity for Lung Opacity."""
+    names = [name.replace("Lung Opacity", "Airspace Opacity") for name in CHEXPERT]
+    columns = {name: labels.get(name, [None] * len(studies)) for name in names}
+    put("mimic-cxr-2.1.0-test-set-labeled.csv", study_id=studies, **columns)
+
+
+def test_a_radiologists_labels_are_those_of_the_test_studies(touch: Any, put: Any, read: Any) -> None:
+    own(put, "chexpert", "split", "metadata")
+    test_study, train_study = IMAGES[DICOMS[4]][1], IMAGES[DICOMS[0]][1]
+    read_by_radiologist(
+        put, [test_study, train_study, "59999999"], **{"Airspace Opacity": [1, 1, 1], "Pneumonia": [-1, 0, 1]}
+    )
+    src = touch(place(d) for d in DICOMS)
+    plain = read("mimic-cxr-lt", src, release="chexpert")
+    assert plain.manifest.rows.at[DICOMS[4], "No Finding"] == 1
+    assert any("test-set-labeled.csv is not used; --test-labels radiologist" in note for note in plain.notes)
+
+    result = read("mimic-cxr-lt", src, release="chexpert", test_labels="radiologist")
+    rows = result.manifest.rows
+    assert list(rows.index) == DICOMS
+    assert rows.loc[DICOMS[4], ["Lung Opacity", "No Finding", "Edema"]].tolist() == [1, 0, 0]
+    assert np.isnan(rows.at[DICOMS[4], "Pneumonia"])
+    assert rows.loc[DICOMS[:2], ["Lung Opacity", "Pneumonia"]].to_numpy().tolist() == [[0, 1]] * 2  # train: the labeler
+    assert any(n.startswith("test labels: 1 of the 3 studies of mimic-cxr-2.1.0-test-set") for n in result.notes)
+    assert result.summary()["labels"]["source"].endswith("by study; test: mimic-cxr-2.1.0-test-set-labeled.csv")
+
+    own(put, "split", "metadata")
+    read_by_radiologist(put, ["59999999"])
+    without = read("mimic-cxr-lt", src, release="chexpert", test_labels="radiologist")
+    assert list(without.manifest.rows.index) == DICOMS[:4]  # no test set of two sources
+    assert any("0 of the 1 studies" in n and "1 other test studies left out" in n for n in without.notes)
+
+
+@pytest.mark.parametrize(
+    ("kinds", "options", "message"),
+    [
+        (["chexpert", "split"], {"release": "chexpert"}, r"no mimic-cxr-2\.1\.0-test-set-labeled\.csv in it or in SRC"),
+        (["chexpert"], {"release": "chexpert", "table": True}, r"no mimic-cxr-2\.0\.0-split\.csv in it or in SRC"),
+        (["chexpert"], {}, "--test-labels radiologist: needs --release chexpert or negbio"),
+    ],
+)
+def test_what_a_radiologists_labels_need(
+    touch: Any, put: Any, read: Any, kinds: list[str], options: dict[str, Any], message: str
+) -> None:
+    own(put, *kinds)
+    if options.pop("table", False):
+        read_by_radiologist(put, ["56699142"])
+    with pytest.raises(InputError, match=message):
+        read("mimic-cxr-lt", touch(place(d) for d in DICOMS), test_labels="radiologist", **options)
+
+
+def test_folders_of_patients_may_be_links(touch: Any, put: Any, read: Any, tmp_path: Path) -> None:
+    own(put, "chexpert", "split", "metadata")
+    src = touch(place(d) for d in DICOMS)
+    (src / "files").rename(tmp_path / "disk")
+    (src / "files").mkdir()
+    for folder in sorted((tmp_path / "disk").iterdir()):
+        (src / "files" / folder.name).symlink_to(folder)
+    result = read("mimic-cxr-lt", src, release="chexpert")
+    assert list(result.manifest.rows["path"]) == [place(d) for d in DICOMS]
+    assert not len(result.orphans)
+    result.manifest.check_files()
+
+
 def test_orphans_of_studies_go_both_ways(touch: Any, put: Any, read: Any, lost: Any) -> None:
     own(put, "chexpert", "split")
     result = read("mimic-cxr-lt", touch([place(DICOMS[0]), place(DICOMS[3]), "other.jpg"]), release="chexpert")

@@ -133,12 +133,30 @@ def test_stems_keep_the_dots_of_a_uid() -> None:
     assert list(tree.stems(names)) == ["1.2.840.1", "1.2.840.2", "x", "y.png", "é\n"]
 
 
-def test_a_link_that_goes_in_circles_and_hidden_files_are_left(tmp_path: Path) -> None:
-    (tmp_path / "a").mkdir()
-    (tmp_path / "a/x.png").touch()
-    (tmp_path / "a/.y.png").touch()
-    (tmp_path / "a/round").symlink_to(tmp_path)
-    assert tree.listing(tmp_path) == ["a/x.png"]
+def test_links_to_folders_are_followed_once_and_never_in_circles(tmp_path: Path) -> None:
+    root, disk = tmp_path / "root", tmp_path / "disk"
+    for file in (
+        "root/a/x.png",
+        "root/a/.y.png",
+        "root/.store/s/z.png",
+        "disk/p10/1.png",
+        "disk/p11/2.png",
+        "disk/t.csv",
+    ):
+        (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / file).touch()
+    for link, target in (
+        ("a/round", root), ("up", tmp_path), ("again", root / "a"), ("p10", disk / "p10"), ("twin", disk / "p10"),
+        ("store", root / ".store" / "s"), ("gone", tmp_path / "nowhere"),
+        ("itself", root / "itself"),
+    ):  # fmt: skip
+        (root / link).symlink_to(target)
+    (disk / "p10/back").symlink_to(root)
+    (disk / "p10/next").symlink_to(disk / "p11")
+    wanted = ["a/x.png", "gone", "itself", "p10/1.png", "p10/next/2.png", "store/z.png"]
+    assert tree.listing(root) == wanted
+    (root / "linked").symlink_to(root)
+    assert tree.listing(root / "linked") == sorted(wanted)
 
 
 def test_a_new_split_follows_the_seed() -> None:
