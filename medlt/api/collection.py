@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any, Self
 
 import pandas as pd
 
-from medlt.api.power import smallest_visible_gains
 from medlt.data.layouts import read_layout
 from medlt.data.layouts.reading import open_table
 from medlt.data.manifest import RESERVED, SPLITS, Manifest
 from medlt.files import digest, write_table
+from medlt.metrics.auroc_power import smallest_visible_gains
 from medlt.metrics.groups import group
 from medlt.types import InputError
 

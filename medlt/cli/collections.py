@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+import os
 import shlex
 from collections.abc import Mapping
 from pathlib import Path
@@ -212,43 +212,25 @@ def require_local(engine: str) -> None:
         raise InputError(f"--engine {engine}: unknown engine; use local")
 
 
-@app.command(epilog=example("medlt validate manifest.parquet"))
+@app.command(epilog=example("medlt validate manifest.parquet", "medlt validate manifest.parquet --workers 8"))
 def validate(
     manifest: Annotated[Path, typer.Argument(metavar="MANIFEST", help="A manifest.parquet.")],
+    workers: Annotated[int, number("Number of threads that read images; 0 is one per core.", min=0)] = 0,
     as_json: Json = False,
     volume: Volume = None,
 ) -> None:
     """Check a manifest's labels and files before training.
 
-    Shows counts per finding and split, unreadable images, and the smallest gain that the test images can show. Exit
-    code 1: some images are unreadable.
+    Shows counts per finding and split, the smallest gain that the test images can show, unreadable images, and images
+    that another patient has in another split. Exit code 1: there are such images, or labels that stop an experiment.
     """
     with edge(as_json, volume) as terminal:
-        from medlt.api.power import smallest_visible_gains
         from medlt.data.manifest import Manifest
         from medlt.data.validate import validate as check
 
-        rows = Manifest.read(manifest)
-        report = check(rows)
-        gains = {str(name): float(gain) for name, gain in smallest_visible_gains(rows.split("test").counts()).items()}
-        terminal.show({**report.summary(), "smallest_gain": gains}, lambda: _with_gains(report.table(), gains))
+        report = check(Manifest.read(manifest), workers or os.cpu_count() or 1, terminal)
+        terminal.show(report.summary(), report.table)
         if not report.failures:
             terminal.mention(f"next: medlt config list, then medlt run NAME data.path={shlex.quote(str(manifest))}")
     if report.failures:
         raise typer.Exit(1)
-
-
-def _with_gains(table: object, gains: dict[str, float]) -> object:
-    """Return the table with what a comparison on the test images can show below it."""
-    from rich.console import Group
-    from rich.text import Text
-
-    known = sorted((gain, name) for name, gain in gains.items() if math.isfinite(gain))
-    unseen = [name for name, gain in gains.items() if not math.isfinite(gain)]
-    reason = "its test images are all negative or all positive"
-    lines = [f"note: no comparison can measure {name}: {reason}" for name in unseen]
-    if known:
-        (least, best), (most, worst) = known[0], known[-1]
-        shown = f"from {least:.2f} ({best}) to {most:.2f} ({worst})"
-        lines.insert(0, f"the smallest gain in AUROC that the test images can show: {shown}")
-    return Group(table, *map(Text, lines))  # type: ignore[arg-type]

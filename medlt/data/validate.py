@@ -1,7 +1,8 @@
-"""Validates a manifest and its files before training."""
+"""Validates a manifest and its files before training, and predicts what an experiment on it can show."""
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -12,16 +13,25 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from medlt.data.columns import more
 from medlt.data.dicom.guard import Unreadable
+from medlt.data.duplicates import ImageHash, duplicates, image_hash
 from medlt.data.images import read_image
 from medlt.data.manifest import SPLITS, Manifest
 from medlt.data.regions import Regions
 from medlt.data.views import laterals
+from medlt.metrics.auroc_power import smallest_visible_gains
 from medlt.metrics.confounding import associations
-from medlt.types import InputError
+from medlt.types import InputError, Progress
 
 if TYPE_CHECKING:
     from rich.console import Group
+    from rich.table import Table
+
+SHOWN = 10
+"""Duplicates in the table of a terminal; --json has all."""
+BATCH = 256
+"""Files in work at a time, so that a large manifest needs no large queue."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +48,9 @@ class ValidationReport:
 
     `counts`: one row per split and finding (positive, negative, unknown). `unreadable`: uid, code and reason of each
     bad file. `all_zero`: rows whose every finding, no-finding included, is 0. `unlabelled`: rows without a known label.
-    `regions`: finding -> number of images with a mask or a box of it.
+    `regions`: finding -> number of images with a mask or a box of it. `gains`: finding -> smallest gain in AUROC that
+    the test images can show, NaN for none (`medlt.metrics.auroc_power`). `duplicates`: images that another patient has
+    in another split (`medlt.data.duplicates`).
     """
 
     rows: int
@@ -48,6 +60,8 @@ class ValidationReport:
     all_zero: int
     unlabelled: int
     regions: Mapping[str, int]
+    gains: Mapping[str, float]
+    duplicates: pd.DataFrame
     problems: tuple[Problem, ...]
 
     @property
@@ -57,8 +71,8 @@ class ValidationReport:
 
     @property
     def failures(self) -> int:
-        """Return the number of unreadable files and fatal problems; 0 if the manifest can be used as it is."""
-        return len(self.unreadable) + sum(p.fatal for p in self.problems)
+        """Return the number of unreadable files, duplicates and fatal problems; 0: usable as it is."""
+        return len(self.unreadable) + len(self.duplicates) + sum(p.fatal for p in self.problems)
 
     def summary(self) -> dict[str, Any]:
         """Return the whole report as values that JSON can hold."""
@@ -70,48 +84,83 @@ class ValidationReport:
             "unlabelled": self.unlabelled,
             "regions": dict(self.regions),
             "counts": counts,
+            "smallest_gain": dict(self.gains),
+            "duplicates": self.duplicates.to_dict("records"),
             "unreadable": self.unreadable.to_dict("records"),
             "problems": [{"what": p.what, "fatal": p.fatal} for p in self.problems],
             "passed": self.passed,
         }
 
     def table(self) -> Group:
-        """Return the report for a terminal: positive / negative / unknown counts per split, then the problems."""
+        """Return the report for a terminal: counts per split, what test images can show, duplicates, problems."""
         from rich.console import Group
-        from rich.table import Table
         from rich.text import Text
 
+        lines = [Text(f"{'stop' if p.fatal else 'note'}: {p.what}") for p in self.problems]
+        pairs = [self._duplicates()] if len(self.duplicates) else []
+        return Group(self._counts(), *pairs, *map(Text, self._gain()), *(lines or [Text("no problem")]))
+
+    def _counts(self) -> Table:
+        from rich.table import Table
+
         splits = [s for s in SPLITS if s in self.counts.index.unique("split")]
-        table = Table(
-            "finding", *splits, title=f"{self.rows} images of {self.patients} patients (present / absent / ?)"
-        )
+        title = f"{self.rows} images of {self.patients} patients (present / absent / ?)"
+        table = Table("finding", *splits, "gain", title=title)
         for finding in self.counts.index.unique("finding"):
             rows = [self.counts.loc[(s, finding)] for s in splits]
-            table.add_row(finding, *(f"{r['positive']} / {r['negative']} / {r['unknown']}" for r in rows))
+            gain = self.gains[finding]
+            counts = (f"{r['positive']} / {r['negative']} / {r['unknown']}" for r in rows)
+            table.add_row(finding, *counts, f"{gain:.2f}" if math.isfinite(gain) else "none")
         if self.regions:
             known = ", ".join(f"{finding} {count}" for finding, count in self.regions.items())
             table.caption = f"images with a mask or a box: {known}"
-        marks = [Text(f"{'stop' if p.fatal else 'note'}: {p.what}") for p in self.problems]
-        return Group(table, *(marks or [Text("no problem")]))
+        return table
+
+    def _gain(self) -> list[str]:
+        """Return the line below the column gain."""
+        known = sorted((gain, name) for name, gain in self.gains.items() if math.isfinite(gain))
+        if not known:
+            return []
+        (least, best), (most, worst) = known[0], known[-1]
+        shown = f"from {least:.2f} ({best}) to {most:.2f} ({worst})"
+        return [f"gain: the smallest gain in AUROC that the test images can show: {shown}"]
+
+    def _duplicates(self) -> Table:
+        from rich.table import Table
+
+        count = len(self.duplicates)
+        title = f"{count} image(s) that another patient has in another split"
+        table = Table("image", "split", "same as", "split", "kind", title=title)
+        for row in self.duplicates.head(SHOWN).itertuples():
+            table.add_row(row.uid, row.split, row.other_uid, row.other_split, row.kind)
+        if count > SHOWN:
+            table.caption = f"the first {SHOWN}; --json lists all"
+        return table
 
 
-def validate(manifest: Manifest, workers: int = 1) -> ValidationReport:
+def validate(manifest: Manifest, workers: int = 1, progress: Progress | None = None) -> ValidationReport:
     """Check labels and files and return a report; raises nothing. `workers` threads decode every file once."""
-    labels = manifest.labels()
+    labels, rows = manifest.labels(), manifest.rows
     regions, wrong = _regions(manifest)
-    failures = scan(manifest, workers)
+    images = read_all(manifest, workers, progress)
     zero = int((labels == 0).all(axis=1).sum())
     unknown = int(np.isnan(labels).all(axis=1).sum())
+    counts = pd.concat({s: manifest.split(s).counts() for s in rows["split"].unique()}, names=["split"])
+    pairs = duplicates(rows, images.hashes)
     return ValidationReport(
-        rows=len(manifest.rows),
-        patients=int(manifest.rows["patient_id"].nunique()),
-        counts=pd.concat({s: manifest.split(s).counts() for s in manifest.rows["split"].unique()}, names=["split"]),
-        unreadable=failures,
+        rows=len(rows),
+        patients=int(rows["patient_id"].nunique()),
+        counts=counts,
+        unreadable=images.unreadable,
         all_zero=zero,
         unlabelled=unknown,
         regions={finding: len(regions.known(finding)) for finding in regions.findings},
+        gains={str(k): float(v) for k, v in smallest_visible_gains(manifest.split("test").counts()).items()},
+        duplicates=pairs,
         problems=(
-            *_fatal_problems(manifest, failures),
+            *_fatal_problems(manifest, images.unreadable),
+            *_one_sided(counts),
+            *_shared(pairs),
             *_label_problems("with every finding, no-finding included, at 0", zero),
             *_label_problems("without any known label", unknown),
             *wrong,
@@ -121,26 +170,80 @@ def validate(manifest: Manifest, workers: int = 1) -> ValidationReport:
     )
 
 
+@dataclass(frozen=True)
+class ImagesRead:
+    """Result of `read_all`. `unreadable`: uid, code, reason in the manifest's order; `hashes`: uid -> hash."""
+
+    unreadable: pd.DataFrame
+    hashes: Mapping[str, ImageHash]
+
+
 def scan(manifest: Manifest, workers: int = 1) -> pd.DataFrame:
-    """Return the rows whose file is missing or unreadable: columns uid, code, reason, in the manifest's order.
+    """Return the rows whose file is missing or unreadable: columns uid, code, reason, in the manifest's order."""
+    return read_all(manifest, workers).unreadable
+
+
+def read_all(manifest: Manifest, workers: int = 1, progress: Progress | None = None) -> ImagesRead:
+    """Decode every file once; keep a hash of each image, or why it cannot be read.
 
     `workers` is a number of threads: the decoders release the interpreter lock, and network disks are slow.
     """
-    pairs = [(uid, str(manifest.file(uid))) for uid in manifest.rows.index]
+    uids = [str(uid) for uid in manifest.rows.index]
+    hashes: dict[str, ImageHash] = {}
+    failures = []
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # also here: filters are global, and reader threads reset each other's
         with ThreadPoolExecutor(max(1, workers)) as pool:
-            results = list(pool.map(_unreadable, pairs))
-    return pd.DataFrame([r for r in results if r is not None], columns=["uid", "code", "reason"])
+            for start in range(0, len(uids), BATCH):
+                part = uids[start : start + BATCH]
+                for uid, result in zip(part, pool.map(_read, [manifest.file(uid) for uid in part]), strict=True):
+                    if isinstance(result, ImageHash):
+                        hashes[uid] = result
+                    else:
+                        failures.append((uid, *result))
+                if progress:
+                    progress("images", start + len(part), len(uids))
+    return ImagesRead(pd.DataFrame(failures, columns=["uid", "code", "reason"]), hashes)
 
 
-def _unreadable(pair: tuple[str, str]) -> tuple[str, str, str] | None:
-    uid, path = pair
+def _read(path: Path) -> ImageHash | tuple[str, str]:
+    """Return the hash of an image, or the code and the reason why it cannot be read."""
     try:
-        read_image(Path(path))
+        return image_hash(read_image(path))
     except InputError as error:
-        return uid, error.code if isinstance(error, Unreadable) else "bad_input", str(error)
-    return None
+        return error.code if isinstance(error, Unreadable) else "bad_input", str(error)
+
+
+def _one_sided(counts: pd.DataFrame) -> tuple[Problem, ...]:
+    """Return a problem for findings that are never absent, or never present, in a split.
+
+    Fatal in train and test: nothing can be learnt, or measured. Val only chooses between checkpoints. A finding that
+    is never present in train is a problem of `Manifest.require_positives`.
+    """
+    problems = []
+    for split in (s for s in SPLITS if s in counts.index.unique("split")):
+        part = counts.loc[split]
+        always = list(part.index[(part["negative"] == 0) & (part["positive"] > 0)])
+        never = list(part.index[part["positive"] == 0]) if split != "train" else []
+        for names, state, way in (
+            (always, "never absent", "if a blank label means absent, make the manifest with --blank negative"),
+            (never, "never present", "if two patients have it, split anew with `medlt manifest ... --resplit`"),
+        ):
+            if names:
+                what = f"finding {names[0]} is {state} in split {split}{more(names)}; {way}, or leave it out"
+                problems.append(Problem(what, fatal=split != "val"))
+    return tuple(problems)
+
+
+def _shared(pairs: pd.DataFrame) -> tuple[Problem, ...]:
+    """Return the problem of images that another patient has in another split."""
+    if not len(pairs):
+        return ()
+    equal = int((pairs["kind"] == "equal").sum())
+    counts = ", ".join(f"{int(n)} of {split}" for split, n in pairs["split"].value_counts().items())
+    what = f"{len(pairs)} image(s) ({counts}) are also under another patient in train or val: {equal} equal, "
+    what += f"{len(pairs) - equal} nearly equal; give both one patient_id, or leave one out"
+    return (Problem(what, fatal=False),)
 
 
 def _fatal_problems(manifest: Manifest, failures: pd.DataFrame) -> tuple[Problem, ...]:

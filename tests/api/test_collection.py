@@ -12,8 +12,8 @@ from PIL import Image
 
 import medlt
 from medlt.api.collection import as_collection
-from medlt.api.power import auroc_standard_error, smallest_visible_gains
 from medlt.data.regions import Regions
+from medlt.metrics.auroc_power import auroc_standard_error, smallest_visible_gains
 
 
 @pytest.fixture

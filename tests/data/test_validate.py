@@ -5,9 +5,16 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from scipy import ndimage
 
+from medlt.data.columns import SPLITS
+from medlt.data.duplicates import BITS, RADIUS, ImageHash, duplicates, image_hash
+from medlt.data.images import read_image
 from medlt.data.manifest import Manifest
-from medlt.data.validate import scan, validate
+from medlt.data.validate import ValidationReport, scan, validate
 
 FINDINGS = ("A", "B", "No_Finding")
 
@@ -17,16 +24,159 @@ def manifest(folder: Path, table: pd.DataFrame) -> Manifest:
     return Manifest(table.set_index("uid"), FINDINGS, folder)
 
 
-def test_a_sound_manifest_has_no_problem(manifest: Manifest) -> None:
-    report = validate(Manifest(manifest.rows.assign(view="PA"), FINDINGS, manifest.root))
-    assert (report.rows, report.patients, report.problems) == (6, 5, ())
-    assert (report.passed, report.failures) == (True, 0)
-    assert report.counts.loc[("train", "A")].to_dict() == {"positive": 2, "negative": 1, "unknown": 1}
-    assert json.loads(json.dumps(report.summary()))["counts"]["val"]["A"] == {
-        "positive": 1,
-        "negative": 0,
-        "unknown": 0,
+@pytest.fixture
+def sound(tmp_path: Path) -> Manifest:
+    """Thirty images of thirty patients; each finding is present and absent in each split, and one label is unknown."""
+    rng = np.random.default_rng(0)
+    rows = []
+    for i in range(30):
+        pixels = ndimage.gaussian_filter(rng.random((60, 50)), 2)
+        Image.fromarray((255 * (pixels - pixels.min()) / np.ptp(pixels)).astype(np.uint8)).save(tmp_path / f"{i}.png")
+        split = ("train", "val", "test")[i // 10]
+        rows.append({"path": f"{i}.png", "patient_id": f"p{i}", "split": split, "view": "PA"})
+    labels = {name: [float(i % 3 == k) for i in range(30)] for k, name in enumerate(FINDINGS)}
+    table = pd.DataFrame(rows, index=pd.Index([f"u{i}" for i in range(30)], name="uid")).assign(**labels)
+    table.loc["u1", "A"] = np.nan
+    return Manifest(table, FINDINGS, tmp_path)
+
+
+def test_a_sound_manifest_has_no_problem(sound: Manifest) -> None:
+    seen: list[tuple[str, int, int]] = []
+    report = validate(sound, progress=lambda *step: seen.append(step))
+    assert (report.rows, report.patients, report.problems) == (30, 30, ())
+    assert (report.passed, report.failures, len(report.duplicates)) == (True, 0, 0)
+    assert report.counts.loc[("train", "A")].to_dict() == {"positive": 4, "negative": 5, "unknown": 1}
+    summary = json.loads(json.dumps(report.summary()))
+    assert summary["counts"]["val"]["A"] == {"positive": 3, "negative": 7, "unknown": 0}
+    assert all(0 < gain < 1 for gain in summary["smallest_gain"].values())
+    assert seen[-1] == ("images", 30, 30)
+
+
+@pytest.mark.parametrize("split", ["train", "val", "test"])
+@pytest.mark.parametrize(("value", "state"), [(1.0, "never absent"), (0.0, "never present")])
+def test_a_finding_of_one_label_in_a_split_stops(sound: Manifest, split: str, value: float, state: str) -> None:
+    """The labels of a tool that leaves a blank for what it does not mention have no negatives."""
+    rows = sound.rows.copy()
+    inside = rows["split"] == split
+    rows.loc[inside, "B"] = rows.loc[inside, "B"].where(rows.loc[inside, "B"] == value)
+    report = validate(Manifest(rows, FINDINGS, sound.root))
+    named = [p for p in report.problems if "B" in p.what]
+    if (split, value) == ("train", 0.0):
+        assert [p.what.split(";")[0] for p in named] == ["finding B has no positive image in split train"]
+    else:
+        assert [p.what.split(";")[0] for p in named] == [f"finding B is {state} in split {split}"]
+    assert [p.fatal for p in named] == [split != "val"]
+    assert report.passed == (split == "val")
+    assert (report.failures == 0) == (split == "val")
+
+
+def copies(sound: Manifest) -> None:
+    """Make u10 (val) a copy of u0 (train), u20 (test) a half-size JPEG of u1 (train), u21 (test) darker u11 (val)."""
+    files = {uid: sound.file(uid) for uid in sound.rows.index}
+    files["u10"].write_bytes(files["u0"].read_bytes())
+    with Image.open(files["u1"]) as image:
+        image.resize((25, 30), Image.Resampling.BILINEAR).save(files["u20"], format="JPEG", quality=75)
+    with Image.open(files["u11"]) as image:
+        image.point(lambda level: level // 2).save(files["u21"], format="PNG")
+    files["u2"].write_bytes(files["u3"].read_bytes())  # within one split
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_images_of_another_patient_in_another_split_are_listed(sound: Manifest, workers: int) -> None:
+    copies(sound)
+    report = validate(sound, workers)
+    columns = ["uid", "split", "other_uid", "other_split", "kind"]
+    assert report.duplicates[columns].to_numpy().tolist() == [
+        ["u10", "val", "u0", "train", "equal"],
+        ["u20", "test", "u1", "train", "near"],
+        ["u21", "test", "u11", "val", "near"],
+    ]
+    assert report.failures == 3
+    assert json.loads(json.dumps(report.summary()))["duplicates"][0]["other_uid"] == "u0"
+    (problem,) = report.problems
+    assert "3 image(s) (2 of test, 1 of val) are also under another patient in train or val: 1 equal, 2 near" in (
+        problem.what
+    )
+    text = shown(report)
+    assert "3 image(s) that another patient has in another split" in text
+    assert "u20" in text
+
+
+def test_one_patient_may_have_equal_images_and_flat_images_are_no_copies(sound: Manifest) -> None:
+    rows = sound.rows.copy()
+    rows.loc[["u0", "u1", "u2", "u3"], "patient_id"] = "p0"
+    for uid in ("u1", "u2", "u3"):
+        sound.file(uid).write_bytes(sound.file("u0").read_bytes())
+    for level, uid in enumerate(("u4", "u14", "u24")):
+        Image.new("L", (60, 50), 80 * level).save(sound.file(uid))
+    assert not len(validate(Manifest(rows, FINDINGS, sound.root)).duplicates)
+
+
+@settings(max_examples=30)
+@given(st.integers(0, 10_000), st.integers(1, 40), st.integers(1, 40), st.sampled_from([1, 7, 1000]))
+def test_duplicates_are_those_of_a_double_loop(seed: int, n: int, people: int, block: int) -> None:
+    """Random bits near one of three centres, so that many pairs lie within the radius; others are far."""
+    rng = np.random.default_rng(seed)
+    centres = rng.random((3, BITS)) < 0.5
+    bits = centres[rng.integers(3, size=n)] ^ (rng.random((n, BITS)) < 0.02)
+    uids = [f"u{i}" for i in range(n)]
+    hashes = {
+        uid: ImageHash(bytes([rng.integers(n)]), b"" if rng.random() < 0.1 else np.packbits(row).tobytes())
+        for uid, row in zip(uids, bits, strict=True)
     }
+    rows = pd.DataFrame({"patient_id": rng.integers(people, size=n).astype(str)}, index=pd.Index(uids, name="uid"))
+    rows["split"] = rng.choice(SPLITS, n)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("medlt.data.duplicates.BLOCK", block)
+        got = duplicates(rows, hashes).set_index("uid")
+    for uid in uids:
+        mine, others = rows.loc[uid], {}
+        for other in uids:
+            if SPLITS.index(rows.at[other, "split"]) < SPLITS.index(mine["split"]):
+                if rows.at[other, "patient_id"] == mine["patient_id"]:
+                    continue
+                if hashes[other].digest == hashes[uid].digest:
+                    others[other] = -1
+                elif hashes[other].code and hashes[uid].code:
+                    distance = int((bits[uids.index(other)] != bits[uids.index(uid)]).sum())
+                    if distance <= RADIUS:
+                        others[other] = distance
+        if others and min(others.values()) > 13 and uid not in got.index:
+            continue  # the search may miss those
+        assert (uid in got.index) == bool(others)
+        if others:
+            best = min(others.values())
+            assert others[got.at[uid, "other_uid"]] == best or best > 13
+            assert got.at[uid, "kind"] == ("equal" if best < 0 else "near")
+            assert got.at[uid, "distance"] == max(others[got.at[uid, "other_uid"]], 0)
+
+
+@pytest.mark.real_data
+def test_films_of_two_patients_are_no_copies_and_copies_are(real_data: Path) -> None:
+    """No film of ChestX-ray14 is another patient's; the distance to the nearest is nearly twice the radius."""
+    files = sorted((real_data / "nih14" / "images").glob("*.png"))[::4]
+    codes, patients, lost = [], [], 0
+    for file in files:
+        pixels = read_image(file)
+        code = np.unpackbits(np.frombuffer(image_hash(pixels).code, np.uint8), count=BITS)
+        for changed in (pixels**1.3, pixels[1::2, 1::2], pixels[:, 2:-2] * 0.7 + 0.1):
+            other = np.unpackbits(np.frombuffer(image_hash(changed.astype(np.float32)).code, np.uint8), count=BITS)
+            lost += (code != other).sum() > RADIUS
+        codes.append(code * 2.0 - 1)
+        patients.append(file.name.split("_")[0])
+    bits, owner = np.array(codes), np.array(patients)
+    distance = (BITS - bits @ bits.T) / 2
+    assert distance[owner[:, None] != owner[None, :]].min() > 1.5 * RADIUS
+    assert lost <= 0.02 * 3 * len(files)
+
+
+def shown(report: ValidationReport) -> str:
+    from rich.console import Console
+
+    console = Console(width=120, record=True, file=open("/dev/null", "w"))
+    with console.file:
+        console.print(report.table())
+    return " ".join(console.export_text().split())
 
 
 @pytest.mark.parametrize("workers", [1, 3])
@@ -51,7 +201,8 @@ def test_scan_puts_the_callers_warning_filters_back(manifest: Manifest) -> None:
 def test_some_bad_files_are_told_all_bad_files_stop(manifest: Manifest) -> None:
     manifest.file("u4").unlink()
     some = validate(manifest)
-    assert (some.passed, some.failures) == (True, 1)
+    assert some.problems[0].fatal is False
+    assert len(some.unreadable) == 1
     assert "1 of 6 files cannot be read; first:" in some.problems[0].what
     for uid in manifest.rows.index:
         manifest.file(uid).unlink(missing_ok=True)
@@ -66,9 +217,8 @@ def test_the_last_positive_in_a_damaged_file_counts_as_none(manifest: Manifest) 
 
 
 def test_laterals_among_frontal_images_are_a_note(manifest: Manifest) -> None:
-    report = validate(manifest)
     note = "1 of 6 images are lateral, 1 of unknown view; `medlt manifest ... --view frontal` leaves both out"
-    assert [(p.what, p.fatal) for p in report.problems] == [(note, False)]
+    assert (note, False) in [(p.what, p.fatal) for p in validate(manifest).problems]
 
 
 def test_rows_at_zero_and_rows_unknown_are_counted(folder: Path, table: pd.DataFrame) -> None:
@@ -77,21 +227,16 @@ def test_rows_at_zero_and_rows_unknown_are_counted(folder: Path, table: pd.DataF
     table.loc[4, ["A", "B", "No_Finding"]] = np.nan
     report = validate(Manifest(table.assign(view="PA").set_index("uid"), FINDINGS, folder))
     assert (report.all_zero, report.unlabelled) == (1, 1)
-    assert report.passed
-    assert sorted(p.what.split(";")[0] for p in report.problems) == [
+    notes = [p.what.split(";")[0] for p in report.problems if "row(s)" in p.what]
+    assert sorted(notes) == [
         "1 row(s) with every finding, no-finding included, at 0",
         "1 row(s) without any known label",
     ]
 
 
 def test_the_table_shows_counts_and_problems(manifest: Manifest) -> None:
-    from rich.console import Console
-
     manifest.file("u4").unlink()
-    console = Console(width=120, record=True, file=open("/dev/null", "w"))
-    with console.file:
-        console.print(validate(manifest).table())
-    text = console.export_text()
+    text = shown(validate(manifest))
     assert "2 / 1 / 1" in text
     assert "note: 1 of 6 files" in text
 
