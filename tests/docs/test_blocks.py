@@ -5,6 +5,7 @@ A comment before a block says what it is:
     <!-- block: run -->             Python that is run, page by page, in a folder with small fixtures (the default)
     <!-- block: check -->           Python that needs weights or data: names, arguments and keywords are checked
     <!-- block: config -->          YAML that is a whole config (the default)
+    <!-- block: labels -->          YAML that is a whole label specification
     <!-- block: fragment of=NAME -->  YAML that replaces parts of the shipped config NAME (default nih14/fusion)
 
 In all other blocks, the lines that begin with `medlt`, `make`, `pip` or `python` are checked.
@@ -31,7 +32,8 @@ import typer
 import yaml
 
 from medlt.cli import app
-from medlt.config import catalogue, load_config, load_verdict, schema
+from medlt.config import catalogue, load_config, load_settings, load_verdict, schema
+from medlt.data.layouts.label_spec import LabelSpec
 from medlt.types import InputError
 
 ROOT = Path(__file__).parents[2]
@@ -84,7 +86,7 @@ def of_kind(*kinds: str) -> list[Block]:
 
 
 def test_every_block_has_a_kind_that_is_checked() -> None:
-    kinds = {"python": {"run", "check"}, "yaml": {"config", "fragment"}, "toml": {"toml"}}
+    kinds = {"python": {"run", "check"}, "yaml": {"config", "fragment", "labels"}, "toml": {"toml"}}
     kinds |= {language: {"console"} for language in ("console", "csv")}
     assert [str(one) for one in BLOCKS if one.kind not in kinds.get(one.language, ())] == []
     assert {one.kind for one in BLOCKS} >= {"run", "check", "config", "fragment", "console"}
@@ -101,6 +103,12 @@ def merged(old: Any, new: Any) -> Any:
 @pytest.mark.parametrize("block", of_kind("config", "fragment"), ids=str)
 def test_a_config_is_valid(block: Block, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     check_config(block, tmp_path, monkeypatch)
+
+
+@pytest.mark.parametrize("block", of_kind("labels"), ids=str)
+def test_a_label_specification_is_valid(block: Block, tmp_path: Path) -> None:
+    (tmp_path / "labels.yaml").write_text(block.text)
+    assert load_settings(tmp_path / "labels.yaml", LabelSpec).model_fields_set == set(yaml.safe_load(block.text))
 
 
 def check_config(block: Block, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
