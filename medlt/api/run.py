@@ -179,9 +179,9 @@ class Run:
     def export(self, format: str, out: str | Path | None = None, **options: Any) -> Path:
         """Write the run to the new folder `out` in another tool's format, and return the folder.
 
-        format: imagefolder, monai, cxr-lt, longtailcxr or webdataset for the images; monai-bundle or diffusers for the
-        generator. out: by default RUN-FORMAT, beside the run folder. options: real=True writes the real images too,
-        where a format takes images.
+        format: imagefolder, monai, cxr-lt, longtailcxr, torchxrayvision or webdataset for the images; monai-bundle or
+        diffusers for the generator. out: by default RUN-FORMAT, beside the run folder. options: real=True writes the
+        real images too, where a format takes images; labels="soft" writes soft labels, where a format has the choice.
         Raises InputError for an unknown format, a folder that is not empty, and a run that has nothing to write.
         """
         from medlt.export import export

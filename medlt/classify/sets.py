@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cache
 
 import numpy as np
 import torch
@@ -11,6 +13,8 @@ from torch import Tensor
 
 from medlt.files import digest
 from medlt.types import InputError
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -61,6 +65,28 @@ def require_one_label(rows: TrainingSet, name: str, soft: bool = False) -> None:
         rule = "labels that sum to 1" if soft else "exactly one positive"
         problem = f"{len(bad)} {name} rows without {rule}, the first {rows.uids[bad[0]]}"
         raise InputError(f"single-label task: {problem}; correct these rows, or choose task multi-label")
+
+
+def as_distributions(rows: TrainingSet) -> TrainingSet:
+    """Return rows whose labels sum to 1: soft labels with another sum above 0 are divided by it.
+
+    So a fused image with labels 0.9 and 0.6 of two findings counts as 0.6 of one and 0.4 of the other. Rows without a
+    positive label, with an unknown one or with a negative one are unchanged.
+    """
+    labels = np.asarray(rows.labels, np.float64)
+    total = labels.sum(1, keepdims=True)
+    change = ((np.abs(total - 1) >= 1e-3) & (total > 0))[:, 0] & (labels >= 0).all(1)
+    if not change.any():
+        return rows
+    _mention(int(change.sum()))
+    scaled = np.where(change[:, None], labels / np.where(total > 0, total, 1), labels).astype(np.float32)
+    return replace(rows, labels=scaled)
+
+
+@cache
+def _mention(count: int) -> None:
+    """Log the rule of `as_distributions`, once for each number of rows."""
+    logger.warning("single-label task: the soft labels of %d added row(s) are divided by their sum", count)
 
 
 def to_uint8(images: Tensor) -> Tensor:

@@ -30,7 +30,7 @@ from medlt.classify.losses import Loss
 from medlt.classify.losses import loss as named_loss
 from medlt.classify.mixup import ClassifierBatch
 from medlt.classify.networks import Network
-from medlt.classify.sets import TrainingSet, require_one_label
+from medlt.classify.sets import TrainingSet, as_distributions, require_one_label
 from medlt.classify.settings import ClassifierSettings, OptimizerSettings
 from medlt.classify.training_strategies import Stage
 from medlt.metrics.ranking import macro_average_precision
@@ -75,11 +75,14 @@ def fit_classifier(
     settings: the fields of ClassifierSettings; the seed is the runtime's, and `name` labels the progress. The store
     keeps the classifier under data, settings and seed; only a classifier trained in this call has a `pace`. It computes
     in bfloat16 with weights in float32, whatever the runtime's precision. Raises InputError for unknown names, sets
-    that do not fit each other, rows without exactly one positive in the single-label task (of added rows: labels that
-    do not sum to 1), and a training strategy that needs added rows and has none; TypeError for an unknown setting.
+    that do not fit each other, rows without exactly one positive in the single-label task (of added rows: without a
+    positive label; soft labels are divided by their sum), and a training strategy that needs added rows and has none;
+    TypeError for an unknown setting.
     """
     chosen, runtime = ClassifierSettings(**settings), runtime.at("fp32")
     added = added if added is not None and len(added) else None
+    if added is not None and chosen.task == "single-label":
+        added = as_distributions(added)
     require_trainable(real, val, added, chosen)
     device = str(runtime.torch_device(name))
     key, pace = _key(real, val, added, chosen, runtime.seed), list[Pace | None]([None])
@@ -116,7 +119,7 @@ def require_trainable(
         require_one_label(real, "train")
         require_one_label(val, "validation")
         if added is not None:
-            require_one_label(added, "added", soft=True)
+            require_one_label(as_distributions(added), "added", soft=True)
 
 
 def _key(

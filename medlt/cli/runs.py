@@ -109,13 +109,17 @@ def export(
         str,
         typer.Option(
             "--format",
-            help="Images: imagefolder, monai, cxr-lt, longtailcxr or webdataset; generator: monai-bundle or diffusers.",
+            help="Images: imagefolder, monai, cxr-lt, longtailcxr, torchxrayvision or webdataset; "
+            "generator: monai-bundle or diffusers.",
             autocompletion=_formats,
         ),
     ],
     real: Annotated[
         bool, typer.Option("--real", help="Also write the real images, which are of patients; formats of images alone.")
     ] = False,
+    labels: Annotated[
+        str | None, typer.Option(metavar="TEXT", help="longtailcxr: hard (default), one finding an image, or soft.")
+    ] = None,
     as_json: Json = False,
     volume: Volume = None,
 ) -> None:
@@ -126,7 +130,7 @@ def export(
     with edge(as_json, volume) as terminal:
         from medlt.export import export as write
 
-        written = write(run, kind, out, real)
+        written = write(run, kind, out, real, labels)
         terminal.show_lines({"out": str(written), "format": kind}, [f"{kind}: {written}"])
 
 

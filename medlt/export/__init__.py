@@ -15,6 +15,7 @@ IMAGES = {
     "monai": "medlt.export.datalist:export_datalist",
     "cxr-lt": "medlt.export.lists:export_cxr_lt",
     "longtailcxr": "medlt.export.lists:export_longtailcxr",
+    "torchxrayvision": "medlt.export.torchxrayvision:export_torchxrayvision",
     "webdataset": "medlt.export.webdataset:export_webdataset",
 }
 """Format of images -> the function that writes it, called with the run folder, a new folder, and `real`."""
@@ -24,29 +25,32 @@ GENERATORS = {
 }
 """Format of a generator -> the function that writes it, called with the run folder and a new folder."""
 FORMATS = (*IMAGES, *GENERATORS)
-ABSENT = {"torchxrayvision": "imagefolder, whose metadata.csv has one column a finding"}
-"""Formats that medlt does not write -> what to use."""
+LABELS = ("longtailcxr", "torchxrayvision")
+"""Formats with a choice of hard or soft labels."""
 
 
-def export(run: Path, kind: str, out: Path, real: bool = False) -> Path:
+def export(run: Path, kind: str, out: Path, real: bool = False, labels: str | None = None) -> Path:
     """Write a run to the new folder `out` in one of FORMATS, and return `out`. It is whole, or not there.
 
-    real: also write the real images, which are of patients; for the formats of images alone.
+    real: also write the real images, which are of patients; for the formats of images alone. labels: hard or soft, for
+    the formats of LABELS; the others write soft labels as they are.
     Raises InputError for an unknown format, a run that has nothing to write, and a folder that is not empty.
     """
     run, out = Path(run).expanduser().absolute(), Path(out).expanduser()
     writer = _writer(kind)
     if real and kind not in IMAGES:
         raise InputError(f"format {kind} holds a generator and no images; leave real out")
+    if labels not in (None, "hard", "soft"):
+        raise InputError(f"labels {labels!r} is not valid; use hard or soft")
+    if labels and kind not in LABELS:
+        raise InputError(f"format {kind} has one form of labels; leave labels out, or use {' or '.join(LABELS)}")
     with whole_folder(out) as fresh:
-        writer(run, fresh, **({"real": True} if real else {}))
+        writer(run, fresh, **({"real": True} if real else {}), **({"labels": labels} if labels else {}))
     return out
 
 
 def _writer(kind: str) -> Any:
     known = IMAGES | GENERATORS
-    if kind in ABSENT:
-        raise InputError(f"format {kind} is not written; use {ABSENT[kind]}")
     if kind not in known:
         raise InputError(
             f"no export format {kind!r}{did_you_mean(kind, FORMATS) or ';'} use one of {', '.join(FORMATS)}"

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from medlt.export.images import copy_images, exported, gives_parents
+from medlt.export.images import copy_images, exported, gives_parents, prompts_of
 from medlt.export.provenance import write_provenance
 from medlt.files import write_text
 from medlt.writer import metadata
@@ -20,10 +20,11 @@ NONE = "none"
 
 
 def export_imagefolder(run: Path, out: Path, real: bool = False) -> None:
-    """Write OUT/SPLIT/UID.png, OUT/SPLIT/metadata.csv, OUT/provenance.json and the run's cards.
+    """Write OUT/SPLIT/UID.png, OUT/SPLIT/metadata.csv, OUT/prompt_INFO.csv, OUT/provenance.json and the run's cards.
 
     metadata.csv: file_name, uid, one column per finding (1, 0, blank for unknown, or a soft label), then what made the
-    image: for a real image the text "none", and the number -1. `datasets` reads equal column types in all splits.
+    image, for a real image the text "none" and the number -1, and its prompt. `datasets` reads equal column types in
+    all splits. prompt_INFO.csv (prompt, img_savename) is what CheXGenBench reads with OUT as the image folder.
     Raises InputError if there is no image to write.
     """
     manifest = exported(run, real)
@@ -32,6 +33,10 @@ def export_imagefolder(run: Path, out: Path, real: bool = False) -> None:
     for split, part in manifest.rows.groupby("split"):
         names |= copy_images(manifest, part, out / str(split))
     table = _without_gaps(metadata(manifest.rows, manifest.findings, names, parents=gives_parents(run)))
+    table = table.assign(prompt=prompts_of(run, manifest))
+    saved = [f"{split}/{names[str(uid)]}" for uid, split in manifest.rows["split"].items()]
+    info = pd.DataFrame({"prompt": table["prompt"].to_numpy(), "img_savename": saved})
+    write_text(out / "prompt_INFO.csv", info.to_csv(index=False))
     for split, part in table.groupby("split"):
         write_text(out / str(split) / "metadata.csv", part.to_csv(index=False))
 

@@ -6,9 +6,11 @@ import shutil
 from pathlib import Path
 
 import pandas as pd
+import torch
 
-from medlt.config import load_config
+from medlt.config import PromptConfig, StableConfig, load_config
 from medlt.data.manifest import Manifest
+from medlt.diffusion.prompts import Prompts
 from medlt.files import atomic
 from medlt.types import InputError
 from medlt.writer import metadata
@@ -42,6 +44,11 @@ def copy_images(manifest: Manifest, part: pd.DataFrame, folder: Path) -> dict[st
     return names
 
 
+def whole_seeds(rows: pd.DataFrame) -> pd.Series:
+    """Return integer seeds, -1 for a real image: a blank would make readers of CSV take seeds for floats, and round."""
+    return rows["seed"].astype("Int64").fillna(-1).astype("int64")
+
+
 def origin(run: Path, rows: pd.DataFrame) -> pd.DataFrame:
     """Return what made each row, as in images/metadata.csv (`medlt.writer.metadata`), without file names and labels.
 
@@ -54,3 +61,15 @@ def origin(run: Path, rows: pd.DataFrame) -> pd.DataFrame:
 def gives_parents(run: Path) -> bool:
     """Return whether the uids of parents may leave: they are uids of real images, so not from a private run."""
     return load_config(run / "config.yaml").privacy is None
+
+
+def prompts_of(run: Path, manifest: Manifest) -> list[str]:
+    """Return a text prompt for each row, by the words of the run's config. It names findings and the view alone.
+
+    A run without Stable Diffusion has the default words (docs/explanation/prompts.md).
+    """
+    config = load_config(run / "config.yaml")
+    settings = config.denoiser.prompts if isinstance(config.denoiser, StableConfig) else PromptConfig()
+    words = Prompts(manifest.findings, **settings.model_dump(exclude_none=True))
+    about = [{"view": view} for view in manifest.rows["view"]]
+    return words(torch.from_numpy(manifest.labels()), about)

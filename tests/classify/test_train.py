@@ -16,7 +16,7 @@ from medlt.classify.batches import Batches
 from medlt.classify.classifier import Clock, half
 from medlt.classify.heads import best_tau, tau_normalise
 from medlt.classify.networks import Network, network
-from medlt.classify.sets import to_uint8
+from medlt.classify.sets import as_distributions, to_uint8
 from medlt.classify.train import Classifier, ClassifierSettings, Pace, TrainingSet, fit_classifier, load_classifier
 from medlt.classify.training_strategies import Stage
 from medlt.files import digest
@@ -384,7 +384,7 @@ def test_rows_without_exactly_one_label_are_refused(tmp_path: Path) -> None:
             fit_classifier(replace(real, labels=labels), val, **options)
     with pytest.raises(InputError, match=r"validation rows .* the first v0"):
         fit_classifier(real, replace(val, labels=val.labels * 0), **options)
-    added = replace(one_of_three(4, 2, "s"), labels=np.full((4, 3), 0.5, np.float32))
+    added = replace(one_of_three(4, 2, "s"), labels=np.zeros((4, 3), np.float32))
     with pytest.raises(InputError, match="4 added rows without labels that sum to 1, the first s0"):
         fit_classifier(real, val, added=added, **options)
     assert not list(tmp_path.iterdir())
@@ -392,6 +392,23 @@ def test_rows_without_exactly_one_label_are_refused(tmp_path: Path) -> None:
     labels[3] = np.nan
     soft = replace(added, labels=np.full((4, 3), 1 / 3, np.float32))
     assert fit_classifier(replace(real, labels=labels), val, added=soft, **options).task == "single-label"
+
+
+def test_soft_labels_of_added_rows_are_divided_by_their_sum(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A fused image holds both parents' findings, with a sum that is not 1."""
+    real, val = one_of_three(10, 0), one_of_three(6, 1, "v")
+    fused = np.array([[0.9, 0.6, 0], [1, 1, 1], [0, 0.2, 0], [0.5, 0.5, 0], [0, 1, 0], [0, np.nan, 1]], np.float32)
+    added = replace(one_of_three(6, 2, "s"), labels=fused)
+    divided = as_distributions(added)
+    known = ~np.isnan(fused).any(1)
+    np.testing.assert_allclose(divided.labels[known], fused[known] / fused[known].sum(1, keepdims=True), atol=1e-7)
+    np.testing.assert_array_equal(divided.labels[~known], fused[~known])
+    assert as_distributions(divided) is divided
+    options = FAST | at(tmp_path) | {"task": "single-label", "loss": "plain"}
+    one, other = (fit_classifier(real, val, added=rows, **options) for rows in (added, divided))
+    assert torch.equal(one.predict(val.images), other.predict(val.images))
+    lines = [record.getMessage() for record in caplog.records]
+    assert lines.count("single-label task: the soft labels of 3 added row(s) are divided by their sum") == 1
 
 
 @pytest.mark.parametrize("kind", ["positive", "negative", "unknown"])

@@ -4,6 +4,7 @@ import csv
 import json
 import shutil
 import tarfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,9 @@ from typer.testing import CliRunner
 
 import medlt
 from medlt.cli import app
-from medlt.data.layouts import read_layout
+from medlt.data.layouts import NIH_FINDINGS, nih_cxr_lt, read_layout
 from medlt.data.manifest import Manifest
-from medlt.export import ABSENT, FORMATS, IMAGES
+from medlt.export import IMAGES
 
 
 def made(run: medlt.Run) -> pd.DataFrame:
@@ -151,18 +152,20 @@ def test_cxr_lt_is_read_by_its_layout(tiny_run: medlt.Run, tmp_path: Path) -> No
 
 def test_longtailcxr_has_one_finding_an_image(tiny_run: medlt.Run, tmp_path: Path) -> None:
     out = tiny_run.export("longtailcxr", tmp_path / "out", real=True)
-    train = pd.read_csv(out / "labels" / "nih-cxr-lt_single-label_train.csv")
-    findings = list(tiny_run.findings)
+    lists = {name: pd.read_csv(out / "labels" / f"nih-cxr-lt_single-label_{name}.csv") for name in ("train", "test")}
+    called = {name.replace("_", " "): name for name in tiny_run.findings}
+    train, test = (table.rename(columns=called) for table in lists.values())
+    findings = [name for name in tiny_run.findings if name != "Support_Device"]  # which the benchmark does not have
+    own = made(tiny_run)[made(tiny_run)["finding"] != "Support_Device"]
     assert (train[findings].sum(axis=1) == 1).all()
     assert set(np.unique(train[findings])) == {0, 1}
     synthetic = train[train["synthetic"] == 1].set_index("id")
-    assert len(synthetic) == len(made(tiny_run))
+    assert set(synthetic.index.str.removesuffix(".png")) == set(own.index)
     for name, row in synthetic.iterrows():
         assert row[findings].astype(int).idxmax() == made(tiny_run).at[str(name).removesuffix(".png"), "finding"]
     assert all((out / "images" / name).is_file() for name in train["id"])
-    real = tiny_run.manifest.rows.query("split == 'test'")[findings]
-    test = pd.read_csv(out / "labels" / "nih-cxr-lt_single-label_test.csv")
-    assert len(test) == (real.fillna(0).sum(axis=1) == 1).sum()
+    real = tiny_run.manifest.rows.query("split == 'test'")[list(tiny_run.findings)]
+    assert len(test) == ((real.fillna(0).sum(axis=1) == 1) & (real["Support_Device"] != 1)).sum()
 
 
 @pytest.mark.parametrize("kind", list(IMAGES))
@@ -194,11 +197,85 @@ def test_a_run_without_images_has_nothing_to_export(
     assert not (tmp_path / "out").exists()
 
 
-def test_formats_that_are_not_written_are_named(tiny_run: medlt.Run, tmp_path: Path) -> None:
-    for kind in ABSENT:
-        assert kind not in FORMATS
-        with pytest.raises(medlt.InputError, match=f"{kind} is not written; use imagefolder"):
-            tiny_run.export(kind, tmp_path / "out")
+class LongTailSet:
+    """Reads a list as the data sets of LongTailCXR do: paths, the class of each image, and images a class."""
+
+    def __init__(self, images: Path, labels: Path, name: str, key: str, classes: Sequence[str], split: str) -> None:
+        table = pd.read_csv(labels / f"{name}_single-label_{split}.csv")
+        self.paths = [images / entry for entry in table[key]]
+        self.targets = [classes.index(one) for one in table[list(classes)].idxmax(axis=1)]
+        self.per_class = table[list(classes)].sum(axis=0).tolist()
+
+
+@pytest.mark.parametrize("labels", [None, "hard", "soft"])
+def test_longtailcxr_loads_in_its_own_data_set(tiny_run: medlt.Run, tmp_path: Path, labels: str | None) -> None:
+    out = tiny_run.export("longtailcxr", tmp_path / "out", real=True, **({"labels": labels} if labels else {}))
+    classes = list(nih_cxr_lt.FINDINGS)
+    table = pd.read_csv(out / "labels" / "nih-cxr-lt_single-label_train.csv")
+    for split in ("train", "balanced-val", "test"):
+        read = LongTailSet(out / "images", out / "labels", "nih-cxr-lt", "id", classes, split)
+        assert all(path.is_file() for path in read.paths)
+        assert sum(read.per_class) == pytest.approx(len(read.paths), abs=1e-3)
+    assert all((out / path).is_file() for path in table["path"])
+    synthetic = table.set_index(table["id"].str.removesuffix(".png"))[table["synthetic"].to_numpy() == 1]
+    assert table["seed"].dtype == np.int64
+    assert (synthetic["seed"] == made(tiny_run).loc[synthetic.index, "seed"]).all()
+    read = LongTailSet(out / "images", out / "labels", "nih-cxr-lt", "id", classes, "train")
+    if labels == "soft":
+        known = [name for name in tiny_run.findings if name.replace("_", " ") in {c.replace("_", " ") for c in classes}]
+        own = made(tiny_run).loc[synthetic.index, known].fillna(0)
+        shared = own["Effusion"] / own.sum(axis=1)
+        np.testing.assert_allclose(synthetic["Effusion"], shared, atol=1e-9)
+        return
+    for path, target in zip(read.paths, read.targets, strict=True):
+        if path.stem in synthetic.index and (aim := made(tiny_run).at[path.stem, "finding"]) in classes:
+            assert classes[target] == aim
+
+
+def test_torchxrayvision_loads_in_its_own_data_set(tiny_run: medlt.Run, tmp_path: Path) -> None:
+    """NIH_Dataset(imgpath, csvpath, views=["*"], unique_patients=False), by its documented behaviour."""
+    out = tiny_run.export("torchxrayvision", tmp_path / "out")
+    table = pd.read_csv(out / "train.csv")
+    pathologies = sorted(set(NIH_FINDINGS) - {"No_Finding"})
+    labels = np.stack([table["Finding Labels"].str.contains(name).to_numpy() for name in pathologies], 1)
+    own = made(tiny_run)
+    uids = table["Image Index"].str.removesuffix(".png")
+    assert set(uids) == set(own.index)
+    for column, name in enumerate(pathologies):
+        expected = own.loc[uids, name] >= 0.5 if name in own else np.zeros(len(uids), bool)
+        np.testing.assert_array_equal(labels[:, column], expected)
+    for name in table["Image Index"]:
+        with Image.open(out / "images" / name) as image:
+            assert image.mode == "L"  # 8 bit: it scales from 255
+    assert (table["Patient Age"] * 1.0).dtype == np.float64
+    assert {"Patient ID", "Patient Gender", "View Position"} <= set(table)
+    assert (table["seed"].to_numpy() == own.loc[uids, "seed"].to_numpy()).all()
+    with pytest.raises(medlt.InputError, match="no soft labels"):
+        tiny_run.export("torchxrayvision", tmp_path / "soft", labels="soft")
+    with pytest.raises(medlt.InputError, match="reads PNG and JPEG only"):
+        tiny_run.export("torchxrayvision", tmp_path / "real", real=True)
+
+
+def test_prompts_go_with_the_images(tiny_run: medlt.Run, tmp_path: Path) -> None:
+    """CheXGenBench joins img_savename to the folder of images and reads the prompt beside it."""
+    out = tiny_run.export("imagefolder", tmp_path / "out")
+    info = pd.read_csv(out / "prompt_INFO.csv")
+    assert list(info.columns) == ["prompt", "img_savename"]
+    assert all((out / name).is_file() for name in info["img_savename"])
+    rows = imagefolder_rows(out / "train")
+    for prompt, name in info.itertuples(index=False):
+        assert rows[Path(name).name]["prompt"] == prompt
+        row = made(tiny_run).loc[Path(name).stem]
+        for finding in set(tiny_run.findings) - {"No_Finding"}:
+            assert (finding.lower().replace("_", " ") in prompt) == (row[finding] >= 0.5)
+        assert "aged" not in prompt
+        assert "male" not in prompt
+
+
+def test_a_choice_of_labels_that_a_format_has_not(tiny_run: medlt.Run, tmp_path: Path) -> None:
+    for kind, labels, message in (("monai", "soft", "one form of labels"), ("longtailcxr", "softer", "hard or soft")):
+        with pytest.raises(medlt.InputError, match=message):
+            tiny_run.export(kind, tmp_path / "out", labels=labels)
 
 
 def test_the_command(tiny_run: medlt.Run, tmp_path: Path) -> None:
