@@ -256,6 +256,7 @@ CODECS = Registry(
 """The codecs by the `kind` of a config's section `codec`."""
 
 _OPTIONS = "medlt.data.layouts.options"
+_PUBLISHED = "medlt.data.layouts.options_published"
 LAYOUTS = Registry(
     "medlt.layouts",
     LayoutPlugin,
@@ -263,6 +264,11 @@ LAYOUTS = Registry(
         "mimic-cxr-lt": LayoutPlugin(f"{_OPTIONS}:MimicOptions", "medlt.data.layouts.mimic_cxr_lt:mimic_cxr_lt"),
         "nih-cxr-lt": LayoutPlugin(f"{_OPTIONS}:NihOptions", "medlt.data.layouts.nih_cxr_lt:nih_cxr_lt"),
         "cxr-lt": LayoutPlugin(f"{_OPTIONS}:CxrLtOptions", "medlt.data.layouts.cxr_lt:cxr_lt"),
+        "chexpert": LayoutPlugin(f"{_PUBLISHED}:ChexpertOptions", "medlt.data.layouts.chexpert:chexpert"),
+        "padchest": LayoutPlugin(f"{_PUBLISHED}:PadChestOptions", "medlt.data.layouts.padchest:padchest"),
+        "vindr": LayoutPlugin(f"{_PUBLISHED}:VindrOptions", "medlt.data.layouts.vindr:vindr"),
+        "rsna": LayoutPlugin(f"{_PUBLISHED}:RsnaOptions", "medlt.data.layouts.rsna:rsna"),
+        "siim": LayoutPlugin(f"{_PUBLISHED}:SiimOptions", "medlt.data.layouts.siim:siim"),
         "csv": LayoutPlugin(f"{_OPTIONS}:TableOptions", "medlt.data.layouts.csv_table:csv_table"),
         "folder": LayoutPlugin(f"{_OPTIONS}:FolderOptions", "medlt.data.layouts.folder:folder"),
     },

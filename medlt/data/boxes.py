@@ -1,9 +1,13 @@
 """Reads tables of boxes around findings into the columns `box_FINDING` of a manifest (`medlt.data.regions`).
 
-Two formats, plain or gzipped CSV, one row a box, in pixels from the top left:
+Four formats, plain or gzipped CSV, one row a box, in pixels from the top left:
 
     BBox_List_2017.csv   Image Index, Finding Label, x, y, w, h of the 1024 x 1024 px images of ChestX-ray14
                          (Wang et al., CVPR 2017); "Infiltrate" is the finding Infiltration
+    stage_2_train_labels.csv  patientId, x, y, width, height, Target of the 1024 x 1024 px images of RSNA; rows without
+                         a box are images without Lung Opacity
+    annotations_train.csv  image_id, rad_id, class_name, x_min, y_min, x_max, y_max of VinDr-CXR, of each reader; rows
+                         without a box are readings without a finding
     a table of your own  uid, finding, x, y, width, height; image_width, image_height if the boxes were drawn on an
                          image of another size than the file
 """
@@ -18,6 +22,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
+from medlt.data.box_tables import FRAME, OWN, published_boxes
 from medlt.data.columns import BOX, more
 from medlt.data.images import image_shape
 from medlt.data.layouts import LayoutResult, tree
@@ -27,8 +32,6 @@ from medlt.data.regions import Regions
 from medlt.names import did_you_mean
 from medlt.types import InputError
 
-OWN = ("uid", "finding", "x", "y", "width", "height")
-FRAME = ("image_width", "image_height")
 NIH = ("Image Index", "Finding Label")
 NIH_SIDE = 1024
 NIH_NAMES = {"Infiltrate": "Infiltration"}
@@ -122,11 +125,14 @@ def _read(table: Path, findings: Sequence[str]) -> pd.DataFrame:
 
     The finding is NaN in rows of the NIH table whose finding is not among `findings`.
     """
-    source = read_table(table, ("uid", "Image Index"))
+    source = read_table(table, ("uid", "Image Index", "patientId", "image_id"))
+    known = {canonical(name): name for name in findings}
     if NIH[0] in source:
         return _nih(source, table, findings)
+    if (published := published_boxes(source, table)) is not None:
+        named = published["finding"].map(canonical).map(known)
+        return _numbers(published.assign(finding=named), table)
     require(source, OWN, table)
-    known = {canonical(name): name for name in findings}
     named = source["finding"].astype(str).map(canonical).map(known)
     if (strange := source.loc[named.isna(), "finding"].astype(str)).size:
         close = did_you_mean(strange.iloc[0], findings) or ";"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -128,7 +129,8 @@ def by_role(source: pd.DataFrame, named: Mapping[str, str]) -> dict[str, pd.Seri
 def _matched(rows: pd.DataFrame, files: pd.DataFrame, root: Path) -> tree.MatchedImages:
     """Match rows to files: by uid without paths, else by path, or by its end if no path is that of a file."""
     if rows["path"].isna().all():
-        return tree.by_stem(rows, files)
+        by_name = tree.by_stem(rows, files)
+        return replace(by_name, rows=by_name.rows.assign(path=by_name.rows["path"].fillna(rows.index.to_series())))
     matched = tree.by_path(rows, files, root)
     if matched.rows["exists"].any():
         return matched

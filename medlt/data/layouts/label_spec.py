@@ -102,7 +102,17 @@ def policy(options: LabelSpec, file: Path | None, labeler: str | None) -> LabelS
     """
     chosen = (_given(load_settings(file, LabelSpec)) if file else {}) | _given(options)
     name = chosen.get("labeler", labeler)
-    return LabelSpec(**((PRESETS[name] | {"labeler": name} if name else {}) | chosen))
+    return LabelSpec(**(_own_defaults(options) | (PRESETS[name] | {"labeler": name} if name else {}) | chosen))
+
+
+def _own_defaults(options: LabelSpec) -> dict[str, Any]:
+    """Return what a layout's options say by default where a label specification says something else."""
+    defaults = {name: field.get_default(call_default_factory=True) for name, field in LabelSpec.model_fields.items()}
+    return {
+        name: value
+        for name, default in defaults.items()
+        if name not in options.model_fields_set and (value := getattr(options, name)) != default
+    }
 
 
 def _given(spec: LabelSpec) -> dict[str, Any]:

@@ -133,6 +133,10 @@ def _selected(read: TableLabels, wanted: Sequence[str], table: Path) -> TableLab
     """Return the wanted findings; all if none is named. Raises InputError for one that no row names."""
     if refused := [name for name in read.findings if name in RESERVED]:
         raise InputError(f"{table}: {refused[0]!r} cannot be a finding: medlt uses this name; rename it in the table")
+    alike = pd.Series(read.findings).groupby([canonical(name) for name in read.findings]).agg(list)
+    if twice := [names for names in alike if len(names) > 1]:
+        spellings = " and ".join(map(repr, twice[0][:2]))
+        raise InputError(f"{table}: {spellings} are spellings of one finding; write one of them in the table")
     if not wanted or tuple(wanted) == ("all",):
         return read
     require(read.labels, wanted, table)

@@ -85,6 +85,12 @@ def test_a_path_or_a_uid_is_enough(folder: Path, table: pd.DataFrame, read: Any)
     assert list(rows["path"]) == [f"images/{i}.png" for i in range(6)]
 
 
+def test_rows_without_a_path_may_be_kept_without_their_file(folder: Path, table: pd.DataFrame, read: Any) -> None:
+    table.drop(columns="path").assign(uid=["0", "1", "2", "3", "4", "none"]).to_csv(folder / "labels.csv", index=False)
+    rows = read("csv", folder / "labels.csv", findings=AB, missing="keep").manifest.rows
+    assert list(rows["path"]) == [*(f"images/{i}.png" for i in range(5)), "none"]
+
+
 def test_absolute_paths_inside_and_outside_the_folder(
     folder: Path, table: pd.DataFrame, read: Any, tmp_path_factory: Any
 ) -> None:

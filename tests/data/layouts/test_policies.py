@@ -201,8 +201,9 @@ def test_a_place_that_cannot_be_written(tmp_path: Path) -> None:
 
 
 def test_layouts_and_their_options_go_together(tmp_path: Path) -> None:
-    assert list(LAYOUTS) == ["mimic-cxr-lt", "nih-cxr-lt", "cxr-lt", "csv", "folder"]
-    with pytest.raises(InputError, match="unknown layout 'chexpert'; use one of mimic-cxr-lt, nih-cxr-lt"):
-        read_layout("chexpert", tmp_path)
+    published = ["mimic-cxr-lt", "nih-cxr-lt", "cxr-lt", "chexpert", "padchest", "vindr", "rsna", "siim"]
+    assert list(LAYOUTS) == [*published, "csv", "folder"]
+    with pytest.raises(InputError, match="unknown layout 'dicomdir'; use one of mimic-cxr-lt, nih-cxr-lt"):
+        read_layout("dicomdir", tmp_path)
     with pytest.raises(InputError, match="no such file or folder; check SRC"):
         read_layout("folder", tmp_path / "nothing")

@@ -179,6 +179,12 @@ def test_a_column_of_names(folder: Path, table: pd.DataFrame, read: Any, positiv
         read("csv", folder / "labels.csv", label_column="age")
 
 
+def test_two_spellings_of_a_name_are_not_two_findings(folder: Path, table: pd.DataFrame, read: Any) -> None:
+    table.assign(label=["Mass", "mass", "B", "B", "B", "B"]).to_csv(folder / "labels.csv", index=False)
+    with pytest.raises(InputError, match="'Mass' and 'mass' are spellings of one finding"):
+        read("csv", folder / "labels.csv", label_column="label")
+
+
 def long_form(table: pd.DataFrame) -> pd.DataFrame:
     """One row per image and finding, in another order; blanks are left out."""
     ids = ["path", "uid", "patient_id", "split", "view", "sex", "age"]

@@ -1,0 +1,60 @@
+"""Layout `vindr`: VinDr-CXR and VinDr-PCXR (Nguyen et al., Sci Data 2022; PhysioNet vindr-cxr 1.0.0, vindr-pcxr 1.0.0).
+
+`annotations/image_labels_train.csv`: one row per image and reader, image_id, rad_id and a 0/1 column per finding; each
+train image of VinDr-CXR has three readers. `image_labels_test.csv`: one row per image, the readers' consensus; it calls
+'Other diseases' 'Other disease'. Images are `train/<image_id>.dicom` and `test/<image_id>.dicom`. Boxes of
+`annotations_train.csv` (image_id, rad_id, class_name, x_min, y_min, x_max, y_max) are read by `--boxes`. Column names
+as public loaders of the release read them. No table names a patient, and no split val is published.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from medlt.data.layouts import tree
+from medlt.data.layouts.layout_result import Draft, LayoutResult, finish
+from medlt.data.layouts.options_published import VindrOptions
+from medlt.data.layouts.published import named_table, source_files, with_patients, with_val
+from medlt.data.layouts.reading import read_table, require
+from medlt.types import InputError
+
+NAMES = {"Other disease": "Other diseases"}
+_IDS = ("image_id", "rad_id")
+
+
+def vindr(src: Path, options: VindrOptions) -> LayoutResult:
+    """Read the folder `src` with the tables, and with the images unless `images` is given. Raises InputError."""
+    folder, files, root, pictures = source_files(src, options.images)
+    parts = {part: named_table(files, folder, rf"image_labels_{part}\.csv(?:\.gz)?") for part in ("train", "test")}
+    tables = {part: path for part, path in parts.items() if path is not None}
+    if not tables:
+        raise InputError(f"{folder.absolute()}: no image_labels_train.csv and no image_labels_test.csv; check SRC")
+    if options.readers == "mean":
+        raise InputError("--readers mean gives soft labels, which real images cannot have; use majority or any")
+    read = [_united(table, part, options.readers) for part, table in tables.items()]
+    rows = pd.concat([labels for labels, _ in read])
+    findings = tuple(str(c) for c in rows.columns if c not in ("path", "split"))
+    rows, own = with_patients(rows.assign(view=pd.NA), options.patient, next(iter(tables.values())))
+    rows, split = with_val(rows, findings, options.seed)
+    notes = (*(note for _, note in read), *own, *split)
+    return finish(Draft(tree.by_stem(rows, pictures), findings, root, folder, notes), options)
+
+
+def _united(table: Path, part: str, readers: str) -> tuple[pd.DataFrame, str]:
+    """Return one row per image with its labels, path and split, and a note; a tie of the readers is unknown."""
+    source = read_table(table, _IDS)
+    require(source, ("image_id",), table)
+    findings = [c for c in source.columns if c not in _IDS]
+    if wrong := [c for c in findings if not source[c].dropna().isin((0, 1)).all()]:
+        raise InputError(f"{table}: column {wrong[0]!r} holds other values than 0 and 1; is this the published table?")
+    groups = source.groupby("image_id")[findings]
+    share, most = groups.mean(), int(groups.size().max())
+    labels = share.gt(0).astype(np.float64) if readers == "any" else share.round().where(share != 0.5)
+    labels = labels.where(share.notna()).rename(columns=NAMES)
+    ties = int((share == 0.5).sum().sum()) if readers == "majority" else 0
+    united = f", {readers} of up to {most} readers" + (f", {ties} tied label(s) unknown" if ties else "")
+    note = f"{table.name}: {len(labels)} images" + (united if most > 1 else "")
+    return labels.assign(path=part + "/" + labels.index + ".dicom", split=part).rename_axis("uid"), note
