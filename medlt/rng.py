@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
-from torch import Tensor
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
 
 
 def seed_of(*key: object) -> int:
@@ -27,11 +30,15 @@ def numpy_generator(*key: object) -> np.random.Generator:
 
 def torch_generator(*key: object) -> torch.Generator:
     """Return a CPU torch generator for this key."""
+    import torch  # numpy's part of this module needs none
+
     return torch.Generator().manual_seed(seed_of(*key))
 
 
 def noise_like(seeds: Sequence[int], shape: Sequence[int]) -> Tensor:
     """Return unit normal noise [len(seeds), *shape], float32. Row i depends on seeds[i] only."""
+    import torch
+
     rows = [torch.randn(tuple(shape), generator=torch.Generator().manual_seed(int(s))) for s in seeds]
     return torch.stack(rows)
 

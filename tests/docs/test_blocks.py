@@ -332,7 +332,8 @@ def defined() -> frozenset[str]:
     return frozenset(name for source in sources for pair in DEFINED.findall(source) for name in pair if name)
 
 
-OTHERS = {"load_dataset", "load_lora_weights", "from_pretrained", "save_pretrained", "python"}
+OTHERS = {"load_dataset", "load_lora_weights", "from_pretrained", "save_pretrained", "python", "NIH_Dataset"}
+OTHERS |= {"NIH_CXR_Dataset", "MIMIC_CXR_Dataset"}
 """Functions of other packages that the pages call by name."""
 
 

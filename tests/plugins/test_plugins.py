@@ -108,7 +108,7 @@ TREE: dict[str, Any] = {
     "method": {"kind": "jitter", "noise": 0.2},
     "codec": {"kind": "blocks", "side": 8},
     "targets": {"tail_below": 16, "head_above": 20, "count": 20, "max_per_finding": 4, "num_candidates": 2},
-    "checks": {"folds": 2, "verifier_quantile": 0.01, "sharpness": {"least": 0.0845}},
+    "checks": {"folds": 2, "verifier_quantile": 0.01, "sharpness": {"least": 0.088}},
     "classifier": {"size": 32, "steps": 4, "batch_size": 8, "evaluate_every": 2},
 }
 
