@@ -344,7 +344,7 @@ def test_validate_says_what_the_test_images_can_show(tmp_path: Path, monkeypatch
     done = CliRunner().invoke(app, ["validate", str(tmp_path / "manifest.parquet")])
     words = " ".join(done.stdout.split())
     assert "the smallest gain in AUROC that the test images can show: from 0." in words
-    assert "stop: finding Hernia is never present in split test; if two patients have it, split anew" in words
+    assert "stop: finding Hernia is never present in split test; if two patients have it, split again" in words
     assert done.exit_code == 1
     assert f"│ {LONG} │" in done.stdout
     assert max(map(len, done.stdout.splitlines())) <= 80

@@ -40,7 +40,9 @@ LAYOUT_OPTIONS: dict[str, Any] = {
     "view": Annotated[str | None, text("Views to keep: frontal (PA, AP), lateral, unknown, or PA,...")],
     "all_zero": Annotated[str | None, text("Rows with only 0: keep, drop, no-finding (normal).")],
     "missing": Annotated[str | None, text("Rows without their file: drop (default) or keep.")],
-    "resplit": Annotated[bool | None, typer.Option("--resplit", help="Split patients anew, 70/10/20 of each finding.")],
+    "resplit": Annotated[
+        bool | None, typer.Option("--resplit", help="Split patients again, 70/10/20 of each finding.")
+    ],
     "seed": Annotated[int | None, number("Seed of the new split (default 0).", min=0)],
 }
 """Name of the option -> its type and help. A layout has some of them; without a value the layout's default counts."""

@@ -17,6 +17,8 @@ SPLITS = ("train", "val", "test")
 REQUIRED = ("path", "patient_id", "split", "view")
 PROVENANCE = ("synthetic", "weight", "parents", "method", "run", "models", "finding", "seed")
 """Columns of synthetic rows."""
+IDENTIFIERS = ("patient_id", "study_uid", "series_uid", "sop_uid", "accession")
+"""Columns of a converted image that lead to its source."""
 RESERVED = frozenset((*REQUIRED, "uid", "sex", "age", "content", "mask_content", *PROVENANCE))
 MASK, BOX, SIDE = "mask_", "box_", "side_"
 """Prefixes of the columns that say where a finding is, see `medlt.data.regions` and `medlt.data.sides`."""

@@ -227,7 +227,7 @@ def _one_sided(counts: pd.DataFrame) -> tuple[Problem, ...]:
         never = list(part.index[part["positive"] == 0]) if split != "train" else []
         for names, state, way in (
             (always, "never absent", "if a blank label means absent, make the manifest with --blank negative"),
-            (never, "never present", "if two patients have it, split anew with `medlt manifest ... --resplit`"),
+            (never, "never present", "if two patients have it, split again with `medlt manifest ... --resplit`"),
         ):
             if names:
                 what = f"finding {names[0]} is {state} in split {split}{more(names)}; {way}, or leave it out"

@@ -226,12 +226,12 @@ def test_a_stream_under_an_uncompressed_syntax_is_read(syntax: uid.UID, header: 
     assert notes == (COMPRESSED,)
 
 
-@pytest.mark.parametrize("said", SALVAGED, ids=lambda kind: uid.UID(kind).keyword)
+@pytest.mark.parametrize("declared", SALVAGED, ids=lambda kind: uid.UID(kind).keyword)
 @pytest.mark.parametrize("syntax", SALVAGED, ids=lambda kind: uid.UID(kind).keyword)
-def test_a_stream_under_another_compressed_syntax_is_read(syntax: uid.UID, said: uid.UID, header: Header) -> None:
-    values, notes = read(under(said, to_bytes(compressed(header, [stream_of(syntax, header)], syntax))))
+def test_a_stream_under_another_compressed_syntax_is_read(syntax: uid.UID, declared: uid.UID, header: Header) -> None:
+    values, notes = read(under(declared, to_bytes(compressed(header, [stream_of(syntax, header)], syntax))))
     np.testing.assert_array_equal(values, RAMP)
-    assert notes == (() if syntax == said else (OTHER_KIND,))
+    assert notes == (() if syntax == declared else (OTHER_KIND,))
 
 
 def with_element(raw: bytes, element: bytes, before: int = 0x00280002) -> bytes:

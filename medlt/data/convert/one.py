@@ -14,6 +14,7 @@ import numpy as np
 from blake3 import blake3
 from pydicom.dataset import Dataset
 
+from medlt.data.columns import IDENTIFIERS
 from medlt.data.convert.archives import Member
 from medlt.data.convert.encode import SUFFIX, encode
 from medlt.data.convert.filters import refuse_filtered, unlabelled, values
@@ -54,8 +55,6 @@ _TEXTS = {
     "accession": "AccessionNumber",
     "photometric": "PhotometricInterpretation",
 }
-IDENTIFIERS = ("patient_id", "study_uid", "series_uid", "sop_uid", "accession")
-"""Columns of the crosswalk that lead from the source to an image."""
 _REMARKS = {
     "presentation_intent": "PresentationIntentType",
     "orientation": "PatientOrientation",

@@ -14,10 +14,10 @@ from typing import Any
 
 import pandas as pd
 
+from medlt.data.columns import IDENTIFIERS
 from medlt.data.convert.filters import UNLABELLED
 from medlt.data.convert.journal import Journal
 from medlt.data.convert.objects import OBJECT_COLUMNS
-from medlt.data.convert.one import IDENTIFIERS
 from medlt.data.convert.places import Places
 from medlt.data.convert.plausibility import DOUBTS
 from medlt.data.convert.reasons import HINTS, kind_of_reason

@@ -66,7 +66,7 @@ def chexpert(src: Path, options: ChexpertOptions) -> LayoutResult:
         source, labeler = ", ".join(path.name for path in present.values()), "chexpert-labeler"
         table, notes = folder, ("CheXpert", *unread_tables(files, folder, tuple(present.values())))
         if "test" not in present and "valid" in present:
-            notes = (*notes, "valid.csv is split val, and no image has split test; --resplit makes all three anew")
+            notes = (*notes, "valid.csv is split val, and no image has split test; --resplit makes all three")
     where = _identified(pictures["path"])
     known = pictures.assign(stem=where["uid"].where(where["uid"].notna(), pictures["stem"]))
     matched = tree.by_stem(rows, known)

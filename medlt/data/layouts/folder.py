@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import pandas as pd
 
-from medlt.data.columns import MASK, region_columns
+from medlt.data.columns import IDENTIFIERS, MASK, region_columns
 from medlt.data.layouts import tree
 from medlt.data.layouts.csv_table import ALONE, ROLES, alone, by_role, identified, joint_patients, uids_of
 from medlt.data.layouts.labelled import REPEATED, one_row_each, table_labels
@@ -26,7 +26,6 @@ NAMES = ("name", "source file", "source name", "source stem")
 SOURCE = "source's "
 """Prefix of the columns with identifiers of the source: labels can be joined by them, the manifest has none."""
 _KEY = "key of the labels"
-IDENTITIES = ("patient_id", "study_uid", "series_uid", "sop_uid", "accession")
 
 
 class JoinTable(NamedTuple):
@@ -99,12 +98,12 @@ def _named(rows: pd.DataFrame, file: pd.Series) -> pd.DataFrame:
 def _crossed(rows: pd.DataFrame, table: Path) -> pd.DataFrame:
     """Add the identifiers and file names of the source from a crosswalk, for a join only."""
     source = read_table(table, None)
-    require(source, ("uid", "file", *IDENTITIES), table)
+    require(source, ("uid", "file", *IDENTIFIERS), table)
     known = source.drop_duplicates("uid").set_index("uid")
     if not rows["uid"].isin(known.index).all():
         raise InputError(f"{table}: lacks images of SRC; give private/crosswalk.csv of the same conversion")
     rows = _named(rows, rows["uid"].map(known["file"]))
-    return rows.assign(**{SOURCE + name: rows["uid"].map(known[name]) for name in IDENTITIES})
+    return rows.assign(**{SOURCE + name: rows["uid"].map(known[name]) for name in IDENTIFIERS})
 
 
 def _bare(files: pd.DataFrame, root: Path) -> pd.DataFrame:
@@ -178,7 +177,7 @@ def _read_labels(rows: pd.DataFrame, options: FolderOptions) -> JoinTable:
     read = table_labels(source, source[key], options, table, {key, *named.values()})
     theirs = _their_key(rows, source[key], key, table)
     _refuse_identities(options)
-    taken = {"uid", "path", *read.findings, *(IDENTITIES if options.crosswalk else ())}
+    taken = {"uid", "path", *read.findings, *(IDENTIFIERS if options.crosswalk else ())}
     roles = {role: values for role, values in by_role(source, named).items() if role not in taken}
     if options.patient_key:
         roles["patient_id"] = joint_patients(source, options, table)
@@ -199,7 +198,7 @@ def _refuse_identities(options: FolderOptions) -> None:
     """Raise InputError if a crosswalk is given and another option would carry an identifier of the source."""
     if options.crosswalk and options.patient_key:
         raise InputError("--patient-key: identifies patients of the source, which --crosswalk keeps out; leave it out")
-    if options.crosswalk and (kept := sorted({*options.extra_columns} & {*IDENTITIES})):
+    if options.crosswalk and (kept := sorted({*options.extra_columns} & {*IDENTIFIERS})):
         raise InputError(f"--extra-columns {kept[0]}: identifies the source, which --crosswalk keeps out; leave it out")
 
 
@@ -233,7 +232,7 @@ def _fits(rows: pd.DataFrame, keys: pd.Series, key: str) -> dict[str, int]:
     elif key in rows and key not in ("uid", "path"):
         columns = [key]
     else:
-        columns = ["uid", "path", *NAMES, *(SOURCE + name for name in IDENTITIES)]
+        columns = ["uid", "path", *NAMES, *(SOURCE + name for name in IDENTIFIERS)]
     return {c: int(rows[c].isin(keys).sum()) for c in columns if c in rows}
 
 

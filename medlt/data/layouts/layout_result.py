@@ -239,4 +239,4 @@ def _split(rows: pd.DataFrame, findings: tuple[str, ...], options: Options) -> t
 
 
 def _resplit_hint(message: str) -> str:
-    return ", or split anew with --resplit" if " is in splits " in message else ""
+    return ", or split again with --resplit" if " is in splits " in message else ""

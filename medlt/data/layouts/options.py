@@ -45,7 +45,7 @@ class Options(LabelSpec):
     images: Path | None = Field(None, description="folder of the images; default: SRC, or the folder of the table")
     label_spec: Path | None = Field(None, description="YAML file of what the labels mean; an option replaces its key")
     missing: Literal["drop", "keep"] = Field("drop", description="action on rows whose image file does not exist")
-    resplit: bool = Field(False, description="split patients anew, 70/10/20, stratified by finding")
+    resplit: bool = Field(False, description="split patients again, 70/10/20, stratified by finding")
     seed: int = Field(0, ge=0, description="seed of a new split")
 
 

@@ -21,6 +21,7 @@ from medlt.data.verify.header import header
 BITS = "bits beside the stored ones"
 MORE = "more pixel data than the header declares"
 FRAMES = "frames behind the first, which nothing examines"
+FLOATS = "pixels of floating-point numbers, which nothing examines"
 TEXT = "lines that look like text in the image"
 _FILE = Path("file")
 
@@ -35,6 +36,8 @@ def dicom_file(raw: bytes, detector: Detector) -> Iterator[str]:
             yield from header(data)
             if stream.tell() < len(raw) or "DataSetTrailingPadding" in data:
                 yield "bytes behind the data set"
+            if "FloatPixelData" in data or "DoubleFloatPixelData" in data:
+                yield FLOATS
             if "PixelData" in data:
                 yield from _cells(data)
                 yield from _picture(raw, detector)

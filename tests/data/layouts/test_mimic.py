@@ -272,7 +272,7 @@ def test_a_torn_published_split_is_refused_and_can_be_made_anew(touch: Any, put:
     put("labels/mimic-cxr-lt_single-label_balanced-val.csv", **listed(DICOMS[2:4], "Edema"))
     put("labels/mimic-cxr-lt_single-label_train.csv", **listed(DICOMS[:2]))
     src = touch(place(d) for d in DICOMS)
-    with pytest.raises(InputError, match=r"is in splits train and val; .* or split anew with --resplit"):
+    with pytest.raises(InputError, match=r"is in splits train and val; .* or split again with --resplit"):
         read("mimic-cxr-lt", src)
     rows = read("mimic-cxr-lt", src, resplit=True).manifest.rows
     assert rows["split"].iloc[:3].nunique() == 1

@@ -4,6 +4,7 @@ import gzip
 import json
 import struct
 import zlib
+from io import BytesIO
 from pathlib import Path
 
 import cv2
@@ -12,6 +13,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image, PngImagePlugin
+from pydicom import dcmread
 from typer.testing import CliRunner
 
 from medlt.cli import app
@@ -108,6 +110,16 @@ def test_a_file_in_the_release_of_a_stranger(tmp_path: Path) -> None:
     assert "that is not under 2.25" in text
     assert "cannot be read" not in text
     assert not [word for word in ("Smith", "1961", "93Y") if word in text]
+
+
+def test_pixels_that_nothing_examines_are_reported(tmp_path: Path) -> None:
+    from .conftest import stranger
+
+    data = dcmread(BytesIO(stranger()))
+    data.FloatPixelData, data.BitsAllocated = np.zeros(64 * 64, np.float32).tobytes(), 32
+    del data.PixelData
+    data.save_as(tmp_path / "film.dcm", enforce_file_format=True)
+    assert any("floating-point" in what for what in leaks(tmp_path))
 
 
 def test_the_command(tmp_path: Path) -> None:
