@@ -34,7 +34,7 @@ from medlt.classify.feature_maps import ClassifierMaps
 from medlt.classify.sets import TrainingSet
 from medlt.classify.train import Classifier, fit_classifier
 from medlt.data import phantom
-from medlt.data.loaders import square
+from medlt.data.squares import square
 from medlt.diffusion.codec import load_codec
 from medlt.diffusion.emphasis import Emphasis
 from medlt.diffusion.train_codec import train_codec

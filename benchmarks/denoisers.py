@@ -29,7 +29,7 @@ from common import Pixels, table
 from torch import Tensor
 
 from medlt.data import phantom
-from medlt.data.loaders import square
+from medlt.data.squares import square
 from medlt.diffusion.attributes import ATTRIBUTES
 from medlt.diffusion.backbone import Backbone
 from medlt.diffusion.cache import Standardiser

@@ -27,9 +27,9 @@ from scipy.ndimage import binary_dilation, distance_transform_edt, laplace
 from sklearn.metrics import roc_auc_score
 
 from medlt.checks.codec import contrast
-from medlt.data.loaders import square
 from medlt.data.phantom.cohort import cohort
 from medlt.data.phantom.render import film
+from medlt.data.squares import square
 from medlt.rng import numpy_generator
 from medlt.synthesis.composite import composite, soft_mask
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -47,8 +48,19 @@ def batch_indices(n: int, size: int, step: int, *key: object) -> np.ndarray:
     """Return the rows of training step `step`, int64 [size].
 
     Each epoch is a seeded permutation of range(n). Epochs are cut into full batches of `size`; rows that do not fill
-    the last batch of an epoch start the first batch of the next one. The function depends on its arguments only.
+    the last batch of an epoch start the first batch of the next one. The function depends on its arguments only. The
+    permutations of the last epochs are kept, so that a step costs O(size).
     """
     positions = np.arange(step * size, (step + 1) * size)
-    orders = {int(e): numpy_generator(*key, "epoch", int(e)).permutation(n) for e in np.unique(positions // n)}
-    return np.array([orders[int(i // n)][i % n] for i in positions])
+    epochs, places = np.divmod(positions, n)
+    rows = np.empty(size, np.int64)
+    for epoch in np.unique(epochs):
+        now = epochs == epoch
+        rows[now] = _order(n, seed_of(*key, "epoch", int(epoch)))[places[now]]
+    return rows
+
+
+@lru_cache(maxsize=8)
+def _order(n: int, seed: int) -> np.ndarray:
+    """Return a permutation of range(n); 8 bytes a row."""
+    return np.random.default_rng(seed).permutation(n)

@@ -12,7 +12,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "medlt"
 LAYERS = (  # a module imports only from strictly lower layers, or from its own package
-    {"types", "names", "rng", "versions", "_version"},
+    {"types", "names", "rng", "rows", "versions", "_version"},
     {"files", "plugins"},
     {"store", "config"},
     {"training", "metrics"},

@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -26,6 +27,7 @@ from medlt.cli import app
 from medlt.cli.edge import edge
 from medlt.cli.recipes import _finish
 from medlt.cli.terminal import Terminal
+from medlt.store import Store
 
 FINDINGS = ("Mass", "Hernia", "No_Finding")
 LONG = "Enlarged_Cardiomediastinum"
@@ -330,6 +332,33 @@ def test_validate_counts_and_exits_by_what_it_found(tmp_path: Path) -> None:
     none = CliRunner().invoke(app, ["validate", str(tmp_path / "nowhere.parquet")])
     assert none.exit_code == 2
     assert len(none.stderr.strip().splitlines()) == 1
+
+
+def test_validate_with_a_config_leaves_no_image_to_decode(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from medlt.data import pixels
+    from medlt.data.layouts import from_csv
+    from medlt.data.manifest import Manifest
+
+    table(tmp_path).to_csv(tmp_path / "labels.csv", index=False)
+    from_csv(table=tmp_path / "labels.csv", findings=FINDINGS).write(tmp_path / "manifest.parquet")
+    own = "output_dir: run\ndata: {kind: manifest, path: manifest.parquet}\ncodec: {kind: identity}\nsize: 32\n"
+    (tmp_path / "alone.yaml").write_text(own)
+    (tmp_path / "shared.yaml").write_text(own + "artifacts_dir: shared\nclassifier: {size: 48}\n")
+    command = ["validate", str(tmp_path / "manifest.parquet"), "--config"]
+    refused = CliRunner().invoke(app, [*command, str(tmp_path / "alone.yaml")])
+    assert (refused.exit_code, "has no artifacts_dir" in refused.stderr) == (2, True)
+    assert CliRunner().invoke(app, [*command, str(tmp_path / "shared.yaml")]).exit_code == 0
+
+    def never(path: Path) -> Any:
+        raise AssertionError(f"{path} was decoded again")
+
+    monkeypatch.setattr(pixels, "read_levels", never)
+    manifest = Manifest.read(tmp_path / "manifest.parquet")
+    cache = pixels.PixelCache(Store(tmp_path / "shared"), 1)
+    for size in (32, 48):
+        assert cache.prepare(manifest, (size,))[1].empty
+        assert len(cache.images(manifest, size)) == len(manifest.rows)
+    assert CliRunner().invoke(app, [*command, str(tmp_path / "shared.yaml")]).exit_code == 0
 
 
 def test_validate_says_what_the_test_images_can_show(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,8 +1,12 @@
+from functools import lru_cache
+
 import numpy as np
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from medlt import rng
 from medlt.rng import batch_indices, noise_like, seed_of
 
 
@@ -29,3 +33,24 @@ def test_noise_depends_on_its_seed_not_its_batch() -> None:
 def test_keys_do_not_run_together() -> None:
     assert seed_of("ab", "c") != seed_of("a", "bc")
     assert seed_of(1, 2) == seed_of(1, 2) < 2**63
+
+
+@given(st.integers(1, 30), st.integers(1, 40), st.integers(0, 12))
+def test_a_step_is_its_part_of_the_stream_of_permutations(n: int, size: int, step: int) -> None:
+    needed = range(((step + 1) * size - 1) // n + 1)
+    stream = np.concatenate([np.random.default_rng(seed_of("k", 3, "epoch", e)).permutation(n) for e in needed])
+    np.testing.assert_array_equal(batch_indices(n, size, step, "k", 3), stream[step * size : (step + 1) * size])
+
+
+def test_the_steps_of_an_epoch_share_one_permutation(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[int] = []
+    real = rng._order.__wrapped__
+
+    def counted(n: int, seed: int) -> np.ndarray:
+        made.append(n)
+        return real(n, seed)
+
+    monkeypatch.setattr(rng, "_order", lru_cache(8)(counted))
+    for step in range(25):  # two epochs and a half
+        batch_indices(1000, 100, step, "few")
+    assert made == [1000] * 3

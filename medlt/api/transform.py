@@ -15,7 +15,7 @@ from monai.utils.type_conversion import convert_to_dst_type
 
 from medlt.api.run import Run, load
 from medlt.data.images import read_image
-from medlt.data.loaders import square
+from medlt.data.squares import square
 from medlt.names import did_you_mean
 from medlt.types import InputError
 

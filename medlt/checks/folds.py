@@ -12,9 +12,10 @@ import torch
 from torch import Tensor
 
 from medlt.data.splits import stratify
+from medlt.rows import Rows
 from medlt.types import Batch, InputError
 
-Verifier: TypeAlias = Callable[[Tensor], Tensor]
+Verifier: TypeAlias = Callable[[Rows], Tensor]
 """Images [B,1,H,W] -> probabilities [B,K]."""
 
 
@@ -56,7 +57,7 @@ class CrossFitClassifiers:
 
 def cross_fit(
     fold: pd.Series,
-    images: Callable[[Sequence[str]], Tensor],
+    images: Callable[[Sequence[str]], Rows],
     train: Callable[[Sequence[str], int], Verifier],
     findings: Sequence[str],
 ) -> CrossFitClassifiers:

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from medlt.classify.networks import Network
 from medlt.classify.sets import to_uint8
+from medlt.rows import Rows, chunks
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,7 @@ class Classifier:
     record: dict[str, Any]
     pace: Pace | None = None
 
-    def __call__(self, images: Tensor) -> Tensor:
+    def __call__(self, images: Rows) -> Tensor:
         return self.predict(images)
 
     @property
@@ -67,7 +68,7 @@ class Classifier:
         return str(self.record.get("settings", {}).get("task", "multi-label"))
 
     @torch.no_grad()
-    def predict(self, images: Tensor, chunk: int = 64) -> Tensor:
+    def predict(self, images: Rows, chunk: int = 64) -> Tensor:
         """Return probabilities float32 [B,K] of images [B,1,H,W], uint8 or float in [0,1].
 
         The multi-label task has sigmoids. The single-label task has a softmax, whose rows sum to 1. Floats are first
@@ -77,17 +78,14 @@ class Classifier:
         return logits.softmax(1) if self.task == "single-label" else logits.sigmoid()
 
     @torch.no_grad()
-    def features(self, images: Tensor, chunk: int = 64) -> Tensor:
+    def features(self, images: Rows, chunk: int = 64) -> Tensor:
         """Return the input of the head, float32 [B,D], for images as in `predict`."""
         return self._in_chunks(self.net.features, images, chunk, self.net.head.in_features)
 
-    def _in_chunks(self, fn: Callable[[Tensor], Tensor], images: Tensor, chunk: int, width: int) -> Tensor:
+    def _in_chunks(self, fn: Callable[[Tensor], Tensor], images: Rows, chunk: int, width: int) -> Tensor:
         self.net.eval()
         place = next(self.net.parameters()).device
-        parts = [
-            half(fn, _resized(to_uint8(images[i : i + chunk]).to(place), self.size)).cpu()
-            for i in range(0, len(images), chunk)
-        ]
+        parts = [half(fn, _resized(to_uint8(part).to(place), self.size)).cpu() for part in chunks(images, chunk)]
         return torch.cat(parts) if parts else torch.zeros(0, width)
 
 

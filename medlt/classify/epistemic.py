@@ -41,6 +41,7 @@ from medlt.classify.sets import TrainingSet
 from medlt.classify.train import Classifier, standardised
 from medlt.classify.uncertainty import statistic
 from medlt.rng import batch_indices, numpy_generator, torch_generator
+from medlt.rows import chunks
 from medlt.store import Store
 from medlt.training import loop
 from medlt.training.runtime import Runtime
@@ -210,7 +211,7 @@ def _fresh(classifier: Classifier, chosen: EpistemicSettings, seed: int) -> Memb
 def _features(classifier: Classifier, train: TrainingSet, chunk: int = 64) -> tuple[Tensor, Tensor]:
     """Return features [N,D] and logits [N,K] in float32, as `Epistemic` computes them."""
     net, place = copy.deepcopy(classifier.net).eval(), classifier.net.head.weight.device
-    parts = (_sized(part.to(place).float() / 255, classifier.size) for part in torch.split(train.images, chunk))
+    parts = (_sized(part.to(place).float() / 255, classifier.size) for part in chunks(train.images, chunk))
     features = torch.cat([net.features(standardised(part)) for part in parts])
     return features, net.head(features)
 

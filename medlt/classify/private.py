@@ -28,6 +28,7 @@ from medlt.classify.networks import known_network, network
 from medlt.classify.sets import TrainingSet, require_one_label
 from medlt.metrics.draws import owners
 from medlt.rng import seed_of
+from medlt.rows import Rows
 from medlt.store import Store
 from medlt.training.protocols import PrivateFit, RowLoss
 from medlt.training.runtime import Runtime
@@ -72,7 +73,7 @@ class PrivateSettings:
         return Training(**same, lr_scheduler="cosine", warmup_steps=round(self.warm_up * self.steps))
 
 
-def row_loss(images: Tensor, labels: np.ndarray, augment: str = "light", task: str = "multi-label") -> RowLoss:
+def row_loss(images: Rows, labels: np.ndarray, augment: str = "light", task: str = "multi-label") -> RowLoss:
     """Return the cross-entropy of each row of images uint8 [N,1,S,S] under labels [N,K], 1, 0, soft or NaN.
 
     multi-label: binary, the mean over the row's known labels, 0 where none is known; single-label: of a softmax, 0

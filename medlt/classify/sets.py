@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from medlt.files import digest
+from medlt.rows import Rows, StoredRows, subset
 from medlt.types import InputError
 
 logger = logging.getLogger(__name__)
@@ -19,9 +20,12 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class TrainingSet:
-    """images uint8 [N,1,S,S]; labels float32 [N,K] in [0,1] or NaN; weights float32 [N]; uids, N of them, distinct."""
+    """images uint8 [N,1,S,S], in memory or stored; labels float32 [N,K] in [0,1] or NaN; weights float32 [N]; N uids.
 
-    images: Tensor
+    Raises InputError if the lengths differ, for images of another form, and for a uid that occurs twice.
+    """
+
+    images: Rows
     labels: np.ndarray
     weights: np.ndarray
     uids: tuple[str, ...]
@@ -44,12 +48,14 @@ class TrainingSet:
         if missing := [uid for uid in uids if uid not in at]:
             raise InputError(f"{len(missing)} uids are not in this set, the first {missing[0]}")
         rows = np.array([at[uid] for uid in uids], dtype=np.int64)
-        return TrainingSet(self.images[torch.from_numpy(rows)], self.labels[rows], self.weights[rows], tuple(uids))
+        return TrainingSet(subset(self.images, rows), self.labels[rows], self.weights[rows], tuple(uids))
 
     def digest(self) -> str:
-        """Return a digest of uids, pixels, labels and weights, in order."""
-        parts = (self.images.contiguous().numpy(), self.labels.astype(np.float32), self.weights.astype(np.float32))
-        return digest(list(self.uids), *(part.tobytes() for part in parts))
+        """Return a digest of uids, pixels, labels and weights, in order. Stored images stand for their pixels."""
+        rows = self.images
+        pixels = rows.digest_names() if isinstance(rows, StoredRows) else rows.contiguous().numpy().tobytes()
+        parts = (self.labels.astype(np.float32), self.weights.astype(np.float32))
+        return digest(list(self.uids), pixels, *(part.tobytes() for part in parts))
 
 
 def require_one_label(rows: TrainingSet, name: str, soft: bool = False) -> None:

@@ -212,9 +212,10 @@ def require_local(engine: str) -> None:
         raise InputError(f"--engine {engine}: unknown engine; use local")
 
 
-@app.command(epilog=example("medlt validate manifest.parquet", "medlt validate manifest.parquet --workers 8"))
+@app.command(epilog=example("medlt validate manifest.parquet", "medlt validate manifest.parquet --config run.yaml"))
 def validate(
     manifest: Annotated[Path, typer.Argument(metavar="MANIFEST", help="A manifest.parquet.")],
+    config: Annotated[Path | None, path("Config whose image cache this pass also fills.")] = None,
     workers: Annotated[int, number("Number of threads that read images; 0 is one per core.", min=0)] = 0,
     as_json: Json = False,
     volume: Volume = None,
@@ -223,12 +224,16 @@ def validate(
 
     Shows counts per finding and split, the smallest gain that the test images can show, unreadable images, and images
     that another patient has in another split. Exit code 1: there are such images, or labels that stop an experiment.
+
+    With --config, a run of that config, or of another one with its artifacts_dir, then decodes no image again.
     """
     with edge(as_json, volume) as terminal:
+        from medlt.config import load_any
         from medlt.data.manifest import Manifest
-        from medlt.data.validate import validate as check
+        from medlt.recipes import validate as recipe
 
-        report = check(Manifest.read(manifest), workers or os.cpu_count() or 1, terminal)
+        settings = None if config is None else load_any(config)
+        report = recipe.main(Manifest.read(manifest), workers or os.cpu_count() or 1, terminal, settings)
         terminal.show(report.summary(), report.table)
         if not report.failures:
             terminal.mention(f"next: medlt config list, then medlt run NAME data.path={shlex.quote(str(manifest))}")

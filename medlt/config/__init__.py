@@ -48,7 +48,17 @@ from medlt.config.methods import (
 )
 from medlt.config.plugged import settings_model
 from medlt.config.privacy import Privacy
-from medlt.config.read import dump, find, folder_of, load_config, load_settings, load_verdict, parse, parse_verdict
+from medlt.config.read import (
+    dump,
+    find,
+    folder_of,
+    load_any,
+    load_config,
+    load_settings,
+    load_verdict,
+    parse,
+    parse_verdict,
+)
 from medlt.config.run import Checks, InBandConfig, NearCopyConfig, RunConfig, Targets
 from medlt.config.schema import schema
 from medlt.config.verdict import CONTROL_OF, ArmClassifierConfig, ArmConfig, EvaluateConfig, SourceConfig
@@ -114,6 +124,7 @@ __all__ = [
     "explain",
     "find",
     "folder_of",
+    "load_any",
     "load_config",
     "load_settings",
     "load_verdict",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -197,6 +197,13 @@ def _placed(name: str, source: SourceConfig, experiment: Path) -> SourceConfig:
     if not file.is_file():
         raise InputError(f"{experiment}: sources.{name}.config: {file} does not exist; write it relative to this file")
     return source.model_copy(update={"config": file})
+
+
+def load_any(path: Path, overrides: Sequence[str] = ()) -> RunConfig | EvaluateConfig:
+    """Return the config of a run or of an experiment, whichever the YAML is. Raises InputError with one clear line."""
+    load: Callable[[Path, Sequence[str]], RunConfig | EvaluateConfig]
+    load = load_verdict if "arms" in _read(find(Path(path))) else load_config
+    return load(path, overrides)
 
 
 def load_settings(path: Path, model: type[C]) -> C:

@@ -156,6 +156,10 @@ class EvaluateConfig(Strict):
     """The config of one experiment."""
 
     output_dir: FilePath = Field(description="folder of the experiment: it is made, or resumed")
+    artifacts_dir: FilePath | None = Field(
+        None, description="folder of images and classifiers, which runs on one collection may share; null: inside the "
+        "folder of the experiment"
+    )  # fmt: skip
     seed: int = Field(0, ge=0, description="seed of every random number of the experiment")
     threads: int | None = Field(
         1, ge=1, description="threads of torch per worker; equal results need an equal number; null: all cores"
@@ -183,11 +187,6 @@ class EvaluateConfig(Strict):
     def _empty_rows(cls, given: Any) -> Any:
         """Return arms with `name:` alone as arms that change nothing."""
         return {name: {} if arm is None else arm for name, arm in given.items()} if isinstance(given, dict) else given
-
-    @property
-    def artifacts_dir(self) -> None:
-        """An experiment shares no trained parts."""
-        return
 
     @model_validator(mode="after")
     def _arms_fit(self) -> Self:

@@ -10,19 +10,18 @@ ChestX-ray14, 172 have another patient's film at a distance of 6 or less with 64
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import cv2
 import numpy as np
 import pandas as pd
+from blake3 import blake3
 from scipy.fft import dctn
 
 from medlt.data.columns import SPLITS
 
-SIDE, FREQUENCIES = 32, 14
+SIDE, MIDDLE, FREQUENCIES = 32, 256, 14
 BITS = FREQUENCIES**2
 RADIUS = 20
 """Most bits in which nearly equal images differ."""
@@ -40,15 +39,33 @@ class ImageHash:
     digest: bytes
     code: bytes
 
+    def __str__(self) -> str:
+        return f"{self.digest.hex()} {self.code.hex()}"
+
+    @classmethod
+    def parse(cls, text: str) -> ImageHash:
+        """Return the hash whose text, `str(hash)`, this is."""
+        digest, _, code = text.partition(" ")
+        return cls(bytes.fromhex(digest), bytes.fromhex(code))
+
 
 def image_hash(pixels: np.ndarray) -> ImageHash:
-    """Return the hash of an image, float32 [H,W] in [0,1]. Gain and offset do not change the code."""
-    whole: Any = np.ascontiguousarray(pixels)
-    digest = hashlib.blake2b(whole, digest_size=16, key=repr(pixels.shape).encode())
-    small = cv2.resize(pixels, (SIDE, SIDE), interpolation=cv2.INTER_AREA)
+    """Return the hash of an image [H,W], float32 in [0,1] or uint8. Gain and offset do not change the code."""
+    digest = blake3(f"{pixels.shape} {pixels.dtype}".encode())
+    digest.update(np.ascontiguousarray(pixels).data.cast("B"))
+    small = _small(pixels)
     waves = dctn(small.astype(np.float64), norm="ortho")[1 : FREQUENCIES + 1, 1 : FREQUENCIES + 1].ravel()
     flat = np.abs(waves).max() < FLAT
-    return ImageHash(digest.digest(), b"" if flat else np.packbits(waves > 0).tobytes())
+    return ImageHash(digest.digest(16), b"" if flat else np.packbits(waves > 0).tobytes())
+
+
+def _small(pixels: np.ndarray) -> np.ndarray:
+    """Return the image averaged to SIDE x SIDE, float32 in [0,1]."""
+    if pixels.dtype == np.uint8:
+        if min(pixels.shape) > MIDDLE:  # rounded once to 8 bit, which the average of 8 x 8 pixels hides
+            pixels = cv2.resize(pixels, (MIDDLE, MIDDLE), interpolation=cv2.INTER_AREA)
+        pixels = np.divide(pixels, 255, dtype=np.float32)
+    return np.asarray(cv2.resize(pixels, (SIDE, SIDE), interpolation=cv2.INTER_AREA))
 
 
 def duplicates(rows: pd.DataFrame, hashes: Mapping[str, ImageHash]) -> pd.DataFrame:

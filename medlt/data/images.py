@@ -24,6 +24,15 @@ def read_image(path: Path) -> np.ndarray:
     orientation applied. NIfTI: the middle slice, scaled from its lowest to its highest value. Raises Unreadable (an
     InputError) in one line if the file is none of these.
     """
+    levels = read_levels(path)
+    return np.divide(levels, 255, dtype=np.float32) if levels.dtype == np.uint8 else levels
+
+
+def read_levels(path: Path) -> np.ndarray:
+    """Return the image as `read_image` does, but an 8-bit PNG or JPEG as its stored grey levels, uint8 [H,W].
+
+    They take a quarter of the memory, and shrinking them a third of the time.
+    """
     path = Path(path)
     kind = sniff(path)
     if kind == "nifti":
@@ -32,7 +41,7 @@ def read_image(path: Path) -> np.ndarray:
         return np.asarray((values - low) / ((high - low) or 1), np.float32)
     if kind in ("png", "jpeg"):
         values = read_picture(read_bytes(path), path)
-        return np.asarray(np.clip(values / np.float32(255 if values.dtype == np.uint8 else 65535), 0, 1), np.float32)
+        return values if values.dtype == np.uint8 else np.divide(values, 65535, dtype=np.float32)
     return read_dicom(path).pixels
 
 

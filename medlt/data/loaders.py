@@ -10,7 +10,6 @@ from collections.abc import Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Protocol
 
-import cv2
 import numpy as np
 import torch
 from monai.data import CacheDataset, Dataset
@@ -20,6 +19,7 @@ from torch.utils.data import Dataset as TorchDataset
 
 from medlt.data.manifest import Manifest
 from medlt.data.reader import LoadRadiographd
+from medlt.data.squares import square
 from medlt.data.validate import scan
 from medlt.rng import torch_generator
 from medlt.training.batches import ThreadLoader
@@ -32,25 +32,8 @@ __all__ = [
     "images",
     "loader",
     "scan",
-    "square",
     "transforms",
 ]
-
-
-def square(pixels: np.ndarray, size: int) -> np.ndarray:
-    """Return float32 [size,size] from [H,W]: pad to a square with the image's minimum, then average areas down.
-
-    An image smaller than `size` is enlarged bilinearly. Aspect ratio and orientation are kept.
-    """
-    high, wide = pixels.shape
-    side = max(high, wide)
-    top, left = (side - high) // 2, (side - wide) // 2
-    padded = np.pad(pixels, ((top, side - high - top), (left, side - wide - left)), constant_values=pixels.min())
-    if side == size:
-        return np.asarray(padded, np.float32)
-    interpolation = cv2.INTER_AREA if side > size else cv2.INTER_LINEAR
-    resized = cv2.resize(padded.astype(np.float32), (size, size), interpolation=interpolation)
-    return np.asarray(np.clip(resized, 0, 1), np.float32)
 
 
 class ResizeToSquared(MapTransform):  # type: ignore[misc]

@@ -1,11 +1,12 @@
 """The pixel cache: each file is decoded once, to 8-bit squares that all stages and runs share.
 
-One pass reads each file, hashes its bytes, decodes it and resizes it to all sizes. The store holds the squares in
-shards of up to 512 images under the digests of the files' bytes, so a file that was replaced under its old name is
-another image. A table maps path, length, times and inode of a file to its digest, so that an unchanged file is not
-read again.
+One pass reads each file, hashes its bytes, decodes it, takes its `image_hash` and resizes it to all sizes. The store
+holds the squares in shards of up to 512 images under the digests of the files' bytes, so a file that was replaced under
+its old name is another image. A table maps path, length, times and inode of a file to its digest, so that an unchanged
+file is not read again.
 
-    ROOT/images-SIZE/DIGEST/     images.npy uint8 [n,SIZE,SIZE]; contents.json: the digest of each image's file
+    ROOT/images-SIZE/DIGEST/     images.npy uint8 [n,SIZE,SIZE]; contents.json: of each image, the digest of its file
+                                 and its hash
     ROOT/pixels/DIGEST.parquet   the files of one collection, and the digests of their bytes
 """
 
@@ -16,26 +17,29 @@ import os
 import threading
 import time
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import torch
 from torch import Tensor
 
 from medlt.data.dicom.guard import Unreadable, read_bytes
-from medlt.data.loaders import Radiographs, square
+from medlt.data.duplicates import ImageHash, image_hash
+from medlt.data.images import read_levels
+from medlt.data.loaders import Radiographs
 from medlt.data.manifest import Manifest
-from medlt.data.reader import LoadRadiographd
+from medlt.data.squares import Place, SquareItems, eight_bit, stored_rows
+from medlt.data.validate import ImagesRead
 from medlt.files import digest, digest_bytes, locked, write_json, write_table
+from medlt.rows import StoredRows
 from medlt.store import Store
 from medlt.training.runtime import silent
 from medlt.types import InputError, Progress
 
-FORMAT = 1  # raise it when the results of `square` or `LoadRadiographd` change
+FORMAT = 2  # raise it when the results of `eight_bit`, `read_levels` or `image_hash` change
 SHARD, SHARD_BYTES = 512, 2**26
 RACY_NS = 2 * 10**9
 """A file that changed this shortly before the read is read again: its times may not show the next change."""
@@ -44,18 +48,20 @@ FAILURES = ["uid", "code", "reason"]
 STATE = ["path", "size", "mtime_ns", "ctime_ns", "inode"]
 FILE = "\0"  # stands for the file in the reason of a failure
 State = tuple[str, int, int, int, int]
-Place = tuple[Path, int]
-LOAD = LoadRadiographd("image")
 
 
 @dataclass(frozen=True)
 class _Read:
-    """Result of reading a file: the digest of its bytes, a failure (code, reason), and squares not yet stored."""
+    """Result of reading a file: the digest of its bytes, a failure (code, reason), and squares not yet stored.
+
+    `hash` is None if the file was not decoded.
+    """
 
     content: str = ""
     failure: tuple[str, str] | None = None
     state: State | None = None
-    squares: dict[int, np.ndarray] = field(default_factory=dict)
+    squares: Mapping[int, np.ndarray] = field(default_factory=dict)
+    hash: ImageHash | None = None
 
 
 @dataclass(frozen=True)
@@ -66,7 +72,6 @@ class PixelCache:
     workers: int
     _known: dict[int, dict[str, Place]] = field(default_factory=dict, repr=False, compare=False)
     _seen: set[Path] = field(default_factory=set, repr=False, compare=False)
-    _arrays: dict[Path, np.ndarray] = field(default_factory=dict, repr=False, compare=False)
 
     def prepare(
         self, manifest: Manifest, sizes: Sequence[int], progress: Progress = silent
@@ -91,23 +96,39 @@ class PixelCache:
         return Manifest(rows, manifest.findings, manifest.root), pd.DataFrame(named, columns=FAILURES)
 
     def images(self, manifest: Manifest, size: int, uids: Sequence[str] | None = None) -> Tensor:
-        """Return squares uint8 [N,1,size,size] in the order of `uids` (default: of the rows).
+        """Return squares uint8 [N,1,size,size] in the order of `uids` (default: of the rows); see `rows`."""
+        return self._stored(manifest, size, uids)[:]
+
+    def rows(self, manifest: Manifest, size: int) -> StoredRows:
+        """Return the squares of all rows, uint8 [N,1,size,size], in memory if they are few, else on disk.
 
         Images that are not in the cache are read from their files, whose digests must equal the column `content` where
         it is not blank. Raises InputError for a file that cannot be read or has another digest.
         """
-        places = self._places(manifest, size, uids)
-        squares = torch.empty((len(places), 1, size, size), dtype=torch.uint8)
-        for i, place in enumerate(places):
-            squares[i, 0] = self._square(place)
-        return squares
+        return self._stored(manifest, size, None).loaded()
 
     def dataset(self, manifest: Manifest, size: int) -> Radiographs:
-        """Return a data set of dicts uid, image float32 [1,size,size] in [0,1], label, weight. Raises as `images`."""
-        return Radiographs(manifest, _Squares(self._square, self._places(manifest, size, None)))
+        """Return a data set of dicts uid, image float32 [1,size,size] in [0,1], label, weight. Raises as `rows`."""
+        return Radiographs(manifest, SquareItems(self.rows(manifest, size)))
 
-    def _places(self, manifest: Manifest, size: int, uids: Sequence[str] | None) -> list[Place]:
-        """Return the shard and row of each square, shards verified; images not in the cache are prepared first."""
+    def hashes(self, manifest: Manifest, size: int) -> dict[str, ImageHash]:
+        """Return uid -> hash of images of which the cache holds squares of this size: rows that `prepare` returned."""
+        contents = manifest.rows["content"]
+        self._scan_shards(size, contents)
+        wanted = {self._known[size][content][0] for content in set(contents)}
+        hashes: dict[str, ImageHash] = {}
+        for folder in wanted:
+            shard = json.loads((folder / "contents.json").read_text())
+            hashes |= dict(zip(shard["contents"], map(ImageHash.parse, shard["hashes"]), strict=True))
+        return {str(uid): hashes[content] for uid, content in contents.items()}
+
+    def _stored(self, manifest: Manifest, size: int, uids: Sequence[str] | None) -> StoredRows:
+        """Return squares in the order of `uids`, on disk. A digest of a row is that of its file, and the format."""
+        places, contents = self._places(manifest, size, uids)
+        return stored_rows(places, [f"{content}/{size}/{FORMAT}" for content in contents], size)
+
+    def _places(self, manifest: Manifest, size: int, uids: Sequence[str] | None) -> tuple[list[Place], list[str]]:
+        """Return the place and the content of each square, shards verified; missing images are prepared first."""
         rows = manifest.rows if uids is None else manifest.rows.loc[list(uids)]
         contents = dict(rows["content"].dropna()) if "content" in rows else {}
         self._scan_shards(size, contents.values())
@@ -123,8 +144,8 @@ class PixelCache:
                 if contents.setdefault(uid, content) != content:
                     message = f"{manifest.file(uid).absolute()} changed since this run began (uid {uid})"
                     raise InputError(f"{message}; run again, so that all stages use the same image")
-        known = self._known[size]
-        return [known[contents[uid]] for uid in rows.index]
+        known, named = self._known[size], [contents[uid] for uid in rows.index]
+        return [known[content] for content in named], named
 
     def _scan_shards(self, size: int, contents: Iterable[str]) -> None:
         """List new shards of the store, unverified, if one of these contents is in no known shard."""
@@ -146,7 +167,6 @@ class PixelCache:
         folders = {known[content][0] for content in wanted if content in known}
         for folder in folders:
             if self.store.open(f"images-{size}", folder) is None:
-                self._arrays.pop(folder, None)
                 self._seen.discard(folder)
                 for content in [content for content, (place, _) in known.items() if place == folder]:
                     del known[content]
@@ -186,45 +206,31 @@ class PixelCache:
 
         read = _in_threads(lambda path: _read(path, lacking), list(paths.values()), self.workers)
         for size in sizes:
-            self._publish(size, {one.content: one.squares[size] for one in read if size in one.squares})
+            self._publish(size, [one for one in read if size in one.squares])
         failed = {one.content: one.failure for one in read if one.failure and one.content}
-        results = [replace(one, failure=one.failure or failed.get(one.content), squares={}) for one in read]
-        return dict(zip(paths, results, strict=True))
+        bare = [replace(one, failure=one.failure or failed.get(one.content), squares={}, hash=None) for one in read]
+        return dict(zip(paths, bare, strict=True))
 
-    def _publish(self, size: int, squares: Mapping[str, np.ndarray]) -> None:
+    def _publish(self, size: int, read: Collection[_Read]) -> None:
         """Store one shard of squares, keyed by the digests of their files."""
-        if not squares:
+        if not read:
             return
-        contents = list(squares)
+        contents = [one.content for one in read]
 
         def build(folder: Path) -> None:
-            np.save(folder / "images.npy", np.stack(list(squares.values())))
-            write_json(folder / "contents.json", {"format": FORMAT, "contents": contents})
+            np.save(folder / "images.npy", np.stack([one.squares[size] for one in read]))
+            hashes = [str(one.hash) for one in read]
+            write_json(folder / "contents.json", {"format": FORMAT, "contents": contents, "hashes": hashes})
 
         shard = self.store.make(f"images-{size}", {"format": FORMAT, "size": size, "contents": contents}, build)
         self._known[size] |= {content: (shard.folder, row) for row, content in enumerate(contents)}
         self._seen.add(shard.folder)
 
-    def _square(self, place: Place) -> Tensor:
-        """Return one square, uint8 [size,size], copied from the memory-mapped shard."""
-        folder, row = place
-        if folder not in self._arrays:
-            self._arrays[folder] = np.load(folder / "images.npy", mmap_mode="r", allow_pickle=False)
-        return torch.from_numpy(np.array(self._arrays[folder][row]))
 
-
-@dataclass(frozen=True)
-class _Squares:
-    """Image source of a data set; loads an image on access."""
-
-    square: Callable[[Place], Tensor]
-    places: Sequence[Place]
-
-    def __len__(self) -> int:
-        return len(self.places)
-
-    def __getitem__(self, index: int) -> dict[str, Tensor]:
-        return {"image": self.square(self.places[index])[None].float() / 255}
+def read_into(cache: PixelCache, manifest: Manifest, sizes: Sequence[int], progress: Progress = silent) -> ImagesRead:
+    """Fill the cache with squares of these sizes, at least one, and return the hashes and the unreadable images."""
+    ready, failures = cache.prepare(manifest, sizes, progress)
+    return ImagesRead(failures, cache.hashes(ready, sizes[0]) if len(ready.rows) else {})
 
 
 def _read(path: str, lacking: Callable[[str], list[int]]) -> _Read:
@@ -235,10 +241,10 @@ def _read(path: str, lacking: Callable[[str], list[int]]) -> _Read:
         sizes = lacking(content)
         if not sizes:
             return _Read(content, None, state)
-        pixels = LOAD({"image": path})["image"][0].numpy()
-        squares = {size: np.rint(square(pixels, size) * 255).astype(np.uint8) for size in sizes}
+        levels = read_levels(Path(path))
+        squares = {size: eight_bit(levels, size) for size in sizes}
         if _state(path) == state:
-            return _Read(content, None, state, squares)
+            return _Read(content, None, state, squares, image_hash(levels))
         failure = ("changed", f"{FILE}: the file changed during the read; run again when it is complete")
     except InputError as error:
         failure = (error.code if isinstance(error, Unreadable) else "bad_input", str(error).replace(path, FILE))

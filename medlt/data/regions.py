@@ -5,7 +5,7 @@ Columns of the manifest, blank where nothing is known:
     mask_FINDING   path of an 8-bit PNG as large as the image, from the manifest's root; > 0 is the finding
     box_FINDING    list of left, top, right, bottom of each box, as shares of the square image
 
-The square is the image padded on two sides, as `medlt.data.loaders.square` pads it. A uid with a mask and boxes of one
+The square is the image padded on two sides, as `medlt.data.squares.square` pads it. A uid with a mask and boxes of one
 finding counts by its mask. `medlt.data.boxes` reads tables of boxes.
 """
 
@@ -168,7 +168,7 @@ def overlaps(lines: np.ndarray, cells: int) -> np.ndarray:
 
 
 def mask_cover(mask: np.ndarray) -> Cover:
-    """Return what a mask, bool [H,W], covers of the square that `medlt.data.loaders.square` makes of its image."""
+    """Return what a mask, bool [H,W], covers of the square that `medlt.data.squares.square` makes of its image."""
     side = max(mask.shape)
     lines = np.arange(side + 1) / side
     return Cover(lines, lines, np.pad(mask, [_outside(length, side) for length in mask.shape]))

@@ -16,7 +16,7 @@ import pandas as pd
 from medlt.data.columns import more
 from medlt.data.dicom.guard import Unreadable
 from medlt.data.duplicates import ImageHash, duplicates, image_hash
-from medlt.data.images import read_image
+from medlt.data.images import read_levels
 from medlt.data.manifest import SPLITS, Manifest
 from medlt.data.regions import Regions
 from medlt.data.views import laterals
@@ -138,11 +138,16 @@ class ValidationReport:
         return table
 
 
-def validate(manifest: Manifest, workers: int = 1, progress: Progress | None = None) -> ValidationReport:
-    """Check labels and files and return a report; raises nothing. `workers` threads decode every file once."""
+def validate(
+    manifest: Manifest, workers: int = 1, progress: Progress | None = None, images: ImagesRead | None = None
+) -> ValidationReport:
+    """Check labels and files and return a report; raises nothing. `workers` threads decode every file once.
+
+    images: what `medlt.data.pixels.read_into` returned for this manifest; no file is then decoded.
+    """
     labels, rows = manifest.labels(), manifest.rows
     regions, wrong = _regions(manifest)
-    images = read_all(manifest, workers, progress)
+    images = images or read_all(manifest, workers, progress)
     zero = int((labels == 0).all(axis=1).sum())
     unknown = int(np.isnan(labels).all(axis=1).sum())
     counts = pd.concat({s: manifest.split(s).counts() for s in rows["split"].unique()}, names=["split"])
@@ -172,7 +177,10 @@ def validate(manifest: Manifest, workers: int = 1, progress: Progress | None = N
 
 @dataclass(frozen=True)
 class ImagesRead:
-    """Result of `read_all`. `unreadable`: uid, code, reason in the manifest's order; `hashes`: uid -> hash."""
+    """What was read of a manifest's images.
+
+    unreadable: columns uid, code, reason in the manifest's order; hashes: uid -> hash of the others.
+    """
 
     unreadable: pd.DataFrame
     hashes: Mapping[str, ImageHash]
@@ -209,7 +217,7 @@ def read_all(manifest: Manifest, workers: int = 1, progress: Progress | None = N
 def _read(path: Path) -> ImageHash | tuple[str, str]:
     """Return the hash of an image, or the code and the reason why it cannot be read."""
     try:
-        return image_hash(read_image(path))
+        return image_hash(read_levels(path))
     except InputError as error:
         return error.code if isinstance(error, Unreadable) else "bad_input", str(error)
 

@@ -22,6 +22,7 @@ from medlt.classify.train import ClassifierSettings
 from medlt.files import digest
 from medlt.metrics.decisions import decided, one_of, thresholds
 from medlt.metrics.ranking import macro, per_finding
+from medlt.rows import subset
 from medlt.types import InputError
 
 REAL = "real"
@@ -160,7 +161,7 @@ def count_matched_control(kept: pd.DataFrame, real: TrainingSet, weight: float) 
     rows = np.array([at[uid] for uid in source], dtype=np.int64)
     uids = tuple(f"{real.uids[i]}-copy-{n}" for n, i in enumerate(rows))
     weights = np.full(len(rows), weight, dtype=np.float32)
-    return TrainingSet(real.images[rows], real.labels[rows], weights, uids)
+    return TrainingSet(subset(real.images, rows), real.labels[rows], weights, uids)
 
 
 def match_real_rows(rows: pd.DataFrame, labels: pd.DataFrame) -> pd.Series:

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from medlt.files import digest
 from medlt.rng import torch_generator
+from medlt.rows import Rows
 from medlt.sparse.embedding import SimplicialCoder, initialise
 from medlt.sparse.phases import TrainingSetup, masked_bce, pos_weight, straight_through_sample
 from medlt.store import Store
@@ -28,7 +29,7 @@ FILE = "coder.safetensors"
 
 
 def converged(
-    coder: SimplicialCoder, latents: Tensor, labels: np.ndarray, *, contents: str, runtime: Runtime, store: Store,
+    coder: SimplicialCoder, latents: Rows, labels: np.ndarray, *, contents: str, runtime: Runtime, store: Store,
     steps: int = 500, batch_size: int = 16, learning_rate: float = 5e-3, weight_decay: float = 1e-2,
 ) -> SimplicialCoder:  # fmt: skip
     """Return the coder, in eval mode, with a new classifier that was trained for at least `steps` steps on its codes.

@@ -19,7 +19,7 @@ from medlt.checks.codec import Amplitudes, CodecRule, by_ring, by_twin, codec_ta
 from medlt.checks.folds import CrossFitClassifiers
 from medlt.checks.separation import digest_network
 from medlt.classify.train import Classifier
-from medlt.data.loaders import square
+from medlt.data.squares import square
 from medlt.diffusion.codec import encode
 from medlt.files import digest, write_json, write_table, write_text
 from medlt.recipes._codec import decoder

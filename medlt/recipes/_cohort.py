@@ -119,9 +119,9 @@ class Cohort(RealRows):
         return self.pixels.dataset(part, size)
 
     def training_set(self, part: Manifest, size: int) -> TrainingSet:
-        """Return all images of these rows as 8-bit squares of side `size`, with their labels."""
+        """Return all images of these rows as 8-bit squares of side `size`, stored, with their labels."""
         weights = np.ones(len(part.rows), np.float32)
-        return TrainingSet(self.images(part, size), part.labels(), weights, tuple(part.rows.index))
+        return TrainingSet(self.pixels.rows(part, size), part.labels(), weights, tuple(part.rows.index))
 
 
 def patients(part: Manifest) -> list[str]:

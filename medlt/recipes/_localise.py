@@ -94,7 +94,7 @@ def converged_coder(
     cohort, latents, sparse = learnt.cohort, learnt.latents, run.config.sparse
     uids = list(cohort.train.rows.index)
     return converged(
-        coder, latents(uids), cohort.train.labels(), contents=digest(latents.contents, uids), store=run.store,
+        coder, latents.rows(uids), cohort.train.labels(), contents=digest(latents.contents, uids), store=run.store,
         runtime=run.runtime.seeded("localise"), steps=chosen.code_steps, batch_size=sparse.batch_size,
         learning_rate=sparse.learning_rate, weight_decay=sparse.weight_decay,
     )  # fmt: skip

@@ -67,7 +67,7 @@ def iterate_on(
     train, val = (list(part.rows.index) for part in (cohort.train, cohort.val))
     named = [digest(latents.contents, uids) for uids in (train, val)]
     return iterate(
-        latents(train), cohort.train.labels(), latents(val), cohort.val.labels(), contents=named[0],
+        latents.rows(train), cohort.train.labels(), latents.rows(val), cohort.val.labels(), contents=named[0],
         val_contents=named[1], runtime=runtime, store=run.store, **options,
     )  # fmt: skip
 

@@ -131,8 +131,7 @@ def opened(config: C, progress: Progress) -> Iterator[RunFolder[C]]:
         if (folder / REAL_ROWS).is_file() and written.is_file():
             _require_same(folder, written.read_text(), text)
         write_text(written, text)
-        shared = config.artifacts_dir if isinstance(config, configs.RunConfig) else None
-        run = RunFolder(folder, config, runtime, Store(Path(shared or folder / "artifacts")))
+        run = RunFolder(folder, config, runtime, Store(Path(config.artifacts_dir or folder / "artifacts")))
         with logged(run) as run, runtime.limited():
             _record_begin(run)
             yield run

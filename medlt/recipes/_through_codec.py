@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from medlt import config as configs
-from medlt.data.loaders import square
+from medlt.data.squares import square
 from medlt.evaluation.arms import ExperimentRows
 from medlt.evaluation.fingerprint import CodedImages, healthy
 from medlt.evaluation.sources import SourceImages

@@ -50,6 +50,7 @@ from medlt.recipes._quality import build_checks
 from medlt.recipes._setup import RunFolder, opened
 from medlt.recipes._sources import own_images
 from medlt.recipes.augment import Filled, check, learn
+from medlt.rows import Rows
 from medlt.sparse.iterated import Iterated
 from medlt.training.runtime import silent
 from medlt.types import Batch, Check, CheckResult, InputError, Progress
@@ -201,7 +202,7 @@ class AblationRunner:
         images = val.images[torch.from_numpy((val.labels[:, tail] == 1).any(1))]
         return [verifier.features(images).numpy() for verifier in self.verifiers]
 
-    def kid(self, images: torch.Tensor, fold: torch.Tensor) -> tuple[float, float]:
+    def kid(self, images: Rows, fold: torch.Tensor) -> tuple[float, float]:
         """Return the KID of images [N,1,H,W], each in the features of the verifier of its fold [N], to `held_out`."""
         embedded = [verifier.features(images[fold == k]).numpy() for k, verifier in enumerate(self.verifiers)]
         return kid_by_fold(list(zip(self.held_out(), embedded, strict=True)))

@@ -25,9 +25,9 @@ from scipy.stats import spearmanr
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import average_precision_score
 from sklearn.preprocessing import StandardScaler
-from torch import Tensor
 
 from medlt.rng import numpy_generator, torch_generator
+from medlt.rows import Rows, chunks
 from medlt.sparse.embedding import SimplicialCoder, evaluating
 
 COLUMNS = (
@@ -59,24 +59,23 @@ def macro_ap(truth: np.ndarray, score: np.ndarray) -> float:
 
 
 @torch.no_grad()
-def tokens(coder: SimplicialCoder, latents: Tensor) -> np.ndarray:
+def tokens(coder: SimplicialCoder, latents: Rows) -> np.ndarray:
     """Return the likeliest token of each group and pixel, uint16 [N,L,h,w]."""
     with evaluating(coder):
         device = next(coder.parameters()).device
         parts = [
-            coder.logits(z.float().to(device)).argmax(2).cpu().numpy().astype(np.uint16)
-            for z in torch.split(latents, CHUNK)
+            coder.logits(z.float().to(device)).argmax(2).cpu().numpy().astype(np.uint16) for z in chunks(latents, CHUNK)
         ]
     return np.concatenate(parts)
 
 
-def blank_code(latents: Tensor, labels: np.ndarray) -> dict[str, float]:
+def blank_code(latents: Rows, labels: np.ndarray) -> dict[str, float]:
     """Return the reconstruction L1 and the macro AP of a code that says nothing.
 
     Its decoder returns 0, the mean of standardised latents [N,C,h,w]. Its classifier gives all rows the same score, so
     its AP is the share of positives among the known labels [N,K]; NaN if no finding has a positive.
     """
-    total = sum(float(z.double().abs().mean((1, 2, 3)).sum()) for z in torch.split(latents, CHUNK))
+    total = sum(float(z.double().abs().mean((1, 2, 3)).sum()) for z in chunks(latents, CHUNK))
     guessing = macro_ap(labels, np.zeros_like(labels))
     return {"reconstruction_l1": total / len(latents), "val_macro_ap": guessing}
 
@@ -87,20 +86,20 @@ def tokens_on_noise(coder: SimplicialCoder, shape: Sequence[int], *key: object) 
     return read_code(coder, z)[0]["tokens_used"]
 
 
-def agreement(student: SimplicialCoder, teacher: SimplicialCoder, latents: Tensor) -> float:
+def agreement(student: SimplicialCoder, teacher: SimplicialCoder, latents: Rows) -> float:
     """Return the share of (sample, group, pixel) with the same token in both coders."""
-    equal = [(tokens(student, z) == tokens(teacher, z)).mean() for z in torch.split(latents, CHUNK)]
-    return float(np.average(equal, weights=[len(z) for z in torch.split(latents, CHUNK)]))
+    equal = [(tokens(student, z) == tokens(teacher, z)).mean() for z in chunks(latents, CHUNK)]
+    return float(np.average(equal, weights=[len(z) for z in chunks(latents, CHUNK)]))
 
 
 @torch.no_grad()
-def read_code(coder: SimplicialCoder, latents: Tensor) -> tuple[dict[str, float], np.ndarray, np.ndarray]:
+def read_code(coder: SimplicialCoder, latents: Rows) -> tuple[dict[str, float], np.ndarray, np.ndarray]:
     """Return sparsity and reconstruction, the classifier's probabilities [N,K], and the mean codes [N,L*V]."""
     total, pixels, scores, pooled = np.zeros(3), 0, [], []
     used = torch.zeros(coder.groups, coder.vocabulary, dtype=torch.float64)
     device = next(coder.parameters()).device
     with evaluating(coder):
-        for z in torch.split(latents, CHUNK):
+        for z in chunks(latents, CHUNK):
             z = z.float().to(device)
             s = coder.code(z)
             entropy = -(s * s.clamp_min(1e-12).log()).sum(2)
@@ -118,7 +117,7 @@ def read_code(coder: SimplicialCoder, latents: Tensor) -> tuple[dict[str, float]
     return means | {"tokens_used": float(perplexity)}, np.concatenate(scores), np.concatenate(pooled)
 
 
-def topographic_similarity(coder: SimplicialCoder, latents: Tensor, *key: object, pairs: int = 2000) -> float:
+def topographic_similarity(coder: SimplicialCoder, latents: Rows, *key: object, pairs: int = 2000) -> float:
     """Return the Spearman correlation, over random pairs, of latent distance with the share of tokens that differ."""
     if len(latents) < 3:
         return float("nan")
@@ -149,7 +148,7 @@ def probe_ap(train: np.ndarray, truth: np.ndarray, test: np.ndarray, test_truth:
 
 
 def measure(
-    coder: SimplicialCoder, latents: Tensor, labels: np.ndarray, val_latents: Tensor, val_labels: np.ndarray, seed: int
+    coder: SimplicialCoder, latents: Rows, labels: np.ndarray, val_latents: Rows, val_labels: np.ndarray, seed: int
 ) -> dict[str, float]:
     """Return all columns of the table above except `agreement`. The probe uses at most 2,000 seeded train rows."""
     rows = np.sort(numpy_generator(seed, "probe").permutation(len(latents))[:MOST_ROWS])

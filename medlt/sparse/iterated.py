@@ -36,11 +36,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from torch import Tensor
 from torch.nn import functional as F
 
 from medlt.files import digest
 from medlt.metrics.draws import owners
+from medlt.rows import Rows, chunks
 from medlt.sparse import code_metrics, collapse
 from medlt.sparse.embedding import SimplicialCoder, evaluating, initialise, read_metadata
 from medlt.sparse.phases import TrainingSetup, adapt, imitate, interact
@@ -87,7 +87,7 @@ class _Loop:
     """Settings of all generations. `key` is made of settings and data; `made` holds the finished generations."""
 
     setup: TrainingSetup
-    val_latents: Tensor
+    val_latents: Rows
     val_labels: np.ndarray
     epochs: tuple[int, int, int]
     patience: int
@@ -111,7 +111,7 @@ class _Loop:
         """Return the validation macro AP, or minus the reconstruction error if no finding has a positive."""
         scores, errors = [], []
         with evaluating(coder):
-            for z in torch.split(self.val_latents, code_metrics.CHUNK):
+            for z in chunks(self.val_latents, code_metrics.CHUNK):
                 z = z.float().to(self.setup.device)
                 s = coder.code(z)
                 scores.append(coder.classify(s).cpu().numpy())
@@ -200,7 +200,7 @@ def _save(folder: Path, coder: SimplicialCoder, row: dict[str, float]) -> None:
     coder.save(folder / FILE, metrics={k: None if math.isnan(v) else v for k, v in row.items()})
 
 
-def _check(latents: Tensor, labels: np.ndarray, name: str) -> None:
+def _check(latents: Rows, labels: np.ndarray, name: str) -> None:
     """Raise InputError for lengths that differ, no rows, or labels that are not 0, 1 or NaN."""
     if len(latents) != len(labels) or not len(latents):
         raise InputError(f"{name}: {len(latents)} latents but {len(labels)} label rows; give one row for each latent")
@@ -236,7 +236,7 @@ def _warn(loop: _Loop, chosen: Generation) -> None:
 
 
 def iterate(
-    latents: Tensor, labels: np.ndarray, val_latents: Tensor, val_labels: np.ndarray, *, contents: str,
+    latents: Rows, labels: np.ndarray, val_latents: Rows, val_labels: np.ndarray, *, contents: str,
     val_contents: str, runtime: Runtime, store: Store,
     groups: int = 16, vocabulary: int = 16, temperature: float = 0.05, width: int = 32, generations: int = 1,
     imitation_epochs: int = 8, adaptation_epochs: int = 1, interaction_epochs: int = 36, patience: int = 36,
@@ -286,6 +286,6 @@ def _private(loop: _Loop, fit: PrivateFit, patients: Sequence[str], generations:
     return replace(loop, key=key, private=private, code={**loop.code, "norm": "group"})
 
 
-def _named(contents: str, latents: Tensor, labels: np.ndarray) -> str:
+def _named(contents: str, latents: Rows, labels: np.ndarray) -> str:
     """Return a digest of latents, named by `contents`, and labels."""
     return digest(contents, list(latents.shape), labels.tobytes())

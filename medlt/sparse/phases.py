@@ -32,6 +32,7 @@ from torch.nn import functional as F
 
 from medlt.files import digest
 from medlt.rng import batch_indices, torch_generator
+from medlt.rows import Rows
 from medlt.sparse.embedding import SimplicialCoder
 from medlt.training import loop
 from medlt.training.batches import StepBatches
@@ -83,7 +84,7 @@ class TrainingSetup:
     The precision is always float32: at temperatures far below 1, the rounding of bfloat16 would decide between tokens.
     """
 
-    latents: Tensor
+    latents: Rows
     labels: Tensor
     batch_size: int
     learning_rate: float

@@ -26,7 +26,7 @@ from medlt.classify.train import fit_classifier
 from medlt.classify.uncertainty import STATISTICS
 from medlt.data.images import read_image
 from medlt.data.layouts import NIH_FINDINGS
-from medlt.data.loaders import square
+from medlt.data.squares import square
 from medlt.metrics.ranking import auroc
 from medlt.store import Store
 from medlt.training.runtime import Runtime

@@ -21,6 +21,7 @@ from medlt.classify.train import Classifier, ClassifierSettings, Pace, TrainingS
 from medlt.classify.training_strategies import Stage
 from medlt.files import digest
 from medlt.metrics.ranking import auroc
+from medlt.rows import StoredRows
 from medlt.store import RECORD, Store
 from medlt.training import loop
 from medlt.training.checkpoint import Best
@@ -532,3 +533,24 @@ def test_gradients_of_small_images_have_no_numbers_of_uninitialised_memory(side:
     first = gradients()
     for _ in range(4):
         assert all(torch.equal(a, b) for a, b in zip(first, gradients(), strict=True))
+
+
+def test_images_that_stay_on_disk_give_the_same_classifier(tmp_path: Path) -> None:
+    def on_disk(rows: TrainingSet, name: str) -> TrainingSet:
+        np.save(tmp_path / f"{name}.npy", np.asarray(rows.images[:]))
+
+        def read(numbers: np.ndarray) -> Tensor:
+            return torch.from_numpy(np.load(tmp_path / f"{name}.npy", mmap_mode="r")[numbers])
+
+        names, numbers = [f"{name} {uid}" for uid in rows.uids], np.arange(len(rows))
+        return replace(rows, images=StoredRows(read, names, (1, 32, 32), torch.uint8, numbers))
+
+    fit_classifier(REAL, VAL, **at(tmp_path / "a"), **FAST)
+    real, val = on_disk(REAL, "real"), on_disk(VAL, "val")
+    fit_classifier(real, val, **at(tmp_path / "b"), **FAST)
+    assert bytes_in(tmp_path / "a")["classifier.safetensors"] == bytes_in(tmp_path / "b")["classifier.safetensors"]
+    loaded = replace(real, images=real.images.loaded())  # type: ignore[union-attr]
+    assert loaded.digest() == real.digest() != replace(real, images=real.images[:]).digest()
+    some = real.take(["u3", "u1"])
+    assert torch.equal(some.images[:], REAL.images[[3, 1]])
+    assert some.digest() == on_disk(REAL, "real").take(["u3", "u1"]).digest() != real.take(["u1", "u3"]).digest()

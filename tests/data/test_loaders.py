@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 
 from medlt.classify.augment import augment
 from medlt.data.images import read_image
-from medlt.data.loaders import dataset, images, loader, square, transforms
+from medlt.data.loaders import dataset, images, loader, transforms
 from medlt.data.manifest import Manifest
 from medlt.data.pixels import PixelCache
+from medlt.data.squares import square
 from medlt.store import Store
 from medlt.types import InputError
 

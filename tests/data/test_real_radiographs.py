@@ -13,8 +13,9 @@ from medlt.data.dicom import Unreadable, read_dicom
 from medlt.data.dicom.guard import open_dicom, stored_values
 from medlt.data.images import read_image
 from medlt.data.layouts import NIH_FINDINGS, from_csv, from_nih
-from medlt.data.loaders import images, square
+from medlt.data.loaders import images
 from medlt.data.manifest import Manifest
+from medlt.data.squares import square
 from medlt.data.validate import scan, validate
 
 pytestmark = pytest.mark.real_data

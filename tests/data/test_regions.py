@@ -17,10 +17,10 @@ from medlt.config import CsvData
 from medlt.data.boxes import with_boxes
 from medlt.data.images import image_shape, read_image
 from medlt.data.layouts import read_layout
-from medlt.data.loaders import square
 from medlt.data.manifest import Manifest
 from medlt.data.regions import Regions, box_cover, mask_cover
 from medlt.data.source import open_data
+from medlt.data.squares import square
 from medlt.data.validate import validate
 from medlt.types import InputError
 

@@ -67,6 +67,30 @@ def test_half_precision_is_half_the_size_and_close(tmp_path: Path) -> None:
     assert half[["disc-1"]].dtype == torch.float32
 
 
+def test_half_precision_errs_by_less_than_a_thousandth(tmp_path: Path) -> None:
+    whole, half = (cached(kl(), IMAGES, tmp_path, dtype=dtype)[IMAGES.uids] for dtype in ("float32", "float16"))
+    large = whole.abs() > 6.2e-5  # from here on float16 has all its digits
+    assert large.float().mean() > 0.99
+    assert ((half - whole).abs() / whole.abs())[large].max() < 1e-3
+    assert (half - whole).norm() / whole.norm() < 1e-3
+
+
+class Loud:
+    """A codec whose moments are large."""
+
+    digest, channels, factor = "loud", 1, 1
+
+    def moments(self, images: Tensor) -> Tensor:
+        return torch.cat([images * 1e6, images * 0], 1)
+
+
+def test_latents_beyond_half_precision_are_refused_not_stored_as_infinity(tmp_path: Path) -> None:
+    codec: Any = Loud()
+    with pytest.raises(InputError, match=r"latents of this codec reach \d+, beyond float16; scale them"):
+        cached(codec, IMAGES, tmp_path, dtype="float16")
+    assert cached(codec, IMAGES, tmp_path, dtype="float32")[["disc-0"]].max() > 65504
+
+
 class Interrupted:
     """A data set whose power fails at one image; counts what was read."""
 

@@ -14,6 +14,7 @@ import pandas as pd
 import pytest
 import torch
 
+from medlt.rows import StoredRows
 from medlt.sparse import code_metrics, collapse, iterated, phases
 from medlt.sparse.embedding import SimplicialCoder
 from medlt.sparse.iterated import FILE, Iterated, iterate
@@ -290,3 +291,23 @@ def test_defaults_make_a_sharp_code() -> None:
     )
     z = torch.randn(32, 4, 16, 16, generator=torch.Generator().manual_seed(0))
     assert coder.train().code(z).amax(2).mean() > 0.8
+
+
+def test_latents_that_stay_on_disk_give_the_same_code(few: Data, tmp_path: Path) -> None:
+    z, y, val_z, val_y = few
+    most: list[int] = []
+
+    def on_disk(latents: torch.Tensor, name: str) -> StoredRows:
+        np.save(tmp_path / f"{name}.npy", latents.numpy())
+
+        def read(numbers: np.ndarray) -> torch.Tensor:
+            most.append(len(numbers))
+            return torch.from_numpy(np.load(tmp_path / f"{name}.npy", mmap_mode="r")[numbers])
+
+        names, numbers = [str(i) for i in range(len(latents))], np.arange(len(latents))
+        return StoredRows(read, names, tuple(latents.shape[1:]), torch.float32, numbers)
+
+    iterate(*few, **at(tmp_path / "memory"), generations=2, **FAST)
+    iterate(on_disk(z, "train"), y, on_disk(val_z, "val"), val_y, **at(tmp_path / "disk"), generations=2, **FAST)
+    assert files(tmp_path / "memory") == files(tmp_path / "disk")
+    assert max(most) <= code_metrics.CHUNK, "never the whole collection"

@@ -19,9 +19,9 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 
-from medlt.data.loaders import square
 from medlt.data.phantom.cohort import COMMON_TO_RARE, NO_FINDING, cohort
 from medlt.data.phantom.render import FINDINGS, Lesions, film, lesion
+from medlt.data.squares import square
 from medlt.rng import numpy_generator, seed_of
 from medlt.types import InputError
 
