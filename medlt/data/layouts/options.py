@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, Field, ValidationError
 
@@ -12,6 +12,8 @@ from medlt.config import expected
 from medlt.data.layouts.label_spec import LabelSpec, Names
 from medlt.names import did_you_mean
 from medlt.types import InputError
+
+Model = TypeVar("Model", bound=BaseModel)
 
 
 def _pairs(value: object) -> object:
@@ -105,7 +107,7 @@ class FolderOptions(OwnOptions):
     )
 
 
-def parse(model: type[BaseModel], layout: str, given: dict[str, object]) -> BaseModel:
+def parse(model: type[Model], layout: str, given: dict[str, object]) -> Model:
     """Return the options of `layout`. Raises InputError in one line on an unknown option or an invalid value."""
     try:
         return model(**given)

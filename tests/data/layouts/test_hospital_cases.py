@@ -36,6 +36,7 @@ COVERED = {
     ),
     "torchxrayvision 172: Effusion and Pleural Effusion are one finding of two sets": (
         "data/layouts/test_labels.py::test_an_alias_joins_collections_and_takes_masks_along",
+        "data/test_join.py::test_equal_numbers_are_other_patients_and_lacking_findings_are_unknown",
     ),
     "MIMIC-CXR-JPG 2.1.0: test studies read by radiologists": (
         "data/layouts/test_mimic.py::test_a_radiologists_labels_are_those_of_the_test_studies",
