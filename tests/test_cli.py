@@ -202,7 +202,7 @@ def test_every_command_has_help_with_an_example_that_it_accepts(command: tuple[s
 def test_the_program_lists_its_commands_in_the_order_of_use() -> None:
     done = CliRunner().invoke(app, ["--help"])
     listed = re.findall(r"^  (\w+)  ", done.stdout.partition("Commands:")[2], re.MULTILINE)
-    assert listed[:7] == ["doctor", "demo", "convert", "deidentify", "manifest", "validate", "config"]
+    assert listed[:7] == ["doctor", "demo", "convert", "deidentify", "manifest", "join", "validate"]
     assert set(listed) == {command[0] for command in commands()}
     assert CliRunner().invoke(app, ["--version"]).stdout == f"medlt {__version__}\n"
 

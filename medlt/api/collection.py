@@ -98,7 +98,7 @@ class Collection:
         """
         table = Path(table).expanduser()
         chosen = tuple(findings or ())
-        if findings is None and not options.get("label_column"):
+        if findings is None and not options.get("label_column") and not options.get("label_spec"):
             chosen = _label_columns(table, options.get("column") or {}, sheet=options.get("sheet"))
         options.setdefault("all_zero", "keep")
         return cls.from_layout("csv", table, images=images, findings=chosen, **options)
@@ -120,7 +120,7 @@ class Collection:
         known = dict(options.get("column") or {})
         labels = Path(labels).expanduser()
         chosen = tuple(findings or ())
-        if findings is None and not options.get("label_column"):
+        if findings is None and not options.get("label_column") and not options.get("label_spec"):
             chosen = _label_columns(labels, known, (key,), options.get("sheet"))
         options.setdefault("all_zero", "keep")
         return cls.from_layout("folder", folder, labels=labels, key=key, findings=chosen, **options)

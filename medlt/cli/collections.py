@@ -95,6 +95,45 @@ def _read(
     return result if reports is None else add_sides(result, reports)
 
 
+@app.command(
+    epilog=example(
+        "medlt join nih.parquet mimic.parquet both.parquet",
+        "medlt join a.parquet b.parquet c.parquet --alias 'Pleural Effusion=Effusion'",
+    )
+)
+def join(
+    manifests: Annotated[list[Path], typer.Argument(metavar="A.parquet B.parquet ...", help="Manifests to join.")],
+    out: Annotated[Path, typer.Argument(metavar="OUT.parquet", help="File to write.")],
+    names: Annotated[str | None, text("Names of the collections, A,B (default: of the files).")] = None,
+    alias: Annotated[list[str] | None, pairs("Another name of a finding: 'Pleural Effusion=Effusion'.")] = None,
+    same_patients: Annotated[
+        bool, typer.Option("--same-patients", help="Equal ids of patients and images mean the same ones.")
+    ] = False,
+    resplit: Annotated[bool, typer.Option("--resplit", help="Split patients again, 70/10/20 of each finding.")] = False,
+    seed: Annotated[int, number("Seed of the new split.", min=0)] = 0,
+    as_json: Json = False,
+    volume: Volume = None,
+) -> None:
+    """Join manifests of several collections into one.
+
+    A finding that a collection does not have is unknown in its images. Patient 1 of A is not patient 1 of B. The column
+    `source` names the collection of each image.
+    """
+    options: dict[str, object] = {
+        "names": names,
+        "alias": alias,
+        "same_patients": same_patients,
+        "resplit": resplit,
+        "seed": seed,
+    }
+    with edge(as_json, volume) as terminal:
+        from medlt.data.join import JoinOptions, join_manifests
+        from medlt.data.layouts.options import parse
+
+        given = {name: value for name, value in options.items() if value is not None}
+        _write(join_manifests(manifests, parse(JoinOptions, "join", given)), out, terminal)
+
+
 Source = Annotated[
     str,
     typer.Argument(

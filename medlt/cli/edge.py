@@ -86,6 +86,7 @@ def edge(as_json: bool = False, volume: bool | None = None) -> Iterator[Terminal
     """
     terminal = Terminal(as_json, volume)
     try:
+        _require_one_process()
         with _terminable(), terminal:
             yield terminal
     except InputError as error:
@@ -114,6 +115,15 @@ def edge(as_json: bool = False, volume: bool | None = None) -> Iterator[Terminal
         return
     print_error(line, code, as_json and not terminal.printed)
     raise typer.Exit(code)
+
+
+def _require_one_process() -> None:
+    """Raise InputError under torchrun and its like, whose processes would do the same work in the same folder."""
+    if (size := os.environ.get("WORLD_SIZE", "1")).isdecimal() and int(size) > 1:
+        raise InputError(
+            f"a command of medlt is one process, and {size} were started (WORLD_SIZE={size}); start it without "
+            "torchrun, `accelerate launch` or mpirun"
+        )
 
 
 def _print_fault(error: Exception, terminal: Terminal) -> None:

@@ -33,7 +33,7 @@ import yaml
 
 from medlt.cli import app
 from medlt.config import catalogue, load_config, load_settings, load_verdict, schema
-from medlt.data.layouts.label_spec import LabelSpec
+from medlt.data.layouts.options import FolderOptions, file_model
 from medlt.types import InputError
 
 ROOT = Path(__file__).parents[2]
@@ -108,7 +108,9 @@ def test_a_config_is_valid(block: Block, tmp_path: Path, monkeypatch: pytest.Mon
 @pytest.mark.parametrize("block", of_kind("labels"), ids=str)
 def test_a_label_specification_is_valid(block: Block, tmp_path: Path) -> None:
     (tmp_path / "labels.yaml").write_text(block.text)
-    assert load_settings(tmp_path / "labels.yaml", LabelSpec).model_fields_set == set(yaml.safe_load(block.text))
+    assert load_settings(tmp_path / "labels.yaml", file_model(FolderOptions)).model_fields_set == set(
+        yaml.safe_load(block.text)
+    )
 
 
 def check_config(block: Block, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -35,7 +35,8 @@ def csv_table(src: Path, options: TableOptions) -> LayoutResult:
     """
     named = {str(role): name for role, name in options.column.items()}
     text = (*(named.get(role, role) for role in ROLES), *options.patient_key)
-    opened = open_table(src, (*text, *((options.label_column,) if options.label_column else ())), options.sheet)
+    names = [name for name in (options.label_column, options.reader_column) if name]
+    opened = open_table(src, (*text, *names), options.sheet)
     source = opened.rows
     require(source, [*named.values(), *([options.train_flag] if options.train_flag else [])], src)
     rows = pd.DataFrame(by_role(source, named)).reindex(index=source.index, columns=list(ROLES))
@@ -48,9 +49,9 @@ def csv_table(src: Path, options: TableOptions) -> LayoutResult:
     rows = rows.join(source[carried]).join(read.labels)
     if options.train_flag:
         rows = rows[(rows["split"] != "train") | (pd.to_numeric(source[options.train_flag], errors="coerce") == 1)]
-    rows, repeated = one_row_each(rows, "uid", src)
+    rows, repeated = one_row_each(rows, "uid", src, labels=read.findings)
     notes = [*opened.notes, *read.notes]
-    if repeated and options.label_column is None:
+    if repeated and not names:
         notes.append(REPEATED.format(repeated))
     if alone(rows["patient_id"], options.patient):
         notes.append(ALONE)

@@ -168,7 +168,7 @@ def _read_labels(rows: pd.DataFrame, options: FolderOptions) -> JoinTable:
         key,
         *(named.get(role, role) for role in ROLES),
         *options.patient_key,
-        *filter(None, [options.label_column]),
+        *filter(None, [options.label_column, options.reader_column]),
     )
     opened = open_table(table, text, options.sheet)
     require(opened.rows, (key, *named.values()), table)
@@ -185,10 +185,10 @@ def _read_labels(rows: pd.DataFrame, options: FolderOptions) -> JoinTable:
     more = (*options.extra_columns, *region_columns(source, read.findings, MASK).values())
     carried = [c for c in more if c in source and c not in (*ROLES, *read.findings, *released)]
     joined = pd.DataFrame({_KEY: source[key], **roles}).join(source[carried]).join(read.labels)
-    known, repeated = one_row_each(joined, _KEY, table, key)
+    known, repeated = one_row_each(joined, _KEY, table, key, read.findings)
     notes = [*opened.notes, *read.notes]
     notes.append(f"labels of {table.name} joined by {key}" + ("" if theirs == key else f" = {theirs}"))
-    if repeated and options.label_column is None:
+    if repeated and options.label_column is None and options.reader_column is None:
         notes.append(REPEATED.format(repeated))
     lost = source.index[~source[key].isin(rows[theirs])] + 2  # line numbers: a key may be an accession or a name
     return JoinTable(table, known.set_index(_KEY), read.findings, tuple(roles), theirs, tuple(notes), tuple(lost))
@@ -212,9 +212,9 @@ def _key_column(rows: pd.DataFrame, options: FolderOptions) -> str:
     source = open_table(table, None, options.sheet).rows.drop_duplicates()
     if "uid" in source:
         return "uid"
-    labels = (*options.findings, options.label_column, options.value_column)
+    labels = (*options.findings, options.label_column, options.value_column, options.reader_column)
     others = [str(c) for c in source.columns if c not in (*ROLES[2:], *labels)]
-    if options.label_column is None:
+    if options.label_column is None and options.reader_column is None:
         others = [c for c in others if source[c].dropna().is_unique]
     fits = {c: max(_fits(rows, source[c].dropna(), c).values(), default=0) for c in others}
     if not any(fits.values()):

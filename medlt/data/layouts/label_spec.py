@@ -1,5 +1,7 @@
 """What the labels of a table mean, as options of a layout or as a YAML file: a label specification.
 
+The file may hold every option of its layout but paths.
+
 ```
 labeler: chexpert-labeler        # what the labeler's authors mean by a blank
 uncertain: unknown               # -1
@@ -22,12 +24,11 @@ from __future__ import annotations
 import csv
 from collections import Counter
 from graphlib import CycleError, TopologicalSorter
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field
 
-from medlt.config import Strict, load_settings
+from medlt.config import Strict
 
 _NOT_MENTIONED: dict[str, Any] = {"blank": "negative", "no_finding_implies_absent": True}
 PRESETS = dict.fromkeys(("chexpert-labeler", "chexbert", "negbio"), _NOT_MENTIONED)
@@ -95,12 +96,12 @@ class LabelSpec(Strict):
     view: Names = Field((), description="views to keep: frontal, lateral, unknown, or PA, AP, ...; default: all")
 
 
-def policy(options: LabelSpec, file: Path | None, labeler: str | None) -> LabelSpec:
-    """Return the options, then what `file` says, then what the labeler means; `labeler`: of the layout's own table.
+def policy(options: LabelSpec, labeler: str | None) -> LabelSpec:
+    """Return the options, then what the labeler means; `labeler`: of the layout's own table.
 
-    `model_fields_set` of the result holds what one of them decides. Raises InputError for an invalid file.
+    `model_fields_set` of the result holds what one of them decides.
     """
-    chosen = (_given(load_settings(file, LabelSpec)) if file else {}) | _given(options)
+    chosen = _given(options)
     name = chosen.get("labeler", labeler)
     return LabelSpec(**(_own_defaults(options) | (PRESETS[name] | {"labeler": name} if name else {}) | chosen))
 

@@ -9,14 +9,18 @@ from pathlib import Path
 import pandas as pd
 
 from medlt.data.columns import RESERVED
+from medlt.data.layouts.label_spec import policy
 from medlt.data.layouts.options import OwnOptions
+from medlt.data.layouts.readers import united
 from medlt.data.layouts.reading import canonical, require
+from medlt.data.layouts.tables import UNCERTAIN
 from medlt.data.layouts.values import as_labels, is_label_column
 from medlt.types import InputError
 
 NAMING = ("label", "labels", "class", "classname", "finding", "findings", "findinglabels", "diagnosis", "category")
 """Usual names of a column that holds names of findings, in their canonical form."""
 
+_READING = "image and reader"
 REPEATED = "{} row(s) repeat another one and count once"
 
 
@@ -36,7 +40,19 @@ class TableLabels:
 def table_labels(
     source: pd.DataFrame, uids: pd.Series, options: OwnOptions, table: Path, other: set[str]
 ) -> TableLabels:
-    """Return the labels in a table by the options; `other`: columns that are no labels. Raises InputError."""
+    """Return the labels in a table by the options; `other`: columns that are no labels. Raises InputError.
+
+    Where several readers labelled an image, all its rows have the one label that the option `readers` makes of theirs.
+    """
+    if options.reader_column is not None:
+        return _of_readers(source, uids, options, table, {*other, options.reader_column})
+    if "readers" in options.model_fields_set:
+        raise InputError("--readers needs the column that names the reader; give it with --reader-column")
+    return _labels(source, uids, options, table, other)
+
+
+def _labels(source: pd.DataFrame, uids: pd.Series, options: OwnOptions, table: Path, other: set[str]) -> TableLabels:
+    """Return the labels by the rows of the table, where rows of one uid belong together."""
     if options.value_column and not options.label_column:
         raise InputError("--value-column needs the column with the names of findings; give it with --label-column")
     if options.label_column is None:
@@ -73,8 +89,12 @@ def chosen_findings(source: pd.DataFrame, wanted: tuple[str, ...], table: Path, 
     raise InputError(f"{table}: name the label columns with --findings A,B,...{candidates}{names}")
 
 
-def one_row_each(rows: pd.DataFrame, key: str, table: Path, name: str = "uid") -> tuple[pd.DataFrame, int]:
+def one_row_each(
+    rows: pd.DataFrame, key: str, table: Path, name: str = "uid", labels: Sequence[str] = ()
+) -> tuple[pd.DataFrame, int]:
     """Return rows without exact duplicates, and their number; `name`: what messages call the column `key`.
+
+    labels: the columns in which readers may differ, of whom the message then speaks.
 
     Raises InputError if two rows of a key differ.
     """
@@ -86,8 +106,32 @@ def one_row_each(rows: pd.DataFrame, key: str, table: Path, name: str = "uid") -
         column = next(str(c) for c in part.columns if part[c].nunique(dropna=False) > 1)
         one, two = map(_value, part[column].unique()[:2])
         values = "" if column == "patient_id" else f": {one} and {two}"
-        raise InputError(f"{table}: {name} {first} has {len(part)} rows that differ in {column}{values}; keep one")
+        readers = ", or name the column of their readers with --reader-column" if column in labels else ""
+        raise InputError(
+            f"{table}: {name} {first} has {len(part)} rows that differ in {column}{values}; keep one{readers}"
+        )
     return single, len(rows) - len(single)
+
+
+def _of_readers(
+    source: pd.DataFrame, uids: pd.Series, options: OwnOptions, table: Path, other: set[str]
+) -> TableLabels:
+    """Return labels of several readers as one per image; -1 and blanks get their meaning before readers are counted."""
+    assert options.reader_column is not None
+    require(source, [options.reader_column], table)
+    reader = source[options.reader_column].astype("str").str.strip()
+    if (lost := reader.isna() | (reader == "")).any():
+        problem = f"uid {uids[lost].iloc[0]}: {options.reader_column} is blank"
+        raise InputError(f"{table}: {problem}; name the reader of every row, or drop the row")
+    read = _labels(source, uids + ", reader " + reader, options, table, other)
+    rows, _ = one_row_each(read.labels.assign(**{_READING: uids + ", reader " + reader}), _READING, table)
+    labels = read.labels.loc[rows.index]
+    spec = policy(options, None)
+    labels = labels.fillna(0.0) if spec.blank == "negative" else labels
+    labels, note = united(labels.replace(-1.0, UNCERTAIN[spec.uncertain]), uids[rows.index], options.readers)
+    return TableLabels(
+        labels.reindex(uids.to_numpy()).set_axis(source.index), (*read.notes, *((note,) if note else ()))
+    )
 
 
 def _named(cells: pd.Series, uids: pd.Series, column: str, table: Path) -> TableLabels:

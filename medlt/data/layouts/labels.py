@@ -93,8 +93,15 @@ def _renamed(
             close = did_you_mean(others[0], findings) or f"; the findings are {', '.join(findings)}"
             raise InputError(f"{table}: --alias {name}={others[0]}: no such finding{close}")
         names |= {present[0]: name} if present[0] != name else {}
+    return rename_findings(rows, findings, names)
+
+
+def rename_findings(
+    rows: pd.DataFrame, findings: tuple[str, ...], names: Mapping[str, str]
+) -> tuple[pd.DataFrame, tuple[str, ...]]:
+    """Return rows and findings by the new `names`, with the columns of masks, boxes and sides."""
     regions = {f"{kind}{old}": f"{kind}{new}" for old, new in names.items() for kind in (MASK, BOX, SIDE)}
-    return rows.rename(columns=names | regions), tuple(names.get(finding, finding) for finding in findings)
+    return rows.rename(columns={**names, **regions}), tuple(names.get(finding, finding) for finding in findings)
 
 
 def _rules(spec: LabelSpec, findings: tuple[str, ...], table: Path) -> Iterator[tuple[str, Rule]]:

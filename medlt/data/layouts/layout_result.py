@@ -148,7 +148,7 @@ def _write_new(writers: Mapping[Path, Callable[[Path], object]]) -> None:
 
 def finish(draft: Draft, options: Options) -> LayoutResult:
     """Apply the options for views, missing files, labels, rows of zeros and splits. Raises InputError in one line."""
-    spec = policy(options, options.label_spec, draft.labeler)
+    spec = policy(options, draft.labeler)
     chosen, views = of_views(draft.matched.rows, spec.view, draft.source)
     draft = replace(draft, matched=replace(draft.matched, rows=chosen), notes=(*draft.notes, *views))
     rows = _existing(draft, options)

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal, TypeVar, get_args
 
-from pydantic import BaseModel, BeforeValidator, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, Field, ValidationError, create_model
 
-from medlt.config import expected
+from medlt.config import Strict, expected, load_settings
 from medlt.data.layouts.label_spec import LabelSpec, Names
+from medlt.data.layouts.readers import Readers
 from medlt.names import did_you_mean
 from medlt.types import InputError
+
+Model = TypeVar("Model", bound=BaseModel)
 
 
 def _pairs(value: object) -> object:
@@ -43,7 +46,9 @@ class Options(LabelSpec):
     """Options of every layout, besides what the labels mean."""
 
     images: Path | None = Field(None, description="folder of the images; default: SRC, or the folder of the table")
-    label_spec: Path | None = Field(None, description="YAML file of what the labels mean; an option replaces its key")
+    label_spec: Path | None = Field(
+        None, description="YAML file of these options but paths; an option replaces its key"
+    )
     missing: Literal["drop", "keep"] = Field("drop", description="action on rows whose image file does not exist")
     resplit: bool = Field(False, description="split patients again, 70/10/20, stratified by finding")
     seed: int = Field(0, ge=0, description="seed of a new split")
@@ -83,6 +88,8 @@ class OwnOptions(Options):
         None, description="column that holds names of findings, several joined by '|', in place of one column each"
     )
     value_column: str | None = Field(None, description="column of the label of that finding, in a row per finding")
+    reader_column: str | None = Field(None, description="column that names the reader, if several read an image")
+    readers: Readers = Field("majority", description="how the labels of several readers become one: majority or any")
     value: Rules = Field(default_factory=dict, description="meaning of other label values: 2=1, severe=1, >=0.5=1")
     sheet: str | None = Field(None, description="sheet of an .xlsx table; default: the first one")
 
@@ -105,10 +112,32 @@ class FolderOptions(OwnOptions):
     )
 
 
-def parse(model: type[BaseModel], layout: str, given: dict[str, object]) -> BaseModel:
-    """Return the options of `layout`. Raises InputError in one line on an unknown option or an invalid value."""
+def file_model(model: type[BaseModel]) -> type[Strict]:
+    """Return what a file of --label-spec may hold: the options but paths, which start elsewhere on each machine."""
+    fields: dict[str, Any] = {
+        name: (field.annotation, field)
+        for name, field in model.model_fields.items()
+        if Path not in get_args(field.annotation)
+    }
+    return create_model("LabelSpecFile", __base__=Strict, **fields)
+
+
+def _with_file(model: type[BaseModel], given: dict[str, object]) -> dict[str, object]:
+    """Return the options, and behind them what the file of --label-spec says. Raises InputError for an invalid one."""
+    if not isinstance(file := given.get("label_spec"), str | Path):
+        return given
+    spec = load_settings(Path(file), file_model(model))
+    read = {name: getattr(spec, name) for name in spec.model_fields_set}
+    return read | {name: value for name, value in given.items() if value not in (None, (), [], {})}
+
+
+def parse(model: type[Model], layout: str, given: dict[str, object]) -> Model:
+    """Return the options of `layout`, also those of the file `label_spec`.
+
+    Raises InputError in one line on an unknown option, an invalid value or an invalid file.
+    """
     try:
-        return model(**given)
+        return model(**_with_file(model, given))
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         name, value = "--" + str(first["loc"][0]).replace("_", "-"), first["input"]

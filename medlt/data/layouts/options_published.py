@@ -9,6 +9,7 @@ from pydantic import Field
 
 from medlt.data.layouts.label_spec import Names
 from medlt.data.layouts.options import Options
+from medlt.data.layouts.readers import Readers
 
 
 class ChexpertOptions(Options):
@@ -36,7 +37,7 @@ class PatientlessOptions(Options):
 class VindrOptions(PatientlessOptions):
     """Options of VinDr-CXR and VinDr-PCXR."""
 
-    readers: Literal["majority", "any", "mean"] = Field(
+    readers: Readers = Field(
         "majority", description="how several readers become one label; the majority of an even number may be unknown"
     )
 

@@ -11,13 +11,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 
 from medlt.data.layouts import tree
 from medlt.data.layouts.layout_result import Draft, LayoutResult, finish
 from medlt.data.layouts.options_published import VindrOptions
 from medlt.data.layouts.published import named_table, source_files, with_patients, with_val
+from medlt.data.layouts.readers import united
 from medlt.data.layouts.reading import read_table, require
 from medlt.types import InputError
 
@@ -32,9 +32,7 @@ def vindr(src: Path, options: VindrOptions) -> LayoutResult:
     tables = {part: path for part, path in parts.items() if path is not None}
     if not tables:
         raise InputError(f"{folder.absolute()}: no image_labels_train.csv and no image_labels_test.csv; check SRC")
-    if options.readers == "mean":
-        raise InputError("--readers mean gives soft labels, which real images cannot have; use majority or any")
-    read = [_united(table, part, options.readers) for part, table in tables.items()]
+    read = [_table(table, part, options.readers) for part, table in tables.items()]
     rows = pd.concat([labels for labels, _ in read])
     findings = tuple(str(c) for c in rows.columns if c not in ("path", "split"))
     rows, own = with_patients(rows.assign(view=pd.NA), options.patient, next(iter(tables.values())))
@@ -43,18 +41,14 @@ def vindr(src: Path, options: VindrOptions) -> LayoutResult:
     return finish(Draft(tree.by_stem(rows, pictures), findings, root, folder, notes), options)
 
 
-def _united(table: Path, part: str, readers: str) -> tuple[pd.DataFrame, str]:
-    """Return one row per image with its labels, path and split, and a note; a tie of the readers is unknown."""
+def _table(table: Path, part: str, readers: str) -> tuple[pd.DataFrame, str]:
+    """Return one row per image with its labels, path and split, and a note."""
     source = read_table(table, _IDS)
     require(source, ("image_id",), table)
     findings = [c for c in source.columns if c not in _IDS]
     if wrong := [c for c in findings if not source[c].dropna().isin((0, 1)).all()]:
         raise InputError(f"{table}: column {wrong[0]!r} holds other values than 0 and 1; is this the published table?")
-    groups = source.groupby("image_id")[findings]
-    share, most = groups.mean(), int(groups.size().max())
-    labels = share.gt(0).astype(np.float64) if readers == "any" else share.round().where(share != 0.5)
-    labels = labels.where(share.notna()).rename(columns=NAMES)
-    ties = int((share == 0.5).sum().sum()) if readers == "majority" else 0
-    united = f", {readers} of up to {most} readers" + (f", {ties} tied label(s) unknown" if ties else "")
-    note = f"{table.name}: {len(labels)} images" + (united if most > 1 else "")
+    labels, note = united(source[findings], source["image_id"], readers)
+    labels = labels.rename(columns=NAMES)
+    note = f"{table.name}: {len(labels)} images" + (f", {note}" if note else "")
     return labels.assign(path=part + "/" + labels.index + ".dicom", split=part).rename_axis("uid"), note

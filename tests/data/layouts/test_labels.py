@@ -18,7 +18,7 @@ from medlt.cli import app
 from medlt.data.layouts import from_csv, read_layout, tree
 from medlt.data.layouts.label_spec import PRESETS
 from medlt.data.layouts.layout_result import Draft, LayoutResult, finish
-from medlt.data.layouts.options import Options
+from medlt.data.layouts.options import Options, parse
 from medlt.data.manifest import Manifest
 from medlt.types import InputError
 
@@ -32,7 +32,8 @@ def result_of(values: list[tuple[float, ...]], findings: tuple[str, ...] = FINDI
     rows = pd.DataFrame(values, columns=list(findings), index=index, dtype="float64")
     rows = rows.assign(path="x.png", exists=True, patient_id=list(index), split="train", view="PA")
     matched = tree.MatchedImages(rows, tree.images([]))
-    return finish(Draft(matched, findings, Path("root"), Path("labels.csv")), Options(all_zero="keep", **options))
+    given = parse(Options, "csv", {"all_zero": "keep", **options})
+    return finish(Draft(matched, findings, Path("root"), Path("labels.csv")), given)
 
 
 def by_hand(row: tuple[float, ...], blank: str, uncertain: str, normal: bool, implied: bool) -> list[float]:

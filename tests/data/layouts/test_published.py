@@ -161,7 +161,9 @@ def test_vindr_readers(vindr: Path, read: Any) -> None:
     assert any(note.startswith("each image counts as a patient of its own") for note in result.notes)
     any_of = read("vindr", vindr, **EACH, readers="any", all_zero="keep").manifest.rows
     np.testing.assert_array_equal(any_of["Nodule/Mass"], [1, 1, 1, 1])
-    with pytest.raises(InputError, match="--readers mean gives soft labels, which real images cannot have"):
+    with pytest.raises(
+        InputError, match="--readers: mean gives soft labels, which real images cannot have; use majority or any"
+    ):
         read("vindr", vindr, **EACH, readers="mean")
 
 
