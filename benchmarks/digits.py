@@ -44,9 +44,10 @@ from torch import Tensor, nn
 
 from medlt.checks.bands import Band, Rule, band, limits, shrunk
 from medlt.classify.batches import Batches
-from medlt.classify.classifier import Classifier, standardised
+from medlt.classify.classifier import Classifier
 from medlt.classify.latents import fit_latents, latent_network
 from medlt.classify.losses import loss as named_loss
+from medlt.classify.networks import OWN, Standardise
 from medlt.classify.sets import TrainingSet, to_uint8
 from medlt.classify.settings import OptimizerSettings
 from medlt.classify.training_strategies import Stage
@@ -129,6 +130,7 @@ def classifier(real: TrainingSet, added: TrainingSet | None, steps: int, seed: i
     Rows of both sets are drawn alike. Nothing is chosen by validation.
     """
     network = latent_network(1, 10, seed_of(seed, "weights"))
+    network.standardise = Standardise(**OWN)
     share = 0.0 if added is None else len(added) / (len(added) + len(real))
     batches = Batches(real, added, Stage(steps=steps), seed=seed, device=torch.device("cpu"), batch_size=32,
                       synthetic_fraction=share, augment="light", mixup="none", mixup_alpha=0.2)  # fmt: skip
@@ -136,7 +138,7 @@ def classifier(real: TrainingSet, added: TrainingSet | None, steps: int, seed: i
 
     def loss_of(net: nn.Module, step: int, part: BatchPart) -> Tensor:
         batch = batches(step)
-        return loss(net(standardised(batch.images)), batch.labels, batch.weights)
+        return loss(net(batch.images), batch.labels, batch.weights)
 
     settings = OptimizerSettings(steps=steps, patience=1, evaluate_every=steps).training()
     training = replace(settings, patience=None, checkpoint_every=None)

@@ -30,7 +30,7 @@ from torch import Tensor, nn
 from medlt.classify.epistemic import fit_epistemic
 from medlt.classify.networks import Network
 from medlt.classify.sets import TrainingSet
-from medlt.classify.train import Classifier, standardised
+from medlt.classify.train import Classifier
 from medlt.classify.uncertainty import STATISTICS
 from medlt.rng import numpy_generator, torch_generator
 from medlt.store import Store
@@ -107,7 +107,7 @@ def classifier(train: TrainingSet, seed: int, steps: int) -> Classifier:
         torch.manual_seed(seed)
         net = Network(Plane(), nn.Linear(64, 1))
     optimizer, rng = torch.optim.Adam(net.parameters(), 3e-3, weight_decay=1e-4), torch_generator(seed, "batches")
-    x, y = standardised(train.images.float() / 255), torch.from_numpy(train.labels)
+    x, y = train.images.float() / 255, torch.from_numpy(train.labels)
     for _ in range(steps):
         rows = torch.randint(len(x), (128,), generator=rng)
         loss = nn.functional.binary_cross_entropy_with_logits(net(x[rows]), y[rows])
@@ -128,7 +128,7 @@ def ensemble(nets: list[Classifier]) -> Callable[[Tensor], tuple[Tensor, Tensor]
     """Return the mean logits of some classifiers, and those of each."""
 
     def logits(images: Tensor) -> tuple[Tensor, Tensor]:
-        members = torch.stack([one.net(standardised(images)) for one in nets])
+        members = torch.stack([one.net(images) for one in nets])
         return members.mean(0), members
 
     return logits

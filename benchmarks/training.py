@@ -26,7 +26,7 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 
 from medlt.classify.augment import augmentation
-from medlt.classify.classifier import Pace, standardised
+from medlt.classify.classifier import Pace
 from medlt.classify.networks import network
 from medlt.classify.train import TrainingSet, fit_classifier
 from medlt.rng import torch_generator
@@ -55,7 +55,7 @@ class Plain(Dataset[tuple[Tensor, Tensor]]):
 
     def __getitem__(self, i: int) -> tuple[Tensor, Tensor]:
         image = self.augment(self.rows.images[i : i + 1].float() / 255, torch_generator("benchmark", i))
-        return standardised(image)[0], torch.from_numpy(self.rows.labels[i])
+        return image[0], torch.from_numpy(self.rows.labels[i])
 
 
 def plain(rows: TrainingSet, args: argparse.Namespace, half: bool) -> Pace:

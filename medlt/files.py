@@ -12,6 +12,7 @@ import re
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -201,3 +202,14 @@ def digest_file(path: Path) -> str:
     """Return 32 hex digits that identify a file's bytes; the file is read in pieces."""
     with Path(path).open("rb") as handle:
         return hashlib.file_digest(handle, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
+
+
+def digest_unchanged(path: Path) -> str:
+    """Return `digest_file` of a file; as long as its size and time do not change, this process reads it once."""
+    status = path.stat()
+    return _digest_at(path.absolute(), status.st_size, status.st_mtime_ns)
+
+
+@lru_cache(maxsize=64)
+def _digest_at(path: Path, size: int, changed: int) -> str:
+    return digest_file(path)

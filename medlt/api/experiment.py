@@ -14,6 +14,8 @@ from medlt.files import REAL_ROWS
 from medlt.types import InputError
 
 Given = Run | str | Path
+SAME = ("network", "weights", "frozen", "precision", "size", "steps", "batch_size")
+"""Settings of a run's classifier that an experiment on it uses too."""
 
 
 def _is_run(given: object) -> bool:
@@ -73,5 +75,5 @@ def usual(sources: Mapping[str, Run]) -> dict[str, Any]:
     config = first.config
     assert isinstance(config, configs.RunConfig)
     tree |= {"device": config.device, "targets": config.targets.model_dump(mode="json")}
-    tree["classifier"] = config.classifier.model_dump(mode="json", include={"network", "size", "steps", "batch_size"})
+    tree["classifier"] = config.classifier.model_dump(mode="json", include=set(SAME))
     return tree

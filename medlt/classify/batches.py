@@ -119,8 +119,9 @@ class Batches:
         return ClassifierBatch(batch.images, batch.labels, batch.weights, len(slots))
 
     def _moved(self, batch: ClassifierBatch, name: str, step: int) -> ClassifierBatch:
-        """Convert 8-bit images to float in [0,1] and augment them."""
-        floats = batch.images.to(self.device).float() / 255
+        """Convert 8-bit images to float in [0,1] and augment them; features stay as they are."""
+        floats = batch.images.to(self.device)
+        floats = floats.float() / 255 if floats.dtype == torch.uint8 else floats
         images = self.augment(floats, torch_generator(self.seed, name, step))
         return ClassifierBatch(images, batch.labels, batch.weights, batch.added)
 

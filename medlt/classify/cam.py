@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from medlt.classify.networks import Network
-from medlt.classify.train import Classifier, standardised
+from medlt.classify.train import Classifier
 from medlt.sparse.cam import MAPS, normalise
 from medlt.types import InputError
 
@@ -71,7 +71,7 @@ def layer_maps(
     """Return the map [B,h,w] of each layer, with its own h and w and not normalised; arguments as above."""
     parts, above = _layers(net)
     with torch.enable_grad():
-        x, kept = standardised(images).requires_grad_(), []
+        x, kept = net.standardise(images).requires_grad_(), []
         for number, part in enumerate(parts, 1):
             x = part(x)
             if number in layers:

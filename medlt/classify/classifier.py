@@ -65,7 +65,20 @@ class Classifier:
     @property
     def task(self) -> str:
         """Return "multi-label" or "single-label"."""
-        return str(self.record.get("settings", {}).get("task", "multi-label"))
+        return str(self._setting("task", "multi-label"))
+
+    @property
+    def precision(self) -> str:
+        """Return "bf16" or "fp32"."""
+        return str(self._setting("precision", "bf16"))
+
+    @property
+    def frozen(self) -> bool:
+        """Return whether the body has the pretrained weights, so that classifiers of one body share features."""
+        return bool(self._setting("frozen", False))
+
+    def _setting(self, name: str, default: object) -> object:
+        return self.record.get("settings", {}).get(name, default)
 
     @torch.no_grad()
     def predict(self, images: Rows, chunk: int = 64) -> Tensor:
@@ -74,7 +87,14 @@ class Classifier:
         The multi-label task has sigmoids. The single-label task has a softmax, whose rows sum to 1. Floats are first
         rounded to 8 bit and other sizes are resized to `size` by area, as in a written file.
         """
-        logits = self._in_chunks(self.net, images, chunk, self.net.head.out_features)
+        return self._probabilities(self._in_chunks(self.net, images, chunk, self.net.head.out_features))
+
+    @torch.no_grad()
+    def predict_from(self, features: Tensor) -> Tensor:
+        """Return probabilities float32 [B,K], on the CPU, of features [B,D] as `features` returns them."""
+        return self._probabilities(self.net.head(features.to(self.net.head.weight.device)).cpu())
+
+    def _probabilities(self, logits: Tensor) -> Tensor:
         return logits.softmax(1) if self.task == "single-label" else logits.sigmoid()
 
     @torch.no_grad()
@@ -85,7 +105,10 @@ class Classifier:
     def _in_chunks(self, fn: Callable[[Tensor], Tensor], images: Rows, chunk: int, width: int) -> Tensor:
         self.net.eval()
         place = next(self.net.parameters()).device
-        parts = [half(fn, _resized(to_uint8(part).to(place), self.size)).cpu() for part in chunks(images, chunk)]
+        parts = [
+            in_precision(fn, _resized(to_uint8(part).to(place), self.size), self.precision).cpu()
+            for part in chunks(images, chunk)
+        ]
         return torch.cat(parts) if parts else torch.zeros(0, width)
 
 
@@ -95,17 +118,13 @@ def _resized(images: Tensor, size: int) -> Tensor:
     return images if images.shape[-2:] == (size, size) else F.interpolate(images, (size, size), mode="area")
 
 
-def standardised(images: Tensor) -> Tensor:
-    """Return images [B,1,S,S] in [0,1] as the networks take them, standardised and channels last."""
-    return ((images - 0.5) / 0.25).contiguous(memory_format=torch.channels_last)
-
-
-def half(fn: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
-    """Apply `fn` to images [B,1,S,S] in [0,1] in bfloat16, twice as fast on a CPU, and return float32 [B,...].
+def in_precision(fn: Callable[[Tensor], Tensor], images: Tensor, precision: str = "bf16") -> Tensor:
+    """Apply `fn` to images [B,1,S,S] in [0,1] and return float32 [B,...]; bf16 is twice as fast on a CPU as fp32.
 
     Images of 16 pixels or less are computed in float32. Their last maps have one pixel, for which the bfloat16 gradient
     of a 3x3 convolution has numbers of uninitialised memory where the kernel sees padding only (torch 2.13 on a CPU
     with AMX).
     """
-    with torch.autocast(images.device.type, torch.bfloat16, enabled=min(images.shape[-2:]) > 16):
-        return fn(standardised(images)).float()
+    low = precision == "bf16" and min(images.shape[-2:]) > 16
+    with torch.autocast(images.device.type, torch.bfloat16, enabled=low):
+        return fn(images).float()

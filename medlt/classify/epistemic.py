@@ -38,7 +38,7 @@ from torch.nn import functional as F
 from medlt import files
 from medlt.classify.networks import Network
 from medlt.classify.sets import TrainingSet
-from medlt.classify.train import Classifier, standardised
+from medlt.classify.train import Classifier
 from medlt.classify.uncertainty import statistic
 from medlt.rng import batch_indices, numpy_generator, torch_generator
 from medlt.rows import chunks
@@ -129,7 +129,7 @@ class Epistemic:
 
     def __call__(self, images: Tensor) -> tuple[Tensor, Tensor]:
         with torch.autocast(images.device.type, enabled=False):
-            features = self.net.features(standardised(_sized(images, self.size)))
+            features = self.net.features(_sized(images, self.size))
             base: Tensor = self.net.head(features)
             return base, base + self.members(features)
 
@@ -212,7 +212,7 @@ def _features(classifier: Classifier, train: TrainingSet, chunk: int = 64) -> tu
     """Return features [N,D] and logits [N,K] in float32, as `Epistemic` computes them."""
     net, place = copy.deepcopy(classifier.net).eval(), classifier.net.head.weight.device
     parts = (_sized(part.to(place).float() / 255, classifier.size) for part in chunks(train.images, chunk))
-    features = torch.cat([net.features(standardised(part)) for part in parts])
+    features = torch.cat([net.features(part) for part in parts])
     return features, net.head(features)
 
 

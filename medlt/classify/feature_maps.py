@@ -9,7 +9,7 @@ from typing import Any
 from monai.networks.nets import DenseNet, ResNet
 from torch import Tensor, nn
 
-from medlt.classify.classifier import Classifier, standardised
+from medlt.classify.classifier import Classifier
 from medlt.classify.networks import Network
 from medlt.files import digest, digest_tensors
 from medlt.types import InputError
@@ -30,7 +30,7 @@ class ClassifierMaps:
         self._stages = list(_stages(self.net.body))
 
     def __call__(self, images: Tensor) -> list[Tensor]:
-        x, maps = standardised(images), []
+        x, maps = self.net.standardise(images), []
         for stage in self._stages:
             x = stage(x)
             maps.append(x.clone())  # the next stage may work in place

@@ -10,6 +10,9 @@ change, which the multi-label task never makes.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -37,10 +40,15 @@ class Cosine(nn.Linear):
             return SCALE * F.linear(F.normalize(input.float()), F.normalize(self.weight))
 
 
-def classifier_network(name: str, loss: str, findings: int, seed: int = 0) -> Network:
-    """Return a fresh network for a loss, with a head of cosines for "ldam". Raises InputError for an unknown name."""
+def classifier_network(
+    name: str, loss: str, findings: int, seed: int = 0, spec: Mapping[str, Any] | None = None
+) -> Network:
+    """Return a fresh network for a loss, with a head of cosines for "ldam". Raises InputError for an unknown name.
+
+    spec: of pretrained weights, which are not loaded here.
+    """
     with torch.random.fork_rng(devices=[]):
-        net = network(name, findings, seed)
+        net = network(name, findings, seed, spec)
         if loss == "ldam":
             net.head = Cosine.of(net.head)
     return net

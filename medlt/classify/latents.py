@@ -60,7 +60,7 @@ def latent_network(channels: int, findings: int, seed: int = 0) -> Network:
     for name, part in list(body.named_modules()):
         if isinstance(part, nn.BatchNorm2d):  # MONAI 1.6 gives `norm` to the stem only
             body.set_submodule(name, nn.GroupNorm(GROUPS, part.num_features))
-    return Network(body, head)
+    return Network(body, head, nn.Identity())
 
 
 @dataclass(frozen=True)
@@ -130,7 +130,7 @@ def _check(train: LabelledLatents, val: LabelledLatents) -> None:
 def _half(net: nn.Module, z: Tensor) -> Tensor:
     """Return logits float32 [B,K], computed in bfloat16: twice as fast on a CPU.
 
-    Latents of 4x4 or less are computed in float32, as small images are (`medlt.classify.classifier.half`).
+    Latents of 4x4 or less are computed in float32, as small images are (`medlt.classify.classifier.in_precision`).
     """
     z = z.to(next(net.parameters()).device, memory_format=torch.channels_last)
     with torch.autocast(z.device.type, torch.bfloat16, enabled=min(z.shape[-2:]) > 4):

@@ -22,7 +22,7 @@ from torch.nn import functional as F
 
 from medlt import files
 from medlt.classify.augment import augmentation
-from medlt.classify.classifier import Classifier, standardised
+from medlt.classify.classifier import Classifier
 from medlt.classify.losses import known_loss
 from medlt.classify.networks import known_network, network
 from medlt.classify.sets import TrainingSet, require_one_label
@@ -84,7 +84,7 @@ def row_loss(images: Rows, labels: np.ndarray, augment: str = "light", task: str
 
     def each(network: nn.Module, rows: np.ndarray, draw: torch.Generator) -> Tensor:
         at, where = torch.as_tensor(rows), next(network.parameters()).device
-        logits = network(standardised(moved(images[at].to(where).float() / 255, draw))).float()
+        logits = network(moved(images[at].to(where).float() / 255, draw)).float()
         return losses(logits, truth[at].to(where), task)
 
     return each

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Literal
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
 
 from medlt.classify.augment import augmentation
 from medlt.classify.losses import known_loss
 from medlt.classify.mixup import MIXUPS
-from medlt.classify.networks import known_network
+from medlt.classify.networks import FOLDER, known_network
+from medlt.classify.pretrained import Pretrained, read_pretrained
 from medlt.classify.training_strategies import Stage, stages
 from medlt.training.settings import Training
 from medlt.types import InputError
@@ -64,12 +67,15 @@ class ClassifierSettings(OptimizerSettings):
     task: multi-label or single-label; loss: see medlt.classify.losses; training_strategy, last_share (of its last
     stage; None: its default), sampling: see medlt.classify.training_strategies; mixup, mixup_alpha: see
     medlt.classify.mixup; augment: none, light or monai; tau_norm: see medlt.classify.heads; synthetic_fraction:
-    probability that a slot holds an added row.
+    probability that a slot holds an added row; weights: pretrained weights, see medlt.classify.pretrained; frozen: they
+    stay as they are and the head alone is trained, on features computed once, so augment is none; precision: bf16 or
+    fp32, of the body's arithmetic (weights, logits and loss are fp32).
     """
 
     network: str = "small"
     synthetic_fraction: float = 0.2
-    augment: str | bool = "light"
+    augment: str | bool | None = None
+    """None: light, or none if the weights are frozen."""
     task: str = "multi-label"
     training_strategy: str = "one"
     last_share: float | None = None
@@ -77,11 +83,16 @@ class ClassifierSettings(OptimizerSettings):
     mixup: str = "none"
     mixup_alpha: float = 0.2
     tau_norm: bool = False
+    weights: Path | str | None = None
+    frozen: bool = False
+    precision: str = "bf16"
 
     def __post_init__(self) -> None:
-        if isinstance(self.augment, bool):
-            object.__setattr__(self, "augment", "light" if self.augment else "none")
+        if self.augment is None or isinstance(self.augment, bool):
+            on = not self.frozen if self.augment is None else self.augment
+            object.__setattr__(self, "augment", "light" if on else "none")
         known_network(self.network)
+        self._require_weights()
         known_loss(self.loss, self.task)
         augmentation(str(self.augment))
         self.training()
@@ -94,6 +105,28 @@ class ClassifierSettings(OptimizerSettings):
             )
         if self.tau_norm and self.loss == "ldam":
             raise InputError("tau_norm changes nothing in the head of cosines of loss ldam; remove one of them")
+
+    @cached_property
+    def pretrained(self) -> Pretrained | None:
+        """Return the pretrained weights. Raises InputError for a file or folder that the network cannot use."""
+        return None if self.weights is None else read_pretrained(self.network, self.weights)
+
+    def identity(self) -> dict[str, Any]:
+        """Return all settings, as they identify a training: of weights the contents, not the path."""
+        return asdict(self) | {"weights": self.pretrained.spec if self.pretrained else None}
+
+    def _require_weights(self) -> None:
+        """Raise InputError for pretrained weights that are missing or do not fit, and for what frozen ones exclude."""
+        if self.precision not in ("bf16", "fp32"):
+            raise InputError(f"classifier.precision: {self.precision!r} is not valid; write bf16 or fp32")
+        if self.pretrained is None and (self.frozen or self.network == FOLDER):
+            why = "frozen" if self.frozen else "network folder"
+            raise InputError(f"classifier.weights is missing: {why} needs pretrained weights; give their path")
+        if self.frozen and (self.augment, self.mixup) != ("none", "none"):
+            raise InputError(
+                "frozen weights have features that are computed once, so images can be neither augmented nor mixed; "
+                "write augment: none and mixup: none, or frozen: false"
+            )
 
     def stages(self) -> tuple[Stage, ...]:
         """Return the stages of the training strategy."""

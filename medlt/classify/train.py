@@ -10,26 +10,27 @@ macro AP. Each stage is one call of `medlt.training.loop.fit`.
 
 from __future__ import annotations
 
-import json
 import math
 from collections import Counter
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from medlt import files
 from medlt.classify.batches import Batches
-from medlt.classify.classifier import Classifier, Clock, Pace, half, standardised
+from medlt.classify.classifier import Classifier, Clock, Pace, in_precision
+from medlt.classify.frozen import feature_rows, stored_features
 from medlt.classify.heads import best_tau, classifier_network, redraw, tau_normalise
 from medlt.classify.losses import Loss
 from medlt.classify.losses import loss as named_loss
 from medlt.classify.mixup import ClassifierBatch
-from medlt.classify.networks import Network
+from medlt.classify.pretrained import require_size
+from medlt.classify.saved import load_classifier, write_classifier
 from medlt.classify.sets import TrainingSet, as_distributions, require_one_label
 from medlt.classify.settings import ClassifierSettings, OptimizerSettings
 from medlt.classify.training_strategies import Stage
@@ -52,12 +53,10 @@ __all__ = [
     "fit_classifier",
     "load_classifier",
     "require_trainable",
-    "standardised",
 ]
 
-FORMAT = 4  # part of the key: increase it if the same settings would train other weights
+FORMAT = 5  # part of the key: increase it if the same settings would train other weights
 HEAD_RATE = 10.0  # times the learning rate where only a fresh head is trained: see medlt.classify.training_strategies
-RECORD, WEIGHTS = "classifier.json", "classifier.safetensors"
 
 
 def fit_classifier(
@@ -74,30 +73,32 @@ def fit_classifier(
 
     settings: the fields of ClassifierSettings; the seed is the runtime's, and `name` labels the progress. The store
     keeps the classifier under data, settings and seed; only a classifier trained in this call has a `pace`. It computes
-    in bfloat16 with weights in float32, whatever the runtime's precision. Raises InputError for unknown names, sets
-    that do not fit each other, rows without exactly one positive in the single-label task (of added rows: without a
-    positive label; soft labels are divided by their sum), and a training strategy that needs added rows and has none;
-    TypeError for an unknown setting.
+    in the settings' precision with weights in float32, whatever the runtime's precision. On frozen pretrained weights
+    the head alone is trained and kept, on features that are computed once and stored. Raises InputError for unknown
+    names, sets that do not fit each other, rows without exactly one positive in the single-label task (of added rows:
+    without a positive label; soft labels are divided by their sum), a training strategy that needs added rows and has
+    none, and weights that do not fit; TypeError for an unknown setting.
     """
     chosen, runtime = ClassifierSettings(**settings), runtime.at("fp32")
     added = added if added is not None and len(added) else None
     if added is not None and chosen.task == "single-label":
         added = as_distributions(added)
     require_trainable(real, val, added, chosen)
+    require_size(chosen.network, chosen.pretrained, int(real.images.shape[-1]))
     device = str(runtime.torch_device(name))
     key, pace = _key(real, val, added, chosen, runtime.seed), list[Pace | None]([None])
 
     def build(folder: Path) -> None:
         if not chosen.tau_norm:
-            pace[0] = _train(_Training(real, val, added, chosen, runtime, name, folder, key))
+            pace[0] = _train(_Training(real, val, added, chosen, runtime, name, folder, key, store))
             return
         options = asdict(replace(chosen, tau_norm=False))
         plain = fit_classifier(real, val, added=added, runtime=runtime, store=store, name=name, **options)
         pace[0] = plain.pace
-        _normalise(plain, val, chosen, folder)
+        _normalise(plain, val, chosen, folder, store)
 
     made = store.make("classifier", key, build)
-    return replace(load_classifier(made.folder, device), pace=pace[0])
+    return replace(load_classifier(made.folder, device, chosen.pretrained), pace=pace[0])
 
 
 def require_trainable(
@@ -127,19 +128,7 @@ def _key(
 ) -> dict[str, Any]:
     """Return everything that decides the weights."""
     sets = {"real": real.digest(), "val": val.digest(), "added": added.digest() if added is not None else None}
-    return {"format": FORMAT, "settings": asdict(settings), "seed": seed, **sets}
-
-
-def load_classifier(folder: Path, device: str) -> Classifier:
-    """Load a classifier from its folder in the store. Raises InputError if there is none."""
-    try:
-        record, weights = json.loads((folder / RECORD).read_text()), files.read_tensors(folder / WEIGHTS)
-        settings = record["settings"]
-        net = classifier_network(settings["network"], settings["loss"], len(record["positive"]))
-        net.load_state_dict(weights)
-    except (ValueError, KeyError, RuntimeError, FileNotFoundError, SafetensorError):
-        raise InputError(f"{folder}: has no readable classifier; move it away and run again") from None
-    return Classifier(net.to(device).eval(), record["size"], record)
+    return {"format": FORMAT, "settings": settings.identity(), "seed": seed, **sets}
 
 
 @dataclass
@@ -154,6 +143,7 @@ class _Training:
     name: str
     folder: Path
     key: dict[str, Any]
+    store: Store
 
     def __post_init__(self) -> None:
         self.clock, self.rows, self.done = Clock(), Counter[str](), list[int]()
@@ -161,29 +151,49 @@ class _Training:
         self.device = self.runtime.torch_device(self.name)
         self.labels = torch.from_numpy(self.real.labels).to(self.device)
         chosen, seed = self.settings, seed_of(self.runtime.seed, "weights")
-        self.net = classifier_network(chosen.network, chosen.loss, self.real.labels.shape[1], seed)
+        self.size, pretrained = int(self.real.images.shape[-1]), chosen.pretrained
+        spec = pretrained.spec if pretrained else None
+        self.net = classifier_network(chosen.network, chosen.loss, self.real.labels.shape[1], seed, spec)
+        if pretrained:
+            pretrained.load(self.net)
+        if chosen.frozen:
+            self._freeze()
+
+    @property
+    def classifier(self) -> Classifier:
+        """Return the network as it is now."""
+        return Classifier(self.net, self.size, {"settings": self.key["settings"]})
+
+    def _freeze(self) -> None:
+        """Replace the images of all sets by the features of the network."""
+        self.net.to(self.device)
+        progress = lambda done, total: self.runtime.progress(f"{self.name} features", done, total)  # noqa: E731
+        rows = partial(feature_rows, self.classifier, store=self.store, progress=progress)
+        self.real, self.val = rows(self.real), rows(self.val)
+        self.added = None if self.added is None else rows(self.added)
 
     def run(self, number: int, stage: Stage) -> State:
         """Train one stage; afterwards `net` has its best weights."""
         chosen, batches = self.settings, self.batches(stage)
         loss = named_loss(chosen.loss, self.labels, chosen.task, stage.reweighted)
+        alone = stage.head or chosen.frozen
+        below = nn.Identity() if chosen.frozen else self.net.features if stage.head else None
         self.net.to(self.device).requires_grad_(True)
         if stage.head:
             redraw(self.net.head, seed_of(self.runtime.seed, "head"))
             self.net.eval()
-        resting = self.net.features if stage.head else None
 
         def loss_of(network: nn.Module, step: int, part: BatchPart) -> Tensor:
             with self.clock.on("waiting"):
                 batch = prefetched(stage.start + step)
             self.clock.images += len(batch.labels) // part.of
-            return _loss(network, resting, loss, _taken(batch, part, self.device))
+            return _loss(network, below, loss, _taken(batch, part, self.device), chosen.precision)
 
         with StepBatches(batches, stage.start + stage.steps) as prefetched:
             state = loop.fit(
-                self.net.head if stage.head else self.net,
+                self.net.head if alone else self.net,
                 loss_of,
-                chosen.training(stage.steps, HEAD_RATE if stage.head else 1.0),
+                chosen.training(stage.steps, HEAD_RATE if alone else 1.0),
                 runtime=replace(self.runtime, progress=self.progress(stage)),
                 folder=self.folder / "checkpoint" / f"stage_{number}",
                 key=files.digest(self.key, number),
@@ -205,9 +215,9 @@ class _Training:
         return lambda name, done, total: report(name, stage.start + done, steps)
 
     def evaluate(self, network: nn.Module) -> float:
-        """Return the macro AP of the whole network; `network` is that network, or its head."""
+        """Return macro AP on the validation set, NaN without a positive; `network` is the network or its head."""
         with self.clock.on("evaluating"):
-            return _macro_ap(self.net, self.val, self.settings.task)
+            return _macro_ap(self.classifier, self.val)
 
     def note(self, number: int, stage: Stage, state: State, batches: Batches) -> None:
         """Record a finished stage."""
@@ -225,8 +235,7 @@ def _train(training: _Training) -> Pace:
     best = [stage.start + training.run(number, stage).best.step for number, stage in enumerate(stages)][-1]
     record = _record(training) | {"best_step": best, "history": training.history}
     record |= {"steps_done": training.done, "rows_seen": dict(training.rows)}
-    files.write_tensors(training.folder / WEIGHTS, training.net.state_dict())
-    files.write_json(training.folder / RECORD, record)
+    write_classifier(training.classifier, training.folder, record)
     return training.clock.pace()
 
 
@@ -235,30 +244,29 @@ def _taken(batch: ClassifierBatch, part: BatchPart, device: torch.device) -> Cla
     return ClassifierBatch(part.take(batch.images), part.take(batch.labels), part.take(batch.weights)).to(device)
 
 
-def _loss(network: nn.Module, resting: Any, loss: Loss, batch: ClassifierBatch) -> Tensor:
-    """Return the loss of one batch with its graph; where only the head trains, it starts from `resting` features."""
-    if resting is None:
-        return loss(half(network, batch.images), batch.labels, batch.weights)
+def _loss(network: nn.Module, below: Any, loss: Loss, batch: ClassifierBatch, precision: str) -> Tensor:
+    """Return the loss of one batch with its graph; where only the head trains, `below` makes its features."""
+    if below is None:
+        return loss(in_precision(network, batch.images, precision), batch.labels, batch.weights)
     with torch.no_grad():
-        features = half(resting, batch.images)
+        features = in_precision(below, batch.images, precision)
     return loss(network(features), batch.labels, batch.weights)
 
 
-def _macro_ap(net: Network, val: TrainingSet, task: str) -> float:
-    """Return macro AP on the validation set; NaN without a positive."""
-    record = {"settings": {"task": task}}
-    scores = Classifier(net, val.images.shape[-1], record).predict(val.images)
+def _macro_ap(classifier: Classifier, val: TrainingSet) -> float:
+    """Return macro AP on the validation set; NaN without a positive. Rows of features go through the head alone."""
+    scores = classifier.predict_from(val.images) if classifier.frozen else classifier.predict(val.images)
     return macro_average_precision(val.labels, scores.numpy())
 
 
-def _normalise(plain: Classifier, val: TrainingSet, settings: ClassifierSettings, folder: Path) -> None:
+def _normalise(plain: Classifier, val: TrainingSet, settings: ClassifierSettings, folder: Path, store: Store) -> None:
     """Write the tau-normalised twin of a classifier. The multi-label twin does not change: see medlt.classify.heads."""
     tau = None
     if settings.task == "single-label":
-        tau = best_tau(plain.net.head, plain.features(val.images), val.labels)
+        features = stored_features(plain, val.images, store) if plain.frozen else plain.features(val.images)
+        tau = best_tau(plain.net.head, features, val.labels)
         tau_normalise(plain.net.head, tau)
-    files.write_tensors(folder / WEIGHTS, plain.net.state_dict())
-    files.write_json(folder / RECORD, plain.record | {"settings": asdict(settings), "tau": tau})
+    write_classifier(plain, folder, plain.record | {"settings": settings.identity(), "tau": tau})
 
 
 def _record(training: _Training) -> dict[str, Any]:
@@ -267,7 +275,7 @@ def _record(training: _Training) -> dict[str, Any]:
     return {
         "settings": key["settings"],
         "seed": key["seed"],
-        "size": int(real.images.shape[-1]),
+        "size": training.size,
         "positive": [float(n) for n in np.nansum(real.labels, axis=0)],
         "train_digest": key["real"],
         "train_rows": len(real),

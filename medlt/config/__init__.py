@@ -2,6 +2,7 @@
 
 from medlt.config.ablation import Ablation
 from medlt.config.base import FilePath, Strict
+from medlt.config.classifier import ClassifierConfig
 from medlt.config.data import CsvData, Data, ManifestData, NihData, PhantomData
 from medlt.config.evaluation import EvaluationConfig
 from medlt.config.guides import (
@@ -13,7 +14,6 @@ from medlt.config.guides import (
     MinorityGuideConfig,
 )
 from medlt.config.learning import (
-    ClassifierConfig,
     CodecConfig,
     CodecTuning,
     DenoiserConfig,

@@ -1,4 +1,4 @@
-"""The trained parts of a run: codec, sparse code, denoiser and classifier."""
+"""The trained parts of a run: codec, sparse code and denoiser."""
 
 from __future__ import annotations
 
@@ -263,24 +263,3 @@ DenoiserConfig = Annotated[
     | Annotated[StableConfig, Tag("stable-diffusion")],
     by_kind("unet"),
 ]
-
-
-class ClassifierConfig(Strict):
-    """An image classifier: the verifiers, and the classifiers that the comparison trains."""
-
-    network: Literal["small", "dense", "densenet121"] = Field(
-        "small", description="a small residual network, a small DenseNet, or DenseNet-121"
-    )
-    size: int = Field(128, ge=32, description="side of the square images it reads, pixels")
-    loss: Literal["balanced", "asymmetric"] = Field(
-        "balanced",
-        description="cross-entropy with positives weighted by rarity, or asymmetric (arXiv 2009.14119)",
-    )
-    steps: int = Field(500, ge=1, description="training steps, at most")
-    batch_size: int = Field(32, ge=2, description="images per step")
-    learning_rate: float = Field(1e-3, gt=0, description="learning rate of AdamW")
-    weight_decay: float = Field(1e-2, ge=0, description="weight decay of AdamW")
-    evaluate_every: int = Field(50, ge=1, description="steps between evaluations on the validation split")
-    patience: int = Field(
-        4, ge=1, description="evaluations without a better validation macro AP before the training stops"
-    )

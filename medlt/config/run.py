@@ -9,10 +9,11 @@ from pydantic_core import CoreSchema
 
 from medlt.config.ablation import Ablation
 from medlt.config.base import FilePath, Strict
+from medlt.config.classifier import ClassifierConfig
 from medlt.config.data import Data
 from medlt.config.evaluation import EvaluationConfig
 from medlt.config.guides import Calibration
-from medlt.config.learning import ClassifierConfig, CodecConfig, DenoiserConfig, Precision, SparseConfig, UNetConfig
+from medlt.config.learning import CodecConfig, DenoiserConfig, Precision, SparseConfig, UNetConfig
 from medlt.config.methods import Fusion, MethodConfig
 from medlt.config.plugged import MARK, Plugged, optional_sections
 from medlt.config.privacy import Privacy

@@ -9,9 +9,9 @@ from typing import Any, Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from medlt.config.base import FilePath, Strict
+from medlt.config.classifier import ClassifierConfig
 from medlt.config.data import Data
 from medlt.config.evaluation import EvaluationConfig
-from medlt.config.learning import ClassifierConfig
 from medlt.config.run import Targets
 from medlt.names import did_you_mean
 
@@ -56,7 +56,7 @@ class ArmClassifierConfig(ClassifierConfig):
     training_strategy: TrainingStrategy = Field("one", description=STRATEGY)
     sampling: Batches = Field("instance", description=SAMPLING)
     mixup: Mixing = Field("none", description=MIXUP)
-    augment: Augmentation = Field("light", description=AUGMENT)
+    augment: Augmentation | None = Field(None, description=AUGMENT + "; null: light, or none if `frozen`")
     tau_norm: bool = Field(False, description=TAU_NORM)
 
 

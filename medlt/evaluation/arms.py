@@ -8,7 +8,7 @@ strategy are the same. Notation: S seeds, N test images, V validation images, K 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import cycle
 from typing import Any, Literal
@@ -53,7 +53,7 @@ class Arm:
 
     def digest(self) -> str:
         """Return 16 hex digits that identify the training: all settings, defaults included, and added rows."""
-        return digest(asdict(ClassifierSettings(**self.settings)), "" if self.added is None else self.added.digest())
+        return digest(ClassifierSettings(**self.settings).identity(), "" if self.added is None else self.added.digest())
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
@@ -109,7 +109,7 @@ def _fitting(name: str, sources: Mapping[str, SourceImages], rows: ExperimentRow
 
 def _about(spec: ArmSpec, settings: Mapping[str, Any], **added: Any) -> dict[str, Any]:
     """Return the columns of arms.parquet that describe an arm."""
-    resolved = asdict(ClassifierSettings(**settings))
+    resolved = ClassifierSettings(**settings).identity()
     trained = {name: resolved[name] for name in (*OWN, "steps")}
     own = {name: getattr(spec, name) for name in ("synthetic_ratio", "keep_top", "labels")}
     return {"source": spec.source or "", **trained, **own, "synthetic_weight": np.nan, "added": 0, "wanted": 0, **added}

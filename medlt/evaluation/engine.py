@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 import numpy as np
 
 from medlt.classify.classifier import Pace
+from medlt.classify.frozen import predict_rows
 from medlt.classify.sets import TrainingSet, require_one_label
 from medlt.classify.train import ClassifierSettings, fit_classifier, require_trainable
 from medlt.evaluation.arms import Arm, ExperimentRows
@@ -142,8 +144,9 @@ def _train(shared: _Shared, arm: Arm, seed: int) -> Predictions:
             shared.train, shared.val, added=arm.added, runtime=runtime, store=shared.store,
             name=f"{arm.name}, seed {seed}", **arm.settings,
         )  # fmt: skip
-        val, test = (classifier.predict(part.images).cpu().numpy() for part in (shared.val, shared.test))
-    extra = None if probe is None else classifier.predict(probe).cpu().numpy()
+        predict = partial(predict_rows, classifier, store=shared.store)
+        val, test = (predict(part.images).cpu().numpy() for part in (shared.val, shared.test))
+    extra = None if probe is None else predict(probe).cpu().numpy()
     return Predictions(val, test, extra, curve_of(classifier.record["history"]), classifier.pace)
 
 

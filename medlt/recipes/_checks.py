@@ -8,6 +8,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from medlt import config as configs
+from medlt.classify.networks import FOLDER
+from medlt.classify.pretrained import require_size
+from medlt.classify.settings import ClassifierSettings
 from medlt.data.manifest import Manifest
 from medlt.diffusion.codec import AutoencoderCodec, load_codec
 from medlt.diffusion.finetune import Objective
@@ -27,6 +30,8 @@ if TYPE_CHECKING:
 TRAINING = {"steps", "learning_rate", "batch_size", "lr_scheduler", "warmup_steps", "ema_decay", "ema_warmup",
             "checkpoint_every", "gradient_accumulation_steps", "gradient_checkpointing"}  # fmt: skip
 
+MAPPED = ("best", "image_prior", "image")
+"""Stages of `method.localise.order` that read activation maps of image classifiers."""
 OBJECTIVE = {"condition_dropout", "offset_noise", "snr_floor", "min_snr_gamma", "balance", "weighting_scheme"}
 
 
@@ -51,6 +56,43 @@ def check_config(config: configs.RunConfig) -> None:
     if config.denoiser.precision == "fp16" and config.device == "cpu":
         raise InputError("denoiser.precision: fp16 needs a GPU; use bf16 or fp32 on a CPU")
     check_guides(config)
+    _check_networks(config)
+    check_classifiers(config)
+
+
+def check_classifiers(config: configs.RunConfig | configs.EvaluateConfig) -> None:
+    """Raise InputError for pretrained weights that do not fit their network, or a size that the network cannot take."""
+    for name in ("classifier", "guidance_classifier", "evaluation_classifier"):
+        chosen = getattr(config, name, None)
+        if chosen is None or chosen.weights is None:
+            continue
+        try:
+            settings = ClassifierSettings(**chosen.model_dump(exclude={"size"}))
+            require_size(chosen.network, settings.pretrained, chosen.size)
+        except InputError as error:
+            raise InputError(str(error).replace("classifier.", f"{name}.", 1)) from None
+
+
+def classifier_identity(chosen: configs.ClassifierConfig) -> dict[str, Any]:
+    """Return the settings that identify a classifier: of its weights the contents, not the path."""
+    return {**ClassifierSettings(**chosen.model_dump(exclude={"size"})).identity(), "size": chosen.size}
+
+
+def _check_networks(config: configs.RunConfig) -> None:
+    """Raise InputError for maps of classifiers that have none, and for private verifiers with pretrained weights."""
+    chosen, order = config.classifier, getattr(getattr(config.method, "localise", None), "order", ())
+    trained = config.privacy is not None and (config.privacy.classifier or not config.data_independent)
+    if trained and chosen.weights is not None:
+        raise InputError(
+            "privacy: classifier.weights cannot be trained privately, since batch norm would join patients; use a "
+            "network without weights, or remove privacy"
+        )
+    if chosen.network == FOLDER and (mapped := [name for name in order if name in MAPPED]):
+        rest = ", ".join(name for name in order if name not in MAPPED)
+        raise InputError(
+            f"method.localise.order: {mapped[0]} needs activation maps, which network folder does not have; write "
+            f"order: [{rest}], or choose classifier.network: resnet50"
+        )
 
 
 def check_rows(config: configs.RunConfig, rows: RealRows) -> None:

@@ -80,8 +80,7 @@ def train_codec_classifier(run: RunFolder[configs.RunConfig], cohort: Cohort) ->
     It reads train and validation images at the size of the codec, and neither guides nor verifies.
     """
     config = run.config
-    other = "dense" if config.classifier.network == "small" else "small"
-    options = config.classifier.model_dump(exclude={"size"}) | {"network": other}
+    options = config.classifier.another().model_dump(exclude={"size"})
     train, val = (cohort.training_set(part, config.size) for part in (cohort.train, cohort.val))
     with run.stage("codec_classifier"):
         return fit_classifier(

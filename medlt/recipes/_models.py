@@ -105,8 +105,7 @@ def train_guidance_classifier(
     Raises InputError if it has the weights of a verifier.
     """
     config = run.config
-    other = "dense" if config.classifier.network == "small" else "small"
-    chosen = config.guidance_classifier or config.classifier.model_copy(update={"network": other})
+    chosen = config.guidance_classifier or config.classifier.another()
     train, val = (cohort.training_set(part, chosen.size) for part in (cohort.train, cohort.val))
     options, runtime = chosen.model_dump(exclude={"size"}), run.runtime.seeded("predictor")
     with run.stage("guidance_classifier"):

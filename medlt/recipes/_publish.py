@@ -15,6 +15,7 @@ from medlt.checks.target_label import TargetLabelCheck
 from medlt.data.manifest import Manifest
 from medlt.diffusion.prefetch import prefetch
 from medlt.files import digest, write_table
+from medlt.recipes._checks import classifier_identity
 from medlt.recipes._cohort import Cohort
 from medlt.recipes._setup import RunFolder
 from medlt.types import Batch, Check, CheckResult, Synthesizer
@@ -69,7 +70,7 @@ def _named(run: RunFolder[configs.RunConfig], cohort: Cohort, models: str) -> st
     config = run.config
     chosen = [config.method.model_dump(mode="json"), config.checks.model_dump(mode="json"), config.size, config.seed,
               config.precision, config.latents, config.plugin_versions]  # fmt: skip
-    real = [] if config.data_independent else [cohort.manifest.digest(), config.classifier.model_dump(mode="json")]
+    real = [] if config.data_independent else [cohort.manifest.digest(), classifier_identity(config.classifier)]
     return digest("images", 1, models, chosen, real)
 
 

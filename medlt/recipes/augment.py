@@ -13,7 +13,7 @@ from medlt.checks.folds import CrossFitClassifiers
 from medlt.files import digest, write_text
 from medlt.privacy.card import datasheet, model_card
 from medlt.recipes._calibrate import settle
-from medlt.recipes._checks import check_config, check_rows, check_shortfall
+from medlt.recipes._checks import check_config, check_rows, check_shortfall, classifier_identity
 from medlt.recipes._codec import encode, make_codec
 from medlt.recipes._codec_check import check_codec, note_codec_check
 from medlt.recipes._cohort import Cohort, RealRows, open_cohort, read_rows
@@ -121,7 +121,8 @@ def _run_id(run: RunFolder[configs.RunConfig], cohort: Cohort, built: Built) -> 
     """
     settings = _without_paths(run.config.model_dump(exclude=UNNAMED))
     rows = [] if run.config.privacy is not None else [cohort.manifest.digest()]
-    return digest("run", settings, dict(built.models), rows)
+    chosen = [one for one in (run.config.classifier, run.config.guidance_classifier) if one and one.weights]
+    return digest("run", settings, dict(built.models), rows, *map(classifier_identity, chosen))
 
 
 def _without_paths(value: Any) -> Any:

@@ -9,6 +9,7 @@ from medlt.evaluation.arms import REAL
 from medlt.evaluation.design import ArmSpec, check_arms
 from medlt.evaluation.expected import expected
 from medlt.evaluation.labelling import check_labels
+from medlt.recipes._checks import check_classifiers
 from medlt.recipes._cohort import RealRows, open_cohort, read_rows
 from medlt.recipes._compare import arm_settings, compare
 from medlt.recipes._estimate import arms_part, note_training_time
@@ -52,6 +53,7 @@ def main(config: configs.EvaluateConfig, progress: Progress = silent) -> Path:
 
 def check(config: configs.EvaluateConfig, specs: dict[str, ArmSpec]) -> RealRows | None:
     """Check arms, sources and rows before the run folder is made, and return the rows. No image is read."""
+    check_classifiers(config)
     check_arms(specs, arm_settings(config))
     for name, given in config.sources.items():
         if given.of_run:

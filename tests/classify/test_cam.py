@@ -7,7 +7,7 @@ import torch
 
 from medlt.classify.cam import class_activation_map
 from medlt.classify.networks import Network, network
-from medlt.classify.train import Classifier, standardised
+from medlt.classify.train import Classifier
 from medlt.types import InputError
 
 IMAGES = torch.rand(5, 1, 64, 64, generator=torch.Generator().manual_seed(0))
@@ -29,7 +29,7 @@ def test_grad_cam_of_pooled_features_is_the_heads_weights_times_the_maps() -> No
     classifier = Classifier(network("small", 3, 1), 64, {})
     body: Any = classifier.net.eval().body
     with torch.no_grad():
-        x = body.act(body.bn1(body.conv1(standardised(IMAGES))))
+        x = body.act(body.bn1(body.conv1(classifier.net.standardise(IMAGES))))
         x = x if body.no_max_pool else body.maxpool(x)
         for layer in (body.layer1, body.layer2, body.layer3, body.layer4):
             x = layer(x)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from medlt.classify import classifier, train
 from medlt.classify.batches import Batches
-from medlt.classify.classifier import Clock, half
+from medlt.classify.classifier import Clock, in_precision
 from medlt.classify.heads import best_tau, tau_normalise
 from medlt.classify.networks import Network, network
 from medlt.classify.sets import as_distributions, to_uint8
@@ -218,7 +218,7 @@ def test_the_best_weights_are_kept_and_patience_ends() -> None:
     for step, sign in ((1, -1.0), (2, 1.0), (3, 0.5), (4, -1.0)):
         assert best.since < 2
         net = fixed(sign)
-        best.rank(train._macro_ap(net, val, "multi-label"), step, [net.head.weight])
+        best.rank(train._macro_ap(Classifier(net, 4, {}), val), step, [net.head.weight])
     assert (best.step, best.score, best.since) == (2, 1.0, 2)
     assert float(best.tensors[0]) == 1.0
 
@@ -528,7 +528,7 @@ def test_gradients_of_small_images_have_no_numbers_of_uninitialised_memory(side:
         net.zero_grad()
         poison = [torch.full((size,), torch.nan) for size in range(1000, 400_000, 20_000)]
         del poison
-        return list(torch.autograd.grad(half(net, images).square().mean(), list(net.parameters())))
+        return list(torch.autograd.grad(in_precision(net, images).square().mean(), list(net.parameters())))
 
     first = gradients()
     for _ in range(4):

@@ -92,9 +92,9 @@ def seen_by(
     seen: list[ClassifierBatch] = []
     inner = train._loss
 
-    def spy(network: Any, resting: Any, of: Any, batch: ClassifierBatch) -> Tensor:
+    def spy(network: Any, resting: Any, of: Any, batch: ClassifierBatch, precision: str) -> Tensor:
         seen.append(batch)
-        return inner(network, resting, of, batch)
+        return inner(network, resting, of, batch, precision)
 
     with monkeypatch.context() as patch:
         patch.setattr(train, "_loss", spy)
@@ -163,7 +163,7 @@ def run(
     """The weights after each stage."""
     chosen = ClassifierSettings(training_strategy=training_strategy, network=net, **(FAST | options))
     runtime, key = Runtime("cpu", "fp32", None, seed), train._key(REAL, VAL, ADDED, chosen, seed)
-    training, result = train._Training(REAL, VAL, ADDED, chosen, runtime, "classifier", folder, key), []
+    training, result = train._Training(REAL, VAL, ADDED, chosen, runtime, "classifier", folder, key, Store(folder)), []
     for number, stage in enumerate(chosen.stages()):
         training.run(number, stage)
         result.append({name: part.clone() for name, part in training.net.state_dict().items()})
@@ -184,7 +184,7 @@ def test_no_gradient_is_taken_through_a_body_that_rests() -> None:
     net = network("small", 2)
     batch = Batches(REAL, None, Stage(head=True), seed=0, batch_size=4, device=CPU)(0)
     of = loss("plain", torch.from_numpy(REAL.labels))
-    train._loss(net.head, net.features, of, batch).backward()  # type: ignore[no-untyped-call]
+    train._loss(net.head, net.features, of, batch, "bf16").backward()  # type: ignore[no-untyped-call]
     assert all(part.grad is None for part in net.body.parameters())
     assert all(part.grad is not None for part in net.head.parameters())
 
@@ -233,8 +233,8 @@ def test_the_best_weights_of_a_stage_start_the_next_and_those_of_the_last_are_ke
 ) -> None:
     values, seen = iter([0.5, 0.9, 0.6, 0.7, 0.2, 0.3]), list[dict[str, Tensor]]()
 
-    def scored(net: torch.nn.Module, *_: object) -> float:
-        seen.append({name: part.clone() for name, part in net.state_dict().items()})
+    def scored(classifier: Any, *_: object) -> float:
+        seen.append({name: part.clone() for name, part in classifier.net.state_dict().items()})
         return next(values)
 
     monkeypatch.setattr(train, "_macro_ap", scored)
