@@ -62,7 +62,8 @@ class ExperimentRows:
 
     groups: name (head, medium, tail) -> findings; the verdict is about `tail`. patients: patient of each test row;
     attributes: view, sex, age and source of the test rows where known, in the same order; simulated: whether the images
-    are phantoms and the patients simulated. Raises InputError if lengths do not match the rows.
+    are phantoms and the patients simulated; balanced: bool [N], test rows in a benchmark's balanced test list, None
+    without such a list. Raises InputError if lengths do not match the rows.
     """
 
     train: TrainingSet
@@ -73,9 +74,11 @@ class ExperimentRows:
     patients: Sequence[str]
     attributes: pd.DataFrame
     simulated: bool = False
+    balanced: NDArray[np.bool_] | None = None
 
     def __post_init__(self) -> None:
-        if {len(self.patients), len(self.attributes)} != {len(self.test)}:
+        marks = () if self.balanced is None else (len(self.balanced),)
+        if {len(self.patients), len(self.attributes), *marks} != {len(self.test)}:
             counts = (
                 f"{len(self.patients)} patients, {len(self.attributes)} rows of attributes, {len(self.test)} images"
             )

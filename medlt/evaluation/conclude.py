@@ -16,6 +16,7 @@ from typing import Any
 import pandas as pd
 
 from medlt.evaluation.arms import REAL, Arm, ArmScores, ExperimentRows
+from medlt.evaluation.benchmark import benchmark_record
 from medlt.evaluation.confounding import confounded_tail
 from medlt.evaluation.engine import TrainedArms, trainable_arms
 from medlt.evaluation.fingerprint import fingerprint_record, limited
@@ -181,6 +182,7 @@ def _compared(
     verdict |= sight.record() | {"fingerprints": fingerprint_record(tables.fingerprints)}
     verdict |= {"chosen_on_validation": dict(options.setup.choices)}
     verdict |= {"confounded": confounded_tail(tested, rows.attributes, rows.tail)}
+    verdict |= {"benchmark": benchmark_record(rows, tables.benchmark)}
     return tables, verdict | {"arms": comparison_entries(tables.comparisons, arms, tested, rows.tail)}
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import pandas as pd
 
 from medlt.evaluation.arms import REAL, Arm, ArmScores, ExperimentRows
+from medlt.evaluation.benchmark import benchmark_table
 from medlt.evaluation.confounding import confounding_table
 from medlt.evaluation.engine import TrainedArms
 from medlt.evaluation.fingerprint import CodedImages, fingerprint_table
@@ -32,6 +33,7 @@ class Tables:
     fingerprints: pd.DataFrame
     learning_curves: pd.DataFrame
     confounding: pd.DataFrame
+    benchmark: pd.DataFrame
 
 
 NAMES = tuple(one.name for one in fields(Tables))
@@ -81,6 +83,7 @@ def all_tables(
         fingerprint_table(rows, tested.val, trained.coded, options.setup.coded, **bootstrap),
         learning_curves(trained, options.setup.length),
         confounding_table(tested, rows.attributes, [name for name in detailed if name]),
+        benchmark_table(rows, tested, (primary, control_of(arms, primary)) if primary else None, **bootstrap),
     )
 
 

@@ -26,6 +26,8 @@ from medlt.recipes._through_codec import coded_images
 from medlt.types import InputError
 
 EVALUATIONS = "test_set_evaluations.json"
+BALANCED = "balanced_test"
+"""Column of the test rows in the balanced test list of NIH-CXR-LT or MIMIC-CXR-LT."""
 
 
 def experiment_rows(cohort: Cohort, size: int) -> ExperimentRows:
@@ -34,7 +36,8 @@ def experiment_rows(cohort: Cohort, size: int) -> ExperimentRows:
     rows = cohort.test.rows
     patients = [str(patient) for patient in rows["patient_id"]]
     attributes = rows[[name for name in dict.fromkeys((*ATTRIBUTES, *confounding.COLUMNS)) if name in rows]]
-    return ExperimentRows(train, val, test, cohort.findings, cohort.members(), patients, attributes)
+    balanced = rows[BALANCED].eq(True).to_numpy(bool) if BALANCED in rows else None
+    return ExperimentRows(train, val, test, cohort.findings, cohort.members(), patients, attributes, balanced=balanced)
 
 
 def arm_settings(config: configs.RunConfig | configs.EvaluateConfig) -> dict[str, Any]:

@@ -54,6 +54,7 @@ COLUMNS = {
         "finding column positives cramers_v top_value top_share top_share_negatives confounded arm auroc "
         "within_auroc".split()
     ),
+    "benchmark": tuple("test_set images arm control metric group value low high patients".split()),
     "retention": ("source", "finding", "kept", "low", "high", "images", "patients"),
     "agreement": ("source", "finding", "quantile", "real", "synthetic", "low", "high", "images", "accepted_images"),
     "confusion": ("source", "label", "predicted", "share", "real_share", "images"),
@@ -104,6 +105,7 @@ class Collected:
     learning_curves: pd.DataFrame | None
     confounding: pd.DataFrame | None
     retention: pd.DataFrame | None
+    benchmark: pd.DataFrame | None
     verdict: dict[str, Any] | None
     audit: dict[str, Any] | None
 

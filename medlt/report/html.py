@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from medlt.files import write_json, write_text
-from medlt.report import picture, summary, verdict
+from medlt.report import benchmark, picture, summary, verdict
 from medlt.report.arms import Experiment
 from medlt.report.collect import Collected, collect
 from medlt.report.conditions import conditions
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 STRIPS, REJECTIONS = 16, 50
-COMPARED = ("arms", "comparisons", "reliability", "subgroups")
+COMPARED = ("arms", "comparisons", "reliability", "subgroups", "benchmark")
 """Tables of the comparison that report.json repeats."""
 
 CODE_METRICS = {
@@ -186,6 +186,7 @@ def _context(run: Collected, real_images: bool) -> dict[str, Any]:
         "forests": _forests(run),
         "table": _table(run),
         "conditions": conditions(run),
+        "benchmark": benchmark.section(run.benchmark, run.verdict),
         "reliability": experiment and verdict.reliability(experiment),
         "subgroups": experiment and verdict.subgroups(experiment),
         "bars": bars(list(counts.index), list(counts["real"]), list(counts["added"])) if len(counts) else None,

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from medlt.report import summary
+from medlt.report import benchmark, summary
 from medlt.report.arms import Experiment, rows
 from medlt.report.collect import Collected, collect
 from medlt.report.formatting import NONE, interval, number, spread
@@ -39,12 +39,16 @@ class Column:
 
 @dataclass(frozen=True)
 class ResultTable:
-    """A table that fits its terminal, a title above it and a sentence below. The first column names the row."""
+    """A table that fits its terminal, a title above it and a sentence below. The first column names the row.
+
+    further: tables that follow it.
+    """
 
     title: str
     caption: str
     columns: tuple[Column, ...]
     rows: tuple[tuple[str, ...], ...]
+    further: tuple[ResultTable, ...] = ()
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[RenderableType]:
         """Yield title, table and caption for the width of this console."""
@@ -55,6 +59,8 @@ class ResultTable:
         yield from self._body(width)
         for line in wrapped(WHOLE.findall(self.caption), width):
             yield Text(line, style="dim italic")
+        for table in self.further:
+            yield from table.__rich_console__(console, options)
 
     def _body(self, width: int) -> Iterator[RenderableType]:
         from rich.text import Text
@@ -124,6 +130,8 @@ def wrapped(parts: Iterable[str], width: int, between: str = " ") -> Iterator[st
 def report_table(run: Path) -> ResultTable:
     """Return findings with label counts, AP of each arm and the deciding difference; of an experiment, its arms.
 
+    The figures of benchmarks follow, where there are any.
+
     Raises InputError like `collect`.
     """
     collected = collect(Path(run))
@@ -131,7 +139,18 @@ def report_table(run: Path) -> ResultTable:
     verdict = collected.verdict or {}
     title = f"verdict: {verdict['verdict']}" if verdict else "no verdict yet"
     caption = str(verdict.get("sentence", "not run yet: the evaluation"))
-    return ResultTable(title, caption, columns, tuple(cells))
+    return ResultTable(title, caption, columns, tuple(cells), _benchmark(collected))
+
+
+def _benchmark(run: Collected) -> tuple[ResultTable, ...]:
+    """Return the published figures over all findings of the last test set: the balanced one, where there is one."""
+    section = benchmark.section(run.benchmark, run.verdict)
+    if section is None:
+        return ()
+    part = section["sets"][-1]
+    columns = (Column("arm", right=False), *(Column(f"{name} [interval]") for name in part["metrics"]))
+    title = f"as benchmarks publish it: {part['name']}, {part['images']} images"
+    return (ResultTable(title, "", columns, tuple(benchmark.lines(part))),)
 
 
 def _findings(run: Collected) -> tuple[tuple[Column, ...], list[tuple[str, ...]]]:

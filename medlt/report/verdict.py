@@ -8,6 +8,7 @@ from itertools import product
 from typing import Any
 
 from medlt.report import arms, labels, summary
+from medlt.report import benchmark as benchmarks
 from medlt.report.arms import DECIDING, OTHERS, Experiment
 from medlt.report.collect import Collected
 from medlt.report.conditions import conditions
@@ -165,6 +166,7 @@ def _rest(experiment: Experiment) -> dict[str, Any]:
         "table": per_finding(experiment),
         "ratio_curves": ratio_curves(experiment),
         "reliability": reliability(experiment),
+        "benchmark": benchmarks.section(run.benchmark, run.verdict),
         "sources": labels.sources(run),
         "subgroups": subgroups(experiment),
         "counts": run.run.get("counts", {}),
@@ -180,7 +182,7 @@ def as_json(run: Collected) -> dict[str, Any]:
     keep = ("versions", "device", "seed", "counts", "digests", "metrics")
     names = (
         "arms comparisons subgroups reliability agreement confusion filter_effect rejections fingerprints "
-        "learning_curves confounding retention"
+        "learning_curves confounding retention benchmark"
     ).split()
     tables = {name: getattr(run, name) for name in names}
     records = {name: None if table is None else table.to_dict("records") for name, table in tables.items()}

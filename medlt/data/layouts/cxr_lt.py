@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from medlt.data.layouts import tree
+from medlt.data.layouts import converted, tree
 from medlt.data.layouts.layout_result import PARTS, Draft, LayoutResult, finish
 from medlt.data.layouts.lists import unread
 from medlt.data.layouts.mimic_cxr_lt import IDS, OWN, labelled, own_tables, with_views
@@ -72,9 +72,10 @@ def cxr_lt(src: Path, options: CxrLtOptions) -> LayoutResult:
     source = _year_2023(files, src) if release == "2023" else _year_2024(files, src, options.task)
     known = FINDINGS_2023 if release == "2023" else FINDINGS_2024
     rows, findings = labelled(source, known, src)
-    rows, notes = with_views(rows, own_tables([src / f for f in files] + [root / f for f in image_files]))
+    pictures = converted.pictures(root, image_files)
+    rows, notes = with_views(rows, own_tables([src / f for f in files] + [root / f for f in image_files]), pictures)
     name = f"CXR-LT {release}" + (f", task {options.task}" if release == "2024" else "")
-    draft = Draft(tree.by_stem(rows, tree.images(image_files)), findings, root, src, notes, labels=name)
+    draft = Draft(tree.by_stem(rows, pictures), findings, root, src, notes, labels=name)
     return finish(draft, options)
 
 
@@ -86,7 +87,7 @@ def _release(files: list[str], src: Path) -> str:
     if len(set(releases)) != 1:
         if releases:
             raise InputError(f"{src}: holds the tables of 2023 and 2024; choose one with --release")
-        strange = unread(files, "mimic", OWN)
+        strange = unread(files, "mimic", OWN, converted.TABLES)
         seen = f"; seen and not understood: {few(strange)}" if strange else ""
         raise InputError(f"{src}: holds no CXR-LT table{seen}; check SRC")
     return releases[0]

@@ -1,11 +1,13 @@
 """Layout `mimic-cxr-lt`: MIMIC-CXR-LT, and MIMIC-CXR-JPG with its own labels.
 
 Images are `files/p10/p10000032/s50414267/<dicom_id>.jpg`, or `.dcm` as in MIMIC-CXR (Johnson et al., Sci Data 2019;
-PhysioNet mimic-cxr-jpg). The lists of MIMIC-CXR-LT (see `lists`) hold one row per image: subject_id, study_id,
-dicom_id, path and 19 findings. MIMIC-CXR-JPG's `mimic-cxr-2.0.0-chexpert.csv.gz` and `-negbio.csv.gz` hold one row per
-study, 14 findings, each 1, 0, -1 or blank; `-metadata.csv.gz` has ViewPosition by image, `-split.csv.gz` train,
-validate or test. `mimic-cxr-2.1.0-test-set-labeled.csv` has a radiologist's labels of the reports of 687 test studies,
-by study_id, where Lung Opacity is Airspace Opacity.
+PhysioNet mimic-cxr-jpg), or what `medlt convert` made of these (see `converted`). The lists of MIMIC-CXR-LT (see
+`lists`) hold one row per image: subject_id, study_id, dicom_id, path and 19 findings.
+
+MIMIC-CXR-JPG's `mimic-cxr-2.0.0-chexpert.csv.gz` and `-negbio.csv.gz` hold one row per study, 14 findings, each 1, 0,
+-1 or blank; `-metadata.csv.gz` has ViewPosition by image, `-split.csv.gz` train, validate or test.
+`mimic-cxr-2.1.0-test-set-labeled.csv` has a radiologist's labels of the reports of 687 test studies, by study_id, where
+Lung Opacity is Airspace Opacity.
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from medlt.data.layouts import tree
+from medlt.data.layouts import converted, tree
 from medlt.data.layouts.layout_result import Draft, LayoutResult, finish, renamed_parts
 from medlt.data.layouts.lists import lists, not_read, one_release, read_lists, unread
 from medlt.data.layouts.options import MimicOptions
@@ -64,9 +66,9 @@ def mimic_cxr_lt(src: Path, options: MimicOptions) -> LayoutResult:
     files = tree.listing(src)
     root = options.images or src
     image_files = tree.listing(root) if root != src else files
-    pictures = tree.images(image_files)
+    pictures = converted.pictures(root, image_files)
     own = own_tables([src / f for f in files] + [root / f for f in image_files])
-    strange = unread(files, "mimic", OWN)
+    strange = unread(files, "mimic", OWN, converted.TABLES)
     if options.release in ("chexpert", "negbio"):
         draft = _by_study(own, options.release, root, pictures)
         draft = _by_radiologist(draft, own, options.test_labels == "radiologist")
@@ -77,7 +79,7 @@ def mimic_cxr_lt(src: Path, options: MimicOptions) -> LayoutResult:
     release, parts = one_release(lists(files, src, "mimic"), options.release, src, strange, " or ".join(studies))
     source, notes = read_lists(parts, IDS)
     rows, findings = labelled(source, FINDINGS, src)
-    rows, views = with_views(rows, own)
+    rows, views = with_views(rows, own, pictures)
     notes = (*notes, *views, *not_read(strange))
     draft = Draft(tree.by_stem(rows, pictures), findings, root, src, notes, labels=f"the lists of {release}")
     return finish(draft, options)
@@ -114,13 +116,22 @@ def labelled(source: pd.DataFrame, known: Sequence[str], table: Path) -> tuple[p
     return rows.set_axis(pd.Index(source["dicom_id"], name="uid")), tuple(names.values())
 
 
-def with_views(rows: pd.DataFrame, own: dict[str, Path]) -> tuple[pd.DataFrame, tuple[str, ...]]:
-    """Add `view` from the metadata table if the rows do not have it; return the rows and notes."""
+def with_views(
+    rows: pd.DataFrame, own: dict[str, Path], pictures: pd.DataFrame
+) -> tuple[pd.DataFrame, tuple[str, ...]]:
+    """Add `view` if the rows lack it, from the metadata table or else a conversion; return the rows and notes."""
     if "view" in rows:
         return rows, ()
-    if "metadata" not in own:
-        return rows.assign(view=pd.NA), ("no mimic-cxr-2.0.0-metadata.csv: view is blank",)
-    return rows.assign(view=rows.index.map(_by_dicom(own["metadata"], "ViewPosition"))), ()
+    if "metadata" in own:
+        return rows.assign(view=rows.index.map(_by_dicom(own["metadata"], "ViewPosition"))), ()
+    views = pictures.drop_duplicates("stem").set_index("stem")["view"]
+    return rows.assign(view=rows.index.map(views)), (_no_metadata(pictures),)
+
+
+def _no_metadata(pictures: pd.DataFrame) -> str:
+    """Return the note on views where there is no metadata table."""
+    view = "is that of the DICOM files that were converted" if pictures["view"].notna().any() else "is blank"
+    return f"no mimic-cxr-2.0.0-metadata.csv: view {view}"
 
 
 def _by_study(own: dict[str, Path], kind: str, root: Path, pictures: pd.DataFrame) -> Draft:
@@ -190,11 +201,11 @@ def _records(own: dict[str, Path], pictures: pd.DataFrame) -> tuple[pd.DataFrame
         rows["view"] = source["ViewPosition"]
         rows["path"] = _published(rows["patient_id"], rows["study_id"], source["dicom_id"])
         return rows.set_axis(pd.Index(source["dicom_id"], name="uid")), ()
-    ids = pictures["path"].str.extract(_PLACE)
+    ids = pictures["source"].str.extract(_PLACE)
     rows = pd.DataFrame({"patient_id": ids["subject_id"], "study_id": ids["study_id"], "path": pictures["path"]})
-    rows = rows.assign(view=pd.NA).set_axis(pd.Index(pictures["stem"], name="uid"))
+    rows = rows.assign(view=pictures["view"]).set_axis(pd.Index(pictures["stem"], name="uid"))
     rows = rows[rows["study_id"].notna().to_numpy() & ~rows.index.duplicated()]
-    return rows, ("no mimic-cxr-2.0.0-metadata.csv: view is blank, images are those in the tree",)
+    return rows, (f"{_no_metadata(pictures)}, images are those in the tree",)
 
 
 def _by_dicom(table: Path, column: str) -> pd.Series:
