@@ -90,9 +90,9 @@ class Classifier:
         return self._probabilities(self._in_chunks(self.net, images, chunk, self.net.head.out_features))
 
     @torch.no_grad()
-    def predict_from(self, features: Tensor) -> Tensor:
+    def predict_from(self, features: Rows) -> Tensor:
         """Return probabilities float32 [B,K], on the CPU, of features [B,D] as `features` returns them."""
-        return self._probabilities(self.net.head(features.to(self.net.head.weight.device)).cpu())
+        return self._probabilities(self.net.head(features[:].to(self.net.head.weight.device)).cpu())
 
     def _probabilities(self, logits: Tensor) -> Tensor:
         return logits.softmax(1) if self.task == "single-label" else logits.sigmoid()

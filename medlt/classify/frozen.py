@@ -15,7 +15,8 @@ from torch import Tensor
 
 from medlt import files
 from medlt.classify.classifier import Classifier
-from medlt.classify.sets import TrainingSet
+from medlt.classify.sets import TrainingSet, digest_rows
+from medlt.rows import Rows, chunks
 from medlt.store import Store
 from medlt.types import InputError
 
@@ -42,19 +43,18 @@ def feature_rows(
 
 def stored_features(
     classifier: Classifier,
-    images: Tensor,
+    images: Rows,
     store: Store,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Tensor:
     """Return the features float32 [N,D] of images uint8 [N,1,S,S], computed now or loaded from the store."""
     settings = classifier.record["settings"]
     key = {"format": FORMAT, "weights": settings["weights"], "network": settings["network"], "size": classifier.size}
-    pixels = (part.contiguous().numpy().tobytes() for part in torch.split(images, CHUNK))
-    key |= {"precision": classifier.precision, "shape": list(images.shape), "pixels": files.digest(*pixels)}
+    key |= {"precision": classifier.precision, "pixels": digest_rows(images)}
 
     def build(folder: Path) -> None:
         parts = []
-        for part in torch.split(images, CHUNK):
+        for part in chunks(images, CHUNK):
             parts.append(classifier.features(part, CHUNK))
             progress(sum(map(len, parts)), len(images))
         files.write_tensors(folder / FEATURES, {"features": torch.cat(parts)})
@@ -62,7 +62,7 @@ def stored_features(
     return files.read_tensors(store.make("features", key, build).path(FEATURES))["features"]
 
 
-def predict_rows(classifier: Classifier, images: Tensor, store: Store) -> Tensor:
+def predict_rows(classifier: Classifier, images: Rows, store: Store) -> Tensor:
     """Return `classifier.predict` of images uint8 [N,1,S,S]; of a frozen classifier from stored features."""
     if not classifier.frozen:
         return classifier.predict(images)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from medlt.files import digest
-from medlt.rows import Rows, StoredRows, subset
+from medlt.rows import Rows, StoredRows, chunks, subset
 from medlt.types import InputError
 
 logger = logging.getLogger(__name__)
@@ -52,10 +52,8 @@ class TrainingSet:
 
     def digest(self) -> str:
         """Return a digest of uids, pixels, labels and weights, in order. Stored images stand for their pixels."""
-        rows = self.images
-        pixels = rows.digest_names() if isinstance(rows, StoredRows) else rows.contiguous().numpy().tobytes()
         parts = (self.labels.astype(np.float32), self.weights.astype(np.float32))
-        return digest(list(self.uids), pixels, *(part.tobytes() for part in parts))
+        return digest(list(self.uids), digest_rows(self.images), *(part.tobytes() for part in parts))
 
 
 def require_one_label(rows: TrainingSet, name: str, soft: bool = False) -> None:
@@ -93,6 +91,13 @@ def as_distributions(rows: TrainingSet) -> TrainingSet:
 def _mention(count: int) -> None:
     """Log the rule of `as_distributions`, once for each number of rows."""
     logger.warning("single-label task: the soft labels of %d added row(s) are divided by their sum", count)
+
+
+def digest_rows(rows: Rows) -> str:
+    """Return a digest of rows in their order; stored rows are those that their names say, and are not read."""
+    if isinstance(rows, StoredRows):
+        return digest(rows.digest_names())
+    return digest(list(rows.shape), *(part.contiguous().numpy().tobytes() for part in chunks(rows, 64)))
 
 
 def to_uint8(images: Tensor) -> Tensor:
