@@ -110,12 +110,13 @@ def _near(later: pd.DataFrame, reference: pd.DataFrame, hashes: Mapping[str, Ima
     """
     later, reference = (part.loc[[uid for uid in part.index if hashes[uid].code]] for part in (later, reference))
     mine, theirs = _bits(later.index, hashes), _bits(reference.index, hashes)
+    words, others = _words(mine), _words(theirs)
     patient, owner = later["patient_id"].to_numpy(), reference["patient_id"].to_numpy()
     least = np.full(len(later), BITS + 1)
     pairs: Pairs = {}
     for band in range(FREQUENCIES):
         for row, column in _agreeing(_keys(mine, band), _keys(theirs, band)):
-            distance = (mine[row] != theirs[column]).sum(1)
+            distance = np.bitwise_count(words[row] ^ others[column]).sum(1, dtype=np.int64)
             close = distance <= RADIUS
             for i, j, d in zip(row[close], column[close], distance[close], strict=True):
                 if patient[i] != owner[j] and d < least[i]:
@@ -128,6 +129,12 @@ def _bits(uids: pd.Index, hashes: Mapping[str, ImageHash]) -> np.ndarray:
     """Return the codes, bool [N,BITS]."""
     packed = np.frombuffer(b"".join(hashes[uid].code for uid in uids), np.uint8).reshape(-1, (BITS + 7) // 8)
     return np.unpackbits(packed, axis=1, count=BITS).astype(bool)
+
+
+def _words(bits: np.ndarray) -> np.ndarray:
+    """Return the codes in 64-bit words, [N,4]: their distance is an xor and a count of bits."""
+    padded = np.pad(np.packbits(bits, axis=1), ((0, 0), (0, 32 - (BITS + 7) // 8)))
+    return padded.view(np.uint64)
 
 
 def _keys(bits: np.ndarray, band: int) -> np.ndarray:
