@@ -21,7 +21,7 @@ from medlt.types import InputError
 if TYPE_CHECKING:
     from medlt.data.loaders import Radiographs
 
-FOLDERS = ("images", "labels")
+FOLDERS = ("images", "labels", "masks")
 """Options of layouts that are paths."""
 CARRIED = ("sex", "age")
 """Columns that describe a patient; never inferred to be findings."""
@@ -134,6 +134,7 @@ class Collection:
             result = read_layout(layout, Path(source).expanduser(), paths)
         except InputError as error:
             raise InputError(_in_python(str(error))) from None
+        result.write_files()
         return cls(result.manifest, None, tuple(result.notes))
 
     @classmethod

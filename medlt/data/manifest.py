@@ -230,7 +230,8 @@ class Manifest:
 
         An integer column that one side lacks becomes a nullable integer column, so that no digit is lost.
         """
-        theirs = other._moved(lambda path: _portable(other._absolute(path), self._absolute("")))
+        here = self._absolute("")
+        theirs = other._moved(lambda path: _portable(other._absolute(path), here))
         rows = pd.concat([with_nullable_integers(self.rows, theirs), with_nullable_integers(theirs, self.rows)])
         for column, default in (("synthetic", False), ("weight", 1.0)):
             if column in rows:
