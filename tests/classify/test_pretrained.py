@@ -230,7 +230,8 @@ def test_features_of_other_pixels_are_other_features(tmp_path: Path) -> None:
     folder = published.write_model("vit", tmp_path / "vit")
     options: dict[str, Any] = FAST | {"network": "folder", "weights": folder, "frozen": True}
     trained = fit_classifier(REAL, VAL, **at(tmp_path / "a"), **options)
-    store, other = Store(tmp_path / "a"), blobs(12, 7, "v").images
+    store, other = Store(tmp_path / "a"), VAL.images.clone()
+    other[-1] = 255 - other[-1]
     one, two = (stored_features(trained, images, store) for images in (VAL.images, other))
     torch.testing.assert_close(one, trained.features(VAL.images))
     torch.testing.assert_close(two, trained.features(other))
