@@ -133,9 +133,9 @@ def test_maps_are_offered_or_refused_in_a_line(settings_of: Callable[[str], dict
     classifier = Classifier(fresh(settings_of(name)).eval(), size_of(name), {})
     images, finding = rows(name, 3, "u").images.float() / 255, torch.tensor([0, 1, 2])
     if name.startswith("folder"):
-        with pytest.raises(InputError, match="Backbone has no known"):
+        with pytest.raises(InputError, match="VisionModel has no known"):
             class_activation_map(classifier, images, finding)
-        with pytest.raises(InputError, match="Backbone has no known"):
+        with pytest.raises(InputError, match="VisionModel has no known"):
             ClassifierMaps(classifier)
         return
     together = class_activation_map(classifier, images, finding)

@@ -221,7 +221,7 @@ def test_remote_code_is_not_run_and_no_path_is_recorded(tmp_path: Path) -> None:
     want = read_pretrained("folder", folder).spec["config"]
     (folder / "evil.py").write_text("raise SystemExit('this code ran')")
     code = {"AutoConfig": "evil.Config", "AutoModel": "evil.Model"}
-    spoil(folder, "config.json", auto_map=code, _name_or_path="somebody/vit")
+    spoil(folder, "config.json", auto_map=code, _name_or_path="somewhere/vit")
     assert read_pretrained("folder", folder).spec["config"] == want
     assert loaded("folder", folder)(IMAGES).shape == (3, 2)
 
@@ -230,7 +230,8 @@ def test_features_of_other_pixels_are_other_features(tmp_path: Path) -> None:
     folder = published.write_model("vit", tmp_path / "vit")
     options: dict[str, Any] = FAST | {"network": "folder", "weights": folder, "frozen": True}
     trained = fit_classifier(REAL, VAL, **at(tmp_path / "a"), **options)
-    store, other = Store(tmp_path / "a"), blobs(12, 7, "v").images
+    store, other = Store(tmp_path / "a"), VAL.images.clone()
+    other[-1] = 255 - other[-1]
     one, two = (stored_features(trained, images, store) for images in (VAL.images, other))
     torch.testing.assert_close(one, trained.features(VAL.images))
     torch.testing.assert_close(two, trained.features(other))
