@@ -103,7 +103,13 @@ def test_one_finding_an_image(here: Path, jpg: Path, table: pd.DataFrame) -> Non
     medlt("augment", "single_label_fusion.yaml", **GENERATOR, **FUSION, **{"data.path": "single.parquet"})
     run = "runs/mimic_single_fusion"
     images = has_synthetic(run)
-    evaluated("single_label_verdict.yaml", "single.parquet", "fusion", run)
+    protocol = {"evaluation.test_set": "balanced", "evaluation.metric": "sensitivity"}
+    verdict = evaluated("single_label_verdict.yaml", "single.parquet", "fusion", run, **protocol)
+    assert verdict["test_images"] == (frontal["balanced"] & (frontal["split"] == "test")).sum()
+    assert (verdict["metric"], verdict["comparison"]["metric"]) == ("sensitivity", "sensitivity")
+    figures = pd.DataFrame(verdict["benchmark"]["figures"])
+    assert set(figures["test_set"]) == {"balanced test"}
+    assert set(figures["metric"]) == {"multi-class balanced accuracy", "macro F1"}
 
     medlt("export", run, "lists", "--format", "longtailcxr", "--real")
     whole = Path("lists").absolute()
@@ -129,7 +135,12 @@ def test_several_findings_an_image(here: Path, jpg: Path, table: pd.DataFrame) -
         "augment", "longtail.yaml", **GENERATOR | LONGTAIL | tail | {"targets.count": 9, "data.path": "mimic.parquet"}
     )
     images = has_synthetic("runs/mimic_longtail")
-    evaluated("verdict.yaml", "mimic.parquet", "longtail", "runs/mimic_longtail", **tail)
+    verdict = evaluated("verdict.yaml", "mimic.parquet", "longtail", "runs/mimic_longtail", **tail)
+    assert {one["metric"] for one in verdict["benchmark"]["figures"]} == {"mAP", "mAUC", "mF1"}
+    given = ['sources={longtail: {run: "runs/mimic_longtail"}}', "arms={longtail: {source: longtail}}"]
+    refused = CliRunner().invoke(app, ["evaluate", "verdict.yaml", *given, "evaluation.test_set=balanced"])
+    assert refused.exit_code == 2
+    assert "evaluation.test_set: balanced, but no test row has balanced_test" in refused.stderr
     medlt("export", "runs/mimic_longtail", "xrv", "--format", "torchxrayvision")
     read = pd.read_csv("xrv/train.csv")
     assert set(read["Image Index"].str.removesuffix(".png")) == set(images.index)
@@ -166,6 +177,9 @@ def test_every_arm_of_the_single_label_experiment(here: Path, jpg: Path) -> None
     arms = pd.read_parquet(out / "arms.parquet")
     assert len(arms) == 11
     assert (arms["role"] == "synthetic").sum() == 3
+    figures = pd.read_parquet(out / "benchmark.parquet")
+    assert set(figures["test_set"]) == {"test", "balanced test"}
+    assert set(figures["arm"]) == set(arms["arm"])
 
 
 @pytest.mark.slow
