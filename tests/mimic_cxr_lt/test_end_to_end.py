@@ -113,11 +113,16 @@ def test_one_finding_an_image(here: Path, jpg: Path, table: pd.DataFrame) -> Non
 
     medlt("export", run, "lists", "--format", "longtailcxr", "--real")
     whole = Path("lists").absolute()
-    sets = {split: LongTailSet(whole, whole / "labels", split) for split in ("train", "balanced-val", "test")}
+    sets = {
+        split: LongTailSet(whole, whole / "labels", split)
+        for split in ("train", "balanced-val", "test", "balanced-test")
+    }
     counts = frontal["split"].value_counts()
     assert len(sets["train"].paths) == counts["train"] + len(images)
     assert len(sets["balanced-val"].paths) == counts["validate"]
     assert len(sets["test"].paths) == counts["test"]
+    assert len(sets["balanced-test"].paths) == verdict["test_images"]
+    assert {*sets["balanced-test"].paths} <= {*sets["test"].paths}
     finding = frontal.set_index("dicom_id")["finding"]
     for one in sets.values():
         for path, label in zip(one.paths, one.labels, strict=True):
