@@ -201,6 +201,8 @@ class RunConfig(Strict):
             raise ValueError(f"ablation varies method fusion, not {self.method.kind}; remove one of them")
         if self.ablation is not None and self.ablation.downstream and self.evaluation is None:
             raise ValueError("ablation.downstream compares arms; give evaluation, or remove downstream")
+        if self.ablation is not None and self.evaluation is not None and self.evaluation.metric != "AP":
+            raise ValueError("ablation compares tail AP; remove evaluation.metric")
         if self.evaluation is not None and self.evaluation.primary_arm is not None:
             raise ValueError("evaluation.primary_arm is for `medlt evaluate`, which has several arms; remove it")
         return self
