@@ -155,10 +155,10 @@ REFUSED = {
 
 
 def seeded(name: str) -> nn.Module:
-    """In float32 a batch and a row of ResNet-50 round to different sides of a ReLU, which is no error of a gradient."""
+    """In float32 a batch and a row of a deep network round to different sides of a ReLU: no error of a gradient."""
     torch.manual_seed(0)
     network = NETWORKS[name](3)
-    return network.double() if name == "resnet50" else network
+    return network.double() if name in ("resnet50", "densenet121") else network
 
 
 CASES: dict[str, Callable[[Path], Case]] = {
