@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
+import runpy
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -24,18 +25,7 @@ from medlt.store import Store
 from medlt.training.runtime import Runtime
 from medlt.types import InputError
 
-
-def helpers() -> Any:
-    """The module weights.py beside this file."""
-    spec = importlib.util.spec_from_file_location("weights", Path(__file__).with_name("weights.py"))
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-published = helpers()
+published = SimpleNamespace(**runpy.run_path(str(Path(__file__).with_name("weights.py"))))
 IMAGENET = ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
 """Mean and deviation of torchvision's weights, by its documentation."""
 FAST: dict[str, Any] = {"steps": 4, "batch_size": 4, "evaluate_every": 2, "patience": 9}

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
+import runpy
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pandas as pd
@@ -17,18 +18,7 @@ from medlt.recipes import augment, evaluate
 from medlt.recipes._checks import check_config
 from medlt.types import InputError
 
-
-def helpers() -> Any:
-    """The module tests/classify/weights.py."""
-    spec = importlib.util.spec_from_file_location("weights", Path(__file__).parents[1] / "classify" / "weights.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-published = helpers()
+published = SimpleNamespace(**runpy.run_path(str(Path(__file__).parents[1] / "classify" / "weights.py")))
 
 
 @pytest.fixture(scope="module")
