@@ -194,6 +194,13 @@ class Manifest:
         column = pd.Series([contents.get(uid) for uid in fresh.rows.index], fresh.rows.index, dtype=object)
         return Manifest(fresh.rows.assign(mask_content=column), self.findings, self.root)
 
+    def with_findings(self, findings: Sequence[str]) -> Manifest:
+        """Return the rows with these findings in this order: others are left out, missing ones are unknown."""
+        others = [name for name in self.findings if name not in findings]
+        missing = {name: np.nan for name in findings if name not in self.findings}
+        rows = self.rows.drop(columns=others).assign(**missing)
+        return Manifest(rows, tuple(findings), self.root)
+
     def without_regions(self) -> Manifest:
         """Return the rows without the columns of masks, boxes and sides."""
         kinds = (region_columns(self.rows, self.findings, kind).values() for kind in (MASK, BOX, SIDE))

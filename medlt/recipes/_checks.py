@@ -96,11 +96,14 @@ def _check_networks(config: configs.RunConfig) -> None:
 
 
 def check_rows(config: configs.RunConfig, rows: RealRows) -> None:
-    """Raise InputError if the rows are too few for the folds, the guidance or the prompts. No image is read."""
-    train = rows.train
-    if not len(rows.val.rows) and any(one.weight for one in guidance_of(config.method)):
+    """Raise InputError if the rows are too few for the folds, the guidance or the prompts. No image is read.
+
+    A data-independent run starts whatever its rows are.
+    """
+    train, free = rows.train, config.data_independent
+    if not free and not len(rows.val.rows) and any(one.weight for one in guidance_of(config.method)):
         raise InputError("no image has split val, which guidance is chosen on; add some, or write method.guidance: []")
-    if (count := train.rows["patient_id"].nunique()) < config.checks.folds:
+    if not free and (count := train.rows["patient_id"].nunique()) < config.checks.folds:
         raise InputError(f"{count} train patients are too few for {config.checks.folds} folds; lower checks.folds")
     if isinstance(config.denoiser, configs.StableConfig):
         codec = _given_codec(config) or config.codec

@@ -58,7 +58,7 @@ PATIENTS = [f"p{i // 2}" for i in range(N)]
 LABELS = np.stack([np.arange(N) % 2, np.where(np.arange(N) % 3, 1.0, np.nan)], 1).astype(np.float32)
 CPU = Runtime("cpu", "fp32", None, 0)
 QUIET = PrivacySettings(
-    0.5, math.inf, 1e-5, noise_multiplicity=2, grad_sample_mode=GradSampleMode.BOOKKEEPING, secure_mode=False
+    0.5, math.inf, 1e-5, N // 2, noise_multiplicity=2, grad_sample_mode=GradSampleMode.BOOKKEEPING, secure_mode=False
 )
 TRAINING = Training(steps=3, learning_rate=1e-2, batch_size=3, warmup_steps=0, ema_decay=0.0, checkpoint_every=2)
 

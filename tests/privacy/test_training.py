@@ -42,6 +42,7 @@ OPEN = PrivacySettings(
     noise_multiplier=1.0,
     epsilon=math.inf,
     delta=1e-3,
+    units=16,
     grad_sample_mode=GradSampleMode.BOOKKEEPING,
     secure_mode=False,
     max_images_per_patient=2,
@@ -249,7 +250,8 @@ def test_the_checkpoint_holds_the_mechanism_so_far(tmp_path: Path) -> None:
 
 def test_empty_steps_are_steps(tmp_path: Path) -> None:
     """Noise moves the weights, the loss on record is NaN, and the step counts."""
-    _, told = train(tmp_path, units=[str(i) for i in range(ROWS)], training={"batch_size": 1, "steps": 12})
+    _, told = train(tmp_path, units=[str(i) for i in range(ROWS)], training={"batch_size": 1, "steps": 12},
+                    private=changed(OPEN, units=ROWS))  # fmt: skip
     history = pd.read_parquet(tmp_path / "history.parquet")
     assert told.steps == len(history) == 12
     assert 0 < history["loss"].isna().sum() < 12
@@ -380,7 +382,7 @@ def test_a_training_of_more_steps_is_not_begun_anew_for_fewer(tmp_path: Path) ->
 
 def test_where_images_are_the_unit_each_row_is_one(tmp_path: Path) -> None:
     """Whoever they are of: that a patient has several is nothing the mechanism knows then."""
-    _, told = train(tmp_path, changed(OPEN, privacy_unit="image"))
+    _, told = train(tmp_path, changed(OPEN, privacy_unit="image", units=ROWS))
     assert (told.privacy_unit, told.units, told.sample_rate) == ("image", ROWS, 4 / ROWS)
 
 
@@ -408,10 +410,11 @@ def test_the_mechanisms_names_are_one_enum() -> None:
     from medlt.privacy.dpsgd.gradients import GRAD_SAMPLE_MODES, PerUnit
 
     assert set(GRAD_SAMPLE_MODES) | {GradSampleMode.AUTO} == set(GradSampleMode)
+    own = {"epsilon": 1, "delta": 1e-5, "patients": 9, "findings": ["Mass"], "grad_sample_mode": "ghost"}
     assert Privacy.model_fields["grad_sample_mode"].annotation is GradSampleMode
-    assert Privacy(epsilon=1, delta=1e-5, grad_sample_mode="ghost").grad_sample_mode is GradSampleMode.GHOST  # type: ignore[arg-type]
+    assert Privacy.model_validate(own).grad_sample_mode is GradSampleMode.GHOST
     assert (
-        PrivacySettings(1.0, math.inf, 1e-3).grad_sample_mode
+        PrivacySettings(1.0, math.inf, 1e-3, 16).grad_sample_mode
         is Privacy(epsilon=1, delta=1e-5).grad_sample_mode
         is GradSampleMode.AUTO
     )
