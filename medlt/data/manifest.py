@@ -109,7 +109,7 @@ class Manifest:
     def labels(self, uids: Sequence[str] | None = None) -> np.ndarray:
         """Return labels, float32 [N,K], NaN unknown, in the order of `uids` (default: of the rows)."""
         rows = self.rows if uids is None else self.rows.loc[list(uids)]
-        values: np.ndarray = rows[list(self.findings)].to_numpy(np.float32)
+        values: np.ndarray = rows[list(self.findings)].to_numpy(np.float32, copy=True)
         return values
 
     def counts(self) -> pd.DataFrame:

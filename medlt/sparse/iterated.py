@@ -279,6 +279,8 @@ def iterate(
 
 def _private(loop: _Loop, fit: PrivateFit, patients: Sequence[str], units: int, generations: int) -> _Loop:
     """Return the loop with private phases."""
+    if units < 1:
+        raise InputError("private training: give units, the public number of patients")
     of = owners([str(one) for one in require_patients(patients, len(loop.setup.latents))])
     steps = private_steps(units, loop.setup.batch_size, generations, *loop.epochs)
     key = {**loop.key, "private": fit.digest, "patients": digest(of.tolist())}

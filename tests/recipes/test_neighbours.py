@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,13 +12,16 @@ import pandas as pd
 import pytest
 from PIL import Image
 
+from medlt.checks.folds import folds, private_folds
 from medlt.config import RunConfig, parse
 from medlt.data.manifest import Manifest
+from medlt.diffusion.autoencoder import autoencoder, save_codec
 from medlt.export.provenance import write_provenance
 from medlt.privacy import claim
 from medlt.privacy.dpsgd import training
 from medlt.privacy.dpsgd.randomness import Secure, Seeded
 from medlt.recipes.augment import main as augment
+from medlt.types import InputError
 
 PUBLIC = ["Mass", "Hernia", "No_Finding"]
 PRIVACY = {"epsilon": 8.0, "delta": 1e-5, "patients": 10, "findings": PUBLIC, "noise_multiplicity": 1,
@@ -125,3 +129,53 @@ def test_where_it_learns_nothing_but_weights_images_and_their_digests_differ(
         labels = table.drop(columns=["run", "models"]).to_csv()
         public.append((record, cards, labels, sorted(files), files["denoiser/model.json"]))
     assert public[0] == public[1]
+
+
+def test_an_untrained_public_model_claims_epsilon_0_of_either(tmp_path: Path) -> None:
+    """No patient is read for its images, so nothing needs noise: a private run without a training is allowed."""
+    save_codec(autoencoder(4, 8, 3), None, tmp_path / "codec")
+    model = {"kind": "untrained", "widths": [32, 32], "text_width": 32, "text_layers": 1}
+    own = {"codec": {"kind": "folder", "path": str(tmp_path / "codec")},
+           "denoiser": {"kind": "stable-diffusion", "model": model, "train": "none"}}  # fmt: skip
+    files = []
+    for name, with_own in (("with", True), ("without", False)):
+        home = tmp_path / name
+        tree = config(collection(home / "data", with_own), home / "run").model_dump(mode="json")
+        run = augment(parse({**tree, **own}))
+        made = claim(run)
+        assert (made.epsilon, made.reasons) == (0.0, ())
+        assert "epsilon 0 (no patient was read for it)" in made.sentence
+        assert not (run / "ledger.json").exists()
+        files.append(leaving(run, home / "out"))
+    assert files[0] == files[1]
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        ({"privacy": {"epsilon": 8, "delta": 1e-5, "findings": PUBLIC}}, "write privacy.patients: N, a public number"),
+        ({"privacy": {"epsilon": 8, "delta": 1e-5, "patients": 9}}, "write privacy.findings: [A, B, ...]"),
+        ({"data": {"kind": "nih", "table": "t.csv", "images": "i"}}, "so one patient moves others"),
+        ({"data": {"kind": "csv", "table": "t.csv", "findings": ["Hernai"]}}, "'Mass' is not in data.findings"),
+        ({"privacy": {**PRIVACY, "requested": ["Hernai"]}}, "did you mean 'Hernia'?"),
+    ],
+)
+def test_what_the_config_must_say_is_named_in_one_line(tmp_path: Path, more: dict[str, Any], message: str) -> None:
+    tree = config(tmp_path / "data", tmp_path / "run").model_dump(mode="json")
+    with pytest.raises(InputError, match=re.escape(message)) as error:
+        parse({**tree, **more})
+    assert "\n" not in str(error.value)
+
+
+def test_private_folds_of_the_others_stay_without_a_patient() -> None:
+    """Stratified folds do not: a patient moves others, who would then be in other trainings."""
+    owners = pd.Series([f"patient-{i // 2}" for i in range(60)], index=[f"image-{i}" for i in range(60)])
+    labels = pd.DataFrame({"Mass": [float(i < 8) for i in range(60)]}, index=owners.index)
+    kept = owners[owners != "patient-0"]
+    for seed in range(5):
+        whole, fewer = (private_folds(some, labels.loc[some.index], 3, seed) for some in (owners, kept))
+        assert fewer.equals(whole[kept.index])
+        assert whole.groupby(owners).nunique().eq(1).all()
+        assert set(whole) == {0, 1, 2}
+    one, other = folds(owners, labels, 3, 0), folds(kept, labels.loc[kept.index], 3, 0)
+    assert not other.equals(one[kept.index])

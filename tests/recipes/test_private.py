@@ -247,8 +247,8 @@ def test_a_batch_larger_than_the_patients_is_refused_before_anything_is_written(
     with pytest.raises(InputError, match="draws 500 of"):
         augment(config)
     assert not (tmp_path / "run").exists()
-    with pytest.raises(InputError, match="'Elbow' is not a finding"):
-        augment(private(tiny, tmp_path / "other", privacy={**PRIVACY, "findings": ["Elbow"]}))
+    with pytest.raises(InputError, match=r"'Elbow' is not one of privacy\.findings"):
+        private(tiny, tmp_path / "other", privacy={**PRIVACY, "requested": ["Elbow"]})
 
 
 def test_a_classifier_is_private_too_and_paid_for_or_refused(tiny: Tiny, tmp_path: Path) -> None:

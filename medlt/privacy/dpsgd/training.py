@@ -9,7 +9,7 @@ cover them: share them only with people who may see the patients.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from importlib import metadata
@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from torch import nn
+from torch import Tensor, nn
 
 from medlt.files import digest, digest_tensors
 from medlt.privacy.accounting import clip_margin
@@ -79,6 +79,16 @@ def _fastest(network: nn.Module, losses: Losses, units: Units, private: PrivacyS
         return fastest_mode(network, lambda: losses(network, rows, rng, []), groups)
 
 
+def _probe(network: nn.Module, losses: Losses) -> Callable[[np.ndarray], Tensor]:
+    """Return the function from row numbers to losses, with the same random numbers in each call."""
+
+    def of(rows: np.ndarray) -> Tensor:
+        with stream(losses.device, "probe of rows"):
+            return losses(network, rows, torch_generator("probe of rows"), [])
+
+    return of
+
+
 def fit_private(
     network: nn.Module, loss: RowLoss, units: Sequence[str], *, training: Training, private: PrivacySettings,
     runtime: Runtime, folder: Path, key: str, name: str, data: str, evaluate: Measure | None = None,
@@ -96,7 +106,7 @@ def fit_private(
     cannot be trained privately (`medlt.privacy.dpsgd.preflight`), for other settings than it began with, and for a
     spent budget.
     """
-    from medlt.privacy.dpsgd.preflight import prepare
+    from medlt.privacy.dpsgd.preflight import assert_rows_independent, prepare
 
     owners = list(units) if private.privacy_unit == "patient" else [str(row) for row in range(len(units))]
     private = replace(private, clip_margin=clip_margin(runtime.precision))
@@ -106,7 +116,8 @@ def fit_private(
     accelerator = _accelerator(training, runtime, track)
     changes = prepare(network.to(accelerator.device))
     configure(network, training, True)
-    state = _state(network.train(), training, private, rate, Path(folder), digest(key, data, runtime.precision))
+    assert_rows_independent(network.train(), _probe(network, Losses(loss, accelerator.device, "fp32")), len(owners))
+    state = _state(network, training, private, rate, Path(folder), digest(key, data, runtime.precision))
     last = last_step(private, rate, training.last, state.step, state.metadata.get("planned", 0), name)
     step = partial(_step, Losses(loss, accelerator.device, runtime.precision), members, private, runtime, name)
     state.metadata |= {"mechanism": private.mechanism(rate), "planned": training.last}
