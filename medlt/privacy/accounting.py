@@ -28,12 +28,6 @@ Step: TypeAlias = tuple[float, float, int]
 ERROR, SHARE, LARGEST_SHARE = 0.01, 0.003, 0.05
 """How far the bound of PRV may be above its estimate: absolute, as a share of epsilon, and the largest such share."""
 
-BF16_MARGIN = 1.02
-"""By how much a unit may change a sum of clipped gradients in bf16, over the clipping norm, at most, in the accounting.
-
-bf16 rounds: clipped gradients of 1.0003 of the norm were measured, and sums of the other units that moved by 0.015.
-"""
-
 TOLERANCE = 1e-3
 """Relative tolerance of a calibrated noise multiplier."""
 
@@ -48,7 +42,7 @@ MOST_STEPS = 1 << 40
 class Planned:
     """A planned training. `times` is how many trainings of this kind one unit can be in (three of four folds: 3).
 
-    `margin` is `clip_margin` of its precision.
+    `margin` is `medlt.privacy.limits.clip_margin` of its precision.
     """
 
     rate: float
@@ -157,25 +151,6 @@ def single(noise: float, rate: float, delta: float) -> float:
         return 0.0
     whole = gaussian(1 / noise, delta / rate)
     return math.log1p(rate * math.expm1(whole)) if whole < LARGEST_LOSS else whole + math.log(rate)
-
-
-def clip_margin(precision: str) -> float:
-    """Return the largest change of a sum by one unit over the clipping norm, by the precision of a training.
-
-    The noise hides less by this factor: the accounting has noise multiplier sigma / margin.
-    """
-    return BF16_MARGIN if precision == "bf16" else 1.0
-
-
-def delta_violation(delta: float, units: int) -> str | None:
-    """Return why there is no claim if `delta` is 1 / `units` or more, with the correction; else None."""
-    if delta * units < 1:
-        return None
-    wanted = 10.0 ** math.floor(math.log10(0.1 / units))
-    return (
-        f"delta {delta:g} is at least 1/{units}, which a program that publishes the whole record of one patient meets "
-        f"(use a delta well below 1 / privacy.patients, here {wanted:.0e} or less)"
-    )
 
 
 def _merged(done: Sequence[Step]) -> list[Step]:

@@ -18,8 +18,8 @@ from typing import Any
 from medlt import config as configs
 from medlt.files import digest_tensors
 from medlt.plugins import CHECKS, METHODS
-from medlt.privacy.accounting import delta_violation
 from medlt.privacy.ledger import NAME, NEIGHBOURS, Ledger, format_epsilon, read_ledger
+from medlt.privacy.limits import delta_violation
 from medlt.types import InputError
 
 DATA_INDEPENDENT_CHECKS = {"finite", "flat", "saturated", "target_label", "best_of", "copy"}
@@ -202,14 +202,11 @@ def _ledger_violations(seen: Provenance, ledger: Ledger) -> Iterator[str]:
     yield from _weights_on_disk(seen, ledger)
     if not ledger.secure_mode:
         yield "randomness was not secure, so the noise can be removed (set privacy.secure_mode: true)"
-    if (too_large := ledger.violation) is not None:
-        yield too_large
-    if chosen is not None and any(one.units != chosen.patients for one in ledger.mechanisms):
-        yield f"{NAME} has another number of patients than the config (restore the {NAME} of this run)"
     if chosen is not None and (ledger.delta, ledger.target_epsilon) != (chosen.delta, chosen.epsilon):
         yield f"{NAME} has another budget than the config (restore the {NAME} of this run)"
-    if chosen is not None and any(one.privacy_unit != chosen.privacy_unit for one in ledger.mechanisms):
-        yield f"{NAME} has another privacy_unit than the config (restore the {NAME} of this run)"
+    public = None if chosen is None else (chosen.privacy_unit, chosen.patients)
+    if public is not None and any((one.privacy_unit, one.units) != public for one in ledger.mechanisms):
+        yield f"{NAME} has another privacy_unit or number of patients than the config (restore the {NAME} of this run)"
     if seen.data is None:
         yield f"the recorded rows of the run are missing, so {NAME} cannot be compared with them (restore stages/data)"
     elif any(one.data != seen.data for one in ledger.mechanisms):

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from medlt.files import digest, write_json
-from medlt.privacy.accounting import Spent, Step, delta_violation, spent
+from medlt.privacy.accounting import Spent, Step, spent
 from medlt.types import InputError
 
 FORMAT = "medlt ledger 1"
@@ -42,7 +42,7 @@ class Mechanism:
 
     privacy_unit: "patient" or "image"; units: their public number, of which `sample_rate` is made, not the true one;
     sample_rate: probability that a unit is in a step; max_grad_norm: largest norm of the gradient of a unit;
-    clip_margin: by what factor rounding may exceed that, see `accounting.clip_margin`; noise_multiplier: standard
+    clip_margin: by what factor rounding may exceed that, see `limits.clip_margin`; noise_multiplier: standard
     deviation of the noise over `max_grad_norm`; steps: taken, of `planned`; max_images_per_patient: rows of a sampled
     unit per step;
     noise_multiplicity: how often each of these rows is used; times: how many trainings of this kind one unit can be in;
@@ -118,11 +118,6 @@ class Ledger:
     def secure_mode(self) -> bool:
         """Whether all noise and sampling used cryptographic randomness."""
         return all(one.secure_mode for one in self.mechanisms)
-
-    @property
-    def violation(self) -> str | None:
-        """Why there is no claim if delta is too large for the number of units, else None."""
-        return delta_violation(self.delta, self.units) if self.mechanisms else None
 
     def of(self, stage: str) -> tuple[Mechanism, ...]:
         """Return the mechanisms of a stage: several if it trained several networks."""

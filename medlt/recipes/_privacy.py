@@ -22,6 +22,7 @@ from medlt.checks.folds import CrossFitClassifiers
 from medlt.files import digest
 from medlt.privacy import accounting, ledger
 from medlt.privacy.claims import config_violations
+from medlt.privacy.limits import clip_margin
 from medlt.recipes._cohort import Cohort
 from medlt.recipes._setup import RunFolder
 from medlt.sparse.private import private_steps
@@ -50,7 +51,7 @@ def plans(config: configs.RunConfig) -> Plans:
     def add(name: str, batch: int, steps: int, precision: str = "fp32") -> None:
         if batch > units:
             raise InputError(f"privacy: a step of the {name} draws {batch} of {units} units; lower its batch_size")
-        planned[name] = accounting.Planned(batch / units, steps, margin=accounting.clip_margin(precision))
+        planned[name] = accounting.Planned(batch / units, steps, margin=clip_margin(precision))
 
     if isinstance(config.codec, configs.TrainedCodec):
         add("codec", config.codec.batch_size, config.codec.steps)

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from scipy.special import ndtr
 
 from medlt.privacy import accounting
-from medlt.privacy.accounting import Planned, affordable, calibrate, delta_violation, gaussian, single, spent
+from medlt.privacy.accounting import Planned, affordable, calibrate, gaussian, single, spent
+from medlt.privacy.limits import delta_violation
 from medlt.types import InputError
 
 FEW = settings(max_examples=5)

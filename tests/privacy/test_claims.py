@@ -201,7 +201,7 @@ def test_a_delta_too_large_is_no_claim(tmp_path: Path) -> None:
 
 def test_a_ledger_of_another_number_of_patients_is_not_the_runs(tmp_path: Path) -> None:
     run = folder(tmp_path / "run", mechanism(units=5))
-    assert "another number of patients than the config" in claim(run).sentence
+    assert "another privacy_unit or number of patients than the config" in claim(run).sentence
 
 
 def rewrite(run: Path, *stages: Mechanism) -> None:

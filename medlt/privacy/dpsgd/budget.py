@@ -20,7 +20,7 @@ class PrivacySettings:
     """Settings of a private training: the section `privacy` of a config, and the noise calibrated for all stages.
 
     units: public number of units, whatever their true number; a step draws each with probability batch_size / units.
-    clip_margin: see `accounting.clip_margin`. noise_multiplier: standard deviation of the noise over `max_grad_norm`;
+    clip_margin: see `limits.clip_margin`. noise_multiplier: standard deviation of the noise over `max_grad_norm`;
     epsilon: the budget, inf for none; before: (noise / margin, rate, steps) already spent on these units; times: in how
     many trainings of this kind a unit can be; max_physical_batch_size: rows computed at once, in whole units. The other
     fields are those of `medlt.config.privacy.Privacy`. Raises InputError for values that do not fit together.

@@ -79,15 +79,13 @@ def _spread(rows: int) -> list[int]:
 
 
 def _others(network: nn.Module, losses: Tensor) -> list[Tensor]:
-    """Return the losses of all rows but the first, and the gradient of their sum, flat. Gradients are cleared."""
+    """Return the losses of all rows but the first, and the gradient of their sum, flat."""
     weights = [weight for weight in network.parameters() if weight.requires_grad]
     total: Any = losses[1:].sum()
-    if total.requires_grad:
-        total.backward()
-    flat = torch.cat([(torch.zeros_like(w) if w.grad is None else w.grad).flatten() for w in weights])
-    for weight in weights:
-        weight.grad = None
-    return [losses[1:].detach(), flat]
+    if not total.requires_grad:
+        return [losses[1:]]
+    gradients = torch.autograd.grad(total, weights, materialize_grads=True)
+    return [losses[1:].detach(), torch.cat([one.flatten() for one in gradients])]
 
 
 def assert_reads_back(network: nn.Module, saved: Mapping[str, Tensor] | Path) -> None:

@@ -20,13 +20,13 @@ import numpy as np
 from torch import Tensor, nn
 
 from medlt.files import digest, digest_tensors
-from medlt.privacy.accounting import clip_margin
 from medlt.privacy.dpsgd.budget import PrivacySettings, assert_same, budget, last_step
 from medlt.privacy.dpsgd.gradients import PerUnit, fastest_mode
 from medlt.privacy.dpsgd.randomness import Randomness, Secure, Seeded
 from medlt.privacy.dpsgd.step import Losses, PrivateStep
 from medlt.privacy.dpsgd.units import Units
 from medlt.privacy.ledger import MECHANISM, Mechanism, write_mechanism
+from medlt.privacy.limits import clip_margin
 from medlt.rng import torch_generator
 from medlt.training.checkpoint import State, resume
 from medlt.training.loop import accelerated, configure, run, stream
