@@ -155,7 +155,9 @@ class Collection:
             settings = PhantomData(**given)
         except ValidationError as error:
             raise InputError(f"from_phantom: {explain(error, PhantomData, given)}") from None
-        return cls(open_data(settings, seed=seed, folder=Path(folder).expanduser()))
+        manifest = open_data(settings, seed=seed, folder=Path(folder).expanduser())
+        manifest.require_positives()
+        return cls(manifest)
 
     def with_boxes(self, table: str | Path) -> Self:
         """Return the collection with boxes around findings: BBox_List_2017.csv, or uid, finding, x, y, width, height.

@@ -109,7 +109,7 @@ class Manifest:
     def labels(self, uids: Sequence[str] | None = None) -> np.ndarray:
         """Return labels, float32 [N,K], NaN unknown, in the order of `uids` (default: of the rows)."""
         rows = self.rows if uids is None else self.rows.loc[list(uids)]
-        values: np.ndarray = rows[list(self.findings)].to_numpy(np.float32)
+        values: np.ndarray = rows[list(self.findings)].to_numpy(np.float32, copy=True)
         return values
 
     def counts(self) -> pd.DataFrame:
@@ -193,6 +193,13 @@ class Manifest:
             return fresh
         column = pd.Series([contents.get(uid) for uid in fresh.rows.index], fresh.rows.index, dtype=object)
         return Manifest(fresh.rows.assign(mask_content=column), self.findings, self.root)
+
+    def with_findings(self, findings: Sequence[str]) -> Manifest:
+        """Return the rows with these findings in this order: others are left out, missing ones are unknown."""
+        others = [name for name in self.findings if name not in findings]
+        missing = {name: np.nan for name in findings if name not in self.findings}
+        rows = self.rows.drop(columns=others).assign(**missing)
+        return Manifest(rows, tuple(findings), self.root)
 
     def without_regions(self) -> Manifest:
         """Return the rows without the columns of masks, boxes and sides."""
