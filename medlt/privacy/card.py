@@ -34,8 +34,9 @@ from medlt.privacy.card_text import (
     run_name,
     training,
 )
-from medlt.privacy.claims import Claim, Provenance, claim
+from medlt.privacy.claims import Claim, claim
 from medlt.privacy.ledger import Ledger, format_epsilon
+from medlt.privacy.provenance import Provenance
 from medlt.types import InputError
 
 AUDIT, VERDICT = "audit.json", "verdict.json"

@@ -8,18 +8,17 @@ reads.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 from medlt import config as configs
-from medlt.files import digest_tensors
+from medlt.files import REAL_ROWS
 from medlt.plugins import CHECKS, METHODS
-from medlt.privacy.ledger import NAME, NEIGHBOURS, Ledger, format_epsilon, read_ledger
-from medlt.types import InputError
+from medlt.privacy.evidence import handed_over_violations, ledger_violations
+from medlt.privacy.ledger import NAME, NEIGHBOURS, Ledger, format_epsilon
+from medlt.privacy.provenance import Provenance, given_weights, must_be_private
+from medlt.privacy.published import image_violations
 
 DATA_INDEPENDENT_CHECKS = {"finite", "flat", "saturated", "target_label", "best_of", "copy"}
 """Checks that read synthetic images alone."""
@@ -50,51 +49,6 @@ class Claim:
     sentence: str
 
 
-@dataclass(frozen=True)
-class Provenance:
-    """The files of a run folder that a claim depends on.
-
-    Raises InputError for a folder without a config, or with a damaged run.json.
-    """
-
-    folder: Path
-
-    @cached_property
-    def config(self) -> configs.RunConfig:
-        """The resolved config of the run."""
-        return configs.load_config(self.folder / "config.yaml")
-
-    @cached_property
-    def record(self) -> dict[str, Any]:
-        """The contents of run.json; {} if there is none yet."""
-        file = self.folder / "run.json"
-        try:
-            return dict(json.loads(file.read_text())) if file.is_file() else {}
-        except ValueError:
-            raise InputError(f"{file}: damaged; remove it and run the same command again to write a new one") from None
-
-    @cached_property
-    def ledger(self) -> Ledger | str:
-        """The ledger, or what is wrong with it."""
-        file = self.folder / NAME
-        try:
-            return read_ledger(file)
-        except InputError as error:
-            return str(error).replace(str(file), NAME)
-
-    @cached_property
-    def data(self) -> str | None:
-        """Digest of the train rows that the run recorded; None if they are missing."""
-        from medlt.data.manifest import Manifest
-
-        file = self.folder / "stages" / "data" / "manifest.parquet"
-        return Manifest.read(file).split("train").digest() if file.is_file() else None
-
-    def stages(self) -> list[str]:
-        """Return the stages in the ledger."""
-        return [] if isinstance(self.ledger, str) else [one.stage for one in self.ledger.mechanisms]
-
-
 def claim(run: Path) -> Claim:
     """Return the privacy claim of a run folder. Raises InputError if it is not a run folder."""
     seen = Provenance(Path(run))
@@ -115,7 +69,7 @@ def claim(run: Path) -> Claim:
         if epsilon == 0
         else f"epsilon {format_epsilon(epsilon)} at delta {delta:g}"
     )
-    notes = " ".join(f"{one[0].upper()}{one[1:]}." for one in _assumptions(seen.config, ledger))
+    notes = " ".join(f"{one[0].upper()}{one[1:]}." for one in _assumptions(seen, ledger))
     sentence = f"Differential privacy with {given}, for {covers}; neighbours: {neighbours}. {notes}"
     return Claim(epsilon, delta, unit, secure or epsilon == 0, (), covers, sentence)
 
@@ -123,13 +77,6 @@ def claim(run: Path) -> Claim:
 def config_violations(config: configs.RunConfig) -> tuple[str, ...]:
     """Return the reasons against a claim that follow from the config alone, each with its fix."""
     return tuple(_config_violations(config))
-
-
-def must_be_private(config: configs.RunConfig) -> tuple[str, ...]:
-    """Return the stages that train on patients and whose weights the claim covers."""
-    codec = isinstance(config.codec, configs.TrainedCodec) or getattr(config.codec, "tune", None) is not None
-    denoiser = getattr(config.denoiser, "train", "full") != "none"
-    return (("codec",) if codec else ()) + (("denoiser",) if denoiser else ())
 
 
 def _config_violations(config: configs.RunConfig) -> Iterator[str]:
@@ -175,7 +122,10 @@ def _folder_violations(seen: Provenance) -> Iterator[str]:
         if needed or (seen.folder / NAME).exists():
             yield ledger
     else:
-        yield from _ledger_violations(seen, ledger)
+        yield from ledger_violations(seen, ledger)
+    if seen.config.privacy is not None:
+        yield from handed_over_violations(seen)
+        yield from image_violations(seen)
     digests = seen.record.get("digests", {})
     for name, what in TRAINED_ON_PATIENTS.items():
         if name in digests and not any(stage.split()[0] == name for stage in seen.stages()):
@@ -184,71 +134,20 @@ def _folder_violations(seen: Provenance) -> Iterator[str]:
     yield from _real_data_used(seen.folder, seen.config)
 
 
-def _ledger_violations(seen: Provenance, ledger: Ledger) -> Iterator[str]:
-    """Yield where the ledger does not match the run."""
-    chosen, weights = seen.config.privacy, seen.record.get("weights", {})
-    for stage in must_be_private(seen.config):
-        if not (own := ledger.of(stage)):
-            yield f"the {stage} was trained without privacy: it is not in {NAME} (train it with a section privacy)"
-        elif not all(one.weights for one in own):
-            yield f"the training of the {stage} did not finish (run the same command again)"
-        elif weights.get(stage) not in [one.weights for one in own]:
-            yield f"the {stage} is not the one in {NAME}: its weights differ (train it again)"
-    yield from _weights_on_disk(seen, ledger)
-    if not ledger.secure_mode:
-        yield "randomness was not secure, so the noise can be removed (set privacy.secure_mode: true)"
-    if chosen is not None and (ledger.delta, ledger.target_epsilon) != (chosen.delta, chosen.epsilon):
-        yield f"{NAME} has another budget than the config (restore the {NAME} of this run)"
-    if chosen is not None and any(one.privacy_unit != chosen.privacy_unit for one in ledger.mechanisms):
-        yield f"{NAME} has another privacy_unit than the config (restore the {NAME} of this run)"
-    if seen.data is None:
-        yield f"the recorded rows of the run are missing, so {NAME} cannot be compared with them (restore stages/data)"
-    elif any(one.data != seen.data for one in ledger.mechanisms):
-        yield f"{NAME} names other rows than those of the run (restore the {NAME} of this run)"
-
-
-def _weights_on_disk(seen: Provenance, ledger: Ledger) -> Iterator[str]:
-    """Yield a reason if the weights of the denoiser on disk are not those in the ledger.
-
-    Weights of Stable Diffusion are checked by the hashes of their files.
-    """
-    from medlt.diffusion.families import load_label_network
-
-    name = str(seen.record.get("denoiser", {}).get("artifact"))
-    home = (seen.config.artifacts_dir or seen.folder / "artifacts") / "denoiser" / name
-    if not (home / "model.json").is_file() or not ledger.of("denoiser"):
-        return
-    saved = {str(i): weight for i, weight in enumerate(load_label_network(home).parameters())}
-    if digest_tensors(saved) not in [one.weights for one in ledger.of("denoiser")]:
-        yield f"the denoiser's weights on disk are not those in {NAME} (restore them, or train it again)"
-
-
-def given_weights(config: configs.RunConfig) -> dict[str, Path]:
-    """Return the paths of weights that the config takes from elsewhere, by their key in the config."""
-    denoiser, codec = config.denoiser, config.codec
-    given: dict[str, Path] = {}
-    if isinstance(codec, configs.FolderCodec):
-        given["codec.path"] = codec.path
-    if isinstance(denoiser, configs.StableConfig):
-        if isinstance(denoiser.model, configs.StableFolder):
-            given["denoiser.model.path"] = denoiser.model.path
-    elif denoiser.init_from is not None:
-        given["denoiser.init_from"] = denoiser.init_from
-    return given
-
-
 def _shared_patients(seen: Provenance) -> Iterator[str]:
-    """Yield given weights that lie in the folder of a run on some of the same patients."""
+    """Yield given weights that were trained on some of the same patients.
+
+    Their folder, or the one that a link leads to, is in a run on these patients.
+    """
     from medlt.data.manifest import Manifest
 
-    own = seen.folder / "stages" / "data" / "manifest.parquet"
-    patients = set(Manifest.read(own).rows["patient_id"]) if own.is_file() else set()
+    patients = set() if seen.real is None else set(seen.real.rows["patient_id"])
     for name, path in given_weights(seen.config).items():
-        homes = [folder for folder in (path, *path.parents) if folder != seen.folder]
-        rows = (folder / "stages" / "data" / "manifest.parquet" for folder in homes)
-        if (file := next((one for one in rows if one.is_file()), None)) is None:
-            continue
-        if patients & set(Manifest.read(file).rows["patient_id"]):
+        places = dict.fromkeys(one for start in (path, path.resolve()) for one in (start, *start.parents))
+        homes = [folder for folder in places if folder not in (seen.folder, seen.folder.resolve())]
+        rows = [file for folder in homes if (file := folder / REAL_ROWS).is_file()]
+        shared = any(patients & set(Manifest.read(file).rows["patient_id"]) for file in rows)
+        if shared:
             yield f"{name} was trained in a run on some of the same patients (give weights that saw none of them)"
 
 
@@ -278,9 +177,9 @@ def _covers(config: configs.RunConfig) -> str:
     return ", ".join([*trained, "the synthetic images with their labels"])
 
 
-def _assumptions(config: configs.RunConfig, ledger: Ledger | str) -> Iterator[str]:
+def _assumptions(seen: Provenance, ledger: Ledger | str) -> Iterator[str]:
     """Yield the assumptions of the claim that no file of the run can prove, and other notes for the reader."""
-    given = given_weights(config)
+    given = given_weights(seen.config)
     if "codec.path" in given:
         yield "the codec is assumed to be public: it must not have seen these patients"
     if set(given) - {"codec.path"}:
