@@ -15,8 +15,9 @@ from pathlib import Path
 from medlt import config as configs
 from medlt.files import REAL_ROWS
 from medlt.plugins import CHECKS, METHODS
-from medlt.privacy.evidence import handed_over_violations, ledger_violations
-from medlt.privacy.ledger import NAME, NEIGHBOURS, Ledger, format_epsilon
+from medlt.privacy.book import weight_digests
+from medlt.privacy.evidence import handed_over_violations, ledger_violations, recorded_mechanisms
+from medlt.privacy.ledger import NAME, NEIGHBOURS, Ledger, Mechanism, compose, format_epsilon
 from medlt.privacy.provenance import Provenance, given_weights, must_be_private
 from medlt.privacy.published import image_violations
 
@@ -54,6 +55,7 @@ def claim(run: Path) -> Claim:
     seen = Provenance(Path(run))
     reasons = tuple(dict.fromkeys((*config_violations(seen.config), *_folder_violations(seen))))
     covers, ledger, chosen = _covers(seen.config), seen.ledger, seen.config.privacy
+    ledger = ledger if isinstance(ledger, str) or reasons else composed(seen, ledger)
     if isinstance(ledger, str):
         delta, secure, epsilon = 0.0, False, 0.0
         unit: str = chosen.privacy_unit if chosen else "patient"
@@ -131,23 +133,55 @@ def _folder_violations(seen: Provenance) -> Iterator[str]:
         if name in digests and not any(stage.split()[0] == name for stage in seen.stages()):
             yield f"{what} was trained without privacy ({name} is in run.json but not in {NAME}; run without it)"
     yield from _shared_patients(seen)
+    yield from _book_violations(seen)
     yield from _real_data_used(seen.folder, seen.config)
+
+
+def _book_violations(seen: Provenance) -> Iterator[str]:
+    """Yield why the private runs on these patients cannot be added up."""
+    if seen.config.privacy is None or seen.real is None or not (made := recorded_mechanisms(seen)):
+        return
+    if isinstance(seen.book, str):
+        yield seen.book
+    elif seen.book is None:
+        yield (
+            "the budget book of the collection is missing, so the other runs on the same patients are not known "
+            "(restore it, or give its place as budget_book)"
+        )
+    elif any(one not in _booked(seen) for one in made):
+        yield "the budget book does not list the trainings of this run (restore it, or run the same command again)"
+
+
+def _booked(seen: Provenance) -> list[Mechanism]:
+    """Return the private mechanisms on these patients in the budget book."""
+    return [one for training in seen.trainings for one in training.mechanisms]
+
+
+def composed(seen: Provenance, ledger: Ledger) -> Ledger:
+    """Return the ledger with the private trainings of all runs on some of the same patients, by the budget book.
+
+    Costs add up wherever one patient may be in two trainings; a patient who is in one alone counts as well (no parallel
+    composition). A training of several runs counts once. Trainings without secure randomness count as not private.
+    """
+    others = [one for one in _booked(seen) if one.secure_mode and one not in ledger.mechanisms]
+    return compose([*ledger.mechanisms, *others], ledger.delta, ledger.target_epsilon) if others else ledger
 
 
 def _shared_patients(seen: Provenance) -> Iterator[str]:
     """Yield given weights that were trained on some of the same patients.
 
-    Their folder, or the one that a link leads to, is in a run on these patients.
+    Their folder, or the one that a link leads to, is in a run on these patients, or the budget book has their digest.
     """
     from medlt.data.manifest import Manifest
 
     patients = set() if seen.real is None else set(seen.real.rows["patient_id"])
+    known = {one for training in seen.trainings for one in training.weights}
     for name, path in given_weights(seen.config).items():
         places = dict.fromkeys(one for start in (path, path.resolve()) for one in (start, *start.parents))
         homes = [folder for folder in places if folder not in (seen.folder, seen.folder.resolve())]
         rows = [file for folder in homes if (file := folder / REAL_ROWS).is_file()]
         shared = any(patients & set(Manifest.read(file).rows["patient_id"]) for file in rows)
-        if shared:
+        if shared or (known and known & set(weight_digests(path))):
             yield f"{name} was trained in a run on some of the same patients (give weights that saw none of them)"
 
 
@@ -177,6 +211,12 @@ def _covers(config: configs.RunConfig) -> str:
     return ", ".join([*trained, "the synthetic images with their labels"])
 
 
+def _runs(seen: Provenance) -> int:
+    """Return the number of runs that trained privately on some of these patients."""
+    private = [one for one in seen.trainings if any(done.secure_mode for done in one.mechanisms)]
+    return len({run for training in private for run in training.runs})
+
+
 def _assumptions(seen: Provenance, ledger: Ledger | str) -> Iterator[str]:
     """Yield the assumptions of the claim that no file of the run can prove, and other notes for the reader."""
     given = given_weights(seen.config)
@@ -184,9 +224,10 @@ def _assumptions(seen: Provenance, ledger: Ledger | str) -> Iterator[str]:
         yield "the codec is assumed to be public: it must not have seen these patients"
     if set(given) - {"codec.path"}:
         yield "the denoiser began from given weights: they must not have seen these patients"
-    yield "the cost of other runs on the same patients must be added; no file records them"
     if isinstance(ledger, str):
+        yield "the cost of other runs on the same patients comes on top"
         return
+    yield f"private runs on these patients that were added up: {_runs(seen)}, by the budget book of the collection"
     if len({one.privacy_unit for one in ledger.mechanisms}) > 1:
         yield "stages differ in their privacy unit; the weaker one is reported"
     if ledger.spent.epsilon > ledger.target_epsilon:

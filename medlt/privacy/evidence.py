@@ -16,7 +16,6 @@ from medlt.files import digest_file, digest_tensors
 from medlt.privacy.ledger import MECHANISM, NAME, Ledger, Mechanism, read_mechanism
 from medlt.privacy.provenance import Provenance, must_be_private
 from medlt.store import Artifact
-from medlt.types import InputError
 
 LABEL_FILES = ("model.json", "model.safetensors")
 """The files of a small denoiser."""
@@ -58,7 +57,7 @@ def _budget_violations(seen: Provenance, ledger: Ledger) -> Iterator[str]:
 
 
 def recorded_mechanisms(seen: Provenance) -> list[Mechanism]:
-    """Return every mechanism.json of the sound artifacts of a run. Raises InputError for a damaged one."""
+    """Return every mechanism.json of the sound artifacts of a run. Raises InputError for one of another version."""
     sound = [one for one in seen.trained.values() if isinstance(one, Artifact)]
     return [read_mechanism(one.path(name)) for one in sound for name in one.files if Path(name).name == MECHANISM]
 
@@ -72,11 +71,7 @@ def _artifact_violations(seen: Provenance, ledger: Ledger, current: list[Mechani
             damaged = True
             lost = "is missing" if made is None else f"is damaged or was replaced ({made})"
             yield f"the {kind} in the folder of artifacts {lost} (restore it, or train it again)"
-    try:
-        recorded = recorded_mechanisms(seen)
-    except InputError:
-        yield f"a {MECHANISM} in the folder of artifacts cannot be read (restore it, or train again)"
-        return
+    recorded = recorded_mechanisms(seen)
     stages = {one.stage for one in current}
     for one in recorded:
         if one not in ledger.mechanisms and (one.stage in stages or one.stage not in must_be_private(seen.config)):

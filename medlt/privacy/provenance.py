@@ -11,6 +11,7 @@ from typing import Any
 from medlt import config as configs
 from medlt.data.manifest import Manifest
 from medlt.files import REAL_ROWS
+from medlt.privacy.book import BookedTraining, BudgetBook, book_place, read_book
 from medlt.privacy.ledger import MECHANISM, NAME, Ledger, read_ledger
 from medlt.store import Artifact, Store
 from medlt.types import InputError
@@ -58,6 +59,25 @@ class Provenance:
     def data(self) -> str | None:
         """Digest of the recorded train rows; None if they are missing."""
         return None if self.real is None else self.real.split("train").digest()
+
+    @cached_property
+    def book(self) -> BudgetBook | str | None:
+        """The budget book of the collection, what is wrong with it, or None if there is none."""
+        place = book_place(self.config, self.folder)
+        try:
+            return None if place is None else read_book(place)
+        except InputError:
+            return "the budget book of the collection is damaged (restore it from a copy)"
+
+    @property
+    def patients(self) -> list[str]:
+        """The patients of the recorded train rows."""
+        return [] if self.real is None else list(self.real.split("train").rows["patient_id"].astype(str))
+
+    @cached_property
+    def trainings(self) -> list[BookedTraining]:
+        """All trainings of the budget book on some of the same patients; [] without a book."""
+        return self.book.on(self.patients) if isinstance(self.book, BudgetBook) else []
 
     @cached_property
     def store(self) -> Store:

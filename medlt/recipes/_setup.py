@@ -11,9 +11,10 @@ from __future__ import annotations
 import json
 import logging
 import resource
+import secrets
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -24,7 +25,7 @@ import yaml
 from medlt import config as configs
 from medlt.files import REAL_ROWS, locked, write_json, write_text
 from medlt.progress import ProgressCallback, RunLog
-from medlt.store import Store
+from medlt.store import Artifact, Store
 from medlt.training.runtime import Runtime
 from medlt.types import InputError, Progress
 from medlt.versions import versions
@@ -106,6 +107,33 @@ class RunFolder(Generic[C]):
             }
             seconds = {name: round(before + time.perf_counter() - start, 2)}
             self.record(seconds=seconds, **({"artifacts": used} if used else {}))
+            self._book(self.store.used[known:])
+
+    def _book(self, made: Sequence[Artifact]) -> None:
+        """Write trainings into the budget book of the collection. An ordinary run goes on without it, with a warning.
+
+        Raises InputError in a private run if the book cannot be written.
+        """
+        from medlt.data.manifest import Manifest
+        from medlt.privacy.book import MODELS, add_to_book, book_place
+        from medlt.privacy.provenance import given_weights
+
+        config, rows = self.config, self.path(REAL_ROWS.as_posix())
+        if not (self.writable and isinstance(config, configs.RunConfig) and rows.is_file()):
+            return
+        place, made = book_place(config, self.folder), [one for one in made if one.kind in MODELS]
+        if place is None or not made:
+            return
+        account = self.summary().get("account") or secrets.token_hex(8)
+        patients = Manifest.read(rows).split("train").rows["patient_id"]
+        try:
+            add_to_book(place, account, patients, made, given_weights(config).values())
+        except InputError as error:
+            if config.privacy is not None:
+                raise
+            log.warning("%s; a private run on the same patients will not know of this one", error)
+        else:
+            self.record(account=account)
 
 
 def read_summary(folder: Path) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from medlt.data.manifest import Manifest
 from medlt.diffusion.labels import LabelUNet
 from medlt.files import digest_tensors, write_bytes, write_json, write_table, write_text
 from medlt.privacy import claim
+from medlt.privacy.book import add_to_book
 from medlt.privacy.claims import config_violations
 from medlt.privacy.ledger import Mechanism, read_ledger, write_ledger, write_mechanism
 from medlt.store import Store
@@ -75,20 +76,21 @@ def lora(folder: Path) -> None:
 
 
 def trained(run: Path, one: Mechanism, save: Callable[[Path], object]) -> str:
-    """The artifact of a private training in the run's store; its place, KIND/DIGEST."""
+    """The artifact of a private training in the run's store and in the budget book; its place, KIND/DIGEST."""
 
     def build(place: Path) -> None:
         save(place)
         write_mechanism(place / "mechanism.json", one)
 
     made = Store(run / "artifacts").make(one.stage, {"stage": str(one)}, build)
+    add_to_book(run / "book.json", "this run", list("abcd"), [made], ())
     return f"{one.stage}/{made.digest}"
 
 
 def folder(run: Path, *stages: Mechanism, **changed: Any) -> Path:
     """A run folder as a recipe leaves it, its config changed so."""
     stages = stages or (mechanism(),)
-    config = configs.parse({**LEAST, "output_dir": str(run), **changed})
+    config = configs.parse({**LEAST, "output_dir": str(run), "budget_book": str(run / "book.json"), **changed})
     write_text(run / "config.yaml", configs.dump(config))
     stable = isinstance(config.denoiser, configs.StableConfig)
     places = {
@@ -129,7 +131,7 @@ def test_a_sound_run_carries_what_its_ledger_says(sound: Path) -> None:
     assert found.covers == "the denoiser's weights, the synthetic images with their labels"
     assert "one patient, with all of their images" in found.sentence
     assert "codec is assumed to be public" in found.sentence
-    assert "other runs on the same patients" in found.sentence
+    assert "runs on these patients that were added up: 1" in found.sentence
 
 
 FLAWS: dict[str, tuple[dict[str, Any], str]] = {
@@ -250,6 +252,13 @@ def test_a_delta_too_large_is_warned_of(tmp_path: Path) -> None:
     assert "1/4" in found.sentence
 
 
+def copied(sound: Path, run: Path) -> Path:
+    """A copy of a run, whose book is copied too."""
+    shutil.copytree(sound, run)
+    write_text(run / "config.yaml", (run / "config.yaml").read_text().replace(str(sound), str(run)))
+    return run
+
+
 def rewrite(run: Path, *stages: Mechanism) -> None:
     write_ledger(run / "ledger.json", stages, 1e-6, 8.0)
 
@@ -289,6 +298,13 @@ def lend(run: Path, column: str) -> None:
     write_table(run / "plan.parquet", plan.assign(**{column: "real-2"}))
 
 
+def another(run: Path, build: Callable[[Path], object], patients: str = "abcd") -> Path:
+    """A denoiser of another run on these patients, in the same budget book."""
+    made = Store(run.parent / "another").make("denoiser", {"patients": patients}, lambda place: build(place))
+    add_to_book(run / "book.json", "another run", list(patients), [made], ())
+    return made.folder
+
+
 BREAKS: dict[str, tuple[Callable[[Path], object], str]] = {
     "no ledger": (lambda run: (run / "ledger.json").unlink(), "no ledger"),
     "edited": (hand, "edited by hand"),
@@ -316,6 +332,16 @@ BREAKS: dict[str, tuple[Callable[[Path], object], str]] = {
     "handed over no more": (lambda run: shutil.rmtree(run / "denoiser"), "is missing"),
     "others handed over": (lambda run: write_text(run / "denoiser" / "model.safetensors", "x"), "is not the file that"),
     "one more file": (lambda run: write_text(run / "denoiser" / "more.safetensors", "x"), "did not write"),
+    "no book": (lambda run: (run / "book.json").unlink(), "budget book of the collection is missing"),
+    "damaged book": (lambda run: write_text(run / "book.json", "{}"), "budget book of the collection is damaged"),
+    "edited book": (
+        lambda run: write_text(run / "book.json", (run / "book.json").read_text().replace('"steps": 20', '"steps": 2')),
+        "budget book of the collection is damaged",
+    ),
+    "book of others": (
+        lambda run: [(run / "book.json").unlink(), another(run, lora)],
+        "the budget book does not list the trainings of this run",
+    ),
     "an image": (lambda run: write_text(run / "images" / "real-1.png", "x"), "1 files that this run did not make"),
     "seeded": (lambda run: again(run, mechanism(secure_mode=False)), "not secure"),
     "one seeded": (lambda run: again(run, mechanism(), mechanism("codec", secure_mode=False)), "not secure"),
@@ -337,8 +363,7 @@ BREAKS: dict[str, tuple[Callable[[Path], object], str]] = {
 
 @pytest.mark.parametrize("name", BREAKS)
 def test_a_flaw_of_the_folder(sound: Path, tmp_path: Path, name: str) -> None:
-    run = tmp_path / "run"
-    shutil.copytree(sound, run)
+    run = copied(sound, tmp_path / "run")
     spoil, said = BREAKS[name]
     spoil(run)
     found = claim(run)
@@ -366,8 +391,7 @@ def test_no_flaw_mends_another(sound: Path, tmp_path: Path, changed: str, spoilt
 
 def test_a_stage_in_the_ledger_is_no_flaw(sound: Path, tmp_path: Path) -> None:
     """A predictor that was trained privately too is paid for."""
-    run = tmp_path / "run"
-    shutil.copytree(sound, run)
+    run = copied(sound, tmp_path / "run")
     retell(run, digests={"guidance_classifier": "1"})
     rewrite(run, mechanism(), mechanism("guidance_classifier"))
     assert claim(run).reasons == ()
@@ -418,9 +442,57 @@ def test_a_lora_is_compared_file_by_file(tmp_path: Path) -> None:
     assert "is missing" in gone
 
 
+@pytest.mark.parametrize("private", [True, False])
+@pytest.mark.parametrize("patients", ["abcd", "dxyz", "wxyz"])
+def test_a_copy_of_weights_of_the_same_patients_is_known_by_its_content(
+    tmp_path: Path, private: bool, patients: str
+) -> None:
+    def build(place: Path) -> None:
+        write_text(place / "model" / "pytorch_lora_weights.safetensors", "another LoRA")
+        if private:
+            write_mechanism(place / "mechanism.json", mechanism(weights="of another run"))
+
+    copied = tmp_path / "elsewhere" / "renamed.safetensors"
+    model = {"kind": "folder", "path": "base", "loras": [str(copied)]}
+    run = folder(tmp_path / "run", denoiser={**STABLE, "model": model})
+    write_bytes(copied, (another(run, build, patients) / "model" / "pytorch_lora_weights.safetensors").read_bytes())
+    reasons = claim(run).reasons
+    if patients == "wxyz":
+        assert reasons == ()
+    else:
+        (reason,) = reasons
+        assert reason.startswith("denoiser.model.loras[0] was trained in a run on some of the same patients")
+
+
+@pytest.mark.parametrize("patients", ["abcd", "dxyz", "wxyz"])
+def test_runs_on_some_of_the_same_patients_are_added_up(tmp_path: Path, patients: str) -> None:
+    """The sum is that of one ledger with both trainings, whether patients overlap in part or as a whole."""
+    other = mechanism(weights="of another run", steps=10, planned=10, noise_multiplier=2.0)
+    run = folder(tmp_path / "run")
+    alone = claim(run).epsilon
+    another(run, lambda place: write_mechanism(place / "mechanism.json", other), patients)
+    write_ledger(tmp_path / "both.json", [mechanism(), other], 1e-6, 8.0)
+    both = read_ledger(tmp_path / "both.json").spent.epsilon
+    added = claim(run)
+    if patients == "wxyz":
+        assert added.epsilon == alone
+    else:
+        assert added.epsilon == both
+        assert both > (alone or 0)
+        assert "added up: 2" in added.sentence
+
+
+def test_a_training_with_a_seed_is_not_added_as_a_private_one(tmp_path: Path) -> None:
+    run = folder(tmp_path / "run")
+    alone = claim(run)
+    seeded = mechanism(weights="of another run", secure_mode=False)
+    another(run, lambda place: write_mechanism(place / "mechanism.json", seeded))
+    assert claim(run) == alone
+
+
 def test_a_claim_changes_nothing_in_the_folder(sound: Path, tmp_path: Path) -> None:
     """Not even a damaged artifact is moved aside."""
-    shutil.copytree(sound, run := tmp_path / "run")
+    run = copied(sound, tmp_path / "run")
     write_text(artifact(run) / "model.json", "{}")
     before = {file: file.read_bytes() for file in run.rglob("*") if file.is_file()}
     assert claim(run).epsilon is None
@@ -433,7 +505,7 @@ def test_what_is_no_run_is_told(tmp_path: Path) -> None:
 
 
 def test_a_damaged_record_is_told(sound: Path, tmp_path: Path) -> None:
-    shutil.copytree(sound, run := tmp_path / "run")
+    run = copied(sound, tmp_path / "run")
     (run / "run.json").write_text("{")
     with pytest.raises(InputError, match="damaged"):
         claim(run)

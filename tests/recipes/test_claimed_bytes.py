@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from medlt.config import RunConfig, load_config
+from medlt.config import RunConfig, load_config, parse
 from medlt.data.manifest import Manifest
 from medlt.files import digest, write_json, write_table, write_text
 from medlt.privacy import claim, ledger
@@ -153,3 +153,37 @@ def test_a_link_to_weights_of_the_same_patients_is_followed(run: Path, private: 
     made = main(private(tmp_path / "run", data=data, denoiser=denoiser), "denoiser")
     assert load_config(made / "config.yaml").denoiser.init_from == tmp_path / "start"
     assert "denoiser.init_from was trained in a run on some of the same patients" in claim(made).sentence
+
+
+def test_all_runs_on_a_collection_are_in_its_book(run: Path, private: Config, tiny: Config, tmp_path: Path) -> None:
+    """Two private runs add up, and an ordinary one is known by its weights, wherever they were copied."""
+    from medlt.privacy.book import read_book
+    from medlt.recipes.train import main
+
+    (collection := tmp_path / "collection").mkdir()
+    Manifest.read(run / "stages/data/manifest.parquet").write(collection / "manifest.parquet")
+    data = {"kind": "manifest", "path": str(collection / "manifest.parquet")}
+    small = {"denoiser": {"width": 8, "steps": 3, "batch_size": 8}, "data": data}
+    one = main(private(tmp_path / "one", **small), "denoiser")
+    alone = claim(one)
+    assert alone.reasons == ()
+    assert "added up: 1" in alone.sentence
+    two = main(private(tmp_path / "two", **small, seed=4), "denoiser")
+    both = claim(two)
+    assert both.reasons == ()
+    assert "added up: 2" in both.sentence
+    assert "more than the 8.00 in the config" in both.sentence
+    assert claim(one).epsilon == both.epsilon
+    assert (both.epsilon or 0) > (alone.epsilon or 0)
+    given = tiny(tmp_path / "open").model_dump(mode="json", exclude={"data", "denoiser", "method", "checks"})
+    ordinary = main(parse({**given, **small, "method": "noise", "checks": {"near_copy": None}}), "codec")
+    weights = next(ordinary.glob("artifacts/codec/*/diffusion_pytorch_model.safetensors"))
+    shutil.copytree(weights.parent, tmp_path / "given")
+    codec = {"kind": "folder", "path": str(tmp_path / "given")}
+    three = main(private(tmp_path / "three", **small, codec=codec), "denoiser")
+    (reason,) = claim(three).reasons
+    assert reason.startswith("codec.path was trained in a run on some of the same patients")
+    book = read_book(collection / "medlt-budget-book.json")
+    assert book is not None
+    text = (collection / "medlt-budget-book.json").read_text()
+    assert not [name for name in Manifest.read(collection / "manifest.parquet").rows["patient_id"] if name in text]
