@@ -31,7 +31,7 @@ def provenance(run: Path) -> dict[str, Any]:
     made = claim(run)
     private = {name: getattr(made, name) for name in ("epsilon", "delta", "privacy_unit", "covers", "sentence")}
     private |= {"delta": None} if made.epsilon is None else {}
-    privacy = {**private, "ledger": _ledger(run)}
+    privacy = {**private, "ledger": public_ledger(run)}
     return {"synthetic": True, "notice": NOTICE, "run": run_id(run), "medlt": __version__, "privacy": privacy}
 
 
@@ -55,8 +55,8 @@ def write_provenance(run: Path, out: Path) -> dict[str, Any]:
     return record
 
 
-def _ledger(run: Path) -> dict[str, Any] | None:
-    """Return the ledger without the digests of rows. Raises InputError for a damaged one."""
+def public_ledger(run: Path) -> dict[str, Any] | None:
+    """Return the ledger without digests and numbers of rows, or None. Raises InputError for a damaged one."""
     if not (run / NAME).is_file():
         return None
     ledger = read_ledger(run / NAME)

@@ -211,7 +211,7 @@ def _covers(config: configs.RunConfig) -> str:
     return ", ".join([*trained, "the synthetic images with their labels"])
 
 
-def _runs(seen: Provenance) -> int:
+def private_runs(seen: Provenance) -> int:
     """Return the number of runs that trained privately on some of these patients."""
     private = [one for one in seen.trainings if any(done.secure_mode for done in one.mechanisms)]
     return len({run for training in private for run in training.runs})
@@ -227,7 +227,7 @@ def _assumptions(seen: Provenance, ledger: Ledger | str) -> Iterator[str]:
     if isinstance(ledger, str):
         yield "the cost of other runs on the same patients comes on top"
         return
-    yield f"private runs on these patients that were added up: {_runs(seen)}, by the budget book of the collection"
+    yield f"private runs on these patients that were added up: {private_runs(seen)}, by the collection's budget book"
     if len({one.privacy_unit for one in ledger.mechanisms}) > 1:
         yield "stages differ in their privacy unit; the weaker one is reported"
     if ledger.spent.epsilon > ledger.target_epsilon:

@@ -12,7 +12,7 @@ from medlt import config as configs
 from medlt.data.manifest import Manifest
 from medlt.files import REAL_ROWS
 from medlt.privacy.book import BookedTraining, BudgetBook, book_place, read_book
-from medlt.privacy.ledger import MECHANISM, NAME, Ledger, read_ledger
+from medlt.privacy.ledger import MECHANISM, NAME, Ledger, read_ledger, read_mechanism
 from medlt.store import Artifact, Store
 from medlt.types import InputError
 
@@ -99,6 +99,20 @@ class Provenance:
     def denoiser(self) -> Artifact | str | None:
         """The artifact of the denoiser that run.json names, as `Store.examine` returns it."""
         return self.trained.get(f"denoiser/{self.record.get('denoiser', {}).get('artifact')}")
+
+    @property
+    def codec(self) -> Artifact | str | None:
+        """The artifact of the trained codec that run.json names, as `Store.examine` returns it; None without one.
+
+        A private run has the one whose weights it recorded; other trainings of its codec were thrown away.
+        """
+        names = [name for name in self.record.get("artifacts", {}) if name.startswith("codec/")]
+        made = [self.trained[name] if name in self.trained else self.store.examine(*name.split("/")) for name in names]
+        if self.config.privacy is None:
+            return made[-1] if made else None
+        own = self.record.get("weights", {}).get("codec")
+        sound = [one for one in made if isinstance(one, Artifact) and MECHANISM in one.files]
+        return next((one for one in sound if read_mechanism(one.path(MECHANISM)).weights == own), None)
 
     def units(self) -> int | None:
         """Return the number of privacy units in the recorded train rows; None if they are missing."""
