@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import resource
 import secrets
 import sys
@@ -149,11 +150,12 @@ def read_summary(folder: Path) -> dict[str, Any]:
 def opened(config: C, progress: Progress) -> Iterator[RunFolder[C]]:
     """Open the run folder of a config, for this process alone, and yield it with the config's number of torch threads.
 
-    Raises InputError if another process works in the folder, if it was made by another config, or if it is not empty
-    and not a run folder. Call the checks of `_checks` first.
+    Raises InputError if another process works in the folder, if it was made by another config, if it is not empty and
+    not a run folder, or if a private run cannot use its budget book. Call the checks of `_checks` first.
     """
     folder, runtime = Path(config.output_dir), runtime_of(config, progress)
     _require_own(folder)
+    _require_book(config)
     with locked(folder / LOCK, str(folder), wait=False):
         text, written = configs.dump(config, folder), folder / "config.yaml"
         if (folder / REAL_ROWS).is_file() and written.is_file():
@@ -190,6 +192,19 @@ def _require_own(folder: Path) -> None:
     others = [path.name for path in folder.iterdir() if path.name != LOCK] if folder.is_dir() else []
     if others and not (folder / "config.yaml").is_file():
         raise InputError(f"{folder}: is not empty and not a run folder; choose another --out")
+
+
+def _require_book(config: configs.RunConfig | configs.EvaluateConfig) -> None:
+    """Raise InputError, before any training, if a private run could not read or write its budget book."""
+    from medlt.privacy.book import book_place, read_book
+
+    if not isinstance(config, configs.RunConfig) or config.privacy is None:
+        return
+    if (place := book_place(config, Path(config.output_dir))) is not None:
+        read_book(place)
+        home = next(folder for folder in place.parents if folder.exists())
+        if not os.access(home, os.W_OK):
+            raise InputError(f"{place}: the budget book cannot be written; give another place as budget_book")
 
 
 def _fixed(text: str, where: Path) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from medlt.config import RunConfig, load_config, parse
 from medlt.data.manifest import Manifest
 from medlt.files import digest, write_json, write_table, write_text
 from medlt.privacy import claim, ledger
+from medlt.types import InputError
 
 Config = Callable[..., RunConfig]
 
@@ -187,3 +188,12 @@ def test_all_runs_on_a_collection_are_in_its_book(run: Path, private: Config, ti
     assert book is not None
     text = (collection / "medlt-budget-book.json").read_text()
     assert not [name for name in Manifest.read(collection / "manifest.parquet").rows["patient_id"] if name in text]
+
+
+def test_a_book_that_cannot_be_used_stops_a_private_run_before_any_training(private: Config, tmp_path: Path) -> None:
+    from medlt.recipes.augment import main
+
+    write_text(tmp_path / "book", "{}")
+    with pytest.raises(InputError, match="the budget book is damaged"):
+        main(private(tmp_path / "run", budget_book=str(tmp_path / "book")))
+    assert not (tmp_path / "run").exists()
