@@ -27,6 +27,7 @@ EXTRAS = {
     "ocr": (("pytesseract",), ("tesseract",)),
     "dicomweb": (("dicomweb_client",), ()),
     "xlsx": (("openpyxl",), ()),
+    "sign": (("cryptography",), ()),
 }
 """Optional dependency groups of pyproject.toml: modules, and programs that must be on the PATH."""
 OFFLINE = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")

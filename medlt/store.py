@@ -48,6 +48,10 @@ class Artifact:
     versions: Mapping[str, str]
     contents: str
     """Digest of the files' bytes; equal for equal artifacts with different keys."""
+    files: Mapping[str, str] = field(default_factory=dict)
+    """Name of each file -> `medlt.files.digest_file` of its bytes."""
+    key: Mapping[str, Any] = field(default_factory=dict)
+    """Everything that determines the contents, as JSON restores it."""
 
     def path(self, name: str) -> Path:
         """Return the path of one of its files."""
@@ -128,6 +132,13 @@ class Store:
         with locked(place.with_suffix(".lock"), f"the {kind} {place.name}"):
             return self._open(kind, place)  # another process may have built it again meanwhile
 
+    def examine(self, kind: str, name: str) -> Artifact | str | None:
+        """Return the artifact with this digest, the name of its first damaged file, or None if it is missing.
+
+        Nothing is moved, locked or written, so that a folder can be examined that nobody may change.
+        """
+        return self._read(kind, self.root / kind / name)
+
     def _begin(self, kind: str, folder: Path) -> dict[str, str]:
         """Return the versions this work folder was begun with; warn if they differ from the installed ones."""
         begun: dict[str, str] = {}
@@ -199,7 +210,7 @@ class Store:
             if not self._sound(place / name, checksum):
                 return name
         self._warn_versions(f"the {kind} {place.name} was built", made_by)
-        return Artifact(kind, place, place.name, made_by, digest(sums))
+        return Artifact(kind, place, place.name, made_by, digest(sums), sums, record["key"])
 
     def _sound(self, file: Path, checksum: str) -> bool:
         """Return whether a file has its checksum; an unchanged file is hashed once."""

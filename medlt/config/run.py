@@ -190,6 +190,10 @@ class RunConfig(Strict):
         None, description="settings that `medlt run` varies one by one, in place of a comparison"
     )
     privacy: Privacy | None = Field(None, description="differential privacy; null: none")
+    budget_book: FilePath | None = Field(
+        None, description="file that lists every model trained on these patients, and its privacy cost, for all runs "
+        "together; null: medlt-budget-book.json beside the table of the data"
+    )  # fmt: skip
 
     @model_validator(mode="before")
     @classmethod

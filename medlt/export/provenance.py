@@ -18,8 +18,9 @@ from medlt.types import InputError
 CARDS = ("MODEL_CARD.md", "DATASHEET.md")
 """Files of a run that go with an export where they are there."""
 NOTICE = "Synthetic radiographs. They show no patient; do not use them for diagnosis."
-SECRET = ("data", "units")
-"""Fields of a mechanism that stay in the run: a person who knows all rows but one could test a digest for that one."""
+SECRET = ("data", "grad_sample_mode")
+"""Fields of a mechanism that stay in the run. A person who knows all rows but one could test a digest for that one, and
+how gradients were computed is chosen by the clock, which no mechanism covers."""
 
 
 def provenance(run: Path) -> dict[str, Any]:
@@ -31,7 +32,7 @@ def provenance(run: Path) -> dict[str, Any]:
     made = claim(run)
     private = {name: getattr(made, name) for name in ("epsilon", "delta", "privacy_unit", "covers", "sentence")}
     private |= {"delta": None} if made.epsilon is None else {}
-    privacy = {**private, "ledger": _ledger(run)}
+    privacy = {**private, "ledger": public_ledger(run)}
     return {"synthetic": True, "notice": NOTICE, "run": run_id(run), "medlt": __version__, "privacy": privacy}
 
 
@@ -55,8 +56,8 @@ def write_provenance(run: Path, out: Path) -> dict[str, Any]:
     return record
 
 
-def _ledger(run: Path) -> dict[str, Any] | None:
-    """Return the ledger without the digests of rows. Raises InputError for a damaged one."""
+def public_ledger(run: Path) -> dict[str, Any] | None:
+    """Return the ledger without the digest of the rows, or None. Raises InputError for a damaged one."""
     if not (run / NAME).is_file():
         return None
     ledger = read_ledger(run / NAME)

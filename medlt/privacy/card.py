@@ -34,8 +34,9 @@ from medlt.privacy.card_text import (
     run_name,
     training,
 )
-from medlt.privacy.claims import Claim, Provenance, claim
+from medlt.privacy.claims import Claim, claim
 from medlt.privacy.ledger import Ledger, format_epsilon
+from medlt.privacy.provenance import Provenance
 from medlt.types import InputError
 
 AUDIT, VERDICT = "audit.json", "verdict.json"
@@ -169,7 +170,7 @@ def _ledger(seen: Provenance, claimed: Claim) -> str:
     spent = ledger.spent
     total = f"epsilon {format_epsilon(spent.epsilon)} ({spent.accountant}), {format_epsilon(spent.rdp)} by RDP alone"
     public = f"sample_rate is made of a public number of units, {ledger.units}; the true number is not stated."
-    sentence = f"Total at delta {ledger.delta:g}: {total}; neighbours: {ledger.neighbours}. {public}"
+    sentence = f"This run alone at delta {ledger.delta:g}: {total}; neighbours: {ledger.neighbours}. {public}"
     return f"{markdown_table(columns, rows)}\n\n{sentence}"
 
 

@@ -8,19 +8,19 @@ reads.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 from medlt import config as configs
-from medlt.files import digest_tensors
+from medlt.files import REAL_ROWS
 from medlt.plugins import CHECKS, METHODS
-from medlt.privacy.ledger import NAME, NEIGHBOURS, Ledger, format_epsilon, read_ledger
+from medlt.privacy.book import weight_digests
+from medlt.privacy.evidence import handed_over_violations, ledger_violations, recorded_mechanisms
+from medlt.privacy.ledger import NAME, NEIGHBOURS, Ledger, Mechanism, compose, format_epsilon
 from medlt.privacy.limits import delta_violation
-from medlt.types import InputError
+from medlt.privacy.provenance import Provenance, given_weights, must_be_private
+from medlt.privacy.published import image_violations
 
 DATA_INDEPENDENT_CHECKS = {"finite", "flat", "saturated", "target_label", "best_of", "copy"}
 """Checks that read synthetic images alone."""
@@ -51,56 +51,12 @@ class Claim:
     sentence: str
 
 
-@dataclass(frozen=True)
-class Provenance:
-    """The files of a run folder that a claim depends on.
-
-    Raises InputError for a folder without a config, or with a damaged run.json.
-    """
-
-    folder: Path
-
-    @cached_property
-    def config(self) -> configs.RunConfig:
-        """The resolved config of the run."""
-        return configs.load_config(self.folder / "config.yaml")
-
-    @cached_property
-    def record(self) -> dict[str, Any]:
-        """The contents of run.json; {} if there is none yet."""
-        file = self.folder / "run.json"
-        try:
-            return dict(json.loads(file.read_text())) if file.is_file() else {}
-        except ValueError:
-            raise InputError(f"{file}: damaged; remove it and run the same command again to write a new one") from None
-
-    @cached_property
-    def ledger(self) -> Ledger | str:
-        """The ledger, or what is wrong with it."""
-        file = self.folder / NAME
-        try:
-            return read_ledger(file)
-        except InputError as error:
-            return str(error).replace(str(file), NAME)
-
-    @cached_property
-    def data(self) -> str | None:
-        """Digest of the train rows that the run recorded; None if they are missing."""
-        from medlt.data.manifest import Manifest
-
-        file = self.folder / "stages" / "data" / "manifest.parquet"
-        return Manifest.read(file).split("train").digest() if file.is_file() else None
-
-    def stages(self) -> list[str]:
-        """Return the stages in the ledger."""
-        return [] if isinstance(self.ledger, str) else [one.stage for one in self.ledger.mechanisms]
-
-
 def claim(run: Path) -> Claim:
     """Return the privacy claim of a run folder. Raises InputError if it is not a run folder."""
     seen = Provenance(Path(run))
     reasons = tuple(dict.fromkeys((*config_violations(seen.config), *_folder_violations(seen))))
     covers, ledger, chosen = _covers(seen.config), seen.ledger, seen.config.privacy
+    ledger = ledger if isinstance(ledger, str) or reasons else composed(seen, ledger)
     if isinstance(ledger, str):
         delta, secure, epsilon = 0.0, False, 0.0
         unit: str = chosen.privacy_unit if chosen else "patient"
@@ -116,7 +72,7 @@ def claim(run: Path) -> Claim:
         if epsilon == 0
         else f"epsilon {format_epsilon(epsilon)} at delta {delta:g}"
     )
-    notes = " ".join(f"{one[0].upper()}{one[1:]}." for one in _assumptions(seen.config, ledger))
+    notes = " ".join(f"{one[0].upper()}{one[1:]}." for one in _assumptions(seen, ledger))
     sentence = f"Differential privacy with {given}, for {covers}; neighbours: {neighbours}. {notes}"
     return Claim(epsilon, delta, unit, secure or epsilon == 0, (), covers, sentence)
 
@@ -124,13 +80,6 @@ def claim(run: Path) -> Claim:
 def config_violations(config: configs.RunConfig) -> tuple[str, ...]:
     """Return the reasons against a claim that follow from the config alone, each with its fix."""
     return tuple(_config_violations(config))
-
-
-def must_be_private(config: configs.RunConfig) -> tuple[str, ...]:
-    """Return the stages that train on patients and whose weights the claim covers."""
-    codec = isinstance(config.codec, configs.TrainedCodec) or getattr(config.codec, "tune", None) is not None
-    denoiser = getattr(config.denoiser, "train", "full") != "none"
-    return (("codec",) if codec else ()) + (("denoiser",) if denoiser else ())
 
 
 def _config_violations(config: configs.RunConfig) -> Iterator[str]:
@@ -180,81 +129,64 @@ def _folder_violations(seen: Provenance) -> Iterator[str]:
         if needed or (seen.folder / NAME).exists():
             yield ledger
     else:
-        yield from _ledger_violations(seen, ledger)
+        yield from ledger_violations(seen, ledger)
+    if seen.config.privacy is not None:
+        yield from handed_over_violations(seen)
+        yield from image_violations(seen)
     digests = seen.record.get("digests", {})
     for name, what in TRAINED_ON_PATIENTS.items():
         if name in digests and not any(stage.split()[0] == name for stage in seen.stages()):
             yield f"{what} was trained without privacy ({name} is in run.json but not in {NAME}; run without it)"
     yield from _shared_patients(seen)
+    yield from _book_violations(seen)
     yield from _real_data_used(seen.folder, seen.config)
 
 
-def _ledger_violations(seen: Provenance, ledger: Ledger) -> Iterator[str]:
-    """Yield where the ledger does not match the run."""
-    chosen, weights = seen.config.privacy, seen.record.get("weights", {})
-    for stage in must_be_private(seen.config):
-        if not (own := ledger.of(stage)):
-            yield f"the {stage} was trained without privacy: it is not in {NAME} (train it with a section privacy)"
-        elif not all(one.weights for one in own):
-            yield f"the training of the {stage} did not finish (run the same command again)"
-        elif weights.get(stage) not in [one.weights for one in own]:
-            yield f"the {stage} is not the one in {NAME}: its weights differ (train it again)"
-    yield from _weights_on_disk(seen, ledger)
-    if not ledger.secure_mode:
-        yield "randomness was not secure, so the noise can be removed (set privacy.secure_mode: true)"
-    if chosen is not None and (ledger.delta, ledger.target_epsilon) != (chosen.delta, chosen.epsilon):
-        yield f"{NAME} has another budget than the config (restore the {NAME} of this run)"
-    public = None if chosen is None else (chosen.privacy_unit, chosen.patients)
-    if public is not None and any((one.privacy_unit, one.units) != public for one in ledger.mechanisms):
-        yield f"{NAME} has another privacy_unit or number of patients than the config (restore the {NAME} of this run)"
-    if seen.data is None:
-        yield f"the recorded rows of the run are missing, so {NAME} cannot be compared with them (restore stages/data)"
-    elif any(one.data != seen.data for one in ledger.mechanisms):
-        yield f"{NAME} names other rows than those of the run (restore the {NAME} of this run)"
-
-
-def _weights_on_disk(seen: Provenance, ledger: Ledger) -> Iterator[str]:
-    """Yield a reason if the weights of the denoiser on disk are not those in the ledger.
-
-    Weights of Stable Diffusion are checked by the hashes of their files.
-    """
-    from medlt.diffusion.families import load_label_network
-
-    name = str(seen.record.get("denoiser", {}).get("artifact"))
-    home = (seen.config.artifacts_dir or seen.folder / "artifacts") / "denoiser" / name
-    if not (home / "model.json").is_file() or not ledger.of("denoiser"):
+def _book_violations(seen: Provenance) -> Iterator[str]:
+    """Yield why the private runs on these patients cannot be added up."""
+    if seen.config.privacy is None or seen.real is None or not (made := recorded_mechanisms(seen)):
         return
-    saved = {str(i): weight for i, weight in enumerate(load_label_network(home).parameters())}
-    if digest_tensors(saved) not in [one.weights for one in ledger.of("denoiser")]:
-        yield f"the denoiser's weights on disk are not those in {NAME} (restore them, or train it again)"
+    if isinstance(seen.book, str):
+        yield seen.book
+    elif seen.book is None:
+        yield (
+            "the budget book of the collection is missing, so the other runs on the same patients are not known "
+            "(restore it, or give its place as budget_book)"
+        )
+    elif any(one not in _booked(seen) for one in made):
+        yield "the budget book does not list the trainings of this run (restore it, or run the same command again)"
 
 
-def given_weights(config: configs.RunConfig) -> dict[str, Path]:
-    """Return the paths of weights that the config takes from elsewhere, by their key in the config."""
-    denoiser, codec = config.denoiser, config.codec
-    given: dict[str, Path] = {}
-    if isinstance(codec, configs.FolderCodec):
-        given["codec.path"] = codec.path
-    if isinstance(denoiser, configs.StableConfig):
-        if isinstance(denoiser.model, configs.StableFolder):
-            given["denoiser.model.path"] = denoiser.model.path
-    elif denoiser.init_from is not None:
-        given["denoiser.init_from"] = denoiser.init_from
-    return given
+def _booked(seen: Provenance) -> list[Mechanism]:
+    """Return the private mechanisms on these patients in the budget book."""
+    return [one for training in seen.trainings for one in training.mechanisms]
+
+
+def composed(seen: Provenance, ledger: Ledger) -> Ledger:
+    """Return the ledger with the private trainings of all runs on some of the same patients, by the budget book.
+
+    Costs add up wherever one patient may be in two trainings; a patient who is in one alone counts as well (no parallel
+    composition). A training of several runs counts once. Trainings without secure randomness count as not private.
+    """
+    others = [one for one in _booked(seen) if one.secure_mode and one not in ledger.mechanisms]
+    return compose([*ledger.mechanisms, *others], ledger.delta, ledger.target_epsilon) if others else ledger
 
 
 def _shared_patients(seen: Provenance) -> Iterator[str]:
-    """Yield given weights that lie in the folder of a run on some of the same patients."""
+    """Yield given weights that were trained on some of the same patients.
+
+    Their folder, or the one that a link leads to, is in a run on these patients, or the budget book has their digest.
+    """
     from medlt.data.manifest import Manifest
 
-    own = seen.folder / "stages" / "data" / "manifest.parquet"
-    patients = set(Manifest.read(own).rows["patient_id"]) if own.is_file() else set()
+    patients = set() if seen.real is None else set(seen.real.rows["patient_id"])
+    known = {one for training in seen.trainings for one in training.weights}
     for name, path in given_weights(seen.config).items():
-        homes = [folder for folder in (path, *path.parents) if folder != seen.folder]
-        rows = (folder / "stages" / "data" / "manifest.parquet" for folder in homes)
-        if (file := next((one for one in rows if one.is_file()), None)) is None:
-            continue
-        if patients & set(Manifest.read(file).rows["patient_id"]):
+        places = dict.fromkeys(one for start in (path, path.resolve()) for one in (start, *start.parents))
+        homes = [folder for folder in places if folder not in (seen.folder, seen.folder.resolve())]
+        rows = [file for folder in homes if (file := folder / REAL_ROWS).is_file()]
+        shared = any(patients & set(Manifest.read(file).rows["patient_id"]) for file in rows)
+        if shared or (known and known & set(weight_digests(path))):
             yield f"{name} was trained in a run on some of the same patients (give weights that saw none of them)"
 
 
@@ -284,16 +216,23 @@ def _covers(config: configs.RunConfig) -> str:
     return ", ".join([*trained, "the synthetic images with their labels"])
 
 
-def _assumptions(config: configs.RunConfig, ledger: Ledger | str) -> Iterator[str]:
+def private_runs(seen: Provenance) -> int:
+    """Return the number of runs that trained privately on some of these patients."""
+    private = [one for one in seen.trainings if any(done.secure_mode for done in one.mechanisms)]
+    return len({run for training in private for run in training.runs})
+
+
+def _assumptions(seen: Provenance, ledger: Ledger | str) -> Iterator[str]:
     """Yield the assumptions of the claim that no file of the run can prove, and other notes for the reader."""
-    given = given_weights(config)
+    given = given_weights(seen.config)
     if "codec.path" in given:
         yield "the codec is assumed to be public: it must not have seen these patients"
     if set(given) - {"codec.path"}:
         yield "the denoiser began from given weights: they must not have seen these patients"
-    yield "the cost of other runs on the same patients must be added; no file records them"
     if isinstance(ledger, str):
+        yield "the cost of other runs on the same patients comes on top"
         return
+    yield f"private runs on these patients that were added up: {private_runs(seen)}, by the collection's budget book"
     if len({one.privacy_unit for one in ledger.mechanisms}) > 1:
         yield "stages differ in their privacy unit; the weaker one is reported"
     if ledger.spent.epsilon > ledger.target_epsilon:

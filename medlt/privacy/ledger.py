@@ -169,7 +169,7 @@ def read_mechanism(path: Path) -> Mechanism:
         tree = json.loads(Path(path).read_text())
         written, version = tree.pop("digest"), tree.pop("format")
         if written == digest({"format": version, **tree}) and version == MECHANISM_FORMAT:
-            return _mechanism(tree | {"max_grad_norm": _number(tree["max_grad_norm"])})
+            return mechanism_of(tree | {"max_grad_norm": _number(tree["max_grad_norm"])})
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         pass
     raise InputError(f"{path}: missing or damaged; remove its folder and run again to repeat the training")
@@ -214,7 +214,7 @@ def _number(value: float | None) -> float:
 def _checked(tree: dict[str, Any], path: Path) -> Ledger:
     """Return the ledger in a JSON tree. Raises InputError unless its totals follow from its mechanisms."""
     try:
-        mechanisms = [_mechanism(one) for one in tree["mechanisms"]]
+        mechanisms = [mechanism_of(one) for one in tree["mechanisms"]]
         target, *written = (_number(tree["epsilon"][key]) for key in ("target", "spent", "by_rdp"))
         again = compose(mechanisms, float(tree["delta"]), target)
     except (KeyError, TypeError, AttributeError, ValueError) as error:
@@ -234,7 +234,7 @@ def _checked(tree: dict[str, Any], path: Path) -> Ledger:
     return Ledger(again.mechanisms, again.delta, again.target_epsilon, again.spent, tree["versions"])
 
 
-def _mechanism(tree: dict[str, Any]) -> Mechanism:
+def mechanism_of(tree: dict[str, Any]) -> Mechanism:
     """Return the mechanism in a JSON tree. Raises KeyError for other fields."""
     if set(tree) != {one.name for one in fields(Mechanism)}:
         raise KeyError("fields")

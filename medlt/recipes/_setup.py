@@ -10,10 +10,12 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import resource
+import secrets
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -24,7 +26,7 @@ import yaml
 from medlt import config as configs
 from medlt.files import REAL_ROWS, locked, write_json, write_text
 from medlt.progress import ProgressCallback, RunLog
-from medlt.store import Store
+from medlt.store import Artifact, Store
 from medlt.training.runtime import Runtime
 from medlt.types import InputError, Progress
 from medlt.versions import versions
@@ -106,6 +108,33 @@ class RunFolder(Generic[C]):
             }
             seconds = {name: round(before + time.perf_counter() - start, 2)}
             self.record(seconds=seconds, **({"artifacts": used} if used else {}))
+            self._book(self.store.used[known:])
+
+    def _book(self, made: Sequence[Artifact]) -> None:
+        """Write trainings into the budget book of the collection. An ordinary run goes on without it, with a warning.
+
+        Raises InputError in a private run if the book cannot be written.
+        """
+        from medlt.data.manifest import Manifest
+        from medlt.privacy.book import MODELS, add_to_book, book_place
+        from medlt.privacy.provenance import given_weights
+
+        config, rows = self.config, self.path(REAL_ROWS.as_posix())
+        if not (self.writable and isinstance(config, configs.RunConfig) and rows.is_file()):
+            return
+        place, made = book_place(config, self.folder), [one for one in made if one.kind in MODELS]
+        if place is None or not made:
+            return
+        account = self.summary().get("account") or secrets.token_hex(8)
+        patients = Manifest.read(rows).split("train").rows["patient_id"]
+        try:
+            add_to_book(place, account, patients, made, given_weights(config).values())
+        except InputError as error:
+            if config.privacy is not None:
+                raise
+            log.warning("%s; a private run on the same patients will not know of this one", error)
+        else:
+            self.record(account=account)
 
 
 def read_summary(folder: Path) -> dict[str, Any]:
@@ -121,11 +150,12 @@ def read_summary(folder: Path) -> dict[str, Any]:
 def opened(config: C, progress: Progress) -> Iterator[RunFolder[C]]:
     """Open the run folder of a config, for this process alone, and yield it with the config's number of torch threads.
 
-    Raises InputError if another process works in the folder, if it was made by another config, or if it is not empty
-    and not a run folder. Call the checks of `_checks` first.
+    Raises InputError if another process works in the folder, if it was made by another config, if it is not empty and
+    not a run folder, or if a private run cannot use its budget book. Call the checks of `_checks` first.
     """
     folder, runtime = Path(config.output_dir), runtime_of(config, progress)
     _require_own(folder)
+    _require_book(config)
     with locked(folder / LOCK, str(folder), wait=False):
         text, written = configs.dump(config, folder), folder / "config.yaml"
         if (folder / REAL_ROWS).is_file() and written.is_file():
@@ -162,6 +192,19 @@ def _require_own(folder: Path) -> None:
     others = [path.name for path in folder.iterdir() if path.name != LOCK] if folder.is_dir() else []
     if others and not (folder / "config.yaml").is_file():
         raise InputError(f"{folder}: is not empty and not a run folder; choose another --out")
+
+
+def _require_book(config: configs.RunConfig | configs.EvaluateConfig) -> None:
+    """Raise InputError, before any training, if a private run could not read or write its budget book."""
+    from medlt.privacy.book import book_place, read_book
+
+    if not isinstance(config, configs.RunConfig) or config.privacy is None:
+        return
+    if (place := book_place(config, Path(config.output_dir))) is not None:
+        read_book(place)
+        home = next(folder for folder in place.parents if folder.exists())
+        if not os.access(home, os.W_OK):
+            raise InputError(f"{place}: the budget book cannot be written; give another place as budget_book")
 
 
 def _fixed(text: str, where: Path) -> dict[str, Any]:

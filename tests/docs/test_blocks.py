@@ -161,6 +161,8 @@ def find_command(arguments: list[str]) -> tuple[Any, list[str]]:
         if arguments[0].startswith("-"):
             break
         name, *arguments = arguments
+        if name not in command.commands and (usual := getattr(command, "usual", None)):
+            name, arguments = usual, [name, *arguments]
         if name not in command.commands:
             raise UsageError(f"medlt has no command {name!r}")
         command = command.commands[name]

@@ -139,7 +139,7 @@ def test_a_run_that_is_not_finished_has_a_card(tmp_path: Path) -> None:
 
 
 def test_stable_diffusion_with_the_given_weights(tmp_path: Path) -> None:
-    run = finished(tmp_path / "run", denoiser=UNTRAINED)
+    run = folder(tmp_path / "run", denoiser=UNTRAINED)
     (run / "ledger.json").unlink()
     card = model_card(run)
     assert yaml.safe_load(card.split("---\n")[1])["pipeline_tag"] == "text-to-image"

@@ -3,6 +3,7 @@
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -54,6 +55,35 @@ def finished(tmp_path_factory: pytest.TempPathFactory, tiny: Callable[[Path], Ru
         patch.chdir(place)
         main(tiny(Path("run")))
     return place / "run"
+
+
+PRIVACY = {
+    "epsilon": 8.0,
+    "delta": 1e-5,
+    "noise_multiplicity": 1,
+    "grad_sample_mode": "bookkeeping",
+    "max_physical_batch_size": 16,
+}
+
+
+@pytest.fixture(scope="session")
+def private(tiny: Callable[[Path], RunConfig]) -> Callable[..., RunConfig]:
+    """The tiny config as a private run that samples from noise, with changes."""
+
+    def config(out: Path, **changes: Any) -> RunConfig:
+        given = tiny(out).model_dump(mode="json", exclude={"method", "checks", "privacy"})
+        own = {"method": {"kind": "noise", "num_inference_steps": 4}, "checks": {"folds": 2}, "privacy": PRIVACY}
+        return parse({**given, **own, **changes})
+
+    return config
+
+
+@pytest.fixture(scope="session")
+def private_run(tmp_path_factory: pytest.TempPathFactory, private: Callable[..., RunConfig]) -> Path:
+    """A finished private run without a comparison, whose codec is trained privately too. Tests change copies of it."""
+    from medlt.recipes.augment import main
+
+    return main(private(tmp_path_factory.mktemp("private") / "run"))
 
 
 @pytest.fixture(scope="session")

@@ -142,7 +142,7 @@ def test_weights_put_in_place_of_the_trained_ones_claim_nothing(made: Path) -> N
     kept = place.read_bytes()
     try:
         write_tensors(place, {name: value + 1 for name, value in read_tensors(place).items()})
-        assert "weights on disk are not those" in claim(made).sentence
+        assert "damaged or was replaced (model.safetensors)" in claim(made).sentence
     finally:
         place.write_bytes(kept)
     assert claim(made).epsilon is not None
