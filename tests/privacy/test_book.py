@@ -101,7 +101,7 @@ def test_a_byte_that_changed_is_noticed(tmp_path: Path, data: st.DataObject) -> 
 def test_its_place_is_beside_the_table_or_the_one_that_was_given(tmp_path: Path) -> None:
     base = {"method": "noise", "codec": {"kind": "identity"}, "output_dir": str(tmp_path / "run")}
     table = {"kind": "csv", "table": str(tmp_path / "labels.csv"), "findings": ["Mass"]}
-    private = {"privacy": {"epsilon": 8, "delta": 1e-6}}
+    private = {"privacy": {"epsilon": 8, "delta": 1e-6, "patients": 4, "findings": ["Mass"]}}
     places = [
         ({"data": table}, tmp_path / "medlt-budget-book.json"),
         ({"data": {"kind": "phantom"}}, None),
