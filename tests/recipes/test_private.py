@@ -18,6 +18,7 @@ from medlt.data.manifest import Manifest
 from medlt.data.phantom import FINDINGS
 from medlt.files import read_tensors, write_tensors, write_text
 from medlt.privacy import claim, ledger
+from medlt.privacy.book import read_book
 from medlt.recipes.audit import AuditOptions
 from medlt.recipes.audit import main as audit
 from medlt.recipes.augment import main as augment
@@ -197,6 +198,9 @@ def test_an_experiment_takes_it_as_a_source(made: Path, tiny: Tiny, tmp_path: Pa
     arms = pd.read_parquet(evaluate(load_verdict(place)) / "arms.parquet").set_index("arm")
     assert arms.at["private", "added"] > 0
     assert arms.at[arms.at["private", "control"], "added"] == arms.at["private", "added"]
+    booked = read_book(rows.with_name("medlt-budget-book.json"))
+    assert booked is not None
+    assert {one.kind for one in booked.trainings} == {"classifier"}
 
 
 def test_privacy_and_fusion_trains_all_privately_and_claims_nothing(tiny: Tiny, tmp_path: Path, caplog: Any) -> None:
