@@ -117,7 +117,14 @@ MODEL = {"kind": "untrained", "widths": [32, 32], "text_width": 32, "text_layers
 BRIEF_TRAINING = {"steps": 3, "batch_size": 8, "warmup_steps": 0, "learning_rate": 1e-3}
 FEW = {"most": 3}  # a prompt of all findings is longer than the text encoder reads
 FAMILIES: dict[str, dict[str, Any]] = {
-    "lora": {"kind": "stable-diffusion", "model": MODEL, "train": "lora", "rank": 2, "train_text": True, "prompts": FEW},
+    "lora": {
+        "kind": "stable-diffusion",
+        "model": MODEL,
+        "train": "lora",
+        "rank": 2,
+        "train_text": True,
+        "prompts": FEW,
+    },
     "full": {"kind": "stable-diffusion", "model": MODEL, "train": "full", "prompts": FEW},
     "transformer": {"kind": "transformer", "width": 32, "depth": 1, "heads": 2},
 }
