@@ -100,6 +100,11 @@ def defaults(collection: Collection, given: Mapping[str, Any], on: Machine) -> d
     }
 
 
+def is_quick(collection: Collection, device: str) -> bool:
+    """Return whether the collection gets the settings of QUICK on this device."""
+    return not device.startswith("cuda") and int((collection.manifest.rows["split"] == "train").sum()) < QUICK_BELOW
+
+
 def _shipped(name: str) -> dict[str, Any]:
     """Return the sizes and trainings of a shipped config."""
     tree: dict[str, Any] = yaml.safe_load(catalogue.path(name).read_text())

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
@@ -27,7 +28,7 @@ from medlt.diffusion.train_codec import train_codec
 from medlt.progress import duration
 from medlt.recipes._checks import objective, training
 from medlt.recipes._codec import NOT_OPTIONS
-from medlt.recipes._cohort import Cohort
+from medlt.recipes._cohort import RealRows
 from medlt.recipes._denoiser import fresh_network
 from medlt.recipes._privacy import PrivateTraining
 from medlt.recipes._setup import RunFolder
@@ -57,16 +58,18 @@ class Part:
 
 def note_training_time(run: RunFolder[Any], parts: list[Part]) -> None:
     """Note how long the parts will train. Parts that an earlier call began, or that are short, are left out."""
-    begun, seconds = run.summary().get("seconds", {}), {}
-    for part in parts:
-        if part.stage in begun or part.steps < FEWEST:
-            continue
-        try:
-            seconds[part.stage] = part.seconds_a_step() * part.steps
-        except InputError:  # the part itself will report it
-            continue
-    if seconds:
+    begun = run.summary().get("seconds", {})
+    if seconds := training_seconds([one for one in parts if one.stage not in begun and one.steps >= FEWEST]):
         run.progress.note(_sentence(seconds, run.config.device))
+
+
+def training_seconds(parts: Sequence[Part]) -> dict[str, float]:
+    """Return how long each part trains, s. A part that cannot be tried is left out: it will report why itself."""
+    seconds: dict[str, float] = {}
+    for part in parts:
+        with suppress(InputError):
+            seconds[part.stage] = part.seconds_a_step() * part.steps
+    return seconds
 
 
 def _sentence(seconds: Mapping[str, float], device: str) -> str:
@@ -78,7 +81,7 @@ def _sentence(seconds: Mapping[str, float], device: str) -> str:
     )
 
 
-def generator_parts(run: RunFolder[configs.RunConfig], cohort: Cohort) -> list[Part]:
+def generator_parts(run: RunFolder[configs.RunConfig], cohort: RealRows) -> list[Part]:
     """Return the parts that images are made with: codec, sparse code, denoiser and verifiers."""
     config, rows = run.config, len(cohort.train.rows)
     parts = []
@@ -94,7 +97,7 @@ def generator_parts(run: RunFolder[configs.RunConfig], cohort: Cohort) -> list[P
     return parts
 
 
-def arms_part(run: RunFolder[Any], cohort: Cohort, real: int, added: int) -> list[Part]:
+def arms_part(run: RunFolder[Any], cohort: RealRows, real: int, added: int) -> list[Part]:
     """Return the parts of a comparison of so many arms of real rows and of so many with added rows, controls included.
 
     Arms with added rows are trained with every share and weight that validation chooses from. With a pilot, which
@@ -110,7 +113,7 @@ def arms_part(run: RunFolder[Any], cohort: Cohort, real: int, added: int) -> lis
     return [_classifiers(run, cohort, "pilot", chosen.max_steps), whole]
 
 
-def _classifiers(run: RunFolder[Any], cohort: Cohort, stage: str, steps: int, workers: int = 1) -> Part:
+def _classifiers(run: RunFolder[Any], cohort: RealRows, stage: str, steps: int, workers: int = 1) -> Part:
     """Return a part of so many steps of the config's classifier, shared by `workers` processes."""
     return Part(stage, -(-steps // workers), lambda: _classifier(run, cohort))
 
@@ -128,18 +131,18 @@ def _random(*shape: int) -> Tensor:
     return torch.rand(shape, generator=torch_generator("estimate"))
 
 
-def _labels(cohort: Cohort, rows: int) -> np.ndarray:
+def _labels(cohort: RealRows, rows: int) -> np.ndarray:
     """Return labels [rows,K] with one finding in each row."""
     count = len(cohort.findings)
     return np.eye(count, dtype=np.float32)[np.arange(rows) % count]
 
 
-def _private(run: RunFolder[configs.RunConfig], cohort: Cohort) -> PrivateTraining | None:
+def _private(run: RunFolder[configs.RunConfig], cohort: RealRows) -> PrivateTraining | None:
     """Return the private training of a private run, kept out of its ledger."""
     return None if run.config.privacy is None else PrivateTraining(run, cohort, kept=False)
 
 
-def _names(cohort: Cohort) -> list[str]:
+def _names(cohort: RealRows) -> list[str]:
     """Return as many names as there are train rows; a private step draws from so many."""
     return [f"row-{number}" for number in range(len(cohort.train.rows))]
 
@@ -157,7 +160,7 @@ class _Images:
         return {"image": self.image}
 
 
-def _codec(run: RunFolder[configs.RunConfig], cohort: Cohort) -> float:
+def _codec(run: RunFolder[configs.RunConfig], cohort: RealRows) -> float:
     chosen, names = run.config.codec, _names(cohort)
     assert isinstance(chosen, configs.TrainedCodec)
     options: dict[str, Any] = chosen.model_dump(exclude={"steps", *NOT_OPTIONS}) | {"contents": "estimate"}
@@ -171,7 +174,7 @@ def _codec(run: RunFolder[configs.RunConfig], cohort: Cohort) -> float:
     return _seconds_a_step(trial, run.runtime.at("fp32"))
 
 
-def _latent_shape(config: configs.RunConfig) -> tuple[int, int, int]:
+def latent_shape(config: configs.RunConfig) -> tuple[int, int, int]:
     """Return channels, height and width of a latent. Raises InputError for the codec of a plug-in."""
     if isinstance(config.codec, configs.TrainedCodec):
         channels, factor = config.codec.channels, 2 ** (config.codec.levels - 1)
@@ -185,9 +188,9 @@ def _latent_shape(config: configs.RunConfig) -> tuple[int, int, int]:
     return channels, config.size // factor, config.size // factor
 
 
-def _denoiser(run: RunFolder[configs.RunConfig], cohort: Cohort) -> float:
+def _denoiser(run: RunFolder[configs.RunConfig], cohort: RealRows) -> float:
     chosen, names = run.config.denoiser, _names(cohort)
-    latent = _random(*_latent_shape(run.config))
+    latent = _random(*latent_shape(run.config))
     data = LabelledLatents(
         lambda uids: torch.stack([latent] * len(uids)), names, _labels(cohort, len(names)), "estimate", patients=names
     )
@@ -201,7 +204,7 @@ def _denoiser(run: RunFolder[configs.RunConfig], cohort: Cohort) -> float:
     return _seconds_a_step(trial, run.runtime.at(chosen.precision))
 
 
-def _classifier(run: RunFolder[Any], cohort: Cohort) -> float:
+def _classifier(run: RunFolder[Any], cohort: RealRows) -> float:
     chosen = run.config.classifier
     rows = 2 * chosen.batch_size
     pixels = (_random(rows, 1, chosen.size, chosen.size) * 255).to(torch.uint8)
@@ -219,9 +222,9 @@ def _sparse_steps(chosen: configs.SparseConfig, rows: int) -> int:
     return chosen.epochs * max(1, rows // chosen.batch_size)
 
 
-def _sparse(run: RunFolder[configs.RunConfig], cohort: Cohort) -> float:
+def _sparse(run: RunFolder[configs.RunConfig], cohort: RealRows) -> float:
     """Return the time of a step of interaction, the longest of the three phases: an epoch of one batch."""
-    chosen, shape = run.config.sparse, _latent_shape(run.config)
+    chosen, shape = run.config.sparse, latent_shape(run.config)
     latents, labels = _random(chosen.batch_size, *shape), torch.from_numpy(_labels(cohort, chosen.batch_size))
     setup = TrainingSetup(
         latents, labels, chosen.batch_size, chosen.learning_rate, chosen.weight_decay, chosen.classification_weight,

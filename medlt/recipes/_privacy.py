@@ -23,7 +23,7 @@ from medlt.files import digest
 from medlt.privacy import accounting, ledger
 from medlt.privacy.claims import config_violations
 from medlt.privacy.limits import clip_margin
-from medlt.recipes._cohort import Cohort
+from medlt.recipes._cohort import RealRows
 from medlt.recipes._setup import RunFolder
 from medlt.sparse.private import private_steps
 from medlt.synthesis.plan import TrainTable as TrainTable
@@ -97,7 +97,7 @@ class PrivateTraining:
     """
 
     run: RunFolder[configs.RunConfig]
-    cohort: Cohort
+    cohort: RealRows
     kept: bool = True
 
     @property
@@ -154,7 +154,7 @@ class PrivateTraining:
         return Path(self.run.store.root) / "privacy" / (re.sub(r"\W+", "-", stage) + ".json")
 
 
-def private_fit(run: RunFolder[configs.RunConfig], cohort: Cohort) -> PrivateFit | None:
+def private_fit(run: RunFolder[configs.RunConfig], cohort: RealRows) -> PrivateFit | None:
     """Return the private training of the run, or None in a run without privacy."""
     return None if run.config.privacy is None else PrivateTraining(run, cohort)
 

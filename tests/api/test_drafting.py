@@ -1,0 +1,107 @@
+"""`medlt init`: the config that it writes can be run as it is, and says what was seen and measured."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+from typer.testing import CliRunner
+
+import medlt
+from medlt.api import drafting
+from medlt.cli import app
+from medlt.config import RunConfig, load_config
+from medlt.data.manifest import Manifest
+from medlt.recipes.estimate import Estimate
+
+
+@pytest.fixture
+def brief(monkeypatch: pytest.MonkeyPatch) -> list[RunConfig]:
+    """No measurement, which takes half a minute; the configs that it would have been made for."""
+    seen: list[RunConfig] = []
+
+    def main(config: RunConfig, manifest: Manifest) -> Estimate:
+        seen.append(config)
+        return Estimate({"reading": 1.0, "denoiser": 60.0}, 1024.0, 512.0)
+
+    monkeypatch.setattr("medlt.recipes.estimate.main", main)
+    return seen
+
+
+@pytest.fixture
+def table(tiny_collection: medlt.Collection, tmp_path: Path) -> Path:
+    """A table of the tiny collection, with its images by absolute paths."""
+    rows = tiny_collection.manifest.absolute().reset_index()
+    wanted = ["uid", "path", "patient_id", "split", *tiny_collection.findings]
+    rows[wanted].to_csv(tmp_path / "labels.csv", index=False)
+    return tmp_path / "labels.csv"
+
+
+def init(*given: object) -> Any:
+    return CliRunner().invoke(app, ["init", *map(str, given)])
+
+
+def test_a_table_becomes_a_manifest_and_a_config_that_reads_back(table: Path, brief: list[RunConfig]) -> None:
+    out = table.with_name("mine.yaml")
+    done = init(table, "--out", out, "--json")
+    assert done.exit_code == 0, done.output
+    told, config = json.loads(done.stdout), load_config(out)
+    rows = Manifest.read(table.with_name("mine.parquet"))
+    source = pd.read_csv(table, dtype={"uid": str, "patient_id": str}).set_index("uid")
+    assert set(rows.rows.index) == set(source.index)
+    assert config == brief[0]
+    assert config.output_dir == table.parent / "runs" / "mine"
+    assert told["images"] == len(source)
+    positives = source[source["split"] == "train"][list(rows.findings)].eq(1).sum()
+    for name, row in told["tail"].items():
+        assert row["train"] == positives[name]
+        assert f"{name}: {positives[name]} train positives, {row['planned']} images to make" in out.read_text()
+    again = init(table, "--out", out)
+    assert again.exit_code == 0, again.output
+    out.write_text("seed: 1\n")
+    other = init(table, "--out", out)
+    assert other.exit_code == 2
+    assert "exists with other contents; choose another --out" in other.stderr
+    assert out.read_text() == "seed: 1\n"
+
+
+def test_the_method_follows_the_masks_and_the_comparison_the_splits(
+    tiny_collection: medlt.Collection, tmp_path: Path, brief: list[RunConfig], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = tiny_collection.saved(tmp_path)
+    monkeypatch.setattr(drafting, "ENOUGH_REGIONS", 1)
+    masks = drafting.draft(tiny_collection, place, tmp_path / "a.yaml", "here").config
+    assert masks.method.kind == "recompose"
+    bare = medlt.Collection(tiny_collection.manifest.without_regions())
+    assert drafting.draft(bare, place, tmp_path / "b.yaml", "here").config.method.kind == "fusion"
+    rows = tiny_collection.manifest.where(tiny_collection.manifest.rows["split"] == "train")
+    made = drafting.draft(medlt.Collection(rows), place, tmp_path / "c.yaml", "here")
+    assert made.config.evaluation is None
+    assert "no image has split val or test" in made.text
+
+
+def test_a_collection_with_nothing_rare_is_refused(tiny_collection: medlt.Collection, tmp_path: Path) -> None:
+    manifest = tiny_collection.manifest.without_regions()
+    only = Manifest(manifest.rows, tuple(n for n in manifest.findings if n == manifest.no_finding), manifest.root)
+    with pytest.raises(medlt.InputError, match="no finding of the collection is rare"):
+        drafting.draft(medlt.Collection(only), tmp_path / "m.parquet", tmp_path / "a.yaml", "here")
+
+
+@pytest.mark.slow
+def test_three_commands_from_dicom_and_labels_to_a_report(
+    tiny_collection: medlt.Collection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = tiny_collection.manifest.rows.reset_index()
+    rows[["uid", *tiny_collection.findings]].to_csv(tmp_path / "labels.csv", index=False)
+    monkeypatch.chdir(tmp_path)
+    source = str(tiny_collection.manifest.root / "dicom")
+    brief = ["codec.steps=4", "denoiser.steps=4", "classifier.steps=4", "evaluation.steps=4", "evaluation.seeds=1"]
+    for words in (
+        ["convert", source, "converted"],
+        ["init", "converted", "--labels", "labels.csv"],
+        ["run", "medlt.yaml", *brief],
+    ):
+        done = CliRunner().invoke(app, words)
+        assert done.exit_code in (0, 1), (words, done.output)
+    assert (tmp_path / "runs" / "medlt" / "report.html").is_file()
