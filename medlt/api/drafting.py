@@ -29,7 +29,7 @@ WIDTH = 100
 
 
 @dataclass(frozen=True)
-class Draft:
+class FirstConfig:
     """A config with its text, what the collection holds, what the run would take, and remarks for the reader."""
 
     config: configs.RunConfig
@@ -40,7 +40,7 @@ class Draft:
     notes: tuple[str, ...]
 
 
-def draft(collection: Collection, table: Path, out: Path, source: str) -> Draft:
+def draft(collection: Collection, table: Path, out: Path, source: str) -> FirstConfig:
     """Return a config for the collection whose manifest is `table`, to be written at `out`.
 
     source: what the collection was read from, for the first comment. Nothing is trained but a few steps of each part,
@@ -54,10 +54,10 @@ def draft(collection: Collection, table: Path, out: Path, source: str) -> Draft:
     took = estimate.main(parsed, collection.manifest)
     planned = _planned(parsed, collection)
     text = "\n".join([*_head(source, summary, planned, took, out, notes), *_body(tree, why)]) + "\n"
-    return Draft(parsed, text, summary, took, planned, notes)
+    return FirstConfig(parsed, text, summary, took, planned, notes)
 
 
-def write_draft(made: Draft, out: Path) -> None:
+def write_draft(made: FirstConfig, out: Path) -> None:
     """Write the config. Raises InputError, and writes nothing, if a file with other contents is there."""
     if out.exists():
         if out.read_text(encoding="utf-8") == made.text:
@@ -130,9 +130,9 @@ def _evaluation(collection: Collection, device: str) -> tuple[dict[str, Any] | N
 def _remarks(collection: Collection, tail: tuple[str, ...], evaluation: Mapping[str, Any] | None) -> Iterator[str]:
     """Yield what a reader must know before the run: findings without test images, and what the split shows."""
     gains = collection.summary().findings["smallest_gain"]
-    blind = [name for name in tail if gains[name] != gains[name]]
-    if evaluation is not None and blind:
-        yield f"no test image has {', '.join(blind)}: the comparison can show nothing for it"
+    unseen = [name for name in tail if gains[name] != gains[name]]
+    if evaluation is not None and unseen:
+        yield f"no test image has {', '.join(unseen)}: the comparison can show nothing for it"
     yield from collection.notes
 
 

@@ -12,7 +12,7 @@ from medlt.cli.app import app
 from medlt.cli.edge import Json, Volume, edge, example, path, text
 
 if TYPE_CHECKING:
-    from medlt.api.drafting import Draft
+    from medlt.api.drafting import FirstConfig
     from medlt.cli.terminal import Terminal
 
 
@@ -74,14 +74,14 @@ def _read(seen: Any, out: Path, given: dict[str, Any]) -> tuple[Any, Path]:
     return Collection(read.manifest, table, tuple(read.notes)), table
 
 
-def _lines(made: Draft, out: Path) -> list[str]:
+def _lines(made: FirstConfig, out: Path) -> list[str]:
     """Return the result for a terminal: the comment at the top of the config, and the next command."""
     head = [line.removeprefix("#").removeprefix(" ") for line in made.text.splitlines() if line.startswith("#")]
     until = next(i for i, line in enumerate(head) if line.strip().startswith("medlt run"))
     return [*head[: until - 1], f"config: {out}", f"next: medlt run {shlex.quote(str(out))}"]
 
 
-def _as_json(made: Draft, out: Path, layout: str) -> dict[str, Any]:
+def _as_json(made: FirstConfig, out: Path, layout: str) -> dict[str, Any]:
     """Return the result as values that JSON can hold."""
     took, tail = made.estimate, made.summary.findings.loc[list(made.summary.tail)]
     return {

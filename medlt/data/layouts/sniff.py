@@ -86,15 +86,15 @@ def _folder(src: Path, labels: Path | None) -> Sniffed:
     for name in (file for file in files if TABLE.search(file)):
         if (layout := _published(src / name)) is not None:
             return Sniffed(layout, src, f"{name} is a table of {layout}")
-    found = tree.images(files, src)["path"]
-    if found.empty:
+    pictures = tree.images(files, src)["path"]
+    if pictures.empty:
         raise InputError(f"{src.absolute()}: holds no image and no table that medlt knows; check the folder")
-    if found.str.contains(DICOM).mean() > 0.5:
+    if pictures.str.contains(DICOM).mean() > 0.5:
         raise InputError(
             f"{src.absolute()}: holds DICOM files; convert them first: medlt convert {src} converted, then "
             "medlt init converted --labels TABLE.csv"
         )
-    if found.str.contains("/").all():
+    if pictures.str.contains("/").all():
         return Sniffed("folder", src, "one sub-folder for each class")
     raise InputError(f"{src.absolute()}: holds images, and no labels; give them with --labels TABLE.csv")
 
