@@ -11,7 +11,6 @@ from medlt.cli.app import app
 from medlt.cli.edge import Json, Volume, edge, example
 from medlt.types import InputError
 
-
 EmbeddingSteps = Annotated[int, typer.Option(min=1, help="Training steps of the embedding that compares images.")]
 Planted = Annotated[
     int, typer.Option(min=1, help="Copies of each kind that are planted to measure the recall of the search.")
