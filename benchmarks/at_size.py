@@ -16,11 +16,11 @@ from __future__ import annotations
 
 import argparse
 import json
-import shutil
 import sys
 import tempfile
 import time
 from datetime import datetime
+from itertools import product
 from pathlib import Path
 
 import cv2
@@ -60,46 +60,42 @@ def films_of(size: int, count: int) -> list[np.ndarray]:
     return [cv2.resize(np.rint(one * 255).astype(np.uint8), (size, size)) for one in pictures]
 
 
+def size_of(folder: Path) -> int:
+    """Bytes of all files in a folder."""
+    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+
+
+def large_films(folder: Path, count: int) -> Manifest:
+    """Write JPEG films of 2544 x 3056 px, and return their manifest."""
+    for i, base in enumerate(films_of(512, count)):
+        large = cv2.resize(base, (2544, 3056), interpolation=cv2.INTER_CUBIC).astype(np.float32)
+        large += numpy_generator("grain", i).normal(0, 2.5, large.shape)
+        Image.fromarray(np.clip(large, 0, 255).astype(np.uint8)).save(folder / f"{i}.jpg", quality=92)
+    uids = pd.Index([f"u{i}" for i in range(count)], name="uid")
+    columns = {"path": [f"{i}.jpg" for i in range(count)], "patient_id": uids, "split": "train", "view": "PA", "A": 1.0}
+    return Manifest(pd.DataFrame(columns, uids), ("A",), folder)
+
+
 def measure_films(count: int) -> None:
     """Time the pass on large films. OpenCV gets one thread, so that one worker is one core."""
     from medlt.data.pixels import PixelCache, read_into
     from medlt.store import Store
 
-    lines = [
-        "| sizes | workers | ms an image, wall | ms an image, CPU | KB an image in the cache |",
-        "|---|---|---|---|---|",
-    ]
+    head = "| sizes | workers | ms an image, wall | ms an image, CPU | KB an image in the cache |"
+    lines, wall = [head, "|---|---|---|---|---|"], dict[tuple[str, int], list[float]]()
     cv2.setNumThreads(1)
     with tempfile.TemporaryDirectory() as place:
-        folder = Path(place)
-        for i, base in enumerate(films_of(512, count)):
-            large = cv2.resize(base, (2544, 3056), interpolation=cv2.INTER_CUBIC).astype(np.float32)
-            large += numpy_generator("grain", i).normal(0, 2.5, large.shape)
-            Image.fromarray(np.clip(large, 0, 255).astype(np.uint8)).save(folder / f"{i}.jpg", quality=92)
-        uids = pd.Index([f"u{i}" for i in range(count)], name="uid")
-        columns = {
-            "path": [f"{i}.jpg" for i in range(count)],
-            "patient_id": uids,
-            "split": "train",
-            "view": "PA",
-            "A": 1.0,
-        }
-        manifest = Manifest(pd.DataFrame(columns, uids), ("A",), folder)
-        size_in = sum((folder / f"{i}.jpg").stat().st_size for i in range(count)) / count / 1e6
-        wall: dict[tuple[int, ...], dict[int, list[float]]] = {}
-        for _turn in range(3):
-            for sizes in ((512,), (64, 224, 512)):
-                for workers in (1, 2):
-                    store = folder / "store"
-                    shutil.rmtree(store, ignore_errors=True)
-                    began, cpu = time.perf_counter(), time.process_time()
-                    read_into(PixelCache(Store(store), workers), manifest, sizes)
-                    one = (time.perf_counter() - began) / count * 1000
-                    own = (time.process_time() - cpu) / count * 1000
-                    stored = sum(f.stat().st_size for f in store.rglob("*") if f.is_file()) / count / 1000
-                    wall.setdefault(sizes, {}).setdefault(workers, []).append(one)
-                    lines.append(f"| {', '.join(map(str, sizes))} | {workers} | {one:.0f} | {own:.0f} | {stored:.0f} |")
-    ratios = [f"{min(t[1]) / min(t[2]):.2f} at {', '.join(map(str, sizes))} px" for sizes, t in wall.items()]
+        manifest = large_films(Path(place), count)
+        size_in = size_of(Path(place)) / count / 1e6
+        for turn, sizes, workers in product(range(3), ((512,), (64, 224, 512)), (1, 2)):
+            store, named = Path(place) / f"store {turn} {sizes} {workers}", ", ".join(map(str, sizes))
+            began, cpu = time.perf_counter(), time.process_time()
+            read_into(PixelCache(Store(store), workers), manifest, sizes)
+            one, own = ((now - then) / count * 1000 for now, then in
+                        ((time.perf_counter(), began), (time.process_time(), cpu)))  # fmt: skip
+            wall.setdefault((named, workers), []).append(one)
+            lines.append(f"| {named} | {workers} | {one:.0f} | {own:.0f} | {size_of(store) / count / 1000:.0f} |")
+    ratios = [f"{min(wall[n, 1]) / min(wall[n, 2]):.2f} at {n} px" for n in dict.fromkeys(n for n, _ in wall)]
     lines += ["", f"Films of {size_in:.1f} MB. Two workers against one, best of three: {'; '.join(ratios)}."]
     table("at_size_films", lines)
 
@@ -163,19 +159,13 @@ def stages(log: Path, samples: list[tuple[float, float]]) -> list[tuple[str, flo
     return rows
 
 
-def size_of(folder: Path) -> int:
-    """Bytes of all files in a folder."""
-    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
-
-
 def measure_rows(rows: int, folder: Path) -> None:
     """Run the commands on a tree of this many images."""
-    source, work = folder / "tree", folder / "work"
+    folder.mkdir(parents=True, exist_ok=True)
+    source, work = folder / "tree", Path(tempfile.mkdtemp(prefix="work-", dir=folder))
     if not (source / "mimic-cxr-2.0.0-metadata.csv.gz").is_file():
         source.mkdir(parents=True, exist_ok=True)
         make_tree(source, rows)
-    shutil.rmtree(work, ignore_errors=True)
-    work.mkdir()
     (work / "run.yaml").write_text(CONFIG)
     lines = ["| stage | seconds | memory, MB |", "|---|---|---|"]
     for command in (

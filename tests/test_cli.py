@@ -400,7 +400,7 @@ def test_a_config_that_is_nowhere_is_one_clear_line(tmp_path: Path, command: str
 def test_configs_are_listed_copied_and_described(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     listed = CliRunner().invoke(app, ["config", "list"]).stdout.splitlines()
-    assert "demo/demo The demo: the whole job on synthetic radiographs" in [" ".join(line.split()) for line in listed]
+    assert "demo/demo The demo: the whole job on synthetic radiographs" in " ".join(" ".join(listed).split())
     assert max(map(len, listed)) <= 80
     shipped = json.loads(CliRunner().invoke(app, ["config", "list", "--json"]).stdout)["configs"]
     assert [line.split()[0] for line in listed if line[0] != " "] == [one["name"] for one in shipped]

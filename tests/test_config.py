@@ -29,6 +29,9 @@ def least(tmp_path: Path) -> Path:
     return path
 
 
+PRIVATE = "privacy={epsilon: 3, delta: 1.0e-5, patients: 9, findings: [Mass]}"
+
+
 def test_the_resolved_config_reads_back_equal(least: Path, tmp_path: Path) -> None:
     first = config.load_config(least, ["sparse.groups=4", "method.renoise=false"])
     (tmp_path / "again.yaml").write_text(config.dump(first))
@@ -65,8 +68,10 @@ def test_the_resolved_config_reads_back_equal(least: Path, tmp_path: Path) -> No
         ("method={kind: minority, guidance: [{kind: minorty}]}",
          "method.guidance[0].kind: 'minorty' is not valid; did you mean 'minority'?"),
         ("method={kind: edit, strength: [2]}", "method.strength[0]: must be at most 1, not 2"),
-        ("privacy={epsilon: 3}", "privacy.delta is missing; add it to the config"),
-        ("privacy={epsilon: 3, delta: 1.0e-5, grad_sample_mode: gost}", "did you mean 'ghost'?"),
+        ("privacy={epsilon: 3, patients: 9, findings: [Mass]}", "privacy.delta is missing; add it to the config"),
+        ("privacy={epsilon: 3, findings: [Mass]}", "privacy: patients must not be taken from the patients"),
+        ("privacy={epsilon: 3, delta: 1.0e-5, patients: 9}", "write privacy.findings: [A, B, ...], all findings"),
+        ("privacy={epsilon: 3, patients: 9, findings: [Mass], grad_sample_mode: gost}", "did you mean 'ghost'?"),
         ("denoiser={prediction: epsilon}", "denoiser: prediction epsilon cannot start from pure noise; write"),
         ("denoiser={attributes: [sex, sex]}", "denoiser: attributes: sex, sex names one twice; name each once"),
         ("denoiser={attributes: [race]}", "denoiser.attributes[0]: 'race' is not valid; choose one of view, sex, age"),
@@ -95,7 +100,10 @@ def wrong_values(node: Any) -> Iterator[tuple[str, Any]]:
 
 def test_no_message_has_words_of_pydantic(least: Path) -> None:
     """Every key of every section is given values that it cannot have; each refusal names it."""
-    base = config.load_config(least, ["privacy={epsilon: 3, delta: 1.0e-5}", "checks={in_band: {}, near_copy: {}}"])
+    base = config.load_config(
+        least,
+        [PRIVATE, "checks={in_band: {}, near_copy: {}}"],
+    )
     tree = base.model_dump(mode="json")
     trees = [("", tree)] + [(name, part) for name, part in tree.items() if isinstance(part, dict)]
     trees += [("method", {"kind": name}) for name in METHODS]
@@ -318,7 +326,10 @@ def test_the_config_knows_every_scheduler_there_is() -> None:
         ("method={kind: noise, num_inference_steps: 4, skip_steps: 5}", "method: skip_steps 5 leaves none of 4 steps"),
         ("ablation={vary: {sparse.groups: [4]}} method=edit", "ablation varies method fusion, not edit"),
         ("evaluation.primary_arm=fusion", "evaluation.primary_arm is for `medlt evaluate`"),
-        ("privacy={epsilon: 3, delta: 1.0e-5} method=diffult", "privacy: method diffult does not declare that private"),
+        (
+            PRIVATE + " method=diffult",
+            "privacy: method diffult does not declare that private",
+        ),
     ],
 )
 def test_a_method_and_a_denoiser_fit_the_rest(least: Path, override: str, message: str) -> None:
@@ -342,7 +353,7 @@ def test_a_method_turns_on_its_checks(least: Path) -> None:
     assert set(config.load_config(least, method="diffult").checks.optional) == {"in_band", "near_copy"}
     assert set(config.load_config(least, method="minority").checks.optional) == {"near_copy"}
     assert config.load_config(least, ["checks.near_copy=null"], method="noise").checks.optional == {}
-    assert config.load_config(least, ["privacy={epsilon: 3, delta: 1.0e-5}"], method="noise").checks.optional == {}
+    assert config.load_config(least, [PRIVATE], method="noise").checks.optional == {}
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ from medlt.types import InputError
 if TYPE_CHECKING:
     from medlt.data.loaders import Radiographs
 
-FOLDERS = ("images", "labels")
+FOLDERS = ("images", "labels", "masks")
 """Options of layouts that are paths."""
 CARRIED = ("sex", "age")
 """Columns that describe a patient; never inferred to be findings."""
@@ -134,6 +134,7 @@ class Collection:
             result = read_layout(layout, Path(source).expanduser(), paths)
         except InputError as error:
             raise InputError(_in_python(str(error))) from None
+        result.write_files()
         return cls(result.manifest, None, tuple(result.notes))
 
     @classmethod
@@ -154,7 +155,9 @@ class Collection:
             settings = PhantomData(**given)
         except ValidationError as error:
             raise InputError(f"from_phantom: {explain(error, PhantomData, given)}") from None
-        return cls(open_data(settings, seed=seed, folder=Path(folder).expanduser()))
+        manifest = open_data(settings, seed=seed, folder=Path(folder).expanduser())
+        manifest.require_positives()
+        return cls(manifest)
 
     def with_boxes(self, table: str | Path) -> Self:
         """Return the collection with boxes around findings: BBox_List_2017.csv, or uid, finding, x, y, width, height.

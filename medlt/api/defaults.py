@@ -68,18 +68,23 @@ def plain_machine(given: Mapping[str, Any]) -> Machine:
 
 
 def defaults(collection: Collection, given: Mapping[str, Any], on: Machine) -> dict[str, Any]:
-    """Return a config's tree without output_dir and data. `given`: the caller's settings, which decide some of them."""
-    device = on.device
-    train = int((collection.manifest.rows["split"] == "train").sum())
+    """Return a config's tree without output_dir and data. `given`: the caller's settings, which decide some of them.
+
+    Those of a private run depend on its public number of patients, and on nothing of the collection.
+    """
+    device, private = on.device, given.get("privacy") is not None
+    public = _section(given, "privacy").get("patients")
+    known = public if isinstance(public, int) else 0
+    train = known if private else int((collection.manifest.rows["split"] == "train").sum())
     gpu = device.startswith("cuda")
     quick = not gpu and train < QUICK_BELOW
     usual = GPU if gpu else _shipped(QUICK if quick else CPU)
     kind = _section(given, "denoiser").get("kind", "unet")
-    private = given.get("privacy") is not None
     codec, unet = (usual[name] if quick else _steps(usual[name], train, name) for name in ("codec", "denoiser"))
     denoiser = {**unet, "precision": on.precision} if kind == "unet" else {"kind": kind}
     size = given.get("size")
-    size = size if isinstance(size, int) else image_size(collection, usual["size"])
+    if not isinstance(size, int):
+        size = usual["size"] if private else image_size(collection, usual["size"])
     return {
         "method": {"kind": "noise" if private else "fusion"},
         "size": size,
@@ -90,7 +95,7 @@ def defaults(collection: Collection, given: Mapping[str, Any], on: Machine) -> d
         **({"sparse": usual["sparse"]} if "sparse" in usual else {}),
         "codec": _codec(given, codec),
         "denoiser": denoiser if private else {**denoiser, "balance": "inverse_sqrt"},
-        "targets": _targets(collection, _section(given, "targets")),
+        "targets": {} if private else _targets(collection, _section(given, "targets")),
         "classifier": {**usual["classifier"], "size": min(size, usual["classifier"]["size"])},
     }
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from medlt.data.splits import stratify
+from medlt.rng import seed_of
 from medlt.rows import Rows
 from medlt.types import Batch, InputError
 
@@ -36,6 +37,14 @@ def folds(patients: pd.Series, labels: pd.DataFrame, k: int, seed: int) -> pd.Se
     if (people := patients.nunique()) < k:
         raise InputError(f"{people} patients are too few for {k} folds; lower checks.folds or give more patients")
     return stratify(patients, labels, [1 / k] * k, seed, "folds").rename("fold")
+
+
+def private_folds(patients: pd.Series, labels: pd.DataFrame, k: int, seed: int) -> pd.Series:
+    """Return the fold 0..k-1 of every uid, which depends on its own patient alone: the others keep theirs without them.
+
+    The arguments are those of `folds`; labels are not read.
+    """
+    return patients.map(lambda patient: seed_of(seed, "private folds", patient) % k).astype(int).rename("fold")
 
 
 @dataclass(frozen=True)

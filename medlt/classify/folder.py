@@ -39,7 +39,7 @@ CLASS_TOKENS = ("cls_token", "class_embedding")
 UNREAD = ("_name_or_path", "auto_map", "torch_dtype", "dtype")
 
 
-class Backbone(nn.Module):
+class VisionModel(nn.Module):
     """A model of Hugging Face, images [B,C,S,S] -> features [B,D]. Its architecture is that of `spec`."""
 
     def __init__(self, spec: Mapping[str, Any]) -> None:
@@ -122,8 +122,8 @@ def require_folder_size(spec: Mapping[str, Any], size: int, folder: Path) -> Non
 
 
 def load_model(body: nn.Module, folder: Path) -> None:
-    """Load the weights of a folder into a Backbone, in place."""
-    assert isinstance(body, Backbone)
+    """Load the weights of a folder into a VisionModel, in place."""
+    assert isinstance(body, VisionModel)
     body.model.load_state_dict(_without_pooler(_loaded(folder)[0], body.pooled).state_dict())
 
 

@@ -13,7 +13,7 @@ import torch
 from monai.networks.nets import DenseNet, DenseNet121, ResNet
 from torch import Tensor, nn
 
-from medlt.classify.folder import Backbone
+from medlt.classify.folder import VisionModel
 from medlt.types import InputError
 
 NORM: tuple[str, dict[str, Any]] = ("group", {"num_groups": 8})
@@ -64,7 +64,7 @@ class Network(nn.Module):
         """Return logits [B,K], float32."""
         features = self.features(images)
         with torch.autocast(features.device.type, enabled=False):
-            logits: Tensor = self.head(features.float())
+            logits: Tensor = self.head(features.to(self.head.weight.dtype))
         return logits
 
 
@@ -136,5 +136,5 @@ def _of_folder(spec: Mapping[str, Any], findings: int) -> Network:
     """Return a network on a model of Hugging Face, with random weights."""
     if "config" not in spec:
         raise InputError("classifier.network: folder needs a model; write classifier.weights: PATH of its folder")
-    body = Backbone(spec)
+    body = VisionModel(spec)
     return Network(body, nn.Linear(int(spec["width"]), findings))

@@ -254,7 +254,7 @@ def require_local(engine: str) -> None:
 @app.command(epilog=example("medlt validate manifest.parquet", "medlt validate manifest.parquet --config run.yaml"))
 def validate(
     manifest: Annotated[Path, typer.Argument(metavar="MANIFEST", help="A manifest.parquet.")],
-    config: Annotated[Path | None, path("Config whose image cache this pass also fills.")] = None,
+    config: Annotated[str | None, path("Config whose image cache this pass also fills.")] = None,
     workers: Annotated[int, number("Number of threads that read images; 0 is one per core.", min=0)] = 0,
     as_json: Json = False,
     volume: Volume = None,
@@ -267,12 +267,17 @@ def validate(
     With --config, a run of that config, or of another one with its artifacts_dir, then decodes no image again.
     """
     with edge(as_json, volume) as terminal:
-        from medlt.config import load_any
         from medlt.data.manifest import Manifest
-        from medlt.recipes import validate as recipe
+        from medlt.data.validate import validate as check
 
-        settings = None if config is None else load_any(config)
-        report = recipe.main(Manifest.read(manifest), workers or os.cpu_count() or 1, terminal, settings)
+        threads, rows = workers or os.cpu_count() or 1, Manifest.read(manifest)
+        if config is None:
+            report = check(rows, threads, terminal)
+        else:
+            from medlt.config import load_any
+            from medlt.recipes import validate as recipe
+
+            report = recipe.main(rows, threads, terminal, load_any(Path(config)))
         terminal.show(report.summary(), report.table)
         if not report.failures:
             terminal.mention(f"next: medlt config list, then medlt run NAME data.path={shlex.quote(str(manifest))}")

@@ -31,6 +31,8 @@ LAYOUT_OPTIONS: dict[str, Any] = {
     "sheet": Annotated[str | None, text("csv, folder: sheet of an .xlsx table (default: the first).")],
     "reader_column": Annotated[str | None, text("csv, folder: column that names the reader.")],
     "readers": Annotated[str | None, text("Several readers of an image: majority (default) or any.")],
+    "masks": Annotated[Path | None, path("siim: folder to write the masks to, as PNG.")],
+    "tree": Annotated[str | None, text("padchest: labels above a label are implied (default) or ignored.")],
     "train_flag": Annotated[str | None, text("csv: column that is 1 for train rows.")],
     "label_spec": Annotated[Path | None, path("YAML file of these options but paths.")],
     "labeler": Annotated[str | None, text("Program that labelled reports: chexpert-labeler, chexbert, negbio.")],

@@ -11,6 +11,7 @@ from medlt.config.base import Strict
 Share = Annotated[float, Field(gt=0, lt=1)]
 Weight = Annotated[float, Field(gt=0, le=1)]
 FEW = Field(min_length=1, max_length=6)
+Metric = Literal["AP", "AUROC", "sensitivity", "F1"]
 
 
 class EvaluationConfig(Strict):
@@ -33,6 +34,14 @@ class EvaluationConfig(Strict):
         "the first is the column weight of the manifest"
     )  # fmt: skip
     n_bootstrap: int = Field(2000, ge=100, description="bootstrap samples of patients for each interval")
+    metric: Metric = Field(
+        "AP", description="metric of the verdict, its mean over the tail findings; another one is another experiment, "
+        "so set it before any result. Validation chooses arms by AP in any case"
+    )  # fmt: skip
+    test_set: Literal["all", "balanced"] = Field(
+        "all", description="test images that give the verdict: all, or those with balanced_test, the balanced test "
+        "list of NIH-CXR-LT and MIMIC-CXR-LT 2022"
+    )  # fmt: skip
     primary_arm: str | None = Field(
         None, description="`medlt evaluate` only: the arm the verdict is about; null: the best arm on validation images"
     )

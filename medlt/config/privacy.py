@@ -2,23 +2,40 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from medlt.config.base import Strict
+from medlt.names import did_you_mean, no_finding
 from medlt.types import GradSampleMode
+
+PUBLIC = {
+    "patients": "privacy.patients: N, a public number of train patients, rounded if the true one is secret",
+    "findings": "privacy.findings: [A, B, ...], all findings of a label vector, in order",
+}
+"""Keys whose values a run would otherwise count, with what to write."""
 
 
 class Privacy(Strict):
-    """The privacy budget (epsilon, delta) of a run, for all its stages together.
+    """The privacy budget (epsilon, delta) of a run, for all its stages together, and what is public of its patients.
 
     With this section and a method that starts from noise, no real image, label vector or count is read when images are
-    made: see docs/how-to/privacy.md.
+    made, and nothing but the trainings in the ledger depends on the patients: see docs/how-to/privacy.md.
     """
 
     epsilon: float = Field(gt=0, description="budget of all trainings of the run together; smaller is more private")
-    delta: float = Field(gt=0, lt=1, description="choose it well below 1 / number of patients")
+    delta: float = Field(gt=0, lt=1, description="choose it well below 1 / patients; from there on there is no claim")
+    patients: int = Field(
+        ge=1, description="public number of train patients, given or rounded (of images, if that is the unit); a step "
+        "draws each with probability batch_size / patients, whatever the true number"
+    )  # fmt: skip
+    findings: tuple[str, ...] = Field(
+        min_length=1, description="all findings of a label vector, in order; others of the data are not read"
+    )
+    requested: tuple[str, ...] = Field(
+        (), description="findings to make images of, `targets.count` each; empty: all of `findings`"
+    )
     privacy_unit: Literal["patient", "image"] = Field(
         "patient", description="whose presence is protected; image is weaker if patients have several images"
     )
@@ -37,6 +54,24 @@ class Privacy(Strict):
         True, description="draw noise and batches from the system's secure random numbers; false is for tests only"
     )
     classifier: bool = Field(False, description="reserve a part of the budget for `medlt train classifier`")
-    findings: tuple[str, ...] = Field(
-        (), description="findings to make images of, `targets.count` each; empty: all of the data"
-    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _is_public(cls, given: Any) -> Any:
+        """Raise ValueError for a section without what must not be taken from the patients."""
+        if isinstance(given, dict) and (missing := [name for name in PUBLIC if not given.get(name)]):
+            raise ValueError(f"{missing[0]} must not be taken from the patients: write {PUBLIC[missing[0]]}")
+        return given
+
+    @model_validator(mode="after")
+    def _requests_fit(self) -> Self:
+        if strange := [name for name in self.requested if name not in self.to_make]:
+            close = did_you_mean(strange[0], self.to_make) or ";"
+            names = ", ".join(self.to_make)
+            raise ValueError(f"requested: {strange[0]!r} is not one of privacy.findings{close} use {names}")
+        return self
+
+    @property
+    def to_make(self) -> tuple[str, ...]:
+        """The findings that images can be made of: all but the label that means no finding."""
+        return tuple(name for name in self.findings if name != no_finding(self.findings))

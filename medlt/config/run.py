@@ -10,13 +10,14 @@ from pydantic_core import CoreSchema
 from medlt.config.ablation import Ablation
 from medlt.config.base import FilePath, Strict
 from medlt.config.classifier import ClassifierConfig
-from medlt.config.data import Data
+from medlt.config.data import CsvData, Data, NihData
 from medlt.config.evaluation import EvaluationConfig
 from medlt.config.guides import Calibration
 from medlt.config.learning import CodecConfig, DenoiserConfig, Precision, SparseConfig, UNetConfig
 from medlt.config.methods import Fusion, MethodConfig
 from medlt.config.plugged import MARK, Plugged, optional_sections
 from medlt.config.privacy import Privacy
+from medlt.names import did_you_mean
 from medlt.plugins import CHECKS, CODECS, METHODS, PASTED, MethodPlugin, Plugin, Registry
 from medlt.types import InputError
 
@@ -201,6 +202,8 @@ class RunConfig(Strict):
             raise ValueError(f"ablation varies method fusion, not {self.method.kind}; remove one of them")
         if self.ablation is not None and self.ablation.downstream and self.evaluation is None:
             raise ValueError("ablation.downstream compares arms; give evaluation, or remove downstream")
+        if self.ablation is not None and self.evaluation is not None and self.evaluation.metric != "AP":
+            raise ValueError("ablation compares tail AP; remove evaluation.metric")
         if self.evaluation is not None and self.evaluation.primary_arm is not None:
             raise ValueError("evaluation.primary_arm is for `medlt evaluate`, which has several arms; remove it")
         return self
@@ -226,6 +229,15 @@ class RunConfig(Strict):
             if not plugin.private:
                 other = "; use method: noise" if what == "method" else "; remove it, or remove privacy"
                 raise ValueError(f"privacy: {what} {name} does not declare that private runs may use it{other}")
+        if isinstance(self.data, NihData):
+            raise ValueError(
+                "privacy: data.kind nih splits patients by the findings of all, so one patient moves others; write "
+                "their splits with `medlt manifest`, and use data.kind: manifest"
+            )
+        known = self.data.findings if isinstance(self.data, CsvData) else self.privacy.findings
+        if strange := [name for name in self.privacy.findings if name not in known]:
+            close = did_you_mean(strange[0], known) or ";"
+            raise ValueError(f"privacy.findings: {strange[0]!r} is not in data.findings{close} use {', '.join(known)}")
         if any(one.weight == "auto" for one in getattr(self.method, "guidance", ())):
             raise ValueError("privacy: weight auto is chosen by comparison with real images; give a number")
         if self.denoiser.balance is not None:

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from medlt.data.layouts.reading import require
+from medlt.names import means_no_finding
 
 OWN = ("uid", "finding", "x", "y", "width", "height")
 FRAME = ("image_width", "image_height")
@@ -27,6 +28,7 @@ def published_boxes(source: pd.DataFrame, table: Path) -> pd.DataFrame | None:
         boxes = boxes.assign(**dict.fromkeys(FRAME, RSNA_SIDE))
     elif {*VINDR[:2]} <= {*source}:
         require(source, VINDR, table)
+        source = source[~source["class_name"].astype("str").map(means_no_finding, na_action="ignore").fillna(False)]
         boxes = source.rename(columns={"image_id": "uid", "class_name": "finding", "x_min": "x", "y_min": "y"})
         boxes = boxes.assign(width=source["x_max"] - source["x_min"], height=source["y_max"] - source["y_min"])
         boxes = boxes.assign(**dict.fromkeys(FRAME, np.nan))

@@ -14,7 +14,7 @@ Four formats, plain or gzipped CSV, one row a box, in pixels from the top left:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
@@ -51,22 +51,25 @@ class MatchedBoxes(NamedTuple):
     others: int
 
 
-def with_boxes(manifest: Manifest, table: Path) -> Manifest:
+def with_boxes(manifest: Manifest, table: Path, aliases: Mapping[str, Sequence[str]] | None = None) -> Manifest:
     """Return the rows with the boxes of `table` beside those that they have; boxes of other images are ignored.
 
-    An image is named by its uid or by its file name. Findings of the NIH table that the manifest does not have are
-    ignored. Raises InputError for a table in neither format, a finding that the manifest does not have, a box that is
-    not inside its image, and a table without any box of these images.
+    aliases: finding of the manifest -> its other names, which the table may use. An image is named by its uid or by
+    its file name. Findings of the NIH table that the manifest does not have are ignored. Raises InputError for a table
+    in no known format, a finding that the manifest does not have, a box that is not inside its image, and a table
+    without any box of these images.
     """
-    return _joined(manifest, _matched(manifest, Path(table)).boxes)
+    return _joined(manifest, _matched(manifest, Path(table), aliases or {}).boxes)
 
 
 def add_boxes(result: LayoutResult, table: Path) -> LayoutResult:
     """Return what a layout read, with the boxes of `table`; those of other images are orphans, one row a box.
 
-    Raises InputError as `with_boxes`.
+    Names that the option `alias` of the layout gives a finding count in the table too. Raises InputError as
+    `with_boxes`.
     """
-    boxes, strangers, others = _matched(result.manifest, Path(table))
+    aliases = result.labels.spec.alias if result.labels else {}
+    boxes, strangers, others = _matched(result.manifest, Path(table), aliases)
     lost = pd.DataFrame({"kind": tree.BOX, "uid": tree.stems(strangers), "path": strangers}, dtype="str")
     ignored = (f"{others} box(es) of findings that the collection does not have, ignored",) if others else ()
     return replace(
@@ -82,7 +85,7 @@ def atlas(table: Path, findings: Sequence[str]) -> Regions:
 
     Raises InputError as `with_boxes`, and for a table that does not have the size of each image.
     """
-    boxes = _read(Path(table), findings).dropna(subset="finding")
+    boxes = _read(Path(table), findings, {}).dropna(subset="finding")
     if boxes[list(FRAME)].isna().any(axis=None):
         raise InputError(f"{table}: has no size of the images; add {' and '.join(FRAME)} to use boxes without images")
     boxes = boxes.assign(corners=list(_corners(boxes, Path(table))))
@@ -93,9 +96,9 @@ def atlas(table: Path, findings: Sequence[str]) -> Regions:
     return Regions(boxes=by_name)
 
 
-def _matched(manifest: Manifest, table: Path) -> MatchedBoxes:
+def _matched(manifest: Manifest, table: Path, aliases: Mapping[str, Sequence[str]]) -> MatchedBoxes:
     """Return the boxes of `table` that are of the manifest's images. Raises InputError if there is none."""
-    read = _read(table, manifest.findings)
+    read = _read(table, manifest.findings, aliases)
     known = read.dropna(subset="finding")
     uids = _uids(manifest, known["uid"], table)
     boxes, strangers = known.assign(uid=uids)[uids.notna()], known.loc[uids.isna(), "uid"].astype(str)
@@ -120,15 +123,16 @@ def _joined(manifest: Manifest, boxes: pd.DataFrame) -> Manifest:
     return Manifest(rows, manifest.findings, manifest.root)
 
 
-def _read(table: Path, findings: Sequence[str]) -> pd.DataFrame:
+def _read(table: Path, findings: Sequence[str], aliases: Mapping[str, Sequence[str]]) -> pd.DataFrame:
     """Return columns uid (as the table names the image), finding, x, y, width, height and FRAME (NaN if unknown).
 
     The finding is NaN in rows of the NIH table whose finding is not among `findings`.
     """
     source = read_table(table, ("uid", "Image Index", "patientId", "image_id"))
-    known = {canonical(name): name for name in findings}
+    others = {canonical(other): name for name in findings for other in aliases.get(name, ())}
+    known = others | {canonical(name): name for name in findings}
     if NIH[0] in source:
-        return _nih(source, table, findings)
+        return _nih(source, table, known)
     if (published := published_boxes(source, table)) is not None:
         named = published["finding"].map(canonical).map(known)
         return _numbers(published.assign(finding=named), table)
@@ -142,7 +146,7 @@ def _read(table: Path, findings: Sequence[str]) -> pd.DataFrame:
     return _numbers(source[list(OWN)].join(frame).assign(finding=named), table)
 
 
-def _nih(source: pd.DataFrame, table: Path, findings: Sequence[str]) -> pd.DataFrame:
+def _nih(source: pd.DataFrame, table: Path, known: Mapping[str, str]) -> pd.DataFrame:
     """Return the boxes of ChestX-ray14; the header of columns 3 to 6 is 'Bbox [x,y,w,h]'."""
     require(source, NIH, table)
     if source.shape[1] < 6:
@@ -150,7 +154,6 @@ def _nih(source: pd.DataFrame, table: Path, findings: Sequence[str]) -> pd.DataF
             f"{table}: a box needs x, y, w and h behind 'Finding Label'; give the table as NIH published it"
         )
     boxes = source.iloc[:, :6].set_axis(list(OWN), axis=1)
-    known = {canonical(name): name for name in findings}
     named = boxes["finding"].replace(NIH_NAMES).map(canonical).map(known)
     boxes = boxes.assign(finding=named, **dict.fromkeys(FRAME, NIH_SIDE))
     return _numbers(boxes, table)

@@ -51,7 +51,7 @@ def join_manifests(paths: Sequence[Path], options: JoinOptions) -> LayoutResult:
     names = _distinct(paths, options.names)
     sets = {name: _real(path) for name, path in zip(names, paths, strict=True)}
     spellings = one_spelling({name: one.findings for name, one in sets.items()}, options.alias)
-    parts = {name: _with_source(name, _renamed(one, spellings[name]), options) for name, one in sets.items()}
+    parts = {name: _part(name, one, spellings[name], options) for name, one in sets.items()}
     _check_meanings(parts)
     try:
         joined = reduce(Manifest.join, _same_kinds([*parts.values()]))
@@ -135,17 +135,13 @@ def _real(path: Path) -> Manifest:
     return manifest
 
 
-def _renamed(manifest: Manifest, names: Mapping[str, str]) -> Manifest:
-    rows, findings = rename_findings(manifest.rows, manifest.findings, names)
-    return Manifest(rows, findings, manifest.root)
+def _part(name: str, manifest: Manifest, spelling: Mapping[str, str], options: JoinOptions) -> Manifest:
+    """Return the rows with the joint names of findings, and their source.
 
-
-def _with_source(name: str, manifest: Manifest, options: JoinOptions) -> Manifest:
-    """Return the rows with their source; with ids of this collection alone, unless patients are the same in all.
-
-    A source that already separates parts of the collection stays, as NAME/SOURCE.
+    Ids are those of this collection alone, unless patients are the same in all. A source that already separates parts
+    of the collection stays, as NAME/SOURCE.
     """
-    rows = manifest.rows
+    rows, findings = rename_findings(manifest.rows, manifest.findings, spelling)
     parts = rows[SOURCE].astype("str") if SOURCE in usable(rows) else None
     rows = rows.assign(**{SOURCE: name if parts is None else (f"{name}/" + parts).fillna(name)})
     if options.resplit:
@@ -154,7 +150,7 @@ def _with_source(name: str, manifest: Manifest, options: JoinOptions) -> Manifes
         here = [column for column in ("patient_id", *NAMED) if column in rows]
         rows = rows.assign(**{column: f"{name}/" + rows[column].astype("str") for column in here})
         rows = rows.set_axis(pd.Index([f"{name}__{uid}" for uid in rows.index], name="uid"))
-    return Manifest(rows, manifest.findings, manifest.root)
+    return Manifest(rows, findings, manifest.root)
 
 
 def _check_meanings(parts: Mapping[str, Manifest]) -> None:
@@ -178,7 +174,7 @@ def _same_kinds(parts: Sequence[Manifest]) -> Iterator[Manifest]:
     mixed = [column for column, every in kinds.items() if len(every) > 1]
     for part in parts:
         texts = {c: part.rows[c].astype("str").where(part.rows[c].notna()) for c in mixed if c in part.rows}
-        yield Manifest(part.rows.assign(**texts), part.findings, part.root)
+        yield Manifest(part.rows.assign(**texts), part.findings, part.root) if texts else part
 
 
 def _kind(column: pd.Series) -> str:

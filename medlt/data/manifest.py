@@ -109,7 +109,7 @@ class Manifest:
     def labels(self, uids: Sequence[str] | None = None) -> np.ndarray:
         """Return labels, float32 [N,K], NaN unknown, in the order of `uids` (default: of the rows)."""
         rows = self.rows if uids is None else self.rows.loc[list(uids)]
-        values: np.ndarray = rows[list(self.findings)].to_numpy(np.float32)
+        values: np.ndarray = rows[list(self.findings)].to_numpy(np.float32, copy=True)
         return values
 
     def counts(self) -> pd.DataFrame:
@@ -194,6 +194,13 @@ class Manifest:
         column = pd.Series([contents.get(uid) for uid in fresh.rows.index], fresh.rows.index, dtype=object)
         return Manifest(fresh.rows.assign(mask_content=column), self.findings, self.root)
 
+    def with_findings(self, findings: Sequence[str]) -> Manifest:
+        """Return the rows with these findings in this order: others are left out, missing ones are unknown."""
+        others = [name for name in self.findings if name not in findings]
+        missing = {name: np.nan for name in findings if name not in self.findings}
+        rows = self.rows.drop(columns=others).assign(**missing)
+        return Manifest(rows, tuple(findings), self.root)
+
     def without_regions(self) -> Manifest:
         """Return the rows without the columns of masks, boxes and sides."""
         kinds = (region_columns(self.rows, self.findings, kind).values() for kind in (MASK, BOX, SIDE))
@@ -230,7 +237,8 @@ class Manifest:
 
         An integer column that one side lacks becomes a nullable integer column, so that no digit is lost.
         """
-        theirs = other._moved(lambda path: _portable(other._absolute(path), self._absolute("")))
+        here = self._absolute("")
+        theirs = other._moved(lambda path: _portable(other._absolute(path), here))
         rows = pd.concat([with_nullable_integers(self.rows, theirs), with_nullable_integers(theirs, self.rows)])
         for column, default in (("synthetic", False), ("weight", 1.0)):
             if column in rows:

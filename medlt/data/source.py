@@ -18,7 +18,7 @@ def open_data(data: configs.Data, *, seed: int, folder: Path) -> Manifest:
     """Return the manifest that `data` describes; a phantom cohort is first written below `folder` unless it exists.
 
     Its rows hold the boxes of `data.boxes` and the sides in `data.reports`. Raises InputError for invalid labels,
-    missing files, boxes or reports that do not fit, and findings without a positive row in the train split.
+    missing files, boxes or reports that do not fit. `Manifest.require_positives` is the caller's.
     """
     manifest = _read(data, seed, folder)
     if not isinstance(data, configs.PhantomData) and data.boxes is not None:
@@ -26,7 +26,6 @@ def open_data(data: configs.Data, *, seed: int, folder: Path) -> Manifest:
     if not isinstance(data, configs.PhantomData) and data.reports is not None:
         manifest = with_sides(manifest, data.reports)
     manifest.check_files()
-    manifest.require_positives()
     return manifest
 
 

@@ -112,7 +112,7 @@ class ArmScores:
 
     single: True for one finding a row; the most probable finding is then the decision. Otherwise a finding is decided
     present where its probability reaches the threshold of best F1 on validation, per seed. simulated: as in
-    `ExperimentRows`.
+    `ExperimentRows`. metric: the one whose mean over the tail gives the verdict.
     """
 
     scores: Mapping[str, np.ndarray]
@@ -123,6 +123,7 @@ class ArmScores:
     val_truth: np.ndarray | None = None
     single: bool = False
     simulated: bool = False
+    metric: str = "AP"
 
     @property
     def seeds(self) -> int:

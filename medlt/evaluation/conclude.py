@@ -75,27 +75,31 @@ def conclude(
     primary_arm: str | None = None,
     experiments: Sequence[str] = (),
     setup: Setup | None = None,
+    metric: str = "AP",
 ) -> Conclusion:
     """Select an arm on validation, compare it with its control on test, and write tables and verdict into `folder`.
 
     n_bootstrap: resamples of the patients, seeded by `seed`; primary_arm: the arm that the verdict is about, None for
     the best on validation; experiments: those of the previous `Conclusion` on these test rows; setup: what was decided
-    before the training. Raises InputError if `primary_arm` has no synthetic images or an arm was not trained.
+    before the training; metric: the one whose mean over the tail gives the verdict. Raises InputError if `primary_arm`
+    has no synthetic images or an arm was not trained.
     """
     synthetic = [arm.name for arm in arms if arm.role == "synthetic"]
     if primary_arm is not None and primary_arm not in synthetic:
         choices = ", ".join(synthetic) or "none"
         raise InputError(f"arm {primary_arm!r} has no synthetic images; set primary_arm to one of: {choices}")
     options = ConclusionOptions(n_bootstrap, seed, primary_arm, setup or Setup())
-    name = experiment(rows, arms, trained.seeds, n_bootstrap=n_bootstrap, seed=seed, primary_arm=primary_arm)
+    name = experiment(
+        rows, arms, trained.seeds, n_bootstrap=n_bootstrap, seed=seed, primary_arm=primary_arm, metric=metric
+    )
     compared = trainable_arms(arms)
     evaluated = tuple(dict.fromkeys([*experiments, *([name] if compared else [])]))
-    tested = _tested(rows, compared, trained)
+    tested = _tested(rows, compared, trained, metric)
     primary = _primary(arms, compared, tested, rows.tail, primary_arm)
     tables, verdict = None, _undecided(arms, primary)
     if tested is not None:
         tables, verdict = _compared(rows, compared, tested, trained, primary, options, verdict)
-    verdict |= {"experiment": name, "test_set_evaluations": len(evaluated)}
+    verdict |= {"experiment": name, "metric": metric, "test_set_evaluations": len(evaluated)}
     conclusion = Conclusion(verdict, arm_table(arms, tested, rows.tail, primary), tables, evaluated)
     _write(conclusion, Path(folder))
     return conclusion
@@ -118,13 +122,14 @@ def experiment(
     n_bootstrap: int,
     seed: int,
     primary_arm: str | None,
+    metric: str = "AP",
 ) -> str:
     """Return 16 hex digits that identify an experiment: its rows, arms, seeds and options of `conclude`."""
     trained = [[arm.name, arm.role, arm.control, arm.digest()] for arm in arms]
-    return digest(rows.digest(), trained, list(seeds), n_bootstrap, seed, primary_arm)
+    return digest(rows.digest(), trained, list(seeds), n_bootstrap, seed, primary_arm, metric)
 
 
-def _tested(rows: ExperimentRows, arms: Sequence[Arm], trained: TrainedArms) -> ArmScores | None:
+def _tested(rows: ExperimentRows, arms: Sequence[Arm], trained: TrainedArms, metric: str) -> ArmScores | None:
     """Return the predictions of the arms with the true labels; None without arms."""
     if not arms:
         return None
@@ -133,7 +138,8 @@ def _tested(rows: ExperimentRows, arms: Sequence[Arm], trained: TrainedArms) -> 
     test, val = ({arm.name: scores[arm.name] for arm in arms} for scores in (trained.test, trained.val))
     patients = [str(patient) for patient in rows.patients]
     single = any(arm.settings.get("task") == "single-label" for arm in arms)
-    return ArmScores(test, rows.test.labels, patients, rows.findings, val, rows.val.labels, single, rows.simulated)
+    truth = (rows.test.labels, patients, rows.findings, val, rows.val.labels)
+    return ArmScores(test, *truth, single, rows.simulated, metric)
 
 
 def _primary(

@@ -113,9 +113,9 @@ def selection_rule(arms: ArmScores, members: Sequence[str]) -> str:
     return "validation tail macro AP"
 
 
-def _tail_row(table: pd.DataFrame, arm: str, control: str) -> pd.Series:
-    """Return the row that decides: tail macro AP of one arm against one control."""
-    rows = table.query("arm == @arm and control == @control and metric == 'AP' and finding == @TAIL")
+def _tail_row(table: pd.DataFrame, arms: ArmScores, arm: str, control: str) -> pd.Series:
+    """Return the row that decides: the verdict's metric in the tail, of one arm against one control."""
+    rows = table.query("arm == @arm and control == @control and metric == @arms.metric and finding == @TAIL")
     if rows.empty:
         raise InputError(f"no tail row for {arm} against {control}; the table has {sorted(set(table['arm']))}")
     return rows.iloc[0]
@@ -127,7 +127,7 @@ def _number(value: Any) -> float | None:
 
 def _comparison(row: pd.Series) -> dict[str, Any]:
     numbers = {name: _number(row.get(name)) for name in ("difference", "low", "high")}
-    return {"arm": row["arm"], "control": row["control"], "metric": "AP", "finding": TAIL, **numbers}
+    return {"arm": row["arm"], "control": row["control"], "metric": row["metric"], "finding": TAIL, **numbers}
 
 
 def _measured(row: pd.Series, arms: ArmScores) -> str:
@@ -136,7 +136,7 @@ def _measured(row: pd.Series, arms: ArmScores) -> str:
     seeds = f"{arms.seeds} seed{'s' if arms.seeds > 1 else ''}"
     patients = "simulated patients" if arms.simulated else "patients"
     size = f"{len(arms.truth)} test images of {len(set(arms.patients))} {patients}, {seeds}"
-    return f"difference in tail macro AP {row['difference']:+.4f}, {ends} ({size}; patient bootstrap)"
+    return f"difference in tail macro {arms.metric} {row['difference']:+.4f}, {ends} ({size}; patient bootstrap)"
 
 
 def decide(
@@ -146,7 +146,7 @@ def decide(
 
     problems: why the experiment cannot see, see `medlt.evaluation.sight`.
     """
-    row = _tail_row(table, arm, control)
+    row = _tail_row(table, arms, arm, control)
     verdict, measured, reason = str(row["verdict"]), _measured(row, arms), str(row.get("reason", "")).partition(":")[0]
     sentence = f"{SENTENCES.get(verdict, '')}: {measured}." + (f" Reason: {reason}." if reason else "")
     if pd.isna(row["difference"]):
@@ -183,8 +183,8 @@ def power_curve(row: pd.Series, arms: ArmScores) -> list[dict[str, float | None]
 
 
 def comparison_entry(table: pd.DataFrame, arms: ArmScores, arm: str, control: str) -> dict[str, Any]:
-    """Return one comparison of tail macro AP with its verdict, as an entry of verdict.json."""
-    row = _tail_row(table, arm, control)
+    """Return one comparison in the tail with its verdict, as an entry of verdict.json."""
+    row = _tail_row(table, arms, arm, control)
     known = arms.seeds > 1 and not pd.isna(row["difference"])
     return _comparison(row) | {"verdict": str(row["verdict"]) if known else "no verdict"}
 

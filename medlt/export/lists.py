@@ -26,7 +26,8 @@ logger = logging.getLogger(__name__)
 
 TABLES = {"train": "train.csv", "val": "development.csv", "test": "test.csv"}
 PARTS = {"train": "train", "val": "balanced-val", "test": "test"}
-"""Split -> its name in LongTailCXR."""
+"""Split -> its name in LongTailCXR, whose code also reads balanced-test, a part of test."""
+BALANCED = "balanced_test"
 BENCHMARKS = {"nih-cxr-lt": nih_cxr_lt.FINDINGS, "mimic-lt": mimic_cxr_lt.FINDINGS}
 """Name of the lists -> their findings."""
 
@@ -56,7 +57,7 @@ def export_cxr_lt(run: Path, out: Path, real: bool = False) -> None:
 
 
 def export_longtailcxr(run: Path, out: Path, real: bool = False, labels: str = "hard") -> None:
-    """Write OUT/labels/NAME_single-label_train.csv (with `real` all three lists) and OUT/images/.
+    """Write OUT/labels/NAME_single-label_train.csv (with `real` all lists) and OUT/images/.
 
     NAME: nih-cxr-lt or mimic-lt, whose findings fit those of the run best. Columns: id (below OUT/images), path (below
     OUT), one a finding as the benchmark spells it, subject_id, synthetic, seed. Hard labels have one 1: a synthetic
@@ -72,14 +73,17 @@ def export_longtailcxr(run: Path, out: Path, real: bool = False, labels: str = "
     name, values = _published(values)
     rows = manifest.rows.loc[values.index]
     names = copy_images(manifest, rows, out / "images")
+    balanced = rows[BALANCED].eq(True) if BALANCED in rows else pd.Series(False, rows.index)
     about = pd.DataFrame({"subject_id": rows["patient_id"], "synthetic": _synthetic(rows)})
     if "seed" in rows:
         about["seed"] = whole_seeds(rows)
-    for split, part in rows.groupby("split"):
-        table = values.loc[part.index].join(about)
-        table.insert(0, "id", [names[str(uid)] for uid in part.index])
+    parts = {PARTS[str(split)]: part.index for split, part in rows.groupby("split")}
+    parts |= {"balanced-test": rows.index[balanced]} if balanced.any() else {}
+    for part, uids in parts.items():
+        table = values.loc[uids].join(about)
+        table.insert(0, "id", [names[str(uid)] for uid in uids])
         table.insert(1, "path", "images/" + table["id"])
-        write_text(out / "labels" / f"{name}_single-label_{PARTS[str(split)]}.csv", table.to_csv(index=False))
+        write_text(out / "labels" / f"{name}_single-label_{part}.csv", table.to_csv(index=False))
 
 
 def _softened(manifest: Manifest, single: pd.DataFrame) -> pd.DataFrame:

@@ -1,7 +1,8 @@
 """Privacy accounting: epsilon from noise, sampling rate and steps, and the reverse.
 
 A step is the Gaussian mechanism on a Poisson sample: each unit is in it with probability q (rate), and normal noise of
-sigma (noise multiplier) times the clipping norm is added to the sum. Neighbours: one unit added or removed.
+sigma (noise multiplier) times the clipping norm is added to the sum. Neighbours: one unit added or removed. The rate is
+the batch size over a public number of units, so it is the same for both neighbours, whatever their true numbers.
 
 Two accountants of Opacus give upper bounds: PRV (Gopi et al. 2021, arXiv 2106.02848), which is tight, and RDP (Mironov
 et al. 2019, arXiv 1908.10530), which is proved for adding and for removing a unit and always works. PRV is reported and
@@ -39,11 +40,15 @@ MOST_STEPS = 1 << 40
 
 @dataclass(frozen=True)
 class Planned:
-    """A planned training. `times` is how many trainings of this kind one unit can be in (three of four folds: 3)."""
+    """A planned training. `times` is how many trainings of this kind one unit can be in (three of four folds: 3).
+
+    `margin` is `medlt.privacy.limits.clip_margin` of its precision.
+    """
 
     rate: float
     steps: int
     times: int = 1
+    margin: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -91,7 +96,7 @@ def calibrate(plans: Sequence[Planned], epsilon: float, delta: float) -> float:
         raise InputError("no private step is planned, so no noise can be calibrated; give the training steps")
 
     def done(noise: float) -> list[Step]:
-        return [(noise, plan.rate, plan.steps * plan.times) for plan in plans]
+        return [(noise / plan.margin, plan.rate, plan.steps * plan.times) for plan in plans]
 
     high = _enough(lambda noise: _rdp(_merged(done(noise)), delta, FEW) <= epsilon, epsilon, delta)
     return _smallest(lambda noise: spent(done(noise), delta).epsilon, epsilon, high)
@@ -146,17 +151,6 @@ def single(noise: float, rate: float, delta: float) -> float:
         return 0.0
     whole = gaussian(1 / noise, delta / rate)
     return math.log1p(rate * math.expm1(whole)) if whole < LARGEST_LOSS else whole + math.log(rate)
-
-
-def warn_of_delta(delta: float, units: int) -> str | None:
-    """Return a warning if `delta` is 1 / `units` or more, else None."""
-    if delta * units < 1:
-        return None
-    wanted = 10.0 ** math.floor(math.log10(0.1 / units))
-    return (
-        f"delta {delta:g} is at least 1/{units}: a mechanism that publishes the whole record of a unit would meet it; "
-        f"use a delta well below 1 / number of units, here {wanted:.0e} or less"
-    )
 
 
 def _merged(done: Sequence[Step]) -> list[Step]:

@@ -70,7 +70,7 @@ def model_card(run: Path) -> str:
     parts["Training"] = bullets(*training(config))
     parts["Evaluation"] = _evaluation(seen)
     parts["Privacy"] = _privacy(seen, claimed)
-    parts["Audit"] = _audit(seen.folder)
+    parts["Audit"] = _audit(seen)
     parts["Not shown here"] = bullets(*not_shown(config))
     parts["Caveats"] = bullets(*LIMITS)
     return header(config) + _page(f"Model card: {run_name(config)}", parts)
@@ -93,7 +93,7 @@ def datasheet(run: Path) -> str:
     parts["Provenance of an image"] = bullets(*identification(config), *parent_columns(config, made))
     parts["Evaluation"] = _evaluation(seen)
     parts["Privacy"] = _privacy(seen, claimed)
-    parts["Audit"] = _audit(seen.folder)
+    parts["Audit"] = _audit(seen)
     parts["Uses"] = bullets(*USES, NOT_FOR)
     parts["Distribution"] = distribution(config)
     parts["Limits"] = bullets(*LIMITS)
@@ -156,19 +156,19 @@ def _ledger(seen: Provenance, claimed: Claim) -> str:
     if not isinstance(ledger, Ledger) or not ledger.mechanisms:
         return "There is no ledger of private training."
     rows = [
-        (one.stage, one.privacy_unit, one.noise_multiplier, one.max_grad_norm, one.sample_rate, one.steps, one.times,
-         one.max_images_per_patient, one.noise_multiplicity, "yes" if one.secure_mode else "no")
+        (one.stage, one.privacy_unit, one.noise_multiplier, one.max_grad_norm, one.clip_margin, one.sample_rate,
+         one.steps, one.times, one.max_images_per_patient, one.noise_multiplicity, "yes" if one.secure_mode else "no")
         for one in ledger.mechanisms
     ]  # fmt: skip
     columns = (
-        "stage privacy_unit noise_multiplier max_grad_norm sample_rate steps times max_images_per_patient "
+        "stage privacy_unit noise_multiplier max_grad_norm clip_margin sample_rate steps times max_images_per_patient "
         "noise_multiplicity secure_mode"
     ).split()
     if claimed.epsilon is None:
         return markdown_table(columns, rows)
     spent = ledger.spent
     total = f"epsilon {format_epsilon(spent.epsilon)} ({spent.accountant}), {format_epsilon(spent.rdp)} by RDP alone"
-    public = "The number of units counts as public: sample_rate and noise_multiplier reveal it."
+    public = f"sample_rate is made of a public number of units, {ledger.units}; the true number is not stated."
     sentence = f"Total at delta {ledger.delta:g}: {total}; neighbours: {ledger.neighbours}. {public}"
     return f"{markdown_table(columns, rows)}\n\n{sentence}"
 
@@ -181,8 +181,11 @@ def _read(file: Path, command: str, read: Callable[[dict[str, Any]], Any]) -> An
         raise InputError(f"{file}: damaged; run `{command}` again") from None
 
 
-def _audit(folder: Path) -> str:
-    """Return the results of `medlt audit`, one line each."""
+def _audit(seen: Provenance) -> str:
+    """Return the results of `medlt audit`, one line each; none of a private run, since they read its patients."""
+    folder = seen.folder
+    if is_private(seen.config):
+        return f"`medlt audit` measures on patients without noise: its results, {AUDIT}, stay in the run folder."
     if not (folder / AUDIT).is_file():
         return NO_AUDIT
     audit = _read(

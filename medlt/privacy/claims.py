@@ -19,6 +19,7 @@ from medlt import config as configs
 from medlt.files import digest_tensors
 from medlt.plugins import CHECKS, METHODS
 from medlt.privacy.ledger import NAME, NEIGHBOURS, Ledger, format_epsilon, read_ledger
+from medlt.privacy.limits import delta_violation
 from medlt.types import InputError
 
 DATA_INDEPENDENT_CHECKS = {"finite", "flat", "saturated", "target_label", "best_of", "copy"}
@@ -136,9 +137,13 @@ def _config_violations(config: configs.RunConfig) -> Iterator[str]:
     """Yield the reasons of `config_violations`."""
     kind, chosen = config.method.kind, config.privacy
     if chosen is None:
-        yield "the config has no section privacy (add `privacy: {epsilon: 8, delta: 1e-6}` and run in a new folder)"
-    elif not chosen.secure_mode:
-        yield "randomness was not secure, so the noise can be removed (set privacy.secure_mode: true)"
+        section = "privacy: {epsilon: 8, delta: 1e-6, patients: N, findings: [...]}"
+        yield f"the config has no section privacy (add `{section}` and run in a new folder)"
+    else:
+        if not chosen.secure_mode:
+            yield "randomness was not secure, so the noise can be removed (set privacy.secure_mode: true)"
+        if (too_large := delta_violation(chosen.delta, chosen.patients)) is not None:
+            yield too_large
     if not METHODS[kind].from_noise:
         yield f"method {kind} reads real images when it makes synthetic ones (use method: noise or minority)"
     if kind == "diffult":
@@ -199,8 +204,9 @@ def _ledger_violations(seen: Provenance, ledger: Ledger) -> Iterator[str]:
         yield "randomness was not secure, so the noise can be removed (set privacy.secure_mode: true)"
     if chosen is not None and (ledger.delta, ledger.target_epsilon) != (chosen.delta, chosen.epsilon):
         yield f"{NAME} has another budget than the config (restore the {NAME} of this run)"
-    if chosen is not None and any(one.privacy_unit != chosen.privacy_unit for one in ledger.mechanisms):
-        yield f"{NAME} has another privacy_unit than the config (restore the {NAME} of this run)"
+    public = None if chosen is None else (chosen.privacy_unit, chosen.patients)
+    if public is not None and any((one.privacy_unit, one.units) != public for one in ledger.mechanisms):
+        yield f"{NAME} has another privacy_unit or number of patients than the config (restore the {NAME} of this run)"
     if seen.data is None:
         yield f"the recorded rows of the run are missing, so {NAME} cannot be compared with them (restore stages/data)"
     elif any(one.data != seen.data for one in ledger.mechanisms):
@@ -292,5 +298,3 @@ def _assumptions(config: configs.RunConfig, ledger: Ledger | str) -> Iterator[st
         yield "stages differ in their privacy unit; the weaker one is reported"
     if ledger.spent.epsilon > ledger.target_epsilon:
         yield f"this is more than the {format_epsilon(ledger.target_epsilon)} in the config"
-    if ledger.warning:
-        yield ledger.warning

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from medlt.files import digest, write_json
-from medlt.privacy.accounting import Spent, Step, spent, warn_of_delta
+from medlt.privacy.accounting import Spent, Step, spent
 from medlt.types import InputError
 
 FORMAT = "medlt ledger 1"
@@ -27,8 +27,9 @@ MECHANISM = "mechanism.json"
 """The record that one private training writes to its folder, for the ledger."""
 UNITS = ("patient", "image")
 NEIGHBOURS = {
-    "patient": "one patient, with all of their images, added or removed",
-    "image": "one image added or removed; a patient with several images is protected less",
+    "patient": "one patient, with all of their images, added or removed; the number of patients is a public one",
+    "image": "one image added or removed; the number of images is a public one; a patient with several images is "
+    "protected less",
     "mixed": "one patient with a single image added or removed, the weaker privacy unit of the stages",
 }
 ACCOUNTANTS = ("opacus", "scipy", "numpy")
@@ -39,9 +40,11 @@ DRIFT = 0.01  # relative difference of epsilon between versions of the accountan
 class Mechanism:
     """One finished training under differential privacy.
 
-    privacy_unit: "patient" or "image"; units: their number; sample_rate: probability that a unit is in a step;
-    max_grad_norm: largest norm of the gradient of a unit; noise_multiplier: standard deviation of the noise over
-    `max_grad_norm`; steps: taken, of `planned`; max_images_per_patient: rows of a sampled unit per step;
+    privacy_unit: "patient" or "image"; units: their public number, of which `sample_rate` is made, not the true one;
+    sample_rate: probability that a unit is in a step; max_grad_norm: largest norm of the gradient of a unit;
+    clip_margin: by what factor rounding may exceed that, see `limits.clip_margin`; noise_multiplier: standard
+    deviation of the noise over `max_grad_norm`; steps: taken, of `planned`; max_images_per_patient: rows of a sampled
+    unit per step;
     noise_multiplicity: how often each of these rows is used; times: how many trainings of this kind one unit can be in;
     grad_sample_mode: how the gradients of units were computed; randomness: source of noise and sampling, as a
     sentence; secure_mode: whether that source is cryptographic; data, weights: digests of the rows and of the trained
@@ -59,6 +62,7 @@ class Mechanism:
     max_images_per_patient: int
     noise_multiplicity: int
     times: int = 1
+    clip_margin: float = 1.0
     grad_sample_mode: str
     randomness: str
     secure_mode: bool
@@ -72,16 +76,17 @@ class Mechanism:
             raise InputError(
                 f"ledger: {self.stage} has privacy_unit {self.privacy_unit!r}; give one of {', '.join(UNITS)}"
             )
-        if self.units < 1 or self.times < 1 or not self.max_grad_norm > 0:
+        if self.units < 1 or self.times < 1 or self.clip_margin < 1 or not self.max_grad_norm > 0:
             raise InputError(
-                f"ledger: {self.stage} has units {self.units}, times {self.times}, max_grad_norm {self.max_grad_norm}; "
-                "give units and times of at least 1 and max_grad_norm above 0"
+                f"ledger: {self.stage} has units {self.units}, times {self.times}, clip_margin {self.clip_margin}, "
+                f"max_grad_norm {self.max_grad_norm}; give units, times and clip_margin of at least 1 and "
+                "max_grad_norm above 0"
             )
 
     @property
     def cost(self) -> Step:
-        """The input of the accountants: (noise multiplier, sampling rate, steps)."""
-        return self.noise_multiplier, self.sample_rate, self.steps * self.times
+        """The input of the accountants: (noise multiplier / margin, sampling rate, steps)."""
+        return self.noise_multiplier / self.clip_margin, self.sample_rate, self.steps * self.times
 
 
 @dataclass(frozen=True)
@@ -106,18 +111,13 @@ class Ledger:
 
     @property
     def units(self) -> int:
-        """The smallest number of units of any mechanism; 0 without mechanisms."""
-        return min((one.units for one in self.mechanisms), default=0)
+        """The largest public number of units of any mechanism; 0 without mechanisms."""
+        return max((one.units for one in self.mechanisms), default=0)
 
     @property
     def secure_mode(self) -> bool:
         """Whether all noise and sampling used cryptographic randomness."""
         return all(one.secure_mode for one in self.mechanisms)
-
-    @property
-    def warning(self) -> str | None:
-        """A warning if delta is too large for the number of units, else None."""
-        return warn_of_delta(self.delta, self.units) if self.mechanisms else None
 
     def of(self, stage: str) -> tuple[Mechanism, ...]:
         """Return the mechanisms of a stage: several if it trained several networks."""

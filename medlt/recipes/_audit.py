@@ -158,7 +158,8 @@ def _trained(target: AuditTarget, data: LabelledLatents, name: str, seed: int, m
         )
     net = fresh_network(run.config, data, seed)
     private = None if run.config.privacy is None else PrivateTraining(run, target.cohort, kept=False)
-    larger = replace(training(chosen), batch_size=max(1, int(chosen.batch_size * more)))
+    grown = 1.0 if private is not None else more  # a private step draws each patient as often, however many there are
+    larger = replace(training(chosen), batch_size=max(1, int(chosen.batch_size * grown)))
     place = run.path("stages", "audit", f"{name} of {len(data.uids)} {data.digest()}")
     return train_backbone(
         net.backbone(), data, folder=place, training=larger, objective=objective(chosen),

@@ -96,18 +96,21 @@ def _check_networks(config: configs.RunConfig) -> None:
 
 
 def check_rows(config: configs.RunConfig, rows: RealRows) -> None:
-    """Raise InputError if the rows are too few for the folds, the guidance or the prompts. No image is read."""
-    train = rows.train
-    if not len(rows.val.rows) and any(one.weight for one in guidance_of(config.method)):
+    """Raise InputError if the rows are too few for the folds, the guidance or the prompts. No image is read.
+
+    A data-independent run starts whatever its rows are.
+    """
+    train, free = rows.train, config.data_independent
+    if not free and not len(rows.val.rows) and any(one.weight for one in guidance_of(config.method)):
         raise InputError("no image has split val, which guidance is chosen on; add some, or write method.guidance: []")
-    if (count := train.rows["patient_id"].nunique()) < config.checks.folds:
+    if not free and (count := train.rows["patient_id"].nunique()) < config.checks.folds:
         raise InputError(f"{count} train patients are too few for {config.checks.folds} folds; lower checks.folds")
     if isinstance(config.denoiser, configs.StableConfig):
         codec = _given_codec(config) or config.codec
         assert isinstance(codec, AutoencoderCodec | configs.TrainedCodec)  # check_config refuses others
         words, tokenizer = prompts(config.denoiser, train.findings), _tokenizer(config.denoiser.model, codec)
         if tokenizer is not None:
-            check_prompts(tokenizer, words, train)
+            check_prompts(tokenizer, words, None if config.privacy is not None else train)
 
 
 def check_shortfall(cohort: RealRows) -> None:
@@ -182,11 +185,20 @@ def prompts(chosen: configs.StableConfig, findings: tuple[str, ...]) -> Prompts:
     return words
 
 
-def check_prompts(tokenizer: Any, words: Prompts, train: Manifest) -> None:
-    """Raise InputError if the prompt of a train row is longer than the tokenizer accepts."""
+def check_prompts(tokenizer: Any, words: Prompts, train: Manifest | None) -> None:
+    """Raise InputError if the prompt of a train row is longer than the tokenizer accepts.
+
+    None stands for any rows, for a private run, which may not depend on one of them: the longest prompts are checked.
+    """
     from medlt.diffusion.stable.text import TokenConditioner
 
-    TokenConditioner(tokenizer, words)(torch.from_numpy(train.labels()), about(train))
+    conditioner = TokenConditioner(tokenizer, words)
+    if train is not None:
+        conditioner(torch.from_numpy(train.labels()), about(train))
+        return
+    long = sorted(words.findings, key=lambda name: -len(words.phrase(name)))[: words.most]
+    named = torch.tensor([[float(name in long) for name in words.findings], [0.0] * len(words.findings)])
+    conditioner(named, [{"view": "LATERAL", "sex": "F", "age": 95}] * 2)
 
 
 def _tokenizer(chosen: configs.StableFolder | configs.StableUntrained, codec: HasChannels) -> Any:

@@ -22,7 +22,6 @@ from medlt.data.source import open_data
 from medlt.diffusion.backbone import About
 from medlt.files import REAL_ROWS, digest, write_text
 from medlt.metrics.groups import Grouping, group
-from medlt.names import did_you_mean
 from medlt.recipes._setup import RunFolder
 from medlt.types import InputError
 
@@ -135,15 +134,11 @@ def about(part: Manifest) -> list[About]:
     return [dict(row) for row in known.to_dict("records")]
 
 
-def requested(config: configs.RunConfig | configs.EvaluateConfig, manifest: Manifest) -> tuple[str, ...]:
+def requested(config: configs.RunConfig | configs.EvaluateConfig) -> tuple[str, ...]:
     """Return the findings that a data-independent run makes images of: those of the config, whatever the data hold."""
     if not isinstance(config, configs.RunConfig) or config.privacy is None or not config.data_independent:
         return ()
-    given, known = config.privacy.findings, [name for name in manifest.findings if name != manifest.no_finding]
-    if strange := [name for name in given if name not in known]:
-        close = did_you_mean(strange[0], known) or ";"
-        raise InputError(f"privacy.findings: {strange[0]!r} is not a finding of the data{close} use {', '.join(known)}")
-    return given or tuple(known)
+    return config.privacy.requested or config.privacy.to_make
 
 
 def image_sizes(config: configs.RunConfig | configs.EvaluateConfig) -> tuple[int, ...]:
@@ -170,13 +165,18 @@ def read_rows(config: configs.RunConfig | configs.EvaluateConfig) -> RealRows | 
         return None
     manifest = _permitted(config, open_data(config.data, seed=config.seed, folder=Path()))
     _require_positives(config, manifest)
-    return RealRows(manifest, config.targets, requested(config, manifest))
+    return RealRows(manifest, config.targets, requested(config))
 
 
 def _permitted(config: configs.RunConfig | configs.EvaluateConfig, manifest: Manifest) -> Manifest:
-    """Return the rows that a run may use: a private run drops masks, boxes and sides, which no ledger accounts for."""
-    private = isinstance(config, configs.RunConfig) and config.privacy is not None
-    return manifest.without_regions() if private else manifest
+    """Return the rows that a run may use.
+
+    A private run has the findings of its config, whatever the data name, and drops masks, boxes and sides, which no
+    ledger accounts for.
+    """
+    if not isinstance(config, configs.RunConfig) or config.privacy is None:
+        return manifest
+    return manifest.without_regions().with_findings(config.privacy.findings)
 
 
 def open_cohort(run: RunFolder[Any], rows: RealRows | None = None) -> Cohort:
@@ -202,7 +202,7 @@ def open_cohort(run: RunFolder[Any], rows: RealRows | None = None) -> Cohort:
         write_text(run.path("failures.csv"), failures.to_csv(index=False))
         whole.write(run.path(str(REAL_ROWS)))
         run.record(counts={"real": len(whole.rows), "failed": len(failures)}, digests={"manifest": whole.digest()})
-    return Cohort(whole, config.targets, requested(config, whole), pixels=pixels)
+    return Cohort(whole, config.targets, requested(config), pixels=pixels)
 
 
 def filed_cohort(run: RunFolder[configs.RunConfig]) -> Cohort:
@@ -216,7 +216,7 @@ def filed_cohort(run: RunFolder[configs.RunConfig]) -> Cohort:
     _require_readable(failures, manifest, skip=False)
     whole = whole.with_mask_contents()
     _require_unchanged(run, whole)
-    return Cohort(whole, run.config.targets, requested(run.config, whole), pixels=pixels)
+    return Cohort(whole, run.config.targets, requested(run.config), pixels=pixels)
 
 
 def _require_readable(failures: pd.DataFrame, manifest: Manifest, skip: bool) -> None:

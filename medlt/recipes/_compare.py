@@ -7,7 +7,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
 from medlt import config as configs
+from medlt.data.manifest import Manifest
 from medlt.evaluation.arms import Arm, ExperimentRows
 from medlt.evaluation.conclude import Conclusion, conclude
 from medlt.evaluation.design import ArmSpec, build_arms
@@ -19,7 +24,7 @@ from medlt.evaluation.tables import Setup
 from medlt.evaluation.tuning import tuned
 from medlt.files import write_json
 from medlt.metrics import confounding
-from medlt.recipes._cohort import Cohort
+from medlt.recipes._cohort import Cohort, RealRows
 from medlt.recipes._retention import write_retention
 from medlt.recipes._setup import RunFolder
 from medlt.recipes._through_codec import coded_images
@@ -30,14 +35,33 @@ BALANCED = "balanced_test"
 """Column of the test rows in the balanced test list of NIH-CXR-LT or MIMIC-CXR-LT."""
 
 
-def experiment_rows(cohort: Cohort, size: int) -> ExperimentRows:
+def tested_rows(rows: RealRows, chosen: configs.EvaluationConfig) -> Manifest:
+    """Return the test rows that give the verdict. Raises InputError if balanced ones are wanted and there is none."""
+    if chosen.test_set == "all":
+        return rows.test
+    balanced = _balanced(rows.test)
+    if balanced is None or not balanced.any():
+        raise InputError(
+            "evaluation.test_set: balanced, but no test row has balanced_test; make the manifest with the balanced "
+            "test list of NIH-CXR-LT or MIMIC-CXR-LT (--release 2022), or choose all"
+        )
+    return rows.test.where(pd.Series(balanced, rows.test.rows.index))
+
+
+def _balanced(part: Manifest) -> NDArray[np.bool_] | None:
+    """Return which rows are in the balanced test list; None without such a column."""
+    return part.rows[BALANCED].eq(True).to_numpy(bool) if BALANCED in part.rows else None
+
+
+def experiment_rows(cohort: Cohort, size: int, chosen: configs.EvaluationConfig) -> ExperimentRows:
     """Return what all arms share: the splits as 8-bit images with labels, and attributes of the test rows."""
-    train, val, test = (cohort.training_set(part, size) for part in (cohort.train, cohort.val, cohort.test))
-    rows = cohort.test.rows
+    tested = tested_rows(cohort, chosen)
+    train, val, test = (cohort.training_set(part, size) for part in (cohort.train, cohort.val, tested))
+    rows = tested.rows
     patients = [str(patient) for patient in rows["patient_id"]]
     attributes = rows[[name for name in dict.fromkeys((*ATTRIBUTES, *confounding.COLUMNS)) if name in rows]]
-    balanced = rows[BALANCED].eq(True).to_numpy(bool) if BALANCED in rows else None
-    return ExperimentRows(train, val, test, cohort.findings, cohort.members(), patients, attributes, balanced=balanced)
+    own = (patients, attributes)
+    return ExperimentRows(train, val, test, cohort.findings, cohort.members(), *own, balanced=_balanced(tested))
 
 
 def arm_settings(config: configs.RunConfig | configs.EvaluateConfig) -> dict[str, Any]:
@@ -52,7 +76,7 @@ def compare(
     """Build, train and test the arms, and write tables and verdict into the run folder."""
     chosen = run.config.evaluation
     size = run.config.classifier.size
-    rows = replace(experiment_rows(cohort, size), simulated=run.config.data.kind == "phantom")
+    rows = replace(experiment_rows(cohort, size, chosen), simulated=run.config.data.kind == "phantom")
     length = _length(run, rows)
     settings = of_length(arm_settings(run.config), length)
     arms = build_arms(specs, rows, sources, settings=settings, weight=chosen.weights[0])
@@ -72,6 +96,7 @@ def compare(
         conclusion = conclude(
             rows, arms, trained, run.folder, n_bootstrap=chosen.n_bootstrap, seed=run.config.seed,
             primary_arm=chosen.primary_arm, experiments=_evaluations(run), setup=Setup(length, coded, best.record()),
+            metric=chosen.metric,
         )  # fmt: skip
         write_json(run.path(EVALUATIONS), list(conclusion.experiments))
     return conclusion

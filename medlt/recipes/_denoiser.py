@@ -225,7 +225,7 @@ def _stable_diffusion(
     base = partial(base_model, run, chosen, latents.codec.channels)
     words, model = prompts(chosen, cohort.findings), base()
     fits(model, latents.codec)
-    check_prompts(model.tokenizer, words, cohort.train)
+    check_prompts(model.tokenizer, words, None if run.config.privacy is not None else cohort.train)
     if chosen.train == "none":
         return model.backbone(words), None
     _require_free(run.path("denoiser"), chosen.train)

@@ -10,6 +10,7 @@ import pandas as pd
 
 from medlt import config as configs
 from medlt.checks.consistency import CrossFitClassifiers, cross_fit, folds
+from medlt.checks.folds import private_folds
 from medlt.checks.separation import digest_network, require_disjoint_networks
 from medlt.classify.epistemic import Epistemic, fit_epistemic
 from medlt.classify.latents import LatentClassifier, fit_latents
@@ -47,7 +48,8 @@ def learn_sparse_code(
     """Learn the sparse code by iterated learning, and write its metrics to sparse_code_metrics.parquet and run.json."""
     options: dict[str, Any] = run.config.sparse.model_dump()
     if private is not None:
-        options |= {"private": private, "patients": patients(cohort.train)}
+        assert run.config.privacy is not None
+        options |= {"private": private, "patients": patients(cohort.train), "units": run.config.privacy.patients}
     with run.stage("sparse"):
         learnt = iterate_on(run, cohort, latents, run.runtime.at("fp32"), **options)
     write_table(run.path("sparse_code_metrics.parquet"), learnt.metrics)
@@ -80,7 +82,8 @@ def train_verifiers(
     The training is private if `private` is given.
     """
     rows, config = cohort.train.rows, run.config
-    fold = folds(rows["patient_id"], rows[list(cohort.findings)], config.checks.folds, config.seed)
+    make = private_folds if private is not None else folds
+    fold = make(rows["patient_id"], rows[list(cohort.findings)], config.checks.folds, config.seed)
     train, val = (cohort.training_set(part, config.classifier.size) for part in (cohort.train, cohort.val))
     options = config.classifier.model_dump(exclude={"size"})
     with run.stage("verifiers"):

@@ -18,12 +18,12 @@ import pandas as pd
 from torch import Tensor, nn
 
 from medlt import config as configs
-from medlt.checks.consistency import folds
 from medlt.checks.folds import CrossFitClassifiers
 from medlt.files import digest
 from medlt.privacy import accounting, ledger
 from medlt.privacy.claims import config_violations
-from medlt.recipes._cohort import Cohort, RealRows
+from medlt.privacy.limits import clip_margin
+from medlt.recipes._cohort import Cohort
 from medlt.recipes._setup import RunFolder
 from medlt.sparse.private import private_steps
 from medlt.synthesis.plan import TrainTable as TrainTable
@@ -32,77 +32,61 @@ from medlt.training.runtime import Runtime
 from medlt.training.settings import Training
 from medlt.types import InputError
 
+NOT_MECHANISM = {"findings", "requested", "classifier"}
+"""Keys of the section that change no training."""
 SPARSE = {"batch_size", "generations", "imitation_epochs", "adaptation_epochs", "interaction_epochs"}
 Plans = dict[str, accounting.Planned]
 
 
-def plans(config: configs.RunConfig, cohort: RealRows) -> Plans:
-    """Return every training on patients that this run plans, by its name in the ledger.
+def plans(config: configs.RunConfig) -> Plans:
+    """Return every training on patients that this run plans, by its name in the ledger: a function of the config alone.
 
     Every verifier counts for every patient, although each patient is left out of one verifier. Raises InputError if a
-    step draws more units than there are.
+    step draws more than the public number of units.
     """
+    assert config.privacy is not None
     planned: Plans = {}
-    whole = _units(config, cohort.train.rows)
+    units = config.privacy.patients
 
-    def add(name: str, batch: int, steps: int, units: int = whole) -> None:
+    def add(name: str, batch: int, steps: int, precision: str = "fp32") -> None:
         if batch > units:
             raise InputError(f"privacy: a step of the {name} draws {batch} of {units} units; lower its batch_size")
-        planned[name] = accounting.Planned(batch / units, steps)
+        planned[name] = accounting.Planned(batch / units, steps, margin=clip_margin(precision))
 
     if isinstance(config.codec, configs.TrainedCodec):
         add("codec", config.codec.batch_size, config.codec.steps)
     elif isinstance(config.codec, configs.FolderCodec) and config.codec.tune is not None:
         add("codec", config.codec.tune.batch_size, config.codec.tune.steps)
     if config.method.kind == "fusion":
-        count = int(cohort.train.rows["patient_id"].nunique())
-        for name, steps in private_steps(count, **config.sparse.model_dump(include=SPARSE)).items():
+        for name, steps in private_steps(units, **config.sparse.model_dump(include=SPARSE)).items():
             add(name, config.sparse.batch_size, steps)
     if getattr(config.denoiser, "train", "full") != "none":
-        add("denoiser", config.denoiser.batch_size, config.denoiser.steps)
-    for k, units in _verifier_units(config, cohort).items():
-        add(f"verifier {k}", config.classifier.batch_size, config.classifier.steps, units)
+        add("denoiser", config.denoiser.batch_size, config.denoiser.steps, config.denoiser.precision)
+    if not config.data_independent or config.privacy.classifier:
+        for k in range(config.checks.folds):
+            add(f"verifier {k}", config.classifier.batch_size, config.classifier.steps)
     return planned
 
 
-def _units(config: configs.RunConfig, rows: pd.DataFrame) -> int:
-    """Return the number of privacy units, patients or images."""
-    assert config.privacy is not None
-    return len(rows) if config.privacy.privacy_unit == "image" else int(rows["patient_id"].nunique())
-
-
-def _verifier_units(config: configs.RunConfig, cohort: RealRows) -> dict[int, int]:
-    """Return verifier number -> number of privacy units it is trained on; {} if the run trains no verifier."""
-    assert config.privacy is not None
-    if config.data_independent and not config.privacy.classifier:
-        return {}
-    rows = cohort.train.rows
-    fold = folds(rows["patient_id"], rows[list(cohort.findings)], config.checks.folds, config.seed)
-    return {k: _units(config, rows[fold != k]) for k in range(config.checks.folds)}
-
-
-def check_budget(config: configs.RunConfig, cohort: RealRows) -> None:
+def check_budget(config: configs.RunConfig) -> None:
     """Raise InputError, before any training, for a budget that cannot be kept; warn of settings that void the claim."""
     if config.privacy is None:
         return
-    log, units = logging.getLogger(__name__), _units(config, cohort.train.rows)
-    noise(config, cohort)
-    if (warning := accounting.warn_of_delta(config.privacy.delta, units)) is not None:
-        log.warning("privacy: %s", warning)
+    noise(config)
     for reason in config_violations(config):
-        log.warning("privacy: this run will carry no claim: %s", reason)
+        logging.getLogger(__name__).warning("privacy: this run will carry no claim: %s", reason)
 
 
 @cache
-def _noise(planned: tuple[tuple[float, int], ...], epsilon: float, delta: float) -> float:
-    return accounting.calibrate([accounting.Planned(*one) for one in planned], epsilon, delta)
+def _noise(planned: tuple[accounting.Planned, ...], epsilon: float, delta: float) -> float:
+    return accounting.calibrate(planned, epsilon, delta)
 
 
-def noise(config: configs.RunConfig, cohort: RealRows) -> float:
-    """Return the noise multiplier at which all planned trainings together cost the budget."""
+def noise(config: configs.RunConfig) -> float:
+    """Return the noise multiplier at which all planned trainings together cost the budget; 0 if none is planned."""
     assert config.privacy is not None
-    planned = tuple((one.rate, one.steps) for one in plans(config, cohort).values())
-    return _noise(planned, config.privacy.epsilon, config.privacy.delta)
+    planned = tuple(plans(config).values())
+    return _noise(planned, config.privacy.epsilon, config.privacy.delta) if planned else 0.0
 
 
 @dataclass(frozen=True)
@@ -125,8 +109,8 @@ class PrivateTraining:
     @property
     def digest(self) -> str:
         """Digest of the mechanism, which every stage of the run shares."""
-        own = self.chosen.model_dump(exclude={"max_physical_batch_size", "grad_sample_mode", "findings", "classifier"})
-        return digest("private", own, noise(self.run.config, self.cohort))
+        own = self.chosen.model_dump(exclude={"max_physical_batch_size", "grad_sample_mode", *NOT_MECHANISM})
+        return digest("private", own, noise(self.run.config))
 
     def __call__(
         self, network: nn.Module, loss: RowLoss, units: Sequence[str], *, training: Training, runtime: Runtime,
@@ -137,10 +121,11 @@ class PrivateTraining:
         from medlt.privacy.dpsgd.training import PrivacySettings, fit_private
 
         config, chosen = self.run.config, self.chosen
-        sigma, planned = noise(config, self.cohort), plans(config, self.cohort)
-        others = tuple((sigma, one.rate, one.steps) for stage, one in planned.items() if stage != name)
-        own = chosen.model_dump(exclude={"findings", "classifier"})
-        private = PrivacySettings(noise_multiplier=sigma, before=others if self.kept else (), **own)
+        sigma, planned = noise(config), plans(config)
+        others = tuple((sigma / one.margin, one.rate, one.steps) for stage, one in planned.items() if stage != name)
+        own = chosen.model_dump(exclude={"patients", *NOT_MECHANISM})
+        before = others if self.kept else ()
+        private = PrivacySettings(noise_multiplier=sigma, units=chosen.patients, before=before, **own)
         fit_private(network, loss, units, training=training, private=private, runtime=runtime, folder=folder, key=key,
             name=name, data=self.cohort.train.digest(), evaluate=evaluate, picture=picture)  # fmt: skip
 
@@ -160,7 +145,7 @@ class PrivateTraining:
 
     def write(self) -> None:
         """Write RUN/ledger.json with all trainings that have been done so far."""
-        places = [self._place(name) for name in plans(self.run.config, self.cohort)]
+        places = [self._place(name) for name in plans(self.run.config)]
         done = [one for place in places if place.is_file() for one in ledger.read_ledger(place).mechanisms]
         ledger.write_ledger(self.run.path("ledger.json"), done, self.chosen.delta, self.chosen.epsilon)
         self.run.record(weights={one.stage: one.weights for one in done})  # the last of each stage

@@ -61,11 +61,11 @@ def main(config: configs.RunConfig, progress: Progress = silent) -> Path:
 def check(config: configs.RunConfig) -> RealRows | None:
     """Check config and rows before the run folder is made, and return the rows. No image is read."""
     check_config(config)
+    check_budget(config)
     rows = read_rows(config)
     if rows is not None:
         check_rows(config, rows)
         check_shortfall(rows)
-        check_budget(config, rows)
     return rows
 
 
@@ -76,7 +76,7 @@ def learn(run: RunFolder[configs.RunConfig], cohort: Cohort) -> Learnt:
     """
     check_rows(run.config, cohort)
     check_shortfall(cohort)
-    check_budget(run.config, cohort)
+    check_budget(run.config)
     private = private_fit(run, cohort)
     codec = make_codec(run, cohort, private)
     latents = encode(run, cohort, codec)

@@ -46,7 +46,7 @@ def main(config: configs.RunConfig, progress: Progress = silent, *, try_others: 
         cohort = open_cohort(run, rows)
         check_rows(config, cohort)
         check_shortfall(cohort)
-        check_budget(config, cohort)
+        check_budget(config)
         private = private_fit(run, cohort)
         codec = make_codec(run, cohort, private)
         verifiers = train_verifiers(run, cohort, private)

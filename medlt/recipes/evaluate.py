@@ -11,7 +11,7 @@ from medlt.evaluation.expected import expected
 from medlt.evaluation.labelling import check_labels
 from medlt.recipes._checks import check_classifiers
 from medlt.recipes._cohort import RealRows, open_cohort, read_rows
-from medlt.recipes._compare import arm_settings, compare
+from medlt.recipes._compare import arm_settings, compare, tested_rows
 from medlt.recipes._estimate import arms_part, note_training_time
 from medlt.recipes._setup import opened
 from medlt.recipes._sources import open_sources, source_config
@@ -62,6 +62,7 @@ def check(config: configs.EvaluateConfig, specs: dict[str, ArmSpec]) -> RealRows
     if rows is not None:
         _require_splits(rows)
         _require_tail(rows)
+        tested_rows(rows, config.evaluation)
     return rows
 
 

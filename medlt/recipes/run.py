@@ -7,7 +7,7 @@ from pathlib import Path
 from medlt import config as configs
 from medlt.evaluation.design import ArmSpec
 from medlt.recipes._cohort import open_cohort
-from medlt.recipes._compare import compare
+from medlt.recipes._compare import compare, tested_rows
 from medlt.recipes._estimate import arms_part, generator_parts, note_training_time
 from medlt.recipes._setup import opened
 from medlt.recipes._sources import own_images
@@ -22,6 +22,8 @@ REAL, ADDED = 1, 2
 def main(config: configs.RunConfig, progress: Progress = silent) -> Path:
     """Run `medlt.recipes.augment`, then train and compare the arms; return the run folder."""
     rows, name = check(config), config.method.kind
+    if rows is not None and config.evaluation is not None:
+        tested_rows(rows, config.evaluation)
     with opened(config, progress) as run:
         cohort = open_cohort(run, rows)
         note_training_time(run, [*generator_parts(run, cohort), *arms_part(run, cohort, REAL, ADDED)])

@@ -35,7 +35,7 @@ def main(config: configs.RunConfig, part: str, progress: Progress = silent) -> P
             return run.folder
         check_rows(config, cohort)
         check_shortfall(cohort)
-        check_budget(config, cohort)
+        check_budget(config)
         private = private_fit(run, cohort)
         if part == "classifier":
             train_verifiers(run, cohort, private)

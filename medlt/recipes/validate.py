@@ -1,4 +1,4 @@
-"""Validate a manifest. With the config of a run, the same pass fills the image cache of its artifacts folder."""
+"""Validate a manifest; the same pass fills the image cache of a config's artifacts folder."""
 
 from __future__ import annotations
 
@@ -14,18 +14,13 @@ from medlt.types import InputError, Progress
 
 
 def main(
-    manifest: Manifest,
-    workers: int,
-    progress: Progress,
-    config: configs.RunConfig | configs.EvaluateConfig | None = None,
+    manifest: Manifest, workers: int, progress: Progress, config: configs.RunConfig | configs.EvaluateConfig
 ) -> ValidationReport:
     """Return the report on a manifest. `workers` threads decode each image once.
 
     config: its image sizes and its artifacts folder, in which the images are cached for its runs. Raises InputError for
     a config without artifacts_dir.
     """
-    if config is None:
-        return validate(manifest, workers, progress)
     if config.artifacts_dir is None:
         raise InputError("--config: the config has no artifacts_dir, the folder that keeps the images; set it there")
     cache = PixelCache(Store(Path(config.artifacts_dir)), workers)

@@ -19,8 +19,9 @@ SETTINGS = ("source", "use", "keep_top", "labels", "loss", "training_strategy", 
             "tau_norm", "synthetic_fraction", "synthetic_weight")  # fmt: skip
 """Columns of arms.parquet, besides the synthetic ratio, in which arms may differ."""
 
-DECIDING = ("tail", "AP")
-OTHERS = ("AUROC", "balanced accuracy", "F1", "ECE")
+AP = "AP"
+"""Metric of the verdict if verdict.json names none."""
+METRICS = (AP, "AUROC", "balanced accuracy", "F1", "ECE")
 LABEL = 210.0
 
 
@@ -54,6 +55,16 @@ class Experiment:
         return str(plain["arm"].iloc[0]) if len(plain) else "real"
 
     @property
+    def metric(self) -> str:
+        """Return the metric of the verdict."""
+        return str((self.run.verdict or {}).get("metric") or AP)
+
+    @property
+    def others(self) -> tuple[str, ...]:
+        """Return the metrics that are shown beside that of the verdict."""
+        return tuple(name for name in METRICS if name != self.metric)
+
+    @property
     def primary(self) -> str | None:
         """Return the primary arm: the one marked in arms.parquet, else the one of verdict.json, else None."""
         marked = self.arms.loc[self.arms["primary"].fillna(False).astype(bool), "arm"]
@@ -71,9 +82,11 @@ class Experiment:
         """Return mean, std and count over seeds, or None."""
         return self.scores.get((finding, metric, arm))
 
-    def difference(self, arm: str, control: str, finding: str = "tail", metric: str = "AP") -> dict[str, Any] | None:
-        """Return the row of comparisons.parquet, or None."""
-        return self.by_pair.get((arm, control, finding, metric))
+    def difference(
+        self, arm: str, control: str, finding: str = "tail", metric: str | None = None
+    ) -> dict[str, Any] | None:
+        """Return the row of comparisons.parquet, by default in the metric of the verdict, or None."""
+        return self.by_pair.get((arm, control, finding, metric or self.metric))
 
     def findings(self) -> list[str]:
         """Return the groups, then the findings in the order of the run."""
@@ -115,8 +128,10 @@ def _row(experiment: Experiment, arm: dict[str, Any]) -> dict[str, Any]:
         "added": arm["added"],
         "wanted": arm["wanted"],
         "val": {"mean": arm["val_tail_ap"], "std": arm["val_tail_ap_sd"]},
-        "ap": {group: experiment.score(name, group, "AP") for group in ("tail", "medium", "head", "macro")},
-        "others": {metric: experiment.score(name, "macro", metric) for metric in OTHERS},
+        "test": {
+            group: experiment.score(name, group, experiment.metric) for group in ("tail", "medium", "head", "macro")
+        },
+        "others": {metric: experiment.score(name, "macro", metric) for metric in experiment.others},
         "to_control": against,
         "to_real": experiment.difference(name, experiment.real),
         "verdict": str(against["verdict"]) if against else "",
@@ -130,7 +145,7 @@ def _heading(experiment: Experiment, row: dict[str, Any], to_real: bool) -> str:
 
 
 def comparison_plot(experiment: Experiment, *, to_real: bool = False) -> Forest | None:
-    """Return tail macro AP of every arm minus its control, or minus the real arm, by role; None without comparisons.
+    """Return the metric of every arm minus its control, or minus the real arm, by role; None without comparisons.
 
     The control of a synthetic arm is its own count-matched duplicate; that of every other arm is the real arm.
     """

@@ -11,12 +11,12 @@ from medlt.report.formatting import NONE, interval, number, spread
 
 
 def arms_table(folder: Path) -> str:
-    """Return one row per arm: added rows, tail AP, difference to its control and to the real arm. Raises InputError."""
+    """Return one row per arm: rows added, tail metric, differences to control and real arm. Raises InputError."""
     experiment = Experiment.of(collect(Path(folder)))
     head = (
         "arm",
         "added",
-        "tail AP, mean ± sd",
+        f"tail {experiment.metric}, mean ± sd",
         "control",
         "difference",
         "verdict",
@@ -26,7 +26,7 @@ def arms_table(folder: Path) -> str:
         (
             f"**{_text(row['name'])}**" if row["primary"] else _text(row["name"]),
             number(row["added"], 0),
-            spread(row["ap"]["tail"]),
+            spread(row["test"]["tail"]),
             _text(row["control"]) or NONE,
             interval(row["to_control"]),
             row["verdict"] or NONE,

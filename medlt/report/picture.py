@@ -9,13 +9,14 @@ from medlt.report.formatting import environment
 
 
 def draw(run: Collected) -> str:
-    """Return the differences of tail macro AP of all arms to their controls, as SVG text with a background.
+    """Return the differences of the verdict's metric of all arms to their controls, as SVG text with a background.
 
     Raises InputError if the folder holds no experiment.
     """
-    plot = comparison_plot(Experiment.of(run))
+    experiment = Experiment.of(run)
+    plot = comparison_plot(experiment)
     return (
         environment()
         .get_template("picture.svg.j2")
-        .render(plot=plot, verdict=run.verdict or {}, patients=summary.patients(run))
+        .render(plot=plot, metric=experiment.metric, verdict=run.verdict or {}, patients=summary.patients(run))
     )

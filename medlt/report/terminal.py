@@ -179,14 +179,14 @@ def _compared(experiment: Experiment) -> tuple[tuple[Column, ...], list[tuple[st
         Column("arm", right=False),
         Column("added", optional=True),
         Column("validation tail AP", optional=True),
-        Column("test tail AP"),
+        Column(f"test tail {experiment.metric}"),
         Column("difference to its control [interval]"),
         Column("verdict", right=False),
     )
     cells: list[tuple[str, ...]] = []
     for row in rows(experiment):
         name = f"{row['name']} (primary)" if row["primary"] else row["name"]
-        scores = (spread(row["val"]), spread(row["ap"]["tail"]), interval(row["to_control"]))
+        scores = (spread(row["val"]), spread(row["test"]["tail"]), interval(row["to_control"]))
         cells.append((name, number(row["added"], 0), *scores, row["verdict"] or NONE))
     return columns, cells
 
@@ -200,9 +200,9 @@ def _counts(run: Collected, name: str) -> tuple[str, str]:
 
 
 def _differences(run: Collected) -> dict[str, tuple[str, str]]:
-    """Return finding -> (difference with interval, verdict) of the deciding comparison, in AP."""
+    """Return finding -> (difference with interval, verdict) of the deciding comparison, in its metric."""
     pair = summary.deciding_pair(run)
     if pair is None or run.comparisons is None:
         return {}
-    table = summary.comparison(run, pair, "AP")
+    table = summary.comparison(run, pair, str((run.verdict or {}).get("metric") or "AP"))
     return {str(name): (interval(row), str(row["verdict"])) for name, row in table.to_dict("index").items()}

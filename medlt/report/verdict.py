@@ -9,7 +9,7 @@ from typing import Any
 
 from medlt.report import arms, labels, summary
 from medlt.report import benchmark as benchmarks
-from medlt.report.arms import DECIDING, OTHERS, Experiment
+from medlt.report.arms import Experiment
 from medlt.report.collect import Collected
 from medlt.report.conditions import conditions
 from medlt.report.curves import Axis, Chart, DataPoint, Series, chart, fit_axis
@@ -45,14 +45,17 @@ def per_finding(experiment: Experiment) -> dict[str, Any] | None:
     control = experiment.control(primary)
     rows = []
     for name in experiment.findings():
-        scores = {m: [experiment.score(arm, name, m) for arm in (control, primary)] for m in ("AP", *OTHERS)}
-        test = experiment.difference(primary, control, name, "AP")
+        scores = {
+            m: [experiment.score(arm, name, m) for arm in (control, primary)]
+            for m in (experiment.metric, *experiment.others)
+        }
+        test = experiment.difference(primary, control, name)
         rows.append({"name": name, "group": name in summary.GROUPS, "scores": scores, "test": test})
     return {"arm": primary, "control": control, "rows": rows}
 
 
 def ratio_curves(experiment: Experiment) -> list[dict[str, Any]]:
-    """Return, for each family of arms that differ in ratio, AP of arm and control with sd, and their difference."""
+    """Return, for each family of arms that differ in ratio, the metric of arm and control, and their difference."""
     curves = []
     for family in arms.families(experiment):
         lines = [_by_ratio(experiment, family, "control"), _by_ratio(experiment, family, "synthetic")]
@@ -79,7 +82,7 @@ def _ratios(values: list[float]) -> tuple[float, float]:
 def _by_ratio(experiment: Experiment, family: list[dict[str, Any]], kind: str) -> Series:
     points = []
     for row in family:
-        cell = experiment.score(row["control"] if kind == "control" else row["name"], *DECIDING)
+        cell = experiment.score(row["control"] if kind == "control" else row["name"], "tail", experiment.metric)
         if cell is not None:
             mean, sd = float(cell["mean"]), float(cell["std"])
             points.append(DataPoint(row["ratio"], mean, mean - sd, mean + sd))
@@ -153,7 +156,8 @@ def context(run: Collected, whole: bool = True) -> dict[str, Any]:
         "compared": _compared(run),
         "plots": [arms.comparison_plot(experiment), arms.comparison_plot(experiment, to_real=True)],
         "arms": arms.rows(experiment),
-        "others": OTHERS,
+        "metric": experiment.metric,
+        "others": experiment.others,
         "training": arms.training_settings(experiment),
     }
     return top | (_rest(experiment) if whole else {})

@@ -241,16 +241,16 @@ def iterate(
     groups: int = 16, vocabulary: int = 16, temperature: float = 0.05, width: int = 32, generations: int = 1,
     imitation_epochs: int = 8, adaptation_epochs: int = 1, interaction_epochs: int = 36, patience: int = 36,
     batch_size: int = 16, learning_rate: float = 5e-3, weight_decay: float = 1e-2, classification_weight: float = 1.0,
-    private: PrivateFit | None = None, patients: Sequence[str] = (),
+    private: PrivateFit | None = None, patients: Sequence[str] = (), units: int = 0,
 ) -> Iterated:  # fmt: skip
     """Learn a simplicial code of standardised latents [N,C,h,w], with labels float32 [N,K] of 1, 0 and NaN.
 
     Latents may be memory-mapped. `contents` and `val_contents` are digests of all latents, or of the pixels, the codec
     and the standardiser that they come from. The store keeps each generation by contents, labels, settings and seed.
-    `private` trains every phase privately instead, with `patients`, one for each latent, as units (see
-    `medlt.sparse.private`), and accounts for each phase, also if it is loaded from the store. Logs one warning if a
-    generation collapsed. Raises InputError for labels that are not 1, 0 or NaN, lengths that differ, latents with an
-    odd side, and a code that collapses in every generation.
+    `private` trains every phase privately instead, with `patients`, one for each latent, as units, of which `units` is
+    the public number (see `medlt.sparse.private`), and accounts for each phase, also if it is loaded from the store.
+    Logs one warning if a generation collapsed. Raises InputError for labels that are not 1, 0 or NaN, lengths that
+    differ, latents with an odd side, and a code that collapses in every generation.
     """
     settings: dict[str, Any] = {k: v for k, v in locals().items() if isinstance(v, int | float)}
     labels, val_labels = (np.asarray(y, np.float32) for y in (labels, val_labels))
@@ -259,7 +259,7 @@ def iterate(
     setup = TrainingSetup(
         latents, torch.from_numpy(labels), batch_size, learning_rate, weight_decay, classification_weight, runtime
     )
-    del settings["generations"]
+    del settings["generations"], settings["units"]
     key = {"format": FORMAT, "settings": settings, "seed": runtime.seed, "train": _named(contents, latents, labels),
            "val": _named(val_contents, val_latents, val_labels)}  # fmt: skip
     epochs = (imitation_epochs, adaptation_epochs, interaction_epochs)
@@ -267,7 +267,7 @@ def iterate(
     code |= {"channels": latents.shape[1], "findings": labels.shape[1]}
     loop = _Loop(setup, val_latents, val_labels, epochs, patience, key, code)
     if private is not None:
-        loop = _private(loop, private, patients, generations)
+        loop = _private(loop, private, patients, units, generations)
     for g in range(generations):
         loop.advance(store, g)
         runtime.progress("iterated learning", g + 1, generations)
@@ -277,10 +277,12 @@ def iterate(
     return Iterated(coder, _table(loop, chosen))
 
 
-def _private(loop: _Loop, fit: PrivateFit, patients: Sequence[str], generations: int) -> _Loop:
+def _private(loop: _Loop, fit: PrivateFit, patients: Sequence[str], units: int, generations: int) -> _Loop:
     """Return the loop with private phases."""
+    if units < 1:
+        raise InputError("private training: give units, the public number of patients")
     of = owners([str(one) for one in require_patients(patients, len(loop.setup.latents))])
-    steps = private_steps(int(of.max()) + 1, loop.setup.batch_size, generations, *loop.epochs)
+    steps = private_steps(units, loop.setup.batch_size, generations, *loop.epochs)
     key = {**loop.key, "private": fit.digest, "patients": digest(of.tolist())}
     private = PrivatePhases(fit, patients, steps, digest(key))
     return replace(loop, key=key, private=private, code={**loop.code, "norm": "group"})

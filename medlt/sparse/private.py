@@ -40,9 +40,10 @@ def private_steps(
     n_units: int, batch_size: int, generations: int = 1, imitation_epochs: int = 8, adaptation_epochs: int = 1,
     interaction_epochs: int = 36,
 ) -> dict[str, int]:  # fmt: skip
-    """Return the steps of each private training of `iterate` with `n_units` patients, by name and in their order.
+    """Return the steps of each private training of `iterate`, by name and in their order.
 
-    An epoch has one step for each whole batch of `batch_size` units, and at least one.
+    `n_units` is the public number of patients. An epoch has one step for each whole batch of `batch_size` units, and
+    at least one.
     """
     epoch = max(1, n_units // batch_size)
     first = {"imitation": imitation_epochs, "adaptation": adaptation_epochs, "interaction": interaction_epochs}

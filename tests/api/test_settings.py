@@ -175,7 +175,9 @@ def test_defaults_by_machine_and_privacy(tmp_path: Path) -> None:
     gpu = usual(collection, {"device": "cuda"})
     assert gpu["size"] == 256
     assert gpu["denoiser"]["width"] > 64
-    private = usual(collection, {"device": "cpu", "privacy": {"epsilon": 8, "delta": 1e-6}})
+    budget = {"epsilon": 8, "delta": 1e-6, "patients": 3000, "findings": ["A", "B"]}
+    private = usual(collection, {"device": "cpu", "privacy": budget})
+    assert private == usual(large({"A": 9, "B": 9}, 40, tmp_path / "b"), {"device": "cpu", "privacy": budget})
     assert private["method"] == {"kind": "noise"}
     assert "balance" not in private["denoiser"]
 
@@ -196,8 +198,8 @@ def test_the_defaults_of_every_method_can_be_run(
 
 
 def test_the_defaults_of_a_private_run_can_be_run(tiny_collection: medlt.Collection, tmp_path: Path) -> None:
-    given = {"privacy": {"epsilon": 8, "delta": 1e-3}, "output_dir": tmp_path / "run", "denoiser.batch_size": 8,
-             "codec.batch_size": 8}  # fmt: skip
+    privacy = {"epsilon": 8, "delta": 1e-3, "patients": 24, "findings": ["Mass"]}
+    given = {"privacy": privacy, "output_dir": tmp_path / "run", "denoiser.batch_size": 8, "codec.batch_size": 8}
     config = run_config(tiny_collection, given)
     check(config)
     assert config.data_independent

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import importlib.util
+import runpy
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -22,18 +23,7 @@ from medlt.store import Store
 from medlt.training.runtime import Runtime
 from medlt.types import InputError
 
-
-def helpers() -> Any:
-    """The module weights.py beside this file."""
-    spec = importlib.util.spec_from_file_location("weights", Path(__file__).with_name("weights.py"))
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-published = helpers()
+published = SimpleNamespace(**runpy.run_path(str(Path(__file__).with_name("weights.py"))))
 PRETRAINED = ("pretrained densenet121", "pretrained resnet50")
 FOLDERS = tuple(f"folder {name}" for name in published.MODELS)
 NAMES = (*NETWORKS, *PRETRAINED, *FOLDERS)
@@ -133,9 +123,9 @@ def test_maps_are_offered_or_refused_in_a_line(settings_of: Callable[[str], dict
     classifier = Classifier(fresh(settings_of(name)).eval(), size_of(name), {})
     images, finding = rows(name, 3, "u").images.float() / 255, torch.tensor([0, 1, 2])
     if name.startswith("folder"):
-        with pytest.raises(InputError, match="Backbone has no known"):
+        with pytest.raises(InputError, match="VisionModel has no known"):
             class_activation_map(classifier, images, finding)
-        with pytest.raises(InputError, match="Backbone has no known"):
+        with pytest.raises(InputError, match="VisionModel has no known"):
             ClassifierMaps(classifier)
         return
     together = class_activation_map(classifier, images, finding)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
+import runpy
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -24,18 +25,7 @@ from medlt.store import Store
 from medlt.training.runtime import Runtime
 from medlt.types import InputError
 
-
-def helpers() -> Any:
-    """The module weights.py beside this file."""
-    spec = importlib.util.spec_from_file_location("weights", Path(__file__).with_name("weights.py"))
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-published = helpers()
+published = SimpleNamespace(**runpy.run_path(str(Path(__file__).with_name("weights.py"))))
 IMAGENET = ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
 """Mean and deviation of torchvision's weights, by its documentation."""
 FAST: dict[str, Any] = {"steps": 4, "batch_size": 4, "evaluate_every": 2, "patience": 9}
@@ -221,7 +211,7 @@ def test_remote_code_is_not_run_and_no_path_is_recorded(tmp_path: Path) -> None:
     want = read_pretrained("folder", folder).spec["config"]
     (folder / "evil.py").write_text("raise SystemExit('this code ran')")
     code = {"AutoConfig": "evil.Config", "AutoModel": "evil.Model"}
-    spoil(folder, "config.json", auto_map=code, _name_or_path="somebody/vit")
+    spoil(folder, "config.json", auto_map=code, _name_or_path="somewhere/vit")
     assert read_pretrained("folder", folder).spec["config"] == want
     assert loaded("folder", folder)(IMAGES).shape == (3, 2)
 
@@ -230,7 +220,8 @@ def test_features_of_other_pixels_are_other_features(tmp_path: Path) -> None:
     folder = published.write_model("vit", tmp_path / "vit")
     options: dict[str, Any] = FAST | {"network": "folder", "weights": folder, "frozen": True}
     trained = fit_classifier(REAL, VAL, **at(tmp_path / "a"), **options)
-    store, other = Store(tmp_path / "a"), blobs(12, 7, "v").images
+    store, other = Store(tmp_path / "a"), VAL.images.clone()
+    other[-1] = 255 - other[-1]
     one, two = (stored_features(trained, images, store) for images in (VAL.images, other))
     torch.testing.assert_close(one, trained.features(VAL.images))
     torch.testing.assert_close(two, trained.features(other))

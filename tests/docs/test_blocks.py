@@ -335,7 +335,7 @@ def defined() -> frozenset[str]:
 
 
 OTHERS = {"load_dataset", "load_lora_weights", "from_pretrained", "save_pretrained", "python", "NIH_Dataset"}
-OTHERS |= {"NIH_CXR_Dataset", "MIMIC_CXR_Dataset"}
+OTHERS |= {"NIH_CXR_Dataset", "MIMIC_CXR_Dataset", "CheX_Dataset"}
 """Functions of other packages that the pages call by name."""
 
 

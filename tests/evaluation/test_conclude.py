@@ -209,9 +209,10 @@ def test_an_experiment_is_named_by_contents(rows: ExperimentRows, source: MakeSo
         experiment(rows, arms, [0], **options),
         experiment(rows, arms, [0, 1], **options | {"primary_arm": "fusion"}),
         experiment(rows, arms, [0, 1], **options | {"seed": 1}),
+        experiment(rows, arms, [0, 1], **options | {"metric": "AUROC"}),
         experiment(rows, built(rows, source(), fusion=ArmSpec("x", synthetic_weight=0.4)), [0, 1], **options),
     ]
-    assert len({named, *others}) == 6
+    assert len({named, *others}) == 7
 
 
 @pytest.mark.parametrize("left", [b"{[", b"", b"[]", b'{"verdict": "helps"}', b"\xff\xfe"])

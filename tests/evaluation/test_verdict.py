@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import pytest
-from sklearn.metrics import average_precision_score
+from sklearn.metrics import average_precision_score, roc_auc_score
 
 from medlt.evaluation.arms import Arm, ArmScores
 from medlt.evaluation.verdict import (
@@ -51,6 +51,31 @@ def test_a_planted_effect_gets_its_word(synthetic: float, word: str) -> None:
     assert f"95 % interval [{low:+.4f}, {high:+.4f}] (600 test images of 300 patients, 2 seeds" in verdict["sentence"]
     assert low <= verdict["comparison"]["difference"] <= high
     assert (low > 0) == (word == "helps")
+
+
+@pytest.mark.parametrize("metric", ["AP", "AUROC"])
+def test_the_chosen_metric_decides(metric: str) -> None:
+    """Of a better order at the top alone and a worse one below it, AP says one thing and AUROC another."""
+    n = 400
+    truth = np.zeros((n, 2), np.float32)
+    truth[:80] = 1
+    control = np.tile(np.linspace(1, 0, n)[:, None], (1, 2))
+    control[:80] = control[np.linspace(60, 340, 80).astype(int)] + 1e-6  # spread over the middle
+    arm = control.copy()
+    arm[:40], arm[40:80] = 2.0, 0.0  # half of the positives first, the others last
+    patients = [str(row) for row in range(n)]
+    scores = {"duplicated": np.stack([control] * 2), "fusion": np.stack([arm] * 2)}
+    tested = ArmScores(scores, truth, patients, FINDINGS, metric=metric)
+    verdict = decide(
+        compare_arms(tested, [("fusion", "duplicated")], GROUPS, n_bootstrap=300, seed=0),
+        tested, "fusion", "duplicated",
+    )  # fmt: skip
+    measure = {"AP": average_precision_score, "AUROC": roc_auc_score}[metric]
+    expected = measure(truth[:, 1], arm[:, 1]) - measure(truth[:, 1], control[:, 1])
+    assert verdict["comparison"]["metric"] == metric
+    assert verdict["comparison"]["difference"] == pytest.approx(expected)
+    assert (verdict["verdict"] == "helps") == (metric == "AP")
+    assert f"difference in tail macro {metric} " in verdict["sentence"]
 
 
 def test_identical_scores_show_nothing() -> None:

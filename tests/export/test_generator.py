@@ -266,6 +266,8 @@ def test_an_export_is_not_overwritten_and_whole(tiny_run: medlt.Run, bundle: Pat
 PRIVACY = {
     "epsilon": 8.0,
     "delta": 1e-5,
+    "patients": 24,
+    "findings": ["Mass", "Nodule"],
     "noise_multiplicity": 1,
     "grad_sample_mode": "bookkeeping",
     "max_physical_batch_size": 16,

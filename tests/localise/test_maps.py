@@ -56,7 +56,7 @@ def test_the_layers_are_those_of_the_network_and_weigh_supporting_channels_alone
         kept: list[Tensor] = []
         handle = net.body.layer4.register_forward_hook(lambda module, args, out: kept.append(out))  # type: ignore[operator, union-attr]
         with torch.no_grad():
-            net((IMAGES - 0.5) / 0.25)
+            net(IMAGES)
         handle.remove()
         weights = net.head.weight[column].relu() / kept[0][0, 0].numel()
         expected = torch.einsum("bk,bkyx->byx", weights, kept[0])

@@ -6,9 +6,11 @@ The configs are those that ship. Overrides make images, networks and steps small
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
@@ -93,6 +95,49 @@ class LongTailSet:
                 image.load()
 
 
+class ChexSet:
+    """Reads a table as CheX_Dataset(imgpath, csvpath, views, unique_patients=False) of torchxrayvision does."""
+
+    def __init__(self, imgpath: Path, name: str, views: Sequence[str]) -> None:
+        table = pd.read_csv(imgpath / name)
+        table["view"] = table["Frontal/Lateral"]
+        table.loc[table["view"] == "Frontal", "view"] = table["AP/PA"]
+        table = table[table["view"].replace({"Lateral": "L"}).isin(views)]
+        self.pathologies = sorted({*FINDINGS[:14]} - {"No Finding"})
+        for pathology in {*self.pathologies} - {"Support Devices"}:
+            table.loc[table["No Finding"] == 1, pathology] = 0
+        self.labels = table[self.pathologies].to_numpy(np.float32)
+        self.labels[self.labels == -1] = np.nan
+        part = "train" if "train" in name else "valid"
+        self.patients = table["Path"].str.split(f"{part}/", expand=True)[1].str.split("/study", expand=True)[0].tolist()
+        self.paths = [imgpath / path for path in table["Path"]]
+        self.synthetic = table["synthetic"].tolist()
+        for path in self.paths:
+            with Image.open(path) as image:
+                assert image.mode == "L"
+
+
+def check_torchxrayvision(run: str, synthetic: set[str]) -> None:
+    """Real and synthetic images, labels and patients of the manifest are those that CheX_Dataset reads."""
+    medlt("export", run, "xrv", "--format", "torchxrayvision", "--real")
+    manifest = Manifest.read(Path(run) / "manifest.parquet")
+    rows = manifest.rows
+    seen: dict[str, tuple[str, str]] = {}
+    for name, split in (("train.csv", "train"), ("valid.csv", "val"), ("valid_test.csv", "test")):
+        read = ChexSet(Path("xrv"), name, ["PA", "AP"])
+        uids = [path.stem for path in read.paths]
+        assert set(uids) == set(rows.index[rows["split"] == split])
+        expected = (rows.loc[uids, read.pathologies] >= 0.5).to_numpy(np.float32)
+        expected[rows.loc[uids, read.pathologies].isna()] = np.nan
+        normal = (rows.loc[uids, "No Finding"] >= 0.5).to_numpy()
+        devices = np.array([pathology == "Support Devices" for pathology in read.pathologies])
+        expected[np.ix_(normal, ~devices)] = 0
+        np.testing.assert_array_equal(read.labels, expected)
+        assert {uid for uid, made in zip(uids, read.synthetic, strict=True) if made} == synthetic & set(uids)
+        seen |= {uid: (split, patient) for uid, patient in zip(uids, read.patients, strict=True)}
+    assert len(set(seen.values())) == rows["patient_id"].nunique() == len({p for _, p in seen.values()})
+
+
 def test_one_finding_an_image(here: Path, jpg: Path, table: pd.DataFrame) -> None:
     """MIMIC-CXR-LT 2022: fusion, a single-label verdict, and the lists of LongTailCXR."""
     made = medlt("manifest", "mimic-cxr-lt", jpg, "single.parquet", "--release", "2022", "--view", "frontal")
@@ -103,15 +148,26 @@ def test_one_finding_an_image(here: Path, jpg: Path, table: pd.DataFrame) -> Non
     medlt("augment", "single_label_fusion.yaml", **GENERATOR, **FUSION, **{"data.path": "single.parquet"})
     run = "runs/mimic_single_fusion"
     images = has_synthetic(run)
-    evaluated("single_label_verdict.yaml", "single.parquet", "fusion", run)
+    protocol = {"evaluation.test_set": "balanced", "evaluation.metric": "sensitivity"}
+    verdict = evaluated("single_label_verdict.yaml", "single.parquet", "fusion", run, **protocol)
+    assert verdict["test_images"] == (frontal["balanced"] & (frontal["split"] == "test")).sum()
+    assert (verdict["metric"], verdict["comparison"]["metric"]) == ("sensitivity", "sensitivity")
+    figures = pd.DataFrame(verdict["benchmark"]["figures"])
+    assert set(figures["test_set"]) == {"balanced test"}
+    assert set(figures["metric"]) == {"multi-class balanced accuracy", "macro F1"}
 
     medlt("export", run, "lists", "--format", "longtailcxr", "--real")
     whole = Path("lists").absolute()
-    sets = {split: LongTailSet(whole, whole / "labels", split) for split in ("train", "balanced-val", "test")}
+    sets = {
+        split: LongTailSet(whole, whole / "labels", split)
+        for split in ("train", "balanced-val", "test", "balanced-test")
+    }
     counts = frontal["split"].value_counts()
     assert len(sets["train"].paths) == counts["train"] + len(images)
     assert len(sets["balanced-val"].paths) == counts["validate"]
     assert len(sets["test"].paths) == counts["test"]
+    assert len(sets["balanced-test"].paths) == verdict["test_images"]
+    assert {*sets["balanced-test"].paths} <= {*sets["test"].paths}
     finding = frontal.set_index("dicom_id")["finding"]
     for one in sets.values():
         for path, label in zip(one.paths, one.labels, strict=True):
@@ -129,10 +185,13 @@ def test_several_findings_an_image(here: Path, jpg: Path, table: pd.DataFrame) -
         "augment", "longtail.yaml", **GENERATOR | LONGTAIL | tail | {"targets.count": 9, "data.path": "mimic.parquet"}
     )
     images = has_synthetic("runs/mimic_longtail")
-    evaluated("verdict.yaml", "mimic.parquet", "longtail", "runs/mimic_longtail", **tail)
-    medlt("export", "runs/mimic_longtail", "xrv", "--format", "torchxrayvision")
-    read = pd.read_csv("xrv/train.csv")
-    assert set(read["Image Index"].str.removesuffix(".png")) == set(images.index)
+    verdict = evaluated("verdict.yaml", "mimic.parquet", "longtail", "runs/mimic_longtail", **tail)
+    assert {one["metric"] for one in verdict["benchmark"]["figures"]} == {"mAP", "mAUC", "mF1"}
+    given = ['sources={longtail: {run: "runs/mimic_longtail"}}', "arms={longtail: {source: longtail}}"]
+    refused = CliRunner().invoke(app, ["evaluate", "verdict.yaml", *given, "evaluation.test_set=balanced"])
+    assert refused.exit_code == 2
+    assert "evaluation.test_set: balanced, but no test row has balanced_test" in refused.stderr
+    check_torchxrayvision("runs/mimic_longtail", set(images.index))
 
 
 @pytest.mark.parametrize(
@@ -166,6 +225,9 @@ def test_every_arm_of_the_single_label_experiment(here: Path, jpg: Path) -> None
     arms = pd.read_parquet(out / "arms.parquet")
     assert len(arms) == 11
     assert (arms["role"] == "synthetic").sum() == 3
+    figures = pd.read_parquet(out / "benchmark.parquet")
+    assert set(figures["test_set"]) == {"test", "balanced test"}
+    assert set(figures["arm"]) == set(arms["arm"])
 
 
 @pytest.mark.slow

@@ -29,7 +29,7 @@ from medlt.types import Batch, CheckResult, InputError
 PACKAGE = Path(__file__).parent / "package"
 ROOT = Path(__file__).parents[2]
 REGISTRIES: tuple[Registry[Any], ...] = (METHODS, CHECKS, CODECS, LAYOUTS)
-PRIVACY = {"epsilon": 8.0, "delta": 1e-5}
+PRIVACY = {"epsilon": 8.0, "delta": 1e-5, "patients": 40, "findings": ["Hernia", "Mass"]}
 
 
 @pytest.fixture(scope="session")

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from scipy.special import ndtr
 
 from medlt.privacy import accounting
-from medlt.privacy.accounting import Planned, affordable, calibrate, gaussian, single, spent, warn_of_delta
+from medlt.privacy.accounting import Planned, affordable, calibrate, gaussian, single, spent
+from medlt.privacy.limits import delta_violation
 from medlt.types import InputError
 
 FEW = settings(max_examples=5)
@@ -198,9 +199,9 @@ def test_bad_input_is_one_line(wrong, word: str) -> None:  # type: ignore[no-unt
 
 
 def test_the_rule_for_delta() -> None:
-    assert warn_of_delta(1e-6, 999) is None
-    told = warn_of_delta(1e-3, 1000)
+    assert delta_violation(1e-6, 999) is None
+    told = delta_violation(1e-3, 1000)
     assert told is not None
     assert "1/1000" in told
     assert "1e-04" in told
-    assert warn_of_delta(0.2, 5) is not None
+    assert delta_violation(0.2, 5) is not None

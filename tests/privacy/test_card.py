@@ -29,7 +29,9 @@ def folder(run: Path, **changed: Any) -> Path:
     """A private run before it made images, its config changed so."""
     data = {"kind": "csv", "table": "labels.csv", "findings": ["Mass"]}
     tree = {"method": "noise", "data": data, "codec": {"kind": "folder", "path": "codec"}, "output_dir": str(run)}
-    config = configs.parse({**tree, "privacy": {"epsilon": 8, "delta": 1e-6}, **changed})
+    config = configs.parse(
+        {**tree, "privacy": {"epsilon": 8, "delta": 1e-6, "patients": 4, "findings": ["Mass"]}, **changed}
+    )
     write_text(run / "config.yaml", configs.dump(config))
     digests = {"codec": "1", "denoiser": "2", "manifest": manifest().digest()}
     write_json(run / "run.json", {"digests": digests, "weights": {"denoiser": "3"}, "counts": {"real": 4}})
@@ -71,7 +73,7 @@ def test_the_card_has_the_header_the_claim_and_the_ledger(tmp_path: Path) -> Non
     assert yaml.safe_load(header)["library_name"] == "medlt"
     assert "differential-privacy" in yaml.safe_load(header)["tags"]
     assert claim(run).sentence in body
-    assert "| denoiser | patient | 2 | 1 | 0.01 | 20 | 1 | 1 | 7 | yes |" in body
+    assert "| denoiser | patient | 2 | 1 | 1 | 0.01 | 20 | 1 | 1 | 7 | yes |" in body
     names = "Model details,Intended use,Training data,Evaluation,Privacy,Audit,Not shown here,Caveats".split(",")
     assert all(f"## {name}\n" in body for name in names)
     assert "medlt audit" in body
@@ -107,7 +109,7 @@ def test_a_run_that_promises_nothing_says_so_and_may_count(tmp_path: Path, write
 
 @pytest.mark.parametrize("write", [model_card, datasheet])
 def test_each_attack_of_the_audit_has_a_line(tmp_path: Path, write: Any) -> None:
-    write_json(finished(tmp_path / "run") / "audit.json", AUDIT)
+    write_json(finished(tmp_path / "run", privacy=None) / "audit.json", AUDIT)
     text = write(tmp_path / "run")
     assert "**near_copies** (passed): No copy was found, recall 0.9." in text
     assert "**membership** (FAILED): Caught 3 of 4, see [path]" in text
@@ -115,9 +117,16 @@ def test_each_attack_of_the_audit_has_a_line(tmp_path: Path, write: Any) -> None
     assert "Leaks were found" in text
 
 
+@pytest.mark.parametrize("write", [model_card, datasheet])
+def test_no_number_of_the_audit_of_a_private_run_leaves(tmp_path: Path, write: Any) -> None:
+    before = write(finished(tmp_path / "run"))
+    write_json(tmp_path / "run" / "audit.json", AUDIT)
+    assert write(tmp_path / "run") == before
+
+
 @pytest.mark.parametrize("damaged", ["{", "[]", "{}", '{"results": [{"name": "near_copies"}]}'])
 def test_a_damaged_audit_is_named(tmp_path: Path, damaged: str) -> None:
-    (finished(tmp_path / "run") / "audit.json").write_text(damaged)
+    (finished(tmp_path / "run", privacy=None) / "audit.json").write_text(damaged)
     with pytest.raises(InputError, match="damaged"):
         model_card(tmp_path / "run")
 

@@ -21,11 +21,12 @@ from medlt.privacy.claims import config_violations
 from medlt.privacy.ledger import Mechanism, read_ledger, write_ledger
 from medlt.types import InputError
 
+PUBLIC: dict[str, Any] = {"patients": 4, "findings": ["Mass"]}
 LEAST: dict[str, Any] = {
     "method": "noise",
     "data": {"kind": "csv", "table": "labels.csv", "findings": ["Mass"]},
     "codec": {"kind": "folder", "path": "codec"},
-    "privacy": {"epsilon": 8, "delta": 1e-6},
+    "privacy": {"epsilon": 8, "delta": 1e-6, **PUBLIC},
 }
 UNTRAINED = {"kind": "stable-diffusion", "model": {"kind": "folder", "path": "base"}, "train": "none"}
 
@@ -95,7 +96,7 @@ def test_a_sound_run_carries_what_its_ledger_says(sound: Path) -> None:
 
 FLAWS: dict[str, tuple[dict[str, Any], str]] = {
     "no privacy": ({"privacy": None, "checks": {"near_copy": None}}, "no section privacy"),
-    "seeded": ({"privacy": {"epsilon": 8, "delta": 1e-6, "secure_mode": False}}, "randomness was not secure"),
+    "seeded": ({"privacy": {"epsilon": 8, "delta": 1e-6, **PUBLIC, "secure_mode": False}}, "randomness was not secure"),
     "fusion": ({"method": "fusion"}, "method fusion reads real images"),
     "edit": ({"method": "edit"}, "method edit reads real images"),
     "diffult": ({"method": "diffult", "privacy": None}, "method diffult"),
@@ -109,8 +110,8 @@ FLAWS: dict[str, tuple[dict[str, Any], str]] = {
     "near copies": ({"checks": {"near_copy": {}}}, "near-copy filter"),
     "codec trained": ({"codec": {"kind": "train"}}, "codec was trained without privacy"),
     "codec tuned": ({"codec": {"kind": "folder", "path": "codec", "tune": {}}}, "codec was trained without privacy"),
-    "budget": ({"privacy": {"epsilon": 1, "delta": 1e-6}}, "another budget"),
-    "unit": ({"privacy": {"epsilon": 8, "delta": 1e-6, "privacy_unit": "image"}}, "another privacy_unit"),
+    "budget": ({"privacy": {"epsilon": 1, "delta": 1e-6, **PUBLIC}}, "another budget"),
+    "unit": ({"privacy": {"epsilon": 8, "delta": 1e-6, **PUBLIC, "privacy_unit": "image"}}, "another privacy_unit"),
 }
 AT_THE_DOOR = set(FLAWS) - {"codec trained", "codec tuned", "budget", "unit"}
 
@@ -189,12 +190,18 @@ def test_the_same_model_with_labels_of_real_rows_carries_none(tmp_path: Path) ->
     assert any("label vectors" in reason for reason in found.reasons)
 
 
-def test_a_delta_too_large_is_warned_of(tmp_path: Path) -> None:
-    run = folder(tmp_path / "run", privacy={"epsilon": 8, "delta": 0.3})
+def test_a_delta_too_large_is_no_claim(tmp_path: Path) -> None:
+    run = folder(tmp_path / "run", privacy={"epsilon": 8, "delta": 0.3, **PUBLIC})
     write_ledger(run / "ledger.json", [mechanism()], 0.3, 8.0)
     found = claim(run)
-    assert found.reasons == ()
-    assert "1/4" in found.sentence
+    assert found.epsilon is None
+    assert [reason for reason in found.reasons if "delta 0.3 is at least 1/4" in reason] != []
+    assert config_violations(configs.load_config(run / "config.yaml")) != ()
+
+
+def test_a_ledger_of_another_number_of_patients_is_not_the_runs(tmp_path: Path) -> None:
+    run = folder(tmp_path / "run", mechanism(units=5))
+    assert "another privacy_unit or number of patients than the config" in claim(run).sentence
 
 
 def rewrite(run: Path, *stages: Mechanism) -> None:

@@ -72,7 +72,6 @@ def test_a_budget_without_end_is_told_as_it_is(tmp_path: Path) -> None:
 def test_no_mechanism_costs_nothing(tmp_path: Path) -> None:
     write_ledger(path := tmp_path / "ledger.json", [], 1e-6, 8.0)
     assert read_ledger(path).spent.epsilon == 0
-    assert read_ledger(path).warning is None
 
 
 def test_a_mechanism_without_noise_is_told_as_it_is(tmp_path: Path) -> None:
@@ -175,11 +174,6 @@ def test_of_mixed_units_the_weaker_is_told() -> None:
     assert mixed.privacy_unit == "image"
     assert "a single image" in mixed.neighbours
     assert compose([ONE, replace(TWO, secure_mode=False)], 1e-6, 8.0).secure_mode is False
-
-
-def test_a_delta_too_large_for_the_units_is_warned_of() -> None:
-    assert compose([ONE], 1e-6, 8.0).warning is None
-    assert "1/800" in (compose([ONE], 1e-2, 8.0).warning or "")
 
 
 @pytest.mark.parametrize(

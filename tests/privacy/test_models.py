@@ -142,7 +142,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def classifier(network: nn.Module, side: int = 32) -> Case:
-    return squares(network, normal(1, side, side))
+    return squares(network, normal(1, side, side).to(next(network.parameters()).dtype))
 
 
 REFUSED = {
@@ -155,8 +155,10 @@ REFUSED = {
 
 
 def seeded(name: str) -> nn.Module:
+    """In float32 a batch and a row of a deep network round to different sides of a ReLU: no error of a gradient."""
     torch.manual_seed(0)
-    return NETWORKS[name](3)
+    network = NETWORKS[name](3)
+    return network.double() if name in ("resnet50", "densenet121") else network
 
 
 CASES: dict[str, Callable[[Path], Case]] = {
@@ -188,12 +190,15 @@ def by_loop(network: nn.Module, losses: Losses) -> list[Tensor]:
     return sums
 
 
+SLOW = pytest.mark.slow
+
+
 def apart(a: Tensor, b: Tensor) -> float:
     """Distance relative to the longer one."""
     return float((a - b).norm() / max(a.norm(), b.norm()))
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", [pytest.param(one, marks=SLOW) if "resnet50" in one else one for one in CASES])
 def test_units_gradients_are_those_of_a_loop(name: str, folder: Path) -> None:
     network, losses = CASES[name](folder)
     prepare(network)

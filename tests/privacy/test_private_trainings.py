@@ -58,7 +58,7 @@ PATIENTS = [f"p{i // 2}" for i in range(N)]
 LABELS = np.stack([np.arange(N) % 2, np.where(np.arange(N) % 3, 1.0, np.nan)], 1).astype(np.float32)
 CPU = Runtime("cpu", "fp32", None, 0)
 QUIET = PrivacySettings(
-    0.5, math.inf, 1e-5, noise_multiplicity=2, grad_sample_mode=GradSampleMode.BOOKKEEPING, secure_mode=False
+    0.5, math.inf, 1e-5, N // 2, noise_multiplicity=2, grad_sample_mode=GradSampleMode.BOOKKEEPING, secure_mode=False
 )
 TRAINING = Training(steps=3, learning_rate=1e-2, batch_size=3, warmup_steps=0, ema_decay=0.0, checkpoint_every=2)
 
@@ -321,7 +321,8 @@ def test_another_mechanism_or_other_patients_make_another_codec(tmp_path: Path, 
     train(private=louder, patients=PATIENTS)
     train(private=asked, patients=[f"q{i // 3}" for i in range(N)])
     assert [one.noise_multiplier for one in louder.told] == [2.0]
-    assert [one.units for one in asked.told] == [N // 2, N // 3]
+    assert len(asked.trained) == len(asked.told) == 2
+    assert {one.units for one in asked.told} == {N // 2}  # the public number, whoever there is
     assert len(Store(tmp_path).folders("codec")) == 3
 
 
@@ -352,18 +353,20 @@ def test_a_simplicial_code_is_learnt_privately_phase_by_phase(tmp_path: Path, as
     z = noise_like(range(N + 4), (2, 8, 8))
     learn = partial(iterate, z[:N], LABELS, z[N:], LABELS[:4], contents="a", val_contents="b", runtime=CPU,
                     store=Store(tmp_path), **CODE)  # fmt: skip
-    found = learn(private=asked, patients=PATIENTS)
+    found = learn(private=asked, patients=PATIENTS, units=N // 2)
     planned = private_steps(N // 2, 3, 2, 2, 1, 2)
     assert {one.stage: one.steps for one in asked.told} == planned
     assert found.coder.config["norm"] == "group"
     assert found.metrics["probe_ap"].isna().all()
     assert found.metrics["agreement"].isna().tolist() == [True, False]
-    again = learn(private=asked, patients=PATIENTS)
+    again = learn(private=asked, patients=PATIENTS, units=N // 2)
     assert again.coder.digest == found.coder.digest
     assert len(asked.trained) == len(planned) == len(asked.told) // 2
     assert learn().coder.digest != found.coder.digest
     with pytest.raises(InputError, match="3 patients for 12 latents"):
-        learn(private=asked, patients=PATIENTS[:3])
+        learn(private=asked, patients=PATIENTS[:3], units=N // 2)
+    with pytest.raises(InputError, match="give units, the public number of patients"):
+        learn(private=asked, patients=PATIENTS)
 
 
 @pytest.mark.parametrize("dead", [{1}, {0}, {0, 1}])
@@ -382,7 +385,7 @@ def test_a_private_code_is_chosen_without_reading_a_row(
     monkeypatch.setattr(code_metrics, "tokens_on_noise", tokens)
     z = noise_like(range(N + 4), (2, 8, 8))
     learn = partial(iterate, z[:N], LABELS, z[N:], LABELS[:4], contents="a", val_contents="b", runtime=CPU,
-                    store=Store(tmp_path), private=asked, patients=PATIENTS, **CODE)  # fmt: skip
+                    store=Store(tmp_path), private=asked, patients=PATIENTS, units=N // 2, **CODE)  # fmt: skip
     if dead == {0, 1}:
         with pytest.raises(InputError, match=r"collapsed in every generation.*raise privacy\.epsilon"):
             learn()

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from medlt.files import digest_tensors
 from medlt.privacy.accounting import spent
+from medlt.privacy.dpsgd.preflight import PROBED, assert_rows_independent
 from medlt.privacy.dpsgd.step import PrivateStep
 from medlt.privacy.dpsgd.training import PrivacySettings, budget, fit_private
 from medlt.privacy.ledger import Mechanism, read_mechanism
@@ -42,6 +43,7 @@ OPEN = PrivacySettings(
     noise_multiplier=1.0,
     epsilon=math.inf,
     delta=1e-3,
+    units=16,
     grad_sample_mode=GradSampleMode.BOOKKEEPING,
     secure_mode=False,
     max_images_per_patient=2,
@@ -249,7 +251,8 @@ def test_the_checkpoint_holds_the_mechanism_so_far(tmp_path: Path) -> None:
 
 def test_empty_steps_are_steps(tmp_path: Path) -> None:
     """Noise moves the weights, the loss on record is NaN, and the step counts."""
-    _, told = train(tmp_path, units=[str(i) for i in range(ROWS)], training={"batch_size": 1, "steps": 12})
+    _, told = train(tmp_path, units=[str(i) for i in range(ROWS)], training={"batch_size": 1, "steps": 12},
+                    private=changed(OPEN, units=ROWS))  # fmt: skip
     history = pd.read_parquet(tmp_path / "history.parquet")
     assert told.steps == len(history) == 12
     assert 0 < history["loss"].isna().sum() < 12
@@ -294,6 +297,80 @@ def test_a_loss_that_does_not_reach_the_weights_is_refused(tmp_path: Path) -> No
         train(tmp_path, loss=blind, training={"batch_size": 16})
 
 
+class Mixing(nn.Module):
+    """Each row is compared with its batch, in one of the ways that no layer of torch shows."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        self.kind, self.first, self.last = kind, nn.Linear(3, 5), nn.Linear(5, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.first(x).tanh()
+        if self.kind == "mean":
+            h = h - h.mean(0)
+        elif self.kind == "detached mean":
+            h = h - h.mean(0).detach()
+        elif self.kind == "deviation":
+            h = torch.cat([h[:, :4], h.std(dim=0, unbiased=False).mean().expand(len(h), 1)], 1)
+        elif self.kind == "largest":
+            h = h / h.abs().max()
+        out: Tensor = self.last(h)
+        return out
+
+
+@pytest.mark.parametrize("kind", ["mean", "detached mean", "deviation", "largest"])
+@pytest.mark.parametrize("zero", [False, True])
+def test_a_network_whose_rows_influence_one_another_is_refused(tmp_path: Path, kind: str, zero: bool) -> None:
+    """Also one whose output is 0 at first, as that of LoRA and of many denoisers is: its gradient shows it."""
+    network = Mixing(kind)
+    if zero:
+        nn.init.zeros_(network.last.weight)
+    with pytest.raises(InputError, match="rows of a batch influence one another"):
+        train(tmp_path, network=network)
+    assert not any(tmp_path.iterdir())
+
+
+def test_a_loss_that_joins_rows_is_refused(tmp_path: Path) -> None:
+    def joined(network: nn.Module, rows: np.ndarray, draw: torch.Generator) -> Tensor:
+        losses = loss(network, rows, draw)
+        return losses + losses.mean()
+
+    with pytest.raises(InputError, match="rows of a batch influence one another"):
+        train(tmp_path, loss=joined)
+
+
+def test_the_probe_leaves_no_gradient_and_changes_no_weight(tmp_path: Path) -> None:
+    network = net()
+    before = weights(network).clone()
+    seen: list[int] = []
+
+    def counted(of: nn.Module, rows: np.ndarray, draw: torch.Generator) -> Tensor:
+        seen.append(len(rows))
+        assert all(weight.grad is None for weight in of.parameters())
+        return loss(of, rows, draw)
+
+    assert_rows_independent(network, lambda rows: counted(network, rows, torch.Generator()), ROWS)
+    assert seen == [3] * 5
+    assert torch.equal(weights(network), before)
+    assert all(weight.grad is None for weight in network.parameters())
+
+
+def test_bf16_costs_the_margin_and_fp32_none(tmp_path: Path) -> None:
+    """The noise that hides a change of 1.02 times the clipping norm: sigma / 1.02."""
+    _, full = train(tmp_path / "a")
+    _, half = train(tmp_path / "b", runtime=CPU.at("bf16"))
+    assert (full.clip_margin, full.cost) == (1.0, (1.0, 0.25, 8))
+    assert (half.clip_margin, half.cost) == (1.02, (1.0 / 1.02, 0.25, 8))
+    assert spent([half.cost], 1e-3).epsilon > spent([full.cost], 1e-3).epsilon
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_the_rate_is_that_of_the_public_number_whatever_the_true_one(tmp_path: Path, precision: Any) -> None:
+    told = [train(tmp_path / str(n), changed(OPEN, units=20), units=[f"p{i % n}" for i in range(ROWS)],
+                  training={"steps": 1}, runtime=CPU.at(precision))[1] for n in (2, 16, ROWS)]  # fmt: skip
+    assert {(one.units, one.sample_rate) for one in told} == {(20, 0.2)}
+
+
 def test_losses_that_are_no_numbers_are_refused(tmp_path: Path) -> None:
     def bad(network: nn.Module, rows: np.ndarray, draw: torch.Generator) -> Tensor:
         return loss(network, rows, draw) / torch.as_tensor(rows != 7)
@@ -303,7 +380,7 @@ def test_losses_that_are_no_numbers_are_refused(tmp_path: Path) -> None:
 
 
 def test_bad_settings(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="at most the number of units"):
+    with pytest.raises(InputError, match="at most the public number of units"):
         train(tmp_path, training={"batch_size": 17})
     with pytest.raises(InputError, match="max_grad_norm is infinite"):
         changed(OPEN, max_grad_norm=math.inf)
@@ -358,7 +435,7 @@ def test_what_losses_draw_is_as_secret_as_the_noise(tmp_path: Path) -> None:
             return loss(network, rows, draw)
 
         train(tmp_path / folder, private, training={"steps": 2, "batch_size": 16}, loss=listening)
-        return seen
+        return seen[2 * PROBED :]  # the probe draws known numbers, and nothing is learnt from it
 
     secret = changed(OPEN, secure_mode=True)
     assert set(heard("a", secret)).isdisjoint(heard("b", secret))
@@ -380,7 +457,7 @@ def test_a_training_of_more_steps_is_not_begun_anew_for_fewer(tmp_path: Path) ->
 
 def test_where_images_are_the_unit_each_row_is_one(tmp_path: Path) -> None:
     """Whoever they are of: that a patient has several is nothing the mechanism knows then."""
-    _, told = train(tmp_path, changed(OPEN, privacy_unit="image"))
+    _, told = train(tmp_path, changed(OPEN, privacy_unit="image", units=ROWS))
     assert (told.privacy_unit, told.units, told.sample_rate) == ("image", ROWS, 4 / ROWS)
 
 
@@ -408,11 +485,12 @@ def test_the_mechanisms_names_are_one_enum() -> None:
     from medlt.privacy.dpsgd.gradients import GRAD_SAMPLE_MODES, PerUnit
 
     assert set(GRAD_SAMPLE_MODES) | {GradSampleMode.AUTO} == set(GradSampleMode)
+    own = {"epsilon": 1, "delta": 1e-5, "patients": 9, "findings": ["Mass"], "grad_sample_mode": "ghost"}
     assert Privacy.model_fields["grad_sample_mode"].annotation is GradSampleMode
-    assert Privacy(epsilon=1, delta=1e-5, grad_sample_mode="ghost").grad_sample_mode is GradSampleMode.GHOST  # type: ignore[arg-type]
+    assert Privacy.model_validate(own).grad_sample_mode is GradSampleMode.GHOST
     assert (
-        PrivacySettings(1.0, math.inf, 1e-3).grad_sample_mode
-        is Privacy(epsilon=1, delta=1e-5).grad_sample_mode
+        PrivacySettings(1.0, math.inf, 1e-3, 16).grad_sample_mode
+        is Privacy.model_validate({**own, "grad_sample_mode": "auto"}).grad_sample_mode
         is GradSampleMode.AUTO
     )
     with pytest.raises(ValueError, match="auto computes no gradients"):

@@ -115,7 +115,7 @@ def test_what_decides_the_numbers_names_them(checked: check_codec.Checked) -> No
 
 
 PRIVATE = {"size": 32, "data": {"kind": "phantom"}, "method": "noise", "codec": {"kind": "train"},
-           "privacy": {"epsilon": 8, "delta": 1e-5}}  # fmt: skip
+           "privacy": {"epsilon": 8, "delta": 1e-5, "patients": 360, "findings": ["Mass"]}}  # fmt: skip
 
 
 @pytest.mark.parametrize("weight", ["perceptual_weight", "lesion_weight"])

@@ -10,7 +10,7 @@ from medlt.recipes._checks import guidance_of
 from medlt.recipes._methods import MOST, few
 from medlt.types import InputError
 
-PRIVATE = {"epsilon": 8, "delta": 1e-5}
+PRIVATE = {"epsilon": 8, "delta": 1e-5, "patients": 24, "findings": ["Mass"]}
 
 
 def test_at_most_so_many_positives_of_each_finding_set_its_level() -> None:

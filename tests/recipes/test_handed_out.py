@@ -34,8 +34,8 @@ OWN: dict[str, dict[str, Any]] = {
     "longtail": {**SAMPLED, "guidance": [{"kind": "longtail", "every": 2}]},
 }
 PRIVACY = {
-    "epsilon": 8.0, "delta": 1e-5, "noise_multiplicity": 1, "grad_sample_mode": "bookkeeping",
-    "max_physical_batch_size": 16,
+    "epsilon": 8.0, "delta": 1e-5, "patients": 24, "findings": ["Mass", "Nodule"], "noise_multiplicity": 1,
+    "grad_sample_mode": "bookkeeping", "max_physical_batch_size": 16,
 }  # fmt: skip
 RUNS = [*((name, False) for name in METHODS), ("noise", True), pytest.param(("edit", True), marks=pytest.mark.slow)]
 

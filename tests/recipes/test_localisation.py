@@ -98,7 +98,7 @@ def test_a_mask_that_does_not_fit_stops_a_run_before_any_training(finished: Path
 def test_a_private_run_keeps_no_mask(tiny: Tiny, tmp_path: Path) -> None:
     """Its rows name none, so no stage, manifest or table of the run can use or hand out one."""
     tree = tiny(tmp_path / "run").model_dump(mode="json", exclude={"evaluation"})
-    config = parse({**tree, "privacy": {"epsilon": 8.0, "delta": 1e-3}})
+    config = parse({**tree, "privacy": {"epsilon": 8.0, "delta": 1e-3, "patients": 24, "findings": ["Mass"]}})
     with opened(config, silent) as run:
         cohort = open_cohort(run, check(config))
     assert cohort.regions.findings == ()

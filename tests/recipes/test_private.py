@@ -15,6 +15,7 @@ from medlt.cli import app
 from medlt.config import RunConfig, dump, load_config, load_verdict, parse
 from medlt.data.loaders import images
 from medlt.data.manifest import Manifest
+from medlt.data.phantom import FINDINGS
 from medlt.files import read_tensors, write_tensors, write_text
 from medlt.privacy import claim, ledger
 from medlt.recipes.audit import AuditOptions
@@ -29,6 +30,8 @@ Tiny = Callable[[Path], RunConfig]
 PRIVACY = {
     "epsilon": 8.0,
     "delta": 1e-5,
+    "patients": 24,
+    "findings": [*FINDINGS, "No_Finding"],
     "noise_multiplicity": 1,
     "grad_sample_mode": "bookkeeping",
     "max_physical_batch_size": 16,
@@ -226,7 +229,7 @@ def test_the_unit_may_be_an_image_and_is_called_weaker(tiny: Tiny, tmp_path: Pat
         ({"privacy": {**PRIVACY, "epsilon": -1}}, "privacy.epsilon"),
         ({"privacy": {**PRIVACY, "delta": 1}}, "privacy.delta"),
         ({"privacy": {**PRIVACY, "privacy_unit": "study"}}, "privacy.privacy_unit"),
-        ({"privacy": {"epsilon": 8}}, "privacy.delta"),
+        ({"privacy": {key: value for key, value in PRIVACY.items() if key != "delta"}}, "privacy.delta"),
         ({"method": "diffult"}, "use method: noise"),
         ({"denoiser": {"width": 8, "steps": 6, "batch_size": 8, "balance": "inverse_sqrt"}}, "denoiser.balance"),
     ],
@@ -244,8 +247,8 @@ def test_a_batch_larger_than_the_patients_is_refused_before_anything_is_written(
     with pytest.raises(InputError, match="draws 500 of"):
         augment(config)
     assert not (tmp_path / "run").exists()
-    with pytest.raises(InputError, match="'Elbow' is not a finding"):
-        augment(private(tiny, tmp_path / "other", privacy={**PRIVACY, "findings": ["Elbow"]}))
+    with pytest.raises(InputError, match=r"'Elbow' is not one of privacy\.findings"):
+        private(tiny, tmp_path / "other", privacy={**PRIVACY, "requested": ["Elbow"]})
 
 
 def test_a_classifier_is_private_too_and_paid_for_or_refused(tiny: Tiny, tmp_path: Path) -> None:

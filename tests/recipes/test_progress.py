@@ -109,7 +109,14 @@ def test_the_trials_of_a_private_run_are_in_no_ledger(
 ) -> None:
     monkeypatch.setattr(_estimate, "FEWEST", 1)
     tree = tiny(tmp_path / "run").model_dump(mode="json", exclude={"method", "checks", "privacy"})
-    privacy = {"epsilon": 8.0, "delta": 1e-5, "noise_multiplicity": 1, "max_physical_batch_size": 16}
+    privacy = {
+        "epsilon": 8.0,
+        "delta": 1e-5,
+        "patients": 24,
+        "findings": ["Mass"],
+        "noise_multiplicity": 1,
+        "max_physical_batch_size": 16,
+    }
     own = {"method": {"kind": "noise", "num_inference_steps": 4}, "checks": {"folds": 2}, "privacy": privacy}
     notes = Notes()
     train(parse({**tree, **own}), "codec", notes)

@@ -213,4 +213,7 @@ def test_a_paste_is_no_copy_of_its_head_by_default_and_a_private_run_has_none(ti
     assert parse(config | {"method": {"decoding": "plain"}}).checks.max_correlation == 0.995
     assert parse(config | {"method": "edit"}).checks.max_correlation == 0.995
     with pytest.raises(InputError, match="method recompose does not declare that private runs may use it"):
-        parse(config | {"method": "recompose", "privacy": {"epsilon": 8, "delta": 1e-5}})
+        parse(
+            config
+            | {"method": "recompose", "privacy": {"epsilon": 8, "delta": 1e-5, "patients": 24, "findings": ["Mass"]}}
+        )

@@ -70,3 +70,17 @@ def test_the_terminal_shows_the_balanced_set_over_all_findings(published: Path) 
     assert "as benchmarks publish it: balanced test, 20 images" in text
     line = next(line for line in text.splitlines() if "fusion − real" in line)
     assert line.split("│")[1:-1] == [" fusion − real ", " +0.250 [+0.150, +0.500] ", " +0.125 [+0.025, +0.500] "]
+
+
+def test_page_and_terminal_follow_the_metric_of_the_verdict(experiment: Path, page_of: Read) -> None:
+    verdict = json.loads((experiment / "verdict.json").read_text())
+    (experiment / "verdict.json").write_text(json.dumps(verdict | {"metric": "AUROC"}))
+    differences = pd.read_parquet(experiment / "comparisons.parquet")
+    page = page_of(experiment)
+    assert "Difference in tail macro AUROC" in page.text("comparisons")
+    control = pd.read_parquet(experiment / "arms.parquet").set_index("arm").at["fusion_one", "control"]
+    own = differences[(differences["arm"] == "fusion_one") & (differences["control"] == control)]
+    (value,) = own.query("metric == 'AUROC' and finding == 'tail'")["difference"]
+    row = next(row for row in page.rows["arms"] if row[0] == "fusion one primary")
+    assert any(cell.startswith(f"{value:+.3f}".replace("-", "\N{MINUS SIGN}")) for cell in row)
+    assert "test tail AUROC" in [column.name for column in report_table(experiment).columns]

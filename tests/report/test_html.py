@@ -320,7 +320,7 @@ def test_a_run_tells_subgroups_calibration_and_later_evaluations_as_an_experimen
 def test_the_limits_name_a_verifier_only_where_one_checked_the_labels(
     augmented: Path, page_of: Read, kind: str, private: bool
 ) -> None:
-    section = "privacy: {epsilon: 8, delta: 1.0e-6}\n" if private else ""
+    section = "privacy: {epsilon: 8, delta: 1.0e-6, patients: 360, findings: [Mass]}\n" if private else ""
     (augmented / "config.yaml").write_text(f"method: {{kind: {kind}}}\ndata: {{kind: phantom}}\n{section}")
     text = page_of(augmented).text("limits")
     verified = not private or kind in ("fusion", "edit")

@@ -22,7 +22,7 @@ _MANIFEST, _SOURCES = "manifest.parquet", "sources.csv"
 
 
 def pictures(root: Path, files: list[str]) -> pd.DataFrame:
-    """Return `tree.images` of the files below `root`, with `source`, the path that tells what an image is, and `view`.
+    """Return `tree.images` of the files below `root`, with `source`, the path that identifies an image, and `view`.
 
     `stem` and `source` are those of the source file where the image is converted, else its own; `view` is what the
     conversion read in the tags, else blank. Raises InputError for a conversion whose tables cannot be read.

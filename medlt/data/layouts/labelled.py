@@ -73,20 +73,29 @@ def chosen_findings(source: pd.DataFrame, wanted: tuple[str, ...], table: Path, 
     """Return the label columns; for "all", those of `is_label_column`. Raises InputError if none is named."""
     if wanted and (wanted != ("all",) or "all" in source):
         if refused := [name for name in wanted if name in RESERVED or name in other]:
-            raise InputError(
-                f"{table}: {refused[0]!r} is no finding: medlt uses this column otherwise; rename the column, or leave "
-                "it out of --findings"
-            )
+            could = quoted(_label_columns(source, other))
+            instead = f"use --findings {could}" if could else "leave it out of --findings"
+            message = f"{refused[0]!r} is no finding: medlt uses this column otherwise"
+            raise InputError(f"{table}: {message}; {instead}, or rename the column")
         require(source, wanted, table)
         return tuple(dict.fromkeys(wanted))
-    could = [str(c) for c in source.columns if c not in RESERVED | other and is_label_column(source[c])]
-    if wanted and could:
-        return tuple(could)
-    columns = ",".join(f'"{name}"' if "," in name else name for name in could)
-    candidates = f", or --findings all for those of labels only: {columns}" if could else ""
-    naming = next((str(c) for c in source.columns if canonical(str(c)) in NAMING and c not in could), None)
+    columns = _label_columns(source, other)
+    if wanted and columns:
+        return columns
+    candidates = f", or --findings all for those of labels only: {quoted(columns)}" if columns else ""
+    naming = next((str(c) for c in source.columns if canonical(str(c)) in NAMING and c not in columns), None)
     names = f", or the column of their names with --label-column '{naming}'" if naming else ""
     raise InputError(f"{table}: name the label columns with --findings A,B,...{candidates}{names}")
+
+
+def _label_columns(source: pd.DataFrame, other: set[str]) -> tuple[str, ...]:
+    """Return the columns that hold labels only and have no other meaning."""
+    return tuple(str(c) for c in source.columns if c not in RESERVED | other and is_label_column(source[c]))
+
+
+def quoted(names: Sequence[str]) -> str:
+    """Return names as --findings takes them: those with a comma in quotes."""
+    return ",".join(f'"{name}"' if "," in name else name for name in names)
 
 
 def one_row_each(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,6 +32,9 @@ PARTS = {  # names of the three splits in published tables
     **dict.fromkeys(("test", "testing", "balanced-test"), "test"),
 }
 
+Writer = Callable[[Path], object]
+"""Writes one file to a path."""
+
 
 @dataclass(frozen=True)
 class Draft:
@@ -54,13 +58,15 @@ class Draft:
 @dataclass(frozen=True)
 class LayoutResult:
     """The manifest; `orphans` (kind, uid, path): labels without an image, images without a label, and boxes without
-    an image, whose `path` is the image's name in the table of boxes; `notes`; what the `labels` mean.
+    an image, whose `path` is the image's name in the table of boxes; `notes`; what the `labels` mean; `files` that
+    belong to the manifest and do not exist yet, such as masks, by what writes each of them to a path.
     """
 
     manifest: Manifest
     orphans: pd.DataFrame
     notes: tuple[str, ...]
     labels: LabelReport | None = None
+    files: Mapping[Path, Writer] = field(default_factory=dict)
 
     @property
     def failures(self) -> int:
@@ -68,7 +74,7 @@ class LayoutResult:
         return int((self.orphans["kind"] == tree.LABEL).sum())
 
     def write(self, out: Path) -> Path | None:
-        """Write `out` and, if there are orphans, OUT.orphans.csv beside it; return the path of the latter, or None.
+        """Write `out`, its `files` and, if there are orphans, OUT.orphans.csv; return the path of the latter, or None.
 
         A file that exists with the same contents stays. Raises InputError, and writes nothing, if it has others.
         """
@@ -76,14 +82,15 @@ class LayoutResult:
         if out.suffix != ".parquet":
             raise InputError(f"{out}: the name of a manifest must end in .parquet; rename OUT")
         table = out.with_suffix(".orphans.csv")
-        writers: dict[Path, Callable[[Path], object]] = {out: self.manifest.write}
+        writers: dict[Path, Writer] = {**self.files, out: self.manifest.write}
         if len(self.orphans):
             writers[table] = lambda path: self.orphans.to_csv(path, index=False)
-        try:
-            _write_new(writers)
-        except OSError as error:
-            raise InputError(f"{out.absolute()}: {error.strerror}; choose another OUT") from None
+        _write_new(writers)
         return table if table in writers else None
+
+    def write_files(self) -> None:
+        """Write the `files` alone. Raises InputError as `write`."""
+        _write_new(self.files)
 
     def summary(self) -> dict[str, Any]:
         """Return the result as values that JSON can hold; of the orphans, the numbers and up to three examples."""
@@ -130,9 +137,10 @@ class LayoutResult:
         return Group(table, *(Text(line) for line in (*meaning, *self.notes, *lines)))
 
 
-def _write_new(writers: Mapping[Path, Callable[[Path], object]]) -> None:
-    """Write all files or none. Raises InputError if a file exists with other contents, or OSError."""
+def _write_new(writers: Mapping[Path, Writer]) -> None:
+    """Write all files or none. Raises InputError if a file exists with other contents or cannot be written."""
     temporary = {path: path.with_name(f".{path.name}.new") for path in writers}
+    path = next(iter(writers), Path())
     try:
         for path, write in writers.items():
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -141,9 +149,12 @@ def _write_new(writers: Mapping[Path, Callable[[Path], object]]) -> None:
                 raise InputError(f"{path}: exists with other contents; choose another OUT, or move the file away")
         for path in (p for p in writers if not p.exists()):
             temporary[path].rename(path)
+    except OSError as error:
+        raise InputError(f"{path.absolute()}: {error.strerror}; choose another OUT") from None
     finally:
-        for path in temporary.values():
-            path.unlink(missing_ok=True)
+        for one in temporary.values():
+            with suppress(OSError):  # its folder may be a file
+                one.unlink(missing_ok=True)
 
 
 def finish(draft: Draft, options: Options) -> LayoutResult:

@@ -24,6 +24,9 @@ class PadChestOptions(Options):
     """Options of PadChest."""
 
     findings: Names = Field((), description="labels to keep; default: all but notes on the film or the report")
+    tree: Literal["implied", "ignored"] = Field(
+        "implied", description="whether a label implies the labels above it in the tree of PadChest"
+    )
 
 
 class PatientlessOptions(Options):
@@ -56,3 +59,4 @@ class SiimOptions(PatientlessOptions):
     all_zero: Literal["keep", "drop", "no-finding"] | None = Field(
         "keep", description="action on images without pneumothorax: there is no other finding"
     )
+    masks: Path | None = Field(None, description="folder to write the masks to, as PNG; default: they are not read")

@@ -5,7 +5,8 @@
 AP_horizontal, L, COSTAL, EXCLUDE), MethodLabel (Physician or RNN_model) and Labels, a list written as text:
 "['normal', ' pleural effusion']". Column names as read by mlmed/torchxrayvision (datasets.py, PC_Dataset). Images may
 be at any depth. A label that the list does not name is absent; an image without a list, or with notes only, has no
-known label.
+known label. A label implies those above it in the published tree, so that an image with a loculated pleural effusion
+has a pleural effusion (`--tree implied`).
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import pandas as pd
 from medlt.data.layouts import tree
 from medlt.data.layouts.layout_result import Draft, LayoutResult, finish
 from medlt.data.layouts.options_published import PadChestOptions
+from medlt.data.layouts.padchest_tree import implied
 from medlt.data.layouts.published import named_table, source_files
 from medlt.data.layouts.reading import read_table, require
 from medlt.names import did_you_mean
@@ -43,9 +45,14 @@ def padchest(src: Path, options: PadChestOptions) -> LayoutResult:
     lists = _lists(source["Labels"], source["ImageID"], table)
     out = lists.map(lambda names: EXCLUDED in names)
     source, lists = source[~out], lists[~out]
-    labels = _flags(lists, options.findings, table)
+    flags, gained = _flags(lists, table), dict[str, int]()
+    if options.tree == "implied":
+        flags, gained = implied(flags)
+    labels = _selected(flags, options.findings, table).reindex(lists.index)
     rows = _rows(source).join(labels)
     notes = [f"{labels.shape[1]} labels by the lists of the reports"]
+    if given := [f"{name} {gained[name]}" for name in labels if name in gained]:
+        notes.append(f"labels implied by the tree: {', '.join(given)}; --tree ignored leaves them out")
     if out.any():
         notes.append(f"{int(out.sum())} image(s) with the label {EXCLUDED!r}, left out")
     if "MethodLabel" in source:
@@ -68,19 +75,23 @@ def _lists(texts: pd.Series, names: pd.Series, table: Path) -> pd.Series:
     return texts.map(lambda text: known.get(text, []))
 
 
-def _flags(lists: pd.Series, wanted: tuple[str, ...], table: Path) -> pd.DataFrame:
-    """Return a 0/1 column per label, NaN for images whose list names no finding."""
+def _flags(lists: pd.Series, table: Path) -> pd.DataFrame:
+    """Return a 0/1 column per label, for the images whose list names a finding."""
     labels = lists.explode().dropna()
     labels = labels[~labels.isin(NOTES)]
     if not len(labels):
         raise InputError(f"{table}: no image has a label; is this the published table?")
-    flags = pd.crosstab(labels.index, labels.to_numpy()).gt(0).astype(np.float64).rename_axis(columns=None)
+    return pd.crosstab(labels.index, labels.to_numpy()).gt(0).astype(np.float64).rename_axis(columns=None)
+
+
+def _selected(flags: pd.DataFrame, wanted: tuple[str, ...], table: Path) -> pd.DataFrame:
+    """Return the columns of the wanted labels, all by default. Raises InputError for a label of no image."""
     if wanted and wanted != ("all",):
         if unknown := [name for name in wanted if name.strip().lower() not in flags]:
             close = did_you_mean(unknown[0], flags.columns) or ";"
             raise InputError(f"{table}: no image has the label {unknown[0]!r}{close} correct --findings")
         flags = flags[[name.strip().lower() for name in wanted]]
-    return flags.reindex(lists.index)
+    return flags
 
 
 def _rows(source: pd.DataFrame) -> pd.DataFrame:

@@ -84,6 +84,8 @@ def _column(
         advice = f"map it with --value '{value}=1', '{value}=0' or '{value}=unknown'"
         if not isinstance(strange[0], str) and len(strange) > 2:
             advice = "map such values with, for example, --value '>=0.5=1' and --value '<0.5=0'"
+        if isinstance(strange[0], str) and 1 < len(strange) == len(meanings):
+            advice += f"; if the column holds names of findings, give it with --label-column '{cells.name}'"
         shown = repr(value) if isinstance(strange[0], str) else value
         raise InputError(f"{where}: label {shown} is not 0, 1 or blank{more(strange)}; {advice}")
     for kind, count in counts.items():

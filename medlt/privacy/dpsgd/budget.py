@@ -19,15 +19,17 @@ from medlt.types import GradSampleMode, InputError
 class PrivacySettings:
     """Settings of a private training: the section `privacy` of a config, and the noise calibrated for all stages.
 
-    noise_multiplier: standard deviation of the noise over `max_grad_norm`; epsilon: the budget, inf for none; before:
-    (noise, rate, steps) already spent on these units; times: in how many trainings of this kind a unit can be;
-    max_physical_batch_size: rows computed at once, in whole units. The other fields are those of
-    `medlt.config.privacy.Privacy`. Raises InputError for values that do not fit together.
+    units: public number of units, whatever their true number; a step draws each with probability batch_size / units.
+    clip_margin: see `limits.clip_margin`. noise_multiplier: standard deviation of the noise over `max_grad_norm`;
+    epsilon: the budget, inf for none; before: (noise / margin, rate, steps) already spent on these units; times: in how
+    many trainings of this kind a unit can be; max_physical_batch_size: rows computed at once, in whole units. The other
+    fields are those of `medlt.config.privacy.Privacy`. Raises InputError for values that do not fit together.
     """
 
     noise_multiplier: float
     epsilon: float
     delta: float
+    units: int
     privacy_unit: Literal["patient", "image"] = "patient"
     max_grad_norm: float = 1.0
     max_images_per_patient: int = 1
@@ -37,17 +39,19 @@ class PrivacySettings:
     secure_mode: bool = True
     before: tuple[tuple[float, float, int], ...] = ()
     times: int = 1
+    clip_margin: float = 1.0
 
     def __post_init__(self) -> None:
         if not (
             self.noise_multiplier >= 0
+            and self.units >= 1
             and self.max_grad_norm > 0
             and self.max_physical_batch_size >= 1
             and self.times >= 1
         ):
             raise InputError(
-                "private training: noise_multiplier must be 0 or more, and max_grad_norm, max_physical_batch_size and "
-                "times above 0"
+                "private training: noise_multiplier must be 0 or more, and units, max_grad_norm, "
+                "max_physical_batch_size and times above 0"
             )
         if math.isinf(self.max_grad_norm) and self.noise_multiplier:
             raise InputError("private training: max_grad_norm is infinite; give a finite one, which noise can hide")
@@ -64,8 +68,8 @@ class PrivacySettings:
 
     def mechanism(self, rate: float) -> dict[str, Any]:
         """Return the settings that a resumed training must share with its beginning."""
-        names = ("noise_multiplier", "max_grad_norm", "privacy_unit", "max_images_per_patient", "noise_multiplicity",
-                 "secure_mode")  # fmt: skip
+        names = ("noise_multiplier", "clip_margin", "max_grad_norm", "privacy_unit", "max_images_per_patient",
+                 "noise_multiplicity", "secure_mode")  # fmt: skip
         return {"rate": rate} | {name: getattr(self, name) for name in names}
 
 
@@ -73,7 +77,7 @@ def budget(private: PrivacySettings, rate: float, steps: int) -> int:
     """Return how many of `steps` epsilon pays for, after the steps of `private.before`."""
     if math.isinf(private.epsilon):
         return steps
-    planned = (private.noise_multiplier, rate, steps * private.times)
+    planned = (private.noise_multiplier / private.clip_margin, rate, steps * private.times)
     if spent([*private.before, planned], private.delta).epsilon <= private.epsilon:
         return steps
     return _affordable(planned[0], rate, private.epsilon, private.delta, private.before) // private.times

@@ -11,17 +11,19 @@ The gradient of a unit must not depend on other units, and training may change n
 | tied weights, recurrent layers, attention of torch, running statistics | refused |
 | a group norm with one value in a group, whose output is 0 | refused in the first forward pass |
 | a buffer that a forward pass changes: statistics of patients without noise | refused in the first forward pass |
+| rows that influence one another, such as a mean over the batch in `forward` | refused by `assert_rows_independent` |
 """
 
 from __future__ import annotations
 
 import inspect
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -31,6 +33,10 @@ from medlt.types import InputError
 
 BATCH_NORMS = nn.modules.batchnorm._BatchNorm
 INSTANCE_NORMS = nn.modules.instancenorm._InstanceNorm
+PROBED = 5
+"""Rows that take the first place of the batch that `assert_rows_independent` probes."""
+MOVED = 1e-3
+"""Share of itself by which rounding in fp32 may move the loss or gradient of a row, at most, if another row changes."""
 SOUND = ("diffusers.", "transformers.")
 """Packages whose forward passes write into no layer's output, so that they need no change; tests check those we use."""
 
@@ -46,6 +52,40 @@ def prepare(network: nn.Module) -> tuple[str, ...]:
                _positions(network), _without_formula(network))  # fmt: skip
     _watch(network)
     return tuple(sentence for sentence in changes if sentence)
+
+
+def assert_rows_independent(network: nn.Module, losses: Callable[[np.ndarray], Tensor], rows: int) -> None:
+    """Raise InputError if the loss or the gradient of a row depends on another row of the batch.
+
+    losses: returns the losses [B] of row numbers int64 [B], in fp32, with equal random numbers in each call; rows:
+    their number. The first row of a probe batch becomes another one, `PROBED` - 1 times, and the others must not move
+    by more than rounding. With fewer than two rows there is nothing to compare.
+    """
+    if rows < 2:
+        return
+    one, *others = (_others(network, losses(np.array([first, 0, 0]))) for first in _spread(rows))
+    pairs = [pair for other in others for pair in zip(one, other, strict=True)]
+    moved = max(float((a - b).norm() / a.norm().clamp_min(1e-12)) for a, b in pairs)
+    if moved > MOVED:
+        raise InputError(
+            "private training: rows of a batch influence one another (a mean or deviation over the batch?): with other "
+            f"rows beside it, loss or gradient of a row moves by {moved:.2g} of itself; compute each row by itself"
+        )
+
+
+def _spread(rows: int) -> list[int]:
+    """Return up to `PROBED` row numbers, evenly spread, from 0 on."""
+    return np.unique(np.linspace(0, rows - 1, PROBED).round().astype(int)).tolist()  # type: ignore[no-any-return]
+
+
+def _others(network: nn.Module, losses: Tensor) -> list[Tensor]:
+    """Return the losses of all rows but the first, and the gradient of their sum, flat."""
+    weights = [weight for weight in network.parameters() if weight.requires_grad]
+    total: Any = losses[1:].sum()
+    if not total.requires_grad:
+        return [losses[1:]]
+    gradients = torch.autograd.grad(total, weights, materialize_grads=True)
+    return [losses[1:].detach(), torch.cat([one.flatten() for one in gradients])]
 
 
 def assert_reads_back(network: nn.Module, saved: Mapping[str, Tensor] | Path) -> None:

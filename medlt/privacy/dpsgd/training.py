@@ -1,15 +1,15 @@
 """Training under differential privacy: DP-SGD by unit (arXiv 1607.00133), with AdamW, a moving average and a budget.
 
 A step samples units (`units`), computes the clipped gradient of each (`gradients`), adds normal noise to their sum and
-divides by the expected number of units, which is public; the number sampled is secret. The loop is that of every
-training (`medlt.training.loop.run`): it can be killed and resumed, and the steps spent are in the checkpoint with the
-weights. The losses in history.parquet are computed on patients without noise. Epsilon does not cover them: share them
-only with people who may see the patients.
+divides by the batch size, which is public; the number sampled and the true number of units are secret. The loop is
+that of every training (`medlt.training.loop.run`): it can be killed and resumed, and the steps spent are in the
+checkpoint with the weights. The losses in history.parquet are computed on patients without noise. Epsilon does not
+cover them: share them only with people who may see the patients.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from importlib import metadata
@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from torch import nn
+from torch import Tensor, nn
 
 from medlt.files import digest, digest_tensors
 from medlt.privacy.dpsgd.budget import PrivacySettings, assert_same, budget, last_step
@@ -26,6 +26,7 @@ from medlt.privacy.dpsgd.randomness import Randomness, Secure, Seeded
 from medlt.privacy.dpsgd.step import Losses, PrivateStep
 from medlt.privacy.dpsgd.units import Units
 from medlt.privacy.ledger import MECHANISM, Mechanism, write_mechanism
+from medlt.privacy.limits import clip_margin
 from medlt.rng import torch_generator
 from medlt.training.checkpoint import State, resume
 from medlt.training.loop import accelerated, configure, run, stream
@@ -78,6 +79,16 @@ def _fastest(network: nn.Module, losses: Losses, units: Units, private: PrivacyS
         return fastest_mode(network, lambda: losses(network, rows, rng, []), groups)
 
 
+def _probe(network: nn.Module, losses: Losses) -> Callable[[np.ndarray], Tensor]:
+    """Return the function from row numbers to losses, with the same random numbers in each call."""
+
+    def of(rows: np.ndarray) -> Tensor:
+        with stream(losses.device, "probe of rows"):
+            return losses(network, rows, torch_generator("probe of rows"), [])
+
+    return of
+
+
 def fit_private(
     network: nn.Module, loss: RowLoss, units: Sequence[str], *, training: Training, private: PrivacySettings,
     runtime: Runtime, folder: Path, key: str, name: str, data: str, evaluate: Measure | None = None,
@@ -86,25 +97,27 @@ def fit_private(
     """Train, in place, the weights of `network` that require gradients, and give it their moving average.
 
     units: the name of the unit of each row; if private.privacy_unit is "image", each row is a unit by itself instead.
-    training: its batch_size is the expected number of units per step; its clipping and gradient_accumulation_steps are
-    not used. key: names network and settings; data: digest of the rows. private.max_physical_batch_size changes
-    nothing but the random numbers that a loss uses for each row.
+    training: its batch_size is the expected number of units per step if there are private.units; its clipping and
+    gradient_accumulation_steps are not used. key: names network and settings; data: digest of the rows.
+    private.max_physical_batch_size changes nothing but the random numbers that a loss uses for each row.
 
     Writes `folder`/mechanism.json and returns its contents. A stopped training continues when called again, with new
     noise and with the steps already spent. It ends at the budget, with a warning. Raises InputError for a network that
     cannot be trained privately (`medlt.privacy.dpsgd.preflight`), for other settings than it began with, and for a
     spent budget.
     """
-    from medlt.privacy.dpsgd.preflight import prepare
+    from medlt.privacy.dpsgd.preflight import assert_rows_independent, prepare
 
     owners = list(units) if private.privacy_unit == "patient" else [str(row) for row in range(len(units))]
-    rate = training.batch_size / max(1, len(set(owners)))
+    private = replace(private, clip_margin=clip_margin(runtime.precision))
+    rate = training.batch_size / private.units
     members = Units(owners, rate, private.max_images_per_patient, private.noise_multiplicity)
     track = Track(tracker, evaluate, picture, name, folder)
     accelerator = _accelerator(training, runtime, track)
     changes = prepare(network.to(accelerator.device))
     configure(network, training, True)
-    state = _state(network.train(), training, private, rate, Path(folder), digest(key, data, runtime.precision))
+    assert_rows_independent(network.train(), _probe(network, Losses(loss, accelerator.device, "fp32")), len(owners))
+    state = _state(network, training, private, rate, Path(folder), digest(key, data, runtime.precision))
     last = last_step(private, rate, training.last, state.step, state.metadata.get("planned", 0), name)
     step = partial(_step, Losses(loss, accelerator.device, runtime.precision), members, private, runtime, name)
     state.metadata |= {"mechanism": private.mechanism(rate), "planned": training.last}
@@ -154,8 +167,9 @@ def _mechanism(
 ) -> Mechanism:  # fmt: skip
     """Return the record of the training for the ledger."""
     return Mechanism(
-        stage=name, privacy_unit=private.privacy_unit, units=len(units), sample_rate=units.rate,
-        max_grad_norm=private.max_grad_norm, grad_sample_mode=state.metadata["grad_sample_mode"],
+        stage=name, privacy_unit=private.privacy_unit, units=private.units, sample_rate=units.rate,
+        max_grad_norm=private.max_grad_norm, clip_margin=private.clip_margin,
+        grad_sample_mode=state.metadata["grad_sample_mode"],
         noise_multiplier=private.noise_multiplier, steps=state.step, planned=state.metadata["planned"],
         times=private.times, max_images_per_patient=private.max_images_per_patient,
         noise_multiplicity=private.noise_multiplicity, secure_mode=private.secure_mode,

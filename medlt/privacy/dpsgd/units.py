@@ -17,7 +17,8 @@ from medlt.types import InputError
 class Units:
     """Rows grouped by privacy unit, from which steps are sampled.
 
-    units: the name of the unit of each row; rate: probability that a unit is in a step; max_images_per_patient: number
+    units: the name of the unit of each row; rate: probability that a unit is in a step, which depends on public
+    numbers alone; max_images_per_patient: number
     of rows of a sampled unit, chosen again in each step; noise_multiplicity: how often each of these rows is used, with
     other timesteps and noise.
 
@@ -41,8 +42,8 @@ class Units:
         self.rows = np.split(order, np.cumsum(np.bincount(owner))[:-1])
         if not 0 < rate <= 1:
             raise InputError(
-                f"private training: batch_size {rate * len(self):g} is {rate:.3g} of {len(self)} units; give 1 "
-                "or more, and at most the number of units"
+                f"private training: a unit would be in a step with probability {rate:.3g}; give a batch_size of 1 or "
+                "more, and at most the public number of units"
             )
 
     def __len__(self) -> int:

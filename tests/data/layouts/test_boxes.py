@@ -116,3 +116,19 @@ def test_a_table_that_does_not_fit_is_one_line_and_nothing_is_written(
     assert message in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
     assert not list(tmp_path.glob("m.*"))
+
+
+def test_the_names_of_alias_count_in_a_table_of_boxes_too(nih: Path, tmp_path: Path, put: Callable[..., Path]) -> None:
+    """The collection calls it Lump, right; the table of NIH calls it Mass, and one of one's own uses either name."""
+    own = put("boxes.csv", uid=["00000003_000", "00000005_001"], finding=["Lump, right", "mass"], x=0, y=0, width=512,
+              height=256, image_width=1024, image_height=1024)  # fmt: skip
+    for table, corners in ((own, [0, 0, 0.5, 0.25]), (tmp_path / "BBox_List_2017.csv", None)):
+        out = tmp_path / f"{table.stem}.parquet"
+        done = invoke("nih-cxr-lt", nih, out, *NIH14, "--alias", "Lump, right=Mass", "--boxes", table)
+        assert done.exit_code == 0, done.stderr
+        boxes = Manifest.read(out).rows["box_Lump, right"]
+        assert len(boxes["00000003_000"]) == (4 if corners else 8)
+        assert corners is None or boxes["00000003_000"] == boxes["00000005_001"] == corners
+    done = invoke("nih-cxr-lt", nih, tmp_path / "m.parquet", *NIH14, "--alias", "Lump=Mass", "--boxes", own)
+    assert done.exit_code == 2
+    assert "finding 'Lump, right' of a box is not in the collection; use" in done.stderr

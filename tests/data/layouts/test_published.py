@@ -1,15 +1,25 @@
 """Layouts of CheXpert, PadChest, VinDr-CXR, RSNA and SIIM on tables and trees in exactly the published form."""
 
 import json
+from graphlib import TopologicalSorter
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image
+from typer.testing import CliRunner
 
+from medlt.api.collection import Collection
+from medlt.cli import app
 from medlt.data.boxes import add_boxes
 from medlt.data.layouts.chexpert import FINDINGS as CHEXPERT
+from medlt.data.layouts.padchest_tree import CHILDREN
+from medlt.data.layouts.run_lengths import decoded
+from medlt.data.manifest import Manifest
+from medlt.data.regions import Regions
 from medlt.types import InputError
 
 EACH = {"patient": "(.+)"}
@@ -134,6 +144,38 @@ def test_padchest_mistakes(touch: Any, put: Any, read: Any, labels: Any, options
         read("padchest", padchest(touch, put, labels), **options)
 
 
+def test_a_label_implies_those_above_it_in_the_tree(touch: Any, put: Any, read: Any, positives: Any) -> None:
+    lists = ["['hydropneumothorax']", "['air bronchogram']", "['callus rib fracture', 'rib fracture']",
+             "['adenopathy']", "['hiatal hernia']", "['normal']", None]  # fmt: skip
+    src = padchest(touch, put, lists)
+    result = read("padchest", src, all_zero="keep")
+    assert list(positives(result).values()) == [
+        {"hydropneumothorax", "pneumothorax", "pleural effusion"},
+        {"air bronchogram", "alveolar pattern", "infiltrates"},  # not always in a consolidation
+        {"callus rib fracture", "rib fracture", "fracture"},
+        {"adenopathy"},  # not always hilar
+        {"hiatal hernia"},
+        {"normal"},
+        set(),
+    ]
+    assert result.manifest.rows.iloc[6][list(result.manifest.findings)].isna().all()
+    note = next(note for note in result.notes if "implied by the tree" in note)
+    assert "pleural effusion 1" in note
+    assert "rib fracture" not in note  # its list names it
+    few = read("padchest", src, findings="pleural effusion,fracture", all_zero="keep")
+    assert few.manifest.rows.iloc[0]["pleural effusion"] == 1
+    plain = read("padchest", src, tree="ignored")
+    assert positives(plain)[plain.manifest.rows.index[0]] == {"hydropneumothorax"}
+
+
+def test_the_tree_of_labels_has_one_spelling_and_no_circle() -> None:
+    for parent, children in CHILDREN.items():
+        assert len(set(children)) == len(children)
+        assert all(name == name.strip().lower() and "," not in name for name in (parent, *children))
+    order = list(TopologicalSorter(CHILDREN).static_order())
+    assert all(order.index(child) < order.index(parent) for parent in CHILDREN for child in CHILDREN[parent])
+
+
 # ------------------------------------------------------------------ VinDr-CXR
 @pytest.fixture
 def vindr(touch: Any, put: Any) -> Path:
@@ -177,6 +219,31 @@ def test_boxes_of_vindr_and_their_readers(vindr: Path, put: Any, read: Any, writ
     np.testing.assert_allclose(result.manifest.rows.at["a", "box_Nodule/Mass"],
                                [0.1, 0.3, 0.3, 0.4, 0.2, 0.3, 0.3, 0.5])  # fmt: skip
     assert list(result.orphans.loc[result.orphans["kind"] == "box_without_image", "uid"]) == ["z"]
+
+
+def test_the_challenge_on_kaggle(touch: Any, put: Any, read: Any, write_dicom: Any) -> None:
+    """Image a: two of three readers see a nodule, one of them in two boxes; b: nobody sees anything; c: one reader."""
+    src = touch(["train/b.dicom"])
+    for name in "ac":
+        write_dicom(np.zeros((100, 100), np.uint16)).rename(src / "train" / f"{name}.dicom")
+    table = put("train.csv", image_id=[*"aaaabbbc"], class_name=["Nodule/Mass", "Nodule/Mass", "Nodule/Mass",
+                "No finding", *["No finding"] * 3, "Aortic enlargement"], class_id=[8, 8, 8, 14, 14, 14, 14, 0],
+                rad_id=["R1", "R1", "R2", "R3", "R1", "R2", "R3", "R9"], x_min=[10, 20, 10, *[None] * 4, 1],
+                y_min=[10, 20, 10, *[0] * 4, 1], x_max=[20, 30, 20, *[None] * 4, 2],
+                y_max=[20, 30, 20, *[1] * 4, 2])  # fmt: skip
+    with pytest.raises(InputError, match=r"train\.csv: names no patient"):
+        read("vindr", src)
+    result = read("vindr", src, **EACH)
+    rows = result.manifest.rows
+    assert result.manifest.findings == ("Aortic enlargement", "No finding", "Nodule/Mass")
+    assert rows[list(result.manifest.findings)].to_numpy().tolist() == [[0, 0, 1], [0, 1, 0], [1, 0, 0]]
+    assert "train.csv: 3 images, majority of up to 3 readers" in result.notes
+    assert any(note.startswith("split by patient") for note in result.notes)
+    boxes = add_boxes(result, table).manifest.rows
+    np.testing.assert_allclose(
+        boxes.at["a", "box_Nodule/Mass"], [0.1, 0.1, 0.2, 0.2, 0.2, 0.2, 0.3, 0.3, 0.1, 0.1, 0.2, 0.2]
+    )
+    assert "box_No finding" not in boxes
 
 
 # ------------------------------------------------------------------ RSNA
@@ -228,6 +295,86 @@ def test_siim_counts_an_image_once(touch: Any, read: Any) -> None:
         read("siim", src)
 
 
+def encoded(mask: np.ndarray) -> str:
+    """The pixels down the columns one by one, as the challenge's own encoder walks them."""
+    numbers, skipped, covered = list[int](), 0, 0
+    for pixel in [*mask.T.ravel().tolist(), False]:
+        if pixel:
+            covered += 1
+        elif covered:
+            numbers += [skipped, covered]
+            skipped, covered = 1, 0
+        else:
+            skipped += 1
+    return " ".join(map(str, numbers))
+
+
+@settings(max_examples=10)
+@given(st.lists(st.tuples(*[st.integers(0, 1023)] * 2, *[st.integers(1, 400)] * 2), min_size=1, max_size=4))
+def test_a_mask_of_run_lengths_is_the_one_that_was_encoded(parts: list[tuple[int, int, int, int]]) -> None:
+    masks = []
+    for top, left, high, wide in parts:
+        masks.append(np.zeros((1024, 1024), bool))
+        masks[-1][top : top + high, left : left + wide] = True
+    np.testing.assert_array_equal(decoded([encoded(one) for one in masks]), np.logical_or.reduce(masks))
+
+
+@pytest.fixture
+def siim(tmp_path: Path) -> tuple[Path, np.ndarray]:
+    """Two images of 64 px and one of 1024 px, the first and the last with a mask, which is returned."""
+    mask = np.zeros((1024, 1024), bool)
+    mask[160:480, 32:64] = True
+    for n, side in enumerate((64, 64, 1024)):
+        place = tmp_path / "src" / "dicom-images-train" / f"1.{n}"
+        place.mkdir(parents=True)
+        Image.fromarray(np.zeros((side, side), np.uint8)).save(place / f"1.2.{n}.png")
+    half = np.where(np.arange(1024)[:, None] < 300, mask, False)
+    text = f"1.2.0, {encoded(half)}\n1.2.0, {encoded(mask & ~half)}\n1.2.1, -1\n1.2.2, {encoded(mask)}\n"
+    (tmp_path / "src" / "train-rle.csv").write_text(f"ImageId, EncodedPixels\n{text}")
+    return tmp_path / "src", mask
+
+
+def test_masks_of_siim_are_written_where_the_user_wants_them(siim: tuple[Path, np.ndarray], tmp_path: Path) -> None:
+    src, mask = siim
+    command = ["manifest", "siim", str(src), str(tmp_path / "m.parquet"), "--patient", "(.+)", "--masks"]
+    for folder in ("masks", "src/masks"):
+        for _ in range(2):  # the second time they are there, and are no images
+            done = CliRunner().invoke(app, [*command, str(tmp_path / folder)])
+            assert done.exit_code == 0, done.stderr
+        assert "more than once" not in done.stdout
+        assert "image without label" not in done.stdout
+        manifest = Manifest.read(tmp_path / "m.parquet")
+        regions = Regions.of(manifest)
+        regions.check()
+        assert regions.known("Pneumothorax") == ("1.2.0", "1.2.2")
+        np.testing.assert_array_equal(regions.pixels("1.2.2", "Pneumothorax", 1024), mask)
+        np.testing.assert_array_equal(regions.pixels("1.2.0", "Pneumothorax", 64), mask[8::16, 8::16])
+        assert sorted(path.name for path in (tmp_path / folder).iterdir()) == ["1.2.0.png", "1.2.2.png"]
+        (tmp_path / "m.parquet").unlink()
+    (tmp_path / "masks" / "1.2.0.png").write_bytes(b"mine")
+    done = CliRunner().invoke(app, [*command, str(tmp_path / "masks")])
+    assert done.exit_code == 2
+    assert "1.2.0.png: exists with other contents" in done.stderr
+    assert not (tmp_path / "m.parquet").exists()
+    assert (tmp_path / "masks" / "1.2.0.png").read_bytes() == b"mine"
+    made = Collection.from_layout("siim", src, patient="(.+)", masks=tmp_path / "api")
+    assert set(made.manifest.masks()) == {"1.2.0", "1.2.2"}
+    made.manifest.check_files()
+
+
+@pytest.mark.parametrize(
+    ("code", "message"),
+    [("7", "a run needs two numbers"), ("1 x", "EncodedPixels of 1.2.0"), ("0 1048577", "a run is outside 1024 x 1024"),
+     ("5 0", "a run is outside"), ("-3 9", "a run is outside"), ("", "EncodedPixels of 1.2.0 is blank; write -1")],
+)  # fmt: skip
+def test_masks_that_are_no_run_lengths(siim: tuple[Path, np.ndarray], read: Any, code: str, message: str) -> None:
+    (siim[0] / "train-rle.csv").write_text(f"ImageId, EncodedPixels\n1.2.0,{code}\n1.2.1,-1\n1.2.2,-1\n")
+    with pytest.raises(InputError, match=message) as error:
+        read("siim", siim[0], **EACH, masks=siim[0] / "masks")
+    assert "\n" not in str(error.value)
+    assert not (siim[0] / "masks").exists()
+
+
 # ------------------------------------------------------------------ read by the layout csv
 def test_brax_and_cxr_lt_2026_by_the_layout_csv(touch: Any, put: Any, read: Any) -> None:
     path = "images/id_1/Study_2.3/Series_4.5/image-6.7.png"
@@ -244,8 +391,6 @@ def test_brax_and_cxr_lt_2026_by_the_layout_csv(touch: Any, put: Any, read: Any)
 
 
 def test_a_finding_with_a_slash_is_written_and_read(vindr: Path, read: Any, tmp_path: Path) -> None:
-    from medlt.data.manifest import Manifest
-
     for name in ("train/a", "train/b", "train/c", "test/d"):
         Image.fromarray(np.zeros((4, 4), np.uint8)).save(vindr / f"{name}.png")
     result = read("vindr", vindr, **EACH, all_zero="keep")

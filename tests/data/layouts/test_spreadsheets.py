@@ -234,12 +234,20 @@ def test_names_with_commas(folder: Path, table: pd.DataFrame, read: Any) -> None
 @pytest.mark.parametrize("name", ["view", "split", "seed", "weight"])
 def test_a_reserved_column_is_no_finding(folder: Path, table: pd.DataFrame, read: Any, name: str) -> None:
     table.assign(**({} if name in table else {name: 1})).to_csv(folder / "labels.csv", index=False)
-    with pytest.raises(InputError, match=f"{name!r} is no finding"):
+    with pytest.raises(
+        InputError, match=f"{name!r} is no finding.*; use --findings A,B,No_Finding, or rename the column"
+    ):
         read("csv", folder / "labels.csv", findings=f"A,{name}")
     names = table.assign(label=["view"] + ["A"] * 5)[["uid", "patient_id", "label"]]
     names.to_csv(folder / "labels.csv", index=False)
     with pytest.raises(InputError, match="'view' cannot be a finding"):
         read("csv", folder / "labels.csv", label_column="label")
+
+
+def test_a_column_of_names_or_of_grades_is_no_label_column(folder: Path, table: pd.DataFrame, read: Any) -> None:
+    table.assign(diagnosis=["Mass", "Hernia", "Mass", "Normal", "Mass", "Normal"]).to_csv(folder / "t.csv", index=False)
+    with pytest.raises(InputError, match=r"label 'Mass' is not 0, 1 or blank.*give it with --label-column 'diagnosis'"):
+        read("csv", folder / "t.csv", findings="A,diagnosis")
 
 
 def test_file_names_with_blanks_and_in_two_folders(touch: Any, put: Any, read: Any, lost: Any) -> None:

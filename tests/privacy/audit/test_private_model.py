@@ -41,6 +41,7 @@ def privately(latents: Tensor, folder: Path) -> tuple[Backbone, float]:
         noise_multiplier=noise,
         epsilon=EPSILON,
         delta=DELTA,
+        units=len(latents),
         noise_multiplicity=1,
         secure_mode=False,
         grad_sample_mode=GradSampleMode.HOOKS,
