@@ -5,7 +5,7 @@
 
 Each construction takes the place of the synthetic images of a run: 100 images made from train images, or from
 validation ones where its name says so. "Other patients" are as many test patients, who are no copies of any reference.
-`--time` searches that many images among that many patients of random images, and nothing is made of the result.
+`--time` audits that many random images among that many patients, and writes how long each part takes.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -24,13 +25,20 @@ import torch
 from common import table
 from PIL import Image
 from torch import Tensor
+from torch.nn import functional
 
 from medlt.data.phantom.write import write_phantom
+from medlt.diffusion.labels import LabelUNet
 from medlt.privacy.audit.copies import search_copies
+from medlt.privacy.audit.embedding import fit_embedding, prepared
+from medlt.privacy.audit.membership import MOST, loss_scores
 from medlt.privacy.audit.plants import COMMON
+from medlt.privacy.audit.reidentify import reidentify, verify
 from medlt.privacy.audit.search import low_pass, measures
 from medlt.privacy.audit.views import blurred
 from medlt.rng import torch_generator
+from medlt.store import Store
+from medlt.training.runtime import Runtime
 
 CONSTRUCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "verbatim": lambda x: x,
@@ -103,18 +111,44 @@ def constructions(name: str, images: Tensor, rows: pd.DataFrame, planted: int) -
     return [*lines, f"| {name}, false positives at {result.rate:.1%}, by halves | {result.measured} |"]
 
 
-def timed(images: int, patients: int) -> str:
-    """Seconds of a search of random images, with all plants, on this machine."""
-    fields = blurred(torch.randn(images + patients, 1, 64, 64, generator=torch_generator(0)), 1.5)
-    real = (0.5 + 0.15 * fields / fields.std()).clamp(0, 1)
-    names, train = [str(i) for i in range(patients)], round(0.8 * patients)
+def timed(images: int, patients: int) -> list[str]:
+    """Seconds of the parts of an audit of random images, 128 px, with all plants, on this machine.
+
+    A tenth of the patients have a second image, which re-identification needs. Membership is timed on a small part of
+    the rows, with the default denoiser on latents of 16 x 16, in four views beside its control, and scaled up.
+    """
+    count = patients + patients // 10
+    fields = blurred(torch.randn(images + count, 1, 64, 64, generator=torch_generator(0)), 1.5)
+    fields[images + patients :] = functional.avg_pool2d(fields[images : images + patients // 10], 3, 1, 1)
+    made = functional.interpolate((0.5 + 0.15 * fields / fields.std()).clamp(0, 1), scale_factor=2.0, mode="bilinear")
+    pixels = (made * 255).round().byte()
+    names = [str(i) for i in [*range(patients), *range(patients // 10)]]
+    train, held = (np.flatnonzero((np.array(names, int) < 0.8 * patients) == inside) for inside in (True, False))
+    sides = [pixels[images + torch.from_numpy(rows)] for rows in (train, held)]
+    given: dict[str, Any] = {
+        "uids": [str(i) for i in range(images)], "train_patients": [names[i] for i in train],
+        "held_out_patients": [names[i] for i in held], "seed": 0,
+    }  # fmt: skip
+    spent, runtime = {}, Runtime("cpu", "fp32", torch.get_num_threads(), 0)
+    with tempfile.TemporaryDirectory() as folder:
+        store, small = Store(Path(folder)), prepared(pixels[images:], 64).mul(255).round().byte()
+        start = time.perf_counter()
+        embed = fit_embedding(small, names, runtime=runtime, store=store)
+        spent["training of the embedding"] = time.perf_counter() - start
+        start = time.perf_counter()
+        search_copies(measures(embed), pixels[:images], *sides, COMMON, **given)
+        spent["copies"] = time.perf_counter() - start
+        start = time.perf_counter()
+        reidentify(embed, pixels[:images], *sides, verify(small, names, runtime=runtime, store=store), **given)
+        spent["re-identification, with two embeddings for its recall"] = time.perf_counter() - start
+    rows = 2 * min(MOST, patients // 5) if MOST * 2 < patients else count
+    backbone, part = LabelUNet(channels=4, findings=8).backbone(), torch.randn(64, 4, 16, 16)
+    loss_scores(backbone, part[:8], seed=0)
     start = time.perf_counter()
-    search_copies(
-        measures(coarse), real[patients:], real[:train], real[train:patients], COMMON,
-        uids=[str(i) for i in range(images)], train_patients=names[:train], held_out_patients=names[train:], seed=0,
-    )  # fmt: skip
-    seconds = time.perf_counter() - start
-    return f"{images} images among {patients} patients: {seconds:.0f} s with {torch.get_num_threads()} threads"
+    loss_scores(backbone, part, seed=0)
+    spent[f"membership of {rows} images, scaled up"] = (time.perf_counter() - start) * 4 * 2 * rows / len(part)
+    head = f"| {images} images, {patients} patients, {torch.get_num_threads()} threads | seconds |"
+    return [head, "|---|---|", *(f"| {name} | {seconds:.0f} |" for name, seconds in spent.items())]
 
 
 def main() -> None:
@@ -126,7 +160,7 @@ def main() -> None:
     read.add_argument("--time", type=int, nargs=2)
     args = read.parse_args()
     if args.time:
-        print(timed(*args.time))
+        table("privacy_copies_time", timed(*args.time))
         return
     lines = ["| images | hits |", "|---|---|"]
     for name in args.collections:

@@ -28,6 +28,7 @@ from medlt.rng import noise_like, numpy_generator, seed_of
 from medlt.types import InputError
 
 TIMESTEPS = (50, 100, 200, 300, 500)
+MOST = 1000  # patients on either side that are scored; as many resolve an FPR of 0.1 %
 FEWEST = 50  # patients on either side, below which an AUC of 0.6 would not be detected
 
 
@@ -52,6 +53,16 @@ def loss_scores(
                 x_t = abar[t].sqrt() * x0 + (1 - abar[t]).sqrt() * one
                 out[rows, column] -= (denoiser(x_t, t) - x0).square().flatten(1).mean(1).double().cpu().numpy() / noises
     return out
+
+
+def some_patients(
+    member: np.ndarray, patients: Sequence[str], rng: np.random.Generator, most: int = MOST
+) -> np.ndarray:
+    """Return the rows, sorted, of `most` random patients among members and as many others; all of a smaller side."""
+    rows = [np.flatnonzero(member == inside) for inside in (True, False)]
+    names = np.array([str(one) for one in patients])
+    chosen = [rng.permutation(np.unique(names[side]))[:most] for side in rows]
+    return np.sort(np.concatenate([s[np.isin(names[s], c)] for s, c in zip(rows, chosen, strict=True)]))
 
 
 def calibrated(scores: np.ndarray) -> np.ndarray:

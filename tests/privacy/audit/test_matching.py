@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from medlt.privacy.audit.alignment import Alignment, Candidates, Window, unit
-from medlt.privacy.audit.matching import FAMILIES, Fields, Matcher, Matches
+from medlt.privacy.audit.matching import AXES, FAMILIES, Compressed, Fields, Matcher, Matches
 from medlt.privacy.audit.plants import COMMON
 from medlt.rng import torch_generator
 
@@ -95,3 +95,12 @@ def test_a_blend_is_the_multiple_correlation_with_the_best_pair(real: Tensor) ->
             fits.append(np.linalg.norm(basis @ np.linalg.lstsq(basis, u, rcond=None)[0]))
         expected.append(1 - max(fits))
     assert np.allclose(among._blended(image, row, own)[:, 0], expected, atol=1e-5)
+
+
+def test_compressed_vectors_have_the_same_products_with_any_image_if_they_lie_on_so_many_axes() -> None:
+    rng = torch_generator(0, "compressed")
+    vectors = unit(torch.randn(300, AXES - 4, generator=rng) @ torch.randn(AXES - 4, 400, generator=rng))
+    others = unit(torch.randn(20, 400, generator=rng))
+    small = Compressed.of(vectors)
+    assert small.axes.shape == (400, AXES)
+    torch.testing.assert_close(others @ small.axes @ small.coordinates, others @ vectors.T, rtol=0, atol=1e-5)
