@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,9 +16,10 @@ from medlt.data.manifest import Manifest
 from medlt.diffusion.backbone import About, Backbone
 from medlt.diffusion.cache import Latents
 from medlt.diffusion.finetune import LabelledLatents, train_backbone
-from medlt.privacy import ledger
+from medlt.privacy import accounting, ledger
 from medlt.privacy.audit import canary, embedding, lira, membership
 from medlt.privacy.audit.viewed import View, best_view, chosen_views, lowest_loss, sample_rows
+from medlt.privacy.dpsgd.canaries import GradientCanaries, read_scores
 from medlt.recipes._checks import objective, training
 from medlt.recipes._cohort import Cohort
 from medlt.recipes._denoiser import fresh_network, joined, labelled_latents, taken
@@ -28,6 +30,8 @@ from medlt.training.runtime import Runtime
 from medlt.types import InputError
 
 OTHERS = ("val", "test")
+MOST_CANARIES, WEIGHTS_EACH = 20_000, 100  # in gradients: they cost no image, and more of them show a larger epsilon
+GUESSED = 0.1  # share of the canaries in gradients; of sampled Gaussians, it gives the best bounds from thousands
 
 
 @dataclass(frozen=True)
@@ -148,11 +152,26 @@ def membership_by_loss(target: AuditTarget) -> membership.Membership:
     )  # fmt: skip
 
 
-def _trained(target: AuditTarget, data: LabelledLatents, name: str, seed: int, more: float = 1.0) -> Backbone:
-    """Train a denoiser on these rows with the run's settings, privately if the run is private.
+@dataclass(frozen=True)
+class CanaryTraining:
+    """A training with canaries: its result, its folder, which canaries were `included`, bool [m], and all as `rows`."""
+
+    backbone: Backbone
+    folder: Path
+    included: np.ndarray
+    rows: LabelledLatents
+    gradients: GradientCanaries | None
+
+
+def _trained(
+    target: AuditTarget, data: LabelledLatents, name: str, seed: int, more: float = 1.0,
+    canaries: GradientCanaries | None = None,
+) -> tuple[Backbone, Path]:  # fmt: skip
+    """Return a denoiser trained on these rows like the run's, privately if that is private, and the training's folder.
 
     `more`: the number of patients relative to the run; the batch size grows with it, so that each patient is drawn as
-    often. Raises InputError for Stable Diffusion.
+    often. canaries: in the gradients of a private training. A finished training is read. Raises InputError for Stable
+    Diffusion.
     """
     run, chosen = target.run, target.run.config.denoiser
     if isinstance(chosen, configs.StableConfig):
@@ -160,14 +179,15 @@ def _trained(target: AuditTarget, data: LabelledLatents, name: str, seed: int, m
             "--shadow-models and --canaries retrain the denoiser, which is possible for kind unet and transformer only"
         )
     net = fresh_network(run.config, data, seed)
-    private = None if run.config.privacy is None else PrivateTraining(run, target.cohort, kept=False)
+    private = None if run.config.privacy is None else PrivateTraining(run, target.cohort, False, canaries)
     grown = 1.0 if private is not None else more  # a private step draws each patient as often, however many there are
     larger = replace(training(chosen), batch_size=max(1, int(chosen.batch_size * grown)))
     place = run.path("stages", "audit", f"{name} of {len(data.uids)} {data.digest()}")
-    return train_backbone(
+    learnt = train_backbone(
         net.backbone(), data, folder=place, training=larger, objective=objective(chosen),
         runtime=replace(run.runtime.at(chosen.precision), seed=seed), name=name, private=private,
     )  # fmt: skip
+    return learnt, place
 
 
 def likelihood_ratio(target: AuditTarget) -> membership.Membership:
@@ -177,7 +197,7 @@ def likelihood_ratio(target: AuditTarget) -> membership.Membership:
 
     def shadow(inside: np.ndarray, seed: int) -> np.ndarray:
         rows = taken(data, np.flatnonzero(inside))
-        return scores(target, _trained(target, rows, f"shadow {seed:x}", seed), data).numpy()
+        return scores(target, _trained(target, rows, f"shadow {seed:x}", seed)[0], data).numpy()
 
     count, seed = target.options.shadow_models, target.seed("shadows")
     ratios = lira.attack(own, shadow, data.patients, models=count, seed=seed)
@@ -186,23 +206,45 @@ def likelihood_ratio(target: AuditTarget) -> membership.Membership:
     )
 
 
-def canary_test(target: AuditTarget) -> canary.CanaryTest:
-    """Train once more with randomly inserted made-up patients; their scores give a lower bound of epsilon."""
+def _canary_training(target: AuditTarget) -> CanaryTraining:
+    """Train once more with randomly inserted made-up patients, and canaries in the gradients of a private run."""
     data, member = target.rows()
     real = taken(data, np.flatnonzero(member))
     first, seed = data.latents(data.uids[:1]), target.seed("canaries")
     planted = canary.canaries(target.options.canaries, tuple(first.shape[1:]), seed, real.labels.shape[1])
     rows = _planted(planted, real)
+    inside = taken(rows, np.flatnonzero(planted.included))
+    more = 1 + len(inside.uids) / len(set(real.patients))
+    weights = sum(weight.numel() for weight in target.backbone.network.parameters())
+    count = max(1, min(MOST_CANARIES, weights // WEIGHTS_EACH))
+    gradients = None if target.run.config.privacy is None else GradientCanaries.flipped(count, seed)
+    learnt, place = _trained(target, joined([real, inside]), f"canaries {seed:x}", seed, more, gradients)
+    return CanaryTraining(learnt, place, planted.included, rows, gradients)
 
-    def train(included: np.ndarray) -> np.ndarray:
-        inside = taken(rows, np.flatnonzero(included))
-        more = 1 + len(inside.uids) / len(set(real.patients))
-        learnt = _trained(target, joined([real, inside]), f"canaries {seed:x}", seed, more)
-        return scores(target, learnt, rows).numpy()
 
+def canary_test(target: AuditTarget) -> canary.CanaryTest:
+    """Score the canaries of a training by its loss; the scores give a lower bound of epsilon."""
+    done = _canary_training(target)
     kept, chosen = target.run.path(ledger.NAME), target.run.config.privacy
     spent = ledger.read_ledger(kept).spent.epsilon if kept.is_file() else None
-    return canary.canary_test(train, planted.included, delta=chosen.delta if chosen else 0.0, ledger=spent)
+    return canary.canary_test(
+        lambda _: scores(target, done.backbone, done.rows).numpy(), done.included,
+        delta=chosen.delta if chosen else 0.0, ledger=spent,
+    )  # fmt: skip
+
+
+def gradient_canary_test(target: AuditTarget) -> canary.CanaryTest:
+    """Score the canaries in the gradients of the same training, against what the ledger has for the denoiser alone."""
+    done, chosen = _canary_training(target), target.run.config.privacy
+    assert done.gradients is not None
+    assert chosen is not None
+    known = ledger.read_ledger(target.run.path(ledger.NAME))
+    cost = accounting.spent([one.cost for one in known.of("denoiser")], chosen.delta).epsilon
+    values = read_scores(done.folder, done.gradients)
+    return canary.canary_test(
+        lambda _: values, done.gradients.included, delta=chosen.delta, share=GUESSED, ledger=cost,
+        kind="canaries in gradients",
+    )  # fmt: skip
 
 
 def _planted(given: canary.Canaries, real: LabelledLatents) -> LabelledLatents:

@@ -22,7 +22,15 @@ from medlt.files import write_bytes, write_json, write_table, write_text
 from medlt.privacy.audit import copies, embedding, plants, reidentify, search
 from medlt.privacy.audit.summary import summary, tables
 from medlt.privacy.card import datasheet, model_card
-from medlt.recipes._audit import OTHERS, AuditOptions, AuditTarget, canary_test, likelihood_ratio, membership_by_loss
+from medlt.recipes._audit import (
+    OTHERS,
+    AuditOptions,
+    AuditTarget,
+    canary_test,
+    gradient_canary_test,
+    likelihood_ratio,
+    membership_by_loss,
+)
 from medlt.recipes._codec import decoder, encode, make_codec
 from medlt.recipes._cohort import EMBEDDING_SIZE, filed_cohort, patients
 from medlt.recipes._denoiser import saved_denoiser
@@ -64,6 +72,8 @@ def main(folder: Path, options: AuditOptions, progress: Progress = silent) -> di
         }  # fmt: skip
         wanted |= {"membership, shadow models": likelihood_ratio} if options.shadow_models else {}
         wanted |= {"canaries": canary_test} if options.canaries else {}
+        white_box = options.canaries and run.config.privacy is not None
+        wanted |= {"canaries in gradients": gradient_canary_test} if white_box else {}
         parts = {name: _tried(part, target) for name, part in wanted.items()}
     results = summary(parts)
     for name, table in tables(parts).items():

@@ -112,6 +112,7 @@ def epsilon_lower_bound(correct: int, made: int, m: int, delta: float, confidenc
 class CanaryTest:
     """Result of a canary test: epsilon is at least `bound`, at `confidence`. `ledger` is the epsilon of the ledger.
 
+    kind: of the canaries.
     gaussian: the bound if the training is a Gaussian mechanism (`medlt.privacy.audit.fdp`), None at delta 0. Subsampled
     steps are so only approximately, hence `passed` is by `bound`.
     """
@@ -125,6 +126,7 @@ class CanaryTest:
     confidence: float
     ledger: float | None = None
     gaussian: float | None = None
+    kind: str = "canaries"
 
     @property
     def passed(self) -> bool | None:
@@ -150,7 +152,7 @@ class CanaryTest:
         most = "" if self.gaussian is None else f", {gaussian_lower_bound(self.made, self.made, *self._given):.2f}"
         beside = "" if self.gaussian is None else f", and {self.gaussian:.2f} if it is a Gaussian mechanism"
         return (
-            f"{self.correct} of {self.made} guesses on {self.m} canaries were correct: epsilon is at least"
+            f"{self.correct} of {self.made} guesses on {self.m} {self.kind} were correct: epsilon is at least"
             f" {self.bound:.2f} at {self.confidence:.0%} confidence and delta {self.delta:g}{beside}{ledger}{refuted}"
             f" (if all guesses were correct: {self.ceiling:.2f}{most}; a larger epsilon cannot be detected)"
         )
@@ -158,7 +160,7 @@ class CanaryTest:
 
 def canary_test(
     train: Train, included: np.ndarray, *, delta: float, share: float = 0.5, confidence: float = 0.95,
-    ledger: float | None = None,
+    ledger: float | None = None, kind: str = "canaries",
 ) -> CanaryTest:  # fmt: skip
     """Train once with the canaries that are `included`, score all, and compute a lower bound of epsilon.
 
@@ -170,4 +172,4 @@ def canary_test(
     correct, made = guesses(train(included), included, k, k)
     bound = epsilon_lower_bound(correct, made, m, delta, confidence)
     gaussian = gaussian_lower_bound(correct, made, m, delta, confidence) if delta else None
-    return CanaryTest(m, int(included.sum()), made, correct, bound, delta, confidence, ledger, gaussian)
+    return CanaryTest(m, int(included.sum()), made, correct, bound, delta, confidence, ledger, gaussian, kind)
