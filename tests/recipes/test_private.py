@@ -319,7 +319,7 @@ def test_shadows_and_canaries_are_trained_like_the_run_and_stay_out_of_its_ledge
     assert "if all guesses were correct: " in canary["sentence"]
     assert canary["bound"] <= canary["ledger"]
     inner = next(one for one in told["results"] if one["name"] == "canaries in gradients")
-    assert inner["m"] > 500  # a hundredth of the weights
+    assert inner["m"] > 400  # a hundredth of the weights
     assert inner["passed"] is not False
     assert 0 < inner["gaussian"] <= inner["ledger"] < canary["ledger"]
     assert "canaries in gradients were correct" in inner["sentence"]
