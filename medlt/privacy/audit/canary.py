@@ -15,6 +15,7 @@ known; the best of several choices is not a valid bound.
 
 from __future__ import annotations
 
+import bisect
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeAlias
@@ -141,6 +142,16 @@ class CanaryTest:
         return epsilon_lower_bound(self.made, self.made, self.m, self.delta, self.confidence)
 
     @property
+    def least(self) -> int | None:
+        """The fewest correct guesses that refute the ledger: the smallest leak that this test detects; None if none."""
+        if self.ledger is None or self.ceiling <= self.ledger:
+            return None
+        counts, ledger = range(self.made + 1), self.ledger
+        return bisect.bisect_left(
+            counts, True, key=lambda v: epsilon_lower_bound(v, self.made, *self._given) > ledger
+        )  # fmt: skip
+
+    @property
     def _given(self) -> tuple[int, float, float]:
         return self.m, self.delta, self.confidence
 
@@ -151,10 +162,11 @@ class CanaryTest:
         refuted = ", WHICH IS REFUTED" if self.passed is False else ""
         most = "" if self.gaussian is None else f", {gaussian_lower_bound(self.made, self.made, *self._given):.2f}"
         beside = "" if self.gaussian is None else f", and {self.gaussian:.2f} if it is a Gaussian mechanism"
+        least = "" if self.passed is not True else f"; it would be refuted by {self.least} correct guesses or more"
         return (
             f"{self.correct} of {self.made} guesses on {self.m} {self.kind} were correct: epsilon is at least"
             f" {self.bound:.2f} at {self.confidence:.0%} confidence and delta {self.delta:g}{beside}{ledger}{refuted}"
-            f" (if all guesses were correct: {self.ceiling:.2f}{most}; a larger epsilon cannot be detected)"
+            f"{least} (if all guesses were correct: {self.ceiling:.2f}{most}; a larger epsilon cannot be detected)"
         )
 
 

@@ -2,8 +2,8 @@
 
 A gradient canary is a made-up unit whose clipped gradient is a fixed direction of the clipping norm, whatever the
 weights. If its coin says so, it is a unit like others, and each step samples it with their probability. The attacker
-sees the noised sum of every step, which is all that DP-SGD hides from nobody (Nasr et al., arXiv 2302.07956; Steinke,
-Nasr & Jagielski, arXiv 2305.08846, section 6; Mahloujifar, Melis & Chaudhuri, arXiv 2410.22235).
+sees the noised sum of every step, as the accountant assumes (Nasr et al., arXiv 2302.07956; Steinke, Nasr & Jagielski,
+arXiv 2305.08846; Mahloujifar, Melis & Chaudhuri, arXiv 2410.22235).
 
 Each of the m directions is Gaussian on its own random part of the P trainable weights, and zero elsewhere. So all of
 them are orthogonal, and together they need two numbers a weight instead of m.
