@@ -22,6 +22,7 @@ from medlt.checks.folds import CrossFitClassifiers
 from medlt.files import digest
 from medlt.privacy import accounting, ledger
 from medlt.privacy.claims import config_violations
+from medlt.privacy.dpsgd.canaries import GradientCanaries
 from medlt.privacy.limits import clip_margin
 from medlt.recipes._cohort import Cohort
 from medlt.recipes._setup import RunFolder
@@ -93,12 +94,17 @@ def noise(config: configs.RunConfig) -> float:
 class PrivateTraining:
     """Private training of a run, with its ledger; see `medlt.training.protocols.PrivateFit`.
 
-    kept: False for the trainings of an audit, whose weights are deleted; they are in no ledger.
+    kept: False for the trainings of an audit, whose weights are deleted; they are in no ledger. canaries: in the
+    gradients of such a training.
     """
 
     run: RunFolder[configs.RunConfig]
     cohort: Cohort
     kept: bool = True
+    canaries: GradientCanaries | None = None
+
+    def __post_init__(self) -> None:
+        assert not (self.kept and self.canaries is not None), "canaries are for trainings that nobody keeps"
 
     @property
     def chosen(self) -> configs.Privacy:
@@ -127,7 +133,8 @@ class PrivateTraining:
         before = others if self.kept else ()
         private = PrivacySettings(noise_multiplier=sigma, units=chosen.patients, before=before, **own)
         fit_private(network, loss, units, training=training, private=private, runtime=runtime, folder=folder, key=key,
-            name=name, data=self.cohort.train.digest(), evaluate=evaluate, picture=picture)  # fmt: skip
+            name=name, data=self.cohort.train.digest(), evaluate=evaluate, picture=picture,
+            canaries=self.canaries)  # fmt: skip
 
     def account(self, mechanism: Path) -> None:
         """Add a finished training to the ledger of its stage and to that of the run.
