@@ -220,6 +220,7 @@ def membership_by_loss(target: AuditTarget) -> membership.Membership:
 
     The control is an untrained denoiser of the same architecture; a difference that it also shows is not a leak.
     """
+    _require_trained(target)
     data, member = target.rows()
     own = scores(target, target.backbone, data).numpy()
     control = None
@@ -230,6 +231,12 @@ def membership_by_loss(target: AuditTarget) -> membership.Membership:
     return membership.membership(own, member, data.patients, seed=seed, control=control)
 
 
+def _require_trained(target: AuditTarget) -> None:
+    """Raise InputError if the run trained no denoiser."""
+    if target.run.config.denoiser.train == "none":
+        raise InputError("the run trained no denoiser, so the losses of its denoiser depend on no patient")
+
+
 def _trained(target: AuditTarget, data: LabelledLatents, name: str, seed: int, more: float = 1.0) -> Backbone:
     """Train a denoiser on these rows with the run's settings, privately if the run is private.
 
@@ -237,6 +244,7 @@ def _trained(target: AuditTarget, data: LabelledLatents, name: str, seed: int, m
     often. Raises InputError for Stable Diffusion.
     """
     run, chosen = target.run, target.run.config.denoiser
+    _require_trained(target)
     if isinstance(chosen, configs.StableConfig):
         raise InputError(
             "--shadow-models and --canaries retrain the denoiser, which is possible for kind unet and transformer only"
