@@ -133,7 +133,7 @@ class Generations:
         seed = seed_of(self.parts.run.config.seed, "generation", generation)
         rows = method.plan(dict.fromkeys(self.findings, self.chosen.population), seed)
         z = method.sampled(rows).nan_to_num()  # a row that overflowed gets no votes, and stops nothing
-        return {str(f): z[(rows["finding"] == name).to_numpy()] for f, name in enumerate(self.findings)}
+        return {str(f): z[np.flatnonzero(rows["finding"] == name)] for f, name in enumerate(self.findings)}
 
     def counts(self, population: Mapping[str, Tensor]) -> np.ndarray:
         """Return the votes of all patients without noise, float64 [F,n]."""
