@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from medlt import config as configs
-from medlt.files import digest, digest_unchanged, locked, write_json
+from medlt.files import digest, digest_unchanged, locked, tensor_bytes, write_json
 from medlt.privacy.ledger import MECHANISM, Mechanism, mechanism_of, read_mechanism
 from medlt.store import Artifact
 from medlt.types import InputError
@@ -26,7 +26,7 @@ FORMAT = "medlt budget book 1"
 FILE = "medlt-budget-book.json"
 MODELS = (
     "codec", "denoiser", "classifier", "latent_classifier", "epistemic", "sparse", "code_classifier", "levels",
-    "evolution",
+    "embedding", "evolution",
 )  # fmt: skip
 """Kinds of artifacts that hold weights trained on patients, or their votes."""
 WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".ckpt")
@@ -80,16 +80,16 @@ class BudgetBook:
         return replace(self, groups=groups, trainings=(*others, replace(made, runs=runs)))
 
 
-def book_place(config: configs.RunConfig, folder: Path) -> Path | None:
+def book_place(config: configs.RunConfig | configs.EvaluateConfig, folder: Path) -> Path | None:
     """Return the place of the collection's budget book: that of the config, else beside the table of the data.
 
     Drawn data has no patients. Its private runs have a book in the run folder, its other runs have None.
     """
-    if config.budget_book is not None:
-        return config.budget_book
-    data = config.data
+    own, data = config if isinstance(config, configs.RunConfig) else None, config.data
+    if own is not None and own.budget_book is not None:
+        return own.budget_book
     if isinstance(data, configs.PhantomData):
-        return folder / FILE if config.privacy is not None else None
+        return folder / FILE if own is not None and own.privacy is not None else None
     return (data.path if isinstance(data, configs.ManifestData) else data.table).parent / FILE
 
 
@@ -128,14 +128,32 @@ def add_to_book(
 
 
 def weight_digests(path: Path) -> list[str]:
-    """Return the digests of the files of weights in a folder, or of one such file; [] if there is none."""
+    """Return the digests of the files of weights in a folder, or of one such file; [] if there is none.
+
+    A safetensors file has a second one, of its tensors alone: under other names, in another order or with other
+    metadata they are the same weights. In another precision they are not recognised.
+    """
     files = [path] if path.is_file() else sorted(file for file in path.rglob("*") if file.suffix in WEIGHTS)
-    return [digest_unchanged(file) for file in files]
+    return [one for file in files for one in (digest_unchanged(file), *_tensors(file))]
+
+
+def _tensors(file: Path) -> list[str]:
+    """Return the digest of the tensors in a safetensors file, whatever their names; [] for another file."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(file, framework="pt") as opened:
+            names = opened.keys()
+            held = [digest(list(one.shape), tensor_bytes(one)) for one in map(opened.get_tensor, names)]
+    except (SafetensorError, OSError):
+        return []
+    return [digest("tensors", sorted(held))]
 
 
 def _trained(made: Artifact, passed_on: set[str]) -> BookedTraining:
     """Return the training that an artifact holds."""
-    weights = {value for name, value in made.files.items() if Path(name).suffix in WEIGHTS} - passed_on
+    files = [name for name in made.files if Path(name).suffix in WEIGHTS]
+    weights = {one for name in files for one in (made.files[name], *_tensors(made.path(name)))} - passed_on
     own = [read_mechanism(made.path(name)) for name in made.files if Path(name).name == MECHANISM]
     return BookedTraining(made.kind, (), "", tuple(sorted(weights)), tuple(own))
 

@@ -120,17 +120,18 @@ class RunFolder(Generic[C]):
         from medlt.privacy.provenance import given_weights
 
         config, rows = self.config, self.path(REAL_ROWS.as_posix())
-        if not (self.writable and isinstance(config, configs.RunConfig) and rows.is_file()):
+        if not (self.writable and rows.is_file()):
             return
+        own = config if isinstance(config, configs.RunConfig) else None
         place, made = book_place(config, self.folder), [one for one in made if one.kind in MODELS]
         if place is None or not made:
             return
         account = self.summary().get("account") or secrets.token_hex(8)
         patients = Manifest.read(rows).split("train").rows["patient_id"]
         try:
-            add_to_book(place, account, patients, made, given_weights(config).values())
+            add_to_book(place, account, patients, made, given_weights(own).values() if own else ())
         except InputError as error:
-            if config.privacy is not None:
+            if own is not None and own.privacy is not None:
                 raise
             log.warning("%s; a private run on the same patients will not know of this one", error)
         else:

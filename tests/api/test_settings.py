@@ -130,6 +130,7 @@ def large(counts: dict[str, int], side: int, folder: Path) -> medlt.Collection:
     """A collection with so many train positives, whose first image has this side."""
     total = sum(counts.values())
     rows = pd.DataFrame(index=pd.Index([f"u{i}" for i in range(total)], name="uid"))
+    folder.mkdir(exist_ok=True)
     Image.fromarray(np.zeros((side, side // 2), np.uint8)).save(folder / "one.png")
     rows = rows.assign(path="one.png", patient_id=[f"p{i}" for i in range(total)], split="train", view="PA")
     names = np.repeat(list(counts), list(counts.values()))

@@ -4,11 +4,13 @@ from pathlib import Path
 from threading import Thread
 
 import pytest
+import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from safetensors.torch import save_file
 
 from medlt import config as configs
-from medlt.files import write_text
+from medlt.files import write_tensors, write_text
 from medlt.privacy.book import BookedTraining, BudgetBook, add_to_book, book_place, read_book, weight_digests
 from medlt.store import Artifact, Store
 from medlt.types import InputError
@@ -98,10 +100,28 @@ def test_a_byte_that_changed_is_noticed(tmp_path: Path, data: st.DataObject) -> 
             read_book(tmp_path / "changed")
 
 
+def test_weights_that_were_saved_again_are_recognised_and_others_are_not(tmp_path: Path) -> None:
+    weights = {"a": torch.arange(6.0).view(2, 3), "b": torch.ones(3)}
+    one = Store(tmp_path).make("denoiser", {}, lambda at: write_tensors(at / "model.safetensors", weights))
+    add_to_book(tmp_path / "book", "run", "ab", [one], ())
+    book = read_book(tmp_path / "book")
+    assert book is not None
+    known = {digest for training in book.on("a") for digest in training.weights}
+    others = {
+        "renamed": ({"x.b": weights["b"], "x.a": weights["a"]}, True),
+        "one number": ({"a": weights["a"], "b": torch.tensor([1.0, 1.0, 2.0])}, False),
+        "shape": ({"a": weights["a"].view(3, 2), "b": weights["b"]}, False),
+        "one more": ({**weights, "c": torch.zeros(1)}, False),
+    }
+    for name, (tensors, same) in others.items():
+        save_file(tensors, tmp_path / name, metadata={"saved": "again"})
+        assert bool(known & set(weight_digests(tmp_path / name))) == same, name
+
+
 def test_its_place_is_beside_the_table_or_the_one_that_was_given(tmp_path: Path) -> None:
     base = {"method": "noise", "codec": {"kind": "identity"}, "output_dir": str(tmp_path / "run")}
     table = {"kind": "csv", "table": str(tmp_path / "labels.csv"), "findings": ["Mass"]}
-    private = {"privacy": {"epsilon": 8, "delta": 1e-6}}
+    private = {"privacy": {"epsilon": 8, "delta": 1e-6, "patients": 4, "findings": ["Mass"]}}
     places = [
         ({"data": table}, tmp_path / "medlt-budget-book.json"),
         ({"data": {"kind": "phantom"}}, None),

@@ -418,9 +418,9 @@ def test_weights_that_a_store_took_for_trained_are_compared_with_the_ledger(tmp_
 
 STABLE = {"kind": "stable-diffusion", "model": {"kind": "folder", "path": "base"}, **BRIEF}
 SETTINGS: dict[str, dict[str, Any]] = {
-    "privacy.max_grad_norm": {"privacy": {"epsilon": 8, "delta": 1e-6, "max_grad_norm": 2}},
-    "privacy.max_images_per_patient": {"privacy": {"epsilon": 8, "delta": 1e-6, "max_images_per_patient": 2}},
-    "privacy.noise_multiplicity": {"privacy": {"epsilon": 8, "delta": 1e-6, "noise_multiplicity": 2}},
+    "privacy.max_grad_norm": {"privacy": {"epsilon": 8, "delta": 1e-6, **PUBLIC, "max_grad_norm": 2}},
+    "privacy.max_images_per_patient": {"privacy": {"epsilon": 8, "delta": 1e-6, **PUBLIC, "max_images_per_patient": 2}},
+    "privacy.noise_multiplicity": {"privacy": {"epsilon": 8, "delta": 1e-6, **PUBLIC, "noise_multiplicity": 2}},
     "denoiser.steps": {"denoiser": {"steps": 19, "batch_size": 1}},
     "denoiser.batch_size": {"denoiser": {"steps": 20, "batch_size": 2}},
 }
@@ -430,8 +430,6 @@ SETTINGS: dict[str, dict[str, Any]] = {
 def test_a_setting_changed_in_the_config_alone(tmp_path: Path, name: str) -> None:
     (reason,) = claim(folder(tmp_path / "run", **SETTINGS[name])).reasons
     assert f"another {name} than" in reason
-
-
 
 
 def test_a_lora_is_compared_file_by_file(tmp_path: Path) -> None:

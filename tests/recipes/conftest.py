@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from medlt.config import RunConfig, parse
+from medlt.data.phantom import FINDINGS
 from medlt.types import Synthesizer
 
 TINY = {
@@ -60,6 +61,8 @@ def finished(tmp_path_factory: pytest.TempPathFactory, tiny: Callable[[Path], Ru
 PRIVACY = {
     "epsilon": 8.0,
     "delta": 1e-5,
+    "patients": 24,
+    "findings": [*FINDINGS, "No_Finding"],
     "noise_multiplicity": 1,
     "grad_sample_mode": "bookkeeping",
     "max_physical_batch_size": 16,

@@ -16,7 +16,7 @@ from medlt.checks.folds import folds, private_folds
 from medlt.config import RunConfig, parse
 from medlt.data.manifest import Manifest
 from medlt.diffusion.autoencoder import autoencoder, save_codec
-from medlt.export.provenance import write_provenance
+from medlt.export.release import build_release
 from medlt.privacy import claim
 from medlt.privacy.dpsgd import training
 from medlt.privacy.dpsgd.randomness import Secure, Seeded
@@ -85,12 +85,9 @@ def config(data: Path, out: Path) -> RunConfig:
 
 
 def leaving(run: Path, out: Path) -> dict[str, bytes]:
-    """Every file that may leave, by its name: images with their labels, weights, cards, provenance with the ledger."""
-    out.mkdir()
-    write_provenance(run, out)
-    files = [*(run / "images").rglob("*"), *(run / "denoiser").rglob("*"), *out.iterdir()]
-    return {f"{one.parent.name if one.parent != out else ''}/{one.name}": one.read_bytes() for one in files
-            if one.is_file()}  # fmt: skip
+    """Every file of the run's release, by its name."""
+    build_release(run, out)
+    return {one.relative_to(out).as_posix(): one.read_bytes() for one in out.rglob("*") if one.is_file()}
 
 
 def both(tmp_path: Path, patch: pytest.MonkeyPatch, randomness: type[Fixed]) -> Sequence[dict[str, bytes]]:
@@ -109,7 +106,8 @@ def test_all_that_leaves_is_equal_where_the_mechanism_made_the_same(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     one, other = both(tmp_path, monkeypatch, Nobody)
-    assert {"/MODEL_CARD.md", "/DATASHEET.md", "/provenance.json", "denoiser/model.safetensors"} <= set(one)
+    assert {"MODEL_CARD.md", "DATASHEET.md", "provenance.json", "release.json"} <= set(one)
+    assert {"denoiser/model.safetensors", "images/metadata.csv"} <= set(one)
     assert sum(name.endswith(".png") for name in one) > 0
     assert [name for name in sorted({*one, *other}) if one.get(name) != other.get(name)] == []
 
@@ -121,13 +119,16 @@ def test_where_it_learns_nothing_but_weights_images_and_their_digests_differ(
     assert one["denoiser/model.safetensors"] != other["denoiser/model.safetensors"]
     public: list[Any] = []
     for files in (one, other):
-        record, table = json.loads(files["/provenance.json"]), pd.read_csv(io.BytesIO(files["images/metadata.csv"]))
-        made = [record.pop("run"), *(one.pop("weights") for one in record["privacy"]["ledger"]["mechanisms"])]
+        record, release = (json.loads(files[name]) for name in ("provenance.json", "release.json"))
+        table = pd.read_csv(io.BytesIO(files["images/metadata.csv"]))
+        made = [record.pop("run"), release.pop("run"), *release.pop("files").values()]
+        ledgers = (record["privacy"]["ledger"], release["ledger"])
+        made += [one.pop("weights") for ledger in ledgers for one in ledger["mechanisms"]]
         made += table["models"].unique().tolist()
         assert all(made)
-        cards = [files[name].decode().replace(made[0], "ID") for name in ("/MODEL_CARD.md", "/DATASHEET.md")]
+        cards = [files[name].decode().replace(made[0], "ID") for name in ("MODEL_CARD.md", "DATASHEET.md")]
         labels = table.drop(columns=["run", "models"]).to_csv()
-        public.append((record, cards, labels, sorted(files), files["denoiser/model.json"]))
+        public.append((record, release, cards, labels, sorted(files), files["denoiser/model.json"]))
     assert public[0] == public[1]
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import pydicom
 import pytest
 from typer.testing import CliRunner
 
@@ -16,8 +17,11 @@ from medlt.config import RunConfig, dump, load_config, load_verdict, parse
 from medlt.data.loaders import images
 from medlt.data.manifest import Manifest
 from medlt.data.phantom import FINDINGS
+from medlt.export.release import build_release
+from medlt.export.release_check import verify_release
 from medlt.files import read_tensors, write_tensors, write_text
 from medlt.privacy import claim, ledger
+from medlt.privacy.book import read_book
 from medlt.recipes.audit import AuditOptions
 from medlt.recipes.audit import main as audit
 from medlt.recipes.augment import main as augment
@@ -111,9 +115,17 @@ def test_a_ledger_edited_by_hand_claims_nothing(made: Path) -> None:
 
 MODEL = {"kind": "untrained", "widths": [32, 32], "text_width": 32, "text_layers": 1}
 BRIEF_TRAINING = {"steps": 3, "batch_size": 8, "warmup_steps": 0, "learning_rate": 1e-3}
+FEW = {"most": 3}  # a prompt of all findings is longer than the text encoder reads
 FAMILIES: dict[str, dict[str, Any]] = {
-    "lora": {"kind": "stable-diffusion", "model": MODEL, "train": "lora", "rank": 2, "train_text": True},
-    "full": {"kind": "stable-diffusion", "model": MODEL, "train": "full"},
+    "lora": {
+        "kind": "stable-diffusion",
+        "model": MODEL,
+        "train": "lora",
+        "rank": 2,
+        "train_text": True,
+        "prompts": FEW,
+    },
+    "full": {"kind": "stable-diffusion", "model": MODEL, "train": "full", "prompts": FEW},
     "transformer": {"kind": "transformer", "width": 32, "depth": 1, "heads": 2},
 }
 
@@ -129,12 +141,24 @@ def test_every_family_is_trained_privately_and_sampled_as_it_was_saved(
         "data": data,
         "denoiser": {**FAMILIES[family], **BRIEF_TRAINING},
         "targets": {"count": 1, "num_candidates": 1},
+        "format": "dicom",
+        "budget_book": str(tmp_path / "book.json"),
     }
     done = augment(private(tiny, tmp_path / "run", **own))
     said = claim(done)
     assert said.epsilon is not None, said.sentence
     assert said.epsilon <= 8
     assert "began from given weights" not in said.sentence
+    record = build_release(done, tmp_path / "out")
+    assert verify_release(tmp_path / "out")["problems"] == []
+    held = {Path(name).parts[0]: name for name in record["files"]}
+    assert {"images", "dicom", "denoiser", "codec"} <= set(held)
+    weights = {path.relative_to(done / "denoiser") for path in (done / "denoiser").rglob("*") if path.is_file()}
+    assert {Path(name).relative_to("denoiser") for name in record["files"] if name.startswith("denoiser/")} == weights
+    patients = Manifest.read(done / "stages/data/manifest.parquet").rows["patient_id"].astype(str)
+    for name in (name for name in record["files"] if name.endswith(".dcm")):
+        made_of = str(pydicom.dcmread(tmp_path / "out" / name))
+        assert not [one for one in patients if one in made_of]
 
 
 def test_weights_put_in_place_of_the_trained_ones_claim_nothing(made: Path) -> None:
@@ -197,6 +221,9 @@ def test_an_experiment_takes_it_as_a_source(made: Path, tiny: Tiny, tmp_path: Pa
     arms = pd.read_parquet(evaluate(load_verdict(place)) / "arms.parquet").set_index("arm")
     assert arms.at["private", "added"] > 0
     assert arms.at[arms.at["private", "control"], "added"] == arms.at["private", "added"]
+    booked = read_book(rows.with_name("medlt-budget-book.json"))
+    assert booked is not None
+    assert "classifier" in {one.kind for one in booked.trainings}
 
 
 def test_privacy_and_fusion_trains_all_privately_and_claims_nothing(tiny: Tiny, tmp_path: Path, caplog: Any) -> None:
