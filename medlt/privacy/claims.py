@@ -241,8 +241,8 @@ def _assumptions(seen: Provenance, ledger: Ledger | str) -> Iterator[str]:
         return
     if isinstance(seen.config.method, configs.Evolution):
         yield (
-            "the images were chosen by noisy votes of the patients, who trained no denoiser; the nearest image was "
-            "found by small pixels, which need no model"
+            "the images were chosen by noisy votes of the patients, who trained no denoiser; votes compare small "
+            "pixels, which need no model"
         )
     yield f"private runs on these patients that were added up: {private_runs(seen)}, by the collection's budget book"
     if len({one.privacy_unit for one in ledger.mechanisms}) > 1:
