@@ -137,6 +137,7 @@ def membership_by_loss(target: AuditTarget) -> membership.Membership:
     The control is an untrained denoiser of the same architecture; a difference that it also shows is not a leak. Of
     large collections, random patients are scored.
     """
+    _require_trained(target)
     data, member = target.rows()
     rows = membership.some_patients(member, data.patients, numpy_generator(target.seed("membership patients")))
     data, member = taken(data, rows), member[rows]
@@ -163,6 +164,12 @@ class CanaryTraining:
     gradients: GradientCanaries | None
 
 
+def _require_trained(target: AuditTarget) -> None:
+    """Raise InputError if the run trained no denoiser."""
+    if target.run.config.denoiser.train == "none":
+        raise InputError("the run trained no denoiser, so the losses of its denoiser depend on no patient")
+
+
 def _trained(
     target: AuditTarget, data: LabelledLatents, name: str, seed: int, more: float = 1.0,
     canaries: GradientCanaries | None = None,
@@ -174,6 +181,7 @@ def _trained(
     Diffusion.
     """
     run, chosen = target.run, target.run.config.denoiser
+    _require_trained(target)
     if isinstance(chosen, configs.StableConfig):
         raise InputError(
             "--shadow-models and --canaries retrain the denoiser, which is possible for kind unet and transformer only"

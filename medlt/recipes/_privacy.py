@@ -24,6 +24,7 @@ from medlt.privacy import accounting, ledger
 from medlt.privacy.claims import config_violations
 from medlt.privacy.dpsgd.canaries import GradientCanaries
 from medlt.privacy.limits import clip_margin
+from medlt.privacy.votes import STAGE
 from medlt.recipes._cohort import Cohort
 from medlt.recipes._setup import RunFolder
 from medlt.sparse.private import private_steps
@@ -61,8 +62,10 @@ def plans(config: configs.RunConfig) -> Plans:
     if config.method.kind == "fusion":
         for name, steps in private_steps(units, **config.sparse.model_dump(include=SPARSE)).items():
             add(name, config.sparse.batch_size, steps)
-    if getattr(config.denoiser, "train", "full") != "none":
+    if config.denoiser.train != "none":
         add("denoiser", config.denoiser.batch_size, config.denoiser.steps, config.denoiser.precision)
+    if isinstance(config.method, configs.Evolution):  # every patient is in every vote
+        planned[STAGE] = accounting.Planned(1.0, len(config.method.strength))
     if not config.data_independent or config.privacy.classifier:
         for k in range(config.checks.folds):
             add(f"verifier {k}", config.classifier.batch_size, config.classifier.steps)
