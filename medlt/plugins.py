@@ -225,6 +225,8 @@ METHODS = Registry(
                                  NEAR_COPY, from_noise=True),
         "longtail": MethodPlugin("medlt.config:Longtail", "medlt.recipes._methods:conditional_method", True,
                                  NEAR_COPY, from_noise=True),
+        "evolution": MethodPlugin("medlt.config:Evolution", "medlt.recipes._evolution:evolution_method", True,
+                                  NEAR_COPY, from_noise=True),
     },
 )  # fmt: skip
 """The methods: settings, builder, and what follows from the kind. Configs, recipes, help and schema read them here."""

@@ -71,7 +71,7 @@ def test_the_resolved_config_reads_back_equal(least: Path, tmp_path: Path) -> No
         ("privacy={epsilon: 3, patients: 9, findings: [Mass]}", "privacy.delta is missing; add it to the config"),
         ("privacy={epsilon: 3, findings: [Mass]}", "privacy: patients must not be taken from the patients"),
         ("privacy={epsilon: 3, delta: 1.0e-5, patients: 9}", "write privacy.findings: [A, B, ...], all findings"),
-        ("privacy={epsilon: 3, delta: 0.1, patients: 9, findings: [A], grad_sample_mode: gost}", "did you mean 'ghost'?"),
+        ("privacy={epsilon: 3, delta: 0.1, patients: 9, findings: [A], grad_sample_mode: gost}", "mean 'ghost'"),
         ("denoiser={prediction: epsilon}", "denoiser: prediction epsilon cannot start from pure noise; write"),
         ("denoiser={attributes: [sex, sex]}", "denoiser: attributes: sex, sex names one twice; name each once"),
         ("denoiser={attributes: [race]}", "denoiser.attributes[0]: 'race' is not valid; choose one of view, sex, age"),

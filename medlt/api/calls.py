@@ -19,7 +19,7 @@ from medlt.api.settings import evaluate_config, run_config
 from medlt.names import did_you_mean
 from medlt.types import InputError, Progress
 
-AUDIT_OPTIONS = ("shadow_models", "canaries", "fpr", "show_pairs", "seed", "embedding_steps")
+AUDIT_OPTIONS = ("shadow_models", "canaries", "fpr", "show_pairs", "seed", "embedding_steps", "planted")
 """Fields of `medlt.recipes.audit.AuditOptions`; its module imports torch and MONAI."""
 C = TypeVar("C", configs.RunConfig, configs.EvaluateConfig)
 

@@ -11,6 +11,11 @@ from medlt.cli.app import app
 from medlt.cli.edge import Json, Volume, edge, example
 from medlt.types import InputError
 
+EmbeddingSteps = Annotated[int, typer.Option(min=1, help="Training steps of the embedding that compares images.")]
+Planted = Annotated[
+    int, typer.Option(min=1, help="Copies of each kind that are planted to measure the recall of the search.")
+]
+
 
 @app.command(epilog=example("medlt audit demo", "medlt audit demo --shadow-models 8 --canaries 200"))
 def audit(
@@ -29,9 +34,8 @@ def audit(
     show_pairs: Annotated[
         bool, typer.Option("--show-pairs", help="Also write RUN/audit_pairs.png: nearest REAL images beside synthetic.")
     ] = False,
-    embedding_steps: Annotated[
-        int, typer.Option(min=1, help="Training steps of the embedding that compares images.")
-    ] = 250,
+    embedding_steps: EmbeddingSteps = 250,
+    planted: Planted = 100,
     as_json: Json = False,
     volume: Volume = None,
 ) -> None:
@@ -47,7 +51,7 @@ def audit(
             from medlt.recipes import audit as recipe
 
         options = recipe.AuditOptions(shadow_models=shadow_models, canaries=canaries, fpr=fpr, show_pairs=show_pairs,
-                                      embedding_steps=embedding_steps)  # fmt: skip
+                                      embedding_steps=embedding_steps, planted=planted)  # fmt: skip
         summary = recipe.main(run, options, terminal)
         terminal.show(summary, lambda: _table(summary))
     if any(one["passed"] is not True for one in summary["results"]):

@@ -5,6 +5,7 @@ from medlt.config.base import FilePath, Strict
 from medlt.config.classifier import ClassifierConfig
 from medlt.config.data import CsvData, Data, ManifestData, NihData, PhantomData
 from medlt.config.evaluation import EvaluationConfig
+from medlt.config.evolution import Evolution
 from medlt.config.guides import (
     AUTO,
     Calibration,
@@ -83,6 +84,7 @@ __all__ = [
     "Edit",
     "EvaluateConfig",
     "EvaluationConfig",
+    "Evolution",
     "FilePath",
     "FolderCodec",
     "FromNoiseConfig",

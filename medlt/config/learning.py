@@ -160,9 +160,15 @@ class SmallDenoiser(DenoiserTraining):
         "of a latent / 64 (arXiv 2301.11093)",
     )
     init_from: FilePath | None = Field(None, description=INIT_FROM)
+    train: Literal["none", "full"] = Field(
+        "full",
+        description="what is trained: nothing, so that the network of init_from is used as it is, or all weights",
+    )
 
     @model_validator(mode="after")
     def _starts_from_noise(self) -> Self:
+        if self.train == "none" and self.init_from is None:
+            raise ValueError("train none uses a given network as it is; write init_from: FOLDER, or train: full")
         if self.prediction == "epsilon" and self.rescale_betas_zero_snr:
             raise ValueError(
                 "prediction epsilon cannot start from pure noise; write prediction: v_prediction, or "

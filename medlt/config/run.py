@@ -12,6 +12,7 @@ from medlt.config.base import FilePath, Strict
 from medlt.config.classifier import ClassifierConfig
 from medlt.config.data import CsvData, Data, NihData
 from medlt.config.evaluation import EvaluationConfig
+from medlt.config.evolution import Evolution
 from medlt.config.guides import Calibration
 from medlt.config.learning import CodecConfig, DenoiserConfig, Precision, SparseConfig, UNetConfig
 from medlt.config.methods import Fusion, MethodConfig
@@ -226,7 +227,11 @@ class RunConfig(Strict):
     @model_validator(mode="after")
     def _private_can_be(self) -> Self:
         if self.privacy is None:
+            if isinstance(self.method, Evolution):
+                raise ValueError("method evolution is for private runs; add a section privacy, or use method: noise")
             return self
+        if isinstance(self.method, Evolution) and self.denoiser.train != "none":
+            raise ValueError("method evolution trains nothing; write denoiser.train: none with a public denoiser")
         if self.ablation is not None:
             raise ValueError("privacy: an ablation cannot be private; remove one of them")
         for what, name, plugin in self.chosen_plugins:

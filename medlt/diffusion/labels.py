@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from medlt.diffusion.attributes import encode
 from medlt.diffusion.attributes import width as attribute_width
-from medlt.diffusion.backbone import About, Backbone
+from medlt.diffusion.backbone import About, Backbone, Conditioner
 from medlt.diffusion.noise import NoiseSchedule, Prediction
 from medlt.files import digest, digest_tensors, read_tensors, write_json, write_tensors
 from medlt.types import InputError
@@ -67,6 +67,27 @@ class Unconditional:
     def __call__(self, labels: Tensor, about: Sequence[About] = ()) -> Tensor:
         """Return zeros [B,1]; the arguments are not used."""
         return torch.zeros(len(labels), 1, device=labels.device)
+
+
+@dataclass(frozen=True)
+class NullCondition:
+    """The conditioner of a network that was trained for other findings: its null condition for any labels."""
+
+    own: Conditioner
+
+    @property
+    def digest(self) -> str:
+        """Digest of the conditioner."""
+        return digest("null condition", self.own.digest)
+
+    @property
+    def null(self) -> Tensor:
+        """The null condition of the network."""
+        return self.own.null
+
+    def __call__(self, labels: Tensor, about: Sequence[About] = ()) -> Tensor:
+        """Return the null condition for each row of labels [B,K]."""
+        return self.null.to(labels.device).expand(len(labels), *self.null.shape)
 
 
 class LabelNetwork(nn.Module):

@@ -12,6 +12,7 @@ from typing import Any
 
 from medlt.privacy.claims import Claim
 from medlt.privacy.ledger import NEIGHBOURS, Ledger
+from medlt.privacy.votes import STAGE
 
 VOCABULARY = "NIST SP 800-226; fields as in the deployments registry of OpenDP"
 UNPROTECTED = (
@@ -32,6 +33,14 @@ TRUST = (
 )
 
 
+def _mechanisms(ledger: Ledger | str) -> list[str]:
+    """Return what the mechanisms of a ledger are."""
+    stages = {one.stage for one in ledger.mechanisms} if isinstance(ledger, Ledger) else set()
+    voted = "noisy votes: a histogram of all units, each of norm 1, with Gaussian noise"
+    trained = "DP-SGD: clipped gradients of Poisson samples of units, with Gaussian noise"
+    return ([voted] if STAGE in stages else []) + ([trained] if stages - {STAGE} else [])
+
+
 def deployment(claimed: Claim, ledger: Ledger | str, runs: int) -> dict[str, Any]:
     """Return the record as JSON types; dp_variant and privacy_loss are None if no privacy is claimed.
 
@@ -47,9 +56,10 @@ def deployment(claimed: Claim, ledger: Ledger | str, runs: int) -> dict[str, Any
         "private_runs_added_up": runs,
     }
     implementation = {
-        "mechanisms": "DP-SGD: clipped gradients of Poisson samples of units, with Gaussian noise; see ledger",
+        "mechanisms": "; ".join([*_mechanisms(ledger), "see ledger"]),
         "composition": "all private trainings on at least one common patient, by PRV and RDP accountants",
-        "post_processing": "images, labels and checks are computed from private weights and public settings alone",
+        "post_processing": "images, labels and checks are computed from the results of the mechanisms and public "
+        "settings alone",
         "secure_randomness": claimed.secure_mode,
     }
     return {

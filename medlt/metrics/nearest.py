@@ -26,8 +26,12 @@ class Nearest(NamedTuple):
     rows: Tensor
 
 
-def nearest(queries: Tensor, references: Tensor, k: int, block: int = 8192) -> Nearest:
+def nearest(
+    queries: Tensor, references: Tensor, k: int, block: int = 8192, own: Tensor | None = None
+) -> Nearest:  # fmt: skip
     """Return the k references [N,D] nearest to each of queries [Q,D], all unit vectors, searched in blocks of `block`.
+
+    own: bool [Q,N], pairs that are not compared; they come last, with similarity -1.
 
     Raises InputError if there are fewer than k references.
     """
@@ -36,6 +40,8 @@ def nearest(queries: Tensor, references: Tensor, k: int, block: int = 8192) -> N
     best, where = queries.new_empty(len(queries), 0), torch.empty(len(queries), 0, dtype=torch.int64)
     for start in range(0, len(references), block):
         near = queries @ references[start : start + block].T
+        if own is not None:
+            near = near.masked_fill(own[:, start : start + block], -1)
         numbers = torch.arange(start, start + near.shape[1]).expand_as(near)
         best, where = torch.cat([best, near], 1), torch.cat([where, numbers], 1)
         best, chosen = best.topk(min(k, best.shape[1]), 1)
@@ -51,13 +57,15 @@ class Isolation(NamedTuple):
     similarity: Tensor
 
 
-def isolation(queries: Tensor, references: Tensor, neighbours: int = 50) -> Isolation:
+def isolation(
+    queries: Tensor, references: Tensor, neighbours: int = 50, own: Tensor | None = None
+) -> Isolation:  # fmt: skip
     """Return the isolation ratio of queries [Q,D] with their nearest reference of [N,D].
 
-    K is `neighbours`, or N - 1 if that is less. A vector that is not finite has the ratio NaN. Raises InputError for
-    fewer than two references.
+    K is `neighbours`, or N - 1 if that is less. A vector that is not finite has the ratio NaN. own: bool
+    [Q,N], pairs that are not compared. Raises InputError for fewer than two references.
     """
-    closest = nearest(queries, references, min(neighbours + 1, max(2, len(references))))
+    closest = nearest(queries, references, min(neighbours + 1, max(2, len(references))), own=own)
     distance = (1 - closest.similarity).clamp_min(0)
     ratio = distance[:, 0] / distance[:, 1:].mean(1).clamp_min(1e-9)
     return Isolation(ratio, closest.rows[:, 0], closest.similarity[:, 0])

@@ -26,9 +26,9 @@ FORMAT = "medlt budget book 1"
 FILE = "medlt-budget-book.json"
 MODELS = (
     "codec", "denoiser", "classifier", "latent_classifier", "epistemic", "sparse", "code_classifier", "levels",
-    "embedding",
+    "embedding", "evolution",
 )  # fmt: skip
-"""Kinds of artifacts that hold weights trained on patients."""
+"""Kinds of artifacts that hold weights trained on patients, or their votes."""
 WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".ckpt")
 
 

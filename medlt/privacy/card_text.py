@@ -83,6 +83,8 @@ def denoiser(config: configs.RunConfig) -> str:
             "full": "all weights trained",
         }
         return f"Stable Diffusion, {trained[chosen.train]}"
+    if chosen.train == "none":
+        return f"a given {chosen.kind}, conditioned on label vectors that it knows"
     origin = "from scratch" if chosen.init_from is None else "from given weights"
     return f"{chosen.kind}, width {chosen.width}, conditioned on label vectors, trained {origin}"
 
@@ -109,12 +111,23 @@ def condition(config: configs.RunConfig) -> str:
 def training(config: configs.RunConfig) -> list[str]:
     """Return how the denoiser is trained."""
     chosen = config.denoiser
-    if getattr(chosen, "train", "full") == "none":
-        return ["None on these images."]
+    if chosen.train == "none":
+        return ["None on these images.", *_votes(config)]
     batch = f"{chosen.batch_size} {'images' if config.privacy is None else 'privacy units on average'}"
     return [
         f"{chosen.steps} steps of {batch}, learning rate {chosen.learning_rate:g}, {chosen.lr_scheduler} after "
         f"{chosen.warmup_steps} steps, {chosen.precision}, weights averaged with ema_decay {chosen.ema_decay}.",
+    ]
+
+
+def _votes(config: configs.RunConfig) -> list[str]:
+    """Return how patients voted for the images, if they did."""
+    if not isinstance(method := config.method, configs.Evolution):
+        return []
+    return [
+        f"Private Evolution: {len(method.strength)} noisy votes on {method.population} images per finding. Each "
+        "patient votes for the images nearest to their own, with a vector of norm 1 over all images and findings. "
+        "Images are drawn in proportion to the noisy votes and varied by the given denoiser."
     ]
 
 

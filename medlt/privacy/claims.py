@@ -21,6 +21,7 @@ from medlt.privacy.ledger import NAME, NEIGHBOURS, Ledger, Mechanism, compose, f
 from medlt.privacy.limits import delta_violation
 from medlt.privacy.provenance import Provenance, given_weights, must_be_private
 from medlt.privacy.published import image_violations
+from medlt.privacy.votes import STAGE
 
 DATA_INDEPENDENT_CHECKS = {"finite", "flat", "saturated", "target_label", "best_of", "copy"}
 """Checks that read synthetic images alone."""
@@ -179,13 +180,14 @@ def _shared_patients(seen: Provenance) -> Iterator[str]:
     """
     from medlt.data.manifest import Manifest
 
-    patients = set() if seen.real is None else set(seen.real.rows["patient_id"])
+    same = "content" if isinstance(seen.config.data, configs.PhantomData) else "patient_id"  # all phantoms count alike
+    patients = set() if seen.real is None else set(seen.real.rows[same])
     known = {one for training in seen.trainings for one in training.weights}
     for name, path in given_weights(seen.config).items():
         places = dict.fromkeys(one for start in (path, path.resolve()) for one in (start, *start.parents))
         homes = [folder for folder in places if folder not in (seen.folder, seen.folder.resolve())]
         rows = [file for folder in homes if (file := folder / REAL_ROWS).is_file()]
-        shared = any(patients & set(Manifest.read(file).rows["patient_id"]) for file in rows)
+        shared = any(patients & set(Manifest.read(file).rows.get(same, ())) for file in rows)
         if shared or (known and known & set(weight_digests(path))):
             yield f"{name} was trained in a run on some of the same patients (give weights that saw none of them)"
 
@@ -212,8 +214,13 @@ def _real_data_used(folder: Path, config: configs.RunConfig) -> Iterator[str]:
 
 def _covers(config: configs.RunConfig) -> str:
     """Return what the claim covers."""
-    trained = [f"the {stage}'s weights" for stage in reversed(must_be_private(config))]
+    trained = [f"the {stage}'s weights" for stage in reversed(must_be_private(config)) if stage != STAGE]
     return ", ".join([*trained, "the synthetic images with their labels"])
+
+
+def _given(config: configs.RunConfig) -> str:
+    """Return what a denoiser has to do with the weights that were given to it."""
+    return "began from" if "denoiser" in must_be_private(config) else "has"
 
 
 def private_runs(seen: Provenance) -> int:
@@ -228,10 +235,15 @@ def _assumptions(seen: Provenance, ledger: Ledger | str) -> Iterator[str]:
     if "codec.path" in given:
         yield "the codec is assumed to be public: it must not have seen these patients"
     if set(given) - {"codec.path"}:
-        yield "the denoiser began from given weights: they must not have seen these patients"
+        yield f"the denoiser {_given(seen.config)} given weights: they must not have seen these patients"
     if isinstance(ledger, str):
         yield "the cost of other runs on the same patients comes on top"
         return
+    if isinstance(seen.config.method, configs.Evolution):
+        yield (
+            "the images were chosen by noisy votes of the patients, who trained no denoiser; votes compare small "
+            "pixels, which need no model"
+        )
     yield f"private runs on these patients that were added up: {private_runs(seen)}, by the collection's budget book"
     if len({one.privacy_unit for one in ledger.mechanisms}) > 1:
         yield "stages differ in their privacy unit; the weaker one is reported"

@@ -15,6 +15,7 @@ from medlt import config as configs
 from medlt.files import digest_file, digest_tensors
 from medlt.privacy.ledger import MECHANISM, NAME, Ledger, Mechanism, read_mechanism
 from medlt.privacy.provenance import Provenance, must_be_private
+from medlt.privacy.votes import SENSITIVITY, STAGE, votes_digest
 from medlt.store import Artifact
 
 LABEL_FILES = ("model.json", "model.safetensors")
@@ -83,6 +84,8 @@ def _artifact_violations(seen: Provenance, ledger: Ledger, current: list[Mechani
             yield f"the trained weights of the {one.stage} are missing from the folder of artifacts (restore them)"
     if "denoiser" in stages:
         yield from _network_violations(seen, ledger)
+    if STAGE in stages:
+        yield from _histogram_violations(seen, current)
 
 
 def _difference(recorded: Mechanism, ledger: Ledger) -> str:
@@ -102,6 +105,9 @@ def _settings_violations(seen: Provenance, one: Mechanism) -> Iterator[str]:
     """Yield the settings of a training in the ledger that are not those of the config."""
     if (chosen := seen.config.privacy) is None:
         return
+    if one.stage == STAGE:
+        yield from _votes_violations(seen.config, one)
+        return
     batch, steps = _batch_and_steps(seen.config, one.stage)
     expected = {
         "privacy.max_grad_norm": (one.max_grad_norm, chosen.max_grad_norm),
@@ -116,6 +122,13 @@ def _settings_violations(seen: Provenance, one: Mechanism) -> Iterator[str]:
             return
     if one.steps > one.planned:
         yield f"{NAME} has more steps of the {one.stage} than were planned (restore the {NAME} of this run)"
+
+
+def _votes_violations(config: configs.RunConfig, one: Mechanism) -> Iterator[str]:
+    """Yield where the votes in the ledger are not those of the config: how many, of all patients, each of norm 1."""
+    votes = len(config.method.strength) if isinstance(config.method, configs.Evolution) else 0
+    if (one.steps, one.planned, one.sample_rate, one.max_grad_norm) != (votes, votes, 1.0, SENSITIVITY):
+        yield f"{NAME} was made with another number or weight of votes than the config has (restore both)"
 
 
 def _batch_and_steps(config: configs.RunConfig, stage: str) -> tuple[int, int]:
@@ -138,6 +151,14 @@ def _network_violations(seen: Provenance, ledger: Ledger) -> Iterator[str]:
     saved = {str(i): weight for i, weight in enumerate(load_label_network(made.folder).parameters())}
     if digest_tensors(saved) not in [one.weights for one in ledger.of("denoiser")]:
         yield f"the denoiser's weights on disk are not those in {NAME} (restore them, or train it again)"
+
+
+def _histogram_violations(seen: Provenance, current: list[Mechanism]) -> Iterator[str]:
+    """Yield a reason if the noisy votes that the images were drawn from are not those in the ledger."""
+    wanted = [one.weights for one in current if one.stage == STAGE]
+    for name, made in seen.trained.items():
+        if name.startswith(f"{STAGE}/") and isinstance(made, Artifact) and votes_digest(made.folder) not in wanted:
+            yield f"the noisy votes are not those in {NAME} (restore them, or run in a new folder)"
 
 
 def denoiser_files(made: Artifact) -> dict[str, str]:

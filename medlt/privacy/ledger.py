@@ -38,14 +38,14 @@ DRIFT = 0.01  # relative difference of epsilon between versions of the accountan
 
 @dataclass(frozen=True, kw_only=True)
 class Mechanism:
-    """One finished training under differential privacy.
+    """One finished training under differential privacy, or the votes of Private Evolution (`medlt.privacy.votes`).
 
     privacy_unit: "patient" or "image"; units: their public number, of which `sample_rate` is made, not the true one;
     sample_rate: probability that a unit is in a step; max_grad_norm: largest norm of the gradient of a unit;
     clip_margin: by what factor rounding may exceed that, see `limits.clip_margin`; noise_multiplier: standard
     deviation of the noise over `max_grad_norm`; steps: taken, of `planned`; max_images_per_patient: rows of a sampled
-    unit per step;
-    noise_multiplicity: how often each of these rows is used; times: how many trainings of this kind one unit can be in;
+    unit per step, 0 for all, as in votes; noise_multiplicity: how often each of these rows is used; times: how many
+    trainings of this kind one unit can be in;
     grad_sample_mode: how the gradients of units were computed; randomness: source of noise and sampling, as a
     sentence; secure_mode: whether that source is cryptographic; data, weights: digests of the rows and of the trained
     weights ("" until the training is finished); changes: to the network before training.

@@ -13,6 +13,7 @@ from medlt.data.manifest import Manifest
 from medlt.files import REAL_ROWS
 from medlt.privacy.book import BookedTraining, BudgetBook, book_place, read_book
 from medlt.privacy.ledger import MECHANISM, NAME, Ledger, read_ledger, read_mechanism
+from medlt.privacy.votes import STAGE
 from medlt.store import Artifact, Store
 from medlt.types import InputError
 
@@ -120,10 +121,11 @@ class Provenance:
 
 
 def must_be_private(config: configs.RunConfig) -> tuple[str, ...]:
-    """Return the stages that train on patients and whose weights the claim covers."""
+    """Return the stages that read patients, and that the claim needs in the ledger."""
     codec = isinstance(config.codec, configs.TrainedCodec) or getattr(config.codec, "tune", None) is not None
-    denoiser = getattr(config.denoiser, "train", "full") != "none"
-    return (("codec",) if codec else ()) + (("denoiser",) if denoiser else ())
+    denoiser = config.denoiser.train != "none"
+    voted = isinstance(config.method, configs.Evolution)
+    return (("codec",) if codec else ()) + (("denoiser",) if denoiser else ()) + ((STAGE,) if voted else ())
 
 
 def given_weights(config: configs.RunConfig) -> dict[str, Path]:

@@ -8,8 +8,10 @@ network, a LoRA file for the base model, or a whole diffusers folder.
 from __future__ import annotations
 
 import filecmp
+import logging
 import shutil
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -28,7 +30,7 @@ from medlt.diffusion.codec import AutoencoderCodec
 from medlt.diffusion.decode import Decoder
 from medlt.diffusion.families import FAMILIES, init_from, load_label_network
 from medlt.diffusion.finetune import LabelledLatents, SampleGrid, backbone_key, train_backbone
-from medlt.diffusion.labels import LabelNetwork
+from medlt.diffusion.labels import LabelNetwork, NullCondition
 from medlt.diffusion.losses import ExtraLoss
 from medlt.diffusion.placement import place
 from medlt.diffusion.stable.load import StableDiffusion, fits, load_stable_diffusion
@@ -44,11 +46,12 @@ from medlt.store import Artifact
 from medlt.training.protocols import PrivateFit
 from medlt.types import InputError
 
+log = logging.getLogger(__name__)
 SHOWN = 8
 KIND = "denoiser"
 LABEL_FILES = ("model.json", "model.safetensors")
 INDEX = {"full": "model_index.json", "lora": "pytorch_lora_weights.safetensors"}
-OWN = {"kind", "init_from", "attribute_dropout", *configs.DenoiserTraining.model_fields}
+OWN = {"kind", "init_from", "train", "attribute_dropout", *configs.DenoiserTraining.model_fields}
 """Fields of a denoiser's config that do not describe its network."""
 
 Losses = Callable[[Backbone], Sequence[ExtraLoss]]
@@ -99,6 +102,8 @@ def train_denoiser(
     """
     config = run.config
     make = _stable_diffusion if isinstance(config.denoiser, configs.StableConfig) else _label_network
+    if is_given(config):
+        make = _given_network
     with run.stage("denoiser"):
         backbone, artifact = make(run, cohort, latents, private, losses)
         if artifact is not None and artifact.path("history.parquet").is_file():
@@ -138,6 +143,38 @@ def _label_network(
         weights = digest_tensors({str(i): weight for i, weight in enumerate(saved.parameters())})
         run.record(weights={"denoiser": weights})
     return saved.backbone(), artifact
+
+
+def is_given(config: configs.RunConfig) -> bool:
+    """Return whether the denoiser is a small network that is used as it is."""
+    return isinstance(config.denoiser, configs.SmallDenoiser) and config.denoiser.train == "none"
+
+
+def _given_network(
+    run: RunFolder[configs.RunConfig], cohort: Cohort, latents: Latents, private: PrivateFit | None, losses: Losses
+) -> tuple[Backbone, None]:
+    """Load the small network of init_from as it is.
+
+    If it was trained for another number of findings, it is used without its condition, with a warning. Raises
+    InputError if it was trained on other latents.
+    """
+    chosen = run.config.denoiser
+    assert isinstance(chosen, configs.SmallDenoiser)
+    assert chosen.init_from is not None
+    net = load_label_network(chosen.init_from)
+    if (channels := net.settings["channels"]) != latents.codec.channels:
+        raise InputError(
+            f"denoiser.init_from: {chosen.init_from} makes latents of {channels} channels, the codec has "
+            f"{latents.codec.channels}; give the codec that it was trained with"
+        )
+    backbone, known = net.backbone(), net.settings["findings"]
+    if known != len(cohort.findings):
+        log.warning(
+            "the given denoiser knows %d findings, not these %d: it is used without a condition, so nothing but a "
+            "choice between its images gives them a finding", known, len(cohort.findings)
+        )  # fmt: skip
+        backbone = replace(backbone, condition=NullCondition(backbone.condition))
+    return backbone, None
 
 
 def _equal(net: LabelNetwork, other: LabelNetwork) -> bool:
@@ -288,6 +325,8 @@ def saved_denoiser(run: RunFolder[configs.RunConfig], cohort: Cohort, latents: L
     chosen = run.config.denoiser
     if isinstance(chosen, configs.StableConfig) and chosen.train == "none":
         return _stable_diffusion(run, cohort, latents, None, no_losses)[0]
+    if is_given(run.config):
+        return _given_network(run, cohort, latents, None, no_losses)[0]
     name = run.summary().get("denoiser", {}).get("artifact", "")
     artifact = run.store.open(KIND, run.store.root / KIND / name) if name else None
     if artifact is None:

@@ -92,7 +92,7 @@ def generator_parts(run: RunFolder[configs.RunConfig], cohort: RealRows) -> list
     if config.method.kind == "fusion" and config.privacy is None:
         parts.append(Part("sparse", _sparse_steps(config.sparse, rows), lambda: _sparse(run, cohort)))
     pixels_alone = isinstance(config.method, configs.Recompose) and not config.method.strength
-    if isinstance(config.denoiser, configs.SmallDenoiser) and not pixels_alone:
+    if isinstance(config.denoiser, configs.SmallDenoiser) and config.denoiser.train == "full" and not pixels_alone:
         parts.append(Part("denoiser", config.denoiser.steps, lambda: _denoiser(run, cohort)))
     return parts
 

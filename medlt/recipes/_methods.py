@@ -254,18 +254,7 @@ def conditional(
     guides: tuple[Guide, ...] = (),
 ) -> Synthesizer:  # fmt: skip
     """Return a method that samples under the label vectors of real rows; an image's fold is that of its row."""
-    latents, targets = learnt.latents, run.config.targets
-    shared: dict[str, Any] = {
-        "train": train_table(run, learnt.cohort, learnt.verifiers),
-        "backbone": backbone,
-        "standardiser": latents.standardiser,
-        "decode": decoder(run.runtime, latents.codec),
-        "scheduler": factory(chosen.scheduler, chosen.num_inference_steps, backbone.noise),
-        "num_candidates": targets.num_candidates * (1 + targets.max_retries),
-        "guidance_scale": chosen.guidance_scale,
-        "guidance_interval": chosen.guidance_interval,
-        "guidance": guides,
-    }
+    latents, shared = learnt.latents, sampling_parts(run, learnt, chosen, backbone, guides)
     if isinstance(chosen, configs.Edit):
         return ImageEdit(
             latents=latents,
@@ -282,6 +271,25 @@ def conditional(
         skip_steps=chosen.skip_steps,
         **shared,
     )
+
+
+def sampling_parts(
+    run: RunFolder[configs.RunConfig], learnt: Learnt, chosen: configs.Sampling | configs.Edit, backbone: Backbone,
+    guides: tuple[Guide, ...],
+) -> dict[str, Any]:  # fmt: skip
+    """Return the arguments of every `medlt.synthesis.conditional.Conditional`."""
+    latents, targets = learnt.latents, run.config.targets
+    return {
+        "train": train_table(run, learnt.cohort, learnt.verifiers),
+        "backbone": backbone,
+        "standardiser": latents.standardiser,
+        "decode": decoder(run.runtime, latents.codec),
+        "scheduler": factory(chosen.scheduler, chosen.num_inference_steps, backbone.noise),
+        "num_candidates": targets.num_candidates * (1 + targets.max_retries),
+        "guidance_scale": chosen.guidance_scale,
+        "guidance_interval": chosen.guidance_interval,
+        "guidance": guides,
+    }
 
 
 Named = tuple[Guide, dict[str, str]]

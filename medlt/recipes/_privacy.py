@@ -22,7 +22,9 @@ from medlt.checks.folds import CrossFitClassifiers
 from medlt.files import digest
 from medlt.privacy import accounting, ledger
 from medlt.privacy.claims import config_violations
+from medlt.privacy.dpsgd.canaries import GradientCanaries
 from medlt.privacy.limits import clip_margin
+from medlt.privacy.votes import STAGE
 from medlt.recipes._cohort import RealRows
 from medlt.recipes._setup import RunFolder
 from medlt.sparse.private import private_steps
@@ -60,8 +62,10 @@ def plans(config: configs.RunConfig) -> Plans:
     if config.method.kind == "fusion":
         for name, steps in private_steps(units, **config.sparse.model_dump(include=SPARSE)).items():
             add(name, config.sparse.batch_size, steps)
-    if getattr(config.denoiser, "train", "full") != "none":
+    if config.denoiser.train != "none":
         add("denoiser", config.denoiser.batch_size, config.denoiser.steps, config.denoiser.precision)
+    if isinstance(config.method, configs.Evolution):  # every patient is in every vote
+        planned[STAGE] = accounting.Planned(1.0, len(config.method.strength))
     if not config.data_independent or config.privacy.classifier:
         for k in range(config.checks.folds):
             add(f"verifier {k}", config.classifier.batch_size, config.classifier.steps)
@@ -93,12 +97,17 @@ def noise(config: configs.RunConfig) -> float:
 class PrivateTraining:
     """Private training of a run, with its ledger; see `medlt.training.protocols.PrivateFit`.
 
-    kept: False for the trainings of an audit, whose weights are deleted; they are in no ledger.
+    kept: False for the trainings of an audit, whose weights are deleted; they are in no ledger. canaries: in the
+    gradients of such a training.
     """
 
     run: RunFolder[configs.RunConfig]
     cohort: RealRows
     kept: bool = True
+    canaries: GradientCanaries | None = None
+
+    def __post_init__(self) -> None:
+        assert not (self.kept and self.canaries is not None), "canaries are for trainings that nobody keeps"
 
     @property
     def chosen(self) -> configs.Privacy:
@@ -127,7 +136,8 @@ class PrivateTraining:
         before = others if self.kept else ()
         private = PrivacySettings(noise_multiplier=sigma, units=chosen.patients, before=before, **own)
         fit_private(network, loss, units, training=training, private=private, runtime=runtime, folder=folder, key=key,
-            name=name, data=self.cohort.train.digest(), evaluate=evaluate, picture=picture)  # fmt: skip
+            name=name, data=self.cohort.train.digest(), evaluate=evaluate, picture=picture,
+            canaries=self.canaries)  # fmt: skip
 
     def account(self, mechanism: Path) -> None:
         """Add a finished training to the ledger of its stage and to that of the run.

@@ -30,8 +30,8 @@ from medlt.evaluation import introspection
 from medlt.evaluation.quality import quality
 from medlt.files import write_bytes, write_table, write_text
 from medlt.plugins import CHECKS
-from medlt.privacy.audit.copies import low_pass
 from medlt.privacy.audit.embedding import fit_embedding
+from medlt.privacy.audit.search import low_pass
 from medlt.recipes._cohort import EMBEDDING_SIZE, Cohort, patients
 from medlt.recipes._privacy import independent_rows, withheld
 from medlt.recipes._setup import RunFolder

@@ -16,43 +16,35 @@ from medlt import config as configs
 from medlt.data.convert.encode import png
 from medlt.data.loaders import images
 from medlt.data.manifest import Manifest
-from medlt.diffusion.backbone import About, Backbone
-from medlt.diffusion.cache import Latents
-from medlt.diffusion.finetune import LabelledLatents, train_backbone
 from medlt.diffusion.sampler import last_steps
 from medlt.diffusion.schedulers import factory
 from medlt.files import write_bytes, write_json, write_table, write_text
-from medlt.privacy import ledger
-from medlt.privacy.audit import canary, copies, embedding, lira, membership, plants, reidentify
+from medlt.privacy.audit import copies, embedding, plants, reidentify, search
 from medlt.privacy.audit.summary import summary, tables
 from medlt.privacy.card import datasheet, model_card
-from medlt.recipes._checks import objective, training
+from medlt.recipes._audit import (
+    OTHERS,
+    AuditOptions,
+    AuditTarget,
+    canary_test,
+    gradient_canary_test,
+    likelihood_ratio,
+    membership_by_loss,
+)
 from medlt.recipes._codec import decoder, encode, make_codec
-from medlt.recipes._cohort import EMBEDDING_SIZE, Cohort, filed_cohort, patients
-from medlt.recipes._denoiser import fresh_network, joined, labelled_latents, saved_denoiser, taken
+from medlt.recipes._cohort import EMBEDDING_SIZE, filed_cohort, patients
+from medlt.recipes._denoiser import saved_denoiser
 from medlt.recipes._privacy import PrivateTraining
 from medlt.recipes._setup import RunFolder, finished, logged
 from medlt.report.html import write_report
 from medlt.rng import seed_of
-from medlt.training.runtime import Runtime, silent
+from medlt.training.runtime import silent
 from medlt.types import InputError, Progress
 
-OTHERS = ("val", "test")
+__all__ = ["AuditOptions", "main"]
 SHOWN = 8
 STRENGTHS = (0.1, 0.3, 0.5)
 """Strengths of planted copies that pass through the run's own denoiser: shares of its steps."""
-
-
-@dataclass(frozen=True)
-class AuditOptions:
-    """Options of an audit: optional parts, the false-positive rate, pictures, seed and training steps."""
-
-    shadow_models: int = 0
-    canaries: int = 0
-    fpr: float = 0.01
-    show_pairs: bool = False
-    seed: int = 0
-    embedding_steps: int = 250
 
 
 @dataclass(frozen=True)
@@ -68,44 +60,6 @@ class Unknown:
         return f"Cannot conclude: {self.reason}"
 
 
-@dataclass(frozen=True)
-class AuditTarget:
-    """A finished run under audit: members are its train rows, the others its validation and test rows."""
-
-    run: RunFolder[configs.RunConfig]
-    cohort: Cohort
-    made: Manifest
-    latents: Latents
-    backbone: Backbone
-    embed: embedding.Embedding
-    options: AuditOptions
-
-    @property
-    def held_out(self) -> Manifest:
-        """Real rows of patients that the run was not trained on."""
-        return self.cohort.manifest.where(self.cohort.manifest.rows["split"].isin(OTHERS))
-
-    def pixels(self, part: Manifest, size: int | None = None) -> Tensor:
-        """Return real images uint8 [N,1,S,S], by default of the run's size."""
-        return self.cohort.images(part, size or self.run.config.size)
-
-    def runtime(self, *key: object) -> Runtime:
-        """Return a runtime of the audit, seeded by the key."""
-        return replace(self.run.runtime.at("fp32"), seed=self.seed(*key))
-
-    def seed(self, *key: object) -> int:
-        """Return the seed of one part of the audit."""
-        return seed_of(self.options.seed, "audit", *key)
-
-    def rows(self) -> tuple[LabelledLatents, np.ndarray]:
-        """Return the latents and labels of all real rows, members first, and which rows are members, bool [N]."""
-        splits = [self.cohort.manifest.split(name) for name in ("train", *OTHERS)]
-        filled = [part for part in splits if len(part.rows)]
-        parts = [labelled_latents(self.cohort, self.latents, part, self.backbone.space) for part in filled]
-        member = np.repeat([part.rows["split"].iloc[0] == "train" for part in filled], [len(p.uids) for p in parts])
-        return joined(parts), member
-
-
 def main(folder: Path, options: AuditOptions, progress: Progress = silent) -> dict[str, Any]:
     """Audit a run, write audit.json, its tables, the cards and the report, and return the content of audit.json.
 
@@ -118,6 +72,8 @@ def main(folder: Path, options: AuditOptions, progress: Progress = silent) -> di
         }  # fmt: skip
         wanted |= {"membership, shadow models": likelihood_ratio} if options.shadow_models else {}
         wanted |= {"canaries": canary_test} if options.canaries else {}
+        white_box = options.canaries and run.config.privacy is not None
+        wanted |= {"canaries in gradients": gradient_canary_test} if white_box else {}
         parts = {name: _tried(part, target) for name, part in wanted.items()}
     results = summary(parts)
     for name, table in tables(parts).items():
@@ -185,12 +141,13 @@ def _plants(target: AuditTarget) -> dict[str, plants.Plant]:
 
 
 def find_near_copies(target: AuditTarget) -> copies.CopySearch:
-    """Measure whether synthetic images lie nearer to train images than images of other patients do."""
-    planted, held_out = _plants(target), target.held_out
+    """Measure whether synthetic images lie nearer to real images than images of other patients do."""
+    planted, train, held_out = _plants(target), target.cohort.train, target.held_out
     return copies.search_copies(
-        target.embed, images(target.made, target.run.config.size), target.pixels(target.cohort.train),
-        target.pixels(held_out), planted, uids=list(target.made.rows.index), held_out_patients=patients(held_out),
-        seed=target.seed("copies"), rate=target.options.fpr,
+        search.measures(target.embed), images(target.made, target.run.config.size), target.pixels(train),
+        target.pixels(held_out), planted, uids=list(target.made.rows.index), train_patients=patients(train),
+        held_out_patients=patients(held_out), seed=target.seed("copies"), rate=target.options.fpr,
+        planted=target.options.planted,
         required=[name for name in planted if not name.startswith("denoiser")],
     )  # fmt: skip
 
@@ -207,108 +164,15 @@ def reidentify_patients(target: AuditTarget) -> reidentify.Reidentification:
     )  # fmt: skip
 
 
-def scores(target: AuditTarget, backbone: Backbone, data: LabelledLatents) -> Tensor:
-    """Return the membership score of each row, float64 [N]; a higher score suggests a row of the training."""
-    labels = torch.from_numpy(data.labels.astype("float32"))
-    condition = backbone.condition(labels, data.about)
-    losses = membership.loss_scores(backbone, data.latents(data.uids), condition, seed=target.seed("membership"))
-    return torch.from_numpy(membership.calibrated(losses))
-
-
-def membership_by_loss(target: AuditTarget) -> membership.Membership:
-    """Measure whether the denoiser's loss of an image reveals that the image was in the training.
-
-    The control is an untrained denoiser of the same architecture; a difference that it also shows is not a leak.
-    """
-    data, member = target.rows()
-    own = scores(target, target.backbone, data).numpy()
-    control = None
-    if not isinstance(target.run.config.denoiser, configs.StableConfig):
-        fresh = fresh_network(target.run.config, data, target.seed("untrained")).eval().backbone()
-        control = scores(target, fresh, data).numpy()
-    seed = target.seed("membership rates")
-    return membership.membership(own, member, data.patients, seed=seed, control=control)
-
-
-def _trained(target: AuditTarget, data: LabelledLatents, name: str, seed: int, more: float = 1.0) -> Backbone:
-    """Train a denoiser on these rows with the run's settings, privately if the run is private.
-
-    `more`: the number of patients relative to the run; the batch size grows with it, so that each patient is drawn as
-    often. Raises InputError for Stable Diffusion.
-    """
-    run, chosen = target.run, target.run.config.denoiser
-    if isinstance(chosen, configs.StableConfig):
-        raise InputError(
-            "--shadow-models and --canaries retrain the denoiser, which is possible for kind unet and transformer only"
-        )
-    net = fresh_network(run.config, data, seed)
-    private = None if run.config.privacy is None else PrivateTraining(run, target.cohort, kept=False)
-    grown = 1.0 if private is not None else more  # a private step draws each patient as often, however many there are
-    larger = replace(training(chosen), batch_size=max(1, int(chosen.batch_size * grown)))
-    place = run.path("stages", "audit", f"{name} of {len(data.uids)} {data.digest()}")
-    return train_backbone(
-        net.backbone(), data, folder=place, training=larger, objective=objective(chosen),
-        runtime=replace(run.runtime.at(chosen.precision), seed=seed), name=name, private=private,
-    )  # fmt: skip
-
-
-def likelihood_ratio(target: AuditTarget) -> membership.Membership:
-    """Run LiRA: compare the run's score of each image with those of shadow models with and without its patient."""
-    data, member = target.rows()
-    own = scores(target, target.backbone, data).numpy()
-
-    def shadow(inside: np.ndarray, seed: int) -> np.ndarray:
-        rows = taken(data, np.flatnonzero(inside))
-        return scores(target, _trained(target, rows, f"shadow {seed:x}", seed), data).numpy()
-
-    count, seed = target.options.shadow_models, target.seed("shadows")
-    ratios = lira.attack(own, shadow, data.patients, models=count, seed=seed)
-    return membership.membership(
-        ratios, member, data.patients, seed=seed, name=f"Likelihood ratio, {count} shadow models"
-    )
-
-
-def canary_test(target: AuditTarget) -> canary.CanaryTest:
-    """Train once more with randomly inserted made-up patients; their scores give a lower bound of epsilon."""
-    data, member = target.rows()
-    real = taken(data, np.flatnonzero(member))
-    first, seed = data.latents(data.uids[:1]), target.seed("canaries")
-    planted = canary.canaries(target.options.canaries, tuple(first.shape[1:]), seed, real.labels.shape[1])
-    rows = _planted(planted, real)
-
-    def train(included: np.ndarray) -> np.ndarray:
-        inside = taken(rows, np.flatnonzero(included))
-        more = 1 + len(inside.uids) / len(set(real.patients))
-        learnt = _trained(target, joined([real, inside]), f"canaries {seed:x}", seed, more)
-        return scores(target, learnt, rows).numpy()
-
-    kept, chosen = target.run.path(ledger.NAME), target.run.config.privacy
-    spent = ledger.read_ledger(kept).spent.epsilon if kept.is_file() else None
-    return canary.canary_test(train, planted.included, delta=chosen.delta if chosen else 0.0, ledger=spent)
-
-
-def _planted(given: canary.Canaries, real: LabelledLatents) -> LabelledLatents:
-    """Return canaries as rows of data, each a patient of its own."""
-    uids = [f"canary-{i}" for i in range(len(given.latents))]
-    at = {uid: i for i, uid in enumerate(uids)}
-
-    def latents(wanted: Any) -> Tensor:
-        return given.latents[torch.tensor([at[uid] for uid in wanted], dtype=torch.int64)]
-
-    about: list[About] = [{} for _ in uids] if real.about else []
-    return replace(
-        real, latents=latents, uids=uids, labels=given.labels.numpy(), about=about, patients=uids, contents="canaries"
-    )
-
-
 def _show_pairs(target: AuditTarget, result: Any) -> None:
     """Write RUN/audit_pairs.png: the synthetic images nearest to a real one, beside it. It shows real patients."""
     if not isinstance(result, copies.CopySearch):
         return
-    near = result.images.sort_values("similarity", ascending=False).head(SHOWN)
-    size, train = target.run.config.size, target.cohort.train
-    known, which = np.unique(near["train"], return_inverse=True)  # a real image may be the nearest of several
-    real = target.cohort.images(train, size, [str(train.rows.index[row]) for row in known])
+    near = result.images.sort_values("relative").head(SHOWN)
+    size, parts = target.run.config.size, {"train": target.cohort.train, "held-out": target.held_out}
+    uids = [str(parts[part].rows.index[row]) for part, row in zip(near["copied"], near["row"], strict=True)]
+    known, which = np.unique(uids, return_inverse=True)  # a real image may be the nearest of several
+    real = target.cohort.images(target.cohort.manifest, size, list(known))
     at = torch.from_numpy(target.made.rows.index.get_indexer(near.index))
     rows = torch.cat([images(target.made, size)[at], real[torch.from_numpy(which)]], dim=3)[:, 0]
     write_bytes(target.run.path("audit_pairs.png"), png(rows.flatten(0, 1).numpy()))

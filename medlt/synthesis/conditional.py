@@ -162,13 +162,28 @@ class Conditional(ABC):
 
     def _images(self, rows: pd.DataFrame, labels: pd.DataFrame) -> Tensor:
         """Return images [B,1,H,W] of plan rows with their label vectors."""
+        return self.decoded(self._sampled(rows, labels))
+
+    def decoded(self, z: Tensor) -> Tensor:
+        """Return images [B,1,H,W] in [0,1] of latents in the backbone's space."""
+        return self.decode(self.standardiser.back(z.cpu()) if self.backbone.space == "standardised" else z).cpu()
+
+    def sampled(self, rows: pd.DataFrame) -> Tensor:
+        """Return the latents [B,C,h,w] of plan rows before they are decoded, in the backbone's space, on the CPU.
+
+        Raises InputError as `run` does.
+        """
+        parts = self.train.batches(rows, self.reads, self.batch_size)
+        return torch.cat([self._sampled(part, self._labels(part)).cpu() for part in parts])
+
+    def _sampled(self, rows: pd.DataFrame, labels: pd.DataFrame) -> Tensor:
+        """Return the latents of plan rows with their label vectors."""
         seeds = [seed_of("noise", int(seed)) for seed in rows["seed"]]
         about = rows[[name for name in ABOUT if name in rows]].to_dict("records")
         vectors, device = torch.tensor(labels.to_numpy("float32")), self.backbone.device
         target = target_columns(rows["finding"], self.train.findings)
         tensors = (*self._start_tensors(rows, seeds), self.backbone.condition(vectors, about), vectors, target)
-        z = self._sample(*(tensor.to(device) for tensor in tensors), torch.tensor(seeds))
-        return self.decode(self.standardiser.back(z.cpu()) if self.backbone.space == "standardised" else z).cpu()
+        return self._sample(*(tensor.to(device) for tensor in tensors), torch.tensor(seeds))
 
     def _sample_tensors(self, *tensors: Tensor) -> Tensor:
         """Run one call of the sampler; tensors: those of `_start_tensors`, condition, labels, target and seeds."""

@@ -18,6 +18,7 @@ from PIL import Image
 from medlt._version import __version__
 from medlt.config import RunConfig, parse
 from medlt.data.manifest import Manifest
+from medlt.diffusion.labels import LabelUNet
 from medlt.export.imagefolder import export_imagefolder
 from medlt.export.webdataset import export_webdataset
 from medlt.recipes.augment import _run_id
@@ -32,12 +33,17 @@ OWN: dict[str, dict[str, Any]] = {
     "fusion": {"labels": "tail", "num_inference_steps": 10, "strength": 0.2},
     "edit": {"num_inference_steps": 10},
     "longtail": {**SAMPLED, "guidance": [{"kind": "longtail", "every": 2}]},
+    "evolution": {**SAMPLED, "population": 4, "strength": [0.5]},
 }
 PRIVACY = {
     "epsilon": 8.0, "delta": 1e-5, "patients": 24, "findings": ["Mass", "Nodule"], "noise_multiplicity": 1,
     "grad_sample_mode": "bookkeeping", "max_physical_batch_size": 16,
 }  # fmt: skip
-RUNS = [*((name, False) for name in METHODS), ("noise", True), pytest.param(("edit", True), marks=pytest.mark.slow)]
+RUNS = [
+    *((name, name == "evolution") for name in METHODS),
+    ("noise", True),
+    pytest.param(("edit", True), marks=pytest.mark.slow),
+]
 
 
 def config(tiny: Tiny, out: Path, method: str, private: bool, **more: Any) -> RunConfig:
@@ -54,8 +60,13 @@ def handed(
 ) -> tuple[Path, bool]:
     """A finished run of each method, and whether it is private. Those that are not share what is trained."""
     method, private = request.param
-    shared = {} if private else {"artifacts_dir": str(trained)}
-    return augment(config(tiny, tmp_path_factory.mktemp(method) / "run", method, private, **shared)), private
+    place = tmp_path_factory.mktemp(method)
+    shared: dict[str, Any] = {} if private else {"artifacts_dir": str(trained)}
+    if method == "evolution":  # it takes a denoiser as it is
+        LabelUNet(16, len(PRIVACY["findings"]), width=8, rescale_betas_zero_snr=True).save(place / "public")
+        given = {"train": "none", "init_from": str(place / "public")}
+        shared = {"codec": {"kind": "identity", "patch": 4}, "denoiser": given}
+    return augment(config(tiny, place / "run", method, private, **shared)), private
 
 
 def plain(value: Any) -> Any:

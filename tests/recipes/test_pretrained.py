@@ -14,6 +14,7 @@ import pytest
 
 from medlt import config as configs
 from medlt.config import EvaluateConfig, RunConfig
+from medlt.data.phantom import FINDINGS
 from medlt.recipes import augment, evaluate
 from medlt.recipes._checks import check_config
 from medlt.types import InputError
@@ -113,7 +114,7 @@ def test_roles_without_maps_or_privacy_are_refused_with_what_to_write(
         check_config(configs.parse(tree))
     tree["method"]["localise"]["order"] = ["mask", "box", "side", "code"]
     check_config(configs.parse(tree))
-    tree["privacy"] = {"epsilon": 8.0, "delta": 1e-3}
+    tree["privacy"] = {"epsilon": 8.0, "delta": 1e-3, "patients": 24, "findings": list(FINDINGS)}
     with pytest.raises(InputError, match=r"^privacy: classifier\.weights cannot be trained privately"):
         check_config(configs.parse(tree))
 

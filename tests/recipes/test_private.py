@@ -40,7 +40,7 @@ PRIVACY = {
     "grad_sample_mode": "bookkeeping",
     "max_physical_batch_size": 16,
 }
-BRIEF = AuditOptions(embedding_steps=2)
+BRIEF, SHORT = AuditOptions(embedding_steps=2, planted=4), ("--embedding-steps", "2", "--planted", "4")
 
 
 def private(tiny: Tiny, out: Path, **changes: Any) -> RunConfig:
@@ -345,11 +345,16 @@ def test_shadows_and_canaries_are_trained_like_the_run_and_stay_out_of_its_ledge
     assert canary["passed"] is None
     assert "if all guesses were correct: " in canary["sentence"]
     assert canary["bound"] <= canary["ledger"]
+    inner = next(one for one in told["results"] if one["name"] == "canaries in gradients")
+    assert inner["m"] > 400  # a hundredth of the weights
+    assert inner["passed"] is not False
+    assert 0 < inner["gaussian"] <= inner["ledger"] < canary["ledger"]
+    assert "canaries in gradients were correct" in inner["sentence"]
     assert (made / "ledger.json").read_bytes() == before
 
 
 def test_the_command_exits_1_where_something_is_not_ruled_out_and_2_without_a_run(made: Path, tmp_path: Path) -> None:
-    done = CliRunner().invoke(app, ["audit", str(made), "--json", "--show-pairs", "--embedding-steps", "2"])
+    done = CliRunner().invoke(app, ["audit", str(made), "--json", "--show-pairs", *SHORT])
     told = json.loads(done.stdout)
     assert done.exit_code == (0 if all(one["passed"] for one in told["results"]) else 1)
     assert (made / "audit_pairs.png").is_file() == ("plants" in told["results"][0])

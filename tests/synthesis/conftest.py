@@ -16,11 +16,12 @@ from medlt.diffusion.schedulers import factory
 from medlt.diffusion.signals import between
 from medlt.localise.measure import Localisation
 from medlt.localise.trust import Trust
-from medlt.rng import numpy_generator, seed_of
+from medlt.rng import numpy_generator, seed_of, torch_generator
 from medlt.sparse.embedding import SimplicialCoder
 from medlt.synthesis import METHODS
 from medlt.synthesis.composite import Difference, StartDecoder
 from medlt.synthesis.edit import ImageEdit
+from medlt.synthesis.evolution import PrivateEvolution
 from medlt.synthesis.from_noise import FromNoise
 from medlt.synthesis.fusion import LatentFusion
 from medlt.synthesis.longtail import LongtailGuide
@@ -141,6 +142,14 @@ def edit(**changed: Any) -> ImageEdit:
     return ImageEdit(**(conditional() | own | changed))
 
 
+def evolution(**changed: Any) -> PrivateEvolution:
+    """Variations of a population of three images per finding, of which the last got no votes."""
+    population = {name: torch.randn(3, 2, 8, 8, generator=torch_generator("population", name)) for name in FINDINGS}
+    shares = {name: np.array([0.75, 0.25, 0.0]) for name in FINDINGS}
+    parts = conditional() | {"population": population, "shares": shares, "strength": 0.5}
+    return PrivateEvolution(**(parts | changed))
+
+
 def encode(images: Tensor) -> Tensor:
     """Codec latents [B,2,8,8] of images [B,1,16,16]; `decode` is its inverse but for the detail in a cell."""
     z = torch.nn.functional.avg_pool2d(images, 2).clamp(0.02, 0.98).logit()
@@ -166,7 +175,7 @@ def methods(build: Callable[..., LatentFusion]) -> dict[str, Callable[..., Any]]
         for name, kind in METHODS.items()
         if issubclass(kind, FromNoise)
     }
-    return {"fusion": build, "recompose": recompose, "edit": edit, **sampling}
+    return {"fusion": build, "recompose": recompose, "edit": edit, "evolution": evolution, **sampling}
 
 
 @pytest.fixture

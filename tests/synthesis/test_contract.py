@@ -195,7 +195,10 @@ def test_guides_compose_and_a_row_keeps_its_bytes(methods: Methods, guides: Guid
         assert not torch.equal(whole(methods[name](guidance=(alone,)), rows).images, together)
 
 
-@pytest.mark.parametrize("kind", [name for name in METHODS if name not in ("fusion", "recompose", "diffult", "edit")])
+GUIDED = [name for name in METHODS if name not in ("fusion", "recompose", "diffult", "edit", "evolution")]
+
+
+@pytest.mark.parametrize("kind", GUIDED)
 def test_methods_that_only_guide_share_the_unguided_samplers_plan(methods: Methods, kind: str) -> None:
     """So that the same row with and without guidance can be laid side by side."""
     rows, plain = (methods[name]().plan(NEED, 3) for name in (kind, "noise"))

@@ -15,6 +15,7 @@ known; the best of several choices is not a valid bound.
 
 from __future__ import annotations
 
+import bisect
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeAlias
@@ -24,6 +25,7 @@ import torch
 from scipy import stats
 from torch import Tensor
 
+from medlt.privacy.audit.fdp import gaussian_lower_bound
 from medlt.privacy.ledger import format_epsilon
 from medlt.rng import numpy_generator, torch_generator
 from medlt.types import InputError
@@ -109,7 +111,12 @@ def epsilon_lower_bound(correct: int, made: int, m: int, delta: float, confidenc
 
 @dataclass(frozen=True)
 class CanaryTest:
-    """Result of a canary test: epsilon is at least `bound`, at `confidence`. `ledger` is the epsilon of the ledger."""
+    """Result of a canary test: epsilon is at least `bound`, at `confidence`. `ledger` is the epsilon of the ledger.
+
+    kind: of the canaries.
+    gaussian: the bound if the training is a Gaussian mechanism (`medlt.privacy.audit.fdp`), None at delta 0. Subsampled
+    steps are so only approximately, hence `passed` is by `bound`.
+    """
 
     m: int
     included: int
@@ -119,6 +126,8 @@ class CanaryTest:
     delta: float
     confidence: float
     ledger: float | None = None
+    gaussian: float | None = None
+    kind: str = "canaries"
 
     @property
     def passed(self) -> bool | None:
@@ -133,20 +142,37 @@ class CanaryTest:
         return epsilon_lower_bound(self.made, self.made, self.m, self.delta, self.confidence)
 
     @property
+    def least(self) -> int | None:
+        """The fewest correct guesses that refute the ledger: the smallest leak that this test detects; None if none."""
+        if self.ledger is None or self.ceiling <= self.ledger:
+            return None
+        counts, ledger = range(self.made + 1), self.ledger
+        return bisect.bisect_left(
+            counts, True, key=lambda v: epsilon_lower_bound(v, self.made, *self._given) > ledger
+        )  # fmt: skip
+
+    @property
+    def _given(self) -> tuple[int, float, float]:
+        return self.m, self.delta, self.confidence
+
+    @property
     def sentence(self) -> str:
         """The result as a sentence."""
         ledger = "" if self.ledger is None else f"; the ledger has {format_epsilon(self.ledger)}"
         refuted = ", WHICH IS REFUTED" if self.passed is False else ""
+        most = "" if self.gaussian is None else f", {gaussian_lower_bound(self.made, self.made, *self._given):.2f}"
+        beside = "" if self.gaussian is None else f", and {self.gaussian:.2f} if it is a Gaussian mechanism"
+        least = "" if self.passed is not True else f"; it would be refuted by {self.least} correct guesses or more"
         return (
-            f"{self.correct} of {self.made} guesses on {self.m} canaries were correct: epsilon is at least"
-            f" {self.bound:.2f} at {self.confidence:.0%} confidence and delta {self.delta:g}{ledger}{refuted}"
-            f" (if all guesses were correct: {self.ceiling:.2f})"
+            f"{self.correct} of {self.made} guesses on {self.m} {self.kind} were correct: epsilon is at least"
+            f" {self.bound:.2f} at {self.confidence:.0%} confidence and delta {self.delta:g}{beside}{ledger}{refuted}"
+            f"{least} (if all guesses were correct: {self.ceiling:.2f}{most}; a larger epsilon cannot be detected)"
         )
 
 
 def canary_test(
     train: Train, included: np.ndarray, *, delta: float, share: float = 0.5, confidence: float = 0.95,
-    ledger: float | None = None,
+    ledger: float | None = None, kind: str = "canaries",
 ) -> CanaryTest:  # fmt: skip
     """Train once with the canaries that are `included`, score all, and compute a lower bound of epsilon.
 
@@ -157,4 +183,5 @@ def canary_test(
     m, k = len(included), max(1, round(len(included) * share / 2))
     correct, made = guesses(train(included), included, k, k)
     bound = epsilon_lower_bound(correct, made, m, delta, confidence)
-    return CanaryTest(m, int(included.sum()), made, correct, bound, delta, confidence, ledger)
+    gaussian = gaussian_lower_bound(correct, made, m, delta, confidence) if delta else None
+    return CanaryTest(m, int(included.sum()), made, correct, bound, delta, confidence, ledger, gaussian, kind)

@@ -3,7 +3,8 @@
 The score is minus the loss at a few timesteps under a few fixed noises, the same for every image (Matsumoto, Miura &
 Yanai, arXiv 2302.03262; Carlini et al., arXiv 2301.13188, sec. 5). Losses of different timesteps are brought to one
 scale by the median and quartiles of all images together. The score of a patient is the mean over their images. The
-conclusion is about patients; results for images are reported, too.
+conclusion is about patients; results for images are reported, too. A denoiser may have memorised transformed images, so
+the audit of a run gives the scores of the best of several views (`medlt.privacy.audit.viewed`).
 
 The measure is the TPR at a low FPR, with exact intervals, not the average accuracy (Carlini et al., arXiv 2112.03570).
 With n held-out patients, an FPR below 1/n cannot be measured. Then the TPR at no false positive is reported, with the
@@ -27,6 +28,7 @@ from medlt.rng import noise_like, numpy_generator, seed_of
 from medlt.types import InputError
 
 TIMESTEPS = (50, 100, 200, 300, 500)
+MOST = 1000  # patients on either side that are scored; as many resolve an FPR of 0.1 %
 FEWEST = 50  # patients on either side, below which an AUC of 0.6 would not be detected
 
 
@@ -51,6 +53,16 @@ def loss_scores(
                 x_t = abar[t].sqrt() * x0 + (1 - abar[t]).sqrt() * one
                 out[rows, column] -= (denoiser(x_t, t) - x0).square().flatten(1).mean(1).double().cpu().numpy() / noises
     return out
+
+
+def some_patients(
+    member: np.ndarray, patients: Sequence[str], rng: np.random.Generator, most: int = MOST
+) -> np.ndarray:
+    """Return the rows, sorted, of `most` random patients among members and as many others; all of a smaller side."""
+    rows = [np.flatnonzero(member == inside) for inside in (True, False)]
+    names = np.array([str(one) for one in patients])
+    chosen = [rng.permutation(np.unique(names[side]))[:most] for side in rows]
+    return np.sort(np.concatenate([s[np.isin(names[s], c)] for s, c in zip(rows, chosen, strict=True)]))
 
 
 def calibrated(scores: np.ndarray) -> np.ndarray:
@@ -100,7 +112,7 @@ class Membership:
     images, patients: columns `member` and `score`, numbered, without ids; rates: one row for each unit and FPR; auc: by
     patient; image_auc: by image, with patients resampled; name: of the attack; control: AUC by patient of a model that
     was trained on none of them, which differs from 1/2 if members and others differ in kind; above: AUC minus that of
-    the control, with the same patients resampled for both.
+    the control, with the same patients resampled for both; views: of the images that were scored.
     """
 
     images: pd.DataFrame
@@ -111,6 +123,7 @@ class Membership:
     name: str
     control: Share | None = None
     above: Share | None = None
+    views: tuple[str, ...] = ()
 
     @property
     def counts(self) -> dict[str, int]:
@@ -128,6 +141,12 @@ class Membership:
         return True if min(self.counts.values()) >= FEWEST else None
 
     @property
+    def detectable(self) -> float:
+        """The smallest AUC, or AUC above the control, that an interval as wide as this would exclude."""
+        tested, nothing = (self.auc, 0.5) if self.above is None else (self.above, 0.0)
+        return nothing + tested.value - tested.low
+
+    @property
     def sentence(self) -> str:
         """The result as a sentence."""
         members, others = self.counts.values()
@@ -142,19 +161,22 @@ class Membership:
                 parts[-1] += f" ({others} others cannot resolve {fpr:.1%}; true FPR up to {row['fpr_high']:.1%})"
         beside = "" if self.control is None else f", of an untrained model {self.control}, difference {self.above}"
         result = f"{self.name}: {members} training patients {verb} {others} others"
-        return f"{result}; TPR {', '.join(parts)}; AUC {self.auc}{beside}"
+        views = f"; best of these views: {', '.join(self.views)}" if self.views else ""
+        compared = "AUC" if self.above is None else "difference of AUC"
+        least = f"; the smallest {compared} it could have detected is {self.detectable:.3f}"
+        return f"{result}; TPR {', '.join(parts)}; AUC {self.auc}{beside}{least}{views}"
 
 
 def membership(
     scores: np.ndarray, member: np.ndarray, patients: Sequence[str], *, seed: int, name: str = "Loss",
     fprs: Sequence[float] = (0.001, 0.01), n_bootstrap: int = 1000, level: float = 0.95,
-    control: np.ndarray | None = None,
+    control: np.ndarray | None = None, views: tuple[str, ...] = (),
 ) -> Membership:  # fmt: skip
     """Compare the scores [N] of images of `patients` [N] with their membership, bool [N].
 
     scores: higher means more likely a member; control: scores [N] of an untrained model of the same architecture, which
-    show what the kind of the images alone reveals. Raises InputError for scores that are not finite, patients on both
-    sides, or an empty side.
+    show what the kind of the images alone reveals; views: names of the views that were scored. Raises InputError for
+    scores that are not finite, patients on both sides, or an empty side.
     """
     scores, member = np.asarray(scores, np.float64), np.asarray(member, bool)
     if not scores.shape == member.shape == (len(patients),) or not np.isfinite(scores).all():
@@ -180,4 +202,4 @@ def membership(
         )
         above = auroc_difference(whose, means, untrained, numpy_generator(seed, "patient auc"), n_bootstrap, level)
     table = pd.DataFrame({"member": whose, "score": means})
-    return Membership(images, table, rates, auc, image_auc, name, beside, above)
+    return Membership(images, table, rates, auc, image_auc, name, beside, above, views)

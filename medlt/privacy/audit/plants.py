@@ -1,6 +1,7 @@
 """Planted copies: changed training images that measure the recall of the search for near-copies.
 
-A plant is a function (images float32 [B,1,H,W] in [0,1], generator) -> images. `COMMON` changes pixels. `round_trip`
+A plant is a function (images float32 [B,1,H,W] in [0,1], generator) -> images. `COMMON` changes pixels; each row of a
+plant of several images has parts of the rows before it. `round_trip`
 uses the codec of the run, and `img2img` its denoiser, started from a real image (SDEdit, arXiv 2108.01073). At a high
 strength the result is a different image, which the search need not detect.
 """
@@ -15,17 +16,38 @@ import torch
 from torch import Generator, Tensor
 
 from medlt.diffusion.sampler import from_latent, sample
-from medlt.privacy.audit.views import blurred, jpeg, noised, relit, warped
+from medlt.privacy.audit.views import blurred, cropped, jpeg, noised, relit, warped
 from medlt.types import Denoiser
 
 Plant: TypeAlias = Callable[[Tensor, Generator], Tensor]
 
+
+def _pieces(images: Tensor, halves: int) -> Tensor:
+    """Return images whose left halves are their own; the right halves, or all other quadrants, those of others."""
+    middle, others = images.shape[-1] // 2, [images.roll(1, 0)] * 3
+    if halves == 4:
+        others = [images.roll(shift, 0) for shift in (1, 2, 3)]
+    out = images.clone()
+    out[..., :middle, middle:], out[..., middle:, middle:] = (
+        others[0][..., :middle, middle:], others[1][..., middle:, middle:],
+    )  # fmt: skip
+    if halves == 4:
+        out[..., middle:, :middle] = others[2][..., middle:, :middle]
+    return out
+
+
 COMMON: Mapping[str, Plant] = MappingProxyType(
     {
-        "brightness and contrast": lambda images, rng: relit(images, rng, gamma=0.4, gain=0.2, offset=0.08),
-        "shift up to 5 %": lambda images, rng: warped(images, rng, shift=0.05),
-        "crop or pad up to 10 %": lambda images, rng: warped(images, rng, zoom=0.1),
-        "rotation up to 5 degrees": lambda images, rng: warped(images, rng, angle=0.087),
+        "mirrored": lambda images, rng: images.flip(-1),
+        "inverted": lambda images, rng: 1 - images,
+        "brightness and contrast": lambda images, rng: relit(images, rng, gamma=0.7, gain=0.2, offset=0.08),
+        "shift up to 15 %": lambda images, rng: warped(images, rng, shift=0.15),
+        "scale up to 15 %": lambda images, rng: warped(images, rng, zoom=0.15),
+        "rotation up to 10 degrees": lambda images, rng: warped(images, rng, angle=0.175),
+        "crop to 90 %": lambda images, rng: cropped(images, rng, 0.9),
+        "blend of two": lambda images, rng: (images + images.roll(1, 0)) / 2,
+        "halves of two": lambda images, rng: _pieces(images, 2),
+        "quadrants of four": lambda images, rng: _pieces(images, 4),
         "noise of 0.05": lambda images, rng: noised(images, rng, 0.05),
         "blur of 1.5 % of the width": lambda images, rng: blurred(images, 0.015 * images.shape[-1]),
         "JPEG of quality 30": lambda images, rng: jpeg(images, 30),

@@ -124,6 +124,13 @@ class Reidentification:
         return True if self.verification.recall.value >= self.least else None
 
     @property
+    def detectable(self) -> float:
+        """The smallest share of images of recognisable patients whose links would exceed those of held-out patients."""
+        n = len(self.images)
+        enough = next((h for h in range(n + 1) if share(h, n).low > self.null.high), n)
+        return min(1.0, enough / n / max(self.verification.recall.value, 1e-9))
+
+    @property
     def sentence(self) -> str:
         """The result as a sentence."""
         result = {True: "No re-identification", False: "Re-identification", None: "Cannot conclude"}[self.passed]
@@ -132,7 +139,7 @@ class Reidentification:
             f"{result}: {self.linked} of {len(self.images)} synthetic images are linked to {self.patients} training"
             f" patients, {self.null} to as many held-out patients (p = {self.p:.2g}; threshold at {self.rate:.1%}"
             f" false links); of real patients {known.recall} are recognised at {known.rate:.1%} false links (AUC"
-            f" {known.auc})"
+            f" {known.auc}); the smallest share of images that it could have detected is {self.detectable:.1%}"
         )
 
 

@@ -29,6 +29,16 @@ def warped(images: Tensor, rng: Generator, angle: float = 0.0, zoom: float = 0.0
     return functional.grid_sample(images, grid.to(images), padding_mode="border", align_corners=False)
 
 
+def cropped(images: Tensor, rng: Generator, width: float) -> Tensor:
+    """Crop to `width` of the width and height, at a random place, and resize to the whole."""
+    reach = 1 - width
+    across, down = uniform(len(images), reach, rng).flatten(), uniform(len(images), reach, rng).flatten()
+    zero, scale = torch.zeros_like(across), torch.full_like(across, width)
+    grid = torch.stack([scale, zero, across, zero, scale, down], 1).view(-1, 2, 3)
+    grid = functional.affine_grid(grid, list(images.shape), align_corners=False)
+    return functional.grid_sample(images, grid.to(images), padding_mode="border", align_corners=False)
+
+
 def relit(images: Tensor, rng: Generator, gamma: float = 0.0, gain: float = 0.0, offset: float = 0.0) -> Tensor:
     """Change brightness and contrast: gain * x^exp(gamma) + offset, clipped to [0,1]."""
     curve = images.clamp(1e-3, 1) ** uniform(len(images), gamma, rng).exp().to(images)

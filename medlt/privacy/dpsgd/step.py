@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from medlt.privacy.dpsgd.budget import PrivacySettings
+from medlt.privacy.dpsgd.canaries import Observer
 from medlt.privacy.dpsgd.gradients import PerUnit
 from medlt.privacy.dpsgd.randomness import Randomness
 from medlt.privacy.dpsgd.units import Units, chunks
@@ -21,6 +22,9 @@ from medlt.training.loop import stream
 from medlt.training.protocols import RowLoss
 from medlt.training.runtime import Precision
 from medlt.types import InputError
+
+CANARY_SCORES = "canary scores"
+"""Key of the metadata of a training under which the scores of gradient canaries are kept."""
 
 
 @dataclass
@@ -41,7 +45,7 @@ class Losses:
 
 @dataclass
 class PrivateStep:
-    """The private `Step` of `medlt.training.loop.run`."""
+    """The private `Step` of `medlt.training.loop.run`; `observer`: of the gradient canaries of an audit."""
 
     losses: Losses
     units: Units
@@ -49,6 +53,7 @@ class PrivateStep:
     gradients: PerUnit
     randomness: Randomness
     name: str
+    observer: Observer | None = None
 
     def __call__(self, state: State) -> float:
         """Update the weights once. Return the mean loss, or NaN if no unit was sampled.
@@ -61,11 +66,21 @@ class PrivateStep:
         losses = self._accumulate(state, rows, groups, float(drawn.uniform(1)[0]))
         if len(losses) and not any(map(math.isfinite, state.losses)):
             self._assert_reached()
+        if self.observer is not None:
+            self.observer.insert([weight.summed_grad for weight in self.gradients.weights.values()], drawn)
         for weight in state.parameters:
             weight.grad = self._noised(weight, drawn, state.settings.batch_size)
+        if self.observer is not None:
+            self._observe(self.observer, state)
         state.optimizer.step()
         state.optimizer.zero_grad()
         return float(np.mean(losses)) if len(losses) else math.nan
+
+    def _observe(self, observer: Observer, state: State) -> None:
+        """Add the scores of the canaries in this step to those of the training."""
+        noised: list[Any] = [weight.grad for weight in self.gradients.weights.values()]
+        before = torch.tensor(state.metadata.get(CANARY_SCORES, 0.0), dtype=torch.float64)
+        state.metadata[CANARY_SCORES] = (before + observer.scores(noised, state.settings.batch_size)).tolist()
 
     def _accumulate(self, state: State, rows: np.ndarray, groups: np.ndarray, secret: float) -> np.ndarray:
         """Add clipped sums to the weights, piece by piece. Return the losses [B].

@@ -21,9 +21,10 @@ from torch import Tensor, nn
 
 from medlt.files import digest, digest_tensors
 from medlt.privacy.dpsgd.budget import PrivacySettings, assert_same, budget, last_step
+from medlt.privacy.dpsgd.canaries import GradientCanaries, Observer, write_scores
 from medlt.privacy.dpsgd.gradients import PerUnit, fastest_mode
 from medlt.privacy.dpsgd.randomness import Randomness, Secure, Seeded
-from medlt.privacy.dpsgd.step import Losses, PrivateStep
+from medlt.privacy.dpsgd.step import CANARY_SCORES, Losses, PrivateStep
 from medlt.privacy.dpsgd.units import Units
 from medlt.privacy.ledger import MECHANISM, Mechanism, write_mechanism
 from medlt.privacy.limits import clip_margin
@@ -93,18 +94,19 @@ def fit_private(
     network: nn.Module, loss: RowLoss, units: Sequence[str], *, training: Training, private: PrivacySettings,
     runtime: Runtime, folder: Path, key: str, name: str, data: str, evaluate: Measure | None = None,
     picture: Picture | None = None, tracker: Literal["tensorboard"] | None = None,
+    canaries: GradientCanaries | None = None,
 ) -> Mechanism:  # fmt: skip
     """Train, in place, the weights of `network` that require gradients, and give it their moving average.
 
     units: the name of the unit of each row; if private.privacy_unit is "image", each row is a unit by itself instead.
     training: its batch_size is the expected number of units per step if there are private.units; its clipping and
     gradient_accumulation_steps are not used. key: names network and settings; data: digest of the rows.
-    private.max_physical_batch_size changes nothing but the random numbers that a loss uses for each row.
+    private.max_physical_batch_size changes nothing but the random numbers that a loss uses for each row. canaries: of
+    an audit, in a training whose weights are never released; their scores are written to `folder`.
 
     Writes `folder`/mechanism.json and returns its contents. A stopped training continues when called again, with new
-    noise and with the steps already spent. It ends at the budget, with a warning. Raises InputError for a network that
-    cannot be trained privately (`medlt.privacy.dpsgd.preflight`), for other settings than it began with, and for a
-    spent budget.
+    noise and the steps already spent. It ends at the budget, with a warning. Raises InputError for a network that
+    cannot be trained privately (`medlt.privacy.dpsgd.preflight`), for changed settings, and for a spent budget.
     """
     from medlt.privacy.dpsgd.preflight import assert_rows_independent, prepare
 
@@ -117,37 +119,50 @@ def fit_private(
     changes = prepare(network.to(accelerator.device))
     configure(network, training, True)
     assert_rows_independent(network.train(), _probe(network, Losses(loss, accelerator.device, "fp32")), len(owners))
-    state = _state(network, training, private, rate, Path(folder), digest(key, data, runtime.precision))
+    parts = [key, data, runtime.precision, *([canaries.digest] if canaries else [])]
+    state = _state(network, training, private, rate, Path(folder), digest(*parts))
     last = last_step(private, rate, training.last, state.step, state.metadata.get("planned", 0), name)
-    step = partial(_step, Losses(loss, accelerator.device, runtime.precision), members, private, runtime, name)
+    own = Losses(loss, accelerator.device, runtime.precision)
+    step = partial(_step, own, members, private, runtime, name, canaries)
     state.metadata |= {"mechanism": private.mechanism(rate), "planned": training.last}
-    if state.step < last:
-        state.settings = replace(training, stop_at=last)
-        _run(state, step(state), track, accelerator, runtime)
-    _finish(state, training)
+    _run(state, last, training, step, track, accelerator, runtime)
+    changes += _scored(state, canaries, Path(folder))
     mechanism = _mechanism(state, members, private, name, data, changes)
     write_mechanism(Path(folder) / MECHANISM, mechanism)
     return mechanism
 
 
 def _step(
-    losses: Losses, units: Units, private: PrivacySettings, runtime: Runtime, name: str, state: State
-) -> PrivateStep:
+    losses: Losses, units: Units, private: PrivacySettings, runtime: Runtime, name: str,
+    canaries: GradientCanaries | None, state: State,
+) -> PrivateStep:  # fmt: skip
     """Return the step of this training. Its grad_sample_mode is chosen once and kept in the state."""
     mode = GradSampleMode(state.metadata.get("grad_sample_mode", private.grad_sample_mode))
     if mode is GradSampleMode.AUTO:
         mode = _fastest(state.network, losses, units, private)
     state.metadata["grad_sample_mode"] = mode.value
     gradients = PerUnit(state.network, private.max_grad_norm, mode)
-    return PrivateStep(losses, units, private, gradients, _randomness(private, runtime.seed), name)
+    observer = None
+    if canaries is not None:
+        observer = Observer(
+            canaries, gradients.weights, units.rate, private.noise_multiplier, private.max_grad_norm
+        )  # fmt: skip
+    return PrivateStep(losses, units, private, gradients, _randomness(private, runtime.seed), name, observer)
 
 
-def _run(state: State, step: PrivateStep, track: Track, accelerator: Any, runtime: Runtime) -> None:
-    """Take the steps, and restore the network in any case."""
-    try:
-        run(state, step, track, accelerator, runtime)
-    finally:
-        step.gradients.close()
+def _run(
+    state: State, last: int, training: Training, step: Callable[[State], PrivateStep], track: Track, accelerator: Any,
+    runtime: Runtime,
+) -> None:  # fmt: skip
+    """Take the steps up to `last`, restore the network in any case, and give it its averaged weights."""
+    if state.step < last:
+        state.settings = replace(training, stop_at=last)
+        private_step = step(state)
+        try:
+            run(state, private_step, track, accelerator, runtime)
+        finally:
+            private_step.gradients.close()
+    _finish(state, training)
 
 
 def _randomness(private: PrivacySettings, seed: int) -> Randomness:
@@ -160,6 +175,14 @@ def _finish(state: State, training: Training) -> None:
     state.finish()
     configure(state.network, training, False)
     state.network.cpu().eval().requires_grad_(False)
+
+
+def _scored(state: State, canaries: GradientCanaries | None, folder: Path) -> tuple[str, ...]:
+    """Write the scores of canaries, and return what they changed, for the ledger."""
+    if canaries is None:
+        return ()
+    write_scores(folder, canaries, state.metadata[CANARY_SCORES])
+    return (f"{len(canaries.included)} canaries in the gradients, for an audit",)
 
 
 def _mechanism(

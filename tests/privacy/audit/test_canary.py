@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import optimize, stats
 
-from medlt.privacy.audit.canary import canaries, canary_test, epsilon_lower_bound, guesses, p_value
+from medlt.privacy.audit.canary import CanaryTest, canaries, canary_test, epsilon_lower_bound, guesses, p_value
 from medlt.types import InputError
 
 
@@ -96,6 +96,18 @@ def test_too_few_canaries_cannot_pass_what_they_could_not_have_refuted() -> None
     found = canary_test(lambda inside: inside.astype(float), coins, delta=1e-6, ledger=8.0)
     assert found.bound == found.ceiling < 8
     assert found.passed is None
+
+
+@given(st.integers(0, 100), st.floats(0.1, 3.0))
+def test_one_correct_guess_fewer_than_the_least_passes(correct: int, ledger: float) -> None:
+    def result(count: int) -> CanaryTest:
+        return CanaryTest(200, 100, 100, count, epsilon_lower_bound(count, 100, 200, 1e-6), 1e-6, 0.95, ledger)
+
+    least = result(correct).least
+    assert least is not None
+    assert result(least).passed is False
+    assert result(least - 1).passed is True
+    assert f"refuted by {least} correct guesses or more" in result(least - 1).sentence
 
 
 def test_guesses_are_the_ends_and_the_middle_abstains() -> None:

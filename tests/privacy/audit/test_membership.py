@@ -11,7 +11,7 @@ from scipy import stats
 from sklearn.metrics import roc_auc_score
 
 from medlt.privacy.audit.lira import attack, halves, lira
-from medlt.privacy.audit.membership import calibrated, loss_scores, membership, tpr_at
+from medlt.privacy.audit.membership import calibrated, loss_scores, membership, some_patients, tpr_at
 from medlt.privacy.audit.rates import auroc_difference
 from medlt.rng import noise_like, seed_of
 from medlt.testing import label_backbone
@@ -192,3 +192,14 @@ def test_what_a_model_that_saw_nobody_tells_as_well_is_no_leak() -> None:
     assert alike.above == (0, 0, 0)
     worse = membership(kind + member, member, names, seed=0, control=kind)
     assert worse.passed is False
+
+
+def test_some_patients_are_all_rows_of_as_many_of_each_side() -> None:
+    patients = [f"p{i // 2}" for i in range(40)]
+    member = np.arange(40) < 30  # 15 members and 5 others
+    rows = some_patients(member, patients, np.random.default_rng(0), most=7)
+    chosen = [patients[i] for i in rows]
+    assert all(chosen.count(one) == 2 for one in chosen)
+    assert (int(member[rows].sum()), int((~member[rows]).sum())) == (14, 10)
+    assert list(rows) == sorted(set(rows))
+    assert list(some_patients(member, patients, np.random.default_rng(0))) == list(range(40))

@@ -11,11 +11,12 @@ from torch import Tensor
 
 from medlt.files import write_json, write_table
 from medlt.privacy.audit.canary import canary_test
-from medlt.privacy.audit.copies import low_pass, search_copies
+from medlt.privacy.audit.copies import search_copies
 from medlt.privacy.audit.membership import membership
 from medlt.privacy.audit.plants import COMMON
 from medlt.privacy.audit.rates import Share
 from medlt.privacy.audit.reidentify import Verification, reidentify
+from medlt.privacy.audit.search import low_pass, measures
 from medlt.privacy.audit.summary import AuditPart, summary, tables
 from medlt.types import InputError
 
@@ -30,8 +31,9 @@ def parts(images: Callable[..., Tensor]) -> dict[str, AuditPart]:
     scores = np.random.default_rng(0).normal(size=120)
     names = NAMES + [f"other-{i}" for i in range(60)]
     return {
-        "near_copies": search_copies(low_pass, synthetic, train, held, COMMON, uids=uids,
-                                     held_out_patients=NAMES, seed=0, planted=20),
+        "near_copies": search_copies(measures(low_pass), synthetic, train, held, COMMON, uids=uids,
+                                     train_patients=uids * 3, held_out_patients=NAMES, seed=0, planted=20,
+                                     required=["inverted", "halves of two"]),
         "membership": membership(scores, np.arange(120) < 60, names, seed=0),
         "reidentification": reidentify(low_pass, synthetic, train, held, known, uids=uids, train_patients=NAMES,
                                        held_out_patients=NAMES, seed=0),
