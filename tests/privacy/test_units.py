@@ -79,7 +79,7 @@ def test_no_unit_may_be_drawn() -> None:
 def test_bad_rates_and_bounds() -> None:
     with pytest.raises(InputError, match="at most the public number of units"):
         Units(["a", "b"], 1.5)
-    with pytest.raises(InputError, match="give 1 or more"):
+    with pytest.raises(InputError, match="batch_size of 1 or more"):
         Units(["a", "b"], 0.0)
     with pytest.raises(InputError, match="no row"):
         Units([], 0.5)
