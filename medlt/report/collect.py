@@ -125,7 +125,7 @@ class Collected:
 
     @property
     def private(self) -> bool:
-        """Whether the config asks for differential privacy."""
+        """Whether the config has a section for differential privacy."""
         return bool(self.settings.get("privacy"))
 
     @property
