@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from medlt.report.collect import Collected
 
 KEPT, REJECTED = 192, 64
-FULL, STRIPS = 6 << 20, 4 << 20
+FULL, STRIPS = 6 << 20, 12 << 20
 THUMBNAIL, STRIP = 160, 256
 """Heights, px."""
 
