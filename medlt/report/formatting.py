@@ -39,6 +39,8 @@ def interval(row: Mapping[str, Any] | None) -> str:
     """Return a difference with its interval: `+0.012 [−0.003, +0.027]`; a dash for no difference."""
     if row is None or signed(row["difference"]) == NONE:
         return NONE
+    if signed(row["low"]) == NONE:
+        return f"{signed(row['difference'])}, no interval"
     return f"{signed(row['difference'])} [{signed(row['low'])}, {signed(row['high'])}]"
 
 
@@ -47,6 +49,11 @@ def spread(cell: Mapping[str, Any] | None) -> str:
     if cell is None or number(cell["mean"]) == NONE:
         return NONE
     return number(cell["mean"]) + (f" ± {number(cell['std'])}" if math.isfinite(cell["std"]) else "")
+
+
+def gain(value: float | None) -> str:
+    """Return a smallest visible gain to three digits; `over 1` for one that no metric can reach."""
+    return "over 1" if value is not None and value > 1 else number(value)
 
 
 def p_value(value: float | None) -> str:
@@ -81,6 +88,7 @@ def environment() -> Environment:
     here = FileSystemLoader(Path(__file__).parent)
     env = Environment(loader=here, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     env.filters |= {"number": number, "signed": signed, "interval": interval, "spread": spread, "p_value": p_value}
+    env.filters["gain"] = gain
     env.filters["px"] = "{:.1f}".format
     env.tests["finite"] = lambda value: value is not None and math.isfinite(value)
     return env

@@ -15,7 +15,7 @@ import pandas as pd
 import pytest
 
 from medlt.report import html
-from medlt.report.formatting import number, signed
+from medlt.report.formatting import gain, interval, number, signed
 from medlt.report.html import write_report
 from medlt.types import InputError
 
@@ -258,6 +258,22 @@ def test_signed_keeps_the_side_of_zero(value: float, text: str) -> None:
 )
 def test_number(value: object, text: str) -> None:
     assert number(value) == text
+
+
+@pytest.mark.parametrize(
+    ("row", "text"),
+    [
+        ({"difference": 0.5, "low": 0.25, "high": 1.0}, "+0.500 [+0.250, +1.000]"),
+        ({"difference": 0.5, "low": np.nan, "high": np.nan}, "+0.500, no interval"),
+        ({"difference": np.nan, "low": np.nan, "high": np.nan}, "–"),
+    ],
+)
+def test_a_difference_without_an_interval_says_so(row: dict[str, float], text: str) -> None:
+    assert interval(row) == text
+
+
+def test_a_gain_that_no_metric_can_reach_is_no_number() -> None:
+    assert [gain(value) for value in (0.25, 1.0, 1.058, None)] == ["0.250", "1.000", "over 1", "–"]
 
 
 def test_every_method_shows_its_own_deciding_pair_first(compared: Path, method: str, page_of: Read) -> None:
