@@ -18,9 +18,9 @@ import numpy as np
 import pandas as pd
 
 from medlt.evaluation.introspection import AGES, age_band
-from medlt.metrics.draws import owners, resampled, run_noise, spread
+from medlt.metrics.draws import DIFFERENCE_RANGE, owners, resampled, run_noise, spread
 from medlt.metrics.ranking import METRICS, macro, ranked_per_draw
-from medlt.metrics.reasons import FEWEST_PATIENTS, positive_patients
+from medlt.metrics.reasons import FEWEST_PATIENTS, no_interval, positive_patients
 from medlt.types import InputError
 
 ATTRIBUTES = ("view", "sex", "age", "source")
@@ -144,6 +144,6 @@ def _numbers(test: _Test, sides: Sequence[tuple[np.ndarray, np.ndarray]]) -> dic
     if len(sides) == 1:
         return numbers | {"reason": "no gap: it holds all images"}
     gap = points[0] - points[1]
-    seen = spread(gap, drawn[0] - drawn[1], test.noise, test.level, centred=True)
-    why = "most draws hold no positive: no interval" if np.isnan(seen.low) else ""
-    return numbers | {"gap": float(gap.mean()), "gap_low": seen.low, "gap_high": seen.high, "reason": why}
+    seen = spread(gap, drawn[0] - drawn[1], test.noise, test.level, centred=True, within=DIFFERENCE_RANGE)
+    ends = {"gap_low": seen.low, "gap_high": seen.high}
+    return numbers | {"gap": float(gap.mean()), **ends, "reason": no_interval(seen)}

@@ -27,7 +27,7 @@ import pandas as pd
 
 from medlt.metrics.calibration import calibration_error, probabilities
 from medlt.metrics.decisions import DECISIONS, decision_metrics
-from medlt.metrics.draws import owners, patient_weights, resampled, run_noise, spread
+from medlt.metrics.draws import DIFFERENCE_RANGE, owners, patient_weights, resampled, run_noise, spread
 from medlt.metrics.power import smallest_gain
 from medlt.metrics.ranking import METRICS, macro, ranked_per_draw
 from medlt.metrics.reasons import FEWEST_PATIENTS, doubt, missing, positive_patients
@@ -193,7 +193,7 @@ def interval(
             point = macro(values.point[m, 0][:, columns])
             seen = spread(point, macro(values.drawn[m][..., columns]), values.noise, level, centred=True)
             ends = {"low": float(np.clip(seen.low, 0, 1)), "high": float(np.clip(seen.high, 0, 1)), "se": seen.se}
-            why = missing(metric, truth[:, columns]) if np.isnan(point).any() else doubt(seen.low, FEWEST_PATIENTS)
+            why = missing(metric, truth[:, columns]) if np.isnan(point).any() else doubt(seen, FEWEST_PATIENTS)
             line = {"level": kind, "name": name, "metric": metric, "value": float(point.mean()), **ends}
             rows.append({**line, "patients": positive, "reason": why})
     return pd.DataFrame(rows)
@@ -217,9 +217,9 @@ def difference(
     truth: [N,K] in {0,1,NaN}; scores, control: [S,N,K], seed s of one paired with seed s of the other; patients: [N];
     groups: name -> its findings; decided: the decisions of both, [S,N,K] in {0,1,NaN}. Returns one row for each
     (level, name, metric), level being macro, group or finding, with columns value, control_value, difference, low, high
-    (NaN if most draws hold no positive), se, df, p, p_holm (over findings; NaN for macro and groups), smallest
-    (`power.smallest_gain`), patients (those positive for any of its findings), verdict, reason ("", or why there is no
-    value or no evidence). Raises InputError for shapes that differ.
+    (within [-1,1]; NaN if most draws hold no positive, or if the interval holds all of [-1,1]), se, df, p, p_holm (over
+    findings; NaN for macro and groups), smallest (`power.smallest_gain`), patients (those positive for any of its
+    findings), verdict, reason ("", or why there is no value or no evidence). Raises InputError for shapes that differ.
     """
     truth, scores, control = np.asarray(truth, np.float64), np.asarray(scores), np.asarray(control)
     both = None if decided is None else np.stack([np.asarray(one) for one in decided])
@@ -250,8 +250,8 @@ def _line(
     point: [2,S]; drawn: resampled differences [D,S]; noise: [D]; truth: [N,C] of the findings that are averaged.
     """
     lower, (value, control) = metric in LOWER_IS_BETTER, point.mean(1)
-    seen = spread(point[0] - point[1], drawn, noise, level, lower)
-    why = missing(metric, truth) if np.isnan(value) else doubt(seen.low, positive)
+    seen = spread(point[0] - point[1], drawn, noise, level, lower, DIFFERENCE_RANGE)
+    why = missing(metric, truth) if np.isnan(value) else doubt(seen, positive)
     ends = (-seen.high, -seen.low) if lower else (seen.low, seen.high)
     numbers = {"value": value, "control_value": control, "difference": value - control}
     numbers |= {"low": seen.low, "high": seen.high, "se": seen.se, "df": seen.df}

@@ -16,6 +16,11 @@ work than the draws, and its theory does not cover v. The main bias that it woul
 differs on average from that of the sample: the AP of few positives and the calibration error are larger. This cancels
 between two arms. Where it does not (one arm, one part of the images, the calibration error), draws are centred on the
 value.
+
+A Student t variate has no bound, but the quantity has: a metric lies in [0,1], a difference of two in [-1,1]. An
+interval is cut to the possible range. It covers the true value as often as before, because that is never outside, and
+an end keeps its side of zero, so no verdict changes. An interval that would hold the whole range says nothing and is
+not given.
 Reference: Efron & Tibshirani, An Introduction to the Bootstrap (1993), ch. 13.
 """
 
@@ -30,6 +35,9 @@ from scipy.special import stdtrit
 from medlt.metrics.power import degrees
 from medlt.metrics.several import two_sided
 
+DIFFERENCE_RANGE = (-1.0, 1.0)
+"""Possible values of the difference between two metrics."""
+
 
 @dataclass(frozen=True)
 class Spread:
@@ -40,6 +48,11 @@ class Spread:
     se: float = np.nan
     df: float = np.nan
     p: float = np.nan
+
+    @property
+    def unbounded(self) -> bool:
+        """Whether the quantity was measured, but its interval holds every possible value and is therefore not given."""
+        return bool(np.isnan(self.low) and not np.isnan(self.se))
 
     def numbers(self) -> dict[str, float]:
         """Return the fields by name, as floats."""
@@ -82,12 +95,20 @@ def run_noise(seeds: int, n_bootstrap: int, rng: np.random.Generator) -> np.ndar
     return quantiles
 
 
-def spread(point: np.ndarray, drawn: np.ndarray, noise: np.ndarray, level: float, centred: bool = False) -> Spread:
+def spread(
+    point: np.ndarray,
+    drawn: np.ndarray,
+    noise: np.ndarray,
+    level: float,
+    centred: bool = False,
+    within: tuple[float, float] = (-np.inf, np.inf),
+) -> Spread:
     """Return the interval of a quantity, its standard error and p value.
 
     point: value of each seed [S]; drawn: values in each draw [D,S], NaN if undefined; noise: [D] of `run_noise`;
-    centred: whether draws are centred on the value, see the module. All fields are NaN if half of the draws or more are
-    undefined.
+    centred: whether draws are centred on the value, see the module; within: range of possible values, which the
+    interval does not leave. All fields are NaN if half of the draws or more are undefined; low and high are NaN if the
+    interval holds all of `within`.
     """
     usable = ~np.isnan(drawn).any(1)
     if 2 * usable.sum() <= len(drawn) or np.isnan(point).any():
@@ -97,6 +118,14 @@ def spread(point: np.ndarray, drawn: np.ndarray, noise: np.ndarray, level: float
     if centred:
         middle = middle - middle.mean() + point.mean()
     moved = middle + np.sqrt(runs) * noise[usable]
-    low, high = np.quantile(moved, [(1 - level) / 2, (1 + level) / 2])
+    low, high = (float(end) for end in np.quantile(moved, [(1 - level) / 2, (1 + level) / 2]))
+    low, high = inside(low, high, within)
     patients, seeds = float(middle.var()), runs / len(point)
     return Spread(low, high, np.sqrt(patients + seeds), degrees(patients, seeds, len(point)), two_sided(moved))
+
+
+def inside(low: float, high: float, within: tuple[float, float]) -> tuple[float, float]:
+    """Return [low, high] cut to the range `within`; NaN, NaN if it holds all of it."""
+    if low <= within[0] and high >= within[1]:
+        return np.nan, np.nan
+    return max(low, within[0]), min(high, within[1])

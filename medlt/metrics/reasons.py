@@ -6,6 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from medlt.metrics.draws import Spread
+
 FEWEST_PATIENTS = 6
 """Positive patients below which the only verdict is "no evidence". As 2 * 0.5 ** 5 > 0.05, a two-sided 5 % test cannot
 reject even if every positive moves the same way. The percentile interval would, on three patients, one time in four."""
@@ -35,8 +37,15 @@ def _missing(metric: str, truth: np.ndarray) -> str:
     return "no validation positive to choose a threshold by"
 
 
-def doubt(low: float, patients: int) -> str:
-    """Return why an interval that begins at `low`, of this many positive patients, shows no evidence; "" if it may."""
-    if np.isnan(low):
-        return "most draws hold no positive: no interval"
-    return f"fewer than {FEWEST_PATIENTS} positive patients: no evidence" if patients < FEWEST_PATIENTS else ""
+def no_interval(seen: Spread) -> str:
+    """Return why there is no interval; "" if there is one."""
+    if seen.unbounded:
+        return "too few patients or seeds for an interval: it would hold every possible value"
+    return "most draws hold no positive: no interval" if np.isnan(seen.low) else ""
+
+
+def doubt(seen: Spread, patients: int) -> str:
+    """Return why an interval of this many positive patients is missing or shows no evidence; "" if it may show some."""
+    if patients < FEWEST_PATIENTS and not np.isnan(seen.se):
+        return f"fewer than {FEWEST_PATIENTS} positive patients: no evidence"
+    return no_interval(seen)

@@ -1,4 +1,4 @@
-"""The checks of an image, and measurements and figures of the kept images."""
+"""The checks of an image, and measurements of the kept images."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from functools import partial
 import numpy as np
 import pandas as pd
 import torch
-from PIL import Image
 from torch import Tensor
 
 from medlt import config as configs
@@ -28,7 +27,7 @@ from medlt.data.loaders import images
 from medlt.data.manifest import Manifest
 from medlt.evaluation import introspection
 from medlt.evaluation.quality import quality
-from medlt.files import write_bytes, write_table, write_text
+from medlt.files import write_table
 from medlt.plugins import CHECKS
 from medlt.privacy.audit.embedding import fit_embedding
 from medlt.privacy.audit.search import low_pass
@@ -36,18 +35,14 @@ from medlt.recipes._cohort import EMBEDDING_SIZE, Cohort, patients
 from medlt.recipes._privacy import independent_rows, withheld
 from medlt.recipes._setup import RunFolder
 from medlt.report.introspection import save_pair
-from medlt.report.panels import save_panel
 from medlt.synthesis.guides import target_columns
 from medlt.synthesis.longtail import LongtailGuide
 from medlt.types import Check, Synthesizer
-from medlt.writer import synthetic_png
 
 MEASURES = 2
 """Number of measures of the near-copy filter, the embedding and small pixels, which share its fpr."""
 FEWEST = 2
 """Smallest number of images on each side of a quality comparison."""
-GAP = 2
-"""Width of the gaps in grid.png, px."""
 UNGUIDED = " unguided"  # no uid of an image ends so
 log = logging.getLogger(__name__)
 
@@ -239,39 +234,3 @@ def _gallery(run: RunFolder[configs.RunConfig], cohort: Cohort, measured: _Measu
         "file": files,
     }
     return pd.DataFrame(columns, index=pd.Index(uids, name="uid"))
-
-
-def show_panels(
-    run: RunFolder[configs.RunConfig], method: Synthesizer, plan: pd.DataFrame, made: Manifest, each: int = 3
-) -> None:
-    """Write strips for the report, if the method explains its images: the first kept images of every finding, and one
-    that the checks rejected."""
-    kept = plan.index.isin(made.rows.index)
-    chosen = pd.concat([plan[kept].groupby("finding").head(each), plan[~kept].groupby("finding").head(1)])
-    chosen = chosen.assign(kept=chosen.index.isin(made.rows.index))
-    chosen = chosen.sort_values(["finding", "kept"], ascending=[True, False])
-    if not (stages := method.explain(chosen)):
-        return
-    files = [
-        save_panel(run.folder, str(uid), {name: tiles[i] for name, tiles in stages.items()})
-        for i, uid in enumerate(chosen.index)
-    ]
-    write_table(run.path("panels.parquet"), chosen[["finding", "kept"]].assign(file=files))
-
-
-def show_grid(run: RunFolder[configs.RunConfig], made: Manifest, each: int = 8) -> None:
-    """Write grid.png, a row of kept images per finding, and grid.csv, which names them."""
-    if made.rows.empty:
-        return
-    chosen = made.rows.groupby("finding", sort=True).head(each)
-    size = run.config.image_size
-    side = size + GAP
-    names = sorted(chosen["finding"].unique())
-    column = chosen.groupby("finding").cumcount()
-    canvas = np.zeros((side * len(names) - GAP, side * (int(column.max()) + 1) - GAP), np.uint8)
-    for uid, row in chosen.iterrows():
-        top, left = side * names.index(row["finding"]), side * int(column[uid])
-        with Image.open(made.file(str(uid))) as image:
-            canvas[top : top + size, left : left + size] = np.asarray(image)
-    write_bytes(run.path("grid.png"), synthetic_png(canvas, run_id=str(chosen["run"].iloc[0])))
-    write_text(run.path("grid.csv"), chosen[["finding"]].assign(column=column).to_csv())

@@ -21,9 +21,10 @@ from medlt.recipes._estimate import generator_parts, note_training_time
 from medlt.recipes._localisation import write_localisation
 from medlt.recipes._methods import Built, build_method
 from medlt.recipes._models import Learnt, train_verifiers
+from medlt.recipes._pictures import show_grid, show_panels, show_rejected
 from medlt.recipes._privacy import check_budget, no_verifiers, private_fit
 from medlt.recipes._publish import Published, make_images, publish
-from medlt.recipes._quality import build_checks, introspect, measure, show_grid, show_panels
+from medlt.recipes._quality import build_checks, introspect, measure
 from medlt.recipes._setup import RunFolder, opened
 from medlt.report.html import write_report
 from medlt.training.runtime import silent
@@ -106,6 +107,7 @@ def fill(run: RunFolder[configs.RunConfig], cohort: Cohort) -> Filled:
         introspect(run, cohort, method, plan, made)
         show_grid(run, made)
         show_panels(run, method, plan, made)
+        show_rejected(run, method, plan, made, published.results)
     return Filled(cohort, learnt.verifiers, plan, published)
 
 

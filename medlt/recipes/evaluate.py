@@ -13,6 +13,7 @@ from medlt.recipes._checks import check_classifiers
 from medlt.recipes._cohort import RealRows, open_cohort, read_rows
 from medlt.recipes._compare import arm_settings, compare, tested_rows
 from medlt.recipes._estimate import arms_part, note_training_time
+from medlt.recipes._pictures import show_sources
 from medlt.recipes._setup import opened
 from medlt.recipes._sources import open_sources, source_config
 from medlt.report.html import write_report
@@ -47,6 +48,7 @@ def main(config: configs.EvaluateConfig, progress: Progress = silent) -> Path:
                 runtime=run.runtime.at("fp32"), store=run.store,
             )  # fmt: skip
         with run.stage("report"):
+            show_sources(run, sources)
             write_report(run.folder)
     return run.folder
 

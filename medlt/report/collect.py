@@ -23,6 +23,8 @@ COLUMNS = {
     "checks": ("check", "uid", "value", "limit", "passed", "reason"),
     "sparse_code_metrics": ("generation",),
     "panels": ("finding", "file", "kept"),
+    "rejected_images": ("finding", "file"),
+    "source_images": ("source", "uid", "finding", "file", "real"),
     "training": ("loss", "validation"),
     "scores": ("arm", "seed", "finding", "metric", "value"),
     "comparisons": ("arm", "control", "finding", "metric", "difference", "low", "high", "verdict"),
@@ -67,7 +69,7 @@ COMPARED = ("value", "control_value", "p", "p_holm", "smallest", "patients", "re
 OTHERWISE = {"manifest", "failures", "introspection_gallery"}
 """Tables that are not read from NAME.parquet into a field of that name as they are."""
 
-KEYED = frozenset({"manifest", "plan", "panels", "introspection_gallery"})
+KEYED = frozenset({"manifest", "plan", "panels", "rejected_images", "introspection_gallery"})
 
 
 @dataclass(frozen=True)
@@ -86,6 +88,8 @@ class Collected:
     checks: pd.DataFrame | None
     sparse_code_metrics: pd.DataFrame | None
     panels: pd.DataFrame | None
+    rejected_images: pd.DataFrame | None
+    source_images: pd.DataFrame | None
     training: pd.DataFrame | None
     scores: pd.DataFrame | None
     comparisons: pd.DataFrame | None
@@ -113,6 +117,16 @@ class Collected:
     def is_experiment(self) -> bool:
         """Whether this is a folder of `medlt evaluate`: it has arms and no plan of images."""
         return self.arms is not None and self.plan is None
+
+    def file(self, name: str) -> Path | None:
+        """Return a file inside the run folder, or None."""
+        file = (self.folder / name).resolve()
+        return file if file.is_relative_to(self.folder.resolve()) and file.is_file() else None
+
+    @property
+    def private(self) -> bool:
+        """Whether the config has a section for differential privacy."""
+        return bool(self.settings.get("privacy"))
 
     @property
     def settings(self) -> dict[str, Any]:

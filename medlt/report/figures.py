@@ -6,15 +6,18 @@ Colours are CSS variables there, so one drawing serves light, dark and print.
 from __future__ import annotations
 
 import base64
-import io
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from medlt.report.panels import GAP
+from medlt.report.panels import GAP, png
 from medlt.types import InputError
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 ROW, LABEL, PLOT, TEXT = 22.0, 128.0, 250.0, 170.0
 BARS, COUNT = 420.0, 96.0
@@ -171,19 +174,29 @@ def _height(value: float, low: float, high: float) -> float:
     return SPARK_HEIGHT - 4 - (SPARK_HEIGHT - 8) * (value - low) / (high - low)
 
 
-def thumbnail(file: Path, last: int | None = None, height: int = 128) -> str:
-    """Return a strip as a base64 PNG data URI, shrunk to `height` px; `last` keeps only that many of its last tiles."""
+def opened(file: Path) -> Image:
+    """Return a picture of the run folder as RGB. Raises InputError if it is none."""
     from PIL import Image, UnidentifiedImageError
 
     try:
-        with Image.open(file) as opened:
-            image = opened.convert("RGB")
+        with Image.open(file) as picture:
+            return picture.convert("RGB")
     except (UnidentifiedImageError, OSError):
         raise InputError(f"{file}: is not a readable PNG; run again, which writes it") from None
+
+
+def data_uri(content: bytes) -> str:
+    """Return the bytes of a PNG file as a data URI."""
+    return "data:image/png;base64," + base64.b64encode(content).decode()
+
+
+def thumbnail(file: Path, last: int | None = None, height: int = 128) -> str:
+    """Return a strip as a PNG data URI, shrunk to `height` px; `last` keeps only that many of its last tiles."""
+    from PIL import Image
+
+    image = opened(file)
     if last is not None:
         image = image.crop((image.width - last * (image.height + GAP) + GAP, 0, image.width, image.height))
     if image.height > height:
         image = image.resize((max(1, round(image.width * height / image.height)), height), Image.Resampling.LANCZOS)
-    buffer = io.BytesIO()
-    image.save(buffer, "PNG", optimize=True)
-    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+    return data_uri(png(image))

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import math
+from base64 import b64encode
 from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import cache
+from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from jinja2 import Environment
+    from markupsafe import Markup
 
 NONE = "–"
 
@@ -35,6 +39,8 @@ def interval(row: Mapping[str, Any] | None) -> str:
     """Return a difference with its interval: `+0.012 [−0.003, +0.027]`; a dash for no difference."""
     if row is None or signed(row["difference"]) == NONE:
         return NONE
+    if signed(row["low"]) == NONE:
+        return f"{signed(row['difference'])}, no interval"
     return f"{signed(row['difference'])} [{signed(row['low'])}, {signed(row['high'])}]"
 
 
@@ -45,11 +51,33 @@ def spread(cell: Mapping[str, Any] | None) -> str:
     return number(cell["mean"]) + (f" ± {number(cell['std'])}" if math.isfinite(cell["std"]) else "")
 
 
+def gain(value: float | None) -> str:
+    """Return a smallest visible gain to three digits; `over 1` for one that no metric can reach."""
+    return "over 1" if value is not None and value > 1 else number(value)
+
+
 def p_value(value: float | None) -> str:
     """Return a p value to three digits; `<0.001` for smaller ones."""
     if value is None or not math.isfinite(value):
         return NONE
     return "<0.001" if value < 0.001 else f"{value:.3f}"
+
+
+@dataclass(frozen=True)
+class Script:
+    """The script of a page, and the source expression that its content security policy allows (CSP 3, 2.3.1)."""
+
+    text: Markup
+    source: str
+
+
+@cache
+def script() -> Script:
+    """Return report.js: our own code alone, so it is the one thing that is not escaped."""
+    from markupsafe import Markup
+
+    text = (Path(__file__).parent / "report.js").read_text()
+    return Script(Markup(text), f"'sha256-{b64encode(sha256(text.encode()).digest()).decode()}'")
 
 
 @cache
@@ -60,6 +88,7 @@ def environment() -> Environment:
     here = FileSystemLoader(Path(__file__).parent)
     env = Environment(loader=here, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     env.filters |= {"number": number, "signed": signed, "interval": interval, "spread": spread, "p_value": p_value}
+    env.filters["gain"] = gain
     env.filters["px"] = "{:.1f}".format
     env.tests["finite"] = lambda value: value is not None and math.isfinite(value)
     return env

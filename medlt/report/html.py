@@ -13,17 +13,17 @@ from medlt.report import benchmark, picture, summary, verdict
 from medlt.report.arms import Experiment
 from medlt.report.collect import Collected, collect
 from medlt.report.conditions import conditions
-from medlt.report.figures import Forest, Interval, bars, forest, limits, spark, thumbnail
-from medlt.report.formatting import environment, flat, plain
+from medlt.report.figures import Forest, Interval, bars, forest, limits, spark
+from medlt.report.formatting import environment, flat, plain, script
+from medlt.report.gallery import section as gallery
 from medlt.report.guidance import section as guidance
 from medlt.report.introspection import anonymous, section
 from medlt.report.localisation import section as localisation
-from medlt.report.panels import NAMES
 
 if TYPE_CHECKING:
     import pandas as pd
 
-STRIPS, REJECTIONS = 16, 50
+REJECTIONS = 50
 COMPARED = ("arms", "comparisons", "reliability", "subgroups", "benchmark")
 """Tables of the comparison that report.json repeats."""
 
@@ -80,41 +80,6 @@ def _table(run: Collected) -> dict[str, Any] | None:
     return {"arms": arms, "roles": [known.get(arm, "real") for arm in arms], "metrics": metrics, "rows": rows}
 
 
-def _file(run: Collected, name: str) -> Path | None:
-    """Return a file inside the run folder, or None."""
-    file = (run.folder / name).resolve()
-    return file if file.is_relative_to(run.folder.resolve()) and file.is_file() else None
-
-
-def _selected(panels: pd.DataFrame) -> pd.DataFrame:
-    """Return at most STRIPS rows: every finding in turn, kept images before rejected ones."""
-    sorted_rows = panels.assign(kept=panels["kept"].astype(bool)).rename_axis("uid").reset_index()
-    sorted_rows = sorted_rows.sort_values(["finding", "kept", "uid"], ascending=[True, False, True], kind="stable")
-    turn = sorted_rows.groupby("finding").cumcount()
-    first = sorted_rows.assign(turn=turn).sort_values(["turn", "finding"], kind="stable").head(STRIPS)
-    return first.sort_values(["finding", "turn"], kind="stable")
-
-
-def _strips(run: Collected, real_images: bool) -> list[dict[str, Any]]:
-    """Return the sample strips, each with its parents, its check results and whether it is kept."""
-    if run.panels is None:
-        return []
-    strips = []
-    for row in _selected(run.panels).itertuples():
-        if file := _file(run, str(row.file)):
-            picture = thumbnail(file, None if real_images else 2)
-            strips.append(_caption(run, str(row.uid)) | {"kept": row.kept, "finding": row.finding, "src": picture})
-    return strips
-
-
-def _caption(run: Collected, uid: str) -> dict[str, Any]:
-    plan = run.plan
-    row = plan.loc[uid] if plan is not None and uid in plan.index else {}
-    parents = [str(row[name]) for name in ("tail_parent", "head_parent") if name in row]
-    checks = [] if run.checks is None else run.checks[run.checks["uid"] == uid].to_dict("records")
-    return {"uid": uid, "parents": parents, "checks": checks}
-
-
 def _code_metrics(run: Collected) -> list[dict[str, Any]]:
     """Return one entry per column of sparse_code_metrics.parquet: its name, values and sparkline."""
     if run.sparse_code_metrics is None:
@@ -151,12 +116,6 @@ def _training(run: Collected) -> list[dict[str, Any]]:
     ]
 
 
-def _grid(run: Collected) -> str | None:
-    """Return grid.png as a data URI, or None."""
-    file = _file(run, "grid.png")
-    return thumbnail(file, height=1200) if file else None
-
-
 def _rejections(run: Collected) -> dict[str, Any] | None:
     if run.checks is None:
         return None
@@ -190,10 +149,9 @@ def _context(run: Collected, real_images: bool) -> dict[str, Any]:
         "reliability": experiment and verdict.reliability(experiment),
         "subgroups": experiment and verdict.subgroups(experiment),
         "bars": bars(list(counts.index), list(counts["real"]), list(counts["added"])) if len(counts) else None,
-        "strips": _strips(run, real_images),
-        "tiles": NAMES if real_images else NAMES[-2:],
+        "gallery": gallery(run, real_images),
         "real_images": real_images,
-        "grid": _grid(run),
+        "script": script(),
         "training": _training(run),
         "rejections": _rejections(run),
         "code_metrics": _code_metrics(run),
@@ -203,7 +161,7 @@ def _context(run: Collected, real_images: bool) -> dict[str, Any]:
         "fused": method == "fusion",
         "verified": not run.settings.get("privacy") or method in ("fusion", "edit"),
         "guidance": guidance(run.calibration),
-        "introspection": section(run.introspection, run.gallery, lambda name: _file(run, name), real_images),
+        "introspection": section(run.introspection, run.gallery, run.file, real_images),
         "localisation": localisation(run.localisation),
     }
 
@@ -237,17 +195,19 @@ def render(run: Collected, *, real_images: bool = True) -> str:
     return environment().get_template("template.html.j2").render(_context(run, real_images))
 
 
-def write_report(run: Path, *, real_images: bool = True) -> Path:
+def write_report(run: Path, *, real_images: bool | None = None) -> Path:
     """Write RUN/report.html and RUN/report.json atomically, and return the path of the first.
 
+    real_images: whether the page may hold real images, the parents of synthetic ones; None for all but private runs.
     A folder of `medlt evaluate` gets the page of an experiment and RUN/verdict.svg. Equal folder contents give equal
     bytes. Raises InputError if `run` is no run folder or a file in it cannot be read.
     """
     folder, collected = Path(run), collect(run)
+    real = not collected.private if real_images is None else real_images
     if not collected.is_experiment:
-        page, numbers = render(collected, real_images=real_images), as_json(collected)
+        page, numbers = render(collected, real_images=real), as_json(collected)
     else:
-        page, numbers = verdict.render(collected), verdict.as_json(collected)
+        page, numbers = verdict.render(collected, real_images=real), verdict.as_json(collected)
         write_text(folder / "verdict.svg", picture.draw(collected))
     write_json(folder / "report.json", numbers)
     write_text(folder / "report.html", page)

@@ -14,7 +14,8 @@ from medlt.report.collect import Collected
 from medlt.report.conditions import conditions
 from medlt.report.curves import Axis, Chart, DataPoint, Series, chart, fit_axis
 from medlt.report.figures import Forest, forest, limits
-from medlt.report.formatting import environment, flat, plain
+from medlt.report.formatting import environment, flat, plain, script
+from medlt.report.gallery import section as gallery
 
 ATTRIBUTES = ("view", "sex", "age", "source")
 KINDS = ("real", "control", "synthetic")
@@ -140,7 +141,7 @@ def without_places(text: str) -> str:
     return re.sub(r"(?<![\w.…/])(?:~|[A-Za-z]:)?[/\\](?:[^\s/\\'\":]+[/\\])+", "…/", text)
 
 
-def context(run: Collected, whole: bool = True) -> dict[str, Any]:
+def context(run: Collected, whole: bool = True, real_images: bool = True) -> dict[str, Any]:
     """Return the variables of the template; without `whole` only the verdict, the differences and the table of arms."""
     experiment = Experiment.of(run)
     top = {
@@ -160,12 +161,15 @@ def context(run: Collected, whole: bool = True) -> dict[str, Any]:
         "others": experiment.others,
         "training": arms.training_settings(experiment),
     }
-    return top | (_rest(experiment) if whole else {})
+    return top | (_rest(experiment, real_images) if whole else {"script": None})
 
 
-def _rest(experiment: Experiment) -> dict[str, Any]:
+def _rest(experiment: Experiment, real_images: bool) -> dict[str, Any]:
     run = experiment.run
     return {
+        "gallery": gallery(run, real_images),
+        "real_images": real_images,
+        "script": script(),
         "finding_plots": _forests(experiment),
         "table": per_finding(experiment),
         "ratio_curves": ratio_curves(experiment),
@@ -195,6 +199,9 @@ def as_json(run: Collected) -> dict[str, Any]:
     return dict(plain(records | more | {"run": {name: run.run[name] for name in keep if name in run.run}}))
 
 
-def render(run: Collected, *, whole: bool = True) -> str:
-    """Return the page as HTML text; without `whole` only its top, for a notebook."""
-    return environment().get_template("verdict.html.j2").render(context(run, whole))
+def render(run: Collected, *, whole: bool = True, real_images: bool = True) -> str:
+    """Return the page as HTML text; without `whole` only its top, for a notebook, which runs no script.
+
+    Without `real_images`, sources that are real images through a codec are left out.
+    """
+    return environment().get_template("verdict.html.j2").render(context(run, whole, real_images))

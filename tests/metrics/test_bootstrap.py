@@ -3,19 +3,22 @@
 import numpy as np
 import pandas as pd
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from scipy.stats import cauchy  # Student t of one degree of freedom
 from sklearn.metrics import average_precision_score, balanced_accuracy_score, f1_score, recall_score, roc_auc_score
 
 from medlt.metrics import bootstrap
 from medlt.metrics.bootstrap import difference, interval, metric_table, metrics_per_draw, verdict_of
 from medlt.metrics.decisions import decided
-from medlt.metrics.draws import patient_weights
+from medlt.metrics.draws import DIFFERENCE_RANGE, inside, patient_weights, run_noise, spread
 from medlt.metrics.ranking import auroc
 from medlt.metrics.reasons import missing
 from medlt.metrics.several import holm
 from medlt.types import InputError
 
 FINDINGS = ("Mass", "Hernia")
+FREE = (-np.inf, np.inf)
 
 
 def cohort(seed: int, patients: int = 120, findings: int = 2, rate: float = 0.3) -> tuple[np.ndarray, list[str]]:
@@ -151,10 +154,49 @@ def test_training_noise_is_in_the_interval() -> None:
     base = scored(truth, 1.0, 1, rng)
     a = np.concatenate([base + shift * truth for shift in (0.5, -0.4, 0.1)])
     b = np.repeat(base, 3, axis=0)
-    spread = difference(truth, a, b, patients, ("x",), n_bootstrap=200, rng=rng)
+    noisy = difference(truth, a, b, patients, ("x",), n_bootstrap=200, rng=rng)
     agreed = difference(truth, b + 0.1 * truth, b, patients, ("x",), n_bootstrap=200, rng=rng)
-    assert words(spread) == {"no evidence"}
+    assert words(noisy) == {"no evidence"}
     assert words(agreed) == {"helps"}
+
+
+def test_an_interval_stays_in_the_possible_range() -> None:
+    """Two seeds that disagree give Student t of one degree of freedom, whose percentiles go beyond [-1, 1]."""
+    noise = run_noise(2, 2000, np.random.default_rng(0))
+    drawn = np.full((2000, 2), [0.0, 0.2])
+    free, cut = (spread(np.array([0.0, 0.2]), drawn, noise, 0.95, within=w) for w in (FREE, DIFFERENCE_RANGE))
+    assert free.low < -1 < free.high - 2  # 0.1 +- 0.1 * 12.7
+    assert np.isnan([cut.low, cut.high]).all()
+    assert cut.unbounded
+    assert (cut.p, cut.se, cut.df) == (free.p, free.se, free.df)
+    held = spread(np.array([0.5, 0.6]), np.full((2000, 2), [0.5, 0.6]), noise, 0.95, within=DIFFERENCE_RANGE)
+    open_ended = spread(np.array([0.5, 0.6]), np.full((2000, 2), [0.5, 0.6]), noise, 0.95)
+    assert open_ended.high > 1
+    assert (held.low, held.high) == (open_ended.low, 1.0)
+
+
+def test_a_difference_of_two_disagreeing_seeds_has_a_reason_instead_of_an_interval() -> None:
+    truth, patients = cohort(17, patients=300, findings=1, rate=0.5)
+    rng = np.random.default_rng(18)
+    base = scored(truth, 0.5, 1, rng)
+    a = np.concatenate([base + 3 * truth, base - 3 * truth])
+    row = difference(truth, a, np.repeat(base, 2, axis=0), patients, ("x",), n_bootstrap=200, rng=rng).iloc[0]
+    assert row["metric"] == "AP"
+    assert np.isnan([row["low"], row["high"], row["p"]]).all()
+    assert (row["verdict"], np.isfinite(row["se"])) == ("no evidence", True)
+    assert row["reason"].startswith("too few patients or seeds for an interval")
+
+
+@given(st.floats(-3, 3), st.floats(0, 5))
+def test_cutting_an_interval_changes_no_verdict_and_loses_no_possible_value(low: float, width: float) -> None:
+    whole, cut = (low, low + width), inside(low, low + width, DIFFERENCE_RANGE)
+    if np.isnan(cut[0]):
+        assert verdict_of(*whole) == "no evidence"
+        return
+    if whole[0] <= 1 and whole[1] >= -1:
+        assert verdict_of(*cut) == verdict_of(*whole)
+    for value in np.linspace(-1, 1, 9):
+        assert (cut[0] <= value <= cut[1]) == (whole[0] <= value <= whole[1])
 
 
 def test_few_positive_patients_never_decide() -> None:

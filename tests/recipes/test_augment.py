@@ -64,6 +64,10 @@ def test_a_run_leaves_what_the_contract_says(recipe: str, tiny: Tiny, trained: P
         assert all((run / file).is_file() for file in gallery["file"])
     else:
         assert shown == set()
+    again = pd.read_parquet(run / "rejected_images.parquet")
+    assert set(again.index) <= set(plan.index) - set(made.index)
+    assert len(again) > 0
+    assert all(f'data-uid="{uid}"' in page for uid in again.index)
     before = {p: p.read_bytes() for p in (run / "images").glob("*.png")}
     augment(config)
     assert {p: p.read_bytes() for p in (run / "images").glob("*.png")} == before

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from PIL import Image
 from typer.testing import CliRunner
 
 from medlt.cli import app
@@ -64,6 +65,18 @@ def once_more(done: Path, finished: Path, out: Path, **changes: Any) -> Path:
 @pytest.fixture(scope="module")
 def done(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return main(experiment(finished, tmp_path_factory.mktemp("verdict") / "run"))
+
+
+def test_the_page_shows_images_of_the_source_as_the_arms_see_them(done: Path, finished: Path) -> None:
+    shown = pd.read_parquet(done / "source_images.parquet")
+    whole = Manifest.read(finished / "manifest.parquet")
+    made = whole.where(whole.rows["synthetic"])
+    assert set(shown["uid"]) == set(made.rows.index)
+    by_uid = dict(zip(made.rows.index, images(made, 32)[:, 0].numpy(), strict=True))
+    for row in shown.itertuples():
+        np.testing.assert_array_equal(np.asarray(Image.open(done / str(row.file))), by_uid[str(row.uid)])
+    page = (done / "report.html").read_text()
+    assert all(f'data-uid="{uid}"' in page for uid in shown["uid"])
 
 
 def test_every_table_is_there_and_every_arm_has_its_control(done: Path) -> None:

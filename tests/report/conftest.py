@@ -57,7 +57,7 @@ class Page(HTMLParser):
         assert self.open.pop() == tag
 
     def handle_data(self, data: str) -> None:
-        if self.open and self.open[-1] != "style":
+        if self.open and self.open[-1] not in ("style", "script"):
             self.texts.setdefault(self.section, []).append(data)
         if "td" in self.open or "th" in self.open:
             self.rows[self.section][-1][-1] += data

@@ -1,5 +1,7 @@
 """The report: every number it shows is one of the tables', and nothing in it reaches out or breaks out."""
 
+import base64
+import hashlib
 import json
 import re
 import shutil
@@ -12,7 +14,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from medlt.report.formatting import number, signed
+from medlt.report import html
+from medlt.report.formatting import gain, interval, number, signed
 from medlt.report.html import write_report
 from medlt.types import InputError
 
@@ -91,21 +94,26 @@ def test_code_metrics_shown_is_the_table(augmented: Path, page_of: Read) -> None
 
 def test_hostile_names_are_text_not_markup(evaluated: Path, known: SimpleNamespace, page_of: Read) -> None:
     page = page_of(evaluated)
-    assert "script" not in {tag for tag, _ in page.elements}
+    assert [tag for tag, _ in page.elements].count("script") == 1  # report.js
     assert known.hostile in page.text("verdict")
     assert "<b>out</b> & https://example.org" in page.text("provenance")
 
 
-def test_nothing_is_loaded_from_elsewhere(evaluated: Path, page_of: Read) -> None:
-    page = page_of(evaluated)
+def test_nothing_is_loaded_from_elsewhere_and_only_our_script_runs(evaluated: Path, page_of: Read) -> None:
+    page, text = page_of(evaluated), (evaluated / "report.html").read_text()
     for tag, attributes in page.elements:
-        assert tag not in ("script", "link", "iframe", "object")
+        assert tag not in ("link", "iframe", "object")
         assert str(attributes.get("src", "data:image/png;base64,")).startswith("data:image/png;base64,")
         assert str(attributes.get("href", "#")).startswith("#")
         assert not [name for name in attributes if name.startswith("on")]
-    style = (evaluated / "report.html").read_text().split("<style>")[1].split("</style>")[0]
+    style = text.split("<style>")[1].split("</style>")[0]
     assert "url(" not in style
     assert "@import" not in style
+    own = text.split("<script>")[1].split("</script>")[0]
+    assert own == (Path(html.__file__).parent / "report.js").read_text()
+    policy = next(str(a["content"]) for tag, a in page.elements if a.get("http-equiv") == "Content-Security-Policy")
+    assert f"script-src 'sha256-{base64.b64encode(hashlib.sha256(own.encode()).digest()).decode()}'" in policy
+    assert "default-src 'none'" in policy
 
 
 def test_no_patient_path_time_or_memory_is_told(evaluated: Path, known: SimpleNamespace) -> None:
@@ -148,7 +156,7 @@ def test_a_run_without_evaluation_says_so(augmented: Path, page_of: Read) -> Non
 
 def test_a_bare_run_renders_every_section_as_not_run(bare: Path, page_of: Read) -> None:
     page = page_of(bare)
-    for section in ("verdict", "comparisons", "findings", "labels", "samples", "rejections", "code"):
+    for section in ("verdict", "comparisons", "findings", "labels", "rejections", "code"):
         assert "Not run yet" in page.text(section)
     assert "Not a medical device" in page.text("limits")
 
@@ -171,38 +179,6 @@ def test_no_rejections_and_one_seed_and_no_failures(evaluated: Path, page_of: Re
     assert "0 of 20 checked images failed" in page.text("rejections")
     assert "Only 1 training seed per arm" in page.text("verdict")
     assert "±" not in "".join("".join(row) for row in page.rows["findings"])
-
-
-def test_strips_are_embedded_with_captions(augmented: Path, page_of: Read) -> None:
-    page = page_of(augmented)
-    pictures = [attributes for tag, attributes in page.elements if tag == "img"]
-    assert len(pictures) == 6
-    assert {attributes["loading"] for attributes in pictures} == {"lazy"}
-    for told in ("s0014", "not kept", "= r0000 + r0001", "label consistency 0.250, limit 0.420"):
-        assert told in page.text("samples")
-
-
-def test_strips_without_real_images_keep_the_last_two_tiles(augmented: Path, page_of: Read) -> None:
-    import base64
-    import io
-
-    from PIL import Image
-
-    page = page_of(augmented, real_images=False)
-    whole = Image.open(augmented / "panels" / "s0008.png").convert("RGB")
-    sources = {str(a["alt"]): str(a["src"]) for tag, a in page.elements if tag == "img"}
-    shown = Image.open(io.BytesIO(base64.b64decode(sources["fused, refined of s0008"].partition(",")[2])))
-    assert shown.size == (48 * 2 + 2, 48)
-    assert shown.tobytes() == whole.crop((5 * 50, 0, 7 * 50 - 2, 48)).tobytes()
-    assert "tail parent" not in page.text("samples")
-
-
-def test_a_panel_outside_the_run_folder_is_not_read(augmented: Path, tmp_path_factory, page_of: Read) -> None:
-    outside = tmp_path_factory.mktemp("outside") / "x.png"
-    shutil.copy(augmented / "panels" / "s0000.png", outside)
-    panels = pd.read_parquet(augmented / "panels.parquet")
-    panels.assign(file=str(outside)).to_parquet(augmented / "panels.parquet")
-    assert not [tag for tag, _ in page_of(augmented).elements if tag == "img"]
 
 
 def test_nothing_is_claimed_of_a_run_that_cannot_be_walked_and_no_epsilon_is_repeated(
@@ -282,6 +258,22 @@ def test_signed_keeps_the_side_of_zero(value: float, text: str) -> None:
 )
 def test_number(value: object, text: str) -> None:
     assert number(value) == text
+
+
+@pytest.mark.parametrize(
+    ("row", "text"),
+    [
+        ({"difference": 0.5, "low": 0.25, "high": 1.0}, "+0.500 [+0.250, +1.000]"),
+        ({"difference": 0.5, "low": np.nan, "high": np.nan}, "+0.500, no interval"),
+        ({"difference": np.nan, "low": np.nan, "high": np.nan}, "–"),
+    ],
+)
+def test_a_difference_without_an_interval_says_so(row: dict[str, float], text: str) -> None:
+    assert interval(row) == text
+
+
+def test_a_gain_that_no_metric_can_reach_is_no_number() -> None:
+    assert [gain(value) for value in (0.25, 1.0, 1.058, None)] == ["0.250", "1.000", "over 1", "–"]
 
 
 def test_every_method_shows_its_own_deciding_pair_first(compared: Path, method: str, page_of: Read) -> None:
