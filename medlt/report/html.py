@@ -19,6 +19,7 @@ from medlt.report.guidance import section as guidance
 from medlt.report.introspection import anonymous, section
 from medlt.report.localisation import section as localisation
 from medlt.report.panels import NAMES
+from medlt.report.readings import readings
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -205,6 +206,7 @@ def _context(run: Collected, real_images: bool) -> dict[str, Any]:
         "guidance": guidance(run.calibration),
         "introspection": section(run.introspection, run.gallery, lambda name: _file(run, name), real_images),
         "localisation": localisation(run.localisation),
+        "readings": readings(run.folder),
     }
 
 
