@@ -135,7 +135,8 @@ function pressed(event) {
     if (event.key === "Escape") at("comment").blur();
     return;
   }
-  if (event.key === "Enter" && document.activeElement instanceof HTMLButtonElement) return;
+  const button = document.activeElement instanceof HTMLButtonElement ? document.activeElement : null;
+  if (event.key === "Enter" && button && !button.dataset.question) return; // an answer is not taken back by Enter
   const key = event.key.length === 1 ? event.key.toLowerCase() : event.key;
   const question = questions.find((one) => key in WORDS[one][1]);
   if (question) answer(question, WORDS[question][1][key]);
