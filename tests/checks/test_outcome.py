@@ -48,7 +48,13 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
     done.write(tmp_path)  # its own files are replaced
 
 
-@pytest.mark.parametrize(("name", "content"), [("check.json", "{}"), ("check.json", "[1"), ("check.parquet", "mine")])
+OTHERS = '{"written_by": "mine", "images": 0, "checks": []}'
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [("check.json", OTHERS), ("check.json", "{}"), ("check.json", "[1"), ("check.parquet", "mine")],
+)
 def test_files_of_others_are_not_overwritten(tmp_path: Path, name: str, content: str) -> None:
     (tmp_path / name).write_text(content)
     assert not CheckSummary(0, ()).failed

@@ -36,5 +36,6 @@ def test_the_section_holds_rates_images_and_conclusions(
     cells = made.rows["readings"]
     assert ["synthetic images recognised", "all", "1", "2", "0.50", "0.01 to 0.99"] in cells
     assert ["agreement with labels, synthetic images", "all", "1", "2", "0.50", "0.01 to 0.99"] in cells
+    assert [row[1] for row in cells if row[0] == "Pneumothorax"] == ["real", "synthetic"]
     assert ["s0001", "anna", "Pneumothorax", "implausible", known.hostile] in cells
     assert ["flat", "failed", "1", "1", "1 of 1 is flat"] in cells
