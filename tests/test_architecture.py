@@ -19,7 +19,7 @@ LAYERS = (  # a module imports only from strictly lower layers, or from its own 
     {"data", "diffusion", "sparse"},
     {"classify", "privacy", "checks"},
     {"localise"},
-    {"synthesis", "evaluation"},
+    {"synthesis", "evaluation", "review"},
     {"writer", "report", "progress"},
     {"recipes"},
     {"doctor", "export"},

@@ -186,7 +186,7 @@ def test_every_command_has_help_with_an_example_that_it_accepts(command: tuple[s
     assert done.exit_code == 0
     for part in ("--json", "-q, --quiet", "-v, --verbose", "Example"):
         assert part in done.stdout
-    typed_as = " ".join(command).replace("release make", "release")
+    typed_as = " ".join(command).replace("release make", "release").replace("check synthetic", "check")
     examples = re.findall(rf"^  +medlt ({typed_as}\b.*)$", done.stdout, re.MULTILINE)
     assert examples
     assert max(map(len, done.stdout.splitlines())) <= 80

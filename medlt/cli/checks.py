@@ -1,4 +1,4 @@
-"""Commands that check a part of a run: codec."""
+"""Commands that check images, and the codec of a config."""
 
 from __future__ import annotations
 
@@ -9,15 +9,31 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from medlt.cli.app import Commands, app
-from medlt.cli.edge import ConfigFile, Json, Out, Overrides, Volume, edge, example
+from medlt.cli.edge import ConfigFile, Json, Out, Overrides, Volume, edge, example, path
+from medlt.cli.reviews import Against, Labels, Verdicts
 
 if TYPE_CHECKING:
+    from medlt.checks.outcome import CheckSummary
     from medlt.recipes.check_codec import Checked
 
+
+class CheckCommands(Commands):
+    """A group that takes `medlt check RUN` for `medlt check synthetic RUN`."""
+
+    usual = "synthetic"
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """Return the command that was typed, else the usual one."""
+        if args and args[0] not in self.commands and not args[0].startswith("-"):
+            args = [self.usual, *args]
+        return super().resolve_command(ctx, args)
+
+
+HELP = "Check the images of a run or of a folder, or the codec of a config."
 check = typer.Typer(
-    cls=Commands,
-    help="Check a part of a run before the rest is trained.",
-    epilog=example("medlt check codec mine.yaml"),
+    cls=CheckCommands,
+    help=HELP,
+    epilog=example("medlt check runs/mine", "medlt check codec mine.yaml"),
     no_args_is_help=True,
     rich_markup_mode=None,
 )
@@ -26,7 +42,53 @@ app.add_typer(check, name="check")
 
 @check.callback()
 def group() -> None:
-    """Check a part of a run before the rest is trained."""
+    """Check the images of a run or of a folder, or the codec of a config."""
+
+
+@check.command(
+    epilog=example(
+        "medlt check runs/mine",
+        "medlt check runs/mine --verdicts report-anna.csv",
+        "medlt check elsewhere --against runs/mine",
+        "medlt check elsewhere --against runs/mine --labels labels.csv --out results",
+    )
+)
+def synthetic(
+    run: Annotated[Path, typer.Argument(metavar="RUN|FOLDER", help="A finished run, or a folder of images.")],
+    against: Against = None,
+    labels: Labels = None,
+    verdicts: Verdicts = None,
+    out: Annotated[Path | None, path("Folder of the results, instead of RUN.", "--out")] = None,
+    as_json: Json = False,
+    volume: Volume = None,
+) -> None:
+    """Check synthetic images: sanity, copies, labels, fingerprint and readers, as `medlt check RUN`.
+
+    Labels are compared with the verifiers of the run. Images made elsewhere are compared with the real rows and the
+    verifiers of --against. Writes check.json and check.parquet. Exit code 1: a check failed.
+    """
+    with edge(as_json, volume) as terminal:
+        with terminal.stage("loading libraries"):
+            from medlt.recipes import check as recipe
+
+        done = recipe.main(run, recipe.CheckOptions(against, labels, verdicts, out), terminal)
+        where = str(out or run)
+        terminal.show({"out": where, **done.record()}, lambda: _outcomes(done))
+        terminal.mention(f"results: {where}/check.json, {where}/check.parquet")
+    if done.failed:
+        raise typer.Exit(1)
+
+
+def _outcomes(done: CheckSummary) -> object:
+    """Return one row a check, and the uids that failed."""
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table("check", "status", "images", "failed", "conclusion", title="check")
+    for one in done.outcomes:
+        uids = f" ({', '.join(one.uids[:3])}{', ...' if len(one.uids) > 3 else ''})" if one.uids else ""
+        table.add_row(one.check, one.status, str(one.images), str(len(one.uids)), Text(one.conclusion + uids))
+    return table
 
 
 @check.command(epilog=example("medlt check codec mine.yaml", "medlt check codec mine.yaml --try codec.levels=3"))

@@ -19,6 +19,7 @@ from medlt.report.gallery import section as gallery
 from medlt.report.guidance import section as guidance
 from medlt.report.introspection import anonymous, section
 from medlt.report.localisation import section as localisation
+from medlt.report.readings import readings
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -163,6 +164,7 @@ def _context(run: Collected, real_images: bool) -> dict[str, Any]:
         "guidance": guidance(run.calibration),
         "introspection": section(run.introspection, run.gallery, run.file, real_images),
         "localisation": localisation(run.localisation),
+        "readings": readings(run.folder),
     }
 
 

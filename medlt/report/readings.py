@@ -1,0 +1,58 @@
+"""What readers answered and what `medlt check` concluded, as the report shows it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from medlt.checks.outcome import read_check
+from medlt.review.results import ALL, ReviewResults, review_results
+
+ROWS = (
+    ("right about real or synthetic (0.5: guessing)", "origin", "all"),
+    ("synthetic images recognised", "origin", "synthetic"),
+    ("real images called plausible", "plausibility", "real"),
+    ("synthetic images called plausible", "plausibility", "synthetic"),
+    ("agreement with labels, real images", "presence", "real"),
+    ("agreement with labels, synthetic images", "presence", "synthetic"),
+)
+"""What the table says, and the question and kind of its rate."""
+
+
+def readings(folder: Path) -> dict[str, Any] | None:
+    """Return rates, agreement and images of readers, and the conclusions of checks; None without either.
+
+    Raises InputError for a damaged file.
+    """
+    read, checked = review_results(folder), read_check(folder)
+    if (read is None or not read.readers) and checked is None:
+        return None
+    known = read if read is not None and read.readers else None
+    return {
+        "readers": dict(known.readings) if known else {},
+        "rates": _rates(known) if known else [],
+        "findings": _findings(known) if known else [],
+        "kappas": known.kappas.to_dict("records") if known else [],
+        "named": [row for table in (known.rejected, known.contradictions) for row in table.to_dict("records")]
+        if known
+        else [],
+        "checks": [] if checked is None else [vars(one) for one in checked.outcomes],
+    }
+
+
+def _rates(read: ReviewResults) -> list[dict[str, Any]]:
+    """Return the rates over all readers; with several also of each."""
+    names = [ALL, *(read.readers if len(read.readers) > 1 else ())]
+    rows = []
+    for title, question, kind in ROWS:
+        for name in names:
+            if (row := read.rate(question, kind=kind, reader=name)) is not None:
+                rows.append({"title": title, **row.to_dict()})
+    return rows
+
+
+def _findings(read: ReviewResults) -> list[dict[str, Any]]:
+    """Return the agreement with labels of each finding, over all readers."""
+    table = read.rates
+    at = (table["question"] == "presence") & (table["reader"] == ALL) & (table["finding"] != ALL)
+    return [dict(row) for row in table[at & (table["kind"] != ALL)].to_dict("records")]
