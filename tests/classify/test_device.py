@@ -91,7 +91,7 @@ def test_private_trainings_are_given_the_runtime(tmp_path: Path, monkeypatch: py
     monkeypatch.setattr(Runtime, "torch_device", lambda runtime, purpose: torch.device("cpu"))
     where = {"runtime": Runtime("cuda:7", "fp32", None, 5), "store": Store(tmp_path), "private": Recorded(seen)}
     private_classifier(ROWS, PATIENTS, prepare=lambda net: None, **SHORT, **where)
-    learn(where, patients=PATIENTS)
+    learn(where, patients=PATIENTS, units=len(set(PATIENTS)))
     assert seen == ["cuda:7"] * 5
 
 
