@@ -86,12 +86,14 @@ def report(
     as_json: Json = False,
     volume: Volume = None,
 ) -> None:
-    """Write RUN/report.html again, one self-contained page."""
+    """Write RUN/report.html again, one self-contained page, and RUN/SCORECARD.md."""
     with edge(as_json, volume) as terminal:
         from medlt.report.html import write_report
+        from medlt.report.scorecard import write_scorecard
 
-        path = write_report(run)
-        terminal.show_lines({"report": str(path)}, [f"report: {path}"])
+        path, card = write_report(run), write_scorecard(run)
+        written = {"report": str(path)} | ({"scorecard": str(card)} if card else {})
+        terminal.show_lines(written, [f"{name}: {place}" for name, place in written.items()])
 
 
 def _formats(incomplete: str) -> list[str]:

@@ -37,6 +37,7 @@ from medlt.recipes._denoiser import saved_denoiser
 from medlt.recipes._privacy import PrivateTraining
 from medlt.recipes._setup import RunFolder, finished, logged
 from medlt.report.html import write_report
+from medlt.report.scorecard import write_scorecard
 from medlt.rng import seed_of
 from medlt.training.runtime import silent
 from medlt.types import InputError, Progress
@@ -82,6 +83,7 @@ def main(folder: Path, options: AuditOptions, progress: Progress = silent) -> di
     write_text(run.path("MODEL_CARD.md"), model_card(run.folder))
     write_text(run.path("DATASHEET.md"), datasheet(run.folder))
     write_report(run.folder)
+    write_scorecard(run.folder)
     if options.show_pairs:
         _show_pairs(target, parts["near_copies"])
     return results

@@ -27,6 +27,7 @@ from medlt.recipes._publish import Published, make_images, publish
 from medlt.recipes._quality import build_checks, introspect, measure
 from medlt.recipes._setup import RunFolder, opened
 from medlt.report.html import write_report
+from medlt.report.scorecard import write_scorecard
 from medlt.training.runtime import silent
 from medlt.types import Progress
 
@@ -135,8 +136,9 @@ def _without_paths(value: Any) -> Any:
 
 
 def write_documents(run: RunFolder[configs.RunConfig]) -> None:
-    """Write the report, the model card and the data sheet."""
+    """Write the report, the model card, the data sheet and the scorecard."""
     with run.stage("report"):
         write_report(run.folder)
         write_text(run.path("MODEL_CARD.md"), model_card(run.folder))
         write_text(run.path("DATASHEET.md"), datasheet(run.folder))
+        write_scorecard(run.folder)
