@@ -80,7 +80,7 @@ def test_a_run_leaves_what_the_contract_says(full: Path) -> None:
     assert next(full.glob("artifacts/denoiser/*/samples/step_000004.png")).is_file()
     page = (full / "report.html").read_text()
     assert 'id="training"' in page
-    assert "kept synthetic images, one row per finding" in page
+    assert {uid for uid in made.index if f'data-uid="{uid}"' in page} == set(made.index)
     assert not (full / "verdict.json").exists()
 
 
