@@ -19,7 +19,7 @@ from medlt.api.settings import evaluate_config, run_config
 from medlt.names import did_you_mean
 from medlt.types import InputError, Progress
 
-AUDIT_OPTIONS = ("shadow_models", "canaries", "fpr", "show_pairs", "seed", "embedding_steps", "planted")
+AUDIT_OPTIONS = ("shadow_models", "canaries", "fpr", "show_pairs", "seed", "embedding_steps", "planted", "encoder")
 """Fields of `medlt.recipes.audit.AuditOptions`; its module imports torch and MONAI."""
 C = TypeVar("C", configs.RunConfig, configs.EvaluateConfig)
 
@@ -148,7 +148,8 @@ def audit(run: Run | str | Path, *, progress: bool | Progress = True, **options:
     Args:
         run: a finished `Run`, or its folder.
         progress: as for `augment`.
-        options: shadow_models (0), canaries (0), fpr (0.01), show_pairs (False), seed (0), embedding_steps (250).
+        options: shadow_models (0), canaries (0), fpr (0.01), show_pairs (False), seed (0), embedding_steps (250),
+            planted (100), encoder (None, or the folder of a public vision model).
 
     Raises:
         InputError: for an unknown option, and for a run without synthetic images or without held-out patients.

@@ -16,6 +16,11 @@ Planted = Annotated[
     int, typer.Option(min=1, help="Copies of each kind that are planted to measure the recall of the search.")
 ]
 
+Encoder = Annotated[
+    Path | None,
+    typer.Option(metavar="PATH", help="Folder of a public vision model, whose features the copy search compares too."),
+]
+
 
 @app.command(epilog=example("medlt audit demo", "medlt audit demo --shadow-models 8 --canaries 200"))
 def audit(
@@ -36,6 +41,7 @@ def audit(
     ] = False,
     embedding_steps: EmbeddingSteps = 250,
     planted: Planted = 100,
+    encoder: Encoder = None,
     as_json: Json = False,
     volume: Volume = None,
 ) -> None:
@@ -51,7 +57,7 @@ def audit(
             from medlt.recipes import audit as recipe
 
         options = recipe.AuditOptions(shadow_models=shadow_models, canaries=canaries, fpr=fpr, show_pairs=show_pairs,
-                                      embedding_steps=embedding_steps, planted=planted)  # fmt: skip
+                                      embedding_steps=embedding_steps, planted=planted, encoder=encoder)  # fmt: skip
         summary = recipe.main(run, options, terminal)
         terminal.show(summary, lambda: _table(summary))
     if any(one["passed"] is not True for one in summary["results"]):

@@ -36,7 +36,10 @@ GUESSED = 0.1  # share of the canaries in gradients; of sampled Gaussians, it gi
 
 @dataclass(frozen=True)
 class AuditOptions:
-    """Options of an audit: optional parts, false-positive rate, pictures, seed, training steps, planted copies."""
+    """Options of an audit: optional parts, false-positive rate, pictures, seed, training steps, planted copies.
+
+    encoder: folder of a public vision model, in whose features the copy search also compares images.
+    """
 
     shadow_models: int = 0
     canaries: int = 0
@@ -45,6 +48,7 @@ class AuditOptions:
     seed: int = 0
     embedding_steps: int = 250
     planted: int = 100
+    encoder: Path | None = None
 
 
 @dataclass(frozen=True)

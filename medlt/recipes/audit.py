@@ -34,6 +34,7 @@ from medlt.recipes._audit import (
 from medlt.recipes._codec import decoder, encode, make_codec
 from medlt.recipes._cohort import EMBEDDING_SIZE, filed_cohort, patients
 from medlt.recipes._denoiser import saved_denoiser
+from medlt.recipes._encoder import given_encoder
 from medlt.recipes._privacy import PrivateTraining
 from medlt.recipes._setup import RunFolder, finished, logged
 from medlt.report.html import write_report
@@ -66,6 +67,8 @@ def main(folder: Path, options: AuditOptions, progress: Progress = silent) -> di
 
     Raises InputError if the run is not finished, has no synthetic image, or has no patient outside the train split.
     """
+    if options.encoder is not None:
+        given_encoder(options.encoder)  # a folder that cannot be read ends the audit before it begins
     with logged(finished(Path(folder), progress)) as run, run.runtime.limited():
         target = _target(run, options)
         wanted: dict[str, Callable[[AuditTarget], Any]] = {
@@ -145,8 +148,9 @@ def _plants(target: AuditTarget) -> dict[str, plants.Plant]:
 def find_near_copies(target: AuditTarget) -> copies.CopySearch:
     """Measure whether synthetic images lie nearer to real images than images of other patients do."""
     planted, train, held_out = _plants(target), target.cohort.train, target.held_out
+    given = None if target.options.encoder is None else given_encoder(target.options.encoder)
     return copies.search_copies(
-        search.measures(target.embed), images(target.made, target.run.config.size), target.pixels(train),
+        search.measures(target.embed, given), images(target.made, target.run.config.size), target.pixels(train),
         target.pixels(held_out), planted, uids=list(target.made.rows.index), train_patients=patients(train),
         held_out_patients=patients(held_out), seed=target.seed("copies"), rate=target.options.fpr,
         planted=target.options.planted,

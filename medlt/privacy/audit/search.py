@@ -44,11 +44,14 @@ def isolated(embed: Embed, references: Tensor, owner: Tensor, neighbours: int = 
     return measure
 
 
-def measures(embed: Embed) -> Measures:
-    """Return the measures of the audit, with `embed` as the embedding of patients."""
+def measures(embed: Embed, encoder: Embed | None = None) -> Measures:
+    """Return the measures of the audit, with `embed` as the embedding of patients, and one of a given encoder."""
 
     def build(references: Tensor, owner: Tensor) -> Mapping[tuple[str, ...], Measure]:
-        return {
+        given: dict[tuple[str, ...], Measure] = {}
+        if encoder is not None:
+            given[("encoder",)] = isolated(encoder, references, owner)
+        return given | {
             ("embedding",): isolated(embed, references, owner), ("pixels",): isolated(low_pass, references, owner),
             FAMILIES: Matcher.of(references, owner).match,
         }  # fmt: skip

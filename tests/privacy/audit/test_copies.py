@@ -10,6 +10,7 @@ import pytest
 import torch
 from PIL import Image
 from torch import Generator, Tensor
+from torch.nn import functional
 
 from medlt.privacy.audit.copies import CopySearch, search_copies
 from medlt.privacy.audit.plants import COMMON, img2img, round_trip
@@ -92,6 +93,25 @@ def test_the_error_rate_is_what_it_says(images: Callable[..., Tensor]) -> None:
         claimed.append(found.p < 0.05)
     assert 0.75 * 5 / 101 < np.mean(hits) < 1.25 * 5 / 101
     assert np.mean(claimed) <= 0.1
+
+
+def test_a_given_encoder_is_one_more_measure_and_detects_what_only_it_sees(images: Callable[..., Tensor]) -> None:
+    """Copies whose pixels are shuffled alike are like nothing to the other measures."""
+    train, held, fresh = images(150, 1), images(120, 2), images(80, 3)
+    order = torch.randperm(32 * 32, generator=torch.Generator().manual_seed(0))
+
+    def shuffled(one: Tensor) -> Tensor:
+        return one.flatten(2)[..., order].view(one.shape)
+
+    def encoder(shown: Tensor) -> Tensor:  # sees through the shuffle: the sorted pixels are unchanged by it
+        ordered = shown.float().flatten(1).sort(1).values
+        return functional.normalize(ordered - ordered.mean(1, keepdim=True))
+
+    made = torch.cat([shuffled(train[:20]), fresh])
+    alone, given = (asked(made, train, held, search=measures(fine, one)) for one in (None, encoder))
+    assert alone.images["hit"].to_numpy()[:20].mean() < 0.2
+    assert given.images["hit"].to_numpy()[:20].mean() > 0.9
+    assert set(given.images.loc[given.images["hit"], "measure"]) == {"encoder"}
 
 
 def test_missed_plants_forbid_a_conclusion_unless_they_are_out_of_reach(images: Callable[..., Tensor]) -> None:
