@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections.abc import Callable
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -389,7 +390,8 @@ def test_no_flaw_mends_another(sound: Path, tmp_path: Path, changed: str, spoilt
     folder(run, **FLAWS[changed][0])
     agrees = {"other unit"} if changed == "unit" else set()  # a config and a ledger by images are a sound run
     for name in sorted(spoilt - {"no ledger", "damaged", "rows gone", "lent pixels"} - agrees):
-        BREAKS[name][0](run)
+        with suppress(ValueError, OSError):  # another one has removed what it would spoil
+            BREAKS[name][0](run)
     found = claim(run)
     assert found.epsilon is None
     assert found.reasons
