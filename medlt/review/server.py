@@ -140,7 +140,7 @@ class ReviewServer:
         return f"http://{HOST}:{self.port}/{self.token}/"
 
     def serve(self) -> None:
-        """ReaderAnswer requests until the page ends the review, or the process is interrupted."""
+        """Answer requests until the page ends the review, or the process is interrupted."""
         try:
             self._server.serve_forever(poll_interval=0.1)
         finally:
