@@ -5,12 +5,16 @@ from __future__ import annotations
 import os
 import platform
 import sys
+from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor, nn
+
+from medlt.diffusion.backbone import Backbone
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -35,6 +39,20 @@ def table(name: str, lines: list[str], folder: Path = RESULTS) -> None:
     print(text)
     folder.mkdir(exist_ok=True)
     (folder / f"{name}.md").write_text(text)
+
+
+def row_loss(backbone: Backbone, x: Tensor) -> Callable[[nn.Module, np.ndarray, torch.Generator], Tensor]:
+    """The loss of each of some rows of latents x [N,C,h,w], as a private training takes it; for networks of x0."""
+    abar, null = backbone.noise.abar(), backbone.condition.null
+
+    def loss(network: nn.Module, rows: np.ndarray, draw: torch.Generator) -> Tensor:
+        x0, t = x[torch.from_numpy(rows)], torch.randint(0, 1000, (len(rows),), generator=draw)
+        a = abar[t].view(-1, 1, 1, 1)
+        x_t = a.sqrt() * x0 + (1 - a).sqrt() * torch.randn(x0.shape, generator=draw)
+        out: Tensor = network(x_t, t, null.expand(len(rows), -1))
+        return (out - x0).square().flatten(1).mean(1)
+
+    return loss
 
 
 class Pixels:

@@ -14,8 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from common import table
-from torch import Tensor, nn
+from common import row_loss, table
 
 from medlt.diffusion.labels import LabelUNet
 from medlt.privacy.accounting import Planned, calibrate
@@ -34,16 +33,7 @@ def audited(epsilon: float, weaker: float, steps: int, seed: int) -> CanaryTest:
     """The test of one training that is calibrated for epsilon, with its noise divided by `weaker`."""
     torch.manual_seed(seed)
     latents, backbone = torch.randn(PATIENTS, 4, 8, 8), LabelUNet(channels=4, findings=1, width=32, levels=2).backbone()
-    abar, null = backbone.noise.abar(), backbone.condition.null
-
-    def loss(network: nn.Module, rows: np.ndarray, draw: torch.Generator) -> Tensor:
-        x0 = latents[torch.from_numpy(rows)]
-        t = torch.randint(0, 1000, (len(rows),), generator=draw)
-        a = abar[t].view(-1, 1, 1, 1)
-        noised = a.sqrt() * x0 + (1 - a).sqrt() * torch.randn(x0.shape, generator=draw)
-        out: Tensor = network(noised, t, null.expand(len(rows), -1))
-        return (out - x0).square().flatten(1).mean(1)
-
+    loss = row_loss(backbone, latents)
     noise = calibrate([Planned(BATCH / PATIENTS, steps)], epsilon, DELTA) / weaker
     private = PrivacySettings(noise_multiplier=noise, epsilon=float("inf"), delta=DELTA, units=PATIENTS,
                               secure_mode=False, grad_sample_mode=GradSampleMode.BOOKKEEPING)  # fmt: skip

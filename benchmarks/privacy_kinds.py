@@ -20,9 +20,9 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 import torch
-from common import table
+from common import row_loss, table
 from PIL import Image
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
 from medlt.diffusion.backbone import Backbone
@@ -78,20 +78,6 @@ def radiographs(size: int) -> tuple[Tensor, Tensor]:
 def latents(images: Tensor) -> Tensor:
     """Images [B,1,S,S] as latents [B,4,S/2,S/2]."""
     return functional.pixel_unshuffle((images - 0.5) / 0.25, 2)
-
-
-def row_loss(backbone: Backbone, x: Tensor) -> Callable[[nn.Module, np.ndarray, torch.Generator], Tensor]:
-    """The loss of rows of latents x, as a private training takes it."""
-    abar, null = backbone.noise.abar(), backbone.condition.null
-
-    def loss(network: nn.Module, rows: np.ndarray, draw: torch.Generator) -> Tensor:
-        x0, t = x[torch.from_numpy(rows)], torch.randint(0, 1000, (len(rows),), generator=draw)
-        a = abar[t].view(-1, 1, 1, 1)
-        x_t = a.sqrt() * x0 + (1 - a).sqrt() * torch.randn(x0.shape, generator=draw)
-        out: Tensor = network(x_t, t, null.expand(len(rows), -1))
-        return (out - x0).square().flatten(1).mean(1)
-
-    return loss
 
 
 def trained(kind: Kind, images: Tensor, steps: int) -> Backbone:

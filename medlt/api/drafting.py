@@ -73,7 +73,7 @@ def _chosen(collection: Collection, table: Path, out: Path) -> tuple[dict[str, A
     usual = defaults(collection, {}, here)
     tail = collection.summary().tail
     if not tail:
-        raise InputError(f"{out}: no finding of the collection is rare, so there is nothing to augment")
+        raise InputError(f"{table}: no finding of the collection is rare, so there is nothing to augment")
     method, reason = _method(collection, tail)
     evaluation, remark = _evaluation(collection, here.device)
     place = table.absolute()

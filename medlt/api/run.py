@@ -13,6 +13,7 @@ import yaml
 
 from medlt import config as configs
 from medlt.api.results import Audit, Verdict, read_json
+from medlt.data.columns import is_synthetic
 from medlt.data.manifest import Manifest
 from medlt.files import REAL_ROWS, read_table
 from medlt.names import did_you_mean
@@ -109,7 +110,7 @@ class Run:
         Raises InputError for a finding that the run does not have.
         """
         rows, findings = self.manifest.rows, self.manifest.findings
-        chosen = is_synthetic(self.manifest)
+        chosen = is_synthetic(self.manifest.rows)
         if finding is not None:
             if finding not in findings:
                 close = did_you_mean(finding, findings) or ";"
@@ -174,7 +175,7 @@ class Run:
         from medlt.data.loaders import dataset
 
         part = self.manifest.split(split)
-        return dataset(part if synthetic else part.where(~is_synthetic(part)), size)
+        return dataset(part if synthetic else part.where(~is_synthetic(part.rows)), size)
 
     def export(self, format: str, out: str | Path | None = None, **options: Any) -> Path:
         """Write the run to the new folder `out` in another tool's format, and return the folder.
@@ -198,12 +199,6 @@ class Run:
 
     def __repr__(self) -> str:
         return f"Run({str(self.folder)!r})"
-
-
-def is_synthetic(manifest: Manifest) -> pd.Series:
-    """Return which rows are synthetic, by uid."""
-    rows = manifest.rows
-    return rows["synthetic"].astype(bool) if "synthetic" in rows else pd.Series(False, rows.index)
 
 
 def read_config(folder: Path) -> configs.RunConfig | configs.EvaluateConfig:

@@ -256,8 +256,15 @@ def _check_regions(rows: pd.DataFrame, findings: Sequence[str]) -> None:
         )
 
 
+def is_synthetic(rows: pd.DataFrame) -> pd.Series:
+    """Return which rows are synthetic, bool by the rows' index; a blank, or a table without the column, means real."""
+    if "synthetic" not in rows:
+        return pd.Series(False, rows.index)
+    return rows["synthetic"].fillna(False).astype(bool)
+
+
 def _check_labels(rows: pd.DataFrame, findings: Sequence[str]) -> None:
-    soft = rows["synthetic"].fillna(False).astype(bool) if "synthetic" in rows else pd.Series(False, rows.index)
+    soft = is_synthetic(rows)
     for finding in findings:
         values = rows[finding]
         wrong = values[~(values.isna() | values.isin((0.0, 1.0)) | (soft & values.between(0, 1)))]

@@ -15,7 +15,7 @@ import pandas as pd
 from pydantic import Field
 
 from medlt.config import Strict
-from medlt.data.columns import REQUIRED, filename_problem
+from medlt.data.columns import REQUIRED, filename_problem, is_synthetic
 from medlt.data.layouts.label_spec import Aliases, Names
 from medlt.data.layouts.labels import rename_findings
 from medlt.data.layouts.layout_result import LayoutResult
@@ -130,7 +130,7 @@ def _distinct(paths: Sequence[Path], given: Sequence[str]) -> tuple[str, ...]:
 def _real(path: Path) -> Manifest:
     """Return a manifest of real images. Raises InputError for one of a run."""
     manifest = Manifest.read(path)
-    if "synthetic" in manifest.rows and manifest.rows["synthetic"].astype(bool).any():
+    if is_synthetic(manifest.rows).any():
         raise InputError(f"{path}: holds synthetic images; join the manifests of real images, and run with the result")
     return manifest
 

@@ -9,6 +9,7 @@ import pandas as pd
 import torch
 
 from medlt.config import PromptConfig, StableConfig, load_config
+from medlt.data.columns import is_synthetic
 from medlt.data.manifest import Manifest
 from medlt.diffusion.prompts import Prompts
 from medlt.files import atomic
@@ -25,8 +26,7 @@ def exported(run: Path, real: bool) -> Manifest:
     if not file.is_file():
         raise InputError(f"{run.absolute()}: has no manifest.parquet, so it made no images; run `medlt augment` first")
     manifest = Manifest.read(file)
-    rows = manifest.rows
-    synthetic = rows["synthetic"].astype(bool) if "synthetic" in rows else pd.Series(False, rows.index)
+    synthetic = is_synthetic(manifest.rows)
     if not synthetic.any():
         raise InputError(f"{run.absolute()}: no synthetic image passed the checks, so there is nothing to export")
     return manifest if real else manifest.where(synthetic)

@@ -8,7 +8,7 @@
     release.json.minisig    signature over release.json, if it was signed
 
 Only bytes that the run made are released: each image is compared with its shard, each file of weights with its
-artifact, after it was copied. Cards and tables are written anew.
+artifact, after it was copied. Cards and tables are written for it.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from medlt._version import __version__
+from medlt.data.columns import is_synthetic
 from medlt.data.manifest import Manifest
 from medlt.export.deployment import deployment
 from medlt.export.images import gives_parents
@@ -114,9 +115,8 @@ def _synthetic(seen: Provenance) -> Manifest | None:
     if not file.is_file():
         return None
     manifest = Manifest.read(file)
-    if "synthetic" not in manifest.rows or not (flag := manifest.rows["synthetic"].fillna(False).astype(bool)).any():
-        return None
-    return manifest.where(flag)
+    synthetic = is_synthetic(manifest.rows)
+    return manifest.where(synthetic) if synthetic.any() else None
 
 
 def _images(seen: Provenance) -> Iterator[tuple[str, Path, str]]:

@@ -17,6 +17,7 @@ from typing import Any
 import pandas as pd
 
 from medlt._version import __version__
+from medlt.data.columns import is_synthetic
 from medlt.privacy.card_text import (
     bullets,
     codec,
@@ -211,7 +212,7 @@ def _made(folder: Path) -> pd.DataFrame:
     if not file.is_file():
         return pd.DataFrame({"finding": []})
     rows = pd.read_parquet(file)
-    return rows[rows["synthetic"].fillna(False).astype(bool)] if "synthetic" in rows else rows.iloc[:0]
+    return rows[is_synthetic(rows)]
 
 
 def _counts(made: pd.DataFrame) -> str:

@@ -11,6 +11,7 @@ from typing import Any
 
 import pandas as pd
 
+from medlt.data.columns import is_synthetic
 from medlt.files import digest_file, read_table
 from medlt.privacy.provenance import Provenance
 from medlt.store import Artifact, Store
@@ -47,7 +48,7 @@ def published_rows(seen: Provenance) -> pd.DataFrame | None:
     if not file.is_file():
         return None
     rows = pd.read_parquet(file)
-    return rows[rows["synthetic"].fillna(False).astype(bool)] if "synthetic" in rows else rows.iloc[:0]
+    return rows[is_synthetic(rows)]
 
 
 def made_images(seen: Provenance) -> tuple[dict[str, str], pd.DataFrame]:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-import pandas as pd
 from torch import Tensor
 
 from medlt import config as configs
+from medlt.data.columns import is_synthetic
 from medlt.data.image_folder import read_image_folder
 from medlt.data.loaders import images
 from medlt.data.manifest import Manifest
@@ -70,5 +70,4 @@ def open_images(folder: Path, progress: Progress, against: Path | None = None, l
 
 def synthetic_rows(whole: Manifest) -> Manifest:
     """Return the synthetic rows of a run's manifest."""
-    flag = whole.rows.get("synthetic", pd.Series(False, whole.rows.index))
-    return whole.where(flag.fillna(False).astype(bool))
+    return whole.where(is_synthetic(whole.rows))

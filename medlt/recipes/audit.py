@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import torch
 from torch import Tensor
 
@@ -35,6 +34,7 @@ from medlt.recipes._codec import decoder, encode, make_codec
 from medlt.recipes._cohort import EMBEDDING_SIZE, filed_cohort, patients
 from medlt.recipes._denoiser import saved_denoiser
 from medlt.recipes._encoder import given_encoder
+from medlt.recipes._image_sets import synthetic_rows
 from medlt.recipes._privacy import PrivateTraining
 from medlt.recipes._setup import RunFolder, finished, logged
 from medlt.report.html import write_report
@@ -98,8 +98,7 @@ def _target(run: RunFolder[configs.RunConfig], options: AuditOptions) -> AuditTa
     The embedding is trained on members and non-members, so that it treats both alike.
     """
     cohort = filed_cohort(run)
-    whole = Manifest.read(run.path("manifest.parquet"))
-    made = whole.where(whole.rows.get("synthetic", pd.Series(False, whole.rows.index)))
+    made = synthetic_rows(Manifest.read(run.path("manifest.parquet")))
     if made.rows.empty:
         raise InputError(f"{run.folder}: no synthetic image was kept, so there is nothing to audit")
     if not cohort.manifest.rows["split"].isin(OTHERS).any():

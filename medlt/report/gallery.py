@@ -140,10 +140,11 @@ def _column(table: pd.DataFrame | None, name: str) -> dict[str, Any]:
 
 def _kept(run: Collected) -> dict[str, str]:
     """Return the file of each synthetic row of the manifest."""
-    if run.manifest is None or not {"synthetic", "path"} <= set(run.manifest):
+    from medlt.data.columns import is_synthetic
+
+    if run.manifest is None or "path" not in run.manifest:
         return {}
-    made = run.manifest[run.manifest["synthetic"].fillna(False).astype(bool)]
-    return _column(made, "path")
+    return _column(run.manifest[is_synthetic(run.manifest)], "path")
 
 
 def _of_sources(images: pd.DataFrame, real_images: bool) -> Iterator[dict[str, Any]]:

@@ -25,6 +25,7 @@ from typing import Any
 import pandas as pd
 
 from medlt.checks.outcome import read_check
+from medlt.data.columns import is_synthetic
 from medlt.files import write_json, write_text
 from medlt.privacy.claims import claim
 from medlt.report.collect import Collected, collect
@@ -93,10 +94,7 @@ def markdown(measures: list[Measure]) -> str:
 
 def _synthetic(seen: Collected) -> pd.DataFrame:
     """Return the rows of the images that were made; none if nothing is published."""
-    rows = seen.manifest
-    if rows is None or "synthetic" not in rows:
-        return pd.DataFrame()
-    return rows[rows["synthetic"].fillna(False).astype(bool)]
+    return pd.DataFrame() if seen.manifest is None else seen.manifest[is_synthetic(seen.manifest)]
 
 
 def _quality(seen: Collected) -> Iterator[Measure]:

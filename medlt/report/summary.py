@@ -30,11 +30,13 @@ def counts(run: Collected) -> pd.DataFrame:
     """Return positives (label > 0.5) by finding, the most frequent first: `real` and `added` in train, `test`."""
     import pandas as pd
 
+    from medlt.data.columns import is_synthetic
+
     columns = ["real", "added", "test"]
     if run.manifest is None or not run.findings:
         return pd.DataFrame(columns=columns, index=pd.Index([], name="finding"), dtype=int)
     rows = run.manifest
-    synthetic = rows["synthetic"].fillna(False).astype(bool) if "synthetic" in rows else rows["split"].isna()
+    synthetic = is_synthetic(rows)
     positive = rows[list(run.findings)] > 0.5
     train, test = rows["split"] == "train", rows["split"] == "test"
     chosen = {"real": train & ~synthetic, "added": train & synthetic, "test": test & ~synthetic}
@@ -44,10 +46,12 @@ def counts(run: Collected) -> pd.DataFrame:
 
 def sizes(run: Collected) -> dict[str, int]:
     """Return the numbers of images and of patients in each split, and the number of synthetic images."""
+    from medlt.data.columns import is_synthetic
+
     if run.manifest is None:
         return {}
     rows = run.manifest
-    synthetic = rows["synthetic"].fillna(False).astype(bool) if "synthetic" in rows else rows["split"].isna()
+    synthetic = is_synthetic(rows)
     real = {split: rows[~synthetic & (rows["split"] == split)] for split in ("train", "val", "test")}
     counted = {f"{split}_images": len(part) for split, part in real.items()}
     if "patient_id" in rows:

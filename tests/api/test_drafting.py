@@ -46,15 +46,15 @@ def test_a_table_becomes_a_manifest_and_a_config_that_reads_back(table: Path, br
     out = table.with_name("mine.yaml")
     done = init(table, "--out", out, "--json")
     assert done.exit_code == 0, done.output
-    told, config = json.loads(done.stdout), load_config(out)
+    shown, config = json.loads(done.stdout), load_config(out)
     rows = Manifest.read(table.with_name("mine.parquet"))
     source = pd.read_csv(table, dtype={"uid": str, "patient_id": str}).set_index("uid")
     assert set(rows.rows.index) == set(source.index)
     assert config == brief[0]
     assert config.output_dir == table.parent / "runs" / "mine"
-    assert told["images"] == len(source)
+    assert shown["images"] == len(source)
     positives = source[source["split"] == "train"][list(rows.findings)].eq(1).sum()
-    for name, row in told["tail"].items():
+    for name, row in shown["tail"].items():
         assert row["train"] == positives[name]
         assert f"{name}: {positives[name]} train positives, {row['planned']} images to make" in out.read_text()
     again = init(table, "--out", out)

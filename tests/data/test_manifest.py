@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from medlt.data.columns import LONGEST, filename_problem, safe_filename, uids_in
+from medlt.data.columns import LONGEST, filename_problem, is_synthetic, safe_filename, uids_in
 from medlt.data.manifest import Manifest
 from medlt.files import digest_file
 from medlt.types import InputError
@@ -365,3 +365,10 @@ def test_round_trip_is_exact(tmp_path_factory: pytest.TempPathFactory, rows: pd.
     assert [again.file(u) for u in again.rows.index] == [manifest.file(u) for u in manifest.rows.index]
     assert again.digest() == manifest.digest()
     assert Manifest(rows.sample(frac=1, random_state=seed), manifest.findings, folder).digest() == manifest.digest()
+
+
+def test_a_blank_or_no_column_means_a_real_row() -> None:
+    rows = pd.DataFrame({"path": list("abcd")}, index=list("wxyz"))
+    assert is_synthetic(rows).tolist() == [False] * 4
+    mixed = rows.assign(synthetic=[True, None, float("nan"), False])
+    assert is_synthetic(mixed).tolist() == [True, False, False, False]

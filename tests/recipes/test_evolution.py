@@ -233,7 +233,7 @@ def copied(made: Path, tmp_path: Path) -> Path:
 
 
 def sealed(folder: Path) -> None:
-    """Write the checksums of an artifact anew, as a person does who knows how."""
+    """Write the checksums of an artifact again, as a person does who knows how."""
     from medlt.files import digest_file
 
     record = json.loads((folder / RECORD).read_text())

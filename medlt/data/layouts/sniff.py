@@ -71,7 +71,7 @@ def _file(src: Path) -> Sniffed:
         raise InputError(
             f"{src}: is no table and no manifest.parquet; give a .csv, .xlsx or .parquet file, or a folder"
         )
-    if (layout := _published(src)) is not None:
+    if (layout := _by_name(src) or _by_columns(src)) is not None:
         source = src if layout == "nih-cxr-lt" else src.parent
         return Sniffed(layout, source, f"{src.name} is a table of {layout}")
     return Sniffed("csv", src, f"{src.name} is a table of your own")
@@ -83,9 +83,11 @@ def _folder(src: Path, labels: Path | None) -> Sniffed:
         return _converted(src, labels)
     if labels is not None:
         return Sniffed("folder", src, f"images with the labels of {labels.name}", {"labels": labels})
-    for name in (file for file in files if TABLE.search(file)):
-        if (layout := _published(src / name)) is not None:
-            return Sniffed(layout, src, f"{name} is a table of {layout}")
+    tables = [src / file for file in files if TABLE.search(file)]
+    for known in (_by_name, _by_columns):  # names first: a table may be large
+        for table in tables:
+            if (layout := known(table)) is not None:
+                return Sniffed(layout, src, f"{table.relative_to(src)} is a table of {layout}")
     pictures = tree.images(files, src)["path"]
     if pictures.empty:
         raise InputError(f"{src.absolute()}: holds no image and no table that medlt knows; check the folder")
@@ -110,10 +112,16 @@ def _converted(src: Path, labels: Path | None) -> Sniffed:
     return Sniffed("folder", src, f"a converted folder with the labels of {labels.name}", {"labels": labels})
 
 
-def _published(table: Path) -> str | None:
-    """Return the layout that publishes a table of this name, or with these columns; None for neither."""
-    for layout, names in PUBLISHED.items():
-        if re.fullmatch(names, table.name, re.IGNORECASE):
-            return layout
-    columns = {str(name).strip() for name in open_table(table, None).rows}
+def _by_name(table: Path) -> str | None:
+    """Return the layout that publishes a table of this name; None if none does."""
+    names = PUBLISHED.items()
+    return next((layout for layout, name in names if re.fullmatch(name, table.name, re.IGNORECASE)), None)
+
+
+def _by_columns(table: Path) -> str | None:
+    """Return the layout whose tables have these columns; None for another one, or one that cannot be read."""
+    try:
+        columns = {str(name).strip() for name in open_table(table, None).rows}
+    except InputError:  # it may be any table; the layout that reads the collection's own one reports it
+        return None
     return next((layout for layout, own in COLUMNS.items() if own <= columns), None)

@@ -50,6 +50,12 @@ def test_a_table_of_another_name_is_known_by_its_columns(layout: str, put: Put) 
     assert sniff(put("train.csv", **{name: ["a"] for name in COLUMNS[layout]})).layout == layout
 
 
+def test_a_table_that_cannot_be_read_hides_no_other(put: Put, touch: Touch) -> None:
+    src = touch(["1.png", "a_broken.csv"])
+    put("train.csv", **{name: ["a"] for name in COLUMNS["chexpert"]})
+    assert sniff(src).layout == "chexpert"
+
+
 def test_folders_with_labels_or_with_classes(put: Put, touch: Touch, tmp_path: Path) -> None:
     src = touch(["Mass/1.png", "Hernia/2.png"])
     assert (sniff(src).layout, sniff(src).options) == ("folder", {})
