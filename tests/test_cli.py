@@ -366,7 +366,7 @@ def test_validate_says_what_the_test_images_can_show(tmp_path: Path, monkeypatch
     from medlt.data.layouts import from_csv
 
     monkeypatch.setenv("COLUMNS", "80")
-    rows = table(tmp_path, 32)
+    rows = table(tmp_path, 64)
     rows.loc[rows["split"] == "test", "Hernia"] = 0.0
     rows.rename(columns={"Mass": LONG}).to_csv(tmp_path / "labels.csv", index=False)
     findings = (LONG, "Hernia", "No_Finding")

@@ -32,7 +32,7 @@ class CollectionSummary:
     """What a collection holds and what an experiment on it could show. Print it.
 
     findings: index finding; columns train, val, test (positives), group (head, medium, tail), and smallest_gain: the
-    least gain in AUROC that the test images would show four times in five, NaN without test positives.
+    least gain in AUROC that the test images would show four times in five, NaN where they are too few to show any.
     """
 
     images: int
@@ -46,13 +46,13 @@ class CollectionSummary:
     def __str__(self) -> str:
         parts = ", ".join(f"{name} {count}" for name, count in self.splits.items())
         table = self.findings.assign(
-            smallest_gain=[f"{gain:.3f}" if gain == gain else "-" for gain in self.findings["smallest_gain"]]
+            smallest_gain=[f"{gain:.2f}" if gain == gain else "none" for gain in self.findings["smallest_gain"]]
         )
         lines = [
             f"{self.images} images of {self.patients} patients ({parts})",
             table.rename(columns={"smallest_gain": "smallest gain"}).to_string(),
             f"tail: {', '.join(self.tail) or 'none'} ({self.rule})",
-            "smallest gain: in AUROC, shown by the test images four times in five",
+            "smallest gain: in AUROC, shown by the test images four times in five; none: they are too few to show any",
             *self.notes,
         ]
         return "\n".join(lines)

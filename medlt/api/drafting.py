@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import textwrap
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -132,7 +133,7 @@ def _remarks(collection: Collection, tail: tuple[str, ...], evaluation: Mapping[
     gains = collection.summary().findings["smallest_gain"]
     unseen = [name for name in tail if gains[name] != gains[name]]
     if evaluation is not None and unseen:
-        yield f"no test image has {', '.join(unseen)}: the comparison can show nothing for it"
+        yield f"too few test images have {', '.join(unseen)}: the comparison can show no gain there"
     yield from collection.notes
 
 
@@ -159,18 +160,15 @@ def _head(
     splits = ", ".join(f"{name} {count}" for name, count in summary.splits.items())
     yield from _comment(f"{source}: {summary.images} images of {summary.patients} patients ({splits}).")
     yield "#"
-    yield from _comment(
-        f"Rare findings ({summary.rule}). The smallest gain is in AUROC, shown by the test images four times in five:"
-    )
+    yield from _comment(f"Rare findings: {summary.rule}.")
     for name in summary.tail:
-        row = summary.findings.loc[name]
-        gain = "none" if row["smallest_gain"] != row["smallest_gain"] else f"{row['smallest_gain']:.2f}"
-        yield f"#   {name}: {row['train']} train positives, {planned.get(name, 0)} images to make, smallest gain {gain}"
+        yield f"#   {name}: {_rare(summary.findings.loc[name], planned.get(name, 0))}"
+    yield from _comment("The smallest gain is the rise in AUROC that the test images would show four times in five.")
     yield "#"
     stages = ", ".join(f"{stage} {duration(seconds)}" for stage, seconds in took.seconds.items())
     yield from _comment(
         f"Estimate for this machine: about {duration(sum(took.seconds.values()))} ({stages}), at least "
-        f"{took.memory_mb / 1024:.1f} GB of memory, and {took.disk_mb / 1024:.1f} GB of disk for images and latents. "
+        f"{_space(took.memory_mb)} of memory, and {_space(took.disk_mb)} of disk for images and latents. "
         "Reading and training are measured by a few steps, making images is reckoned from them."
     )
     for note in notes:
@@ -182,6 +180,17 @@ def _head(
         "Run it again to resume. `medlt augment` makes the images without the comparison. Every key: "
         "docs/reference/settings.md, or `medlt config schema`."
     )
+
+
+def _rare(row: Mapping[str, Any], planned: int) -> str:
+    """Return what is known of a rare finding: its positives, the images to make, and what the test images show."""
+    gain = row["smallest_gain"]
+    shown = "too few to show a gain" if gain != gain else f"smallest gain {gain:.2f}"
+    return f"{row['train']} train positives, {planned} images to make; {row['test']} test positives, {shown}"
+
+
+def _space(megabytes: float) -> str:
+    return f"{math.ceil(megabytes)} MB" if megabytes < 1000 else f"{megabytes / 1024:.1f} GB"
 
 
 def _body(tree: Mapping[str, Any], why: Mapping[str, str]) -> Iterator[str]:

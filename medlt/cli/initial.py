@@ -70,8 +70,14 @@ def _read(seen: Any, out: Path, given: dict[str, Any]) -> tuple[Any, Path]:
     if seen.layout == "csv" or "labels" in options:
         options = {"findings": "all", "all_zero": "keep", **options}
     read, table = read_layout(seen.layout, seen.source, options), out.with_suffix(".parquet")
-    read.write(table)
-    return Collection(read.manifest, table, tuple(read.notes)), table
+    orphans = read.write(table)
+    listed = () if orphans is None else (f"{_counted(read.orphans)}: {orphans}",)
+    return Collection(read.manifest, table, (*read.notes, *listed)), table
+
+
+def _counted(orphans: Any) -> str:
+    """Return how many labels have no image, and images no label."""
+    return ", ".join(f"{kind.replace('_', ' ')} {count}" for kind, count in orphans["kind"].value_counts().items())
 
 
 def _lines(made: FirstConfig, out: Path) -> list[str]:

@@ -20,6 +20,8 @@ from medlt.metrics.power import smallest_gain
 
 AUROC = 0.8
 """Of a classifier of rare findings; 0.9 would make the smallest gain about a quarter smaller."""
+LARGEST = 0.5
+"""Gain in AUROC that a classifier can have: from chance to a perfect order."""
 CORRELATION = 0.5
 """Between two trainings on the same real images."""
 
@@ -34,8 +36,11 @@ def auroc_standard_error(positives: int, negatives: int, auroc: float = AUROC) -
 
 
 def smallest_visible_gains(counts: pd.DataFrame) -> pd.Series:
-    """Return the smallest visible gain in AUROC of each finding from test counts (columns positive, negative)."""
+    """Return the smallest visible gain in AUROC of each finding from test counts (columns positive, negative).
+
+    NaN: the test images can show none, as even a gain of LARGEST would be below what they show.
+    """
     factor = math.sqrt(2 * (1 - CORRELATION))
     pairs = zip(counts["positive"], counts["negative"], strict=True)
     gains = [smallest_gain(factor * auroc_standard_error(int(n1), int(n0))) for n1, n0 in pairs]
-    return pd.Series(gains, counts.index, name="smallest_gain")
+    return pd.Series(gains, counts.index, name="smallest_gain").where(lambda gain: gain <= LARGEST)

@@ -89,9 +89,11 @@ def test_the_standard_error_is_that_of_exponential_scores() -> None:
 
 
 def test_more_positives_show_smaller_gains() -> None:
-    counts = pd.DataFrame({"positive": [0, 5, 50], "negative": [100, 95, 50]}, index=["A", "B", "C"])
+    counts = pd.DataFrame({"positive": [0, 5, 50, 2], "negative": [100, 95, 50, 98]}, index=["A", "B", "C", "D"])
     gains = smallest_visible_gains(counts)
     assert np.isnan(gains["A"])
+    assert 2.80 * auroc_standard_error(2, 98) > 0.5
+    assert np.isnan(gains["D"])  # more than from chance to a perfect order
     assert gains["B"] > gains["C"] > 0
     assert gains["B"] == pytest.approx(2.80 * auroc_standard_error(5, 95), rel=0.01)  # 2 (1 - r) is 1 at r = 0.5
 

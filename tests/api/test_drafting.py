@@ -56,7 +56,7 @@ def test_a_table_becomes_a_manifest_and_a_config_that_reads_back(table: Path, br
     positives = source[source["split"] == "train"][list(rows.findings)].eq(1).sum()
     for name, row in shown["tail"].items():
         assert row["train"] == positives[name]
-        assert f"{name}: {positives[name]} train positives, {row['planned']} images to make" in out.read_text()
+        assert f"{name}: {positives[name]} train positives, {row['planned']} images to make;" in out.read_text()
     again = init(table, "--out", out)
     assert again.exit_code == 0, again.output
     out.write_text("seed: 1\n")

@@ -216,13 +216,20 @@ def _key_column(rows: pd.DataFrame, options: FolderOptions) -> str:
     others = [str(c) for c in source.columns if c not in (*ROLES[2:], *labels)]
     if options.label_column is None and options.reader_column is None:
         others = [c for c in others if source[c].dropna().is_unique]
-    fits = {c: max(_fits(rows, source[c].dropna(), c).values(), default=0) for c in others}
-    if not any(fits.values()):
+    fits = {c: max(map(_rank, _fits(rows, source[c].dropna(), c).items())) for c in others}
+    if not any(images for _, images in fits.values()):
+        header = "" if "accession" in rows else "; to join by accession number or UID, run medlt convert on the folder first"
         raise InputError(
             f"{table}: no column names the images; give the column with --key, the "
-            f"table has {', '.join(map(str, source.columns))}"
+            f"table has {', '.join(map(str, source.columns))}{header}"
         )
     return max(fits, key=lambda c: fits[c])
+
+
+def _rank(fit: tuple[str, int]) -> tuple[bool, int]:
+    """Return the order of a column of images that fits so many: the patient last, it would label all its studies."""
+    column, images = fit
+    return images > 0 and not column.endswith("patient_id"), images
 
 
 def _fits(rows: pd.DataFrame, keys: pd.Series, key: str) -> dict[str, int]:
@@ -232,7 +239,7 @@ def _fits(rows: pd.DataFrame, keys: pd.Series, key: str) -> dict[str, int]:
     elif key in rows and key not in ("uid", "path"):
         columns = [key]
     else:
-        columns = ["uid", "path", *NAMES, *(SOURCE + name for name in IDENTIFIERS)]
+        columns = ["uid", "path", *NAMES, *IDENTIFIERS, *(SOURCE + name for name in IDENTIFIERS)]
     return {c: int(rows[c].isin(keys).sum()) for c in columns if c in rows}
 
 
@@ -242,7 +249,7 @@ def _their_key(rows: pd.DataFrame, keys: pd.Series, key: str, table: Path) -> st
     Raises InputError if no image has any of the keys, or if two images share a key.
     """
     fits = _fits(rows, keys, key)
-    best = max(fits, key=lambda c: fits[c])
+    best = max(fits, key=lambda c: _rank((c, fits[c])))
     if not fits[best]:
         message = f"column {key} (such as {keys.iloc[0]!r}) holds no image's {' or '.join(fits)}"
         raise InputError(f"{table}: {message}; name another column with --key")

@@ -256,6 +256,33 @@ def test_labels_join_a_converted_folder_by_any_key(
 
 
 @pytest.mark.parametrize(
+    ("column", "values", "expected"),
+    [
+        ("AccessionNumber", ["8", "007"], {"a": 0, "b": 0, "c": 1}),
+        ("Study Instance UID", ["1.3", "1.2"], {"a": 0, "b": 0, "c": 1}),
+        ("Bild-ID", ["1.3.1.1", "1.2.1.1"], {"a": 0, "c": 1}),
+        ("Patient", ["p2", "p1"], {"a": 0, "b": 0, "c": 1}),
+    ],
+)
+def test_the_hospital_names_its_columns_as_it_likes(
+    converted: Path, put: Any, read: Any, column: str, values: list[str], expected: dict[str, int]
+) -> None:
+    table = put("l.csv", **{column: values, "Mass": [1, 0], "No_Finding": [0, 1]})
+    result = read("folder", converted, labels=table, findings="Mass,No_Finding")
+    assert result.manifest.rows["Mass"].to_dict() == expected
+
+
+def test_a_study_is_the_key_before_its_patient_who_has_more_images(converted: Path, put: Any, read: Any) -> None:
+    """By patient, the finding of one study would be that of the other as well."""
+    rows = pd.read_parquet(converted / "manifest.parquet")
+    rows.loc["b", ["study_uid", "accession"]] = ["1.4", "009"]
+    rows.to_parquet(converted / "manifest.parquet")
+    table = put("l.csv", PatientID=["p1", "p2"], Acc=["007", "8"], Mass=[1, 0], No_Finding=[0, 1])
+    result = read("folder", converted, labels=table, findings="Mass,No_Finding")
+    assert result.manifest.rows["Mass"].to_dict() == {"a": 1, "c": 0}
+
+
+@pytest.mark.parametrize(
     "values", [["disc/smith^jane.dcm", "b.dcm"], ["smith^jane.dcm", "b2.dcm"], ["smith^jane", "b2"]]
 )
 def test_labels_by_the_hospitals_file_names_which_do_not_reach_the_manifest(
