@@ -505,17 +505,17 @@ def test_the_configs_for_a_dicom_folder_read_what_convert_and_manifest_write(
     done = CliRunner().invoke(app, convert)
     assert done.exit_code == 1
     where = "reasons are in converted/failures.csv, file names in converted/sources.csv"
-    following = "next: medlt manifest folder converted labelled.parquet --labels TABLE.csv --findings all"
-    assert errors(done.stderr) == [following, f"medlt: 1 file(s) failed; {where}"]
+    assert errors(done.stderr) == ["next: medlt init converted --labels TABLE.csv", f"medlt: 1 file(s) failed; {where}"]
     made = pd.read_parquet("converted/manifest.parquet")
     labels = pd.DataFrame({"sop_uid": made["sop_uid"], "Mass": 1, "No_Finding": 0}).reset_index(drop=True)
     labels["No_Finding"] = 1 - (mass := labels.index % 2)
     labels.assign(Mass=mass).to_csv("labels.csv", index=False)
-    done = CliRunner().invoke(app, following.replace("TABLE", "labels").split()[2:])
+    manifest = "manifest folder converted labelled.parquet --labels labels.csv --findings all"
+    done = CliRunner().invoke(app, manifest.split())
     assert done.exit_code == 0, done.stderr
     assert errors(done.stderr)[-1] == "next: medlt validate labelled.parquet"
     done = CliRunner().invoke(app, ["validate", "labelled.parquet"])
-    assert errors(done.stderr) == ["next: medlt config list, then medlt run NAME data.path=labelled.parquet"]
+    assert errors(done.stderr) == ["next: medlt init labelled.parquet"]
     settings = config.load_config(Path("dicom_folder/fusion"))
     assert config.load_config(Path("dicom_folder/quick")).data == settings.data
     found = open_data(settings.data, seed=0, folder=tmp_path)

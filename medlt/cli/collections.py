@@ -232,8 +232,10 @@ def _places(out: Path, profile: object) -> Places:
 def _next_command(places: Places) -> str:
     """Return the line that names the command after a conversion."""
     release = shlex.quote(str(places.release))
-    crosswalk = f" --crosswalk {shlex.quote(str(places.crosswalk))} --key accession" if places.deidentified else ""
-    return f"next: medlt manifest folder {release} labelled.parquet --labels TABLE.csv --findings all{crosswalk}"
+    if not places.deidentified:
+        return f"next: medlt init {release} --labels TABLE.csv"
+    crosswalk = f"--crosswalk {shlex.quote(str(places.crosswalk))} --key accession"
+    return f"next: medlt manifest folder {release} labelled.parquet --labels TABLE.csv --findings all {crosswalk}"
 
 
 def _exit_on_failures(counts: dict[str, int], places: Places | None) -> None:
@@ -280,6 +282,6 @@ def validate(
             report = recipe.main(rows, threads, terminal, load_any(Path(config)))
         terminal.show(report.summary(), report.table)
         if not report.failures:
-            terminal.mention(f"next: medlt config list, then medlt run NAME data.path={shlex.quote(str(manifest))}")
+            terminal.mention(f"next: medlt init {shlex.quote(str(manifest))}")
     if report.failures:
         raise typer.Exit(1)

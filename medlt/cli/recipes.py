@@ -80,7 +80,7 @@ def demo(
 ) -> None:
     """Run the whole job on built-in synthetic radiographs.
 
-    DICOM goes in; a filled tail, a verdict and a report come out, in about 3 minutes on 2 CPU cores.
+    DICOM goes in; a filled tail, a verdict and a report come out, in about 4 minutes on 2 CPU cores.
     """
     with edge(as_json, volume) as terminal:
         from medlt.config import catalogue, load_config

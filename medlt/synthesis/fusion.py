@@ -224,11 +224,18 @@ class LatentFusion:
         refined = self._decoded(self._refine(rows, fused))
         if self.difference is None:
             return refined
-        tail, head = (self.difference.pixels(rows[name].tolist()) for name in ("tail_parent", "head_parent"))
-        size, seam = head.shape[-1], self.difference.seam
-        real = composite(head, tail, self.difference.soft(self._pixels(rows, fused, size), size), seam)
+        real = self._before(rows, fused)["fused"]
         start = self.difference.starts(list(rows.index), self.standardiser.back(fused.z))
-        return difference_decoded(real, refined, start, self.difference.soft(fused.omega, size))
+        return difference_decoded(real, refined, start, self.difference.soft(fused.omega, real.shape[-1]))
+
+    def _before(self, rows: pd.DataFrame, fused: _Fused) -> dict[str, Tensor]:
+        """Return tail, head and fused images [B,1,H,W], real pixels with `difference`, else decoded ones."""
+        if self.difference is None:
+            latents = {"tail": fused.z_tail, "head": fused.z_head, "fused": fused.z}
+            return {name: self._decoded(z) for name, z in latents.items()}
+        tail, head = (self.difference.pixels(rows[name].tolist()) for name in ("tail_parent", "head_parent"))
+        soft = self.difference.soft(self._pixels(rows, fused, head.shape[-1]), head.shape[-1])
+        return {"tail": tail, "head": head, "fused": composite(head, tail, soft, self.difference.seam)}
 
     def _pixels(self, rows: pd.DataFrame, fused: _Fused, size: int) -> Tensor:
         """Return the pixels of the tail image, bool [B,size,size]: those of a given mask or box, else of the cells.
@@ -249,8 +256,7 @@ class LatentFusion:
 
     def _panels(self, rows: pd.DataFrame) -> dict[str, Tensor]:
         fused = self._fuse(rows)
-        latents = {"tail": fused.z_tail, "head": fused.z_head, "fused": fused.z}
-        images = {name: self._decoded(z) for name, z in latents.items()} | {"refined": self._images(rows, fused)}
+        images = self._before(rows, fused) | {"refined": self._images(rows, fused)}
         size = images["refined"].shape[-2:]
         images = {name: F.interpolate(one, size, mode="nearest") for name, one in images.items()}
         maps = {"cam_tail": fused.cam_tail, "cam_head": fused.cam_head}

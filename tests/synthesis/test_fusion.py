@@ -291,8 +291,21 @@ def test_explain_shows_what_run_makes(build: Build) -> None:
     assert torch.equal(shown["refined"], batch.images)
     share = shown["mask"].mean((1, 2, 3)).numpy()
     assert share == pytest.approx(batch.rows["mask_share"].to_numpy(), abs=1e-6)
-    tails = method.decode(method.standardiser.back(method.latents(rows["tail_parent"].tolist())))
-    torch.testing.assert_close(shown["tail"], tails)
+
+
+def test_the_parents_are_shown_as_they_are_and_decoded_where_their_pixels_are_not_known(build: Build) -> None:
+    method = build()
+    rows = method.plan(NEED, 3)
+    shown, decoded = method.explain(rows), build(difference=None).explain(rows)
+    assert method.difference is not None
+    for stage in ("tail", "head"):
+        uids = rows[f"{stage}_parent"].tolist()
+        assert torch.equal(shown[stage], method.difference.pixels(uids))
+        tiles = method.decode(method.standardiser.back(method.latents(uids)))
+        torch.testing.assert_close(decoded[stage], tiles)
+    soft = method.difference.soft(shown["mask"][:, 0].bool(), 16)
+    torch.testing.assert_close(shown["fused"][soft == 0], shown["head"][soft == 0])
+    assert not torch.equal(shown["fused"], shown["head"])
 
 
 def test_bad_parts_are_refused(build: Build) -> None:
