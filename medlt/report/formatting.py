@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from markupsafe import Markup
 
 NONE = "–"
+SCRIPT = ("page", "tables", "answers", "viewer", "gallery")
+"""The files of the page's script, in their order: the last one starts it."""
 
 
 def number(value: object, digits: int = 3) -> str:
@@ -73,10 +75,10 @@ class Script:
 
 @cache
 def script() -> Script:
-    """Return report.js: our own code alone, so it is the one thing that is not escaped."""
+    """Return the files of `SCRIPT` as one: our own code alone, so it is the one thing that is not escaped."""
     from markupsafe import Markup
 
-    text = (Path(__file__).parent / "report.js").read_text()
+    text = "\n".join((Path(__file__).parent / "script" / f"{name}.js").read_text() for name in SCRIPT)
     return Script(Markup(text), f"'sha256-{b64encode(sha256(text.encode()).digest()).decode()}'")
 
 

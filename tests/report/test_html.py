@@ -15,7 +15,7 @@ import pandas as pd
 import pytest
 
 from medlt.report import html
-from medlt.report.formatting import gain, interval, number, signed
+from medlt.report.formatting import SCRIPT, gain, interval, number, signed
 from medlt.report.html import write_report
 from medlt.types import InputError
 
@@ -94,7 +94,7 @@ def test_code_metrics_shown_is_the_table(augmented: Path, page_of: Read) -> None
 
 def test_hostile_names_are_text_not_markup(evaluated: Path, known: SimpleNamespace, page_of: Read) -> None:
     page = page_of(evaluated)
-    assert [tag for tag, _ in page.elements].count("script") == 1  # report.js
+    assert [tag for tag, _ in page.elements].count("script") == 1  # our own
     assert known.hostile in page.text("verdict")
     assert "<b>out</b> & https://example.org" in page.text("provenance")
 
@@ -110,7 +110,7 @@ def test_nothing_is_loaded_from_elsewhere_and_only_our_script_runs(evaluated: Pa
     assert "url(" not in style
     assert "@import" not in style
     own = text.split("<script>")[1].split("</script>")[0]
-    assert own == (Path(html.__file__).parent / "report.js").read_text()
+    assert own == "\n".join((Path(html.__file__).parent / "script" / f"{name}.js").read_text() for name in SCRIPT)
     policy = next(str(a["content"]) for tag, a in page.elements if a.get("http-equiv") == "Content-Security-Policy")
     assert f"script-src 'sha256-{base64.b64encode(hashlib.sha256(own.encode()).digest()).decode()}'" in policy
     assert "default-src 'none'" in policy

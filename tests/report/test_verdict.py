@@ -297,7 +297,7 @@ def test_a_later_look_at_the_test_set_is_told(experiment: Path, page_of: Read) -
 
 def test_hostile_names_are_text_not_markup(experiment: Path, page_of: Read, known: SimpleNamespace) -> None:
     page = page_of(experiment)
-    assert [tag for tag, _ in page.elements].count("script") == 1  # report.js
+    assert [tag for tag, _ in page.elements].count("script") == 1  # our own
     for section in ("verdict", "arms", "ratio"):
         assert known.hostile in page.text(section)
     assert known.hostile not in (experiment / "report.html").read_text()
