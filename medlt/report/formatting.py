@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from base64 import b64encode
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -28,6 +29,18 @@ def number(value: object, digits: int = 3) -> str:
     if not math.isfinite(real):
         return NONE
     return f"{real:.0f}" if hasattr(value, "__index__") else f"{real:.{digits}f}"
+
+
+def beside_limit(value: float, limit: float) -> tuple[str, str]:
+    """Return a value and its limit with three digits, or as many, up to six, as show on which side of it the value is.
+
+    Whole numbers have none.
+    """
+    if all(math.isfinite(one) and float(one).is_integer() for one in (value, limit)):
+        return number(value, 0), number(limit, 0)
+    gap = abs(value - limit)
+    digits = next((n for n in range(3, 6) if not abs(round(limit, n) - limit) > gap / 10), 6)
+    return number(value, digits), number(limit, digits)
 
 
 def signed(value: float | None) -> str:
@@ -89,7 +102,8 @@ def environment() -> Environment:
 
     here = FileSystemLoader(Path(__file__).parent)
     env = Environment(loader=here, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    env.filters |= {"number": number, "signed": signed, "interval": interval, "spread": spread, "p_value": p_value}
+    env.filters |= {"number": number, "signed": signed, "interval": interval, "p_value": p_value}
+    env.filters["spread"] = lambda cell: spread(cell).replace("± ", "±\N{NO-BREAK SPACE}")
     env.filters["gain"] = gain
     env.filters["px"] = "{:.1f}".format
     env.tests["finite"] = lambda value: value is not None and math.isfinite(value)
@@ -114,3 +128,8 @@ def plain(value: object) -> Any:
     if hasattr(value, "item"):
         return plain(value.item())
     return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def without_places(text: str) -> str:
+    """Return the text of a config without folders of this machine: `/a/b/c.csv` becomes `…/c.csv`."""
+    return re.sub(r"(?<![\w.…/])(?:~|[A-Za-z]:)?[/\\](?:[^\s/\\'\":]+[/\\])+", "…/", text)

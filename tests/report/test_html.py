@@ -317,4 +317,5 @@ def test_the_limits_name_a_verifier_only_where_one_checked_the_labels(
     text = page_of(augmented).text("limits")
     verified = not private or kind in ("fusion", "edit")
     assert ("A verifier trained without their parents checks them" in text) == verified
-    assert ("No verifier and no radiologist checks it" in text) != verified
+    assert ("No verifier checks it" in text) != verified
+    assert "No radiologist has read the images" in text

@@ -1,5 +1,7 @@
 // The gallery: filters, cards and their answers; then the start of the page.
 
+const NARROW = 760; // px, as in the style sheet
+
 /** Whether an image's data match every chosen filter; an empty choice matches all, `reason` is a list of lines. */
 function matches(data, chosen) {
   return Object.entries(chosen).every(([name, value]) => {
@@ -21,6 +23,7 @@ function gallery(store) {
   const picker = section.querySelector(".picker");
   const loaded = section.querySelector(".loaded");
   const idOf = (card) => `${card.dataset.run} ${card.dataset.uid}`;
+  section.querySelector(".tools").open = innerWidth > NARROW; // on a telephone the images come first
   const visible = () => cards.filter((card) => !card.hidden);
 
   const show = (card) => {
