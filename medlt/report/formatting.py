@@ -38,8 +38,8 @@ def beside_limit(value: float, limit: float) -> tuple[str, str]:
     """
     if all(math.isfinite(one) and float(one).is_integer() for one in (value, limit)):
         return number(value, 0), number(limit, 0)
-    gap = abs(value - limit)
-    digits = next((n for n in range(3, 6) if not abs(round(limit, n) - limit) > gap / 10), 6)
+    allowed = abs(value - limit) / 10 or 1.0
+    digits = next((n for n in range(3, 6) if not max(abs(round(x, n) - x) for x in (value, limit)) > allowed), 6)
     return number(value, digits), number(limit, digits)
 
 

@@ -1,6 +1,7 @@
 """The report in a browser, opened from a file: what a reader clicks and types does what it says."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,9 @@ import pandas as pd
 import pytest
 import torch
 from PIL import Image
+from typer.testing import CliRunner
 
+from medlt.cli import app
 from medlt.report.html import write_report
 from medlt.report.panels import STAGES, save_panel
 
@@ -263,6 +266,25 @@ def test_exported_answers_are_loaded_on_another_machine(report: Path, open_page:
         other.locator(".export").click()
     again.value.save_as(tmp_path / "again.csv")
     assert (tmp_path / "again.csv").read_bytes() == (tmp_path / "AB.csv").read_bytes()
+
+
+def test_answers_go_from_the_page_through_a_check_into_the_next_report(
+    tiny_run: Any, open_page: Open, tmp_path: Path
+) -> None:
+    run = Path(shutil.copytree(tiny_run.folder, tmp_path / "run"))
+    page = open_page(write_report(run))
+    good, bad = shown(page)[:2]
+    page.get_by_role("button", name=f"Accept {good}").click()
+    page.get_by_role("button", name=f"Reject {bad}").click()
+    with page.expect_download() as download:
+        page.locator(".export").click()
+    download.value.save_as(tmp_path / "AB.csv")
+    done = CliRunner().invoke(app, ["check", str(run), "--quiet", "--verdicts", str(tmp_path / "AB.csv")])
+    assert done.exit_code == 1, done.stderr
+    rows = pd.read_parquet(run / "check.parquet").query("check == 'readers'")
+    assert rows[["uid", "reason"]].to_numpy().tolist() == [[bad, "AB: rejected"]]
+    text = open_page(write_report(run)).locator("#readings").inner_text()
+    assert "1 of 2 synthetic images that readers read are rejected" in text
 
 
 def test_loading_replaces_no_other_answer_unasked(report: Path, open_page: Open, tmp_path: Path) -> None:

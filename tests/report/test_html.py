@@ -15,7 +15,7 @@ import pandas as pd
 import pytest
 
 from medlt.report import html
-from medlt.report.formatting import SCRIPT, gain, interval, number, signed
+from medlt.report.formatting import SCRIPT, beside_limit, gain, interval, number, signed
 from medlt.report.html import write_report
 from medlt.types import InputError
 
@@ -274,6 +274,25 @@ def test_a_difference_without_an_interval_says_so(row: dict[str, float], text: s
 
 def test_a_gain_that_no_metric_can_reach_is_no_number() -> None:
     assert [gain(value) for value in (0.25, 1.0, 1.058, None)] == ["0.250", "1.000", "over 1", "–"]
+
+
+@pytest.mark.parametrize(
+    ("value", "limit", "text"),
+    [
+        (0.3191, 0.19323, ("0.319", "0.193")),
+        (0.9992, 0.9995, ("0.9992", "0.9995")),
+        (0.99949, 0.9995, ("0.99949", "0.99950")),
+        (0.5, 0.5, ("0.500", "0.500")),
+        (0.0, 0.0, ("0", "0")),
+        (2.0, 1.0, ("2", "1")),
+        (np.nan, np.nan, ("–", "–")),
+        (np.nan, 0.25, ("–", "0.250")),
+    ],
+)
+def test_a_value_has_the_digits_that_show_its_side_of_the_limit(
+    value: float, limit: float, text: tuple[str, str]
+) -> None:
+    assert beside_limit(value, limit) == text
 
 
 def test_every_method_shows_its_own_deciding_pair_first(compared: Path, method: str, page_of: Read) -> None:
