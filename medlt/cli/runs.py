@@ -86,18 +86,30 @@ def _table(summary: dict[str, Any]) -> object:
     return table
 
 
-@app.command(epilog=example("medlt report demo"))
+@app.command(epilog=example("medlt report demo", "medlt report demo --no-real-images"))
 def report(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")],
+    real_images: Annotated[
+        bool | None,
+        typer.Option(
+            "--real-images/--no-real-images",
+            help="Whether the page may hold real images, the parents of synthetic ones; default: as the last report "
+            "if that has none, else yes, but not in a private run.",
+            show_default=False,
+        ),
+    ] = None,
     as_json: Json = False,
     volume: Volume = None,
 ) -> None:
-    """Write RUN/report.html again, one self-contained page, and RUN/SCORECARD.md."""
+    """Write RUN/report.html again, one self-contained page, and RUN/SCORECARD.md.
+
+    The page states whether it holds real images. Before you hand it out, write it with --no-real-images.
+    """
     with edge(as_json, volume) as terminal:
         from medlt.report.html import write_report
         from medlt.report.scorecard import write_scorecard
 
-        path, card = write_report(run), write_scorecard(run)
+        path, card = write_report(run, real_images=real_images), write_scorecard(run)
         written = {"report": str(path)} | ({"scorecard": str(card)} if card else {})
         terminal.show_lines(written, [f"{name}: {place}" for name, place in written.items()])
 

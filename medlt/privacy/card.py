@@ -16,13 +16,11 @@ from typing import Any
 
 import pandas as pd
 
-from medlt._version import __version__
 from medlt.data.columns import is_synthetic
 from medlt.privacy.card_text import (
     bullets,
-    codec,
     condition,
-    denoiser,
+    dataset_header,
     distribution,
     header,
     identification,
@@ -30,10 +28,12 @@ from medlt.privacy.card_text import (
     is_private,
     labelling,
     markdown_table,
+    model,
     not_shown,
     parent_columns,
     run_name,
     training,
+    verified,
 )
 from medlt.privacy.claims import Claim, claim
 from medlt.privacy.ledger import Ledger, format_epsilon
@@ -41,12 +41,12 @@ from medlt.privacy.provenance import Provenance
 from medlt.types import InputError
 
 AUDIT, VERDICT = "audit.json", "verdict.json"
-NO_AUDIT = "This run has no audit; `medlt audit` makes one."
+NO_AUDIT = "Not measured: `medlt audit RUN` tests for copies, membership and identity."
 LIMITS = (
     "The images are synthetic. Do not use them for clinical care.",
-    "A label is the target of the sampling, not the reading of a radiologist.",
+    "The label of a synthetic image is computed; it is not the reading of a radiologist.",
     "The plan decides how often findings occur, alone and together. These frequencies are no prevalence.",
-    "Ages, devices, views and populations that the training images lack are missing here too.",
+    "Not measured: whether they show ages, devices, views and populations that the training images lack.",
 )
 USES = (
     "Training of classifiers for the same findings, together with real images; never in place of a real test set.",
@@ -59,17 +59,17 @@ def model_card(run: Path) -> str:
     """Return the Markdown of RUN/MODEL_CARD.md. Raises InputError for a folder that is no run."""
     seen, claimed = Provenance(Path(run)), claim(Path(run))
     config, parts = seen.config, {}
-    radiographs = "phantom radiographs" if is_drawn(config) else "radiographs"
+    digests = seen.record.get("digests", {})
     parts["Model details"] = bullets(
-        f"A latent diffusion model of {radiographs} ({denoiser(config)}), with {codec(config)}.",
-        f"Made by medlt {__version__}, method {config.method.kind}, at {config.size} x {config.size} pixels.",
-        *([f"Run: `{seen.record['id']}`."] if "id" in seen.record else []),
+        model(config, digests),
+        f"{_software(seen)}, method {config.method.kind}, at {config.size} x {config.size} pixels.",
+        f"Run: `{seen.record['id']}`." if "id" in seen.record else "Run: not recorded.",
         *([] if is_private(config) else [f"Digests: {_digests(seen)}."]),
     )
     parts["Intended use"] = bullets(*USES, NOT_FOR)
-    parts["Factors"] = bullets(f"Each image is sampled for {condition(config)}.")
+    parts["Factors"] = bullets(condition(config))
     parts["Training data"] = bullets(*_training_data(seen))
-    parts["Training"] = bullets(*training(config))
+    parts["Training"] = bullets(*training(config, digests))
     parts["Evaluation"] = _evaluation(seen)
     parts["Privacy"] = _privacy(seen, claimed)
     parts["Audit"] = _audit(seen)
@@ -83,23 +83,24 @@ def datasheet(run: Path) -> str:
     seen, claimed = Provenance(Path(run)), claim(Path(run))
     config, parts = seen.config, {}
     made = _made(seen.folder)
-    parts["Motivation"] = "The images add rare findings to a long-tailed collection of radiographs."
-    parts["Composition"] = "\n\n".join(
-        [f"{len(made)} synthetic images, {config.size} x {config.size}, 8 bit grey. By finding:", _counts(made)]
-    )
+    parts["Motivation"] = "The images are made to add findings that are rare in a collection of radiographs."
+    side = config.image_size
+    size = f", {side} x {side}, 8 bit grey. By finding:\n\n{_counts(made)}" if len(made) else " are published."
+    parts["Composition"] = f"{len(made)} synthetic images{size}"
     parts["Collection"] = bullets(
         f"Method {config.method.kind} makes the images, with seed {config.seed}.",
         *_training_data(seen),
     )
-    parts["Labelling"] = labelling(config)
-    parts["Provenance of an image"] = bullets(*identification(config), *parent_columns(config, made))
+    parts["Labelling"] = f"{labelling(config)} {verified(config, seen.folder, made)}"
+    identified = identification(config, seen.folder, made)
+    parts["Provenance of an image"] = bullets(*identified, *parent_columns(config, made))
     parts["Evaluation"] = _evaluation(seen)
     parts["Privacy"] = _privacy(seen, claimed)
     parts["Audit"] = _audit(seen)
     parts["Uses"] = bullets(*USES, NOT_FOR)
-    parts["Distribution"] = distribution(config)
+    parts["Distribution"] = distribution(config, len(made))
     parts["Limits"] = bullets(*LIMITS)
-    return _page(f"Datasheet: {run_name(config)}", parts)
+    return dataset_header(config, len(made)) + _page(f"Datasheet: {run_name(config)}", parts)
 
 
 def _page(title: str, parts: Mapping[str, str]) -> str:
@@ -109,7 +110,13 @@ def _page(title: str, parts: Mapping[str, str]) -> str:
 
 def _digests(seen: Provenance) -> str:
     digests = seen.record.get("digests", {})
-    return ", ".join(f"{name} `{value}`" for name, value in sorted(digests.items())) or "none yet"
+    return ", ".join(f"{name} `{value}`" for name, value in sorted(digests.items())) or "not recorded"
+
+
+def _software(seen: Provenance) -> str:
+    """Return the version of medlt that made the run, by run.json."""
+    version = seen.record.get("versions", {}).get("medlt")
+    return f"Made by medlt {version}" if version else "Made by medlt, version not recorded"
 
 
 def _training_data(seen: Provenance) -> list[str]:
@@ -117,9 +124,9 @@ def _training_data(seen: Provenance) -> list[str]:
     what = "phantom images, drawn by a program" if is_drawn(seen.config) else "radiographs of patients"
     if is_private(seen.config):
         return [f"{what.capitalize()}, under the ledger below. Their digest and number do not leave the run folder."]
-    real = seen.record.get("counts", {}).get("real")
+    number = "Number not recorded" if seen.real is None else f"{len(seen.real.split('train').rows)} in the train split"
     return [
-        f"{real if real is not None else 'An unknown number of'} {what}.",
+        f"{what.capitalize()}: {number}.",
         f"Digest of the train rows: `{seen.data or 'not recorded'}`.",
     ]
 
@@ -128,7 +135,7 @@ def _evaluation(seen: Provenance) -> str:
     """Return the verdict of verdict.json. A private run keeps it: it is measured on test images without noise."""
     file = seen.folder / VERDICT
     if not file.is_file():
-        return "This run has no verdict: `medlt run` or `medlt evaluate` measures whether the images help a classifier."
+        return "Not measured: whether the images help a classifier; `medlt run` or `medlt evaluate` measures it."
     if is_private(seen.config):
         return (
             f"This run has a verdict. {VERDICT} stays in the run folder: it is measured on test images without noise."

@@ -51,13 +51,16 @@ def _arms(experiment: Experiment, record: dict[str, Any]) -> list[dict[str, Any]
 
 
 def _curves(experiment: Experiment) -> tuple[Chart, list[tuple[str, str]]] | None:
-    """Return validation macro AP by step, mean over seeds, and (kind, name) of the arms drawn; None without curves."""
+    """Return validation macro AP by step, mean over seeds, and (kind, name) of the arms drawn; None without
+    curves of at least two points."""
     table = experiment.run.learning_curves
     if table is None or table["val_macro_ap"].isna().all():
         return None
     names = experiment.compared()
     kinds = dict(zip(names, KINDS if len(names) > 2 else KINDS[::2], strict=False)) | {"pilot": "reference"}
     points = {name: _mean(table[table["arm"] == name]) for name in kinds}
+    if max(map(len, points.values())) < 2:
+        return None
     lines = [Series(name, kinds[name], own, marked=len(own) <= MARKED) for name, own in points.items() if own]
     across = Axis(0.0, float(table["step"].max()))
     return chart(lines, across, fit_axis(p.y for line in lines for p in line.points)), [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from base64 import b64encode
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
     from markupsafe import Markup
 
 NONE = "–"
+SCRIPT = ("page", "tables", "answers", "viewer", "gallery")
+"""The files of the page's script, in their order: the last one starts it."""
 
 
 def number(value: object, digits: int = 3) -> str:
@@ -26,6 +29,18 @@ def number(value: object, digits: int = 3) -> str:
     if not math.isfinite(real):
         return NONE
     return f"{real:.0f}" if hasattr(value, "__index__") else f"{real:.{digits}f}"
+
+
+def beside_limit(value: float, limit: float) -> tuple[str, str]:
+    """Return a value and its limit with three digits, or as many, up to six, as show on which side of it the value is.
+
+    Whole numbers have none.
+    """
+    if all(math.isfinite(one) and float(one).is_integer() for one in (value, limit)):
+        return number(value, 0), number(limit, 0)
+    allowed = abs(value - limit) / 10 or 1.0
+    digits = next((n for n in range(3, 6) if not max(abs(round(x, n) - x) for x in (value, limit)) > allowed), 6)
+    return number(value, digits), number(limit, digits)
 
 
 def signed(value: float | None) -> str:
@@ -73,10 +88,10 @@ class Script:
 
 @cache
 def script() -> Script:
-    """Return report.js: our own code alone, so it is the one thing that is not escaped."""
+    """Return the files of `SCRIPT` as one: our own code alone, so it is the one thing that is not escaped."""
     from markupsafe import Markup
 
-    text = (Path(__file__).parent / "report.js").read_text()
+    text = "\n".join((Path(__file__).parent / "script" / f"{name}.js").read_text() for name in SCRIPT)
     return Script(Markup(text), f"'sha256-{b64encode(sha256(text.encode()).digest()).decode()}'")
 
 
@@ -87,7 +102,8 @@ def environment() -> Environment:
 
     here = FileSystemLoader(Path(__file__).parent)
     env = Environment(loader=here, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    env.filters |= {"number": number, "signed": signed, "interval": interval, "spread": spread, "p_value": p_value}
+    env.filters |= {"number": number, "signed": signed, "interval": interval, "p_value": p_value}
+    env.filters["spread"] = lambda cell: spread(cell).replace("± ", "±\N{NO-BREAK SPACE}")
     env.filters["gain"] = gain
     env.filters["px"] = "{:.1f}".format
     env.tests["finite"] = lambda value: value is not None and math.isfinite(value)
@@ -112,3 +128,8 @@ def plain(value: object) -> Any:
     if hasattr(value, "item"):
         return plain(value.item())
     return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def without_places(text: str) -> str:
+    """Return the text of a config without folders of this machine: `/a/b/c.csv` becomes `…/c.csv`."""
+    return re.sub(r"(?<![\w.…/])(?:~|[A-Za-z]:)?[/\\](?:[^\s/\\'\":]+[/\\])+", "…/", text)

@@ -13,9 +13,12 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from medlt.checks.outcome import read_check
 from medlt.files import digest
 from medlt.report.figures import data_uri, opened, thumbnail
+from medlt.report.formatting import beside_limit
 from medlt.report.panels import NAMES
+from medlt.report.summary import kind_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -24,6 +27,9 @@ if TYPE_CHECKING:
 
 KEPT, REJECTED = 192, 64
 FULL, STRIPS = 6 << 20, 12 << 20
+SAMPLE = 6
+COPIES = ("duplicate", "near_copy", "real_copy")
+"""Checks that reject an image for being close to a real one: a page without real images leaves it out."""
 THUMBNAIL, STRIP = 160, 256
 """Heights, px."""
 
@@ -63,10 +69,13 @@ def section(run: Collected, real_images: bool) -> dict[str, Any] | None:
     """Return the variables of the template gallery.html.j2, or None without any image.
 
     groups: (finding, its images); an image has uid, finding, method, source, kept, real, run, failed (names of checks),
-    checks, labels, parents, src, strip (or None) and tiles. Also what is shown, of how many, and what was left out.
+    checks, labels, parents, src, strip (or None) and tiles. sample: up to SAMPLE kept ones, every finding and source in
+    turn. Also what is shown, of how many, and what was left out.
     """
     sheet = Sheet(run, real_images)
-    parts = [_some(sheet, kept, most) for kept, most in ((True, KEPT), (False, REJECTED))]
+    rows, copies = list(_candidates(run, real_images)), frozenset[str]() if real_images else _copies(run)
+    shown_rows = [row for row in rows if row["uid"] not in copies]
+    parts = [_some(sheet, shown_rows, kept, most) for kept, most in ((True, KEPT), (False, REJECTED))]
     shown = sorted(chain(*parts), key=lambda row: (row["finding"], not row["kept"], row["source"], row["uid"]))
     if not shown:
         return None
@@ -76,6 +85,8 @@ def section(run: Collected, real_images: bool) -> dict[str, Any] | None:
         "choices": _choices(shown),
         "shown": [len(part) for part in parts],
         "total": [_made(run, True), _made(run, False)],
+        "copies": len(rows) - len(shown_rows),
+        "sample": in_turn([row for row in shown if row["kept"]])[:SAMPLE],
         "thumbnails": sheet.thumbnails,
         "without_strip": sheet.without_strip,
         "sources": run.source_images is not None,
@@ -84,10 +95,20 @@ def section(run: Collected, real_images: bool) -> dict[str, Any] | None:
     }
 
 
-def _some(sheet: Sheet, kept: bool, most: int) -> list[dict[str, Any]]:
+def _copies(run: Collected) -> frozenset[str]:
+    """Return the images that a check of the run, or `medlt check`, calls a copy of a real image."""
+    checked = read_check(run.folder)
+    named = [] if checked is None else [uid for one in checked.outcomes if one.check in COPIES for uid in one.uids]
+    if run.checks is not None:
+        failed = run.checks["check"].isin(COPIES) & ~run.checks["passed"].astype(bool)
+        named += list(run.checks.loc[failed, "uid"].astype(str))
+    return frozenset(named)
+
+
+def _some(sheet: Sheet, rows: list[dict[str, Any]], kept: bool, most: int) -> list[dict[str, Any]]:
     """Return at most `most` of the kept or of the rejected images, every finding in turn, with their pictures."""
     filled: list[dict[str, Any]] = []
-    for row in in_turn([row for row in _candidates(sheet.run, sheet.real_images) if row["kept"] == kept]):
+    for row in in_turn([row for row in rows if row["kept"] == kept]):
         if len(filled) < most and (whole := _filled(sheet, row)) is not None:
             filled.append(whole)
     return filled
@@ -170,13 +191,22 @@ def _filled(sheet: Sheet, row: dict[str, Any]) -> dict[str, Any] | None:
         "src": src,
         "strip": None if panel is None else sheet.strip(panel),
         "tiles": NAMES if sheet.real_images else NAMES[-2:],
-        "checks": checks,
+        "checks": [checked(one, sheet.real_images) for one in checks],
         "failed": [str(check["check"]) for check in checks if not check["passed"]],
         "labels": _labels(run, uid),
-        "parents": [str(plan[name]) for name in ("tail_parent", "head_parent") if name in plan],
+        "parents": [str(plan[name]) for name in ("tail_parent", "head_parent") if sheet.real_images and name in plan],
         "method": "" if row["source"] else str(run.settings.get("method", {}).get("kind", "")),
         "run": str(run.run.get("id", "")),
     }
+
+
+def checked(one: dict[str, Any], real_images: bool) -> dict[str, Any]:
+    """Return a check result with value and limit as text; its reason may name a real image."""
+    value, limit = beside_limit(one["value"], one["limit"])
+    reason = str(one["reason"] or "")
+    if reason and not real_images:
+        reason = kind_of(reason)
+    return one | {"value": value, "limit": limit, "reason": reason}
 
 
 def _labels(run: Collected, uid: str) -> list[tuple[str, float]]:

@@ -5,16 +5,18 @@ Both depend on the content of the run folder alone. Times and memory differ betw
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from medlt.files import write_json, write_text
-from medlt.report import benchmark, picture, summary, verdict
+from medlt.report import benchmark, heading, picture, summary, verdict
 from medlt.report.arms import Experiment
 from medlt.report.collect import Collected, collect
 from medlt.report.conditions import conditions
 from medlt.report.figures import Forest, Interval, bars, forest, limits, spark
-from medlt.report.formatting import environment, flat, plain, script
+from medlt.report.formatting import environment, flat, plain, script, without_places
+from medlt.report.gallery import checked
 from medlt.report.gallery import section as gallery
 from medlt.report.guidance import section as guidance
 from medlt.report.introspection import anonymous, section
@@ -117,7 +119,8 @@ def _training(run: Collected) -> list[dict[str, Any]]:
     ]
 
 
-def _rejections(run: Collected) -> dict[str, Any] | None:
+def _rejections(run: Collected, real_images: bool = True) -> dict[str, Any] | None:
+    """Return what was rejected and why; without `real_images`, reasons lose what may be the uid of a real image."""
     if run.checks is None:
         return None
     rows = summary.rejected(run)
@@ -125,7 +128,7 @@ def _rejections(run: Collected) -> dict[str, Any] | None:
         "images": int(rows["uid"].nunique()),
         "of": int(run.checks["uid"].nunique()),
         "reasons": summary.rejections_by_reason(run).to_dict("records"),
-        "rows": rows.head(REJECTIONS).to_dict("records"),
+        "rows": [checked(row, real_images) for row in rows.head(REJECTIONS).to_dict("records")],
         "total": len(rows),
     }
 
@@ -135,9 +138,14 @@ def _context(run: Collected, real_images: bool) -> dict[str, Any]:
     counts = summary.counts(run)
     experiment = None if run.arms is None else Experiment.of(run)
     method = run.settings.get("method", {}).get("kind", "fusion")
+    images, uncertain = gallery(run, real_images), section(run.introspection, run.gallery, run.file, real_images)
+    real = real_images and bool((images or {}).get("real") or (uncertain or {}).get("pairs"))
     return {
         "run": run,
-        "config_text": run.config,
+        "meaning": heading.meaning(run.verdict),
+        "about": heading.about_run(run),
+        "holds": heading.holds(run, real),
+        "config_text": without_places(run.config),
         "sizes": summary.sizes(run),
         "patients": summary.patients(run),
         "seeds": summary.seeds(run),
@@ -150,11 +158,11 @@ def _context(run: Collected, real_images: bool) -> dict[str, Any]:
         "reliability": experiment and verdict.reliability(experiment),
         "subgroups": experiment and verdict.subgroups(experiment),
         "bars": bars(list(counts.index), list(counts["real"]), list(counts["added"])) if len(counts) else None,
-        "gallery": gallery(run, real_images),
+        "gallery": images,
         "real_images": real_images,
         "script": script(),
         "training": _training(run),
-        "rejections": _rejections(run),
+        "rejections": _rejections(run, real_images),
         "code_metrics": _code_metrics(run),
         "metrics_now": flat(run.run.get("metrics", {})),
         "failures": [] if run.failures is None else run.failures.sort_values("uid").to_dict("records"),
@@ -162,9 +170,9 @@ def _context(run: Collected, real_images: bool) -> dict[str, Any]:
         "fused": method == "fusion",
         "verified": not run.settings.get("privacy") or method in ("fusion", "edit"),
         "guidance": guidance(run.calibration),
-        "introspection": section(run.introspection, run.gallery, run.file, real_images),
+        "introspection": uncertain,
         "localisation": localisation(run.localisation),
-        "readings": readings(run.folder),
+        "readings": readings(run.folder, real_images),
     }
 
 
@@ -193,24 +201,38 @@ def as_json(run: Collected) -> dict[str, Any]:
 
 
 def render(run: Collected, *, real_images: bool = True) -> str:
-    """Return the report as HTML text. Without `real_images` the strips show the synthetic tiles only."""
+    """Return the report as HTML text.
+
+    Without `real_images` strips have their synthetic tiles alone, there are no real neighbours, no rejected copies of
+    real images, and no uids of parents.
+    """
     return environment().get_template("template.html.j2").render(_context(run, real_images))
 
 
 def write_report(run: Path, *, real_images: bool | None = None) -> Path:
     """Write RUN/report.html and RUN/report.json atomically, and return the path of the first.
 
-    real_images: whether the page may hold real images, the parents of synthetic ones; None for all but private runs.
-    A folder of `medlt evaluate` gets the page of an experiment and RUN/verdict.svg. Equal folder contents give equal
-    bytes. Raises InputError if `run` is no run folder or a file in it cannot be read.
+    real_images: whether the page may hold real images, the parents of synthetic ones. None: as an earlier report of the
+    folder, if that was written without them; else for all but private runs. A folder of `medlt evaluate` gets the page
+    of an experiment and RUN/verdict.svg. Equal folder contents give equal bytes. Raises InputError if `run` is no run
+    folder or a file in it cannot be read.
     """
     folder, collected = Path(run), collect(run)
-    real = not collected.private if real_images is None else real_images
+    real = _may_hold_real(collected) if real_images is None else real_images
     if not collected.is_experiment:
         page, numbers = render(collected, real_images=real), as_json(collected)
     else:
         page, numbers = verdict.render(collected, real_images=real), verdict.as_json(collected)
         write_text(folder / "verdict.svg", picture.draw(collected))
-    write_json(folder / "report.json", numbers)
+    write_json(folder / "report.json", numbers | {"real_images": real})
     write_text(folder / "report.html", page)
     return folder / "report.html"
+
+
+def _may_hold_real(run: Collected) -> bool:
+    """Return whether a report may hold real images if nobody says so: a report without them stays without them."""
+    try:
+        earlier = json.loads((run.folder / "report.json").read_text())["real_images"]
+    except (OSError, ValueError, KeyError, TypeError):
+        earlier = True
+    return not run.private and earlier is not False

@@ -59,9 +59,14 @@ def sizes(run: Collected) -> dict[str, int]:
     return counted | {"added_images": int(synthetic.sum())}
 
 
+def is_drawn(run: Collected) -> bool:
+    """Return whether the collection is the phantom, which a program draws: it shows no patient."""
+    return bool(run.settings.get("data", {}).get("kind") == "phantom")
+
+
 def patients(run: Collected) -> str:
     """Return the word for the patients of the test set: a program draws those of the phantom."""
-    return "simulated patients" if run.settings.get("data", {}).get("kind") == "phantom" else "patients"
+    return "simulated patients" if is_drawn(run) else "patients"
 
 
 def seeds(run: Collected) -> int:

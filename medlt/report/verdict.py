@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import math
-import re
 from itertools import product
 from typing import Any
 
-from medlt.report import arms, labels, summary
+from medlt.report import arms, heading, labels, summary
 from medlt.report import benchmark as benchmarks
 from medlt.report.arms import Experiment
 from medlt.report.collect import Collected
 from medlt.report.conditions import conditions
 from medlt.report.curves import Axis, Chart, DataPoint, Series, chart, fit_axis
 from medlt.report.figures import Forest, forest, limits
-from medlt.report.formatting import environment, flat, plain, script
+from medlt.report.formatting import environment, flat, plain, script, without_places
 from medlt.report.gallery import section as gallery
 
 ATTRIBUTES = ("view", "sex", "age", "source")
@@ -127,18 +126,16 @@ def subgroups(experiment: Experiment) -> dict[str, Any] | None:
             cells = {row["arm"]: row for row in part[part["value"] == value].to_dict("records")}
             first = next(iter(cells.values()))
             about = {key: first[key] for key in ("attribute", "value", "images", "patients", "metric")}
-            rows.append(about | {"cells": [cells.get(name) for name in names]})
+            reasons = {str(row["reason"]) for row in cells.values() if row["score"] != row["score"]}
+            none = len(reasons) == 1 and all(row["score"] != row["score"] for row in cells.values())
+            shown = {"cells": [cells.get(name) for name in names], "reason": next(iter(reasons)) if none else ""}
+            rows.append(about | shown)
     return {"arms": names, "rows": rows} if rows else None
 
 
 def _compared(run: Collected) -> int:
     """Return the number of intervals in comparisons.parquet."""
     return 0 if run.comparisons is None else int(run.comparisons["low"].notna().sum())
-
-
-def without_places(text: str) -> str:
-    """Return the text of a config without folders of this machine: `/a/b/c.csv` becomes `…/c.csv`."""
-    return re.sub(r"(?<![\w.…/])(?:~|[A-Za-z]:)?[/\\](?:[^\s/\\'\":]+[/\\])+", "…/", text)
 
 
 def context(run: Collected, whole: bool = True, real_images: bool = True) -> dict[str, Any]:
@@ -148,6 +145,7 @@ def context(run: Collected, whole: bool = True, real_images: bool = True) -> dic
         "run": run,
         "whole": whole,
         "verdict": run.verdict or {},
+        "meaning": heading.meaning(run.verdict),
         "patients": summary.patients(run),
         "cautions": summary.cautions(run),
         "conditions": conditions(run) if whole else None,
@@ -161,13 +159,16 @@ def context(run: Collected, whole: bool = True, real_images: bool = True) -> dic
         "others": experiment.others,
         "training": arms.training_settings(experiment),
     }
-    return top | (_rest(experiment, real_images) if whole else {"script": None})
+    return top | (_rest(experiment, real_images) if whole else {"script": None, "about": ""})
 
 
 def _rest(experiment: Experiment, real_images: bool) -> dict[str, Any]:
     run = experiment.run
+    images = gallery(run, real_images)
     return {
-        "gallery": gallery(run, real_images),
+        "about": heading.about_experiment(experiment),
+        "holds": heading.holds(run, bool(images and images["real"])),
+        "gallery": images,
         "real_images": real_images,
         "script": script(),
         "finding_plots": _forests(experiment),

@@ -1,6 +1,7 @@
 """The report in a browser, opened from a file: what a reader clicks and types does what it says."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,9 @@ import pandas as pd
 import pytest
 import torch
 from PIL import Image
+from typer.testing import CliRunner
 
+from medlt.cli import app
 from medlt.report.html import write_report
 from medlt.report.panels import STAGES, save_panel
 
@@ -172,6 +175,148 @@ def test_answers_are_kept_and_exported(report: Path, open_page: Open, tmp_path: 
         "run": ["0123456789abcdef"] * 2,
         "finding": ["Mass", "Mass"],
     }
+
+
+def drag(page: Any, start: float, end: float) -> None:
+    """Drag from one place of the picture to another, given as shares of its width."""
+    box = page.locator("#viewer .frame").bounding_box()
+    page.mouse.move(box["x"] + start * box["width"], box["y"] + box["height"] / 2)
+    page.mouse.down()
+    for step in range(1, 5):
+        share = start + (end - start) * step / 4
+        page.mouse.move(box["x"] + share * box["width"], box["y"] + box["height"] / 2)
+    page.mouse.up()
+
+
+def divider(page: Any) -> float:
+    return float(page.locator("[data-part=wipe]").input_value())
+
+
+def test_a_drag_on_the_image_moves_the_divider_and_pans_away_from_it_when_zoomed(report: Path, open_page: Open) -> None:
+    page = open_page(report)
+    view(page, "s0")
+    page.select_option("[data-part=before]", "head parent")
+    drag(page, 0.1, 0.6)
+    assert divider(page) == pytest.approx(60, abs=1)
+    assert pixel(page, 0.5) == [255, 255, 255]  # the head parent
+    assert pixel(page, 0.7) == [0, 0, 0]
+    page.keyboard.press("+")
+    drag(page, 0.2, 0.3)
+    assert divider(page) == pytest.approx(60, abs=1)
+    assert "translate(0px" not in str(page.locator("#viewer canvas").get_attribute("style"))
+    page.keyboard.press("0")
+    drag(page, 0.5, 0.5)  # a click without a move
+    assert divider(page) in (0, 50)
+    page.locator("[data-part=wipe]").press("ArrowRight")
+    assert divider(page) > 0
+
+
+def test_a_drag_moves_nothing_where_there_is_nothing_to_compare(report: Path, open_page: Open) -> None:
+    page = open_page(report)
+    view(page, "s2")
+    drag(page, 0.1, 0.6)
+    assert divider(page) == 0
+
+
+def test_a_finger_moves_the_divider(report: Path, open_page: Open) -> None:
+    page = open_page(report, viewport={"width": 390, "height": 844}, has_touch=True, is_mobile=True)
+    view(page, "s0")
+    box = page.locator("#viewer .frame").bounding_box()
+    devtools = page.context.new_cdp_session(page)
+    height = box["y"] + box["height"] / 2
+    for kind, share in (("touchStart", 0.2), ("touchMove", 0.3), ("touchMove", 0.5), ("touchMove", 0.7)):
+        points = [{"x": box["x"] + share * box["width"], "y": height}]
+        devtools.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": points})
+    devtools.send("Input.dispatchTouchEvent", {"type": "touchEnd", "touchPoints": []})
+    assert divider(page) == pytest.approx(70, abs=1)
+
+
+def load(page: Any, file: Path) -> str:
+    """Load a file of answers with the button, and return what the page reports."""
+    page.evaluate("document.querySelector('.loaded').textContent = ''")
+    with page.expect_file_chooser() as chooser:
+        page.locator(".load").click()
+    chooser.value.set_files(file)
+    page.wait_for_function("document.querySelector('.loaded').textContent")
+    return str(page.locator(".loaded").inner_text())
+
+
+def answered(page: Any) -> dict[str, str]:
+    cards = [card for card in page.locator(".card").all() if card.get_attribute("data-answer")]
+    return {str(card.get_attribute("data-uid")): str(card.get_attribute("data-answer")) for card in cards}
+
+
+def test_exported_answers_are_loaded_on_another_machine(report: Path, open_page: Open, tmp_path: Path) -> None:
+    page = open_page(report)
+    for uid, verdict in (("s0", "Accept"), ("s1", "Reject")):
+        page.get_by_role("button", name=f"{verdict} {uid}").click()
+    view(page, "s1")
+    page.locator("#viewer textarea").fill('line 1\nline 2, "cut"')
+    page.keyboard.press("Escape")
+    page.locator(".reader").fill("AB")
+    with page.expect_download() as download:
+        page.locator(".export").click()
+    download.value.save_as(tmp_path / "AB.csv")
+    other = open_page(report)
+    assert answered(other) == {}
+    assert load(other, tmp_path / "AB.csv") == "2 answers loaded."
+    assert answered(other) == {"s0": "accept", "s1": "reject"}
+    assert other.locator(".reader").input_value() == "AB"
+    with other.expect_download() as again:
+        other.locator(".export").click()
+    again.value.save_as(tmp_path / "again.csv")
+    assert (tmp_path / "again.csv").read_bytes() == (tmp_path / "AB.csv").read_bytes()
+
+
+def test_answers_go_from_the_page_through_a_check_into_the_next_report(
+    tiny_run: Any, open_page: Open, tmp_path: Path
+) -> None:
+    run = Path(shutil.copytree(tiny_run.folder, tmp_path / "run"))
+    page = open_page(write_report(run))
+    good, bad = shown(page)[:2]
+    page.get_by_role("button", name=f"Accept {good}").click()
+    page.get_by_role("button", name=f"Reject {bad}").click()
+    with page.expect_download() as download:
+        page.locator(".export").click()
+    download.value.save_as(tmp_path / "AB.csv")
+    done = CliRunner().invoke(app, ["check", str(run), "--quiet", "--verdicts", str(tmp_path / "AB.csv")])
+    assert done.exit_code == 1, done.stderr
+    rows = pd.read_parquet(run / "check.parquet").query("check == 'readers'")
+    assert rows[["uid", "reason"]].to_numpy().tolist() == [[bad, "AB: rejected"]]
+    text = open_page(write_report(run)).locator("#readings").inner_text()
+    assert "1 of 2 synthetic images that readers read are rejected" in text
+
+
+def test_loading_replaces_no_other_answer_unasked(report: Path, open_page: Open, tmp_path: Path) -> None:
+    page = open_page(report)
+    page.get_by_role("button", name="Accept s0").click()
+    (tmp_path / "a.csv").write_text("uid,verdict,run\ns0,reject,\ns2,reject,\nelse,reject,\ns3,reject,another\n")
+    page.once("dialog", lambda dialog: dialog.dismiss())
+    kept = "1 answers loaded, 1 kept as they are here, 2 are of images that this page does not show."
+    assert load(page, tmp_path / "a.csv") == kept
+    assert answered(page) == {"s0": "accept", "s2": "reject"}
+    page.once("dialog", lambda dialog: dialog.accept())
+    load(page, tmp_path / "a.csv")
+    assert answered(page) == {"s0": "reject", "s2": "reject"}
+
+
+def test_hostile_cells_are_text_and_a_wrong_file_changes_nothing(report: Path, open_page: Open, tmp_path: Path) -> None:
+    page = open_page(report)
+    before = page.locator("*").count()
+    hostile = HOSTILE.replace('"', '""')
+    (tmp_path / "a.csv").write_text(
+        f'uid,verdict,comment,reader\ns0,accept,"{hostile}","{hostile}"\n"{hostile}",reject,,\n__proto__,reject,,\n'
+    )
+    assert load(page, tmp_path / "a.csv").startswith("1 answers loaded, 2 are of images")
+    assert page.locator("*").count() == before
+    view(page, "s0")
+    assert page.locator("#viewer textarea").input_value() == HOSTILE
+    page.keyboard.press("Escape")
+    (tmp_path / "b.csv").write_text(f'uid,verdict\ns0,"{hostile}"\n')
+    assert load(page, tmp_path / "b.csv").startswith("Nothing loaded from this file: answer 1")
+    (tmp_path / "c.csv").write_bytes(bytes(range(256)))
+    assert load(page, tmp_path / "c.csv") == "Nothing loaded from this file: it has no column uid."
+    assert answered(page) == {"s0": "accept"}
 
 
 def test_tables_sort_both_ways_with_groups_on_top(report: Path, open_page: Open) -> None:

@@ -3,71 +3,21 @@
 import re
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pandas as pd
 import pytest
 import yaml
 
-from medlt import config as configs
-from medlt.data.manifest import Manifest
-from medlt.files import write_json, write_text
+from medlt.files import write_json
 from medlt.privacy import claim
 from medlt.privacy.card import datasheet, model_card
-from medlt.privacy.ledger import Mechanism, write_ledger
 from medlt.types import InputError
 
 
-def manifest() -> Manifest:
-    index = pd.Index([f"real-{i}" for i in range(4)], name="uid")
-    about = {"path": [f"{uid}.png" for uid in index], "patient_id": list("abcd"), "split": "train", "view": "PA",
-             "content": list("wxyz")}  # fmt: skip
-    return Manifest(pd.DataFrame({**about, "Mass": [1.0, 0.0, 0.0, 1.0]}, index=index), ("Mass",), Path("images"))
-
-
-def folder(run: Path, **changed: Any) -> Path:
-    """A private run before it made images, its config changed so."""
-    data = {"kind": "csv", "table": "labels.csv", "findings": ["Mass"]}
-    tree = {"method": "noise", "data": data, "codec": {"kind": "folder", "path": "codec"}, "output_dir": str(run)}
-    config = configs.parse(
-        {**tree, "privacy": {"epsilon": 8, "delta": 1e-6, "patients": 4, "findings": ["Mass"]}, **changed}
-    )
-    write_text(run / "config.yaml", configs.dump(config))
-    digests = {"codec": "1", "denoiser": "2", "manifest": manifest().digest()}
-    write_json(run / "run.json", {"digests": digests, "weights": {"denoiser": "3"}, "counts": {"real": 4}})
-    done = Mechanism(
-        stage="denoiser", privacy_unit="patient", units=4, sample_rate=0.01, noise_multiplier=2.0, max_grad_norm=1.0,
-        steps=20, planned=20, max_images_per_patient=1, noise_multiplicity=7, grad_sample_mode="hooks",
-        randomness="from the operating system", secure_mode=True, data=manifest().split("train").digest(), weights="3",
-    )  # fmt: skip
-    write_ledger(run / "ledger.json", [done], 1e-6, 8.0)
-    manifest().write(run / "stages" / "data" / "manifest.parquet")
-    return run
-
-
-def finished(run: Path, **changed: Any) -> Path:
-    """The same with its published rows."""
-    folder(run, **changed)
-    index = pd.Index(["noise_1", "noise_2", "noise_3"], name="uid")
-    made = pd.DataFrame({"path": "x.png", "patient_id": "synthetic", "split": "train", "view": "PA", "Mass": 1.0,
-                         "synthetic": True, "finding": ["Mass", "Mass", "Hernia"]}, index=index)  # fmt: skip
-    pd.concat([manifest().rows.assign(synthetic=False), made]).to_parquet(run / "manifest.parquet")
-    return run
-
-
-UNTRAINED = {"kind": "stable-diffusion", "model": {"kind": "folder", "path": "base"}, "train": "none"}
-AUDIT = {
-    "results": [
-        {"name": "near_copies", "sentence": "No copy was found, recall 0.9.", "passed": True},
-        {"name": "membership", "sentence": "Caught 3 of 4, see /tmp/secret/place.", "passed": False},
-        {"name": "identity", "sentence": "Too few | pairs.", "passed": None},
-    ],
-    "conclusion": "Leaks were found (membership).",
-}
-
-
-def test_the_card_has_the_header_the_claim_and_the_ledger(tmp_path: Path) -> None:
-    run = finished(tmp_path / "run")
+def test_the_card_has_the_header_the_claim_and_the_ledger(cards: SimpleNamespace, tmp_path: Path) -> None:
+    run = cards.finished(tmp_path / "run")
     card = model_card(run)
     _, header, body = card.split("---\n", 2)
     assert yaml.safe_load(header)["library_name"] == "medlt"
@@ -79,8 +29,8 @@ def test_the_card_has_the_header_the_claim_and_the_ledger(tmp_path: Path) -> Non
     assert "medlt audit" in body
 
 
-def test_the_datasheet_counts_synthetic_rows_alone(tmp_path: Path) -> None:
-    sheet = datasheet(run := finished(tmp_path / "run"))
+def test_the_datasheet_counts_synthetic_rows_alone(cards: SimpleNamespace, tmp_path: Path) -> None:
+    sheet = datasheet(run := cards.finished(tmp_path / "run"))
     assert claim(run).sentence in sheet
     assert "3 synthetic images" in sheet
     assert "| Hernia | 1 |\n| Mass | 2 |" in sheet
@@ -88,28 +38,37 @@ def test_the_datasheet_counts_synthetic_rows_alone(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("write", [model_card, datasheet])
 @pytest.mark.parametrize("changed", [{}, {"method": "fusion"}, {"method": "noise", "checks": {"near_copy": {}}}])
-def test_a_private_run_reveals_nothing_of_its_patients(tmp_path: Path, write: Any, changed: dict[str, Any]) -> None:
+def test_a_private_run_reveals_nothing_of_its_patients(
+    cards: SimpleNamespace, tmp_path: Path, write: Any, changed: dict[str, Any]
+) -> None:
     """Whether or not it carries a claim: no digest, count, name or place."""
-    text = write(finished(tmp_path / "run", **changed))
-    real = manifest()
-    for hidden in (real.digest(), real.split("train").digest(), "real-", "4 radiographs", str(tmp_path), "codec`"):
+    text = write(cards.finished(tmp_path / "run", **changed))
+    real = cards.manifest()
+    for hidden in (
+        real.digest(),
+        real.split("train").digest(),
+        "real-",
+        "4 in the train split",
+        str(tmp_path),
+        "codec`",
+    ):
         assert hidden not in text
     assert "| 4 |" not in text
 
 
 @pytest.mark.parametrize("write", [model_card, datasheet])
-def test_a_run_that_promises_nothing_says_so_and_may_count(tmp_path: Path, write: Any) -> None:
-    text = write(finished(tmp_path / "run", privacy=None))
+def test_a_run_that_promises_nothing_says_so_and_may_count(cards: SimpleNamespace, tmp_path: Path, write: Any) -> None:
+    text = write(cards.finished(tmp_path / "run", privacy=None))
     assert "No privacy is claimed" in text
-    assert "4 radiographs" in text
-    assert manifest().split("train").digest() in text
+    assert "4 in the train split" in text
+    assert cards.manifest().split("train").digest() in text
     assert "real-" not in text
     assert str(tmp_path) not in text
 
 
 @pytest.mark.parametrize("write", [model_card, datasheet])
-def test_each_attack_of_the_audit_has_a_line(tmp_path: Path, write: Any) -> None:
-    write_json(finished(tmp_path / "run", privacy=None) / "audit.json", AUDIT)
+def test_each_attack_of_the_audit_has_a_line(cards: SimpleNamespace, tmp_path: Path, write: Any) -> None:
+    write_json(cards.finished(tmp_path / "run", privacy=None) / "audit.json", cards.audit)
     text = write(tmp_path / "run")
     assert "**near_copies** (passed): No copy was found, recall 0.9." in text
     assert "**membership** (FAILED): Caught 3 of 4, see [path]" in text
@@ -118,28 +77,28 @@ def test_each_attack_of_the_audit_has_a_line(tmp_path: Path, write: Any) -> None
 
 
 @pytest.mark.parametrize("write", [model_card, datasheet])
-def test_no_number_of_the_audit_of_a_private_run_leaves(tmp_path: Path, write: Any) -> None:
-    before = write(finished(tmp_path / "run"))
-    write_json(tmp_path / "run" / "audit.json", AUDIT)
+def test_no_number_of_the_audit_of_a_private_run_leaves(cards: SimpleNamespace, tmp_path: Path, write: Any) -> None:
+    before = write(cards.finished(tmp_path / "run"))
+    write_json(tmp_path / "run" / "audit.json", cards.audit)
     assert write(tmp_path / "run") == before
 
 
 @pytest.mark.parametrize("damaged", ["{", "[]", "{}", '{"results": [{"name": "near_copies"}]}'])
-def test_a_damaged_audit_is_named(tmp_path: Path, damaged: str) -> None:
-    (finished(tmp_path / "run", privacy=None) / "audit.json").write_text(damaged)
+def test_a_damaged_audit_is_named(cards: SimpleNamespace, tmp_path: Path, damaged: str) -> None:
+    (cards.finished(tmp_path / "run", privacy=None) / "audit.json").write_text(damaged)
     with pytest.raises(InputError, match="damaged"):
         model_card(tmp_path / "run")
 
 
-def test_a_run_that_is_not_finished_has_a_card(tmp_path: Path) -> None:
-    run = folder(tmp_path / "run")
+def test_a_run_that_is_not_finished_has_a_card(cards: SimpleNamespace, tmp_path: Path) -> None:
+    run = cards.folder(tmp_path / "run")
     (run / "ledger.json").unlink()
     assert "no ledger" in model_card(run)
     assert "0 synthetic images" in datasheet(run)
 
 
-def test_stable_diffusion_with_the_given_weights(tmp_path: Path) -> None:
-    run = folder(tmp_path / "run", denoiser=UNTRAINED)
+def test_stable_diffusion_with_the_given_weights(cards: SimpleNamespace, tmp_path: Path) -> None:
+    run = cards.folder(tmp_path / "run", denoiser=cards.untrained)
     (run / "ledger.json").unlink()
     card = model_card(run)
     assert yaml.safe_load(card.split("---\n")[1])["pipeline_tag"] == "text-to-image"
@@ -171,7 +130,7 @@ LABELS = {
     "edit, mixed": "Labels are soft where a second image is mixed in",
     **dict.fromkeys(("noise", "minority", "longtail", "diffult"), "An image has the label vector of a train image"),
 }
-ONE_FINDING = "An image has its target finding and no other one. No verifier checks the labels."
+ONE_FINDING = "An image has its target finding and no other one."
 TABLE = [
     (method, private, phantom, verdict)
     for method in METHODS
@@ -189,7 +148,7 @@ def without(text: str, *sections: str) -> str:
 
 
 @pytest.fixture(scope="module")
-def documents(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., tuple[str, str]]:
+def documents(cards: SimpleNamespace, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., tuple[str, str]]:
     """Model card and datasheet of a fabricated run."""
 
     def made(method: str, private: bool, phantom: bool, verdict: bool) -> tuple[str, str]:
@@ -198,7 +157,7 @@ def documents(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., tuple[s
             changed["privacy"] = None
         if phantom:
             changed["data"] = {"kind": "phantom"}
-        run = finished(tmp_path_factory.mktemp("card") / "run", **changed)
+        run = cards.finished(tmp_path_factory.mktemp("card") / "run", **changed)
         rows = pd.read_parquet(run / "manifest.parquet")
         own = {"tail_parent": "real-1", "head_parent": "real-2"} if method[:4] in ("fusi", "edit") else {}
         own = own or {"label_source": "real-1"}
@@ -225,16 +184,16 @@ def test_what_the_documents_state_and_do_not_state(
         assert (drawn in text) == (phantom and "patient" in text.replace(drawn, ""))
         if phantom:
             assert not re.search(r"(?i)\bpatients?\b", without(text, "Privacy", "Audit"))
-        assert ("has no verdict" in text) == (not verdict)
+        assert ("Not measured: whether the images help" in text) == (not verdict)
         assert ("Verdict: **helps**. fusion gains 0.0421 over duplicates." in text) == (verdict and not private)
         assert ("verdict.json stays in the run folder" in text) == (verdict and private)
         assert ("does not apply to real radiographs" in text) == (verdict and phantom and not private)
         assert "0.0421" not in text or not private
-        assert not (verdict and re.search("(?i)whether the images help", text))
+        assert not (verdict and re.search("(?i)whether the images help a", text))
     wanted = ONE_FINDING if independent else LABELS[method]
     assert wanted in sheet
     assert not [one for one in {ONE_FINDING, *LABELS.values()} - {wanted} if one in sheet]
-    assert ("A verifier checks" in sheet) == (not independent)
+    assert ("A verifier checked the label of each image." in sheet) == (not independent)
     assert ("soft" in sheet) == (not independent and "soft" in LABELS[method])
     assert ("holds no uid of a train image" in sheet) == private
     assert ("also holds uids of real images of the collection" in sheet) == (not private and not phantom)
@@ -246,16 +205,15 @@ def test_what_the_documents_state_and_do_not_state(
 
 
 @pytest.mark.parametrize("write", [model_card, datasheet])
-def test_a_damaged_verdict_is_named(tmp_path: Path, write: Any) -> None:
-    (finished(tmp_path / "run", privacy=None) / "verdict.json").write_text('{"verdict": "helps"}')
+def test_a_damaged_verdict_is_named(cards: SimpleNamespace, tmp_path: Path, write: Any) -> None:
+    (cards.finished(tmp_path / "run", privacy=None) / "verdict.json").write_text('{"verdict": "helps"}')
     with pytest.raises(InputError, match=r"verdict\.json: damaged; run `medlt evaluate` again"):
         write(tmp_path / "run")
 
 
-def test_the_documents_name_the_run_and_how_an_image_does(tmp_path: Path) -> None:
-    run = finished(tmp_path / "run", format="dicom")
-    assert "Run: `" not in model_card(run)
-    write_json(run / "run.json", {"id": "0123456789abcdef"})
+def test_the_documents_name_the_run_and_how_an_image_does(cards: SimpleNamespace, tmp_path: Path) -> None:
+    run = cards.finished(tmp_path / "run", format="dicom")
     assert "- Run: `0123456789abcdef`." in model_card(run)
     assert "(Synthetic: true)" in datasheet(run)
     assert "(0008,001C)" in datasheet(run)
+    assert "lists for each image: file_name, uid, Mass, seed." in datasheet(run)

@@ -60,7 +60,7 @@ class Page(HTMLParser):
         if self.open and self.open[-1] not in ("style", "script"):
             self.texts.setdefault(self.section, []).append(data)
         if "td" in self.open or "th" in self.open:
-            self.rows[self.section][-1][-1] += data
+            self.rows[self.section][-1][-1] += data.replace("\N{NO-BREAK SPACE}", " ")
 
     def text(self, section: str) -> str:
         return " ".join("".join(self.texts[section]).split())

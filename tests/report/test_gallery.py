@@ -1,6 +1,7 @@
 """The gallery: each image once, with what the tables say of it, in a page that stays bounded and holds no surprise."""
 
 import base64
+import csv
 import io
 import json
 import shutil
@@ -16,11 +17,11 @@ import pytest
 from PIL import Image
 
 from medlt.report import gallery
+from medlt.report.formatting import script
 from medlt.report.gallery import in_turn
 from medlt.report.html import write_report
 
 Read = Callable[..., Any]
-SCRIPT = Path(gallery.__file__).parent / "report.js"
 
 
 def cards(page: Any) -> dict[str, dict[str, str]]:
@@ -160,11 +161,12 @@ def test_an_experiment_shows_the_images_of_its_sources(experiment: Path, page_of
 
 
 def node(expression: str) -> Any:
-    """The value of an expression in report.js, by Node.js."""
+    """The value of an expression in the page's script, by Node.js."""
     if not (program := shutil.which("node")):
         pytest.skip("the script's functions are tested with Node.js, which is not installed")
-    code = f"const m = require({json.dumps(str(SCRIPT))}); console.log(JSON.stringify({expression}))"
-    return json.loads(subprocess.run([program, "-e", code], capture_output=True, text=True, check=True).stdout)
+    code = f"{script().text}\nconsole.log(JSON.stringify({expression}))"
+    done = subprocess.run([program, "-"], input=code, capture_output=True, text=True, check=True)
+    return json.loads(done.stdout)
 
 
 def test_the_csv_of_answers_is_read_back_as_it_was_written(tmp_path: Path) -> None:
@@ -173,18 +175,49 @@ def test_the_csv_of_answers_is_read_back_as_it_was_written(tmp_path: Path) -> No
         ["s2", "reject", "=1+1", "", "0f", "<b>"],
     ]
     names = ["uid", "verdict", "comment", "reader", "run", "finding"]
-    (tmp_path / "a.csv").write_text(node(f"m.csvText({json.dumps(names)}, {json.dumps(rows)})"), newline="")
+    (tmp_path / "a.csv").write_text(node(f"csvText({json.dumps(names)}, {json.dumps(rows)})"), newline="")
     table = pd.read_csv(tmp_path / "a.csv", dtype=str, keep_default_na=False)
     assert list(table) == names
     assert table.to_numpy().tolist() == rows
 
 
+CELLS = ["", "a", " b ", 'x "y" z', '"', "a,b", "1\n2", "1\r\n2", "=1+1", "\ufeff", "__proto__", "é", ",", '"",""']
+
+
+@pytest.mark.parametrize(("mark", "end"), [("", "\r\n"), ("\ufeff", "\n"), ("", "\r")])
+def test_any_csv_of_python_is_read_as_python_reads_it(mark: str, end: str) -> None:
+    rows = [["uid", "verdict", "comment"], *(["s", first, second] for first in CELLS for second in CELLS)]
+    buffer = io.StringIO(newline="")
+    csv.writer(buffer, lineterminator=end, quoting=csv.QUOTE_ALL).writerows(rows)
+    assert node(f"csvRows({json.dumps(mark + buffer.getvalue())})") == rows
+    assert node(f"csvRows({json.dumps('a,b')})") == [["a", "b"]]
+    assert node(f"csvRows({json.dumps('a,say x,' + chr(34) + 'b' + chr(10) + 'c')})") == [["a", "say x", '"b'], ["c"]]
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("", "it has no column uid"),
+        ("uid,comment\ns,x\n", "it has no column verdict"),
+        ("uid,verdict\ns,accept\nt,maybe\n", "answer 2: its verdict is not accept or reject"),
+    ],
+)
+def test_a_file_that_holds_no_answers_is_refused_with_the_reason(text: str, problem: str) -> None:
+    tried = f"(() => {{ try {{ return answersIn({json.dumps(text)}) }} catch (error) {{ return error.message }} }})()"
+    assert node(tried) == problem
+
+
+def test_answers_are_read_by_the_names_of_columns_and_verdicts_in_any_case() -> None:
+    (one,) = node(f"answersIn({json.dumps('verdict,more,uid' + chr(10) + ' Accept ,x,s1')})")
+    assert one == {"uid": "s1", "verdict": "accept", "comment": "", "reader": "", "run": "", "finding": ""}
+
+
 def test_cells_sort_by_their_number_and_unknown_ones_are_last() -> None:
     cells = ["0.5 ± 0.1", "–", "−0.2 [−0.3, 0]", "+1.5", "<0.001", "", "b", "A"]
-    keys = node(f"{json.dumps(cells)}.map(m.sortKey)")
+    keys = node(f"{json.dumps(cells)}.map(sortKey)")
     assert keys == [0.5, None, -0.2, 1.5, 0.001, None, "b", "a"]
     for way in (1, -1):
-        ordered = node(f"{json.dumps(keys)}.sort((a, b) => m.compareKeys(a, b, {way}))")
+        ordered = node(f"{json.dumps(keys)}.sort((a, b) => compareKeys(a, b, {way}))")
         numbers, words = sorted([0.5, -0.2, 1.5, 0.001])[::way], ["a", "b"][::way]
         assert ordered == [*numbers, *words, None, None]
 
@@ -192,20 +225,20 @@ def test_cells_sort_by_their_number_and_unknown_ones_are_last() -> None:
 def test_columns_of_a_head_with_spans() -> None:
     rows = [[(1, 2), (2, 1), (1, 2)], [(1, 1), (1, 1)]]  # (colSpan, rowSpan)
     given = [[{"colSpan": across, "rowSpan": down} for across, down in row] for row in rows]
-    assert node(f"m.headerColumns({json.dumps(given)})") == [[0, 1, 3], [1, 2]]
+    assert node(f"headerColumns({json.dumps(given)})") == [[0, 1, 3], [1, 2]]
 
 
 def test_the_window_is_linear_and_clipped() -> None:
-    table = list(node("m.windowTable(127.5, 255)").values())
+    table = list(node("windowTable(127.5, 255)").values())
     assert table == list(range(256))
-    narrow = list(node("m.windowTable(100, 40)").values())
+    narrow = list(node("windowTable(100, 40)").values())
     expected = np.clip((np.arange(256) - 80) / 40 * 255, 0, 255)
     assert np.abs(np.array(narrow) - expected).max() <= 0.5
 
 
 def test_a_map_is_added_as_its_difference_to_the_parent() -> None:
-    flat = "m.windowTable(127.5, 255)"
-    assert list(node(f"m.composed([10, 20, 30, 255], {flat}, [60, 20, 0, 255], [50, 20, 10, 255], 1)").values()) == [
+    flat = "windowTable(127.5, 255)"
+    assert list(node(f"composed([10, 20, 30, 255], {flat}, [60, 20, 0, 255], [50, 20, 10, 255], 1)").values()) == [
         20, 20, 20, 255,
     ]  # fmt: skip
 
@@ -217,4 +250,4 @@ def test_filters_match_one_reason_of_several() -> None:
         ({"reason": "b c", "state": "rejected"}, True),
         ({"reason": "b"}, False),
     ):
-        assert node(f"m.matches({json.dumps(data)}, {json.dumps(chosen)})") is result
+        assert node(f"matches({json.dumps(data)}, {json.dumps(chosen)})") is result

@@ -15,7 +15,7 @@ import pandas as pd
 import pytest
 
 from medlt.report import html
-from medlt.report.formatting import gain, interval, number, signed
+from medlt.report.formatting import SCRIPT, beside_limit, gain, interval, number, signed
 from medlt.report.html import write_report
 from medlt.types import InputError
 
@@ -94,7 +94,7 @@ def test_code_metrics_shown_is_the_table(augmented: Path, page_of: Read) -> None
 
 def test_hostile_names_are_text_not_markup(evaluated: Path, known: SimpleNamespace, page_of: Read) -> None:
     page = page_of(evaluated)
-    assert [tag for tag, _ in page.elements].count("script") == 1  # report.js
+    assert [tag for tag, _ in page.elements].count("script") == 1  # our own
     assert known.hostile in page.text("verdict")
     assert "<b>out</b> & https://example.org" in page.text("provenance")
 
@@ -110,7 +110,7 @@ def test_nothing_is_loaded_from_elsewhere_and_only_our_script_runs(evaluated: Pa
     assert "url(" not in style
     assert "@import" not in style
     own = text.split("<script>")[1].split("</script>")[0]
-    assert own == (Path(html.__file__).parent / "report.js").read_text()
+    assert own == "\n".join((Path(html.__file__).parent / "script" / f"{name}.js").read_text() for name in SCRIPT)
     policy = next(str(a["content"]) for tag, a in page.elements if a.get("http-equiv") == "Content-Security-Policy")
     assert f"script-src 'sha256-{base64.b64encode(hashlib.sha256(own.encode()).digest()).decode()}'" in policy
     assert "default-src 'none'" in policy
@@ -276,6 +276,25 @@ def test_a_gain_that_no_metric_can_reach_is_no_number() -> None:
     assert [gain(value) for value in (0.25, 1.0, 1.058, None)] == ["0.250", "1.000", "over 1", "–"]
 
 
+@pytest.mark.parametrize(
+    ("value", "limit", "text"),
+    [
+        (0.3191, 0.19323, ("0.319", "0.193")),
+        (0.9992, 0.9995, ("0.9992", "0.9995")),
+        (0.99949, 0.9995, ("0.99949", "0.99950")),
+        (0.5, 0.5, ("0.500", "0.500")),
+        (0.0, 0.0, ("0", "0")),
+        (2.0, 1.0, ("2", "1")),
+        (np.nan, np.nan, ("–", "–")),
+        (np.nan, 0.25, ("–", "0.250")),
+    ],
+)
+def test_a_value_has_the_digits_that_show_its_side_of_the_limit(
+    value: float, limit: float, text: tuple[str, str]
+) -> None:
+    assert beside_limit(value, limit) == text
+
+
 def test_every_method_shows_its_own_deciding_pair_first(compared: Path, method: str, page_of: Read) -> None:
     page = page_of(compared)
     table = pd.read_parquet(compared / "comparisons.parquet")
@@ -317,4 +336,5 @@ def test_the_limits_name_a_verifier_only_where_one_checked_the_labels(
     text = page_of(augmented).text("limits")
     verified = not private or kind in ("fusion", "edit")
     assert ("A verifier trained without their parents checks them" in text) == verified
-    assert ("No verifier and no radiologist checks it" in text) != verified
+    assert ("No verifier checks it" in text) != verified
+    assert "No radiologist has read the images" in text
