@@ -1,16 +1,18 @@
-"""A browser for the tests of pages: Chromium, driven by Playwright. Without both, the tests are skipped.
+"""A browser for the tests of pages: Chromium, driven by Playwright. Without one the tests are skipped.
 
-MEDLT_BROWSER names the program (by default `chromium` on the PATH, then Playwright's own), MEDLT_AXE the file
-axe.min.js of the npm package axe-core, without which only the accessibility tests are skipped.
+MEDLT_BROWSER names the program: by default `chromium` on the PATH, then that of chromium.sh, then Playwright's own.
 """
 
 import os
 import shutil
 from collections.abc import Iterator
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+DOWNLOADED = Path(__file__).parents[2] / ".chromium" / "chromium"
 
 NETWORK = ("http:", "https:", "ws:", "wss:", "ftp:")
 
@@ -19,12 +21,13 @@ NETWORK = ("http:", "https:", "ws:", "wss:", "ftp:")
 def browser() -> Iterator[Any]:
     """A running browser."""
     playwright = pytest.importorskip("playwright.sync_api", reason="pip install playwright to run the browser tests")
-    program = os.environ.get("MEDLT_BROWSER") or shutil.which("chromium")
+    own = str(DOWNLOADED) if DOWNLOADED.is_file() else None
+    program = os.environ.get("MEDLT_BROWSER") or shutil.which("chromium") or own
     with playwright.sync_playwright() as driver:
         try:
             started = driver.chromium.launch(executable_path=program, args=["--no-sandbox"])
         except playwright.Error as error:
-            pytest.skip(f"no browser: {str(error).splitlines()[0]}; install chromium or set MEDLT_BROWSER")
+            pytest.skip(f"no browser: {str(error).splitlines()[0]}; run `make browser`, or set MEDLT_BROWSER")
         yield started
         started.close()
 
@@ -60,7 +63,5 @@ def open_page(browser: Any) -> Iterator[Any]:
 @pytest.fixture(scope="session")
 def axe() -> str:
     """The text of axe-core."""
-    file = Path(os.environ.get("MEDLT_AXE", "node_modules/axe-core/axe.min.js"))
-    if not file.is_file():
-        pytest.skip("npm install axe-core, or set MEDLT_AXE to its axe.min.js, to run the accessibility tests")
-    return file.read_text()
+    pytest.importorskip("axe_playwright_python", reason="pip install axe-playwright-python to test accessibility")
+    return (files("axe_playwright_python") / "axe.min.js").read_text(encoding="utf-8")
