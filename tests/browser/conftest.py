@@ -33,28 +33,36 @@ def browser() -> Iterator[Any]:
 
 
 class Opened:
-    """A page from file://, and what it did: messages of its console, errors, and requests that leave the machine."""
+    """A page, and what went wrong in it: errors of its console, and requests to anything but its own server.
 
-    def __init__(self, browser: Any, file: Path, **options: Any) -> None:
+    A page from file:// has no server.
+    """
+
+    def __init__(self, browser: Any, place: Path | str, **options: Any) -> None:
         self.context = browser.new_context(**({"viewport": {"width": 1280, "height": 900}} | options))
         self.page = self.context.new_page()
+        self.own = (place,) if isinstance(place, str) else ()
         self.trouble: list[str] = []
         self.page.on("console", lambda message: self.trouble.append(message.text) if message.type == "error" else None)
         self.page.on("pageerror", lambda error: self.trouble.append(str(error)))
-        self.page.on("request", lambda one: self.trouble.append(one.url) if one.url.startswith(NETWORK) else None)
-        self.page.goto(file.as_uri(), wait_until="domcontentloaded", timeout=120_000)
+        self.page.on("request", lambda one: None if self.allows(one.url) else self.trouble.append(one.url))
+        address = place if isinstance(place, str) else place.as_uri()
+        self.page.goto(address, wait_until="domcontentloaded", timeout=120_000)
+
+    def allows(self, url: str) -> bool:
+        return url.startswith(self.own) or not url.startswith(NETWORK)
 
 
 @pytest.fixture
 def open_page(browser: Any) -> Iterator[Any]:
-    """Opens a file in a window of its own; afterwards nothing may have gone wrong in it."""
+    """Opens a file, or an address, in a window of its own; afterwards nothing may have gone wrong in it."""
     opened: list[Opened] = []
 
-    def open_file(file: Path, **options: Any) -> Any:
-        opened.append(Opened(browser, file, **options))
+    def open_place(place: Path | str, **options: Any) -> Any:
+        opened.append(Opened(browser, place, **options))
         return opened[-1].page
 
-    yield open_file
+    yield open_place
     for one in opened:
         one.context.close()
     assert [trouble for one in opened for trouble in one.trouble] == []
