@@ -8,7 +8,7 @@ PYTEST_ARGS ?=
 EXTRAS ?=
 WHEELHOUSE ?= wheelhouse
 
-.PHONY: demo test lint ladder docs notebooks wheelhouse
+.PHONY: demo test browser lint ladder docs notebooks wheelhouse
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -28,6 +28,10 @@ test: $(READY) lint
 	$(BIN)/python -m pytest $(PYTEST_ARGS) $(HEAVY:%=--ignore=%) -p no:cacheprovider tests; others=$$?; \
 	wait $$heavy; heavy=$$?; cat .pytest-heavy.log; \
 	case $$others,$$heavy in 0,0|0,5|5,0) ;; *) exit 1 ;; esac  # 5: nothing there is selected
+
+# the pages in Chromium, which is downloaded if the machine has none; where it cannot be had, the tests are skipped
+browser: $(READY)
+	MEDLT_BROWSER=$$(tests/browser/chromium.sh) OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m browser -p no:cacheprovider tests/browser
 
 lint: $(READY)
 	$(BIN)/ruff check .

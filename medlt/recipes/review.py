@@ -10,11 +10,12 @@ from pathlib import Path
 import pandas as pd
 import torch
 
+from medlt.data.images import image_shape
 from medlt.data.manifest import SPLITS
 from medlt.files import locked, read_table, write_table
 from medlt.recipes._image_sets import ImageSet, open_images
 from medlt.review.answers import FOLDER, QUESTIONS, AnswerFile, reader_file
-from medlt.review.reading_list import choose, order
+from medlt.review.reading_list import by_anatomy, choose, order
 from medlt.review.results import ReviewResults, read_readings, results, review_results
 from medlt.review.server import Reading, ReviewServer
 from medlt.training.runtime import silent
@@ -81,17 +82,21 @@ def prepare(given: ImageSet, options: ReviewOptions, answers: AnswerFile) -> Rea
     if given.run.config.privacy is not None and "train" in options.splits and not options.private_train:
         raise InputError("--split train: the run is private; add --show-private-train to show its train images")
     real = given.cohort.manifest
+    made = by_anatomy(given.made.rows, real.rows["patient_id"])
     chosen = choose(
-        real.rows[real.rows["split"].isin(options.splits)], given.made.rows, real.findings, options.images, options.seed
+        real.rows[real.rows["split"].isin(options.splits)], made, real.findings, options.images, options.seed
     )
     if len(chosen) < 2 * options.images:
         log.warning(
-            "%d images of each kind, not %d: real images of %s have no more that fit in finding and view",
+            "%d images of each kind, not %d: real images of %s have no more that fit in finding and view, "
+            "with one image of a patient",
             len(chosen) // 2, options.images, " and ".join(options.splits),
         )  # fmt: skip
     _require_same(given.folder, chosen[["finding"]], options)
     size = options.size or given.size
     kinds = {kind: list(chosen.index[chosen["kind"] == kind]) for kind in ("real", "synthetic")}
+    if size > given.size:
+        _require_pixels([*map(real.file, kinds["real"]), *map(given.made.file, kinds["synthetic"])], size)
     pixels = torch.cat([given.real(kinds["real"], size), given.synthetic(kinds["synthetic"], size)])
     place = {uid: i for i, uid in enumerate([*kinds["real"], *kinds["synthetic"]])}
     uids = order(list(chosen.index), options.seed, options.reader)
@@ -106,6 +111,13 @@ def _require_options(options: ReviewOptions) -> None:
             raise InputError(f"{name} {','.join(given)}: use {', '.join(known)}, with commas between them")
     if options.images < 1:
         raise InputError(f"--images {options.images}: give 1 or more")
+
+
+def _require_pixels(files: list[Path], size: int) -> None:
+    """Raise InputError if an image is smaller than this size, px: enlarged, its blur would show the kind."""
+    if (least := min(min(image_shape(file)) for file in files)) < size:
+        what = f"an image has {least} px only, and enlarged images would show which ones are real"
+        raise InputError(f"--size {size}: {what}; give {least} or less")
 
 
 def _require_same(folder: Path, chosen: pd.DataFrame, options: ReviewOptions) -> None:

@@ -60,10 +60,9 @@ class PairPool:
         fits = self.targets[:, target] & (self.labels[:, finding] == label) & ~self.used
         return np.flatnonzero(fits if view is None else fits & (self.views == view))
 
-    def take(self, row: int) -> str:
-        """Mark all images of the patient as used, and return the uid."""
-        self.used[self.patients == self.patients[row]] = True
-        return str(self.uids[row])
+    def use(self, patient: str) -> None:
+        """Mark all images of a patient as used."""
+        self.used[self.patients == patient] = True
 
 
 def choose(
@@ -71,7 +70,8 @@ def choose(
 ) -> pd.DataFrame:
     """Return the reading list: index uid, columns finding, label (1.0 or 0.0) and kind; up to `images` of each kind.
 
-    real, synthetic: manifest rows. Targets take turns, the scarcest first; at most one image of a patient is used.
+    real, synthetic: manifest rows. Targets take turns, the scarcest first; at most one image of a patient is used, of
+    both kinds together.
     Raises InputError if there is no pair at all.
     """
     pools = [PairPool.of(rows, findings, seed, kind) for rows, kind in zip((real, synthetic), KINDS, strict=True)]
@@ -91,6 +91,17 @@ def choose(
             "give --split val,test,train, or label more validation and test images"
         )
     return pd.DataFrame(chosen, columns=["uid", "finding", "label", "kind"]).set_index("uid")
+
+
+def by_anatomy(synthetic: pd.DataFrame, patients: pd.Series) -> pd.DataFrame:
+    """Return synthetic rows under the patient whose anatomy they show, if they have a head parent.
+
+    patients: patient of each real uid. Two images of one patient look alike, which would show that they are synthetic.
+    """
+    if "head_parent" not in synthetic:
+        return synthetic
+    owners = synthetic["head_parent"].map(patients)
+    return synthetic.assign(patient_id=owners.where(owners.notna(), synthetic["patient_id"]))
 
 
 def order(uids: Sequence[str], seed: int, reader: str) -> list[str]:
@@ -114,10 +125,13 @@ def _turns(pools: Sequence[PairPool], findings: Sequence[str]) -> Iterator[list[
 
 
 def _pair(pools: Sequence[PairPool], target: int, finding: int, label: float, views: bool) -> tuple[str, str] | None:
-    """Take a real and a synthetic image that fit, and return their uids; None without such a pair."""
+    """Return the uids of a real and a synthetic image that fit, now used; None without such a pair."""
     real, synthetic = pools
     for made in synthetic.free(target, finding, label, None):
         view = str(synthetic.views[made]) if views else None
         if len(fitting := real.free(target, finding, label, view)):
-            return real.take(int(fitting[0])), synthetic.take(int(made))
+            for pool in pools:
+                pool.use(str(real.patients[fitting[0]]))
+                pool.use(str(synthetic.patients[made]))
+            return str(real.uids[fitting[0]]), str(synthetic.uids[made])
     return None

@@ -7,7 +7,7 @@ and all are encoded without compression and without metadata, so that they have 
 | address | |
 |---|---|
 | GET /TOKEN/, page.css, page.js | the page |
-| GET state | questions, and of each place the finding to be read and the answer |
+| GET state | the reader's name, questions, and of each place the finding to be read and the answer |
 | GET image/N | the image at place N, PNG |
 | POST answer, finish | an answer to one image; end of the review |
 """
@@ -68,7 +68,7 @@ class Reading:
     def state(self) -> dict[str, Any]:
         """Return what the page shows: no uid, no label, no kind."""
         items = [{"finding": self.findings[i], "answer": self._texts(i)} for i in range(len(self.uids))]
-        return {"questions": list(self.questions), "items": items}
+        return {"reader": self.answers.path.stem, "questions": list(self.questions), "items": items}
 
     def answer(self, i: int) -> ReaderAnswer:
         """Return the answer to the image at place i; a blank one if there is none yet."""

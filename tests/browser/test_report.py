@@ -118,7 +118,7 @@ def test_keys_walk_zoom_and_close(report: Path, open_page: Open) -> None:
     assert page.locator("[data-part=zoom]").inner_text() == "100 %"
     page.keyboard.press("Escape")
     assert not page.locator("#viewer").is_visible()
-    assert page.evaluate("document.activeElement.closest('.card').dataset.uid") == "s7"
+    page.wait_for_function("document.activeElement.closest('.card')?.dataset.uid === 's7'")  # after the event "close"
 
 
 def test_the_slider_shows_both_stages_and_a_map_colours_the_image(report: Path, open_page: Open) -> None:

@@ -49,6 +49,13 @@ def test_images_are_held_out_real_ones_and_synthetic_ones_by_the_same_preprocess
     assert b"tEXt" not in b"".join(reading.png(i) for i in range(6))
 
 
+def test_no_kind_is_enlarged_more_than_the_other(run: Path) -> None:
+    """Real images have 64 px, synthetic ones 32: at 64 px only the synthetic ones would be blurred."""
+    with pytest.raises(InputError, match=r"--size 64: an image has 32 px only.*give 32 or less"):
+        begun(run, replace(OPTIONS, size=64))
+    assert begun(run, replace(OPTIONS, size=16)).images.shape == (6, 1, 16, 16)
+
+
 def test_readers_read_the_same_images_in_orders_of_their_own(run: Path) -> None:
     anna, ben = begun(run), begun(run, replace(OPTIONS, reader="ben"))
     assert list(anna.uids) != list(ben.uids)

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from medlt.review.reading_list import choose, order
+from medlt.review.reading_list import by_anatomy, choose, order
 from medlt.rng import numpy_generator
 from medlt.types import InputError
 
@@ -70,6 +70,21 @@ def test_the_seed_chooses_the_images_and_the_reader_only_their_order() -> None:
     orders = [order(list(first.index), 1, reader) for reader in ("anna", "ben")]
     assert orders[0] != orders[1]
     assert sorted(orders[0]) == sorted(orders[1])
+
+
+def test_the_anatomy_of_a_patient_is_shown_once_whatever_the_kind() -> None:
+    """Forty images are made of four train patients and of one whose real image may be read, too."""
+    real, made = collection(60, 40)
+    owners = pd.concat([real["patient_id"], pd.Series({f"t{i}": f"train-{i}" for i in range(4)})])
+    parents = [f"t{i % 4}" if i % 5 else real.index[0] for i in range(40)]
+    rows = by_anatomy(made.assign(head_parent=parents), owners)
+    chosen = choose(real, rows, FINDINGS, 8, 0)
+    shown = pd.concat([real["patient_id"], rows["patient_id"]])[list(chosen.index)]
+    assert 0 < (chosen["kind"] == "synthetic").sum() <= 5
+    assert shown.is_unique
+    assert by_anatomy(made, owners).equals(made)
+    alone = by_anatomy(made.assign(head_parent=None), owners)
+    assert alone["patient_id"].equals(made["patient_id"])
 
 
 def test_without_views_of_one_kind_views_decide_nothing() -> None:
