@@ -87,5 +87,5 @@ def test_a_config_in_another_encoding_is_refused_with_what_to_do(tmp_path: Path,
 def test_an_override_is_read_as_carefully(tmp_path: Path) -> None:
     file = tmp_path / "a.yaml"
     file.write_text("method: fusion")
-    with pytest.raises(InputError, match=r"^override seed: not readable as YAML: Exceeds.{0,120}$"):
+    with pytest.raises(InputError, match=r"^override seed: not readable as YAML: Exceeds the limit .{0,130}$"):
         config.load_config(file, ["seed=" + "9" * 5000])
