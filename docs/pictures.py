@@ -8,8 +8,6 @@ The screenshots need Playwright and Chromium, as `make browser` does.
 from __future__ import annotations
 
 import argparse
-import os
-import shutil
 from pathlib import Path
 
 import pandas as pd

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
-import yaml
 
 from medlt import config as configs
 from medlt.api.results import Audit, Verdict, read_json
@@ -18,6 +17,7 @@ from medlt.data.manifest import Manifest
 from medlt.files import REAL_ROWS, read_table
 from medlt.names import did_you_mean
 from medlt.types import InputError
+from medlt.yaml_text import read_yaml
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -207,8 +207,8 @@ def read_config(folder: Path) -> configs.RunConfig | configs.EvaluateConfig:
     if not file.is_file():
         raise InputError(f"{Path(folder).absolute()}: has no config.yaml; give the folder of a run")
     try:
-        tree: Any = yaml.safe_load(file.read_text())
-    except yaml.YAMLError:
+        tree: Any = read_yaml(file.read_text())
+    except (InputError, UnicodeDecodeError):
         raise InputError(f"{file.absolute()}: damaged; restore it from a copy of the run") from None
     config = configs.load_verdict(file) if isinstance(tree, dict) and "arms" in tree else configs.load_config(file)
     return config.model_copy(update={"output_dir": Path(folder)})

@@ -19,22 +19,11 @@ from medlt.config.verdict import EvaluateConfig, SourceConfig
 from medlt.names import did_you_mean
 from medlt.plugins import METHODS
 from medlt.types import InputError
+from medlt.yaml_text import read_yaml
 
 C = TypeVar("C", bound=Strict)
 VARIABLE = re.compile(r"\$\{(?P<name>\w+)(?::-(?P<default>[^}]*))?\}")
 COMMENT = re.compile(r"(?:^|\s)#")
-
-
-class _Loader(yaml.SafeLoader):  # type: ignore[misc]
-    """A safe loader that refuses a key given twice in one section; YAML would drop the first value without a word."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen: set[str] = set()
-        for key, _ in node.value:
-            if isinstance(key, yaml.ScalarNode) and key.value in seen:
-                raise yaml.YAMLError(f"{key.value!r} is given twice, again in line {key.start_mark.line + 1}")
-            seen.add(str(key.value))
-        return dict(super().construct_mapping(node, deep))
 
 
 def _expand(text: str, where: Path) -> str:
@@ -72,9 +61,9 @@ def _override(tree: dict[str, Any], assignment: str, typed: bool) -> None:
         if not isinstance(tree, dict):
             raise InputError(f"override {assignment!r}: {parent} is not a section")
     try:
-        read = yaml.safe_load(value)
-    except yaml.YAMLError as error:
-        raise InputError(f"override {assignment!r} is not readable as YAML: {str(error).splitlines()[0]}") from None
+        read = read_yaml(value)
+    except InputError as error:
+        raise InputError(f"override {key}: {error}") from None
     tree[last] = _as_typed(read) if typed else read
 
 
@@ -148,9 +137,14 @@ def folder_of(path: Path) -> Path:
 def _read(path: Path, hint: str = "begin with 'method: fusion'") -> dict[str, Any]:
     """Return the YAML as a mapping, its variables replaced; hint: what to write into an empty file."""
     try:
-        tree = yaml.load(_expand(path.read_text(), path), _Loader)
-    except (yaml.YAMLError, RecursionError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: not readable as YAML: {str(error).splitlines()[0]}") from None
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError:
+        raise InputError(f"{path}: is no UTF-8 text; save it as UTF-8") from None
+    expanded = _expand(text, path)
+    try:
+        tree = read_yaml(expanded)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None
     if not isinstance(tree, dict):
         raise InputError(f"{path}: holds no settings; {hint}")
     return tree

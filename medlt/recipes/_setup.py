@@ -30,6 +30,7 @@ from medlt.store import Artifact, Store
 from medlt.training.runtime import Runtime
 from medlt.types import InputError, Progress
 from medlt.versions import versions
+from medlt.yaml_text import read_yaml
 
 C = TypeVar("C", configs.RunConfig, configs.EvaluateConfig)
 
@@ -214,8 +215,8 @@ def _fixed(text: str, where: Path) -> dict[str, Any]:
     It leaves out the folder, since a run folder may be renamed.
     """
     try:
-        tree = dict(yaml.safe_load(text))
-    except (yaml.YAMLError, TypeError, ValueError):
+        tree = dict(read_yaml(text))
+    except (InputError, TypeError, ValueError):
         raise InputError(f"{where}/config.yaml: damaged; restore it, or choose another --out") from None
     free = {"output_dir", *(CHANGEABLE if "arms" in tree else ())}
     return {name: value for name, value in tree.items() if name not in free}

@@ -131,13 +131,13 @@ class Collected:
     @property
     def settings(self) -> dict[str, Any]:
         """Return config.yaml parsed; {} if it holds no mapping. Raises InputError if it is no YAML."""
-        import yaml
+        from medlt.yaml_text import read_yaml
 
         try:
-            tree = yaml.safe_load(self.config)
-        except yaml.YAMLError as error:
-            why = f"not readable as YAML: {_first_line(error)}; restore it, or run in a new folder"
-            raise InputError(f"{self.folder / 'config.yaml'}: {why}") from None
+            tree = read_yaml(self.config)
+        except InputError as error:
+            where = self.folder / "config.yaml"
+            raise InputError(f"{where}: {error}; restore it, or run in a new folder") from None
         return tree if isinstance(tree, dict) else {}
 
 

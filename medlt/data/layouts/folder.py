@@ -218,7 +218,9 @@ def _key_column(rows: pd.DataFrame, options: FolderOptions) -> str:
         others = [c for c in others if source[c].dropna().is_unique]
     fits = {c: max(map(_rank, _fits(rows, source[c].dropna(), c).items())) for c in others}
     if not any(images for _, images in fits.values()):
-        header = "" if "accession" in rows else "; to join by accession number or UID, run medlt convert on the folder first"
+        header = (
+            "" if "accession" in rows else "; to join by accession number or UID, run medlt convert on the folder first"
+        )
         raise InputError(
             f"{table}: no column names the images; give the column with --key, the "
             f"table has {', '.join(map(str, source.columns))}{header}"
