@@ -36,6 +36,11 @@ def meaning(verdict: Mapping[str, Any] | None) -> str:
     return MEANINGS.get(word, word.capitalize())
 
 
+def of_run(run: Collected, real: bool) -> dict[str, str]:
+    """Return the lines at the top of the page of a run: meaning, about, holds."""
+    return {"meaning": meaning(run.verdict), "about": about_run(run), "holds": holds(run, real)}
+
+
 def about_run(run: Collected) -> str:
     """Return what the run made, for which findings and from what, as far as its tables hold it."""
     from medlt.data.columns import is_synthetic
@@ -47,7 +52,7 @@ def about_run(run: Collected) -> str:
     side, kind = run.settings.get("size"), run.settings.get("method", {}).get("kind")
     parts = [counted(len(made), "synthetic image")]
     parts += [f" of {side} × {side} px"] if isinstance(side, int) else []
-    parts += [f", made by {str(kind).replace('_', ' ')}"] if kind else []
+    parts += [f", by method {str(kind).replace('_', ' ')}"] if kind else []
     parts += [f": {_findings(made)}"] if "finding" in made and len(made) else []
     source = "phantom image" if summary.is_drawn(run) else "real image"
     trained = f"{counted(sizes['train_images'], source)}{_of_patients(run, sizes, 'train')}"

@@ -140,11 +140,8 @@ def _context(run: Collected, real_images: bool) -> dict[str, Any]:
     method = run.settings.get("method", {}).get("kind", "fusion")
     images, uncertain = gallery(run, real_images), section(run.introspection, run.gallery, run.file, real_images)
     real = real_images and bool((images or {}).get("real") or (uncertain or {}).get("pairs"))
-    return {
+    return heading.of_run(run, real) | {
         "run": run,
-        "meaning": heading.meaning(run.verdict),
-        "about": heading.about_run(run),
-        "holds": heading.holds(run, real),
         "config_text": without_places(run.config),
         "sizes": summary.sizes(run),
         "patients": summary.patients(run),
@@ -168,7 +165,7 @@ def _context(run: Collected, real_images: bool) -> dict[str, Any]:
         "failures": [] if run.failures is None else run.failures.sort_values("uid").to_dict("records"),
         "privacy": summary.privacy(run),
         "fused": method == "fusion",
-        "verified": not run.settings.get("privacy") or method in ("fusion", "edit"),
+        "verified": not run.private or method in ("fusion", "edit"),
         "guidance": guidance(run.calibration),
         "introspection": uncertain,
         "localisation": localisation(run.localisation),
@@ -232,7 +229,7 @@ def write_report(run: Path, *, real_images: bool | None = None) -> Path:
 def _may_hold_real(run: Collected) -> bool:
     """Return whether a report may hold real images if nobody says so: a report without them stays without them."""
     try:
-        earlier = json.loads((run.folder / "report.json").read_text())["real_images"]
+        previous = json.loads((run.folder / "report.json").read_text())["real_images"]
     except (OSError, ValueError, KeyError, TypeError):
-        earlier = True
-    return not run.private and earlier is not False
+        previous = True
+    return not run.private and previous is not False

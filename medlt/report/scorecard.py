@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from PIL import Image
 
 from medlt.checks.outcome import read_check
 from medlt.data.columns import is_synthetic
@@ -84,12 +85,21 @@ def markdown(measures: list[Measure]) -> str:
     ]
     for criterion in CRITERIA:
         own = [one for one in measures if one.criterion == criterion]
-        lines += ["", f"## {criterion.capitalize()}", ""]
+        lines += ["", f"## {criterion.capitalize()}"]
         if known := [one for one in own if one.value]:
-            lines += ["| measure | value | from |", "|---|---|---|"]
-            lines += [f"| {one.name} | {one.value} | {one.source} |" for one in known]
-        lines += ["", *(f"Not measured: {one.name}; {one.missing}." for one in own if one.missing)]
+            lines += ["", "| measure | value | from |", "|---|---|---|"]
+            lines += [f"| {_cell(one.name)} | {_cell(one.value)} | {_cell(one.source)} |" for one in known]
+        if missing := [f"- Not measured: {_line(one.name)}; {_line(one.missing)}." for one in own if one.missing]:
+            lines += ["", *missing]
     return "\n".join(lines).rstrip() + "\n"
+
+
+def _line(text: str) -> str:
+    return " ".join(text.split())
+
+
+def _cell(text: str) -> str:
+    return _line(text).replace("|", "\\|")
 
 
 def _synthetic(seen: Collected) -> pd.DataFrame:
@@ -159,12 +169,26 @@ def _compliance(seen: Collected) -> Iterator[Measure]:
     reasons = f"none, for {len(made.reasons)} reasons that MODEL_CARD.md lists"
     privacy = reasons if made.epsilon is None else made.sentence.split(". ")[0]
     yield Measure("compliance", "privacy claim", privacy, "the run folder")
+    yield _marked(seen)
     if seen.audit is None:
         yield Measure("compliance", "copies, membership, re-identification", missing="`medlt audit RUN` measures them")
         return
     words = {True: "no leak", False: "leak", None: "cannot conclude"}
     for one in seen.audit["results"]:
         yield Measure("compliance", f"audit, {one['name']}", words[one["passed"]], "audit.json")
+
+
+def _marked(seen: Collected) -> Measure:
+    """Return how many published PNG files state in a text chunk that they are synthetic."""
+    made, name = _synthetic(seen), "images marked as synthetic in their file"
+    files = [file for path in made.get("path", ()) if (file := seen.file(str(path))) is not None]
+    if not files:
+        return Measure("compliance", name, missing="no image file is published")
+    marked = 0
+    for file in files:
+        with Image.open(file) as picture:
+            marked += picture.info.get("Synthetic") == "true"
+    return Measure("compliance", name, f"{marked} of {len(files)}", "images/")
 
 
 def _comprehension(seen: Collected) -> Iterator[Measure]:

@@ -122,7 +122,7 @@ def test_the_top_says_what_the_run_is_by_its_tables(run: Path, page_of: Read) ->
     made = rows[rows["synthetic"].astype(bool)]
     train = rows[~rows["synthetic"].astype(bool) & (rows["split"] == "train")]
     text = page_of(run).text("")
-    assert f"{len(made)} synthetic images of 48 × 48 px, made by fusion: " in text
+    assert f"{len(made)} synthetic images of 48 × 48 px, by method fusion: " in text
     for finding, count in made["finding"].value_counts().items():
         assert f"{str(finding).replace('_', ' ')} {count}" in text
     assert f"The train split has {len(train)} real images of {train['patient_id'].nunique()} patients." in text

@@ -8,10 +8,12 @@ from typing import Any
 
 import pandas as pd
 import pytest
+from PIL import Image
 
 from medlt.files import write_json, write_table
 from medlt.report.collect import COLUMNS
 from medlt.report.scorecard import CRITERIA, Measure, markdown, scorecard, write_scorecard
+from medlt.types import InputError
 
 
 @pytest.fixture
@@ -82,6 +84,52 @@ def test_readers_are_counted_with_their_interval(run: Path) -> None:
     measures = scorecard(run)
     assert of(measures, "guesses of real or synthetic that are right").value == "2 of 3: 0.67 [0.09, 0.99]"
     assert of(measures, "synthetic images that readers call plausible").value == "3 of 3: 1.00 [0.29, 1.00]"
+
+
+FILES = ("quality.parquet", "plan.parquet", "manifest.parquet", "checks.parquet", "MODEL_CARD.md")
+REMOVED = {
+    "quality.parquet": {"KID", "FID", "recall", "coverage"},
+    "plan.parquet": {"plan.parquet"},
+    "manifest.parquet": {"labels", "images of each finding", "images marked as synthetic in their file"},
+    "checks.parquet": {"finite", "flat", "saturated"},
+    "MODEL_CARD.md": {"MODEL_CARD.md"},
+}
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_what_a_missing_file_would_hold_is_not_measured(run: Path, name: str) -> None:
+    def missing() -> set[str]:
+        return {one.name for one in scorecard(run) if one.missing}
+
+    (run / "quality.parquet").unlink(missing_ok=True)
+    overall = {"finding": "overall", "metric": ["KID", "FID", "recall", "coverage"], "value": 0.5}
+    write_table(run / "quality.parquet", pd.DataFrame({**overall, "n_real": 4, "n_synthetic": 4, "reason": ""}))
+    assert not missing() & REMOVED[name]
+    (run / name).unlink()
+    assert missing() >= REMOVED[name]
+    sources = {one.source for one in scorecard(run) if one.value}
+    assert name == "MODEL_CARD.md" or name not in sources
+
+
+def test_files_are_counted_by_what_they_state(run: Path) -> None:
+    rows = pd.read_parquet(run / "manifest.parquet")
+    made = rows[rows["synthetic"].astype(bool)]
+    name = "images marked as synthetic in their file"
+    assert of(scorecard(run), name).value == f"{len(made)} of {len(made)}"
+    Image.new("L", (4, 4)).save(run / made["path"].iloc[0])
+    assert of(scorecard(run), name).value == f"{len(made) - 1} of {len(made)}"
+
+
+def test_a_name_breaks_no_table() -> None:
+    page = markdown([Measure("coverage", "a|b\n# c", "1 | 2", "x"), Measure("coverage", "d\ne", missing="f\ng")])
+    assert "| a\\|b # c | 1 \\| 2 | x |" in page
+    assert "- Not measured: d e; f g." in page
+    assert "\n\n\n" not in page
+
+
+def test_a_folder_of_images_made_elsewhere_has_none(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"config\.yaml"):
+        write_scorecard(tmp_path)
 
 
 def test_an_experiment_has_none(tmp_path: Path) -> None:
