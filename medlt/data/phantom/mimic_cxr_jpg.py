@@ -37,7 +37,7 @@ DRAWN = {
 """Finding of the lists -> what the phantom draws for it; the images of all others are normal."""
 LONG_TAIL = {
     **dict.fromkeys(FINDINGS, 4), "No Finding": 40, "Support Devices": 28, "Pleural Effusion": 24, "Cardiomegaly": 18,
-    "Atelectasis": 14, "Consolidation": 10, "Lung Lesion": 8, "Mass": 6, "Nodule": 6, "Pneumothorax": 5,
+    "Atelectasis": 14, "Consolidation": 10, "Lung Lesion": 8, "Pneumothorax": 5,
 }  # fmt: skip
 """Finding -> train patients."""
 VIEWS = ("PA", "AP", "PA", "LATERAL", "AP", "LL", "PA", None)
