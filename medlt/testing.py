@@ -146,7 +146,7 @@ class Discs:
 
 
 def tiny_stable_diffusion(folder: str | Path, seed: int = 0) -> Path:
-    """Write an untrained Stable Diffusion 1.5 of 0.4 million weights as a diffusers folder, and return the folder.
+    """Write an untrained Stable Diffusion 1.5 of 1.2 million weights as a diffusers folder, and return the folder.
 
     Every file is there, codec and tokenizer included, with random weights. The codec is 4 times smaller than the image.
     Raises InputError for a folder that exists.

@@ -133,7 +133,7 @@ def evaluate(
         raise InputError("sources: give finished runs as runs={NAME: run}")
     sources, rows = sources_of(collection, runs), real_rows(collection)
     given = {"seed": seed, "output_dir": output_dir, **settings, "arms": arms_of(sources, arms)}
-    config = evaluate_config(rows, usual(rows, sources), given)
+    config = evaluate_config(rows, usual(rows, sources, settings.get("device")), given)
 
     from medlt.recipes import evaluate as recipe
 
